@@ -1,0 +1,266 @@
+"""The configuration: frozen pydantic models with defaults, units and cross-field checks. `hpcmarl config schema` prints it.
+
+`configfile.py` reads YAML into it; everything else takes the models as arguments. Knows no environment, network or rank:
+what only the environment can tell (has it a state? do spaces fit?) is checked where the environment is known.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class EnvConfig(Section):
+    """The environment that every actor steps."""
+
+    id: str = Field(description="import path: a PettingZoo module (mpe2.simple_spread_v3) or package.module:factory")
+    kwargs: dict[str, Any] = Field(default={}, description="keyword arguments of the environment's factory")
+    kind: Literal["auto", "parallel", "aec"] = Field("auto", description="which PettingZoo interface to use; auto: parallel where it exists")
+    max_steps: PositiveInt | None = Field(None, description="truncate episodes after so many steps (on top of the environment's own limit)")
+    restarts: Natural = Field(3, description="how often an actor may restart environments that raise before the run stops")
+
+
+class PolicyConfig(Section):
+    """Which agents share one policy."""
+
+    agents: tuple[str, ...] = Field(min_length=1, description="agent names or patterns (agent_*, adversary_?)")
+
+
+class NetworkConfig(Section):
+    """The shape of a multi-layer perceptron, and the recurrence before its head."""
+
+    hidden: tuple[PositiveInt, ...] = Field((64, 64), description="units of each hidden layer")
+    activation: Literal["tanh", "relu"] = "tanh"
+    recurrent: bool = Field(False, description="put a GRU between the hidden layers and the policy head")
+    memory: PositiveInt = Field(64, description="units of the GRU")
+
+
+class AlgoConfig(Section):
+    """What every algorithm has."""
+
+    discount: Annotated[float, Field(gt=0, le=1)] = 0.99
+    network: NetworkConfig = NetworkConfig()
+
+
+class ReinforceConfig(AlgoConfig):
+    """The trajectory gradient of arXiv 2509.24305: discounted rewards to go, no baseline; whole episodes."""
+
+    name: Literal["reinforce"] = "reinforce"
+
+
+class MATraceConfig(AlgoConfig):
+    """MA-Trace (arXiv 2111.11229): V-trace with ratios over the team."""
+
+    name: Literal["ma_trace"] = "ma_trace"
+    unroll: PositiveInt = Field(25, description="steps of one unroll, T")
+    critic: Literal["obs", "full", "dec"] = Field("obs", description="critic on all observations, on the environment's state, or one per agent")
+    ratios: Literal["joint", "agent"] | None = Field(None, description="importance ratios of the team or of each agent; default: joint, with critic dec: agent")
+    rho_max: PositiveFloat = Field(1.0, description="clip of the ratio in the temporal difference and the advantage")
+    c_max: PositiveFloat = Field(1.0, description="clip of the ratio in the trace")
+    trace_lambda: Fraction = Field(1.0, description="lambda of the trace")
+    importance_sampling: bool = Field(True, description="false sets all ratios to 1 (ablation)")
+    value_cost: NonNegative = 0.25
+    entropy_cost: NonNegative = Field(0.01, description="the entropy bonus; the initial one where target_entropy is set")
+    target_entropy: Fraction | None = Field(None, description="learn the entropy cost towards this share of the maximum entropy (discrete actions)")
+    entropy_cost_rate: PositiveFloat = Field(0.1, description="scale of the entropy cost's own gradient (Lagrange rule)")
+    critic_network: NetworkConfig | None = Field(None, description="default: the shape of `network`, without recurrence")
+    normalise_advantages: bool = Field(False, description="divide advantages by their standard deviation in the batch")
+    reward_scale: PositiveFloat = Field(1.0, description="rewards are multiplied by this before learning (not in reports)")
+    reuse: PositiveInt = Field(1, description="how many gradients each rollout takes part in (ratios correct its age)")
+
+
+class NigtConfig(Section):
+    """Normalised momentum with implicit gradient transport (papers: NIGT): step size alpha, momentum eta."""
+
+    name: Literal["nigt"] = "nigt"
+    step_size: PositiveFloat = 0.03
+    momentum: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="eta, the weight of the new gradient")
+    extrapolate: bool = Field(True, description="false samples at the parameters themselves (ablation)")
+    normalise: bool = Field(True, description="false steps by the momentum itself (ablation)")
+
+
+class AdamConfig(Section):
+    """Adam on the aggregated gradient."""
+
+    name: Literal["adam"] = "adam"
+    step_size: PositiveFloat = 1e-3
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    epsilon: PositiveFloat = 1e-5
+    warmup_updates: Natural = Field(0, description="the step size rises linearly over so many updates")
+    decay_updates: Natural = Field(0, description="the step size falls linearly to final_fraction over so many updates; 0: constant")
+    final_fraction: Fraction = 0.1
+    max_gradient_norm: PositiveFloat | None = None
+
+
+class SgdConfig(Section):
+    """Gradient ascent with heavy-ball momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    step_size: PositiveFloat = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    max_gradient_norm: PositiveFloat | None = None
+
+
+class RoundsConfig(Section):
+    """When a round ends and how its sum travels."""
+
+    rule: Literal["sync", "rennala", "malenia"] = "sync"
+    batch: PositiveInt | None = Field(None, description="trajectories of a round, M; default: one gradient of every group")
+    initial_batch: PositiveInt | None = Field(None, description="trajectories of the first round, M_init; default: batch")
+    late: Literal["cancel", "ignore"] = Field("cancel", description="unfinished on-policy work: abandon it at the next step, or finish and drop it")
+    reduce: Literal["server", "mpi"] = Field("server", description="sum at the server, or one AllReduce among the learners")
+    max_staleness: Natural = Field(16, description="rollouts older than so many versions are dropped (off-policy algorithms)")
+    queue: PositiveInt = Field(8, description="rollout messages a learner keeps; the oldest are dropped when it falls behind")
+
+
+class DelayConfig(Section):
+    """Injected slowness of a group's actors, for studies of unequal ranks (seconds)."""
+
+    step: NonNegative = Field(0.0, description="added to every environment step of an actor")
+    trajectory: NonNegative = Field(0.0, description="added once to every trajectory (an unroll, or an episode)")
+
+
+class GroupConfig(Section):
+    """One learner with its actors."""
+
+    env: dict[str, Any] = Field(default={}, description="keys of `env` that differ in this group")
+    delay: DelayConfig = DelayConfig()
+    actors: Natural | None = Field(None, description="actors of this group; default: topology.actors_per_learner")
+
+
+class TopologyConfig(Section):
+    """Which rank does what; `hpcmarl doctor` prints the table."""
+
+    groups: PositiveInt | tuple[GroupConfig, ...] = Field(1, description="how many learners, or a list with one entry a learner")
+    actors_per_learner: Natural | Literal["auto"] = Field("auto", description="auto shares out all ranks; 0: a learner steps its own environments")
+    server: Literal["auto", "dedicated", "shared"] = Field("auto", description="the server has rank 0 to itself, or shares it with the first learner")
+    environments_per_actor: PositiveInt = Field(16, description="environment slots stepped together, E")
+    threads: PositiveInt = Field(1, description="torch threads of each rank")
+
+    @property
+    def group_list(self) -> tuple[GroupConfig, ...]:
+        """One entry a group, in order."""
+        return (GroupConfig(),) * self.groups if isinstance(self.groups, int) else self.groups
+
+
+class TrajectoriesConfig(Section):
+    """Which steps are kept on disk, and how."""
+
+    enabled: bool = True
+    compression: Literal["none", "lzf", "gzip", "zstd", "blosc_lz4"] = "none"
+    shard_megabytes: PositiveFloat = Field(256.0, description="a shard closes after so many megabytes")
+    shard_seconds: PositiveFloat = Field(60.0, description="or after so many seconds: what a killed job can lose")
+    every: PositiveInt = Field(1, description="keep one rollout in so many")
+    max_gigabytes: PositiveFloat | None = Field(None, description="an actor stops writing after so many gigabytes")
+
+
+class CheckpointConfig(Section):
+    """When the state of the run is written."""
+
+    every_seconds: PositiveFloat | None = 60.0
+    every_updates: PositiveInt | None = None
+    keep: PositiveInt = Field(3, description="newest checkpoints kept")
+
+
+class EvalConfig(Section):
+    """How the policies are judged: without learning, on environments of their own."""
+
+    episodes: Natural = Field(100, description="episodes at the end of the run; 0: none")
+    greedy: bool = Field(True, description="take the most probable action (or the mean) instead of sampling")
+    environments: PositiveInt = Field(8, description="environment slots stepped together")
+    every_updates: PositiveInt | None = Field(None, description="also during the run, after so many updates")
+    every_seconds: PositiveFloat | None = Field(None, description="also during the run, after so many seconds")
+    seed: Natural = Field(1_000_003, description="seed of the evaluation episodes")
+
+
+class StopConfig(Section):
+    """The run ends at the first of these."""
+
+    updates: PositiveInt | None = None
+    env_steps: PositiveInt | None = None
+    seconds: PositiveFloat | None = Field(None, description="of training; over all resumptions")
+    return_mean: float | None = Field(None, description="mean training return of the newest 100 episodes")
+
+
+class LoggingConfig(Section):
+    """What is told while the run goes on."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    progress: bool = Field(True, description="the live display of the server rank (a plain line now and then where there is no terminal)")
+    every_seconds: PositiveFloat = Field(1.0, description="a row of metrics at most so often")
+
+
+class FaultsConfig(Section):
+    """Test-only injections: a rank raises on purpose."""
+
+    raise_in: Literal["server", "learner", "actor", "evaluator"] | None = None
+    rank: Natural | None = Field(None, description="only on this rank")
+    after: Natural = Field(0, description="steps of the role before it raises")
+
+
+Algo = Annotated[ReinforceConfig | MATraceConfig, Field(discriminator="name")]
+OptimizerSection = Annotated[NigtConfig | AdamConfig | SgdConfig, Field(discriminator="name")]
+
+
+class Config(Section):
+    """A whole run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "run"
+    seed: Natural = 0
+    deterministic: bool = Field(False, description="actors wait for every version, so that a run can be repeated bit for bit (sync, one group)")
+    env: EnvConfig
+    policies: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], PolicyConfig] = Field(
+        default={}, description="agents by policy; default: agents with the same spaces share one"
+    )
+    algo: Algo = MATraceConfig()
+    optimizer: OptimizerSection = AdamConfig()
+    rounds: RoundsConfig = RoundsConfig()
+    topology: TopologyConfig = TopologyConfig()
+    trajectories: TrajectoriesConfig = TrajectoriesConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    eval: EvalConfig = EvalConfig()
+    stop: StopConfig = StopConfig()
+    logging: LoggingConfig = LoggingConfig()
+    faults: FaultsConfig = FaultsConfig()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Config:
+        for contradiction in contradictions(self):
+            raise ValueError(contradiction)
+        return self
+
+
+def contradictions(config: Config) -> list[str]:
+    """Choices that exclude each other, each as one line that names the keys, why, and what to change."""
+    found = []
+    groups = len(config.topology.group_list)
+    if groups == 0:
+        found.append("topology.groups is an empty list; allowed: at least one group")
+    if config.stop == StopConfig():
+        found.append("stop is empty, the run would never end; set stop.updates, stop.env_steps, stop.seconds or stop.return_mean")
+    if config.deterministic and (config.rounds.rule != "sync" or groups > 1):
+        found.append(f"deterministic: true needs rounds.rule: sync and one group, not {config.rounds.rule} with {groups}: the order in which ranks report is not repeatable")
+    if config.rounds.rule == "malenia" and config.rounds.batch is not None and config.rounds.batch < groups:
+        found.append(f"rounds.batch {config.rounds.batch} is less than the {groups} groups; malenia needs at least one trajectory of every group")
+    if isinstance(config.algo, MATraceConfig):
+        if config.algo.critic == "dec" and config.algo.ratios == "joint":
+            found.append("algo.critic: dec has one value per agent and cannot use algo.ratios: joint; use ratios: agent, or critic: obs or full")
+        if config.algo.critic_network is not None and config.algo.critic_network.recurrent:
+            found.append("algo.critic_network.recurrent: true is not supported, critics are feed-forward; remove the key")
+    if config.algo.name == "reinforce" and config.rounds.rule != "sync" and config.rounds.batch is None:
+        found.append(f"rounds.batch is needed with {config.rounds.rule} and reinforce: how many episodes make a round")
+    return found

