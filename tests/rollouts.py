@@ -1,0 +1,152 @@
+"""Random rollouts and specifications for tests: valid in shape and meaning, but no environment made them.
+
+Used by the tests of algos/ and io/. Everything is drawn from the generator that is passed in.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hpcmarl.types import ActionSpace, Array, BoolArray, EnvironmentSpec, FloatArray, PolicyRollout, PolicySpec, Rollout
+
+DISCRETE = ActionSpace("discrete", (5,))
+MULTI_DISCRETE = ActionSpace("multi_discrete", (3, 4))
+CONTINUOUS = ActionSpace("continuous", (2,), (-1.0, 0.0), (1.0, 4.0))
+
+
+def make_spec(
+    *policies: PolicySpec, agents: int = 3, action: ActionSpace = DISCRETE, has_mask: bool = False, state_size: int | None = 7, turn_based: bool = False
+) -> EnvironmentSpec:
+    """A specification of the given policies, or else of one policy "agent" with `agents` agents that see 6 numbers."""
+    if not policies:
+        policies = (PolicySpec("agent", tuple(f"agent_{index}" for index in range(agents)), (6,), action, has_mask),)
+    return EnvironmentSpec("tests.random", policies, state_size, turn_based)
+
+
+def random_mask(space: ActionSpace, shape: tuple[int, ...], generator: np.random.Generator) -> BoolArray:
+    """Masks [*shape, A] that allow at least one action of each component."""
+    parts = []
+    for size in (space.sizes if space.kind != "continuous" else ()):
+        part = generator.random((*shape, size)) < 0.6
+        np.put_along_axis(part, generator.integers(size, size=(*shape, 1)), True, axis=-1)
+        parts.append(part)
+    return np.concatenate(parts, axis=-1) if parts else np.zeros((*shape, 0), bool)
+
+
+def random_action(space: ActionSpace, shape: tuple[int, ...], generator: np.random.Generator, mask: BoolArray | None = None) -> Array:
+    """Actions [*shape, *space.shape] inside the bounds and the mask."""
+    if space.kind == "continuous":
+        low, high = np.asarray(space.low), np.asarray(space.high)
+        return (low + (high - low) * generator.uniform(0.02, 0.98, (*shape, space.sizes[0]))).astype(np.float32)
+    columns, start = [], 0
+    for size in space.sizes:
+        score = generator.random((*shape, size))
+        if mask is not None:
+            score = np.where(mask[..., start : start + size], score, -1.0)
+        columns.append(score.argmax(-1))
+        start += size
+    return columns[0] if space.kind == "discrete" else np.stack(columns, axis=-1)
+
+
+def random_rollout(
+    spec: EnvironmentSpec,
+    steps: int,
+    slots: int,
+    generator: np.random.Generator,
+    *,
+    deaths: bool = False,
+    truncations: bool = True,
+    end_rate: float = 0.15,
+    memory: int | None = None,
+    whole_episode: bool = False,
+) -> Rollout:
+    """A rollout of `steps` steps (T) of `slots` slots (E); episodes end at random steps.
+
+    deaths: agents die (or stay absent from an episode's start) at random. truncations: half of the ends are truncations.
+    memory: width of a recurrent memory before step 0. whole_episode: one episode from its first to its last step.
+    """
+    end = (generator.random((steps, slots)) < (0.0 if whole_episode else end_rate)).astype(np.uint8)
+    if whole_episode:
+        end[-1] = 1
+    if truncations:
+        end[(end > 0) & (generator.random(end.shape) < 0.5)] = 2
+    start = np.zeros((steps + 1, slots), bool)
+    start[1:] = end > 0
+    start[0] = True if whole_episode else generator.random(slots) < 0.5
+    final_index = np.argwhere(end == 2).astype(np.int32)
+    everybody = sum(len(policy.agents) for policy in spec.policies)
+    living = _living(start, everybody, generator, deaths, spec.turn_based)
+    policies, first = {}, 0
+    for policy in spec.policies:
+        alive = living[:, :, first : first + len(policy.agents)]
+        first += len(policy.agents)
+        policies[policy.name] = _policy_rollout(policy, alive, end, final_index, generator, memory)
+    has_state = spec.state_size is not None
+    return Rollout(
+        policies=policies,
+        episode_start=start,
+        episode_end=end,
+        final_index=final_index,
+        first_step=np.where(start[0], 0, generator.integers(1, 20, size=slots)).astype(np.int64),
+        episode=generator.integers(100, size=slots),
+        slots=np.arange(slots, dtype=np.int64),
+        version=int(generator.integers(5)),
+        actor=0,
+        state=_normal(generator, steps + 1, slots, spec.state_size or 0) if has_state else None,
+        final_state=_normal(generator, len(final_index), spec.state_size or 0) if has_state else None,
+    )
+
+
+def _living(start: BoolArray, agents: int, generator: np.random.Generator, deaths: bool, turn_based: bool) -> BoolArray:
+    """Who acts, [T+1, E, agents]: taking turns, or from an episode's start until death."""
+    rows, slots = start.shape
+    alive = np.ones((rows, slots, agents), bool)
+    if turn_based:
+        turn = generator.integers(agents, size=slots)
+        for row in range(rows):
+            turn = np.where(generator.random(slots) < 0.1, turn, (turn + 1) % agents)  # sometimes a player moves twice
+            alive[row] = np.arange(agents) == turn[:, None]
+    elif deaths:
+        now = np.ones((slots, agents), bool)
+        for row in range(rows):
+            now = np.where(start[row][:, None], generator.random((slots, agents)) < 0.9, now & (generator.random((slots, agents)) < 0.85))
+            alive[row] = now
+    return alive
+
+
+def _policy_rollout(
+    policy: PolicySpec, alive: BoolArray, end: np.ndarray, final_index: np.ndarray, generator: np.random.Generator, memory: int | None
+) -> PolicyRollout:
+    rows, slots, agents = alive.shape
+    acted = alive[:-1]
+    mask = random_mask(policy.action, (rows, slots, agents), generator) if policy.has_mask else None
+    if mask is not None:
+        mask[~alive] = False
+    turn_based = bool((alive.sum(-1) <= 1).all() and agents > 1)
+    obs = _normal(generator, rows, slots, agents, *policy.observation_shape)
+    if not turn_based:
+        obs[~alive] = 0
+    # An agent is in the episode's end when it acts in the last step; in a turn-based game all of them are.
+    ended = end[:, :, None] * (np.ones_like(acted) if turn_based else acted)
+    died = acted & ~alive[1:] & (end == 0)[:, :, None] & (not turn_based)
+    reward = _normal(generator, *acted.shape)
+    if not turn_based:
+        reward[~acted] = 0
+    action = random_action(policy.action, acted.shape, generator, None if mask is None else mask[:-1])
+    action[~acted] = 0
+    return PolicyRollout(
+        obs=obs,
+        alive=alive,
+        action=action,
+        logp=np.where(acted, generator.uniform(-2.5, -0.5, acted.shape), 0).astype(np.float32),
+        reward=reward,
+        terminated=(ended == 1) | died,
+        truncated=ended == 2,
+        final_obs=_normal(generator, len(final_index), agents, *policy.observation_shape),
+        action_mask=mask,
+        memory=None if memory is None else np.tanh(_normal(generator, slots, agents, memory)),
+    )
+
+
+def _normal(generator: np.random.Generator, *shape: int) -> FloatArray:
+    return generator.standard_normal(shape).astype(np.float32)
