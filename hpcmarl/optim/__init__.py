@@ -1,0 +1,20 @@
+"""Steps on a flat parameter vector (`OPTIMIZERS`) and, in `rounds`, the rules that say when to step.
+
+Called by the server, by replicas under AllReduce and by anything that replays a trace; knows no transport, network or environment.
+"""
+
+from collections.abc import Sequence
+
+from hpcmarl.config import AdamConfig, NigtConfig, SgdConfig
+from hpcmarl.optim.adam import Adam
+from hpcmarl.optim.base import Optimizer
+from hpcmarl.optim.nigt import Nigt
+from hpcmarl.optim.sgd import Sgd
+from hpcmarl.types import Array
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"nigt": Nigt, "adam": Adam, "sgd": Sgd}
+
+
+def make_optimizer(config: NigtConfig | AdamConfig | SgdConfig, parameters: Array, segments: Sequence[slice] = ()) -> Optimizer:
+    """The optimizer that `config.name` asks for, at `parameters` [P] (copied); `segments` as in `Optimizer`."""
+    return OPTIMIZERS[config.name](config, parameters, segments)

@@ -1,0 +1,52 @@
+"""Adam (arXiv 1412.6980) as ascent on the aggregated gradient, with warm-up, linear decay and clipping by segment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.config import AdamConfig
+from hpcmarl.optim.base import Optimizer
+from hpcmarl.types import Array
+
+
+class Adam(Optimizer):
+    """first [P] and second [P] are the running moments of the gradient."""
+
+    def __init__(self, config: AdamConfig, parameters: Array, segments: Sequence[slice] = ()) -> None:
+        super().__init__(config, parameters, segments)
+        self.first: Array = np.zeros_like(self.parameters)
+        self.second: Array = np.zeros_like(self.parameters)
+
+    def step_size(self) -> float:
+        """Of the coming update: rises over warmup_updates, then falls over decay_updates to final_fraction of itself."""
+        config = self.config
+        size: float = config.step_size
+        if self.updates < config.warmup_updates:
+            return size * float(self.updates + 1) / (config.warmup_updates + 1)
+        if config.decay_updates:
+            done = min(1.0, (self.updates - config.warmup_updates) / config.decay_updates)
+            size *= 1.0 - done * (1.0 - config.final_fraction)
+        return size
+
+    def _move(self, direction: Array) -> None:
+        config = self.config
+        gradient = self._clipped(direction, config.max_gradient_norm)
+        self.first *= config.beta1
+        self.first += (1.0 - config.beta1) * gradient
+        self.second *= config.beta2
+        self.second += (1.0 - config.beta2) * np.square(gradient)
+        count = self.updates + 1
+        scale = self.step_size() / (1.0 - config.beta1**count)
+        root = np.sqrt(self.second / (1.0 - config.beta2**count))
+        self.parameters = self.parameters + scale * self.first / (root + config.epsilon)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "first": self.first.copy(), "second": self.second.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.first = np.array(state["first"], dtype=self.parameters.dtype)
+        self.second = np.array(state["second"], dtype=self.parameters.dtype)

@@ -1,0 +1,63 @@
+"""What every optimizer is: an ascent step on one flat vector. Knows nothing of rounds, ranks or networks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.types import Array
+
+
+class Optimizer(ABC):
+    """Ascends from `parameters` [P].
+
+    `segments` are the slices of the vector that are optimised apart, one a policy: norms (of a normalised step, of a
+    clipped gradient) are taken in each, so that one policy's large gradient does not slow another one.
+    Arithmetic is in the dtype of `parameters` (float32 in runs, float64 in tests).
+    """
+
+    def __init__(self, config: Any, parameters: Array, segments: Sequence[slice] = ()) -> None:
+        self.config = config
+        self.parameters: Array = np.array(parameters)
+        self.segments = tuple(segments) or (slice(0, self.parameters.size),)
+        self.updates = 0
+
+    def point(self) -> Array:
+        """Where the next gradient is to be taken, [P]: the parameters themselves unless the method looks ahead."""
+        return self.parameters
+
+    def step(self, direction: Array) -> None:
+        """Move along the aggregated ascent direction [P]; raises ValueError when the shapes differ."""
+        if direction.shape != self.parameters.shape:
+            raise ValueError(f"a direction of shape {direction.shape} for parameters of shape {self.parameters.shape}")
+        self._move(np.asarray(direction, dtype=self.parameters.dtype))
+        self.updates += 1
+
+    @abstractmethod
+    def _move(self, direction: Array) -> None:
+        """Change `parameters` in place."""
+
+    def _clipped(self, direction: Array, limit: float | None) -> Array:
+        """The direction with each segment's norm at most `limit` (None: unchanged)."""
+        if limit is None:
+            return direction
+        clipped = direction.copy()
+        for segment in self.segments:
+            norm = float(np.linalg.norm(clipped[segment]))
+            if norm > limit:
+                clipped[segment] *= limit / norm
+        return clipped
+
+    def state_dict(self) -> dict[str, Any]:
+        """Arrays and plain values, copies."""
+        return {"parameters": self.parameters.copy(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state of the same method and size; raises ValueError when the sizes differ."""
+        if state["parameters"].shape != self.parameters.shape:
+            raise ValueError(f"the state holds {state['parameters'].size} parameters, this network has {self.parameters.size}")
+        self.parameters = np.array(state["parameters"], dtype=self.parameters.dtype)
+        self.updates = int(state["updates"])

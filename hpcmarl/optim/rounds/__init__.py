@@ -1,0 +1,20 @@
+"""When a round ends: the rules (`RULES`) and the engine that drives one rule and one optimizer.
+
+A rule sees who delivered how many trajectories for which round, never a transport, a clock or a vector; so the MPI server,
+the in-process driver and a simulator run the same object.
+"""
+
+from hpcmarl.optim.rounds.base import Accept, Command, Drop, Publish, RoundRule, Step
+from hpcmarl.optim.rounds.engine import Engine
+from hpcmarl.optim.rounds.malenia import Malenia
+from hpcmarl.optim.rounds.rennala import Rennala
+from hpcmarl.optim.rounds.sync import Sync
+
+RULES: dict[str, type[RoundRule]] = {"sync": Sync, "rennala": Rennala, "malenia": Malenia}
+
+__all__ = ["RULES", "Accept", "Command", "Drop", "Engine", "Malenia", "Publish", "Rennala", "RoundRule", "Step", "Sync", "make_rule"]
+
+
+def make_rule(name: str, groups: int, batch: int, initial_batch: int | None = None) -> RoundRule:
+    """The rule `name` for so many groups; `batch` trajectories a round (M), `initial_batch` in the first (M_init, default M)."""
+    return RULES[name](groups, batch, initial_batch)

@@ -1,0 +1,85 @@
+"""Drives one rule and one optimizer: gradients in, commands out. The server, tests, traces and a simulator all run this object.
+
+Knows no transport, clock, file or network.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.optim.base import Optimizer
+from hpcmarl.optim.rounds.base import Accept, Command, Drop, RoundRule, Step
+from hpcmarl.types import Array, Gradient
+
+
+class Engine:
+    """Sums the accepted gradients, steps when the rule says so, counts what was used and what was wasted.
+
+    used, wasted: trajectories of accepted and of dropped gradients. The version is the number of steps taken.
+    """
+
+    def __init__(self, rule: RoundRule, optimizer: Optimizer) -> None:
+        self.rule = rule
+        self.optimizer = optimizer
+        self.used = 0
+        self.wasted = 0
+        self.direction_norm = 0.0
+        self._sums: list[Array | None] = [None] * (1 if rule.pooled else rule.groups)
+
+    @property
+    def version(self) -> int:
+        return self.rule.round
+
+    def on_gradient(self, gradient: Gradient) -> list[Command]:
+        """Hand a gradient to the rule and carry out its Accept and Step; returns the commands for the caller's knowledge.
+
+        The vector is copied or added at once, so its memory may be reused. A gradient without vector (AllReduce) is only
+        counted; then the caller's replicas step. Raises FloatingPointError when a direction is not finite."""
+        commands = self.rule.on_gradient(gradient.group, gradient.version, gradient.count)
+        for command in commands:
+            if isinstance(command, Accept):
+                self.used += gradient.count
+                self._add(gradient)
+            elif isinstance(command, Drop):
+                self.wasted += command.count
+            elif isinstance(command, Step) and gradient.vector is not None:
+                self.step(self._combine(command))
+        return commands
+
+    def step(self, direction: Array) -> None:
+        """Step along a round's combined direction [P]."""
+        self.direction_norm = float(np.linalg.norm(direction))
+        if not np.isfinite(self.direction_norm):
+            raise FloatingPointError(f"the direction of round {self.optimizer.updates} is not finite")
+        self.optimizer.step(direction)
+
+    def _add(self, gradient: Gradient) -> None:
+        if gradient.vector is None:
+            return
+        index = 0 if self.rule.pooled else gradient.group
+        present = self._sums[index]
+        if present is None:
+            self._sums[index] = np.array(gradient.vector, dtype=self.optimizer.parameters.dtype)
+        else:
+            present += gradient.vector
+
+    def _combine(self, command: Step) -> Array:
+        scales = (1.0,) if self.rule.pooled else command.scales
+        total = np.zeros_like(self.optimizer.parameters)
+        for scale, group_sum in zip(scales, self._sums, strict=True):
+            if group_sum is not None:
+                total += group_sum if scale == 1.0 else scale * group_sum
+        total *= command.total_scale
+        self._sums = [None] * len(self._sums)
+        return total
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rule": self.rule.state_dict(), "optimizer": self.optimizer.state_dict(), "used": self.used, "wasted": self.wasted}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rule.load_state_dict(state["rule"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.used, self.wasted = int(state["used"]), int(state["wasted"])
+        self._sums = [None] * len(self._sums)

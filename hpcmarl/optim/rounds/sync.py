@@ -1,0 +1,15 @@
+"""Synchronous rounds: every group delivers an equal share of M and waits for the slowest (the baseline of arXiv 2509.24305)."""
+
+from hpcmarl.optim.rounds.base import RoundRule, share
+
+
+class Sync(RoundRule):
+    """A round ends when every group has delivered ceil(M / n) trajectories; the direction is the mean over all of them."""
+
+    summary = "every group delivers its share, all wait for the slowest"
+
+    def quota(self, target: int | None = None) -> int | None:
+        return share(target or self.target, self.groups)
+
+    def complete(self) -> bool:
+        return min(self.counts) >= share(self.target, self.groups)

@@ -1,0 +1,32 @@
+"""Gradient ascent with heavy-ball momentum: velocity = momentum · velocity + gradient; parameters += step_size · velocity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.config import SgdConfig
+from hpcmarl.optim.base import Optimizer
+from hpcmarl.types import Array
+
+
+class Sgd(Optimizer):
+    """velocity [P]; with momentum 0 it is the gradient."""
+
+    def __init__(self, config: SgdConfig, parameters: Array, segments: Sequence[slice] = ()) -> None:
+        super().__init__(config, parameters, segments)
+        self.velocity: Array = np.zeros_like(self.parameters)
+
+    def _move(self, direction: Array) -> None:
+        self.velocity *= self.config.momentum
+        self.velocity += self._clipped(direction, self.config.max_gradient_norm)
+        self.parameters = self.parameters + self.config.step_size * self.velocity
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "velocity": self.velocity.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.velocity = np.array(state["velocity"], dtype=self.parameters.dtype)
