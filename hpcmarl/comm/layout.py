@@ -1,0 +1,244 @@
+"""How a Rollout lies in a message: one buffer, in which the actor writes its steps and from which the learner reads, without copies.
+
+    HEADER | ROLLOUT_HEADER | fixed arrays (each 16-byte aligned) | K final frames | J episodes
+
+The fixed arrays depend only on the environment, T and E; the finals and episodes vary, so they come last and a message is
+as long as it has to be. Called by actors (ArenaWriter) and learners (read_rollout); knows no transport.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, write_header
+from hpcmarl.errors import ProtocolError
+from hpcmarl.types import (
+    Array,
+    EnvironmentSpec,
+    Episode,
+    FinalFrame,
+    Frame,
+    Outcome,
+    PolicyFrame,
+    PolicyOutcome,
+    PolicyRollout,
+    Rollout,
+)
+
+ROLLOUT_HEADER = np.dtype([("steps", "<i4"), ("slots", "<i4"), ("finals", "<i4"), ("episodes", "<i4"), ("actor", "<i4"), ("spare", "<i4")])
+ALIGNMENT = 16
+Field = tuple[int, tuple[int, ...], np.dtype[Any]]  # offset in bytes, shape, dtype
+
+
+class RolloutLayout:
+    """Offsets of everything in a rollout message of `steps` (T) and `slots` (E); memory: policy -> H of recurrent policies."""
+
+    def __init__(self, spec: EnvironmentSpec, steps: int, slots: int, *, with_state: bool = False, memory: Mapping[str, int] | None = None) -> None:
+        self.spec = spec
+        self.steps = steps
+        self.slots = slots
+        self.with_state = with_state and spec.state_size is not None
+        self.memory = dict(memory or {})
+        self.fields: dict[str, Field] = {}
+        self._end = HEADER_BYTES + ROLLOUT_HEADER.itemsize
+        self._place_all()
+        self.fixed_bytes = -(-self._end // ALIGNMENT) * ALIGNMENT
+        self.final_dtype = self._final_dtype()
+        self.episode_dtype = self._episode_dtype()
+        most = steps * slots
+        self.capacity = self.fixed_bytes + most * (self.final_dtype.itemsize + self.episode_dtype.itemsize)
+
+    def _place(self, name: str, shape: tuple[int, ...], dtype: Any) -> None:
+        self._end = -(-self._end // ALIGNMENT) * ALIGNMENT
+        self.fields[name] = (self._end, shape, np.dtype(dtype))
+        self._end += int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+
+    def _place_all(self) -> None:
+        steps, slots = self.steps, self.slots
+        self._place("episode_start", (steps + 1, slots), np.bool_)
+        self._place("episode_end", (steps, slots), np.uint8)
+        for name in ("first_step", "episode", "slots"):
+            self._place(name, (slots,), np.int64)
+        if self.with_state:
+            self._place("state", (steps + 1, slots, self.spec.state_size or 0), np.float32)
+        for policy in self.spec.policies:
+            agents, prefix = len(policy.agents), policy.name + "/"
+            self._place(prefix + "obs", (steps + 1, slots, agents, *policy.observation_shape), np.float32)
+            self._place(prefix + "alive", (steps + 1, slots, agents), np.bool_)
+            self._place(prefix + "action", (steps, slots, agents, *policy.action.shape), policy.action.dtype)
+            for array in ("logp", "reward"):
+                self._place(prefix + array, (steps, slots, agents), np.float32)
+            for array in ("terminated", "truncated"):
+                self._place(prefix + array, (steps, slots, agents), np.bool_)
+            if policy.has_mask:
+                self._place(prefix + "action_mask", (steps + 1, slots, agents, policy.action.mask_size), np.bool_)
+            if policy.name in self.memory:
+                self._place(prefix + "memory", (slots, agents, self.memory[policy.name]), np.float32)
+
+    def _final_dtype(self) -> np.dtype[Any]:
+        entries: list[Any] = [("step", "<i4"), ("slot", "<i4")]
+        entries += [(policy.name, "<f4", (len(policy.agents), *policy.observation_shape)) for policy in self.spec.policies]
+        if self.with_state:
+            entries.append(("/state", "<f4", (self.spec.state_size,)))
+        return np.dtype(entries)
+
+    def _episode_dtype(self) -> np.dtype[Any]:
+        plain = [("slot", "<i4"), ("terminated", "<i4"), ("index", "<i8"), ("length", "<i8"), ("return_mean", "<f8"), ("win", "<f8")]
+        return np.dtype([*plain, ("returns", "<f8", (len(self.spec.policies),))])
+
+    def arrays(self, buffer: Buffer) -> dict[str, Array]:
+        """Views of the fixed arrays, by name ("episode_start", "agent/obs", …)."""
+        return {name: _view(buffer, field) for name, field in self.fields.items()}
+
+    def rollout_of(self, buffer: Buffer, finals: Array, episodes: list[Episode], version: int, actor: int) -> Rollout:
+        """A Rollout whose arrays are views of the buffer and of the final records."""
+        arrays = self.arrays(buffer)
+        policies = {}
+        for policy in self.spec.policies:
+            own = {name: arrays.get(f"{policy.name}/{name}") for name in PolicyRollout.__dataclass_fields__ if name != "final_obs"}
+            policies[policy.name] = PolicyRollout(final_obs=finals[policy.name], **own)  # type: ignore[arg-type]
+        index = np.stack([finals["step"], finals["slot"]], axis=1).astype(np.int32)
+        shared = {name: arrays[name] for name in ("episode_start", "episode_end", "first_step", "episode", "slots")}
+        state = arrays.get("state")
+        final_state = finals["/state"] if self.with_state else None
+        return Rollout(policies, final_index=index, version=version, actor=actor, state=state, final_state=final_state, episodes=episodes, **shared)
+
+
+class RolloutArena:
+    """A message buffer into which an actor writes one unroll, step by step, through views made once."""
+
+    def __init__(self, layout: RolloutLayout) -> None:
+        self.layout = layout
+        self.buffer: Buffer = np.empty(layout.capacity, np.uint8)
+        self.buffer[: layout.fixed_bytes] = 0
+        self.arrays = layout.arrays(self.buffer)
+        self.frames = [self._frame(step) for step in range(layout.steps + 1)]
+        self.outcomes = [self._outcome(step) for step in range(layout.steps)]
+        self.finals: list[tuple[int, FinalFrame]] = []
+        self.episodes: list[Episode] = []
+
+    def _frame(self, step: int) -> Frame:
+        policies = {}
+        for policy in self.layout.spec.policies:
+            obs, alive = (self.arrays[f"{policy.name}/{name}"][step] for name in ("obs", "alive"))
+            mask = self.arrays.get(policy.name + "/action_mask")
+            policies[policy.name] = PolicyFrame(obs, alive, None if mask is None else mask[step])
+        state = self.arrays.get("state")
+        return Frame(policies, None if state is None else state[step], self.arrays["episode_start"][step])
+
+    def _outcome(self, step: int) -> Outcome:
+        policies = {}
+        for policy in self.layout.spec.policies:
+            views = (self.arrays[f"{policy.name}/{name}"][step] for name in ("reward", "terminated", "truncated"))
+            policies[policy.name] = PolicyOutcome(*views)
+        return Outcome(policies, self.arrays["episode_end"][step])
+
+    def begin(self) -> None:
+        """Forget the finals and episodes of the last unroll; the arrays are overwritten step by step."""
+        self.finals.clear()
+        self.episodes.clear()
+
+    def keep(self, step: int, outcome: Outcome) -> None:
+        """Take over what the environment told at this step besides arrays."""
+        if outcome.finals:
+            self.finals.extend((step, final) for final in outcome.finals)
+        if outcome.episodes:
+            self.episodes.extend(outcome.episodes)
+
+    def finish(self, version: int, actor: int) -> tuple[Buffer, Rollout]:
+        """The message (header not yet filled) and the rollout, both views of this arena."""
+        layout = self.layout
+        end = layout.fixed_bytes
+        size = len(self.finals) * layout.final_dtype.itemsize
+        finals = self.buffer[end : end + size].view(layout.final_dtype)
+        for record, (step, final) in zip(finals, self.finals, strict=True):
+            record["step"], record["slot"] = step, final.slot
+            for policy, observations in final.obs.items():
+                record[policy] = observations
+            if layout.with_state:
+                record["/state"] = final.state
+        end += size
+        size = len(self.episodes) * layout.episode_dtype.itemsize
+        _write_episodes(self.buffer[end : end + size].view(layout.episode_dtype), self.episodes, layout.spec)
+        header = self.buffer[HEADER_BYTES : HEADER_BYTES + ROLLOUT_HEADER.itemsize].view(ROLLOUT_HEADER)
+        header[0] = (layout.steps, layout.slots, len(self.finals), len(self.episodes), actor, 0)
+        return self.buffer[: end + size], layout.rollout_of(self.buffer, finals, list(self.episodes), version, actor)
+
+
+class RolloutCodec:
+    """Layouts by (T, E), made once; reads messages and packs rollouts that were assembled elsewhere."""
+
+    def __init__(self, spec: EnvironmentSpec, *, with_state: bool = False, memory: Mapping[str, int] | None = None) -> None:
+        self.spec = spec
+        self.with_state = with_state
+        self.memory = dict(memory or {})
+        self._layouts: dict[tuple[int, int], RolloutLayout] = {}
+
+    def layout(self, steps: int, slots: int) -> RolloutLayout:
+        """The layout for T steps of E slots."""
+        found = self._layouts.get((steps, slots))
+        if found is None:
+            found = RolloutLayout(self.spec, steps, slots, with_state=self.with_state, memory=self.memory)
+            self._layouts[steps, slots] = found
+        return found
+
+    def read(self, buffer: Buffer, version: int) -> Rollout:
+        """The rollout in a message, as views of its buffer. ProtocolError when lengths do not fit."""
+        start = HEADER_BYTES + ROLLOUT_HEADER.itemsize
+        if buffer.nbytes < start:
+            raise ProtocolError(f"a rollout message of {buffer.nbytes} bytes is too short")
+        steps, slots, finals, episodes, actor, _ = buffer[HEADER_BYTES:start].view(ROLLOUT_HEADER)[0].tolist()
+        layout = self.layout(steps, slots)
+        ends = [layout.fixed_bytes, finals * layout.final_dtype.itemsize, episodes * layout.episode_dtype.itemsize]
+        if min(finals, episodes) < 0 or sum(ends) != buffer.nbytes:
+            raise ProtocolError(f"a rollout message of {buffer.nbytes} bytes where {sum(ends)} were expected: the ranks have different environments")
+        middle = ends[0] + ends[1]
+        records = buffer[middle:].view(layout.episode_dtype)
+        final_records = buffer[ends[0] : middle].view(layout.final_dtype)
+        return layout.rollout_of(buffer, final_records, _read_episodes(records, self.spec), version, actor)
+
+    def pack(self, rollout: Rollout) -> Buffer:
+        """A new message (ROLLOUT, header filled with version and count) that holds a copy of the rollout."""
+        arena = RolloutArena(self.layout(rollout.steps, rollout.count))
+        for name, array in arena.arrays.items():
+            policy, _, own = name.rpartition("/")
+            array[...] = getattr(rollout.policies[policy] if policy else rollout, own)
+        for k, (step, slot) in enumerate(rollout.final_index.tolist()):
+            observations = {name: policy.final_obs[k] for name, policy in rollout.policies.items()}
+            arena.finals.append((step, FinalFrame(slot, observations, None if rollout.final_state is None else rollout.final_state[k])))
+        arena.episodes.extend(rollout.episodes)
+        buffer, _ = arena.finish(rollout.version, rollout.actor)
+        return write_header(buffer, Kind.ROLLOUT, version=rollout.version, count=rollout.count)
+
+
+def _view(buffer: Buffer, field: Field) -> Array:
+    offset, shape, dtype = field
+    return np.frombuffer(buffer, dtype, int(np.prod(shape, dtype=np.int64)), offset).reshape(shape)
+
+
+def _write_episodes(records: Array, episodes: list[Episode], spec: EnvironmentSpec) -> None:
+    for record, episode in zip(records, episodes, strict=True):
+        returns = [episode.returns.get(policy.name, 0.0) for policy in spec.policies]
+        win = episode.outcome.get("win", np.nan)
+        for name in ("slot", "index", "length", "return_mean", "terminated"):
+            record[name] = getattr(episode, name)
+        record["win"], record["returns"] = win, returns
+
+
+def _read_episodes(records: Array, spec: EnvironmentSpec) -> list[Episode]:
+    names = [policy.name for policy in spec.policies]
+    return [
+        Episode(
+            int(record["slot"]),
+            int(record["index"]),
+            int(record["length"]),
+            float(record["return_mean"]),
+            dict(zip(names, record["returns"].tolist(), strict=True)),
+            bool(record["terminated"]),
+            {} if np.isnan(record["win"]) else {"win": float(record["win"])},
+        )
+        for record in records
+    ]

@@ -1,0 +1,249 @@
+"""The only file that imports mpi4py. Importing it initialises MPI; the roles see a Transport.
+
+Messages go by synchronous-mode sends (Issend), whose completion says that the receiver has taken them: flow control without
+acknowledgements of our own. Receives are matched probes into pooled buffers, completed without blocking, delivered in order.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, check_header, control, header_of
+from hpcmarl.comm.transport import Backoff, Message, Reduction, SendHandle, Transport
+from hpcmarl.types import Array
+
+CHUNK_BYTES = 1 << 30  # MPI counts are 32 bits wide in MPI-3 libraries
+POOLED_BUFFERS = 8  # free receive buffers kept of each size class
+
+
+def library_version() -> str:
+    """The MPI library's own words, first line (Open MPI's text ends in a NUL byte)."""
+    return MPI.Get_library_version().rstrip("\x00").strip().splitlines()[0]
+
+
+def standard_version() -> tuple[int, int]:
+    """(major, minor) of the MPI standard that the library implements."""
+    return MPI.Get_version()
+
+
+def thread_level_name() -> str:
+    """single, funneled, serialized or multiple: what MPI was initialised with."""
+    names = {MPI.THREAD_SINGLE: "single", MPI.THREAD_FUNNELED: "funneled", MPI.THREAD_SERIALIZED: "serialized", MPI.THREAD_MULTIPLE: "multiple"}
+    return names[MPI.Query_thread()]
+
+
+def world_size() -> int:
+    """Ranks in the world that MPI was started with."""
+    return int(MPI.COMM_WORLD.Get_size())
+
+
+class MpiHandle(SendHandle):
+    """Requests of one message; keeps the buffer alive until they are complete."""
+
+    __slots__ = ("buffer", "requests")
+
+    def __init__(self, requests: list[Any], buffer: Buffer) -> None:
+        self.requests = requests
+        self.buffer = buffer
+
+    def done(self) -> bool:
+        if self.requests and MPI.Request.Testall(self.requests):
+            self.requests = []
+        return not self.requests
+
+
+class Incoming:
+    """A message being received: one request, or the chunks of a large one still to be matched."""
+
+    __slots__ = ("buffer", "capacity", "filled", "requests", "source")
+
+    def __init__(self, source: int, buffer: Buffer, capacity: Buffer, request: Any) -> None:
+        self.source = source
+        self.buffer = buffer
+        self.capacity = capacity
+        self.requests = [request]
+        self.filled = buffer.nbytes
+
+    def complete(self) -> bool:
+        if self.requests and MPI.Request.Testall(self.requests):
+            self.requests = []
+        return not self.requests and self.filled >= self.buffer.nbytes
+
+
+class MpiSum(Reduction):
+    """A non-blocking AllReduce."""
+
+    def __init__(self, request: Any, received: Array, sent: Array) -> None:
+        self.request = request
+        self.received = received
+        self.sent = sent  # MPI reads it until the request is complete
+
+    def result(self) -> Array | None:
+        return self.received if self.request.Test() else None
+
+
+class MpiTransport(Transport):
+    """A duplicate of COMM_WORLD with errors returned as exceptions. `chunk_bytes` is smaller in tests."""
+
+    def __init__(self, chunk_bytes: int = CHUNK_BYTES) -> None:
+        self.comm = MPI.COMM_WORLD.Dup()
+        self.comm.Set_errhandler(MPI.ERRORS_RETURN)
+        self.rank = self.comm.Get_rank()
+        self.size = self.comm.Get_size()
+        self.host = platform.node()
+        self.chunk_bytes = chunk_bytes
+        self._status = MPI.Status()
+        self._outgoing: deque[MpiHandle] = deque()
+        self._to_self: deque[tuple[Buffer, SelfHandle]] = deque()
+        self._incoming: deque[Incoming] = deque()
+        self._expecting: dict[int, Incoming] = {}  # source -> large message whose chunks come next
+        self._pool: dict[int, list[Buffer]] = {}
+        self._reducing: Any = MPI.COMM_NULL
+
+    def send(self, destination: int, buffer: Buffer) -> SendHandle:
+        if destination == self.rank:
+            own = SelfHandle()
+            self._to_self.append((buffer, own))
+            return own
+        if buffer.nbytes <= self.chunk_bytes:
+            requests = [self.comm.Issend([buffer, MPI.BYTE], destination, int(header_of(buffer)["kind"]))]
+        else:
+            requests = self._send_chunks(destination, buffer)
+        handle = MpiHandle(requests, buffer)
+        self._outgoing.append(handle)
+        return handle
+
+    def _send_chunks(self, destination: int, buffer: Buffer) -> list[Any]:
+        """Announce the length, then send the pieces; MPI keeps the order between two ranks."""
+        announcement = control(Kind.CHUNKED, count=buffer.nbytes)
+        requests = [self.comm.Issend([announcement, MPI.BYTE], destination, int(Kind.CHUNKED))]
+        starts = range(0, buffer.nbytes, self.chunk_bytes)
+        pieces = [buffer[start : start + self.chunk_bytes] for start in starts]
+        requests += [self.comm.Issend([piece, MPI.BYTE], destination, int(Kind.CHUNK)) for piece in pieces]
+        self._outgoing.append(MpiHandle(requests[:1], announcement))
+        return requests
+
+    def receive(self) -> Message | None:
+        while self._outgoing and self._outgoing[0].done():
+            self._outgoing.popleft()
+        if self._to_self:
+            buffer, own = self._to_self.popleft()
+            return Message(check_header(buffer, self.rank), buffer, self.rank, own.release)
+        while self._match():
+            pass
+        return self._deliver()
+
+    def _match(self) -> bool:
+        """Match one arriving MPI message, if there is one, and start receiving it."""
+        matched = self.comm.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, self._status)
+        if matched is None:
+            return False
+        source, tag, size = self._status.Get_source(), self._status.Get_tag(), self._status.Get_count(MPI.BYTE)
+        if tag == Kind.CHUNK:
+            large = self._expecting[source]
+            large.requests.append(matched.Irecv([large.buffer[large.filled : large.filled + size], MPI.BYTE]))
+            large.filled += size
+            if large.filled >= large.buffer.nbytes:
+                del self._expecting[source]
+        elif tag == Kind.CHUNKED:
+            announcement = np.empty(size, np.uint8)
+            matched.Recv([announcement, MPI.BYTE])
+            total = int(check_header(announcement, source)["count"])
+            whole = np.empty(total, np.uint8)
+            large = Incoming(source, whole, whole, MPI.REQUEST_NULL)
+            large.filled = 0
+            self._expecting[source] = large
+            self._incoming.append(large)
+        else:
+            capacity = self._take_buffer(size)
+            buffer = capacity[:size]
+            self._incoming.append(Incoming(source, buffer, capacity, matched.Irecv([buffer, MPI.BYTE])))
+        return True
+
+    def _deliver(self) -> Message | None:
+        """The first complete message none of whose source's earlier ones is still under way."""
+        behind: set[int] = set()
+        for index, incoming in enumerate(self._incoming):
+            if incoming.source not in behind and incoming.complete():
+                del self._incoming[index]
+                header = check_header(incoming.buffer, incoming.source)
+                return Message(header, incoming.buffer, incoming.source, partial(self._give_buffer, incoming.capacity))
+            behind.add(incoming.source)
+        return None
+
+    def _take_buffer(self, size: int) -> Buffer:
+        """A buffer of at least `size` bytes; sizes are rounded up to powers of two so that they can be used again."""
+        capacity = 1 << max(9, (max(size, HEADER_BYTES) - 1).bit_length())
+        free = self._pool.get(capacity)
+        return free.pop() if free else np.empty(capacity, np.uint8)
+
+    def _give_buffer(self, buffer: Buffer) -> None:
+        free = self._pool.setdefault(buffer.nbytes, [])
+        if len(free) < POOLED_BUFFERS:
+            free.append(buffer)
+
+    def reduction_group(self, ranks: Sequence[int]) -> None:
+        members = tuple(ranks)
+        color = 0 if self.rank in members else MPI.UNDEFINED
+        self._reducing = self.comm.Split(color, self.rank)
+
+    def start_sum(self, vector: Array) -> Reduction:
+        sent = np.ascontiguousarray(vector)
+        received = np.empty_like(sent)
+        return MpiSum(self._reducing.Iallreduce(sent, received, MPI.SUM), received, sent)
+
+    def broadcast(self, payload: bytes | None) -> bytes:
+        length = np.array([len(payload) if payload is not None else 0], np.int64)
+        _sleep_until(self.comm.Ibcast(length, 0))
+        data = np.frombuffer(payload, np.uint8).copy() if payload is not None else np.empty(int(length[0]), np.uint8)
+        _sleep_until(self.comm.Ibcast([data, MPI.BYTE], 0))
+        return data.tobytes()
+
+    def gather_hosts(self) -> list[str]:
+        width = MPI.MAX_PROCESSOR_NAME
+        own = np.frombuffer(self.host.encode()[:width].ljust(width, b"\0"), np.uint8).copy()
+        everyone = np.empty((self.size, width), np.uint8)
+        _sleep_until(self.comm.Iallgather([own, MPI.BYTE], [everyone, MPI.BYTE]))
+        return [row.tobytes().rstrip(b"\0").decode() for row in everyone]
+
+    def abort(self) -> None:
+        MPI.COMM_WORLD.Abort(1)
+
+    def close(self) -> None:
+        deadline = time.monotonic() + 5.0
+        while self._outgoing and time.monotonic() < deadline:
+            if self._outgoing[0].done():
+                self._outgoing.popleft()
+            else:
+                time.sleep(1e-3)
+        _sleep_until(self.comm.Ibarrier())  # so that nobody spins in Finalize while another still writes
+
+
+class SelfHandle(SendHandle):
+    """A message from a rank to itself: the receiver reads the sender's memory, done when it has released it."""
+
+    __slots__ = ("released",)
+
+    def __init__(self) -> None:
+        self.released = False
+
+    def done(self) -> bool:
+        return self.released
+
+    def release(self) -> None:
+        self.released = True
+
+
+def _sleep_until(request: Any) -> None:
+    """Wait for a request without burning a core."""
+    backoff = Backoff()
+    while not request.Test():
+        backoff.wait()

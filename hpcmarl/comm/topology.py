@@ -1,0 +1,121 @@
+"""Which rank does what: a pure function of the world's size, its hosts and the configuration. Printed by `hpcmarl doctor`.
+
+Called by every rank at the start, with the same arguments, so nobody has to be told; knows no transport.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hpcmarl.config import TopologyConfig
+from hpcmarl.errors import ConfigError
+
+ROLE_NAMES = ("server", "learner", "actor", "evaluator")
+
+
+@dataclass(frozen=True)
+class Group:
+    """One learner with its actors; a learner without actors of its own hosts one on its own rank."""
+
+    index: int
+    learner: int
+    actors: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The roles of a world. The server's rank also evaluates; rank 0 is always the server's."""
+
+    size: int
+    hosts: tuple[str, ...]
+    groups: tuple[Group, ...]
+    server: int = 0
+
+    def roles_of(self, rank: int) -> tuple[str, ...]:
+        """Names of the roles that a rank hosts, in the order in which it steps them."""
+        roles = ["server", "evaluator"] if rank == self.server else []
+        roles += ["learner"] if any(group.learner == rank for group in self.groups) else []
+        roles += ["actor"] if any(rank in group.actors for group in self.groups) else []
+        return tuple(roles)
+
+    def group_of(self, rank: int) -> Group:
+        """The group in which `rank` learns or acts; raises KeyError for a dedicated server."""
+        for group in self.groups:
+            if rank == group.learner or rank in group.actors:
+                return group
+        raise KeyError(rank)
+
+    def actor_index(self, rank: int) -> int:
+        """A number for each actor of the run, from 0, in group order."""
+        return [actor for group in self.groups for actor in group.actors].index(rank)
+
+    @property
+    def actors(self) -> tuple[int, ...]:
+        return tuple(actor for group in self.groups for actor in group.actors)
+
+    def table(self) -> list[dict[str, object]]:
+        """A row a rank: rank, host, roles, group (None for a dedicated server)."""
+        rows: list[dict[str, object]] = []
+        for rank in range(self.size):
+            group = next((group.index for group in self.groups if rank == group.learner or rank in group.actors), None)
+            rows.append({"rank": rank, "host": self.hosts[rank], "roles": "+".join(self.roles_of(rank)), "group": group})
+        return rows
+
+
+def assign_roles(size: int, hosts: Sequence[str], config: TopologyConfig) -> Topology:
+    """Give every rank of the world its roles.
+
+    Rank 0 is the server. The other ranks, taken host by host so that a learner sits beside its actors, are dealt to the
+    groups in blocks of (learner, actors…). Where ranks are few the server shares rank 0 with the first learner.
+    Raises ConfigError when the groups do not fit the world, naming the sizes that do.
+    """
+    settings = config.group_list
+    wanted = [config.actors_per_learner if group.actors is None else group.actors for group in settings]
+    dedicated = _is_dedicated(size, config, wanted)
+    available = size - 1 if dedicated else size
+    order = sorted(range(size), key=lambda rank: (list(hosts).index(hosts[rank]), rank))
+    if dedicated:
+        order.remove(0)
+    else:
+        order.sort(key=lambda rank: rank != 0)  # the first learner is on the server's rank
+    counts = _actor_counts(available, wanted, size, dedicated)
+    groups, position = [], 0
+    for index, count in enumerate(counts):
+        block = order[position : position + 1 + count]
+        groups.append(Group(index, block[0], tuple(block[1:]) or (block[0],)))
+        position += 1 + count
+    if size == 2 and not dedicated and len(groups) == 1 and config.actors_per_learner == "auto":
+        groups = [Group(0, groups[0].learner, (groups[0].learner, *groups[0].actors))]  # rank 0 would idle otherwise
+    return Topology(size, tuple(hosts), tuple(groups))
+
+
+def _is_dedicated(size: int, config: TopologyConfig, wanted: Sequence[int | str]) -> bool:
+    """Whether the server has rank 0 to itself: as asked, or when no actor has to be given up for it."""
+    if config.server != "auto":
+        return config.server == "dedicated"
+    fixed = all(isinstance(actors, int) for actors in wanted)
+    needed = sum(1 + (actors if isinstance(actors, int) else 2) for actors in wanted)
+    return size - 1 == needed if fixed else size - 1 >= needed
+
+
+def _actor_counts(available: int, wanted: Sequence[int | str], size: int, dedicated: bool) -> list[int]:
+    """Actors of each group: as asked, or an equal share of the ranks that are left (0: the learner steps environments itself)."""
+    groups = len(wanted)
+    server = "a dedicated server" if dedicated else "the server on rank 0 beside the first learner"
+    fixed = sum(int(actors) for actors in wanted if actors != "auto")
+    open_groups = sum(actors == "auto" for actors in wanted)
+    left = available - groups - fixed
+    if available < groups:
+        raise ConfigError(
+            f"topology.groups asks for {groups} learners, but a world of {size} ranks with {server} has room for {max(available, 0)}; "
+            f"start at least {groups + (1 if dedicated else 0)} ranks or lower topology.groups"
+        )
+    if left < 0 or (open_groups == 0 and left > 0):
+        need = groups + fixed
+        raise ConfigError(
+            f"topology.actors_per_learner: {groups} groups with {fixed} actors together need {need} ranks (server on rank 0 shared) "
+            f"or {need + 1} (dedicated), not {size}; change the number of ranks, or set actors_per_learner: auto"
+        )
+    shares = [left // open_groups + (index < left % open_groups) for index in range(open_groups)] if open_groups else []
+    return [shares.pop(0) if actors == "auto" else int(actors) for actors in wanted]

@@ -1,0 +1,156 @@
+"""What a transport is: buffers between ranks without blocking, and one reduction. `local` and `mpi` implement it; roles use it.
+
+Knows message kinds and headers, not their payloads.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.comm.protocol import Buffer, Kind
+from hpcmarl.types import Array
+
+
+class SendHandle:
+    """A message on its way. `done()`: the receiver has taken it, so its buffer may be written again."""
+
+    def done(self) -> bool:
+        return True
+
+
+class Message:
+    """A received message. `header` is a protocol.HEADER record; `buffer` holds header and payload and is valid until release()."""
+
+    __slots__ = ("_on_release", "buffer", "header", "kind", "source")
+
+    def __init__(self, header: Any, buffer: Buffer, source: int, on_release: Callable[[], None] | None = None) -> None:
+        self.header = header
+        self.kind = Kind(int(header["kind"]))
+        self.buffer = buffer
+        self.source = source
+        self._on_release = on_release
+
+    def release(self) -> None:
+        """Give the buffer back; the receiver must not read it any more."""
+        if self._on_release is not None:
+            self._on_release()
+            self._on_release = None
+
+
+class Reduction(ABC):
+    """A sum over ranks under way."""
+
+    @abstractmethod
+    def result(self) -> Array | None:
+        """The summed vector when it is complete, else None; never blocks."""
+
+
+class Transport(ABC):
+    """Point-to-point messages in order between two ranks, flow-controlled: a send is done when the receiver has taken it."""
+
+    rank: int
+    size: int
+    host: str
+
+    @abstractmethod
+    def send(self, destination: int, buffer: Buffer) -> SendHandle:
+        """Start sending a message; the buffer must stay unchanged until the handle is done."""
+
+    @abstractmethod
+    def receive(self) -> Message | None:
+        """The next complete message, or None; never blocks."""
+
+    @abstractmethod
+    def reduction_group(self, ranks: Sequence[int]) -> None:
+        """Prepare sums over `ranks`. Collective: every rank of the world calls it once with the same ranks."""
+
+    @abstractmethod
+    def start_sum(self, vector: Array) -> Reduction:
+        """Start the sum of `vector` over the reduction group; all of its members do so in the same order."""
+
+    @abstractmethod
+    def broadcast(self, payload: bytes | None) -> bytes:
+        """Rank 0's payload on every rank. Collective, for the start of a run; the others sleep while they wait."""
+
+    @abstractmethod
+    def gather_hosts(self) -> list[str]:
+        """The host name of every rank. Collective, for the start of a run."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """End the whole world now, with a non-zero exit code."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Wait for unfinished sends for a moment and leave the world."""
+
+
+class LatestLink:
+    """Sends to one rank where only the newest message matters: at most one under way and one waiting, newer ones replace it.
+
+    So a slow or frozen receiver costs its sender two buffers, whatever the rate."""
+
+    def __init__(self, transport: Transport, destination: int) -> None:
+        self.transport = transport
+        self.destination = destination
+        self._handle: SendHandle | None = None
+        self._waiting: Buffer | None = None
+
+    def offer(self, buffer: Buffer) -> None:
+        """Send now if the last message was taken, else as soon as it is (see `flush`), unless a newer one comes first."""
+        self._waiting = buffer
+        self.flush()
+
+    def flush(self) -> bool:
+        """Send what waits if the line is free; True when nothing waits any more."""
+        if self._waiting is not None and self.idle():
+            self._handle = self.transport.send(self.destination, self._waiting)
+            self._waiting = None
+        return self._waiting is None
+
+    def idle(self) -> bool:
+        """The last message was taken."""
+        if self._handle is not None and self._handle.done():
+            self._handle = None
+        return self._handle is None
+
+
+class Backoff:
+    """Sleep between unsuccessful polls: not at all for the first few, then longer and longer up to `longest` seconds.
+
+    A rank that waits so leaves its core to others: at the default a poll every 2 ms is under 1 % of a core."""
+
+    def __init__(self, shortest: float = 50e-6, longest: float = 2e-3, spins: int = 3) -> None:
+        self.shortest, self.longest, self.spins = shortest, longest, spins
+        self._tries = 0
+
+    def reset(self) -> None:
+        self._tries = 0
+
+    def wait(self) -> None:
+        self._tries += 1
+        if self._tries > self.spins:
+            time.sleep(min(self.longest, self.shortest * 2.0 ** min(20, self._tries - self.spins - 1)))
+
+
+def receive_from(transport: Transport, kind: Kind, timeout: float) -> Message:
+    """Wait for the next message, which must be of `kind`; for benchmarks and checks. TimeoutError after `timeout` seconds."""
+    backoff = Backoff(spins=2000)
+    deadline = time.monotonic() + timeout
+    while (message := transport.receive()) is None:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"rank {transport.rank} waited {timeout} s for a {kind.name} message")
+        backoff.wait()
+    if message.kind is not kind:
+        raise TimeoutError(f"rank {transport.rank} got a {message.kind.name} message where {kind.name} was expected")
+    return message
+
+
+def as_bytes(buffer: Buffer) -> bytes:
+    """A copy of a buffer's bytes."""
+    return np.ascontiguousarray(buffer).tobytes()
