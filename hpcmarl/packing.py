@@ -136,7 +136,7 @@ def unpack(buffer: Buffer, *, copy: bool = True) -> Tree:
 
     Raises ProtocolError for a buffer that is truncated, damaged or not from `pack`; never reads past it.
     """
-    data: memoryview = memoryview(buffer)  # type: ignore[arg-type]
+    data: memoryview = buffer.data if isinstance(buffer, np.ndarray) else memoryview(buffer)
     if data.nbytes < _PREFIX.size:
         raise ProtocolError(f"a packed tree has at least {_PREFIX.size} bytes, this buffer has {data.nbytes}")
     data = data.cast("B")
@@ -159,7 +159,7 @@ def digest(tree: Tree) -> str:
     hasher = hashlib.blake2b(json.dumps(structure).encode("ascii"), digest_size=32)
     for array in arrays:
         if array.nbytes:
-            hasher.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+            hasher.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return hasher.hexdigest()
 
 
