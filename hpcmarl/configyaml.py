@@ -1,0 +1,136 @@
+"""Reading and writing YAML with guards: size, duplicate keys, aliases, nesting. Every fault is one line with its place.
+
+Called by configfile.py alone. Knows YAML and positions in a file; knows no configuration key.
+
+Two differences from plain PyYAML, on both the reading and the writing side so that values survive a round trip: `1e-3` is a
+number (YAML 1.2), and dates stay text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hpcmarl.errors import ConfigError
+
+SIZE_LIMIT = 1 << 20  # bytes: a configuration is a page of text, anything larger is the wrong file
+Place = tuple[str | int, ...]
+
+_SHORT_FLOAT = re.compile(r"^[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$")
+_TIMESTAMP = "tag:yaml.org,2002:timestamp"
+
+
+class _GuardedLoader(yaml.SafeLoader):
+    """PyYAML's safe loader that refuses aliases (expansion bombs) and duplicate keys (the first one would be lost silently)."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, f"the alias *{event.anchor} is not supported, write the value out", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        first: dict[Hashable, int] = {}
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable):
+                line = key_node.start_mark.line + 1
+                if key in first:
+                    message = f"the key {key!r} is there twice (first on line {first[key]}), remove one"
+                    raise yaml.constructor.ConstructorError(None, None, message, key_node.start_mark)
+                first[key] = line
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """The safe dumper with the same idea of what a plain word means as the loader."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _class in (_GuardedLoader, _Dumper):
+    _class.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP] for first, resolvers in _class.yaml_implicit_resolvers.items()
+    }
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _SHORT_FLOAT, list("-+0123456789"))
+# A list inside a mapping reads better on one line ([64, 64]) than as a column of dashes; mappings stay in blocks.
+_Dumper.add_representer(
+    list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=not any(isinstance(item, dict) for item in data))
+)
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a configuration file. Raises ConfigError: missing, a directory, unreadable, over 1 MiB."""
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(SIZE_LIMIT + 1)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; give the path of a YAML configuration (examples: configs/)") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: a directory; give a YAML file (a run directory has config.yaml)") from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(content) > SIZE_LIMIT:
+        raise ConfigError(f"{path}: larger than {SIZE_LIMIT >> 20} MiB; this is no configuration")
+    return content
+
+
+def parse(content: bytes | str, source: str) -> tuple[Any, dict[Place, int]]:
+    """The value that a YAML text stands for, and the line (from 1) of each key by its place.
+
+    Raises ConfigError with line and column: not YAML, duplicate keys, aliases, tags, several documents, nested too deeply.
+    """
+    if len(content) > SIZE_LIMIT:
+        raise ConfigError(f"{source}: larger than {SIZE_LIMIT >> 20} MiB; this is no configuration")
+    loader = None
+    try:
+        loader = _GuardedLoader(content)
+        node = loader.get_single_node()
+        if node is None:
+            return None, {}
+        value = loader.construct_document(node)
+        lines: dict[Place, int] = {}
+        _collect_lines(loader, node, (), lines)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
+        problem = " ".join(str(part) for part in (error.context, error.problem) if part)
+        raise ConfigError(f"{place}: not valid YAML: {_one_line(problem)}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: not valid YAML: {_one_line(str(error))}") from None
+    except RecursionError:
+        raise ConfigError(f"{source}: nested too deeply") from None
+    except (ValueError, OverflowError) as error:  # a number with thousands of digits, a broken !!tag
+        raise ConfigError(f"{source}: not valid YAML: {_one_line(str(error))}") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+    return value, lines
+
+
+def write(value: Any) -> str:
+    """YAML text of plain values in their own order: dicts, lists, text, numbers, booleans, None."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=False)
+
+
+def _collect_lines(loader: _GuardedLoader, node: yaml.Node, place: Place, lines: dict[Place, int]) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key_node, value_node in node.value:
+            if isinstance(key_node, yaml.ScalarNode):
+                key = loader.construct_object(key_node)
+                lines[(*place, key)] = key_node.start_mark.line + 1
+                _collect_lines(loader, value_node, (*place, key), lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            lines[(*place, index)] = item.start_mark.line + 1
+            _collect_lines(loader, item, (*place, index), lines)
+
+
+def _one_line(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 200 else text[:197] + "..."
