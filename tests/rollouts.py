@@ -15,7 +15,12 @@ CONTINUOUS = ActionSpace("continuous", (2,), (-1.0, 0.0), (1.0, 4.0))
 
 
 def make_spec(
-    *policies: PolicySpec, agents: int = 3, action: ActionSpace = DISCRETE, has_mask: bool = False, state_size: int | None = 7, turn_based: bool = False
+    *policies: PolicySpec,
+    agents: int = 3,
+    action: ActionSpace = DISCRETE,
+    has_mask: bool = False,
+    state_size: int | None = 7,
+    turn_based: bool = False,
 ) -> EnvironmentSpec:
     """A specification of the given policies, or else of one policy "agent" with `agents` agents that see 6 numbers."""
     if not policies:
@@ -80,7 +85,7 @@ def random_rollout(
     for policy in spec.policies:
         alive = living[:, :, first : first + len(policy.agents)]
         first += len(policy.agents)
-        policies[policy.name] = _policy_rollout(policy, alive, end, final_index, generator, memory)
+        policies[policy.name] = _policy_rollout(policy, alive, end, final_index, generator, memory, spec.turn_based)
     has_state = spec.state_size is not None
     return Rollout(
         policies=policies,
@@ -115,14 +120,19 @@ def _living(start: BoolArray, agents: int, generator: np.random.Generator, death
 
 
 def _policy_rollout(
-    policy: PolicySpec, alive: BoolArray, end: np.ndarray, final_index: np.ndarray, generator: np.random.Generator, memory: int | None
+    policy: PolicySpec,
+    alive: BoolArray,
+    end: np.ndarray,
+    final_index: np.ndarray,
+    generator: np.random.Generator,
+    memory: int | None,
+    turn_based: bool,
 ) -> PolicyRollout:
     rows, slots, agents = alive.shape
     acted = alive[:-1]
     mask = random_mask(policy.action, (rows, slots, agents), generator) if policy.has_mask else None
     if mask is not None:
         mask[~alive] = False
-    turn_based = bool((alive.sum(-1) <= 1).all() and agents > 1)
     obs = _normal(generator, rows, slots, agents, *policy.observation_shape)
     if not turn_based:
         obs[~alive] = 0

@@ -1,0 +1,102 @@
+"""What every algorithm is to the rest of the house: parameters in one vector, actions for a frame, gradients of rollouts.
+
+Actors and evaluators call `act`, learners `gradient`; make one with `hpcmarl.algos.make_algorithm`. An algorithm knows no
+rank, message, file or environment. Adding one: subclass, implement `gradient`, add a line to ALGORITHMS.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from hpcmarl.nets.flat import FlatParameters
+from hpcmarl.nets.policy import Actor, Policy
+from hpcmarl.types import Decision, EnvironmentSpec, FloatArray, Frame, Rollout
+
+
+class Algorithm(ABC):
+    """Policies of one environment, how they act, and the ascent direction that rollouts give.
+
+    unit: what a round's batch counts: unrolls of `unroll` steps, or whole episodes (`unroll` is None).
+    on_policy: work sampled under older parameters is worthless.   needs_state: rollouts must carry the environment's state.
+    size: P.   segments: policy -> its slice of the parameter vector.   parameters: [P], the living vector itself (do not keep it).
+    """
+
+    summary: ClassVar[str]
+    paper: ClassVar[str]
+    unit: ClassVar[Literal["unroll", "episode"]]
+    on_policy: ClassVar[bool]
+    unroll: int | None = None
+    needs_state: bool = False
+
+    def __init__(self, spec: EnvironmentSpec, policies: Mapping[str, Policy], modules: Mapping[str, nn.Module]) -> None:
+        """policies: one network a policy; modules: all that is trained for each policy (its network among it)."""
+        self.spec = spec
+        self._policies = dict(policies)
+        self._flat = FlatParameters(modules)
+        self._initial = self._flat.vector.copy()
+        self._actors = {name: Actor(policy) for name, policy in policies.items()}
+        self.size = self._flat.size
+        self.segments = dict(self._flat.segments)
+
+    @property
+    def parameters(self) -> FloatArray:
+        """The present parameters [P], the networks' own memory."""
+        return self._flat.vector
+
+    def initial_parameters(self) -> FloatArray:
+        """A copy of the parameters [P] that this object was made with: a function of specification, configuration and seed."""
+        return self._initial.copy()
+
+    def load_parameters(self, vector: FloatArray) -> None:
+        """Copy a vector [P] into the networks. Raises ValueError where the length differs."""
+        self._flat.load(vector)
+
+    def initial_memory(self, slots: int) -> dict[str, FloatArray]:
+        """Zero memory [E, N, H] for each recurrent policy; empty where no policy is recurrent."""
+        return {
+            policy.name: np.zeros((slots, len(policy.agents), self._policies[policy.name].memory_size), np.float32)
+            for policy in self.spec.policies
+            if self._policies[policy.name].memory_size
+        }
+
+    def act(
+        self, frame: Frame, memory: Mapping[str, FloatArray], generator: np.random.Generator, greedy: bool = False
+    ) -> dict[str, Decision]:
+        """One batched forward pass for every policy. memory: policy -> [E, N, H] before this step (recurrent policies only);
+        the memory after it comes back in each Decision. Agents that are not alive get action 0, logp 0 and keep their memory.
+        """
+        return {
+            name: self._actors[name].act(seen, frame.episode_start, memory.get(name), generator, greedy) for name, seen in frame.policies.items()
+        }
+
+    @abstractmethod
+    def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:
+        """The ascent direction [P] summed over all trajectories (types.Rollout.count of each rollout), and statistics: averages.
+
+        Additive: calls on parts of the rollouts give parts of the sum. Rollouts are not changed.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must keep beside the parameters: arrays and plain values."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of state_dict. Raises ValueError for entries that this algorithm does not have."""
+        if state:
+            raise ValueError(f"algorithm state has entries {sorted(state)}; {type(self).__name__} keeps none beside its parameters")
+
+    def _ascent(self, statistics: dict[str, float]) -> tuple[FloatArray, dict[str, float]]:
+        """What `gradient` returns once backward passes have filled the flat gradient."""
+        vector = self._flat.gradient.copy()
+        return vector, statistics | {"gradient_norm": float(np.sqrt(np.dot(vector, vector)))}
+
+
+def seeded_generator(seed: int) -> torch.Generator:
+    """The generator that initial parameters are drawn from."""
+    return torch.Generator().manual_seed(seed)

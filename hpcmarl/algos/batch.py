@@ -1,0 +1,171 @@
+"""Rollouts side by side: the arrays of several rollouts as one, and the acting rows of a policy evaluated under its network.
+
+Used by the algorithms; knows none of them. Rollouts of equal length are joined along the slots (a single one is not copied);
+of differing lengths they are padded with rows in which nobody acts.
+
+    T the longest rollout   B all slots of all rollouts   N agents   K finals   n acting rows: (t, b, agent) in C order
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hpcmarl.nets.policy import Policy
+from hpcmarl.types import Array, BoolArray, FloatArray, PolicyRollout, Rollout
+
+
+@dataclass
+class PolicyBatch:
+    """One policy's arrays, as in types.PolicyRollout with B for E; the row T is zero where rollouts were padded."""
+
+    obs: FloatArray
+    alive: BoolArray
+    action: Array
+    logp: FloatArray
+    reward: FloatArray
+    terminated: BoolArray
+    truncated: BoolArray
+    final_obs: FloatArray
+    action_mask: BoolArray | None
+    memory: FloatArray | None
+
+
+@dataclass
+class Batch:
+    """All policies' arrays, as in types.Rollout with B for E. final_step, final_slot [K] int64 point into [T, B]."""
+
+    policies: dict[str, PolicyBatch]
+    episode_start: BoolArray
+    episode_end: Array
+    first_step: Array
+    final_step: Array
+    final_slot: Array
+    state: FloatArray | None
+    final_state: FloatArray | None
+    inside: BoolArray  # [T, B]: false on padding
+
+    @property
+    def steps(self) -> int:
+        return int(self.episode_end.shape[0])
+
+    @property
+    def slots(self) -> int:
+        return int(self.episode_end.shape[1])
+
+
+def join(rollouts: Sequence[Rollout]) -> Batch:
+    """One batch of at least one rollout."""
+    steps = max(rollout.steps for rollout in rollouts)
+    first_slot = np.cumsum([0, *(rollout.count for rollout in rollouts)])
+    inside = np.zeros((steps, int(first_slot[-1])), bool)
+    for rollout, slot in zip(rollouts, first_slot, strict=False):
+        inside[: rollout.steps, slot : slot + rollout.count] = True
+    return Batch(
+        policies={name: _join_policy([rollout.policies[name] for rollout in rollouts], steps) for name in rollouts[0].policies},
+        episode_start=_side_by_side([rollout.episode_start for rollout in rollouts], steps, 1),
+        episode_end=_side_by_side([rollout.episode_end for rollout in rollouts], steps, 0),
+        first_step=_along([rollout.first_step for rollout in rollouts]),
+        final_step=_along([rollout.final_index[:, 0] for rollout in rollouts]).astype(np.int64),
+        final_slot=np.concatenate([rollout.final_index[:, 1] + slot for rollout, slot in zip(rollouts, first_slot, strict=False)]).astype(np.int64),
+        state=_optional(lambda arrays: _side_by_side(arrays, steps, 1), [rollout.state for rollout in rollouts]),
+        final_state=_optional(_along, [rollout.final_state for rollout in rollouts]),
+        inside=inside,
+    )
+
+
+def _join_policy(parts: list[PolicyRollout], steps: int) -> PolicyBatch:
+    return PolicyBatch(
+        obs=_side_by_side([part.obs for part in parts], steps, 1),
+        alive=_side_by_side([part.alive for part in parts], steps, 1),
+        action=_side_by_side([part.action for part in parts], steps, 0),
+        logp=_side_by_side([part.logp for part in parts], steps, 0),
+        reward=_side_by_side([part.reward for part in parts], steps, 0),
+        terminated=_side_by_side([part.terminated for part in parts], steps, 0),
+        truncated=_side_by_side([part.truncated for part in parts], steps, 0),
+        final_obs=_along([part.final_obs for part in parts]),
+        action_mask=_optional(lambda arrays: _side_by_side(arrays, steps, 1), [part.action_mask for part in parts]),
+        memory=_optional(_along, [part.memory for part in parts]),
+    )
+
+
+def _optional(how: Callable[[list[Array]], Array], arrays: list[Array] | list[Array | None]) -> Array | None:
+    present = [array for array in arrays if array is not None]
+    return how(present) if len(present) == len(arrays) else None
+
+
+def _along(arrays: list[Array]) -> Array:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _side_by_side(arrays: list[Array], steps: int, extra: int) -> Array:
+    """Join [T_i + extra, E_i, ...] along the slots. Padded to T + extra rows where lengths differ: the extra row is left out then."""
+    if all(len(array) == steps + extra for array in arrays):
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=1)
+    joined = np.zeros((steps + extra, sum(array.shape[1] for array in arrays), *arrays[0].shape[2:]), arrays[0].dtype)
+    slot = 0
+    for array in arrays:
+        length = len(array) - extra
+        joined[:length, slot : slot + array.shape[1]] = array[:length]
+        slot += array.shape[1]
+    return joined
+
+
+class Rows:
+    """The acting rows of one policy: moves arrays between the dense shape [T, B, N, ...] and the rows [n, ...]."""
+
+    def __init__(self, acting: BoolArray) -> None:
+        self.shape = acting.shape
+        self._index = None if acting.all() else np.flatnonzero(acting)
+        self.count = acting.size if self._index is None else len(self._index)
+
+    def pick(self, dense: Array) -> Array:
+        """[T, B, N, ...] -> [n, ...]; a view where everybody acts."""
+        flat = dense.reshape(-1, *dense.shape[3:])
+        return flat if self._index is None else flat[self._index]
+
+    def spread(self, rows: FloatArray) -> FloatArray:
+        """[n] -> [T, B, N], zero where nobody acts."""
+        if self._index is None:
+            return rows.reshape(self.shape)
+        dense = np.zeros(int(np.prod(self.shape)), rows.dtype)
+        dense[self._index] = rows
+        return dense.reshape(self.shape)
+
+
+@dataclass
+class Evaluation:
+    """A policy's acting rows under its present parameters: logp and entropy [n], differentiable; maximum_entropy [n]."""
+
+    rows: Rows
+    logp: torch.Tensor
+    entropy: torch.Tensor
+    mask: torch.Tensor | None
+
+
+def evaluate(policy: Policy, part: PolicyBatch, episode_start: BoolArray) -> Evaluation:
+    """Log-probabilities of the actions taken, and entropies, in the acting rows of a batch."""
+    steps = len(part.action)
+    alive = part.alive[:steps]
+    rows = Rows(alive)
+    obs = part.obs[:steps].reshape(*alive.shape, -1)
+    if policy.memory_size:
+        if part.memory is None:
+            raise ValueError("the policy is recurrent, but the rollout carries no memory")
+        raw = policy.unroll(tensor(obs), tensor(alive), tensor(episode_start[:steps]), tensor(part.memory))
+        raw = raw.reshape(-1, raw.shape[-1])
+        if rows.count != alive.size:
+            raw = raw[tensor(np.flatnonzero(alive))]
+    else:
+        raw = policy(tensor(rows.pick(obs)))
+    mask = None if part.action_mask is None else tensor(rows.pick(part.action_mask[:steps]))
+    logp, entropy = policy.head.evaluate(raw, tensor(rows.pick(part.action)), mask)
+    return Evaluation(rows, logp, entropy, mask)
+
+
+def tensor(array: Array) -> torch.Tensor:
+    """A tensor of the array's own memory, or of a copy where the memory may not be written (torch would warn)."""
+    return torch.from_numpy(array if array.flags.writeable and array.flags.c_contiguous else np.array(array, order="C"))

@@ -1,0 +1,61 @@
+"""The trajectory gradient of asynchronous policy-gradient aggregation (arXiv 2509.24305): no baseline, whole episodes, on-policy.
+
+    g(tau, theta) = sum_{t<H} ( sum_{h=t}^{H-1} gamma^h r_h ) grad log pi_theta(a_t | s_t)
+
+For a team that shares a policy, pi is the joint policy (the sum of log pi over acting agents) and r the mean over the policy's
+agents (absent ones count 0). In a turn-based game every agent has its own rewards to go. h counts environment rows.
+
+    symbol -> variable, shape:  gamma discount   r reward [T, B]   sum_{h>=t} weight [T, B, N]   log pi logp [n]   g vector [P]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hpcmarl.algos.base import Algorithm, seeded_generator
+from hpcmarl.algos.batch import Batch, evaluate, join, tensor
+from hpcmarl.config import ReinforceConfig
+from hpcmarl.maths.returns import rewards_to_go
+from hpcmarl.nets.policy import Policy
+from hpcmarl.types import EnvironmentSpec, FloatArray, Rollout
+
+
+class Reinforce(Algorithm):
+    """See the module's docstring for equation and symbols."""
+
+    summary = "trajectory gradient with discounted rewards to go, no baseline"
+    paper = "arXiv 2509.24305"
+    unit = "episode"
+    on_policy = True
+
+    def __init__(self, spec: EnvironmentSpec, config: ReinforceConfig, seed: int) -> None:
+        generator = seeded_generator(seed)
+        policies = {policy.name: Policy(policy, config.network, generator) for policy in spec.policies}
+        super().__init__(spec, policies, policies)
+        self._discount = config.discount
+
+    def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:
+        """Sum over episodes of g. Each rollout is whole episodes, one a slot. Statistics: policy_loss, entropy, gradient_norm."""
+        self._flat.zero_gradient()
+        batch = join(rollouts)
+        objective, entropy = 0.0, 0.0
+        for policy in self.spec.policies:
+            part = evaluate(self._policies[policy.name], batch.policies[policy.name], batch.episode_start)
+            if part.rows.count == 0:
+                continue
+            total = (part.logp * tensor(part.rows.pick(self._weight(batch, policy.name)))).sum()
+            total.backward()  # type: ignore[no-untyped-call]
+            objective += float(total.detach())
+            entropy += float(part.entropy.detach().mean())
+        statistics = {"policy_loss": -objective / batch.slots, "entropy": entropy / len(self.spec.policies)}
+        return self._ascent(statistics)
+
+    def _weight(self, batch: Batch, name: str) -> FloatArray:
+        """Discounted rewards to go of each agent's decision, [T, B, N]."""
+        part = batch.policies[name]
+        if self.spec.turn_based:
+            return rewards_to_go(part.reward, self._discount, batch.inside[:, :, None], batch.first_step[:, None])
+        team = rewards_to_go(part.reward.mean(-1), self._discount, batch.inside, batch.first_step)
+        return np.ascontiguousarray(np.broadcast_to(team[:, :, None], part.reward.shape))

@@ -1,0 +1,1 @@
+"""Pure functions on arrays: no networks, no environments, no ranks. Everybody may call them."""

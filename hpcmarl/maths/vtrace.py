@@ -1,0 +1,100 @@
+"""V-trace targets and advantages for columns with gaps. Called by algos/ma_trace.py; knows no networks and no rollouts.
+
+    row after a row: V', v' = 0, 0          where the row terminated
+                              V^f, V^f      where it was truncated (V^f: the value of the episode's last observation)
+                              the carry     otherwise (after the last row: V_T, V_T)
+    row that acts:   rho = min(rho_max, w)   c = lambda min(c_max, w)   delta = rho (r + gamma V' - V)
+                     v = V + delta + gamma c (v' - V')    advantage = rho (r + gamma v' - V)    carry: V, v
+    gap row:         carry: V' + r, v' + r   (time is counted in own decisions: a gap discounts nothing)
+
+Source: V-trace, arXiv 1802.01561 eq. 1; lambda and the joint ratio as in MA-Trace, arXiv 2111.11229. Gaps are our extension
+for agents that do not act in every row (other players' turns, death, late arrival).
+
+    symbol -> argument: w exp(log_ratio)   V value   V_T bootstrap   V^f final_value   rho_max, c_max, lambda the same
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpcmarl.types import BoolArray, FloatArray
+
+# exp() of more would overflow float32; every sensible clip is far below.
+LARGEST_LOG_RATIO = np.float32(60.0)
+
+
+@dataclass(frozen=True)
+class VTrace:
+    """targets and advantages [T, ...] float32, zero in gap rows; mean clipped rho and c over the rows that act."""
+
+    targets: FloatArray
+    advantages: FloatArray
+    mean_rho: float
+    mean_c: float
+
+
+def vtrace(
+    log_ratio: FloatArray,
+    value: FloatArray,
+    bootstrap: FloatArray,
+    reward: FloatArray,
+    acts: BoolArray,
+    terminated: BoolArray,
+    truncated: BoolArray,
+    final_value: FloatArray,
+    *,
+    discount: float,
+    trace_lambda: float = 1.0,
+    rho_max: float = 1.0,
+    c_max: float = 1.0,
+) -> VTrace:
+    """The recursion of the module's docstring, each column on its own.
+
+    log_ratio, value, reward, final_value [T, ...] float32; bootstrap [...] float32; acts, terminated, truncated [T, ...] bool.
+    A row that is both terminated and truncated counts as terminated. final_value is read at truncated rows only, value at
+    acting rows only; both must be finite everywhere.
+    """
+    ratio = np.exp(np.minimum(log_ratio, LARGEST_LOG_RATIO))
+    rho: FloatArray = np.minimum(ratio, np.float32(rho_max)) * acts
+    trace = np.minimum(ratio, np.float32(c_max)) * np.float32(trace_lambda)
+    cut = terminated | truncated
+    value_after = _values_after(value, bootstrap, reward, acts, cut, np.where(terminated, np.float32(0.0), final_value))
+    gamma = np.float32(discount)
+    delta = rho * (reward + gamma * value_after - value)
+    # The difference v - V obeys a linear recursion: difference_t = delta_t + pass_t * difference_{t+1}, where gaps pass all on.
+    passed: FloatArray = np.where(acts, gamma * trace, np.float32(1.0)) * ~cut  # type: ignore[assignment]
+    difference = linear_recursion(delta, passed, np.zeros_like(bootstrap))
+    difference_after = np.concatenate([difference[1:], np.zeros_like(difference[:1])]) * ~cut
+    advantages: FloatArray = delta + rho * (gamma * difference_after)
+    targets: FloatArray = np.where(acts, value + difference, np.float32(0.0))
+    count = max(int(np.count_nonzero(acts)), 1)
+    return VTrace(targets, advantages, float(rho.sum()) / count, float((trace * acts).sum()) / count)
+
+
+def linear_recursion(offset: FloatArray, factor: FloatArray, last: FloatArray) -> FloatArray:
+    """x_t = offset_t + factor_t * x_{t+1}, backwards from x_T = last [...]; offset, factor and the result are [T, ...] float32."""
+    result = np.empty_like(offset)
+    after = last
+    for row in range(offset.shape[0] - 1, -1, -1):
+        after = np.multiply(factor[row], after, out=result[row])
+        after += offset[row]
+    return result
+
+
+def _values_after(
+    value: FloatArray, bootstrap: FloatArray, reward: FloatArray, acts: BoolArray, cut: BoolArray, cut_value: FloatArray
+) -> FloatArray:
+    """V' of every row: the value seen at the column's next decision, plus the rewards of the gap rows before it."""
+    if acts.all():
+        seen = value
+    else:
+        gap_cut = ~acts & cut
+        seen = linear_recursion(
+            np.where(acts, value, reward + np.where(gap_cut, cut_value, np.float32(0.0))),
+            (~acts & ~cut).astype(np.float32),
+            bootstrap,
+        )
+    following = np.concatenate([seen[1:], bootstrap[None]])
+    return np.where(cut, cut_value, following)

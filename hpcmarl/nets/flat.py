@@ -1,0 +1,57 @@
+"""All parameters of a run as one contiguous float32 vector, and their gradients as another.
+
+Modules keep working as usual: their parameters' `.data` and `.grad` are views of the two vectors. Called by algos/;
+knows no algorithm and no message. Nothing may rebind `.data` afterwards (no `.to()`, no deepcopy, no `assign=True`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from hpcmarl.types import FloatArray
+
+
+class FlatParameters:
+    """The parameters of named modules, in order: `segments` says which slice of the vector belongs to which name."""
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        parameters = [parameter for module in modules.values() for parameter in module.parameters()]
+        self.size = sum(parameter.numel() for parameter in parameters)
+        self._data = torch.zeros(self.size, dtype=torch.float32)
+        self._gradient = torch.zeros(self.size, dtype=torch.float32)
+        self._views: list[tuple[nn.Parameter, torch.Tensor]] = []
+        self.segments: dict[str, slice] = {}
+        start = 0
+        for name, module in modules.items():
+            first = start
+            for parameter in module.parameters():
+                end = start + parameter.numel()
+                self._bind(parameter, start, end)
+                start = end
+            self.segments[name] = slice(first, start)
+        self.vector: FloatArray = self._data.numpy()
+        self.gradient: FloatArray = self._gradient.numpy()
+
+    def _bind(self, parameter: nn.Parameter, start: int, end: int) -> None:
+        view = self._data[start:end].view_as(parameter)
+        view.copy_(parameter.data)
+        parameter.data = view
+        parameter.grad = self._gradient[start:end].view_as(parameter)
+        self._views.append((parameter, parameter.grad))
+
+    def load(self, vector: FloatArray) -> None:
+        """Copy a vector [P] into the parameters. Raises ValueError where the length differs."""
+        if vector.shape != self.vector.shape:
+            raise ValueError(f"parameters have shape {vector.shape}; these networks need ({self.size},)")
+        np.copyto(self.vector, vector)
+
+    def zero_gradient(self) -> None:
+        """Set the gradient to zero, and bind it again where an optimizer or a backward pass unbound it."""
+        self._gradient.zero_()
+        for parameter, view in self._views:
+            if parameter.grad is not view:
+                parameter.grad = view

@@ -1,0 +1,108 @@
+"""The policy network of one policy group: dense layers, perhaps a GRU, and raw outputs for a head.
+
+`Policy` is the torch module that algos/ train; `Actor` is the same function in numpy, reading the same parameters, for acting.
+Neither knows an algorithm. Agents that do not act in a row keep their memory; an episode's first row starts from zero memory.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from hpcmarl.config import NetworkConfig
+from hpcmarl.nets.heads import make_head
+from hpcmarl.nets.layers import Dense, NumpyDense, NumpyRecurrence
+from hpcmarl.types import BoolArray, Decision, FloatArray, PolicyFrame, PolicySpec
+
+# Gain of the last layer: the first policy is nearly uniform.
+FIRST_POLICY_GAIN = 0.01
+
+
+class Policy(nn.Module):
+    """Raw outputs [n, K] from observations [n, D]; what they mean is `head`'s business."""
+
+    def __init__(self, spec: PolicySpec, config: NetworkConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        self.head = make_head(spec.action)
+        self.memory_size = config.memory if config.recurrent else 0
+        last = config.hidden[-1] if config.hidden else spec.observation_size
+        if config.recurrent:
+            self.body: Dense | None = Dense((spec.observation_size, *config.hidden), config.activation, generator, activate_last=True)
+            self.cell: nn.GRUCell | None = _gru_cell(last, config.memory, generator)
+            self.outputs = Dense((config.memory, self.head.raw_size), config.activation, generator, last_gain=FIRST_POLICY_GAIN)
+        else:
+            self.body, self.cell = None, None
+            sizes = (spec.observation_size, *config.hidden, self.head.raw_size)
+            self.outputs = Dense(sizes, config.activation, generator, last_gain=FIRST_POLICY_GAIN)
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        """Feed-forward policies only: obs [n, D] -> raw [n, K]."""
+        raw: torch.Tensor = self.outputs(obs)
+        return raw
+
+    def unroll(self, obs: torch.Tensor, alive: torch.Tensor, starts: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+        """Recurrent policies only. obs [T, B, N, D], alive [T, B, N], starts [T, B], memory [B, N, H] -> raw [T, B, N, K]."""
+        assert self.body is not None
+        assert self.cell is not None
+        steps, slots, agents = alive.shape
+        inputs = self.body(obs).view(steps, slots * agents, -1)
+        keeps = (~starts).unsqueeze(-1).expand(-1, -1, agents).reshape(steps, -1, 1)
+        acts = alive.reshape(steps, -1, 1)
+        hidden = memory.reshape(slots * agents, -1)
+        outputs = []
+        for row in range(steps):
+            hidden = hidden * keeps[row]
+            hidden = torch.where(acts[row], self.cell(inputs[row], hidden), hidden)
+            outputs.append(hidden)
+        raw: torch.Tensor = self.outputs(torch.stack(outputs))
+        return raw.view(steps, slots, agents, -1)
+
+
+class Actor:
+    """Chooses actions with a policy's present parameters, in numpy. Make it after FlatParameters has bound the policy."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._head = policy.head
+        self._body = None if policy.body is None else NumpyDense(policy.body)
+        self._recurrence = None if policy.cell is None else NumpyRecurrence(policy.cell)
+        self._outputs = NumpyDense(policy.outputs)
+
+    def act(
+        self, frame: PolicyFrame, starts: BoolArray, memory: FloatArray | None, generator: np.random.Generator, greedy: bool
+    ) -> Decision:
+        """One batched step for E slots of N agents; arrays as in types.PolicyFrame and types.Decision. Changes nothing passed in.
+
+        Agents that are not alive get action 0 and logp 0.
+        """
+        slots, agents = frame.alive.shape
+        rows = slots * agents
+        obs = frame.obs.reshape(rows, -1)
+        after = None
+        if self._recurrence is not None:
+            assert self._body is not None
+            assert memory is not None
+            before = (memory * ~starts[:, None, None]).reshape(rows, -1)
+            hidden = self._recurrence(self._body(obs), before)
+            hidden = np.where(frame.alive.reshape(rows, 1), hidden, before)
+            after = hidden.reshape(slots, agents, -1)
+            raw = self._outputs(hidden)
+        else:
+            raw = self._outputs(obs)
+        mask = None if frame.action_mask is None else frame.action_mask.reshape(rows, -1)
+        action, logp = self._head.mode(raw, mask) if greedy else self._head.sample(raw, mask, generator)
+        if not frame.alive.all():
+            dead = ~frame.alive.reshape(rows)
+            action[dead] = 0
+            logp[dead] = 0
+        return Decision(action.reshape(slots, agents, *action.shape[1:]), logp.reshape(slots, agents), after)
+
+
+def _gru_cell(inputs: int, memory: int, generator: torch.Generator) -> nn.GRUCell:
+    cell: nn.GRUCell = nn.utils.skip_init(nn.GRUCell, inputs, memory)  # type: ignore[no-untyped-call]
+    for weight in (cell.weight_ih, cell.weight_hh):
+        for gate in torch.split(weight.data, memory):
+            nn.init.orthogonal_(gate, 1.0, generator=generator)
+    nn.init.zeros_(cell.bias_ih)
+    nn.init.zeros_(cell.bias_hh)
+    return cell
