@@ -1,0 +1,61 @@
+"""Environments: one interface over PettingZoo's parallel and turn-based ones. The package's public face.
+
+Called by roles/ and cli.py. A new kind of environment is one file with a slot.SlotAdapter and one line in KINDS.
+PettingZoo and gymnasium are imported when an environment is made, not when this package is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hpcmarl.config import EnvConfig, PolicyConfig
+from hpcmarl.envs.base import BatchedEnvironment, Seeds, episode_seed, new_frame, new_outcome
+from hpcmarl.envs.known import KNOWN_ENVIRONMENTS, KnownEnvironment
+from hpcmarl.types import EnvironmentSpec
+
+__all__ = [
+    "KINDS",
+    "KNOWN_ENVIRONMENTS",
+    "BatchedEnvironment",
+    "KnownEnvironment",
+    "Seeds",
+    "describe",
+    "episode_seed",
+    "make_environment",
+    "new_frame",
+    "new_outcome",
+]
+
+# kind -> the class that drives one environment of that kind, as module:name
+KINDS: dict[str, str] = {
+    "parallel": "hpcmarl.envs.parallel:ParallelSlot",
+    "aec": "hpcmarl.envs.aec:TurnSlot",
+}
+
+
+def make_environment(
+    config: EnvConfig,
+    policies: Mapping[str, PolicyConfig],
+    slots: int,
+    seeds: Seeds,
+    *,
+    record: bool = False,
+    with_state: bool = False,
+) -> BatchedEnvironment:
+    """`slots` environments that are stepped together; the first observations come with reset().
+
+    record keeps the actions of unfinished episodes, so that state_dict() stands exactly where the environment stood;
+    with_state writes env.state() into frames that have room for it. Raises MissingPackageError, ConfigError, EnvironmentFailure.
+    """
+    from hpcmarl.envs.batch import SlotBatch
+    from hpcmarl.envs.survey import survey
+
+    source, layout = survey(config, policies)
+    return SlotBatch(config, source, layout, slots, seeds, adapter=KINDS[source.kind], record=record, with_state=with_state)
+
+
+def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> EnvironmentSpec:
+    """The spec of an environment: builds one, reads its spaces, closes it. Raises as make_environment does."""
+    from hpcmarl.envs.survey import survey
+
+    return survey(config, policies)[1].spec

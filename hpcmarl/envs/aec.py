@@ -1,0 +1,139 @@
+"""PettingZoo's turn-based interface (AEC): a row is one agent's turn.
+
+Called by batch.py through slot.SlotAdapter. Must not know seeds, budgets, episode records or other slots.
+
+After each turn the rewards of every agent are written, flags of whoever died in it (acting or not), and the turns of the dead,
+who may only step(None), are taken here, so that the next row is again a living agent's turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hpcmarl.envs.slot import INFO_MASK, NO_MASK, ONGOING, TERMINATED, TRUNCATED, Layout, Place, SlotAdapter, Views, read_observation, write_mask
+from hpcmarl.errors import EnvironmentFailure
+
+
+class TurnSlot(SlotAdapter):
+    """Drives one PettingZoo AECEnv."""
+
+    alive_default = False
+
+    def __init__(self, environment: Any, layout: Layout, with_state: bool) -> None:
+        super().__init__(environment, layout, with_state)
+        self._living: dict[Any, Place] = {}  # replaced, never changed in place
+        self._before: dict[Any, Place] = {}  # who lived before the step
+        self._acting: Place | None = None
+        self._observations: dict[Any, Any] = {}
+
+    def begin(self, seed: int, row: int, views: Views) -> bool:
+        self._living, self._observations = {}, {}
+        self.environment.reset(seed=seed)
+        self.infos = self.environment.infos
+        self._join()
+        self._before = self._living
+        self._bury(row, None)
+        self._blank(row, views)
+        if self._living:
+            self._write(row, views)
+        return bool(self._living)
+
+    def step(self, actions: Sequence[Sequence[Any]], row: int, views: Views, cut: bool) -> int:
+        self._before = self._living
+        self._final = []
+        self._clear_rewards()
+        acting = self._acting
+        assert acting is not None
+        self.environment.step(actions[acting.policy][acting.column])
+        self._add_rewards()
+        self.infos = dict(self.environment.infos)  # before the dead are forgotten
+        self._mark(row, views)
+        self._bury(row, views)
+        if cut and self._living:
+            for place in self._living.values():
+                if place.agent in self._before:
+                    views.truncated[place.policy][row, place.column] = True
+                    self._final.append((place, self.environment.observe(place.agent)))
+        elif self._living:
+            for obs in views.obs:
+                obs[row] = 0.0
+            self._write(row, views)
+            return ONGOING
+        if not self._final:
+            return TERMINATED
+        self._final_state = self._read_state() if self._with_state else None
+        return TRUNCATED
+
+    def living(self) -> list[tuple[Place, Any]]:
+        return [(place, self._observations.get(agent)) for agent, place in self._before.items()]
+
+    def _add_rewards(self) -> None:
+        for agent, reward in self.environment.rewards.items():
+            place = self._place(agent)
+            self.rewards[place.policy][place.column] += float(reward)
+
+    def _mark(self, row: int, views: Views) -> None:
+        """Write the flags of the agents that died, and take in those that joined."""
+        environment = self.environment
+        terminations, truncations, listed = environment.terminations, environment.truncations, environment.agents
+        nobody_died = True not in terminations.values() and True not in truncations.values()
+        if nobody_died and len(listed) == len(self._living) and all(agent in self._living for agent in listed):
+            return
+        living = {}
+        for agent, place in self._living.items():
+            truncated = truncations.get(agent, False)
+            if terminations.get(agent, False) or (agent not in listed and not truncated):
+                views.terminated[place.policy][row, place.column] = True
+            elif truncated:
+                views.truncated[place.policy][row, place.column] = True
+                self._final.append((place, environment.observe(agent)))  # now: later it may be forgotten
+            else:
+                living[agent] = place
+        self._living = living
+        self._join()
+
+    def _join(self) -> None:
+        """Take in the agents that the environment lists, that are not dead, and that are not known to live."""
+        environment = self.environment
+        terminations, truncations = environment.terminations, environment.truncations
+        joined = {agent: self._place(agent) for agent in environment.agents if not (terminations.get(agent, False) or truncations.get(agent, False))}
+        self._living = {**self._living, **joined}
+
+    def _bury(self, row: int, views: Views | None) -> None:
+        """Take the turns of the dead until a living agent is selected; what they are still paid belongs to this row."""
+        environment = self.environment
+        for _ in range(2 * len(self._places) + 1):
+            if not environment.agents:
+                self._living = {}
+                return
+            selected = environment.agent_selection
+            if selected in self._living:
+                return
+            if not (environment.terminations.get(selected, False) or environment.truncations.get(selected, False)):
+                raise EnvironmentFailure(f"it is the turn of {selected}, which is not among the living agents {', '.join(map(str, self._living))}")
+            environment.step(None)
+            if views is not None:
+                self._add_rewards()
+                self._mark(row, views)
+        raise EnvironmentFailure(f"agent {selected} is dead and keeps its turn after step(None)")
+
+    def _write(self, row: int, views: Views) -> None:
+        """Write the observations of the living and the acting agent's turn into a row that is otherwise blank."""
+        environment = self.environment
+        acting = self._living[environment.agent_selection]
+        observations = {}
+        for agent, place in self._living.items():
+            observation = environment.observe(agent)
+            observations[agent] = observation
+            if observation is not None:
+                views.obs[place.policy][row, place.column] = read_observation(place, observation)
+            elif place is acting:
+                raise EnvironmentFailure(f"agent {agent} has its turn and observes nothing")
+        views.alive[acting.policy][row, acting.column] = True
+        if acting.mask == INFO_MASK:
+            write_mask(acting, environment.infos.get(acting.agent, {}).get("action_mask"), row, views)
+        elif acting.mask != NO_MASK:
+            write_mask(acting, observations[acting.agent]["action_mask"], row, views)
+        self._write_state(row, views)
+        self._acting, self._observations = acting, observations

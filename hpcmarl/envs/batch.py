@@ -1,0 +1,293 @@
+"""Keeps the slots running: seeds, episode records, the restart budget, exact resume. The BatchedEnvironment of PettingZoo.
+
+Made by the package's make_environment, called by roles/ through base.BatchedEnvironment. Must not know how one environment
+is driven (slot.SlotAdapter does), nor networks, ranks or files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.config import EnvConfig
+from hpcmarl.envs.base import BatchedEnvironment, Seeds, episode_seed, new_outcome
+from hpcmarl.envs.resolve import Source
+from hpcmarl.envs.slot import TERMINATED, TRUNCATED, Layout, SlotAdapter, Views
+from hpcmarl.errors import ConfigError, EnvironmentFailure
+from hpcmarl.types import Array, Episode, FinalFrame, Frame, Outcome
+
+EMPTY_RESETS = 5  # episodes in a row that may begin without agents
+WIN_KEYS = ("win", "won", "battle_won")
+
+
+class SlotBatch(BatchedEnvironment):
+    """E slots, each driven by an adapter of its own. `adapter` is a value of envs.KINDS (module:class)."""
+
+    def __init__(
+        self,
+        config: EnvConfig,
+        source: Source,
+        layout: Layout,
+        slots: int,
+        seeds: Seeds,
+        *,
+        adapter: str,
+        record: bool = False,
+        with_state: bool = False,
+    ) -> None:
+        if with_state and layout.spec.state_size is None:
+            raise ConfigError(f"env.id {source.id} has no state(); choose algo.critic: obs or dec, or an environment that has one")
+        module, _, name = adapter.partition(":")
+        cls: Callable[[Any, Layout, bool], SlotAdapter] = getattr(importlib.import_module(module), name)
+        self.spec, self.slots, self.restarts = layout.spec, slots, 0
+        self.episode_index = np.full(slots, -1, np.int64)
+        self.episode_step = np.zeros(slots, np.int64)
+        self._config, self._source, self._layout, self._seeds = config, source, layout, seeds
+        self._record = record
+        self._names = layout.names
+        self._sizes = [len(policy.agents) for policy in layout.spec.policies]
+        self._adapters: list[SlotAdapter] = []
+        self._returns = [[0.0] * len(self._names) for _ in range(slots)]
+        self._recorded: list[list[list[Array]]] = [[] for _ in range(slots)]  # [slot][step][policy]
+        try:
+            for _ in range(slots):
+                self._adapters.append(cls(source.build(), layout, with_state))
+        except BaseException:
+            self.close()
+            raise
+
+    def reset(self, frame: Frame) -> None:
+        self.restart_slots(range(self.slots), frame)
+
+    def restart_slots(self, slots: Sequence[int], frame: Frame) -> None:
+        views = Views(self._names, frame)
+        for row in slots:
+            self._begin(row, views)
+        self._check_masks(views)
+
+    def step(self, actions: Mapping[str, Array], outcome: Outcome, frame: Frame) -> None:
+        views = Views(self._names, frame, outcome)
+        self._prefill(views, outcome)
+        prepared = [prepare(actions[name]) for prepare, name in zip(self._layout.prepare, self._names, strict=True)]
+        limit = self._config.max_steps
+        cuts = [False] * self.slots if limit is None else (self.episode_step + 1 >= limit).tolist()
+        ended = []
+        for row, adapter in enumerate(self._adapters):
+            crash: Exception | None = None
+            try:
+                end = adapter.step([batch[row] for batch in prepared], row, views, cuts[row])
+            except EnvironmentFailure as error:
+                raise self._breach(row, error) from error
+            except Exception as error:
+                self._spend(row, error)
+                crash, end = error, adapter.abort(row, views)
+            returns = self._returns[row]
+            for number, rewards in enumerate(adapter.rewards):
+                returns[number] += sum(rewards)
+            if end:
+                ended.append((row, end, crash))
+        self._collect_rewards(outcome)
+        if self._record:
+            for row in range(self.slots):
+                self._recorded[row].append([np.array(actions[name][row]) for name in self._names])
+        self.episode_step += 1
+        for row, end, crash in ended:
+            outcome.episode_end[row] = end
+            self._finish(row, end, crash, outcome)
+            self._begin(row, views)
+        self._check_masks(views)
+
+    def _prefill(self, views: Views, outcome: Outcome) -> None:
+        """What most rows look like, once for all of them: rows that differ are written by their adapters."""
+        outcome.finals.clear()
+        outcome.episodes.clear()
+        outcome.episode_end[...] = 0
+        views.episode_start[...] = False
+        default = self._adapters[0].alive_default
+        for number, alive in enumerate(views.alive):
+            alive[...] = default
+            views.terminated[number][...] = False
+            views.truncated[number][...] = False
+            mask = views.masks[number]
+            if mask is not None:
+                mask[...] = True
+
+    def _collect_rewards(self, outcome: Outcome) -> None:
+        for number, name in enumerate(self._names):
+            outcome.policies[name].reward[...] = [adapter.rewards[number] for adapter in self._adapters]
+
+    def _finish(self, row: int, end: int, crash: Exception | None, outcome: Outcome) -> None:
+        """Tell of the episode that ended in this row; a broken environment is replaced."""
+        adapter = self._adapters[row]
+        if end == TRUNCATED:
+            try:
+                obs, state = adapter.final()
+            except Exception as error:
+                raise self._breach(row, error) from error
+            outcome.finals.append(FinalFrame(row, obs, state))
+        if crash is not None:
+            self._rebuild(row)
+            return
+        returns = self._returns[row]
+        outcome.episodes.append(
+            Episode(
+                slot=row,
+                index=int(self.episode_index[row]),
+                length=int(self.episode_step[row]),
+                return_mean=sum(returns) / sum(self._sizes),
+                returns={name: total / size for name, total, size in zip(self._names, returns, self._sizes, strict=True)},
+                terminated=end == TERMINATED,
+                outcome=_win(adapter.infos),
+            )
+        )
+
+    def _begin(self, row: int, views: Views) -> None:
+        """Begin the slot's next episode; broken resets are paid from the restart budget, empty episodes are passed over."""
+        empty = 0
+        while True:
+            self.episode_index[row] += 1
+            self._forget(row)
+            try:
+                if self._adapters[row].begin(self._seed(row), row, views):
+                    break
+                empty += 1
+            except EnvironmentFailure as error:
+                raise self._breach(row, error) from error
+            except Exception as error:
+                self._spend(row, error)
+                self._rebuild(row)
+            if empty == EMPTY_RESETS:
+                raise EnvironmentFailure(f"environment {self._where(row)}: {EMPTY_RESETS} resets left no agents; a reset must fill env.agents")
+        views.episode_start[row] = True
+
+    def _forget(self, row: int) -> None:
+        """Nothing has happened yet in the slot's episode."""
+        self.episode_step[row] = 0
+        self._returns[row] = [0.0] * len(self._names)
+        self._recorded[row] = []
+
+    def _seed(self, row: int) -> int:
+        return episode_seed(self._seeds.seed, self._seeds.first_slot + row, int(self.episode_index[row]))
+
+    def _where(self, row: int) -> str:
+        slot = self._seeds.first_slot + row
+        return f"{self.spec.id} in slot {slot} (seed {self._seed(row)}, episode {self.episode_index[row]}, step {self.episode_step[row]})"
+
+    def _breach(self, row: int, error: Exception) -> EnvironmentFailure:
+        return EnvironmentFailure(f"environment {self._where(row)} broke the PettingZoo contract: {error}")
+
+    def _spend(self, row: int, error: Exception) -> None:
+        """Pay one restart, or raise EnvironmentFailure from the environment's exception."""
+        if self.restarts >= self._config.restarts:
+            raise EnvironmentFailure(
+                f"environment {self._where(row)} raised {type(error).__name__}: {error}; "
+                f"env.restarts: {self._config.restarts} allows no further restart"
+            ) from error
+        self.restarts += 1
+
+    def _rebuild(self, row: int) -> None:
+        """Put a new environment in the place of a broken one."""
+        adapter = self._adapters[row]
+        with contextlib.suppress(Exception):
+            adapter.environment.close()
+        while True:
+            try:
+                adapter.environment = self._source.build()
+                return
+            except Exception as error:
+                self._spend(row, error)
+
+    def _check_masks(self, views: Views) -> None:
+        """An acting agent without any allowed action cannot go on: raise EnvironmentFailure naming it."""
+        for number, policy in enumerate(self.spec.policies):
+            mask = views.masks[number]
+            if mask is None:
+                continue
+            if policy.action.kind == "multi_discrete":
+                starts = np.cumsum((0, *policy.action.sizes[:-1]))
+                possible = np.logical_or.reduceat(mask, starts, axis=-1).all(-1)
+            else:
+                possible = mask.any(-1)
+            for row, index in np.argwhere(views.alive[number] & ~possible):
+                agent = policy.agents[index]
+                raise EnvironmentFailure(f"environment {self._where(row)} forbids agent {agent} every action; a mask must allow at least one")
+
+    def state_dict(self) -> dict[str, Any]:
+        """restarts, episode [E] (each slot's current one, -1 before the first); with record also the actions since its reset."""
+        state: dict[str, Any] = {"restarts": self.restarts, "episode": self.episode_index.copy()}
+        if self._record:
+            state["actions"] = {str(row): self._actions(row) for row in range(self.slots)}
+        return state
+
+    def _actions(self, row: int) -> dict[str, Array]:
+        """policy -> [steps, N, *action.shape]"""
+        steps = self._recorded[row]
+        actions = {}
+        for number, policy in enumerate(self.spec.policies):
+            empty = np.zeros((0, len(policy.agents), *policy.action.shape), policy.action.dtype)
+            actions[policy.name] = np.stack([step[number] for step in steps]) if steps else empty
+        return actions
+
+    def load_state_dict(self, state: Mapping[str, Any], frame: Frame) -> None:
+        """Replay the recorded actions of each slot; without a record begin the next episodes.
+
+        Where the number of slots has changed all slots begin after the furthest episode, so that none is played twice.
+        Raises EnvironmentFailure where a replay ends early or raises: the environment is not deterministic.
+        """
+        saved = np.asarray(state["episode"], np.int64)
+        same = saved.shape == (self.slots,)
+        self.restarts = int(state["restarts"])
+        self.episode_index[:] = saved if same else saved.max(initial=-1)
+        if not (self._record and same and "actions" in state):
+            self.reset(frame)
+            return
+        views = Views(self._names, frame, new_outcome(self.spec, self.slots))
+        for row in range(self.slots):
+            if saved[row] < 0:
+                self._begin(row, views)
+            else:
+                self._replay(row, state["actions"][str(row)], views)
+
+    def _replay(self, row: int, actions: Mapping[str, Array], views: Views) -> None:
+        adapter = self._adapters[row]
+        self._forget(row)
+        prepared = [prepare(np.asarray(actions[name])) for prepare, name in zip(self._layout.prepare, self._names, strict=True)]
+        alive = True
+        try:
+            alive = adapter.begin(self._seed(row), row, views)
+            for step in range(len(prepared[0])):
+                for rows, masks in zip(views.alive, views.masks, strict=True):
+                    rows[row] = adapter.alive_default
+                    if masks is not None:
+                        masks[row] = True
+                if not alive or adapter.step([batch[step] for batch in prepared], row, views, False):
+                    alive = False
+                    break
+                self.episode_step[row] += 1
+                self._recorded[row].append([np.array(actions[name][step]) for name in self._names])
+                self._returns[row] = [total + sum(rewards) for total, rewards in zip(self._returns[row], adapter.rewards, strict=True)]
+        except Exception as error:
+            raise EnvironmentFailure(f"environment {self._where(row)} raised in a replay: {type(error).__name__}: {error}") from error
+        if not alive:
+            raise EnvironmentFailure(
+                f"environment {self._where(row)} ended in the replay of an unfinished episode; exact resume needs one that seed and actions determine"
+            )
+        views.episode_start[row] = self.episode_step[row] == 0
+
+    def close(self) -> None:
+        for adapter in self._adapters:
+            with contextlib.suppress(Exception):
+                adapter.environment.close()
+
+
+def _win(infos: Mapping[Any, Any]) -> dict[str, float]:
+    """{"win": 1.0 or 0.0} where the last infos of an agent tell it."""
+    for info in infos.values():
+        for key in WIN_KEYS:
+            if isinstance(info, Mapping) and key in info:
+                return {"win": float(bool(info[key]))}
+    return {}

@@ -1,0 +1,50 @@
+"""Environments that are known to run, for `hpcmarl list envs`. Data only: nothing here is imported to be listed.
+
+Any PettingZoo environment works by its import path; this table is no registry, only a place to begin.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+
+@dataclass(frozen=True)
+class KnownEnvironment:
+    """One line of the list. `package` is what pip installs; `modules` are what must be importable."""
+
+    id: str
+    package: str
+    modules: tuple[str, ...]
+    kind: str
+    summary: str
+
+    @property
+    def installed(self) -> bool:
+        """Whether every module that it needs can be found (without importing any of them)."""
+        return all(find_spec(module) is not None for module in self.modules)
+
+
+_MPE = ("mpe2",)
+
+KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
+    KnownEnvironment("mpe2.simple_v3", "mpe2", _MPE, "parallel", "one agent walks to a landmark"),
+    KnownEnvironment("mpe2.simple_spread_v3", "mpe2", _MPE, "parallel", "cooperative: three agents cover three landmarks"),
+    KnownEnvironment("mpe2.simple_speaker_listener_v4", "mpe2", _MPE, "parallel", "cooperative: a speaker guides a listener, unequal spaces"),
+    KnownEnvironment("mpe2.simple_reference_v3", "mpe2", _MPE, "parallel", "cooperative: two agents move and tell each other where to"),
+    KnownEnvironment("mpe2.simple_adversary_v3", "mpe2", _MPE, "parallel", "two agents hide their goal from an adversary"),
+    KnownEnvironment("mpe2.simple_crypto_v3", "mpe2", _MPE, "parallel", "two agents talk, a third listens in"),
+    KnownEnvironment("mpe2.simple_push_v3", "mpe2", _MPE, "parallel", "an adversary keeps an agent from its goal"),
+    KnownEnvironment("mpe2.simple_tag_v3", "mpe2", _MPE, "parallel", "three predators, one prey"),
+    KnownEnvironment("mpe2.simple_world_comm_v3", "mpe2", _MPE, "parallel", "predators with a leader that talks, prey, forests"),
+    KnownEnvironment("pettingzoo.classic.rps_v2", "pettingzoo[classic]", ("pettingzoo", "pygame"), "parallel", "rock, paper, scissors"),
+    KnownEnvironment("pettingzoo.classic.tictactoe_v3", "pettingzoo[classic]", ("pettingzoo", "pygame"), "aec", "turn-based, masked moves"),
+    KnownEnvironment("pettingzoo.classic.connect_four_v3", "pettingzoo[classic]", ("pettingzoo", "pygame"), "aec", "turn-based, masked moves"),
+    KnownEnvironment("pettingzoo.classic.leduc_holdem_v4", "pettingzoo[classic]", ("pettingzoo", "rlcard", "pygame"), "aec", "poker of six cards"),
+    KnownEnvironment("pettingzoo.classic.texas_holdem_v4", "pettingzoo[classic]", ("pettingzoo", "rlcard", "pygame"), "aec", "limit poker"),
+    KnownEnvironment("pettingzoo.classic.chess_v6", "pettingzoo[classic]", ("pettingzoo", "chess", "pygame"), "aec", "chess, 4672 masked moves"),
+    KnownEnvironment("pettingzoo.sisl.multiwalker_v9", "pettingzoo[sisl]", ("pettingzoo", "Box2D", "pygame"), "parallel", "walkers carry a beam"),
+    KnownEnvironment(
+        "pettingzoo.butterfly.knights_archers_zombies_v11", "pettingzoo[butterfly]", ("pettingzoo", "pygame"), "parallel", "agents die one by one"
+    ),
+)

@@ -1,0 +1,167 @@
+"""From `env.id` to an environment: imports the module, finds its factory, builds PettingZoo environments of the wanted kind.
+
+Called by survey.py and batch.py. The only file that imports PettingZoo. Must not know spaces, policies or slots.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import pkgutil
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hpcmarl.config import EnvConfig
+from hpcmarl.errors import ConfigError, EnvironmentFailure, MissingPackageError
+
+# what to give pip when an import fails: the longest matching beginning of the id wins
+PIP_HINTS = {
+    "mpe2": "mpe2",
+    "pettingzoo": "pettingzoo",
+    "pettingzoo.atari": "'pettingzoo[atari]'",
+    "pettingzoo.butterfly": "'pettingzoo[butterfly]'",
+    "pettingzoo.classic": "'pettingzoo[classic]'",
+    "pettingzoo.sisl": "'pettingzoo[sisl]'",
+    "pettingzoo.mpe": "mpe2",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where environments come from: build() makes a new one; kind is parallel or aec."""
+
+    id: str
+    kind: str
+    build: Callable[[], Any]
+
+
+def resolve(config: EnvConfig) -> tuple[Source, Any]:
+    """Find the factory of `env.id` and build a first environment with it (its type decides the kind): (source, environment).
+
+    Raises MissingPackageError (a package is not installed), ConfigError (env.id, env.kwargs or env.kind is wrong) or
+    EnvironmentFailure (the factory raised).
+    """
+    module_name, _, attribute = config.id.partition(":")
+    module = _import(module_name, config.id)
+    factory = _factory(module, attribute, config)
+    environment = _construct(factory, config)
+    kind = _kind_of(environment, config)
+    convert = _conversion(environment, kind, config)
+    wanted = kind if config.kind == "auto" else config.kind
+    source = Source(config.id, wanted, lambda: convert(_construct(factory, config)))
+    return source, convert(environment)
+
+
+def _import(name: str, id: str) -> Any:
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on standard output
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)  # the user's own module beside the configuration; last, so that it hides no installed one
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigError(f"env.id {id!r} is no import path; allowed: a PettingZoo module (mpe2.simple_spread_v3) or package.module:factory")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=DeprecationWarning)  # PettingZoo's own, about its registry
+            return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or name
+        if name != missing and not name.startswith(missing + "."):
+            raise MissingPackageError(f"env.id {id} needs the package {missing}, which is not installed; {_hint(name, missing)}") from error
+        raise _not_found(name, missing, id) from error
+    except ImportError as error:
+        raise MissingPackageError(f"env.id {id} cannot be imported: {_line(error)}; {_hint(name, name.split('.')[0])}") from error
+
+
+def _not_found(name: str, missing: str, id: str) -> Exception:
+    """The package itself is missing, or it is there and has no such module."""
+    parent, _, last = missing.rpartition(".")
+    if not parent:
+        return MissingPackageError(f"env.id {id}: there is no package {missing}; {_hint(name, missing)}, or start where {missing}.py lies")
+    package = sys.modules.get(parent)
+    modules = [module.name for module in pkgutil.iter_modules(getattr(package, "__path__", []))]
+    near = difflib.get_close_matches(last, modules, n=1, cutoff=0.5)
+    meant = f"did you mean {parent}.{near[0]}?" if near else f"it has {', '.join(modules) or 'no modules'}"
+    return ConfigError(f"env.id {id}: {parent} has no module {last}; {meant}")
+
+
+def _hint(name: str, missing: str) -> str:
+    known = [prefix for prefix in PIP_HINTS if name == prefix or name.startswith(prefix + ".")]
+    return f"pip install {PIP_HINTS[max(known, key=len)] if known else missing}"
+
+
+def _factory(module: Any, attribute: str, config: EnvConfig) -> Callable[..., Any]:
+    """The named callable; without a name parallel_env or env, as `env.kind` wants."""
+    public = sorted(name for name, value in vars(module).items() if callable(value) and not name.startswith("_"))
+    if attribute:
+        factory = getattr(module, attribute, None)
+        if not callable(factory):
+            raise ConfigError(f"env.id {config.id}: {module.__name__} has no factory {attribute}; it has {', '.join(public) or 'none'}")
+        return factory  # type: ignore[no-any-return]
+    wanted = {"auto": ("parallel_env", "env"), "parallel": ("parallel_env", "env"), "aec": ("env", "parallel_env")}[config.kind]
+    for name in wanted:
+        factory = getattr(module, name, None)
+        if callable(factory):
+            return factory  # type: ignore[no-any-return]
+    raise ConfigError(
+        f"env.id {config.id}: the module has neither parallel_env nor env; name a factory as {config.id}:NAME; it has {', '.join(public) or 'none'}"
+    )
+
+
+def _construct(factory: Callable[..., Any], config: EnvConfig) -> Any:
+    given = f"env.kwargs {config.kwargs}"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            return factory(**config.kwargs)
+    except TypeError as error:
+        raise ConfigError(f"{given} does not fit {config.id}: {_line(error)}") from error
+    except ImportError as error:
+        missing = getattr(error, "name", None) or "a package"
+        raise MissingPackageError(f"env.id {config.id} needs {missing}: {_line(error)}; {_hint(config.id.partition(':')[0], missing)}") from error
+    except Exception as error:
+        raise EnvironmentFailure(f"environment {config.id} could not be built with {given}: {type(error).__name__}: {_line(error)}") from error
+
+
+def _kind_of(environment: Any, config: EnvConfig) -> str:
+    """parallel or aec, by type or by the attributes that only such an environment has (before a reset some refuse to show them)."""
+    from pettingzoo.utils.env import AECEnv, ParallelEnv
+
+    if isinstance(environment, ParallelEnv):
+        return "parallel"
+    if isinstance(environment, AECEnv) or _has(environment, "agent_selection"):
+        return "aec"
+    if all(_has(environment, name) for name in ("reset", "step", "action_space", "observation_space")) and (
+        _has(environment, "possible_agents") or _has(environment, "agents")
+    ):
+        return "parallel"
+    cls = type(environment)
+    raise ConfigError(
+        f"env.id {config.id} makes a {cls.__module__}.{cls.__qualname__}; allowed: a PettingZoo ParallelEnv or AECEnv; "
+        "wrap a Gymnasium environment as a PettingZoo one"
+    )
+
+
+def _has(thing: Any, name: str) -> bool:
+    return getattr(thing, name, None) is not None
+
+
+def _conversion(environment: Any, kind: str, config: EnvConfig) -> Callable[[Any], Any]:
+    """What makes the built environment one of the wanted kind."""
+    from pettingzoo.utils import aec_to_parallel, parallel_to_aec
+
+    if config.kind in ("auto", kind):
+        return lambda built: built
+    if config.kind == "aec":
+        return lambda built: parallel_to_aec(built)
+    if not environment.metadata.get("is_parallelizable", False):
+        raise ConfigError(f"env.kind parallel: {config.id} is turn-based and says it cannot be played in parallel; use aec or auto")
+    return lambda built: aec_to_parallel(built)
+
+
+def _line(error: BaseException) -> str:
+    """The message on one line."""
+    return " ".join(str(error).split())

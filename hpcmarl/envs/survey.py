@@ -1,0 +1,95 @@
+"""Reads an environment's agents and spaces once: the layout that all its slots share, and the spec that the policies see.
+
+Called by the package's make_environment and describe. Must not know slots, seeds of episodes or arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.config import EnvConfig, PolicyConfig
+from hpcmarl.envs.grouping import AgentView, group_agents
+from hpcmarl.envs.resolve import Source, resolve
+from hpcmarl.envs.slot import INFO_MASK, NO_MASK, OBSERVATION_MASK, Layout, Place
+from hpcmarl.envs.spaces import view_action, view_observation
+from hpcmarl.errors import EnvironmentFailure, HpcmarlError
+from hpcmarl.types import EnvironmentSpec
+
+
+def survey(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> tuple[Source, Layout]:
+    """Build one environment, reset it, read it, close it.
+
+    Raises MissingPackageError, ConfigError (env or policies do not fit) or EnvironmentFailure (it raised).
+    """
+    source, environment = resolve(config)
+    try:
+        return source, _layout(source, environment, policies)
+    except HpcmarlError:
+        raise
+    except Exception as error:
+        raise EnvironmentFailure(f"environment {source.id} failed at its first reset: {type(error).__name__}: {error}") from error
+    finally:
+        environment.close()
+
+
+def _layout(source: Source, environment: Any, policies: Mapping[str, PolicyConfig]) -> Layout:
+    infos = _reset(source.kind, environment)
+    agents = list(getattr(environment, "possible_agents", None) or environment.agents)
+    if not agents:
+        raise EnvironmentFailure(f"environment {source.id} has no agents after a reset")
+    views = _view_agents(environment, agents, infos)
+    specs = group_agents(views, policies)
+    place_of = {name: (number, index) for number, spec in enumerate(specs) for index, name in enumerate(spec.agents)}
+    places = []
+    for agent, view in zip(agents, views, strict=True):
+        mask = NO_MASK if not view.has_mask else OBSERVATION_MASK if view.observation.has_mask else INFO_MASK
+        places.append(Place(agent, *place_of[view.name], view.observation.shape, view.observation.convert, mask))
+    view_of = {view.name: view for view in views}
+    spec = EnvironmentSpec(id=source.id, policies=specs, state_size=_state_size(environment), turn_based=source.kind == "aec")
+    return Layout(spec, tuple(places), tuple(view_of[policy.agents[0]].action.prepare for policy in specs))
+
+
+def _reset(kind: str, environment: Any) -> Mapping[Any, Any]:
+    """Reset and return the infos by agent."""
+    if kind == "aec":
+        environment.reset(seed=0)
+        return environment.infos  # type: ignore[no-any-return]
+    _, infos = environment.reset(seed=0)
+    return infos  # type: ignore[no-any-return]
+
+
+def _view_agents(environment: Any, agents: list[Any], infos: Mapping[Any, Any]) -> list[AgentView]:
+    found = []
+    for agent in agents:
+        name = str(agent)
+        seen, acted = _space(environment, "observation_space", agent), _space(environment, "action_space", agent)
+        observation, action = view_observation(seen, name), view_action(acted, name)
+        in_info = isinstance(infos.get(agent), Mapping) and "action_mask" in infos[agent]
+        found.append((name, seen, acted, observation, action, action.space.mask_size > 0 and (observation.has_mask or in_info)))
+    # an agent that joins later is masked if one like it, present now, is
+    masked = [(row[1], row[2]) for row in found if row[5]]
+    present = set(environment.agents)
+    return [
+        AgentView(*row[:5], has_mask=row[5] or (agent not in present and (row[1], row[2]) in masked))
+        for agent, row in zip(agents, found, strict=True)
+    ]
+
+
+def _space(environment: Any, which: str, agent: Any) -> Any:
+    """By PettingZoo's method, or by the dictionary of environments that have only that."""
+    method = getattr(environment, which, None)
+    return method(agent) if callable(method) else getattr(environment, which + "s")[agent]
+
+
+def _state_size(environment: Any) -> int | None:
+    """Elements of env.state(), or None where it has none: environments say so by raising what they like."""
+    method = getattr(environment, "state", None)
+    if not callable(method):
+        return None
+    try:
+        return int(np.asarray(method(), np.float32).size) or None
+    except Exception:
+        return None
