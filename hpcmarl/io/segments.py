@@ -1,0 +1,90 @@
+"""Cuts rollouts into segments: the consecutive steps of one slot that belong to one episode. Pure arrays, no files.
+
+The shard writer calls it in its background thread. A rollout's arrays are [T, E, ...]; rows on disk are slot-major, E·T of
+them, so that each segment is contiguous. Letters as in hpcmarl.types; R = E·T rows, G segments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcmarl.types import Array, Rollout
+
+TERMINATED, TRUNCATED = 1, 2
+
+
+@dataclass
+class Segments:
+    """index: column -> [G], `start` counted from the rollout's first row; final_obs: policy -> [G, N, *observation_shape];
+    final_state [G, S] or None; episode_return: policy -> [G] float64, NaN where no episode ended."""
+
+    index: dict[str, NDArray[Any]]
+    final_obs: dict[str, Array]
+    final_state: Array | None
+    episode_return: dict[str, NDArray[np.float64]]
+
+
+def slot_major(array: Array) -> Array:
+    """[T, E, ...] as [E·T, ...]: all steps of slot 0, then of slot 1 and so on."""
+    return np.ascontiguousarray(array.swapaxes(0, 1)).reshape(-1, *array.shape[2:])
+
+
+def _after(rows: Array, finals: Array, slot: NDArray[np.int64], ends: NDArray[np.uint8], truncated_segments: NDArray[np.int64]) -> Array:
+    """What is seen after each segment's last row: the next row, the truncated episode's last sight, zeros once terminated."""
+    after: Array = rows[-1][slot]
+    after[ends != 0] = 0
+    after[truncated_segments] = finals
+    return after
+
+
+def cut_segments(rollout: Rollout) -> Segments:
+    """The segments of a rollout in slot-major order.
+
+    A segment that ends with its episode carries the episode's return from `rollout.episodes` (the k-th end of a slot is the
+    slot's k-th entry); episodes of a slot are numbered upwards from `rollout.episode`.
+    """
+    steps, slots = rollout.steps, rollout.count
+    last = rollout.episode_end.T != 0
+    last[:, -1] = True
+    stop = np.flatnonzero(last) + 1
+    start = np.concatenate([[0], stop[:-1]])
+    slot = start // steps
+    ends = rollout.episode_end.T.reshape(-1)[stop - 1]
+    first_of_slot = start % steps == 0
+    order = np.arange(len(start)) - np.flatnonzero(first_of_slot)[slot]
+    finals = np.searchsorted(stop, rollout.final_index[:, 1].astype(np.int64) * steps + rollout.final_index[:, 0] + 1)
+    places: dict[int, list[int]] = {}
+    for ended in np.flatnonzero(ends):
+        number = int(rollout.slots[slot[ended]]) if slots > 1 else -1
+        places.setdefault(number, []).append(int(ended))
+    returns = {name: np.full(len(start), np.nan) for name in ("", *rollout.policies)}
+    for episode in rollout.episodes:
+        waiting = places.get(episode.slot if slots > 1 else -1)
+        if waiting:
+            segment = waiting.pop(0)
+            returns[""][segment] = episode.return_mean
+            for name, value in episode.returns.items():
+                if name in returns:
+                    returns[name][segment] = value
+    index = {
+        "slot": rollout.slots[slot],
+        "episode": rollout.episode[slot] + order,
+        "first_step": np.where(first_of_slot, rollout.first_step[slot], 0),
+        "start": start,
+        "length": stop - start,
+        "terminated": ends == TERMINATED,
+        "truncated": ends == TRUNCATED,
+        "version": np.full(len(start), rollout.version),
+        "return_mean": returns.pop(""),
+        "actor": np.full(len(start), rollout.actor),
+    }
+    return Segments(
+        index=index,
+        final_obs={name: _after(policy.obs, policy.final_obs, slot, ends, finals) for name, policy in rollout.policies.items()},
+        final_state=None if rollout.state is None or rollout.final_state is None else _after(rollout.state, rollout.final_state, slot, ends, finals),
+        episode_return=returns,
+    )

@@ -1,0 +1,169 @@
+"""One trajectory file that is being written: chunks of rows, a commit record, and the rename that makes it final.
+
+The trajectory writer, salvage and merge write shards through here. Knows the layout and no rollout. While it is open the file
+has the name shard-NNNNNN.h5.partial and is in HDF5's SWMR mode, so that it can be read after its writer was killed; what
+/segments/committed counts is then complete. A shared lock tells salvage that the writer lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import h5py
+import numpy as np
+
+from hpcmarl.errors import MissingPackageError
+from hpcmarl.io.atomic import partial_path, publish
+from hpcmarl.io.layout import COMMITTED, INDEX, GroupLayout, Layout
+from hpcmarl.io.schema import NETCDF_DIMENSION, encode_value, write_attributes
+from hpcmarl.types import Array
+
+
+def filter_options(compression: str) -> dict[str, Any]:
+    """h5py's options of a compression setting (none, lzf, gzip, zstd, blosc_lz4). Raises MissingPackageError."""
+    if compression in ("zstd", "blosc_lz4"):
+        try:
+            import hdf5plugin
+        except ImportError as error:
+            raise MissingPackageError(
+                f"trajectories.compression: {compression} needs the package hdf5plugin; pip install hdf5plugin, or choose none, lzf or gzip"
+            ) from error
+        if compression == "zstd":
+            return {"shuffle": True, **hdf5plugin.Zstd(clevel=1)}
+        return dict(hdf5plugin.Blosc(cname="lz4", clevel=5, shuffle=hdf5plugin.Blosc.SHUFFLE))
+    if compression == "gzip":
+        return {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+    return {"compression": "lzf", "shuffle": True} if compression == "lzf" else {}
+
+
+class _Rows:
+    """The datasets of one group: rows are staged until a chunk is whole."""
+
+    def __init__(self, file: h5py.File, path: str, layout: GroupLayout, options: Mapping[str, Any]) -> None:
+        self.group = group = file.create_group(path)
+        self.capacity, self.staged, self.written = layout.chunk_rows, 0, 0
+        self.stage = {name: np.zeros((self.capacity, *column.sizes), column.dtype) for name, column in layout.columns.items()}
+        self.row_bytes = sum(column.row_bytes for column in layout.columns.values())
+        scales = {layout.rows: group.create_dataset(layout.rows, (0,), "f4", maxshape=(None,), chunks=(self.capacity,))}
+        for name, column in layout.columns.items():
+            storage = {"maxshape": (None, *column.sizes), "chunks": (self.capacity, *(max(size, 1) for size in column.sizes)), "fletcher32": True}
+            dataset = group.create_dataset(name, (0, *column.sizes), column.dtype, **storage, **options)
+            for key, value in column.attributes.items():
+                dataset.attrs[key] = encode_value(value)
+            for axis, dim in enumerate((layout.rows, *column.dims)):
+                if dim not in scales:
+                    scales[dim] = _scale(group, dim, column.sizes[axis - 1], layout.labels.get(dim))
+                elif axis == 0 and not scales[dim].is_scale:
+                    scales[dim].make_scale(NETCDF_DIMENSION + "0".rjust(10))
+                dataset.dims[axis].attach_scale(scales[dim])
+        self.datasets = [group[name] for name in (layout.rows, *layout.columns)]
+
+    def append(self, rows: Mapping[str, Array], count: int) -> None:
+        done = 0
+        while done < count:
+            take = min(count - done, self.capacity - self.staged)
+            for name, stage in self.stage.items():
+                stage[self.staged : self.staged + take] = rows[name][done : done + take]
+            self.staged += take
+            done += take
+            if self.staged == self.capacity:
+                self.write()
+                self.written, self.staged = self.written + self.capacity, 0
+
+    def write(self) -> None:
+        """Writes what is staged; it stays staged, so that a later whole chunk replaces it."""
+        if self.staged:
+            total = self.written + self.staged
+            for dataset in self.datasets:
+                dataset.resize(total, 0)
+            for name, stage in self.stage.items():
+                self.group[name][self.written :] = stage[: self.staged]
+
+
+def _scale(group: h5py.Group, name: str, size: int, labels: tuple[bytes, ...] | None) -> h5py.Dataset:
+    if labels is not None and len(labels) == size:
+        width = max(1, *map(len, labels), 1)
+        scale = group.create_dataset(name, data=np.array(labels, h5py.string_dtype("utf-8", width)))
+        scale.make_scale(name)
+    else:
+        scale = group.create_dataset(name, (size,), "f4", maxshape=(max(size, 1),), chunks=(max(size, 1),))
+        scale.make_scale(NETCDF_DIMENSION + str(size).rjust(10))
+    return scale
+
+
+class ShardFile:
+    """A shard on its way to `path`. Raises OSError (and h5py's RuntimeError) where the disk fails: the caller decides."""
+
+    def __init__(self, path: Path, layout: Layout, attributes: Mapping[str, Any], compression: str = "none") -> None:
+        self.path, self.partial = path, partial_path(path)
+        self.steps = self.segments = 0
+        options = filter_options(compression)
+        self._file: h5py.File | None = h5py.File(self.partial, "w", libver=("v110", "v110"), rdcc_nbytes=0)
+        self._guard: IO[bytes] | None = None
+        write_attributes(self._file, attributes)
+        self._groups = {name: _Rows(self._file, name, group, options) for name, group in layout.items()}
+        self._committed = self._file.create_dataset(f"{INDEX}/{COMMITTED}", data=np.int64(0))
+        self._file.swmr_mode = True
+        with contextlib.suppress(OSError):
+            self._guard = self.partial.open("rb")
+            fcntl.flock(self._guard, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    def append(self, rows: Mapping[str, Mapping[str, Array]], steps: int, segments: int) -> None:
+        """Adds `steps` rows to every group under /steps and `segments` rows to the others; rows: group -> column -> array."""
+        for name, group in self._groups.items():
+            group.append(rows[name], steps if name.startswith("steps/") else segments)
+        self.steps += steps
+        self.segments += segments
+
+    def flush(self) -> None:
+        """Makes all rows so far survive the death of this process (not of the machine)."""
+        assert self._file is not None
+        for prefix in ("steps/", ""):
+            for name, group in self._groups.items():
+                if name.startswith("steps/") == bool(prefix):
+                    group.write()
+            self._file.flush()
+        self._committed[...] = self.segments
+        self._file.flush()
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk and staged, about."""
+        return os.path.getsize(self.partial) + sum(group.staged * group.row_bytes for group in self._groups.values())
+
+    def close(self) -> None:
+        """Writes all, verifies and renames; an empty shard is deleted. Raises OSError or FormatError: the partial file stays."""
+        from hpcmarl.io.shard_reader import check_shard
+
+        if self._file is None:
+            return
+        if self.segments:
+            self.flush()
+        self.abandon()
+        if self.segments:
+            publish(self.partial, self.path, check_shard)
+        else:
+            self.partial.unlink(missing_ok=True)
+
+    def abandon(self) -> None:
+        """Closes the file and leaves it with its temporary name."""
+        file, self._file = self._file, None
+        if self._guard is not None:
+            self._guard.close()
+        if file is not None:
+            file.close()
+
+
+def is_live(path: Path) -> bool:
+    """Whether a writer still has the temporary file (false where the file system has no locks)."""
+    with contextlib.suppress(OSError), path.open("rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

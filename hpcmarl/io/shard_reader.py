@@ -1,0 +1,109 @@
+"""Reads trajectory files: structure checks, slabs of bounded size, and the list of a run's shards.
+
+Verification, salvage, merge, export and inspection go through here. Knows the layout and no rollout.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from hpcmarl.errors import FormatError
+from hpcmarl.io.layout import COMMITTED, INDEX, Layout, layout_of_file
+from hpcmarl.io.schema import TRAJECTORIES, open_checked, reading
+from hpcmarl.types import Array
+
+SLAB_BYTES = 8 << 20
+
+
+def list_shards(path: str | os.PathLike[str]) -> list[Path]:
+    """The finished shards of a run directory, a trajectories/ or rank-NNNN/ directory, in order; a file stands for itself."""
+    path = Path(path)
+    if not path.is_dir():
+        return [path]
+    return sorted(shard for pattern in ("shard-*.h5", "rank-*/shard-*.h5", "trajectories/rank-*/shard-*.h5") for shard in path.glob(pattern))
+
+
+class ShardReader:
+    """An opened trajectory file. steps, segments: its numbers of rows. Use it in a `with` statement.
+
+    partial=True reads what a killed writer committed. Raises FormatError, as do all methods.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, partial: bool = False) -> None:
+        self.path = Path(path)
+        self.file: h5py.File = open_checked(path, TRAJECTORIES, swmr=partial)
+        try:
+            with reading(self.path):
+                self.layout: Layout = layout_of_file(self.file)
+                self.segments = self._committed() if partial else self._rows("segment")
+                self.index = {name: self.file[INDEX][name][: self.segments] for name in self.layout[INDEX].columns}
+                self.steps = int(self.index["start"][-1] + self.index["length"][-1]) if self.segments else 0
+                self._check_index(exact=not partial)
+        except BaseException:
+            self.file.close()
+            raise
+
+    def __enter__(self) -> ShardReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def _lengths(self, rows: str) -> set[int]:
+        return {self.file[path][name].shape[0] for path, group in self.layout.items() if group.rows == rows for name in group.columns}
+
+    def _rows(self, rows: str) -> int:
+        lengths = self._lengths(rows)
+        if len(lengths) != 1:
+            raise FormatError(f"{self.path}: datasets of one {rows} dimension have different lengths {sorted(lengths)}; the file is damaged")
+        return int(lengths.pop())
+
+    def _committed(self) -> int:
+        record = self.file[INDEX].get(COMMITTED)
+        if record is None or record.shape != () or record.dtype.kind != "i":
+            raise FormatError(f"{self.path}: /{INDEX}/{COMMITTED} is missing; the file is damaged")
+        committed = int(record[()])
+        if not 0 <= committed <= min(self._lengths("segment")):
+            raise FormatError(f"{self.path}: {committed} segments are committed, but not all of them are there; the file is damaged")
+        return committed
+
+    def _check_index(self, exact: bool) -> None:
+        start, length = self.index["start"], self.index["length"]
+        stop = np.cumsum(length)
+        rows = self._rows("step") if exact else min(self._lengths("step"))
+        wrong = (length < 1).any() or (start != np.concatenate([[0], stop[:-1]])[: len(start)]).any()
+        if wrong or self.steps > rows or (exact and self.steps != rows):
+            raise FormatError(f"{self.path}: /{INDEX} and the {rows} rows under /steps do not agree; the file is damaged")
+
+    def step_rows(self) -> int:
+        """Rows that the datasets under /steps declare; more than `steps` where the writer was killed."""
+        return max(self._lengths("step"))
+
+    def slabs(self, path: str) -> Iterator[dict[str, Array]]:
+        """The rows of one group in order, about SLAB_BYTES at a time: column -> array."""
+        group = self.layout[path]
+        total = self.steps if group.rows == "step" else self.segments
+        row_bytes = max(1, sum(column.row_bytes for column in group.columns.values()))
+        step = max(1, SLAB_BYTES // row_bytes // group.chunk_rows) * group.chunk_rows
+        for first in range(0, total, step):
+            with reading(self.path):
+                yield {name: self.file[path][name][first : min(first + step, total)] for name in group.columns}
+
+
+def check_shard(path: str | os.PathLike[str]) -> None:
+    """Structure only: every dataset is there, of one length, all chunks stored, the index fits. Raises FormatError."""
+    with ShardReader(path):
+        pass
+
+
+def verify_shard(path: str | os.PathLike[str]) -> None:
+    """Structure, and reads every chunk against its checksum (Fletcher32), in bounded memory. Raises FormatError."""
+    with ShardReader(path) as shard:
+        for group in shard.layout:
+            for _ in shard.slabs(group):
+                pass

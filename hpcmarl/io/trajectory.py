@@ -1,0 +1,244 @@
+"""Trajectories on disk: an actor appends rollouts, a background thread writes shards.
+
+The actor role calls `append` on its hot path: it copies the rollout's arrays and returns; all HDF5 work, the cut into segments
+and every error stay in the thread. When the disk is too slow rollouts are dropped and counted; memory is bounded. Knows no
+environment and no network.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hpcmarl.config import TrajectoriesConfig
+from hpcmarl.errors import HpcmarlError, StorageError
+from hpcmarl.io.atomic import storage_error
+from hpcmarl.io.layout import ENVIRONMENT, INDEX, layout_of_spec
+from hpcmarl.io.schema import TRAJECTORIES, root_attributes
+from hpcmarl.io.segments import cut_segments, slot_major
+from hpcmarl.io.shard import ShardFile, filter_options
+from hpcmarl.types import Array, EnvironmentSpec, Rollout
+
+LOGGER = logging.getLogger(__name__)
+QUEUE_BYTES = 64 << 20  # what may wait for the disk
+WAKE_BYTES = 1 << 20  # the thread is woken early when so much waits
+WAKE_SECONDS = 0.25
+FLUSHES_PER_SHARD = 6  # a killed process loses at most this part of shard_seconds, once salvaged
+_SHARD = re.compile(r"shard-(\d+)\.h5")
+
+
+def copy_rollout(rollout: Rollout) -> Rollout:
+    """A copy that shares no array with the caller (memory, which is not stored, is left out)."""
+    policies = {
+        name: replace(
+            policy,
+            obs=policy.obs.copy(),
+            alive=policy.alive.copy(),
+            action=policy.action.copy(),
+            logp=policy.logp.copy(),
+            reward=policy.reward.copy(),
+            terminated=policy.terminated.copy(),
+            truncated=policy.truncated.copy(),
+            final_obs=policy.final_obs.copy(),
+            action_mask=None if policy.action_mask is None else policy.action_mask.copy(),
+            memory=None,
+        )
+        for name, policy in rollout.policies.items()
+    }
+    return replace(
+        rollout,
+        policies=policies,
+        episode_start=rollout.episode_start.copy(),
+        episode_end=rollout.episode_end.copy(),
+        final_index=rollout.final_index.copy(),
+        first_step=rollout.first_step.copy(),
+        episode=rollout.episode.copy(),
+        slots=rollout.slots.copy(),
+        state=None if rollout.state is None else rollout.state.copy(),
+        final_state=None if rollout.final_state is None else rollout.final_state.copy(),
+        episodes=list(rollout.episodes),
+    )
+
+
+def rollout_bytes(rollout: Rollout) -> int:
+    """About what a rollout occupies, in bytes."""
+    size = 0 if rollout.state is None else rollout.state.nbytes
+    for policy in rollout.policies.values():
+        size += policy.obs.nbytes + policy.action.nbytes + 4 * policy.reward.nbytes
+        size += 0 if policy.action_mask is None else policy.action_mask.nbytes
+    return size
+
+
+def shard_rows(rollout: Rollout, first_row: int) -> tuple[dict[str, dict[str, Array]], int]:
+    """A rollout as rows of a shard: group -> column -> array, and the number of segments. first_row: rows before it in the shard."""
+    segments = cut_segments(rollout)
+    steps = rollout.steps
+    rows: dict[str, dict[str, Array]] = {}
+    for name, policy in rollout.policies.items():
+        arrays = {
+            "obs": policy.obs[:steps],
+            "action": policy.action,
+            "reward": policy.reward,
+            "alive": policy.alive[:steps],
+            "logp": policy.logp,
+            "terminated": policy.terminated,
+            "truncated": policy.truncated,
+        }
+        if policy.action_mask is not None:
+            arrays["action_mask"] = policy.action_mask[:steps]
+        rows[f"steps/{name}"] = {key: slot_major(array) for key, array in arrays.items()}
+        rows[f"final/{name}"] = {"obs": segments.final_obs[name], "episode_return": segments.episode_return[name]}
+    environment = {"episode_start": slot_major(rollout.episode_start[:steps]), "episode_end": slot_major(rollout.episode_end)}
+    if rollout.state is not None and segments.final_state is not None:
+        environment["state"] = slot_major(rollout.state[:steps])
+        rows[f"final/{ENVIRONMENT}"] = {"state": segments.final_state}
+    rows[f"steps/{ENVIRONMENT}"] = environment
+    rows[INDEX] = {**segments.index, "start": segments.index["start"] + first_row}
+    return rows, len(segments.index["start"])
+
+
+class TrajectoryWriter:
+    """Writes one rank's rollouts to `directory`/shard-NNNNNN.h5, continuing the numbers that are there.
+
+    `attributes` (config as YAML text, seeds, …) go into every shard. `error` is None, or the text of the StorageError that
+    stopped the writing; training goes on. Raises MissingPackageError, ConfigError or StorageError at construction.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        spec: EnvironmentSpec,
+        config: TrajectoriesConfig,
+        *,
+        rank: int,
+        role: str,
+        host: str,
+        attributes: Mapping[str, Any],
+    ) -> None:
+        self.directory, self.config = Path(directory), config
+        self.error: str | None = None
+        self._layout = layout_of_spec(spec)
+        self._attributes = {**attributes, "env": spec.id, "rank": rank, "role": role, "host": host}
+        filter_options(config.compression)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            existing = [(file, match) for file in self.directory.iterdir() if (match := _SHARD.match(file.name))]
+            self._number = 1 + max((int(match[1]) for _, match in existing), default=-1)
+            self._closed_bytes = sum(file.stat().st_size for file, _ in existing)
+        except OSError as error:
+            raise storage_error(self.directory, "write trajectories", error) from error
+        self._shard: ShardFile | None = None
+        self._opened = self._flushed = 0.0
+        self._seen = self._dropped = self._steps = self._shards = self._bytes = 0
+        self._put = self._taken = 0  # bytes: each is written by one thread alone
+        self._queue: deque[tuple[Rollout, int]] = deque()
+        self._stopped = self._closing = False
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="trajectory-writer", daemon=True)
+        self._thread.start()
+
+    def append(self, rollout: Rollout) -> None:
+        """Takes a copy of the rollout; never waits for the disk and never raises for it."""
+        self._seen += 1
+        if (self._seen - 1) % self.config.every:
+            return
+        waiting = self._put - self._taken
+        if self._stopped or waiting >= QUEUE_BYTES:
+            self._dropped += 1
+            return
+        size = rollout_bytes(rollout)
+        self._queue.append((copy_rollout(rollout), size))
+        self._put += size
+        if waiting + size > WAKE_BYTES:
+            self._wake.set()
+
+    @property
+    def statistics(self) -> dict[str, int]:
+        """bytes on disk, environment steps and shards written (the open one counts for steps), rollouts dropped."""
+        return {"bytes": self._bytes, "steps": self._steps, "shards": self._shards, "dropped": self._dropped}
+
+    def check(self) -> None:
+        """Raises StorageError if writing had to stop because of an error."""
+        if self.error is not None:
+            raise StorageError(self.error)
+
+    def close(self) -> None:
+        """Writes what waits, closes the shard and ends the thread. Ask `error` afterwards."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join()
+        self._stopped = True
+
+    def _work(self) -> None:
+        while True:
+            self._wake.wait(WAKE_SECONDS)
+            self._wake.clear()
+            closing = self._closing
+            try:
+                while self._queue:
+                    rollout, size = self._queue.popleft()
+                    if not self._stopped:
+                        self._store(rollout)
+                    else:
+                        self._dropped += 1
+                    self._taken += size
+                self._tend(closing)
+            except Exception as error:  # the thread must survive to count what is dropped; the caller reads self.error
+                self._fail(error)
+            if closing:
+                return
+
+    def _store(self, rollout: Rollout) -> None:
+        if self._shard is None:
+            attributes = root_attributes(TRAJECTORIES, self._attributes)
+            self._shard = ShardFile(self.directory / f"shard-{self._number:06d}.h5", self._layout, attributes, self.config.compression)
+            self._number += 1
+            self._opened = self._flushed = time.monotonic()
+        rows, segments = shard_rows(rollout, self._shard.steps)
+        steps = rollout.steps * rollout.count
+        self._shard.append(rows, steps, segments)
+        self._steps += steps
+        size = self._shard.size
+        self._bytes = self._closed_bytes + size
+        limit = self.config.max_gigabytes
+        if limit is not None and self._bytes >= limit * 1e9:
+            self._stopped = True
+            LOGGER.warning("%s: trajectories.max_gigabytes %g is reached, no more trajectories are written", self.directory, limit)
+        if self._stopped or size >= self.config.shard_megabytes * 1e6:
+            self._close_shard()
+
+    def _tend(self, closing: bool) -> None:
+        if self._shard is None:
+            return
+        now = time.monotonic()
+        if closing or now - self._opened >= self.config.shard_seconds:
+            self._close_shard()
+        elif now - self._flushed >= self.config.shard_seconds / FLUSHES_PER_SHARD:
+            self._shard.flush()
+            self._flushed = now
+
+    def _close_shard(self) -> None:
+        assert self._shard is not None
+        self._shard.close()
+        self._closed_bytes += os.path.getsize(self._shard.path)
+        self._bytes, self._shards, self._shard = self._closed_bytes, self._shards + 1, None
+
+    def _fail(self, error: Exception) -> None:
+        self._stopped = True
+        known = str(error) if isinstance(error, HpcmarlError) else str(storage_error(self.directory, "write trajectories", error))
+        self.error = self.error or known
+        LOGGER.error("%s; no more trajectories are written, earlier shards are whole", known)
+        if self._shard is not None:
+            shard, self._shard = self._shard, None
+            try:
+                shard.abandon()
+            except (OSError, RuntimeError, ValueError) as problem:
+                LOGGER.debug("closing the open shard failed too: %s", problem)
