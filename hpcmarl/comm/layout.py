@@ -30,6 +30,8 @@ from hpcmarl.types import (
 
 ROLLOUT_HEADER = np.dtype([("steps", "<i4"), ("slots", "<i4"), ("finals", "<i4"), ("episodes", "<i4"), ("actor", "<i4"), ("spare", "<i4")])
 ALIGNMENT = 16
+FRAME_ARRAYS = ("episode_start", "state", "obs", "alive", "action_mask")
+STEP_ARRAYS = ("episode_end", "action", "logp", "reward", "terminated", "truncated")
 Field = tuple[int, tuple[int, ...], np.dtype[Any]]  # offset in bytes, shape, dtype
 
 
@@ -43,6 +45,8 @@ class RolloutLayout:
         self.with_state = with_state and spec.state_size is not None
         self.memory = dict(memory or {})
         self.fields: dict[str, Field] = {}
+        self.frame_names: list[str] = []  # arrays of T+1 rows: what the policies see
+        self.step_names: list[str] = []  # arrays of T rows: what they do and what comes of it
         self._end = HEADER_BYTES + ROLLOUT_HEADER.itemsize
         self._place_all()
         self.fixed_bytes = -(-self._end // ALIGNMENT) * ALIGNMENT
@@ -53,6 +57,10 @@ class RolloutLayout:
 
     def _place(self, name: str, shape: tuple[int, ...], dtype: Any) -> None:
         self._end = -(-self._end // ALIGNMENT) * ALIGNMENT
+        if name.rpartition("/")[2] in FRAME_ARRAYS:
+            self.frame_names.append(name)
+        elif name.rpartition("/")[2] in STEP_ARRAYS:
+            self.step_names.append(name)
         self.fields[name] = (self._end, shape, np.dtype(dtype))
         self._end += int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
 

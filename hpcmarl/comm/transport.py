@@ -10,9 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
-from hpcmarl.comm.protocol import Buffer, Kind
+from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, check_header
 from hpcmarl.types import Array
 
 
@@ -34,6 +32,16 @@ class Message:
         self.buffer = buffer
         self.source = source
         self._on_release = on_release
+
+    @classmethod
+    def kept(cls, buffer: Buffer, source: int) -> Message:
+        """A message made from a buffer that was kept, for instance in a checkpoint."""
+        return cls(check_header(buffer, source), buffer, source)
+
+    @property
+    def payload(self) -> Buffer:
+        """What follows the header, a view."""
+        return self.buffer[HEADER_BYTES:]
 
     def release(self) -> None:
         """Give the buffer back; the receiver must not read it any more."""
@@ -150,7 +158,3 @@ def receive_from(transport: Transport, kind: Kind, timeout: float) -> Message:
         raise TimeoutError(f"rank {transport.rank} got a {message.kind.name} message where {kind.name} was expected")
     return message
 
-
-def as_bytes(buffer: Buffer) -> bytes:
-    """A copy of a buffer's bytes."""
-    return np.ascontiguousarray(buffer).tobytes()

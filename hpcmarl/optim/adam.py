@@ -15,6 +15,8 @@ from hpcmarl.types import Array
 class Adam(Optimizer):
     """first [P] and second [P] are the running moments of the gradient."""
 
+    config: AdamConfig
+
     def __init__(self, config: AdamConfig, parameters: Array, segments: Sequence[slice] = ()) -> None:
         super().__init__(config, parameters, segments)
         self.first: Array = np.zeros_like(self.parameters)
@@ -25,7 +27,7 @@ class Adam(Optimizer):
         config = self.config
         size: float = config.step_size
         if self.updates < config.warmup_updates:
-            return size * float(self.updates + 1) / (config.warmup_updates + 1)
+            return size * ((self.updates + 1) / (config.warmup_updates + 1))
         if config.decay_updates:
             done = min(1.0, (self.updates - config.warmup_updates) / config.decay_updates)
             size *= 1.0 - done * (1.0 - config.final_fraction)

@@ -24,6 +24,8 @@ from hpcmarl.types import Array
 class Nigt(Optimizer):
     """See the module; `extrapolate: false` takes gradients at theta, `normalise: false` steps by alpha d."""
 
+    config: NigtConfig
+
     def __init__(self, config: NigtConfig, parameters: Array, segments: Sequence[slice] = ()) -> None:
         super().__init__(config, parameters, segments)
         self.average: Array = np.zeros_like(self.parameters)

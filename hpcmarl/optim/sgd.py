@@ -15,6 +15,8 @@ from hpcmarl.types import Array
 class Sgd(Optimizer):
     """velocity [P]; with momentum 0 it is the gradient."""
 
+    config: SgdConfig
+
     def __init__(self, config: SgdConfig, parameters: Array, segments: Sequence[slice] = ()) -> None:
         super().__init__(config, parameters, segments)
         self.velocity: Array = np.zeros_like(self.parameters)

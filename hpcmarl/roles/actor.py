@@ -1,0 +1,311 @@
+"""The actor: steps its environments under the newest weights and sends rollouts to its learner; never waits for it.
+
+    weights of a version ──► act ──► step the environments ──► write a row of the arena ──► (arena full, or an episode over)
+    ──► send it, go on in the next free arena. With no arena free the learner is behind: the rollout is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.comm.layout import RolloutArena
+from hpcmarl.comm.protocol import FLAG_FINAL, Buffer, Kind, vector_of, write_header
+from hpcmarl.comm.topology import ROLE_NAMES
+from hpcmarl.comm.transport import Message, SendHandle
+from hpcmarl.envs import Seeds, make_environment
+from hpcmarl.packing import unpack
+from hpcmarl.roles.base import Context, Interval, Role, generator_for
+from hpcmarl.roles.episodes import EpisodeAssembler
+from hpcmarl.roles.recording import trajectory_writer
+from hpcmarl.types import Rollout
+
+ARENAS = 3  # one being written, two on their way
+EPISODES_UNDER_WAY = 64
+
+
+class Actor(Role):
+    """`index` numbers the actors of the run; its slots are index·E … index·E + E - 1 of the run."""
+
+    name = "actor"
+
+    def __init__(self, context: Context, neighbours: Mapping[str, Role]) -> None:
+        super().__init__(context, neighbours)
+        config = context.config
+        self.group = context.topology.group_of(context.rank)
+        self.index = context.topology.actor_index(context.rank)
+        self.delay = config.topology.group_list[self.group.index].delay
+        self.slots = config.topology.environments_per_actor
+        self.algorithm = context.algorithm()
+        self.codec = context.codec(self.algorithm)
+        self.generator = generator_for(config.seed, "actor", self.index)
+        self.environment = make_environment(
+            context.group_env(self.group.index),
+            config.policies,
+            self.slots,
+            Seeds(config.seed, self.index * self.slots),
+            record=config.deterministic,
+            with_state=self.algorithm.needs_state,
+        )
+        self.writer = trajectory_writer(context, self.index)
+        self.slot_numbers = np.arange(self.index * self.slots, (self.index + 1) * self.slots, dtype=np.int64)
+        layout = self.codec.layout(context.arena_steps, self.slots)
+        self.arenas: list[tuple[RolloutArena, SendHandle]] = [(RolloutArena(layout), SendHandle()) for _ in range(ARENAS)]
+        self.arena, self.row = self.arenas[0][0], 0
+        self.assembler = EpisodeAssembler(self.codec, self.slots, self.index, self.slot_numbers) if context.whole_episodes else None
+        self.episodes_under_way: list[SendHandle] = []
+        self.memory = self.algorithm.initial_memory(self.slots)
+        self.version, self.arena_version = -1, -1
+        self.sent = 0  # trajectories sent for this version
+        self.started = self.stopping = self.at_boundary = False
+        self.ready_at = 0.0
+        self.untold_steps = self.untold_agent_steps = 0
+        self.counters: dict[str, float] = {"dropped_steps": 0, "cancelled_steps": 0, "environment_seconds": 0.0, "acting_seconds": 0.0}
+        self.report = Interval(max(config.logging.every_seconds, 0.01 * context.topology.size))
+
+    # ---- messages
+
+    def on_message(self, message: Message) -> None:
+        if message.kind is Kind.WEIGHTS:
+            self._adopt(message)
+        elif message.kind is Kind.START:
+            self._start(unpack(message.payload))
+        elif message.kind is Kind.SNAPSHOT:
+            self.tell(self.context.topology.server, Kind.STATE, self.state_dict(), version=int(message.header["version"]))
+        elif message.kind is Kind.STOP:
+            self.stopping = True
+        message.release()
+
+    def _adopt(self, message: Message) -> None:
+        """Take new weights at once; on-policy work under older ones is abandoned here and now (late: cancel)."""
+        version = int(message.header["version"])
+        if version <= self.version:
+            return
+        vector = vector_of(message.buffer, self.algorithm.size)
+        assert vector is not None
+        self.algorithm.load_parameters(vector)
+        stale, self.version, self.sent = self.version, version, 0
+        if self.started and stale >= 0 and self.algorithm.on_policy and self.context.config.rounds.late == "cancel":
+            self._cancel()
+
+    def _cancel(self) -> None:
+        frame = self.arena.frames[self.row]
+        unfinished = [slot for slot in range(self.slots) if not frame.episode_start[slot]]
+        self.environment.restart_slots(unfinished, frame)
+        for memory in self.memory.values():
+            memory[unfinished] = 0.0
+        if self.assembler is not None:
+            self.counters["cancelled_steps"] += self.assembler.restart(range(self.slots), self.row, self.version)
+        self._begin_trajectory()
+
+    def _start(self, state: dict[str, Any]) -> None:
+        """Begin, from a resumed run's state where there is one."""
+        self.arena.begin()
+        frame = self.arena.frames[0]
+        if "generator" in state:
+            self.load_state_dict(state)
+        else:
+            if "first_episode" in state:  # resumed with other actors: new random numbers, new episodes
+                self.generator = generator_for(self.context.config.seed, "actor", self.index, int(state["version"]))
+                played = {"restarts": 0, "episode": np.array([int(state["first_episode"])])}
+                self.environment.load_state_dict(played, frame)
+            else:
+                self.environment.reset(frame)
+        if self.assembler is not None:
+            self.assembler.restart(range(self.slots), 0, self.version)
+        self._note_positions()
+        self._begin_trajectory()
+        self.started = True
+
+    # ---- work
+
+    def work(self) -> bool:
+        if self.stopping:
+            return self._stop()
+        if not self.started or self.version < 0 or time.monotonic() < self.ready_at:
+            return False
+        if self.at_boundary and not self._leave_boundary():
+            return False
+        if self.row == 0:
+            self.arena_version = self.version
+            if self.assembler is None:
+                self._note_positions()
+        self._one_step()
+        if self.report.due():
+            self._report()
+        return True
+
+    def _one_step(self) -> None:
+        """Act, step, and hand on what is complete."""
+        arena, row = self.arena, self.row
+        frame = arena.frames[row]
+        began = time.perf_counter()
+        decisions = self.algorithm.act(frame, self.memory, self.generator)
+        for policy, decision in decisions.items():
+            arena.arrays[policy + "/action"][row] = decision.action
+            arena.arrays[policy + "/logp"][row] = decision.logp
+            if decision.memory is not None:
+                self.memory[policy] = decision.memory
+        acted = time.perf_counter()
+        outcome = arena.outcomes[row]
+        self.environment.step({policy: decision.action for policy, decision in decisions.items()}, outcome, arena.frames[row + 1])
+        arena.keep(row, outcome)
+        self.counters["acting_seconds"] += acted - began
+        self.counters["environment_seconds"] += time.perf_counter() - acted
+        self.untold_steps += self.slots
+        self.row += 1
+        if self.delay.step:
+            self.ready_at = time.monotonic() + self.delay.step
+        if self.assembler is not None:
+            self._hand_on_episodes(row)
+        elif self.row == arena.layout.steps:
+            self._hand_on_unroll()
+
+    def _hand_on_episodes(self, row: int) -> None:
+        assert self.assembler is not None
+        episodes = self.assembler.after_step(self.arena, row, self.version)
+        for buffer, rollout in episodes:
+            self._record(rollout)
+            self.episodes_under_way = [handle for handle in self.episodes_under_way if not handle.done()]
+            if len(self.episodes_under_way) < EPISODES_UNDER_WAY:
+                self.episodes_under_way.append(self._send(buffer, rollout))
+            else:
+                self.counters["dropped_steps"] += rollout.steps
+        if self.row == self.arena.layout.steps:
+            _copy_frame(self.arena, self.arena, self.row)
+            self.row = 0
+        if episodes:
+            self._begin_trajectory()
+            self.at_boundary = self._quota_done()
+
+    def _hand_on_unroll(self) -> None:
+        """Send the full arena, if another one is free to go on in; otherwise write over it."""
+        arena = self.arena
+        buffer, rollout = arena.finish(self.arena_version, self.index)
+        self._record(rollout)
+        free = next((index for index, (other, handle) in enumerate(self.arenas) if other is not arena and handle.done()), None)
+        if free is None and self.context.config.deterministic:
+            free = self._new_arena()
+        if free is None:
+            self.counters["dropped_steps"] += rollout.steps * rollout.count
+            _copy_frame(arena, arena, self.row)
+        else:
+            own = next(index for index, (other, _) in enumerate(self.arenas) if other is arena)
+            self.arenas[own] = (arena, self._send(buffer, rollout))
+            self.arena = self.arenas[free][0]
+            _copy_frame(arena, self.arena, self.row)
+        self.row = 0
+        self.arena.begin()
+        self._begin_trajectory()
+        self.at_boundary = self._quota_done()
+
+    def _new_arena(self) -> int:
+        """One more arena: a deterministic run may drop nothing; its quota bounds how many there can be."""
+        self.arenas.append((RolloutArena(self.arena.layout), SendHandle()))
+        return len(self.arenas) - 1
+
+    def _send(self, buffer: Buffer, rollout: Rollout) -> SendHandle:
+        agent_steps = sum(int(np.count_nonzero(policy.alive[:-1])) for policy in rollout.policies.values())
+        self.sent += rollout.count
+        write_header(
+            buffer,
+            Kind.ROLLOUT,
+            source=self.context.rank,
+            role=ROLE_NAMES.index(self.name),
+            group=self.group.index,
+            version=rollout.version,
+            count=rollout.count,
+            env_steps=self.untold_steps,
+            agent_steps=agent_steps,
+        )
+        self.untold_steps = 0
+        return self.transport.send(self.group.learner, buffer)
+
+    def _record(self, rollout: Rollout) -> None:
+        if self.writer is not None:
+            self.writer.append(rollout)
+
+    # ---- bookkeeping
+
+    def _begin_trajectory(self) -> None:
+        if self.delay.trajectory:
+            self.ready_at = time.monotonic() + self.delay.trajectory
+
+    def _note_positions(self) -> None:
+        """Write where in its episode each slot stands at the arena's first step."""
+        self.arena.arrays["slots"][:] = self.slot_numbers
+        self.arena.arrays["first_step"][:] = self.environment.episode_step
+        self.arena.arrays["episode"][:] = self.environment.episode_index
+        for policy, memory in self.memory.items():
+            self.arena.arrays[policy + "/memory"][:] = memory
+
+    def _quota_done(self) -> bool:
+        """In a deterministic run an actor delivers its share of the round and waits for the next version."""
+        if not self.context.config.deterministic:
+            return False
+        return self.sent >= actor_quota(self.context, self.group.index, self.version)
+
+    def _leave_boundary(self) -> bool:
+        if self._quota_done():
+            return False
+        self.at_boundary = False
+        return True
+
+    def _report(self) -> None:
+        told: dict[str, Any] = dict(self.counters)
+        told["restarts"] = self.environment.restarts
+        if self.writer is not None:
+            told["trajectory_bytes"], told["trajectory_dropped"] = self.writer.bytes_written, self.writer.dropped
+        self.tell(self.context.topology.server, Kind.REPORT, {"actor": self.index, "counters": told})
+
+    def _stop(self) -> bool:
+        """Close the open shard, tell the last counters and state, and be done."""
+        if self.finished:
+            return False
+        if self.writer is not None:
+            self.writer.close()
+        self._report()
+        self.tell(self.context.topology.server, Kind.STATE, self.state_dict(), version=self.version, flags=FLAG_FINAL)
+        self.finished = True
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Random numbers, recurrent memory, and where the environments stand."""
+        memory = {policy: memory.copy() for policy, memory in self.memory.items()}
+        return {
+            "generator": self.generator.bit_generator.state,
+            "environment": self.environment.state_dict(),
+            "memory": memory,
+            "slots": self.slots,
+            "version": self.version,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue: the environments stand where they stood (deterministic runs) or begin new episodes."""
+        self.generator.bit_generator.state = state["generator"]
+        self.environment.load_state_dict(state["environment"], self.arena.frames[0])
+        if self.context.config.deterministic:
+            self.memory = {policy: np.array(memory) for policy, memory in state["memory"].items()}
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+        self.environment.close()
+
+
+def actor_quota(context: Context, group: int, version: int) -> int:
+    """Trajectories that each actor of a group delivers for a version in a deterministic run."""
+    rule = context.rule()
+    quota = rule.quota(rule.initial_batch if version == 0 else rule.batch)
+    assert quota is not None  # deterministic runs are synchronous
+    actors = len(context.topology.groups[group].actors)
+    return -(-quota // actors)
+
+
+def _copy_frame(source: RolloutArena, target: RolloutArena, row: int) -> None:
+    """What the environments show after the last row becomes row 0 of the next unroll."""
+    for name in source.layout.frame_names:
+        target.arrays[name][0] = source.arrays[name][row]

@@ -1,0 +1,171 @@
+"""What a role is, and what every role is given. A role never blocks: messages come in, `step()` does one bit of work."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from hpcmarl.algos import make_algorithm
+from hpcmarl.algos.base import Algorithm
+from hpcmarl.comm.layout import RolloutCodec
+from hpcmarl.comm.protocol import Kind, control
+from hpcmarl.comm.topology import ROLE_NAMES, Topology
+from hpcmarl.comm.transport import Message, SendHandle, Transport
+from hpcmarl.config import Config, EnvConfig
+from hpcmarl.configfile import dump_config
+from hpcmarl.errors import HpcmarlError
+from hpcmarl.optim.rounds import RoundRule, make_rule
+from hpcmarl.packing import pack
+from hpcmarl.types import EnvironmentSpec
+
+ARENA_STEPS = 64  # rows of an arena where whole episodes are cut out of it
+
+
+@dataclass(frozen=True)
+class Context:
+    """The same on every rank but for `transport`: built once, before the roles."""
+
+    config: Config
+    topology: Topology
+    transport: Transport
+    run_directory: Path
+    spec: EnvironmentSpec
+    resume: dict[str, Any] | None = None  # the checkpoint's state; on the server's rank alone
+
+    @property
+    def rank(self) -> int:
+        return self.transport.rank
+
+    def algorithm(self) -> Algorithm:
+        """A new algorithm of this run; all ranks build it from the same seed."""
+        return make_algorithm(self.spec, self.config.algo, self.config.seed)
+
+    def codec(self, algorithm: Algorithm) -> RolloutCodec:
+        """The rollout layouts of this run."""
+        memory = {name: array.shape[-1] for name, array in algorithm.initial_memory(1).items()}
+        return RolloutCodec(self.spec, with_state=algorithm.needs_state, memory=memory)
+
+    def rule(self) -> RoundRule:
+        """A new round rule; learners ask it for their quota and scales, the server runs it."""
+        rounds = self.config.rounds
+        return make_rule(rounds.rule, len(self.topology.groups), self.batch, rounds.initial_batch)
+
+    def attributes(self, role: str, index: int = 0) -> dict[str, Any]:
+        """What every HDF5 file says about where it comes from."""
+        return {
+            "config": dump_config(self.config),
+            "env": self.spec.id,
+            "rank": self.rank,
+            "role": role,
+            "host": self.transport.host,
+            "seeds": [self.config.seed, ROLE_NAMES.index(role), index],
+        }
+
+    def versions(self) -> dict[str, str]:
+        """Versions of what the results depend on."""
+        names = ("hpcmarl", "numpy", "torch", "pettingzoo", "h5py", "mpi4py", self.config.env.id.split(".")[0].split(":")[0])
+        found = {"python": platform.python_version()}
+        for name in dict.fromkeys(names):
+            with contextlib.suppress(metadata.PackageNotFoundError, ValueError):
+                found[name] = metadata.version(name)
+        return found
+
+    @property
+    def whole_episodes(self) -> bool:
+        """Whether a trajectory is an episode instead of an unroll."""
+        return not hasattr(self.config.algo, "unroll")
+
+    @property
+    def batch(self) -> int:
+        """Trajectories of a round (M): as configured, else one gradient's worth of every group."""
+        if self.config.rounds.batch is not None:
+            return self.config.rounds.batch
+        each = 1 if self.whole_episodes else self.config.topology.environments_per_actor
+        return len(self.topology.groups) * each
+
+    @property
+    def arena_steps(self) -> int:
+        """Rows of an actor's arena: one unroll, or ARENA_STEPS."""
+        return int(getattr(self.config.algo, "unroll", ARENA_STEPS))
+
+    def group_env(self, group: int) -> EnvConfig:
+        """The environment of a group: `env` with the group's own keys over it."""
+        return group_environment(self.config, group)
+
+
+def group_environment(config: Config, group: int) -> EnvConfig:
+    """`env` with the keys of `topology.groups[group].env` over it; `kwargs` are merged key by key."""
+    own = config.topology.group_list[group].env
+    if not own:
+        return config.env
+    merged = config.env.model_dump() | own
+    merged["kwargs"] = config.env.kwargs | own.get("kwargs", {})
+    return EnvConfig.model_validate(merged)
+
+
+class Role(ABC):
+    """One part that a rank plays; `neighbours` are the roles that the same rank has built before. `finished`: nothing is left to do."""
+
+    name: ClassVar[str]
+
+    def __init__(self, context: Context, neighbours: Mapping[str, Role]) -> None:
+        self.context = context
+        self.transport = context.transport
+        self.finished = False
+        self._steps = 0
+
+    @abstractmethod
+    def on_message(self, message: Message) -> None:
+        """Take a message that is addressed to this role; release it when its buffer is not needed any more."""
+
+    @abstractmethod
+    def work(self) -> bool:
+        """Do one bit of work without blocking; False when there was nothing to do."""
+
+    def step(self) -> bool:
+        """`work`, after an injected fault where the configuration asks for one (tests)."""
+        faults = self.context.config.faults
+        if faults.raise_in == self.name and faults.rank in (None, self.context.rank) and self._steps >= faults.after:
+            raise HpcmarlError(f"injected fault: faults.raise_in {self.name} on rank {self.context.rank}")
+        worked = self.work()
+        self._steps += worked
+        return worked
+
+    def close(self) -> None:  # noqa: B027  most roles hold nothing
+        """Give back files and environments; also called after a failure."""
+
+    def tell(self, destination: int, kind: Kind, tree: Any = None, **fields: Any) -> SendHandle:
+        """Send a small message: a packed tree, or nothing."""
+        payload = b"" if tree is None else pack(tree)
+        header = {"source": self.context.rank, "role": ROLE_NAMES.index(self.name), **fields}
+        return self.transport.send(destination, control(kind, payload, **header))
+
+
+def generator_for(seed: int, role: str, index: int, *more: int) -> np.random.Generator:
+    """The random numbers of one role of one run: independent for different roles, indices and further numbers."""
+    return np.random.default_rng(np.random.SeedSequence([seed, ROLE_NAMES.index(role), index, *more]))
+
+
+class Interval:
+    """True at most once in so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether the time has passed; starts the next interval when it has."""
+        now = time.monotonic()
+        if now - self._last < self.seconds:
+            return False
+        self._last = now
+        return True

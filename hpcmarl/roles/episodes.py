@@ -1,0 +1,86 @@
+"""Cuts whole episodes out of an actor's unrolls, for algorithms whose trajectory is an episode.
+
+Called by the actor after every step; knows no transport. Pieces of an unfinished episode are copied only when its arena is full.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hpcmarl.comm.layout import RolloutArena, RolloutCodec
+from hpcmarl.comm.protocol import Buffer
+from hpcmarl.types import Array, IntArray, Rollout
+
+
+class EpisodeAssembler:
+    """Follows every slot's unfinished episode: its first row in the present arena and the pieces from earlier ones."""
+
+    def __init__(self, codec: RolloutCodec, slots: int, actor: int, slot_numbers: IntArray) -> None:
+        self.codec = codec
+        self.actor = actor
+        self.slot_numbers = slot_numbers
+        self.begin = np.zeros(slots, np.int64)
+        self.versions = np.zeros(slots, np.int64)
+        self.pieces: list[list[dict[str, Array]]] = [[] for _ in range(slots)]
+
+    def restart(self, slots: range, row: int, version: int) -> int:
+        """Forget the unfinished episodes of `slots`; new ones begin at `row`. Returns how many steps are lost."""
+        lost = 0
+        for slot in slots:
+            lost += row - int(self.begin[slot]) + sum(len(piece["episode_end"]) for piece in self.pieces[slot])
+            self.pieces[slot].clear()
+            self.begin[slot] = row
+            self.versions[slot] = version
+        return lost
+
+    def after_step(self, arena: RolloutArena, row: int, version: int) -> list[tuple[Buffer, Rollout]]:
+        """The episodes that ended in `row`, each a message and a Rollout of E = 1; `version` is what new ones are sampled under."""
+        finished = []
+        ended = np.flatnonzero(arena.arrays["episode_end"][row])
+        for slot in ended.tolist():
+            if any(episode.slot == slot for episode in arena.episodes):  # else the environment crashed in it
+                finished.append(self._assemble(arena, row, slot))
+            self.restart(range(slot, slot + 1), row + 1, version)
+        arena.finals.clear()
+        arena.episodes.clear()
+        if row + 1 == arena.layout.steps:
+            self._stash(arena)
+        return finished
+
+    def _stash(self, arena: RolloutArena) -> None:
+        """Copy what is unfinished, since the arena is about to be written again from row 0."""
+        steps = arena.layout.steps
+        for slot in range(len(self.begin)):
+            first = int(self.begin[slot])
+            if first < steps:
+                self.pieces[slot].append(_columns(arena, slice(first, steps), slot))
+            self.begin[slot] = 0
+
+    def _assemble(self, arena: RolloutArena, row: int, slot: int) -> tuple[Buffer, Rollout]:
+        pieces = [*self.pieces[slot], _columns(arena, slice(int(self.begin[slot]), row + 1), slot)]
+        length = sum(len(piece["episode_end"]) for piece in pieces)
+        whole = RolloutArena(self.codec.layout(length, 1))
+        position = 0
+        for piece in pieces:
+            size = len(piece["episode_end"])
+            for name, array in piece.items():
+                whole.arrays[name][position : position + size, 0] = array
+            position += size
+        for name in whole.layout.frame_names:  # the row after the last: what the slot shows now
+            whole.arrays[name][length, 0] = arena.arrays[name][row + 1, slot]
+        episode = next(episode for episode in arena.episodes if episode.slot == slot)
+        whole.arrays["slots"][0] = self.slot_numbers[slot]
+        whole.arrays["episode"][0] = episode.index
+        for step, final in arena.finals:
+            if step == row and final.slot == slot:
+                final.slot = 0
+                whole.finals.append((length - 1, final))
+        episode.slot = 0
+        whole.episodes.append(episode)
+        return whole.finish(int(self.versions[slot]), self.actor)
+
+
+def _columns(arena: RolloutArena, rows: slice, slot: int) -> dict[str, Array]:
+    """Copies of one slot's rows of every array that has a row a step (not the memory, which is zero at an episode's start)."""
+    names = (*arena.layout.frame_names, *arena.layout.step_names)
+    return {name: arena.arrays[name][rows, slot].copy() for name in names}

@@ -1,0 +1,229 @@
+"""What is written about a run besides checkpoints: counters, rows of metrics, the summary, the live display; and trajectories.
+
+The recorder lives on the server; `trajectory_writer` is called by each actor. Knows no messages: the server hands it what came.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.io.metrics import MetricsWriter, write_summary
+from hpcmarl.io.trajectory import TrajectoryWriter
+from hpcmarl.optim.rounds import Engine
+from hpcmarl.roles.base import Context, Interval
+from hpcmarl.roles.display import Display
+from hpcmarl.roles.statistics import Means
+from hpcmarl.types import Gradient
+
+logger = logging.getLogger(__name__)
+RECENT_EPISODES = 100
+
+
+def trajectory_writer(context: Context, index: int) -> TrajectoryWriter | None:
+    """The writer of one actor's trajectories; None where they are not kept."""
+    config = context.config.trajectories
+    if not config.enabled:
+        return None
+    directory = context.run_directory / "trajectories"
+    rank, host = context.rank, context.transport.host
+    return TrajectoryWriter(directory, context.spec, config, rank=rank, role="actor", host=host, attributes=context.attributes("actor", index))
+
+
+class Recorder:
+    """Counts over the whole run, resumptions included; `seconds` is training time, without start-up and final evaluation."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.config = context.config
+        self.metrics = MetricsWriter(context.run_directory)
+        self.display = Display(context)
+        self.totals: dict[str, float] = dict.fromkeys(
+            ("env_steps", "agent_steps", "episodes", "staleness", "trajectories", "late", "overflow", "seconds_before"), 0.0
+        )
+        self.actors: dict[str, dict[str, float]] = {}
+        self.group_counts = [0] * len(context.topology.groups)
+        self.recent: deque[float] = deque(maxlen=RECENT_EPISODES)
+        self.recent_wins: deque[float] = deque(maxlen=RECENT_EPISODES)
+        self.recent_by_policy: dict[str, deque[float]] = {}
+        self.best: float | None = None
+        self.evaluation: dict[str, Any] = {}
+        self.means = Means()
+        self.row_due = Interval(self.config.logging.every_seconds)
+        self.last_row = (0.0, 0.0)  # seconds, env_steps
+        self.fields: dict[str, Any] = {}
+        self._began: float | None = None
+        self._ended: float | None = None
+
+    # ---- time and ends
+
+    def begin(self) -> None:
+        """Training starts."""
+        self._began = time.monotonic()
+        self.last_row = (self.seconds, self.totals["env_steps"])
+        if self.context.resume is not None:
+            self.metrics.truncate(int(self.context.resume["engine"]["rule"]["round"]))
+
+    def end(self) -> None:
+        """Training is over; what follows does not count as training time."""
+        self._ended = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far."""
+        if self._began is None:
+            return self.totals["seconds_before"]
+        return self.totals["seconds_before"] + (self._ended or time.monotonic()) - self._began
+
+    def stop_reason(self, version: int, *, clock_only: bool = False) -> str | None:
+        """Which of `stop`'s limits is reached, in words; `clock_only`: between rounds, when only time can have changed."""
+        stop = self.config.stop
+        if stop.seconds is not None and self.seconds >= stop.seconds:
+            return f"stop.seconds {stop.seconds:g} reached"
+        if clock_only:
+            return None
+        if stop.updates is not None and version >= stop.updates:
+            return f"stop.updates {stop.updates} reached"
+        if stop.env_steps is not None and self.totals["env_steps"] >= stop.env_steps:
+            return f"stop.env_steps {stop.env_steps} reached"
+        if stop.return_mean is not None and len(self.recent) == RECENT_EPISODES and np.mean(self.recent) >= stop.return_mean:
+            return f"stop.return_mean {stop.return_mean:g} reached"
+        return None
+
+    # ---- what comes in
+
+    def on_gradient(self, gradient: Gradient) -> None:
+        self.totals["env_steps"] += gradient.env_steps
+        self.totals["agent_steps"] += gradient.agent_steps
+        self.totals["staleness"] += gradient.staleness
+        self.totals["trajectories"] += gradient.count
+        self.group_counts[gradient.group] += gradient.count
+
+    def on_report(self, source: int, report: dict[str, Any]) -> None:
+        """From a learner: {group, statistics, episodes, late, overflow}; from an actor: {actor, counters}."""
+        if "actor" in report:
+            self.actors[str(report["actor"])] = report["counters"]
+            return
+        self.means.add(report["statistics"])
+        self.totals["late"] += report["late"]
+        self.totals["overflow"] += report["overflow"]
+        episodes = report["episodes"]
+        if not episodes:
+            return
+        self.totals["episodes"] += len(episodes["return_mean"])
+        self.recent.extend(episodes["return_mean"].tolist())
+        self.recent_wins.extend(win for win in episodes["win"].tolist() if np.isfinite(win))
+        for policy, returns in episodes["returns"].items():
+            self.recent_by_policy.setdefault(policy, deque(maxlen=RECENT_EPISODES)).extend(returns.tolist())
+        mean = float(np.mean(self.recent))
+        if len(self.recent) == RECENT_EPISODES and (self.best is None or mean > self.best):
+            self.best = mean
+
+    def on_evaluation(self, result: dict[str, Any]) -> None:
+        self.evaluation = result
+        logger.info("evaluation at version %d: return %.3f ± %.3f", result["version"], result["return_mean"], result["return_sem"])
+
+    def on_round(self, engine: Engine) -> None:
+        """A round is complete; now and then a row of metrics."""
+        if self.row_due.due():
+            self._row(engine)
+
+    def tick(self, engine: Engine) -> None:
+        """Called again and again: keeps the display alive while nothing else happens."""
+        if self._began is not None and self._ended is None:
+            self.display.update(lambda: {**self._figures(engine), "groups": self.group_counts})
+
+    # ---- what goes out
+
+    def _figures(self, engine: Engine) -> dict[str, Any]:
+        recent = np.array(self.recent) if self.recent else np.array([np.nan])
+        wasted = engine.wasted + self.totals["late"]
+        return {
+            "version": engine.version,
+            "seconds": self.seconds,
+            "env_steps": int(self.totals["env_steps"]),
+            "agent_steps": int(self.totals["agent_steps"]),
+            "episodes": int(self.totals["episodes"]),
+            "return_mean": float(recent.mean()),
+            "return_std": float(recent.std()),
+            "staleness_mean": self.totals["staleness"] / max(1.0, self.totals["trajectories"]),
+            "used_gradients": engine.used,
+            "wasted_gradients": int(wasted),
+            "dropped_rollouts": int(self.totals["overflow"]),
+            "direction_norm": engine.direction_norm,
+        }
+
+    def _row(self, engine: Engine) -> None:
+        row = self._figures(engine)
+        before_seconds, before_steps = self.last_row
+        row["env_steps_per_second"] = (row["env_steps"] - before_steps) / max(1e-9, row["seconds"] - before_seconds)
+        self.last_row = (row["seconds"], row["env_steps"])
+        row |= {f"return/{policy}": float(np.mean(returns)) for policy, returns in self.recent_by_policy.items() if len(self.recent_by_policy) > 1}
+        row |= {f"learner/{name}": value for name, value in self.means.take().items()}
+        row |= {f"actors/{name}": sum(counters.get(name, 0.0) for counters in self.actors.values()) for name in self._actor_counters()}
+        if len(self.group_counts) > 1:
+            row |= {f"group_{group}/trajectories": count for group, count in enumerate(self.group_counts)}
+        if self.recent_wins:
+            row["win_rate"] = float(np.mean(self.recent_wins))
+        if self.evaluation:
+            row |= {"eval_version": self.evaluation["version"], "eval_return_mean": self.evaluation["return_mean"]}
+        self.metrics.append(row)
+        self.fields = row
+
+    def _actor_counters(self) -> list[str]:
+        return sorted({name for counters in self.actors.values() for name in counters})
+
+    def finish(self, engine: Engine, status: str, error: str | None) -> None:
+        """The last row of metrics and summary.json."""
+        self._row(engine)
+        figures = self._figures(engine)
+        topology = self.context.topology
+        evaluated = self.evaluation.get("version") == engine.version
+        summary = {
+            "status": status,
+            **{name: figures[name] for name in ("env_steps", "agent_steps", "episodes")},
+            "updates": engine.version,
+            "seconds": figures["seconds"],
+            "env_steps_per_second": figures["env_steps"] / max(1e-9, figures["seconds"]),
+            "return_mean": figures["return_mean"],
+            "return_std": figures["return_std"],
+            "best_return_mean": self.best,
+            "returns": {policy: float(np.mean(returns)) for policy, returns in self.recent_by_policy.items()},
+            "win_rate": self.evaluation.get("win_rate") if evaluated else None,
+            "eval_return_mean": self.evaluation.get("return_mean") if evaluated else None,
+            "evaluation": self.evaluation if evaluated else None,
+            "resumed_from": (self.context.resume or {}).get("path"),
+            "ranks": topology.size,
+            "roles": [row["roles"] for row in topology.table()],
+            "staleness_mean": figures["staleness_mean"],
+            "used_gradients": figures["used_gradients"],
+            "wasted_gradients": figures["wasted_gradients"],
+            "dropped_rollouts": figures["dropped_rollouts"],
+            "trajectories_by_group": self.group_counts,
+            "environment_restarts": int(sum(counters.get("restarts", 0) for counters in self.actors.values())),
+            "checkpoint_error": error,
+            "versions": self.context.versions(),
+        }
+        write_summary(self.context.run_directory, summary)
+        self.metrics.close()
+        self.display.finish(summary)
+
+    def close(self) -> None:
+        self.display.close()
+        self.metrics.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters and the newest returns, so that a resumed run goes on counting."""
+        totals = {**self.totals, "seconds_before": self.seconds}
+        return {"totals": totals, "recent": np.array(self.recent), "best": self.best, "groups": list(self.group_counts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.totals.update(state["totals"])
+        self.recent.extend(np.asarray(state["recent"]).tolist())
+        self.best = state["best"]
+        if len(state["groups"]) == len(self.group_counts):
+            self.group_counts = [int(count) for count in state["groups"]]

@@ -1,0 +1,194 @@
+"""`train`: what every rank of a run calls. Joins the world, lets rank 0 prepare, builds the rank and serves until the end.
+
+Rank 0 alone reads checkpoints and makes the run directory; whatever is wrong is known everywhere before a role is built, so that
+a bad configuration ends a thousand ranks with one line.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from hpcmarl.comm.local import LocalWorld
+from hpcmarl.comm.topology import Topology, assign_roles
+from hpcmarl.comm.transport import Transport
+from hpcmarl.config import Config
+from hpcmarl.configfile import dump_config
+from hpcmarl.envs import describe
+from hpcmarl.errors import ConfigError, FormatError, HpcmarlError
+from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
+from hpcmarl.io.run_directory import RunDirectory
+from hpcmarl.launch.signals import StopSignals
+from hpcmarl.launch.world import check_world
+from hpcmarl.packing import pack, unpack
+from hpcmarl.roles.base import Context, group_environment
+from hpcmarl.roles.rank import AbortHook, Rank, serve
+
+logger = logging.getLogger(__name__)
+LAUNCHER_PREFIXES = ("OMPI_", "PMI_", "PMIX_", "PALS_", "MPI_LOCAL", "MV2_", "I_MPI_", "SLURM_STEP_", "HYDRA_", "FLUX_")
+
+
+def join_world() -> Transport:
+    """This process's place in the MPI world, or a world of its own where no launcher has started it.
+
+    Raises LaunchError when the launcher meant another world than MPI found (silent singletons)."""
+    if not any(name.startswith(LAUNCHER_PREFIXES) for name in os.environ):
+        return LocalWorld(1).transports[0]
+    from hpcmarl.comm import mpi
+
+    check_world(mpi.world_size(), os.environ, mpi.library_version())
+    return mpi.MpiTransport() if mpi.world_size() > 1 else LocalWorld(1).transports[0]
+
+
+def train(config: Config, run_dir: str | None = None, resume: str | None = None) -> int:
+    """Train as this process's rank; returns the exit code (0, or 75 when a signal stopped the run after a good checkpoint).
+
+    `run_dir`: where to write (default runs/<name>-<time>); `resume`: "auto", a run directory or a checkpoint file.
+    Raises HpcmarlError subclasses; a failure after the start aborts the whole world instead."""
+    signals = StopSignals().install()
+    transport = join_world()
+    hook = AbortHook(transport)
+    try:
+        import torch
+
+        torch.set_num_threads(config.topology.threads)
+        context = prepare(transport, config, run_dir, resume)
+        start_logging(context)
+        hook.rank = rank = Rank(context)
+        code = serve(rank, signals)
+        rank.close()
+        transport.close()
+        return code
+    except HpcmarlError as error:
+        if hook.rank is None and getattr(error, "everywhere", False):
+            transport.close()
+            if transport.rank != 0:
+                sys.exit(error.exit_code)  # rank 0 tells
+            raise
+        if transport.size == 1:
+            raise
+        hook.fail(error)
+        raise
+    except BaseException as error:
+        if transport.size == 1:
+            raise
+        hook.fail(error)
+        raise
+
+
+def prepare(transport: Transport, config: Config, run_dir: str | None, resume: str | None) -> Context:
+    """Rank 0 checks everything and makes the run directory; all ranks get the outcome. Raises what rank 0 raised, on every rank."""
+    hosts = transport.gather_hosts()
+    plan: dict[str, Any] = {}
+    state = None
+    if transport.rank == 0:
+        try:
+            assign_roles(transport.size, hosts, config.topology)
+            check_environments(config)
+            directory, state = open_run(config, run_dir, resume)
+            plan = {"directory": str(directory)}
+        except HpcmarlError as error:
+            plan = {"error": str(error), "type": type(error).__name__}
+    plan = unpack(transport.broadcast(bytes(pack(plan)) if transport.rank == 0 else None))
+    if "error" in plan:
+        import hpcmarl.errors
+
+        failure = getattr(hpcmarl.errors, plan["type"])(plan["error"])
+        failure.everywhere = True
+        raise failure
+    topology: Topology = assign_roles(transport.size, hosts, config.topology)
+    spec = describe(config.env, config.policies)
+    return Context(config, topology, transport, Path(plan["directory"]), spec, state)
+
+
+def check_environments(config: Config) -> None:
+    """The environments of all groups must look the same to the policies, and suit the algorithm. Raises ConfigError."""
+    from hpcmarl.algos import make_algorithm
+
+    spec = describe(config.env, config.policies)
+    for group in range(len(config.topology.group_list)):
+        own = group_environment(config, group)
+        if own != config.env:
+            other = describe(own, config.policies)
+            if (other.policies, other.state_size, other.turn_based) != (spec.policies, spec.state_size, spec.turn_based):
+                raise ConfigError(
+                    f"topology.groups.{group}.env changes the observation, action or state spaces of {spec.id}; "
+                    "groups may differ in rewards and dynamics only, since they train the same policies"
+                )
+    make_algorithm(spec, config.algo, config.seed)
+
+
+def open_run(config: Config, run_dir: str | None, resume: str | None) -> tuple[Path, dict[str, Any] | None]:
+    """The run directory, made or continued, and the state to resume from, if any."""
+    if resume is None:
+        path = Path(run_dir) if run_dir else Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        directory = RunDirectory(path)
+        directory.create(dump_config(config), resuming=False)
+        return directory.path, None
+    source = _resume_source(config, run_dir, resume)
+    if source is None:  # --resume auto with nothing to resume: a requeued job that was killed before its first checkpoint
+        path = Path(run_dir) if run_dir else Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        directory = RunDirectory(path)
+        directory.create(dump_config(config), resuming=True)
+        return directory.path, None
+    state, attributes = load_checkpoint(source)
+    _check_fits(config, state, attributes, source)
+    state["path"] = str(source)
+    path = Path(run_dir) if run_dir else source.parent.parent
+    directory = RunDirectory(path)
+    directory.create(dump_config(config), resuming=True)
+    return directory.path, state
+
+
+def _resume_source(config: Config, run_dir: str | None, resume: str) -> Path | None:
+    """The checkpoint to resume from. "auto": the newest that verifies in --run-dir or in the newest run of this name; else None."""
+    if resume != "auto":
+        path = Path(resume)
+        if not path.exists():
+            raise ConfigError(f"--resume {resume}: no such file or directory; allowed: auto, a run directory or a checkpoint file")
+        found = find_checkpoint(path)
+        if found is None:
+            raise FormatError(f"--resume {resume}: no checkpoint in it verifies; allowed: a run directory with checkpoints/checkpoint-*.h5")
+        return found
+    if run_dir:
+        return find_checkpoint(Path(run_dir)) if Path(run_dir).is_dir() else None
+    runs = sorted(Path("runs").glob(f"{config.name}-[0-9]*-[0-9]*"), reverse=True) if Path("runs").is_dir() else []
+    return next((found for run in runs if (found := find_checkpoint(run)) is not None), None)
+
+
+def _check_fits(config: Config, state: dict[str, Any], attributes: dict[str, Any], source: Path) -> None:
+    """Refuse a checkpoint of another network, optimizer or format of state, before anything is written."""
+    from hpcmarl.algos import make_algorithm
+
+    try:
+        saved = state["engine"]["optimizer"]
+        size = int(saved["parameters"].size)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise FormatError(f"{source}: holds no state of a training run ({error}); resume from a file in a run's checkpoints/") from error
+    expected = make_algorithm(describe(config.env, config.policies), config.algo, config.seed).size
+    if size != expected:
+        raise ConfigError(
+            f"--resume {source}: the checkpoint holds {size} parameters of {attributes.get('env', 'its environment')}, the configuration "
+            f"makes {expected}; use the configuration of that run (config.yaml beside its checkpoints)"
+        )
+    keys = {"nigt": "average", "adam": "first", "sgd": "velocity"}
+    if keys[config.optimizer.name] not in saved:
+        raise ConfigError(f"--resume {source}: the checkpoint was written with another optimizer than optimizer.name: {config.optimizer.name}")
+
+
+def start_logging(context: Context) -> None:
+    """Every rank to logs/rank-NNNN.log; the server's rank to standard error as well."""
+    level = context.config.logging.level.upper()
+    handlers: list[logging.Handler] = [logging.FileHandler(RunDirectory(context.run_directory).log_path(context.rank), delay=True)]
+    if context.rank == context.topology.server:
+        shown = logging.StreamHandler()
+        shown.setFormatter(logging.Formatter("%(message)s"))
+        handlers.append(shown)
+    handlers[0].setFormatter(logging.Formatter(f"%(asctime)s rank {context.rank} %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=handlers, force=True)
+    roles = "+".join(context.topology.roles_of(context.rank))
+    logging.getLogger(__name__).debug("rank %d of %d is %s on %s", context.rank, context.topology.size, roles, context.transport.host)

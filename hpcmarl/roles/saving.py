@@ -1,0 +1,138 @@
+"""Checkpoints of a whole run: asks every role for its state, puts the answers together, writes in the background.
+
+Called by the server. A checkpoint does not wait for ever: what a slow or dead rank has not sent in time is left out, and that
+rank begins with fresh random numbers when the run is resumed. States are kept by actor and by group, not by rank.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from hpcmarl.comm.protocol import Kind, control
+from hpcmarl.comm.topology import ROLE_NAMES
+from hpcmarl.io.checkpoint import CheckpointWriter
+from hpcmarl.roles.base import Context
+
+logger = logging.getLogger(__name__)
+PATIENCE = 10.0  # seconds
+
+
+class Snapshots:
+    """At most one snapshot is being collected; a request that comes meanwhile is refused."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        topology = context.topology
+        self.names = {("learner", group.learner): f"{group.index}" for group in topology.groups}
+        self.names |= {("actor", rank): f"{index}" for index, rank in enumerate(topology.actors)}
+        self.writer = CheckpointWriter(context.run_directory / "checkpoints", keep=context.config.checkpoint.keep)
+        self.pending: dict[str, Any] | None = None
+        self.version = 0
+        self.deadline = 0.0
+        self.waiting: set[tuple[str, int]] = set()
+        self.final: dict[tuple[str, int], Any] | None = None
+        self.when_complete: Callable[[dict[str, Any]], None] | None = None
+
+    def request(self, version: int, state: dict[str, Any]) -> bool:
+        """Collect the roles' states of `version` around the server's own; False while another snapshot is under way."""
+        if self.pending is not None:
+            return False
+        self.pending = {**state, "roles": {"learner": {}, "actor": {}}}
+        self.version, self.deadline = version, time.monotonic() + PATIENCE
+        self.waiting = set(self.names)
+        word = control(Kind.SNAPSHOT, source=self.context.rank, role=ROLE_NAMES.index("server"), version=version)
+        for group in self.context.topology.groups:
+            self.context.transport.send(group.learner, word)
+        return True
+
+    def on_state(self, role: str, rank: int, state: Any, *, final: bool) -> None:
+        """A role's state has come: for the snapshot under way, or its last."""
+        if final and self.final is not None:
+            self.final[role, rank] = state
+        if self.pending is not None and (role, rank) in self.waiting and not final:
+            self.waiting.discard((role, rank))
+            self._place(self.pending, role, rank, state)
+
+    def poll(self) -> bool:
+        """Write the snapshot when it is complete or its time is up."""
+        if (error := self.writer.poll()) is not None:
+            logger.error("%s; training goes on, the last good checkpoint is untouched", error)
+        if self.pending is None or (self.waiting and time.monotonic() < self.deadline):
+            return False
+        if self.waiting:
+            logger.warning("checkpoint %d without the state of %s", self.version, self._words(self.waiting))
+        state, self.pending = self.pending, None
+        self._write(self.version, state)
+        if self.when_complete is not None:
+            self.when_complete(state)
+            self.when_complete = None
+        return True
+
+    def expect_final(self) -> None:
+        """From now on the roles send their last states; an unfinished snapshot is given up for them."""
+        self.final = {}
+        self.pending = None
+
+    def all_final(self) -> bool:
+        return self.final is not None and not self.names.keys() - self.final.keys()
+
+    def missing_final(self) -> list[str]:
+        """Roles that have not sent their last state, in words."""
+        return [self._words([name]) for name in sorted(self.names.keys() - (self.final or {}).keys())]
+
+    def write_final(self, version: int, state: dict[str, Any]) -> dict[str, Any]:
+        """The last checkpoint; returns its state."""
+        whole = {**state, "roles": {"learner": {}, "actor": {}}}
+        for (role, rank), own in (self.final or {}).items():
+            self._place(whole, role, rank, own)
+        self._write(version, whole)
+        return whole
+
+    def _place(self, whole: dict[str, Any], role: str, rank: int, state: Any) -> None:
+        """Under AllReduce the optimizer lives in the learners: the first group's replica stands for all."""
+        name = self.names[role, rank]
+        if role == "learner" and "optimizer" in state:
+            optimizer = state.pop("optimizer")
+            if name == "0":
+                whole["engine"]["optimizer"] = optimizer
+        whole["roles"][role][name] = state
+
+    def _write(self, version: int, state: dict[str, Any]) -> None:
+        self.writer.submit(state, version=version, attributes=self.context.attributes("server"))
+
+    def distribute(self, resume: dict[str, Any] | None) -> list[tuple[str, int, dict[str, Any]]]:
+        """(role, rank, state) for every learner and actor: what it had when the checkpoint was written, or what it needs to begin anew."""
+        states = []
+        slots = self.context.config.topology.environments_per_actor
+        saved = resume["roles"] if resume is not None else {"learner": {}, "actor": {}}
+        same = set(saved["actor"]) == {name for (role, _), name in self.names.items() if role == "actor"}
+        for (role, rank), name in self.names.items():
+            state: dict[str, Any] = {}
+            if resume is not None and role == "learner":
+                state = {**saved["learner"].get(name, {}), "optimizer": resume["engine"]["optimizer"]}
+                if not same:
+                    state.pop("queue", None)
+            elif resume is not None:
+                own = saved["actor"].get(name)
+                state = own if same and own is not None and own["slots"] == slots else self._fresh_actor(resume)
+            states.append((role, rank, state))
+        return states
+
+    @staticmethod
+    def _fresh_actor(resume: dict[str, Any]) -> dict[str, Any]:
+        """An actor that the checkpoint does not know must not repeat the random numbers and episodes of the run so far."""
+        version = int(resume["engine"]["rule"]["round"])
+        last = [int(max(state["environment"]["episode"], default=0)) for state in resume["roles"]["actor"].values()]
+        return {"version": version, "first_episode": max(last, default=version) + 1}
+
+    def close(self) -> str | None:
+        """Wait for the writer; the error of a checkpoint that could not be written, if any."""
+        self.writer.close()
+        error = self.writer.poll()
+        return None if error is None else str(error)
+
+    def _words(self, names: Any) -> str:
+        return ", ".join(f"{role} on rank {rank}" for role, rank in names)

@@ -1,0 +1,190 @@
+"""The server: the round rule, the steps, the versions. Everything that is written about a run goes through it.
+
+    GRADIENT ──► engine (rule, optimizer) ──► a round is complete ──► new version ──► PARAMETERS to the groups that the rule names
+    now and then: SNAPSHOT ──► STATE of every role ──► checkpoint;   evaluation;   a row of metrics
+    the end: STOP ──► last STATE of every role ──► final checkpoint ──► final evaluation ──► summary ──► EXIT
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from hpcmarl.comm.protocol import FLAG_FINAL, Kind, vector_message, vector_of
+from hpcmarl.comm.topology import ROLE_NAMES
+from hpcmarl.comm.transport import LatestLink, Message
+from hpcmarl.errors import EXIT_SUCCESS, EXIT_TRY_AGAIN
+from hpcmarl.optim import make_optimizer
+from hpcmarl.optim.rounds import Engine, Publish
+from hpcmarl.packing import unpack
+from hpcmarl.roles.base import Context, Interval, Role
+from hpcmarl.roles.evaluator import Evaluator
+from hpcmarl.roles.recording import Recorder
+from hpcmarl.roles.saving import Snapshots
+from hpcmarl.types import Gradient
+
+logger = logging.getLogger(__name__)
+STOP_PATIENCE = 20.0  # seconds to wait for the last states before the run ends without them
+
+
+class Server(Role):
+    """Rank 0; the evaluator beside it judges the policies."""
+
+    name = "server"
+
+    def __init__(self, context: Context, neighbours: Mapping[str, Role]) -> None:
+        super().__init__(context, neighbours)
+        config = context.config
+        evaluator = neighbours["evaluator"]
+        assert isinstance(evaluator, Evaluator)
+        self.evaluator = evaluator
+        algorithm = evaluator.algorithm
+        optimizer = make_optimizer(config.optimizer, algorithm.initial_parameters(), list(algorithm.segments.values()))
+        self.engine = Engine(context.rule(), optimizer)
+        self.links = [LatestLink(self.transport, group.learner) for group in context.topology.groups]
+        self.recorder = Recorder(context)
+        self.snapshots = Snapshots(context)
+        self.phase = "start"  # start → train → stop → evaluate → done
+        self.status = "finished"
+        self.evaluate_every = Interval(config.eval.every_seconds) if config.eval.every_seconds else None
+        self.checkpoint_every = Interval(config.checkpoint.every_seconds) if config.checkpoint.every_seconds else None
+        self.patience = Interval(STOP_PATIENCE)
+
+    # ---- messages
+
+    def on_message(self, message: Message) -> None:
+        if message.kind is Kind.GRADIENT:
+            self._on_gradient(message)
+        elif message.kind is Kind.REPORT:
+            self.recorder.on_report(message.source, unpack(message.payload))
+        elif message.kind is Kind.STATE:
+            final = bool(int(message.header["flags"]) & FLAG_FINAL)
+            self.snapshots.on_state(ROLE_NAMES[int(message.header["role"])], message.source, unpack(message.payload), final=final)
+        elif message.kind is Kind.INTERRUPT and self.phase in ("start", "train"):
+            self._begin_stop("interrupted")
+        message.release()
+
+    def _on_gradient(self, message: Message) -> None:
+        header = message.header
+        gradient = Gradient(
+            int(header["group"]),
+            int(header["version"]),
+            int(header["count"]),
+            vector_of(message.buffer, self.engine.optimizer.parameters.size),
+            int(header["env_steps"]),
+            int(header["agent_steps"]),
+            float(header["staleness"]),
+        )
+        self.recorder.on_gradient(gradient)
+        if self.phase != "train":
+            return
+        for command in self.engine.on_gradient(gradient):
+            if isinstance(command, Publish):
+                self._after_round(command)
+
+    def _after_round(self, publish: Publish) -> None:
+        """A round is complete: checkpoint, evaluate, stop or go on."""
+        config, version = self.context.config, publish.version
+        self.recorder.on_round(self.engine)
+        if (reason := self.recorder.stop_reason(version)) is not None:
+            logger.info("stopping at version %d: %s", version, reason)
+            self._publish(publish)  # under AllReduce the learners still have to close this round
+            self._begin_stop("finished")
+            return
+        due = self.checkpoint_every is not None and self.checkpoint_every.due()
+        if due or (config.checkpoint.every_updates and version % config.checkpoint.every_updates == 0):
+            self.snapshots.request(version, self._state())
+        due = self.evaluate_every is not None and self.evaluate_every.due()
+        if due or (config.eval.every_updates and version % config.eval.every_updates == 0):
+            self._evaluate(version)
+        self._publish(publish)
+
+    def _publish(self, publish: Publish) -> None:
+        """Offer the new point to the groups; under AllReduce only the word that the round is closed (never replaced by a newer one)."""
+        fields: dict[str, Any] = {"source": self.context.rank, "role": ROLE_NAMES.index(self.name), "version": publish.version}
+        if self.context.config.rounds.reduce == "mpi":
+            for group in publish.groups:
+                self.transport.send(self.context.topology.groups[group].learner, vector_message(Kind.PARAMETERS, None, **fields))
+            return
+        message = vector_message(Kind.PARAMETERS, self.engine.optimizer.point(), **fields)
+        for group in publish.groups:
+            self.links[group].offer(message)
+
+    def _evaluate(self, version: int) -> None:
+        if self.context.config.rounds.reduce != "mpi":
+            self.evaluator.request(self.engine.optimizer.parameters, version, self.recorder.on_evaluation)
+        elif self.snapshots.request(version, self._state()):
+            self.snapshots.when_complete = lambda state: self.evaluator.request(
+                state["engine"]["optimizer"]["parameters"], version, self.recorder.on_evaluation
+            )
+
+    # ---- work
+
+    def work(self) -> bool:
+        for link in self.links:
+            link.flush()
+        worked = self.snapshots.poll()
+        self.recorder.tick(self.engine)
+        if self.phase == "start":
+            self._start()
+            return True
+        if self.phase == "train" and (reason := self.recorder.stop_reason(self.engine.version, clock_only=True)) is not None:
+            logger.info("stopping at version %d: %s", self.engine.version, reason)
+            self._begin_stop("finished")
+            return True
+        if self.phase == "stop" and (self.snapshots.all_final() or self.patience.due()):
+            self._after_stop()
+            return True
+        if self.phase == "evaluate" and self.evaluator.idle:
+            self._finish()
+            return True
+        return worked
+
+    def _start(self) -> None:
+        """Give every role its state, then the learners the first parameters."""
+        resume = self.context.resume
+        states = self.snapshots.distribute(resume)
+        if resume is not None:
+            self.engine.load_state_dict(resume["engine"])
+            self.recorder.load_state_dict(resume["recorder"])
+        for role, rank, state in states:
+            self.tell(rank, Kind.START, state, version=self.engine.version, count=ROLE_NAMES.index(role))
+        if self.context.config.rounds.reduce != "mpi":
+            self._publish(Publish(self.engine.version, tuple(range(len(self.links)))))
+        self.recorder.begin()
+        self.phase = "train"
+        if (reason := self.recorder.stop_reason(self.engine.version)) is not None:
+            logger.info("nothing left to do: %s", reason)
+            self._begin_stop("finished")
+
+    def _begin_stop(self, status: str) -> None:
+        self.status, self.phase = status, "stop"
+        self.recorder.end()
+        self.snapshots.expect_final()
+        for group in self.context.topology.groups:
+            self.tell(group.learner, Kind.STOP)
+        self.patience = Interval(STOP_PATIENCE)
+
+    def _after_stop(self) -> None:
+        missing = self.snapshots.missing_final()
+        if missing:
+            logger.warning("no last state from %s within %.0f s; the checkpoint is written without", ", ".join(missing), STOP_PATIENCE)
+        state = self.snapshots.write_final(self.engine.version, self._state())
+        self.phase = "evaluate"
+        if self.context.config.eval.episodes and self.status == "finished":
+            self.evaluator.request(state["engine"]["optimizer"]["parameters"], self.engine.version, self.recorder.on_evaluation)
+
+    def _finish(self) -> None:
+        error = self.snapshots.close()
+        self.recorder.finish(self.engine, self.status, error)
+        for rank in range(self.context.topology.size):
+            self.tell(rank, Kind.EXIT, count=EXIT_SUCCESS if self.status == "finished" else EXIT_TRY_AGAIN)
+        self.phase, self.finished = "done", True
+
+    def _state(self) -> dict[str, Any]:
+        return {"engine": self.engine.state_dict(), "recorder": self.recorder.state_dict()}
+
+    def close(self) -> None:
+        self.recorder.close()
+        self.snapshots.close()

@@ -1,0 +1,57 @@
+"""Running means and finished episodes, between reports. Used by learners, the server and the evaluator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.types import Episode
+
+
+class Means:
+    """Weighted means of named numbers since the last `take`."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, float]] = {}
+
+    def add(self, values: dict[str, float], weight: float = 1.0) -> None:
+        """Take in numbers; ones that are not finite are left out of the mean."""
+        for name, value in values.items():
+            if np.isfinite(value):
+                total, weights = self._sums.get(name, (0.0, 0.0))
+                self._sums[name] = (total + weight * value, weights + weight)
+
+    def take(self) -> dict[str, float]:
+        """The means; starts anew."""
+        means = {name: total / weight for name, (total, weight) in self._sums.items() if weight > 0}
+        self._sums.clear()
+        return means
+
+
+class EpisodeLog:
+    """Columns of finished episodes since the last `take`, ready to be sent."""
+
+    def __init__(self) -> None:
+        self._episodes: list[Episode] = []
+
+    def add(self, episodes: Iterable[Episode]) -> None:
+        self._episodes.extend(episodes)
+
+    def take(self) -> dict[str, Any]:
+        """Arrays [episodes]: return_mean, length, win (NaN where unknown), and returns/<policy>; empty dict for none."""
+        episodes, self._episodes = self._episodes, []
+        return episode_columns(episodes)
+
+
+def episode_columns(episodes: list[Episode]) -> dict[str, Any]:
+    """Arrays [episodes] by name; {} for no episodes."""
+    if not episodes:
+        return {}
+    return {
+        "return_mean": np.array([episode.return_mean for episode in episodes]),
+        "length": np.array([episode.length for episode in episodes], np.int64),
+        "win": np.array([episode.outcome.get("win", np.nan) for episode in episodes]),
+        "returns": {name: np.array([episode.returns[name] for episode in episodes]) for name in episodes[0].returns},
+    }

@@ -1,0 +1,137 @@
+"""The round rules by traces, and the engine against sums written out."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcmarl.config import SgdConfig
+from hpcmarl.optim import make_optimizer
+from hpcmarl.optim.rounds import RULES, Drop, Engine, Publish, Step, make_rule
+from hpcmarl.types import Gradient
+
+
+def closed(commands) -> bool:
+    return any(isinstance(command, Publish) for command in commands)
+
+
+def test_rennala_ends_with_the_mth_trajectory_whoever_made_it():
+    rule = make_rule("rennala", 3, 5)
+    assert not closed(rule.on_gradient(0, 0, 2))
+    assert not closed(rule.on_gradient(0, 0, 2))
+    commands = rule.on_gradient(2, 0, 1)
+    assert closed(commands)
+    assert rule.round == 1
+    assert rule.counts == [0, 0, 0]
+
+
+def test_a_late_gradient_is_dropped_by_its_round_index_and_counts_nothing():
+    rule = make_rule("rennala", 2, 2)
+    rule.on_gradient(0, 0, 2)
+    assert rule.on_gradient(1, 0, 7) == [Drop(1, 7, 1)]
+    assert rule.counts == [0, 0]
+
+
+def test_sync_waits_for_the_slowest():
+    rule = make_rule("sync", 3, 6)
+    assert not closed(rule.on_gradient(0, 0, 100))
+    assert not closed(rule.on_gradient(1, 0, 2))
+    assert not closed(rule.on_gradient(2, 0, 1))
+    assert closed(rule.on_gradient(2, 0, 1))
+
+
+def test_the_first_round_has_its_own_batch():
+    rule = make_rule("rennala", 1, 2, initial_batch=4)
+    assert not closed(rule.on_gradient(0, 0, 3))
+    assert closed(rule.on_gradient(0, 0, 1))
+    assert closed(rule.on_gradient(0, 1, 2))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=12), st.integers(1, 400))
+def test_malenia_ends_exactly_when_the_harmonic_mean_says_so(counts, batch):
+    rule = make_rule("malenia", len(counts), batch)
+    rule.counts = list(counts)
+    inverse = sum(Fraction(1, count) for count in counts)
+    exact = Fraction(len(counts)) / inverse >= Fraction(batch, len(counts))
+    assert rule.complete() == exact
+
+
+@pytest.mark.parametrize("groups", [3, 7, 10, 49])
+def test_malenia_with_equal_counts_ends_at_the_batch_not_one_later(groups):
+    rule = make_rule("malenia", groups, 30 * groups)
+    rule.counts = [30] * groups
+    assert rule.complete()
+    rule.counts[0] = 29
+    assert not rule.complete()
+
+
+def test_malenia_needs_every_group():
+    rule = make_rule("malenia", 2, 2)
+    assert not closed(rule.on_gradient(0, 0, 1000))
+    assert closed(rule.on_gradient(1, 0, 1))
+
+
+@pytest.mark.parametrize(("name", "expected"), [("rennala", (6.0 + 3.0) / 6), ("sync", (6.0 + 3.0) / 6), ("malenia", (6.0 / 3 + 3.0 / 3) / 2)])
+def test_the_engine_combines_the_sums(name, expected):
+    engine = Engine(make_rule(name, 2, 6), make_optimizer(SgdConfig(step_size=1.0), np.zeros(1)))
+    for group, count, total in ((0, 1, 1.0), (0, 2, 5.0), (1, 3, 3.0)):
+        engine.on_gradient(Gradient(group, 0, count, np.array([total])))
+    assert engine.version == 1
+    assert engine.optimizer.parameters[0] == pytest.approx(expected)
+
+
+def test_unequal_counts_weigh_groups_equally_in_malenia_only():
+    results = {}
+    for name in ("rennala", "malenia"):
+        engine = Engine(make_rule(name, 2, 4), make_optimizer(SgdConfig(step_size=1.0), np.zeros(1)))
+        engine.on_gradient(Gradient(0, 0, 3, np.array([3.0])))
+        engine.on_gradient(Gradient(1, 0, 3 if name == "malenia" else 1, np.array([-3.0 if name == "malenia" else -1.0])))
+        results[name] = float(engine.optimizer.parameters[0])
+    assert results["malenia"] == pytest.approx(0.0)
+    assert results["rennala"] == pytest.approx(0.5)
+
+
+def test_a_direction_that_is_not_finite_is_refused_before_the_step():
+    engine = Engine(make_rule("rennala", 1, 1), make_optimizer(SgdConfig(), np.zeros(2)))
+    with pytest.raises(FloatingPointError, match="not finite"):
+        engine.on_gradient(Gradient(0, 0, 1, np.array([np.nan, 0.0])))
+    assert np.array_equal(engine.optimizer.parameters, np.zeros(2))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(list(RULES)), st.integers(1, 4), st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_any_trace_counts_every_trajectory_once_and_resumes_exactly(name, groups, batch, seed):
+    generator = np.random.default_rng(seed)
+    engine = Engine(make_rule(name, groups, max(batch, groups)), make_optimizer(SgdConfig(step_size=0.1), np.zeros(3)))
+    total, copies = 0, []
+    for _ in range(60):
+        version = max(0, engine.version - int(generator.integers(0, 2)))
+        gradient = Gradient(int(generator.integers(groups)), version, int(generator.integers(1, 4)), generator.normal(size=3))
+        commands = engine.on_gradient(gradient)
+        total += gradient.count
+        if any(isinstance(command, Step) for command in commands):
+            copies.append((engine.state_dict(), engine.optimizer.parameters.copy()))
+    assert engine.used + engine.wasted == total
+    assert engine.version == engine.optimizer.updates == len(copies)
+    if copies:
+        state, parameters = copies[0]
+        other = Engine(make_rule(name, groups, max(batch, groups)), make_optimizer(SgdConfig(step_size=0.1), np.ones(3)))
+        other.load_state_dict(state)
+        assert other.version == 1
+        assert np.array_equal(other.optimizer.parameters, parameters)
+
+
+@pytest.mark.parametrize(("group", "version", "count"), [(2, 0, 1), (0, 1, 1), (0, 0, 0), (-1, 0, 1)])
+def test_impossible_reports_are_programming_errors(group, version, count):
+    with pytest.raises(ValueError, match="round 0"):
+        make_rule("rennala", 2, 3).on_gradient(group, version, count)
+
+
+def test_quotas():
+    assert make_rule("sync", 3, 10).quota() == 4
+    assert make_rule("rennala", 3, 10).quota() is None
+    assert make_rule("rennala", 1, 10).quota() == 10
+    assert make_rule("malenia", 2, 10).quota() is None
