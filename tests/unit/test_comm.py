@@ -1,0 +1,126 @@
+"""Messages, the layout of rollouts in them, links, and the in-process transport."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcmarl.comm.layout import RolloutArena, RolloutCodec
+from hpcmarl.comm.local import LocalWorld
+from hpcmarl.comm.protocol import HEADER_BYTES, Kind, check_header, control, vector_message, vector_of
+from hpcmarl.comm.transport import LatestLink
+from hpcmarl.errors import ProtocolError
+from hpcmarl.types import Episode, PolicySpec
+from tests.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
+
+SPECS = {
+    "plain": make_spec(),
+    "masked": make_spec(has_mask=True),
+    "turns": make_spec(turn_based=True, agents=2),
+    "two policies": make_spec(
+        PolicySpec("a", ("a_0", "a_1"), (4, 2), CONTINUOUS), PolicySpec("b", ("b_0",), (3,), MULTI_DISCRETE, True), state_size=None
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPECS)
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 7), st.integers(1, 5), st.integers(0, 2**32 - 1), st.booleans())
+def test_a_rollout_survives_the_message(name, steps, slots, seed, with_state):
+    spec = SPECS[name]
+    rollout = random_rollout(spec, steps, slots, np.random.default_rng(seed), deaths=True)
+    rollout.episodes = [Episode(0, 3, 12, 1.5, {policy.name: 2.5 for policy in spec.policies}, True, {"win": 1.0})]
+    codec = RolloutCodec(spec, with_state=with_state)
+    if with_state and rollout.state is None:
+        return
+    buffer = codec.pack(rollout)
+    header = check_header(buffer, 0)
+    assert int(header["kind"]) == Kind.ROLLOUT
+    assert int(header["version"]) == rollout.version
+    read = RolloutCodec(spec, with_state=with_state).read(buffer.copy(), int(header["version"]))
+    for array in ("episode_start", "episode_end", "final_index", "first_step", "episode", "slots"):
+        np.testing.assert_array_equal(getattr(read, array), getattr(rollout, array))
+    if codec.layout(steps, slots).with_state:
+        np.testing.assert_array_equal(read.state, rollout.state)
+        np.testing.assert_array_equal(read.final_state, rollout.final_state)
+    for policy, own in rollout.policies.items():
+        for array, value in vars(own).items():
+            if value is not None and array != "memory":
+                np.testing.assert_array_equal(getattr(read.policies[policy], array), value, err_msg=array)
+    assert read.episodes == rollout.episodes
+    assert read.actor == rollout.actor
+
+
+def test_reading_copies_nothing():
+    spec = SPECS["plain"]
+    codec = RolloutCodec(spec)
+    buffer = codec.pack(random_rollout(spec, 4, 3, np.random.default_rng(0)))
+    assert np.shares_memory(codec.read(buffer, 0).policies["agent"].obs, buffer)
+
+
+@pytest.mark.parametrize("cut", [HEADER_BYTES - 1, HEADER_BYTES + 3, -1])
+def test_a_damaged_rollout_is_a_protocol_error(cut):
+    codec = RolloutCodec(SPECS["plain"])
+    buffer = codec.pack(random_rollout(SPECS["plain"], 4, 3, np.random.default_rng(0)))
+    with pytest.raises(ProtocolError):
+        codec.read(buffer[:cut], 0)
+
+
+def test_another_networks_vector_is_a_protocol_error():
+    message = vector_message(Kind.PARAMETERS, np.zeros(5, np.float32), version=3)
+    assert vector_of(message, 5) is not None
+    with pytest.raises(ProtocolError, match="different networks"):
+        vector_of(message, 6)
+
+
+def test_foreign_bytes_are_not_a_message():
+    with pytest.raises(ProtocolError, match="shorter"):
+        check_header(np.zeros(3, np.uint8), 1)
+    with pytest.raises(ProtocolError, match="mark"):
+        check_header(np.zeros(200, np.uint8), 1)
+
+
+def test_a_slow_receiver_gets_the_newest_and_costs_two_buffers():
+    world = LocalWorld(2)
+    link = LatestLink(world.transports[0], 1)
+    for version in range(10):
+        link.offer(control(Kind.WEIGHTS, version=version))
+    assert len(world.queues[1]) == 1
+    seen = []
+    while (message := world.transports[1].receive()) is not None:
+        seen.append(int(message.header["version"]))
+        message.release()
+        link.flush()
+    assert seen == [0, 9]
+
+
+def test_a_handle_is_done_when_the_message_is_released_not_before():
+    world = LocalWorld(1)
+    handle = world.transports[0].send(0, control(Kind.REPORT))
+    message = world.transports[0].receive()
+    assert not handle.done()
+    message.release()
+    assert handle.done()
+
+
+def test_sums_are_in_rank_order_whoever_comes_first():
+    world = LocalWorld(3)
+    for transport in world.transports:
+        transport.reduction_group([0, 2])
+    vectors = {0: np.array([1e8, 1.0], np.float32), 2: np.array([1.0, 2.0], np.float32)}
+    late = world.transports[2].start_sum(vectors[2])
+    assert late.result() is None
+    early = world.transports[0].start_sum(vectors[0])
+    np.testing.assert_array_equal(early.result(), vectors[0] + vectors[2])
+    np.testing.assert_array_equal(late.result(), early.result())
+
+
+def test_an_arena_gives_frames_and_outcomes_as_views():
+    codec = RolloutCodec(make_spec(action=DISCRETE))
+    arena = RolloutArena(codec.layout(3, 2))
+    arena.frames[1].policies["agent"].obs[:] = 7.0
+    arena.outcomes[2].policies["agent"].reward[:] = 3.0
+    _, rollout = arena.finish(5, 1)
+    assert (rollout.policies["agent"].obs[1] == 7.0).all()
+    assert (rollout.policies["agent"].reward[2] == 3.0).all()
+    assert rollout.version == 5
