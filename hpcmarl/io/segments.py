@@ -45,7 +45,7 @@ def cut_segments(rollout: Rollout) -> Segments:
     """The segments of a rollout in slot-major order.
 
     A segment that ends with its episode carries the episode's return from `rollout.episodes` (the k-th end of a slot is the
-    slot's k-th entry); episodes of a slot are numbered upwards from `rollout.episode`.
+    slot's k-th entry), and its number; where there is none, the episodes of a slot are numbered upwards from `rollout.episode`.
     """
     steps, slots = rollout.steps, rollout.count
     last = rollout.episode_end.T != 0
@@ -61,18 +61,22 @@ def cut_segments(rollout: Rollout) -> Segments:
     for ended in np.flatnonzero(ends):
         number = int(rollout.slots[slot[ended]]) if slots > 1 else -1
         places.setdefault(number, []).append(int(ended))
+    number_of = rollout.episode[slot] + order
     returns = {name: np.full(len(start), np.nan) for name in ("", *rollout.policies)}
     for episode in rollout.episodes:
         waiting = places.get(episode.slot if slots > 1 else -1)
         if waiting:
             segment = waiting.pop(0)
+            number_of[segment] = episode.index
+            if segment + 1 < len(slot) and slot[segment + 1] == slot[segment]:
+                number_of[segment + 1] = episode.index + 1
             returns[""][segment] = episode.return_mean
             for name, value in episode.returns.items():
                 if name in returns:
                     returns[name][segment] = value
     index = {
         "slot": rollout.slots[slot],
-        "episode": rollout.episode[slot] + order,
+        "episode": number_of,
         "first_step": np.where(first_of_slot, rollout.first_step[slot], 0),
         "start": start,
         "length": stop - start,

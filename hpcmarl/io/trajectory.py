@@ -106,7 +106,7 @@ def shard_rows(rollout: Rollout, first_row: int) -> tuple[dict[str, dict[str, Ar
 
 
 class TrajectoryWriter:
-    """Writes one rank's rollouts to `directory`/shard-NNNNNN.h5, continuing the numbers that are there.
+    """Writes one rank's rollouts to `directory`/rank-NNNN/shard-NNNNNN.h5, continuing the numbers that are there.
 
     `attributes` (config as YAML text, seeds, …) go into every shard. `error` is None, or the text of the StorageError that
     stopped the writing; training goes on. Raises MissingPackageError, ConfigError or StorageError at construction.
@@ -123,7 +123,7 @@ class TrajectoryWriter:
         host: str,
         attributes: Mapping[str, Any],
     ) -> None:
-        self.directory, self.config = Path(directory), config
+        self.directory, self.config = Path(directory) / f"rank-{rank:04d}", config
         self.error: str | None = None
         self._layout = layout_of_spec(spec)
         self._attributes = {**attributes, "env": spec.id, "rank": rank, "role": role, "host": host}
