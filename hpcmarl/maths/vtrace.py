@@ -61,10 +61,10 @@ def vtrace(
     trace = np.minimum(ratio, np.float32(c_max)) * np.float32(trace_lambda)
     cut = terminated | truncated
     value_after = _values_after(value, bootstrap, reward, acts, cut, np.where(terminated, np.float32(0.0), final_value))
-    gamma = np.float32(discount)
-    delta = rho * (reward + gamma * value_after - value)
+    gamma: FloatArray = np.asarray(discount, np.float32)
+    delta: FloatArray = rho * (reward + gamma * value_after - value)
     # The difference v - V obeys a linear recursion: difference_t = delta_t + pass_t * difference_{t+1}, where gaps pass all on.
-    passed: FloatArray = np.where(acts, gamma * trace, np.float32(1.0)) * ~cut  # type: ignore[assignment]
+    passed = np.where(acts, gamma * trace, np.float32(1.0)) * ~cut
     difference = linear_recursion(delta, passed, np.zeros_like(bootstrap))
     difference_after = np.concatenate([difference[1:], np.zeros_like(difference[:1])]) * ~cut
     advantages: FloatArray = delta + rho * (gamma * difference_after)

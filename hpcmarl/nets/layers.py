@@ -1,6 +1,8 @@
 """Dense layers that torch trains and numpy runs: for the small batches of acting numpy is the faster of the two.
 
 Measured for 18-64-64-5 on 48 rows: numpy 37 microseconds, torch 55; numpy was not slower at any size tried (up to 400-512-512).
+Training goes through one hand-written backward pass for the whole stack (`DenseStack`): on 2400 rows it takes three
+quarters of the time of torch's own layer by layer, since torch's float32 tanh costs twice as much as its logistic function.
 Used by policy.py and critic.py; knows no action space.
 """
 
@@ -8,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from hpcmarl.types import FloatArray
 
+MINUS_ONE = torch.tensor(-1.0)
 GAINS = {"tanh": 5.0 / 3.0, "relu": 2.0**0.5}
 
 
@@ -40,14 +45,54 @@ class Dense(nn.Module):
             self.layers.append(layer)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """inputs [..., first size] -> [..., last size]."""
-        hidden = inputs
-        last = len(self.layers) - 1
-        for index, layer in enumerate(self.layers):
-            hidden = layer(hidden)
-            if index < last or self.activate_last:
-                hidden = torch.tanh(hidden) if self.activation == "tanh" else torch.relu(hidden)
+        """inputs [..., first size] -> [..., last size]. Differentiable once, in the parameters and the inputs."""
+        if not self.layers:
+            return inputs
+        parameters = [parameter for layer in self.layers for parameter in (layer.weight, layer.bias)]
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        outputs: torch.Tensor = DenseStack.apply(rows, self.activation, self.activate_last, *parameters)  # type: ignore[no-untyped-call]
+        return outputs.view(*inputs.shape[:-1], outputs.shape[-1])
+
+
+class DenseStack(torch.autograd.Function):
+    """All layers of a Dense in one node of torch's graph. tanh(x) is computed as 2 sigmoid(2x) - 1 (within 2e-7)."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: torch.Tensor, activation: str, activate_last: bool, *parameters: torch.Tensor) -> torch.Tensor:
+        """inputs [n, first size]; parameters: weight [outputs, inputs] and bias of each layer. Returns [n, last size]."""
+        hidden, stages = inputs, [inputs]
+        for index in range(0, len(parameters), 2):
+            weight, bias = parameters[index], parameters[index + 1]
+            if index + 2 == len(parameters) and not activate_last:
+                hidden = torch.addmm(bias, hidden, weight.t())
+            elif activation == "tanh":
+                hidden = torch.addmm(bias, hidden, weight.t(), beta=2, alpha=2).sigmoid_()
+                torch.add(MINUS_ONE, hidden, alpha=2, out=hidden)
+            else:
+                hidden = torch.addmm(bias, hidden, weight.t()).relu_()
+            stages.append(hidden)
+        ctx.activation, ctx.activate_last = activation, activate_last
+        ctx.save_for_backward(*stages, *parameters)
         return hidden
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """slope [n, last size]: the derivative by the outputs; returns those by the inputs and by every parameter."""
+        saved = ctx.saved_tensors
+        layers = (len(saved) - 1) // 3
+        stages, parameters = saved[: layers + 1], saved[layers + 1 :]
+        gradients: list[torch.Tensor | None] = [None] * (3 + 2 * layers)
+        for layer in range(layers - 1, -1, -1):
+            if layer < layers - 1 or ctx.activate_last:
+                after = stages[layer + 1]
+                slope = torch.ops.aten.tanh_backward(slope, after) if ctx.activation == "tanh" else slope * (after > 0)
+            gradients[3 + 2 * layer] = slope.t() @ stages[layer]
+            gradients[4 + 2 * layer] = slope.sum(0)
+            if layer > 0 or ctx.needs_input_grad[0]:
+                slope = slope @ parameters[2 * layer]
+        gradients[0] = slope if ctx.needs_input_grad[0] else None
+        return tuple(gradients)
 
 
 class NumpyDense:

@@ -1,0 +1,153 @@
+"""V-trace with gaps against a literal recursive twin, and the properties that the papers state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcmarl.maths.vtrace import VTrace, linear_recursion, vtrace
+
+
+@dataclass
+class Column:
+    log_ratio: np.ndarray
+    value: np.ndarray
+    bootstrap: np.ndarray
+    reward: np.ndarray
+    acts: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    final_value: np.ndarray
+
+    def arguments(self) -> tuple[np.ndarray, ...]:
+        return tuple(vars(self).values())
+
+
+def random_columns(seed: int, steps: int, columns: int, *, acting: float = 0.7, ends: float = 0.2, ratio: float = 0.7) -> Column:
+    generator = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> np.ndarray:
+        return generator.standard_normal(shape).astype(np.float32)
+
+    shape = (steps, columns)
+    return Column(
+        ratio * normal(*shape), normal(*shape), normal(columns), normal(*shape), generator.random(shape) < acting,
+        generator.random(shape) < ends / 2, generator.random(shape) < ends / 2, normal(*shape),
+    )  # fmt: skip
+
+
+def slow_vtrace(data: Column, column: int, gamma: float, lam: float, rho_max: float, c_max: float) -> tuple[np.ndarray, np.ndarray]:
+    """One column, from the recursion in words: what does the row after show, and what is its target?"""
+    steps = len(data.value)
+    targets, advantages = np.zeros(steps), np.zeros(steps)
+
+    def after(t: int) -> tuple[float, float]:
+        if data.terminated[t, column]:
+            return 0.0, 0.0
+        if data.truncated[t, column]:
+            return float(data.final_value[t, column]), float(data.final_value[t, column])
+        return (float(data.bootstrap[column]),) * 2 if t == steps - 1 else row(t + 1)
+
+    def row(t: int) -> tuple[float, float]:
+        next_value, next_target = after(t)
+        reward, value = float(data.reward[t, column]), float(data.value[t, column])
+        if not data.acts[t, column]:
+            return next_value + reward, next_target + reward
+        w = float(np.exp(np.float64(data.log_ratio[t, column])))
+        rho, c = min(rho_max, w), lam * min(c_max, w)
+        target = value + rho * (reward + gamma * next_value - value) + gamma * c * (next_target - next_value)
+        targets[t], advantages[t] = target, rho * (reward + gamma * next_target - value)
+        return value, target
+
+    for t in range(steps):
+        row(t)
+    return targets, advantages
+
+
+def run(data: Column, **settings_: float) -> VTrace:
+    return vtrace(*data.arguments(), **{"discount": 0.9, **settings_})
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**31), st.integers(1, 8), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.3, 0.99, 1.0]),
+    st.sampled_from([0.0, 0.6, 1.0]), st.sampled_from([0.5, 1.0, 3.0]), st.sampled_from([0.5, 1.0, 2.0]),
+)  # fmt: skip
+def test_equals_the_slow_twin(seed: int, steps: int, acting: float, gamma: float, lam: float, rho_max: float, c_max: float) -> None:
+    data = random_columns(seed, steps, 3, acting=acting)
+    found = run(data, discount=gamma, trace_lambda=lam, rho_max=rho_max, c_max=c_max)
+    for column in range(3):
+        targets, advantages = slow_vtrace(data, column, gamma, lam, rho_max, c_max)
+        np.testing.assert_allclose(found.targets[:, column], targets, atol=2e-5)
+        np.testing.assert_allclose(found.advantages[:, column], advantages, atol=2e-5)
+    acts = data.acts
+    if acts.any():
+        assert found.mean_rho == pytest.approx(np.minimum(np.exp(data.log_ratio), rho_max)[acts].mean(), abs=1e-5)
+        assert found.mean_c == pytest.approx(lam * np.minimum(np.exp(data.log_ratio), c_max)[acts].mean(), abs=1e-5)
+    assert not found.targets[~acts].any()
+    assert not found.advantages[~acts].any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 8))
+def test_on_policy_it_is_the_n_step_return(seed: int, steps: int) -> None:
+    data = random_columns(seed, steps, 2, acting=1.1, ends=0.0, ratio=0.0)
+    found = run(data)
+    for t in range(steps):
+        n_step = sum(0.9 ** (k - t) * data.reward[k] for k in range(t, steps)) + 0.9 ** (steps - t) * data.bootstrap
+        np.testing.assert_allclose(found.targets[t], n_step, atol=1e-5)
+        np.testing.assert_allclose(found.advantages[t], n_step - data.value[t], atol=1e-5)
+
+
+def test_lambda_zero_is_one_step() -> None:
+    data = random_columns(3, 6, 4, acting=1.1, ends=0.0)
+    found = run(data, trace_lambda=0.0)
+    following = np.concatenate([data.value[1:], data.bootstrap[None]])
+    rho = np.minimum(np.exp(data.log_ratio), 1)
+    np.testing.assert_allclose(found.targets, data.value + rho * (data.reward + 0.9 * following - data.value), atol=1e-5)
+
+
+def test_nothing_crosses_a_termination_and_a_truncation_bootstraps() -> None:
+    data = random_columns(4, 6, 1, acting=1.1, ends=0.0, ratio=0.0)
+    data.terminated[2], data.truncated[4] = True, True
+    before = run(data)
+    changed = random_columns(4, 6, 1, acting=1.1, ends=0.0, ratio=0.0)
+    changed.terminated, changed.truncated = data.terminated, data.truncated
+    changed.reward[3:], changed.value[3:], changed.bootstrap[:], changed.final_value[:] = 7.0, -5.0, 9.0, data.final_value
+    after = run(changed)
+    np.testing.assert_array_equal(before.targets[:3], after.targets[:3])
+    np.testing.assert_array_equal(before.advantages[:3], after.advantages[:3])
+    assert before.targets[2, 0] == pytest.approx(float(data.reward[2, 0]), abs=1e-6)
+    assert before.targets[4, 0] == pytest.approx(float(data.reward[4, 0] + 0.9 * data.final_value[4, 0]), abs=1e-6)
+
+
+def test_a_gap_adds_its_reward_without_a_discount() -> None:
+    """Acting in rows 0 and 3 only, terminated at 3: the target of row 0 is r0 + gamma (r1 + r2 + r3)... with r1, r2 as they come."""
+    data = random_columns(5, 4, 1, acting=1.1, ends=0.0, ratio=0.0)
+    data.acts[1:3], data.terminated[3] = False, True
+    r = data.reward[:, 0]
+    assert run(data).targets[0, 0] == pytest.approx(float(r[0] + 0.9 * (r[1] + r[2] + r[3])), abs=1e-5)
+
+
+def test_huge_ratios_are_clipped_not_infinite() -> None:
+    data = random_columns(6, 4, 2, acting=1.1)
+    data.log_ratio[:] = 1e6
+    found = run(data)
+    assert np.isfinite(found.targets).all()
+    assert found.mean_rho == 1.0
+
+
+def test_flags_of_any_trailing_shape() -> None:
+    data = random_columns(7, 5, 6)
+    flat = run(data)
+    folded = vtrace(*(array.reshape(*array.shape[:-1], 2, 3) for array in data.arguments()), discount=0.9)
+    np.testing.assert_array_equal(folded.targets.reshape(5, 6), flat.targets)
+
+
+def test_linear_recursion() -> None:
+    found = linear_recursion(np.array([[1.0], [2.0]], np.float32), np.array([[0.5], [3.0]], np.float32), np.array([10.0], np.float32))
+    assert found.tolist() == [[17.0], [32.0]]
