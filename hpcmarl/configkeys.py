@@ -206,7 +206,7 @@ def _choice_rows(key: str, field: FieldInfo) -> Iterator[KeyRow]:
     """Rows of a section whose `name` chooses its keys: the name, then each key once, with the members that have it."""
     members = _members(field.annotation)
     default = getattr(field.default, "name", "required")
-    meanings = "; ".join(f"{name}: {_first_line(member)}" for name, member in members.items())
+    meanings = "; ".join(f"{name}: {first_line(member)}" for name, member in members.items())
     yield KeyRow(f"{key}.name", f"one of {', '.join(members)}", default, meanings)
     seen: dict[KeyRow, list[str]] = {}
     for name, member in members.items():
@@ -238,5 +238,5 @@ def _default(field: FieldInfo) -> str:
     return {None: "null", True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
 
 
-def _first_line(model: type[BaseModel]) -> str:
+def first_line(model: type[Any]) -> str:
     return (model.__doc__ or "").strip().splitlines()[0].rstrip(".")

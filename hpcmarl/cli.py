@@ -1,0 +1,186 @@
+"""The commands. Each is one function that imports what it needs when it runs, so that `--help` loads nothing heavy.
+
+Started by the console script and by `python -m hpcmarl`. Parses arguments, prints, chooses exit codes (errors.py); the work is done elsewhere.
+A new command is one function here, or in cli_show.py where it only shows or measures. With --json a command prints one
+JSON object on standard output and all else on standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpcmarl import __version__
+from hpcmarl.cli_common import Json, OptionalConfig, Overrides, Ranks, check_single, load, print_result, set_threads, split_overrides, start
+from hpcmarl.cli_show import bench_app, config_app, list_app
+from hpcmarl.errors import HpcmarlError, UsageError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Multi-agent reinforcement learning on Slurm clusters and one machine, over MPI.",
+    epilog="First run: hpcmarl train configs/quickstart.yaml -n 4",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(config_app, name="config")
+app.add_typer(list_app, name="list")
+app.add_typer(bench_app, name="bench")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hpcmarl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="print the version")] = False) -> None:
+    """Options before the command."""
+
+
+@app.command()
+def train(
+    config: OptionalConfig = None,
+    overrides: Overrides = None,
+    ranks: Ranks = None,
+    run_dir: Annotated[str | None, typer.Option("--run-dir", metavar="DIR", help="default: runs/NAME-DATE-TIME")] = None,
+    resume: Annotated[str | None, typer.Option("--resume", metavar="auto|RUN|CHECKPOINT", help="go on from a checkpoint")] = None,
+) -> None:
+    """Train policies.
+
+    On ranks started here (-n) or in the MPI world around this command (mpirun, srun).
+
+    \b
+    hpcmarl train configs/quickstart.yaml -n 4 stop.seconds=30
+    mpirun -n 8 hpcmarl train configs/quickstart.yaml rounds.rule=rennala
+    hpcmarl train --resume runs/quickstart-20260101-120000 -n 4
+
+    Overrides are YAML values; list items by number (topology.groups.0.delay.step=0.1 also turns a number of groups into
+    a list). algo.name=... or optimizer.name=... switches the section: it keeps the keys that both choices have,
+    the others get the new choice's defaults.
+
+    --resume auto takes the newest run of the same name; with a run or checkpoint CONFIG may be left out.
+    Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 stopped by a signal after a good checkpoint.
+    """
+    config, changes = split_overrides(config, overrides)
+    if config is None:
+        config = str(_config_of(resume))
+    settings = load(config, changes)
+    if ranks is not None and ranks > 1:
+        if run_dir is None and resume is None:
+            run_dir = str(_new_run_dir(settings.name))
+        start(ranks, ["train", config, *changes, *_option("--run-dir", run_dir), *_option("--resume", resume)])
+    check_single(ranks)
+    from hpcmarl.roles.run import train as train_ranks
+
+    raise typer.Exit(train_ranks(settings, run_dir, resume))
+
+
+@app.command(name="eval")
+def evaluate(
+    path: Annotated[str, typer.Argument(metavar="RUN|CHECKPOINT", help="run directory or checkpoint file")],
+    episodes: Annotated[int | None, typer.Option("--episodes", min=1, help="default: eval.episodes of the run", show_default=False)] = None,
+    greedy: Annotated[bool | None, typer.Option("--greedy/--sample", help="default: eval.greedy of the run", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="default: eval.seed of the run", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Play episodes with trained policies, without learning.
+
+    \b
+    hpcmarl eval runs/quickstart-20260101-120000 --episodes 200 --json
+    """
+    _config_of(path)
+    set_threads(1)
+    from hpcmarl.roles.evaluation import evaluate_checkpoint
+
+    print_result(evaluate_checkpoint(path, episodes, greedy, seed), as_json)
+
+
+@app.command()
+def doctor(
+    config: OptionalConfig = None,
+    overrides: Overrides = None,
+    ranks: Ranks = None,
+    run_dir: Annotated[str, typer.Option("--run-dir", metavar="DIR", help="where runs will be written")] = "runs",
+    as_json: Json = False,
+) -> None:
+    """Look for what would make a run fail.
+
+    MPI, the launcher, roles, messages between all ranks, storage, packages.
+
+    \b
+    hpcmarl doctor
+    hpcmarl doctor configs/quickstart.yaml -n 4
+    srun --mpi=pmix hpcmarl doctor configs/quickstart.yaml --run-dir /scratch/me/runs
+
+    Exits 1 when a line says BAD.
+    """
+    config, changes = split_overrides(config, overrides)
+    settings = load(config, changes) if config is not None else None
+    if ranks is not None and ranks > 1:
+        flags = ["--json"] if as_json else []
+        start(ranks, ["doctor", *([config] if config else []), *changes, "--run-dir", run_dir, *flags])
+    check_single(ranks)
+    from hpcmarl.doctor import examine
+
+    raise typer.Exit(examine(settings, Path(run_dir), as_json))
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []},
+    add_help_option=False,
+)
+def data(context: typer.Context) -> None:
+    """Inspect, verify, salvage, merge or export HDF5 files."""
+    from hpcmarl.cli_data import data_app
+
+    data_app(context.args, prog_name="hpcmarl data")
+
+
+def main() -> None:
+    """The console script: run a command; one line and an exit code for what is the user's to mend, a traceback for what is ours."""
+    try:
+        app(prog_name="hpcmarl")
+    except HpcmarlError as error:
+        sys.stdout.flush()
+        print(f"{_rank_label()}error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
+
+
+def _rank_label() -> str:
+    """Which rank speaks, where several write to one terminal."""
+    from hpcmarl.launch.world import launcher_world
+
+    world = launcher_world(os.environ)
+    return f"rank {world.rank}: " if world is not None and world.size > 1 else ""
+
+
+def _config_of(path: str | None) -> Path:
+    """The config.yaml of a run directory, or of the run that a checkpoint file lies in. Raises UsageError where there is none."""
+    if path is None or path == "auto":
+        raise UsageError("CONFIG is missing; it can be left out only with --resume RUN or --resume CHECKPOINT")
+    start = Path(path)
+    if not start.exists():
+        raise UsageError(f"{path}: no such run directory or checkpoint")
+    for directory in (start, *start.resolve().parents[:2]):
+        if (directory / "config.yaml").is_file():
+            return directory / "config.yaml"
+    raise UsageError(f"{path}: no config.yaml there, so this is no run directory and no checkpoint of one")
+
+
+def _new_run_dir(name: str) -> Path:
+    from datetime import datetime
+
+    first = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    candidates = (first, *(first.with_name(f"{first.name}-{number}") for number in range(2, 1000)))
+    return next(path for path in candidates if not path.exists())
+
+
+def _option(name: str, value: str | None) -> list[str]:
+    return [name, value] if value is not None else []

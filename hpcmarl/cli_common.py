@@ -1,0 +1,91 @@
+"""What the files of commands share: argument types, loading with threads set, starting ranks, printing. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hpcmarl.errors import UsageError
+
+if TYPE_CHECKING:
+    from hpcmarl.config import Config
+
+ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file")]
+OptionalConfig = Annotated[str | None, typer.Argument(metavar="CONFIG", help="YAML file", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="key.sub=value", help="changes to the configuration", show_default=False)]
+Ranks = Annotated[
+    int | None, typer.Option("-n", "--ranks", min=1, metavar="RANKS", help="start that many ranks here with mpiexec; without: this world")
+]
+Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
+Seconds = Annotated[float, typer.Option("--seconds", min=0.1, help="how long to measure")]
+
+
+def split_overrides(config: str | None, overrides: Sequence[str] | None) -> tuple[str | None, list[str]]:
+    """Without CONFIG the first override stands in its place: something with "=" that is no file."""
+    changes = list(overrides or ())
+    if config is not None and "=" in config and not Path(config).exists():
+        return None, [config, *changes]
+    return config, changes
+
+
+def load(config: str, overrides: Sequence[str]) -> Config:
+    """The configuration; threads are set before torch can load."""
+    from hpcmarl.configfile import load_config
+
+    settings = load_config(Path(config), overrides)
+    set_threads(settings.topology.threads)
+    return settings
+
+
+def set_threads(threads: int) -> None:
+    from hpcmarl.launch.threads import set_thread_environment
+
+    set_thread_environment(threads, os.environ)
+
+
+def start(ranks: int, arguments: Sequence[str]) -> None:
+    """Run this command on ranks started here and leave with their exit code."""
+    from hpcmarl.launch.mpiexec import run_ranks
+
+    raise typer.Exit(run_ranks(ranks, arguments, os.environ))
+
+
+def check_single(ranks: int | None) -> None:
+    from hpcmarl.launch.world import launcher_world
+
+    world = launcher_world(os.environ)
+    if ranks == 1 and world is not None and world.size > 1:
+        raise UsageError(f"-n 1 inside a world of {world.size} ranks started by {world.launcher.name}; leave -n out to join that world")
+
+
+def print_result(result: dict[str, Any] | None, as_json: bool) -> None:
+    """A result as JSON or as aligned lines; ranks other than 0 have none."""
+    if result is None:
+        return
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    width = max(map(len, result), default=0)
+    for key, value in result.items():
+        typer.echo(f"{key:{width}}  {value:.6g}" if isinstance(value, float) else f"{key:{width}}  {value}")
+
+
+def print_rows(name: str, rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({name: list(rows)}))
+    else:
+        print_table(rows)
+
+
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Aligned columns under a heading, one line a row so that grep works."""
+    words = {True: "yes", False: "no"}
+    cells = [list(rows[0]), *([words[value] if isinstance(value, bool) else str(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    for line in cells:
+        typer.echo("  ".join(f"{text:{width}}" for text, width in zip(line, widths, strict=True)).rstrip())

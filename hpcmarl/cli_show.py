@@ -1,0 +1,161 @@
+"""The commands that show or measure without training: config, list, bench. Part of cli.py, and lazy like it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpcmarl.cli_common import (
+    ConfigArgument,
+    Json,
+    OptionalConfig,
+    Overrides,
+    Ranks,
+    Seconds,
+    check_single,
+    print_result,
+    print_rows,
+    print_table,
+    set_threads,
+    split_overrides,
+    start,
+)
+
+if TYPE_CHECKING:
+    from hpcmarl.config import Config
+
+config_app = typer.Typer(no_args_is_help=True, help="Show, check or explain a configuration.")
+list_app = typer.Typer(no_args_is_help=True, help="List known environments, algorithms or round rules.")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure training throughput or communication.")
+
+# What is measured where no configuration is given: small networks, cheap environments, so that the machinery shows.
+BENCHMARK_CONFIG = "name: bench\nenv: {id: mpe2.simple_spread_v3}\ntrajectories: {enabled: false}\neval: {episodes: 0}\nstop: {seconds: 3600}\n"
+
+
+@config_app.command()
+def show(config: ConfigArgument, overrides: Overrides = None) -> None:
+    """Print the whole configuration, defaults included, as YAML that can be used again.
+
+    \b
+    hpcmarl config show configs/quickstart.yaml optimizer.name=nigt > mine.yaml
+    """
+    from hpcmarl.configfile import dump_config, load_config
+
+    typer.echo(dump_config(load_config(Path(config), overrides or ())), nl=False)
+
+
+@config_app.command()
+def check(config: ConfigArgument, overrides: Overrides = None) -> None:
+    """Say whether a configuration is valid; exits 2 with one line if not.
+
+    \b
+    hpcmarl config check configs/quickstart.yaml rounds.rule=malenia
+    """
+    from hpcmarl.configfile import load_config
+
+    settings = load_config(Path(config), overrides or ())
+    typer.echo(f"{config} is valid: {settings.env.id}, {settings.algo.name}, {settings.optimizer.name}, {settings.rounds.rule}")
+
+
+@config_app.command()
+def schema(as_json: Annotated[bool, typer.Option("--json", help="JSON schema, for editors")] = False) -> None:
+    """Every key: what is allowed, the default, what it means.
+
+    \b
+    hpcmarl config schema | grep delay
+    """
+    from hpcmarl.config import Config
+    from hpcmarl.configkeys import schema_rows
+
+    if as_json:
+        typer.echo(json.dumps(Config.model_json_schema(), indent=2))
+        return
+    print_table(
+        [
+            {
+                "key": row.key,
+                "allowed": row.allowed,
+                "default": row.default,
+                "meaning": row.description + (f" [{', '.join(row.only)}]" if row.only else ""),
+            }
+            for row in schema_rows()
+        ]
+    )
+
+
+@list_app.command(name="envs")
+def list_environments(as_json: Json = False) -> None:
+    """Environments that are known to run; any PettingZoo environment works by its import path."""
+    from hpcmarl.envs.known import KNOWN_ENVIRONMENTS
+
+    print_rows(
+        "environments",
+        [
+            {"id": known.id, "kind": known.kind, "installed": known.installed, "package": known.package, "summary": known.summary}
+            for known in KNOWN_ENVIRONMENTS
+        ],
+        as_json,
+    )
+
+
+@list_app.command(name="algos")
+def list_algorithms(as_json: Json = False) -> None:
+    """Algorithms, for algo.name."""
+    from hpcmarl.configkeys import first_line, members_of
+
+    print_rows("algorithms", [{"name": name, "summary": first_line(model)} for name, model in members_of("algo").items()], as_json)
+
+
+@list_app.command(name="rules")
+def list_rules(as_json: Json = False) -> None:
+    """Rules that end a round, for rounds.rule."""
+    from hpcmarl.configkeys import first_line
+    from hpcmarl.optim.rounds import RULES
+
+    print_rows("rules", [{"name": name, "summary": first_line(rule)} for name, rule in RULES.items()], as_json)
+
+
+@bench_app.command()
+def throughput(
+    config: OptionalConfig = None, overrides: Overrides = None, ranks: Ranks = None, seconds: Seconds = 10.0, as_json: Json = False
+) -> None:
+    """Environment steps per second of training.
+
+    \b
+    hpcmarl bench throughput configs/quickstart.yaml -n 4 --seconds 20 --json
+    """
+    settings = _bench_settings("throughput", config, overrides, ranks, seconds, as_json)
+    from hpcmarl.bench.throughput import run
+
+    print_result(run(settings, seconds), as_json)
+
+
+@bench_app.command()
+def comm(config: OptionalConfig = None, overrides: Overrides = None, ranks: Ranks = None, seconds: Seconds = 5.0, as_json: Json = False) -> None:
+    """Latency and bandwidth between ranks, and AllReduce.
+
+    \b
+    hpcmarl bench comm -n 4 --json
+    """
+    settings = _bench_settings("comm", config, overrides, ranks, seconds, as_json)
+    from hpcmarl.bench.comm import run
+
+    print_result(run(settings, seconds), as_json)
+
+
+def _bench_settings(name: str, config: str | None, overrides: Sequence[str] | None, ranks: int | None, seconds: float, as_json: bool) -> Config:
+    """The configuration to measure; with -n this does not return."""
+    from hpcmarl.configfile import load_config
+
+    config, changes = split_overrides(config, overrides)
+    settings = load_config(Path(config) if config else BENCHMARK_CONFIG, changes)
+    set_threads(settings.topology.threads)
+    if ranks is not None and ranks > 1:
+        flags = ["--json"] if as_json else []
+        start(ranks, ["bench", name, *([config] if config else []), *changes, "--seconds", str(seconds), *flags])
+    check_single(ranks)
+    return settings
