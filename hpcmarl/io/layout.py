@@ -5,7 +5,7 @@ Built from an environment's spec for new shards, or read back from a file by sal
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import h5py
@@ -18,7 +18,7 @@ from hpcmarl.types import EnvironmentSpec, PolicySpec
 ENVIRONMENT = "env"
 INDEX = "segments"
 COMMITTED = "committed"
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class GroupLayout:
     def chunk_rows(self) -> int:
         """A power of two, such that the widest dataset's chunks have at most CHUNK_BYTES (one row at least)."""
         widest = max(1, *(column.row_bytes for column in self.columns.values()), 1)
-        return 1 << min(max(CHUNK_BYTES // widest, 1).bit_length() - 1, 13 if self.rows == "step" else 9)
+        return 1 << min(max(CHUNK_BYTES // widest, 1).bit_length() - 1, 12 if self.rows == "step" else 9)
 
 
 Layout = dict[str, GroupLayout]
@@ -154,6 +154,8 @@ def layout_of_file(file: h5py.File) -> Layout:
         found = layout[INDEX].columns[name]
         if found.dtype != column.dtype or found.sizes:
             raise FormatError(f"{where}: /{INDEX}/{name} has type {found.dtype}, not {column.dtype}; the file is damaged or foreign")
+    known = {name: layout[INDEX].columns[name] for name in INDEX_COLUMNS}
+    layout[INDEX] = replace(layout[INDEX], columns={**known, **layout[INDEX].columns})
     return layout
 
 

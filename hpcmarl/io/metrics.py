@@ -147,10 +147,12 @@ class MetricsWriter:
 
 def write_hdf5(path: Path, columns: Mapping[str, NDArray[np.float64]]) -> None:
     """Columns as 1-D datasets along `row`, atomically; "/" in a name becomes ".", the attribute `column` keeps the name."""
+    config = path.with_name("config.yaml")
+    attributes = {"role": "server", "config": config.read_text(encoding="utf-8") if config.exists() else ""}
 
     def write(partial: Path) -> None:
         with h5py.File(partial, "w") as file:
-            write_attributes(file, root_attributes(METRICS, {}))
+            write_attributes(file, root_attributes(METRICS, attributes))
             rows = len(next(iter(columns.values()), ()))
             scale = file.create_dataset("row", (rows,), "f4", maxshape=(None,), chunks=(1024,))
             scale.make_scale(NETCDF_DIMENSION + str(rows).rjust(10))
@@ -196,7 +198,7 @@ def read_csv(path: Path) -> dict[str, NDArray[np.float64]]:
         raise FormatError(f"{path}: line 1 names a column twice; move the file away")
     for number, row in enumerate(rows, start=2):
         try:
-            for values, cell in zip(columns.values(), row, strict=True):
+            for values, cell in zip(columns.values(), row or [""], strict=True):  # one empty cell is an empty line
                 values.append(float(cell) if cell else math.nan)
         except ValueError as error:
             raise FormatError(f"{path}, line {number}: not {len(heading)} numbers; mend the line or move the file away") from error

@@ -19,7 +19,7 @@ import numpy as np
 
 from hpcmarl.errors import MissingPackageError
 from hpcmarl.io.atomic import partial_path, publish
-from hpcmarl.io.layout import COMMITTED, INDEX, GroupLayout, Layout
+from hpcmarl.io.layout import COMMITTED, ENVIRONMENT, INDEX, GroupLayout, Layout
 from hpcmarl.io.schema import NETCDF_DIMENSION, encode_value, write_attributes
 from hpcmarl.types import Array
 
@@ -99,8 +99,8 @@ def _scale(group: h5py.Group, name: str, size: int, labels: tuple[bytes, ...] | 
 class ShardFile:
     """A shard on its way to `path`. Raises OSError (and h5py's RuntimeError) where the disk fails: the caller decides."""
 
-    def __init__(self, path: Path, layout: Layout, attributes: Mapping[str, Any], compression: str = "none") -> None:
-        self.path, self.partial = path, partial_path(path)
+    def __init__(self, path: Path, layout: Layout, attributes: Mapping[str, Any], compression: str = "none", *, partial: Path | None = None) -> None:
+        self.path, self.partial = path, partial or partial_path(path)
         self.steps = self.segments = 0
         options = filter_options(compression)
         self._file: h5py.File | None = h5py.File(self.partial, "w", libver=("v110", "v110"), rdcc_nbytes=0)
@@ -115,10 +115,14 @@ class ShardFile:
 
     def append(self, rows: Mapping[str, Mapping[str, Array]], steps: int, segments: int) -> None:
         """Adds `steps` rows to every group under /steps and `segments` rows to the others; rows: group -> column -> array."""
-        for name, group in self._groups.items():
-            group.append(rows[name], steps if name.startswith("steps/") else segments)
-        self.steps += steps
-        self.segments += segments
+        for name in self._groups:
+            self.append_group(name, rows[name], steps if name.startswith("steps/") else segments)
+
+    def append_group(self, name: str, rows: Mapping[str, Array], count: int) -> None:
+        """Adds rows to one group alone; before `flush` or `close` all groups must have got theirs."""
+        self._groups[name].append(rows, count)
+        self.steps += count if name == f"steps/{ENVIRONMENT}" else 0
+        self.segments += count if name == INDEX else 0
 
     def flush(self) -> None:
         """Makes all rows so far survive the death of this process (not of the machine)."""

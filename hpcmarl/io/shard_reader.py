@@ -6,7 +6,7 @@ Verification, salvage, merge, export and inspection go through here. Knows the l
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import h5py
@@ -84,15 +84,25 @@ class ShardReader:
         """Rows that the datasets under /steps declare; more than `steps` where the writer was killed."""
         return max(self._lengths("step"))
 
-    def slabs(self, path: str) -> Iterator[dict[str, Array]]:
-        """The rows of one group in order, about SLAB_BYTES at a time: column -> array."""
+    def slabs(self, path: str, columns: Sequence[str] | None = None) -> Iterator[tuple[int, dict[str, Array]]]:
+        """The rows of one group in order, about SLAB_BYTES at a time: (first row, column -> array); default: all its columns."""
         group = self.layout[path]
+        names = list(group.columns) if columns is None else list(columns)
         total = self.steps if group.rows == "step" else self.segments
-        row_bytes = max(1, sum(column.row_bytes for column in group.columns.values()))
+        row_bytes = max(1, sum(group.columns[name].row_bytes for name in names))
         step = max(1, SLAB_BYTES // row_bytes // group.chunk_rows) * group.chunk_rows
         for first in range(0, total, step):
             with reading(self.path):
-                yield {name: self.file[path][name][first : min(first + step, total)] for name in group.columns}
+                slab = {name: self.file[path][name][first : min(first + step, total)] for name in names}
+            yield first, slab
+
+    def row_keys(self, first: int, count: int) -> dict[str, Array]:
+        """slot, episode, episode_step, version and actor of `count` rows under /steps from row `first` on."""
+        rows = np.arange(first, first + count)
+        segment = np.searchsorted(self.index["start"], rows, side="right") - 1
+        keys = {name: self.index[name][segment] for name in ("slot", "episode", "version", "actor")}
+        keys["episode_step"] = self.index["first_step"][segment] + rows - self.index["start"][segment]
+        return keys
 
 
 def check_shard(path: str | os.PathLike[str]) -> None:

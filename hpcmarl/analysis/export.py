@@ -1,0 +1,136 @@
+"""Trajectories as npz or csv, for tools that do not read HDF5. Called by `hpcmarl data export`; streams in bounded memory.
+
+A table is "segments" (the index of episodes' pieces) or a policy's name (its steps). Knows no rollout.
+"""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.errors import UsageError
+from hpcmarl.io.atomic import write_atomically
+from hpcmarl.io.layout import ENVIRONMENT, INDEX
+from hpcmarl.io.merge import collect_shards
+from hpcmarl.io.shard_reader import ShardReader
+from hpcmarl.types import Array
+
+_KEYS = ("slot", "episode", "episode_step", "version", "actor")
+
+
+def export(paths: Sequence[Path], output: Path, *, form: str, table: str = INDEX) -> dict[str, Any]:
+    """Writes one table of all shards to `output` (form: npz or csv): {"rows", "columns", "bytes"}.
+
+    npz: one array a column, rows first; for a policy also slot, episode, episode_step, version, actor. csv: for a policy one
+    line a step and agent. Raises UsageError for an unknown table or an existing file, FormatError, StorageError.
+    """
+    if output.exists():
+        raise UsageError(f"--out {output}: exists; choose another name or delete it first")
+    shards = collect_shards(paths)
+    for shard in shards:
+        _check_table(shard, table)
+    result: dict[str, Any] = {}
+    write = _write_npz if form == "npz" else _write_csv
+    write_atomically(output, lambda partial: result.update(write(shards, partial, table)))
+    return {**result, "bytes": output.stat().st_size}
+
+
+def _group(table: str) -> str:
+    return INDEX if table == INDEX else f"steps/{table}"
+
+
+def _check_table(shard: Path, table: str) -> None:
+    with ShardReader(shard) as reader:
+        if _group(table) not in reader.layout:
+            policies = [name.removeprefix("steps/") for name in reader.layout if name.startswith("steps/")]
+            raise UsageError(f"--table {table}: not in {shard}; allowed: {', '.join([INDEX, *policies])}")
+
+
+def _column_slabs(shards: Sequence[Path], table: str, name: str) -> Iterator[Array]:
+    for shard in shards:
+        with ShardReader(shard) as reader:
+            if name in _KEYS and table != INDEX:
+                for first in range(0, reader.steps, 1 << 20):
+                    yield reader.row_keys(first, min(1 << 20, reader.steps - first))[name]
+            else:
+                for _, rows in reader.slabs(_group(table), [name]):
+                    yield rows[name]
+
+
+def _write_npz(shards: Sequence[Path], partial: Path, table: str) -> dict[str, Any]:
+    with ShardReader(shards[0]) as reader:
+        columns = reader.layout[_group(table)].columns
+    total = 0
+    for shard in shards:
+        with ShardReader(shard) as reader:
+            total += reader.segments if table == INDEX else reader.steps
+    names = [*columns, *(_KEYS if table != INDEX else ())]
+    with zipfile.ZipFile(partial, "w", allowZip64=True) as archive:
+        for name in names:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                dtype, sizes = (columns[name].dtype, columns[name].sizes) if name in columns else (np.dtype(np.int64), ())
+                header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (total, *sizes)}
+                np.lib.format.write_array_header_1_0(stream, header)
+                for slab in _column_slabs(shards, table, name):
+                    stream.write(np.ascontiguousarray(slab, dtype).tobytes())
+    return {"rows": total, "columns": names}
+
+
+def _write_csv(shards: Sequence[Path], partial: Path, table: str) -> dict[str, Any]:
+    rows = 0
+    heading: list[str] = []
+    with ExitStack() as stack:
+        stream = stack.enter_context(partial.open("w", encoding="utf-8", newline=""))
+        writer = csv.writer(stream, lineterminator="\n")
+        for shard in shards:
+            with ShardReader(shard) as reader:
+                for names, lines in _csv_blocks(reader, table):
+                    if not heading:
+                        heading = names
+                        writer.writerow(heading)
+                    writer.writerows(lines)
+                    rows += len(lines)
+    return {"rows": rows, "columns": heading}
+
+
+def _csv_blocks(reader: ShardReader, table: str) -> Iterator[tuple[list[str], list[Any]]]:
+    for first, slab in reader.slabs(_group(table)):
+        count = len(next(iter(slab.values())))
+        for start in range(0, count, 4096):
+            block = {name: values[start : start + 4096] for name, values in slab.items()}
+            if table == INDEX:
+                yield list(block), list(zip(*(_plain(values) for values in block.values()), strict=True))
+            else:
+                yield _step_lines(reader, table, first + start, block)
+
+
+def _plain(values: Array) -> list[Any]:
+    cells: list[Any] = (values.astype(np.uint8) if values.dtype == bool else values).tolist()
+    return cells
+
+
+def _step_lines(reader: ShardReader, table: str, first: int, block: dict[str, Array]) -> tuple[list[str], list[Any]]:
+    """One line a step and agent (for the environment a step); arrays are spread over columns name_0, name_1…"""
+    count = len(next(iter(block.values())))
+    labels = reader.layout[_group(table)].labels.get("agent", ())
+    agents = 1 if table == ENVIRONMENT else len(labels)
+    names, columns = [], []
+    for name, values in reader.row_keys(first, count).items():
+        names.append(name)
+        columns.append(np.repeat(values, agents).tolist())
+    if table != ENVIRONMENT:
+        names.append("agent")
+        columns.append([label.rstrip(b"\0").decode() for label in labels] * count)
+    for name, values in block.items():
+        flat = values.reshape(count * agents, -1)
+        spread = values.ndim > (1 if table == ENVIRONMENT else 2)
+        for place in range(flat.shape[1]):
+            names.append(f"{name}_{place}" if spread else name)
+            columns.append(_plain(flat[:, place]))
+    return names, list(zip(*columns, strict=True))

@@ -1,0 +1,153 @@
+"""What files hold and whether they are good: the work behind `hpcmarl data inspect` and `hpcmarl data verify`.
+
+Knows the formats of this package; prints nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.errors import FormatError, HpcmarlError
+from hpcmarl.io.atomic import PARTIAL
+from hpcmarl.io.checkpoint import list_checkpoints, load_checkpoint, verify_checkpoint
+from hpcmarl.io.layout import ENVIRONMENT
+from hpcmarl.io.metrics import read_csv, read_hdf5
+from hpcmarl.io.salvage import list_partials
+from hpcmarl.io.schema import CHECKPOINT, METRICS, TRAJECTORIES, open_checked, read_attributes, reading
+from hpcmarl.io.shard import is_live
+from hpcmarl.io.shard_reader import ShardReader, list_shards, verify_shard
+
+GOOD, BAD, OPEN = "good", "bad", "open"
+
+
+def file_kind(path: Path) -> str:
+    """The format of a finished HDF5 file. Raises FormatError."""
+    with open_checked(path, None) as file, reading(path):
+        return str(file.attrs["format"])
+
+
+def run_files(path: Path) -> Iterator[Path]:
+    """The files of a directory that can be verified, temporary ones included; a file stands for itself."""
+    if not path.is_dir():
+        yield path
+        return
+    for file in sorted(path.rglob("*")):
+        if file.suffix in (".h5", PARTIAL) or file.name in ("metrics.csv", "summary.json"):
+            yield file
+
+
+def verify_file(path: Path) -> dict[str, Any]:
+    """{"path", "status": good, bad or open (a temporary file), "reason"}; reads the whole file."""
+    try:
+        if path.name.endswith(PARTIAL):
+            reason = "being written" if is_live(path) else "left by a killed writer; see `hpcmarl data salvage`"
+            return {"path": str(path), "status": OPEN, "reason": reason}
+        if path.name == "metrics.csv":
+            read_csv(path)
+        elif path.suffix == ".json":
+            json.loads(path.read_bytes())
+        else:
+            {TRAJECTORIES: verify_shard, CHECKPOINT: verify_checkpoint, METRICS: read_hdf5}[file_kind(path)](path)
+    except (HpcmarlError, OSError, ValueError) as error:
+        return {"path": str(path), "status": BAD, "reason": str(error).removeprefix(f"{path}: ")}
+    return {"path": str(path), "status": GOOD, "reason": ""}
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a file or run directory holds, as plain values with units in the keys. Raises FormatError."""
+    if path.is_dir():
+        return _describe_run(path)
+    if path.name.endswith(PARTIAL):
+        return {**_describe_shard(path, partial=True), "writer_alive": is_live(path)}
+    kind = file_kind(path)
+    if kind == TRAJECTORIES:
+        return _describe_shard(path, partial=False)
+    return _describe_checkpoint(path) if kind == CHECKPOINT else _describe_metrics(path)
+
+
+def _root(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
+    shown = {key: value for key, value in attributes.items() if key != "config"}
+    return {"path": str(path), **shown, "bytes": path.stat().st_size}
+
+
+def _describe_shard(path: Path, *, partial: bool) -> dict[str, Any]:
+    with ShardReader(path, partial=partial) as shard:
+        with reading(path):
+            attributes = read_attributes(shard.file)
+        index = shard.index
+        ended = index["terminated"] | index["truncated"]
+        returns = index["return_mean"][np.isfinite(index["return_mean"])]
+        groups = {name.removeprefix("steps/"): group for name, group in shard.layout.items() if name.startswith("steps/")}
+        return {
+            **_root(path, attributes),
+            "steps": shard.steps,
+            "segments": shard.segments,
+            "episodes_ended": int(ended.sum()),
+            "return_mean": float(returns.mean()) if len(returns) else None,
+            "versions": [int(index["version"].min()), int(index["version"].max())] if shard.segments else None,
+            "policies": {
+                name: {key: f"{column.dtype}{list(column.sizes)}" for key, column in group.columns.items()}
+                for name, group in groups.items()
+                if name != ENVIRONMENT
+            },
+            "environment": {key: f"{column.dtype}{list(column.sizes)}" for key, column in groups[ENVIRONMENT].columns.items()},
+        }
+
+
+def _outline(tree: Any, depth: int = 0) -> Any:
+    if isinstance(tree, dict):
+        return {key: _outline(value, depth + 1) for key, value in tree.items()} if depth < 3 else f"{len(tree)} entries"
+    if isinstance(tree, np.ndarray):
+        return f"{tree.dtype}{list(tree.shape)}"
+    if isinstance(tree, list):
+        return f"list of {len(tree)}"
+    return tree if not isinstance(tree, str) or len(tree) < 100 else f"text of {len(tree)} characters"
+
+
+def _describe_checkpoint(path: Path) -> dict[str, Any]:
+    state, attributes = load_checkpoint(path)
+    return {**_root(path, attributes), "state": _outline(state)}
+
+
+def _describe_metrics(path: Path) -> dict[str, Any]:
+    columns = read_hdf5(path)
+    with open_checked(path, METRICS) as file, reading(path):
+        attributes = read_attributes(file)
+    last = {name: float(values[-1]) for name, values in columns.items() if len(values)}
+    return {**_root(path, attributes), "rows": len(next(iter(columns.values()), ())), "last_row": last}
+
+
+def _describe_run(path: Path) -> dict[str, Any]:
+    shards, bad = [], []
+    for shard in list_shards(path):
+        try:
+            shards.append(_describe_shard(shard, partial=False))
+        except FormatError as error:
+            bad.append(str(error))
+    summary = path / "summary.json"
+    checkpoints = list_checkpoints(path)
+    try:
+        status = json.loads(summary.read_bytes()).get("status") if summary.exists() else None
+    except (OSError, ValueError, AttributeError):
+        status = None
+    return {
+        "path": str(path),
+        "format": "run directory",
+        "status": status,
+        "shards": len(shards),
+        "bad_shards": bad,
+        "temporary_files": len(list_partials(path)),
+        "trajectory_bytes": sum(shard["bytes"] for shard in shards),
+        "steps": sum(shard["steps"] for shard in shards),
+        "segments": sum(shard["segments"] for shard in shards),
+        "episodes_ended": sum(shard["episodes_ended"] for shard in shards),
+        "environments": sorted({str(shard.get("env")) for shard in shards}),
+        "ranks": sorted({shard.get("rank") for shard in shards}),
+        "checkpoints": [checkpoint.name for checkpoint in checkpoints],
+        "metrics_rows": len(next(iter(read_csv(path / "metrics.csv").values()), ())) if (path / "metrics.csv").exists() else 0,
+    }

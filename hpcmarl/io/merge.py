@@ -1,0 +1,70 @@
+"""Many shards as one file of the same layout: rows one after the other, in memory that does not grow.
+
+Called by `hpcmarl data merge`. Knows no rollout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hpcmarl.errors import UsageError
+from hpcmarl.io.atomic import storage_error
+from hpcmarl.io.layout import Layout
+from hpcmarl.io.salvage import append_shard
+from hpcmarl.io.schema import read_attributes
+from hpcmarl.io.shard import ShardFile
+from hpcmarl.io.shard_reader import ShardReader, list_shards
+
+
+def collect_shards(paths: Sequence[Path]) -> list[Path]:
+    """All shards of the given files and directories, in order and once each. Raises UsageError where there is none."""
+    shards = list(dict.fromkeys(shard.resolve() for path in paths for shard in list_shards(path)))
+    if not shards:
+        raise UsageError(f"{', '.join(map(str, paths))}: no finished shards (shard-*.h5) there; after a kill try `hpcmarl data salvage`")
+    return shards
+
+
+def _shape(layout: Layout) -> Any:
+    """What must agree: everything but the datasets' attributes."""
+    return {
+        path: replace(group, columns={name: replace(column, attributes={}) for name, column in group.columns.items()})
+        for path, group in layout.items()
+    }
+
+
+def merge_shards(paths: Sequence[Path], output: Path, compression: str = "none") -> dict[str, int]:
+    """Writes all shards of `paths` into `output`: {"shards", "steps", "segments", "bytes"}.
+
+    Root attributes are those of the first shard; `merged_from` lists the files, `rank` is -1 where the ranks differ. Raises
+    UsageError where `output` exists or the shards differ in environment or layout, FormatError, StorageError.
+    """
+    if output.exists():
+        raise UsageError(f"--out {output}: exists; choose another name or delete it first")
+    shards = collect_shards(paths)
+    with ShardReader(shards[0]) as first:
+        layout, attributes = first.layout, read_attributes(first.file)
+    attributes["merged_from"] = [str(shard) for shard in shards]
+    for shard in shards[1:]:
+        with ShardReader(shard) as reader:
+            own = read_attributes(reader.file)
+            if _shape(reader.layout) != _shape(layout) or own.get("env") != attributes.get("env"):
+                environments = f"{own.get('env')} and {attributes.get('env')}"
+                raise UsageError(f"{shard}: another environment or layout than {shards[0]} ({environments}); merge them apart")
+            attributes["rank"] = attributes["rank"] if own.get("rank") == attributes["rank"] else -1
+    try:
+        merged = ShardFile(output, layout, attributes, compression)
+        try:
+            for shard in shards:
+                with ShardReader(shard) as reader:
+                    append_shard(merged, reader)
+            merged.close()
+        except BaseException:
+            merged.abandon()
+            merged.partial.unlink(missing_ok=True)
+            raise
+        return {"shards": len(shards), "steps": merged.steps, "segments": merged.segments, "bytes": output.stat().st_size}
+    except (OSError, RuntimeError) as error:
+        raise storage_error(output, "write", error) from error

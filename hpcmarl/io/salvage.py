@@ -1,0 +1,111 @@
+"""Recovers what killed writers left: open shards become valid ones, never over an existing file.
+
+Called by `hpcmarl data salvage`. What the writer had committed (see shard.py) is copied into a new file with the shard's final
+name; the temporary file stays unless its removal is asked for. Knows no rollout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hpcmarl.errors import FormatError, HpcmarlError, StorageError
+from hpcmarl.io.atomic import PARTIAL, storage_error
+from hpcmarl.io.layout import INDEX
+from hpcmarl.io.schema import read_attributes
+from hpcmarl.io.shard import ShardFile, is_live
+from hpcmarl.io.shard_reader import ShardReader, verify_shard
+
+_COPY = ".salvage"
+
+
+@dataclass(frozen=True)
+class Salvaged:
+    """What became of one temporary file. lost_steps: rows that were begun and not committed (what was never written is unknown)."""
+
+    path: str
+    status: str  # recovered, empty, live, done, unneeded, failed
+    note: str
+    output: str | None = None
+    steps: int = 0
+    segments: int = 0
+    lost_steps: int = 0
+    removed: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def list_partials(path: Path) -> list[Path]:
+    """The temporary files under a directory; a file stands for itself."""
+    return sorted(path.rglob("*" + PARTIAL)) if path.is_dir() else [path]
+
+
+def salvage(path: Path, *, remove: bool = False) -> list[Salvaged]:
+    """Recovers every temporary file under `path`. remove: deletes those that hold nothing more. Never raises for one bad file."""
+    return [salvage_file(partial, remove=remove) for partial in list_partials(path)]
+
+
+def salvage_file(partial: Path, *, remove: bool = False) -> Salvaged:
+    """Recovers one temporary file."""
+    name = str(partial)
+    final = partial.with_name(partial.name.removesuffix(PARTIAL))
+    if not partial.name.endswith(PARTIAL):
+        return Salvaged(name, "failed", f"only temporary files (*{PARTIAL}) can be recovered; `hpcmarl data verify` says what is wrong with others")
+    if is_live(partial):
+        return Salvaged(name, "live", "its writer is still running")
+    if not final.name.startswith("shard-") or final.name.endswith(_COPY):
+        return _finish(Salvaged(name, "unneeded", "left by an interrupted write; the last good file is beside it"), partial, remove)
+    if final.exists():
+        try:
+            verify_shard(final)
+        except HpcmarlError as error:
+            return Salvaged(name, "failed", f"{final.name} exists and is bad, move it away first: {error}")
+        return _finish(Salvaged(name, "done", f"{final.name} exists and is good", str(final)), partial, remove)
+    try:
+        with ShardReader(partial, partial=True) as reader:
+            lost = reader.step_rows() - reader.steps
+            if not reader.segments:
+                return _finish(Salvaged(name, "empty", "nothing was committed before the writer died", lost_steps=lost), partial, remove)
+            copy_shard(reader, final)
+            found = Salvaged(name, "recovered", "", str(final), reader.steps, reader.segments, lost)
+        verify_shard(final)
+    except (FormatError, StorageError) as error:
+        return Salvaged(name, "failed", str(error))
+    return _finish(found, partial, remove)
+
+
+def copy_shard(reader: ShardReader, final: Path) -> None:
+    """The committed rows of a shard as a new file. Raises StorageError."""
+    partial = final.with_name(final.name + _COPY + PARTIAL)
+    try:
+        shard = ShardFile(final, reader.layout, {**read_attributes(reader.file), "salvaged": True}, partial=partial)
+        try:
+            append_shard(shard, reader)
+            shard.close()
+        except BaseException:
+            shard.abandon()
+            partial.unlink(missing_ok=True)
+            raise
+    except (OSError, RuntimeError) as error:
+        raise storage_error(final, "write", error) from error
+
+
+def append_shard(shard: ShardFile, reader: ShardReader) -> None:
+    """Adds all rows of a read shard to an open one, slab by slab; the index is moved by the rows that were there."""
+    first_row = shard.steps
+    for group in reader.layout:
+        for _, rows in reader.slabs(group):
+            if group == INDEX:
+                rows["start"] = rows["start"] + first_row
+            shard.append_group(group, rows, len(next(iter(rows.values()))))
+
+
+def _finish(found: Salvaged, partial: Path, remove: bool) -> Salvaged:
+    if remove:
+        try:
+            partial.unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(partial, "delete", error) from error
+    return Salvaged(**{**asdict(found), "removed": remove})
