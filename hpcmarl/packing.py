@@ -53,7 +53,7 @@ def plain(value: Tree) -> Tree:
     raise TypeError(f"a tree holds dict, list, array, str, int, float, bool and None, not {type(value).__name__}; convert it")
 
 
-def _flatten(value: Tree, arrays: list[NDArray[Any]], depth: int) -> Any:
+def _flatten(value: Tree, arrays: list[NDArray[Any]], depth: int = 0, *, ordered: bool = False) -> Any:
     if depth > MAXIMUM_DEPTH:
         raise TypeError(f"a tree is at most {MAXIMUM_DEPTH} levels deep; is there a cycle?")
     value = plain(value)
@@ -61,9 +61,10 @@ def _flatten(value: Tree, arrays: list[NDArray[Any]], depth: int) -> Any:
         for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"keys of a tree are strings, not {key!r}")
-        return ["d", {key: _flatten(item, arrays, depth + 1) for key, item in value.items()}]
+        keys = sorted(value) if ordered else value
+        return ["d", {key: _flatten(value[key], arrays, depth + 1, ordered=ordered) for key in keys}]
     if isinstance(value, (list, tuple)):
-        return ["l", [_flatten(item, arrays, depth + 1) for item in value]]
+        return ["l", [_flatten(item, arrays, depth + 1, ordered=ordered) for item in value]]
     if isinstance(value, np.ndarray):
         arrays.append(value)
         return ["a", value.dtype.str, list(value.shape)]
@@ -77,7 +78,7 @@ def _aligned(offset: int) -> int:
 def pack(tree: Tree) -> bytearray:
     """The tree as one buffer, with a single copy of each array. Raises TypeError for what a tree cannot hold."""
     arrays: list[NDArray[Any]] = []
-    header = json.dumps(_flatten(tree, arrays, 0), separators=(",", ":")).encode("ascii")
+    header = json.dumps(_flatten(tree, arrays), separators=(",", ":")).encode("ascii")
     end = _PREFIX.size + len(header)
     offsets = []
     for array in arrays:
@@ -155,17 +156,9 @@ def unpack(buffer: Buffer, *, copy: bool = True) -> Tree:
 def digest(tree: Tree) -> str:
     """A BLAKE2b checksum (hexadecimal, 256 bits) over names, values, types, shapes and bytes; the order of keys does not matter."""
     arrays: list[NDArray[Any]] = []
-    structure = _flatten(_ordered(tree), arrays, 0)
+    structure = _flatten(tree, arrays, ordered=True)
     hasher = hashlib.blake2b(json.dumps(structure).encode("ascii"), digest_size=32)
     for array in arrays:
         if array.nbytes:
             hasher.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return hasher.hexdigest()
-
-
-def _ordered(tree: Tree) -> Tree:
-    if isinstance(tree, dict):
-        return {key: _ordered(tree[key]) for key in sorted(tree)}
-    if isinstance(tree, (list, tuple)):
-        return [_ordered(item) for item in tree]
-    return tree

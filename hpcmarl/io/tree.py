@@ -34,10 +34,12 @@ def _decode_name(name: str) -> str:
     return "" if name == _EMPTY_NAME else _ESCAPED.sub(lambda match: chr(int(match[1], 16)), name)
 
 
-def _has_array(value: Tree) -> bool:
-    if isinstance(value, np.ndarray):
-        return True
-    return any(map(_has_array, value.values() if isinstance(value, dict) else value)) if isinstance(value, (dict, list, tuple)) else False
+def _has_array(value: Tree, depth: int = 0) -> bool:
+    if depth > MAXIMUM_DEPTH:
+        raise TypeError(f"a tree is at most {MAXIMUM_DEPTH} levels deep; is there a cycle?")
+    if isinstance(value, (dict, list, tuple)):
+        return any(_has_array(item, depth + 1) for item in (value.values() if isinstance(value, dict) else value))
+    return isinstance(value, np.ndarray)
 
 
 def write_tree(group: h5py.Group, tree: dict[str, Tree]) -> None:
