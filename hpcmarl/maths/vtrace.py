@@ -62,7 +62,8 @@ def vtrace(
     cut = terminated | truncated
     value_after = _values_after(value, bootstrap, reward, acts, cut, np.where(terminated, np.float32(0.0), final_value))
     gamma: FloatArray = np.asarray(discount, np.float32)
-    delta: FloatArray = rho * (reward + gamma * value_after - value)
+    error = reward + gamma * value_after - value
+    delta = rho * error
     # The difference v - V obeys a linear recursion: difference_t = delta_t + pass_t * difference_{t+1}, where gaps pass all on.
     passed = np.where(acts, gamma * trace, np.float32(1.0)) * ~cut
     difference = linear_recursion(delta, passed, np.zeros_like(bootstrap))
