@@ -39,13 +39,15 @@ class TurnSlot(SlotAdapter):
             self._write(row, views)
         return bool(self._living)
 
-    def step(self, actions: Sequence[Sequence[Any]], row: int, views: Views, cut: bool) -> int:
+    def play(self, actions: Sequence[Sequence[Any]]) -> None:
         self._before = self._living
-        self._final = []
-        self._clear_rewards()
         acting = self._acting
         assert acting is not None
         self.environment.step(actions[acting.policy][acting.column])
+
+    def settle(self, row: int, views: Views, cut: bool) -> int:
+        self._final = []
+        self._clear_rewards()
         self._add_rewards()
         self.infos = dict(self.environment.infos)  # before the dead are forgotten
         self._mark(row, views)
@@ -56,8 +58,7 @@ class TurnSlot(SlotAdapter):
                     views.truncated[place.policy][row, place.column] = True
                     self._final.append((place, self.environment.observe(place.agent)))
         elif self._living:
-            for obs in views.obs:
-                obs[row] = 0.0
+            self._clear_observations()
             self._write(row, views)
             return ONGOING
         if not self._final:
@@ -119,7 +120,7 @@ class TurnSlot(SlotAdapter):
         raise EnvironmentFailure(f"agent {selected} is dead and keeps its turn after step(None)")
 
     def _write(self, row: int, views: Views) -> None:
-        """Write the observations of the living and the acting agent's turn into a row that is otherwise blank."""
+        """Set the observations of the living and write the acting agent's turn into a row that is otherwise blank."""
         environment = self.environment
         acting = self._living[environment.agent_selection]
         observations = {}
@@ -127,7 +128,7 @@ class TurnSlot(SlotAdapter):
             observation = environment.observe(agent)
             observations[agent] = observation
             if observation is not None:
-                views.obs[place.policy][row, place.column] = read_observation(place, observation)
+                self.obs[place.policy][place.column] = read_observation(place, observation)
             elif place is acting:
                 raise EnvironmentFailure(f"agent {agent} has its turn and observes nothing")
         views.alive[acting.policy][row, acting.column] = True

@@ -9,11 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from hpcmarl.types import Array, EnvironmentSpec, Frame, IntArray, Outcome, PolicyFrame, PolicyOutcome
+
+SEED_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,15 @@ def episode_seed(seed: int, slot: int, index: int) -> int:
 
     31 bits because some environments refuse larger or negative seeds.
     """
-    sequence = np.random.SeedSequence(entropy=seed, spawn_key=(slot, index))
-    return int(sequence.generate_state(1)[0] & 0x7FFFFFFF)
+    block, place = divmod(index, SEED_BLOCK)
+    return _seed_block(seed, slot, block)[place]
+
+
+@lru_cache(maxsize=4096)
+def _seed_block(seed: int, slot: int, block: int) -> list[int]:
+    """The seeds of SEED_BLOCK episodes: hashing them together costs little more than hashing one."""
+    sequence = np.random.SeedSequence(entropy=seed, spawn_key=(slot, block))
+    return (sequence.generate_state(SEED_BLOCK) & 0x7FFFFFFF).tolist()  # type: ignore[no-any-return]
 
 
 class BatchedEnvironment(ABC):

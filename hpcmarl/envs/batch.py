@@ -16,6 +16,7 @@ import numpy as np
 from hpcmarl.config import EnvConfig
 from hpcmarl.envs.base import BatchedEnvironment, Seeds, episode_seed, new_outcome
 from hpcmarl.envs.resolve import Source
+from hpcmarl.envs.rows import collect_observations, collect_rewards, copy_observations, prefill, stuck_agents
 from hpcmarl.envs.slot import TERMINATED, TRUNCATED, Layout, SlotAdapter, Views
 from hpcmarl.errors import ConfigError, EnvironmentFailure
 from hpcmarl.types import Array, Episode, FinalFrame, Frame, Outcome
@@ -67,60 +68,55 @@ class SlotBatch(BatchedEnvironment):
         views = Views(self._names, frame)
         for row in slots:
             self._begin(row, views)
+            copy_observations(self._adapters[row], row, views)
         self._check_masks(views)
 
     def step(self, actions: Mapping[str, Array], outcome: Outcome, frame: Frame) -> None:
         views = Views(self._names, frame, outcome)
-        self._prefill(views, outcome)
+        prefill(views, outcome, self._adapters[0].alive_default)
         prepared = [prepare(actions[name]) for prepare, name in zip(self._layout.prepare, self._names, strict=True)]
         limit = self._config.max_steps
         cuts = [False] * self.slots if limit is None else (self.episode_step + 1 >= limit).tolist()
         ended = []
+        broken = self._play(prepared)
         for row, adapter in enumerate(self._adapters):
-            crash: Exception | None = None
             try:
-                end = adapter.step([batch[row] for batch in prepared], row, views, cuts[row])
+                end = adapter.settle(row, views, cuts[row]) if row not in broken else adapter.abort(row, views)
             except EnvironmentFailure as error:
                 raise self._breach(row, error) from error
             except Exception as error:
                 self._spend(row, error)
-                crash, end = error, adapter.abort(row, views)
+                broken.add(row)
+                end = adapter.abort(row, views)
             returns = self._returns[row]
             for number, rewards in enumerate(adapter.rewards):
                 returns[number] += sum(rewards)
             if end:
-                ended.append((row, end, crash))
-        self._collect_rewards(outcome)
+                ended.append((row, end))
+        collect_rewards(self._adapters, self._names, outcome)
         if self._record:
             for row in range(self.slots):
                 self._recorded[row].append([np.array(actions[name][row]) for name in self._names])
         self.episode_step += 1
-        for row, end, crash in ended:
+        for row, end in ended:
             outcome.episode_end[row] = end
-            self._finish(row, end, crash, outcome)
+            self._finish(row, end, row in broken, outcome)
             self._begin(row, views)
+        collect_observations(self._adapters, views)
         self._check_masks(views)
 
-    def _prefill(self, views: Views, outcome: Outcome) -> None:
-        """What most rows look like, once for all of them: rows that differ are written by their adapters."""
-        outcome.finals.clear()
-        outcome.episodes.clear()
-        outcome.episode_end[...] = 0
-        views.episode_start[...] = False
-        default = self._adapters[0].alive_default
-        for number, alive in enumerate(views.alive):
-            alive[...] = default
-            views.terminated[number][...] = False
-            views.truncated[number][...] = False
-            mask = views.masks[number]
-            if mask is not None:
-                mask[...] = True
+    def _play(self, prepared: list[list[list[Any]]]) -> set[int]:
+        """Step every environment; the slots whose environment raised are returned, and paid for."""
+        broken = set()
+        for row, (adapter, actions) in enumerate(zip(self._adapters, zip(*prepared, strict=True), strict=True)):
+            try:
+                adapter.play(actions)
+            except Exception as error:
+                self._spend(row, error)
+                broken.add(row)
+        return broken
 
-    def _collect_rewards(self, outcome: Outcome) -> None:
-        for number, name in enumerate(self._names):
-            outcome.policies[name].reward[...] = [adapter.rewards[number] for adapter in self._adapters]
-
-    def _finish(self, row: int, end: int, crash: Exception | None, outcome: Outcome) -> None:
+    def _finish(self, row: int, end: int, crashed: bool, outcome: Outcome) -> None:
         """Tell of the episode that ended in this row; a broken environment is replaced."""
         adapter = self._adapters[row]
         if end == TRUNCATED:
@@ -129,7 +125,7 @@ class SlotBatch(BatchedEnvironment):
             except Exception as error:
                 raise self._breach(row, error) from error
             outcome.finals.append(FinalFrame(row, obs, state))
-        if crash is not None:
+        if crashed:
             self._rebuild(row)
             return
         returns = self._returns[row]
@@ -202,19 +198,8 @@ class SlotBatch(BatchedEnvironment):
                 self._spend(row, error)
 
     def _check_masks(self, views: Views) -> None:
-        """An acting agent without any allowed action cannot go on: raise EnvironmentFailure naming it."""
-        for number, policy in enumerate(self.spec.policies):
-            mask = views.masks[number]
-            if mask is None:
-                continue
-            if policy.action.kind == "multi_discrete":
-                starts = np.cumsum((0, *policy.action.sizes[:-1]))
-                possible = np.logical_or.reduceat(mask, starts, axis=-1).all(-1)
-            else:
-                possible = mask.any(-1)
-            for row, index in np.argwhere(views.alive[number] & ~possible):
-                agent = policy.agents[index]
-                raise EnvironmentFailure(f"environment {self._where(row)} forbids agent {agent} every action; a mask must allow at least one")
+        for row, agent in stuck_agents(self.spec, views):
+            raise EnvironmentFailure(f"environment {self._where(row)} forbids agent {agent} every action; a mask must allow at least one")
 
     def state_dict(self) -> dict[str, Any]:
         """restarts, episode [E] (each slot's current one, -1 before the first); with record also the actions since its reset."""
@@ -251,6 +236,7 @@ class SlotBatch(BatchedEnvironment):
                 self._begin(row, views)
             else:
                 self._replay(row, state["actions"][str(row)], views)
+            copy_observations(self._adapters[row], row, views)
 
     def _replay(self, row: int, actions: Mapping[str, Array], views: Views) -> None:
         adapter = self._adapters[row]
@@ -264,7 +250,9 @@ class SlotBatch(BatchedEnvironment):
                     rows[row] = adapter.alive_default
                     if masks is not None:
                         masks[row] = True
-                if not alive or adapter.step([batch[step] for batch in prepared], row, views, False):
+                if alive:
+                    adapter.play([batch[step] for batch in prepared])
+                if not alive or adapter.settle(row, views, False):
                     alive = False
                     break
                 self.episode_step[row] += 1

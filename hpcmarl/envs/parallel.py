@@ -2,8 +2,8 @@
 
 Called by batch.py through slot.SlotAdapter. Must not know seeds, budgets, episode records or other slots.
 
-step() is the hot path: where every agent lives on, nothing ends and there are no masks, it writes observations and rewards
-and nothing else. Everything rarer goes through _settle() and _write().
+settle() is the hot path: where every agent lives on it writes observations and rewards and little else. Everything rarer goes
+through _settle_change() and _write().
 """
 
 from __future__ import annotations
@@ -25,10 +25,18 @@ class ParallelSlot(SlotAdapter):
     def __init__(self, environment: Any, layout: Layout, with_state: bool) -> None:
         super().__init__(environment, layout, with_state)
         self._everyone = [place.agent for place in layout.places]
+        self._one_policy = len(layout.spec.policies) == 1
+        self._groups = [self._group(number) for number in range(len(layout.spec.policies))]
         self._masked = any(place.mask != NO_MASK for place in layout.places)
         self._live: Sequence[Place] = ()  # who acts in the coming step
         self._all_live = False
         self._observations: Mapping[Any, Any] = {}
+        self._result: Any = ()
+
+    def _group(self, number: int) -> tuple[list[Any], tuple[int, ...], bool]:
+        """A policy's agents, the shape of their observations, and whether these are arrays of that shape without conversion."""
+        places = sorted((place for place in self._places if place.policy == number), key=lambda place: place.column)
+        return [place.agent for place in places], places[0].shape, all(place.convert is None for place in places)
 
     def begin(self, seed: int, row: int, views: Views) -> bool:
         observations, infos = self.environment.reset(seed=seed)
@@ -38,19 +46,25 @@ class ParallelSlot(SlotAdapter):
         self._write(live, observations, row, views)
         return bool(live)
 
-    def step(self, actions: Sequence[Sequence[Any]], row: int, views: Views, cut: bool) -> int:
-        environment = self.environment
-        chosen = {place[0]: actions[place[1]][place[2]] for place in self._live}
-        observations, rewards, terminated, truncated, infos = environment.step(chosen)
-        self.infos = infos
-        if self._all_live and not cut and environment.agents == self._everyone and not (True in terminated.values() or True in truncated.values()):
-            table, obs = self.rewards, views.obs
-            for agent, policy, column, shape, convert, _ in self._places:
-                table[policy][column] = float(rewards[agent])
-                observation = observations[agent]
-                if convert is not None or observation.__class__ is not np.ndarray or observation.shape != shape:
-                    observation = read_observation(self._place_of[agent], observation)
-                obs[policy][row, column] = observation
+    def play(self, actions: Sequence[Sequence[Any]]) -> None:
+        if self._all_live and self._one_policy:
+            chosen = dict(zip(self._everyone, actions[0], strict=True))
+        else:
+            chosen = {place.agent: actions[place.policy][place.column] for place in self._live}
+        self._result = self.environment.step(chosen)
+
+    def settle(self, row: int, views: Views, cut: bool) -> int:
+        observations, rewards, terminated, truncated, self.infos = self._result
+        nobody_ends = not cut and True not in terminated.values() and True not in truncated.values()
+        if self._all_live and nobody_ends and self.environment.agents == self._everyone:
+            for number, (agents, shape, plain) in enumerate(self._groups):
+                self.rewards[number][:] = [float(rewards[agent]) for agent in agents]
+                seen = [observations[agent] for agent in agents]
+                for observation in seen:
+                    if not plain or observation.__class__ is not np.ndarray or observation.shape != shape:
+                        seen = [read_observation(self._place_of[agent], observations[agent]) for agent in agents]
+                        break
+                self.obs[number][:] = seen
             if self._masked:
                 self._write_masks(self._places, observations, row, views)
             if self._with_state:
@@ -60,7 +74,7 @@ class ParallelSlot(SlotAdapter):
         self._settle_rewards(rewards)
         dead = {agent for agent, value in terminated.items() if value}
         flagged = dead.union(agent for agent, value in truncated.items() if value)
-        return self._settle(observations, dead, flagged, row, views, cut)
+        return self._settle_change(observations, dead, flagged, row, views, cut)
 
     def _settle_rewards(self, rewards: Mapping[Any, float]) -> None:
         """Those that did not act get none."""
@@ -68,8 +82,11 @@ class ParallelSlot(SlotAdapter):
         for place in self._live:
             self.rewards[place.policy][place.column] = float(rewards.get(place.agent, 0.0))
 
-    def _settle(self, observations: Any, dead: set[Any], flagged: set[Any], row: int, views: Views, cut: bool) -> int:
-        """A step in which somebody died, joined or is absent, or in which the episode ends. dead: terminated agents; flagged: these and truncated ones."""
+    def _settle_change(self, observations: Any, dead: set[Any], flagged: set[Any], row: int, views: Views, cut: bool) -> int:
+        """A step in which somebody died, joined or is absent, or in which the episode ends.
+
+        dead: the agents that are terminated; flagged: these and the truncated ones.
+        """
         listed = self.environment.agents
         coming = [self._place(agent) for agent in listed if agent not in flagged]
         survivors = []  # of the agents that acted: those that are truncated here
@@ -97,7 +114,7 @@ class ParallelSlot(SlotAdapter):
     def _write(self, live: list[Place], observations: Any, row: int, views: Views) -> None:
         """Write the living agents into a blank row; they act in the coming step."""
         for place in live:
-            views.obs[place.policy][row, place.column] = read_observation(place, _observation_of(place, observations))
+            self.obs[place.policy][place.column] = read_observation(place, _observation_of(place, observations))
             views.alive[place.policy][row, place.column] = True
         self._write_masks(live, observations, row, views)
         if live:

@@ -63,9 +63,11 @@ class Views:
 
 
 class SlotAdapter(ABC):
-    """Drives one environment. `rewards[policy][column]` are those of the last step; the batch copies them for all slots at once.
+    """Drives one environment.
 
-    Before step() the batch has set, in all rows, alive to `alive_default`, masks to true and flags to false.
+    `rewards[policy][column]` are those of the last step and `obs[policy][column]` the arrays observed after it: the batch
+    copies them for all slots at once. Everything else is written into the row by the adapter. Before settle() the batch has
+    set, in all rows, alive to `alive_default`, masks to true and flags to false.
     """
 
     alive_default: bool
@@ -74,6 +76,8 @@ class SlotAdapter(ABC):
         self.environment = environment
         self.layout = layout
         self.rewards = [[0.0] * len(policy.agents) for policy in layout.spec.policies]
+        self._nothing = [np.zeros(policy.observation_shape, np.float32) for policy in layout.spec.policies]
+        self.obs: list[list[Array]] = [[zeros] * len(policy.agents) for zeros, policy in zip(self._nothing, layout.spec.policies, strict=True)]
         self.infos: Mapping[Any, Any] = {}
         self._places = layout.places
         self._place_of = {place.agent: place for place in layout.places}
@@ -84,11 +88,16 @@ class SlotAdapter(ABC):
 
     @abstractmethod
     def begin(self, seed: int, row: int, views: Views) -> bool:
-        """Reset the environment and write the row (not episode_start); false where the episode has no agents."""
+        """Reset the environment, set obs and write the row (not episode_start); false where the episode has no agents."""
 
     @abstractmethod
-    def step(self, actions: Sequence[Sequence[Any]], row: int, views: Views, cut: bool) -> int:
-        """Take one step with actions[policy][column]; returns ONGOING, TERMINATED or TRUNCATED.
+    def play(self, actions: Sequence[Sequence[Any]]) -> None:
+        """Step the environment with actions[policy][column]: nothing but that, so that one slot's long step does not
+        push the bookkeeping of the others out of the processor's caches."""
+
+    @abstractmethod
+    def settle(self, row: int, views: Views, cut: bool) -> int:
+        """Write what came of play(); returns ONGOING, TERMINATED or TRUNCATED.
 
         While the episode goes on the row of the next frame is written. `cut` truncates all living agents after this step.
         """
@@ -118,11 +127,15 @@ class SlotAdapter(ABC):
 
     def _blank(self, row: int, views: Views) -> None:
         """Make a row empty: nobody alive, zero observations, every action allowed."""
-        for obs, alive, mask in zip(views.obs, views.alive, views.masks, strict=True):
-            obs[row] = 0.0
+        self._clear_observations()
+        for alive, mask in zip(views.alive, views.masks, strict=True):
             alive[row] = False
             if mask is not None:
                 mask[row] = True
+
+    def _clear_observations(self) -> None:
+        for obs, nothing in zip(self.obs, self._nothing, strict=True):
+            obs[:] = [nothing] * len(obs)
 
     def _clear_rewards(self) -> None:
         for rewards in self.rewards:
