@@ -1,0 +1,64 @@
+"""What is written for all slots at once: one numpy call instead of one a slot.
+
+Called by batch.py at each step. Must not know environments: it copies what the adapters hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from hpcmarl.envs.slot import SlotAdapter, Views
+from hpcmarl.types import EnvironmentSpec, Outcome
+
+
+def prefill(views: Views, outcome: Outcome, alive_default: bool) -> None:
+    """What most rows look like; rows that differ are written by their adapters."""
+    outcome.finals.clear()
+    outcome.episodes.clear()
+    outcome.episode_end[...] = 0
+    views.episode_start[...] = False
+    for alive, mask, terminated, truncated in zip(views.alive, views.masks, views.terminated, views.truncated, strict=True):
+        alive[...] = alive_default
+        terminated[...] = False
+        truncated[...] = False
+        if mask is not None:
+            mask[...] = True
+
+
+def collect_rewards(adapters: Sequence[SlotAdapter], names: Sequence[str], outcome: Outcome) -> None:
+    """Copy all slots' rewards."""
+    for number, name in enumerate(names):
+        outcome.policies[name].reward[...] = [adapter.rewards[number] for adapter in adapters]
+
+
+def collect_observations(adapters: Sequence[SlotAdapter], views: Views) -> None:
+    """Copy all slots' observations, converted to float32."""
+    for number, target in enumerate(views.obs):
+        parts = [observation for adapter in adapters for observation in adapter.obs[number]]
+        if target.flags.c_contiguous:
+            np.concatenate(parts, out=target.reshape(-1, *target.shape[3:]), casting="unsafe")
+        else:
+            target[...] = np.stack(parts).reshape(target.shape)
+
+
+def copy_observations(adapter: SlotAdapter, row: int, views: Views) -> None:
+    """Copy one slot's observations."""
+    for target, parts in zip(views.obs, adapter.obs, strict=True):
+        for column, observation in enumerate(parts):
+            target[row, column] = observation
+
+
+def stuck_agents(spec: EnvironmentSpec, views: Views) -> Iterator[tuple[int, str]]:
+    """(row, agent) of acting agents whose mask allows no action, in multi-discrete spaces: none of a component."""
+    for policy, mask, alive in zip(spec.policies, views.masks, views.alive, strict=True):
+        if mask is None:
+            continue
+        if policy.action.kind == "multi_discrete":
+            starts = np.cumsum((0, *policy.action.sizes[:-1]))
+            possible = np.logical_or.reduceat(mask, starts, axis=-1).all(-1)
+        else:
+            possible = mask.any(-1)
+        for row, column in np.argwhere(alive & ~possible):
+            yield int(row), policy.agents[column]
