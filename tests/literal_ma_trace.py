@@ -1,0 +1,132 @@
+"""MA-Trace written from its equations with loops over slots, rows and agents: the slow twin of algos/ma_trace.py.
+
+It shares the networks and the heads with the algorithm (tested on their own), and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from hpcmarl.algos.ma_trace import MATrace
+from hpcmarl.types import FloatArray, PolicySpec, Rollout
+
+
+class Literal:
+    """One unroll (slot) of one policy, from the equations, with loops over rows and agents."""
+
+    def __init__(self, algorithm: MATrace, rollout: Rollout, policy: PolicySpec, slot: int) -> None:
+        self.algorithm, self.rollout, self.policy, self.slot = algorithm, rollout, policy, slot
+        self.config, self.part = algorithm._config, rollout.policies[policy.name]
+        self.steps, self.agents = rollout.steps, len(policy.agents)
+        self.finals = {int(step): index for index, (step, where) in enumerate(rollout.final_index) if where == slot}
+
+    def logp_and_entropy(self, t: int, agent: int) -> tuple[torch.Tensor, torch.Tensor]:
+        module, part, slot = self.algorithm._policies[self.policy.name], self.part, self.slot
+        raw = module(torch.from_numpy(part.obs[t, slot, agent].reshape(1, -1)))
+        mask = None if part.action_mask is None else torch.from_numpy(part.action_mask[t, slot, agent][None])
+        logp, entropy = module.head.evaluate(raw, torch.from_numpy(np.asarray(part.action[t, slot, agent])[None]), mask)
+        return logp[0], entropy[0]
+
+    def value(self, t: int, agent: int, *, final: bool = False) -> torch.Tensor:
+        rollout, where = self.rollout, self.finals[t] if final else (t, self.slot)
+        if self.config.critic == "full":
+            seen = rollout.final_state[where] if final else rollout.state[where]  # type: ignore[index]
+        elif self.config.critic == "dec":
+            seen = (self.part.final_obs if final else self.part.obs)[where][agent].reshape(-1)
+        else:
+            parts = [rollout.policies[each.name] for each in self.algorithm.spec.policies]
+            seen = np.concatenate([(part.final_obs if final else part.obs)[where].reshape(-1) for part in parts])
+        value: torch.Tensor = self.algorithm._critics[self.policy.name](torch.from_numpy(seen))
+        return value
+
+    def acting(self, t: int, agent: int | None) -> list[int]:
+        return [k for k in ([agent] if agent is not None else range(self.agents)) if self.part.alive[t, self.slot, k]]
+
+    def column(self, agent: int | None, weight_agent: int | None) -> tuple[dict[int, float], dict[int, float]]:
+        """Targets and advantages by row. agent: whose rewards, flags, values (None: the team); weight_agent: whose ratio (None: joint)."""
+        config, part, slot = self.config, self.part, self.slot
+        owner = 0 if agent is None else agent
+        targets: dict[int, float] = {}
+        advantages: dict[int, float] = {}
+        closed = self.close(agent)
+
+        def after(t: int) -> tuple[float, float]:
+            end, final = int(self.rollout.episode_end[t, slot]), t in self.finals
+            if agent is None:
+                anybody = bool(part.truncated[t, slot].any())
+                terminated, truncated = end == 1 or (end == 2 and not anybody), end == 2 and anybody
+            else:
+                terminated, truncated = bool(part.terminated[t, slot, agent]), bool(part.truncated[t, slot, agent])
+            if terminated:
+                return 0.0, 0.0
+            if truncated:
+                value = self.value(t, owner, final=final).item()
+                return value, value
+            if t + 1 == self.steps:
+                return (self.value(self.steps, owner).item(),) * 2
+            return row(t + 1)
+
+        def row(t: int) -> tuple[float, float]:
+            if t == closed:
+                return (self.value(t, owner).item(),) * 2
+            rewards = [float(part.reward[t, slot, k]) for k in (range(self.agents) if agent is None else [agent])]
+            reward = config.reward_scale * sum(rewards) / len(rewards)
+            next_value, next_target = after(t)
+            if not self.acting(t, agent):
+                return next_value + reward, next_target + reward
+            ratio = math.exp(sum(self.logp_and_entropy(t, k)[0].item() - float(part.logp[t, slot, k]) for k in self.acting(t, weight_agent)))
+            ratio = ratio if config.importance_sampling else 1.0
+            rho, c, value = min(config.rho_max, ratio), config.trace_lambda * min(config.c_max, ratio), self.value(t, owner).item()
+            targets[t] = value + rho * (reward + config.discount * next_value - value) + config.discount * c * (next_target - next_value)
+            advantages[t] = rho * (reward + config.discount * next_target - value)
+            return value, targets[t]
+
+        for t in range(self.steps):
+            row(t)
+        return targets, advantages
+
+    def close(self, agent: int | None) -> int | None:
+        """In a turn-based game, the last decision of an unroll that ends in a gap without the episode's end in between."""
+        if not self.algorithm.spec.turn_based or self.acting(self.steps, agent):
+            return None
+        for t in range(self.steps - 1, -1, -1):
+            if self.rollout.episode_end[t, self.slot]:
+                return None
+            if self.acting(t, agent):
+                return t
+        return None
+
+    def loss(self) -> torch.Tensor:
+        config = self.config
+        total = torch.zeros(())
+        central = config.critic != "dec"
+        joint = central and config.ratios != "agent"
+        columns = {k: self.column(None if central else k, None if joint else k) for k in range(self.agents)}
+        for t in range(self.steps):
+            team = self.acting(t, None)
+            for k in team:
+                logp, entropy = self.logp_and_entropy(t, k)
+                total = total - logp * columns[k][1].get(t, 0.0) - config.entropy_cost * entropy
+            if central and team:
+                target = sum(columns[k][0][t] for k in team) / len(team) if not joint else columns[0][0].get(t)
+                if target is not None:
+                    total = total + config.value_cost * (target - self.value(t, 0)) ** 2
+            elif not central:
+                for k in team:
+                    if t in columns[k][0]:
+                        total = total + config.value_cost * (columns[k][0][t] - self.value(t, k)) ** 2 / self.agents
+        return total / self.steps
+
+
+def literal_gradient(algorithm: MATrace, rollouts: list[Rollout]) -> FloatArray:
+    algorithm._flat.zero_gradient()
+    for rollout in rollouts:
+        for policy in algorithm.spec.policies:
+            for slot in range(rollout.count):
+                loss = Literal(algorithm, rollout, policy, slot).loss()
+                if loss.requires_grad:
+                    (-loss).backward()
+    return algorithm._flat.gradient.copy()

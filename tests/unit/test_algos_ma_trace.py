@@ -1,0 +1,296 @@
+"""MA-Trace against a literal implementation, agent by agent and row by row, and the properties that its users rely on."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcmarl.algos import ALGORITHMS, make_algorithm
+from hpcmarl.algos.ma_trace import MATrace
+from hpcmarl.config import MATraceConfig, NetworkConfig, ReinforceConfig
+from hpcmarl.errors import ConfigError
+from hpcmarl.types import EnvironmentSpec, PolicySpec, Rollout
+from tests.literal_ma_trace import Literal, literal_gradient
+from tests.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
+
+TEAM_AND_PREY = make_spec(PolicySpec("team", ("t0", "t1", "t2"), (4,), MULTI_DISCRETE, True), PolicySpec("prey", ("p0",), (2, 3), CONTINUOUS))
+TURNS = make_spec(agents=2, turn_based=True, has_mask=True)
+
+
+def make(spec: EnvironmentSpec, *, recurrent: bool = False, seed: int = 1, **keys: Any) -> MATrace:
+    """Random parameters, and ratios and costs that make every term count."""
+    network = NetworkConfig(hidden=(5,), recurrent=recurrent, memory=4)
+    config = MATraceConfig(**{"network": network, "discount": 0.9, "rho_max": 1.5, "c_max": 1.2, "trace_lambda": 0.8, "entropy_cost": 0.1, **keys})
+    algorithm = make_algorithm(spec, config, 0)
+    assert isinstance(algorithm, MATrace)
+    algorithm.load_parameters(np.random.default_rng(seed).standard_normal(algorithm.size).astype(np.float32) * 0.6)
+    return algorithm
+
+
+def rollouts_of(spec: EnvironmentSpec, *, steps: int = 9, slots: int = 3, seed: int = 0, count: int = 2, memory: int | None = None) -> list[Rollout]:
+    generator = np.random.default_rng(seed)
+    return [random_rollout(spec, steps, slots, generator, deaths=True, memory=memory) for _ in range(count)]
+
+
+VARIANTS: list[dict[str, Any]] = [{"critic": "obs"}, {"critic": "full"}, {"critic": "obs", "ratios": "agent"}, {"critic": "dec"}]
+
+
+@pytest.mark.parametrize("keys", VARIANTS, ids=["obs", "full", "obs_agent", "dec"])
+@pytest.mark.parametrize("spec", [make_spec(), TEAM_AND_PREY], ids=["one_policy", "two_policies"])
+def test_equals_the_literal_implementation(spec: EnvironmentSpec, keys: dict[str, Any]) -> None:
+    algorithm, rollouts = make(spec, reward_scale=0.5, **keys), rollouts_of(spec)
+    assert sum(len(rollout.final_index) for rollout in rollouts) > 0
+    wanted = literal_gradient(algorithm, rollouts)
+    found, statistics = algorithm.gradient(rollouts)
+    assert np.abs(wanted).max() > 0.1
+    np.testing.assert_allclose(found, wanted, atol=2e-4, rtol=2e-4)
+    assert all(math.isfinite(value) for value in statistics.values())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_turn_based_games_keep_per_agent_transitions(seed: int) -> None:
+    algorithm, rollouts = make(TURNS, critic="dec"), rollouts_of(TURNS, seed=seed, steps=6)
+    np.testing.assert_allclose(algorithm.gradient(rollouts)[0], literal_gradient(algorithm, rollouts), atol=2e-4, rtol=2e-4)
+
+
+def test_turn_based_with_a_policy_for_each_player_may_have_a_central_critic() -> None:
+    spec = make_spec(PolicySpec("white", ("w",), (4,), DISCRETE, True), PolicySpec("black", ("b",), (4,), DISCRETE, True), turn_based=True)
+    for critic in ("obs", "full"):
+        algorithm, rollouts = make(spec, critic=critic), rollouts_of(spec, steps=6)
+        np.testing.assert_allclose(algorithm.gradient(rollouts)[0], literal_gradient(algorithm, rollouts), atol=2e-4, rtol=2e-4)
+
+
+def test_ablations() -> None:
+    spec = make_spec()
+    algorithm, rollouts = make(spec, importance_sampling=False), rollouts_of(spec)
+    np.testing.assert_allclose(algorithm.gradient(rollouts)[0], literal_gradient(algorithm, rollouts), atol=2e-4, rtol=2e-4)
+    assert algorithm.gradient(rollouts)[1]["mean_rho"] == 1.0
+
+
+# --- properties
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.sampled_from(VARIANTS), st.booleans(), st.integers(0, 1000))
+def test_sums_add_up(keys: dict[str, Any], recurrent: bool, seed: int) -> None:
+    """Over any split of the rollouts, of differing length too."""
+    algorithm = make(TEAM_AND_PREY, recurrent=recurrent, **keys)
+    memory = 4 if recurrent else None
+    rollouts = rollouts_of(TEAM_AND_PREY, seed=seed, memory=memory)
+    rollouts += rollouts_of(TEAM_AND_PREY, seed=seed + 1, steps=4, slots=2, count=1, memory=memory)
+    together, _ = algorithm.gradient(rollouts)
+    apart = sum(algorithm.gradient([rollout])[0] for rollout in rollouts)
+    np.testing.assert_allclose(together, apart, atol=5e-4, rtol=5e-4)
+
+
+@pytest.mark.parametrize("keys", VARIANTS, ids=["obs", "full", "obs_agent", "dec"])
+def test_dead_agents_contribute_zero(keys: dict[str, Any]) -> None:
+    """Whatever stands in their actions, log-probabilities and masks. (Their observations are zero by contract: central critics read them.)"""
+    algorithm, rollouts = make(TEAM_AND_PREY, **keys), rollouts_of(TEAM_AND_PREY)
+    before, _ = algorithm.gradient(rollouts)
+    changed = copy.deepcopy(rollouts)
+    for rollout in changed:
+        part = rollout.policies["team"]
+        dead = ~part.alive
+        assert dead[:-1].any()
+        part.action[dead[:-1]] = 2
+        part.logp[dead[:-1]] = -50
+        if keys["critic"] == "dec":
+            part.obs[dead] = 1e3
+    np.testing.assert_array_equal(algorithm.gradient(changed)[0], before)
+
+
+def on_policy_logp(algorithm: MATrace, rollouts: list[Rollout]) -> None:
+    """Make the behaviour log-probabilities those of the present policy."""
+    for rollout in rollouts:
+        for policy in algorithm.spec.policies:
+            part = rollout.policies[policy.name]
+            for index in np.argwhere(part.alive[: rollout.steps]):
+                t, slot, agent = map(int, index)
+                part.logp[t, slot, agent] = Literal(algorithm, rollout, policy, slot).logp_and_entropy(t, agent)[0].item()
+
+
+def test_on_policy_the_ratios_do_not_matter() -> None:
+    spec, rollouts = make_spec(), rollouts_of(make_spec())
+    joint, agent, ablated = make(spec), make(spec, ratios="agent"), make(spec, importance_sampling=False)
+    on_policy_logp(joint, rollouts)
+    wanted = joint.gradient(rollouts)[0]
+    np.testing.assert_allclose(agent.gradient(rollouts)[0], wanted, atol=1e-4)
+    np.testing.assert_allclose(ablated.gradient(rollouts)[0], wanted, atol=1e-4)
+
+
+def test_termination_cuts_and_truncation_bootstraps() -> None:
+    """Changing what follows an end changes nothing; changing the last observation matters for truncations only."""
+    spec = make_spec()
+    algorithm = make(spec, critic="full")
+    rollout = random_rollout(spec, 4, 1, np.random.default_rng(2), end_rate=0.0)
+    part = rollout.policies["agent"]
+    assert not part.terminated.any()
+    for end in (1, 2):
+        ended = copy.deepcopy(rollout)
+        ended.episode_end[3] = end
+        (ended.policies["agent"].terminated if end == 1 else ended.policies["agent"].truncated)[3] = True
+        if end == 2:
+            ended.final_index, ended.final_state = np.array([[3, 0]], np.int32), np.ones((1, 7), np.float32)
+            ended.policies["agent"].final_obs = np.ones((1, 3, 6), np.float32)
+        before = algorithm.gradient([ended])[0]
+        later = copy.deepcopy(ended)
+        assert later.state is not None
+        later.state[4] += 1.0
+        np.testing.assert_array_equal(algorithm.gradient([later])[0], before)
+        assert not np.allclose(before, algorithm.gradient([rollout])[0])
+        if end == 2:
+            assert later.final_state is not None
+            later.final_state += 1.0
+            assert not np.allclose(algorithm.gradient([later])[0], before)
+
+
+def test_finite_differences_of_the_critic() -> None:
+    """With advantages frozen out (values play no part in the targets at lambda 1, ratio 1, terminated), the slope is the regression's."""
+    spec = make_spec(agents=1)
+    algorithm = make(spec, importance_sampling=False, trace_lambda=1.0, entropy_cost=0.0, rho_max=1.0, c_max=1.0, value_cost=0.25)
+    rollout = random_rollout(spec, 5, 2, np.random.default_rng(0), end_rate=0.0)
+    rollout.episode_end[-1], rollout.policies["agent"].terminated[-1] = 1, True
+    origin = algorithm.parameters.copy()
+    found, _ = algorithm.gradient([rollout])
+    actor = sum(parameter.numel() for parameter in algorithm._policies["agent"].parameters())
+    assert np.abs(found[actor:]).max() > 1e-2
+    for index in range(actor, algorithm.size, 7):
+        losses = []
+        for step in (1e-2, -1e-2):
+            moved = origin.copy()
+            moved[index] += step
+            algorithm.load_parameters(moved)
+            losses.append(algorithm.gradient([rollout])[1]["value_loss"])
+        algorithm.load_parameters(origin)
+        # Summed over the two unrolls; value_loss is their mean.
+        assert -0.25 * 2 * (losses[0] - losses[1]) / 2e-2 == pytest.approx(float(found[index]), abs=5e-3, rel=1e-2)
+
+
+def test_recurrent_gradient_sees_the_memory_and_the_starts() -> None:
+    spec = make_spec(agents=2)
+    algorithm = make(spec, recurrent=True)
+    (rollout,) = rollouts_of(spec, count=1, memory=4)
+    rollout.episode_start[0] = [True, False, False]
+    before, _ = algorithm.gradient([rollout])
+    changed = copy.deepcopy(rollout)
+    assert changed.policies["agent"].memory is not None
+    changed.policies["agent"].memory[rollout.episode_start[0]] += 3.0  # zeroed at an episode's start
+    np.testing.assert_array_equal(algorithm.gradient([changed])[0], before)
+    changed.policies["agent"].memory[~rollout.episode_start[0]] += 3.0
+    assert not np.allclose(algorithm.gradient([changed])[0], before)
+    changed.policies["agent"].memory = None
+    with pytest.raises(ValueError, match="memory"):
+        algorithm.gradient([changed])
+
+
+def test_learned_entropy_cost_rises_below_the_target_and_falls_above() -> None:
+    spec = make_spec(has_mask=True)
+    for target, sign in ((1.0, 1.0), (0.0, -1.0)):
+        algorithm = make(spec, target_entropy=target, entropy_cost=0.05, entropy_cost_rate=0.5)
+        rollouts = rollouts_of(spec)
+        found, statistics = algorithm.gradient(rollouts)
+        assert algorithm.initial_parameters()[-1] == pytest.approx(math.log(0.05), rel=1e-6)
+        assert statistics["entropy_cost"] == pytest.approx(math.exp(algorithm.parameters[-1]), rel=1e-5)
+        entropy, maximum = 0.0, 0.0
+        for rollout in rollouts:
+            part = rollout.policies["agent"]
+            assert part.action_mask is not None
+            maximum += float(np.log(part.action_mask[:-1].sum(-1)[part.alive[:-1]]).sum())
+            for t, slot, agent in np.argwhere(part.alive[:-1]):
+                entropy += Literal(algorithm, rollout, spec.policies[0], int(slot)).logp_and_entropy(int(t), int(agent))[1].item()
+        assert found[-1] == pytest.approx(0.5 * (target * maximum - entropy) / 9, rel=1e-3)
+        assert np.sign(found[-1]) == sign
+        # The rule moves the cost alone; the bonus weighs exp(log c).
+        fixed = make(spec, entropy_cost=float(np.exp(algorithm.parameters[-1])))
+        fixed.load_parameters(algorithm.parameters[:-1])
+        np.testing.assert_allclose(found[:-1], fixed.gradient(rollouts)[0], atol=1e-4)
+
+
+def test_normalised_advantages_have_unit_deviation() -> None:
+    spec, rollouts = make_spec(), rollouts_of(make_spec())
+    plain, normalised = make(spec, value_cost=0.0, entropy_cost=0.0), make(spec, value_cost=0.0, entropy_cost=0.0, normalise_advantages=True)
+    left, right = plain.gradient(rollouts)[0], normalised.gradient(rollouts)[0]
+    assert left @ right / np.linalg.norm(left) / np.linalg.norm(right) == pytest.approx(1.0, abs=1e-5)
+    for rollout in rollouts:
+        rollout.policies["agent"].alive[:] = False
+    assert np.isfinite(normalised.gradient(rollouts)[0]).all()
+
+
+def test_gradient_is_repeatable_and_changes_no_rollout_or_parameter() -> None:
+    algorithm, rollouts = make(TURNS, critic="dec"), rollouts_of(TURNS)
+    kept, parameters = copy.deepcopy(rollouts), algorithm.parameters.copy()
+    first, second = algorithm.gradient(rollouts)[0], algorithm.gradient(rollouts)[0]
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(algorithm.parameters, parameters)
+    for left, right in zip(kept, rollouts, strict=True):
+        for key, array in vars(left.policies["agent"]).items():
+            np.testing.assert_array_equal(array, getattr(right.policies["agent"], key))
+
+
+def test_read_only_rollouts_are_fine() -> None:
+    spec = make_spec()
+    algorithm, (rollout,) = make(spec), rollouts_of(spec, count=1)
+    for array in [*vars(rollout.policies["agent"]).values(), *vars(rollout).values()]:
+        if isinstance(array, np.ndarray):
+            array.flags.writeable = False
+    assert np.isfinite(algorithm.gradient([rollout])[0]).all()
+
+
+# --- construction
+
+
+def test_registry_seeds_and_properties() -> None:
+    spec = make_spec()
+    assert all(algorithm.summary and algorithm.paper for algorithm in ALGORITHMS.values())
+    one, same, other = (make_algorithm(spec, MATraceConfig(unroll=7), seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(one.initial_parameters(), same.initial_parameters())
+    assert not np.array_equal(one.initial_parameters(), other.initial_parameters())
+    assert (one.unit, one.on_policy, one.unroll, one.needs_state) == ("unroll", False, 7, False)
+    assert make_algorithm(spec, MATraceConfig(critic="full"), 0).needs_state
+    assert one.parameters.dtype == np.float32
+    assert one.segments == {"agent": slice(0, one.size)}
+    one.load_parameters(np.zeros(one.size, np.float32))
+    assert one.initial_parameters().any()
+
+
+def test_segments_split_the_vector_by_policy_and_only_theirs_is_moved() -> None:
+    algorithm, rollouts = make(TEAM_AND_PREY), rollouts_of(TEAM_AND_PREY)
+    assert list(algorithm.segments) == ["team", "prey"]
+    assert algorithm.segments["team"].stop == algorithm.segments["prey"].start
+    for rollout in rollouts:
+        rollout.policies["prey"].alive[:] = False
+    found, statistics = algorithm.gradient(rollouts)
+    assert not found[algorithm.segments["prey"]].any()
+    assert found[algorithm.segments["team"]].any()
+    assert {"entropy", "entropy_team", "entropy_prey"} <= statistics.keys()
+
+
+@pytest.mark.parametrize(
+    ("spec", "keys", "words"),
+    [
+        (make_spec(state_size=None), {"critic": "full"}, "algo.critic"),
+        (TURNS, {"critic": "obs"}, "dec is needed for turn-based games whose agents share a policy"),
+        (make_spec(), {"critic": "dec", "ratios": "joint"}, "algo.ratios"),
+        (make_spec(action=CONTINUOUS), {"target_entropy": 0.5}, "algo.target_entropy"),
+        (make_spec(), {"target_entropy": 0.5, "entropy_cost": 0.0}, "algo.entropy_cost"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(spec: EnvironmentSpec, keys: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        make_algorithm(spec, MATraceConfig(**keys), 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_algorithms_are_refused() -> None:
+    class Other(ReinforceConfig):
+        name: Any = "other"
+
+    with pytest.raises(ConfigError, match="reinforce, ma_trace"):
+        make_algorithm(make_spec(), Other(), 0)
