@@ -154,11 +154,11 @@ def main() -> None:
 
 
 def _rank_label() -> str:
-    """Which rank speaks, where several write to one terminal."""
+    """Which rank speaks, where several write to one terminal; nothing for rank 0."""
     from hpcmarl.launch.world import launcher_world
 
     world = launcher_world(os.environ)
-    return f"rank {world.rank}: " if world is not None and world.size > 1 else ""
+    return f"rank {world.rank}: " if world is not None and world.rank > 0 else ""
 
 
 def _config_of(path: str | None) -> Path:

