@@ -1,0 +1,93 @@
+"""Acting and learning are one policy: rollouts made by `act` have importance ratios of one when `gradient` evaluates them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hpcmarl.algos import make_algorithm
+from hpcmarl.algos.base import Algorithm
+from hpcmarl.config import MATraceConfig, NetworkConfig
+from hpcmarl.types import EnvironmentSpec, Frame, PolicyFrame, PolicySpec, Rollout
+from tests.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
+
+SPEC = make_spec(
+    PolicySpec("walker", ("w0", "w1"), (5,), CONTINUOUS),
+    PolicySpec("talker", ("t0", "t1", "t2"), (2, 2), MULTI_DISCRETE, True),
+    PolicySpec("mover", ("m0",), (3,), DISCRETE, True),
+)
+
+
+def make(spec: EnvironmentSpec, recurrent: bool, activation: str = "tanh") -> Algorithm:
+    network = NetworkConfig(hidden=(16, 16), activation=activation, recurrent=recurrent, memory=8)
+    # Wide clips: the mean ratio is then told as it is.
+    algorithm = make_algorithm(spec, MATraceConfig(network=network, rho_max=100.0, ratios="agent"), 0)
+    algorithm.load_parameters(algorithm.parameters + 0.3 * np.random.default_rng(5).standard_normal(algorithm.size).astype(np.float32))
+    return algorithm
+
+
+def frame_of(rollout: Rollout, step: int) -> Frame:
+    parts = {
+        name: PolicyFrame(part.obs[step], part.alive[step], None if part.action_mask is None else part.action_mask[step])
+        for name, part in rollout.policies.items()
+    }
+    return Frame(parts, None, rollout.episode_start[step])
+
+
+def act_out(algorithm: Algorithm, rollout: Rollout, seed: int, greedy: bool = False) -> None:
+    """Replace a random rollout's actions, logp and memory by the algorithm's own."""
+    generator = np.random.default_rng(seed)
+    memory = algorithm.initial_memory(rollout.count)
+    for name in memory:
+        rollout.policies[name].memory = memory[name]
+    for step in range(rollout.steps):
+        for name, decision in algorithm.act(frame_of(rollout, step), memory, generator, greedy).items():
+            part = rollout.policies[name]
+            assert decision.action.dtype == part.action.dtype
+            assert decision.logp.dtype == np.float32
+            part.action[step], part.logp[step] = decision.action, decision.logp
+            if decision.memory is not None:
+                memory = {**memory, name: decision.memory}
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+@pytest.mark.parametrize(("recurrent", "activation"), [(False, "tanh"), (False, "relu"), (True, "tanh")])
+def test_ratios_of_own_rollouts_are_one(recurrent: bool, activation: str, greedy: bool) -> None:
+    algorithm = make(SPEC, recurrent, activation)
+    rollouts = [random_rollout(SPEC, 12, 4, np.random.default_rng(seed), deaths=True) for seed in range(2)]
+    for seed, rollout in enumerate(rollouts):
+        act_out(algorithm, rollout, seed, greedy)
+    _, statistics = algorithm.gradient(rollouts)
+    for policy in SPEC.policies:
+        assert statistics[f"mean_rho_{policy.name}"] == pytest.approx(1.0, abs=1e-4)
+    moved = algorithm.parameters + 0.2 * np.random.default_rng(9).standard_normal(algorithm.size).astype(np.float32)
+    algorithm.load_parameters(moved)
+    assert abs(algorithm.gradient(rollouts)[1]["mean_rho_talker"] - 1.0) > 1e-3
+
+
+def test_acting_is_a_function_of_parameters_and_generator() -> None:
+    first, second = make(SPEC, True), make(SPEC, True)
+    rollouts = [random_rollout(SPEC, 6, 3, np.random.default_rng(0), deaths=True) for _ in range(3)]
+    act_out(first, rollouts[0], 1)
+    act_out(second, rollouts[1], 1)
+    act_out(second, rollouts[2], 2)
+    for name in first.segments:
+        np.testing.assert_array_equal(rollouts[0].policies[name].action, rollouts[1].policies[name].action)
+        np.testing.assert_array_equal(rollouts[0].policies[name].logp, rollouts[1].policies[name].logp)
+    assert not np.array_equal(rollouts[0].policies["walker"].action, rollouts[2].policies["walker"].action)
+
+
+def test_loading_parameters_changes_how_it_acts_at_once() -> None:
+    algorithm = make(SPEC, False)
+    rollout = random_rollout(SPEC, 1, 3, np.random.default_rng(0))
+    before = algorithm.act(frame_of(rollout, 0), {}, np.random.default_rng(0))
+    algorithm.load_parameters(algorithm.parameters * 2)
+    after = algorithm.act(frame_of(rollout, 0), {}, np.random.default_rng(0))
+    assert not np.array_equal(before["walker"].action, after["walker"].action)
+    assert algorithm.initial_memory(3) == {}
+
+
+def test_initial_memory_has_one_row_an_agent() -> None:
+    memory = make(SPEC, True).initial_memory(4)
+    assert {name: array.shape for name, array in memory.items()} == {"walker": (4, 2, 8), "talker": (4, 3, 8), "mover": (4, 1, 8)}
+    assert all(array.dtype == np.float32 and not array.any() for array in memory.values())
