@@ -6,6 +6,7 @@ acknowledgements of our own. Receives are matched probes into pooled buffers, co
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections import deque
@@ -17,10 +18,11 @@ import numpy as np
 from mpi4py import MPI
 
 from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, check_header, control, header_of
-from hpcmarl.comm.transport import Backoff, Message, Reduction, SendHandle, Transport
+from hpcmarl.comm.transport import Backoff, Message, PeerFailure, Reduction, SendHandle, Transport
 from hpcmarl.types import Array
 
 CHUNK_BYTES = 1 << 30  # MPI counts are 32 bits wide in MPI-3 libraries
+ABORT_SECONDS = 1.0  # how long a failing rank tries to tell the others
 POOLED_BUFFERS = 8  # free receive buffers kept of each size class
 
 
@@ -143,10 +145,15 @@ class MpiTransport(Transport):
 
     def _match(self) -> bool:
         """Match one arriving MPI message, if there is one, and start receiving it."""
-        matched = self.comm.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, self._status)
+        try:
+            matched = self.comm.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, self._status)
+        except MPI.Exception as error:
+            raise PeerFailure(f"MPI reports to rank {self.rank} that another rank has died: {error.Get_error_string()}") from None
         if matched is None:
             return False
         source, tag, size = self._status.Get_source(), self._status.Get_tag(), self._status.Get_count(MPI.BYTE)
+        if tag == Kind.ABORT:
+            raise PeerFailure(f"rank {source} has failed; rank {self.rank} ends with it")
         if tag == Kind.CHUNK:
             large = self._expecting[source]
             large.requests.append(matched.Irecv([large.buffer[large.filled : large.filled + size], MPI.BYTE]))
@@ -202,20 +209,36 @@ class MpiTransport(Transport):
 
     def broadcast(self, payload: bytes | None) -> bytes:
         length = np.array([len(payload) if payload is not None else 0], np.int64)
-        _sleep_until(self.comm.Ibcast(length, 0))
+        self._sleep_until(self.comm.Ibcast(length, 0))
         data = np.frombuffer(payload, np.uint8).copy() if payload is not None else np.empty(int(length[0]), np.uint8)
-        _sleep_until(self.comm.Ibcast([data, MPI.BYTE], 0))
+        self._sleep_until(self.comm.Ibcast([data, MPI.BYTE], 0))
         return data.tobytes()
 
     def gather_hosts(self) -> list[str]:
         width = MPI.MAX_PROCESSOR_NAME
         own = np.frombuffer(self.host.encode()[:width].ljust(width, b"\0"), np.uint8).copy()
         everyone = np.empty((self.size, width), np.uint8)
-        _sleep_until(self.comm.Iallgather([own, MPI.BYTE], [everyone, MPI.BYTE]))
+        self._sleep_until(self.comm.Iallgather([own, MPI.BYTE], [everyone, MPI.BYTE]))
         return [row.tobytes().rstrip(b"\0").decode() for row in everyone]
 
     def abort(self) -> None:
-        MPI.COMM_WORLD.Abort(1)
+        # MPI_Abort alone is not enough: with fault tolerance on, Open MPI lets the other ranks live
+        note = control(Kind.ABORT, source=self.rank)
+        requests = [self.comm.Isend([note, MPI.BYTE], rank, int(Kind.ABORT)) for rank in range(self.size) if rank != self.rank]
+        deadline = time.monotonic() + ABORT_SECONDS
+        while not MPI.Request.Testall(requests) and time.monotonic() < deadline:
+            time.sleep(1e-3)
+        if os.environ.get("OMPI_MCA_mpi_ft_enable") != "1":  # noqa: SIM112  set by mpiexec --with-ft ulfm
+            MPI.COMM_WORLD.Abort(1)
+        os._exit(1)
+
+    def _sleep_until(self, request: Any) -> None:
+        """Wait for a collective without burning a core; raises PeerFailure when a rank gives up meanwhile."""
+        backoff = Backoff()
+        while not request.Test():
+            if self.comm.Iprobe(MPI.ANY_SOURCE, int(Kind.ABORT)):
+                raise PeerFailure(f"another rank has failed; rank {self.rank} ends with it")
+            backoff.wait()
 
     def close(self) -> None:
         deadline = time.monotonic() + 5.0
@@ -224,7 +247,7 @@ class MpiTransport(Transport):
                 self._outgoing.popleft()
             else:
                 time.sleep(1e-3)
-        _sleep_until(self.comm.Ibarrier())  # so that nobody spins in Finalize while another still writes
+        self._sleep_until(self.comm.Ibarrier())  # so that nobody spins in Finalize while another still writes
 
 
 class SelfHandle(SendHandle):
@@ -241,9 +264,3 @@ class SelfHandle(SendHandle):
     def release(self) -> None:
         self.released = True
 
-
-def _sleep_until(request: Any) -> None:
-    """Wait for a request without burning a core."""
-    backoff = Backoff()
-    while not request.Test():
-        backoff.wait()

@@ -66,6 +66,7 @@ class Kind(IntEnum):
     EXIT = 10
     INTERRUPT = 11
     # between transports, never seen by a role
+    ABORT = 20  # a rank has failed: everyone ends now
     CHUNKED = 30
     CHUNK = 31
     PING = 40

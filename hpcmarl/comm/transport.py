@@ -11,7 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, check_header
+from hpcmarl.errors import HpcmarlError
 from hpcmarl.types import Array
+
+
+class PeerFailure(HpcmarlError):
+    """Another rank has failed and has told why on its own standard error; this one ends too."""
 
 
 class SendHandle:
@@ -71,7 +76,7 @@ class Transport(ABC):
 
     @abstractmethod
     def receive(self) -> Message | None:
-        """The next complete message, or None; never blocks."""
+        """The next complete message, or None; never blocks. Raises PeerFailure when another rank has aborted or died."""
 
     @abstractmethod
     def reduction_group(self, ranks: Sequence[int]) -> None:
@@ -91,7 +96,7 @@ class Transport(ABC):
 
     @abstractmethod
     def abort(self) -> None:
-        """End the whole world now, with a non-zero exit code."""
+        """End the whole world now, with a non-zero exit code: tell the others, then leave."""
 
     @abstractmethod
     def close(self) -> None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +26,8 @@ from hpcmarl.types import Rollout
 
 ARENAS = 3  # one being written, two on their way
 EPISODES_UNDER_WAY = 64
+
+logger = logging.getLogger(__name__)
 
 
 class Actor(Role):
@@ -50,7 +53,7 @@ class Actor(Role):
             record=config.deterministic,
             with_state=self.algorithm.needs_state,
         )
-        self.writer = trajectory_writer(context, self.index)
+        self.writer = trajectory_writer(context, self.index, with_state=self.algorithm.needs_state)
         self.slot_numbers = np.arange(self.index * self.slots, (self.index + 1) * self.slots, dtype=np.int64)
         layout = self.codec.layout(context.arena_steps, self.slots)
         self.arenas: list[tuple[RolloutArena, SendHandle]] = [(RolloutArena(layout), SendHandle()) for _ in range(ARENAS)]
@@ -64,6 +67,7 @@ class Actor(Role):
         self.ready_at = 0.0
         self.untold_steps = self.untold_agent_steps = 0
         self.counters: dict[str, float] = {"dropped_steps": 0, "cancelled_steps": 0, "environment_seconds": 0.0, "acting_seconds": 0.0}
+        self.storage_error_told = False
         self.report = Interval(max(config.logging.every_seconds, 0.01 * context.topology.size))
 
     # ---- messages
@@ -258,7 +262,10 @@ class Actor(Role):
         told: dict[str, Any] = dict(self.counters)
         told["restarts"] = self.environment.restarts
         if self.writer is not None:
-            told["trajectory_bytes"], told["trajectory_dropped"] = self.writer.bytes_written, self.writer.dropped
+            told |= {f"trajectory_{name}": value for name, value in self.writer.statistics.items()}
+            if self.writer.error is not None and not self.storage_error_told:
+                self.storage_error_told = True
+                logger.error("trajectories are not kept any more: %s", self.writer.error)
         self.tell(self.context.topology.server, Kind.REPORT, {"actor": self.index, "counters": told})
 
     def _stop(self) -> bool:

@@ -6,20 +6,23 @@ Called by run.train on every rank and, with virtual ranks, by tests. A failure o
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import traceback
-from typing import Any
+from typing import Any, NoReturn
 
 from hpcmarl.comm.protocol import Kind
 from hpcmarl.comm.topology import ROLE_NAMES
-from hpcmarl.comm.transport import Backoff, Message, Transport
+from hpcmarl.comm.transport import Backoff, Message, PeerFailure, Transport
 from hpcmarl.errors import EXIT_SUCCESS
 from hpcmarl.launch.signals import StopSignals
 from hpcmarl.roles import ROLES
 from hpcmarl.roles.base import Context, Role
 
 logger = logging.getLogger(__name__)
+
+CLOSING_SECONDS = 4.0
 
 TO_SERVER = (Kind.GRADIENT, Kind.REPORT, Kind.STATE, Kind.INTERRUPT)
 RECEIVERS = {Kind.ROLLOUT: "learner", Kind.PARAMETERS: "learner", Kind.WEIGHTS: "actor", **dict.fromkeys(TO_SERVER, "server")}
@@ -106,7 +109,10 @@ class AbortHook:
         self.fail(failure.exc_value, thread=failure.thread.name if failure.thread else "thread")
 
     def fail(self, error: BaseException | None, thread: str = "") -> None:
-        """Tell what happened and abort the world; does not return under MPI."""
+        """Tell what happened and abort the world; does not return under MPI. A rank that ends because of another one is silent."""
+        if isinstance(error, PeerFailure):
+            logger.error("%s", error)
+            self._leave()
         role = self.rank.present if self.rank is not None else self.doing
         place = f"rank {self.transport.rank} of {self.transport.size} ({role}{', thread ' + thread if thread else ''}) on {self.transport.host}"
         text = "".join(traceback.format_exception(error)) if error is not None else ""
@@ -114,4 +120,17 @@ class AbortHook:
         marked = "".join(f"[rank {self.transport.rank}] {line}\n" for line in text.splitlines())
         sys.stderr.write(f"{marked}error: {place} failed: {type(error).__name__}: {error}; the job ends\n")
         sys.stderr.flush()
+        self._close_soon()
         self.transport.abort()
+
+    def _close_soon(self) -> None:
+        """Close files so that what is written stays readable, but wait for nothing that hangs."""
+        guard = threading.Timer(CLOSING_SECONDS, os._exit, (1,))
+        guard.daemon = True
+        guard.start()
+        if self.rank is not None:
+            self.rank.close()
+
+    def _leave(self) -> NoReturn:
+        self._close_soon()
+        os._exit(1)  # MPI_Finalize would wait for ranks that are gone

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,14 +25,15 @@ logger = logging.getLogger(__name__)
 RECENT_EPISODES = 100
 
 
-def trajectory_writer(context: Context, index: int) -> TrajectoryWriter | None:
-    """The writer of one actor's trajectories; None where they are not kept."""
+def trajectory_writer(context: Context, index: int, *, with_state: bool) -> TrajectoryWriter | None:
+    """The writer of one actor's trajectories; None where they are not kept. The state is kept where rollouts carry it."""
     config = context.config.trajectories
     if not config.enabled:
         return None
     directory = context.run_directory / "trajectories"
     rank, host = context.rank, context.transport.host
-    return TrajectoryWriter(directory, context.spec, config, rank=rank, role="actor", host=host, attributes=context.attributes("actor", index))
+    spec = context.spec if with_state else replace(context.spec, state_size=None)
+    return TrajectoryWriter(directory, spec, config, rank=rank, role="actor", host=host, attributes=context.attributes("actor", index))
 
 
 class Recorder:
