@@ -1,0 +1,113 @@
+"""Every mistake in a configuration is one line that names the place, the value and the remedy."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcmarl.configfile import load_config
+from hpcmarl.errors import ConfigError
+
+BASE = "env: {id: a.b}\nstop: {updates: 3}\n"
+
+
+def message(text, *overrides):
+    with pytest.raises(ConfigError) as raised:
+        load_config(text, overrides)
+    line = str(raised.value)
+    assert "\n" not in line
+    assert line
+    return line
+
+
+CASES = {
+    "range with line": (BASE + "rounds:\n  batch: 0\n", (), ["line 4: rounds.batch is 0", "a whole number >= 1 or null", "trajectories of a round"]),
+    "choice": (BASE + "rounds: {rule: rennalla}\n", (), ["rounds.rule is 'rennalla'", "one of sync, rennala, malenia"]),
+    "type": (BASE + "seed: many\n", (), ["seed is 'many'", "a whole number >= 0"]),
+    "fraction of a whole number": (BASE + "seed: 1.5\n", (), ["seed is 1.5"]),
+    "truth": (BASE, ("deterministic=maybe",), ["command line: deterministic is 'maybe'", "true or false"]),
+    "neighbour": (BASE + "rounds: {bach: 1}\n", (), ["unknown key rounds.bach", "did you mean rounds.batch?"]),
+    "same name elsewhere": (BASE + "batch: 1\n", (), ["unknown key batch", "did you mean rounds.batch?"]),
+    "dotted key in a file": (BASE + "env.id: x\n", (), ["unknown key env.id", "env: {id: ...}"]),
+    "several": (BASE + "seed: -1\nrounds: {batch: 0, rul: 3}\n", (), ["seed is -1", "(and 2 more: rounds.batch, rounds.rul)"]),
+    "unknown choice": (BASE + "algo: {name: a3c}\n", (), ["algo.name is 'a3c'", "one of reinforce, ma_trace"]),
+    "key of another choice": (BASE + "algo: {name: reinforce, unroll: 3}\n", (), ["unknown key algo.unroll", "belongs to algo.name: ma_trace"]),
+    "inside the choice": (BASE + "algo: {name: ma_trace, unroll: 0}\n", (), ["algo.unroll is 0", ">= 1"]),
+    "inside a list": (BASE + "topology: {groups: [{delay: {step: -1}}]}\n", (), ["topology.groups.0.delay.step is -1", "a number >= 0"]),
+    "either of two types": (BASE + "topology: {groups: x}\n", (), ["topology.groups is 'x'", "a whole number >= 1 or a list of"]),
+    "number or word": (BASE + "topology: {actors_per_learner: all}\n", (), ["topology.actors_per_learner is 'all'", "or auto"]),
+    "environment of a group": (BASE, ("topology.groups.0.env.max_steps=0",), ["topology.groups.0.env.max_steps is 0"]),
+    "key in the environment of a group": (BASE, ("topology.groups.0.env.kwarg=0",), ["did you mean topology.groups.0.env.kwargs?"]),
+    "empty section": (BASE + "topology:\n", (), ["topology is empty", "remove the line"]),
+    "text for a section": (BASE + "eval: 3\n", (), ["eval is 3", "a section with the keys episodes"]),
+    "missing": ("stop: {updates: 1}\n", (), ["env is missing", "id, kwargs"]),
+    "missing key": ("env: {}\nstop: {updates: 1}\n", (), ["env.id is missing", "import path"]),
+    "contradiction": ("env: {id: a}\n", (), ["stop is empty", "set stop.updates"]),
+    "contradiction through an override": (BASE, ("rounds.rule=malenia", "rounds.batch=1", "topology.groups=3"), ["rounds.batch 1 is less", "from the command line"]),
+    "policy name": (BASE + "policies: {'a b': {agents: [x]}}\n", (), ["the key 'a b' is not allowed"]),
+    "key that is a number": (BASE + "1: 2\n", (), ["the key 1 is not allowed", "keys must be text"]),
+    "long value": (BASE + "seed: " + "x" * 500 + "\n", (), ["seed is 'xxx", "..."]),
+    "no override": (BASE, ("foo",), ["command line: 'foo' is no override", "key.sub=value"]),
+    "no key": (BASE, ("=3",), ["is no override"]),
+    "empty part of a key": (BASE, ("a..b=3",), ["is no override"]),
+    "override that is no YAML": (BASE, ("rounds.batch=[1",), ["command line: rounds.batch=[1", "not valid YAML"]),
+    "override into a value": (BASE + "seed: 3\n", ("seed.x=1",), ["seed.x", "seed is 3, which has no parts"]),
+    "item that is not there": (BASE, ("topology.groups.4.actors=1",), ["topology.groups has no item 4", "from 0 to 0"]),
+    "item with a name": (BASE + "topology: {groups: [{}]}\n", ("topology.groups.x.actors=1",), ["has no item x"]),
+    "duplicate key": ("seed: 1\n" + BASE + "seed: 2\n", (), ["line 4, column 1", "'seed' is there twice (first on line 1)"]),
+    "duplicate key deep": (BASE + "eval:\n  greedy: yes\n  greedy: no\n", (), ["line 5, column 3", "twice"]),
+    "alias": ("env: &x {id: a}\nstop: *x\n", (), ["line 2, column 7", "alias *x is not supported"]),
+    "python object": (BASE + "name: !!python/object/apply:os.getcwd []\n", (), ["line 3, column 7", "not valid YAML"]),
+    "syntax": ("env: [\n", (), ["line 2, column 1", "not valid YAML"]),
+    "two documents": ("a: 1\n---\nb: 1\n", (), ["line 2, column 1"]),
+    "control character": ("a: \x07\n", (), ["not valid YAML"]),
+    "nothing": ("\n# only words\n", (), ["empty", "env.id"]),
+    "a list": ("- 1\n- 2\n", (), ["holds a list"]),
+    "deep": ("[" * 20000 + "\n", (), ["nested too deeply"]),
+    "thousands of digits": (BASE + "seed: " + "9" * 5000 + "\n", (), ["not valid YAML"]),
+    "large": ("# " + "x" * (1 << 20) + "\n" + BASE, (), ["larger than 1 MiB"]),
+}
+
+
+@pytest.mark.parametrize(("text", "overrides", "parts"), CASES.values(), ids=CASES.keys())
+def test_one_line_that_says_it(text, overrides, parts):
+    line = message(text, *overrides)
+    assert len(line) < 600
+    for part in parts:
+        assert part in line
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    assert "no such file" in message(str(tmp_path / "none.yaml"))
+    assert "a directory" in message(str(tmp_path))
+    (tmp_path / "empty.yaml").write_text("")
+    assert message(str(tmp_path / "empty.yaml")).startswith(f"{tmp_path}/empty.yaml: empty")
+    (tmp_path / "latin.yaml").write_bytes(b"name: \xff\xfe\xfa\n")
+    assert "not valid YAML" in message(str(tmp_path / "latin.yaml"))
+    (tmp_path / "large.yaml").write_bytes(b"#" * ((1 << 20) + 1))
+    assert "larger than" in message(str(tmp_path / "large.yaml"))
+
+
+def test_the_file_is_named_for_its_own_keys_and_the_command_line_for_overrides(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(BASE + "seed: -1\n")
+    assert message(path).startswith(f"{path}, line 3: seed is -1")
+    path.write_text(BASE)
+    assert message(path, "seed=-1").startswith("command line: seed is -1")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(st.sampled_from("abenv:{}[]-,.'\"#&*!|>%@` \n\t0123e~?<="), max_size=60))
+def test_any_text_loads_or_is_refused_in_one_line(text):
+    try:
+        load_config("\n" + text)
+    except ConfigError as error:
+        assert "\n" not in str(error)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(st.sampled_from("envalgo.stopunam0123=[]{}:,-'\" "), max_size=30))
+def test_any_override_loads_or_is_refused_in_one_line(text):
+    try:
+        load_config(BASE, [text])
+    except ConfigError as error:
+        assert "\n" not in str(error)
