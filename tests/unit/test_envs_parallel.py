@@ -1,0 +1,333 @@
+"""envs/: parallel environments, against an independent rollout of the same environment (the slow twin)."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcmarl.config import EnvConfig, PolicyConfig
+from hpcmarl.envs import BatchedEnvironment, Seeds, describe, episode_seed, make_environment, new_frame, new_outcome
+from hpcmarl.errors import EnvironmentFailure
+from tests.envs_for_tests import Boxed, Crowd
+
+SPREAD = "mpe2.simple_spread_v3"
+CROWD = "tests.envs_for_tests:Crowd"
+HOWS = ("terminated", "truncated", "both", "vanish", "stay")
+
+
+def draw_actions(environment: BatchedEnvironment, frame: Any, generator: np.random.Generator) -> dict[str, Any]:
+    """Random allowed actions for all agents, alive or not."""
+    actions = {}
+    for policy in environment.spec.policies:
+        shape = (environment.slots, len(policy.agents))
+        mask = frame.policies[policy.name].action_mask
+        if policy.action.kind == "continuous":
+            actions[policy.name] = generator.normal(0, 2, (*shape, *policy.action.shape)).astype(np.float32)
+            continue
+        chosen, start = [], 0
+        for size in policy.action.sizes:
+            allowed = np.ones((*shape, size), bool) if mask is None else mask[..., start : start + size]
+            chosen.append((generator.random((*shape, size)) * allowed).argmax(-1))
+            start += size
+        actions[policy.name] = chosen[0] if policy.action.kind == "discrete" else np.stack(chosen, -1)
+    return actions
+
+
+def dirty(thing: Any) -> None:
+    """Fill with old contents, which every call must overwrite."""
+    for policy in thing.policies.values():
+        for name, array in vars(policy).items():
+            if array is not None:
+                array[...] = True if array.dtype == bool else 7 + len(name)
+
+
+def copies(view: Any) -> dict[str, Any]:
+    return {key: None if array is None else array.copy() for key, array in vars(view).items()}
+
+
+def play(environment: BatchedEnvironment, steps: int, with_state: bool = False, seed: int = 0) -> list[dict[str, Any]]:
+    """Rows of copies: the frame before the step, the actions, the outcome."""
+    generator, rows = np.random.default_rng(seed), []
+    frames = [new_frame(environment.spec, environment.slots, with_state) for _ in range(2)]
+    outcome = new_outcome(environment.spec, environment.slots)
+    dirty(frames[0])
+    environment.reset(frames[0])
+    for step in range(steps):
+        frame, following = frames[step % 2], frames[(step + 1) % 2]
+        actions = draw_actions(environment, frame, generator)
+        row = {"actions": actions, "start": frame.episode_start.copy(), "state": None if frame.state is None else frame.state.copy()}
+        row["frame"] = {name: copies(view) for name, view in frame.policies.items()}
+        dirty(outcome)
+        dirty(following)
+        environment.step(actions, outcome, following)
+        row["outcome"] = {name: copies(view) for name, view in outcome.policies.items()}
+        row |= {"end": outcome.episode_end.copy(), "finals": list(outcome.finals), "episodes": list(outcome.episodes)}
+        rows.append(row)
+    return rows
+
+
+def compare_with_twin(
+    build: Callable[[], Any], environment: BatchedEnvironment, rows: list[dict[str, Any]], seeds: Seeds, max_steps: int | None
+) -> None:
+    """Roll out PettingZoo's environment slot by slot, in the plainest way, and compare every element of every row."""
+    spec = environment.spec
+    at = {agent: (policy.name, column) for policy in spec.policies for column, agent in enumerate(policy.agents)}
+    for slot in range(environment.slots):
+        twin, episode, first, total = build(), -1, True, 0.0
+        for number, row in enumerate(rows):
+            if first:
+                episode, length, total = episode + 1, 0, 0.0
+                observations, _ = twin.reset(seed=episode_seed(seeds.seed, seeds.first_slot + slot, episode))
+                dead: set[str] = set()
+            living = [agent for agent in twin.agents if agent not in dead]
+            where = f"slot {slot} row {number}"
+            assert row["start"][slot] == first, where
+            for agent, (policy, column) in at.items():
+                shown = row["frame"][policy]
+                assert shown["alive"][slot, column] == (agent in living), where
+                expected = np.asarray(observations[agent], np.float32) if agent in living else np.zeros(spec.policy(policy).observation_shape)
+                np.testing.assert_array_equal(shown["obs"][slot, column], expected, err_msg=where)
+            actions = {agent: row["actions"][at[agent][0]][slot, at[agent][1]] for agent in living}
+            for agent, action in actions.items():
+                space = twin.action_space(agent)
+                actions[agent] = np.clip(action, space.low, space.high).reshape(space.shape) if hasattr(space, "low") else action
+            observations, rewards, terminated, truncated, _ = twin.step(actions)
+            length += 1
+            total += sum(float(rewards[agent]) for agent in living) / len(at)
+            dead |= {agent for agent in at if terminated.get(agent) or truncated.get(agent)}
+            remaining = [agent for agent in twin.agents if agent not in dead]
+            ends = not remaining or length == max_steps
+            cut_off = set()
+            for agent, (policy, column) in at.items():
+                got = {key: row["outcome"][policy][key][slot, column] for key in ("reward", "terminated", "truncated")}
+                acted = agent in living
+                ended = acted and (terminated.get(agent) or (agent not in twin.agents and not truncated.get(agent)))
+                stopped = acted and not ended and (truncated.get(agent) or ends)
+                cut_off |= {agent} if stopped else set()
+                reward = np.float32(rewards[agent] if acted else 0)
+                assert got == {"reward": reward, "terminated": bool(ended), "truncated": bool(stopped)}, (where, agent)
+            assert row["end"][slot] == (0 if not ends else 2 if cut_off else 1), where
+            finals = [final for final in row["finals"] if final.slot == slot]
+            assert len(finals) == int(ends and bool(cut_off)), where
+            for agent, (policy, column) in at.items() if finals else ():
+                expected = observations[agent] if agent in cut_off else np.zeros(spec.policy(policy).observation_shape)
+                np.testing.assert_array_equal(finals[0].obs[policy][column], np.asarray(expected, np.float32))
+            episodes = [found for found in row["episodes"] if found.slot == slot]
+            assert [(found.index, found.length, found.terminated) for found in episodes] == ([(episode, length, not cut_off)] if ends else [])
+            if episodes:
+                assert episodes[0].return_mean == pytest.approx(total)
+                weighted = [episodes[0].returns[policy.name] * len(policy.agents) for policy in spec.policies]
+                assert sum(weighted) / len(at) == pytest.approx(total)
+            first = ends
+
+
+@pytest.mark.parametrize("max_steps", [None, 7])
+@pytest.mark.parametrize(
+    ("module", "kwargs"),
+    [
+        ("simple_spread_v3", {}),
+        ("simple_speaker_listener_v4", {}),
+        ("simple_spread_v3", {"continuous_actions": True}),
+        ("simple_tag_v3", {"max_cycles": 9}),
+    ],
+)
+def test_mpe_equals_twin(module: str, kwargs: dict[str, Any], max_steps: int | None) -> None:
+    seeds = Seeds(5, 40)
+    environment = make_environment(EnvConfig(id=f"mpe2.{module}", kwargs=kwargs, max_steps=max_steps), {}, 3, seeds)
+    rows = play(environment, 30)
+    compare_with_twin(lambda: importlib.import_module(f"mpe2.{module}").parallel_env(**kwargs), environment, rows, seeds, max_steps)
+    assert sum(len(row["episodes"]) for row in rows) >= 3
+    environment.close()
+
+
+def plans() -> st.SearchStrategy[dict[str, tuple[int, int, str]]]:
+    stay = st.tuples(st.integers(0, 3), st.integers(0, 4), st.sampled_from(HOWS)).map(lambda plan: (plan[0], plan[0] + plan[1], plan[2]))
+    return st.lists(stay, min_size=1, max_size=4).map(
+        lambda found: {f"walker_{number}": (0 if number == 0 else plan[0], plan[1], plan[2]) for number, plan in enumerate(found)}
+    )
+
+
+@given(plan=plans(), max_steps=st.one_of(st.none(), st.integers(1, 6)))
+@settings(max_examples=60, deadline=None)
+def test_death_and_joining_equal_twin(plan: dict[str, Any], max_steps: int | None) -> None:
+    seeds = Seeds(1)
+    environment = make_environment(EnvConfig(id=CROWD, kwargs={"plan": plan}, max_steps=max_steps), {}, 2, seeds)
+    compare_with_twin(lambda: Crowd(plan), environment, play(environment, 14), seeds, max_steps)
+
+
+def test_crowd_by_hand() -> None:
+    """walker_0 is terminated at step 3, walker_2 (2-4) has both flags, walker_1 is truncated and walker_3 vanishes at step 5."""
+    environment = make_environment(EnvConfig(id=CROWD), {}, 1, Seeds(0), with_state=True)
+    rows = play(environment, 7, with_state=True)
+    flags = np.array([[row["outcome"]["walker"][key][0] for key in ("terminated", "truncated")] for row in rows])
+    expected = np.zeros((7, 2, 4), bool)
+    expected[3, 0, 0] = expected[4, 0, 2] = expected[5, 1, 1] = expected[5, 0, 3] = True
+    np.testing.assert_array_equal(flags, expected)
+    alive = [row["frame"]["walker"]["alive"][0].tolist() for row in rows[:6]]
+    assert alive == [[1, 1, 0, 0], [1, 1, 0, 1], [1, 1, 1, 1], [1, 1, 1, 1], [0, 1, 1, 1], [0, 1, 0, 1]]
+    assert [int(row["end"][0]) for row in rows] == [0, 0, 0, 0, 0, 2, 0]
+    assert [row["state"][0].tolist() for row in rows[:3]] == [[0, 2], [1, 3], [2, 4]]
+    (final,) = rows[5]["finals"]
+    assert final.obs["walker"][:, 1].tolist() == [0, 6, 0, 0]
+    assert final.state is not None
+    assert final.state.tolist() == [6, 0]
+
+
+@pytest.mark.parametrize("won", [True, False, None])
+def test_win_comes_from_the_last_infos(won: bool | None) -> None:
+    environment = make_environment(EnvConfig(id=CROWD, kwargs={"win": won}), {}, 1, Seeds(0))
+    (episode,) = play(environment, 6)[-1]["episodes"]
+    assert episode.outcome == ({} if won is None else {"win": float(won)})
+
+
+def test_same_seeds_same_data_and_slots_differ() -> None:
+    def run(first_slot: int, slots: int) -> Any:
+        environment = make_environment(EnvConfig(id=SPREAD), {}, slots, Seeds(9, first_slot))
+        frame = new_frame(environment.spec, slots)
+        environment.reset(frame)
+        return frame.policies["agent"].obs
+
+    whole = run(0, 4)
+    np.testing.assert_array_equal(whole, run(0, 4))
+    np.testing.assert_array_equal(whole[2:], run(2, 2))  # whichever rank hosts a slot, it sees the same
+    assert len(np.unique(whole.round(6).reshape(4, -1), axis=0)) == 4
+
+
+def test_episode_seeds_differ_and_fit() -> None:
+    seeds = [episode_seed(seed, slot, index) for seed in (0, 1, 2**40) for slot in range(20) for index in range(130)]
+    assert len(set(seeds)) > len(seeds) - 5
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert episode_seed(3, 4, 5) == episode_seed(3, 4, 5)
+
+
+@given(step=st.integers(0, 40), max_steps=st.sampled_from([None, 4]))
+@settings(max_examples=12, deadline=None)
+def test_exact_resume_by_replay(step: int, max_steps: int | None) -> None:
+    def make() -> BatchedEnvironment:
+        return make_environment(EnvConfig(id=SPREAD, max_steps=max_steps, kwargs={"max_cycles": 11}), {}, 2, Seeds(4), record=True)
+
+    original, resumed = make(), make()
+    frames = [new_frame(original.spec, 2) for _ in range(2)]
+    outcomes = [new_outcome(original.spec, 2) for _ in range(2)]
+    generator = np.random.default_rng(step)
+    original.reset(frames[0])
+    for _ in range(step):
+        original.step({"agent": generator.integers(0, 5, (2, 3))}, outcomes[0], frames[0])
+    resumed.load_state_dict(original.state_dict(), frames[1])
+    for _ in range(12):
+        for name in ("obs", "alive"):
+            np.testing.assert_array_equal(getattr(frames[0].policies["agent"], name), getattr(frames[1].policies["agent"], name))
+        np.testing.assert_array_equal(frames[0].episode_start, frames[1].episode_start)
+        np.testing.assert_array_equal(original.episode_step, resumed.episode_step)
+        actions = {"agent": generator.integers(0, 5, (2, 3))}
+        original.step(actions, outcomes[0], frames[0])
+        resumed.step(actions, outcomes[1], frames[1])
+        np.testing.assert_array_equal(outcomes[0].policies["agent"].reward, outcomes[1].policies["agent"].reward)
+        assert outcomes[0].episodes == outcomes[1].episodes
+
+
+def test_resume_without_a_record_begins_the_next_episodes() -> None:
+    environment = make_environment(EnvConfig(id=CROWD), {}, 2, Seeds(0))
+    play(environment, 8)
+    assert environment.episode_index.tolist() == [1, 1]
+    state = environment.state_dict()
+    frame = new_frame(environment.spec, 2)
+    environment.load_state_dict(state, frame)
+    assert environment.episode_index.tolist() == [2, 2]
+    assert environment.episode_step.tolist() == [0, 0]
+    assert frame.episode_start.all()
+    wider = make_environment(EnvConfig(id=CROWD), {}, 3, Seeds(0), record=True)
+    wider.load_state_dict(state, new_frame(wider.spec, 3))
+    assert wider.episode_index.tolist() == [2, 2, 2]
+
+
+def test_replay_of_an_environment_that_is_not_deterministic_is_refused() -> None:
+    environment = make_environment(EnvConfig(id=CROWD), {}, 1, Seeds(0), record=True)
+    play(environment, 5)
+    state = environment.state_dict()
+    plan = {f"walker_{k}": (0, 1, "terminated") for k in range(4)}
+    shorter = make_environment(EnvConfig(id=CROWD, kwargs={"plan": plan}), {}, 1, Seeds(0), record=True)
+    with pytest.raises(EnvironmentFailure, match="ended in the replay"):
+        shorter.load_state_dict(state, new_frame(shorter.spec, 1))
+
+
+def test_restart_slots_touches_only_their_rows() -> None:
+    environment = make_environment(EnvConfig(id=SPREAD), {}, 3, Seeds(0))
+    frame, outcome = new_frame(environment.spec, 3), new_outcome(environment.spec, 3)
+    environment.reset(frame)
+    environment.step({"agent": np.ones((3, 3), np.int64)}, outcome, frame)
+    before = frame.policies["agent"].obs.copy()
+    environment.restart_slots([1], frame)
+    assert environment.episode_index.tolist() == [0, 1, 0]
+    assert environment.episode_step.tolist() == [1, 0, 1]
+    assert frame.episode_start.tolist() == [False, True, False]
+    np.testing.assert_array_equal(frame.policies["agent"].obs[[0, 2]], before[[0, 2]])
+    assert not np.array_equal(frame.policies["agent"].obs[1], before[1])
+
+
+def test_arrays_are_written_in_place_even_where_they_are_not_contiguous() -> None:
+    environment = make_environment(EnvConfig(id=SPREAD), {}, 2, Seeds(0))
+    plain, strided = new_frame(environment.spec, 2), new_frame(environment.spec, 2)
+    arena = np.full((2, 6, 18), 9, np.float32)
+    strided.policies["agent"].obs = arena[:, ::2]
+    outcome = new_outcome(environment.spec, 2)
+    environment.reset(plain)
+    environment.step({"agent": np.ones((2, 3), np.int64)}, outcome, plain)
+    again = make_environment(EnvConfig(id=SPREAD), {}, 2, Seeds(0))
+    again.reset(strided)
+    again.step({"agent": np.ones((2, 3), np.int64)}, outcome, strided)
+    np.testing.assert_array_equal(arena[:, ::2], plain.policies["agent"].obs)
+    assert (arena[:, 1::2] == 9).all()
+
+
+def test_masks_by_info_for_multi_discrete_actions() -> None:
+    environment = make_environment(EnvConfig(id="tests.envs_for_tests:Masked"), {}, 2, Seeds(0))
+    (policy,) = environment.spec.policies
+    assert (policy.name, policy.has_mask, policy.action.sizes, policy.observation_shape) == ("policy_0", True, (2, 3), (6,))
+    rows = play(environment, 20)
+    for step, row in enumerate(rows):
+        time = step % 7
+        expected = [True, True, *(component != time % 3 for component in range(3))]
+        assert row["frame"]["policy_0"]["action_mask"].tolist() == [[expected] * 2] * 2
+        assert row["frame"]["policy_0"]["obs"][0].tolist() == [[1, 0, 1, 0, time, 9], [1, 0, 0, 1, time, 9]]
+    assert environment.restarts == 0
+
+
+def test_a_mask_that_forbids_everything_names_the_agent() -> None:
+    environment = make_environment(EnvConfig(id="tests.envs_for_tests:Masked", kwargs={"forbid": 2}), {}, 1, Seeds(0))
+    with pytest.raises(EnvironmentFailure, match=r"agent b every action"):
+        play(environment, 4)
+
+
+@pytest.mark.parametrize(
+    ("factory", "action", "given_action"),
+    [
+        ("boxed_matrix", [[[-5.0, 0.5, 0.25, 9.0]]], [[-1.0, 0.5], [0.25, 2.0]]),
+        ("boxed_shifted", [[2]], 1),
+        ("boxed_whole", [[[3.6]]], [4]),
+    ],
+)
+def test_actions_reach_the_environment_in_its_own_terms(factory: str, action: Any, given_action: Any) -> None:
+    environment = make_environment(EnvConfig(id=f"tests.envs_for_tests:{factory}"), {}, 1, Seeds(0))
+    (policy,) = environment.spec.policies
+    frame, outcome = new_frame(environment.spec, 1), new_outcome(environment.spec, 1)
+    environment.reset(frame)
+    environment.step({"lone_0": np.asarray(action, policy.action.dtype)}, outcome, frame)
+    assert np.asarray(Boxed.given[-1]).tolist() == given_action
+    assert outcome.policies["lone_0"].reward.tolist() == [[0.5]]
+
+
+def test_tuple_observations_are_flattened() -> None:
+    spec = describe(EnvConfig(id="tests.envs_for_tests:boxed_observing_tuple"), {})
+    assert spec.policies[0].observation_shape == (3 + 1 + 4,)
+    environment = make_environment(EnvConfig(id="tests.envs_for_tests:boxed_observing_tuple"), {"one": PolicyConfig(agents=("lone_*",))}, 1, Seeds(0))
+    rows = play(environment, 5)
+    for row in rows:
+        seen = row["frame"]["one"]["obs"][0, 0]
+        assert seen[:3].sum() == seen[4:6].sum() == seen[6:].sum() == 1
