@@ -16,6 +16,7 @@ from hpcmarl.io.layout import INDEX
 from hpcmarl.io.schema import read_attributes
 from hpcmarl.io.shard import ShardFile, is_live
 from hpcmarl.io.shard_reader import ShardReader, verify_shard
+from hpcmarl.io.unfinished import has_beginning
 
 _COPY = ".salvage"
 
@@ -64,6 +65,8 @@ def salvage_file(partial: Path, *, remove: bool = False) -> Salvaged:
             return Salvaged(name, "failed", f"{final.name} exists and is bad, move it away first: {error}")
         return _finish(Salvaged(name, "done", f"{final.name} exists and is good", str(final)), partial, remove)
     try:
+        if not has_beginning(partial):
+            return _finish(Salvaged(name, "empty", "its writer died before the first row"), partial, remove)
         with ShardReader(partial, partial=True) as reader:
             lost = reader.step_rows() - reader.steps
             if not reader.segments:
@@ -71,6 +74,8 @@ def salvage_file(partial: Path, *, remove: bool = False) -> Salvaged:
             copy_shard(reader, final)
             found = Salvaged(name, "recovered", "", str(final), reader.steps, reader.segments, lost)
         verify_shard(final)
+    except OSError as error:
+        return Salvaged(name, "failed", str(storage_error(partial, "read", error)))
     except (FormatError, StorageError) as error:
         return Salvaged(name, "failed", str(error))
     return _finish(found, partial, remove)

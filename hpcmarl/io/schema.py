@@ -23,6 +23,7 @@ import numpy as np
 import hpcmarl
 from hpcmarl.errors import FormatError, MissingPackageError
 from hpcmarl.io.atomic import LOCK_ERRORS, errno_of, remedy, storage_error
+from hpcmarl.io.unfinished import UnfinishedFile
 from hpcmarl.packing import plain
 
 TRAJECTORIES, CHECKPOINT, METRICS = "hpcmarl-trajectories", "hpcmarl-checkpoint", "hpcmarl-metrics"
@@ -97,8 +98,8 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
         raise FormatError(f"{os.fspath(path)}: the file is damaged: {' '.join(str(error).split())[:200]}") from error
 
 
-def open_checked(path: str | os.PathLike[str], kind: str | None, *, swmr: bool = False) -> h5py.File:
-    """Opens an hpcmarl file for reading. `kind` is one of FORMAT_VERSIONS, None for any of them; swmr: as a killed writer left it.
+def open_checked(path: str | os.PathLike[str], kind: str | None, *, unfinished: bool = False) -> h5py.File:
+    """Opens an hpcmarl file for reading. `kind` is one of FORMAT_VERSIONS, None for any of them; unfinished: as a killed writer left it.
 
     Raises FormatError with one line for a file that is missing, empty, truncated, not HDF5, foreign, newer or unsafe;
     MissingPackageError for a compression filter that is not installed.
@@ -117,7 +118,7 @@ def open_checked(path: str | os.PathLike[str], kind: str | None, *, swmr: bool =
     if signature != b"\x89HDF\r\n\x1a\n":
         raise FormatError(f"{path}: not an HDF5 file")
     with reading(path):
-        file = _open(path, swmr)
+        file = _open(path, unfinished)
         try:
             check_root(file, kind)
             check_safe(file)
@@ -127,9 +128,9 @@ def open_checked(path: str | os.PathLike[str], kind: str | None, *, swmr: bool =
     return file
 
 
-def _open(path: Path, swmr: bool) -> h5py.File:
+def _open(path: Path, unfinished: bool) -> h5py.File:
     try:
-        return h5py.File(path, "r", libver="latest", swmr=True) if swmr else h5py.File(path, "r")
+        return h5py.File(UnfinishedFile(path) if unfinished else path, "r")
     except OSError as error:
         text = str(error)
         if "truncated" in text or "eof" in text.lower():

@@ -1,8 +1,8 @@
 """One trajectory file that is being written: chunks of rows, a commit record, and the rename that makes it final.
 
 The trajectory writer, salvage and merge write shards through here. Knows the layout and no rollout. While it is open the file
-has the name shard-NNNNNN.h5.partial and is in HDF5's SWMR mode, so that it can be read after its writer was killed; what
-/segments/committed counts is then complete. A shared lock tells salvage that the writer lives.
+has the name shard-NNNNNN.h5.partial and is in HDF5's SWMR mode, whose order of writing keeps it readable when its writer
+is killed; what /segments/committed counts is then complete. A lock tells salvage that the writer lives.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class ShardReader:
 
     def __init__(self, path: str | os.PathLike[str], *, partial: bool = False) -> None:
         self.path = Path(path)
-        self.file: h5py.File = open_checked(path, TRAJECTORIES, swmr=partial)
+        self.file: h5py.File = open_checked(path, TRAJECTORIES, unfinished=partial)
         try:
             with reading(self.path):
                 self.layout: Layout = layout_of_file(self.file)

@@ -137,10 +137,12 @@ class TrajectoryWriter:
             raise storage_error(self.directory, "write trajectories", error) from error
         self._shard: ShardFile | None = None
         self._opened = self._flushed = 0.0
-        self._seen = self._dropped = self._steps = self._shards = self._bytes = 0
-        self._put = self._taken = 0  # bytes: each is written by one thread alone
+        self._seen = self._dropped = self._lost = self._steps = self._shards = 0
+        self._bytes = self._closed_bytes
+        self._put = self._taken = 0  # bytes; like _dropped and _lost, each is written by one thread alone
         self._queue: deque[tuple[Rollout, int]] = deque()
         self._stopped = self._closing = False
+        self._check_budget()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._work, name="trajectory-writer", daemon=True)
         self._thread.start()
@@ -163,7 +165,7 @@ class TrajectoryWriter:
     @property
     def statistics(self) -> dict[str, int]:
         """bytes on disk, environment steps and shards written (the open one counts for steps), rollouts dropped."""
-        return {"bytes": self._bytes, "steps": self._steps, "shards": self._shards, "dropped": self._dropped}
+        return {"bytes": self._bytes, "steps": self._steps, "shards": self._shards, "dropped": self._dropped + self._lost}
 
     def check(self) -> None:
         """Raises StorageError if writing had to stop because of an error."""
@@ -184,17 +186,22 @@ class TrajectoryWriter:
             closing = self._closing
             try:
                 while self._queue:
-                    rollout, size = self._queue.popleft()
-                    if not self._stopped:
-                        self._store(rollout)
-                    else:
-                        self._dropped += 1
-                    self._taken += size
+                    self._take(*self._queue.popleft())
                 self._tend(closing)
             except Exception as error:  # the thread must survive to count what is dropped; the caller reads self.error
                 self._fail(error)
             if closing:
                 return
+
+    def _take(self, rollout: Rollout, size: int) -> None:
+        stored = False
+        try:
+            if not self._stopped:
+                self._store(rollout)
+                stored = True
+        finally:
+            self._taken += size
+            self._lost += not stored
 
     def _store(self, rollout: Rollout) -> None:
         if self._shard is None:
@@ -208,12 +215,15 @@ class TrajectoryWriter:
         self._steps += steps
         size = self._shard.size
         self._bytes = self._closed_bytes + size
+        self._check_budget()
+        if self._stopped or size >= self.config.shard_megabytes * 1e6:
+            self._close_shard()
+
+    def _check_budget(self) -> None:
         limit = self.config.max_gigabytes
         if limit is not None and self._bytes >= limit * 1e9:
             self._stopped = True
             LOGGER.warning("%s: trajectories.max_gigabytes %g is reached, no more trajectories are written", self.directory, limit)
-        if self._stopped or size >= self.config.shard_megabytes * 1e6:
-            self._close_shard()
 
     def _tend(self, closing: bool) -> None:
         if self._shard is None:

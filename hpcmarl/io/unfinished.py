@@ -1,0 +1,97 @@
+"""Shows HDF5 a file whose writer was killed as if it had been closed: its marks of an open writer cleared, in memory only.
+
+schema.open_checked uses it for temporary shards. HDF5's own way, its SWMR reader, waits for minutes where metadata is cut
+off, because it takes the writer for alive; read through this class, damage is an error at once. Knows no format of ours.
+
+A superblock of version 2 or 3 with 8-byte addresses (little-endian): signature 8 bytes, version 1, size of addresses 1, size of
+lengths 1, consistency flags 1, base address 8, extension address 8, end of file 8, root address 8, checksum 4.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from hpcmarl.errors import FormatError
+
+_FLAGS, _END, _CHECKSUM, _SIZE = 11, 28, 44, 48
+_WORD = 0xFFFFFFFF
+_WRITING, _SWMR_WRITING = 1, 4  # consistency flags; ShardFile sets the second one when all datasets are there
+
+
+def _rotate(value: int, bits: int) -> int:
+    return ((value << bits) | (value >> (32 - bits))) & _WORD
+
+
+def lookup3(data: bytes) -> int:
+    """Bob Jenkins' lookup3 hash (hashlittle, 2006), HDF5's checksum of metadata. At least one byte."""
+    a = b = c = (0xDEADBEEF + len(data)) & _WORD
+    data += bytes(-len(data) % 12)
+    for place in range(0, len(data), 12):
+        a = (a + int.from_bytes(data[place : place + 4], "little")) & _WORD
+        b = (b + int.from_bytes(data[place + 4 : place + 8], "little")) & _WORD
+        c = (c + int.from_bytes(data[place + 8 : place + 12], "little")) & _WORD
+        if place + 12 == len(data):
+            break
+        for bits in (4, 6, 8, 16, 19, 4):  # each round takes the words' parts in turn
+            a = ((a - c) & _WORD) ^ _rotate(c, bits)
+            a, b, c = b, (c + b) & _WORD, a
+    for bits in (14, 11, 25, 16, 4, 14, 24):
+        a, b, c = b, ((c ^ b) - _rotate(b, bits)) & _WORD, a
+    return b
+
+
+def has_beginning(path: Path) -> bool:
+    """False where the writer was killed while it still laid out the file, so that no row can be in it. Raises OSError."""
+    with path.open("rb") as stream:
+        head = stream.read(_FLAGS + 1)
+    if not any(head):
+        return False  # empty, or the superblock is still in the writer's memory
+    flags = head[_FLAGS] if len(head) > _FLAGS and head[0] == 0x89 else 0
+    return not flags & _WRITING or bool(flags & _SWMR_WRITING)
+
+
+class UnfinishedFile(io.RawIOBase):
+    """A read-only view of a file; its repr is the path, so that h5py reports it as the file's name. Raises FormatError, OSError."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self._file = path.open("rb", buffering=0)
+        head = bytearray(self._file.read(_SIZE) or b"")
+        if len(head) < _SIZE or head[8] not in (2, 3) or head[9] != 8:
+            self._file.close()
+            raise FormatError(f"{path}: its writer was killed before the file had a beginning, or it is not from hpcmarl")
+        head[_FLAGS] = 0
+        head[_END:36] = os.fstat(self._file.fileno()).st_size.to_bytes(8, "little")
+        head[_CHECKSUM:] = lookup3(bytes(head[:_CHECKSUM])).to_bytes(4, "little")
+        self._head = bytes(head)
+
+    def __repr__(self) -> str:
+        return str(self.path)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        place = self._file.tell()
+        count = self._file.readinto(buffer) or 0
+        if place < _SIZE:
+            patched = self._head[place : place + count]
+            memoryview(buffer)[: len(patched)] = patched
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
