@@ -42,7 +42,11 @@ CASES = {
     "missing": ("stop: {updates: 1}\n", (), ["env is missing", "id, kwargs"]),
     "missing key": ("env: {}\nstop: {updates: 1}\n", (), ["env.id is missing", "import path"]),
     "contradiction": ("env: {id: a}\n", (), ["stop is empty", "set stop.updates"]),
-    "contradiction through an override": (BASE, ("rounds.rule=malenia", "rounds.batch=1", "topology.groups=3"), ["rounds.batch 1 is less", "from the command line"]),
+    "contradiction through an override": (
+        BASE,
+        ("rounds.rule=malenia", "rounds.batch=1", "topology.groups=3"),
+        ["rounds.batch 1 is less", "from the command line"],
+    ),
     "policy name": (BASE + "policies: {'a b': {agents: [x]}}\n", (), ["the key 'a b' is not allowed"]),
     "key that is a number": (BASE + "1: 2\n", (), ["the key 1 is not allowed", "keys must be text"]),
     "long value": (BASE + "seed: " + "x" * 500 + "\n", (), ["seed is 'xxx", "..."]),

@@ -28,7 +28,10 @@ values = st.recursive(
 def configs(draw):
     optimizer = draw(st.sampled_from([NigtConfig(), AdamConfig(step_size=1e-5), AdamConfig(max_gradient_norm=0.5)]))
     algo = draw(st.sampled_from([ReinforceConfig(discount=0.5), MATraceConfig(critic="dec"), MATraceConfig(critic_network={"hidden": (3,)})]))
-    groups = draw(st.integers(1, 3) | st.lists(st.builds(GroupConfig, delay=st.just({"step": 0.25}), actors=st.none() | st.integers(0, 3)), min_size=1, max_size=3))
+    groups = draw(
+        st.integers(1, 3)
+        | st.lists(st.builds(GroupConfig, delay=st.just({"step": 0.25}), actors=st.none() | st.integers(0, 3)), min_size=1, max_size=3)
+    )
     return Config.model_validate(
         {
             "env": {"id": draw(words), "kwargs": draw(st.dictionaries(words, values, max_size=3))},

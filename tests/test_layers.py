@@ -1,0 +1,137 @@
+"""The house rules, read from the source: who may import whom, how long files and functions may be, that every module says what it is."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "hpcmarl"
+FILES = sorted(PACKAGE.rglob("*.py"))
+BASIS = {"errors", "types", "config", "packing", "hpcmarl"}
+EVERYTHING = {"*"}
+# room -> the rooms it may import besides itself; a new room without a line here fails the test
+ALLOWED = {
+    "errors": set(),
+    "types": set(),
+    "packing": {"errors"},
+    "config": {"errors"},
+    "configyaml": {"errors"},
+    "configkeys": {"errors", "config"},
+    "configfile": {"errors", "config", "configyaml", "configkeys"},
+    "maths": BASIS,
+    "nets": BASIS | {"maths"},
+    "algos": BASIS | {"maths", "nets"},
+    "optim": BASIS | {"maths"},
+    "league": BASIS | {"maths"},
+    "envs": BASIS,
+    "io": BASIS,
+    "comm": BASIS,
+    "launch": BASIS,
+    "sim": BASIS | {"optim", "maths"},
+    "analysis": BASIS | {"io", "maths", "configfile"},
+    "roles": BASIS | {"maths", "nets", "algos", "optim", "league", "envs", "io", "comm", "launch", "configfile"},
+    "bench": EVERYTHING,
+    "doctor": EVERYTHING,
+    "cli": EVERYTHING,
+    "cli_common": EVERYTHING,
+    "cli_show": EVERYTHING,
+    "cli_data": EVERYTHING,
+    "__main__": {"cli"},
+    "hpcmarl": set(),
+}
+# package -> where alone it may be imported
+CONFINED = {
+    "mpi4py": ("comm/mpi.py",),
+    "h5py": ("io/",),
+    "hdf5plugin": ("io/",),
+    "pettingzoo": ("envs/",),
+    "gymnasium": ("envs/",),
+    "pickle": (),
+    "dill": (),
+    "cloudpickle": (),
+}
+
+
+def parse(path):
+    return ast.parse(path.read_text())
+
+
+def room_of(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return "hpcmarl" if parts == ("__init__",) else parts[0]
+
+
+def imports_of(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            # `from hpcmarl import configkeys` imports the module, not only the package
+            yield from (f"hpcmarl.{alias.name}" for alias in node.names) if node.module == "hpcmarl" else (node.module,)
+
+
+def each_file(test):
+    return pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))(test)
+
+
+@each_file
+def test_imports_go_down_only(path):
+    room = room_of(path)
+    assert room in ALLOWED, f"{room} is a new room: say in ALLOWED whom it may import"
+    allowed = ALLOWED[room] | {room}
+    rooms = {name.split(".")[1] if "." in name else name for name in imports_of(parse(path)) if name.split(".")[0] == "hpcmarl"}
+    rooms -= {"__version__"}
+    assert allowed >= EVERYTHING or rooms <= allowed, f"{path} may not import {sorted(rooms - allowed)}"
+
+
+@each_file
+def test_packages_stay_in_their_rooms(path):
+    place = path.relative_to(PACKAGE).as_posix()
+    for name in imports_of(parse(path)):
+        homes = CONFINED.get(name.split(".")[0])
+        assert homes is None or place.startswith(homes), f"{place} imports {name}; allowed only in {homes}"
+
+
+@each_file
+def test_files_and_functions_are_short_and_say_what_they_are(path):
+    source, tree = path.read_text(), parse(path)
+    assert ast.get_docstring(tree), f"{path} has no docstring"
+    assert len(source.splitlines()) <= 300 or "longer than" in ast.get_docstring(tree), f"{path} is too long and does not say why"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = node.end_lineno - node.lineno + 1
+            assert lines <= 60 or "longer than" in (ast.get_docstring(node) or ""), (
+                f"{path}:{node.lineno} {node.name} has {lines} lines and does not say why"
+            )
+
+
+def test_relative_imports_are_not_used():
+    relative = [f"{path}:{node.lineno}" for path in FILES for node in ast.walk(parse(path)) if isinstance(node, ast.ImportFrom) and node.level > 0]
+    assert not relative
+
+
+HELP = "import sys; sys.argv = {}; import hpcmarl.cli\ntry: hpcmarl.cli.main()\nexcept SystemExit: pass"
+HEAVY = ("torch", "numpy", "h5py", "mpi4py", "pettingzoo", "rich")
+
+
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        ("import hpcmarl", (*HEAVY, "pydantic", "typer")),
+        (HELP.format(["hpcmarl", "--help"]), (*HEAVY, "pydantic")),
+        (HELP.format(["hpcmarl", "train", "--help"]), HEAVY),  # typer itself loads pydantic for a command's arguments
+        (HELP.format(["hpcmarl", "config", "--help"]), HEAVY),
+    ],
+    ids=["import hpcmarl", "hpcmarl --help", "hpcmarl train --help", "hpcmarl config --help"],
+)
+def test_nothing_heavy_is_loaded_to_say_hello(code, heavy):
+    program = f"{code}\nimport sys\nprint('loaded:', *[name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].strip() == "loaded:"
+
+
+def test_starting_ranks_needs_neither_mpi_nor_torch():
+    program = "import sys, hpcmarl.configfile, hpcmarl.launch.mpiexec, hpcmarl.launch.world\nprint(*[name for name in ('torch', 'numpy', 'mpi4py') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == ""

@@ -1,0 +1,261 @@
+"""The commands: exit codes, one-line errors, what is started with -n, JSON on standard output. Work behind them is replaced."""
+
+import json
+import re
+import subprocess
+import sys
+import types
+
+import pytest
+
+from hpcmarl import __version__, cli
+
+CONFIG = "name: tiny\nenv: {id: a.b}\nstop: {updates: 3}\ntopology: {threads: 2}\n"
+COMMANDS = [
+    "train",
+    "eval",
+    "doctor",
+    "config show",
+    "config check",
+    "config schema",
+    "list envs",
+    "list algos",
+    "list rules",
+    "bench throughput",
+    "bench comm",
+]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working directory with tiny.yaml, outside any MPI world."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run a command line; returns (exit code, standard output, standard error)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hpcmarl", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return call
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """roles.run.train replaced by a record of its calls."""
+    calls = []
+
+    def train(config, run_dir=None, resume=None):
+        calls.append((config, run_dir, resume))
+        return 75
+
+    monkeypatch.setitem(sys.modules, "hpcmarl.roles.run", types.SimpleNamespace(train=train))
+    return calls
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """launch.mpiexec.run_ranks replaced by a record of its calls."""
+    calls = []
+
+    def run_ranks(ranks, arguments, environ):
+        calls.append((ranks, list(arguments)))
+        return 7
+
+    monkeypatch.setattr("hpcmarl.launch.mpiexec.run_ranks", run_ranks)
+    return calls
+
+
+class TestUsage:
+    def test_version(self, run):
+        assert run("--version") == (0, f"hpcmarl {__version__}\n", "")
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_every_command_has_help(self, run, command):
+        code, out, _ = run(*command.split(), "--help")
+        assert code == 0
+        assert "Usage: hpcmarl" in out
+        if not command.startswith("list"):
+            assert f"hpcmarl {command}" in out.split("\n", 1)[1]  # an example
+
+    @pytest.mark.parametrize(
+        "arguments", [["bogus"], ["train", "--bogus"], ["eval"], ["train", "tiny.yaml", "-n", "0"], ["train", "tiny.yaml", "-n", "x"]]
+    )
+    def test_wrong_usage_exits_2(self, run, here, arguments):
+        code, _, err = run(*arguments)
+        assert code == 2
+        assert "rror:" in err
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["train", "none.yaml"], "none.yaml: no such file"),
+            (["train", "tiny.yaml", "stop.updates=0"], "command line: stop.updates is 0"),
+            (["train", "tiny.yaml", "stop.updates=0", "-n", "2"], "command line: stop.updates is 0"),
+            (["train"], "CONFIG is missing"),
+            (["train", "--resume", "auto"], "CONFIG is missing"),
+            (["train", "--resume", "nowhere"], "nowhere: no such run directory or checkpoint"),
+            (["train", "--resume", "."], "no config.yaml there"),
+            (["eval", "nowhere"], "nowhere: no such run"),
+            (["config", "check", "tiny.yaml", "seed=x"], "seed is 'x'"),
+            (["config", "show", "tiny.yaml", "sed=1"], "did you mean seed?"),
+            (["doctor", "none.yaml"], "none.yaml: no such file"),
+            (["bench", "throughput", "none.yaml"], "none.yaml: no such file"),
+        ],
+    )
+    def test_what_the_user_can_mend_is_one_line_and_exit_2(self, run, here, trained, started, arguments, words):
+        code, out, err = run(*arguments)
+        assert code == 2
+        assert out == ""
+        assert re.fullmatch(r"error: [^\n]*\n", err)
+        assert words in err
+        assert not trained
+        assert not started
+
+    def test_ranks_other_than_0_say_who_they_are(self, run, here, monkeypatch):
+        for name, value in (("OMPI_COMM_WORLD_SIZE", "4"), ("OMPI_COMM_WORLD_RANK", "3")):
+            monkeypatch.setenv(name, value)
+        assert run("train", "none.yaml")[2].startswith("rank 3: error: none.yaml")
+
+
+class TestTrain:
+    def test_runs_in_place(self, run, here, trained, started):
+        assert run("train", "tiny.yaml", "seed=5", "--run-dir", "d", "--resume", "auto")[0] == 75
+        [(config, run_dir, resume)] = trained
+        assert (config.seed, run_dir, resume) == (5, "d", "auto")
+        assert run("train", "tiny.yaml", "-n", "1")[0] == 75
+        assert not started
+
+    def test_starts_ranks_with_a_run_directory_for_all(self, run, here, trained, started):
+        assert run("train", "tiny.yaml", "seed=5", "-n", "3", "stop.updates=9")[0] == 7
+        [(ranks, arguments)] = started
+        assert ranks == 3
+        assert arguments[:-1] == ["train", "tiny.yaml", "seed=5", "stop.updates=9", "--run-dir"]
+        assert re.fullmatch(r"runs/tiny-\d{8}-\d{6}", arguments[-1])
+        assert not trained
+
+    def test_hands_on_what_was_given(self, run, here, started):
+        run("train", "tiny.yaml", "-n", "2", "--run-dir", "d", "--resume", "auto")
+        run("train", "tiny.yaml", "-n", "2", "--resume", "auto")
+        assert [arguments for _, arguments in started] == [
+            ["train", "tiny.yaml", "--run-dir", "d", "--resume", "auto"],
+            ["train", "tiny.yaml", "--resume", "auto"],
+        ]
+
+    def test_the_configuration_of_a_run_is_used_where_none_is_given(self, run, here, trained, started):
+        (here / "r" / "checkpoints").mkdir(parents=True)
+        (here / "r" / "config.yaml").write_text(CONFIG)
+        checkpoint = here / "r" / "checkpoints" / "checkpoint-1.h5"
+        checkpoint.write_bytes(b"")
+        run("train", "--resume", "r", "stop.updates=8")
+        run("train", "stop.updates=9", "--resume", str(checkpoint))
+        assert [(config.stop.updates, resume) for config, _, resume in trained] == [(8, "r"), (9, str(checkpoint))]
+        run("train", "--resume", "r", "-n", "2", "seed=1")
+        assert started[0][1] == ["train", "r/config.yaml", "seed=1", "--resume", "r"]
+
+    def test_threads_are_set_before_torch_can_load(self, run, here, trained, monkeypatch):
+        monkeypatch.setenv("OMP_NUM_THREADS", "")
+        run("train", "tiny.yaml")
+        import os
+
+        assert os.environ["OMP_NUM_THREADS"] == "2"
+
+    def test_one_rank_inside_a_world_is_refused(self, run, here, trained, monkeypatch):
+        monkeypatch.setenv("PMI_SIZE", "4")
+        monkeypatch.setenv("PMI_RANK", "0")
+        code, _, err = run("train", "tiny.yaml", "-n", "1")
+        assert code == 2
+        assert "leave -n out" in err
+
+    def test_a_failure_of_ours_shows_a_traceback(self, here):
+        program = "import sys, types\nsys.modules['hpcmarl.roles.run'] = types.SimpleNamespace(train=lambda *a: 1 / 0)\nfrom hpcmarl.cli import main\nmain()"
+        done = subprocess.run([sys.executable, "-c", program, "train", "tiny.yaml"], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert "ZeroDivisionError" in done.stderr
+
+
+class TestOutput:
+    def test_show_prints_a_usable_configuration(self, run, here):
+        code, out, _ = run("config", "show", "tiny.yaml", "optimizer.name=nigt")
+        assert code == 0
+        (here / "again.yaml").write_text(out)
+        assert run("config", "show", "again.yaml")[1] == out
+        assert "extrapolate: true" in out
+
+    def test_check(self, run, here):
+        assert run("config", "check", "tiny.yaml")[1] == "tiny.yaml is valid: a.b, ma_trace, adam, sync\n"
+
+    def test_schema(self, run):
+        lines = run("config", "schema")[1].splitlines()
+        assert any(re.match(r"topology\.groups\.0\.delay\.step +a number >= 0 +0\.0 +added to every", line) for line in lines)
+        assert json.loads(run("config", "schema", "--json")[1])["properties"]["rounds"]
+
+    @pytest.mark.parametrize(
+        ("what", "key", "name"),
+        [("envs", "environments", "mpe2.simple_spread_v3"), ("algos", "algorithms", "ma_trace"), ("rules", "rules", "rennala")],
+    )
+    def test_lists(self, run, what, key, name):
+        rows = json.loads(run("list", what, "--json")[1])[key]
+        assert name in [row.get("name", row.get("id")) for row in rows]
+        table = run("list", what)[1].splitlines()
+        assert len(table) == len(rows) + 1
+        assert any(line.startswith(name) for line in table)
+
+    def test_eval_prints_json(self, run, here, monkeypatch):
+        calls = []
+
+        def evaluate(path, episodes, greedy, seed):
+            calls.append((str(path), episodes, greedy, seed))
+            return {"return_mean": 1.5, "episodes": 4}
+
+        monkeypatch.setitem(sys.modules, "hpcmarl.roles.evaluation", types.SimpleNamespace(evaluate_checkpoint=evaluate))
+        (here / "config.yaml").write_text(CONFIG)
+        assert json.loads(run("eval", ".", "--episodes", "4", "--json")[1]) == {"return_mean": 1.5, "episodes": 4}
+        assert run("eval", ".", "--sample", "--seed", "3")[1].splitlines() == ["return_mean  1.5", "episodes     4"]
+        assert calls == [(".", 4, None, None), (".", None, False, 3)]
+
+    def test_bench(self, run, here, started, monkeypatch):
+        monkeypatch.setitem(
+            sys.modules, "hpcmarl.bench.throughput", types.SimpleNamespace(run=lambda config, seconds: {"name": config.name, "seconds": seconds})
+        )
+        monkeypatch.setitem(sys.modules, "hpcmarl.bench.comm", types.SimpleNamespace(run=lambda config, seconds: None))
+        assert json.loads(run("bench", "throughput", "tiny.yaml", "--seconds", "2", "--json")[1]) == {"name": "tiny", "seconds": 2.0}
+        assert json.loads(run("bench", "throughput", "name=other", "--json")[1])["name"] == "other"
+        assert run("bench", "comm", "--json")[:2] == (0, "")  # a rank that has nothing to tell
+        assert run("bench", "comm", "-n", "4", "--seconds", "2", "--json")[0] == 7
+        assert started == [(4, ["bench", "comm", "--seconds", "2.0", "--json"])]
+
+    def test_data_hands_its_arguments_on(self, run, monkeypatch):
+        calls = []
+
+        def data_app(arguments, prog_name):
+            calls.append((arguments, prog_name))
+
+        monkeypatch.setitem(sys.modules, "hpcmarl.cli_data", types.SimpleNamespace(data_app=data_app))
+        run("data", "inspect", "a", "--json")
+        run("data", "--help")
+        assert calls == [(["inspect", "a", "--json"], "hpcmarl data"), (["--help"], "hpcmarl data")]
+
+    def test_doctor(self, run, here, started, monkeypatch):
+        calls = []
+
+        def examine(config, run_directory, as_json):
+            calls.append((config and config.name, str(run_directory), as_json))
+            return 1
+
+        monkeypatch.setattr("hpcmarl.doctor.examine", examine)
+        assert run("doctor")[0] == 1
+        assert run("doctor", "tiny.yaml", "--run-dir", "d", "--json")[0] == 1
+        assert calls == [(None, "runs", False), ("tiny", "d", True)]
+        run("doctor", "tiny.yaml", "seed=3", "-n", "2", "--json")
+        assert started == [(2, ["doctor", "tiny.yaml", "seed=3", "--run-dir", "runs", "--json"])]

@@ -1,0 +1,147 @@
+"""The doctor: messages between all pairs on virtual ranks, what the findings say, and the real command on ranks."""
+
+import errno
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from collections import namedtuple
+
+import pytest
+
+from hpcmarl.comm.local import LocalWorld
+from hpcmarl.configfile import load_config
+from hpcmarl.doctor import checks, world
+from hpcmarl.doctor.findings import Finding, any_bad, as_json, as_text
+from hpcmarl.doctor.ping import AllPairs
+
+BASE = "env: {id: a.b}\nstop: {updates: 3}\n"
+
+
+def exchange(size, lose=lambda source, destination: False, dead=()):
+    """Virtual ranks that ping each other under a clock that is stepped; messages for which `lose` holds vanish."""
+    local, now = LocalWorld(size), [0.0]
+    ranks = {}
+    for rank in (rank for rank in range(size) if rank not in dead):
+        transport, send = local.transports[rank], local.transports[rank].send
+
+        def lossy(destination, buffer, rank=rank, send=send, transport=transport):
+            return send(rank if lose(rank, destination) else destination, buffer)
+
+        transport.send = lossy
+        ranks[rank] = AllPairs(transport, {"rank": rank}, timeout=1.0, clock=lambda: now[0])
+    done = dict.fromkeys(ranks, False)
+    while not all(done.values()):
+        for rank, part in ranks.items():
+            done[rank] = done[rank] or part.step()
+        now[0] += 0.05
+        assert now[0] < 10, "the deadline does not hold"
+    return ranks[0], now[0]
+
+
+class TestPing:
+    @pytest.mark.parametrize("size", [1, 2, 5])
+    def test_all_arrive_before_any_deadline(self, size):
+        part, seconds = exchange(size)
+        assert part.failures() == []
+        assert {rank: report["facts"]["rank"] for rank, report in part.reports.items()} == {rank: rank for rank in range(size)}
+        assert seconds < 1.0
+
+    def test_names_the_pairs_in_their_direction(self):
+        part, _ = exchange(4, lose=lambda source, destination: (source, destination) == (1, 2))
+        assert part.failures() == ["1 -> 2"]
+
+    def test_a_dead_rank_is_named_once(self):
+        part, _ = exchange(4, dead={2})
+        assert part.failures() == ["2 did not report"]
+        finding = world.judge_messages(part)
+        assert finding.status == "BAD"
+        assert "2 did not report" in finding.value
+
+    def test_judgement(self):
+        assert world.judge_messages(exchange(3)[0]).value.startswith("all 6 pairs")
+        assert world.judge_messages(exchange(1)[0]).remedy == "hpcmarl doctor -n 4"
+
+
+class TestFindings:
+    def test_text_and_json(self):
+        findings = [Finding("OK", "a", "fine"), Finding("BAD", "longer", "two\nlines", "do this")]
+        assert as_text(findings) == "OK    a       fine\nBAD   longer  two lines  -> do this"
+        assert json.loads(as_json(findings)) == {
+            "findings": [
+                {"status": "OK", "name": "a", "value": "fine", "remedy": ""},
+                {"status": "BAD", "name": "longer", "value": "two\nlines", "remedy": "do this"},
+            ],
+            "bad": True,
+        }
+        assert not any_bad(findings[:1])
+
+    def test_cores(self):
+        reports = {rank: {"facts": {"host": f"h{rank // 3}", "cores": 4, "write_problem": "Read-only" if rank == 3 else ""}} for rank in range(4)}
+        findings = world.judge_facts(reports, threads=2)
+        assert [(finding.status, finding.name) for finding in findings] == [("WARN", "cores"), ("OK", "cores"), ("BAD", "run directory")]
+        assert "h0: 3 ranks x 2 threads on 4 cores" in findings[0].value
+        assert "rank 3 on h1: Read-only" in findings[2].value
+
+    def test_roles(self):
+        findings = world.judge_roles(["h"] * 4, load_config(BASE, ["topology.actors_per_learner=2"]))
+        assert [finding.name for finding in findings] == ["rank 0", "rank 1", "rank 2", "rank 3"]
+        assert findings[1].value.startswith("learner on h")
+        [bad] = world.judge_roles(["h"] * 2, load_config(BASE, ["topology.groups=7"]))
+        assert bad.status == "BAD"
+        assert "topology.groups" in bad.remedy
+
+    def test_storage(self, tmp_path, monkeypatch):
+        target = tmp_path / "not" / "yet"
+        assert [(finding.name, finding.status) for finding in checks.check_storage(target)][:2] == [("run directory", "OK"), ("HDF5 locking", "OK")]
+        assert list(tmp_path.iterdir()) == []
+
+        def no_locks(*arguments):
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.delenv("HDF5_USE_FILE_LOCKING", raising=False)
+        monkeypatch.setattr(fcntl, "flock", no_locks)
+        finding = checks.check_storage(target)[1]
+        assert (finding.status, finding.remedy) == ("WARN", "export HDF5_USE_FILE_LOCKING=FALSE")
+        monkeypatch.setenv("HDF5_USE_FILE_LOCKING", "FALSE")
+        assert checks.check_storage(target)[1].status == "OK"
+
+    @pytest.mark.parametrize(("free", "status"), [(1 << 20, "BAD"), (1 << 30, "WARN"), (1 << 40, "OK")])
+    def test_space(self, tmp_path, monkeypatch, free, status):
+        usage = namedtuple("usage", "total used free")
+        monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: usage(1 << 50, 0, free))
+        assert checks.check_storage(tmp_path)[-1].status == status
+
+    def test_a_place_that_cannot_be_written(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        [finding] = checks.check_storage(tmp_path / "file")
+        assert finding.status == "BAD"
+
+    def test_an_mpiexec_of_another_library(self):
+        assert checks.check_mpiexec(os.environ, "Open MPI v5.0.11").status == "OK"
+        finding = checks.check_mpiexec(os.environ, "MPICH Version: 5.0.2")
+        assert finding.status == "BAD"
+        assert "put the mpiexec of MPICH first" in finding.remedy
+
+    def test_environment(self):
+        bad = checks.check_environment(load_config(BASE))
+        assert bad.status == "BAD"
+        assert bad.remedy
+        assert "3 agents, discrete" in checks.check_environment(load_config("env: {id: mpe2.simple_spread_v3}\nstop: {updates: 1}\n")).value
+
+    def test_packages_that_are_missing_say_how_to_get_them(self, monkeypatch):
+        monkeypatch.setattr(checks, "OPTIONAL_PACKAGES", {"numpy": ("numpy", "no"), "surely-not-there": ("surely_not_there", "pip install it")})
+        there, missing = checks.check_packages()
+        assert there.remedy == ""
+        assert (missing.value, missing.remedy) == ("not installed", "pip install it")
+
+
+@pytest.mark.mpi
+def test_on_real_ranks(tmp_path):
+    command = [sys.executable, "-m", "hpcmarl", "doctor", "-n", "3", "--json", "--run-dir", str(tmp_path / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    findings = {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
+    assert findings["messages"]["value"].startswith("all 6 pairs")
+    assert "rank 2" in findings
