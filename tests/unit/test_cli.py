@@ -178,7 +178,8 @@ class TestTrain:
         assert "leave -n out" in err
 
     def test_a_failure_of_ours_shows_a_traceback(self, here):
-        program = "import sys, types\nsys.modules['hpcmarl.roles.run'] = types.SimpleNamespace(train=lambda *a: 1 / 0)\nfrom hpcmarl.cli import main\nmain()"
+        replaced = "import sys, types\nsys.modules['hpcmarl.roles.run'] = types.SimpleNamespace(train=lambda *a: 1 / 0)\n"
+        program = replaced + "from hpcmarl.cli import main\nmain()"
         done = subprocess.run([sys.executable, "-c", program, "train", "tiny.yaml"], capture_output=True, text=True)
         assert done.returncode == 1
         assert "ZeroDivisionError" in done.stderr
