@@ -44,7 +44,7 @@ def dirty(thing: Any) -> None:
     for policy in thing.policies.values():
         for name, array in vars(policy).items():
             if array is not None:
-                array[...] = True if array.dtype == bool else 7 + len(name)
+                array[...] = name != "action_mask" if array.dtype == bool else 7 + len(name)
 
 
 def copies(view: Any) -> dict[str, Any]:
