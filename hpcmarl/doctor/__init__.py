@@ -18,7 +18,7 @@ __all__ = ["Finding", "examine"]
 def examine(config: Config | None, run_directory: Path, json: bool) -> int:
     """Examine, print on rank 0, and return the exit code: 1 where a finding is BAD. Every rank of the world calls it."""
     from hpcmarl.comm.local import LocalWorld
-    from hpcmarl.comm.transport import Transport
+    from hpcmarl.comm.transport import PeerFailure, Transport
     from hpcmarl.doctor import checks, world
 
     findings, library, size = world.check_library(os.environ)
@@ -27,10 +27,13 @@ def examine(config: Config | None, run_directory: Path, json: bool) -> int:
         from hpcmarl.comm.mpi import MpiTransport
 
         transport = MpiTransport()
-    exchange = world.ping_all(transport, world.local_facts(run_directory))
-    if transport.rank != 0:
-        transport.close()
-        return 0
+    try:
+        exchange = world.ping_all(transport, world.local_facts(run_directory))
+        if transport.rank != 0:
+            transport.close()
+            return 0
+    except PeerFailure:
+        return 1  # rank 0 tells
     hosts = [str(exchange.reports[rank]["facts"]["host"]) if rank in exchange.reports else "?" for rank in range(size)]
     findings = [
         *checks.check_software(),
@@ -44,7 +47,7 @@ def examine(config: Config | None, run_directory: Path, json: bool) -> int:
         *checks.check_packages(),
     ]
     print(as_json(findings) if json else as_text(findings), flush=True)
-    if exchange.failures():
+    if exchange.died or exchange.failures():
         sys.stderr.flush()
         transport.abort()  # a rank that does not answer would keep the others waiting at the end
     transport.close()

@@ -24,6 +24,7 @@ class AllPairs:
         self.transport, self.facts, self.timeout, self.clock = transport, facts, timeout, clock
         self.silent = set(range(transport.size)) - {transport.rank}
         self.reports: dict[int, dict[str, Any]] = {}
+        self.died = ""  # why the exchange was broken off, if it was
         self.started = clock()
         self._handles = [transport.send(other, control(Kind.PING)) for other in sorted(self.silent)]
         self._report: SendHandle | None = None

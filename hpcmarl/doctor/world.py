@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmarl.comm.topology import assign_roles
-from hpcmarl.comm.transport import Backoff, Transport
+from hpcmarl.comm.transport import Backoff, PeerFailure, Transport
 from hpcmarl.config import Config, TopologyConfig
 from hpcmarl.doctor.checks import write_problem
 from hpcmarl.doctor.findings import Finding
@@ -54,10 +54,15 @@ def local_facts(run_directory: Path) -> dict[str, Any]:
 
 
 def ping_all(transport: Transport, facts: dict[str, Any], timeout: float = PING_TIMEOUT) -> AllPairs:
-    """Run this rank's part of the exchange to its end."""
+    """Run this rank's part of the exchange to its end; raises PeerFailure on ranks other than 0 when one of them dies."""
     exchange, backoff = AllPairs(transport, facts, timeout), Backoff()
-    while not exchange.step():
-        backoff.wait()
+    try:
+        while not exchange.step():
+            backoff.wait()
+    except PeerFailure as error:
+        if transport.rank != 0:
+            raise
+        exchange.died = str(error)
     return exchange
 
 
@@ -66,6 +71,11 @@ def judge_messages(exchange: AllPairs) -> Finding:
     size = exchange.transport.size
     if size == 1:
         return Finding("OK", "messages", "not tried with one rank", "hpcmarl doctor -n 4")
+    if exchange.died:
+        waiting = ", ".join(map(str, sorted(exchange.silent))) or "none"
+        return Finding(
+            "BAD", "messages", f"{exchange.died}; rank 0 had not yet heard: {waiting}", "look for that rank's last words on standard error"
+        )
     failures = exchange.failures()
     if not failures:
         return Finding("OK", "messages", f"all {size * (size - 1)} pairs of ranks within {PING_TIMEOUT:g} s")
