@@ -14,7 +14,7 @@ from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs import KNOWN_ENVIRONMENTS, Seeds, describe, make_environment, new_frame, new_outcome
 from hpcmarl.errors import ConfigError, EnvironmentFailure, MissingPackageError
 from tests.envs_for_tests import Fragile
-from tests.unit.test_envs_parallel import play
+from tests.envs_twins import play
 
 TESTS = "tests.envs_for_tests"
 

@@ -14,7 +14,7 @@ from hpcmarl.config import EnvConfig
 from hpcmarl.envs import Seeds, describe, episode_seed, make_environment, new_frame, new_outcome
 from hpcmarl.errors import EnvironmentFailure
 from tests.envs_for_tests import Duel
-from tests.unit.test_envs_parallel import play
+from tests.envs_twins import play
 
 DUEL = "tests.envs_for_tests:Duel"
 
