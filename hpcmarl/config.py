@@ -209,7 +209,7 @@ class FaultsConfig(Section):
 
     raise_in: Literal["server", "learner", "actor", "evaluator"] | None = None
     rank: Natural | None = Field(None, description="only on this rank")
-    after: Natural = Field(0, description="steps of the role before it raises")
+    after: Natural = Field(0, description="how often the role is stepped before it raises (waiting counts too)")
 
 
 Algo = Annotated[ReinforceConfig | MATraceConfig, Field(discriminator="name")]

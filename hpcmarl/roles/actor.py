@@ -22,7 +22,7 @@ from hpcmarl.packing import unpack
 from hpcmarl.roles.base import Context, Interval, Role, generator_for
 from hpcmarl.roles.episodes import EpisodeAssembler
 from hpcmarl.roles.recording import trajectory_writer
-from hpcmarl.types import Rollout
+from hpcmarl.types import FloatArray, Rollout
 
 ARENAS = 3  # one being written, two on their way
 EPISODES_UNDER_WAY = 64
@@ -63,7 +63,8 @@ class Actor(Role):
         self.memory = self.algorithm.initial_memory(self.slots)
         self.version, self.arena_version = -1, -1
         self.sent = 0  # trajectories sent for this version
-        self.started = self.stopping = self.at_boundary = False
+        self.started = self.has_weights = self.stopping = self.at_boundary = False
+        self.early_weights: tuple[int, FloatArray] | None = None
         self.ready_at = 0.0
         self.untold_steps = self.untold_agent_steps = 0
         self.counters: dict[str, float] = {"dropped_steps": 0, "cancelled_steps": 0, "environment_seconds": 0.0, "acting_seconds": 0.0}
@@ -74,7 +75,7 @@ class Actor(Role):
 
     def on_message(self, message: Message) -> None:
         if message.kind is Kind.WEIGHTS:
-            self._adopt(message)
+            self._adopt(int(message.header["version"]), vector_of(message.buffer, self.algorithm.size))
         elif message.kind is Kind.START:
             self._start(unpack(message.payload))
         elif message.kind is Kind.SNAPSHOT:
@@ -83,16 +84,19 @@ class Actor(Role):
             self.stopping = True
         message.release()
 
-    def _adopt(self, message: Message) -> None:
+    def _adopt(self, version: int, vector: FloatArray | None) -> None:
         """Take new weights at once; on-policy work under older ones is abandoned here and now (late: cancel)."""
-        version = int(message.header["version"])
-        if version <= self.version:
+        if vector is None or version <= self.version:
             return
-        vector = vector_of(message.buffer, self.algorithm.size)
-        assert vector is not None
+        if not self.started:  # START comes from the server, weights from the learner: either may be first
+            self.early_weights = (version, vector.copy())
+            return
         self.algorithm.load_parameters(vector)
+        self.has_weights = True
         stale, self.version, self.sent = self.version, version, 0
-        if self.started and stale >= 0 and self.algorithm.on_policy and self.context.config.rounds.late == "cancel":
+        if stale < 0 and self.assembler is not None:
+            self.assembler.versions[:] = version
+        elif self.algorithm.on_policy and self.context.config.rounds.late == "cancel":
             self._cancel()
 
     def _cancel(self) -> None:
@@ -123,13 +127,15 @@ class Actor(Role):
         self._note_positions()
         self._begin_trajectory()
         self.started = True
+        if self.early_weights is not None:
+            self._adopt(*self.early_weights)
 
     # ---- work
 
     def work(self) -> bool:
         if self.stopping:
             return self._stop()
-        if not self.started or self.version < 0 or time.monotonic() < self.ready_at:
+        if not self.has_weights or time.monotonic() < self.ready_at:
             return False
         if self.at_boundary and not self._leave_boundary():
             return False
@@ -293,6 +299,7 @@ class Actor(Role):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue: the environments stand where they stood (deterministic runs) or begin new episodes."""
         self.generator.bit_generator.state = state["generator"]
+        self.version = int(state["version"])
         self.environment.load_state_dict(state["environment"], self.arena.frames[0])
         if self.context.config.deterministic:
             self.memory = {policy: np.array(memory) for policy, memory in state["memory"].items()}

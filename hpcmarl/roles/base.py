@@ -136,9 +136,8 @@ class Role(ABC):
         faults = self.context.config.faults
         if faults.raise_in == self.name and faults.rank in (None, self.context.rank) and self._steps >= faults.after:
             raise HpcmarlError(f"injected fault: faults.raise_in {self.name} on rank {self.context.rank}")
-        worked = self.work()
-        self._steps += worked
-        return worked
+        self._steps += 1
+        return self.work()
 
     def close(self) -> None:  # noqa: B027  most roles hold nothing
         """Give back files and environments; also called after a failure."""

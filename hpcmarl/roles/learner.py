@@ -64,7 +64,7 @@ class Learner(Role):
         self.episodes = EpisodeLog()
         self.late = self.overflow = 0  # trajectories dropped: too old, or queue full
         self.report = Interval(config.logging.every_seconds)
-        self.stopping = False
+        self.stopping, self.last_version = False, 0
         self.snapshot_wanted: int | None = None
 
     # ---- messages
@@ -81,7 +81,7 @@ class Learner(Role):
             self.snapshot_wanted = int(message.header["version"])
             self._snapshot()
         elif message.kind is Kind.STOP:
-            self.stopping = True
+            self.stopping, self.last_version = True, int(message.header["version"])
         message.release()
 
     def _enqueue(self, message: Message) -> None:
@@ -128,6 +128,8 @@ class Learner(Role):
         for entry in old:
             self._drop(entry, late=True)
         self._snapshot()  # before the actors get the new weights, while they stand at the boundary in a deterministic run
+        if self.stopping:
+            return
         weights = vector_message(Kind.WEIGHTS, vector, source=self.context.rank, role=ROLE_NAMES.index(self.name), version=version)
         for link in self.links.values():
             link.offer(weights)
@@ -147,11 +149,11 @@ class Learner(Role):
     def work(self) -> bool:
         for link in self.links.values():
             link.flush()
-        if self.stopping:
-            return self._stop()
         if self.replica is not None and (reduced := self.replica.poll()) is not None:
             self._adopt(*reduced)
             return True
+        if self.stopping:
+            return self._stop()
         if self.report.due():
             self._report()
         entries = self._take()
@@ -204,8 +206,8 @@ class Learner(Role):
         rollouts = [entry.rollout for entry in entries]
         vector, statistics = self.algorithm.gradient(rollouts)
         count = sum(rollout.count for rollout in rollouts)
-        self.delivered += count
         version = rollouts[0].version if self.algorithm.on_policy else self.version
+        self.delivered += count if version == self.version else 0
         staleness = float(sum((self.version - rollout.version) * rollout.count for rollout in rollouts))
         self.means.add(statistics, count)
         for entry in entries:
@@ -260,13 +262,11 @@ class Learner(Role):
         return state
 
     def _stop(self) -> bool:
-        """Tell the actors once, then the last report and state."""
-        if self.finished:
+        """Tell the actors, then the last report and state; under AllReduce only when the last round is closed."""
+        if self.finished or (self.replica is not None and self.version < self.last_version):
             return False
         for rank in self.group.actors:
             self.tell(rank, Kind.STOP)
-        if self.replica is not None and (reduced := self.replica.poll()) is not None:
-            self._adopt(*reduced)
         self._report()
         self.tell(self.context.topology.server, Kind.STATE, self.state_dict(), version=self.version, flags=FLAG_FINAL)
         self.finished = True

@@ -101,6 +101,8 @@ def prepare(transport: Transport, config: Config, run_dir: str | None, resume: s
         failure.everywhere = True
         raise failure
     topology: Topology = assign_roles(transport.size, hosts, config.topology)
+    if config.rounds.reduce == "mpi":
+        transport.reduction_group([group.learner for group in topology.groups])
     spec = describe(config.env, config.policies)
     return Context(config, topology, transport, Path(plan["directory"]), spec, state)
 

@@ -47,6 +47,7 @@ class Server(Role):
         self.snapshots = Snapshots(context)
         self.phase = "start"  # start → train → stop → evaluate → done
         self.status = "finished"
+        self.stop_wanted: str | None = None
         self.evaluate_every = Interval(config.eval.every_seconds) if config.eval.every_seconds else None
         self.checkpoint_every = Interval(config.checkpoint.every_seconds) if config.checkpoint.every_seconds else None
         self.patience = Interval(STOP_PATIENCE)
@@ -62,7 +63,7 @@ class Server(Role):
             final = bool(int(message.header["flags"]) & FLAG_FINAL)
             self.snapshots.on_state(ROLE_NAMES[int(message.header["role"])], message.source, unpack(message.payload), final=final)
         elif message.kind is Kind.INTERRUPT and self.phase in ("start", "train"):
-            self._begin_stop("interrupted")
+            self._want_stop("interrupted")
         message.release()
 
     def _on_gradient(self, message: Message) -> None:
@@ -87,10 +88,11 @@ class Server(Role):
         """A round is complete: checkpoint, evaluate, stop or go on."""
         config, version = self.context.config, publish.version
         self.recorder.on_round(self.engine)
-        if (reason := self.recorder.stop_reason(version)) is not None:
-            logger.info("stopping at version %d: %s", version, reason)
-            self._publish(publish)  # under AllReduce the learners still have to close this round
-            self._begin_stop("finished")
+        if (reason := self.recorder.stop_reason(version)) is not None or self.stop_wanted is not None:
+            logger.info("stopping at version %d: %s", version, reason or self.stop_wanted)
+            self._begin_stop(self.stop_wanted or "finished")
+            if config.rounds.reduce == "mpi":
+                self._publish(publish)  # the learners still have to close this round
             return
         due = self.checkpoint_every is not None and self.checkpoint_every.due()
         if due or (config.checkpoint.every_updates and version % config.checkpoint.every_updates == 0):
@@ -129,9 +131,9 @@ class Server(Role):
         if self.phase == "start":
             self._start()
             return True
-        if self.phase == "train" and (reason := self.recorder.stop_reason(self.engine.version, clock_only=True)) is not None:
+        if self.phase == "train" and self.stop_wanted is None and (reason := self.recorder.stop_reason(self.engine.version, clock_only=True)) is not None:
             logger.info("stopping at version %d: %s", self.engine.version, reason)
-            self._begin_stop("finished")
+            self._want_stop("finished")
             return True
         if self.phase == "stop" and (self.snapshots.all_final() or self.patience.due()):
             self._after_stop()
@@ -158,12 +160,19 @@ class Server(Role):
             logger.info("nothing left to do: %s", reason)
             self._begin_stop("finished")
 
+    def _want_stop(self, status: str) -> None:
+        """Stop now; a deterministic run at the end of its round, where it can be continued bit for bit."""
+        if self.context.config.deterministic and self.phase == "train":
+            self.stop_wanted = self.stop_wanted or status
+        else:
+            self._begin_stop(status)
+
     def _begin_stop(self, status: str) -> None:
         self.status, self.phase = status, "stop"
         self.recorder.end()
         self.snapshots.expect_final()
         for group in self.context.topology.groups:
-            self.tell(group.learner, Kind.STOP)
+            self.tell(group.learner, Kind.STOP, version=self.engine.version)
         self.patience = Interval(STOP_PATIENCE)
 
     def _after_stop(self) -> None:

@@ -1,0 +1,113 @@
+"""Whole runs on virtual ranks: every topology, rule and optimizer; repeatable, resumable, counting what is lost."""
+
+import numpy as np
+import pytest
+
+from tests.worlds import final_parameters, final_state, run_world, summary
+
+REINFORCE = ("algo.name=reinforce", "rounds.batch=4", "optimizer.name=nigt")
+GROUPS = "topology.groups=2"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("reduce", ["server", "mpi"])
+def test_every_world_size_trains(tmp_path, size, reduce):
+    run_world(size, tmp_path, f"rounds.reduce={reduce}")
+    told = summary(tmp_path)
+    assert (told["status"], told["updates"], told["ranks"]) == ("finished", 6, size)
+    assert told["env_steps"] >= 6 * 2 * 6
+    assert not np.array_equal(final_parameters(tmp_path), np.zeros(1))
+
+
+@pytest.mark.parametrize("rule", ["sync", "rennala", "malenia"])
+@pytest.mark.parametrize("optimizer", ["nigt", "adam", "sgd"])
+@pytest.mark.parametrize("reduce", ["server", "mpi"])
+def test_every_rule_optimizer_and_reduction(tmp_path, rule, optimizer, reduce):
+    run_world(5, tmp_path, GROUPS, f"rounds.rule={rule}", f"optimizer.name={optimizer}", f"rounds.reduce={reduce}", "rounds.batch=4")
+    assert summary(tmp_path)["updates"] == 6
+
+
+@pytest.mark.parametrize("rule", ["sync", "rennala", "malenia"])
+@pytest.mark.parametrize("late", ["cancel", "ignore"])
+def test_reinforce_counts_whole_episodes(tmp_path, rule, late):
+    run_world(5, tmp_path, *REINFORCE, GROUPS, f"rounds.rule={rule}", f"rounds.late={late}", order=3)
+    told = summary(tmp_path)
+    assert told["updates"] == 6
+    assert told["used_gradients"] >= 6 * 4
+
+
+def test_an_actor_abandons_unfinished_work_at_the_next_step_when_cancelled(tmp_path):
+    ranks = run_world(5, tmp_path, *REINFORCE, GROUPS, "rounds.rule=rennala", "rounds.batch=3", order=1)
+    actors = [rank.roles["actor"] for rank in ranks if "actor" in rank.roles]
+    assert sum(actor.counters["cancelled_steps"] for actor in actors) > 0
+
+
+def test_ignored_late_work_is_dropped_by_the_rule(tmp_path):
+    run_world(5, tmp_path, *REINFORCE, GROUPS, "rounds.rule=rennala", "rounds.batch=3", "rounds.late=ignore", order=1)
+    assert summary(tmp_path)["wasted_gradients"] > 0
+
+
+@pytest.mark.parametrize("extra", [(), ("algo.reuse=2",), ("algo.network.recurrent=true",), ("rounds.reduce=mpi",), REINFORCE])
+def test_half_and_half_is_the_whole_bit_for_bit(tmp_path, extra):
+    extra = (*extra, "deterministic=true", "env.kwargs.max_cycles=9")
+    run_world(4, tmp_path / "whole", *extra, "stop.updates=10")
+    run_world(4, tmp_path / "half", *extra, "stop.updates=5", order=7)
+    run_world(4, tmp_path / "half", *extra, "stop.updates=10", resume=str(tmp_path / "half"), order=8)
+    whole, half = final_state(tmp_path / "whole"), final_state(tmp_path / "half")
+    assert whole["engine"]["rule"]["round"] == half["engine"]["rule"]["round"] == 10
+    for name, value in whole["engine"]["optimizer"].items():
+        np.testing.assert_array_equal(value, half["engine"]["optimizer"][name], err_msg=name)
+    assert summary(tmp_path / "half")["resumed_from"] is not None
+
+
+def test_a_deterministic_run_does_not_depend_on_the_order_of_the_ranks(tmp_path):
+    for order in (1, 2):
+        run_world(4, tmp_path / str(order), "deterministic=true", order=order)
+    np.testing.assert_array_equal(final_parameters(tmp_path / "1"), final_parameters(tmp_path / "2"))
+
+
+def test_checkpoints_in_between_change_nothing(tmp_path):
+    run_world(4, tmp_path / "a", "deterministic=true", "stop.updates=9")
+    run_world(4, tmp_path / "b", "deterministic=true", "stop.updates=9", "checkpoint.every_updates=2", order=5)
+    np.testing.assert_array_equal(final_parameters(tmp_path / "a"), final_parameters(tmp_path / "b"))
+    assert len(list((tmp_path / "b" / "checkpoints").glob("*.h5"))) == 3
+
+
+def test_a_checkpoint_of_many_ranks_resumes_on_few(tmp_path):
+    run_world(4, tmp_path)
+    run_world(2, tmp_path, "stop.updates=9", resume=str(tmp_path))
+    told = summary(tmp_path)
+    assert (told["updates"], told["ranks"]) == (9, 2)
+
+
+def test_seeds_differ(tmp_path):
+    for seed in (0, 1):
+        run_world(1, tmp_path / str(seed), f"seed={seed}", "stop.updates=1")
+    assert not np.array_equal(final_parameters(tmp_path / "0"), final_parameters(tmp_path / "1"))
+
+
+def test_the_two_reductions_agree_on_the_same_data(tmp_path):
+    for reduce in ("server", "mpi"):
+        run_world(4, tmp_path / reduce, "deterministic=true", f"rounds.reduce={reduce}")
+    np.testing.assert_allclose(final_parameters(tmp_path / "server"), final_parameters(tmp_path / "mpi"), rtol=1e-4, atol=1e-6)
+
+
+def test_malenia_hears_every_group_while_one_is_slow(tmp_path):
+    groups = "topology.groups=[{}, {delay: {trajectory: 0.05}}]"
+    run_world(3, tmp_path, groups, "topology.actors_per_learner=0", "rounds.rule=malenia", "rounds.batch=8", "stop.updates=4")
+    fast, slow = summary(tmp_path)["trajectories_by_group"]
+    assert slow >= 4 * 2
+    assert fast > slow
+
+
+def test_evaluation_during_and_after_the_run(tmp_path):
+    run_world(2, tmp_path, "eval.episodes=3", "eval.every_updates=2")
+    told = summary(tmp_path)
+    assert told["evaluation"]["episodes"] == 3
+    assert told["eval_return_mean"] == pytest.approx(told["evaluation"]["return_mean"])
+
+
+def test_groups_with_their_own_environments_are_all_judged(tmp_path):
+    groups = "topology.groups=[{}, {env: {kwargs: {local_ratio: 0.0}}}]"
+    run_world(3, tmp_path, groups, "topology.actors_per_learner=0", "rounds.rule=malenia", "rounds.batch=4", "eval.episodes=2")
+    assert len(summary(tmp_path)["evaluation"]["return_by_environment"]) == 2

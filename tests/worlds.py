@@ -1,0 +1,63 @@
+"""Whole runs in this process: virtual ranks, stepped in turn. Exactly the roles that MPI runs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.comm.local import LocalWorld
+from hpcmarl.configfile import load_config
+from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
+from hpcmarl.roles.rank import Rank
+from hpcmarl.roles.run import prepare
+
+SPREAD = """
+env: {id: mpe2.simple_spread_v3, kwargs: {max_cycles: 5}}
+algo: {name: ma_trace, unroll: 6, network: {hidden: [8]}}
+topology: {environments_per_actor: 2}
+trajectories: {enabled: false}
+eval: {episodes: 0}
+stop: {updates: 6}
+logging: {progress: false}
+checkpoint: {every_seconds: null}
+"""
+LIMIT = 400_000  # passes over all ranks before a run counts as stuck
+
+
+def run_world(size: int, directory: Path, *overrides: str, text: str = SPREAD, resume: str | None = None, order: int = 0) -> list[Rank]:
+    """Train on `size` virtual ranks until all have left; `order` seeds the order in which they are stepped."""
+    config = load_config(text, overrides)
+    world = LocalWorld(size)
+    generator = np.random.default_rng(order)
+    ranks = [Rank(prepare(transport, config, str(directory), resume)) for transport in world.transports]
+    for turn in itertools.count():
+        assert turn < LIMIT, "the run does not end"
+        left = [rank for rank in ranks if rank.exit_code is None]
+        if not left:
+            break
+        for rank in generator.permutation(len(left)) if order else range(len(left)):
+            left[int(rank)].step()
+    for rank in ranks:
+        rank.close()
+    return ranks
+
+
+def final_state(directory: Path) -> dict[str, Any]:
+    """The newest checkpoint's state."""
+    path = find_checkpoint(directory)
+    assert path is not None
+    return load_checkpoint(path)[0]
+
+
+def final_parameters(directory: Path) -> np.ndarray:
+    """The newest checkpoint's parameters [P]."""
+    return np.asarray(final_state(directory)["engine"]["optimizer"]["parameters"])
+
+
+def summary(directory: Path) -> dict[str, Any]:
+    """summary.json"""
+    return dict(json.loads((directory / "summary.json").read_text()))
