@@ -125,8 +125,8 @@ def supervise(command: Sequence[str], environ: Mapping[str, str]) -> int:
     before = {number: signal.signal(number, hand_on) for number in numbers}
     try:
         process = subprocess.Popen(command, env=dict(environ), stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent())
-        if asked:
-            process.send_signal(signal.SIGTERM)
+        if asked:  # it came while the launcher was being started
+            process.send_signal(signal.SIGUSR1)
         while True:
             try:
                 code = process.wait(timeout=0.5)
