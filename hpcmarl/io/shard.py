@@ -45,7 +45,7 @@ class _Rows:
     """The datasets of one group: rows are staged until a chunk is whole."""
 
     def __init__(self, file: h5py.File, path: str, layout: GroupLayout, options: Mapping[str, Any]) -> None:
-        self.group = group = file.create_group(path)
+        group = file.create_group(path)
         self.capacity, self.staged, self.written = layout.chunk_rows, 0, 0
         self.stage = {name: np.zeros((self.capacity, *column.sizes), column.dtype) for name, column in layout.columns.items()}
         self.row_bytes = sum(column.row_bytes for column in layout.columns.values())
@@ -61,7 +61,9 @@ class _Rows:
                 elif axis == 0 and not scales[dim].is_scale:
                     scales[dim].make_scale(NETCDF_DIMENSION + "0".rjust(10))
                 dataset.dims[axis].attach_scale(scales[dim])
-        self.datasets = [group[name] for name in (layout.rows, *layout.columns)]
+        self.scale = scales[layout.rows].id
+        self.datasets = {name: group[name].id for name in layout.columns}
+        self.types = {name: h5py.h5t.py_create(column.dtype) for name, column in layout.columns.items()}
 
     def append(self, rows: Mapping[str, Array], count: int) -> None:
         done = 0
@@ -77,12 +79,17 @@ class _Rows:
 
     def write(self) -> None:
         """Writes what is staged; it stays staged, so that a later whole chunk replaces it."""
-        if self.staged:
-            total = self.written + self.staged
-            for dataset in self.datasets:
-                dataset.resize(total, 0)
-            for name, stage in self.stage.items():
-                self.group[name][self.written :] = stage[: self.staged]
+        if not self.staged:
+            return
+        total = self.written + self.staged
+        self.scale.set_extent((total,))
+        for name, dataset in self.datasets.items():  # h5py's low level: its indexing costs more than the writing
+            rows = self.stage[name][: self.staged]
+            dataset.set_extent((total, *rows.shape[1:]))
+            if rows.size:
+                target = dataset.get_space()
+                target.select_hyperslab((self.written,) + (0,) * (rows.ndim - 1), rows.shape)
+                dataset.write(h5py.h5s.create_simple(rows.shape), target, rows, self.types[name])
 
 
 def _scale(group: h5py.Group, name: str, size: int, labels: tuple[bytes, ...] | None) -> h5py.Dataset:

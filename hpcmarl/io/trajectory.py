@@ -14,7 +14,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from hpcmarl.io.layout import ENVIRONMENT, INDEX, layout_of_spec
 from hpcmarl.io.schema import TRAJECTORIES, root_attributes
 from hpcmarl.io.segments import cut_segments, slot_major
 from hpcmarl.io.shard import ShardFile, filter_options
-from hpcmarl.types import Array, EnvironmentSpec, Rollout
+from hpcmarl.types import Array, EnvironmentSpec, PolicyRollout, Rollout
 
 LOGGER = logging.getLogger(__name__)
 QUEUE_BYTES = 64 << 20  # what may wait for the disk
@@ -38,33 +37,32 @@ _SHARD = re.compile(r"shard-(\d+)\.h5")
 def copy_rollout(rollout: Rollout) -> Rollout:
     """A copy that shares no array with the caller (memory, which is not stored, is left out)."""
     policies = {
-        name: replace(
-            policy,
-            obs=policy.obs.copy(),
-            alive=policy.alive.copy(),
-            action=policy.action.copy(),
-            logp=policy.logp.copy(),
-            reward=policy.reward.copy(),
-            terminated=policy.terminated.copy(),
-            truncated=policy.truncated.copy(),
-            final_obs=policy.final_obs.copy(),
-            action_mask=None if policy.action_mask is None else policy.action_mask.copy(),
-            memory=None,
+        name: PolicyRollout(
+            policy.obs.copy(),
+            policy.alive.copy(),
+            policy.action.copy(),
+            policy.logp.copy(),
+            policy.reward.copy(),
+            policy.terminated.copy(),
+            policy.truncated.copy(),
+            policy.final_obs.copy(),
+            None if policy.action_mask is None else policy.action_mask.copy(),
         )
         for name, policy in rollout.policies.items()
     }
-    return replace(
-        rollout,
-        policies=policies,
-        episode_start=rollout.episode_start.copy(),
-        episode_end=rollout.episode_end.copy(),
-        final_index=rollout.final_index.copy(),
-        first_step=rollout.first_step.copy(),
-        episode=rollout.episode.copy(),
-        slots=rollout.slots.copy(),
-        state=None if rollout.state is None else rollout.state.copy(),
-        final_state=None if rollout.final_state is None else rollout.final_state.copy(),
-        episodes=list(rollout.episodes),
+    return Rollout(
+        policies,
+        rollout.episode_start.copy(),
+        rollout.episode_end.copy(),
+        rollout.final_index.copy(),
+        rollout.first_step.copy(),
+        rollout.episode.copy(),
+        rollout.slots.copy(),
+        rollout.version,
+        rollout.actor,
+        None if rollout.state is None else rollout.state.copy(),
+        None if rollout.final_state is None else rollout.final_state.copy(),
+        list(rollout.episodes),
     )
 
 
