@@ -96,7 +96,7 @@ def test_missing_directory_is_a_storage_error(tmp_path):
         save_checkpoint(tmp_path / "file", {}, version=0, attributes={})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.dictionaries(NAMES, TREES, max_size=5))
 def test_trees_round_trip(tmp_path_factory, tree):
     path = tmp_path_factory.mktemp("tree") / "tree.h5"

@@ -35,7 +35,7 @@ def assert_columns(found, rows):
         np.testing.assert_array_equal(found[name], values)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.dictionaries(NAMES, VALUES, min_size=1), min_size=1, max_size=8), st.integers(0, 8))
 def test_rows_come_back_exactly_with_new_columns_and_restarts(tmp_path_factory, rows, cut):
     directory = tmp_path_factory.mktemp("run")

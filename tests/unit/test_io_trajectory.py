@@ -130,7 +130,7 @@ def check_segments(files, rollouts):
             np.testing.assert_array_equal(data["final/env"]["state"][place], segment["final"]["env"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 4), st.booleans(), st.sampled_from([0.0, 0.2, 0.9, 1.0]), st.integers(0, 2**32))
 def test_segments_agree_with_the_slow_twin(steps, slots, deaths, end_rate, seed):
     generator = np.random.default_rng(seed)
