@@ -230,11 +230,14 @@ class TestOutput:
             sys.modules, "hpcmarl.bench.throughput", types.SimpleNamespace(run=lambda config, seconds: {"name": config.name, "seconds": seconds})
         )
         monkeypatch.setitem(sys.modules, "hpcmarl.bench.comm", types.SimpleNamespace(run=lambda config, seconds: None))
+        assert run("bench", "comm", "-n", "4", "--seconds", "2", "--json")[0] == 7
+        assert started == [(4, ["bench", "comm", "--seconds", "2.0", "--json"])]
+        monkeypatch.setenv("PMI_SIZE", "4")
+        monkeypatch.setenv("PMI_RANK", "0")
         assert json.loads(run("bench", "throughput", "tiny.yaml", "--seconds", "2", "--json")[1]) == {"name": "tiny", "seconds": 2.0}
         assert json.loads(run("bench", "throughput", "name=other", "--json")[1])["name"] == "other"
         assert run("bench", "comm", "--json")[:2] == (0, "")  # a rank that has nothing to tell
-        assert run("bench", "comm", "-n", "4", "--seconds", "2", "--json")[0] == 7
-        assert started == [(4, ["bench", "comm", "--seconds", "2.0", "--json"])]
+        assert len(started) == 1
 
     def test_data_hands_its_arguments_on(self, run, monkeypatch):
         calls = []
