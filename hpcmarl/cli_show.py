@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +17,6 @@ from hpcmarl.cli_common import (
     Overrides,
     Ranks,
     Seconds,
-    check_single,
     print_result,
     print_rows,
     print_table,
@@ -123,12 +123,12 @@ def list_rules(as_json: Json = False) -> None:
 def throughput(
     config: OptionalConfig = None, overrides: Overrides = None, ranks: Ranks = None, seconds: Seconds = 10.0, as_json: Json = False
 ) -> None:
-    """Environment steps per second of training.
+    """Environment steps per second of training beside bare stepping, in one world (default: cores + 2 ranks).
 
     \b
     hpcmarl bench throughput configs/quickstart.yaml -n 4 --seconds 20 --json
     """
-    settings = _bench_settings("throughput", config, overrides, ranks, seconds, as_json)
+    settings = _bench_settings("throughput", config, overrides, ranks or _cores() + 2, seconds, as_json)
     from hpcmarl.bench.throughput import run
 
     print_result(run(settings, seconds), as_json)
@@ -136,26 +136,31 @@ def throughput(
 
 @bench_app.command()
 def comm(config: OptionalConfig = None, overrides: Overrides = None, ranks: Ranks = None, seconds: Seconds = 5.0, as_json: Json = False) -> None:
-    """Latency and bandwidth between ranks, and AllReduce.
+    """Latency and bandwidth of messages beside bare mpi4py ping-pong.
 
     \b
     hpcmarl bench comm -n 4 --json
     """
-    settings = _bench_settings("comm", config, overrides, ranks, seconds, as_json)
+    settings = _bench_settings("comm", config, overrides, ranks or 2, seconds, as_json)
     from hpcmarl.bench.comm import run
 
     print_result(run(settings, seconds), as_json)
 
 
-def _bench_settings(name: str, config: str | None, overrides: Sequence[str] | None, ranks: int | None, seconds: float, as_json: bool) -> Config:
-    """The configuration to measure; with -n this does not return."""
+def _bench_settings(name: str, config: str | None, overrides: Sequence[str] | None, ranks: int, seconds: float, as_json: bool) -> Config:
+    """The configuration to measure; outside a world this starts one and does not return."""
     from hpcmarl.configfile import load_config
+    from hpcmarl.launch.world import under_launcher
 
     config, changes = split_overrides(config, overrides)
     settings = load_config(Path(config) if config else BENCHMARK_CONFIG, changes)
     set_threads(settings.topology.threads)
-    if ranks is not None and ranks > 1:
+    if ranks > 1 and not under_launcher(os.environ):
         flags = ["--json"] if as_json else []
         start(ranks, ["bench", name, *([config] if config else []), *changes, "--seconds", str(seconds), *flags])
-    check_single(ranks)
     return settings
+
+
+def _cores() -> int:
+    """Cores that this process may use: a learner and a server beside as many actors."""
+    return len(os.sched_getaffinity(0))

@@ -67,7 +67,9 @@ class MATraceConfig(AlgoConfig):
     name: Literal["ma_trace"] = "ma_trace"
     unroll: PositiveInt = Field(25, description="steps of one unroll, T")
     critic: Literal["obs", "full", "dec"] = Field("obs", description="critic on all observations, on the environment's state, or one per agent")
-    ratios: Literal["joint", "agent"] | None = Field(None, description="importance ratios of the team or of each agent; default: joint, with critic dec: agent")
+    ratios: Literal["joint", "agent"] | None = Field(
+        None, description="importance ratios of the team or of each agent; default: joint, with critic dec: agent"
+    )
     rho_max: PositiveFloat = Field(1.0, description="clip of the ratio in the temporal difference and the advantage")
     c_max: PositiveFloat = Field(1.0, description="clip of the ratio in the trace")
     trace_lambda: Fraction = Field(1.0, description="lambda of the trace")
@@ -253,9 +255,14 @@ def contradictions(config: Config) -> list[str]:
     if config.stop == StopConfig():
         found.append("stop is empty, the run would never end; set stop.updates, stop.env_steps, stop.seconds or stop.return_mean")
     if config.deterministic and (config.rounds.rule != "sync" or groups > 1):
-        found.append(f"deterministic: true needs rounds.rule: sync and one group, not {config.rounds.rule} with {groups}: the order in which ranks report is not repeatable")
+        found.append(
+            f"deterministic: true needs rounds.rule: sync and one group, not {config.rounds.rule} with {groups}: "
+            "the order in which ranks report is not repeatable"
+        )
     if config.rounds.rule == "malenia" and config.rounds.batch is not None and config.rounds.batch < groups:
-        found.append(f"rounds.batch {config.rounds.batch} is less than the {groups} groups; malenia needs at least one trajectory of every group")
+        found.append(
+            f"rounds.batch {config.rounds.batch} is less than the {groups} groups; malenia needs at least one trajectory of every group"
+        )
     if isinstance(config.algo, MATraceConfig):
         if config.algo.critic == "dec" and config.algo.ratios == "joint":
             found.append("algo.critic: dec has one value per agent and cannot use algo.ratios: joint; use ratios: agent, or critic: obs or full")

@@ -93,8 +93,8 @@ class LocalTransport(Transport):
             self.world.broadcasted = payload
         return self.world.broadcasted
 
-    def gather_hosts(self) -> list[str]:
-        return [self.host] * self.size
+    def gather(self, payload: bytes) -> list[bytes]:
+        return [payload] * self.size  # virtual ranks are alike
 
     def abort(self) -> None:
         raise HpcmarlError(f"rank {self.rank} of the in-process world aborted")

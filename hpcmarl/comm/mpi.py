@@ -214,12 +214,11 @@ class MpiTransport(Transport):
         self._sleep_until(self.comm.Ibcast([data, MPI.BYTE], 0))
         return data.tobytes()
 
-    def gather_hosts(self) -> list[str]:
-        width = MPI.MAX_PROCESSOR_NAME
-        own = np.frombuffer(self.host.encode()[:width].ljust(width, b"\0"), np.uint8).copy()
-        everyone = np.empty((self.size, width), np.uint8)
+    def gather(self, payload: bytes) -> list[bytes]:
+        own = np.frombuffer(payload, np.uint8).copy()
+        everyone = np.empty((self.size, own.size), np.uint8)
         self._sleep_until(self.comm.Iallgather([own, MPI.BYTE], [everyone, MPI.BYTE]))
-        return [row.tobytes().rstrip(b"\0").decode() for row in everyone]
+        return [row.tobytes() for row in everyone]
 
     def abort(self) -> None:
         # MPI_Abort alone is not enough: with fault tolerance on, Open MPI lets the other ranks live
@@ -231,6 +230,19 @@ class MpiTransport(Transport):
         if os.environ.get("OMPI_MCA_mpi_ft_enable") != "1":  # noqa: SIM112  set by mpiexec --with-ft ulfm
             MPI.COMM_WORLD.Abort(1)
         os._exit(1)
+
+    def bare_ping_pong(self, peer: int, sent: Buffer, repeats: int) -> float:
+        """Seconds of a round trip by plain blocking calls: what the benchmark compares with. The lower rank begins."""
+        received = np.empty_like(sent)
+        began = time.perf_counter()
+        for _ in range(repeats):
+            if self.rank < peer:
+                self.comm.Send([sent, MPI.BYTE], peer)
+                self.comm.Recv([received, MPI.BYTE], peer)
+            else:
+                self.comm.Recv([received, MPI.BYTE], peer)
+                self.comm.Send([sent, MPI.BYTE], peer)
+        return (time.perf_counter() - began) / repeats
 
     def _sleep_until(self, request: Any) -> None:
         """Wait for a collective without burning a core; raises PeerFailure when a rank gives up meanwhile."""

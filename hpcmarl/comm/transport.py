@@ -91,8 +91,13 @@ class Transport(ABC):
         """Rank 0's payload on every rank. Collective, for the start of a run; the others sleep while they wait."""
 
     @abstractmethod
+    def gather(self, payload: bytes) -> list[bytes]:
+        """Every rank's payload (of one length on all ranks) on every rank. Collective, for starts and benchmarks."""
+
     def gather_hosts(self) -> list[str]:
         """The host name of every rank. Collective, for the start of a run."""
+        width = 255
+        return [name.rstrip(b"\0").decode() for name in self.gather(self.host.encode()[:width].ljust(width, b"\0"))]
 
     @abstractmethod
     def abort(self) -> None:

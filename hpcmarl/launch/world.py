@@ -56,6 +56,15 @@ def launcher_world(environ: Mapping[str, str]) -> LauncherWorld | None:
     return None
 
 
+# variables that some launcher gives its processes; what is set by hand to tune MPI (OMPI_MCA_…, I_MPI_…) is not among them
+LAUNCHER_PREFIXES = ("OMPI_COMM_WORLD_", "PMI_", "PMIX_", "PALS_", "MPI_LOCAL", "MV2_COMM_WORLD_", "SLURM_STEP_", "HYDRA_", "FLUX_TASK_")
+
+
+def under_launcher(environ: Mapping[str, str]) -> bool:
+    """Whether some MPI or Slurm launcher has started this process, also one that LAUNCHERS does not list."""
+    return any(name.startswith(LAUNCHER_PREFIXES) for name in environ)
+
+
 def library_kind(version_text: str) -> str:
     """One of the keys of LIBRARIES, from MPI's library version or from `mpiexec --version`."""
     text = version_text.lower()

@@ -86,7 +86,7 @@ class Actor(Role):
 
     def _adopt(self, version: int, vector: FloatArray | None) -> None:
         """Take new weights at once; on-policy work under older ones is abandoned here and now (late: cancel)."""
-        if vector is None or version <= self.version:
+        if vector is None or version < self.version or (version == self.version and self.has_weights):
             return
         if not self.started:  # START comes from the server, weights from the learner: either may be first
             self.early_weights = (version, vector.copy())
@@ -96,7 +96,7 @@ class Actor(Role):
         stale, self.version, self.sent = self.version, version, 0
         if stale < 0 and self.assembler is not None:
             self.assembler.versions[:] = version
-        elif self.algorithm.on_policy and self.context.config.rounds.late == "cancel":
+        elif stale < version and self.algorithm.on_policy and self.context.config.rounds.late == "cancel":
             self._cancel()
 
     def _cancel(self) -> None:

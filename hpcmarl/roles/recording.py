@@ -81,13 +81,16 @@ class Recorder:
             return self.totals["seconds_before"]
         return self.totals["seconds_before"] + (self._ended or time.monotonic()) - self._began
 
-    def stop_reason(self, version: int, *, clock_only: bool = False) -> str | None:
-        """Which of `stop`'s limits is reached, in words; `clock_only`: between rounds, when only time can have changed."""
+    def time_is_up(self) -> str | None:
+        """Whether stop.seconds is reached, in words; all that can change between rounds."""
+        limit = self.config.stop.seconds
+        return f"stop.seconds {limit:g} reached" if limit is not None and self.seconds >= limit else None
+
+    def stop_reason(self, version: int) -> str | None:
+        """Which of `stop`'s limits is reached, in words."""
         stop = self.config.stop
-        if stop.seconds is not None and self.seconds >= stop.seconds:
-            return f"stop.seconds {stop.seconds:g} reached"
-        if clock_only:
-            return None
+        if (reason := self.time_is_up()) is not None:
+            return reason
         if stop.updates is not None and version >= stop.updates:
             return f"stop.updates {stop.updates} reached"
         if stop.env_steps is not None and self.totals["env_steps"] >= stop.env_steps:

@@ -23,20 +23,19 @@ from hpcmarl.errors import ConfigError, FormatError, HpcmarlError
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from hpcmarl.io.run_directory import RunDirectory
 from hpcmarl.launch.signals import StopSignals
-from hpcmarl.launch.world import check_world
+from hpcmarl.launch.world import check_world, under_launcher
 from hpcmarl.packing import pack, unpack
 from hpcmarl.roles.base import Context, group_environment
 from hpcmarl.roles.rank import AbortHook, Rank, serve
 
 logger = logging.getLogger(__name__)
-LAUNCHER_PREFIXES = ("OMPI_", "PMI_", "PMIX_", "PALS_", "MPI_LOCAL", "MV2_", "I_MPI_", "SLURM_STEP_", "HYDRA_", "FLUX_")
 
 
 def join_world() -> Transport:
     """This process's place in the MPI world, or a world of its own where no launcher has started it.
 
     Raises LaunchError when the launcher meant another world than MPI found (silent singletons)."""
-    if not any(name.startswith(LAUNCHER_PREFIXES) for name in os.environ):
+    if not under_launcher(os.environ):
         return LocalWorld(1).transports[0]
     from hpcmarl.comm import mpi
 

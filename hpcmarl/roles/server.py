@@ -131,7 +131,7 @@ class Server(Role):
         if self.phase == "start":
             self._start()
             return True
-        if self.phase == "train" and self.stop_wanted is None and (reason := self.recorder.stop_reason(self.engine.version, clock_only=True)) is not None:
+        if self.phase == "train" and self.stop_wanted is None and (reason := self.recorder.time_is_up()) is not None:
             logger.info("stopping at version %d: %s", self.engine.version, reason)
             self._want_stop("finished")
             return True

@@ -80,6 +80,13 @@ def test_a_checkpoint_of_many_ranks_resumes_on_few(tmp_path):
     assert (told["updates"], told["ranks"]) == (9, 2)
 
 
+def test_a_run_that_was_stopped_inside_a_round_goes_on(tmp_path):
+    run_world(3, tmp_path, "stop={seconds: 0.3}", "rounds.batch=500")
+    assert summary(tmp_path)["updates"] == 0
+    run_world(3, tmp_path, "stop.updates=2", resume=str(tmp_path))
+    assert summary(tmp_path)["updates"] == 2
+
+
 def test_seeds_differ(tmp_path):
     for seed in (0, 1):
         run_world(1, tmp_path / str(seed), f"seed={seed}", "stop.updates=1")

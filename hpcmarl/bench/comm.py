@@ -1,0 +1,100 @@
+"""hpcmarl's messages against bare mpi4py ping-pong of the same bytes between the same two ranks, alternated.
+
+The messages are of the sizes that runs send: a header alone, this configuration's parameters and rollouts, and 64 KiB to 16 MiB.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.algos import make_algorithm
+from hpcmarl.comm.layout import RolloutLayout
+from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, write_header
+from hpcmarl.comm.transport import SendHandle, Transport, receive_from
+from hpcmarl.config import Config
+from hpcmarl.envs import describe
+from hpcmarl.errors import UsageError
+from hpcmarl.roles.base import ARENA_STEPS
+from hpcmarl.roles.rank import AbortHook
+from hpcmarl.roles.run import join_world
+
+SIZES = {"64 KiB": 1 << 16, "1 MiB": 1 << 20, "4 MiB": 1 << 22, "16 MiB": 1 << 24}
+ROUNDS = 5
+TIMEOUT = 60.0
+
+
+def run(config: Config, seconds: float) -> dict[str, Any] | None:
+    """Measure for about `seconds`; the result on rank 0, None elsewhere. UsageError in a world of one rank."""
+    transport = join_world()
+    if transport.size < 2:
+        raise UsageError("bench comm measures messages between ranks 0 and 1; start at least two ranks: hpcmarl bench comm -n 2")
+    try:
+        result = _measure(transport, config, seconds)
+    except BaseException as error:
+        AbortHook(transport).fail(error)
+        raise
+    transport.close()
+    return result
+
+
+def _measure(transport: Transport, config: Config, seconds: float) -> dict[str, Any] | None:
+    rows: list[dict[str, Any]] = []
+    sizes = _sizes(config)
+    if transport.rank < 2:
+        for name, size in sizes.items():
+            rows.append({"message": name, **_compare(transport, size, seconds / len(sizes))})
+    transport.broadcast(b"done" if transport.rank == 0 else None)
+    if transport.rank != 0:
+        return None
+    large = [row["bandwidth_ratio"] for row in rows if row["bytes"] >= 1 << 20]
+    return {
+        "messages": rows,
+        "bandwidth_ratio_from_1_mib": min(large),
+        "added_microseconds_small": rows[0]["hpcmarl_microseconds"] - rows[0]["bare_microseconds"],
+        "ranks": transport.size,
+    }
+
+
+def _sizes(config: Config) -> dict[str, int]:
+    spec = describe(config.env, config.policies)
+    algorithm = make_algorithm(spec, config.algo, config.seed)
+    unroll = int(getattr(config.algo, "unroll", ARENA_STEPS))
+    rollout = RolloutLayout(spec, unroll, config.topology.environments_per_actor).fixed_bytes
+    return {"header": HEADER_BYTES, "parameters": HEADER_BYTES + 4 * algorithm.size, "rollout": rollout, **SIZES}
+
+
+def _compare(transport: Any, size: int, seconds: float) -> dict[str, float]:
+    """Medians over alternated rounds; a round's repeats come from a first guess of the speed, the same on both ranks."""
+    peer = 1 - transport.rank
+    buffer = write_header(np.zeros(max(size, HEADER_BYTES), np.uint8), Kind.PING)
+    repeats = int(max(3, min(2000, seconds / (2 * ROUNDS) / (20e-6 + size / 1e9))))
+    bare, ours = [], []
+    for _ in range(ROUNDS + 1):
+        bare.append(transport.bare_ping_pong(peer, buffer, repeats))
+        ours.append(_ping_pong(transport, peer, buffer, repeats))
+    alone, own = float(np.median(bare[1:])), float(np.median(ours[1:]))  # the first round warms up
+    return {
+        "bytes": buffer.nbytes,
+        "hpcmarl_microseconds": 1e6 * own / 2,
+        "bare_microseconds": 1e6 * alone / 2,
+        "hpcmarl_megabytes_per_second": 2e-6 * buffer.nbytes / own,
+        "bare_megabytes_per_second": 2e-6 * buffer.nbytes / alone,
+        "bandwidth_ratio": alone / own,
+    }
+
+
+def _ping_pong(transport: Transport, peer: int, buffer: Buffer, repeats: int) -> float:
+    handle = SendHandle()
+    began = time.perf_counter()
+    for _ in range(repeats):
+        if transport.rank < peer:
+            handle = transport.send(peer, buffer)
+        receive_from(transport, Kind.PING, TIMEOUT).release()
+        if transport.rank > peer:
+            handle = transport.send(peer, buffer)
+    while not handle.done():
+        time.sleep(0)
+    return (time.perf_counter() - began) / repeats

@@ -1,0 +1,133 @@
+"""Training against bare environment stepping: one world, the same cores, the two alternated in short windows.
+
+Training runs in all ranks as it always does; then it stands still and as many ranks as there are cores step bare environments with
+random actions. Only environment steps whose rollouts became part of an update count as trained.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.comm.transport import Backoff, Transport
+from hpcmarl.config import Config
+from hpcmarl.envs import Seeds
+from hpcmarl.envs.bare import BareEnvironment
+from hpcmarl.roles.rank import AbortHook, Rank
+from hpcmarl.roles.run import join_world, prepare, start_logging
+
+WINDOW = 2.5  # seconds of each kind in turn
+WARM_UP = 2.0
+
+
+def run(config: Config, seconds: float) -> dict[str, Any] | None:
+    """Measure for about `seconds` of each kind; the result on rank 0, None elsewhere."""
+    import torch
+
+    torch.set_num_threads(config.topology.threads)
+    transport = join_world()
+    hook = AbortHook(transport)
+    directory = tempfile.mkdtemp(prefix="hpcmarl-bench-") if transport.rank == 0 else None
+    try:
+        context = prepare(transport, config, directory, None)
+        start_logging(context)
+        rank = hook.rank = Rank(context)
+        result = _measure(rank, transport, config, seconds)
+        rank.close()
+        transport.close()
+        return result
+    except BaseException as error:
+        if transport.size > 1:
+            hook.fail(error)
+        raise
+    finally:
+        if directory is not None:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _measure(rank: Rank, transport: Transport, config: Config, seconds: float) -> dict[str, Any] | None:
+    processes = min(transport.size, len(os.sched_getaffinity(0)))
+    bare = BareEnvironment(config.env, Seeds(config.seed, 1_000_000 + transport.rank)) if transport.rank < processes else None
+    _train(rank, WARM_UP)
+    _step_bare(bare, 0.5)
+    windows = max(2, round(seconds / WINDOW))
+    trained, stepped, ratios = [], [], []
+    for _ in range(windows):
+        transport.broadcast(b"train" if transport.rank == 0 else None)  # all begin together
+        before = _trained_steps(rank)
+        took = _train(rank, WINDOW)
+        trained.append((_trained_steps(rank) - before, took))
+        transport.broadcast(b"bare" if transport.rank == 0 else None)
+        count, took = _step_bare(bare, WINDOW)
+        stepped.append(_sum_over_ranks(transport, count / took))
+        if transport.rank == 0:
+            ratios.append(trained[-1][0] / trained[-1][1] / stepped[-1])
+    if bare is not None:
+        bare.close()
+    if transport.rank != 0:
+        return None
+    train = sum(count for count, _ in trained) / sum(took for _, took in trained)
+    alone = float(np.mean(stepped))
+    server: Any = rank.roles["server"]
+    return {
+        "train_env_steps_per_second": train,
+        "bare_env_steps_per_second": alone,
+        "ratio": train / alone,
+        "ratio_median": float(np.median(ratios)),
+        "ratio_of_windows": ratios,
+        "bare_processes": processes,
+        "ranks": transport.size,
+        "roles": [row["roles"] for row in rank.context.topology.table()],
+        "environment": config.env.id,
+        "window_seconds": WINDOW,
+        "updates": server.engine.version,
+        "staleness_mean": server.recorder.totals["staleness"] / max(1.0, server.recorder.totals["trajectories"]),
+        "trajectories": config.trajectories.enabled,
+    }
+
+
+def _train(rank: Rank, seconds: float) -> float:
+    """Step the rank's roles for a while; the time it took."""
+    backoff = Backoff()
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        if rank.step():
+            backoff.reset()
+        else:
+            backoff.wait()
+    return time.perf_counter() - began
+
+
+def _step_bare(environment: BareEnvironment | None, seconds: float) -> tuple[int, float]:
+    """Step a bare environment for a while: steps and time. Without one, sleep."""
+    if environment is None:
+        time.sleep(seconds)
+        return 0, seconds
+    count, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        for _ in range(25):
+            environment.step()
+        count += 25
+    return count, time.perf_counter() - began
+
+
+def _trained_steps(rank: Rank) -> int:
+    """Environment steps in all updates so far, on the server's rank; 0 elsewhere."""
+    server: Any = rank.roles.get("server")
+    if server is None:
+        return 0
+    unroll = getattr(rank.context.config.algo, "unroll", None)
+    if unroll is not None:
+        return int(server.engine.used) * int(unroll)
+    return int(server.recorder.totals["env_steps"])  # whole episodes: what the learners took in
+
+
+def _sum_over_ranks(transport: Transport, value: float) -> float:
+    """The sum of one number over all ranks, on rank 0."""
+    return sum(float(np.frombuffer(part, np.float64)[0]) for part in transport.gather(np.float64(value).tobytes()))
+

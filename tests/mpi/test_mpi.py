@@ -1,0 +1,138 @@
+"""Real ranks under both MPI libraries: messages, training, exact resume, traces, failures, worlds that are not what was asked for."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.mpi.launch import LIBRARIES, MPICH_PYTHON, mpi_command, run, run_program, run_train
+from tests.worlds import SPREAD, final_parameters, run_world, summary
+
+pytestmark = pytest.mark.mpi
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(SPREAD)
+    return path
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_messages_arrive_whole_and_in_order_and_idle_ranks_sleep(library, ranks):
+    job = run_program(library, ranks, "exchange.py")
+    assert job.code == 0, job.text
+    assert "exchanged" in job.text
+    assert not job.orphans
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("reduce", ["server", "mpi"])
+def test_ranks_train(library, ranks, reduce, config, tmp_path):
+    changes = (f"rounds.reduce={reduce}", "eval.episodes=2", "trajectories.enabled=true")
+    job = run_train(library, ranks, config, "--run-dir", str(tmp_path / "run"), *changes)
+    assert job.code == 0, job.text
+    told = summary(tmp_path / "run")
+    assert (told["status"], told["ranks"], told["updates"]) == ("finished", ranks, 6)
+    assert not job.orphans
+    verified = run([sys.executable, "-m", "hpcmarl", "data", "verify", str(tmp_path / "run")])
+    assert verified.code == 0, verified.text
+
+
+def test_eight_oversubscribed_ranks_in_three_groups(config, tmp_path):
+    job = run_train("openmpi", 8, config, "--run-dir", str(tmp_path / "run"), "topology.groups=3", "rounds.rule=malenia", "rounds.batch=6")
+    assert job.code == 0, job.text
+    assert min(summary(tmp_path / "run")["trajectories_by_group"]) > 0
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_deterministic_run_is_the_same_on_mpi_and_on_virtual_ranks(library, config, tmp_path):
+    changes = ("deterministic=true", "stop.updates=8")
+    first = run_train(library, 4, config, "--run-dir", str(tmp_path / "mpi"), "deterministic=true", "stop.updates=4")
+    assert first.code == 0, first.text
+    second = run_train(library, 4, config, "--run-dir", str(tmp_path / "mpi"), "--resume", "auto", *changes)
+    assert second.code == 0, second.text
+    run_world(4, tmp_path / "local", *changes)
+    np.testing.assert_array_equal(final_parameters(tmp_path / "mpi"), final_parameters(tmp_path / "local"))
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("rounds.rule=rennala", "rounds.batch=5", "algo.name=reinforce", "optimizer.name=nigt", "rounds.late=ignore"),
+        ("rounds.rule=malenia", "rounds.batch=6", "optimizer.name=nigt"),
+        ("rounds.rule=sync", "optimizer.name=adam"),
+    ],
+)
+def test_a_recorded_trace_replays_bit_for_bit(library, changes, config, tmp_path):
+    job = run_program(library, 5, "trace.py", str(config), str(tmp_path / "run"), "topology.groups=2", "stop.updates=20", *changes)
+    assert job.code == 0, job.text
+    assert "identical" in job.text
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("role", ["actor", "learner", "server", "evaluator"])
+def test_a_failing_rank_ends_the_job_and_says_who_it_was(library, role, config, tmp_path):
+    changes = (f"faults.raise_in={role}", "faults.after=20", "stop.updates=1000000", "eval.every_updates=1", "eval.episodes=2")
+    job = run_train(library, 4, config, "--run-dir", str(tmp_path / "run"), *changes)
+    assert job.code != 0
+    assert f"({role}" in job.text
+    assert "Traceback" in job.text
+    assert "injected fault" in job.text
+    assert job.seconds_after_error is not None
+    assert job.seconds_after_error < 10
+    assert not job.orphans
+
+
+def test_a_failing_rank_ends_a_job_that_train_started(config, tmp_path):
+    command = [sys.executable, "-m", "hpcmarl", "train", str(config), "-n", "4", "--run-dir", str(tmp_path / "run")]
+    job = run([*command, "faults.raise_in=learner", "faults.after=20", "stop.updates=1000000"])
+    assert job.code not in (0, 2)
+    assert "rank 1 of 4 (learner)" in job.text
+    assert job.seconds_after_error is not None
+    assert job.seconds_after_error < 10
+    assert not job.orphans
+
+
+def test_a_bad_configuration_is_one_line_on_a_whole_world(config, tmp_path):
+    job = run_train("openmpi", 3, config, "--run-dir", str(tmp_path / "run"), "topology.groups=5")
+    assert job.code == 2, job.text
+    assert job.text.count("5 learners") == 1
+    assert "Traceback" not in job.text
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not MPICH_PYTHON, reason="set HPCMARL_MPICH_PYTHON (tools/test makes that environment)")
+def test_silent_singletons_are_refused_with_a_hint(config, tmp_path):
+    ranks = [sys.executable, "-m", "hpcmarl", "train", str(config), "--run-dir", str(tmp_path / "run")]
+    command, environment = mpi_command("mpich", 3, ranks)  # another library's launcher
+    job = run(command, environment)
+    assert job.code == 2, job.text
+    assert "separate worlds of one rank" in job.text
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_stops_all_ranks_with_a_checkpoint_and_the_run_goes_on(config, tmp_path):
+    command = [sys.executable, "-m", "hpcmarl", "train", str(config), "-n", "3", "--run-dir", str(tmp_path / "run")]
+    process = subprocess.Popen([*command, "stop.updates=1000000"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "metrics.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(2)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(timeout=30) == 75
+    stopped = summary(tmp_path / "run")
+    assert stopped["status"] == "interrupted"
+    target = stopped["updates"] + 5
+    job = run([*command, "--resume", "auto", f"stop.updates={target}"])
+    assert job.code == 0, job.text
+    told = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert told["updates"] == target
+    assert told["env_steps"] > stopped["env_steps"]
