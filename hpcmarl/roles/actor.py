@@ -14,18 +14,15 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.comm.layout import RolloutArena
-from hpcmarl.comm.protocol import FLAG_FINAL, Buffer, Kind, vector_of, write_header
-from hpcmarl.comm.topology import ROLE_NAMES
-from hpcmarl.comm.transport import Message, SendHandle
+from hpcmarl.comm.protocol import FLAG_FINAL, Kind, vector_of
+from hpcmarl.comm.transport import Message
 from hpcmarl.envs import Seeds, make_environment
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import Context, Interval, Role, generator_for
 from hpcmarl.roles.episodes import EpisodeAssembler
+from hpcmarl.roles.outbox import Outbox
 from hpcmarl.roles.recording import trajectory_writer
 from hpcmarl.types import FloatArray, Rollout
-
-ARENAS = 3  # one being written, two on their way
-EPISODES_UNDER_WAY = 64
 
 logger = logging.getLogger(__name__)
 
@@ -56,20 +53,22 @@ class Actor(Role):
         self.writer = trajectory_writer(context, self.index, with_state=self.algorithm.needs_state)
         self.slot_numbers = np.arange(self.index * self.slots, (self.index + 1) * self.slots, dtype=np.int64)
         layout = self.codec.layout(context.arena_steps, self.slots)
-        self.arenas: list[tuple[RolloutArena, SendHandle]] = [(RolloutArena(layout), SendHandle()) for _ in range(ARENAS)]
-        self.arena, self.row = self.arenas[0][0], 0
+        self.outbox = Outbox(context, layout, self.index)
+        self.row = 0  # of the arena: the coming step
         self.assembler = EpisodeAssembler(self.codec, self.slots, self.index, self.slot_numbers) if context.whole_episodes else None
-        self.episodes_under_way: list[SendHandle] = []
         self.memory = self.algorithm.initial_memory(self.slots)
         self.version, self.arena_version = -1, -1
-        self.sent = 0  # trajectories sent for this version
         self.started = self.has_weights = self.stopping = self.at_boundary = False
         self.early_weights: tuple[int, FloatArray] | None = None
         self.ready_at = 0.0
-        self.untold_steps = self.untold_agent_steps = 0
-        self.counters: dict[str, float] = {"dropped_steps": 0, "cancelled_steps": 0, "environment_seconds": 0.0, "acting_seconds": 0.0}
+        self.counters: dict[str, float] = {"cancelled_steps": 0, "environment_seconds": 0.0, "acting_seconds": 0.0}
         self.storage_error_told = False
         self.report = Interval(max(config.logging.every_seconds, 0.01 * context.topology.size))
+
+    @property
+    def arena(self) -> RolloutArena:
+        """The arena that is being written."""
+        return self.outbox.arena
 
     # ---- messages
 
@@ -93,7 +92,7 @@ class Actor(Role):
             return
         self.algorithm.load_parameters(vector)
         self.has_weights = True
-        stale, self.version, self.sent = self.version, version, 0
+        stale, self.version, self.outbox.sent = self.version, version, 0
         if stale < 0 and self.assembler is not None:
             self.assembler.versions[:] = version
         elif stale < version and self.algorithm.on_policy and self.context.config.rounds.late == "cancel":
@@ -165,7 +164,7 @@ class Actor(Role):
         arena.keep(row, outcome)
         self.counters["acting_seconds"] += acted - began
         self.counters["environment_seconds"] += time.perf_counter() - acted
-        self.untold_steps += self.slots
+        self.outbox.env_steps += self.slots
         self.row += 1
         if self.delay.step:
             self.ready_at = time.monotonic() + self.delay.step
@@ -179,60 +178,21 @@ class Actor(Role):
         episodes = self.assembler.after_step(self.arena, row, self.version)
         for buffer, rollout in episodes:
             self._record(rollout)
-            self.episodes_under_way = [handle for handle in self.episodes_under_way if not handle.done()]
-            if len(self.episodes_under_way) < EPISODES_UNDER_WAY:
-                self.episodes_under_way.append(self._send(buffer, rollout))
-            else:
-                self.counters["dropped_steps"] += rollout.steps
+            self.outbox.post_episode(buffer, rollout)
         if self.row == self.arena.layout.steps:
-            _copy_frame(self.arena, self.arena, self.row)
+            self.outbox.go_on_from(self.arena)
             self.row = 0
         if episodes:
             self._begin_trajectory()
             self.at_boundary = self._quota_done()
 
     def _hand_on_unroll(self) -> None:
-        """Send the full arena, if another one is free to go on in; otherwise write over it."""
-        arena = self.arena
-        buffer, rollout = arena.finish(self.arena_version, self.index)
-        self._record(rollout)
-        free = next((index for index, (other, handle) in enumerate(self.arenas) if other is not arena and handle.done()), None)
-        if free is None and self.context.config.deterministic:
-            free = self._new_arena()
-        if free is None:
-            self.counters["dropped_steps"] += rollout.steps * rollout.count
-            _copy_frame(arena, arena, self.row)
-        else:
-            own = next(index for index, (other, _) in enumerate(self.arenas) if other is arena)
-            self.arenas[own] = (arena, self._send(buffer, rollout))
-            self.arena = self.arenas[free][0]
-            _copy_frame(arena, self.arena, self.row)
+        full = self.arena
+        self._record(self.outbox.post_arena(self.arena_version))
+        self.outbox.go_on_from(full)
         self.row = 0
-        self.arena.begin()
         self._begin_trajectory()
         self.at_boundary = self._quota_done()
-
-    def _new_arena(self) -> int:
-        """One more arena: a deterministic run may drop nothing; its quota bounds how many there can be."""
-        self.arenas.append((RolloutArena(self.arena.layout), SendHandle()))
-        return len(self.arenas) - 1
-
-    def _send(self, buffer: Buffer, rollout: Rollout) -> SendHandle:
-        agent_steps = sum(int(np.count_nonzero(policy.alive[:-1])) for policy in rollout.policies.values())
-        self.sent += rollout.count
-        write_header(
-            buffer,
-            Kind.ROLLOUT,
-            source=self.context.rank,
-            role=ROLE_NAMES.index(self.name),
-            group=self.group.index,
-            version=rollout.version,
-            count=rollout.count,
-            env_steps=self.untold_steps,
-            agent_steps=agent_steps,
-        )
-        self.untold_steps = 0
-        return self.transport.send(self.group.learner, buffer)
 
     def _record(self, rollout: Rollout) -> None:
         if self.writer is not None:
@@ -256,7 +216,7 @@ class Actor(Role):
         """In a deterministic run an actor delivers its share of the round and waits for the next version."""
         if not self.context.config.deterministic:
             return False
-        return self.sent >= actor_quota(self.context, self.group.index, self.version)
+        return self.outbox.sent >= actor_quota(self.context, self.group.index, self.version)
 
     def _leave_boundary(self) -> bool:
         if self._quota_done():
@@ -266,7 +226,7 @@ class Actor(Role):
 
     def _report(self) -> None:
         told: dict[str, Any] = dict(self.counters)
-        told["restarts"] = self.environment.restarts
+        told["restarts"], told["dropped_steps"] = self.environment.restarts, self.outbox.dropped_steps
         if self.writer is not None:
             told |= {f"trajectory_{name}": value for name, value in self.writer.statistics.items()}
             if self.writer.error is not None and not self.storage_error_told:
@@ -318,8 +278,3 @@ def actor_quota(context: Context, group: int, version: int) -> int:
     actors = len(context.topology.groups[group].actors)
     return -(-quota // actors)
 
-
-def _copy_frame(source: RolloutArena, target: RolloutArena, row: int) -> None:
-    """What the environments show after the last row becomes row 0 of the next unroll."""
-    for name in source.layout.frame_names:
-        target.arrays[name][0] = source.arrays[name][row]

@@ -1,0 +1,81 @@
+"""What an actor writes into and sends from: a ring of arenas for unrolls, and a bounded number of single episodes under way.
+
+Called by the actor; knows no environment and no algorithm. A full arena is sent only if another one is free to go on in, so that
+an actor never waits for its learner; what cannot be sent is dropped and counted (a deterministic run makes a new arena instead).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hpcmarl.comm.layout import RolloutArena, RolloutLayout
+from hpcmarl.comm.protocol import Buffer, Kind, write_header
+from hpcmarl.comm.topology import ROLE_NAMES
+from hpcmarl.comm.transport import SendHandle
+from hpcmarl.roles.base import Context
+from hpcmarl.types import Rollout
+
+ARENAS = 3  # one being written, two on their way
+EPISODES_UNDER_WAY = 64
+
+
+class Outbox:
+    """`arena` is the one being written; `sent` counts trajectories since the actor last set it to 0.
+
+    env_steps: steps taken since the last message, told with the next one; dropped_steps: environment steps of rollouts not sent.
+    """
+
+    def __init__(self, context: Context, layout: RolloutLayout, index: int) -> None:
+        self.context = context
+        self.index = index
+        self.group = context.topology.group_of(context.rank)
+        self.arenas: list[tuple[RolloutArena, SendHandle]] = [(RolloutArena(layout), SendHandle()) for _ in range(ARENAS)]
+        self.arena = self.arenas[0][0]
+        self.episodes: list[SendHandle] = []
+        self.sent = self.env_steps = self.dropped_steps = 0
+
+    def post_arena(self, version: int) -> Rollout:
+        """Send the full arena, if another one is free to go on in, else write over it; the rollout stays readable till the next step."""
+        arena = self.arena
+        buffer, rollout = arena.finish(version, self.index)
+        free = next((index for index, (other, handle) in enumerate(self.arenas) if other is not arena and handle.done()), None)
+        if free is None and self.context.config.deterministic:  # may drop nothing; the quota bounds how many there can be
+            self.arenas.append((RolloutArena(arena.layout), SendHandle()))
+            free = len(self.arenas) - 1
+        if free is None:
+            self.dropped_steps += rollout.steps * rollout.count
+        else:
+            own = next(index for index, (other, _) in enumerate(self.arenas) if other is arena)
+            self.arenas[own] = (arena, self._send(buffer, rollout))
+            self.arena = self.arenas[free][0]
+        return rollout
+
+    def go_on_from(self, arena: RolloutArena) -> None:
+        """What the environments show after `arena`'s last row becomes row 0 of the present one."""
+        for name in arena.layout.frame_names:
+            self.arena.arrays[name][0] = arena.arrays[name][arena.layout.steps]
+        self.arena.begin()
+
+    def post_episode(self, buffer: Buffer, rollout: Rollout) -> None:
+        """Send one whole episode, in a buffer of its own."""
+        self.episodes = [handle for handle in self.episodes if not handle.done()]
+        if len(self.episodes) < EPISODES_UNDER_WAY or self.context.config.deterministic:
+            self.episodes.append(self._send(buffer, rollout))
+        else:
+            self.dropped_steps += rollout.steps
+
+    def _send(self, buffer: Buffer, rollout: Rollout) -> SendHandle:
+        self.sent += rollout.count
+        write_header(
+            buffer,
+            Kind.ROLLOUT,
+            source=self.context.rank,
+            role=ROLE_NAMES.index("actor"),
+            group=self.group.index,
+            version=rollout.version,
+            count=rollout.count,
+            env_steps=self.env_steps,
+            agent_steps=sum(int(np.count_nonzero(policy.alive[:-1])) for policy in rollout.policies.values()),
+        )
+        self.env_steps = 0
+        return self.context.transport.send(self.group.learner, buffer)
