@@ -88,18 +88,20 @@ def evaluate(
     episodes: Annotated[int | None, typer.Option("--episodes", min=1, help="default: eval.episodes of the run", show_default=False)] = None,
     greedy: Annotated[bool | None, typer.Option("--greedy/--sample", help="default: eval.greedy of the run", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="default: eval.seed of the run", show_default=False)] = None,
+    random: Annotated[list[str] | None, typer.Option("--random", metavar="AGENT", help="this agent plays at random (repeatable)")] = None,
     as_json: Json = False,
 ) -> None:
     """Play episodes with trained policies, without learning.
 
     \b
     hpcmarl eval runs/quickstart-20260101-120000 --episodes 200 --json
+    hpcmarl eval runs/tictactoe --random player_2 --episodes 500
     """
     _config_of(path)
     set_threads(1)
     from hpcmarl.roles.evaluation import evaluate_checkpoint
 
-    print_result(evaluate_checkpoint(path, episodes, greedy, seed), as_json)
+    print_result(evaluate_checkpoint(path, episodes, greedy, seed, random or ()), as_json)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,16 @@ from hpcmarl.errors import ConfigError, FormatError
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from hpcmarl.roles.base import group_environment
 from hpcmarl.roles.evaluator import Match, summarise
+from hpcmarl.types import Array
 
 
-def evaluate_checkpoint(path: str, episodes: int | None = None, greedy: bool | None = None, seed: int | None = None) -> dict[str, Any]:
+def evaluate_checkpoint(
+    path: str, episodes: int | None = None, greedy: bool | None = None, seed: int | None = None, random_agents: Sequence[str] = ()
+) -> dict[str, Any]:
     """Figures as of `evaluator.summarise`, with the checkpoint's path and version; None takes the run's own setting.
 
+    `agents` adds each agent's own return_mean and the shares of episodes in which it was positive (won), zero or negative;
+    `random_agents` play at random.
     Groups that had environments of their own are each judged on theirs. Raises ConfigError for a path that does not exist,
     FormatError for one without a checkpoint that verifies."""
     if not Path(path).exists():
@@ -38,6 +44,7 @@ def evaluate_checkpoint(path: str, episodes: int | None = None, greedy: bool | N
     environments = [group_environment(config, group) for group in range(len(config.topology.group_list))]
     different = [environment for index, environment in enumerate(environments) if environment not in environments[:index]]
     results = []
+    earned: dict[str, list[float]] = {}
     for environment in different:
         match = Match(
             algorithm,
@@ -47,10 +54,19 @@ def evaluate_checkpoint(path: str, episodes: int | None = None, greedy: bool | N
             settings.environments,
             settings.greedy if greedy is None else greedy,
             settings.seed if seed is None else seed,
+            random_agents,
         )
         while not match.done:
             match.step()
         match.close()
         results.append(match.episodes)
+        for agent, returns in match.agent_returns.items():
+            earned.setdefault(agent, []).extend(returns)
     figures = summarise(results, [environments.count(environment) for environment in different])
-    return {"checkpoint": str(found), "version": int(state["engine"]["rule"]["round"]), **figures}
+    agents = {agent: _shares(np.asarray(returns)) for agent, returns in earned.items()}
+    return {"checkpoint": str(found), "version": int(state["engine"]["rule"]["round"]), **figures, "agents": agents}
+
+
+def _shares(returns: Array) -> dict[str, float]:
+    counted = {"positive": returns > 0, "zero": returns == 0, "negative": returns < 0}
+    return {"return_mean": float(returns.mean()), **{name: float(chosen.mean()) for name, chosen in counted.items()}}

@@ -7,7 +7,7 @@ Groups with environments of their own are judged on each of them; the mean weigh
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,9 @@ import numpy as np
 from hpcmarl.comm.transport import Message
 from hpcmarl.config import EnvConfig
 from hpcmarl.envs import BatchedEnvironment, Seeds, make_environment, new_frame, new_outcome
+from hpcmarl.errors import ConfigError
 from hpcmarl.roles.base import Context, Role, generator_for
-from hpcmarl.types import Array, Episode, Frame, Outcome
+from hpcmarl.types import Array, EnvironmentSpec, Episode, Frame, Outcome
 
 Result = dict[str, Any]
 
@@ -79,10 +80,21 @@ class Evaluator(Role):
 
 
 class Match:
-    """So many episodes of one environment with fixed policies; every slot plays its share, so that short episodes weigh no more."""
+    """So many episodes of one environment with fixed policies; every slot plays its share, so that short episodes weigh no more.
+
+    `random_agents` (names) draw uniformly among their allowed actions instead: an opponent to measure against.
+    agent_returns: agent -> the sum of its rewards in each counted episode."""
 
     def __init__(
-        self, algorithm: Any, environment: EnvConfig, policies: Any, episodes: int, slots: int, greedy: bool, seed: int
+        self,
+        algorithm: Any,
+        environment: EnvConfig,
+        policies: Any,
+        episodes: int,
+        slots: int,
+        greedy: bool,
+        seed: int,
+        random_agents: Sequence[str] = (),
     ) -> None:
         self.algorithm = algorithm
         self.greedy = greedy
@@ -92,6 +104,9 @@ class Match:
             environment, policies, slots, Seeds(seed), with_state=algorithm.needs_state
         )
         self.generator = generator_for(seed, "evaluator", 0)
+        self.random_columns = _columns(self.environment.spec, random_agents)
+        self.earned = {policy.name: np.zeros((slots, len(policy.agents))) for policy in self.environment.spec.policies}
+        self.agent_returns: dict[str, list[float]] = {agent: [] for policy in self.environment.spec.policies for agent in policy.agents}
         self.frames: list[Frame] = [new_frame(self.environment.spec, slots, algorithm.needs_state) for _ in range(2)]
         self.outcome: Outcome = new_outcome(self.environment.spec, slots)
         self.memory = algorithm.initial_memory(slots)
@@ -108,15 +123,47 @@ class Match:
         for policy, decision in decisions.items():
             if decision.memory is not None:
                 self.memory[policy] = decision.memory
+        for policy, column in self.random_columns:
+            decisions[policy].action[:, column] = self._random_actions(policy, column)
         self.environment.step({policy: decision.action for policy, decision in decisions.items()}, self.outcome, self.frames[1])
         self.frames.reverse()
+        for policy, earned in self.earned.items():
+            earned += self.outcome.policies[policy].reward
         for episode in self.outcome.episodes:
             if self.left[episode.slot] > 0:
                 self.left[episode.slot] -= 1
                 self.episodes.append(episode)
+                for spec in self.environment.spec.policies:
+                    for agent, total in zip(spec.agents, self.earned[spec.name][episode.slot], strict=True):
+                        self.agent_returns[agent].append(float(total))
+        for earned in self.earned.values():
+            earned[self.outcome.episode_end != 0] = 0.0
+
+    def _random_actions(self, policy: str, column: int) -> Array:
+        """One uniformly drawn, allowed action of one agent in every slot."""
+        space = self.environment.spec.policy(policy).action
+        slots = self.environment.slots
+        if space.kind == "continuous":
+            return self.generator.uniform(space.low, space.high, (slots, space.sizes[0])).astype(np.float32)
+        mask = self.frames[0].policies[policy].action_mask
+        chosen, start = [], 0
+        for size in space.sizes:
+            allowed = np.ones((slots, size), bool) if mask is None else mask[:, column, start : start + size]
+            chosen.append(np.where(allowed, self.generator.random((slots, size)), -1.0).argmax(axis=1))
+            start += size
+        return chosen[0] if space.kind == "discrete" else np.stack(chosen, axis=1)
 
     def close(self) -> None:
         self.environment.close()
+
+
+def _columns(spec: EnvironmentSpec, agents: Sequence[str]) -> list[tuple[str, int]]:
+    """(policy, index in it) of each named agent. Raises ConfigError for a name that the environment does not have."""
+    places = {agent: (policy.name, index) for policy in spec.policies for index, agent in enumerate(policy.agents)}
+    for agent in agents:
+        if agent not in places:
+            raise ConfigError(f"{agent!r} is no agent of {spec.id}; allowed: {', '.join(places)}")
+    return [places[agent] for agent in agents]
 
 
 def summarise(results: list[list[Episode]], weights: list[int]) -> Result:
