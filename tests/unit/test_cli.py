@@ -215,15 +215,15 @@ class TestOutput:
     def test_eval_prints_json(self, run, here, monkeypatch):
         calls = []
 
-        def evaluate(path, episodes, greedy, seed):
-            calls.append((str(path), episodes, greedy, seed))
+        def evaluate(path, episodes, greedy, seed, random):
+            calls.append((str(path), episodes, greedy, seed, random))
             return {"return_mean": 1.5, "episodes": 4}
 
         monkeypatch.setitem(sys.modules, "hpcmarl.roles.evaluation", types.SimpleNamespace(evaluate_checkpoint=evaluate))
         (here / "config.yaml").write_text(CONFIG)
         assert json.loads(run("eval", ".", "--episodes", "4", "--json")[1]) == {"return_mean": 1.5, "episodes": 4}
-        assert run("eval", ".", "--sample", "--seed", "3")[1].splitlines() == ["return_mean  1.5", "episodes     4"]
-        assert calls == [(".", 4, None, None), (".", None, False, 3)]
+        assert run("eval", ".", "--sample", "--seed", "3", "--random", "a_0")[1].splitlines() == ["return_mean  1.5", "episodes     4"]
+        assert calls == [(".", 4, None, None, ()), (".", None, False, 3, ["a_0"])]
 
     def test_bench(self, run, here, started, monkeypatch):
         monkeypatch.setitem(
