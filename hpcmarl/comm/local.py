@@ -71,6 +71,9 @@ class LocalTransport(Transport):
         self.world.queues[destination].append((self.rank, buffer, handle))
         return handle
 
+    def shares_memory(self, destination: int) -> bool:
+        return True
+
     def receive(self) -> Message | None:
         queue = self.world.queues[self.rank]
         if not queue:

@@ -23,6 +23,7 @@ from hpcmarl.types import Array
 
 CHUNK_BYTES = 1 << 30  # MPI counts are 32 bits wide in MPI-3 libraries
 ABORT_SECONDS = 1.0  # how long a failing rank tries to tell the others
+SWEEP = 64  # messages under way before finished ones are looked for behind an unfinished one
 POOLED_BUFFERS = 8  # free receive buffers kept of each size class
 
 
@@ -104,6 +105,7 @@ class MpiTransport(Transport):
         self.chunk_bytes = chunk_bytes
         self._status = MPI.Status()
         self._outgoing: deque[MpiHandle] = deque()
+        self._sweep_at = SWEEP
         self._to_self: deque[tuple[Buffer, SelfHandle]] = deque()
         self._incoming: deque[Incoming] = deque()
         self._expecting: dict[int, Incoming] = {}  # source -> large message whose chunks come next
@@ -134,14 +136,21 @@ class MpiTransport(Transport):
         return requests
 
     def receive(self) -> Message | None:
-        while self._outgoing and self._outgoing[0].done():
-            self._outgoing.popleft()
+        self._forget_sent()
         if self._to_self:
             buffer, own = self._to_self.popleft()
             return Message(check_header(buffer, self.rank), buffer, self.rank, own.release)
         while self._match():
             pass
         return self._deliver()
+
+    def _forget_sent(self) -> None:
+        """Let go of the buffers that have arrived; one message to a rank that is slow or frozen does not keep the later ones."""
+        while self._outgoing and self._outgoing[0].done():
+            self._outgoing.popleft()
+        if len(self._outgoing) > self._sweep_at:
+            self._outgoing = deque(handle for handle in self._outgoing if not handle.done())
+            self._sweep_at = max(SWEEP, 2 * len(self._outgoing))
 
     def _match(self) -> bool:
         """Match one arriving MPI message, if there is one, and start receiving it."""

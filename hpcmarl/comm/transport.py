@@ -74,6 +74,10 @@ class Transport(ABC):
     def send(self, destination: int, buffer: Buffer) -> SendHandle:
         """Start sending a message; the buffer must stay unchanged until the handle is done."""
 
+    def shares_memory(self, destination: int) -> bool:
+        """Whether the receiver reads the sender's own buffer, so that a send is done only when the receiver has no more use for it."""
+        return destination == self.rank
+
     @abstractmethod
     def receive(self) -> Message | None:
         """The next complete message, or None; never blocks. Raises PeerFailure when another rank has aborted or died."""

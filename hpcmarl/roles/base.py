@@ -18,7 +18,7 @@ from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.base import Algorithm
 from hpcmarl.comm.layout import RolloutCodec
 from hpcmarl.comm.protocol import Kind, control
-from hpcmarl.comm.topology import ROLE_NAMES, Topology
+from hpcmarl.comm.topology import ROLE_NAMES, Group, Topology
 from hpcmarl.comm.transport import Message, SendHandle, Transport
 from hpcmarl.config import Config, EnvConfig
 from hpcmarl.configfile import dump_config
@@ -27,6 +27,7 @@ from hpcmarl.optim.rounds import RoundRule, make_rule
 from hpcmarl.packing import pack
 from hpcmarl.types import EnvironmentSpec
 
+EPISODES_A_MESSAGE = 16  # a rollout message of unrolls stands for about so many episodes
 ARENA_STEPS = 64  # rows of an arena where whole episodes are cut out of it
 
 
@@ -91,6 +92,10 @@ class Context:
             return self.config.rounds.batch
         each = 1 if self.whole_episodes else self.config.topology.environments_per_actor
         return len(self.topology.groups) * each
+
+    def queue_limit(self, group: Group) -> int:
+        """Rollout messages that a learner keeps: rounds.queue for each actor; single episodes are smaller, so there are more of them."""
+        return self.config.rounds.queue * len(group.actors) * (EPISODES_A_MESSAGE if self.whole_episodes else 1)
 
     @property
     def arena_steps(self) -> int:

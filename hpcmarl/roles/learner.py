@@ -53,7 +53,7 @@ class Learner(Role):
         self.rule = context.rule()
         self.links = {rank: LatestLink(self.transport, rank) for rank in self.group.actors}
         self.queue: deque[Entry] = deque()
-        self.limit = config.rounds.queue * max(1, len(self.group.actors)) * (16 if context.whole_episodes else 1)
+        self.limit = context.queue_limit(self.group)
         self.reuse = int(getattr(config.algo, "reuse", 1))
         self.version = -1
         self.delivered = 0

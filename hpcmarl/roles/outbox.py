@@ -1,10 +1,12 @@
 """What an actor writes into and sends from: a ring of arenas for unrolls, and a bounded number of single episodes under way.
 
 Called by the actor; knows no environment and no algorithm. A full arena is sent only if another one is free to go on in, so that
-an actor never waits for its learner; what cannot be sent is dropped and counted (a deterministic run makes a new arena instead).
+an actor never waits for its learner; what cannot be sent is dropped and counted.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -33,13 +35,24 @@ class Outbox:
         self.arena = self.arenas[0][0]
         self.episodes: list[SendHandle] = []
         self.sent = self.env_steps = self.dropped_steps = 0
+        self.limit = self._under_way_limit()
+
+    def _under_way_limit(self) -> float:
+        """How many messages may be under way.
+
+        A learner in the same memory holds on to what it queues, so there its queue is the limit (it drops the oldest itself)."""
+        if self.context.config.deterministic:
+            return math.inf  # may drop nothing; the quota bounds how many there can be
+        shared = self.context.transport.shares_memory(self.group.learner)
+        own = EPISODES_UNDER_WAY if self.context.whole_episodes else ARENAS - 1
+        return self.context.queue_limit(self.group) + own if shared else own
 
     def post_arena(self, version: int) -> Rollout:
         """Send the full arena, if another one is free to go on in, else write over it; the rollout stays readable till the next step."""
         arena = self.arena
         buffer, rollout = arena.finish(version, self.index)
         free = next((index for index, (other, handle) in enumerate(self.arenas) if other is not arena and handle.done()), None)
-        if free is None and self.context.config.deterministic:  # may drop nothing; the quota bounds how many there can be
+        if free is None and len(self.arenas) <= self.limit:
             self.arenas.append((RolloutArena(arena.layout), SendHandle()))
             free = len(self.arenas) - 1
         if free is None:
@@ -59,7 +72,7 @@ class Outbox:
     def post_episode(self, buffer: Buffer, rollout: Rollout) -> None:
         """Send one whole episode, in a buffer of its own."""
         self.episodes = [handle for handle in self.episodes if not handle.done()]
-        if len(self.episodes) < EPISODES_UNDER_WAY or self.context.config.deterministic:
+        if len(self.episodes) < self.limit:
             self.episodes.append(self._send(buffer, rollout))
         else:
             self.dropped_steps += rollout.steps

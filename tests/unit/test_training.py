@@ -87,6 +87,13 @@ def test_a_run_that_was_stopped_inside_a_round_goes_on(tmp_path):
     assert summary(tmp_path)["updates"] == 2
 
 
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("changes", [("rounds.batch=30", "algo.reuse=3"), (*REINFORCE, "rounds.batch=200", "rounds.queue=40")])
+def test_a_round_may_be_larger_than_what_is_under_way(tmp_path, size, changes):
+    run_world(size, tmp_path, *changes, "stop.updates=3")
+    assert summary(tmp_path)["updates"] == 3
+
+
 def test_seeds_differ(tmp_path):
     for seed in (0, 1):
         run_world(1, tmp_path / str(seed), f"seed={seed}", "stop.updates=1")
