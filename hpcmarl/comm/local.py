@@ -9,22 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from hpcmarl.comm.protocol import Buffer, check_header
-from hpcmarl.comm.transport import Message, Reduction, SendHandle, Transport
+from hpcmarl.comm.transport import Message, Reduction, SendHandle, SharedHandle, Transport
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.types import Array
-
-
-class LocalHandle(SendHandle):
-    """Done when the receiver has released the message, since it reads the sender's own memory."""
-
-    def __init__(self) -> None:
-        self.released = False
-
-    def done(self) -> bool:
-        return self.released
-
-    def release(self) -> None:
-        self.released = True
 
 
 class LocalWorld:
@@ -32,7 +19,7 @@ class LocalWorld:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.queues: list[deque[tuple[int, Buffer, LocalHandle]]] = [deque() for _ in range(size)]
+        self.queues: list[deque[tuple[int, Buffer, SharedHandle]]] = [deque() for _ in range(size)]
         self.members: tuple[int, ...] = ()
         self.sums: dict[int, dict[int, Array]] = {}
         self.broadcasted: bytes = b""
@@ -67,7 +54,7 @@ class LocalTransport(Transport):
         self._sums_started = 0
 
     def send(self, destination: int, buffer: Buffer) -> SendHandle:
-        handle = LocalHandle()
+        handle = SharedHandle()
         self.world.queues[destination].append((self.rank, buffer, handle))
         return handle
 

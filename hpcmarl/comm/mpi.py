@@ -18,7 +18,7 @@ import numpy as np
 from mpi4py import MPI
 
 from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, check_header, control, header_of
-from hpcmarl.comm.transport import Backoff, Message, PeerFailure, Reduction, SendHandle, Transport
+from hpcmarl.comm.transport import Backoff, Message, PeerFailure, Reduction, SendHandle, SharedHandle, Transport
 from hpcmarl.types import Array
 
 CHUNK_BYTES = 1 << 30  # MPI counts are 32 bits wide in MPI-3 libraries
@@ -106,7 +106,7 @@ class MpiTransport(Transport):
         self._status = MPI.Status()
         self._outgoing: deque[MpiHandle] = deque()
         self._sweep_at = SWEEP
-        self._to_self: deque[tuple[Buffer, SelfHandle]] = deque()
+        self._to_self: deque[tuple[Buffer, SharedHandle]] = deque()
         self._incoming: deque[Incoming] = deque()
         self._expecting: dict[int, Incoming] = {}  # source -> large message whose chunks come next
         self._pool: dict[int, list[Buffer]] = {}
@@ -114,7 +114,7 @@ class MpiTransport(Transport):
 
     def send(self, destination: int, buffer: Buffer) -> SendHandle:
         if destination == self.rank:
-            own = SelfHandle()
+            own = SharedHandle()
             self._to_self.append((buffer, own))
             return own
         if buffer.nbytes <= self.chunk_bytes:
@@ -269,19 +269,3 @@ class MpiTransport(Transport):
             else:
                 time.sleep(1e-3)
         self._sleep_until(self.comm.Ibarrier())  # so that nobody spins in Finalize while another still writes
-
-
-class SelfHandle(SendHandle):
-    """A message from a rank to itself: the receiver reads the sender's memory, done when it has released it."""
-
-    __slots__ = ("released",)
-
-    def __init__(self) -> None:
-        self.released = False
-
-    def done(self) -> bool:
-        return self.released
-
-    def release(self) -> None:
-        self.released = True
-

@@ -26,6 +26,21 @@ class SendHandle:
         return True
 
 
+class SharedHandle(SendHandle):
+    """A message whose receiver reads the sender's own memory: done when the receiver has released it."""
+
+    __slots__ = ("released",)
+
+    def __init__(self) -> None:
+        self.released = False
+
+    def done(self) -> bool:
+        return self.released
+
+    def release(self) -> None:
+        self.released = True
+
+
 class Message:
     """A received message. `header` is a protocol.HEADER record; `buffer` holds header and payload and is valid until release()."""
 
