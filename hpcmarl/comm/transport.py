@@ -160,19 +160,24 @@ class LatestLink:
 class Backoff:
     """Sleep between unsuccessful polls: not at all for the first few, then longer and longer up to `longest` seconds.
 
-    A rank that waits so leaves its core to others: at the default a poll every 2 ms is under 1 % of a core."""
+    A nap is at most a tenth of the wait so far (2 ms are always allowed), so that a message is late by little compared with the
+    time it took to come, and a rank that waits long leaves its core to others."""
 
-    def __init__(self, shortest: float = 50e-6, longest: float = 2e-3, spins: int = 3) -> None:
+    def __init__(self, shortest: float = 50e-6, longest: float = 10e-3, spins: int = 3) -> None:
         self.shortest, self.longest, self.spins = shortest, longest, spins
-        self._tries = 0
+        self.reset()
 
     def reset(self) -> None:
         self._tries = 0
+        self._slept = 0.0
 
     def wait(self) -> None:
         self._tries += 1
         if self._tries > self.spins:
-            time.sleep(min(self.longest, self.shortest * 2.0 ** min(20, self._tries - self.spins - 1)))
+            growing = min(2e-3, self.shortest * 2.0 ** min(20, self._tries - self.spins - 1))
+            nap = min(self.longest, max(growing, 0.1 * self._slept))
+            self._slept += nap
+            time.sleep(nap)
 
 
 def receive_from(transport: Transport, kind: Kind, timeout: float) -> Message:
