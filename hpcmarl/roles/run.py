@@ -6,6 +6,7 @@ a bad configuration ends a thousand ranks with one line.
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import sys
@@ -33,6 +34,7 @@ from hpcmarl.roles.base import Context, group_environment
 from hpcmarl.roles.rank import AbortHook, Rank, serve
 
 logger = logging.getLogger(__name__)
+MPI_START_SECONDS = 300.0
 
 
 def join_world() -> Transport:
@@ -41,8 +43,11 @@ def join_world() -> Transport:
     Raises LaunchError when the launcher meant another world than MPI found (silent singletons)."""
     if not under_launcher(os.environ):
         return LocalWorld(1).transports[0]
+    # a rank that dies inside MPI_Init leaves the others waiting there for ever, deaf to signals
+    faulthandler.dump_traceback_later(MPI_START_SECONDS, exit=True)
     from hpcmarl.comm import mpi
 
+    faulthandler.cancel_dump_traceback_later()
     check_world(mpi.world_size(), os.environ, mpi.library_version())
     return mpi.MpiTransport() if mpi.world_size() > 1 else LocalWorld(1).transports[0]
 

@@ -126,7 +126,10 @@ class Server(Role):
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
         """Nobody waits for the lost any more; the run goes on with the others, or stops if it was asked to or nobody is left."""
         self.recorder.on_lost(rank)
-        self.snapshots.forget(rank)
+        led = [group for group in self.context.topology.groups if group.learner == rank]
+        orphans = [actor for group in led for actor in group.actors]
+        for gone in (rank, *orphans):
+            self.snapshots.forget(gone)
         rule, wanted = self.engine.rule, self.context.config.rounds.on_loss
         if self.phase not in ("start", "train"):
             return
