@@ -146,8 +146,9 @@ class Learner(Role):
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
         self.links.pop(rank, None)
-        for group in set(groups) - self.rule.lost:
-            self.rule.on_lost(group)
+        if not set(self.rule.present) <= set(groups):  # else the server stops the run
+            for group in set(groups) - self.rule.lost:
+                self.rule.on_lost(group)
         if self.replica is not None and (reduced := self.replica.go_on_without(rank)) is not None:
             self._adopt(*reduced)
 
