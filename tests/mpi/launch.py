@@ -113,16 +113,18 @@ def run_train(
     return run(command, environment, limit, cwd, meanwhile)
 
 
-def rank_processes(session: int) -> dict[int, int]:
-    """Rank -> process of the ranks that run in a session."""
+def rank_processes(marker: str) -> dict[int, int]:
+    """Rank -> process of the ranks whose command line holds `marker`, for instance their run directory."""
     found = {}
-    for process in session_members(session):
+    for entry in Path("/proc").glob("[0-9]*"):
         try:
-            variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+            if marker.encode() not in (entry / "cmdline").read_bytes():
+                continue
+            variables = (entry / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
         for variable in variables:
             name, _, value = variable.partition(b"=")
             if name in (b"OMPI_COMM_WORLD_RANK", b"PMI_RANK") and value.isdigit():
-                found[int(value)] = process
+                found[int(value)] = int(entry.name)
     return found
