@@ -30,7 +30,13 @@ class EnvConfig(Section):
     kwargs: dict[str, Any] = Field(default={}, description="keyword arguments of the environment's factory")
     kind: Literal["auto", "parallel", "aec"] = Field("auto", description="which PettingZoo interface to use; auto: parallel where it exists")
     max_steps: PositiveInt | None = Field(None, description="truncate episodes after so many steps (on top of the environment's own limit)")
-    restarts: Natural = Field(3, description="how often an actor may restart environments that raise before the run stops")
+    restarts: Natural = Field(3, description="how often an actor may restart environments that raise or hang")
+    past_restarts: Literal["stop", "quarantine"] = Field(
+        "stop", description="after that: stop the run with the environment's traceback, or give up the slot, until none is left"
+    )
+    step_seconds: PositiveFloat | None = Field(
+        30.0, description="an environment that takes longer for a step counts as hung (ten times as long for a reset); uses SIGALRM"
+    )
 
 
 class PolicyConfig(Section):
@@ -216,8 +222,11 @@ class LoggingConfig(Section):
 
 
 class FaultsConfig(Section):
-    """Test-only injections: a rank raises on purpose."""
+    """What is done about numbers that are none; and test-only injections: a rank raises on purpose."""
 
+    on_nan: Literal["stop", "skip"] = Field(
+        "stop", description="observations, rewards or gradients that are not finite: stop and name them, or leave them out and count them"
+    )
     raise_in: Literal["server", "learner", "actor", "evaluator"] | None = None
     rank: Natural | None = Field(None, description="only on this rank")
     after: Natural = Field(0, description="how often the role is stepped before it raises (waiting counts too)")

@@ -41,17 +41,21 @@ def make_environment(
     *,
     record: bool = False,
     with_state: bool = False,
+    skip_bad_numbers: bool = False,
 ) -> BatchedEnvironment:
     """`slots` environments that are stepped together; the first observations come with reset().
 
     record keeps the actions of unfinished episodes, so that state_dict() stands exactly where the environment stood;
-    with_state writes env.state() into frames that have room for it. Raises MissingPackageError, ConfigError, EnvironmentFailure.
+    with_state writes env.state() into frames that have room for it; skip_bad_numbers ends episodes with observations or rewards that
+    are not finite instead of raising. Raises MissingPackageError, ConfigError, EnvironmentFailure.
     """
     from hpcmarl.envs.batch import SlotBatch
     from hpcmarl.envs.survey import survey
 
     source, layout = survey(config, policies)
-    return SlotBatch(config, source, layout, slots, seeds, adapter=KINDS[source.kind], record=record, with_state=with_state)
+    return SlotBatch(
+        config, source, layout, slots, seeds, adapter=KINDS[source.kind], record=record, with_state=with_state, skip_bad_numbers=skip_bad_numbers
+    )
 
 
 def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> EnvironmentSpec:

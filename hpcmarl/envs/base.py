@@ -7,6 +7,7 @@ environment is driven stands in parallel.py and aec.py, how slots are kept runni
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -49,12 +50,13 @@ class BatchedEnvironment(ABC):
     Finished slots begin their next episode inside step(): `frame` then shows the new episode's first observations with
     episode_start true, `outcome.finals` the last observations where the episode was truncated, `outcome.episodes` what it
     came to. Every element of `frame` and `outcome` is overwritten at each call; the arrays are never replaced.
+    `counts` of this process: restarts, hangs (of them, for want of time), bad_numbers (episodes cut off), quarantined (slots given up).
     `episode_index` and `episode_step`, int64 [E]: each slot's current episode, and the index in it of the coming step.
     """
 
     spec: EnvironmentSpec
     slots: int
-    restarts: int
+    counts: Counter[str]
     episode_index: IntArray
     episode_step: IntArray
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,14 +16,16 @@ import numpy as np
 
 from hpcmarl.config import EnvConfig
 from hpcmarl.envs.base import BatchedEnvironment, Seeds, episode_seed, new_outcome
+from hpcmarl.envs.numbers import bad_numbers, make_finite
 from hpcmarl.envs.resolve import Source
 from hpcmarl.envs.rows import collect_observations, collect_rewards, copy_observations, prefill, stuck_agents
 from hpcmarl.envs.slot import TERMINATED, TRUNCATED, Layout, SlotAdapter, Views
+from hpcmarl.envs.upkeep import Upkeep
 from hpcmarl.errors import ConfigError, EnvironmentFailure
 from hpcmarl.types import Array, Episode, FinalFrame, Frame, Outcome
 
+logger = logging.getLogger(__name__)
 EMPTY_RESETS = 5  # episodes in a row that may begin without agents
-WIN_KEYS = ("win", "won", "battle_won")
 
 
 class SlotBatch(BatchedEnvironment):
@@ -39,16 +42,19 @@ class SlotBatch(BatchedEnvironment):
         adapter: str,
         record: bool = False,
         with_state: bool = False,
+        skip_bad_numbers: bool = False,
     ) -> None:
         if with_state and layout.spec.state_size is None:
             raise ConfigError(f"env.id {source.id} has no state(); choose algo.critic: obs or dec, or an environment that has one")
         module, _, name = adapter.partition(":")
         cls: Callable[[Any, Layout, bool], SlotAdapter] = getattr(importlib.import_module(module), name)
-        self.spec, self.slots, self.restarts = layout.spec, slots, 0
+        self.spec, self.slots = layout.spec, slots
         self.episode_index = np.full(slots, -1, np.int64)
         self.episode_step = np.zeros(slots, np.int64)
         self._config, self._source, self._layout, self._seeds = config, source, layout, seeds
-        self._record = record
+        self._record, self._skip_bad_numbers = record, skip_bad_numbers
+        self._upkeep = Upkeep(config, source, slots, self._where)
+        self.counts = self._upkeep.counts
         self._names = layout.names
         self._sizes = [len(policy.agents) for policy in layout.spec.policies]
         self._adapters: list[SlotAdapter] = []
@@ -67,8 +73,10 @@ class SlotBatch(BatchedEnvironment):
     def restart_slots(self, slots: Sequence[int], frame: Frame) -> None:
         views = Views(self._names, frame)
         for row in slots:
-            self._begin(row, views)
+            if row not in self._upkeep.retired:
+                self._begin(row, views)
             copy_observations(self._adapters[row], row, views)
+        self._look_for_bad_numbers(None, views)
         self._check_masks(views)
 
     def step(self, actions: Mapping[str, Array], outcome: Outcome, frame: Frame) -> None:
@@ -80,12 +88,15 @@ class SlotBatch(BatchedEnvironment):
         ended = []
         broken = self._play(prepared)
         for row, adapter in enumerate(self._adapters):
+            if row in self._upkeep.retired and row not in broken:
+                adapter.rest(row, views)
+                continue
             try:
                 end = adapter.settle(row, views, cuts[row]) if row not in broken else adapter.abort(row, views)
             except EnvironmentFailure as error:
-                raise self._breach(row, error) from error
+                raise self._upkeep.breach(row, error) from error
             except Exception as error:
-                self._spend(row, error)
+                self._upkeep.spend(row, error)
                 broken.add(row)
                 end = adapter.abort(row, views)
             returns = self._returns[row]
@@ -103,17 +114,23 @@ class SlotBatch(BatchedEnvironment):
             self._finish(row, end, row in broken, outcome)
             self._begin(row, views)
         collect_observations(self._adapters, views)
+        self._look_for_bad_numbers(outcome, views)
         self._check_masks(views)
 
     def _play(self, prepared: list[list[list[Any]]]) -> set[int]:
         """Step every environment; the slots whose environment raised are returned, and paid for."""
-        broken = set()
+        broken, limit, retired = set(), self._upkeep.limit, self._upkeep.retired
         for row, (adapter, actions) in enumerate(zip(self._adapters, zip(*prepared, strict=True), strict=True)):
+            if row in retired:
+                continue
             try:
+                limit.start()
                 adapter.play(actions)
             except Exception as error:
-                self._spend(row, error)
+                limit.stop()
+                self._upkeep.spend(row, error)
                 broken.add(row)
+        limit.stop()
         return broken
 
     def _finish(self, row: int, end: int, crashed: bool, outcome: Outcome) -> None:
@@ -123,10 +140,10 @@ class SlotBatch(BatchedEnvironment):
             try:
                 obs, state = adapter.final()
             except Exception as error:
-                raise self._breach(row, error) from error
+                raise self._upkeep.breach(row, error) from error
             outcome.finals.append(FinalFrame(row, obs, state))
         if crashed:
-            self._rebuild(row)
+            adapter.environment = self._upkeep.rebuild(row, adapter.environment)
             return
         returns = self._returns[row]
         outcome.episodes.append(
@@ -137,28 +154,62 @@ class SlotBatch(BatchedEnvironment):
                 return_mean=sum(returns) / sum(self._sizes),
                 returns={name: total / size for name, total, size in zip(self._names, returns, self._sizes, strict=True)},
                 terminated=end == TERMINATED,
-                outcome=_win(adapter.infos),
+                outcome=adapter.win(),
             )
         )
 
     def _begin(self, row: int, views: Views) -> None:
         """Begin the slot's next episode; broken resets are paid from the restart budget, empty episodes are passed over."""
         empty = 0
-        while True:
+        while row not in self._upkeep.retired:
             self.episode_index[row] += 1
             self._forget(row)
             try:
-                if self._adapters[row].begin(self._seed(row), row, views):
+                with self._upkeep.limit.around():
+                    lives = self._adapters[row].begin(self._seed(row), row, views)
+                if lives:
                     break
                 empty += 1
             except EnvironmentFailure as error:
-                raise self._breach(row, error) from error
+                raise self._upkeep.breach(row, error) from error
             except Exception as error:
-                self._spend(row, error)
-                self._rebuild(row)
+                self._upkeep.spend(row, error)
+                self._adapters[row].environment = self._upkeep.rebuild(row, self._adapters[row].environment)
             if empty == EMPTY_RESETS:
                 raise EnvironmentFailure(f"environment {self._where(row)}: {EMPTY_RESETS} resets left no agents; a reset must fill env.agents")
+        if row in self._upkeep.retired:
+            self._adapters[row].rest(row, views)
         views.episode_start[row] = True
+
+    def _look_for_bad_numbers(self, outcome: Outcome | None, views: Views) -> None:
+        """Observations or rewards that are not finite: EnvironmentFailure, or the end of the episode in which they came."""
+        for attempt in range(EMPTY_RESETS + 1):
+            found = bad_numbers(self.spec, outcome, views)
+            for row, agent, what in found:
+                told = f"environment {self._where(row)}: agent {agent} {what}"
+                if not self._skip_bad_numbers:
+                    raise EnvironmentFailure(f"{told}; faults.on_nan: skip would end such episodes and go on")
+                if attempt == EMPTY_RESETS:
+                    raise EnvironmentFailure(f"{told}, after each of {EMPTY_RESETS} resets")
+                logger.warning("%s; the episode is cut off there", told)
+            if not found:
+                return
+            for row in {row for row, _, _ in found}:
+                self.counts["bad_numbers"] += 1
+                self._cut_off(row, outcome, views)
+
+    def _cut_off(self, row: int, outcome: Outcome | None, views: Views) -> None:
+        """Make the last step the truncated end of its episode, with zeros for what was no number, and go on in a new environment."""
+        adapter = self._adapters[row]
+        if outcome is not None:
+            if not outcome.episode_end[row]:
+                outcome.episode_end[row] = adapter.abort(row, views)
+                outcome.finals.append(FinalFrame(row, *adapter.final()))
+            outcome.episodes[:] = [episode for episode in outcome.episodes if episode.slot != row or np.isfinite(episode.return_mean)]
+            make_finite(row, outcome)
+        adapter.environment = self._upkeep.rebuild(row, adapter.environment)
+        self._begin(row, views)
+        copy_observations(adapter, row, views)
 
     def _forget(self, row: int) -> None:
         """Nothing has happened yet in the slot's episode."""
@@ -173,37 +224,13 @@ class SlotBatch(BatchedEnvironment):
         slot = self._seeds.first_slot + row
         return f"{self.spec.id} in slot {slot} (seed {self._seed(row)}, episode {self.episode_index[row]}, step {self.episode_step[row]})"
 
-    def _breach(self, row: int, error: Exception) -> EnvironmentFailure:
-        return EnvironmentFailure(f"environment {self._where(row)} broke the PettingZoo contract: {error}")
-
-    def _spend(self, row: int, error: Exception) -> None:
-        """Pay one restart, or raise EnvironmentFailure from the environment's exception."""
-        if self.restarts >= self._config.restarts:
-            raise EnvironmentFailure(
-                f"environment {self._where(row)} raised {type(error).__name__}: {error}; "
-                f"env.restarts: {self._config.restarts} allows no further restart"
-            ) from error
-        self.restarts += 1
-
-    def _rebuild(self, row: int) -> None:
-        """Put a new environment in the place of a broken one."""
-        adapter = self._adapters[row]
-        with contextlib.suppress(Exception):
-            adapter.environment.close()
-        while True:
-            try:
-                adapter.environment = self._source.build()
-                return
-            except Exception as error:
-                self._spend(row, error)
-
     def _check_masks(self, views: Views) -> None:
         for row, agent in stuck_agents(self.spec, views):
             raise EnvironmentFailure(f"environment {self._where(row)} forbids agent {agent} every action; a mask must allow at least one")
 
     def state_dict(self) -> dict[str, Any]:
         """restarts, episode [E] (each slot's current one, -1 before the first); with record also the actions since its reset."""
-        state: dict[str, Any] = {"restarts": self.restarts, "episode": self.episode_index.copy()}
+        state: dict[str, Any] = {"restarts": self.counts["restarts"], "episode": self.episode_index.copy()}
         if self._record:
             state["actions"] = {str(row): self._actions(row) for row in range(self.slots)}
         return state
@@ -225,7 +252,7 @@ class SlotBatch(BatchedEnvironment):
         """
         saved = np.asarray(state["episode"], np.int64)
         same = saved.shape == (self.slots,)
-        self.restarts = int(state["restarts"])
+        self.counts["restarts"] = int(state["restarts"])
         self.episode_index[:] = saved if same else saved.max(initial=-1)
         if not (self._record and same and "actions" in state):
             self.reset(frame)
@@ -270,12 +297,3 @@ class SlotBatch(BatchedEnvironment):
         for adapter in self._adapters:
             with contextlib.suppress(Exception):
                 adapter.environment.close()
-
-
-def _win(infos: Mapping[Any, Any]) -> dict[str, float]:
-    """{"win": 1.0 or 0.0} where the last infos of an agent tell it."""
-    for info in infos.values():
-        for key in WIN_KEYS:
-            if isinstance(info, Mapping) and key in info:
-                return {"win": float(bool(info[key]))}
-    return {}

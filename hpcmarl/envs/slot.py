@@ -19,6 +19,7 @@ from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, Frame, 
 
 NO_MASK, OBSERVATION_MASK, INFO_MASK = 0, 1, 2
 ONGOING, TERMINATED, TRUNCATED = 0, 1, 2
+WIN_KEYS = ("win", "won", "battle_won")
 
 
 class Place(NamedTuple):
@@ -132,6 +133,19 @@ class SlotAdapter(ABC):
             alive[row] = False
             if mask is not None:
                 mask[row] = True
+
+    def win(self) -> dict[str, float]:
+        """{"win": 1.0 or 0.0} where the last infos of an agent tell it."""
+        for info in self.infos.values():
+            for key in WIN_KEYS:
+                if isinstance(info, Mapping) and key in info:
+                    return {"win": float(bool(info[key]))}
+        return {}
+
+    def rest(self, row: int, views: Views) -> None:
+        """A slot in quarantine: nobody acts, nothing is seen."""
+        self._clear_rewards()
+        self._blank(row, views)
 
     def _clear_observations(self) -> None:
         for obs, nothing in zip(self.obs, self._nothing, strict=True):

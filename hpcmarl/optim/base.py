@@ -30,11 +30,15 @@ class Optimizer(ABC):
         return self.parameters
 
     def step(self, direction: Array) -> None:
-        """Move along the aggregated ascent direction [P]; raises ValueError when the shapes differ."""
+        """Move along the aggregated ascent direction [P]; raises ValueError when the shapes differ, FloatingPointError when a parameter
+        is not finite afterwards."""
         if direction.shape != self.parameters.shape:
             raise ValueError(f"a direction of shape {direction.shape} for parameters of shape {self.parameters.shape}")
         self._move(np.asarray(direction, dtype=self.parameters.dtype))
         self.updates += 1
+        if not np.isfinite(self.parameters).all():
+            bad = int(np.flatnonzero(~np.isfinite(self.parameters))[0])
+            raise FloatingPointError(f"step {self.updates} made parameter {bad} {self.parameters[bad]}; lower optimizer.step_size")
 
     @abstractmethod
     def _move(self, direction: Array) -> None:

@@ -49,6 +49,7 @@ class Actor(Role):
             Seeds(config.seed, self.index * self.slots),
             record=config.deterministic,
             with_state=self.algorithm.needs_state,
+            skip_bad_numbers=config.faults.on_nan == "skip",
         )
         self.writer = trajectory_writer(context, self.index, with_state=self.algorithm.needs_state)
         self.slot_numbers = np.arange(self.index * self.slots, (self.index + 1) * self.slots, dtype=np.int64)
@@ -229,7 +230,7 @@ class Actor(Role):
 
     def _report(self) -> None:
         told: dict[str, Any] = dict(self.counters)
-        told["restarts"], told["dropped_steps"] = self.environment.restarts, self.outbox.dropped_steps
+        told |= {**self.environment.counts, "dropped_steps": self.outbox.dropped_steps}
         if self.writer is not None:
             told |= {f"trajectory_{name}": value for name, value in self.writer.statistics.items()}
             if self.writer.error is not None and not self.storage_error_told:

@@ -15,11 +15,12 @@ import numpy as np
 from hpcmarl.comm.transport import Message
 from hpcmarl.config import EnvConfig
 from hpcmarl.envs import BatchedEnvironment, Seeds, make_environment, new_frame, new_outcome
-from hpcmarl.errors import ConfigError
+from hpcmarl.errors import ConfigError, EnvironmentFailure
 from hpcmarl.roles.base import Context, Role, generator_for
 from hpcmarl.types import Array, EnvironmentSpec, Episode, Frame, Outcome
 
 Result = dict[str, Any]
+BAD_EPISODES = 10  # cut off for each one that is wanted, until an evaluation gives up
 
 
 class Evaluator(Role):
@@ -61,7 +62,16 @@ class Evaluator(Role):
             settings, config = self.context.config.eval, self.context.config
             self.algorithm.load_parameters(parameters)
             environment = self.environments[len(self.results)][1]
-            self.match = Match(self.algorithm, environment, config.policies, settings.episodes, settings.environments, settings.greedy, settings.seed)
+            self.match = Match(
+                self.algorithm,
+                environment,
+                config.policies,
+                settings.episodes,
+                settings.environments,
+                settings.greedy,
+                settings.seed,
+                skip_bad_numbers=config.faults.on_nan == "skip",
+            )
         self.match.step()
         if self.match.done:
             self.results.append(self.match.episodes)
@@ -95,12 +105,17 @@ class Match:
         greedy: bool,
         seed: int,
         random_agents: Sequence[str] = (),
+        skip_bad_numbers: bool = False,
     ) -> None:
         self.algorithm = algorithm
         self.greedy = greedy
         slots = min(slots, episodes)
         self.left = [episodes // slots + (slot < episodes % slots) for slot in range(slots)]
-        self.environment: BatchedEnvironment = make_environment(environment, policies, slots, Seeds(seed), with_state=algorithm.needs_state)
+        self.patience = BAD_EPISODES * episodes
+        environment = environment.model_copy(update={"past_restarts": "stop"})  # no slot may be given up: all episodes are wanted
+        self.environment: BatchedEnvironment = make_environment(
+            environment, policies, slots, Seeds(seed), with_state=algorithm.needs_state, skip_bad_numbers=skip_bad_numbers
+        )
         self.generator = generator_for(seed, "evaluator", 0)
         self.random_columns = _columns(self.environment.spec, random_agents)
         self.earned = {policy.name: np.zeros((slots, len(policy.agents))) for policy in self.environment.spec.policies}
@@ -116,7 +131,9 @@ class Match:
         return not any(self.left)
 
     def step(self) -> None:
-        """One step of every slot."""
+        """One step of every slot. Raises EnvironmentFailure where hardly any episode comes to an end for bad numbers."""
+        if (bad := self.environment.counts["bad_numbers"]) > self.patience:
+            raise EnvironmentFailure(f"{bad} evaluation episodes of {self.environment.spec.id} were cut off because of numbers that are not finite")
         decisions = self.algorithm.act(self.frames[0], self.memory, self.generator, greedy=self.greedy)
         for policy, decision in decisions.items():
             if decision.memory is not None:

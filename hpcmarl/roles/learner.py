@@ -22,6 +22,7 @@ from hpcmarl.comm.transport import LatestLink, Message, SendHandle
 from hpcmarl.optim.rounds import share
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import Context, Interval, Role
+from hpcmarl.roles.guard import GradientGuard
 from hpcmarl.roles.replica import Replica
 from hpcmarl.roles.statistics import EpisodeLog, Means
 from hpcmarl.types import FloatArray, Rollout
@@ -63,6 +64,7 @@ class Learner(Role):
         self.means = Means()
         self.episodes = EpisodeLog()
         self.late = self.overflow = 0  # trajectories dropped: too old, or queue full
+        self.guard = GradientGuard(config)
         self.report = Interval(config.logging.every_seconds)
         self.stopping, self.last_version = False, 0
         self.snapshot_wanted: int | None = None
@@ -213,6 +215,10 @@ class Learner(Role):
         """Compute the gradient of these rollouts, send or keep it, and queue again what is to be re-used."""
         rollouts = [entry.rollout for entry in entries]
         vector, statistics = self.algorithm.gradient(rollouts)
+        if not self.guard.accepts(vector, (entry.actor_rank for entry in entries), self.version):
+            for entry in entries:
+                entry.message.release()
+            return
         count = sum(rollout.count for rollout in rollouts)
         version = rollouts[0].version if self.algorithm.on_policy else self.version
         self.delivered += count if version == self.version else 0
@@ -245,9 +251,9 @@ class Learner(Role):
 
     def _report(self) -> None:
         tree = {"group": self.group.index, "statistics": self.means.take(), "episodes": self.episodes.take()}
-        tree |= {"late": self.late, "overflow": self.overflow}
+        tree |= {"late": self.late, "overflow": self.overflow, "bad_gradients": self.guard.refused}
         self.tell(self.context.topology.server, Kind.REPORT, tree)
-        self.late = self.overflow = 0
+        self.late = self.overflow = self.guard.refused = 0
 
     def _start(self, state: dict[str, Any]) -> None:
         """Take over a resumed run's state, if there is one, and start the actors."""

@@ -45,7 +45,7 @@ class Recorder:
         self.metrics = MetricsWriter(context.run_directory)
         self.display = Display(context)
         self.totals: dict[str, float] = dict.fromkeys(
-            ("env_steps", "agent_steps", "episodes", "staleness", "trajectories", "late", "overflow", "seconds_before"), 0.0
+            ("env_steps", "agent_steps", "episodes", "staleness", "trajectories", "late", "overflow", "bad_gradients", "seconds_before"), 0.0
         )
         self.actors: dict[str, dict[str, float]] = {}
         self.group_counts = [0] * len(context.topology.groups)
@@ -117,6 +117,7 @@ class Recorder:
         self.means.add(report["statistics"])
         self.totals["late"] += report["late"]
         self.totals["overflow"] += report["overflow"]
+        self.totals["bad_gradients"] += report["bad_gradients"]
         episodes = report["episodes"]
         if not episodes:
             return
@@ -214,15 +215,19 @@ class Recorder:
             "used_gradients": figures["used_gradients"],
             "wasted_gradients": figures["wasted_gradients"],
             "dropped_rollouts": figures["dropped_rollouts"],
+            "bad_gradients": int(self.totals["bad_gradients"]),
             "lost_ranks": self.lost,
             "trajectories_by_group": self.group_counts,
-            "environment_restarts": int(sum(counters.get("restarts", 0) for counters in self.actors.values())),
+            **{f"environment_{name}": self._over_actors(name) for name in ("restarts", "hangs", "quarantined", "bad_numbers")},
             "checkpoint_error": error,
             "versions": self.context.versions(),
         }
         write_summary(self.context.run_directory, summary)
         self.metrics.close()
         self.display.finish(summary)
+
+    def _over_actors(self, name: str) -> int:
+        return int(sum(counters.get(name, 0) for counters in self.actors.values()))
 
     def close(self) -> None:
         self.display.close()

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from hpcmarl.comm.protocol import Kind, control
 from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.io.checkpoint import CheckpointWriter
@@ -105,6 +107,10 @@ class Snapshots:
         whole["roles"][role][name] = state
 
     def _write(self, version: int, state: dict[str, Any]) -> None:
+        """Raises FloatingPointError rather than keep a number that is none."""
+        for name, value in state["engine"]["optimizer"].items():
+            if not np.all(np.isfinite(value)):
+                raise FloatingPointError(f"{name} of the optimizer is not finite at version {version}; lower optimizer.step_size")
         self.writer.submit(state, version=version, attributes=self.context.attributes("server"))
 
     def distribute(self, resume: dict[str, Any] | None) -> list[tuple[str, int, dict[str, Any]]]:

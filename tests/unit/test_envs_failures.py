@@ -118,7 +118,7 @@ def test_a_broken_environment_is_replaced_and_its_episode_truncated() -> None:
     environment = fragile(restarts=4, step=3)
     built = Fragile.built
     rows = play(environment, 8, with_state=True)
-    assert environment.restarts == 4
+    assert environment.counts["restarts"] == 4
     assert Fragile.built - built == 4
     assert [row["end"].tolist() for row in rows] == [[0, 0], [0, 0], [0, 0], [2, 2]] * 2
     broken = rows[3]
@@ -144,7 +144,7 @@ def test_past_the_budget_the_message_tells_where_and_keeps_the_cause() -> None:
 def test_a_reset_that_breaks_is_paid_from_the_budget() -> None:
     environment = fragile(restarts=2, reset_every=2, steps=3)
     rows = play(environment, 4, with_state=True)
-    assert environment.restarts == 2
+    assert environment.counts["restarts"] == 2
     assert len(rows[2]["episodes"]) == 2  # the finished episodes count, whatever comes after
     assert environment.episode_index.tolist() == [2, 2]
     with pytest.raises(EnvironmentFailure, match="OSError: the reset broke"):

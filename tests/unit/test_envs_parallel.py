@@ -190,7 +190,7 @@ def test_masks_by_info_for_multi_discrete_actions() -> None:
         expected = [True, True, *(component != time % 3 for component in range(3))]
         assert row["frame"]["policy_0"]["action_mask"].tolist() == [[expected] * 2] * 2
         assert row["frame"]["policy_0"]["obs"][0].tolist() == [[1, 0, 1, 0, time, 9], [1, 0, 0, 1, time, 9]]
-    assert environment.restarts == 0
+    assert environment.counts["restarts"] == 0
 
 
 def test_a_mask_that_forbids_everything_names_the_agent() -> None:

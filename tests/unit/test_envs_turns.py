@@ -152,7 +152,7 @@ def test_exact_resume_of_a_masked_game() -> None:
         np.testing.assert_array_equal(getattr(frame.policies["player"], name), getattr(again.policies["player"], name))
     assert frame.policies["player"].alive.sum(-1).tolist() == [1, 1]
     resumed.step({"player": frame.policies["player"].action_mask.argmax(-1)}, outcome, frame)
-    assert resumed.restarts == 0
+    assert resumed.counts["restarts"] == 0
 
 
 @pytest.mark.filterwarnings("ignore:The base environment")
