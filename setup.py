@@ -12,7 +12,7 @@ setup(
     description="Multi-agent reinforcement learning on Slurm clusters and one machine, over MPI",
     python_requires=">=3.11",
     packages=find_packages(include=["hpcmarl", "hpcmarl.*"]),
-    package_data={"hpcmarl": ["py.typed"]},
+    package_data={"hpcmarl": ["py.typed", "launch/templates/*.sbatch"]},
     install_requires=[
         "numpy>=1.26",
         "torch>=2.2",

@@ -14,6 +14,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Line = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -150,6 +151,9 @@ class TopologyConfig(Section):
     groups: PositiveInt | tuple[GroupConfig, ...] = Field(1, description="how many learners, or a list with one entry a learner")
     actors_per_learner: Natural | Literal["auto"] = Field("auto", description="auto shares out all ranks; 0: a learner steps its own environments")
     server: Literal["auto", "dedicated", "shared"] = Field("auto", description="the server has rank 0 to itself, or shares it with the first learner")
+    placement: Literal["beside", "apart"] = Field(
+        "beside", description="a learner beside its actors, or all learners on the first ranks and all actors on the others (heterogeneous jobs)"
+    )
     environments_per_actor: PositiveInt = Field(16, description="environment slots stepped together, E")
     threads: PositiveInt = Field(1, description="torch threads of each rank")
 
@@ -214,6 +218,23 @@ class FaultsConfig(Section):
     after: Natural = Field(0, description="how often the role is stepped before it raises (waiting counts too)")
 
 
+class SlurmConfig(Section):
+    """The cluster's settings for `hpcmarl submit`; a run itself does not look at them."""
+
+    account: Line | None = None
+    partition: Line | None = None
+    actor_partition: Line | None = Field(None, description="of the actors in a heterogeneous job (--hetjob)")
+    modules: tuple[Line, ...] = Field((), description="names for `module load`")
+    environment: Line | None = Field(None, description="virtual environment; default: the one that runs hpcmarl submit")
+    launcher: Literal["srun", "mpirun"] = Field("srun", description="what starts the ranks inside the job")
+    mpi: Line | None = Field("pmix", description="srun --mpi=...: pmix for Open MPI, pmi2 for MPICH and Intel MPI; null: the cluster's default")
+    launcher_options: tuple[Line, ...] = Field((), description="further words for srun or mpirun, [--with-ft, ulfm] with Open MPI's mpirun")
+    options: tuple[Line, ...] = Field((), description="further options of sbatch, [--gres=gpu:1, --exclusive]")
+    actor_options: tuple[Line, ...] = Field((), description="the same for the actors' nodes of a heterogeneous job")
+    signal_seconds: Annotated[int, Field(ge=1, le=65535)] = Field(120, description="the signal to stop comes so long before the time limit")
+    stage: bool = Field(False, description="unpack the environment on each node's own disk first")
+
+
 Algo = Annotated[ReinforceConfig | MATraceConfig, Field(discriminator="name")]
 OptimizerSection = Annotated[NigtConfig | AdamConfig | SgdConfig, Field(discriminator="name")]
 
@@ -238,6 +259,7 @@ class Config(Section):
     stop: StopConfig = StopConfig()
     logging: LoggingConfig = LoggingConfig()
     faults: FaultsConfig = FaultsConfig()
+    slurm: SlurmConfig = SlurmConfig()
 
     @model_validator(mode="after")
     def _agree(self) -> Config:

@@ -38,6 +38,7 @@ ALLOWED = {
     "cli_common": EVERYTHING,
     "cli_show": EVERYTHING,
     "cli_data": EVERYTHING,
+    "cli_submit": EVERYTHING,
     "__main__": {"cli"},
     "hpcmarl": set(),
 }
