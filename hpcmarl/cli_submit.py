@@ -5,6 +5,7 @@ The script's text is made in launch/slurm.py, sbatch is asked in launch/sbatch.p
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import time as clock
@@ -60,7 +61,7 @@ def submit(
 
     changes = list(overrides or ())
     for key, value in (("partition", partition), ("account", account)):
-        changes += [f"slurm.{key}={_quoted(value)}"] if value is not None else []
+        changes += [f"slurm.{key}={json.dumps(value)}"] if value is not None else []
     if hetjob is not None:
         changes = ["topology.placement=apart", "topology.server=dedicated", *changes]
     settings = load_config(Path(config), changes)
@@ -103,7 +104,7 @@ def _job(
     directory = Path(run_dir) if run_dir is not None else Path("runs") / f"{settings.name}-{clock.strftime('%Y%m%d-%H%M%S')}"
     directory = directory.absolute()
     output = f"{str(directory).replace('%', '%%')}/slurm-{'%A_%a' if seeds else '%j'}.out"
-    directive(f"--output={output}")  # a directory that cannot stand in the script is refused before it is made
+    directive(f"--output={output}", f"--run-dir {directory}")  # refused before it is made
     return Job(
         kind="hetjob" if hetjob is not None else "array" if seeds is not None else "train",
         name=settings.name,
@@ -194,8 +195,3 @@ def _send(job: Job, settings: Config, verify: bool, dry_run: bool) -> None:
     if verify:
         later = sbatch.submit(program, render(after), [f"--dependency=afterok:{number}", "--kill-on-invalid-dep=yes"])
         typer.echo(f"job {later} verifies it afterwards, output {directory}/verify-{later}.out")
-
-
-def _quoted(value: str) -> str:
-    """A text as a YAML value, whatever it looks like."""
-    return "'" + value.replace("'", "''") + "'"

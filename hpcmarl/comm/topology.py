@@ -67,7 +67,8 @@ def assign_roles(size: int, hosts: Sequence[str], config: TopologyConfig) -> Top
     """Give every rank of the world its roles.
 
     Rank 0 is the server. The other ranks, taken host by host so that a learner sits beside its actors, are dealt to the
-    groups in blocks of (learner, actors…); with placement: apart all learners come first, then all actors. Where ranks are few the server shares rank 0 with the first learner.
+    groups in blocks of (learner, actors…); with placement: apart all learners come first, then all actors. Where ranks are
+    few the server shares rank 0 with the first learner.
     Raises ConfigError when the groups do not fit the world, naming the sizes that do.
     """
     settings = config.group_list

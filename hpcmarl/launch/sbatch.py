@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from hpcmarl.errors import HpcmarlError, UsageError
 
 # the long options of sbatch that may be added; some need a newer Slurm than 22.05, which says so itself
-OPTIONS = frozenset(
-    "acctg-freq batch bb bbf begin bell clusters cluster-constraint comment constraint container contiguous core-spec cores-per-socket "
-    "cpu-freq cpus-per-gpu deadline delay-boot dependency distribution error exclude exclusive export extra-node-info gid gpu-bind gpu-freq "
-    "gpus gpus-per-node gpus-per-socket gpus-per-task gres gres-flags hint ignore-pbs kill-on-invalid-dep licenses mail-type mail-user "
-    "mcs-label mem mem-bind mem-per-cpu mem-per-gpu mincpus network nice no-kill nodefile nodelist ntasks-per-core ntasks-per-gpu "
-    "ntasks-per-socket overcommit oversubscribe power prefer priority profile propagate qos reboot reservation segment sockets-per-node "
-    "spread-job switches thread-spec threads-per-core time-min tmp tres-bind tres-per-task uid use-min-nodes verbose wait-all-nodes wckey".split()
-)
+_NAMES = """
+    acctg-freq batch bb bbf begin bell clusters cluster-constraint comment constraint container contiguous core-spec cores-per-socket
+    cpu-freq cpus-per-gpu deadline delay-boot dependency distribution error exclude exclusive export extra-node-info gid gpu-bind gpu-freq
+    gpus gpus-per-node gpus-per-socket gpus-per-task gres gres-flags hint kill-on-invalid-dep licenses mail-type mail-user mcs-label mem
+    mem-bind mem-per-cpu mem-per-gpu mincpus network nice no-kill nodefile nodelist ntasks-per-core ntasks-per-gpu ntasks-per-socket
+    overcommit oversubscribe power prefer priority profile propagate qos reboot reservation segment sockets-per-node spread-job switches
+    thread-spec threads-per-core time-min tmp tres-bind tres-per-task uid use-min-nodes verbose wait-all-nodes wckey"""
+OPTIONS = frozenset(_NAMES.split())
 # what hpcmarl sets itself -> what to use instead
 OWN = {
     "account": "--account or slurm.account",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 
 from hpcmarl.config import SlurmConfig
@@ -79,7 +79,7 @@ class Job:
     name: str = "hpcmarl"
     time: str = "04:00:00"
     components: tuple[Component, ...] = (Component(),)
-    site: SlurmConfig = SlurmConfig()
+    site: SlurmConfig = field(default_factory=SlurmConfig)
     seeds: tuple[int, int] = (0, 4)
     config: str | None = None
     run_dir: str | None = None
@@ -161,10 +161,8 @@ def _run(job: Job) -> str:
     asked = f"usage: {USAGE[job.kind].split('      ')[0]}"
     if job.kind == "verify":
         return f"run_dir={word(job.run_dir) if job.run_dir is not None else '${1:?' + asked + '}'}"
-    if job.config is None:
-        lines = [f"config=${{1:?{asked}}}", 'changes=("${@:2}")']
-    else:
-        lines = [f"config={word(job.config)}", "changes=()"]
+    arguments = [f"config=${{1:?{asked}}}", 'changes=("${@:2}")']
+    lines = arguments if job.config is None else [f"config={word(job.config)}", "changes=()"]
     name = "$SLURM_JOB_NAME-$SLURM_ARRAY_JOB_ID" if job.kind == "array" else "$SLURM_JOB_NAME-$SLURM_JOB_ID"
     directory = word(job.run_dir) if job.run_dir is not None else f"${{RUN_DIR:-runs/{name}}}"
     if job.kind == "array":
@@ -200,12 +198,12 @@ def word(value: str) -> str:
     return shlex.quote(one_line(value))
 
 
-def directive(option: str) -> str:
-    """An #SBATCH line. sbatch reads quotes and backslashes there in its own way, so that they are refused; blanks are quoted."""
+def directive(option: str, origin: str = "") -> str:
+    """An #SBATCH line; `origin` is what the user wrote, for messages. sbatch reads quotes and backslashes there in its own way, so that they are refused; blanks are quoted."""
     one_line(option)
     if set(option) <= _PLAIN:
         return f"#SBATCH {option}"
     if set("\"'\\#") & set(option):
-        raise UsageError(f"{option}: quotes, backslashes and # cannot stand in an option of sbatch")
+        raise UsageError(f"{origin or option}: quotes, backslashes and # cannot stand in an option of sbatch")
     name, equals, value = option.partition("=")
     return f'#SBATCH {name}{equals}"{value}"'
