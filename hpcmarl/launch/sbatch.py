@@ -40,7 +40,7 @@ OWN = {
     "no-requeue": "nothing: a stopped run is requeued, which scancel prevents",
     "open-mode": "nothing: output is always appended",
 }
-_TIME = re.compile(r"(?:(?P<days>\d+)-(?P<clock>\d+(?::\d{1,2}){0,2})|(?P<plain>\d+(?::\d{1,2}){0,2}))")
+_TIME = re.compile(r"(?:(?P<days>\d+)-(?P<clock>\d+(?::\d{1,2}){0,2})|(?P<plain>\d+(?::\d{1,2}){0,2}))", re.ASCII)
 TIME_FORMATS = "MINUTES, MINUTES:SECONDS, HOURS:MINUTES:SECONDS, DAYS-HOURS, DAYS-HOURS:MINUTES or DAYS-HOURS:MINUTES:SECONDS"
 
 

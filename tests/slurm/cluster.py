@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def check_nothing_lost(summaries: list[dict[str, Any]]) -> None:
     """Every start went on exactly where the one before it had stopped, and did something."""
     assert len(summaries) >= 2
     assert summaries[0]["resumed_from"] is None
-    for before, after in zip(summaries, summaries[1:], strict=False):
+    for before, after in pairwise(summaries):
         assert before["status"] == "interrupted"
         assert Path(after["resumed_from"]).name == f"checkpoint-{before['updates']:010d}.h5"
         assert after["updates"] >= before["updates"]
