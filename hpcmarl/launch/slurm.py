@@ -199,7 +199,10 @@ def word(value: str) -> str:
 
 
 def directive(option: str, origin: str = "") -> str:
-    """An #SBATCH line; `origin` is what the user wrote, for messages. sbatch reads quotes and backslashes there in its own way: they are refused. Blanks are quoted."""
+    """An #SBATCH line; `origin` is what the user wrote, for messages.
+
+    sbatch reads quotes and backslashes there in its own way: they are refused. Blanks are quoted.
+    """
     one_line(option)
     if set(option) <= _PLAIN:
         return f"#SBATCH {option}"

@@ -178,8 +178,8 @@ def test_a_signal_waits_for_the_checkpoint_and_requeues_once(job, tmp_path, sign
         time.sleep(0.1)
     assert process.wait(10) == 75
     assert requeued(tmp_path) == ["requeue 77"]
-    arguments = (tmp_path / "arguments").read_text().split()
-    assert arguments == "3 --mpi=pmix python3 -m hpcmarl train /c.yaml --run-dir /r --resume auto topology.threads=3".split()
+    arguments = (tmp_path / "arguments").read_text()
+    assert arguments == "3 --mpi=pmix python3 -m hpcmarl train /c.yaml --run-dir /r --resume auto topology.threads=3\n"
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 139])
