@@ -52,10 +52,10 @@ class Cluster:
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
 
-    def submit(self, name: str, *arguments: str) -> Run:
-        """`hpcmarl submit` of the tiny configuration into the run directory `name`."""
+    def submit(self, name: str, *arguments: str, config: str = "tiny.yaml") -> Run:
+        """`hpcmarl submit` of a configuration into the run directory `name`."""
         directory = self.directory / "runs" / name
-        done = self.run(sys.executable, "-m", "hpcmarl", "submit", self.directory / "tiny.yaml", "--time=5", "--run-dir", directory, *arguments)
+        done = self.run(sys.executable, "-m", "hpcmarl", "submit", config, "--time=5", "--run-dir", directory, *arguments)
         assert done.returncode == 0, done.stderr
         numbers = re.findall(r"^job (\d+)", done.stdout, re.MULTILINE)
         return Run(self, numbers[0], directory, numbers[1:])
@@ -107,6 +107,11 @@ class Run:
         """Rows of metrics so far: how far the training is."""
         path = self.directory / "metrics.csv"
         return len(path.read_text().splitlines()) - 1 if path.exists() else 0
+
+    def hosts(self) -> dict[int, str]:
+        """Where each rank was, by its log."""
+        logs = "".join(path.read_text() for path in (self.directory / "logs").iterdir())
+        return {int(rank): host for rank, host in re.findall(r": rank (\d+) of \d+ is \S+ on (\S+)$", logs, re.MULTILINE)}
 
     def wait_for_training(self, rows: int = 2) -> None:
         start = self.rows()

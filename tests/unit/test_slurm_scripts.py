@@ -89,7 +89,7 @@ def test_what_comes_from_outside_stays_one_word(module, directory):
     text = render(Job("train", site=SlurmConfig(modules=(module,)), config=f"/c/{directory}", run_dir=directory))
     lines = [line for line in text.splitlines() if line.startswith(("modules=", "config=", "run_dir="))]
     program = "\n".join([*lines, 'printf "%s\\n" "${modules[0]}" "$config" "$run_dir"'])
-    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True, env={"PATH": "/nowhere"})
+    done = subprocess.run([shutil.which("bash"), "-c", program], capture_output=True, text=True, check=True, env={"PATH": "/nowhere"})
     assert done.stdout == f"{module}\n/c/{directory}\n{directory}\n"
 
 
