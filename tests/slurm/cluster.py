@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +99,14 @@ class Run:
         return dict(json.loads(path.read_text())) if path.exists() else {}
 
     @property
+    def state(self) -> str:
+        return self.cluster.show(self.job, "JobState")
+
+    @property
     def output(self) -> str:
-        return "\n".join(path.read_text(errors="replace") for path in sorted(self.directory.rglob("*.out")))
+        """What all its jobs have printed, in the order of time; the tasks of an array print beside their run directories."""
+        files = [*self.directory.glob("*.out"), *self.directory.parent.glob(f"slurm-{self.job}.out")]
+        return "\n".join(path.read_text(errors="replace") for path in sorted(files, key=lambda path: path.stat().st_mtime))
 
     def rows(self) -> int:
         """Rows of metrics so far: how far the training is."""
@@ -117,37 +122,27 @@ class Run:
         start = self.rows()
         self.cluster.until(lambda: self.rows() >= start + rows, 60, lambda: f"training in {self.directory}\n{self.output}")
 
-    def finish(self, limit: float = 90.0) -> dict[str, Any]:
+    def finish(self, limit: float = 120.0) -> dict[str, Any]:
         """Wait for the job's good end; returns its summary."""
         self.cluster.wait(self.job, "COMPLETED", limit=limit, on_failure=lambda: self.output)
         assert self.summary["status"] == "finished"
         return self.summary
 
-    def finish_after_stops(self, limit: float = 120.0) -> list[dict[str, Any]]:
-        """The summaries of all its starts, in order: every one that was stopped left a new one."""
-        seen: list[dict[str, Any]] = []
-
-        def ended() -> bool:
-            now = self.summary
-            if now and now not in seen:
-                seen.append(now)
-            return bool(now) and now["status"] == "finished"
-
-        self.cluster.until(ended, limit, lambda: f"the end of {self.directory}\n{self.output}")
-        self.finish(20)
-        return seen
+    def stops(self) -> list[int]:
+        """The update at which each start was stopped by a signal, in order."""
+        found = re.findall(r"^interrupted after .*: ([\d,]+) updates", self.output, re.MULTILINE)
+        return [int(updates.replace(",", "")) for updates in found]
 
 
-def check_nothing_lost(summaries: list[dict[str, Any]]) -> None:
-    """Every start went on exactly where the one before it had stopped, and did something."""
-    assert len(summaries) >= 2
-    assert summaries[0]["resumed_from"] is None
-    for before, after in pairwise(summaries):
-        assert before["status"] == "interrupted"
-        assert Path(after["resumed_from"]).name == f"checkpoint-{before['updates']:010d}.h5"
-        assert after["updates"] >= before["updates"]
-        assert after["env_steps"] >= before["env_steps"]
-    assert summaries[-1]["updates"] > summaries[0]["updates"]
+def check_nothing_lost(run: Run, restarts: int | None = None) -> None:
+    """A finished run that was stopped at least once: every start began where the one before had ended, and the run went on."""
+    stops, summary = run.stops(), run.summary
+    assert stops, run.output
+    assert stops == sorted(stops)
+    assert summary["status"] == "finished"
+    assert Path(summary["resumed_from"]).name == f"checkpoint-{stops[-1]:010d}.h5"
+    assert summary["updates"] > stops[-1] > 0
+    assert int(run.cluster.show(run.job, "Restarts")) == (len(stops) if restarts is None else restarts)
 
 
 def missing_programs() -> str:
