@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.mpi, pytest.mark.slow]
 # mpirun binds ranks to cores by itself, of which this machine has fewer than the cluster claims
 LAUNCHERS = {"srun": ["slurm.launcher=srun"], "mpirun": ["slurm.launcher=mpirun", "slurm.launcher_options=[--bind-to, none]"]}
 TWO_NODES = ("--nodes=2", "--ntasks-per-node=2")
-MANY = "stop.updates=40"  # five seconds and more: there is time to send a signal
+MANY = "stop.updates=30"  # three seconds and more: there is time to send a signal
 
 
 @pytest.fixture(scope="module")
@@ -118,10 +118,12 @@ def test_a_cancelled_job_leaves_a_checkpoint_and_stays_cancelled_until_it_is_sub
 def test_preempted_jobs_stop_give_way_and_go_on(cluster):
     runs, urgent = {}, {}
     for node, (name, launcher) in zip(("node2", "node3"), LAUNCHERS.items(), strict=True):
-        runs[node] = cluster.submit(f"preempted-{name}", "--ntasks-per-node=3", f"--sbatch=--nodelist={node}", "stop.updates=200", *launcher)
+        runs[node] = cluster.submit(
+            f"preempted-{name}", "--ntasks-per-node=3", f"--sbatch=--nodelist={node}", "stop.seconds=15", "stop.updates=100000", *launcher
+        )
     for node, run in runs.items():
         run.wait_for_training()
-        urgent[node] = cluster.sbatch("--partition=high", f"--nodelist={node}", "--ntasks=6", "--output=/dev/null", "--wrap=sleep 1")
+        urgent[node] = cluster.sbatch("--partition=high", f"--nodelist={node}", "--nodes=1", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     for node, run in runs.items():
         run.finish()
         check_nothing_lost(run, restarts=1)
@@ -164,7 +166,7 @@ def test_the_environment_is_unpacked_on_every_node_and_removed_afterwards(cluste
     (packages / "shared.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n{note}\n")
     local = cluster.directory / "cluster" / "local"
     # each node has a directory of its own there; the library stays where it is
-    cluster.environ |= {"TMPDIR": str(local), "MPI4PY_LIBMPI": str(Path(sys.prefix) / "lib" / "libmpi.so")}
+    cluster.environ |= {"TMPDIR": str(local), "MPI4PY_LIBMPI": str(Path(sys.prefix) / "lib" / "libmpi.so.40")}
     try:
         run = cluster.submit("staged", "--nodes=2", "--ntasks-per-node=1", f"slurm.environment={environment}", "slurm.stage=true")
         run.finish()
