@@ -124,8 +124,9 @@ HEAVY = ("torch", "numpy", "h5py", "mpi4py", "pettingzoo", "rich")
         (HELP.format(["hpcmarl", "--help"]), (*HEAVY, "pydantic")),
         (HELP.format(["hpcmarl", "train", "--help"]), HEAVY),  # typer itself loads pydantic for a command's arguments
         (HELP.format(["hpcmarl", "config", "--help"]), HEAVY),
+        (HELP.format(["hpcmarl", "submit", str(PACKAGE.parent / "configs" / "quickstart.yaml"), "--dry-run"]), HEAVY),
     ],
-    ids=["import hpcmarl", "hpcmarl --help", "hpcmarl train --help", "hpcmarl config --help"],
+    ids=["import hpcmarl", "hpcmarl --help", "hpcmarl train --help", "hpcmarl config --help", "hpcmarl submit --dry-run"],
 )
 def test_nothing_heavy_is_loaded_to_say_hello(code, heavy):
     program = f"{code}\nimport sys\nprint('loaded:', *[name for name in {heavy} if name in sys.modules])"

@@ -117,10 +117,9 @@ def test_a_cancelled_job_leaves_a_checkpoint_and_stays_cancelled_until_it_is_sub
 
 def test_preempted_jobs_stop_give_way_and_go_on(cluster):
     runs, urgent = {}, {}
+    long = ("--ntasks-per-node=3", "stop.seconds=15", "stop.updates=100000")
     for node, (name, launcher) in zip(("node2", "node3"), LAUNCHERS.items(), strict=True):
-        runs[node] = cluster.submit(
-            f"preempted-{name}", "--ntasks-per-node=3", f"--sbatch=--nodelist={node}", "stop.seconds=15", "stop.updates=100000", *launcher
-        )
+        runs[node] = cluster.submit(f"preempted-{name}", f"--sbatch=--nodelist={node}", *long, *launcher)
     for node, run in runs.items():
         run.wait_for_training()
         urgent[node] = cluster.sbatch("--partition=high", f"--nodelist={node}", "--nodes=1", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
