@@ -8,20 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-PositiveInt = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Line = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+from hpcmarl.configbase import Fraction, Natural, NonNegative, PositiveFloat, PositiveInt, Section
+from hpcmarl.configslurm import SlurmConfig
 
 
 class EnvConfig(Section):
@@ -225,23 +215,6 @@ class FaultsConfig(Section):
     raise_in: Literal["server", "learner", "actor", "evaluator"] | None = None
     rank: Natural | None = Field(None, description="only on this rank")
     after: Natural = Field(0, description="how often the role is stepped before it raises (waiting counts too)")
-
-
-class SlurmConfig(Section):
-    """The cluster's settings for `hpcmarl submit`; a run itself does not look at them."""
-
-    account: Line | None = None
-    partition: Line | None = None
-    actor_partition: Line | None = Field(None, description="of the actors in a heterogeneous job (--hetjob)")
-    modules: tuple[Line, ...] = Field((), description="names for `module load`")
-    environment: Line | None = Field(None, description="virtual environment; default: the one that runs hpcmarl submit")
-    launcher: Literal["srun", "mpirun"] = Field("srun", description="what starts the ranks inside the job")
-    mpi: Line | None = Field("pmix", description="srun --mpi=...: pmix for Open MPI, pmi2 for MPICH and Intel MPI; null: the cluster's default")
-    launcher_options: tuple[Line, ...] = Field((), description="further words for srun or mpirun, [--with-ft, ulfm] with Open MPI's mpirun")
-    options: tuple[Line, ...] = Field((), description="further options of sbatch, [--gres=gpu:1, --exclusive]")
-    actor_options: tuple[Line, ...] = Field((), description="the same for the actors' nodes of a heterogeneous job")
-    signal_seconds: Annotated[int, Field(ge=1, le=65535)] = Field(120, description="the signal to stop comes so long before the time limit")
-    stage: bool = Field(False, description="unpack the environment on each node's own disk first")
 
 
 Algo = Annotated[ReinforceConfig | MATraceConfig, Field(discriminator="name")]

@@ -59,6 +59,14 @@ class Cluster:
         numbers = re.findall(r"^job (\d+)", done.stdout, re.MULTILINE)
         return Run(self, numbers[0], directory, numbers[1:])
 
+    def by_hand(self, name: str, *options: str, changes: tuple[str, ...]) -> tuple[str, Path]:
+        """slurm/train.sbatch as it stands; returns the job and the run directory."""
+        directory = self.directory / "runs" / name
+        directory.mkdir(parents=True)
+        script = ROOT / "slurm" / "train.sbatch"
+        environ = f"--export=ALL,RUN_DIR={directory}"
+        return self.sbatch(*options, environ, f"--output={directory}/slurm-%j.out", script, "tiny.yaml", *changes), directory
+
     def sbatch(self, *arguments: str | Path) -> str:
         return self.ask("sbatch", "--parsable", *arguments)
 

@@ -3,7 +3,6 @@
 The order matters for the time all this takes: what has to wait for a time limit is submitted first and looked at last.
 """
 
-import json
 import subprocess
 import sys
 import sysconfig
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.mpi.launch import MPICH_PYTHON
-from tests.slurm.cluster import ROOT, Run, check_nothing_lost
+from tests.slurm.cluster import Run, check_nothing_lost
 
 pytestmark = [pytest.mark.slurm, pytest.mark.mpi, pytest.mark.slow]
 # mpirun binds ranks to cores by itself, of which this machine has fewer than the cluster claims
@@ -25,10 +24,14 @@ MANY = "stop.updates=30"  # three seconds and more: there is time to send a sign
 def limited(cluster):
     """Runs that need more than one job of a minute: the signal to stop comes from Slurm, 29 to 59 seconds after the start.
 
-    It looks every 30 s whether a limit comes within signal_seconds + 30 s, and whether one has passed.
+    It looks every 30 s whether a limit comes within signal_seconds + 30 s, and whether one has passed. The third run gets no
+    signal that means anything: the clock stops it (stop.seconds_before_limit).
     """
-    size = ("--nodes=2", "--ntasks-per-node=1", "--time=1", "slurm.signal_seconds=1", "stop.seconds=58", "stop.updates=100000")
-    return {name: cluster.submit(f"limit-{name}", *size, *launcher) for name, launcher in LAUNCHERS.items()}
+    size, endless = ("--nodes=2", "--ntasks-per-node=1", "--time=1"), "stop.updates=100000"
+    signalled = (*size, endless, "slurm.signal_seconds=1", "stop.seconds=58", "stop.seconds_before_limit=null")
+    runs = {name: cluster.submit(f"limit-{name}", *signalled, *launcher) for name, launcher in LAUNCHERS.items()}
+    job, directory = cluster.by_hand("limit-clock", *size, "--signal=B:CONT@1", changes=(endless, "stop.seconds=45"))
+    return {**runs, "clock": Run(cluster, job, directory, [])}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,17 +57,12 @@ def test_a_run_that_fails_has_no_dependent_job_waiting_for_ever(cluster):
 
 
 def test_the_script_as_it_stands_in_slurm_takes_a_configuration_and_changes(cluster):
-    cluster.environ["RUN_DIR"] = "runs/by hand"
-    try:
-        options = ("--nodes=2", "--ntasks-per-node=1", "--time=5")
-        job = cluster.sbatch(*options, ROOT / "slurm" / "train.sbatch", "tiny.yaml", "stop.updates=3", "name=a b")
-        cluster.wait(job, "FAILED")  # a name with a blank: passed on as one word, and refused
-        assert cluster.show(job, "ExitCode") == "2:0"
-        job = cluster.sbatch(*options, ROOT / "slurm" / "train.sbatch", "tiny.yaml", "stop.updates=3", "name=ab")
-        cluster.wait(job, "COMPLETED", on_failure=lambda: (cluster.directory / f"hpcmarl-{job}.out").read_text())
-    finally:
-        del cluster.environ["RUN_DIR"]
-    assert json.loads((cluster.directory / "runs" / "by hand" / "summary.json").read_text())["updates"] == 3
+    options = ("--nodes=2", "--ntasks-per-node=1", "--time=5")
+    job, _ = cluster.by_hand("refused", *options, changes=("name=a b",))  # one word, although it has a blank: names have none
+    cluster.wait(job, "FAILED")
+    assert cluster.show(job, "ExitCode") == "2:0"
+    job, directory = cluster.by_hand("by hand", *options, changes=("stop.updates=3", "name=ab"))
+    assert Run(cluster, job, directory, []).finish()["updates"] == 3
 
 
 @pytest.mark.skipif(not MPICH_PYTHON, reason="set HPCMARL_MPICH_PYTHON (tools/test makes that environment)")
@@ -91,7 +89,7 @@ def test_sbatch_speaks_for_itself(cluster):
 
 
 def test_a_signal_by_scancel_stops_and_requeues(cluster):
-    runs = [cluster.submit(f"signal-{name}", *TWO_NODES, MANY, *launcher) for name, launcher in LAUNCHERS.items()]
+    runs = [cluster.submit(f"signal-{name}", *TWO_NODES, MANY, *launcher, "--depend-verify") for name, launcher in LAUNCHERS.items()]
     for run in runs:
         run.wait_for_training()
         cluster.ask("scancel", "--batch", "--signal=USR1", run.job)
@@ -99,6 +97,7 @@ def test_a_signal_by_scancel_stops_and_requeues(cluster):
         run.finish()
         check_nothing_lost(run, restarts=1)
         assert "SIGUSR1: asking the ranks for a checkpoint" in run.output
+        cluster.wait(run.later[0], "COMPLETED", limit=30)  # the job was requeued, not failed: what depends on it has waited
 
 
 def test_a_cancelled_job_leaves_a_checkpoint_and_stays_cancelled_until_it_is_submitted_again(cluster):
@@ -113,6 +112,16 @@ def test_a_cancelled_job_leaves_a_checkpoint_and_stays_cancelled_until_it_is_sub
     run.job = cluster.sbatch(run.directory / "job.sbatch")
     run.finish()
     check_nothing_lost(run, restarts=0)
+
+
+def test_a_job_that_may_not_be_requeued_ends_with_a_checkpoint(cluster):
+    run = cluster.submit("once", "--ntasks-per-node=2", MANY, *LAUNCHERS["mpirun"])
+    run.wait_for_training()
+    cluster.ask("scontrol", "update", f"JobId={run.job}", "Requeue=0")
+    cluster.ask("scancel", "--batch", "--signal=TERM", run.job)
+    cluster.wait(run.job, "FAILED", limit=30)
+    assert cluster.show(run.job, "ExitCode") == "75:0"
+    assert run.summary["status"] == "interrupted"
 
 
 def test_preempted_jobs_stop_give_way_and_go_on(cluster):
@@ -178,10 +187,11 @@ def test_the_environment_is_unpacked_on_every_node_and_removed_afterwards(cluste
         assert not list((cluster.directory / "cluster" / f"local.node{node}").glob("hpcmarl-*"))
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", [*LAUNCHERS, "clock"])
 def test_a_job_that_reaches_its_time_limit_goes_on_until_the_run_is_done(cluster, limited, launcher):
     run = limited[launcher]
     run.finish(limit=180)
     check_nothing_lost(run)
-    assert run.output.count("SIGUSR1: asking the ranks for a checkpoint") == len(run.stops())
+    told = "the Slurm job ends soon" if launcher == "clock" else "SIGUSR1: asking the ranks for a checkpoint"
+    assert run.output.count(told) == len(run.stops())
     assert "TIME LIMIT" not in run.output
