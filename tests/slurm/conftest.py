@@ -1,4 +1,4 @@
-"""One cluster for all tests of this directory, stopped at the end whatever happens."""
+"""One cluster for all tests of this directory, stopped at the end whatever happens, also should pytest be killed."""
 
 import os
 import subprocess
@@ -24,7 +24,8 @@ def cluster(tmp_path_factory):
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     }
     (directory / "tiny.yaml").write_text(CONFIG)
-    started = subprocess.run([TOOL, "start", directory / "cluster", "--nodes", "3"], capture_output=True, text=True, timeout=60, check=False)
+    command = [TOOL, "start", directory / "cluster", "--nodes", "3", "--until-end-of", str(os.getpid())]
+    started = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     try:
         assert started.returncode == 0, started.stderr
         yield Cluster(directory, environ)
