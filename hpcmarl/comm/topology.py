@@ -71,7 +71,8 @@ def assign_roles(size: int, hosts: Sequence[str], config: TopologyConfig) -> Top
     """Give every rank of the world its roles.
 
     Rank 0 is the server. The other ranks, taken host by host so that a learner sits beside its actors, are dealt to the
-    groups in blocks of (learner, actors…). Where ranks are few the server shares rank 0 with the first learner.
+    groups in blocks of (learner, actors…); with placement: apart all learners come first, then all actors. Where ranks are
+    few the server shares rank 0 with the first learner.
     Raises ConfigError when the groups do not fit the world, naming the sizes that do.
     """
     settings = config.group_list
@@ -84,6 +85,8 @@ def assign_roles(size: int, hosts: Sequence[str], config: TopologyConfig) -> Top
     else:
         order.sort(key=lambda rank: rank != 0)  # the first learner is on the server's rank
     counts = _actor_counts(available, wanted, size, dedicated)
+    if config.placement == "apart":  # the learners come first; below each takes its actors from the rest
+        order = _deal(order, counts)
     groups, position = [], 0
     for index, count in enumerate(counts):
         block = order[position : position + 1 + count]
@@ -92,6 +95,16 @@ def assign_roles(size: int, hosts: Sequence[str], config: TopologyConfig) -> Top
     if size == 2 and not dedicated and len(groups) == 1 and config.actors_per_learner == "auto":
         groups = [Group(0, groups[0].learner, (groups[0].learner, *groups[0].actors))]  # rank 0 would idle otherwise
     return Topology(size, tuple(hosts), tuple(groups))
+
+
+def _deal(order: Sequence[int], counts: Sequence[int]) -> list[int]:
+    """Ranks in blocks of (learner, actors…) where the first ranks are the learners and the others the actors, in order."""
+    learners, actors = order[: len(counts)], list(order[len(counts) :])
+    dealt: list[int] = []
+    for learner, count in zip(learners, counts, strict=True):
+        dealt += [learner, *actors[:count]]
+        del actors[:count]
+    return dealt
 
 
 def _is_dedicated(size: int, config: TopologyConfig, wanted: Sequence[int | str]) -> bool:

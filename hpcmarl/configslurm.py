@@ -1,0 +1,26 @@
+"""The section `slurm` of the configuration. Part of config.py; launch/slurm.py renders it. Knows nothing of Slurm itself."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hpcmarl.configbase import Line, Section
+
+
+class SlurmConfig(Section):
+    """The cluster's settings for `hpcmarl submit`; a run itself does not look at them."""
+
+    account: Line | None = None
+    partition: Line | None = None
+    actor_partition: Line | None = Field(None, description="of the actors in a heterogeneous job (--hetjob)")
+    modules: tuple[Line, ...] = Field((), description="names for `module load`")
+    environment: Line | None = Field(None, description="virtual environment; default: the one that runs hpcmarl submit")
+    launcher: Literal["srun", "mpirun"] = Field("srun", description="what starts the ranks inside the job")
+    mpi: Line | None = Field("pmix", description="srun --mpi=...: pmix for Open MPI, pmi2 for MPICH and Intel MPI; null: the cluster's default")
+    launcher_options: tuple[Line, ...] = Field((), description="further words for srun or mpirun, [--with-ft, ulfm] with Open MPI's mpirun")
+    options: tuple[Line, ...] = Field((), description="further options of sbatch, [--gres=gpu:1, --exclusive]")
+    actor_options: tuple[Line, ...] = Field((), description="the same for the actors' nodes of a heterogeneous job")
+    signal_seconds: Annotated[int, Field(ge=1, le=65535)] = Field(120, description="the signal to stop comes so long before the time limit")
+    stage: bool = Field(False, description="unpack the environment on each node's own disk first")

@@ -1,0 +1,212 @@
+"""Batch scripts for Slurm: what `hpcmarl submit` submits and what stands in slurm/ are rendered here, from one template.
+
+Called by cli_submit.py. Knows texts only: no MPI, no torch, no cluster (launch/sbatch.py talks to that).
+slurm/*.sbatch are `by_hand(kind)`; the tests compare them. Every value that comes from outside is quoted for the place it is
+put in, the shell or an #SBATCH line, and none may hold a line break.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+
+from hpcmarl.configslurm import SlurmConfig
+from hpcmarl.errors import UsageError
+
+KINDS = ("train", "array", "hetjob", "verify")
+_MARK = re.compile("@([a-z_]+)@")
+_PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_@%+=:,./-[]()*&|!~^")
+TITLES = {
+    "train": "One training run. Before its time limit, or when it is preempted, it stops with a checkpoint, requeues itself and goes on.",
+    "array": "A training run for every seed, each in a directory of its own; each stops, requeues itself and goes on like train.sbatch.",
+    "hetjob": "One training run on two kinds of nodes: the server and the learners on the first (GPUs, say), actors on the second.",
+    "verify": "Reads every file of a finished run and says whether it is good; exits 1 if one is bad.",
+}
+USAGE = {
+    "train": "sbatch --nodes=2 --ntasks-per-node=8 --time=04:00:00 slurm/train.sbatch CONFIG [key=value ...]",
+    "array": "sbatch --array=0-4 --ntasks-per-node=8 --time=04:00:00 slurm/array.sbatch CONFIG [key=value ...]",
+    "hetjob": "sbatch slurm/hetjob.sbatch CONFIG [key=value ...]      (the first component: one rank more than topology.groups)",
+    "verify": "sbatch --dependency=afterok:JOB --kill-on-invalid-dep=yes slurm/verify.sbatch RUN",
+}
+SITE_COMMENTS = """\
+# modules: for instance (gcc/13 openmpi/5.0). environment: a virtual environment's directory; '': what is active at the sbatch.
+# launcher: (srun --mpi=pmix) for Open MPI, (srun --mpi=pmi2) for MPICH and Intel MPI, or (mpirun -n "$SLURM_NTASKS").
+# stage=yes: unpack the environment on each node's own disk ($SLURM_TMPDIR, $TMPDIR or /tmp) first."""
+THREADS = """\
+# A thread for every core of a rank. Since Slurm 22.05 srun does not take the number of cores from sbatch.
+if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
+    export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK
+    changes=("topology.threads=$SLURM_CPUS_PER_TASK" "${changes[@]}")
+fi"""
+HETJOB_THREADS = """\
+# A thread for every core of a rank; the components differ in that. Since Slurm 22.05 srun does not take the number from sbatch.
+learner_threads=${SLURM_CPUS_PER_TASK_HET_GROUP_0:-1} actor_threads=${SLURM_CPUS_PER_TASK_HET_GROUP_1:-1}"""
+EACH_NODE = """\
+each_node() { srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --mpi=none "$@"; }"""
+HETJOB_EACH_NODE = """\
+each_node() {
+    srun --het-group=0 --nodes="$SLURM_JOB_NUM_NODES_HET_GROUP_0" --ntasks="$SLURM_JOB_NUM_NODES_HET_GROUP_0" --mpi=none "$@" &&
+        srun --het-group=1 --nodes="$SLURM_JOB_NUM_NODES_HET_GROUP_1" --ntasks="$SLURM_JOB_NUM_NODES_HET_GROUP_1" --mpi=none "$@"
+}"""
+LAUNCH = '"${launcher[@]}" "${train[@]}" "${changes[@]}"'
+HETJOB_LAUNCH = """\
+"${launcher[@]}" --het-group=0 --cpus-per-task="$learner_threads" "${train[@]}" "topology.threads=$learner_threads" "${changes[@]}" : \\
+        --het-group=1 --cpus-per-task="$actor_threads" "${train[@]}" "topology.threads=$actor_threads" "${changes[@]}\""""
+
+
+@dataclass(frozen=True)
+class Component:
+    """Nodes of one kind: a job has one, a heterogeneous job two. `options` are further sbatch options, "--gres=gpu:1"."""
+
+    nodes: int = 1
+    tasks_per_node: int = 8
+    cpus_per_task: int | None = None
+    options: tuple[str, ...] = ()
+
+    @property
+    def tasks(self) -> int:
+        return self.nodes * self.tasks_per_node
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to render. `config` and `run_dir` are None in the scripts that take them as arguments; `seeds` are first and last."""
+
+    kind: str
+    name: str = "hpcmarl"
+    time: str = "04:00:00"
+    components: tuple[Component, ...] = (Component(),)
+    site: SlurmConfig = field(default_factory=SlurmConfig)
+    seeds: tuple[int, int] = (0, 4)
+    config: str | None = None
+    run_dir: str | None = None
+    output: str | None = None
+
+
+def by_hand(kind: str) -> str:
+    """The text of slurm/KIND.sbatch: default site settings, configuration and changes from the command line."""
+    learners, actors = Component(1, 2, 4), Component(2, 16, 1)
+    components = {"hetjob": (learners, actors), "verify": (Component(1, 1),)}.get(kind, (Component(),))
+    return render(Job(kind, components=components, time="00:30:00" if kind == "verify" else "04:00:00"))
+
+
+def render(job: Job) -> str:
+    """The script. Raises UsageError for a value with a line break, or one that cannot stand in an #SBATCH line."""
+    het = job.kind == "hetjob"
+    parts = {
+        "title": _title(job),
+        "directives": "\n".join(_directives(job)),
+        "site": _site(job),
+        "run": _run(job),
+        "threads": HETJOB_THREADS if het else THREADS,
+        "each_node": HETJOB_EACH_NODE if het else EACH_NODE,
+        "launch": HETJOB_LAUNCH if het else LAUNCH,
+    }
+    template = "verify.sbatch" if job.kind == "verify" else "job.sbatch"
+    text = files("hpcmarl.launch").joinpath("templates", template).read_text(encoding="utf-8")
+    return _MARK.sub(lambda mark: parts[mark[1]], text)  # one pass: a value that looks like a mark stays a value
+
+
+def _title(job: Job) -> str:
+    if job.config is None and job.run_dir is None:
+        more = "" if job.kind == "verify" else "# RUN_DIR=... in front chooses the run directory. "
+        return f"# {TITLES[job.kind]}\n#   {USAGE[job.kind]}\n{more or '# '}`hpcmarl submit` makes the same script for you: docs/cluster.md."
+    again = "" if job.kind == "verify" else " Submitted again it goes on with the run."
+    return f"# {TITLES[job.kind]}\n# Made by `hpcmarl submit`.{again}"
+
+
+def _directives(job: Job) -> list[str]:
+    """The #SBATCH lines that are the job's own; those of the site stand in its block."""
+    number = "%A_%a" if job.kind == "array" else "%j"
+    lines = [f"--job-name={job.name}", *_size(job.components[0]), f"--time={job.time}"]
+    if job.kind == "array":
+        lines.append(f"--array={job.seeds[0]}-{job.seeds[1]}")
+    lines.append(f"--output={job.output if job.output is not None else f'%x-{number}.out'}")
+    if job.kind != "verify":
+        lines += ["--requeue", "--open-mode=append", f"--signal=B:USR1@{job.site.signal_seconds}"]
+    return [directive(line) for line in lines]
+
+
+def _size(component: Component) -> list[str]:
+    cores = [f"--cpus-per-task={component.cpus_per_task}"] if component.cpus_per_task is not None else []
+    return [f"--nodes={component.nodes}", f"--ntasks-per-node={component.tasks_per_node}", *cores]
+
+
+def _site(job: Job) -> str:
+    site = job.site
+    lines = _site_directives(site, site.partition, job.components[0].options)
+    if len(job.components) > 1:
+        actors = job.components[1]
+        lines += ["# the second component, for actors", "#SBATCH hetjob", *(directive(line) for line in (*_size(actors), f"--time={job.time}"))]
+        lines += _site_directives(site, site.actor_partition, actors.options)
+    comments = SITE_COMMENTS.splitlines()
+    lines += comments[:1] if job.kind == "verify" else comments
+    lines += [f"modules=({' '.join(map(word, site.modules))})", f"environment={word(site.environment or '')}"]
+    if job.kind != "verify":
+        lines += [f"launcher=({launcher(site)})", f"stage={'yes' if site.stage else 'no'}"]
+    return "\n".join(lines)
+
+
+def _site_directives(site: SlurmConfig, partition: str | None, options: Sequence[str]) -> list[str]:
+    """Account, partition and more; what is not set is there as a disabled line (two #), to be filled in."""
+    named = [("account", site.account), ("partition", partition)]
+    lines = [directive(f"--{name}={value}") if value is not None else f"##SBATCH --{name}=..." for name, value in named]
+    return lines + [directive(option) for option in options]
+
+
+def _run(job: Job) -> str:
+    asked = f"usage: {USAGE[job.kind].split('      ')[0]}"
+    if job.kind == "verify":
+        return f"run_dir={word(job.run_dir) if job.run_dir is not None else '${1:?' + asked + '}'}"
+    arguments = [f"config=${{1:?{asked}}}", 'changes=("${@:2}")']
+    lines = arguments if job.config is None else [f"config={word(job.config)}", "changes=()"]
+    name = "$SLURM_JOB_NAME-$SLURM_ARRAY_JOB_ID" if job.kind == "array" else "$SLURM_JOB_NAME-$SLURM_JOB_ID"
+    directory = word(job.run_dir) if job.run_dir is not None else f"${{RUN_DIR:-runs/{name}}}"
+    if job.kind == "array":
+        lines += [
+            f"run_dir={directory}/seed-$SLURM_ARRAY_TASK_ID",
+            'changes+=("seed=$SLURM_ARRAY_TASK_ID")',
+            "job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID # the last task's SLURM_JOB_ID means the whole array",
+        ]
+    else:
+        lines += [f"run_dir={directory}", "job=$SLURM_JOB_ID"]
+    if job.kind == "hetjob" and job.config is None:
+        lines.append('changes=(topology.placement=apart topology.server=dedicated "${changes[@]}")')
+    return "\n".join(lines)
+
+
+def launcher(site: SlurmConfig) -> str:
+    """The words that start the ranks, quoted for the shell."""
+    if site.launcher == "mpirun":
+        return " ".join(["mpirun", '-n "$SLURM_NTASKS"', *map(word, site.launcher_options)])
+    plugin = [f"--mpi={word(site.mpi)}"] if site.mpi is not None else []
+    return " ".join(["srun", *plugin, *map(word, site.launcher_options)])
+
+
+def one_line(value: str) -> str:
+    """The value itself. Raises UsageError where it holds a line break or another control character."""
+    if not value.isprintable():
+        raise UsageError(f"{value!r} holds a character that cannot stand in a batch script; use printable characters only")
+    return value
+
+
+def word(value: str) -> str:
+    """One word for the shell."""
+    return shlex.quote(one_line(value))
+
+
+def directive(option: str, origin: str = "") -> str:
+    """An #SBATCH line; `origin` is what the user wrote, for messages.
+
+    sbatch reads quotes and backslashes there in its own way: they are refused. Blanks are quoted.
+    """
+    one_line(option)
+    if set(option) <= _PLAIN:
+        return f"#SBATCH {option}"
+    if set("\"'\\#") & set(option):
+        raise UsageError(f"{origin or option}: quotes, backslashes and # cannot stand in an option of sbatch")
+    name, equals, value = option.partition("=")
+    return f'#SBATCH {name}{equals}"{value}"'

@@ -1,0 +1,1 @@
+"""Real jobs on a throw-away Slurm cluster (tools/slurm-cluster)."""

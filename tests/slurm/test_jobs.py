@@ -1,0 +1,197 @@
+"""Whole jobs as a user of a cluster sees them: submitted, stopped, requeued, preempted, cancelled, verified.
+
+The order matters for the time all this takes: what has to wait for a time limit is submitted first and looked at last.
+"""
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.mpi.launch import MPICH_PYTHON
+from tests.slurm.cluster import Run, check_nothing_lost
+
+pytestmark = [pytest.mark.slurm, pytest.mark.mpi, pytest.mark.slow]
+# mpirun binds ranks to cores by itself, of which this machine has fewer than the cluster claims
+LAUNCHERS = {"srun": ["slurm.launcher=srun"], "mpirun": ["slurm.launcher=mpirun", "slurm.launcher_options=[--bind-to, none]"]}
+TWO_NODES = ("--nodes=2", "--ntasks-per-node=2")
+MANY = "stop.updates=30"  # three seconds and more: there is time to send a signal
+
+
+@pytest.fixture(scope="module")
+def limited(cluster):
+    """Runs that need more than one job of a minute: the signal to stop comes from Slurm, 29 to 59 seconds after the start.
+
+    It looks every 30 s whether a limit comes within signal_seconds + 30 s, and whether one has passed. The third run gets no
+    signal that means anything: the clock stops it (stop.seconds_before_limit).
+    """
+    size, endless = ("--nodes=2", "--ntasks-per-node=1", "--time=1"), "stop.updates=100000"
+    signalled = (*size, endless, "slurm.signal_seconds=1", "stop.seconds=58", "stop.seconds_before_limit=null")
+    runs = {name: cluster.submit(f"limit-{name}", *signalled, *launcher) for name, launcher in LAUNCHERS.items()}
+    job, directory = cluster.by_hand("limit-clock", *size, "--signal=B:CONT@1", changes=(endless, "stop.seconds=45"))
+    return {**runs, "clock": Run(cluster, job, directory, [])}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def submitted_first(limited):
+    """Time limits take their time: other tests run meanwhile."""
+
+
+def test_jobs_over_two_nodes_train_and_dependent_jobs_verify_them(cluster):
+    more = ("trajectories.enabled=true", "--depend-verify")
+    for run in [cluster.submit(f"plain-{name}", *TWO_NODES, *launcher, *more) for name, launcher in LAUNCHERS.items()]:
+        summary = run.finish()
+        assert (summary["ranks"], summary["updates"]) == (4, 5)
+        assert len(set(run.hosts().values())) == 2
+        cluster.wait(run.later[0], "COMPLETED", limit=30, on_failure=lambda run=run: run.output)
+        assert ", 0 bad" in run.output
+
+
+def test_a_run_that_fails_has_no_dependent_job_waiting_for_ever(cluster):
+    run = cluster.submit("broken", "--ntasks-per-node=2", "faults.raise_in=actor", "faults.after=50", "--depend-verify")
+    cluster.wait(run.job, "FAILED", on_failure=lambda: run.output)
+    assert cluster.show(run.job, "ExitCode") == "1:0"
+    cluster.wait(run.later[0], "CANCELLED", limit=30)
+
+
+def test_the_script_as_it_stands_in_slurm_takes_a_configuration_and_changes(cluster):
+    options = ("--nodes=2", "--ntasks-per-node=1", "--time=5")
+    job, _ = cluster.by_hand("refused", *options, changes=("name=a b",))  # one word, although it has a blank: names have none
+    cluster.wait(job, "FAILED")
+    assert cluster.show(job, "ExitCode") == "2:0"
+    job, directory = cluster.by_hand("by hand", *options, changes=("stop.updates=3", "name=ab"))
+    assert Run(cluster, job, directory, []).finish()["updates"] == 3
+
+
+@pytest.mark.skipif(not MPICH_PYTHON, reason="set HPCMARL_MPICH_PYTHON (tools/test makes that environment)")
+def test_mpich_trains_by_pmi2(cluster):
+    environment = Path(MPICH_PYTHON).parents[1]
+    run = cluster.submit("mpich", *TWO_NODES, f"slurm.environment={environment}", "slurm.mpi=pmi2")
+    assert run.finish()["ranks"] == 4
+
+
+def test_silent_singletons_are_refused_with_the_hint_that_helps(cluster):
+    run = cluster.submit("singletons", "--ntasks-per-node=3", "slurm.mpi=none")
+    cluster.wait(run.job, "FAILED", on_failure=lambda: run.output)
+    assert cluster.show(run.job, "ExitCode") == "2:0"
+    assert "srun started 3 separate worlds of one rank: Open MPI needs srun --mpi=pmix" in run.output
+    assert not run.summary
+
+
+def test_sbatch_speaks_for_itself(cluster):
+    done = cluster.run(sys.executable, "-m", "hpcmarl", "submit", "tiny.yaml", "--partition=nowhere", "--run-dir=runs/nowhere")
+    assert done.returncode == 1
+    assert "sbatch refused the job" in done.stderr
+    assert "invalid partition specified" in done.stderr
+    assert not (cluster.directory / "runs" / "nowhere").exists()
+
+
+def test_a_signal_by_scancel_stops_and_requeues(cluster):
+    runs = [cluster.submit(f"signal-{name}", *TWO_NODES, MANY, *launcher, "--depend-verify") for name, launcher in LAUNCHERS.items()]
+    for run in runs:
+        run.wait_for_training()
+        cluster.ask("scancel", "--batch", "--signal=USR1", run.job)
+    for run in runs:
+        run.finish()
+        check_nothing_lost(run, restarts=1)
+        assert "SIGUSR1: asking the ranks for a checkpoint" in run.output
+        cluster.wait(run.later[0], "COMPLETED", limit=30)  # the job was requeued, not failed: what depends on it has waited
+
+
+def test_a_cancelled_job_leaves_a_checkpoint_and_stays_cancelled_until_it_is_submitted_again(cluster):
+    run = cluster.submit("cancelled", *TWO_NODES, MANY)
+    run.wait_for_training()
+    cluster.ask("scancel", run.job)
+    cluster.wait(run.job, "CANCELLED", limit=40, on_failure=lambda: run.output)
+    cluster.until(lambda: not cluster.ask("squeue", "--noheader", f"--jobs={run.job}"), 20, lambda: "the end of the cancelled job")
+    assert run.summary["status"] == "interrupted"
+    assert cluster.show(run.job, "JobState") == "CANCELLED"
+    assert cluster.show(run.job, "Restarts") == "0"
+    run.job = cluster.sbatch(run.directory / "job.sbatch")
+    run.finish()
+    check_nothing_lost(run, restarts=0)
+
+
+def test_a_job_that_may_not_be_requeued_ends_with_a_checkpoint(cluster):
+    run = cluster.submit("once", "--ntasks-per-node=2", MANY, *LAUNCHERS["mpirun"])
+    run.wait_for_training()
+    cluster.ask("scontrol", "update", f"JobId={run.job}", "Requeue=0")
+    cluster.ask("scancel", "--batch", "--signal=TERM", run.job)
+    cluster.wait(run.job, "FAILED", limit=30)
+    assert cluster.show(run.job, "ExitCode") == "75:0"
+    assert run.summary["status"] == "interrupted"
+
+
+def test_preempted_jobs_stop_give_way_and_go_on(cluster):
+    runs, urgent = {}, {}
+    long = ("--ntasks-per-node=3", "stop.seconds=15", "stop.updates=100000")
+    for node, (name, launcher) in zip(("node2", "node3"), LAUNCHERS.items(), strict=True):
+        runs[node] = cluster.submit(f"preempted-{name}", f"--sbatch=--nodelist={node}", *long, *launcher)
+    for node, run in runs.items():
+        run.wait_for_training()
+        urgent[node] = cluster.sbatch("--partition=high", f"--nodelist={node}", "--nodes=1", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    for node, run in runs.items():
+        run.finish()
+        check_nothing_lost(run, restarts=1)
+        cluster.wait(urgent[node], "COMPLETED", limit=10)
+
+
+def test_an_array_trains_every_seed_in_a_directory_of_its_own_and_requeues_one_task_alone(cluster):
+    (cluster.directory / "seeds.yaml").write_text((cluster.directory / "tiny.yaml").read_text() + "seed: 7\n")
+    array = cluster.submit("array", "--seeds=2", "--ntasks-per-node=2", MANY, config="seeds.yaml")
+    seeds = {seed: Run(cluster, f"{array.job}_{seed}", array.directory / f"seed-{seed}", []) for seed in (7, 8)}
+    seeds[8].wait_for_training()
+    cluster.ask("scancel", "--batch", "--signal=USR1", seeds[8].job)  # the last task: its own number is the array's
+    for seed, run in seeds.items():
+        run.finish()
+        assert f"\nseed: {seed}\n" in (run.directory / "config.yaml").read_text()
+    assert not seeds[7].stops()
+    check_nothing_lost(seeds[8], restarts=1)
+
+
+def test_a_heterogeneous_job_is_one_world_and_requeues_as_one(cluster):
+    # Slurm 22.05 and PMIx: names of the first component's nodes must come first
+    size = ("--ntasks-per-node=3", "--cpus-per-task=2", "--hetjob=2x1", "--sbatch=--nodelist=node1", "--actor-sbatch=--nodelist=node[2-3]")
+    run = cluster.submit("het", *size, "topology.groups=2", MANY)
+    run.wait_for_training()
+    cluster.ask("scancel", "--batch", "--signal=USR1", run.job)
+    # These start by the backfill scheduler alone, which looks only when something has changed: on an idle cluster somebody must come.
+    cluster.until(lambda: cluster.show(run.job, "Restarts") == "1", 30, lambda: run.output)
+    cluster.until(lambda: cluster.sbatch("--output=/dev/null", "--wrap=sleep 1") and run.state == "RUNNING", 40, lambda: run.output)
+    summary = run.finish()
+    check_nothing_lost(run, restarts=1)
+    assert summary["roles"] == ["server+evaluator", "learner", "learner", "actor", "actor"]
+    assert run.hosts() == {0: "node1", 1: "node1", 2: "node1", 3: "node2", 4: "node3"}
+
+
+def test_the_environment_is_unpacked_on_every_node_and_removed_afterwards(cluster):
+    environment = cluster.directory / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    packages = next((environment / "lib").glob("python3*/site-packages"))
+    note = f"import os, sys; open({str(cluster.directory / 'prefixes')!r}, 'a').write(sys.prefix + ' ' + os.uname().nodename + chr(10))"
+    (packages / "shared.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n{note}\n")
+    local = cluster.directory / "cluster" / "local"
+    # each node has a directory of its own there; the library stays where it is
+    cluster.environ |= {"TMPDIR": str(local), "MPI4PY_LIBMPI": str(Path(sys.prefix) / "lib" / "libmpi.so.40")}
+    try:
+        run = cluster.submit("staged", "--nodes=2", "--ntasks-per-node=1", f"slurm.environment={environment}", "slurm.stage=true")
+        run.finish()
+    finally:
+        del cluster.environ["TMPDIR"], cluster.environ["MPI4PY_LIBMPI"]
+    seen = {tuple(line.split()) for line in (cluster.directory / "prefixes").read_text().splitlines()}
+    staged = {(prefix, host) for prefix, host in seen if prefix == str(local / f"hpcmarl-{run.job}")}
+    assert len({host for _, host in staged}) == 2
+    for node in (1, 2, 3):
+        assert not list((cluster.directory / "cluster" / f"local.node{node}").glob("hpcmarl-*"))
+
+
+@pytest.mark.parametrize("launcher", [*LAUNCHERS, "clock"])
+def test_a_job_that_reaches_its_time_limit_goes_on_until_the_run_is_done(cluster, limited, launcher):
+    run = limited[launcher]
+    run.finish(limit=180)
+    check_nothing_lost(run)
+    told = "the Slurm job ends soon" if launcher == "clock" else "SIGUSR1: asking the ranks for a checkpoint"
+    assert run.output.count(told) == len(run.stops())
+    assert "TIME LIMIT" not in run.output
