@@ -17,8 +17,8 @@ from typing import IO, Any
 import h5py
 import numpy as np
 
-from hpcmarl.errors import MissingPackageError
-from hpcmarl.io.atomic import partial_path, publish
+from hpcmarl.errors import FormatError, MissingPackageError
+from hpcmarl.io.atomic import open_regular, partial_path, publish
 from hpcmarl.io.layout import COMMITTED, ENVIRONMENT, INDEX, GroupLayout, Layout
 from hpcmarl.io.schema import NETCDF_DIMENSION, encode_value, write_attributes
 from hpcmarl.types import Array
@@ -110,6 +110,7 @@ class ShardFile:
         self.path, self.partial = path, partial or partial_path(path)
         self.steps = self.segments = 0
         options = filter_options(compression)
+        self.partial.unlink(missing_ok=True)  # were it a link, writing would go through it
         self._file: h5py.File | None = h5py.File(self.partial, "w", libver=("v110", "v110"), rdcc_nbytes=0)
         self._guard: IO[bytes] | None = None
         write_attributes(self._file, attributes)
@@ -172,7 +173,7 @@ class ShardFile:
 
 def is_live(path: Path) -> bool:
     """Whether a writer still has the temporary file (false where the file system has no locks)."""
-    with contextlib.suppress(OSError), path.open("rb") as stream:
+    with contextlib.suppress(OSError, FormatError), open_regular(path) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
