@@ -12,6 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+# bounds far above any use: a configuration from elsewhere must not exhaust memory by a number
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+ActorCount = Annotated[int, Field(ge=0, le=1_000_000)]
+GroupCount = Annotated[int, Field(ge=1, le=65_536)]
+Width = Annotated[int, Field(ge=1, le=65_536)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -42,10 +47,10 @@ class PolicyConfig(Section):
 class NetworkConfig(Section):
     """The shape of a multi-layer perceptron, and the recurrence before its head."""
 
-    hidden: tuple[PositiveInt, ...] = Field((64, 64), description="units of each hidden layer")
+    hidden: tuple[Width, ...] = Field((64, 64), max_length=64, description="units of each hidden layer")
     activation: Literal["tanh", "relu"] = "tanh"
     recurrent: bool = Field(False, description="put a GRU between the hidden layers and the policy head")
-    memory: PositiveInt = Field(64, description="units of the GRU")
+    memory: Width = Field(64, description="units of the GRU")
 
 
 class AlgoConfig(Section):
@@ -65,7 +70,7 @@ class MATraceConfig(AlgoConfig):
     """MA-Trace (arXiv 2111.11229): V-trace with ratios over the team."""
 
     name: Literal["ma_trace"] = "ma_trace"
-    unroll: PositiveInt = Field(25, description="steps of one unroll, T")
+    unroll: Count = Field(25, description="steps of one unroll, T")
     critic: Literal["obs", "full", "dec"] = Field("obs", description="critic on all observations, on the environment's state, or one per agent")
     ratios: Literal["joint", "agent"] | None = Field(
         None, description="importance ratios of the team or of each agent; default: joint, with critic dec: agent"
@@ -126,7 +131,7 @@ class RoundsConfig(Section):
     late: Literal["cancel", "ignore"] = Field("cancel", description="unfinished on-policy work: abandon it at the next step, or finish and drop it")
     reduce: Literal["server", "mpi"] = Field("server", description="sum at the server, or one AllReduce among the learners")
     max_staleness: Natural = Field(16, description="rollouts older than so many versions are dropped (off-policy algorithms)")
-    queue: PositiveInt = Field(8, description="rollout messages a learner keeps; the oldest are dropped when it falls behind")
+    queue: Count = Field(8, description="rollout messages a learner keeps; the oldest are dropped when it falls behind")
 
 
 class DelayConfig(Section):
@@ -141,16 +146,16 @@ class GroupConfig(Section):
 
     env: dict[str, Any] = Field(default={}, description="keys of `env` that differ in this group")
     delay: DelayConfig = DelayConfig()
-    actors: Natural | None = Field(None, description="actors of this group; default: topology.actors_per_learner")
+    actors: ActorCount | None = Field(None, description="actors of this group; default: topology.actors_per_learner")
 
 
 class TopologyConfig(Section):
     """Which rank does what; `hpcmarl doctor` prints the table."""
 
-    groups: PositiveInt | tuple[GroupConfig, ...] = Field(1, description="how many learners, or a list with one entry a learner")
-    actors_per_learner: Natural | Literal["auto"] = Field("auto", description="auto shares out all ranks; 0: a learner steps its own environments")
+    groups: GroupCount | tuple[GroupConfig, ...] = Field(1, description="how many learners, or a list with one entry a learner")
+    actors_per_learner: ActorCount | Literal["auto"] = Field("auto", description="auto shares out all ranks; 0: a learner steps its own environments")
     server: Literal["auto", "dedicated", "shared"] = Field("auto", description="the server has rank 0 to itself, or shares it with the first learner")
-    environments_per_actor: PositiveInt = Field(16, description="environment slots stepped together, E")
+    environments_per_actor: Count = Field(16, description="environment slots stepped together, E")
     threads: PositiveInt = Field(1, description="torch threads of each rank")
 
     @property
@@ -183,7 +188,7 @@ class EvalConfig(Section):
 
     episodes: Natural = Field(100, description="episodes at the end of the run; 0: none")
     greedy: bool = Field(True, description="take the most probable action (or the mean) instead of sampling")
-    environments: PositiveInt = Field(8, description="environment slots stepped together")
+    environments: Count = Field(8, description="environment slots stepped together")
     every_updates: PositiveInt | None = Field(None, description="also during the run, after so many updates")
     every_seconds: PositiveFloat | None = Field(None, description="also during the run, after so many seconds")
     seed: Natural = Field(1_000_003, description="seed of the evaluation episodes")

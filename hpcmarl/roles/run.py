@@ -27,6 +27,7 @@ from hpcmarl.launch.world import check_world, under_launcher
 from hpcmarl.packing import pack, unpack
 from hpcmarl.roles.base import Context, group_environment
 from hpcmarl.roles.rank import AbortHook, Rank, serve
+from hpcmarl.roles.resuming import check_state
 
 logger = logging.getLogger(__name__)
 
@@ -179,6 +180,7 @@ def _check_fits(config: Config, state: dict[str, Any], attributes: dict[str, Any
     keys = {"nigt": "average", "adam": "first", "sgd": "velocity"}
     if keys[config.optimizer.name] not in saved:
         raise ConfigError(f"--resume {source}: the checkpoint was written with another optimizer than optimizer.name: {config.optimizer.name}")
+    check_state(config, state, expected, source)
 
 
 def start_logging(context: Context) -> None:
