@@ -173,6 +173,7 @@ class TrajectoriesConfig(Section):
     shard_seconds: PositiveFloat = Field(60.0, description="or after so many seconds: what a killed job can lose")
     every: PositiveInt = Field(1, description="keep one rollout in so many")
     max_gigabytes: PositiveFloat | None = Field(None, description="an actor stops writing after so many gigabytes")
+    on_error: Literal["warn", "stop"] = Field("warn", description="when the disk fails: go on without and try again, or end the run")
 
 
 class CheckpointConfig(Section):
@@ -181,6 +182,7 @@ class CheckpointConfig(Section):
     every_seconds: PositiveFloat | None = 60.0
     every_updates: PositiveInt | None = None
     keep: PositiveInt = Field(3, description="newest checkpoints kept")
+    on_error: Literal["warn", "stop"] = Field("warn", description="when the disk fails: go on and try again with the next one, or end the run")
 
 
 class EvalConfig(Section):

@@ -10,6 +10,7 @@ A kill of an actor or a learner is survived when the same job makes further upda
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import tempfile
@@ -32,7 +33,7 @@ from hpcmarl.io.salvage import salvage
 
 CONFIG = """name: faults
 env: {id: mpe2.simple_spread_v3}
-algo: {network: {hidden: [32]}}
+algo: {unroll: 5, network: {hidden: [32]}}
 topology: {environments_per_actor: 4}
 trajectories: {shard_seconds: 1.5}
 checkpoint: {every_updates: 1, every_seconds: null}
@@ -106,14 +107,16 @@ class Campaign:
     def run(self, kills: int) -> None:
         """Kill so many times, then let the run end as a signal makes it end."""
         failed = 0
-        while self.tally.injected < kills:
-            went_on = self._kill_job() if self.what == "job" else self._kill_rank()
-            failed = 0 if went_on else failed + 1
-            if failed == FAILED_STARTS:
-                raise HpcmarlError(f"{failed} starts in a row made no update: {self.tally.failures[-1]}")
-            done = self.tally.injected
-            if done and (done % 10 == 0 or done == kills):
-                print(f"{done} of {kills} kills, {len(self.tally.corrupt)} corrupt files", file=sys.stderr, flush=True)
+        with contextlib.suppress(KeyboardInterrupt):  # what was done until then is judged and told
+            while self.tally.injected < kills:
+                went_on = self._kill_job() if self.what == "job" else self._kill_rank()
+                failed = 0 if went_on else failed + 1
+                if failed == FAILED_STARTS:
+                    raise HpcmarlError(f"{failed} starts in a row made no update: {self.tally.failures[-1]}")
+                done = self.tally.injected
+                if done and (done % 10 == 0 or done == kills):
+                    print(f"{done} of {kills} kills, {len(self.tally.corrupt)} corrupt files", file=sys.stderr, flush=True)
+        self.close()
         if self.pending:
             self._start()
             self._await_update()

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from hpcmarl.errors import FormatError, HpcmarlError
 from hpcmarl.io.atomic import read_bytes, storage_error, write_atomically, write_text
-from hpcmarl.io.schema import METRICS, NETCDF_DIMENSION, open_checked, reading, root_attributes, write_attributes
+from hpcmarl.io.schema import METRICS, NETCDF_DIMENSION, new_file, open_checked, reading, root_attributes, write_attributes
 
 LOGGER = logging.getLogger(__name__)
 SNAPSHOT_SECONDS = 60.0  # metrics.h5 at most so often, and rarer where writing it is slow
@@ -152,7 +152,7 @@ def write_hdf5(path: Path, columns: Mapping[str, NDArray[np.float64]]) -> None:
     attributes = {"role": "server", "config": config.read_text(encoding="utf-8") if config.exists() else ""}
 
     def write(partial: Path) -> None:
-        with h5py.File(partial, "w") as file:
+        with new_file(partial) as file:
             write_attributes(file, root_attributes(METRICS, attributes))
             rows = len(next(iter(columns.values()), ()))
             scale = file.create_dataset("row", (rows,), "f4", maxshape=(None,), chunks=(1024,))

@@ -24,6 +24,7 @@ import hpcmarl
 from hpcmarl.errors import FormatError
 from hpcmarl.io.atomic import LOCK_ERRORS, errno_of, open_regular, remedy, storage_error
 from hpcmarl.io.filters import check_filters
+from hpcmarl.io.sturdy import close, create
 from hpcmarl.io.unfinished import UnfinishedFile
 from hpcmarl.packing import plain
 
@@ -86,6 +87,17 @@ def write_attributes(item: h5py.Group | h5py.Dataset, attributes: Mapping[str, A
 def read_attributes(file: h5py.File) -> dict[str, Any]:
     """All root attributes as plain values. Raises FormatError."""
     return {name: read_attribute(file, name) for name in file.attrs}
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file, to be written whole. Raises OSError where the disk fails."""
+    file, sink = create(path)
+    try:
+        yield file
+    finally:
+        close(file, sink)
+    sink.check()
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from hpcmarl.launch.signals import StopSignals
 from hpcmarl.launch.world import check_world, under_launcher
 from hpcmarl.packing import pack, unpack
 from hpcmarl.roles.base import Context, group_environment
+from hpcmarl.roles.logfile import LogFile
 from hpcmarl.roles.rank import AbortHook, Rank, serve
 from hpcmarl.roles.resuming import check_state
 
@@ -186,7 +187,7 @@ def _check_fits(config: Config, state: dict[str, Any], attributes: dict[str, Any
 def start_logging(context: Context) -> None:
     """Every rank to logs/rank-NNNN.log; the server's rank to standard error as well."""
     level = context.config.logging.level.upper()
-    handlers: list[logging.Handler] = [logging.FileHandler(RunDirectory(context.run_directory).log_path(context.rank), delay=True)]
+    handlers: list[logging.Handler] = [LogFile(RunDirectory(context.run_directory).log_path(context.rank))]
     if context.rank == context.topology.server:
         shown = logging.StreamHandler()
         shown.setFormatter(logging.Formatter("%(message)s"))
