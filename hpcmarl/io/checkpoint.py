@@ -21,6 +21,7 @@ import h5py
 from hpcmarl.errors import FormatError, HpcmarlError, StorageError
 from hpcmarl.io.atomic import PARTIAL, storage_error, write_atomically
 from hpcmarl.io.schema import CHECKPOINT, new_file, open_checked, read_attributes, reading, root_attributes, write_attributes
+from hpcmarl.io.sturdy import close_at_exit
 from hpcmarl.io.tree import read_tree, write_tree
 from hpcmarl.packing import Tree, digest
 
@@ -139,6 +140,7 @@ class CheckpointWriter:
                 stale.unlink(missing_ok=True)
         self._thread = threading.Thread(target=self._work, name="checkpoint-writer", daemon=True)
         self._thread.start()
+        close_at_exit(self)
 
     def submit(self, state: dict[str, Tree], *, version: int, attributes: Mapping[str, Any]) -> None:
         """Copies the state and returns at once; it replaces one that still waits."""

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import fcntl
 import io
 import os
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import h5py
+from h5py._objects import phil
 
 KEPT = 1 << 20  # bytes: larger writes are data, which HDF5 does not read again
 
@@ -107,18 +109,30 @@ class SturdyFile(io.RawIOBase):
             os.close(self._descriptor)
 
 
+class Closable(Protocol):
+    """What close_at_exit takes."""
+
+    def close(self) -> None:
+        """May be called more than once."""
+
+
+_ended = False
+_writers: weakref.WeakSet[Closable] = weakref.WeakSet()
 _open_files: weakref.WeakSet[h5py.File] = weakref.WeakSet()
 
 
 def create(path: Path, **options: Any) -> tuple[h5py.File, SturdyFile]:
     """A new HDF5 file and the disk's side of it: ask that one with `check` after writing. Raises OSError."""
-    sink = SturdyFile(path)
-    try:
-        file = h5py.File(sink, "w", **options)
-    except BaseException:
-        sink.close()
-        raise
-    _open_files.add(file)
+    with phil:
+        if _ended:
+            raise OSError(errno.ESHUTDOWN, "the process is ending")
+        sink = SturdyFile(path)
+        try:
+            file = h5py.File(sink, "w", **options)
+        except BaseException:
+            sink.close()
+            raise
+        _open_files.add(file)
     return file, sink
 
 
@@ -133,9 +147,20 @@ def close(file: h5py.File, sink: SturdyFile) -> None:
         sink.close()
 
 
+def close_at_exit(writer: Closable) -> None:
+    """Has a writer with a thread of its own closed before Python ends, if nobody has: a thread that is cut off inside HDF5 hangs the exit."""
+    _writers.add(writer)
+
+
 @atexit.register
 def _close_all() -> None:
-    """HDF5 would close them after Python's end, and call into it."""
-    for file in list(_open_files):
+    """HDF5 itself would close files after Python's end and call into it, which hangs or crashes."""
+    global _ended
+    for writer in list(_writers):
         with contextlib.suppress(Exception):
-            file.close()
+            writer.close()
+    with phil:  # h5py's lock: nobody is inside HDF5 now
+        _ended = True
+        for file in list(_open_files):
+            with contextlib.suppress(Exception):
+                file.close()

@@ -25,6 +25,7 @@ from hpcmarl.io.salvage import salvage_file
 from hpcmarl.io.schema import TRAJECTORIES, root_attributes
 from hpcmarl.io.segments import cut_segments, slot_major
 from hpcmarl.io.shard import ShardFile, filter_options
+from hpcmarl.io.sturdy import close_at_exit
 from hpcmarl.types import Array, EnvironmentSpec, PolicyRollout, Rollout
 
 LOGGER = logging.getLogger(__name__)
@@ -148,6 +149,7 @@ class TrajectoryWriter:
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._work, name="trajectory-writer", daemon=True)
         self._thread.start()
+        close_at_exit(self)
 
     def append(self, rollout: Rollout) -> None:
         """Takes a copy of the rollout; never waits for the disk. Raises StorageError after an error where trajectories.on_error says stop."""

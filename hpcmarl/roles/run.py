@@ -71,14 +71,22 @@ def train(config: Config, run_dir: str | None = None, resume: str | None = None)
                 sys.exit(error.exit_code)  # rank 0 tells
             raise
         if transport.size == 1:
+            _close(hook)
             raise
         hook.fail(error)
         raise
     except BaseException as error:
         if transport.size == 1:
+            _close(hook)
             raise
         hook.fail(error)
         raise
+
+
+def _close(hook: AbortHook) -> None:
+    """After a failure in a world of one rank: what is written stays readable, and no thread writes while Python ends."""
+    if hook.rank is not None:
+        hook.rank.close()
 
 
 def prepare(transport: Transport, config: Config, run_dir: str | None, resume: str | None) -> Context:
