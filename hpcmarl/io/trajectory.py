@@ -194,6 +194,7 @@ class TrajectoryWriter:
                 self._try_again(closing)
                 while self._queue:
                     self._take(*self._queue.popleft())
+                    self._tend(False)  # also while there is always more: flushes and shards keep their time
                 self._tend(closing)
             except Exception as error:  # the thread must survive to count what is dropped; the caller reads self.error
                 self._fail(error)
