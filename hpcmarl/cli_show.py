@@ -167,7 +167,8 @@ def faults(
 ) -> None:
     """Kill training with SIGKILL at random moments and count what was lost.
 
-    It starts its jobs itself, one after the other on one run directory, and exits 1 when a file was corrupt or a kill not recovered from.
+    It starts its jobs itself, one after the other on one run directory. Exits 1 when a file was corrupt,
+    a kill was not recovered from, or it was interrupted.
 
     \b
     hpcmarl bench faults --kills 100 --seed 1 --what job --json
@@ -182,7 +183,7 @@ def faults(
 
     result = run(kills, seed, what.value, ranks, run_dir)
     print_result(result, as_json)
-    if result["corrupt_files"] or result["survived"] + result["resumed"] < result["injected"]:
+    if result["corrupt_files"] or result["survived"] + result["resumed"] < kills:
         raise typer.Exit(1)
 
 

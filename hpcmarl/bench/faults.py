@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -69,6 +70,8 @@ class Tally:
 def run(kills: int, seed: int, what: str, ranks: int | None, directory: str | None) -> dict[str, Any]:
     """The whole campaign; `directory` (default: a temporary one, deleted afterwards) must not hold a run yet. Raises HpcmarlError."""
     root = Path(directory) if directory else Path(tempfile.mkdtemp(prefix="hpcmarl-faults-"))
+    numbers = (signal.SIGINT, signal.SIGTERM)  # either ends the campaign early, and no job stays behind
+    handlers = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         root.mkdir(parents=True, exist_ok=True)
         campaign = Campaign(root, what, ranks or RANKS[what], np.random.default_rng(seed))
@@ -79,6 +82,8 @@ def run(kills: int, seed: int, what: str, ranks: int | None, directory: str | No
             campaign.close()
         return campaign.result(seed, time.monotonic() - began)
     finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         if directory is None:
             shutil.rmtree(root, ignore_errors=True)
 
@@ -117,6 +122,7 @@ class Campaign:
                 if done and (done % 10 == 0 or done == kills):
                     print(f"{done} of {kills} kills, {len(self.tally.corrupt)} corrupt files", file=sys.stderr, flush=True)
         self.close()
+        self._judge()
         if self.pending:
             self._start()
             self._await_update()
@@ -228,7 +234,8 @@ class Campaign:
     def _judge(self) -> None:
         """Verify what the dead job left, salvage its open shards, and find what the next one resumes from."""
         self._verify()
-        for item in salvage(self.directory / "trajectories", remove=True):
+        trajectories = self.directory / "trajectories"
+        for item in salvage(trajectories, remove=True) if trajectories.is_dir() else ():
             self.tally.salvaged += item.status == "recovered"
             if item.status == "failed":
                 self.tally.failures.append(f"salvage: {item.note}")
@@ -237,7 +244,7 @@ class Campaign:
 
     def _verify(self, *, everything: bool = False) -> None:
         """Read every file under a final name; those that have not changed since they were good, at the end only."""
-        for path in run_files(self.directory):
+        for path in run_files(self.directory) if self.directory.is_dir() else ():
             status = path.stat()
             print_of_file = (status.st_ino, status.st_mtime_ns, status.st_size)
             if path.name.endswith(PARTIAL) or (self.known.get(path) == print_of_file and not everything):

@@ -72,6 +72,22 @@ def test_a_job_that_cannot_start_is_told_in_one_line(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_campaign_that_is_ended_leaves_no_job_behind(tmp_path):
+    before = set(marked())
+    command = [sys.executable, "-m", "hpcmarl", "bench", "faults", "--kills", "5", "--run-dir", str(tmp_path), "--json"]
+    campaign = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert wait_until(lambda: len(set(marked()) - before) > 1, 60)
+        campaign.terminate()
+        output, _ = campaign.communicate(timeout=60)
+    finally:
+        campaign.kill()
+    assert campaign.returncode == 1
+    assert json.loads(output)["injected"] == 0
+    assert set(marked()) <= before
+
+
+@pytest.mark.slow
 def test_corrupt_files_are_counted(tmp_path):
     """The judge itself: a file under a final name that does not verify is counted, once."""
     import numpy as np
