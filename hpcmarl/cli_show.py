@@ -124,12 +124,12 @@ def list_rules(as_json: Json = False) -> None:
 def throughput(
     config: OptionalConfig = None, overrides: Overrides = None, ranks: Ranks = None, seconds: Seconds = 10.0, as_json: Json = False
 ) -> None:
-    """Environment steps per second of training beside bare stepping, in one world (default: cores + 2 ranks).
+    """Environment steps per second of training beside bare stepping, in one world (default: cores + 1 ranks).
 
     \b
     hpcmarl bench throughput configs/quickstart.yaml -n 4 --seconds 20 --json
     """
-    settings = _bench_settings("throughput", config, overrides, ranks or _cores() + 2, seconds, as_json)
+    settings = _bench_settings("throughput", config, overrides, ranks or _cores() + 1, seconds, as_json)
     from hpcmarl.bench.throughput import run
 
     print_result(run(settings, seconds), as_json)

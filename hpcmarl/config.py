@@ -132,6 +132,9 @@ class RoundsConfig(Section):
     reduce: Literal["server", "mpi"] = Field("server", description="sum at the server, or one AllReduce among the learners")
     max_staleness: Natural = Field(16, description="rollouts older than so many versions are dropped (off-policy algorithms)")
     queue: Count = Field(8, description="rollout messages a learner keeps; the oldest are dropped when it falls behind")
+    on_loss: Literal["auto", "drop", "stop"] = Field(
+        "auto", description="a group has died: go on without it, or stop after a checkpoint; auto: stop with malenia, whose objective would change"
+    )
 
 
 class DelayConfig(Section):
@@ -157,6 +160,9 @@ class TopologyConfig(Section):
     server: Literal["auto", "dedicated", "shared"] = Field("auto", description="the server has rank 0 to itself, or shares it with the first learner")
     environments_per_actor: Count = Field(16, description="environment slots stepped together, E")
     threads: PositiveInt = Field(1, description="torch threads of each rank")
+    silence_seconds: PositiveFloat | None = Field(
+        60.0, description="a rank that was not heard for so long is killed and treated as dead; more than any environment step may take"
+    )
 
     @property
     def group_list(self) -> tuple[GroupConfig, ...]:
@@ -203,6 +209,9 @@ class StopConfig(Section):
     env_steps: PositiveInt | None = None
     seconds: PositiveFloat | None = Field(None, description="of training; over all resumptions")
     return_mean: float | None = Field(None, description="mean training return of the newest 100 episodes")
+    seconds_before_limit: NonNegative | None = Field(
+        60.0, description="stop so long before the end of the Slurm job, with a checkpoint and exit code 75, if no signal has come"
+    )
 
 
 class LoggingConfig(Section):
@@ -259,7 +268,7 @@ def contradictions(config: Config) -> list[str]:
     groups = len(config.topology.group_list)
     if groups == 0:
         found.append("topology.groups is an empty list; allowed: at least one group")
-    if config.stop == StopConfig():
+    if config.stop == StopConfig(seconds_before_limit=config.stop.seconds_before_limit):
         found.append("stop is empty, the run would never end; set stop.updates, stop.env_steps, stop.seconds or stop.return_mean")
     if config.deterministic and (config.rounds.rule != "sync" or groups > 1):
         found.append(
@@ -267,9 +276,7 @@ def contradictions(config: Config) -> list[str]:
             "the order in which ranks report is not repeatable"
         )
     if config.rounds.rule == "malenia" and config.rounds.batch is not None and config.rounds.batch < groups:
-        found.append(
-            f"rounds.batch {config.rounds.batch} is less than the {groups} groups; malenia needs at least one trajectory of every group"
-        )
+        found.append(f"rounds.batch {config.rounds.batch} is less than the {groups} groups; malenia needs at least one trajectory of every group")
     if isinstance(config.algo, MATraceConfig):
         if config.algo.critic == "dec" and config.algo.ratios == "joint":
             found.append("algo.critic: dec has one value per agent and cannot use algo.ratios: joint; use ratios: agent, or critic: obs or full")

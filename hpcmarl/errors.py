@@ -1,15 +1,15 @@
 """The exception tree and the exit codes. Everything raises from here; nothing here imports anything.
 
-    HpcmarlError                     exit 1   a failure while working
-    ├── UsageError                   exit 2   what was asked for cannot be done: one line, with the remedy
-    │   ├── ConfigError                       a configuration key, its value, what is allowed
-    │   ├── LaunchError                       the MPI world is not the one that was asked for
-    │   └── MissingPackageError               an optional package, and how to install it
-    ├── EnvironmentFailure                    an environment raised, or broke the PettingZoo contract
-    ├── FormatError                           a file that is truncated, foreign or damaged
-    ├── StorageError                          a run directory that cannot be read or written
-    └── ProtocolError                         a message between ranks that does not parse
-    Interrupted (not an error)       exit 75  stopped by a signal after a good checkpoint: try again
+HpcmarlError                     exit 1   a failure while working
+├── UsageError                   exit 2   what was asked for cannot be done: one line, with the remedy
+│   ├── ConfigError                       a configuration key, its value, what is allowed
+│   ├── LaunchError                       the MPI world is not the one that was asked for
+│   └── MissingPackageError               an optional package, and how to install it
+├── EnvironmentFailure                    an environment raised, or broke the PettingZoo contract
+├── FormatError                           a file that is truncated, foreign or damaged
+├── StorageError                          a run directory that cannot be read or written
+└── ProtocolError                         a message between ranks that does not parse
+Interrupted (not an error)       exit 75  stopped by a signal after a good checkpoint: try again
 """
 
 EXIT_SUCCESS = 0

@@ -31,7 +31,7 @@ def make_spec(
 def random_mask(space: ActionSpace, shape: tuple[int, ...], generator: np.random.Generator) -> BoolArray:
     """Masks [*shape, A] that allow at least one action of each component."""
     parts = []
-    for size in (space.sizes if space.kind != "continuous" else ()):
+    for size in space.sizes if space.kind != "continuous" else ():
         part = generator.random((*shape, size)) < 0.6
         np.put_along_axis(part, generator.integers(size, size=(*shape, 1)), True, axis=-1)
         parts.append(part)

@@ -43,7 +43,7 @@ ALLOWED = {
 }
 # package -> where alone it may be imported
 CONFINED = {
-    "mpi4py": ("comm/mpi.py",),
+    "mpi4py": ("comm/mpi",),
     "h5py": ("io/",),
     "hdf5plugin": ("io/",),
     "pettingzoo": ("envs/",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,27 @@ checkpoint: {every_seconds: null}
 LIMIT = 400_000  # passes over all ranks before a run counts as stuck
 
 
-def run_world(size: int, directory: Path, *overrides: str, text: str = SPREAD, resume: str | None = None, order: int = 0) -> list[Rank]:
-    """Train on `size` virtual ranks until all have left; `order` seeds the order in which they are stepped."""
+def run_world(
+    size: int,
+    directory: Path,
+    *overrides: str,
+    text: str = SPREAD,
+    resume: str | None = None,
+    order: int = 0,
+    deaths: Mapping[int, int] | None = None,
+) -> list[Rank]:
+    """Train on `size` virtual ranks until all have left; `order` seeds the order in which they are stepped.
+
+    deaths: rank -> the version at which it dies."""
     config = load_config(text, overrides)
     world = LocalWorld(size)
     generator = np.random.default_rng(order)
     ranks = [Rank(prepare(transport, config, str(directory), resume)) for transport in world.transports]
     for turn in itertools.count():
         assert turn < LIMIT, "the run does not end"
-        left = [rank for rank in ranks if rank.exit_code is None]
+        version = ranks[0].roles["server"].engine.version
+        world.dead.update(rank for rank, at in (deaths or {}).items() if version >= at)
+        left = [rank for rank in ranks if rank.exit_code is None and rank.context.rank not in world.dead]
         if not left:
             break
         for rank in generator.permutation(len(left)) if order else range(len(left)):

@@ -65,15 +65,11 @@ class Algorithm(ABC):
             if self._policies[policy.name].memory_size
         }
 
-    def act(
-        self, frame: Frame, memory: Mapping[str, FloatArray], generator: np.random.Generator, greedy: bool = False
-    ) -> dict[str, Decision]:
+    def act(self, frame: Frame, memory: Mapping[str, FloatArray], generator: np.random.Generator, greedy: bool = False) -> dict[str, Decision]:
         """One batched forward pass for every policy. memory: policy -> [E, N, H] before this step (recurrent policies only);
         the memory after it comes back in each Decision. Agents that are not alive get action 0, logp 0 and keep their memory.
         """
-        return {
-            name: self._actors[name].act(seen, frame.episode_start, memory.get(name), generator, greedy) for name, seen in frame.policies.items()
-        }
+        return {name: self._actors[name].act(seen, frame.episode_start, memory.get(name), generator, greedy) for name, seen in frame.policies.items()}
 
     @abstractmethod
     def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:

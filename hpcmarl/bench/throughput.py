@@ -130,4 +130,3 @@ def _trained_steps(rank: Rank) -> int:
 def _sum_over_ranks(transport: Transport, value: float) -> float:
     """The sum of one number over all ranks, on rank 0."""
     return sum(float(np.frombuffer(part, np.float64)[0]) for part in transport.gather(np.float64(value).tobytes()))
-

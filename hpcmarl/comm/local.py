@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -20,8 +20,8 @@ class LocalWorld:
     def __init__(self, size: int) -> None:
         self.size = size
         self.queues: list[deque[tuple[int, Buffer, SharedHandle]]] = [deque() for _ in range(size)]
-        self.members: tuple[int, ...] = ()
-        self.sums: dict[int, dict[int, Array]] = {}
+        self.dead: set[int] = set()  # tests add to it
+        self.sums: dict[tuple[tuple[int, ...], int], dict[int, Array]] = {}
         self.broadcasted: bytes = b""
         self.transports = [LocalTransport(self, rank) for rank in range(size)]
 
@@ -29,17 +29,16 @@ class LocalWorld:
 class LocalSum(Reduction):
     """Complete when every member has contributed; summed in rank order, so the result does not depend on who came first."""
 
-    def __init__(self, world: LocalWorld, index: int) -> None:
-        self.world = world
-        self.index = index
+    def __init__(self, parts: dict[int, Array], members: tuple[int, ...]) -> None:
+        self.parts = parts
+        self.members = members
 
     def result(self) -> Array | None:
-        parts = self.world.sums[self.index]
-        if len(parts) < len(self.world.members):
+        if len(self.parts) < len(self.members):
             return None
-        total = np.array(parts[self.world.members[0]])
-        for rank in self.world.members[1:]:
-            total += parts[rank]
+        total = np.array(self.parts[self.members[0]])
+        for rank in self.members[1:]:
+            total += self.parts[rank]
         return total
 
 
@@ -51,10 +50,15 @@ class LocalTransport(Transport):
         self.rank = rank
         self.size = world.size
         self.host = platform.node()
+        self.survives = True
         self._sums_started = 0
+        self._known_dead: set[int] = set()
+        self._buried: set[int] = set()
 
     def send(self, destination: int, buffer: Buffer) -> SendHandle:
         handle = SharedHandle()
+        if destination in self.world.dead or destination in self._buried:
+            return SendHandle()
         self.world.queues[destination].append((self.rank, buffer, handle))
         return handle
 
@@ -63,20 +67,41 @@ class LocalTransport(Transport):
 
     def receive(self) -> Message | None:
         queue = self.world.queues[self.rank]
-        if not queue:
-            return None
-        source, buffer, handle = queue.popleft()
-        return Message(check_header(buffer, source), buffer, source, handle.release)
+        while queue:
+            source, buffer, handle = queue.popleft()
+            if source not in self._buried:
+                return Message(check_header(buffer, source), buffer, source, handle.release)
+            handle.release()
+        return None
+
+    def lost(self) -> list[int]:
+        found = sorted(self.world.dead - self._known_dead)
+        self._known_dead.update(found)
+        return found
+
+    def bury(self, rank: int) -> None:
+        self._buried.add(rank)
+
+    @property
+    def impaired(self) -> bool:
+        return bool(self._known_dead or self._buried)
 
     def reduction_group(self, ranks: Sequence[int]) -> None:
-        self.world.members = tuple(ranks)
+        self.reduction_members = tuple(ranks)
 
     def start_sum(self, vector: Array) -> Reduction:
         index = self._sums_started
         self._sums_started += 1
-        self.world.sums.setdefault(index, {})[self.rank] = np.array(vector)
-        self.world.sums.pop(index - 2, None)  # everyone has read it, or this sum could not have started
-        return LocalSum(self.world, index)
+        parts = self.world.sums.setdefault((self.reduction_members, index), {})
+        parts[self.rank] = np.array(vector)
+        self.world.sums.pop((self.reduction_members, index - 2), None)  # everyone has read it, or this sum could not have started
+        return LocalSum(parts, self.reduction_members)
+
+    def regroup(self, lost: int, progress: int, state: Callable[[], bytes]) -> bytes | None:
+        """A sum to which all had contributed can still be read here, so that nobody is behind for good."""
+        self.reduction_members = tuple(rank for rank in self.reduction_members if rank != lost)
+        self._sums_started = 0
+        return None
 
     def broadcast(self, payload: bytes | None) -> bytes:
         if payload is not None:

@@ -6,17 +6,20 @@ acknowledgements of our own. Receives are matched probes into pooled buffers, co
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 from mpi4py import MPI
 
+from hpcmarl.comm.mpi_messages import Incoming, MpiHandle, complete
+from hpcmarl.comm.mpi_sums import MpiGroup, is_death
 from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, check_header, control, header_of
 from hpcmarl.comm.transport import Backoff, Message, PeerFailure, Reduction, SendHandle, SharedHandle, Transport
 from hpcmarl.types import Array
@@ -43,54 +46,14 @@ def thread_level_name() -> str:
     return names[MPI.Query_thread()]
 
 
+def survives_deaths() -> bool:
+    """Whether the other ranks live on when one dies: Open MPI from version 5 on, if mpiexec was told --with-ft ulfm."""
+    return MPI.get_vendor()[0] == "Open MPI" and MPI.get_vendor()[1] >= (5, 0) and os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112
+
+
 def world_size() -> int:
     """Ranks in the world that MPI was started with."""
     return int(MPI.COMM_WORLD.Get_size())
-
-
-class MpiHandle(SendHandle):
-    """Requests of one message; keeps the buffer alive until they are complete."""
-
-    __slots__ = ("buffer", "requests")
-
-    def __init__(self, requests: list[Any], buffer: Buffer) -> None:
-        self.requests = requests
-        self.buffer = buffer
-
-    def done(self) -> bool:
-        if self.requests and MPI.Request.Testall(self.requests):
-            self.requests = []
-        return not self.requests
-
-
-class Incoming:
-    """A message being received: one request, or the chunks of a large one still to be matched."""
-
-    __slots__ = ("buffer", "capacity", "filled", "requests", "source")
-
-    def __init__(self, source: int, buffer: Buffer, capacity: Buffer, request: Any) -> None:
-        self.source = source
-        self.buffer = buffer
-        self.capacity = capacity
-        self.requests = [request]
-        self.filled = buffer.nbytes
-
-    def complete(self) -> bool:
-        if self.requests and MPI.Request.Testall(self.requests):
-            self.requests = []
-        return not self.requests and self.filled >= self.buffer.nbytes
-
-
-class MpiSum(Reduction):
-    """A non-blocking AllReduce."""
-
-    def __init__(self, request: Any, received: Array, sent: Array) -> None:
-        self.request = request
-        self.received = received
-        self.sent = sent  # MPI reads it until the request is complete
-
-    def result(self) -> Array | None:
-        return self.received if self.request.Test() else None
 
 
 class MpiTransport(Transport):
@@ -110,17 +73,29 @@ class MpiTransport(Transport):
         self._incoming: deque[Incoming] = deque()
         self._expecting: dict[int, Incoming] = {}  # source -> large message whose chunks come next
         self._pool: dict[int, list[Buffer]] = {}
-        self._reducing: Any = MPI.COMM_NULL
+        self._reducing: MpiGroup | None = None
+        self.survives = survives_deaths()
+        self._dead: set[int] = set()  # MPI has said so
+        self._newly_dead: list[int] = []
+        self._buried: set[int] = set()  # the run goes on without them
+        self._remains: list[Incoming] = []  # of messages that will not come: MPI may still hold their buffers
 
     def send(self, destination: int, buffer: Buffer) -> SendHandle:
         if destination == self.rank:
             own = SharedHandle()
             self._to_self.append((buffer, own))
             return own
-        if buffer.nbytes <= self.chunk_bytes:
-            requests = [self.comm.Issend([buffer, MPI.BYTE], destination, int(header_of(buffer)["kind"]))]
-        else:
-            requests = self._send_chunks(destination, buffer)
+        if destination in self._dead or destination in self._buried:
+            return SendHandle()
+        try:
+            if buffer.nbytes <= self.chunk_bytes:
+                requests = [self.comm.Issend([buffer, MPI.BYTE], destination, int(header_of(buffer)["kind"]))]
+            else:
+                requests = self._send_chunks(destination, buffer)
+        except MPI.Exception as error:
+            if not is_death(error):
+                raise
+            return SendHandle()  # the next receive() finds out who has died
         handle = MpiHandle(requests, buffer)
         self._outgoing.append(handle)
         return handle
@@ -157,13 +132,17 @@ class MpiTransport(Transport):
         try:
             matched = self.comm.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, self._status)
         except MPI.Exception as error:
-            raise PeerFailure(f"MPI reports to rank {self.rank} that another rank has died: {error.Get_error_string()}") from None
+            if not (self.survives and is_death(error)):
+                raise PeerFailure(f"MPI reports to rank {self.rank} that another rank has died: {error.Get_error_string()}") from None
+            return self._note_deaths()
         if matched is None:
             return False
         source, tag, size = self._status.Get_source(), self._status.Get_tag(), self._status.Get_count(MPI.BYTE)
         if tag == Kind.ABORT:
             raise PeerFailure(f"rank {source} has failed; rank {self.rank} ends with it")
-        if tag == Kind.CHUNK:
+        if source in self._buried:  # frozen, given up, and awake again
+            matched.Recv([np.empty(size, np.uint8), MPI.BYTE])
+        elif tag == Kind.CHUNK:
             large = self._expecting[source]
             large.requests.append(matched.Irecv([large.buffer[large.filled : large.filled + size], MPI.BYTE]))
             large.filled += size
@@ -183,6 +162,26 @@ class MpiTransport(Transport):
             buffer = capacity[:size]
             self._incoming.append(Incoming(source, buffer, capacity, matched.Irecv([buffer, MPI.BYTE])))
         return True
+
+    def _note_deaths(self) -> bool:
+        """Ask MPI who has died, and have it report on the living again; whether there was anybody new."""
+        self.comm.Ack_failed()
+        group = self.comm.Get_failed()
+        failed = MPI.Group.Translate_ranks(group, list(range(group.Get_size())), self.comm.Get_group())
+        new = sorted(set(failed) - self._dead)
+        self._dead.update(new)
+        self._newly_dead += new
+        return bool(new)
+
+    def lost(self) -> list[int]:
+        found, self._newly_dead = self._newly_dead, []
+        return found
+
+    def bury(self, rank: int) -> None:
+        self._buried.add(rank)
+        self._expecting.pop(rank, None)
+        self._remains += [incoming for incoming in self._incoming if incoming.source == rank]
+        self._incoming = deque(incoming for incoming in self._incoming if incoming.source != rank)
 
     def _deliver(self) -> Message | None:
         """The first complete message none of whose source's earlier ones is still under way."""
@@ -207,14 +206,19 @@ class MpiTransport(Transport):
             free.append(buffer)
 
     def reduction_group(self, ranks: Sequence[int]) -> None:
-        members = tuple(ranks)
-        color = 0 if self.rank in members else MPI.UNDEFINED
-        self._reducing = self.comm.Split(color, self.rank)
+        self._reducing = MpiGroup(self.comm, ranks)
+
+    @property
+    def reduction_members(self) -> tuple[int, ...]:  # type: ignore[override]
+        return () if self._reducing is None else self._reducing.members
 
     def start_sum(self, vector: Array) -> Reduction:
-        sent = np.ascontiguousarray(vector)
-        received = np.empty_like(sent)
-        return MpiSum(self._reducing.Iallreduce(sent, received, MPI.SUM), received, sent)
+        assert self._reducing is not None
+        return self._reducing.start_sum(vector)
+
+    def regroup(self, lost: int, progress: int, state: Callable[[], bytes]) -> bytes | None:
+        assert self._reducing is not None
+        return self._reducing.regroup(progress, state)
 
     def broadcast(self, payload: bytes | None) -> bytes:
         length = np.array([len(payload) if payload is not None else 0], np.int64)
@@ -232,10 +236,12 @@ class MpiTransport(Transport):
     def abort(self) -> None:
         # MPI_Abort alone is not enough: with fault tolerance on, Open MPI lets the other ranks live
         note = control(Kind.ABORT, source=self.rank)
-        requests = [self.comm.Isend([note, MPI.BYTE], rank, int(Kind.ABORT)) for rank in range(self.size) if rank != self.rank]
-        deadline = time.monotonic() + ABORT_SECONDS
-        while not MPI.Request.Testall(requests) and time.monotonic() < deadline:
-            time.sleep(1e-3)
+        others = [rank for rank in range(self.size) if rank != self.rank and rank not in self._dead]
+        with contextlib.suppress(MPI.Exception):  # somebody is dead already
+            requests = [self.comm.Isend([note, MPI.BYTE], rank, int(Kind.ABORT)) for rank in others]
+            deadline = time.monotonic() + ABORT_SECONDS
+            while complete(requests) is False and time.monotonic() < deadline:
+                time.sleep(1e-3)
         if os.environ.get("OMPI_MCA_mpi_ft_enable") != "1":  # noqa: SIM112  set by mpiexec --with-ft ulfm
             MPI.COMM_WORLD.Abort(1)
         os._exit(1)
@@ -256,7 +262,9 @@ class MpiTransport(Transport):
     def _sleep_until(self, request: Any) -> None:
         """Wait for a collective without burning a core; raises PeerFailure when a rank gives up meanwhile."""
         backoff = Backoff()
-        while not request.Test():
+        while (state := complete([request])) is not True:
+            if state is None:
+                raise PeerFailure(f"MPI reports to rank {self.rank} that another rank has died")
             if self.comm.Iprobe(MPI.ANY_SOURCE, int(Kind.ABORT)):
                 raise PeerFailure(f"another rank has failed; rank {self.rank} ends with it")
             backoff.wait()
@@ -268,4 +276,9 @@ class MpiTransport(Transport):
                 self._outgoing.popleft()
             else:
                 time.sleep(1e-3)
-        self._sleep_until(self.comm.Ibarrier())  # so that nobody spins in Finalize while another still writes
+        if not self.impaired:
+            self._sleep_until(self.comm.Ibarrier())  # so that nobody spins in Finalize while another still writes
+
+    @property
+    def impaired(self) -> bool:
+        return bool(self._dead or self._buried)

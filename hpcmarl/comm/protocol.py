@@ -15,6 +15,8 @@ hosts each role at most once, so (rank, kind) names the receiver.
     STOP        server  → learner → actors  nothing: finish, send your last STATE (flag FINAL)
     EXIT        server  → everyone          nothing: all is written, leave
     INTERRUPT   anyone  → server            nothing: a signal asked this rank to stop
+    ALIVE       anyone  → server            nothing: this rank works (roles/liveness.py)
+    LOST        server  → everyone          packed tree: a rank is lost and the run goes on without it
 """
 
 from __future__ import annotations
@@ -65,6 +67,8 @@ class Kind(IntEnum):
     STOP = 9
     EXIT = 10
     INTERRUPT = 11
+    ALIVE = 12
+    LOST = 13
     # between transports, never seen by a role
     ABORT = 20  # a rank has failed: everyone ends now
     CHUNKED = 30

@@ -5,7 +5,7 @@ Called by every rank at the start, with the same arguments, so nobody has to be 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from hpcmarl.config import TopologyConfig
@@ -49,6 +49,10 @@ class Topology:
     def actor_index(self, rank: int) -> int:
         """A number for each actor of the run, from 0, in group order."""
         return [actor for group in self.groups for actor in group.actors].index(rank)
+
+    def groups_lost(self, lost: Collection[int]) -> list[int]:
+        """The groups that cannot go on without these ranks: their learner is among them, or all of their actors."""
+        return [group.index for group in self.groups if group.learner in lost or all(rank in lost for rank in group.actors)]
 
     @property
     def actors(self) -> tuple[int, ...]:

@@ -84,6 +84,8 @@ class Transport(ABC):
     rank: int
     size: int
     host: str
+    survives = False  # whether the run can go on when a rank dies
+    reduction_members: tuple[int, ...] = ()  # the ranks that sum together
 
     @abstractmethod
     def send(self, destination: int, buffer: Buffer) -> SendHandle:
@@ -95,7 +97,21 @@ class Transport(ABC):
 
     @abstractmethod
     def receive(self) -> Message | None:
-        """The next complete message, or None; never blocks. Raises PeerFailure when another rank has aborted or died."""
+        """The next complete message, or None; never blocks. Raises PeerFailure when another rank has aborted, or has died where that
+        cannot be survived."""
+
+    @abstractmethod
+    def lost(self) -> list[int]:
+        """Ranks that were found dead since the last call."""
+
+    @abstractmethod
+    def bury(self, rank: int) -> None:
+        """Go on without a rank: what it sends is not received, what it is sent vanishes (the handle is done at once)."""
+
+    @property
+    def impaired(self) -> bool:
+        """Whether a rank was lost: then leaving must wait for nobody."""
+        return False
 
     @abstractmethod
     def reduction_group(self, ranks: Sequence[int]) -> None:
@@ -104,6 +120,13 @@ class Transport(ABC):
     @abstractmethod
     def start_sum(self, vector: Array) -> Reduction:
         """Start the sum of `vector` over the reduction group; all of its members do so in the same order."""
+
+    @abstractmethod
+    def regroup(self, lost: int, progress: int, state: Callable[[], bytes]) -> bytes | None:
+        """Leave a dead rank out of the reduction group; sums under way are void where they have not arrived.
+
+        Collective: all survivors of the group call it when they are told. `progress` counts the sums that have arrived here: a
+        member that is behind gets the `state()` of one that is not, the others get None. `lost` must be a reduction member."""
 
     @abstractmethod
     def broadcast(self, payload: bytes | None) -> bytes:
@@ -160,19 +183,24 @@ class LatestLink:
 class Backoff:
     """Sleep between unsuccessful polls: not at all for the first few, then longer and longer up to `longest` seconds.
 
-    A rank that waits so leaves its core to others: at the default a poll every 2 ms is under 1 % of a core."""
+    A nap is at most a tenth of the wait so far (2 ms are always allowed), so that a message is late by little compared with the
+    time it took to come, and a rank that waits long leaves its core to others."""
 
-    def __init__(self, shortest: float = 50e-6, longest: float = 2e-3, spins: int = 3) -> None:
+    def __init__(self, shortest: float = 50e-6, longest: float = 10e-3, spins: int = 3) -> None:
         self.shortest, self.longest, self.spins = shortest, longest, spins
-        self._tries = 0
+        self.reset()
 
     def reset(self) -> None:
         self._tries = 0
+        self._slept = 0.0
 
     def wait(self) -> None:
         self._tries += 1
         if self._tries > self.spins:
-            time.sleep(min(self.longest, self.shortest * 2.0 ** min(20, self._tries - self.spins - 1)))
+            growing = min(2e-3, self.shortest * 2.0 ** min(20, self._tries - self.spins - 1))
+            nap = min(self.longest, max(growing, 0.1 * self._slept))
+            self._slept += nap
+            time.sleep(nap)
 
 
 def receive_from(transport: Transport, kind: Kind, timeout: float) -> Message:
@@ -186,4 +214,3 @@ def receive_from(transport: Transport, kind: Kind, timeout: float) -> Message:
     if message.kind is not kind:
         raise TimeoutError(f"rank {transport.rank} got a {message.kind.name} message where {kind.name} was expected")
     return message
-

@@ -20,7 +20,7 @@ from hpcmarl.doctor.checks import write_problem
 from hpcmarl.doctor.findings import Finding
 from hpcmarl.doctor.ping import AllPairs
 from hpcmarl.errors import HpcmarlError, LaunchError
-from hpcmarl.launch.world import check_world, launcher_world
+from hpcmarl.launch.world import check_world, launcher_world, library_kind
 
 PING_TIMEOUT = 10.0  # seconds
 
@@ -36,6 +36,7 @@ def check_library(environ: Mapping[str, str]) -> tuple[list[Finding], str, int]:
     findings = [
         Finding("OK", "MPI library", f"{library.split(',')[0]} (MPI {major}.{minor})"),
         Finding("OK", "MPI thread level", mpi.thread_level_name()),
+        _dead_ranks(mpi.survives_deaths(), size, library),
     ]
     intended = launcher_world(environ)
     try:
@@ -45,6 +46,17 @@ def check_library(environ: Mapping[str, str]) -> tuple[list[Finding], str, int]:
     except LaunchError as error:
         findings.append(Finding("BAD", "world", f"{size} rank{'s' if size > 1 else ''}", str(error)))
     return findings, library, size
+
+
+def _dead_ranks(survived: bool, size: int, library: str) -> Finding:
+    if survived:
+        return Finding("OK", "dead ranks", "the others go on when an actor or a learner dies")
+    if size == 1:
+        return Finding("OK", "dead ranks", "not looked at with one rank", "hpcmarl doctor -n 4")
+    end = "one dead rank ends the job; --resume auto goes on from the last checkpoint"
+    if library_kind(library) == "openmpi":
+        return Finding("WARN", "dead ranks", end, "mpirun --with-ft ulfm (Open MPI 5), or hpcmarl train -n RANKS, which does so")
+    return Finding("WARN", "dead ranks", end, "Open MPI 5 with --with-ft ulfm can go on without it")
 
 
 def local_facts(run_directory: Path) -> dict[str, Any]:
@@ -58,6 +70,8 @@ def ping_all(transport: Transport, facts: dict[str, Any], timeout: float = PING_
     exchange, backoff = AllPairs(transport, facts, timeout), Backoff()
     try:
         while not exchange.step():
+            if dead := transport.lost():
+                raise PeerFailure(f"rank {', '.join(map(str, dead))} has died")
             backoff.wait()
     except PeerFailure as error:
         if transport.rank != 0:

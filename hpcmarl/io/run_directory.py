@@ -67,8 +67,6 @@ class RunDirectory:
             if self.path.exists() and not self.path.is_dir():
                 raise ConfigError(f"--run-dir {self.path}: a file, not a directory; choose another --run-dir")
             if not resuming and self.path.is_dir() and any(self.path.iterdir()):
-                raise ConfigError(
-                    f"--run-dir {self.path}: not empty; continue that run with --resume {self.path}, or choose a new --run-dir"
-                )
+                raise ConfigError(f"--run-dir {self.path}: not empty; continue that run with --resume {self.path}, or choose a new --run-dir")
         except OSError as error:
             raise ConfigError(f"--run-dir {self.path}: cannot be read: {os.strerror(error.errno or 0)}; {remedy(error)}") from error

@@ -84,9 +84,7 @@ def linear_recursion(offset: FloatArray, factor: FloatArray, last: FloatArray) -
     return result
 
 
-def _values_after(
-    value: FloatArray, bootstrap: FloatArray, reward: FloatArray, acts: BoolArray, cut: BoolArray, cut_value: FloatArray
-) -> FloatArray:
+def _values_after(value: FloatArray, bootstrap: FloatArray, reward: FloatArray, acts: BoolArray, cut: BoolArray, cut_value: FloatArray) -> FloatArray:
     """V' of every row: the value seen at the column's next decision, plus the rewards of the gap rows before it."""
     if acts.all():
         seen = value

@@ -68,9 +68,7 @@ class Actor:
         self._recurrence = None if policy.cell is None else NumpyRecurrence(policy.cell)
         self._outputs = NumpyDense(policy.outputs)
 
-    def act(
-        self, frame: PolicyFrame, starts: BoolArray, memory: FloatArray | None, generator: np.random.Generator, greedy: bool
-    ) -> Decision:
+    def act(self, frame: PolicyFrame, starts: BoolArray, memory: FloatArray | None, generator: np.random.Generator, greedy: bool) -> Decision:
         """One batched step for E slots of N agents; arrays as in types.PolicyFrame and types.Decision. Changes nothing passed in.
 
         Agents that are not alive get action 0 and logp 0.

@@ -1,14 +1,14 @@
 """The actor: steps its environments under the newest weights and sends rollouts to its learner; never waits for it.
 
-    weights of a version ──► act ──► step the environments ──► write a row of the arena ──► (arena full, or an episode over)
-    ──► send it, go on in the next free arena. With no arena free the learner is behind: the rollout is dropped and counted.
+weights of a version ──► act ──► step the environments ──► write a row of the arena ──► (arena full, or an episode over)
+──► send it, go on in the next free arena. With no arena free the learner is behind: the rollout is dropped and counted.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,9 @@ class Actor(Role):
         elif message.kind is Kind.STOP:
             self.stopping = True
         message.release()
+
+    def on_lost(self, rank: int, groups: Sequence[int]) -> None:
+        self.stopping = self.stopping or self.group.index in groups  # nobody can use its rollouts any more
 
     def _adopt(self, version: int, vector: FloatArray | None) -> None:
         """Take new weights at once; on-policy work under older ones is abandoned here and now (late: cancel)."""
@@ -277,4 +280,3 @@ def actor_quota(context: Context, group: int, version: int) -> int:
     assert quota is not None  # deterministic runs are synchronous
     actors = len(context.topology.groups[group].actors)
     return -(-quota // actors)
-

@@ -6,7 +6,7 @@ import contextlib
 import platform
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -41,6 +41,8 @@ class Context:
     run_directory: Path
     spec: EnvironmentSpec
     resume: dict[str, Any] | None = None  # the checkpoint's state; on the server's rank alone
+    job_end: float | None = None  # of the Slurm job around the run, seconds since 1970
+    processes: tuple[tuple[int, int], ...] = ()  # of each rank: its process and when that was started (launch/processes.py)
 
     @property
     def rank(self) -> int:
@@ -135,6 +137,9 @@ class Role(ABC):
     @abstractmethod
     def work(self) -> bool:
         """Do one bit of work without blocking; False when there was nothing to do."""
+
+    def on_lost(self, rank: int, groups: Sequence[int]) -> None:  # noqa: B027  most ranks are nothing to most roles
+        """A rank is lost and with it, perhaps, whole groups; messages to it vanish from now on, none comes from it."""
 
     def step(self) -> bool:
         """`work`, after an injected fault where the configuration asks for one (tests)."""

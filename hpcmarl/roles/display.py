@@ -57,7 +57,7 @@ class Display:
         return (
             f"{self._share(now)} {now['seconds']:.0f} s, version {now['version']}, {now['env_steps']:,} environment steps "
             f"({speed:,.0f}/s), {now['episodes']:,} episodes, return {now['return_mean']:.2f} ± {now['return_std']:.2f}"
-        ).strip()
+        ).strip() + _lost(now)
 
     def _share(self, now: dict[str, Any]) -> str:
         """How much of the nearest limit is done, as "37 %"."""
@@ -79,6 +79,8 @@ class Display:
         table.add_row("time", f"{now['seconds']:.0f} s")
         table.add_row("updates", f"{now['version']:,}   staleness {now['staleness_mean']:.2f}   wasted {now['wasted_gradients']:,}")
         table.add_row("environment steps", f"{now['env_steps']:,}   {speed:,.0f}/s")
+        if now["lost_ranks"]:
+            table.add_row("ranks", f"[red]{_lost(now)[2:]}[/red]")
         table.add_row("return", f"[bold]{now['return_mean']:.2f}[/bold] ± {now['return_std']:.2f}   over {now['episodes']:,} episodes")
         if len(now["groups"]) > 1:
             shown = ", ".join(f"{count:,}" for count in now["groups"][:8])
@@ -99,3 +101,8 @@ class Display:
         if self.live is not None:
             self.live.stop()
             self.live = None
+
+
+def _lost(now: dict[str, Any]) -> str:
+    count = now["lost_ranks"]
+    return f", {count} rank{'s' if count > 1 else ''} lost" if count else ""

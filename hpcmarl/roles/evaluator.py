@@ -100,9 +100,7 @@ class Match:
         self.greedy = greedy
         slots = min(slots, episodes)
         self.left = [episodes // slots + (slot < episodes % slots) for slot in range(slots)]
-        self.environment: BatchedEnvironment = make_environment(
-            environment, policies, slots, Seeds(seed), with_state=algorithm.needs_state
-        )
+        self.environment: BatchedEnvironment = make_environment(environment, policies, slots, Seeds(seed), with_state=algorithm.needs_state)
         self.generator = generator_for(seed, "evaluator", 0)
         self.random_columns = _columns(self.environment.spec, random_agents)
         self.earned = {policy.name: np.zeros((slots, len(policy.agents))) for policy in self.environment.spec.policies}

@@ -10,7 +10,7 @@ then takes part in one sum, steps its own replica of the optimizer, and all repl
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,6 +144,14 @@ class Learner(Role):
             self.tell(rank, Kind.SNAPSHOT, version=wanted)
         self.tell(self.context.topology.server, Kind.STATE, self.state_dict(), version=wanted)
 
+    def on_lost(self, rank: int, groups: Sequence[int]) -> None:
+        self.links.pop(rank, None)
+        if not set(self.rule.present) <= set(groups):  # else the server stops the run
+            for group in set(groups) - self.rule.lost:
+                self.rule.on_lost(group)
+        if self.replica is not None and (reduced := self.replica.go_on_without(rank)) is not None:
+            self._adopt(*reduced)
+
     # ---- work
 
     def work(self) -> bool:
@@ -173,7 +181,7 @@ class Learner(Role):
         quota = self.rule.quota(target)
         if self.context.config.deterministic:
             return self._take_in_order(quota or target)
-        wanted = share(target, self.rule.groups) if quota is None else quota - self.delivered
+        wanted = share(target, len(self.rule.present)) if quota is None else quota - self.delivered
         if wanted <= 0:
             return []
         waiting = sum(entry.rollout.count for entry in self.queue)

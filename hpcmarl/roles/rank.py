@@ -12,13 +12,17 @@ import threading
 import traceback
 from typing import Any, NoReturn
 
-from hpcmarl.comm.protocol import Kind
+from hpcmarl.comm.protocol import Kind, control
 from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import Backoff, Message, PeerFailure, Transport
-from hpcmarl.errors import EXIT_SUCCESS
+from hpcmarl.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_TRY_AGAIN, HpcmarlError
+from hpcmarl.io.checkpoint import list_checkpoints
+from hpcmarl.launch.processes import kill_process
 from hpcmarl.launch.signals import StopSignals
+from hpcmarl.packing import pack, unpack
 from hpcmarl.roles import ROLES
 from hpcmarl.roles.base import Context, Role
+from hpcmarl.roles.liveness import Liveness, ServerLost
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +40,8 @@ class Rank:
         self.transport = context.transport
         self.roles: dict[str, Role] = {}
         self.exit_code: int | None = None
+        self.liveness = Liveness(context)
+        self.lost: set[int] = set()
         self.present = "building its roles"
         for name, role in ROLES.items():
             if name in context.topology.roles_of(context.rank):
@@ -47,16 +53,68 @@ class Rank:
         busy = False
         while (message := self.transport.receive()) is not None:
             busy = True
-            if message.kind is Kind.EXIT:
-                self.exit_code = int(message.header["count"])
-                message.release()
+            self.liveness.heard(message.source)
+            if message.kind in (Kind.EXIT, Kind.LOST, Kind.ALIVE):
+                self._on_message(message)
                 continue
             self.present = receiver(message)
             self.roles[self.present].on_message(message)
+        if self.exit_code is None:
+            self._look_around()
         for name, role in self.roles.items():
             self.present = name
             busy = role.step() or busy
         return busy
+
+    def _on_message(self, message: Message) -> None:
+        """What concerns the rank as a whole."""
+        if message.kind is Kind.EXIT:
+            self.exit_code = int(message.header["count"])
+        elif message.kind is Kind.LOST:
+            self._go_on_without(**unpack(message.payload))
+        message.release()
+
+    def _look_around(self) -> None:
+        """Who has died or fallen silent? The server's rank tells everyone, itself too, so that all take it in the same order."""
+        server = self.context.topology.server
+        dead = self.transport.lost()
+        if self.context.rank != server:
+            if server in dead:
+                raise ServerLost(f"rank {server} (server) has died")
+            self.liveness.beat()
+            return
+        for rank in dead:
+            self._tell_lost(rank, "has died", frozen=False)
+        for rank in self.liveness.silent():
+            self._tell_lost(rank, f"was not heard for {self.liveness.limit:g} s (topology.silence_seconds)", frozen=True)
+
+    def _tell_lost(self, rank: int, why: str, *, frozen: bool) -> None:
+        topology = self.context.topology
+        if rank in self.lost:
+            return
+        if not self.transport.survives:
+            place = f"rank {rank} ({'+'.join(topology.roles_of(rank))}) on {topology.hosts[rank]}"
+            raise HpcmarlError(f"{place} {why}, and with this MPI library the job cannot go on without it; resume from the last checkpoint")
+        self.lost.add(rank)
+        self.liveness.forget(rank)
+        process = list(self.context.processes[rank]) if frozen and self.context.processes else None
+        note = pack({"rank": rank, "why": why, "groups": topology.groups_lost(self.lost), "process": process})
+        word = control(Kind.LOST, note, source=self.context.rank)
+        for other in range(topology.size):
+            if other not in self.lost or (frozen and other == rank):  # a frozen one reads it when it wakes
+                self.transport.send(other, word)
+
+    def _go_on_without(self, rank: int, why: str, groups: list[int], process: list[int] | None) -> None:
+        """Raises PeerFailure where this rank itself is the one that was given up."""
+        context, topology = self.context, self.context.topology
+        if rank == context.rank:
+            raise PeerFailure(f"the others went on without rank {rank}: it {why}")
+        logger.warning("rank %d (%s) on %s %s; going on without it", rank, "+".join(topology.roles_of(rank)), topology.hosts[rank], why)
+        if process is not None and topology.hosts[rank] == topology.hosts[context.rank]:
+            kill_process(*process)  # or the launcher would wait for it
+        self.transport.bury(rank)
+        for role in self.roles.values():
+            role.on_lost(rank, groups)
 
     def interrupt(self) -> None:
         """A signal has come: the server stops the run."""
@@ -112,7 +170,7 @@ class AbortHook:
         """Tell what happened and abort the world; does not return under MPI. A rank that ends because of another one is silent."""
         if isinstance(error, PeerFailure):
             logger.error("%s", error)
-            self._leave()
+            self._leave(EXIT_TRY_AGAIN if isinstance(error, ServerLost) and self._resumable() else EXIT_FAILURE)
         role = self.rank.present if self.rank is not None else self.doing
         place = f"rank {self.transport.rank} of {self.transport.size} ({role}{', thread ' + thread if thread else ''}) on {self.transport.host}"
         text = "".join(traceback.format_exception(error)) if error is not None else ""
@@ -123,6 +181,9 @@ class AbortHook:
         self._close_soon()
         self.transport.abort()
 
+    def _resumable(self) -> bool:
+        return self.rank is not None and bool(list_checkpoints(self.rank.context.run_directory / "checkpoints"))
+
     def _close_soon(self) -> None:
         """Close files so that what is written stays readable, but wait for nothing that hangs."""
         guard = threading.Timer(CLOSING_SECONDS, os._exit, (1,))
@@ -131,6 +192,6 @@ class AbortHook:
         if self.rank is not None:
             self.rank.close()
 
-    def _leave(self) -> NoReturn:
+    def _leave(self, code: int) -> NoReturn:
         self._close_soon()
-        os._exit(1)  # MPI_Finalize would wait for ranks that are gone
+        os._exit(code)  # MPI_Finalize would wait for ranks that are gone

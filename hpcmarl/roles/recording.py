@@ -54,6 +54,7 @@ class Recorder:
         self.recent_wins: deque[float] = deque(maxlen=RECENT_EPISODES)
         self.recent_by_policy: dict[str, deque[float]] = {}
         self.best: float | None = None
+        self.lost: list[dict[str, Any]] = []  # of this start of the run: a resumed one has all its ranks again
         self.evaluation: dict[str, Any] = {}
         self.means = Means()
         self.row_due = Interval(self.config.logging.every_seconds)
@@ -129,6 +130,10 @@ class Recorder:
         if len(self.recent) == RECENT_EPISODES and (self.best is None or mean > self.best):
             self.best = mean
 
+    def on_lost(self, rank: int) -> None:
+        """A rank has died or was given up."""
+        self.lost.append({"rank": rank, "roles": "+".join(self.context.topology.roles_of(rank)), "seconds": round(self.seconds, 3)})
+
     def on_evaluation(self, result: dict[str, Any]) -> None:
         self.evaluation = result
         logger.info("evaluation at version %d: return %.3f ± %.3f", result["version"], result["return_mean"], result["return_sem"])
@@ -161,6 +166,7 @@ class Recorder:
             "wasted_gradients": int(wasted),
             "dropped_rollouts": int(self.totals["overflow"]),
             "direction_norm": engine.direction_norm,
+            "lost_ranks": len(self.lost),
         }
 
     def _row(self, engine: Engine) -> None:
@@ -209,6 +215,7 @@ class Recorder:
             "used_gradients": figures["used_gradients"],
             "wasted_gradients": figures["wasted_gradients"],
             "dropped_rollouts": figures["dropped_rollouts"],
+            "lost_ranks": self.lost,
             "trajectories_by_group": self.group_counts,
             "environment_restarts": int(sum(counters.get("restarts", 0) for counters in self.actors.values())),
             "checkpoint_error": error,

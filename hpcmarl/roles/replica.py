@@ -14,6 +14,7 @@ import numpy as np
 from hpcmarl.algos.base import Algorithm
 from hpcmarl.comm.transport import Reduction
 from hpcmarl.optim import make_optimizer
+from hpcmarl.packing import pack, unpack
 from hpcmarl.roles.base import Context
 from hpcmarl.types import Array, FloatArray
 
@@ -29,6 +30,7 @@ class Replica:
         self.sum: FloatArray = np.zeros(algorithm.size, np.float32)
         self.count = 0
         self._closing: deque[int] = deque()
+        self._contribution: Array | None = None  # of the round that is being closed; kept until its sum has arrived
         self._reduction: Reduction | None = None
 
     @property
@@ -57,16 +59,36 @@ class Replica:
         if not self._closing:
             return None
         if self._reduction is None:
-            contribution = np.append(self.sum * np.float32(self.rule.local_scale(self.count)), np.float32(self.count))
-            self._reduction = self.transport.start_sum(contribution)
-            self.sum[:] = 0.0
-            self.count = 0
-        total = self._reduction.result()
+            if self._contribution is None:
+                self._contribution = np.append(self.sum * np.float32(self.rule.local_scale(self.count)), np.float32(self.count))
+                self.sum[:] = 0.0
+                self.count = 0
+            self._reduction = self.transport.start_sum(self._contribution)
+        return self._arrived()
+
+    def _arrived(self) -> tuple[Array, int] | None:
+        """Step when the sum under way has arrived."""
+        total = None if self._reduction is None else self._reduction.result()
         if total is None:
             return None
-        self._reduction = None
-        direction = total[:-1] * np.float32(self.rule.total_scale(round(float(total[-1]))))
+        self._reduction = self._contribution = None
+        count = round(float(total[-1]))  # 0: all that was counted was a lost learner's
+        direction = total[:-1] * np.float32(self.rule.total_scale(count) if count else 0.0)
         if not np.all(np.isfinite(direction)):
             raise FloatingPointError(f"the summed direction of round {self.optimizer.updates} is not finite")
         self.optimizer.step(direction)
+        return self.optimizer.point(), self._closing.popleft()
+
+    def go_on_without(self, lost: int) -> tuple[Array, int] | None:
+        """Leave a dead learner out of the sums and go on from the last round that was completed anywhere: the round under way is
+        summed again among the survivors. The new point and version where that is news to this learner; waits for the other survivors."""
+        if lost not in self.transport.reduction_members:
+            return None
+        news = self._arrived()
+        newer = self.transport.regroup(lost, self.optimizer.updates, lambda: bytes(pack(self.optimizer.state_dict())))
+        self._reduction = None
+        if newer is None:
+            return news
+        self.optimizer.load_state_dict(unpack(newer))  # this learner's contribution is in it
+        self._contribution = None
         return self.optimizer.point(), self._closing.popleft()

@@ -6,12 +6,15 @@ a bad configuration ends a thousand ranks with one line.
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from hpcmarl.comm.local import LocalWorld
 from hpcmarl.comm.topology import Topology, assign_roles
@@ -22,7 +25,9 @@ from hpcmarl.envs import describe
 from hpcmarl.errors import ConfigError, FormatError, HpcmarlError
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from hpcmarl.io.run_directory import RunDirectory
+from hpcmarl.launch.processes import started_at
 from hpcmarl.launch.signals import StopSignals
+from hpcmarl.launch.timelimit import job_end
 from hpcmarl.launch.world import check_world, under_launcher
 from hpcmarl.packing import pack, unpack
 from hpcmarl.roles.base import Context, group_environment
@@ -31,6 +36,7 @@ from hpcmarl.roles.rank import AbortHook, Rank, serve
 from hpcmarl.roles.resuming import check_state
 
 logger = logging.getLogger(__name__)
+MPI_START_SECONDS = 300.0
 
 
 def join_world() -> Transport:
@@ -39,8 +45,11 @@ def join_world() -> Transport:
     Raises LaunchError when the launcher meant another world than MPI found (silent singletons)."""
     if not under_launcher(os.environ):
         return LocalWorld(1).transports[0]
+    # a rank that dies inside MPI_Init leaves the others waiting there for ever, deaf to signals
+    faulthandler.dump_traceback_later(MPI_START_SECONDS, exit=True)
     from hpcmarl.comm import mpi
 
+    faulthandler.cancel_dump_traceback_later()
     check_world(mpi.world_size(), os.environ, mpi.library_version())
     return mpi.MpiTransport() if mpi.world_size() > 1 else LocalWorld(1).transports[0]
 
@@ -51,18 +60,22 @@ def train(config: Config, run_dir: str | None = None, resume: str | None = None)
     `run_dir`: where to write (default runs/<name>-<time>); `resume`: "auto", a run directory or a checkpoint file.
     Raises HpcmarlError subclasses; a failure after the start aborts the whole world instead."""
     signals = StopSignals().install()
+    end = job_end(os.environ)
     transport = join_world()
     hook = AbortHook(transport)
     try:
         import torch
 
         torch.set_num_threads(config.topology.threads)
-        context = prepare(transport, config, run_dir, resume)
+        context = prepare(transport, config, run_dir, resume, end)
         start_logging(context)
         hook.rank = rank = Rank(context)
         code = serve(rank, signals)
         rank.close()
         transport.close()
+        if transport.impaired:
+            logging.shutdown()
+            os._exit(code)  # MPI_Finalize may wait for ranks that are gone
         return code
     except HpcmarlError as error:
         if hook.rank is None and getattr(error, "everywhere", False):
@@ -89,7 +102,7 @@ def _close(hook: AbortHook) -> None:
         hook.rank.close()
 
 
-def prepare(transport: Transport, config: Config, run_dir: str | None, resume: str | None) -> Context:
+def prepare(transport: Transport, config: Config, run_dir: str | None, resume: str | None, end: float | None = None) -> Context:
     """Rank 0 checks everything and makes the run directory; all ranks get the outcome. Raises what rank 0 raised, on every rank."""
     hosts = transport.gather_hosts()
     plan: dict[str, Any] = {}
@@ -113,7 +126,14 @@ def prepare(transport: Transport, config: Config, run_dir: str | None, resume: s
     if config.rounds.reduce == "mpi":
         transport.reduction_group([group.learner for group in topology.groups])
     spec = describe(config.env, config.policies)
-    return Context(config, topology, transport, Path(plan["directory"]), spec, state)
+    return Context(config, topology, transport, Path(plan["directory"]), spec, state, end, _processes(transport))
+
+
+def _processes(transport: Transport) -> tuple[tuple[int, int], ...]:
+    """Each rank's process, so that a frozen one can be ended; none where the ranks are virtual."""
+    own = np.array([os.getpid(), started_at(os.getpid())], np.int64)
+    everyone = [np.frombuffer(part, np.int64).tolist() for part in transport.gather(own.tobytes())]
+    return () if transport.shares_memory((transport.rank + 1) % transport.size) else tuple((pid, start) for pid, start in everyone)
 
 
 def check_environments(config: Config) -> None:

@@ -29,6 +29,7 @@ class Snapshots:
         topology = context.topology
         self.names = {("learner", group.learner): f"{group.index}" for group in topology.groups}
         self.names |= {("actor", rank): f"{index}" for index, rank in enumerate(topology.actors)}
+        self.expected = set(self.names)  # all but those of lost ranks
         self.writer = CheckpointWriter(context.run_directory / "checkpoints", keep=context.config.checkpoint.keep)
         self.pending: dict[str, Any] | None = None
         self.version = 0
@@ -38,13 +39,18 @@ class Snapshots:
         self.when_complete: Callable[[dict[str, Any]], None] | None = None
         self.told: StorageError | None = None
 
+    def forget(self, rank: int) -> None:
+        """A rank is lost: nobody waits for its states any more."""
+        self.expected = {name for name in self.expected if name[1] != rank}
+        self.waiting &= self.expected
+
     def request(self, version: int, state: dict[str, Any]) -> bool:
         """Collect the roles' states of `version` around the server's own; False while another snapshot is under way."""
         if self.pending is not None:
             return False
         self.pending = {**state, "roles": {"learner": {}, "actor": {}}}
         self.version, self.deadline = version, time.monotonic() + PATIENCE
-        self.waiting = set(self.names)
+        self.waiting = set(self.expected)
         word = control(Kind.SNAPSHOT, source=self.context.rank, role=ROLE_NAMES.index("server"), version=version)
         for group in self.context.topology.groups:
             self.context.transport.send(group.learner, word)
@@ -79,11 +85,11 @@ class Snapshots:
         self.pending = None
 
     def all_final(self) -> bool:
-        return self.final is not None and not self.names.keys() - self.final.keys()
+        return self.final is not None and not self.expected - self.final.keys()
 
     def missing_final(self) -> list[str]:
         """Roles that have not sent their last state, in words."""
-        return [self._words([name]) for name in sorted(self.names.keys() - (self.final or {}).keys())]
+        return [self._words([name]) for name in sorted(self.expected - (self.final or {}).keys())]
 
     def write_final(self, version: int, state: dict[str, Any]) -> dict[str, Any]:
         """The last checkpoint; returns its state."""
@@ -94,12 +100,10 @@ class Snapshots:
         return whole
 
     def _place(self, whole: dict[str, Any], role: str, rank: int, state: Any) -> None:
-        """Under AllReduce the optimizer lives in the learners: the first group's replica stands for all."""
+        """Under AllReduce the optimizer lives in the learners: any replica stands for all, since they are identical."""
         name = self.names[role, rank]
         if role == "learner" and "optimizer" in state:
-            optimizer = state.pop("optimizer")
-            if name == "0":
-                whole["engine"]["optimizer"] = optimizer
+            whole["engine"]["optimizer"] = state.pop("optimizer")
         whole["roles"][role][name] = state
 
     def _write(self, version: int, state: dict[str, Any]) -> None:

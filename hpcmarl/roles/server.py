@@ -1,14 +1,15 @@
 """The server: the round rule, the steps, the versions. Everything that is written about a run goes through it.
 
-    GRADIENT ──► engine (rule, optimizer) ──► a round is complete ──► new version ──► PARAMETERS to the groups that the rule names
-    now and then: SNAPSHOT ──► STATE of every role ──► checkpoint;   evaluation;   a row of metrics
-    the end: STOP ──► last STATE of every role ──► final checkpoint ──► final evaluation ──► summary ──► EXIT
+GRADIENT ──► engine (rule, optimizer) ──► a round is complete ──► new version ──► PARAMETERS to the groups that the rule names
+now and then: SNAPSHOT ──► STATE of every role ──► checkpoint;   evaluation;   a row of metrics
+the end: STOP ──► last STATE of every role ──► final checkpoint ──► final evaluation ──► summary ──► EXIT
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpcmarl.comm.protocol import FLAG_FINAL, Kind, vector_message, vector_of
@@ -51,6 +52,7 @@ class Server(Role):
         self.evaluate_every = Interval(config.eval.every_seconds) if config.eval.every_seconds else None
         self.checkpoint_every = Interval(config.checkpoint.every_seconds) if config.checkpoint.every_seconds else None
         self.patience = Interval(STOP_PATIENCE)
+        self.stop_at = self._time_to_stop()
 
     # ---- messages
 
@@ -121,6 +123,28 @@ class Server(Role):
                 state["engine"]["optimizer"]["parameters"], version, self.recorder.on_evaluation
             )
 
+    def on_lost(self, rank: int, groups: Sequence[int]) -> None:
+        """Nobody waits for the lost any more; the run goes on with the others, or stops if it was asked to or nobody is left."""
+        self.recorder.on_lost(rank)
+        led = [group for group in self.context.topology.groups if group.learner == rank]
+        orphans = [actor for group in led for actor in group.actors]
+        for gone in (rank, *orphans):
+            self.snapshots.forget(gone)
+        rule, wanted = self.engine.rule, self.context.config.rounds.on_loss
+        if self.phase not in ("start", "train"):
+            return
+        if set(rule.present) <= set(groups):
+            logger.warning("no group is left: stopping")
+            self._begin_stop("interrupted")
+        elif self.context.config.deterministic or (groups and (wanted == "stop" or (wanted == "auto" and not rule.pooled))):
+            logger.warning("stopping at version %d: a rank was lost (rounds.on_loss: %s)", self.engine.version, wanted)
+            self._begin_stop("interrupted")
+        else:
+            for group in set(groups) - rule.lost:
+                for command in self.engine.on_lost(group):
+                    if isinstance(command, Publish) and self.phase == "train":
+                        self._after_round(command)
+
     # ---- work
 
     def work(self) -> bool:
@@ -134,6 +158,10 @@ class Server(Role):
         if self.phase == "train" and self.stop_wanted is None and (reason := self.recorder.time_is_up()) is not None:
             logger.info("stopping at version %d: %s", self.engine.version, reason)
             self._want_stop("finished")
+            return True
+        if self.phase == "train" and self.stop_wanted is None and self.stop_at is not None and time.time() > self.stop_at:
+            logger.info("stopping at version %d: the Slurm job ends soon (stop.seconds_before_limit)", self.engine.version)
+            self._want_stop("interrupted")
             return True
         if self.phase == "stop" and (self.snapshots.all_final() or self.patience.due()):
             self._after_stop()
@@ -159,6 +187,11 @@ class Server(Role):
         if (reason := self.recorder.stop_reason(self.engine.version)) is not None:
             logger.info("nothing left to do: %s", reason)
             self._begin_stop("finished")
+
+    def _time_to_stop(self) -> float | None:
+        """Some time before the Slurm job ends; in a short job a quarter of it, or a requeued job would never get anywhere."""
+        end, margin = self.context.job_end, self.context.config.stop.seconds_before_limit
+        return None if end is None or margin is None else end - min(margin, 0.25 * max(0.0, end - time.time()))
 
     def _want_stop(self, status: str) -> None:
         """Stop now; a deterministic run at the end of its round, where it can be continued bit for bit."""

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,12 +49,18 @@ def mpi_command(library: str, ranks: int, command: Sequence[str]) -> tuple[list[
     return [*start, *command], environment | extra
 
 
-def run(command: Sequence[str], environment: dict[str, str] | None = None, limit: float = 120.0, cwd: Path | None = None) -> Job:
-    """Run a command in a session of its own; past the limit it is killed and the test fails with what it had printed."""
+def run(
+    command: Sequence[str],
+    environment: dict[str, str] | None = None,
+    limit: float = 120.0,
+    cwd: Path | None = None,
+    meanwhile: Callable[[int], object] = id,
+) -> Job:
+    """Run a command in a session of its own; past the limit it is killed and the test fails with what it had printed.
+
+    `meanwhile` is called again and again with the session's number."""
     began = time.monotonic()
-    process = subprocess.Popen(
-        list(command), env=environment, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-    )
+    process = subprocess.Popen(list(command), env=environment, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     killer = subprocess.Popen(["sleep", str(limit)])
     text, first_error = "", None
     try:
@@ -64,6 +70,7 @@ def run(command: Sequence[str], environment: dict[str, str] | None = None, limit
             first_error = first_error or (time.monotonic() if "failed:" in text else None)
             if killer.poll() is not None:
                 pytest.fail(f"{' '.join(command)} ran past {limit} s:\n{text[-4000:]}")
+            meanwhile(process.pid)
             time.sleep(0.02)
         text += _what_is_there(process)
         ended = time.monotonic()
@@ -92,7 +99,32 @@ def run_program(library: str, ranks: int, name: str, *arguments: str, limit: flo
     return run(command, environment, limit)
 
 
-def run_train(library: str, ranks: int, config: Path, *arguments: str, limit: float = 120.0, cwd: Path | None = None) -> Job:
+def run_train(
+    library: str,
+    ranks: int,
+    config: Path,
+    *arguments: str,
+    limit: float = 120.0,
+    cwd: Path | None = None,
+    meanwhile: Callable[[int], object] = id,
+) -> Job:
     """`hpcmarl train` joined by ranks that mpiexec started."""
     command, environment = mpi_command(library, ranks, [python_of(library), "-m", "hpcmarl", "train", str(config), *arguments])
-    return run(command, environment, limit, cwd)
+    return run(command, environment, limit, cwd, meanwhile)
+
+
+def rank_processes(marker: str) -> dict[int, int]:
+    """Rank -> process of the ranks whose command line holds `marker`, for instance their run directory."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if marker.encode() not in (entry / "cmdline").read_bytes():
+                continue
+            variables = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        for variable in variables:
+            name, _, value = variable.partition(b"=")
+            if name in (b"OMPI_COMM_WORLD_RANK", b"PMI_RANK") and value.isdigit():
+                found[int(value)] = int(entry.name)
+    return found

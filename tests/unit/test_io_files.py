@@ -365,5 +365,3 @@ def test_a_disk_that_gives_back_something_else_is_a_storage_error(tmp_path, monk
     with pytest.raises(StorageError, match="does not read back"):
         save_checkpoint(tmp_path, {}, version=1, attributes={})
     assert os.listdir(tmp_path) == []
-
-

@@ -152,7 +152,7 @@ def test_salvage_never_overwrites_and_explains(tmp_path):
 
 def test_damaged_open_shards_are_refused_at_once(tmp_path):
     """HDF5's own SWMR reader waits for minutes here; the test's time-out would tell."""
-    script = WRITER.replace("range(100_000)", "range(40)").replace('time.sleep(0.004)', 'time.sleep(0.02)') + "import os; os.kill(os.getpid(), 9)"
+    script = WRITER.replace("range(100_000)", "range(40)").replace("time.sleep(0.004)", "time.sleep(0.02)") + "import os; os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", script, str(tmp_path), "2", "100", "none"], stdout=subprocess.DEVNULL, timeout=60)
     (partial,) = (tmp_path / "trajectories").rglob("*.h5.partial")
     good = partial.read_bytes()

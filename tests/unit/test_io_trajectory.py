@@ -188,7 +188,12 @@ def test_round_trip_with_every_compression(tmp_path, compression):
     with h5py.File(shard) as file:
         attributes = read_attributes(file)
         assert {key: attributes[key] for key in ("env", "rank", "role", "host", "config", "seeds")} == {
-            "env": "tests.random", "rank": 2, "role": "actor", "host": "node", "config": "seed: 3\n", "seeds": [3, 4],
+            "env": "tests.random",
+            "rank": 2,
+            "role": "actor",
+            "host": "node",
+            "config": "seed: 3\n",
+            "seeds": [3, 4],
         }
         assert file["steps/red-1/logp"].attrs["units"] == "nat"
 

@@ -52,6 +52,8 @@ class RoundRule(ABC):
     The direction of a round is  total_scale(sum of M_i) · sum_i local_scale(M_i) · S_i,  where S_i is group i's gradient sum:
     a server multiplies so, and under AllReduce each learner scales its own S_i and divides after the reduction.
     `pooled`: all local scales are 1, so that one sum serves for all groups.
+
+    A group that is lost (its ranks have died) is not waited for any more; the rule goes on with those that are `present`.
     """
 
     pooled: ClassVar[bool] = True
@@ -65,6 +67,12 @@ class RoundRule(ABC):
         self.initial_batch = initial_batch or batch
         self.round = 0
         self.counts = [0] * groups
+        self.lost: set[int] = set()
+
+    @property
+    def present(self) -> tuple[int, ...]:
+        """The groups that take part."""
+        return tuple(group for group in range(self.groups) if group not in self.lost)
 
     @property
     def target(self) -> int:
@@ -75,7 +83,7 @@ class RoundRule(ABC):
         """After how many trajectories a group has done its share of the round and waits; None: it goes on until the round ends.
 
         `target` is the round's number of trajectories (default: of the present round)."""
-        return (target or self.target) if self.groups == 1 else None
+        return (target or self.target) if len(self.present) == 1 else None
 
     @abstractmethod
     def complete(self) -> bool:
@@ -95,16 +103,30 @@ class RoundRule(ABC):
         Raises ValueError for a group out of range, a count below one or a version of the future: a programming error."""
         if not 0 <= group < self.groups or count < 1 or version > self.round:
             raise ValueError(f"group {group} of {self.groups}, count {count}, version {version} in round {self.round}")
-        if version < self.round:
+        if version < self.round or group in self.lost:
             return [Drop(group, count, self.round - version)]
         self.counts[group] += count
-        commands: list[Command] = [Accept(group)]
-        if self.complete():
-            commands.append(Step(tuple(map(self.local_scale, self.counts)), self.total_scale(sum(self.counts))))
-            self.round += 1
-            self.counts = [0] * self.groups
-            commands.append(Publish(self.round, tuple(range(self.groups))))
-        return commands
+        return [Accept(group), *self._close()]
+
+    def on_lost(self, group: int) -> list[Command]:
+        """A group has died: what it delivered in this round still counts where one sum serves for all; nobody waits for more.
+
+        Raises ValueError for the last group: there is nobody left to go on with."""
+        if self.present in ((group,), ()):
+            raise ValueError(f"group {group} is the last one")
+        self.lost.add(group)
+        if not self.pooled:
+            self.counts[group] = 0
+        return self._close()
+
+    def _close(self) -> list[Command]:
+        """The commands that end the round, if it is complete."""
+        if not any(self.counts) or not self.complete():
+            return []
+        step = Step(tuple(map(self.local_scale, self.counts)), self.total_scale(sum(self.counts)))
+        self.round += 1
+        self.counts = [0] * self.groups
+        return [step, Publish(self.round, self.present)]
 
     def state_dict(self) -> dict[str, Any]:
         """The round's index; counts of an unfinished round are not kept, since their gradients are not either."""

@@ -48,6 +48,14 @@ class Engine:
                 self.step(self._combine(command))
         return commands
 
+    def on_lost(self, group: int) -> list[Command]:
+        """A group has died: hand it to the rule and step if that ends the round (under AllReduce the replicas do)."""
+        commands = self.rule.on_lost(group)
+        for command in commands:
+            if isinstance(command, Step) and any(present is not None for present in self._sums):
+                self.step(self._combine(command))
+        return commands
+
     def step(self, direction: Array) -> None:
         """Step along a round's combined direction [P]."""
         self.direction_norm = float(np.linalg.norm(direction))
@@ -69,7 +77,7 @@ class Engine:
         scales = (1.0,) if self.rule.pooled else command.scales
         total = np.zeros_like(self.optimizer.parameters)
         for scale, group_sum in zip(scales, self._sums, strict=True):
-            if group_sum is not None:
+            if group_sum is not None and scale:
                 total += group_sum if scale == 1.0 else scale * group_sum
         total *= command.total_scale
         self._sums = [None] * len(self._sums)

@@ -10,19 +10,21 @@ TOLERANCE = 1e-9  # equal counts must end the round exactly at M in spite of rou
 class Malenia(RoundRule):
     """A round ends when the harmonic mean of the counts reaches M / n; the direction is (1/n) sum_i S_i / M_i.
 
-    The harmonic mean is 0 as long as one group has delivered nothing: every group reports in every round."""
+    The harmonic mean is 0 as long as one group has delivered nothing: every group reports in every round.
+    n counts the groups that are present: without a lost group the mean is over fewer objectives, another one than before."""
 
     pooled = False
     summary = "until the harmonic mean of the counts is M/n; every group's objective weighs the same"
 
     def complete(self) -> bool:
-        if min(self.counts) == 0:
+        counts = [self.counts[group] for group in self.present]
+        if min(counts) == 0:
             return False
-        inverse_sum = float(np.sum(1.0 / np.asarray(self.counts, dtype=np.float64)))
-        return self.groups**2 >= self.target * inverse_sum * (1.0 - TOLERANCE)
+        inverse_sum = float(np.sum(1.0 / np.asarray(counts, dtype=np.float64)))
+        return len(counts) ** 2 >= self.target * inverse_sum * (1.0 - TOLERANCE)
 
     def local_scale(self, count: int) -> float:
-        return 1.0 / (self.groups * count) if count else 0.0
+        return 1.0 / (len(self.present) * count) if count else 0.0
 
     def total_scale(self, total: int) -> float:
         return 1.0

@@ -9,7 +9,7 @@ class Sync(RoundRule):
     summary = "every group delivers its share, all wait for the slowest"
 
     def quota(self, target: int | None = None) -> int | None:
-        return share(target or self.target, self.groups)
+        return share(target or self.target, len(self.present))
 
     def complete(self) -> bool:
-        return min(self.counts) >= share(self.target, self.groups)
+        return min(self.counts[group] for group in self.present) >= share(self.target, len(self.present))

@@ -1,0 +1,59 @@
+"""MPI requests of messages under way, and what becomes of them when the other side dies.
+
+Called by comm/mpi.py; knows neither kinds nor roles.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mpi4py import MPI
+
+from hpcmarl.comm.mpi_sums import is_death
+from hpcmarl.comm.protocol import Buffer
+from hpcmarl.comm.transport import SendHandle
+
+
+def complete(requests: list[Any]) -> bool | None:
+    """Whether all requests are complete; None: the other side has died."""
+    try:
+        return bool(MPI.Request.Testall(requests))
+    except MPI.Exception as error:
+        if not is_death(error):
+            raise
+        return None
+
+
+class MpiHandle(SendHandle):
+    """Requests of one message; keeps the buffer alive until they are complete, or their receiver has died."""
+
+    __slots__ = ("buffer", "requests")
+
+    def __init__(self, requests: list[Any], buffer: Buffer) -> None:
+        self.requests = requests
+        self.buffer = buffer
+
+    def done(self) -> bool:
+        if self.requests and (complete(self.requests) is not False):
+            self.requests = []
+        return not self.requests
+
+
+class Incoming:
+    """A message being received: one request, or the chunks of a large one still to be matched."""
+
+    __slots__ = ("buffer", "capacity", "filled", "requests", "source")
+
+    def __init__(self, source: int, buffer: Buffer, capacity: Buffer, request: Any) -> None:
+        self.source = source
+        self.buffer = buffer
+        self.capacity = capacity
+        self.requests = [request]
+        self.filled = buffer.nbytes
+
+    def complete(self) -> bool:
+        """Never true again once the sender has died on the way."""
+        if self.requests and (state := complete(self.requests)) is not False:
+            self.requests = []
+            self.filled = -1 if state is None else self.filled
+        return not self.requests and self.filled >= self.buffer.nbytes

@@ -1,0 +1,88 @@
+"""Real ranks that are killed or frozen while they train: who goes on, who stops, what is left on disk."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from tests.mpi.launch import LIBRARIES, rank_processes, run_train
+from tests.worlds import SPREAD, final_state, summary
+
+pytestmark = pytest.mark.mpi
+MORE = 400  # updates: enough that the victim dies in the middle
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(SPREAD)
+    return path
+
+
+class Hit:
+    """Sends a signal to one rank once the run has written a checkpoint; `after` is when, by the monotonic clock."""
+
+    def __init__(self, directory, rank, number=signal.SIGKILL):
+        self.directory, self.rank, self.number = directory, rank, number
+        self.after = None
+
+    def __call__(self, _session):
+        if self.after is None and list(self.directory.glob("checkpoints/checkpoint-*.h5")):
+            os.kill(rank_processes(str(self.directory))[self.rank], self.number)
+            self.after = time.monotonic()
+
+
+def train_and_hit(library, ranks, config, directory, rank, *changes, number=signal.SIGKILL):
+    hit = Hit(directory, rank, number)
+    always = (f"stop.updates={MORE}", "checkpoint.every_updates=20", "topology.silence_seconds=3")
+    job = run_train(library, ranks, config, "--run-dir", str(directory), *always, *changes, limit=150, meanwhile=hit)
+    assert hit.after is not None, f"the run ended before it could be hit:\n{job.text}"
+    assert not job.orphans
+    return job, time.monotonic() - hit.after
+
+
+@pytest.mark.parametrize(
+    ("ranks", "victim", "role", "changes"),
+    [
+        (4, 3, "actor", ()),
+        (5, 3, "learner", ("topology.groups=2", "rounds.rule=rennala")),
+        (5, 3, "learner", ("topology.groups=2", "rounds.reduce=mpi")),
+        (5, 4, "actor", ("topology.groups=2", "rounds.rule=malenia", "rounds.on_loss=drop")),
+    ],
+)
+def test_a_killed_rank_does_not_end_the_run(ranks, victim, role, changes, config, tmp_path):
+    job, _ = train_and_hit("openmpi", ranks, config, tmp_path / "run", victim, *changes)
+    assert job.code == 0, job.text
+    told = summary(tmp_path / "run")
+    assert (told["status"], told["updates"]) == ("finished", MORE)
+    assert [(row["rank"], row["roles"]) for row in told["lost_ranks"]] == [(victim, role)]
+    assert f"rank {victim} ({role}) on " in job.text
+
+
+def test_a_frozen_rank_is_found_and_ended(config, tmp_path):
+    job, _ = train_and_hit("openmpi", 4, config, tmp_path / "run", 2, number=signal.SIGSTOP)
+    assert job.code == 0, job.text
+    assert [row["rank"] for row in summary(tmp_path / "run")["lost_ranks"]] == [2]
+    assert "was not heard for 3 s (topology.silence_seconds)" in job.text
+
+
+def test_without_its_server_a_run_ends_at_once_and_can_be_resumed(config, tmp_path):
+    directory = tmp_path / "run"
+    job, seconds = train_and_hit("openmpi", 4, config, directory, 0)
+    assert job.code == 75, job.text
+    assert seconds < 10
+    version = final_state(directory)["engine"]["rule"]["round"]
+    again = run_train("openmpi", 4, config, "--run-dir", str(directory), "--resume", "auto", f"stop.updates={MORE}")
+    assert again.code == 0, again.text
+    assert summary(directory)["updates"] == MORE
+    assert f"checkpoint-{version:010d}" in summary(directory)["resumed_from"]
+
+
+@pytest.mark.parametrize("library", LIBRARIES[1:])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_where_the_library_cannot_go_on_the_job_ends_with_a_good_checkpoint(library, number, config, tmp_path):
+    job, seconds = train_and_hit(library, 4, config, tmp_path / "run", 3, number=number)
+    assert job.code != 0
+    assert seconds < 10 + 3
+    assert final_state(tmp_path / "run")["engine"]["rule"]["round"] >= 20
