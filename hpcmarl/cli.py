@@ -16,7 +16,19 @@ from typing import Annotated
 import typer
 
 from hpcmarl import __version__
-from hpcmarl.cli_common import Json, OptionalConfig, Overrides, Ranks, check_single, load, print_result, set_threads, split_overrides, start
+from hpcmarl.cli_common import (
+    Json,
+    OptionalConfig,
+    Overrides,
+    Ranks,
+    check_single,
+    load,
+    print_result,
+    printable,
+    set_threads,
+    split_overrides,
+    start,
+)
 from hpcmarl.cli_show import bench_app, config_app, list_app
 from hpcmarl.cli_submit import submit
 from hpcmarl.errors import HpcmarlError, UsageError
@@ -154,7 +166,7 @@ def main() -> None:
         app(prog_name="hpcmarl")
     except HpcmarlError as error:
         sys.stdout.flush()
-        print(f"{_rank_label()}error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        print(f"{_rank_label()}error: {printable(' '.join(str(error).split()))}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
 
 

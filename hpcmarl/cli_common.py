@@ -89,3 +89,8 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     for line in cells:
         typer.echo("  ".join(f"{text:{width}}" for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def printable(text: str) -> str:
+    """The text with what could steer a terminal (control characters, marks that reverse its order) written out: names come from files."""
+    return "".join(letter if letter.isprintable() or letter == " " else f"\\x{ord(letter):02x}" for letter in text)

@@ -14,6 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hpcmarl.cli_common import printable
+
 data_app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -65,7 +67,7 @@ def _print_table(rows: Sequence[Sequence[str]], heading: Sequence[str]) -> None:
 
     table = Table(*heading, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+        table.add_row(*(Text(printable(cell), overflow="fold") for cell in row))
     console = Console()
     if not console.is_terminal:
         console.width = 2000  # whole lines, so that grep and cut work

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 config_app = typer.Typer(no_args_is_help=True, help="Show, check or explain a configuration.")
 list_app = typer.Typer(no_args_is_help=True, help="List known environments, algorithms or round rules.")
-bench_app = typer.Typer(no_args_is_help=True, help="Measure training throughput or communication.")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure training throughput, communication or what kills leave.")
 
 # What is measured where no configuration is given: small networks, cheap environments, so that the machinery shows.
 BENCHMARK_CONFIG = "name: bench\nenv: {id: mpe2.simple_spread_v3}\ntrajectories: {enabled: false}\neval: {episodes: 0}\nstop: {seconds: 3600}\n"
@@ -145,6 +146,45 @@ def comm(config: OptionalConfig = None, overrides: Overrides = None, ranks: Rank
     from hpcmarl.bench.comm import run
 
     print_result(run(settings, seconds), as_json)
+
+
+class Victim(StrEnum):
+    """What `bench faults` kills."""
+
+    job = "job"
+    actor = "actor"
+    learner = "learner"
+
+
+@bench_app.command()
+def faults(
+    kills: Annotated[int, typer.Option("--kills", min=1, help="how many")] = 10,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="of the moments and the victims")] = 0,
+    what: Annotated[Victim, typer.Option("--what", help="one rank with this role, or every process of the job")] = Victim.job,
+    ranks: Annotated[int | None, typer.Option("-n", "--ranks", min=2, metavar="RANKS", help="of each job; default 4, learner: 5")] = None,
+    run_dir: Annotated[str | None, typer.Option("--run-dir", metavar="DIR", help="keep the run there; default: a temporary one")] = None,
+    as_json: Json = False,
+) -> None:
+    """Kill training with SIGKILL at random moments and count what was lost.
+
+    It starts its jobs itself, one after the other on one run directory. Exits 1 when a file was corrupt,
+    a kill was not recovered from, or it was interrupted.
+
+    \b
+    hpcmarl bench faults --kills 100 --seed 1 --what job --json
+    """
+    from hpcmarl.errors import UsageError
+    from hpcmarl.launch.world import under_launcher
+
+    if under_launcher(os.environ):
+        raise UsageError("bench faults starts and kills MPI jobs of its own; run it outside mpirun and srun")
+    set_threads(1)
+    from hpcmarl.bench.faults import run
+
+    result = run(kills, seed, what.value, ranks, run_dir)
+    print_result(result, as_json)
+    if result["corrupt_files"] or result["survived"] + result["resumed"] < kills:
+        raise typer.Exit(1)
 
 
 def _bench_settings(name: str, config: str | None, overrides: Sequence[str] | None, ranks: int, seconds: float, as_json: bool) -> Config:

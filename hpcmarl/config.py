@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from hpcmarl.configbase import Fraction, Natural, NonNegative, PositiveFloat, PositiveInt, Section
+from hpcmarl.configbase import ActorCount, Count, Fraction, GroupCount, Natural, NonNegative, PositiveFloat, PositiveInt, Section, Width
 from hpcmarl.configslurm import SlurmConfig
 
 
@@ -39,10 +39,10 @@ class PolicyConfig(Section):
 class NetworkConfig(Section):
     """The shape of a multi-layer perceptron, and the recurrence before its head."""
 
-    hidden: tuple[PositiveInt, ...] = Field((64, 64), description="units of each hidden layer")
+    hidden: tuple[Width, ...] = Field((64, 64), max_length=64, description="units of each hidden layer")
     activation: Literal["tanh", "relu"] = "tanh"
     recurrent: bool = Field(False, description="put a GRU between the hidden layers and the policy head")
-    memory: PositiveInt = Field(64, description="units of the GRU")
+    memory: Width = Field(64, description="units of the GRU")
 
 
 class AlgoConfig(Section):
@@ -62,7 +62,7 @@ class MATraceConfig(AlgoConfig):
     """MA-Trace (arXiv 2111.11229): V-trace with ratios over the team."""
 
     name: Literal["ma_trace"] = "ma_trace"
-    unroll: PositiveInt = Field(25, description="steps of one unroll, T")
+    unroll: Count = Field(25, description="steps of one unroll, T")
     critic: Literal["obs", "full", "dec"] = Field("obs", description="critic on all observations, on the environment's state, or one per agent")
     ratios: Literal["joint", "agent"] | None = Field(
         None, description="importance ratios of the team or of each agent; default: joint, with critic dec: agent"
@@ -123,7 +123,7 @@ class RoundsConfig(Section):
     late: Literal["cancel", "ignore"] = Field("cancel", description="unfinished on-policy work: abandon it at the next step, or finish and drop it")
     reduce: Literal["server", "mpi"] = Field("server", description="sum at the server, or one AllReduce among the learners")
     max_staleness: Natural = Field(16, description="rollouts older than so many versions are dropped (off-policy algorithms)")
-    queue: PositiveInt = Field(8, description="rollout messages a learner keeps; the oldest are dropped when it falls behind")
+    queue: Count = Field(8, description="rollout messages a learner keeps; the oldest are dropped when it falls behind")
     on_loss: Literal["auto", "drop", "stop"] = Field(
         "auto", description="a group has died: go on without it, or stop after a checkpoint; auto: stop with malenia, whose objective would change"
     )
@@ -141,19 +141,19 @@ class GroupConfig(Section):
 
     env: dict[str, Any] = Field(default={}, description="keys of `env` that differ in this group")
     delay: DelayConfig = DelayConfig()
-    actors: Natural | None = Field(None, description="actors of this group; default: topology.actors_per_learner")
+    actors: ActorCount | None = Field(None, description="actors of this group; default: topology.actors_per_learner")
 
 
 class TopologyConfig(Section):
     """Which rank does what; `hpcmarl doctor` prints the table."""
 
-    groups: PositiveInt | tuple[GroupConfig, ...] = Field(1, description="how many learners, or a list with one entry a learner")
-    actors_per_learner: Natural | Literal["auto"] = Field("auto", description="auto shares out all ranks; 0: a learner steps its own environments")
+    groups: GroupCount | tuple[GroupConfig, ...] = Field(1, description="how many learners, or a list with one entry a learner")
+    actors_per_learner: ActorCount | Literal["auto"] = Field("auto", description="auto shares out all ranks; 0: a learner steps its own environments")
     server: Literal["auto", "dedicated", "shared"] = Field("auto", description="the server has rank 0 to itself, or shares it with the first learner")
     placement: Literal["beside", "apart"] = Field(
         "beside", description="a learner beside its actors, or all learners on the first ranks and all actors on the others (heterogeneous jobs)"
     )
-    environments_per_actor: PositiveInt = Field(16, description="environment slots stepped together, E")
+    environments_per_actor: Count = Field(16, description="environment slots stepped together, E")
     threads: PositiveInt = Field(1, description="torch threads of each rank")
     silence_seconds: PositiveFloat | None = Field(
         60.0, description="a rank that was not heard for so long is killed and treated as dead; more than any environment step may take"
@@ -174,6 +174,7 @@ class TrajectoriesConfig(Section):
     shard_seconds: PositiveFloat = Field(60.0, description="or after so many seconds: what a killed job can lose")
     every: PositiveInt = Field(1, description="keep one rollout in so many")
     max_gigabytes: PositiveFloat | None = Field(None, description="an actor stops writing after so many gigabytes")
+    on_error: Literal["warn", "stop"] = Field("warn", description="when the disk fails: go on without and try again, or end the run")
 
 
 class CheckpointConfig(Section):
@@ -182,6 +183,7 @@ class CheckpointConfig(Section):
     every_seconds: PositiveFloat | None = 60.0
     every_updates: PositiveInt | None = None
     keep: PositiveInt = Field(3, description="newest checkpoints kept")
+    on_error: Literal["warn", "stop"] = Field("warn", description="when the disk fails: go on and try again with the next one, or end the run")
 
 
 class EvalConfig(Section):
@@ -189,7 +191,7 @@ class EvalConfig(Section):
 
     episodes: Natural = Field(100, description="episodes at the end of the run; 0: none")
     greedy: bool = Field(True, description="take the most probable action (or the mean) instead of sampling")
-    environments: PositiveInt = Field(8, description="environment slots stepped together")
+    environments: Count = Field(8, description="environment slots stepped together")
     every_updates: PositiveInt | None = Field(None, description="also during the run, after so many updates")
     every_seconds: PositiveFloat | None = Field(None, description="also during the run, after so many seconds")
     seed: Natural = Field(1_000_003, description="seed of the evaluation episodes")

@@ -8,6 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+# bounds far above any use: a configuration from elsewhere must not exhaust memory by a number
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+ActorCount = Annotated[int, Field(ge=0, le=1_000_000)]
+GroupCount = Annotated[int, Field(ge=1, le=65_536)]
+Width = Annotated[int, Field(ge=1, le=65_536)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Line = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]

@@ -19,6 +19,7 @@ from hpcmarl.configyaml import Place
 from hpcmarl.errors import ConfigError
 
 COMMAND_LINE = "command line"
+LARGEST_GROUPS = 65_536
 _CHOICES = ("algo", "optimizer")  # sections whose `name` decides which keys they have
 
 
@@ -150,10 +151,15 @@ def _assign(tree: _Tree, place: Place, value: Any) -> None:
             tree.overridden.add((*place[:depth], key))
             return
         below = container.get(key) if isinstance(container, dict) else container[key]
-        if place[: depth + 1] == ("topology", "groups") and isinstance(below, int | None) and not isinstance(below, bool):
+        if place[: depth + 1] == ("topology", "groups") and _is_group_count(below):
             below = [{} for _ in range(below or 1)]
         container[key] = {} if below is None else below
         container = container[key]
+
+
+def _is_group_count(value: Any) -> bool:
+    """Whether the groups are given as a number that may become a list: one that is too large is left for the schema to refuse."""
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value <= LARGEST_GROUPS)
 
 
 def _fill_names(data: dict[str, Any]) -> None:

@@ -28,6 +28,14 @@ PIP_HINTS = {
     "pettingzoo.sisl": "'pettingzoo[sisl]'",
     "pettingzoo.mpe": "mpe2",
 }
+# Packages that hold no environments but much that a configuration must not be able to call (os:system, torch:load, yaml:unsafe_load)
+REFUSED = frozenset(
+    {
+        "hpcmarl", "numpy", "torch", "h5py", "hdf5plugin", "mpi4py", "pydantic", "pydantic_core", "yaml", "typer", "click",
+        "rich", "pip", "setuptools", "pkg_resources", "wheel", "pytest", "_pytest", "sympy", "networkx", "jinja2", "fsspec",
+        "matplotlib", "pandas", "scipy", "xarray", "IPython",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,9 @@ def _import(name: str, id: str) -> Any:
         sys.path.append(here)  # the user's own module beside the configuration; last, so that it hides no installed one
     if not all(part.isidentifier() for part in name.split(".")):
         raise ConfigError(f"env.id {id!r} is no import path; allowed: a PettingZoo module (mpe2.simple_spread_v3) or package.module:factory")
+    package = name.partition(".")[0]
+    if package in sys.stdlib_module_names or package in REFUSED:
+        raise ConfigError(f"env.id {id} is no environment: the package {package} holds none; allowed: a PettingZoo module, or package.module:factory")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=DeprecationWarning)  # PettingZoo's own, about its registry

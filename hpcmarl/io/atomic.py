@@ -9,10 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
-from hpcmarl.errors import StorageError
+from hpcmarl.errors import FormatError, StorageError
 
 PARTIAL = ".partial"
 LOCK_ERRORS = (errno.EAGAIN, errno.ENOLCK, 524)  # 524 is the kernel's ENOTSUPP, which NFS and Lustre answer where locks are off
@@ -88,6 +90,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], verify: Callab
     """Calls write(temporary path), then publishes it as `path`. Nothing is left behind on failure. Raises StorageError."""
     partial = partial_path(path)
     try:
+        partial.unlink(missing_ok=True)  # a stale one; were it a link, writing would go through it
         write(partial)
         publish(partial, path, verify)
     except OSError as error:
@@ -101,3 +104,23 @@ def write_atomically(path: Path, write: Callable[[Path], object], verify: Callab
 def write_text(path: Path, text: str) -> None:
     """A small text file, whole or absent. Raises StorageError."""
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a file for reading that must be one: a pipe would wait for ever, a device never end. Raises FormatError, OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return open(descriptor, "rb")
+    os.close(descriptor)
+    raise FormatError(f"{path}: {'a directory, ' if stat.S_ISDIR(mode) else ''}not a regular file")
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The whole of a file of at most `limit` bytes. Raises FormatError for a larger one and for what is no regular file, OSError."""
+    with open_regular(path) as stream:
+        if os.fstat(stream.fileno()).st_size <= limit:
+            content = stream.read(limit + 1)
+            if len(content) <= limit:
+                return content
+    raise FormatError(f"{path}: larger than {limit >> 20} MiB, which hpcmarl does not write; the file is damaged or foreign")

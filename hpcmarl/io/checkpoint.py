@@ -6,6 +6,7 @@ of what the state holds: a tree (see hpcmarl.packing). A state of S bytes needs 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import os
@@ -18,8 +19,9 @@ from typing import Any
 import h5py
 
 from hpcmarl.errors import FormatError, HpcmarlError, StorageError
-from hpcmarl.io.atomic import storage_error, write_atomically
-from hpcmarl.io.schema import CHECKPOINT, open_checked, read_attributes, reading, root_attributes, write_attributes
+from hpcmarl.io.atomic import PARTIAL, storage_error, write_atomically
+from hpcmarl.io.schema import CHECKPOINT, new_file, open_checked, read_attributes, reading, root_attributes, write_attributes
+from hpcmarl.io.sturdy import close_at_exit
 from hpcmarl.io.tree import read_tree, write_tree
 from hpcmarl.packing import Tree, digest
 
@@ -43,12 +45,12 @@ def save_checkpoint(directory: str | os.PathLike[str], state: dict[str, Tree], *
     checksum = digest({"state": state, "attributes": root})
 
     def write(partial: Path) -> None:
-        with h5py.File(partial, "w") as file:
+        with new_file(partial) as file:
             write_attributes(file, {**root, "checksum": checksum})
             write_tree(file.create_group("state"), state)
 
     try:
-        Path(directory).mkdir(parents=True, exist_ok=True)
+        Path(directory).mkdir(exist_ok=True)  # without its parents: a run directory that is gone may be a disk that is
         write_atomically(path, write, verify_checkpoint)
     except OSError as error:
         raise storage_error(path, "write", error) from error
@@ -119,20 +121,26 @@ def prune(directory: str | os.PathLike[str], keep: int) -> None:
 class CheckpointWriter:
     """Writes checkpoints from a background thread, one at a time; of those that wait, the newest wins.
 
-    Errors never stop training by themselves: `poll` hands them over and the caller decides.
+    Errors never stop training by themselves: `poll` hands them over and the caller decides. last_error: of the newest
+    checkpoint that was tried, None when it was written. What a killed writer left under temporary names is removed first.
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, keep: int) -> None:
         self.directory, self.keep = Path(directory), keep
         self.last_path: Path | None = None
         self.last_version: int | None = None
+        self.last_error: StorageError | None = None
         self._errors: list[StorageError] = []
         self._pending: tuple[dict[str, Tree], int, dict[str, Any]] | None = None
         self._busy = False
         self._closed = False
         self._changed = threading.Condition()
+        with contextlib.suppress(OSError):
+            for stale in self.directory.glob("checkpoint-*.h5" + PARTIAL):
+                stale.unlink(missing_ok=True)
         self._thread = threading.Thread(target=self._work, name="checkpoint-writer", daemon=True)
         self._thread.start()
+        close_at_exit(self)
 
     def submit(self, state: dict[str, Tree], *, version: int, attributes: Mapping[str, Any]) -> None:
         """Copies the state and returns at once; it replaces one that still waits."""
@@ -178,7 +186,7 @@ class CheckpointWriter:
                 error = StorageError(f"{self.directory}: checkpoint of version {version} failed: {problem!r}")
                 error.__cause__ = problem
             with self._changed:
-                self._busy = False
+                self._busy, self.last_error = False, error
                 if error is not None:
                     self._errors = [*self._errors[-9:], error]
                 self._changed.notify_all()

@@ -5,7 +5,6 @@ Knows the formats of this package; prints nothing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from hpcmarl.errors import FormatError, HpcmarlError
 from hpcmarl.io.atomic import PARTIAL
 from hpcmarl.io.checkpoint import list_checkpoints, load_checkpoint, verify_checkpoint
 from hpcmarl.io.layout import ENVIRONMENT
-from hpcmarl.io.metrics import read_csv, read_hdf5
+from hpcmarl.io.metrics import read_csv, read_hdf5, read_summary
 from hpcmarl.io.salvage import list_partials
 from hpcmarl.io.schema import CHECKPOINT, METRICS, TRAJECTORIES, open_checked, read_attributes, reading
 from hpcmarl.io.shard import is_live
@@ -50,7 +49,7 @@ def verify_file(path: Path) -> dict[str, Any]:
         if path.name == "metrics.csv":
             read_csv(path)
         elif path.suffix == ".json":
-            json.loads(path.read_bytes())
+            read_summary(path)
         else:
             {TRAJECTORIES: verify_shard, CHECKPOINT: verify_checkpoint, METRICS: read_hdf5}[file_kind(path)](path)
     except (HpcmarlError, OSError, ValueError) as error:
@@ -132,13 +131,13 @@ def _describe_run(path: Path) -> dict[str, Any]:
     summary = path / "summary.json"
     checkpoints = list_checkpoints(path)
     try:
-        status = json.loads(summary.read_bytes()).get("status") if summary.exists() else None
-    except (OSError, ValueError, AttributeError):
+        status = read_summary(summary).get("status") if summary.exists() else None
+    except FormatError:
         status = None
     return {
         "path": str(path),
         "format": "run directory",
-        "status": status,
+        "status": status if isinstance(status, str) else None,
         "shards": len(shards),
         "bad_shards": bad,
         "temporary_files": len(list_partials(path)),

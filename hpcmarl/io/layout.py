@@ -5,6 +5,7 @@ Built from an environment's spec for new shards, or read back from a file by sal
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,13 +13,14 @@ import h5py
 import numpy as np
 
 from hpcmarl.errors import ConfigError, FormatError
-from hpcmarl.io.schema import read_attribute
+from hpcmarl.io.schema import LARGEST_CHUNK, read_attribute
 from hpcmarl.types import EnvironmentSpec, PolicySpec
 
 ENVIRONMENT = "env"
 INDEX = "segments"
 COMMITTED = "committed"
 CHUNK_BYTES = 1 << 19
+LARGEST_LABELS = 16 << 20  # bytes of the names of a dimension's places, when read
 
 
 @dataclass(frozen=True)
@@ -165,12 +167,22 @@ def _group_layout(group: h5py.Group, rows: str) -> GroupLayout:
         if not isinstance(item, h5py.Dataset):
             raise FormatError(f"{group.file.filename}: {item.name} is not a dataset; the file is damaged or foreign")
         if item.is_scale:
-            if item.dtype.kind == "S" and item.ndim == 1 and item.size <= 1 << 20:
+            if item.dtype.kind == "S" and item.ndim == 1:
+                if item.size * item.dtype.itemsize > LARGEST_LABELS:
+                    raise FormatError(f"{group.file.filename}: {item.name} declares {item.size} names; the file is damaged or crafted")
                 labels[name] = tuple(bytes(label) for label in item[()])
             continue
         if item.ndim == 0:
             continue
+        _check_rows(item)
         dims = tuple(item.dims[axis][0].name.rsplit("/", 1)[-1] if len(item.dims[axis]) else f"dim_{axis}" for axis in range(1, item.ndim))
         attributes = {key: read_attribute(item, key) for key in item.attrs if key != "DIMENSION_LIST"}
         columns[name] = Column(item.dtype, dims, tuple(item.shape[1:]), attributes)
     return GroupLayout(rows, columns, labels)
+
+
+def _check_rows(dataset: h5py.Dataset) -> None:
+    """Readers take whole rows into memory, and writers put whole rows into a chunk, whose size check_safe bounds. Raises FormatError."""
+    row = math.prod(max(size, 1) for size in dataset.shape[1:]) * dataset.dtype.itemsize
+    if row > LARGEST_CHUNK or (dataset.chunks is not None and dataset.chunks[1:] != tuple(max(size, 1) for size in dataset.shape[1:])):
+        raise FormatError(f"{dataset.file.filename}: {dataset.name} has rows {list(dataset.shape[1:])} in parts; the file is damaged or crafted")

@@ -66,5 +66,5 @@ def merge_shards(paths: Sequence[Path], output: Path, compression: str = "none")
             merged.partial.unlink(missing_ok=True)
             raise
         return {"shards": len(shards), "steps": merged.steps, "segments": merged.segments, "bytes": output.stat().st_size}
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise storage_error(output, "write", error) from error

@@ -24,12 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcmarl.errors import FormatError, HpcmarlError
-from hpcmarl.io.atomic import storage_error, write_atomically, write_text
-from hpcmarl.io.schema import METRICS, NETCDF_DIMENSION, open_checked, reading, root_attributes, write_attributes
+from hpcmarl.io.atomic import read_bytes, storage_error, write_atomically, write_text
+from hpcmarl.io.schema import METRICS, NETCDF_DIMENSION, new_file, open_checked, reading, root_attributes, write_attributes
 
 LOGGER = logging.getLogger(__name__)
 SNAPSHOT_SECONDS = 60.0  # metrics.h5 at most so often, and rarer where writing it is slow
 VERSION = "version"
+LARGEST_CSV, LARGEST_SUMMARY = 1 << 30, 16 << 20  # bytes that a reader takes
 
 
 def _text(value: float) -> str:
@@ -151,7 +152,7 @@ def write_hdf5(path: Path, columns: Mapping[str, NDArray[np.float64]]) -> None:
     attributes = {"role": "server", "config": config.read_text(encoding="utf-8") if config.exists() else ""}
 
     def write(partial: Path) -> None:
-        with h5py.File(partial, "w") as file:
+        with new_file(partial) as file:
             write_attributes(file, root_attributes(METRICS, attributes))
             rows = len(next(iter(columns.values()), ()))
             scale = file.create_dataset("row", (rows,), "f4", maxshape=(None,), chunks=(1024,))
@@ -180,18 +181,26 @@ def read_hdf5(path: Path) -> dict[str, NDArray[np.float64]]:
     """The columns of a metrics.h5. Raises FormatError."""
     with open_checked(path, METRICS) as file, reading(path):
         datasets = [item for item in file.values() if isinstance(item, h5py.Dataset) and not item.is_scale]
+        left = os.path.getsize(path)
+        for item in datasets:
+            left -= item.size * item.dtype.itemsize  # columns are stored as they are, so that the file bounds what they declare
+            if item.ndim != 1 or item.dtype.kind not in "biuf" or left < 0:
+                raise FormatError(f"{path}: {item.name} declares {item.dtype}{list(item.shape)}; the file is damaged or crafted")
         return {str(item.attrs.get("column", item.name[1:])): item[()].astype(np.float64) for item in datasets}
 
 
 def read_csv(path: Path) -> dict[str, NDArray[np.float64]]:
     """The columns of a metrics.csv; a last line that a kill cut short is left out. Raises FormatError, StorageError."""
     try:
-        text = path.read_bytes().decode()
+        text = read_bytes(path, LARGEST_CSV).decode()
     except OSError as error:
         raise storage_error(path, "read", error) from error
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: not a text file of metrics; move it away") from error
-    rows = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
+    try:
+        rows = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
+    except csv.Error as error:
+        raise FormatError(f"{path}: not a table of metrics ({error}); move it away") from error
     heading = rows.pop(0) if rows else []
     columns: dict[str, list[float]] = {name: [] for name in heading}
     if len(columns) != len(heading):
@@ -230,3 +239,16 @@ def _jsonable(value: Any) -> Any:
 def write_summary(run_directory: str | os.PathLike[str], summary: Mapping[str, Any]) -> None:
     """summary.json, atomically; numbers that are not finite become null. Raises StorageError."""
     write_text(Path(run_directory) / "summary.json", json.dumps(_jsonable(summary), indent=2, allow_nan=False) + "\n")
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """A summary.json. Raises FormatError for anything else, also for one that is too large or too deep."""
+    try:
+        summary = json.loads(read_bytes(path, LARGEST_SUMMARY))
+    except OSError as error:
+        raise FormatError(str(storage_error(path, "read", error))) from error
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: not a summary of a run: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(summary, dict):
+        raise FormatError(f"{path}: not a summary of a run, which is one JSON object")
+    return summary

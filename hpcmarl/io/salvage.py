@@ -40,7 +40,7 @@ class Salvaged:
 
 def list_partials(path: Path) -> list[Path]:
     """The temporary files under a directory; a file stands for itself."""
-    return sorted(path.rglob("*" + PARTIAL)) if path.is_dir() else [path]
+    return sorted(file for file in path.rglob("*" + PARTIAL) if not file.is_dir()) if path.is_dir() else [path]
 
 
 def salvage(path: Path, *, remove: bool = False) -> list[Salvaged]:
@@ -93,7 +93,7 @@ def copy_shard(reader: ShardReader, final: Path) -> None:
             shard.abandon()
             partial.unlink(missing_ok=True)
             raise
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise storage_error(final, "write", error) from error
 
 

@@ -21,8 +21,10 @@ import h5py
 import numpy as np
 
 import hpcmarl
-from hpcmarl.errors import FormatError, MissingPackageError
-from hpcmarl.io.atomic import LOCK_ERRORS, errno_of, remedy, storage_error
+from hpcmarl.errors import FormatError
+from hpcmarl.io.atomic import LOCK_ERRORS, errno_of, open_regular, remedy, storage_error
+from hpcmarl.io.filters import check_filters
+from hpcmarl.io.sturdy import close, create
 from hpcmarl.io.unfinished import UnfinishedFile
 from hpcmarl.packing import plain
 
@@ -88,11 +90,22 @@ def read_attributes(file: h5py.File) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
+def new_file(path: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file, to be written whole. Raises OSError where the disk fails."""
+    file, sink = create(path)
+    try:
+        yield file
+    finally:
+        close(file, sink)
+    sink.check()
+
+
+@contextlib.contextmanager
 def reading(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turns whatever HDF5 raises on a damaged file into FormatError, one line."""
     try:
         yield
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError, EOFError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError, EOFError) as error:
         if isinstance(error, OSError) and errno_of(error) in LOCK_ERRORS:
             raise FormatError(f"{os.fspath(path)}: the file is locked: {remedy(error)}") from error
         raise FormatError(f"{os.fspath(path)}: the file is damaged: {' '.join(str(error).split())[:200]}") from error
@@ -106,7 +119,7 @@ def open_checked(path: str | os.PathLike[str], kind: str | None, *, unfinished: 
     """
     path = Path(path)
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             size = os.fstat(stream.fileno()).st_size
             signature = stream.read(8)
     except FileNotFoundError as error:
@@ -195,20 +208,9 @@ def _check_dataset(dataset: h5py.Dataset, file_size: int) -> None:
         return
     if stored == 0 and dataset.is_scale and dataset.ndim == 1:
         return  # a netCDF dimension without values: never read
-    for position in range(creation.get_nfilters()):
-        _check_filter(where, creation.get_filter(position)[0])
     chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize
     needed = math.prod(-(-length // step) for length, step in zip(dataset.shape, dataset.chunks, strict=True))
     if chunk > LARGEST_CHUNK or stored > file_size or dataset.id.get_num_chunks() < needed:
         raise FormatError(f"{where} declares {needed} chunks of {chunk} bytes, which are not all stored; the file is damaged or crafted")
+    check_filters(where, dataset, chunk)
 
-
-def _check_filter(where: str, number: int) -> None:
-    if h5py.h5z.filter_avail(number):
-        return
-    try:
-        import hdf5plugin  # noqa: F401  (registers its filters)
-    except ImportError:
-        raise MissingPackageError(f"{where} is compressed with filter {number}, which is not installed; pip install hdf5plugin") from None
-    if not h5py.h5z.filter_avail(number):
-        raise FormatError(f"{where} is compressed with filter {number}, which neither h5py nor hdf5plugin knows")

@@ -12,15 +12,16 @@ import fcntl
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import h5py
 import numpy as np
 
-from hpcmarl.errors import MissingPackageError
-from hpcmarl.io.atomic import partial_path, publish
+from hpcmarl.errors import FormatError, MissingPackageError
+from hpcmarl.io.atomic import open_regular, partial_path, publish
 from hpcmarl.io.layout import COMMITTED, ENVIRONMENT, INDEX, GroupLayout, Layout
 from hpcmarl.io.schema import NETCDF_DIMENSION, encode_value, write_attributes
+from hpcmarl.io.sturdy import close, create
 from hpcmarl.types import Array
 
 
@@ -104,21 +105,24 @@ def _scale(group: h5py.Group, name: str, size: int, labels: tuple[bytes, ...] | 
 
 
 class ShardFile:
-    """A shard on its way to `path`. Raises OSError (and h5py's RuntimeError) where the disk fails: the caller decides."""
+    """A shard on its way to `path`. Raises OSError where the disk fails: the caller decides."""
 
     def __init__(self, path: Path, layout: Layout, attributes: Mapping[str, Any], compression: str = "none", *, partial: Path | None = None) -> None:
         self.path, self.partial = path, partial or partial_path(path)
         self.steps = self.segments = 0
         options = filter_options(compression)
-        self._file: h5py.File | None = h5py.File(self.partial, "w", libver=("v110", "v110"), rdcc_nbytes=0)
-        self._guard: IO[bytes] | None = None
-        write_attributes(self._file, attributes)
-        self._groups = {name: _Rows(self._file, name, group, options) for name, group in layout.items()}
-        self._committed = self._file.create_dataset(f"{INDEX}/{COMMITTED}", data=np.int64(0))
-        self._file.swmr_mode = True
-        with contextlib.suppress(OSError):
-            self._guard = self.partial.open("rb")
-            fcntl.flock(self._guard, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        file, self._sink = create(self.partial, libver=("v110", "v110"), rdcc_nbytes=0)
+        self._file: h5py.File | None = file
+        try:
+            write_attributes(file, attributes)
+            self._groups = {name: _Rows(file, name, group, options) for name, group in layout.items()}
+            self._committed = file.create_dataset(f"{INDEX}/{COMMITTED}", data=np.int64(0))
+            file.swmr_mode = True
+            self._sink.check()
+        except BaseException:
+            self.abandon()
+            self.partial.unlink(missing_ok=True)
+            raise
 
     def append(self, rows: Mapping[str, Mapping[str, Array]], steps: int, segments: int) -> None:
         """Adds `steps` rows to every group under /steps and `segments` rows to the others; rows: group -> column -> array."""
@@ -130,6 +134,7 @@ class ShardFile:
         self._groups[name].append(rows, count)
         self.steps += count if name == f"steps/{ENVIRONMENT}" else 0
         self.segments += count if name == INDEX else 0
+        self._sink.check()
 
     def flush(self) -> None:
         """Makes all rows so far survive the death of this process (not of the machine)."""
@@ -139,8 +144,10 @@ class ShardFile:
                 if name.startswith("steps/") == bool(prefix):
                     group.write()
             self._file.flush()
+            self._sink.check()  # before any row counts as committed
         self._committed[...] = self.segments
         self._file.flush()
+        self._sink.check()
 
     @property
     def size(self) -> int:
@@ -156,23 +163,22 @@ class ShardFile:
         if self.segments:
             self.flush()
         self.abandon()
+        self._sink.check()
         if self.segments:
             publish(self.partial, self.path, check_shard)
         else:
             self.partial.unlink(missing_ok=True)
 
     def abandon(self) -> None:
-        """Closes the file and leaves it with its temporary name."""
+        """Closes the file and leaves it with its temporary name; after an error of the disk as it is there."""
         file, self._file = self._file, None
-        if self._guard is not None:
-            self._guard.close()
         if file is not None:
-            file.close()
+            close(file, self._sink)
 
 
 def is_live(path: Path) -> bool:
     """Whether a writer still has the temporary file (false where the file system has no locks)."""
-    with contextlib.suppress(OSError), path.open("rb") as stream:
+    with contextlib.suppress(OSError, FormatError), open_regular(path) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -18,6 +18,7 @@ from hpcmarl.io.schema import TRAJECTORIES, open_checked, reading
 from hpcmarl.types import Array
 
 SLAB_BYTES = 8 << 20
+LARGEST_INDEX, INDEX_RATIO = 256 << 20, 64  # the index is held in memory: so many bytes, or so many times the file's own
 
 
 def list_shards(path: str | os.PathLike[str]) -> list[Path]:
@@ -41,6 +42,7 @@ class ShardReader:
             with reading(self.path):
                 self.layout: Layout = layout_of_file(self.file)
                 self.segments = self._committed() if partial else self._rows("segment")
+                self._check_index_size()
                 self.index = {name: self.file[INDEX][name][: self.segments] for name in self.layout[INDEX].columns}
                 self.steps = int(self.index["start"][-1] + self.index["length"][-1]) if self.segments else 0
                 self._check_index(exact=not partial)
@@ -72,11 +74,16 @@ class ShardReader:
             raise FormatError(f"{self.path}: {committed} segments are committed, but not all of them are there; the file is damaged")
         return committed
 
+    def _check_index_size(self) -> None:
+        declared = self.segments * sum(column.row_bytes for column in self.layout[INDEX].columns.values())
+        if declared > max(LARGEST_INDEX, INDEX_RATIO * os.path.getsize(self.path)):
+            raise FormatError(f"{self.path}: /{INDEX} declares {declared} bytes, far more than the file has; the file is damaged or crafted")
+
     def _check_index(self, exact: bool) -> None:
         start, length = self.index["start"], self.index["length"]
         stop = np.cumsum(length)
         rows = self._rows("step") if exact else min(self._lengths("step"))
-        wrong = (length < 1).any() or (start != np.concatenate([[0], stop[:-1]])[: len(start)]).any()
+        wrong = (length < 1).any() or (length > rows).any() or (start != np.concatenate([[0], stop[:-1]])[: len(start)]).any()
         if wrong or self.steps > rows or (exact and self.steps != rows):
             raise FormatError(f"{self.path}: /{INDEX} and the {rows} rows under /steps do not agree; the file is damaged")
 

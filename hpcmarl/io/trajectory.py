@@ -21,15 +21,18 @@ from hpcmarl.config import TrajectoriesConfig
 from hpcmarl.errors import HpcmarlError, StorageError
 from hpcmarl.io.atomic import storage_error
 from hpcmarl.io.layout import ENVIRONMENT, INDEX, layout_of_spec
+from hpcmarl.io.salvage import salvage_file
 from hpcmarl.io.schema import TRAJECTORIES, root_attributes
 from hpcmarl.io.segments import cut_segments, slot_major
 from hpcmarl.io.shard import ShardFile, filter_options
+from hpcmarl.io.sturdy import close_at_exit
 from hpcmarl.types import Array, EnvironmentSpec, PolicyRollout, Rollout
 
 LOGGER = logging.getLogger(__name__)
 QUEUE_BYTES = 64 << 20  # what may wait for the disk
 WAKE_BYTES = 1 << 20  # the thread is woken early when so much waits
 WAKE_SECONDS = 0.25
+RETRY_SECONDS = 30.0  # after an error of the disk
 FLUSHES_PER_SHARD = 6  # a killed process loses at most this part of shard_seconds, once salvaged
 _SHARD = re.compile(r"shard-(\d+)\.h5")
 
@@ -140,13 +143,18 @@ class TrajectoryWriter:
         self._put = self._taken = 0  # bytes; like _dropped and _lost, each is written by one thread alone
         self._queue: deque[tuple[Rollout, int]] = deque()
         self._stopped = self._closing = False
+        self._retry_at: float | None = None
+        self._left: list[Path] = []  # open shards that an error ended: salvaged when the disk works again
         self._check_budget()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._work, name="trajectory-writer", daemon=True)
         self._thread.start()
+        close_at_exit(self)
 
     def append(self, rollout: Rollout) -> None:
-        """Takes a copy of the rollout; never waits for the disk and never raises for it."""
+        """Takes a copy of the rollout; never waits for the disk. Raises StorageError after an error where trajectories.on_error says stop."""
+        if self.error is not None and self.config.on_error == "stop":
+            raise StorageError(self.error)
         self._seen += 1
         if (self._seen - 1) % self.config.every:
             return
@@ -183,8 +191,10 @@ class TrajectoryWriter:
             self._wake.clear()
             closing = self._closing
             try:
+                self._try_again(closing)
                 while self._queue:
                     self._take(*self._queue.popleft())
+                    self._tend(False)  # also while there is always more: flushes and shards keep their time
                 self._tend(closing)
             except Exception as error:  # the thread must survive to count what is dropped; the caller reads self.error
                 self._fail(error)
@@ -232,21 +242,43 @@ class TrajectoryWriter:
         elif now - self._flushed >= self.config.shard_seconds / FLUSHES_PER_SHARD:
             self._shard.flush()
             self._flushed = now
+            self._on_success()
 
     def _close_shard(self) -> None:
         assert self._shard is not None
         self._shard.close()
+        self._on_success()
         self._closed_bytes += os.path.getsize(self._shard.path)
         self._bytes, self._shards, self._shard = self._closed_bytes, self._shards + 1, None
 
     def _fail(self, error: Exception) -> None:
+        """The open shard is given up; rollouts are dropped and counted until the next attempt."""
         self._stopped = True
+        self._retry_at = time.monotonic() + RETRY_SECONDS if isinstance(error, (OSError, HpcmarlError)) else None
         known = str(error) if isinstance(error, HpcmarlError) else str(storage_error(self.directory, "write trajectories", error))
-        self.error = self.error or known
-        LOGGER.error("%s; no more trajectories are written, earlier shards are whole", known)
+        if self.error is None:
+            then = f"tried again every {RETRY_SECONDS:g} s" if self._retry_at is not None else "no more trajectories are written"
+            LOGGER.error("%s; rollouts are dropped, earlier shards are whole; %s", known, then)
+        self.error = known
         if self._shard is not None:
             shard, self._shard = self._shard, None
-            try:
-                shard.abandon()
-            except (OSError, RuntimeError, ValueError) as problem:
-                LOGGER.debug("closing the open shard failed too: %s", problem)
+            self._left.append(shard.partial)
+            shard.abandon()
+
+    def _try_again(self, closing: bool) -> None:
+        """After a while, and at the end, what an error interrupted: the directory, the shards that were open, then new ones."""
+        if self._retry_at is None or (time.monotonic() < self._retry_at and not closing):
+            return
+        self._retry_at = None
+        for place in (self.directory.parent, self.directory):
+            place.mkdir(exist_ok=True)  # no further up: a run directory that is gone may be a disk that is
+        found = [salvage_file(partial, remove=True) for partial in self._left if partial.exists()]
+        self._left = [Path(item.path) for item in found if item.status == "failed"]
+        self._bytes = self._closed_bytes = sum(file.stat().st_size for file in self.directory.iterdir() if _SHARD.match(file.name))
+        if not closing:
+            self._stopped = False
+
+    def _on_success(self) -> None:
+        if self.error is not None:
+            LOGGER.info("%s: trajectories are written again", self.directory)
+            self.error = None

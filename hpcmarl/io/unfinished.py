@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmarl.errors import FormatError
+from hpcmarl.io.atomic import open_regular
 
 _FLAGS, _END, _CHECKSUM, _SIZE = 11, 28, 44, 48
 _WORD = 0xFFFFFFFF
@@ -44,8 +45,8 @@ def lookup3(data: bytes) -> int:
 
 
 def has_beginning(path: Path) -> bool:
-    """False where the writer was killed while it still laid out the file, so that no row can be in it. Raises OSError."""
-    with path.open("rb") as stream:
+    """False where the writer was killed while it still laid out the file, so that no row can be in it. Raises OSError, FormatError."""
+    with open_regular(path) as stream:
         head = stream.read(_FLAGS + 1)
     if not any(head):
         return False  # empty, or the superblock is still in the writer's memory

@@ -33,7 +33,10 @@ def evaluate_checkpoint(
     if found is None:
         raise FormatError(f"{path}: no checkpoint in it verifies; allowed: a run directory with checkpoints/checkpoint-*.h5")
     state, attributes = load_checkpoint(found)
-    config = load_config(str(attributes["config"]))
+    text = attributes.get("config")
+    if not isinstance(text, str):
+        raise FormatError(f"{found}: its attribute config is no text; the file is damaged or foreign")
+    config = load_config(text + "\n")  # the line break makes it YAML whatever it holds: one line would be taken for a file's name
     algorithm = make_algorithm(describe(config.env, config.policies), config.algo, config.seed)
     parameters = np.asarray(state["engine"]["optimizer"]["parameters"], np.float32)
     if parameters.size != algorithm.size:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from hpcmarl.errors import StorageError
 from hpcmarl.io.metrics import MetricsWriter, write_summary
 from hpcmarl.io.trajectory import TrajectoryWriter
 from hpcmarl.optim.rounds import Engine
@@ -222,8 +223,13 @@ class Recorder:
             "checkpoint_error": error,
             "versions": self.context.versions(),
         }
-        write_summary(self.context.run_directory, summary)
         self.metrics.close()
+        try:
+            write_summary(self.context.run_directory, summary)
+        except StorageError as problem:
+            if self.config.checkpoint.on_error == "stop":
+                raise
+            logger.error("%s; the run has ended, the figures are in the last row of the metrics", problem)
         self.display.finish(summary)
 
     def _over_actors(self, name: str) -> int:

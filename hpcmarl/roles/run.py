@@ -31,7 +31,9 @@ from hpcmarl.launch.timelimit import job_end
 from hpcmarl.launch.world import check_world, under_launcher
 from hpcmarl.packing import pack, unpack
 from hpcmarl.roles.base import Context, group_environment
+from hpcmarl.roles.logfile import LogFile
 from hpcmarl.roles.rank import AbortHook, Rank, serve
+from hpcmarl.roles.resuming import check_state
 
 logger = logging.getLogger(__name__)
 MPI_START_SECONDS = 300.0
@@ -82,14 +84,22 @@ def train(config: Config, run_dir: str | None = None, resume: str | None = None)
                 sys.exit(error.exit_code)  # rank 0 tells
             raise
         if transport.size == 1:
+            _close(hook)
             raise
         hook.fail(error)
         raise
     except BaseException as error:
         if transport.size == 1:
+            _close(hook)
             raise
         hook.fail(error)
         raise
+
+
+def _close(hook: AbortHook) -> None:
+    """After a failure in a world of one rank: what is written stays readable, and no thread writes while Python ends."""
+    if hook.rank is not None:
+        hook.rank.close()
 
 
 def prepare(transport: Transport, config: Config, run_dir: str | None, resume: str | None, end: float | None = None) -> Context:
@@ -199,12 +209,13 @@ def _check_fits(config: Config, state: dict[str, Any], attributes: dict[str, Any
     keys = {"nigt": "average", "adam": "first", "sgd": "velocity"}
     if keys[config.optimizer.name] not in saved:
         raise ConfigError(f"--resume {source}: the checkpoint was written with another optimizer than optimizer.name: {config.optimizer.name}")
+    check_state(config, state, expected, source)
 
 
 def start_logging(context: Context) -> None:
     """Every rank to logs/rank-NNNN.log; the server's rank to standard error as well."""
     level = context.config.logging.level.upper()
-    handlers: list[logging.Handler] = [logging.FileHandler(RunDirectory(context.run_directory).log_path(context.rank), delay=True)]
+    handlers: list[logging.Handler] = [LogFile(RunDirectory(context.run_directory).log_path(context.rank))]
     if context.rank == context.topology.server:
         shown = logging.StreamHandler()
         shown.setFormatter(logging.Formatter("%(message)s"))

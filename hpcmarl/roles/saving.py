@@ -15,6 +15,7 @@ import numpy as np
 
 from hpcmarl.comm.protocol import Kind, control
 from hpcmarl.comm.topology import ROLE_NAMES
+from hpcmarl.errors import StorageError
 from hpcmarl.io.checkpoint import CheckpointWriter
 from hpcmarl.roles.base import Context
 
@@ -38,6 +39,7 @@ class Snapshots:
         self.waiting: set[tuple[str, int]] = set()
         self.final: dict[tuple[str, int], Any] | None = None
         self.when_complete: Callable[[dict[str, Any]], None] | None = None
+        self.told: StorageError | None = None
 
     def forget(self, rank: int) -> None:
         """A rank is lost: nobody waits for its states any more."""
@@ -67,7 +69,7 @@ class Snapshots:
     def poll(self) -> bool:
         """Write the snapshot when it is complete or its time is up."""
         if (error := self.writer.poll()) is not None:
-            logger.error("%s; training goes on, the last good checkpoint is untouched", error)
+            self._on_error(error)
         if self.pending is None or (self.waiting and time.monotonic() < self.deadline):
             return False
         if self.waiting:
@@ -139,10 +141,22 @@ class Snapshots:
         return {"version": version, "first_episode": max(last, default=version) + 1}
 
     def close(self) -> str | None:
-        """Wait for the writer; the error of a checkpoint that could not be written, if any."""
+        """Wait for the writer; the error of the last checkpoint, if it could not be written. Raises it where errors are to stop the run."""
         self.writer.close()
-        error = self.writer.poll()
-        return None if error is None else str(error)
+        error = self.writer.last_error
+        if error is None:
+            return None
+        self._on_error(error)
+        return str(error)
+
+    def _on_error(self, error: StorageError) -> None:
+        """Tell it once, or end the run: checkpoint.on_error. The last good checkpoint is untouched either way."""
+        if error is self.told:
+            return
+        self.told = error
+        if self.context.config.checkpoint.on_error == "stop":
+            raise error
+        logger.error("%s; training goes on, the last good checkpoint is untouched", error)
 
     def _words(self, names: Any) -> str:
         return ", ".join(f"{role} on rank {rank}" for role, rank in names)

@@ -41,7 +41,7 @@ CASES = {
     "key of another choice": (BASE + "algo: {name: reinforce, unroll: 3}\n", (), ["unknown key algo.unroll", "belongs to algo.name: ma_trace"]),
     "inside the choice": (BASE + "algo: {name: ma_trace, unroll: 0}\n", (), ["algo.unroll is 0", ">= 1"]),
     "inside a list": (BASE + "topology: {groups: [{delay: {step: -1}}]}\n", (), ["topology.groups.0.delay.step is -1", "a number >= 0"]),
-    "either of two types": (BASE + "topology: {groups: x}\n", (), ["topology.groups is 'x'", "a whole number >= 1 or a list of"]),
+    "either of two types": (BASE + "topology: {groups: x}\n", (), ["topology.groups is 'x'", "a whole number >= 1 and <= 65536 or a list of"]),
     "number or word": (BASE + "topology: {actors_per_learner: all}\n", (), ["topology.actors_per_learner is 'all'", "or auto"]),
     "environment of a group": (BASE, ("topology.groups.0.env.max_steps=0",), ["topology.groups.0.env.max_steps is 0"]),
     "key in the environment of a group": (BASE, ("topology.groups.0.env.kwarg=0",), ["did you mean topology.groups.0.env.kwargs?"]),

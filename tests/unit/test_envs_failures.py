@@ -26,7 +26,7 @@ TESTS = "tests.envs_for_tests"
         ({"id": "mpe2.simple_sprad_v3"}, ConfigError, "did you mean mpe2.simple_spread_v3?"),
         ({"id": "pettingzoo.mpe.simple_v3"}, MissingPackageError, "pip install mpe2"),
         ({"id": "mpe2.simple-spread"}, ConfigError, "is no import path"),
-        ({"id": "hpcmarl.errors"}, ConfigError, "neither parallel_env nor env"),
+        ({"id": "tests.rollouts"}, ConfigError, "neither parallel_env nor env"),
         ({"id": f"{TESTS}:crowd"}, ConfigError, "it has .*Crowd"),
         ({"id": f"{TESTS}:Alien"}, ConfigError, "makes a tests.envs_for_tests.Alien; allowed: a PettingZoo"),
         ({"id": "gymnasium:make", "kwargs": {"id": "CartPole-v1"}}, ConfigError, "wrap a Gymnasium environment"),

@@ -278,6 +278,7 @@ def test_find_checkpoint_falls_back_and_names_the_bad_file(tmp_path, caplog):
     run = tmp_path / "run"
     assert find_checkpoint(tmp_path) is None
     assert find_checkpoint(tmp_path / "missing") is None
+    run.mkdir()
     paths = [save_checkpoint(run / "checkpoints", state_of(number), version=number, attributes={}) for number in (1, 5, 20)]
     assert find_checkpoint(run) == paths[2]
     assert find_checkpoint(run / "checkpoints") == paths[2]

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 
 import h5py
@@ -263,6 +264,26 @@ def test_shards_close_by_time_without_further_appends(tmp_path, monkeypatch):
     assert published.wait(30)
     assert len(list_shards(tmp_path)) == 1
     writer.close()
+
+
+def test_flushes_and_shards_keep_their_time_while_the_queue_is_never_empty(tmp_path, monkeypatch):
+    monkeypatch.setattr("hpcmarl.io.trajectory.WAKE_SECONDS", 0.01)
+    config = TrajectoriesConfig(shard_seconds=0.1)
+    writer = TrajectoryWriter(tmp_path, make_spec(), config, rank=0, role="actor", host="h", attributes={})
+    rollout = random_rollout(make_spec(), 4, 2, np.random.default_rng(1))
+    take, shards = writer._take, []
+
+    def endless(*arguments):
+        take(*arguments)
+        shards.append(writer.statistics["shards"])
+        if len(shards) < 400 and not shards[-1]:
+            time.sleep(0.005)
+            writer.append(rollout)
+
+    monkeypatch.setattr(writer, "_take", endless)
+    writer.append(rollout)
+    writer.close()
+    assert max(shards) >= 1
 
 
 def test_max_gigabytes_stops_with_one_line(tmp_path, caplog):

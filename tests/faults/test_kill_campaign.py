@@ -1,0 +1,121 @@
+"""`hpcmarl bench faults`: a few kills of the whole job, every one of them recovered from, and nothing left running."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hpcmarl.bench.jobs import MARK, Job, Progress, wait_until
+from hpcmarl.io.describe import run_files, verify_file
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+env: {id: mpe2.simple_spread_v3}
+algo: {unroll: 5, network: {hidden: [8]}}
+topology: {environments_per_actor: 2}
+trajectories: {enabled: false}
+eval: {episodes: 0}
+stop: {seconds: 600}
+logging: {progress: false, every_seconds: 0.001}
+"""
+
+
+def marked():
+    """Processes of any job that bench/jobs.py started."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            found += [int(entry.parent.name)] if MARK.encode() + b"=" in entry.read_bytes() else []
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.mpi
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_three_kills_of_the_job(tmp_path):
+    before = set(marked())
+    options = ["--kills", "3", "--seed", "7", "--what", "job", "--run-dir", str(tmp_path), "--json"]
+    command = [sys.executable, "-m", "hpcmarl", "bench", "faults", *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=270)
+    assert done.returncode == 0, done.stderr + done.stdout
+    result = json.loads(done.stdout)
+    assert (result["injected"], result["survived"], result["resumed"], result["corrupt_files"]) == (3, 0, 3, 0)
+    assert result["failures"] == []
+    assert result["exit_code"] == 75
+    assert result["files_verified"] >= 4
+    assert result["recovery_seconds_median"] > 0
+    assert result["lost_updates_max"] >= result["lost_updates_median"] >= 0
+    assert result["updates"] > 3
+    assert all(verify_file(path)["status"] == "good" for path in run_files(tmp_path / "run"))
+    assert set(marked()) <= before
+
+
+def test_it_refuses_to_run_inside_a_world():
+    environment = {**os.environ, "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}
+    done = subprocess.run([sys.executable, "-m", "hpcmarl", "bench", "faults"], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "outside mpirun" in done.stderr
+
+
+def test_a_job_that_cannot_start_is_told_in_one_line(tmp_path):
+    (tmp_path / "run").write_text("in the way")
+    command = [sys.executable, "-m", "hpcmarl", "bench", "faults", "--kills", "1", "--run-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "a file, not a directory" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_campaign_that_is_ended_leaves_no_job_behind(tmp_path):
+    before = set(marked())
+    command = [sys.executable, "-m", "hpcmarl", "bench", "faults", "--kills", "5", "--run-dir", str(tmp_path), "--json"]
+    campaign = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert wait_until(lambda: len(set(marked()) - before) > 1, 60)
+        campaign.terminate()
+        output, _ = campaign.communicate(timeout=60)
+    finally:
+        campaign.kill()
+    assert campaign.returncode == 1
+    assert json.loads(output)["injected"] == 0
+    assert set(marked()) <= before
+
+
+@pytest.mark.slow
+def test_corrupt_files_are_counted(tmp_path):
+    """The judge itself: a file under a final name that does not verify is counted, once."""
+    import numpy as np
+
+    from hpcmarl.bench.faults import Campaign
+
+    campaign = Campaign(tmp_path, "job", 4, np.random.default_rng(0))
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "checkpoint-0000000001.h5").write_bytes(b"\x89HDF half a file")
+    (tmp_path / "run" / "checkpoints" / "checkpoint-0000000002.h5.partial").write_bytes(b"half")
+    campaign._judge()
+    campaign._judge()
+    assert len(campaign.tally.corrupt) == 1
+    assert "checkpoint-0000000001.h5" in campaign.tally.corrupt[0]
+    assert campaign.checkpoint == (None, 0)
+
+
+@pytest.mark.slow
+def test_a_job_and_its_ranks_are_found_and_killed(tmp_path):
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    run = tmp_path / "run"
+    job = Job(["train", str(tmp_path / "c.yaml"), "-n", "2", "--run-dir", str(run)], tmp_path / "out")
+    try:
+        assert wait_until(lambda: Progress(run).version > 1, 120), job.last_words()
+        processes = job.processes()
+        assert sorted(rank for rank in processes.values() if rank is not None) == [0, 1]
+        assert job.process.pid in processes
+    finally:
+        job.kill()
+    assert job.processes() == {}
+    assert not job.running

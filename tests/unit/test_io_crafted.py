@@ -1,0 +1,327 @@
+"""Files made to do harm: compression bombs, odd filters, devices, links, indices that lie. Each is refused in one line, in little memory."""
+
+import contextlib
+import json
+import os
+import struct
+import subprocess
+import sys
+import zlib
+
+import h5py
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from hpcmarl.cli_data import data_app
+from hpcmarl.config import TrajectoriesConfig
+from hpcmarl.errors import FormatError, HpcmarlError
+from hpcmarl.io.atomic import PARTIAL, write_text
+from hpcmarl.io.checkpoint import load_checkpoint, save_checkpoint
+from hpcmarl.io.describe import BAD, describe, verify_file
+from hpcmarl.io.metrics import MetricsWriter, read_hdf5, read_metrics
+from hpcmarl.io.salvage import salvage
+from hpcmarl.io.schema import CHECKPOINT, check_safe, root_attributes, write_attributes
+from hpcmarl.io.shard_reader import list_shards, verify_shard
+from hpcmarl.io.trajectory import TrajectoryWriter
+from tests.rollouts import make_spec, random_rollout
+
+COMPRESSIONS = ["none", "lzf", "gzip", "zstd", "blosc_lz4"]
+
+
+def deflated(size):
+    """A gzip stream that expands to `size` zeros."""
+    squeeze = zlib.compressobj(9)
+    parts = [squeeze.compress(bytes(1 << 20)) for _ in range(size >> 20)]
+    return b"".join(parts) + squeeze.flush()
+
+
+def bomb(group, stream, name="x", **options):
+    """A small dataset whose only chunk is the given stream."""
+    dataset = group.create_dataset(name, (1024,), "u1", chunks=(1024,), **options)
+    dataset.id.write_direct_chunk((0,), stream)
+
+
+def craft_gzip_bomb(group):
+    bomb(group, deflated(1 << 30), compression="gzip")
+
+
+def craft_gzip_bomb_with_checksum(group):
+    bomb(group, deflated(1 << 30) + b"1234", compression="gzip", fletcher32=True)
+
+
+def craft_lzf_bomb(group):
+    bomb(group, bytes([0, 0]) + bytes([255, 255, 0]) * (1 << 20), compression="lzf")
+
+
+def craft_zstd_bomb(group):
+    hdf5plugin = pytest.importorskip("hdf5plugin")
+    bomb(group, b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", 1 << 40) + b"\1\0\0", **hdf5plugin.Zstd())
+
+
+def craft_blosc_bomb(group):
+    hdf5plugin = pytest.importorskip("hdf5plugin")
+    bomb(group, struct.pack("<BBBBIII", 2, 1, 1, 1, 0x7FFFFFFF, 1 << 20, 20) + bytes(4), **hdf5plugin.Blosc())
+
+
+def craft_two_compressors(group):
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_chunk((1024,))
+    creation.set_deflate(9)
+    creation.set_deflate(9)
+    space = h5py.h5s.create_simple((1024,))
+    h5py.h5d.create(group.id, b"x", h5py.h5t.NATIVE_UINT8, space, creation).write(h5py.h5s.ALL, h5py.h5s.ALL, np.zeros(1024, np.uint8))
+
+
+def craft_unknown_filter(group):
+    group.create_dataset("x", data=np.zeros(1024, np.uint8), chunks=(1024,), scaleoffset=0)
+
+
+def craft_object_reference(group):
+    group.create_dataset("x", data=[group.ref], dtype=h5py.ref_dtype)
+
+
+def craft_region_reference(group):
+    target = group.create_dataset("target", data=np.zeros(4))
+    group.create_dataset("x", data=[target.regionref[:2]], dtype=h5py.regionref_dtype)
+
+
+def craft_variable_lengths(group):
+    dataset = group.create_dataset("x", (1,), dtype=h5py.vlen_dtype(np.uint8))
+    dataset[0] = np.zeros(10, np.uint8)
+
+
+def craft_wide_type(group):
+    group.create_dataset("x", (2,), np.dtype(("V", 1 << 30)), chunks=(1,))
+
+
+CRAFTED = [value for name, value in sorted(globals().items()) if name.startswith("craft_")]
+
+
+@pytest.mark.parametrize("craft", CRAFTED)
+def test_what_a_dataset_may_not_be(tmp_path, craft):
+    path = tmp_path / "crafted.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        write_attributes(file, {**root_attributes(CHECKPOINT, {}), "version": 0, "checksum": "x"})
+        craft(file.create_group("state"))
+    with h5py.File(path) as file, pytest.raises(FormatError, match=f"{path}: /state/") as caught:
+        check_safe(file)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(FormatError, match="/state/"):
+        load_checkpoint(path)
+    assert verify_file(path)["status"] == BAD
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("content", ["zeros", "noise"])
+def test_honest_chunks_of_every_compression_and_size_pass(tmp_path, compression, content):
+    from hpcmarl.io.shard import filter_options
+
+    generator = np.random.default_rng(0)
+    with h5py.File(tmp_path / "x.h5", "w", libver="latest") as file:
+        for rows in (1, 100, 1 << 17, 1 << 23):
+            data = np.zeros(rows, np.float32) if content == "zeros" else generator.random(rows, np.float32)
+            file.create_dataset(f"x{rows}", data=data, chunks=(rows,), fletcher32=True, **filter_options(compression))
+    with h5py.File(tmp_path / "x.h5") as file:
+        check_safe(file)
+
+
+# ---- trajectories
+
+
+@pytest.fixture
+def shard(tmp_path):
+    generator = np.random.default_rng(3)
+    writer = TrajectoryWriter(tmp_path / "run", make_spec(), TrajectoriesConfig(), rank=0, role="actor", host="h", attributes={})
+    writer.append(random_rollout(make_spec(), 20, 4, generator))
+    writer.close()
+    return list_shards(tmp_path / "run")[0]
+
+
+def replace(file, name, shape, dtype, **options):
+    del file[name]
+    return file.create_dataset(name, shape, dtype, **options)
+
+
+def fill(dataset):
+    """Every chunk stored, each a few bytes."""
+    stream = zlib.compress(bytes(int(np.prod(dataset.chunks)) * dataset.dtype.itemsize), 9)
+    for place in np.ndindex(*(-(-length // step) for length, step in zip(dataset.shape, dataset.chunks, strict=True))):
+        dataset.id.write_direct_chunk(tuple(int(index * step) for index, step in zip(place, dataset.chunks, strict=True)), stream)
+
+
+def harm_index(file):
+    for name in list(file["segments"]):
+        if name not in ("segment", "committed"):
+            fill(replace(file, f"segments/{name}", (1 << 25,), file[f"segments/{name}"].dtype, chunks=(1 << 22,), compression="gzip"))
+
+
+def harm_row(file):
+    fill(replace(file, "steps/agent/obs", (80, 3, 1 << 24), "f4", chunks=(80, 3, 1 << 14), compression="gzip"))
+
+
+def harm_row_of_nothing(file):
+    replace(file, "steps/agent/obs", (80, 0, 1 << 60), "f4", chunks=(80, 1, 1), maxshape=(None, None, None))
+
+
+def harm_labels(file):
+    replace(file, "steps/agent/agent", (1 << 20,), "S4096", chunks=(1 << 10,)).make_scale("agent")
+
+
+def harm_lengths(file):
+    length, start = file["segments/length"], file["segments/start"]
+    count = len(length)
+    lengths = np.full(count, (1 << 64) // count, np.uint64)
+    lengths[-1] += np.uint64(((1 << 64) - int(lengths.sum(dtype=object)) + 80) % (1 << 64))
+    lengths = lengths.astype(np.int64)
+    length[...] = lengths
+    start[...] = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+
+
+def harm_dimension(file):
+    target = file.create_dataset("target", data=np.zeros(3, "f4"))
+    target.make_scale("target")
+    file["steps/agent/reward"].dims[1].attach_scale(target)
+    file["steps/agent/reward"].dims[1].detach_scale(file["steps/agent/agent"])
+    del file["target"]
+
+
+def harm_committed(file):
+    del file["segments/committed"]
+    file.create_group("segments/committed")
+
+
+def harm_index_shape(file):
+    replace(file, "segments/length", (), "i8")
+
+
+def harm_steps(file):
+    del file["steps"]
+    file["steps"] = np.zeros(3)
+
+
+HARM = [value for name, value in sorted(globals().items()) if name.startswith("harm_")]
+COMMANDS = """
+import json, os, resource, sys
+from pathlib import Path
+from hpcmarl.cli_data import data_app
+from hpcmarl.errors import HpcmarlError
+from typer.testing import CliRunner
+path, out = sys.argv[1:3]
+import hpcmarl.io.describe, hpcmarl.analysis.export
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+told = {}
+commands = {"inspect": [], "verify": ["--json"], "merge": ["--out", out + "/m.h5"], "export": ["--out", out + "/x.csv", "--table", "agent"]}
+for command, more in commands.items():
+    result = CliRunner().invoke(data_app, [command, path, *more])
+    error = result.exception
+    told[command] = [result.exit_code, str(error) if isinstance(error, HpcmarlError) else repr(error), result.stdout]
+Path(path).rename(path + ".partial")
+result = CliRunner().invoke(data_app, ["salvage", path + ".partial", "--json"])
+told["salvage"] = [result.exit_code, repr(result.exception), result.stdout]
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(json.dumps({"told": told, "grown": grown, "left": sorted(os.listdir(out))}))
+"""
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_trajectories_made_to_do_harm(shard, tmp_path, harm):
+    with h5py.File(shard, "r+") as file:
+        harm(file)
+    out = tmp_path / "out"
+    out.mkdir()
+    done = subprocess.run([sys.executable, "-c", COMMANDS, str(shard), str(out)], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    for command in ("inspect", "merge", "export"):
+        code, error, _ = result["told"][command]
+        assert code == 1, (command, result["told"][command])
+        assert error.startswith(str(shard)), (command, error)
+        assert "\n" not in error
+    verified = json.loads(result["told"]["verify"][2])["files"][0]
+    assert verified["status"] == "bad"
+    salvaged = json.loads(result["told"]["salvage"][2])["files"][0]
+    assert salvaged["status"] == "failed", salvaged
+    assert str(shard) in salvaged["note"]
+    assert result["left"] == []
+    assert result["grown"] < 200_000, f"{result['grown']} KiB"
+
+
+def test_damaged_shards_never_raise_anything_else(shard, tmp_path):
+    good = shard.read_bytes()
+    generator = np.random.default_rng(5)
+    for _ in range(60):
+        bad = bytearray(good)
+        for _ in range(3):
+            bad[int(generator.integers(len(bad)))] ^= int(generator.integers(1, 256))
+        shard.write_bytes(bad)
+        for work in (verify_shard, describe):
+            with contextlib.suppress(HpcmarlError):
+                work(shard)
+
+
+# ---- metrics, summaries, and places that are no files
+
+
+def test_metrics_that_declare_more_than_they_hold(tmp_path):
+    writer = MetricsWriter(tmp_path)
+    writer.append({"version": 1})
+    writer.close()
+    with h5py.File(tmp_path / "metrics.h5", "r+") as file:
+        fill(file.create_dataset("large", (1 << 25,), "f8", chunks=(1 << 23,), compression="gzip"))
+    with pytest.raises(FormatError, match=r"metrics.h5: /large declares"):
+        read_hdf5(tmp_path / "metrics.h5")
+    with h5py.File(tmp_path / "metrics.h5", "r+") as file:
+        del file["large"]
+        file["words"] = np.array([b"a", b"b"])
+    with pytest.raises(FormatError, match=r"metrics.h5: /words"):
+        read_hdf5(tmp_path / "metrics.h5")
+
+
+@pytest.mark.parametrize("text", ["version\n" + "1" * 200_000 + '"\n', "version\n1\0\n", 'version\n"' + "1" * 200_000 + '"\n'])
+def test_metrics_csv_that_is_no_table(tmp_path, text):
+    (tmp_path / "metrics.csv").write_text(text)
+    with pytest.raises(FormatError, match=r"metrics.csv"):
+        read_metrics(tmp_path)
+    assert verify_file(tmp_path / "metrics.csv")["status"] == BAD
+
+
+def test_summary_that_is_too_deep_or_too_large(tmp_path):
+    summary = tmp_path / "summary.json"
+    for text in ("[" * 100_000, '{"status": ' + "9" * 5000 + "}", "\ud800".encode("utf-8", "surrogatepass"), "{"):
+        summary.write_bytes(text if isinstance(text, bytes) else text.encode())
+        assert verify_file(summary)["status"] == BAD
+        assert describe(tmp_path)["status"] is None
+    with summary.open("wb") as stream:
+        stream.truncate(1 << 40)
+    assert verify_file(summary)["status"] == BAD
+    assert "larger" in verify_file(summary)["reason"]
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "summary.json", "shard-000000.h5", "checkpoint-0000000001.h5"])
+def test_devices_and_pipes_are_not_read(tmp_path, name):
+    (tmp_path / name).symlink_to("/dev/zero")
+    assert "not a regular file" in verify_file(tmp_path / name)["reason"]
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    assert "not a regular file" in verify_file(tmp_path / name)["reason"]
+
+
+def test_a_link_under_a_temporary_name_is_not_written_through(shard, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    for name in ("config.yaml", "checkpoint-0000000001.h5", "shard-000000.h5.salvage", "shard-000001.h5"):
+        shard.with_name(name + PARTIAL).symlink_to(precious)
+    write_text(shard.with_name("config.yaml"), "x")
+    save_checkpoint(shard.parent, {}, version=1, attributes={})
+    shard.rename(shard.with_name(shard.name + PARTIAL))
+    assert [item.status for item in salvage(shard.with_name(shard.name + PARTIAL))] == ["recovered"]
+    shard.with_name("shard-000001.h5" + PARTIAL).unlink()
+    assert precious.read_text() == "mine"
+
+
+def test_control_characters_do_not_reach_the_terminal(tmp_path):
+    path = save_checkpoint(tmp_path, {"\x1b]0;owned\x07": 1}, version=1, attributes={"env": "\x1b[2J", "host": "a\u202eb"})
+    printed = CliRunner().invoke(data_app, ["inspect", str(path)]).stdout
+    assert "owned" in printed
+    assert not set(printed) & {"\x1b", "\x07", "\u202e"}
