@@ -276,6 +276,8 @@ def contradictions(config: Config) -> list[str]:
         )
     if config.rounds.rule == "malenia" and config.rounds.batch is not None and config.rounds.batch < groups:
         found.append(f"rounds.batch {config.rounds.batch} is less than the {groups} groups; malenia needs at least one trajectory of every group")
+    if config.eval.episodes == 0 and (config.eval.every_updates or config.eval.every_seconds):
+        found.append("eval.episodes: 0 leaves nothing to play every so often; raise it, or remove eval.every_updates and eval.every_seconds")
     if isinstance(config.algo, MATraceConfig):
         if config.algo.critic == "dec" and config.algo.ratios == "joint":
             found.append("algo.critic: dec has one value per agent and cannot use algo.ratios: joint; use ratios: agent, or critic: obs or full")

@@ -20,7 +20,7 @@ from mpi4py import MPI
 
 from hpcmarl.comm.mpi_messages import Incoming, MpiHandle, complete
 from hpcmarl.comm.mpi_sums import MpiGroup, is_death
-from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, check_header, control, header_of
+from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, announced_bytes, check_header, control, header_of
 from hpcmarl.comm.transport import Backoff, Message, PeerFailure, Reduction, SendHandle, SharedHandle, Transport
 from hpcmarl.types import Array
 
@@ -151,8 +151,7 @@ class MpiTransport(Transport):
         elif tag == Kind.CHUNKED:
             announcement = np.empty(size, np.uint8)
             matched.Recv([announcement, MPI.BYTE])
-            total = int(check_header(announcement, source)["count"])
-            whole = np.empty(total, np.uint8)
+            whole = np.empty(announced_bytes(announcement, source), np.uint8)
             large = Incoming(source, whole, whole, MPI.REQUEST_NULL)
             large.filled = 0
             self._expecting[source] = large

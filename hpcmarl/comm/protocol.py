@@ -21,6 +21,7 @@ hosts each role at most once, so (rank, kind) names the receiver.
 
 from __future__ import annotations
 
+import os
 from enum import IntEnum
 from typing import Any
 
@@ -48,6 +49,7 @@ HEADER = np.dtype(
     ]
 )
 HEADER_BYTES = HEADER.itemsize
+MEMORY_BYTES = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 MAGIC = 0x4C52414D  # "MARL"
 
 FLAG_FINAL = 1  # the last STATE of a role
@@ -99,6 +101,14 @@ def check_header(buffer: Buffer, source: int) -> Any:
     if header["magic"] != MAGIC:
         raise ProtocolError(f"a message from rank {source} does not begin with hpcmarl's mark; do all ranks run the same version?")
     return header
+
+
+def announced_bytes(buffer: Buffer, source: int) -> int:
+    """The length of the message in pieces that this one announces; ProtocolError where no machine could hold it."""
+    total = int(check_header(buffer, source)["count"])
+    if not HEADER_BYTES <= total <= MEMORY_BYTES:
+        raise ProtocolError(f"rank {source} announces a message of {total} bytes; allowed: {HEADER_BYTES} to {MEMORY_BYTES}, this machine's memory")
+    return total
 
 
 def control(kind: Kind, payload: bytes | bytearray = b"", **fields: Any) -> Buffer:

@@ -31,9 +31,33 @@ PIP_HINTS = {
 # Packages that hold no environments but much that a configuration must not be able to call (os:system, torch:load, yaml:unsafe_load)
 REFUSED = frozenset(
     {
-        "hpcmarl", "numpy", "torch", "h5py", "hdf5plugin", "mpi4py", "pydantic", "pydantic_core", "yaml", "typer", "click",
-        "rich", "pip", "setuptools", "pkg_resources", "wheel", "pytest", "_pytest", "sympy", "networkx", "jinja2", "fsspec",
-        "matplotlib", "pandas", "scipy", "xarray", "IPython",
+        "hpcmarl",
+        "numpy",
+        "torch",
+        "h5py",
+        "hdf5plugin",
+        "mpi4py",
+        "pydantic",
+        "pydantic_core",
+        "yaml",
+        "typer",
+        "click",
+        "rich",
+        "pip",
+        "setuptools",
+        "pkg_resources",
+        "wheel",
+        "pytest",
+        "_pytest",
+        "sympy",
+        "networkx",
+        "jinja2",
+        "fsspec",
+        "matplotlib",
+        "pandas",
+        "scipy",
+        "xarray",
+        "IPython",
     }
 )
 

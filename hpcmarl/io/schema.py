@@ -213,4 +213,3 @@ def _check_dataset(dataset: h5py.Dataset, file_size: int) -> None:
     if chunk > LARGEST_CHUNK or stored > file_size or dataset.id.get_num_chunks() < needed:
         raise FormatError(f"{where} declares {needed} chunks of {chunk} bytes, which are not all stored; the file is damaged or crafted")
     check_filters(where, dataset, chunk)
-

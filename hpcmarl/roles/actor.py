@@ -6,7 +6,6 @@ weights of a version ──► act ──► step the environments ──► wri
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,8 +22,6 @@ from hpcmarl.roles.episodes import EpisodeAssembler
 from hpcmarl.roles.outbox import Outbox
 from hpcmarl.roles.recording import trajectory_writer
 from hpcmarl.types import FloatArray, Rollout
-
-logger = logging.getLogger(__name__)
 
 
 class Actor(Role):
@@ -63,7 +60,6 @@ class Actor(Role):
         self.early_weights: tuple[int, FloatArray] | None = None
         self.ready_at = 0.0
         self.counters: dict[str, float] = {"cancelled_steps": 0, "environment_seconds": 0.0, "acting_seconds": 0.0}
-        self.storage_error_told = False
         self.report = Interval(max(config.logging.every_seconds, 0.01 * context.topology.size))
 
     @property
@@ -233,9 +229,6 @@ class Actor(Role):
         told |= {**self.environment.counts, "dropped_steps": self.outbox.dropped_steps}
         if self.writer is not None:
             told |= {f"trajectory_{name}": value for name, value in self.writer.statistics.items()}
-            if self.writer.error is not None and not self.storage_error_told:
-                self.storage_error_told = True
-                logger.error("trajectories are not kept any more: %s", self.writer.error)
         self.tell(self.context.topology.server, Kind.REPORT, {"actor": self.index, "counters": told})
 
     def _stop(self) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 from hpcmarl.comm.protocol import FLAG_FINAL, Kind, vector_message, vector_of
 from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import LatestLink, Message
-from hpcmarl.errors import EXIT_SUCCESS, EXIT_TRY_AGAIN
+from hpcmarl.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_TRY_AGAIN
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.rounds import Engine, Publish
 from hpcmarl.packing import unpack
@@ -220,8 +220,10 @@ class Server(Role):
     def _finish(self) -> None:
         error = self.snapshots.close()
         self.recorder.finish(self.engine, self.status, error)
+        # "try again" promises a good checkpoint
+        code = EXIT_SUCCESS if self.status == "finished" else EXIT_FAILURE if error else EXIT_TRY_AGAIN
         for rank in range(self.context.topology.size):
-            self.tell(rank, Kind.EXIT, count=EXIT_SUCCESS if self.status == "finished" else EXIT_TRY_AGAIN)
+            self.tell(rank, Kind.EXIT, count=code)
         self.phase, self.finished = "done", True
 
     def _state(self) -> dict[str, Any]:

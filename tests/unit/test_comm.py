@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hpcmarl.comm.layout import RolloutArena, RolloutCodec
 from hpcmarl.comm.local import LocalWorld
-from hpcmarl.comm.protocol import HEADER_BYTES, Kind, check_header, control, vector_message, vector_of
+from hpcmarl.comm.protocol import HEADER_BYTES, Kind, announced_bytes, check_header, control, vector_message, vector_of
 from hpcmarl.comm.transport import LatestLink
 from hpcmarl.errors import ProtocolError
 from hpcmarl.types import Episode, PolicySpec
@@ -78,6 +78,10 @@ def test_foreign_bytes_are_not_a_message():
         check_header(np.zeros(3, np.uint8), 1)
     with pytest.raises(ProtocolError, match="mark"):
         check_header(np.zeros(200, np.uint8), 1)
+    assert announced_bytes(control(Kind.CHUNKED, count=5000), 1) == 5000
+    for absurd in (-1, 10, 1 << 60):
+        with pytest.raises(ProtocolError, match=f"rank 1 announces a message of {absurd} bytes"):
+            announced_bytes(control(Kind.CHUNKED, count=absurd), 1)
 
 
 def test_a_slow_receiver_gets_the_newest_and_costs_two_buffers():

@@ -49,6 +49,7 @@ CASES = {
     "text for a section": (BASE + "eval: 3\n", (), ["eval is 3", "a section with the keys episodes"]),
     "missing": ("stop: {updates: 1}\n", (), ["env is missing", "id, kwargs"]),
     "missing key": ("env: {}\nstop: {updates: 1}\n", (), ["env.id is missing", "import path"]),
+    "no episodes now and then": ("env: {id: a}\nstop: {updates: 1}\neval: {episodes: 0, every_updates: 5}\n", (), ["eval.episodes: 0"]),
     "contradiction": ("env: {id: a}\n", (), ["stop is empty", "set stop.updates"]),
     "contradiction through an override": (
         BASE,

@@ -10,6 +10,7 @@ from hpcmarl.comm.local import LocalWorld
 from hpcmarl.comm.protocol import Kind, control
 from hpcmarl.config import SgdConfig
 from hpcmarl.configfile import load_config
+from hpcmarl.errors import StorageError
 from hpcmarl.launch.processes import kill_process, started_at
 from hpcmarl.launch.timelimit import end_of, job_end
 from hpcmarl.optim import make_optimizer
@@ -121,6 +122,16 @@ def test_a_run_that_has_lost_everybody_stops_with_a_checkpoint_and_resumes(tmp_p
     run_world(3, tmp_path, "stop.updates=12", resume=str(tmp_path))
     assert summary(tmp_path)["updates"] == 12
     assert summary(tmp_path)["lost_ranks"] == []
+
+
+def test_without_a_good_checkpoint_nobody_is_told_to_try_again(tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr("hpcmarl.io.checkpoint.save_checkpoint", fails)
+    ranks = run_world(3, tmp_path, "stop.updates=12", deaths={1: 5, 2: 6})
+    assert ranks[0].exit_code == 1
+    assert summary(tmp_path)["checkpoint_error"] == "the disk is full"
 
 
 def test_a_deterministic_run_does_not_go_on_differently(tmp_path):
