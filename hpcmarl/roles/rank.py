@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from hpcmarl.comm.protocol import Kind, control
@@ -81,7 +82,11 @@ class Rank:
         if self.context.rank != server:
             if server in dead:
                 raise ServerLost(f"rank {server} (server) has died")
-            self.liveness.beat()
+            try:
+                self.liveness.beat()
+            except ServerLost:
+                self._end_frozen(server, self.context.processes[server : server + 1])
+                raise
             return
         for rank in dead:
             self._tell_lost(rank, "has died", frozen=False)
@@ -97,24 +102,30 @@ class Rank:
             raise HpcmarlError(f"{place} {why}, and with this MPI library the job cannot go on without it; resume from the last checkpoint")
         self.lost.add(rank)
         self.liveness.forget(rank)
-        process = list(self.context.processes[rank]) if frozen and self.context.processes else None
-        note = pack({"rank": rank, "why": why, "groups": topology.groups_lost(self.lost), "process": process})
+        processes = [list(process) for process in self.context.processes[rank : rank + 1] if frozen]
+        note = pack({"rank": rank, "why": why, "groups": topology.groups_lost(self.lost), "processes": processes})
         word = control(Kind.LOST, note, source=self.context.rank)
         for other in range(topology.size):
             if other not in self.lost or (frozen and other == rank):  # a frozen one reads it when it wakes
                 self.transport.send(other, word)
 
-    def _go_on_without(self, rank: int, why: str, groups: list[int], process: list[int] | None) -> None:
+    def _go_on_without(self, rank: int, why: str, groups: list[int], processes: list[list[int]]) -> None:
         """Raises PeerFailure where this rank itself is the one that was given up."""
         context, topology = self.context, self.context.topology
         if rank == context.rank:
             raise PeerFailure(f"the others went on without rank {rank}: it {why}")
         logger.warning("rank %d (%s) on %s %s; going on without it", rank, "+".join(topology.roles_of(rank)), topology.hosts[rank], why)
-        if process is not None and topology.hosts[rank] == topology.hosts[context.rank]:
-            kill_process(*process)  # or the launcher would wait for it
+        self._end_frozen(rank, processes)
         self.transport.bury(rank)
         for role in self.roles.values():
             role.on_lost(rank, groups)
+
+    def _end_frozen(self, rank: int, processes: Sequence[Sequence[int]]) -> None:
+        """Kill another rank's process if it is on this host, or the launcher would wait for it."""
+        hosts = self.context.topology.hosts
+        for pid, start in processes:
+            if hosts[rank] == hosts[self.context.rank]:
+                kill_process(pid, start)
 
     def interrupt(self) -> None:
         """A signal has come: the server stops the run."""

@@ -67,11 +67,12 @@ def test_a_frozen_rank_is_found_and_ended(config, tmp_path):
     assert "was not heard for 3 s (topology.silence_seconds)" in job.text
 
 
-def test_without_its_server_a_run_ends_at_once_and_can_be_resumed(config, tmp_path):
+@pytest.mark.parametrize(("number", "limit"), [(signal.SIGKILL, 10), (signal.SIGSTOP, 10 + 3)])
+def test_without_its_server_a_run_ends_at_once_and_can_be_resumed(number, limit, config, tmp_path):
     directory = tmp_path / "run"
-    job, seconds = train_and_hit("openmpi", 4, config, directory, 0)
+    job, seconds = train_and_hit("openmpi", 4, config, directory, 0, number=number)
     assert job.code == 75, job.text
-    assert seconds < 10
+    assert seconds < limit
     version = final_state(directory)["engine"]["rule"]["round"]
     again = run_train("openmpi", 4, config, "--run-dir", str(directory), "--resume", "auto", f"stop.updates={MORE}")
     assert again.code == 0, again.text

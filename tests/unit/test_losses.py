@@ -210,7 +210,7 @@ def test_a_rank_that_was_given_up_leaves_when_it_wakes(tmp_path):
     transports = LocalWorld(2).transports
     contexts = [prepare(transport, load_config(SPREAD), str(tmp_path), None) for transport in transports]
     rank = Rank(contexts[1])
-    note = {"rank": 1, "why": "was not heard for 4 s", "groups": [0], "process": None}
+    note = {"rank": 1, "why": "was not heard for 4 s", "groups": [0], "processes": []}
     transports[0].send(1, control(Kind.LOST, pack(note), source=0))
     with pytest.raises(PeerFailure, match="went on without rank 1"):
         rank.step()
