@@ -10,7 +10,8 @@ from tests.mpi.launch import LIBRARIES, rank_processes, run_train
 from tests.worlds import SPREAD, final_state, summary
 
 pytestmark = pytest.mark.mpi
-MORE = 400  # updates: enough that the victim dies in the middle
+MORE = 150  # updates: enough that the victim dies in the middle
+LONG = 400  # and enough that a frozen one is missed
 
 
 @pytest.fixture
@@ -33,9 +34,9 @@ class Hit:
             self.after = time.monotonic()
 
 
-def train_and_hit(library, ranks, config, directory, rank, *changes, number=signal.SIGKILL):
+def train_and_hit(library, ranks, config, directory, rank, *changes, number=signal.SIGKILL, updates=MORE):
     hit = Hit(directory, rank, number)
-    always = (f"stop.updates={MORE}", "checkpoint.every_updates=20", "topology.silence_seconds=3")
+    always = (f"stop.updates={updates}", "checkpoint.every_updates=20", "topology.silence_seconds=3")
     job = run_train(library, ranks, config, "--run-dir", str(directory), *always, *changes, limit=150, meanwhile=hit)
     assert hit.after is not None, f"the run ended before it could be hit:\n{job.text}"
     assert not job.orphans
@@ -61,7 +62,7 @@ def test_a_killed_rank_does_not_end_the_run(ranks, victim, role, changes, config
 
 
 def test_a_frozen_rank_is_found_and_ended(config, tmp_path):
-    job, _ = train_and_hit("openmpi", 4, config, tmp_path / "run", 2, number=signal.SIGSTOP)
+    job, _ = train_and_hit("openmpi", 4, config, tmp_path / "run", 2, number=signal.SIGSTOP, updates=LONG)
     assert job.code == 0, job.text
     assert [row["rank"] for row in summary(tmp_path / "run")["lost_ranks"]] == [2]
     assert "was not heard for 3 s (topology.silence_seconds)" in job.text
@@ -70,20 +71,20 @@ def test_a_frozen_rank_is_found_and_ended(config, tmp_path):
 @pytest.mark.parametrize(("number", "limit"), [(signal.SIGKILL, 10), (signal.SIGSTOP, 10 + 3)])
 def test_without_its_server_a_run_ends_at_once_and_can_be_resumed(number, limit, config, tmp_path):
     directory = tmp_path / "run"
-    job, seconds = train_and_hit("openmpi", 4, config, directory, 0, number=number)
+    job, seconds = train_and_hit("openmpi", 4, config, directory, 0, number=number, updates=LONG)
     assert job.code == 75, job.text
     assert seconds < limit
     version = final_state(directory)["engine"]["rule"]["round"]
-    again = run_train("openmpi", 4, config, "--run-dir", str(directory), "--resume", "auto", f"stop.updates={MORE}")
+    again = run_train("openmpi", 4, config, "--run-dir", str(directory), "--resume", "auto", f"stop.updates={LONG}")
     assert again.code == 0, again.text
-    assert summary(directory)["updates"] == MORE
+    assert summary(directory)["updates"] == LONG
     assert f"checkpoint-{version:010d}" in summary(directory)["resumed_from"]
 
 
 @pytest.mark.parametrize("library", LIBRARIES[1:])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_where_the_library_cannot_go_on_the_job_ends_with_a_good_checkpoint(library, number, config, tmp_path):
-    job, seconds = train_and_hit(library, 4, config, tmp_path / "run", 3, number=number)
+    job, seconds = train_and_hit(library, 4, config, tmp_path / "run", 3, number=number, updates=LONG)
     assert job.code != 0
     assert seconds < 10 + 3
     assert final_state(tmp_path / "run")["engine"]["rule"]["round"] >= 20
