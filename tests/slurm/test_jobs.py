@@ -6,6 +6,7 @@ The order matters for the time all this takes: what has to wait for a time limit
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import pytest
@@ -157,9 +158,16 @@ def test_a_heterogeneous_job_is_one_world_and_requeues_as_one(cluster):
     run = cluster.submit("het", *size, "topology.groups=2", MANY)
     run.wait_for_training()
     cluster.ask("scancel", "--batch", "--signal=USR1", run.job)
-    # These start by the backfill scheduler alone, which looks only when something has changed: on an idle cluster somebody must come.
+    # These start by the backfill scheduler alone, which looks only when something has changed: on an idle cluster somebody must come,
+    # but seldom and to another node, or the visitors themselves take the place.
     cluster.until(lambda: cluster.show(run.job, "Restarts") == "1", 30, lambda: run.output)
-    cluster.until(lambda: cluster.sbatch("--output=/dev/null", "--wrap=sleep 1") and run.state == "RUNNING", 40, lambda: run.output)
+
+    def visited_and_running():
+        cluster.sbatch("--nodelist=node3", "--output=/dev/null", "--wrap=true")
+        time.sleep(2)
+        return run.state == "RUNNING"
+
+    cluster.until(visited_and_running, 90, lambda: run.output)
     summary = run.finish()
     check_nothing_lost(run, restarts=1)
     assert summary["roles"] == ["server+evaluator", "learner", "learner", "actor", "actor"]
