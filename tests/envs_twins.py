@@ -65,7 +65,7 @@ def play(environment: BatchedEnvironment, steps: int, with_state: bool = False, 
     return rows
 
 
-def compare_with_twin(
+def assert_equals_twin(
     build: Callable[[], Any], environment: BatchedEnvironment, rows: list[dict[str, Any]], seeds: Seeds, max_steps: int | None
 ) -> None:
     """Roll out PettingZoo's environment slot by slot, in the plainest way, and compare every element of every row."""

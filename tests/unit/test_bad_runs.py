@@ -36,6 +36,7 @@ def test_bad_choices(changes, kind, words, tmp_path):
 
 def test_a_central_critic_without_a_state(tmp_path):
     refused(ConfigError, "algo.critic", tmp_path, "env={id: 'tests.envs_for_tests:Masked'}", "algo.critic=full")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_directory_that_holds_a_run(tmp_path):

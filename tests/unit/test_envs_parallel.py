@@ -14,7 +14,7 @@ from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs import BatchedEnvironment, Seeds, describe, episode_seed, make_environment, new_frame, new_outcome
 from hpcmarl.errors import EnvironmentFailure
 from tests.envs_for_tests import Boxed, Crowd
-from tests.envs_twins import compare_with_twin, play
+from tests.envs_twins import assert_equals_twin, play
 
 SPREAD = "mpe2.simple_spread_v3"
 CROWD = "tests.envs_for_tests:Crowd"
@@ -35,7 +35,7 @@ def test_mpe_equals_twin(module: str, kwargs: dict[str, Any], max_steps: int | N
     seeds = Seeds(5, 40)
     environment = make_environment(EnvConfig(id=f"mpe2.{module}", kwargs=kwargs, max_steps=max_steps), {}, 3, seeds)
     rows = play(environment, 30)
-    compare_with_twin(lambda: importlib.import_module(f"mpe2.{module}").parallel_env(**kwargs), environment, rows, seeds, max_steps)
+    assert_equals_twin(lambda: importlib.import_module(f"mpe2.{module}").parallel_env(**kwargs), environment, rows, seeds, max_steps)
     assert sum(len(row["episodes"]) for row in rows) >= 3
     environment.close()
 
@@ -52,7 +52,7 @@ def plans() -> st.SearchStrategy[dict[str, tuple[int, int, str]]]:
 def test_death_and_joining_equal_twin(plan: dict[str, Any], max_steps: int | None) -> None:
     seeds = Seeds(1)
     environment = make_environment(EnvConfig(id=CROWD, kwargs={"plan": plan}, max_steps=max_steps), {}, 2, seeds)
-    compare_with_twin(lambda: Crowd(plan), environment, play(environment, 14), seeds, max_steps)
+    assert_equals_twin(lambda: Crowd(plan), environment, play(environment, 14), seeds, max_steps)
 
 
 def test_crowd_by_hand() -> None:

@@ -19,7 +19,7 @@ from tests.envs_twins import play
 DUEL = "tests.envs_for_tests:Duel"
 
 
-def twin_rows(env: Any, agents: tuple[str, ...], rows: list[dict[str, Any]], slot: int, seeds: Seeds) -> None:
+def assert_equals_rows(env: Any, agents: tuple[str, ...], rows: list[dict[str, Any]], slot: int, seeds: Seeds) -> None:
     """Play the recorded actions with PettingZoo's own loop (agent_iter, last) and compare what each agent got and saw.
 
     Credit is compared as PettingZoo counts it: what last() tells an agent at its turn is what it earned since its last one.
@@ -74,7 +74,7 @@ def test_classic_games_equal_pettingzoos_own_loop(game: str) -> None:
     assert policy.has_mask
     rows = play(environment, 90)
     for slot in range(2):
-        twin_rows(importlib.import_module(f"pettingzoo.classic.{game}").env(), policy.agents, rows, slot, seeds)
+        assert_equals_rows(importlib.import_module(f"pettingzoo.classic.{game}").env(), policy.agents, rows, slot, seeds)
     assert sum(len(row["episodes"]) for row in rows) >= 4
 
 
@@ -84,7 +84,7 @@ def test_agents_that_die_equal_pettingzoos_own_loop(seed: int) -> None:
     environment = make_environment(EnvConfig(id=DUEL), {}, 2, Seeds(0))
     rows = play(environment, 40, seed=seed)
     for slot in range(2):
-        twin_rows(CumulativeDuel(), ("p0", "p1", "p2"), rows, slot, Seeds(0))
+        assert_equals_rows(CumulativeDuel(), ("p0", "p1", "p2"), rows, slot, Seeds(0))
 
 
 class CumulativeDuel(Duel):

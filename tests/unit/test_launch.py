@@ -195,6 +195,7 @@ class TestSupervision:
         process.kill()
         process.wait(20)
         wait_until(lambda: gone(launcher))
+        assert gone(launcher)
 
     def test_only_the_session_asked_for_is_ended(self):
         own, other = (subprocess.Popen(["sleep", "300"], start_new_session=True) for _ in range(2))

@@ -41,7 +41,7 @@ CASES = {
 }
 
 
-def compare(path, text):
+def assert_holds(path, text):
     """A file that ought to hold this text; the remedy where it does not."""
     if os.environ.get("HPCMARL_RENEW_GOLDEN"):
         path.write_text(text)
@@ -51,12 +51,12 @@ def compare(path, text):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_files_in_slurm_are_what_submit_renders(kind):
-    compare(ROOT / "slurm" / f"{kind}.sbatch", by_hand(kind))
+    assert_holds(ROOT / "slurm" / f"{kind}.sbatch", by_hand(kind))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_rendered_scripts_are_the_golden_ones(name):
-    compare(GOLDEN / f"{name}.sbatch", render(CASES[name]))
+    assert_holds(GOLDEN / f"{name}.sbatch", render(CASES[name]))
 
 
 @pytest.mark.parametrize("text", [*map(by_hand, KINDS), *map(render, CASES.values())], ids=[*(f"slurm/{kind}" for kind in KINDS), *CASES])
