@@ -45,17 +45,19 @@ def run_world(
     world = LocalWorld(size)
     generator = np.random.default_rng(order)
     ranks = [Rank(prepare(transport, config, str(directory), resume)) for transport in world.transports]
-    for turn in itertools.count():
-        assert turn < LIMIT, "the run does not end"
-        version = ranks[0].roles["server"].engine.version
-        world.dead.update(rank for rank, at in (deaths or {}).items() if version >= at)
-        left = [rank for rank in ranks if rank.exit_code is None and rank.context.rank not in world.dead]
-        if not left:
-            break
-        for rank in generator.permutation(len(left)) if order else range(len(left)):
-            left[int(rank)].step()
-    for rank in ranks:
-        rank.close()
+    try:
+        for turn in itertools.count():
+            assert turn < LIMIT, "the run does not end"
+            version = ranks[0].roles["server"].engine.version
+            world.dead.update(rank for rank, at in (deaths or {}).items() if version >= at)
+            left = [rank for rank in ranks if rank.exit_code is None and rank.context.rank not in world.dead]
+            if not left:
+                break
+            for rank in generator.permutation(len(left)) if order else range(len(left)):
+                left[int(rank)].step()
+    finally:
+        for rank in ranks:  # a checkpoint that is being written is finished
+            rank.close()
     return ranks
 
 

@@ -32,10 +32,10 @@ LONG = ("stop.updates=60",)
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 3 MB of its own."""
+    """A file system of 32 MB of its own: small enough to fill up, too large for the runs here to do so."""
     place = tmp_path / "disk"
     place.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], capture_output=True).returncode:
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(place)], capture_output=True).returncode:
         pytest.skip("needs root and the right to mount a small tmpfs")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
