@@ -158,6 +158,7 @@ class TopologyConfig(Section):
     silence_seconds: PositiveFloat | None = Field(
         60.0, description="a rank that was not heard for so long is killed and treated as dead; more than any environment step may take"
     )
+    respawn: bool = Field(False, description="start a new process in the place of a dead actor (Open MPI 5 under mpiexec --with-ft ulfm)")
 
     @property
     def group_list(self) -> tuple[GroupConfig, ...]:
@@ -274,6 +275,8 @@ def contradictions(config: Config) -> list[str]:
             f"deterministic: true needs rounds.rule: sync and one group, not {config.rounds.rule} with {groups}: "
             "the order in which ranks report is not repeatable"
         )
+    if config.deterministic and config.topology.respawn:
+        found.append("topology.respawn: true starts anew what deterministic: true would have to repeat; set one of them to false")
     if config.rounds.rule == "malenia" and config.rounds.batch is not None and config.rounds.batch < groups:
         found.append(f"rounds.batch {config.rounds.batch} is less than the {groups} groups; malenia needs at least one trajectory of every group")
     if config.eval.episodes == 0 and (config.eval.every_updates or config.eval.every_seconds):

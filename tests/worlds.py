@@ -13,7 +13,9 @@ import numpy as np
 from hpcmarl.comm.local import LocalWorld
 from hpcmarl.configfile import load_config
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
+from hpcmarl.packing import unpack
 from hpcmarl.roles.rank import Rank
+from hpcmarl.roles.replacement import context_of
 from hpcmarl.roles.run import prepare
 
 SPREAD = """
@@ -40,16 +42,21 @@ def run_world(
 ) -> list[Rank]:
     """Train on `size` virtual ranks until all have left; `order` seeds the order in which they are stepped.
 
-    deaths: rank -> the version at which it dies."""
+    deaths: rank -> the version at which it dies; a new process in its place (topology.respawn) is a new Rank in the list returned."""
     config = load_config(text, overrides)
     world = LocalWorld(size)
     generator = np.random.default_rng(order)
     ranks = [Rank(prepare(transport, config, str(directory), resume)) for transport in world.transports]
+    deaths = dict(deaths or {})
     try:
         for turn in itertools.count():
             assert turn < LIMIT, "the run does not end"
             version = ranks[0].roles["server"].engine.version
-            world.dead.update(rank for rank, at in (deaths or {}).items() if version >= at)
+            due = [rank for rank, at in deaths.items() if version >= at]
+            world.dead.update(rank for rank in due if deaths.pop(rank) is not None)
+            while world.newcomers:
+                place, payload = world.newcomers.pop()
+                ranks[place] = Rank(context_of(world.transports[place], unpack(payload)))
             left = [rank for rank in ranks if rank.exit_code is None and rank.context.rank not in world.dead]
             if not left:
                 break

@@ -26,7 +26,7 @@ import numpy as np
 from hpcmarl.bench.jobs import Job, Progress, kill_process, wait_until
 from hpcmarl.comm.topology import assign_roles
 from hpcmarl.configfile import load_config
-from hpcmarl.errors import HpcmarlError
+from hpcmarl.errors import EXIT_TRY_AGAIN, HpcmarlError
 from hpcmarl.io.atomic import PARTIAL
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from hpcmarl.io.describe import BAD, run_files, verify_file
@@ -46,7 +46,7 @@ RANKS = {"job": 4, "actor": 4, "learner": 5}
 EXTRA = {"job": (), "actor": (), "learner": ("topology.groups=2", "rounds.rule=rennala")}
 START_LIMIT, RECOVERY_LIMIT, END_LIMIT = 120.0, 60.0, 60.0  # seconds until a job counts as stuck
 WINDOW = 1.5  # seconds after the first new update in which the job is killed
-RANK_WINDOW, RANK_RUN = 1.5, 4.0  # a rank is killed within the first, the job ends by itself after the second
+RANK_WINDOW = 1.5  # seconds after the first new update in which a rank is killed
 STARTING_SHARE = 0.2
 FAILED_STARTS = 3  # in a row: the campaign ends
 
@@ -200,8 +200,8 @@ class Campaign:
         return True
 
     def _kill_rank(self) -> bool:
-        """Start a job that ends by itself, kill one rank of it, and see whether it goes on."""
-        self._start(f"stop.seconds={self.progress.last('seconds') + RANK_RUN:.3f}")
+        """Start a job, kill one rank of it, see whether it goes on, and end it as a signal does."""
+        self._start()
         assert self.job is not None
         job = self.job
         if not self._await_update():
@@ -216,12 +216,11 @@ class Campaign:
         kill_process(numbers[0])
         self.tally.injected += 1
         wait_until(lambda: self.progress.version > before or not job.running, RECOVERY_LIMIT)
-        recovered = time.monotonic() - at
-        self.exit_code = job.wait(END_LIMIT)
-        reached = self.progress.version
+        recovered, reached = time.monotonic() - at, self.progress.version
+        self.exit_code = job.stop(END_LIMIT)
         self._judge()
         self.tally.lost.append(max(0, reached - self._resumed_version()))
-        if reached > before and self.exit_code == 0:
+        if reached > before and self.exit_code == EXIT_TRY_AGAIN:
             self.tally.survived += 1
             self.tally.recovery.append(recovered)
         else:

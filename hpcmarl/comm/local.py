@@ -10,7 +10,7 @@ import numpy as np
 
 from hpcmarl.comm.protocol import Buffer, check_header
 from hpcmarl.comm.transport import Message, Reduction, SendHandle, SharedHandle, Transport
-from hpcmarl.errors import HpcmarlError
+from hpcmarl.errors import HpcmarlError, LaunchError
 from hpcmarl.types import Array
 
 
@@ -21,6 +21,7 @@ class LocalWorld:
         self.size = size
         self.queues: list[deque[tuple[int, Buffer, SharedHandle]]] = [deque() for _ in range(size)]
         self.dead: set[int] = set()  # tests add to it
+        self.newcomers: list[tuple[int, bytes]] = []  # (rank, payload): tests start them
         self.sums: dict[tuple[tuple[int, ...], int], dict[int, Array]] = {}
         self.broadcasted: bytes = b""
         self.transports = [LocalTransport(self, rank) for rank in range(size)]
@@ -50,10 +51,11 @@ class LocalTransport(Transport):
         self.rank = rank
         self.size = world.size
         self.host = platform.node()
-        self.survives = True
+        self.survives = self.can_replace = True
         self._sums_started = 0
         self._known_dead: set[int] = set()
         self._buried: set[int] = set()
+        self._new: list[int] = []
 
     def send(self, destination: int, buffer: Buffer) -> SendHandle:
         handle = SharedHandle()
@@ -82,9 +84,24 @@ class LocalTransport(Transport):
     def bury(self, rank: int) -> None:
         self._buried.add(rank)
 
-    @property
-    def impaired(self) -> bool:
-        return bool(self._known_dead or self._buried)
+    def replace(self, rank: int, payload: bytes) -> None:
+        self.world.queues[rank].clear()
+        self.world.transports[rank] = LocalTransport(self.world, rank)
+        self.world.newcomers.append((rank, payload))
+        self._receive_again(rank)
+        self._new.append(rank)
+
+    def newcomers(self) -> list[tuple[int, tuple[int, int] | LaunchError]]:
+        found, self._new = self._new, []
+        return [(rank, (0, 0)) for rank in found]
+
+    def reach_through(self, rank: int, relay: int) -> None:
+        self._receive_again(rank)
+
+    def _receive_again(self, rank: int) -> None:
+        self.world.dead.discard(rank)
+        self._known_dead.discard(rank)
+        self._buried.discard(rank)
 
     def reduction_group(self, ranks: Sequence[int]) -> None:
         self.reduction_members = tuple(ranks)

@@ -1,4 +1,4 @@
-"""The only file that imports mpi4py. Importing it initialises MPI; the roles see a Transport.
+"""Messages between MPI ranks. mpi4py is imported in comm/mpi*.py alone, and importing it initialises MPI; the roles see a Transport.
 
 Messages go by synchronous-mode sends (Issend), whose completion says that the receiver has taken them: flow control without
 acknowledgements of our own. Receives are matched probes into pooled buffers, completed without blocking, delivered in order.
@@ -18,42 +18,21 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from hpcmarl.comm.mpi_messages import Incoming, MpiHandle, complete
+from hpcmarl.comm.mpi_collectives import broadcast, gather, sleep_until
+from hpcmarl.comm.mpi_library import survives_deaths
+from hpcmarl.comm.mpi_messages import Incoming, MpiHandle, Way, complete
+from hpcmarl.comm.mpi_spawn import Spawning
 from hpcmarl.comm.mpi_sums import MpiGroup, is_death
 from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, announced_bytes, check_header, control, header_of
-from hpcmarl.comm.transport import Backoff, Message, PeerFailure, Reduction, SendHandle, SharedHandle, Transport
+from hpcmarl.comm.transport import Message, PeerFailure, Reduction, SendHandle, SharedHandle, Transport
+from hpcmarl.errors import LaunchError
 from hpcmarl.types import Array
 
 CHUNK_BYTES = 1 << 30  # MPI counts are 32 bits wide in MPI-3 libraries
+CLOSING_SECONDS = 5.0  # how long a rank that is done waits for the others, where they may die
 ABORT_SECONDS = 1.0  # how long a failing rank tries to tell the others
 SWEEP = 64  # messages under way before finished ones are looked for behind an unfinished one
 POOLED_BUFFERS = 8  # free receive buffers kept of each size class
-
-
-def library_version() -> str:
-    """The MPI library's own words, first line (Open MPI's text ends in a NUL byte)."""
-    return MPI.Get_library_version().rstrip("\x00").strip().splitlines()[0]
-
-
-def standard_version() -> tuple[int, int]:
-    """(major, minor) of the MPI standard that the library implements."""
-    return MPI.Get_version()
-
-
-def thread_level_name() -> str:
-    """single, funneled, serialized or multiple: what MPI was initialised with."""
-    names = {MPI.THREAD_SINGLE: "single", MPI.THREAD_FUNNELED: "funneled", MPI.THREAD_SERIALIZED: "serialized", MPI.THREAD_MULTIPLE: "multiple"}
-    return names[MPI.Query_thread()]
-
-
-def survives_deaths() -> bool:
-    """Whether the other ranks live on when one dies: Open MPI from version 5 on, if mpiexec was told --with-ft ulfm."""
-    return MPI.get_vendor()[0] == "Open MPI" and MPI.get_vendor()[1] >= (5, 0) and os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112
-
-
-def world_size() -> int:
-    """Ranks in the world that MPI was started with."""
-    return int(MPI.COMM_WORLD.Get_size())
 
 
 class MpiTransport(Transport):
@@ -64,6 +43,9 @@ class MpiTransport(Transport):
         self.comm.Set_errhandler(MPI.ERRORS_RETURN)
         self.rank = self.comm.Get_rank()
         self.size = self.comm.Get_size()
+        self._prepare(chunk_bytes)
+
+    def _prepare(self, chunk_bytes: int) -> None:
         self.host = platform.node()
         self.chunk_bytes = chunk_bytes
         self._status = MPI.Status()
@@ -74,7 +56,10 @@ class MpiTransport(Transport):
         self._expecting: dict[int, Incoming] = {}  # source -> large message whose chunks come next
         self._pool: dict[int, list[Buffer]] = {}
         self._reducing: MpiGroup | None = None
-        self.survives = survives_deaths()
+        self.survives = self.can_replace = survives_deaths()
+        self._ways: dict[int, Way] = {}  # of the ranks that are not reached by their number in `comm`
+        self._spawning: dict[int, Spawning] = {}
+        self._sources: list[tuple[Any, int | None]] = [(self.comm, None)]  # where messages come from; whose, if not the MPI source's
         self._dead: set[int] = set()  # MPI has said so
         self._newly_dead: list[int] = []
         self._buried: set[int] = set()  # the run goes on without them
@@ -85,13 +70,26 @@ class MpiTransport(Transport):
             own = SharedHandle()
             self._to_self.append((buffer, own))
             return own
-        if destination in self._dead or destination in self._buried:
-            return SendHandle()
+        way = self._ways.get(destination)
+        if way is None:
+            if destination in self._dead or destination in self._buried:
+                return SendHandle()
+            way = Way(self.comm, destination)
+        return self._send_over(way, buffer)
+
+    def _hand_on(self, destination: int, buffer: Buffer) -> None:
+        """Pass a message on for a process that is not in everyone's communicator, or to one."""
+        if destination in self._ways:
+            self.send(destination, buffer)
+        else:
+            self._send_over(Way(self.comm, destination, Kind.RELAYED + destination), buffer)
+
+    def _send_over(self, way: Way, buffer: Buffer) -> SendHandle:
         try:
-            if buffer.nbytes <= self.chunk_bytes:
-                requests = [self.comm.Issend([buffer, MPI.BYTE], destination, int(header_of(buffer)["kind"]))]
+            if buffer.nbytes <= self.chunk_bytes or way.relay:
+                requests = [way.comm.Issend([buffer, MPI.BYTE], way.peer, way.relay or int(header_of(buffer)["kind"]))]
             else:
-                requests = self._send_chunks(destination, buffer)
+                requests = self._send_chunks(way, buffer)
         except MPI.Exception as error:
             if not is_death(error):
                 raise
@@ -100,13 +98,13 @@ class MpiTransport(Transport):
         self._outgoing.append(handle)
         return handle
 
-    def _send_chunks(self, destination: int, buffer: Buffer) -> list[Any]:
+    def _send_chunks(self, way: Way, buffer: Buffer) -> list[Any]:
         """Announce the length, then send the pieces; MPI keeps the order between two ranks."""
         announcement = control(Kind.CHUNKED, count=buffer.nbytes)
-        requests = [self.comm.Issend([announcement, MPI.BYTE], destination, int(Kind.CHUNKED))]
+        requests = [way.comm.Issend([announcement, MPI.BYTE], way.peer, int(Kind.CHUNKED))]
         starts = range(0, buffer.nbytes, self.chunk_bytes)
         pieces = [buffer[start : start + self.chunk_bytes] for start in starts]
-        requests += [self.comm.Issend([piece, MPI.BYTE], destination, int(Kind.CHUNK)) for piece in pieces]
+        requests += [way.comm.Issend([piece, MPI.BYTE], way.peer, int(Kind.CHUNK)) for piece in pieces]
         self._outgoing.append(MpiHandle(requests[:1], announcement))
         return requests
 
@@ -115,8 +113,9 @@ class MpiTransport(Transport):
         if self._to_self:
             buffer, own = self._to_self.popleft()
             return Message(check_header(buffer, self.rank), buffer, self.rank, own.release)
-        while self._match():
-            pass
+        for comm, rank in tuple(self._sources):
+            while self._match(comm, rank):
+                pass
         return self._deliver()
 
     def _forget_sent(self) -> None:
@@ -127,20 +126,24 @@ class MpiTransport(Transport):
             self._outgoing = deque(handle for handle in self._outgoing if not handle.done())
             self._sweep_at = max(SWEEP, 2 * len(self._outgoing))
 
-    def _match(self) -> bool:
-        """Match one arriving MPI message, if there is one, and start receiving it."""
+    def _match(self, comm: Any, rank: int | None) -> bool:
+        """Match one arriving MPI message, if there is one, and start receiving it. `rank`: whose it is; None: the MPI source's."""
         try:
-            matched = self.comm.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, self._status)
+            matched = comm.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, self._status)
         except MPI.Exception as error:
             if not (self.survives and is_death(error)):
                 raise PeerFailure(f"MPI reports to rank {self.rank} that another rank has died: {error.Get_error_string()}") from None
-            return self._note_deaths()
+            return self._note_deaths() if rank is None else self._note_end_of(comm)
         if matched is None:
             return False
         source, tag, size = self._status.Get_source(), self._status.Get_tag(), self._status.Get_count(MPI.BYTE)
+        if rank is not None:
+            source = rank
         if tag == Kind.ABORT:
+            if rank is not None:
+                self._tell_abort()  # the others cannot hear it
             raise PeerFailure(f"rank {source} has failed; rank {self.rank} ends with it")
-        if source in self._buried:  # frozen, given up, and awake again
+        if source in self._buried and rank is None:  # frozen, given up, and awake again
             matched.Recv([np.empty(size, np.uint8), MPI.BYTE])
         elif tag == Kind.CHUNK:
             large = self._expecting[source]
@@ -159,7 +162,8 @@ class MpiTransport(Transport):
         else:
             capacity = self._take_buffer(size)
             buffer = capacity[:size]
-            self._incoming.append(Incoming(source, buffer, capacity, matched.Irecv([buffer, MPI.BYTE])))
+            destination = tag - Kind.RELAYED if tag >= Kind.RELAYED else None
+            self._incoming.append(Incoming(source, buffer, capacity, matched.Irecv([buffer, MPI.BYTE]), destination))
         return True
 
     def _note_deaths(self) -> bool:
@@ -172,24 +176,60 @@ class MpiTransport(Transport):
         self._newly_dead += new
         return bool(new)
 
+    def _note_end_of(self, comm: Any) -> bool:
+        """The other process of a communicator of two has died: whoever is reached over it is lost."""
+        lost = [rank for rank, way in self._ways.items() if way.comm is comm]
+        for rank in lost:
+            del self._ways[rank]
+        self._sources = [source for source in self._sources if source[0] is not comm]
+        self._dead.update(lost)
+        self._newly_dead += lost
+        return False
+
     def lost(self) -> list[int]:
         found, self._newly_dead = self._newly_dead, []
         return found
 
     def bury(self, rank: int) -> None:
         self._buried.add(rank)
+        self._ways.pop(rank, None)
+        self._sources = [source for source in self._sources if source[1] != rank]
         self._expecting.pop(rank, None)
         self._remains += [incoming for incoming in self._incoming if incoming.source == rank]
         self._incoming = deque(incoming for incoming in self._incoming if incoming.source != rank)
 
+    def replace(self, rank: int, payload: bytes) -> None:
+        self._spawning[rank] = Spawning(rank, payload)
+
+    def newcomers(self) -> list[tuple[int, tuple[int, int] | LaunchError]]:
+        found: list[tuple[int, tuple[int, int] | LaunchError]] = []
+        done = {rank: result for rank, spawning in self._spawning.items() if (result := spawning.result()) is not None}
+        for rank, result in done.items():
+            del self._spawning[rank]
+            if not isinstance(result, LaunchError):
+                self._ways[rank] = result.way
+                self._sources.append((result.way.comm, rank))
+            found.append((rank, result if isinstance(result, LaunchError) else result.process))
+        return found
+
+    def reach_through(self, rank: int, relay: int) -> None:
+        if relay != self.rank:
+            self._ways[rank] = Way(self.comm, relay, Kind.RELAYED + rank)
+
     def _deliver(self) -> Message | None:
-        """The first complete message none of whose source's earlier ones is still under way."""
+        """The first complete message none of whose source's earlier ones is still under way; what is for others is handed on."""
         behind: set[int] = set()
-        for index, incoming in enumerate(self._incoming):
+        for incoming in tuple(self._incoming):
             if incoming.source not in behind and incoming.complete():
-                del self._incoming[index]
+                self._incoming.remove(incoming)
                 header = check_header(incoming.buffer, incoming.source)
-                return Message(header, incoming.buffer, incoming.source, partial(self._give_buffer, incoming.capacity))
+                source = incoming.source
+                if incoming.destination is not None:
+                    source = int(header["source"])
+                    if incoming.destination != self.rank:
+                        self._hand_on(incoming.destination, incoming.buffer)
+                        continue
+                return Message(header, incoming.buffer, source, partial(self._give_buffer, incoming.capacity))
             behind.add(incoming.source)
         return None
 
@@ -220,64 +260,38 @@ class MpiTransport(Transport):
         return self._reducing.regroup(progress, state)
 
     def broadcast(self, payload: bytes | None) -> bytes:
-        length = np.array([len(payload) if payload is not None else 0], np.int64)
-        self._sleep_until(self.comm.Ibcast(length, 0))
-        data = np.frombuffer(payload, np.uint8).copy() if payload is not None else np.empty(int(length[0]), np.uint8)
-        self._sleep_until(self.comm.Ibcast([data, MPI.BYTE], 0))
-        return data.tobytes()
+        return broadcast(self.comm, payload)
 
     def gather(self, payload: bytes) -> list[bytes]:
-        own = np.frombuffer(payload, np.uint8).copy()
-        everyone = np.empty((self.size, own.size), np.uint8)
-        self._sleep_until(self.comm.Iallgather([own, MPI.BYTE], [everyone, MPI.BYTE]))
-        return [row.tobytes() for row in everyone]
+        return gather(self.comm, payload)
 
-    def abort(self) -> None:
-        # MPI_Abort alone is not enough: with fault tolerance on, Open MPI lets the other ranks live
+    def _tell_abort(self) -> None:
         note = control(Kind.ABORT, source=self.rank)
-        others = [rank for rank in range(self.size) if rank != self.rank and rank not in self._dead]
+        others = [peer for peer in range(self.comm.Get_size()) if peer != self.comm.Get_rank() and peer not in self._dead]
         with contextlib.suppress(MPI.Exception):  # somebody is dead already
             requests = [self.comm.Isend([note, MPI.BYTE], rank, int(Kind.ABORT)) for rank in others]
             deadline = time.monotonic() + ABORT_SECONDS
             while complete(requests) is False and time.monotonic() < deadline:
                 time.sleep(1e-3)
+
+    def abort(self) -> None:
+        # MPI_Abort alone is not enough: with fault tolerance on, Open MPI lets the other ranks live
+        self._tell_abort()
         if os.environ.get("OMPI_MCA_mpi_ft_enable") != "1":  # noqa: SIM112  set by mpiexec --with-ft ulfm
             MPI.COMM_WORLD.Abort(1)
         os._exit(1)
 
-    def bare_ping_pong(self, peer: int, sent: Buffer, repeats: int) -> float:
-        """Seconds of a round trip by plain blocking calls: what the benchmark compares with. The lower rank begins."""
-        received = np.empty_like(sent)
-        began = time.perf_counter()
-        for _ in range(repeats):
-            if self.rank < peer:
-                self.comm.Send([sent, MPI.BYTE], peer)
-                self.comm.Recv([received, MPI.BYTE], peer)
-            else:
-                self.comm.Recv([received, MPI.BYTE], peer)
-                self.comm.Send([sent, MPI.BYTE], peer)
-        return (time.perf_counter() - began) / repeats
-
-    def _sleep_until(self, request: Any) -> None:
-        """Wait for a collective without burning a core; raises PeerFailure when a rank gives up meanwhile."""
-        backoff = Backoff()
-        while (state := complete([request])) is not True:
-            if state is None:
-                raise PeerFailure(f"MPI reports to rank {self.rank} that another rank has died")
-            if self.comm.Iprobe(MPI.ANY_SOURCE, int(Kind.ABORT)):
-                raise PeerFailure(f"another rank has failed; rank {self.rank} ends with it")
-            backoff.wait()
-
     def close(self) -> None:
-        deadline = time.monotonic() + 5.0
+        deadline = time.monotonic() + CLOSING_SECONDS
         while self._outgoing and time.monotonic() < deadline:
             if self._outgoing[0].done():
                 self._outgoing.popleft()
             else:
                 time.sleep(1e-3)
-        if not self.impaired:
-            self._sleep_until(self.comm.Ibarrier())  # so that nobody spins in Finalize while another still writes
+        if not self._dead and not self._buried:  # so that nobody spins in Finalize while another still writes
+            with contextlib.suppress(PeerFailure):  # a rank that dies only now has done its part
+                sleep_until(self.comm, self.comm.Ibarrier(), CLOSING_SECONDS if self.survives else None)
 
     @property
-    def impaired(self) -> bool:
-        return bool(self._dead or self._buried)
+    def leaves_at_once(self) -> bool:
+        return self.survives

@@ -5,7 +5,7 @@ Called by comm/mpi.py; knows neither kinds nor roles.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from mpi4py import MPI
 
@@ -39,13 +39,24 @@ class MpiHandle(SendHandle):
         return not self.requests
 
 
+class Way(NamedTuple):
+    """How a rank is reached: as `peer` of a communicator, in person or (`relay` > 0, the MPI tag) by a peer that hands messages on to it."""
+
+    comm: Any
+    peer: int
+    relay: int = 0
+
+
 class Incoming:
-    """A message being received: one request, or the chunks of a large one still to be matched."""
+    """A message being received: one request, or the chunks of a large one still to be matched.
 
-    __slots__ = ("buffer", "capacity", "filled", "requests", "source")
+    `destination`: the rank that a message to be handed on is for, else None."""
 
-    def __init__(self, source: int, buffer: Buffer, capacity: Buffer, request: Any) -> None:
+    __slots__ = ("buffer", "capacity", "destination", "filled", "requests", "source")
+
+    def __init__(self, source: int, buffer: Buffer, capacity: Buffer, request: Any, destination: int | None = None) -> None:
         self.source = source
+        self.destination = destination
         self.buffer = buffer
         self.capacity = capacity
         self.requests = [request]

@@ -17,6 +17,7 @@ hosts each role at most once, so (rank, kind) names the receiver.
     INTERRUPT   anyone  → server            nothing: a signal asked this rank to stop
     ALIVE       anyone  → server            nothing: this rank works (roles/liveness.py)
     LOST        server  → everyone          packed tree: a rank is lost and the run goes on without it
+    REPLACED    learner → server            packed tree: a new process has the place of a dead actor, or has died in its turn
 """
 
 from __future__ import annotations
@@ -71,11 +72,13 @@ class Kind(IntEnum):
     INTERRUPT = 11
     ALIVE = 12
     LOST = 13
+    REPLACED = 14
     # between transports, never seen by a role
     ABORT = 20  # a rank has failed: everyone ends now
     CHUNKED = 30
     CHUNK = 31
     PING = 40
+    RELAYED = 100  # plus the rank that it is for; the header holds the kind
 
 
 def header_of(buffer: Buffer) -> Any:

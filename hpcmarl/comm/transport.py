@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, check_header
-from hpcmarl.errors import HpcmarlError
+from hpcmarl.errors import HpcmarlError, LaunchError
 from hpcmarl.types import Array
 
 
@@ -85,6 +85,7 @@ class Transport(ABC):
     size: int
     host: str
     survives = False  # whether the run can go on when a rank dies
+    can_replace = False  # whether a new process can take the place of a dead one
     reduction_members: tuple[int, ...] = ()  # the ranks that sum together
 
     @abstractmethod
@@ -108,9 +109,21 @@ class Transport(ABC):
     def bury(self, rank: int) -> None:
         """Go on without a rank: what it sends is not received, what it is sent vanishes (the handle is done at once)."""
 
+    @abstractmethod
+    def replace(self, rank: int, payload: bytes) -> None:
+        """Begin to start a process in the place of a buried rank; messages to it will go over this rank. See `newcomers`."""
+
+    @abstractmethod
+    def newcomers(self) -> list[tuple[int, tuple[int, int] | LaunchError]]:
+        """The ranks whose new process is there since the last call: (its number, when it was started; launch/processes.py), or why none is."""
+
+    @abstractmethod
+    def reach_through(self, rank: int, relay: int) -> None:
+        """From now on messages to a buried rank go to the process that `relay` has started in its place."""
+
     @property
-    def impaired(self) -> bool:
-        """Whether a rank was lost: then leaving must wait for nobody."""
+    def leaves_at_once(self) -> bool:
+        """Whether this process ends without farewell (os._exit): MPI_Finalize may wait for ever for a rank that has died."""
         return False
 
     @abstractmethod

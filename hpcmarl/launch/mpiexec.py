@@ -18,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ from hpcmarl.errors import LaunchError
 from hpcmarl.launch.world import launcher_world, library_kind
 
 KILL_AFTER = 5.0  # seconds from SIGTERM to SIGKILL once the user insists
+OUTCOME = "HPCMARL_OUTCOME"  # names a file: the server's rank writes the run's exit code to it
+DID_NOT_START = 213  # Open MPI 5's launcher; now and then its own server does not come up ("listener thread failed to start")
+STARTS = 3
 _SET_PARENT_DEATH_SIGNAL = 1  # Linux prctl: should this process be killed -9, mpiexec gets SIGTERM and ends its ranks
 
 
@@ -99,7 +103,21 @@ def run_ranks(ranks: int, arguments: Sequence[str], environ: Mapping[str, str]) 
     command, added = command_line(ranks, program, environ, is_root=os.geteuid() == 0)
     # unbuffered: what a rank says is seen before it dies
     full = [*command, sys.executable, "-u", "-m", "hpcmarl", *arguments]
-    return supervise(full, {**environ, **added})
+    with tempfile.TemporaryDirectory(prefix="hpcmarl-") as directory:
+        outcome = Path(directory) / "exit-code"
+        for _ in range(STARTS if program.library == "openmpi" else 1):
+            code = supervise(full, {**environ, **added, OUTCOME: str(outcome)})
+            if code != DID_NOT_START:
+                break
+        # the launcher may speak of a rank that died and was replaced, or that the run went on without
+        return int(outcome.read_text()) if outcome.is_file() else code
+
+
+def tell_outcome(code: int, environ: Mapping[str, str]) -> None:
+    """The run has ended with this exit code: for `run_ranks`, where it has started the ranks."""
+    if path := environ.get(OUTCOME):
+        with contextlib.suppress(OSError):  # the first rank may be on another machine than the launcher
+            Path(path).write_text(str(code))
 
 
 def supervise(command: Sequence[str], environ: Mapping[str, str]) -> int:

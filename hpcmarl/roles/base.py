@@ -141,6 +141,9 @@ class Role(ABC):
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:  # noqa: B027  most ranks are nothing to most roles
         """A rank is lost and with it, perhaps, whole groups; messages to it vanish from now on, none comes from it."""
 
+    def on_replaced(self, rank: int) -> None:  # noqa: B027
+        """A new process has the place of a lost actor. Called on the server's rank and on that of its learner."""
+
     def step(self) -> bool:
         """`work`, after an injected fault where the configuration asks for one (tests)."""
         faults = self.context.config.faults

@@ -79,8 +79,8 @@ class Display:
         table.add_row("time", f"{now['seconds']:.0f} s")
         table.add_row("updates", f"{now['version']:,}   staleness {now['staleness_mean']:.2f}   wasted {now['wasted_gradients']:,}")
         table.add_row("environment steps", f"{now['env_steps']:,}   {speed:,.0f}/s")
-        if now["lost_ranks"]:
-            table.add_row("ranks", f"[red]{_lost(now)[2:]}[/red]")
+        if lost := _lost(now):
+            table.add_row("ranks", f"[red]{lost[2:]}[/red]")
         table.add_row("return", f"[bold]{now['return_mean']:.2f}[/bold] ± {now['return_std']:.2f}   over {now['episodes']:,} episodes")
         if len(now["groups"]) > 1:
             shown = ", ".join(f"{count:,}" for count in now["groups"][:8])
@@ -104,5 +104,5 @@ class Display:
 
 
 def _lost(now: dict[str, Any]) -> str:
-    count = now["lost_ranks"]
-    return f", {count} rank{'s' if count > 1 else ''} lost" if count else ""
+    words = (("lost_ranks", "lost"), ("replaced_ranks", "replaced"))
+    return "".join(f", {now[name]} rank{'s' if now[name] > 1 else ''} {word}" for name, word in words if now[name])

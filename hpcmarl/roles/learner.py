@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.comm.protocol import FLAG_FINAL, Kind, vector_message, vector_of
+from hpcmarl.comm.protocol import FLAG_FINAL, Buffer, Kind, vector_message, vector_of
 from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import LatestLink, Message, SendHandle
 from hpcmarl.optim.rounds import share
@@ -132,9 +132,14 @@ class Learner(Role):
         self._snapshot()  # before the actors get the new weights, while they stand at the boundary in a deterministic run
         if self.stopping:
             return
-        weights = vector_message(Kind.WEIGHTS, vector, source=self.context.rank, role=ROLE_NAMES.index(self.name), version=version)
+        weights = self._weights()
         for link in self.links.values():
             link.offer(weights)
+
+    def _weights(self) -> Buffer:
+        """The message with the present parameters."""
+        fields = {"source": self.context.rank, "role": ROLE_NAMES.index(self.name), "version": self.version}
+        return vector_message(Kind.WEIGHTS, self.algorithm.parameters, **fields)
 
     def _snapshot(self) -> None:
         """Send the state, and have the actors send theirs, as soon as the version that the server asked for is reached."""
@@ -153,6 +158,11 @@ class Learner(Role):
                 self.rule.on_lost(group)
         if self.replica is not None and (reduced := self.replica.go_on_without(rank)) is not None:
             self._adopt(*reduced)
+
+    def on_replaced(self, rank: int) -> None:
+        self.links[rank] = LatestLink(self.transport, rank)
+        if self.version >= 0:
+            self.links[rank].offer(self._weights())
 
     # ---- work
 

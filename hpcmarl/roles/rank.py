@@ -24,6 +24,7 @@ from hpcmarl.packing import pack, unpack
 from hpcmarl.roles import ROLES
 from hpcmarl.roles.base import Context, Role
 from hpcmarl.roles.liveness import Liveness, ServerLost
+from hpcmarl.roles.replacing import Replacements
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class Rank:
         self.exit_code: int | None = None
         self.liveness = Liveness(context)
         self.lost: set[int] = set()
+        self.processes = dict(enumerate(context.processes))
+        self.replacements = Replacements(context)
         self.present = "building its roles"
         for name, role in ROLES.items():
             if name in context.topology.roles_of(context.rank):
@@ -55,7 +58,7 @@ class Rank:
         while (message := self.transport.receive()) is not None:
             busy = True
             self.liveness.heard(message.source)
-            if message.kind in (Kind.EXIT, Kind.LOST, Kind.ALIVE):
+            if message.kind in (Kind.EXIT, Kind.LOST, Kind.ALIVE, Kind.REPLACED):
                 self._on_message(message)
                 continue
             self.present = receiver(message)
@@ -73,11 +76,17 @@ class Rank:
             self.exit_code = int(message.header["count"])
         elif message.kind is Kind.LOST:
             self._go_on_without(**unpack(message.payload))
+        elif message.kind is Kind.REPLACED:
+            self._on_replaced(**unpack(message.payload))
         message.release()
 
     def _look_around(self) -> None:
         """Who has died or fallen silent? The server's rank tells everyone, itself too, so that all take it in the same order."""
         server = self.context.topology.server
+        for rank, process in self.replacements.poll():
+            if process is not None:
+                self.roles["learner"].on_replaced(rank)
+            self._tell_replaced(rank, process)
         dead = self.transport.lost()
         if self.context.rank != server:
             if server in dead:
@@ -85,8 +94,10 @@ class Rank:
             try:
                 self.liveness.beat()
             except ServerLost:
-                self._end_frozen(server, self.context.processes[server : server + 1])
+                self._end_frozen(server, [self.processes[server]] if server in self.processes else [])
                 raise
+            for rank in self.replacements.started.intersection(dead):  # nobody else can see that
+                self._tell_replaced(rank, None)
             return
         for rank in dead:
             self._tell_lost(rank, "has died", frozen=False)
@@ -102,8 +113,9 @@ class Rank:
             raise HpcmarlError(f"{place} {why}, and with this MPI library the job cannot go on without it; resume from the last checkpoint")
         self.lost.add(rank)
         self.liveness.forget(rank)
-        processes = [list(process) for process in self.context.processes[rank : rank + 1] if frozen]
-        note = pack({"rank": rank, "why": why, "groups": topology.groups_lost(self.lost), "processes": processes})
+        processes = [list(self.processes[rank])] if frozen and rank in self.processes else []
+        groups = topology.groups_lost(self.lost - self.replacements.expected(self.lost))
+        note = pack({"rank": rank, "why": why, "groups": groups, "processes": processes})
         word = control(Kind.LOST, note, source=self.context.rank)
         for other in range(topology.size):
             if other not in self.lost or (frozen and other == rank):  # a frozen one reads it when it wakes
@@ -119,6 +131,26 @@ class Rank:
         self.transport.bury(rank)
         for role in self.roles.values():
             role.on_lost(rank, groups)
+        if self.replacements.is_for(rank):
+            self.replacements.begin(rank, self.processes)
+
+    def _tell_replaced(self, rank: int, process: tuple[int, int] | None) -> None:
+        tree = {"rank": rank, "process": None if process is None else list(process), "relay": self.context.rank}
+        self.transport.send(self.context.topology.server, control(Kind.REPLACED, pack(tree), source=self.context.rank))
+
+    def _on_replaced(self, rank: int, process: list[int] | None, relay: int) -> None:
+        """On the server's rank: a new process has the place of `rank` (None: it has died in its turn, or could not be started)."""
+        if process is None:
+            if rank in self.lost:
+                self.replacements.given_up.add(rank)
+                self.lost.discard(rank)
+            self._tell_lost(rank, "has died" if rank not in self.replacements.given_up else "could not be replaced", frozen=False)
+            return
+        self.lost.discard(rank)
+        self.processes[rank] = (process[0], process[1])
+        self.transport.reach_through(rank, relay)
+        logger.warning("rank %d (actor) on %s is replaced by process %d", rank, self.context.topology.hosts[rank], process[0])
+        self.roles["server"].on_replaced(rank)
 
     def _end_frozen(self, rank: int, processes: Sequence[Sequence[int]]) -> None:
         """Kill another rank's process if it is on this host, or the launcher would wait for it."""

@@ -24,6 +24,7 @@ from hpcmarl.types import Gradient
 
 logger = logging.getLogger(__name__)
 RECENT_EPISODES = 100
+EPISODES_AHEAD = 100_000  # more than an actor can have played before anybody heard of them
 
 
 def trajectory_writer(context: Context, index: int, *, with_state: bool) -> TrajectoryWriter | None:
@@ -132,8 +133,21 @@ class Recorder:
             self.best = mean
 
     def on_lost(self, rank: int) -> None:
-        """A rank has died or was given up."""
-        self.lost.append({"rank": rank, "roles": "+".join(self.context.topology.roles_of(rank)), "seconds": round(self.seconds, 3)})
+        """A rank has died or was given up; nothing new where it had been lost before and was not replaced."""
+        if not any(entry["rank"] == rank for entry in self.missing):
+            roles = "+".join(self.context.topology.roles_of(rank))
+            self.lost.append({"rank": rank, "roles": roles, "seconds": round(self.seconds, 3), "replaced": False})
+
+    def on_replaced(self, rank: int) -> int:
+        """A new process has a lost rank's place; returns an episode index that nobody has come to yet."""
+        for entry in self.missing:
+            entry["replaced"] = entry["replaced"] or entry["rank"] == rank
+        return int(self.totals["episodes"]) + EPISODES_AHEAD * len(self.lost)
+
+    @property
+    def missing(self) -> list[dict[str, Any]]:
+        """The lost ranks in whose place there is nobody."""
+        return [entry for entry in self.lost if not entry["replaced"]]
 
     def on_evaluation(self, result: dict[str, Any]) -> None:
         self.evaluation = result
@@ -167,7 +181,8 @@ class Recorder:
             "wasted_gradients": int(wasted),
             "dropped_rollouts": int(self.totals["overflow"]),
             "direction_norm": engine.direction_norm,
-            "lost_ranks": len(self.lost),
+            "lost_ranks": len(self.missing),
+            "replaced_ranks": len(self.lost) - len(self.missing),
         }
 
     def _row(self, engine: Engine) -> None:

@@ -25,6 +25,7 @@ from hpcmarl.envs import describe
 from hpcmarl.errors import ConfigError, FormatError, HpcmarlError
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from hpcmarl.io.run_directory import RunDirectory
+from hpcmarl.launch.mpiexec import tell_outcome
 from hpcmarl.launch.processes import started_at
 from hpcmarl.launch.signals import StopSignals
 from hpcmarl.launch.timelimit import job_end
@@ -47,11 +48,11 @@ def join_world() -> Transport:
         return LocalWorld(1).transports[0]
     # a rank that dies inside MPI_Init leaves the others waiting there for ever, deaf to signals
     faulthandler.dump_traceback_later(MPI_START_SECONDS, exit=True)
-    from hpcmarl.comm import mpi
+    from hpcmarl.comm import mpi, mpi_library
 
     faulthandler.cancel_dump_traceback_later()
-    check_world(mpi.world_size(), os.environ, mpi.library_version())
-    return mpi.MpiTransport() if mpi.world_size() > 1 else LocalWorld(1).transports[0]
+    check_world(mpi_library.world_size(), os.environ, mpi_library.library_version())
+    return mpi.MpiTransport() if mpi_library.world_size() > 1 else LocalWorld(1).transports[0]
 
 
 def train(config: Config, run_dir: str | None = None, resume: str | None = None) -> int:
@@ -72,10 +73,14 @@ def train(config: Config, run_dir: str | None = None, resume: str | None = None)
         hook.rank = rank = Rank(context)
         code = serve(rank, signals)
         rank.close()
+        if transport.rank == context.topology.server:
+            tell_outcome(code, os.environ)
         transport.close()
-        if transport.impaired:
+        if transport.leaves_at_once:
             logging.shutdown()
-            os._exit(code)  # MPI_Finalize may wait for ranks that are gone
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
         return code
     except HpcmarlError as error:
         if hook.rank is None and getattr(error, "everywhere", False):

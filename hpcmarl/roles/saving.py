@@ -46,6 +46,10 @@ class Snapshots:
         self.expected = {name for name in self.expected if name[1] != rank}
         self.waiting &= self.expected
 
+    def expect_again(self, rank: int) -> None:
+        """A new process has a lost rank's place."""
+        self.expected |= {name for name in self.names if name[1] == rank}
+
     def request(self, version: int, state: dict[str, Any]) -> bool:
         """Collect the roles' states of `version` around the server's own; False while another snapshot is under way."""
         if self.pending is not None:

@@ -145,6 +145,14 @@ class Server(Role):
                     if isinstance(command, Publish) and self.phase == "train":
                         self._after_round(command)
 
+    def on_replaced(self, rank: int) -> None:
+        """A new process acts in the place of a dead actor: it begins afresh, with random numbers that nobody has had."""
+        episode = self.recorder.on_replaced(rank)
+        if self.phase == "train":
+            self.snapshots.expect_again(rank)
+            state = {"version": self.engine.version, "first_episode": episode}
+            self.tell(rank, Kind.START, state, version=self.engine.version, count=ROLE_NAMES.index("actor"))
+
     # ---- work
 
     def work(self) -> bool:
@@ -222,7 +230,8 @@ class Server(Role):
         self.recorder.finish(self.engine, self.status, error)
         # "try again" promises a good checkpoint
         code = EXIT_SUCCESS if self.status == "finished" else EXIT_FAILURE if error else EXIT_TRY_AGAIN
-        for rank in range(self.context.topology.size):
+        # actors first: the word for a replaced one goes over its learner
+        for rank in sorted(range(self.context.topology.size), key=lambda rank: self.context.topology.roles_of(rank) != ("actor",)):
             self.tell(rank, Kind.EXIT, count=code)
         self.phase, self.finished = "done", True
 

@@ -61,6 +61,16 @@ def test_a_killed_rank_does_not_end_the_run(ranks, victim, role, changes, config
     assert f"rank {victim} ({role}) on " in job.text
 
 
+def test_a_killed_actor_is_replaced(config, tmp_path):
+    job, _ = train_and_hit("openmpi", 4, config, tmp_path / "run", 3, "topology.respawn=true", updates=LONG)
+    assert job.code == 0, job.text
+    told = summary(tmp_path / "run")
+    assert (told["status"], told["updates"]) == ("finished", LONG)
+    assert [(row["rank"], row["replaced"]) for row in told["lost_ranks"]] == [(3, True)]
+    assert "rank 3 (actor) on " in job.text
+    assert " is replaced by process " in job.text
+
+
 def test_a_frozen_rank_is_found_and_ended(config, tmp_path):
     job, _ = train_and_hit("openmpi", 4, config, tmp_path / "run", 2, number=signal.SIGSTOP, updates=LONG)
     assert job.code == 0, job.text

@@ -160,6 +160,24 @@ class TestSupervision:
         assert supervise(["sh", "-c", "exit 75"], os.environ) == 75
         assert supervise(["sh", "-c", "kill -9 $$"], os.environ) == 128 + 9
 
+    @pytest.mark.parametrize(
+        ("script", "code"),
+        [
+            ("exit 7", 7),
+            ("echo 0 >$HPCMARL_OUTCOME; exit 137", 0),  # a replaced rank was killed in its turn
+            ("n=$(cat count || echo 0); echo $((n + 1)) >count; [ $n -lt 2 ] && exit 213; exit 5", 5),
+            ("echo x >>starts; exit 213", 213),
+        ],
+    )
+    def test_the_runs_own_word_counts_and_a_launcher_that_did_not_come_up_is_started_again(self, script, code, tmp_path, monkeypatch):
+        mpiexec = tmp_path / "mpiexec"
+        mpiexec.write_text(f"#!/bin/sh\ncd {tmp_path}\n{script}\n")
+        mpiexec.chmod(0o755)
+        monkeypatch.setattr("hpcmarl.launch.mpiexec.find_mpiexec", lambda environ: MpiProgram(mpiexec, "openmpi", (5, 0)))
+        assert run_ranks(2, ["train"], os.environ) == code
+        if code == 213:
+            assert (tmp_path / "starts").read_text().split() == ["x"] * 3
+
     def test_handlers_are_put_back(self):
         before = signal.getsignal(signal.SIGUSR1)
         supervise(["true"], os.environ)

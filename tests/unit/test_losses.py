@@ -15,11 +15,12 @@ from hpcmarl.launch.processes import kill_process, started_at
 from hpcmarl.launch.timelimit import end_of, job_end
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.rounds import Accept, Drop, Engine, Publish, Step, make_rule
-from hpcmarl.roles import liveness
+from hpcmarl.roles import liveness, replacing
 from hpcmarl.roles.liveness import Liveness, ServerLost
+from hpcmarl.roles.recording import EPISODES_AHEAD
 from hpcmarl.roles.run import prepare
 from hpcmarl.types import Gradient
-from tests.worlds import SPREAD, run_world, summary
+from tests.worlds import SPREAD, final_state, run_world, summary
 
 # ---- rules
 
@@ -87,6 +88,37 @@ def test_a_run_goes_on_without_an_actor_or_a_learner(rule, victim, tmp_path):
     assert (summary(tmp_path)["status"], summary(tmp_path)["updates"]) == ("finished", 20)
     assert lost_ranks(tmp_path) == [victim]
     assert all(rank.exit_code == 0 for rank in ranks if rank.context.rank != victim)
+
+
+@pytest.mark.parametrize(("ranks", "groups"), [(4, 1), (3, 1), (5, 2)])
+def test_a_new_process_acts_in_the_place_of_a_dead_actor(ranks, groups, tmp_path):
+    changes = ("topology.respawn=true", f"topology.groups={groups}", "stop.updates=12", "checkpoint.every_updates=1")
+    last = ranks - 1
+    world = run_world(ranks, tmp_path, *changes, deaths={last: 4})
+    told = summary(tmp_path)
+    assert (told["status"], told["updates"]) == ("finished", 12)
+    assert [(row["rank"], row["replaced"]) for row in told["lost_ranks"]] == [(last, True)]
+    place = str(world[0].context.topology.actor_index(last))
+    state = final_state(tmp_path)["roles"]["actor"][place]
+    assert state["version"] >= 10  # it was given weights to the end
+    assert min(state["environment"]["episode"]) >= EPISODES_AHEAD  # and plays what nobody has played
+
+
+def test_whoever_dies_again_and_again_is_not_replaced_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(replacing, "MOST", 0)
+    run_world(4, tmp_path, "topology.respawn=true", "stop.updates=8", deaths={3: 2})
+    assert [(row["rank"], row["replaced"]) for row in summary(tmp_path)["lost_ranks"]] == [(3, False)]
+    assert summary(tmp_path)["status"] == "finished"
+
+
+def test_a_group_whose_only_actor_cannot_be_replaced_is_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(replacing, "MOST", 0)
+    changes = ("topology.respawn=true", "topology.groups=2", "rounds.rule=rennala", "stop.updates=8")
+    world = run_world(5, tmp_path, *changes, deaths={4: 2})
+    assert world[0].context.topology.groups[1].actors == (4,)
+    assert world[0].roles["server"].engine.rule.lost == {1}
+    assert summary(tmp_path)["status"] == "finished"
+    assert set(final_state(tmp_path)["roles"]["actor"]) == {"0", "1"}
 
 
 def test_learners_that_sum_among_themselves_go_on_with_the_survivors(tmp_path):

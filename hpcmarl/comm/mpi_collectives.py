@@ -1,0 +1,61 @@
+"""What all ranks of a communicator do together, asleep while they wait; and the bare exchange that benchmarks compare with.
+
+Called by comm/mpi.py at the start and at the end of a run; knows no roles.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from hpcmarl.comm.mpi_messages import complete
+from hpcmarl.comm.protocol import Buffer, Kind
+from hpcmarl.comm.transport import Backoff, PeerFailure
+
+
+def sleep_until(comm: Any, request: Any, seconds: float | None = None) -> None:
+    """Wait for a collective without burning a core, for `seconds` at most; raises PeerFailure when a rank gives up meanwhile."""
+    backoff = Backoff()
+    deadline = time.monotonic() + (seconds or float("inf"))
+    while (state := complete([request])) is not True:
+        if state is None:
+            raise PeerFailure(f"MPI reports to rank {comm.Get_rank()} that another rank has died")
+        if comm.Iprobe(MPI.ANY_SOURCE, int(Kind.ABORT)):
+            raise PeerFailure(f"another rank has failed; rank {comm.Get_rank()} ends with it")
+        if time.monotonic() > deadline:
+            raise PeerFailure(f"rank {comm.Get_rank()} waited {seconds} s for the others")
+        backoff.wait()
+
+
+def broadcast(comm: Any, payload: bytes | None) -> bytes:
+    """Rank 0's payload, on every rank."""
+    length = np.array([len(payload) if payload is not None else 0], np.int64)
+    sleep_until(comm, comm.Ibcast(length, 0))
+    data = np.frombuffer(payload, np.uint8).copy() if payload is not None else np.empty(int(length[0]), np.uint8)
+    sleep_until(comm, comm.Ibcast([data, MPI.BYTE], 0))
+    return data.tobytes()
+
+
+def gather(comm: Any, payload: bytes) -> list[bytes]:
+    """Every rank's payload, all of one length, on every rank."""
+    own = np.frombuffer(payload, np.uint8).copy()
+    everyone = np.empty((comm.Get_size(), own.size), np.uint8)
+    sleep_until(comm, comm.Iallgather([own, MPI.BYTE], [everyone, MPI.BYTE]))
+    return [row.tobytes() for row in everyone]
+
+
+def bare_ping_pong(comm: Any, peer: int, sent: Buffer, repeats: int) -> float:
+    """Seconds of a round trip by plain blocking calls. The lower rank begins."""
+    received = np.empty_like(sent)
+    began = time.perf_counter()
+    for _ in range(repeats):
+        if comm.Get_rank() < peer:
+            comm.Send([sent, MPI.BYTE], peer)
+            comm.Recv([received, MPI.BYTE], peer)
+        else:
+            comm.Recv([received, MPI.BYTE], peer)
+            comm.Send([sent, MPI.BYTE], peer)
+    return (time.perf_counter() - began) / repeats
