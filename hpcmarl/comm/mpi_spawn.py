@@ -11,6 +11,7 @@ import ctypes
 import os
 import sys
 import threading
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from hpcmarl.comm.mpi_messages import Way
 from hpcmarl.errors import LaunchError
 
 FIRST, SECOND = 0, 1  # in the merged communicator: who started the other
+LIMIT = 60.0  # seconds; it takes one or two, on a machine with much to do ten
 PROGRAM = "hpcmarl.roles.replacement"
 
 
@@ -35,11 +37,15 @@ class Spawning:
 
     def __init__(self, rank: int, payload: bytes) -> None:
         self._rank, self._payload = rank, payload
+        self._deadline = time.monotonic() + LIMIT
         self._result: Newcomer | LaunchError | None = None
         threading.Thread(target=self._run, name=f"replacing rank {rank}", daemon=True).start()
 
     def result(self) -> Newcomer | LaunchError | None:
         """The new process, or why there is none."""
+        if self._result is None and time.monotonic() > self._deadline:
+            # it has died on the way: MPI waits for it for ever
+            return LaunchError(f"no new process in the place of rank {self._rank} within {LIMIT:.0f} s (MPI_Comm_spawn)")
         return self._result
 
     def _run(self) -> None:
@@ -51,7 +57,8 @@ class Spawning:
 
     def _spawn(self) -> Newcomer:
         MPI.COMM_SELF.Set_errhandler(MPI.ERRORS_RETURN)
-        information = MPI.Info.Create({"wdir": os.getcwd()})
+        # the launcher counts the dead one's place as taken
+        information = MPI.Info.Create({"wdir": os.getcwd(), "map_by": "slot:oversubscribe", "bind_to": "none"})
         between = MPI.COMM_SELF.Spawn(sys.executable, ["-u", "-m", PROGRAM], 1, information)
         merged = _merge(between, second=False)
         merged.Send(np.array([self._rank, len(self._payload)], np.int64), SECOND)
