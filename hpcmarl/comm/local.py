@@ -86,7 +86,8 @@ class LocalTransport(Transport):
     def impaired(self) -> bool:
         return bool(self._known_dead or self._buried)
 
-    def reduction_group(self, ranks: Sequence[int]) -> None:
+    def reduction_group(self, ranks: Sequence[int], hosts: Sequence[str], backend: str) -> None:
+        """Ranks of one process add up in its memory, whatever the backend."""
         self.reduction_members = tuple(ranks)
 
     def start_sum(self, vector: Array) -> Reduction:

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
+from hpcmarl.comm.mpi_group import MpiGroup
 from hpcmarl.comm.mpi_messages import Incoming, MpiHandle, complete
-from hpcmarl.comm.mpi_sums import MpiGroup, is_death
+from hpcmarl.comm.mpi_sums import is_death
 from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, announced_bytes, check_header, control, header_of
 from hpcmarl.comm.transport import Backoff, Message, PeerFailure, Reduction, SendHandle, SharedHandle, Transport
 from hpcmarl.types import Array
@@ -204,8 +205,8 @@ class MpiTransport(Transport):
         if len(free) < POOLED_BUFFERS:
             free.append(buffer)
 
-    def reduction_group(self, ranks: Sequence[int]) -> None:
-        self._reducing = MpiGroup(self.comm, ranks)
+    def reduction_group(self, ranks: Sequence[int], hosts: Sequence[str], backend: str) -> None:
+        self._reducing = MpiGroup(self.comm, ranks, hosts, backend)
 
     @property
     def reduction_members(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -276,6 +277,8 @@ class MpiTransport(Transport):
             else:
                 time.sleep(1e-3)
         if not self.impaired:
+            if self._reducing is not None:
+                self._reducing.close()
             self._sleep_until(self.comm.Ibarrier())  # so that nobody spins in Finalize while another still writes
 
     @property
