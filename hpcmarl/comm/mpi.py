@@ -206,6 +206,9 @@ class MpiTransport(Transport):
             free.append(buffer)
 
     def reduction_group(self, ranks: Sequence[int], hosts: Sequence[str], backend: str) -> None:
+        if self._reducing is not None:
+            self._reducing.close()
+            self._reducing = None
         self._reducing = MpiGroup(self.comm, ranks, hosts, backend)
 
     @property

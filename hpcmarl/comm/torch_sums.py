@@ -94,7 +94,7 @@ class GlooSums(TorchSums):
     def problem(cls, hosts: Sequence[str]) -> str:
         if not (distributed.is_available() and distributed.is_gloo_available()):
             return f"torch {torch.__version__} was built without gloo; choose rounds.reduce: mpi"
-        if len(set(hosts)) > 1 and "GLOO_SOCKET_IFNAME" not in os.environ:
+        if len(set(hosts)) > 1 and not os.environ.get("GLOO_SOCKET_IFNAME"):
             try:
                 address = socket.gethostbyname(platform.node())
             except OSError as error:
@@ -112,11 +112,18 @@ class GlooSums(TorchSums):
     def _make_group(self, store: Any, rank: int, hosts: Sequence[str]) -> Any:
         gloo: Any = distributed.ProcessGroupGloo
         options = gloo._Options()
-        local = len(set(hosts)) == 1 and "GLOO_SOCKET_IFNAME" not in os.environ
-        options._devices = [gloo.create_device(hostname=LOOPBACK) if local else gloo.create_default_device()]
         options._timeout = datetime.timedelta(seconds=CONNECT_SECONDS)
         options._threads = 1
-        return gloo(store, rank, len(hosts), options)
+        try:
+            if interfaces := os.environ.get("GLOO_SOCKET_IFNAME"):
+                options._devices = [gloo.create_device(interface=interface) for interface in interfaces.split(",")]
+            elif len(set(hosts)) == 1:
+                options._devices = [gloo.create_device(hostname=LOOPBACK)]
+            else:
+                options._devices = [gloo.create_default_device()]  # the interface of the host's name
+            return gloo(store, rank, len(hosts), options)
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}; GLOO_SOCKET_IFNAME chooses the interface, see ip address") from error
 
 
 class NcclSums(TorchSums):

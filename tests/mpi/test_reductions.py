@@ -49,7 +49,9 @@ def test_learners_with_actors_train_and_go_on_by_another_backend(first, second, 
 
 
 @pytest.mark.parametrize(
-    ("reduce", "words"), [("nccl", "choose rounds.reduce: mpi or gloo"), ("horovod", "tools/install_horovod")], ids=["nccl", "horovod"]
+    ("reduce", "words"),
+    [("nccl", "choose rounds.reduce: mpi or gloo"), ("horovod", "tools/install_horovod"), ("gloo", "GLOO_SOCKET_IFNAME chooses the interface")],
+    ids=["nccl", "horovod", "gloo"],
 )
 def test_a_backend_that_is_not_there_is_one_line_before_anybody_trains(reduce, words, config, tmp_path, monkeypatch):
     package = tmp_path / "packages" / "horovod"
@@ -57,6 +59,7 @@ def test_a_backend_that_is_not_there_is_one_line_before_anybody_trains(reduce, w
     (package / "__init__.py").write_text("raise ModuleNotFoundError('not here', name='horovod')")
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nosuch0")
     job = run_train("openmpi", 3, config, "--run-dir", str(tmp_path / "run"), "topology.groups=2", f"rounds.reduce={reduce}")
     assert job.code == 2, job.text
     assert job.text.count(f"error: rounds.reduce: {reduce}: ") == 1
