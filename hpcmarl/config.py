@@ -121,12 +121,19 @@ class RoundsConfig(Section):
     batch: PositiveInt | None = Field(None, description="trajectories of a round, M; default: one gradient of every group")
     initial_batch: PositiveInt | None = Field(None, description="trajectories of the first round, M_init; default: batch")
     late: Literal["cancel", "ignore"] = Field("cancel", description="unfinished on-policy work: abandon it at the next step, or finish and drop it")
-    reduce: Literal["server", "mpi"] = Field("server", description="sum at the server, or one AllReduce among the learners")
+    reduce: Literal["server", "mpi", "horovod", "gloo", "nccl"] = Field(
+        "server", description="sum at the server, or one AllReduce among the learners, by MPI, Horovod or torch.distributed (nccl: on GPUs)"
+    )
     max_staleness: Natural = Field(16, description="rollouts older than so many versions are dropped (off-policy algorithms)")
     queue: Count = Field(8, description="rollout messages a learner keeps; the oldest are dropped when it falls behind")
     on_loss: Literal["auto", "drop", "stop"] = Field(
         "auto", description="a group has died: go on without it, or stop after a checkpoint; auto: stop with malenia, whose objective would change"
     )
+
+    @property
+    def collective(self) -> bool:
+        """Whether the learners sum among themselves, each with a replica of the optimizer, and the server only counts."""
+        return self.reduce != "server"
 
 
 class DelayConfig(Section):

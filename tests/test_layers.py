@@ -47,6 +47,7 @@ ALLOWED = {
 # package -> where alone it may be imported
 CONFINED = {
     "mpi4py": ("comm/mpi",),
+    "horovod": ("comm/horovod_sums",),
     "h5py": ("io/",),
     "hdf5plugin": ("io/",),
     "pettingzoo": ("envs/",),

@@ -1,6 +1,7 @@
 """hpcmarl's messages against bare mpi4py ping-pong of the same bytes between the same two ranks, alternated.
 
-The messages are of the sizes that runs send: a header alone, this configuration's parameters and rollouts, and 64 KiB to 16 MiB.
+The messages are of the sizes that runs send: a header alone, this configuration's parameters and rollouts, and 64 KiB to 16 MiB. Then
+the sum of a vector over all ranks by every backend of rounds.reduce that is there.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.algos import make_algorithm
+from hpcmarl.comm import BACKENDS
 from hpcmarl.comm.layout import RolloutLayout
 from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, write_header
-from hpcmarl.comm.transport import SendHandle, Transport, receive_from
+from hpcmarl.comm.transport import Backoff, SendHandle, Transport, receive_from
 from hpcmarl.config import Config
 from hpcmarl.envs import describe
 from hpcmarl.errors import UsageError
@@ -24,6 +26,8 @@ from hpcmarl.roles.run import join_world
 SIZES = {"64 KiB": 1 << 16, "1 MiB": 1 << 20, "4 MiB": 1 << 22, "16 MiB": 1 << 24}
 ROUNDS = 5
 TIMEOUT = 60.0
+SUMMED = 1_000_000  # float32 elements
+SUMS = 20
 
 
 def run(config: Config, seconds: float) -> dict[str, Any] | None:
@@ -47,15 +51,37 @@ def _measure(transport: Transport, config: Config, seconds: float) -> dict[str, 
         for name, size in sizes.items():
             rows.append({"message": name, **_compare(transport, size, seconds / len(sizes))})
     transport.broadcast(b"done" if transport.rank == 0 else None)
+    sums = _sums(transport)
     if transport.rank != 0:
         return None
     large = [row["bandwidth_ratio"] for row in rows if row["bytes"] >= 1 << 20]
     return {
         "messages": rows,
+        "sums": sums,
         "bandwidth_ratio_from_1_mib": min(large),
         "added_microseconds_small": rows[0]["hpcmarl_microseconds"] - rows[0]["bare_microseconds"],
         "ranks": transport.size,
     }
+
+
+def _sums(transport: Transport) -> list[dict[str, Any]]:
+    """Median time of a sum over all ranks, from its start until this rank has it, by each backend that can be used."""
+    vector, hosts, rows = np.ones(SUMMED, np.float32), transport.gather_hosts(), []
+    for backend in BACKENDS:
+        try:
+            transport.reduction_group(range(transport.size), hosts, backend)
+        except UsageError:
+            continue  # known on all ranks alike
+        times = []
+        for _ in range(SUMS + 1):
+            transport.gather(b"ready")
+            began, backoff = time.perf_counter(), Backoff(spins=2000)
+            reduction = transport.start_sum(vector)
+            while reduction.result() is None:
+                backoff.wait()
+            times.append(time.perf_counter() - began)
+        rows.append({"backend": backend, "elements": SUMMED, "milliseconds": 1e3 * float(np.median(times[1:]))})  # the first warms up
+    return rows
 
 
 def _sizes(config: Config) -> dict[str, int]:

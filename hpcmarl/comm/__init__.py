@@ -1,4 +1,14 @@
 """The wire: message kinds (`protocol`), the layout of rollouts in them (`layout`), who is who (`topology`), and transports.
 
-`mpi` is imported only by those who join an MPI world, since importing it initialises MPI.
+`mpi` is imported only by those who join an MPI world, since importing it initialises MPI; a reduce backend only by learners that sum.
 """
+
+# rounds.reduce -> module:class of the learners' sums among themselves (comm/sums.py says what such a class is)
+BACKENDS = {
+    "mpi": "hpcmarl.comm.mpi_sums:MpiSums",
+    "horovod": "hpcmarl.comm.horovod_sums:HorovodSums",
+    "gloo": "hpcmarl.comm.torch_sums:GlooSums",
+    "nccl": "hpcmarl.comm.torch_sums:NcclSums",
+}
+# those that the survivors of a dead learner can form again; under the others the run ends and is resumed
+REPAIRABLE = ("mpi", "horovod", "gloo")

@@ -103,7 +103,8 @@ class LocalTransport(Transport):
         self._known_dead.discard(rank)
         self._buried.discard(rank)
 
-    def reduction_group(self, ranks: Sequence[int]) -> None:
+    def reduction_group(self, ranks: Sequence[int], hosts: Sequence[str], backend: str) -> None:
+        """Ranks of one process add up in its memory, whatever the backend."""
         self.reduction_members = tuple(ranks)
 
     def start_sum(self, vector: Array) -> Reduction:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,11 +20,12 @@ import numpy as np
 from mpi4py import MPI
 
 from hpcmarl.comm.mpi_collectives import broadcast, gather, sleep_until
+from hpcmarl.comm.mpi_group import MpiGroup
 from hpcmarl.comm.mpi_library import survives_deaths
-from hpcmarl.comm.mpi_messages import Incoming, MpiHandle, Way, complete
+from hpcmarl.comm.mpi_messages import BufferPool, Incoming, MpiHandle, Way, complete
 from hpcmarl.comm.mpi_spawn import Spawning
-from hpcmarl.comm.mpi_sums import MpiGroup, is_death
-from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, announced_bytes, check_header, control, header_of
+from hpcmarl.comm.mpi_sums import is_death
+from hpcmarl.comm.protocol import Buffer, Kind, announced_bytes, check_header, control, header_of
 from hpcmarl.comm.transport import Message, PeerFailure, Reduction, SendHandle, SharedHandle, Transport
 from hpcmarl.errors import LaunchError
 from hpcmarl.types import Array
@@ -32,7 +34,6 @@ CHUNK_BYTES = 1 << 30  # MPI counts are 32 bits wide in MPI-3 libraries
 CLOSING_SECONDS = 5.0  # how long a rank that is done waits for the others, where they may die
 ABORT_SECONDS = 1.0  # how long a failing rank tries to tell the others
 SWEEP = 64  # messages under way before finished ones are looked for behind an unfinished one
-POOLED_BUFFERS = 8  # free receive buffers kept of each size class
 
 
 class MpiTransport(Transport):
@@ -54,7 +55,7 @@ class MpiTransport(Transport):
         self._to_self: deque[tuple[Buffer, SharedHandle]] = deque()
         self._incoming: deque[Incoming] = deque()
         self._expecting: dict[int, Incoming] = {}  # source -> large message whose chunks come next
-        self._pool: dict[int, list[Buffer]] = {}
+        self._pool = BufferPool()
         self._reducing: MpiGroup | None = None
         self.survives = self.can_replace = survives_deaths()
         self._ways: dict[int, Way] = {}  # of the ranks that are not reached by their number in `comm`
@@ -160,7 +161,7 @@ class MpiTransport(Transport):
             self._expecting[source] = large
             self._incoming.append(large)
         else:
-            capacity = self._take_buffer(size)
+            capacity = self._pool.take(size)
             buffer = capacity[:size]
             destination = tag - Kind.RELAYED if tag >= Kind.RELAYED else None
             self._incoming.append(Incoming(source, buffer, capacity, matched.Irecv([buffer, MPI.BYTE]), destination))
@@ -229,23 +230,15 @@ class MpiTransport(Transport):
                     if incoming.destination != self.rank:
                         self._hand_on(incoming.destination, incoming.buffer)
                         continue
-                return Message(header, incoming.buffer, source, partial(self._give_buffer, incoming.capacity))
+                return Message(header, incoming.buffer, source, partial(self._pool.give, incoming.capacity))
             behind.add(incoming.source)
         return None
 
-    def _take_buffer(self, size: int) -> Buffer:
-        """A buffer of at least `size` bytes; sizes are rounded up to powers of two so that they can be used again."""
-        capacity = 1 << max(9, (max(size, HEADER_BYTES) - 1).bit_length())
-        free = self._pool.get(capacity)
-        return free.pop() if free else np.empty(capacity, np.uint8)
-
-    def _give_buffer(self, buffer: Buffer) -> None:
-        free = self._pool.setdefault(buffer.nbytes, [])
-        if len(free) < POOLED_BUFFERS:
-            free.append(buffer)
-
-    def reduction_group(self, ranks: Sequence[int]) -> None:
-        self._reducing = MpiGroup(self.comm, ranks)
+    def reduction_group(self, ranks: Sequence[int], hosts: Sequence[str], backend: str) -> None:
+        if self._reducing is not None:
+            self._reducing.close()
+            self._reducing = None
+        self._reducing = MpiGroup(self.comm, ranks, hosts, backend)
 
     @property
     def reduction_members(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -289,8 +282,16 @@ class MpiTransport(Transport):
             else:
                 time.sleep(1e-3)
         if not self._dead and not self._buried:  # so that nobody spins in Finalize while another still writes
+            self._close_reducing()
             with contextlib.suppress(PeerFailure):  # a rank that dies only now has done its part
                 sleep_until(self.comm, self.comm.Ibarrier(), CLOSING_SECONDS if self.survives else None)
+
+    def _close_reducing(self) -> None:
+        """End the learners' backend; where a member may die meanwhile, only for a while."""
+        if self._reducing is not None:
+            closing = threading.Thread(target=self._reducing.close, daemon=True)
+            closing.start()
+            closing.join(CLOSING_SECONDS if self.survives else None)
 
     @property
     def leaves_at_once(self) -> bool:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from mpi4py import MPI
 
 from hpcmarl.comm.mpi_sums import is_death
-from hpcmarl.comm.protocol import Buffer
+from hpcmarl.comm.protocol import HEADER_BYTES, Buffer
 from hpcmarl.comm.transport import SendHandle
+
+POOLED_BUFFERS = 8  # free ones kept of each size
 
 
 def complete(requests: list[Any]) -> bool | None:
@@ -45,6 +48,25 @@ class Way(NamedTuple):
     comm: Any
     peer: int
     relay: int = 0
+
+
+class BufferPool:
+    """Receive buffers that can be used again; sizes are rounded up to powers of two for that."""
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[Buffer]] = {}
+
+    def take(self, size: int) -> Buffer:
+        """A buffer of at least `size` bytes."""
+        capacity = 1 << max(9, (max(size, HEADER_BYTES) - 1).bit_length())
+        free = self._free.get(capacity)
+        return free.pop() if free else np.empty(capacity, np.uint8)
+
+    def give(self, buffer: Buffer) -> None:
+        """Take a buffer back."""
+        free = self._free.setdefault(buffer.nbytes, [])
+        if len(free) < POOLED_BUFFERS:
+            free.append(buffer)
 
 
 class Incoming:

@@ -1,16 +1,17 @@
-"""Sums over some of the ranks by MPI's AllReduce, and going on with the survivors when one of them dies.
+"""Sums by MPI's AllReduce (rounds.reduce: mpi), and how MPI says that somebody has died.
 
-Called by comm/mpi.py; knows communicators, not messages or roles.
+Called by comm/mpi_group.py and the other MPI files of comm/; knows communicators, not messages or roles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from mpi4py import MPI
 
+from hpcmarl.comm.sums import SumBackend
 from hpcmarl.comm.transport import Reduction
 from hpcmarl.types import Array
 
@@ -42,52 +43,25 @@ class MpiSum(Reduction):
             return None
 
 
-class MpiGroup:
-    """The ranks that sum together: `members` are their ranks in `world`."""
+class MpiSums(SumBackend):
+    """Needs nothing but the communicator."""
 
-    def __init__(self, world: Any, ranks: Sequence[int]) -> None:
-        self._world = world
-        color = 0 if world.Get_rank() in ranks else MPI.UNDEFINED
-        self._comm = world.Split(color, world.Get_rank())
-        self.members = tuple(sorted(ranks))
+    def __init__(self, communicator: Any, hosts: Sequence[str]) -> None:
+        self._communicator = communicator
 
-    def start_sum(self, vector: Array) -> MpiSum:
-        """Collective among the members."""
+    def start(self, vector: Array) -> MpiSum:
         sent = np.ascontiguousarray(vector)
         received = np.empty_like(sent)
         try:
-            request: Any = self._comm.Iallreduce(sent, received, MPI.SUM)
+            request: Any = self._communicator.Iallreduce(sent, received, MPI.SUM)
         except MPI.Exception as error:
             if not is_death(error):
                 raise
             request = None
         return MpiSum(request, received, sent)
 
-    def regroup(self, progress: int, state: Callable[[], bytes]) -> bytes | None:
-        """Leave out who has died; see Transport.regroup. Collective among the survivors, also if more of them die meanwhile."""
-        while True:
-            self._comm.Revoke()  # whoever still waits in the old group comes here as well
-            self._comm = self._comm.Shrink()
-            self._comm.Set_errhandler(MPI.ERRORS_RETURN)
-            group = self._comm.Get_group()
-            self.members = tuple(MPI.Group.Translate_ranks(group, list(range(group.Get_size())), self._world.Get_group()))
-            try:
-                return self._newest_state(progress, state)
-            except MPI.Exception as error:
-                if not is_death(error):
-                    raise
+    def abandon(self) -> None:
+        """MPI voids the sums when the communicator is revoked."""
 
-    def _newest_state(self, progress: int, state: Callable[[], bytes]) -> bytes | None:
-        """What the member that is furthest has, for those behind it; None for whoever is not behind."""
-        everyone = np.empty(self._comm.Get_size(), np.int64)
-        self._comm.Allgather(np.array([progress], np.int64), everyone)
-        newest = int(np.argmax(everyone))
-        if everyone.min() == everyone.max():
-            return None
-        own = self._comm.Get_rank() == newest
-        data = np.frombuffer(state(), np.uint8).copy() if own else np.empty(0, np.uint8)
-        length = np.array([data.size], np.int64)
-        self._comm.Bcast(length, newest)
-        data = data if own else np.empty(int(length[0]), np.uint8)
-        self._comm.Bcast([data, MPI.BYTE], newest)
-        return None if progress == everyone.max() else data.tobytes()
+    def close(self) -> None:
+        """MPI frees the communicator at its end."""

@@ -127,8 +127,11 @@ class Transport(ABC):
         return False
 
     @abstractmethod
-    def reduction_group(self, ranks: Sequence[int]) -> None:
-        """Prepare sums over `ranks`. Collective: every rank of the world calls it once with the same ranks."""
+    def reduction_group(self, ranks: Sequence[int], hosts: Sequence[str], backend: str) -> None:
+        """Prepare sums over `ranks` by a backend (comm.BACKENDS). Collective: every rank of the world calls it with the same values.
+
+        `hosts`: the host of every rank of the world. An earlier group is closed. Raises UsageError, on all of `ranks`, where the backend
+        cannot be used."""
 
     @abstractmethod
     def start_sum(self, vector: Array) -> Reduction:

@@ -45,6 +45,7 @@ def examine(config: Config | None, run_directory: Path, json: bool) -> int:
         *([checks.check_environment(config)] if config else []),
         *checks.check_storage(run_directory),
         *checks.check_packages(),
+        *checks.check_reductions(config),
     ]
     print(as_json(findings) if json else as_text(findings), flush=True)
     if exchange.died or exchange.failures():

@@ -19,8 +19,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import hpcmarl
+from hpcmarl.comm import BACKENDS
+from hpcmarl.comm.sums import find_backend
 from hpcmarl.config import Config
-from hpcmarl.doctor.findings import Finding
+from hpcmarl.doctor.findings import Finding, Status
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.launch.mpiexec import find_mpiexec
 from hpcmarl.launch.world import LIBRARIES, launcher_world, library_kind
@@ -35,7 +37,6 @@ OPTIONAL_PACKAGES: dict[str, tuple[str | None, str]] = {
     "hdf5plugin": ("hdf5plugin", "pip install 'hpcmarl[analysis]'"),
     "matplotlib": ("matplotlib", "pip install 'hpcmarl[analysis]'"),
     "xarray": ("xarray", "pip install 'hpcmarl[analysis]'"),
-    "horovod": ("horovod", "pip install horovod (needs a C++17 compiler and cmake)"),
     "jaxmarl": ("jaxmarl", "pip install jaxmarl"),
     "tensorboard": ("tensorboard", "pip install tensorboard"),
 }
@@ -78,6 +79,19 @@ def check_packages() -> list[Finding]:
             version = "found"
         findings.append(Finding("OK", f"optional {name}", version or "not installed", "" if version else remedy))
     return findings
+
+
+def check_reductions(config: Config | None) -> list[Finding]:
+    """The ways in which learners can sum among themselves, as this process sees them; MPI's own is checked with the library."""
+    wanted, findings = config.rounds.reduce if config else "server", []
+    for name in BACKENDS.keys() - {"mpi"}:
+        try:
+            problem = find_backend(name).problem([platform.node()])
+        except Exception as error:  # a torch that does not load
+            problem = f"{type(error).__name__}: {error}"
+        status: Status = "BAD" if problem and name == wanted else "OK"
+        findings.append(Finding(status, f"optional rounds.reduce {name}", "not available here" if problem else "works", problem))
+    return sorted(findings, key=lambda finding: finding.name)
 
 
 def check_environment(config: Config) -> Finding:

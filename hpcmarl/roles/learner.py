@@ -60,7 +60,7 @@ class Learner(Role):
         self.delivered = 0
         self.env_steps = self.agent_steps = 0
         self.sending: list[SendHandle] = []
-        self.replica = Replica(context, self.algorithm, self.group.index) if config.rounds.reduce == "mpi" else None
+        self.replica = Replica(context, self.algorithm, self.group.index) if config.rounds.collective else None
         self.means = Means()
         self.episodes = EpisodeLog()
         self.late = self.overflow = 0  # trajectories dropped: too old, or queue full

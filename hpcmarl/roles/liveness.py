@@ -21,8 +21,12 @@ LONGEST_LOOK = 1.0  # seconds that one look can add to the clock
 BEATS = 5  # within the limit
 
 
-class ServerLost(PeerFailure):
-    """The server's rank is gone: the run ends, and can be resumed from its last checkpoint."""
+class RunLost(PeerFailure):
+    """A rank is gone that the run cannot go on without: it ends at once, and can be resumed from its last checkpoint."""
+
+
+class ServerLost(RunLost):
+    """The server's rank is gone."""
 
 
 class Liveness:

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from hpcmarl.comm import REPAIRABLE
 from hpcmarl.comm.protocol import Kind, control
 from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import Backoff, Message, PeerFailure, Transport
@@ -23,7 +24,7 @@ from hpcmarl.launch.signals import StopSignals
 from hpcmarl.packing import pack, unpack
 from hpcmarl.roles import ROLES
 from hpcmarl.roles.base import Context, Role
-from hpcmarl.roles.liveness import Liveness, ServerLost
+from hpcmarl.roles.liveness import Liveness, RunLost, ServerLost
 from hpcmarl.roles.replacing import Replacements
 
 logger = logging.getLogger(__name__)
@@ -122,12 +123,16 @@ class Rank:
                 self.transport.send(other, word)
 
     def _go_on_without(self, rank: int, why: str, groups: list[int], processes: list[list[int]]) -> None:
-        """Raises PeerFailure where this rank itself is the one that was given up."""
+        """Raises PeerFailure where this rank itself is the one that was given up, RunLost where the learners cannot sum without it."""
         context, topology = self.context, self.context.topology
         if rank == context.rank:
             raise PeerFailure(f"the others went on without rank {rank}: it {why}")
-        logger.warning("rank %d (%s) on %s %s; going on without it", rank, "+".join(topology.roles_of(rank)), topology.hosts[rank], why)
         self._end_frozen(rank, processes)
+        reduce = context.config.rounds.reduce
+        if context.config.rounds.collective and reduce not in REPAIRABLE and rank in [group.learner for group in topology.groups]:
+            place = f"rank {rank} ({'+'.join(topology.roles_of(rank))}) on {topology.hosts[rank]}"
+            raise RunLost(f"{place} {why}, and with rounds.reduce: {reduce} the other learners cannot go on; resume from the last checkpoint")
+        logger.warning("rank %d (%s) on %s %s; going on without it", rank, "+".join(topology.roles_of(rank)), topology.hosts[rank], why)
         self.transport.bury(rank)
         for role in self.roles.values():
             role.on_lost(rank, groups)
@@ -213,7 +218,7 @@ class AbortHook:
         """Tell what happened and abort the world; does not return under MPI. A rank that ends because of another one is silent."""
         if isinstance(error, PeerFailure):
             logger.error("%s", error)
-            self._leave(EXIT_TRY_AGAIN if isinstance(error, ServerLost) and self._resumable() else EXIT_FAILURE)
+            self._leave(EXIT_TRY_AGAIN if isinstance(error, RunLost) and self._resumable() else EXIT_FAILURE)
         role = self.rank.present if self.rank is not None else self.doing
         place = f"rank {self.transport.rank} of {self.transport.size} ({role}{', thread ' + thread if thread else ''}) on {self.transport.host}"
         text = "".join(traceback.format_exception(error)) if error is not None else ""

@@ -27,7 +27,7 @@ class Replica:
         self.rule = context.rule()
         self.group = group
         self.optimizer = make_optimizer(context.config.optimizer, algorithm.initial_parameters(), list(algorithm.segments.values()))
-        self.sum: FloatArray = np.zeros(algorithm.size, np.float32)
+        self.sum: Array = np.zeros_like(self.optimizer.parameters)
         self.count = 0
         self._closing: deque[int] = deque()
         self._contribution: Array | None = None  # of the round that is being closed; kept until its sum has arrived
@@ -60,7 +60,8 @@ class Replica:
             return None
         if self._reduction is None:
             if self._contribution is None:
-                self._contribution = np.append(self.sum * np.float32(self.rule.local_scale(self.count)), np.float32(self.count))
+                number = self.sum.dtype.type
+                self._contribution = np.append(self.sum * number(self.rule.local_scale(self.count)), number(self.count))
                 self.sum[:] = 0.0
                 self.count = 0
             self._reduction = self.transport.start_sum(self._contribution)
@@ -73,7 +74,7 @@ class Replica:
             return None
         self._reduction = self._contribution = None
         count = round(float(total[-1]))  # 0: all that was counted was a lost learner's
-        direction = total[:-1] * np.float32(self.rule.total_scale(count) if count else 0.0)
+        direction = total[:-1] * total.dtype.type(self.rule.total_scale(count) if count else 0.0)
         if not np.all(np.isfinite(direction)):
             raise FloatingPointError(f"the summed direction of round {self.optimizer.updates} is not finite")
         self.optimizer.step(direction)

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from hpcmarl.comm.transport import Transport
 from hpcmarl.config import Config
 from hpcmarl.configfile import dump_config
 from hpcmarl.envs import describe
-from hpcmarl.errors import ConfigError, FormatError, HpcmarlError
+from hpcmarl.errors import ConfigError, FormatError, HpcmarlError, UsageError
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from hpcmarl.io.run_directory import RunDirectory
 from hpcmarl.launch.mpiexec import tell_outcome
@@ -38,6 +39,7 @@ from hpcmarl.roles.resuming import check_state
 
 logger = logging.getLogger(__name__)
 MPI_START_SECONDS = 300.0
+PROBLEM_BYTES = 1000
 
 
 def join_world() -> Transport:
@@ -112,9 +114,12 @@ def prepare(transport: Transport, config: Config, run_dir: str | None, resume: s
     hosts = transport.gather_hosts()
     plan: dict[str, Any] = {}
     state = None
+    problem = form_reduction_group(transport, config, hosts)
     if transport.rank == 0:
         try:
             assign_roles(transport.size, hosts, config.topology)
+            if problem:
+                raise UsageError(problem)
             check_environments(config)
             directory, state = open_run(config, run_dir, resume)
             plan = {"directory": str(directory)}
@@ -128,10 +133,25 @@ def prepare(transport: Transport, config: Config, run_dir: str | None, resume: s
         failure.everywhere = True
         raise failure
     topology: Topology = assign_roles(transport.size, hosts, config.topology)
-    if config.rounds.reduce == "mpi":
-        transport.reduction_group([group.learner for group in topology.groups])
     spec = describe(config.env, config.policies)
     return Context(config, topology, transport, Path(plan["directory"]), spec, state, end, _processes(transport))
+
+
+def form_reduction_group(transport: Transport, config: Config, hosts: Sequence[str]) -> str:
+    """Bring the learners together that will sum among themselves; why that cannot be done, in one line, or nothing. Collective."""
+    if not config.rounds.collective:
+        return ""
+    try:
+        topology = assign_roles(transport.size, hosts, config.topology)
+    except HpcmarlError:
+        return ""  # rank 0 says so
+    own = ""
+    try:
+        transport.reduction_group([group.learner for group in topology.groups], hosts, config.rounds.reduce)
+    except UsageError as error:
+        own = str(error)
+    texts = transport.gather(own.encode()[:PROBLEM_BYTES].ljust(PROBLEM_BYTES, b"\0"))
+    return next((text.rstrip(b"\0").decode(errors="replace") for text in texts if text.rstrip(b"\0")), "")
 
 
 def _processes(transport: Transport) -> tuple[tuple[int, int], ...]:

@@ -93,7 +93,7 @@ class Server(Role):
         if (reason := self.recorder.stop_reason(version)) is not None or self.stop_wanted is not None:
             logger.info("stopping at version %d: %s", version, reason or self.stop_wanted)
             self._begin_stop(self.stop_wanted or "finished")
-            if config.rounds.reduce == "mpi":
+            if config.rounds.collective:
                 self._publish(publish)  # the learners still have to close this round
             return
         due = self.checkpoint_every is not None and self.checkpoint_every.due()
@@ -107,7 +107,7 @@ class Server(Role):
     def _publish(self, publish: Publish) -> None:
         """Offer the new point to the groups; under AllReduce only the word that the round is closed (never replaced by a newer one)."""
         fields: dict[str, Any] = {"source": self.context.rank, "role": ROLE_NAMES.index(self.name), "version": publish.version}
-        if self.context.config.rounds.reduce == "mpi":
+        if self.context.config.rounds.collective:
             for group in publish.groups:
                 self.transport.send(self.context.topology.groups[group].learner, vector_message(Kind.PARAMETERS, None, **fields))
             return
@@ -116,7 +116,7 @@ class Server(Role):
             self.links[group].offer(message)
 
     def _evaluate(self, version: int) -> None:
-        if self.context.config.rounds.reduce != "mpi":
+        if not self.context.config.rounds.collective:
             self.evaluator.request(self.engine.optimizer.parameters, version, self.recorder.on_evaluation)
         elif self.snapshots.request(version, self._state()):
             self.snapshots.when_complete = lambda state: self.evaluator.request(
@@ -188,7 +188,7 @@ class Server(Role):
             self.recorder.load_state_dict(resume["recorder"])
         for role, rank, state in states:
             self.tell(rank, Kind.START, state, version=self.engine.version, count=ROLE_NAMES.index(role))
-        if self.context.config.rounds.reduce != "mpi":
+        if not self.context.config.rounds.collective:
             self._publish(Publish(self.engine.version, tuple(range(len(self.links)))))
         self.recorder.begin()
         self.phase = "train"

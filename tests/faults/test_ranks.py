@@ -6,11 +6,12 @@ import time
 
 import pytest
 
-from tests.mpi.launch import LIBRARIES, rank_processes, run_train
+from tests.mpi.launch import LIBRARIES, needs_horovod, rank_processes, run_train
 from tests.worlds import SPREAD, final_state, summary
 
 pytestmark = pytest.mark.mpi
 MORE = 150  # updates: enough that the victim dies in the middle
+THREE_LEARNERS = ("topology.groups=3", "topology.actors_per_learner=0", "topology.server=dedicated")
 LONG = 400  # and enough that a frozen one is missed
 
 
@@ -49,6 +50,8 @@ def train_and_hit(library, ranks, config, directory, rank, *changes, number=sign
         (4, 3, "actor", ()),
         (5, 3, "learner", ("topology.groups=2", "rounds.rule=rennala")),
         (5, 3, "learner", ("topology.groups=2", "rounds.reduce=mpi")),
+        (4, 2, "learner+actor", (*THREE_LEARNERS, "rounds.reduce=gloo")),
+        pytest.param(4, 2, "learner+actor", (*THREE_LEARNERS, "rounds.reduce=horovod"), marks=needs_horovod),
         (5, 4, "actor", ("topology.groups=2", "rounds.rule=malenia", "rounds.on_loss=drop")),
     ],
 )

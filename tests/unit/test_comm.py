@@ -110,7 +110,7 @@ def test_a_handle_is_done_when_the_message_is_released_not_before():
 def test_sums_are_in_rank_order_whoever_comes_first():
     world = LocalWorld(3)
     for transport in world.transports:
-        transport.reduction_group([0, 2])
+        transport.reduction_group([0, 2], ["here"] * 3, "mpi")
     vectors = {0: np.array([1e8, 1.0], np.float32), 2: np.array([1.0, 2.0], np.float32)}
     late = world.transports[2].start_sum(vectors[2])
     assert late.result() is None

@@ -67,7 +67,13 @@ def test_bash_reads_them_and_no_mark_is_left(text):
     assert not any(line.startswith("#SBATCH") for line in text.splitlines()[first_command:])  # sbatch would not read them
 
 
-SCRIPTS = [*(ROOT / "slurm").glob("*.sbatch"), *GOLDEN.glob("*.sbatch"), ROOT / "tools" / "slurm-cluster", ROOT / ".ci" / "run"]
+SCRIPTS = [
+    *(ROOT / "slurm").glob("*.sbatch"),
+    *GOLDEN.glob("*.sbatch"),
+    ROOT / "tools" / "slurm-cluster",
+    ROOT / "tools" / "install_horovod",
+    ROOT / ".ci" / "run",
+]
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))

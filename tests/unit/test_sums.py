@@ -1,0 +1,183 @@
+"""Sums among the learners: the same numbers as at a server, backends that are not there or fail, a learner that cannot be replaced."""
+
+import itertools
+import platform
+import socket
+import sys
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+
+from hpcmarl.comm import BACKENDS, REPAIRABLE, sums
+from hpcmarl.comm.horovod_sums import HorovodSums
+from hpcmarl.comm.local import LocalWorld
+from hpcmarl.comm.sums import LibrarySum, SumBackend, find_backend
+from hpcmarl.comm.torch_sums import GlooSums, NcclSums
+from hpcmarl.config import RoundsConfig
+from hpcmarl.configfile import load_config
+from hpcmarl.doctor.checks import check_reductions
+from hpcmarl.errors import HpcmarlError, UsageError
+from hpcmarl.roles.liveness import RunLost
+from hpcmarl.roles.run import form_reduction_group, prepare
+from tests.replays import idle_learners, load_trace, new_replica, play, record, server_result
+from tests.worlds import SPREAD, run_world, summary
+
+TRACES = [("rennala", 3, 2), ("rennala", 2, 5), ("sync", 3, 6), ("malenia", 2, 6), ("malenia", 3, 8)]
+
+
+@pytest.mark.parametrize(("rule", "groups", "batch"), TRACES)
+def test_replicas_do_what_the_server_does(rule, groups, batch, tmp_path):
+    record(tmp_path / "run", rule, groups, batch).save(tmp_path / "trace.npz")
+    trace = load_trace(tmp_path / "trace.npz")
+    assert idle_learners(trace) > 0 or (rule, batch) != ("rennala", 2)
+    world = LocalWorld(groups)
+    for dtype in (np.float64, np.float32):
+        for transport in world.transports:
+            transport.reduction_group(range(groups), ["here"] * groups, "mpi")
+        replicas = [new_replica(trace, group, world.transports[group].start_sum, dtype) for group in range(groups)]
+        for _ in itertools.zip_longest(*(play(trace, replica) for replica in replicas)):
+            pass
+        expected = server_result(trace, dtype)
+        assert expected.dtype == dtype
+        assert not np.array_equal(expected, trace.start)
+        for replica in replicas:
+            np.testing.assert_array_equal(replica.optimizer.parameters, replicas[0].optimizer.parameters)
+            if dtype is np.float64:
+                np.testing.assert_array_equal(replica.optimizer.parameters, expected)
+            else:
+                np.testing.assert_allclose(replica.optimizer.parameters, expected, rtol=1e-4, atol=1e-6)
+
+
+# ---- backends
+
+
+def test_every_choice_has_a_backend():
+    choices = set(get_args(RoundsConfig.model_fields["reduce"].annotation))
+    assert choices == {"server", *BACKENDS}
+    assert set(REPAIRABLE) < set(BACKENDS)
+    assert [RoundsConfig(reduce=choice).collective for choice in ("server", *BACKENDS)] == [False, *[True] * len(BACKENDS)]
+    assert all(issubclass(find_backend(name), SumBackend) for name in BACKENDS if name != "mpi")
+
+
+@pytest.mark.parametrize("reduce", sorted(BACKENDS))
+def test_ranks_of_one_process_need_no_backend(reduce, tmp_path):
+    run_world(3, tmp_path, "topology.groups=2", f"rounds.reduce={reduce}", "stop.updates=3")
+    assert summary(tmp_path)["updates"] == 3
+
+
+def test_a_missing_horovod_is_named_with_its_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "horovod", None)
+    problem = HorovodSums.problem(["here"])
+    assert "not installed; run tools/install_horovod" in problem
+    assert "\n" not in problem
+
+
+def test_a_horovod_of_another_torch_is_named_with_its_remedy(monkeypatch, tmp_path):
+    (tmp_path / "horovod").mkdir()
+    (tmp_path / "horovod" / "__init__.py").write_text("")
+    (tmp_path / "horovod" / "torch.py").write_text("raise ImportError('undefined symbol:\\n _ZN5torch')")
+    for name in [name for name in sys.modules if name.split(".")[0] == "horovod"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    problem = HorovodSums.problem(["here"])
+    monkeypatch.delitem(sys.modules, "horovod")
+    assert "undefined symbol: _ZN5torch" in problem
+    assert "tools/install_horovod" in problem
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_nccl_without_a_gpu_is_refused(monkeypatch):
+    assert "rounds.reduce: mpi or gloo" in NcclSums.problem(["here"])
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
+    assert "no CUDA device" in NcclSums.problem(["here"])
+
+
+def test_learners_of_a_host_take_different_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    backend = NcclSums.__new__(NcclSums)
+    hosts = ["a", "b", "a", "a", "b"]
+    assert [backend._choose_device(rank, hosts).index for rank in range(5)] == [0, 0, 1, 0, 1]
+
+
+def test_gloo_asks_for_an_interface_where_the_host_name_is_of_no_use(monkeypatch):
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setattr(socket, "gethostbyname", lambda name: "127.0.1.1")
+    assert GlooSums.problem(["a", "a"]) == ""
+    assert f"{platform.node()} means 127.0.1.1" in GlooSums.problem(["a", "b"])
+    assert "export GLOO_SOCKET_IFNAME" in GlooSums.problem(["a", "b"])
+    monkeypatch.setattr(socket, "gethostbyname", lambda name: "10.0.0.7")
+    assert GlooSums.problem(["a", "b"]) == ""
+
+
+def test_a_failed_sum_waits_for_a_death_and_then_tells(monkeypatch):
+    def begin():
+        raise RuntimeError("connection reset")
+
+    failed = LibrarySum("gloo", begin)
+    assert failed.result() is None
+    monkeypatch.setattr(sums, "PATIENCE", 0.0)
+    with pytest.raises(HpcmarlError, match=r"rounds\.reduce: gloo: a sum failed while all ranks live: connection reset"):
+        failed.result()
+
+
+def test_a_sum_that_fails_on_the_way_gives_nothing_more(monkeypatch):
+    answers = iter([None, RuntimeError("lost"), np.ones(3)])
+
+    def poll():
+        answer = next(answers)
+        if isinstance(answer, RuntimeError):
+            raise answer
+        return answer
+
+    broken = LibrarySum("horovod", lambda: poll)
+    assert [broken.result() for _ in range(4)] == [None] * 4
+
+
+# ---- runs
+
+
+class Refusing:
+    """A transport on one of whose learners the backend is missing."""
+
+    rank, size = 0, 2
+
+    def reduction_group(self, ranks, hosts, backend):
+        assert (list(ranks), list(hosts)) == ([0], ["here", "there"])
+        raise UsageError(f"rounds.reduce: {backend}: nothing is installed")
+
+    def gather(self, payload):
+        return [bytes(len(payload)), payload]
+
+
+def test_what_is_missing_on_any_rank_is_known_on_all():
+    config = load_config(SPREAD, ("rounds.reduce=horovod",))
+    assert form_reduction_group(Refusing(), config, ["here", "there"]) == "rounds.reduce: horovod: nothing is installed"
+    assert form_reduction_group(Refusing(), load_config(SPREAD), ["here", "there"]) == ""
+
+
+def test_a_bad_backend_leaves_no_run_directory(monkeypatch, tmp_path):
+    monkeypatch.setattr("hpcmarl.roles.run.form_reduction_group", lambda *_: "rounds.reduce: nccl: no")
+    with pytest.raises(UsageError, match=r"rounds\.reduce: nccl: no"):
+        prepare(LocalWorld(1).transports[0], load_config(SPREAD), str(tmp_path / "run"), None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_a_backend_that_can_be_formed_again_a_dead_learner_ends_the_run(tmp_path):
+    changes = ("topology.groups=2", "stop.updates=20", "checkpoint.every_updates=4")
+    with pytest.raises(RunLost, match=r"rank 4 \(learner\) on .* has died, and with rounds.reduce: nccl"):
+        run_world(7, tmp_path, *changes, "rounds.reduce=nccl", deaths={4: 5})
+    assert list(tmp_path.glob("checkpoints/checkpoint-*.h5"))
+    run_world(7, tmp_path / "actor", *changes, "rounds.reduce=nccl", deaths={3: 5})  # an actor can be spared
+    assert summary(tmp_path / "actor")["updates"] == 20
+
+
+def test_the_doctor_names_the_backends(monkeypatch):
+    monkeypatch.setitem(sys.modules, "horovod", None)
+    found = {finding.name.split()[-1]: finding for finding in check_reductions(load_config(SPREAD, ("rounds.reduce=horovod",)))}
+    assert list(found) == ["gloo", "horovod", "nccl"]
+    assert (found["gloo"].status, found["gloo"].value) == ("OK", "works")
+    assert found["horovod"].status == "BAD"
+    assert "tools/install_horovod" in found["horovod"].remedy
+    assert {finding.status for finding in check_reductions(None)} == {"OK"}
