@@ -117,8 +117,8 @@ class SgdConfig(Section):
 class RoundsConfig(Section):
     """When a round ends and how its sum travels."""
 
-    rule: Literal["sync", "rennala", "malenia"] = "sync"
-    batch: PositiveInt | None = Field(None, description="trajectories of a round, M; default: one gradient of every group")
+    rule: Literal["sync", "rennala", "malenia", "afedpg"] = "sync"
+    batch: PositiveInt | None = Field(None, description="trajectories of a round, M (afedpg: of each gradient); default: one gradient of every group")
     initial_batch: PositiveInt | None = Field(None, description="trajectories of the first round, M_init; default: batch")
     late: Literal["cancel", "ignore"] = Field("cancel", description="unfinished on-policy work: abandon it at the next step, or finish and drop it")
     reduce: Literal["server", "mpi"] = Field("server", description="sum at the server, or one AllReduce among the learners")
@@ -274,8 +274,7 @@ def contradictions(config: Config) -> list[str]:
             f"deterministic: true needs rounds.rule: sync and one group, not {config.rounds.rule} with {groups}: "
             "the order in which ranks report is not repeatable"
         )
-    if config.rounds.rule == "malenia" and config.rounds.batch is not None and config.rounds.batch < groups:
-        found.append(f"rounds.batch {config.rounds.batch} is less than the {groups} groups; malenia needs at least one trajectory of every group")
+    found += round_contradictions(config.rounds, groups, "groups")
     if config.eval.episodes == 0 and (config.eval.every_updates or config.eval.every_seconds):
         found.append("eval.episodes: 0 leaves nothing to play every so often; raise it, or remove eval.every_updates and eval.every_seconds")
     if isinstance(config.algo, MATraceConfig):
@@ -283,6 +282,19 @@ def contradictions(config: Config) -> list[str]:
             found.append("algo.critic: dec has one value per agent and cannot use algo.ratios: joint; use ratios: agent, or critic: obs or full")
         if config.algo.critic_network is not None and config.algo.critic_network.recurrent:
             found.append("algo.critic_network.recurrent: true is not supported, critics are feed-forward; remove the key")
-    if config.algo.name == "reinforce" and config.rounds.rule != "sync" and config.rounds.batch is None:
+    if config.algo.name == "reinforce" and config.rounds.rule in ("rennala", "malenia") and config.rounds.batch is None:
         found.append(f"rounds.batch is needed with {config.rounds.rule} and reinforce: how many episodes make a round")
+    return found
+
+
+def round_contradictions(rounds: RoundsConfig, groups: int, word: str) -> list[str]:
+    """What excludes each other in `rounds`, with so many groups (`word`: what they are called where the rule is to run)."""
+    found = []
+    if rounds.rule == "malenia" and rounds.batch is not None and rounds.batch < groups:
+        found.append(f"rounds.batch {rounds.batch} is less than the {groups} {word}; malenia needs at least one trajectory of every one of them")
+    if rounds.rule == "afedpg" and rounds.reduce == "mpi":
+        found.append(
+            "rounds.reduce: mpi does not work with rounds.rule: afedpg, where every gradient is a step of its own and there is nothing to sum; "
+            "use rounds.reduce: server"
+        )
     return found

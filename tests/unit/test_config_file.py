@@ -143,7 +143,7 @@ class TestSchema:
         rows = {(row.key, row.only): row for row in schema_rows()}
         assert rows["seed", ()].allowed == "a whole number >= 0"
         assert rows["algo.discount", ()].allowed == "a number > 0 and <= 1"
-        assert rows["rounds.rule", ()].allowed == "one of sync, rennala, malenia"
+        assert rows["rounds.rule", ()].allowed == "one of sync, rennala, malenia, afedpg"
         assert rows["algo.unroll", ("ma_trace",)].default == "25"
         assert rows["env.id", ()].default == "required"
         assert "topology.groups.0.delay.step" in {key for key, _ in rows}
