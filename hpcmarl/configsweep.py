@@ -54,10 +54,13 @@ def _is_fixed(key: str, fixed: Collection[str]) -> bool:
     return any(key == other or key.startswith(other + ".") or other.startswith(key + ".") for other in fixed)
 
 
-def candidates(config: SimulationConfig) -> Iterator[tuple[dict[str, Any], SimulationConfig]]:
-    """Every combination of the values of `sim.sweep.tune.grid`, with its configuration; one empty combination where nothing is tuned."""
+def candidates(config: SimulationConfig, fixed: Collection[str] = ()) -> Iterator[tuple[dict[str, Any], SimulationConfig]]:
+    """Every combination of the values of `sim.sweep.tune.grid`, with its configuration, but for keys that are `fixed`; none where nothing
+    is left to be tuned."""
     tune = config.sim.sweep.tune
-    grid = tune.grid if tune is not None else {}
+    grid = {key: values for key, values in tune.grid.items() if not _is_fixed(key, fixed)} if tune is not None else {}
+    if not grid:
+        return
     for values in itertools.product(*grid.values()):
         changes = dict(zip(grid, values, strict=True))
         yield changes, vary(config, changes, "sim.sweep.tune.grid")

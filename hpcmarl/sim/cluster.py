@@ -19,7 +19,7 @@ import numpy as np
 
 from hpcmarl.configsim import SimulationConfig
 from hpcmarl.optim import make_optimizer
-from hpcmarl.optim.rounds import Command, Engine, Publish, make_rule
+from hpcmarl.optim.rounds import Accept, Command, Engine, Publish, Step, make_rule
 from hpcmarl.sim.failures import Failures
 from hpcmarl.sim.objectives import make_objective
 from hpcmarl.sim.times import Times
@@ -27,6 +27,7 @@ from hpcmarl.sim.trace import Trace
 from hpcmarl.types import Array, Gradient
 
 COLUMNS = ("time", "round", "used", "wasted", "round_time", "objective", "gradient_norm", "parameter_mean")
+LARGEST_BLOCK = 1 << 20  # numbers in the gradients that are taken together
 SENTINEL = -1  # stands in the queue for the workers that were not yet put there
 
 
@@ -59,6 +60,7 @@ class Cluster:
         self._versions = [0] * sim.workers if self._own else []
         self._points: list[Array] = [start] * (sim.workers if rule.any_age else 0)
         self._point = start
+        self._arrived: list[int] = []  # whose gradients the round's step is to be made of
         self._quota = self._share()
         # With times that never vary a round's first arrivals are known beforehand: the others are put into the queue when they are due.
         lazy = self.compute.fixed if not rule.waits and self._cancel and not sim.failures else None
@@ -73,7 +75,8 @@ class Cluster:
         """Go through at most so many events, or until `ended` says why there are no more."""
         limit = self.config.sim.stop.time or math.inf
         queue, engine, rule = self._queue, self.engine, self.engine.rule
-        waits, fixed, vectors, own = rule.waits, self.compute.fixed, self.objective is not None, self._own
+        waits, fixed, own = rule.waits, self.compute.fixed, self._own
+        counts_only, at_once = self.objective is None, self.objective is not None and rule.any_age
         gradient = Gradient(0, 0, 1, None)
         alarm = min(limit, self.failures.next_time)
         for _ in range(events):
@@ -93,11 +96,13 @@ class Cluster:
             gradient.version = version = self._versions[worker] if own else rule.round
             if waits:
                 gradient.count = self._quota_of(version)
-            if vectors:
-                gradient.vector = self._vector(worker, gradient.count, version)
-            last = engine.on_gradient(gradient)[-1]
-            if type(last) is Publish:
-                self._on_round(last, worker)
+            if at_once:
+                gradient.vector = self._vector(worker, gradient.count)
+            commands = engine.on_gradient(gradient)
+            if not (counts_only or at_once) and type(commands[0]) is Accept:
+                self._arrived += [worker] * gradient.count
+            if type(commands[-1]) is Publish:
+                self._on_round(commands, worker)
                 queue = self._queue
             elif waits:
                 heapq.heappop(queue)
@@ -108,23 +113,33 @@ class Cluster:
                     begin = max(now, self.published)
                 heapq.heapreplace(queue, (begin + (fixed[worker] if fixed is not None else self.compute.draw(worker, begin)), worker))
 
-    def _vector(self, worker: int, count: int, version: int) -> Array | None:
-        """The sum of `count` gradients at the worker's point, [P]; None where the rule drops it unseen."""
+    def _vector(self, worker: int, count: int) -> Array:
+        """The sum of `count` gradients at the worker's own point, [P]."""
         assert self.objective is not None
-        if self._points:
-            point = self._points[worker]
-        elif version < self.engine.version:
-            return None
-        else:
-            point = self._point
-        total = self.objective.gradient(worker, point, self.noise)
-        for _ in range(count - 1):
-            total += self.objective.gradient(worker, point, self.noise)
-        return total
+        return np.asarray(self.objective.gradients([worker] * count, self._points[worker], self.noise).sum(axis=0))
 
-    def _on_round(self, publish: Publish, worker: int | None) -> None:
+    def _step(self, step: Step) -> None:
+        """A round's step at once, as replicas make it under AllReduce: the engine has only counted, and the gradients of all that arrived are
+        taken together, each with its worker's scale. A gradient by itself costs more than all else that its arrival does."""
+        assert self.objective is not None
+        workers, self._arrived = self._arrived, []
+        scales = np.ones(self.workers) if self.engine.rule.pooled else np.array(step.scales)
+        direction = np.zeros(self.objective.size)
+        rows = max(1, LARGEST_BLOCK // self.objective.size)
+        for first in range(0, len(workers), rows):
+            part = workers[first : first + rows]
+            direction += scales[part] @ self.objective.gradients(part, self._point, self.noise)
+        self.engine.step(step.total_scale * direction)
+        self._point = self.engine.optimizer.point()
+
+    def _on_round(self, commands: list[Command], worker: int | None) -> None:
         """A round is complete: time passes for the new point, then the workers that are named begin. `worker` ended it (None: a loss did)."""
         rule, before = self.engine.rule, self.published
+        step, publish = commands[-2:]
+        assert isinstance(step, Step)
+        assert isinstance(publish, Publish)
+        if self.objective is not None and not rule.any_age:
+            self._step(step)
         self.published = self.now if rule.waits else self.now + max(self.exchange.draw_all(self.now))
         duration = self.published - before
         self.round_time_sum += duration
@@ -141,8 +156,6 @@ class Cluster:
                 self._points[worker] = self.engine.optimizer.point()
             heapq.heapreplace(self._queue, (self.now + self._delivery(worker, self.now), worker))
         else:
-            if self.objective is not None:
-                self._point = self.engine.optimizer.point()
             self._quota = self._share()
             if self._cancel:
                 self.abandoned += 0 if rule.waits else len(rule.present) - len(self.failures.down) - 1
@@ -241,7 +254,7 @@ class Cluster:
         else:
             commands: list[Command] = self.engine.on_lost(worker)
             if commands and isinstance(commands[-1], Publish):
-                self._on_round(commands[-1], None)
+                self._on_round(commands, None)
 
     # ---- results
 

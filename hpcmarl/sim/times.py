@@ -25,9 +25,9 @@ def worker_means(config: CommunicationConfig, workers: int, dimension: int, gene
         if config.law == "random":
             shape["random"] = np.exp(config.spread * generator.standard_normal(workers) - 0.5 * config.spread**2)
         means = config.scale * shape[config.law]
-    means = means * float(dimension) ** config.dimension_exponent
+    means *= float(dimension) ** config.dimension_exponent
     if config.bandwidth is not None:
-        means = means + 2 * BYTES_OF_A_PARAMETER * dimension / config.bandwidth
+        means += 2 * BYTES_OF_A_PARAMETER * dimension / config.bandwidth
     return means
 
 
@@ -67,7 +67,8 @@ class Times:
             times = times * (1.0 + self.config.drift * np.sin(2 * np.pi * (now / self.config.drift_period + self._phases)))
         if self.config.noise != "none":
             times = times * self._noise(len(times))
-        return times.tolist()
+        listed: list[float] = times.tolist()
+        return listed
 
     def _noise(self, count: int) -> Array:
         """Factors of mean 1, [count]."""
