@@ -46,13 +46,13 @@ def course_of(case: dict[str, Any], column: str) -> tuple[Array, Array]:
     return times, np.array([np.interp(times, course["time"], course[column]) for course in courses])
 
 
-def _figure(columns: int, height: float) -> tuple[Any, Any]:
+def _figure(columns: int, height: float, rows: int = 1) -> tuple[Any, Any]:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    return pyplot.subplots(1, columns, figsize=(max(5.0, 4.2 * columns), height), squeeze=False, layout="constrained")
+    return pyplot.subplots(rows, columns, figsize=(max(5.0, 4.2 * columns), height), squeeze=False, layout="constrained", sharex="col")
 
 
 def _save(figure: Any, path: Path) -> Path:
@@ -90,19 +90,19 @@ def _objective(cases: Sequence[dict[str, Any]]) -> Any:
     """One panel a setting, one curve a method: the mean over the seeds, and the band that holds most of them."""
     settings = _settings(cases)
     methods = list(dict.fromkeys(label_of(case) for case in cases))
-    figure, axes = _figure(len(settings), 3.6)
-    for number, (setting, axis) in enumerate(zip(settings, axes[0], strict=True)):
-        for case in cases:
-            if case["setting"] != setting:
-                continue
-            times, values = course_of(case, "objective")
+    figure, axes = _figure(len(settings), 6.0, rows=2)
+    for setting, column in zip(settings, axes.T, strict=True):
+        for case in (case for case in cases if case["setting"] == setting):
             colour = f"C{methods.index(label_of(case)) % 10}"
-            axis.plot(times, values.mean(axis=0), color=colour, label=label_of(case))
-            if len(values) > 1:
-                axis.fill_between(times, *np.percentile(values, BAND, axis=0), color=colour, alpha=0.2, linewidth=0)
-        axis.set(title=setting, xlabel="virtual time")
-        axis.spines[["top", "right"]].set_visible(False)
-        if number == 0:
-            axis.set_ylabel("objective")
-            axis.legend(frameon=False)
+            for axis, name in zip(column, ("objective", "gradient_norm"), strict=True):
+                times, values = course_of(case, name)
+                axis.plot(times, values.mean(axis=0), color=colour, label=label_of(case))
+                if len(values) > 1:
+                    axis.fill_between(times, *np.percentile(values, BAND, axis=0), color=colour, alpha=0.2, linewidth=0)
+                axis.spines[["top", "right"]].set_visible(False)
+        column[0].set(title=setting)
+        column[1].set(xlabel="virtual time", yscale="log")
+    axes[0][0].set_ylabel("objective")
+    axes[1][0].set_ylabel("norm of its gradient")
+    axes[0][0].legend(frameon=False)
     return figure
