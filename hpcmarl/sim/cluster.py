@@ -34,7 +34,7 @@ SENTINEL = -1  # stands in the queue for the workers that were not yet put there
 class Cluster:
     """`now`: virtual time of the newest event; `published`: when the newest round was over and its point was told; `ended`: why it is over.
 
-    events: gradients that arrived, failures and repairs. abandoned: trajectories that were cancelled."""
+    used: trajectories of all rounds that are over; events: gradients that arrived, failures and repairs. abandoned: trajectories that were cancelled."""
 
     def __init__(self, config: SimulationConfig, seed: int) -> None:
         self.config = config
@@ -50,8 +50,8 @@ class Cluster:
         start = np.zeros(1) if self.objective is None else self.objective.initial()
         self.engine = Engine(rule, make_optimizer(config.optimizer, start))
         self.now = self.published = 0.0
-        self.events = self.abandoned = 0
-        self.round_time_sum = self.round_time_least = self.round_time_most = 0.0
+        self.events = self.abandoned = self.used = 0
+        self.round_time_sum = self.round_time_min = self.round_time_max = 0.0
         self.ended: str | None = None
         self.trace = Trace(COLUMNS, sim.points)
         self._queue: list[tuple[float, int]] = []  # (when the worker's gradient arrives, worker)
@@ -61,7 +61,7 @@ class Cluster:
         self._points: list[Array] = [start] * (sim.workers if rule.any_age else 0)
         self._point = start
         self._arrived: list[int] = []  # whose gradients the round's step is to be made of
-        self._quota = self._share()
+        self._loads = [0] * sim.workers  # where workers wait for their point: trajectories of the delivery under way
         # With times that never vary a round's first arrivals are known beforehand: the others are put into the queue when they are due.
         lazy = self.compute.fixed if not rule.waits and self._cancel and not sim.failures else None
         self._order = sorted((time, worker) for worker, time in enumerate(lazy)) if lazy is not None else []
@@ -75,7 +75,7 @@ class Cluster:
         """Go through at most so many events, or until `ended` says why there are no more."""
         limit = self.config.sim.stop.time or math.inf
         queue, engine, rule = self._queue, self.engine, self.engine.rule
-        waits, fixed, own = rule.waits, self.compute.fixed, self._own
+        waits, loads, fixed, own = rule.waits, self._loads, self.compute.fixed, self._own
         counts_only, at_once = self.objective is None, self.objective is not None and rule.any_age
         gradient = Gradient(0, 0, 1, None)
         alarm = min(limit, self.failures.next_time)
@@ -93,9 +93,9 @@ class Cluster:
             self.now = now
             self.events += 1
             gradient.group = worker
-            gradient.version = version = self._versions[worker] if own else rule.round
+            gradient.version = self._versions[worker] if own else rule.round
             if waits:
-                gradient.count = self._quota_of(version)
+                gradient.count = loads[worker]
             if at_once:
                 gradient.vector = self._vector(worker, gradient.count)
             commands = engine.on_gradient(gradient)
@@ -106,6 +106,8 @@ class Cluster:
                 queue = self._queue
             elif waits:
                 heapq.heappop(queue)
+                if rule.lost:
+                    self._share_anew()
             else:
                 begin = now
                 if own:  # the late one goes on at the newest point, once that is told
@@ -141,10 +143,10 @@ class Cluster:
         if self.objective is not None and not rule.any_age:
             self._step(step)
         self.published = self.now if rule.waits else self.now + max(self.exchange.draw_all(self.now))
-        duration = self.published - before
+        self.used, duration = self.engine.used, self.published - before
         self.round_time_sum += duration
-        self.round_time_most = max(self.round_time_most, duration)
-        self.round_time_least = duration if publish.version == 1 else min(self.round_time_least, duration)
+        self.round_time_max = max(self.round_time_max, duration)
+        self.round_time_min = duration if publish.version == 1 else min(self.round_time_min, duration)
         if self.trace.due(publish.version):
             self._keep(publish.version, duration)
         stop = self.config.sim.stop
@@ -156,7 +158,6 @@ class Cluster:
                 self._points[worker] = self.engine.optimizer.point()
             heapq.heapreplace(self._queue, (self.now + self._delivery(worker, self.now), worker))
         else:
-            self._quota = self._share()
             if self._cancel:
                 self.abandoned += 0 if rule.waits else len(rule.present) - len(self.failures.down) - 1
                 self._begin_all(self.published)
@@ -166,25 +167,26 @@ class Cluster:
 
     # ---- beginning work
 
-    def _share(self) -> int:
-        """Trajectories of one delivery: a waiting worker's quota, else single ones."""
+    def _missing(self, worker: int) -> int:
+        """Trajectories of its share that a worker which waits for points has not delivered; where each has its own, a whole gradient's."""
         rule = self.engine.rule
-        return (rule.quota() or 1) if rule.waits else 1
-
-    def _quota_of(self, version: int) -> int:
-        """The share of what was begun at `version`."""
-        if not self._own:
-            return self._quota
-        rule = self.engine.rule
-        return rule.quota(rule.initial_batch if version == 0 else rule.batch) or 1
+        if rule.any_age:
+            return rule.quota(rule.initial_batch if self._versions[worker] == 0 else rule.batch) or 1
+        return (rule.quota() or 1) - rule.counts[worker]
 
     def _delivery(self, worker: int, begin: float) -> float:
-        """How long after `begin` the delivery of a worker that waits for its point arrives."""
-        own = self.engine.rule.any_age
-        count = self._quota_of(self._versions[worker] if own else self.engine.version)
+        """How long after `begin` what is missing of a worker that waits for its point arrives."""
+        count = self._loads[worker] = self._missing(worker)
         fixed = self.compute.fixed
         work = count * fixed[worker] if fixed is not None else sum(self.compute.draw(worker, begin) for _ in range(count))
         return work + self.exchange.draw(worker, begin)
+
+    def _share_anew(self) -> None:
+        """Shares have grown with a loss: who had delivered its own and waits makes what is now missing."""
+        busy = {worker for _, worker in self._queue} | self.failures.down
+        for worker in self.engine.rule.present:
+            if worker not in busy and self._missing(worker) > 0:
+                self._begin(worker, self.now)
 
     def _begin(self, worker: int, begin: float) -> None:
         """One worker begins: at its own point where the rule gives each its own, else at the newest."""
@@ -235,7 +237,7 @@ class Cluster:
         if worker in rule.lost:
             return
         if up:
-            if not (rule.waits and not rule.any_age and rule.counts[worker] >= self._quota):  # else it had delivered and waits
+            if not rule.waits or self._missing(worker) > 0:  # else it had delivered its share and waits
                 self._begin(worker, time if rule.waits else max(time, self.published))
             return
         self._queue = [entry for entry in self._queue if entry[1] != worker]
@@ -255,6 +257,8 @@ class Cluster:
             commands: list[Command] = self.engine.on_lost(worker)
             if commands and isinstance(commands[-1], Publish):
                 self._on_round(commands, None)
+            elif rule.waits and not rule.any_age:
+                self._share_anew()
 
     # ---- results
 

@@ -104,16 +104,16 @@ def figures_of(cluster: Cluster, course: dict[str, Array], seconds: float) -> di
     late = course["time"] >= LATE * time_passed
     finite = not str(cluster.ended).startswith("diverged")
     figures = {
-        "gradients_per_time": engine.used / time_passed if time_passed else 0.0,
+        "gradients_per_time": cluster.used / time_passed if time_passed else 0.0,
         "time": time_passed,
         "rounds": engine.version,
-        "used_gradients": engine.used,
+        "used_gradients": cluster.used,
         "wasted_gradients": engine.wasted,
         "abandoned_trajectories": cluster.abandoned,
         "lost_workers": len(engine.rule.lost),
         "round_time_mean": cluster.round_time_sum / rounds,
-        "round_time_min": cluster.round_time_least,
-        "round_time_max": cluster.round_time_most,
+        "round_time_min": cluster.round_time_min,
+        "round_time_max": cluster.round_time_max,
         "events": cluster.events,
         "seconds": seconds,
         "ended": cluster.ended,
