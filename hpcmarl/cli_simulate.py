@@ -57,14 +57,15 @@ def simulate(
 
 
 class _Bar:
-    """A progress bar on standard error; without a terminal nothing but what the log would say."""
+    """A progress bar on standard error; without a terminal there is none."""
 
     def __enter__(self) -> _Bar:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn())
-        self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        console = Console(stderr=True)
+        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self.task = self.progress.add_task("", total=1.0)
         self.progress.start()
         return self

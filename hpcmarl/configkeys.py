@@ -192,7 +192,7 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[KeyRow]:
             continue
         annotation = _with_metadata(field)
         nested = _model(annotation, None)
-        if nested is not None and not _optional(annotation):
+        if nested is not None and len(_plain(annotation)) == 1 and not _optional(annotation):
             yield from _rows(nested, key + ".")
             continue
         yield KeyRow(key, describe(annotation), _default(field), field.description or "")

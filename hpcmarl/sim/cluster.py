@@ -34,7 +34,7 @@ SENTINEL = -1  # stands in the queue for the workers that were not yet put there
 class Cluster:
     """`now`: virtual time of the newest event; `published`: when the newest round was over and its point was told; `ended`: why it is over.
 
-    used: trajectories of all rounds that are over; events: gradients that arrived, failures and repairs. abandoned: trajectories that were cancelled."""
+    used: trajectories of all rounds that are over; abandoned: those that were cancelled; events: gradients that arrived, failures and repairs."""
 
     def __init__(self, config: SimulationConfig, seed: int) -> None:
         self.config = config

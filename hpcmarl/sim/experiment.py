@@ -87,12 +87,13 @@ def run_one(config: SimulationConfig, seed: int, progress: Callable[[float], obj
     """One simulation to its end. A step that leaves the finite numbers ends it: `ended` then says so, and its late figures are NaN."""
     cluster = Cluster(config, seed)
     began = time.perf_counter()
-    try:
-        while cluster.ended is None:
-            cluster.run(SLICE)
-            progress(cluster.progress)
-    except FloatingPointError as error:
-        cluster.ended = f"diverged: {error}"
+    with np.errstate(over="ignore", invalid="ignore"):  # the engine looks for what is not finite
+        try:
+            while cluster.ended is None:
+                cluster.run(SLICE)
+                progress(cluster.progress)
+        except FloatingPointError as error:
+            cluster.ended = f"diverged: {error}"
     course = {name: values for name, values in cluster.trace.arrays().items() if not np.isnan(values).all()}
     return Outcome(seed, figures_of(cluster, course, time.perf_counter() - began), course)
 
