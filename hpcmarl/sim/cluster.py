@@ -120,10 +120,11 @@ class Cluster:
         assert self.objective is not None
         return np.asarray(self.objective.gradients([worker] * count, self._points[worker], self.noise).sum(axis=0))
 
-    def _step(self, step: Step) -> None:
+    def _step(self, step: Command) -> None:
         """A round's step at once, as replicas make it under AllReduce: the engine has only counted, and the gradients of all that arrived are
         taken together, each with its worker's scale. A gradient by itself costs more than all else that its arrival does."""
         assert self.objective is not None
+        assert isinstance(step, Step)
         workers, self._arrived = self._arrived, []
         scales = np.ones(self.workers) if self.engine.rule.pooled else np.array(step.scales)
         direction = np.zeros(self.objective.size)
@@ -137,16 +138,17 @@ class Cluster:
     def _on_round(self, commands: list[Command], worker: int | None) -> None:
         """A round is complete: time passes for the new point, then the workers that are named begin. `worker` ended it (None: a loss did)."""
         rule, before = self.engine.rule, self.published
-        step, publish = commands[-2:]
-        assert isinstance(step, Step)
+        publish = commands[-1]
         assert isinstance(publish, Publish)
         if self.objective is not None and not rule.any_age:
-            self._step(step)
+            self._step(commands[-2])
         self.published = self.now if rule.waits else self.now + max(self.exchange.draw_all(self.now))
         self.used, duration = self.engine.used, self.published - before
         self.round_time_sum += duration
-        self.round_time_max = max(self.round_time_max, duration)
-        self.round_time_min = duration if publish.version == 1 else min(self.round_time_min, duration)
+        if duration > self.round_time_max:
+            self.round_time_max = duration
+        if duration < self.round_time_min or publish.version == 1:
+            self.round_time_min = duration
         if self.trace.due(publish.version):
             self._keep(publish.version, duration)
         stop = self.config.sim.stop
@@ -171,15 +173,15 @@ class Cluster:
         """Trajectories of its share that a worker which waits for points has not delivered; where each has its own, a whole gradient's."""
         rule = self.engine.rule
         if rule.any_age:
-            return rule.quota(rule.initial_batch if self._versions[worker] == 0 else rule.batch) or 1
+            return rule.batch if self._versions[worker] else rule.initial_batch
         return (rule.quota() or 1) - rule.counts[worker]
 
     def _delivery(self, worker: int, begin: float) -> float:
         """How long after `begin` what is missing of a worker that waits for its point arrives."""
         count = self._loads[worker] = self._missing(worker)
-        fixed = self.compute.fixed
+        fixed, exchange = self.compute.fixed, self.exchange.fixed
         work = count * fixed[worker] if fixed is not None else sum(self.compute.draw(worker, begin) for _ in range(count))
-        return work + self.exchange.draw(worker, begin)
+        return work + (exchange[worker] if exchange is not None else self.exchange.draw(worker, begin))
 
     def _share_anew(self) -> None:
         """Shares have grown with a loss: who had delivered its own and waits makes what is now missing."""
