@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,18 @@ if TYPE_CHECKING:
     from hpcmarl.sim.experiment import CaseResult
 
 # figures in the order of the JSON; "objective" and what follows are there with an objective only
-FIGURES = ("gradients_per_time", "round_time_mean", "rounds", "time", "used_gradients", "wasted_gradients", "abandoned_trajectories", "lost_workers")
+FIGURES = (
+    "gradients_per_time",
+    "round_time_mean",
+    "round_time_max",
+    "round_time_bound",
+    "rounds",
+    "time",
+    "used_gradients",
+    "wasted_gradients",
+    "abandoned_trajectories",
+    "lost_workers",
+)
 LEARNED = ("objective", "gradient_norm", "parameter_mean")
 
 
@@ -150,7 +162,10 @@ def _tell(results: Sequence[CaseResult], summary: dict[str, Any], directory: Pat
 def _row(result: CaseResult) -> dict[str, Any]:
     """One line of the table."""
     shown = {"setting": result.case.setting, "method": result.case.label, "gradients/time": f"{result.mean('gradients_per_time'):.4g}"}
-    shown |= {"round time": f"{result.mean('round_time_mean'):.4g}", "rounds": f"{result.mean('rounds'):.0f}"}
+    shown["round time"] = f"{result.mean('round_time_mean'):.4g}"
+    if math.isfinite(bound := result.mean("round_time_bound")):
+        shown["at most"] = f"{bound:.4g}"
+    shown |= {"rounds": f"{result.mean('rounds'):.0f}"}
     shown["wasted"] = f"{result.mean('wasted_gradients') + result.mean('abandoned_trajectories'):.0f}"
     for name in LEARNED:
         if name in result.outcomes[0].figures:

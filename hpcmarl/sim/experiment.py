@@ -12,6 +12,7 @@ import numpy as np
 
 from hpcmarl.configsim import SimulationConfig
 from hpcmarl.configsweep import Case, candidates, cases
+from hpcmarl.maths.round_times import malenia_bound, rennala_bound
 from hpcmarl.sim.cluster import Cluster
 from hpcmarl.types import Array
 
@@ -98,6 +99,16 @@ def run_one(config: SimulationConfig, seed: int, progress: Callable[[float], obj
     return Outcome(seed, figures_of(cluster, course, time.perf_counter() - began), course)
 
 
+def round_time_bound(cluster: Cluster) -> float:
+    """What no round takes longer than, where the paper has a bound: times that never vary, no failures, rennala or malenia; else NaN."""
+    compute, exchange, rounds = cluster.compute.fixed, cluster.exchange.fixed, cluster.config.rounds
+    bound = {"rennala": rennala_bound, "malenia": malenia_bound}.get(rounds.rule)
+    if bound is None or compute is None or exchange is None or rounds.late != "cancel" or cluster.config.sim.failures:
+        return math.nan
+    rule = cluster.engine.rule
+    return bound(compute, max(rule.batch, rule.initial_batch)) + max(exchange)
+
+
 def figures_of(cluster: Cluster, course: dict[str, Array], seconds: float) -> dict[str, Any]:
     """What a finished simulation came to; times are virtual but for `seconds`, of real time."""
     engine, time_passed = cluster.engine, cluster.published
@@ -115,6 +126,7 @@ def figures_of(cluster: Cluster, course: dict[str, Array], seconds: float) -> di
         "round_time_mean": cluster.round_time_sum / rounds,
         "round_time_min": cluster.round_time_min,
         "round_time_max": cluster.round_time_max,
+        "round_time_bound": round_time_bound(cluster),
         "events": cluster.events,
         "seconds": seconds,
         "ended": cluster.ended,

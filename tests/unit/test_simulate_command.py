@@ -121,6 +121,17 @@ def test_the_results_are_those_of_the_seeds_and_the_tuned_values():
     np.testing.assert_array_equal(again.course["objective"], first.outcomes[1].course["objective"])
 
 
+@pytest.mark.parametrize("rule", ["sync", "rennala", "malenia", "afedpg"])
+def test_round_times_stay_within_the_bound_that_is_told(rule):
+    text = f"rounds: {{rule: {rule}, batch: 9, initial_batch: 14}}\n"
+    text += "sim: {workers: 7, compute_times: sqrt, communication_times: sqrt, stop: {rounds: 9}}\n"
+    figures = run_one(load_simulation(text), 0).figures
+    assert np.isfinite(figures["round_time_bound"]) == (rule in ("rennala", "malenia"))
+    assert not figures["round_time_max"] > figures["round_time_bound"]
+    for change in ("sim.compute_times={noise: exponential}", "sim.failures=[{at: 1, workers: [0]}]", "rounds.late=ignore"):
+        assert np.isnan(run_one(load_simulation(text, [change]), 0).figures["round_time_bound"])
+
+
 def test_a_simulation_that_diverges_says_so_and_is_not_chosen():
     text = "objective: {name: quadratics, start: 5}\noptimizer: {name: sgd}\nsim:\n  stop: {rounds: 3000}\n"
     text += "  sweep: {tune: {seeds: [3], grid: {optimizer.step_size: [100.0, 0.01]}}}\n"
