@@ -48,6 +48,7 @@ def train_and_hit(library, ranks, config, directory, rank, *changes, number=sign
     [
         (4, 3, "actor", ()),
         (5, 3, "learner", ("topology.groups=2", "rounds.rule=rennala")),
+        (5, 3, "learner", ("topology.groups=2", "rounds.rule=afedpg")),
         (5, 3, "learner", ("topology.groups=2", "rounds.reduce=mpi")),
         (5, 4, "actor", ("topology.groups=2", "rounds.rule=malenia", "rounds.on_loss=drop")),
     ],
