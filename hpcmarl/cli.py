@@ -2,7 +2,7 @@
 
 Started by the console script and by `python -m hpcmarl`. Parses arguments, prints, chooses exit codes (errors.py); the work is done elsewhere.
 A new command is one function here, in cli_show.py where it only shows or measures, or in a
-file of its own (cli_data.py, cli_submit.py). With --json a command prints one
+file of its own (cli_data.py, cli_simulate.py, cli_submit.py). With --json a command prints one
 JSON object on standard output and all else on standard error.
 """
 
@@ -23,6 +23,7 @@ from hpcmarl.cli_common import (
     Ranks,
     check_single,
     load,
+    new_run_dir,
     print_result,
     printable,
     set_threads,
@@ -30,6 +31,7 @@ from hpcmarl.cli_common import (
     start,
 )
 from hpcmarl.cli_show import bench_app, config_app, list_app
+from hpcmarl.cli_simulate import simulate
 from hpcmarl.cli_submit import submit
 from hpcmarl.errors import HpcmarlError, UsageError
 
@@ -45,6 +47,7 @@ app = typer.Typer(
 app.add_typer(config_app, name="config")
 app.add_typer(list_app, name="list")
 app.add_typer(bench_app, name="bench")
+app.command()(simulate)
 app.command()(submit)
 
 
@@ -89,7 +92,7 @@ def train(
     settings = load(config, changes)
     if ranks is not None and ranks > 1:
         if run_dir is None and resume is None:
-            run_dir = str(_new_run_dir(settings.name))
+            run_dir = str(new_run_dir(settings.name))
         start(ranks, ["train", config, *changes, *_option("--run-dir", run_dir), *_option("--resume", resume)])
     check_single(ranks)
     from hpcmarl.roles.run import train as train_ranks
@@ -189,14 +192,6 @@ def _config_of(path: str | None) -> Path:
         if (directory / "config.yaml").is_file():
             return directory / "config.yaml"
     raise UsageError(f"{path}: no config.yaml there, so this is no run directory and no checkpoint of one")
-
-
-def _new_run_dir(name: str) -> Path:
-    from datetime import datetime
-
-    first = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    candidates = (first, *(first.with_name(f"{first.name}-{number}") for number in range(2, 1000)))
-    return next(path for path in candidates if not path.exists())
 
 
 def _option(name: str, value: str | None) -> list[str]:

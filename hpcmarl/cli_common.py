@@ -91,6 +91,15 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
         typer.echo("  ".join(f"{text:{width}}" for text, width in zip(line, widths, strict=True)).rstrip())
 
 
+def new_run_dir(name: str) -> Path:
+    """Where a run goes that was not told: runs/NAME-DATE-TIME."""
+    from datetime import datetime
+
+    first = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    candidates = (first, *(first.with_name(f"{first.name}-{number}") for number in range(2, 1000)))
+    return next(path for path in candidates if not path.exists())
+
+
 def printable(text: str) -> str:
     """The text with what could steer a terminal (control characters, marks that reverse its order) written out: names come from files."""
     return "".join(letter if letter.isprintable() or letter == " " else f"\\x{ord(letter):02x}" for letter in text)

@@ -44,9 +44,9 @@ def show(config: ConfigArgument, overrides: Overrides = None) -> None:
     \b
     hpcmarl config show configs/quickstart.yaml optimizer.name=nigt > mine.yaml
     """
-    from hpcmarl.configfile import dump_config, load_config
+    from hpcmarl.configfile import dump_config, load_either
 
-    typer.echo(dump_config(load_config(Path(config), overrides or ())), nl=False)
+    typer.echo(dump_config(load_either(Path(config), overrides or ())), nl=False)
 
 
 @config_app.command()
@@ -56,24 +56,39 @@ def check(config: ConfigArgument, overrides: Overrides = None) -> None:
     \b
     hpcmarl config check configs/quickstart.yaml rounds.rule=malenia
     """
-    from hpcmarl.configfile import load_config
+    from hpcmarl.config import Config
+    from hpcmarl.configfile import load_either
 
-    settings = load_config(Path(config), overrides or ())
-    typer.echo(f"{config} is valid: {settings.env.id}, {settings.algo.name}, {settings.optimizer.name}, {settings.rounds.rule}")
+    settings = load_either(Path(config), overrides or ())
+    if isinstance(settings, Config):
+        typer.echo(f"{config} is valid: {settings.env.id}, {settings.algo.name}, {settings.optimizer.name}, {settings.rounds.rule}")
+        return
+    from hpcmarl.configsweep import candidates, cases
+
+    found = cases(settings, [change.partition("=")[0].strip() for change in overrides or ()])
+    for case in found:
+        list(candidates(case.config))
+    typer.echo(f"{config} is valid: a simulation of {len(found)} cases, objective {settings.objective.name}")
 
 
 @config_app.command()
-def schema(as_json: Annotated[bool, typer.Option("--json", help="JSON schema, for editors")] = False) -> None:
+def schema(
+    as_json: Annotated[bool, typer.Option("--json", help="JSON schema, for editors")] = False,
+    simulation: Annotated[bool, typer.Option("--simulation", help="of files for hpcmarl simulate")] = False,
+) -> None:
     """Every key: what is allowed, the default, what it means.
 
     \b
     hpcmarl config schema | grep delay
+    hpcmarl config schema --simulation
     """
     from hpcmarl.config import Config
     from hpcmarl.configkeys import schema_rows
+    from hpcmarl.configsim import SimulationConfig
 
+    root = SimulationConfig if simulation else Config
     if as_json:
-        typer.echo(json.dumps(Config.model_json_schema(), indent=2))
+        typer.echo(json.dumps(root.model_json_schema(), indent=2))
         return
     print_table(
         [
@@ -83,7 +98,7 @@ def schema(as_json: Annotated[bool, typer.Option("--json", help="JSON schema, fo
                 "default": row.default,
                 "meaning": row.description + (f" [{', '.join(row.only)}]" if row.only else ""),
             }
-            for row in schema_rows()
+            for row in schema_rows(root)
         ]
     )
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from hpcmarl.configbase import ActorCount, Count, Fraction, GroupCount, Natural, NonNegative, PositiveFloat, PositiveInt, Section, Width
+from hpcmarl.configrun import CheckpointConfig, EvalConfig, FaultsConfig, LoggingConfig, StopConfig, TrajectoriesConfig
 from hpcmarl.configslurm import SlurmConfig
 
 
@@ -117,8 +118,8 @@ class SgdConfig(Section):
 class RoundsConfig(Section):
     """When a round ends and how its sum travels."""
 
-    rule: Literal["sync", "rennala", "malenia"] = "sync"
-    batch: PositiveInt | None = Field(None, description="trajectories of a round, M; default: one gradient of every group")
+    rule: Literal["sync", "rennala", "malenia", "afedpg"] = "sync"
+    batch: PositiveInt | None = Field(None, description="trajectories of a round, M (afedpg: of each gradient); default: one gradient of every group")
     initial_batch: PositiveInt | None = Field(None, description="trajectories of the first round, M_init; default: batch")
     late: Literal["cancel", "ignore"] = Field("cancel", description="unfinished on-policy work: abandon it at the next step, or finish and drop it")
     reduce: Literal["server", "mpi", "horovod", "gloo", "nccl"] = Field(
@@ -173,69 +174,6 @@ class TopologyConfig(Section):
         return (GroupConfig(),) * self.groups if isinstance(self.groups, int) else self.groups
 
 
-class TrajectoriesConfig(Section):
-    """Which steps are kept on disk, and how."""
-
-    enabled: bool = True
-    compression: Literal["none", "lzf", "gzip", "zstd", "blosc_lz4"] = "none"
-    shard_megabytes: PositiveFloat = Field(256.0, description="a shard closes after so many megabytes")
-    shard_seconds: PositiveFloat = Field(60.0, description="or after so many seconds: what a killed job can lose")
-    every: PositiveInt = Field(1, description="keep one rollout in so many")
-    max_gigabytes: PositiveFloat | None = Field(None, description="an actor stops writing after so many gigabytes")
-    on_error: Literal["warn", "stop"] = Field("warn", description="when the disk fails: go on without and try again, or end the run")
-
-
-class CheckpointConfig(Section):
-    """When the state of the run is written."""
-
-    every_seconds: PositiveFloat | None = 60.0
-    every_updates: PositiveInt | None = None
-    keep: PositiveInt = Field(3, description="newest checkpoints kept")
-    on_error: Literal["warn", "stop"] = Field("warn", description="when the disk fails: go on and try again with the next one, or end the run")
-
-
-class EvalConfig(Section):
-    """How the policies are judged: without learning, on environments of their own."""
-
-    episodes: Natural = Field(100, description="episodes at the end of the run; 0: none")
-    greedy: bool = Field(True, description="take the most probable action (or the mean) instead of sampling")
-    environments: Count = Field(8, description="environment slots stepped together")
-    every_updates: PositiveInt | None = Field(None, description="also during the run, after so many updates")
-    every_seconds: PositiveFloat | None = Field(None, description="also during the run, after so many seconds")
-    seed: Natural = Field(1_000_003, description="seed of the evaluation episodes")
-
-
-class StopConfig(Section):
-    """The run ends at the first of these."""
-
-    updates: PositiveInt | None = None
-    env_steps: PositiveInt | None = None
-    seconds: PositiveFloat | None = Field(None, description="of training; over all resumptions")
-    return_mean: float | None = Field(None, description="mean training return of the newest 100 episodes")
-    seconds_before_limit: NonNegative | None = Field(
-        60.0, description="stop so long before the end of the Slurm job, with a checkpoint and exit code 75, if no signal has come"
-    )
-
-
-class LoggingConfig(Section):
-    """What is told while the run goes on."""
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    progress: bool = Field(True, description="the live display of the server rank (a plain line now and then where there is no terminal)")
-    every_seconds: PositiveFloat = Field(1.0, description="a row of metrics at most so often")
-
-
-class FaultsConfig(Section):
-    """What is done about numbers that are none; and test-only injections: a rank raises on purpose."""
-
-    on_nan: Literal["stop", "skip"] = Field(
-        "stop", description="observations, rewards or gradients that are not finite: stop and name them, or leave them out and count them"
-    )
-    raise_in: Literal["server", "learner", "actor", "evaluator"] | None = None
-    rank: Natural | None = Field(None, description="only on this rank")
-    after: Natural = Field(0, description="how often the role is stepped before it raises (waiting counts too)")
-
-
 Algo = Annotated[ReinforceConfig | MATraceConfig, Field(discriminator="name")]
 OptimizerSection = Annotated[NigtConfig | AdamConfig | SgdConfig, Field(discriminator="name")]
 
@@ -284,8 +222,7 @@ def contradictions(config: Config) -> list[str]:
         )
     if config.deterministic and config.topology.respawn:
         found.append("topology.respawn: true starts anew what deterministic: true would have to repeat; set one of them to false")
-    if config.rounds.rule == "malenia" and config.rounds.batch is not None and config.rounds.batch < groups:
-        found.append(f"rounds.batch {config.rounds.batch} is less than the {groups} groups; malenia needs at least one trajectory of every group")
+    found += round_contradictions(config.rounds, groups, "groups")
     if config.eval.episodes == 0 and (config.eval.every_updates or config.eval.every_seconds):
         found.append("eval.episodes: 0 leaves nothing to play every so often; raise it, or remove eval.every_updates and eval.every_seconds")
     if isinstance(config.algo, MATraceConfig):
@@ -293,6 +230,19 @@ def contradictions(config: Config) -> list[str]:
             found.append("algo.critic: dec has one value per agent and cannot use algo.ratios: joint; use ratios: agent, or critic: obs or full")
         if config.algo.critic_network is not None and config.algo.critic_network.recurrent:
             found.append("algo.critic_network.recurrent: true is not supported, critics are feed-forward; remove the key")
-    if config.algo.name == "reinforce" and config.rounds.rule != "sync" and config.rounds.batch is None:
+    if config.algo.name == "reinforce" and config.rounds.rule in ("rennala", "malenia") and config.rounds.batch is None:
         found.append(f"rounds.batch is needed with {config.rounds.rule} and reinforce: how many episodes make a round")
+    return found
+
+
+def round_contradictions(rounds: RoundsConfig, groups: int, word: str) -> list[str]:
+    """What excludes each other in `rounds`, with so many groups (`word`: what they are called where the rule is to run)."""
+    found = []
+    if rounds.rule == "malenia" and rounds.batch is not None and rounds.batch < groups:
+        found.append(f"rounds.batch {rounds.batch} is less than the {groups} {word}; malenia needs at least one trajectory of every one of them")
+    if rounds.rule == "afedpg" and rounds.collective:
+        found.append(
+            f"rounds.reduce: {rounds.reduce} does not work with rounds.rule: afedpg, where every gradient is a step of its own and there is nothing to sum; "
+            "use rounds.reduce: server"
+        )
     return found

@@ -6,49 +6,54 @@ environment, no rank and no network.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from hpcmarl import configkeys, configyaml
 from hpcmarl.config import Config, EnvConfig
+from hpcmarl.configsim import SimulationConfig
+from hpcmarl.configtree import COMMAND_LINE, Tree, apply_changes, dotted, fill_names, parse_override, place_of, short, show
 from hpcmarl.configyaml import Place
 from hpcmarl.errors import ConfigError
 
-COMMAND_LINE = "command line"
-LARGEST_GROUPS = 65_536
-_CHOICES = ("algo", "optimizer")  # sections whose `name` decides which keys they have
-
-
-@dataclass
-class _Tree:
-    """The values gathered so far, and where each came from."""
-
-    data: dict[str, Any]
-    source: str
-    lines: dict[Place, int] = field(default_factory=dict)
-    overridden: set[Place] = field(default_factory=set)
-
-    def origin(self, place: Place) -> str:
-        """Where the value at `place` was written: "command line", or the file with the line of the key or of its section."""
-        if any(place[: len(key)] == key or key[: len(place)] == place for key in self.overridden if place):
-            return COMMAND_LINE
-        known = next((place[:length] for length in range(len(place), 0, -1) if place[:length] in self.lines), None)
-        return f"{self.source}, line {self.lines[known]}" if known else self.source
+Root = TypeVar("Root", bound=BaseModel)
 
 
 def load_config(path_or_text: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The configuration in a YAML file, changed by `key.sub=value` overrides (values are YAML; list items by number).
+    """The configuration of a run in a YAML file, changed by `key.sub=value` overrides (values are YAML; list items by number).
 
-    A Path, or text of one line, is a file; text with a line break is YAML itself (an empty section line "{}\\n" is the least).
+    A Path, or text of one line, is a file; text with a line break is YAML itself (an empty section line "{}\n" is the least).
     An override that switches algo.name or optimizer.name keeps the keys of that section which the new choice has too; its
     others fall back to the new choice's defaults. An override under topology.groups turns a number of groups into a list.
 
     Raises ConfigError, one line: file and line (or "command line"), dotted key, value, what is allowed, the nearest valid key.
     """
+    return _run_config(_read(path_or_text, Config), overrides)
+
+
+def load_simulation(path_or_text: str | Path, overrides: Sequence[str] = ()) -> SimulationConfig:
+    """The same for a simulation: a file with a section `sim`."""
+    return _simulation_config(_read(path_or_text, SimulationConfig), overrides)
+
+
+def load_either(path_or_text: str | Path, overrides: Sequence[str] = ()) -> Config | SimulationConfig:
+    """A simulation where the file has a section `sim`, else a run."""
+    tree = _read(path_or_text, None)
+    return _run_config(tree, overrides) if tree.root is Config else _simulation_config(tree, overrides)
+
+
+def vary(config: SimulationConfig, changes: Mapping[str, Any], source: str) -> SimulationConfig:
+    """The configuration with other values for some dotted keys. Raises ConfigError, one line that begins with `source`."""
+    tree = Tree(_listed(config.model_dump(mode="python", exclude_unset=True)), source, SimulationConfig, source)
+    apply_changes(tree, [(place_of(key), value) for key, value in changes.items()])
+    return _validated(tree, SimulationConfig)
+
+
+def _read(path_or_text: str | Path, root: type[BaseModel] | None) -> Tree:
+    """The tree of a file, with lines; without `root` the file decides. Raises ConfigError for a file of the other kind."""
     if isinstance(path_or_text, Path) or "\n" not in path_or_text:
         content: bytes | str = configyaml.read_file(Path(path_or_text))
         source = str(path_or_text)
@@ -59,25 +64,42 @@ def load_config(path_or_text: str | Path, overrides: Sequence[str] = ()) -> Conf
         raise ConfigError(f"{source}: empty; a configuration needs at least env.id and one of stop's keys (examples: configs/)")
     if not isinstance(data, dict):
         raise ConfigError(f"{source}: holds {_kind(data)} where sections like env: and stop: are expected")
-    tree = _Tree(data, source, lines)
-    _apply_overrides(tree, overrides)
-    _fill_names(tree.data)
-    try:
-        config = Config.model_validate(tree.data)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, tree)) from None
-    except RecursionError:
-        raise ConfigError(f"{source}: nested too deeply") from None
+    actual = SimulationConfig if "sim" in data else Config
+    if root is Config and actual is not root:
+        raise ConfigError(f"{source}: has a section sim: it describes a simulation, not a run; use hpcmarl simulate {short(source)}")
+    if root is SimulationConfig and actual is not root:
+        raise ConfigError(f"{source}: has no section sim: it is no simulation; for a run use hpcmarl train {short(source)}")
+    return Tree(data, source, actual, lines=lines)
+
+
+def _run_config(tree: Tree, overrides: Sequence[str]) -> Config:
+    apply_changes(tree, [parse_override(text) for text in overrides])
+    config = _validated(tree, Config)
     _check_group_environments(config, tree)
     return config
 
 
-def dump_config(config: Config) -> str:
+def _simulation_config(tree: Tree, overrides: Sequence[str]) -> SimulationConfig:
+    apply_changes(tree, [parse_override(text) for text in overrides])
+    return _validated(tree, SimulationConfig)
+
+
+def _validated(tree: Tree, root: type[Root]) -> Root:
+    fill_names(tree)
+    try:
+        return root.model_validate(tree.data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, tree)) from None
+    except RecursionError:
+        raise ConfigError(f"{tree.source}: nested too deeply") from None
+
+
+def dump_config(config: Config | SimulationConfig) -> str:
     """YAML text of all values, defaults included, in the order of the schema. load_config gives an equal Config back."""
     return configyaml.write(_listed(config.model_dump(mode="python")))
 
 
-def _check_group_environments(config: Config, tree: _Tree) -> None:
+def _check_group_environments(config: Config, tree: Tree) -> None:
     """What differs in a group's environment is checked against the schema of `env`. Raises ConfigError."""
     for index, group in enumerate(config.topology.group_list):
         try:
@@ -93,90 +115,10 @@ def _listed(value: Any) -> Any:
     return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-# --- overrides -------------------------------------------------------------------------------------------------------
-
-
-def _apply_overrides(tree: _Tree, overrides: Sequence[str]) -> None:
-    parsed = [_parse_override(text) for text in overrides]
-    # Switches first: what the new choice does not have is dropped from the file's keys, never from the other overrides.
-    for place, value in sorted(parsed, key=lambda item: not _is_switch(item[0])):
-        if _is_switch(place):
-            _switch(tree.data, str(place[0]), value)
-        _assign(tree, place, value)
-
-
-def _parse_override(text: str) -> tuple[Place, Any]:
-    key, equals, value_text = text.partition("=")
-    key = key.strip()
-    if not equals or not key or not all(key.split(".")):
-        raise ConfigError(f"{COMMAND_LINE}: {_show(text)} is no override; write key.sub=value, for instance stop.seconds=60")
-    value, _ = configyaml.parse(value_text, f"{COMMAND_LINE}: {key}={_short(value_text)}")
-    return tuple(int(part) if part.isdecimal() and part.isascii() else part for part in key.split(".")), value
-
-
-def _is_switch(place: Place) -> bool:
-    return len(place) == 2 and place[0] in _CHOICES and place[1] == "name"
-
-
-def _switch(data: dict[str, Any], section: str, name: Any) -> None:
-    """Drop from a section the keys that its former choice has and the new one has not. Unknown keys stay, to be reported."""
-    members = configkeys.members_of(section)
-    values = data.get(section)
-    if name not in members or not isinstance(values, dict):
-        return
-    former = members.get(values.get("name", _default_name(section)))
-    if former is not None:
-        dropped = set(former.model_fields) - set(members[name].model_fields)
-        data[section] = {key: value for key, value in values.items() if key not in dropped}
-
-
-def _assign(tree: _Tree, place: Place, value: Any) -> None:
-    """Write one override into the tree, making sections on the way. Raises ConfigError where the way is blocked."""
-    container: Any = tree.data
-    for depth, key in enumerate(place):
-        last = depth == len(place) - 1
-        if isinstance(container, list):
-            if not isinstance(key, int) or key >= len(container):
-                here = ".".join(map(str, place[:depth]))
-                allowed = f"an item number from 0 to {len(container) - 1}" if container else "none, the list is empty"
-                raise ConfigError(f"{COMMAND_LINE}: {_dotted(place)}: {here} has no item {key}; allowed: {allowed}")
-        elif isinstance(container, dict):
-            # Keys that are numbers, as in env.kwargs, keep the kind they have in the file; elsewhere keys are text.
-            key = key if key in container else str(key)
-        else:
-            here = ".".join(map(str, place[:depth]))
-            raise ConfigError(f"{COMMAND_LINE}: {_dotted(place)}: {here} is {_show(container)}, which has no parts; set {here} itself")
-        if last:
-            container[key] = value
-            tree.overridden.add((*place[:depth], key))
-            return
-        below = container.get(key) if isinstance(container, dict) else container[key]
-        if place[: depth + 1] == ("topology", "groups") and _is_group_count(below):
-            below = [{} for _ in range(below or 1)]
-        container[key] = {} if below is None else below
-        container = container[key]
-
-
-def _is_group_count(value: Any) -> bool:
-    """Whether the groups are given as a number that may become a list: one that is too large is left for the schema to refuse."""
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value <= LARGEST_GROUPS)
-
-
-def _fill_names(data: dict[str, Any]) -> None:
-    """A section that leaves out `name` means the default choice, as a configuration without the section does."""
-    for section in _CHOICES:
-        if isinstance(data.get(section), dict):
-            data[section] = {"name": _default_name(section), **data[section]}
-
-
-def _default_name(section: str) -> str:
-    return str(Config.model_fields[section].default.name)
-
-
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
-def _explain(error: ValidationError, tree: _Tree, section: Place = ()) -> str:
+def _explain(error: ValidationError, tree: Tree, section: Place = ()) -> str:
     """All of pydantic's findings in a section as one line: the first in full, the others by key."""
     found: dict[Place, dict[str, Any]] = {}
     for detail in error.errors(include_url=False):
@@ -186,8 +128,8 @@ def _explain(error: ValidationError, tree: _Tree, section: Place = ()) -> str:
     first = places[0]
     message = _one_finding(first, found[first], tree)
     if len(places) > 1:
-        others = [_dotted(place) for place in places[1:]]
-        message += f" (and {len(others)} more: {_short(', '.join(others), 200)})"
+        others = [dotted(place) for place in places[1:]]
+        message += f" (and {len(others)} more: {short(', '.join(others), 200)})"
     return " ".join(message.split())
 
 
@@ -205,8 +147,8 @@ def _place(detail: Any, data: Any) -> Place:
     return (*place, "name") if detail["type"].startswith("union_tag") else place
 
 
-def _one_finding(place: Place, detail: dict[str, Any], tree: _Tree) -> str:
-    origin, key, kind = tree.origin(place), _dotted(place), detail["type"]
+def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
+    origin, key, kind = tree.origin(place), dotted(place), detail["type"]
     value = detail["input"].get("name") if kind.startswith("union_tag") and isinstance(detail["input"], dict) else detail["input"]
     if kind == "value_error":
         return f"{origin if place else _sources(tree)}: {detail['ctx']['error']}"
@@ -214,27 +156,27 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: _Tree) -> str:
         return _unknown_key(place, tree)
     if "[key]" in detail["loc"] or kind == "invalid_key":
         words = "keys must be text" if kind in ("string_type", "invalid_key") else f"a name {_lower(detail['msg'])}"
-        return f"{origin}: {key}: the key {_show(place[-1])} is not allowed; {words}"
-    expected = configkeys.field_at(_schema_place(place), tree.data)
+        return f"{origin}: {key}: the key {show(place[-1])} is not allowed; {words}"
+    expected = configkeys.field_at(_schema_place(place), tree.data, tree.root)
     allowed = configkeys.describe(expected) if expected is not None else _lower(detail["msg"])
     if kind.startswith("union_tag"):
-        allowed = f"one of {', '.join(configkeys.members_of(str(place[0])))}"
+        allowed = f"one of {', '.join(configkeys.members_of(str(place[0]), tree.root))}"
     if kind == "missing":
-        return f"{origin}: {key} is missing; allowed: {allowed}{_meaning(place)}"
+        return f"{origin}: {key} is missing; allowed: {allowed}{_meaning(place, tree.root)}"
     if value is None and "null" not in allowed:
-        return f"{origin}: {key} is empty; allowed: {allowed}{_meaning(place)}; or remove the line"
-    return f"{origin}: {key} is {_show(value)}; allowed: {allowed}{_meaning(place)}"
+        return f"{origin}: {key} is empty; allowed: {allowed}{_meaning(place, tree.root)}; or remove the line"
+    return f"{origin}: {key} is {show(value)}; allowed: {allowed}{_meaning(place, tree.root)}"
 
 
-def _unknown_key(place: Place, tree: _Tree) -> str:
+def _unknown_key(place: Place, tree: Tree) -> str:
     section, key = _schema_place(place[:-1]), str(place[-1])
-    siblings = configkeys.keys_at(section, tree.data)
-    said = f"{tree.origin(place)}: unknown key {_dotted(place)} (value {_show(_value_at(tree.data, place))})"
+    siblings = configkeys.keys_at(section, tree.data, tree.root)
+    said = f"{tree.origin(place)}: unknown key {dotted(place)} (value {show(_value_at(tree.data, place))})"
     choice = str(section[0]) if len(section) == 1 else ""
-    members = configkeys.members_of(choice)
+    members = configkeys.members_of(choice, tree.root)
     name = f" with {choice}.name: {tree.data[choice].get('name')}" if members else ""
     owners = [member for member, model in members.items() if key in model.model_fields]
-    suggestions = configkeys.nearest(key, siblings, _dotted(place[:-1]))
+    suggestions = configkeys.nearest(key, siblings, dotted(place[:-1]), tree.root)
     hint = f"did you mean {' or '.join(suggestions)}? " if suggestions else ""
     if "." in key and key in suggestions:
         hint = f"sections are nested in a file: {key.replace('.', ': {')}: ...{'}' * key.count('.')}; "
@@ -254,37 +196,22 @@ def _value_at(data: Any, place: Place) -> Any:
     return data
 
 
-def _meaning(place: Place) -> str:
+def _meaning(place: Place, root: type[BaseModel]) -> str:
     generic = tuple("0" if isinstance(key, int) else str(key) for key in _schema_place(place))
     if len(place) > 1 and place[0] == "policies":
         generic = ("policies", "<name>", *generic[2:])
-    row = next((row for row in configkeys.schema_rows() if row.key == ".".join(generic)), None)
-    return f" ({_short(row.description, 120)})" if row and row.description and generic[-1] != "name" else ""
+    row = next((row for row in configkeys.schema_rows(root) if row.key == ".".join(generic)), None)
+    return f" ({short(row.description, 120)})" if row and row.description and generic[-1] != "name" else ""
 
 
-def _sources(tree: _Tree) -> str:
+def _sources(tree: Tree) -> str:
     """A contradiction may sit between the file and an override: name both where there are both."""
-    changed = ", ".join(sorted(_dotted(place) for place in tree.overridden))
-    return f"{tree.source} with {changed} from the {COMMAND_LINE}" if changed else tree.source
-
-
-def _dotted(place: Place) -> str:
-    return _short(".".join(str(key) for key in place), 120)
+    changed = ", ".join(sorted(dotted(place) for place in tree.overridden))
+    return f"{tree.source} with {changed} from the {COMMAND_LINE}" if changed and tree.changed_by == COMMAND_LINE else tree.source
 
 
 def _kind(value: Any) -> str:
     return {list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}.get(type(value), f"a {type(value).__name__}")
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, bool | None):
-        return {None: "null", True: "true", False: "false"}[value]
-    return _short(repr(value))
-
-
-def _short(text: str, limit: int = 60) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def _lower(message: str) -> str:

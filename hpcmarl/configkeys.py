@@ -32,9 +32,11 @@ class KeyRow:
     only: tuple[str, ...] = ()
 
 
-def schema_rows() -> list[KeyRow]:
-    """Every key of the configuration in the order of the file, items of lists and dictionaries as `0` and `<name>`."""
-    return list(_rows(Config, ""))
+def schema_rows(root: type[BaseModel] = Config) -> list[KeyRow]:
+    """Every key of the configuration in the order of the file, items of lists and dictionaries as `0` and `<name>`.
+
+    `root`, here and below: the model of the whole file, of a run or of a simulation."""
+    return list(_rows(root, ""))
 
 
 def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
@@ -59,9 +61,9 @@ def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     return words_of.get(annotation, "any value") + _bounds(metadata)
 
 
-def field_at(path: tuple[str | int, ...], data: Any) -> Any:
+def field_at(path: tuple[str | int, ...], data: Any, root: type[BaseModel] = Config) -> Any:
     """The type expected at a place of a configuration whose values are `data`, as one Annotated type or bare; None where anything goes."""
-    expected: Any = Config
+    expected: Any = root
     value = data
     for key in path:
         expected = _step(expected, key, value)
@@ -74,13 +76,13 @@ def field_at(path: tuple[str | int, ...], data: Any) -> Any:
     return expected
 
 
-def keys_at(path: tuple[str | int, ...], data: Any) -> list[str]:
+def keys_at(path: tuple[str | int, ...], data: Any, root: type[BaseModel] = Config) -> list[str]:
     """The keys that may stand in the section at `path`, given the algorithm and optimizer that `data` chooses."""
-    model = _model(field_at(path, data), _lookup(data, path))
+    model = _model(field_at(path, data, root), _lookup(data, path))
     return list(model.model_fields) if model is not None else []
 
 
-def nearest(key: str, siblings: list[str], section: str) -> list[str]:
+def nearest(key: str, siblings: list[str], section: str, root: type[BaseModel] = Config) -> list[str]:
     """Dotted keys that someone who wrote an unknown key may have meant, best first, at most three.
 
     A dotted path itself, then the neighbours in the same section by spelling, then keys of that very name elsewhere, then by
@@ -88,7 +90,7 @@ def nearest(key: str, siblings: list[str], section: str) -> list[str]:
     """
     prefix = f"{section}." if section else ""
     close = [prefix + name for name in difflib.get_close_matches(key, siblings, n=2, cutoff=0.6)]
-    paths = list(dict.fromkeys(row.key for row in schema_rows()))
+    paths = list(dict.fromkeys(row.key for row in schema_rows(root)))
     same_leaf = [path for path in paths if path.rsplit(".", 1)[-1] == key]
     exact = [path for path in paths if path == key]  # a dotted key in the file, where sections are nested
     found = exact or close or same_leaf or difflib.get_close_matches(prefix + key, paths, n=1, cutoff=0.85)
@@ -98,9 +100,9 @@ def nearest(key: str, siblings: list[str], section: str) -> list[str]:
     return found[:3]
 
 
-def members_of(section: str) -> dict[str, type[BaseModel]]:
+def members_of(section: str, root: type[BaseModel] = Config) -> dict[str, type[BaseModel]]:
     """The choices of a section with a `name`: algo -> {"reinforce": ..., "ma_trace": ...}; empty for other sections."""
-    field = Config.model_fields.get(section)
+    field = root.model_fields.get(section)
     return _members(field.annotation) if field is not None and field.discriminator else {}
 
 
@@ -190,7 +192,7 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[KeyRow]:
             continue
         annotation = _with_metadata(field)
         nested = _model(annotation, None)
-        if nested is not None and not _optional(annotation):
+        if nested is not None and len(_plain(annotation)) == 1 and not _optional(annotation):
             yield from _rows(nested, key + ".")
             continue
         yield KeyRow(key, describe(annotation), _default(field), field.description or "")

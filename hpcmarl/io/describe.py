@@ -17,9 +17,10 @@ from hpcmarl.io.checkpoint import list_checkpoints, load_checkpoint, verify_chec
 from hpcmarl.io.layout import ENVIRONMENT
 from hpcmarl.io.metrics import read_csv, read_hdf5, read_summary
 from hpcmarl.io.salvage import list_partials
-from hpcmarl.io.schema import CHECKPOINT, METRICS, TRAJECTORIES, open_checked, read_attributes, reading
+from hpcmarl.io.schema import CHECKPOINT, METRICS, SIMULATION, TRAJECTORIES, open_checked, read_attributes, reading
 from hpcmarl.io.shard import is_live
 from hpcmarl.io.shard_reader import ShardReader, list_shards, verify_shard
+from hpcmarl.io.simulation import read_simulation
 
 GOOD, BAD, OPEN = "good", "bad", "open"
 
@@ -51,7 +52,7 @@ def verify_file(path: Path) -> dict[str, Any]:
         elif path.suffix == ".json":
             read_summary(path)
         else:
-            {TRAJECTORIES: verify_shard, CHECKPOINT: verify_checkpoint, METRICS: read_hdf5}[file_kind(path)](path)
+            {TRAJECTORIES: verify_shard, CHECKPOINT: verify_checkpoint, METRICS: read_hdf5, SIMULATION: read_simulation}[file_kind(path)](path)
     except (HpcmarlError, OSError, ValueError) as error:
         return {"path": str(path), "status": BAD, "reason": str(error).removeprefix(f"{path}: ")}
     return {"path": str(path), "status": GOOD, "reason": ""}
@@ -66,6 +67,8 @@ def describe(path: Path) -> dict[str, Any]:
     kind = file_kind(path)
     if kind == TRAJECTORIES:
         return _describe_shard(path, partial=False)
+    if kind == SIMULATION:
+        return _describe_simulation(path)
     return _describe_checkpoint(path) if kind == CHECKPOINT else _describe_metrics(path)
 
 
@@ -119,6 +122,12 @@ def _describe_metrics(path: Path) -> dict[str, Any]:
         attributes = read_attributes(file)
     last = {name: float(values[-1]) for name, values in columns.items() if len(values)}
     return {**_root(path, attributes), "rows": len(next(iter(columns.values()), ())), "last_row": last}
+
+
+def _describe_simulation(path: Path) -> dict[str, Any]:
+    found, attributes = read_simulation(path)
+    rows = [{name: case[name] for name in ("setting", "method", "batch")} | {"seeds": len(case["outcomes"])} for case in found]
+    return {**_root(path, attributes), "cases": rows}
 
 
 def _describe_run(path: Path) -> dict[str, Any]:

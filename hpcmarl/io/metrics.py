@@ -236,9 +236,14 @@ def _jsonable(value: Any) -> Any:
     return str(value) if isinstance(value, os.PathLike) else value
 
 
+def json_text(value: Any, indent: int | None = None) -> str:
+    """A value as JSON; numbers that are not finite become null."""
+    return json.dumps(_jsonable(value), indent=indent, allow_nan=False)
+
+
 def write_summary(run_directory: str | os.PathLike[str], summary: Mapping[str, Any]) -> None:
     """summary.json, atomically; numbers that are not finite become null. Raises StorageError."""
-    write_text(Path(run_directory) / "summary.json", json.dumps(_jsonable(summary), indent=2, allow_nan=False) + "\n")
+    write_text(Path(run_directory) / "summary.json", json_text(summary, indent=2) + "\n")
 
 
 def read_summary(path: Path) -> dict[str, Any]:

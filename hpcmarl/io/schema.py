@@ -28,8 +28,8 @@ from hpcmarl.io.sturdy import close, create
 from hpcmarl.io.unfinished import UnfinishedFile
 from hpcmarl.packing import plain
 
-TRAJECTORIES, CHECKPOINT, METRICS = "hpcmarl-trajectories", "hpcmarl-checkpoint", "hpcmarl-metrics"
-FORMAT_VERSIONS = {TRAJECTORIES: 1, CHECKPOINT: 1, METRICS: 1}
+TRAJECTORIES, CHECKPOINT, METRICS, SIMULATION = "hpcmarl-trajectories", "hpcmarl-checkpoint", "hpcmarl-metrics", "hpcmarl-simulation"
+FORMAT_VERSIONS = {TRAJECTORIES: 1, CHECKPOINT: 1, METRICS: 1, SIMULATION: 1}
 NETCDF_DIMENSION = "This is a netCDF dimension but not a netCDF variable."
 LARGEST_CHUNK = 64 << 20  # bytes; ours are about 1 MiB
 _JSON = "json:"

@@ -23,7 +23,7 @@ from hpcmarl.comm.transport import Message, SendHandle, Transport
 from hpcmarl.config import Config, EnvConfig
 from hpcmarl.configfile import dump_config
 from hpcmarl.errors import HpcmarlError
-from hpcmarl.optim.rounds import RoundRule, make_rule
+from hpcmarl.optim.rounds import RULES, RoundRule, make_rule
 from hpcmarl.packing import pack
 from hpcmarl.types import EnvironmentSpec
 
@@ -89,11 +89,11 @@ class Context:
 
     @property
     def batch(self) -> int:
-        """Trajectories of a round (M): as configured, else one gradient's worth of every group."""
+        """Trajectories of a round (M): as configured, else one gradient's worth of every group (afedpg: of one)."""
         if self.config.rounds.batch is not None:
             return self.config.rounds.batch
         each = 1 if self.whole_episodes else self.config.topology.environments_per_actor
-        return len(self.topology.groups) * each
+        return each if RULES[self.config.rounds.rule].any_age else len(self.topology.groups) * each
 
     def queue_limit(self, group: Group) -> int:
         """Rollout messages that a learner keeps: rounds.queue for each actor; single episodes are smaller, so there are more of them."""

@@ -99,11 +99,14 @@ class Learner(Role):
             self._drop(self.queue.popleft(), late=False)
 
     def _too_old(self, rollout: Rollout) -> bool:
-        """On-policy work of an older version is worthless (late: ignore leaves the dropping to the server's rule)."""
+        """On-policy work of an older version is worthless (late: ignore leaves the dropping to the server's rule).
+
+        A rule that takes gradients of any age would take those, too, though they were sampled for the group's former point; and there
+        versions count the steps of all groups, so that they say little about how far the ratios have to reach."""
         age = self.version - rollout.version
         if self.algorithm.on_policy:
-            return age > 0 and self.context.config.rounds.late == "cancel"
-        return age > self.context.config.rounds.max_staleness
+            return age > 0 and (self.rule.any_age or self.context.config.rounds.late == "cancel")
+        return not self.rule.any_age and age > self.context.config.rounds.max_staleness
 
     def _drop(self, entry: Entry, *, late: bool) -> None:
         if late:
@@ -144,7 +147,7 @@ class Learner(Role):
     def _snapshot(self) -> None:
         """Send the state, and have the actors send theirs, as soon as the version that the server asked for is reached."""
         wanted = self.snapshot_wanted
-        if wanted is None or self.version < wanted:
+        if wanted is None or (self.version < wanted and not self.rule.any_age):  # where any age goes, versions reach one group at a time
             return
         self.snapshot_wanted = None
         for rank in self.group.actors:

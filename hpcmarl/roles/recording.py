@@ -111,6 +111,10 @@ class Recorder:
         self.totals["trajectories"] += gradient.count
         self.group_counts[gradient.group] += gradient.count
 
+    def on_accept(self, age: int) -> None:
+        """A gradient was taken; `age`: versions that the newest parameters were ahead of it, times its trajectories."""
+        self.totals["staleness"] += age
+
     def on_report(self, source: int, report: dict[str, Any]) -> None:
         """From a learner: {group, statistics, episodes, late, overflow}; from an actor: {actor, counters}."""
         if "actor" in report:

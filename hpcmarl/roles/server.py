@@ -17,7 +17,7 @@ from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import LatestLink, Message
 from hpcmarl.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_TRY_AGAIN
 from hpcmarl.optim import make_optimizer
-from hpcmarl.optim.rounds import Engine, Publish
+from hpcmarl.optim.rounds import Accept, Engine, Publish
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import Context, Interval, Role
 from hpcmarl.roles.evaluator import Evaluator
@@ -83,7 +83,9 @@ class Server(Role):
         if self.phase != "train":
             return
         for command in self.engine.on_gradient(gradient):
-            if isinstance(command, Publish):
+            if isinstance(command, Accept):
+                self.recorder.on_accept(command.age * gradient.count)
+            elif isinstance(command, Publish):
                 self._after_round(command)
 
     def _after_round(self, publish: Publish) -> None:

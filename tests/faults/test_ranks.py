@@ -49,6 +49,7 @@ def train_and_hit(library, ranks, config, directory, rank, *changes, number=sign
     [
         (4, 3, "actor", ()),
         (5, 3, "learner", ("topology.groups=2", "rounds.rule=rennala")),
+        (5, 3, "learner", ("topology.groups=2", "rounds.rule=afedpg")),
         (5, 3, "learner", ("topology.groups=2", "rounds.reduce=mpi")),
         (4, 2, "learner+actor", (*THREE_LEARNERS, "rounds.reduce=gloo")),
         pytest.param(4, 2, "learner+actor", (*THREE_LEARNERS, "rounds.reduce=horovod"), marks=needs_horovod),

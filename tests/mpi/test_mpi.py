@@ -69,6 +69,7 @@ def test_a_deterministic_run_is_the_same_on_mpi_and_on_virtual_ranks(library, co
         ("rounds.rule=rennala", "rounds.batch=5", "algo.name=reinforce", "optimizer.name=nigt", "rounds.late=ignore"),
         ("rounds.rule=malenia", "rounds.batch=6", "optimizer.name=nigt"),
         ("rounds.rule=sync", "optimizer.name=adam"),
+        ("rounds.rule=afedpg", "rounds.batch=2", "optimizer.name=nigt"),
     ],
 )
 def test_a_recorded_trace_replays_bit_for_bit(library, changes, config, tmp_path):

@@ -18,7 +18,8 @@ def refused(kind, words, tmp_path, *changes, size=1, resume=None, text=SPREAD):
     [
         (("topology.groups=3",), ConfigError, "topology.groups"),
         (("topology.environments_per_actor=0",), ConfigError, "environments_per_actor"),
-        (("rounds.rule=afedpg",), ConfigError, "rounds.rule"),
+        (("rounds.rule=fedpg",), ConfigError, "rounds.rule"),
+        (("rounds.rule=afedpg", "rounds.reduce=mpi"), ConfigError, "rounds.reduce: mpi does not work with rounds.rule: afedpg"),
         (("algo.unrol=3",), ConfigError, "unroll"),
         (("optimizer.name=nigt", "optimizer.momentum=1.5"), ConfigError, "momentum"),
         (("deterministic=true", "rounds.rule=rennala"), ConfigError, "deterministic"),

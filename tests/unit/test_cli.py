@@ -23,6 +23,7 @@ COMMANDS = [
     "list rules",
     "bench throughput",
     "bench comm",
+    "simulate",
     "submit",
 ]
 

@@ -39,7 +39,7 @@ def test_a_loss_can_end_the_round_that_waited_for_the_lost():
     rule = make_rule("sync", 2, 2)
     rule.on_gradient(0, 0, 2)
     step, publish = rule.on_lost(1)
-    assert step == Step((1.0, 0.0), 0.5)
+    assert step == Step((1.0,), 0.5)
     assert publish == Publish(1, (0,))
 
 
@@ -79,7 +79,7 @@ def lost_ranks(directory):
     return [row["rank"] for row in summary(directory)["lost_ranks"]]
 
 
-@pytest.mark.parametrize("rule", ["sync", "rennala"])
+@pytest.mark.parametrize("rule", ["sync", "rennala", "afedpg"])
 @pytest.mark.parametrize("victim", [3, 4])  # an actor of two, and a learner
 def test_a_run_goes_on_without_an_actor_or_a_learner(rule, victim, tmp_path):
     changes = (f"rounds.rule={rule}", "rounds.batch=8", "topology.groups=2", "stop.updates=20", "checkpoint.every_updates=4")

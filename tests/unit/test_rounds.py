@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcmarl.config import SgdConfig
+from hpcmarl.config import NigtConfig, SgdConfig
 from hpcmarl.optim import make_optimizer
-from hpcmarl.optim.rounds import RULES, Drop, Engine, Publish, Step, make_rule
+from hpcmarl.optim.rounds import RULES, Accept, Drop, Engine, Publish, Step, make_rule
 from hpcmarl.types import Gradient
 
 
@@ -135,3 +135,56 @@ def test_quotas():
     assert make_rule("rennala", 3, 10).quota() is None
     assert make_rule("rennala", 1, 10).quota() == 10
     assert make_rule("malenia", 2, 10).quota() is None
+    assert make_rule("afedpg", 2, 10).quota() == 10
+
+
+def test_afedpg_answers_every_gradient_of_any_age_to_its_sender_only():
+    rule = make_rule("afedpg", 3, 2)
+    assert rule.on_gradient(0, 0, 2) == [Accept(0, 0), Step((1.0,), 0.5), Publish(1, (0,))]
+    assert rule.on_gradient(2, 0, 2) == [Accept(2, 1), Step((1.0,), 0.5), Publish(2, (2,))]
+    for _ in range(100):
+        rule.on_gradient(2, rule.round, 1)
+    assert rule.on_gradient(1, 0, 4) == [Accept(1, 102), Step((1.0,), 0.25), Publish(103, (1,))]
+    rule.on_lost(1)
+    assert rule.on_gradient(1, 103, 1) == [Drop(1, 1, 0)]
+    assert rule.round == 103
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0.05, 1.0), st.integers(1, 4))
+def test_afedpg_with_nigt_is_the_loop_of_the_paper(seed, momentum, groups):
+    generator = np.random.default_rng(seed)
+    alpha, size = 0.25, 3
+    start = generator.normal(size=size)
+    engine = Engine(make_rule("afedpg", groups, 1), make_optimizer(NigtConfig(step_size=alpha, momentum=momentum), start))
+    theta, d, versions = start.copy(), None, [0] * groups
+    for _ in range(25):
+        group, g = int(generator.integers(groups)), generator.normal(size=size)
+        commands = engine.on_gradient(Gradient(group, versions[group], 1, g))
+        versions[group] = engine.version
+        d = g if d is None else (1 - momentum) * d + momentum * g
+        before, theta = theta, theta + alpha * d / np.sqrt(np.sum(d * d))
+        answer = theta + (1 - momentum) / momentum * (theta - before)
+        assert commands[-1] == Publish(engine.version, (group,))
+        np.testing.assert_allclose(engine.optimizer.point(), answer, rtol=1e-12, atol=1e-12)
+    assert engine.used == 25
+    assert engine.wasted == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(["sync", "rennala", "malenia"]), st.integers(1, 6), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_the_running_sums_end_rounds_exactly_when_the_counts_do(name, groups, batch, seed):
+    generator = np.random.default_rng(seed)
+    rule = make_rule(name, groups, batch)
+    counts = [0] * groups
+    for _ in range(120):
+        if len(rule.present) > 1 and generator.random() < 0.02:
+            lost = int(generator.choice(rule.present))
+            counts = [0] * groups if closed(rule.on_lost(lost)) else [0 if g == lost and name == "malenia" else c for g, c in enumerate(counts)]
+        group, count = int(generator.choice(rule.present)), int(generator.integers(1, 4))
+        counts[group] += count
+        twin = make_rule(name, groups, batch)
+        twin.lost, twin.present, twin.counts = rule.lost, rule.present, counts
+        assert closed(rule.on_gradient(group, rule.round, count)) == twin.complete()
+        if twin.complete():
+            counts = [0] * groups

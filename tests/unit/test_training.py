@@ -36,6 +36,40 @@ def test_reinforce_counts_whole_episodes(tmp_path, rule, late):
     assert told["used_gradients"] >= 6 * 4
 
 
+@pytest.mark.parametrize("optimizer", ["nigt", "adam", "sgd"])
+@pytest.mark.parametrize("size", [1, 4, 7])
+def test_afedpg_steps_with_every_gradient(tmp_path, size, optimizer):
+    changes = ("rounds.rule=afedpg", f"topology.groups={min(3, size)}", f"optimizer.name={optimizer}", "stop.updates=30", "rounds.max_staleness=0")
+    ranks = run_world(size, tmp_path, *changes, "checkpoint.every_updates=10", order=4)
+    told = summary(tmp_path)
+    assert (told["updates"], told["wasted_gradients"]) == (30, 0)
+    assert told["used_gradients"] >= 30 * 2
+    assert len(ranks[0].roles["server"].links) == min(3, size)
+    assert min(told["trajectories_by_group"]) > 0
+    run_world(size, tmp_path, *changes, "stop.updates=40", resume=str(tmp_path))
+    assert summary(tmp_path)["updates"] == 40
+
+
+def test_ages_under_afedpg_count_as_staleness(tmp_path):
+    slow = "topology.groups=[{}, {delay: {trajectory: 0.05}}]"
+    changes = ("topology.actors_per_learner=0", "rounds.rule=afedpg", "rounds.batch=2", "stop.updates=60", "topology.server=dedicated")
+    run_world(3, tmp_path, slow, *changes)
+    told = summary(tmp_path)
+    fast_count, slow_count = told["trajectories_by_group"]
+    assert fast_count > slow_count
+    assert told["staleness_mean"] > 0
+    assert told["wasted_gradients"] == 0
+
+
+@pytest.mark.parametrize("late", ["cancel", "ignore"])
+def test_afedpg_takes_whole_episodes_of_its_own_point_only(tmp_path, late):
+    changes = ("algo.name=reinforce", "optimizer.name=nigt", GROUPS, "rounds.rule=afedpg", f"rounds.late={late}", "stop.updates=30")
+    ranks = run_world(5, tmp_path, *changes, order=3)
+    told = summary(tmp_path)
+    assert told["updates"] == told["used_gradients"] == 30  # a gradient is an episode
+    assert sum(rank.roles["learner"].version > 0 for rank in ranks if "learner" in rank.roles) == 2
+
+
 def test_an_actor_abandons_unfinished_work_at_the_next_step_when_cancelled(tmp_path):
     ranks = run_world(5, tmp_path, *REINFORCE, GROUPS, "rounds.rule=rennala", "rounds.batch=3", order=1)
     actors = [rank.roles["actor"] for rank in ranks if "actor" in rank.roles]

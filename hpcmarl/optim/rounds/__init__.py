@@ -4,15 +4,31 @@ A rule sees who delivered how many trajectories for which round, never a transpo
 the in-process driver and a simulator run the same object.
 """
 
+from hpcmarl.optim.rounds.afedpg import AFedPG
 from hpcmarl.optim.rounds.base import Accept, Command, Drop, Publish, RoundRule, Step, share
 from hpcmarl.optim.rounds.engine import Engine
 from hpcmarl.optim.rounds.malenia import Malenia
 from hpcmarl.optim.rounds.rennala import Rennala
 from hpcmarl.optim.rounds.sync import Sync
 
-RULES: dict[str, type[RoundRule]] = {"sync": Sync, "rennala": Rennala, "malenia": Malenia}
+RULES: dict[str, type[RoundRule]] = {"sync": Sync, "rennala": Rennala, "malenia": Malenia, "afedpg": AFedPG}
 
-__all__ = ["RULES", "Accept", "Command", "Drop", "Engine", "Malenia", "Publish", "Rennala", "RoundRule", "Step", "Sync", "make_rule", "share"]
+__all__ = [
+    "RULES",
+    "AFedPG",
+    "Accept",
+    "Command",
+    "Drop",
+    "Engine",
+    "Malenia",
+    "Publish",
+    "Rennala",
+    "RoundRule",
+    "Step",
+    "Sync",
+    "make_rule",
+    "share",
+]
 
 
 def make_rule(name: str, groups: int, batch: int, initial_batch: int | None = None) -> RoundRule:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 
-@dataclass(frozen=True)
-class Accept:
-    """Add this group's gradient to its sum."""
+# Named tuples where a simulation makes millions of them.
+class Accept(NamedTuple):
+    """Add this group's gradient to its sum; `age`: by how many versions the newest parameters are ahead of it."""
 
     group: int
+    age: int
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,14 @@ class Drop:
     age: int
 
 
-@dataclass(frozen=True)
-class Step:
-    """The round is complete: combine the sums with `scales` (one a group), multiply by `total_scale` and step."""
+class Step(NamedTuple):
+    """The round is complete: combine the sums with `scales` (one a group, or one for the pooled sum), multiply by `total_scale` and step."""
 
     scales: tuple[float, ...]
     total_scale: float
 
 
-@dataclass(frozen=True)
-class Publish:
+class Publish(NamedTuple):
     """Send the new point of version `version` to `groups`; whoever works for an older round abandons it (late: cancel)."""
 
     version: int
@@ -44,6 +43,7 @@ class Publish:
 
 
 Command = Accept | Drop | Step | Publish
+POOLED = (1.0,)  # scales of the one sum of a pooled rule
 
 
 class RoundRule(ABC):
@@ -52,11 +52,15 @@ class RoundRule(ABC):
     The direction of a round is  total_scale(sum of M_i) · sum_i local_scale(M_i) · S_i,  where S_i is group i's gradient sum:
     a server multiplies so, and under AllReduce each learner scales its own S_i and divides after the reduction.
     `pooled`: all local scales are 1, so that one sum serves for all groups.
+    `any_age`: a gradient of any version is accepted and is a round by itself; else what is older than the round is dropped.
+    `waits`: a group delivers once and waits for its next point, with its sum in that message; else it goes on until the round ends.
 
     A group that is lost (its ranks have died) is not waited for any more; the rule goes on with those that are `present`.
     """
 
     pooled: ClassVar[bool] = True
+    any_age: ClassVar[bool] = False
+    waits: ClassVar[bool] = False
     summary: ClassVar[str] = ""
 
     def __init__(self, groups: int, batch: int, initial_batch: int | None = None) -> None:
@@ -67,12 +71,9 @@ class RoundRule(ABC):
         self.initial_batch = initial_batch or batch
         self.round = 0
         self.counts = [0] * groups
+        self.total = 0  # of the counts: no round ends before it reaches the target
         self.lost: set[int] = set()
-
-    @property
-    def present(self) -> tuple[int, ...]:
-        """The groups that take part."""
-        return tuple(group for group in range(self.groups) if group not in self.lost)
+        self.present: tuple[int, ...] = tuple(range(groups))  # the groups that take part
 
     @property
     def target(self) -> int:
@@ -101,12 +102,28 @@ class RoundRule(ABC):
         """Take note of `count` trajectories of `group` at the parameters `version`; returns what to do, in order.
 
         Raises ValueError for a group out of range, a count below one or a version of the future: a programming error."""
-        if not 0 <= group < self.groups or count < 1 or version > self.round:
-            raise ValueError(f"group {group} of {self.groups}, count {count}, version {version} in round {self.round}")
+        self._check(group, version, count)
         if version < self.round or group in self.lost:
             return [Drop(group, count, self.round - version)]
+        self._count(group, count)
+        accept = Accept(group, 0)
+        return [accept, *self._close()] if self._may_end() else [accept]
+
+    def _check(self, group: int, version: int, count: int) -> None:
+        if not 0 <= group < self.groups or count < 1 or version > self.round:
+            raise ValueError(f"group {group} of {self.groups}, count {count}, version {version} in round {self.round}")
+
+    def _count(self, group: int, count: int) -> None:
         self.counts[group] += count
-        return [Accept(group), *self._close()]
+        self.total += count
+
+    def _uncount(self, group: int) -> None:
+        self.total -= self.counts[group]
+        self.counts[group] = 0
+
+    def _may_end(self) -> bool:
+        """A cheap condition without which the round is not complete: with thousands of groups `complete` is not asked for each gradient."""
+        return self.total >= self.target
 
     def on_lost(self, group: int) -> list[Command]:
         """A group has died: what it delivered in this round still counts where one sum serves for all; nobody waits for more.
@@ -115,18 +132,25 @@ class RoundRule(ABC):
         if self.present in ((group,), ()):
             raise ValueError(f"group {group} is the last one")
         self.lost.add(group)
+        self.present = tuple(other for other in self.present if other != group)
         if not self.pooled:
-            self.counts[group] = 0
+            self._uncount(group)
         return self._close()
 
     def _close(self) -> list[Command]:
         """The commands that end the round, if it is complete."""
         if not any(self.counts) or not self.complete():
             return []
-        step = Step(tuple(map(self.local_scale, self.counts)), self.total_scale(sum(self.counts)))
+        scales = POOLED if self.pooled else tuple(map(self.local_scale, self.counts))
+        step = Step(scales, self.total_scale(sum(self.counts)))
         self.round += 1
-        self.counts = [0] * self.groups
+        self._begin()
         return [step, Publish(self.round, self.present)]
+
+    def _begin(self) -> None:
+        """A round begins: nothing is counted yet."""
+        self.counts = [0] * self.groups
+        self.total = 0
 
     def state_dict(self) -> dict[str, Any]:
         """The round's index; counts of an unfinished round are not kept, since their gradients are not either."""
@@ -134,7 +158,7 @@ class RoundRule(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.round = int(state["round"])
-        self.counts = [0] * self.groups
+        self._begin()
 
 
 def share(target: int, groups: int) -> int:

@@ -74,9 +74,8 @@ class Engine:
             present += gradient.vector
 
     def _combine(self, command: Step) -> Array:
-        scales = (1.0,) if self.rule.pooled else command.scales
         total = np.zeros_like(self.optimizer.parameters)
-        for scale, group_sum in zip(scales, self._sums, strict=True):
+        for scale, group_sum in zip(command.scales, self._sums, strict=True):
             if group_sum is not None and scale:
                 total += group_sum if scale == 1.0 else scale * group_sum
         total *= command.total_scale

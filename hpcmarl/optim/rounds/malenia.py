@@ -5,6 +5,7 @@ import numpy as np
 from hpcmarl.optim.rounds.base import RoundRule
 
 TOLERANCE = 1e-9  # equal counts must end the round exactly at M in spite of rounding
+MARGIN = 1e-6  # the running sum of 1/M_i is good to better than that
 
 
 class Malenia(RoundRule):
@@ -14,6 +15,8 @@ class Malenia(RoundRule):
     n counts the groups that are present: without a lost group the mean is over fewer objectives, another one than before."""
 
     pooled = False
+    inverse = 0.0  # sum of 1/M_i over those that have reported, kept up to date gradient by gradient
+    reported = 0  # how many have
     summary = "until the harmonic mean of the counts is M/n; every group's objective weighs the same"
 
     def complete(self) -> bool:
@@ -22,6 +25,29 @@ class Malenia(RoundRule):
             return False
         inverse_sum = float(np.sum(1.0 / np.asarray(counts, dtype=np.float64)))
         return len(counts) ** 2 >= self.target * inverse_sum * (1.0 - TOLERANCE)
+
+    def _count(self, group: int, count: int) -> None:
+        before = self.counts[group]
+        super()._count(group, count)
+        self.inverse += 1.0 / (before + count)
+        if before:
+            self.inverse -= 1.0 / before
+        else:
+            self.reported += 1
+
+    def _uncount(self, group: int) -> None:
+        if self.counts[group]:
+            self.inverse -= 1.0 / self.counts[group]
+            self.reported -= 1
+        super()._uncount(group)
+
+    def _may_end(self) -> bool:
+        groups = len(self.present)
+        return self.reported == groups and groups**2 >= self.target * self.inverse * (1.0 - MARGIN)
+
+    def _begin(self) -> None:
+        super()._begin()
+        self.inverse, self.reported = 0.0, 0
 
     def local_scale(self, count: int) -> float:
         return 1.0 / (len(self.present) * count) if count else 0.0

@@ -6,6 +6,7 @@ from hpcmarl.optim.rounds.base import RoundRule, share
 class Sync(RoundRule):
     """A round ends when every group has delivered ceil(M / n) trajectories; the direction is the mean over all of them."""
 
+    waits = True
     summary = "every group delivers its share, all wait for the slowest"
 
     def quota(self, target: int | None = None) -> int | None:

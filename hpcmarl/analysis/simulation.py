@@ -1,0 +1,108 @@
+"""Pictures of a simulation.h5: gradients per time by setting and method, the objective against virtual time. Called by cli_simulate.py.
+
+Knows the file, not the simulator. matplotlib is an extra: without it `plots_possible` says so.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.io.atomic import write_atomically
+from hpcmarl.io.simulation import read_simulation
+from hpcmarl.types import Array
+
+GRID = 200  # moments at which the courses of several seeds are compared
+BAND = (20, 80)  # percentiles, as in arXiv 2509.24305
+INSTALL = "plots need matplotlib: pip install 'hpcmarl[analysis]'"
+
+
+def plots_possible() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def label_of(case: dict[str, Any]) -> str:
+    return case["method"] if case["batch"] is None else f"{case['method']} M={case['batch']}"
+
+
+def plot_simulation(path: Path, directory: Path) -> list[Path]:
+    """Writes throughput.png and, where there is an objective, objective.png into `directory`; returns what was written."""
+    cases, _ = read_simulation(path)
+    written = [_save(_throughput(cases), directory / "throughput.png")]
+    if "objective" in cases[0]["outcomes"][0]["course"]:
+        written.append(_save(_objective(cases), directory / "objective.png"))
+    return written
+
+
+def course_of(case: dict[str, Any], column: str) -> tuple[Array, Array]:
+    """A column of all seeds on one grid of virtual time: times [GRID] and values [seeds, GRID]. The grid ends where the first seed does."""
+    courses = [outcome["course"] for outcome in case["outcomes"]]
+    times = np.linspace(0.0, min(float(course["time"][-1]) for course in courses), GRID)
+    return times, np.array([np.interp(times, course["time"], course[column]) for course in courses])
+
+
+def _figure(columns: int, height: float, rows: int = 1) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot.subplots(rows, columns, figsize=(max(5.0, 4.2 * columns), height), squeeze=False, layout="constrained", sharex="col")
+
+
+def _save(figure: Any, path: Path) -> Path:
+    from matplotlib import pyplot
+
+    write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=120))
+    pyplot.close(figure)
+    return path
+
+
+def _settings(cases: Sequence[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(case["setting"] for case in cases))
+
+
+def _throughput(cases: Sequence[dict[str, Any]]) -> Any:
+    """One panel a setting, one bar a method; the scales differ, since settings do by orders of magnitude."""
+    settings = _settings(cases)
+    methods = list(dict.fromkeys(label_of(case) for case in cases))
+    figure, axes = _figure(len(settings), 1.2 + 0.34 * len(methods))
+    for number, (setting, axis) in enumerate(zip(settings, axes[0], strict=True)):
+        own = {label_of(case): case for case in cases if case["setting"] == setting}
+        rates = {name: [outcome["gradients_per_time"] for outcome in own[name]["outcomes"]] for name in methods if name in own}
+        positions = [methods.index(name) for name in rates]
+        means = [float(np.mean(values)) for values in rates.values()]
+        bars = axis.barh(positions, means, color=[f"C{position % 10}" for position in positions])
+        axis.bar_label(bars, labels=[f"{mean:.3g}" for mean in means], padding=3)
+        axis.set(title=setting, xlabel="gradients per virtual time", xlim=(0, 1.2 * max(means, default=1.0) or 1.0))
+        axis.set_yticks(range(len(methods)), methods if number == 0 else [""] * len(methods))
+        axis.invert_yaxis()
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _objective(cases: Sequence[dict[str, Any]]) -> Any:
+    """One panel a setting, one curve a method: the mean over the seeds, and the band that holds most of them."""
+    settings = _settings(cases)
+    methods = list(dict.fromkeys(label_of(case) for case in cases))
+    figure, axes = _figure(len(settings), 6.0, rows=2)
+    for setting, column in zip(settings, axes.T, strict=True):
+        for case in (case for case in cases if case["setting"] == setting):
+            colour = f"C{methods.index(label_of(case)) % 10}"
+            for axis, name in zip(column, ("objective", "gradient_norm"), strict=True):
+                times, values = course_of(case, name)
+                axis.plot(times, values.mean(axis=0), color=colour, label=label_of(case))
+                if len(values) > 1:
+                    axis.fill_between(times, *np.percentile(values, BAND, axis=0), color=colour, alpha=0.2, linewidth=0)
+                axis.spines[["top", "right"]].set_visible(False)
+        column[0].set(title=setting)
+        column[1].set(xlabel="virtual time", yscale="log")
+    axes[0][0].set_ylabel("objective")
+    axes[1][0].set_ylabel("norm of its gradient")
+    axes[0][0].legend(frameon=False)
+    return figure

@@ -1,0 +1,181 @@
+"""The configuration of `hpcmarl simulate`: a cluster in virtual time. It shares `name`, `seed`, `optimizer` and `rounds` with a run.
+
+`configfile.py` reads YAML into it (a file with a section `sim` is one), `configsweep.py` unfolds `sim.sweep`. Knows no simulator. All times
+are in one unit of virtual time, whichever the reader likes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from hpcmarl.config import NigtConfig, OptimizerSection, RoundsConfig, round_contradictions
+from hpcmarl.configbase import Count, Natural, NonNegative, PositiveFloat, PositiveInt, Section, Width
+
+Law = Literal["constant", "sqrt", "linear", "random"]
+LAWS = "the mean of worker i = 1 … n: constant: scale; sqrt: scale·√i; linear: scale·i; random: lognormal around scale, drawn once"
+BYTES_OF_A_PARAMETER = 4
+
+
+class TimesConfig(Section):
+    """A time of each worker, and how it varies."""
+
+    law: Law = Field("constant", description=LAWS)
+    scale: NonNegative = 1.0
+    dimension_exponent: float = Field(0.0, description="the means are multiplied by objective.dimension to this power")
+    spread: NonNegative = Field(0.5, description="law random: standard deviation of the logarithm")
+    values: tuple[NonNegative, ...] | None = Field(None, description="the means themselves, one a worker, instead of law and scale")
+    noise: Literal["none", "lognormal", "exponential"] = Field("none", description="distribution of each single time around its mean")
+    noise_spread: NonNegative = Field(0.5, description="noise lognormal: standard deviation of the logarithm")
+    drift: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="the means swing by this fraction, each worker at a phase of its own")
+    drift_period: PositiveFloat = Field(100.0, description="virtual time of one swing")
+
+
+class CommunicationConfig(TimesConfig):
+    """One round trip of each worker: `law` and `scale` give the latency."""
+
+    bandwidth: PositiveFloat | None = Field(
+        None, description="bytes a unit of time; adds what objective.dimension parameters of 4 bytes take, there and back; null: nothing"
+    )
+
+
+class FailureConfig(Section):
+    """Workers that stop, and lose what they are doing: once at a given time, or again and again at random times."""
+
+    workers: tuple[Natural, ...] | None = Field(None, description="numbers from 0; null: every worker")
+    at: NonNegative | None = Field(None, description="virtual time of the failure")
+    every: PositiveFloat | None = Field(None, description="mean time between failures of a worker (exponential)")
+    repair: PositiveFloat | None = Field(None, description="how long it is down; null: for good")
+
+
+class LimitConfig(Section):
+    """A simulation ends at the first of these."""
+
+    time: PositiveFloat | None = Field(None, description="virtual time")
+    gradients: PositiveInt | None = Field(None, description="trajectories whose gradients were used")
+    rounds: PositiveInt | None = None
+
+
+class TuneConfig(Section):
+    """Which values are tried for each case before it is judged: those with the best mean objective late in the run are taken."""
+
+    seeds: tuple[Natural, ...] = Field(min_length=1, description="seeds for tuning only")
+    grid: dict[str, tuple[Any, ...]] = Field(min_length=1, description="key: values to try; of several keys all combinations")
+
+
+class SweepConfig(Section):
+    """Every method in every setting: names with the keys (section.key: value) that differ. rounds.batch may be a list: a case for each."""
+
+    settings: dict[str, dict[str, Any]] = Field({}, description="default: one, without a name of its own")
+    methods: dict[str, dict[str, Any]] = Field({}, description="default: one, named after rounds.rule")
+    seeds: tuple[Natural, ...] = Field((), description="each case is run once a seed; default: `seed`")
+    tune: TuneConfig | None = None
+
+
+class SimConfig(Section):
+    """The cluster in virtual time, and which cases are simulated."""
+
+    workers: Count = 10
+    compute_times: PositiveFloat | tuple[PositiveFloat, ...] | Law | TimesConfig = Field(
+        1.0, description="h, the time of one trajectory: for all, one a worker, or a law"
+    )
+    communication_times: NonNegative | tuple[NonNegative, ...] | Law | CommunicationConfig = Field(
+        0.0, description="kappa, the time of one round trip: for all, one a worker, or a law"
+    )
+    failures: tuple[FailureConfig, ...] = ()
+    stop: LimitConfig = LimitConfig()
+    points: Annotated[int, Field(ge=2, le=100_000)] = Field(200, description="at most so many points are kept, evenly over the rounds")
+    sweep: SweepConfig = SweepConfig()
+
+
+class NoObjective(Section):
+    """No vectors: gradients are only counted, for throughput and round times."""
+
+    name: Literal["none"] = "none"
+    dimension: Count = Field(1, description="number of parameters, d; without an objective for communication times only")
+
+
+class QuadraticsConfig(Section):
+    """J_i(x) = -curvature/2 |x - optimum_i|², with Gaussian noise on each gradient."""
+
+    name: Literal["quadratics"] = "quadratics"
+    dimension: Width = Field(1, description="number of parameters, d")
+    optima: tuple[float, ...] = Field((0.0,), min_length=1, description="all coordinates of worker i's optimum; in turn where there are more workers")
+    curvature: PositiveFloat = 1.0
+    noise: NonNegative = Field(0.0, description="standard deviation of a gradient, over all coordinates together")
+    start: float = Field(0.0, description="all coordinates of the first point")
+
+
+class NonconvexConfig(Section):
+    """J_i(x) = -sum_k w_k z_k²/(1 + z_k²), z = R(x - optimum_i): R a random rotation, w_k from 1 to 1/condition."""
+
+    name: Literal["nonconvex"] = "nonconvex"
+    dimension: Width = Field(20, description="number of parameters, d")
+    condition: Annotated[float, Field(ge=1)] = 100.0
+    heterogeneity: NonNegative = Field(0.0, description="distance of the workers' optima from the common one")
+    noise: NonNegative = Field(1.0, description="standard deviation of a gradient, over all coordinates together")
+    start: PositiveFloat = Field(3.0, description="distance of the first point from the common optimum")
+
+
+Objective = Annotated[NoObjective | QuadraticsConfig | NonconvexConfig, Field(discriminator="name")]
+
+
+class SimulationConfig(Section):
+    """Everything that `hpcmarl simulate` is told."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "simulation"
+    seed: Natural = 0
+    objective: Objective = NoObjective()
+    optimizer: OptimizerSection = NigtConfig()
+    rounds: RoundsConfig = RoundsConfig()
+    sim: SimConfig
+
+    @model_validator(mode="after")
+    def _agree(self) -> SimulationConfig:
+        for contradiction in simulation_contradictions(self):
+            raise ValueError(contradiction)
+        return self
+
+    @property
+    def batch(self) -> int:
+        """Trajectories of a round (M): as configured, else one of every worker; with afedpg those of a gradient, one."""
+        return self.rounds.batch or (1 if self.rounds.rule == "afedpg" else self.sim.workers)
+
+    def times(self, key: Literal["compute_times", "communication_times"]) -> CommunicationConfig:
+        """`sim.compute_times` or `sim.communication_times` in the long form, whichever was written."""
+        given = getattr(self.sim, key)
+        if isinstance(given, TimesConfig):
+            return CommunicationConfig(**given.model_dump())
+        if isinstance(given, str):
+            return CommunicationConfig.model_validate({"law": given})
+        return CommunicationConfig(values=given) if isinstance(given, tuple) else CommunicationConfig(scale=given)
+
+
+def simulation_contradictions(config: SimulationConfig) -> list[str]:
+    """Choices that exclude each other, each as one line that names the keys, why, and what to change."""
+    sim, tune = config.sim, config.sim.sweep.tune
+    found = round_contradictions(config.rounds, sim.workers, "workers (sim.workers)")
+    if sim.stop == LimitConfig():
+        found.append("sim.stop is empty, the simulation would never end; set sim.stop.time, sim.stop.gradients or sim.stop.rounds")
+    for key in ("compute_times", "communication_times"):
+        times = config.times(key)
+        if times.values is not None and len(times.values) != sim.workers:
+            found.append(f"sim.{key} has {len(times.values)} values for {sim.workers} workers (sim.workers); give one a worker, or a law")
+    compute = config.times("compute_times")
+    if compute.scale == 0 or (compute.values is not None and 0 in compute.values):
+        found.append("sim.compute_times is 0 for a worker; a trajectory takes some time: give a number > 0")
+    for index, failure in enumerate(sim.failures):
+        if (failure.at is None) == (failure.every is None):
+            found.append(f"sim.failures.{index} needs either `at` (once) or `every` (again and again)")
+        if failure.every is not None and failure.repair is None and failure.workers is None:
+            found.append(f"sim.failures.{index} stops every worker for good; set repair, or workers")
+        unknown = [worker for worker in failure.workers or () if worker >= sim.workers]
+        if unknown:
+            found.append(f"sim.failures.{index}.workers names {unknown[0]}; allowed: numbers from 0 to {sim.workers - 1} (sim.workers)")
+    if tune is not None and config.objective.name == "none":
+        found.append("sim.sweep.tune needs an objective to judge by; set objective.name to quadratics or nonconvex")
+    shared = set(tune.seeds if tune else ()) & set(sim.sweep.seeds or (config.seed,))
+    if shared:
+        found.append(f"sim.sweep.tune.seeds has {min(shared)}, which is a seed of the results, too; tune on other seeds")
+    return found

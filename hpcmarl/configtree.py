@@ -1,0 +1,135 @@
+"""The values of a configuration before they are checked, where each was written, and the changes made to them (overrides).
+
+Called by configfile.py. Knows which sections have choices and which numbers become lists; validates nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from hpcmarl import configkeys, configyaml
+from hpcmarl.config import Config
+from hpcmarl.configyaml import Place
+from hpcmarl.errors import ConfigError
+
+COMMAND_LINE = "command line"
+LARGEST_GROUPS = 65_536
+CHOICES = ("algo", "objective", "optimizer")  # sections whose `name` decides which keys they have
+
+
+@dataclass
+class Tree:
+    """The values gathered so far, and where each came from."""
+
+    data: dict[str, Any]
+    source: str
+    root: type[BaseModel] = Config
+    changed_by: str = COMMAND_LINE  # where the overrides come from
+    lines: dict[Place, int] = field(default_factory=dict)
+    overridden: set[Place] = field(default_factory=set)
+
+    def origin(self, place: Place) -> str:
+        """Where the value at `place` was written: "command line", or the file with the line of the key or of its section."""
+        if any(place[: len(key)] == key or key[: len(place)] == place for key in self.overridden if place):
+            return self.changed_by
+        known = next((place[:length] for length in range(len(place), 0, -1) if place[:length] in self.lines), None)
+        return f"{self.source}, line {self.lines[known]}" if known else self.source
+
+
+def apply_changes(tree: Tree, changes: Sequence[tuple[Place, Any]]) -> None:
+    # Switches first: what the new choice does not have is dropped from the file's keys, never from the other overrides.
+    for place, value in sorted(changes, key=lambda item: not _is_switch(item[0])):
+        if _is_switch(place):
+            _switch(tree, str(place[0]), value)
+        _assign(tree, place, value)
+
+
+def parse_override(text: str) -> tuple[Place, Any]:
+    key, equals, value_text = text.partition("=")
+    key = key.strip()
+    if not equals or not key or not all(key.split(".")):
+        raise ConfigError(f"{COMMAND_LINE}: {show(text)} is no override; write key.sub=value, for instance stop.seconds=60")
+    value, _ = configyaml.parse(value_text, f"{COMMAND_LINE}: {key}={short(value_text)}")
+    return place_of(key), value
+
+
+def place_of(key: str) -> Place:
+    return tuple(int(part) if part.isdecimal() and part.isascii() else part for part in key.split("."))
+
+
+def _is_switch(place: Place) -> bool:
+    return len(place) == 2 and place[0] in CHOICES and place[1] == "name"
+
+
+def _switch(tree: Tree, section: str, name: Any) -> None:
+    """Drop from a section the keys that its former choice has and the new one has not. Unknown keys stay, to be reported."""
+    members = configkeys.members_of(section, tree.root)
+    values = tree.data.get(section)
+    if name not in members or not isinstance(values, dict):
+        return
+    former = members.get(values.get("name", _default_name(section, tree.root)))
+    if former is not None:
+        dropped = set(former.model_fields) - set(members[name].model_fields)
+        tree.data[section] = {key: value for key, value in values.items() if key not in dropped}
+
+
+def _assign(tree: Tree, place: Place, value: Any) -> None:
+    """Write one override into the tree, making sections on the way. Raises ConfigError where the way is blocked."""
+    container: Any = tree.data
+    for depth, key in enumerate(place):
+        last = depth == len(place) - 1
+        if isinstance(container, list):
+            if not isinstance(key, int) or key >= len(container):
+                here = ".".join(map(str, place[:depth]))
+                allowed = f"an item number from 0 to {len(container) - 1}" if container else "none, the list is empty"
+                raise ConfigError(f"{COMMAND_LINE}: {dotted(place)}: {here} has no item {key}; allowed: {allowed}")
+        elif isinstance(container, dict):
+            # Keys that are numbers, as in env.kwargs, keep the kind they have in the file; elsewhere keys are text.
+            key = key if key in container else str(key)
+        else:
+            here = ".".join(map(str, place[:depth]))
+            raise ConfigError(f"{COMMAND_LINE}: {dotted(place)}: {here} is {show(container)}, which has no parts; set {here} itself")
+        if last:
+            container[key] = value
+            tree.overridden.add((*place[:depth], key))
+            return
+        below = container.get(key) if isinstance(container, dict) else container[key]
+        if place[: depth + 1] == ("topology", "groups") and _is_group_count(below):
+            below = [{} for _ in range(below or 1)]
+        container[key] = {} if below is None else below
+        container = container[key]
+
+
+def _is_group_count(value: Any) -> bool:
+    """Whether the groups are given as a number that may become a list: one that is too large is left for the schema to refuse."""
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value <= LARGEST_GROUPS)
+
+
+def fill_names(tree: Tree) -> None:
+    """A section that leaves out `name` means the default choice, as a configuration without the section does."""
+    for section in CHOICES:
+        if isinstance(tree.data.get(section), dict) and section in tree.root.model_fields:
+            tree.data[section] = {"name": _default_name(section, tree.root), **tree.data[section]}
+
+
+def _default_name(section: str, root: type[BaseModel]) -> str:
+    return str(root.model_fields[section].default.name)
+
+
+def dotted(place: Place) -> str:
+    return short(".".join(str(key) for key in place), 120)
+
+
+def show(value: Any) -> str:
+    if isinstance(value, bool | None):
+        return {None: "null", True: "true", False: "false"}[value]
+    return short(repr(value))
+
+
+def short(text: str, limit: int = 60) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."

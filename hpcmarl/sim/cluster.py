@@ -1,0 +1,280 @@
+"""A cluster in virtual time: a queue of finished trajectories that drives the Engine, the very object that the server runs.
+
+    a worker finishes ──► Engine.on_gradient ──► nothing: it goes on or waits; a round is complete: the workers that it names begin anew
+
+What is charged (h_i: a trajectory whatever its length, kappa_i: one round trip of worker i):
+    sync, afedpg        a worker's own round trip for each delivery: it arrives kappa_i + (its share)·h_i after the worker was told the point
+    rennala, malenia    counts travel in no time; when they suffice, max kappa_i passes for the sum and the new point, then all begin
+`late: cancel` ends unfinished work when a round does; with `ignore` a worker first finishes, and the rule drops what it made.
+Called by experiment.py. Knows no file, no plot, and not what the rules are for.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from itertools import islice
+
+import numpy as np
+
+from hpcmarl.configsim import SimulationConfig
+from hpcmarl.optim import make_optimizer
+from hpcmarl.optim.rounds import Accept, Command, Engine, Publish, Step, make_rule
+from hpcmarl.sim.failures import Failures
+from hpcmarl.sim.objectives import make_objective
+from hpcmarl.sim.times import Times
+from hpcmarl.sim.trace import Trace
+from hpcmarl.types import Array, Gradient
+
+COLUMNS = ("time", "round", "used", "wasted", "round_time", "objective", "gradient_norm", "parameter_mean")
+LARGEST_BLOCK = 1 << 20  # numbers in the gradients that are taken together
+SENTINEL = -1  # stands in the queue for the workers that were not yet put there
+
+
+class Cluster:
+    """`now`: virtual time of the newest event; `published`: when the newest round was over and its point was told; `ended`: why it is over.
+
+    used: trajectories of all rounds that are over; abandoned: those that were cancelled; events: gradients that arrived, failures and repairs."""
+
+    def __init__(self, config: SimulationConfig, seed: int) -> None:
+        self.config = config
+        sim, rounds, dimension = config.sim, config.rounds, config.objective.dimension
+        streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(5)]
+        self.workers = sim.workers
+        self.compute = Times(config.times("compute_times"), sim.workers, dimension, streams[0])
+        self.exchange = Times(config.times("communication_times"), sim.workers, dimension, streams[1])
+        self.failures = Failures(sim.failures, sim.workers, streams[2])
+        self.objective = make_objective(config, streams[3])
+        self.noise = streams[4]
+        rule = make_rule(rounds.rule, sim.workers, config.batch, rounds.initial_batch)
+        start = np.zeros(1) if self.objective is None else self.objective.initial()
+        self.engine = Engine(rule, make_optimizer(config.optimizer, start))
+        self.now = self.published = 0.0
+        self.events = self.abandoned = self.used = 0
+        self.round_time_sum = self.round_time_min = self.round_time_max = 0.0
+        self.ended: str | None = None
+        self.trace = Trace(COLUMNS, sim.points)
+        self._queue: list[tuple[float, int]] = []  # (when the worker's gradient arrives, worker)
+        self._cancel = rounds.late == "cancel" or rule.waits
+        self._own = rule.any_age or not self._cancel  # whether workers may stand at points of different versions
+        self._versions = [0] * sim.workers if self._own else []
+        self._points: list[Array] = [start] * (sim.workers if rule.any_age else 0)
+        self._point = start
+        self._arrived: list[int] = []  # whose gradients the round's step is to be made of
+        self._loads = [0] * sim.workers  # where workers wait for their point: trajectories of the delivery under way
+        # With times that never vary a round's first arrivals are known beforehand: the others are put into the queue when they are due.
+        lazy = self.compute.fixed if not rule.waits and self._cancel and not sim.failures else None
+        self._order = sorted((time, worker) for worker, time in enumerate(lazy)) if lazy is not None else []
+        self._waiting = 0  # how many of `_order` are in the queue
+        self._keep(0, 0.0)
+        self._begin_all(0.0)
+
+    # ---- events
+
+    def run(self, events: int) -> None:
+        """Go through at most so many events, or until `ended` says why there are no more."""
+        limit = self.config.sim.stop.time or math.inf
+        queue, engine, rule = self._queue, self.engine, self.engine.rule
+        waits, loads, fixed, own = rule.waits, self._loads, self.compute.fixed, self._own
+        counts_only, at_once = self.objective is None, self.objective is not None and rule.any_age
+        gradient = Gradient(0, 0, 1, None)
+        alarm = min(limit, self.failures.next_time)
+        for _ in range(events):
+            if self.ended is not None:
+                return
+            if not queue or queue[0][0] > alarm:
+                self._on_alarm(limit)
+                queue, alarm = self._queue, min(limit, self.failures.next_time)
+                continue
+            now, worker = queue[0]
+            if worker < 0:
+                self._wake()
+                continue
+            self.now = now
+            self.events += 1
+            gradient.group = worker
+            gradient.version = self._versions[worker] if own else rule.round
+            if waits:
+                gradient.count = loads[worker]
+            if at_once:
+                gradient.vector = self._vector(worker, gradient.count)
+            commands = engine.on_gradient(gradient)
+            if not (counts_only or at_once) and type(commands[0]) is Accept:
+                self._arrived += [worker] * gradient.count
+            if type(commands[-1]) is Publish:
+                self._on_round(commands, worker)
+                queue = self._queue
+            elif waits:
+                heapq.heappop(queue)
+                if rule.lost:
+                    self._share_anew()
+            else:
+                begin = now
+                if own:  # the late one goes on at the newest point, once that is told
+                    self._versions[worker] = rule.round
+                    begin = max(now, self.published)
+                heapq.heapreplace(queue, (begin + (fixed[worker] if fixed is not None else self.compute.draw(worker, begin)), worker))
+
+    def _vector(self, worker: int, count: int) -> Array:
+        """The sum of `count` gradients at the worker's own point, [P]."""
+        assert self.objective is not None
+        return np.asarray(self.objective.gradients([worker] * count, self._points[worker], self.noise).sum(axis=0))
+
+    def _step(self, step: Command) -> None:
+        """A round's step at once, as replicas make it under AllReduce: the engine has only counted, and the gradients of all that arrived are
+        taken together, each with its worker's scale. A gradient by itself costs more than all else that its arrival does."""
+        assert self.objective is not None
+        assert isinstance(step, Step)
+        workers, self._arrived = self._arrived, []
+        scales = np.ones(self.workers) if self.engine.rule.pooled else np.array(step.scales)
+        direction = np.zeros(self.objective.size)
+        rows = max(1, LARGEST_BLOCK // self.objective.size)
+        for first in range(0, len(workers), rows):
+            part = workers[first : first + rows]
+            direction += scales[part] @ self.objective.gradients(part, self._point, self.noise)
+        self.engine.step(step.total_scale * direction)
+        self._point = self.engine.optimizer.point()
+
+    def _on_round(self, commands: list[Command], worker: int | None) -> None:
+        """A round is complete: time passes for the new point, then the workers that are named begin. `worker` ended it (None: a loss did)."""
+        rule, before = self.engine.rule, self.published
+        publish = commands[-1]
+        assert isinstance(publish, Publish)
+        if self.objective is not None and not rule.any_age:
+            self._step(commands[-2])
+        self.published = self.now if rule.waits else self.now + max(self.exchange.draw_all(self.now))
+        self.used, duration = self.engine.used, self.published - before
+        self.round_time_sum += duration
+        if duration > self.round_time_max:
+            self.round_time_max = duration
+        if duration < self.round_time_min or publish.version == 1:
+            self.round_time_min = duration
+        if self.trace.due(publish.version):
+            self._keep(publish.version, duration)
+        stop = self.config.sim.stop
+        if (stop.rounds and publish.version >= stop.rounds) or (stop.gradients and self.engine.used >= stop.gradients):
+            self.ended = "finished"
+        elif rule.any_age and worker is not None:
+            self._versions[worker] = publish.version
+            if self.objective is not None:
+                self._points[worker] = self.engine.optimizer.point()
+            heapq.heapreplace(self._queue, (self.now + self._delivery(worker, self.now), worker))
+        else:
+            if self._cancel:
+                self.abandoned += 0 if rule.waits else len(rule.present) - len(self.failures.down) - 1
+                self._begin_all(self.published)
+            elif worker is not None:
+                heapq.heappop(self._queue)
+                self._begin(worker, self.published)
+
+    # ---- beginning work
+
+    def _missing(self, worker: int) -> int:
+        """Trajectories of its share that a worker which waits for points has not delivered; where each has its own, a whole gradient's."""
+        rule = self.engine.rule
+        if rule.any_age:
+            return rule.batch if self._versions[worker] else rule.initial_batch
+        return (rule.quota() or 1) - rule.counts[worker]
+
+    def _delivery(self, worker: int, begin: float) -> float:
+        """How long after `begin` what is missing of a worker that waits for its point arrives."""
+        count = self._loads[worker] = self._missing(worker)
+        fixed, exchange = self.compute.fixed, self.exchange.fixed
+        work = count * fixed[worker] if fixed is not None else sum(self.compute.draw(worker, begin) for _ in range(count))
+        return work + (exchange[worker] if exchange is not None else self.exchange.draw(worker, begin))
+
+    def _share_anew(self) -> None:
+        """Shares have grown with a loss: who had delivered its own and waits makes what is now missing."""
+        busy = {worker for _, worker in self._queue} | self.failures.down
+        for worker in self.engine.rule.present:
+            if worker not in busy and self._missing(worker) > 0:
+                self._begin(worker, self.now)
+
+    def _begin(self, worker: int, begin: float) -> None:
+        """One worker begins: at its own point where the rule gives each its own, else at the newest."""
+        if self._own and not self.engine.rule.any_age:
+            self._versions[worker] = self.engine.version
+        time = self._delivery(worker, begin) if self.engine.rule.waits else self.compute.draw(worker, begin)
+        heapq.heappush(self._queue, (begin + time, worker))
+
+    def _begin_all(self, begin: float) -> None:
+        """All that are there begin at the newest point; what they were doing is forgotten."""
+        if self._order:
+            self._waiting = min(len(self._order), max(16, 2 * self.engine.rule.batch))
+            self._queue = [(begin + time, worker) for time, worker in islice(self._order, self._waiting)]
+            if self._waiting < len(self._order):
+                self._queue.append((begin + self._order[self._waiting][0], SENTINEL))
+            return
+        rule, down = self.engine.rule, self.failures.down
+        if rule.waits:
+            self._queue = [(begin + self._delivery(worker, begin), worker) for worker in rule.present if worker not in down]
+        else:
+            times = self.compute.draw_all(begin)
+            self._queue = [(begin + times[worker], worker) for worker in rule.present if worker not in down]
+        if self._own:
+            self._versions = [self.engine.version] * self.workers
+        heapq.heapify(self._queue)
+
+    def _wake(self) -> None:
+        """The sentinel is due: put as many workers again into the queue, and the sentinel behind them."""
+        begin = heapq.heappop(self._queue)[0] - self._order[self._waiting][0]
+        for time, worker in self._order[self._waiting : 2 * self._waiting]:
+            heapq.heappush(self._queue, (begin + time, worker))
+        self._waiting = min(len(self._order), 2 * self._waiting)
+        if self._waiting < len(self._order):
+            heapq.heappush(self._queue, (begin + self._order[self._waiting][0], SENTINEL))
+
+    # ---- failures, ends
+
+    def _on_alarm(self, limit: float) -> None:
+        """Nothing arrives before a failure, a repair or the end of time."""
+        time = self.failures.next_time
+        if time > limit or not math.isfinite(time):
+            self.ended = "finished" if math.isfinite(limit) else "nobody works any more"
+            return
+        self.now = time
+        self.events += 1
+        worker, up, for_good = self.failures.pop()
+        rule = self.engine.rule
+        if worker in rule.lost:
+            return
+        if up:
+            if not rule.waits or self._missing(worker) > 0:  # else it had delivered its share and waits
+                self._begin(worker, time if rule.waits else max(time, self.published))
+            return
+        self._queue = [entry for entry in self._queue if entry[1] != worker]
+        heapq.heapify(self._queue)
+        if for_good:
+            self._on_lost(worker)
+
+    def _on_lost(self, worker: int) -> None:
+        """A worker is gone for good: the run goes on without it or ends, as `rounds.on_loss` says of real ranks."""
+        rule, wanted = self.engine.rule, self.config.rounds.on_loss
+        self.failures.down.discard(worker)
+        if len(rule.present) == 1:
+            self.ended = "the last worker was lost"
+        elif wanted == "stop" or (wanted == "auto" and not rule.pooled):
+            self.ended = f"worker {worker} was lost (rounds.on_loss: {wanted})"
+        else:
+            commands: list[Command] = self.engine.on_lost(worker)
+            if commands and isinstance(commands[-1], Publish):
+                self._on_round(commands, None)
+            elif rule.waits and not rule.any_age:
+                self._share_anew()
+
+    # ---- results
+
+    def _keep(self, number: int, duration: float) -> None:
+        """One point of the trace."""
+        parameters, value, slope = self.engine.optimizer.parameters, math.nan, math.nan
+        if self.objective is not None:
+            value, slope = self.objective.value(parameters), float(np.linalg.norm(self.objective.slope(parameters)))
+        counts = (float(self.engine.used), float(self.engine.wasted))
+        self.trace.add(number, (self.published, float(number), *counts, duration, value, slope, float(parameters.mean())))
+
+    @property
+    def progress(self) -> float:
+        """The part of the nearest limit that is done, from 0 to 1."""
+        stop = self.config.sim.stop
+        done = ((self.now, stop.time), (self.engine.used, stop.gradients), (self.engine.version, stop.rounds))
+        return 1.0 if self.ended else min(1.0, max((have / limit for have, limit in done if limit), default=0.0))

@@ -1,0 +1,52 @@
+"""When workers stop and start again. Called by the cluster; knows no event but its own."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from hpcmarl.configsim import FailureConfig
+
+
+class Failures:
+    """A queue of failures and repairs. A worker that is down cannot fail again: what is due then is passed over."""
+
+    def __init__(self, configs: Sequence[FailureConfig], workers: int, generator: np.random.Generator) -> None:
+        self.configs = configs
+        self.generator = generator
+        self.down: set[int] = set()
+        self._queue: list[tuple[float, int, int, bool]] = []  # time, worker, which entry of the configuration, up
+        for index, config in enumerate(configs):
+            for worker in config.workers if config.workers is not None else range(workers):
+                self._plan(index, worker, 0.0)
+
+    @property
+    def next_time(self) -> float:
+        """Of the next failure or repair; infinity when there is none."""
+        return self._queue[0][0] if self._queue else math.inf
+
+    def pop(self) -> tuple[int, bool, bool]:
+        """The next (worker, up, for good); `up` False: it fails, perhaps while it is down already."""
+        time, worker, index, up = heapq.heappop(self._queue)
+        config = self.configs[index]
+        if up:
+            self.down.discard(worker)
+            self._plan(index, worker, time)
+            return worker, True, False
+        if worker in self.down:
+            self._plan(index, worker, time)
+            return worker, False, False
+        self.down.add(worker)
+        if config.repair is not None:
+            heapq.heappush(self._queue, (time + config.repair, worker, index, True))
+        return worker, False, config.repair is None
+
+    def _plan(self, index: int, worker: int, now: float) -> None:
+        config = self.configs[index]
+        if config.every is not None:
+            heapq.heappush(self._queue, (now + float(self.generator.exponential(config.every)), worker, index, False))
+        elif config.at is not None and now == 0.0:
+            heapq.heappush(self._queue, (config.at, worker, index, False))

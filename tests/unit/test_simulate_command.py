@@ -1,0 +1,195 @@
+"""`hpcmarl simulate` from the command line to its files: figures against closed forms, results that read back, mistakes."""
+
+import json
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from hpcmarl import cli
+from hpcmarl.analysis import simulation as analysis
+from hpcmarl.configfile import load_simulation
+from hpcmarl.errors import FormatError
+from hpcmarl.io.describe import GOOD, describe, verify_file
+from hpcmarl.io.simulation import read_simulation
+from hpcmarl.maths import round_times
+from hpcmarl.sim.experiment import run_one
+from hpcmarl.sim.experiment import simulate as simulate_cases
+
+PAPER = Path(__file__).parents[2] / "configs" / "paper"
+SMALL = """
+objective: {name: quadratics, dimension: 2, optima: [1, -1], noise: 0.1}
+sim:
+  workers: 3
+  stop: {gradients: 60}
+  sweep:
+    settings: {near: {sim.communication_times: 0}, far: {sim.communication_times: 3}}
+    methods: {sync: {rounds.rule: sync}, rennala: {rounds.rule: rennala, rounds.batch: [3, 6]}}
+    seeds: [0, 1]
+    tune: {seeds: [5], grid: {optimizer.step_size: [0.001, 0.1]}}
+"""
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run a command line; returns (exit code, standard output, standard error)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hpcmarl", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return call
+
+
+@pytest.fixture
+def small(tmp_path):
+    (tmp_path / "small.yaml").write_text(SMALL)
+    return tmp_path / "small.yaml"
+
+
+def test_the_throughput_table(run, tmp_path):
+    code, out, _ = run("simulate", PAPER / "throughput.yaml", "--json", "--out", tmp_path / "out", "sim.stop.gradients=20000")
+    assert code == 0
+    found = json.loads(out)["gradients_per_time"]
+    expected = {
+        "equal": [10, 10, 10, 10, 10],
+        "sqrt": [1.58, 2.51, 2.45, 2.97, 3.53],
+        "sqrt_dimension": [0.22, 0.35, 0.43, 0.62, 0.95],
+    }
+    for setting, row in expected.items():
+        rates = [found[setting]["sync"], found[setting]["afedpg"], *(found[setting]["rennala"][batch] for batch in ("20", "30", "50"))]
+        np.testing.assert_allclose(rates, row, atol=0.005)
+
+
+def test_keys_of_the_table_are_ordinary_ones(run, tmp_path):
+    """n, M, h and kappa changed on the command line, against closed forms."""
+    compute, kappa = [0.5, 1.0, 3.0], [2.0, 0.25, 1.0]
+    changes = ("sim.workers=3", "rounds.batch=7", f"sim.compute_times={compute}", f"sim.communication_times={kappa}", "sim.stop.gradients=21000")
+    code, out, _ = run("simulate", PAPER / "throughput.yaml", "--json", "--out", tmp_path / "out", *changes)
+    assert code == 0
+    for found in json.loads(out)["gradients_per_time"].values():
+        assert found["sync"] == pytest.approx(round_times.sync_rate(compute, kappa, 7))
+        assert found["afedpg"] == pytest.approx(round_times.afedpg_rate(compute, kappa, 7), rel=2e-3)
+        assert found["rennala"] == {"7": pytest.approx(round_times.rennala_rate(compute, kappa, 7))}
+
+
+def test_what_a_simulation_leaves_behind(run, small, tmp_path):
+    code, out, err = run("simulate", small, "--out", tmp_path / "out")
+    assert code == 0
+    assert len(out.splitlines()) == 7
+    assert "events a second" in err or "a second" in err
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"config.yaml", "simulation.h5", "summary.json", "throughput.png", "objective.png"}
+    assert load_simulation(tmp_path / "out" / "config.yaml") == load_simulation(small)
+    assert all((tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG") for name in names if name.endswith("png"))
+    told = json.loads((tmp_path / "out" / "summary.json").read_text())
+    found, attributes = read_simulation(tmp_path / "out" / "simulation.h5")
+    assert attributes["seeds"] == told["seeds"] == [0, 1]
+    assert [(case["setting"], case["method"], case["batch"]) for case in found][:3] == [
+        ("near", "sync", None),
+        ("near", "rennala", 3),
+        ("near", "rennala", 6),
+    ]
+    rates = [outcome["gradients_per_time"] for outcome in found[1]["outcomes"]]
+    assert told["gradients_per_time"]["near"]["rennala"]["3"] == pytest.approx(np.mean(rates))
+    assert told["tuned"]["far"]["sync"] == found[3]["tuned"]
+    assert verify_file(tmp_path / "out" / "simulation.h5")["status"] == GOOD
+    assert describe(tmp_path / "out" / "simulation.h5")["cases"][1] == {"setting": "near", "method": "rennala", "batch": 3, "seeds": 2}
+
+
+def test_the_results_are_those_of_the_seeds_and_the_tuned_values():
+    config = load_simulation(SMALL)
+    told = []
+    results = simulate_cases(config, (), lambda done, words: told.append(done))
+    assert told == sorted(told)
+    assert told[-1] == pytest.approx(1.0)
+    assert len(results) == 6
+    for result in results:
+        scores = {values["optimizer.step_size"]: score for values, score in result.trials}
+        assert result.tuned == {"optimizer.step_size": max(scores, key=scores.__getitem__)}
+        assert [outcome.seed for outcome in result.outcomes] == [0, 1]
+    first = results[0]
+    chosen = first.case.config.model_copy(
+        update={"optimizer": first.case.config.optimizer.model_copy(update={"step_size": first.tuned["optimizer.step_size"]})}
+    )
+    again = run_one(chosen, 1)
+    np.testing.assert_array_equal(again.course["objective"], first.outcomes[1].course["objective"])
+
+
+@pytest.mark.parametrize("rule", ["sync", "rennala", "malenia", "afedpg"])
+def test_round_times_stay_within_the_bound_that_is_told(rule):
+    text = f"rounds: {{rule: {rule}, batch: 9, initial_batch: 14}}\n"
+    text += "sim: {workers: 7, compute_times: sqrt, communication_times: sqrt, stop: {rounds: 9}}\n"
+    figures = run_one(load_simulation(text), 0).figures
+    assert np.isfinite(figures["round_time_bound"]) == (rule in ("rennala", "malenia"))
+    assert not figures["round_time_max"] > figures["round_time_bound"]
+    for change in ("sim.compute_times={noise: exponential}", "sim.failures=[{at: 1, workers: [0]}]", "rounds.late=ignore"):
+        assert np.isnan(run_one(load_simulation(text, [change]), 0).figures["round_time_bound"])
+
+
+def test_a_simulation_that_diverges_says_so_and_is_not_chosen():
+    text = "objective: {name: quadratics, start: 5}\noptimizer: {name: sgd}\nsim:\n  stop: {rounds: 3000}\n"
+    text += "  sweep: {tune: {seeds: [3], grid: {optimizer.step_size: [100.0, 0.01]}}}\n"
+    (result,) = simulate_cases(load_simulation(text))
+    assert result.tuned == {"optimizer.step_size": 0.01}
+    assert np.isnan(result.trials[0][1])
+    outcome = run_one(load_simulation(text, ["optimizer.step_size=100"]), 0)
+    assert outcome.figures["ended"].startswith("diverged")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rounds={rule: afedpg, reduce: mpi}"], "rounds.reduce: mpi"),
+        (["sim.sweep.methods={m: {rounds.rule: malenia, rounds.batch: 2}}"], "rounds.batch 2 is less than the 3 workers"),
+        (["optimizer.momentum=1.5"], "optimizer.momentum"),
+        (["sim.communication_times=-2"], "sim.communication_times is -2"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2_and_leave_nothing(run, small, tmp_path, arguments, words):
+    code, out, err = run("simulate", small, *arguments, "--out", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert words in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_directory_with_something_in_it_is_refused(run, small, tmp_path):
+    code, _, err = run("simulate", small, "--out", tmp_path)
+    assert code == 2
+    assert "is not empty" in err
+
+
+def test_run_and_simulation_are_told_apart(run, small):
+    assert run("train", small)[0] == 2
+    assert "hpcmarl simulate" in run("train", small)[2]
+    assert run("config", "check", small)[1].endswith("a simulation of 6 cases, objective quadratics\n")
+    assert load_simulation(run("config", "show", small, "seed=4")[1]).seed == 4
+    assert "sim.workers" in run("config", "schema", "--simulation")[1]
+
+
+def test_without_matplotlib_a_line_says_what_to_install(run, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(analysis, "plots_possible", lambda: False)
+    code, out, err = run("simulate", small, "--json", "--out", tmp_path / "out", "sim.sweep.tune=")
+    assert code == 0
+    assert json.loads(out)["directory"] == str(tmp_path / "out")
+    assert "pip install 'hpcmarl[analysis]'" in err
+    assert not list((tmp_path / "out").glob("*.png"))
+
+
+def test_a_damaged_file_is_refused_in_one_line(run, small, tmp_path):
+    run("simulate", small, "--out", tmp_path / "out", "sim.sweep.tune=")
+    path = tmp_path / "out" / "simulation.h5"
+    with h5py.File(path, "r+") as file:
+        del file["cases/2"].attrs["method"]
+    with pytest.raises(FormatError, match="case 2 is not one"):
+        read_simulation(path)
+    with h5py.File(path, "r+") as file:
+        del file["cases"]
+    with pytest.raises(FormatError, match="damaged"):
+        read_simulation(path)
