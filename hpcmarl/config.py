@@ -242,7 +242,7 @@ def round_contradictions(rounds: RoundsConfig, groups: int, word: str) -> list[s
         found.append(f"rounds.batch {rounds.batch} is less than the {groups} {word}; malenia needs at least one trajectory of every one of them")
     if rounds.rule == "afedpg" and rounds.collective:
         found.append(
-            f"rounds.reduce: {rounds.reduce} does not work with rounds.rule: afedpg, where every gradient is a step of its own and there is nothing to sum; "
-            "use rounds.reduce: server"
+            f"rounds.reduce: {rounds.reduce} does not work with rounds.rule: afedpg, where every gradient is a step "
+            "of its own and there is nothing to sum; use rounds.reduce: server"
         )
     return found
