@@ -23,6 +23,7 @@ from hpcmarl.roles.base import Context, Interval, Role
 from hpcmarl.roles.evaluator import Evaluator
 from hpcmarl.roles.recording import Recorder
 from hpcmarl.roles.saving import Snapshots
+from hpcmarl.roles.waiting import Waiting
 from hpcmarl.types import Gradient
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Server(Role):
         optimizer = make_optimizer(config.optimizer, algorithm.initial_parameters(), list(algorithm.segments.values()))
         self.engine = Engine(context.rule(), optimizer)
         self.links = [LatestLink(self.transport, group.learner) for group in context.topology.groups]
+        self.waiting = Waiting(self.engine.rule, context.topology)
         self.recorder = Recorder(context)
         self.snapshots = Snapshots(context)
         self.phase = "start"  # start → train → stop → evaluate → done
@@ -92,6 +94,7 @@ class Server(Role):
         """A round is complete: checkpoint, evaluate, stop or go on."""
         config, version = self.context.config, publish.version
         self.recorder.on_round(self.engine)
+        self.waiting.round_ended()
         if (reason := self.recorder.stop_reason(version)) is not None or self.stop_wanted is not None:
             logger.info("stopping at version %d: %s", version, reason or self.stop_wanted)
             self._begin_stop(self.stop_wanted or "finished")
@@ -162,6 +165,8 @@ class Server(Role):
             link.flush()
         worked = self.snapshots.poll()
         self.recorder.tick(self.engine)
+        if self.phase == "train":
+            self.waiting.poll()
         if self.phase == "start":
             self._start()
             return True

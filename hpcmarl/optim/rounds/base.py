@@ -86,6 +86,10 @@ class RoundRule(ABC):
         `target` is the round's number of trajectories (default: of the present round)."""
         return (target or self.target) if len(self.present) == 1 else None
 
+    def awaited(self) -> tuple[int, ...]:
+        """The groups without which this round cannot end; none where anybody's work will do."""
+        return ()
+
     @abstractmethod
     def complete(self) -> bool:
         """Whether the counts so far end the round."""

@@ -19,6 +19,9 @@ class Malenia(RoundRule):
     reported = 0  # how many have
     summary = "until the harmonic mean of the counts is M/n; every group's objective weighs the same"
 
+    def awaited(self) -> tuple[int, ...]:
+        return tuple(group for group in self.present if self.counts[group] == 0)
+
     def complete(self) -> bool:
         counts = [self.counts[group] for group in self.present]
         if min(counts) == 0:

@@ -12,5 +12,8 @@ class Sync(RoundRule):
     def quota(self, target: int | None = None) -> int | None:
         return share(target or self.target, len(self.present))
 
+    def awaited(self) -> tuple[int, ...]:
+        return tuple(group for group in self.present if self.counts[group] < share(self.target, len(self.present)))
+
     def complete(self) -> bool:
         return min(self.counts[group] for group in self.present) >= share(self.target, len(self.present))

@@ -1,0 +1,63 @@
+"""The line that names whom a round waits for."""
+
+import pytest
+
+from hpcmarl.comm.topology import assign_roles
+from hpcmarl.config import TopologyConfig
+from hpcmarl.optim.rounds import make_rule
+from hpcmarl.roles import waiting
+from hpcmarl.roles.waiting import Waiting
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(waiting.time, "monotonic", lambda: now[0])
+    return now
+
+
+def watch(rule, clock):
+    topology = assign_roles(4, ["a", "a", "b", "b"], TopologyConfig(groups=3, actors_per_learner=0))
+    return Waiting(rule, topology)
+
+
+@pytest.mark.parametrize(("name", "batch"), [("malenia", 6), ("sync", 3)])
+def test_the_group_that_has_not_reported_is_named_with_its_rank(name, batch, clock, caplog):
+    rule = make_rule(name, 3, batch)
+    watched = watch(rule, clock)
+    rule.on_gradient(0, 0, 2)
+    rule.on_gradient(2, 0, 2)
+    clock[0] = 29.0
+    watched.poll()
+    assert not caplog.records
+    clock[0] = 31.0
+    watched.poll()
+    watched.poll()
+    assert [record.getMessage() for record in caplog.records] == [
+        "round 0 has waited 31 s for group 1 (learner: rank 2 on b); the others have done their part"
+    ]
+    clock[0] = 61.0  # and again after twice as long
+    watched.poll()
+    assert len(caplog.records) == 2
+
+
+@pytest.mark.parametrize("name", ["rennala", "malenia", "sync"])
+def test_nobody_is_named_where_nobody_in_particular_is_waited_for(name, clock, caplog):
+    rule = make_rule(name, 3, 9)
+    watched = watch(rule, clock)
+    if name == "rennala":
+        rule.on_gradient(0, 0, 2)
+    clock[0] = 100.0
+    watched.poll()
+    assert not caplog.records
+
+
+def test_every_round_has_its_own_clock(clock, caplog):
+    rule = make_rule("malenia", 3, 3)
+    watched = watch(rule, clock)
+    clock[0] = 29.0
+    watched.round_ended()
+    rule.on_gradient(0, 0, 1)
+    clock[0] = 58.0
+    watched.poll()
+    assert not caplog.records
