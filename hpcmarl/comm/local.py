@@ -132,5 +132,5 @@ class LocalTransport(Transport):
     def abort(self) -> None:
         raise HpcmarlError(f"rank {self.rank} of the in-process world aborted")
 
-    def close(self) -> None:
+    def close(self, seconds: float | None = None) -> None:
         self.world.queues[self.rank].clear()

@@ -31,7 +31,7 @@ from hpcmarl.errors import LaunchError
 from hpcmarl.types import Array
 
 CHUNK_BYTES = 1 << 30  # MPI counts are 32 bits wide in MPI-3 libraries
-CLOSING_SECONDS = 5.0  # how long a rank that is done waits for the others, where they may die
+SENDING_SECONDS = 5.0  # how long a rank that is done waits until its messages are taken
 ABORT_SECONDS = 1.0  # how long a failing rank tries to tell the others
 SWEEP = 64  # messages under way before finished ones are looked for behind an unfinished one
 
@@ -274,24 +274,24 @@ class MpiTransport(Transport):
             MPI.COMM_WORLD.Abort(1)
         os._exit(1)
 
-    def close(self) -> None:
-        deadline = time.monotonic() + CLOSING_SECONDS
+    def close(self, seconds: float | None = None) -> None:
+        deadline = time.monotonic() + SENDING_SECONDS
         while self._outgoing and time.monotonic() < deadline:
             if self._outgoing[0].done():
                 self._outgoing.popleft()
             else:
                 time.sleep(1e-3)
         if not self._dead and not self._buried:  # so that nobody spins in Finalize while another still writes
-            self._close_reducing()
+            self._close_reducing(seconds)
             with contextlib.suppress(PeerFailure):  # a rank that dies only now has done its part
-                sleep_until(self.comm, self.comm.Ibarrier(), CLOSING_SECONDS if self.survives else None)
+                sleep_until(self.comm, self.comm.Ibarrier(), seconds)
 
-    def _close_reducing(self) -> None:
-        """End the learners' backend; where a member may die meanwhile, only for a while."""
+    def _close_reducing(self, seconds: float | None) -> None:
+        """End the learners' backend, which waits for all of them."""
         if self._reducing is not None:
             closing = threading.Thread(target=self._reducing.close, daemon=True)
             closing.start()
-            closing.join(CLOSING_SECONDS if self.survives else None)
+            closing.join(seconds)
 
     @property
     def leaves_at_once(self) -> bool:

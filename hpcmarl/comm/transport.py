@@ -162,8 +162,8 @@ class Transport(ABC):
         """End the whole world now, with a non-zero exit code: tell the others, then leave."""
 
     @abstractmethod
-    def close(self) -> None:
-        """Wait for unfinished sends for a moment and leave the world."""
+    def close(self, seconds: float | None = None) -> None:
+        """Wait for unfinished sends for a moment and leave the world; wait for the other ranks, `seconds` at most: they may have died."""
 
 
 class LatestLink:

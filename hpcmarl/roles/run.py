@@ -39,6 +39,7 @@ from hpcmarl.roles.resuming import check_state
 
 logger = logging.getLogger(__name__)
 MPI_START_SECONDS = 300.0
+LEAVING_SECONDS = 20.0  # for the last of the others to be done
 PROBLEM_BYTES = 1000
 
 
@@ -77,7 +78,7 @@ def train(config: Config, run_dir: str | None = None, resume: str | None = None)
         rank.close()
         if transport.rank == context.topology.server:
             tell_outcome(code, os.environ)
-        transport.close()
+        transport.close(LEAVING_SECONDS if transport.leaves_at_once else None)
         if transport.leaves_at_once:
             logging.shutdown()
             sys.stdout.flush()
