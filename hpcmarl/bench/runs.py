@@ -76,12 +76,15 @@ class Stage:
             shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def used_per_second(moments: Sequence[Moment], after: float) -> float:
-    """Trajectories of accepted gradients a second, from the first end of a round past `after` seconds to the last one.
-
-    Raises HpcmarlError where fewer than two rounds ended: nothing can be said."""
+def ends(moments: Sequence[Moment], after: float) -> tuple[Moment, Moment]:
+    """The first end of a round past `after` seconds, and the last one. Raises HpcmarlError where they are not two."""
     counted = [moment for moment in moments if moment.seconds >= after]
     if len(counted) < 2:
-        raise HpcmarlError(f"{len(counted)} rounds ended after the first {after:g} s, at least 2 are needed: raise --seconds or lower --unit")
-    first, last = counted[0], counted[-1]
+        raise HpcmarlError(f"{len(counted)} rounds ended after the first {after:g} s of training, at least 2 are needed: raise --seconds")
+    return counted[0], counted[-1]
+
+
+def used_per_second(moments: Sequence[Moment], after: float) -> float:
+    """Trajectories of accepted gradients a second, between the `ends`; raises as they do."""
+    first, last = ends(moments, after)
     return (last.used - first.used) / (last.seconds - first.seconds)

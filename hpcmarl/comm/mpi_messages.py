@@ -14,6 +14,7 @@ from hpcmarl.comm.mpi_sums import is_death
 from hpcmarl.comm.protocol import HEADER_BYTES, Buffer
 from hpcmarl.comm.transport import SendHandle
 
+SMALL_BYTES = 4096  # a message of so many bytes is there as a whole when it is matched: no request, no test
 POOLED_BUFFERS = 8  # free ones kept of each size
 
 
@@ -70,18 +71,18 @@ class BufferPool:
 
 
 class Incoming:
-    """A message being received: one request, or the chunks of a large one still to be matched.
+    """A message being received: one request (none where it is there already), or the chunks of a large one still to be matched.
 
     `destination`: the rank that a message to be handed on is for, else None."""
 
     __slots__ = ("buffer", "capacity", "destination", "filled", "requests", "source")
 
-    def __init__(self, source: int, buffer: Buffer, capacity: Buffer, request: Any, destination: int | None = None) -> None:
+    def __init__(self, source: int, buffer: Buffer, capacity: Buffer, request: Any | None, destination: int | None = None) -> None:
         self.source = source
         self.destination = destination
         self.buffer = buffer
         self.capacity = capacity
-        self.requests = [request]
+        self.requests = [] if request is None else [request]
         self.filled = buffer.nbytes
 
     def complete(self) -> bool:
