@@ -22,7 +22,7 @@ from mpi4py import MPI
 from hpcmarl.comm.mpi_collectives import broadcast, gather, sleep_until
 from hpcmarl.comm.mpi_group import MpiGroup
 from hpcmarl.comm.mpi_library import survives_deaths
-from hpcmarl.comm.mpi_messages import SMALL_BYTES, BufferPool, Incoming, MpiHandle, Way, complete
+from hpcmarl.comm.mpi_messages import BufferPool, Incoming, MpiHandle, Way, begin, complete
 from hpcmarl.comm.mpi_spawn import Spawning
 from hpcmarl.comm.mpi_sums import is_death
 from hpcmarl.comm.protocol import Buffer, Kind, announced_bytes, check_header, control, header_of
@@ -96,8 +96,9 @@ class MpiTransport(Transport):
             if not is_death(error):
                 raise
             return SendHandle()  # the next receive() finds out who has died
-        self._outgoing.append(MpiHandle(requests, buffer))
-        return self._outgoing[-1]
+        handle = MpiHandle(requests, buffer)
+        self._outgoing.append(handle)
+        return handle
 
     def _send_chunks(self, way: Way, buffer: Buffer) -> list[Any]:
         """Announce the length, then send the pieces; MPI keeps the order between two ranks."""
@@ -165,8 +166,7 @@ class MpiTransport(Transport):
             capacity = self._pool.take(size)
             buffer = capacity[:size]
             destination = tag - Kind.RELAYED if tag >= Kind.RELAYED else None
-            request = matched.Recv([buffer, MPI.BYTE]) if size <= SMALL_BYTES else matched.Irecv([buffer, MPI.BYTE])
-            self._incoming.append(Incoming(source, buffer, capacity, request, destination))
+            self._incoming.append(begin(matched, source, buffer, capacity, destination))
         return True
 
     def _note_deaths(self) -> bool:
