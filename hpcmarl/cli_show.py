@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 config_app = typer.Typer(no_args_is_help=True, help="Show, check or explain a configuration.")
 list_app = typer.Typer(no_args_is_help=True, help="List known environments, algorithms or round rules.")
-bench_app = typer.Typer(no_args_is_help=True, help="Measure training throughput, communication or what kills leave.")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure training throughput, communication, slow ranks or what kills leave.")
 
 # What is measured where no configuration is given: small networks, cheap environments, so that the machinery shows.
 BENCHMARK_CONFIG = "name: bench\nenv: {id: mpe2.simple_spread_v3}\ntrajectories: {enabled: false}\neval: {episodes: 0}\nstop: {seconds: 3600}\n"
@@ -161,6 +161,31 @@ def comm(config: OptionalConfig = None, overrides: Overrides = None, ranks: Rank
     from hpcmarl.bench.comm import run
 
     print_result(run(settings, seconds), as_json)
+
+
+@bench_app.command()
+def stragglers(
+    ranks: Annotated[int, typer.Option("-n", "--ranks", min=3, metavar="RANKS", help="the server and a group on each other rank")] = 9,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="of each of ten runs")] = 12.0,
+    unit: Annotated[float, typer.Option("--unit", min=0.001, help="seconds that a trajectory takes in the fastest group")] = 0.2,
+    as_json: Json = False,
+) -> None:
+    """How much of the work of unequal groups each round rule uses, on real ranks that sleep.
+
+    Efficiency is used gradients a second over the sum of 1/h, where h is a group's time for a trajectory. At the top: one group 10 times
+    slower than the others; under `settings` also h = sqrt(1), sqrt(2), ... times the unit.
+
+    \b
+    hpcmarl bench stragglers -n 9 --json
+    """
+    from hpcmarl.launch.world import under_launcher
+
+    set_threads(1)
+    if not under_launcher(os.environ):
+        start(ranks, ["bench", "stragglers", "--seconds", str(seconds), "--unit", str(unit), *(["--json"] if as_json else [])])
+    from hpcmarl.bench.stragglers import run
+
+    print_result(run(seconds, unit), as_json)
 
 
 class Victim(StrEnum):

@@ -1,7 +1,7 @@
 """hpcmarl's messages against bare mpi4py ping-pong of the same bytes between the same two ranks, alternated.
 
 The messages are of the sizes that runs send: a header alone, this configuration's parameters and rollouts, and 64 KiB to 16 MiB. Then
-the sum of a vector over all ranks by every backend of rounds.reduce that is there.
+the sum of a vector over all ranks by every backend of rounds.reduce that is there, and how many small gradients a second the server takes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.algos import make_algorithm
+from hpcmarl.bench.flood import flood
 from hpcmarl.comm import BACKENDS
 from hpcmarl.comm.layout import RolloutLayout
 from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, write_header
@@ -35,13 +36,15 @@ def run(config: Config, seconds: float) -> dict[str, Any] | None:
     transport = join_world()
     if transport.size < 2:
         raise UsageError("bench comm measures messages between ranks 0 and 1; start at least two ranks: hpcmarl bench comm -n 2")
+    hook = AbortHook(transport)
     try:
         result = _measure(transport, config, seconds)
+        flooded = flood(transport, hook, seconds)
     except BaseException as error:
-        AbortHook(transport).fail(error)
+        hook.fail(error)
         raise
     transport.close()
-    return result
+    return None if result is None else result | flooded
 
 
 def _measure(transport: Transport, config: Config, seconds: float) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from mpi4py import MPI
 from hpcmarl.comm.mpi_collectives import broadcast, gather, sleep_until
 from hpcmarl.comm.mpi_group import MpiGroup
 from hpcmarl.comm.mpi_library import survives_deaths
-from hpcmarl.comm.mpi_messages import BufferPool, Incoming, MpiHandle, Way, complete
+from hpcmarl.comm.mpi_messages import BufferPool, Incoming, MpiHandle, Way, begin, complete
 from hpcmarl.comm.mpi_spawn import Spawning
 from hpcmarl.comm.mpi_sums import is_death
 from hpcmarl.comm.protocol import Buffer, Kind, announced_bytes, check_header, control, header_of
@@ -33,6 +33,7 @@ from hpcmarl.types import Array
 CHUNK_BYTES = 1 << 30  # MPI counts are 32 bits wide in MPI-3 libraries
 SENDING_SECONDS = 5.0  # how long a rank that is done waits until its messages are taken
 ABORT_SECONDS = 1.0  # how long a failing rank tries to tell the others
+MATCHED = 64  # messages received ahead of their delivery; what is not matched keeps its sender waiting
 SWEEP = 64  # messages under way before finished ones are looked for behind an unfinished one
 
 
@@ -114,8 +115,10 @@ class MpiTransport(Transport):
         if self._to_self:
             buffer, own = self._to_self.popleft()
             return Message(check_header(buffer, self.rank), buffer, self.rank, own.release)
+        if len(self._incoming) >= MATCHED and (message := self._deliver()) is not None:
+            return message
         for comm, rank in tuple(self._sources):
-            while self._match(comm, rank):
+            while self._match(comm, rank) and len(self._incoming) < MATCHED:
                 pass
         return self._deliver()
 
@@ -156,15 +159,14 @@ class MpiTransport(Transport):
             announcement = np.empty(size, np.uint8)
             matched.Recv([announcement, MPI.BYTE])
             whole = np.empty(announced_bytes(announcement, source), np.uint8)
-            large = Incoming(source, whole, whole, MPI.REQUEST_NULL)
+            self._expecting[source] = large = Incoming(source, whole, whole, None)
             large.filled = 0
-            self._expecting[source] = large
             self._incoming.append(large)
         else:
             capacity = self._pool.take(size)
             buffer = capacity[:size]
             destination = tag - Kind.RELAYED if tag >= Kind.RELAYED else None
-            self._incoming.append(Incoming(source, buffer, capacity, matched.Irecv([buffer, MPI.BYTE]), destination))
+            self._incoming.append(begin(matched, source, buffer, capacity, destination))
         return True
 
     def _note_deaths(self) -> bool:
@@ -220,16 +222,16 @@ class MpiTransport(Transport):
     def _deliver(self) -> Message | None:
         """The first complete message none of whose source's earlier ones is still under way; what is for others is handed on."""
         behind: set[int] = set()
-        for incoming in tuple(self._incoming):
+        for index, incoming in enumerate(self._incoming):
             if incoming.source not in behind and incoming.complete():
-                self._incoming.remove(incoming)
+                del self._incoming[index]
                 header = check_header(incoming.buffer, incoming.source)
                 source = incoming.source
                 if incoming.destination is not None:
                     source = int(header["source"])
                     if incoming.destination != self.rank:
                         self._hand_on(incoming.destination, incoming.buffer)
-                        continue
+                        return self._deliver()
                 return Message(header, incoming.buffer, source, partial(self._pool.give, incoming.capacity))
             behind.add(incoming.source)
         return None

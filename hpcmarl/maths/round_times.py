@@ -56,6 +56,11 @@ def malenia_time(compute: ArrayLike, batch: int) -> float:
     return float(moments[low])
 
 
+def ideal_rate(compute: ArrayLike) -> float:
+    """Trajectories per time of workers that never pause: sum_i 1/h_i. No rule uses more. Raises ValueError as `harmonic_means`."""
+    return float(np.sum(1.0 / _positive(compute)))
+
+
 def sync_rate(compute: ArrayLike, exchange: ArrayLike, batch: int) -> float:
     """Trajectories per time when every worker delivers ceil(M/n) a round and all wait: n ceil(M/n) / max_i(ceil(M/n) h_i + kappa_i)."""
     times = _positive(compute)

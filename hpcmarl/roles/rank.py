@@ -30,6 +30,7 @@ from hpcmarl.roles.replacing import Replacements
 logger = logging.getLogger(__name__)
 
 CLOSING_SECONDS = 4.0
+MESSAGES_A_STEP = 256
 
 TO_SERVER = (Kind.GRADIENT, Kind.REPORT, Kind.STATE, Kind.INTERRUPT)
 RECEIVERS = {Kind.ROLLOUT: "learner", Kind.PARAMETERS: "learner", Kind.WEIGHTS: "actor", **dict.fromkeys(TO_SERVER, "server")}
@@ -56,7 +57,10 @@ class Rank:
     def step(self) -> bool:
         """Hand out what has arrived, step every role; False when there was nothing to do."""
         busy = False
-        while (message := self.transport.receive()) is not None:
+        for _ in range(MESSAGES_A_STEP):  # a flood must not keep the roles from their work
+            message = self.transport.receive()
+            if message is None:
+                break
             busy = True
             self.liveness.heard(message.source)
             if message.kind in (Kind.EXIT, Kind.LOST, Kind.ALIVE, Kind.REPLACED):

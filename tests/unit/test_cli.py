@@ -23,6 +23,7 @@ COMMANDS = [
     "list rules",
     "bench throughput",
     "bench comm",
+    "bench stragglers",
     "simulate",
     "submit",
 ]
@@ -233,13 +234,17 @@ class TestOutput:
         )
         monkeypatch.setitem(sys.modules, "hpcmarl.bench.comm", types.SimpleNamespace(run=lambda config, seconds: None))
         assert run("bench", "comm", "-n", "4", "--seconds", "2", "--json")[0] == 7
-        assert started == [(4, ["bench", "comm", "--seconds", "2.0", "--json"])]
+        assert run("bench", "stragglers", "--unit", "0.1")[0] == 7
+        assert started == [
+            (4, ["bench", "comm", "--seconds", "2.0", "--json"]),
+            (9, ["bench", "stragglers", "--seconds", "12.0", "--unit", "0.1"]),
+        ]
         monkeypatch.setenv("PMI_SIZE", "4")
         monkeypatch.setenv("PMI_RANK", "0")
         assert json.loads(run("bench", "throughput", "tiny.yaml", "--seconds", "2", "--json")[1]) == {"name": "tiny", "seconds": 2.0}
         assert json.loads(run("bench", "throughput", "name=other", "--json")[1])["name"] == "other"
         assert run("bench", "comm", "--json")[:2] == (0, "")  # a rank that has nothing to tell
-        assert len(started) == 1
+        assert len(started) == 2
 
     def test_data_hands_its_arguments_on(self, run, monkeypatch):
         calls = []

@@ -37,8 +37,9 @@ while any(number < len(sizes) for number in expected.values()) or not all(handle
 
 assert transport.broadcast(b"word" if transport.rank == 0 else None) == b"word"
 assert transport.gather(bytes([transport.rank])) == [bytes([rank]) for rank in range(transport.size)]
-assert len(transport.gather_hosts()) == transport.size
-transport.reduction_group(range(transport.size), transport.gather_hosts(), "mpi")
+hosts = transport.gather_hosts()
+assert len(hosts) == transport.size
+transport.reduction_group(range(transport.size), hosts, "mpi")
 for turn in range(3):
     reduction = transport.start_sum(np.full(1000, float(transport.rank + turn), np.float32))
     while (total := reduction.result()) is None:

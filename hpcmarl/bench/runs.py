@@ -1,0 +1,90 @@
+"""Short training runs, one after the other in one MPI world, watched at the server. Called by bench/stragglers.py and bench/flood.py.
+
+Every rank works as in `hpcmarl train`, from the first START to the EXIT of each run; starting the ranks is paid once. Knows no
+rule and no figure but how many gradients were used and wasted until when.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from hpcmarl.comm.transport import Transport
+from hpcmarl.config import Config
+from hpcmarl.errors import HpcmarlError
+from hpcmarl.launch.signals import StopSignals
+from hpcmarl.roles.base import Context
+from hpcmarl.roles.learner import Learner
+from hpcmarl.roles.rank import AbortHook, Rank, serve
+from hpcmarl.roles.run import prepare, start_logging
+
+
+class Moment(NamedTuple):
+    """A round has ended: seconds of training, trajectories of accepted and of dropped gradients until then."""
+
+    seconds: float
+    used: int
+    wasted: int
+
+
+class WatchedRank(Rank):
+    """A rank that notes when rounds end; only where the server is."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.moments: list[Moment] = []
+        self._version = 0
+
+    def step(self) -> bool:
+        busy = super().step()
+        server: Any = self.roles.get("server")
+        if server is not None and server.phase == "train" and server.engine.version != self._version:
+            self._version = server.engine.version
+            self.moments.append(Moment(server.recorder.seconds, server.engine.used, server.engine.wasted))
+        return busy
+
+
+class Stage:
+    """Where runs are played one after the other: the transport, and a directory that is deleted by `close`."""
+
+    def __init__(self, transport: Transport, hook: AbortHook) -> None:
+        self.transport, self.hook = transport, hook
+        self.directory = tempfile.mkdtemp(prefix="hpcmarl-bench-") if transport.rank == 0 else None
+        self.played = 0
+
+    def play(self, config: Config, learner: type[Learner] | None = None) -> list[Moment]:
+        """A whole run; the moments on the server's rank, none elsewhere. Collective. `learner` stands in for the learner role.
+
+        `config` should leave out topology.silence_seconds: a last sign of life would reach the next run."""
+        self.played += 1
+        context = prepare(self.transport, config, f"{self.directory}/{self.played}" if self.directory else None, None)
+        start_logging(context)
+        rank = self.hook.rank = WatchedRank(context)
+        if learner is not None and "learner" in rank.roles:
+            rank.roles["learner"] = learner(context, rank.roles)
+        code = serve(rank, StopSignals())
+        rank.close()
+        if code:
+            raise HpcmarlError(f"a run of {config.name} ended with exit code {code}")
+        self.transport.gather(b"done")  # the next run begins when this one has ended everywhere
+        return rank.moments
+
+    def close(self) -> None:
+        if self.directory is not None:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def ends(moments: Sequence[Moment], after: float) -> tuple[Moment, Moment]:
+    """The first end of a round past `after` seconds, and the last one. Raises HpcmarlError where they are not two."""
+    counted = [moment for moment in moments if moment.seconds >= after]
+    if len(counted) < 2:
+        raise HpcmarlError(f"{len(counted)} rounds ended after the first {after:g} s of training, at least 2 are needed: raise --seconds")
+    return counted[0], counted[-1]
+
+
+def used_per_second(moments: Sequence[Moment], after: float) -> float:
+    """Trajectories of accepted gradients a second, between the `ends`; raises as they do."""
+    first, last = ends(moments, after)
+    return (last.used - first.used) / (last.seconds - first.seconds)

@@ -1,0 +1,38 @@
+"""The benchmarks that start training in their own world, on few ranks and for a short time: their figures are there and possible."""
+
+import json
+import sys
+
+import pytest
+
+from tests.mpi.launch import run
+
+pytestmark = pytest.mark.mpi
+
+
+def bench(*arguments):
+    job = run([sys.executable, "-m", "hpcmarl", "bench", *arguments, "--json"], limit=150.0)
+    assert job.code == 0, job.text
+    assert not job.orphans
+    return json.loads(next(line for line in job.text.splitlines() if line.startswith("{")))
+
+
+@pytest.mark.timeout(170)
+def test_stragglers():
+    told = bench("stragglers", "-n", "3", "--seconds", "2.5", "--unit", "0.04")
+    assert told["ranks"] == 3
+    for setting in told["settings"].values():
+        assert setting["ideal_gradients_per_second"] == pytest.approx(sum(1 / time for time in setting["trajectory_seconds"]))
+        # on a busy machine all of them may be low, or have too few rounds; none can be above what the groups make (rounding of short runs aside)
+        assert all(0 < setting[f"{rule}_efficiency"] < 1.2 for rule in ("rennala", "malenia", "sync", "afedpg") if setting[f"{rule}_efficiency"])
+    assert told["settings"]["one_rank_10x_slower"]["sync_efficiency_expected"] == pytest.approx(0.2 / 1.1)
+    assert told["afedpg_efficiency"] == told["settings"]["one_rank_10x_slower"]["afedpg_efficiency"] is not None
+    assert told["sync_efficiency"] < told["afedpg_efficiency"]
+
+
+@pytest.mark.timeout(170)
+def test_the_server_is_flooded():
+    told = bench("comm", "-n", "3", "--seconds", "2")
+    assert told["gradient_senders"] == 2
+    assert told["gradient_messages_per_second"] > 100
+    assert 0 <= told["gradient_messages_late_share"] < 1
