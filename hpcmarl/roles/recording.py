@@ -268,7 +268,8 @@ class Recorder:
     def state_dict(self) -> dict[str, Any]:
         """Counters and the newest returns, so that a resumed run goes on counting."""
         totals = {**self.totals, "seconds_before": self.seconds}
-        return {"totals": totals, "recent": np.array(self.recent), "best": self.best, "groups": list(self.group_counts), "times": self.times.state_dict()}
+        counted = {"groups": list(self.group_counts), "times": self.times.state_dict()}
+        return {"totals": totals, "recent": np.array(self.recent), "best": self.best, **counted}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.totals.update(state["totals"])
