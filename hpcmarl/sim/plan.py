@@ -97,15 +97,17 @@ def fit(columns: Mapping[str, Array], config: Config, source: str) -> Measured:
     known = [value for value in table["exchange_seconds"] if math.isfinite(value)]
     if not known:
         raise UsageError(f"{source}: no timing data to predict from: no group has answered a new point; {REMEDY}")
+    rounds, batch = config.rounds, batch_of(config)
+    continues = not counts_episodes(config)  # unrolls are corrected for their age, whole episodes are not
     exchanges = [value if math.isfinite(value) else float(np.mean(known)) for value in table["exchange_seconds"]]
+    if continues or rounds.late == "ignore":  # a group for which the others wait has nothing ready: its shortest answer holds a trajectory, too
+        exchanges = [min(known)] * count
     groups = tuple(
         GroupTime(int(slots), seconds, np.nan_to_num(spread), np.nan_to_num(learning), exchange)
         for slots, seconds, spread, learning, exchange in zip(*(table[name] for name in names[:4]), exchanges, strict=True)
     )
-    rounds, batch = config.rounds, batch_of(config)
     share = float(batch) if rounds.rule == "afedpg" else batch / count
     differ = any(group.env != config.topology.group_list[0].env for group in config.topology.group_list)
-    continues = not counts_episodes(config)  # unrolls are corrected for their age, whole episodes are not
     share = max(share, config.topology.environments_per_actor if continues else 1.0)  # no gradient is made of less
     server = float(np.nan_to_num(_newest(columns, "server/gradient_seconds")))
     return Measured(groups, server, rounds.rule, share, rounds.late, continues, differ, *_own_figures(columns))
@@ -125,8 +127,8 @@ def _own_figures(columns: Mapping[str, Array]) -> tuple[float, float]:
         return math.nan, math.nan
     seconds, versions, used = rows
     first = min(int(np.searchsorted(seconds, WARM_UP * seconds[-1])), len(seconds) - 2)
-    # the last row is written when the run ends, in the middle of a round: the time of the round before is not known
-    last = len(seconds) - 2 if len(seconds) - first > 2 and versions[-1] == versions[-2] else len(seconds) - 1
+    # the last row is written when the run ends, perhaps in the middle of a round; all others when a round does
+    last = len(seconds) - (2 if len(seconds) - first > 2 else 1)
     passed, rounds = seconds[last] - seconds[first], versions[last] - versions[first]
     if passed <= 0 or rounds <= 0:
         return math.nan, math.nan

@@ -139,6 +139,9 @@ def test_the_newest_numbers_count_and_a_missing_exchange_is_that_of_the_others()
     assert run.groups[0].trajectory_seconds == 2.0
     assert run.groups[1].exchange_seconds == 0.75
     assert (run.rate, run.round_seconds) == (8.0, 0.5)
+    newer["group_1/exchange_seconds"] = 0.25
+    assert [group.exchange_seconds for group in fit(columns(newer), load_config(RUN), "here").groups] == [0.75, 0.25]
+    assert [group.exchange_seconds for group in fit(columns(newer), load_config(RUN, ["rounds.late=ignore"]), "here").groups] == [0.25, 0.25]
 
 
 @pytest.fixture
