@@ -110,7 +110,7 @@ def fit(columns: Mapping[str, Array], config: Config, source: str) -> Measured:
     differ = any(group.env != config.topology.group_list[0].env for group in config.topology.group_list)
     share = max(share, config.topology.environments_per_actor if continues else 1.0)  # no gradient is made of less
     server = float(np.nan_to_num(_newest(columns, "server/gradient_seconds")))
-    return Measured(groups, server, rounds.rule, share, rounds.late, continues, differ, *_own_figures(columns))
+    return Measured(groups, server, rounds.rule, share, rounds.late, continues, differ, *_own_figures(columns, count))
 
 
 def _newest(columns: Mapping[str, Array], name: str) -> float:
@@ -120,13 +120,15 @@ def _newest(columns: Mapping[str, Array], name: str) -> float:
     return float(values[-1]) if values.size else math.nan
 
 
-def _own_figures(columns: Mapping[str, Array]) -> tuple[float, float]:
-    """Trajectories a second and seconds a round of the run itself, after its warm-up."""
+def _own_figures(columns: Mapping[str, Array], groups: int) -> tuple[float, float]:
+    """Trajectories a second and seconds a round of the run itself, after its warm-up and when every group has delivered."""
     rows = [np.asarray(columns.get(name, ()), dtype=np.float64) for name in ("seconds", "version", "used_gradients")]
     if min(map(len, rows)) < 2:
         return math.nan, math.nan
     seconds, versions, used = rows
-    first = min(int(np.searchsorted(seconds, WARM_UP * seconds[-1])), len(seconds) - 2)
+    delivered = [np.asarray(columns.get(f"group_{group}/trajectories", np.ones(len(seconds)))) for group in range(groups)]
+    warm = (seconds >= WARM_UP * seconds[-1]) & (np.min(delivered, axis=0) > 0)
+    first = min(int(np.argmax(warm)), len(seconds) - 2) if warm.any() else len(seconds) - 2
     # the last row is written when the run ends, perhaps in the middle of a round; all others when a round does
     last = len(seconds) - (2 if len(seconds) - first > 2 else 1)
     passed, rounds = seconds[last] - seconds[first], versions[last] - versions[first]

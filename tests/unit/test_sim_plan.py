@@ -144,6 +144,16 @@ def test_the_newest_numbers_count_and_a_missing_exchange_is_that_of_the_others()
     assert [group.exchange_seconds for group in fit(columns(newer), load_config(RUN, ["rounds.late=ignore"]), "here").groups] == [0.25, 0.25]
 
 
+def test_the_run_itself_is_judged_when_every_group_has_delivered_and_up_to_its_last_whole_round():
+    course = [(0.5, 1, 2, 0), (5.0, 3, 6, 0), (9.0, 5, 10, 1), (13.0, 15, 40, 9), (13.5, 15, 41, 9)]  # seconds, version, used, of group 1
+    rows = [
+        row([1.0, 3.0]) | {"seconds": at, "version": version, "used_gradients": used, "group_0/trajectories": used, "group_1/trajectories": late}
+        for at, version, used, late in course
+    ]
+    run = fit(columns(*rows), load_config(RUN), "here")
+    assert (run.rate, run.round_seconds) == (7.5, 0.4)
+
+
 @pytest.fixture
 def command(capsys, monkeypatch):
     """Run a command line; returns (exit code, standard output, standard error)."""
