@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hpcmarl.cli_common import ConfigArgument, Json, Overrides, new_run_dir, print_table, set_threads
+from hpcmarl.cli_common import Json, OptionalConfig, Overrides, new_run_dir, print_table, set_threads
 
 if TYPE_CHECKING:
     from hpcmarl.configsim import SimulationConfig
@@ -33,10 +33,14 @@ LEARNED = ("objective", "gradient_norm", "parameter_mean")
 
 
 def simulate(
-    config: ConfigArgument,
+    config: OptionalConfig = None,
     overrides: Overrides = None,
     out: Annotated[str | None, typer.Option("--out", metavar="DIR", help="default: runs/NAME-DATE-TIME")] = None,
     as_json: Json = False,
+    from_run: Annotated[str | None, typer.Option("--from-run", metavar="RUN", help="predict from the times that a run has measured")] = None,
+    groups: Annotated[int | None, typer.Option("--groups", metavar="N", help="with --from-run: how many; default: as measured")] = None,
+    slow: Annotated[str | None, typer.Option("--slow", metavar="SHARE:FACTORx", help="with --from-run: a share of slower groups")] = None,
+    rule: Annotated[list[str] | None, typer.Option("--rule", metavar="RULE", help="with --from-run: only this; may be repeated")] = None,
 ) -> None:
     """Simulate a cluster in virtual time.
 
@@ -46,13 +50,26 @@ def simulate(
     \b
     hpcmarl simulate configs/paper/throughput.yaml
     hpcmarl simulate configs/paper/throughput.yaml sim.workers=100 rounds.batch=200 --json --out runs/hundred
+    hpcmarl simulate --from-run runs/first --groups 64 --slow 0.1:10x
 
     Keys given here hold in every case of sim.sweep. Results lie in DIR: simulation.h5, summary.json, plots.
+    With --from-run nothing is written: throughput, round time and efficiency of each rule, and which serves best.
     """
     from hpcmarl.configfile import load_simulation
     from hpcmarl.errors import UsageError
 
     set_threads(1)
+    if from_run is not None:
+        if config is not None or overrides or out is not None:
+            raise UsageError("--from-run takes the configuration of the run and writes nothing; leave out CONFIG, key=value and --out")
+        from hpcmarl.cli_plan import plan
+
+        plan(from_run, groups, slow, rule or (), as_json)
+        return
+    if config is None:
+        raise UsageError("simulate needs CONFIG, a file with a section sim, or --from-run RUN")
+    if groups is not None or slow is not None or rule:
+        raise UsageError("--groups, --slow and --rule go with --from-run; for a CONFIG write sim.workers=N, sim.compute_times and rounds.rule=RULE")
     settings = load_simulation(Path(config), overrides or ())
     directory = Path(out) if out is not None else new_run_dir(settings.name)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):

@@ -207,6 +207,19 @@ class Config(Section):
         return self
 
 
+def counts_episodes(config: Config) -> bool:
+    """Whether a trajectory is a whole episode instead of an unroll."""
+    return not hasattr(config.algo, "unroll")
+
+
+def batch_of(config: Config) -> int:
+    """Trajectories of a round (M): as configured, else one gradient's worth of every group (afedpg: of one)."""
+    if config.rounds.batch is not None:
+        return config.rounds.batch
+    each = 1 if counts_episodes(config) else config.topology.environments_per_actor
+    return each if config.rounds.rule == "afedpg" else len(config.topology.group_list) * each
+
+
 def contradictions(config: Config) -> list[str]:
     """Choices that exclude each other, each as one line that names the keys, why, and what to change."""
     found = []

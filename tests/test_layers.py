@@ -44,6 +44,7 @@ ALLOWED = {
     "cli_common": EVERYTHING,
     "cli_show": EVERYTHING,
     "cli_data": EVERYTHING,
+    "cli_plan": EVERYTHING,
     "cli_simulate": EVERYTHING,
     "cli_submit": EVERYTHING,
     "__main__": {"cli"},

@@ -21,6 +21,7 @@ from hpcmarl.roles.base import Context, Interval, Role, generator_for
 from hpcmarl.roles.episodes import EpisodeAssembler
 from hpcmarl.roles.outbox import Outbox
 from hpcmarl.roles.recording import trajectory_writer
+from hpcmarl.roles.timing import TrajectoryTimer
 from hpcmarl.types import FloatArray, Rollout
 
 
@@ -59,6 +60,7 @@ class Actor(Role):
         self.started = self.has_weights = self.stopping = self.at_boundary = False
         self.early_weights: tuple[int, FloatArray] | None = None
         self.ready_at = 0.0
+        self.timer = TrajectoryTimer(self.slots)
         self.counters: dict[str, float] = {"cancelled_steps": 0, "environment_seconds": 0.0, "acting_seconds": 0.0}
         self.report = Interval(max(config.logging.every_seconds, 0.01 * context.topology.size))
 
@@ -93,6 +95,8 @@ class Actor(Role):
         self.algorithm.load_parameters(vector)
         self.has_weights = True
         stale, self.version, self.outbox.sent = self.version, version, 0
+        if stale < 0:
+            self.timer.begin()  # it has waited until now
         if stale < 0 and self.assembler is not None:
             self.assembler.versions[:] = version
         elif stale < version and self.algorithm.on_policy and self.context.config.rounds.late == "cancel":
@@ -106,6 +110,7 @@ class Actor(Role):
             memory[unfinished] = 0.0
         if self.assembler is not None:
             self.counters["cancelled_steps"] += self.assembler.restart(range(self.slots), self.row, self.version)
+        self.timer.begin()
         self._begin_trajectory()
 
     def _start(self, state: dict[str, Any]) -> None:
@@ -183,6 +188,7 @@ class Actor(Role):
             self.outbox.go_on_from(self.arena)
             self.row = 0
         if episodes:
+            self.timer.finished([int(rollout.slots[0]) - int(self.slot_numbers[0]) for _, rollout in episodes])
             self._begin_trajectory()
             self.at_boundary = self._quota_done()
 
@@ -191,6 +197,7 @@ class Actor(Role):
         self._record(self.outbox.post_arena(self.arena_version))
         self.outbox.go_on_from(full)
         self.row = 0
+        self.timer.finished(range(self.slots))
         self._begin_trajectory()
         self.at_boundary = self._quota_done()
 
@@ -222,6 +229,7 @@ class Actor(Role):
         if self._quota_done():
             return False
         self.at_boundary = False
+        self.timer.begin()
         return True
 
     def _report(self) -> None:
@@ -229,7 +237,7 @@ class Actor(Role):
         told |= {**self.environment.counts, "dropped_steps": self.outbox.dropped_steps}
         if self.writer is not None:
             told |= {f"trajectory_{name}": value for name, value in self.writer.statistics.items()}
-        self.tell(self.context.topology.server, Kind.REPORT, {"actor": self.index, "counters": told})
+        self.tell(self.context.topology.server, Kind.REPORT, {"actor": self.index, "counters": told, "times": self.timer.sums})
 
     def _stop(self) -> bool:
         """Close the open shard, tell the last counters and state, and be done."""

@@ -20,10 +20,10 @@ from hpcmarl.comm.layout import RolloutCodec
 from hpcmarl.comm.protocol import Kind, control
 from hpcmarl.comm.topology import ROLE_NAMES, Group, Topology
 from hpcmarl.comm.transport import Message, SendHandle, Transport
-from hpcmarl.config import Config, EnvConfig
+from hpcmarl.config import Config, EnvConfig, batch_of, counts_episodes
 from hpcmarl.configfile import dump_config
 from hpcmarl.errors import HpcmarlError
-from hpcmarl.optim.rounds import RULES, RoundRule, make_rule
+from hpcmarl.optim.rounds import RoundRule, make_rule
 from hpcmarl.packing import pack
 from hpcmarl.types import EnvironmentSpec
 
@@ -85,15 +85,12 @@ class Context:
     @property
     def whole_episodes(self) -> bool:
         """Whether a trajectory is an episode instead of an unroll."""
-        return not hasattr(self.config.algo, "unroll")
+        return counts_episodes(self.config)
 
     @property
     def batch(self) -> int:
         """Trajectories of a round (M): as configured, else one gradient's worth of every group (afedpg: of one)."""
-        if self.config.rounds.batch is not None:
-            return self.config.rounds.batch
-        each = 1 if self.whole_episodes else self.config.topology.environments_per_actor
-        return each if RULES[self.config.rounds.rule].any_age else len(self.topology.groups) * each
+        return batch_of(self.config)
 
     def queue_limit(self, group: Group) -> int:
         """Rollout messages that a learner keeps: rounds.queue for each actor; single episodes are smaller, so there are more of them."""

@@ -9,6 +9,7 @@ then takes part in one sum, steps its own replica of the optimizer, and all repl
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,16 +57,13 @@ class Learner(Role):
         self.queue: deque[Entry] = deque()
         self.limit = context.queue_limit(self.group)
         self.reuse = int(getattr(config.algo, "reuse", 1))
-        self.version = -1
-        self.delivered = 0
+        self.version, self.delivered = -1, 0
         self.env_steps = self.agent_steps = 0
         self.sending: list[SendHandle] = []
         self.replica = Replica(context, self.algorithm, self.group.index) if config.rounds.collective else None
-        self.means = Means()
-        self.episodes = EpisodeLog()
+        self.means, self.episodes = Means(), EpisodeLog()
         self.late = self.overflow = 0  # trajectories dropped: too old, or queue full
-        self.guard = GradientGuard(config)
-        self.report = Interval(config.logging.every_seconds)
+        self.guard, self.report = GradientGuard(config), Interval(config.logging.every_seconds)
         self.stopping, self.last_version = False, 0
         self.snapshot_wanted: int | None = None
 
@@ -227,12 +225,14 @@ class Learner(Role):
     def _learn(self, entries: list[Entry]) -> None:
         """Compute the gradient of these rollouts, send or keep it, and queue again what is to be re-used."""
         rollouts = [entry.rollout for entry in entries]
+        began = time.perf_counter()
         vector, statistics = self.algorithm.gradient(rollouts)
         if not self.guard.accepts(vector, (entry.actor_rank for entry in entries), self.version):
             for entry in entries:
                 entry.message.release()
             return
         count = sum(rollout.count for rollout in rollouts)
+        statistics["gradient_seconds"] = (time.perf_counter() - began) / count
         version = rollouts[0].version if self.algorithm.on_policy else self.version
         self.delivered += count if version == self.version else 0
         staleness = float(sum((self.version - rollout.version) * rollout.count for rollout in rollouts))

@@ -20,6 +20,7 @@ from hpcmarl.optim.rounds import Engine
 from hpcmarl.roles.base import Context, Interval
 from hpcmarl.roles.display import Display
 from hpcmarl.roles.statistics import Means
+from hpcmarl.roles.timing import GroupTimes
 from hpcmarl.types import Gradient
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def trajectory_writer(context: Context, index: int, *, with_state: bool) -> Traj
 class Recorder:
     """Counts over the whole run, resumptions included; `seconds` is training time, without start-up and final evaluation."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, *, on_policy: bool) -> None:
         self.context = context
         self.config = context.config
         self.metrics = MetricsWriter(context.run_directory)
@@ -58,6 +59,8 @@ class Recorder:
         self.lost: list[dict[str, Any]] = []  # of this start of the run: a resumed one has all its ranks again
         self.evaluation: dict[str, Any] = {}
         self.means = Means()
+        slots, cancels = self.config.topology.environments_per_actor, on_policy and self.config.rounds.late == "cancel"
+        self.times = GroupTimes(context.topology, slots, on_policy=on_policy, cancels=cancels)
         self.row_due = Interval(self.config.logging.every_seconds)
         self.last_row = (0.0, 0.0)  # seconds, env_steps
         self.fields: dict[str, Any] = {}
@@ -110,17 +113,20 @@ class Recorder:
         self.totals["staleness"] += gradient.staleness
         self.totals["trajectories"] += gradient.count
         self.group_counts[gradient.group] += gradient.count
+        self.times.arrived(gradient.group, gradient.version, gradient.count)
 
     def on_accept(self, age: int) -> None:
         """A gradient was taken; `age`: versions that the newest parameters were ahead of it, times its trajectories."""
         self.totals["staleness"] += age
 
     def on_report(self, source: int, report: dict[str, Any]) -> None:
-        """From a learner: {group, statistics, episodes, late, overflow}; from an actor: {actor, counters}."""
+        """From a learner: {group, statistics, episodes, late, overflow, …}; from an actor: {actor, counters, times}."""
         if "actor" in report:
             self.actors[str(report["actor"])] = report["counters"]
+            self.times.on_actor(int(report["actor"]), report["times"])
             return
         self.means.add(report["statistics"])
+        self.times.on_learner(int(report["group"]), report["statistics"])
         self.totals["late"] += report["late"]
         self.totals["overflow"] += report["overflow"]
         self.totals["bad_gradients"] += report["bad_gradients"]
@@ -199,6 +205,7 @@ class Recorder:
         row |= {f"actors/{name}": sum(counters.get(name, 0.0) for counters in self.actors.values()) for name in self._actor_counters()}
         if len(self.group_counts) > 1:
             row |= {f"group_{group}/trajectories": count for group, count in enumerate(self.group_counts)}
+        row |= self.times.row()
         if self.recent_wins:
             row["win_rate"] = float(np.mean(self.recent_wins))
         if self.evaluation:
@@ -261,11 +268,14 @@ class Recorder:
     def state_dict(self) -> dict[str, Any]:
         """Counters and the newest returns, so that a resumed run goes on counting."""
         totals = {**self.totals, "seconds_before": self.seconds}
-        return {"totals": totals, "recent": np.array(self.recent), "best": self.best, "groups": list(self.group_counts)}
+        counted = {"groups": list(self.group_counts), "times": self.times.state_dict()}
+        return {"totals": totals, "recent": np.array(self.recent), "best": self.best, **counted}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.totals.update(state["totals"])
         self.recent.extend(np.asarray(state["recent"]).tolist())
         self.best = state["best"]
+        if "times" in state:  # checkpoints of earlier versions have none
+            self.times.load_state_dict(state["times"])
         if len(state["groups"]) == len(self.group_counts):
             self.group_counts = [int(count) for count in state["groups"]]

@@ -46,7 +46,7 @@ class Server(Role):
         self.engine = Engine(context.rule(), optimizer)
         self.links = [LatestLink(self.transport, group.learner) for group in context.topology.groups]
         self.waiting = Waiting(self.engine.rule, context.topology)
-        self.recorder = Recorder(context)
+        self.recorder = Recorder(context, on_policy=algorithm.on_policy)
         self.snapshots = Snapshots(context)
         self.phase = "start"  # start → train → stop → evaluate → done
         self.status = "finished"
@@ -78,11 +78,13 @@ class Server(Role):
         self.recorder.on_gradient(gradient)
         if self.phase != "train":
             return
+        began = time.perf_counter()
         for command in self.engine.on_gradient(gradient):
             if isinstance(command, Accept):
                 self.recorder.on_accept(command.age * gradient.count)
             elif isinstance(command, Publish):
                 self._after_round(command)
+        self.recorder.times.served(time.perf_counter() - began)
 
     def _after_round(self, publish: Publish) -> None:
         """A round is complete: checkpoint, evaluate, stop or go on."""
@@ -102,6 +104,7 @@ class Server(Role):
         if due or (config.eval.every_updates and version % config.eval.every_updates == 0):
             self._evaluate(version)
         self._publish(publish)
+        self.recorder.times.published(version, publish.groups)
 
     def _publish(self, publish: Publish) -> None:
         """Offer the new point to the groups; under AllReduce only the word that the round is closed (never replaced by a newer one)."""

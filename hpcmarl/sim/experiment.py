@@ -84,9 +84,9 @@ def _tuning_seeds(case: Case) -> tuple[int, ...]:
     return tune.seeds if tune is not None else ()
 
 
-def run_one(config: SimulationConfig, seed: int, progress: Callable[[float], object] = lambda part: None) -> Outcome:
+def run_one(config: SimulationConfig, seed: int, progress: Callable[[float], object] = lambda part: None, kind: type[Cluster] = Cluster) -> Outcome:
     """One simulation to its end. A step that leaves the finite numbers ends it: `ended` then says so, and its late figures are NaN."""
-    cluster = Cluster(config, seed)
+    cluster = kind(config, seed)
     began = time.perf_counter()
     with np.errstate(over="ignore", invalid="ignore"):  # the engine looks for what is not finite
         try:

@@ -1,0 +1,290 @@
+"""`hpcmarl simulate --from-run`: what is measured, what is fitted to it, predictions against closed forms, mistakes."""
+
+import json
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from hpcmarl import cli
+from hpcmarl.comm.topology import Group, Topology
+from hpcmarl.configfile import load_config
+from hpcmarl.errors import UsageError
+from hpcmarl.io.metrics import MetricsWriter
+from hpcmarl.maths.round_times import afedpg_rate, malenia_time, rennala_rate, sync_rate
+from hpcmarl.roles import timing
+from hpcmarl.sim.plan import Slow, best_rule, fit, predict, seconds_of
+from tests.worlds import run_world
+
+RUN = """
+env: {id: mpe2.simple_spread_v3}
+algo: {name: reinforce}
+optimizer: {name: nigt}
+rounds: {rule: sync, batch: 4}
+topology: {groups: 2, environments_per_actor: 1}
+stop: {updates: 1}
+"""
+RULES = ("sync", "rennala", "malenia", "afedpg")
+
+
+def row(times, *, slots=1, spread=0.0, exchange=0.5, timed=100.0, server=0.0):
+    """A row of metrics of groups with these seconds a trajectory."""
+    told = {"version": 10.0, "seconds": 20.0, "used_gradients": 40.0, "server/gradient_seconds": server}
+    for group, seconds in enumerate(times):
+        figures = {"slots": slots, "timed_trajectories": timed, "trajectory_seconds": seconds, "trajectory_spread_seconds": spread}
+        figures |= {"gradient_seconds": 1e-4, "exchange_seconds": exchange}
+        told |= {f"group_{group}/{name}": value for name, value in figures.items()}
+    return told
+
+
+def columns(*rows):
+    return {name: np.array([each.get(name, np.nan) for each in rows], float) for name in dict.fromkeys(name for each in rows for name in each)}
+
+
+def measured(times, *changes, **figures):
+    return fit(columns(row(times, **figures)), load_config(RUN, changes), "here")
+
+
+@pytest.mark.parametrize("groups", [2, 3, 8, 64])
+def test_constant_times_give_the_closed_forms(groups):
+    found = predict(measured([1.0, 3.0]), groups, RULES)
+    compute = np.resize([1.0, 3.0], groups)
+    exchange = np.full(groups, 0.5)
+    expected = {
+        "sync": sync_rate(compute, exchange, 2 * groups),
+        "rennala": rennala_rate(compute, exchange, 2 * groups),
+        "afedpg": afedpg_rate(compute, exchange, 2),
+    }
+    for rule, rate in expected.items():
+        assert found[rule]["trajectories_per_second"] == pytest.approx(rate, rel=0.01), rule
+        assert found[rule]["efficiency"] == pytest.approx(rate / np.sum(1 / compute), rel=0.01)
+    assert found["sync"]["round_seconds"] == pytest.approx(6.5)
+    assert found["malenia"]["round_seconds"] == pytest.approx(malenia_time(compute, 2 * groups) + 0.5)
+    assert found["afedpg"]["round_seconds"] == pytest.approx(2 / expected["afedpg"], rel=0.01)
+
+
+def test_slots_that_are_ready_together_count_as_so_many_trajectories():
+    found = predict(measured([8.0, 8.0], "rounds.batch=64", slots=16), 4, ("sync", "afedpg"))
+    assert found["sync"]["round_seconds"] == pytest.approx(2 * 8.0 + 0.5)
+    assert found["sync"]["trajectories_per_second"] == pytest.approx(4 * 32 / 16.5)
+    assert found["afedpg"]["trajectories_per_second"] == pytest.approx(4 * 32 / 16.5, rel=0.01)
+
+
+def test_a_share_below_what_is_made_at_once_uses_no_more_than_the_share():
+    found = predict(measured([8.0, 8.0], slots=16), 4, ("sync", "rennala"))
+    assert found["sync"]["trajectories_per_second"] == pytest.approx(4 * 2 / 8.5)
+    assert found["rennala"]["trajectories_per_second"] == pytest.approx(4 * 2 / 8.5, rel=0.01)
+
+
+def test_off_policy_work_goes_on_while_a_point_travels():
+    changes = ("algo={name: ma_trace}", "topology.environments_per_actor=1")
+    found = predict(measured([1.0, 3.0], *changes, exchange=0.25), 4, RULES)
+    assert found["sync"]["round_seconds"] == pytest.approx(6.0, rel=0.01)  # 0.25 passes while the next trajectory is made
+    assert found["sync"]["trajectories_per_second"] == pytest.approx(8 / 6.0, rel=0.01)
+    assert found["afedpg"]["efficiency"] == pytest.approx(1.0, rel=0.01)
+    free, costly = (predict(measured([1.0, 3.0], *changes, exchange=passing, spread=0.3), 4, ("rennala",))["rennala"] for passing in (0.0, 0.25))
+    assert free["efficiency"] == pytest.approx(1.0, rel=0.02)
+    # what the three that did not end the round (a fast one in 3 of 4) have ready while the point travels is of an old version
+    lost = 0.25 * (0.75 * (1 + 2 / 3) + 0.25 * (2 + 1 / 3))
+    assert costly["efficiency"] == pytest.approx(8 / (8 + lost), rel=0.02)
+
+
+def test_times_that_vary_make_rounds_wait_for_the_slowest():
+    constant, varying = (predict(measured([1.0] * 2, spread=spread), 16, ("sync",))["sync"]["round_seconds"] for spread in (0.0, 0.3))
+    generator = np.random.default_rng(0)
+    sigma = np.sqrt(np.log1p(0.3**2))
+    slowest = np.exp(sigma * generator.standard_normal((4000, 16, 2)) - sigma**2 / 2).sum(axis=2).max(axis=1)
+    assert constant == pytest.approx(2.5)
+    assert varying == pytest.approx(slowest.mean() + 0.5, rel=0.03)
+
+
+def test_the_server_takes_one_gradient_after_the_other():
+    found = predict(measured([1.0, 1.0], server=0.01), 100, ("sync", "afedpg"))
+    assert found["sync"]["round_seconds"] == pytest.approx(2.5 + 98 * 0.01)
+    assert predict(measured([1.0, 1.0], server=0.1), 100, ("afedpg",))["afedpg"]["round_seconds"] == pytest.approx(0.1)
+
+
+def test_a_share_of_the_groups_is_slowed():
+    run = measured([1.0, 3.0])
+    assert seconds_of(run, 4, Slow.parse("0.5:10x")).tolist() == [1.0, 3.0, 10.0, 30.0]
+    assert seconds_of(run, 4, Slow.parse("0.01:2")).tolist() == [1.0, 3.0, 1.0, 6.0]  # a share above 0 is one group at least
+    assert seconds_of(run, 3, Slow.parse("0:10x")).tolist() == [1.0, 3.0, 1.0]
+
+
+def test_a_learner_that_cannot_keep_up_sets_the_pace():
+    told = row([1.0, 1.0]) | {"group_1/gradient_seconds": 4.0}
+    assert seconds_of(fit(columns(told), load_config(RUN), "here"), 2, None).tolist() == [1.0, 4.0]
+
+
+def test_the_best_rule_depends_on_the_objectives():
+    def figures(**rates):
+        return {rule: {"trajectories_per_second": rate} for rule, rate in rates.items()}
+
+    rates = figures(sync=5.0, rennala=9.0, malenia=8.0, afedpg=9.1)
+    assert best_rule(rates, differ=False)[0] == "rennala"  # nearly as fast as afedpg, and plainer
+    assert best_rule(rates, differ=True)[0] == "malenia"
+    assert best_rule(figures(sync=8.0, rennala=8.1, malenia=8.0, afedpg=8.2), differ=False)[0] == "sync"
+    assert "weigh them equally" in best_rule(rates, differ=True)[1]
+    groups = "topology.groups=[{}, {env: {max_steps: 3}}]"
+    assert measured([1.0, 1.0], groups).differ
+    assert not measured([1.0, 1.0]).differ
+
+
+def test_the_newest_numbers_count_and_a_missing_exchange_is_that_of_the_others():
+    older, newer = row([1.0, 3.0]), row([2.0, 3.0], exchange=0.75)
+    del newer["group_1/exchange_seconds"], older["group_1/exchange_seconds"]
+    newer |= {"seconds": 30.0, "version": 30.0, "used_gradients": 120.0}
+    run = fit(columns(older, newer), load_config(RUN), "here")
+    assert run.groups[0].trajectory_seconds == 2.0
+    assert run.groups[1].exchange_seconds == 0.75
+    assert (run.rate, run.round_seconds) == (8.0, 0.5)
+    newer["group_1/exchange_seconds"] = 0.25
+    assert [group.exchange_seconds for group in fit(columns(newer), load_config(RUN), "here").groups] == [0.75, 0.25]
+    assert [group.exchange_seconds for group in fit(columns(newer), load_config(RUN, ["rounds.late=ignore"]), "here").groups] == [0.25, 0.25]
+
+
+def test_the_run_itself_is_judged_when_every_group_has_delivered_and_up_to_its_last_whole_round():
+    course = [(0.5, 1, 2, 0), (5.0, 3, 6, 0), (9.0, 5, 10, 1), (13.0, 15, 40, 9), (13.5, 15, 41, 9)]  # seconds, version, used, of group 1
+    rows = [
+        row([1.0, 3.0]) | {"seconds": at, "version": version, "used_gradients": used, "group_0/trajectories": used, "group_1/trajectories": late}
+        for at, version, used, late in course
+    ]
+    run = fit(columns(*rows), load_config(RUN), "here")
+    assert (run.rate, run.round_seconds) == (7.5, 0.4)
+
+
+@pytest.fixture
+def command(capsys, monkeypatch):
+    """Run a command line; returns (exit code, standard output, standard error)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hpcmarl", "simulate", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return call
+
+
+def run_directory(path, *rows):
+    path.mkdir()
+    (path / "config.yaml").write_text(RUN)
+    writer = MetricsWriter(path)
+    for each in rows:
+        writer.append(each)
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--from-run", "none"], "none: not a run directory"),
+        (["--from-run", "old"], "no timing data to predict from: no finished trajectories of group 0"),
+        (["--from-run", "short"], "only 2 finished trajectories of group 0"),
+        (["--from-run", "silent"], "no group has answered a new point"),
+        (["--from-run", "good", "--groups", "0"], "--groups 0: allowed"),
+        (["--from-run", "good", "--groups", "-3"], "--groups -3: allowed"),
+        (["--from-run", "good", "--slow", "10x"], "--slow 10x: allowed: SHARE:FACTORx"),
+        (["--from-run", "good", "--slow", "1.5:10x"], "a share from 0 to 1"),
+        (["--from-run", "good", "--slow", "0.1:0x"], "a factor above 0"),
+        (["--from-run", "good", "--slow", "0.1:infx"], "a factor above 0"),
+        (["--from-run", "good", "--rule", "fastest"], "--rule fastest: unknown; allowed: sync, rennala"),
+        (["--from-run", "good", "rounds.batch=3"], "leave out CONFIG"),
+        (["--groups", "3", "some.yaml"], "go with --from-run"),
+        ([], "simulate needs CONFIG"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(command, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    run_directory(tmp_path / "good", row([1.0, 3.0]))
+    run_directory(tmp_path / "old", {"version": 1.0, "seconds": 1.0})
+    run_directory(tmp_path / "short", row([1.0, 3.0], timed=2.0))
+    run_directory(tmp_path / "silent", row([1.0, 3.0], exchange=np.nan))
+    code, out, err = command(*arguments)
+    assert (code, out) == (2, "")
+    assert len(err.strip().splitlines()) == 1
+    assert words in err
+
+
+def test_the_command_prints_a_table_or_one_object(command, tmp_path):
+    run = run_directory(tmp_path / "good", row([1.0, 3.0]))
+    code, out, _ = command("--from-run", run, "--groups", 4, "--rule", "sync", "--rule", "rennala")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["rule", "sync", "rennala", "best:"]
+    code, out, _ = command("--from-run", run, "--groups", 4, "--slow", "0.25:2x", "--json")
+    told = json.loads(out)
+    assert (code, told["groups"], told["measured_groups"], set(told["rules"])) == (0, 4, 2, set(RULES))
+    assert told["rules"]["sync"]["round_seconds"] == pytest.approx(12.5)
+    assert told["best_rule"] in RULES
+    assert told["measured_round_seconds"] is None  # one row only
+
+
+def test_a_run_is_predicted_by_its_own_times(command, tmp_path):
+    """Virtual ranks share one thread, so that sleeping actors keep nobody from working and times are those of the delays."""
+    delays = "topology.groups=[{delay: {trajectory: 0.05}}, {delay: {trajectory: 0.1}}]"
+    changes = ("algo.name=reinforce", "optimizer.name=nigt", "topology.environments_per_actor=1", "topology.actors_per_learner=0")
+    run_world(2, tmp_path / "run", delays, *changes, "rounds.batch=2", "stop.updates=6", "logging.every_seconds=0.05")
+    resumed = ("stop.updates=10", "logging.every_seconds=0.05")
+    run_world(2, tmp_path / "run", delays, *changes, "rounds.batch=2", *resumed, resume=str(tmp_path / "run"))
+    code, out, _ = command("--from-run", tmp_path / "run", "--json")
+    told = json.loads(out)
+    assert code == 0
+    fast, slow = told["trajectory_seconds"]
+    assert 0.05 <= fast < slow
+    assert slow >= 0.1
+    assert told["rules"]["sync"]["round_seconds"] >= 0.1
+    assert told["rules"]["afedpg"]["trajectories_per_second"] <= 1 / 0.05 + 1 / 0.1
+    assert told["measured_rule"] == "sync"
+
+
+def pair_of_groups():
+    return Topology(2, ("a", "a"), (Group(0, 0, (0,)), Group(1, 1, (1,))))
+
+
+def test_sums_survive_resuming_and_replaced_actors(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    times = timing.GroupTimes(pair_of_groups(), 2, on_policy=True, cancels=True)
+    times.on_actor(1, [4.0, 8.0, 17.0])
+    times.on_actor(1, [6.0, 12.0, 26.0])
+    times.on_actor(1, [2.0, 4.0, 8.0])  # a new process has the actor's place
+    times.published(3, (0, 1))
+    now[0] += 5.0
+    times.arrived(1, 2, 2)  # late: of an older point
+    times.arrived(1, 3, 4)  # two slots deliver twice
+    times.arrived(1, 3, 4)
+    times.served(0.25)
+    again = timing.GroupTimes(pair_of_groups(), 2, on_policy=True, cancels=True)
+    again.load_state_dict(times.state_dict())
+    again.on_actor(1, [2.0, 4.0, 8.0])
+    told = again.row()
+    assert told["group_1/timed_trajectories"] == 10
+    assert told["group_1/trajectory_seconds"] == 2.0
+    assert told["group_1/trajectory_spread_seconds"] == pytest.approx(np.sqrt(4.2 - 4.0))
+    assert told["group_1/exchange_seconds"] == pytest.approx(5.0 - 2 * 2.0)
+    assert told["server/gradient_seconds"] == 0.25
+    assert not [name for name in told if name.startswith("group_0")]
+    other = timing.GroupTimes(pair_of_groups(), 3, on_policy=True, cancels=True)
+    other.load_state_dict(times.state_dict())
+    assert other.row() == {}
+
+
+def test_a_timer_leaves_out_what_was_abandoned(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    timer = timing.TrajectoryTimer(2)
+    now[0] = 3.0
+    timer.finished([1])
+    now[0] = 4.0
+    timer.begin()
+    now[0] = 6.0
+    timer.finished([0, 1])
+    assert timer.sums == [3, 3.0 + 2.0 + 2.0, 9.0 + 4.0 + 4.0]
+
+
+def test_slow_refuses_what_is_no_number():
+    with pytest.raises(UsageError, match="allowed: SHARE:FACTORx"):
+        Slow.parse("a:bx")
