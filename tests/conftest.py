@@ -9,6 +9,7 @@ TESTS = Path(__file__).parent
 TOGETHER = {"slurm": "slurm", "mpi": "ranks", "faults": "ranks", "test_readme.py": "ranks"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if group := TOGETHER.get(item.path.relative_to(TESTS).parts[0]):
