@@ -17,6 +17,7 @@ from hpcmarl.config import Config
 from hpcmarl.errors import FormatError
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.rounds import Engine, make_rule
+from hpcmarl.roles.timing import SUMS
 
 LARGEST_VERSION = 1 << 62  # headers carry 64 bits
 
@@ -59,6 +60,11 @@ def _check_recorder(state: dict[str, Any]) -> None:
         float(state["best"])
     for count in state["groups"]:
         int(count)
+    if (times := state.get("times")) is not None:
+        groups = len(times["slots"])
+        for name, shape in {"sums": (groups, SUMS), "shortest": (groups,), "server": (2,)}.items():
+            if np.asarray(times[name], np.float64).shape != shape:
+                raise ValueError(f"times/{name} has shape {list(np.shape(times[name]))}, not {list(shape)}")
 
 
 def _check_roles(state: dict[str, Any]) -> None:

@@ -122,6 +122,8 @@ def test_a_checkpoint_names_no_other_file_as_its_configuration(tmp_path):
         lambda state: state["recorder"].update(totals=[1]),
         lambda state: state["recorder"].update(recent="x"),
         lambda state: state["recorder"].update(groups=None),
+        lambda state: state["recorder"]["times"].update(sums=[1.0]),
+        lambda state: state["recorder"].update(times={}),
         lambda state: state.pop("roles"),
         lambda state: state["roles"].update(actor=[]),
         lambda state: state["roles"]["actor"]["0"].pop("environment"),
