@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from hpcmarl import __version__, cli
+from hpcmarl import __version__
 
 CONFIG = "name: tiny\nenv: {id: a.b}\nstop: {updates: 3}\ntopology: {threads: 2}\n"
 COMMANDS = [
@@ -37,20 +37,6 @@ def here(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "tiny.yaml").write_text(CONFIG)
     return tmp_path
-
-
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """Run a command line; returns (exit code, standard output, standard error)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hpcmarl", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return call
 
 
 @pytest.fixture

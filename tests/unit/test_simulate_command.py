@@ -1,14 +1,12 @@
 """`hpcmarl simulate` from the command line to its files: figures against closed forms, results that read back, mistakes."""
 
 import json
-import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from hpcmarl import cli
 from hpcmarl.analysis import simulation as analysis
 from hpcmarl.configfile import load_simulation
 from hpcmarl.errors import FormatError
@@ -30,20 +28,6 @@ sim:
     seeds: [0, 1]
     tune: {seeds: [5], grid: {optimizer.step_size: [0.001, 0.1]}}
 """
-
-
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """Run a command line; returns (exit code, standard output, standard error)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hpcmarl", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return call
 
 
 @pytest.fixture
