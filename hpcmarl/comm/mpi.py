@@ -81,10 +81,7 @@ class MpiTransport(Transport):
 
     def _hand_on(self, destination: int, buffer: Buffer) -> None:
         """Pass a message on for a process that is not in everyone's communicator, or to one."""
-        if destination in self._ways:
-            self.send(destination, buffer)
-        else:
-            self._send_over(Way(self.comm, destination, Kind.RELAYED + destination), buffer)
+        self._send_over(self._ways.get(destination, Way(self.comm, destination, Kind.RELAYED + destination)), buffer)
 
     def _send_over(self, way: Way, buffer: Buffer) -> SendHandle:
         try:
@@ -277,6 +274,9 @@ class MpiTransport(Transport):
         os._exit(1)
 
     def close(self, seconds: float | None = None) -> None:
+        while self._spawning:  # a process that is just coming up would wait for this one for ever
+            self.newcomers()
+            time.sleep(1e-2)
         deadline = time.monotonic() + SENDING_SECONDS
         while self._outgoing and time.monotonic() < deadline:
             if self._outgoing[0].done():

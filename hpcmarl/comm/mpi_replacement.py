@@ -17,6 +17,7 @@ class ReplacementTransport(MpiTransport):
 
     def __init__(self, process: tuple[int, int]) -> None:
         self.comm, self.rank, self.payload = spawned(process)
+        self.size = self.rank + 1  # at least: see join
         self._prepare(CHUNK_BYTES)
         self.can_replace = False
         self._dead.add(self.rank)  # the one before it

@@ -57,7 +57,7 @@ class Actor(Role):
         self.assembler = EpisodeAssembler(self.codec, self.slots, self.index, self.slot_numbers) if context.whole_episodes else None
         self.memory = self.algorithm.initial_memory(self.slots)
         self.version, self.arena_version = -1, -1
-        self.started = self.has_weights = self.stopping = self.at_boundary = False
+        self.started = self.has_weights = self.at_boundary = False
         self.early_weights: tuple[int, FloatArray] | None = None
         self.ready_at = 0.0
         self.timer = TrajectoryTimer(self.slots)

@@ -117,14 +117,15 @@ def group_environment(config: Config, group: int) -> EnvConfig:
 
 
 class Role(ABC):
-    """One part that a rank plays; `neighbours` are the roles that the same rank has built before. `finished`: nothing is left to do."""
+    """One part that a rank plays; `neighbours` are the roles that the same rank has built before. `stopping`: it was
+    told to stop. `finished`: nothing is left to do."""
 
     name: ClassVar[str]
 
     def __init__(self, context: Context, neighbours: Mapping[str, Role]) -> None:
         self.context = context
         self.transport = context.transport
-        self.finished = False
+        self.stopping = self.finished = False
         self._steps = 0
 
     @abstractmethod

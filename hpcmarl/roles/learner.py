@@ -64,7 +64,7 @@ class Learner(Role):
         self.means, self.episodes = Means(), EpisodeLog()
         self.late = self.overflow = 0  # trajectories dropped: too old, or queue full
         self.guard, self.report = GradientGuard(config), Interval(config.logging.every_seconds)
-        self.stopping, self.last_version = False, 0
+        self.last_version = 0
         self.snapshot_wanted: int | None = None
 
     # ---- messages

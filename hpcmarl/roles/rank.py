@@ -140,7 +140,7 @@ class Rank:
         self.transport.bury(rank)
         for role in self.roles.values():
             role.on_lost(rank, groups)
-        if self.replacements.is_for(rank):
+        if self.replacements.is_for(rank) and not self.roles["learner"].stopping:
             self.replacements.begin(rank, self.processes)
 
     def _tell_replaced(self, rank: int, process: tuple[int, int] | None) -> None:

@@ -6,6 +6,7 @@ The run's exit code is the affair of the ranks that mpiexec has started: this pr
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 from pathlib import Path
@@ -23,6 +24,7 @@ from hpcmarl.roles.rank import AbortHook, Rank, serve
 from hpcmarl.roles.run import start_logging
 
 logger = logging.getLogger(__name__)
+MPI_START_SECONDS = 60.0
 
 
 def context_of(transport: Transport, told: dict[str, Any]) -> Context:
@@ -37,18 +39,19 @@ def context_of(transport: Transport, told: dict[str, Any]) -> Context:
 def main() -> None:
     """Serve as the rank that the parent names; never returns."""
     signals = StopSignals().install()
+    faulthandler.dump_traceback_later(MPI_START_SECONDS, exit=True)  # should the parent die meanwhile
     from hpcmarl.comm.mpi_replacement import ReplacementTransport
     from hpcmarl.comm.mpi_spawn import sign_off
 
     transport = ReplacementTransport((os.getpid(), started_at(os.getpid())))
+    faulthandler.cancel_dump_traceback_later()
     told = unpack(transport.payload)
     hook = AbortHook(transport)
     try:
         import torch
 
-        topology = assign_roles(len(told["hosts"]), told["hosts"], load_config(told["config"]).topology)
-        transport.join(topology.size, topology.group_of(transport.rank).learner)
         context = context_of(transport, told)
+        transport.join(context.topology.size, context.topology.group_of(context.rank).learner)
         torch.set_num_threads(context.config.topology.threads)
         start_logging(context)
         hook.rank = rank = Rank(context)
