@@ -35,7 +35,7 @@ def split_overrides(config: str | None, overrides: Sequence[str] | None) -> tupl
 
 def load(config: str, overrides: Sequence[str]) -> Config:
     """The configuration; threads are set before torch can load."""
-    from hpcmarl.configfile import load_config
+    from hpcmarl.config.file import load_config
 
     settings = load_config(Path(config), overrides)
     set_threads(settings.topology.threads)

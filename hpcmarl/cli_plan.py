@@ -45,7 +45,7 @@ def plan(run: str, groups: int | None, slow: str | None, rules: Sequence[str], a
 
 
 def _measured(run: Path) -> Measured:
-    from hpcmarl.configfile import load_config
+    from hpcmarl.config.file import load_config
     from hpcmarl.io.metrics import read_metrics
     from hpcmarl.io.run_directory import RunDirectory
     from hpcmarl.sim.plan import fit

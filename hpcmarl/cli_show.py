@@ -44,7 +44,7 @@ def show(config: ConfigArgument, overrides: Overrides = None) -> None:
     \b
     hpcmarl config show configs/quickstart.yaml optimizer.name=nigt > mine.yaml
     """
-    from hpcmarl.configfile import dump_config, load_either
+    from hpcmarl.config.file import dump_config, load_either
 
     typer.echo(dump_config(load_either(Path(config), overrides or ())), nl=False)
 
@@ -57,13 +57,13 @@ def check(config: ConfigArgument, overrides: Overrides = None) -> None:
     hpcmarl config check configs/quickstart.yaml rounds.rule=malenia
     """
     from hpcmarl.config import Config
-    from hpcmarl.configfile import load_either
+    from hpcmarl.config.file import load_either
 
     settings = load_either(Path(config), overrides or ())
     if isinstance(settings, Config):
         typer.echo(f"{config} is valid: {settings.env.id}, {settings.algo.name}, {settings.optimizer.name}, {settings.rounds.rule}")
         return
-    from hpcmarl.configsweep import candidates, cases
+    from hpcmarl.config.sweep import candidates, cases
 
     found = cases(settings, [change.partition("=")[0].strip() for change in overrides or ()])
     for case in found:
@@ -83,8 +83,8 @@ def schema(
     hpcmarl config schema --simulation
     """
     from hpcmarl.config import Config
-    from hpcmarl.configkeys import schema_rows
-    from hpcmarl.configsim import SimulationConfig
+    from hpcmarl.config.keys import schema_rows
+    from hpcmarl.config.simulation import SimulationConfig
 
     root = SimulationConfig if simulation else Config
     if as_json:
@@ -121,7 +121,7 @@ def list_environments(as_json: Json = False) -> None:
 @list_app.command(name="algos")
 def list_algorithms(as_json: Json = False) -> None:
     """Algorithms, for algo.name."""
-    from hpcmarl.configkeys import first_line, members_of
+    from hpcmarl.config.keys import first_line, members_of
 
     print_rows("algorithms", [{"name": name, "summary": first_line(model)} for name, model in members_of("algo").items()], as_json)
 
@@ -129,7 +129,7 @@ def list_algorithms(as_json: Json = False) -> None:
 @list_app.command(name="rules")
 def list_rules(as_json: Json = False) -> None:
     """Rules that end a round, for rounds.rule."""
-    from hpcmarl.configkeys import first_line
+    from hpcmarl.config.keys import first_line
     from hpcmarl.optim.rounds import RULES
 
     print_rows("rules", [{"name": name, "summary": first_line(rule)} for name, rule in RULES.items()], as_json)
@@ -229,7 +229,7 @@ def faults(
 
 def _bench_settings(name: str, config: str | None, overrides: Sequence[str] | None, ranks: int, seconds: float, as_json: bool) -> Config:
     """The configuration to measure; outside a world this starts one and does not return."""
-    from hpcmarl.configfile import load_config
+    from hpcmarl.config.file import load_config
     from hpcmarl.launch.world import under_launcher
 
     config, changes = split_overrides(config, overrides)

@@ -13,7 +13,7 @@ import typer
 from hpcmarl.cli_common import Json, OptionalConfig, Overrides, new_run_dir, print_table, set_threads
 
 if TYPE_CHECKING:
-    from hpcmarl.configsim import SimulationConfig
+    from hpcmarl.config.simulation import SimulationConfig
     from hpcmarl.sim.experiment import CaseResult
 
 # figures in the order of the JSON; "objective" and what follows are there with an objective only
@@ -55,7 +55,7 @@ def simulate(
     Keys given here hold in every case of sim.sweep. Results lie in DIR: simulation.h5, summary.json, plots.
     With --from-run nothing is written: throughput, round time and efficiency of each rule, and which serves best.
     """
-    from hpcmarl.configfile import load_simulation
+    from hpcmarl.config.file import load_simulation
     from hpcmarl.errors import UsageError
 
     set_threads(1)
@@ -136,7 +136,7 @@ def _summary(settings: SimulationConfig, results: Sequence[CaseResult], seconds:
 
 def _keep(directory: Path, settings: SimulationConfig, results: Sequence[CaseResult], summary: dict[str, Any]) -> None:
     """config.yaml, simulation.h5, summary.json."""
-    from hpcmarl.configfile import dump_config
+    from hpcmarl.config.file import dump_config
     from hpcmarl.io.atomic import storage_error, write_text
     from hpcmarl.io.metrics import write_summary
     from hpcmarl.io.simulation import FILE_NAME, write_simulation

@@ -57,7 +57,7 @@ def submit(
     the first component holds the server and the learners: one rank more than topology.groups. Submitted again
     with the --run-dir of an earlier run, it goes on with that.
     """
-    from hpcmarl.configfile import load_config
+    from hpcmarl.config.file import load_config
 
     changes = list(overrides or ())
     for key, value in (("partition", partition), ("account", account)):
@@ -156,7 +156,7 @@ def _check_roles(settings: Config, job: Job) -> None:
 
 def _send(job: Job, settings: Config, verify: bool, dry_run: bool) -> None:
     """Print the scripts, or write what the job will read, and submit. Raises HpcmarlError where sbatch refuses."""
-    from hpcmarl.configfile import dump_config
+    from hpcmarl.config.file import dump_config
     from hpcmarl.launch import sbatch
     from hpcmarl.launch.slurm import Component, Job, render
 

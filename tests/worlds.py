@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.comm.local import LocalWorld
-from hpcmarl.configfile import load_config
+from hpcmarl.config.file import load_config
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from hpcmarl.packing import unpack
 from hpcmarl.roles.rank import Rank

@@ -25,7 +25,7 @@ import numpy as np
 
 from hpcmarl.bench.jobs import Job, Progress, kill_process, wait_until
 from hpcmarl.comm.topology import assign_roles
-from hpcmarl.configfile import load_config
+from hpcmarl.config.file import load_config
 from hpcmarl.errors import EXIT_TRY_AGAIN, HpcmarlError
 from hpcmarl.io.atomic import PARTIAL
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint

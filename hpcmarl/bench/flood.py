@@ -10,7 +10,7 @@ from hpcmarl.bench.runs import Stage, ends
 from hpcmarl.comm.protocol import Buffer, Kind, vector_message
 from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import Transport
-from hpcmarl.configfile import load_config
+from hpcmarl.config.file import load_config
 from hpcmarl.roles.learner import Learner
 from hpcmarl.roles.rank import AbortHook
 

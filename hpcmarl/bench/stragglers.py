@@ -18,7 +18,7 @@ from typing import Any
 
 from hpcmarl.bench.runs import Moment, Stage, used_per_second
 from hpcmarl.config import Config
-from hpcmarl.configfile import load_config
+from hpcmarl.config.file import load_config
 from hpcmarl.errors import HpcmarlError, UsageError
 from hpcmarl.maths.round_times import ideal_rate, rennala_rate, sync_rate
 from hpcmarl.roles.rank import AbortHook

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpcmarl.configrun import TrajectoriesConfig
+from hpcmarl.config.run import TrajectoriesConfig
 from hpcmarl.errors import HpcmarlError, StorageError
 from hpcmarl.io.atomic import storage_error
 from hpcmarl.io.layout import ENVIRONMENT, INDEX, layout_of_spec

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 
-from hpcmarl.configslurm import SlurmConfig
+from hpcmarl.config.slurm import SlurmConfig
 from hpcmarl.errors import UsageError
 
 KINDS = ("train", "array", "hetjob", "verify")

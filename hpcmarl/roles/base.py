@@ -21,7 +21,7 @@ from hpcmarl.comm.protocol import Kind, control
 from hpcmarl.comm.topology import ROLE_NAMES, Group, Topology
 from hpcmarl.comm.transport import Message, SendHandle, Transport
 from hpcmarl.config import Config, EnvConfig, batch_of, counts_episodes
-from hpcmarl.configfile import dump_config
+from hpcmarl.config.file import dump_config
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.optim.rounds import RoundRule, make_rule
 from hpcmarl.packing import pack

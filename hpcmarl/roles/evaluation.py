@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.algos import make_algorithm
-from hpcmarl.configfile import load_config
+from hpcmarl.config.file import load_config
 from hpcmarl.envs import describe
 from hpcmarl.errors import ConfigError, FormatError
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint

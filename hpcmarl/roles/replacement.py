@@ -14,7 +14,7 @@ from typing import Any
 
 from hpcmarl.comm.topology import assign_roles
 from hpcmarl.comm.transport import PeerFailure, Transport
-from hpcmarl.configfile import load_config
+from hpcmarl.config.file import load_config
 from hpcmarl.envs import describe
 from hpcmarl.launch.processes import started_at
 from hpcmarl.launch.signals import StopSignals

@@ -10,7 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Mapping
 
-from hpcmarl.configfile import dump_config
+from hpcmarl.config.file import dump_config
 from hpcmarl.errors import LaunchError
 from hpcmarl.packing import pack
 from hpcmarl.roles.base import Context

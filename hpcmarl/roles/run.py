@@ -21,7 +21,7 @@ from hpcmarl.comm.local import LocalWorld
 from hpcmarl.comm.topology import Topology, assign_roles
 from hpcmarl.comm.transport import Transport
 from hpcmarl.config import Config
-from hpcmarl.configfile import dump_config
+from hpcmarl.config.file import dump_config
 from hpcmarl.envs import describe
 from hpcmarl.errors import ConfigError, FormatError, HpcmarlError, UsageError
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint

@@ -17,7 +17,7 @@ from itertools import islice
 
 import numpy as np
 
-from hpcmarl.configsim import SimulationConfig
+from hpcmarl.config.simulation import SimulationConfig
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.rounds import Accept, Command, Engine, Publish, Step, make_rule
 from hpcmarl.sim.failures import Failures

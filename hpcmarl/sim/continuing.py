@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 
-from hpcmarl.configsim import SimulationConfig
+from hpcmarl.config.simulation import SimulationConfig
 from hpcmarl.sim.cluster import Cluster
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.configsim import SimulationConfig
-from hpcmarl.configsweep import Case, candidates, cases
+from hpcmarl.config.simulation import SimulationConfig
+from hpcmarl.config.sweep import Case, candidates, cases
 from hpcmarl.maths.round_times import malenia_bound, rennala_bound
 from hpcmarl.sim.cluster import Cluster
 from hpcmarl.types import Array
@@ -50,7 +50,7 @@ class CaseResult:
 
 
 def simulate(config: SimulationConfig, fixed: Collection[str] = (), progress: Progress = lambda done, words: None) -> list[CaseResult]:
-    """The results of all cases, in the order of the file. `fixed` as in configsweep.cases; `progress` is told the part that is done (0 to 1) and
+    """The results of all cases, in the order of the file. `fixed` as in config.sweep.cases; `progress` is told the part that is done (0 to 1) and
     what is under way. Raises ConfigError for a case that contradicts itself, before anything is simulated."""
     work = [(case, list(candidates(case.config, fixed))) for case in cases(config, fixed)]
     total = sum(len(_tuning_seeds(case)) * len(tried) + len(_seeds(case)) for case, tried in work)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hpcmarl.configsim import FailureConfig
+from hpcmarl.config.simulation import FailureConfig
 
 
 class Failures:

@@ -1,6 +1,6 @@
 """What a simulated cluster maximises: J(x) = (1/n) sum_i J_i(x), one J_i a worker. Called by the cluster; knows no time and no rule.
 
-A new objective is a class here, one line in OBJECTIVES and a section in configsim.py.
+A new objective is a class here, one line in OBJECTIVES and a section in config/simulation.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.configsim import NonconvexConfig, QuadraticsConfig, SimulationConfig
+from hpcmarl.config.simulation import NonconvexConfig, QuadraticsConfig, SimulationConfig
 from hpcmarl.types import Array
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.config import Config, batch_of, counts_episodes
-from hpcmarl.configsim import SimulationConfig
+from hpcmarl.config.simulation import SimulationConfig
 from hpcmarl.errors import UsageError
 from hpcmarl.sim.cluster import Cluster
 from hpcmarl.sim.continuing import Continuing

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from hpcmarl.configsim import BYTES_OF_A_PARAMETER, CommunicationConfig
+from hpcmarl.config.simulation import BYTES_OF_A_PARAMETER, CommunicationConfig
 from hpcmarl.types import Array
 
 BLOCK = 4096  # noise is drawn in blocks: one number at a time costs a microsecond

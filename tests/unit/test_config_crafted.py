@@ -7,7 +7,7 @@ import sys
 import h5py
 import pytest
 
-from hpcmarl.configfile import load_config
+from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError, FormatError
 from hpcmarl.io.checkpoint import save_checkpoint
 from hpcmarl.roles.evaluation import evaluate_checkpoint
@@ -33,7 +33,7 @@ BASE = "env: {id: a.b}\nstop: {updates: 3}\n"
     ],
 )
 def test_absurd_numbers_are_refused_in_little_memory(text, overrides, key):
-    program = "import sys; from hpcmarl.configfile import load_config; load_config(sys.argv[1], sys.argv[2:])"
+    program = "import sys; from hpcmarl.config.file import load_config; load_config(sys.argv[1], sys.argv[2:])"
 
     def limit():
         resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcmarl.config import AdamConfig, Config, GroupConfig, MATraceConfig, NigtConfig, ReinforceConfig
-from hpcmarl.configfile import dump_config, load_config, load_either
-from hpcmarl.configkeys import members_of, schema_rows
-from hpcmarl.configsweep import cases
+from hpcmarl.config.file import dump_config, load_config, load_either
+from hpcmarl.config.keys import members_of, schema_rows
+from hpcmarl.config.sweep import cases
 from hpcmarl.errors import ConfigError
 
 BASE = "env: {id: a.b}\nstop: {updates: 3}\n"

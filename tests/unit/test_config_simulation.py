@@ -2,10 +2,10 @@
 
 import pytest
 
-from hpcmarl.configfile import dump_config, load_config, load_either, load_simulation, vary
-from hpcmarl.configkeys import schema_rows
-from hpcmarl.configsim import SimulationConfig
-from hpcmarl.configsweep import candidates, cases
+from hpcmarl.config.file import dump_config, load_config, load_either, load_simulation, vary
+from hpcmarl.config.keys import schema_rows
+from hpcmarl.config.simulation import SimulationConfig
+from hpcmarl.config.sweep import candidates, cases
 from hpcmarl.errors import ConfigError
 
 BASE = "sim: {stop: {rounds: 3}}\n"

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hpcmarl.cli_data import data_app
-from hpcmarl.configrun import TrajectoriesConfig
+from hpcmarl.config.run import TrajectoriesConfig
 from hpcmarl.errors import UsageError
 from hpcmarl.io.checkpoint import save_checkpoint
 from hpcmarl.io.layout import INDEX

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from hpcmarl.configrun import TrajectoriesConfig
+from hpcmarl.config.run import TrajectoriesConfig
 from hpcmarl.errors import FormatError, StorageError
 from hpcmarl.io import trajectory
 from hpcmarl.io.atomic import PARTIAL

@@ -11,7 +11,7 @@ from collections import namedtuple
 import pytest
 
 from hpcmarl.comm.local import LocalWorld
-from hpcmarl.configfile import load_config
+from hpcmarl.config.file import load_config
 from hpcmarl.doctor import checks, world
 from hpcmarl.doctor.findings import Finding, any_bad, as_json, as_text
 from hpcmarl.doctor.ping import AllPairs

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hpcmarl.cli_data import data_app
-from hpcmarl.configrun import TrajectoriesConfig
+from hpcmarl.config.run import TrajectoriesConfig
 from hpcmarl.errors import FormatError, HpcmarlError
 from hpcmarl.io.atomic import PARTIAL, write_text
 from hpcmarl.io.checkpoint import load_checkpoint, save_checkpoint

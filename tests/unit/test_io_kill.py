@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from hpcmarl.configrun import TrajectoriesConfig
+from hpcmarl.config.run import TrajectoriesConfig
 from hpcmarl.io.atomic import PARTIAL
 from hpcmarl.io.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint, verify_checkpoint
 from hpcmarl.io.layout import INDEX
@@ -25,7 +25,7 @@ from tests.unit.test_io_trajectory import check_segments, read, with_episodes
 
 WRITER = """
 import sys, time
-from hpcmarl.configrun import TrajectoriesConfig
+from hpcmarl.config.run import TrajectoriesConfig
 from hpcmarl.io.checkpoint import CheckpointWriter
 from hpcmarl.io.metrics import MetricsWriter
 from hpcmarl.io.trajectory import TrajectoryWriter

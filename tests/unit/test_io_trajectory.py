@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcmarl.configrun import TrajectoriesConfig
+from hpcmarl.config.run import TrajectoriesConfig
 from hpcmarl.errors import ConfigError, FormatError, MissingPackageError, StorageError, UsageError
 from hpcmarl.io import trajectory
 from hpcmarl.io.layout import COMMITTED, INDEX, INDEX_COLUMNS
@@ -334,7 +334,7 @@ def test_a_failing_disk_never_raises_into_the_actor(tmp_path, monkeypatch, caplo
 
 FULL_DISK = """
 import sys, time, numpy as np
-from hpcmarl.configrun import TrajectoriesConfig
+from hpcmarl.config.run import TrajectoriesConfig
 from hpcmarl.io.trajectory import TrajectoryWriter
 from tests.rollouts import make_spec, random_rollout
 spec, generator = make_spec(), np.random.default_rng(0)

@@ -9,7 +9,7 @@ import pytest
 from hpcmarl.comm.local import LocalWorld
 from hpcmarl.comm.protocol import Kind, control
 from hpcmarl.config import SgdConfig
-from hpcmarl.configfile import load_config
+from hpcmarl.config.file import load_config
 from hpcmarl.errors import StorageError
 from hpcmarl.launch.processes import kill_process, started_at
 from hpcmarl.launch.timelimit import end_of, job_end

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcmarl.configfile import load_simulation
+from hpcmarl.config.file import load_simulation
 from hpcmarl.maths import round_times
 from hpcmarl.sim.cluster import Cluster
 

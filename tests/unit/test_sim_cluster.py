@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcmarl.configfile import load_simulation
+from hpcmarl.config.file import load_simulation
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.rounds import RULES, Engine, make_rule
 from hpcmarl.sim.cluster import Cluster

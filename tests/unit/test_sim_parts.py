@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcmarl.configfile import load_simulation
-from hpcmarl.configsim import CommunicationConfig
+from hpcmarl.config.file import load_simulation
+from hpcmarl.config.simulation import CommunicationConfig
 from hpcmarl.sim.objectives import OBJECTIVES, make_objective
 from hpcmarl.sim.times import Times
 from hpcmarl.sim.trace import Trace

@@ -9,7 +9,7 @@ import pytest
 
 from hpcmarl import cli
 from hpcmarl.comm.topology import Group, Topology
-from hpcmarl.configfile import load_config
+from hpcmarl.config.file import load_config
 from hpcmarl.errors import UsageError
 from hpcmarl.io.metrics import MetricsWriter
 from hpcmarl.maths.round_times import afedpg_rate, malenia_time, rennala_rate, sync_rate

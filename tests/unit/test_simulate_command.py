@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hpcmarl.analysis import simulation as analysis
-from hpcmarl.configfile import load_simulation
+from hpcmarl.config.file import load_simulation
 from hpcmarl.errors import FormatError
 from hpcmarl.io.describe import GOOD, describe, verify_file
 from hpcmarl.io.simulation import read_simulation

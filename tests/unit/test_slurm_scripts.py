@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcmarl.configslurm import SlurmConfig
+from hpcmarl.config.slurm import SlurmConfig
 from hpcmarl.errors import UsageError
 from hpcmarl.launch.slurm import KINDS, Component, Job, by_hand, directive, render, word
 

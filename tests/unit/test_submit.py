@@ -8,7 +8,7 @@ import pytest
 from hpcmarl import cli
 from hpcmarl.comm.topology import assign_roles
 from hpcmarl.config import GroupConfig, TopologyConfig
-from hpcmarl.configfile import load_config
+from hpcmarl.config.file import load_config
 from hpcmarl.errors import UsageError
 from hpcmarl.launch.sbatch import seconds_of
 

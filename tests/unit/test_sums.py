@@ -16,7 +16,7 @@ from hpcmarl.comm.local import LocalWorld
 from hpcmarl.comm.sums import LibrarySum, SumBackend, find_backend
 from hpcmarl.comm.torch_sums import GlooSums, NcclSums
 from hpcmarl.config import RoundsConfig
-from hpcmarl.configfile import load_config
+from hpcmarl.config.file import load_config
 from hpcmarl.doctor.checks import check_reductions
 from hpcmarl.errors import HpcmarlError, UsageError
 from hpcmarl.roles.liveness import RunLost

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hpcmarl.configfile import load_config
+from hpcmarl.config.file import load_config
 from hpcmarl.launch.signals import StopSignals
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.rounds import Engine

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hpcmarl.configbase import Line, Section
+from hpcmarl.config.base import Line, Section
 
 
 class SlurmConfig(Section):

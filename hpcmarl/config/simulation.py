@@ -1,6 +1,6 @@
 """The configuration of `hpcmarl simulate`: a cluster in virtual time. It shares `name`, `seed`, `optimizer` and `rounds` with a run.
 
-`configfile.py` reads YAML into it (a file with a section `sim` is one), `configsweep.py` unfolds `sim.sweep`. Knows no simulator. All times
+`file.py` reads YAML into it (a file with a section `sim` is one), `sweep.py` unfolds `sim.sweep`. Knows no simulator. All times
 are in one unit of virtual time, whichever the reader likes.
 """
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from hpcmarl.config import NigtConfig, OptimizerSection, RoundsConfig, round_contradictions
-from hpcmarl.configbase import Count, Natural, NonNegative, PositiveFloat, PositiveInt, Section, Width
+from hpcmarl.config.base import Count, Natural, NonNegative, PositiveFloat, PositiveInt, Section, Width
 
 Law = Literal["constant", "sqrt", "linear", "random"]
 LAWS = "the mean of worker i = 1 … n: constant: scale; sqrt: scale·√i; linear: scale·i; random: lognormal around scale, drawn once"

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from hpcmarl.configbase import Count, Natural, NonNegative, PositiveFloat, PositiveInt, Section
+from hpcmarl.config.base import Count, Natural, NonNegative, PositiveFloat, PositiveInt, Section
 
 
 class TrajectoriesConfig(Section):

@@ -1,6 +1,6 @@
 """Reading and writing YAML with guards: size, duplicate keys, aliases, nesting. Every fault is one line with its place.
 
-Called by configfile.py alone. Knows YAML and positions in a file; knows no configuration key.
+Called by file.py alone. Knows YAML and positions in a file; knows no configuration key.
 
 Two differences from plain PyYAML, on both the reading and the writing side so that values survive a round trip: `1e-3` is a
 number (YAML 1.2), and dates stay text.

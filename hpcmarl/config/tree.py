@@ -1,6 +1,6 @@
 """The values of a configuration before they are checked, where each was written, and the changes made to them (overrides).
 
-Called by configfile.py. Knows which sections have choices and which numbers become lists; validates nothing.
+Called by file.py. Knows which sections have choices and which numbers become lists; validates nothing.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from hpcmarl import configkeys, configyaml
-from hpcmarl.config import Config
-from hpcmarl.configyaml import Place
+from hpcmarl.config import Config, keys, yaml_text
+from hpcmarl.config.yaml_text import Place
 from hpcmarl.errors import ConfigError
 
 COMMAND_LINE = "command line"
@@ -53,7 +52,7 @@ def parse_override(text: str) -> tuple[Place, Any]:
     key = key.strip()
     if not equals or not key or not all(key.split(".")):
         raise ConfigError(f"{COMMAND_LINE}: {show(text)} is no override; write key.sub=value, for instance stop.seconds=60")
-    value, _ = configyaml.parse(value_text, f"{COMMAND_LINE}: {key}={short(value_text)}")
+    value, _ = yaml_text.parse(value_text, f"{COMMAND_LINE}: {key}={short(value_text)}")
     return place_of(key), value
 
 
@@ -67,7 +66,7 @@ def _is_switch(place: Place) -> bool:
 
 def _switch(tree: Tree, section: str, name: Any) -> None:
     """Drop from a section the keys that its former choice has and the new one has not. Unknown keys stay, to be reported."""
-    members = configkeys.members_of(section, tree.root)
+    members = keys.members_of(section, tree.root)
     values = tree.data.get(section)
     if name not in members or not isinstance(values, dict):
         return

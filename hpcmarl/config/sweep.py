@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hpcmarl.configfile import vary
-from hpcmarl.configsim import SimulationConfig
+from hpcmarl.config.file import vary
+from hpcmarl.config.simulation import SimulationConfig
 
 BATCH = "rounds.batch"
 

@@ -12,11 +12,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from hpcmarl import configkeys, configyaml
-from hpcmarl.config import Config, EnvConfig
-from hpcmarl.configsim import SimulationConfig
-from hpcmarl.configtree import COMMAND_LINE, Tree, apply_changes, dotted, fill_names, parse_override, place_of, short, show
-from hpcmarl.configyaml import Place
+from hpcmarl.config import Config, EnvConfig, keys, yaml_text
+from hpcmarl.config.simulation import SimulationConfig
+from hpcmarl.config.tree import COMMAND_LINE, Tree, apply_changes, dotted, fill_names, parse_override, place_of, short, show
+from hpcmarl.config.yaml_text import Place
 from hpcmarl.errors import ConfigError
 
 Root = TypeVar("Root", bound=BaseModel)
@@ -55,11 +54,11 @@ def vary(config: SimulationConfig, changes: Mapping[str, Any], source: str) -> S
 def _read(path_or_text: str | Path, root: type[BaseModel] | None) -> Tree:
     """The tree of a file, with lines; without `root` the file decides. Raises ConfigError for a file of the other kind."""
     if isinstance(path_or_text, Path) or "\n" not in path_or_text:
-        content: bytes | str = configyaml.read_file(Path(path_or_text))
+        content: bytes | str = yaml_text.read_file(Path(path_or_text))
         source = str(path_or_text)
     else:
         content, source = path_or_text, "configuration text"
-    data, lines = configyaml.parse(content, source)
+    data, lines = yaml_text.parse(content, source)
     if data is None:
         raise ConfigError(f"{source}: empty; a configuration needs at least env.id and one of stop's keys (examples: configs/)")
     if not isinstance(data, dict):
@@ -96,7 +95,7 @@ def _validated(tree: Tree, root: type[Root]) -> Root:
 
 def dump_config(config: Config | SimulationConfig) -> str:
     """YAML text of all values, defaults included, in the order of the schema. load_config gives an equal Config back."""
-    return configyaml.write(_listed(config.model_dump(mode="python")))
+    return yaml_text.write(_listed(config.model_dump(mode="python")))
 
 
 def _check_group_environments(config: Config, tree: Tree) -> None:
@@ -157,10 +156,10 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
     if "[key]" in detail["loc"] or kind == "invalid_key":
         words = "keys must be text" if kind in ("string_type", "invalid_key") else f"a name {_lower(detail['msg'])}"
         return f"{origin}: {key}: the key {show(place[-1])} is not allowed; {words}"
-    expected = configkeys.field_at(_schema_place(place), tree.data, tree.root)
-    allowed = configkeys.describe(expected) if expected is not None else _lower(detail["msg"])
+    expected = keys.field_at(_schema_place(place), tree.data, tree.root)
+    allowed = keys.describe(expected) if expected is not None else _lower(detail["msg"])
     if kind.startswith("union_tag"):
-        allowed = f"one of {', '.join(configkeys.members_of(str(place[0]), tree.root))}"
+        allowed = f"one of {', '.join(keys.members_of(str(place[0]), tree.root))}"
     if kind == "missing":
         return f"{origin}: {key} is missing; allowed: {allowed}{_meaning(place, tree.root)}"
     if value is None and "null" not in allowed:
@@ -170,13 +169,13 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
 
 def _unknown_key(place: Place, tree: Tree) -> str:
     section, key = _schema_place(place[:-1]), str(place[-1])
-    siblings = configkeys.keys_at(section, tree.data, tree.root)
+    siblings = keys.keys_at(section, tree.data, tree.root)
     said = f"{tree.origin(place)}: unknown key {dotted(place)} (value {show(_value_at(tree.data, place))})"
     choice = str(section[0]) if len(section) == 1 else ""
-    members = configkeys.members_of(choice, tree.root)
+    members = keys.members_of(choice, tree.root)
     name = f" with {choice}.name: {tree.data[choice].get('name')}" if members else ""
     owners = [member for member, model in members.items() if key in model.model_fields]
-    suggestions = configkeys.nearest(key, siblings, dotted(place[:-1]), tree.root)
+    suggestions = keys.nearest(key, siblings, dotted(place[:-1]), tree.root)
     hint = f"did you mean {' or '.join(suggestions)}? " if suggestions else ""
     if "." in key and key in suggestions:
         hint = f"sections are nested in a file: {key.replace('.', ': {')}: ...{'}' * key.count('.')}; "
@@ -200,7 +199,7 @@ def _meaning(place: Place, root: type[BaseModel]) -> str:
     generic = tuple("0" if isinstance(key, int) else str(key) for key in _schema_place(place))
     if len(place) > 1 and place[0] == "policies":
         generic = ("policies", "<name>", *generic[2:])
-    row = next((row for row in configkeys.schema_rows(root) if row.key == ".".join(generic)), None)
+    row = next((row for row in keys.schema_rows(root) if row.key == ".".join(generic)), None)
     return f" ({short(row.description, 120)})" if row and row.description and generic[-1] != "name" else ""
 
 

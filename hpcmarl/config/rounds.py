@@ -1,0 +1,80 @@
+"""The sections `optimizer` and `rounds`: what a step is and when one is made. The simulator has the same sections."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hpcmarl.config.base import Count, Fraction, Natural, PositiveFloat, PositiveInt, Section
+
+
+class NigtConfig(Section):
+    """Normalised momentum with implicit gradient transport (papers: NIGT): step size alpha, momentum eta."""
+
+    name: Literal["nigt"] = "nigt"
+    step_size: PositiveFloat = 0.03
+    momentum: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="eta, the weight of the new gradient")
+    extrapolate: bool = Field(True, description="false samples at the parameters themselves (ablation)")
+    normalise: bool = Field(True, description="false steps by the momentum itself (ablation)")
+
+
+class AdamConfig(Section):
+    """Adam on the aggregated gradient."""
+
+    name: Literal["adam"] = "adam"
+    step_size: PositiveFloat = 1e-3
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    epsilon: PositiveFloat = 1e-5
+    warmup_updates: Natural = Field(0, description="the step size rises linearly over so many updates")
+    decay_updates: Natural = Field(0, description="the step size falls linearly to final_fraction over so many updates; 0: constant")
+    final_fraction: Fraction = 0.1
+    max_gradient_norm: PositiveFloat | None = None
+
+
+class SgdConfig(Section):
+    """Gradient ascent with heavy-ball momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    step_size: PositiveFloat = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    max_gradient_norm: PositiveFloat | None = None
+
+
+class RoundsConfig(Section):
+    """When a round ends and how its sum travels."""
+
+    rule: Literal["sync", "rennala", "malenia", "afedpg"] = "sync"
+    batch: PositiveInt | None = Field(None, description="trajectories of a round, M (afedpg: of each gradient); default: one gradient of every group")
+    initial_batch: PositiveInt | None = Field(None, description="trajectories of the first round, M_init; default: batch")
+    late: Literal["cancel", "ignore"] = Field("cancel", description="unfinished on-policy work: abandon it at the next step, or finish and drop it")
+    reduce: Literal["server", "mpi", "horovod", "gloo", "nccl"] = Field(
+        "server", description="sum at the server, or one AllReduce among the learners, by MPI, Horovod or torch.distributed (nccl: on GPUs)"
+    )
+    max_staleness: Natural = Field(16, description="rollouts older than so many versions are dropped (off-policy algorithms)")
+    queue: Count = Field(8, description="rollout messages a learner keeps; the oldest are dropped when it falls behind")
+    on_loss: Literal["auto", "drop", "stop"] = Field(
+        "auto", description="a group has died: go on without it, or stop after a checkpoint; auto: stop with malenia, whose objective would change"
+    )
+
+    @property
+    def collective(self) -> bool:
+        """Whether the learners sum among themselves, each with a replica of the optimizer, and the server only counts."""
+        return self.reduce != "server"
+
+
+OptimizerSection = Annotated[NigtConfig | AdamConfig | SgdConfig, Field(discriminator="name")]
+
+
+def round_contradictions(rounds: RoundsConfig, groups: int, word: str) -> list[str]:
+    """What excludes each other in `rounds`, with so many groups (`word`: what they are called where the rule is to run)."""
+    found = []
+    if rounds.rule == "malenia" and rounds.batch is not None and rounds.batch < groups:
+        found.append(f"rounds.batch {rounds.batch} is less than the {groups} {word}; malenia needs at least one trajectory of every one of them")
+    if rounds.rule == "afedpg" and rounds.collective:
+        found.append(
+            f"rounds.reduce: {rounds.reduce} does not work with rounds.rule: afedpg, where every gradient is a step "
+            "of its own and there is nothing to sum; use rounds.reduce: server"
+        )
+    return found

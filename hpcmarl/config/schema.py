@@ -1,0 +1,142 @@
+"""The configuration of a run: frozen pydantic models with defaults, units and cross-field checks. `hpcmarl config schema` prints it.
+
+`file.py` reads YAML into it; everything else takes the models as arguments. Knows no environment, network or rank:
+what only the environment can tell (has it a state? do spaces fit?) is checked where the environment is known.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from hpcmarl.config.algos import Algo, MATraceConfig, algo_contradictions
+from hpcmarl.config.base import ActorCount, Count, GroupCount, Natural, NonNegative, PositiveFloat, PositiveInt, Section
+from hpcmarl.config.rounds import AdamConfig, OptimizerSection, RoundsConfig, round_contradictions
+from hpcmarl.config.run import CheckpointConfig, EvalConfig, FaultsConfig, LoggingConfig, StopConfig, TrajectoriesConfig
+from hpcmarl.config.slurm import SlurmConfig
+
+
+class EnvConfig(Section):
+    """The environment that every actor steps."""
+
+    id: str = Field(description="import path: a PettingZoo module (mpe2.simple_spread_v3) or package.module:factory")
+    kwargs: dict[str, Any] = Field(default={}, description="keyword arguments of the environment's factory")
+    kind: Literal["auto", "parallel", "aec"] = Field("auto", description="which PettingZoo interface to use; auto: parallel where it exists")
+    max_steps: PositiveInt | None = Field(None, description="truncate episodes after so many steps (on top of the environment's own limit)")
+    restarts: Natural = Field(3, description="how often an actor may restart environments that raise or hang")
+    past_restarts: Literal["stop", "quarantine"] = Field(
+        "stop", description="after that: stop the run with the environment's traceback, or give up the slot, until none is left"
+    )
+    step_seconds: PositiveFloat | None = Field(
+        30.0, description="an environment that takes longer for a step counts as hung (ten times as long for a reset); uses SIGALRM"
+    )
+
+
+class PolicyConfig(Section):
+    """Which agents share one policy."""
+
+    agents: tuple[str, ...] = Field(min_length=1, description="agent names or patterns (agent_*, adversary_?)")
+
+
+class DelayConfig(Section):
+    """Injected slowness of a group's actors, for studies of unequal ranks (seconds)."""
+
+    step: NonNegative = Field(0.0, description="added to every environment step of an actor")
+    trajectory: NonNegative = Field(0.0, description="added once to every trajectory (an unroll, or an episode)")
+
+
+class GroupConfig(Section):
+    """One learner with its actors."""
+
+    env: dict[str, Any] = Field(default={}, description="keys of `env` that differ in this group")
+    delay: DelayConfig = DelayConfig()
+    actors: ActorCount | None = Field(None, description="actors of this group; default: topology.actors_per_learner")
+
+
+class TopologyConfig(Section):
+    """Which rank does what; `hpcmarl doctor` prints the table."""
+
+    groups: GroupCount | tuple[GroupConfig, ...] = Field(1, description="how many learners, or a list with one entry a learner")
+    actors_per_learner: ActorCount | Literal["auto"] = Field("auto", description="auto shares out all ranks; 0: a learner steps its own environments")
+    server: Literal["auto", "dedicated", "shared"] = Field("auto", description="the server has rank 0 to itself, or shares it with the first learner")
+    placement: Literal["beside", "apart"] = Field(
+        "beside", description="a learner beside its actors, or all learners on the first ranks and all actors on the others (heterogeneous jobs)"
+    )
+    environments_per_actor: Count = Field(16, description="environment slots stepped together, E")
+    threads: PositiveInt = Field(1, description="torch threads of each rank")
+    silence_seconds: PositiveFloat | None = Field(
+        60.0, description="a rank that was not heard for so long is killed and treated as dead; more than any environment step may take"
+    )
+    respawn: bool = Field(False, description="start a new process in the place of a dead actor (Open MPI 5 under mpiexec --with-ft ulfm)")
+
+    @property
+    def group_list(self) -> tuple[GroupConfig, ...]:
+        """One entry a group, in order."""
+        return (GroupConfig(),) * self.groups if isinstance(self.groups, int) else self.groups
+
+
+class Config(Section):
+    """A whole run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "run"
+    seed: Natural = 0
+    deterministic: bool = Field(False, description="actors wait for every version, so that a run can be repeated bit for bit (sync, one group)")
+    env: EnvConfig
+    policies: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], PolicyConfig] = Field(
+        default={}, description="agents by policy; default: agents with the same spaces share one"
+    )
+    algo: Algo = MATraceConfig()
+    optimizer: OptimizerSection = AdamConfig()
+    rounds: RoundsConfig = RoundsConfig()
+    topology: TopologyConfig = TopologyConfig()
+    trajectories: TrajectoriesConfig = TrajectoriesConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    eval: EvalConfig = EvalConfig()
+    stop: StopConfig = StopConfig()
+    logging: LoggingConfig = LoggingConfig()
+    faults: FaultsConfig = FaultsConfig()
+    slurm: SlurmConfig = SlurmConfig()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Config:
+        for contradiction in contradictions(self):
+            raise ValueError(contradiction)
+        return self
+
+
+def counts_episodes(config: Config) -> bool:
+    """Whether a trajectory is a whole episode instead of an unroll."""
+    return not hasattr(config.algo, "unroll")
+
+
+def batch_of(config: Config) -> int:
+    """Trajectories of a round (M): as configured, else one gradient's worth of every group (afedpg: of one)."""
+    if config.rounds.batch is not None:
+        return config.rounds.batch
+    each = 1 if counts_episodes(config) else config.topology.environments_per_actor
+    return each if config.rounds.rule == "afedpg" else len(config.topology.group_list) * each
+
+
+def contradictions(config: Config) -> list[str]:
+    """Choices that exclude each other, each as one line that names the keys, why, and what to change."""
+    found = []
+    groups = len(config.topology.group_list)
+    if groups == 0:
+        found.append("topology.groups is an empty list; allowed: at least one group")
+    if config.stop == StopConfig(seconds_before_limit=config.stop.seconds_before_limit):
+        found.append("stop is empty, the run would never end; set stop.updates, stop.env_steps, stop.seconds or stop.return_mean")
+    if config.deterministic and (config.rounds.rule != "sync" or groups > 1):
+        found.append(
+            f"deterministic: true needs rounds.rule: sync and one group, not {config.rounds.rule} with {groups}: "
+            "the order in which ranks report is not repeatable"
+        )
+    if config.deterministic and config.topology.respawn:
+        found.append("topology.respawn: true starts anew what deterministic: true would have to repeat; set one of them to false")
+    found += round_contradictions(config.rounds, groups, "groups")
+    if config.eval.episodes == 0 and (config.eval.every_updates or config.eval.every_seconds):
+        found.append("eval.episodes: 0 leaves nothing to play every so often; raise it, or remove eval.every_updates and eval.every_seconds")
+    found += algo_contradictions(config.algo)
+    if config.algo.name == "reinforce" and config.rounds.rule in ("rennala", "malenia") and config.rounds.batch is None:
+        found.append(f"rounds.batch is needed with {config.rounds.rule} and reinforce: how many episodes make a round")
+    return found
