@@ -21,6 +21,12 @@ class StopSignals:
             signal.signal(number, self._on_signal)
         return self
 
+    def ignore(self) -> None:
+        """A run that has ended takes no more requests: Python puts the default handlers back before MPI_Finalize is called, and there the
+        signal that asks for a checkpoint would kill the rank and fail the job."""
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
+
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self.pending and number == signal.SIGINT and self.name == "SIGINT":
             raise KeyboardInterrupt

@@ -78,6 +78,7 @@ def train(config: Config, run_dir: str | None = None, resume: str | None = None)
         rank.close()
         if transport.rank == context.topology.server:
             tell_outcome(code, os.environ)
+        signals.ignore()
         transport.close(LEAVING_SECONDS if transport.leaves_at_once else None)
         if transport.leaves_at_once:
             logging.shutdown()

@@ -187,5 +187,6 @@ def test_a_job_that_reaches_its_time_limit_goes_on_until_the_run_is_done(cluster
     run.finish(limit=180)
     check_nothing_lost(run)
     told = "the Slurm job ends soon" if launcher == "clock" else "SIGUSR1: asking the ranks for a checkpoint"
-    assert run.output.count(told) == len(run.stops())
+    asked = run.output.count(told)
+    assert len(run.stops()) <= asked <= len(run.stops()) + 1  # the last may come when the run has just ended by itself
     assert "TIME LIMIT" not in run.output

@@ -1,5 +1,6 @@
 """Launching: what launchers' variables mean, mpiexec's flags, signals, and that no process is left behind."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -257,3 +258,24 @@ class TestRealMpiexec:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 75
         wait_until(lambda: all(gone(number) for number in numbers))
+
+
+class TestStopSignals:
+    ENDING = (
+        "import ctypes, sys\n"
+        "from hpcmarl.launch.signals import StopSignals\n"
+        "ctypes.pythonapi.Py_AtExit(ctypes.cast(ctypes.CDLL(None).pause, ctypes.c_void_p))\n"  # stands for MPI_Finalize, called at the same place
+        "StopSignals().install().ignore()\n"
+        "sys.stdout.write('leaving')\n"
+    )
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+    def test_none_kills_a_rank_that_is_done_and_waits_in_mpi_finalize(self, number):
+        with subprocess.Popen([sys.executable, "-c", self.ENDING], stdout=subprocess.PIPE) as process:
+            assert process.stdout.read(7) == b"leaving"
+            wait_until(lambda: Path(f"/proc/{process.pid}/stat").read_text().split()[2] == "S")  # asleep
+            process.send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.5)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
