@@ -10,9 +10,9 @@ from tests.mpi.launch import LIBRARIES, needs_horovod, rank_processes, run_train
 from tests.worlds import SPREAD, final_state, summary
 
 pytestmark = pytest.mark.mpi
-MORE = 150  # updates: enough that the victim dies in the middle
+MORE = 100  # updates: enough that the victim dies in the middle
 THREE_LEARNERS = ("topology.groups=3", "topology.actors_per_learner=0", "topology.server=dedicated")
-LONG = 400  # and enough that a frozen one is missed
+ENDLESS = 1_000_000
 
 
 @pytest.fixture
@@ -23,20 +23,25 @@ def config(tmp_path):
 
 
 class Hit:
-    """Sends a signal to one rank once the run has written a checkpoint; `after` is when, by the monotonic clock."""
+    """Sends a signal to one rank once the run has written a checkpoint; `after` is when, by the monotonic clock.
 
-    def __init__(self, directory, rank, number=signal.SIGKILL):
-        self.directory, self.rank, self.number = directory, rank, number
+    `until`: when the server's log has these words, the run is asked to stop."""
+
+    def __init__(self, directory, rank, number=signal.SIGKILL, until=None):
+        self.directory, self.rank, self.number, self.until = directory, rank, number, until
         self.after = None
 
     def __call__(self, _session):
         if self.after is None and list(self.directory.glob("checkpoints/checkpoint-*.h5")):
             os.kill(rank_processes(str(self.directory))[self.rank], self.number)
             self.after = time.monotonic()
+        elif self.until is not None and any(self.until in log.read_text() for log in self.directory.glob("logs/rank-0000.log")):
+            os.kill(rank_processes(str(self.directory))[1], signal.SIGUSR1)
+            self.until = None
 
 
-def train_and_hit(library, ranks, config, directory, rank, *changes, number=signal.SIGKILL, updates=MORE):
-    hit = Hit(directory, rank, number)
+def train_and_hit(library, ranks, config, directory, rank, *changes, number=signal.SIGKILL, updates=MORE, until=None):
+    hit = Hit(directory, rank, number, until)
     always = (f"stop.updates={updates}", "checkpoint.every_updates=20", "topology.silence_seconds=3")
     job = run_train(library, ranks, config, "--run-dir", str(directory), *always, *changes, limit=150, meanwhile=hit)
     assert hit.after is not None, f"the run ended before it could be hit:\n{job.text}"
@@ -66,39 +71,39 @@ def test_a_killed_rank_does_not_end_the_run(ranks, victim, role, changes, config
 
 
 def test_a_killed_actor_is_replaced(config, tmp_path):
-    job, _ = train_and_hit("openmpi", 4, config, tmp_path / "run", 3, "topology.respawn=true", updates=LONG)
-    assert job.code == 0, job.text
-    told = summary(tmp_path / "run")
-    assert (told["status"], told["updates"]) == ("finished", LONG)
-    assert [(row["rank"], row["replaced"]) for row in told["lost_ranks"]] == [(3, True)]
+    told = "is replaced by process"
+    job, _ = train_and_hit("openmpi", 4, config, tmp_path / "run", 3, "topology.respawn=true", updates=ENDLESS, until=told)
+    assert job.code == 75, job.text
+    assert [(row["rank"], row["replaced"]) for row in summary(tmp_path / "run")["lost_ranks"]] == [(3, True)]
     assert "rank 3 (actor) on " in job.text
-    assert " is replaced by process " in job.text
+    assert told in job.text
 
 
 def test_a_frozen_rank_is_found_and_ended(config, tmp_path):
-    job, _ = train_and_hit("openmpi", 4, config, tmp_path / "run", 2, number=signal.SIGSTOP, updates=LONG)
-    assert job.code == 0, job.text
+    told = "was not heard for 3 s (topology.silence_seconds)"
+    job, _ = train_and_hit("openmpi", 4, config, tmp_path / "run", 2, number=signal.SIGSTOP, updates=ENDLESS, until=told)
+    assert job.code == 75, job.text
     assert [row["rank"] for row in summary(tmp_path / "run")["lost_ranks"]] == [2]
-    assert "was not heard for 3 s (topology.silence_seconds)" in job.text
+    assert told in job.text
 
 
 @pytest.mark.parametrize(("number", "limit"), [(signal.SIGKILL, 10), (signal.SIGSTOP, 10 + 3)])
 def test_without_its_server_a_run_ends_at_once_and_can_be_resumed(number, limit, config, tmp_path):
     directory = tmp_path / "run"
-    job, seconds = train_and_hit("openmpi", 4, config, directory, 0, number=number, updates=LONG)
+    job, seconds = train_and_hit("openmpi", 4, config, directory, 0, number=number, updates=ENDLESS)
     assert job.code == 75, job.text
     assert seconds < limit
     version = final_state(directory)["engine"]["rule"]["round"]
-    again = run_train("openmpi", 4, config, "--run-dir", str(directory), "--resume", "auto", f"stop.updates={LONG}")
+    again = run_train("openmpi", 4, config, "--run-dir", str(directory), "--resume", "auto", f"stop.updates={version + 5}")
     assert again.code == 0, again.text
-    assert summary(directory)["updates"] == LONG
+    assert summary(directory)["updates"] == version + 5
     assert f"checkpoint-{version:010d}" in summary(directory)["resumed_from"]
 
 
 @pytest.mark.parametrize("library", LIBRARIES[1:])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_where_the_library_cannot_go_on_the_job_ends_with_a_good_checkpoint(library, number, config, tmp_path):
-    job, seconds = train_and_hit(library, 4, config, tmp_path / "run", 3, number=number, updates=LONG)
+    job, seconds = train_and_hit(library, 4, config, tmp_path / "run", 3, number=number, updates=ENDLESS)
     assert job.code != 0
     assert seconds < 10 + 3
     assert final_state(tmp_path / "run")["engine"]["rule"]["round"] >= 20
