@@ -72,7 +72,8 @@ def salvage_file(partial: Path, *, remove: bool = False) -> Salvaged:
             if not reader.segments:
                 return _finish(Salvaged(name, "empty", "nothing was committed before the writer died", lost_steps=lost), partial, remove)
             copy_shard(reader, final)
-            found = Salvaged(name, "recovered", "", str(final), reader.steps, reader.segments, lost)
+            note = f"killed while {', '.join(sorted(reader.unchecked))} was being written; read without checksum" if reader.unchecked else ""
+            found = Salvaged(name, "recovered", note, str(final), reader.steps, reader.segments, lost)
         verify_shard(final)
     except OSError as error:
         return Salvaged(name, "failed", str(storage_error(partial, "read", error)))

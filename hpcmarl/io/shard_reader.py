@@ -18,6 +18,7 @@ from hpcmarl.io.schema import TRAJECTORIES, open_checked, reading
 from hpcmarl.types import Array
 
 SLAB_BYTES = 8 << 20
+CHECKSUM_BYTES = 4  # Fletcher32, behind a chunk's data
 LARGEST_INDEX, INDEX_RATIO = 256 << 20, 64  # the index is held in memory: so many bytes, or so many times the file's own
 
 
@@ -32,18 +33,20 @@ def list_shards(path: str | os.PathLike[str]) -> list[Path]:
 class ShardReader:
     """An opened trajectory file. steps, segments: its numbers of rows. Use it in a `with` statement.
 
-    partial=True reads what a killed writer committed. Raises FormatError, as do all methods.
+    partial=True reads what a killed writer committed; `unchecked`: datasets whose last rows had to be read past their checksum.
+    Raises FormatError, as do all methods.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, partial: bool = False) -> None:
-        self.path = Path(path)
+        self.path, self._partial = Path(path), partial
+        self.unchecked: set[str] = set()
         self.file: h5py.File = open_checked(path, TRAJECTORIES, unfinished=partial)
         try:
             with reading(self.path):
                 self.layout: Layout = layout_of_file(self.file)
                 self.segments = self._committed() if partial else self._rows("segment")
                 self._check_index_size()
-                self.index = {name: self.file[INDEX][name][: self.segments] for name in self.layout[INDEX].columns}
+                self.index = {name: self._rows_of(INDEX, name, 0, self.segments) for name in self.layout[INDEX].columns}
                 self.steps = int(self.index["start"][-1] + self.index["length"][-1]) if self.segments else 0
                 self._check_index(exact=not partial)
         except BaseException:
@@ -100,8 +103,22 @@ class ShardReader:
         step = max(1, SLAB_BYTES // row_bytes // group.chunk_rows) * group.chunk_rows
         for first in range(0, total, step):
             with reading(self.path):
-                slab = {name: self.file[path][name][first : min(first + step, total)] for name in names}
+                slab = {name: self._rows_of(path, name, first, min(first + step, total)) for name in names}
             yield first, slab
+
+    def _rows_of(self, path: str, name: str, first: int, stop: int) -> Array:
+        """Rows of one dataset. A writer that is killed while it writes a chunk again, longer by new rows, leaves committed rows whole, since the
+        same bytes were written over them, under a checksum that is neither the old one nor the new."""
+        dataset = self.file[path][name]
+        try:
+            return np.asarray(dataset[first:stop])
+        except OSError:
+            if not self._partial or not _stored_plainly(dataset):
+                raise
+            start = (stop - 1) // dataset.chunks[0] * dataset.chunks[0]
+            stored = np.frombuffer(dataset.id.read_direct_chunk((start, *(0,) * (dataset.ndim - 1)))[1][:-CHECKSUM_BYTES], dataset.dtype)
+            self.unchecked.add(f"{path}/{name}")
+            return np.concatenate([dataset[min(first, start) : start], stored.reshape(dataset.chunks)[max(first - start, 0) : stop - start]])
 
     def row_keys(self, first: int, count: int) -> dict[str, Array]:
         """slot, episode, episode_step, version and actor of `count` rows under /steps from row `first` on."""
@@ -110,6 +127,11 @@ class ShardReader:
         keys = {name: self.index[name][segment] for name in ("slot", "episode", "version", "actor")}
         keys["episode_step"] = self.index["first_step"][segment] + rows - self.index["start"][segment]
         return keys
+
+
+def _stored_plainly(dataset: h5py.Dataset) -> bool:
+    """Whether its chunks are the rows themselves with a checksum behind them."""
+    return bool(dataset.fletcher32) and dataset.id.get_create_plist().get_nfilters() == 1
 
 
 def check_shard(path: str | os.PathLike[str]) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import h5py
 import numpy as np
 import pytest
 
@@ -15,9 +16,10 @@ from hpcmarl.io.atomic import PARTIAL
 from hpcmarl.io.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint, verify_checkpoint
 from hpcmarl.io.layout import INDEX
 from hpcmarl.io.metrics import read_metrics
-from hpcmarl.io.salvage import salvage, salvage_file
-from hpcmarl.io.shard import is_live
-from hpcmarl.io.shard_reader import list_shards, verify_shard
+from hpcmarl.io.salvage import append_shard, salvage, salvage_file
+from hpcmarl.io.schema import TRAJECTORIES, open_checked, read_attributes
+from hpcmarl.io.shard import ShardFile, is_live
+from hpcmarl.io.shard_reader import ShardReader, list_shards, verify_shard
 from hpcmarl.io.trajectory import TrajectoryWriter
 from hpcmarl.io.unfinished import lookup3
 from tests.rollouts import make_spec, random_rollout
@@ -191,3 +193,49 @@ def test_damaged_open_shards_are_refused_at_once(tmp_path):
 
 def test_lookup3_agrees_with_its_author():
     assert lookup3(b"Four score and seven years ago") == 0x17770551
+
+
+def half_flushed(directory):
+    """An open shard after one flush, and after a second one of the same chunks: (path, bytes before, bytes after, [(offset, size) of chunks])."""
+    whole = directory / "shard-000009.h5"
+    writer = TrajectoryWriter(directory, make_spec(), TrajectoriesConfig(), rank=0, role="actor", host="h", attributes={})
+    for number in range(4):
+        writer.append(rollout_number(number))
+    writer.close()
+    list_shards(directory)[0].rename(whole)
+    with ShardReader(whole) as reader:
+        shard = ShardFile(directory / "shard-000000.h5", reader.layout, read_attributes(reader.file))
+        states = []
+        for _ in range(2):
+            append_shard(shard, reader)
+            shard.flush()
+            states.append(shard.partial.read_bytes())
+        shard.abandon()
+    chunks = []
+    shard.partial.write_bytes(states[0])
+    with open_checked(shard.partial, TRAJECTORIES, unfinished=True) as file:
+        file.visititems(lambda _, item: chunks.extend(chunks_of(item)) if isinstance(item, h5py.Dataset) and item.chunks else None)
+    return shard.partial, *states, chunks
+
+
+def chunks_of(dataset):
+    return [(info.byte_offset, info.size) for info in map(dataset.id.get_chunk_info, range(dataset.id.get_num_chunks()))]
+
+
+def test_a_chunk_that_was_being_written_again_keeps_its_committed_rows(tmp_path):
+    partial, before, after, chunks = half_flushed(tmp_path)
+    torn = bytearray(before)
+    changed = 0
+    for offset, size in chunks:  # killed in the middle of each: the first half is new, the checksum is not
+        half = slice(offset, offset + size // 2)
+        torn[half] = after[half]
+        changed += before[half] != after[half]
+    assert changed > 5
+    partial.write_bytes(torn)
+    found = salvage_file(partial)
+    assert found.status == "recovered", found.note
+    assert "was being written; read without checksum" in found.note
+    recovered, whole = read(tmp_path / "shard-000000.h5"), read(tmp_path / "shard-000009.h5")
+    for group, columns in whole.items():
+        for name, column in columns.items():
+            np.testing.assert_array_equal(recovered[group][name], column)
