@@ -31,26 +31,31 @@ class ReinforceConfig(AlgoConfig):
     name: Literal["reinforce"] = "reinforce"
 
 
-class MATraceConfig(AlgoConfig):
+class ActorCriticConfig(AlgoConfig):
+    """What the actor-critics share."""
+
+    unroll: Count = Field(25, description="steps of one unroll, T")
+    critic: Literal["obs", "full", "dec"] = Field("obs", description="critic on all observations, on the environment's state, or one per agent")
+    critic_network: NetworkConfig | None = Field(None, description="default: the shape of `network`, without recurrence")
+    trace_lambda: Fraction = Field(1.0, description="lambda of the trace")
+    value_cost: NonNegative = 0.25
+    entropy_cost: NonNegative = Field(0.01, description="the entropy bonus; the initial one where target_entropy is set")
+    target_entropy: Fraction | None = Field(None, description="learn the entropy cost towards this share of the maximum entropy (discrete actions)")
+    entropy_cost_rate: PositiveFloat = Field(0.1, description="scale of the entropy cost's own gradient (Lagrange rule)")
+    normalise_advantages: bool = Field(False, description="divide advantages by their standard deviation in the batch")
+    reward_scale: PositiveFloat = Field(1.0, description="rewards are multiplied by this before learning (not in reports)")
+
+
+class MATraceConfig(ActorCriticConfig):
     """MA-Trace (arXiv 2111.11229): V-trace with ratios over the team."""
 
     name: Literal["ma_trace"] = "ma_trace"
-    unroll: Count = Field(25, description="steps of one unroll, T")
-    critic: Literal["obs", "full", "dec"] = Field("obs", description="critic on all observations, on the environment's state, or one per agent")
     ratios: Literal["joint", "agent"] | None = Field(
         None, description="importance ratios of the team or of each agent; default: joint, with critic dec: agent"
     )
     rho_max: PositiveFloat = Field(1.0, description="clip of the ratio in the temporal difference and the advantage")
     c_max: PositiveFloat = Field(1.0, description="clip of the ratio in the trace")
-    trace_lambda: Fraction = Field(1.0, description="lambda of the trace")
     importance_sampling: bool = Field(True, description="false sets all ratios to 1 (ablation)")
-    value_cost: NonNegative = 0.25
-    entropy_cost: NonNegative = Field(0.01, description="the entropy bonus; the initial one where target_entropy is set")
-    target_entropy: Fraction | None = Field(None, description="learn the entropy cost towards this share of the maximum entropy (discrete actions)")
-    entropy_cost_rate: PositiveFloat = Field(0.1, description="scale of the entropy cost's own gradient (Lagrange rule)")
-    critic_network: NetworkConfig | None = Field(None, description="default: the shape of `network`, without recurrence")
-    normalise_advantages: bool = Field(False, description="divide advantages by their standard deviation in the batch")
-    reward_scale: PositiveFloat = Field(1.0, description="rewards are multiplied by this before learning (not in reports)")
     reuse: PositiveInt = Field(1, description="how many gradients each rollout takes part in (ratios correct its age)")
 
 
@@ -60,9 +65,8 @@ Algo = Annotated[ReinforceConfig | MATraceConfig, Field(discriminator="name")]
 def algo_contradictions(algo: AlgoConfig) -> list[str]:
     """Choices of an algorithm that exclude each other, each as one line that names the keys, why, and what to change."""
     found = []
-    if isinstance(algo, MATraceConfig):
-        if algo.critic == "dec" and algo.ratios == "joint":
-            found.append("algo.critic: dec has one value per agent and cannot use algo.ratios: joint; use ratios: agent, or critic: obs or full")
-        if algo.critic_network is not None and algo.critic_network.recurrent:
-            found.append("algo.critic_network.recurrent: true is not supported, critics are feed-forward; remove the key")
+    if isinstance(algo, MATraceConfig) and algo.critic == "dec" and algo.ratios == "joint":
+        found.append("algo.critic: dec has one value per agent and cannot use algo.ratios: joint; use ratios: agent, or critic: obs or full")
+    if isinstance(algo, ActorCriticConfig) and algo.critic_network is not None and algo.critic_network.recurrent:
+        found.append("algo.critic_network.recurrent: true is not supported, critics are feed-forward; remove the key")
     return found
