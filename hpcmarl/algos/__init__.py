@@ -1,4 +1,4 @@
-"""Algorithms by name. Adding one: a file with a subclass of base.Algorithm, a section in config.py, and a line here."""
+"""Algorithms by name. Adding one: a file with a subclass of base.Algorithm, a section in config/algos.py, and a line here."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from typing import Any
 
 from hpcmarl.algos.base import Algorithm
 from hpcmarl.algos.ma_trace import MATrace
+from hpcmarl.algos.ppo import PPO
 from hpcmarl.algos.reinforce import Reinforce
 from hpcmarl.config import AlgoConfig
 from hpcmarl.errors import ConfigError
 from hpcmarl.types import EnvironmentSpec
 
-ALGORITHMS: dict[str, type[Algorithm]] = {"reinforce": Reinforce, "ma_trace": MATrace}
+ALGORITHMS: dict[str, type[Algorithm]] = {"reinforce": Reinforce, "ma_trace": MATrace, "ppo": PPO}
 
 
 def make_algorithm(spec: EnvironmentSpec, config: AlgoConfig, seed: int) -> Algorithm:

@@ -24,6 +24,7 @@ class Algorithm(ABC):
 
     unit: what a round's batch counts: unrolls of `unroll` steps, or whole episodes (`unroll` is None).
     on_policy: work sampled under older parameters is worthless.   needs_state: rollouts must carry the environment's state.
+    epochs: how often a batch of rollouts is gone through, in so many `minibatches` each, before the next is sampled; 0: each makes one gradient.
     size: P.   segments: policy -> its slice of the parameter vector.   parameters: [P], the living vector itself (do not keep it).
     """
 
@@ -33,6 +34,8 @@ class Algorithm(ABC):
     on_policy: ClassVar[bool]
     unroll: int | None = None
     needs_state: bool = False
+    epochs: int = 0
+    minibatches: int = 1
 
     def __init__(self, spec: EnvironmentSpec, policies: Mapping[str, Policy], modules: Mapping[str, nn.Module]) -> None:
         """policies: one network a policy; modules: all that is trained for each policy (its network among it)."""

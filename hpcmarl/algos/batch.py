@@ -77,6 +77,35 @@ def join(rollouts: Sequence[Rollout]) -> Batch:
     )
 
 
+def select(rollout: Rollout, slots: Array) -> Rollout:
+    """The trajectories `slots` (increasing) of a rollout, as a rollout of their own; its arrays are copies. Episodes that ended are not in it."""
+    place = np.full(rollout.count, -1, np.int64)
+    place[slots] = np.arange(len(slots))
+    kept = np.flatnonzero(place[rollout.final_index[:, 1]] >= 0)
+    final_index = rollout.final_index[kept].copy()
+    final_index[:, 1] = place[final_index[:, 1]]
+    return Rollout(
+        policies={name: _select_policy(part, slots, kept) for name, part in rollout.policies.items()},
+        episode_start=rollout.episode_start[:, slots],
+        episode_end=rollout.episode_end[:, slots],
+        final_index=final_index,
+        first_step=rollout.first_step[slots],
+        episode=rollout.episode[slots],
+        slots=rollout.slots[slots],
+        version=rollout.version,
+        actor=rollout.actor,
+        state=None if rollout.state is None else rollout.state[:, slots],
+        final_state=None if rollout.final_state is None else rollout.final_state[kept],
+    )
+
+
+def _select_policy(part: PolicyRollout, slots: Array, finals: Array) -> PolicyRollout:
+    arrays = {name: getattr(part, name)[:, slots] for name in ("obs", "alive", "action", "logp", "reward", "terminated", "truncated")}
+    mask = None if part.action_mask is None else part.action_mask[:, slots]
+    memory = None if part.memory is None else part.memory[slots]
+    return PolicyRollout(**arrays, final_obs=part.final_obs[finals], action_mask=mask, memory=memory)
+
+
 def _join_policy(parts: list[PolicyRollout], steps: int) -> PolicyBatch:
     return PolicyBatch(
         obs=_side_by_side([part.obs for part in parts], steps, 1),

@@ -59,7 +59,21 @@ class MATraceConfig(ActorCriticConfig):
     reuse: PositiveInt = Field(1, description="how many gradients each rollout takes part in (ratios correct its age)")
 
 
-Algo = Annotated[ReinforceConfig | MATraceConfig, Field(discriminator="name")]
+class PPOConfig(ActorCriticConfig):
+    """PPO (arXiv 1707.06347): IPPO with critic dec, MAPPO with critic obs or full."""
+
+    name: Literal["ppo"] = "ppo"
+    trace_lambda: Fraction = Field(0.95, description="lambda of the generalised advantage estimation")
+    clip: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="epsilon: beyond 1 ± epsilon a ratio gains nothing")
+    epochs: PositiveInt = Field(5, description="how often each batch is gone through before the actors get new weights")
+    minibatches: PositiveInt = Field(
+        1, description="random parts of a batch, each a gradient of rounds.batch trajectories; a batch has as many trajectories as all of them"
+    )
+    value_cost: NonNegative = 0.5
+    normalise_advantages: bool = Field(True, description="advantages of mean 0 and deviation 1 in each gradient")
+
+
+Algo = Annotated[ReinforceConfig | MATraceConfig | PPOConfig, Field(discriminator="name")]
 
 
 def algo_contradictions(algo: AlgoConfig) -> list[str]:

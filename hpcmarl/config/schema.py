@@ -133,6 +133,8 @@ def contradictions(config: Config) -> list[str]:
         )
     if config.deterministic and config.topology.respawn:
         found.append("topology.respawn: true starts anew what deterministic: true would have to repeat; set one of them to false")
+    if config.deterministic and config.algo.name == "ppo":
+        found.append("deterministic: true does not go with algo.name: ppo, whose actors go on while it goes through a batch; use ma_trace")
     found += round_contradictions(config.rounds, groups, "groups")
     if config.eval.episodes == 0 and (config.eval.every_updates or config.eval.every_seconds):
         found.append("eval.episodes: 0 leaves nothing to play every so often; raise it, or remove eval.every_updates and eval.every_seconds")

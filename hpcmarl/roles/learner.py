@@ -1,6 +1,6 @@
 """The learner: gradients of its actors' rollouts, for the server or for the AllReduce among the learners.
 
-    rollouts ──► queue (bounded, oldest dropped) ──► gradient at the newest parameters ──► server, which says when a round ends
+    rollouts ──► feed (feed.py: which of them are next) ──► gradient at the newest parameters ──► server, which says when a round ends
     server's PARAMETERS (a round has ended) ──► load ──► WEIGHTS to the actors
 
 Under AllReduce the gradient stays here: the server counts, its PARAMETERS carry no vector and mean "reduce now"; every learner
@@ -10,35 +10,21 @@ then takes part in one sum, steps its own replica of the optimizer, and all repl
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from hpcmarl.comm.protocol import FLAG_FINAL, Buffer, Kind, vector_message, vector_of
 from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import LatestLink, Message, SendHandle
-from hpcmarl.optim.rounds import share
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import Context, Interval, Role
+from hpcmarl.roles.feed import Work, make_feed
 from hpcmarl.roles.guard import GradientGuard
 from hpcmarl.roles.replica import Replica
 from hpcmarl.roles.statistics import EpisodeLog, Means
-from hpcmarl.types import FloatArray, Rollout
+from hpcmarl.types import FloatArray
 
 GRADIENTS_UNDER_WAY = 2
-
-
-@dataclass
-class Entry:
-    """A rollout in the queue and how many more gradients it takes part in."""
-
-    message: Message
-    rollout: Rollout
-    actor_rank: int
-    uses: int
 
 
 class Learner(Role):
@@ -54,15 +40,12 @@ class Learner(Role):
         self.codec = context.codec(self.algorithm)
         self.rule = context.rule()
         self.links = {rank: LatestLink(self.transport, rank) for rank in self.group.actors}
-        self.queue: deque[Entry] = deque()
-        self.limit = context.queue_limit(self.group)
-        self.reuse = int(getattr(config.algo, "reuse", 1))
+        self.feed = make_feed(context, self.group, self.rule, self.algorithm)
         self.version, self.delivered = -1, 0
         self.env_steps = self.agent_steps = 0
         self.sending: list[SendHandle] = []
         self.replica = Replica(context, self.algorithm, self.group.index) if config.rounds.collective else None
         self.means, self.episodes = Means(), EpisodeLog()
-        self.late = self.overflow = 0  # trajectories dropped: too old, or queue full
         self.guard, self.report = GradientGuard(config), Interval(config.logging.every_seconds)
         self.last_version = 0
         self.snapshot_wanted: int | None = None
@@ -71,7 +54,7 @@ class Learner(Role):
 
     def on_message(self, message: Message) -> None:
         if message.kind is Kind.ROLLOUT:
-            self._enqueue(message)
+            self._on_rollout(message)
             return
         if message.kind is Kind.PARAMETERS:
             self._on_parameters(message)
@@ -84,34 +67,12 @@ class Learner(Role):
             self.stopping, self.last_version = True, int(message.header["version"])
         message.release()
 
-    def _enqueue(self, message: Message) -> None:
-        """Take in a rollout; a full queue loses its oldest."""
+    def _on_rollout(self, message: Message) -> None:
         rollout = self.codec.read(message.buffer, int(message.header["version"]))
         self.env_steps += int(message.header["env_steps"])
         self.agent_steps += int(message.header["agent_steps"])
         self.episodes.add(rollout.episodes)
-        self.queue.append(Entry(message, rollout, message.source, self.reuse))
-        if self._too_old(rollout):
-            self._drop(self.queue.pop(), late=True)
-        while len(self.queue) > self.limit and not self.context.config.deterministic:
-            self._drop(self.queue.popleft(), late=False)
-
-    def _too_old(self, rollout: Rollout) -> bool:
-        """On-policy work of an older version is worthless (late: ignore leaves the dropping to the server's rule).
-
-        A rule that takes gradients of any age would take those, too, though they were sampled for the group's former point; and there
-        versions count the steps of all groups, so that they say little about how far the ratios have to reach."""
-        age = self.version - rollout.version
-        if self.algorithm.on_policy:
-            return age > 0 and (self.rule.any_age or self.context.config.rounds.late == "cancel")
-        return not self.rule.any_age and age > self.context.config.rounds.max_staleness
-
-    def _drop(self, entry: Entry, *, late: bool) -> None:
-        if late:
-            self.late += entry.rollout.count
-        else:
-            self.overflow += entry.rollout.count
-        entry.message.release()
+        self.feed.add(message, rollout, self.version)
 
     def _on_parameters(self, message: Message) -> None:
         version = int(message.header["version"])
@@ -125,14 +86,11 @@ class Learner(Role):
         """New parameters: forget what is too old, tell the actors."""
         self.algorithm.load_parameters(vector)
         self.version, self.delivered = version, 0
-        old = [entry for entry in self.queue if self._too_old(entry.rollout)]
-        if old:
-            self.queue = deque(entry for entry in self.queue if not self._too_old(entry.rollout))
-        for entry in old:
-            self._drop(entry, late=True)
+        self.feed.on_version(version)
         self._snapshot()  # before the actors get the new weights, while they stand at the boundary in a deterministic run
-        if self.stopping:
+        if self.stopping or not self.feed.weights_due:
             return
+        self.feed.on_weights(version)
         weights = self._weights()
         for link in self.links.values():
             link.offer(weights)
@@ -177,72 +135,33 @@ class Learner(Role):
             return self._stop()
         if self.report.due():
             self._report()
-        entries = self._take()
-        if not entries:
+        work = self._take()
+        if work is None:
             return False
-        self._learn(entries)
+        self._learn(work)
         return True
 
-    def _take(self) -> list[Entry]:
-        """The rollouts of the next gradient, or none if the group has to wait (for rollouts, for a new version, for the line)."""
-        if self.version < 0 or not self.queue or (self.replica is not None and self.replica.busy):
-            return []
+    def _take(self) -> Work | None:
+        """The work for the next gradient, or none if the group has to wait (for rollouts, for a new version, for the line)."""
+        if self.version < 0 or (self.replica is not None and self.replica.busy):
+            return None
         self.sending = [handle for handle in self.sending if not handle.done()]
-        if len(self.sending) >= GRADIENTS_UNDER_WAY:
-            return []
-        target = self.rule.initial_batch if self.version == 0 else self.rule.batch
-        quota = self.rule.quota(target)
-        if self.context.config.deterministic:
-            return self._take_in_order(quota or target)
-        wanted = share(target, len(self.rule.present)) if quota is None else quota - self.delivered
-        if wanted <= 0:
-            return []
-        waiting = sum(entry.rollout.count for entry in self.queue)
-        if quota is not None and waiting < wanted and len(self.queue) < max(1, self.limit // 2):
-            return []  # one gradient for the whole share costs less than several
-        taken: list[Entry] = []
-        while self.queue and sum(entry.rollout.count for entry in taken) < wanted:
-            if taken and self.algorithm.on_policy and self.queue[0].rollout.version != taken[0].rollout.version:
-                break
-            taken.append(self.queue.popleft())
-        return taken
+        return self.feed.take(self.version, self.delivered) if len(self.sending) < GRADIENTS_UNDER_WAY else None
 
-    def _take_in_order(self, quota: int) -> list[Entry]:
-        """Deterministic runs: every actor's share of the version, in the order of the actors; re-used rollouts come first."""
-        if self.delivered:
-            return []
-        each = -(-quota // len(self.group.actors))
-        fresh: list[Entry] = []
-        for rank in self.group.actors:
-            own = [entry for entry in self.queue if entry.actor_rank == rank and entry.rollout.version == self.version]
-            if sum(entry.rollout.count for entry in own) < each:
-                return []
-            fresh += own
-        taken = [entry for entry in self.queue if entry.rollout.version < self.version] + fresh
-        self.queue.clear()
-        return taken
-
-    def _learn(self, entries: list[Entry]) -> None:
-        """Compute the gradient of these rollouts, send or keep it, and queue again what is to be re-used."""
-        rollouts = [entry.rollout for entry in entries]
+    def _learn(self, work: Work) -> None:
+        """Compute the gradient of these rollouts, send or keep it."""
+        rollouts, count = work.rollouts, work.count
         began = time.perf_counter()
         vector, statistics = self.algorithm.gradient(rollouts)
-        if not self.guard.accepts(vector, (entry.actor_rank for entry in entries), self.version):
-            for entry in entries:
-                entry.message.release()
+        if not self.guard.accepts(vector, (entry.actor_rank for entry in work.entries), self.version):
+            self.feed.refuse(work)
             return
-        count = sum(rollout.count for rollout in rollouts)
         statistics["gradient_seconds"] = (time.perf_counter() - began) / count
         version = rollouts[0].version if self.algorithm.on_policy else self.version
         self.delivered += count if version == self.version else 0
         staleness = float(sum((self.version - rollout.version) * rollout.count for rollout in rollouts))
         self.means.add(statistics, count)
-        for entry in entries:
-            entry.uses -= 1
-            if entry.uses > 0:
-                self.queue.append(entry)
-            else:
-                entry.message.release()
+        self.feed.done(work)
         if self.replica is not None:
             self.replica.add(vector, count)
         message = vector_message(
@@ -264,9 +183,9 @@ class Learner(Role):
 
     def _report(self) -> None:
         tree = {"group": self.group.index, "statistics": self.means.take(), "episodes": self.episodes.take()}
-        tree |= {"late": self.late, "overflow": self.overflow, "bad_gradients": self.guard.refused}
+        tree |= {"late": self.feed.late, "overflow": self.feed.overflow, "bad_gradients": self.guard.refused}
         self.tell(self.context.topology.server, Kind.REPORT, tree)
-        self.late = self.overflow = self.guard.refused = 0
+        self.feed.late = self.feed.overflow = self.guard.refused = 0
 
     def _start(self, state: dict[str, Any]) -> None:
         """Take over a resumed run's state, if there is one, and start the actors."""
@@ -274,19 +193,14 @@ class Learner(Role):
             self.algorithm.load_state_dict(state["algorithm"])
         if self.replica is not None:
             self._adopt(*self.replica.start(state.get("optimizer")))
-        for buffer, version, uses, rank in state.get("queue", []):
-            held = np.array(buffer, dtype=np.uint8)
-            message = Message.kept(held, rank)
-            self.queue.append(Entry(message, self.codec.read(held, version), rank, uses))
+        self.feed.load_state_dict(state.get("queue", []), self.codec)
 
     def state_dict(self) -> dict[str, Any]:
         """The algorithm's own state, the replica's optimizer, and rollouts that are still to be re-used (deterministic runs)."""
         state: dict[str, Any] = {"algorithm": self.algorithm.state_dict(), "version": self.version}
         if self.replica is not None:
             state["optimizer"] = self.replica.optimizer.state_dict()
-        if self.context.config.deterministic:
-            state["queue"] = [[entry.message.buffer.copy(), entry.rollout.version, entry.uses, entry.actor_rank] for entry in self.queue]
-        return state
+        return state | {"queue": self.feed.state_dict()}
 
     def _stop(self) -> bool:
         """Tell the actors, then the last report and state; under AllReduce only when the last round is closed."""

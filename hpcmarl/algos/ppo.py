@@ -1,0 +1,61 @@
+"""PPO (arXiv 1707.06347) for many agents: IPPO with a critic of each agent, MAPPO (arXiv 2103.01955) with a central one.
+
+    w_t = exp( log pi(a_k|o_k) - log mu(a_k|o_k) )                     for each agent k, mu: the policy that sampled
+    A_t = sum_{i>=t} (gamma lambda)^{i-t} (r_i + gamma V_{i+1} - V_i)   generalised advantage estimation (arXiv 1506.02438, eq. 16)
+    v_t = A_t + V_t                                                     the critic's target
+    gain_t = sum_k min( w_t A_t, clip(w_t, 1 - epsilon, 1 + epsilon) A_t )
+
+A batch is gone through `epochs` times in `minibatches` random parts, each a gradient and a step of its own (roles/feed.py); V, and with it
+A and v, are of the parameters of each step: advantages of fresh values learn no worse than those of the batch's beginning (arXiv 2006.05990,
+section 3.5). With normalise_advantages A has mean 0 and deviation 1 over the acting rows of one gradient.
+Critics (algo.critic): dec is IPPO; obs, full are MAPPO, where all agents of a policy share the team's A. The rest of the loss: actor_critic.py.
+
+    symbol -> variable, shape:  gamma discount   lambda trace_lambda   epsilon clip   r reward [T, B, U]   V value [T, B, U]   A advantages [T, B, U]
+    v targets   log pi logp [n]   log mu PolicyBatch.logp [T, B, N]       (U units with a value: 1 or N)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hpcmarl.algos.actor_critic import ActorCritic, Columns
+from hpcmarl.algos.batch import Evaluation, PolicyBatch, tensor
+from hpcmarl.config import PPOConfig
+from hpcmarl.maths.vtrace import VTrace, vtrace
+from hpcmarl.types import EnvironmentSpec, FloatArray
+
+
+class PPO(ActorCritic):
+    """See the module's docstring for equations, variants and symbols."""
+
+    summary = "clipped surrogate, several passes over each batch: IPPO (critic dec) and MAPPO (critic obs, full)"
+    paper = "arXiv 1707.06347, 2103.01955"
+    on_policy = False  # ratios are to the policy that sampled, which may be that of the batch before
+    _config: PPOConfig
+
+    def __init__(self, spec: EnvironmentSpec, config: PPOConfig, seed: int) -> None:
+        super().__init__(spec, config, seed)
+        self.epochs, self.minibatches = config.epochs, config.minibatches
+
+    def _trace(self, columns: Columns, part: PolicyBatch, evaluation: Evaluation) -> VTrace:
+        """V-trace with all ratios 1 has GAE's targets; the advantages are what these add to the values."""
+        arrays = (columns.reward, columns.acts, columns.terminated, columns.truncated, columns.final)
+        trace = vtrace(
+            np.zeros_like(columns.value), columns.value, columns.last, *arrays, discount=self._config.discount, trace_lambda=self._config.trace_lambda
+        )
+        advantages = np.where(columns.acts, trace.targets - columns.value, np.float32(0.0))
+        return VTrace(trace.targets, advantages, trace.mean_rho, trace.mean_c)
+
+    def _normalised(self, advantages: FloatArray) -> FloatArray:
+        return super()._normalised(advantages - advantages.mean())
+
+    def _gain(self, part: PolicyBatch, evaluation: Evaluation, advantages: FloatArray) -> tuple[torch.Tensor, dict[str, float]]:
+        log_ratio = evaluation.logp - tensor(evaluation.rows.pick(part.logp))
+        ratio, weight, clip = log_ratio.exp(), tensor(advantages), self._config.clip
+        gain = torch.minimum(ratio * weight, ratio.clamp(1.0 - clip, 1.0 + clip) * weight).sum()
+        with torch.no_grad():
+            outside = float(((ratio - 1.0).abs() > clip).float().sum())
+            divergence = float((ratio - 1.0 - log_ratio).sum())  # KL(mu, pi), the estimator that is never negative
+        count = max(evaluation.rows.count, 1)
+        return gain, {"clip_fraction": outside / count, "approximate_kl": divergence / count}

@@ -1,0 +1,241 @@
+"""What waits at a learner, and which of it makes the next gradient. Called by the learner; knows no optimizer and sends nothing.
+
+Queue        rollouts in the order of their arrival; each makes one gradient (algo.reuse: several)
+Iterations   a batch of rollouts is gone through `epochs` times in `minibatches` random parts each; only then do the actors get new weights.
+             They go on meanwhile: what they make under the weights of this iteration or of the one before is the next batch, newest first
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.algos.base import Algorithm
+from hpcmarl.algos.batch import select
+from hpcmarl.comm.layout import RolloutCodec
+from hpcmarl.comm.topology import Group
+from hpcmarl.comm.transport import Message
+from hpcmarl.optim.rounds import RoundRule, share
+from hpcmarl.roles.base import Context, generator_for
+from hpcmarl.types import Rollout
+
+
+@dataclass
+class Entry:
+    """A rollout and how many more gradients it takes part in; its memory is the message's."""
+
+    message: Message
+    rollout: Rollout
+    actor_rank: int
+    uses: int
+
+
+@dataclass
+class Work:
+    """The rollouts of one gradient and the entries that they are of."""
+
+    rollouts: list[Rollout]
+    entries: list[Entry]
+
+    @property
+    def count(self) -> int:
+        """Trajectories."""
+        return trajectories(self.rollouts)
+
+
+class Queue:
+    """`late`, `overflow`: trajectories dropped since the learner last set them to 0: too old, or more than `limit` messages.
+    `weights_due`: the actors are to get the next version's weights."""
+
+    def __init__(self, context: Context, group: Group, rule: RoundRule, algorithm: Algorithm) -> None:
+        self.context, self.group, self.rule, self.algorithm = context, group, rule, algorithm
+        self.entries: deque[Entry] = deque()
+        self.limit = context.queue_limit(group)
+        self.reuse = int(getattr(context.config.algo, "reuse", 1))
+        self.late = self.overflow = 0
+        self.weights_due = True
+
+    # ---- in
+
+    def add(self, message: Message, rollout: Rollout, version: int) -> None:
+        """Take in a rollout while the newest parameters are `version`; a full queue loses its oldest."""
+        self.entries.append(Entry(message, rollout, message.source, self.reuse))
+        if self._too_old(rollout, version):
+            self._drop(self.entries.pop(), late=True)
+        while len(self.entries) > self.limit and not self.context.config.deterministic:
+            self._drop(self.entries.popleft(), late=False)
+
+    def on_version(self, version: int) -> None:
+        """New parameters: forget what is too old for them."""
+        old = [entry for entry in self.entries if self._too_old(entry.rollout, version)]
+        if old:
+            self.entries = deque(entry for entry in self.entries if not self._too_old(entry.rollout, version))
+        for entry in old:
+            self._drop(entry, late=True)
+
+    def on_weights(self, version: int) -> None:
+        """The actors get the weights of `version` now."""
+
+    def _too_old(self, rollout: Rollout, version: int) -> bool:
+        """On-policy work of an older version is worthless (late: ignore leaves the dropping to the server's rule).
+
+        A rule that takes gradients of any age would take those, too, though they were sampled for the group's former point; and there
+        versions count the steps of all groups, so that they say little about how far the ratios have to reach."""
+        age = version - rollout.version
+        if self.algorithm.on_policy:
+            return age > 0 and (self.rule.any_age or self.context.config.rounds.late == "cancel")
+        return not self.rule.any_age and age > self.context.config.rounds.max_staleness
+
+    def _drop(self, entry: Entry, *, late: bool) -> None:
+        if late:
+            self.late += entry.rollout.count
+        else:
+            self.overflow += entry.rollout.count
+        entry.message.release()
+
+    # ---- out
+
+    def take(self, version: int, delivered: int) -> Work | None:
+        """The rollouts of the next gradient; `delivered`: trajectories that the group has delivered for this version. None: wait."""
+        if not self.entries:
+            return None
+        target = self.rule.initial_batch if version == 0 else self.rule.batch
+        quota = self.rule.quota(target)
+        if self.context.config.deterministic:
+            return self._take_in_order(version, delivered, quota or target)
+        wanted = share(target, len(self.rule.present)) if quota is None else quota - delivered
+        if wanted <= 0:
+            return None
+        waiting = sum(entry.rollout.count for entry in self.entries)
+        if quota is not None and waiting < wanted and len(self.entries) < max(1, self.limit // 2):
+            return None  # one gradient for the whole share costs less than several
+        taken: list[Entry] = []
+        while self.entries and sum(entry.rollout.count for entry in taken) < wanted:
+            if taken and self.algorithm.on_policy and self.entries[0].rollout.version != taken[0].rollout.version:
+                break
+            taken.append(self.entries.popleft())
+        return _whole(taken)
+
+    def _take_in_order(self, version: int, delivered: int, quota: int) -> Work | None:
+        """Deterministic runs: every actor's share of the version, in the order of the actors; re-used rollouts come first."""
+        if delivered:
+            return None
+        each = -(-quota // len(self.group.actors))
+        fresh: list[Entry] = []
+        for rank in self.group.actors:
+            own = [entry for entry in self.entries if entry.actor_rank == rank and entry.rollout.version == version]
+            if sum(entry.rollout.count for entry in own) < each:
+                return None
+            fresh += own
+        taken = [entry for entry in self.entries if entry.rollout.version < version] + fresh
+        self.entries.clear()
+        return _whole(taken)
+
+    def done(self, work: Work) -> None:
+        """The gradient was made: queue again what is to be re-used."""
+        for entry in work.entries:
+            entry.uses -= 1
+            if entry.uses > 0:
+                self.entries.append(entry)
+            else:
+                entry.message.release()
+
+    def refuse(self, work: Work) -> None:
+        """The gradient was no good: its rollouts make no other."""
+        for entry in work.entries:
+            entry.message.release()
+
+    # ---- checkpoints
+
+    def state_dict(self) -> list[list[Any]]:
+        """The rollouts that a deterministic run has still to re-use; others begin with new ones."""
+        if not self.context.config.deterministic:
+            return []
+        return [[entry.message.buffer.copy(), entry.rollout.version, entry.uses, entry.actor_rank] for entry in self.entries]
+
+    def load_state_dict(self, state: list[list[Any]], codec: RolloutCodec) -> None:
+        """The inverse of state_dict."""
+        for buffer, version, uses, rank in state:
+            held = np.array(buffer, dtype=np.uint8)
+            self.entries.append(Entry(Message.kept(held, rank), codec.read(held, version), rank, uses))
+
+
+class Iterations(Queue):
+    """Goes through batches of rollouts again and again, as the algorithm's `epochs` and `minibatches` say."""
+
+    def __init__(self, context: Context, group: Group, rule: RoundRule, algorithm: Algorithm) -> None:
+        super().__init__(context, group, rule, algorithm)
+        self.batch: list[Entry] = []
+        self.parts: deque[list[tuple[int, int]]] = deque()  # (entry of the batch, slot) of the trajectories of each coming gradient
+        self.weights = (0, 0)  # versions of the weights that the actors had before, and that they have
+
+    def on_version(self, version: int) -> None:
+        super().on_version(version)
+        if not self.parts:
+            self._end()
+
+    def on_weights(self, version: int) -> None:
+        self.weights = (self.weights[1], version)
+        self.weights_due = False
+
+    def _too_old(self, rollout: Rollout, version: int) -> bool:
+        return rollout.version < self.weights[0]
+
+    def take(self, version: int, delivered: int) -> Work | None:
+        quota = self.rule.quota(self.rule.initial_batch if version == 0 else self.rule.batch)
+        if (quota is not None and delivered >= quota) or not (self.parts or self._begin(version)):
+            return None
+        part = np.array(sorted(self.parts.popleft()))
+        chosen = [(self.batch[index], part[part[:, 0] == index, 1]) for index in np.unique(part[:, 0])]
+        return Work([select(entry.rollout, slots) for entry, slots in chosen], [entry for entry, _ in chosen])
+
+    def _begin(self, version: int) -> bool:
+        """The next batch: a part for each gradient must hold the group's share of a round."""
+        self._end()
+        epochs, parts = self.algorithm.epochs, self.algorithm.minibatches
+        missing = parts * share(self.rule.batch, len(self.rule.present))
+        self.limit = max(self.limit, 2 * missing)
+        if sum(entry.rollout.count for entry in self.entries) < missing:
+            return False
+        while missing > 0:
+            self.batch.append(self.entries.pop())
+            missing -= self.batch[-1].rollout.count
+        self.batch.reverse()
+        rows = [(index, slot) for index, entry in enumerate(self.batch) for slot in range(entry.rollout.count)]
+        generator = generator_for(self.context.config.seed, "learner", self.group.index, version)
+        for _ in range(epochs):
+            order = generator.permutation(len(rows))
+            self.parts += [[rows[row] for row in part] for part in np.array_split(order, parts)]
+        return True
+
+    def _end(self) -> None:
+        """The batch is used up."""
+        if self.batch:
+            self.weights_due = True
+        for entry in self.batch:
+            entry.message.release()
+        self.batch = []
+
+    def done(self, work: Work) -> None:
+        """The batch is kept until the last part of it has been learned from."""
+
+    def refuse(self, work: Work) -> None:
+        """Other parts of the batch may be good."""
+
+
+def make_feed(context: Context, group: Group, rule: RoundRule, algorithm: Algorithm) -> Queue:
+    """What the algorithm wants."""
+    return (Iterations if algorithm.epochs else Queue)(context, group, rule, algorithm)
+
+
+def trajectories(rollouts: Iterable[Rollout]) -> int:
+    """How many there are in these rollouts."""
+    return sum(rollout.count for rollout in rollouts)
+
+
+def _whole(entries: list[Entry]) -> Work | None:
+    return Work([entry.rollout for entry in entries], entries) if entries else None

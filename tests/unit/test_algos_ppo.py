@@ -1,0 +1,158 @@
+"""PPO against a literal implementation; parts of rollouts; batches that are gone through several times; whole runs."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from hpcmarl.algos import make_algorithm
+from hpcmarl.algos.batch import select
+from hpcmarl.config import MATraceConfig, NetworkConfig, PPOConfig
+from hpcmarl.config.file import load_config
+from hpcmarl.errors import ConfigError
+from hpcmarl.optim.rounds import make_rule
+from hpcmarl.roles.feed import Iterations
+from tests.literal_ppo import literal_gradient
+from tests.rollouts import CONTINUOUS, MULTI_DISCRETE, make_spec, random_rollout
+from tests.unit.test_algos_ma_trace import TEAM_AND_PREY, TURNS, rollouts_of
+from tests.worlds import SPREAD, run_world, summary
+
+PPO = ("algo.name=ppo", "algo.epochs=2", "algo.minibatches=2")
+
+
+def make(spec, *, algorithm=PPOConfig, **keys):
+    """Random parameters and logp: ratios on both sides of both clips."""
+    config = algorithm(**{"network": NetworkConfig(hidden=(5,)), "discount": 0.9, "trace_lambda": 0.8, "entropy_cost": 0.1, **keys})
+    made = make_algorithm(spec, config, 0)
+    made.load_parameters(np.random.default_rng(1).standard_normal(made.size).astype(np.float32) * 0.6)
+    return made
+
+
+@pytest.mark.parametrize("critic", ["obs", "full", "dec"])
+@pytest.mark.parametrize("spec", [make_spec(), TEAM_AND_PREY], ids=["one_policy", "two_policies"])
+def test_equals_the_literal_implementation(spec, critic):
+    algorithm, rollouts = make(spec, critic=critic, reward_scale=0.5, normalise_advantages=False), rollouts_of(spec)
+    wanted = literal_gradient(algorithm, rollouts)
+    found, statistics = algorithm.gradient(rollouts)
+    assert np.abs(wanted).max() > 0.1
+    np.testing.assert_allclose(found, wanted, atol=2e-4, rtol=2e-4)
+    assert 0 < statistics["clip_fraction"] < 1
+    assert statistics["approximate_kl"] > 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_turn_based_games_keep_per_agent_transitions(seed):
+    algorithm, rollouts = make(TURNS, critic="dec", normalise_advantages=False), rollouts_of(TURNS, seed=seed, steps=6)
+    np.testing.assert_allclose(algorithm.gradient(rollouts)[0], literal_gradient(algorithm, rollouts), atol=2e-4, rtol=2e-4)
+
+
+def test_normalised_advantages_do_not_feel_an_offset_of_the_rewards():
+    algorithm = make(make_spec(), discount=1e-9, value_cost=0.0, entropy_cost=0.0, critic="dec")
+    rollout = random_rollout(make_spec(), 6, 4, np.random.default_rng(0), deaths=False)
+    before = algorithm.gradient([rollout])[0]
+    for part in rollout.policies.values():
+        part.reward += 3.0
+    np.testing.assert_allclose(algorithm.gradient([rollout])[0], before, atol=1e-3)
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_the_parts_of_a_rollout_add_up_to_it(recurrent):
+    spec = TEAM_AND_PREY
+    algorithm = make(spec, algorithm=MATraceConfig, critic="full", network=NetworkConfig(hidden=(5,), recurrent=recurrent, memory=4))
+    rollout = rollouts_of(spec, slots=5, count=1, memory=4 if recurrent else None)[0]
+    parts = [select(rollout, np.array(slots)) for slots in ([0, 3], [1], [2, 4])]
+    assert [part.count for part in parts] == [2, 1, 2]
+    assert sum(len(part.final_index) for part in parts) == len(rollout.final_index) > 0
+    summed = sum(algorithm.gradient([part])[0] for part in parts)
+    np.testing.assert_allclose(summed, algorithm.gradient([rollout])[0], atol=1e-4)
+
+
+class Letter:
+    """Stands for a message."""
+
+    def __init__(self, source):
+        self.source, self.released = source, False
+
+    def release(self):
+        self.released = True
+
+
+def feed_of(batch, epochs, minibatches, limit=8):
+    context = SimpleNamespace(queue_limit=lambda group: limit, config=load_config(SPREAD, ["algo.name=ppo"]))
+    algorithm = SimpleNamespace(on_policy=False, epochs=epochs, minibatches=minibatches)
+    return Iterations(context, SimpleNamespace(index=0, actors=(1, 2)), make_rule("sync", 1, batch), algorithm)
+
+
+def arrive(feed, version, source, slots=2):
+    rollout, letter = random_rollout(make_spec(), 3, slots, np.random.default_rng(source)), Letter(source)
+    rollout.version, rollout.actor = version, source
+    feed.add(letter, rollout, version)
+    return letter
+
+
+def test_a_batch_is_gone_through_in_random_parts_before_the_actors_get_new_weights():
+    feed = feed_of(batch=3, epochs=2, minibatches=2)
+    feed.on_version(0)
+    feed.on_weights(0)
+    letters = [arrive(feed, 0, source) for source in (1, 2)]
+    assert feed.take(0, 0) is None
+    letters.append(arrive(feed, 0, 3))
+    seen = []
+    for version in range(4):
+        assert not feed.weights_due
+        work = feed.take(version, 0)
+        seen.append([(rollout.actor, int(slot)) for rollout in work.rollouts for slot in rollout.slots])
+        assert len(seen[-1]) == work.count == 3
+        assert feed.take(version, 3) is None
+        feed.done(work)
+        assert not any(letter.released for letter in letters)
+        feed.on_version(version + 1)
+    first, second = sorted(seen[0] + seen[1]), sorted(seen[2] + seen[3])
+    assert first == second
+    assert len(set(first)) == 6
+    assert sorted(map(sorted, seen[:2])) != sorted(map(sorted, seen[2:]))
+    assert feed.weights_due
+    assert all(letter.released for letter in letters)
+
+
+def test_the_next_batch_is_of_this_iteration_or_the_one_before_newest_first():
+    feed = feed_of(batch=2, epochs=1, minibatches=1)
+    feed.on_weights(0)
+    feed.on_weights(7)
+    old, new = arrive(feed, 0, 1), arrive(feed, 7, 2)
+    assert [rollout.version for rollout in feed.take(7, 0).rollouts] == [7]
+    feed.on_version(8)
+    feed.on_weights(8)
+    assert (feed.late, old.released, new.released) == (0, False, True)
+    feed.on_version(9)
+    assert (feed.late, old.released) == (2, True)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("changes", [(), ("rounds.reduce=mpi",), ("rounds.rule=rennala",), ("rounds.rule=afedpg",), ("algo.network.recurrent=true",)])
+def test_ranks_train(tmp_path, size, changes):
+    groups = ("topology.groups=2",) if size > 1 else ()
+    ranks = run_world(size, tmp_path, *PPO, *groups, *changes, "stop.updates=9")
+    told = summary(tmp_path)
+    assert (told["status"], told["updates"]) == ("finished", 9)
+    starts = {learner.feed.weights[1] for rank in ranks if (learner := rank.roles.get("learner"))}
+    assert starts != {9}  # nine is in the middle of a batch of four gradients
+    run_world(size, tmp_path, *PPO, *groups, *changes, "stop.updates=12", resume="auto")
+    assert summary(tmp_path)["updates"] == 12
+
+
+def test_what_does_not_go_together_is_said():
+    with pytest.raises(ConfigError, match=r"deterministic: true does not go with algo\.name: ppo"):
+        load_config(SPREAD, ["algo.name=ppo", "deterministic=true"])
+    with pytest.raises(ConfigError, match=r"algo\.clip"):
+        load_config(SPREAD, ["algo.name=ppo", "algo.clip=1.5"])
+    with pytest.raises(ConfigError, match="critic: dec is needed"):
+        make(TURNS)
+
+
+def test_continuous_and_several_discrete_actions():
+    for action in (CONTINUOUS, MULTI_DISCRETE):
+        spec = make_spec(action=action)
+        vector, statistics = make(spec).gradient(rollouts_of(spec))
+        assert np.isfinite(vector).all()
+        assert statistics["gradient_norm"] > 0
