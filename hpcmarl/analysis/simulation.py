@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from hpcmarl.config.file import load_simulation
 from hpcmarl.io.atomic import write_atomically
 from hpcmarl.io.simulation import read_simulation
 from hpcmarl.types import Array
@@ -32,10 +33,11 @@ def label_of(case: dict[str, Any]) -> str:
 
 def plot_simulation(path: Path, directory: Path) -> list[Path]:
     """Writes throughput.png and, where there is an objective, objective.png into `directory`; returns what was written."""
-    cases, _ = read_simulation(path)
+    cases, attributes = read_simulation(path)
+    threshold = load_simulation(str(attributes["config"]) + "\n").sim.threshold
     written = [_save(_throughput(cases), directory / "throughput.png")]
     if "objective" in cases[0]["outcomes"][0]["course"]:
-        written.append(_save(_objective(cases), directory / "objective.png"))
+        written.append(_save(_objective(cases, threshold), directory / "objective.png"))
     return written
 
 
@@ -43,7 +45,13 @@ def course_of(case: dict[str, Any], column: str) -> tuple[Array, Array]:
     """A column of all seeds on one grid of virtual time: times [GRID] and values [seeds, GRID]. The grid ends where the first seed does."""
     courses = [outcome["course"] for outcome in case["outcomes"]]
     times = np.linspace(0.0, min(float(course["time"][-1]) for course in courses), GRID)
-    return times, np.array([np.interp(times, course["time"], course[column]) for course in courses])
+    return times, np.array([_interpolated(times, course["time"], course[column]) for course in courses])
+
+
+def _interpolated(times: Array, known_at: Array, values: Array) -> Array:
+    """Values at other times; where nothing was known yet (NaN), the first that was."""
+    known = ~np.isnan(values)
+    return np.interp(times, known_at[known], values[known]) if known.any() else np.full(len(times), np.nan)
 
 
 def _figure(columns: int, height: float, rows: int = 1) -> tuple[Any, Any]:
@@ -86,23 +94,33 @@ def _throughput(cases: Sequence[dict[str, Any]]) -> Any:
     return figure
 
 
-def _objective(cases: Sequence[dict[str, Any]]) -> Any:
-    """One panel a setting, one curve a method: the mean over the seeds, and the band that holds most of them."""
+def _objective(cases: Sequence[dict[str, Any]], threshold: float | None) -> Any:
+    """One panel a setting, one curve a method: the mean over the seeds (of a sampled return the median), and the band that holds most of them.
+
+    Below it the norm of the gradient, where that is known."""
     settings = _settings(cases)
     methods = list(dict.fromkeys(label_of(case) for case in cases))
-    figure, axes = _figure(len(settings), 6.0, rows=2)
+    course = cases[0]["outcomes"][0]["course"]
+    sampled = "gradient_norm" not in course
+    names = ["objective"] if sampled else ["objective", "gradient_norm"]
+    figure, axes = _figure(len(settings), 3.0 * len(names) + (0.6 if sampled else 0.0), rows=len(names))
     for setting, column in zip(settings, axes.T, strict=True):
         for case in (case for case in cases if case["setting"] == setting):
             colour = f"C{methods.index(label_of(case)) % 10}"
-            for axis, name in zip(column, ("objective", "gradient_norm"), strict=True):
+            for axis, name in zip(column, names, strict=True):
                 times, values = course_of(case, name)
-                axis.plot(times, values.mean(axis=0), color=colour, label=label_of(case))
+                axis.plot(times, np.median(values, axis=0) if sampled else values.mean(axis=0), color=colour, label=label_of(case))
                 if len(values) > 1:
                     axis.fill_between(times, *np.percentile(values, BAND, axis=0), color=colour, alpha=0.2, linewidth=0)
                 axis.spines[["top", "right"]].set_visible(False)
         column[0].set(title=setting)
-        column[1].set(xlabel="virtual time", yscale="log")
-    axes[0][0].set_ylabel("objective")
-    axes[1][0].set_ylabel("norm of its gradient")
+        column[-1].set(xlabel="virtual time")
+        if not sampled:
+            column[1].set(yscale="log")
+        if threshold is not None:
+            column[0].axhline(threshold, color="0.5", linestyle=":", linewidth=1)
+    axes[0][0].set_ylabel("return" if sampled else "objective")
+    if not sampled:
+        axes[1][0].set_ylabel("norm of its gradient")
     axes[0][0].legend(frameon=False)
     return figure

@@ -27,7 +27,6 @@ from hpcmarl.sim.trace import Trace
 from hpcmarl.types import Array, Gradient
 
 COLUMNS = ("time", "round", "used", "wasted", "round_time", "objective", "gradient_norm", "parameter_mean")
-LARGEST_BLOCK = 1 << 20  # numbers in the gradients that are taken together
 SENTINEL = -1  # stands in the queue for the workers that were not yet put there
 
 
@@ -38,17 +37,19 @@ class Cluster:
 
     def __init__(self, config: SimulationConfig, seed: int) -> None:
         self.config = config
-        sim, rounds, dimension = config.sim, config.rounds, config.objective.dimension
+        sim, rounds = config.sim, config.rounds
         streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(5)]
         self.workers = sim.workers
+        self.objective = make_objective(config, streams[3])
+        dimension = self.objective.size if self.objective is not None else getattr(config.objective, "dimension", 1)
         self.compute = Times(config.times("compute_times"), sim.workers, dimension, streams[0])
         self.exchange = Times(config.times("communication_times"), sim.workers, dimension, streams[1])
         self.failures = Failures(sim.failures, sim.workers, streams[2])
-        self.objective = make_objective(config, streams[3])
         self.noise = streams[4]
         rule = make_rule(rounds.rule, sim.workers, config.batch, rounds.initial_batch)
         start = np.zeros(1) if self.objective is None else self.objective.initial()
-        self.engine = Engine(rule, make_optimizer(config.optimizer, start))
+        segments = () if self.objective is None else self.objective.segments
+        self.engine = Engine(rule, make_optimizer(config.optimizer, start, segments))
         self.now = self.published = 0.0
         self.events = self.abandoned = self.used = 0
         self.round_time_sum = self.round_time_min = self.round_time_max = 0.0
@@ -118,7 +119,7 @@ class Cluster:
     def _vector(self, worker: int, count: int) -> Array:
         """The sum of `count` gradients at the worker's own point, [P]."""
         assert self.objective is not None
-        return np.asarray(self.objective.gradients([worker] * count, self._points[worker], self.noise).sum(axis=0))
+        return self.objective.weighted([worker] * count, np.ones(count), self._points[worker], self.noise)
 
     def _step(self, step: Command) -> None:
         """A round's step at once, as replicas make it under AllReduce: the engine has only counted, and the gradients of all that arrived are
@@ -127,11 +128,7 @@ class Cluster:
         assert isinstance(step, Step)
         workers, self._arrived = self._arrived, []
         scales = np.ones(self.workers) if self.engine.rule.pooled else np.array(step.scales)
-        direction = np.zeros(self.objective.size)
-        rows = max(1, LARGEST_BLOCK // self.objective.size)
-        for first in range(0, len(workers), rows):
-            part = workers[first : first + rows]
-            direction += scales[part] @ self.objective.gradients(part, self._point, self.noise)
+        direction = self.objective.weighted(workers, scales[workers], self._point, self.noise)
         self.engine.step(step.total_scale * direction)
         self._point = self.engine.optimizer.point()
 
@@ -263,6 +260,11 @@ class Cluster:
                 self._share_anew()
 
     # ---- results
+
+    def close(self) -> None:
+        """Let go of what the objective has opened."""
+        if self.objective is not None:
+            self.objective.close()
 
     def _keep(self, number: int, duration: float) -> None:
         """One point of the trace."""

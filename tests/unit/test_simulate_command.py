@@ -13,8 +13,8 @@ from hpcmarl.errors import FormatError
 from hpcmarl.io.describe import GOOD, describe, verify_file
 from hpcmarl.io.simulation import read_simulation
 from hpcmarl.maths import round_times
-from hpcmarl.sim.experiment import run_one
 from hpcmarl.sim.experiment import simulate as simulate_cases
+from hpcmarl.sim.running import run_one
 
 PAPER = Path(__file__).parents[2] / "configs" / "paper"
 SMALL = """
