@@ -84,6 +84,9 @@ class SimConfig(Section):
     communication_times: NonNegative | tuple[NonNegative, ...] | Law | CommunicationConfig = Field(
         0.0, description="kappa, the time of one round trip: for all, one a worker, or a law"
     )
+    charge: Literal["trajectory", "step"] = Field(
+        "trajectory", description="a trajectory takes h_i whatever its length, or h_i·steps/objective.reference_steps (biased towards short ones)"
+    )
     failures: tuple[FailureConfig, ...] = ()
     stop: LimitConfig = LimitConfig()
     threshold: float | None = Field(None, description="tell when the objective reached it (the mean of 5 successive points)")
@@ -133,6 +136,7 @@ class PolicyObjectiveConfig(Section):
     env: EnvConfig
     policies: dict[str, PolicyConfig] = Field({}, description="as of a run; default: agents with the same spaces share one")
     algo: ReinforceConfig = ReinforceConfig()
+    reference_steps: Count = Field(100, description="with sim.charge: step, the length of a trajectory that takes h_i")
     slots: Count = Field(20, description="episodes that are played side by side")
     workers: tuple[SampledWorkerConfig, ...] = Field((), description="one entry a worker, in turn where there are more workers; default: all alike")
 
@@ -198,6 +202,10 @@ def simulation_contradictions(config: SimulationConfig) -> list[str]:
         unknown = [worker for worker in failure.workers or () if worker >= sim.workers]
         if unknown:
             found.append(f"sim.failures.{index}.workers names {unknown[0]}; allowed: numbers from 0 to {sim.workers - 1} (sim.workers)")
+    if sim.charge == "step" and config.objective.name != "policy":
+        found.append("sim.charge: step needs trajectories that have steps; set objective.name to policy, or sim.charge to trajectory")
+    if sim.charge == "step" and sim.failures:
+        found.append("sim.charge: step does not go with sim.failures; remove one of them")
     if tune is not None and config.objective.name == "none":
         found.append("sim.sweep.tune needs an objective to judge by; set objective.name to quadratics, nonconvex or policy")
     if sim.threshold is not None and config.objective.name == "none":

@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 import math
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,6 +26,10 @@ from hpcmarl.sim.objectives import make_objective
 from hpcmarl.sim.times import Times
 from hpcmarl.sim.trace import Trace
 from hpcmarl.types import Array, Gradient
+
+if TYPE_CHECKING:
+    from hpcmarl.sim.charging import TimesByStep
+    from hpcmarl.sim.sampled import Sampled
 
 COLUMNS = ("time", "round", "used", "wasted", "round_time", "objective", "gradient_norm", "parameter_mean")
 SENTINEL = -1  # stands in the queue for the workers that were not yet put there
@@ -39,13 +44,12 @@ class Cluster:
         self.config = config
         sim, rounds = config.sim, config.rounds
         streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(5)]
-        self.workers = sim.workers
+        self.workers, self.noise = sim.workers, streams[4]
         self.objective = make_objective(config, streams[3])
         dimension = self.objective.size if self.objective is not None else getattr(config.objective, "dimension", 1)
-        self.compute = Times(config.times("compute_times"), sim.workers, dimension, streams[0])
+        self.compute: Times | TimesByStep = Times(config.times("compute_times"), sim.workers, dimension, streams[0])
         self.exchange = Times(config.times("communication_times"), sim.workers, dimension, streams[1])
         self.failures = Failures(sim.failures, sim.workers, streams[2])
-        self.noise = streams[4]
         rule = make_rule(rounds.rule, sim.workers, config.batch, rounds.initial_batch)
         start = np.zeros(1) if self.objective is None else self.objective.initial()
         segments = () if self.objective is None else self.objective.segments
@@ -63,12 +67,24 @@ class Cluster:
         self._point = start
         self._arrived: list[int] = []  # whose gradients the round's step is to be made of
         self._loads = [0] * sim.workers  # where workers wait for their point: trajectories of the delivery under way
+        self._sampled = self._charge_by_step() if sim.charge == "step" else None
         # With times that never vary a round's first arrivals are known beforehand: the others are put into the queue when they are due.
         lazy = self.compute.fixed if not rule.waits and self._cancel and not sim.failures else None
         self._order = sorted((time, worker) for worker, time in enumerate(lazy)) if lazy is not None else []
         self._waiting = 0  # how many of `_order` are in the queue
         self._keep(0, 0.0)
         self._begin_all(0.0)
+
+    def _charge_by_step(self) -> Sampled:
+        """Let compute times follow the trajectories' lengths, which are played when they begin; returns who plays them."""
+        from hpcmarl.sim.charging import TimesByStep
+        from hpcmarl.sim.sampled import Sampled
+
+        assert isinstance(self.compute, Times)
+        assert isinstance(self.objective, Sampled)
+        points = self._points if self.engine.rule.any_age else None
+        self.compute = TimesByStep(self.compute, self.objective, lambda worker: points[worker] if points else self._point, self.noise)
+        return self.objective
 
     # ---- events
 
@@ -129,6 +145,8 @@ class Cluster:
         workers, self._arrived = self._arrived, []
         scales = np.ones(self.workers) if self.engine.rule.pooled else np.array(step.scales)
         direction = self.objective.weighted(workers, scales[workers], self._point, self.noise)
+        if self._sampled is not None:
+            self._sampled.forget()
         self.engine.step(step.total_scale * direction)
         self._point = self.engine.optimizer.point()
 

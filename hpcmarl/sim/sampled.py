@@ -9,6 +9,7 @@ when `objective.name` is policy.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,17 +39,19 @@ class Sampled(Objective):
         seed = int(generator.integers(LARGEST_SEED))
         spec = _common_spec(config, different)
         self.algorithm = make_algorithm(spec, config.algo, seed)
-        self.size = self.algorithm.size
+        self.size, self.reference_steps = self.algorithm.size, config.reference_steps
         self.segments = tuple(self.algorithm.segments.values())
-        self._stages = [Stage(self, config, environment, Seeds(seed, index * config.slots)) for index, environment in enumerate(different)]
+        self._stages = [Stages(self, config, environment, Seeds(seed, index * (config.slots + 1))) for index, environment in enumerate(different)]
         self._returns: list[list[float]] = [[] for _ in range(workers)]
-        self.steps = 0  # of the environments, in all
+        self._begun: list[deque[Rollout]] | None = None  # with sim.charge: step, by worker: episodes whose gradients were not asked for yet
 
     def initial(self) -> Array:
         return self.algorithm.initial_parameters().astype(np.float64)
 
     def weighted(self, workers: Sequence[int], weights: Array, point: Array, generator: np.random.Generator) -> Array:
-        rollouts = self._play(workers, point, generator)
+        rollouts = self._begun_by(workers) if self._begun is not None else self._play(workers, point, generator)
+        for worker, rollout in zip(workers, rollouts, strict=True):
+            self._returns[worker].append(rollout.episodes[0].return_mean)
         total = np.zeros(self.size)
         for weight in dict.fromkeys(weights.tolist()):
             total += weight * self.algorithm.gradient([rollout for rollout, own in zip(rollouts, weights, strict=True) if own == weight])[0]
@@ -65,11 +68,25 @@ class Sampled(Objective):
             wanted = [index for index, worker in enumerate(workers) if self._stage_of[worker] == number]
             for index, rollout in zip(wanted, stage.play(len(wanted), generator), strict=True):
                 played[index] = rollout
-        rollouts = [rollout for rollout in played if rollout is not None]
+        return [rollout for rollout in played if rollout is not None]
+
+    def begin(self, workers: Sequence[int], point: Array, generator: np.random.Generator) -> list[int]:
+        """Play an episode for each worker now, whose gradients are asked for later (sim.charge: step); returns how many steps each has."""
+        self._begun = self._begun or [deque() for _ in self._returns]
+        rollouts = self._play(workers, point, generator)
         for worker, rollout in zip(workers, rollouts, strict=True):
-            self._returns[worker].append(rollout.episodes[0].return_mean)
-            self.steps += rollout.steps
-        return rollouts
+            self._begun[worker].append(rollout)
+        return [rollout.steps for rollout in rollouts]
+
+    def _begun_by(self, workers: Sequence[int]) -> list[Rollout]:
+        """Of each worker's episodes that were begun the first ones."""
+        assert self._begun is not None
+        return [self._begun[worker].popleft() for worker in workers]
+
+    def forget(self) -> None:
+        """A round is over: what was begun under its point and not used never will be."""
+        for begun in self._begun or ():
+            begun.clear()
 
     def value(self, point: Array) -> float:
         heard = [float(np.mean(returns)) for returns in self._by_stage() if returns]
@@ -86,16 +103,41 @@ class Sampled(Objective):
         return np.full(1, np.nan)  # not known: what is sampled is noise for the most part
 
     def close(self) -> None:
-        for stage in self._stages:
+        for stages in self._stages:
+            stages.close()
+
+
+class Stages:
+    """Where the episodes of one environment are played: the first of its slots alone for a single episode, the others side by side."""
+
+    def __init__(self, objective: Sampled, config: PolicyObjectiveConfig, environment: EnvConfig, seeds: Seeds) -> None:
+        self.slots = config.slots
+        self._objective, self._config, self._environment, self._seeds = objective, config, environment, seeds
+        self._made: dict[int, Stage] = {}
+
+    def play(self, count: int, generator: np.random.Generator) -> list[Rollout]:
+        """`count` whole episodes; when there are more than slots, one batch of slots after the other, so that short episodes weigh no more."""
+        rollouts: list[Rollout] = []
+        while len(rollouts) < count:
+            left = count - len(rollouts)
+            slots = 1 if left == 1 else self.slots
+            if slots not in self._made:
+                seeds = Seeds(self._seeds.seed, self._seeds.first_slot + (slots > 1))
+                self._made[slots] = Stage(self._objective, self._config, self._environment, slots, seeds)
+            rollouts += self._made[slots].play(min(slots, left), generator)
+        return rollouts
+
+    def close(self) -> None:
+        for stage in self._made.values():
             stage.environment.close()
 
 
 class Stage:
-    """The slots in which the episodes of one environment are played."""
+    """`slots` slots of one environment that are stepped together."""
 
-    def __init__(self, objective: Sampled, config: PolicyObjectiveConfig, environment: EnvConfig, seeds: Seeds) -> None:
+    def __init__(self, objective: Sampled, config: PolicyObjectiveConfig, environment: EnvConfig, slots: int, seeds: Seeds) -> None:
         self.algorithm = objective.algorithm
-        self.slots = config.slots
+        self.slots = slots
         self.environment = make_environment(environment, config.policies, self.slots, seeds)
         memory = {name: array.shape[-1] for name, array in self.algorithm.initial_memory(1).items()}
         codec = RolloutCodec(self.environment.spec, memory=memory)
@@ -103,13 +145,6 @@ class Stage:
         self.assembler = EpisodeAssembler(codec, self.slots, 0, np.arange(self.slots))
 
     def play(self, count: int, generator: np.random.Generator) -> list[Rollout]:
-        """`count` whole episodes; when there are more than slots, one batch of slots after the other, so that short episodes weigh no more."""
-        rollouts: list[Rollout] = []
-        while len(rollouts) < count:
-            rollouts += self._play_batch(min(self.slots, count - len(rollouts)), generator)
-        return rollouts
-
-    def _play_batch(self, count: int, generator: np.random.Generator) -> list[Rollout]:
         """The first episode that each of `count` slots finishes; a slot that has done so rests."""
         arena, environment = self.arena, self.environment
         memory = self.algorithm.initial_memory(self.slots)
