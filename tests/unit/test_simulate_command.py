@@ -12,6 +12,7 @@ from hpcmarl.config.file import load_simulation
 from hpcmarl.errors import FormatError
 from hpcmarl.io import shelf
 from hpcmarl.io.describe import GOOD, describe, verify_file
+from hpcmarl.io.metrics import json_text
 from hpcmarl.io.simulation import read_simulation
 from hpcmarl.maths import round_times
 from hpcmarl.sim import running
@@ -209,6 +210,28 @@ def test_the_time_to_a_threshold_is_told(run, small, tmp_path):
         assert own["median"] == (pytest.approx(np.median(times)) if len(reached) == 2 else None)
         assert own["min"] == (min(reached) if reached else None)
     assert told["threshold"] == -1.2
+
+
+def test_what_is_stored_of_a_simulation(run, small, tmp_path):
+    run("simulate", small, "--out", tmp_path / "out", "sim.threshold=-1.2")
+    stored = json.loads(json_text(analysis.condensed(tmp_path / "out" / "simulation.h5")))
+    cases, _ = read_simulation(tmp_path / "out" / "simulation.h5")
+    assert [case["method"] for case in stored["cases"]] == [case["method"] for case in cases]
+    assert load_simulation(stored["config"]).sim.threshold == -1.2
+    for kept, case in zip(stored["cases"], cases, strict=True):
+        assert kept["tuned"] == case["tuned"]
+        assert [own["objective"] for own in kept["outcomes"]] == [outcome["objective"] for outcome in case["outcomes"]]
+        course = {name: np.array(column) for name, column in kept["course"].items()}
+        assert len(course["time"]) == 50
+        assert (course["percentile_20"] <= course["median"] + 1e-9).all()
+        assert (course["median"] <= course["percentile_80"] + 1e-9).all()
+
+
+def test_curves_begin_with_the_first_value_that_is_known():
+    course = {"time": np.array([0.0, 1.0, 3.0]), "objective": np.array([np.nan, 2.0, 4.0])}
+    times, values = analysis.course_of({"outcomes": [{"course": course}]}, "objective")
+    np.testing.assert_allclose(values[0], np.interp(times, [1, 3], [2, 4]))
+    assert values[0, 0] == 2.0
 
 
 def test_a_directory_with_something_in_it_is_refused(run, small, tmp_path):
