@@ -37,6 +37,8 @@ def simulate(
     overrides: Overrides = None,
     out: Annotated[str | None, typer.Option("--out", metavar="DIR", help="default: runs/NAME-DATE-TIME")] = None,
     as_json: Json = False,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="simulations that run at once, in processes of their own")] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="go on in DIR after an end before its time: what is done is not done again")] = False,
     from_run: Annotated[str | None, typer.Option("--from-run", metavar="RUN", help="predict from the times that a run has measured")] = None,
     groups: Annotated[int | None, typer.Option("--groups", metavar="N", help="with --from-run: how many; default: as measured")] = None,
     slow: Annotated[str | None, typer.Option("--slow", metavar="SHARE:FACTORx", help="with --from-run: a share of slower groups")] = None,
@@ -53,9 +55,10 @@ def simulate(
     hpcmarl simulate --from-run runs/first --groups 64 --slow 0.1:10x
 
     Keys given here hold in every case of sim.sweep. Results lie in DIR: simulation.h5, summary.json, plots.
+    --jobs changes how long it takes, no result.
     With --from-run nothing is written: throughput, round time and efficiency of each rule, and which serves best.
     """
-    from hpcmarl.config.file import load_simulation
+    from hpcmarl.config.file import dump_config, load_simulation
     from hpcmarl.errors import UsageError
 
     set_threads(1)
@@ -70,18 +73,23 @@ def simulate(
         raise UsageError("simulate needs CONFIG, a file with a section sim, or --from-run RUN")
     if groups is not None or slow is not None or rule:
         raise UsageError("--groups, --slow and --rule go with --from-run; for a CONFIG write sim.workers=N, sim.compute_times and rounds.rule=RULE")
+    if resume and out is None:
+        raise UsageError("--resume needs --out DIR, the directory of the simulation that is to go on")
     settings = load_simulation(Path(config), overrides or ())
     directory = Path(out) if out is not None else new_run_dir(settings.name)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UsageError(f"--out {directory}: exists and is not empty; choose another directory")
+    from hpcmarl.io.shelf import PartsShelf
     from hpcmarl.sim.experiment import simulate as run
+    from hpcmarl.sim.running import Runner
 
+    shelf = PartsShelf(directory, dump_config(settings))
+    shelf.check(resume)
     began = time.perf_counter()
     with _Bar() as bar:
-        results = run(settings, [change.partition("=")[0].strip() for change in overrides or ()], bar.show)
+        results = run(settings, [change.partition("=")[0].strip() for change in overrides or ()], bar.show, Runner(jobs, shelf))
     seconds = time.perf_counter() - began
     summary = _summary(settings, results, seconds)
     _keep(directory, settings, results, summary)
+    shelf.clear()
     _tell(results, summary, directory, as_json)
 
 
@@ -127,6 +135,9 @@ def _summary(settings: SimulationConfig, results: Sequence[CaseResult], seconds:
     summary |= {name: _nested(results, lambda result, name=name: result.mean(name)) for name in figures}  # type: ignore[misc]
     if settings.objective.name != "none":
         summary["objective_standard_error"] = _nested(results, lambda result: result.standard_error("objective"))
+    if settings.sim.threshold is not None:
+        summary["threshold"] = settings.sim.threshold
+        summary["time_to_threshold"] = _nested(results, lambda result: result.times_to_threshold())
     if any(result.trials for result in results):
         summary["tuned"] = _nested(results, lambda result: result.tuned)
     summary["ended"] = _nested(results, lambda result: sorted({outcome.figures["ended"] for outcome in result.outcomes}))
@@ -189,6 +200,11 @@ def _row(result: CaseResult) -> dict[str, Any]:
             shown[name.replace("_", " ")] = f"{result.mean(name):.4g}"
     if len(result.outcomes) > 1 and "objective" in result.outcomes[0].figures:
         shown["objective"] += f" ± {result.standard_error('objective'):.2g}"
+    if "threshold_time" in result.outcomes[0].figures:
+        times = result.times_to_threshold()
+        spread = f" ({times['min']:.4g} to {times['max']:.4g})" if times["reached"] > 1 else ""
+        middle = "" if times["median"] is None else f"{times['median']:.4g}"
+        shown["to threshold"] = f"{middle}{spread}, {times['reached']} of {times['seeds']}".lstrip(", ")
     if result.tuned:
         shown["tuned"] = ", ".join(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in result.tuned.items())
     ends = {str(outcome.figures["ended"]).partition(":")[0] for outcome in result.outcomes} - {"finished"}

@@ -38,7 +38,8 @@ ALLOWED = {
     "io": BASIS,
     "comm": BASIS,
     "launch": BASIS,
-    "sim": BASIS | {"optim", "maths", "config.sweep"},
+    # sampled.py alone plays episodes, with the classes that actors and learners play and learn with
+    "sim": BASIS | {"optim", "maths", "config.sweep", "config.file", "nets", "algos", "envs", "comm"},
     "analysis": BASIS | {"io", "maths", "config.file"},
     "roles": BASIS | {"maths", "nets", "algos", "optim", "league", "envs", "io", "comm", "launch", "config.file"},
     "bench": EVERYTHING,

@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from hpcmarl.config.file import load_simulation
 from hpcmarl.io.atomic import write_atomically
 from hpcmarl.io.simulation import read_simulation
 from hpcmarl.types import Array
 
 GRID = 200  # moments at which the courses of several seeds are compared
+STORED = 50  # moments of a course that is stored
+OF_A_SEED = ("seed", "objective", "threshold_time", "rounds", "used_gradients")
 BAND = (20, 80)  # percentiles, as in arXiv 2509.24305
 INSTALL = "plots need matplotlib: pip install 'hpcmarl[analysis]'"
 
@@ -32,10 +35,11 @@ def label_of(case: dict[str, Any]) -> str:
 
 def plot_simulation(path: Path, directory: Path) -> list[Path]:
     """Writes throughput.png and, where there is an objective, objective.png into `directory`; returns what was written."""
-    cases, _ = read_simulation(path)
+    cases, attributes = read_simulation(path)
+    config = load_simulation(str(attributes["config"]) + "\n")
     written = [_save(_throughput(cases), directory / "throughput.png")]
     if "objective" in cases[0]["outcomes"][0]["course"]:
-        written.append(_save(_objective(cases), directory / "objective.png"))
+        written.append(_save(_objective(cases, config.name, config.sim.threshold), directory / "objective.png"))
     return written
 
 
@@ -43,7 +47,30 @@ def course_of(case: dict[str, Any], column: str) -> tuple[Array, Array]:
     """A column of all seeds on one grid of virtual time: times [GRID] and values [seeds, GRID]. The grid ends where the first seed does."""
     courses = [outcome["course"] for outcome in case["outcomes"]]
     times = np.linspace(0.0, min(float(course["time"][-1]) for course in courses), GRID)
-    return times, np.array([np.interp(times, course["time"], course[column]) for course in courses])
+    return times, np.array([_interpolated(times, course["time"], course[column]) for course in courses])
+
+
+def _interpolated(times: Array, known_at: Array, values: Array) -> Array:
+    """Values at other times; where nothing was known yet (NaN), the first that was."""
+    known = ~np.isnan(values)
+    return np.interp(times, known_at[known], values[known]) if known.any() else np.full(len(times), np.nan)
+
+
+def condensed(path: Path) -> dict[str, Any]:
+    """What is worth storing of a simulation whose objective was sampled, as plain values: for each case what was tuned and how the trials scored,
+    each seed's late objective and time to the threshold, and the course (median and band over the seeds) at a few moments."""
+    cases, attributes = read_simulation(path)
+    found = []
+    for case in cases:
+        times, values = course_of(case, "objective")
+        chosen = slice(0, None, GRID // STORED)
+        course = {"time": times, "median": np.median(values, axis=0)}
+        course |= {f"percentile_{level}": np.percentile(values, level, axis=0) for level in BAND}
+        kept = {name: case[name] for name in ("setting", "method", "batch", "tuned", "trials")}
+        kept["outcomes"] = [{name: outcome.get(name) for name in OF_A_SEED} for outcome in case["outcomes"]]
+        kept["course"] = {name: [float(f"{value:.4g}") for value in column[chosen]] for name, column in course.items()}
+        found.append(kept)
+    return {"hpcmarl_version": attributes["hpcmarl_version"], "config": attributes["config"], "cases": found}
 
 
 def _figure(columns: int, height: float, rows: int = 1) -> tuple[Any, Any]:
@@ -86,23 +113,33 @@ def _throughput(cases: Sequence[dict[str, Any]]) -> Any:
     return figure
 
 
-def _objective(cases: Sequence[dict[str, Any]]) -> Any:
-    """One panel a setting, one curve a method: the mean over the seeds, and the band that holds most of them."""
+def _objective(cases: Sequence[dict[str, Any]], name: str, threshold: float | None) -> Any:
+    """One panel a setting, one curve a method: the mean over the seeds (of a sampled return the median), and the band that holds most of them.
+
+    Below it the norm of the gradient, where that is known."""
     settings = _settings(cases)
     methods = list(dict.fromkeys(label_of(case) for case in cases))
-    figure, axes = _figure(len(settings), 6.0, rows=2)
+    course = cases[0]["outcomes"][0]["course"]
+    sampled = "gradient_norm" not in course
+    shown = ["objective"] if sampled else ["objective", "gradient_norm"]
+    figure, axes = _figure(len(settings), 3.0 * len(shown) + (0.6 if sampled else 0.0), rows=len(shown))
     for setting, column in zip(settings, axes.T, strict=True):
         for case in (case for case in cases if case["setting"] == setting):
             colour = f"C{methods.index(label_of(case)) % 10}"
-            for axis, name in zip(column, ("objective", "gradient_norm"), strict=True):
-                times, values = course_of(case, name)
-                axis.plot(times, values.mean(axis=0), color=colour, label=label_of(case))
+            for axis, what in zip(column, shown, strict=True):
+                times, values = course_of(case, what)
+                axis.plot(times, np.median(values, axis=0) if sampled else values.mean(axis=0), color=colour, label=label_of(case))
                 if len(values) > 1:
                     axis.fill_between(times, *np.percentile(values, BAND, axis=0), color=colour, alpha=0.2, linewidth=0)
                 axis.spines[["top", "right"]].set_visible(False)
-        column[0].set(title=setting)
-        column[1].set(xlabel="virtual time", yscale="log")
-    axes[0][0].set_ylabel("objective")
-    axes[1][0].set_ylabel("norm of its gradient")
+        column[0].set(title=name if setting == "default" else setting)
+        column[-1].set(xlabel="virtual time")
+        if not sampled:
+            column[1].set(yscale="log")
+        if threshold is not None:
+            column[0].axhline(threshold, color="0.5", linestyle=":", linewidth=1)
+    axes[0][0].set_ylabel("return" if sampled else "objective")
+    if not sampled:
+        axes[1][0].set_ylabel("norm of its gradient")
     axes[0][0].legend(frameon=False)
     return figure

@@ -17,9 +17,11 @@ from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, write_header
 from hpcmarl.errors import ProtocolError
 from hpcmarl.types import (
     Array,
+    Decision,
     EnvironmentSpec,
     Episode,
     FinalFrame,
+    FloatArray,
     Frame,
     Outcome,
     PolicyFrame,
@@ -148,6 +150,20 @@ class RolloutArena:
         """Forget the finals and episodes of the last unroll; the arrays are overwritten step by step."""
         self.finals.clear()
         self.episodes.clear()
+
+    def begin_after(self, other: RolloutArena) -> None:
+        """Begin with what the environments show after the last row of `other`, which may be this very arena."""
+        for name in self.layout.frame_names:
+            self.arrays[name][0] = other.arrays[name][other.layout.steps]
+        self.begin()
+
+    def decide(self, step: int, decisions: Mapping[str, Decision], memory: dict[str, FloatArray]) -> None:
+        """Write what the policies do at this step; `memory` (policy -> [E, N, H]) becomes what it is afterwards."""
+        for policy, decision in decisions.items():
+            self.arrays[policy + "/action"][step] = decision.action
+            self.arrays[policy + "/logp"][step] = decision.logp
+            if decision.memory is not None:
+                memory[policy] = decision.memory
 
     def keep(self, step: int, outcome: Outcome) -> None:
         """Take over what the environment told at this step besides arrays."""

@@ -6,6 +6,7 @@ what only the environment can tell (has it a state? do spaces fit?) is checked w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -20,7 +21,7 @@ from hpcmarl.config.slurm import SlurmConfig
 class EnvConfig(Section):
     """The environment that every actor steps."""
 
-    id: str = Field(description="import path: a PettingZoo module (mpe2.simple_spread_v3) or package.module:factory")
+    id: str = Field(description="import path: a PettingZoo module (mpe2.simple_spread_v3) or package.module:factory; or gymnasium:ID, one registered")
     kwargs: dict[str, Any] = Field(default={}, description="keyword arguments of the environment's factory")
     kind: Literal["auto", "parallel", "aec"] = Field("auto", description="which PettingZoo interface to use; auto: parallel where it exists")
     max_steps: PositiveInt | None = Field(None, description="truncate episodes after so many steps (on top of the environment's own limit)")
@@ -31,6 +32,12 @@ class EnvConfig(Section):
     step_seconds: PositiveFloat | None = Field(
         30.0, description="an environment that takes longer for a step counts as hung (ten times as long for a reset); uses SIGALRM"
     )
+
+    def changed(self, own: Mapping[str, Any]) -> EnvConfig:
+        """This environment with some keys of its own over it; `kwargs` are merged key by key. Raises pydantic's ValidationError."""
+        if not own:
+            return self
+        return EnvConfig.model_validate(self.model_dump() | {**own, "kwargs": self.kwargs | own.get("kwargs", {})})
 
 
 class PolicyConfig(Section):

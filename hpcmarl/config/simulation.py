@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from hpcmarl.config import NigtConfig, OptimizerSection, RoundsConfig, round_contradictions
+from hpcmarl.config import EnvConfig, NigtConfig, OptimizerSection, PolicyConfig, ReinforceConfig, RoundsConfig, round_contradictions
 from hpcmarl.config.base import Count, Natural, NonNegative, PositiveFloat, PositiveInt, Section, Width
 
 Law = Literal["constant", "sqrt", "linear", "random"]
@@ -23,7 +23,7 @@ class TimesConfig(Section):
 
     law: Law = Field("constant", description=LAWS)
     scale: NonNegative = 1.0
-    dimension_exponent: float = Field(0.0, description="the means are multiplied by objective.dimension to this power")
+    dimension_exponent: float = Field(0.0, description="the means are multiplied by the number of parameters to this power")
     spread: NonNegative = Field(0.5, description="law random: standard deviation of the logarithm")
     values: tuple[NonNegative, ...] | None = Field(None, description="the means themselves, one a worker, instead of law and scale")
     noise: Literal["none", "lognormal", "exponential"] = Field("none", description="distribution of each single time around its mean")
@@ -36,7 +36,7 @@ class CommunicationConfig(TimesConfig):
     """One round trip of each worker: `law` and `scale` give the latency."""
 
     bandwidth: PositiveFloat | None = Field(
-        None, description="bytes a unit of time; adds what objective.dimension parameters of 4 bytes take, there and back; null: nothing"
+        None, description="bytes a unit of time; adds what the parameters, 4 bytes each, take there and back; null: nothing"
     )
 
 
@@ -61,6 +61,7 @@ class TuneConfig(Section):
     """Which values are tried for each case before it is judged: those with the best mean objective late in the run are taken."""
 
     seeds: tuple[Natural, ...] = Field(min_length=1, description="seeds for tuning only")
+    share: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="the part of sim.stop after which a trial ends")
     grid: dict[str, tuple[Any, ...]] = Field(min_length=1, description="key: values to try; of several keys all combinations")
 
 
@@ -83,8 +84,12 @@ class SimConfig(Section):
     communication_times: NonNegative | tuple[NonNegative, ...] | Law | CommunicationConfig = Field(
         0.0, description="kappa, the time of one round trip: for all, one a worker, or a law"
     )
+    charge: Literal["trajectory", "step"] = Field(
+        "trajectory", description="a trajectory takes h_i whatever its length, or h_i·steps/objective.reference_steps (biased towards short ones)"
+    )
     failures: tuple[FailureConfig, ...] = ()
     stop: LimitConfig = LimitConfig()
+    threshold: float | None = Field(None, description="tell when the objective reached it (the mean of 5 successive points)")
     points: Annotated[int, Field(ge=2, le=100_000)] = Field(200, description="at most so many points are kept, evenly over the rounds")
     sweep: SweepConfig = SweepConfig()
 
@@ -118,7 +123,31 @@ class NonconvexConfig(Section):
     start: PositiveFloat = Field(3.0, description="distance of the first point from the common optimum")
 
 
-Objective = Annotated[NoObjective | QuadraticsConfig | NonconvexConfig, Field(discriminator="name")]
+class SampledWorkerConfig(Section):
+    """What is different for one worker."""
+
+    env: dict[str, Any] = Field({}, description="keys of `objective.env` that differ; `kwargs` are merged")
+
+
+class PolicyObjectiveConfig(Section):
+    """J_i(theta) = the expected return of a policy in worker i's environment; gradients are those of episodes that are really played."""
+
+    name: Literal["policy"] = "policy"
+    env: EnvConfig
+    policies: dict[str, PolicyConfig] = Field({}, description="as of a run; default: agents with the same spaces share one")
+    algo: ReinforceConfig = ReinforceConfig()
+    reference_steps: Count = Field(100, description="with sim.charge: step, the length of a trajectory that takes h_i")
+    slots: Count = Field(20, description="episodes that are played side by side")
+    workers: tuple[SampledWorkerConfig, ...] = Field((), description="one entry a worker, in turn where there are more workers; default: all alike")
+
+    @model_validator(mode="after")
+    def _environments_fit(self) -> PolicyObjectiveConfig:
+        for worker in self.workers:
+            self.env.changed(worker.env)
+        return self
+
+
+Objective = Annotated[NoObjective | QuadraticsConfig | NonconvexConfig | PolicyObjectiveConfig, Field(discriminator="name")]
 
 
 class SimulationConfig(Section):
@@ -173,8 +202,14 @@ def simulation_contradictions(config: SimulationConfig) -> list[str]:
         unknown = [worker for worker in failure.workers or () if worker >= sim.workers]
         if unknown:
             found.append(f"sim.failures.{index}.workers names {unknown[0]}; allowed: numbers from 0 to {sim.workers - 1} (sim.workers)")
+    if sim.charge == "step" and config.objective.name != "policy":
+        found.append("sim.charge: step needs trajectories that have steps; set objective.name to policy, or sim.charge to trajectory")
+    if sim.charge == "step" and sim.failures:
+        found.append("sim.charge: step does not go with sim.failures; remove one of them")
     if tune is not None and config.objective.name == "none":
-        found.append("sim.sweep.tune needs an objective to judge by; set objective.name to quadratics or nonconvex")
+        found.append("sim.sweep.tune needs an objective to judge by; set objective.name to quadratics, nonconvex or policy")
+    if sim.threshold is not None and config.objective.name == "none":
+        found.append("sim.threshold needs an objective that may reach it; set objective.name, or remove the key")
     shared = set(tune.seeds if tune else ()) & set(sim.sweep.seeds or (config.seed,))
     if shared:
         found.append(f"sim.sweep.tune.seeds has {min(shared)}, which is a seed of the results, too; tune on other seeds")

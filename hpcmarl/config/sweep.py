@@ -64,3 +64,13 @@ def candidates(config: SimulationConfig, fixed: Collection[str] = ()) -> Iterato
     for values in itertools.product(*grid.values()):
         changes = dict(zip(grid, values, strict=True))
         yield changes, vary(config, changes, "sim.sweep.tune.grid")
+
+
+def shortened(config: SimulationConfig) -> SimulationConfig:
+    """The configuration of a trial of tuning: what `sim.stop` says, times `sim.sweep.tune.share`."""
+    tune, stop = config.sim.sweep.tune, config.sim.stop
+    if tune is None or tune.share == 1.0:
+        return config
+    limits = {"time": stop.time and stop.time * tune.share}
+    limits |= {name: limit and max(1, round(limit * tune.share)) for name, limit in (("gradients", stop.gradients), ("rounds", stop.rounds))}
+    return config.model_copy(update={"sim": config.sim.model_copy(update={"stop": stop.model_copy(update=limits)})})

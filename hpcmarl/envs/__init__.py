@@ -1,4 +1,4 @@
-"""Environments: one interface over PettingZoo's parallel and turn-based ones. The package's public face.
+"""Environments: one interface over PettingZoo's parallel and turn-based ones, and Gymnasium's of a single agent. The package's public face.
 
 Called by roles/ and cli.py. A new kind of environment is one file with a slot.SlotAdapter and one line in KINDS.
 PettingZoo and gymnasium are imported when an environment is made, not when this package is.

@@ -77,6 +77,10 @@ class BatchedEnvironment(ABC):
         """Abandon the unfinished episodes of these slots and begin new ones; only their rows of `frame` are written."""
 
     @abstractmethod
+    def rest_slots(self, slots: Sequence[int]) -> None:
+        """Leave these slots out of coming steps, with nobody alive in them, until restart_slots names them; their episodes are abandoned."""
+
+    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """What load_state_dict needs: nested dicts of arrays and plain values."""
 

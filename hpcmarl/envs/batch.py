@@ -55,8 +55,7 @@ class SlotBatch(BatchedEnvironment):
         self._record, self._skip_bad_numbers = record, skip_bad_numbers
         self._upkeep = Upkeep(config, source, slots, self._where)
         self.counts = self._upkeep.counts
-        self._names = layout.names
-        self._sizes = [len(policy.agents) for policy in layout.spec.policies]
+        self._names, self._sizes = layout.names, [len(policy.agents) for policy in layout.spec.policies]
         self._adapters: list[SlotAdapter] = []
         self._returns = [[0.0] * len(self._names) for _ in range(slots)]
         self._recorded: list[list[list[Array]]] = [[] for _ in range(slots)]  # [slot][step][policy]
@@ -72,6 +71,7 @@ class SlotBatch(BatchedEnvironment):
 
     def restart_slots(self, slots: Sequence[int], frame: Frame) -> None:
         views = Views(self._names, frame)
+        self._upkeep.resting.difference_update(slots)
         for row in slots:
             if row not in self._upkeep.retired:
                 self._begin(row, views)
@@ -79,16 +79,19 @@ class SlotBatch(BatchedEnvironment):
         self._look_for_bad_numbers(None, views)
         self._check_masks(views)
 
+    def rest_slots(self, slots: Sequence[int]) -> None:
+        self._upkeep.resting.update(slots)
+
     def step(self, actions: Mapping[str, Array], outcome: Outcome, frame: Frame) -> None:
         views = Views(self._names, frame, outcome)
         prefill(views, outcome, self._adapters[0].alive_default)
         prepared = [prepare(actions[name]) for prepare, name in zip(self._layout.prepare, self._names, strict=True)]
         limit = self._config.max_steps
         cuts = [False] * self.slots if limit is None else (self.episode_step + 1 >= limit).tolist()
-        ended = []
-        broken = self._play(prepared)
+        ended, idle = [], self._upkeep.idle
+        broken = self._play(prepared, idle)
         for row, adapter in enumerate(self._adapters):
-            if row in self._upkeep.retired and row not in broken:
+            if row in idle and row not in broken:
                 adapter.rest(row, views)
                 continue
             try:
@@ -99,9 +102,7 @@ class SlotBatch(BatchedEnvironment):
                 self._upkeep.spend(row, error)
                 broken.add(row)
                 end = adapter.abort(row, views)
-            returns = self._returns[row]
-            for number, rewards in enumerate(adapter.rewards):
-                returns[number] += sum(rewards)
+            self._returns[row] = [total + sum(rewards) for total, rewards in zip(self._returns[row], adapter.rewards, strict=True)]
             if end:
                 ended.append((row, end))
         collect_rewards(self._adapters, self._names, outcome)
@@ -117,11 +118,11 @@ class SlotBatch(BatchedEnvironment):
         self._look_for_bad_numbers(outcome, views)
         self._check_masks(views)
 
-    def _play(self, prepared: list[list[list[Any]]]) -> set[int]:
+    def _play(self, prepared: list[list[list[Any]]], idle: set[int]) -> set[int]:
         """Step every environment; the slots whose environment raised are returned, and paid for."""
-        broken, limit, retired = set(), self._upkeep.limit, self._upkeep.retired
+        broken, limit = set(), self._upkeep.limit
         for row, (adapter, actions) in enumerate(zip(self._adapters, zip(*prepared, strict=True), strict=True)):
-            if row in retired:
+            if row in idle:
                 continue
             try:
                 limit.start()

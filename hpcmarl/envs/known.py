@@ -26,6 +26,7 @@ class KnownEnvironment:
 
 
 _MPE = ("mpe2",)
+_MUJOCO = ("gymnasium", "mujoco")
 
 KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
     KnownEnvironment("mpe2.simple_v3", "mpe2", _MPE, "parallel", "one agent walks to a landmark"),
@@ -47,4 +48,10 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
     KnownEnvironment(
         "pettingzoo.butterfly.knights_archers_zombies_v11", "pettingzoo[butterfly]", ("pettingzoo", "pygame"), "parallel", "agents die one by one"
     ),
+    KnownEnvironment("gymnasium:CartPole-v1", "gymnasium", ("gymnasium",), "parallel", "one agent balances a pole"),
+    KnownEnvironment("gymnasium:Pendulum-v1", "gymnasium", ("gymnasium",), "parallel", "one agent, a continuous action: swings a pendulum up"),
+    KnownEnvironment("gymnasium:Hopper-v4", "hpcmarl[mujoco]", _MUJOCO, "parallel", "one agent: a leg with three joints hops"),
+    KnownEnvironment("gymnasium:Walker2d-v4", "hpcmarl[mujoco]", _MUJOCO, "parallel", "one agent: two legs walk in a plane"),
+    KnownEnvironment("gymnasium:Reacher-v4", "hpcmarl[mujoco]", _MUJOCO, "parallel", "one agent: an arm with two joints reaches for a point"),
+    KnownEnvironment("gymnasium:Humanoid-v4", "hpcmarl[mujoco]", _MUJOCO, "parallel", "one agent with 17 joints walks"),
 )

@@ -1,6 +1,6 @@
 """From `env.id` to an environment: imports the module, finds its factory, builds PettingZoo environments of the wanted kind.
 
-Called by survey.py and batch.py. The only file that imports PettingZoo. Must not know spaces, policies or slots.
+Called by survey.py and batch.py. Imports PettingZoo, and single.py for Gymnasium's environments. Must not know spaces, policies or slots.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpcmarl.config import EnvConfig
-from hpcmarl.errors import ConfigError, EnvironmentFailure, MissingPackageError
+from hpcmarl.errors import ConfigError, EnvironmentFailure, HpcmarlError, MissingPackageError
 
 # what to give pip when an import fails: the longest matching beginning of the id wins
 PIP_HINTS = {
@@ -77,15 +77,24 @@ def resolve(config: EnvConfig) -> tuple[Source, Any]:
     Raises MissingPackageError (a package is not installed), ConfigError (env.id, env.kwargs or env.kind is wrong) or
     EnvironmentFailure (the factory raised).
     """
-    module_name, _, attribute = config.id.partition(":")
-    module = _import(module_name, config.id)
-    factory = _factory(module, attribute, config)
+    factory = _find(config)
     environment = _construct(factory, config)
     kind = _kind_of(environment, config)
     convert = _conversion(environment, kind, config)
-    wanted = kind if config.kind == "auto" else config.kind
+    wanted = {"single": "parallel"}.get(kind, kind) if config.kind == "auto" else config.kind
     source = Source(config.id, wanted, lambda: convert(_construct(factory, config)))
     return source, convert(environment)
+
+
+def _find(config: EnvConfig) -> Callable[..., Any]:
+    """The factory that `env.id` names: registered with Gymnasium, or in a module."""
+    module_name, _, attribute = config.id.partition(":")
+    module = _import(module_name, config.id)
+    if module_name == "gymnasium":
+        from hpcmarl.envs.single import registered
+
+        return registered(attribute, config)
+    return _factory(module, attribute, config)
 
 
 def _import(name: str, id: str) -> Any:
@@ -94,7 +103,9 @@ def _import(name: str, id: str) -> Any:
     if here not in sys.path:
         sys.path.append(here)  # the user's own module beside the configuration; last, so that it hides no installed one
     if not all(part.isidentifier() for part in name.split(".")):
-        raise ConfigError(f"env.id {id!r} is no import path; allowed: a PettingZoo module (mpe2.simple_spread_v3) or package.module:factory")
+        raise ConfigError(
+            f"env.id {id!r} is no import path; allowed: a PettingZoo module (mpe2.simple_spread_v3), package.module:factory, or gymnasium:ID"
+        )
     package = name.partition(".")[0]
     if package in sys.stdlib_module_names or package in REFUSED:
         raise ConfigError(f"env.id {id} is no environment: the package {package} holds none; allowed: a PettingZoo module, or package.module:factory")
@@ -152,6 +163,8 @@ def _construct(factory: Callable[..., Any], config: EnvConfig) -> Any:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             return factory(**config.kwargs)
+    except HpcmarlError:
+        raise
     except TypeError as error:
         raise ConfigError(f"{given} does not fit {config.id}: {_line(error)}") from error
     except ImportError as error:
@@ -162,8 +175,10 @@ def _construct(factory: Callable[..., Any], config: EnvConfig) -> Any:
 
 
 def _kind_of(environment: Any, config: EnvConfig) -> str:
-    """parallel or aec, by type or by the attributes that only such an environment has (before a reset some refuse to show them)."""
+    """parallel, aec or single (Gymnasium), by type or by attributes that only such an environment has (before a reset some refuse to show them)."""
     from pettingzoo.utils.env import AECEnv, ParallelEnv
+
+    from hpcmarl.envs.single import is_single
 
     if isinstance(environment, ParallelEnv):
         return "parallel"
@@ -173,10 +188,11 @@ def _kind_of(environment: Any, config: EnvConfig) -> str:
         _has(environment, "possible_agents") or _has(environment, "agents")
     ):
         return "parallel"
+    if is_single(environment):
+        return "single"
     cls = type(environment)
     raise ConfigError(
-        f"env.id {config.id} makes a {cls.__module__}.{cls.__qualname__}; allowed: a PettingZoo ParallelEnv or AECEnv; "
-        "wrap a Gymnasium environment as a PettingZoo one"
+        f"env.id {config.id} makes a {cls.__module__}.{cls.__qualname__}; allowed: a PettingZoo ParallelEnv or AECEnv, or a Gymnasium Env"
     )
 
 
@@ -188,6 +204,12 @@ def _conversion(environment: Any, kind: str, config: EnvConfig) -> Callable[[Any
     """What makes the built environment one of the wanted kind."""
     from pettingzoo.utils import aec_to_parallel, parallel_to_aec
 
+    from hpcmarl.envs.single import SingleAgent
+
+    if kind == "single":
+        if config.kind == "aec":
+            raise ConfigError(f"env.kind aec: {config.id} has a single agent that takes no turns; use parallel or auto")
+        return SingleAgent
     if config.kind in ("auto", kind):
         return lambda built: built
     if config.kind == "aec":

@@ -65,7 +65,9 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 class Upkeep:
-    """Pays for what breaks. `retired`: slots in quarantine; `counts`: restarts, hangs, bad_numbers, quarantined of this process."""
+    """Pays for what breaks. `retired`: slots in quarantine; `resting`: left out for a while.
+
+    `counts`: restarts, hangs, bad_numbers, quarantined of this process."""
 
     def __init__(self, config: EnvConfig, source: Source, slots: int, where: Callable[[int], str]) -> None:
         self.config = config
@@ -74,7 +76,13 @@ class Upkeep:
         self.where = where
         self.limit = TimeLimit(config.step_seconds)
         self.retired: set[int] = set()
+        self.resting: set[int] = set()
         self.counts: Counter[str] = Counter(restarts=0, hangs=0, bad_numbers=0, quarantined=0)
+
+    @property
+    def idle(self) -> set[int]:
+        """The slots that are not stepped."""
+        return self.retired | self.resting
 
     def breach(self, row: int, error: Exception) -> EnvironmentFailure:
         """The exception for an environment that does not keep to the interface: no restart helps."""

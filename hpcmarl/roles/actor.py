@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from hpcmarl.comm.episodes import EpisodeAssembler
 from hpcmarl.comm.layout import RolloutArena
 from hpcmarl.comm.protocol import FLAG_FINAL, Kind, vector_of
 from hpcmarl.comm.transport import Message
 from hpcmarl.envs import Seeds, make_environment
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import Context, Interval, Role, generator_for
-from hpcmarl.roles.episodes import EpisodeAssembler
 from hpcmarl.roles.outbox import Outbox
 from hpcmarl.roles.recording import trajectory_writer
 from hpcmarl.roles.timing import TrajectoryTimer
@@ -158,11 +158,7 @@ class Actor(Role):
         frame = arena.frames[row]
         began = time.perf_counter()
         decisions = self.algorithm.act(frame, self.memory, self.generator)
-        for policy, decision in decisions.items():
-            arena.arrays[policy + "/action"][row] = decision.action
-            arena.arrays[policy + "/logp"][row] = decision.logp
-            if decision.memory is not None:
-                self.memory[policy] = decision.memory
+        arena.decide(row, decisions, self.memory)
         acted = time.perf_counter()
         outcome = arena.outcomes[row]
         self.environment.step({policy: decision.action for policy, decision in decisions.items()}, outcome, arena.frames[row + 1])

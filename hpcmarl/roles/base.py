@@ -108,12 +108,7 @@ class Context:
 
 def group_environment(config: Config, group: int) -> EnvConfig:
     """`env` with the keys of `topology.groups[group].env` over it; `kwargs` are merged key by key."""
-    own = config.topology.group_list[group].env
-    if not own:
-        return config.env
-    merged = config.env.model_dump() | own
-    merged["kwargs"] = config.env.kwargs | own.get("kwargs", {})
-    return EnvConfig.model_validate(merged)
+    return config.env.changed(config.topology.group_list[group].env)
 
 
 class Role(ABC):

@@ -65,9 +65,7 @@ class Outbox:
 
     def go_on_from(self, arena: RolloutArena) -> None:
         """What the environments show after `arena`'s last row becomes row 0 of the present one."""
-        for name in arena.layout.frame_names:
-            self.arena.arrays[name][0] = arena.arrays[name][arena.layout.steps]
-        self.arena.begin()
+        self.arena.begin_after(arena)
 
     def post_episode(self, buffer: Buffer, rollout: Rollout) -> None:
         """Send one whole episode, in a buffer of its own."""

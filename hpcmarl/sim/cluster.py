@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 import math
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,8 +27,11 @@ from hpcmarl.sim.times import Times
 from hpcmarl.sim.trace import Trace
 from hpcmarl.types import Array, Gradient
 
+if TYPE_CHECKING:
+    from hpcmarl.sim.charging import TimesByStep
+    from hpcmarl.sim.sampled import Sampled
+
 COLUMNS = ("time", "round", "used", "wasted", "round_time", "objective", "gradient_norm", "parameter_mean")
-LARGEST_BLOCK = 1 << 20  # numbers in the gradients that are taken together
 SENTINEL = -1  # stands in the queue for the workers that were not yet put there
 
 
@@ -38,17 +42,18 @@ class Cluster:
 
     def __init__(self, config: SimulationConfig, seed: int) -> None:
         self.config = config
-        sim, rounds, dimension = config.sim, config.rounds, config.objective.dimension
+        sim, rounds = config.sim, config.rounds
         streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(5)]
-        self.workers = sim.workers
-        self.compute = Times(config.times("compute_times"), sim.workers, dimension, streams[0])
+        self.workers, self.noise = sim.workers, streams[4]
+        self.objective = make_objective(config, streams[3])
+        dimension = self.objective.size if self.objective is not None else getattr(config.objective, "dimension", 1)
+        self.compute: Times | TimesByStep = Times(config.times("compute_times"), sim.workers, dimension, streams[0])
         self.exchange = Times(config.times("communication_times"), sim.workers, dimension, streams[1])
         self.failures = Failures(sim.failures, sim.workers, streams[2])
-        self.objective = make_objective(config, streams[3])
-        self.noise = streams[4]
         rule = make_rule(rounds.rule, sim.workers, config.batch, rounds.initial_batch)
         start = np.zeros(1) if self.objective is None else self.objective.initial()
-        self.engine = Engine(rule, make_optimizer(config.optimizer, start))
+        segments = () if self.objective is None else self.objective.segments
+        self.engine = Engine(rule, make_optimizer(config.optimizer, start, segments))
         self.now = self.published = 0.0
         self.events = self.abandoned = self.used = 0
         self.round_time_sum = self.round_time_min = self.round_time_max = 0.0
@@ -62,12 +67,24 @@ class Cluster:
         self._point = start
         self._arrived: list[int] = []  # whose gradients the round's step is to be made of
         self._loads = [0] * sim.workers  # where workers wait for their point: trajectories of the delivery under way
+        self._sampled = self._charge_by_step() if sim.charge == "step" else None
         # With times that never vary a round's first arrivals are known beforehand: the others are put into the queue when they are due.
         lazy = self.compute.fixed if not rule.waits and self._cancel and not sim.failures else None
         self._order = sorted((time, worker) for worker, time in enumerate(lazy)) if lazy is not None else []
         self._waiting = 0  # how many of `_order` are in the queue
         self._keep(0, 0.0)
         self._begin_all(0.0)
+
+    def _charge_by_step(self) -> Sampled:
+        """Let compute times follow the trajectories' lengths, which are played when they begin; returns who plays them."""
+        from hpcmarl.sim.charging import TimesByStep
+        from hpcmarl.sim.sampled import Sampled
+
+        assert isinstance(self.compute, Times)
+        assert isinstance(self.objective, Sampled)
+        points = self._points if self.engine.rule.any_age else None
+        self.compute = TimesByStep(self.compute, self.objective, lambda worker: points[worker] if points else self._point, self.noise)
+        return self.objective
 
     # ---- events
 
@@ -118,7 +135,7 @@ class Cluster:
     def _vector(self, worker: int, count: int) -> Array:
         """The sum of `count` gradients at the worker's own point, [P]."""
         assert self.objective is not None
-        return np.asarray(self.objective.gradients([worker] * count, self._points[worker], self.noise).sum(axis=0))
+        return self.objective.weighted([worker] * count, np.ones(count), self._points[worker], self.noise)
 
     def _step(self, step: Command) -> None:
         """A round's step at once, as replicas make it under AllReduce: the engine has only counted, and the gradients of all that arrived are
@@ -127,11 +144,9 @@ class Cluster:
         assert isinstance(step, Step)
         workers, self._arrived = self._arrived, []
         scales = np.ones(self.workers) if self.engine.rule.pooled else np.array(step.scales)
-        direction = np.zeros(self.objective.size)
-        rows = max(1, LARGEST_BLOCK // self.objective.size)
-        for first in range(0, len(workers), rows):
-            part = workers[first : first + rows]
-            direction += scales[part] @ self.objective.gradients(part, self._point, self.noise)
+        direction = self.objective.weighted(workers, scales[workers], self._point, self.noise)
+        if self._sampled is not None:
+            self._sampled.forget()
         self.engine.step(step.total_scale * direction)
         self._point = self.engine.optimizer.point()
 
@@ -263,6 +278,11 @@ class Cluster:
                 self._share_anew()
 
     # ---- results
+
+    def close(self) -> None:
+        """Let go of what the objective has opened."""
+        if self.objective is not None:
+            self.objective.close()
 
     def _keep(self, number: int, duration: float) -> None:
         """One point of the trace."""

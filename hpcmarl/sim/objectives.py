@@ -5,6 +5,7 @@ A new objective is a class here, one line in OBJECTIVES and a section in config/
 
 from __future__ import annotations
 
+import importlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,11 +16,14 @@ import numpy as np
 from hpcmarl.config.simulation import NonconvexConfig, QuadraticsConfig, SimulationConfig
 from hpcmarl.types import Array
 
+LARGEST_BLOCK = 1 << 20  # numbers in the gradients that are taken together
+
 
 class Objective(ABC):
-    """`size`: number of parameters, P. Vectors are float64."""
+    """`size`: number of parameters, P. Vectors are float64. `segments`: the slices of them that are optimised apart (optim/base.py)."""
 
     size: int
+    segments: tuple[slice, ...] = ()
 
     @abstractmethod
     def initial(self) -> Array:
@@ -33,13 +37,24 @@ class Objective(ABC):
         """The same for several trajectories, [number of workers, P]; an objective that can do better than one by one overrides it."""
         return np.array([self.gradient(worker, point, generator) for worker in workers])
 
+    def weighted(self, workers: Sequence[int], weights: Array, point: Array, generator: np.random.Generator) -> Array:
+        """The sum of what `gradients` gives, each times its weight (weights [number of workers]): [P]."""
+        total = np.zeros(self.size)
+        rows = max(1, LARGEST_BLOCK // self.size)
+        for first in range(0, len(workers), rows):
+            total += weights[first : first + rows] @ self.gradients(workers[first : first + rows], point, generator)
+        return total
+
     @abstractmethod
     def value(self, point: Array) -> float:
-        """J at `point` [P], without noise."""
+        """J at `point` [P], without noise; where that is not known, an estimate from what was sampled since it was last asked for, or NaN."""
 
     @abstractmethod
     def slope(self, point: Array) -> Array:
-        """grad J at `point`, [P], without noise."""
+        """grad J at `point`, [P], without noise; NaN where it is not known."""
+
+    def close(self) -> None:  # noqa: B027  formulas hold nothing open
+        """Let go of what was opened. Harmless when called twice."""
 
 
 class Analytic(Objective):
@@ -123,10 +138,14 @@ class Nonconvex(Analytic):
         return np.asarray(self.slopes(range(len(self.rotated)), point).mean(axis=0))
 
 
-OBJECTIVES: dict[str, Any] = {"quadratics": Quadratics, "nonconvex": Nonconvex}
+# name -> the class, or module:name of one that is imported when it is asked for
+OBJECTIVES: dict[str, Any] = {"quadratics": Quadratics, "nonconvex": Nonconvex, "policy": "hpcmarl.sim.sampled:Sampled"}
 
 
 def make_objective(config: SimulationConfig, generator: np.random.Generator) -> Objective | None:
     """The objective that `objective.name` asks for, drawn from `generator`; None where gradients are only counted."""
-    chosen: type[Any] | None = OBJECTIVES.get(config.objective.name)
+    chosen: Any = OBJECTIVES.get(config.objective.name)
+    if isinstance(chosen, str):
+        module, _, name = chosen.partition(":")
+        chosen = getattr(importlib.import_module(module), name)
     return None if chosen is None else chosen(config.objective, config.sim.workers, generator)

@@ -21,7 +21,7 @@ from hpcmarl.config.simulation import SimulationConfig
 from hpcmarl.errors import UsageError
 from hpcmarl.sim.cluster import Cluster
 from hpcmarl.sim.continuing import Continuing
-from hpcmarl.sim.experiment import run_one
+from hpcmarl.sim.running import run_one
 from hpcmarl.types import Array
 
 FEWEST = 3  # trajectories of a group that a prediction is made from

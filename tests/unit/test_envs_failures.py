@@ -29,7 +29,7 @@ TESTS = "tests.envs_for_tests"
         ({"id": "tests.rollouts"}, ConfigError, "neither parallel_env nor env"),
         ({"id": f"{TESTS}:crowd"}, ConfigError, "it has .*Crowd"),
         ({"id": f"{TESTS}:Alien"}, ConfigError, "makes a tests.envs_for_tests.Alien; allowed: a PettingZoo"),
-        ({"id": "gymnasium:make", "kwargs": {"id": "CartPole-v1"}}, ConfigError, "wrap a Gymnasium environment"),
+        ({"id": "gymnasium:make", "kwargs": {"id": "CartPole-v1"}}, ConfigError, "no environment make registered"),
         ({"id": "mpe2.simple_spread_v3", "kwargs": {"agents": 4}}, ConfigError, "env.kwargs {'agents': 4} does not fit.*unexpected keyword"),
         ({"id": "pettingzoo.classic.tictactoe_v3", "kind": "parallel"}, ConfigError, "env.kind parallel: .* use aec or auto"),
         ({"id": f"{TESTS}:boxed_unbounded"}, ConfigError, "agent lone_0 has the unbounded action space"),

@@ -69,7 +69,7 @@ def test_gradients_are_derivatives_and_their_mean_is_the_slope_of_the_objective(
     each = [objective.gradient(worker, point, generator) for worker in range(3)]
     np.testing.assert_allclose(np.mean(each, axis=0), objective.slope(point), atol=1e-12)
     np.testing.assert_allclose(objective.gradients([2, 0, 2], point, generator), [each[2], each[0], each[2]], atol=1e-12)
-    assert set(EXACT) == set(OBJECTIVES)
+    assert set(EXACT) == set(OBJECTIVES) - {"policy"}  # which has no formula: test_sim_sampled.py
 
 
 @pytest.mark.parametrize("name", sorted(EXACT))

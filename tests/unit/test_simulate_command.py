@@ -10,11 +10,15 @@ import pytest
 from hpcmarl.analysis import simulation as analysis
 from hpcmarl.config.file import load_simulation
 from hpcmarl.errors import FormatError
+from hpcmarl.io import shelf
 from hpcmarl.io.describe import GOOD, describe, verify_file
+from hpcmarl.io.metrics import json_text
 from hpcmarl.io.simulation import read_simulation
 from hpcmarl.maths import round_times
-from hpcmarl.sim.experiment import run_one
+from hpcmarl.sim import running
+from hpcmarl.sim.cluster import Cluster
 from hpcmarl.sim.experiment import simulate as simulate_cases
+from hpcmarl.sim.running import run_one
 
 PAPER = Path(__file__).parents[2] / "configs" / "paper"
 SMALL = """
@@ -141,6 +145,93 @@ def test_mistakes_are_one_line_and_exit_2_and_leave_nothing(run, small, tmp_path
     assert words in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_jobs_change_no_result(small, run, tmp_path):
+    assert run("simulate", small, "sim.sweep.tune=", "--out", tmp_path / "one")[0] == 0
+    assert run("simulate", small, "sim.sweep.tune=", "--out", tmp_path / "two", "--jobs", "2")[0] == 0
+    (one, _), (two, _) = (read_simulation(tmp_path / name / "simulation.h5") for name in ("one", "two"))
+    for first, second in zip(one, two, strict=True):
+        for left, right in zip(first["outcomes"], second["outcomes"], strict=True):
+            assert {name: str(value) for name, value in left.items() if name not in ("seconds", "course")} == {
+                name: str(value) for name, value in right.items() if name not in ("seconds", "course")
+            }
+            for name, column in left["course"].items():
+                np.testing.assert_array_equal(column, right["course"][name])
+
+
+def test_what_was_ended_goes_on_where_it_was(run, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(shelf, "WORTH", 0.0)
+    done, limit = [], 5
+
+    def one(config, seed, progress, kind=Cluster):
+        if len(done) == limit:
+            raise KeyboardInterrupt
+        done.append(seed)
+        return run_one(config, seed)
+
+    monkeypatch.setattr(running, "run_one", one)
+    out = tmp_path / "out"
+    assert run("simulate", small, "--out", out)[0] == 130
+    assert len(list((out / "parts").iterdir())) == limit
+    assert run("simulate", small, "--out", out)[0] == 2
+    assert run("simulate", small, "--out", out, "--resume", "seed=3")[0] == 2
+    first, limit = len(done), 10_000
+    assert run("simulate", small, "--out", out, "--resume")[0] == 0
+    assert len(done) == 6 * 2 + 6 * 2  # trials and results, none twice
+    assert first == 5
+    assert not (out / "parts").exists()
+    assert run("simulate", small, "--out", tmp_path / "whole")[0] == 0
+    told, whole = (json.loads((directory / "summary.json").read_text()) for directory in (out, tmp_path / "whole"))
+    for key in ("tuned", "objective", "gradients_per_time", "ended"):
+        assert told[key] == whole[key]
+
+
+def test_resuming_needs_something_to_resume(run, small, tmp_path):
+    assert "--resume needs --out" in run("simulate", small, "--resume")[2]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_text("x")
+    code, _, err = run("simulate", small, "--resume", "--out", tmp_path / "other")
+    assert code == 2
+    assert "holds no unfinished simulation" in err
+
+
+def test_the_time_to_a_threshold_is_told(run, small, tmp_path):
+    code, out, _ = run("simulate", small, "--json", "--out", tmp_path / "out", "sim.sweep.tune=", "sim.threshold=-1.2")
+    assert code == 0
+    told = json.loads(out)
+    (found, _) = read_simulation(tmp_path / "out" / "simulation.h5")
+    for case in found:
+        times = [outcome["threshold_time"] for outcome in case["outcomes"]]
+        own = told["time_to_threshold"][case["setting"]][case["method"]]
+        own = own if case["batch"] is None else own[str(case["batch"])]
+        reached = [time for time in times if not np.isnan(time)]
+        assert (own["reached"], own["seeds"]) == (len(reached), 2)
+        assert own["median"] == (pytest.approx(np.median(times)) if len(reached) == 2 else None)
+        assert own["min"] == (min(reached) if reached else None)
+    assert told["threshold"] == -1.2
+
+
+def test_what_is_stored_of_a_simulation(run, small, tmp_path):
+    run("simulate", small, "--out", tmp_path / "out", "sim.threshold=-1.2")
+    stored = json.loads(json_text(analysis.condensed(tmp_path / "out" / "simulation.h5")))
+    cases, _ = read_simulation(tmp_path / "out" / "simulation.h5")
+    assert [case["method"] for case in stored["cases"]] == [case["method"] for case in cases]
+    assert load_simulation(stored["config"]).sim.threshold == -1.2
+    for kept, case in zip(stored["cases"], cases, strict=True):
+        assert kept["tuned"] == case["tuned"]
+        assert [own["objective"] for own in kept["outcomes"]] == [outcome["objective"] for outcome in case["outcomes"]]
+        course = {name: np.array(column) for name, column in kept["course"].items()}
+        assert len(course["time"]) == 50
+        assert (course["percentile_20"] <= course["median"] + 1e-9).all()
+        assert (course["median"] <= course["percentile_80"] + 1e-9).all()
+
+
+def test_curves_begin_with_the_first_value_that_is_known():
+    course = {"time": np.array([0.0, 1.0, 3.0]), "objective": np.array([np.nan, 2.0, 4.0])}
+    times, values = analysis.course_of({"outcomes": [{"course": course}]}, "objective")
+    np.testing.assert_allclose(values[0], np.interp(times, [1, 3], [2, 4]))
+    assert values[0, 0] == 2.0
 
 
 def test_a_directory_with_something_in_it_is_refused(run, small, tmp_path):

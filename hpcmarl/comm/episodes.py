@@ -1,6 +1,7 @@
 """Cuts whole episodes out of an actor's unrolls, for algorithms whose trajectory is an episode.
 
-Called by the actor after every step; knows no transport. Pieces of an unfinished episode are copied only when its arena is full.
+Called after every step by the actor, and by the simulator where it samples; knows no transport. Pieces of an
+unfinished episode are copied only when its arena is full.
 """
 
 from __future__ import annotations

@@ -1,0 +1,193 @@
+"""One simulation to its end, and where several run: in this process, or in processes of their own. Called by experiment.py and plan.py.
+
+What a simulation finds depends on its configuration and seed alone, so neither the place nor the order changes a result. Writes no file; a
+`Shelf` that is passed in may keep what is done, for a run that goes on later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol
+
+import numpy as np
+
+from hpcmarl.config.file import dump_config, load_simulation
+from hpcmarl.config.simulation import SimulationConfig
+from hpcmarl.maths.round_times import malenia_bound, rennala_bound
+from hpcmarl.sim.cluster import Cluster
+from hpcmarl.types import Array
+
+SLICE = 20_000  # events between two looks at the progress
+SAMPLED_SLICE = 50  # where each event is an episode
+LATE = 0.75  # "late" figures are means over the last quarter of the time
+WINDOW = 5  # points whose mean has to reach a threshold
+Progress = Callable[[float, str], object]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One simulation: its figures, and its course (column -> values)."""
+
+    seed: int
+    figures: dict[str, Any]
+    course: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A simulation that is to be run; `words` say which."""
+
+    config: SimulationConfig
+    seed: int
+    words: str
+
+
+class Shelf(Protocol):
+    """Where figures and courses are kept as soon as they are there, by configuration (YAML) and seed."""
+
+    def get(self, config: str, seed: int) -> tuple[dict[str, Any], dict[str, Array]] | None:
+        """What was kept of this very simulation, or None."""
+
+    def put(self, config: str, seed: int, figures: Mapping[str, Any], course: Mapping[str, Array]) -> None:
+        """Keep it, where that is worth the while."""
+
+
+class Runner:
+    """Runs tasks, `jobs` at a time (1: in this process)."""
+
+    def __init__(self, jobs: int = 1, shelf: Shelf | None = None) -> None:
+        self.jobs = jobs
+        self.shelf = shelf
+
+    def run(self, tasks: Sequence[Task], progress: Progress) -> list[Outcome]:
+        """Their outcomes, in their order. `progress` is told how many are done (with fractions) and what is or was under way."""
+        found: dict[int, Outcome] = {}
+        for index, task in enumerate(tasks):
+            kept = self.shelf.get(dump_config(task.config), task.seed) if self.shelf is not None else None
+            if kept is not None:
+                found[index] = Outcome(task.seed, *kept)
+        left = [index for index in range(len(tasks)) if index not in found]
+        if self.jobs > 1 and len(left) > 1:
+            self._run_apart(tasks, left, found, progress)
+        else:
+            for index in left:
+                task = tasks[index]
+                self._done(index, task, run_one(task.config, task.seed, lambda part: progress(len(found) + part, task.words)), found)  # noqa: B023
+        progress(len(tasks), "")
+        return [found[index] for index in range(len(tasks))]
+
+    def _run_apart(self, tasks: Sequence[Task], left: Sequence[int], found: dict[int, Outcome], progress: Progress) -> None:
+        context = multiprocessing.get_context("spawn")  # what this process has loaded may hold threads and locks: no fork
+        with ProcessPoolExecutor(min(self.jobs, len(left)), context, initializer=_leave_with_parent) as pool:
+            futures = {pool.submit(run_text, dump_config(tasks[index].config), tasks[index].seed): index for index in left}
+            try:
+                for future in as_completed(futures):
+                    index = futures[future]
+                    self._done(index, tasks[index], future.result(), found)
+                    progress(len(found), tasks[index].words)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _done(self, index: int, task: Task, outcome: Outcome, found: dict[int, Outcome]) -> None:
+        found[index] = outcome
+        if self.shelf is not None:
+            self.shelf.put(dump_config(task.config), task.seed, outcome.figures, outcome.course)
+
+
+def run_text(text: str, seed: int) -> Outcome:
+    """`run_one` in another process: of a configuration in YAML."""
+    return run_one(load_simulation(text), seed)
+
+
+def _leave_with_parent() -> None:
+    """A process of the pool ends when the one that started it is gone, however that ended."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_leave_after, args=(parent,), daemon=True).start()
+
+
+def _leave_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def run_one(config: SimulationConfig, seed: int, progress: Callable[[float], object] = lambda part: None, kind: type[Cluster] = Cluster) -> Outcome:
+    """One simulation to its end. A step that leaves the finite numbers ends it: `ended` then says so, and its late figures are NaN."""
+    cluster = kind(config, seed)
+    began = time.perf_counter()
+    with contextlib.closing(cluster), np.errstate(over="ignore", invalid="ignore"):  # the engine looks for what is not finite
+        try:
+            while cluster.ended is None:
+                cluster.run(SAMPLED_SLICE if config.objective.name == "policy" else SLICE)
+                progress(cluster.progress)
+        except FloatingPointError as error:
+            cluster.ended = f"diverged: {error}"
+    course = {name: values for name, values in cluster.trace.arrays().items() if not np.isnan(values).all()}
+    return Outcome(seed, figures_of(cluster, course, time.perf_counter() - began), course)
+
+
+def round_time_bound(cluster: Cluster) -> float:
+    """What no round takes longer than, where the paper has a bound: times that never vary, no failures, rennala or malenia; else NaN."""
+    compute, exchange, rounds = cluster.compute.fixed, cluster.exchange.fixed, cluster.config.rounds
+    bound = {"rennala": rennala_bound, "malenia": malenia_bound}.get(rounds.rule)
+    if bound is None or compute is None or exchange is None or rounds.late != "cancel" or cluster.config.sim.failures:
+        return math.nan
+    rule = cluster.engine.rule
+    return bound(compute, max(rule.batch, rule.initial_batch)) + max(exchange)
+
+
+def figures_of(cluster: Cluster, course: dict[str, Array], seconds: float) -> dict[str, Any]:
+    """What a finished simulation came to; times are virtual but for `seconds`, of real time."""
+    engine, time_passed = cluster.engine, cluster.published
+    rounds = max(1, engine.version)
+    late = course["time"] >= LATE * time_passed
+    finite = not str(cluster.ended).startswith("diverged")
+    figures = {
+        "gradients_per_time": cluster.used / time_passed if time_passed else 0.0,
+        "time": time_passed,
+        "rounds": engine.version,
+        "used_gradients": cluster.used,
+        "wasted_gradients": engine.wasted,
+        "abandoned_trajectories": cluster.abandoned,
+        "lost_workers": len(engine.rule.lost),
+        "round_time_mean": cluster.round_time_sum / rounds,
+        "round_time_min": cluster.round_time_min,
+        "round_time_max": cluster.round_time_max,
+        "round_time_bound": round_time_bound(cluster),
+        "events": cluster.events,
+        "seconds": seconds,
+        "ended": cluster.ended,
+    }
+    if cluster.objective is None:
+        return figures
+    for name in ("objective", "gradient_norm", "parameter_mean"):
+        if name in course:
+            figures[name] = float(np.nanmean(course[name][late])) if finite and not np.isnan(course[name][late]).all() else math.nan
+    figures.setdefault("objective", math.nan)
+    if cluster.config.sim.threshold is not None:
+        figures["threshold_time"] = time_to(cluster.config.sim.threshold, course)
+    return figures
+
+
+def time_to(threshold: float, course: dict[str, Array]) -> float:
+    """Virtual time at which the mean objective of WINDOW successive points (all there are, where there are fewer) first reaches the threshold;
+    NaN where it never does."""
+    values = course.get("objective", np.array([]))
+    known = ~np.isnan(values)
+    values, times = values[known], course["time"][known]
+    window = min(WINDOW, len(values))
+    if not window:
+        return math.nan
+    means = np.convolve(values, np.ones(window) / window, mode="valid")
+    reached = np.flatnonzero(means >= threshold)
+    return float(times[window - 1 :][reached[0]]) if len(reached) else math.nan

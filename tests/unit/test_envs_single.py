@@ -1,0 +1,140 @@
+"""envs/: Gymnasium environments of a single agent, against the same environment stepped by hand; registered ids and their mistakes."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+from hpcmarl.algos import make_algorithm
+from hpcmarl.config import EnvConfig, ReinforceConfig
+from hpcmarl.envs import Seeds, describe, episode_seed, make_environment, new_frame, new_outcome
+from hpcmarl.errors import ConfigError, MissingPackageError
+from tests.worlds import run_world, summary
+
+CARTPOLE = "gymnasium:CartPole-v1"
+NO_MUJOCO = "needs mujoco: pip install 'hpcmarl[mujoco]'"
+
+
+def make(**kwargs: Any) -> gymnasium.Env:
+    """A factory of a user's own."""
+    return gymnasium.make("CartPole-v1", **kwargs)
+
+
+@pytest.mark.parametrize("id", [CARTPOLE, "tests.unit.test_envs_single:make"])
+@pytest.mark.parametrize("limit", [6, 500])
+def test_a_single_agent_equals_its_twin(id: str, limit: int) -> None:
+    seeds = Seeds(3, 10)
+    environment = make_environment(EnvConfig(id=id, kwargs={"max_episode_steps": limit}), {}, 1, seeds)
+    twin = gymnasium.make("CartPole-v1", max_episode_steps=limit)
+    frame, outcome = new_frame(environment.spec, 1), new_outcome(environment.spec, 1)
+    environment.reset(frame)
+    expected, _ = twin.reset(seed=episode_seed(3, 10, 0))
+    ends = []
+    for step in range(60):
+        np.testing.assert_array_equal(frame.policies["agent_0"].obs[0, 0], expected)
+        action = step % 3 // 2
+        environment.step({"agent_0": np.array([[action]])}, outcome, frame)
+        expected, reward, terminated, truncated, _ = twin.step(action)
+        told = outcome.policies["agent_0"]
+        assert (told.reward[0, 0], told.terminated[0, 0], told.truncated[0, 0]) == (reward, terminated, truncated)
+        if terminated or truncated:
+            ends.append((bool(terminated), bool(truncated)))
+            if truncated:
+                np.testing.assert_array_equal(outcome.finals[0].obs["agent_0"][0], expected)
+            expected, _ = twin.reset(seed=episode_seed(3, 10, len(ends)))
+    assert ends
+    assert set(ends) == ({(False, True)} if limit == 6 else {(True, False)})
+    environment.close()
+
+
+def test_a_continuous_action_reaches_the_environment_within_its_bounds() -> None:
+    environment = make_environment(EnvConfig(id="gymnasium:Pendulum-v1"), {}, 2, Seeds(0))
+    twin = gymnasium.make("Pendulum-v1")
+    twin.reset(seed=episode_seed(0, 1, 0))
+    frame, outcome = new_frame(environment.spec, 2), new_outcome(environment.spec, 2)
+    environment.reset(frame)
+    environment.step({"agent_0": np.array([[[0.5]], [[-7.0]]], np.float32)}, outcome, frame)
+    expected = twin.step(np.array([-2.0], np.float32))
+    np.testing.assert_array_equal(frame.policies["agent_0"].obs[1, 0], expected[0])
+    assert outcome.policies["agent_0"].reward[1, 0] == pytest.approx(expected[1])
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"id": "gymnasium:CratPole-v1"}, "no environment CratPole-v1 registered; did you mean gymnasium:CartPole-v1"),
+        ({"id": "gymnasium"}, r"no environment \(no name\) registered; gymnasium.registry lists them"),
+        ({"id": "gymnasium:os:CartPole-v1"}, "no environment os:CartPole-v1 registered"),
+        ({"id": CARTPOLE, "kwargs": {"wheels": 4}}, "env.kwargs {'wheels': 4} does not fit gymnasium:CartPole-v1"),
+        ({"id": CARTPOLE, "kind": "aec"}, "env.kind aec: gymnasium:CartPole-v1 has a single agent"),
+        ({"id": "gymnasium:Hopper-v2"}, "cannot be made: .*choose a newer version"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(config: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        describe(EnvConfig(**config), {})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(name: str, **kwargs: Any) -> Any:
+        raise gymnasium.error.DependencyNotInstalled("MuJoCo is not installed")
+
+    monkeypatch.setattr(gymnasium, "make", make)
+    with pytest.raises(MissingPackageError, match=r"env.id gymnasium:Hopper-v4 needs a package .*; pip install 'hpcmarl\[mujoco\]'$"):
+        describe(EnvConfig(id="gymnasium:Hopper-v4"), {})
+
+
+def test_old_versions_are_made_without_a_warning() -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        describe(EnvConfig(id="gymnasium:CartPole-v0"), {})
+    assert not [str(warning.message) for warning in told if "out of date" in str(warning.message)]
+
+
+def test_slots_that_rest_are_not_stepped_until_they_begin_anew() -> None:
+    environment = make_environment(EnvConfig(id=CARTPOLE), {}, 3, Seeds(1))
+    frame, outcome = new_frame(environment.spec, 3), new_outcome(environment.spec, 3)
+    environment.reset(frame)
+    environment.rest_slots([1])
+    actions = {"agent_0": np.zeros((3, 1), np.int64)}
+    for _ in range(30):
+        environment.step(actions, outcome, frame)
+        assert frame.policies["agent_0"].alive[:, 0].tolist() == [True, False, True]
+        assert outcome.policies["agent_0"].reward[:, 0].tolist() == [1, 0, 1]
+        assert all(episode.slot != 1 for episode in outcome.episodes)
+    assert environment.episode_index.tolist()[1] == 0
+    environment.restart_slots([1], frame)
+    assert environment.episode_index.tolist()[1] == 1
+    environment.step(actions, outcome, frame)
+    assert outcome.policies["agent_0"].reward[:, 0].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("id", "algo"), [(CARTPOLE, "ma_trace"), ("gymnasium:Pendulum-v1", "reinforce")])
+def test_training(tmp_path: Any, id: str, algo: str) -> None:
+    text = f"""
+env: {{id: "{id}", max_steps: 20}}
+algo: {{name: {algo}, network: {{hidden: [8]}}}}
+optimizer: {{name: nigt}}
+topology: {{environments_per_actor: 2}}
+rounds: {{batch: 2}}
+eval: {{episodes: 2}}
+stop: {{updates: 2}}
+logging: {{progress: false}}
+"""
+    run_world(2, tmp_path / "run", text=text)
+    told = summary(tmp_path / "run")
+    assert (told["status"], told["updates"]) == ("finished", 2)
+    assert np.isfinite(told["eval_return_mean"])
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("Humanoid", 30_498), ("Hopper", 5_318)])
+def test_mujoco_with_the_papers_policy(name: str, parameters: int) -> None:
+    """papers: d = 30,498 for Humanoid."""
+    pytest.importorskip("mujoco", reason=NO_MUJOCO)
+    spec = describe(EnvConfig(id=f"gymnasium:{name}-v4"), {})
+    assert make_algorithm(spec, ReinforceConfig(), 0).size == parameters

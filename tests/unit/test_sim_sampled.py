@@ -1,0 +1,187 @@
+"""Simulations with really sampled gradients: which episodes count and how, what is charged for them, and that a seed repeats them."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcmarl.config.file import load_simulation
+from hpcmarl.errors import ConfigError
+from hpcmarl.sim.cluster import Cluster
+from hpcmarl.sim.experiment import simulate
+from hpcmarl.sim.objectives import make_objective
+from hpcmarl.sim.running import Runner, run_one, time_to
+
+CARTPOLE = """
+objective:
+  name: policy
+  env: {id: "gymnasium:CartPole-v1", step_seconds: null}
+  algo: {name: reinforce, network: {hidden: [8]}}
+  slots: 4
+optimizer: {name: nigt, step_size: 0.05}
+rounds: {rule: rennala, batch: 6}
+sim: {workers: 3, compute_times: sqrt, communication_times: 0.5, stop: {rounds: 3}}
+"""
+
+
+def objective_of(text, *changes):
+    config = load_simulation(text, changes)
+    return make_objective(config, np.random.default_rng(3))
+
+
+def test_every_episode_is_the_whole_first_one_of_a_slot():
+    objective = objective_of(CARTPOLE)
+    rollouts = objective._play([0, 1, 2, 0, 1, 2, 0, 1, 2], objective.initial(), np.random.default_rng(0))
+    assert len(rollouts) == 9  # 4 slots twice, then one alone
+    for rollout in rollouts:
+        assert rollout.episode_start[0, 0]
+        assert np.flatnonzero(rollout.episode_end[:, 0]).tolist() == [rollout.steps - 1]
+        assert rollout.episodes[0].return_mean == rollout.episodes[0].length == rollout.steps  # CartPole pays 1 a step
+        assert rollout.policies["agent_0"].alive[:-1].all()
+    lengths = [rollout.steps for rollout in rollouts]
+    assert len(set(lengths)) > 3
+
+
+@pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0, 1.0], [0.5, 2.0, 0.5, 1.0]])
+def test_the_direction_is_the_weighted_sum_with_one_backward_pass_a_weight(monkeypatch, weights):
+    objective = objective_of(CARTPOLE)
+    point = objective.initial()
+    played = objective._play([0, 1, 2, 0], point, np.random.default_rng(5))
+    expected = sum(weight * objective.algorithm.gradient([rollout])[0].astype(float) for weight, rollout in zip(weights, played, strict=True))
+    calls = []
+    gradient = objective.algorithm.gradient
+    monkeypatch.setattr(objective, "_play", lambda workers, point, generator: played)
+    monkeypatch.setattr(objective.algorithm, "gradient", lambda rollouts: calls.append(len(rollouts)) or gradient(rollouts))
+    found = objective.weighted([0, 1, 2, 0], np.array(weights), point, np.random.default_rng(5))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert sorted(calls) == sorted(np.unique(weights, return_counts=True)[1])
+    assert objective.value(point) == pytest.approx(np.mean([rollout.steps for rollout in played]))
+    assert np.isnan(objective.value(point))  # nothing was played since
+
+
+def test_a_seed_gives_the_same_curve_bit_for_bit():
+    config = load_simulation(CARTPOLE)
+    first, again, other = run_one(config, 4), run_one(config, 4), run_one(config, 5)
+    for name, column in first.course.items():
+        np.testing.assert_array_equal(column, again.course[name])
+    assert not np.array_equal(first.course["objective"][1:], other.course["objective"][1:])
+    assert "gradient_norm" not in first.course  # not known
+
+
+def test_it_learns():
+    outcome = run_one(load_simulation(CARTPOLE, ["rounds.batch=10", "sim.stop.rounds=40"]), 0)
+    returns = outcome.course["objective"][1:]
+    assert returns[-10:].mean() > 1.5 * returns[:5].mean()
+
+
+@pytest.mark.parametrize("rule", ["sync", "rennala", "malenia", "afedpg"])
+def test_with_every_rule_the_trajectories_that_count_are_those_played(rule):
+    batch = "" if rule == "afedpg" else "rounds.batch=6"
+    config = load_simulation(CARTPOLE, [f"rounds.rule={rule}", batch or "rounds.batch=1", "sim.stop.rounds=4"])
+    cluster = Cluster(config, 0)
+    played = []
+    original = cluster.objective._play
+    cluster.objective._play = lambda workers, *rest: played.extend(workers) or original(workers, *rest)
+    while cluster.ended is None:
+        cluster.run(10)
+    assert len(played) == cluster.engine.used
+    assert cluster.engine.version == 4
+
+
+def test_charged_by_the_step_a_trajectory_takes_as_long_as_it_is():
+    changes = ["sim.workers=1", "sim.charge=step", "objective.reference_steps=10", "sim.compute_times=2", "rounds={rule: sync, batch: 1}"]
+    course = run_one(load_simulation(CARTPOLE, changes), 0).course
+    np.testing.assert_allclose(np.diff(course["time"]), 2 * course["objective"][1:] / 10 + 0.5)
+
+
+@pytest.mark.parametrize("rounds", ["rule: rennala, batch: 6", "rule: rennala, batch: 6, late: ignore", "rule: malenia, batch: 6", "rule: afedpg"])
+def test_charged_by_the_step_workers_use_their_own_trajectories(rounds):
+    """Each one that counts was begun by its worker at the round's point; what is begun and not used is forgotten."""
+    config = load_simulation(CARTPOLE, ["sim.charge=step", f"rounds={{{rounds}}}", "sim.stop.rounds=4"])
+    cluster = Cluster(config, 1)
+    begun, used = [], []
+    objective = cluster.objective
+    begin, take = objective.begin, objective._begun_by
+    objective.begin = lambda workers, point, generator: begun.extend((worker, point.copy()) for worker in workers) or begin(workers, point, generator)
+    objective._begun_by = lambda workers: used.extend(workers) or take(workers)
+    while cluster.ended is None:
+        cluster.run(10)
+    assert len(used) == cluster.engine.used
+    assert len(begun) + cluster.workers >= len(used)
+    assert all(len(waiting) <= 1 for waiting in objective._begun)
+
+
+def test_short_trajectories_finish_first_when_steps_are_charged():
+    changes = ["sim.workers=10", "sim.compute_times=1", "rounds.batch=4", "optimizer.step_size=1e-9", "sim.stop.rounds=30"]
+    configs = [load_simulation(CARTPOLE, [*changes, f"sim.charge={charge}"]) for charge in ("step", "trajectory")]
+    by_step, whole = (run_one(config, 0).course["objective"][1:] for config in configs)
+    assert by_step.mean() < 0.8 * whole.mean()
+
+
+def test_workers_may_have_environments_of_their_own():
+    workers = "objective.workers=[{env: {max_steps: 3}}, {env: {max_steps: 5}}]"
+    objective = objective_of(CARTPOLE, workers)
+    rollouts = objective._play([0, 1, 2, 1], objective.initial(), np.random.default_rng(0))
+    assert [rollout.steps for rollout in rollouts] == [3, 5, 3, 5]
+    objective.weighted([0, 1, 2, 1], np.ones(4), objective.initial(), np.random.default_rng(0))
+    assert objective.value(objective.initial()) == pytest.approx((3 + 5 + 3) / 3)  # each worker's J_i weighs the same
+    with pytest.raises(ConfigError, match=r"objective.workers: their environments have different agents or spaces"):
+        objective_of(CARTPOLE, 'objective.workers=[{}, {env: {id: "gymnasium:Acrobot-v1"}}]')
+    with pytest.raises(ConfigError, match=r"objective\.policy|objective"):
+        load_simulation(CARTPOLE, ["objective.workers=[{env: {idd: x}}]"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["sim.charge=step", "sim.failures=[{at: 1, workers: [0]}]"], "sim.charge: step does not go with sim.failures"),
+        (["sim.charge=step", "objective={name: quadratics}"], "sim.charge: step needs trajectories"),
+        (["sim.threshold=3", "objective={name: none}"], "sim.threshold needs an objective"),
+        (["sim.sweep.tune={seeds: [9], share: 0, grid: {optimizer.step_size: [1]}}"], "sim.sweep.tune.share is 0"),
+    ],
+)
+def test_mistakes(changes, words):
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_simulation(CARTPOLE, changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_trials_of_tuning_end_after_their_share():
+    text = "objective: {name: quadratics, start: 5}\nsim:\n  stop: {rounds: 40, time: 1000}\n"
+    text += "  sweep: {tune: {seeds: [3], share: 0.25, grid: {optimizer.step_size: [0.1, 0.2]}}}\n"
+    seen = []
+
+    class Spy(Runner):
+        def run(self, tasks, progress):
+            seen.append([(task.config.sim.stop.rounds, task.config.sim.stop.time) for task in tasks])
+            return super().run(tasks, progress)
+
+    (result,) = simulate(load_simulation(text), runner=Spy())
+    assert seen == [[(10, 250.0)] * 2, [(40, 1000.0)]]
+    assert result.outcomes[0].figures["rounds"] == 40
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=30), st.integers(-3, 3), st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_time_to_a_threshold_is_the_first_window_that_reaches_it(values, threshold, begins_unknown):
+    course = {"time": np.arange(len(values)) * 2.0, "objective": np.array(values, float)}
+    if begins_unknown:
+        course["objective"][0] = np.nan
+    known = [(time, value) for time, value in zip(course["time"], course["objective"], strict=True) if not np.isnan(value)]
+    window = min(5, len(known))
+    expected = next(
+        (known[end - 1][0] for end in range(max(window, 1), len(known) + 1) if sum(v for _, v in known[end - window : end]) >= threshold * window),
+        np.nan,
+    )
+    np.testing.assert_equal(time_to(threshold - 1e-9, course), expected)
+
+
+def test_a_simulation_by_formulas_loads_neither_torch_nor_environments():
+    program = "from hpcmarl.config.file import load_simulation\nfrom hpcmarl.sim.running import run_one\n"
+    program += "run_one(load_simulation('objective: {name: quadratics}\\nsim: {stop: {rounds: 3}}\\n'), 0)\n"
+    program += "import sys; print('loaded:', *{'torch', 'gymnasium', 'pettingzoo'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "loaded:"
