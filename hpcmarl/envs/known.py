@@ -44,6 +44,8 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
     KnownEnvironment("pettingzoo.classic.leduc_holdem_v4", "pettingzoo[classic]", ("pettingzoo", "rlcard", "pygame"), "aec", "poker of six cards"),
     KnownEnvironment("pettingzoo.classic.texas_holdem_v4", "pettingzoo[classic]", ("pettingzoo", "rlcard", "pygame"), "aec", "limit poker"),
     KnownEnvironment("pettingzoo.classic.chess_v6", "pettingzoo[classic]", ("pettingzoo", "chess", "pygame"), "aec", "chess, 4672 masked moves"),
+    KnownEnvironment("lbforaging:Foraging-8x8-2p-3f-v3", "lbforaging", ("lbforaging",), "parallel", "level-based foraging: pick up food together"),
+    KnownEnvironment("rware:rware-tiny-2ag-v2", "rware", ("rware",), "parallel", "robots carry shelves through a warehouse, rewards are rare"),
     KnownEnvironment("pettingzoo.sisl.multiwalker_v9", "pettingzoo[sisl]", ("pettingzoo", "Box2D", "pygame"), "parallel", "walkers carry a beam"),
     KnownEnvironment(
         "pettingzoo.butterfly.knights_archers_zombies_v11", "pettingzoo[butterfly]", ("pettingzoo", "pygame"), "parallel", "agents die one by one"

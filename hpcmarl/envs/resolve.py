@@ -1,6 +1,6 @@
 """From `env.id` to an environment: imports the module, finds its factory, builds PettingZoo environments of the wanted kind.
 
-Called by survey.py and batch.py. Imports PettingZoo, and single.py for Gymnasium's environments. Must not know spaces, policies or slots.
+Called by survey.py and batch.py. Imports PettingZoo, and gym.py for Gymnasium's environments. Must not know spaces, policies or slots.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def resolve(config: EnvConfig) -> tuple[Source, Any]:
     environment = _construct(factory, config)
     kind = _kind_of(environment, config)
     convert = _conversion(environment, kind, config)
-    wanted = {"single": "parallel"}.get(kind, kind) if config.kind == "auto" else config.kind
+    wanted = {"gymnasium": "parallel"}.get(kind, kind) if config.kind == "auto" else config.kind
     source = Source(config.id, wanted, lambda: convert(_construct(factory, config)))
     return source, convert(environment)
 
@@ -90,8 +90,8 @@ def _find(config: EnvConfig) -> Callable[..., Any]:
     """The factory that `env.id` names: registered with Gymnasium, or in a module."""
     module_name, _, attribute = config.id.partition(":")
     module = _import(module_name, config.id)
-    if module_name == "gymnasium":
-        from hpcmarl.envs.single import registered
+    if module_name == "gymnasium" or (attribute and not attribute.isidentifier()):  # importing a package registers its ids
+        from hpcmarl.envs.gym import registered
 
         return registered(attribute, config)
     return _factory(module, attribute, config)
@@ -175,10 +175,10 @@ def _construct(factory: Callable[..., Any], config: EnvConfig) -> Any:
 
 
 def _kind_of(environment: Any, config: EnvConfig) -> str:
-    """parallel, aec or single (Gymnasium), by type or by attributes that only such an environment has (before a reset some refuse to show them)."""
+    """parallel, aec or gymnasium, by type or by attributes that only such an environment has (before a reset some refuse to show them)."""
     from pettingzoo.utils.env import AECEnv, ParallelEnv
 
-    from hpcmarl.envs.single import is_single
+    from hpcmarl.envs.gym import is_gymnasium
 
     if isinstance(environment, ParallelEnv):
         return "parallel"
@@ -188,8 +188,8 @@ def _kind_of(environment: Any, config: EnvConfig) -> str:
         _has(environment, "possible_agents") or _has(environment, "agents")
     ):
         return "parallel"
-    if is_single(environment):
-        return "single"
+    if is_gymnasium(environment):
+        return "gymnasium"
     cls = type(environment)
     raise ConfigError(
         f"env.id {config.id} makes a {cls.__module__}.{cls.__qualname__}; allowed: a PettingZoo ParallelEnv or AECEnv, or a Gymnasium Env"
@@ -204,12 +204,12 @@ def _conversion(environment: Any, kind: str, config: EnvConfig) -> Callable[[Any
     """What makes the built environment one of the wanted kind."""
     from pettingzoo.utils import aec_to_parallel, parallel_to_aec
 
-    from hpcmarl.envs.single import SingleAgent
+    from hpcmarl.envs.gym import GymnasiumAgents
 
-    if kind == "single":
+    if kind == "gymnasium":
         if config.kind == "aec":
-            raise ConfigError(f"env.kind aec: {config.id} has a single agent that takes no turns; use parallel or auto")
-        return SingleAgent
+            raise ConfigError(f"env.kind aec: {config.id} is no game of turns; use parallel or auto")
+        return GymnasiumAgents
     if config.kind in ("auto", kind):
         return lambda built: built
     if config.kind == "aec":

@@ -1,4 +1,4 @@
-"""envs/: Gymnasium environments of a single agent, against the same environment stepped by hand; registered ids and their mistakes."""
+"""envs/: Gymnasium environments of one agent and of several, against the same environment stepped by hand; registered ids and their mistakes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make(**kwargs: Any) -> gymnasium.Env:
     return gymnasium.make("CartPole-v1", **kwargs)
 
 
-@pytest.mark.parametrize("id", [CARTPOLE, "tests.unit.test_envs_single:make"])
+@pytest.mark.parametrize("id", [CARTPOLE, "tests.unit.test_envs_gym:make"])
 @pytest.mark.parametrize("limit", [6, 500])
 def test_a_single_agent_equals_its_twin(id: str, limit: int) -> None:
     seeds = Seeds(3, 10)
@@ -70,7 +70,7 @@ def test_a_continuous_action_reaches_the_environment_within_its_bounds() -> None
         ({"id": "gymnasium"}, r"no environment \(no name\) registered; gymnasium.registry lists them"),
         ({"id": "gymnasium:os:CartPole-v1"}, "no environment os:CartPole-v1 registered"),
         ({"id": CARTPOLE, "kwargs": {"wheels": 4}}, "env.kwargs {'wheels': 4} does not fit gymnasium:CartPole-v1"),
-        ({"id": CARTPOLE, "kind": "aec"}, "env.kind aec: gymnasium:CartPole-v1 has a single agent"),
+        ({"id": CARTPOLE, "kind": "aec"}, "env.kind aec: gymnasium:CartPole-v1 is no game of turns"),
         ({"id": "gymnasium:Hopper-v2"}, "cannot be made: .*choose a newer version"),
     ],
 )
@@ -138,3 +138,59 @@ def test_mujoco_with_the_papers_policy(name: str, parameters: int) -> None:
     pytest.importorskip("mujoco", reason=NO_MUJOCO)
     spec = describe(EnvConfig(id=f"gymnasium:{name}-v4"), {})
     assert make_algorithm(spec, ReinforceConfig(), 0).size == parameters
+
+
+FORAGING = "lbforaging:Foraging-8x8-2p-3f-v3"
+
+
+def test_several_agents_equal_their_twin() -> None:
+    environment = make_environment(EnvConfig(id=FORAGING, kwargs={"max_episode_steps": 7}), {}, 1, Seeds(5))
+    assert [policy.agents for policy in environment.spec.policies] == [("agent_0", "agent_1")]
+    twin = gymnasium.make("Foraging-8x8-2p-3f-v3", max_episode_steps=7, disable_env_checker=True)
+    frame, outcome = new_frame(environment.spec, 1), new_outcome(environment.spec, 1)
+    environment.reset(frame)
+    expected, _ = twin.reset(seed=episode_seed(5, 0, 0))
+    generator, cut, rewarded = np.random.default_rng(0), 0, 0.0
+    for _ in range(200):
+        np.testing.assert_array_equal(frame.policies["agent"].obs[0], expected)
+        actions = generator.integers(6, size=2)
+        environment.step({"agent": actions[None]}, outcome, frame)
+        expected, rewards, terminated, truncated, _ = twin.step(tuple(actions))
+        told = outcome.policies["agent"]
+        np.testing.assert_array_equal(told.reward[0], np.array(rewards, np.float32))
+        assert (told.terminated[0].tolist(), told.truncated[0].tolist()) == ([terminated] * 2, [truncated] * 2)
+        rewarded += sum(rewards)
+        if terminated or truncated:
+            cut += truncated
+            expected, _ = twin.reset(seed=episode_seed(5, 0, outcome.episodes[0].index + 1))
+    assert cut > 10
+    assert rewarded > 0
+    environment.close()
+
+
+class Uneven(gymnasium.Env):
+    """Two agents with spaces of their own; one is through before the other."""
+
+    observation_space = gymnasium.spaces.Tuple([gymnasium.spaces.Discrete(3), gymnasium.spaces.Box(-1, 1, (2,))])
+    action_space = gymnasium.spaces.Tuple([gymnasium.spaces.Discrete(2), gymnasium.spaces.Box(-1, 1, (1,))])
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.steps = 0
+        return (0, np.zeros(2, np.float32)), {}
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        assert action[1].shape == (1,)
+        return (1, np.ones(2, np.float32)), [1.0, 2.0], [True, self.steps == 2], False, {}
+
+
+def test_agents_may_differ_and_end_apart() -> None:
+    environment = make_environment(EnvConfig(id="tests.unit.test_envs_gym:Uneven"), {}, 1, Seeds(0))
+    frame, outcome = new_frame(environment.spec, 1), new_outcome(environment.spec, 1)
+    environment.reset(frame)
+    actions = {"agent_0": np.array([[1]]), "agent_1": np.zeros((1, 1, 1), np.float32)}
+    environment.step(actions, outcome, frame)
+    assert [bool(frame.policies[name].alive[0, 0]) for name in actions] == [False, True]
+    environment.step(actions, outcome, frame)
+    assert [episode.returns for episode in outcome.episodes] == [{"agent_0": 1.0, "agent_1": 4.0}]
+    environment.close()

@@ -1,23 +1,24 @@
-"""Gymnasium environments: one of a single agent as a PettingZoo parallel environment of one, `agent_0`; registered ids after `gymnasium:`.
+"""Gymnasium environments as PettingZoo parallel ones, of `agent_0` alone or, where spaces are Tuples, of agent_0, agent_1, …; registered ids.
 
-Called by resolve.py, which takes environments of a user's own factory as well. Must not know spaces, policies or slots. The
+Called by resolve.py, which takes environments of a user's own factory as well. Must not know policies or slots. The
 environment keeps its own time limit; `terminated` and `truncated` stay apart.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium import error as gymnasium_error
+from gymnasium import spaces
 
 from hpcmarl.config import EnvConfig
 from hpcmarl.errors import ConfigError, MissingPackageError
 
 PACKAGE = "gymnasium"  # ids begin with it: gymnasium:CartPole-v1
-AGENT = "agent_0"
 # where an environment's code lies -> what to give pip when it cannot be imported
 EXTRAS = {
     "gymnasium.envs.mujoco": "'hpcmarl[mujoco]'",
@@ -28,7 +29,7 @@ EXTRAS = {
 NEAR = 3  # registered ids that are told when one is unknown
 
 
-def is_single(environment: Any) -> bool:
+def is_gymnasium(environment: Any) -> bool:
     """Whether it is a Gymnasium environment."""
     return isinstance(environment, gymnasium.Env)
 
@@ -60,16 +61,23 @@ def registered(name: str, config: EnvConfig) -> Callable[..., Any]:
     return make
 
 
-class SingleAgent:
-    """One Gymnasium environment, `environment`, with its only agent named; what PettingZoo calls a ParallelEnv."""
+class GymnasiumAgents:
+    """One Gymnasium environment, `environment`, with its agents named; what PettingZoo calls a ParallelEnv.
+
+    Environments of several agents (level-based foraging, the robotic warehouse) have Tuples for spaces, one part an agent, and give
+    observations and rewards as sequences; the ends of an episode are the team's, or sequences, too."""
 
     def __init__(self, environment: Any) -> None:
         self.environment = environment
         self.metadata = dict(getattr(environment, "metadata", None) or {})
-        self.possible_agents = [AGENT]
+        seen, done = environment.observation_space, environment.action_space
+        self.several = isinstance(seen, spaces.Tuple) and isinstance(done, spaces.Tuple) and len(seen) == len(done)
+        observation_spaces, action_spaces = (list(seen), list(done)) if self.several else ([seen], [done])
+        self.possible_agents = [f"agent_{index}" for index in range(len(action_spaces))]
         self.agents: list[str] = []
-        self.observation_spaces = {AGENT: environment.observation_space}
-        self.action_spaces = {AGENT: environment.action_space}
+        self.actions: dict[str, Any] = {}
+        self.observation_spaces = dict(zip(self.possible_agents, observation_spaces, strict=True))
+        self.action_spaces = dict(zip(self.possible_agents, action_spaces, strict=True))
 
     @property
     def render_mode(self) -> Any:
@@ -83,14 +91,28 @@ class SingleAgent:
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         observation, info = self.environment.reset(seed=seed, options=options)
-        self.agents = [AGENT]
-        return {AGENT: observation}, {AGENT: info}
+        self.agents = list(self.possible_agents)
+        return self._of_agents(observation), dict.fromkeys(self.agents, info)
 
     def step(self, actions: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float], dict[str, bool], dict[str, bool], dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.environment.step(actions[AGENT])
-        if terminated or truncated:
-            self.agents = []
-        return {AGENT: observation}, {AGENT: float(reward)}, {AGENT: bool(terminated)}, {AGENT: bool(truncated)}, {AGENT: info}
+        self.actions |= actions  # one who is through goes on as it last did: a sequence has a place for it
+        acting = [self.actions[agent] for agent in self.possible_agents]
+        observation, reward, terminated, truncated, info = self.environment.step(tuple(acting) if self.several else acting[0])
+        rewards = {agent: float(part) for agent, part in self._of_agents(reward).items()}
+        ends, cuts = self._flags(terminated), self._flags(truncated)
+        told = self._of_agents(observation), rewards, ends, cuts, dict.fromkeys(self.agents, info)
+        self.agents = [agent for agent in self.agents if not (ends[agent] or cuts[agent])]
+        return told
+
+    def _of_agents(self, parts: Any) -> dict[str, Any]:
+        """The living agents' parts of what the environment gave. Raises ValueError where there is not one for each agent."""
+        named = dict(zip(self.possible_agents, parts if self.several else [parts], strict=True))
+        return {agent: named[agent] for agent in self.agents}
+
+    def _flags(self, flags: bool | Sequence[bool]) -> dict[str, bool]:
+        """The end of an episode for each living agent, told once for the team or for each."""
+        each = np.broadcast_to(np.asarray(flags, bool), len(self.possible_agents))
+        return {agent: bool(flag) for agent, flag in zip(self.possible_agents, each, strict=True) if agent in self.agents}
 
     def render(self) -> Any:
         return self.environment.render()
