@@ -1,7 +1,7 @@
 """The commands. Each is one function that imports what it needs when it runs, so that `--help` loads nothing heavy.
 
 Started by the console script and by `python -m hpcmarl`. Parses arguments, prints, chooses exit codes (errors.py); the work is done elsewhere.
-A new command is one function here, in cli_show.py where it only shows or measures, or in a
+A new command is one function here, in cli_show.py where it only shows, in cli_bench.py where it measures, or in a
 file of its own (cli_data.py, cli_simulate.py, cli_submit.py). With --json a command prints one
 JSON object on standard output and all else on standard error.
 """
@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from hpcmarl import __version__
+from hpcmarl.cli_bench import bench_app
 from hpcmarl.cli_common import (
     Json,
     OptionalConfig,
@@ -30,7 +31,7 @@ from hpcmarl.cli_common import (
     split_overrides,
     start,
 )
-from hpcmarl.cli_show import bench_app, config_app, list_app
+from hpcmarl.cli_show import config_app, list_app
 from hpcmarl.cli_simulate import simulate
 from hpcmarl.cli_submit import submit
 from hpcmarl.errors import HpcmarlError, UsageError

@@ -46,6 +46,7 @@ ALLOWED = {
     "doctor": EVERYTHING,
     "cli": EVERYTHING,
     "cli_common": EVERYTHING,
+    "cli_bench": EVERYTHING,
     "cli_show": EVERYTHING,
     "cli_data": EVERYTHING,
     "cli_plan": EVERYTHING,

@@ -1,4 +1,4 @@
-"""Short training runs, one after the other in one MPI world, watched at the server. Called by bench/stragglers.py and bench/flood.py.
+"""Short training runs, one after the other in one MPI world, watched at the server. Called by the benchmarks that need whole runs.
 
 Every rank works as in `hpcmarl train`, from the first START to the EXIT of each run; starting the ranks is paid once. Knows no
 rule and no figure but how many gradients were used and wasted until when.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,15 +19,17 @@ from hpcmarl.launch.signals import StopSignals
 from hpcmarl.roles.base import Context
 from hpcmarl.roles.learner import Learner
 from hpcmarl.roles.rank import AbortHook, Rank, serve
+from hpcmarl.roles.recording import Recorder
 from hpcmarl.roles.run import prepare, start_logging
 
 
 class Moment(NamedTuple):
-    """A round has ended: seconds of training, trajectories of accepted and of dropped gradients until then."""
+    """A round has ended: seconds of training, trajectories of accepted and of dropped gradients, this process's CPU seconds until then."""
 
     seconds: float
     used: int
     wasted: int
+    cpu_seconds: float = 0.0
 
 
 class WatchedRank(Rank):
@@ -42,7 +45,7 @@ class WatchedRank(Rank):
         server: Any = self.roles.get("server")
         if server is not None and server.phase == "train" and server.engine.version != self._version:
             self._version = server.engine.version
-            self.moments.append(Moment(server.recorder.seconds, server.engine.used, server.engine.wasted))
+            self.moments.append(Moment(server.recorder.seconds, server.engine.used, server.engine.wasted, time.process_time()))
         return busy
 
 
@@ -53,6 +56,7 @@ class Stage:
         self.transport, self.hook = transport, hook
         self.directory = tempfile.mkdtemp(prefix="hpcmarl-bench-") if transport.rank == 0 else None
         self.played = 0
+        self.rank: WatchedRank | None = None  # of the last run
 
     def play(self, config: Config, learner: type[Learner] | None = None) -> list[Moment]:
         """A whole run; the moments on the server's rank, none elsewhere. Collective. `learner` stands in for the learner role.
@@ -66,10 +70,17 @@ class Stage:
             rank.roles["learner"] = learner(context, rank.roles)
         code = serve(rank, StopSignals())
         rank.close()
+        self.rank = rank
         if code:
             raise HpcmarlError(f"a run of {config.name} ended with exit code {code}")
         self.transport.gather(b"done")  # the next run begins when this one has ended everywhere
         return rank.moments
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """What the last run's server has counted; None on other ranks."""
+        server: Any = self.rank.roles.get("server") if self.rank is not None else None
+        return None if server is None else server.recorder
 
     def close(self) -> None:
         if self.directory is not None:

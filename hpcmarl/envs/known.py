@@ -38,6 +38,13 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
     KnownEnvironment("mpe2.simple_push_v3", "mpe2", _MPE, "parallel", "an adversary keeps an agent from its goal"),
     KnownEnvironment("mpe2.simple_tag_v3", "mpe2", _MPE, "parallel", "three predators, one prey"),
     KnownEnvironment("mpe2.simple_world_comm_v3", "mpe2", _MPE, "parallel", "predators with a leader that talks, prey, forests"),
+    KnownEnvironment(
+        "hpcmarl.envs.games.particles:parallel_env",
+        "mpe2",
+        _MPE,
+        "parallel",
+        "like simple_spread; rewards and dynamics by keyword, for unequal groups",
+    ),
     KnownEnvironment("pettingzoo.classic.rps_v2", "pettingzoo[classic]", ("pettingzoo", "pygame"), "parallel", "rock, paper, scissors"),
     KnownEnvironment("pettingzoo.classic.tictactoe_v3", "pettingzoo[classic]", ("pettingzoo", "pygame"), "aec", "turn-based, masked moves"),
     KnownEnvironment("pettingzoo.classic.connect_four_v3", "pettingzoo[classic]", ("pettingzoo", "pygame"), "aec", "turn-based, masked moves"),

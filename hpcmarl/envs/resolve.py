@@ -60,6 +60,7 @@ REFUSED = frozenset(
         "IPython",
     }
 )
+OWN_GAMES = "hpcmarl.envs.games."  # the environments that hpcmarl brings along
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _import(name: str, id: str) -> Any:
             f"env.id {id!r} is no import path; allowed: a PettingZoo module (mpe2.simple_spread_v3), package.module:factory, or gymnasium:ID"
         )
     package = name.partition(".")[0]
-    if package in sys.stdlib_module_names or package in REFUSED:
+    if package in sys.stdlib_module_names or (package in REFUSED and not name.startswith(OWN_GAMES)):
         raise ConfigError(f"env.id {id} is no environment: the package {package} holds none; allowed: a PettingZoo module, or package.module:factory")
     try:
         with warnings.catch_warnings():
@@ -163,7 +164,7 @@ def _construct(factory: Callable[..., Any], config: EnvConfig) -> Any:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             return factory(**config.kwargs)
-    except HpcmarlError:
+    except HpcmarlError:  # an adapter or a game of our own says itself what is wrong
         raise
     except TypeError as error:
         raise ConfigError(f"{given} does not fit {config.id}: {_line(error)}") from error

@@ -45,6 +45,7 @@ class Server(Role):
         optimizer = make_optimizer(config.optimizer, algorithm.initial_parameters(), list(algorithm.segments.values()))
         self.engine = Engine(context.rule(), optimizer)
         self.links = [LatestLink(self.transport, group.learner) for group in context.topology.groups]
+        self.behind: set[int] = set()  # groups whose newest point may not be on its way yet: only these are looked at in every step
         self.waiting = Waiting(self.engine.rule, context.topology)
         self.recorder = Recorder(context, on_policy=algorithm.on_policy)
         self.snapshots = Snapshots(context)
@@ -116,6 +117,7 @@ class Server(Role):
         message = vector_message(Kind.PARAMETERS, self.engine.optimizer.point(), **fields)
         for group in publish.groups:
             self.links[group].offer(message)
+        self.behind.update(publish.groups)
 
     def _evaluate(self, version: int) -> None:
         if not self.context.config.rounds.collective:
@@ -158,8 +160,8 @@ class Server(Role):
     # ---- work
 
     def work(self) -> bool:
-        for link in self.links:
-            link.flush()
+        if self.behind:
+            self.behind = {group for group in self.behind if not self.links[group].flush()}
         worked = self.snapshots.poll()
         self.recorder.tick(self.engine)
         if self.phase == "train":

@@ -36,3 +36,23 @@ def test_the_server_is_flooded():
     assert told["gradient_senders"] == 2
     assert told["gradient_messages_per_second"] > 100
     assert 0 <= told["gradient_messages_late_share"] < 1
+
+
+@pytest.mark.timeout(170)
+def test_seconds_until_a_return():
+    told = bench("stragglers", "-n", "3", "--until-return", "-100", "--limit", "30", "--unit", "0.01", "--seeds", "1")
+    for rule in ("sync", "rennala", "afedpg"):  # anything is better than -100: as soon as there are 100 episodes
+        assert 0 < told[f"{rule}_seconds"] < 30
+        assert told["runs"][rule][0]["return_mean"] > -100
+    assert bench("stragglers", "-n", "3", "--until-return", "100", "--limit", "1", "--unit", "0.01", "--seeds", "1")["sync_seconds"] is None
+
+
+@pytest.mark.timeout(170)
+def test_costs():
+    told = bench("costs", "-n", "3", "--seconds", "2")
+    assert (told["ranks"], set(told["rules"])) == (3, {"sync", "rennala", "malenia", "afedpg"})
+    for figures in told["rules"].values():
+        assert 0 < figures["gradients_per_second"] < 12  # two groups that sleep 0.2 s for each make ten
+        assert 0 < figures["server_cpu_share"] <= 1.05
+        assert 0 < figures["learner_cpu_share"] <= 1.05
+        assert figures["server_resident_megabytes"] > 20

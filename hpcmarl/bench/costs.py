@@ -1,0 +1,157 @@
+"""What a group costs: CPU time, round overhead and memory with the number of ranks; the rules and the simulator with that of virtual workers.
+
+`hpcmarl bench costs -n RANKS` starts a server and n groups, each a learner with an actor on one rank, that sleep UNIT seconds for every
+trajectory: all else that they do is cost. `hpcmarl bench costs` counts virtual workers and starts nothing. Knows no message.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.bench.runs import Moment, Stage, ends
+from hpcmarl.bench.stragglers import case
+from hpcmarl.config.file import load_simulation
+from hpcmarl.errors import UsageError
+from hpcmarl.optim import make_optimizer
+from hpcmarl.optim.rounds import RULES, Engine, make_rule
+from hpcmarl.roles.feed import Work
+from hpcmarl.roles.learner import Learner
+from hpcmarl.roles.rank import AbortHook
+from hpcmarl.roles.run import join_world
+from hpcmarl.sim.cluster import Cluster
+from hpcmarl.types import Array, Gradient
+
+UNIT = 0.2  # seconds of a trajectory
+WARM_UP = 4 * UNIT
+MEASURED = ("sync", "rennala", "malenia", "afedpg")
+VIRTUAL = (10, 100, 1000, 10_000)
+PARAMETERS = 1000  # of a virtual worker's gradient
+LEAST_EVENTS = 20_000
+ROUNDS = 3
+WORKERS = """name: costs
+objective: {name: none}
+sim: {compute_times: sqrt, stop: {gradients: 1000000000}}
+"""
+
+
+class MeteredLearner(Learner):
+    """Notes this process's CPU seconds and its gradients, from the first parameters on."""
+
+    first: tuple[float, float] | None = None  # seconds, CPU seconds
+    last = (0.0, 0.0)
+    gradients = 0
+
+    def work(self) -> bool:
+        if self.version >= 0 and not self.stopping:
+            self.last = (time.perf_counter(), time.process_time())
+            self.first = self.first or self.last
+        return super().work()
+
+    def _learn(self, work: Work) -> None:
+        self.gradients += sum(entry.rollout.count for entry in entries)  # one of a trajectory each, as the server counts them
+        super()._learn(work)
+
+
+def real(seconds: float) -> dict[str, Any] | None:
+    """Measure every rule for `seconds` on the ranks of this world; the result on rank 0, None elsewhere. UsageError with one rank."""
+    transport = join_world()
+    if transport.size < 2:
+        raise UsageError("bench costs measures a server and at least one group: start two ranks or more: hpcmarl bench costs -n 4")
+    hook = AbortHook(transport)
+    stage = Stage(transport, hook)
+    compute = [UNIT] * (transport.size - 1)
+    try:
+        stage.play(case("afedpg", "ma_trace", compute, 60.0, f"stop.updates={2 * transport.size}"))  # what is imported late
+        rules = {rule: _measure(stage, rule, compute, seconds) for rule in MEASURED}
+    except BaseException as error:
+        hook.fail(error)
+        raise
+    finally:
+        stage.close()
+    transport.close()
+    if transport.rank != 0:
+        return None
+    return {"ranks": transport.size, "trajectory_seconds": UNIT, "seconds": seconds, "rules": rules}
+
+
+def _measure(stage: Stage, rule: str, compute: Sequence[float], seconds: float) -> dict[str, Any]:
+    moments = stage.play(case(rule, "ma_trace", compute, seconds), MeteredLearner)
+    learner: Any = stage.rank.roles.get("learner") if stage.rank is not None else None
+    told = np.zeros(3)  # seconds, CPU seconds, gradients
+    if learner is not None and learner.first is not None:
+        told[:] = learner.last[0] - learner.first[0], learner.last[1] - learner.first[1], learner.gradients
+    everyone = np.frombuffer(b"".join(stage.transport.gather(told.tobytes()))).reshape(-1, 3)
+    return figures(moments, everyone[1:], min(compute)) | {"server_resident_megabytes": resident_megabytes()} if moments else {}
+
+
+def figures(moments: Sequence[Moment], learners: Array, unit: float) -> dict[str, float]:
+    """Of one rule: from the ends of its rounds, and [learners, 3] seconds, CPU seconds and gradients.
+
+    overhead: what a round takes longer than `unit` for each trajectory of a group that it needs. Raises HpcmarlError as `ends`."""
+    first, last = ends(moments, WARM_UP)
+    elapsed, used, rounds = last.seconds - first.seconds, last.used - first.used, len([m for m in moments if m.seconds > first.seconds])
+    cpu = last.cpu_seconds - first.cpu_seconds
+    seconds, busy, gradients = learners.sum(0)
+    return {
+        "gradients_per_second": used / elapsed,
+        "round_seconds": elapsed / rounds,
+        "round_overhead_seconds": elapsed / rounds - unit * used / rounds / len(learners),
+        "server_cpu_share": cpu / elapsed,
+        "server_cpu_milliseconds_per_gradient": 1e3 * cpu / used,
+        "learner_cpu_share": busy / seconds,
+        "learner_cpu_milliseconds_per_gradient": 1e3 * busy / gradients,
+    }
+
+
+def resident_megabytes() -> float | None:
+    """Physical memory of this process (MB), as Linux tells it; None elsewhere."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    return next(float(line.split()[1]) * 1.024e-3 for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+def virtual() -> dict[str, Any]:
+    """Microseconds of one gradient in the server's engine and of one event in the simulator, by rule and number of workers."""
+    return {
+        "engine": [_engine(rule, workers) for rule in RULES for workers in VIRTUAL],
+        "simulator": [_cluster(r, n) for r in RULES for n in VIRTUAL],
+    }
+
+
+def _engine(rule: str, workers: int) -> dict[str, Any]:
+    """Rounds of four trajectories a worker (sync: one) that arrive in turn, through the real rule, sums and optimizer."""
+    batch = _batch(rule, workers)
+    engine = Engine(make_rule(rule, workers, batch, None), make_optimizer(load_simulation(WORKERS).optimizer, np.zeros(PARAMETERS, np.float32)))
+    gradient = Gradient(0, 0, 1, np.ones(PARAMETERS, np.float32))
+    events = max(LEAST_EVENTS, ROUNDS * batch)
+    began = time.perf_counter()
+    for number in range(events):
+        gradient.group, gradient.version = number % workers, engine.version
+        engine.on_gradient(gradient)
+    return _row(rule, workers, events, engine.version, time.perf_counter() - began)
+
+
+def _cluster(rule: str, workers: int) -> dict[str, Any]:
+    """Virtual workers with h = sqrt(i) that only count."""
+    batch = _batch(rule, workers)
+    changes = [f"rounds.rule={rule}", f"rounds.batch={batch}", f"sim.workers={workers}"]
+    cluster = Cluster(load_simulation(WORKERS, changes), 0)
+    began = time.perf_counter()
+    cluster.run(max(LEAST_EVENTS, ROUNDS * batch))
+    return _row(rule, workers, cluster.events, cluster.engine.version, time.perf_counter() - began)
+
+
+def _batch(rule: str, workers: int) -> int:
+    return {"sync": workers, "afedpg": 1}.get(rule, 4 * workers)
+
+
+def _row(rule: str, workers: int, events: int, rounds: int, seconds: float) -> dict[str, Any]:
+    each = {"microseconds_per_gradient": 1e6 * seconds / events, "milliseconds_per_round": 1e3 * seconds / max(1, rounds)}
+    return {"rule": rule, "workers": workers, "gradients": events, "rounds": rounds, **each}

@@ -1,0 +1,198 @@
+"""`hpcmarl bench`: the commands that measure. Part of cli.py, and lazy like it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpcmarl.cli_common import Json, OptionalConfig, Overrides, Ranks, Seconds, print_result, set_threads, split_overrides, start
+
+if TYPE_CHECKING:
+    from hpcmarl.config import Config
+
+bench_app = typer.Typer(no_args_is_help=True, help="Measure training throughput, communication, slow ranks, costs or what kills leave.")
+
+# What is measured where no configuration is given: small networks, cheap environments, so that the machinery shows.
+BENCHMARK_CONFIG = "name: bench\nenv: {id: mpe2.simple_spread_v3}\ntrajectories: {enabled: false}\neval: {episodes: 0}\nstop: {seconds: 3600}\n"
+
+
+@bench_app.command()
+def throughput(
+    config: OptionalConfig = None, overrides: Overrides = None, ranks: Ranks = None, seconds: Seconds = 10.0, as_json: Json = False
+) -> None:
+    """Environment steps per second of training beside bare stepping, in one world (default: cores + 1 ranks).
+
+    \b
+    hpcmarl bench throughput configs/quickstart.yaml -n 4 --seconds 20 --json
+    """
+    settings = _bench_settings("throughput", config, overrides, ranks or _cores() + 1, seconds, as_json)
+    from hpcmarl.bench.throughput import run
+
+    print_result(run(settings, seconds), as_json)
+
+
+@bench_app.command()
+def comm(config: OptionalConfig = None, overrides: Overrides = None, ranks: Ranks = None, seconds: Seconds = 5.0, as_json: Json = False) -> None:
+    """Latency and bandwidth of messages beside bare mpi4py ping-pong.
+
+    \b
+    hpcmarl bench comm -n 4 --json
+    """
+    settings = _bench_settings("comm", config, overrides, ranks or 2, seconds, as_json)
+    from hpcmarl.bench.comm import run
+
+    print_result(run(settings, seconds), as_json)
+
+
+@bench_app.command()
+def stragglers(
+    ranks: Annotated[int, typer.Option("-n", "--ranks", min=3, metavar="RANKS", help="the server and a group on each other rank")] = 9,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="of each of ten runs")] = 12.0,
+    unit: Annotated[float, typer.Option("--unit", min=0.001, help="seconds that a trajectory takes in the fastest group")] = 0.2,
+    until_return: Annotated[
+        float | None, typer.Option("--until-return", metavar="RETURN", help="instead: seconds until this training return, with each rule")
+    ] = None,
+    limit: Annotated[float, typer.Option("--limit", min=1.0, help="of each of these runs, in seconds")] = 60.0,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="of these runs")] = 3,
+    as_json: Json = False,
+) -> None:
+    """How much of the work of unequal groups each round rule uses, on real ranks that sleep.
+
+    Efficiency is used gradients a second over the sum of 1/h, where h is a group's time for a trajectory. At the top: one group 10 times
+    slower than the others; under `settings` also h = sqrt(1), sqrt(2), ... times the unit.
+
+    With --until-return: training time until the mean return of 100 episodes of a small game reaches a value (untrained: about 4),
+    with one group 10 times slower; null where it does not within the limit.
+
+    \b
+    hpcmarl bench stragglers -n 9 --json
+    hpcmarl bench stragglers --until-return 8 --json
+    """
+    from hpcmarl.launch.world import under_launcher
+
+    set_threads(1)
+    if not under_launcher(os.environ):
+        told = ["--until-return", str(until_return), "--limit", str(limit), "--seeds", str(seeds)] if until_return is not None else []
+        start(ranks, ["bench", "stragglers", "--seconds", str(seconds), "--unit", str(unit), *told, *(["--json"] if as_json else [])])
+    if until_return is not None:
+        from hpcmarl.bench import returns
+
+        print_result(returns.run(until_return, limit, range(seeds), unit), as_json)
+        return
+    from hpcmarl.bench.stragglers import run
+
+    print_result(run(seconds, unit), as_json)
+
+
+@bench_app.command()
+def heterogeneous(
+    seconds: Annotated[float, typer.Option("--seconds", min=1.0, help="of training of each run")] = 30.0,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="runs of each rule that are scored")] = 3,
+    unit: Annotated[
+        float, typer.Option("--unit", min=0.001, help="seconds that a wave of episodes takes the fast groups; ten times that the slow ones")
+    ] = 0.06,
+    as_json: Json = False,
+) -> None:
+    """Groups with different games, the slow ones unlike the fast ones: what each round rule makes of the mean objective, on 5 real ranks.
+
+    Each rule's step size is tuned on another seed. Scores are expected returns by group and their mean with equal weights.
+    With the defaults 18 runs, some ten minutes.
+
+    \b
+    hpcmarl bench heterogeneous --json
+    """
+    from hpcmarl.launch.world import under_launcher
+
+    set_threads(1)
+    if not under_launcher(os.environ):
+        flags = ["--json"] if as_json else []
+        start(5, ["bench", "heterogeneous", "--seconds", str(seconds), "--seeds", str(seeds), "--unit", str(unit), *flags])
+    from hpcmarl.bench.heterogeneous import run
+
+    print_result(run(seconds, seeds, unit), as_json)
+
+
+@bench_app.command()
+def costs(
+    ranks: Annotated[int | None, typer.Option("-n", "--ranks", min=2, metavar="RANKS", help="a server and a group on each other rank")] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=1.0, help="of each of four runs on ranks")] = 10.0,
+    as_json: Json = False,
+) -> None:
+    """What one group more costs: CPU time, round overhead and memory on real ranks (-n), the rules and the simulator with virtual workers (without).
+
+    \b
+    hpcmarl bench costs -n 8 --json
+    hpcmarl bench costs --json
+    """
+    from hpcmarl.launch.world import under_launcher
+
+    set_threads(1)
+    joined = under_launcher(os.environ)
+    if ranks is not None and not joined:
+        start(ranks, ["bench", "costs", "-n", str(ranks), "--seconds", str(seconds), *(["--json"] if as_json else [])])
+    from hpcmarl.bench.costs import real, virtual
+
+    print_result(real(seconds) if joined else virtual(), as_json)
+
+
+class Victim(StrEnum):
+    """What `bench faults` kills."""
+
+    job = "job"
+    actor = "actor"
+    learner = "learner"
+
+
+@bench_app.command()
+def faults(
+    kills: Annotated[int, typer.Option("--kills", min=1, help="how many")] = 10,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="of the moments and the victims")] = 0,
+    what: Annotated[Victim, typer.Option("--what", help="one rank with this role, or every process of the job")] = Victim.job,
+    ranks: Annotated[int | None, typer.Option("-n", "--ranks", min=2, metavar="RANKS", help="of each job; default 4, learner: 5")] = None,
+    run_dir: Annotated[str | None, typer.Option("--run-dir", metavar="DIR", help="keep the run there; default: a temporary one")] = None,
+    as_json: Json = False,
+) -> None:
+    """Kill training with SIGKILL at random moments and count what was lost.
+
+    It starts its jobs itself, one after the other on one run directory. Exits 1 when a file was corrupt,
+    a kill was not recovered from, or it was interrupted.
+
+    \b
+    hpcmarl bench faults --kills 100 --seed 1 --what job --json
+    """
+    from hpcmarl.errors import UsageError
+    from hpcmarl.launch.world import under_launcher
+
+    if under_launcher(os.environ):
+        raise UsageError("bench faults starts and kills MPI jobs of its own; run it outside mpirun and srun")
+    set_threads(1)
+    from hpcmarl.bench.faults import run
+
+    result = run(kills, seed, what.value, ranks, run_dir)
+    print_result(result, as_json)
+    if result["corrupt_files"] or result["survived"] + result["resumed"] < kills:
+        raise typer.Exit(1)
+
+
+def _bench_settings(name: str, config: str | None, overrides: Sequence[str] | None, ranks: int, seconds: float, as_json: bool) -> Config:
+    """The configuration to measure; outside a world this starts one and does not return."""
+    from hpcmarl.config.file import load_config
+    from hpcmarl.launch.world import under_launcher
+
+    config, changes = split_overrides(config, overrides)
+    settings = load_config(Path(config) if config else BENCHMARK_CONFIG, changes)
+    set_threads(settings.topology.threads)
+    if ranks > 1 and not under_launcher(os.environ):
+        flags = ["--json"] if as_json else []
+        start(ranks, ["bench", name, *([config] if config else []), *changes, "--seconds", str(seconds), *flags])
+    return settings
+
+
+def _cores() -> int:
+    """Cores that this process may use: a learner and a server beside as many actors."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,126 @@
+"""The arithmetic and the configurations of `bench heterogeneous`, `bench costs` and `bench stragglers --until-return`."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from hpcmarl.bench import costs, heterogeneous, returns
+from hpcmarl.bench.runs import Moment
+from hpcmarl.comm.local import LocalWorld
+from hpcmarl.config.file import load_config
+from hpcmarl.optim.rounds import RULES
+from hpcmarl.roles.base import group_environment
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def test_the_file_for_one_run_is_what_the_benchmark_runs():
+    assert load_config(CONFIGS / "paper" / "heterogeneous.yaml") == load_config(heterogeneous.CONFIG)
+
+
+@pytest.mark.parametrize("rule", heterogeneous.RULES)
+def test_a_run_of_unequal_games(rule):
+    delays = (0.1, 0.1, 1.0, 1.0)
+    config = heterogeneous.case(rule, 7, 0.05, 12.0, delays)
+    assert (config.rounds.rule, config.seed, config.optimizer.step_size, config.stop.seconds) == (rule, 7, 0.05, 12.0)
+    assert tuple(group.delay.trajectory for group in config.topology.group_list) == delays
+    assert config.rounds.batch == (8 if rule == "afedpg" else 32)
+    offsets = [group_environment(config, group).kwargs["offset"][0] for group in range(4)]
+    assert offsets == [1.0, 1.0, -1.0, -1.0]  # what the fast groups want is not what the slow ones do
+    assert all(group_environment(config, group).kwargs["bonus"] == 1.0 for group in range(4))
+
+
+def test_scores_weigh_every_group_and_seed_the_same():
+    played = [
+        {"objectives": [-1.0, -2.0, -3.0, -6.0], "updates": 10, "trajectories": [8, 8, 1, 1]},
+        {"objectives": [-2.0, -2.0, -9.0, -7.0], "updates": 20, "trajectories": [10, 8, 3, 1]},
+    ]
+    told = heterogeneous.figures(played)
+    assert told["objective_of_each_seed"] == [-3.0, -5.0]
+    assert told["objective_mean"] == -4.0
+    assert told["objective_standard_error"] == pytest.approx(math.sqrt(2) / math.sqrt(2))
+    assert told["objectives"] == [-1.5, -2.0, -6.0, -6.5]
+    assert told["worst_objective_mean"] == -7.5
+    assert (told["updates_mean"], told["trajectories_by_group"]) == (15.0, [9.0, 8.0, 2.0, 1.0])
+    assert heterogeneous.figures(played[:1])["objective_standard_error"] is None
+    assert heterogeneous.best({0.1: played[1], 0.2: played[0]}) == 0.2
+
+
+@pytest.mark.parametrize("rule", returns.RULES)
+def test_a_run_until_a_return(rule):
+    config = returns.case(rule, 3, 0.2, [0.1, 0.1, 1.0], 30.0, -6.5, "stop.updates=9")
+    assert (config.rounds.rule, config.seed, config.optimizer.step_size) == (rule, 3, 0.2)
+    assert (config.stop.return_mean, config.stop.seconds, config.stop.updates) == (-6.5, 30.0, 9)
+    assert config.rounds.batch == {"sync": 12, "rennala": 8, "afedpg": 4}[rule]
+    assert [group.delay.trajectory for group in config.topology.group_list] == [0.1, 0.1, 1.0]
+
+
+def test_the_middle_of_times_of_which_some_never_came():
+    assert returns.middle([3.0, None, 1.0]) == 3.0
+    assert returns.middle([None, 2.0, None]) is None
+    assert returns.middle([4.0]) == 4.0
+
+
+def test_costs_of_a_rule():
+    # a round of four trajectories of two groups every 0.5 s, of which 0.4 s are the two trajectories that each makes
+    moments = [Moment(0.5 * number, 4 * number, 0, 0.01 * number) for number in range(1, 11)]
+    learners = np.array([[5.0, 0.5, 10], [5.0, 1.0, 20]])
+    told = costs.figures(moments, learners, 0.2)
+    assert told["gradients_per_second"] == pytest.approx(8.0)
+    assert told["round_seconds"] == pytest.approx(0.5)
+    assert told["round_overhead_seconds"] == pytest.approx(0.1)
+    assert told["server_cpu_share"] == pytest.approx(0.02)
+    assert told["server_cpu_milliseconds_per_gradient"] == pytest.approx(2.5)
+    assert told["learner_cpu_share"] == pytest.approx(0.15)
+    assert told["learner_cpu_milliseconds_per_gradient"] == pytest.approx(50.0)
+
+
+def test_costs_of_virtual_workers(monkeypatch):
+    monkeypatch.setattr(costs, "VIRTUAL", (2, 7))
+    monkeypatch.setattr(costs, "LEAST_EVENTS", 84)
+    told = costs.virtual()
+    for rows in told.values():
+        assert [(row["rule"], row["workers"]) for row in rows] == [(rule, workers) for rule in RULES for workers in (2, 7)]
+        assert all(row["gradients"] >= 84 and row["rounds"] >= 1 and row["microseconds_per_gradient"] > 0 for row in rows)
+    # all arrive in turn: sync's rounds are of one trajectory of everybody, rennala's and malenia's of four, afedpg's of one of anybody
+    assert [row["rounds"] for row in told["engine"]] == [{"sync": 84 // n, "afedpg": 84}.get(rule, 84 // (4 * n)) for rule in RULES for n in (2, 7)]
+
+
+def test_resident_memory():
+    taken = costs.resident_megabytes()
+    block = np.ones(8_000_000)
+    assert costs.resident_megabytes() > taken + 40
+    del block
+
+
+class FakeStage:
+    """Scores a run by its step size alone: best at 0.06."""
+
+    def __init__(self):
+        self.transport = LocalWorld(1).transports[0]
+        self.played = []
+
+    def play(self, config):
+        self.played.append((config.seed, config.optimizer.step_size))
+        score = -abs(config.optimizer.step_size - 0.06)
+        self.recorder = SimpleNamespace(evaluation={"return_by_environment": [score] * 4, "version": 5}, group_counts=[1, 2, 3, 4])
+
+
+def test_the_step_size_is_tuned_on_a_seed_that_is_not_scored():
+    stage = FakeStage()
+    told = heterogeneous._rule(stage, "malenia", 2, 1.0, (0.1, 0.1, 1.0, 1.0))
+    assert stage.played == [*((heterogeneous.TUNING_SEED, size) for size in heterogeneous.STEP_SIZES), (0, 0.06), (1, 0.06)]
+    assert (told["step_size"], told["objective_mean"], told["trajectories_by_group"]) == (0.06, 0.0, [1.0, 2.0, 3.0, 4.0])
+    assert told["tuning_objectives"]["0.2"] == pytest.approx(-0.14)
+
+
+def test_a_run_that_does_not_arrive_has_no_time():
+    stage = FakeStage()
+    stage.play = lambda config: [Moment(2.5, 8, 0), Moment(4.0, 16, 0)]
+    config = returns.case("sync", 0, 0.1, [0.1, 1.0], 30.0, -6.0)
+    for ended, expected in ((4.5, 4.5), (30.0, None), (30.2, None)):
+        stage.recorder = SimpleNamespace(recent=[-6.5] * 100, seconds=ended)  # late reports may have lowered the mean again
+        assert returns._play(stage, config)["seconds"] == expected
