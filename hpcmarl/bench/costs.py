@@ -53,7 +53,7 @@ class MeteredLearner(Learner):
         return super().work()
 
     def _learn(self, work: Work) -> None:
-        self.gradients += sum(entry.rollout.count for entry in entries)  # one of a trajectory each, as the server counts them
+        self.gradients += work.count  # one of a trajectory each, as the server counts them
         super()._learn(work)
 
 
