@@ -70,7 +70,7 @@ def test_not_with_rounds(tmp_path, rule):
     few, many = (server_of(tmp_path, 3, f"rounds.rule={rule}", "topology.groups=2", f"stop.updates={updates}") for updates in (40, 240))
     assert many.engine.version >= 240
     (arrays, others), (more_arrays, more) = held(few), held(many)
-    spread = 2 * 8  # numbers of a group that may just be there or not: an unanswered point, a sum of a round that has begun
+    spread = 100  # what may just be there or not: unanswered points, reports, a sum of a round that has begun; one object a round would be 200
     assert sum(more_arrays) <= sum(arrays) + 4 * many.engine.optimizer.parameters.nbytes
     assert more <= others + spread
 
