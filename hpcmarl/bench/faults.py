@@ -236,8 +236,9 @@ class Campaign:
         trajectories = self.directory / "trajectories"
         for item in salvage(trajectories, remove=True) if trajectories.is_dir() else ():
             self.tally.salvaged += item.status == "recovered"
-            if item.status == "failed":
-                self.tally.failures.append(f"salvage: {item.note}")
+            told = f"salvage: {item.note}"
+            if item.status == "failed" and told not in self.tally.failures:  # the file stays, and is met again after the next kill
+                self.tally.failures.append(told)
         found = find_checkpoint(self.directory) if self.directory.is_dir() else None
         self.checkpoint = (found, int(load_checkpoint(found)[1]["version"]) if found else 0)
 
