@@ -141,5 +141,5 @@ def _objective(cases: Sequence[dict[str, Any]], name: str, threshold: float | No
     axes[0][0].set_ylabel("return" if sampled else "objective")
     if not sampled:
         axes[1][0].set_ylabel("norm of its gradient")
-    axes[0][0].legend(frameon=False)
+    axes[0][0].legend(frameon=threshold is not None, edgecolor="none")
     return figure
