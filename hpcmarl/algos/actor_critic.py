@@ -7,6 +7,7 @@ Subclasses (ma_trace.py, ppo.py) say what the policy gains (`_gain`) and which t
 k runs over the agents of a policy that act in row t. Critics (algo.critic):
   obs, full   one V a row, of all agents' observations or of the state; r is the mean over the policy's agents, absent ones 0.
   dec         V, r and flags per agent; the squared error is averaged over the policy's agents.
+With normalise_values V is in units of the spread of its targets in the squared error alone (nets/moments.py).
 The entropy cost is fixed, or learned as exp(log c) with gradient entropy_cost_rate (target - H) in log c.
 Turn-based games: an agent whose turn it is not at the unroll's end closes its column at its last decision, whose V it knows.
 
@@ -66,15 +67,21 @@ class ActorCritic(Algorithm):
         critic_network = config.critic_network or config.network
         policies, modules, self._critics, self._costs = {}, {}, {}, {}
         for policy in spec.policies:
-            policies[policy.name] = Policy(policy, config.network, generator)
-            self._critics[policy.name] = Critic(_critic_inputs(spec, policy, config), critic_network, generator)
+            policies[policy.name] = Policy(policy, config.network, generator, normalise=config.normalise_observations)
+            self._critics[policy.name] = Critic(
+                _critic_inputs(spec, policy, config),
+                critic_network,
+                generator,
+                normalise_inputs=config.normalise_observations,
+                normalise_values=config.normalise_values,
+            )
             parts: list[nn.Module] = [policies[policy.name], self._critics[policy.name]]
             if config.target_entropy is not None:
                 self._costs[policy.name] = EntropyCost(config.entropy_cost)
                 parts.append(self._costs[policy.name])
             modules[policy.name] = nn.ModuleList(parts)
         super().__init__(spec, policies, modules)
-        self._config = config
+        self._config, self.averaging_rate = config, config.normalisation_rate
         self._central = config.critic != "dec"
         self.unroll = config.unroll
         self.needs_state = config.critic == "full"
@@ -105,9 +112,10 @@ class ActorCritic(Algorithm):
         inputs, finals = _own_input(part) if central_input is None else central_input
         acts = part.alive[: batch.steps]
         units = Rows(_anybody(acts) if self._central else acts)
-        critic = self._critics[policy.name]
-        values: torch.Tensor = critic(tensor(units.pick(inputs[: batch.steps])))
-        columns = self._columns(batch, part, units.spread(values.detach().numpy()), *_later_values(critic, inputs[batch.steps], finals))
+        critic, seen = self._critics[policy.name], tensor(units.pick(inputs[: batch.steps]))
+        outputs: torch.Tensor = critic(seen)
+        values = critic.values(outputs.detach()).numpy()
+        columns = self._columns(batch, part, units.spread(values), *_later_values(critic, inputs[batch.steps], finals))
         evaluation = evaluate(self._policies[policy.name], part, batch.episode_start)
         trace = self._trace(columns, part, evaluation)
         advantages = evaluation.rows.pick(broadcast(trace.advantages, acts.shape))
@@ -115,10 +123,16 @@ class ActorCritic(Algorithm):
             advantages = self._normalised(advantages)
         targets, counted = self._unit_targets(trace, columns, acts, units)
         gain, told = self._gain(part, evaluation, advantages)
-        error = ((tensor(targets) - values).square() * tensor(counted)).sum() / (1 if self._central else len(policy.agents))
+        wanted = tensor(targets)
+        error = ((critic.outputs_for(wanted) - outputs).square() * tensor(counted)).sum() / (1 if self._central else len(policy.agents))
         spread, cost = self._entropy_terms(policy, evaluation)
         objective = (gain - config.value_cost * error + spread) / batch.steps
         objective.backward()  # type: ignore[no-untyped-call]
+        if config.normalise_observations or config.normalise_values:
+            counts = tensor(counted > 0)
+            critic.observe(seen[counts], wanted[counts], 1.0 / batch.steps)
+            own = part.obs[: batch.steps].reshape(*acts.shape, policy.observation_size)
+            self._policies[policy.name].observe(tensor(evaluation.rows.pick(own)), 1.0 / batch.steps)
         rows = batch.steps * batch.slots
         return told | {
             "policy_loss": -float(gain.detach()) / rows,
@@ -127,7 +141,7 @@ class ActorCritic(Algorithm):
             "entropy_cost": cost,
             "mean_rho": trace.mean_rho,
             "mean_c": trace.mean_c,
-            "explained_variance": _explained_variance(targets[counted > 0], values.detach().numpy()[counted > 0]),
+            "explained_variance": _explained_variance(targets[counted > 0], values[counted > 0]),
         }
 
     @abstractmethod
@@ -222,7 +236,7 @@ def _later_values(critic: Critic, last: Array, finals: Array) -> tuple[FloatArra
     """Values of the row after the unroll [B, U] and of truncated episodes' ends [K, U], without gradient."""
     slots, units, size = last.shape
     with torch.no_grad():
-        values = critic(tensor(np.concatenate([last.reshape(-1, size), finals.reshape(-1, size)]))).numpy()
+        values = critic.values(critic(tensor(np.concatenate([last.reshape(-1, size), finals.reshape(-1, size)])))).numpy()
     return values[: slots * units].reshape(slots, units), values[slots * units :].reshape(-1, units)
 
 

@@ -25,7 +25,8 @@ class Algorithm(ABC):
     unit: what a round's batch counts: unrolls of `unroll` steps, or whole episodes (`unroll` is None).
     on_policy: work sampled under older parameters is worthless.   needs_state: rollouts must carry the environment's state.
     epochs: how often a batch of rollouts is gone through, in so many `minibatches` each, before the next is sampled; 0: each makes one gradient.
-    size: P.   segments: policy -> its slice of the parameter vector.   parameters: [P], the living vector itself (do not keep it).
+    size: P.   segments: policy -> its slice of the parameter vector.   averages: the vector's end, which is averaged (nets/moments.py) by
+    `averaging_rate` an update and not trained; empty where nothing is.   parameters: [P], the living vector itself (do not keep it).
     """
 
     summary: ClassVar[str]
@@ -36,6 +37,7 @@ class Algorithm(ABC):
     needs_state: bool = False
     epochs: int = 0
     minibatches: int = 1
+    averaging_rate: float = 0.0
 
     def __init__(self, spec: EnvironmentSpec, policies: Mapping[str, Policy], modules: Mapping[str, nn.Module]) -> None:
         """policies: one network a policy; modules: all that is trained for each policy (its network among it)."""
@@ -46,6 +48,7 @@ class Algorithm(ABC):
         self._actors = {name: Actor(policy) for name, policy in policies.items()}
         self.size = self._flat.size
         self.segments = dict(self._flat.segments)
+        self.averages = self._flat.averages
 
     @property
     def parameters(self) -> FloatArray:
@@ -93,7 +96,8 @@ class Algorithm(ABC):
     def _ascent(self, statistics: dict[str, float]) -> tuple[FloatArray, dict[str, float]]:
         """What `gradient` returns once backward passes have filled the flat gradient."""
         vector = self._flat.gradient.copy()
-        return vector, statistics | {"gradient_norm": float(np.sqrt(np.dot(vector, vector)))}
+        trained = vector[: self.averages.start]
+        return vector, statistics | {"gradient_norm": float(np.sqrt(np.dot(trained, trained)))}
 
 
 def seeded_generator(seed: int) -> torch.Generator:

@@ -43,6 +43,9 @@ class ActorCriticConfig(AlgoConfig):
     target_entropy: Fraction | None = Field(None, description="learn the entropy cost towards this share of the maximum entropy (discrete actions)")
     entropy_cost_rate: PositiveFloat = Field(0.1, description="scale of the entropy cost's own gradient (Lagrange rule)")
     normalise_advantages: bool = Field(False, description="divide advantages by their standard deviation in the batch")
+    normalise_values: bool = Field(False, description="critics predict values in units of the spread of their targets so far")
+    normalise_observations: bool = Field(False, description="policies and critics see their inputs in units of their spread so far")
+    normalisation_rate: Annotated[float, Field(gt=0, le=1)] = Field(0.001, description="share of each update in what `so far` means")
     reward_scale: PositiveFloat = Field(1.0, description="rewards are multiplied by this before learning (not in reports)")
 
 

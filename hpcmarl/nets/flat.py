@@ -1,6 +1,7 @@
 """All parameters of a run as one contiguous float32 vector, and their gradients as another.
 
-Modules keep working as usual: their parameters' `.data` and `.grad` are views of the two vectors. Called by algos/;
+Modules keep working as usual: their parameters' `.data` and `.grad` are views of the two vectors. Behind the parameters come the modules'
+buffers: numbers that are averaged, not trained (moments.py); their `.grad` gathers what is to be averaged. Called by algos/;
 knows no algorithm and no message. Nothing may rebind `.data` afterwards (no `.to()`, no deepcopy, no `assign=True`).
 """
 
@@ -16,14 +17,15 @@ from hpcmarl.types import FloatArray
 
 
 class FlatParameters:
-    """The parameters of named modules, in order: `segments` says which slice of the vector belongs to which name."""
+    """The parameters of named modules, in order: `segments` says which slice of the vector belongs to which name; `averages`: that of the buffers."""
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         parameters = [parameter for module in modules.values() for parameter in module.parameters()]
-        self.size = sum(parameter.numel() for parameter in parameters)
+        buffers = [buffer for module in modules.values() for buffer in module.buffers()]
+        self.size = sum(each.numel() for each in (*parameters, *buffers))
         self._data = torch.zeros(self.size, dtype=torch.float32)
         self._gradient = torch.zeros(self.size, dtype=torch.float32)
-        self._views: list[tuple[nn.Parameter, torch.Tensor]] = []
+        self._views: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.segments: dict[str, slice] = {}
         start = 0
         for name, module in modules.items():
@@ -33,10 +35,14 @@ class FlatParameters:
                 self._bind(parameter, start, end)
                 start = end
             self.segments[name] = slice(first, start)
+        self.averages = slice(start, self.size)
+        for buffer in buffers:
+            self._bind(buffer, start, start + buffer.numel())
+            start += buffer.numel()
         self.vector: FloatArray = self._data.numpy()
         self.gradient: FloatArray = self._gradient.numpy()
 
-    def _bind(self, parameter: nn.Parameter, start: int, end: int) -> None:
+    def _bind(self, parameter: torch.Tensor, start: int, end: int) -> None:
         view = self._data[start:end].view_as(parameter)
         view.copy_(parameter.data)
         parameter.data = view

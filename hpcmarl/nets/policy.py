@@ -13,6 +13,7 @@ from torch import nn
 from hpcmarl.config import NetworkConfig
 from hpcmarl.nets.heads import make_head
 from hpcmarl.nets.layers import Dense, NumpyDense, NumpyRecurrence
+from hpcmarl.nets.moments import Moments, NumpyMoments
 from hpcmarl.types import BoolArray, Decision, FloatArray, PolicyFrame, PolicySpec
 
 # Gain of the last layer: the first policy is nearly uniform.
@@ -20,10 +21,13 @@ FIRST_POLICY_GAIN = 0.01
 
 
 class Policy(nn.Module):
-    """Raw outputs [n, K] from observations [n, D]; what they mean is `head`'s business."""
+    """Raw outputs [n, K] from observations [n, D]; what they mean is `head`'s business.
 
-    def __init__(self, spec: PolicySpec, config: NetworkConfig, generator: torch.Generator) -> None:
+    With `normalise` observations are seen in units of their own spread so far (`moments`)."""
+
+    def __init__(self, spec: PolicySpec, config: NetworkConfig, generator: torch.Generator, *, normalise: bool = False) -> None:
         super().__init__()
+        self.moments = Moments(spec.observation_size) if normalise else None
         self.head = make_head(spec.action)
         self.memory_size = config.memory if config.recurrent else 0
         last = config.hidden[-1] if config.hidden else spec.observation_size
@@ -38,15 +42,26 @@ class Policy(nn.Module):
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         """Feed-forward policies only: obs [n, D] -> raw [n, K]."""
-        raw: torch.Tensor = self.outputs(obs)
+        raw: torch.Tensor = self.outputs(self._seen(obs))
         return raw
+
+    def observe(self, obs: torch.Tensor, weight: float) -> None:
+        """Gather observations [n, D] for the moments, where there are any; each weighs `weight`."""
+        if self.moments is not None:
+            self.moments.add(obs, weight)
+
+    def _seen(self, obs: torch.Tensor) -> torch.Tensor:
+        if self.moments is None:
+            return obs
+        seen: torch.Tensor = self.moments(obs)
+        return seen
 
     def unroll(self, obs: torch.Tensor, alive: torch.Tensor, starts: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
         """Recurrent policies only. obs [T, B, N, D], alive [T, B, N], starts [T, B], memory [B, N, H] -> raw [T, B, N, K]."""
         assert self.body is not None
         assert self.cell is not None
         steps, slots, agents = alive.shape
-        inputs = self.body(obs).view(steps, slots * agents, -1)
+        inputs = self.body(self._seen(obs)).view(steps, slots * agents, -1)
         keeps = (~starts).unsqueeze(-1).expand(-1, -1, agents).reshape(steps, -1, 1)
         acts = alive.reshape(steps, -1, 1)
         hidden = memory.reshape(slots * agents, -1)
@@ -64,6 +79,7 @@ class Actor:
 
     def __init__(self, policy: Policy) -> None:
         self._head = policy.head
+        self._normalised = None if policy.moments is None else NumpyMoments(policy.moments)
         self._body = None if policy.body is None else NumpyDense(policy.body)
         self._recurrence = None if policy.cell is None else NumpyRecurrence(policy.cell)
         self._outputs = NumpyDense(policy.outputs)
@@ -76,6 +92,8 @@ class Actor:
         slots, agents = frame.alive.shape
         rows = slots * agents
         obs = frame.obs.reshape(rows, -1)
+        if self._normalised is not None:
+            obs = self._normalised(obs)
         after = None
         if self._recurrence is not None:
             assert self._body is not None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from hpcmarl.config import AdamConfig, NigtConfig, SgdConfig
 from hpcmarl.optim.adam import Adam
-from hpcmarl.optim.base import Optimizer
+from hpcmarl.optim.base import Averages, Optimizer
 from hpcmarl.optim.nigt import Nigt
 from hpcmarl.optim.sgd import Sgd
 from hpcmarl.types import Array
@@ -15,6 +15,10 @@ from hpcmarl.types import Array
 OPTIMIZERS: dict[str, type[Optimizer]] = {"nigt": Nigt, "adam": Adam, "sgd": Sgd}
 
 
-def make_optimizer(config: NigtConfig | AdamConfig | SgdConfig, parameters: Array, segments: Sequence[slice] = ()) -> Optimizer:
-    """The optimizer that `config.name` asks for, at `parameters` [P] (copied); `segments` as in `Optimizer`."""
-    return OPTIMIZERS[config.name](config, parameters, segments)
+def make_optimizer(
+    config: NigtConfig | AdamConfig | SgdConfig, parameters: Array, segments: Sequence[slice] = (), averages: Averages | None = None
+) -> Optimizer:
+    """The optimizer that `config.name` asks for, at `parameters` [P] (copied); `segments` and `averages` as in `Optimizer`."""
+    optimizer = OPTIMIZERS[config.name](config, parameters, segments)
+    optimizer.averages = averages
+    return optimizer

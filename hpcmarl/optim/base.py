@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,20 @@ import numpy as np
 from hpcmarl.types import Array
 
 
+@dataclass(frozen=True)
+class Averages:
+    """The vector's end, from `first` on, is no parameter: a step moves it by `rate` of the way to what the direction holds there."""
+
+    first: int
+    rate: float
+
+
 class Optimizer(ABC):
     """Ascends from `parameters` [P].
 
     `segments` are the slices of the vector that are optimised apart, one a policy: norms (of a normalised step, of a
     clipped gradient) are taken in each, so that one policy's large gradient does not slow another one.
+    Where `averages` is set, they are no part of a segment and no method sees a direction in them.
     Arithmetic is in the dtype of `parameters` (float32 in runs, float64 in tests).
     """
 
@@ -24,6 +34,7 @@ class Optimizer(ABC):
         self.parameters: Array = np.array(parameters)
         self.segments = tuple(segments) or (slice(0, self.parameters.size),)
         self.updates = 0
+        self.averages: Averages | None = None
 
     def point(self) -> Array:
         """Where the next gradient is to be taken, [P]: the parameters themselves unless the method looks ahead."""
@@ -34,11 +45,22 @@ class Optimizer(ABC):
         is not finite afterwards."""
         if direction.shape != self.parameters.shape:
             raise ValueError(f"a direction of shape {direction.shape} for parameters of shape {self.parameters.shape}")
-        self._move(np.asarray(direction, dtype=self.parameters.dtype))
+        direction = np.asarray(direction, dtype=self.parameters.dtype)
+        if self.averages is None or self.averages.first == self.parameters.size:
+            self._move(direction)
+        else:
+            self._move_and_average(direction, slice(self.averages.first, None), self.averages.rate)
         self.updates += 1
         if not np.isfinite(self.parameters).all():
             bad = int(np.flatnonzero(~np.isfinite(self.parameters))[0])
             raise FloatingPointError(f"step {self.updates} made parameter {bad} {self.parameters[bad]}; lower optimizer.step_size")
+
+    def _move_and_average(self, direction: Array, end: slice, rate: float) -> None:
+        seen, before = direction[end].copy(), self.parameters[end].copy()
+        direction = direction.copy()
+        direction[end] = 0.0
+        self._move(direction)
+        self.parameters[end] = before + self.parameters.dtype.type(rate) * (seen - before)
 
     @abstractmethod
     def _move(self, direction: Array) -> None:

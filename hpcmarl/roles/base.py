@@ -23,6 +23,8 @@ from hpcmarl.comm.transport import Message, SendHandle, Transport
 from hpcmarl.config import Config, EnvConfig, batch_of, counts_episodes
 from hpcmarl.config.file import dump_config
 from hpcmarl.errors import HpcmarlError
+from hpcmarl.optim import make_optimizer
+from hpcmarl.optim.base import Averages, Optimizer
 from hpcmarl.optim.rounds import RoundRule, make_rule
 from hpcmarl.packing import pack
 from hpcmarl.types import EnvironmentSpec
@@ -51,6 +53,11 @@ class Context:
     def algorithm(self) -> Algorithm:
         """A new algorithm of this run; all ranks build it from the same seed."""
         return make_algorithm(self.spec, self.config.algo, self.config.seed)
+
+    def optimizer(self, algorithm: Algorithm) -> Optimizer:
+        """A new optimizer of this run, at the algorithm's initial parameters."""
+        averages = Averages(algorithm.averages.start, algorithm.averaging_rate)
+        return make_optimizer(self.config.optimizer, algorithm.initial_parameters(), list(algorithm.segments.values()), averages)
 
     def codec(self, algorithm: Algorithm) -> RolloutCodec:
         """The rollout layouts of this run."""

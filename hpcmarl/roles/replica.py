@@ -13,7 +13,6 @@ import numpy as np
 
 from hpcmarl.algos.base import Algorithm
 from hpcmarl.comm.transport import Reduction
-from hpcmarl.optim import make_optimizer
 from hpcmarl.packing import pack, unpack
 from hpcmarl.roles.base import Context
 from hpcmarl.types import Array, FloatArray
@@ -26,7 +25,7 @@ class Replica:
         self.transport = context.transport
         self.rule = context.rule()
         self.group = group
-        self.optimizer = make_optimizer(context.config.optimizer, algorithm.initial_parameters(), list(algorithm.segments.values()))
+        self.optimizer = context.optimizer(algorithm)
         self.sum: Array = np.zeros_like(self.optimizer.parameters)
         self.count = 0
         self._closing: deque[int] = deque()

@@ -16,7 +16,6 @@ from hpcmarl.comm.protocol import FLAG_FINAL, Kind, vector_message, vector_of
 from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import LatestLink, Message
 from hpcmarl.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_TRY_AGAIN
-from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.rounds import Accept, Engine, Publish
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import Context, Interval, Role
@@ -42,8 +41,7 @@ class Server(Role):
         assert isinstance(evaluator, Evaluator)
         self.evaluator = evaluator
         algorithm = evaluator.algorithm
-        optimizer = make_optimizer(config.optimizer, algorithm.initial_parameters(), list(algorithm.segments.values()))
-        self.engine = Engine(context.rule(), optimizer)
+        self.engine = Engine(context.rule(), context.optimizer(algorithm))
         self.links = [LatestLink(self.transport, group.learner) for group in context.topology.groups]
         self.behind: set[int] = set()  # groups whose newest point may not be on its way yet: only these are looked at in every step
         self.waiting = Waiting(self.engine.rule, context.topology)

@@ -10,7 +10,6 @@ import numpy as np
 
 from hpcmarl.config.file import load_config
 from hpcmarl.launch.signals import StopSignals
-from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.rounds import Engine
 from hpcmarl.roles.rank import AbortHook, Rank, serve
 from hpcmarl.roles.run import join_world, prepare
@@ -34,8 +33,7 @@ serve(rank, StopSignals())
 rank.close()
 if transport.rank == 0:
     algorithm = context.algorithm()
-    optimizer = make_optimizer(config.optimizer, algorithm.initial_parameters(), list(algorithm.segments.values()))
-    twin = Engine(context.rule(), optimizer)
+    twin = Engine(context.rule(), context.optimizer(algorithm))
     for gradient in trace:
         twin.on_gradient(gradient)
     assert twin.version == engine.version > 0

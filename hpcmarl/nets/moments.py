@@ -1,0 +1,76 @@
+"""Running mean and deviation of features, for networks that see or predict them in units of their own spread. Used by policy.py, critic.py.
+
+    m = (n, sum x, sum x^2)     per trajectory, averaged by the optimizer over updates: m <- m + rate (m_batch - m)
+    mean = m_1 / m_0            deviation^2 = m_2 / m_0 - mean^2
+
+The averages are the end of the parameter vector (flat.py: buffers), and what `add` gathers travels with the gradient: so every rule, way of
+summing and checkpoint carries them, and all ranks see the same ones. Rows weigh alike however many a trajectory has, and the ratio needs no
+correction for the averages' start from zero.
+
+    symbol -> variable, shape:  m moments [1 + 2D]   x rows [n, D]
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from hpcmarl.types import FloatArray
+
+SMALLEST_DEVIATION = 1e-3  # of 1 + |mean|: what varies less is not blown up
+LARGEST = 10.0  # normalised features are cut off here
+
+
+class Moments(nn.Module):
+    """Of D features."""
+
+    moments: torch.Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("moments", torch.zeros(1 + 2 * size))
+
+    def add(self, rows: torch.Tensor, weight: float) -> None:
+        """Gather rows [n, D], each weighing `weight`, in the flat gradient."""
+        gathered = self.moments.grad
+        assert gathered is not None  # bound by FlatParameters
+        size = rows.shape[-1]
+        gathered[0] += weight * len(rows)
+        gathered[1 : 1 + size] += weight * rows.sum(0)
+        gathered[1 + size :] += weight * rows.square().sum(0)
+
+    def mean_and_deviation(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """[D] each: 0 and 1 before the first update."""
+        mean, deviation = mean_and_deviation(self.moments.numpy())
+        return torch.from_numpy(mean), torch.from_numpy(deviation)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """[..., D] -> the same in deviations from the mean, cut off at LARGEST."""
+        mean, deviation = self.mean_and_deviation()
+        return ((rows - mean) / deviation).clamp_(-LARGEST, LARGEST)
+
+
+class NumpyMoments:
+    """The same function on numpy arrays, reading the very memory that FlatParameters has bound."""
+
+    def __init__(self, moments: Moments) -> None:
+        self._moments: FloatArray = moments.moments.numpy()
+
+    def __call__(self, rows: FloatArray) -> FloatArray:
+        """rows [..., D] float32 -> [..., D] float32."""
+        mean, deviation = mean_and_deviation(self._moments)
+        normalised = rows - mean
+        normalised /= deviation
+        return np.clip(normalised, -LARGEST, LARGEST, out=normalised)
+
+
+def mean_and_deviation(moments: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """[1 + 2D] float32 -> [D], [D]."""
+    size = len(moments) // 2
+    if moments[0] <= 0:
+        return np.zeros(size, np.float32), np.ones(size, np.float32)
+    mean = moments[1 : 1 + size] / moments[0]
+    variance = moments[1 + size :] / moments[0] - np.square(mean)
+    smallest = SMALLEST_DEVIATION * (1.0 + np.abs(mean))
+    return mean, np.sqrt(np.maximum(variance, np.square(smallest)))

@@ -1,0 +1,158 @@
+"""Running moments: of features, in networks that act and learn, in the optimizer's averages, over every way of summing."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from hpcmarl.algos import make_algorithm
+from hpcmarl.config import AdamConfig, MATraceConfig, NetworkConfig, NigtConfig, PPOConfig, SgdConfig
+from hpcmarl.nets.flat import FlatParameters
+from hpcmarl.nets.moments import Moments, NumpyMoments
+from hpcmarl.optim import make_optimizer
+from hpcmarl.optim.base import Averages
+from tests.rollouts import make_spec, random_rollout
+from tests.unit.test_algos_ma_trace import TEAM_AND_PREY, rollouts_of
+from tests.worlds import run_world, summary
+
+
+def of(rows):
+    """The averages whose mean and deviation are those of the rows [n, D]."""
+    return np.concatenate([[len(rows)], rows.sum(0), np.square(rows).sum(0)]).astype(np.float32)
+
+
+def bound(size):
+    moments = Moments(size)
+    return moments, FlatParameters({"network": moments})
+
+
+def test_features_are_normalised_as_their_rows_say():
+    generator = np.random.default_rng(0)
+    rows = (generator.standard_normal((200, 3)) * [1.0, 5.0, 0.2] + [0.0, -7.0, 3.0]).astype(np.float32)
+    moments, flat = bound(3)
+    seen = torch.from_numpy(rows[:5])
+    np.testing.assert_array_equal(moments(seen), np.clip(rows[:5], -10, 10))  # nothing is known yet
+    flat.load(of(rows))
+    wanted = (rows[:5] - rows.mean(0)) / rows.std(0)
+    np.testing.assert_allclose(moments(seen), wanted, rtol=1e-3)
+    np.testing.assert_allclose(NumpyMoments(moments)(rows[:5]), moments(seen), rtol=1e-6)
+    np.testing.assert_array_equal(NumpyMoments(moments)(rows[:5] + 1e9), np.full((5, 3), 10.0))
+    np.testing.assert_array_equal(seen, rows[:5])
+
+
+def test_a_feature_that_never_varies_stays_small():
+    moments, flat = bound(2)
+    flat.load(of(np.tile(np.array([[100.0, 0.0]], np.float32), (50, 1))))
+    assert np.abs(moments(torch.tensor([[100.0, 0.0], [100.05, 0.0005]])).numpy()).max() < 0.6
+
+
+def test_what_is_gathered_adds_up():
+    rows = np.random.default_rng(1).standard_normal((9, 2)).astype(np.float32)
+    moments, flat = bound(2)
+    flat.zero_gradient()
+    moments.add(torch.from_numpy(rows[:4]), 0.5)
+    moments.add(torch.from_numpy(rows[4:]), 0.5)
+    np.testing.assert_allclose(flat.gradient, 0.5 * of(rows), rtol=1e-5)
+
+
+OPTIMIZERS = [NigtConfig(step_size=0.3), AdamConfig(step_size=0.1), SgdConfig(step_size=0.1, momentum=0.5, max_gradient_norm=1.0)]
+
+
+@pytest.mark.parametrize("config", OPTIMIZERS)
+def test_averages_follow_the_directions_and_leave_the_parameters_alone(config):
+    generator = np.random.default_rng(2)
+    start, rate = generator.standard_normal(7), 0.25
+    optimizer = make_optimizer(config, start, [slice(0, 3), slice(3, 5)], Averages(5, rate))
+    twin, averages = make_optimizer(config, start[:5], [slice(0, 3), slice(3, 5)]), start[5:].copy()
+    for _ in range(6):
+        direction = generator.standard_normal(7) * 3
+        kept = direction.copy()
+        optimizer.step(direction)
+        twin.step(direction[:5])
+        averages += rate * (direction[5:] - averages)
+        np.testing.assert_array_equal(direction, kept)
+        np.testing.assert_allclose(optimizer.parameters, np.append(twin.parameters, averages), rtol=1e-12)
+        np.testing.assert_allclose(optimizer.point(), np.append(twin.point(), averages), rtol=1e-12)
+    other = make_optimizer(config, np.zeros(7), [slice(0, 3), slice(3, 5)], Averages(5, rate))
+    other.load_state_dict(optimizer.state_dict())
+    for each in (optimizer, other):
+        each.step(np.ones(7))
+    np.testing.assert_array_equal(optimizer.parameters, other.parameters)
+
+
+def pair(cls, **keys):
+    """An algorithm that normalises and one that doesn't, with the same trained parameters."""
+    spec = make_spec()
+    common = {"network": NetworkConfig(hidden=(5,)), "critic": "dec", "entropy_cost": 0.1, "discount": 0.9}
+    made = make_algorithm(spec, cls(**common, **keys), 0)
+    plain = make_algorithm(spec, cls(**common), 0)
+    trained = np.random.default_rng(1).standard_normal(plain.size).astype(np.float32) * 0.6
+    plain.load_parameters(trained)
+    return spec, made, plain, trained
+
+
+@pytest.mark.parametrize("cls", [MATraceConfig, PPOConfig])
+def test_normalised_observations_are_what_an_algorithm_without_would_be_shown(cls):
+    spec, made, plain, trained = pair(cls, normalise_observations=True)
+    rollout = random_rollout(spec, 6, 4, np.random.default_rng(0))
+    part = next(iter(rollout.policies.values()))
+    size = part.obs.shape[-1]
+    known = (np.random.default_rng(3).standard_normal((100, size)) * 2 + 1).astype(np.float32)
+    made.load_parameters(np.concatenate([trained, of(known), of(known)]))  # the policy's moments, the critic's
+    found = made.gradient([rollout])[0]
+    seen, acts = part.obs[:6].reshape(6, 4, -1, size), part.alive[:6]
+    np.testing.assert_allclose(found[made.averages][: 1 + 2 * size] * 6, of(seen[acts]), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found[made.averages][1 + 2 * size :] * 6, of(seen[acts]), rtol=1e-4, atol=1e-4)
+    for name in ("obs", "final_obs"):
+        setattr(part, name, ((getattr(part, name) - known.mean(0)) / known.std(0)).astype(np.float32))
+    np.testing.assert_allclose(found[: plain.size], plain.gradient([rollout])[0], atol=1e-3, rtol=1e-3)
+
+
+def test_normalised_values_learn_as_from_rewards_in_units_of_their_spread():
+    spec, made, plain, trained = pair(PPOConfig, normalise_values=True)
+    rollout = random_rollout(spec, 6, 4, np.random.default_rng(0))
+    known = np.array([[-8.0], [8.0]], np.float32)
+    made.load_parameters(np.concatenate([trained, of(known)]))
+    found = made.gradient([rollout])[0]
+    assert found[made.averages][0] * 6 == pytest.approx(next(iter(rollout.policies.values())).alive[:6].sum())
+    for part in rollout.policies.values():
+        part.reward /= 8.0
+    np.testing.assert_allclose(found[: plain.size], plain.gradient([rollout])[0], atol=1e-4, rtol=1e-4)
+
+
+def test_outputs_stand_for_values():
+    algorithm = make_algorithm(make_spec(), MATraceConfig(normalise_values=True, critic="dec"), 0)
+    critic = algorithm._critics["agent"]
+    known = of(np.array([[3.0], [7.0]], np.float32))
+    algorithm.load_parameters(np.concatenate([algorithm.parameters[: algorithm.averages.start], known]))
+    np.testing.assert_allclose(critic.values(torch.tensor([0.0, 1.0])), [5.0, 7.0])
+    np.testing.assert_allclose(critic.outputs_for(torch.tensor([5.0, 7.0])), [0.0, 1.0], atol=1e-6)
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_parts_add_up_and_acting_agrees_with_learning(recurrent):
+    spec, network = TEAM_AND_PREY, NetworkConfig(hidden=(5,), recurrent=recurrent, memory=4)
+    algorithm = make_algorithm(spec, MATraceConfig(normalise_values=True, normalise_observations=True, critic="full", network=network), 0)
+    rollouts = rollouts_of(spec, slots=3, memory=4 if recurrent else None)
+    first = algorithm.gradient(rollouts)[0]
+    np.testing.assert_allclose(sum(algorithm.gradient([rollout])[0] for rollout in rollouts), first, atol=1e-4, rtol=1e-4)
+    vector = algorithm.parameters.copy()
+    vector[algorithm.averages] = first[algorithm.averages]
+    algorithm.load_parameters(vector)
+    for name, policy in algorithm._policies.items():
+        obs = rollouts[0].policies[name].obs[:1, :, :1].reshape(-1, spec.policy(name).observation_size)
+        np.testing.assert_allclose(NumpyMoments(policy.moments)(obs), policy.moments(torch.from_numpy(obs)), rtol=1e-5)
+        assert np.abs(NumpyMoments(policy.moments)(obs) - obs).max() > 0.01
+
+
+@pytest.mark.parametrize("keys", [("algo.name=ma_trace",), ("algo.name=ppo", "algo.epochs=2"), ("algo.name=ma_trace", "rounds.reduce=mpi")], ids=str)
+def test_a_run_learns_the_moments_of_what_it_sees(keys, tmp_path):
+    both = ("algo.normalise_values=true", "algo.normalise_observations=true", "algo.normalisation_rate=0.5")
+    run_world(3, tmp_path / "run", *keys, *both, "stop.updates=4")
+    assert summary(tmp_path / "run")["updates"] == 4
+    with h5py.File(sorted((tmp_path / "run" / "checkpoints").glob("*.h5"))[-1]) as file:
+        vectors = []
+        file.visititems(lambda name, item: vectors.append(item[()]) if name.endswith("optimizer/parameters") else None)
+    targets = vectors[0][-3:]
+    assert targets[0] > 0
+    assert targets[1] / targets[0] < -0.5  # returns of simple_spread are far below zero
