@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hpcmarl.algos.base import Algorithm
+from hpcmarl.algos.coma import COMA
 from hpcmarl.algos.ma_trace import MATrace
 from hpcmarl.algos.ppo import PPO
 from hpcmarl.algos.reinforce import Reinforce
@@ -12,7 +13,7 @@ from hpcmarl.config import AlgoConfig
 from hpcmarl.errors import ConfigError
 from hpcmarl.types import EnvironmentSpec
 
-ALGORITHMS: dict[str, type[Algorithm]] = {"reinforce": Reinforce, "ma_trace": MATrace, "ppo": PPO}
+ALGORITHMS: dict[str, type[Algorithm]] = {"reinforce": Reinforce, "ma_trace": MATrace, "ppo": PPO, "coma": COMA}
 
 
 def make_algorithm(spec: EnvironmentSpec, config: AlgoConfig, seed: int) -> Algorithm:

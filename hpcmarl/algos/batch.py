@@ -167,9 +167,10 @@ class Rows:
 
 @dataclass
 class Evaluation:
-    """A policy's acting rows under its present parameters: logp and entropy [n], differentiable; maximum_entropy [n]."""
+    """A policy's acting rows under its present parameters: its outputs `raw` [n, K], logp and entropy [n], all differentiable."""
 
     rows: Rows
+    raw: torch.Tensor
     logp: torch.Tensor
     entropy: torch.Tensor
     mask: torch.Tensor | None
@@ -192,7 +193,7 @@ def evaluate(policy: Policy, part: PolicyBatch, episode_start: BoolArray) -> Eva
         raw = policy(tensor(rows.pick(obs)))
     mask = None if part.action_mask is None else tensor(rows.pick(part.action_mask[:steps]))
     logp, entropy = policy.head.evaluate(raw, tensor(rows.pick(part.action)), mask)
-    return Evaluation(rows, logp, entropy, mask)
+    return Evaluation(rows, raw, logp, entropy, mask)
 
 
 def tensor(array: Array) -> torch.Tensor:

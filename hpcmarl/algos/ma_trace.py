@@ -17,15 +17,16 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from hpcmarl.algos.actor_critic import ActorCritic, Columns, broadcast
+from hpcmarl.algos.actor_critic import Columns
 from hpcmarl.algos.batch import Evaluation, PolicyBatch, tensor
+from hpcmarl.algos.value_critic import ValueCritic, broadcast
 from hpcmarl.config import MATraceConfig
 from hpcmarl.errors import ConfigError
 from hpcmarl.maths.vtrace import VTrace, vtrace
 from hpcmarl.types import EnvironmentSpec, FloatArray
 
 
-class MATrace(ActorCritic):
+class MATrace(ValueCritic):
     """See the module's docstring for equations, variants and symbols."""
 
     summary = "V-trace for teams: importance ratios correct the age of rollouts"

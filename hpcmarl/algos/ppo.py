@@ -19,14 +19,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from hpcmarl.algos.actor_critic import ActorCritic, Columns
+from hpcmarl.algos.actor_critic import Columns
 from hpcmarl.algos.batch import Evaluation, PolicyBatch, tensor
+from hpcmarl.algos.value_critic import ValueCritic
 from hpcmarl.config import PPOConfig
 from hpcmarl.maths.vtrace import VTrace, vtrace
 from hpcmarl.types import EnvironmentSpec, FloatArray
 
 
-class PPO(ActorCritic):
+class PPO(ValueCritic):
     """See the module's docstring for equations, variants and symbols."""
 
     summary = "clipped surrogate, several passes over each batch: IPPO (critic dec) and MAPPO (critic obs, full)"
@@ -48,7 +49,8 @@ class PPO(ActorCritic):
         return VTrace(trace.targets, advantages, trace.mean_rho, trace.mean_c)
 
     def _normalised(self, advantages: FloatArray) -> FloatArray:
-        return super()._normalised(advantages - advantages.mean())
+        centred = advantages - advantages.mean() if self._config.normalise_advantages and advantages.size else advantages
+        return super()._normalised(centred)
 
     def _gain(self, part: PolicyBatch, evaluation: Evaluation, advantages: FloatArray) -> tuple[torch.Tensor, dict[str, float]]:
         log_ratio = evaluation.logp - tensor(evaluation.rows.pick(part.logp))

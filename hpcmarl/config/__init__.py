@@ -2,7 +2,7 @@
 
 Everything takes the models as arguments, from here; only the command line and the roles read files (`file`)."""
 
-from hpcmarl.config.algos import ActorCriticConfig, Algo, AlgoConfig, MATraceConfig, NetworkConfig, PPOConfig, ReinforceConfig
+from hpcmarl.config.algos import ActorCriticConfig, Algo, AlgoConfig, COMAConfig, MATraceConfig, NetworkConfig, PPOConfig, ReinforceConfig
 from hpcmarl.config.rounds import AdamConfig, NigtConfig, OptimizerSection, RoundsConfig, SgdConfig, round_contradictions
 from hpcmarl.config.schema import Config, DelayConfig, EnvConfig, GroupConfig, PolicyConfig, TopologyConfig, batch_of, contradictions, counts_episodes
 
@@ -11,6 +11,7 @@ __all__ = [
     "AdamConfig",
     "Algo",
     "AlgoConfig",
+    "COMAConfig",
     "Config",
     "DelayConfig",
     "EnvConfig",

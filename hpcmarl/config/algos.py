@@ -62,6 +62,15 @@ class MATraceConfig(ActorCriticConfig):
     reuse: PositiveInt = Field(1, description="how many gradients each rollout takes part in (ratios correct its age)")
 
 
+class COMAConfig(ActorCriticConfig):
+    """COMA (arXiv 1705.08926): counterfactual advantages from a central critic of joint actions."""
+
+    name: Literal["coma"] = "coma"
+    trace_lambda: Fraction = Field(0.8, description="lambda of the critic's TD(lambda) targets")
+    target_every: PositiveInt = Field(200, description="versions after which the target network becomes a copy of the present one")
+    rho_max: PositiveFloat = Field(1.0, description="clip of the importance ratio that a decision's gain is weighed with")
+
+
 class PPOConfig(ActorCriticConfig):
     """PPO (arXiv 1707.06347): IPPO with critic dec, MAPPO with critic obs or full."""
 
@@ -76,7 +85,7 @@ class PPOConfig(ActorCriticConfig):
     normalise_advantages: bool = Field(True, description="advantages of mean 0 and deviation 1 in each gradient")
 
 
-Algo = Annotated[ReinforceConfig | MATraceConfig | PPOConfig, Field(discriminator="name")]
+Algo = Annotated[ReinforceConfig | MATraceConfig | PPOConfig | COMAConfig, Field(discriminator="name")]
 
 
 def algo_contradictions(algo: AlgoConfig) -> list[str]:
@@ -84,6 +93,8 @@ def algo_contradictions(algo: AlgoConfig) -> list[str]:
     found = []
     if isinstance(algo, MATraceConfig) and algo.critic == "dec" and algo.ratios == "joint":
         found.append("algo.critic: dec has one value per agent and cannot use algo.ratios: joint; use ratios: agent, or critic: obs or full")
+    if isinstance(algo, COMAConfig) and algo.critic == "dec":
+        found.append("algo.critic: dec does not see the others' actions that COMA's critic judges by; use critic: obs or full")
     if isinstance(algo, ActorCriticConfig) and algo.critic_network is not None and algo.critic_network.recurrent:
         found.append("algo.critic_network.recurrent: true is not supported, critics are feed-forward; remove the key")
     return found

@@ -11,20 +11,30 @@ from hpcmarl.nets.moments import Moments
 
 
 class Critic(nn.Module):
-    """Outputs [...] of inputs [..., D]. With `normalise_values` an output is a value in units of the spread of the targets so far
-    (arXiv 2103.01955, section 5.1); `normalise_inputs` does the same to the inputs."""
+    """Outputs [...] of inputs [..., D]; where `outputs` is given, so many of each: [..., outputs].
+
+    With `normalise_values` an output is a value in units of the spread of the targets so far (arXiv 2103.01955, section 5.1);
+    `normalise_inputs` does the same to the inputs."""
 
     def __init__(
-        self, inputs: int, config: NetworkConfig, generator: torch.Generator, *, normalise_inputs: bool = False, normalise_values: bool = False
+        self,
+        inputs: int,
+        config: NetworkConfig,
+        generator: torch.Generator,
+        *,
+        outputs: int | None = None,
+        normalise_inputs: bool = False,
+        normalise_values: bool = False,
     ) -> None:
         super().__init__()
         self._inputs = Moments(inputs) if normalise_inputs else None
         self._targets = Moments(1) if normalise_values else None
-        self.layers = Dense((inputs, *config.hidden, 1), config.activation, generator, last_gain=1.0)
+        self._single = outputs is None
+        self.layers = Dense((inputs, *config.hidden, outputs or 1), config.activation, generator, last_gain=1.0)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         outputs: torch.Tensor = self.layers(inputs if self._inputs is None else self._inputs(inputs))
-        return outputs.squeeze(-1)
+        return outputs.squeeze(-1) if self._single else outputs
 
     def values(self, outputs: torch.Tensor) -> torch.Tensor:
         """What outputs [...] stand for, in units of the rewards."""

@@ -38,6 +38,10 @@ class Head(ABC):
     def evaluate(self, raw: torch.Tensor, action: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probability of the action and entropy of the distribution, in nats, both [n] and differentiable in raw."""
 
+    def probabilities(self, raw: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Of every single action, [n, A]; discrete actions only. Raises TypeError for others."""
+        raise TypeError(f"{type(self).__name__} has no table of single actions")
+
     @abstractmethod
     def maximum_entropy(self, mask: torch.Tensor | None, rows: int) -> torch.Tensor:
         """Entropy [n] of the uniform distribution over the available actions, in nats."""
@@ -81,6 +85,11 @@ class CategoricalHead(Head):
         assert logp is not None
         assert entropy is not None
         return logp, entropy
+
+    def probabilities(self, raw: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        if not self._single:
+            return super().probabilities(raw, mask)
+        return torch.softmax(raw if mask is None else raw.masked_fill(~mask, UNAVAILABLE), -1)
 
     def maximum_entropy(self, mask: torch.Tensor | None, rows: int) -> torch.Tensor:
         if mask is None:

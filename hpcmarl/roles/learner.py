@@ -85,6 +85,7 @@ class Learner(Role):
     def _adopt(self, vector: FloatArray, version: int) -> None:
         """New parameters: forget what is too old, tell the actors."""
         self.algorithm.load_parameters(vector)
+        self.algorithm.on_version(version)
         self.version, self.delivered = version, 0
         self.feed.on_version(version)
         self._snapshot()  # before the actors get the new weights, while they stand at the boundary in a deterministic run

@@ -1,0 +1,46 @@
+"""A target network: a twin of everything trained that follows it slowly. Used by the algorithms that learn from their own estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from hpcmarl.nets.flat import FlatParameters
+from hpcmarl.types import FloatArray
+
+
+class Target:
+    """modules: the twins, of the shapes and in the order of those that are trained. They become a copy every `every` versions, or, where
+    `rate` is given, move by this share of the way at each; the first version is copied."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], every: int, rate: float | None = None) -> None:
+        self._flat = FlatParameters(modules)
+        self._every, self._rate = every, rate
+        self._version, self._copied = -1, -1  # the newest version, and that of the last copy
+
+    @property
+    def parameters(self) -> FloatArray:
+        """The twins' parameters [P], their own memory."""
+        return self._flat.vector
+
+    def on_version(self, version: int, parameters: FloatArray) -> None:
+        """The trained parameters [P] are those of `version`; an older one, or the same again, changes nothing."""
+        if version <= self._version:
+            return
+        first, self._version = self._version < 0, version
+        if first or (self._rate is None and version - self._copied >= self._every):
+            np.copyto(self._flat.vector, parameters)
+            self._copied = version
+        elif self._rate is not None:
+            self._flat.vector[:] += np.float32(self._rate) * (parameters - self._flat.vector)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"target": self._flat.vector.copy(), "version": self._version, "copied": self._copied}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises ValueError where the vector is of another size."""
+        self._flat.load(np.asarray(state["target"], np.float32))
+        self._version, self._copied = int(state["version"]), int(state["copied"])

@@ -1,0 +1,118 @@
+"""COMA against a literal implementation; what its advantage means; whole runs with their target network."""
+
+import numpy as np
+import pytest
+import torch
+
+from hpcmarl.algos import make_algorithm
+from hpcmarl.algos.target import Target
+from hpcmarl.config import COMAConfig, NetworkConfig
+from hpcmarl.config.file import load_config
+from hpcmarl.errors import ConfigError
+from hpcmarl.types import PolicySpec
+from tests.literal_coma import literal_gradient
+from tests.rollouts import CONTINUOUS, DISCRETE, make_spec, random_rollout
+from tests.unit.test_algos_ma_trace import rollouts_of
+from tests.worlds import SPREAD, final_parameters, run_world, summary
+
+COUNTER = ("algo.name=coma", "algo.target_every=3")
+TWO_TEAMS = make_spec(PolicySpec("team", ("t0", "t1", "t2"), (4,), DISCRETE, True), PolicySpec("prey", ("p0",), (2, 3), DISCRETE))
+
+
+def make(spec, **keys):
+    """Random parameters of the networks and of their twins."""
+    keys = {"network": NetworkConfig(hidden=(5,)), "discount": 0.9, "entropy_cost": 0.1, "rho_max": 1.2, **keys}
+    made = make_algorithm(spec, COMAConfig(**keys), 0)
+    for version, seed in enumerate((1, 2)):
+        made.load_parameters(np.random.default_rng(seed).standard_normal(made.size).astype(np.float32) * 0.6)
+        made.on_version(version)
+    return made
+
+
+@pytest.mark.parametrize("critic", ["obs", "full"])
+@pytest.mark.parametrize("spec", [make_spec(), TWO_TEAMS], ids=["one_policy", "two_policies"])
+def test_equals_the_literal_implementation(spec, critic):
+    algorithm, rollouts = make(spec, critic=critic, reward_scale=0.5), rollouts_of(spec)
+    wanted = literal_gradient(algorithm, rollouts)
+    found, statistics = algorithm.gradient(rollouts)
+    assert np.abs(wanted).max() > 0.1
+    np.testing.assert_allclose(found, wanted, atol=2e-4, rtol=2e-4)
+    assert 0 < statistics["mean_rho"] < 1.2
+
+
+def test_normalised_values_equal_the_literal_implementation_too():
+    spec = make_spec(has_mask=True)
+    algorithm, rollouts = make(spec, normalise_values=True), rollouts_of(spec)
+    for version in (200, 400):  # the twins know other moments than the networks
+        vector = algorithm.parameters.copy()
+        vector[algorithm.averages] = [4.0, 2.0, 5.0 * version]
+        algorithm.load_parameters(vector)
+        algorithm.on_version(version)
+    vector[algorithm.averages] = [4.0, 2.0, 9.0]
+    algorithm.load_parameters(vector)
+    found, trained = algorithm.gradient(rollouts)[0], slice(algorithm.averages.start)
+    np.testing.assert_allclose(found[trained], literal_gradient(algorithm, rollouts)[trained], atol=2e-4, rtol=2e-4)
+    assert found[algorithm.averages][0] > 0
+
+
+def test_an_agent_is_judged_by_its_own_alternatives_only():
+    """Where the critic does not depend on an agent's action, nothing is to be learned for it, however good the team's value."""
+    spec = make_spec(agents=2)
+    algorithm = make(spec, entropy_cost=0.0, value_cost=0.0, network=NetworkConfig(hidden=()))
+    rollout = random_rollout(spec, 6, 3, np.random.default_rng(0))
+    last = algorithm._critics["agent"].layers.layers[-1]
+    last.weight.data[:] = last.weight.data[:1]  # the same for all actions
+    last.bias.data[:] = 7.0
+    assert np.abs(algorithm.gradient([rollout])[0]).max() < 1e-5
+    last.bias.data[0] = 9.0
+    assert np.abs(algorithm.gradient([rollout])[0]).max() > 1e-2
+
+
+def test_twins_follow():
+    algorithm = make_algorithm(make_spec(), COMAConfig(target_every=5), 0)
+    target = algorithm._target
+    start = algorithm.initial_parameters()
+    for version in range(12):
+        algorithm.load_parameters(start + version)
+        algorithm.on_version(version)
+        assert target.parameters[0] == (start + (version - version % 5))[0]
+    other = make_algorithm(make_spec(), COMAConfig(target_every=5), 3)
+    other.load_state_dict(algorithm.state_dict())
+    for version in (11, 13, 14, 15):
+        other.load_parameters(start + version)
+        other.on_version(version)
+        assert other._target.parameters[0] == (start + (15 if version == 15 else 10))[0]
+    with pytest.raises(ValueError, match="shape"):
+        other.load_state_dict({**algorithm.state_dict(), "target": np.zeros(3, np.float32)})
+
+
+def test_twins_may_follow_gradually():
+    spec, networks = make_spec(), make_algorithm(make_spec(), COMAConfig(), 0)
+    target = Target(networks._networks(spec, torch.Generator()).modules, 1, rate=0.5)
+    for version, level in enumerate((8.0, 0.0, 4.0)):
+        target.on_version(version, np.full(networks.size, level, np.float32))
+    assert (target.parameters == 4.0).all()  # 8, then half way to 0, then half way to 4
+
+
+@pytest.mark.parametrize("extra", [(), ("rounds.reduce=mpi",), ("algo.network.recurrent=true", "algo.normalise_values=true")], ids=str)
+def test_half_and_half_is_the_whole_bit_for_bit(tmp_path, extra):
+    keys = (*COUNTER, *extra, "deterministic=true", "rounds.rule=sync")
+    run_world(4, tmp_path / "whole", *keys, "stop.updates=10")
+    run_world(4, tmp_path / "half", *keys, "stop.updates=5", order=7)
+    run_world(4, tmp_path / "half", *keys, "stop.updates=10", resume=str(tmp_path / "half"), order=8)
+    np.testing.assert_array_equal(final_parameters(tmp_path / "whole"), final_parameters(tmp_path / "half"))
+
+
+@pytest.mark.parametrize("rule", ["sync", "rennala", "malenia"])
+def test_every_rule(tmp_path, rule):
+    run_world(5, tmp_path, *COUNTER, f"rounds.rule={rule}", "topology.groups=2", "stop.updates=5")
+    assert summary(tmp_path)["updates"] == 5
+
+
+def test_what_does_not_go_together_is_said():
+    with pytest.raises(ConfigError, match=r"algo\.critic: dec does not see"):
+        load_config(SPREAD, ["algo.name=coma", "algo.critic=dec"])
+    with pytest.raises(ConfigError, match="continuous"):
+        make(make_spec(action=CONTINUOUS))
+    with pytest.raises(ConfigError, match="turn-based"):
+        make(make_spec(agents=2, turn_based=True))
