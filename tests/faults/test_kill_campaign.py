@@ -37,20 +37,20 @@ def marked():
 @pytest.mark.mpi
 @pytest.mark.slow
 @pytest.mark.timeout(280)
-def test_three_kills_of_the_job(tmp_path):
+def test_two_kills_of_the_job(tmp_path):
     before = set(marked())
-    options = ["--kills", "3", "--seed", "7", "--what", "job", "--run-dir", str(tmp_path), "--json"]
+    options = ["--kills", "2", "--seed", "7", "--what", "job", "--run-dir", str(tmp_path), "--json"]
     command = [sys.executable, "-m", "hpcmarl", "bench", "faults", *options]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=270)
     assert done.returncode == 0, done.stderr + done.stdout
     result = json.loads(done.stdout)
-    assert (result["injected"], result["survived"], result["resumed"], result["corrupt_files"]) == (3, 0, 3, 0)
+    assert (result["injected"], result["survived"], result["resumed"], result["corrupt_files"]) == (2, 0, 2, 0)
     assert result["failures"] == []
     assert result["exit_code"] == 75
-    assert result["files_verified"] >= 4
+    assert result["files_verified"] >= 3
     assert result["recovery_seconds_median"] > 0
     assert result["lost_updates_max"] >= result["lost_updates_median"] >= 0
-    assert result["updates"] > 3
+    assert result["updates"] > 2
     assert all(verify_file(path)["status"] == "good" for path in run_files(tmp_path / "run"))
     assert set(marked()) <= before
 
@@ -65,7 +65,7 @@ def test_it_refuses_to_run_inside_a_world():
 def test_a_job_that_cannot_start_is_told_in_one_line(tmp_path):
     (tmp_path / "run").write_text("in the way")
     command = [sys.executable, "-m", "hpcmarl", "bench", "faults", "--kills", "1", "--run-dir", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=270)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "a file, not a directory" in done.stderr

@@ -18,11 +18,10 @@ from hpcmarl.launch.mpiexec import command_line, program_of, session_members
 
 PROGRAMS = Path(__file__).parent / "programs"
 MPICH_PYTHON = os.environ.get("HPCMARL_MPICH_PYTHON", "")
-LIBRARIES = [
-    "openmpi",
-    pytest.param("mpich", marks=pytest.mark.skipif(not MPICH_PYTHON, reason="set HPCMARL_MPICH_PYTHON (tools/test makes that environment)")),
-]
+needs_mpich = pytest.mark.skipif(not MPICH_PYTHON, reason="set HPCMARL_MPICH_PYTHON (tools/test makes that environment)")
+LIBRARIES = ["openmpi", pytest.param("mpich", marks=needs_mpich)]
 
+ON_THEIR_WAY_OUT = 5.0  # seconds that a busy machine may take to end processes that were killed
 HOROVOD = find_spec("horovod") is not None
 needs_horovod = pytest.mark.skipif(not HOROVOD, reason="Horovod is not installed: run tools/install_horovod")
 
@@ -79,8 +78,8 @@ def run(
         text += _what_is_there(process)
         ended = time.monotonic()
         first_error = first_error or (ended if "failed:" in text else None)
-        time.sleep(0.3)  # processes that are on their way out
-        orphans = session_members(process.pid)
+        while (orphans := session_members(process.pid)) and time.monotonic() < ended + ON_THEIR_WAY_OUT:
+            time.sleep(0.05)
     finally:
         killer.kill()
         killer.wait()

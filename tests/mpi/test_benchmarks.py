@@ -44,7 +44,6 @@ def test_seconds_until_a_return():
     for rule in ("sync", "rennala", "afedpg"):  # anything is better than -100: as soon as there are 100 episodes
         assert 0 < told[f"{rule}_seconds"] < 30
         assert told["runs"][rule][0]["return_mean"] > -100
-    assert bench("stragglers", "-n", "3", "--until-return", "100", "--limit", "1", "--unit", "0.01", "--seeds", "1")["sync_seconds"] is None
 
 
 @pytest.mark.timeout(170)

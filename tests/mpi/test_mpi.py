@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.mpi.launch import LIBRARIES, MPICH_PYTHON, mpi_command, run, run_program, run_train
+from tests.mpi.launch import LIBRARIES, mpi_command, needs_mpich, run, run_program, run_train
 from tests.worlds import SPREAD, final_parameters, run_world, summary
 
 pytestmark = pytest.mark.mpi
@@ -62,14 +62,17 @@ def test_a_deterministic_run_is_the_same_on_mpi_and_on_virtual_ranks(library, co
     np.testing.assert_array_equal(final_parameters(tmp_path / "mpi"), final_parameters(tmp_path / "local"))
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
+RENNALA = ("rounds.rule=rennala", "rounds.batch=5", "algo.name=reinforce", "optimizer.name=nigt", "rounds.late=ignore")
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("library", "changes"),
     [
-        ("rounds.rule=rennala", "rounds.batch=5", "algo.name=reinforce", "optimizer.name=nigt", "rounds.late=ignore"),
-        ("rounds.rule=malenia", "rounds.batch=6", "optimizer.name=nigt"),
-        ("rounds.rule=sync", "optimizer.name=adam"),
-        ("rounds.rule=afedpg", "rounds.batch=2", "optimizer.name=nigt"),
+        ("openmpi", RENNALA),
+        ("openmpi", ("rounds.rule=malenia", "rounds.batch=6", "optimizer.name=nigt")),
+        ("openmpi", ("rounds.rule=sync", "optimizer.name=adam")),
+        ("openmpi", ("rounds.rule=afedpg", "rounds.batch=2", "optimizer.name=nigt")),
+        pytest.param("mpich", RENNALA, marks=needs_mpich),
     ],
 )
 def test_a_recorded_trace_replays_bit_for_bit(library, changes, config, tmp_path):
@@ -78,8 +81,10 @@ def test_a_recorded_trace_replays_bit_for_bit(library, changes, config, tmp_path
     assert "identical" in job.text
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("role", ["actor", "learner", "server", "evaluator"])
+ROLES = ("actor", "learner", "server", "evaluator")
+
+
+@pytest.mark.parametrize(("library", "role"), [*(("openmpi", role) for role in ROLES), pytest.param("mpich", "actor", marks=needs_mpich)])
 def test_a_failing_rank_ends_the_job_and_says_who_it_was(library, role, config, tmp_path):
     changes = (f"faults.raise_in={role}", "faults.after=20", "stop.updates=1000000", "eval.every_updates=1", "eval.episodes=2")
     job = run_train(library, 4, config, "--run-dir", str(tmp_path / "run"), *changes)
@@ -110,7 +115,7 @@ def test_a_bad_configuration_is_one_line_on_a_whole_world(config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.skipif(not MPICH_PYTHON, reason="set HPCMARL_MPICH_PYTHON (tools/test makes that environment)")
+@needs_mpich
 def test_silent_singletons_are_refused_with_a_hint(config, tmp_path):
     ranks = [sys.executable, "-m", "hpcmarl", "train", str(config), "--run-dir", str(tmp_path / "run")]
     command, environment = mpi_command("mpich", 3, ranks)  # another library's launcher

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mpi.launch import MPICH_PYTHON
+from tests.mpi.launch import MPICH_PYTHON, needs_mpich
 from tests.slurm.cluster import Run, check_nothing_lost
 
 pytestmark = [pytest.mark.slurm, pytest.mark.mpi, pytest.mark.slow]
@@ -65,7 +65,7 @@ def test_the_script_as_it_stands_in_slurm_takes_a_configuration_and_changes(clus
     assert Run(cluster, job, directory, []).finish()["updates"] == 3
 
 
-@pytest.mark.skipif(not MPICH_PYTHON, reason="set HPCMARL_MPICH_PYTHON (tools/test makes that environment)")
+@needs_mpich
 def test_mpich_trains_by_pmi2(cluster):
     environment = Path(MPICH_PYTHON).parents[1]
     run = cluster.submit("mpich", *TWO_NODES, f"slurm.environment={environment}", "slurm.mpi=pmi2")

@@ -250,7 +250,7 @@ def test_trajectories_made_to_do_harm(shard, tmp_path, harm):
 def test_damaged_shards_never_raise_anything_else(shard, tmp_path):
     good = shard.read_bytes()
     generator = np.random.default_rng(5)
-    for _ in range(60):
+    for _ in range(30):
         bad = bytearray(good)
         for _ in range(3):
             bad[int(generator.integers(len(bad)))] ^= int(generator.integers(1, 256))

@@ -25,8 +25,9 @@ def test_every_configuration_is_listed(tmp_path):
     done = paper("--list", "--out", tmp_path)
     assert done.returncode == 0
     for path in (ROOT / "configs" / "paper").glob("*.yaml"):
-        assert f"configs/paper/{path.name} " in done.stdout
-    assert all("about" in line and "hpcmarl simulate configs/paper/" in line for line in done.stdout.splitlines())
+        simulated = "sim:" in path.read_text()
+        assert (f"hpcmarl simulate configs/paper/{path.name} " if simulated else f"hpcmarl bench {path.stem} ") in done.stdout
+    assert all("about" in line and "hpcmarl " in line for line in done.stdout.splitlines())
 
 
 def test_a_tiny_run_is_not_repeated_and_a_failure_is_told(tmp_path):
