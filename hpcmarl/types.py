@@ -226,6 +226,14 @@ class Rollout:
         return int(self.episode_end.shape[1])
 
 
+@dataclass(frozen=True)
+class Layer:
+    """A matrix of weights in the parameter vector: its slice, and its shape (outputs, inputs)."""
+
+    place: slice
+    shape: tuple[int, int]
+
+
 @dataclass
 class Gradient:
     """The sum over `count` trajectories of an ascent direction at the parameters `version`. vector [P] float32.

@@ -26,7 +26,7 @@ class Algorithm(ABC):
     on_policy: work sampled under older parameters is worthless.   needs_state: rollouts must carry the environment's state.
     epochs: how often a batch of rollouts is gone through, in so many `minibatches` each, before the next is sampled; 0: each makes one gradient.
     size: P.   segments: policy -> its slice of the parameter vector.   averages: the vector's end, which is averaged (nets/moments.py) by
-    `averaging_rate` an update and not trained; empty where nothing is.   parameters: [P], the living vector itself (do not keep it).
+    `averaging_rate` an update and not trained; empty where nothing is.   layers: the matrices of weights.   parameters: [P], the living vector itself (do not keep it).
     """
 
     summary: ClassVar[str]
@@ -49,6 +49,7 @@ class Algorithm(ABC):
         self.size = self._flat.size
         self.segments = dict(self._flat.segments)
         self.averages = self._flat.averages
+        self.layers = tuple(self._flat.layers)
 
     @property
     def parameters(self) -> FloatArray:

@@ -51,9 +51,7 @@ class COMA(ActorCritic):
         self._target = Target(twins.modules, config.target_every)
         self._target_critics = twins.critics
 
-    def _critic(
-        self, spec: EnvironmentSpec, policy: PolicySpec, generator: torch.Generator, inputs: int = 0, outputs: int | None = None
-    ) -> Critic:
+    def _critic(self, spec: EnvironmentSpec, policy: PolicySpec, generator: torch.Generator, inputs: int = 0, outputs: int | None = None) -> Critic:
         own = policy.observation_size if self._config.critic == "full" else 0
         return super()._critic(spec, policy, generator, inputs + own + _joint_size(spec) + len(policy.agents), policy.action.sizes[0])
 

@@ -75,7 +75,6 @@ class ValueCritic(ActorCritic):
         return units.pick(targets), units.pick(columns.acts.astype(np.float32))
 
 
-
 def _own_input(part: PolicyBatch) -> tuple[Array, Array]:
     """Each agent's own observation, [T+1, B, N, D] and [K, N, D]."""
     size = int(np.prod(part.obs.shape[3:]))

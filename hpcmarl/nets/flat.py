@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from hpcmarl.types import FloatArray
+from hpcmarl.types import FloatArray, Layer
 
 
 class FlatParameters:
-    """The parameters of named modules, in order: `segments` says which slice of the vector belongs to which name; `averages`: that of the buffers."""
+    """The parameters of named modules, in order: `segments` says which slice of the vector belongs to which name; `averages`: that of the buffers; `layers`: the matrices."""
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         parameters = [parameter for module in modules.values() for parameter in module.parameters()]
@@ -27,12 +27,15 @@ class FlatParameters:
         self._gradient = torch.zeros(self.size, dtype=torch.float32)
         self._views: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.segments: dict[str, slice] = {}
+        self.layers: list[Layer] = []
         start = 0
         for name, module in modules.items():
             first = start
             for parameter in module.parameters():
                 end = start + parameter.numel()
                 self._bind(parameter, start, end)
+                if parameter.ndim == 2:
+                    self.layers.append(Layer(slice(start, end), (parameter.shape[0], parameter.shape[1])))
                 start = end
             self.segments[name] = slice(first, start)
         self.averages = slice(start, self.size)

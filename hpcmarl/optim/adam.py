@@ -45,6 +45,9 @@ class Adam(Optimizer):
         root = np.sqrt(self.second / (1.0 - config.beta2**count))
         self.parameters = self.parameters + scale * self.first / (root + config.epsilon)
 
+    def _remembered(self) -> tuple[Array, ...]:
+        return self.first, self.second
+
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "first": self.first.copy(), "second": self.second.copy()}
 

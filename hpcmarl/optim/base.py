@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hpcmarl.optim.topology import Topology
 from hpcmarl.types import Array
 
 
@@ -25,7 +26,8 @@ class Optimizer(ABC):
 
     `segments` are the slices of the vector that are optimised apart, one a policy: norms (of a normalised step, of a
     clipped gradient) are taken in each, so that one policy's large gradient does not slow another one.
-    Where `averages` is set, they are no part of a segment and no method sees a direction in them.
+    Where `averages` is set, they are no part of a segment and no method sees a direction in them. Where `topology` is set, parameters
+    and what a method remembers of them are zero where there is no weight.
     Arithmetic is in the dtype of `parameters` (float32 in runs, float64 in tests).
     """
 
@@ -35,6 +37,12 @@ class Optimizer(ABC):
         self.segments = tuple(segments) or (slice(0, self.parameters.size),)
         self.updates = 0
         self.averages: Averages | None = None
+        self.topology: Topology | None = None
+
+    def become_sparse(self, topology: Topology) -> None:
+        """From now on only the weights of this topology are there."""
+        self.topology = topology
+        self._mask()
 
     def point(self) -> Array:
         """Where the next gradient is to be taken, [P]: the parameters themselves unless the method looks ahead."""
@@ -46,11 +54,15 @@ class Optimizer(ABC):
         if direction.shape != self.parameters.shape:
             raise ValueError(f"a direction of shape {direction.shape} for parameters of shape {self.parameters.shape}")
         direction = np.asarray(direction, dtype=self.parameters.dtype)
+        seen = direction if self.topology is None else np.where(self.topology.mask, direction, direction.dtype.type(0.0))
         if self.averages is None or self.averages.first == self.parameters.size:
-            self._move(direction)
+            self._move(seen)
         else:
-            self._move_and_average(direction, slice(self.averages.first, None), self.averages.rate)
+            self._move_and_average(seen, slice(self.averages.first, None), self.averages.rate)
         self.updates += 1
+        if self.topology is not None:
+            self.topology.evolve(self.parameters, direction, self.updates)
+            self._mask()
         if not np.isfinite(self.parameters).all():
             bad = int(np.flatnonzero(~np.isfinite(self.parameters))[0])
             raise FloatingPointError(f"step {self.updates} made parameter {bad} {self.parameters[bad]}; lower optimizer.step_size")
@@ -61,6 +73,15 @@ class Optimizer(ABC):
         direction[end] = 0.0
         self._move(direction)
         self.parameters[end] = before + self.parameters.dtype.type(rate) * (seen - before)
+
+    def _mask(self) -> None:
+        assert self.topology is not None
+        for array in (self.parameters, *self._remembered()):
+            array[~self.topology.mask] = 0.0
+
+    @abstractmethod
+    def _remembered(self) -> tuple[Array, ...]:
+        """What the method keeps of each parameter, [P] each."""
 
     @abstractmethod
     def _move(self, direction: Array) -> None:
@@ -79,7 +100,8 @@ class Optimizer(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Arrays and plain values, copies."""
-        return {"parameters": self.parameters.copy(), "updates": self.updates}
+        state = {"parameters": self.parameters.copy(), "updates": self.updates}
+        return state if self.topology is None else state | {"topology": self.topology.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state of the same method and size; raises ValueError when the sizes differ."""
@@ -87,3 +109,5 @@ class Optimizer(ABC):
             raise ValueError(f"the state holds {state['parameters'].size} parameters, this network has {self.parameters.size}")
         self.parameters = np.array(state["parameters"], dtype=self.parameters.dtype)
         self.updates = int(state["updates"])
+        if self.topology is not None:
+            self.topology.load_state_dict(state["topology"])

@@ -51,6 +51,9 @@ class Nigt(Optimizer):
                 self.movement[segment] = self.average[segment] * (self.config.step_size / norm) if norm > 0 else 0.0
         self.parameters = self.parameters + self.movement
 
+    def _remembered(self) -> tuple[Array, ...]:
+        return self.average, self.movement
+
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "average": self.average.copy(), "movement": self.movement.copy()}
 

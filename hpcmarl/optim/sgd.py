@@ -26,6 +26,9 @@ class Sgd(Optimizer):
         self.velocity += self._clipped(direction, self.config.max_gradient_norm)
         self.parameters = self.parameters + self.config.step_size * self.velocity
 
+    def _remembered(self) -> tuple[Array, ...]:
+        return (self.velocity,)
+
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "velocity": self.velocity.copy()}
 

@@ -1,75 +1,102 @@
-"""Rank to role: a pure function, for every world size."""
+"""Sparse training: masks in the optimizers' steps, their evolution, exact continuation."""
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from hpcmarl.comm.topology import assign_roles
-from hpcmarl.config import GroupConfig, TopologyConfig
-from hpcmarl.errors import ConfigError
+from hpcmarl.config import AdamConfig, NigtConfig, SgdConfig
+from hpcmarl.maths.sparsity import drop_and_grow
+from hpcmarl.optim import make_optimizer
+from hpcmarl.optim.base import Averages
+from hpcmarl.optim.topology import Plan, Topology
+from hpcmarl.types import Layer
 
-
-def roles(size, **settings_):
-    topology = assign_roles(size, ["host"] * size, TopologyConfig(**settings_))
-    return [row["roles"] for row in topology.table()]
-
-
-def test_small_worlds_by_default():
-    assert roles(1) == ["server+evaluator+learner+actor"]
-    assert roles(2) == ["server+evaluator+learner+actor", "actor"]
-    assert roles(3) == ["server+evaluator+learner", "actor", "actor"]
-    assert roles(4) == ["server+evaluator", "learner", "actor", "actor"]
-    assert roles(8, groups=2) == ["server+evaluator", "learner", "actor", "actor", "actor", "learner", "actor", "actor"]
+LAYERS = (Layer(slice(0, 40), (4, 10)), Layer(slice(44, 64), (5, 4)), Layer(slice(69, 71), (1, 2)))  # biases in between
+SIZE = 74  # the last two are averages
+OPTIMIZERS = [NigtConfig(step_size=0.3), AdamConfig(step_size=0.1), SgdConfig(step_size=0.1, momentum=0.5)]
 
 
-def test_a_learner_without_actors_steps_its_own():
-    assert roles(3, groups=3, actors_per_learner=0) == ["server+evaluator+learner+actor", "learner+actor", "learner+actor"]
-    assert roles(4, groups=3, actors_per_learner=0)[0] == "server+evaluator"
+def plan(growth="gradient", **keys):
+    return Plan(**{"sparsity": 0.7, "growth": growth, "every": 3, "last": 20, "initial": 0.5, **keys})
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 6), st.sampled_from(["auto", "dedicated", "shared"]), st.integers(1, 4))
-def test_every_rank_has_a_role_and_every_group_an_actor(size, groups, server, hosts):
-    names = [f"host{rank * hosts // size}" for rank in range(size)]
-    config = TopologyConfig(groups=groups, server=server)
-    if size < groups + (server == "dedicated"):
-        with pytest.raises(ConfigError, match="learners"):
-            assign_roles(size, names, config)
-        return
-    topology = assign_roles(size, names, config)
-    assert all(topology.roles_of(rank) for rank in range(size))
-    assert "server" in topology.roles_of(0)
-    assert len(topology.groups) == groups
-    assert all(group.actors for group in topology.groups)
-    assert len({group.learner for group in topology.groups}) == groups
-    assert sorted(topology.actor_index(rank) for rank in topology.actors) == list(range(len(topology.actors)))
-    counts = [len(group.actors) for group in topology.groups]
-    assert max(counts) - min(counts) <= 1
+def topology(growth="gradient", seed=0, **keys):
+    return Topology(plan(growth, **keys), LAYERS, SIZE, np.random.default_rng(seed))
 
 
-def test_a_learner_sits_on_its_actors_host_even_when_ranks_are_dealt_in_turn():
-    hosts = ["a", "b"] * 4
-    topology = assign_roles(8, hosts, TopologyConfig(groups=2, server="shared", actors_per_learner=3))
-    for group in topology.groups:
-        assert {hosts[rank] for rank in group.actors} == {hosts[group.learner]}
+def sparse(config, growth="gradient", seed=0):
+    optimizer = make_optimizer(config, np.random.default_rng(1).standard_normal(SIZE), (), Averages(72, 0.5))
+    optimizer.become_sparse(topology(growth, seed))
+    return optimizer
 
 
-@pytest.mark.parametrize(
-    ("size", "settings_", "words"),
-    [
-        (2, {"groups": 3}, "3 learners"),
-        (4, {"groups": 4, "server": "dedicated"}, "start at least 5"),
-        (7, {"groups": 2, "actors_per_learner": 1}, "actors_per_learner"),
-        (3, {"groups": 2, "actors_per_learner": 3}, "need 8 ranks"),
-    ],
-)
-def test_what_does_not_fit_is_refused_with_the_numbers(size, settings_, words):
-    with pytest.raises(ConfigError, match=words):
-        roles(size, **settings_)
+def outside():
+    free = np.ones(SIZE, bool)
+    for layer in LAYERS:
+        free[layer.place] = False
+    return free
 
 
-def test_groups_may_differ_in_actors():
-    config = TopologyConfig(groups=(GroupConfig(actors=3), GroupConfig(actors=0)))
-    topology = assign_roles(6, ["h"] * 6, config)
-    assert [len(group.actors) for group in topology.groups] == [3, 1]
-    assert topology.groups[1].actors == (topology.groups[1].learner,)
+def test_masks_have_the_sparsity_and_leave_biases_alone():
+    made = topology()
+    assert made.mask[outside()].all()
+    assert made.active == pytest.approx(0.3 * 62, abs=2)
+    assert [made.mask[layer.place].sum() for layer in LAYERS] == [round(d * n) for d, n in zip(made.densities, (40, 20, 2), strict=True)]
+    assert not np.array_equal(made.mask, topology(seed=1).mask)
+
+
+@pytest.mark.parametrize("config", OPTIMIZERS)
+@pytest.mark.parametrize("growth", ["gradient", "random", "none"])
+def test_what_is_not_there_stays_zero_and_counts_are_kept(config, growth):
+    optimizer, generator = sparse(config, growth), np.random.default_rng(2)
+    counts = [optimizer.topology.mask[layer.place].sum() for layer in LAYERS]
+    masks = []
+    for _ in range(24):
+        optimizer.step(generator.standard_normal(SIZE))
+        absent = ~optimizer.topology.mask
+        for array in (optimizer.parameters, optimizer.point(), *optimizer._remembered()):
+            assert not array[absent].any()
+        assert optimizer.parameters[outside()].all()
+        assert [optimizer.topology.mask[layer.place].sum() for layer in LAYERS] == counts
+        masks.append(optimizer.topology.mask.tobytes())
+    changed = [update for update in range(2, 25) if masks[update - 1] != masks[update - 2]]
+    wanted = [] if growth == "none" else [3, 6, 9, 12, 15, 18]
+    assert set(changed) <= set(wanted)
+    assert len(changed) >= min(len(wanted), 4)
+
+
+def test_new_weights_start_at_zero_where_the_gradient_is_largest():
+    optimizer, generator = sparse(SgdConfig(step_size=0.1)), np.random.default_rng(3)
+    for _ in range(2):
+        optimizer.step(generator.standard_normal(SIZE))
+    before, direction = optimizer.topology.mask.copy(), generator.standard_normal(SIZE)
+    moved = optimizer.parameters + 0.1 * direction * before
+    optimizer.step(direction)
+    place, after = LAYERS[0].place, optimizer.topology.mask
+    share = 0.25 * (1 + np.cos(np.pi * 3 / 20))
+    twin = drop_and_grow(moved[place], before[place], np.abs(direction[place]), int(share * before[place].sum()))
+    assert after[place].tolist() == twin.tolist() != before[place].tolist()
+    new = after & ~before
+    assert new[place].any()
+    assert not optimizer.parameters[new].any()
+    kept = after & before
+    kept[72:] = False  # averages
+    np.testing.assert_allclose(optimizer.parameters[kept], moved[kept])
+
+
+@pytest.mark.parametrize("config", OPTIMIZERS)
+@pytest.mark.parametrize("growth", ["gradient", "random"])
+def test_continued_bit_for_bit(config, growth):
+    generator = np.random.default_rng(4)
+    directions = generator.standard_normal((14, SIZE))
+    whole, first, second = sparse(config, growth), sparse(config, growth), sparse(config, growth, seed=9)
+    for direction in directions:
+        whole.step(direction)
+    for direction in directions[:7]:
+        first.step(direction)
+    second.load_state_dict(first.state_dict())
+    for direction in directions[7:]:
+        second.step(direction)
+    np.testing.assert_array_equal(whole.parameters, second.parameters)
+    np.testing.assert_array_equal(whole.topology.mask, second.topology.mask)
+    with pytest.raises(ValueError, match="mask of 3"):
+        second.topology.load_state_dict({**second.topology.state_dict(), "mask": np.ones(3, bool)})

@@ -1,0 +1,71 @@
+"""Which weights of a vector there are: sparse layers whose connections change while they are trained. Called by the optimizers' step.
+
+At the start each layer gets a random mask of its Erdős–Rényi density. Every `every` updates, until `last`, a share of each sparse layer's weights
+leaves (the smallest) and as many come, at zero: those with the largest gradient (growth gradient: RigL, MAST), any (random: SET); with growth none
+the masks stay (static sparse training). What is no layer, biases among it, is never masked.
+
+A rule's mean direction is dense, also in weights that are not there: the gradient that says which would help. All replicas of an optimizer see the
+same directions and own equal random numbers, so that they change alike.  Sources and formulas: maths/sparsity.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from hpcmarl.maths.sparsity import changing_share, drop_and_grow, erdos_renyi, random_mask
+from hpcmarl.types import Array, BoolArray, Layer
+
+
+@dataclass(frozen=True)
+class Plan:
+    """sparsity in [0, 1): share of all layers' weights that are zero.   initial: share of a layer that changes at first, zeta_0."""
+
+    sparsity: float
+    growth: Literal["gradient", "random", "none"]
+    every: int
+    last: int
+    initial: float
+
+
+class Topology:
+    """mask [P] bool: true where a weight is, and everywhere outside the layers."""
+
+    def __init__(self, plan: Plan, layers: Sequence[Layer], size: int, generator: np.random.Generator) -> None:
+        self.plan, self.layers, self.generator = plan, tuple(layers), generator
+        self.mask: BoolArray = np.ones(size, bool)
+        self.densities = erdos_renyi([layer.shape for layer in self.layers], plan.sparsity)
+        for layer, density in zip(self.layers, self.densities, strict=True):
+            count = layer.place.stop - layer.place.start
+            self.mask[layer.place] = random_mask(count, max(1, round(density * count)), generator)
+
+    def evolve(self, parameters: Array, direction: Array, update: int) -> None:
+        """After `update` steps: change the mask where that is due, given the parameters [P] and the dense direction [P] of the last step."""
+        plan = self.plan
+        if plan.growth == "none" or update % plan.every or update >= plan.last:
+            return
+        share = changing_share(update, plan.last, plan.initial)
+        for layer, density in zip(self.layers, self.densities, strict=True):
+            if density == 1.0:
+                continue
+            mask = self.mask[layer.place]
+            scores = np.abs(direction[layer.place]) if plan.growth == "gradient" else self.generator.random(mask.size)
+            self.mask[layer.place] = drop_and_grow(parameters[layer.place], mask, scores, int(share * np.count_nonzero(mask)))
+
+    @property
+    def active(self) -> int:
+        """Weights that are there, without what is outside the layers."""
+        return sum(int(np.count_nonzero(self.mask[layer.place])) for layer in self.layers)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"mask": self.mask.copy(), "generator": self.generator.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue. Raises ValueError where the mask is of another size."""
+        if np.shape(state["mask"]) != self.mask.shape:
+            raise ValueError(f"the state holds a mask of {np.size(state['mask'])} parameters, this network has {self.mask.size}")
+        self.mask = np.array(state["mask"], bool)
+        self.generator.bit_generator.state = state["generator"]
