@@ -74,6 +74,12 @@ class Algorithm(ABC):
         """
         return {name: self._actors[name].act(seen, frame.episode_start, memory.get(name), generator, greedy) for name, seen in frame.policies.items()}
 
+    def on_version(self, version: int) -> None:  # noqa: B027  most need not know
+        """The parameters now loaded are those of `version`. Called on learners, for every version that they adopt; the same one may come twice."""
+
+    def on_progress(self, env_steps: int) -> None:  # noqa: B027
+        """The run has made so many environment steps, resumptions included. Called on learners and actors whenever new parameters come."""
+
     @abstractmethod
     def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:
         """The ascent direction [P] summed over all trajectories (types.Rollout.count of each rollout), and statistics: averages.

@@ -233,7 +233,7 @@ def _check_fits(config: Config, state: dict[str, Any], attributes: dict[str, Any
             f"--resume {source}: the checkpoint holds {size} parameters of {attributes.get('env', 'its environment')}, the configuration "
             f"makes {expected}; use the configuration of that run (config.yaml beside its checkpoints)"
         )
-    keys = {"nigt": "average", "adam": "first", "sgd": "velocity"}
+    keys = {"nigt": "average", "adam": "first", "sgd": "velocity", "rmsprop": "square"}
     if keys[config.optimizer.name] not in saved:
         raise ConfigError(f"--resume {source}: the checkpoint was written with another optimizer than optimizer.name: {config.optimizer.name}")
     check_state(config, state, expected, source)
