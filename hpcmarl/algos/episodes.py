@@ -22,10 +22,11 @@ from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray
 @dataclass
 class PolicyEpisodes:
     """One policy's arrays: obs [T+1, B, N, D], alive [T+1, B, N], mask [T+1, B, N, A] or None, action [T, B, N]; reward, terminated,
-    truncated [T, B, N] as in the batch. known [T+1, B, N]: the observation of the row was really made (it acts there, or it is a closing row)."""
+    truncated [T, B, N] as in the batch. acts [T, B, N]: takes an action there (closing rows are no steps). known [T+1, B, N]: the observation of the row was really made (it acts there, or it is a closing row)."""
 
     obs: torch.Tensor
     alive: torch.Tensor
+    acts: BoolArray
     mask: torch.Tensor | None
     action: torch.Tensor
     reward: FloatArray
@@ -81,7 +82,8 @@ def action_values(policy: Policy, part: PolicyEpisodes) -> torch.Tensor:
 
 
 def _part(batch: Batch, part: PolicyBatch, lengths: Array, agent_id: bool, turn_based: bool) -> PolicyEpisodes:
-    obs = _closed(batch, part.obs.reshape(*part.obs.shape[:3], -1), part.final_obs.reshape(*part.final_obs.shape[:2], -1), lengths)
+    size = int(np.prod(part.obs.shape[3:]))  # -1 would not do where there are no finals
+    obs = _closed(batch, part.obs.reshape(*part.obs.shape[:3], size), part.final_obs.reshape(*part.final_obs.shape[:2], size), lengths)
     slots = np.arange(batch.slots)
     alive = part.alive.copy()
     alive[lengths, slots] = part.truncated[lengths - 1, slots] & ~part.terminated[lengths - 1, slots]
@@ -93,7 +95,8 @@ def _part(batch: Batch, part: PolicyBatch, lengths: Array, agent_id: bool, turn_
         mask[lengths, slots] = _last_masks(part, mask, lengths) if turn_based else mask[lengths - 1, slots]
     arrays = (part.reward, part.terminated, part.truncated, known)
     masked = None if mask is None else tensor(mask)
-    return PolicyEpisodes(tensor(numbered(obs) if agent_id else obs), tensor(alive), masked, tensor(part.action), *arrays)
+    acts = part.alive[:-1] & batch.inside[..., None]
+    return PolicyEpisodes(tensor(numbered(obs) if agent_id else obs), tensor(alive), acts, masked, tensor(part.action), *arrays)
 
 
 def _last_masks(part: PolicyBatch, mask: BoolArray, lengths: Array) -> BoolArray:

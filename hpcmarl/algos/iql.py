@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import torch
 
+from hpcmarl.algos.batch import tensor
 from hpcmarl.algos.episodes import Episodes
 from hpcmarl.algos.q_learning import Columns, QLearning
 from hpcmarl.maths.qlearning import taken
@@ -27,8 +28,8 @@ class IQL(QLearning):
         steps, squares, sums, rows = episodes.steps, torch.zeros(()), [0.0, 0.0], 0
         futures = self._utilities(episodes, values, later)
         for part, value, future in zip(episodes.parts, values, futures, strict=True):
-            acts = part.alive[:steps]
-            columns = Columns(part.reward, acts.numpy(), part.terminated, part.truncated)
+            acts = tensor(part.acts)
+            columns = Columns(part.reward, part.acts, part.terminated, part.truncated)
             targets = self._targets(columns, future, part.known)
             chosen = taken(value[:steps], part.action)
             squares = squares + ((chosen - targets).square() * acts).sum()

@@ -124,8 +124,7 @@ class Mixed(QLearning):
 
     def _columns(self, episodes: Episodes) -> Columns:
         """The team's rows. One with nobody left at the end of a truncated episode has no future to bootstrap from."""
-        steps = episodes.steps
-        acts = _any([part.alive[:steps].numpy() for part in episodes.parts])
+        acts = _any([part.acts for part in episodes.parts])
         reward = np.concatenate([part.reward for part in episodes.parts], -1).mean(-1, keepdims=True)
         truncated = (episodes.end == 2)[..., None] & _any([part.truncated & ~part.terminated for part in episodes.parts])
         return Columns(reward, acts, (episodes.end > 0)[..., None] & ~truncated, truncated)

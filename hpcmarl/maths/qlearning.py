@@ -35,8 +35,8 @@ def soft_mellowmax(values: torch.Tensor, mask: torch.Tensor | None, omega: float
     """sm(Q) = (1/omega) log sum_a softmax(alpha Q)_a exp(omega Q_a) of values [..., A], over the allowed actions: [...].
 
     Source: MAST, arXiv 2409.19391. Between the mean of Q under softmax(alpha Q) and the maximum; omega to infinity is the maximum."""
-    allowed = allowed_only(values, mask)
-    return torch.logsumexp(torch.log_softmax(alpha * allowed, -1) + omega * allowed, -1) / omega
+    weights = torch.log_softmax(allowed_only(alpha * values, mask), -1)
+    return torch.logsumexp(weights + omega * allowed_only(values, mask), -1) / omega
 
 
 def near_greedy(

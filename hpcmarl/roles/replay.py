@@ -77,26 +77,25 @@ class Replay(Queue):
     # ---- out
 
     def take(self, version: int, delivered: int) -> Work | None:
+        wanted = self._wanted(version, delivered)
         if self.context.config.deterministic:
-            return self._take_when_complete(version, delivered)
-        wanted = min(self._wanted(version, delivered), len(self.episodes))
-        if wanted <= 0 or self.collected < self.config.starts or self.allowed < wanted:
-            return None
-        return self._draw(wanted, version, delivered)
+            ready = wanted > 0 and (delivered > 0 or self._all_arrived(version))
+        else:
+            wanted = min(wanted, len(self.episodes))
+            ready = wanted > 0 and self.collected >= self.config.starts and self.allowed >= wanted
+        return self._draw(wanted, version, delivered) if ready else None
 
-    def _take_when_complete(self, version: int, delivered: int) -> Work | None:
-        """Once a version, when every actor has sent its share and whatever else ended in that same step."""
-        if delivered:
-            return None
+    def _all_arrived(self, version: int) -> bool:
+        """Take in the version's episodes, when every actor has sent its share and whatever else ended in that same step."""
         each = actor_quota(self.context, self.group.index, version)
         for rank in self.group.actors:
             own = self.arrived.get(rank, [])
             if len(own) < each or int(check_header(own[-1], rank)["flags"]) & FLAG_MORE:
-                return None
+                return False
         for rank in self.group.actors:
             for buffer in self.arrived.pop(rank):
                 self._keep(buffer)
-        return self._draw(self._wanted(version, delivered), version, delivered)
+        return True
 
     def _draw(self, wanted: int, version: int, delivered: int) -> Work:
         """At most `wanted` episodes."""
