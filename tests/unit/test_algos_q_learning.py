@@ -217,7 +217,11 @@ def game(payoffs, steps=1):
     size = len(payoffs[0])
     choices = list(itertools.product(range(size), repeat=2 * steps))
     slots = len(choices)
-    obs, action, reward = np.zeros((steps + 1, slots, 2, 3), np.float32), np.zeros((steps, slots, 2), np.int64), np.zeros((steps, slots, 2), np.float32)
+    obs, action, reward = (
+        np.zeros((steps + 1, slots, 2, 3), np.float32),
+        np.zeros((steps, slots, 2), np.int64),
+        np.zeros((steps, slots, 2), np.float32),
+    )
     for slot, chosen in enumerate(choices):
         action[:, slot] = np.reshape(chosen, (steps, 2))
         obs[0, slot, :, 0] = 1.0
@@ -266,7 +270,13 @@ def test_the_two_step_game_needs_more_than_a_sum(name, earned):
 
 @pytest.mark.parametrize(
     ("name", "keys", "earned"),
-    [("iql", {}, 0), ("vdn", {}, 0), ("qmix", {}, 0), ("wqmix", {"weight": 0.1, "central_width": 32}, 8), ("wqmix", {"weight": 0.1, "central_width": 32, "weighting": "central"}, 8)],
+    [
+        ("iql", {}, 0),
+        ("vdn", {}, 0),
+        ("qmix", {}, 0),
+        ("wqmix", {"weight": 0.1, "central_width": 32}, 8),
+        ("wqmix", {"weight": 0.1, "central_width": 32, "weighting": "central"}, 8),
+    ],
 )
 def test_a_payoff_that_is_not_monotonic_needs_weights(name, keys, earned):
     assert solve(name, CLIMBING, updates=300, **keys) == earned

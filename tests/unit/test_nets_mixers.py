@@ -49,7 +49,9 @@ def test_the_unrestricted_mixer_may_go_down_and_has_a_row_for_each_joint_action(
     state, utilities = torch.randn(9, 6, generator=generator(4)), torch.randn(9, 3, 4, generator=generator(5), requires_grad=True)
     values = mixer(utilities, state)
     for row, joint in ((0, 0), (8, 2)):
-        np.testing.assert_allclose(values[row, joint].item(), mixer(utilities[row : row + 1, joint : joint + 1], state[row : row + 1]).item(), rtol=1e-5)
+        np.testing.assert_allclose(
+            values[row, joint].item(), mixer(utilities[row : row + 1, joint : joint + 1], state[row : row + 1]).item(), rtol=1e-5
+        )
     values.sum().backward()
     assert (utilities.grad < 0).any()
 
