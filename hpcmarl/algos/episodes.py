@@ -22,7 +22,8 @@ from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray
 @dataclass
 class PolicyEpisodes:
     """One policy's arrays: obs [T+1, B, N, D], alive [T+1, B, N], mask [T+1, B, N, A] or None, action [T, B, N]; reward, terminated,
-    truncated [T, B, N] as in the batch. acts [T, B, N]: takes an action there (closing rows are no steps). known [T+1, B, N]: the observation of the row was really made (it acts there, or it is a closing row)."""
+    truncated [T, B, N] as in the batch. acts [T, B, N]: takes an action there (closing rows are no steps).
+    known [T+1, B, N]: the observation of the row was really made (it acts there, or it is a closing row)."""
 
     obs: torch.Tensor
     alive: torch.Tensor

@@ -128,8 +128,11 @@ class QLearning(Algorithm):
         return {"target": self._target_parameters.vector.copy(), "version": self._version, "copied": self._copied}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raises ValueError where the target network is of another size."""
-        self._target_parameters.load(np.asarray(state["target"], np.float32))
+        """Raises ValueError where the target network is of another size or holds numbers that are not finite; KeyError where there is none."""
+        target = np.asarray(state["target"], np.float32)
+        if not np.isfinite(target).all():
+            raise ValueError("the target network's parameters are not finite")
+        self._target_parameters.load(target)
         self._version, self._copied = int(state["version"]), int(state["copied"])
 
     # ---- learning

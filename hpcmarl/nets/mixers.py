@@ -12,6 +12,9 @@ from torch.nn import functional
 from hpcmarl.nets.layers import Dense
 
 FIRST_VALUE_GAIN = 0.1  # of a last layer: the first values are small beside most rewards
+# Of the layer that makes weights: with the usual widths the first Q_tot moves about as much as one of its utilities. Weights of gain 1 amplify
+# ten times, and every copy of the target network feeds that back.
+FIRST_WEIGHT_GAIN = 0.25
 
 
 class SumMixer(nn.Module):
@@ -30,9 +33,9 @@ class MonotonicMixer(nn.Module):
     def __init__(self, agents: int, state: int, width: int, hyper: int, generator: torch.Generator) -> None:
         super().__init__()
         self.agents, self.width = agents, width
-        self.first = Dense((state, hyper, agents * width), "relu", generator, last_gain=1.0)
-        self.second = Dense((state, hyper, width), "relu", generator, last_gain=1.0)
-        self.bias = Dense((state, width), "relu", generator, last_gain=1.0)
+        self.first = Dense((state, hyper, agents * width), "relu", generator, last_gain=FIRST_WEIGHT_GAIN)
+        self.second = Dense((state, hyper, width), "relu", generator, last_gain=FIRST_WEIGHT_GAIN)
+        self.bias = Dense((state, width), "relu", generator, last_gain=FIRST_WEIGHT_GAIN)
         self.value = Dense((state, width, 1), "relu", generator, last_gain=FIRST_VALUE_GAIN)
 
     def forward(self, utilities: torch.Tensor, state: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,7 @@ from hpcmarl.comm.transport import Message
 from hpcmarl.config import ReplayConfig
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.io.checkpoint import CheckpointWriter, checkpoint_path, find_checkpoint, load_checkpoint
+from hpcmarl.io.run_directory import RunDirectory
 from hpcmarl.optim.rounds import RoundRule
 from hpcmarl.roles.base import Context, generator_for
 from hpcmarl.roles.feed import Entry, Queue, Work
@@ -46,7 +47,7 @@ class Replay(Queue):
         self.collected = self.used = 0
         self.allowed = 0.0
         self.arrived: dict[int, list[Buffer]] = {}  # in deterministic runs: of each actor, what came for the present version
-        self.directory = context.run_directory / "replay" / f"group-{group.index}"
+        self.directory = RunDirectory(context.run_directory).replay_directory(group.index)
         self.writer: CheckpointWriter | None = None
 
     # ---- in
@@ -147,7 +148,7 @@ class Replay(Queue):
 
     def resume(self, run_directory: Path, version: int) -> None:
         """Go on with the episodes that were written for the checkpoint of `version`, or else with the newest; without any, collect anew."""
-        directory = run_directory / "replay" / f"group-{self.group.index}"
+        directory = RunDirectory(run_directory).replay_directory(self.group.index)
         exact = checkpoint_path(directory, version)
         try:
             path = find_checkpoint(exact if exact.is_file() else directory)
