@@ -14,20 +14,8 @@ from hpcmarl.io.checkpoint import list_checkpoints, load_checkpoint
 from hpcmarl.optim.rounds import make_rule
 from hpcmarl.roles.replay import Replay
 from tests.rollouts import make_spec, random_rollout
-from tests.worlds import final_state, run_world, summary
+from tests.worlds import ECHO, final_state, run_world, summary
 
-ECHO = """
-env: {id: "tests.envs_for_tests:Echo"}
-algo: {name: vdn, network: {hidden: [16], recurrent: false}, epsilon_steps: 1500, target_every: 20, replay: {starts: 16}}
-optimizer: {name: rmsprop, step_size: 0.005}
-rounds: {batch: 16}
-topology: {environments_per_actor: 4}
-trajectories: {enabled: false}
-eval: {episodes: 0}
-stop: {updates: 6}
-logging: {progress: false}
-checkpoint: {every_seconds: null}
-"""
 SPEC = make_spec()
 CODEC = RolloutCodec(SPEC)
 
