@@ -121,6 +121,41 @@ class Masked(ParallelEnv):
         return observations, dict.fromkeys(agents, 0.0), dict.fromkeys(agents, over), dict.fromkeys(agents, False), infos
 
 
+class Echo(ParallelEnv):
+    """Two agents see a number and earn their share of 1 for each step in which both name it. Episodes of unequal lengths, 2 to 6 steps;
+    every other one is cut off (truncated) instead of ended. The seed decides all of it."""
+
+    metadata: ClassVar[dict[str, Any]] = {"name": "echo_v0"}
+
+    def __init__(self) -> None:
+        self.possible_agents = ["first", "second"]
+
+    def observation_space(self, agent: str) -> spaces.Space:
+        return OBSERVATION
+
+    def action_space(self, agent: str) -> spaces.Space:
+        return spaces.Discrete(3)
+
+    def _all(self) -> dict[str, np.ndarray]:
+        return {agent: np.eye(3, dtype=np.float32)[int(self.numbers[self.time])] for agent in self.possible_agents}
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        generator = np.random.default_rng(seed)
+        self.length, self.cut, self.time = int(generator.integers(2, 7)), bool(generator.integers(2)), 0
+        self.numbers = generator.integers(3, size=self.length + 1)
+        self.agents = list(self.possible_agents)
+        return self._all(), {agent: {} for agent in self.agents}
+
+    def step(self, actions: dict[str, Any]) -> Any:
+        right = all(int(action) == self.numbers[self.time] for action in actions.values())
+        self.time += 1
+        over, everyone = self.time == self.length, list(self.agents)
+        self.agents = [] if over else everyone
+        rewards = dict.fromkeys(everyone, float(right) / self.length)
+        ended, cut = dict.fromkeys(everyone, over and not self.cut), dict.fromkeys(everyone, over and self.cut)
+        return self._all(), rewards, ended, cut, {agent: {} for agent in everyone}
+
+
 class Fragile(Crowd):
     """Two agents for ten steps; raises at a step, in a reset, or shows observations of a wrong shape, every so many episodes."""
 

@@ -28,6 +28,18 @@ stop: {updates: 6}
 logging: {progress: false}
 checkpoint: {every_seconds: null}
 """
+ECHO = """
+env: {id: "tests.envs_for_tests:Echo"}
+algo: {name: vdn, network: {hidden: [16], recurrent: false}, epsilon_steps: 1500, target_every: 20, replay: {starts: 16}}
+optimizer: {name: rmsprop, step_size: 0.005}
+rounds: {batch: 16}
+topology: {environments_per_actor: 4}
+trajectories: {enabled: false}
+eval: {episodes: 0}
+stop: {updates: 6}
+logging: {progress: false}
+checkpoint: {every_seconds: null}
+"""
 LIMIT = 400_000  # passes over all ranks before a run counts as stuck
 
 

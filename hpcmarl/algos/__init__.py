@@ -6,14 +6,29 @@ from typing import Any
 
 from hpcmarl.algos.base import Algorithm
 from hpcmarl.algos.coma import COMA
+from hpcmarl.algos.iql import IQL
 from hpcmarl.algos.ma_trace import MATrace
 from hpcmarl.algos.ppo import PPO
+from hpcmarl.algos.qmix import QMIX
 from hpcmarl.algos.reinforce import Reinforce
+from hpcmarl.algos.res import RES
+from hpcmarl.algos.vdn import VDN
+from hpcmarl.algos.wqmix import WQMIX
 from hpcmarl.config import AlgoConfig
 from hpcmarl.errors import ConfigError
 from hpcmarl.types import EnvironmentSpec
 
-ALGORITHMS: dict[str, type[Algorithm]] = {"reinforce": Reinforce, "ma_trace": MATrace, "ppo": PPO, "coma": COMA}
+ALGORITHMS: dict[str, type[Algorithm]] = {
+    "reinforce": Reinforce,
+    "ma_trace": MATrace,
+    "ppo": PPO,
+    "coma": COMA,
+    "iql": IQL,
+    "vdn": VDN,
+    "qmix": QMIX,
+    "wqmix": WQMIX,
+    "res": RES,
+}
 
 
 def make_algorithm(spec: EnvironmentSpec, config: AlgoConfig, seed: int) -> Algorithm:

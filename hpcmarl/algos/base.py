@@ -26,7 +26,8 @@ class Algorithm(ABC):
     on_policy: work sampled under older parameters is worthless.   needs_state: rollouts must carry the environment's state.
     epochs: how often a batch of rollouts is gone through, in so many `minibatches` each, before the next is sampled; 0: each makes one gradient.
     size: P.   segments: policy -> its slice of the parameter vector.   averages: the vector's end, which is averaged (nets/moments.py) by
-    `averaging_rate` an update and not trained; empty where nothing is.   layers: the matrices of weights.   parameters: [P], the living vector itself (do not keep it).
+    `averaging_rate` an update and not trained; empty where nothing is.   layers: the matrices of weights in the vector.
+    parameters: [P], the living vector itself (do not keep it).
     """
 
     summary: ClassVar[str]
@@ -80,6 +81,9 @@ class Algorithm(ABC):
 
     def on_version(self, version: int) -> None:  # noqa: B027  most need not know
         """The parameters now loaded are those of `version`. Called on learners, for every version that they adopt; the same one may come twice."""
+
+    def on_progress(self, env_steps: int) -> None:  # noqa: B027
+        """The run has made so many environment steps, resumptions included. Called on learners and actors whenever new parameters come."""
 
     @abstractmethod
     def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:

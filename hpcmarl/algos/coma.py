@@ -48,7 +48,7 @@ class COMA(ActorCritic):
         check_coma(spec, config)
         super().__init__(spec, config, seed)
         twins = self._networks(spec, seeded_generator(seed))
-        self._target = Target(twins.modules, config.target_every)
+        self._follower = Target(twins.modules, config.target_every)
         self._target_critics = twins.critics
 
     def _critic(self, spec: EnvironmentSpec, policy: PolicySpec, generator: torch.Generator, inputs: int = 0, outputs: int | None = None) -> Critic:
@@ -56,13 +56,13 @@ class COMA(ActorCritic):
         return super()._critic(spec, policy, generator, inputs + own + _joint_size(spec) + len(policy.agents), policy.action.sizes[0])
 
     def on_version(self, version: int) -> None:
-        self._target.on_version(version, self.parameters)
+        self._follower.on_version(version, self.parameters)
 
     def state_dict(self) -> dict[str, Any]:
-        return self._target.state_dict()
+        return self._follower.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._target.load_state_dict(state)
+        self._follower.load_state_dict(state)
 
     def _learn(self, policy: PolicySpec, batch: Batch, central_input: tuple[Array, Array] | None) -> dict[str, float]:
         assert central_input is not None

@@ -41,6 +41,9 @@ class Target:
         return {"target": self._flat.vector.copy(), "version": self._version, "copied": self._copied}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raises ValueError where the vector is of another size."""
-        self._flat.load(np.asarray(state["target"], np.float32))
+        """Raises ValueError where the vector is of another size or holds numbers that are not finite; KeyError where there is none."""
+        vector = np.asarray(state["target"], np.float32)
+        if not np.isfinite(vector).all():
+            raise ValueError("the target network's parameters are not finite")
+        self._flat.load(vector)
         self._version, self._copied = int(state["version"]), int(state["copied"])

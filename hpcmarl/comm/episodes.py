@@ -6,6 +6,9 @@ unfinished episode are copied only when its arena is full.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from hpcmarl.comm.layout import RolloutArena, RolloutCodec
@@ -47,6 +50,21 @@ class EpisodeAssembler:
         if row + 1 == arena.layout.steps:
             self._stash(arena)
         return finished
+
+    def state_dict(self, arena: RolloutArena, row: int) -> dict[str, Any]:
+        """The unfinished episodes, whose next row is `row`: for each slot, its version and its rows so far by array, or nothing."""
+        unfinished = []
+        for slot in range(len(self.begin)):
+            pieces = [*self.pieces[slot], _columns(arena, slice(int(self.begin[slot]), row), slot)]
+            unfinished.append({name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]})
+        return {"versions": self.versions.copy(), "rows": unfinished}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with unfinished episodes, whose next row is the present arena's first; nothing in the state: begin new ones."""
+        if not state:
+            return
+        self.versions[:] = state["versions"]
+        self.pieces = [[rows] if len(rows["episode_end"]) else [] for rows in state["rows"]]
 
     def _stash(self, arena: RolloutArena) -> None:
         """Copy what is unfinished, since the arena is about to be written again from row 0."""

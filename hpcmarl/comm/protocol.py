@@ -6,10 +6,11 @@ hosts each role at most once, so (rank, kind) names the receiver.
     ROLLOUT     actor   → learner           a Rollout (comm/layout.py); version: of its first step; count: trajectories
     GRADIENT    learner → server            float32 vector [P], or nothing under AllReduce; version: the round it was made for
     PARAMETERS  server  → learner           float32 vector [P], or nothing under AllReduce (the learners reduce and step by
-                                            themselves); version
-    WEIGHTS     learner → its actors        float32 vector [P]; version
+                                            themselves); version; env_steps: of the whole run so far
+    WEIGHTS     learner → its actors        float32 vector [P]; version; env_steps: of the whole run so far
     REPORT      learner, actor → server     packed tree (hpcmarl.packing): statistics, episodes
-    START       server  → everyone          packed tree: the role's state of a resumed run, or an empty one
+    START       server  → everyone          packed tree: the role's state of a resumed run, or an empty one;
+                                            env_steps: of the whole run so far
     SNAPSHOT    server  → learner → actors  nothing: send your state; version
     STATE       learner, actor → server     packed tree: the state; version
     STOP        server  → learner → actors  nothing: finish, send your last STATE (flag FINAL)
@@ -54,6 +55,7 @@ MEMORY_BYTES = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 MAGIC = 0x4C52414D  # "MARL"
 
 FLAG_FINAL = 1  # the last STATE of a role
+FLAG_MORE = 2  # a ROLLOUT: another episode that ended in the same step follows
 
 
 class Kind(IntEnum):

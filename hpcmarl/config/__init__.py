@@ -2,8 +2,26 @@
 
 Everything takes the models as arguments, from here; only the command line and the roles read files (`file`)."""
 
-from hpcmarl.config.algos import ActorCriticConfig, Algo, AlgoConfig, COMAConfig, MATraceConfig, NetworkConfig, PPOConfig, ReinforceConfig
-from hpcmarl.config.rounds import AdamConfig, NigtConfig, OptimizerSection, RoundsConfig, SgdConfig, round_contradictions
+from hpcmarl.config.algos import (
+    ActorCriticConfig,
+    Algo,
+    AlgoConfig,
+    COMAConfig,
+    IQLConfig,
+    MATraceConfig,
+    MixingConfig,
+    NetworkConfig,
+    OperatorConfig,
+    PPOConfig,
+    QLearningConfig,
+    QMIXConfig,
+    ReinforceConfig,
+    ReplayConfig,
+    RESConfig,
+    VDNConfig,
+    WQMIXConfig,
+)
+from hpcmarl.config.rounds import AdamConfig, NigtConfig, OptimizerSection, RmspropConfig, RoundsConfig, SgdConfig, round_contradictions
 from hpcmarl.config.schema import Config, DelayConfig, EnvConfig, GroupConfig, PolicyConfig, TopologyConfig, batch_of, contradictions, counts_episodes
 
 __all__ = [
@@ -16,16 +34,26 @@ __all__ = [
     "DelayConfig",
     "EnvConfig",
     "GroupConfig",
+    "IQLConfig",
     "MATraceConfig",
+    "MixingConfig",
     "NetworkConfig",
     "NigtConfig",
+    "OperatorConfig",
     "OptimizerSection",
     "PPOConfig",
     "PolicyConfig",
+    "QLearningConfig",
+    "QMIXConfig",
+    "RESConfig",
     "ReinforceConfig",
+    "ReplayConfig",
+    "RmspropConfig",
     "RoundsConfig",
     "SgdConfig",
     "TopologyConfig",
+    "VDNConfig",
+    "WQMIXConfig",
     "batch_of",
     "contradictions",
     "counts_episodes",

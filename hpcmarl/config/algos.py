@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from hpcmarl.config.base import Count, Fraction, NonNegative, PositiveFloat, PositiveInt, Section, Width
+from hpcmarl.config.base import Count, Fraction, Natural, NonNegative, PositiveFloat, PositiveInt, Section, Width
 
 
 class NetworkConfig(Section):
@@ -19,8 +19,9 @@ class NetworkConfig(Section):
 
 
 class AlgoConfig(Section):
-    """What every algorithm has."""
+    """What every algorithm has. `gradient_episodes`: of one gradient by default, where trajectories are whole episodes."""
 
+    gradient_episodes: ClassVar[int] = 1
     discount: Annotated[float, Field(gt=0, le=1)] = 0.99
     network: NetworkConfig = NetworkConfig()
 
@@ -85,7 +86,95 @@ class PPOConfig(ActorCriticConfig):
     normalise_advantages: bool = Field(True, description="advantages of mean 0 and deviation 1 in each gradient")
 
 
-Algo = Annotated[ReinforceConfig | MATraceConfig | PPOConfig | COMAConfig, Field(discriminator="name")]
+class ReplayConfig(Section):
+    """The finished episodes that a learner keeps and learns from again and again; each learner has its own."""
+
+    episodes: Count = Field(5000, description="episodes that a learner keeps; the oldest leave")
+    megabytes: PositiveFloat = Field(2048.0, description="or so many megabytes, whichever is reached first")
+    starts: Count = Field(32, description="episodes that a learner waits for before its first gradient")
+    ratio: PositiveFloat = Field(32.0, description="how often, on average, an episode may be learned from; then the learner waits for new ones")
+    recent: Natural = Field(0, description="MAST's second buffer: part of each gradient comes from so many newest episodes; 0: none (MAST: 128)")
+    recent_share: Fraction = Field(0.375, description="how large that part is (MAST: 12 of 32)")
+    save: Literal["stop", "checkpoint", "never"] = Field(
+        "stop", description="when it is written to replay/ in the run directory; deterministic runs: with every checkpoint"
+    )
+
+
+class QLearningConfig(AlgoConfig):
+    """What the value-based algorithms share: recurrent agents, replayed episodes, double Q-learning with a target network."""
+
+    gradient_episodes: ClassVar[int] = 32
+    network: NetworkConfig = NetworkConfig(hidden=(64,), activation="relu", recurrent=True, memory=64)
+    agent_id: bool = Field(True, description="append to an observation which agent of its policy sees it")
+    double_q: bool = Field(True, description="the present network chooses the next action, the target network values it")
+    target_every: PositiveInt = Field(200, description="versions after which the target network becomes a copy of the present one")
+    target_rate: Fraction | None = Field(None, description="instead: it moves by this share of the way at every version")
+    trace_lambda: Fraction = Field(0.0, description="lambda of the TD(lambda) targets; 0: one step (MAST: 0.6 to 0.8)")
+    trace_from: Natural = Field(0, description="environment steps of the run before which lambda is 0 (MAST's hybrid targets: 750000)")
+    epsilon_start: Fraction = Field(1.0, description="share of random actions at the run's beginning")
+    epsilon_final: Fraction = 0.05
+    epsilon_steps: PositiveInt = Field(50_000, description="environment steps of the run over which it falls linearly")
+    reward_scale: PositiveFloat = Field(1.0, description="rewards are multiplied by this before learning (not in reports)")
+    replay: ReplayConfig = ReplayConfig()
+
+
+class OperatorConfig(QLearningConfig):
+    """How the value of the next step follows from the agents' action values."""
+
+    operator: Literal["max", "mellowmax"] = Field("max", description="mellowmax: MAST's soft mellowmax of each agent's target values")
+    mellowmax_omega: PositiveFloat = Field(5.0, description="omega of the soft mellowmax")
+    mellowmax_alpha: NonNegative = Field(1.0, description="alpha of the soft mellowmax")
+
+
+class IQLConfig(OperatorConfig):
+    """Independent Q-learning: every agent on its own reward."""
+
+    name: Literal["iql"] = "iql"
+
+
+class VDNConfig(OperatorConfig):
+    """Value decomposition networks (arXiv 1706.05296)."""
+
+    name: Literal["vdn"] = "vdn"
+
+
+class MixingConfig(Section):
+    """The monotonic mixing network."""
+
+    mixer_state: Literal["auto", "full", "obs"] = Field(
+        "auto", description="what the mixer sees: the environment's state, or all observations joined; auto: the state where there is one"
+    )
+    mixing_width: Width = Field(32, description="hidden units of the mixing network")
+    hypernetwork_width: Width = Field(64, description="hidden units of the networks that make its weights")
+
+
+class QMIXConfig(OperatorConfig, MixingConfig):
+    """QMIX (arXiv 1803.11485)."""
+
+    name: Literal["qmix"] = "qmix"
+
+
+class WQMIXConfig(OperatorConfig, MixingConfig):
+    """Weighted QMIX (arXiv 2006.10800)."""
+
+    name: Literal["wqmix"] = "wqmix"
+    weighting: Literal["central", "optimistic"] = Field("optimistic", description="CW-QMIX or OW-QMIX")
+    weight: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="alpha, of the joint actions that count less")
+    central_width: Width = Field(256, description="hidden units of the unrestricted mixer")
+
+
+class RESConfig(QLearningConfig, MixingConfig):
+    """RES (arXiv 2103.11883): regularised softmax QMIX."""
+
+    name: Literal["res"] = "res"
+    softmax_beta: NonNegative = Field(5.0, description="inverse temperature of the softmax over joint actions")
+    regularisation: NonNegative = Field(0.05, description="lambda, the weight of the distance to the discounted return")
+
+
+Algo = Annotated[
+    ReinforceConfig | MATraceConfig | PPOConfig | COMAConfig | IQLConfig | VDNConfig | QMIXConfig | WQMIXConfig | RESConfig,
+    Field(discriminator="name"),
+]
 
 
 def algo_contradictions(algo: AlgoConfig) -> list[str]:
@@ -97,4 +186,6 @@ def algo_contradictions(algo: AlgoConfig) -> list[str]:
         found.append("algo.critic: dec does not see the others' actions that COMA's critic judges by; use critic: obs or full")
     if isinstance(algo, ActorCriticConfig) and algo.critic_network is not None and algo.critic_network.recurrent:
         found.append("algo.critic_network.recurrent: true is not supported, critics are feed-forward; remove the key")
+    if isinstance(algo, QLearningConfig) and algo.replay.starts > algo.replay.episodes:
+        found.append(f"algo.replay.starts {algo.replay.starts} is more than the algo.replay.episodes {algo.replay.episodes} that are kept; lower it")
     return found

@@ -42,6 +42,16 @@ class SgdConfig(Section):
     max_gradient_norm: PositiveFloat | None = None
 
 
+class RmspropConfig(Section):
+    """RMSprop on the aggregated gradient; the defaults are those of QMIX."""
+
+    name: Literal["rmsprop"] = "rmsprop"
+    step_size: PositiveFloat = 5e-4
+    decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.99, description="of the running mean of squared gradients")
+    epsilon: PositiveFloat = 1e-5
+    max_gradient_norm: PositiveFloat | None = 10.0
+
+
 class RoundsConfig(Section):
     """When a round ends and how its sum travels."""
 
@@ -64,7 +74,7 @@ class RoundsConfig(Section):
         return self.reduce != "server"
 
 
-OptimizerSection = Annotated[NigtConfig | AdamConfig | SgdConfig, Field(discriminator="name")]
+OptimizerSection = Annotated[NigtConfig | AdamConfig | SgdConfig | RmspropConfig, Field(discriminator="name")]
 
 
 def round_contradictions(rounds: RoundsConfig, groups: int, word: str) -> list[str]:

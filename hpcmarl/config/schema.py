@@ -121,7 +121,7 @@ def batch_of(config: Config) -> int:
     """Trajectories of a round (M): as configured, else one gradient's worth of every group (afedpg: of one)."""
     if config.rounds.batch is not None:
         return config.rounds.batch
-    each = 1 if counts_episodes(config) else config.topology.environments_per_actor
+    each = config.algo.gradient_episodes if counts_episodes(config) else config.topology.environments_per_actor
     return each if config.rounds.rule == "afedpg" else len(config.topology.group_list) * each
 
 

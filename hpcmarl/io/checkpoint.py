@@ -142,9 +142,9 @@ class CheckpointWriter:
         self._thread.start()
         close_at_exit(self)
 
-    def submit(self, state: dict[str, Tree], *, version: int, attributes: Mapping[str, Any]) -> None:
-        """Copies the state and returns at once; it replaces one that still waits."""
-        work = (copy.deepcopy(state), version, dict(attributes))
+    def submit(self, state: dict[str, Tree], *, version: int, attributes: Mapping[str, Any], copied: bool = False) -> None:
+        """Copies the state (unless it is `copied`: nobody will change it) and returns at once; it replaces one that still waits."""
+        work = (state if copied else copy.deepcopy(state), version, dict(attributes))
         with self._changed:
             if self._closed:
                 raise StorageError(f"{self.directory}: the checkpoint writer is closed")

@@ -28,6 +28,7 @@ class RunDirectory:
         self.summary = self.path / "summary.json"
         self.checkpoints = self.path / "checkpoints"
         self.trajectories = self.path / "trajectories"
+        self.replay = self.path / "replay"
         self.logs = self.path / "logs"
 
     def log_path(self, rank: int) -> Path:
@@ -37,6 +38,10 @@ class RunDirectory:
     def trajectory_directory(self, rank: int) -> Path:
         """trajectories/rank-NNNN"""
         return self.trajectories / f"rank-{rank:04d}"
+
+    def replay_directory(self, group: int) -> Path:
+        """replay/group-NNNN"""
+        return self.replay / f"group-{group:04d}"
 
     def create(self, config: str, *, resuming: bool) -> None:
         """Makes the directories and writes config.yaml (the resolved configuration as YAML text).

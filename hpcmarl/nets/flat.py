@@ -17,7 +17,8 @@ from hpcmarl.types import FloatArray, Layer
 
 
 class FlatParameters:
-    """The parameters of named modules, in order: `segments` says which slice of the vector belongs to which name; `averages`: that of the buffers; `layers`: the matrices."""
+    """The parameters of named modules, in order: `segments` says which slice of the vector belongs to which name, `averages` which one to the
+    buffers; `layers` are the matrices."""
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         parameters = [parameter for module in modules.values() for parameter in module.parameters()]

@@ -29,10 +29,22 @@ LEAST_DEVIATION = 1e-3
 TINY = np.float32(1e-30)
 
 
-class Head(ABC):
-    """The distribution over one agent's actions, given raw network outputs."""
+class Chooser(ABC):
+    """How one agent acts, given raw network outputs."""
 
     raw_size: int
+
+    @abstractmethod
+    def sample(self, raw: FloatArray, mask: BoolArray | None, generator: np.random.Generator) -> tuple[Array, FloatArray]:
+        """Draw actions; return them with their log-probabilities [n] float32."""
+
+    @abstractmethod
+    def mode(self, raw: FloatArray, mask: BoolArray | None) -> tuple[Array, FloatArray]:
+        """The most probable actions (continuous: the squashed mean) with their log-probabilities [n] float32."""
+
+
+class Head(Chooser):
+    """The distribution over one agent's actions, for learning too."""
 
     @abstractmethod
     def evaluate(self, raw: torch.Tensor, action: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -46,13 +58,27 @@ class Head(ABC):
     def maximum_entropy(self, mask: torch.Tensor | None, rows: int) -> torch.Tensor:
         """Entropy [n] of the uniform distribution over the available actions, in nats."""
 
-    @abstractmethod
-    def sample(self, raw: FloatArray, mask: BoolArray | None, generator: np.random.Generator) -> tuple[Array, FloatArray]:
-        """Draw actions; return them with their log-probabilities [n] float32."""
 
-    @abstractmethod
+class EpsilonGreedy(Chooser):
+    """Raw outputs are values of discrete actions: the best allowed one (of equal ones the first), with probability `epsilon` any allowed one."""
+
+    def __init__(self, space: ActionSpace, epsilon: float) -> None:
+        self.raw_size = space.sizes[0]
+        self.epsilon = epsilon
+
+    def sample(self, raw: FloatArray, mask: BoolArray | None, generator: np.random.Generator) -> tuple[Array, FloatArray]:
+        action, _ = self.mode(raw, mask)
+        best, rows = action.copy(), len(raw)
+        allowed = np.ones(raw.shape, bool) if mask is None else mask
+        explores = generator.random(rows) < self.epsilon
+        drawn = np.where(allowed, generator.random(raw.shape), -1.0).argmax(-1)
+        action[explores] = drawn[explores]
+        share = self.epsilon / np.maximum(allowed.sum(-1), 1)
+        return action, np.log(share + (1.0 - self.epsilon) * (action == best)).astype(np.float32)
+
     def mode(self, raw: FloatArray, mask: BoolArray | None) -> tuple[Array, FloatArray]:
-        """The most probable actions (continuous: the squashed mean) with their log-probabilities [n] float32."""
+        values = raw if mask is None else np.where(mask, raw, -np.inf)
+        return values.argmax(-1), np.zeros(len(raw), np.float32)
 
 
 def make_head(space: ActionSpace) -> Head:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hpcmarl.config import NetworkConfig
-from hpcmarl.nets.heads import make_head
+from hpcmarl.nets.heads import Chooser, Head, make_head
 from hpcmarl.nets.layers import Dense, NumpyDense, NumpyRecurrence
 from hpcmarl.nets.moments import Moments, NumpyMoments
 from hpcmarl.types import BoolArray, Decision, FloatArray, PolicyFrame, PolicySpec
@@ -21,24 +21,39 @@ FIRST_POLICY_GAIN = 0.01
 
 
 class Policy(nn.Module):
-    """Raw outputs [n, K] from observations [n, D]; what they mean is `head`'s business.
+    """Raw outputs [n, K] from observations [n, D]; what they mean is `chooser`'s business (default: the head of the action space).
 
     With `normalise` observations are seen in units of their own spread so far (`moments`)."""
 
-    def __init__(self, spec: PolicySpec, config: NetworkConfig, generator: torch.Generator, *, normalise: bool = False) -> None:
+    def __init__(
+        self,
+        spec: PolicySpec,
+        config: NetworkConfig,
+        generator: torch.Generator,
+        chooser: Chooser | None = None,
+        last_gain: float = FIRST_POLICY_GAIN,
+        *,
+        normalise: bool = False,
+    ) -> None:
         super().__init__()
         self.moments = Moments(spec.observation_size) if normalise else None
-        self.head = make_head(spec.action)
+        self.chooser = chooser or make_head(spec.action)
         self.memory_size = config.memory if config.recurrent else 0
         last = config.hidden[-1] if config.hidden else spec.observation_size
         if config.recurrent:
             self.body: Dense | None = Dense((spec.observation_size, *config.hidden), config.activation, generator, activate_last=True)
             self.cell: nn.GRUCell | None = _gru_cell(last, config.memory, generator)
-            self.outputs = Dense((config.memory, self.head.raw_size), config.activation, generator, last_gain=FIRST_POLICY_GAIN)
+            self.outputs = Dense((config.memory, self.chooser.raw_size), config.activation, generator, last_gain=last_gain)
         else:
             self.body, self.cell = None, None
-            sizes = (spec.observation_size, *config.hidden, self.head.raw_size)
-            self.outputs = Dense(sizes, config.activation, generator, last_gain=FIRST_POLICY_GAIN)
+            sizes = (spec.observation_size, *config.hidden, self.chooser.raw_size)
+            self.outputs = Dense(sizes, config.activation, generator, last_gain=last_gain)
+
+    @property
+    def head(self) -> Head:
+        """The distribution over actions, where the policy has one."""
+        assert isinstance(self.chooser, Head)
+        return self.chooser
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         """Feed-forward policies only: obs [n, D] -> raw [n, K]."""
@@ -78,7 +93,7 @@ class Actor:
     """Chooses actions with a policy's present parameters, in numpy. Make it after FlatParameters has bound the policy."""
 
     def __init__(self, policy: Policy) -> None:
-        self._head = policy.head
+        self._chooser = policy.chooser
         self._normalised = None if policy.moments is None else NumpyMoments(policy.moments)
         self._body = None if policy.body is None else NumpyDense(policy.body)
         self._recurrence = None if policy.cell is None else NumpyRecurrence(policy.cell)
@@ -106,7 +121,7 @@ class Actor:
         else:
             raw = self._outputs(obs)
         mask = None if frame.action_mask is None else frame.action_mask.reshape(rows, -1)
-        action, logp = self._head.mode(raw, mask) if greedy else self._head.sample(raw, mask, generator)
+        action, logp = self._chooser.mode(raw, mask) if greedy else self._chooser.sample(raw, mask, generator)
         if not frame.alive.all():
             dead = ~frame.alive.reshape(rows)
             action[dead] = 0

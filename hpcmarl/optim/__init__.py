@@ -5,18 +5,22 @@ Called by the server, by replicas under AllReduce and by anything that replays a
 
 from collections.abc import Sequence
 
-from hpcmarl.config import AdamConfig, NigtConfig, SgdConfig
+from hpcmarl.config import AdamConfig, NigtConfig, RmspropConfig, SgdConfig
 from hpcmarl.optim.adam import Adam
 from hpcmarl.optim.base import Averages, Optimizer
 from hpcmarl.optim.nigt import Nigt
+from hpcmarl.optim.rmsprop import Rmsprop
 from hpcmarl.optim.sgd import Sgd
 from hpcmarl.types import Array
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"nigt": Nigt, "adam": Adam, "sgd": Sgd}
+OPTIMIZERS: dict[str, type[Optimizer]] = {"nigt": Nigt, "adam": Adam, "sgd": Sgd, "rmsprop": Rmsprop}
 
 
 def make_optimizer(
-    config: NigtConfig | AdamConfig | SgdConfig, parameters: Array, segments: Sequence[slice] = (), averages: Averages | None = None
+    config: NigtConfig | AdamConfig | SgdConfig | RmspropConfig,
+    parameters: Array,
+    segments: Sequence[slice] = (),
+    averages: Averages | None = None,
 ) -> Optimizer:
     """The optimizer that `config.name` asks for, at `parameters` [P] (copied); `segments` and `averages` as in `Optimizer`."""
     optimizer = OPTIMIZERS[config.name](config, parameters, segments)

@@ -20,6 +20,7 @@ from hpcmarl.envs import Seeds, make_environment
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import Context, Interval, Role, generator_for
 from hpcmarl.roles.outbox import Outbox
+from hpcmarl.roles.quota import actor_quota
 from hpcmarl.roles.recording import trajectory_writer
 from hpcmarl.roles.timing import TrajectoryTimer
 from hpcmarl.types import FloatArray, Rollout
@@ -58,7 +59,7 @@ class Actor(Role):
         self.memory = self.algorithm.initial_memory(self.slots)
         self.version, self.arena_version = -1, -1
         self.started = self.has_weights = self.at_boundary = False
-        self.early_weights: tuple[int, FloatArray] | None = None
+        self.early_weights: tuple[int, FloatArray, int] | None = None
         self.ready_at = 0.0
         self.timer = TrajectoryTimer(self.slots)
         self.counters: dict[str, float] = {"cancelled_steps": 0, "environment_seconds": 0.0, "acting_seconds": 0.0}
@@ -73,7 +74,7 @@ class Actor(Role):
 
     def on_message(self, message: Message) -> None:
         if message.kind is Kind.WEIGHTS:
-            self._adopt(int(message.header["version"]), vector_of(message.buffer, self.algorithm.size))
+            self._adopt(int(message.header["version"]), vector_of(message.buffer, self.algorithm.size), int(message.header["env_steps"]))
         elif message.kind is Kind.START:
             self._start(unpack(message.payload))
         elif message.kind is Kind.SNAPSHOT:
@@ -85,14 +86,15 @@ class Actor(Role):
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
         self.stopping = self.stopping or self.group.index in groups  # nobody can use its rollouts any more
 
-    def _adopt(self, version: int, vector: FloatArray | None) -> None:
+    def _adopt(self, version: int, vector: FloatArray | None, env_steps: int) -> None:
         """Take new weights at once; on-policy work under older ones is abandoned here and now (late: cancel)."""
         if vector is None or version < self.version or (version == self.version and self.has_weights):
             return
         if not self.started:  # START comes from the server, weights from the learner: either may be first
-            self.early_weights = (version, vector.copy())
+            self.early_weights = (version, vector.copy(), env_steps)
             return
         self.algorithm.load_parameters(vector)
+        self.algorithm.on_progress(env_steps)
         self.has_weights = True
         stale, self.version, self.outbox.sent = self.version, version, 0
         if stale < 0:
@@ -128,6 +130,7 @@ class Actor(Role):
                 self.environment.reset(frame)
         if self.assembler is not None:
             self.assembler.restart(range(self.slots), 0, self.version)
+            self.assembler.load_state_dict(state.get("unfinished", {}))
         self._note_positions()
         self._begin_trajectory()
         self.started = True
@@ -177,9 +180,9 @@ class Actor(Role):
     def _hand_on_episodes(self, row: int) -> None:
         assert self.assembler is not None
         episodes = self.assembler.after_step(self.arena, row, self.version)
-        for buffer, rollout in episodes:
+        for index, (buffer, rollout) in enumerate(episodes):
             self._record(rollout)
-            self.outbox.post_episode(buffer, rollout)
+            self.outbox.post_episode(buffer, rollout, more=index + 1 < len(episodes))
         if self.row == self.arena.layout.steps:
             self.outbox.go_on_from(self.arena)
             self.row = 0
@@ -249,12 +252,14 @@ class Actor(Role):
     def state_dict(self) -> dict[str, Any]:
         """Random numbers, recurrent memory, and where the environments stand."""
         memory = {policy: memory.copy() for policy, memory in self.memory.items()}
+        kept = self.assembler is not None and self.context.config.deterministic and not self.algorithm.on_policy
         return {
             "generator": self.generator.bit_generator.state,
             "environment": self.environment.state_dict(),
             "memory": memory,
             "slots": self.slots,
             "version": self.version,
+            "unfinished": self.assembler.state_dict(self.arena, self.row) if kept and self.assembler is not None else {},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -269,12 +274,3 @@ class Actor(Role):
         if self.writer is not None:
             self.writer.close()
         self.environment.close()
-
-
-def actor_quota(context: Context, group: int, version: int) -> int:
-    """Trajectories that each actor of a group delivers for a version in a deterministic run."""
-    rule = context.rule()
-    quota = rule.quota(rule.initial_batch if version == 0 else rule.batch)
-    assert quota is not None  # deterministic runs are synchronous
-    actors = len(context.topology.groups[group].actors)
-    return -(-quota // actors)

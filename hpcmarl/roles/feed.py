@@ -3,6 +3,8 @@
 Queue        rollouts in the order of their arrival; each makes one gradient (algo.reuse: several)
 Iterations   a batch of rollouts is gone through `epochs` times in `minibatches` random parts each; only then do the actors get new weights.
              They go on meanwhile: what they make under the weights of this iteration or of the one before is the next batch, newest first
+
+Whole episodes that are learned from again and again, off-policy: replay.py.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,7 +110,7 @@ class Queue:
         quota = self.rule.quota(target)
         if self.context.config.deterministic:
             return self._take_in_order(version, delivered, quota or target)
-        wanted = share(target, len(self.rule.present)) if quota is None else quota - delivered
+        wanted = self._wanted(version, delivered)
         if wanted <= 0:
             return None
         waiting = sum(entry.rollout.count for entry in self.entries)
@@ -119,6 +122,12 @@ class Queue:
                 break
             taken.append(self.entries.popleft())
         return _whole(taken)
+
+    def _wanted(self, version: int, delivered: int) -> int:
+        """Trajectories of the next gradient: what the group has still to deliver for this version, or an equal share of the round."""
+        target = self.rule.initial_batch if version == 0 else self.rule.batch
+        quota = self.rule.quota(target)
+        return share(target, len(self.rule.present)) if quota is None else quota - delivered
 
     def _take_in_order(self, version: int, delivered: int, quota: int) -> Work | None:
         """Deterministic runs: every actor's share of the version, in the order of the actors; re-used rollouts come first."""
@@ -149,6 +158,10 @@ class Queue:
         for entry in work.entries:
             entry.message.release()
 
+    def statistics(self) -> dict[str, float]:
+        """What else is told with a report."""
+        return {}
+
     # ---- checkpoints
 
     def state_dict(self) -> list[list[Any]]:
@@ -162,6 +175,15 @@ class Queue:
         for buffer, version, uses, rank in state:
             held = np.array(buffer, dtype=np.uint8)
             self.entries.append(Entry(Message.kept(held, rank), codec.read(held, version), rank, uses))
+
+    def save(self, version: int, *, final: bool) -> None:
+        """Write what is kept to a file of its own, where there is such; the checkpoint of `version` is being made, the last of the run or not."""
+
+    def resume(self, run_directory: Path, version: int) -> None:
+        """Read that file, from the run that is resumed at the checkpoint of `version`."""
+
+    def close(self) -> None:
+        """Wait for what is being written."""
 
 
 class Iterations(Queue):
@@ -225,11 +247,6 @@ class Iterations(Queue):
 
     def refuse(self, work: Work) -> None:
         """Other parts of the batch may be good."""
-
-
-def make_feed(context: Context, group: Group, rule: RoundRule, algorithm: Algorithm) -> Queue:
-    """What the algorithm wants."""
-    return (Iterations if algorithm.epochs else Queue)(context, group, rule, algorithm)
 
 
 def trajectories(rollouts: Iterable[Rollout]) -> int:

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hpcmarl.comm.protocol import FLAG_FINAL, Buffer, Kind, vector_message, vector_of
 from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import LatestLink, Message, SendHandle
+from hpcmarl.config import QLearningConfig
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import Context, Interval, Role
-from hpcmarl.roles.feed import Work, make_feed
+from hpcmarl.roles.feed import Iterations, Queue, Work
 from hpcmarl.roles.guard import GradientGuard
+from hpcmarl.roles.replay import Replay
 from hpcmarl.roles.replica import Replica
 from hpcmarl.roles.statistics import EpisodeLog, Means
 from hpcmarl.types import FloatArray
@@ -40,7 +43,7 @@ class Learner(Role):
         self.codec = context.codec(self.algorithm)
         self.rule = context.rule()
         self.links = {rank: LatestLink(self.transport, rank) for rank in self.group.actors}
-        self.feed = make_feed(context, self.group, self.rule, self.algorithm)
+        self.feed = self._make_feed()
         self.version, self.delivered = -1, 0
         self.env_steps = self.agent_steps = 0
         self.sending: list[SendHandle] = []
@@ -49,6 +52,14 @@ class Learner(Role):
         self.guard, self.report = GradientGuard(config), Interval(config.logging.every_seconds)
         self.last_version = 0
         self.snapshot_wanted: int | None = None
+        self.progress = 0  # environment steps of the whole run, as the server told
+
+    def _make_feed(self) -> Queue:
+        """What the algorithm wants."""
+        given = (self.context, self.group, self.rule, self.algorithm)
+        if isinstance(self.context.config.algo, QLearningConfig):
+            return Replay(*given, self.context.config.algo.replay)
+        return Iterations(*given) if self.algorithm.epochs else Queue(*given)
 
     # ---- messages
 
@@ -59,7 +70,8 @@ class Learner(Role):
         if message.kind is Kind.PARAMETERS:
             self._on_parameters(message)
         elif message.kind is Kind.START:
-            self._start(unpack(message.payload))
+            self.progress = int(message.header["env_steps"])
+            self._start(unpack(message.payload), int(message.header["version"]))
         elif message.kind is Kind.SNAPSHOT:
             self.snapshot_wanted = int(message.header["version"])
             self._snapshot()
@@ -75,7 +87,7 @@ class Learner(Role):
         self.feed.add(message, rollout, self.version)
 
     def _on_parameters(self, message: Message) -> None:
-        version = int(message.header["version"])
+        version, self.progress = int(message.header["version"]), int(message.header["env_steps"])
         vector = vector_of(message.buffer, self.algorithm.size)
         if self.replica is not None and vector is None:
             self.replica.close_round(version)
@@ -85,8 +97,9 @@ class Learner(Role):
     def _adopt(self, vector: FloatArray, version: int) -> None:
         """New parameters: forget what is too old, tell the actors."""
         self.algorithm.load_parameters(vector)
-        self.algorithm.on_version(version)
         self.version, self.delivered = version, 0
+        self.algorithm.on_progress(self.progress)
+        self.algorithm.on_version(version)
         self.feed.on_version(version)
         self._snapshot()  # before the actors get the new weights, while they stand at the boundary in a deterministic run
         if self.stopping or not self.feed.weights_due:
@@ -99,6 +112,7 @@ class Learner(Role):
     def _weights(self) -> Buffer:
         """The message with the present parameters."""
         fields = {"source": self.context.rank, "role": ROLE_NAMES.index(self.name), "version": self.version}
+        fields["env_steps"] = self.progress
         return vector_message(Kind.WEIGHTS, self.algorithm.parameters, **fields)
 
     def _snapshot(self) -> None:
@@ -107,6 +121,7 @@ class Learner(Role):
         if wanted is None or (self.version < wanted and not self.rule.any_age):  # where any age goes, versions reach one group at a time
             return
         self.snapshot_wanted = None
+        self.feed.save(wanted, final=False)
         for rank in self.group.actors:
             self.tell(rank, Kind.SNAPSHOT, version=wanted)
         self.tell(self.context.topology.server, Kind.STATE, self.state_dict(), version=wanted)
@@ -183,18 +198,21 @@ class Learner(Role):
     # ---- bookkeeping
 
     def _report(self) -> None:
+        self.means.add(self.feed.statistics())
         tree = {"group": self.group.index, "statistics": self.means.take(), "episodes": self.episodes.take()}
         tree |= {"late": self.feed.late, "overflow": self.feed.overflow, "bad_gradients": self.guard.refused}
         self.tell(self.context.topology.server, Kind.REPORT, tree)
         self.feed.late = self.feed.overflow = self.guard.refused = 0
 
-    def _start(self, state: dict[str, Any]) -> None:
+    def _start(self, state: dict[str, Any], version: int) -> None:
         """Take over a resumed run's state, if there is one, and start the actors."""
         if "algorithm" in state:
             self.algorithm.load_state_dict(state["algorithm"])
         if self.replica is not None:
             self._adopt(*self.replica.start(state.get("optimizer")))
         self.feed.load_state_dict(state.get("queue", []), self.codec)
+        if "path" in state:
+            self.feed.resume(Path(state["path"]).parent.parent, version)
 
     def state_dict(self) -> dict[str, Any]:
         """The algorithm's own state, the replica's optimizer, and rollouts that are still to be re-used (deterministic runs)."""
@@ -211,5 +229,9 @@ class Learner(Role):
             self.tell(rank, Kind.STOP)
         self._report()
         self.tell(self.context.topology.server, Kind.STATE, self.state_dict(), version=self.version, flags=FLAG_FINAL)
+        self.feed.save(self.last_version, final=True)
         self.finished = True
         return True
+
+    def close(self) -> None:
+        self.feed.close()

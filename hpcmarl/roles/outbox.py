@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from hpcmarl.comm.layout import RolloutArena, RolloutLayout
-from hpcmarl.comm.protocol import Buffer, Kind, write_header
+from hpcmarl.comm.protocol import FLAG_MORE, Buffer, Kind, write_header
 from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import SendHandle
 from hpcmarl.roles.base import Context
@@ -67,15 +67,15 @@ class Outbox:
         """What the environments show after `arena`'s last row becomes row 0 of the present one."""
         self.arena.begin_after(arena)
 
-    def post_episode(self, buffer: Buffer, rollout: Rollout) -> None:
-        """Send one whole episode, in a buffer of its own."""
+    def post_episode(self, buffer: Buffer, rollout: Rollout, *, more: bool) -> None:
+        """Send one whole episode, in a buffer of its own. more: another one, which ended in the same step, follows."""
         self.episodes = [handle for handle in self.episodes if not handle.done()]
         if len(self.episodes) < self.limit:
-            self.episodes.append(self._send(buffer, rollout))
+            self.episodes.append(self._send(buffer, rollout, FLAG_MORE if more else 0))
         else:
             self.dropped_steps += rollout.steps
 
-    def _send(self, buffer: Buffer, rollout: Rollout) -> SendHandle:
+    def _send(self, buffer: Buffer, rollout: Rollout, flags: int = 0) -> SendHandle:
         self.sent += rollout.count
         write_header(
             buffer,
@@ -87,6 +87,7 @@ class Outbox:
             count=rollout.count,
             env_steps=self.env_steps,
             agent_steps=sum(int(np.count_nonzero(policy.alive[:-1])) for policy in rollout.policies.values()),
+            flags=flags,
         )
         self.env_steps = 0
         return self.context.transport.send(self.group.learner, buffer)

@@ -227,16 +227,25 @@ def _check_fits(config: Config, state: dict[str, Any], attributes: dict[str, Any
         size = int(saved["parameters"].size)
     except (KeyError, TypeError, AttributeError) as error:
         raise FormatError(f"{source}: holds no state of a training run ({error}); resume from a file in a run's checkpoints/") from error
-    expected = make_algorithm(describe(config.env, config.policies), config.algo, config.seed).size
+    algorithm = make_algorithm(describe(config.env, config.policies), config.algo, config.seed)
+    expected = algorithm.size
     if size != expected:
         raise ConfigError(
             f"--resume {source}: the checkpoint holds {size} parameters of {attributes.get('env', 'its environment')}, the configuration "
             f"makes {expected}; use the configuration of that run (config.yaml beside its checkpoints)"
         )
-    keys = {"nigt": "average", "adam": "first", "sgd": "velocity"}
+    keys = {"nigt": "average", "adam": "first", "sgd": "velocity", "rmsprop": "square"}
     if keys[config.optimizer.name] not in saved:
         raise ConfigError(f"--resume {source}: the checkpoint was written with another optimizer than optimizer.name: {config.optimizer.name}")
     check_state(config, state, expected, source)
+    for group, own in state["roles"]["learner"].items():
+        try:
+            algorithm.load_state_dict(own.get("algorithm", {}))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise FormatError(
+                f"{source}: the state of learner {group} is not that of {config.algo.name} ({words}); resume another checkpoint"
+            ) from error
 
 
 def start_logging(context: Context) -> None:

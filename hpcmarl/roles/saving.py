@@ -128,7 +128,7 @@ class Snapshots:
         for (role, rank), name in self.names.items():
             state: dict[str, Any] = {}
             if resume is not None and role == "learner":
-                state = {**saved["learner"].get(name, {}), "optimizer": resume["engine"]["optimizer"]}
+                state = {**saved["learner"].get(name, {}), "optimizer": resume["engine"]["optimizer"], "path": resume.get("path", "")}
                 if not same:
                     state.pop("queue", None)
             elif resume is not None:

@@ -108,6 +108,7 @@ class Server(Role):
     def _publish(self, publish: Publish) -> None:
         """Offer the new point to the groups; under AllReduce only the word that the round is closed (never replaced by a newer one)."""
         fields: dict[str, Any] = {"source": self.context.rank, "role": ROLE_NAMES.index(self.name), "version": publish.version}
+        fields["env_steps"] = int(self.recorder.totals["env_steps"])
         if self.context.config.rounds.collective:
             for group in publish.groups:
                 self.transport.send(self.context.topology.groups[group].learner, vector_message(Kind.PARAMETERS, None, **fields))
@@ -191,7 +192,8 @@ class Server(Role):
             self.engine.load_state_dict(resume["engine"])
             self.recorder.load_state_dict(resume["recorder"])
         for role, rank, state in states:
-            self.tell(rank, Kind.START, state, version=self.engine.version, count=ROLE_NAMES.index(role))
+            fields = {"version": self.engine.version, "env_steps": int(self.recorder.totals["env_steps"]), "count": ROLE_NAMES.index(role)}
+            self.tell(rank, Kind.START, state, **fields)
         if not self.context.config.rounds.collective:
             self._publish(Publish(self.engine.version, tuple(range(len(self.links)))))
         self.recorder.begin()

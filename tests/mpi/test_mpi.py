@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.mpi.launch import LIBRARIES, mpi_command, needs_mpich, run, run_program, run_train
-from tests.worlds import SPREAD, final_parameters, run_world, summary
+from tests.worlds import ECHO, SPREAD, final_parameters, run_world, summary
 
 pytestmark = pytest.mark.mpi
 
@@ -60,6 +60,20 @@ def test_a_deterministic_run_is_the_same_on_mpi_and_on_virtual_ranks(library, co
     assert second.code == 0, second.text
     run_world(4, tmp_path / "local", *changes)
     np.testing.assert_array_equal(final_parameters(tmp_path / "mpi"), final_parameters(tmp_path / "local"))
+
+
+def test_so_is_one_that_replays_episodes(tmp_path):
+    (tmp_path / "echo.yaml").write_text(ECHO)
+    changes = ("deterministic=true", "algo.replay={starts: 6, ratio: 3}", "algo.epsilon_steps=150", "algo.target_every=3")
+    for updates in (4, 8):
+        resume = ("--resume", "auto") if updates == 8 else ()
+        job = run_train("openmpi", 3, tmp_path / "echo.yaml", "--run-dir", str(tmp_path / "mpi"), *resume, *changes, f"stop.updates={updates}")
+        assert job.code == 0, job.text
+    run_world(3, tmp_path / "virtual", *changes, "stop.updates=8", text=ECHO)
+    np.testing.assert_array_equal(final_parameters(tmp_path / "mpi"), final_parameters(tmp_path / "virtual"))
+    verified = run([sys.executable, "-m", "hpcmarl", "data", "verify", str(tmp_path / "mpi")])
+    assert verified.code == 0, verified.text
+    assert "replay/group-0000/checkpoint-0000000008.h5" in verified.text
 
 
 RENNALA = ("rounds.rule=rennala", "rounds.batch=5", "algo.name=reinforce", "optimizer.name=nigt", "rounds.late=ignore")

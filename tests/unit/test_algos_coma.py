@@ -70,7 +70,7 @@ def test_an_agent_is_judged_by_its_own_alternatives_only():
 
 def test_twins_follow():
     algorithm = make_algorithm(make_spec(), COMAConfig(target_every=5), 0)
-    target = algorithm._target
+    target = algorithm._follower
     start = algorithm.initial_parameters()
     for version in range(12):
         algorithm.load_parameters(start + version)
@@ -81,7 +81,7 @@ def test_twins_follow():
     for version in (11, 13, 14, 15):
         other.load_parameters(start + version)
         other.on_version(version)
-        assert other._target.parameters[0] == (start + (15 if version == 15 else 10))[0]
+        assert other._follower.parameters[0] == (start + (15 if version == 15 else 10))[0]
     with pytest.raises(ValueError, match="shape"):
         other.load_state_dict({**algorithm.state_dict(), "target": np.zeros(3, np.float32)})
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcmarl.config import AdamConfig, NigtConfig, SgdConfig
+from hpcmarl.config import AdamConfig, NigtConfig, RmspropConfig, SgdConfig
 from hpcmarl.optim import OPTIMIZERS, make_optimizer
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -69,6 +69,22 @@ def test_adam_is_torchs_adam_turned_around(seed):
     np.testing.assert_allclose(optimizer.parameters, parameter.detach().numpy(), rtol=1e-9)
 
 
+@settings(max_examples=20, deadline=None)
+@given(SEEDS)
+def test_rmsprop_is_torchs_rmsprop_turned_around(seed):
+    torch = pytest.importorskip("torch")
+    gradients = directions(seed, 8)
+    start = directions(seed + 1, 1)[0]
+    parameter = torch.nn.Parameter(torch.tensor(start))
+    twin = torch.optim.RMSprop([parameter], lr=0.02, alpha=0.9, eps=1e-4, maximize=True)
+    optimizer = make_optimizer(RmspropConfig(step_size=0.02, decay=0.9, epsilon=1e-4, max_gradient_norm=2.0), start)
+    for gradient in gradients:
+        parameter.grad = torch.tensor(gradient * min(1.0, 2.0 / np.linalg.norm(gradient)))
+        twin.step()
+        optimizer.step(gradient)
+    np.testing.assert_allclose(optimizer.parameters, parameter.detach().numpy(), rtol=1e-9)
+
+
 def test_adam_warms_up_and_decays():
     optimizer = make_optimizer(AdamConfig(step_size=1.0, warmup_updates=4, decay_updates=10, final_fraction=0.2), np.zeros(1))
     sizes = []
@@ -93,7 +109,7 @@ def test_sgd_with_momentum():
     assert optimizer.parameters[0] == pytest.approx(0.1 * (1 + 1.5 + 1.75))
 
 
-@pytest.mark.parametrize("config", [NigtConfig(), AdamConfig(), SgdConfig(momentum=0.9)])
+@pytest.mark.parametrize("config", [NigtConfig(), AdamConfig(), SgdConfig(momentum=0.9), RmspropConfig()])
 def test_a_state_continues_bit_for_bit(config):
     gradients = directions(11, 10).astype(np.float32)
     whole = make_optimizer(config, np.zeros(7, np.float32))
@@ -113,7 +129,8 @@ def test_a_state_continues_bit_for_bit(config):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_wrong_sizes_are_refused(name):
-    optimizer = OPTIMIZERS[name]({"nigt": NigtConfig(), "adam": AdamConfig(), "sgd": SgdConfig()}[name], np.zeros(3))
+    configs = {"nigt": NigtConfig(), "adam": AdamConfig(), "sgd": SgdConfig(), "rmsprop": RmspropConfig()}
+    optimizer = OPTIMIZERS[name](configs[name], np.zeros(3))
     with pytest.raises(ValueError, match="shape"):
         optimizer.step(np.zeros(4))
     with pytest.raises(ValueError, match="parameters"):

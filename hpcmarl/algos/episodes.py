@@ -1,0 +1,117 @@
+"""Whole episodes as value-based algorithms read them: side by side, each closed by one more row, of its last observation.
+
+Made from a batch.Batch of whole episodes of any lengths; knows no algorithm. The closing row of an episode is row L, its length: zeros
+and nobody alive where it terminated; where it was truncated the last observation, at which those act whose own end was a truncation (in
+a turn-based game, everyone). No mask comes with a last observation: the agent's last mask stands in for it.
+
+    T the longest episode   B episodes   N agents of a policy   D size of an observation (and of the agent's number)   S size of the state
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hpcmarl.algos.batch import Batch, PolicyBatch, tensor
+from hpcmarl.nets.policy import Policy
+from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray
+
+
+@dataclass
+class PolicyEpisodes:
+    """One policy's arrays: obs [T+1, B, N, D], alive [T+1, B, N], mask [T+1, B, N, A] or None, action [T, B, N]; reward, terminated,
+    truncated [T, B, N] as in the batch. acts [T, B, N]: takes an action there (closing rows are no steps).
+    known [T+1, B, N]: the observation of the row was really made (it acts there, or it is a closing row)."""
+
+    obs: torch.Tensor
+    alive: torch.Tensor
+    acts: BoolArray
+    mask: torch.Tensor | None
+    action: torch.Tensor
+    reward: FloatArray
+    terminated: BoolArray
+    truncated: BoolArray
+    known: BoolArray
+
+
+@dataclass
+class Episodes:
+    """parts: one a policy, in the specification's order. inside [T, B]: false on padding. end [T, B] uint8: 0 goes on, 1 terminated,
+    2 truncated. state [T+1, B, S] or None."""
+
+    parts: list[PolicyEpisodes]
+    inside: BoolArray
+    end: Array
+    state: torch.Tensor | None
+
+    @property
+    def steps(self) -> int:
+        return len(self.inside)
+
+    @property
+    def count(self) -> int:
+        return int(self.inside.shape[1])
+
+
+def episodes_of(batch: Batch, spec: EnvironmentSpec, *, agent_id: bool) -> Episodes:
+    """The batch's episodes. agent_id: append a one-hot number of the agent in its policy to each observation."""
+    lengths = batch.inside.sum(0)
+    parts = [_part(batch, batch.policies[policy.name], lengths, agent_id, spec.turn_based) for policy in spec.policies]
+    state = None
+    if batch.state is not None and batch.final_state is not None:
+        state = tensor(_closed(batch, batch.state, batch.final_state, lengths))
+    return Episodes(parts, batch.inside, batch.episode_end, state)
+
+
+def numbered(obs: Array) -> FloatArray:
+    """Observations [..., N, D] with the agents' one-hot numbers behind them: [..., N, D + N]."""
+    agents = obs.shape[-2]
+    number = np.broadcast_to(np.eye(agents, dtype=np.float32), (*obs.shape[:-1], agents))
+    return np.concatenate([obs, number], -1)
+
+
+def action_values(policy: Policy, part: PolicyEpisodes) -> torch.Tensor:
+    """[T+1, B, N, A]: the policy's outputs in every row; recurrent ones from the episode's start. Rows in which nobody acts mean nothing."""
+    rows, slots, agents, size = part.obs.shape
+    if not policy.memory_size:
+        values: torch.Tensor = policy(part.obs.view(-1, size))
+        return values.view(rows, slots, agents, -1)
+    starts = torch.zeros(rows, slots, dtype=torch.bool)
+    return policy.unroll(part.obs, part.alive, starts, torch.zeros(slots, agents, policy.memory_size))
+
+
+def _part(batch: Batch, part: PolicyBatch, lengths: Array, agent_id: bool, turn_based: bool) -> PolicyEpisodes:
+    size = int(np.prod(part.obs.shape[3:]))  # -1 would not do where there are no finals
+    obs = _closed(batch, part.obs.reshape(*part.obs.shape[:3], size), part.final_obs.reshape(*part.final_obs.shape[:2], size), lengths)
+    slots = np.arange(batch.slots)
+    alive = part.alive.copy()
+    alive[lengths, slots] = part.truncated[lengths - 1, slots] & ~part.terminated[lengths - 1, slots]
+    known = alive.copy()
+    known[batch.final_step + 1, batch.final_slot] = True
+    mask = part.action_mask
+    if mask is not None:
+        mask = mask.copy()
+        mask[lengths, slots] = _last_masks(part, mask, lengths) if turn_based else mask[lengths - 1, slots]
+    arrays = (part.reward, part.terminated, part.truncated, known)
+    masked = None if mask is None else tensor(mask)
+    acts = part.alive[:-1] & batch.inside[..., None]
+    return PolicyEpisodes(tensor(numbered(obs) if agent_id else obs), tensor(alive), acts, masked, tensor(part.action), *arrays)
+
+
+def _last_masks(part: PolicyBatch, mask: BoolArray, lengths: Array) -> BoolArray:
+    """Of each agent, where it acted last before its episode's end, [B, N, A]; all actions where it never did."""
+    rows = np.arange(len(part.action))[:, None, None]
+    acted = part.alive[:-1] & (rows < lengths[:, None])
+    last = np.where(acted, rows, -1).max(0)
+    slots, agents = np.ogrid[: last.shape[0], : last.shape[1]]
+    return np.where((last >= 0)[..., None], mask[np.maximum(last, 0), slots, agents], True)
+
+
+def _closed(batch: Batch, rows: Array, finals: Array, lengths: Array) -> Array:
+    """rows [T+1, B, ...] copied, with the closing row of every episode: `finals` [K, ...] of truncated ones, else zeros."""
+    closed = np.array(rows)
+    closed[lengths, np.arange(batch.slots)] = 0.0
+    closed[batch.final_step + 1, batch.final_slot] = finals
+    return closed

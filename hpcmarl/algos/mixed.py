@@ -1,0 +1,146 @@
+"""What the algorithms with one value of the whole team share: utilities of all agents of all policies, mixed into Q_tot.
+
+    loss = mean_t (Q_tot(s, u) - R)²       Q_tot = mixer(Q_1(o_1, u_1) ... Q_n(o_n, u_n); s)       r: the mean over all agents of their rewards
+
+Subclasses: vdn.py, qmix.py (the mixers), wqmix.py, res.py (other losses). An agent that does not act, dead or not there yet, enters
+with utility 0: it adds nothing and learns nothing (in PyMARL it has one action left, whose value is learned instead). s is the
+environment's state, or all observations joined (algo.mixer_state). Agents of several policies, of unlike spaces, share the one mixer.
+
+    symbol -> variable, shape:  Q_a values [T+1, B, N, A] a policy   Q_tot total [T, B]   R targets [T, B]   s state [T+1, B, S]   n all agents
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from hpcmarl.algos.batch import tensor
+from hpcmarl.algos.episodes import Episodes
+from hpcmarl.algos.q_learning import Columns, Networks, QLearning
+from hpcmarl.config import MixingConfig, QLearningConfig
+from hpcmarl.errors import ConfigError
+from hpcmarl.maths.qlearning import taken
+from hpcmarl.nets.mixers import MonotonicMixer, SumMixer
+from hpcmarl.types import BoolArray, EnvironmentSpec
+
+
+@dataclass
+class Team:
+    """A gradient's episodes as the team sees them: state [T+1, B, S], counted [T, B] bool: somebody acts, in so many rows."""
+
+    episodes: Episodes
+    state: torch.Tensor
+    columns: Columns
+    counted: torch.Tensor
+    rows: int
+
+    def means(self, total: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+        """Statistics of values and targets [T, B]."""
+        return {"value": float((total.detach() * self.counted).sum()) / self.rows, "target": float((targets * self.counted).sum()) / self.rows}
+
+
+class Mixed(QLearning):
+    """See the module's docstring."""
+
+    def __init__(self, spec: EnvironmentSpec, config: QLearningConfig, seed: int) -> None:
+        if spec.turn_based:
+            name = getattr(config, "name", "vdn")
+            raise ConfigError(f"algo.name: {name} mixes what all agents do at once, and in {spec.id} they take turns; use iql, ma_trace or ppo")
+        self._state = _state_of(spec, config)
+        self.needs_state = self._state == "full"
+        super().__init__(spec, config, seed)
+        # one loss trains everything: clipping and normalising look at the whole gradient
+        self.segments = {"team": slice(0, self.size)}
+
+    def _others(self, generator: torch.Generator) -> dict[str, nn.Module]:
+        return {"mixer": self._mixer(generator)}
+
+    def _mixer(self, generator: torch.Generator) -> nn.Module:
+        config = self._config
+        if not isinstance(config, MixingConfig):
+            return SumMixer()
+        return MonotonicMixer(self._agents, self._state_size, config.mixing_width, config.hypernetwork_width, generator)
+
+    @property
+    def _agents(self) -> int:
+        return sum(len(policy.agents) for policy in self.spec.policies)
+
+    @property
+    def _state_size(self) -> int:
+        """S."""
+        if self._state == "full":
+            return self.spec.state_size or 0
+        return sum(len(policy.agents) * policy.observation_size for policy in self.spec.policies)
+
+    def _loss(self, episodes: Episodes, values: list[torch.Tensor], later: list[torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+        team = self._team(episodes)
+        with torch.no_grad():
+            future = self._future(team, values, later)
+        targets = self._targets(team.columns, future.unsqueeze(-1))[..., 0]
+        total = self._total(self._online, team, values)
+        return self._difference(team, total, targets, future) / team.rows, team.means(total, targets)
+
+    def _future(self, team: Team, values: list[torch.Tensor], later: list[torch.Tensor]) -> torch.Tensor:
+        """V [T+1, B] under the target network."""
+        return self._mix(self._target, self._present(team.episodes, self._utilities(team.episodes, values, later)), team.state)
+
+    def _difference(self, team: Team, total: torch.Tensor, targets: torch.Tensor, future: torch.Tensor) -> torch.Tensor:
+        """The loss summed over rows; total, targets [T, B], future [T+1, B]."""
+        return ((total - targets).square() * team.counted).sum()
+
+    def _team(self, episodes: Episodes) -> Team:
+        columns = self._columns(episodes)
+        counted = tensor(columns.acts[..., 0])
+        return Team(episodes, self._states(episodes), columns, counted, max(int(counted.sum()), 1))
+
+    def _total(self, networks: Networks, team: Team, values: list[torch.Tensor], mixer: str = "mixer") -> torch.Tensor:
+        """Q_tot [T, B] of what was done."""
+        steps = team.episodes.steps
+        chosen = [taken(value[:steps], part.action) for value, part in zip(values, team.episodes.parts, strict=True)]
+        return self._mix(networks, self._present(team.episodes, chosen), team.state[:steps], mixer)
+
+    def _mix(self, networks: Networks, utilities: torch.Tensor, state: torch.Tensor, mixer: str = "mixer") -> torch.Tensor:
+        """utilities [..., n] -> [...]."""
+        mixed: torch.Tensor = networks.others[mixer](utilities.unsqueeze(-2), state)
+        return mixed.squeeze(-1)
+
+    def _present(self, episodes: Episodes, utilities: list[torch.Tensor]) -> torch.Tensor:
+        """All agents' utilities [rows, B, n], 0 where an agent does not act."""
+        return torch.cat([own * part.alive[: len(own)] for own, part in zip(utilities, episodes.parts, strict=True)], -1)
+
+    def _states(self, episodes: Episodes) -> torch.Tensor:
+        """What the mixer sees, [T+1, B, S]."""
+        if self._state == "full":
+            if episodes.state is None:
+                raise ValueError("the mixer sees the environment's state, but a rollout carries none")
+            return episodes.state
+        sizes = [policy.observation_size for policy in self.spec.policies]
+        observations = [part.obs[..., :size].flatten(-2) for part, size in zip(episodes.parts, sizes, strict=True)]
+        return torch.cat(observations, -1)
+
+    def _columns(self, episodes: Episodes) -> Columns:
+        """The team's rows. One with nobody left at the end of a truncated episode has no future to bootstrap from."""
+        acts = _any([part.acts for part in episodes.parts])
+        reward = np.concatenate([part.reward for part in episodes.parts], -1).mean(-1, keepdims=True)
+        truncated = (episodes.end == 2)[..., None] & _any([part.truncated & ~part.terminated for part in episodes.parts])
+        return Columns(reward, acts, (episodes.end > 0)[..., None] & ~truncated, truncated)
+
+
+def _any(parts: list[BoolArray]) -> BoolArray:
+    """Of any agent of any policy: [T, B, N] each -> [T, B, 1]."""
+    return np.logical_or.reduce(np.concatenate(parts, -1), axis=-1, keepdims=True)
+
+
+def _state_of(spec: EnvironmentSpec, config: QLearningConfig) -> Literal["full", "obs", "none"]:
+    """What the mixer sees. Raises ConfigError where the environment does not have it."""
+    if not isinstance(config, MixingConfig):
+        return "none"
+    if config.mixer_state == "full" and spec.state_size is None:
+        raise ConfigError(f"algo.mixer_state: full needs the environment's state, and {spec.id} has none; use algo.mixer_state: obs")
+    if config.mixer_state == "auto":
+        return "full" if spec.state_size is not None else "obs"
+    return config.mixer_state

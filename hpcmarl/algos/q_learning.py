@@ -1,0 +1,191 @@
+"""What the value-based algorithms share: epsilon-greedy agents, whole replayed episodes, targets of a target network, double Q-learning.
+
+Subclasses (iql.py, mixed.py and the files of its mixers) say what is valued: each agent, or the team. One mean over all valued rows of a gradient:
+
+    loss = mean (Q_t - R_t)²        R_t = r_t + gamma [ (1 - lambda) V_{t+1} + lambda R_{t+1} ]     V, R = 0 after a termination
+    V = Q'(argmax Q), Q' the target network (double_q: false: max Q'); after a truncation V is of the last observation
+
+lambda is `trace_lambda` once the run has made `trace_from` environment steps, 0 before. Recurrent agents (DRQN) run over each episode from
+its first row. Replay (algo.replay, roles/replay.py) says which episodes; their age does not matter to the equations.
+
+    symbol -> variable, shape:  gamma discount   lambda trace_lambda   Q values [T+1, B, N, A]   Q' later   V future [T+1, B, U]
+    R targets [T, B, U]   r reward [T, B, U]        (U units with a value: 1, or the N agents of a policy)
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hpcmarl.algos.base import Algorithm, seeded_generator
+from hpcmarl.algos.batch import join, tensor
+from hpcmarl.algos.episodes import Episodes, action_values, episodes_of, numbered
+from hpcmarl.algos.target import Target
+from hpcmarl.config import OperatorConfig, QLearningConfig
+from hpcmarl.errors import ConfigError
+from hpcmarl.maths.qlearning import falling, greedy_actions, soft_mellowmax, taken
+from hpcmarl.maths.vtrace import vtrace
+from hpcmarl.nets.heads import EpsilonGreedy
+from hpcmarl.nets.mixers import FIRST_VALUE_GAIN
+from hpcmarl.nets.policy import Policy
+from hpcmarl.types import BoolArray, Decision, EnvironmentSpec, FloatArray, Frame, PolicyFrame, PolicySpec, Rollout
+
+OTHERS = "(team)"  # name of what is trained besides the policies; no policy can have it
+
+
+@dataclass
+class Networks:
+    """Everything that is trained, or its copy in the target network; `others`: what the subclass needs besides the policies."""
+
+    policies: dict[str, Policy]
+    others: nn.ModuleDict
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        return {**self.policies, OTHERS: self.others} if len(self.others) else dict(self.policies)
+
+
+@dataclass
+class Columns:
+    """Rows with a value, [T, B, U]: what is rewarded, who acts, how it ends."""
+
+    reward: FloatArray
+    acts: BoolArray
+    terminated: BoolArray
+    truncated: BoolArray
+
+
+class QLearning(Algorithm):
+    """See the module's docstring for the loss and symbols."""
+
+    unit = "episode"
+    on_policy = False
+
+    def __init__(self, spec: EnvironmentSpec, config: QLearningConfig, seed: int) -> None:
+        check_q_learning(spec, config)
+        self._config = config
+        self.spec = spec
+        online = self._networks(seeded_generator(seed))
+        super().__init__(spec, online.policies, online.modules)
+        self._online, self._target = online, self._networks(seeded_generator(seed))
+        self._follower = Target(self._target.modules, config.target_every, config.target_rate)
+        self._env_steps = 0
+
+    def _networks(self, generator: torch.Generator) -> Networks:
+        policies = {policy.name: self._policy(policy, generator) for policy in self.spec.policies}
+        return Networks(policies, nn.ModuleDict(self._others(generator)))
+
+    def _policy(self, policy: PolicySpec, generator: torch.Generator) -> Policy:
+        config = self._config
+        inputs = policy.observation_size + (len(policy.agents) if config.agent_id else 0)
+        chooser = EpsilonGreedy(policy.action, config.epsilon_final)
+        return Policy(replace(policy, observation_shape=(inputs,)), config.network, generator, chooser, FIRST_VALUE_GAIN)
+
+    def _others(self, generator: torch.Generator) -> dict[str, nn.Module]:
+        """What is trained besides the policies."""
+        return {}
+
+    # ---- acting
+
+    def act(self, frame: Frame, memory: Mapping[str, FloatArray], generator: np.random.Generator, greedy: bool = False) -> dict[str, Decision]:
+        """As in Algorithm; logp is that of the epsilon-greedy choice (0 where greedy). Until `on_progress` says more, epsilon is epsilon_final."""
+        if not self._config.agent_id:
+            return super().act(frame, memory, generator, greedy)
+        policies = {}
+        for name, seen in frame.policies.items():
+            obs = numbered(seen.obs.reshape(*seen.alive.shape, -1))
+            policies[name] = PolicyFrame(obs, seen.alive, seen.action_mask)
+        return super().act(replace(frame, policies=policies), memory, generator, greedy)
+
+    def on_progress(self, env_steps: int) -> None:
+        config, self._env_steps = self._config, env_steps
+        for policy in self._policies.values():
+            assert isinstance(policy.chooser, EpsilonGreedy)
+            policy.chooser.epsilon = falling(config.epsilon_start, config.epsilon_final, config.epsilon_steps, env_steps)
+
+    # ---- the target network
+
+    def on_version(self, version: int) -> None:
+        self._follower.on_version(version, self.parameters)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._follower.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises as Target.load_state_dict does."""
+        self._follower.load_state_dict(state)
+
+    # ---- learning
+
+    def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:
+        """Minus the gradient of the mean loss over the rows of these episodes, times their number: with episodes of unequal lengths it depends
+        on what is in one call. Statistics: loss, value and target (means over rows), epsilon, gradient_norm."""
+        self._flat.zero_gradient()
+        episodes = episodes_of(join(rollouts), self.spec, agent_id=self._config.agent_id)
+        values = self._values(self._online, episodes)
+        with torch.no_grad():
+            later = self._values(self._target, episodes)
+        loss, statistics = self._loss(episodes, values, later)
+        (-loss * episodes.count).backward()  # type: ignore[no-untyped-call]
+        epsilon = falling(self._config.epsilon_start, self._config.epsilon_final, self._config.epsilon_steps, self._env_steps)
+        return self._ascent({"loss": float(loss.detach()), **statistics, "epsilon": epsilon})
+
+    @abstractmethod
+    def _loss(self, episodes: Episodes, values: list[torch.Tensor], later: list[torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+        """The loss and statistics; values, later: for each policy [T+1, B, N, A], of the present and the target network."""
+
+    def _values(self, networks: Networks, episodes: Episodes) -> list[torch.Tensor]:
+        return [action_values(policy, part) for policy, part in zip(networks.policies.values(), episodes.parts, strict=True)]
+
+    def _greedy(self, episodes: Episodes, values: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Each agent's best allowed action [T+1, B, N]."""
+        return [greedy_actions(value.detach(), part.mask) for value, part in zip(values, episodes.parts, strict=True)]
+
+    def _utilities(self, episodes: Episodes, values: list[torch.Tensor], later: list[torch.Tensor]) -> list[torch.Tensor]:
+        """What each agent's next step is worth under the target network's values, [T+1, B, N], by algo.operator."""
+        config = self._config
+        if isinstance(config, OperatorConfig) and config.operator == "mellowmax":
+            shape = (config.mellowmax_omega, config.mellowmax_alpha)
+            return [soft_mellowmax(value, part.mask, *shape) for value, part in zip(later, episodes.parts, strict=True)]
+        chosen = self._greedy(episodes, values if config.double_q else later)
+        return [taken(value, action) for value, action in zip(later, chosen, strict=True)]
+
+    @property
+    def _lambda(self) -> float:
+        """lambda at this point of the run."""
+        return self._config.trace_lambda if self._env_steps >= self._config.trace_from else 0.0
+
+    def _targets(self, columns: Columns, future: torch.Tensor, known: BoolArray | None = None, trace_lambda: float | None = None) -> torch.Tensor:
+        """R [T, B, U]; future: V [T+1, B, U]. known [T+1, B, U]: an agent that is cut off where no observation is known is worth V_t still."""
+        config, value = self._config, future.numpy()
+        final = value[1:] if known is None else np.where(known[1:], value[1:], value[:-1])
+        trace = vtrace(
+            np.zeros_like(columns.reward),
+            value[:-1],
+            np.zeros_like(value[0]),
+            columns.reward * np.float32(config.reward_scale),
+            columns.acts,
+            columns.terminated,
+            columns.truncated,
+            final,
+            discount=config.discount,
+            trace_lambda=self._lambda if trace_lambda is None else trace_lambda,
+        )
+        return tensor(trace.targets)
+
+
+def check_q_learning(spec: EnvironmentSpec, config: QLearningConfig) -> None:
+    """Raises ConfigError for actions without a table of values."""
+    name = getattr(config, "name", "iql")
+    for policy in spec.policies:
+        if policy.action.kind != "discrete":
+            raise ConfigError(
+                f"algo.name: {name} values single discrete actions, but policy {policy.name} of {spec.id} has {policy.action.kind} ones; "
+                "use ma_trace, ppo or reinforce"
+            )

@@ -1,0 +1,39 @@
+"""RES (arXiv 2103.11883): QMIX whose targets take a softmax instead of a maximum, and whose value is drawn towards the return that was seen.
+
+    V = sum_{u in U} softmax_U(beta Q_tot'(s, .))_u Q_tot'(s, u)        U: the greedy joint action û and all that differ from it in one agent
+    loss = mean_t [ (Q_tot - R)² + lambda (Q_tot - b)² ]                 b_t = r_t + gamma b_{t+1}, the discounted return of the episode
+
+Both work against overestimation. Where the episode was cut off (truncated) b goes on with V. R and the rest: mixed.py, q_learning.py.
+
+    symbol -> variable, shape:  beta softmax_beta   lambda regularisation   U joint utilities [R, K, n]   b returns [T, B]   (R = (T+1) B rows)
+"""
+
+from __future__ import annotations
+
+import torch
+
+from hpcmarl.algos.mixed import Mixed, Team
+from hpcmarl.config import RESConfig
+from hpcmarl.maths.qlearning import near_greedy, softmax_value
+
+
+class RES(Mixed):
+    """See the module's docstring."""
+
+    summary = "QMIX with a softmax over joint actions near the greedy one, regularised by the return"
+    paper = "arXiv 2103.11883"
+    _config: RESConfig
+
+    def _future(self, team: Team, values: list[torch.Tensor], later: list[torch.Tensor]) -> torch.Tensor:
+        parts = team.episodes.parts
+        rows = team.state.shape[0] * team.state.shape[1]
+        masks = [None if part.mask is None else part.mask.flatten(0, 1) for part in parts]
+        greedy = [action.flatten(0, 1) for action in self._greedy(team.episodes, values if self._config.double_q else later)]
+        joint, exists = near_greedy([value.flatten(0, 1) for value in later], masks, [part.alive.flatten(0, 1) for part in parts], greedy)
+        totals = self._target.others["mixer"](joint, team.state.reshape(rows, -1))
+        return softmax_value(totals, exists, self._config.softmax_beta).view(team.state.shape[:2])
+
+    def _difference(self, team: Team, total: torch.Tensor, targets: torch.Tensor, future: torch.Tensor) -> torch.Tensor:
+        returns = self._targets(team.columns, future.unsqueeze(-1), trace_lambda=1.0)[..., 0]
+        distance = ((total - returns).square() * team.counted).sum()
+        return super()._difference(team, total, targets, future) + self._config.regularisation * distance

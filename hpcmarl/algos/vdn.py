@@ -1,0 +1,10 @@
+"""Value decomposition networks (arXiv 1706.05296):  Q_tot(o, u) = sum_a Q_a(o_a, u_a).  Loss, targets and symbols: mixed.py, q_learning.py."""
+
+from hpcmarl.algos.mixed import Mixed
+
+
+class VDN(Mixed):
+    """The mixer is the sum."""
+
+    summary = "the team's value is the sum of the agents' values"
+    paper = "arXiv 1706.05296"

@@ -1,0 +1,70 @@
+"""Weighted QMIX (arXiv 2006.10800): QMIX fitted to an unrestricted central value, overestimated joint actions counting less.
+
+    R       the targets of mixed.py with V = Q̂*'(s, û), û = argmax_u Q_tot (each agent's own best action)
+    loss    = mean_t [ w (Q_tot - R)² + (Q̂* - R)² ]
+    central     w = 1 where u = û or R > Q̂*'(s, û), else alpha        (CW-QMIX, eq. 8)
+    optimistic  w = 1 where Q_tot < R, else alpha                      (OW-QMIX, eq. 9)
+
+Q̂* mixes utilities of agent networks of its own by a plain network of the state (nets/mixers.py: UnrestrictedMixer); it is used in learning
+only. In w it is the target network's (Q̂*'). With algo.operator mellowmax V mixes the soft mellowmax of the central utilities.
+
+    symbol -> variable, shape:  Q_tot total [T, B]   Q̂* central [T, B]   w weights [T, B]   û greedy [T+1, B, N] a policy   alpha weight
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hpcmarl.algos.episodes import Episodes, action_values
+from hpcmarl.algos.mixed import Mixed, Team
+from hpcmarl.algos.q_learning import Networks
+from hpcmarl.config import WQMIXConfig
+from hpcmarl.maths.qlearning import central_weights, optimistic_weights, soft_mellowmax, taken
+from hpcmarl.nets.mixers import UnrestrictedMixer
+from hpcmarl.nets.policy import Policy
+
+
+class WQMIX(Mixed):
+    """See the module's docstring."""
+
+    summary = "QMIX fitted to an unrestricted central value, overestimated joint actions counting less"
+    paper = "arXiv 2006.10800"
+    _config: WQMIXConfig
+
+    def _others(self, generator: torch.Generator) -> dict[str, nn.Module]:
+        central = {f"central {policy.name}": self._policy(policy, generator) for policy in self.spec.policies}
+        mixer = UnrestrictedMixer(self._agents, self._state_size, self._config.central_width, generator)
+        return {**super()._others(generator), "central mixer": mixer, **central}
+
+    def _central(self, networks: Networks, episodes: Episodes) -> list[torch.Tensor]:
+        """The central critic's own action values, [T+1, B, N, A] for each policy."""
+        policies = [networks.others[f"central {policy.name}"] for policy in self.spec.policies]
+        return [action_values(policy, part) for policy, part in zip(policies, episodes.parts, strict=True) if isinstance(policy, Policy)]
+
+    def _loss(self, episodes: Episodes, values: list[torch.Tensor], later: list[torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+        config, team, steps = self._config, self._team(episodes), episodes.steps
+        greedy = self._greedy(episodes, values if config.double_q else later)
+        with torch.no_grad():
+            central_later = self._central(self._target, episodes)
+            best = self._of_target(team, [taken(value, action) for value, action in zip(central_later, greedy, strict=True)])
+            future = best
+            if config.operator == "mellowmax":
+                shape = (config.mellowmax_omega, config.mellowmax_alpha)
+                pairs = zip(central_later, episodes.parts, strict=True)
+                future = self._of_target(team, [soft_mellowmax(value, part.mask, *shape) for value, part in pairs])
+        targets = self._targets(team.columns, future.unsqueeze(-1))[..., 0]
+        total = self._total(self._online, team, values)
+        central = self._total(self._online, team, self._central(self._online, episodes), "central mixer")
+        if config.weighting == "optimistic":
+            weights = optimistic_weights(total.detach(), targets, config.weight)
+        else:
+            same = [((part.action == action[:steps]) | ~part.alive[:steps]).all(-1) for part, action in zip(episodes.parts, greedy, strict=True)]
+            weights = central_weights(targets, best[:steps], torch.stack(same).all(0), config.weight)
+        errors = weights * (total - targets).square() + (central - targets).square()
+        weight = float((weights * team.counted).sum()) / team.rows
+        return (errors * team.counted).sum() / team.rows, {**team.means(total, targets), "weight": weight}
+
+    def _of_target(self, team: Team, utilities: list[torch.Tensor]) -> torch.Tensor:
+        """The target network's central value [T+1, B] of the agents' utilities."""
+        return self._mix(self._target, self._present(team.episodes, utilities), team.state, "central mixer")

@@ -1,0 +1,42 @@
+"""RMSprop (Tieleman and Hinton 2012) as ascent on the aggregated gradient, as torch and PyMARL have it: not centred, without momentum.
+
+square = decay · square + (1 - decay) · gradient²;   parameters += step_size · gradient / (√square + epsilon)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.config import RmspropConfig
+from hpcmarl.optim.base import Optimizer
+from hpcmarl.types import Array
+
+
+class Rmsprop(Optimizer):
+    """square [P] is the running mean of the squared gradient, after clipping."""
+
+    config: RmspropConfig
+
+    def __init__(self, config: RmspropConfig, parameters: Array, segments: Sequence[slice] = ()) -> None:
+        super().__init__(config, parameters, segments)
+        self.square: Array = np.zeros_like(self.parameters)
+
+    def _move(self, direction: Array) -> None:
+        config = self.config
+        gradient = self._clipped(direction, config.max_gradient_norm)
+        self.square *= config.decay
+        self.square += (1.0 - config.decay) * np.square(gradient)
+        self.parameters = self.parameters + config.step_size * gradient / (np.sqrt(self.square) + config.epsilon)
+
+    def _remembered(self) -> tuple[Array, ...]:
+        return (self.square,)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "square": self.square.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.square = np.array(state["square"], dtype=self.parameters.dtype)

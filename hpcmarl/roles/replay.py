@@ -1,0 +1,187 @@
+"""Replay: the finished episodes that a learner keeps, and which of them make the next gradient. Called by the learner, like the feeds in feed.py.
+
+Episodes are copied out of their messages and stay as compact as these are; the oldest leave. A gradient draws its share of a round uniformly
+and without repetition, or partly from the newest (algo.replay.recent). Each new episode allows so many more to be learned from (ratio):
+a fast learner waits for its actors, a slow one draws less often from each episode; nothing is too old. In deterministic runs the episodes of
+a version go in together, in the order of the actors. The file (io/checkpoint.py) lies in replay/ of the run directory, one a learner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.algos.base import Algorithm
+from hpcmarl.comm.protocol import FLAG_MORE, Buffer, check_header
+from hpcmarl.comm.topology import Group
+from hpcmarl.comm.transport import Message
+from hpcmarl.config import ReplayConfig
+from hpcmarl.errors import HpcmarlError
+from hpcmarl.io.checkpoint import CheckpointWriter, checkpoint_path, find_checkpoint, load_checkpoint
+from hpcmarl.io.run_directory import RunDirectory
+from hpcmarl.optim.rounds import RoundRule
+from hpcmarl.roles.base import Context, generator_for
+from hpcmarl.roles.feed import Entry, Queue, Work
+from hpcmarl.roles.quota import actor_quota
+from hpcmarl.types import Rollout
+
+logger = logging.getLogger(__name__)
+MEGABYTE = 1e6
+
+
+class Replay(Queue):
+    """collected: episodes that came in this run; used: how often episodes were learned from; allowed: how many more draws ratio permits."""
+
+    def __init__(self, context: Context, group: Group, rule: RoundRule, algorithm: Algorithm, config: ReplayConfig) -> None:
+        super().__init__(context, group, rule, algorithm)
+        self.config = config
+        self.codec = context.codec(algorithm)
+        self.episodes: deque[Buffer] = deque()  # whole messages, oldest first
+        self.bytes = 0
+        self.collected = self.used = 0
+        self.allowed = 0.0
+        self.arrived: dict[int, list[Buffer]] = {}  # in deterministic runs: of each actor, what came for the present version
+        self.directory = RunDirectory(context.run_directory).replay_directory(group.index)
+        self.writer: CheckpointWriter | None = None
+
+    # ---- in
+
+    def add(self, message: Message, rollout: Rollout, version: int) -> None:
+        """Keep a copy of a finished episode."""
+        buffer, source = message.buffer.copy(), message.source
+        message.release()
+        if self.context.config.deterministic:
+            self.arrived.setdefault(source, []).append(buffer)
+        else:
+            self._keep(buffer)
+
+    def _keep(self, buffer: Buffer) -> None:
+        config = self.config
+        self.episodes.append(buffer)
+        self.bytes += buffer.nbytes
+        while len(self.episodes) > 1 and (len(self.episodes) > config.episodes or self.bytes > config.megabytes * MEGABYTE):
+            self.bytes -= self.episodes.popleft().nbytes
+        self.collected += 1
+        if self.collected >= config.starts:
+            # what an episode still allowed when it left is forgotten
+            self.allowed = min(self.allowed + config.ratio, max(config.ratio, 1.0) * len(self.episodes))
+
+    def on_version(self, version: int) -> None:
+        """No episode is too old."""
+
+    # ---- out
+
+    def take(self, version: int, delivered: int) -> Work | None:
+        wanted = self._wanted(version, delivered)
+        if self.context.config.deterministic:
+            ready = wanted > 0 and (delivered > 0 or self._all_arrived(version))
+        else:
+            wanted = min(wanted, len(self.episodes))
+            ready = wanted > 0 and self.collected >= self.config.starts and self.allowed >= wanted
+        return self._draw(wanted, version, delivered) if ready else None
+
+    def _all_arrived(self, version: int) -> bool:
+        """Take in the version's episodes, when every actor has sent its share and whatever else ended in that same step."""
+        each = actor_quota(self.context, self.group.index, version)
+        for rank in self.group.actors:
+            own = self.arrived.get(rank, [])
+            if len(own) < each or int(check_header(own[-1], rank)["flags"]) & FLAG_MORE:
+                return False
+        for rank in self.group.actors:
+            for buffer in self.arrived.pop(rank):
+                self._keep(buffer)
+        return True
+
+    def _draw(self, wanted: int, version: int, delivered: int) -> Work:
+        """At most `wanted` episodes."""
+        generator = generator_for(self.context.config.seed, "learner", self.group.index, version, delivered)
+        held, config = len(self.episodes), self.config
+        newest = min(round(config.recent_share * wanted), config.recent, held)
+        drawn = generator.choice(held, min(wanted - newest, held), replace=False)
+        if newest:
+            drawn = np.concatenate([drawn, held - 1 - generator.choice(min(config.recent, held), newest, replace=False)])
+        self.used += len(drawn)
+        self.allowed -= len(drawn)
+        entries = [self._entry(self.episodes[index]) for index in sorted(drawn.tolist())]
+        return Work([entry.rollout for entry in entries], entries)
+
+    def _entry(self, buffer: Buffer) -> Entry:
+        header = check_header(buffer, self.context.rank)
+        message = Message.kept(buffer, int(header["source"]))
+        return Entry(message, self.codec.read(buffer, int(header["version"])), message.source, 0)
+
+    def done(self, work: Work) -> None:
+        """Episodes stay."""
+
+    def refuse(self, work: Work) -> None:
+        """So they do here: the target network may have been at fault."""
+
+    def statistics(self) -> dict[str, float]:
+        """replay_ratio: how often an episode was learned from, over the run; at algo.replay.ratio the learner waits for its actors."""
+        return {
+            "replay_episodes": len(self.episodes),
+            "replay_megabytes": self.bytes / MEGABYTE,
+            "replay_ratio": self.used / max(1, self.collected),
+        }
+
+    # ---- the file
+
+    def save(self, version: int, *, final: bool) -> None:
+        """Write the episodes in the background, for the checkpoint of `version`, where algo.replay.save asks for it now."""
+        every = self.config.save == "checkpoint" or self.context.config.deterministic
+        if not self.episodes or not (every or (final and self.config.save == "stop")):
+            return
+        if self.writer is None:
+            with contextlib.suppress(OSError):  # the writer will say so
+                self.directory.parent.mkdir(exist_ok=True)
+            self.writer = CheckpointWriter(self.directory, keep=self.context.config.checkpoint.keep if every else 1)
+        counts = {"collected": self.collected, "used": self.used, "allowed": self.allowed}
+        sizes = np.array([buffer.nbytes for buffer in self.episodes])
+        state: dict[str, Any] = {"episodes": np.concatenate(self.episodes), "bytes": sizes, **counts}
+        self.writer.submit(state, version=version, attributes=self.context.attributes("learner", self.group.index), copied=True)
+
+    def resume(self, run_directory: Path, version: int) -> None:
+        """Go on with the episodes that were written for the checkpoint of `version`, or else with the newest; without any, collect anew."""
+        directory = RunDirectory(run_directory).replay_directory(self.group.index)
+        exact = checkpoint_path(directory, version)
+        try:
+            path = find_checkpoint(exact if exact.is_file() else directory)
+            if path is None:
+                logger.warning("no replay of group %d in %s: it is filled anew", self.group.index, directory)
+                return
+            self._load(load_checkpoint(path)[0])
+        except (HpcmarlError, KeyError, TypeError, ValueError) as error:
+            logger.warning("the replay of group %d cannot be used (%s): it is filled anew", self.group.index, error)
+            return
+        if path != exact:
+            logger.warning("the replay of group %d is that of %s, not of version %d", self.group.index, path.name, version)
+
+    def _load(self, state: dict[str, Any]) -> None:
+        """Raises ProtocolError, KeyError, TypeError or ValueError for what is no replay of this run."""
+        whole, sizes = np.asarray(state["episodes"], np.uint8), np.asarray(state["bytes"], np.int64)
+        if sizes.sum() != whole.size or (sizes <= 0).any():
+            raise ValueError(f"{whole.size} bytes of episodes, {sizes.sum()} announced")
+        ends = np.cumsum(sizes).tolist()
+        buffers = [whole[end - size : end].copy() for end, size in zip(ends, sizes.tolist(), strict=True)]
+        for buffer in buffers:
+            self._entry(buffer)
+        counts = (int(state["collected"]), int(state["used"]), float(state["allowed"]))
+        if not all(math.isfinite(count) for count in counts):
+            raise ValueError(f"counts are {counts}")
+        for buffer in buffers:
+            self._keep(buffer)
+        self.collected, self.used, self.allowed = counts
+
+    def close(self) -> None:
+        """Wait until what was to be written is written."""
+        if self.writer is None:
+            return
+        self.writer.close()
+        if (error := self.writer.last_error) is not None:
+            logger.error("%s; a resumed run fills its replay anew", error)

@@ -1,0 +1,215 @@
+"""The value-based losses written from their equations with loops over episodes, rows and agents: slow twins of algos/iql.py to res.py."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+from hpcmarl.types import FloatArray
+
+
+class Literal:
+    """One episode (slot) of a rollout under an algorithm's present and target networks."""
+
+    def __init__(self, algorithm, rollout, slot: int) -> None:
+        self.algorithm, self.config, self.rollout, self.slot = algorithm, algorithm._config, rollout, slot
+        self.spec, self.length = algorithm.spec, rollout.steps
+        self.truncated = int(rollout.episode_end[-1, slot]) == 2
+        self.final = next((k for k, (_, s) in enumerate(rollout.final_index.tolist()) if s == slot), None)
+        self.agents = [(policy, k) for policy in self.spec.policies for k in range(len(policy.agents))]
+
+    # ---- what is seen
+
+    def part(self, policy):
+        return self.rollout.policies[policy.name]
+
+    def acts(self, t: int, policy, k: int) -> bool:
+        part = self.part(policy)
+        if t < self.length:
+            return bool(part.alive[t, self.slot, k])
+        return bool(part.truncated[-1, self.slot, k]) and not bool(part.terminated[-1, self.slot, k])
+
+    def obs(self, t: int, policy, k: int) -> torch.Tensor:
+        part = self.part(policy)
+        if t < self.length:
+            return torch.tensor(part.obs[t, self.slot, k].reshape(-1))
+        return torch.tensor(part.final_obs[self.final, k].reshape(-1)) if self.truncated else torch.zeros(policy.observation_size)
+
+    def allowed(self, t: int, policy, k: int) -> list[int]:
+        mask = self.part(policy).action_mask
+        actions = range(policy.action.sizes[0])
+        return [a for a in actions if mask is None or mask[min(t, self.length - 1), self.slot, k, a]]
+
+    def state(self, t: int) -> torch.Tensor:
+        if self.algorithm.needs_state:
+            if t < self.length:
+                return torch.tensor(self.rollout.state[t, self.slot])
+            return torch.tensor(self.rollout.final_state[self.final]) if self.truncated else torch.zeros(self.spec.state_size)
+        return torch.cat([self.obs(t, policy, k) for policy, k in self.agents])
+
+    def reward(self, t: int, agents) -> float:
+        earned = [float(self.part(policy).reward[t, self.slot, k]) for policy, k in agents]
+        return self.config.reward_scale * sum(earned) / len(earned)
+
+    # ---- values
+
+    def rows(self, networks, kind: str = "") -> dict:
+        """(t, policy name, agent) -> values [A] where that agent acts; recurrent from row 0."""
+        found = {}
+        for policy, k in self.agents:
+            network = networks.others[f"central {policy.name}"] if kind else networks.policies[policy.name]
+            memory = torch.zeros(1, network.memory_size) if network.memory_size else None
+            for t in range(self.length + 1):
+                if not self.acts(t, policy, k):
+                    continue
+                seen = self.obs(t, policy, k)
+                if self.config.agent_id:
+                    seen = torch.cat([seen, torch.eye(len(policy.agents))[k]])
+                if memory is None:
+                    values = network.outputs(seen[None])
+                else:
+                    memory = network.cell(network.body(seen[None]), memory)
+                    values = network.outputs(memory)
+                found[t, policy.name, k] = values[0]
+        return found
+
+    def best(self, rows: dict, t: int, policy, k: int) -> int:
+        return max(self.allowed(t, policy, k), key=lambda a: (rows[t, policy.name, k][a].item(), -a))
+
+    def mix(self, networks, utilities: list, t: int, mixer: str = "mixer") -> torch.Tensor:
+        stacked = torch.stack([torch.as_tensor(each, dtype=torch.float32) for each in utilities])
+        return networks.others[mixer](stacked[None], self.state(t))[0]
+
+    def joint(self, networks, rows: dict, actions: dict, t: int, mixer: str = "mixer") -> torch.Tensor:
+        """The mixed value of the agents' actions {(policy, agent): action}; who does not act has utility 0."""
+        chosen = [rows[t, p.name, k][actions[p.name, k]] if self.acts(t, p, k) else 0.0 for p, k in self.agents]
+        return self.mix(networks, chosen, t, mixer)
+
+    def greedy(self, rows: dict, t: int) -> dict:
+        return {(p.name, k): self.best(rows, t, p, k) for p, k in self.agents if self.acts(t, p, k)}
+
+    def done(self, t: int) -> dict:
+        return {(p.name, k): int(self.part(p).action[t, self.slot, k]) for p, k in self.agents if self.acts(t, p, k)}
+
+    def mellowmax(self, values: torch.Tensor, allowed: list[int]) -> torch.Tensor:
+        values = values[allowed]
+        weights = torch.softmax(self.config.mellowmax_alpha * values, 0)
+        return (weights * (self.config.mellowmax_omega * values).exp()).sum().log() / self.config.mellowmax_omega
+
+    # ---- targets
+
+    def targets(self, value, reward, counts, ends, trace_lambda: float) -> dict[int, float]:
+        """R_t of the rows that count. value(t), reward(t): numbers; counts(t): a decision; ends(t): 0, 1 terminated, 2 truncated."""
+        found: dict[int, float] = {}
+
+        def after(t: int) -> tuple[float, float]:
+            """V and R of what follows row t: of the next decision, with the rewards of rows without one before it."""
+            end = ends(t)
+            if end:
+                return (0.0, 0.0) if end == 1 else (value(t + 1), value(t + 1))
+            if counts(t + 1):
+                return value(t + 1), found[t + 1]
+            later = after(t + 1)
+            return reward(t + 1) + later[0], reward(t + 1) + later[1]
+
+        for t in reversed(range(self.length)):
+            if counts(t):
+                v, r = after(t)
+                found[t] = reward(t) + self.config.discount * ((1 - trace_lambda) * v + trace_lambda * r)
+        return found
+
+    # ---- losses: (sum of squares, rows)
+
+    def iql(self) -> tuple[torch.Tensor, int]:
+        online, target = self.algorithm._online, self.algorithm._target
+        rows, later = self.rows(online), self.rows(target)
+        total, count = torch.zeros(()), 0
+        for policy, k in self.agents:
+
+            def value(t, policy=policy, k=k):
+                if self.config.operator == "mellowmax":
+                    return self.mellowmax(later[t, policy.name, k], self.allowed(t, policy, k)).item()
+                chooser = rows if self.config.double_q else later
+                return later[t, policy.name, k][self.best(chooser, t, policy, k)].item()
+
+            def ends(t, policy=policy, k=k):
+                part = self.part(policy)
+                return 1 if part.terminated[t, self.slot, k] else 2 if part.truncated[t, self.slot, k] else 0
+
+            targets = self.targets(
+                value,
+                lambda t, policy=policy, k=k: self.reward(t, [(policy, k)]),
+                lambda t, policy=policy, k=k: self.acts(t, policy, k),
+                ends,
+                self.config.trace_lambda,
+            )
+            for t, wanted in targets.items():
+                total = total + (rows[t, policy.name, k][int(self.part(policy).action[t, self.slot, k])] - wanted) ** 2
+                count += 1
+        return total, count
+
+    def team(self) -> tuple[torch.Tensor, int]:
+        online, target, config = self.algorithm._online, self.algorithm._target, self.config
+        rows, later, name = self.rows(online), self.rows(target), config.name
+        central = self.rows(online, "central") if name == "wqmix" else {}
+        central_later = self.rows(target, "central") if name == "wqmix" else {}
+
+        def value(t):
+            if name == "res":
+                return self.softmax(rows, later, t)
+            if getattr(config, "operator", "max") == "mellowmax":
+                source, mixer = (central_later, "central mixer") if name == "wqmix" else (later, "mixer")
+                own = [self.mellowmax(source[t, p.name, k], self.allowed(t, p, k)) if self.acts(t, p, k) else 0.0 for p, k in self.agents]
+                return self.mix(target, own, t, mixer).item()
+            if name == "wqmix":
+                return self.joint(target, central_later, self.greedy(rows, t), t, "central mixer").item()
+            return self.joint(target, later, self.greedy(rows if config.double_q else later, t), t).item()
+
+        def counts(t):
+            return any(self.acts(t, p, k) for p, k in self.agents)
+
+        def ends(t):
+            if t + 1 < self.length:
+                return 0
+            return 2 if self.truncated and counts(self.length) else 1
+
+        arguments = (value, lambda t: self.reward(t, self.agents), counts, ends)
+        targets = self.targets(*arguments, config.trace_lambda)
+        returns = self.targets(*arguments, 1.0)
+        total = torch.zeros(())
+        for t, wanted in targets.items():
+            mixed = self.joint(online, rows, self.done(t), t)
+            if name == "wqmix":
+                best = self.greedy(rows, t)
+                value_best = self.joint(target, central_later, best, t, "central mixer").item()
+                full = mixed.item() < wanted if config.weighting == "optimistic" else best == self.done(t) or wanted > value_best
+                total = total + (1.0 if full else config.weight) * (mixed - wanted) ** 2
+                total = total + (self.joint(online, central, self.done(t), t, "central mixer") - wanted) ** 2
+            else:
+                total = total + (mixed - wanted) ** 2
+            if name == "res":
+                total = total + config.regularisation * (mixed - returns[t]) ** 2
+        return total, len(targets)
+
+    def softmax(self, rows: dict, later: dict, t: int) -> float:
+        best = self.greedy(rows, t)
+        near = {tuple(sorted(best.items()))}
+        for (policy, k), a in itertools.product(self.agents, range(9)):
+            if (policy.name, k) in best and a in self.allowed(t, policy, k):
+                near.add(tuple(sorted({**best, (policy.name, k): a}.items())))
+        values = torch.stack([self.joint(self.algorithm._target, later, dict(joint), t) for joint in near])
+        return (torch.softmax(self.config.softmax_beta * values, 0) * values).sum().item()
+
+
+def literal_gradient(algorithm, rollouts) -> FloatArray:
+    """Minus the gradient of the mean over rows, times the number of episodes."""
+    algorithm._flat.zero_gradient()
+    total, rows, episodes = torch.zeros(()), 0, 0
+    for rollout in rollouts:
+        for slot in range(rollout.count):
+            literal = Literal(algorithm, rollout, slot)
+            own, count = literal.iql() if algorithm._config.name == "iql" else literal.team()
+            total, rows, episodes = total + own, rows + count, episodes + 1
+    (-total / rows * episodes).backward()
+    return algorithm._flat.gradient.copy()

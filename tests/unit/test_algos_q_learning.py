@@ -1,0 +1,289 @@
+"""IQL, VDN, QMIX, WQMIX and RES against literal twins; acting, exploration, target networks, mixed spaces, matrix games that they should solve."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from hpcmarl.algos import make_algorithm
+from hpcmarl.config import IQLConfig, NetworkConfig, QMIXConfig, RESConfig, RmspropConfig, VDNConfig, WQMIXConfig
+from hpcmarl.config.file import load_config
+from hpcmarl.errors import ConfigError
+from hpcmarl.optim import make_optimizer
+from hpcmarl.types import ActionSpace, EnvironmentSpec, Frame, PolicyFrame, PolicyRollout, PolicySpec, Rollout
+from tests.literal_q_learning import literal_gradient
+from tests.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
+from tests.worlds import SPREAD
+
+CONFIGS = {"iql": IQLConfig, "vdn": VDNConfig, "qmix": QMIXConfig, "wqmix": WQMIXConfig, "res": RESConfig}
+NETWORK = NetworkConfig(hidden=(5,), recurrent=True, memory=4)
+TWO = (PolicySpec("scouts", ("a", "b"), (4,), DISCRETE, True), PolicySpec("carriers", ("c",), (3,), ActionSpace("discrete", (3,))))
+
+
+def make(name, spec=None, **keys):
+    """Random parameters, and others in the target network, so that choices and values differ."""
+    small = {} if name in ("iql", "vdn") else {"mixing_width": 4, "hypernetwork_width": 6}
+    config = CONFIGS[name](**{"network": NETWORK, "discount": 0.9, **small, **keys})
+    algorithm = make_algorithm(spec or make_spec(*TWO), config, 0)
+    generator = np.random.default_rng(1)
+    for version in range(2):
+        algorithm.load_parameters(generator.standard_normal(algorithm.size).astype(np.float32) * 0.5)
+        algorithm.on_version(version)
+    return algorithm
+
+
+def episodes(spec, memory=4, lengths=(3, 6, 1, 5, 4), slots=1):
+    return [random_rollout(spec, length, slots, np.random.default_rng(length), deaths=True, whole_episode=True, memory=memory) for length in lengths]
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("iql", {}),
+        ("iql", {"trace_lambda": 0.7, "double_q": False, "agent_id": False}),
+        ("iql", {"operator": "mellowmax", "network": NetworkConfig(hidden=(5,))}),
+        ("vdn", {"reward_scale": 0.5}),
+        ("vdn", {"trace_lambda": 0.6, "operator": "mellowmax"}),
+        ("qmix", {}),
+        ("qmix", {"mixer_state": "obs", "trace_lambda": 1.0, "double_q": False, "network": NetworkConfig(hidden=(5,))}),
+        ("qmix", {"operator": "mellowmax", "mellowmax_omega": 2.0, "mellowmax_alpha": 0.5}),
+        ("wqmix", {"central_width": 5, "weighting": "optimistic", "weight": 0.3}),
+        ("wqmix", {"central_width": 5, "weighting": "central", "trace_lambda": 0.4}),
+        ("wqmix", {"central_width": 5, "weighting": "central", "operator": "mellowmax"}),
+        ("res", {"softmax_beta": 0.7, "regularisation": 0.5}),
+        ("res", {"trace_lambda": 0.5, "mixer_state": "obs"}),
+    ],
+)
+def test_equals_the_literal_implementation(name, keys):
+    algorithm = make(name, **keys)
+    rollouts = episodes(algorithm.spec)
+    assert {int(rollout.episode_end[-1, 0]) for rollout in rollouts} == {1, 2}
+    wanted = literal_gradient(algorithm, rollouts)
+    found, statistics = algorithm.gradient(rollouts)
+    assert np.abs(wanted).max() > 0.01
+    np.testing.assert_allclose(found, wanted, atol=2e-4, rtol=2e-4)
+    assert statistics["loss"] > 0
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_neither_order_nor_padding_matters_and_equal_lengths_add_up(name):
+    algorithm = make(name, **({"central_width": 5} if name == "wqmix" else {}))
+    rollouts = episodes(algorithm.spec)
+    backwards = algorithm.gradient(rollouts[::-1])[0]
+    np.testing.assert_allclose(backwards, algorithm.gradient(rollouts)[0], atol=1e-4, rtol=1e-4)
+    if name == "iql":  # acting agents differ in number between episodes
+        return
+    pair = [random_rollout(algorithm.spec, 4, slots, np.random.default_rng(slots), whole_episode=True, memory=4) for slots in (1, 2)]
+    summed = sum(algorithm.gradient([rollout])[0] for rollout in pair)
+    np.testing.assert_allclose(algorithm.gradient(pair)[0], summed, atol=1e-4, rtol=1e-4)
+
+
+def test_rollouts_are_not_changed():
+    algorithm, rollout = make("qmix"), episodes(make_spec(*TWO))[1]
+    before = {name: array.copy() for name, array in vars(rollout.policies["scouts"]).items() if array is not None}
+    algorithm.gradient([rollout])
+    for name, array in before.items():
+        np.testing.assert_array_equal(getattr(rollout.policies["scouts"], name), array, err_msg=name)
+
+
+def test_turn_based_games_are_for_independent_learners_only():
+    turns = make_spec(agents=2, turn_based=True, state_size=None)
+    algorithm = make("iql", turns, trace_lambda=0.5)
+    rollout = random_rollout(turns, 7, 2, np.random.default_rng(0), whole_episode=True, memory=4)
+    assert np.isfinite(algorithm.gradient([rollout])[0]).all()
+    with pytest.raises(ConfigError, match=r"algo\.name: vdn mixes what all agents do at once.*use iql"):
+        make("vdn", turns)
+
+
+def test_a_step_in_a_turn_based_game_lasts_until_the_next_decision():
+    spec = make_spec(agents=2, turn_based=True, state_size=None)
+    algorithm = make("iql", spec, double_q=False)
+    rollout = random_rollout(spec, 3, 1, np.random.default_rng(0), whole_episode=True, truncations=False, memory=4)
+    part = rollout.policies["agent"]
+    part.alive[:3, 0] = [[True, False], [False, True], [True, False]]
+    targets = {}
+    algorithm._targets, own = (lambda columns, *rest, **keys: targets.setdefault("R", own(columns, *rest, **keys))), algorithm._targets
+    values = {}
+    algorithm._utilities, other = (lambda *given: values.setdefault("V", other(*given))), algorithm._utilities
+    algorithm.gradient([rollout])
+    reward, found, later = part.reward[:, 0], targets["R"].numpy()[:, 0], values["V"][0].numpy()[:, 0]
+    assert found[0, 0] == pytest.approx(reward[0, 0] + 0.9 * (reward[1, 0] + later[2, 0]), rel=1e-5)
+    assert found[1, 1] == pytest.approx(reward[1, 1] + 0.9 * reward[2, 1], rel=1e-5)
+    assert found[0, 1] == found[1, 0] == 0
+
+
+@pytest.mark.parametrize("action", [MULTI_DISCRETE, CONTINUOUS])
+def test_other_actions_are_refused(action):
+    with pytest.raises(ConfigError, match=rf"algo\.name: qmix values single discrete actions, but policy agent of tests\.random has {action.kind}"):
+        make("qmix", make_spec(action=action))
+
+
+def test_a_state_that_is_not_there_is_refused_or_made_of_observations():
+    stateless = make_spec(state_size=None)
+    with pytest.raises(ConfigError, match=r"algo\.mixer_state: full needs the environment's state"):
+        make("qmix", stateless, mixer_state="full")
+    assert not make("qmix", stateless).needs_state
+    assert make("qmix", make_spec()).needs_state
+    assert not make("vdn", make_spec()).needs_state
+
+
+# ---- acting
+
+
+def frame(slots, generator, mask=None):
+    seen = PolicyFrame(generator.standard_normal((slots, 3, 6)).astype(np.float32), np.ones((slots, 3), bool), mask)
+    return Frame({"agent": seen}, None, np.ones(slots, bool))
+
+
+def test_exploration_falls_with_the_runs_steps_and_stays_within_the_mask():
+    spec = make_spec(has_mask=True)
+    algorithm = make("vdn", spec, epsilon_start=1.0, epsilon_final=0.1, epsilon_steps=100)
+    generator = np.random.default_rng(0)
+    mask = generator.random((2000, 3, 5)) < 0.6
+    mask[..., 2] = True
+    seen, memory = frame(2000, generator, mask), algorithm.initial_memory(2000)
+    best = algorithm.act(seen, memory, generator, greedy=True)["agent"].action
+    for env_steps, epsilon in ((0, 1.0), (50, 0.55), (100, 0.1), (500, 0.1)):
+        algorithm.on_progress(env_steps)
+        decision = algorithm.act(seen, memory, generator)["agent"]
+        assert np.take_along_axis(mask, decision.action[..., None], -1).all()
+        greedy = (1 - epsilon) + epsilon * (1 / mask.sum(-1)).mean()
+        assert (decision.action == best).mean() == pytest.approx(greedy, abs=0.03)
+        probability = epsilon / mask.sum(-1) + (1 - epsilon) * (decision.action == best)
+        np.testing.assert_allclose(np.exp(decision.logp), probability, rtol=1e-5)
+
+
+def test_a_judge_explores_as_little_as_the_end_of_the_run():
+    algorithm = make("vdn", make_spec(), epsilon_final=0.0)
+    seen, memory = frame(50, np.random.default_rng(0)), algorithm.initial_memory(50)
+    decisions = [algorithm.act(seen, memory, np.random.default_rng(seed), greedy=seed == 1)["agent"].action for seed in range(2)]
+    np.testing.assert_array_equal(*decisions)
+
+
+def test_agents_of_a_policy_are_told_apart():
+    same = frame(1, np.random.default_rng(0))
+    same.policies["agent"].obs[:] = 1.0
+    for agent_id in (True, False):
+        algorithm = make("vdn", make_spec(), agent_id=agent_id)
+        decision = algorithm.act(same, algorithm.initial_memory(1), np.random.default_rng(0), greedy=True)["agent"]
+        assert np.array_equal(decision.memory[0, 0], decision.memory[0, 1]) != agent_id
+
+
+# ---- the target network
+
+
+def test_the_target_network_is_a_copy_every_so_many_versions():
+    algorithm = make("vdn", target_every=3)  # has seen versions 0 and 1; version 0 was copied
+    vectors = {}
+    for version in range(2, 8):
+        algorithm.load_parameters(np.full(algorithm.size, version, np.float32))
+        algorithm.on_version(version)
+        algorithm.on_version(version)  # a resumed run tells it again
+        vectors[version] = algorithm.state_dict()["target"][0]
+    assert [vectors[version] for version in range(3, 8)] == [3, 3, 3, 6, 6]
+
+
+def test_or_it_follows_slowly_and_its_state_continues():
+    algorithm, other = make("vdn", target_rate=0.25), make("vdn", target_rate=0.25)
+    before = algorithm.state_dict()["target"]
+    for version in (2, 3):
+        algorithm.load_parameters(np.ones(algorithm.size, np.float32))
+        algorithm.on_version(version)
+        algorithm.on_version(version)
+        if version == 2:
+            np.testing.assert_allclose(algorithm.state_dict()["target"], before + 0.25 * (1 - before), rtol=1e-5, atol=1e-6)
+            other.load_state_dict(algorithm.state_dict())
+            other.load_parameters(np.ones(algorithm.size, np.float32))
+            other.on_version(3)
+    np.testing.assert_array_equal(algorithm.state_dict()["target"], other.state_dict()["target"])
+    with pytest.raises(ValueError, match="shape"):
+        algorithm.load_state_dict({"target": np.zeros(3), "version": 1, "copied": 1})
+
+
+def test_lambda_counts_from_a_step_of_the_run_on():
+    algorithm, plain = make("vdn", trace_lambda=0.9, trace_from=100), make("vdn")
+    rollouts = episodes(algorithm.spec)
+    for env_steps, same in ((99, True), (100, False)):
+        algorithm.on_progress(env_steps)
+        assert np.array_equal(algorithm.gradient(rollouts)[0], plain.gradient(rollouts)[0]) == same
+
+
+# ---- games
+
+
+def game(payoffs, steps=1):
+    """All joint trajectories of two agents in a game, as one rollout: one step, or the two-step game of QMIX (section 6), in which
+    the first agent's first action chooses the second step's payoffs."""
+    size = len(payoffs[0])
+    choices = list(itertools.product(range(size), repeat=2 * steps))
+    slots = len(choices)
+    obs, action, reward = (
+        np.zeros((steps + 1, slots, 2, 3), np.float32),
+        np.zeros((steps, slots, 2), np.int64),
+        np.zeros((steps, slots, 2), np.float32),
+    )
+    for slot, chosen in enumerate(choices):
+        action[:, slot] = np.reshape(chosen, (steps, 2))
+        obs[0, slot, :, 0] = 1.0
+        table = payoffs[chosen[0] if steps == 2 else 0]
+        if steps == 2:
+            obs[1, slot, :, 1 + chosen[0]] = 1.0
+        reward[-1, slot] = table[chosen[-2]][chosen[-1]]
+    flags = np.zeros((steps, slots, 2), bool)
+    ended, end, alive = flags.copy(), np.zeros((steps, slots), np.uint8), np.ones((steps + 1, slots, 2), bool)
+    ended[-1], end[-1] = True, 1
+    part = PolicyRollout(obs, alive, action, np.zeros_like(reward), reward, ended, flags, np.zeros((0, 2, 3), np.float32), None, None)
+    zeros = np.zeros(slots, np.int64)
+    start = np.zeros((steps + 1, slots), bool)
+    start[0] = True
+    spec = EnvironmentSpec("tests.game", (PolicySpec("agent", ("a", "b"), (3,), ActionSpace("discrete", (size,))),), None, False)
+    return spec, Rollout({"agent": part}, start, end, np.zeros((0, 2), np.int32), zeros, zeros, zeros, 0, 0)
+
+
+def solve(name, payoffs, steps=1, updates=400, **keys):
+    """What the greedy joint actions earn after so many updates on all joint trajectories alike (as with epsilon 1)."""
+    spec, rollout = game(payoffs, steps)
+    config = CONFIGS[name](network=NetworkConfig(hidden=(32,), activation="relu"), target_every=20, discount=1.0, **keys)
+    algorithm = make_algorithm(spec, config, 0)
+    optimizer = make_optimizer(RmspropConfig(step_size=3e-3), algorithm.initial_parameters())
+    for version in range(updates):
+        algorithm.load_parameters(optimizer.point())
+        algorithm.on_version(version)
+        optimizer.step(algorithm.gradient([rollout])[0] / rollout.count)
+    algorithm.load_parameters(optimizer.point())
+    chosen = []
+    for step in range(steps):
+        slot = next(slot for slot in range(rollout.count) if all((rollout.policies["agent"].action[t, slot] == chosen[t]).all() for t in range(step)))
+        seen = PolicyFrame(rollout.policies["agent"].obs[step, slot : slot + 1], np.ones((1, 2), bool))
+        chosen.append(algorithm.act(Frame({"agent": seen}, None, np.ones(1, bool)), {}, np.random.default_rng(0), greedy=True)["agent"].action[0])
+    return payoffs[int(chosen[0][0]) if steps == 2 else 0][int(chosen[-1][0])][int(chosen[-1][1])]
+
+
+TWO_STEPS = ([[7, 7], [7, 7]], [[0, 1], [1, 8]])
+CLIMBING = ([[8, -12, -12], [-12, 0, 0], [-12, 0, 0]],)
+
+
+@pytest.mark.parametrize(("name", "earned"), [("vdn", 7), ("qmix", 8), ("res", 8)])
+def test_the_two_step_game_needs_more_than_a_sum(name, earned):
+    assert solve(name, TWO_STEPS, steps=2) == earned
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "earned"),
+    [
+        ("iql", {}, 0),
+        ("vdn", {}, 0),
+        ("qmix", {}, 0),
+        ("wqmix", {"weight": 0.1, "central_width": 32}, 8),
+        ("wqmix", {"weight": 0.1, "central_width": 32, "weighting": "central"}, 8),
+    ],
+)
+def test_a_payoff_that_is_not_monotonic_needs_weights(name, keys, earned):
+    assert solve(name, CLIMBING, updates=300, **keys) == earned
+
+
+def test_what_does_not_go_together_is_said():
+    with pytest.raises(ConfigError, match=r"algo\.replay\.starts 40 is more than the algo\.replay\.episodes 30"):
+        load_config(SPREAD, ["algo.name=vdn", "algo.replay={starts: 40, episodes: 30}"])
+    with pytest.raises(ConfigError, match=r"algo\.operator"):
+        load_config(SPREAD, ["algo.name=res", "algo.operator=max"])

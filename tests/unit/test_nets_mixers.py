@@ -1,0 +1,60 @@
+"""Mixers against the equations, written with loops; and that no agent's utility can lower a monotonic mixer's value."""
+
+import numpy as np
+import torch
+
+from hpcmarl.nets.mixers import MonotonicMixer, SumMixer, UnrestrictedMixer
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def linear(dense, index, x):
+    layer = dense.layers[index]
+    rows = zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)
+    return [sum(w * v for w, v in zip(row, x, strict=True)) + b for row, b in rows]
+
+
+def two_layers(dense, x):
+    return linear(dense, 1, [max(0.0, value) for value in linear(dense, 0, x)])
+
+
+def test_the_monotonic_mixer_is_qmixs_equation():
+    mixer, agents, width = MonotonicMixer(3, 5, 4, 6, generator()), 3, 4
+    state, utilities = torch.randn(2, 5, generator=generator(1)), torch.randn(2, 7, 3, generator=generator(2))
+    found = mixer(utilities, state)
+    assert found.shape == (2, 7)
+    for row in range(2):
+        s = state[row].tolist()
+        first = np.abs(np.reshape(two_layers(mixer.first, s), (agents, width)))
+        second, bias, value = np.abs(two_layers(mixer.second, s)), linear(mixer.bias, 0, s), two_layers(mixer.value, s)[0]
+        for joint in range(7):
+            hidden = np.array(utilities[row, joint].tolist()) @ first + bias
+            hidden = np.where(hidden > 0, hidden, np.exp(hidden) - 1)
+            np.testing.assert_allclose(found[row, joint].item(), hidden @ second + value, rtol=1e-4, atol=1e-5)
+
+
+def test_more_of_any_utility_is_never_less_for_the_team():
+    mixer = MonotonicMixer(4, 6, 8, 8, generator(3))
+    state = torch.randn(50, 6, generator=generator(4))
+    utilities = torch.randn(50, 1, 4, generator=generator(5), requires_grad=True)
+    mixer(utilities, state).sum().backward()
+    assert (utilities.grad >= 0).all()
+    assert (utilities.grad > 0).any()
+
+
+def test_the_unrestricted_mixer_may_go_down_and_has_a_row_for_each_joint_action():
+    mixer = UnrestrictedMixer(4, 6, 8, generator(3))
+    state, utilities = torch.randn(9, 6, generator=generator(4)), torch.randn(9, 3, 4, generator=generator(5), requires_grad=True)
+    values = mixer(utilities, state)
+    for row, joint in ((0, 0), (8, 2)):
+        np.testing.assert_allclose(
+            values[row, joint].item(), mixer(utilities[row : row + 1, joint : joint + 1], state[row : row + 1]).item(), rtol=1e-5
+        )
+    values.sum().backward()
+    assert (utilities.grad < 0).any()
+
+
+def test_vdn_sums():
+    assert SumMixer()(torch.tensor([[1.0, 2.0, 4.0]]), None).tolist() == [7.0]
