@@ -85,6 +85,11 @@ class Algorithm(ABC):
     def on_progress(self, env_steps: int) -> None:  # noqa: B027
         """The run has made so many environment steps, resumptions included. Called on learners and actors whenever new parameters come."""
 
+    def operations(self, densities: Sequence[float]) -> tuple[float, float] | None:
+        """Floating-point operations that acting in, and learning from, one environment step take where `layers` have these densities; None:
+        this algorithm does not count them."""
+        return None
+
     @abstractmethod
     def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:
         """The ascent direction [P] summed over all trajectories (types.Rollout.count of each rollout), and statistics: averages.

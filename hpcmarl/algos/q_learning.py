@@ -30,12 +30,14 @@ from hpcmarl.algos.target import Target
 from hpcmarl.config import OperatorConfig, QLearningConfig
 from hpcmarl.errors import ConfigError
 from hpcmarl.maths.qlearning import falling, greedy_actions, soft_mellowmax, taken
+from hpcmarl.maths.sparsity import dense_flops
 from hpcmarl.maths.vtrace import vtrace
 from hpcmarl.nets.heads import EpsilonGreedy
 from hpcmarl.nets.mixers import FIRST_VALUE_GAIN
 from hpcmarl.nets.policy import Policy
 from hpcmarl.types import BoolArray, Decision, EnvironmentSpec, FloatArray, Frame, PolicyFrame, PolicySpec, Rollout
 
+PASSES_OF_LEARNING = 4  # target network, present network, backward (twice as much)
 OTHERS = "(team)"  # name of what is trained besides the policies; no policy can have it
 
 
@@ -122,6 +124,21 @@ class QLearning(Algorithm):
         self._follower.load_state_dict(state)
 
     # ---- learning
+
+    def operations(self, densities: Sequence[float]) -> tuple[float, float] | None:
+        """Matrices only, as arXiv 2409.19391 counts: a forward pass acts; learning is one of the target network, one of the present one, and a
+        backward pass that takes twice as much. Every agent is a row of its network, every step one of a mixer."""
+        rows: list[tuple[int, bool]] = []  # of each layer: rows, and whether it acts
+        for name, module in self._online.modules.items():
+            parts = module.children() if name == OTHERS else [module]
+            for part in parts:
+                agents = part.agents if isinstance(part, Policy) else 1
+                rows += [(agents, name != OTHERS) for parameter in part.parameters() if parameter.ndim == 2]
+        costs = [
+            (acts, count * dense_flops(layer.shape[1], layer.shape[0], density))
+            for (count, acts), layer, density in zip(rows, self.layers, densities, strict=True)
+        ]
+        return sum(cost for acts, cost in costs if acts), PASSES_OF_LEARNING * sum(cost for _, cost in costs)
 
     def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:
         """Minus the gradient of the mean loss over the rows of these episodes, times their number: with episodes of unequal lengths it depends

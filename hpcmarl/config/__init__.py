@@ -18,6 +18,7 @@ from hpcmarl.config.algos import (
     ReinforceConfig,
     ReplayConfig,
     RESConfig,
+    SparseConfig,
     VDNConfig,
     WQMIXConfig,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "RmspropConfig",
     "RoundsConfig",
     "SgdConfig",
+    "SparseConfig",
     "TopologyConfig",
     "VDNConfig",
     "WQMIXConfig",

@@ -100,6 +100,20 @@ class ReplayConfig(Section):
     )
 
 
+class SparseConfig(Section):
+    """Training in which most weights are zero all the time: MAST's and RigL's topology, SET's, or a fixed one."""
+
+    sparsity: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.9, description="share of the weights that are zero; small layers are denser (Erdős–Rényi)"
+    )
+    growth: Literal["gradient", "random", "none"] = Field(
+        "gradient", description="where weights come back: the largest gradient (MAST, RigL, RLx2), anywhere (SET), nowhere (static)"
+    )
+    every: PositiveInt = Field(200, description="updates after which weights leave and come")
+    initial_share: Fraction = Field(0.5, description="share of a layer's weights that changes at first; it falls like a cosine")
+    last: PositiveInt = Field(20_000, description="updates after which the topology stays")
+
+
 class QLearningConfig(AlgoConfig):
     """What the value-based algorithms share: recurrent agents, replayed episodes, double Q-learning with a target network."""
 
@@ -116,6 +130,7 @@ class QLearningConfig(AlgoConfig):
     epsilon_steps: PositiveInt = Field(50_000, description="environment steps of the run over which it falls linearly")
     reward_scale: PositiveFloat = Field(1.0, description="rewards are multiplied by this before learning (not in reports)")
     replay: ReplayConfig = ReplayConfig()
+    sparse: SparseConfig | None = Field(None, description="sparse training of all weight matrices of agents and mixers")
 
 
 class OperatorConfig(QLearningConfig):

@@ -62,10 +62,5 @@ def drop_and_grow(weights: Array, mask: BoolArray, scores: Array, count: int) ->
 
 
 def dense_flops(inputs: int, outputs: int, density: float = 1.0) -> float:
-    """Floating-point operations of a linear layer for one row: d (2 I - 1) O."""
+    """Floating-point operations of a matrix for one row: d (2 I - 1) O."""
     return density * (2 * inputs - 1) * outputs
-
-
-def gru_flops(inputs: int, hidden: int, density: float = 1.0) -> float:
-    """Of a GRU's one step for one row: d 3 h [2 (h + I) - 1]."""
-    return density * 3 * hidden * (2 * (hidden + inputs) - 1)

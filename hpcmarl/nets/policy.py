@@ -38,6 +38,7 @@ class Policy(nn.Module):
         super().__init__()
         self.moments = Moments(spec.observation_size) if normalise else None
         self.chooser = chooser or make_head(spec.action)
+        self.agents = len(spec.agents)
         self.memory_size = config.memory if config.recurrent else 0
         last = config.hidden[-1] if config.hidden else spec.observation_size
         if config.recurrent:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.optim.topology import Topology
+from hpcmarl.optim.sparse import SparseTopology
 from hpcmarl.types import Array
 
 
@@ -37,9 +37,9 @@ class Optimizer(ABC):
         self.segments = tuple(segments) or (slice(0, self.parameters.size),)
         self.updates = 0
         self.averages: Averages | None = None
-        self.topology: Topology | None = None
+        self.topology: SparseTopology | None = None
 
-    def become_sparse(self, topology: Topology) -> None:
+    def become_sparse(self, topology: SparseTopology) -> None:
         """From now on only the weights of this topology are there."""
         self.topology = topology
         self._mask()

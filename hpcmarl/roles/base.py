@@ -20,16 +20,18 @@ from hpcmarl.comm.layout import RolloutCodec
 from hpcmarl.comm.protocol import Kind, control
 from hpcmarl.comm.topology import ROLE_NAMES, Group, Topology
 from hpcmarl.comm.transport import Message, SendHandle, Transport
-from hpcmarl.config import Config, EnvConfig, batch_of, counts_episodes
+from hpcmarl.config import Config, EnvConfig, SparseConfig, batch_of, counts_episodes
 from hpcmarl.config.file import dump_config
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.base import Averages, Optimizer
 from hpcmarl.optim.rounds import RoundRule, make_rule
+from hpcmarl.optim.sparse import SparseTopology
 from hpcmarl.packing import pack
 from hpcmarl.types import EnvironmentSpec
 
 EPISODES_A_MESSAGE = 16  # a rollout message of unrolls stands for about so many episodes
+TOPOLOGY = 1  # number of the random stream that draws masks
 ARENA_STEPS = 64  # rows of an arena where whole episodes are cut out of it
 
 
@@ -57,7 +59,16 @@ class Context:
     def optimizer(self, algorithm: Algorithm) -> Optimizer:
         """A new optimizer of this run, at the algorithm's initial parameters."""
         averages = Averages(algorithm.averages.start, algorithm.averaging_rate)
-        return make_optimizer(self.config.optimizer, algorithm.initial_parameters(), list(algorithm.segments.values()), averages)
+        optimizer = make_optimizer(self.config.optimizer, algorithm.initial_parameters(), list(algorithm.segments.values()), averages)
+        if (sparse := self.sparse) is not None:  # the same random numbers for every replica
+            optimizer.become_sparse(SparseTopology(sparse, algorithm.layers, algorithm.size, generator_for(self.config.seed, "server", 0, TOPOLOGY)))
+        return optimizer
+
+    @property
+    def sparse(self) -> SparseConfig | None:
+        """How sparse the networks are; None: dense."""
+        sparse: SparseConfig | None = getattr(self.config.algo, "sparse", None)
+        return sparse
 
     def codec(self, algorithm: Algorithm) -> RolloutCodec:
         """The rollout layouts of this run."""

@@ -45,7 +45,7 @@ class Learner(Role):
         self.links = {rank: LatestLink(self.transport, rank) for rank in self.group.actors}
         self.feed = self._make_feed()
         self.version, self.delivered = -1, 0
-        self.env_steps = self.agent_steps = 0
+        self.env_steps = self.agent_steps = self.learned_steps = 0
         self.sending: list[SendHandle] = []
         self.replica = Replica(context, self.algorithm, self.group.index) if config.rounds.collective else None
         self.means, self.episodes = Means(), EpisodeLog()
@@ -177,6 +177,7 @@ class Learner(Role):
         self.delivered += count if version == self.version else 0
         staleness = float(sum((self.version - rollout.version) * rollout.count for rollout in rollouts))
         self.means.add(statistics, count)
+        self.learned_steps += sum(rollout.steps * rollout.count for rollout in rollouts)
         self.feed.done(work)
         if self.replica is not None:
             self.replica.add(vector, count)
@@ -200,9 +201,9 @@ class Learner(Role):
     def _report(self) -> None:
         self.means.add(self.feed.statistics())
         tree = {"group": self.group.index, "statistics": self.means.take(), "episodes": self.episodes.take()}
-        tree |= {"late": self.feed.late, "overflow": self.feed.overflow, "bad_gradients": self.guard.refused}
+        tree |= {"late": self.feed.late, "overflow": self.feed.overflow, "bad_gradients": self.guard.refused, "learned_steps": self.learned_steps}
         self.tell(self.context.topology.server, Kind.REPORT, tree)
-        self.feed.late = self.feed.overflow = self.guard.refused = 0
+        self.feed.late = self.feed.overflow = self.guard.refused = self.learned_steps = 0
 
     def _start(self, state: dict[str, Any], version: int) -> None:
         """Take over a resumed run's state, if there is one, and start the actors."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from hpcmarl.algos.base import Algorithm
 from hpcmarl.errors import StorageError
 from hpcmarl.io.metrics import MetricsWriter, write_summary
 from hpcmarl.io.trajectory import TrajectoryWriter
@@ -24,6 +25,8 @@ from hpcmarl.roles.timing import GroupTimes
 from hpcmarl.types import Gradient
 
 logger = logging.getLogger(__name__)
+GRADIENTS_TELL = ("env_steps", "agent_steps", "staleness", "trajectories")
+LEARNERS_TELL = ("late", "overflow", "bad_gradients", "learned_steps")
 RECENT_EPISODES = 100
 EPISODES_AHEAD = 100_000  # more than an actor can have played before anybody heard of them
 
@@ -42,14 +45,12 @@ def trajectory_writer(context: Context, index: int, *, with_state: bool) -> Traj
 class Recorder:
     """Counts over the whole run, resumptions included; `seconds` is training time, without start-up and final evaluation."""
 
-    def __init__(self, context: Context, *, on_policy: bool) -> None:
-        self.context = context
+    def __init__(self, context: Context, algorithm: Algorithm) -> None:
+        self.context, self.algorithm = context, algorithm
         self.config = context.config
         self.metrics = MetricsWriter(context.run_directory)
         self.display = Display(context)
-        self.totals: dict[str, float] = dict.fromkeys(
-            ("env_steps", "agent_steps", "episodes", "staleness", "trajectories", "late", "overflow", "bad_gradients", "seconds_before"), 0.0
-        )
+        self.totals: dict[str, float] = dict.fromkeys((*GRADIENTS_TELL, *LEARNERS_TELL, "episodes", "seconds_before"), 0.0)
         self.actors: dict[str, dict[str, float]] = {}
         self.group_counts = [0] * len(context.topology.groups)
         self.recent: deque[float] = deque(maxlen=RECENT_EPISODES)
@@ -59,8 +60,8 @@ class Recorder:
         self.lost: list[dict[str, Any]] = []  # of this start of the run: a resumed one has all its ranks again
         self.evaluation: dict[str, Any] = {}
         self.means = Means()
-        slots, cancels = self.config.topology.environments_per_actor, on_policy and self.config.rounds.late == "cancel"
-        self.times = GroupTimes(context.topology, slots, on_policy=on_policy, cancels=cancels)
+        slots, cancels = self.config.topology.environments_per_actor, algorithm.on_policy and self.config.rounds.late == "cancel"
+        self.times = GroupTimes(context.topology, slots, on_policy=algorithm.on_policy, cancels=cancels)
         self.row_due = Interval(self.config.logging.every_seconds)
         self.last_row = (0.0, 0.0)  # seconds, env_steps
         self.fields: dict[str, Any] = {}
@@ -127,9 +128,8 @@ class Recorder:
             return
         self.means.add(report["statistics"])
         self.times.on_learner(int(report["group"]), report["statistics"])
-        self.totals["late"] += report["late"]
-        self.totals["overflow"] += report["overflow"]
-        self.totals["bad_gradients"] += report["bad_gradients"]
+        for name in LEARNERS_TELL:
+            self.totals[name] += report[name]
         episodes = report["episodes"]
         if not episodes:
             return
@@ -246,6 +246,7 @@ class Recorder:
             "lost_ranks": self.lost,
             "trajectories_by_group": self.group_counts,
             **{f"environment_{name}": self._over_actors(name) for name in ("restarts", "hangs", "quarantined", "bad_numbers")},
+            **self._operations(engine),
             "checkpoint_error": error,
             "versions": self.context.versions(),
         }
@@ -257,6 +258,17 @@ class Recorder:
                 raise
             logger.error("%s; the run has ended, the figures are in the last row of the metrics", problem)
         self.display.finish(summary)
+
+    def _operations(self, engine: Engine) -> dict[str, float]:
+        """Floating-point operations of the whole run's learning, as it was and had no weight been zero; of acting in one environment step."""
+        topology, layers = engine.optimizer.topology, len(self.algorithm.layers)
+        dense = self.algorithm.operations([1.0] * layers)
+        counted = self.algorithm.operations(topology.densities if topology is not None else [1.0] * layers)
+        if dense is None or counted is None:
+            return {}
+        steps = self.totals["learned_steps"]
+        figures = {"training_flops": counted[1] * steps, "dense_training_flops": dense[1] * steps}
+        return {"learned_steps": steps, **figures, "acting_flops_per_step": counted[0], "dense_acting_flops_per_step": dense[0]}
 
     def _over_actors(self, name: str) -> int:
         return int(sum(counters.get(name, 0) for counters in self.actors.values()))

@@ -43,6 +43,8 @@ def _check_engine(config: Config, state: dict[str, Any], size: int) -> None:
     optimizer = make_optimizer(config.optimizer, np.zeros(size, np.float32), ())
     engine = Engine(make_rule(config.rounds.rule, groups, config.rounds.batch or groups, config.rounds.initial_batch), optimizer)
     engine.load_state_dict(state)
+    if getattr(config.algo, "sparse", None) is not None and np.shape(state["optimizer"]["topology"]["mask"]) != (size,):
+        raise ValueError("optimizer/topology/mask is of another network")
     for name, value in optimizer.state_dict().items():
         if isinstance(value, np.ndarray) and value.shape != (size,):
             raise ValueError(f"optimizer/{name} has shape {list(value.shape)}, not [{size}]")

@@ -115,7 +115,7 @@ class Snapshots:
     def _write(self, version: int, state: dict[str, Any]) -> None:
         """Raises FloatingPointError rather than keep a number that is none."""
         for name, value in state["engine"]["optimizer"].items():
-            if not np.all(np.isfinite(value)):
+            if isinstance(value, np.ndarray) and not np.all(np.isfinite(value)):
                 raise FloatingPointError(f"{name} of the optimizer is not finite at version {version}; lower optimizer.step_size")
         self.writer.submit(state, version=version, attributes=self.context.attributes("server"))
 

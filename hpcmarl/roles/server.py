@@ -45,7 +45,7 @@ class Server(Role):
         self.links = [LatestLink(self.transport, group.learner) for group in context.topology.groups]
         self.behind: set[int] = set()  # groups whose newest point may not be on its way yet: only these are looked at in every step
         self.waiting = Waiting(self.engine.rule, context.topology)
-        self.recorder = Recorder(context, on_policy=algorithm.on_policy)
+        self.recorder = Recorder(context, algorithm)
         self.snapshots = Snapshots(context)
         self.phase = "start"  # start → train → stop → evaluate → done
         self.status = "finished"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcmarl.maths.sparsity import changing_share, dense_flops, drop_and_grow, erdos_renyi, gru_flops, random_mask
+from hpcmarl.maths.sparsity import changing_share, dense_flops, drop_and_grow, erdos_renyi, random_mask
 
 SHAPES = st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=1, max_size=6)
 
@@ -74,4 +74,3 @@ def test_the_largest_gradients_come_and_the_smallest_weights_go():
 def test_operations_are_counted_one_by_one():
     assert dense_flops(3, 4) == sum(3 + 2 for _ in range(4))  # three products and two sums an output
     assert dense_flops(3, 4, 0.5) == 10
-    assert gru_flops(5, 2) == 3 * sum((5 + 2) + (5 + 2 - 1) for _ in range(2))

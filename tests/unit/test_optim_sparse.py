@@ -3,24 +3,29 @@
 import numpy as np
 import pytest
 
-from hpcmarl.config import AdamConfig, NigtConfig, SgdConfig
+from hpcmarl.config import AdamConfig, NigtConfig, RmspropConfig, SgdConfig, SparseConfig
+from hpcmarl.config.file import load_config
+from hpcmarl.errors import ConfigError, FormatError
 from hpcmarl.maths.sparsity import drop_and_grow
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.base import Averages
-from hpcmarl.optim.topology import Plan, Topology
+from hpcmarl.optim.sparse import SparseTopology
 from hpcmarl.types import Layer
+from tests.worlds import ECHO, final_state, run_world, summary
 
 LAYERS = (Layer(slice(0, 40), (4, 10)), Layer(slice(44, 64), (5, 4)), Layer(slice(69, 71), (1, 2)))  # biases in between
 SIZE = 74  # the last two are averages
-OPTIMIZERS = [NigtConfig(step_size=0.3), AdamConfig(step_size=0.1), SgdConfig(step_size=0.1, momentum=0.5)]
+OPTIMIZERS = [NigtConfig(step_size=0.3), AdamConfig(step_size=0.1), SgdConfig(step_size=0.1, momentum=0.5), RmspropConfig()]
+
+SPARSE = ("algo.sparse.sparsity=0.8", "algo.sparse.every=4", "algo.network={hidden: [32], recurrent: true, memory: 16}", "algo.replay.starts=6")
 
 
 def plan(growth="gradient", **keys):
-    return Plan(**{"sparsity": 0.7, "growth": growth, "every": 3, "last": 20, "initial": 0.5, **keys})
+    return SparseConfig(**{"sparsity": 0.7, "growth": growth, "every": 3, "last": 20, "initial_share": 0.5, **keys})
 
 
 def topology(growth="gradient", seed=0, **keys):
-    return Topology(plan(growth, **keys), LAYERS, SIZE, np.random.default_rng(seed))
+    return SparseTopology(plan(growth, **keys), LAYERS, SIZE, np.random.default_rng(seed))
 
 
 def sparse(config, growth="gradient", seed=0):
@@ -100,3 +105,55 @@ def test_continued_bit_for_bit(config, growth):
     np.testing.assert_array_equal(whole.topology.mask, second.topology.mask)
     with pytest.raises(ValueError, match="mask of 3"):
         second.topology.load_state_dict({**second.topology.state_dict(), "mask": np.ones(3, bool)})
+
+
+# ---- whole runs
+
+
+def run(tmp_path, name, *changes, **keys):
+    run_world(3, tmp_path / name, *SPARSE, *changes, text=ECHO, **keys)
+    return tmp_path / name
+
+
+def mask_and_parameters(directory):
+    state = final_state(directory)["engine"]["optimizer"]
+    return np.asarray(state["topology"]["mask"]), state["parameters"]
+
+
+@pytest.mark.parametrize("algorithm", ["iql", "vdn", "qmix", "wqmix", "res"])
+def test_every_value_based_algorithm_trains_sparse_and_counts_its_operations(tmp_path, algorithm):
+    directory = run(tmp_path, "run", f"algo.name={algorithm}", "stop.updates=8")
+    mask, parameters = mask_and_parameters(directory)
+    assert mask.sum() < 0.5 * mask.size
+    assert not parameters[~mask].any()
+    told = summary(directory)
+    assert told["learned_steps"] > 0
+    assert 0.15 < told["training_flops"] / told["dense_training_flops"] < 0.35
+    assert 0 < told["acting_flops_per_step"] < told["dense_acting_flops_per_step"]
+
+
+def test_a_dense_run_counts_all(tmp_path):
+    run_world(3, tmp_path, "stop.updates=3", text=ECHO)
+    told = summary(tmp_path)
+    assert told["training_flops"] == told["dense_training_flops"] > 0
+
+
+@pytest.mark.parametrize("extra", [(), ("rounds.reduce=mpi",), ("algo.sparse.growth=random",)], ids=str)
+def test_half_and_half_is_the_whole_bit_for_bit(tmp_path, extra):
+    changes = (*extra, "deterministic=true", "algo.sparse.every=3")
+    whole = run(tmp_path, "whole", *changes, "stop.updates=10")
+    run(tmp_path, "half", *changes, "stop.updates=5", order=7)
+    half = run(tmp_path, "half", *changes, "stop.updates=10", resume=str(tmp_path / "half"), order=8)
+    for first, second in zip(mask_and_parameters(whole), mask_and_parameters(half), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_a_dense_run_is_not_continued_sparse(tmp_path):
+    run_world(3, tmp_path / "dense", SPARSE[2], "stop.updates=3", text=ECHO)
+    with pytest.raises(FormatError, match="engine is not that of a run"):
+        run(tmp_path, "sparse", "stop.updates=6", resume=str(tmp_path / "dense"))
+
+
+def test_other_algorithms_have_no_such_key():
+    with pytest.raises(ConfigError, match=r"algo\.sparse"):
+        load_config(ECHO, ["algo.name=ma_trace", "algo.sparse.sparsity=0.9"])

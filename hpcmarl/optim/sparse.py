@@ -11,30 +11,19 @@ same directions and own equal random numbers, so that they change alike.  Source
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from hpcmarl.config import SparseConfig
 from hpcmarl.maths.sparsity import changing_share, drop_and_grow, erdos_renyi, random_mask
 from hpcmarl.types import Array, BoolArray, Layer
 
 
-@dataclass(frozen=True)
-class Plan:
-    """sparsity in [0, 1): share of all layers' weights that are zero.   initial: share of a layer that changes at first, zeta_0."""
-
-    sparsity: float
-    growth: Literal["gradient", "random", "none"]
-    every: int
-    last: int
-    initial: float
-
-
-class Topology:
+class SparseTopology:
     """mask [P] bool: true where a weight is, and everywhere outside the layers."""
 
-    def __init__(self, plan: Plan, layers: Sequence[Layer], size: int, generator: np.random.Generator) -> None:
+    def __init__(self, plan: SparseConfig, layers: Sequence[Layer], size: int, generator: np.random.Generator) -> None:
         self.plan, self.layers, self.generator = plan, tuple(layers), generator
         self.mask: BoolArray = np.ones(size, bool)
         self.densities = erdos_renyi([layer.shape for layer in self.layers], plan.sparsity)
@@ -47,7 +36,7 @@ class Topology:
         plan = self.plan
         if plan.growth == "none" or update % plan.every or update >= plan.last:
             return
-        share = changing_share(update, plan.last, plan.initial)
+        share = changing_share(update, plan.last, plan.initial_share)
         for layer, density in zip(self.layers, self.densities, strict=True):
             if density == 1.0:
                 continue
