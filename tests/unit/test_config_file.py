@@ -147,7 +147,7 @@ class TestSchema:
         assert rows["seed", ()].allowed == "a whole number >= 0"
         assert rows["algo.discount", ()].allowed == "a number > 0 and <= 1"
         assert rows["rounds.rule", ()].allowed == "one of sync, rennala, malenia, afedpg"
-        assert rows["algo.unroll", ("ma_trace", "ppo")].default == "25"
+        assert rows["algo.unroll", ("ma_trace", "ppo", "coma")].default == "25"
         assert rows["env.id", ()].default == "required"
         assert "topology.groups.0.delay.step" in {key for key, _ in rows}
         assert "policies.<name>.agents" in {key for key, _ in rows}
