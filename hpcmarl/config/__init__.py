@@ -4,6 +4,7 @@ Everything takes the models as arguments, from here; only the command line and t
 
 from hpcmarl.config.algos import (
     ActorCriticConfig,
+    AgentNetworkConfig,
     Algo,
     AlgoConfig,
     IQLConfig,
@@ -26,6 +27,7 @@ from hpcmarl.config.schema import Config, DelayConfig, EnvConfig, GroupConfig, P
 __all__ = [
     "ActorCriticConfig",
     "AdamConfig",
+    "AgentNetworkConfig",
     "Algo",
     "AlgoConfig",
     "Config",
