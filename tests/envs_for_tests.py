@@ -122,7 +122,7 @@ class Masked(ParallelEnv):
 
 
 class Echo(ParallelEnv):
-    """Two agents see a number and earn their share of 1 for each step in which both name it. Episodes of unequal lengths, 2 to 6 steps;
+    """Two agents see a number; each earns its share of 1 for each step in which it names it. Episodes of unequal lengths, 2 to 6 steps;
     every other one is cut off (truncated) instead of ended. The seed decides all of it."""
 
     metadata: ClassVar[dict[str, Any]] = {"name": "echo_v0"}
@@ -147,11 +147,11 @@ class Echo(ParallelEnv):
         return self._all(), {agent: {} for agent in self.agents}
 
     def step(self, actions: dict[str, Any]) -> Any:
-        right = all(int(action) == self.numbers[self.time] for action in actions.values())
+        right = {agent: float(int(action) == self.numbers[self.time]) for agent, action in actions.items()}
         self.time += 1
         over, everyone = self.time == self.length, list(self.agents)
         self.agents = [] if over else everyone
-        rewards = dict.fromkeys(everyone, float(right) / self.length)
+        rewards = {agent: right[agent] / self.length for agent in everyone}
         ended, cut = dict.fromkeys(everyone, over and not self.cut), dict.fromkeys(everyone, over and self.cut)
         return self._all(), rewards, ended, cut, {agent: {} for agent in everyone}
 

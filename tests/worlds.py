@@ -30,7 +30,7 @@ checkpoint: {every_seconds: null}
 """
 ECHO = """
 env: {id: "tests.envs_for_tests:Echo"}
-algo: {name: vdn, network: {hidden: [16], recurrent: false}, epsilon_steps: 1500, target_every: 20, replay: {starts: 16}}
+algo: {name: vdn, discount: 0.5, network: {hidden: [16], recurrent: false}, epsilon_steps: 1500, target_every: 20, replay: {starts: 16}}
 optimizer: {name: rmsprop, step_size: 0.005}
 rounds: {batch: 16}
 topology: {environments_per_actor: 4}

@@ -4,6 +4,7 @@ Everything takes the models as arguments, from here; only the command line and t
 
 from hpcmarl.config.algos import (
     ActorCriticConfig,
+    AgentNetworkConfig,
     Algo,
     AlgoConfig,
     COMAConfig,
@@ -28,6 +29,7 @@ from hpcmarl.config.schema import Config, DelayConfig, EnvConfig, GroupConfig, P
 __all__ = [
     "ActorCriticConfig",
     "AdamConfig",
+    "AgentNetworkConfig",
     "Algo",
     "AlgoConfig",
     "COMAConfig",

@@ -114,11 +114,19 @@ class SparseConfig(Section):
     last: PositiveInt = Field(20_000, description="updates after which the topology stays")
 
 
+class AgentNetworkConfig(NetworkConfig):
+    """The same for the agents of value-based algorithms: recurrent unless told otherwise, as in PyMARL."""
+
+    hidden: tuple[Width, ...] = Field((64,), max_length=64, description="units of each hidden layer")
+    activation: Literal["tanh", "relu"] = "relu"
+    recurrent: bool = Field(True, description="put a GRU between the hidden layers and the action values")
+
+
 class QLearningConfig(AlgoConfig):
     """What the value-based algorithms share: recurrent agents, replayed episodes, double Q-learning with a target network."""
 
     gradient_episodes: ClassVar[int] = 32
-    network: NetworkConfig = NetworkConfig(hidden=(64,), activation="relu", recurrent=True, memory=64)
+    network: AgentNetworkConfig = AgentNetworkConfig()
     agent_id: bool = Field(True, description="append to an observation which agent of its policy sees it")
     double_q: bool = Field(True, description="the present network chooses the next action, the target network values it")
     target_every: PositiveInt = Field(200, description="versions after which the target network becomes a copy of the present one")

@@ -20,6 +20,7 @@ import numpy as np
 from hpcmarl.algos.base import Algorithm
 from hpcmarl.algos.batch import select
 from hpcmarl.comm.layout import RolloutCodec
+from hpcmarl.comm.protocol import FLAG_MORE
 from hpcmarl.comm.topology import Group
 from hpcmarl.comm.transport import Message
 from hpcmarl.optim.rounds import RoundRule, share
@@ -137,7 +138,8 @@ class Queue:
         fresh: list[Entry] = []
         for rank in self.group.actors:
             own = [entry for entry in self.entries if entry.actor_rank == rank and entry.rollout.version == version]
-            if sum(entry.rollout.count for entry in own) < each:
+            # an actor's step may end more episodes than it owes: all of them are of this version
+            if sum(entry.rollout.count for entry in own) < each or int(own[-1].message.header["flags"]) & FLAG_MORE:
                 return None
             fresh += own
         taken = [entry for entry in self.entries if entry.rollout.version < version] + fresh

@@ -175,7 +175,8 @@ class Learner(Role):
         statistics["gradient_seconds"] = (time.perf_counter() - began) / count
         version = rollouts[0].version if self.algorithm.on_policy else self.version
         self.delivered += count if version == self.version else 0
-        staleness = float(sum((self.version - rollout.version) * rollout.count for rollout in rollouts))
+        # replayed episodes may be newer than the checkpoint that the run was resumed from
+        staleness = float(sum(max(0, self.version - rollout.version) * rollout.count for rollout in rollouts))
         self.means.add(statistics, count)
         self.learned_steps += sum(rollout.steps * rollout.count for rollout in rollouts)
         self.feed.done(work)

@@ -29,7 +29,7 @@ from hpcmarl.optim.rounds import RoundRule
 from hpcmarl.roles.base import Context, generator_for
 from hpcmarl.roles.feed import Entry, Queue, Work
 from hpcmarl.roles.quota import actor_quota
-from hpcmarl.types import Rollout
+from hpcmarl.types import EnvironmentSpec, Rollout
 
 logger = logging.getLogger(__name__)
 MEGABYTE = 1e6
@@ -46,6 +46,7 @@ class Replay(Queue):
         self.bytes = 0
         self.collected = self.used = 0
         self.allowed = 0.0
+        self.draws = 0  # since the present version came
         self.arrived: dict[int, list[Buffer]] = {}  # in deterministic runs: of each actor, what came for the present version
         self.directory = RunDirectory(context.run_directory).replay_directory(group.index)
         self.writer: CheckpointWriter | None = None
@@ -74,6 +75,7 @@ class Replay(Queue):
 
     def on_version(self, version: int) -> None:
         """No episode is too old."""
+        self.draws = 0
 
     # ---- out
 
@@ -84,7 +86,7 @@ class Replay(Queue):
         else:
             wanted = min(wanted, len(self.episodes))
             ready = wanted > 0 and self.collected >= self.config.starts and self.allowed >= wanted
-        return self._draw(wanted, version, delivered) if ready else None
+        return self._draw(wanted, version) if ready else None
 
     def _all_arrived(self, version: int) -> bool:
         """Take in the version's episodes, when every actor has sent its share and whatever else ended in that same step."""
@@ -98,9 +100,10 @@ class Replay(Queue):
                 self._keep(buffer)
         return True
 
-    def _draw(self, wanted: int, version: int, delivered: int) -> Work:
+    def _draw(self, wanted: int, version: int) -> Work:
         """At most `wanted` episodes."""
-        generator = generator_for(self.context.config.seed, "learner", self.group.index, version, delivered)
+        generator = generator_for(self.context.config.seed, "learner", self.group.index, version, self.draws)
+        self.draws += 1
         held, config = len(self.episodes), self.config
         newest = min(round(config.recent_share * wanted), config.recent, held)
         drawn = generator.choice(held, min(wanted - newest, held), replace=False)
@@ -120,7 +123,7 @@ class Replay(Queue):
         """Episodes stay."""
 
     def refuse(self, work: Work) -> None:
-        """So they do here: the target network may have been at fault."""
+        """So they do here, and others are drawn next: it may have been the networks' fault."""
 
     def statistics(self) -> dict[str, float]:
         """replay_ratio: how often an episode was learned from, over the run; at algo.replay.ratio the learner waits for its actors."""
@@ -170,7 +173,7 @@ class Replay(Queue):
         ends = np.cumsum(sizes).tolist()
         buffers = [whole[end - size : end].copy() for end, size in zip(ends, sizes.tolist(), strict=True)]
         for buffer in buffers:
-            self._entry(buffer)
+            check_episode(self._entry(buffer).rollout, self.context.spec)
         counts = (int(state["collected"]), int(state["used"]), float(state["allowed"]))
         if not all(math.isfinite(count) for count in counts):
             raise ValueError(f"counts are {counts}")
@@ -185,3 +188,18 @@ class Replay(Queue):
         self.writer.close()
         if (error := self.writer.last_error) is not None:
             logger.error("%s; a resumed run fills its replay anew", error)
+
+
+def check_episode(rollout: Rollout, spec: EnvironmentSpec) -> None:
+    """Raises ValueError for a rollout from a file that is not one whole episode of this environment with finite numbers."""
+    end = rollout.episode_end[:, 0] if rollout.count == 1 and rollout.steps else np.zeros(1)
+    last = [[rollout.steps - 1, 0]] if end[-1] == 2 else []
+    if end[:-1].any() or end[-1] not in (1, 2) or rollout.final_index.tolist() != last:
+        raise ValueError("an episode in it is not whole")
+    for policy in spec.policies:
+        part = rollout.policies[policy.name]
+        numbers = [part.obs, part.reward, part.final_obs, *(array for array in (rollout.state, rollout.final_state) if array is not None)]
+        if not all(np.isfinite(array).all() for array in numbers):
+            raise ValueError(f"an episode in it has numbers of {policy.name} that are not finite")
+        if part.action.min() < 0 or part.action.max() >= policy.action.sizes[0]:
+            raise ValueError(f"an episode in it has actions of {policy.name} that do not exist")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.config import Config, batch_of, counts_episodes
+from hpcmarl.config import Config, QLearningConfig, batch_of, counts_episodes
 from hpcmarl.config.simulation import SimulationConfig
 from hpcmarl.errors import UsageError
 from hpcmarl.sim.cluster import Cluster
@@ -86,7 +86,12 @@ class Slow:
 
 
 def fit(columns: Mapping[str, Array], config: Config, source: str) -> Measured:
-    """The times in a run's metrics. Raises UsageError, one line that begins with `source`, where there are none or too few."""
+    """The times in a run's metrics. Raises UsageError, one line that begins with `source`, where there are none or too few, or where
+    gradients are made of replayed episodes: how many actors play says little about how many a round takes."""
+    if isinstance(config.algo, QLearningConfig):
+        raise UsageError(
+            f"{source}: cannot be predicted from: with algo.name: {config.algo.name} rounds are made of replayed episodes, not of new ones"
+        )
     names = ("slots", "trajectory_seconds", "trajectory_spread_seconds", "gradient_seconds", "exchange_seconds", "timed_trajectories")
     count = len(config.topology.group_list)
     table = {name: [_newest(columns, f"group_{group}/{name}") for group in range(count)] for name in names}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hpcmarl.algos import make_algorithm
-from hpcmarl.config import IQLConfig, NetworkConfig, QMIXConfig, RESConfig, RmspropConfig, VDNConfig, WQMIXConfig
+from hpcmarl.config import AgentNetworkConfig, IQLConfig, QMIXConfig, RESConfig, RmspropConfig, VDNConfig, WQMIXConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError
 from hpcmarl.optim import make_optimizer
@@ -16,7 +16,7 @@ from tests.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, rand
 from tests.worlds import SPREAD
 
 CONFIGS = {"iql": IQLConfig, "vdn": VDNConfig, "qmix": QMIXConfig, "wqmix": WQMIXConfig, "res": RESConfig}
-NETWORK = NetworkConfig(hidden=(5,), recurrent=True, memory=4)
+NETWORK = AgentNetworkConfig(hidden=(5,), recurrent=True, memory=4)
 TWO = (PolicySpec("scouts", ("a", "b"), (4,), DISCRETE, True), PolicySpec("carriers", ("c",), (3,), ActionSpace("discrete", (3,))))
 
 
@@ -41,11 +41,11 @@ def episodes(spec, memory=4, lengths=(3, 6, 1, 5, 4), slots=1):
     [
         ("iql", {}),
         ("iql", {"trace_lambda": 0.7, "double_q": False, "agent_id": False}),
-        ("iql", {"operator": "mellowmax", "network": NetworkConfig(hidden=(5,))}),
+        ("iql", {"operator": "mellowmax", "network": AgentNetworkConfig(hidden=(5,), recurrent=False)}),
         ("vdn", {"reward_scale": 0.5}),
         ("vdn", {"trace_lambda": 0.6, "operator": "mellowmax"}),
         ("qmix", {}),
-        ("qmix", {"mixer_state": "obs", "trace_lambda": 1.0, "double_q": False, "network": NetworkConfig(hidden=(5,))}),
+        ("qmix", {"mixer_state": "obs", "trace_lambda": 1.0, "double_q": False, "network": AgentNetworkConfig(hidden=(5,), recurrent=False)}),
         ("qmix", {"operator": "mellowmax", "mellowmax_omega": 2.0, "mellowmax_alpha": 0.5}),
         ("wqmix", {"central_width": 5, "weighting": "optimistic", "weight": 0.3}),
         ("wqmix", {"central_width": 5, "weighting": "central", "trace_lambda": 0.4}),
@@ -243,7 +243,7 @@ def game(payoffs, steps=1):
 def solve(name, payoffs, steps=1, updates=400, **keys):
     """What the greedy joint actions earn after so many updates on all joint trajectories alike (as with epsilon 1)."""
     spec, rollout = game(payoffs, steps)
-    config = CONFIGS[name](network=NetworkConfig(hidden=(32,), activation="relu"), target_every=20, discount=1.0, **keys)
+    config = CONFIGS[name](network=AgentNetworkConfig(hidden=(32,), recurrent=False), target_every=20, discount=1.0, **keys)
     algorithm = make_algorithm(spec, config, 0)
     optimizer = make_optimizer(RmspropConfig(step_size=3e-3), algorithm.initial_parameters())
     for version in range(updates):
@@ -280,6 +280,11 @@ def test_the_two_step_game_needs_more_than_a_sum(name, earned):
 )
 def test_a_payoff_that_is_not_monotonic_needs_weights(name, keys, earned):
     assert solve(name, CLIMBING, updates=300, **keys) == earned
+
+
+def test_agents_are_recurrent_unless_told_otherwise():
+    assert load_config(SPREAD, ["algo.name=vdn", "algo.network.hidden=[7]"]).algo.network == AgentNetworkConfig(hidden=(7,))
+    assert AgentNetworkConfig(hidden=(7,)).recurrent
 
 
 def test_what_does_not_go_together_is_said():

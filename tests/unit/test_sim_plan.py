@@ -288,3 +288,8 @@ def test_a_timer_leaves_out_what_was_abandoned(monkeypatch):
 def test_slow_refuses_what_is_no_number():
     with pytest.raises(UsageError, match="allowed: SHARE:FACTORx"):
         Slow.parse("a:bx")
+
+
+def test_replayed_episodes_are_nothing_to_predict_from():
+    with pytest.raises(UsageError, match=r"here: cannot be predicted from: with algo\.name: vdn rounds are made of replayed episodes"):
+        measured([1.0, 3.0], "algo.name=vdn", "optimizer.name=rmsprop")
