@@ -21,11 +21,8 @@ from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
 
 from hpcmarl.types import Array
 
-# the caller waits anyway: a second thread would only pass the work on
-jax.config.update("jax_cpu_enable_async_dispatch", False)  # type: ignore[no-untyped-call]
-
 # -O1 compiles in half the time, and steps are as fast as with -O3; one core a rank
-COMPILER = {"xla_backend_optimization_level": "1", "xla_cpu_multi_thread_eigen": False}
+COMPILER: dict[str, str | bool] = {"xla_backend_optimization_level": "1", "xla_cpu_multi_thread_eigen": False}
 ONGOING, TERMINATED, TRUNCATED = 0, 1, 2
 Tree = Any  # JaxMARL's state of one game, or of E games: its arrays with an axis more
 
