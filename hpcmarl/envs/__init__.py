@@ -28,6 +28,7 @@ __all__ = [
     "make_environment",
     "new_frame",
     "new_outcome",
+    "prepare_environment",
 ]
 
 # kind -> the class that drives one environment of that kind, as module:name
@@ -73,6 +74,12 @@ def make_environment(
     return SlotBatch(
         config, source, layout, slots, seeds, adapter=KINDS[source.kind], record=record, with_state=with_state, skip_bad_numbers=skip_bad_numbers
     )
+
+
+def prepare_environment(config: EnvConfig, slots: int) -> None:
+    """Do ahead what takes long the first time in a process: natively batched environments are compiled. Raises as make_environment does."""
+    if (module := batched_module(config)) is not None:
+        module.prepare(config, slots)
 
 
 def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> EnvironmentSpec:

@@ -64,6 +64,8 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
     KnownEnvironment("gymnasium:Walker2d-v4", "hpcmarl[mujoco]", _MUJOCO, "parallel", "one agent: two legs walk in a plane"),
     KnownEnvironment("gymnasium:Reacher-v4", "hpcmarl[mujoco]", _MUJOCO, "parallel", "one agent: an arm with two joints reaches for a point"),
     KnownEnvironment("gymnasium:Humanoid-v4", "hpcmarl[mujoco]", _MUJOCO, "parallel", "one agent with 17 joints walks"),
+    KnownEnvironment("hpcmarl.envs.games.starcraft:smac", "smac", ("smac", "pysc2"), "parallel", "battles of StarCraft II itself, which it needs"),
+    KnownEnvironment("hpcmarl.envs.games.starcraft:smacv2", "smacv2", ("smacv2", "pysc2"), "parallel", "the same with random units and places"),
     KnownEnvironment("smax:3m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: three marines against three; many games a step"),
     KnownEnvironment("smax:8m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: eight marines against eight"),
     KnownEnvironment("smax:25m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: 25 marines against 25"),

@@ -44,6 +44,11 @@ def make(config: EnvConfig, policies: Mapping[str, PolicyConfig], slots: int, se
     return SmaxBatch(config, describe(config, policies), slots, seeds, record=record, with_state=with_state)
 
 
+def prepare(config: EnvConfig, slots: int) -> None:
+    """Compile `slots` games, so that make() is quick. Raises as describe does."""
+    load(config.id).compiled(find_map(config), slots)
+
+
 def bare(config: EnvConfig, slots: int, seeds: Seeds) -> Any:
     """A function that takes one step of `slots` games with JaxMARL's own step() and random actions: what training is measured against."""
     return load(config.id).random_steps(find_map(config), slots, np.random.default_rng(seeds.seed), DRAWN)
