@@ -1,7 +1,7 @@
 """Environments: one interface over PettingZoo's parallel and turn-based ones, Gymnasium's, and natively batched ones. The package's public face.
 
 Called by roles/ and cli.py. A new kind of environment is one file with a slot.SlotAdapter and one line in KINDS; one that steps all
-slots by itself is one file with describe(), make() and bare(), and one line in BATCHED.
+slots by itself is one file with describe(), make(), prepare() and bare(), and one line in BATCHED.
 PettingZoo, gymnasium and JAX are imported when an environment is made, not when this package is.
 """
 
