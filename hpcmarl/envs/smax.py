@@ -65,6 +65,7 @@ class SmaxBatch(BatchedEnvironment):
         self.episode_index = np.full(slots, -1, np.int64)
         self.episode_step = np.zeros(slots, np.int64)
         self._seeds, self._record, self._with_state = seeds, record, with_state
+        self._discrete = game.discrete
         self._names = [policy.name for policy in spec.policies]
         self._columns = [_columns(policy.agents, game.agents) for policy in spec.policies]
         self._resting = np.zeros(slots, np.bool_)
@@ -99,7 +100,7 @@ class SmaxBatch(BatchedEnvironment):
     def step(self, actions: Mapping[str, Array], outcome: Outcome, frame: Frame) -> None:
         views = Views(self._names, frame, outcome)
         for name, columns in zip(self._names, self._columns, strict=True):
-            self._actions[:, columns] = actions[name]
+            self._actions[:, columns] = actions[name] if self._discrete else np.clip(actions[name], 0.0, 1.0)
         acted, resting = self._alive, self._resting
         self._states, last, told, shown = self._games.advance(self._states, self._actions, self._current, self._following, self._limit)
         ends = told["end"]
