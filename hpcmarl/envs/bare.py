@@ -1,23 +1,45 @@
 """An environment stepped with random actions and nothing else: what training is measured against.
 
-Called by bench/. It makes the environment through the same resolver as training does and then calls PettingZoo directly.
+Called by bench/. It makes the environment through the same resolver as training does and then calls PettingZoo directly; a natively batched
+environment steps as many games at once as training does, by its own library's call.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from hpcmarl.config import EnvConfig
+from hpcmarl.envs import batched_module
 from hpcmarl.envs.base import Seeds, episode_seed
 from hpcmarl.envs.resolve import resolve
 
 DRAWN = 4096  # actions drawn ahead for each agent, so that drawing costs nothing
 
 
+def make_bare(config: EnvConfig, slots: int, seeds: Seeds) -> BareEnvironment | BareBatch:
+    """What `slots` slots are measured against: one environment, or a batch of as many where they are batched by themselves."""
+    module = batched_module(config)
+    return BareEnvironment(config, seeds) if module is None else BareBatch(module.bare(config, slots, seeds), slots)
+
+
+class BareBatch:
+    """A natively batched environment; `step()` takes `steps_per_call` environment steps, one in each slot."""
+
+    def __init__(self, take: Callable[[], None], slots: int) -> None:
+        self.step = take
+        self.steps_per_call = slots
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 class BareEnvironment:
     """One environment; `step()` takes one environment step (one turn in an AEC game), resetting with a seed where an episode ends."""
+
+    steps_per_call = 1
 
     def __init__(self, config: EnvConfig, seeds: Seeds) -> None:
         source, environment = resolve(config)

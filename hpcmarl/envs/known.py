@@ -27,6 +27,7 @@ class KnownEnvironment:
 
 _MPE = ("mpe2",)
 _MUJOCO = ("gymnasium", "mujoco")
+_SMAX = ("jaxmarl", "jax")
 
 KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
     KnownEnvironment("mpe2.simple_v3", "mpe2", _MPE, "parallel", "one agent walks to a landmark"),
@@ -63,4 +64,20 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
     KnownEnvironment("gymnasium:Walker2d-v4", "hpcmarl[mujoco]", _MUJOCO, "parallel", "one agent: two legs walk in a plane"),
     KnownEnvironment("gymnasium:Reacher-v4", "hpcmarl[mujoco]", _MUJOCO, "parallel", "one agent: an arm with two joints reaches for a point"),
     KnownEnvironment("gymnasium:Humanoid-v4", "hpcmarl[mujoco]", _MUJOCO, "parallel", "one agent with 17 joints walks"),
+    KnownEnvironment("hpcmarl.envs.games.starcraft:smac", "smac", ("smac", "pysc2"), "parallel", "battles of StarCraft II itself, which it needs"),
+    KnownEnvironment("hpcmarl.envs.games.starcraft:smacv2", "smacv2", ("smacv2", "pysc2"), "parallel", "the same with random units and places"),
+    KnownEnvironment("smax:3m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: three marines against three; many games a step"),
+    KnownEnvironment("smax:8m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: eight marines against eight"),
+    KnownEnvironment("smax:25m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: 25 marines against 25"),
+    KnownEnvironment("smax:5m_vs_6m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: five marines against six"),
+    KnownEnvironment("smax:10m_vs_11m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: ten marines against eleven"),
+    KnownEnvironment("smax:27m_vs_30m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: 27 marines against 30"),
+    KnownEnvironment("smax:2s3z", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: two stalkers and three zealots on each side"),
+    KnownEnvironment("smax:3s5z", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: three stalkers and five zealots on each side"),
+    KnownEnvironment("smax:3s5z_vs_3s6z", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: 3s5z against one zealot more"),
+    KnownEnvironment("smax:3s_vs_5z", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: three stalkers against five zealots"),
+    KnownEnvironment("smax:6h_vs_8z", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: six hydralisks against eight zealots"),
+    KnownEnvironment("smax:smacv2_5_units", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: five random units on each side, random places"),
+    KnownEnvironment("smax:smacv2_10_units", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: ten random units on each side, random places"),
+    KnownEnvironment("smax:smacv2_20_units", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: twenty random units on each side, random places"),
 )

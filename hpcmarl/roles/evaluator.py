@@ -14,7 +14,7 @@ import numpy as np
 
 from hpcmarl.comm.transport import Message
 from hpcmarl.config import EnvConfig
-from hpcmarl.envs import BatchedEnvironment, Seeds, make_environment, new_frame, new_outcome
+from hpcmarl.envs import BatchedEnvironment, Seeds, make_environment, new_frame, new_outcome, prepare_environment
 from hpcmarl.errors import ConfigError, EnvironmentFailure
 from hpcmarl.roles.base import Context, Role, generator_for
 from hpcmarl.types import Array, EnvironmentSpec, Episode, Frame, Outcome
@@ -42,6 +42,9 @@ class Evaluator(Role):
             else:
                 same.append(group.index)
         self.results: list[list[Episode]] = []
+        if (wanted := context.config.eval).episodes:  # here, and not when the server is waited for
+            for _, config in self.environments:
+                prepare_environment(config, min(wanted.environments, wanted.episodes))
 
     @property
     def idle(self) -> bool:

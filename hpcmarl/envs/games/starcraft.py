@@ -1,0 +1,111 @@
+"""SMAC and SMACv2, the battles of StarCraft II itself, as a PettingZoo parallel environment. arXiv 1902.04043, 2212.07489.
+
+Built by resolve.py from `env.id: hpcmarl.envs.games.starcraft:smac` (or `:smacv2`). Both projects bring a PettingZoo file along, for a PettingZoo of
+before 1.24, gym, and without wins, states and time limits: so this one drives their StarCraft2Env. Must know nothing of ranks or learners.
+
+A unit is an agent. Action 0 is for the dead alone, who are no agents here. StarCraft II draws its own random numbers: episodes are not repeatable.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium import spaces
+from pettingzoo.utils.env import ParallelEnv
+
+from hpcmarl.errors import ConfigError, MissingPackageError
+from hpcmarl.types import Array
+
+WEBSITE = "https://github.com/Blizzard/s2client-proto#downloads"
+
+
+def smac(map_name: str = "3m", **options: Any) -> Battle:
+    """A map of SMAC; options are StarCraft2Env's. Raises MissingPackageError, naming StarCraft II, and ConfigError."""
+    return Battle(_import("smac.env", "smac").StarCraft2Env, map_name, options)
+
+
+def smacv2(map_name: str = "10gen_terran", **options: Any) -> Battle:
+    """A map of SMACv2; options (capability_config among them) are those of its StarCraftCapabilityEnvWrapper. Raises as smac does."""
+    return Battle(_import("smacv2.env.starcraft2.wrapper", "smacv2").StarCraftCapabilityEnvWrapper, map_name, options)
+
+
+def _import(module: str, package: str) -> Any:
+    needs = f"env.id hpcmarl.envs.games.starcraft:{package} needs"
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        advice = f"pip install git+https://github.com/oxwhirl/{package}.git"
+        raise MissingPackageError(f"{needs} {package} and StarCraft II: {' '.join(str(error).split())}; {advice}, and {WEBSITE}") from error
+    place = Path(os.environ.get("SC2PATH", "~/StarCraftII")).expanduser()
+    if not place.is_dir():
+        raise MissingPackageError(f"{needs} StarCraft II: there is no directory {place}; install it ({WEBSITE}) and name its directory in SC2PATH")
+    return found
+
+
+class Battle(ParallelEnv):  # type: ignore[misc]
+    """One game. The team's reward goes to each of its living units."""
+
+    metadata: ClassVar[dict[str, Any]] = {"name": "starcraft"}
+
+    def __init__(self, make: Any, map_name: str, options: dict[str, Any]) -> None:
+        try:
+            self.game = make(map_name=map_name, **options)
+        except KeyError as error:  # looked up in the table of maps, or missing among the options
+            given = f"env.kwargs map_name: {map_name}, {', '.join(options) or 'nothing else'}"
+            raise ConfigError(f"{given}: {error} is missing; allowed: a map that the package lists, and the arguments it wants") from error
+        about = self.game.get_env_info()
+        self.possible_agents = [f"unit_{index}" for index in range(about["n_agents"])]
+        self.agents: list[str] = []
+        seen = spaces.Box(-np.inf, np.inf, (int(np.prod(about["obs_shape"])),), np.float32)
+        mask = spaces.Box(0, 1, (about["n_actions"],), np.int8)
+        both = spaces.Dict({"observation": seen, "action_mask": mask})
+        self.observation_spaces = dict.fromkeys(self.possible_agents, both)
+        self.action_spaces = dict.fromkeys(self.possible_agents, spaces.Discrete(about["n_actions"]))
+
+    def observation_space(self, agent: str) -> Any:
+        return self.observation_spaces[agent]
+
+    def action_space(self, agent: str) -> Any:
+        return self.action_spaces[agent]
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Begin a battle. The seed is not used: StarCraft II takes one only when its process is started."""
+        self.game.reset()
+        self.agents = list(self.possible_agents)
+        return self._observe(), {agent: {} for agent in self.agents}
+
+    def step(self, actions: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float], dict[str, bool], dict[str, bool], dict[str, Any]]:
+        reward, over, info = self.game.step([int(actions.get(agent, 0)) for agent in self.possible_agents])
+        acted, late = self.agents, bool(over and info.get("episode_limit", False))
+        seen = self._observe()
+        dead = {agent for agent in acted if seen[agent]["action_mask"][0]}
+        ends = {agent: agent in dead or (over and not late) for agent in acted}
+        cuts = {agent: late and agent not in dead for agent in acted}
+        self.agents = [agent for agent in acted if not (ends[agent] or cuts[agent])]
+        told = {"win": bool(info.get("battle_won", False))}
+        return seen, dict.fromkeys(acted, float(reward)), ends, cuts, dict.fromkeys(acted, told)
+
+    def _observe(self) -> dict[str, Any]:
+        """Of the agents that acted last."""
+        game = self.game
+        return {
+            agent: {
+                "observation": np.asarray(game.get_obs_agent(index), np.float32),
+                "action_mask": np.asarray(game.get_avail_agent_actions(index), np.int8),
+            }
+            for index, agent in enumerate(self.possible_agents)
+            if agent in self.agents
+        }
+
+    def state(self) -> Array:
+        return np.asarray(self.game.get_state(), np.float32)
+
+    def render(self) -> None:
+        """StarCraft II draws its own window, where it has one."""
+
+    def close(self) -> None:
+        self.game.close()
