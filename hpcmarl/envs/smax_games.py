@@ -21,7 +21,7 @@ from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
 
 from hpcmarl.types import Array
 
-# -O1 compiles in half the time, and steps are as fast as with -O3; one core a rank
+# -O1: -O3 compiles for half as long again, or more, and gains a tenth of a step; one core a rank
 COMPILER: dict[str, str | bool] = {"xla_backend_optimization_level": "1", "xla_cpu_multi_thread_eigen": False}
 ONGOING, TERMINATED, TRUNCATED = 0, 1, 2
 Tree = Any  # JaxMARL's state of one game, or of E games: its arrays with an axis more
