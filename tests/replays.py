@@ -78,9 +78,10 @@ def server_result(trace: Trace, dtype: Any) -> np.ndarray:
 def new_replica(trace: Trace, group: int, start_sum: Any, dtype: Any) -> Replica:
     """A learner's replica outside a run."""
     start = trace.start.astype(dtype)
-    config = SimpleNamespace(optimizer=OPTIMIZERS[trace.rule])
-    context: Any = SimpleNamespace(transport=SimpleNamespace(start_sum=start_sum), rule=trace.new_rule, config=config)
-    algorithm: Any = SimpleNamespace(initial_parameters=lambda: start, segments={"all": slice(0, start.size)}, size=start.size)
+    context: Any = SimpleNamespace(
+        transport=SimpleNamespace(start_sum=start_sum), rule=trace.new_rule, optimizer=lambda _: make_optimizer(OPTIMIZERS[trace.rule], start)
+    )
+    algorithm: Any = SimpleNamespace(size=start.size)
     return Replica(context, algorithm, group)
 
 

@@ -116,8 +116,8 @@ class Campaign:
             while self.tally.injected < kills:
                 went_on = self._kill_job() if self.what == "job" else self._kill_rank()
                 failed = 0 if went_on else failed + 1
-                if failed == FAILED_STARTS:
-                    raise HpcmarlError(f"{failed} starts in a row made no update: {self.tally.failures[-1]}")
+                if failed == (FAILED_STARTS if self.tally.injected else 1):  # before the first kill nothing was harmed: another start does no better
+                    raise HpcmarlError(f"{failed} start{'s in a row' if failed > 1 else ''} made no update: {self.tally.failures[-1]}")
                 done = self.tally.injected
                 if done and (done % 10 == 0 or done == kills):
                     print(f"{done} of {kills} kills, {len(self.tally.corrupt)} corrupt files", file=sys.stderr, flush=True)
