@@ -57,19 +57,10 @@ class LiteralCOMA(LiteralPPO):
         mix = self.config.trace_lambda
         return self.reward(t, None) + self.config.discount * ((1 - mix) * value + mix * target)
 
-    def closed(self, agent: int) -> int | None:
-        """The agent's last decision, unless the episode ended there or later."""
-        for t in range(self.steps - 1, -1, -1):
-            if self.rollout.episode_end[t, self.slot]:
-                return None
-            if self.acting(t, agent):
-                return t
-        return None
-
     def loss(self) -> torch.Tensor:
         config, total, critic = self.config, torch.zeros(()), self.algorithm._critics[self.policy.name]
         for agent in range(self.agents):
-            closed = self.closed(agent)
+            closed = self.last_decision(agent)
             for t in range(self.steps):
                 if not self.acting(t, agent):
                     continue

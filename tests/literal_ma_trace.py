@@ -92,6 +92,10 @@ class Literal:
         """In a turn-based game, the last decision of an unroll that ends in a gap without the episode's end in between."""
         if not self.algorithm.spec.turn_based or self.acting(self.steps, agent):
             return None
+        return self.last_decision(agent)
+
+    def last_decision(self, agent: int | None) -> int | None:
+        """The last row in which it acts, unless the episode ended there or later."""
         for t in range(self.steps - 1, -1, -1):
             if self.rollout.episode_end[t, self.slot]:
                 return None
