@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from hpcmarl.comm.mpi_collectives import broadcast, gather, sleep_until
+from hpcmarl.comm.mpi_collectives import broadcast, gather, leave_together
 from hpcmarl.comm.mpi_group import MpiGroup
 from hpcmarl.comm.mpi_library import survives_deaths
 from hpcmarl.comm.mpi_messages import BufferPool, Incoming, MpiHandle, Way, begin, complete
@@ -285,8 +285,7 @@ class MpiTransport(Transport):
                 time.sleep(1e-3)
         if not self._dead and not self._buried:  # so that nobody spins in Finalize while another still writes
             self._close_reducing(seconds)
-            with contextlib.suppress(PeerFailure):  # a rank that dies only now has done its part
-                sleep_until(self.comm, self.comm.Ibarrier(), seconds)
+            leave_together(self.comm, seconds)
 
     def _close_reducing(self, seconds: float | None) -> None:
         """End the learners' backend, which waits for all of them."""

@@ -5,6 +5,8 @@ Called by comm/mpi.py at the start and at the end of a run; knows no roles.
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from typing import Any
 
@@ -13,21 +15,34 @@ from mpi4py import MPI
 
 from hpcmarl.comm.mpi_messages import complete
 from hpcmarl.comm.protocol import Buffer, Kind
-from hpcmarl.comm.transport import Backoff, PeerFailure
+from hpcmarl.comm.transport import Backoff, PeerAborted, PeerFailure
 
 
 def sleep_until(comm: Any, request: Any, seconds: float | None = None) -> None:
-    """Wait for a collective without burning a core, for `seconds` at most; raises PeerFailure when a rank gives up meanwhile."""
+    """Wait for a collective without burning a core, for `seconds` at most. Raises PeerFailure when a rank dies meanwhile, PeerAborted when
+    one gives up."""
     backoff = Backoff()
     deadline = time.monotonic() + (seconds or float("inf"))
     while (state := complete([request])) is not True:
         if state is None:
             raise PeerFailure(f"MPI reports to rank {comm.Get_rank()} that another rank has died")
         if comm.Iprobe(MPI.ANY_SOURCE, int(Kind.ABORT)):
-            raise PeerFailure(f"another rank has failed; rank {comm.Get_rank()} ends with it")
+            raise PeerAborted(f"another rank has failed; rank {comm.Get_rank()} ends with it")
         if time.monotonic() > deadline:
             raise PeerFailure(f"rank {comm.Get_rank()} waited {seconds} s for the others")
         backoff.wait()
+
+
+def leave_together(comm: Any, seconds: float | None) -> None:
+    """Wait until all ranks are about to leave; one that dies only now has done its part. Where another one gives up this process ends here:
+    nobody would come to MPI_Finalize."""
+    try:
+        sleep_until(comm, comm.Ibarrier(), seconds)
+    except PeerAborted:
+        sys.stdout.flush()
+        os._exit(1)
+    except PeerFailure:
+        pass
 
 
 def broadcast(comm: Any, payload: bytes | None) -> bytes:

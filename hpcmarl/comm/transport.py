@@ -19,6 +19,10 @@ class PeerFailure(HpcmarlError):
     """Another rank has failed and has told why on its own standard error; this one ends too."""
 
 
+class PeerAborted(PeerFailure):
+    """Another rank has failed and ends the job: unlike one that died, it has said so."""
+
+
 class SendHandle:
     """A message on its way. `done()`: the receiver has taken it, so its buffer may be written again."""
 

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -30,6 +31,7 @@ from hpcmarl.roles.replacing import Replacements
 logger = logging.getLogger(__name__)
 
 CLOSING_SECONDS = 4.0
+FORWARDING_SECONDS = 0.3  # launchers pass on what a rank has said while the job lives
 MESSAGES_A_STEP = 256
 
 TO_SERVER = (Kind.GRADIENT, Kind.REPORT, Kind.STATE, Kind.INTERRUPT)
@@ -231,6 +233,7 @@ class AbortHook:
         sys.stderr.write(f"{marked}error: {place} failed: {type(error).__name__}: {error}; the job ends\n")
         sys.stderr.flush()
         self._close_soon()
+        time.sleep(FORWARDING_SECONDS)
         self.transport.abort()
 
     def _resumable(self) -> bool:

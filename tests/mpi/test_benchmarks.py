@@ -32,7 +32,7 @@ def test_stragglers():
 
 @pytest.mark.timeout(170)
 def test_the_server_is_flooded():
-    told = bench("comm", "-n", "3", "--seconds", "0.5")
+    told = bench("comm", "-n", "3", "--seconds", "2")
     assert told["gradient_senders"] == 2
     assert told["gradient_messages_per_second"] > 100
     assert 0 <= told["gradient_messages_late_share"] < 1

@@ -111,6 +111,14 @@ def test_a_failing_rank_ends_the_job_and_says_who_it_was(library, role, config, 
     assert not job.orphans
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_so_does_one_that_fails_when_the_others_are_leaving(library):
+    job = run_program(library, 3, "fails_late.py", limit=60.0)
+    assert job.code != 0
+    assert "RuntimeError: too late" in job.text
+    assert not job.orphans
+
+
 def test_a_failing_rank_ends_a_job_that_train_started(config, tmp_path):
     command = [sys.executable, "-m", "hpcmarl", "train", str(config), "-n", "4", "--run-dir", str(tmp_path / "run")]
     job = run([*command, "faults.raise_in=learner", "faults.after=20", "stop.updates=1000000"])

@@ -1,0 +1,16 @@
+"""Rank 0 fails when the others have done their part and wait for it to leave."""
+
+import time
+
+from hpcmarl.roles.rank import AbortHook
+from hpcmarl.roles.run import join_world
+
+transport = join_world()
+hook = AbortHook(transport)
+try:
+    if transport.rank == 0:
+        time.sleep(1.0)
+        raise RuntimeError("too late")
+except RuntimeError as error:
+    hook.fail(error)
+transport.close()
