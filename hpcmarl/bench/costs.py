@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.bench.runs import Moment, Stage, ends
+from hpcmarl.bench.runs import Moment, Stage, ends, on_stage
 from hpcmarl.bench.stragglers import case
 from hpcmarl.config.file import load_simulation
 from hpcmarl.errors import UsageError
@@ -21,7 +21,6 @@ from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.rounds import RULES, Engine, make_rule
 from hpcmarl.roles.feed import Work
 from hpcmarl.roles.learner import Learner
-from hpcmarl.roles.rank import AbortHook
 from hpcmarl.roles.run import join_world
 from hpcmarl.sim.cluster import Cluster
 from hpcmarl.types import Array, Gradient
@@ -62,18 +61,10 @@ def real(seconds: float) -> dict[str, Any] | None:
     transport = join_world()
     if transport.size < 2:
         raise UsageError("bench costs measures a server and at least one group: start two ranks or more: hpcmarl bench costs -n 4")
-    hook = AbortHook(transport)
-    stage = Stage(transport, hook)
     compute = [UNIT] * (transport.size - 1)
-    try:
+    with on_stage(transport) as stage:
         stage.play(case("afedpg", "ma_trace", compute, 60.0, f"stop.updates={2 * transport.size}"))  # what is imported late
         rules = {rule: _measure(stage, rule, compute, seconds) for rule in MEASURED}
-    except BaseException as error:
-        hook.fail(error)
-        raise
-    finally:
-        stage.close()
-    transport.close()
     if transport.rank != 0:
         return None
     return {"ranks": transport.size, "trajectory_seconds": UNIT, "seconds": seconds, "rules": rules}

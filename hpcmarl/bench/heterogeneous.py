@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.bench.runs import Stage
+from hpcmarl.bench.runs import Stage, on_stage
 from hpcmarl.config import Config
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import UsageError
-from hpcmarl.roles.rank import AbortHook
 from hpcmarl.roles.run import join_world
 
 CONFIG = """name: heterogeneous
@@ -60,21 +59,13 @@ def run(seconds: float, seeds: int, unit: float) -> dict[str, Any] | None:
     transport = join_world()
     if transport.size != GROUPS + 1:
         raise UsageError(f"bench heterogeneous needs {GROUPS + 1} ranks, not {transport.size}: start it without a launcher, it starts them itself")
-    hook = AbortHook(transport)
-    stage = Stage(transport, hook)
-    try:
+    with on_stage(transport) as stage:
         untrained = _play(stage, case("malenia", 0, STEP_SIZES[0], 0.1, (ABSENT,) * GROUPS))
         half = GROUPS // 2
         delays = (unit,) * half + (SLOWER * unit,) * half
         present = {"fast": (unit,) * half + (ABSENT,) * half, "slow": (ABSENT,) * half + (unit,) * half}
         alone = {name: _play(stage, case("rennala", 0, ALONE_STEP_SIZE, seconds, only)) for name, only in present.items()}
         rules = {rule: _rule(stage, rule, seeds, seconds, delays) for rule in RULES}
-    except BaseException as error:
-        hook.fail(error)
-        raise
-    finally:
-        stage.close()
-    transport.close()
     if transport.rank != 0:
         return None
     return {

@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.bench.runs import Stage
+from hpcmarl.bench.runs import Stage, on_stage
 from hpcmarl.bench.stragglers import compute_seconds
 from hpcmarl.config import Config
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import UsageError
-from hpcmarl.roles.rank import AbortHook
 from hpcmarl.roles.run import join_world
 
 CONFIG = """name: time-to-return
@@ -44,18 +43,10 @@ def run(target: float, limit: float, seeds: Sequence[int], unit: float, step_siz
     transport = join_world()
     if transport.size < 3:
         raise UsageError("bench stragglers needs a server and at least two groups: start three ranks or more: hpcmarl bench stragglers -n 9")
-    hook = AbortHook(transport)
-    stage = Stage(transport, hook)
     compute = compute_seconds(SETTING, transport.size - 1, unit)
-    try:
+    with on_stage(transport) as stage:
         stage.play(case("afedpg", 0, 1e-6, compute, limit, target, f"stop.updates={transport.size}"))  # what is imported late
         played = {rule: [_play(stage, case(rule, seed, step_sizes[rule], compute, limit, target)) for seed in seeds] for rule in RULES}
-    except BaseException as error:
-        hook.fail(error)
-        raise
-    finally:
-        stage.close()
-    transport.close()
     if transport.rank != 0:
         return None
     settings = {"return": target, "limit_seconds": limit, "seeds": list(seeds), "ranks": transport.size, "trajectory_seconds": compute}

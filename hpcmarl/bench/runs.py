@@ -6,10 +6,11 @@ rule and no figure but how many gradients were used and wasted until when.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from hpcmarl.comm.transport import Transport
@@ -85,6 +86,21 @@ class Stage:
     def close(self) -> None:
         if self.directory is not None:
             shutil.rmtree(self.directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def on_stage(transport: Transport) -> Iterator[Stage]:
+    """A stage for all runs of a benchmark, on every rank of this world: whoever fails ends the job, otherwise all leave together."""
+    hook = AbortHook(transport)
+    stage = Stage(transport, hook)
+    try:
+        yield stage
+    except BaseException as error:
+        hook.fail(error)
+        raise
+    finally:
+        stage.close()
+    transport.close()
 
 
 def ends(moments: Sequence[Moment], after: float) -> tuple[Moment, Moment]:

@@ -16,12 +16,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hpcmarl.bench.runs import Moment, Stage, used_per_second
+from hpcmarl.bench.runs import Moment, on_stage, used_per_second
 from hpcmarl.config import Config
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import HpcmarlError, UsageError
 from hpcmarl.maths.round_times import ideal_rate, rennala_rate, sync_rate
-from hpcmarl.roles.rank import AbortHook
 from hpcmarl.roles.run import join_world
 
 CONFIG = """name: stragglers
@@ -50,18 +49,10 @@ def run(seconds: float, unit: float) -> dict[str, Any] | None:
     transport = join_world()
     if transport.size < 3:
         raise UsageError("bench stragglers needs a server and at least two groups: start three ranks or more: hpcmarl bench stragglers -n 9")
-    hook = AbortHook(transport)
-    stage = Stage(transport, hook)
     compute = {setting: compute_seconds(setting, transport.size - 1, unit) for setting in SETTINGS}
-    try:
+    with on_stage(transport) as stage:
         stage.play(case("afedpg", "ma_trace", compute[SETTINGS[0]], WARM_UP, f"stop.updates={transport.size}"))  # what is imported late
         moments = {name: {label: stage.play(case(*label, times, seconds)) for label in CASES} for name, times in compute.items()}
-    except BaseException as error:
-        hook.fail(error)
-        raise
-    finally:
-        stage.close()
-    transport.close()
     if transport.rank != 0:
         return None
     settings = {name: _figures(times, moments[name]) for name, times in compute.items()}

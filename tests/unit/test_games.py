@@ -21,7 +21,9 @@ NUMBER = st.floats(-2, 2)
 
 
 def test_it_is_a_parallel_environment():
-    parallel_api_test(parallel_env(agents=3, landmarks=2, collisions=1.0), 100)
+    game = parallel_env(agents=3, landmarks=2, collisions=1.0)
+    parallel_api_test(game, 100)  # raises AssertionError where the interface is not kept
+    assert game.possible_agents == ["agent_0", "agent_1", "agent_2"]
 
 
 def test_a_seed_gives_the_same_game_and_another_one_another():
