@@ -14,6 +14,7 @@ from hpcmarl.config import NetworkConfig
 from hpcmarl.nets.heads import Chooser, Head, make_head
 from hpcmarl.nets.layers import Dense, NumpyDense, NumpyRecurrence
 from hpcmarl.nets.moments import Moments, NumpyMoments
+from hpcmarl.nets.recurrence import Packing, recur
 from hpcmarl.types import BoolArray, Decision, FloatArray, PolicyFrame, PolicySpec
 
 # Gain of the last layer: the first policy is nearly uniform.
@@ -73,21 +74,17 @@ class Policy(nn.Module):
         return seen
 
     def unroll(self, obs: torch.Tensor, alive: torch.Tensor, starts: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
-        """Recurrent policies only. obs [T, B, N, D], alive [T, B, N], starts [T, B], memory [B, N, H] -> raw [T, B, N, K]."""
+        """Recurrent policies only. obs [T, B, N, D], alive [T, B, N], starts [T, B], memory [B, N, H] -> raw [T, B, N, K], zero where
+        not alive."""
         assert self.body is not None
         assert self.cell is not None
-        steps, slots, agents = alive.shape
-        inputs = self.body(self._seen(obs)).view(steps, slots * agents, -1)
-        keeps = (~starts).unsqueeze(-1).expand(-1, -1, agents).reshape(steps, -1, 1)
-        acts = alive.reshape(steps, -1, 1)
-        hidden = memory.reshape(slots * agents, -1)
-        outputs = []
-        for row in range(steps):
-            hidden = hidden * keeps[row]
-            hidden = torch.where(acts[row], self.cell(inputs[row], hidden), hidden)
-            outputs.append(hidden)
-        raw: torch.Tensor = self.outputs(torch.stack(outputs))
-        return raw.view(steps, slots, agents, -1)
+        shape = alive.shape
+        columns = shape[1] * shape[2]
+        packing = Packing(alive.view(-1, columns).numpy(), starts.unsqueeze(-1).expand(shape).reshape(-1, columns).numpy())
+        inputs = self.body(self._seen(obs.reshape(-1, obs.shape[-1])[packing.rows]))
+        raw: torch.Tensor = self.outputs(recur(self.cell, inputs, memory.view(columns, -1), packing))
+        dense: torch.Tensor = raw.new_zeros(alive.numel(), raw.shape[-1]).index_copy(0, packing.rows, raw)
+        return dense.view(*shape, -1)
 
 
 class Actor:

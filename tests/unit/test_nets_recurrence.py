@@ -1,0 +1,66 @@
+"""The packed GRU against torch's own cell, one row after the other: values, gradients, gaps, beginnings of episodes."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from hpcmarl.nets.recurrence import Packing, recur
+
+INPUTS, WIDTH = 3, 5
+
+
+def in_a_loop(cell, inputs, memory, acts, starts):
+    """inputs [T, C, I] -> the memory after each row [T, C, H], kept where a column does not act."""
+    hidden, rows = memory, []
+    for row in range(len(acts)):
+        hidden = hidden * (~starts[row, :, None])
+        hidden = torch.where(acts[row, :, None], cell(inputs[row], hidden), hidden)
+        rows.append(hidden)
+    return torch.stack(rows)
+
+
+def compare(acts, starts, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    cell = nn.GRUCell(INPUTS, WIDTH)
+    for parameter in cell.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    inputs = torch.randn(*acts.shape, INPUTS, generator=generator, requires_grad=True)
+    memory, weight = torch.randn(acts.shape[1], WIDTH, generator=generator), torch.randn(*acts.shape, WIDTH, generator=generator)
+    acting, own = torch.from_numpy(acts), (*cell.parameters(), inputs)
+    wanted = in_a_loop(cell, inputs, memory, acting, torch.from_numpy(starts))
+    slopes = torch.autograd.grad((wanted * weight)[acting].sum(), own)
+    packing = Packing(acts, starts)
+    found = recur(cell, inputs.view(-1, INPUTS)[packing.rows], memory, packing)
+    torch.testing.assert_close(found, wanted.view(-1, WIDTH)[packing.rows], atol=1e-5, rtol=1e-5)
+    for slope, other in zip(torch.autograd.grad((found * weight.view(-1, WIDTH)[packing.rows]).sum(), own), slopes, strict=True):
+        torch.testing.assert_close(slope, other, atol=2e-5, rtol=1e-4)
+
+
+@given(st.integers(1, 9), st.integers(1, 6), st.sampled_from([0.0, 0.3, 0.7, 1.0]), st.sampled_from([0.0, 0.2]), st.integers(0, 999))
+@settings(max_examples=40, deadline=None)
+def test_it_is_grucell_in_every_row_that_acts(steps, columns, share, begins, seed):
+    generator = np.random.default_rng(seed)
+    compare(generator.random((steps, columns)) < share, generator.random((steps, columns)) < begins, seed)
+
+
+def test_every_column_ends_at_another_row():
+    acts = np.arange(6)[:, None] < np.array([2, 6, 0, 4, 6, 1])
+    compare(acts, np.zeros_like(acts))
+
+
+@pytest.mark.parametrize("row", [0, 2, 3])
+def test_an_episode_that_begins_in_a_gap_forgets(row):
+    acts, starts = np.array([[True, True], [True, False], [False, False], [True, True]]), np.zeros((4, 2), bool)
+    starts[row] = True
+    compare(acts, starts)
+
+
+def test_the_packed_rows_are_those_that_act_each_once():
+    acts = np.random.default_rng(0).random((7, 5)) < 0.6
+    packing = Packing(acts, np.zeros_like(acts))
+    assert sorted(packing.rows.tolist()) == np.flatnonzero(acts).tolist()
+    assert [step.stop - step.start for step in packing.steps] == [(acts.sum(0) > step).sum() for step in range(acts.sum(0).max())]
+    assert packing.keeps is None
