@@ -240,7 +240,7 @@ class RolloutCodec:
 
 def _view(buffer: Buffer, field: Field) -> Array:
     offset, shape, dtype = field
-    return np.frombuffer(buffer, dtype, int(np.prod(shape, dtype=np.int64)), offset).reshape(shape)
+    return np.ndarray(shape, dtype, buffer, offset)
 
 
 def _write_episodes(records: Array, episodes: list[Episode], spec: EnvironmentSpec) -> None:
