@@ -16,6 +16,7 @@ import torch
 
 from hpcmarl.algos.batch import Batch, PolicyBatch, tensor
 from hpcmarl.nets.policy import Policy
+from hpcmarl.nets.recurrence import spread
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray
 
 
@@ -73,13 +74,18 @@ def numbered(obs: Array) -> FloatArray:
 
 
 def action_values(policy: Policy, part: PolicyEpisodes) -> torch.Tensor:
-    """[T+1, B, N, A]: the policy's outputs in every row; recurrent ones from the episode's start. Rows in which nobody acts mean nothing."""
+    """[T+1, B, N, A]: the policy's outputs, recurrent ones from the episode's start; zeros where an agent is not alive."""
     rows, slots, agents, size = part.obs.shape
     if not policy.memory_size:
-        values: torch.Tensor = policy(part.obs.view(-1, size))
-        return values.view(rows, slots, agents, -1)
+        places = places_of(part.alive)
+        return spread(policy(part.obs.view(-1, size)[places]), places, (rows, slots, agents))
     starts = torch.zeros(rows, slots, dtype=torch.bool)
     return policy.unroll(part.obs, part.alive, starts, torch.zeros(slots, agents, policy.memory_size))
+
+
+def places_of(chosen: torch.Tensor) -> torch.Tensor:
+    """The numbers [n], in C order, of the rows where chosen [...] is true."""
+    return chosen.flatten().nonzero().squeeze(-1)
 
 
 def _part(batch: Batch, part: PolicyBatch, lengths: Array, agent_id: bool, turn_based: bool) -> PolicyEpisodes:

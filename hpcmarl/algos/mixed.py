@@ -19,24 +19,27 @@ import torch
 from torch import nn
 
 from hpcmarl.algos.batch import tensor
-from hpcmarl.algos.episodes import Episodes
+from hpcmarl.algos.episodes import Episodes, places_of
 from hpcmarl.algos.q_learning import Columns, Networks, QLearning
 from hpcmarl.config import MixingConfig, QLearningConfig
 from hpcmarl.errors import ConfigError
 from hpcmarl.maths.qlearning import taken
 from hpcmarl.nets.mixers import MonotonicMixer, SumMixer
+from hpcmarl.nets.recurrence import spread
 from hpcmarl.types import BoolArray, EnvironmentSpec
 
 
 @dataclass
 class Team:
-    """A gradient's episodes as the team sees them: state [T+1, B, S], counted [T, B] bool: somebody acts, in so many rows."""
+    """A gradient's episodes as the team sees them: state [T+1, B, S], counted [T, B] bool: somebody acts, in so many rows; present [T+1, B]
+    bool: that, or somebody sees the episode's end."""
 
     episodes: Episodes
     state: torch.Tensor
     columns: Columns
     counted: torch.Tensor
     rows: int
+    present: torch.Tensor
 
     def means(self, total: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
         """Statistics of values and targets [T, B]."""
@@ -86,7 +89,7 @@ class Mixed(QLearning):
 
     def _future(self, team: Team, values: list[torch.Tensor], later: list[torch.Tensor]) -> torch.Tensor:
         """V [T+1, B] under the target network."""
-        return self._mix(self._target, self._present(team.episodes, self._utilities(team.episodes, values, later)), team.state)
+        return self._mix(self._target, team, self._utilities(team.episodes, values, later))
 
     def _difference(self, team: Team, total: torch.Tensor, targets: torch.Tensor, future: torch.Tensor) -> torch.Tensor:
         """The loss summed over rows; total, targets [T, B], future [T+1, B]."""
@@ -95,22 +98,22 @@ class Mixed(QLearning):
     def _team(self, episodes: Episodes) -> Team:
         columns = self._columns(episodes)
         counted = tensor(columns.acts[..., 0])
-        return Team(episodes, self._states(episodes), columns, counted, max(int(counted.sum()), 1))
+        present = torch.cat([part.alive for part in episodes.parts], -1).any(-1)
+        return Team(episodes, self._states(episodes), columns, counted, max(int(counted.sum()), 1), present)
 
     def _total(self, networks: Networks, team: Team, values: list[torch.Tensor], mixer: str = "mixer") -> torch.Tensor:
         """Q_tot [T, B] of what was done."""
         steps = team.episodes.steps
         chosen = [taken(value[:steps], part.action) for value, part in zip(values, team.episodes.parts, strict=True)]
-        return self._mix(networks, self._present(team.episodes, chosen), team.state[:steps], mixer)
+        return self._mix(networks, team, chosen, mixer)
 
-    def _mix(self, networks: Networks, utilities: torch.Tensor, state: torch.Tensor, mixer: str = "mixer") -> torch.Tensor:
-        """utilities [..., n] -> [...]."""
-        mixed: torch.Tensor = networks.others[mixer](utilities.unsqueeze(-2), state)
-        return mixed.squeeze(-1)
-
-    def _present(self, episodes: Episodes, utilities: list[torch.Tensor]) -> torch.Tensor:
-        """All agents' utilities [rows, B, n], 0 where an agent does not act."""
-        return torch.cat([own * part.alive[: len(own)] for own, part in zip(utilities, episodes.parts, strict=True)], -1)
+    def _mix(self, networks: Networks, team: Team, utilities: list[torch.Tensor], mixer: str = "mixer") -> torch.Tensor:
+        """Each policy's utilities, in rows [T, B, N] or [T+1, B, N], mixed: [T, B] or [T+1, B]; 0 in rows in which nobody is alive."""
+        chosen = team.counted if len(utilities[0]) == team.episodes.steps else team.present
+        places = places_of(chosen)
+        picked = [(own * part.alive[: len(own)]).flatten(0, 1)[places] for own, part in zip(utilities, team.episodes.parts, strict=True)]
+        mixed: torch.Tensor = networks.others[mixer](torch.cat(picked, -1).unsqueeze(-2), team.state.flatten(0, 1)[places])
+        return spread(mixed.squeeze(-1), places, chosen.shape)
 
     def _states(self, episodes: Episodes) -> torch.Tensor:
         """What the mixer sees, [T+1, B, S]."""

@@ -5,16 +5,18 @@
 
 Both work against overestimation. Where the episode was cut off (truncated) b goes on with V. R and the rest: mixed.py, q_learning.py.
 
-    symbol -> variable, shape:  beta softmax_beta   lambda regularisation   U joint utilities [R, K, n]   b returns [T, B]   (R = (T+1) B rows)
+    symbol -> variable, shape:  beta softmax_beta   lambda regularisation   U joint utilities [R, K, n]   b returns [T, B]   (R rows in which somebody is alive)
 """
 
 from __future__ import annotations
 
 import torch
 
+from hpcmarl.algos.episodes import places_of
 from hpcmarl.algos.mixed import Mixed, Team
 from hpcmarl.config import RESConfig
 from hpcmarl.maths.qlearning import near_greedy, softmax_value
+from hpcmarl.nets.recurrence import spread
 
 
 class RES(Mixed):
@@ -25,13 +27,14 @@ class RES(Mixed):
     _config: RESConfig
 
     def _future(self, team: Team, values: list[torch.Tensor], later: list[torch.Tensor]) -> torch.Tensor:
-        parts = team.episodes.parts
-        rows = team.state.shape[0] * team.state.shape[1]
-        masks = [None if part.mask is None else part.mask.flatten(0, 1) for part in parts]
-        greedy = [action.flatten(0, 1) for action in self._greedy(team.episodes, values if self._config.double_q else later)]
-        joint, exists = near_greedy([value.flatten(0, 1) for value in later], masks, [part.alive.flatten(0, 1) for part in parts], greedy)
-        totals = self._target.others["mixer"](joint, team.state.reshape(rows, -1))
-        return softmax_value(totals, exists, self._config.softmax_beta).view(team.state.shape[:2])
+        places, parts = places_of(team.present), team.episodes.parts
+        values_there = [value.flatten(0, 1)[places] for value in later]
+        masks = [None if part.mask is None else part.mask.flatten(0, 1)[places] for part in parts]
+        acts = [part.alive.flatten(0, 1)[places] for part in parts]
+        greedy = [action.flatten(0, 1)[places] for action in self._greedy(team.episodes, values if self._config.double_q else later)]
+        joint, exists = near_greedy(values_there, masks, acts, greedy)
+        totals = self._target.others["mixer"](joint, team.state.flatten(0, 1)[places])
+        return spread(softmax_value(totals, exists, self._config.softmax_beta), places, team.present.shape)
 
     def _difference(self, team: Team, total: torch.Tensor, targets: torch.Tensor, future: torch.Tensor) -> torch.Tensor:
         returns = self._targets(team.columns, future.unsqueeze(-1), trace_lambda=1.0)[..., 0]

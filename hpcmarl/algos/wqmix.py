@@ -67,4 +67,4 @@ class WQMIX(Mixed):
 
     def _of_target(self, team: Team, utilities: list[torch.Tensor]) -> torch.Tensor:
         """The target network's central value [T+1, B] of the agents' utilities."""
-        return self._mix(self._target, self._present(team.episodes, utilities), team.state, "central mixer")
+        return self._mix(self._target, team, utilities, "central mixer")

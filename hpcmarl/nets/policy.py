@@ -14,7 +14,7 @@ from hpcmarl.config import NetworkConfig
 from hpcmarl.nets.heads import Chooser, Head, make_head
 from hpcmarl.nets.layers import Dense, NumpyDense, NumpyRecurrence
 from hpcmarl.nets.moments import Moments, NumpyMoments
-from hpcmarl.nets.recurrence import Packing, recur
+from hpcmarl.nets.recurrence import Packing, recur, spread
 from hpcmarl.types import BoolArray, Decision, FloatArray, PolicyFrame, PolicySpec
 
 # Gain of the last layer: the first policy is nearly uniform.
@@ -82,9 +82,8 @@ class Policy(nn.Module):
         columns = shape[1] * shape[2]
         packing = Packing(alive.view(-1, columns).numpy(), starts.unsqueeze(-1).expand(shape).reshape(-1, columns).numpy())
         inputs = self.body(self._seen(obs.reshape(-1, obs.shape[-1])[packing.rows]))
-        raw: torch.Tensor = self.outputs(recur(self.cell, inputs, memory.view(columns, -1), packing))
-        dense: torch.Tensor = raw.new_zeros(alive.numel(), raw.shape[-1]).index_copy(0, packing.rows, raw)
-        return dense.view(*shape, -1)
+        raw = self.outputs(recur(self.cell, inputs, memory.view(columns, -1), packing))
+        return spread(raw, packing.rows, shape)
 
 
 class Actor:

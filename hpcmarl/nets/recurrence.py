@@ -15,6 +15,7 @@ are the first so many of the step before.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,12 @@ class Packing:
             begun = starts.cumsum(0).reshape(-1)[packed]
             same = begun == np.concatenate([np.zeros(columns, np.int64), begun])[before]
             self.keeps = torch.from_numpy(same[:, None].astype(np.float32))
+
+
+def spread(rows: torch.Tensor, places: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """rows [n, ...] at their places [n] among all rows of `shape`, zeros elsewhere: [*shape, ...]. Differentiable."""
+    dense: torch.Tensor = rows.new_zeros(math.prod(shape), *rows.shape[1:]).index_copy(0, places, rows)
+    return dense.view(*shape, *rows.shape[1:])
 
 
 def recur(cell: nn.GRUCell, inputs: torch.Tensor, memory: torch.Tensor, packing: Packing) -> torch.Tensor:
