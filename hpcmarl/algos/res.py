@@ -5,7 +5,8 @@
 
 Both work against overestimation. Where the episode was cut off (truncated) b goes on with V. R and the rest: mixed.py, q_learning.py.
 
-    symbol -> variable, shape:  beta softmax_beta   lambda regularisation   U joint utilities [R, K, n]   b returns [T, B]   (R rows in which somebody is alive)
+    symbol -> variable, shape:  beta softmax_beta   lambda regularisation   U joint utilities [R, K, n]   b returns [T, B]
+    (R rows of [T+1, B]: those in which somebody is alive)
 """
 
 from __future__ import annotations
