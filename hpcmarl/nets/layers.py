@@ -86,7 +86,7 @@ class DenseStack(torch.autograd.Function):
         for layer in range(layers - 1, -1, -1):
             if layer < layers - 1 or ctx.activate_last:
                 after = stages[layer + 1]
-                slope = torch.ops.aten.tanh_backward(slope, after) if ctx.activation == "tanh" else slope * (after > 0)
+                slope = torch.ops.aten.tanh_backward(slope, after) if ctx.activation == "tanh" else torch.ops.aten.threshold_backward(slope, after, 0)
             gradients[3 + 2 * layer] = slope.t() @ stages[layer]
             gradients[4 + 2 * layer] = slope.sum(0)
             if layer > 0 or ctx.needs_input_grad[0]:
