@@ -77,6 +77,9 @@ def action_values(policy: Policy, part: PolicyEpisodes) -> torch.Tensor:
     """[T+1, B, N, A]: the policy's outputs, recurrent ones from the episode's start; zeros where an agent is not alive."""
     rows, slots, agents, size = part.obs.shape
     if not policy.memory_size:
+        if part.alive.all():
+            values: torch.Tensor = policy(part.obs.view(-1, size))
+            return values.view(rows, slots, agents, -1)
         places = places_of(part.alive)
         return spread(policy(part.obs.view(-1, size)[places]), places, (rows, slots, agents))
     starts = torch.zeros(rows, slots, dtype=torch.bool)

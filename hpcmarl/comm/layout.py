@@ -50,6 +50,8 @@ class RolloutLayout:
         self.frame_names: list[str] = []  # arrays of T+1 rows: what the policies see
         self.step_names: list[str] = []  # arrays of T rows: what they do and what comes of it
         self._end = HEADER_BYTES + ROLLOUT_HEADER.itemsize
+        self._shared: list[tuple[str, Field]] = []  # arrays that belong to no policy
+        self._own: dict[str, list[tuple[str, Field]]] = {policy.name: [] for policy in spec.policies}
         self._place_all()
         self.fixed_bytes = -(-self._end // ALIGNMENT) * ALIGNMENT
         self.final_dtype = self._final_dtype()
@@ -64,6 +66,8 @@ class RolloutLayout:
         elif name.rpartition("/")[2] in STEP_ARRAYS:
             self.step_names.append(name)
         self.fields[name] = (self._end, shape, np.dtype(dtype))
+        policy, _, own = name.rpartition("/")
+        (self._own[policy] if policy else self._shared).append((own, self.fields[name]))
         self._end += int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
 
     def _place_all(self) -> None:
@@ -105,16 +109,15 @@ class RolloutLayout:
 
     def rollout_of(self, buffer: Buffer, finals: Array, episodes: list[Episode], version: int, actor: int) -> Rollout:
         """A Rollout whose arrays are views of the buffer and of the final records."""
-        arrays = self.arrays(buffer)
         policies = {}
-        for policy in self.spec.policies:
-            own = {name: arrays.get(f"{policy.name}/{name}") for name in PolicyRollout.__dataclass_fields__ if name != "final_obs"}
-            policies[policy.name] = PolicyRollout(final_obs=finals[policy.name], **own)  # type: ignore[arg-type]
-        index = np.stack([finals["step"], finals["slot"]], axis=1).astype(np.int32)
-        shared = {name: arrays[name] for name in ("episode_start", "episode_end", "first_step", "episode", "slots")}
-        state = arrays.get("state")
+        for policy, own in self._own.items():
+            arrays: dict[str, Any] = {name: _view(buffer, field) for name, field in own}
+            policies[policy] = PolicyRollout(final_obs=finals[policy], **arrays)
+        index = np.empty((len(finals), 2), np.int32)
+        index[:, 0], index[:, 1] = finals["step"], finals["slot"]
+        shared: dict[str, Any] = {name: _view(buffer, field) for name, field in self._shared}
         final_state = finals["/state"] if self.with_state else None
-        return Rollout(policies, final_index=index, version=version, actor=actor, state=state, final_state=final_state, episodes=episodes, **shared)
+        return Rollout(policies, final_index=index, version=version, actor=actor, final_state=final_state, episodes=episodes, **shared)
 
 
 class RolloutArena:
