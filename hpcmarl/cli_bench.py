@@ -50,6 +50,22 @@ def acting(config: OptionalConfig = None, overrides: Overrides = None, seconds: 
 
 
 @bench_app.command()
+def learning(config: OptionalConfig = None, overrides: Overrides = None, seconds: Seconds = 10.0, as_json: Json = False) -> None:
+    """A learner's updates per second beside those of a bare torch loop, on the same network, loss and trajectories: one process, no MPI.
+
+    Trajectories are played first. gradient_difference is the largest difference between the two gradients at the first parameters, over the
+    largest number in them.
+
+    \b
+    hpcmarl bench learning configs/smax/3m_qmix.yaml --seconds 20 --json
+    """
+    settings = _bench_settings("learning", config, overrides, 1, seconds, as_json)
+    from hpcmarl.bench.learning import run
+
+    print_result(run(settings, seconds), as_json)
+
+
+@bench_app.command()
 def comm(config: OptionalConfig = None, overrides: Overrides = None, ranks: Ranks = None, seconds: Seconds = 5.0, as_json: Json = False) -> None:
     """Latency and bandwidth of messages beside bare mpi4py ping-pong.
 

@@ -22,6 +22,7 @@ COMMANDS = [
     "list algos",
     "list rules",
     "bench throughput",
+    "bench learning",
     "bench comm",
     "bench stragglers",
     "simulate",

@@ -1,0 +1,194 @@
+"""Bare torch loops of the actor-critics, MA-Trace, PPO and COMA, for `hpcmarl bench learning`. See bare_learning.py.
+
+The recursions run row by row in torch, for all trajectories at once; gap rows hand on what comes after them (maths/vtrace.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from hpcmarl.algos.batch import Batch, Rows, join
+from hpcmarl.bench.bare_learning import BareAgent, BareLoop, multilayer
+from hpcmarl.config import Config
+from hpcmarl.types import Rollout
+
+UNAVAILABLE = -1e9
+
+
+@dataclass
+class Unrolls:
+    """obs [T, B, N, D], alive, mask (None: all), action, logp (of the policy that sampled) likewise; seen: the critic's inputs, [T+1, B, U, D],
+    or with COMA [T, B, N, D]; finals [K, U, D] at `ends` (step, slot). Of the units, [T, B, U]: reward (scaled), acts, terminated, truncated."""
+
+    obs: torch.Tensor
+    alive: torch.Tensor
+    mask: torch.Tensor | None
+    action: torch.Tensor
+    logp: torch.Tensor
+    seen: torch.Tensor
+    finals: torch.Tensor
+    ends: tuple[torch.Tensor, torch.Tensor]
+    reward: torch.Tensor
+    acts: torch.Tensor
+    terminated: torch.Tensor
+    truncated: torch.Tensor
+
+
+def recursion(
+    inputs: Unrolls, value: torch.Tensor, last: torch.Tensor, final: torch.Tensor, ratios: tuple[torch.Tensor, torch.Tensor], discount: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """V-trace targets and advantages [T, B, U]; ratios: rho and c, [T, B, U]."""
+    rho, trace = ratios
+    targets, advantages = torch.zeros_like(value), torch.zeros_like(value)
+    next_value = next_target = last
+    for row in reversed(range(len(value))):
+        cut = torch.where(inputs.terminated[row], 0.0, final[row])
+        ends = inputs.terminated[row] | inputs.truncated[row]
+        next_value, next_target = torch.where(ends, cut, next_value), torch.where(ends, cut, next_target)
+        reward, own, acts = inputs.reward[row], value[row], inputs.acts[row]
+        change = rho[row] * (reward + discount * next_value - own)
+        target = own + change + discount * trace[row] * (next_target - next_value)
+        advantages[row] = acts * rho[row] * (reward + discount * next_target - own)
+        targets[row] = acts * target
+        next_value, next_target = torch.where(acts, own, next_value + reward), torch.where(acts, target, next_target + reward)
+    return targets, advantages
+
+
+class BareCritic(BareLoop):
+    """What the three have in common: the policy's side."""
+
+    def __init__(self, config: Config, algorithm: Any, inputs: int, outputs: int) -> None:
+        given: Any = config
+        self.config = given.algo
+        policy, network = algorithm.spec.policies[0], self.config.network
+        critic = self.config.critic_network or network
+        agent = BareAgent(policy.observation_size, policy.action.sizes[0], network)
+        super().__init__(
+            config, algorithm, nn.ModuleDict({"agent": agent, "critic": multilayer((inputs, *critic.hidden, outputs), critic.activation)})
+        )
+
+    def stack(self, rollouts: Sequence[Rollout]) -> Unrolls:
+        batch = join(rollouts)
+        part: Any = batch.policies[self.algorithm.spec.policies[0].name]
+        steps = batch.steps
+        seen, finals, columns = self._inputs(batch)
+        units = [torch.from_numpy(np.array(array)) for array in (columns.reward, columns.acts, columns.terminated, columns.truncated)]
+        return Unrolls(
+            torch.from_numpy(np.array(part.obs[:steps].reshape(*part.alive[:steps].shape, -1))),
+            torch.from_numpy(np.array(part.alive[:steps])),
+            None if part.action_mask is None else torch.from_numpy(np.array(part.action_mask[:steps])),
+            torch.from_numpy(np.array(part.action)),
+            torch.from_numpy(np.array(part.logp)),
+            torch.from_numpy(np.array(seen)),
+            torch.from_numpy(np.array(finals)),
+            (torch.from_numpy(batch.final_step), torch.from_numpy(batch.final_slot)),
+            *units,
+        )
+
+    def _inputs(self, batch: Batch) -> tuple[Any, Any, Any]:
+        """The critic's inputs, those of truncated episodes' ends, and the units' columns."""
+        owner: Any = self.algorithm
+        part = batch.policies[owner.spec.policies[0].name]
+        shape = part.obs.shape
+        if self.config.critic == "dec":
+            seen, finals = part.obs.reshape(*shape[:3], -1), part.final_obs.reshape(len(part.final_obs), shape[2], int(np.prod(shape[3:])))
+        else:
+            seen, finals = owner._central_input(batch)
+        zeros = np.zeros(seen.shape[:3], np.float32)
+        return seen, finals, owner._columns(batch, part, zeros[:-1], zeros[-1], np.zeros(finals.shape[:2], np.float32))
+
+    def _policy(self, inputs: Unrolls) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of all rows: log-probabilities of all actions [T, B, N, A], of the one taken, and the acting rows' summed entropy."""
+        logits = self.module["agent"](inputs.obs)
+        if inputs.mask is not None:
+            logits = logits.masked_fill(~inputs.mask, UNAVAILABLE)
+        every = functional.log_softmax(logits, -1)
+        entropy = -(every.exp() * every).sum(-1)
+        return every, every.gather(-1, inputs.action.unsqueeze(-1)).squeeze(-1), (entropy * inputs.alive).sum()
+
+    def _loss(self, inputs: Unrolls, gain: torch.Tensor, error: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
+        steps, slots = inputs.alive.shape[:2]
+        loss: torch.Tensor = (self.config.value_cost * error - gain - self.config.entropy_cost * entropy) / (steps * slots)
+        return loss
+
+    def _normalised(self, advantages: torch.Tensor, alive: torch.Tensor, *, centred: bool) -> torch.Tensor:
+        """[T, B, U] -> [T, B, N], where asked in units of the deviation over the acting rows."""
+        advantages = advantages.expand(alive.shape)
+        if not self.config.normalise_advantages:
+            return advantages
+        acting = advantages[alive]
+        return (advantages - (acting.mean() if centred else 0.0)) / (acting.std(correction=0) + 1e-8)
+
+
+class BareValueCritic(BareCritic):
+    """MA-Trace with one ratio a unit (joint, or with critic dec of each agent), and PPO."""
+
+    def __init__(self, config: Config, algorithm: Any) -> None:
+        spec = algorithm.spec
+        agents, size = len(spec.policies[0].agents), spec.policies[0].observation_size
+        chosen: Any = config.algo
+        super().__init__(config, algorithm, {"full": spec.state_size or 0, "dec": size, "obs": agents * size}[chosen.critic], 1)
+
+    def loss(self, inputs: Unrolls) -> torch.Tensor:
+        config, critic = self.config, self.module["critic"]
+        outputs = critic(inputs.seen[:-1]).squeeze(-1)
+        _, logp, entropy = self._policy(inputs)
+        with torch.no_grad():
+            value, last, ends = outputs.detach(), critic(inputs.seen[-1]).squeeze(-1), critic(inputs.finals).squeeze(-1)
+            final = value.clone()
+            final[inputs.ends] = ends
+            if config.name == "ppo":
+                ratios = (torch.ones_like(value), torch.full_like(value, config.trace_lambda))
+                targets, _ = recursion(inputs, value, last, final, ratios, config.discount)
+                advantages = torch.where(inputs.acts, targets - value, 0.0)
+            else:
+                difference = (logp - inputs.logp) * inputs.alive
+                ratio = (difference if value.shape[-1] > 1 else difference.sum(-1, keepdim=True)).exp()
+                ratios = (ratio.clamp(max=config.rho_max), config.trace_lambda * ratio.clamp(max=config.c_max))
+                targets, advantages = recursion(inputs, value, last, final, ratios, config.discount)
+            advantages = self._normalised(advantages, inputs.alive, centred=config.name == "ppo")
+        error = ((targets - outputs).square() * inputs.acts).sum() / outputs.shape[-1]
+        if config.name == "ppo":
+            ratio = (logp - inputs.logp).exp()
+            gains = torch.minimum(ratio * advantages, ratio.clamp(1 - config.clip, 1 + config.clip) * advantages)
+        else:
+            gains = logp * advantages
+        return self._loss(inputs, (gains * inputs.alive).sum(), error, entropy)
+
+
+class BareCOMA(BareCritic):
+    """COMA."""
+
+    def __init__(self, config: Config, algorithm: Any) -> None:
+        policy = algorithm.spec.policies[0]
+        super().__init__(config, algorithm, algorithm._critics[policy.name].layers.layers[0].in_features, policy.action.sizes[0])
+
+    def _inputs(self, batch: Batch) -> tuple[Any, Any, Any]:
+        owner: Any = self.algorithm
+        policy = owner.spec.policies[0]
+        part = batch.policies[policy.name]
+        alive = part.alive[: batch.steps]
+        everybody = owner._inputs(policy, batch, owner._central_input(batch)[0], Rows(np.ones_like(alive)))
+        columns = owner._agent_columns(batch, part, np.zeros(alive.shape, np.float32))
+        return everybody.reshape(*alive.shape, -1), np.zeros((0, 1), np.float32), columns
+
+    def loss(self, inputs: Unrolls) -> torch.Tensor:
+        config, taken = self.config, inputs.action.unsqueeze(-1)
+        outputs = self.module["critic"](inputs.seen)
+        every, logp, entropy = self._policy(inputs)
+        chosen = outputs.gather(-1, taken).squeeze(-1)
+        with torch.no_grad():
+            later = self.target["critic"](inputs.seen).gather(-1, taken).squeeze(-1)
+            ratios = (torch.ones_like(later), torch.full_like(later, config.trace_lambda))
+            targets, _ = recursion(inputs, later, torch.zeros_like(later[0]), later, ratios, config.discount)
+            advantages = self._normalised(chosen - (every.exp() * outputs).sum(-1), inputs.alive, centred=False)
+            weights = (logp - inputs.logp).exp().clamp(max=config.rho_max) * advantages
+        error = ((targets - chosen).square() * inputs.acts).sum() / outputs.shape[2]
+        return self._loss(inputs, (logp * weights * inputs.alive).sum(), error, entropy)

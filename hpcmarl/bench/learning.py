@@ -1,0 +1,177 @@
+"""Learning against a bare torch loop: one process without MPI; the two alternated in short windows. Called by cli_bench.py.
+
+Trajectories are really played first, with the untrained policies. hpcmarl's update is all that a learner and the server do with a round of one
+learner: messages read, rollouts joined, targets, loss, backward pass, the flat vector summed and stepped, parameters loaded, the target network
+followed. The bare loop's (bare_learning.py) begins with stacked tensors and ends with a step of torch.optim.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpcmarl.algos import make_algorithm
+from hpcmarl.algos.base import Algorithm
+from hpcmarl.algos.batch import select
+from hpcmarl.bench.bare_critics import BareCOMA, BareValueCritic
+from hpcmarl.bench.bare_learning import BareLoop, BareValues
+from hpcmarl.comm.episodes import EpisodeAssembler
+from hpcmarl.comm.layout import RolloutArena
+from hpcmarl.comm.local import LocalWorld
+from hpcmarl.comm.protocol import Buffer
+from hpcmarl.comm.topology import assign_roles
+from hpcmarl.config import Config, TopologyConfig
+from hpcmarl.envs import Seeds, describe, make_environment
+from hpcmarl.errors import UsageError
+from hpcmarl.optim.rounds import Engine, make_rule, share
+from hpcmarl.roles.base import Context, generator_for
+from hpcmarl.roles.guard import GradientGuard
+from hpcmarl.types import Array, Gradient, Rollout
+
+WINDOW = 1.0  # seconds of each kind in turn
+BATCHES = 4  # that are learned from in turn
+BARE: dict[str, Callable[[Config, Any], BareLoop]] = {
+    **dict.fromkeys(("iql", "vdn", "qmix", "wqmix", "res"), BareValues),
+    **dict.fromkeys(("ma_trace", "ppo"), BareValueCritic),
+    "coma": BareCOMA,
+}
+Part = list[tuple[Buffer, Array | None]]  # messages, and which of their trajectories (None: all)
+
+
+class Learning:
+    """A learner and a server's engine, without anybody to talk to."""
+
+    def __init__(self, config: Config, algorithm: Algorithm) -> None:
+        transport = LocalWorld(1).transports[0]
+        topology = assign_roles(1, [transport.host], TopologyConfig())
+        self.context = Context(config, topology, transport, Path(), algorithm.spec)
+        self.algorithm, self.guard = algorithm, GradientGuard(config)
+        self.codec = self.context.codec(algorithm)
+        self.batch = share(self.context.batch, len(config.topology.group_list))
+        self.parts = [part for _ in range(BATCHES) for part in self._play()]
+        self.engine = Engine(make_rule("sync", 1, 1), self.context.optimizer(algorithm))
+        self.algorithm.on_version(0)
+
+    def _play(self) -> list[Part]:
+        """What one batch of trajectories is learned from: all of it at once, or in `minibatches` random parts."""
+        parts = self.algorithm.minibatches if self.algorithm.epochs else 1
+        played = play(self.context, self.algorithm, parts * self.batch)
+        if not self.algorithm.epochs:
+            return [[(message, None) for message in played]]
+        rows = [(index, slot) for index, message in enumerate(played) for slot in range(self.codec.read(message, 0).count)]
+        order = generator_for(self.context.config.seed, "learner", 0).permutation(len(rows))
+        drawn = [np.array(sorted(rows[row] for row in part)) for part in np.array_split(order, parts)]
+        return [[(played[index], part[part[:, 0] == index, 1]) for index in np.unique(part[:, 0])] for part in drawn]
+
+    def rollouts(self, number: int) -> list[Rollout]:
+        """Of one update, read from their messages."""
+        read = ((self.codec.read(message, 0), slots) for message, slots in self.parts[number % len(self.parts)])
+        return [rollout if slots is None else select(rollout, slots) for rollout, slots in read]
+
+    def update(self, number: int) -> None:
+        """One gradient and one step."""
+        rollouts = self.rollouts(number)
+        vector, _ = self.algorithm.gradient(rollouts)
+        version = self.engine.version
+        self.guard.accepts(vector, (), version)
+        count = sum(rollout.count for rollout in rollouts)
+        self.engine.on_gradient(Gradient(0, version, count, vector))
+        self.algorithm.load_parameters(self.engine.optimizer.point())
+        self.algorithm.on_version(self.engine.version)
+
+
+def play(context: Context, algorithm: Algorithm, count: int) -> list[Buffer]:
+    """At least `count` trajectories of the algorithm's policies, as actors send them: messages of unrolls side by side, or of single episodes."""
+    config, slots = context.config, context.config.topology.environments_per_actor
+    environment = make_environment(config.env, config.policies, slots, Seeds(config.seed), with_state=algorithm.needs_state)
+    codec, generator, memory = context.codec(algorithm), generator_for(config.seed, "actor", 0), algorithm.initial_memory(slots)
+    arena = RolloutArena(codec.layout(context.arena_steps, slots))
+    assembler = EpisodeAssembler(codec, slots, 0, np.arange(slots)) if context.whole_episodes else None
+    environment.reset(arena.frames[0])
+    messages: list[Buffer] = []
+    while len(messages) * (1 if assembler else slots) < count:
+        for policy, before in memory.items():
+            arena.arrays[policy + "/memory"][:] = before
+        for row in range(context.arena_steps):
+            decisions = algorithm.act(arena.frames[row], memory, generator)
+            arena.decide(row, decisions, memory)
+            outcome = arena.outcomes[row]
+            environment.step({policy: decision.action for policy, decision in decisions.items()}, outcome, arena.frames[row + 1])
+            arena.keep(row, outcome)
+            if assembler is not None:
+                messages += [message for message, _ in assembler.after_step(arena, row, 0)]
+        if assembler is None:
+            messages.append(arena.finish(0, 0)[0].copy())
+        arena.begin_after(arena)
+    environment.close()
+    return messages if assembler is None else messages[:count]
+
+
+def check(config: Config, algorithm: Algorithm) -> None:
+    """Raises UsageError for what the bare loops do not have."""
+    chosen: Any = config.algo
+    if chosen.name not in BARE:
+        raise UsageError(f"algo.name: there is no bare loop of {chosen.name} to compare with; allowed: {', '.join(BARE)}")
+    policies = algorithm.spec.policies
+    if len(policies) > 1 or policies[0].action.kind != "discrete" or algorithm.spec.turn_based:
+        raise UsageError(f"env.id: the bare loops need agents of one policy with single discrete actions, all at once; {config.env.id} has others")
+    actor_critic = chosen.name in ("ma_trace", "ppo", "coma")
+    plain: dict[str, Any] = {"normalise_values": False, "normalise_observations": False, "target_entropy": None, "importance_sampling": True}
+    plain |= {"operator": "max", "target_rate": None, "sparse": None, "weighting": "optimistic"}
+    if chosen.name == "ma_trace" and chosen.critic != "dec":
+        plain["ratios"] = "joint" if chosen.ratios == "joint" else None
+    for key, value in plain.items():
+        if getattr(chosen, key, value) != value:
+            raise UsageError(f"algo.{key}: {getattr(chosen, key)} is not in the bare loops; use {value}")
+    if actor_critic and chosen.network.recurrent:
+        raise UsageError("algo.network.recurrent: true is in the bare loops of value-based algorithms only; use false")
+
+
+def run(config: Config, seconds: float) -> dict[str, Any]:
+    """Measure for about `seconds` of each kind. Raises UsageError for what there is no bare loop of."""
+    torch.set_num_threads(config.topology.threads)
+    algorithm = make_algorithm(describe(config.env, config.policies), config.algo, config.seed)
+    check(config, algorithm)
+    bare = BARE[config.algo.name](config, algorithm)
+    learning = Learning(config, algorithm)
+    inputs = [bare.stack(learning.rollouts(number)) for number in range(len(learning.parts))]
+    rollouts = learning.rollouts(0)
+    trajectories = sum(rollout.count for rollout in rollouts)
+    own, other = algorithm.gradient(rollouts)[0] / trajectories, -bare.gradient(inputs[0])
+    difference = float(np.abs(own - other).max() / np.abs(other).max())
+    for update in (learning.update, lambda number: bare.update(inputs[number % len(inputs)])):
+        _updates(update, 0.2)
+    done: tuple[list[float], list[float]] = ([], [])
+    for _ in range(max(2, round(seconds / WINDOW))):
+        done[0].append(_updates(learning.update, WINDOW))
+        done[1].append(_updates(lambda number: bare.update(inputs[number % len(inputs)]), WINDOW))
+    ratios = (np.array(done[0]) / np.array(done[1])).tolist()
+    return {
+        "updates_per_second": float(np.mean(done[0])),
+        "bare_updates_per_second": float(np.mean(done[1])),
+        "ratio": float(np.mean(done[0]) / np.mean(done[1])),
+        "ratio_median": float(np.median(ratios)),
+        "ratio_of_windows": ratios,
+        "gradient_difference": difference,
+        "algorithm": config.algo.name,
+        "environment": config.env.id,
+        "trajectories": trajectories,
+        "steps": sum(rollout.steps * rollout.count for rollout in rollouts),
+        "longest_steps": max(rollout.steps for rollout in rollouts),
+        "parameters": algorithm.size,
+        "window_seconds": WINDOW,
+    }
+
+
+def _updates(update: Callable[[int], None], seconds: float) -> float:
+    """Updates a second, for a while."""
+    count, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        update(count)
+        count += 1
+    return count / (time.perf_counter() - began)

@@ -1,0 +1,89 @@
+"""`hpcmarl bench learning`: the bare loops learn from the same trajectories by the same gradient, whatever the algorithm; figures are there."""
+
+import json
+
+import pytest
+import torch
+
+from hpcmarl.config.file import load_config
+from hpcmarl.errors import UsageError
+from tests.worlds import ECHO, SPREAD
+
+VALUES = ("algo.network={hidden: [8], recurrent: true, memory: 6}", "rounds.batch=5", "algo.replay.starts=5", "optimizer.max_gradient_norm=10")
+CRITICS = ("rounds.batch=4", "algo.unroll=7", "optimizer={name: adam, max_gradient_norm: 1.0}")
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Windows of a few updates; torch's number of threads as it was."""
+    from hpcmarl.bench import learning
+
+    monkeypatch.setattr(learning, "WINDOW", 0.03)
+    threads = torch.get_num_threads()
+    yield learning
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("text", "changes"),
+    [
+        (ECHO, ("algo.name=iql", "algo.trace_lambda=0.5", *VALUES)),
+        (SPREAD, ("algo={name: vdn, reward_scale: 0.5}", "optimizer.name=rmsprop", *VALUES)),
+        (SPREAD, ("algo={name: qmix, double_q: false, trace_lambda: 0.8}", "optimizer.name=rmsprop", *VALUES)),
+        (SPREAD, ("algo={name: wqmix, central_width: 16}", "optimizer.name=rmsprop", *VALUES)),
+        (SPREAD, ("algo={name: res, agent_id: false}", "optimizer.name=rmsprop", *VALUES)),
+        (SPREAD, ("algo.normalise_advantages=true", "algo.trace_lambda=0.9", *CRITICS)),
+        (SPREAD, ("algo.critic=dec", *CRITICS)),
+        (SPREAD, ("algo={name: ppo, minibatches: 2, network: {activation: relu}}", *CRITICS)),
+        (SPREAD, ("algo={name: ppo, critic: dec, normalise_advantages: false}", *CRITICS)),
+        (SPREAD, ("algo={name: coma, network: {hidden: [8]}}", *CRITICS)),
+    ],
+)
+def test_the_bare_loop_has_the_same_gradient(short, text, changes):
+    told = short.run(load_config(text, changes), 0.06)
+    assert told["gradient_difference"] < 1e-4
+    assert told["trajectories"] == (5 if "optimizer.max_gradient_norm=10" in changes else 4)
+    assert min(told["updates_per_second"], told["bare_updates_per_second"]) > 0
+    assert told["ratio"] == pytest.approx(told["updates_per_second"] / told["bare_updates_per_second"])
+    assert len(told["ratio_of_windows"]) == 2
+
+
+def test_after_some_updates_it_is_still_where_hpcmarl_is(short):
+    """Clipping, the optimizer's step and the target network's copies agree, too."""
+    from hpcmarl.algos import make_algorithm
+    from hpcmarl.envs import describe
+
+    changes = ("algo={name: qmix, target_every: 3}", "optimizer={name: rmsprop, step_size: 0.001}", *VALUES, "optimizer.max_gradient_norm=0.1")
+    config = load_config(SPREAD, changes)
+    algorithm = make_algorithm(describe(config.env, config.policies), config.algo, 0)
+    bare, ours = short.BARE["qmix"](config, algorithm), short.Learning(config, algorithm)
+    inputs = [bare.stack(ours.rollouts(number)) for number in range(len(ours.parts))]
+    before = algorithm.initial_parameters()
+    for number in range(8):
+        ours.update(number)
+        bare.update(inputs[number % len(inputs)])
+    found = torch.nn.utils.parameters_to_vector(bare.module.parameters()).detach().numpy()
+    assert abs(found - before).max() > 1e-3
+    assert abs(found - algorithm.parameters).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ("algo={name: reinforce}", "algo.name: there is no bare loop of reinforce"),
+        ("algo.normalise_values=true", "algo.normalise_values: True is not in the bare loops; use False"),
+        ("algo.network.recurrent=true", "algo.network.recurrent: true is in the bare loops of value-based algorithms only"),
+        ("optimizer.name=nigt", "optimizer.name: torch has no nigt to compare with"),
+        ("env.kwargs.continuous_actions=true", "env.id: the bare loops need agents of one policy with single discrete actions"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(short, changes, told):
+    with pytest.raises(UsageError, match=told):
+        short.run(load_config(SPREAD, [changes]), 0.1)
+
+
+def test_through_the_command(run, short, tmp_path):
+    (tmp_path / "echo.yaml").write_text(ECHO)
+    code, out, _ = run("bench", "learning", tmp_path / "echo.yaml", "rounds.batch=3", "--seconds", "0.1", "--json")
+    assert code == 0
+    assert {"updates_per_second", "bare_updates_per_second", "ratio", "ratio_median", "gradient_difference"} <= set(json.loads(out))
