@@ -120,12 +120,16 @@ def step_bare(environment: BareBatch | BareEnvironment | None, seconds: float) -
 def _trained_steps(rank: Rank) -> int:
     """Environment steps in all updates so far, on the server's rank; 0 elsewhere."""
     server: Any = rank.roles.get("server")
-    if server is None:
-        return 0
-    unroll = getattr(rank.context.config.algo, "unroll", None)
-    if unroll is not None:
-        return int(server.engine.used) * int(unroll)
-    return int(server.recorder.totals["env_steps"])  # whole episodes: what the learners took in
+    return 0 if server is None else trained_steps(rank.context.config.algo, int(server.engine.used), int(server.recorder.totals["env_steps"]))
+
+
+def trained_steps(algo: Any, used: int, taken: int) -> int:
+    """Environment steps that were learned from, each counted once, however often its unroll was in a gradient (reuse, epochs). used: trajectories
+    in all gradients; taken: environment steps that the learners took in, which says it where trajectories are whole episodes."""
+    unroll = getattr(algo, "unroll", None)
+    if unroll is None:
+        return taken
+    return used * int(unroll) // int(getattr(algo, "epochs", getattr(algo, "reuse", 1)))
 
 
 def _sum_over_ranks(transport: Transport, value: float) -> float:

@@ -46,6 +46,7 @@ def test_the_bare_loop_has_the_same_gradient(short, text, changes):
     assert min(told["updates_per_second"], told["bare_updates_per_second"]) > 0
     assert told["ratio"] == pytest.approx(told["updates_per_second"] / told["bare_updates_per_second"])
     assert len(told["ratio_of_windows"]) == 2
+    assert told["ratio_of_processor_time"] > 0
 
 
 def test_after_some_updates_it_is_still_where_hpcmarl_is(short):
@@ -87,3 +88,18 @@ def test_through_the_command(run, short, tmp_path):
     code, out, _ = run("bench", "learning", tmp_path / "echo.yaml", "rounds.batch=3", "--seconds", "0.1", "--json")
     assert code == 0
     assert {"updates_per_second", "bare_updates_per_second", "ratio", "ratio_median", "gradient_difference"} <= set(json.loads(out))
+
+
+@pytest.mark.parametrize(
+    ("algo", "steps"),
+    [
+        ("{name: ma_trace, unroll: 6}", 600),
+        ("{name: ma_trace, unroll: 6, reuse: 4}", 150),
+        ("{name: ppo, unroll: 6, epochs: 3, minibatches: 2}", 200),
+        ("{name: vdn}", 77),
+    ],
+)
+def test_throughput_counts_every_step_once(algo, steps):
+    from hpcmarl.bench.throughput import trained_steps
+
+    assert trained_steps(load_config(SPREAD, [f"algo={algo}"]).algo, used=100, taken=77) == steps
