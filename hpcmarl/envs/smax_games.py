@@ -60,15 +60,29 @@ class Game:
         return state, jnp.stack([rewards[agent] for agent in self.agents])
 
     def look(self, state: Tree) -> dict[str, Any]:
-        """obs [N, F], alive [N]; action_mask [N, A] where actions are discrete; state [S]."""
+        """obs [N, F], alive [N]; action_mask [N, A] where actions are discrete; state [S], scaled as observations are."""
         seen = self.rules.get_obs(state)
         shown = {"obs": jnp.stack([seen[agent] for agent in self.agents]), "alive": state.state.unit_alive[: len(self.agents)]}
-        shown["state"] = self.rules.get_world_state(state)
+        shown["state"] = self._scaled(self.rules.get_world_state(state))
         if self.discrete:
             allowed = self.rules.get_avail_actions(state)
             # who is dead may do anything: nobody listens
             shown["action_mask"] = jnp.stack([allowed[agent] for agent in self.agents]).astype(bool) | ~shown["alive"][:, None]
         return shown
+
+    def _scaled(self, world: Any) -> Any:
+        """JaxMARL's state [S] in the units of its observations: places in shares of the map, cooldowns from 0 (ready) to 1, types from 0 to 1.
+
+        Its own goes from -10 (a cooldown long past) to 32 (a place): a mixer or critic that starts on such numbers starts with values far beyond any return."""
+        rules = self.rules
+        units, types = rules.num_allies + rules.num_enemies, rules.unit_type_bits
+        rows = world[: units * len(rules.own_features)].reshape(units, -1)
+        cooldowns = rows[:, 4:] @ rules.unit_type_weapon_cooldowns
+        places = rows[:, 1:3] / jnp.array([rules.map_width, rules.map_height])
+        waits = jnp.clip(rows[:, 3] / jnp.where(cooldowns > 0, cooldowns, 1.0), 0.0, 1.0)  # who is dead has no type
+        features = jnp.concatenate([rows[:, :1], places, waits[:, None], rows[:, 4:]], -1)
+        teams, kinds = jnp.split(world[rows.size :], 2)
+        return jnp.concatenate([features.reshape(-1), teams, kinds / max(1, types - 1)])
 
     def judge(self, state: Tree, limit: Any) -> tuple[Any, Any]:
         """How the step ended (0, 1, 2: no end, a side is dead, out of time), and whether the battle is won."""

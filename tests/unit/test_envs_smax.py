@@ -47,7 +47,7 @@ def make(policies: dict[str, Any] | None = None, *, record: bool = False, with_s
 
 
 class Twin:
-    """One game by JaxMARL's own reset, step_env, get_obs, get_avail_actions and get_world_state."""
+    """One game by JaxMARL's own reset, step_env, get_obs and get_avail_actions; the state unit by unit."""
 
     def __init__(self) -> None:
         load(MARINES)
@@ -55,7 +55,7 @@ class Twin:
         from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
 
         self.jax, self.rules = jax, HeuristicEnemySMAX(scenario=map_name_to_scenario("3m"))
-        self.look = jax.jit(lambda state: (self.rules.get_obs(state), self.rules.get_avail_actions(state), self.rules.get_world_state(state)))
+        self.look = jax.jit(lambda state: (self.rules.get_obs(state), self.rules.get_avail_actions(state)))
 
     def key(self, seed: int, step: int) -> Any:
         return self.jax.random.fold_in(self.jax.random.PRNGKey(np.uint32(seed)), step)
@@ -73,8 +73,22 @@ class Twin:
 
     def seen(self) -> tuple[Any, Any, Any]:
         """obs [3, 75], masks [3, 8], the state [72]."""
-        shown, allowed, world = self.look(self.state)
-        return np.stack([shown[name] for name in self.rules.agents]), np.stack([allowed[name] for name in self.rules.agents]).astype(bool), world
+        shown, allowed = self.look(self.state)
+        masks = np.stack([allowed[name] for name in self.rules.agents]).astype(bool)
+        return np.stack([shown[name] for name in self.rules.agents]), masks, self.world()
+
+    def world(self) -> Any:
+        """Each unit's health, place and cooldown, each a share of its most, and type; then all sides and types."""
+        game, rows = self.state.state, []
+        for unit in range(6):
+            row, kind = np.zeros(10, np.float32), int(game.unit_types[unit])
+            if game.unit_alive[unit]:
+                row[0] = game.unit_health[unit] / self.rules.unit_type_health[kind]
+                row[1:3] = np.asarray(game.unit_positions[unit]) / 32
+                row[3] = min(1.0, max(0.0, game.unit_weapon_cooldowns[unit] / self.rules.unit_type_weapon_cooldowns[kind]))
+                row[4 + kind] = 1.0
+            rows.append(row)
+        return np.concatenate([*rows, np.asarray(game.unit_teams), np.asarray(game.unit_types) / 5])
 
     def won(self) -> bool:
         units = np.asarray(self.state.state.unit_alive)
