@@ -75,6 +75,25 @@ class Crowd(ParallelEnv):
         return np.array([[self.time, len(self.agents)]], np.float64)
 
 
+class MaskedCrowd(Crowd):
+    """A Crowd whose agents may not do at step k what is k (mod 4). Raises ValueError on a forbidden action."""
+
+    metadata: ClassVar[dict[str, Any]] = {"name": "masked_crowd_v0"}
+
+    def _told(self, infos: dict[str, Any]) -> dict[str, Any]:
+        return {agent: {**info, "action_mask": (np.arange(4) != self.time % 4).astype(np.int8)} for agent, info in infos.items()}
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        observations, infos = super().reset(seed, options)
+        return observations, self._told(infos)
+
+    def step(self, actions: dict[str, Any]) -> Any:
+        if self.time % 4 in actions.values():
+            raise ValueError("forbidden")
+        *others, infos = super().step(actions)
+        return *others, self._told(infos)
+
+
 class Masked(ParallelEnv):
     """Two agents whose masks come by info; component sizes (2, 3). Action k of the second component is forbidden at step k (mod 3).
 

@@ -137,6 +137,11 @@ class COMA(ActorCritic):
 
 def check_coma(spec: EnvironmentSpec, config: COMAConfig) -> None:
     """Raises ConfigError where the environment does not fit the configuration."""
+    if spec.turn_based and any(len(policy.agents) > 1 for policy in spec.policies):
+        raise ConfigError(
+            f"algo.name: coma judges what all agents of a policy do at once, and in {spec.id} they take turns; "
+            "use algo.name: ppo or ma_trace with algo.critic: dec"
+        )
     for policy in spec.policies:
         if policy.action.kind != "discrete":
             raise ConfigError(

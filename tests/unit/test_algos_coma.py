@@ -114,5 +114,5 @@ def test_what_does_not_go_together_is_said():
         load_config(SPREAD, ["algo.name=coma", "algo.critic=dec"])
     with pytest.raises(ConfigError, match="continuous"):
         make(make_spec(action=CONTINUOUS))
-    with pytest.raises(ConfigError, match="turn-based"):
+    with pytest.raises(ConfigError, match="they take turns"):
         make(make_spec(agents=2, turn_based=True))
