@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from hpcmarl.config import ActingForm
 from hpcmarl.nets.flat import FlatParameters
 from hpcmarl.nets.policy import Actor, Policy
 from hpcmarl.types import Decision, EnvironmentSpec, FloatArray, Frame, Rollout
@@ -64,6 +65,16 @@ class Algorithm(ABC):
     def load_parameters(self, vector: FloatArray) -> None:
         """Copy a vector [P] into the networks. Raises ValueError where the length differs."""
         self._flat.load(vector)
+        for actor in self._actors.values():
+            actor.refresh()
+
+    def act_by(self, form: ActingForm) -> None:
+        """Which form of the weights `act` multiplies by: dense as long as this is not called, the non-zeros (sparse), or what is quicker (auto).
+
+        Call it once at most; results differ by rounding. With auto the time decides."""
+        if form != "dense":
+            for actor in self._actors.values():
+                actor.become_sparse(measured=form == "auto")
 
     def initial_memory(self, slots: int) -> dict[str, FloatArray]:
         """Zero memory [E, N, H] for each recurrent policy; empty where no policy is recurrent."""

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from hpcmarl.config.base import Count, Fraction, Natural, NonNegative, PositiveFloat, PositiveInt, Section, Width
 
+ActingForm = Literal["auto", "dense", "sparse"]
+
 
 class NetworkConfig(Section):
     """The shape of a multi-layer perceptron, and the recurrence before its head."""
@@ -112,6 +114,7 @@ class SparseConfig(Section):
     every: PositiveInt = Field(200, description="updates after which weights leave and come")
     initial_share: Fraction = Field(0.5, description="share of a layer's weights that changes at first; it falls like a cosine")
     last: PositiveInt = Field(20_000, description="updates after which the topology stays")
+    acting: ActingForm = Field("auto", description="multiply by all weights, by those that are there, or layer by layer by what was measured quicker")
 
 
 class AgentNetworkConfig(NetworkConfig):

@@ -14,6 +14,7 @@ from hpcmarl.config import NetworkConfig
 from hpcmarl.nets.heads import Chooser, Head, make_head
 from hpcmarl.nets.layers import Dense, NumpyDense, NumpyRecurrence
 from hpcmarl.nets.moments import Moments, NumpyMoments
+from hpcmarl.nets.sparse import SparseWeight
 from hpcmarl.types import BoolArray, Decision, FloatArray, PolicyFrame, PolicySpec
 
 # Gain of the last layer: the first policy is nearly uniform.
@@ -99,6 +100,17 @@ class Actor:
         self._body = None if policy.body is None else NumpyDense(policy.body)
         self._recurrence = None if policy.cell is None else NumpyRecurrence(policy.cell)
         self._outputs = NumpyDense(policy.outputs)
+        self.sparse: list[SparseWeight] = []  # the matrices, where they are sparse
+
+    def become_sparse(self, *, measured: bool) -> None:
+        """Multiply by the weights that are there only; measured: where that is the quicker way. Once; `refresh` after every change of parameters."""
+        parts = (self._body, self._recurrence, self._outputs)
+        self.sparse = [weight for part in parts if part is not None for weight in part.become_sparse(measured=measured)]
+
+    def refresh(self) -> None:
+        """The parameters have changed."""
+        for weight in self.sparse:
+            weight.refresh()
 
     def act(self, frame: PolicyFrame, starts: BoolArray, memory: FloatArray | None, generator: np.random.Generator, greedy: bool) -> Decision:
         """One batched step for E slots of N agents; arrays as in types.PolicyFrame and types.Decision. Changes nothing passed in.
