@@ -15,7 +15,7 @@ from hpcmarl.cli_common import Json, OptionalConfig, Overrides, Ranks, Seconds, 
 if TYPE_CHECKING:
     from hpcmarl.config import Config
 
-bench_app = typer.Typer(no_args_is_help=True, help="Measure training throughput, acting, sparse weights, communication, slow ranks, costs or what kills leave.")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure training throughput, sparse weights, messages, slow ranks, costs or what kills leave.")
 
 # What is measured where no configuration is given: small networks, cheap environments, so that the machinery shows.
 BENCHMARK_CONFIG = "name: bench\nenv: {id: mpe2.simple_spread_v3}\ntrajectories: {enabled: false}\neval: {episodes: 0}\nstop: {seconds: 3600}\n"

@@ -6,6 +6,7 @@ Called by cli_bench.py. The policy is that of a value-based algorithm, with rand
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ class Case:
 
     def row(self, width: int, sparsity: float, seconds: float) -> dict[str, Any]:
         """Measure for about so long."""
-        calls = {f"{kind}_us": (self.act, kind) for kind in self.actors}
+        calls: dict[str, tuple[Callable[[Any], None], Any]] = {f"{kind}_us": (self.act, kind) for kind in self.actors}
         calls |= {f"{kind}_first_us": (self.act_anew, kind) for kind in ("dense", "sparse")}
         calls |= {"dense_message_us": (self.send, None), "sparse_message_us": (self.send, self.mask)}
         times: dict[str, list[float]] = {name: [] for name in calls}

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import os
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -138,7 +139,7 @@ def vector_message(kind: Kind, vector: NDArray[np.float32] | None, mask: NDArray
         first = buffer.size - 4 * count
         buffer[HEADER_BYTES : HEADER_BYTES + bits.size] = bits
         buffer[HEADER_BYTES + bits.size : first] = 0
-        buffer[first:].view(np.float32)[:] = np.compress(mask, vector)
+        buffer[first:].view(np.float32)[:] = vector[_places(bits.tobytes(), vector.size)]
         return write_header(buffer, kind, flags=FLAG_SPARSE, **fields)
     size = 0 if vector is None else vector.size
     buffer = np.empty(HEADER_BYTES + 4 * size, np.uint8)
@@ -171,7 +172,8 @@ def masked_vector_of(buffer: Buffer, size: int) -> tuple[NDArray[np.float32] | N
 
 def _sparse_vector_of(buffer: Buffer, size: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     first = HEADER_BYTES + sparse_bytes(size, 0)
-    mask = np.unpackbits(buffer[HEADER_BYTES : min(first, buffer.size)], count=size).view(np.bool_)
+    bits = buffer[HEADER_BYTES : min(first, HEADER_BYTES + -(-size // 8))]
+    mask = np.unpackbits(bits, count=size).view(np.bool_)
     count = int(np.count_nonzero(mask))
     if buffer.nbytes != first + 4 * count:
         raise ProtocolError(
@@ -179,6 +181,11 @@ def _sparse_vector_of(buffer: Buffer, size: int) -> tuple[NDArray[np.float32], N
             "the ranks have different networks"
         )
     vector = np.zeros(size, np.float32)
-    if count:
-        np.place(vector, mask, buffer[first:].view(np.float32))
+    vector[_places(bits.tobytes(), size)] = buffer[first:].view(np.float32)
     return vector, mask
+
+
+@lru_cache(maxsize=2)
+def _places(bits: bytes, size: int) -> NDArray[np.int64]:
+    """The indices of the bits that are set. Masks change every few hundred updates, and to find these costs more than all the rest."""
+    return np.flatnonzero(np.unpackbits(np.frombuffer(bits, np.uint8), count=size).view(np.bool_))
