@@ -17,7 +17,7 @@ from torch import nn
 from hpcmarl.config import ActingForm
 from hpcmarl.nets.flat import FlatParameters
 from hpcmarl.nets.policy import Actor, Policy
-from hpcmarl.types import Decision, EnvironmentSpec, FloatArray, Frame, Rollout
+from hpcmarl.types import BoolArray, Decision, EnvironmentSpec, FloatArray, Frame, Rollout
 
 
 class Algorithm(ABC):
@@ -95,6 +95,11 @@ class Algorithm(ABC):
 
     def on_progress(self, env_steps: int) -> None:  # noqa: B027
         """The run has made so many environment steps, resumptions included. Called on learners and actors whenever new parameters come."""
+
+    def learn_where(self, mask: BoolArray | None) -> None:  # noqa: B027
+        """The coming gradients must be right where mask [P] is true, and no parameter is other than zero elsewhere; None: right everywhere.
+
+        Called on learners before each gradient; an algorithm may use it to compute less."""
 
     def operations(self, densities: Sequence[float]) -> tuple[float, float] | None:
         """Floating-point operations that acting in, and learning from, one environment step take where `layers` have these densities; None:

@@ -14,7 +14,8 @@ from hpcmarl.config import NetworkConfig
 from hpcmarl.nets.heads import Chooser, Head, make_head
 from hpcmarl.nets.layers import Dense, NumpyDense, NumpyRecurrence
 from hpcmarl.nets.moments import Moments, NumpyMoments
-from hpcmarl.nets.sparse import SparseWeight
+from hpcmarl.nets.sparse import MOST_NON_ZEROS, SparseWeight
+from hpcmarl.nets.sparse_learning import Pattern, SparseCell
 from hpcmarl.types import BoolArray, Decision, FloatArray, PolicyFrame, PolicySpec
 
 # Gain of the last layer: the first policy is nearly uniform.
@@ -40,6 +41,7 @@ class Policy(nn.Module):
         self.moments = Moments(spec.observation_size) if normalise else None
         self.chooser = chooser or make_head(spec.action)
         self.agents = len(spec.agents)
+        self.patterns: tuple[Pattern, Pattern] | None = None  # of the cell's two weights, where it is to multiply by their non-zeros
         self.memory_size = config.memory if config.recurrent else 0
         last = config.hidden[-1] if config.hidden else spec.observation_size
         if config.recurrent:
@@ -50,6 +52,13 @@ class Policy(nn.Module):
             self.body, self.cell = None, None
             sizes = (spec.observation_size, *config.hidden, self.chooser.raw_size)
             self.outputs = Dense(sizes, config.activation, generator, last_gain=last_gain)
+
+    def unroll_where(self, masks: tuple[BoolArray, BoolArray] | None) -> None:
+        """Recurrent policies: which of the cell's weights [3 H, I] and [3 H, H] are there, so that `unroll` uses, and differentiates by, only
+        these, unless they are most of all. None: all."""
+        former = self.patterns or (None, None)
+        sparse = masks is not None and max(mask.mean() for mask in masks) <= MOST_NON_ZEROS
+        self.patterns = (Pattern.of(masks[0], former[0]), Pattern.of(masks[1], former[1])) if masks is not None and sparse else None
 
     @property
     def head(self) -> Head:
@@ -82,10 +91,12 @@ class Policy(nn.Module):
         keeps = (~starts).unsqueeze(-1).expand(-1, -1, agents).reshape(steps, -1, 1)
         acts = alive.reshape(steps, -1, 1)
         hidden = memory.reshape(slots * agents, -1)
+        sparse = None if self.patterns is None else SparseCell(self.cell, self.patterns, inputs)
         outputs = []
         for row in range(steps):
             hidden = hidden * keeps[row]
-            hidden = torch.where(acts[row], self.cell(inputs[row], hidden), hidden)
+            after = self.cell(inputs[row], hidden) if sparse is None else sparse(row, hidden)
+            hidden = torch.where(acts[row], after, hidden)
             outputs.append(hidden)
         raw: torch.Tensor = self.outputs(torch.stack(outputs))
         return raw.view(steps, slots, agents, -1)

@@ -172,6 +172,8 @@ class Learner(Role):
         """Compute the gradient of these rollouts, send or keep it."""
         rollouts, count = work.rollouts, work.count
         began = time.perf_counter()
+        wanted = self._wanted()
+        self.algorithm.learn_where(wanted)
         vector, statistics = self.algorithm.gradient(rollouts)
         if not self.guard.accepts(vector, (entry.actor_rank for entry in work.entries), self.version):
             self.feed.refuse(work)
@@ -189,7 +191,7 @@ class Learner(Role):
         message = vector_message(
             Kind.GRADIENT,
             None if self.replica is not None else vector,
-            self._wanted(version),
+            wanted,
             source=self.context.rank,
             role=ROLE_NAMES.index(self.name),
             group=self.group.index,
@@ -202,14 +204,16 @@ class Learner(Role):
         self.env_steps = self.agent_steps = 0
         self.sending.append(self.transport.send(self.context.topology.server, message))
 
-    def _wanted(self, version: int) -> BoolArray | None:
-        """What of a gradient at `version` the server needs: with sparse layers the weights that are there, [P]; None: all.
+    def _wanted(self) -> BoolArray | None:
+        """What of a gradient at the present parameters its round needs: with sparse layers the weights that are there, [P]; None: all.
 
         All before the topology grows where gradients are large. Where gradients of any age make a step, the topology may change before that."""
+        if self.replica is not None:
+            return self.replica.summed
         sparse = self.context.sparse
         if sparse is None or (self.rule.any_age and sparse.growth != "none"):
             return None
-        return None if needs_all(sparse, version + 1) else self.mask
+        return None if needs_all(sparse, self.version + 1) else self.mask
 
     # ---- bookkeeping
 

@@ -43,7 +43,7 @@ class Replica:
         return None if self.optimizer.topology is None else self.optimizer.topology.mask
 
     @property
-    def _summed(self) -> BoolArray | None:
+    def summed(self) -> BoolArray | None:
         """What of this round's sums is needed; None: all. The same on every learner, as all masks are."""
         topology = self.optimizer.topology
         return None if topology is None or needs_all(topology.plan, self.optimizer.updates + 1) else topology.mask
@@ -72,7 +72,7 @@ class Replica:
         if self._reduction is None:
             if self._contribution is None:
                 number = self.sum.dtype.type
-                own = self.sum if self._summed is None else np.compress(self._summed, self.sum)
+                own = self.sum if self.summed is None else np.compress(self.summed, self.sum)
                 self._contribution = np.append(own * number(self.rule.local_scale(self.count)), number(self.count))
                 self.sum[:] = 0.0
                 self.count = 0
@@ -87,9 +87,9 @@ class Replica:
         self._reduction = self._contribution = None
         count = round(float(total[-1]))  # 0: all that was counted was a lost learner's
         direction = total[:-1] * total.dtype.type(self.rule.total_scale(count) if count else 0.0)
-        if self._summed is not None:
+        if self.summed is not None:
             needed, direction = direction, np.zeros_like(self.sum)
-            np.place(direction, self._summed, needed)
+            np.place(direction, self.summed, needed)
         if not np.all(np.isfinite(direction)):
             raise FloatingPointError(f"the summed direction of round {self.optimizer.updates} is not finite")
         self.optimizer.step(direction)

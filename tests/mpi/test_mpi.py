@@ -62,7 +62,7 @@ def test_sparse_messages_over_mpi_train_as_whole_ones_on_virtual_ranks(reduce, t
     job = run_train("openmpi", 3, config, "--run-dir", str(tmp_path / "mpi"), *changes)
     assert job.code == 0, job.text
     monkeypatch.setattr(protocol, "sparse_bytes", lambda size, count: 4 * size)
-    monkeypatch.setattr(Replica, "_summed", None)
+    monkeypatch.setattr(Replica, "summed", None)
     run_world(3, tmp_path / "virtual", *changes, text=ECHO)
     assert_same(*(final_state(tmp_path / name)["engine"]["optimizer"] for name in ("mpi", "virtual")), updates=8)
 

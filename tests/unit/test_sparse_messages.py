@@ -41,7 +41,7 @@ def both_ways(tmp_path, monkeypatch, size, *changes):
     for name in ("sparse", "dense"):
         if name == "dense":
             monkeypatch.setattr(protocol, "sparse_bytes", lambda size, count: 4 * size)
-            monkeypatch.setattr(Replica, "_summed", None)
+            monkeypatch.setattr(Replica, "summed", None)
         ranks = run_world(size, tmp_path / name, *SPARSE, *changes, "stop.updates=10", text=ECHO)
         found.append((final_state(tmp_path / name)["engine"]["optimizer"], ranks[0].roles["server"].engine.direction_norm))
     return found
