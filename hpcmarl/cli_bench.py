@@ -51,14 +51,15 @@ def acting(config: OptionalConfig = None, overrides: Overrides = None, seconds: 
 
 @bench_app.command()
 def sparse(
-    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="of measuring, in all")] = 24.0,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="of measuring, in all")] = 36.0,
     as_json: Json = False,
 ) -> None:
-    """What zeros in the weights save an actor: time, memory and message bytes, dense and sparse, by width and sparsity.
+    """What zeros in the weights save where they act, learn and travel: time, memory and bytes by width and sparsity.
 
     The policy of a value-based algorithm: 128 observations, a hidden layer and a GRU of `width`, 16 actions; 24 rows (8 environments of 3 agents).
     Masks are random, of Erdős–Rényi densities. `_us`: microseconds of one acting step, median; `first_us`: of one right after new parameters;
-    `csr_us`: with every matrix in CSR; `forms`: of the input, GRU (2) and output matrices, as measured.
+    `csr_us`: with every matrix in CSR; `forms`: of the input, GRU (2) and output matrices, as measured. `learning_us`: a forward
+    and a backward pass over 8 steps of 32 episodes. `message_us`: to write and read a message with the parameters.
     `_bytes`: of a message with the parameters; `_memory_bytes`: of the matrices that acting reads.
 
     \b

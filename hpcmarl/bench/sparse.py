@@ -23,7 +23,8 @@ from hpcmarl.types import ActionSpace, BoolArray, FloatArray, PolicyFrame, Polic
 WIDTHS = (64, 256, 1024)
 SPARSITIES = (0.0, 0.8, 0.9, 0.95)
 OBSERVATION, ACTIONS, AGENTS, SLOTS = 128, 16, 3, 8
-STEPS = 8  # of one kind in a row
+REPEATS = 8  # of one kind in a row
+UNROLL, EPISODES = 8, 32  # steps, and episodes, of what is learned from
 
 
 class Case:
@@ -45,6 +46,7 @@ class Case:
         self.frame = PolicyFrame(generator.standard_normal((SLOTS, AGENTS, OBSERVATION)).astype(np.float32), np.ones((SLOTS, AGENTS), bool))
         self.starts, self.memory = np.zeros(SLOTS, bool), np.zeros((SLOTS, AGENTS, width), np.float32)
         self.generator = generator
+        self.episodes = torch.from_numpy(generator.standard_normal((UNROLL, EPISODES, AGENTS, OBSERVATION)).astype(np.float32))
 
     def act(self, kind: str) -> None:
         """One step of every slot."""
@@ -56,6 +58,14 @@ class Case:
         self.actors[kind].refresh()
         self.act(kind)
 
+    def learn(self, masks: tuple[BoolArray, BoolArray] | None) -> None:
+        """A forward and a backward pass over a short unroll; by the recurrence's weights that are there, or by all."""
+        self.policy.unroll_where(masks)
+        self.flat.zero_gradient()
+        alive = torch.ones(self.episodes.shape[:3], dtype=torch.bool)
+        raw = self.policy.unroll(self.episodes, alive, torch.zeros(UNROLL, EPISODES, dtype=torch.bool), torch.zeros(EPISODES, *self.memory.shape[1:]))
+        raw.square().sum().backward()  # type: ignore[no-untyped-call]
+
     def send(self, mask: BoolArray | None) -> None:
         """Write a message with the parameters and read it."""
         vector_of(vector_message(Kind.WEIGHTS, self.parameters, mask), self.flat.size)
@@ -65,11 +75,13 @@ class Case:
         calls: dict[str, tuple[Callable[[Any], None], Any]] = {f"{kind}_us": (self.act, kind) for kind in self.actors}
         calls |= {f"{kind}_first_us": (self.act_anew, kind) for kind in ("dense", "sparse")}
         calls |= {"dense_message_us": (self.send, None), "sparse_message_us": (self.send, self.mask)}
+        first, second = (self.mask[layer.place].reshape(layer.shape) for layer in self.flat.layers[1:3])
+        calls |= {"dense_learning_us": (self.learn, None), "sparse_learning_us": (self.learn, (first, second))}
         times: dict[str, list[float]] = {name: [] for name in calls}
         began = time.perf_counter()
-        while time.perf_counter() - began < seconds or len(times["dense_us"]) <= STEPS:
+        while time.perf_counter() - began < seconds or len(times["dense_us"]) <= REPEATS:
             for name, (call, argument) in calls.items():
-                for _ in range(STEPS):
+                for _ in range(1 if "learning" in name else REPEATS):
                     start = time.perf_counter()
                     call(argument)
                     times[name].append(1e6 * (time.perf_counter() - start))
@@ -77,7 +89,7 @@ class Case:
         return {
             "width": width,
             "sparsity": sparsity,
-            **{name: round(float(np.median(taken[STEPS:])), 1) for name, taken in times.items()},
+            **{name: round(float(np.median(taken[len(taken) // 4 :])), 1) for name, taken in times.items()},  # the first are cold
             "dense_bytes": vector_message(Kind.WEIGHTS, self.parameters).nbytes,
             "sparse_bytes": vector_message(Kind.WEIGHTS, self.parameters, self.mask).nbytes,
             "dense_memory_bytes": sum(layer.shape[0] * layer.shape[1] for layer in self.flat.layers) * self.parameters.itemsize,

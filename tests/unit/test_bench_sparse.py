@@ -21,7 +21,20 @@ def test_rows_for_each_width_and_sparsity(run, monkeypatch):
         width = row["width"]
         weights = 128 * width + 6 * width * width + 16 * width
         size = weights + width + 6 * width + 16  # and biases
-        assert all(row[f"{kind}_us"] > 0 for kind in ("dense", "sparse", "csr", "dense_first", "sparse_first", "dense_message", "sparse_message"))
+        assert all(
+            row[f"{kind}_us"] > 0
+            for kind in (
+                "dense",
+                "sparse",
+                "csr",
+                "dense_first",
+                "sparse_first",
+                "dense_message",
+                "sparse_message",
+                "dense_learning",
+                "sparse_learning",
+            )
+        )
         assert row["dense_memory_bytes"] == 4 * weights
         assert row["dense_bytes"] == HEADER_BYTES + 4 * size
         if row["sparsity"] == 0:
