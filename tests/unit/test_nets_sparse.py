@@ -14,6 +14,7 @@ from hpcmarl.nets import sparse
 from hpcmarl.nets.flat import FlatParameters
 from hpcmarl.nets.policy import Actor
 from hpcmarl.nets.sparse import SparseWeight
+from hpcmarl.roles.evaluation import evaluate_checkpoint
 from hpcmarl.types import Frame, PolicyFrame
 from tests.rollouts import DISCRETE, make_spec
 from tests.unit.test_nets import make_policy
@@ -159,13 +160,33 @@ def test_time_decides_nothing_that_must_be_repeatable(changes, repeatable, form)
     assert acting_form(load_config(ECHO, changes), repeatable=repeatable) == form
 
 
-def test_a_run_acts_with_the_form_that_it_is_told(tmp_path, monkeypatch):
-    products = []
+@pytest.fixture
+def products(monkeypatch):
+    """One entry for each product by non-zeros."""
+    made = []
     multiply = SparseWeight._sparse_product
-    monkeypatch.setattr(SparseWeight, "_sparse_product", lambda self, inputs: products.append(1) or multiply(self, inputs))
+    monkeypatch.setattr(SparseWeight, "_sparse_product", lambda weight, inputs: made.append(1) or multiply(weight, inputs))
+    return made
+
+
+def test_a_run_and_its_evaluation_act_with_the_form_that_they_are_told(tmp_path, products):
+    figures = []
     for form in ("dense", "sparse"):
         changes = (*SPARSE, "deterministic=true", f"algo.sparse.acting={form}", "algo.replay.starts=6")
         run_world(2, tmp_path / form, *changes, text=ECHO)
         assert bool(products) == (form == "sparse")
-    # the game rewards an echo: rounding changes no action here, so that both runs learn the same
+        products.clear()
+        figures.append(evaluate_checkpoint(str(tmp_path / form), episodes=4)["return_mean"])
+        assert bool(products) == (form == "sparse")
+    # rounding changes no action of this game here, so that both runs learn the same
     np.testing.assert_allclose(final_parameters(tmp_path / "sparse"), final_parameters(tmp_path / "dense"), atol=1e-6)
+    assert figures[0] == figures[1]
+
+
+def test_auto_takes_what_is_quicker_in_a_run_and_dense_in_an_evaluation_that_can_be_repeated(tmp_path, products, quicker):
+    run_world(2, tmp_path, *SPARSE, "algo.replay.starts=6", text=ECHO)
+    assert quicker["calls"]
+    assert products
+    products.clear()
+    evaluate_checkpoint(str(tmp_path), episodes=2)
+    assert not products
