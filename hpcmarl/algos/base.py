@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from hpcmarl.config import ActingForm
 from hpcmarl.nets.flat import FlatParameters
 from hpcmarl.nets.policy import Actor, Policy
-from hpcmarl.types import Decision, EnvironmentSpec, FloatArray, Frame, Rollout
+from hpcmarl.types import BoolArray, Decision, EnvironmentSpec, FloatArray, Frame, Rollout
 
 
 class Algorithm(ABC):
@@ -64,6 +65,16 @@ class Algorithm(ABC):
     def load_parameters(self, vector: FloatArray) -> None:
         """Copy a vector [P] into the networks. Raises ValueError where the length differs."""
         self._flat.load(vector)
+        for actor in self._actors.values():
+            actor.refresh()
+
+    def act_by(self, form: ActingForm) -> None:
+        """Which form of the weights `act` multiplies by: dense as long as this is not called, the non-zeros (sparse), or what is quicker (auto).
+
+        Call it once at most; results differ by rounding. With auto the time decides."""
+        if form != "dense":
+            for actor in self._actors.values():
+                actor.become_sparse(measured=form == "auto")
 
     def initial_memory(self, slots: int) -> dict[str, FloatArray]:
         """Zero memory [E, N, H] for each recurrent policy; empty where no policy is recurrent."""
@@ -84,6 +95,11 @@ class Algorithm(ABC):
 
     def on_progress(self, env_steps: int) -> None:  # noqa: B027
         """The run has made so many environment steps, resumptions included. Called on learners and actors whenever new parameters come."""
+
+    def learn_where(self, mask: BoolArray | None) -> None:  # noqa: B027
+        """The coming gradients must be right where mask [P] is true, and no parameter is other than zero elsewhere; None: right everywhere.
+
+        Called on learners before each gradient; an algorithm may use it to compute less."""
 
     def operations(self, densities: Sequence[float]) -> tuple[float, float] | None:
         """Floating-point operations that acting in, and learning from, one environment step take where `layers` have these densities; None:

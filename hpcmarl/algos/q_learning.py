@@ -140,6 +140,21 @@ class QLearning(Algorithm):
         ]
         return sum(cost for acts, cost in costs if acts), PASSES_OF_LEARNING * sum(cost for _, cost in costs)
 
+    def learn_where(self, mask: BoolArray | None) -> None:
+        """As in Algorithm, where algo.sparse.learning is sparse; the target network's weights may be those of earlier masks."""
+        if self._config.sparse is None or self._config.sparse.learning == "dense":
+            return
+        for policy, later in zip(self._online.policies.values(), self._target.policies.values(), strict=True):
+            cell, former = policy.cell, later.cell
+            assert cell is not None
+            assert former is not None
+            if mask is None:
+                policy.unroll_where(None)
+            else:
+                first, second = (mask[self._flat.place_of(weight)].reshape(weight.shape) for weight in (cell.weight_ih, cell.weight_hh))
+                policy.unroll_where((first, second))
+            later.unroll_where((former.weight_ih.detach().numpy() != 0, former.weight_hh.detach().numpy() != 0))
+
     def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:
         """Minus the gradient of the mean loss over the rows of these episodes, times their number: with episodes of unequal lengths it depends
         on what is in one call. Statistics: loss, value and target (means over rows), epsilon, gradient_norm."""

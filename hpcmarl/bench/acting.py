@@ -13,7 +13,7 @@ import torch
 
 from hpcmarl.algos import make_algorithm
 from hpcmarl.bench.throughput import step_bare
-from hpcmarl.config import Config
+from hpcmarl.config import Config, acting_form
 from hpcmarl.envs import Seeds, describe, make_environment, new_frame, new_outcome
 from hpcmarl.envs.bare import make_bare
 from hpcmarl.roles.base import generator_for
@@ -27,6 +27,7 @@ class Acting:
     def __init__(self, config: Config) -> None:
         self.slots = config.topology.environments_per_actor
         self.algorithm = make_algorithm(describe(config.env, config.policies), config.algo, config.seed)
+        self.algorithm.act_by(acting_form(config))
         self.environment = make_environment(config.env, config.policies, self.slots, Seeds(config.seed), with_state=self.algorithm.needs_state)
         self.generator = generator_for(config.seed, "actor", 0)
         self.memory = self.algorithm.initial_memory(self.slots)

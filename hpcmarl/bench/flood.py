@@ -44,7 +44,7 @@ class FloodingLearner(Learner):
         self.sending = [handle for handle in self.sending if not handle.done()]
         if self.ready is None or self.ready[0] != self.version:
             fields = {"source": self.context.rank, "role": ROLE_NAMES.index(self.name), "group": self.group.index}
-            message = vector_message(Kind.GRADIENT, 0.0 * self.algorithm.parameters, version=self.version, count=1, **fields)
+            message = vector_message(Kind.GRADIENT, 0.0 * self.algorithm.parameters, None, version=self.version, count=1, **fields)
             self.ready = (self.version, message)
         missing = WINDOW - len(self.sending)
         self.sending += [self.transport.send(self.context.topology.server, self.ready[1]) for _ in range(missing)]

@@ -4,10 +4,10 @@ A message is one contiguous uint8 buffer: HEADER, then a payload that its kind d
 hosts each role at most once, so (rank, kind) names the receiver.
 
     ROLLOUT     actor   → learner           a Rollout (comm/layout.py); version: of its first step; count: trajectories
-    GRADIENT    learner → server            float32 vector [P], or nothing under AllReduce; version: the round it was made for
-    PARAMETERS  server  → learner           float32 vector [P], or nothing under AllReduce (the learners reduce and step by
+    GRADIENT    learner → server            vector [P], or nothing under AllReduce; version: the round it was made for
+    PARAMETERS  server  → learner           vector [P], or nothing under AllReduce (the learners reduce and step by
                                             themselves); version; env_steps: of the whole run so far
-    WEIGHTS     learner → its actors        float32 vector [P]; version; env_steps: of the whole run so far
+    WEIGHTS     learner → its actors        vector [P]; version; env_steps: of the whole run so far
     REPORT      learner, actor → server     packed tree (hpcmarl.packing): statistics, episodes
     START       server  → everyone          packed tree: the role's state of a resumed run, or an empty one;
                                             env_steps: of the whole run so far
@@ -19,12 +19,16 @@ hosts each role at most once, so (rank, kind) names the receiver.
     ALIVE       anyone  → server            nothing: this rank works (roles/liveness.py)
     LOST        server  → everyone          packed tree: a rank is lost and the run goes on without it
     REPLACED    learner → server            packed tree: a new process has the place of a dead actor, or has died in its turn
+
+A vector is P float32; or, with the flag SPARSE and where that is shorter, one bit for each of them (whether it is there; whole words of 32
+bits) and the float32 of those that are. The others are zero.
 """
 
 from __future__ import annotations
 
 import os
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -56,6 +60,7 @@ MAGIC = 0x4C52414D  # "MARL"
 
 FLAG_FINAL = 1  # the last STATE of a role
 FLAG_MORE = 2  # a ROLLOUT: another episode that ended in the same step follows
+FLAG_SPARSE = 4  # a vector: only what is there
 
 
 class Kind(IntEnum):
@@ -124,8 +129,18 @@ def control(kind: Kind, payload: bytes | bytearray = b"", **fields: Any) -> Buff
     return write_header(buffer, kind, **fields)
 
 
-def vector_message(kind: Kind, vector: NDArray[np.float32] | None, **fields: Any) -> Buffer:
-    """A new message with a float32 vector (copied) as payload, or without one."""
+def vector_message(kind: Kind, vector: NDArray[np.float32] | None, mask: NDArray[np.bool_] | None = None, **fields: Any) -> Buffer:
+    """A new message with a float32 vector [P] (copied) as payload, or without one.
+
+    mask [P]: what of the vector is there. The rest need not arrive, and does not where the message is shorter for it."""
+    if vector is not None and mask is not None and sparse_bytes(vector.size, count := int(np.count_nonzero(mask))) < 4 * vector.size:
+        buffer = np.empty(HEADER_BYTES + sparse_bytes(vector.size, count), np.uint8)
+        bits = np.packbits(mask)
+        first = buffer.size - 4 * count
+        buffer[HEADER_BYTES : HEADER_BYTES + bits.size] = bits
+        buffer[HEADER_BYTES + bits.size : first] = 0
+        buffer[first:].view(np.float32)[:] = vector[_places(bits.tobytes(), vector.size)]
+        return write_header(buffer, kind, flags=FLAG_SPARSE, **fields)
     size = 0 if vector is None else vector.size
     buffer = np.empty(HEADER_BYTES + 4 * size, np.uint8)
     if vector is not None:
@@ -133,11 +148,44 @@ def vector_message(kind: Kind, vector: NDArray[np.float32] | None, **fields: Any
     return write_header(buffer, kind, **fields)
 
 
+def sparse_bytes(size: int, count: int) -> int:
+    """The payload of a vector [size] of which `count` numbers are there."""
+    return 4 * (-(-size // 32) + count)
+
+
 def vector_of(buffer: Buffer, size: int) -> NDArray[np.float32] | None:
-    """The float32 vector [size] in a message, a view; None where it carries none. ProtocolError for any other length."""
+    """The float32 vector [size] in a message, a view where all of it is there; None where it carries none. Raises as `masked_vector_of`."""
+    return masked_vector_of(buffer, size)[0]
+
+
+def masked_vector_of(buffer: Buffer, size: int) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_] | None]:
+    """The same and what of it is there [size]; None: all. ProtocolError for any other length."""
     if buffer.nbytes == HEADER_BYTES:
-        return None
+        return None, None
+    if int(header_of(buffer)["flags"]) & FLAG_SPARSE:
+        return _sparse_vector_of(buffer, size)
     if buffer.nbytes != HEADER_BYTES + 4 * size:
         numbers = (buffer.nbytes - HEADER_BYTES) // 4
         raise ProtocolError(f"a vector of {numbers} numbers where {size} were expected: the ranks have different networks")
-    return buffer[HEADER_BYTES:].view(np.float32)
+    return buffer[HEADER_BYTES:].view(np.float32), None
+
+
+def _sparse_vector_of(buffer: Buffer, size: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    first = HEADER_BYTES + sparse_bytes(size, 0)
+    bits = buffer[HEADER_BYTES : min(first, HEADER_BYTES + -(-size // 8))]
+    mask = np.unpackbits(bits, count=size).view(np.bool_)
+    count = int(np.count_nonzero(mask))
+    if buffer.nbytes != first + 4 * count:
+        raise ProtocolError(
+            f"a sparse vector of {buffer.nbytes - HEADER_BYTES} bytes where {first - HEADER_BYTES} and 4 for each of {count} numbers were expected: "
+            "the ranks have different networks"
+        )
+    vector = np.zeros(size, np.float32)
+    vector[_places(bits.tobytes(), size)] = buffer[first:].view(np.float32)
+    return vector, mask
+
+
+@lru_cache(maxsize=2)
+def _places(bits: bytes, size: int) -> NDArray[np.int64]:
+    """The indices of the bits that are set. Masks change every few hundred updates, and to find these costs more than all the rest."""
+    return np.flatnonzero(np.unpackbits(np.frombuffer(bits, np.uint8), count=size).view(np.bool_))

@@ -3,6 +3,7 @@
 Everything takes the models as arguments, from here; only the command line and the roles read files (`file`)."""
 
 from hpcmarl.config.algos import (
+    ActingForm,
     ActorCriticConfig,
     AgentNetworkConfig,
     Algo,
@@ -24,9 +25,21 @@ from hpcmarl.config.algos import (
     WQMIXConfig,
 )
 from hpcmarl.config.rounds import AdamConfig, NigtConfig, OptimizerSection, RmspropConfig, RoundsConfig, SgdConfig, round_contradictions
-from hpcmarl.config.schema import Config, DelayConfig, EnvConfig, GroupConfig, PolicyConfig, TopologyConfig, batch_of, contradictions, counts_episodes
+from hpcmarl.config.schema import (
+    Config,
+    DelayConfig,
+    EnvConfig,
+    GroupConfig,
+    PolicyConfig,
+    TopologyConfig,
+    acting_form,
+    batch_of,
+    contradictions,
+    counts_episodes,
+)
 
 __all__ = [
+    "ActingForm",
     "ActorCriticConfig",
     "AdamConfig",
     "AgentNetworkConfig",
@@ -58,6 +71,7 @@ __all__ = [
     "TopologyConfig",
     "VDNConfig",
     "WQMIXConfig",
+    "acting_form",
     "batch_of",
     "contradictions",
     "counts_episodes",

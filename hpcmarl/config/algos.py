@@ -8,6 +8,8 @@ from pydantic import Field
 
 from hpcmarl.config.base import Count, Fraction, Natural, NonNegative, PositiveFloat, PositiveInt, Section, Width
 
+ActingForm = Literal["auto", "dense", "sparse"]
+
 
 class NetworkConfig(Section):
     """The shape of a multi-layer perceptron, and the recurrence before its head."""
@@ -112,6 +114,8 @@ class SparseConfig(Section):
     every: PositiveInt = Field(200, description="updates after which weights leave and come")
     initial_share: Fraction = Field(0.5, description="share of a layer's weights that changes at first; it falls like a cosine")
     last: PositiveInt = Field(20_000, description="updates after which the topology stays")
+    acting: ActingForm = Field("auto", description="multiply by all weights, by those that are there, or layer by layer by what was measured quicker")
+    learning: Literal["dense", "sparse"] = Field("dense", description="form in which the recurrence learns; sparse is quicker where it is wide")
 
 
 class AgentNetworkConfig(NetworkConfig):
@@ -209,6 +213,8 @@ def algo_contradictions(algo: AlgoConfig) -> list[str]:
         found.append("algo.critic: dec does not see the others' actions that COMA's critic judges by; use critic: obs or full")
     if isinstance(algo, ActorCriticConfig) and algo.critic_network is not None and algo.critic_network.recurrent:
         found.append("algo.critic_network.recurrent: true is not supported, critics are feed-forward; remove the key")
+    if isinstance(algo, QLearningConfig) and algo.sparse is not None and algo.sparse.learning == "sparse" and not algo.network.recurrent:
+        found.append("algo.sparse.learning: sparse concerns the recurrence, and algo.network.recurrent is false; set learning: dense")
     if isinstance(algo, QLearningConfig) and algo.replay.starts > algo.replay.episodes:
         found.append(f"algo.replay.starts {algo.replay.starts} is more than the algo.replay.episodes {algo.replay.episodes} that are kept; lower it")
     return found

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from hpcmarl.config.algos import Algo, MATraceConfig, algo_contradictions
+from hpcmarl.config.algos import ActingForm, Algo, MATraceConfig, SparseConfig, algo_contradictions
 from hpcmarl.config.base import ActorCount, Count, GroupCount, Natural, NonNegative, PositiveFloat, PositiveInt, Section
 from hpcmarl.config.rounds import AdamConfig, OptimizerSection, RoundsConfig, round_contradictions
 from hpcmarl.config.run import CheckpointConfig, EvalConfig, FaultsConfig, LoggingConfig, StopConfig, TrajectoriesConfig
@@ -123,6 +123,14 @@ def batch_of(config: Config) -> int:
         return config.rounds.batch
     each = config.algo.gradient_episodes if counts_episodes(config) else config.topology.environments_per_actor
     return each if config.rounds.rule == "afedpg" else len(config.topology.group_list) * each
+
+
+def acting_form(config: Config, *, repeatable: bool = False) -> ActingForm:
+    """In which form policies multiply by their weights. Where the result must be `repeatable`, or the run is deterministic, no time decides."""
+    sparse: SparseConfig | None = getattr(config.algo, "sparse", None)
+    if sparse is None or (sparse.acting == "auto" and (repeatable or config.deterministic)):
+        return "dense"
+    return sparse.acting
 
 
 def contradictions(config: Config) -> list[str]:

@@ -73,7 +73,7 @@ class Game:
     def _scaled(self, world: Any) -> Any:
         """JaxMARL's state [S] in the units of its observations: places in shares of the map, cooldowns from 0 (ready) to 1, types from 0 to 1.
 
-        Its own goes from -10 (a cooldown long past) to 32 (a place): a mixer or critic that starts on such numbers starts with values far beyond any return."""
+        Its own goes from -10 (a cooldown long past) to 32 (a place), and mixers and critics would begin with values far beyond any return."""
         rules = self.rules
         units, types = rules.num_allies + rules.num_enemies, rules.unit_type_bits
         rows = world[: units * len(rules.own_features)].reshape(units, -1)

@@ -53,6 +53,11 @@ class FlatParameters:
         parameter.grad = self._gradient[start:end].view_as(parameter)
         self._views.append((parameter, parameter.grad))
 
+    def place_of(self, parameter: torch.Tensor) -> slice:
+        """Where in the vector one of the modules' parameters is."""
+        start = int(parameter.storage_offset())
+        return slice(start, start + parameter.numel())
+
     def load(self, vector: FloatArray) -> None:
         """Copy a vector [P] into the parameters. Raises ValueError where the length differs."""
         if vector.shape != self.vector.shape:

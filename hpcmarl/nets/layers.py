@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from hpcmarl.nets.sparse import SparseWeight
 from hpcmarl.types import FloatArray
 
 MINUS_ONE = torch.tensor(-1.0)
@@ -103,9 +104,16 @@ class NumpyDense:
 
     def __init__(self, dense: Dense) -> None:
         linear = [layer for layer in dense.layers if isinstance(layer, nn.Linear)]
-        self._weights: list[tuple[FloatArray, FloatArray]] = [(layer.weight.detach().numpy().T, layer.bias.detach().numpy()) for layer in linear]
+        self._weights: list[tuple[FloatArray | SparseWeight, FloatArray]] = [
+            (layer.weight.detach().numpy().T, layer.bias.detach().numpy()) for layer in linear
+        ]
         self._plain_last = -1 if dense.activate_last else len(self._weights) - 1
         self._tanh = dense.activation == "tanh"
+
+    def become_sparse(self, *, measured: bool) -> list[SparseWeight]:
+        """Multiply by `SparseWeight`s from now on; returns them."""
+        self._weights = [(SparseWeight(weight, measured=measured), bias) for weight, bias in self._weights if isinstance(weight, np.ndarray)]
+        return [weight for weight, _ in self._weights if isinstance(weight, SparseWeight)]
 
     def __call__(self, inputs: FloatArray) -> FloatArray:
         """inputs [rows, first size] float32 -> [rows, last size] float32."""
@@ -126,14 +134,23 @@ class NumpyRecurrence:
 
     def __init__(self, cell: nn.GRUCell) -> None:
         self._width = cell.hidden_size
-        self._input = (cell.weight_ih.detach().numpy().T, cell.bias_ih.detach().numpy())
-        self._hidden = (cell.weight_hh.detach().numpy().T, cell.bias_hh.detach().numpy())
+        self._biases = (cell.bias_ih.detach().numpy(), cell.bias_hh.detach().numpy())
+        self._input: FloatArray | SparseWeight = cell.weight_ih.detach().numpy().T
+        self._hidden: FloatArray | SparseWeight = cell.weight_hh.detach().numpy().T
+
+    def become_sparse(self, *, measured: bool) -> list[SparseWeight]:
+        """Multiply by `SparseWeight`s from now on; returns them."""
+        assert isinstance(self._input, np.ndarray)
+        assert isinstance(self._hidden, np.ndarray)
+        sparse = [SparseWeight(weight, measured=measured) for weight in (self._input, self._hidden)]
+        self._input, self._hidden = sparse
+        return sparse
 
     def __call__(self, inputs: FloatArray, memory: FloatArray) -> FloatArray:
         """inputs [rows, I], memory [rows, H] -> new memory [rows, H]."""
         width = self._width
-        from_input = inputs @ self._input[0] + self._input[1]
-        from_memory = memory @ self._hidden[0] + self._hidden[1]
+        from_input = inputs @ self._input + self._biases[0]
+        from_memory = memory @ self._hidden + self._biases[1]
         # The logistic function as a tanh: it cannot overflow.
         gates = from_input[:, : 2 * width] + from_memory[:, : 2 * width]
         gates *= 0.5

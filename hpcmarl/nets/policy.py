@@ -15,6 +15,8 @@ from hpcmarl.nets.heads import Chooser, Head, make_head
 from hpcmarl.nets.layers import Dense, NumpyDense, NumpyRecurrence
 from hpcmarl.nets.moments import Moments, NumpyMoments
 from hpcmarl.nets.recurrence import Packing, recur, spread
+from hpcmarl.nets.sparse import MOST_NON_ZEROS, SparseWeight
+from hpcmarl.nets.sparse_learning import Pattern, recur_sparse
 from hpcmarl.types import BoolArray, Decision, FloatArray, PolicyFrame, PolicySpec
 
 # Gain of the last layer: the first policy is nearly uniform.
@@ -40,6 +42,7 @@ class Policy(nn.Module):
         self.moments = Moments(spec.observation_size) if normalise else None
         self.chooser = chooser or make_head(spec.action)
         self.agents = len(spec.agents)
+        self.patterns: tuple[Pattern, Pattern] | None = None  # of the cell's two weights, where it is to multiply by their non-zeros
         self.memory_size = config.memory if config.recurrent else 0
         last = config.hidden[-1] if config.hidden else spec.observation_size
         if config.recurrent:
@@ -50,6 +53,13 @@ class Policy(nn.Module):
             self.body, self.cell = None, None
             sizes = (spec.observation_size, *config.hidden, self.chooser.raw_size)
             self.outputs = Dense(sizes, config.activation, generator, last_gain=last_gain)
+
+    def unroll_where(self, masks: tuple[BoolArray, BoolArray] | None) -> None:
+        """Recurrent policies: which of the cell's weights [3 H, I] and [3 H, H] are there, so that `unroll` uses, and differentiates by, only
+        these, unless they are most of all. None: all."""
+        former = self.patterns or (None, None)
+        sparse = masks is not None and max(mask.mean() for mask in masks) <= MOST_NON_ZEROS
+        self.patterns = (Pattern.of(masks[0], former[0]), Pattern.of(masks[1], former[1])) if masks is not None and sparse else None
 
     @property
     def head(self) -> Head:
@@ -82,7 +92,9 @@ class Policy(nn.Module):
         columns = shape[1] * shape[2]
         packing = Packing(alive.view(-1, columns).numpy(), starts.unsqueeze(-1).expand(shape).reshape(-1, columns).numpy())
         inputs = self.body(self._seen(obs.reshape(-1, obs.shape[-1])[packing.rows]))
-        raw = self.outputs(recur(self.cell, inputs, memory.view(columns, -1), packing))
+        first = memory.view(columns, -1)
+        hidden = recur(self.cell, inputs, first, packing) if self.patterns is None else recur_sparse(self.cell, self.patterns, inputs, first, packing)
+        raw = self.outputs(hidden)
         return spread(raw, packing.rows, shape)
 
 
@@ -95,6 +107,17 @@ class Actor:
         self._body = None if policy.body is None else NumpyDense(policy.body)
         self._recurrence = None if policy.cell is None else NumpyRecurrence(policy.cell)
         self._outputs = NumpyDense(policy.outputs)
+        self.sparse: list[SparseWeight] = []  # the matrices, where they are sparse
+
+    def become_sparse(self, *, measured: bool) -> None:
+        """Multiply by the weights that are there only; measured: where that is the quicker way. Once; `refresh` after every change of parameters."""
+        parts = (self._body, self._recurrence, self._outputs)
+        self.sparse = [weight for part in parts if part is not None for weight in part.become_sparse(measured=measured)]
+
+    def refresh(self) -> None:
+        """The parameters have changed."""
+        for weight in self.sparse:
+            weight.refresh()
 
     def act(self, frame: PolicyFrame, starts: BoolArray, memory: FloatArray | None, generator: np.random.Generator, greedy: bool) -> Decision:
         """One batched step for E slots of N agents; arrays as in types.PolicyFrame and types.Decision. Changes nothing passed in.

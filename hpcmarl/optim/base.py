@@ -48,13 +48,17 @@ class Optimizer(ABC):
         """Where the next gradient is to be taken, [P]: the parameters themselves unless the method looks ahead."""
         return self.parameters
 
+    def seen(self, direction: Array) -> Array:
+        """The direction [P] without what it holds where no weight is."""
+        return direction if self.topology is None else np.where(self.topology.mask, direction, direction.dtype.type(0.0))
+
     def step(self, direction: Array) -> None:
         """Move along the aggregated ascent direction [P]; raises ValueError when the shapes differ, FloatingPointError when a parameter
         is not finite afterwards."""
         if direction.shape != self.parameters.shape:
             raise ValueError(f"a direction of shape {direction.shape} for parameters of shape {self.parameters.shape}")
         direction = np.asarray(direction, dtype=self.parameters.dtype)
-        seen = direction if self.topology is None else np.where(self.topology.mask, direction, direction.dtype.type(0.0))
+        seen = self.seen(direction)
         if self.averages is None or self.averages.first == self.parameters.size:
             self._move(seen)
         else:

@@ -20,6 +20,16 @@ from hpcmarl.maths.sparsity import changing_share, drop_and_grow, erdos_renyi, r
 from hpcmarl.types import Array, BoolArray, Layer
 
 
+def changes_after(plan: SparseConfig, update: int) -> bool:
+    """Whether weights leave and come after `update` steps."""
+    return plan.growth != "none" and update % plan.every == 0 and update < plan.last
+
+
+def needs_all(plan: SparseConfig, update: int) -> bool:
+    """Whether the direction of the step that makes it `update` steps must be known also where no weight is."""
+    return plan.growth == "gradient" and changes_after(plan, update)
+
+
 class SparseTopology:
     """mask [P] bool: true where a weight is, and everywhere outside the layers."""
 
@@ -34,7 +44,7 @@ class SparseTopology:
     def evolve(self, parameters: Array, direction: Array, update: int) -> None:
         """After `update` steps: change the mask where that is due, given the parameters [P] and the dense direction [P] of the last step."""
         plan = self.plan
-        if plan.growth == "none" or update % plan.every or update >= plan.last:
+        if not changes_after(plan, update):
             return
         share = changing_share(update, plan.last, plan.initial_share)
         for layer, density in zip(self.layers, self.densities, strict=True):

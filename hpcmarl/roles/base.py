@@ -20,7 +20,7 @@ from hpcmarl.comm.layout import RolloutCodec
 from hpcmarl.comm.protocol import Kind, control
 from hpcmarl.comm.topology import ROLE_NAMES, Group, Topology
 from hpcmarl.comm.transport import Message, SendHandle, Transport
-from hpcmarl.config import Config, EnvConfig, SparseConfig, batch_of, counts_episodes
+from hpcmarl.config import Config, EnvConfig, SparseConfig, acting_form, batch_of, counts_episodes
 from hpcmarl.config.file import dump_config
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.optim import make_optimizer
@@ -54,7 +54,9 @@ class Context:
 
     def algorithm(self) -> Algorithm:
         """A new algorithm of this run; all ranks build it from the same seed."""
-        return make_algorithm(self.spec, self.config.algo, self.config.seed)
+        algorithm = make_algorithm(self.spec, self.config.algo, self.config.seed)
+        algorithm.act_by(acting_form(self.config))
+        return algorithm
 
     def optimizer(self, algorithm: Algorithm) -> Optimizer:
         """A new optimizer of this run, at the algorithm's initial parameters."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.algos import make_algorithm
+from hpcmarl.config import acting_form
 from hpcmarl.config.file import load_config
 from hpcmarl.envs import describe
 from hpcmarl.errors import ConfigError, FormatError
@@ -41,6 +42,7 @@ def evaluate_checkpoint(
     parameters = np.asarray(state["engine"]["optimizer"]["parameters"], np.float32)
     if parameters.size != algorithm.size:
         raise FormatError(f"{found}: {parameters.size} parameters where the configuration in it makes {algorithm.size}; was the environment changed?")
+    algorithm.act_by(acting_form(config, repeatable=True))
     algorithm.load_parameters(parameters)
     settings = config.eval
     count = episodes or settings.episodes or 100

@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpcmarl.comm.protocol import FLAG_FINAL, Buffer, Kind, vector_message, vector_of
+from hpcmarl.comm.protocol import FLAG_FINAL, Buffer, Kind, masked_vector_of, vector_message
 from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import LatestLink, Message, SendHandle
 from hpcmarl.config import QLearningConfig
+from hpcmarl.optim.sparse import needs_all
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import Context, Interval, Role
 from hpcmarl.roles.feed import Iterations, Queue, Work
@@ -25,7 +26,7 @@ from hpcmarl.roles.guard import GradientGuard
 from hpcmarl.roles.replay import Replay
 from hpcmarl.roles.replica import Replica
 from hpcmarl.roles.statistics import EpisodeLog, Means
-from hpcmarl.types import FloatArray
+from hpcmarl.types import BoolArray, FloatArray
 
 GRADIENTS_UNDER_WAY = 2
 
@@ -45,6 +46,7 @@ class Learner(Role):
         self.links = {rank: LatestLink(self.transport, rank) for rank in self.group.actors}
         self.feed = self._make_feed()
         self.version, self.delivered = -1, 0
+        self.mask: BoolArray | None = None  # which of the present parameters are there, where some are not
         self.env_steps = self.agent_steps = self.learned_steps = 0
         self.sending: list[SendHandle] = []
         self.replica = Replica(context, self.algorithm, self.group.index) if config.rounds.collective else None
@@ -88,10 +90,11 @@ class Learner(Role):
 
     def _on_parameters(self, message: Message) -> None:
         version, self.progress = int(message.header["version"]), int(message.header["env_steps"])
-        vector = vector_of(message.buffer, self.algorithm.size)
+        vector, mask = masked_vector_of(message.buffer, self.algorithm.size)
         if self.replica is not None and vector is None:
             self.replica.close_round(version)
         elif vector is not None and version > self.version:
+            self.mask = mask
             self._adopt(vector, version)
 
     def _adopt(self, vector: FloatArray, version: int) -> None:
@@ -113,7 +116,8 @@ class Learner(Role):
         """The message with the present parameters."""
         fields = {"source": self.context.rank, "role": ROLE_NAMES.index(self.name), "version": self.version}
         fields["env_steps"] = self.progress
-        return vector_message(Kind.WEIGHTS, self.algorithm.parameters, **fields)
+        mask = self.mask if self.replica is None else self.replica.mask
+        return vector_message(Kind.WEIGHTS, self.algorithm.parameters, mask, **fields)
 
     def _snapshot(self) -> None:
         """Send the state, and have the actors send theirs, as soon as the version that the server asked for is reached."""
@@ -168,6 +172,8 @@ class Learner(Role):
         """Compute the gradient of these rollouts, send or keep it."""
         rollouts, count = work.rollouts, work.count
         began = time.perf_counter()
+        wanted = self._wanted()
+        self.algorithm.learn_where(wanted)
         vector, statistics = self.algorithm.gradient(rollouts)
         if not self.guard.accepts(vector, (entry.actor_rank for entry in work.entries), self.version):
             self.feed.refuse(work)
@@ -185,6 +191,7 @@ class Learner(Role):
         message = vector_message(
             Kind.GRADIENT,
             None if self.replica is not None else vector,
+            wanted,
             source=self.context.rank,
             role=ROLE_NAMES.index(self.name),
             group=self.group.index,
@@ -196,6 +203,17 @@ class Learner(Role):
         )
         self.env_steps = self.agent_steps = 0
         self.sending.append(self.transport.send(self.context.topology.server, message))
+
+    def _wanted(self) -> BoolArray | None:
+        """What of a gradient at the present parameters its round needs: with sparse layers the weights that are there, [P]; None: all.
+
+        All before the topology grows where gradients are large. Where gradients of any age make a step, the topology may change before that."""
+        if self.replica is not None:
+            return self.replica.summed
+        sparse = self.context.sparse
+        if sparse is None or (self.rule.any_age and sparse.growth != "none"):
+            return None
+        return None if needs_all(sparse, self.version + 1) else self.mask
 
     # ---- bookkeeping
 

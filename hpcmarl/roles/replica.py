@@ -13,9 +13,10 @@ import numpy as np
 
 from hpcmarl.algos.base import Algorithm
 from hpcmarl.comm.transport import Reduction
+from hpcmarl.optim.sparse import needs_all
 from hpcmarl.packing import pack, unpack
 from hpcmarl.roles.base import Context
-from hpcmarl.types import Array, FloatArray
+from hpcmarl.types import Array, BoolArray, FloatArray
 
 
 class Replica:
@@ -35,6 +36,17 @@ class Replica:
     @property
     def busy(self) -> bool:
         return bool(self._closing)
+
+    @property
+    def mask(self) -> BoolArray | None:
+        """Which parameters [P] are there; None: all."""
+        return None if self.optimizer.topology is None else self.optimizer.topology.mask
+
+    @property
+    def summed(self) -> BoolArray | None:
+        """What of this round's sums is needed; None: all. The same on every learner, as all masks are."""
+        topology = self.optimizer.topology
+        return None if topology is None or needs_all(topology.plan, self.optimizer.updates + 1) else topology.mask
 
     def start(self, state: dict[str, Any] | None) -> tuple[Array, int]:
         """The first point and its version, after loading a resumed run's optimizer."""
@@ -60,7 +72,8 @@ class Replica:
         if self._reduction is None:
             if self._contribution is None:
                 number = self.sum.dtype.type
-                self._contribution = np.append(self.sum * number(self.rule.local_scale(self.count)), number(self.count))
+                own = self.sum if self.summed is None else np.compress(self.summed, self.sum)
+                self._contribution = np.append(own * number(self.rule.local_scale(self.count)), number(self.count))
                 self.sum[:] = 0.0
                 self.count = 0
             self._reduction = self.transport.start_sum(self._contribution)
@@ -74,6 +87,9 @@ class Replica:
         self._reduction = self._contribution = None
         count = round(float(total[-1]))  # 0: all that was counted was a lost learner's
         direction = total[:-1] * total.dtype.type(self.rule.total_scale(count) if count else 0.0)
+        if self.summed is not None:
+            needed, direction = direction, np.zeros_like(self.sum)
+            np.place(direction, self.summed, needed)
         if not np.all(np.isfinite(direction)):
             raise FloatingPointError(f"the summed direction of round {self.optimizer.updates} is not finite")
         self.optimizer.step(direction)

@@ -113,7 +113,8 @@ class Server(Role):
             for group in publish.groups:
                 self.transport.send(self.context.topology.groups[group].learner, vector_message(Kind.PARAMETERS, None, **fields))
             return
-        message = vector_message(Kind.PARAMETERS, self.engine.optimizer.point(), **fields)
+        topology = self.engine.optimizer.topology
+        message = vector_message(Kind.PARAMETERS, self.engine.optimizer.point(), None if topology is None else topology.mask, **fields)
         for group in publish.groups:
             self.links[group].offer(message)
         self.behind.update(publish.groups)

@@ -9,8 +9,11 @@ import time
 import numpy as np
 import pytest
 
+from hpcmarl.comm import protocol
+from hpcmarl.roles.replica import Replica
 from tests.mpi.launch import LIBRARIES, mpi_command, needs_mpich, run, run_program, run_train
-from tests.worlds import ECHO, SPREAD, final_parameters, run_world, summary
+from tests.unit.test_sparse_messages import SPARSE, assert_same
+from tests.worlds import ECHO, SPREAD, final_parameters, final_state, run_world, summary
 
 pytestmark = pytest.mark.mpi
 
@@ -49,6 +52,19 @@ def test_eight_oversubscribed_ranks_in_three_groups(config, tmp_path):
     job = run_train("openmpi", 8, config, "--run-dir", str(tmp_path / "run"), "topology.groups=3", "rounds.rule=malenia", "rounds.batch=6")
     assert job.code == 0, job.text
     assert min(summary(tmp_path / "run")["trajectories_by_group"]) > 0
+
+
+@pytest.mark.parametrize("reduce", ["server", "mpi"])
+def test_sparse_messages_over_mpi_train_as_whole_ones_on_virtual_ranks(reduce, tmp_path, monkeypatch):
+    config = tmp_path / "config.yaml"
+    config.write_text(ECHO)
+    changes = (*SPARSE, f"rounds.reduce={reduce}", "deterministic=true", "stop.updates=8")
+    job = run_train("openmpi", 3, config, "--run-dir", str(tmp_path / "mpi"), *changes)
+    assert job.code == 0, job.text
+    monkeypatch.setattr(protocol, "sparse_bytes", lambda size, count: 4 * size)
+    monkeypatch.setattr(Replica, "summed", None)
+    run_world(3, tmp_path / "virtual", *changes, text=ECHO)
+    assert_same(*(final_state(tmp_path / name)["engine"]["optimizer"] for name in ("mpi", "virtual")), updates=8)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

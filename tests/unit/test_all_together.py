@@ -38,7 +38,7 @@ TOPOLOGIES = {
     "malenia": (4, "topology.groups=2", "rounds.rule=malenia"),
     "afedpg": (4, "topology.groups=2", "rounds.rule=afedpg"),
 }
-VALUES = "iql vdn qmix wqmix res".split()
+VALUES = ["iql", "vdn", "qmix", "wqmix", "res"]
 MIXED = VALUES[1:]
 REFUSED = {("turns and masks", name): "take turns" for name in ("coma", *MIXED)}
 REFUSED |= {("continuous", name): "single discrete action" for name in ("coma", *VALUES)}

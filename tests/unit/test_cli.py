@@ -24,6 +24,7 @@ COMMANDS = [
     "bench throughput",
     "bench learning",
     "bench comm",
+    "bench sparse",
     "bench stragglers",
     "simulate",
     "submit",
@@ -232,6 +233,15 @@ class TestOutput:
         assert json.loads(run("bench", "throughput", "name=other", "--json")[1])["name"] == "other"
         assert run("bench", "comm", "--json")[:2] == (0, "")  # a rank that has nothing to tell
         assert len(started) == 2
+
+    def test_bench_sparse(self, run, monkeypatch):
+        rows = [{"width": 8, "sparsity": 0.5, "forms": "csr dense"}, {"width": 16, "sparsity": 0.5, "forms": "dense"}]
+        monkeypatch.setitem(sys.modules, "hpcmarl.bench.sparse", types.SimpleNamespace(run=lambda seconds: [row | {"s": seconds} for row in rows]))
+        assert json.loads(run("bench", "sparse", "--seconds", "3", "--json")[1]) == {"rows": [row | {"s": 3.0} for row in rows]}
+        table = run("bench", "sparse")[1].splitlines()
+        assert table[0].split() == ["width", "sparsity", "forms", "s"]
+        assert len(table) == 3
+        assert run("bench", "sparse", "--seconds", "0")[0] == 2
 
     def test_data_hands_its_arguments_on(self, run, monkeypatch):
         calls = []

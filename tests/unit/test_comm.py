@@ -7,7 +7,18 @@ from hypothesis import strategies as st
 
 from hpcmarl.comm.layout import RolloutArena, RolloutCodec
 from hpcmarl.comm.local import LocalWorld
-from hpcmarl.comm.protocol import HEADER_BYTES, Kind, announced_bytes, check_header, control, vector_message, vector_of
+from hpcmarl.comm.protocol import (
+    FLAG_SPARSE,
+    HEADER_BYTES,
+    Kind,
+    announced_bytes,
+    check_header,
+    control,
+    header_of,
+    masked_vector_of,
+    vector_message,
+    vector_of,
+)
 from hpcmarl.comm.transport import LatestLink
 from hpcmarl.errors import ProtocolError
 from hpcmarl.types import Episode, PolicySpec
@@ -71,6 +82,45 @@ def test_another_networks_vector_is_a_protocol_error():
     assert vector_of(message, 5) is not None
     with pytest.raises(ProtocolError, match="different networks"):
         vector_of(message, 6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 200), st.floats(0, 1))
+def test_what_is_there_of_a_vector_arrives_bit_by_bit(seed, size, share):
+    generator = np.random.default_rng(seed)
+    mask = generator.random(size) < share
+    vector = generator.integers(0, 2**32, size, np.uint32).view(np.float32)  # with infinities, all kinds of NaN
+    vector[generator.random(size) < 0.2] = -0.0
+    vector[generator.random(size) < 0.2] = 0.0
+    message = vector_message(Kind.WEIGHTS, vector, mask, version=3)
+    assert message.size <= HEADER_BYTES + 4 * size
+    found, there = masked_vector_of(message, size)
+    if there is None:  # whole messages lose nothing
+        assert 4 * (mask.sum() + -(-size // 32)) >= 4 * size
+        assert not int(header_of(message)["flags"])
+        np.testing.assert_array_equal(found.view(np.uint32), vector.view(np.uint32))
+        return
+    assert message.size == HEADER_BYTES + 4 * (mask.sum() + -(-size // 32)) < HEADER_BYTES + 4 * size
+    np.testing.assert_array_equal(there, mask)
+    np.testing.assert_array_equal(found.view(np.uint32), np.where(mask, vector.view(np.uint32), np.uint32(0)))
+    assert int(header_of(message)["version"]) == 3
+
+
+@pytest.mark.parametrize("size", [70, 100])  # words of bits: 3, 4
+@pytest.mark.parametrize(
+    "change", ["cut to the header and a byte", "cut in the bits", "cut by a number", "cut by a byte", "longer", "more bits", "smaller network"]
+)
+def test_a_damaged_sparse_vector_is_a_protocol_error(size, change):
+    mask = np.arange(size) % 7 == 0
+    message = vector_message(Kind.WEIGHTS, np.ones(size, np.float32), mask)
+    assert int(header_of(message)["flags"]) == FLAG_SPARSE
+    assert vector_of(message, size).sum() == mask.sum()
+    if change == "more bits":
+        message[HEADER_BYTES] |= 0x7F
+    cuts = {"cut to the header and a byte": HEADER_BYTES + 1, "cut in the bits": HEADER_BYTES + 6, "cut by a number": -4, "cut by a byte": -1}
+    damaged = np.append(message, np.zeros(4, np.uint8)) if change == "longer" else message[: cuts.get(change)]
+    with pytest.raises(ProtocolError, match="different networks"):
+        masked_vector_of(damaged, size - 40 if change == "smaller network" else size)
 
 
 def test_foreign_bytes_are_not_a_message():

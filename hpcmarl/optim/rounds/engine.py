@@ -58,8 +58,9 @@ class Engine:
 
     def step(self, direction: Array) -> None:
         """Step along a round's combined direction [P]."""
-        self.direction_norm = float(np.linalg.norm(direction))
-        if not np.isfinite(self.direction_norm):
+        seen = self.optimizer.seen(direction)  # gradients of weights that are not there come now and then only
+        self.direction_norm = float(np.linalg.norm(seen))
+        if not np.isfinite(self.direction_norm) or (seen is not direction and not np.isfinite(direction).all()):
             raise FloatingPointError(f"the direction of round {self.optimizer.updates} is not finite")
         self.optimizer.step(direction)
 

@@ -1,0 +1,192 @@
+"""Acting with the non-zeros of sparse layers: equal to dense products whatever changes, and dense where that is asked for or quicker."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcmarl.algos import make_algorithm
+from hpcmarl.config import acting_form
+from hpcmarl.config.file import load_config
+from hpcmarl.nets import sparse
+from hpcmarl.nets.flat import FlatParameters
+from hpcmarl.nets.policy import Actor
+from hpcmarl.nets.sparse import SparseWeight
+from hpcmarl.roles.evaluation import evaluate_checkpoint
+from hpcmarl.types import Frame, PolicyFrame
+from tests.rollouts import DISCRETE, make_spec
+from tests.unit.test_nets import make_policy
+from tests.worlds import ECHO, final_parameters, run_world
+
+SPARSE = ("algo.sparse.sparsity=0.8", "algo.sparse.every=2")
+
+
+def sparse_matrix(generator, outputs, inputs, density):
+    return (generator.standard_normal((outputs, inputs)) * (generator.random((outputs, inputs)) < density)).astype(np.float32)
+
+
+@pytest.fixture
+def quicker(monkeypatch):
+    """Decides which form every timing finds quicker: times["dense"], times["csr"]."""
+    times = {"dense": 1.0, "csr": 0.5, "calls": 0}
+
+    def best_seconds(calls):
+        for call in calls:
+            call()
+        times["calls"] += 1
+        return [times["dense"], times["csr"]]
+
+    monkeypatch.setattr(sparse, "_best_seconds", best_seconds)
+    return times
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 12), st.integers(1, 7), st.booleans())
+def test_products_follow_values_and_places(seed, outputs, inputs, rows, measured):
+    generator = np.random.default_rng(seed)
+    weight = np.zeros((outputs, inputs), np.float32)
+    product = SparseWeight(weight.T, measured=measured)
+    kinds = ["same places", "elsewhere", "grown at zero", "fewer", "none", "all"]
+    for kind in ["elsewhere", *generator.choice(kinds, 6)]:
+        if kind == "same places":
+            weight *= generator.standard_normal(weight.shape).astype(np.float32)
+        elif kind == "grown at zero":
+            weight[generator.random(weight.shape) < 0.1] = 0.0
+            weight[generator.integers(outputs), generator.integers(inputs)] = -0.0
+        elif kind == "fewer":
+            weight[generator.random(weight.shape) < 0.5] = 0.0
+        else:
+            weight[:] = sparse_matrix(generator, outputs, inputs, {"elsewhere": 0.3, "none": 0.0, "all": 1.0}[kind])
+        product.refresh()
+        for _ in range(2):
+            given_rows = generator.standard_normal((rows, inputs)).astype(np.float32)
+            np.testing.assert_allclose(given_rows @ product, given_rows.astype(float) @ weight.T, atol=1e-5)
+            assert product.form == "csr" or measured
+
+
+def test_new_values_in_the_same_places_do_not_build_the_form_anew(monkeypatch):
+    generator = np.random.default_rng(0)
+    weight = sparse_matrix(generator, 20, 30, 0.1)
+    product, rows = SparseWeight(weight.T, measured=False), np.ones((2, 30), np.float32)
+    built = []
+    convert = SparseWeight._convert
+    monkeypatch.setattr(SparseWeight, "_convert", lambda self: built.append(convert(self)))
+    for elsewhere, wanted in ((False, 1), (False, 1), (True, 2), (False, 2)):
+        if elsewhere:
+            weight[3, np.flatnonzero(weight[3] == 0)[0]] = 1.0
+        weight *= 2.0
+        product.refresh()
+        np.testing.assert_allclose(rows @ product, rows @ weight.T, atol=1e-4)
+        assert len(built) == wanted
+
+
+def test_the_quicker_form_is_taken_and_timed_again_only_for_other_rows_or_densities(quicker):
+    weight = sparse_matrix(np.random.default_rng(0), 40, 40, 0.1)
+    product = SparseWeight(weight.T, measured=True)
+    for _ in range(3):
+        product.refresh()
+        np.ones((2, 40), np.float32) @ product
+    assert (product.form, quicker["calls"]) == ("csr", 1)
+    assert product.bytes < 0.5 * weight.nbytes
+    quicker["csr"] = 0.95  # not worth it
+    np.ones((3, 40), np.float32) @ product
+    assert (product.form, quicker["calls"]) == ("dense", 2)
+    assert product.bytes == weight.nbytes
+    quicker["csr"] = 0.1
+    weight[:30] = 0.0
+    product.refresh()
+    np.ones((3, 40), np.float32) @ product
+    assert (product.form, quicker["calls"]) == ("csr", 3)
+    weight[:] = 1.0  # as dense as can be: nothing to time
+    product.refresh()
+    np.testing.assert_array_equal(np.ones((3, 40), np.float32) @ product, np.full((3, 40), 40.0))
+    assert (product.form, quicker["calls"]) == ("dense", 3)
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_a_sparse_actor_is_the_dense_one_within_rounding(recurrent):
+    generator = np.random.default_rng(3)
+    policy = make_policy(DISCRETE, recurrent)
+    flat = FlatParameters({"p": policy})
+    dense, other = Actor(policy), Actor(policy)
+    other.become_sparse(measured=False)
+    assert len(other.sparse) == (5 if recurrent else 3)
+    frame = PolicyFrame(generator.standard_normal((3, 2, 2, 3)).astype(np.float32), np.array([[True, False], [True, True], [True, True]]))
+    memory = generator.standard_normal((3, 2, 5)).astype(np.float32) if recurrent else None
+    starts = np.array([False, True, False])
+    for density in (0.2, 0.2, 0.6):
+        flat.load(sparse_matrix(generator, 1, flat.size, density)[0])
+        other.refresh()
+        wanted, found = (actor.act(frame, starts, memory, np.random.default_rng(1), False) for actor in (dense, other))
+        np.testing.assert_array_equal(found.action, wanted.action)
+        np.testing.assert_allclose(found.logp, wanted.logp, atol=1e-5)
+        if recurrent:
+            np.testing.assert_allclose(found.memory, wanted.memory, atol=1e-5)
+    assert {weight.form for weight in other.sparse} == {"csr"}
+
+
+def test_an_algorithm_tells_its_actors_of_new_parameters():
+    config = load_config(ECHO, ["algo.sparse.acting=sparse", "algo.network={hidden: [16], recurrent: true, memory: 8}"])
+    dense, other = (make_algorithm(make_spec(), config.algo, 1) for _ in range(2))
+    other.act_by(acting_form(config))
+    generator, policy = np.random.default_rng(2), dense.spec.policies[0]
+    obs = generator.standard_normal((2, len(policy.agents), *policy.observation_shape)).astype(np.float32)
+    frame = Frame({policy.name: PolicyFrame(obs, np.ones(obs.shape[:2], bool))}, None, np.zeros(2, bool))
+    for _ in range(3):
+        vector = sparse_matrix(generator, 1, dense.size, 0.2)[0]
+        after = []
+        for algorithm in (dense, other):
+            algorithm.load_parameters(vector)
+            after.append(algorithm.act(frame, algorithm.initial_memory(2), generator, greedy=True)[policy.name].memory)
+        np.testing.assert_allclose(after[1], after[0], atol=1e-5)
+        assert after[0].any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "repeatable", "form"),
+    [
+        ((), False, "dense"),
+        (SPARSE, False, "auto"),
+        (SPARSE, True, "dense"),
+        ((*SPARSE, "deterministic=true"), False, "dense"),
+        ((*SPARSE, "algo.sparse.acting=dense"), False, "dense"),
+        ((*SPARSE, "algo.sparse.acting=sparse", "deterministic=true"), True, "sparse"),
+    ],
+    ids=str,
+)
+def test_time_decides_nothing_that_must_be_repeatable(changes, repeatable, form):
+    assert acting_form(load_config(ECHO, changes), repeatable=repeatable) == form
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """One entry for each product by non-zeros."""
+    made = []
+    multiply = SparseWeight._sparse_product
+    monkeypatch.setattr(SparseWeight, "_sparse_product", lambda weight, inputs: made.append(1) or multiply(weight, inputs))
+    return made
+
+
+def test_a_run_and_its_evaluation_act_with_the_form_that_they_are_told(tmp_path, products):
+    figures = []
+    for form in ("dense", "sparse"):
+        changes = (*SPARSE, "deterministic=true", f"algo.sparse.acting={form}", "algo.replay.starts=6")
+        run_world(2, tmp_path / form, *changes, text=ECHO)
+        assert bool(products) == (form == "sparse")
+        products.clear()
+        figures.append(evaluate_checkpoint(str(tmp_path / form), episodes=4)["return_mean"])
+        assert bool(products) == (form == "sparse")
+    # rounding changes no action of this game here, so that both runs learn the same
+    np.testing.assert_allclose(final_parameters(tmp_path / "sparse"), final_parameters(tmp_path / "dense"), atol=1e-6)
+    assert figures[0] == figures[1]
+
+
+def test_auto_takes_what_is_quicker_in_a_run_and_dense_in_an_evaluation_that_can_be_repeated(tmp_path, products, quicker):
+    run_world(2, tmp_path, *SPARSE, "algo.replay.starts=6", text=ECHO)
+    assert quicker["calls"]
+    assert products
+    products.clear()
+    evaluate_checkpoint(str(tmp_path), episodes=2)
+    assert not products
