@@ -80,7 +80,7 @@ class PPOConfig(ActorCriticConfig):
     name: Literal["ppo"] = "ppo"
     trace_lambda: Fraction = Field(0.95, description="lambda of the generalised advantage estimation")
     clip: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="epsilon: beyond 1 ± epsilon a ratio gains nothing")
-    epochs: PositiveInt = Field(5, description="how often each batch is gone through before the actors get new weights")
+    epochs: PositiveInt = Field(5, description="how often each batch is gone through")
     minibatches: PositiveInt = Field(
         1, description="random parts of a batch, each a gradient of rounds.batch trajectories; a batch has as many trajectories as all of them"
     )

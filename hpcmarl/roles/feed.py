@@ -1,8 +1,8 @@
 """What waits at a learner, and which of it makes the next gradient. Called by the learner; knows no optimizer and sends nothing.
 
 Queue        rollouts in the order of their arrival; each makes one gradient (algo.reuse: several)
-Iterations   a batch of rollouts is gone through `epochs` times in `minibatches` random parts each; only then do the actors get new weights.
-             They go on meanwhile: what they make under the weights of this iteration or of the one before is the next batch, newest first
+Iterations   a batch of rollouts is gone through `epochs` times in `minibatches` random parts each. The actors go on meanwhile, under the weights
+             of each step: what they began in this iteration or in the one before is the next batch, newest first
 
 Whole episodes that are learned from again and again, off-policy: replay.py.
 """
@@ -52,8 +52,7 @@ class Work:
 
 
 class Queue:
-    """`late`, `overflow`: trajectories dropped since the learner last set them to 0: too old, or more than `limit` messages.
-    `weights_due`: the actors are to get the next version's weights."""
+    """`late`, `overflow`: trajectories dropped since the learner last set them to 0: too old, or more than `limit` messages."""
 
     def __init__(self, context: Context, group: Group, rule: RoundRule, algorithm: Algorithm) -> None:
         self.context, self.group, self.rule, self.algorithm = context, group, rule, algorithm
@@ -61,7 +60,6 @@ class Queue:
         self.limit = context.queue_limit(group)
         self.reuse = int(getattr(context.config.algo, "reuse", 1))
         self.late = self.overflow = 0
-        self.weights_due = True
 
     # ---- in
 
@@ -80,9 +78,6 @@ class Queue:
             self.entries = deque(entry for entry in self.entries if not self._too_old(entry.rollout, version))
         for entry in old:
             self._drop(entry, late=True)
-
-    def on_weights(self, version: int) -> None:
-        """The actors get the weights of `version` now."""
 
     def _too_old(self, rollout: Rollout, version: int) -> bool:
         """On-policy work of an older version is worthless (late: ignore leaves the dropping to the server's rule).
@@ -195,19 +190,15 @@ class Iterations(Queue):
         super().__init__(context, group, rule, algorithm)
         self.batch: list[Entry] = []
         self.parts: deque[list[tuple[int, int]]] = deque()  # (entry of the batch, slot) of the trajectories of each coming gradient
-        self.weights = (0, 0)  # versions of the weights that the actors had before, and that they have
+        self.begun = (0, 0)  # versions at which the iteration before and this one began
 
     def on_version(self, version: int) -> None:
         super().on_version(version)
         if not self.parts:
             self._end()
 
-    def on_weights(self, version: int) -> None:
-        self.weights = (self.weights[1], version)
-        self.weights_due = False
-
     def _too_old(self, rollout: Rollout, version: int) -> bool:
-        return rollout.version < self.weights[0]
+        return rollout.version < self.begun[0]
 
     def take(self, version: int, delivered: int) -> Work | None:
         quota = self.rule.quota(self.rule.initial_batch if version == 0 else self.rule.batch)
@@ -229,6 +220,7 @@ class Iterations(Queue):
             self.batch.append(self.entries.pop())
             missing -= self.batch[-1].rollout.count
         self.batch.reverse()
+        self.begun = (self.begun[1], version)
         rows = [(index, slot) for index, entry in enumerate(self.batch) for slot in range(entry.rollout.count)]
         generator = generator_for(self.context.config.seed, "learner", self.group.index, version)
         for _ in range(epochs):
@@ -238,8 +230,6 @@ class Iterations(Queue):
 
     def _end(self) -> None:
         """The batch is used up."""
-        if self.batch:
-            self.weights_due = True
         for entry in self.batch:
             entry.message.release()
         self.batch = []

@@ -105,9 +105,8 @@ class Learner(Role):
         self.algorithm.on_version(version)
         self.feed.on_version(version)
         self._snapshot()  # before the actors get the new weights, while they stand at the boundary in a deterministic run
-        if self.stopping or not self.feed.weights_due:
+        if self.stopping:
             return
-        self.feed.on_weights(version)
         weights = self._weights()
         for link in self.links.values():
             link.offer(weights)

@@ -90,16 +90,14 @@ def arrive(feed, version, source, slots=2):
     return letter
 
 
-def test_a_batch_is_gone_through_in_random_parts_before_the_actors_get_new_weights():
+def test_a_batch_is_gone_through_in_random_parts_and_kept_until_then():
     feed = feed_of(batch=3, epochs=2, minibatches=2)
     feed.on_version(0)
-    feed.on_weights(0)
     letters = [arrive(feed, 0, source) for source in (1, 2)]
     assert feed.take(0, 0) is None
     letters.append(arrive(feed, 0, 3))
     seen = []
     for version in range(4):
-        assert not feed.weights_due
         work = feed.take(version, 0)
         seen.append([(rollout.actor, int(slot)) for rollout in work.rollouts for slot in rollout.slots])
         assert len(seen[-1]) == work.count == 3
@@ -111,21 +109,23 @@ def test_a_batch_is_gone_through_in_random_parts_before_the_actors_get_new_weigh
     assert first == second
     assert len(set(first)) == 6
     assert sorted(map(sorted, seen[:2])) != sorted(map(sorted, seen[2:]))
-    assert feed.weights_due
     assert all(letter.released for letter in letters)
 
 
-def test_the_next_batch_is_of_this_iteration_or_the_one_before_newest_first():
+def test_the_next_batch_was_begun_in_this_iteration_or_the_one_before_newest_first():
     feed = feed_of(batch=2, epochs=1, minibatches=1)
-    feed.on_weights(0)
-    feed.on_weights(7)
-    old, new = arrive(feed, 0, 1), arrive(feed, 7, 2)
-    assert [rollout.version for rollout in feed.take(7, 0).rollouts] == [7]
-    feed.on_version(8)
-    feed.on_weights(8)
+    arrive(feed, 0, 1)
+    feed.done(feed.take(0, 0))
+    feed.on_version(1)
+    old, new = arrive(feed, 0, 1), arrive(feed, 1, 2)
+    assert [rollout.version for rollout in feed.take(1, 0).rollouts] == [1]
+    feed.on_version(2)
     assert (feed.late, old.released, new.released) == (0, False, True)
-    feed.on_version(9)
-    assert (feed.late, old.released) == (2, True)
+    assert [rollout.version for rollout in feed.take(2, 0).rollouts] == [0]
+    feed.on_version(3)
+    assert arrive(feed, 0, 1).released
+    assert not arrive(feed, 1, 1).released
+    assert feed.late == 2
 
 
 @pytest.mark.parametrize("size", [1, 4])
@@ -135,7 +135,7 @@ def test_ranks_train(tmp_path, size, changes):
     ranks = run_world(size, tmp_path, *PPO, *groups, *changes, "stop.updates=9")
     told = summary(tmp_path)
     assert (told["status"], told["updates"]) == ("finished", 9)
-    starts = {learner.feed.weights[1] for rank in ranks if (learner := rank.roles.get("learner"))}
+    starts = {learner.feed.begun[1] for rank in ranks if (learner := rank.roles.get("learner"))}
     assert starts != {9}  # nine is in the middle of a batch of four gradients
     run_world(size, tmp_path, *PPO, *groups, *changes, "stop.updates=12", resume="auto")
     assert summary(tmp_path)["updates"] == 12
