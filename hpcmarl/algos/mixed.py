@@ -116,7 +116,9 @@ class Mixed(QLearning):
         return spread(mixed.squeeze(-1), places, chosen.shape)
 
     def _states(self, episodes: Episodes) -> torch.Tensor:
-        """What the mixer sees, [T+1, B, S]."""
+        """What the mixer sees, [T+1, B, S]; of size 0 where it sees nothing."""
+        if self._state == "none":
+            return torch.zeros(episodes.steps + 1, episodes.count, 0)
         if self._state == "full":
             if episodes.state is None:
                 raise ValueError("the mixer sees the environment's state, but a rollout carries none")

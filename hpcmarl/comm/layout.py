@@ -9,6 +9,7 @@ as long as it has to be. Called by actors (ArenaWriter) and learners (read_rollo
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -259,13 +260,7 @@ def _read_episodes(records: Array, spec: EnvironmentSpec) -> list[Episode]:
     names = [policy.name for policy in spec.policies]
     return [
         Episode(
-            int(record["slot"]),
-            int(record["index"]),
-            int(record["length"]),
-            float(record["return_mean"]),
-            dict(zip(names, record["returns"].tolist(), strict=True)),
-            bool(record["terminated"]),
-            {} if np.isnan(record["win"]) else {"win": float(record["win"])},
+            slot, index, length, return_mean, dict(zip(names, returns.tolist(), strict=True)), bool(terminated), {} if isnan(win) else {"win": win}
         )
-        for record in records
+        for slot, terminated, index, length, return_mean, win, returns in records.tolist()
     ]
