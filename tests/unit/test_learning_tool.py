@@ -1,0 +1,67 @@
+"""tools/learning: its table loads, a tiny run of two seeds is kept and not repeated, a failure is told."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from hpcmarl.config.file import load_config
+
+ROOT = Path(__file__).parents[2]
+TINY = """
+tiny:
+  config: configs/mpe/spread_qmix.yaml
+  changes: [stop.updates=2, eval.episodes=3, rounds.batch=2, algo.replay.starts=2, topology.environments_per_actor=2]
+  ranks: 1
+  minutes: 0.1
+broken: {config: configs/mpe/spread_qmix.yaml, changes: [algo.discount=7], ranks: 1, minutes: 0.1}
+"""
+
+
+def learning(tmp_path, *arguments):
+    """The tool with this very Python's hpcmarl as the command."""
+    command = tmp_path / "hpcmarl"
+    command.write_text(f'#!/bin/sh\nexport PYTHONPATH="{ROOT}:$PYTHONPATH"\nexec "{sys.executable}" -m hpcmarl "$@"\n')
+    command.chmod(0o755)
+    called = [sys.executable, str(ROOT / "tools" / "learning"), *map(str, arguments)]
+    return subprocess.run(called, capture_output=True, text=True, timeout=120, env={**os.environ, "HPCMARL": str(command)})
+
+
+def test_every_experiment_is_a_configuration_that_loads(tmp_path):
+    listed = learning(tmp_path, "--list").stdout.splitlines()
+    experiments = yaml.safe_load((ROOT / "tools" / "learning.yaml").read_text())
+    assert len(listed) == len(experiments) > 0
+    for line, (name, experiment) in zip(listed, experiments.items(), strict=True):
+        assert line.split()[0] == name
+        config = load_config(ROOT / experiment["config"], experiment.get("changes", []))
+        assert config.stop.env_steps is not None, f"{name} would not end after the same experience on every machine"
+
+
+def test_a_tiny_run_is_kept_and_not_repeated_and_a_failure_is_told(tmp_path):
+    table, out = tmp_path / "table.yaml", tmp_path / "out"
+    table.write_text(TINY)
+    done = learning(tmp_path, "tiny", "--seeds", "3,5", "--table", table, "--out", out)
+    assert done.returncode == 0, done.stderr
+    written = (out / "learning.csv").read_text()
+    rows = list(csv.DictReader(written.splitlines()))
+    assert [(row["experiment"], row["seed"], row["updates"]) for row in rows] == [("tiny", "3", "2"), ("tiny", "5", "2")]
+    assert rows[0]["command"].startswith("hpcmarl train configs/mpe/spread_qmix.yaml -n 1 --run-dir runs/learning/tiny-3 stop.updates=2")
+    returns = [float(row["eval_return_mean"]) for row in rows]
+    mean, error = sum(returns) / 2, abs(returns[0] - returns[1]) / 2
+    assert "| tiny | 2 | " in done.stdout
+    assert f"| {mean:.2f} ± {error:.2f} |" in done.stdout
+    again = learning(tmp_path, "tiny", "broken", "--seeds", "3,5", "--table", table, "--out", out)
+    assert again.returncode == 1
+    assert "broken, seed 3 ended with exit code 2" in again.stderr
+    assert "algo.discount" in (out / "broken-3.log").read_text()
+    assert (out / "learning.csv").read_text() == written
+    assert learning(tmp_path, "--show", out / "learning.csv").stdout == done.stdout
+
+
+def test_mistakes_are_told(tmp_path):
+    done = learning(tmp_path, "4m-qmix")
+    assert done.returncode == 2
+    assert "there is no experiment 4m-qmix; allowed: 3m-ma_trace" in done.stderr
