@@ -6,7 +6,8 @@ k runs over the agents of a policy that act in row t. Subclasses say what V is a
 Rewards and flags (algo.critic): with obs or full, critics on all agents' observations or on the state, r is the mean over the policy's agents,
 absent ones 0, and an end is the episode's; with dec they are each agent's own.
 With normalise_values V is in units of the spread of its targets in the squared error alone (nets/moments.py).
-The entropy cost is fixed, or learned as exp(log c) with gradient entropy_cost_rate (target - H) in log c.
+The entropy cost is fixed, or falls linearly with the run's environment steps, or is learned as exp(log c) with gradient
+entropy_cost_rate (target - H) in log c.
 
     symbol -> variable, shape:  r reward [T, B, U]   V value [T, B, U]   v targets   H entropy [n]   (U units with a value: 1 or N agents)
 """
@@ -26,6 +27,7 @@ from hpcmarl.algos.base import Algorithm, seeded_generator
 from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, join, tensor
 from hpcmarl.config import ActorCriticConfig
 from hpcmarl.errors import ConfigError
+from hpcmarl.maths.schedules import falling
 from hpcmarl.nets.critic import Critic
 from hpcmarl.nets.policy import Policy
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, PolicySpec, Rollout
@@ -77,7 +79,7 @@ class ActorCritic(Algorithm):
         networks = self._networks(spec, seeded_generator(seed))
         super().__init__(spec, networks.policies, networks.modules)
         self._critics, self._costs = networks.critics, networks.costs
-        self.unroll = config.unroll
+        self.unroll, self._entropy_cost = config.unroll, config.entropy_cost
         self.needs_state = config.critic == "full"
 
     def _networks(self, spec: EnvironmentSpec, generator: torch.Generator) -> Networks:
@@ -100,6 +102,11 @@ class ActorCritic(Algorithm):
             normalise_inputs=config.normalise_observations,
             normalise_values=config.normalise_values,
         )
+
+    def on_progress(self, env_steps: int) -> None:
+        config = self._config
+        if config.entropy_cost_steps:
+            self._entropy_cost = falling(config.entropy_cost, config.entropy_cost_final, config.entropy_cost_steps, env_steps)
 
     def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:
         """Sum over unrolls of minus the gradient of the loss. With normalise_advantages it depends on what is in one call.
@@ -162,7 +169,7 @@ class ActorCritic(Algorithm):
         """What the entropy adds to the objective (times T), and the cost. The bonus does not move the cost, nor the rule the policy."""
         entropy = evaluation.entropy.sum()
         if self._config.target_entropy is None:
-            return self._config.entropy_cost * entropy, self._config.entropy_cost
+            return self._entropy_cost * entropy, self._entropy_cost
         logarithm = self._costs[policy.name].logarithm[0]
         cost = float(logarithm.detach().exp())
         maximum = self._policies[policy.name].head.maximum_entropy(evaluation.mask, evaluation.rows.count).sum()

@@ -29,7 +29,8 @@ from hpcmarl.algos.episodes import Episodes, action_values, episodes_of, numbere
 from hpcmarl.algos.target import Target
 from hpcmarl.config import OperatorConfig, QLearningConfig
 from hpcmarl.errors import ConfigError
-from hpcmarl.maths.qlearning import falling, greedy_actions, soft_mellowmax, taken
+from hpcmarl.maths.qlearning import greedy_actions, soft_mellowmax, taken
+from hpcmarl.maths.schedules import falling
 from hpcmarl.maths.sparsity import dense_flops
 from hpcmarl.maths.vtrace import vtrace
 from hpcmarl.nets.heads import EpsilonGreedy

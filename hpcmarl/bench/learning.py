@@ -121,7 +121,13 @@ def check(config: Config, algorithm: Algorithm) -> None:
     if len(policies) > 1 or policies[0].action.kind != "discrete" or algorithm.spec.turn_based:
         raise UsageError(f"env.id: the bare loops need agents of one policy with single discrete actions, all at once; {config.env.id} has others")
     actor_critic = chosen.name in ("ma_trace", "ppo", "coma")
-    plain: dict[str, Any] = {"normalise_values": False, "normalise_observations": False, "target_entropy": None, "importance_sampling": True}
+    plain: dict[str, Any] = {
+        "normalise_values": False,
+        "normalise_observations": False,
+        "target_entropy": None,
+        "entropy_cost_steps": 0,
+        "importance_sampling": True,
+    }
     plain |= {"operator": "max", "target_rate": None, "sparse": None, "weighting": "optimistic"}
     if chosen.name == "ma_trace" and chosen.critic != "dec":
         plain["ratios"] = "joint" if chosen.ratios == "joint" else None

@@ -43,6 +43,8 @@ class ActorCriticConfig(AlgoConfig):
     trace_lambda: Fraction = Field(1.0, description="lambda of the trace")
     value_cost: NonNegative = 0.25
     entropy_cost: NonNegative = Field(0.01, description="the entropy bonus; the initial one where target_entropy is set")
+    entropy_cost_final: NonNegative = Field(0.0, description="what entropy_cost falls to, where entropy_cost_steps says so")
+    entropy_cost_steps: Natural = Field(0, description="environment steps of the run over which entropy_cost falls linearly; 0: it stays")
     target_entropy: Fraction | None = Field(None, description="learn the entropy cost towards this share of the maximum entropy (discrete actions)")
     entropy_cost_rate: PositiveFloat = Field(0.1, description="scale of the entropy cost's own gradient (Lagrange rule)")
     normalise_advantages: bool = Field(False, description="divide advantages by their standard deviation in the batch")
@@ -211,6 +213,10 @@ def algo_contradictions(algo: AlgoConfig) -> list[str]:
         found.append("algo.critic: dec has one value per agent and cannot use algo.ratios: joint; use ratios: agent, or critic: obs or full")
     if isinstance(algo, COMAConfig) and algo.critic == "dec":
         found.append("algo.critic: dec does not see the others' actions that COMA's critic judges by; use critic: obs or full")
+    if isinstance(algo, ActorCriticConfig) and algo.entropy_cost_steps and algo.target_entropy is not None:
+        found.append(
+            "algo.entropy_cost_steps: the entropy cost cannot both fall and be learned towards algo.target_entropy; remove one of the two keys"
+        )
     if isinstance(algo, ActorCriticConfig) and algo.critic_network is not None and algo.critic_network.recurrent:
         found.append("algo.critic_network.recurrent: true is not supported, critics are feed-forward; remove the key")
     if isinstance(algo, QLearningConfig) and algo.sparse is not None and algo.sparse.learning == "sparse" and not algo.network.recurrent:

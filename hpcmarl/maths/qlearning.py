@@ -77,8 +77,3 @@ def central_weights(targets: torch.Tensor, greedy_value: torch.Tensor, is_greedy
     """CW-QMIX (arXiv 2006.10800 eq. 8): 1 where the joint action is the greedy one or its target exceeds the central value of the
     greedy one, else `weight`; all [...]."""
     return torch.where(is_greedy | (targets > greedy_value), 1.0, weight)
-
-
-def falling(start: float, final: float, steps: int, done: int) -> float:
-    """Linearly from `start` to `final` over `steps` steps, of which `done` are behind; constant afterwards."""
-    return start + (final - start) * min(1.0, done / steps)

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from hpcmarl.algos import ALGORITHMS, make_algorithm
 from hpcmarl.algos.ma_trace import MATrace
 from hpcmarl.config import MATraceConfig, NetworkConfig, ReinforceConfig
+from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError
 from hpcmarl.types import EnvironmentSpec, PolicySpec, Rollout
 from tests.literal_ma_trace import Literal, literal_gradient
 from tests.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
+from tests.worlds import SPREAD
 
 TEAM_AND_PREY = make_spec(PolicySpec("team", ("t0", "t1", "t2"), (4,), MULTI_DISCRETE, True), PolicySpec("prey", ("p0",), (2, 3), CONTINUOUS))
 TURNS = make_spec(agents=2, turn_based=True, has_mask=True)
@@ -211,6 +213,19 @@ def test_learned_entropy_cost_rises_below_the_target_and_falls_above() -> None:
         fixed = make(spec, entropy_cost=float(np.exp(algorithm.parameters[-1])))
         fixed.load_parameters(algorithm.parameters[:-1])
         np.testing.assert_allclose(found[:-1], fixed.gradient(rollouts)[0], atol=1e-4)
+
+
+def test_entropy_cost_falls_with_the_runs_environment_steps() -> None:
+    spec, rollouts = make_spec(), rollouts_of(make_spec())
+    falls = make(spec, entropy_cost=0.05, entropy_cost_final=0.01, entropy_cost_steps=1000)
+    for done, cost in ((0, 0.05), (250, 0.04), (1000, 0.01), (5000, 0.01)):
+        falls.on_progress(done)
+        vector, statistics = falls.gradient(rollouts)
+        assert statistics["entropy_cost"] == pytest.approx(cost)
+        np.testing.assert_allclose(vector, make(spec, entropy_cost=cost).gradient(rollouts)[0], atol=1e-5)
+    assert not np.allclose(vector, make(spec, entropy_cost=0.05).gradient(rollouts)[0], atol=1e-4)
+    with pytest.raises(ConfigError, match=r"algo\.entropy_cost_steps"):
+        load_config(SPREAD, ["algo.entropy_cost_steps=10", "algo.target_entropy=0.5"])
 
 
 def test_normalised_advantages_have_unit_deviation() -> None:
