@@ -125,7 +125,6 @@ def check(config: Config, algorithm: Algorithm) -> None:
         "normalise_values": False,
         "normalise_observations": False,
         "target_entropy": None,
-        "entropy_cost_steps": 0,
         "importance_sampling": True,
     }
     plain |= {"operator": "max", "target_rate": None, "sparse": None, "weighting": "optimistic"}

@@ -214,9 +214,7 @@ def algo_contradictions(algo: AlgoConfig) -> list[str]:
     if isinstance(algo, COMAConfig) and algo.critic == "dec":
         found.append("algo.critic: dec does not see the others' actions that COMA's critic judges by; use critic: obs or full")
     if isinstance(algo, ActorCriticConfig) and algo.entropy_cost_steps and algo.target_entropy is not None:
-        found.append(
-            "algo.entropy_cost_steps: the entropy cost cannot both fall and be learned towards algo.target_entropy; remove one of the two keys"
-        )
+        found.append("algo.entropy_cost_steps: the entropy cost cannot both fall and be learned (algo.target_entropy); remove one of the two keys")
     if isinstance(algo, ActorCriticConfig) and algo.critic_network is not None and algo.critic_network.recurrent:
         found.append("algo.critic_network.recurrent: true is not supported, critics are feed-forward; remove the key")
     if isinstance(algo, QLearningConfig) and algo.sparse is not None and algo.sparse.learning == "sparse" and not algo.network.recurrent:

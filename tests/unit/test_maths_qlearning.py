@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from hpcmarl.maths.qlearning import (
     central_weights,
-    falling,
     greedy_actions,
     near_greedy,
     optimistic_weights,
@@ -99,7 +98,3 @@ def test_weights_spare_what_is_overestimated():
     assert optimistic_weights(total, targets, 0.25).tolist() == [1.0, 0.25, 0.25]
     best, greedy = torch.tensor([1.0, 3.0, 3.0]), torch.tensor([False, False, True])
     assert central_weights(targets, best, greedy, 0.25).tolist() == [1.0, 0.25, 1.0]
-
-
-def test_falling():
-    assert [falling(1.0, 0.2, 100, done) for done in (0, 50, 100, 1000)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
