@@ -17,7 +17,7 @@ rounds: {batch: 4}
 topology: {environments_per_actor: 2}
 trajectories: {enabled: false}
 eval: {episodes: 2}
-stop: {updates: 4}
+stop: {updates: 2}
 logging: {progress: false}
 checkpoint: {every_seconds: null}
 """
@@ -45,7 +45,7 @@ REFUSED |= {("continuous", name): "single discrete action" for name in ("coma", 
 
 
 def train_and_go_on(directory, algorithm, size, *changes):
-    """Four updates, then two more from the checkpoint."""
+    """Two updates, then one more from the checkpoint."""
     own = [f"algo.name={algorithm}"]
     if algorithm in ("ma_trace", "ppo", "coma"):
         own += ["algo.unroll=5"]
@@ -55,9 +55,9 @@ def train_and_go_on(directory, algorithm, size, *changes):
         own += ["algo.replay.starts=4"]
     run_world(size, directory, *own, *changes, text=TINY)
     first = final_parameters(directory)
-    run_world(size, directory, *own, *changes, "stop.updates=6", text=TINY, resume="auto")
+    run_world(size, directory, *own, *changes, "stop.updates=3", text=TINY, resume="auto")
     told = summary(directory)
-    assert (told["status"], told["updates"]) == ("finished", 6)
+    assert (told["status"], told["updates"]) == ("finished", 3)
     assert np.isfinite(told["eval_return_mean"])
     last = final_parameters(directory)
     assert np.isfinite(last).all()
