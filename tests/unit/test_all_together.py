@@ -45,7 +45,7 @@ REFUSED |= {("continuous", name): "single discrete action" for name in ("coma", 
 
 
 def train_and_go_on(directory, algorithm, size, *changes):
-    """Two updates, then one more from the checkpoint."""
+    """Two updates, then one more from the checkpoint: the summary, the parameters at the stop and at the end."""
     own = [f"algo.name={algorithm}"]
     if algorithm in ("ma_trace", "ppo", "coma"):
         own += ["algo.unroll=5"]
@@ -56,12 +56,13 @@ def train_and_go_on(directory, algorithm, size, *changes):
     run_world(size, directory, *own, *changes, text=TINY)
     first = final_parameters(directory)
     run_world(size, directory, *own, *changes, "stop.updates=3", text=TINY, resume="auto")
-    told = summary(directory)
-    assert (told["status"], told["updates"]) == ("finished", 3)
-    assert np.isfinite(told["eval_return_mean"])
-    last = final_parameters(directory)
-    assert np.isfinite(last).all()
-    assert not np.array_equal(first, last)
+    return summary(directory), first, final_parameters(directory)
+
+
+def went_on(told, first, last):
+    """Whether the run did all its updates, and the last of them changed parameters that are all finite."""
+    done = (told["status"], told["updates"]) == ("finished", 3) and np.isfinite(told["eval_return_mean"])
+    return done and np.isfinite(last).all() and not np.array_equal(first, last)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -69,7 +70,7 @@ def train_and_go_on(directory, algorithm, size, *changes):
 def test_environments(tmp_path, algorithm, environment):
     reason = REFUSED.get((environment, algorithm))
     if reason is None:
-        train_and_go_on(tmp_path, algorithm, 1, *ENVIRONMENTS[environment])
+        assert went_on(*train_and_go_on(tmp_path, algorithm, 1, *ENVIRONMENTS[environment]))
         return
     with pytest.raises(ConfigError, match=rf"algo\.name: {algorithm} .*{reason}"):
         train_and_go_on(tmp_path, algorithm, 1, *ENVIRONMENTS[environment])
@@ -79,4 +80,4 @@ def test_environments(tmp_path, algorithm, environment):
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_topologies(tmp_path, algorithm, topology):
     size, *changes = TOPOLOGIES[topology]
-    train_and_go_on(tmp_path, algorithm, size, *SPREAD, *changes)
+    assert went_on(*train_and_go_on(tmp_path, algorithm, size, *SPREAD, *changes))
