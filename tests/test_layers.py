@@ -22,7 +22,7 @@ ALLOWED = {
     "config.algos": {"config.base"},
     "config.rounds": {"config.base"},
     "config.schema": {"errors", "config.base", "config.algos", "config.rounds", "config.run", "config.slurm"},
-    "config": {"config.algos", "config.rounds", "config.schema"},
+    "config": {"config.algos", "config.rounds", "config.run", "config.schema"},
     "config.yaml_text": {"errors"},
     "config.keys": {"errors", "config"},
     "config.simulation": {"config.base", "config"},

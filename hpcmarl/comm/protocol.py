@@ -20,6 +20,17 @@ hosts each role at most once, so (rank, kind) names the receiver.
     LOST        server  → everyone          packed tree: a rank is lost and the run goes on without it
     REPLACED    learner → server            packed tree: a new process has the place of a dead actor, or has died in its turn
 
+In a league (roles/league.py) all of these go between the ranks of one team, which train a member for a term: `world` is the number of the
+term. Between the league's server and its clients, one on every rank, `world` is 0:
+
+    FREE        client → league             packed tree: a rank is there, its team wants a term, or it wants a match
+    TERM        league → clients of a team  packed tree: train this member from here to there, against these
+    OPPONENTS   league → clients of a team  packed tree: go on against these
+    PLAYED      client → league             packed tree: how the member in training does against its opponents
+    FROZEN      client → league             packed tree: a term is over; what was frozen
+    MATCH       league → client             packed tree: play this evaluation match
+    RESULT      client → league             packed tree: how it ended
+
 A vector is P float32; or, with the flag SPARSE and where that is shorter, one bit for each of them (whether it is there; whole words of 32
 bits) and the float32 of those that are. The others are zero.
 """
@@ -46,7 +57,7 @@ HEADER = np.dtype(
         ("role", "<i4"),  # of the sender: its index in topology.ROLE_NAMES
         ("version", "<i8"),
         ("group", "<i4"),
-        ("policy", "<i4"),  # -1: all policies
+        ("world", "<i4"),  # 0: the job's; else the team of that term (comm/team.py)
         ("count", "<i8"),
         ("env_steps", "<i8"),
         ("agent_steps", "<i8"),
@@ -80,6 +91,13 @@ class Kind(IntEnum):
     ALIVE = 12
     LOST = 13
     REPLACED = 14
+    FREE = 50
+    TERM = 51
+    OPPONENTS = 52
+    PLAYED = 53
+    FROZEN = 54
+    MATCH = 55
+    RESULT = 56
     # between transports, never seen by a role
     ABORT = 20  # a rank has failed: everyone ends now
     CHUNKED = 30
@@ -94,10 +112,10 @@ def header_of(buffer: Buffer) -> Any:
 
 
 def write_header(buffer: Buffer, kind: Kind, **fields: Any) -> Buffer:
-    """Fill the header of `buffer` in place; fields that are not given are 0, policy is -1. Returns the buffer."""
+    """Fill the header of `buffer` in place; fields that are not given are 0. Returns the buffer."""
     buffer[:HEADER_BYTES] = 0
     header = header_of(buffer)
-    header["magic"], header["kind"], header["policy"] = MAGIC, int(kind), -1
+    header["magic"], header["kind"] = MAGIC, int(kind)
     for name, value in fields.items():
         header[name] = value
     return buffer

@@ -25,6 +25,7 @@ from hpcmarl.config.algos import (
     WQMIXConfig,
 )
 from hpcmarl.config.rounds import AdamConfig, NigtConfig, OptimizerSection, RmspropConfig, RoundsConfig, SgdConfig, round_contradictions
+from hpcmarl.config.run import EvalConfig, StopConfig
 from hpcmarl.config.schema import (
     Config,
     DelayConfig,
@@ -49,6 +50,7 @@ __all__ = [
     "Config",
     "DelayConfig",
     "EnvConfig",
+    "EvalConfig",
     "GroupConfig",
     "IQLConfig",
     "MATraceConfig",
@@ -68,6 +70,7 @@ __all__ = [
     "RoundsConfig",
     "SgdConfig",
     "SparseConfig",
+    "StopConfig",
     "TopologyConfig",
     "VDNConfig",
     "WQMIXConfig",

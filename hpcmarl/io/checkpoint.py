@@ -16,14 +16,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
-
-from hpcmarl.errors import FormatError, HpcmarlError, StorageError
-from hpcmarl.io.atomic import PARTIAL, storage_error, write_atomically
-from hpcmarl.io.schema import CHECKPOINT, new_file, open_checked, read_attributes, reading, root_attributes, write_attributes
+from hpcmarl.errors import HpcmarlError, StorageError
+from hpcmarl.io.atomic import PARTIAL, storage_error
+from hpcmarl.io.schema import CHECKPOINT
+from hpcmarl.io.state_file import read_state, write_state
 from hpcmarl.io.sturdy import close_at_exit
-from hpcmarl.io.tree import read_tree, write_tree
-from hpcmarl.packing import Tree, digest
+from hpcmarl.packing import Tree
 
 LOGGER = logging.getLogger(__name__)
 _NAME = re.compile(r"checkpoint-(\d+)\.h5")
@@ -41,37 +39,13 @@ def save_checkpoint(directory: str | os.PathLike[str], state: dict[str, Tree], *
     gives back something else, TypeError for a state that is no tree.
     """
     path = checkpoint_path(directory, version)
-    root = {**root_attributes(CHECKPOINT, attributes), "version": version}
-    checksum = digest({"state": state, "attributes": root})
-
-    def write(partial: Path) -> None:
-        with new_file(partial) as file:
-            write_attributes(file, {**root, "checksum": checksum})
-            write_tree(file.create_group("state"), state)
-
-    try:
-        Path(directory).mkdir(exist_ok=True)  # without its parents: a run directory that is gone may be a disk that is
-        write_atomically(path, write, verify_checkpoint)
-    except OSError as error:
-        raise storage_error(path, "write", error) from error
-    except FormatError as error:
-        raise StorageError(f"{path}: the checkpoint does not read back as it was written ({error}); check the file system") from error
-    except (RuntimeError, ValueError) as error:  # what h5py makes of a failing disk when it closes a file
-        raise storage_error(path, "write", error) from error
+    write_state(path, CHECKPOINT, state, {**attributes, "version": version})
     return path
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tree], dict[str, Any]]:
     """The state and the root attributes. Raises FormatError for a file that is damaged, foreign or newer."""
-    with open_checked(path, CHECKPOINT) as file, reading(path):
-        attributes = read_attributes(file)
-        if "state" not in file or not isinstance(file["state"], h5py.Group):
-            raise FormatError(f"{os.fspath(path)}: a checkpoint without state; the file is damaged")
-        state = read_tree(file["state"])
-    expected = attributes.pop("checksum", None)
-    if digest({"state": state, "attributes": attributes}) != expected:
-        raise FormatError(f"{os.fspath(path)}: the checksum does not match, the file is damaged; resume from an older checkpoint")
-    return state, attributes
+    return read_state(path, CHECKPOINT, "resume from an older checkpoint")
 
 
 def verify_checkpoint(path: str | os.PathLike[str]) -> None:

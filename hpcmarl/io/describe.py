@@ -13,14 +13,16 @@ import numpy as np
 
 from hpcmarl.errors import FormatError, HpcmarlError
 from hpcmarl.io.atomic import PARTIAL
-from hpcmarl.io.checkpoint import list_checkpoints, load_checkpoint, verify_checkpoint
+from hpcmarl.io.checkpoint import list_checkpoints, verify_checkpoint
 from hpcmarl.io.layout import ENVIRONMENT
 from hpcmarl.io.metrics import read_csv, read_hdf5, read_summary
+from hpcmarl.io.pool import verify_snapshot
 from hpcmarl.io.salvage import list_partials
-from hpcmarl.io.schema import CHECKPOINT, METRICS, SIMULATION, TRAJECTORIES, open_checked, read_attributes, reading
+from hpcmarl.io.schema import CHECKPOINT, METRICS, SIMULATION, SNAPSHOT, TRAJECTORIES, open_checked, read_attributes, reading
 from hpcmarl.io.shard import is_live
 from hpcmarl.io.shard_reader import ShardReader, list_shards, verify_shard
 from hpcmarl.io.simulation import read_simulation
+from hpcmarl.io.state_file import read_state
 
 GOOD, BAD, OPEN = "good", "bad", "open"
 
@@ -52,7 +54,7 @@ def verify_file(path: Path) -> dict[str, Any]:
         elif path.suffix == ".json":
             read_summary(path)
         else:
-            {TRAJECTORIES: verify_shard, CHECKPOINT: verify_checkpoint, METRICS: read_hdf5, SIMULATION: read_simulation}[file_kind(path)](path)
+            {TRAJECTORIES: verify_shard, CHECKPOINT: verify_checkpoint, SNAPSHOT: verify_snapshot, METRICS: read_hdf5, SIMULATION: read_simulation}[file_kind(path)](path)
     except (HpcmarlError, OSError, ValueError) as error:
         return {"path": str(path), "status": BAD, "reason": str(error).removeprefix(f"{path}: ")}
     return {"path": str(path), "status": GOOD, "reason": ""}
@@ -69,7 +71,7 @@ def describe(path: Path) -> dict[str, Any]:
         return _describe_shard(path, partial=False)
     if kind == SIMULATION:
         return _describe_simulation(path)
-    return _describe_checkpoint(path) if kind == CHECKPOINT else _describe_metrics(path)
+    return _describe_state(path, kind) if kind in (CHECKPOINT, SNAPSHOT) else _describe_metrics(path)
 
 
 def _root(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
@@ -111,8 +113,8 @@ def _outline(tree: Any, depth: int = 0) -> Any:
     return tree if not isinstance(tree, str) or len(tree) < 100 else f"text of {len(tree)} characters"
 
 
-def _describe_checkpoint(path: Path) -> dict[str, Any]:
-    state, attributes = load_checkpoint(path)
+def _describe_state(path: Path, kind: str) -> dict[str, Any]:
+    state, attributes = read_state(path, kind)
     return {**_root(path, attributes), "state": _outline(state)}
 
 

@@ -29,7 +29,8 @@ from hpcmarl.io.unfinished import UnfinishedFile
 from hpcmarl.packing import plain
 
 TRAJECTORIES, CHECKPOINT, METRICS, SIMULATION = "hpcmarl-trajectories", "hpcmarl-checkpoint", "hpcmarl-metrics", "hpcmarl-simulation"
-FORMAT_VERSIONS = {TRAJECTORIES: 1, CHECKPOINT: 1, METRICS: 1, SIMULATION: 1}
+SNAPSHOT = "hpcmarl-snapshot"
+FORMAT_VERSIONS = {TRAJECTORIES: 1, CHECKPOINT: 1, METRICS: 1, SIMULATION: 1, SNAPSHOT: 1}
 NETCDF_DIMENSION = "This is a netCDF dimension but not a netCDF variable."
 LARGEST_CHUNK = 64 << 20  # bytes; ours are about 1 MiB
 _JSON = "json:"

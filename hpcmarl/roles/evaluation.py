@@ -15,7 +15,7 @@ from hpcmarl.envs import describe
 from hpcmarl.errors import ConfigError, FormatError
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from hpcmarl.roles.base import group_environment
-from hpcmarl.roles.evaluator import Match, summarise
+from hpcmarl.roles.evaluator import Match, evaluation_environment, summarise
 from hpcmarl.types import Array
 
 
@@ -45,22 +45,15 @@ def evaluate_checkpoint(
     algorithm.act_by(acting_form(config, repeatable=True))
     algorithm.load_parameters(parameters)
     settings = config.eval
-    count = episodes or settings.episodes or 100
+    chosen = {"episodes": episodes or settings.episodes or 100, "seed": settings.seed if seed is None else seed}
+    settings = settings.model_copy(update=chosen | {"greedy": settings.greedy if greedy is None else greedy})
     environments = [group_environment(config, group) for group in range(len(config.topology.group_list))]
     different = [environment for index, environment in enumerate(environments) if environment not in environments[:index]]
     results = []
     earned: dict[str, list[float]] = {}
     for environment in different:
-        match = Match(
-            algorithm,
-            environment,
-            config.policies,
-            count,
-            settings.environments,
-            settings.greedy if greedy is None else greedy,
-            settings.seed if seed is None else seed,
-            random_agents,
-        )
+        batch = evaluation_environment(environment, config.policies, settings, algorithm.needs_state)
+        match = Match(algorithm, batch, settings.episodes, settings.greedy, settings.seed, random_agents)
         while not match.done:
             match.step()
         match.close()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.comm.transport import Message
-from hpcmarl.config import EnvConfig
+from hpcmarl.config import EnvConfig, EvalConfig, PolicyConfig
 from hpcmarl.envs import BatchedEnvironment, Seeds, make_environment, new_frame, new_outcome, prepare_environment
 from hpcmarl.errors import ConfigError, EnvironmentFailure
 from hpcmarl.roles.base import Context, Role, generator_for
@@ -65,16 +65,10 @@ class Evaluator(Role):
             settings, config = self.context.config.eval, self.context.config
             self.algorithm.load_parameters(parameters)
             environment = self.environments[len(self.results)][1]
-            self.match = Match(
-                self.algorithm,
-                environment,
-                config.policies,
-                settings.episodes,
-                settings.environments,
-                settings.greedy,
-                settings.seed,
-                skip_bad_numbers=config.faults.on_nan == "skip",
+            batch = evaluation_environment(
+                environment, config.policies, settings, self.algorithm.needs_state, skip_bad_numbers=config.faults.on_nan == "skip"
             )
+            self.match = Match(self.algorithm, batch, settings.episodes, settings.greedy, settings.seed)
         self.match.step()
         if self.match.done:
             self.results.append(self.match.episodes)
@@ -92,6 +86,15 @@ class Evaluator(Role):
             self.match.close()
 
 
+def evaluation_environment(
+    environment: EnvConfig, policies: Mapping[str, PolicyConfig], settings: EvalConfig, with_state: bool, *, skip_bad_numbers: bool = False
+) -> BatchedEnvironment:
+    """Slots for `settings.episodes` episodes at most. None may be given up: all episodes are wanted."""
+    slots = min(settings.environments, settings.episodes)
+    stopping = environment.model_copy(update={"past_restarts": "stop"})
+    return make_environment(stopping, policies, slots, Seeds(settings.seed), with_state=with_state, skip_bad_numbers=skip_bad_numbers)
+
+
 class Match:
     """So many episodes of one environment with fixed policies; every slot plays its share, so that short episodes weigh no more.
 
@@ -99,26 +102,13 @@ class Match:
     agent_returns: agent -> the sum of its rewards in each counted episode."""
 
     def __init__(
-        self,
-        algorithm: Any,
-        environment: EnvConfig,
-        policies: Any,
-        episodes: int,
-        slots: int,
-        greedy: bool,
-        seed: int,
-        random_agents: Sequence[str] = (),
-        skip_bad_numbers: bool = False,
+        self, algorithm: Any, environment: BatchedEnvironment, episodes: int, greedy: bool, seed: int, random_agents: Sequence[str] = ()
     ) -> None:
-        self.algorithm = algorithm
+        self.algorithm, self.environment = algorithm, environment
         self.greedy = greedy
-        slots = min(slots, episodes)
+        slots = environment.slots
         self.left = [episodes // slots + (slot < episodes % slots) for slot in range(slots)]
         self.patience = BAD_EPISODES * episodes
-        environment = environment.model_copy(update={"past_restarts": "stop"})  # no slot may be given up: all episodes are wanted
-        self.environment: BatchedEnvironment = make_environment(
-            environment, policies, slots, Seeds(seed), with_state=algorithm.needs_state, skip_bad_numbers=skip_bad_numbers
-        )
         self.generator = generator_for(seed, "evaluator", 0)
         self.random_columns = _columns(self.environment.spec, random_agents)
         self.earned = {policy.name: np.zeros((slots, len(policy.agents))) for policy in self.environment.spec.policies}

@@ -11,8 +11,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, NoReturn
 
 from hpcmarl.comm import REPAIRABLE
 from hpcmarl.comm.protocol import Kind, control
@@ -34,12 +34,15 @@ CLOSING_SECONDS = 4.0
 FORWARDING_SECONDS = 0.3  # launchers pass on what a rank has said while the job lives
 MESSAGES_A_STEP = 256
 
+FOR_THE_RANK = (Kind.EXIT, Kind.LOST, Kind.ALIVE, Kind.REPLACED)
 TO_SERVER = (Kind.GRADIENT, Kind.REPORT, Kind.STATE, Kind.INTERRUPT)
 RECEIVERS = {Kind.ROLLOUT: "learner", Kind.PARAMETERS: "learner", Kind.WEIGHTS: "actor", **dict.fromkeys(TO_SERVER, "server")}
 
 
 class Rank:
     """The roles of one rank. `step` does one pass over messages and roles; `exit_code` is set when the server has said EXIT."""
+
+    kinds_of_roles: ClassVar[Mapping[str, type[Role]]] = ROLES
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -51,10 +54,14 @@ class Rank:
         self.processes = dict(enumerate(context.processes))
         self.replacements = Replacements(context)
         self.present = "building its roles"
-        for name, role in ROLES.items():
-            if name in context.topology.roles_of(context.rank):
+        for name, role in self.kinds_of_roles.items():
+            if name in self.names_of_roles():
                 self.present = name
                 self.roles[name] = role(context, self.roles)
+
+    def names_of_roles(self) -> Collection[str]:
+        """The roles of this rank."""
+        return self.context.topology.roles_of(self.context.rank)
 
     def step(self) -> bool:
         """Hand out what has arrived, step every role; False when there was nothing to do."""
@@ -65,11 +72,7 @@ class Rank:
                 break
             busy = True
             self.liveness.heard(message.source)
-            if message.kind in (Kind.EXIT, Kind.LOST, Kind.ALIVE, Kind.REPLACED):
-                self._on_message(message)
-                continue
-            self.present = receiver(message)
-            self.roles[self.present].on_message(message)
+            self._take(message)
         if self.exit_code is None:
             self._look_around()
         for name, role in self.roles.items():
@@ -77,8 +80,12 @@ class Rank:
             busy = role.step() or busy
         return busy
 
-    def _on_message(self, message: Message) -> None:
-        """What concerns the rank as a whole."""
+    def _take(self, message: Message) -> None:
+        """Hand a message to the role that it is for; some concern the rank as a whole."""
+        if message.kind not in FOR_THE_RANK:
+            self.present = receiver(message)
+            self.roles[self.present].on_message(message)
+            return
         if message.kind is Kind.EXIT:
             self.exit_code = int(message.header["count"])
         elif message.kind is Kind.LOST:

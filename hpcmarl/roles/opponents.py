@@ -1,0 +1,136 @@
+"""Whom a policy meets: frozen policies of the pool, drawn anew for each episode, and what came of it.
+
+Made by roles/league_client.py for every actor of a team and for every evaluation match; asked by roles/versus.py. Knows no game and no rank.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpcmarl.algos.base import Algorithm
+from hpcmarl.errors import FormatError, HpcmarlError
+from hpcmarl.io.pool import Pool
+from hpcmarl.types import Array
+
+logger = logging.getLogger(__name__)
+SELF = ""  # the opponent of an episode in which the policy itself has all seats
+
+
+@dataclass
+class Played:
+    """Episodes against one opponent. score: sum of 1 for each that was won, 0.5 drawn, 0 lost (or of scaled returns); own, other: the sides'
+    summed returns, and those of their squares."""
+
+    games: int = 0
+    score: float = 0.0
+    own: float = 0.0
+    own_squares: float = 0.0
+    other: float = 0.0
+    other_squares: float = 0.0
+
+    def add(self, score: float, own: float, other: float) -> None:
+        """One episode more."""
+        self.games += 1
+        self.score += score
+        self.own += own
+        self.own_squares += own * own
+        self.other += other
+        self.other_squares += other * other
+
+    def row(self) -> list[float]:
+        """All of it, as it travels."""
+        return [self.games, self.score, self.own, self.own_squares, self.other, self.other_squares]
+
+
+class Opponents:
+    """Draws from a distribution over snapshots. At most `at_once` different ones are at hand, and each serves `stay` episodes before another
+    is drawn in its place: so the policies of a batch of slots are few, while every snapshot gets its share."""
+
+    def __init__(self, pool: Pool, make: Callable[[], Algorithm], generator: np.random.Generator, at_once: int = 4, stay: int = 4) -> None:
+        self.pool, self.make, self.generator = pool, make, generator
+        self.at_once, self.stay = at_once, stay
+        self.names: tuple[str, ...] = ()
+        self.shares: Array = np.zeros(0)
+        self.own_share = 0.0
+        self.bad: set[str] = set()  # snapshots whose file does not verify
+        self.played: dict[str, Played] = {}
+        self._hand: list[list] = []  # [name, episodes that it still serves]
+        self._policies: dict[str, Algorithm] = {}
+        self._users: Counter[str] = Counter()
+        self._free: list[Algorithm] = []
+
+    def change(self, names: Sequence[str], shares: Array, own_share: float) -> None:
+        """From now on draw these with these probabilities (they add up to 1 with `own_share`, that of SELF); who plays goes on to the end."""
+        self.names, self.own_share = tuple(names), float(own_share)
+        self.shares = np.asarray(shares, float)
+        self._hand = []
+
+    def draw(self) -> str:
+        """Who plays the coming episode: a snapshot, or SELF. Each draw must be given back. Raises HpcmarlError where no snapshot can be read."""
+        if self.own_share > 0.0 and self.generator.random() < self.own_share:
+            return SELF
+        while True:
+            if len(self._hand) < self.at_once:
+                self._hand.append([self._choose(), self.stay])
+                entry = self._hand[-1]
+            else:
+                entry = self._hand[int(self.generator.integers(len(self._hand)))]
+            name = entry[0]
+            try:
+                self._take(name)
+            except FormatError as error:
+                logger.warning("%s; its opponent is another one", error)
+                self.bad.add(name)
+                self._hand = [entry for entry in self._hand if entry[0] != name]
+                continue
+            entry[1] -= 1
+            if entry[1] <= 0:
+                self._hand.remove(entry)
+            return str(name)
+
+    def _choose(self) -> str:
+        good = [index for index, name in enumerate(self.names) if name not in self.bad]
+        shares = self.shares[good]
+        if not good or not shares.sum() > 0.0:
+            if not good:
+                raise HpcmarlError(f"{self.pool.directory}: none of the {len(self.names)} opponents can be read; resume the league when they can")
+            shares = np.ones(len(good))
+        return self.names[good[int(self.generator.choice(len(good), p=shares / shares.sum()))]]
+
+    def _take(self, name: str) -> None:
+        if name not in self._policies:
+            policy = self._free.pop() if self._free else self.make()
+            try:
+                policy.load_parameters(self.pool.parameters(name, policy.size))
+            except FormatError:
+                self._free.append(policy)
+                raise
+            self._policies[name] = policy
+        self._users[name] += 1
+
+    def policy(self, name: str) -> Algorithm:
+        """The policy of a snapshot that was drawn and not given back."""
+        return self._policies[name]
+
+    def give_back(self, name: str) -> None:
+        """A slot's episode against it is over."""
+        if name == SELF:
+            return
+        self._users[name] -= 1
+        if not self._users[name]:
+            del self._users[name]
+            self._free.append(self._policies.pop(name))
+
+    def record(self, name: str, score: float, own: float, other: float) -> None:
+        """An episode's outcome; see Played."""
+        self.played.setdefault(name, Played()).add(score, own, other)
+
+    def take_played(self) -> dict[str, Played]:
+        """What was recorded since the last call."""
+        played, self.played = self.played, {}
+        return played
