@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from hpcmarl.config.algos import ActingForm, Algo, MATraceConfig, SparseConfig, algo_contradictions
 from hpcmarl.config.base import ActorCount, Count, GroupCount, Natural, NonNegative, PositiveFloat, PositiveInt, Section
+from hpcmarl.config.members import LeagueConfig, league_contradictions
 from hpcmarl.config.rounds import AdamConfig, OptimizerSection, RoundsConfig, round_contradictions
 from hpcmarl.config.run import CheckpointConfig, EvalConfig, FaultsConfig, LoggingConfig, StopConfig, TrajectoriesConfig
 from hpcmarl.config.slurm import SlurmConfig
@@ -101,6 +102,7 @@ class Config(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
     stop: StopConfig = StopConfig()
+    league: LeagueConfig | None = Field(None, description="train many policies against frozen ones; default: a single run")
     logging: LoggingConfig = LoggingConfig()
     faults: FaultsConfig = FaultsConfig()
     slurm: SlurmConfig = SlurmConfig()
@@ -154,6 +156,7 @@ def contradictions(config: Config) -> list[str]:
     if config.eval.episodes == 0 and (config.eval.every_updates or config.eval.every_seconds):
         found.append("eval.episodes: 0 leaves nothing to play every so often; raise it, or remove eval.every_updates and eval.every_seconds")
     found += algo_contradictions(config.algo)
+    found += league_contradictions(config)
     if config.algo.name == "reinforce" and config.rounds.rule in ("rennala", "malenia") and config.rounds.batch is None:
         found.append(f"rounds.batch is needed with {config.rounds.rule} and reinforce: how many episodes make a round")
     return found

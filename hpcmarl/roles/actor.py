@@ -41,7 +41,7 @@ class Actor(Role):
         self.algorithm = context.algorithm()
         self.codec = context.codec(self.algorithm)
         self.generator = generator_for(config.seed, "actor", self.index)
-        self.environment = make_environment(
+        environment = make_environment(
             context.group_env(self.group.index),
             config.policies,
             self.slots,
@@ -50,6 +50,7 @@ class Actor(Role):
             with_state=self.algorithm.needs_state,
             skip_bad_numbers=config.faults.on_nan == "skip",
         )
+        self.environment = environment if context.game is None else context.game(environment)
         self.writer = trajectory_writer(context, self.index, with_state=self.algorithm.needs_state)
         self.slot_numbers = np.arange(self.index * self.slots, (self.index + 1) * self.slots, dtype=np.int64)
         layout = self.codec.layout(context.arena_steps, self.slots)

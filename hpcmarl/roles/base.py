@@ -6,7 +6,7 @@ import contextlib
 import platform
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +22,7 @@ from hpcmarl.comm.topology import ROLE_NAMES, Group, Topology
 from hpcmarl.comm.transport import Message, SendHandle, Transport
 from hpcmarl.config import Config, EnvConfig, SparseConfig, acting_form, batch_of, counts_episodes
 from hpcmarl.config.file import dump_config
+from hpcmarl.envs import BatchedEnvironment
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.base import Averages, Optimizer
@@ -47,6 +48,7 @@ class Context:
     resume: dict[str, Any] | None = None  # the checkpoint's state; on the server's rank alone
     job_end: float | None = None  # of the Slurm job around the run, seconds since 1970
     processes: tuple[tuple[int, int], ...] = ()  # of each rank: its process and when that was started (launch/processes.py)
+    game: Callable[[BatchedEnvironment], BatchedEnvironment] | None = None  # what actors play instead of the bare environment
 
     @property
     def rank(self) -> int:

@@ -65,8 +65,8 @@ class Server(Role):
         elif message.kind is Kind.STATE:
             final = bool(int(message.header["flags"]) & FLAG_FINAL)
             self.snapshots.on_state(ROLE_NAMES[int(message.header["role"])], message.source, unpack(message.payload), final=final)
-        elif message.kind is Kind.INTERRUPT and self.phase in ("start", "train"):
-            self._want_stop("interrupted")
+        elif message.kind is Kind.INTERRUPT:
+            self.ask_to_stop("interrupted")
         message.release()
 
     def _on_gradient(self, message: Message) -> None:
@@ -207,6 +207,11 @@ class Server(Role):
         """Some time before the Slurm job ends; in a short job a quarter of it, or a requeued job would never get anywhere."""
         end, margin = self.context.job_end, self.context.config.stop.seconds_before_limit
         return None if end is None or margin is None else end - min(margin, 0.25 * max(0.0, end - time.time()))
+
+    def ask_to_stop(self, status: str) -> None:
+        """Somebody wants the run to end: "interrupted", to be resumed, or "finished". Harmless when it is ending anyway."""
+        if self.phase in ("start", "train"):
+            self._want_stop(status)
 
     def _want_stop(self, status: str) -> None:
         """Stop now; a deterministic run at the end of its round, where it can be continued bit for bit."""

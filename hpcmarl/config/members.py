@@ -1,0 +1,102 @@
+"""The section `league`: who is trained, what an episode counts, how members are frozen and judged. What matchmakers read: league.py."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from hpcmarl.config.base import Count, NonNegative, PositiveInt, Section
+from hpcmarl.config.league import (
+    AdaptiveConfig,
+    EvaluationStrategyConfig,
+    FreezeConfig,
+    LiveConfig,
+    MatchmakingConfig,
+    MemberKindConfig,
+    PfspConfig,
+)
+
+if TYPE_CHECKING:
+    from hpcmarl.config.schema import Config
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=60)]
+Share = Annotated[float, Field(ge=0, le=0.9)]
+
+
+class MemberConfig(Section):
+    """One member of the league, or several alike."""
+
+    side: Name | None = Field(None, description="what it plays, where a game has two sides: a key of league.sides, or a policy")
+    copies: Count = Field(1, description="so many members with these settings, NAME-1, NAME-2 and so on")
+    kind: MemberKindConfig | None = Field(None, description="one of AlphaStar's roles, which chooses opponents and resets by itself; default: matchmaking")
+    matchmaking: MatchmakingConfig | None = Field(None, description="whom it trains against; default: league.matchmaking")
+
+
+class LeagueEvaluationConfig(Section):
+    """Matches between frozen policies."""
+
+    strategy: EvaluationStrategyConfig = AdaptiveConfig()
+    share: Share = Field(0.1, description="of an actor's time, while its team trains; ranks without a team have nothing else to do")
+    episodes: Count = Field(32, description="episodes of a match")
+    environments: Count = Field(16, description="environment slots stepped together in a match")
+    greedy: bool = Field(False, description="frozen policies take their most probable action instead of sampling, in matches and as opponents")
+    final_seconds: NonNegative = Field(20.0, description="at the end of the run all ranks play matches for so long at most")
+
+
+class LeagueConfig(Section):
+    """Many policies that are trained apart and judged together."""
+
+    members: dict[Name, MemberConfig] = Field({}, description="by name; default: one for each side")
+    sides: dict[Name, tuple[Name, ...]] = Field({}, description="policies by side, where the game has more than two policies")
+    cooperative: bool = Field(False, description="all have the same aim: the score of an episode is everybody's")
+    score: Literal["win", "return"] = Field(
+        "win", description="what an episode counts: 1, 0.5 or 0 as the own side's return is above, equal to or below the other's; or that return, scaled"
+    )
+    return_range: tuple[float, float] | None = Field(None, description="returns that count 0 and 1 with score: return; what lies outside counts as these")
+    own_seats: Count = Field(1, description="agents that the member plays in each episode where one policy can play all")
+    matchmaking: MatchmakingConfig = PfspConfig()
+    freeze: FreezeConfig = Field(FreezeConfig(winning=1.0), description="when a member is frozen, and goes on from there")
+    fresh: bool = Field(False, description="a member begins each term with new weights: a best response that owes nothing to the last one")
+    live: LiveConfig = LiveConfig()
+    evaluation: LeagueEvaluationConfig = LeagueEvaluationConfig()
+    pool_memory: Count = Field(32, description="snapshots that each rank keeps in memory")
+    opponents_at_once: Count = Field(4, description="different opponents in the slots of an actor")
+    episodes_per_draw: PositiveInt = Field(4, description="episodes that an opponent serves once it was drawn")
+
+    @property
+    def member_list(self) -> dict[str, MemberConfig]:
+        """Every member by its own name, copies one by one."""
+        named: dict[str, MemberConfig] = {}
+        for name, member in self.members.items():
+            names = [name] if member.copies == 1 else [f"{name}-{copy + 1}" for copy in range(member.copies)]
+            named |= dict.fromkeys(names, member)
+        return named
+
+
+def league_contradictions(config: Config) -> list[str]:
+    """What does not go with a league, each as one line that names the keys, why, and what to change."""
+    league = config.league
+    if league is None:
+        return []
+    found = []
+    if league.score == "return" and (league.return_range is None or not league.return_range[0] < league.return_range[1]):
+        found.append(f"league.return_range is {league.return_range}; league.score: return needs two returns, [worst, best]")
+    if league.cooperative and league.score == "win":
+        found.append("league.cooperative: true has no winner; set league.score: return and league.return_range: [worst, best]")
+    if config.rounds.collective:
+        found.append(f"rounds.reduce: {config.rounds.reduce} does not go with a league, where every learner trains its own member; use server")
+    if config.deterministic:
+        found.append("deterministic: true does not go with a league, whose members advance at their own speed; set it to false")
+    if config.topology.respawn:
+        found.append("topology.respawn: true does not go with a league, where ranks without a team play matches; set it to false")
+    if config.stop.return_mean is not None:
+        found.append("stop.return_mean does not go with a league, whose members have returns of their own; use stop.env_steps, updates or seconds")
+    if not isinstance(config.topology.groups, int) and any(group.env for group in config.topology.groups):
+        found.append("topology.groups with an env of their own do not go with a league, where any group may train any member; remove env there")
+    groups, members = len(config.topology.group_list), len(league.member_list)
+    if members and groups > members:
+        found.append(
+            f"topology.groups: {groups} learners for {members} members, and only one can train a member at a time; lower it, or add league.members"
+        )
+    return found

@@ -1,0 +1,159 @@
+"""A term of a member on one of the ranks of its team: the roles of an ordinary run, in a world of their own, against frozen opponents.
+
+Made by roles/league_client.py. The team's first rank leads: it has the run's server and learner, keeps the member's checkpoints and metrics in the
+member's own directory, and freezes a snapshot when the term is over. Knows nothing of how opponents are chosen.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.comm.team import TeamTransport
+from hpcmarl.comm.topology import Group, Topology
+from hpcmarl.config import Config, StopConfig
+from hpcmarl.config.file import dump_config
+from hpcmarl.errors import StorageError
+from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
+from hpcmarl.io.pool import write_snapshot
+from hpcmarl.io.run_directory import RunDirectory
+from hpcmarl.roles.base import Context
+from hpcmarl.roles.opponents import Opponents
+from hpcmarl.roles.rank import Rank
+from hpcmarl.roles.resuming import check_state
+from hpcmarl.roles.server import Server
+from hpcmarl.roles.sides import Game, score_of
+from hpcmarl.roles.versus import Versus, side_of
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Term:
+    """What a team is to do. world: its number, from 1; ranks: of the job, the leader first; group: in topology.groups; until: the member's
+    version at which the term ends; directory: the member's, in the run's; snapshot: the name of what is frozen; seed: of the member."""
+
+    world: int
+    member: str
+    side: str
+    group: int
+    ranks: list[int]
+    until: int
+    directory: str
+    snapshot: str
+    seed: int
+    names: list[str]
+    shares: Any
+    own_share: float
+
+
+def term_config(config: Config, term: Term) -> Config:
+    """The configuration of a term as a run of its own."""
+    group = config.topology.group_list[term.group]
+    return config.model_copy(
+        update={
+            "league": None,
+            "seed": term.seed,
+            "name": term.member,
+            "stop": StopConfig(updates=term.until, seconds_before_limit=None),
+            "topology": config.topology.model_copy(update={"groups": (group,), "silence_seconds": None}),  # the job's ranks look after that
+            "eval": config.eval.model_copy(update={"episodes": 0, "every_updates": None, "every_seconds": None}),
+            "logging": config.logging.model_copy(update={"progress": False}),
+        }
+    )
+
+
+class Team:
+    """`done`: the term is over on this rank; `step` until then."""
+
+    def __init__(self, context: Context, game: Game, term: Term, opponents: Opponents) -> None:
+        """context: the job's."""
+        self.term, self.opponents, self.context = term, opponents, context
+        self.transport = TeamTransport(context.transport, term.ranks, term.world)
+        self.leads = self.transport.rank == 0
+        self.kept: bool | None = None  # whether the term was frozen; None: it goes on
+        opponents.change(term.names, term.shares, term.own_share)
+        own = game.from_side(term.side)
+        config = term_config(context.config, term)
+        league = context.config.league
+        assert league is not None
+        generator = np.random.default_rng([term.seed, term.world, self.transport.rank])
+        path = context.run_directory / term.directory
+        hosts = tuple(context.topology.hosts[rank] for rank in term.ranks)
+        actors = tuple(term.ranks.index(rank) for rank in context.topology.groups[term.group].actors if rank in term.ranks)
+        self.inner = Context(
+            config,
+            Topology(len(hosts), hosts, (Group(0, 0, actors),)),
+            self.transport,
+            path,
+            side_of(context.spec, own.own),
+            game=lambda environment: Versus(environment, own, opponents, score_of(league), generator, league.evaluation.greedy),
+        )
+        (path / "trajectories").mkdir(parents=True, exist_ok=True)
+        if self.leads:
+            RunDirectory(path).create(dump_config(config), resuming=True)
+            self.inner = replace(self.inner, resume=self._resumed())
+        self.rank = Rank(self.inner)
+
+    def _resumed(self) -> dict[str, Any] | None:
+        """Where the member stands, from its newest checkpoint that verifies."""
+        found = find_checkpoint(self.inner.run_directory)
+        if found is None:
+            return None
+        state, _ = load_checkpoint(found)
+        check_state(self.inner.config, state, self.inner.algorithm().size, found)
+        return {**state, "path": str(found)}
+
+    @property
+    def done(self) -> bool:
+        return self.rank.exit_code is not None
+
+    def step(self) -> bool:
+        """One pass over messages and roles."""
+        return self.rank.step()
+
+    @property
+    def server(self) -> Server:
+        """On the leader."""
+        server = self.rank.roles["server"]
+        assert isinstance(server, Server)
+        return server
+
+    def stop(self, status: str) -> None:
+        """On the leader: end the term at its next version. finished: and freeze it; interrupted: to be gone on with later."""
+        self.server.ask_to_stop(status)
+
+    def freeze(self) -> dict[str, Any]:
+        """On the leader, when the term is done: write the snapshot. What there is to tell the league's server about the term."""
+        server, term = self.server, self.term
+        totals = server.recorder.totals
+        told = {
+            "member": term.member,
+            "world": term.world,
+            "snapshot": None,
+            "version": server.engine.version,
+            "env_steps": int(totals["env_steps"]),
+            "agent_steps": int(totals["agent_steps"]),
+            "episodes": int(totals["episodes"]),
+            "seconds": server.recorder.seconds,
+        }
+        if server.status != "finished":
+            return told
+        facts = {name: told[name] for name in ("member", "version", "env_steps")}
+        attributes = {**self.inner.attributes("learner"), **facts, "side": term.side, "opponents": term.names}
+        try:
+            write_snapshot(self.context.run_directory / "pool", term.snapshot, server.engine.optimizer.parameters, attributes)
+        except StorageError as error:
+            if self.context.config.checkpoint.on_error == "stop":
+                raise
+            logger.error("%s; %s goes on without having been frozen", error, term.member)
+            return told
+        return {**told, "snapshot": term.snapshot}
+
+    def close(self) -> None:
+        """Give back files, environments and messages."""
+        self.rank.close()
+        self.transport.close()
