@@ -3,3 +3,25 @@
 Called by the league's server (roles/) and by what shows a league; knows no file, rank, network or environment. Adding a matchmaker, a
 kind of member or an evaluation strategy: a class, a section in config/league.py and a line here.
 """
+
+from __future__ import annotations
+
+from typing import Any
+
+from hpcmarl.config.league import MatchmakingConfig
+from hpcmarl.league.matchmaking import Latest, Matchmaker, Partners, Pfsp, Quality, Uniform
+
+MATCHMAKERS: dict[str, type[Matchmaker]] = {
+    "latest": Latest,
+    "uniform": Uniform,
+    "quality": Quality,
+    "pfsp": Pfsp,
+    "partners": Partners,
+}
+
+
+def make_matchmaker(config: MatchmakingConfig) -> Matchmaker:
+    """A matchmaker for one member, of the kind that `config.name` asks for."""
+    constructor: Any = MATCHMAKERS[config.name]
+    matchmaker: Matchmaker = constructor(config)
+    return matchmaker

@@ -111,7 +111,8 @@ class Payoff:
         count = np.where(known, games, 2)
         total = self._cells("return_sum", rows, columns)
         squares = np.maximum(self._cells("return_square_sum", rows, columns) - total**2 / count, 0.0)
-        return np.where(known, np.sqrt(squares / (count - 1) / count), np.inf)
+        error: Array = np.where(known, np.sqrt(squares / (count - 1) / count), np.inf)
+        return error
 
     def state_dict(self) -> dict[str, Any]:
         """Arrays [size, size] and plain values."""
@@ -138,7 +139,8 @@ def score_errors(games: Array, score: Array, prior_games: float) -> Array:
     if prior_games <= 0:
         raise ValueError(f"prior_games is {prior_games}; a pair without games has no interval without a prior")
     mean = mean_scores(games, score, prior_games)
-    return np.sqrt(mean * (1 - mean) / (games + prior_games + 1))
+    error: Array = np.sqrt(mean * (1 - mean) / (games + prior_games + 1))
+    return error
 
 
 class LiveRecord:
