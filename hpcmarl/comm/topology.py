@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hpcmarl.config import TopologyConfig
 from hpcmarl.errors import ConfigError
 
-ROLE_NAMES = ("server", "learner", "actor", "evaluator")
+ROLE_NAMES = ("server", "learner", "actor", "evaluator", "league", "client")
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ from hpcmarl.launch.timelimit import job_end
 from hpcmarl.launch.world import check_world, under_launcher
 from hpcmarl.packing import pack, unpack
 from hpcmarl.roles.base import Context, group_environment
+from hpcmarl.roles.league_rank import LeagueRank
+from hpcmarl.roles.league_start import check_league, check_league_state
 from hpcmarl.roles.logfile import LogFile
 from hpcmarl.roles.rank import AbortHook, Rank, serve
 from hpcmarl.roles.resuming import check_state
@@ -73,7 +75,7 @@ def train(config: Config, run_dir: str | None = None, resume: str | None = None)
         torch.set_num_threads(config.topology.threads)
         context = prepare(transport, config, run_dir, resume, end)
         start_logging(context)
-        hook.rank = rank = Rank(context)
+        hook.rank = rank = LeagueRank(context) if config.league is not None else Rank(context)
         code = serve(rank, signals)
         rank.close()
         if transport.rank == context.topology.server:
@@ -177,7 +179,10 @@ def check_environments(config: Config) -> None:
                     f"topology.groups.{group}.env changes the observation, action or state spaces of {spec.id}; "
                     "groups may differ in rewards and dynamics only, since they train the same policies"
                 )
-    make_algorithm(spec, config.algo, config.seed)
+    if config.league is not None:
+        check_league(config, spec)
+    else:
+        make_algorithm(spec, config.algo, config.seed)
 
 
 def open_run(config: Config, run_dir: str | None, resume: str | None) -> tuple[Path, dict[str, Any] | None]:
@@ -194,7 +199,10 @@ def open_run(config: Config, run_dir: str | None, resume: str | None) -> tuple[P
         directory.create(dump_config(config), resuming=True)
         return directory.path, None
     state, attributes = load_checkpoint(source)
-    _check_fits(config, state, attributes, source)
+    if config.league is not None:
+        check_league_state(config, describe(config.env, config.policies), state, source, run_dir)
+    else:
+        _check_fits(config, state, attributes, source)
     state["path"] = str(source)
     path = Path(run_dir) if run_dir else source.parent.parent
     directory = RunDirectory(path)
@@ -222,6 +230,8 @@ def _check_fits(config: Config, state: dict[str, Any], attributes: dict[str, Any
     """Refuse a checkpoint of another network, optimizer or format of state, before anything is written."""
     from hpcmarl.algos import make_algorithm
 
+    if "league" in state:
+        raise ConfigError(f"--resume {source}: the checkpoint is of a league; use its configuration (config.yaml beside its checkpoints)")
     try:
         saved = state["engine"]["optimizer"]
         size = int(saved["parameters"].size)

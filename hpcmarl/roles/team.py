@@ -34,7 +34,8 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Term:
     """What a team is to do. world: its number, from 1; ranks: of the job, the leader first; group: in topology.groups; until: the member's
-    version at which the term ends; directory: the member's, in the run's; snapshot: the name of what is frozen; seed: of the member."""
+    version at which the term ends; directory: the member's, in the run's; snapshot: the name of what is frozen; seed, life: of the
+    member."""
 
     world: int
     member: str
@@ -45,6 +46,7 @@ class Term:
     directory: str
     snapshot: str
     seed: int
+    life: int
     names: list[str]
     shares: Any
     own_share: float
@@ -143,7 +145,7 @@ class Team:
         if server.status != "finished":
             return told
         facts = {name: told[name] for name in ("member", "version", "env_steps")}
-        attributes = {**self.inner.attributes("learner"), **facts, "side": term.side, "opponents": term.names}
+        attributes = {**self.inner.attributes("learner"), **facts, "side": term.side, "life": term.life, "opponents": term.names}
         try:
             write_snapshot(self.context.run_directory / "pool", term.snapshot, server.engine.optimizer.parameters, attributes)
         except StorageError as error:

@@ -1,0 +1,307 @@
+"""The league's server: gives members to teams that are free, matches to ranks that are, keeps the book, and ends the run.
+
+FREE (a team) ──► TERM;   PLAYED ──► live records ──► OPPONENTS;   FROZEN ──► the pool ──► payoffs wanted ──► MATCH ──► RESULT ──► payoffs
+A slow or dead team delays nobody: its member waits, the others go on. What is decided is decided in league/book.py; here are messages and time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.comm.protocol import Kind
+from hpcmarl.comm.transport import Message
+from hpcmarl.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_TRY_AGAIN, StorageError
+from hpcmarl.io.checkpoint import CheckpointWriter
+from hpcmarl.league.book import Book, Member
+from hpcmarl.packing import unpack
+from hpcmarl.roles.base import Context, Interval, Role
+from hpcmarl.roles.league_records import LeagueRecords
+from hpcmarl.roles.league_start import adopt_snapshots, freeze_beginnings
+from hpcmarl.roles.sides import game_of
+
+logger = logging.getLogger(__name__)
+OPPONENTS_SECONDS = 1.0
+STOP_PATIENCE = 60.0
+
+
+class League(Role):
+    """On rank 0. phase: train → stop → judge → done."""
+
+    name = "league"
+
+    def __init__(self, context: Context, neighbours: Mapping[str, Role]) -> None:
+        super().__init__(context, neighbours)
+        config = context.config
+        assert config.league is not None
+        self.league, self.game = config.league, game_of(config, context.spec)
+        members = {name: (member, self.game.side[name]) for name, member in self.game.members.items()}
+        self.book = Book(self.league, members, tuple(self.game.sides), config.seed)
+        self.pool = context.run_directory / "pool"
+        self.records = LeagueRecords(context, self.book)
+        self.writer = CheckpointWriter(context.run_directory / "checkpoints", keep=config.checkpoint.keep)
+        self.written = -1
+        self.world = 0
+        self.free_groups: list[int] = []
+        self.terms: dict[int, tuple[Member, int]] = {}  # by world: who is trained, by which group
+        self.free_ranks: list[int] = []
+        self.matches: dict[int, dict[str, Any]] = {}  # by rank
+        self.told: dict[int, bytes] = {}  # by world: the mixture that its team was told
+        self.dead_groups: set[int] = set()
+        self.phase, self.status = "start", "finished"
+        self.opponents_due = Interval(OPPONENTS_SECONDS)
+        self.checkpoint_due = Interval(config.checkpoint.every_seconds) if config.checkpoint.every_seconds else None
+        self.until = 0.0  # of stopping or judging, monotonic
+
+    # ---- messages
+
+    def on_message(self, message: Message) -> None:
+        began = time.perf_counter()
+        if message.kind is Kind.INTERRUPT:
+            self._begin_stop("interrupted")
+        else:
+            told = unpack(message.payload)
+            if message.kind is Kind.FREE:
+                self._on_free(message.source, told)
+            elif message.kind is Kind.PLAYED:
+                self._on_played(told)
+            elif message.kind is Kind.FROZEN:
+                self._on_frozen(told)
+            elif message.kind is Kind.RESULT:
+                self._on_result(message.source, told)
+        message.release()
+        self.records.busy_seconds += time.perf_counter() - began
+
+    def _on_free(self, rank: int, told: Mapping[str, Any]) -> None:
+        if told["group"] is not None:
+            self.free_groups.append(int(told["group"]))
+        if told["plays"]:
+            self.free_ranks.append(rank)
+
+    def _on_played(self, told: Mapping[str, Any]) -> None:
+        if told["world"] not in self.terms:
+            return
+        member, group = self.terms[told["world"]]
+        if "progress" in told:
+            self.book.on_progress(member, *told["progress"])
+        for name, (games, score) in told.get("played", {}).items():
+            self.book.on_played(member, name, int(games), score)
+        for name in told.get("bad", ()):
+            self._put_aside(name)
+        if self.phase == "train" and self.book.wins(member):
+            self._end_term(told["world"], group, "finished")
+
+    def _on_frozen(self, told: Mapping[str, Any]) -> None:
+        world, group = told["world"], int(told["group"])
+        if world not in self.terms:
+            return
+        member, _ = self.terms.pop(world)
+        self.told.pop(world, None)
+        member.team = None
+        self.book.on_progress(member, told["version"], told["env_steps"], told["episodes"])
+        if told["snapshot"] is not None:
+            snapshot = self.book.add(member, told["snapshot"], member.terms + 1, self.records.seconds)
+            logger.info(
+                "%s after %d updates, %d environment steps: %s is in the pool", member.name, snapshot.updates, snapshot.env_steps, snapshot.name
+            )
+            self._keep()
+        if group not in self.dead_groups:
+            self.free_groups.append(group)
+
+    def _on_result(self, rank: int, told: Mapping[str, Any]) -> None:
+        if self.matches.pop(rank, None) is None:
+            return
+        self.free_ranks.append(rank)
+        if told["bad"] is not None:
+            self._put_aside(told["bad"])
+        self.book.ended(told["row"], told["column"], told["played"])
+
+    def _put_aside(self, name: str) -> None:
+        if not self.book.snapshots[self.book.numbers[name]].bad:
+            logger.warning("snapshot %s does not verify: nobody meets it any more", name)
+            self.book.put_aside(name)
+
+    def on_lost(self, rank: int, groups: Sequence[int]) -> None:
+        """Its match is played by another, its team's member trained by another; a dead leader's member goes on from its checkpoint."""
+        if (task := self.matches.pop(rank, None)) is not None:
+            self.book.ended(task["row"], task["column"], None)
+        self.free_ranks = [free for free in self.free_ranks if free != rank]
+        self.dead_groups.update(groups)
+        self.free_groups = [group for group in self.free_groups if group not in self.dead_groups]
+        for world, (member, group) in list(self.terms.items()):
+            if self.context.topology.groups[group].learner == rank:
+                del self.terms[world]
+                self.told.pop(world, None)
+                member.team = None
+        self.records.on_lost(rank)
+        if self.phase == "train" and self.dead_groups >= set(range(len(self.context.topology.groups))):
+            logger.warning("no group is left: stopping")
+            self._begin_stop("interrupted")
+
+    # ---- work
+
+    def work(self) -> bool:
+        began = time.perf_counter()
+        worked = self._work()
+        if worked:
+            self.records.busy_seconds += time.perf_counter() - began
+        return worked
+
+    def _work(self) -> bool:
+        if self.phase == "start":
+            self._start()
+            return True
+        if (error := self.writer.poll()) is not None:
+            self._on_error(error)
+        if self.phase == "train":
+            if (reason := self.records.stop_reason()) is not None:
+                logger.info("stopping: %s", reason)
+                self._begin_stop("finished")
+                return True
+            if self.context.job_end is not None and self._job_ends():
+                logger.info("stopping: the Slurm job ends soon (stop.seconds_before_limit)")
+                self._begin_stop("interrupted")
+                return True
+            if self.checkpoint_due is not None and self.checkpoint_due.due():
+                self._keep()
+            self.records.tick(self.terms, len(self.matches))
+        worked = self._hand_out()
+        if self.phase == "stop" and (not self.terms or time.monotonic() > self.until):
+            self._begin_judging()
+            return True
+        if self.phase == "judge" and (time.monotonic() > self.until or not self.matches):
+            self._finish()
+            return True
+        return worked
+
+    def _start(self) -> None:
+        if self.context.resume is not None:
+            self.book.load_state_dict(self.context.resume["league"])
+            self.records.load_state_dict(self.context.resume["records"])
+        adopt_snapshots(self.book, self.pool, self.records.seconds)
+        freeze_beginnings(self.context, self.book, self.game, self.pool)
+        self.records.begin()
+        self._keep()
+        self.phase = "train"
+
+    def _job_ends(self) -> bool:
+        end, margin = self.context.job_end, self.context.config.stop.seconds_before_limit
+        return end is not None and margin is not None and time.time() > end - margin
+
+    def _hand_out(self) -> bool:
+        """Terms to free groups, matches to free ranks, news of opponents to teams."""
+        worked = False
+        if self.phase == "train":
+            for group in list(self.free_groups):
+                worked = self._give_term(group) or worked
+            if self.opponents_due.due():
+                self._tell_opponents()
+        if self.phase in ("train", "judge"):
+            while self.free_ranks and (pair := self.book.next_match()) is not None:
+                self._give_match(self.free_ranks.pop(0), *pair)
+                worked = True
+        return worked
+
+    def _give_term(self, group: int) -> bool:
+        """The member that is furthest behind of those that nobody trains and that may begin."""
+        waiting = [member for member in self.book.members if member.team is None and self.records.wants(member) and self.book.may_begin(member)]
+        if not waiting:
+            return False
+        member = min(waiting, key=lambda member: (member.updates, member.index))
+        self.free_groups.remove(group)
+        self.world += 1
+        member.team = group
+        self.terms[self.world] = (member, group)
+        for rank in (ranks := self._ranks(group)):
+            self.tell(rank, Kind.TERM, self._term(member, group, ranks))
+        return True
+
+    def _ranks(self, group: int) -> list[int]:
+        """The group's ranks that are left, the leader first."""
+        found = self.context.topology.groups[group]
+        lost = self.records.lost_ranks
+        return [found.learner, *(rank for rank in found.actors if rank != found.learner and rank not in lost)]
+
+    def _term(self, member: Member, group: int, ranks: list[int]) -> dict[str, Any]:
+        term = {"world": self.world, "member": member.name, "side": member.side, "group": group, "ranks": ranks, "until": self.book.term_end(member)}
+        named = {"directory": member.directory, "snapshot": f"{member.name}-{member.terms + 1:06d}", "seed": self.book.seed_of(member)}
+        named["life"] = member.life
+        return {**term, **named, **self._mixture(member)}
+
+    def _mixture(self, member: Member) -> dict[str, Any]:
+        mixture = self.book.mixture(member)
+        chosen = np.flatnonzero(mixture.weights > 0.0)
+        names = [self.book.snapshots[number].name for number in mixture.snapshots[chosen].tolist()]
+        return {"names": names, "shares": mixture.weights[chosen].astype(np.float64), "own_share": float(mixture.self_share)}
+
+    def _tell_opponents(self) -> None:
+        """The mixtures of those that train, where they have changed."""
+        for world, (member, group) in self.terms.items():
+            mixture = self._mixture(member)
+            told = repr(mixture["names"]).encode() + mixture["shares"].tobytes()
+            if self.told.get(world) != told:
+                self.told[world] = told
+                for rank in self._ranks(group):
+                    self.tell(rank, Kind.OPPONENTS, {"world": world, **mixture})
+
+    def _give_match(self, rank: int, row: str, column: str) -> None:
+        side = self.book.snapshots[self.book.numbers[row]].side
+        self.matches[rank] = {"row": row, "column": column, "side": side, "seed": int(self.book.generator.integers(1 << 31))}
+        self.tell(rank, Kind.MATCH, self.matches[rank])
+
+    # ---- the end
+
+    def _end_term(self, world: int, group: int, status: str) -> None:
+        self.tell(self.context.topology.groups[group].learner, Kind.STOP, {"world": world, "status": status})
+
+    def _begin_stop(self, status: str) -> None:
+        if self.phase not in ("start", "train"):
+            return
+        self.status, self.phase = status, "stop"
+        self.records.end()
+        for world, (_, group) in self.terms.items():
+            self._end_term(world, group, status)
+        self.until = time.monotonic() + STOP_PATIENCE
+
+    def _begin_judging(self) -> None:
+        """All ranks play matches for a while, unless the run is to go on later."""
+        for member, group in self.terms.values():
+            logger.warning("no last word from group %d, which trained %s, within %.0f s", group, member.name, STOP_PATIENCE)
+        self.terms = {}
+        self.phase = "judge"
+        self.until = time.monotonic() + (self.league.evaluation.final_seconds if self.status == "finished" else 0.0)
+        self._hand_out()
+
+    def _finish(self) -> None:
+        for task in self.matches.values():
+            self.book.ended(task["row"], task["column"], None)
+        self._keep()
+        self.writer.close()
+        error = self.writer.last_error
+        if error is not None:
+            self._on_error(error)
+        self.records.finish(self.status, None if error is None else str(error))
+        code = EXIT_SUCCESS if self.status == "finished" else EXIT_FAILURE if error else EXIT_TRY_AGAIN
+        for rank in range(self.context.topology.size):
+            self.tell(rank, Kind.EXIT, count=code)
+        self.phase, self.finished = "done", True
+
+    def _keep(self) -> None:
+        """Write the book, where anything has changed."""
+        if self.book.changes != self.written:
+            self.written = self.book.changes
+            state = {"league": self.book.state_dict(), "records": self.records.state_dict()}
+            self.writer.submit(state, version=self.book.changes, attributes=self.context.attributes("server"), copied=True)
+
+    def _on_error(self, error: StorageError) -> None:
+        if self.context.config.checkpoint.on_error == "stop":
+            raise error
+        logger.error("%s; the league goes on, the last good checkpoint is untouched", error)
+
+    def close(self) -> None:
+        self.records.close()
+        self.writer.close()

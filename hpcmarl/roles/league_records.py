@@ -1,0 +1,173 @@
+"""What is written about a league besides checkpoints: time, totals over the members, metrics, the summary, lines while it goes on.
+
+Lives on the league's server; the members' own metrics are written by their teams, in members/NAME/. Knows no messages.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from hpcmarl.errors import StorageError
+from hpcmarl.io.metrics import MetricsWriter, write_summary
+from hpcmarl.league.book import Book, Member
+from hpcmarl.roles.base import Context, Interval
+
+logger = logging.getLogger(__name__)
+FIRST_LINE, LONGEST_PAUSE = 5.0, 60.0  # seconds between lines
+
+
+class LeagueRecords:
+    """`seconds` is training time over all resumptions; busy_seconds: what the league's server itself took of its rank's time."""
+
+    def __init__(self, context: Context, book: Book) -> None:
+        self.context, self.book = context, book
+        self.config = context.config
+        self.metrics = MetricsWriter(context.run_directory)
+        self.seconds_before = 0.0
+        self.busy_seconds = 0.0
+        self.lost: list[dict[str, Any]] = []
+        self.line_due = Interval(FIRST_LINE)
+        self.row_due = Interval(self.config.logging.every_seconds)
+        self._began: float | None = None
+        self._ended: float | None = None
+
+    # ---- time and ends
+
+    def begin(self) -> None:
+        """Training starts."""
+        self._began = time.monotonic()
+        if self.context.resume is not None:
+            self.metrics.truncate(self.book.changes)
+
+    def end(self) -> None:
+        """Training is over; judging does not count as training time."""
+        self._ended = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        if self._began is None:
+            return self.seconds_before
+        return self.seconds_before + (self._ended or time.monotonic()) - self._began
+
+    @property
+    def env_steps(self) -> int:
+        """Of all members in all their lives."""
+        return sum(member.all_env_steps for member in self.book.members)
+
+    def wants(self, member: Member) -> bool:
+        """Whether this member has anything left to do."""
+        limit = self.config.stop.updates
+        return limit is None or member.updates < limit
+
+    def stop_reason(self) -> str | None:
+        """Which of `stop`'s limits is reached, in words."""
+        stop = self.config.stop
+        if stop.seconds is not None and self.seconds >= stop.seconds:
+            return f"stop.seconds {stop.seconds:g} reached"
+        if stop.env_steps is not None and self.env_steps >= stop.env_steps:
+            return f"stop.env_steps {stop.env_steps} reached"
+        if stop.updates is not None and not any(self.wants(member) or member.team is not None for member in self.book.members):
+            return f"stop.updates {stop.updates} reached by every member"
+        return None
+
+    # ---- what comes in
+
+    @property
+    def lost_ranks(self) -> set[int]:
+        return {entry["rank"] for entry in self.lost}
+
+    def on_lost(self, rank: int) -> None:
+        """A rank has died or was given up."""
+        roles = "+".join(self.context.topology.roles_of(rank))
+        self.lost.append({"rank": rank, "roles": roles, "seconds": round(self.seconds, 3), "replaced": False})
+
+    def tick(self, terms: Mapping[int, tuple[Member, int]], matches: int) -> None:
+        """Called again and again: a line and a row now and then."""
+        if self.row_due.due():
+            self._row()
+        if not self.config.logging.progress or not self.line_due.due():
+            return
+        self.line_due = Interval(min(LONGEST_PAUSE, 2 * self.line_due.seconds))
+        trained = ", ".join(f"{member.name} ({member.updates:,} updates)" for member, _ in terms.values())
+        logger.info("%s", f"{self._share()} {self._words()}; in training: {trained or 'nobody'}; {matches} matches under way".strip())
+
+    def _share(self) -> str:
+        stop = self.config.stop
+        least = min(member.updates for member in self.book.members)
+        parts = [(stop.updates, least), (stop.env_steps, self.env_steps), (stop.seconds, self.seconds)]
+        shares = [value / limit for limit, value in parts if limit]
+        return f"{100 * min(1.0, max(shares)):.0f} %," if shares else ""
+
+    def _words(self) -> str:
+        figures = self._figures()
+        return (
+            f"{figures['seconds']:.0f} s, {figures['snapshots']} snapshots, {figures['env_steps']:,} environment steps, "
+            f"{figures['evaluation_games']:,} games in {figures['matches']:,} matches"
+        )
+
+    # ---- what goes out
+
+    def _figures(self) -> dict[str, Any]:
+        return {
+            "version": self.book.changes,
+            "seconds": self.seconds,
+            "env_steps": self.env_steps,
+            "updates": sum(member.updates for member in self.book.members),
+            "snapshots": len(self.book.snapshots),
+            "matches": self.book.matches,
+            "evaluation_games": self.book.payoff.recorded,
+            "league_seconds": self.busy_seconds,
+            "lost_ranks": len(self.lost),
+        }
+
+    def _row(self) -> None:
+        row = self._figures()
+        for member in self.book.members:
+            row |= {f"{member.name}/updates": member.updates, f"{member.name}/env_steps": member.all_env_steps}
+        self.metrics.append(row)
+
+    def finish(self, status: str, error: str | None) -> None:
+        """The last row of metrics and summary.json."""
+        self._row()
+        figures, topology = self._figures(), self.context.topology
+        del figures["version"]
+        summary = {
+            "status": status,
+            **figures,
+            "env_steps_per_second": figures["env_steps"] / max(1e-9, figures["seconds"]),
+            "members": {member.name: self._member(member) for member in self.book.members},
+            "resumed_from": (self.context.resume or {}).get("path"),
+            "ranks": topology.size,
+            "roles": [row["roles"] for row in topology.table()],
+            "lost_ranks": self.lost,
+            "quarantined": [snapshot.name for snapshot in self.book.snapshots if snapshot.bad],
+            "checkpoint_error": error,
+            "versions": self.context.versions(),
+        }
+        self.metrics.close()
+        try:
+            write_summary(self.context.run_directory, summary)
+        except StorageError as problem:
+            if self.config.checkpoint.on_error == "stop":
+                raise
+            logger.error("%s; the run has ended, the figures are in the last row of the metrics", problem)
+        logger.info("%s after %s", status, self._words())
+        logger.info("results in %s; ratings: hpcmarl league show %s", self.context.run_directory, self.context.run_directory)
+
+    def _member(self, member: Member) -> dict[str, Any]:
+        met: Collection[int] = member.against.values()
+        told = {"side": member.side, "terms": member.terms, "lives": member.life, "updates": member.updates, "env_steps": member.all_env_steps}
+        return {**told, "training_games": sum(met), "opponents_met": len(met)}
+
+    def close(self) -> None:
+        self.metrics.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Time, so that a resumed run goes on counting."""
+        return {"seconds": self.seconds, "busy_seconds": self.busy_seconds}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.seconds_before, self.busy_seconds = float(state["seconds"]), float(state["busy_seconds"])

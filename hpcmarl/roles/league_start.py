@@ -1,0 +1,99 @@
+"""How a league begins, or goes on: checks before anything is written, initial weights in the pool, snapshots that the last checkpoint does not know.
+
+Called by roles/run.py and roles/league.py, on rank 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import Any
+
+from hpcmarl.algos import make_algorithm
+from hpcmarl.config import Config
+from hpcmarl.config.file import dump_config
+from hpcmarl.errors import ConfigError, FormatError
+from hpcmarl.io.pool import list_snapshots, parse_name, quarantine, read_snapshot, snapshot_name, snapshot_path, write_snapshot
+from hpcmarl.league.book import Book
+from hpcmarl.roles.base import Context
+from hpcmarl.roles.sides import Game, game_of
+from hpcmarl.roles.versus import side_of
+from hpcmarl.types import EnvironmentSpec
+
+logger = logging.getLogger(__name__)
+
+
+def check_league(config: Config, spec: EnvironmentSpec) -> None:
+    """Each side must have a member, and the algorithm suit each side. Raises ConfigError."""
+    game = game_of(config, spec)
+    for side, policies in game.sides.items():
+        try:
+            make_algorithm(side_of(spec, policies), config.algo, config.seed)
+        except ConfigError as error:
+            raise ConfigError(f"{error} (side {side} of the league)") from error
+
+
+def check_league_state(config: Config, spec: EnvironmentSpec, state: dict[str, Any], source: Path, run_dir: str | None) -> None:
+    """Whether this league can go on from the state of a checkpoint, asked before anything is written. Raises ConfigError or FormatError."""
+    if "league" not in state:
+        raise ConfigError(f"--resume {source}: the checkpoint is of a single run, the configuration has a league; remove league, or resume a league")
+    if run_dir is not None and Path(run_dir).resolve() != source.parent.parent.resolve():
+        raise ConfigError(f"--run-dir {run_dir}: a league goes on where its pool is, in {source.parent.parent}; leave --run-dir out")
+    assert config.league is not None
+    game = game_of(config, spec)
+    if missing := set(game.members).symmetric_difference(state["league"]["members"]):
+        name = sorted(missing)[0]
+        where = "not in the checkpoint" if name in game.members else "not in league.members"
+        raise ConfigError(f"--resume {source}: member {name} is {where}; use the configuration of that league (config.yaml beside its checkpoints)")
+    book = Book(config.league, {name: (member, game.side[name]) for name, member in game.members.items()}, tuple(game.sides), config.seed)
+    try:
+        book.load_state_dict(state["league"])
+        float(state["records"]["seconds"])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise FormatError(f"{source}: its state is not that of this league ({words}); resume from another checkpoint") from error
+
+
+def adopt_snapshots(book: Book, pool: Path, seconds: float) -> None:
+    """Take in what was frozen after the last checkpoint was written, and notice what is gone."""
+    there = list_snapshots(pool)
+    for snapshot in book.snapshots:
+        if not snapshot.bad and snapshot.name not in there:
+            logger.warning("%s: no such file; nobody meets %s any more", snapshot_path(pool, snapshot.name), snapshot.name)
+            book.put_aside(snapshot.name)
+    members = {member.name: member for member in book.members}
+    for name in there:
+        owner, term = parse_name(name)
+        if name in book.numbers or owner not in members or term == 0:
+            continue
+        member = members[owner]
+        try:
+            _, attributes = read_snapshot(snapshot_path(pool, name))
+            life, version, env_steps = (int(attributes[key]) for key in ("life", "version", "env_steps"))
+        except (FormatError, KeyError, TypeError, ValueError) as error:
+            logger.warning("%s; it is put aside in %s", error, quarantine(pool, name).parent)
+            continue
+        if term != member.terms + 1 or life != member.life:
+            logger.warning("%s is no continuation of %s as the checkpoint has it; it is left alone", name, owner)
+            continue
+        book.on_progress(member, version, env_steps, member.episodes)
+        book.add(member, name, term, seconds)
+        logger.info("%s was frozen after the last checkpoint: it is in the pool", name)
+
+
+def freeze_beginnings(context: Context, book: Book, game: Game, pool: Path) -> None:
+    """Every member's initial weights are its snapshot 0: somebody to meet from the first episode on."""
+    config = context.config
+    with contextlib.suppress(FileExistsError):
+        pool.mkdir()
+    for member in book.members:
+        name = snapshot_name(member.name, 0)
+        if name in book.numbers:
+            continue
+        spec = side_of(context.spec, game.sides[member.side])
+        algorithm = make_algorithm(spec, config.algo, book.seed_of(member))
+        facts = {"member": member.name, "side": member.side, "life": member.life, "version": 0, "env_steps": 0, "opponents": []}
+        attributes = {**context.attributes("server"), **facts, "config": dump_config(config)}
+        write_snapshot(pool, name, algorithm.initial_parameters(), attributes)
+        book.add(member, name, 0, 0.0)

@@ -1,0 +1,96 @@
+"""Evaluation matches between frozen policies on one rank, a step of all slots at a time. Called by roles/league_client.py and `hpcmarl league match`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.algos import make_algorithm
+from hpcmarl.algos.base import Algorithm
+from hpcmarl.config import Config, EvalConfig
+from hpcmarl.envs import BatchedEnvironment
+from hpcmarl.errors import FormatError
+from hpcmarl.io.pool import Pool
+from hpcmarl.roles.evaluator import Match, evaluation_environment
+from hpcmarl.roles.opponents import Opponents, Played
+from hpcmarl.roles.sides import Game, score_of
+from hpcmarl.roles.versus import Versus, side_of
+from hpcmarl.types import EnvironmentSpec
+
+FOREVER = 1 << 62
+
+
+class Matches:
+    """One match at a time, all of them on the same environment slots. A match is {row, column: names of snapshots, side: of the row, seed}."""
+
+    def __init__(self, config: Config, spec: EnvironmentSpec, game: Game, pool: Pool, seed: int) -> None:
+        """seed: of the episodes, of this rank alone."""
+        league = config.league
+        assert league is not None
+        self.config, self.spec, self.game, self.pool, self.league = config, spec, game, pool, league
+        self.settings = EvalConfig(episodes=league.evaluation.episodes, environments=league.evaluation.environments, seed=seed)
+        self.environment: BatchedEnvironment | None = None
+        self.algorithms: dict[str, list[Algorithm]] = {}  # by side: one for the row, one for the column
+        self.task: dict[str, Any] | None = None
+        self.match: Match | None = None
+        self.bad: str | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self.task is not None
+
+    def begin(self, task: Mapping[str, Any]) -> None:
+        """Take a match on; nothing is played yet."""
+        self.task, self.match, self.bad = dict(task), None, None
+
+    def step(self) -> dict[str, Any] | None:
+        """Play one step of every slot. The outcome at the end: the task with `played` (see Played.row), or with `bad`, a snapshot whose file
+        does not verify."""
+        assert self.task is not None
+        if self.match is None:
+            self._set_up()
+        if self.bad is None:
+            assert self.match is not None
+            self.match.step()
+            if not self.match.done:
+                return None
+        task, self.task = self.task, None
+        return {**task, "played": None if self.bad else self._played().row(), "bad": self.bad}
+
+    def _played(self) -> Played:
+        assert self.match is not None
+        played = Played()
+        for episode in self.match.episodes:
+            played.add(episode.outcome["win"], episode.return_mean, episode.outcome["other_return"])
+        return played
+
+    def _set_up(self) -> None:
+        assert self.task is not None
+        sides = self.game.from_side(self.task["side"])
+        row, column = self._algorithm(self.task["side"], 0), self._algorithm(self.game.meets(self.task["side"]), 1)
+        for name, algorithm in ((self.task["row"], row), (self.task["column"], column)):
+            try:
+                algorithm.load_parameters(self.pool.parameters(name, algorithm.size))
+            except FormatError:
+                self.bad = name
+                return
+        if self.environment is None:
+            self.environment = evaluation_environment(self.config.env, self.config.policies, self.settings, row.needs_state)
+        generator = np.random.default_rng([self.settings.seed, int(self.task["seed"])])
+        opponents = Opponents(self.pool, lambda: column, generator, at_once=1, stay=FOREVER)
+        opponents.change([self.task["column"]], np.ones(1), 0.0)
+        greedy = self.league.evaluation.greedy
+        versus = Versus(self.environment, sides, opponents, score_of(self.league), generator, greedy)
+        self.match = Match(row, versus, self.settings.episodes, greedy, int(self.task["seed"]))
+
+    def _algorithm(self, side: str, place: int) -> Algorithm:
+        if side not in self.algorithms:
+            spec = side_of(self.spec, self.game.sides[side])
+            self.algorithms[side] = [make_algorithm(spec, self.config.algo, self.config.seed) for _ in range(2)]
+        return self.algorithms[side][place]
+
+    def close(self) -> None:
+        if self.environment is not None:
+            self.environment.close()
