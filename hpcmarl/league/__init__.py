@@ -6,10 +6,13 @@ kind of member or an evaluation strategy: a class, a section in config/league.py
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from hpcmarl.config.league import MatchmakingConfig
+from hpcmarl.config.league import EvaluationStrategyConfig, MatchmakingConfig
 from hpcmarl.league.matchmaking import Latest, Matchmaker, Partners, Pfsp, Quality, Uniform
+from hpcmarl.league.payoff import Payoff
+from hpcmarl.league.schedule import Adaptive, EvaluationStrategy, LatestPairs, Panel, RoundRobin
 
 MATCHMAKERS: dict[str, type[Matchmaker]] = {
     "latest": Latest,
@@ -18,6 +21,12 @@ MATCHMAKERS: dict[str, type[Matchmaker]] = {
     "pfsp": Pfsp,
     "partners": Partners,
 }
+STRATEGIES: dict[str, type[EvaluationStrategy]] = {
+    "round_robin": RoundRobin,
+    "latest": LatestPairs,
+    "panel": Panel,
+    "adaptive": Adaptive,
+}
 
 
 def make_matchmaker(config: MatchmakingConfig) -> Matchmaker:
@@ -25,3 +34,10 @@ def make_matchmaker(config: MatchmakingConfig) -> Matchmaker:
     constructor: Any = MATCHMAKERS[config.name]
     matchmaker: Matchmaker = constructor(config)
     return matchmaker
+
+
+def make_strategy(config: EvaluationStrategyConfig, payoff: Payoff, sides: Sequence[str] = ("",), *, cooperative: bool = False) -> EvaluationStrategy:
+    """The evaluation strategy that `config.name` asks for, over this payoff; `sides` and `cooperative` as in `EvaluationStrategy`."""
+    constructor: Any = STRATEGIES[config.name]
+    strategy: EvaluationStrategy = constructor(config, payoff, sides, cooperative=cooperative)
+    return strategy

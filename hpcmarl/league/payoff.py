@@ -102,7 +102,8 @@ class Payoff:
     def mean_return(self, rows: Numbers = None, columns: Numbers = None) -> Array:
         """Mean of the rows' own returns [R, C]; NaN where there are no games."""
         games = self.games(rows, columns)
-        return np.divide(self._cells("return_sum", rows, columns), games, out=np.full(games.shape, np.nan), where=games > 0)
+        mean: Array = np.divide(self._cells("return_sum", rows, columns), games, out=np.full(games.shape, np.nan), where=games > 0)
+        return mean
 
     def return_error(self, rows: Numbers = None, columns: Numbers = None) -> Array:
         """Standard error of that mean [R, C], from the sample's variance; infinite with fewer than two games."""
@@ -131,7 +132,8 @@ class Payoff:
 def mean_scores(games: Array, score: Array, prior_games: float) -> Array:
     """(score + prior/2) / (games + prior), of arrays of one shape; 0.5 where that is 0 / 0."""
     count = games + prior_games
-    return np.divide(score + prior_games / 2, count, out=np.full(np.shape(count), 0.5), where=count > 0)
+    mean: Array = np.divide(score + prior_games / 2, count, out=np.full(np.shape(count), 0.5), where=count > 0)
+    return mean
 
 
 def score_errors(games: Array, score: Array, prior_games: float) -> Array:

@@ -1,0 +1,182 @@
+"""Evaluation strategies against slow twins that look at every pair anew."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from hpcmarl.config.league import EvaluationStrategyConfig
+from hpcmarl.league import STRATEGIES, make_strategy
+from hpcmarl.league.payoff import Payoff
+from hpcmarl.packing import pack, unpack
+
+SETTINGS = [
+    {"name": "round_robin"},
+    {"name": "round_robin", "games_per_pair": 3},
+    {"name": "latest", "opponents": 2},
+    {"name": "panel", "panel": (1, 4)},
+    {"name": "adaptive"},
+    {"name": "adaptive", "games_per_pair": 4},
+]
+
+
+def strategy(payoff, sides=("",), cooperative=False, **keys):
+    return make_strategy(TypeAdapter(EvaluationStrategyConfig).validate_python(keys), payoff, sides, cooperative=cooperative)
+
+
+def literal_pairs(keys, sides_of, sides, cooperative):
+    """Every pair that the strategy should play; sides_of: number -> side, in order of age."""
+    found = set()
+    for new, side in sides_of.items():
+        older = [old for old in sides_of if old < new and (sides_of[old] != side if len(sides) > 1 else True)]
+        if keys["name"] == "latest":
+            older = older[-keys["opponents"] :]
+        if keys["name"] == "panel" and new not in keys["panel"]:
+            older = [old for old in older if old in keys["panel"]]
+        found |= {(old, new) if sides.index(sides_of[old]) <= sides.index(side) else (new, old) for old in older}
+        if cooperative and len(sides) == 1:
+            found.add((new, new))
+    return found
+
+
+def literal_best(keys, pairs, payoff, playing):
+    """The most urgent pairs, from the definition."""
+    urgency = {}
+    for pair in pairs:
+        games, out = int(payoff.games()[pair]), playing.get(pair, 0)
+        if games + out < keys.get("games_per_pair", np.inf):
+            mean = (float(payoff.score()[pair]) + 1) / (games + 2)
+            width = np.sqrt(mean * (1 - mean) / (games + out + 3))
+            urgency[pair] = width if keys["name"] == "adaptive" else -(games + out)
+    best = max(urgency.values(), default=None)
+    return {pair for pair, value in urgency.items() if value >= best - 1e-6 * abs(best)}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(SETTINGS), st.sampled_from(["symmetric", "cooperative", "sides"]), st.integers(0, 2**32 - 1))
+def test_the_next_pair_is_the_one_that_a_look_at_all_pairs_finds(keys, game, seed):
+    rng = np.random.default_rng(seed)
+    sides = ("prey", "cats") if game == "sides" else ("",)
+    payoff, sides_of, out = Payoff(), {}, {}
+    rule = strategy(payoff, sides, game == "cooperative", **keys)
+    for step in range(40):
+        if step % 5 == 0:
+            number = payoff.size + int(rng.integers(2))  # a gap: a snapshot that was never good
+            payoff.grow(number + 1)
+            sides_of[number] = sides[int(rng.integers(len(sides)))]
+            rule.add(number, sides_of[number])
+        pairs = literal_pairs(keys, sides_of, sides, game == "cooperative")
+        assert {tuple(pair) for pair in rule.pairs().tolist()} == pairs
+        best = literal_best(keys, pairs, payoff, out)
+        pair = rule.next(rng)
+        assert pair in best if best else pair is None
+        if pair and rng.random() < 0.7:
+            rule.begun(*pair, 2)
+            out[pair] = out.get(pair, 0) + 2
+        if out and rng.random() < 0.6:
+            done = list(out)[int(rng.integers(len(out)))]
+            if rng.random() < 0.7:  # else the rank was lost
+                payoff.record(*done, 2, float(rng.integers(5)) / 2, 0.0, 0.0, 0.0, 0.0)
+            out[done] -= 2
+            if not out[done]:
+                del out[done]
+            rule.ended(*done, 2)
+
+
+@pytest.mark.parametrize("keys", SETTINGS, ids=str)
+def test_ranks_that_ask_at_once_get_different_pairs(keys):
+    payoff, rng = Payoff(), np.random.default_rng(0)
+    payoff.grow(9)
+    rule = strategy(payoff, **keys)
+    for number in range(9):
+        rule.add(number)
+    given_out = []
+    for _ in range(len(rule.pairs())):
+        given_out.append(rule.next(rng))
+        rule.begun(*given_out[-1], 1)
+    assert len(set(given_out)) == len(given_out)
+
+
+def test_a_pair_of_a_lost_rank_comes_again_and_the_strategy_ends_when_all_is_known():
+    payoff, rng = Payoff(), np.random.default_rng(0)
+    payoff.grow(2)
+    rule = strategy(payoff, name="round_robin", games_per_pair=4)
+    assert rule.next(rng) is None
+    rule.add(0)
+    assert rule.next(rng) is None
+    rule.add(1)
+    rule.begun(0, 1, 4)
+    assert rule.next(rng) is None
+    rule.ended(0, 1, 4)
+    assert rule.next(rng) == (0, 1)
+    payoff.record(1, 0, 4, 2.0, 0.0, 0.0, 0.0, 0.0)
+    rule.ended(0, 1, 0)
+    assert rule.next(rng) is None
+
+
+def test_equally_urgent_pairs_come_at_random_and_the_same_seed_gives_the_same():
+    payoff = Payoff()
+    payoff.grow(5)
+    rule = strategy(payoff, name="round_robin")
+    for number in range(5):
+        rule.add(number)
+    drawn = [rule.next(generator) for generator in [np.random.default_rng(3)] for _ in range(200)]
+    assert set(drawn) == {(i, j) for j in range(5) for i in range(j)}
+    assert drawn == [rule.next(generator) for generator in [np.random.default_rng(3)] for _ in range(200)]
+
+
+@pytest.mark.parametrize("keys", SETTINGS, ids=str)
+def test_a_strategy_goes_on_from_its_state_with_nothing_under_way(keys):
+    payoff, rng = Payoff(), np.random.default_rng(5)
+    rule = strategy(payoff, ("a", "b"), **keys)
+    for number, side in enumerate("abbabaab"):
+        payoff.grow(number + 1)
+        rule.add(number, side)
+        for _ in range(3):
+            pair = rule.next(rng)
+            if pair:
+                payoff.record(*pair, 1, 1.0, 0.0, 0.0, 0.0, 0.0)
+                rule.ended(*pair, 0)
+    pair = tuple(int(number) for number in rule.pairs()[0])
+    again = strategy(payoff, ("a", "b"), **keys)
+    again.load_state_dict(unpack(pack(rule.state_dict())))
+    np.testing.assert_array_equal(again._urgency, rule._urgency[: len(again._urgency), : len(again._urgency)])
+    rule.begun(*pair, 7)
+    rule.ended(*pair, 7)
+    assert not rule.playing
+    np.testing.assert_array_equal(again.pairs(), rule.pairs())
+    one, other = np.random.default_rng(8), np.random.default_rng(8)
+    assert [again.next(one) for _ in range(5)] == [rule.next(other) for _ in range(5)]
+
+
+def test_a_snapshot_in_quarantine_is_played_no_more():
+    payoff, rng = Payoff(), np.random.default_rng(0)
+    payoff.grow(6)
+    rule = strategy(payoff, name="latest", opponents=2)
+    for number in range(5):
+        rule.add(number)
+    rule.begun(2, 3, 1)
+    rule.remove(3)
+    rule.ended(2, 3, 1)
+    assert not {3} & set(rule.pairs().ravel().tolist())
+    rule.add(5)
+    assert {tuple(pair) for pair in rule.pairs().tolist()} == {(0, 1), (0, 2), (1, 2), (2, 4), (2, 5), (4, 5)}
+    assert 3 not in {number for _ in range(50) for number in rule.next(rng)}
+    again = strategy(payoff, name="latest", opponents=2)
+    again.load_state_dict(rule.state_dict())
+    assert 3 not in again.pairs()
+
+
+@pytest.mark.parametrize(("number", "side"), [(1, "a"), (3, "a"), (2, "c")])
+def test_a_snapshot_that_cannot_be_is_refused(number, side):
+    payoff = Payoff()
+    payoff.grow(3)
+    rule = strategy(payoff, ("a", "b"), name="round_robin")
+    rule.add(1, "a")
+    with pytest.raises(ValueError, match=f"snapshot {number} of side '{side}'"):
+        rule.add(number, side)
+
+
+def test_every_strategy_says_what_it_does():
+    assert all(rule.summary for rule in STRATEGIES.values())
