@@ -64,6 +64,8 @@ CONFINED = {
     "hdf5plugin": ("io/",),
     "pettingzoo": ("envs/",),
     "gymnasium": ("envs/",),
+    "pyspiel": ("envs/",),
+    "open_spiel": ("envs/",),
     "jax": ("envs/smax_games",),
     "jaxmarl": ("envs/smax_games",),
     "pickle": (),

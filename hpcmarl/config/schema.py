@@ -22,7 +22,9 @@ from hpcmarl.config.slurm import SlurmConfig
 class EnvConfig(Section):
     """The environment that every actor steps."""
 
-    id: str = Field(description="import path: a PettingZoo module (mpe2.simple_spread_v3) or package.module:factory; gymnasium:ID; smax:MAP")
+    id: str = Field(
+        description="import path: a PettingZoo module (mpe2.simple_spread_v3), package.module:factory; gymnasium:ID, openspiel:GAME, smax:MAP"
+    )
     kwargs: dict[str, Any] = Field(default={}, description="keyword arguments of the environment's factory")
     kind: Literal["auto", "parallel", "aec"] = Field("auto", description="which PettingZoo interface to use; auto: parallel where it exists")
     max_steps: PositiveInt | None = Field(None, description="truncate episodes after so many steps (on top of the environment's own limit)")

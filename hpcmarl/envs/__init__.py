@@ -39,6 +39,7 @@ KINDS: dict[str, str] = {
 # what env.id begins with (smax:3m) -> the module of a natively batched environment
 BATCHED: dict[str, str] = {
     "smax": "hpcmarl.envs.smax",
+    "matrix": "hpcmarl.envs.matrix",
 }
 
 

@@ -48,6 +48,7 @@ class BareEnvironment:
         self.episode = 0
         self.count = 0
         self._turn_based = source.kind == "aec"
+        self._seen: dict[Any, Any] = {}  # of the agents of a parallel environment that are given masks with their observations
         self._reset()
         generator = np.random.default_rng(seeds.seed)
         self.actions = {agent: self._draw(agent, generator) for agent in list(self.environment.agents)}
@@ -58,8 +59,10 @@ class BareEnvironment:
         return [space.sample() for _ in range(DRAWN)]
 
     def _reset(self) -> None:
-        self.environment.reset(seed=episode_seed(self.seeds.seed, self.seeds.first_slot, self.episode))
+        told = self.environment.reset(seed=episode_seed(self.seeds.seed, self.seeds.first_slot, self.episode))
         self.episode += 1
+        if not self._turn_based:
+            self._seen = {agent: seen for agent, seen in told[0].items() if isinstance(seen, dict) and "action_mask" in seen}
 
     def step(self) -> None:
         """One step with random (where there is a mask, allowed) actions."""
@@ -69,7 +72,13 @@ class BareEnvironment:
             self._turn(index)
             return
         actions = self.actions
-        self.environment.step({agent: actions[agent][index] for agent in self.environment.agents})
+        chosen = {agent: actions[agent][index] for agent in self.environment.agents}
+        masked = self._seen
+        for agent in masked.keys() & chosen.keys():
+            chosen[agent] = _allowed(chosen[agent], masked[agent]["action_mask"], index)
+        told = self.environment.step(chosen)
+        if masked:
+            self._seen = {agent: told[0][agent] for agent in masked if agent in told[0]}
         if not self.environment.agents:
             self._reset()
 
@@ -79,13 +88,18 @@ class BareEnvironment:
         action = None
         if not (terminated or truncated):
             mask = observation.get("action_mask") if isinstance(observation, dict) else info.get("action_mask")
-            action = self.actions[agent][index]
-            if mask is not None and not mask[action]:
-                allowed = np.flatnonzero(mask)
-                action = int(allowed[index % len(allowed)])
+            action = _allowed(self.actions[agent][index], mask, index)
         self.environment.step(action)
         if not self.environment.agents:
             self._reset()
 
     def close(self) -> None:
         self.environment.close()
+
+
+def _allowed(action: Any, mask: Any, index: int) -> Any:
+    """The action, or one that the mask (None: there is none) allows."""
+    if mask is None or mask[action]:
+        return action
+    allowed = np.flatnonzero(mask)
+    return int(allowed[index % len(allowed)])

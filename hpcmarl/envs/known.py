@@ -28,6 +28,7 @@ class KnownEnvironment:
 _MPE = ("mpe2",)
 _MUJOCO = ("gymnasium", "mujoco")
 _SMAX = ("jaxmarl", "jax")
+_SPIEL = ("pyspiel",)
 
 KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
     KnownEnvironment("mpe2.simple_v3", "mpe2", _MPE, "parallel", "one agent walks to a landmark"),
@@ -52,6 +53,21 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
     KnownEnvironment("pettingzoo.classic.leduc_holdem_v4", "pettingzoo[classic]", ("pettingzoo", "rlcard", "pygame"), "aec", "poker of six cards"),
     KnownEnvironment("pettingzoo.classic.texas_holdem_v4", "pettingzoo[classic]", ("pettingzoo", "rlcard", "pygame"), "aec", "limit poker"),
     KnownEnvironment("pettingzoo.classic.chess_v6", "pettingzoo[classic]", ("pettingzoo", "chess", "pygame"), "aec", "chess, 4672 masked moves"),
+    KnownEnvironment("openspiel:kuhn_poker", "hpcmarl[league]", _SPIEL, "aec", "poker of three cards; players: 2 to 10 by env.kwargs"),
+    KnownEnvironment("openspiel:leduc_poker", "hpcmarl[league]", _SPIEL, "aec", "poker of six cards, two rounds of betting"),
+    KnownEnvironment("openspiel:liars_dice", "hpcmarl[league]", _SPIEL, "aec", "bluffing with dice"),
+    KnownEnvironment("openspiel:connect_four", "hpcmarl[league]", _SPIEL, "aec", "turn-based, masked moves"),
+    KnownEnvironment("openspiel:tic_tac_toe", "hpcmarl[league]", _SPIEL, "aec", "turn-based, masked moves"),
+    KnownEnvironment("openspiel:goofspiel", "hpcmarl[league]", _SPIEL, "parallel", "players bid cards at once"),
+    KnownEnvironment("openspiel:matrix_rps", "hpcmarl[league]", _SPIEL, "parallel", "rock, paper, scissors, as OpenSpiel has it"),
+    KnownEnvironment("matrix:rps", "hpcmarl", (), "parallel", "rock, paper, scissors; rounds by env.kwargs; many games a step"),
+    KnownEnvironment("matrix:biased_rps", "hpcmarl", (), "parallel", "the same, but paper's win over rock counts twice"),
+    KnownEnvironment("matrix:matching_pennies", "hpcmarl", (), "parallel", "one wants equal coins, the other unequal ones"),
+    KnownEnvironment("matrix:prisoners_dilemma", "hpcmarl", (), "parallel", "defecting pays, whatever the other does"),
+    KnownEnvironment("matrix:stag_hunt", "hpcmarl", (), "parallel", "cooperative: much together, or little for sure"),
+    KnownEnvironment("matrix:chicken", "hpcmarl", (), "parallel", "who swerves loses a little, who does not perhaps much"),
+    KnownEnvironment("matrix:battle_of_the_sexes", "hpcmarl", (), "parallel", "to meet is good, where is in dispute"),
+    KnownEnvironment("matrix:coordination", "hpcmarl", (), "parallel", "cooperative: choose the same"),
     KnownEnvironment("lbforaging:Foraging-8x8-2p-3f-v3", "lbforaging", ("lbforaging",), "parallel", "level-based foraging: pick up food together"),
     KnownEnvironment("rware:rware-tiny-2ag-v2", "rware", ("rware",), "parallel", "robots carry shelves through a warehouse, rewards are rare"),
     KnownEnvironment("pettingzoo.sisl.multiwalker_v9", "pettingzoo[sisl]", ("pettingzoo", "Box2D", "pygame"), "parallel", "walkers carry a beam"),

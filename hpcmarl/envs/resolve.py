@@ -1,6 +1,7 @@
 """From `env.id` to an environment: imports the module, finds its factory, builds PettingZoo environments of the wanted kind.
 
-Called by survey.py and batch.py. Imports PettingZoo, and gym.py for Gymnasium's environments. Must not know spaces, policies or slots.
+Called by survey.py and batch.py. Imports PettingZoo, and gym.py and games/openspiel.py for Gymnasium's environments and
+OpenSpiel's. Must not know spaces, policies or slots.
 """
 
 from __future__ import annotations
@@ -88,8 +89,12 @@ def resolve(config: EnvConfig) -> tuple[Source, Any]:
 
 
 def _find(config: EnvConfig) -> Callable[..., Any]:
-    """The factory that `env.id` names: registered with Gymnasium, or in a module."""
+    """The factory that `env.id` names: a game of OpenSpiel, registered with Gymnasium, or in a module."""
     module_name, _, attribute = config.id.partition(":")
+    if module_name == "openspiel":
+        from hpcmarl.envs.games.openspiel import factory
+
+        return factory(attribute, config)
     module = _import(module_name, config.id)
     if module_name == "gymnasium" or (attribute and not attribute.isidentifier()):  # importing a package registers its ids
         from hpcmarl.envs.gym import registered
@@ -105,7 +110,8 @@ def _import(name: str, id: str) -> Any:
         sys.path.append(here)  # the user's own module beside the configuration; last, so that it hides no installed one
     if not all(part.isidentifier() for part in name.split(".")):
         raise ConfigError(
-            f"env.id {id!r} is no import path; allowed: a PettingZoo module (mpe2.simple_spread_v3), package.module:factory, or gymnasium:ID"
+            f"env.id {id!r} is no import path; allowed: a PettingZoo module (mpe2.simple_spread_v3), package.module:factory, "
+            "gymnasium:ID, or openspiel:GAME"
         )
     package = name.partition(".")[0]
     if package in sys.stdlib_module_names or (package in REFUSED and not name.startswith(OWN_GAMES)):

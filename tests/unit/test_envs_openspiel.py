@@ -1,0 +1,205 @@
+"""envs/: OpenSpiel's games through our interface, against pyspiel's own states and PettingZoo's own loop."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcmarl.config import EnvConfig, PolicyConfig
+from hpcmarl.envs import KNOWN_ENVIRONMENTS, Seeds, describe, episode_seed, make_environment
+from hpcmarl.envs.bare import make_bare
+from hpcmarl.envs.resolve import resolve
+from hpcmarl.errors import ConfigError, MissingPackageError
+from tests.envs_twins import assert_equals_twin, play
+from tests.unit.test_envs_turns import assert_equals_rows
+
+if importlib.util.find_spec("pyspiel") is None:
+    pytest.skip("needs OpenSpiel: pip install 'hpcmarl[league]'", allow_module_level=True)
+import pyspiel
+
+TURNS: list[tuple[str, dict[str, Any]]] = [
+    ("kuhn_poker", {}),
+    ("kuhn_poker", {"players": 3}),
+    ("leduc_poker", {}),
+    ("connect_four", {}),
+    ("tic_tac_toe", {}),
+    ("liars_dice", {}),
+    ("backgammon", {}),
+]
+AT_ONCE: list[tuple[str, dict[str, Any]]] = [
+    ("matrix_rps", {}),
+    ("goofspiel", {"num_cards": 4}),
+    ("repeated_game", {"stage_game": {"name": "matrix_pd"}, "num_repetitions": 3}),
+    ("oshi_zumo", {"coins": 6}),
+]
+
+
+def config(name: str, kwargs: dict[str, Any], **others: Any) -> EnvConfig:
+    return EnvConfig(id=f"openspiel:{name}", kwargs=kwargs, **others)
+
+
+@pytest.mark.parametrize(("name", "kwargs"), TURNS)
+def test_games_of_turns_equal_pettingzoos_own_loop(name: str, kwargs: dict[str, Any]) -> None:
+    seeds = Seeds(5, 3)
+    environment = make_environment(config(name, kwargs), {}, 2, seeds)
+    (policy,) = environment.spec.policies
+    assert environment.spec.turn_based
+    assert policy.has_mask
+    assert policy.agents == tuple(f"player_{player}" for player in range(kwargs.get("players", 2)))
+    rows = play(environment, 60)
+    for slot in range(2):
+        assert_equals_rows(resolve(config(name, kwargs))[1], policy.agents, rows, slot, seeds)
+
+
+@pytest.mark.parametrize(("name", "kwargs"), AT_ONCE)
+def test_games_of_simultaneous_moves_equal_their_twins(name: str, kwargs: dict[str, Any]) -> None:
+    class Plain:
+        """Observations without masks, as the twin reads them."""
+
+        def __init__(self) -> None:
+            self.game = resolve(config(name, kwargs))[1]
+            self.action_space = self.game.action_space
+
+        def __getattr__(self, key: str) -> Any:
+            return getattr(self.game, key)
+
+        def reset(self, seed: int) -> Any:
+            seen, infos = self.game.reset(seed)
+            return {agent: view["observation"] for agent, view in seen.items()}, infos
+
+        def step(self, actions: Any) -> Any:
+            seen, *told = self.game.step(actions)
+            return {agent: view["observation"] for agent, view in seen.items()}, *told
+
+    seeds = Seeds(1)
+    environment = make_environment(config(name, kwargs), {}, 2, seeds)
+    assert not environment.spec.turn_based
+    rows = play(environment, 30)
+    assert sum(len(row["episodes"]) for row in rows) >= 4
+    assert_equals_twin(Plain, environment, rows, seeds, None)
+
+
+@given(seed=st.integers(0, 2**31 - 1), case=st.sampled_from(TURNS))
+@settings(max_examples=60, deadline=None)
+def test_what_is_shown_is_pyspiels_own(seed: int, case: tuple[str, dict[str, Any]]) -> None:
+    """The state is rebuilt by pyspiel from the history of moves; masked actions are legal there, and no others."""
+    name, kwargs = case
+    environment = resolve(config(name, kwargs))[1]
+    game = pyspiel.load_game(name, kwargs)
+    environment.reset(seed=seed)
+    generator, total = np.random.default_rng(seed), np.zeros(game.num_players())
+    for _ in range(40):
+        if not environment.agents or all(environment.terminations.values()):
+            break
+        state = game.new_initial_state()
+        for action in environment.play.state.history():
+            state.apply_action(action)
+        for player, agent in enumerate(environment.possible_agents):
+            seen = environment.observe(agent)
+            tensor = state.information_state_tensor(player) if game.get_type().provides_information_state_tensor else state.observation_tensor(player)
+            np.testing.assert_array_equal(seen["observation"].ravel(), np.array(tensor, np.float32))
+            legal = state.legal_actions() if player == state.current_player() else []
+            assert np.flatnonzero(seen["action_mask"]).tolist() == legal
+        assert environment.agent_selection == f"player_{state.current_player()}"
+        environment.step(int(generator.choice(state.legal_actions())))
+        total += [environment.rewards[agent] for agent in environment.possible_agents]
+        np.testing.assert_allclose(total, environment.play.state.returns(), atol=1e-12)
+        assert abs(total.sum()) < 1e-9  # all of these are zero-sum
+
+
+@pytest.mark.parametrize(("name", "kwargs"), [TURNS[1], TURNS[2], AT_ONCE[1]])
+def test_a_seed_repeats_bit_for_bit_and_others_differ(name: str, kwargs: dict[str, Any]) -> None:
+    def history(seed: int) -> list[Any]:
+        rows = play(make_environment(config(name, kwargs), {}, 3, Seeds(seed)), 40)
+        return [row["frame"]["player"]["obs"].tobytes() + row["outcome"]["player"]["reward"].tobytes() for row in rows]
+
+    assert history(4) == history(4)
+    assert history(4) != history(5)
+
+
+def test_chance_follows_its_probabilities() -> None:
+    """Kuhn's deal: each of the six ordered pairs of cards equally often (400 a pair; six standard deviations are 110)."""
+    environment = resolve(config("kuhn_poker", {}))[1]
+    deals: dict[tuple[int, ...], int] = {}
+    for number in range(2400):
+        environment.reset(seed=episode_seed(9, 0, number))
+        deal = tuple(environment.play.state.history())
+        deals[deal] = deals.get(deal, 0) + 1
+    assert len(deals) == 6
+    assert all(abs(count - 400) < 110 for count in deals.values())
+
+
+def test_exact_resume() -> None:
+    original, resumed = (make_environment(config("leduc_poker", {}), {}, 2, Seeds(3), record=True) for _ in range(2))
+    from hpcmarl.envs import new_frame
+
+    play(original, 23)
+    frames = [new_frame(original.spec, 2) for _ in range(2)]
+    resumed.load_state_dict(original.state_dict(), frames[0])
+    original.load_state_dict(original.state_dict(), frames[1])
+    for key in ("obs", "alive", "action_mask"):
+        np.testing.assert_array_equal(*(getattr(frame.policies["player"], key) for frame in frames))
+    assert resumed.episode_step.max() > 0
+
+
+def test_policies_of_players_apart() -> None:
+    spec = describe(config("kuhn_poker", {}), {"first": PolicyConfig(agents=("player_0",)), "second": PolicyConfig(agents=("player_1",))})
+    assert [(policy.name, policy.agents) for policy in spec.policies] == [("first", ("player_0",)), ("second", ("player_1",))]
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "words"),
+    [
+        ("khun_poker", {}, "OpenSpiel has no game khun_poker; did you mean openspiel:kuhn_poker"),
+        ("", {}, r"no game \(no name\)"),
+        ("kuhn_poker(players=3)", {}, "has no game kuhn_poker"),
+        ("kuhn_poker", {"player": 3}, "openspiel:kuhn_poker has no parameter player; allowed: players"),
+        ("kuhn_poker", {"players": 33}, "env.kwargs {'players': 33} does not fit openspiel:kuhn_poker: .*max_num_players"),
+        ("kuhn_poker", {"players": [1]}, "does not fit openspiel:kuhn_poker"),
+        ("mfg_garnet", {}, "is a mean-field game"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(name: str, kwargs: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        describe(config(name, kwargs), {})
+    assert "\n" not in str(caught.value)
+
+
+def test_games_that_do_not_fit_are_refused() -> None:
+    unfit = {}
+    for kind in pyspiel.registered_games():
+        tensors = kind.provides_information_state_tensor or kind.provides_observation_tensor
+        if kind.default_loadable and not tensors and kind.dynamics != pyspiel.GameType.Dynamics.MEAN_FIELD:
+            unfit[kind.short_name] = "has neither information state nor observation tensors"
+        if kind.default_loadable and kind.chance_mode == pyspiel.GameType.ChanceMode.SAMPLED_STOCHASTIC:
+            unfit[kind.short_name] = "draws its chance moves itself"
+    assert unfit
+    for name, words in unfit.items():
+        with pytest.raises(ConfigError, match=words):
+            describe(config(name, {}), {})
+
+
+def test_without_openspiel_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyspiel", None)
+    with pytest.raises(MissingPackageError, match=r"openspiel:kuhn_poker needs OpenSpiel.*'hpcmarl\[league\]'"):
+        describe(config("kuhn_poker", {}), {})
+
+
+def test_it_is_listed_and_can_be_stepped_bare() -> None:
+    listed = [known for known in KNOWN_ENVIRONMENTS if known.id.startswith("openspiel:")]
+    assert {known.id for known in listed} >= {"openspiel:kuhn_poker", "openspiel:leduc_poker", "openspiel:connect_four"}
+    assert all(known.installed and known.package == "hpcmarl[league]" for known in listed)
+    for known in listed:
+        turn_based = describe(EnvConfig(id=known.id), {}).turn_based
+        assert turn_based == (known.kind == "aec")
+    for name, kwargs in (TURNS[1], AT_ONCE[1], AT_ONCE[3]):
+        bare = make_bare(config(name, kwargs), 1, Seeds(1))
+        for _ in range(60):
+            bare.step()
+        assert bare.episode > 1  # type: ignore[union-attr]
