@@ -86,7 +86,8 @@ class Versus(BatchedEnvironment):
                 merged[name] = np.where(chosen, actions[name], self.replies[name])
         whole = outcome if self.sides.symmetric else replace(outcome, policies={**self.outcome.policies, **outcome.policies})
         self.environment.step(merged, whole, self._whole_frame(frame))
-        outcome.finals, outcome.episodes = whole.finals, whole.episodes
+        outcome.episodes = whole.episodes
+        outcome.finals = [replace(final, obs={name: final.obs[name] for name in self.sides.own}) for final in whole.finals]
         self._settle(whole)
         if self.sides.symmetric:
             for name, own in self.own.items():
