@@ -16,7 +16,7 @@ from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from hpcmarl.packing import unpack
 from hpcmarl.roles.rank import Rank
 from hpcmarl.roles.replacement import context_of
-from hpcmarl.roles.run import prepare
+from hpcmarl.roles.run import make_rank, prepare
 
 SPREAD = """
 env: {id: mpe2.simple_spread_v3, kwargs: {max_cycles: 5}}
@@ -51,19 +51,24 @@ def run_world(
     resume: str | None = None,
     order: int = 0,
     deaths: Mapping[int, int] | None = None,
+    interrupt: int | None = None,
 ) -> list[Rank]:
     """Train on `size` virtual ranks until all have left; `order` seeds the order in which they are stepped.
 
+    interrupt: the version at which a signal comes; of a league: the number of changes in its book.
     deaths: rank -> the version at which it dies; a new process in its place (topology.respawn) is a new Rank in the list returned."""
     config = load_config(text, overrides)
     world = LocalWorld(size)
     generator = np.random.default_rng(order)
-    ranks = [Rank(prepare(transport, config, str(directory), resume)) for transport in world.transports]
+    ranks = [make_rank(prepare(transport, config, str(directory), resume)) for transport in world.transports]
     deaths = dict(deaths or {})
     try:
         for turn in itertools.count():
             assert turn < LIMIT, "the run does not end"
-            version = ranks[0].roles["server"].engine.version
+            version = _version(ranks[0])
+            if interrupt is not None and version >= interrupt:
+                interrupt = None
+                ranks[0].interrupt()
             due = [rank for rank, at in deaths.items() if version >= at]
             world.dead.update(rank for rank in due if deaths.pop(rank) is not None)
             while world.newcomers:
@@ -78,6 +83,12 @@ def run_world(
         for rank in ranks:  # a checkpoint that is being written is finished
             rank.close()
     return ranks
+
+
+def _version(rank: Rank) -> int:
+    if "league" in rank.roles:
+        return int(rank.roles["league"].book.changes)
+    return int(rank.roles["server"].engine.version)
 
 
 def final_state(directory: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -87,7 +88,7 @@ class Context:
     def attributes(self, role: str, index: int = 0) -> dict[str, Any]:
         """What every HDF5 file says about where it comes from."""
         return {
-            "config": dump_config(self.config),
+            "config": self._config_text,
             "env": self.spec.id,
             "rank": self.rank,
             "role": role,
@@ -95,14 +96,13 @@ class Context:
             "seeds": [self.config.seed, ROLE_NAMES.index(role), index],
         }
 
+    @cached_property
+    def _config_text(self) -> str:
+        return dump_config(self.config)
+
     def versions(self) -> dict[str, str]:
         """Versions of what the results depend on."""
-        names = ("hpcmarl", "numpy", "torch", "pettingzoo", "h5py", "mpi4py", self.config.env.id.split(".")[0].split(":")[0])
-        found = {"python": platform.python_version()}
-        for name in dict.fromkeys(names):
-            with contextlib.suppress(metadata.PackageNotFoundError, ValueError):
-                found[name] = metadata.version(name)
-        return found
+        return dict(_versions(self.config.env.id.split(".")[0].split(":")[0]))
 
     @property
     def whole_episodes(self) -> bool:
@@ -131,6 +131,15 @@ class Context:
 def group_environment(config: Config, group: int) -> EnvConfig:
     """`env` with the keys of `topology.groups[group].env` over it; `kwargs` are merged key by key."""
     return config.env.changed(config.topology.group_list[group].env)
+
+
+@lru_cache
+def _versions(environment: str) -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in dict.fromkeys(("hpcmarl", "numpy", "torch", "pettingzoo", "h5py", "mpi4py", environment)):
+        with contextlib.suppress(metadata.PackageNotFoundError, ValueError):
+            found[name] = metadata.version(name)
+    return found
 
 
 class Role(ABC):

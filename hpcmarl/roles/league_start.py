@@ -12,7 +12,6 @@ from typing import Any
 
 from hpcmarl.algos import make_algorithm
 from hpcmarl.config import Config
-from hpcmarl.config.file import dump_config
 from hpcmarl.errors import ConfigError, FormatError
 from hpcmarl.io.pool import list_snapshots, parse_name, quarantine, read_snapshot, snapshot_name, snapshot_path, write_snapshot
 from hpcmarl.league.book import Book
@@ -94,6 +93,6 @@ def freeze_beginnings(context: Context, book: Book, game: Game, pool: Path) -> N
         spec = side_of(context.spec, game.sides[member.side])
         algorithm = make_algorithm(spec, config.algo, book.seed_of(member))
         facts = {"member": member.name, "side": member.side, "life": member.life, "version": 0, "env_steps": 0, "opponents": []}
-        attributes = {**context.attributes("server"), **facts, "config": dump_config(config)}
+        attributes = {**context.attributes("server"), **facts}
         write_snapshot(pool, name, algorithm.initial_parameters(), attributes)
         book.add(member, name, 0, 0.0)

@@ -75,7 +75,7 @@ def train(config: Config, run_dir: str | None = None, resume: str | None = None)
         torch.set_num_threads(config.topology.threads)
         context = prepare(transport, config, run_dir, resume, end)
         start_logging(context)
-        hook.rank = rank = LeagueRank(context) if config.league is not None else Rank(context)
+        hook.rank = rank = make_rank(context)
         code = serve(rank, signals)
         rank.close()
         if transport.rank == context.topology.server:
@@ -105,6 +105,11 @@ def train(config: Config, run_dir: str | None = None, resume: str | None = None)
             raise
         hook.fail(error)
         raise
+
+
+def make_rank(context: Context) -> Rank:
+    """This process's part in the run, or in the league."""
+    return Rank(context) if context.config.league is None else LeagueRank(context)
 
 
 def _close(hook: AbortHook) -> None:

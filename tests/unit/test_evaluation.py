@@ -5,7 +5,7 @@ import pytest
 
 from hpcmarl.algos import make_algorithm
 from hpcmarl.config import EnvConfig, MATraceConfig
-from hpcmarl.envs import describe
+from hpcmarl.envs import Seeds, describe, make_environment
 from hpcmarl.errors import ConfigError, FormatError
 from hpcmarl.roles.evaluation import evaluate_checkpoint
 from hpcmarl.roles.evaluator import Match, summarise
@@ -38,7 +38,7 @@ def test_random_opponents_are_random_and_the_policies_are_not():
     algorithm = make_algorithm(describe(environment, {}), MATraceConfig(critic="dec"), 0)
 
     def returns(names, seed):
-        match = Match(algorithm, environment, {}, 12, 4, True, seed, names)
+        match = Match(algorithm, make_environment(environment, {}, 4, Seeds(seed)), 12, True, seed, names)
         while not match.done:
             match.step()
         match.close()
@@ -51,7 +51,7 @@ def test_random_opponents_are_random_and_the_policies_are_not():
 def test_every_slot_plays_its_share():
     environment = EnvConfig(id="pettingzoo.classic.tictactoe_v3")
     algorithm = make_algorithm(describe(environment, {}), MATraceConfig(critic="dec"), 0)
-    match = Match(algorithm, environment, {}, 10, 4, False, 0)
+    match = Match(algorithm, make_environment(environment, {}, 4, Seeds(0)), 10, False, 0)
     while not match.done:
         match.step()
     match.close()

@@ -1,0 +1,235 @@
+"""Whole leagues on virtual ranks: teams of all sizes, ends and resumptions, dead ranks, bad files, what is refused."""
+
+import numpy as np
+import pytest
+
+from hpcmarl.errors import ConfigError, FormatError
+from hpcmarl.io.checkpoint import list_checkpoints
+from hpcmarl.io.pool import list_snapshots, read_snapshot
+from tests.worlds import final_state, run_world, summary
+
+RPS = """
+env: {id: "matrix:rps"}
+algo: {name: ma_trace, critic: dec, unroll: 4, network: {hidden: [4]}}
+topology: {environments_per_actor: 2}
+trajectories: {enabled: false}
+stop: {updates: 6}
+logging: {progress: false}
+checkpoint: {every_seconds: null}
+league:
+  members: {a: {}, b: {matchmaking: {name: uniform, self_share: 0.5}}}
+  freeze: {most_updates: 2}
+  evaluation: {episodes: 8, environments: 4, final_seconds: 0.2, share: 0.2}
+"""
+TAG = """
+env: {id: mpe2.simple_tag_v3, kwargs: {max_cycles: 5}}
+policies: {predators: {agents: ["adversary_*"]}, prey: {agents: ["agent_*"]}}
+algo: {name: ppo, unroll: 5, minibatches: 1, epochs: 1, network: {hidden: [4]}}
+topology: {environments_per_actor: 2}
+trajectories: {enabled: false}
+stop: {updates: 4}
+logging: {progress: false}
+league:
+  score: return
+  return_range: [-50, 50]
+  freeze: {most_updates: 2}
+  evaluation: {episodes: 4, final_seconds: 0.2}
+"""
+NAMES = [f"{member}-{term:06d}" for member in "ab" for term in range(4)]
+
+
+def book(directory):
+    return final_state(directory)["league"]
+
+
+@pytest.mark.parametrize(("size", "groups"), [(1, 1), (2, 1), (2, 2), (3, 2), (4, 1), (5, 2), (8, 2)])
+def test_any_number_of_ranks_and_teams_freezes_every_term_of_every_member(tmp_path, size, groups):
+    ranks = run_world(size, tmp_path, f"topology.groups={groups}", text=RPS)
+    assert {rank.exit_code for rank in ranks} == {0}
+    assert list_snapshots(tmp_path / "pool") == NAMES
+    told = summary(tmp_path)
+    assert told["status"] == "finished"
+    assert told["snapshots"] == 8
+    assert {name: (row["updates"], row["terms"]) for name, row in told["members"].items()} == {"a": (6, 3), "b": (6, 3)}
+    state = book(tmp_path)
+    assert sorted(state["order"]) == NAMES
+    assert state["payoff"]["games"].sum() == 2 * told["evaluation_games"] > 0
+    assert np.array_equal(state["payoff"]["games"], state["payoff"]["games"].T)
+    np.testing.assert_allclose(state["payoff"]["score"] + state["payoff"]["score"].T, state["payoff"]["games"])
+    for name in "ab":
+        assert state["members"][name]["version"] == 6
+        assert state["members"][name]["against"][:, 1].sum() == told["members"][name]["training_games"] > 0
+
+
+def test_members_are_different_and_their_snapshots_follow_each_other(tmp_path):
+    run_world(3, tmp_path, "topology.groups=2", text=RPS)
+    vectors = {name: read_snapshot(tmp_path / "pool" / f"{name}.h5") for name in NAMES}
+    assert len({vector.tobytes() for vector, _ in vectors.values()}) == len(NAMES)
+    for name, (_, attributes) in vectors.items():
+        assert attributes["member"] == name[0]
+        assert attributes["version"] == 2 * int(name[-1])
+    assert {opponent[0] for opponent in vectors["a-000003"][1]["opponents"]} == {"a", "b"}
+
+
+def test_asymmetric_sides_meet_each_other_only(tmp_path):
+    run_world(3, tmp_path, text=TAG)
+    state = book(tmp_path)
+    side = np.array([state["snapshots"][name]["side"] == "prey" for name in state["order"]])
+    games = state["payoff"]["games"]
+    assert games[np.ix_(side, ~side)].sum() > 0
+    assert not games[np.ix_(side, side)].any()
+    assert not games[np.ix_(~side, ~side)].any()
+    for name, own in (("predators", False), ("prey", True)):
+        met = state["members"][name]["against"][:, 0]
+        assert (side[met] != own).all()
+
+
+@pytest.mark.parametrize(("before", "after"), [((4, 2), (4, 2)), ((5, 2), (2, 1)), ((1, 1), (4, 2))])
+def test_an_interrupted_league_goes_on_also_on_other_ranks(tmp_path, before, after):
+    changes = ("stop.updates=40", "league.freeze.most_updates=20")
+    ranks = run_world(before[0], tmp_path, f"topology.groups={before[1]}", *changes, text=RPS, interrupt=5)
+    assert {rank.exit_code for rank in ranks} == {75}
+    assert summary(tmp_path)["status"] == "interrupted"
+    stood = book(tmp_path)
+    reached = {name: member["version"] for name, member in stood["members"].items()}
+    assert 0 < sum(reached.values()) < 80
+    ranks = run_world(after[0], tmp_path, f"topology.groups={after[1]}", *changes, text=RPS, resume=str(tmp_path))
+    assert {rank.exit_code for rank in ranks} == {0}
+    state, told = book(tmp_path), summary(tmp_path)
+    assert told["resumed_from"] is not None
+    assert {name: row["updates"] for name, row in told["members"].items()} == {"a": 40, "b": 40}
+    assert sorted(state["order"]) == list_snapshots(tmp_path / "pool") == [f"{m}-{term:06d}" for m in "ab" for term in range(3)]
+    assert state["order"][: len(stood["order"])] == stood["order"]
+    known = len(stood["order"])
+    assert (state["payoff"]["games"][:known, :known] >= stood["payoff"]["games"]).all()  # nothing that was played is forgotten
+
+
+def test_what_was_frozen_after_the_last_checkpoint_is_taken_in(tmp_path):
+    run_world(1, tmp_path, "checkpoint.keep=50", text=RPS)
+    newest = list_checkpoints(tmp_path)
+    for path in newest[: len(newest) // 2]:
+        path.unlink()
+    known = book(tmp_path)["order"]
+    assert len(known) < len(NAMES)
+    run_world(1, tmp_path, text=RPS, resume=str(tmp_path))
+    state = book(tmp_path)
+    assert sorted(state["order"]) == list_snapshots(tmp_path / "pool") == NAMES
+    assert {name: member["terms"] for name, member in state["members"].items()} == {"a": 3, "b": 3}
+
+
+def test_a_bad_file_in_the_pool_is_put_aside_and_named_and_the_league_goes_on(tmp_path, caplog):
+    run_world(1, tmp_path, text=RPS)
+    path = tmp_path / "pool" / "a-000002.h5"
+    path.write_bytes(path.read_bytes()[:-100])
+    (tmp_path / "pool" / "b-000001.h5").unlink()
+    ranks = run_world(3, tmp_path, "stop.updates=30", "league.freeze.most_updates=12", "topology.groups=2", text=RPS, resume=str(tmp_path))
+    assert {rank.exit_code for rank in ranks} == {0}
+    assert sorted(summary(tmp_path)["quarantined"]) == ["a-000002", "b-000001"]
+    assert "a-000002" in caplog.text
+    assert "b-000001.h5: no such file" in caplog.text
+    assert (tmp_path / "pool" / "quarantine" / "a-000002.h5").exists()
+    state = book(tmp_path)
+    assert {name: member["version"] for name, member in state["members"].items()} == {"a": 30, "b": 30}
+
+
+@pytest.mark.parametrize("rank", [1, 4], ids=["leader", "actor"])
+def test_a_dead_rank_costs_no_member_its_terms(tmp_path, rank):
+    """Ranks 1 to 3 and 4 to 6 are the teams; of the second, rank 4 leads: of the first, rank 1."""
+    ranks = run_world(7, tmp_path, "topology.groups=2", "stop.updates=20", "league.freeze.most_updates=10", text=RPS, deaths={rank: 3})
+    assert ranks[0].exit_code == 0
+    told = summary(tmp_path)
+    assert [row["rank"] for row in told["lost_ranks"]] == [rank]
+    assert {name: (row["updates"], row["terms"]) for name, row in told["members"].items()} == {"a": (20, 2), "b": (20, 2)}
+
+
+def test_a_team_goes_on_without_one_of_its_actors(tmp_path):
+    ranks = run_world(4, tmp_path, "stop.updates=20", "league.freeze.most_updates=10", "league.members={a: {}}", text=RPS, deaths={3: 2})
+    assert ranks[0].exit_code == 0
+    assert summary(tmp_path)["members"]["a"]["updates"] == 20
+
+
+def test_without_any_team_left_the_league_stops_and_can_be_resumed(tmp_path):
+    ranks = run_world(4, tmp_path, "stop.updates=2000", text=RPS, deaths={1: 4})
+    assert ranks[0].exit_code == 75
+    assert summary(tmp_path)["status"] == "interrupted"
+
+
+def test_fresh_members_begin_each_term_anew(tmp_path):
+    run_world(1, tmp_path, "league.fresh=true", "league.members={a: {}}", text=RPS)
+    state = book(tmp_path)
+    assert state["members"]["a"]["life"] == 4
+    assert [state["snapshots"][name]["updates"] for name in state["order"]] == [0, 2, 4, 6]
+    versions = [read_snapshot(tmp_path / "pool" / f"a-{term:06d}.h5")[1]["version"] for term in range(4)]
+    assert versions == [0, 2, 2, 2]
+    assert sorted(path.name for path in (tmp_path / "members" / "a").iterdir()) == ["0001", "0002", "0003"]
+
+
+def test_psro_waits_for_the_payoff_and_meets_the_meta_strategy(tmp_path):
+    run_world(3, tmp_path, "league.matchmaking={name: psro}", "league.members={a: {}}", "stop.updates=10", text=RPS)
+    state = book(tmp_path)
+    games = state["payoff"]["games"][:-1, :-1]  # the last snapshot came at the end
+    assert (games[~np.eye(len(games), dtype=bool)] > 0).all()
+    assert len(state["order"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["league.members={a: {side: x}}"], r"league.members.a.side is x; allowed: player"),
+        (["league.own_seats=2"], r"league.own_seats: 2 of 2 agents"),
+        (["topology.groups=2", "league.members={}", "topology.server=shared"], r"topology.groups: 2 learners for 1 members"),
+        (["deterministic=true"], r"deterministic: true does not go with a league"),
+        (["rounds.reduce=mpi"], r"rounds.reduce: mpi does not go with a league"),
+        (["league.score=return"], r"league.return_range is None"),
+        (["league.cooperative=true"], r"league.cooperative: true has no winner"),
+        (["stop.return_mean=1"], r"stop.return_mean does not go with a league"),
+        (["env.id=gymnasium:CartPole-v1"], r"has one agent"),
+    ],
+)
+def test_what_cannot_be_a_league_is_one_line(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        run_world(1, tmp_path, *changes, text=RPS)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["league.members={p: {side: predators}}"], "nobody plays side prey"),
+        (["league.members={p: {side: predator}, q: {side: prey}}"], "league.members.p.side is predator; allowed: predators, prey"),
+        (["league.members={p: {side: predators}, q: {}}"], "league.members.q.side is None"),
+        (["league.sides={all: [predators]}"], "policy prey of mpe2.simple_tag_v3 is on 0 sides"),
+        (["league.sides={all: [predators, prey], others: [foxes]}"], "names the policy foxes"),
+        (["league.sides={all: [predators, prey]}"], "has one agent|two or more"),
+        (['policies={a: {agents: [adversary_0]}, b: {agents: ["adversary_[12]"]}, c: {agents: ["agent_*"]}}'], "put them on two sides"),
+    ],
+)
+def test_sides_without_members_and_members_without_sides_are_refused(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        run_world(1, tmp_path, *changes, text=TAG)
+
+
+def test_a_league_and_a_single_run_do_not_go_on_from_each_other(tmp_path):
+    run_world(1, tmp_path / "league", text=RPS)
+    single = ("league=null", "league.members={}") and RPS.partition("league:")[0]
+    run_world(1, tmp_path / "single", text=single)
+    with pytest.raises(ConfigError, match="is of a single run"):
+        run_world(1, tmp_path / "league", text=RPS, resume=str(tmp_path / "single"))
+    with pytest.raises(ConfigError, match="is of a league"):
+        run_world(1, tmp_path / "single", text=single, resume=str(tmp_path / "league"))
+    with pytest.raises(ConfigError, match="a league goes on where its pool is"):
+        run_world(1, tmp_path / "other", text=RPS, resume=str(tmp_path / "league"))
+    with pytest.raises(ConfigError, match="member b is not in league.members"):
+        run_world(1, tmp_path / "league", "league.members={a: {}}", text=RPS, resume=str(tmp_path / "league"))
+
+
+def test_a_state_that_is_no_league_s_is_refused_before_anything_is_written(tmp_path):
+    from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+
+    run_world(1, tmp_path, text=RPS)
+    state, attributes = load_checkpoint(find_checkpoint(tmp_path))
+    del state["league"]["payoff"]["games"]
+    kept = {name: attributes[name] for name in ("config", "env", "rank", "role", "host", "seeds")}
+    save_checkpoint(tmp_path / "checkpoints", state, version=10**6, attributes=kept)
+    with pytest.raises(FormatError, match="its state is not that of this league"):
+        run_world(1, tmp_path, text=RPS, resume=str(tmp_path))
