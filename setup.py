@@ -30,6 +30,7 @@ setup(
         "envs": ["mpe2>=0.0.1", "pettingzoo[classic]", "lbforaging"],
         "mujoco": ["gymnasium[mujoco]", "mujoco>=2.3.3"],
         "smax": ["jaxmarl>=0.2"],
+        "league": ["openskill>=6", "scipy", "open_spiel"],
         "analysis": ["matplotlib", "xarray", "h5netcdf", "hdf5plugin"],
         "horovod": ["horovod>=0.28.1"],  # tools/install_horovod builds it first: with pip alone it finds neither torch nor C++17
         "dev": [
