@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hpcmarl.config.league import EvaluationStrategyConfig, MatchmakingConfig
+from hpcmarl.config.league import EvaluationStrategyConfig, MatchmakingConfig, MemberKindConfig
+from hpcmarl.league.kinds import LeagueExploiter, Main, MainExploiter, MemberKind
 from hpcmarl.league.matchmaking import Latest, Matchmaker, Partners, Pfsp, Quality, Uniform
 from hpcmarl.league.payoff import Payoff
+from hpcmarl.league.psro import Psro
 from hpcmarl.league.schedule import Adaptive, EvaluationStrategy, LatestPairs, Panel, RoundRobin
 
 MATCHMAKERS: dict[str, type[Matchmaker]] = {
@@ -19,7 +21,13 @@ MATCHMAKERS: dict[str, type[Matchmaker]] = {
     "uniform": Uniform,
     "quality": Quality,
     "pfsp": Pfsp,
+    "psro": Psro,
     "partners": Partners,
+}
+KINDS: dict[str, type[MemberKind]] = {
+    "main": Main,
+    "main_exploiter": MainExploiter,
+    "league_exploiter": LeagueExploiter,
 }
 STRATEGIES: dict[str, type[EvaluationStrategy]] = {
     "round_robin": RoundRobin,
@@ -34,6 +42,13 @@ def make_matchmaker(config: MatchmakingConfig) -> Matchmaker:
     constructor: Any = MATCHMAKERS[config.name]
     matchmaker: Matchmaker = constructor(config)
     return matchmaker
+
+
+def make_kind(config: MemberKindConfig) -> MemberKind:
+    """What decides for one member of the kind that `config.name` asks for."""
+    constructor: Any = KINDS[config.name]
+    kind: MemberKind = constructor(config)
+    return kind
 
 
 def make_strategy(config: EvaluationStrategyConfig, payoff: Payoff, sides: Sequence[str] = ("",), *, cooperative: bool = False) -> EvaluationStrategy:
