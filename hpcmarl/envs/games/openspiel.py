@@ -86,7 +86,9 @@ class Play:
         self.actions = int(game.num_distinct_actions())
         self.players = range(game.num_players())
         self.names = [f"player_{player}" for player in self.players]
-        self.remembers = bool(game.get_type().provides_information_state_tensor)
+        about = game.get_type()
+        self.remembers = bool(about.provides_information_state_tensor)
+        self.chances = about.chance_mode.name != "DETERMINISTIC"
         shape = game.information_state_tensor_shape() if self.remembers else game.observation_tensor_shape()
         self.shape = tuple(int(size) for size in shape) or (1,)
         seen = spaces.Box(-np.inf, np.inf, self.shape, np.float32)
@@ -99,7 +101,7 @@ class Play:
 
     def begin(self, seed: int | None) -> None:
         """A new game; without a seed the generator goes on."""
-        if seed is not None:
+        if seed is not None and self.chances:  # making one takes longer than a turn
             self.generator = np.random.default_rng(seed)
         self.state = self.game.new_initial_state()
         self.returns = np.zeros(len(self.players))
