@@ -15,6 +15,7 @@ from hpcmarl.config.league import (
     MatchmakingConfig,
     MemberKindConfig,
     PfspConfig,
+    matchmaking_contradictions,
 )
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ class MemberConfig(Section):
 
     side: Name | None = Field(None, description="what it plays, where a game has two sides: a key of league.sides, or a policy")
     copies: Count = Field(1, description="so many members with these settings, NAME-1, NAME-2 and so on")
-    kind: MemberKindConfig | None = Field(None, description="one of AlphaStar's roles, which chooses opponents and resets by itself; default: matchmaking")
+    kind: MemberKindConfig | None = Field(
+        None, description="one of AlphaStar's roles, which chooses opponents and resets by itself; default: matchmaking"
+    )
     matchmaking: MatchmakingConfig | None = Field(None, description="whom it trains against; default: league.matchmaking")
 
 
@@ -51,9 +54,12 @@ class LeagueConfig(Section):
     sides: dict[Name, tuple[Name, ...]] = Field({}, description="policies by side, where the game has more than two policies")
     cooperative: bool = Field(False, description="all have the same aim: the score of an episode is everybody's")
     score: Literal["win", "return"] = Field(
-        "win", description="what an episode counts: 1, 0.5 or 0 as the own side's return is above, equal to or below the other's; or that return, scaled"
+        "win",
+        description="what an episode counts: 1, 0.5 or 0 as the own side's return is above, equal to or below the other's; or that return, scaled",
     )
-    return_range: tuple[float, float] | None = Field(None, description="returns that count 0 and 1 with score: return; what lies outside counts as these")
+    return_range: tuple[float, float] | None = Field(
+        None, description="returns that count 0 and 1 with score: return; what lies outside counts as these"
+    )
     own_seats: Count = Field(1, description="agents that the member plays in each episode where one policy can play all")
     matchmaking: MatchmakingConfig = PfspConfig()
     freeze: FreezeConfig = Field(FreezeConfig(winning=1.0), description="when a member is frozen, and goes on from there")
@@ -84,6 +90,17 @@ def league_contradictions(config: Config) -> list[str]:
         found.append(f"league.return_range is {league.return_range}; league.score: return needs two returns, [worst, best]")
     if league.cooperative and league.score == "win":
         found.append("league.cooperative: true has no winner; set league.score: return and league.return_range: [worst, best]")
+    makers: dict[str, MatchmakingConfig | MemberKindConfig] = {"league.matchmaking": league.matchmaking}
+    for name, member in league.members.items():
+        if (own := member.kind or member.matchmaking) is not None:
+            makers[f"league.members.{name}.{'matchmaking' if member.kind is None else 'kind'}"] = own
+    for key, maker in makers.items():
+        found += matchmaking_contradictions(key, maker, cooperative=league.cooperative)
+        if maker.name == "psro" and (strategy := league.evaluation.strategy.name) not in ("round_robin", "adaptive"):
+            found.append(
+                f"{key}.name: psro answers to all of the payoff, which league.evaluation.strategy.name: {strategy} leaves open; "
+                "use round_robin or adaptive"
+            )
     if config.rounds.collective:
         found.append(f"rounds.reduce: {config.rounds.reduce} does not go with a league, where every learner trains its own member; use server")
     if config.deterministic:

@@ -54,7 +54,9 @@ def verify_file(path: Path) -> dict[str, Any]:
         elif path.suffix == ".json":
             read_summary(path)
         else:
-            {TRAJECTORIES: verify_shard, CHECKPOINT: verify_checkpoint, SNAPSHOT: verify_snapshot, METRICS: read_hdf5, SIMULATION: read_simulation}[file_kind(path)](path)
+            {TRAJECTORIES: verify_shard, CHECKPOINT: verify_checkpoint, SNAPSHOT: verify_snapshot, METRICS: read_hdf5, SIMULATION: read_simulation}[
+                file_kind(path)
+            ](path)
     except (HpcmarlError, OSError, ValueError) as error:
         return {"path": str(path), "status": BAD, "reason": str(error).removeprefix(f"{path}: ")}
     return {"path": str(path), "status": GOOD, "reason": ""}

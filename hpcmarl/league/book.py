@@ -14,7 +14,8 @@ import numpy as np
 
 from hpcmarl.config.league import FreezeConfig
 from hpcmarl.config.members import LeagueConfig, MemberConfig
-from hpcmarl.league import make_matchmaker, make_strategy
+from hpcmarl.league import make_kind, make_matchmaker, make_strategy
+from hpcmarl.league.kinds import MemberKind
 from hpcmarl.league.matchmaking import Matchmaker, Mixture, View
 from hpcmarl.league.payoff import LiveRecord, Payoff
 from hpcmarl.types import IntArray
@@ -85,7 +86,7 @@ class Book:
         self.members: list[Member] = []
         for index, (name, (member, side)) in enumerate(members.items()):
             live = LiveRecord(config.live.decay, config.live.prior_games)
-            maker = make_matchmaker(member.kind or member.matchmaking or config.matchmaking)
+            maker = make_kind(member.kind) if member.kind is not None else make_matchmaker(member.matchmaking or config.matchmaking)
             self.members.append(Member(index, name, side, member, live, maker))
         self.snapshots: list[Snapshot] = []
         self.numbers: dict[str, int] = {}
@@ -160,11 +161,14 @@ class Book:
         member.against[number] = member.against.get(number, 0) + games
 
     def wins(self, member: Member) -> bool:
-        """Whether it may be frozen before its term is over: it beats all whom it meets."""
-        freeze = self.freezing(member)
-        if member.version - member.frozen_version < freeze.least_updates or freeze.winning >= 1.0:
+        """Whether it may be frozen before its term is over: it beats all that it is measured against (its kind says whom, else whom it meets)."""
+        freeze, updates = self.freezing(member), member.version - member.frozen_version
+        if updates < freeze.least_updates or freeze.winning >= 1.0:
             return False
-        mixture = self.mixture(member)
+        view = self.view(member)
+        if isinstance(member.matchmaker, MemberKind):
+            return member.matchmaker.may_freeze(view, updates)
+        mixture = member.matchmaker.mixture(view)
         met = mixture.snapshots[mixture.weights > 0.0]
         return bool(len(met)) and bool((member.live.mean_score(met) > freeze.winning).all())
 
@@ -178,17 +182,13 @@ class Book:
         self.payoff.grow(len(self.snapshots))
         self.strategy.add(self.numbers[name], member.side)
         member.terms, member.frozen_version = term, member.version
-        if term and (self.config.fresh or self._resets(member)):
+        if term and (self.config.fresh or (isinstance(member.matchmaker, MemberKind) and member.matchmaker.resets(self.generator))):
             member.life += 1
             member.updates_before, member.env_steps_before = member.updates, member.all_env_steps
             member.version = member.frozen_version = member.env_steps = 0
             member.live.clear()
         self.changes += 1
         return snapshot
-
-    def _resets(self, member: Member) -> bool:
-        chance: float = getattr(member.config.kind, "reset", 0.0)
-        return bool(self.generator.random() < chance)
 
     def put_aside(self, name: str) -> None:
         """A snapshot's file does not verify: nobody meets it any more."""

@@ -11,17 +11,16 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from hpcmarl.comm.protocol import Kind
 from hpcmarl.comm.transport import Message
 from hpcmarl.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_TRY_AGAIN, StorageError
 from hpcmarl.io.checkpoint import CheckpointWriter
-from hpcmarl.league.book import Book, Member
+from hpcmarl.league.book import Book
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import Context, Interval, Role
 from hpcmarl.roles.league_records import LeagueRecords
 from hpcmarl.roles.league_start import adopt_snapshots, freeze_beginnings
+from hpcmarl.roles.league_terms import Terms
 from hpcmarl.roles.sides import game_of
 
 logger = logging.getLogger(__name__)
@@ -45,13 +44,9 @@ class League(Role):
         self.records = LeagueRecords(context, self.book)
         self.writer = CheckpointWriter(context.run_directory / "checkpoints", keep=config.checkpoint.keep)
         self.written = -1
-        self.world = 0
-        self.free_groups: list[int] = []
-        self.terms: dict[int, tuple[Member, int]] = {}  # by world: who is trained, by which group
+        self.terms = Terms(context, self.book)
         self.free_ranks: list[int] = []
         self.matches: dict[int, dict[str, Any]] = {}  # by rank
-        self.told: dict[int, bytes] = {}  # by world: the mixture that its team was told
-        self.dead_groups: set[int] = set()
         self.phase, self.status = "start", "finished"
         self.opponents_due = Interval(OPPONENTS_SECONDS)
         self.checkpoint_due = Interval(config.checkpoint.every_seconds) if config.checkpoint.every_seconds else None
@@ -78,14 +73,14 @@ class League(Role):
 
     def _on_free(self, rank: int, told: Mapping[str, Any]) -> None:
         if told["group"] is not None:
-            self.free_groups.append(int(told["group"]))
+            self.terms.free_groups.append(int(told["group"]))
         if told["plays"]:
             self.free_ranks.append(rank)
 
     def _on_played(self, told: Mapping[str, Any]) -> None:
-        if told["world"] not in self.terms:
+        if told["world"] not in self.terms.running:
             return
-        member, group = self.terms[told["world"]]
+        member, group = self.terms.running[told["world"]]
         if "progress" in told:
             self.book.on_progress(member, *told["progress"])
         for name, (games, score) in told.get("played", {}).items():
@@ -96,12 +91,9 @@ class League(Role):
             self._end_term(told["world"], group, "finished")
 
     def _on_frozen(self, told: Mapping[str, Any]) -> None:
-        world, group = told["world"], int(told["group"])
-        if world not in self.terms:
+        member = self.terms.over(told["world"], int(told["group"]))
+        if member is None:
             return
-        member, _ = self.terms.pop(world)
-        self.told.pop(world, None)
-        member.team = None
         self.book.on_progress(member, told["version"], told["env_steps"], told["episodes"])
         if told["snapshot"] is not None:
             snapshot = self.book.add(member, told["snapshot"], member.terms + 1, self.records.seconds)
@@ -109,8 +101,6 @@ class League(Role):
                 "%s after %d updates, %d environment steps: %s is in the pool", member.name, snapshot.updates, snapshot.env_steps, snapshot.name
             )
             self._keep()
-        if group not in self.dead_groups:
-            self.free_groups.append(group)
 
     def _on_result(self, rank: int, told: Mapping[str, Any]) -> None:
         if self.matches.pop(rank, None) is None:
@@ -130,15 +120,9 @@ class League(Role):
         if (task := self.matches.pop(rank, None)) is not None:
             self.book.ended(task["row"], task["column"], None)
         self.free_ranks = [free for free in self.free_ranks if free != rank]
-        self.dead_groups.update(groups)
-        self.free_groups = [group for group in self.free_groups if group not in self.dead_groups]
-        for world, (member, group) in list(self.terms.items()):
-            if self.context.topology.groups[group].learner == rank:
-                del self.terms[world]
-                self.told.pop(world, None)
-                member.team = None
         self.records.on_lost(rank)
-        if self.phase == "train" and self.dead_groups >= set(range(len(self.context.topology.groups))):
+        self.terms.on_lost(rank, groups)
+        if self.phase == "train" and self.terms.nobody_is_left:
             logger.warning("no group is left: stopping")
             self._begin_stop("interrupted")
 
@@ -168,9 +152,9 @@ class League(Role):
                 return True
             if self.checkpoint_due is not None and self.checkpoint_due.due():
                 self._keep()
-            self.records.tick(self.terms, len(self.matches))
+            self.records.tick(self.terms.trained(), len(self.matches))
         worked = self._hand_out()
-        if self.phase == "stop" and (not self.terms or time.monotonic() > self.until):
+        if self.phase == "stop" and (not self.terms.running or time.monotonic() > self.until):
             self._begin_judging()
             return True
         if self.phase == "judge" and (time.monotonic() > self.until or not self.matches):
@@ -196,57 +180,18 @@ class League(Role):
         """Terms to free groups, matches to free ranks, news of opponents to teams."""
         worked = False
         if self.phase == "train":
-            for group in list(self.free_groups):
-                worked = self._give_term(group) or worked
+            waiting = [member for member in self.book.members if member.team is None and self.records.wants(member) and self.book.may_begin(member)]
+            for rank, term in self.terms.give(waiting):
+                self.tell(rank, Kind.TERM, term)
+                worked = True
             if self.opponents_due.due():
-                self._tell_opponents()
+                for rank, opponents in self.terms.news():
+                    self.tell(rank, Kind.OPPONENTS, opponents)
         if self.phase in ("train", "judge"):
             while self.free_ranks and (pair := self.book.next_match()) is not None:
                 self._give_match(self.free_ranks.pop(0), *pair)
                 worked = True
         return worked
-
-    def _give_term(self, group: int) -> bool:
-        """The member that is furthest behind of those that nobody trains and that may begin."""
-        waiting = [member for member in self.book.members if member.team is None and self.records.wants(member) and self.book.may_begin(member)]
-        if not waiting:
-            return False
-        member = min(waiting, key=lambda member: (member.updates, member.index))
-        self.free_groups.remove(group)
-        self.world += 1
-        member.team = group
-        self.terms[self.world] = (member, group)
-        for rank in (ranks := self._ranks(group)):
-            self.tell(rank, Kind.TERM, self._term(member, group, ranks))
-        return True
-
-    def _ranks(self, group: int) -> list[int]:
-        """The group's ranks that are left, the leader first."""
-        found = self.context.topology.groups[group]
-        lost = self.records.lost_ranks
-        return [found.learner, *(rank for rank in found.actors if rank != found.learner and rank not in lost)]
-
-    def _term(self, member: Member, group: int, ranks: list[int]) -> dict[str, Any]:
-        term = {"world": self.world, "member": member.name, "side": member.side, "group": group, "ranks": ranks, "until": self.book.term_end(member)}
-        named = {"directory": member.directory, "snapshot": f"{member.name}-{member.terms + 1:06d}", "seed": self.book.seed_of(member)}
-        named["life"] = member.life
-        return {**term, **named, **self._mixture(member)}
-
-    def _mixture(self, member: Member) -> dict[str, Any]:
-        mixture = self.book.mixture(member)
-        chosen = np.flatnonzero(mixture.weights > 0.0)
-        names = [self.book.snapshots[number].name for number in mixture.snapshots[chosen].tolist()]
-        return {"names": names, "shares": mixture.weights[chosen].astype(np.float64), "own_share": float(mixture.self_share)}
-
-    def _tell_opponents(self) -> None:
-        """The mixtures of those that train, where they have changed."""
-        for world, (member, group) in self.terms.items():
-            mixture = self._mixture(member)
-            told = repr(mixture["names"]).encode() + mixture["shares"].tobytes()
-            if self.told.get(world) != told:
-                self.told[world] = told
-                for rank in self._ranks(group):
-                    self.tell(rank, Kind.OPPONENTS, {"world": world, **mixture})
 
     def _give_match(self, rank: int, row: str, column: str) -> None:
         side = self.book.snapshots[self.book.numbers[row]].side
@@ -263,15 +208,15 @@ class League(Role):
             return
         self.status, self.phase = status, "stop"
         self.records.end()
-        for world, (_, group) in self.terms.items():
+        for world, (_, group) in self.terms.running.items():
             self._end_term(world, group, status)
         self.until = time.monotonic() + STOP_PATIENCE
 
     def _begin_judging(self) -> None:
         """All ranks play matches for a while, unless the run is to go on later."""
-        for member, group in self.terms.values():
+        for member, group in self.terms.running.values():
             logger.warning("no last word from group %d, which trained %s, within %.0f s", group, member.name, STOP_PATIENCE)
-        self.terms = {}
+        self.terms.running.clear()
         self.phase = "judge"
         self.until = time.monotonic() + (self.league.evaluation.final_seconds if self.status == "finished" else 0.0)
         self._hand_out()

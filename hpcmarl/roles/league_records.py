@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from hpcmarl.errors import StorageError
@@ -75,24 +75,20 @@ class LeagueRecords:
 
     # ---- what comes in
 
-    @property
-    def lost_ranks(self) -> set[int]:
-        return {entry["rank"] for entry in self.lost}
-
     def on_lost(self, rank: int) -> None:
         """A rank has died or was given up."""
         roles = "+".join(self.context.topology.roles_of(rank))
         self.lost.append({"rank": rank, "roles": roles, "seconds": round(self.seconds, 3), "replaced": False})
 
-    def tick(self, terms: Mapping[int, tuple[Member, int]], matches: int) -> None:
+    def tick(self, trained: Sequence[Member], matches: int) -> None:
         """Called again and again: a line and a row now and then."""
         if self.row_due.due():
             self._row()
         if not self.config.logging.progress or not self.line_due.due():
             return
         self.line_due = Interval(min(LONGEST_PAUSE, 2 * self.line_due.seconds))
-        trained = ", ".join(f"{member.name} ({member.updates:,} updates)" for member, _ in terms.values())
-        logger.info("%s", f"{self._share()} {self._words()}; in training: {trained or 'nobody'}; {matches} matches under way".strip())
+        names = ", ".join(f"{member.name} ({member.updates:,} updates)" for member in trained)
+        logger.info("%s", f"{self._share()} {self._words()}; in training: {names or 'nobody'}; {matches} matches under way".strip())
 
     def _share(self) -> str:
         stop = self.config.stop

@@ -1,4 +1,7 @@
-"""Evaluation matches between frozen policies on one rank, a step of all slots at a time. Called by roles/league_client.py and `hpcmarl league match`."""
+"""Evaluation matches between frozen policies on one rank, a step of all slots at a time.
+
+Called by roles/league_client.py and `hpcmarl league match`.
+"""
 
 from __future__ import annotations
 

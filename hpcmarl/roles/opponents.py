@@ -59,7 +59,7 @@ class Opponents:
         self.own_share = 0.0
         self.bad: set[str] = set()  # snapshots whose file does not verify
         self.played: dict[str, Played] = {}
-        self._hand: list[list] = []  # [name, episodes that it still serves]
+        self._hand: dict[str, int] = {}  # name -> episodes that it still serves
         self._policies: dict[str, Algorithm] = {}
         self._users: Counter[str] = Counter()
         self._free: list[Algorithm] = []
@@ -68,7 +68,7 @@ class Opponents:
         """From now on draw these with these probabilities (they add up to 1 with `own_share`, that of SELF); who plays goes on to the end."""
         self.names, self.own_share = tuple(names), float(own_share)
         self.shares = np.asarray(shares, float)
-        self._hand = []
+        self._hand = {}
 
     def draw(self) -> str:
         """Who plays the coming episode: a snapshot, or SELF. Each draw must be given back. Raises HpcmarlError where no snapshot can be read."""
@@ -76,22 +76,21 @@ class Opponents:
             return SELF
         while True:
             if len(self._hand) < self.at_once:
-                self._hand.append([self._choose(), self.stay])
-                entry = self._hand[-1]
-            else:
-                entry = self._hand[int(self.generator.integers(len(self._hand)))]
-            name = entry[0]
+                name = self._choose()
+                self._hand[name] = self._hand.get(name, 0) + self.stay
+            weights = np.array(list(self._hand.values()), float)
+            name = list(self._hand)[int(self.generator.choice(len(weights), p=weights / weights.sum()))]
             try:
                 self._take(name)
             except FormatError as error:
                 logger.warning("%s; its opponent is another one", error)
                 self.bad.add(name)
-                self._hand = [entry for entry in self._hand if entry[0] != name]
+                del self._hand[name]
                 continue
-            entry[1] -= 1
-            if entry[1] <= 0:
-                self._hand.remove(entry)
-            return str(name)
+            self._hand[name] -= 1
+            if not self._hand[name]:
+                del self._hand[name]
+            return name
 
     def _choose(self) -> str:
         good = [index for index, name in enumerate(self.names) if name not in self.bad]

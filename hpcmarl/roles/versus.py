@@ -154,9 +154,9 @@ class Versus(BatchedEnvironment):
             policy = self.opponents.policy(who)
             if not self.memory:
                 self.memory = policy.initial_memory(self.slots)
-            part = Frame({name: _rows(of, chosen) for name, of in seen.policies.items()}, None, seen.episode_start[chosen])
+            turn = Frame({name: _rows(of, chosen) for name, of in seen.policies.items()}, None, seen.episode_start[chosen])
             memory = {name: of[chosen] for name, of in self.memory.items()}
-            for name, decision in policy.act(part, memory, self.generator, self.greedy).items():
+            for name, decision in policy.act(turn, memory, self.generator, self.greedy).items():
                 self.replies[name][chosen] = decision.action
                 if decision.memory is not None:
                     self.memory[name][chosen] = decision.memory
@@ -167,7 +167,7 @@ class Versus(BatchedEnvironment):
             total, agents = np.zeros(self.slots), np.zeros(self.slots)
             for name in names:
                 reward = whole.policies[name].reward
-                seats = np.ones(reward.shape, np.bool_)
+                seats: BoolArray = np.ones(reward.shape, np.bool_)
                 if self.sides.symmetric:
                     seats = self.own[name] if place == 0 else ~self.own[name]
                 total += (reward * seats).sum(axis=1)

@@ -120,7 +120,14 @@ def test_an_episode_counts_the_own_side_s_return_and_names_the_opponent(tmp_path
     assert {name: row.games for name, row in played.items()} == {name: len(results) for name, results in counted.items()}
     assert len(played) == 2
     for name, results in counted.items():
-        expected = [len(results), sum(win(r, -r) for r in results), sum(results), sum(r * r for r in results), -sum(results), sum(r * r for r in results)]
+        expected = [
+            len(results),
+            sum(win(r, -r) for r in results),
+            sum(results),
+            sum(r * r for r in results),
+            -sum(results),
+            sum(r * r for r in results),
+        ]
         assert played[name].row() == pytest.approx(expected)
 
 
