@@ -1,7 +1,7 @@
 """Environments: one interface over PettingZoo's parallel and turn-based ones, Gymnasium's, and natively batched ones. The package's public face.
 
 Called by roles/ and cli.py. A new kind of environment is one file with a slot.SlotAdapter and one line in KINDS; one that steps all
-slots by itself is one file with describe(), make(), prepare() and bare(), and one line in BATCHED.
+slots by itself is one file with takes(), describe(), make(), prepare() and bare(), and one line in BATCHED.
 PettingZoo, gymnasium and JAX are imported when an environment is made, not when this package is.
 """
 
@@ -44,9 +44,10 @@ BATCHED: dict[str, str] = {
 
 
 def batched_module(config: EnvConfig) -> Any:
-    """The module of the natively batched environment that `env.id` names, or None."""
+    """The module of the natively batched environment that `env.id` names, or None. Raises as make_environment does."""
     name = BATCHED.get(config.id.partition(":")[0])
-    return None if name is None else importlib.import_module(name)
+    module = None if name is None else importlib.import_module(name)
+    return module if module is not None and module.takes(config) else None
 
 
 def make_environment(
