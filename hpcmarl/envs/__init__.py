@@ -40,6 +40,7 @@ KINDS: dict[str, str] = {
 BATCHED: dict[str, str] = {
     "smax": "hpcmarl.envs.smax",
     "matrix": "hpcmarl.envs.matrix",
+    "openspiel": "hpcmarl.envs.tree",
 }
 
 
