@@ -36,19 +36,18 @@ KINDS: dict[str, str] = {
     "parallel": "hpcmarl.envs.parallel:ParallelSlot",
     "aec": "hpcmarl.envs.aec:TurnSlot",
 }
-# what env.id begins with (smax:3m) -> the module of a natively batched environment
-BATCHED: dict[str, str] = {
-    "smax": "hpcmarl.envs.smax",
-    "matrix": "hpcmarl.envs.matrix",
-    "openspiel": "hpcmarl.envs.tree",
+# what env.id begins with (smax:3m) -> the modules of natively batched environments, the first that takes it; where none does it is driven one by one
+BATCHED: dict[str, tuple[str, ...]] = {
+    "smax": ("hpcmarl.envs.smax",),
+    "matrix": ("hpcmarl.envs.matrix",),
+    "openspiel": ("hpcmarl.envs.boards", "hpcmarl.envs.tree"),
 }
 
 
 def batched_module(config: EnvConfig) -> Any:
     """The module of the natively batched environment that `env.id` names, or None. Raises as make_environment does."""
-    name = BATCHED.get(config.id.partition(":")[0])
-    module = None if name is None else importlib.import_module(name)
-    return module if module is not None and module.takes(config) else None
+    modules = map(importlib.import_module, BATCHED.get(config.id.partition(":")[0], ()))
+    return next((module for module in modules if module.takes(config)), None)
 
 
 def make_environment(

@@ -45,7 +45,7 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
 def make(config: EnvConfig, policies: Mapping[str, PolicyConfig], slots: int, seeds: Seeds, *, record: bool, with_state: bool) -> MatrixBatch:
     """`slots` games. Raises ConfigError; there is no state."""
     refuse_state(config, with_state)
-    return MatrixBatch(config, describe(config, policies), slots, record=record)
+    return MatrixBatch(config, describe(config, policies), slots, seeds, record=record)
 
 
 def prepare(config: EnvConfig, slots: int) -> None:
@@ -68,8 +68,8 @@ def first_sight(game: MatrixGame) -> FloatArray:
 class MatrixBatch(NativeBatch):
     """E games of two players."""
 
-    def __init__(self, config: EnvConfig, spec: EnvironmentSpec, slots: int, *, record: bool) -> None:
-        super().__init__(config, spec, PLAYERS, slots, record=record)
+    def __init__(self, config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool) -> None:
+        super().__init__(config, spec, PLAYERS, slots, seeds, record=record)
         game = find_game(config)
         self._payoffs, self._rounds = np.moveaxis(game.payoffs, 0, -1), game.rounds  # [rows, columns, 2]
         self._first = first_sight(game)

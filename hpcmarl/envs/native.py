@@ -1,6 +1,7 @@
 """What natively batched games in numpy have in common: seats, episodes, resting slots, frames and outcomes.
 
-The base of matrix.py and tree.py, called by roles/ through base.BatchedEnvironment. Must not know the games' rules, networks, ranks or files.
+The base of matrix.py, tree.py and boards.py, called by roles/ through base.BatchedEnvironment. Must not know the games' rules, networks,
+ranks or files.
 Nothing can break in such games: env.step_seconds and env.restarts do not apply, and `counts` stay 0. All players end together.
 """
 
@@ -16,7 +17,7 @@ import numpy as np
 from hpcmarl.config import EnvConfig
 from hpcmarl.envs.base import BatchedEnvironment, Seeds, new_frame, new_outcome
 from hpcmarl.envs.slot import ONGOING, TERMINATED, TRUNCATED
-from hpcmarl.errors import ConfigError
+from hpcmarl.errors import ConfigError, EnvironmentFailure
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, Episode, FinalFrame, FloatArray, Frame, IntArray, Outcome
 
 DRAWN = 64  # steps whose random numbers are drawn ahead for bare stepping
@@ -25,12 +26,12 @@ DRAWN = 64  # steps whose random numbers are drawn ahead for bare stepping
 class NativeBatch(BatchedEnvironment):
     """E games of P players, in the order of `players`. A subclass says how they begin, go on and look, for the slots `rows` [n]."""
 
-    def __init__(self, config: EnvConfig, spec: EnvironmentSpec, players: Sequence[str], slots: int, *, record: bool) -> None:
+    def __init__(self, config: EnvConfig, spec: EnvironmentSpec, players: Sequence[str], slots: int, seeds: Seeds, *, record: bool) -> None:
         self.spec, self.slots = spec, slots
         self.counts = Counter(restarts=0, hangs=0, bad_numbers=0, quarantined=0)
         self.episode_index = np.full(slots, -1, np.int64)
         self.episode_step = np.zeros(slots, np.int64)
-        self._record, self._limit = record, config.max_steps
+        self._players, self._seeds, self._record, self._limit = players, seeds, record, config.max_steps
         seats = {agent: (policy.name, column) for policy in spec.policies for column, agent in enumerate(policy.agents)}
         self._seats = [seats[player] for player in players]
         self._everywhere = np.arange(slots)
@@ -126,6 +127,13 @@ class NativeBatch(BatchedEnvironment):
         for row, index, length, mean, returns, cut_off in told:
             outcome.episodes.append(Episode(row, index, length, mean, dict(zip(names, returns, strict=True)), not cut_off))
         self._begin(rows)
+
+    def _forbid(self, rows: IntArray, players: IntArray, actions: IntArray, wrong: BoolArray) -> None:
+        """Raises EnvironmentFailure for the first of the moves [n] that is wrong."""
+        for number in np.flatnonzero(wrong)[:1].tolist():
+            slot = self._seeds.first_slot + int(rows[number])
+            name = self._players[players[number]]
+            raise EnvironmentFailure(f"environment {self.spec.id} in slot {slot}: {name} took action {actions[number]}, which its mask forbids")
 
     def _begin(self, rows: IntArray) -> None:
         """These slots stand at the beginning of their next episode."""

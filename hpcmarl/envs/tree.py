@@ -19,7 +19,6 @@ from hpcmarl.envs.draws import uniform
 from hpcmarl.envs.grouping import AgentView, group_agents
 from hpcmarl.envs.native import NativeBatch, random_steps, refuse_state
 from hpcmarl.envs.spaces import view_action, view_observation
-from hpcmarl.errors import EnvironmentFailure
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, IntArray
 
 MAX_POSITIONS = 20_000  # Leduc poker has 9,457
@@ -113,7 +112,11 @@ def _found(config: EnvConfig) -> Tree:
 
 def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> EnvironmentSpec:
     """The spec of a game. Raises as takes() does."""
-    play = _found(config).play
+    return spec_of(_found(config).play, config, policies)
+
+
+def spec_of(play: Any, config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> EnvironmentSpec:
+    """The spec of a game of turns that is played by `play` (games/openspiel.py). Raises ConfigError where policies do not fit."""
     seen, acted = play.observation_space, play.action_space
     agents = [AgentView(name, seen, acted, view_observation(seen, name), view_action(acted, name), True) for name in play.names]
     return EnvironmentSpec(config.id, group_agents(agents, policies), None, turn_based=True)
@@ -140,8 +143,7 @@ class TreeBatch(NativeBatch):
 
     def __init__(self, config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool) -> None:
         self._tree = _found(config)
-        super().__init__(config, spec, self._tree.play.names, slots, record=record)
-        self._seeds = seeds
+        super().__init__(config, spec, self._tree.play.names, slots, seeds, record=record)
         self._position = np.zeros(slots, np.int64)
         self._seed = np.zeros(slots, np.int64)
         self._drawn = np.zeros(slots, np.int64)  # chance moves in the episode
@@ -170,9 +172,7 @@ class TreeBatch(NativeBatch):
         players = tree.turn[before]
         chosen = actions[np.arange(len(rows)), players]
         after = tree.child[tree.place[before], chosen]
-        for wrong in np.flatnonzero(after < 0)[:1].tolist():
-            name, slot = tree.play.names[players[wrong]], self._seeds.first_slot + int(rows[wrong])
-            raise EnvironmentFailure(f"environment {self.spec.id} in slot {slot}: {name} took action {chosen[wrong]}, which its mask forbids")
+        self._forbid(rows, players, chosen, after < 0)
         self._position[rows] = after
         self._move_chance(rows)
         now = self._position[rows]
