@@ -22,8 +22,6 @@ from hpcmarl.roles.sides import Game, score_of
 from hpcmarl.roles.versus import Versus, side_of
 from hpcmarl.types import EnvironmentSpec
 
-FOREVER = 1 << 62
-
 
 class Matches:
     """One match at a time, all of them on the same environment slots. A match is {row, column: names of snapshots, side: of the row, seed}."""
@@ -82,7 +80,7 @@ class Matches:
         if self.environment is None:
             self.environment = evaluation_environment(self.config.env, self.config.policies, self.settings, row.needs_state)
         generator = np.random.default_rng([self.settings.seed, int(self.task["seed"])])
-        opponents = Opponents(self.pool, lambda: column, generator, at_once=1, stay=FOREVER)
+        opponents = Opponents(self.pool, lambda: column, generator, at_once=1, stay=1)
         opponents.change([self.task["column"]], np.ones(1), 0.0)
         greedy = self.league.evaluation.greedy
         versus = Versus(self.environment, sides, opponents, score_of(self.league), generator, greedy)

@@ -48,8 +48,8 @@ class Played:
 
 
 class Opponents:
-    """Draws from a distribution over snapshots. At most `at_once` different ones are at hand, and each serves `stay` episodes before another
-    is drawn in its place: so the policies of a batch of slots are few, while every snapshot gets its share."""
+    """Draws from a distribution over snapshots. `at_once` are drawn together and each serves `stay` episodes, in random order, before the next are:
+    so the policies of a batch of slots are few, while every snapshot gets its share."""
 
     def __init__(self, pool: Pool, make: Callable[[], Algorithm], generator: np.random.Generator, at_once: int = 4, stay: int = 4) -> None:
         self.pool, self.make, self.generator = pool, make, generator
@@ -59,7 +59,7 @@ class Opponents:
         self.own_share = 0.0
         self.bad: set[str] = set()  # snapshots whose file does not verify
         self.played: dict[str, Played] = {}
-        self._hand: dict[str, int] = {}  # name -> episodes that it still serves
+        self._hand: list[str] = []  # who plays the coming episodes, the next one last
         self._policies: dict[str, Algorithm] = {}
         self._users: Counter[str] = Counter()
         self._free: list[Algorithm] = []
@@ -68,38 +68,36 @@ class Opponents:
         """From now on draw these with these probabilities (they add up to 1 with `own_share`, that of SELF); who plays goes on to the end."""
         self.names, self.own_share = tuple(names), float(own_share)
         self.shares = np.asarray(shares, float)
-        self._hand = {}
+        self._hand = []
 
     def draw(self) -> str:
         """Who plays the coming episode: a snapshot, or SELF. Each draw must be given back. Raises HpcmarlError where no snapshot can be read."""
         if self.own_share > 0.0 and self.generator.random() < self.own_share:
             return SELF
         while True:
-            if len(self._hand) < self.at_once:
-                name = self._choose()
-                self._hand[name] = self._hand.get(name, 0) + self.stay
-            weights = np.array(list(self._hand.values()), float)
-            name = list(self._hand)[int(self.generator.choice(len(weights), p=weights / weights.sum()))]
+            if not self._hand:
+                self._hand = self._choose()
+            name = self._hand.pop()
             try:
                 self._take(name)
             except FormatError as error:
                 logger.warning("%s; its opponent is another one", error)
                 self.bad.add(name)
-                del self._hand[name]
+                self._hand = [other for other in self._hand if other != name]
                 continue
-            self._hand[name] -= 1
-            if not self._hand[name]:
-                del self._hand[name]
             return name
 
-    def _choose(self) -> str:
+    def _choose(self) -> list[str]:
+        """The next `at_once` snapshots, each `stay` times."""
         good = [index for index, name in enumerate(self.names) if name not in self.bad]
-        shares = self.shares[good]
-        if not good or not shares.sum() > 0.0:
-            if not good:
-                raise HpcmarlError(f"{self.pool.directory}: none of the {len(self.names)} opponents can be read; resume the league when they can")
-            shares = np.ones(len(good))
-        return self.names[good[int(self.generator.choice(len(good), p=shares / shares.sum()))]]
+        if not good:
+            raise HpcmarlError(f"{self.pool.directory}: none of the {len(self.names)} opponents can be read; resume the league when they can")
+        limits = np.cumsum(self.shares[good])
+        if not limits[-1] > 0.0:
+            limits = np.arange(1.0, len(good) + 1.0)
+        drawn = np.searchsorted(limits, self.generator.random(self.at_once) * limits[-1], side="right")
+        drawn = np.minimum(drawn, np.searchsorted(limits, limits[-1]))  # rounding may have led past the last that can be drawn
+        return [self.names[good[index]] for index in self.generator.permutation(np.repeat(drawn, self.stay)).tolist()]
 
     def _take(self, name: str) -> None:
         if name not in self._policies:

@@ -10,7 +10,7 @@ has all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,6 +53,7 @@ class Versus(BatchedEnvironment):
         self.whole, self.spec = environment.spec, side_of(environment.spec, sides.own)
         self.slots, self.counts = environment.slots, environment.counts
         self.episode_index, self.episode_step = environment.episode_index, environment.episode_step
+        self._all = np.arange(self.slots)
         self.who = [SELF] * self.slots
         self.drawn = [False] * self.slots
         others = side_of(self.whole, sides.other)
@@ -96,8 +97,9 @@ class Versus(BatchedEnvironment):
                 part.terminated &= own
                 part.truncated &= own
         ended = np.flatnonzero(outcome.episode_end)
-        self._seat(ended.tolist())
-        self._show(range(self.slots), frame)
+        if len(ended):
+            self._seat(ended.tolist())
+        self._show(self._all, frame)
 
     def state_dict(self) -> dict[str, Any]:
         return self.environment.state_dict()
@@ -111,30 +113,30 @@ class Versus(BatchedEnvironment):
 
     # ---- who plays
 
-    def _begin(self, slots: Iterable[int], frame: Frame) -> None:
+    def _begin(self, slots: Sequence[int], frame: Frame) -> None:
         """New episodes have begun in these slots."""
         self._seat(slots)
-        self._show(slots, frame)
+        self._show(np.array(slots, np.int64), frame)
 
-    def _seat(self, slots: Iterable[int]) -> None:
+    def _seat(self, slots: Sequence[int]) -> None:
         """Draw an opponent for the coming episode of each slot, and seats."""
         for slot in slots:
             if self.drawn[slot]:
                 self.opponents.give_back(self.who[slot])
             self.who[slot], self.drawn[slot] = self.opponents.draw(), True
-            self.earned[slot] = 0.0
-            for memory in self.memory.values():
-                memory[slot] = 0.0
-            if self.sides.symmetric:
-                (own,) = self.own.values()
-                seats = own.shape[1]
-                first = (slot + int(self.episode_index[slot])) % seats
-                own[slot] = self.who[slot] == SELF
-                own[slot, [(first + seat) % seats for seat in range(self.sides.own_seats)]] = True
+        rows = np.array(slots, np.int64)
+        self.earned[rows] = 0.0
+        for memory in self.memory.values():
+            memory[rows] = 0.0
+        if self.sides.symmetric:
+            (own,) = self.own.values()
+            first = rows + self.episode_index[rows]
+            own[rows] = np.array([self.who[slot] == SELF for slot in slots], np.bool_)[:, None]
+            for seat in range(self.sides.own_seats):
+                own[rows, (first + seat) % own.shape[1]] = True
 
-    def _show(self, slots: Iterable[int], frame: Frame) -> None:
+    def _show(self, rows: Array, frame: Frame) -> None:
         """Let the other side reply to what these slots show, and hide it from the own side."""
-        rows = np.fromiter(slots, np.int64)
         if self.sides.symmetric:
             for name, own in self.own.items():
                 alive = frame.policies[name].alive
