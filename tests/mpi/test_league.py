@@ -1,0 +1,75 @@
+"""Leagues on real ranks: both MPI libraries, a killed leader, a killed job that goes on with other ranks."""
+
+import os
+import signal
+
+import pytest
+
+from hpcmarl.io.pool import list_snapshots
+from tests.mpi.launch import LIBRARIES, rank_processes, run_train
+from tests.unit.test_league_runs import NAMES, RPS
+from tests.worlds import final_state, summary
+
+pytestmark = pytest.mark.mpi
+TWO_TEAMS = ("topology.groups=2", "topology.actors_per_learner=0", "topology.server=dedicated")
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(RPS)
+    return path
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_two_teams_train_two_members_apart(library, config, tmp_path):
+    job = run_train(library, 5, config, "--run-dir", str(tmp_path / "run"), "topology.groups=2")
+    assert job.code == 0, job.text
+    assert not job.orphans
+    told = summary(tmp_path / "run")
+    assert {name: row["updates"] for name, row in told["members"].items()} == {"a": 6, "b": 6}
+    assert list_snapshots(tmp_path / "run" / "pool") == NAMES
+    assert told["evaluation_games"] > 0
+
+
+class Kill:
+    """Kills ranks (all: the whole job) once so many snapshots are in the pool."""
+
+    def __init__(self, directory, snapshots, *ranks):
+        self.directory, self.snapshots, self.ranks, self.done = directory, snapshots, ranks, False
+
+    def __call__(self, _session):
+        if not self.done and len(list_snapshots(self.directory / "pool")) >= self.snapshots:
+            processes = rank_processes(str(self.directory))
+            for rank in self.ranks or processes:
+                os.kill(processes[rank], signal.SIGKILL)
+            self.done = True
+
+
+def test_a_killed_leader_delays_nobody_and_its_member_goes_on_in_the_other_team(config, tmp_path):
+    directory = tmp_path / "run"
+    changes = (*TWO_TEAMS, "stop.updates=60", "league.freeze.most_updates=10", "checkpoint.every_updates=5")
+    job = run_train("openmpi", 3, config, "--run-dir", str(directory), *changes, meanwhile=Kill(directory, 4, 1))
+    assert job.code == 0, job.text
+    assert not job.orphans
+    told = summary(directory)
+    assert [row["rank"] for row in told["lost_ranks"]] == [1]
+    assert {name: row["updates"] for name, row in told["members"].items()} == {"a": 60, "b": 60}
+
+
+def test_a_killed_league_goes_on_with_fewer_ranks_and_forgets_nothing(config, tmp_path):
+    directory = tmp_path / "run"
+    changes = ("stop.updates=40", "league.freeze.most_updates=10")
+    job = run_train("openmpi", 3, config, "--run-dir", str(directory), *TWO_TEAMS, *changes, meanwhile=Kill(directory, 5))
+    assert not job.orphans
+    assert not (directory / "summary.json").exists(), job.text
+    there, known = list_snapshots(directory / "pool"), final_state(directory)["league"]
+    assert len(there) >= 5
+    again = run_train("openmpi", 1, config, "--run-dir", str(directory), "--resume", "auto", *changes)
+    assert again.code == 0, again.text
+    state = final_state(directory)["league"]
+    assert set(there) <= set(state["order"])
+    assert sorted(state["order"]) == list_snapshots(directory / "pool") == [f"{member}-{term:06d}" for member in "ab" for term in range(5)]
+    size = len(known["order"])
+    assert (state["payoff"]["games"][:size, :size] >= known["payoff"]["games"]).all()
+    assert summary(directory)["seconds"] > 0
