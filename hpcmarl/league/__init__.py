@@ -12,6 +12,7 @@ from typing import Any
 from hpcmarl.config.league import EvaluationStrategyConfig, MatchmakingConfig
 from hpcmarl.league.matchmaking import Latest, Matchmaker, Partners, Pfsp, Quality, Uniform
 from hpcmarl.league.payoff import Payoff
+from hpcmarl.league.psro import Psro
 from hpcmarl.league.schedule import Adaptive, EvaluationStrategy, LatestPairs, Panel, RoundRobin
 
 MATCHMAKERS: dict[str, type[Matchmaker]] = {
@@ -19,6 +20,7 @@ MATCHMAKERS: dict[str, type[Matchmaker]] = {
     "uniform": Uniform,
     "quality": Quality,
     "pfsp": Pfsp,
+    "psro": Psro,
     "partners": Partners,
 }
 STRATEGIES: dict[str, type[EvaluationStrategy]] = {
