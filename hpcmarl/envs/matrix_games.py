@@ -12,7 +12,7 @@ import numpy as np
 
 from hpcmarl.config import EnvConfig
 from hpcmarl.errors import ConfigError
-from hpcmarl.types import FloatArray
+from hpcmarl.types import Array
 
 PACKAGE = "matrix"  # ids begin with it: matrix:rps
 OWN = "own"  # matrix:own: the payoffs are env.kwargs
@@ -34,7 +34,7 @@ LISTED = ", ".join(f"{PACKAGE}:{name}" for name in (*GAMES, OWN))
 class MatrixGame:
     """payoffs [2, rows, columns] float64: what player_0 (who chooses the row) and player_1 get; rounds an episode."""
 
-    payoffs: FloatArray
+    payoffs: Array
     rounds: int
 
     @property
@@ -68,7 +68,7 @@ def find_game(config: EnvConfig) -> MatrixGame:
     return MatrixGame(np.stack([own, other]), rounds)
 
 
-def _matrix(key: str, given: Any) -> FloatArray:
+def _matrix(key: str, given: Any) -> Array:
     try:
         matrix = np.array(given, np.float64)
     except (TypeError, ValueError):
