@@ -42,6 +42,10 @@ class Chooser(ABC):
     def mode(self, raw: FloatArray, mask: BoolArray | None) -> tuple[Array, FloatArray]:
         """The most probable actions (continuous: the squashed mean) with their log-probabilities [n] float32."""
 
+    def chances(self, raw: FloatArray, mask: BoolArray | None) -> FloatArray:
+        """How likely `sample` draws each action, [n, A]; discrete actions only. Raises TypeError for others."""
+        raise TypeError(f"{type(self).__name__} has no table of single actions")
+
 
 class Head(Chooser):
     """The distribution over one agent's actions, for learning too."""
@@ -79,6 +83,13 @@ class EpsilonGreedy(Chooser):
     def mode(self, raw: FloatArray, mask: BoolArray | None) -> tuple[Array, FloatArray]:
         values = raw if mask is None else np.where(mask, raw, -np.inf)
         return values.argmax(-1), np.zeros(len(raw), np.float32)
+
+    def chances(self, raw: FloatArray, mask: BoolArray | None) -> FloatArray:
+        allowed = np.ones(raw.shape, bool) if mask is None else mask
+        best, _ = self.mode(raw, mask)
+        chances: FloatArray = np.asarray(allowed * (self.epsilon / np.maximum(allowed.sum(-1, keepdims=True), 1)), np.float32)
+        chances[np.arange(len(raw)), best] += 1.0 - self.epsilon
+        return chances
 
 
 def make_head(space: ActionSpace) -> Head:
@@ -128,6 +139,14 @@ class CategoricalHead(Head):
 
     def mode(self, raw: FloatArray, mask: BoolArray | None) -> tuple[Array, FloatArray]:
         return self._choose(raw, mask, None)
+
+    def chances(self, raw: FloatArray, mask: BoolArray | None) -> FloatArray:
+        if not self._single:
+            return super().chances(raw, mask)
+        allowed = raw if mask is None else np.where(mask, raw, np.float32(UNAVAILABLE))
+        weight = np.exp(allowed - allowed.max(-1, keepdims=True))
+        chances: FloatArray = weight / weight.sum(-1, keepdims=True)
+        return chances
 
     def _choose(self, raw: FloatArray, mask: BoolArray | None, noise: FloatArray | None) -> tuple[Array, FloatArray]:
         """argmax of probability / exponential noise is a draw from the distribution; without noise it is the mode.

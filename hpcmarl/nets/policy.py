@@ -126,9 +126,7 @@ class Actor:
         """
         slots, agents = frame.alive.shape
         rows = slots * agents
-        obs = frame.obs.reshape(rows, -1)
-        if self._normalised is not None:
-            obs = self._normalised(obs)
+        obs = self._seen(frame.obs.reshape(rows, -1))
         after = None
         if self._recurrence is not None:
             assert self._body is not None
@@ -147,6 +145,16 @@ class Actor:
             action[dead] = 0
             logp[dead] = 0
         return Decision(action.reshape(slots, agents, *action.shape[1:]), logp.reshape(slots, agents), after)
+
+    def chances(self, obs: FloatArray, mask: BoolArray | None) -> FloatArray:
+        """How likely each action is drawn, [n, A], for observations [n, *shape] and masks [n, A]. Raises TypeError where policies are recurrent,
+        whose chances depend on more than they see, or actions are not discrete."""
+        if self._recurrence is not None:
+            raise TypeError("a recurrent policy acts by its memory, not by one observation")
+        return self._chooser.chances(self._outputs(self._seen(obs.reshape(len(obs), -1))), mask)
+
+    def _seen(self, obs: FloatArray) -> FloatArray:
+        return obs if self._normalised is None else self._normalised(obs)
 
 
 def _gru_cell(inputs: int, memory: int, generator: torch.Generator) -> nn.GRUCell:
