@@ -155,3 +155,21 @@ class AdaptiveConfig(StrategySection):
 
 
 EvaluationStrategyConfig = Annotated[RoundRobinConfig | LatestPairsConfig | PanelConfig | AdaptiveConfig, Field(discriminator="name")]
+
+
+def matchmaking_contradictions(key: str, config: MatchmakingConfig | MemberKindConfig, *, cooperative: bool) -> list[str]:
+    """What a matchmaker's section (at `key` in the configuration) does not allow, each as one line that says what to change."""
+    found = []
+    if cooperative and config.name == "psro":
+        found.append(f"{key}.name: psro looks for an equilibrium between opponents, and in a cooperative league there are none; use partners")
+    if not cooperative and config.name == "partners":
+        found.append(f"{key}.name: partners is for cooperative leagues; use uniform to meet opponents at random")
+    if isinstance(config, MainConfig) and config.pfsp_share + config.verification_share > 1:
+        found.append(
+            f"{key}.pfsp_share {config.pfsp_share} and {key}.verification_share {config.verification_share} are more than 1 together; lower one"
+        )
+    if isinstance(config, MainConfig | MainExploiterConfig | LeagueExploiterConfig) and config.freeze.least_updates > config.freeze.most_updates:
+        found.append(
+            f"{key}.freeze.least_updates {config.freeze.least_updates} is more than {key}.freeze.most_updates {config.freeze.most_updates}; lower it"
+        )
+    return found

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hpcmarl.config.league import EvaluationStrategyConfig, MatchmakingConfig
+from hpcmarl.config.league import EvaluationStrategyConfig, MatchmakingConfig, MemberKindConfig
+from hpcmarl.league.kinds import LeagueExploiter, Main, MainExploiter, MemberKind
 from hpcmarl.league.matchmaking import Latest, Matchmaker, Partners, Pfsp, Quality, Uniform
 from hpcmarl.league.payoff import Payoff
 from hpcmarl.league.psro import Psro
@@ -22,6 +23,11 @@ MATCHMAKERS: dict[str, type[Matchmaker]] = {
     "pfsp": Pfsp,
     "psro": Psro,
     "partners": Partners,
+}
+KINDS: dict[str, type[MemberKind]] = {
+    "main": Main,
+    "main_exploiter": MainExploiter,
+    "league_exploiter": LeagueExploiter,
 }
 STRATEGIES: dict[str, type[EvaluationStrategy]] = {
     "round_robin": RoundRobin,
@@ -36,6 +42,13 @@ def make_matchmaker(config: MatchmakingConfig) -> Matchmaker:
     constructor: Any = MATCHMAKERS[config.name]
     matchmaker: Matchmaker = constructor(config)
     return matchmaker
+
+
+def make_kind(config: MemberKindConfig) -> MemberKind:
+    """What decides for one member of the kind that `config.name` asks for."""
+    constructor: Any = KINDS[config.name]
+    kind: MemberKind = constructor(config)
+    return kind
 
 
 def make_strategy(config: EvaluationStrategyConfig, payoff: Payoff, sides: Sequence[str] = ("",), *, cooperative: bool = False) -> EvaluationStrategy:
