@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs import KNOWN_ENVIRONMENTS, Seeds, describe, episode_seed, make_environment
 from hpcmarl.envs.bare import make_bare
+from hpcmarl.envs.draws import uniform
 from hpcmarl.envs.resolve import resolve
 from hpcmarl.errors import ConfigError, MissingPackageError
 from tests.envs_twins import assert_equals_twin, play
@@ -203,3 +204,23 @@ def test_it_is_listed_and_can_be_stepped_bare() -> None:
         for _ in range(60):
             bare.step()
         assert bare.episode > 1  # type: ignore[union-attr]
+
+
+def test_numbers_of_chance_are_splitmix64() -> None:
+    """Against the algorithm in whole numbers, one after the other; and spread evenly."""
+    whole = 2**64 - 1
+
+    def mix(bits: int) -> int:
+        bits = ((bits ^ bits >> 30) * 0xBF58476D1CE4E5B9) & whole
+        bits = ((bits ^ bits >> 27) * 0x94D049BB133111EB) & whole
+        return bits ^ bits >> 31
+
+    for seed in (0, 1, 2**31 - 1):
+        state, expected = mix((seed + 0x9E3779B97F4A7C15) & whole), []
+        for _ in range(5):
+            state = (state + 0x9E3779B97F4A7C15) & whole
+            expected.append((mix(state) >> 11) / 2**53)
+        assert uniform(np.full(5, seed), np.arange(5)).tolist() == expected
+    many = uniform(np.repeat(np.arange(500), 20), np.tile(np.arange(20), 500))
+    assert abs(np.bincount((many * 10).astype(int), minlength=10) - 1000).max() < 200
+    assert len(set(many.tolist())) == len(many)

@@ -29,6 +29,7 @@ HOWS = ("terminated", "truncated", "both", "vanish", "stay")
         ("simple_speaker_listener_v4", {}),
         ("simple_spread_v3", {"continuous_actions": True}),
         ("simple_tag_v3", {"max_cycles": 9}),
+        ("simple_adversary_v3", {"max_cycles": 8}),
     ],
 )
 def test_mpe_equals_twin(module: str, kwargs: dict[str, Any], max_steps: int | None) -> None:

@@ -2,12 +2,13 @@
 
 Built by resolve.py. Must know nothing of policies, slots or ranks. Games of turns become AEC environments, games of simultaneous
 moves parallel ones; agents are player_0, player_1, ... What an agent sees is its information state tensor (all that it has seen and
-done) where the game has one, else its observation tensor, and nothing else. Chance moves are drawn from a generator of the environment's own, so
-that seed and actions determine an episode. A step's rewards are by how much the players' returns have grown.
+done) where the game has one, else its observation tensor, and nothing else. Chance moves follow from the episode's seed, so that seed
+and actions determine an episode. A step's rewards are by how much the players' returns have grown.
 """
 
 from __future__ import annotations
 
+import bisect
 import difflib
 from collections.abc import Callable, Mapping
 from types import ModuleType
@@ -18,6 +19,7 @@ from gymnasium import spaces
 from pettingzoo.utils.env import AECEnv, ParallelEnv
 
 from hpcmarl.config import EnvConfig
+from hpcmarl.envs.draws import uniform
 from hpcmarl.errors import ConfigError, MissingPackageError
 from hpcmarl.types import Array, FloatArray
 
@@ -78,6 +80,12 @@ def _refuse(game: Any, kinds: Any, id: str) -> None:
         raise ConfigError(f"env.id {id}: the game {wrong}; choose another game or other env.kwargs")
 
 
+def chances(state: Any) -> tuple[list[int], list[float]]:
+    """The moves that chance may make, and their probabilities added up: a number u makes the first one whose sum is above u."""
+    actions, probabilities = zip(*state.chance_outcomes(), strict=True)
+    return list(actions), np.cumsum(probabilities).tolist()
+
+
 class Play:
     """One game being played: moves chance, shows what players see, adds up what they got. The part that both kinds of environment share."""
 
@@ -93,14 +101,13 @@ class Play:
         mask = spaces.Box(0, 1, (self.actions,), np.int8)
         self.observation_space = spaces.Dict({"observation": seen, "action_mask": mask})
         self.action_space = spaces.Discrete(self.actions)
-        self.generator = np.random.default_rng()
+        self.seed, self.drawn = 0, 0  # drawn: chance moves in this game
         self.state: Any = None
         self.returns = np.zeros(len(self.players))
 
     def begin(self, seed: int | None) -> None:
-        """A new game; without a seed the generator goes on."""
-        if seed is not None:
-            self.generator = np.random.default_rng(seed)
+        """A new game; without a seed that of the number after the last one's."""
+        self.seed, self.drawn = self.seed + 1 if seed is None else seed, 0
         self.state = self.game.new_initial_state()
         self.returns = np.zeros(len(self.players))
         self._move_chance()
@@ -118,15 +125,10 @@ class Play:
     def _move_chance(self) -> None:
         state = self.state
         while state.is_chance_node():
-            outcomes = state.chance_outcomes()
-            left = self.generator.random() * sum(probability for _, probability in outcomes)
-            chosen = outcomes[-1][0]
-            for action, probability in outcomes:
-                left -= probability
-                if left < 0:
-                    chosen = action
-                    break
-            state.apply_action(chosen)
+            actions, ends = chances(state)
+            left = float(uniform(np.array([self.seed]), np.array([self.drawn]))[0])
+            state.apply_action(actions[min(bisect.bisect_right(ends, left), len(actions) - 1)])
+            self.drawn += 1
 
     def tensor(self, player: int) -> FloatArray:
         """What the player sees: float32, of `shape`."""
