@@ -9,6 +9,8 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpcmarl.algos import make_algorithm
+from hpcmarl.algos.base import Algorithm
 from hpcmarl.config import Config
 from hpcmarl.config.file import load_config
 from hpcmarl.envs import describe
@@ -18,6 +20,7 @@ from hpcmarl.io.pool import Pool
 from hpcmarl.league.book import Book, Snapshot
 from hpcmarl.roles.league_start import read_book
 from hpcmarl.roles.sides import Game, game_of
+from hpcmarl.roles.versus import side_of
 from hpcmarl.types import EnvironmentSpec
 
 
@@ -33,8 +36,13 @@ class LeagueRun:
     book: Book
     pool: Pool
 
-    def snapshot(self, name: str) -> Snapshot:
-        """A snapshot by its name, or a member's newest one whose file verifies by the member's. Raises UsageError for other names."""
+    def algorithm(self, side: str) -> Algorithm:
+        """Networks for the snapshots of a side, with initial weights."""
+        return make_algorithm(side_of(self.spec, self.game.sides[side]), self.config.algo, self.config.seed)
+
+    def snapshot(self, name: str, others: tuple[str, ...] = ()) -> Snapshot:
+        """A snapshot by its name, or a member's newest one whose file verifies by the member's. Raises UsageError for other names; `others` are
+        names that would have done, too."""
         book = self.book
         if name in book.numbers:
             return book.snapshots[book.numbers[name]]
@@ -44,13 +52,12 @@ class LeagueRun:
                 if found is None:
                     raise UsageError(f"{name}: this member has no snapshot that verifies in {self.pool.directory}; name another one")
                 return found
-        raise UsageError(f"{name}: {self.directory} has no such snapshot or member; {self.nearest(name)}")
+        raise UsageError(f"{name}: {self.directory} has no such snapshot or member; {self._nearest(name, others)}")
 
-    def nearest(self, name: str, others: tuple[str, ...] = ()) -> str:
-        """What could have been meant, as half a sentence."""
-        known = [*(member.name for member in self.book.members), *self.book.numbers, *others]
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        return f"nearest: {', '.join(near)}" if near else f"members: {', '.join(member.name for member in self.book.members)}"
+    def _nearest(self, name: str, others: tuple[str, ...]) -> str:
+        members = [member.name for member in self.book.members]
+        near = difflib.get_close_matches(name, [*members, *self.book.numbers, *others], n=3, cutoff=0.5)
+        return f"nearest: {', '.join(near)}" if near else f"allowed: {', '.join([*members, *others])}, and snapshots of these members"
 
 
 def read_league(path: str) -> LeagueRun:

@@ -1,4 +1,6 @@
-"""Evaluation matches between frozen policies on one rank, a step of all slots at a time. Called by roles/league_client.py and `hpcmarl league match`."""
+"""Evaluation matches between frozen policies on one rank, a step of all slots at a time.
+
+Called by roles/league_client.py and roles/league_match.py."""
 
 from __future__ import annotations
 
