@@ -99,8 +99,10 @@ def match(
     typer.echo(f"score of {row}: {result['score']:.3f} (95 % from {result['score_low']:.3f} to {result['score_high']:.3f})")
     if result["wins"] is not None:
         typer.echo(f"{result['wins']} won, {result['draws']} drawn, {result['losses']} lost")
-    sides = (("row", row), ("column", column))
-    print_columns([(name, f"{result[f'{key}_return_mean']:.4g}", f"{result[f'{key}_return_std']:.4g}") for key, name in sides], ("", "return", "std"), (1, 2))
+    rows = []
+    for key, name in (("row", row), ("column", column)):
+        rows.append((name, f"{result[f'{key}_return_mean']:.4g}", f"{result[f'{key}_return_std']:.4g}"))
+    print_columns(rows, ("player", "mean return", "std"), right=(1, 2))
 
 
 @league_app.command()
@@ -124,14 +126,14 @@ def export(
     if len(named) > 1 or bool(named) != (out is not None) or (out is None and table is None):
         raise UsageError("league export needs --member NAME or --snapshot NAME with --out FILE.npz, or --table FILE.csv, or both")
     set_threads(1)
-    from hpcmarl.analysis.league_export import check_absent, write_parameters, write_payoff
+    from hpcmarl.analysis.league_export import check_outputs, write_parameters, write_payoff
     from hpcmarl.league.summary import summarise
     from hpcmarl.roles.league_reading import describe_networks, read_league
 
     league = read_league(run)
     if member is not None and member not in league.game.members:
         raise UsageError(f"--member {member}: {run} has no such member; allowed: {', '.join(league.game.members)}")
-    check_absent([path for path in (out, out and out.with_suffix(".json"), table) if path is not None])
+    check_outputs(out, table)
     result: dict[str, Any] = {}
     if out is not None:
         chosen = league.snapshot(named[0])

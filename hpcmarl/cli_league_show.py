@@ -82,7 +82,7 @@ def _payoff(result: Result, rows: list[int], columns: list[int]) -> None:
     typer.echo("\npayoff: mean score of the row against the column (- : never played)")
     whole = [sum(each["side"] == side and not each["bad"] for each in snapshots) for side in (result["sides"][0], result["sides"][-1])]
     if (len(rows), len(columns)) != tuple(whole):
-        kept = "the newest of each member and the highest rated" if result["ratings"] is not None else "the newest"
+        kept = "the newest of each member and the highest rated" if result["ratings"] is not None else "the newest of each member and of all"
         typer.echo(f"shown are {len(rows)} of {whole[0]} rows and {len(columns)} of {whole[1]} columns, {kept}; --json has all")
     names = [str(number + 1) for number in range(len(columns))] if rows == columns else [snapshots[column]["name"] for column in columns]
     table = []

@@ -100,9 +100,13 @@ class Algorithm(ABC):
         """The parameters by policy, module and layer, in the order of the vector: views that stay valid."""
         return self._flat.named()
 
-    def networks(self) -> dict[str, str]:
-        """Policy -> the beginning of the names of what `act` reads, of those that `named_parameters` gives."""
-        return {name: self._flat.name_of(policy) for name, policy in self._policies.items()}
+    def meanings(self) -> dict[str, str]:
+        """Policy -> what its raw outputs are (nets/heads.py)."""
+        return {name: policy.chooser.meaning for name, policy in self._policies.items()}
+
+    def networks(self) -> dict[str, list[dict[str, str | None]]]:
+        """Policy -> what `act` computes, stage by stage (nets/policy.py), with the names that `named_parameters` has."""
+        return {name: policy.stages(self._flat.name_of(policy)) for name, policy in self._policies.items()}
 
     def on_version(self, version: int) -> None:  # noqa: B027  most need not know
         """The parameters now loaded are those of `version`. Called on learners, for every version that they adopt; the same one may come twice."""

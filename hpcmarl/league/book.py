@@ -24,7 +24,7 @@ from hpcmarl.types import IntArray
 @dataclass
 class Snapshot:
     """A frozen policy. member: its index; updates, env_steps: of the member in all, when it was frozen; bad: its file does not verify;
-    met [k, 2]: the snapshots that its term met most, and in how many games (what it met after the last checkpoint of a killed run is not known)."""
+    life: of its member, another one after a reset; met [k, 2]: the snapshots that its term met most, and in how many games (what it met after the last checkpoint of a killed run is not known)."""
 
     name: str
     member: int
@@ -34,6 +34,7 @@ class Snapshot:
     env_steps: int
     seconds: float
     bad: bool = False
+    life: int = 1
     met: IntArray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
 
 
@@ -183,7 +184,7 @@ class Book:
 
     def add(self, member: Member, name: str, term: int, seconds: float) -> Snapshot:
         """A snapshot of this member has been frozen, as it is now."""
-        snapshot = Snapshot(name, member.index, member.side, term, member.updates, member.all_env_steps, seconds)
+        snapshot = Snapshot(name, member.index, member.side, term, member.updates, member.all_env_steps, seconds, life=member.life)
         snapshot.met = np.array(member.met.most_common(MOST_MET), np.int64).reshape(-1, 2)
         member.met.clear()
         self.numbers[name] = len(self.snapshots)

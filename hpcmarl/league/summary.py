@@ -85,6 +85,7 @@ def _snapshot(book: Book, number: int) -> Result:
         "updates": snapshot.updates,
         "env_steps": snapshot.env_steps,
         "seconds": snapshot.seconds,
+        "life": snapshot.life,
         "bad": snapshot.bad,
         "met_most": met,
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -30,8 +31,9 @@ TINY = np.float32(1e-30)
 
 
 class Chooser(ABC):
-    """How one agent acts, given raw network outputs."""
+    """How one agent acts, given raw network outputs. meaning: what these are, in a word or two."""
 
+    meaning: ClassVar[str]
     raw_size: int
 
     @abstractmethod
@@ -66,6 +68,8 @@ class Head(Chooser):
 class EpsilonGreedy(Chooser):
     """Raw outputs are values of discrete actions: the best allowed one (of equal ones the first), with probability `epsilon` any allowed one."""
 
+    meaning = "values"
+
     def __init__(self, space: ActionSpace, epsilon: float) -> None:
         self.raw_size = space.sizes[0]
         self.epsilon = epsilon
@@ -99,6 +103,8 @@ def make_head(space: ActionSpace) -> Head:
 
 class CategoricalHead(Head):
     """One masked categorical distribution a component; discrete actions have one component. Entropy is exact."""
+
+    meaning = "logits"
 
     def __init__(self, space: ActionSpace) -> None:
         self.raw_size = sum(space.sizes)
@@ -178,6 +184,8 @@ class TanhGaussianHead(Head):
     pathwise gradient). Unbiased where the action came from this very distribution; off-policy it is biased a little.
     Setting of the paper: tanh-squashed Gaussian, softplus deviation head (arXiv 2509.24305, experiments).
     """
+
+    meaning = "mean, softplus^-1 deviation"
 
     def __init__(self, space: ActionSpace) -> None:
         low, high = np.asarray(space.low, np.float64), np.asarray(space.high, np.float64)

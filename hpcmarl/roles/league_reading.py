@@ -6,8 +6,9 @@ Changes nothing: a snapshot whose file does not verify stays where it is.
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.base import Algorithm
@@ -21,7 +22,7 @@ from hpcmarl.league.book import Book, Snapshot
 from hpcmarl.roles.league_start import read_book
 from hpcmarl.roles.sides import Game, game_of
 from hpcmarl.roles.versus import side_of
-from hpcmarl.types import EnvironmentSpec
+from hpcmarl.types import EnvironmentSpec, FloatArray
 
 
 @dataclass
@@ -58,6 +59,29 @@ class LeagueRun:
         members = [member.name for member in self.book.members]
         near = difflib.get_close_matches(name, [*members, *self.book.numbers, *others], n=3, cutoff=0.5)
         return f"nearest: {', '.join(near)}" if near else f"allowed: {', '.join([*members, *others])}, and snapshots of these members"
+
+
+def describe_networks(league: LeagueRun, snapshot: Snapshot) -> tuple[dict[str, FloatArray], dict[str, Any]]:
+    """A snapshot's parameters by name, and what makes policies of them, as plain values (docs/league.md). Raises FormatError."""
+    algorithm = league.algorithm(snapshot.side)
+    algorithm.load_parameters(league.pool.parameters(snapshot.name, algorithm.size))
+    networks, meanings = algorithm.networks(), algorithm.meanings()
+    policies = {
+        policy.name: {
+            "agents": list(policy.agents),
+            "observation_shape": list(policy.observation_shape),
+            "action": {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(policy.action).items()},
+            "has_mask": policy.has_mask,
+            "stages": networks[policy.name],
+            "outputs": meanings[policy.name],
+        }
+        for policy in algorithm.spec.policies
+    }
+    env = league.config.env
+    facts = {"snapshot": snapshot.name, "member": league.book.members[snapshot.member].name, "side": snapshot.side}
+    facts |= {"updates": snapshot.updates, "env_steps": snapshot.env_steps}
+    config = {"env": env.id, "env_kwargs": dict(env.kwargs), "algorithm": league.config.algo.name}
+    return algorithm.named_parameters(), {**facts, **config, "policies": policies}
 
 
 def read_league(path: str) -> LeagueRun:
