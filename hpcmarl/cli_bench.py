@@ -15,7 +15,9 @@ from hpcmarl.cli_common import Json, OptionalConfig, Overrides, Ranks, Seconds, 
 if TYPE_CHECKING:
     from hpcmarl.config import Config
 
-bench_app = typer.Typer(no_args_is_help=True, help="Measure training throughput, sparse weights, messages, slow ranks, costs or what kills leave.")
+bench_app = typer.Typer(
+    no_args_is_help=True, help="Measure training throughput, sparse weights, a league's decisions, messages, slow ranks, costs or what kills leave."
+)
 
 # What is measured where no configuration is given: small networks, cheap environments, so that the machinery shows.
 BENCHMARK_CONFIG = "name: bench\nenv: {id: mpe2.simple_spread_v3}\ntrajectories: {enabled: false}\neval: {episodes: 0}\nstop: {seconds: 3600}\n"
@@ -85,6 +87,26 @@ def sparse(
     from hpcmarl.bench.sparse import run
 
     print_rows("rows", run(seconds), as_json)
+
+
+@bench_app.command()
+def league(
+    snapshots: Annotated[int, typer.Option("--snapshots", min=2, max=10_000, help="in the pool")] = 1000,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="of measuring, in all, without what solving takes")] = 15.0,
+    as_json: Json = False,
+) -> None:
+    """What a league's decisions cost its server: one row for each matchmaker, kind of member, evaluation strategy and rating.
+
+    `median_ms`: a mixture from new scores and a draw from it; a pair that is chosen, handed out and comes back; a rating. `late_ms`: one in
+    twenty took longer. `first_ms`: the first time, in which psro solves for its meta-strategy and an evaluation strategy meets the whole
+    pool; of elo, without ratings to start from.
+
+    \b
+    hpcmarl bench league --snapshots 1000 --json
+    """
+    from hpcmarl.bench.league import run
+
+    print_rows("rows", run(snapshots, seconds), as_json)
 
 
 @bench_app.command()

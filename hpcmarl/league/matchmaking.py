@@ -87,11 +87,12 @@ def make_mixture(view: View, weights: Array, self_share: float) -> Mixture:
 
 def pfsp_weights(score: Array, weighting: str, power: float = 2.0) -> Array:
     """PFSP's weights [C] of opponents against which the mean score is x [C]: AlphaStar's f_hard, f_var and those of its pseudocode."""
+    lost = np.clip(1.0 - score, 0.0, 1.0)  # sums of decayed games may leave [0, 1] in the last digit
     if weighting == "hard":
-        return (1.0 - score) ** power
+        return lost**power
     if weighting == "var":
-        return score * (1.0 - score)
-    return np.minimum(1.0 - score, 0.5 if weighting == "linear_capped" else 1.0)
+        return (1.0 - lost) * lost
+    return np.minimum(lost, 0.5 if weighting == "linear_capped" else 1.0)
 
 
 class Matchmaker(ABC):

@@ -61,8 +61,9 @@ class Payoff:
 
         Raises ValueError for numbers outside the pool, no games, a score outside [0, games] or sums that are not finite."""
         sums = (row_return_sum, row_return_square_sum, column_return_sum, column_return_square_sum)
-        if not (0 <= row < self.size and 0 <= column < self.size) or games < 1 or not 0 <= score <= games or not np.all(np.isfinite(sums)):
-            raise ValueError(f"snapshots {row} and {column} of {self.size}, {games} games, score {score}, sums of returns {sums}")
+        if not (0 <= row < self.size and 0 <= column < self.size and np.all(np.isfinite(sums))):
+            raise ValueError(f"snapshots {row} and {column} of {self.size}, sums of returns {sums}")
+        score = checked_score(games, score)
         others = score if self.shared_score else games - score
         if row == column:
             self._add(row, row, games, (score + others) / 2, (sums[0] + sums[2]) / 2, (sums[1] + sums[3]) / 2)
@@ -129,6 +130,14 @@ class Payoff:
         self.size, self.recorded = int(shape[0]), int(state["recorded"])
 
 
+def checked_score(games: int, score: float) -> float:
+    """The summed score of so many games, in [0, games] exactly where rounding had led past the ends. ValueError for what cannot be."""
+    slack = 1e-9 * games
+    if games < 1 or not -slack <= score <= games + slack:
+        raise ValueError(f"{games} games cannot have the score {score}")
+    return min(max(score, 0.0), float(games))
+
+
 def mean_scores(games: Array, score: Array, prior_games: float) -> Array:
     """(score + prior/2) / (games + prior), of arrays of one shape; 0.5 where that is 0 / 0."""
     count = games + prior_games
@@ -160,8 +169,9 @@ class LiveRecord:
 
     def record(self, snapshot: int, games: int, score: float) -> None:
         """The member has played so many games against the snapshot. Raises ValueError for no games or a score outside [0, games]."""
-        if snapshot < 0 or games < 1 or not 0 <= score <= games:
-            raise ValueError(f"snapshot {snapshot}, {games} games, score {score}")
+        if snapshot < 0:
+            raise ValueError(f"snapshot {snapshot}: numbers begin at 0, games of the member with itself are not kept")
+        score = checked_score(games, score)
         if snapshot >= len(self._games):
             more = max(snapshot + 1, int(_GROWTH * len(self._games))) - len(self._games)
             self._games, self._score = np.pad(self._games, (0, more)), np.pad(self._score, (0, more))

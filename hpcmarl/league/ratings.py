@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.errors import FormatError, MissingPackageError
+from hpcmarl.league.payoff import checked_score
 from hpcmarl.types import Array
 
 
@@ -53,9 +54,7 @@ class SkillRatings:
 
     def record_sum(self, row: int, column: int, games: int, score: float) -> None:
         """Several games of which only the sum of the row's scores is known: wins and losses evenly mixed, half a point left over is a draw."""
-        if games < 1 or not 0 <= score <= games:
-            raise ValueError(f"{games} games with score {score}")
-        wins, drawn = divmod(round(2 * score), 2)
+        wins, drawn = divmod(round(2 * checked_score(games, score)), 2)
         decided = games - drawn
         for game in range(decided):
             self.record(row, column, float((game + 1) * wins // decided - game * wins // decided))

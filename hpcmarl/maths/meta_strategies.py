@@ -16,6 +16,9 @@ from hpcmarl.errors import MissingPackageError
 Matrix = NDArray[np.float64]
 Mixtures = tuple[Matrix, Matrix]
 
+_GAIN = 1e-9  # of payoffs in [0, 1]: what gains less is no better response
+_FIRST = 16  # rows and columns of the first linear program; then twice as many best responses are added each time
+
 
 def uniform(payoff: Matrix) -> Mixtures:
     """All alike."""
@@ -35,32 +38,57 @@ def exploitability_of_mixture(payoff: Matrix, row: Matrix, column: Matrix) -> fl
 def nash(payoff: Matrix) -> Mixtures:
     """An equilibrium by linear programming (HiGHS in scipy): x maximises v with x^T A >= v, y are the multipliers of these constraints.
 
-    Where there are several equilibria it is any of them, except that snapshots whose payoffs are the same throughout share alike: where
-    nothing is known yet, the mixtures are uniform. Raises MissingPackageError without scipy.
+    Solved for a few rows and columns first, to which the best responses among all others are added until there are none that gain: in a
+    large pool few snapshots have a share. Where there are several equilibria it is any of them, except that snapshots whose payoffs are the
+    same throughout share alike: where nothing is known yet, the mixtures are uniform. Raises MissingPackageError without scipy.
     """
-    try:
-        optimize = importlib.import_module("scipy.optimize")
-    except ImportError as error:
-        raise MissingPackageError("the meta-strategy nash needs scipy, which is not installed; pip install 'hpcmarl[league]'") from error
     matrix = _checked(payoff)
     scaled = (matrix - matrix.min()) / (np.ptp(matrix) or 1.0)
     # distinct rows and columns: [the first of each kind], [which kind each is], [how many of each]
     _, rows, row_kind, row_count = np.unique(scaled, axis=0, return_index=True, return_inverse=True, return_counts=True)
     _, columns, column_kind, column_count = np.unique(scaled, axis=1, return_index=True, return_inverse=True, return_counts=True)
     game = scaled[np.ix_(rows, columns)]
+    count = _FIRST
+    some_rows, some_columns = _best(game.mean(axis=1), -np.inf, count), _best(-game.mean(axis=0), -np.inf, count)
+    while True:
+        row, column, value = _program(game[np.ix_(some_rows, some_columns)])
+        more_rows = np.setdiff1d(_best(game[:, some_columns] @ column, value + _GAIN, count), some_rows)
+        more_columns = np.setdiff1d(_best(-(row @ game[some_rows]), -value + _GAIN, count), some_columns)
+        if not len(more_rows) and not len(more_columns):
+            break
+        count *= 2
+        some_rows, some_columns = np.append(some_rows, more_rows), np.append(some_columns, more_columns)
+    row_share, column_share = np.zeros(len(rows)), np.zeros(len(columns))
+    row_share[some_rows], column_share[some_columns] = row, column
+    return (row_share / row_count)[row_kind.ravel()], (column_share / column_count)[column_kind.ravel()]
+
+
+def _best(gains: Matrix, least: float, count: int) -> NDArray[np.intp]:
+    """Where the largest of the gains [K] are, so many at most, that are above `least`."""
+    order = np.argsort(-gains)[:count]
+    return order[gains[order] > least]
+
+
+def _program(game: Matrix) -> tuple[Matrix, Matrix, float]:
+    """(x, y, v) of a matrix of payoffs in [0, 1]."""
+    try:
+        optimize = importlib.import_module("scipy.optimize")
+    except ImportError as error:
+        raise MissingPackageError("the meta-strategy nash needs scipy, which is not installed; pip install 'hpcmarl[league]'") from error
+    rows, columns = game.shape
     found = optimize.linprog(
-        np.append(np.zeros(len(rows)), -1.0),
-        A_ub=np.column_stack([-game.T, np.ones(len(columns))]),
-        b_ub=np.zeros(len(columns)),
-        A_eq=np.append(np.ones(len(rows)), 0.0)[None],
+        np.append(np.zeros(rows), -1.0),
+        A_ub=np.column_stack([-game.T, np.ones(columns)]),
+        b_ub=np.zeros(columns),
+        A_eq=np.append(np.ones(rows), 0.0)[None],
         b_eq=[1.0],
-        bounds=[(0, None)] * len(rows) + [(None, None)],
+        bounds=[(0, None)] * rows + [(None, None)],
         method="highs",
     )
     if found.status != 0:
         raise ValueError(f"the equilibrium of a payoff matrix was not found: {found.message}")
     row, column = np.maximum(found.x[:-1], 0.0), np.maximum(-found.ineqlin.marginals, 0.0)
-    return (row / row.sum() / row_count)[row_kind.ravel()], (column / column.sum() / column_count)[column_kind.ravel()]
+    return row / row.sum(), column / column.sum(), float(found.x[-1])
 
 
 def replicator(payoff: Matrix, time: float = 1000.0) -> Mixtures:

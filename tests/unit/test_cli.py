@@ -25,6 +25,7 @@ COMMANDS = [
     "bench learning",
     "bench comm",
     "bench sparse",
+    "bench league",
     "bench stragglers",
     "simulate",
     "submit",

@@ -61,6 +61,14 @@ def test_pfsp_is_uniform_when_everybody_is_beaten_always():
     np.testing.assert_allclose(mixture.weights, 1 / 3)
 
 
+def test_scores_that_rounding_led_past_the_ends_have_weights():
+    seen = view([np.nextafter(1.0, 2.0), -1e-17, 0.5])
+    for weighting in ("hard", "var", "linear", "linear_capped"):
+        weights = make_matchmaker(section(name="pfsp", weighting=weighting, power=2.5)).mixture(seen).weights
+        assert (weights >= 0).all()
+        assert weights.sum() == pytest.approx(1.0)
+
+
 def test_latest_uniform_and_partners():
     live = [0.5] * 4
     assert chances(make_matchmaker(section(name="latest")).mixture(view(live)))[SELF] == 1.0

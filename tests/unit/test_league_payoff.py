@@ -122,9 +122,19 @@ def test_results_that_cannot_be_are_refused(change):
         column_return_square_sum=0.0,
     )
     payoff.record(**right)
-    with pytest.raises(ValueError, match="snapshots"):
+    with pytest.raises(ValueError, match=r"snapshots|games cannot have"):
         payoff.record(**right | change)
     assert payoff.recorded == 2
+
+
+def test_rounding_of_summed_scores_is_no_mistake():
+    payoff, record = Payoff(), LiveRecord(prior_games=0.0)
+    payoff.grow(2)
+    for score in (3.0 + 4e-16, -1e-17):
+        payoff.record(0, 1, 3, score, 0.0, 0.0, 0.0, 0.0)
+        record.record(0, 3, score)
+    assert payoff.score().tolist() == [[0.0, 3.0], [3.0, 0.0]]
+    assert 0 <= record.mean_score(np.array([0]))[0] <= 1
 
 
 def test_tables_that_do_not_belong_together_are_refused():

@@ -68,7 +68,7 @@ def test_every_meta_strategy_is_a_pair_of_mixtures_and_none_is_less_exploitable_
         gained = meta.exploitability_of_mixture(payoff, row, column)
         assert gained == pytest.approx(literal_exploitability(payoff, row, column), abs=1e-9)
         assert gained >= 0
-    assert meta.exploitability_of_mixture(payoff, *meta.nash(payoff)) <= 1e-6 * np.ptp(payoff)
+    assert meta.exploitability_of_mixture(payoff, *meta.nash(payoff)) <= 1e-6 * np.ptp(payoff) + 1e-12
 
 
 @settings(max_examples=60, deadline=None)
@@ -232,7 +232,9 @@ def test_alpha_rank_is_right_for_any_alpha(alpha):
 def test_constants_change_nothing_and_neither_do_units_where_they_should_not(payoff):
     assume(np.ptp(payoff) > 1e-3)
     for (name, mixtures), (_, moved) in zip(all_of(payoff), all_of(payoff + 7.0), strict=True):
-        if name != "alpha_rank" or payoff.shape[0] != payoff.shape[1]:
+        if name == "nash":  # of several equilibria it may find another one
+            assert meta.exploitability_of_mixture(payoff, *moved) <= 1e-6
+        elif name != "alpha_rank" or payoff.shape[0] != payoff.shape[1]:
             for one, other in zip(mixtures, moved, strict=True):
                 np.testing.assert_allclose(one, other, atol=1e-4, err_msg=name)
     for one, other in zip(meta.replicator(payoff, 50.0), meta.replicator(64.0 * payoff, 50.0), strict=True):
