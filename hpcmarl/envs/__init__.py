@@ -1,7 +1,7 @@
 """Environments: one interface over PettingZoo's parallel and turn-based ones, Gymnasium's, and natively batched ones. The package's public face.
 
 Called by roles/ and cli.py. A new kind of environment is one file with a slot.SlotAdapter and one line in KINDS; one that steps all
-slots by itself is one file with describe(), make(), prepare() and bare(), and one line in BATCHED.
+slots by itself is one file with takes(), describe(), make(), prepare() and bare(), and one line in BATCHED.
 PettingZoo, gymnasium and JAX are imported when an environment is made, not when this package is.
 """
 
@@ -36,17 +36,18 @@ KINDS: dict[str, str] = {
     "parallel": "hpcmarl.envs.parallel:ParallelSlot",
     "aec": "hpcmarl.envs.aec:TurnSlot",
 }
-# what env.id begins with (smax:3m) -> the module of a natively batched environment
-BATCHED: dict[str, str] = {
-    "smax": "hpcmarl.envs.smax",
-    "matrix": "hpcmarl.envs.matrix",
+# what env.id begins with (smax:3m) -> the modules of natively batched environments, the first that takes it; where none does it is driven one by one
+BATCHED: dict[str, tuple[str, ...]] = {
+    "smax": ("hpcmarl.envs.smax",),
+    "matrix": ("hpcmarl.envs.matrix",),
+    "openspiel": ("hpcmarl.envs.boards", "hpcmarl.envs.tree"),
 }
 
 
 def batched_module(config: EnvConfig) -> Any:
-    """The module of the natively batched environment that `env.id` names, or None."""
-    name = BATCHED.get(config.id.partition(":")[0])
-    return None if name is None else importlib.import_module(name)
+    """The module of the natively batched environment that `env.id` names, or None. Raises as make_environment does."""
+    modules = map(importlib.import_module, BATCHED.get(config.id.partition(":")[0], ()))
+    return next((module for module in modules if module.takes(config)), None)
 
 
 def make_environment(

@@ -1,6 +1,6 @@
 """Numbers for chance moves: the k-th of an episode is a function of the episode's seed and k, for one episode or many at once.
 
-Called by games/openspiel.py. SplitMix64 (Steele, Lea and Flood, Fast splittable pseudorandom number generators, 2014), whose k-th number
+Called by games/openspiel.py and tree.py. SplitMix64 (Steele, Lea and Flood, Fast splittable pseudorandom number generators, 2014), whose k-th number
 needs none before it: making a numpy Generator for each episode would take longer than playing poker.
 """
 

@@ -53,11 +53,13 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
     KnownEnvironment("pettingzoo.classic.leduc_holdem_v4", "pettingzoo[classic]", ("pettingzoo", "rlcard", "pygame"), "aec", "poker of six cards"),
     KnownEnvironment("pettingzoo.classic.texas_holdem_v4", "pettingzoo[classic]", ("pettingzoo", "rlcard", "pygame"), "aec", "limit poker"),
     KnownEnvironment("pettingzoo.classic.chess_v6", "pettingzoo[classic]", ("pettingzoo", "chess", "pygame"), "aec", "chess, 4672 masked moves"),
-    KnownEnvironment("openspiel:kuhn_poker", "hpcmarl[league]", _SPIEL, "aec", "poker of three cards; players: 2 to 10 by env.kwargs"),
-    KnownEnvironment("openspiel:leduc_poker", "hpcmarl[league]", _SPIEL, "aec", "poker of six cards, two rounds of betting"),
+    KnownEnvironment(
+        "openspiel:kuhn_poker", "hpcmarl[league]", _SPIEL, "aec", "poker of three cards; players: 2 to 10 by env.kwargs; many games a step"
+    ),
+    KnownEnvironment("openspiel:leduc_poker", "hpcmarl[league]", _SPIEL, "aec", "poker of six cards, two rounds of betting; many games a step"),
     KnownEnvironment("openspiel:liars_dice", "hpcmarl[league]", _SPIEL, "aec", "bluffing with dice"),
-    KnownEnvironment("openspiel:connect_four", "hpcmarl[league]", _SPIEL, "aec", "turn-based, masked moves"),
-    KnownEnvironment("openspiel:tic_tac_toe", "hpcmarl[league]", _SPIEL, "aec", "turn-based, masked moves"),
+    KnownEnvironment("openspiel:connect_four", "hpcmarl[league]", _SPIEL, "aec", "turn-based, masked moves; many games a step"),
+    KnownEnvironment("openspiel:tic_tac_toe", "hpcmarl[league]", _SPIEL, "aec", "turn-based, masked moves; many games a step"),
     KnownEnvironment("openspiel:goofspiel", "hpcmarl[league]", _SPIEL, "parallel", "players bid cards at once"),
     KnownEnvironment("openspiel:matrix_rps", "hpcmarl[league]", _SPIEL, "parallel", "rock, paper, scissors, as OpenSpiel has it"),
     KnownEnvironment("matrix:rps", "hpcmarl", (), "parallel", "rock, paper, scissors; rounds by env.kwargs; many games a step"),

@@ -30,6 +30,11 @@ from hpcmarl.types import Array, EnvironmentSpec, Episode, FinalFrame, Frame, In
 DRAWN = 64  # random actions drawn ahead for bare stepping
 
 
+def takes(config: EnvConfig) -> bool:
+    """All that is named so."""
+    return True
+
+
 def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> EnvironmentSpec:
     """The spec of a map. Raises MissingPackageError, ConfigError."""
     game = find_map(config)

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcmarl.config import EnvConfig, PolicyConfig
-from hpcmarl.envs import KNOWN_ENVIRONMENTS, Seeds, describe, episode_seed, make_environment
-from hpcmarl.envs.bare import make_bare
+from hpcmarl.envs import BATCHED, KNOWN_ENVIRONMENTS, Seeds, boards, describe, episode_seed, make_environment, new_frame, new_outcome, tree
+from hpcmarl.envs.bare import BareEnvironment, make_bare
+from hpcmarl.envs.batch import SlotBatch
 from hpcmarl.envs.draws import uniform
 from hpcmarl.envs.resolve import resolve
-from hpcmarl.errors import ConfigError, MissingPackageError
+from hpcmarl.errors import ConfigError, EnvironmentFailure, MissingPackageError
 from tests.envs_twins import assert_equals_twin, play
 from tests.unit.test_envs_turns import assert_equals_rows
 
@@ -136,10 +137,9 @@ def test_chance_follows_its_probabilities() -> None:
     assert all(abs(count - 400) < 110 for count in deals.values())
 
 
-def test_exact_resume() -> None:
-    original, resumed = (make_environment(config("leduc_poker", {}), {}, 2, Seeds(3), record=True) for _ in range(2))
-    from hpcmarl.envs import new_frame
-
+@pytest.mark.parametrize("name", ["leduc_poker", "connect_four", "tic_tac_toe", "liars_dice"])
+def test_exact_resume(name: str) -> None:
+    original, resumed = (make_environment(config(name, {}), {}, 2, Seeds(3), record=True) for _ in range(2))
     play(original, 23)
     frames = [new_frame(original.spec, 2) for _ in range(2)]
     resumed.load_state_dict(original.state_dict(), frames[0])
@@ -147,6 +147,15 @@ def test_exact_resume() -> None:
     for key in ("obs", "alive", "action_mask"):
         np.testing.assert_array_equal(*(getattr(frame.policies["player"], key) for frame in frames))
     assert resumed.episode_step.max() > 0
+    outcomes = [new_outcome(original.spec, 2) for _ in range(2)]
+    for _ in range(30):
+        mask = frames[0].policies["player"].action_mask
+        assert mask is not None
+        actions = {"player": mask.argmax(-1)}
+        for environment, frame, outcome in zip((resumed, original), frames, outcomes, strict=True):
+            environment.step(actions, outcome, frame)
+        assert outcomes[0].episodes == outcomes[1].episodes
+        np.testing.assert_array_equal(*(frame.policies["player"].obs for frame in frames))
 
 
 def test_policies_of_players_apart() -> None:
@@ -188,6 +197,7 @@ def test_games_that_do_not_fit_are_refused() -> None:
 
 def test_without_openspiel_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyspiel", None)
+    tree._walk.cache_clear()
     with pytest.raises(MissingPackageError, match=r"openspiel:kuhn_poker needs OpenSpiel.*'hpcmarl\[league\]'"):
         describe(config("kuhn_poker", {}), {})
 
@@ -199,11 +209,104 @@ def test_it_is_listed_and_can_be_stepped_bare() -> None:
     for known in listed:
         turn_based = describe(EnvConfig(id=known.id), {}).turn_based
         assert turn_based == (known.kind == "aec")
-    for name, kwargs in (TURNS[1], AT_ONCE[1], AT_ONCE[3]):
-        bare = make_bare(config(name, kwargs), 1, Seeds(1))
+    for name, kwargs in (TURNS[1], TURNS[4], AT_ONCE[1], AT_ONCE[3]):
+        bare = make_bare(config(name, kwargs), 3, Seeds(1))
         for _ in range(60):
             bare.step()
-        assert bare.episode > 1  # type: ignore[union-attr]
+        if (name, kwargs) in TURNS:
+            assert bare.steps_per_call == 3
+        else:
+            assert bare.steps_per_call == 1
+            assert isinstance(bare, BareEnvironment)
+            assert bare.episode > 1
+
+
+def small(name: str, kwargs: dict[str, Any]) -> bool:
+    return tree.takes(config(name, kwargs))
+
+
+def test_which_games_become_tables() -> None:
+    assert [small(*game) for game in TURNS] == [True, True, True, False, False, False, False]
+    assert not any(small(*game) for game in AT_ONCE)
+    assert not tree.takes(config("kuhn_poker", {}, kind="parallel"))
+    assert boards.takes(config("connect_four", {}))
+    assert not boards.takes(config("connect_four", {"rows": 5}))
+    with pytest.raises(ConfigError, match=r"env\.kind parallel: openspiel:kuhn_poker is turn-based"):
+        describe(config("kuhn_poker", {}, kind="parallel"), {})
+
+
+@given(
+    game=st.sampled_from([*TURNS[:5], ("deep_sea", {"size": 3}), ("tiny_hanabi", {}), ("dark_hex", {"board_size": 2})]),
+    seed=st.integers(0, 1000),
+    max_steps=st.one_of(st.none(), st.integers(1, 5)),
+    apart=st.booleans(),
+)
+@settings(max_examples=25, deadline=None)
+def test_batches_equal_games_driven_one_by_one(game: tuple[str, dict[str, Any]], seed: int, max_steps: int | None, apart: bool) -> None:
+    """Every element of every frame and outcome."""
+    chosen = config(*game, max_steps=max_steps)
+    policies = {"second": PolicyConfig(agents=("player_1",))} if apart and game[0] != "deep_sea" else {}
+    seeds = Seeds(seed, 5)
+    batch = make_environment(chosen, policies, 3, seeds)
+    assert isinstance(batch, boards.BoardBatch if chosen.id in boards.BOARDS else tree.TreeBatch)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(BATCHED, "openspiel")
+        slow = make_environment(chosen, policies, 3, seeds)
+    assert isinstance(slow, SlotBatch)
+    assert batch.spec == slow.spec
+    for ours, theirs in zip(play(batch, 60, seed=seed), play(slow, 60, seed=seed), strict=True):
+        assert_same(ours, theirs)
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    if isinstance(ours, dict):
+        assert list(ours) == list(theirs)
+        for key in ours:
+            assert_same(ours[key], theirs[key])
+    elif isinstance(ours, list):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            assert_same(vars(one), vars(other))
+    elif isinstance(ours, np.ndarray):
+        np.testing.assert_array_equal(ours, theirs)
+    else:
+        assert ours == pytest.approx(theirs)
+
+
+def test_slots_of_batches_rest_until_they_are_restarted() -> None:
+    environment = make_environment(config("kuhn_poker", {}), {}, 3, Seeds(0))
+    frame, outcome = new_frame(environment.spec, 3), new_outcome(environment.spec, 3)
+    environment.reset(frame)
+    environment.rest_slots([1])
+    view = frame.policies["player"]
+    for _ in range(9):
+        environment.step({"player": view.action_mask.argmax(-1)}, outcome, frame)  # type: ignore[union-attr]
+        assert view.alive.sum(-1).tolist() == [1, 0, 1]
+        assert not view.obs[1].any()
+        assert view.action_mask[1].all()  # type: ignore[index]
+        assert all(episode.slot != 1 for episode in outcome.episodes)
+    before = view.obs[[0, 2]].copy()
+    environment.restart_slots([1], frame)
+    assert view.alive.sum(-1).tolist() == [1, 1, 1]
+    np.testing.assert_array_equal(view.obs[[0, 2]], before)
+    assert environment.episode_index[1] == 1
+
+
+def test_a_forbidden_move_on_a_board_is_named() -> None:
+    environment = make_environment(config("tic_tac_toe", {}), {}, 2, Seeds(0))
+    frame, outcome = new_frame(environment.spec, 2), new_outcome(environment.spec, 2)
+    environment.reset(frame)
+    environment.step({"player": np.array([[3, 0], [4, 0]])}, outcome, frame)
+    with pytest.raises(EnvironmentFailure, match="openspiel:tic_tac_toe in slot 1: player_1 took action 4, which its mask forbids"):
+        environment.step({"player": np.array([[0, 0], [0, 4]])}, outcome, frame)
+
+
+def test_a_forbidden_action_is_named() -> None:
+    environment = make_environment(config("leduc_poker", {}), {}, 2, Seeds(0, 6))
+    frame, outcome = new_frame(environment.spec, 2), new_outcome(environment.spec, 2)
+    environment.reset(frame)
+    with pytest.raises(EnvironmentFailure, match="openspiel:leduc_poker in slot 6: player_0 took action 0, which its mask forbids"):
+        environment.step({"player": np.zeros((2, 2), np.int64)}, outcome, frame)
 
 
 def test_numbers_of_chance_are_splitmix64() -> None:

@@ -61,9 +61,26 @@ class Board:
         return np.array([sum(1 << self.bit(row, column) for row in range(self.rows)) for column in range(self.columns)], np.uint64)
 
     @property
+    def bits(self) -> Bits:
+        """[rows, columns]: each square as a bit set of one."""
+        return np.array([[1 << self.bit(row, column) for column in range(self.columns)] for row in range(self.rows)], np.uint64)
+
+    @property
     def shifts(self) -> tuple[int, ...]:
         """From a square to the next one in each of the four directions."""
         return (1, self.rows, self.rows + 1, self.rows + 2)
+
+    def wins(self, marks: Bits) -> BoolArray:
+        """Whether bit sets hold a line."""
+        found = np.zeros(marks.shape, np.bool_)
+        for shift in self.shifts:
+            run, length = marks, 1  # where runs of this length begin
+            while length < self.line:
+                step = min(length, self.line - length)
+                run = run & (run >> np.uint64(step * shift))
+                length += step
+            found |= run != 0
+        return found
 
 
 @dataclass(frozen=True)
@@ -119,9 +136,7 @@ class Searcher:
         return drawn
 
     def _bits(self, marks: BoolArray) -> Bits:
-        board = self._game.board
-        weights = np.array([[1 << board.bit(row, column) for column in range(board.columns)] for row in range(board.rows)], np.uint64)
-        bits: Bits = (marks * weights).sum((1, 2), dtype=np.uint64)
+        bits: Bits = (marks * self._game.board.bits).sum((1, 2), dtype=np.uint64)
         return bits
 
 
@@ -148,7 +163,7 @@ class Negamax:
         drop = (taken + self._places if self.board.gravity else self._places & ~taken) & self._allowed
         possible = drop != 0
         after = own[..., None] | drop
-        wins = self._wins(after)
+        wins = self.board.wins(after)
         if depth == 1:
             further = self._middle(after) - self._middle(other)[..., None]
         else:
@@ -156,17 +171,6 @@ class Negamax:
             best = np.where(replied, replies, np.int16(-2 * WIN)).max(-1)
             further = np.where(replied.any(-1), -best, np.int16(0))
         return np.where(wins, np.int16(WIN + depth), further), possible
-
-    def _wins(self, marks: Bits) -> BoolArray:
-        found = np.zeros(marks.shape, np.bool_)
-        for shift in self.board.shifts:
-            run, length = marks, 1  # where runs of this length begin
-            while length < self.board.line:
-                step = min(length, self.board.line - length)
-                run = run & (run >> np.uint64(step * shift))
-                length += step
-            found |= run != 0
-        return found
 
     def _middle(self, marks: Bits) -> NDArray[np.int16]:
         """How many marks lie in the middle column."""
