@@ -2,7 +2,7 @@
 
 Started by the console script and by `python -m hpcmarl`. Parses arguments, prints, chooses exit codes (errors.py); the work is done elsewhere.
 A new command is one function here, in cli_show.py where it only shows, in cli_bench.py where it measures, or in a
-file of its own (cli_data.py, cli_simulate.py, cli_submit.py). With --json a command prints one
+file of its own (cli_data.py, cli_league.py, cli_simulate.py, cli_submit.py). With --json a command prints one
 JSON object on standard output and all else on standard error.
 """
 
@@ -162,6 +162,17 @@ def data(context: typer.Context) -> None:
     from hpcmarl.cli_data import data_app
 
     data_app(context.args, prog_name="hpcmarl data")
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []},
+    add_help_option=False,
+)
+def league(context: typer.Context) -> None:
+    """Show a league, play matches between its policies, or export them."""
+    from hpcmarl.cli_league import league_app
+
+    league_app(context.args, prog_name="hpcmarl league")
 
 
 def main() -> None:

@@ -91,6 +91,37 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
         typer.echo("  ".join(f"{text:{width}}" for text, width in zip(line, widths, strict=True)).rstrip())
 
 
+def print_json(result: dict[str, Any]) -> None:
+    """One line. Raises ValueError for numbers that JSON has not; see `finite`."""
+    typer.echo(json.dumps(result, allow_nan=False))
+
+
+def finite(value: Any) -> Any:
+    """JSON has no NaN: null stands for it."""
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def print_columns(rows: Sequence[Sequence[str]], heading: Sequence[str], right: Sequence[int] = ()) -> None:
+    """A table by rich, folded to the terminal's width; whole lines elsewhere, so that grep and cut work. right: columns of numbers."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for number, name in enumerate(heading):
+        table.add_column(name, justify="right" if number in right else "left")
+    for row in rows:
+        table.add_row(*(Text(printable(cell), overflow="fold") for cell in row))
+    console = Console()
+    if not console.is_terminal:
+        console.width = 2000
+    console.print(table)
+
+
 def new_run_dir(name: str) -> Path:
     """Where a run goes that was not told: runs/NAME-DATE-TIME."""
     from datetime import datetime

@@ -6,15 +6,13 @@ With --json one object goes to standard output and everything else to standard e
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from hpcmarl.cli_common import printable
+from hpcmarl.cli_common import finite, print_columns, print_json
 
 data_app = typer.Typer(
     no_args_is_help=True,
@@ -47,33 +45,6 @@ class Form(StrEnum):
     csv = "csv"
 
 
-def _print_json(result: dict[str, Any]) -> None:
-    typer.echo(json.dumps(result, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: null stands for it."""
-    if isinstance(value, float):
-        return value if value - value == 0 else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _print_table(rows: Sequence[Sequence[str]], heading: Sequence[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*heading, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*(Text(printable(cell), overflow="fold") for cell in row))
-    console = Console()
-    if not console.is_terminal:
-        console.width = 2000  # whole lines, so that grep and cut work
-    console.print(table)
-
-
 def _flat(prefix: str, value: Any) -> list[tuple[str, str]]:
     if isinstance(value, dict) and value:
         return [line for key, item in value.items() for line in _flat(f"{prefix}.{key}" if prefix else str(key), item)]
@@ -92,14 +63,14 @@ def inspect(paths: Paths, as_json: Json = False) -> None:
     """
     from hpcmarl.io.describe import describe
 
-    found = [_finite(describe(path)) for path in paths]
+    found = [finite(describe(path)) for path in paths]
     if as_json:
-        _print_json({"files": found})
+        print_json({"files": found})
         return
     for number, item in enumerate(found):
         if number:
             typer.echo()
-        _print_table(_flat("", item), ("what", "value"))
+        print_columns(_flat("", item), ("what", "value"))
 
 
 @data_app.command()
@@ -116,10 +87,10 @@ def verify(paths: Paths, as_json: Json = False) -> None:
     found = [verify_file(file) for path in paths for file in run_files(path)]
     counts = {status: sum(item["status"] == status for item in found) for status in ("good", "bad", "open")}
     if as_json:
-        _print_json({"files": found, **counts})
+        print_json({"files": found, **counts})
     else:
         if found:
-            _print_table([(item["status"], item["path"], item["reason"]) for item in found], ("status", "file", "reason"))
+            print_columns([(item["status"], item["path"], item["reason"]) for item in found], ("status", "file", "reason"))
         typer.echo(f"{counts['good']} good, {counts['bad']} bad, {counts['open']} open")
     if any(item["status"] == BAD for item in found):
         raise typer.Exit(1)
@@ -144,7 +115,7 @@ def salvage(
     found = [item for path in paths for item in recover(path, remove=remove)]
     if as_json:
         steps, lost = sum(item.steps for item in found), sum(item.lost_steps for item in found)
-        _print_json({"files": [item.as_dict() for item in found], "recovered_steps": steps, "lost_steps_known": lost})
+        print_json({"files": [item.as_dict() for item in found], "recovered_steps": steps, "lost_steps_known": lost})
     elif not found:
         typer.echo("no temporary files: nothing to recover")
     else:
@@ -152,7 +123,7 @@ def salvage(
         for item in found:
             note = (item.note or f"now {item.output}") + (", removed" if item.removed else "")
             rows.append((item.status, item.path, str(item.steps), str(item.segments), str(item.lost_steps), note))
-        _print_table(rows, ("status", "file", "steps", "segments", "lost steps", "note"))
+        print_columns(rows, ("status", "file", "steps", "segments", "lost steps", "note"))
     if any(item.status == "failed" for item in found):
         raise typer.Exit(1)
 
@@ -173,7 +144,7 @@ def merge(
 
     result = merge_shards(paths, out, compression.value)
     if as_json:
-        _print_json({"path": str(out), **result})
+        print_json({"path": str(out), **result})
     else:
         typer.echo(f"{out}: {result['steps']} steps in {result['segments']} segments of {result['shards']} shards, {result['bytes']} bytes")
 
@@ -201,6 +172,6 @@ def export_table(
         form = Form(out.suffix[1:])
     result = export(paths, out, form=form.value, table=table)
     if as_json:
-        _print_json({"path": str(out), **result})
+        print_json({"path": str(out), **result})
     else:
         typer.echo(f"{out}: {result['rows']} rows, {len(result['columns'])} columns, {result['bytes']} bytes")

@@ -51,6 +51,8 @@ ALLOWED = {
     "cli_bench": EVERYTHING,
     "cli_show": EVERYTHING,
     "cli_data": EVERYTHING,
+    "cli_league": EVERYTHING,
+    "cli_league_show": EVERYTHING,
     "cli_plan": EVERYTHING,
     "cli_simulate": EVERYTHING,
     "cli_submit": EVERYTHING,

@@ -90,6 +90,24 @@ class Algorithm(ABC):
         """
         return {name: self._actors[name].act(seen, frame.episode_start, memory.get(name), generator, greedy) for name, seen in frame.policies.items()}
 
+    def chances(self, policy: str, obs: FloatArray, mask: BoolArray | None) -> FloatArray:
+        """How likely `act`, when it is not greedy, chooses each action: [n, A] for observations [n, *shape] of one policy's agents and masks [n, A].
+
+        Raises TypeError where the policy is recurrent or its actions are not discrete."""
+        return self._actors[policy].chances(obs, mask)
+
+    def named_parameters(self) -> dict[str, FloatArray]:
+        """The parameters by policy, module and layer, in the order of the vector: views that stay valid."""
+        return self._flat.named()
+
+    def meanings(self) -> dict[str, str]:
+        """Policy -> what its raw outputs are (nets/heads.py)."""
+        return {name: policy.chooser.meaning for name, policy in self._policies.items()}
+
+    def networks(self) -> dict[str, list[dict[str, str | None]]]:
+        """Policy -> what `act` computes, stage by stage (nets/policy.py), with the names that `named_parameters` has."""
+        return {name: policy.stages(self._flat.name_of(policy)) for name, policy in self._policies.items()}
+
     def on_version(self, version: int) -> None:  # noqa: B027  most need not know
         """The parameters now loaded are those of `version`. Called on learners, for every version that they adopt; the same one may come twice."""
 

@@ -90,10 +90,12 @@ def quarantine(directory: str | os.PathLike[str], name: str) -> Path:
 
 
 class Pool:
-    """Reads snapshots; `keep` vectors stay in memory, so that a pool of a thousand costs no more than one of so many."""
+    """Reads snapshots; `keep` vectors stay in memory, so that a pool of a thousand costs no more than one of so many.
 
-    def __init__(self, directory: str | os.PathLike[str], keep: int) -> None:
-        self.directory, self.keep = Path(directory), keep
+    untouched: bad files stay where they are, for those who only look."""
+
+    def __init__(self, directory: str | os.PathLike[str], keep: int, *, untouched: bool = False) -> None:
+        self.directory, self.keep, self.untouched = Path(directory), keep, untouched
         self._kept: OrderedDict[str, FloatArray] = OrderedDict()
 
     def parameters(self, name: str, size: int) -> FloatArray:
@@ -109,6 +111,8 @@ class Pool:
             if parameters.size != size:
                 raise FormatError(f"{path}: {parameters.size} parameters where the configuration makes {size}")
         except HpcmarlError as error:
+            if self.untouched:
+                raise
             LOGGER.warning("%s; it is put aside in %s", error, quarantine(self.directory, name).parent)
             raise
         self._kept[name] = parameters

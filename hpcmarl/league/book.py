@@ -6,6 +6,7 @@ is a number, a snapshot a name.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -23,7 +24,8 @@ from hpcmarl.types import IntArray
 
 @dataclass
 class Snapshot:
-    """A frozen policy. member: its index; updates, env_steps: of the member in all, when it was frozen; bad: its file does not verify."""
+    """A frozen policy. member: its index; updates, env_steps: of the member in all, when it was frozen; bad: its file does not verify;
+    life: of its member, another one after a reset; met [k, 2]: the snapshots that its term met most, and in how many games (what it met after the last checkpoint of a killed run is not known)."""
 
     name: str
     member: int
@@ -33,6 +35,8 @@ class Snapshot:
     env_steps: int
     seconds: float
     bad: bool = False
+    life: int = 1
+    met: IntArray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
 
 
 @dataclass
@@ -56,6 +60,7 @@ class Member:
     env_steps_before: int = 0
     terms: int = 0
     against: dict[int, int] = field(default_factory=dict)
+    met: Counter[int] = field(default_factory=Counter)  # games of the present term
     team: int | None = None
 
     @property
@@ -74,6 +79,7 @@ class Member:
         return f"members/{self.name}/{self.life:04d}"
 
 
+MOST_MET = 5  # opponents of a term that a snapshot remembers
 PROGRESS = ("life", "version", "frozen_version", "env_steps", "episodes", "updates_before", "env_steps_before", "terms")
 
 
@@ -117,9 +123,14 @@ class Book:
     def candidates(self, member: Member) -> IntArray:
         """The snapshots that it may meet, in order of age."""
         other = next((side for side in self.sides if side != member.side), member.side)
-        return self._of_side(other)
+        return self.side_numbers(other)
 
-    def _of_side(self, side: str) -> IntArray:
+    def newest(self, member: Member) -> Snapshot | None:
+        """Its newest snapshot whose file verifies."""
+        return next((snapshot for snapshot in reversed(self.snapshots) if snapshot.member == member.index and not snapshot.bad), None)
+
+    def side_numbers(self, side: str) -> IntArray:
+        """The snapshots of a side whose files verify, in order of age."""
         return np.array([number for number, snapshot in enumerate(self.snapshots) if snapshot.side == side and not snapshot.bad], np.int64)
 
     def view(self, member: Member) -> View:
@@ -130,7 +141,7 @@ class Book:
             live_score=member.live.mean_score(candidates),
             owners=np.array([self.snapshots[number].member for number in candidates.tolist()], np.int64),
             member=member.index,
-            own=self._of_side(member.side),
+            own=self.side_numbers(member.side),
             payoff=self.payoff,
             kinds=tuple("member" if other.config.kind is None else other.config.kind.name for other in self.members),
             self_play=len(self.sides) == 1,
@@ -145,7 +156,7 @@ class Book:
         maker = member.config.matchmaking or self.config.matchmaking
         if member.config.kind is not None or maker.name != "psro":
             return True
-        own, candidates = self._of_side(member.side), self.candidates(member)
+        own, candidates = self.side_numbers(member.side), self.candidates(member)
         games = self.payoff.games(own, candidates)
         return bool(((games > 0) | (own[:, None] == candidates[None, :])).all())
 
@@ -159,6 +170,7 @@ class Book:
         member.live.record(number, games, score)
         member.matchmaker.on_result(number, games, score)
         member.against[number] = member.against.get(number, 0) + games
+        member.met[number] += games
 
     def wins(self, member: Member) -> bool:
         """Whether it may be frozen before its term is over: it beats all that it is measured against (its kind says whom, else whom it meets)."""
@@ -176,7 +188,9 @@ class Book:
 
     def add(self, member: Member, name: str, term: int, seconds: float) -> Snapshot:
         """A snapshot of this member has been frozen, as it is now."""
-        snapshot = Snapshot(name, member.index, member.side, term, member.updates, member.all_env_steps, seconds)
+        snapshot = Snapshot(name, member.index, member.side, term, member.updates, member.all_env_steps, seconds, life=member.life)
+        snapshot.met = np.array(member.met.most_common(MOST_MET), np.int64).reshape(-1, 2)
+        member.met.clear()
         self.numbers[name] = len(self.snapshots)
         self.snapshots.append(snapshot)
         self.payoff.grow(len(self.snapshots))

@@ -27,6 +27,7 @@ class FlatParameters:
         self._data = torch.zeros(self.size, dtype=torch.float32)
         self._gradient = torch.zeros(self.size, dtype=torch.float32)
         self._views: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._modules = dict(modules)
         self.segments: dict[str, slice] = {}
         self.layers: list[Layer] = []
         start = 0
@@ -57,6 +58,20 @@ class FlatParameters:
         """Where in the vector one of the modules' parameters is."""
         start = int(parameter.storage_offset())
         return slice(start, start + parameter.numel())
+
+    def named(self) -> dict[str, FloatArray]:
+        """The parameters and then the buffers by name, in the order of the vector: views."""
+        parameters = {f"{name}.{own}": part for name, module in self._modules.items() for own, part in module.named_parameters()}
+        buffers = {f"{name}.{own}": part for name, module in self._modules.items() for own, part in module.named_buffers()}
+        return {name: part.detach().numpy() for name, part in (parameters | buffers).items()}
+
+    def name_of(self, wanted: nn.Module) -> str:
+        """What the names of this module's parameters begin with. Raises KeyError for a module that is not among them."""
+        for name, module in self._modules.items():
+            for own, part in module.named_modules():
+                if part is wanted:
+                    return f"{name}.{own}." if own else f"{name}."
+        raise KeyError("no such module")
 
     def load(self, vector: FloatArray) -> None:
         """Copy a vector [P] into the parameters. Raises ValueError where the length differs."""

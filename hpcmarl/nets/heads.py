@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -30,8 +31,9 @@ TINY = np.float32(1e-30)
 
 
 class Chooser(ABC):
-    """How one agent acts, given raw network outputs."""
+    """How one agent acts, given raw network outputs. meaning: what these are, in a word or two."""
 
+    meaning: ClassVar[str]
     raw_size: int
 
     @abstractmethod
@@ -41,6 +43,10 @@ class Chooser(ABC):
     @abstractmethod
     def mode(self, raw: FloatArray, mask: BoolArray | None) -> tuple[Array, FloatArray]:
         """The most probable actions (continuous: the squashed mean) with their log-probabilities [n] float32."""
+
+    def chances(self, raw: FloatArray, mask: BoolArray | None) -> FloatArray:
+        """How likely `sample` draws each action, [n, A]; discrete actions only. Raises TypeError for others."""
+        raise TypeError(f"{type(self).__name__} has no table of single actions")
 
 
 class Head(Chooser):
@@ -62,6 +68,8 @@ class Head(Chooser):
 class EpsilonGreedy(Chooser):
     """Raw outputs are values of discrete actions: the best allowed one (of equal ones the first), with probability `epsilon` any allowed one."""
 
+    meaning = "values"
+
     def __init__(self, space: ActionSpace, epsilon: float) -> None:
         self.raw_size = space.sizes[0]
         self.epsilon = epsilon
@@ -80,6 +88,13 @@ class EpsilonGreedy(Chooser):
         values = raw if mask is None else np.where(mask, raw, -np.inf)
         return values.argmax(-1), np.zeros(len(raw), np.float32)
 
+    def chances(self, raw: FloatArray, mask: BoolArray | None) -> FloatArray:
+        allowed = np.ones(raw.shape, bool) if mask is None else mask
+        best, _ = self.mode(raw, mask)
+        chances: FloatArray = np.asarray(allowed * (self.epsilon / np.maximum(allowed.sum(-1, keepdims=True), 1)), np.float32)
+        chances[np.arange(len(raw)), best] += 1.0 - self.epsilon
+        return chances
+
 
 def make_head(space: ActionSpace) -> Head:
     """The head of an action space. Raises UsageError where continuous bounds are not finite intervals."""
@@ -88,6 +103,8 @@ def make_head(space: ActionSpace) -> Head:
 
 class CategoricalHead(Head):
     """One masked categorical distribution a component; discrete actions have one component. Entropy is exact."""
+
+    meaning = "logits"
 
     def __init__(self, space: ActionSpace) -> None:
         self.raw_size = sum(space.sizes)
@@ -129,6 +146,14 @@ class CategoricalHead(Head):
     def mode(self, raw: FloatArray, mask: BoolArray | None) -> tuple[Array, FloatArray]:
         return self._choose(raw, mask, None)
 
+    def chances(self, raw: FloatArray, mask: BoolArray | None) -> FloatArray:
+        if not self._single:
+            return super().chances(raw, mask)
+        allowed = raw if mask is None else np.where(mask, raw, np.float32(UNAVAILABLE))
+        weight = np.exp(allowed - allowed.max(-1, keepdims=True))
+        chances: FloatArray = weight / weight.sum(-1, keepdims=True)
+        return chances
+
     def _choose(self, raw: FloatArray, mask: BoolArray | None, noise: FloatArray | None) -> tuple[Array, FloatArray]:
         """argmax of probability / exponential noise is a draw from the distribution; without noise it is the mode.
 
@@ -159,6 +184,8 @@ class TanhGaussianHead(Head):
     pathwise gradient). Unbiased where the action came from this very distribution; off-policy it is biased a little.
     Setting of the paper: tanh-squashed Gaussian, softplus deviation head (arXiv 2509.24305, experiments).
     """
+
+    meaning = "mean, softplus^-1 deviation"
 
     def __init__(self, space: ActionSpace) -> None:
         low, high = np.asarray(space.low, np.float64), np.asarray(space.high, np.float64)

@@ -67,6 +67,16 @@ class Policy(nn.Module):
         assert isinstance(self.chooser, Head)
         return self.chooser
 
+    def stages(self, prefix: str = "") -> list[dict[str, str | None]]:
+        """What leads from an observation to raw outputs, in order: {kind: normalise, dense or gru, parameters by name, activation after it or None}."""
+        found: list[dict[str, str | None]] = [] if self.moments is None else [{"kind": "normalise", "moments": f"{prefix}moments.moments"}]
+        if self.body is not None:
+            found += _dense_stages(self.body, f"{prefix}body.")
+        if self.cell is not None:
+            names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            found.append({"kind": "gru", **{name: f"{prefix}cell.{name}" for name in names}, "activation": None})
+        return found + _dense_stages(self.outputs, f"{prefix}outputs.")
+
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         """Feed-forward policies only: obs [n, D] -> raw [n, K]."""
         raw: torch.Tensor = self.outputs(self._seen(obs))
@@ -126,9 +136,7 @@ class Actor:
         """
         slots, agents = frame.alive.shape
         rows = slots * agents
-        obs = frame.obs.reshape(rows, -1)
-        if self._normalised is not None:
-            obs = self._normalised(obs)
+        obs = self._seen(frame.obs.reshape(rows, -1))
         after = None
         if self._recurrence is not None:
             assert self._body is not None
@@ -147,6 +155,25 @@ class Actor:
             action[dead] = 0
             logp[dead] = 0
         return Decision(action.reshape(slots, agents, *action.shape[1:]), logp.reshape(slots, agents), after)
+
+    def chances(self, obs: FloatArray, mask: BoolArray | None) -> FloatArray:
+        """How likely each action is drawn, [n, A], for observations [n, *shape] and masks [n, A]. Raises TypeError where policies are recurrent,
+        whose chances depend on more than they see, or actions are not discrete."""
+        if self._recurrence is not None:
+            raise TypeError("a recurrent policy acts by its memory, not by one observation")
+        return self._chooser.chances(self._outputs(self._seen(obs.reshape(len(obs), -1))), mask)
+
+    def _seen(self, obs: FloatArray) -> FloatArray:
+        return obs if self._normalised is None else self._normalised(obs)
+
+
+def _dense_stages(dense: Dense, prefix: str) -> list[dict[str, str | None]]:
+    stages: list[dict[str, str | None]] = []
+    for index in range(len(dense.layers)):
+        plain = index == len(dense.layers) - 1 and not dense.activate_last
+        name = f"{prefix}layers.{index}."
+        stages.append({"kind": "dense", "weight": f"{name}weight", "bias": f"{name}bias", "activation": None if plain else dense.activation})
+    return stages
 
 
 def _gru_cell(inputs: int, memory: int, generator: torch.Generator) -> nn.GRUCell:

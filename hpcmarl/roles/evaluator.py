@@ -17,7 +17,7 @@ from hpcmarl.config import EnvConfig, EvalConfig, PolicyConfig
 from hpcmarl.envs import BatchedEnvironment, Seeds, make_environment, new_frame, new_outcome, prepare_environment
 from hpcmarl.errors import ConfigError, EnvironmentFailure
 from hpcmarl.roles.base import Context, Role, generator_for
-from hpcmarl.types import Array, EnvironmentSpec, Episode, Frame, Outcome
+from hpcmarl.types import ActionSpace, Array, BoolArray, EnvironmentSpec, Episode, Frame, Outcome
 
 Result = dict[str, Any]
 BAD_EPISODES = 10  # cut off for each one that is wanted, until an evaluation gives up
@@ -149,20 +149,24 @@ class Match:
 
     def _random_actions(self, policy: str, column: int) -> Array:
         """One uniformly drawn, allowed action of one agent in every slot."""
-        space = self.environment.spec.policy(policy).action
-        slots = self.environment.slots
-        if space.kind == "continuous":
-            return self.generator.uniform(space.low, space.high, (slots, space.sizes[0])).astype(np.float32)
         mask = self.frames[0].policies[policy].action_mask
-        chosen, start = [], 0
-        for size in space.sizes:
-            allowed = np.ones((slots, size), bool) if mask is None else mask[:, column, start : start + size]
-            chosen.append(np.where(allowed, self.generator.random((slots, size)), -1.0).argmax(axis=1))
-            start += size
-        return chosen[0] if space.kind == "discrete" else np.stack(chosen, axis=1)
+        space = self.environment.spec.policy(policy).action
+        return random_actions(space, (self.environment.slots,), None if mask is None else mask[:, column], self.generator)
 
     def close(self) -> None:
         self.environment.close()
+
+
+def random_actions(space: ActionSpace, shape: tuple[int, ...], mask: BoolArray | None, generator: np.random.Generator) -> Array:
+    """[*shape, *action.shape], each uniform over what mask [*shape, A] allows."""
+    if space.kind == "continuous":
+        return generator.uniform(space.low, space.high, (*shape, space.sizes[0])).astype(np.float32)
+    chosen, start = [], 0
+    for size in space.sizes:
+        allowed = np.ones((*shape, size), bool) if mask is None else mask[..., start : start + size]
+        chosen.append(np.where(allowed, generator.random((*shape, size)), -1.0).argmax(axis=-1))
+        start += size
+    return chosen[0] if space.kind == "discrete" else np.stack(chosen, axis=-1)
 
 
 def _columns(spec: EnvironmentSpec, agents: Sequence[str]) -> list[tuple[str, int]]:

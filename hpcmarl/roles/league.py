@@ -15,11 +15,10 @@ from hpcmarl.comm.protocol import Kind
 from hpcmarl.comm.transport import Message
 from hpcmarl.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_TRY_AGAIN, StorageError
 from hpcmarl.io.checkpoint import CheckpointWriter
-from hpcmarl.league.book import Book
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import Context, Interval, Role
 from hpcmarl.roles.league_records import LeagueRecords
-from hpcmarl.roles.league_start import adopt_snapshots, freeze_beginnings
+from hpcmarl.roles.league_start import adopt_snapshots, freeze_beginnings, new_book
 from hpcmarl.roles.league_terms import Terms
 from hpcmarl.roles.sides import game_of
 
@@ -38,8 +37,7 @@ class League(Role):
         config = context.config
         assert config.league is not None
         self.league, self.game = config.league, game_of(config, context.spec)
-        members = {name: (member, self.game.side[name]) for name, member in self.game.members.items()}
-        self.book = Book(self.league, members, tuple(self.game.sides), config.seed)
+        self.book = new_book(config, self.game)
         self.pool = context.run_directory / "pool"
         self.records = LeagueRecords(context, self.book)
         self.writer = CheckpointWriter(context.run_directory / "checkpoints", keep=config.checkpoint.keep)

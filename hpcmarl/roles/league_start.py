@@ -33,25 +33,37 @@ def check_league(config: Config, spec: EnvironmentSpec) -> None:
             raise ConfigError(f"{error} (side {side} of the league)") from error
 
 
+def new_book(config: Config, game: Game) -> Book:
+    """The book of a league in which nothing has happened."""
+    assert config.league is not None
+    members = {name: (member, game.side[name]) for name, member in game.members.items()}
+    return Book(config.league, members, tuple(game.sides), config.seed)
+
+
+def read_book(config: Config, game: Game, state: dict[str, Any], source: Path) -> Book:
+    """The book as a checkpoint's state has it. Raises FormatError where the state is not that of this league."""
+    book = new_book(config, game)
+    try:
+        book.load_state_dict(state["league"])
+        float(state["records"]["seconds"])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise FormatError(f"{source}: its state is not that of this league ({words}); use another checkpoint") from error
+    return book
+
+
 def check_league_state(config: Config, spec: EnvironmentSpec, state: dict[str, Any], source: Path, run_dir: str | None) -> None:
     """Whether this league can go on from the state of a checkpoint, asked before anything is written. Raises ConfigError or FormatError."""
     if "league" not in state:
         raise ConfigError(f"--resume {source}: the checkpoint is of a single run, the configuration has a league; remove league, or resume a league")
     if run_dir is not None and Path(run_dir).resolve() != source.parent.parent.resolve():
         raise ConfigError(f"--run-dir {run_dir}: a league goes on where its pool is, in {source.parent.parent}; leave --run-dir out")
-    assert config.league is not None
     game = game_of(config, spec)
     if missing := set(game.members).symmetric_difference(state["league"]["members"]):
         name = sorted(missing)[0]
         where = "not in the checkpoint" if name in game.members else "not in league.members"
         raise ConfigError(f"--resume {source}: member {name} is {where}; use the configuration of that league (config.yaml beside its checkpoints)")
-    book = Book(config.league, {name: (member, game.side[name]) for name, member in game.members.items()}, tuple(game.sides), config.seed)
-    try:
-        book.load_state_dict(state["league"])
-        float(state["records"]["seconds"])
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
-        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise FormatError(f"{source}: its state is not that of this league ({words}); resume from another checkpoint") from error
+    read_book(config, game, state, source)
 
 
 def adopt_snapshots(book: Book, pool: Path, seconds: float) -> None:

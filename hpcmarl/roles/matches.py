@@ -1,6 +1,6 @@
 """Evaluation matches between frozen policies on one rank, a step of all slots at a time.
 
-Called by roles/league_client.py and `hpcmarl league match`.
+Called by roles/league_client.py and roles/league_match.py.
 """
 
 from __future__ import annotations
@@ -17,17 +17,22 @@ from hpcmarl.envs import BatchedEnvironment
 from hpcmarl.errors import FormatError
 from hpcmarl.io.pool import Pool
 from hpcmarl.roles.evaluator import Match, evaluation_environment
-from hpcmarl.roles.opponents import Opponents, Played
+from hpcmarl.roles.opponents import Opponents, Played, Player
 from hpcmarl.roles.sides import Game, score_of
 from hpcmarl.roles.versus import Versus, side_of
 from hpcmarl.types import EnvironmentSpec
 
 
 class Matches:
-    """One match at a time, all of them on the same environment slots. A match is {row, column: names of snapshots, side: of the row, seed}."""
+    """One match at a time, all of them on the same environment slots. A match is {row, column: names of snapshots, side: of the row, seed}.
 
-    def __init__(self, config: Config, spec: EnvironmentSpec, game: Game, pool: Pool, seed: int) -> None:
+    rules: players by name that are no snapshots; a match may name them too. Episodes of the last match are in `match`."""
+
+    def __init__(
+        self, config: Config, spec: EnvironmentSpec, game: Game, pool: Pool, seed: int, rules: Mapping[str, Player] | None = None
+    ) -> None:
         """seed: of the episodes, of this rank alone."""
+        self.rules = rules or {}
         league = config.league
         assert league is not None
         self.config, self.spec, self.game, self.pool, self.league = config, spec, game, pool, league
@@ -70,21 +75,32 @@ class Matches:
     def _set_up(self) -> None:
         assert self.task is not None
         sides = self.game.from_side(self.task["side"])
-        row, column = self._algorithm(self.task["side"], 0), self._algorithm(self.game.meets(self.task["side"]), 1)
-        for name, algorithm in ((self.task["row"], row), (self.task["column"], column)):
-            try:
-                algorithm.load_parameters(self.pool.parameters(name, algorithm.size))
-            except FormatError:
-                self.bad = name
-                return
+        try:
+            row = self._player(self.task["row"], self.task["side"], 0)
+            self._player(self.task["column"], self.game.meets(self.task["side"]), 1)
+        except FormatError:
+            return
         if self.environment is None:
             self.environment = evaluation_environment(self.config.env, self.config.policies, self.settings, row.needs_state)
         generator = np.random.default_rng([self.settings.seed, int(self.task["seed"])])
-        opponents = Opponents(self.pool, lambda: column, generator, at_once=1, stay=1)
+        side = self.game.meets(self.task["side"])
+        opponents = Opponents(self.pool, lambda: self._algorithm(side, 1), generator, at_once=1, stay=1, rules=self.rules)
         opponents.change([self.task["column"]], np.ones(1), 0.0)
         greedy = self.league.evaluation.greedy
         versus = Versus(self.environment, sides, opponents, score_of(self.league), generator, greedy)
         self.match = Match(row, versus, self.settings.episodes, greedy, int(self.task["seed"]))
+
+    def _player(self, name: str, side: str, place: int) -> Player:
+        """A rule, or a snapshot's policy. Raises FormatError where its file does not verify, and notes its name."""
+        if name in self.rules:
+            return self.rules[name]
+        algorithm = self._algorithm(side, place)
+        try:
+            algorithm.load_parameters(self.pool.parameters(name, algorithm.size))
+        except FormatError:
+            self.bad = name
+            raise
+        return algorithm
 
     def _algorithm(self, side: str, place: int) -> Algorithm:
         if side not in self.algorithms:

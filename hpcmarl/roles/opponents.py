@@ -7,18 +7,29 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from hpcmarl.algos.base import Algorithm
 from hpcmarl.errors import FormatError, HpcmarlError
 from hpcmarl.io.pool import Pool
-from hpcmarl.types import Array
+from hpcmarl.types import Array, Decision, FloatArray, Frame
 
 logger = logging.getLogger(__name__)
 SELF = ""  # the opponent of an episode in which the policy itself has all seats
+
+
+class Player(Protocol):
+    """What can play a side: an algorithm with parameters loaded, or a rule (roles/league_match.py). As algos/base.py has it."""
+
+    needs_state: bool
+
+    def act(self, frame: Frame, memory: Mapping[str, FloatArray], generator: np.random.Generator, greedy: bool = False) -> dict[str, Decision]: ...
+
+    def initial_memory(self, slots: int) -> dict[str, FloatArray]: ...
 
 
 @dataclass
@@ -49,10 +60,19 @@ class Played:
 
 class Opponents:
     """Draws from a distribution over snapshots. `at_once` are drawn together and each serves `stay` episodes, in random order, before the next are:
-    so the policies of a batch of slots are few, while every snapshot gets its share."""
+    so the policies of a batch of slots are few, while every snapshot gets its share. rules: players by name that are not in the pool."""
 
-    def __init__(self, pool: Pool, make: Callable[[], Algorithm], generator: np.random.Generator, at_once: int = 4, stay: int = 4) -> None:
-        self.pool, self.make, self.generator = pool, make, generator
+
+    def __init__(
+        self,
+        pool: Pool,
+        make: Callable[[], Algorithm],
+        generator: np.random.Generator,
+        at_once: int = 4,
+        stay: int = 4,
+        rules: Mapping[str, Player] | None = None,
+    ) -> None:
+        self.pool, self.make, self.generator, self.rules = pool, make, generator, rules or {}
         self.at_once, self.stay = at_once, stay
         self.names: tuple[str, ...] = ()
         self.shares: Array = np.zeros(0)
@@ -100,7 +120,7 @@ class Opponents:
         return [self.names[good[index]] for index in self.generator.permutation(np.repeat(drawn, self.stay)).tolist()]
 
     def _take(self, name: str) -> None:
-        if name not in self._policies:
+        if name not in self._policies and name not in self.rules:
             policy = self._free.pop() if self._free else self.make()
             try:
                 policy.load_parameters(self.pool.parameters(name, policy.size))
@@ -110,9 +130,9 @@ class Opponents:
             self._policies[name] = policy
         self._users[name] += 1
 
-    def policy(self, name: str) -> Algorithm:
+    def policy(self, name: str) -> Player:
         """The policy of a snapshot that was drawn and not given back."""
-        return self._policies[name]
+        return self.rules.get(name) or self._policies[name]
 
     def give_back(self, name: str) -> None:
         """A slot's episode against it is over."""
@@ -121,7 +141,8 @@ class Opponents:
         self._users[name] -= 1
         if not self._users[name]:
             del self._users[name]
-            self._free.append(self._policies.pop(name))
+            if name in self._policies:
+                self._free.append(self._policies.pop(name))
 
     def record(self, name: str, score: float, own: float, other: float) -> None:
         """An episode's outcome; see Played."""

@@ -1,0 +1,161 @@
+"""`hpcmarl league …`: parses arguments, asks roles/, league/ and analysis/, prints. Nothing heavy is imported here.
+
+With --json one object goes to standard output and everything else to standard error. What `show` prints is in cli_league_show.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hpcmarl.cli_common import Json, finite, print_columns, print_json, set_threads
+from hpcmarl.errors import UsageError
+
+league_app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Show a league, play matches between its policies, or export them.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="run directory of a league, or a checkpoint in it")]
+
+
+@league_app.command()
+def show(
+    run: Run,
+    plots: Annotated[Path | None, typer.Option("--plots", metavar="DIR", help="also write pictures there (hpcmarl[analysis])")] = None,
+    as_json: Json = False,
+) -> None:
+    """Members with ratings, payoffs, whom each trained against, exploitability.
+
+    Ratings are Elo points with intervals of 95 %, scores 1 for a win, 0.5 for a draw, 0 for a loss; docs/league.md has the rest.
+
+    \b
+    hpcmarl league show runs/rps
+    hpcmarl league show runs/rps --json | python -m json.tool
+    hpcmarl league show runs/rps --plots pictures
+    """
+    set_threads(1)
+    from hpcmarl.league.summary import summarise
+    from hpcmarl.roles.league_exploitability import exploitability
+    from hpcmarl.roles.league_reading import read_league
+
+    if plots is not None:
+        _check_plots(plots)
+    league = read_league(run)
+    facts = {"run": run, "checkpoint": str(league.checkpoint), "name": league.config.name, "env": league.config.env.id}
+    result: dict[str, Any] = {**facts, **summarise(league.book)}
+    result["exploitability"], reason = exploitability(league, result["nash"])
+    if reason:
+        result["reasons"]["exploitability"] = reason
+    written = []
+    if plots is not None:
+        from hpcmarl.analysis.league import plot_league
+
+        written = [str(path) for path in plot_league(result, plots)]
+    if as_json:
+        print_json(finite({**result, "plots": written}))
+        return
+    from hpcmarl.cli_league_show import print_league
+
+    print_league(result)
+    for path in written:
+        typer.echo(f"wrote {path}")
+
+
+@league_app.command()
+def match(
+    run: Run,
+    first: Annotated[str, typer.Argument(metavar="A", help="a snapshot, a member (its newest one), random, or search:DEPTH")],
+    second: Annotated[str, typer.Argument(metavar="B", help="the same")],
+    episodes: Annotated[int | None, typer.Option("--episodes", min=1, help="default: league.evaluation.episodes", show_default=False)] = None,
+    greedy: Annotated[bool | None, typer.Option("--greedy/--sample", help="default: league.evaluation.greedy", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="default: eval.seed of the run", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Play A against B; the score is A's.
+
+    search:DEPTH looks so many plies ahead, in connect four and tic-tac-toe.
+
+    \b
+    hpcmarl league match runs/rps main-000012 main-000003 --episodes 500
+    hpcmarl league match runs/connect_four main search:3 --episodes 200 --greedy --json
+    """
+    set_threads(1)
+    from hpcmarl.roles.league_match import play_match
+    from hpcmarl.roles.league_reading import read_league
+
+    result = play_match(read_league(run), first, second, episodes, greedy, seed)
+    if as_json:
+        print_json(finite(result))
+        return
+    row, column = result["row"], result["column"]
+    typer.echo(f"{row} against {column}, {result['episodes']} episodes, seed {result['seed']}, {'greedy' if result['greedy'] else 'sampled'}")
+    typer.echo(f"score of {row}: {result['score']:.3f} (95 % from {result['score_low']:.3f} to {result['score_high']:.3f})")
+    if result["wins"] is not None:
+        typer.echo(f"{result['wins']} won, {result['draws']} drawn, {result['losses']} lost")
+    rows = []
+    for key, name in (("row", row), ("column", column)):
+        rows.append((name, f"{result[f'{key}_return_mean']:.4g}", f"{result[f'{key}_return_std']:.4g}"))
+    print_columns(rows, ("player", "mean return", "std"), right=(1, 2))
+
+
+@league_app.command()
+def export(
+    run: Run,
+    member: Annotated[str | None, typer.Option("--member", metavar="NAME", help="the newest snapshot of this member")] = None,
+    snapshot: Annotated[str | None, typer.Option("--snapshot", metavar="NAME", help="this snapshot")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE.npz", help="the parameters; must not exist")] = None,
+    table: Annotated[Path | None, typer.Option("--table", metavar="FILE.csv", help="the payoff table; must not exist")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a snapshot's parameters for use elsewhere, or the payoff table.
+
+    FILE.npz holds the parameters by name, FILE.json beside it describes the networks. docs/league.md has the formats.
+
+    \b
+    hpcmarl league export runs/rps --member main --out main.npz
+    hpcmarl league export runs/rps --table payoff.csv
+    """
+    named = [name for name in (member, snapshot) if name is not None]
+    if len(named) > 1 or bool(named) != (out is not None) or (out is None and table is None):
+        raise UsageError("league export needs --member NAME or --snapshot NAME with --out FILE.npz, or --table FILE.csv, or both")
+    set_threads(1)
+    from hpcmarl.analysis.league_export import check_outputs, write_parameters, write_payoff
+    from hpcmarl.league.summary import summarise
+    from hpcmarl.roles.league_reading import describe_networks, read_league
+
+    league = read_league(run)
+    if member is not None and member not in league.game.members:
+        raise UsageError(f"--member {member}: {run} has no such member; allowed: {', '.join(league.game.members)}")
+    check_outputs(out, table)
+    result: dict[str, Any] = {}
+    if out is not None:
+        chosen = league.snapshot(named[0])
+        parameters, description = describe_networks(league, chosen)
+        result["parameters"] = write_parameters(out, parameters, description)
+    if table is not None:
+        told = summarise(league.book)
+        names = [each["name"] for each in told["snapshots"]]
+        result["table"] = write_payoff(table, names, told["games"], told["payoff"], told["mean_return"])
+    if as_json:
+        print_json(result)
+        return
+    for what in result.values():
+        typer.echo(", ".join(f"{key} {value}" if isinstance(value, int) else str(value) for key, value in what.items()))
+
+
+def _check_plots(directory: Path) -> None:
+    """Raises MissingPackageError without matplotlib, UsageError for what is no directory: before the league is read."""
+    from hpcmarl.analysis.simulation import INSTALL, plots_possible
+    from hpcmarl.errors import MissingPackageError
+
+    if not plots_possible():
+        raise MissingPackageError(f"--plots {directory}: {INSTALL}")
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"--plots {directory}: not a directory; name one, which is made where it does not exist")

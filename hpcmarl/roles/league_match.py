@@ -1,0 +1,165 @@
+"""`hpcmarl league match`: two players of a league against each other in this process: snapshots, random moves, or a search. No world, no learning.
+
+The match is roles/matches.py's, the one that leagues play; here are the players that are no snapshots, and what is told of the episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.envs.games.search import GAMES, Searcher
+from hpcmarl.errors import ConfigError, UsageError
+from hpcmarl.maths.ratings import wilson_interval
+from hpcmarl.roles.evaluator import random_actions
+from hpcmarl.roles.league_reading import LeagueRun
+from hpcmarl.roles.matches import Matches
+from hpcmarl.roles.opponents import Player
+from hpcmarl.types import Decision, EnvironmentSpec, FloatArray, Frame, PolicyFrame, PolicySpec
+
+RANDOM, SEARCH = "random", "search:"
+Result = dict[str, Any]
+
+
+class RandomPlayer:
+    """Any allowed action, all alike; where actions are continuous, any within the bounds."""
+
+    needs_state = False
+
+    def __init__(self, spec: EnvironmentSpec) -> None:
+        self.spec = spec
+
+    def initial_memory(self, slots: int) -> dict[str, FloatArray]:
+        return {}
+
+    def act(self, frame: Frame, memory: Mapping[str, FloatArray], generator: np.random.Generator, greedy: bool = False) -> dict[str, Decision]:
+        return {name: self._decision(self.spec.policy(name), seen, generator) for name, seen in frame.policies.items()}
+
+    def _decision(self, spec: PolicySpec, seen: PolicyFrame, generator: np.random.Generator) -> Decision:
+        action = random_actions(spec.action, seen.alive.shape, seen.action_mask, generator)
+        action[~seen.alive] = 0
+        return Decision(action, np.zeros(seen.alive.shape, np.float32))
+
+
+class SearchPlayer:
+    """Plays by looking some plies ahead (envs/games/search.py)."""
+
+    needs_state = False
+
+    def __init__(self, id: str, depth: int, seed: int) -> None:
+        self._search = Searcher(id, depth, np.random.default_rng([seed, depth]))
+
+    def initial_memory(self, slots: int) -> dict[str, FloatArray]:
+        return {}
+
+    def act(self, frame: Frame, memory: Mapping[str, FloatArray], generator: np.random.Generator, greedy: bool = False) -> dict[str, Decision]:
+        return {name: self._decision(seen) for name, seen in frame.policies.items()}
+
+    def _decision(self, seen: PolicyFrame) -> Decision:
+        acting = np.nonzero(seen.alive)
+        action = np.zeros(seen.alive.shape, np.int64)
+        assert seen.action_mask is not None
+        if len(acting[0]):
+            action[acting] = self._search(seen.obs[acting], seen.action_mask[acting])
+        return Decision(action, np.zeros(seen.alive.shape, np.float32))
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """name: as given; plays: a snapshot's name, or a rule's; side: what it plays; None: any."""
+
+    name: str
+    plays: str
+    side: str | None
+
+
+def play_match(
+    league: LeagueRun, first: str, second: str, episodes: int | None = None, greedy: bool | None = None, seed: int | None = None
+) -> Result:
+    """`episodes` of first against second; None takes the league's own setting (seed: eval.seed).
+
+    row, column, side, episodes, greedy, seed, score (mean, of the row) with score_low, score_high (Wilson, 95 %), wins, draws, losses (None with
+    league.score: return, where nobody wins), row_return_mean, column_return_mean and their standard deviations, length_mean.
+    Raises UsageError for names that are none, ConfigError for players that cannot meet, FormatError for files that do not verify."""
+    assert league.config.league is not None
+    given = {"episodes": episodes, "greedy": greedy}
+    evaluation = league.config.league.evaluation.model_copy(update={name: value for name, value in given.items() if value is not None})
+    evaluated = league.config.league.model_copy(update={"evaluation": evaluation})
+    config = league.config.model_copy(update={"league": evaluated})
+    seed = config.eval.seed if seed is None else seed
+    row, column = _entrant(league, first), _entrant(league, second)
+    side = _side(league, row, column)
+    rules: dict[str, Player] = {}
+    entered = []
+    for entrant, plays in ((row, side), (column, league.game.meets(side))):
+        name = entrant.plays
+        if entrant.side is None:
+            rules[name] = _rule(league, name, plays, seed)
+        else:
+            _check(league, name, plays)
+        entered.append(name)
+    matches = Matches(config, league.spec, league.game, league.pool, seed, rules)
+    try:
+        matches.begin({"row": entered[0], "column": entered[1], "side": side, "seed": seed})
+        while (outcome := matches.step()) is None:
+            pass
+        assert matches.match is not None
+        played = matches.match.episodes
+    finally:
+        matches.close()
+    told = {"row": entered[0], "column": entered[1], "side": side, "greedy": evaluation.greedy, "seed": seed}
+    return {**told, **_figures(played, outcome["played"], evaluated.score == "win")}
+
+
+def _figures(episodes: list[Any], played: list[float], winners: bool) -> Result:
+    games, score = int(played[0]), float(played[1])
+    low, high = wilson_interval(games, score)
+    scores = np.array([episode.outcome["win"] for episode in episodes])
+    own = np.array([episode.return_mean for episode in episodes])
+    other = np.array([episode.outcome["other_return"] for episode in episodes])
+    counts = {name: int((scores == value).sum()) if winners else None for name, value in (("wins", 1.0), ("draws", 0.5), ("losses", 0.0))}
+    returns = {
+        f"{name}_return_{what}": float(getattr(values, what)()) for name, values in (("row", own), ("column", other)) for what in ("mean", "std")
+    }
+    lengths = float(np.mean([episode.length for episode in episodes]))
+    interval = {"score": score / games, "score_low": float(low), "score_high": float(high)}
+    return {"episodes": games, **interval, **counts, **returns, "length_mean": lengths}
+
+
+def _entrant(league: LeagueRun, name: str) -> Entrant:
+    known = name in league.book.numbers or name in league.game.members
+    if not known and (name == RANDOM or name.startswith(SEARCH)):
+        return Entrant(name, name, None)
+    searches = (f"{SEARCH}1", f"{SEARCH}3") if league.config.env.id in GAMES else ()
+    snapshot = league.snapshot(name, (RANDOM, *searches))
+    return Entrant(name, snapshot.name, snapshot.side)
+
+
+def _side(league: LeagueRun, row: Entrant, column: Entrant) -> str:
+    """What the row plays. Raises ConfigError where both play the same side of an asymmetric game."""
+    sides = list(league.game.sides)
+    if row.side is None:
+        return sides[0] if column.side is None else league.game.meets(column.side)
+    if len(sides) > 1 and row.side == column.side:
+        raise ConfigError(
+            f"{row.name} and {column.name} both play side {row.side} of {league.spec.id}; "
+            f"for one of them name a member or snapshot of side {league.game.meets(row.side)}"
+        )
+    return row.side
+
+
+def _rule(league: LeagueRun, name: str, side: str, seed: int) -> Player:
+    if name == RANDOM:
+        return RandomPlayer(league.spec)
+    depth = name.removeprefix(SEARCH)
+    if not depth.isdigit():
+        raise UsageError(f"{name}: the depth of a search is a number of plies, as in {SEARCH}3")
+    return SearchPlayer(league.config.env.id, int(depth), seed)
+
+
+def _check(league: LeagueRun, name: str, side: str) -> None:
+    """Read the file first: its error says what is wrong with it. Raises FormatError."""
+    league.pool.parameters(name, league.algorithm(side).size)
