@@ -159,7 +159,7 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
     expected = keys.field_at(_schema_place(place), tree.data, tree.root)
     allowed = keys.describe(expected) if expected is not None else _lower(detail["msg"])
     if kind.startswith("union_tag"):
-        allowed = f"one of {', '.join(keys.members_of(str(place[0]), tree.root))}"
+        allowed = f"one of {', '.join(keys.choices_at(place[:-1], tree.data, tree.root))}"
     if kind == "missing":
         return f"{origin}: {key} is missing; allowed: {allowed}{_meaning(place, tree.root)}"
     if value is None and "null" not in allowed:

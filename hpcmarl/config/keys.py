@@ -106,9 +106,15 @@ def members_of(section: str, root: type[BaseModel] = Config) -> dict[str, type[B
     return _members(field.annotation) if field is not None and field.discriminator else {}
 
 
+def choices_at(path: tuple[str | int, ...], data: Any, root: type[BaseModel] = Config) -> list[str]:
+    """The names among which the `name` of the section at `path` chooses; empty for other sections."""
+    return list(_members(field_at(path, data, root)))
+
+
 def _members(annotation: Any) -> dict[str, type[BaseModel]]:
-    models = [member for member in get_args(annotation) if _is_model(member) and "name" in member.model_fields]
-    return {str(model.model_fields["name"].default): model for model in models}
+    """The models of a union that a `name` tells apart, by that name."""
+    models = [member for member in _plain(annotation) if _is_model(member) and "name" in member.model_fields]
+    return {str(model.model_fields["name"].default): model for model in models} if len(models) > 1 else {}
 
 
 def _is_model(annotation: Any) -> bool:
@@ -196,7 +202,9 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[KeyRow]:
             yield from _rows(nested, key + ".")
             continue
         yield KeyRow(key, describe(annotation), _default(field), field.description or "")
-        if nested is not None:
+        if _members(annotation):
+            yield from _choice_rows(key, field)
+        elif nested is not None:
             yield from _rows(nested, key + ".")
         for plain in _plain(annotation):
             item = _item_model(plain)
@@ -207,7 +215,7 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[KeyRow]:
 def _choice_rows(key: str, field: FieldInfo) -> Iterator[KeyRow]:
     """Rows of a section whose `name` chooses its keys: the name, then each key once, with the members that have it."""
     members = _members(field.annotation)
-    default = getattr(field.default, "name", "required")
+    default = "required" if field.default is None else getattr(field.default, "name", "required")
     meanings = "; ".join(f"{name}: {first_line(member)}" for name, member in members.items())
     yield KeyRow(f"{key}.name", f"one of {', '.join(members)}", default, meanings)
     seen: dict[KeyRow, list[str]] = {}

@@ -32,6 +32,22 @@ CASES = {
     "choice": (BASE + "rounds: {rule: rennalla}\n", (), ["rounds.rule is 'rennalla'", "one of sync, rennala, malenia"]),
     "type": (BASE + "seed: many\n", (), ["seed is 'many'", "a whole number >= 0"]),
     "fraction of a whole number": (BASE + "seed: 1.5\n", (), ["seed is 1.5"]),
+    "choice inside a section": (
+        BASE + "league: {matchmaking: {name: psr}}\n",
+        (),
+        ["league.matchmaking.name is 'psr'", "one of latest, uniform, quality, pfsp, psro, partners"],
+    ),
+    "choice of a named section": (
+        BASE + "league: {members: {a: {kind: {name: mine}}}}\n",
+        (),
+        ["league.members.a.kind.name is 'mine'", "one of main, main_exploiter, league_exploiter"],
+    ),
+    "psro without all pairs": (
+        BASE + "league: {matchmaking: {name: psro}, evaluation: {strategy: {name: panel}}}\n",
+        (),
+        ["league.matchmaking.name: psro", "league.evaluation.strategy.name: panel", "use round_robin or adaptive"],
+    ),
+    "more teams than members": (BASE + "topology: {groups: 3}\nleague: {members: {a: {copies: 2}}}\n", (), ["3 learners for 2 members"]),
     "truth": (BASE, ("deterministic=maybe",), ["command line: deterministic is 'maybe'", "true or false"]),
     "neighbour": (BASE + "rounds: {bach: 1}\n", (), ["unknown key rounds.bach", "did you mean rounds.batch?"]),
     "same name elsewhere": (BASE + "batch: 1\n", (), ["unknown key batch", "did you mean rounds.batch?"]),

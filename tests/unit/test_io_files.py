@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcmarl.errors import FormatError, StorageError
-from hpcmarl.io import atomic
+from hpcmarl.io import atomic, state_file
 from hpcmarl.io import checkpoint as checkpoints
 from hpcmarl.io.atomic import publish, storage_error, write_atomically, write_text
 from hpcmarl.io.checkpoint import CheckpointWriter, find_checkpoint, list_checkpoints, load_checkpoint, prune, save_checkpoint, verify_checkpoint
@@ -358,10 +358,10 @@ def test_writer_hands_errors_over_and_works_on(tmp_path, monkeypatch):
 
 
 def test_a_disk_that_gives_back_something_else_is_a_storage_error(tmp_path, monkeypatch):
-    def wrong(path):
+    def wrong(*arguments):
         raise FormatError("checksum")
 
-    monkeypatch.setattr(checkpoints, "verify_checkpoint", wrong)
+    monkeypatch.setattr(state_file, "read_state", wrong)
     with pytest.raises(StorageError, match="does not read back"):
         save_checkpoint(tmp_path, {}, version=1, attributes={})
     assert os.listdir(tmp_path) == []
