@@ -90,6 +90,7 @@ def payoff_picture(result: Result) -> Any:
     bar = figure.colorbar(image, ax=axis, fraction=0.05, pad=0.03, shrink=min(1.0, 2.4 / height + 0.4))
     bar.set_label("mean score of the row" + (" (grey: never played)" if np.isnan(scores).any() else ""), fontsize=8)
     bar.ax.tick_params(labelsize=8)
+    figure.draw_without_rendering()  # the layout sees the outer labels the second time only
     return figure
 
 
