@@ -79,7 +79,7 @@ def describe_networks(league: LeagueRun, snapshot: Snapshot) -> tuple[dict[str, 
         for policy in algorithm.spec.policies
     }
     env = league.config.env
-    facts = {"snapshot": snapshot.name, "member": league.book.members[snapshot.member].name, "side": snapshot.side}
+    facts: dict[str, Any] = {"snapshot": snapshot.name, "member": league.book.members[snapshot.member].name, "side": snapshot.side}
     facts |= {"updates": snapshot.updates, "env_steps": snapshot.env_steps}
     config = {"env": env.id, "env_kwargs": dict(env.kwargs), "algorithm": league.config.algo.name}
     return algorithm.named_parameters(), {**facts, **config, "policies": policies}
