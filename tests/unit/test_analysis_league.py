@@ -129,6 +129,13 @@ def test_the_lineage_points_at_those_met_most(size):
     assert len(crosses) == sum(len({each["life"] for each in told["snapshots"] if each["member"] == name}) - 1 for name in places)
 
 
+def test_of_large_pools_the_newest_have_arrows(monkeypatch):
+    monkeypatch.setattr(pictures, "MOST_SOURCES", 7)
+    axis = pictures.lineage_picture(SIZES["sixty"]).axes[0]
+    assert {arrow.xyann[0] for arrow in axis.texts} == {each["seconds"] / 60 for each in SIZES["sixty"]["snapshots"][-7:]}
+    assert "whom each of the newest 7 met most" in axis.get_title(loc="left")
+
+
 def test_pictures_are_written_and_only_those_that_can_be(tmp_path):
     written = pictures.plot_league(SIZES["three"], tmp_path / "new" / "pictures")
     assert [path.name for path in written] == ["payoff.png", "lineage.png", "ratings.png"]
