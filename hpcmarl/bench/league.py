@@ -76,6 +76,7 @@ def run(snapshots: int, seconds: float) -> list[dict[str, Any]]:
     """A row for every matchmaker, kind of member, evaluation strategy and rating; about `seconds` in all, and what solving takes.
 
     Raises MissingPackageError without the packages of the extra league."""
+    skills = SkillRatings()
     pool = Pool(snapshots, np.random.default_rng(0))
     rules: dict[str, Matchmaker] = {
         f"matchmaking {name}": make_matchmaker(TypeAdapter(MatchmakingConfig).validate_python({"name": name}))
@@ -92,7 +93,6 @@ def run(snapshots: int, seconds: float) -> list[dict[str, Any]]:
     games, score = pool.payoff.games(), pool.payoff.score()
     ratings = elo(games, score).rating
     rows.append(_row("rating elo, all anew", each, lambda: elo(games, score), lambda: elo(games, score, start=ratings)))
-    skills = SkillRatings()
     rows.append(_row("rating skill, one game", each, lambda: skills.grow(snapshots), lambda: skills.record(0, snapshots - 1, 1.0)))
     return rows
 
