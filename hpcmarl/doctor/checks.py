@@ -38,6 +38,7 @@ OPTIONAL_PACKAGES: dict[str, tuple[str | None, str]] = {
     "matplotlib": ("matplotlib", "pip install 'hpcmarl[analysis]'"),
     "xarray": ("xarray", "pip install 'hpcmarl[analysis]'"),
     "jaxmarl": ("jaxmarl", "pip install 'hpcmarl[smax]'"),
+    "open_spiel": ("pyspiel", "pip install 'hpcmarl[league]'"),
     "tensorboard": ("tensorboard", "pip install tensorboard"),
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hpcmarl.config import EnvConfig, PolicyConfig
@@ -18,7 +18,7 @@ from hpcmarl.envs.batch import SlotBatch
 from hpcmarl.envs.draws import uniform
 from hpcmarl.envs.resolve import resolve
 from hpcmarl.errors import ConfigError, EnvironmentFailure, MissingPackageError
-from tests.envs_twins import assert_equals_twin, play
+from tests.envs_twins import assert_equals_twin, draw_actions, play
 from tests.unit.test_envs_turns import assert_equals_rows
 
 if importlib.util.find_spec("pyspiel") is None:
@@ -139,23 +139,24 @@ def test_chance_follows_its_probabilities() -> None:
 
 @pytest.mark.parametrize("name", ["leduc_poker", "connect_four", "tic_tac_toe", "liars_dice"])
 def test_exact_resume(name: str) -> None:
-    original, resumed = (make_environment(config(name, {}), {}, 2, Seeds(3), record=True) for _ in range(2))
-    play(original, 23)
-    frames = [new_frame(original.spec, 2) for _ in range(2)]
-    resumed.load_state_dict(original.state_dict(), frames[0])
-    original.load_state_dict(original.state_dict(), frames[1])
-    for key in ("obs", "alive", "action_mask"):
-        np.testing.assert_array_equal(*(getattr(frame.policies["player"], key) for frame in frames))
-    assert resumed.episode_step.max() > 0
-    outcomes = [new_outcome(original.spec, 2) for _ in range(2)]
-    for _ in range(30):
-        mask = frames[0].policies["player"].action_mask
-        assert mask is not None
-        actions = {"player": mask.argmax(-1)}
-        for environment, frame, outcome in zip((resumed, original), frames, outcomes, strict=True):
-            environment.step(actions, outcome, frame)
-        assert outcomes[0].episodes == outcomes[1].episodes
-        np.testing.assert_array_equal(*(frame.policies["player"].obs for frame in frames))
+    """One goes on, the other takes over in the middle of games: the same from then on."""
+    original, resumed = (make_environment(config(name, {}), {}, 4, Seeds(3), record=True) for _ in range(2))
+    frames, outcomes = [new_frame(original.spec, 4) for _ in range(2)], [new_outcome(original.spec, 4) for _ in range(2)]
+    generator, ended = np.random.default_rng(0), 0
+    original.reset(frames[0])
+    for step in range(80):
+        if step == 23:
+            resumed.load_state_dict(original.state_dict(), frames[1])
+            assert resumed.episode_step.max() > 0
+        actions = draw_actions(original, frames[0], generator)
+        original.step(actions, outcomes[0], frames[0])
+        if step >= 23:
+            resumed.step(actions, outcomes[1], frames[1])
+            assert outcomes[0].episodes == outcomes[1].episodes
+            ended += len(outcomes[0].episodes)
+            for key in ("obs", "alive", "action_mask"):
+                np.testing.assert_array_equal(*(getattr(frame.policies["player"], key) for frame in frames))
+    assert ended >= 6
 
 
 def test_policies_of_players_apart() -> None:
@@ -241,7 +242,10 @@ def test_which_games_become_tables() -> None:
     max_steps=st.one_of(st.none(), st.integers(1, 5)),
     apart=st.booleans(),
 )
-@settings(max_examples=25, deadline=None)
+@example(game=("deep_sea", {"size": 3}), seed=1, max_steps=None, apart=False)
+@example(game=("connect_four", {}), seed=2, max_steps=None, apart=True)
+@example(game=("leduc_poker", {}), seed=3, max_steps=4, apart=True)
+@settings(max_examples=20, deadline=None)
 def test_batches_equal_games_driven_one_by_one(game: tuple[str, dict[str, Any]], seed: int, max_steps: int | None, apart: bool) -> None:
     """Every element of every frame and outcome."""
     chosen = config(*game, max_steps=max_steps)
@@ -256,6 +260,20 @@ def test_batches_equal_games_driven_one_by_one(game: tuple[str, dict[str, Any]],
     assert batch.spec == slow.spec
     for ours, theirs in zip(play(batch, 60, seed=seed), play(slow, 60, seed=seed), strict=True):
         assert_same(ours, theirs)
+
+
+def test_rewards_on_the_way_are_paid_when_they_are_earned() -> None:
+    """Deep sea: each step to the right costs 0.01 / size, and the last one finds the treasure."""
+    environment = make_environment(config("deep_sea", {"size": 3, "randomize_actions": False}), {}, 1, Seeds(0))
+    assert isinstance(environment, tree.TreeBatch)
+    frame, outcome = new_frame(environment.spec, 1), new_outcome(environment.spec, 1)
+    environment.reset(frame)
+    paid = []
+    for _ in range(3):
+        environment.step({"player_0": np.ones((1, 1), np.int64)}, outcome, frame)
+        paid.append(float(outcome.policies["player_0"].reward[0, 0]))
+    assert paid == pytest.approx([-0.01 / 3, -0.01 / 3, 1 - 0.01 / 3])
+    assert [episode.return_mean for episode in outcome.episodes] == pytest.approx([0.99])
 
 
 def assert_same(ours: Any, theirs: Any) -> None:
