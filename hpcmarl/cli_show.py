@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     pass
 
 config_app = typer.Typer(no_args_is_help=True, help="Show, check or explain a configuration.")
-list_app = typer.Typer(no_args_is_help=True, help="List known environments, algorithms or round rules.")
+list_app = typer.Typer(no_args_is_help=True, help="List known environments, algorithms, round rules or what a league chooses from.")
 
 
 @config_app.command()
@@ -119,3 +119,29 @@ def list_rules(as_json: Json = False) -> None:
     from hpcmarl.optim.rounds import RULES
 
     print_rows("rules", [{"name": name, "summary": first_line(rule)} for name, rule in RULES.items()], as_json)
+
+
+@list_app.command(name="matchmakers")
+def list_matchmakers(as_json: Json = False) -> None:
+    """Whom members of a league meet: matchmakers, and kinds of members, which choose by themselves."""
+    from hpcmarl.config.league import MatchmakingConfig, MemberKindConfig
+
+    choices = {"league.matchmaking.name": MatchmakingConfig, "league.members.<name>.kind.name": MemberKindConfig}
+    rows = [{"name": name, "key": key, "summary": summary} for key, union in choices.items() for name, summary in _summaries(union)]
+    print_rows("matchmakers", rows, as_json)
+
+
+@list_app.command(name="evaluations")
+def list_evaluations(as_json: Json = False) -> None:
+    """Which snapshots of a league are compared next, for league.evaluation.strategy.name."""
+    from hpcmarl.config.league import EvaluationStrategyConfig
+
+    print_rows("evaluations", [{"name": name, "summary": summary} for name, summary in _summaries(EvaluationStrategyConfig)], as_json)
+
+
+def _summaries(union: Any) -> list[tuple[str, str]]:
+    """Name and first line of each model of a choice by name."""
+    from hpcmarl.config.keys import first_line
+
+    models = get_args(get_args(union)[0])
+    return [(str(model.model_fields["name"].default), first_line(model)) for model in models]

@@ -90,8 +90,9 @@ class Algorithm(ABC):
         """
         return {name: self._actors[name].act(seen, frame.episode_start, memory.get(name), generator, greedy) for name, seen in frame.policies.items()}
 
-    def chances(self, policy: str, obs: FloatArray, mask: BoolArray | None) -> FloatArray:
+    def chances(self, policy: str, obs: FloatArray, mask: BoolArray | None, agent: int = 0) -> FloatArray:
         """How likely `act`, when it is not greedy, chooses each action: [n, A] for observations [n, *shape] of one policy's agents and masks [n, A].
+        agent: which of them sees all that, for policies that know who acts.
 
         Raises TypeError where the policy is recurrent or its actions are not discrete."""
         return self._actors[policy].chances(obs, mask)

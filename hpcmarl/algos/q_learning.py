@@ -112,6 +112,13 @@ class QLearning(Algorithm):
             assert isinstance(policy.chooser, EpsilonGreedy)
             policy.chooser.epsilon = falling(config.epsilon_start, config.epsilon_final, config.epsilon_steps, env_steps)
 
+    def chances(self, policy: str, obs: FloatArray, mask: BoolArray | None, agent: int = 0) -> FloatArray:
+        if self._config.agent_id:
+            one_hot = np.zeros((len(obs), len(self.spec.policy(policy).agents)), np.float32)
+            one_hot[:, agent] = 1.0
+            obs = np.concatenate([obs.reshape(len(obs), -1), one_hot], axis=1)
+        return super().chances(policy, obs, mask)
+
     # ---- the target network
 
     def on_version(self, version: int) -> None:

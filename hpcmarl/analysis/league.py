@@ -23,6 +23,7 @@ NUMBERS_UP_TO = 14  # snapshots an axis with numbers in the cells
 MOST_LABELS = 30  # an axis
 MOST_EDGES, MOST_EDGES_EACH = 90, 3  # of the lineage: in all, while each snapshot has one, and from each snapshot
 NEVER = "#d9d9d9"
+MOST_SOURCES = 150  # snapshots whose arrows are drawn: the newest
 HIGHEST_ARC = 0.36  # of the way to the next row
 
 
@@ -90,6 +91,7 @@ def payoff_picture(result: Result) -> Any:
     bar = figure.colorbar(image, ax=axis, fraction=0.05, pad=0.03, shrink=min(1.0, 2.4 / height + 0.4))
     bar.set_label("mean score of the row" + (" (grey: never played)" if np.isnan(scores).any() else ""), fontsize=8)
     bar.ax.tick_params(labelsize=8)
+    figure.draw_without_rendering()  # the layout sees the outer labels the second time only
     return figure
 
 
@@ -182,7 +184,9 @@ def lineage_picture(result: Result) -> Any:
     figure, axis = pyplot.subplots(figsize=(width, height), layout="constrained")
     inches = np.array([(width - 1.5) / max(float(np.ptp(minutes)), 1e-9), (height - 1.1) / (len(members) + 0.2)])  # a minute, a row: about
     most = int(np.clip(MOST_EDGES // max(1, len(snapshots)), 1, MOST_EDGES_EACH))
-    for number, each in enumerate(snapshots):
+    drawn = range(max(0, len(snapshots) - MOST_SOURCES), len(snapshots))
+    for number in drawn:
+        each = snapshots[number]
         total = sum(met["games"] for met in each["met_most"])
         for met in each["met_most"][:most]:
             other = numbers[met["snapshot"]]
@@ -202,7 +206,8 @@ def lineage_picture(result: Result) -> Any:
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)
     resets = ", x: began anew" if any(each["life"] > 1 for each in snapshots) else ""
-    axis.set_title(_title(result, f"snapshots, and whom each met most in training{resets}"), loc="left", fontsize=10)
+    which = "each" if len(drawn) == len(snapshots) else f"each of the newest {len(drawn)}"
+    axis.set_title(_title(result, f"snapshots, and whom {which} met most in training{resets}"), loc="left", fontsize=10)
     return figure
 
 

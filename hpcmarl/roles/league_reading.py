@@ -73,12 +73,13 @@ def describe_networks(league: LeagueRun, snapshot: Snapshot) -> tuple[dict[str, 
             "action": {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(policy.action).items()},
             "has_mask": policy.has_mask,
             "stages": networks[policy.name],
+            "agent_one_hot": bool(getattr(league.config.algo, "agent_id", False)),
             "outputs": meanings[policy.name],
         }
         for policy in algorithm.spec.policies
     }
     env = league.config.env
-    facts = {"snapshot": snapshot.name, "member": league.book.members[snapshot.member].name, "side": snapshot.side}
+    facts: dict[str, Any] = {"snapshot": snapshot.name, "member": league.book.members[snapshot.member].name, "side": snapshot.side}
     facts |= {"updates": snapshot.updates, "env_steps": snapshot.env_steps}
     config = {"env": env.id, "env_kwargs": dict(env.kwargs), "algorithm": league.config.algo.name}
     return algorithm.named_parameters(), {**facts, **config, "policies": policies}

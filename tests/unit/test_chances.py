@@ -1,0 +1,127 @@
+"""Policies as tables of chances, against what they sample and the log-probabilities that come with it; parameters by name, stage by stage."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from hpcmarl.algos import make_algorithm
+from hpcmarl.config.file import load_config
+from hpcmarl.types import ActionSpace, Frame, PolicyFrame, PolicySpec
+from tests.rollouts import make_spec
+
+DISCRETE = ActionSpace("discrete", (4,))
+SPEC = make_spec(PolicySpec("walkers", ("a", "b"), (3, 2), DISCRETE, True), PolicySpec("flyer", ("c",), (5,), DISCRETE))
+ALGORITHMS = {
+    "ma_trace": "{name: ma_trace, critic: obs, network: {hidden: [8, 6], activation: relu}, normalise_observations: true}",
+    "reinforce": "{name: reinforce, network: {hidden: []}}",
+    "iql": "{name: iql, network: {hidden: [8], recurrent: false}, agent_id: true, epsilon_final: 0.3}",
+}
+
+
+def make(algo, spec=SPEC):
+    config = load_config(f"name: x\nenv: {{id: a.b}}\nalgo: {algo}\nstop: {{updates: 1}}\n")
+    algorithm = make_algorithm(spec, config.algo, 1)
+    generator = np.random.default_rng(2)
+    vector = algorithm.initial_parameters()
+    vector[:] = generator.normal(size=vector.size) * 0.7
+    vector[algorithm.averages] = np.abs(vector[algorithm.averages]) + 1.0
+    algorithm.load_parameters(vector)
+    return algorithm
+
+
+def frame_of(policy, obs, mask):
+    """Every row in a slot of its own, each agent of the policy seeing the same."""
+    agents = len(policy.agents)
+    alive = np.ones((len(obs), agents), np.bool_)
+    masks = None if mask is None else np.repeat(mask[:, None], agents, 1)
+    seen = PolicyFrame(np.repeat(obs[:, None], agents, 1), alive, masks)
+    return Frame({policy.name: seen}, None, np.ones(len(obs), np.bool_))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("policy", SPEC.policies, ids=lambda policy: policy.name)
+def test_chances_are_those_of_what_is_sampled(name, policy):
+    algorithm, generator = make(ALGORITHMS[name]), np.random.default_rng(3)
+    obs = generator.normal(size=(3, *policy.observation_shape)).astype(np.float32)
+    mask = np.array([[1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 1]], np.bool_) if policy.has_mask else None
+    last = len(policy.agents) - 1
+    chances = algorithm.chances(policy.name, obs, mask, last)
+    assert_allclose(chances.sum(1), 1, rtol=1e-5)
+    if mask is not None:
+        assert_array_equal(chances[~mask], 0)
+    draws = 4000
+    repeated = frame_of(policy, np.repeat(obs, draws, 0), None if mask is None else np.repeat(mask, draws, 0))
+    decision = algorithm.act(repeated, {}, generator)[policy.name]
+    action, logp = decision.action[:, last].reshape(3, draws), decision.logp[:, last].reshape(3, draws)
+    for row in range(3):
+        counts = np.bincount(action[row], minlength=4) / draws
+        assert np.all(np.abs(counts - chances[row]) <= 5 * np.sqrt(chances[row] * (1 - chances[row]) / draws) + 1e-6)
+        assert_allclose(np.exp(logp[row]), chances[row][action[row]], rtol=1e-4)
+
+
+def test_recurrent_policies_and_actions_in_parts_have_no_table():
+    recurrent = make("{name: ma_trace, critic: dec, network: {hidden: [4], recurrent: true, memory: 3}}")
+    with pytest.raises(TypeError, match="a recurrent policy acts by its memory"):
+        recurrent.chances("flyer", np.zeros((1, 5), np.float32), None)
+    parts = make_spec(PolicySpec("hands", ("a",), (2,), ActionSpace("multi_discrete", (2, 3))))
+    with pytest.raises(TypeError, match="no table of single actions"):
+        make("{name: ma_trace, critic: dec}", parts).chances("hands", np.zeros((1, 2), np.float32), None)
+    smooth = make_spec(PolicySpec("arm", ("a",), (2,), ActionSpace("continuous", (1,), (-1.0,), (1.0,))))
+    with pytest.raises(TypeError, match="no table of single actions"):
+        make("{name: ma_trace, critic: dec}", smooth).chances("arm", np.zeros((1, 2), np.float32), None)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_named_parameters_are_the_vector(name):
+    algorithm = make(ALGORITHMS[name])
+    named = algorithm.named_parameters()
+    assert len(set(named)) == len(named)
+    assert_array_equal(np.sort(np.concatenate([part.ravel() for part in named.values()])), np.sort(algorithm.parameters))
+    ends = np.cumsum([part.size for part in named.values()])
+    for part, piece in zip(named.values(), np.split(algorithm.parameters, ends[:-1]), strict=True):
+        assert_array_equal(part.ravel(), piece)
+
+
+def logistic(values):
+    return 1 / (1 + np.exp(-values))
+
+
+def played(stages, named, obs, memory):
+    """Raw outputs by what docs/league.md says of the stages: the twin of nets/policy.py."""
+    hidden = obs.reshape(len(obs), -1).astype(np.float64)
+    for stage in stages:
+        if stage["kind"] == "normalise":
+            moments = named[stage["moments"]].astype(np.float64)
+            size = len(moments) // 2
+            mean = moments[1 : 1 + size] / moments[0]
+            deviation = np.sqrt(np.maximum(moments[1 + size :] / moments[0] - mean**2, (1e-3 * (1 + np.abs(mean))) ** 2))
+            hidden = np.clip((hidden - mean) / deviation, -10, 10)
+        elif stage["kind"] == "gru":
+            inner = hidden @ named[stage["weight_ih"]].T + named[stage["bias_ih"]]
+            outer = memory @ named[stage["weight_hh"]].T + named[stage["bias_hh"]]
+            (reset_in, update_in, new_in), (reset_out, update_out, new_out) = np.split(inner, 3, 1), np.split(outer, 3, 1)
+            update = logistic(update_in + update_out)
+            hidden = (1 - update) * np.tanh(new_in + logistic(reset_in + reset_out) * new_out) + update * memory
+        else:
+            hidden = hidden @ named[stage["weight"]].T + named[stage["bias"]]
+            hidden = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0), None: lambda x: x}[stage["activation"]](hidden)
+    return hidden
+
+
+@pytest.mark.parametrize("algo", [*ALGORITHMS.values(), "{name: ma_trace, critic: dec, network: {hidden: [4], recurrent: true, memory: 3}}"])
+def test_the_stages_lead_to_the_same_actions(algo):
+    algorithm, generator = make(algo), np.random.default_rng(5)
+    named, stages = algorithm.named_parameters(), algorithm.networks()
+    for policy in SPEC.policies:
+        obs = generator.normal(size=(50, *policy.observation_shape)).astype(np.float32)
+        memory = np.zeros((50, 3))
+        seen = np.concatenate([obs.reshape(50, -1), np.eye(len(policy.agents))[np.zeros(50, int)]], 1) if "agent_id" in algo else obs
+        raw = played(stages[policy.name], named, seen, memory)
+        zero = {name: np.zeros((50, *part.shape[1:]), np.float32) for name, part in algorithm.initial_memory(50).items() if name == policy.name}
+        chosen = algorithm.act(frame_of(policy, obs, None), zero, generator, greedy=True)[policy.name].action[:, 0]
+        assert_array_equal(chosen, raw.argmax(1))
+
+
+def test_what_raw_outputs_mean():
+    assert make(ALGORITHMS["ma_trace"]).meanings() == {"walkers": "logits", "flyer": "logits"}
+    assert make(ALGORITHMS["iql"]).meanings() == {"walkers": "values", "flyer": "values"}

@@ -1,0 +1,414 @@
+"""`hpcmarl league`: what it says of small leagues trained here, its JSON, its errors; players that are no snapshots."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from hpcmarl.config.file import load_config
+from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from hpcmarl.io.pool import list_snapshots, read_snapshot, snapshot_path
+from hpcmarl.league import KINDS, MATCHMAKERS, STRATEGIES
+from hpcmarl.league.summary import summarise
+from hpcmarl.roles.league_exploitability import exploitability
+from hpcmarl.roles.league_match import play_match
+from hpcmarl.roles.league_reading import read_league
+from hpcmarl.roles.run import train
+
+COMMON = """
+trajectories: {enabled: false}
+logging: {progress: false}
+topology: {environments_per_actor: 8}
+optimizer: {name: adam, step_size: 0.01}
+"""
+RPS = f"""
+name: rps
+env: {{id: "matrix:rps"}}
+algo: {{name: ma_trace, unroll: 4, critic: dec, network: {{hidden: [8]}}}}
+stop: {{updates: 6}}
+league:
+  members: {{main: {{}}, other: {{matchmaking: {{name: latest}}}}}}
+  freeze: {{most_updates: 2, winning: 1.0}}
+  evaluation: {{episodes: 8, environments: 4, final_seconds: 0.5}}
+{COMMON}"""
+# one policy for each player, so two sides
+PENNIES = f"""
+name: pennies
+env: {{id: "matrix:matching_pennies"}}
+policies: {{row: {{agents: [player_0]}}, column: {{agents: [player_1]}}}}
+algo: {{name: ma_trace, unroll: 4, critic: dec, network: {{hidden: [8]}}}}
+stop: {{updates: 4}}
+league:
+  matchmaking: {{name: uniform}}
+  freeze: {{most_updates: 2, winning: 1.0}}
+  evaluation: {{episodes: 8, environments: 4, final_seconds: 0.5}}
+{COMMON}"""
+TICTACTOE = f"""
+name: tictactoe
+env: {{id: pettingzoo.classic.tictactoe_v3}}
+algo: {{name: ma_trace, unroll: 4, critic: dec, network: {{hidden: [8]}}}}
+stop: {{updates: 1}}
+league: {{evaluation: {{episodes: 4, environments: 4, final_seconds: 0.0}}, freeze: {{most_updates: 1, winning: 1.0}}}}
+{COMMON}"""
+CONTRACT = {"members", "ratings", "payoff", "games", "exploitability", "snapshots", "alpha_rank", "openskill", "trained_against"}
+
+
+def trained(text, directory):
+    assert train(load_config(text), str(directory), None) == 0
+    return directory
+
+
+@pytest.fixture(scope="module")
+def rps(tmp_path_factory):
+    return trained(RPS, tmp_path_factory.mktemp("leagues") / "rps")
+
+
+@pytest.fixture(scope="module")
+def pennies(tmp_path_factory):
+    return trained(PENNIES, tmp_path_factory.mktemp("leagues") / "pennies")
+
+
+@pytest.fixture(scope="module")
+def tictactoe(tmp_path_factory):
+    return trained(TICTACTOE, tmp_path_factory.mktemp("leagues") / "tictactoe")
+
+
+@pytest.fixture
+def told(run):
+    """The JSON object of a command that must succeed."""
+
+    def call(*arguments):
+        code, out, err = run(*arguments, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    return call
+
+
+# ---- show
+
+
+def test_show_tells_what_the_checkpoint_holds(rps, told):
+    shown = told("league", "show", rps)
+    assert set(shown) >= CONTRACT
+    state, _ = load_checkpoint(find_checkpoint(rps))
+    league = state["league"]
+    assert [each["name"] for each in shown["snapshots"]] == league["order"]
+    assert len(shown["snapshots"]) == 8
+    assert shown["games"] == league["payoff"]["games"].tolist()
+    for row, scores in enumerate(shown["payoff"]):
+        for column, score in enumerate(scores):
+            games = league["payoff"]["games"][row, column]
+            assert score == (None if games == 0 else pytest.approx(league["payoff"]["score"][row, column] / games))
+    main, other = shown["members"]
+    assert (main["name"], main["matchmaking"], main["updates"], main["newest"]) == ("main", "pfsp", 6, "main-000003")
+    assert other["training_games"] == 0  # it only ever met itself
+    assert sum(met["games"] for met in shown["trained_against"]["main"]) == main["training_games"] > 0
+    assert set(shown["reasons"]) <= {"openskill"}
+
+
+def test_ratings_surround_and_mean_scores_weigh_opponents_alike(rps, told):
+    shown = told("league", "show", rps)
+    assert sum(each["rating_elo"] for each in shown["ratings"]) == pytest.approx(0, abs=1e-6)
+    for number, each in enumerate(shown["ratings"]):
+        assert each["rating_elo_low"] < each["rating_elo"] < each["rating_elo_high"]
+        met = [score for column, score in enumerate(shown["payoff"][number]) if score is not None and column != number]
+        assert each["mean_score"] == pytest.approx(np.mean(met))
+    newest = next(each for each in shown["ratings"] if each["snapshot"] == "main-000003")
+    assert shown["members"][0]["rating_elo"] == newest["rating_elo"]
+
+
+def test_exploitability_of_one_snapshot_is_that_of_its_chances(rps, told):
+    shown = told("league", "show", rps)["exploitability"]
+    league = read_league(str(rps))
+    payoff = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
+    for member in shown["members"]:
+        (name,) = member["snapshots"]
+        algorithm = league.algorithm("player")
+        algorithm.load_parameters(read_snapshot(snapshot_path(rps / "pool", name))[0])
+        chances = algorithm.chances("player", np.ones((1, 1), np.float32), None)[0]
+        assert member["exploitability"] == pytest.approx((payoff @ chances).max(), abs=1e-6)
+        assert member["share_of_range"] == pytest.approx(member["exploitability"] / 2)
+    assert shown["game_range"] == 2
+    assert shown["nash"]["exploitability"] >= 0
+
+
+def test_uniform_average_is_of_what_each_snapshot_plays(rps):
+    league = read_league(str(rps))
+    found, reason = exploitability(league, None)
+    assert (reason, found["nash"]) == ("", None)
+    assert found["reasons"] == {"nash": "the payoffs were not solved"}
+    algorithm = league.algorithm("player")
+    every = []
+    for name in list_snapshots(rps / "pool"):
+        algorithm.load_parameters(league.pool.parameters(name, algorithm.size))
+        every.append(algorithm.chances("player", np.ones((1, 1), np.float32), None)[0])
+    payoff = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
+    assert found["uniform"]["exploitability"] == pytest.approx((payoff @ np.mean(every, 0)).max(), abs=1e-6)
+
+
+def test_sides_meet_across_only(pennies, told, run):
+    shown = told("league", "show", pennies)
+    side = [each["side"] for each in shown["snapshots"]]
+    for row, scores in enumerate(shown["payoff"]):
+        assert all(score is None for column, score in enumerate(scores) if side[row] == side[column])
+    assert any(score is not None for scores in shown["payoff"] for score in scores)
+    for name in ("nash", "alpha_rank"):
+        for own in ("row", "column"):
+            assert sum(share for share, of in zip(shown[name], side, strict=True) if of == own) == pytest.approx(1)
+    (pair,) = shown["exploitability"]["members"]
+    assert pair["snapshots"] == ["row-000002", "column-000002"]
+    code, out, _ = run("league", "show", pennies)
+    assert code == 0
+    heading = next(line for line in out.splitlines() if line.split()[:1] == ["column-000000"])
+    assert heading.split() == ["column-000000", "column-000001", "column-000002"]
+
+
+def test_show_prints_each_part(rps, run):
+    code, out, err = run("league", "show", rps)
+    assert (code, err) == (0, "")
+    for part in ("members, by their newest", "payoff: mean score", "trained against", "exploitability, exact", "itself only", "main-000003"):
+        assert part in out
+    assert "shown are" not in out
+
+
+def test_of_many_snapshots_the_telling_ones_are_printed(rps, run, monkeypatch):
+    monkeypatch.setattr("hpcmarl.cli_league_show.MOST_SHOWN", 3)
+    _, out, _ = run("league", "show", rps)
+    assert "shown are 3 of 8 rows and 3 of 8 columns, the newest of each member and the highest rated; --json has all" in out
+    rows = [line.split()[1] for line in out.splitlines() if line.startswith(("1 ", "2 ", "3 ")) and "-0" in line]
+    assert len(rows) == 3
+    assert {"main-000003", "other-000003"} < set(rows)
+
+
+def test_a_bad_newest_checkpoint_is_passed_over_and_nothing_is_moved(rps, tmp_path, told):
+    copy = shutil.copytree(rps, tmp_path / "copy")
+    newest = find_checkpoint(copy)
+    save_checkpoint(copy / "checkpoints", load_checkpoint(newest)[0], version=999999, attributes=load_checkpoint(newest)[1])
+    broken = copy / "checkpoints" / "checkpoint-0000999999.h5"
+    broken.write_bytes(broken.read_bytes()[:-100])
+    snapshot = snapshot_path(copy / "pool", "main-000003")
+    snapshot.write_bytes(b"nothing")
+    shown = told("league", "show", copy)
+    assert shown["checkpoint"] == str(newest)
+    assert shown["exploitability"]["left_out"] == ["main-000003"]
+    assert shown["exploitability"]["reasons"]["main"] == "its newest snapshot cannot be read"
+    assert snapshot.exists()
+
+
+def test_a_game_that_is_too_large_and_recurrent_policies_have_no_exploitability(tictactoe, rps, told, tmp_path, run):
+    shown = told("league", "show", tictactoe)
+    assert shown["exploitability"] is None
+    assert "neither a matrix game" in shown["reasons"]["exploitability"]
+    recurrent = trained(RPS.replace("hidden: [8]", "hidden: [8], recurrent: true, memory: 4").replace("updates: 6", "updates: 2"), tmp_path / "gru")
+    code, out, _ = run("league", "show", recurrent)
+    assert code == 0
+    assert "no exploitability: policy player: a recurrent policy acts by its memory" in out
+
+
+def test_a_cooperative_league_has_payoffs_and_no_ratings(tmp_path, told):
+    text = RPS.replace("matrix:rps", "matrix:stag_hunt").replace("league:", "league:\n  cooperative: true\n  score: return\n  return_range: [0, 4]")
+    shown = told("league", "show", trained(text, tmp_path / "hunt"))
+    assert shown["ratings"] is None
+    assert {"ratings", "nash", "alpha_rank", "exploitability"} <= set(shown["reasons"])
+    assert any(score is not None for scores in shown["payoff"] for score in scores)
+
+
+# ---- match
+
+
+def test_a_match_counts_episodes_as_the_payoff_does(rps, told):
+    found = told("league", "match", rps, "main", "other-000000", "--episodes", 50, "--seed", 3)
+    assert (found["row"], found["column"], found["episodes"], found["seed"]) == ("main-000003", "other-000000", 50, 3)
+    assert found["wins"] + found["draws"] + found["losses"] == 50
+    assert found["score"] == pytest.approx((found["wins"] + found["draws"] / 2) / 50)
+    assert found["score_low"] < found["score"] < found["score_high"]
+    assert found["row_return_mean"] == pytest.approx((found["wins"] - found["losses"]) / 50)
+    assert found["column_return_mean"] == pytest.approx(-found["row_return_mean"])
+    assert told("league", "match", rps, "main", "other-000000", "--episodes", 50, "--seed", 3) == found
+
+
+def test_greedy_players_of_one_observation_do_the_same_every_time(rps, told):
+    found = told("league", "match", rps, "main", "other", "--episodes", 12, "--greedy")
+    assert 12 in (found["wins"], found["draws"], found["losses"])
+    assert found["greedy"] is True
+
+
+def test_random_players_play_all_alike(rps, told):
+    found = told("league", "match", rps, "random", "random", "--episodes", 3000)
+    assert abs(found["score"] - 0.5) < 4 * np.sqrt(1 / 6 / 3000)  # the variance of a score is 1/6
+    assert abs(found["draws"] / 3000 - 1 / 3) < 4 * np.sqrt(2 / 9 / 3000)
+
+
+def test_random_takes_the_side_that_is_left(pennies):
+    league = read_league(str(pennies))
+    assert play_match(league, "random", "row", 4)["side"] == "column"
+    assert play_match(league, "row", "random", 4)["side"] == "row"
+    assert play_match(league, "column-000001", "row", 4)["side"] == "column"
+
+
+@pytest.mark.timeout(60)
+def test_searching_opponents_beat_random_ones(tictactoe, told, run):
+    found = told("league", "match", tictactoe, "search:3", "random", "--episodes", 40)
+    assert found["score"] > 0.8
+    assert told("league", "match", tictactoe, "player", "search:1", "--episodes", 8)["episodes"] == 8
+    code, _, err = run("league", "match", tictactoe, "search:x", "random")
+    assert code == 2
+    assert err == "error: search:x: the depth of a search is a number of plies, as in search:3\n"
+
+
+def test_match_says_what_it_played(rps, run):
+    code, out, _ = run("league", "match", rps, "main", "random", "--episodes", 8)
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == "main-000003 against random, 8 episodes, seed 1000003, sampled"
+    assert lines[1].startswith("score of main-000003: 0.")
+    assert [line.split()[0] for line in lines[4:]] == ["main-000003", "random"]
+
+
+# ---- export
+
+
+def test_exported_parameters_make_the_same_chances(rps, told, tmp_path):
+    out = tmp_path / "main.npz"
+    result = told("league", "export", rps, "--member", "main", "--out", out)
+    assert result["parameters"]["path"] == str(out)
+    about = json.loads((tmp_path / "main.json").read_text())
+    policy = about["policies"]["player"]
+    assert (about["format"], about["snapshot"], policy["outputs"]) == ("hpcmarl-policy", "main-000003", "logits")
+    with np.load(out) as arrays:
+        assert {name: list(arrays[name].shape) for name in arrays.files} == about["parameters"]
+        hidden = np.ones((1, 1), np.float32)
+        for stage in policy["stages"]:
+            hidden = hidden @ arrays[stage["weight"]].T + arrays[stage["bias"]]
+            hidden = np.tanh(hidden) if stage["activation"] == "tanh" else hidden
+        whole = np.concatenate([arrays[name].ravel() for name in about["parameters"]])
+    chances = np.exp(hidden) / np.exp(hidden).sum()
+    league = read_league(str(rps))
+    algorithm = league.algorithm("player")
+    vector = read_snapshot(snapshot_path(rps / "pool", "main-000003"))[0]
+    algorithm.load_parameters(vector)
+    np.testing.assert_array_equal(whole, vector)
+    np.testing.assert_allclose(chances, algorithm.chances("player", np.ones((1, 1), np.float32), None), rtol=1e-5)
+
+
+def test_the_payoff_table_has_every_pair_that_played(rps, told, tmp_path):
+    out = tmp_path / "payoff.csv"
+    result = told("league", "export", rps, "--table", out)
+    shown = told("league", "show", rps)
+    names = [each["name"] for each in shown["snapshots"]]
+    with out.open() as stream:
+        lines = list(csv.DictReader(stream))
+    assert list(lines[0]) == ["row", "column", "games", "mean_score", "mean_return"]
+    assert len(lines) == result["table"]["pairs"] == sum(count > 0 for counts in shown["games"] for count in counts)
+    for line in lines:
+        row, column = names.index(line["row"]), names.index(line["column"])
+        assert int(line["games"]) == shown["games"][row][column]
+        assert float(line["mean_score"]) == pytest.approx(shown["payoff"][row][column])
+        assert float(line["mean_return"]) == pytest.approx(2 * float(line["mean_score"]) - 1)
+
+
+# ---- help and lists
+
+
+@pytest.mark.parametrize("command", ["show", "match", "export"])
+def test_every_command_has_help_with_an_example(command, run):
+    code, out, _ = run("league", command, "--help")
+    assert code == 0
+    assert f"hpcmarl league {command} runs/" in out
+
+
+def test_lists_name_what_there_is(told):
+    listed = told("list", "matchmakers")["matchmakers"]
+    assert [each["name"] for each in listed] == [*MATCHMAKERS, *KINDS]
+    assert [each["name"] for each in told("list", "evaluations")["evaluations"]] == list(STRATEGIES)
+
+
+def test_pictures_are_written_beside_what_is_told(rps, told, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra analysis)")
+    written = told("league", "show", rps, "--plots", tmp_path / "pictures")["plots"]
+    assert sorted(written) == sorted(map(str, (tmp_path / "pictures").iterdir()))
+    assert len(written) == 3
+
+
+# ---- errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (("show", "NOWHERE"), 2, "no such file or directory; allowed: a league's run directory"),
+        (("show", "EMPTY"), 1, "no checkpoint in it verifies"),
+        (("show", "SINGLE"), 2, "a run without a league; `hpcmarl eval"),
+        (("match", "RPS", "mian", "other"), 2, "mian: RPS has no such snapshot or member; nearest: main"),
+        (("match", "RPS", "main", "xyz"), 2, "xyz: RPS has no such snapshot or member; allowed: main, other, random, and snapshots of these members"),
+        (("match", "RPS", "main", "search:1"), 2, "env.id matrix:rps has no searching opponent; allowed: "),
+        (("match", "RPS", "main-00003", "other"), 2, "nearest: main-000003"),
+        (("match", "PENNIES", "row", "row-000000"), 2, "row and row-000000 both play side row of matrix:matching_pennies; for one of them name a"),
+        (("export", "RPS"), 2, "league export needs --member NAME or --snapshot NAME with --out FILE.npz"),
+        (("export", "RPS", "--member", "main"), 2, "league export needs"),
+        (("export", "RPS", "--member", "main", "--snapshot", "main-000001", "--out", "a.npz"), 2, "league export needs"),
+        (("export", "RPS", "--member", "main-000001", "--out", "a.npz"), 2, "--member main-000001: RPS has no such member; allowed: main, other"),
+        (("export", "RPS", "--snapshot", "main-000009", "--out", "a.npz"), 2, "nearest: "),
+        (("export", "RPS", "--member", "main", "--out", "a.csv"), 2, "let the name end in .npz"),
+        (("export", "RPS", "--member", "main", "--out", "no/a.npz"), 2, "there is no directory no; make it first"),
+        (("export", "RPS", "--table", "there.csv"), 2, "there.csv: exists; choose another name or delete it first"),
+        pytest.param(("show", "RPS", "--plots", "there.csv"), 2, "--plots there.csv: ", id="plots"),  # no directory, or no matplotlib
+    ],
+)
+def test_errors_are_one_line(rps, pennies, tmp_path, monkeypatch, run, arguments, code, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.csv").write_text("")
+    (tmp_path / "EMPTY").mkdir()
+    config = "name: single\nenv: {id: a.b}\nstop: {updates: 1}\n"
+    (tmp_path / "SINGLE" / "checkpoints").mkdir(parents=True)
+    save_checkpoint(tmp_path / "SINGLE" / "checkpoints", {"engine": {"round": 1}}, version=1, attributes={"config": config})
+    (tmp_path / "RPS").symlink_to(rps)
+    (tmp_path / "PENNIES").symlink_to(pennies)
+    ended, out, err = run("league", *arguments)
+    assert (ended, out) == (code, "")
+    assert err.count("\n") == 1
+    assert err.startswith("error: ")
+    assert text in err
+
+
+def test_a_snapshot_that_does_not_verify_is_named_and_left_where_it_is(rps, tmp_path, run):
+    copy = shutil.copytree(rps, tmp_path / "copy")
+    path = snapshot_path(copy / "pool", "main-000001")
+    path.write_bytes(path.read_bytes()[:500])
+    code, _, err = run("league", "match", copy, "main-000001", "other")
+    assert code == 1
+    assert str(path) in err
+    assert path.exists()
+    code, _, err = run("league", "export", copy, "--snapshot", "main-000001", "--out", tmp_path / "a.npz")
+    assert (code, (tmp_path / "a.npz").exists()) == (1, False)
+    assert str(path) in err
+
+
+def test_a_checkpoint_of_other_members_is_refused(rps, tmp_path, run):
+    state, attributes = load_checkpoint(find_checkpoint(rps))
+    del state["league"]["members"]["main"]
+    (tmp_path / "run").mkdir()
+    save_checkpoint(tmp_path / "run" / "checkpoints", state, version=1, attributes=attributes)
+    code, _, err = run("league", "show", tmp_path / "run")
+    assert code == 1
+    assert "its state is not that of this league (KeyError: 'main'); use another checkpoint" in err
+
+
+# ---- what a book remembers for this
+
+
+def test_snapshots_remember_whom_their_term_met_most(rps):
+    league = read_league(str(rps))
+    book, told = league.book, summarise(league.book)
+    main = book.member("main")
+    frozen = [each for each in told["snapshots"] if each["member"] == "main"]
+    assert frozen[0]["met_most"] == []
+    for each in frozen[1:]:
+        games = [met["games"] for met in each["met_most"]]
+        assert games == sorted(games, reverse=True)
+        assert games
+    met = sum(met["games"] for each in frozen for met in each["met_most"])
+    assert 0 < met <= sum(main.against.values())
