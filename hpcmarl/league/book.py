@@ -24,8 +24,10 @@ from hpcmarl.types import IntArray
 
 @dataclass
 class Snapshot:
-    """A frozen policy. member: its index; updates, env_steps: of the member in all, when it was frozen; bad: its file does not verify;
-    life: of its member, another one after a reset; met [k, 2]: the snapshots that its term met most, and in how many games (what it met after the last checkpoint of a killed run is not known)."""
+    """A frozen policy. member: its index; updates, env_steps: of the member in all, when it was frozen; bad: its file does not verify.
+
+    life: of its member, another one after a reset. met [k, 2]: the snapshots that its term met most, and in how many games; what a run that was
+    killed met after its last checkpoint is not known."""
 
     name: str
     member: int

@@ -22,7 +22,7 @@ from hpcmarl.types import Array
 Result = dict[str, Any]
 Z = 1.96  # deviations to each side in an interval of 95 %
 PRIOR_GAMES = 1.0  # drawn games added to each pair before a mixture is solved for, as the matchmaker psro does
-MOST_NASH = 1_000  # snapshots of a side whose equilibrium is solved for
+MOST_NASH = 500  # snapshots of a side whose equilibrium is solved for: up to 9 s here, with payoffs at random
 MOST_RATED_GAMES = 20_000  # games that are told to openskill one by one, some 0.2 ms each
 
 
@@ -33,7 +33,8 @@ class UnknownError(Exception):
 def summarise(book: Book) -> Result:
     """See the module's docstring; units are in the keys or in docs/league.md."""
     reasons: dict[str, str] = {}
-    ratings = _part(reasons, "ratings", lambda: _ratings(book))
+    means = mean_against_all(book)
+    ratings = _part(reasons, "ratings", lambda: _ratings(book, means))
     mixtures = {
         "nash": _part(reasons, "nash", lambda: _spread(book, _side_mixtures(book, nash, MOST_NASH))),
         "alpha_rank": _part(reasons, "alpha_rank", lambda: _spread(book, _alpha_rank(book))),
@@ -44,7 +45,7 @@ def summarise(book: Book) -> Result:
         "score": book.config.score,
         "matches": book.matches,
         "evaluation_games": book.payoff.recorded,
-        "members": [_member(book, member, ratings) for member in book.members],
+        "members": [_member(book, member, ratings, means) for member in book.members],
         "snapshots": [_snapshot(book, number) for number in range(len(book.snapshots))],
         "ratings": ratings,
         "payoff": _known(book, book.payoff.mean_score()),
@@ -91,7 +92,7 @@ def _snapshot(book: Book, number: int) -> Result:
     }
 
 
-def _member(book: Book, member: Member, ratings: list[Result] | None) -> Result:
+def _member(book: Book, member: Member, ratings: list[Result] | None, means: list[float | None]) -> Result:
     newest = book.newest(member)
     number = None if newest is None else book.numbers[newest.name]
     rated = {} if ratings is None or number is None else ratings[number]
@@ -107,7 +108,7 @@ def _member(book: Book, member: Member, ratings: list[Result] | None) -> Result:
         "updates": member.updates,
         "env_steps": member.all_env_steps,
         **{name: rated.get(name) for name in ("rating_elo", "rating_elo_low", "rating_elo_high")},
-        "mean_score": None if number is None else mean_against_all(book)[number],
+        "mean_score": None if number is None else means[number],
         "games": 0 if number is None else int(book.payoff.games([number]).sum()),
         "training_games": sum(member.against.values()),
     }
@@ -123,7 +124,7 @@ def mean_against_all(book: Book) -> list[float | None]:
     return [value / number if number else None for value, number in zip(total.tolist(), count.tolist(), strict=True)]
 
 
-def _ratings(book: Book) -> list[Result]:
+def _ratings(book: Book, means: list[float | None]) -> list[Result]:
     """Elo of each snapshot by a Bradley-Terry fit of all games (maths/ratings.py)."""
     if book.config.cooperative:
         raise UnknownError("players of a cooperative game do not beat each other; see payoff")
@@ -143,7 +144,7 @@ def _ratings(book: Book) -> list[Result]:
                 "games": int(count[number]),
             }
         )
-    for row, mean in zip(rows, mean_against_all(book), strict=True):
+    for row, mean in zip(rows, means, strict=True):
         row["mean_score"] = mean
     return rows
 

@@ -68,7 +68,7 @@ class Policy(nn.Module):
         return self.chooser
 
     def stages(self, prefix: str = "") -> list[dict[str, str | None]]:
-        """What leads from an observation to raw outputs, in order: {kind: normalise, dense or gru, parameters by name, activation after it or None}."""
+        """What leads from an observation to raw outputs, in order: {kind: normalise, dense or gru, parameters by name, activation or None}."""
         found: list[dict[str, str | None]] = [] if self.moments is None else [{"kind": "normalise", "moments": f"{prefix}moments.moments"}]
         if self.body is not None:
             found += _dense_stages(self.body, f"{prefix}body.")

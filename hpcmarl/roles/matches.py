@@ -28,9 +28,7 @@ class Matches:
 
     rules: players by name that are no snapshots; a match may name them too. Episodes of the last match are in `match`."""
 
-    def __init__(
-        self, config: Config, spec: EnvironmentSpec, game: Game, pool: Pool, seed: int, rules: Mapping[str, Player] | None = None
-    ) -> None:
+    def __init__(self, config: Config, spec: EnvironmentSpec, game: Game, pool: Pool, seed: int, rules: Mapping[str, Player] | None = None) -> None:
         """seed: of the episodes, of this rank alone."""
         self.rules = rules or {}
         league = config.league
