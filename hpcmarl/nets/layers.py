@@ -24,6 +24,20 @@ MINUS_ONE = torch.tensor(-1.0)
 GAINS = {"tanh": 5.0 / 3.0, "relu": 2.0**0.5}
 
 
+class BareLinear(nn.Linear):
+    """A linear layer whose weights are still to be set. (torch's skip_init goes by way of its meta device, which imports sympy: 0.6 s a rank.)"""
+
+    def reset_parameters(self) -> None:
+        """Draw nothing: torch would draw from its global generator."""
+
+
+class BareGRUCell(nn.GRUCell):
+    """A GRU cell whose weights are still to be set."""
+
+    def reset_parameters(self) -> None:
+        """Draw nothing."""
+
+
 class Dense(nn.Module):
     """Linear layers with the activation after each of them but, unless `activate_last`, the last.
 
@@ -38,7 +52,7 @@ class Dense(nn.Module):
         self.activate_last = activate_last
         self.layers = nn.ModuleList()
         for index, (inputs, outputs) in enumerate(pairwise(sizes)):
-            layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
+            layer = BareLinear(inputs, outputs)
             last = index == len(sizes) - 2
             gain = last_gain if last and last_gain is not None else GAINS[activation]
             nn.init.orthogonal_(layer.weight, gain, generator=generator)

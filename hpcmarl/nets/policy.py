@@ -12,7 +12,7 @@ from torch import nn
 
 from hpcmarl.config import NetworkConfig
 from hpcmarl.nets.heads import Chooser, Head, make_head
-from hpcmarl.nets.layers import Dense, NumpyDense, NumpyRecurrence
+from hpcmarl.nets.layers import BareGRUCell, Dense, NumpyDense, NumpyRecurrence
 from hpcmarl.nets.moments import Moments, NumpyMoments
 from hpcmarl.nets.recurrence import Packing, recur, spread
 from hpcmarl.nets.sparse import MOST_NON_ZEROS, SparseWeight
@@ -177,7 +177,7 @@ def _dense_stages(dense: Dense, prefix: str) -> list[dict[str, str | None]]:
 
 
 def _gru_cell(inputs: int, memory: int, generator: torch.Generator) -> nn.GRUCell:
-    cell: nn.GRUCell = nn.utils.skip_init(nn.GRUCell, inputs, memory)  # type: ignore[no-untyped-call]
+    cell = BareGRUCell(inputs, memory)
     for weight in (cell.weight_ih, cell.weight_hh):
         for gate in torch.split(weight.data, memory):
             nn.init.orthogonal_(gate, 1.0, generator=generator)

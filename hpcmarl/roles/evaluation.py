@@ -34,6 +34,8 @@ def evaluate_checkpoint(
     if found is None:
         raise FormatError(f"{path}: no checkpoint in it verifies; allowed: a run directory with checkpoints/checkpoint-*.h5")
     state, attributes = load_checkpoint(found)
+    if "league" in state:
+        raise ConfigError(f"{found}: the checkpoint is of a league, whose policies are judged against each other; use hpcmarl league match or show")
     text = attributes.get("config")
     if not isinstance(text, str):
         raise FormatError(f"{found}: its attribute config is no text; the file is damaged or foreign")

@@ -62,7 +62,6 @@ class Opponents:
     """Draws from a distribution over snapshots. `at_once` are drawn together and each serves `stay` episodes, in random order, before the next are:
     so the policies of a batch of slots are few, while every snapshot gets its share. rules: players by name that are not in the pool."""
 
-
     def __init__(
         self,
         pool: Pool,

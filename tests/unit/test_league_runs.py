@@ -6,6 +6,7 @@ import pytest
 from hpcmarl.errors import ConfigError, FormatError
 from hpcmarl.io.checkpoint import list_checkpoints
 from hpcmarl.io.pool import list_snapshots, read_snapshot
+from hpcmarl.roles.evaluation import evaluate_checkpoint
 from tests.worlds import final_state, run_world, summary
 
 RPS = """
@@ -221,6 +222,8 @@ def test_a_league_and_a_single_run_do_not_go_on_from_each_other(tmp_path):
         run_world(1, tmp_path / "league", text=RPS, resume=str(tmp_path / "single"))
     with pytest.raises(ConfigError, match="is of a league"):
         run_world(1, tmp_path / "single", text=single, resume=str(tmp_path / "league"))
+    with pytest.raises(ConfigError, match="use hpcmarl league match or show"):
+        evaluate_checkpoint(str(tmp_path / "league"))
     with pytest.raises(ConfigError, match="a league goes on where its pool is"):
         run_world(1, tmp_path / "other", text=RPS, resume=str(tmp_path / "league"))
     with pytest.raises(ConfigError, match=r"member b is not in league\.members"):
