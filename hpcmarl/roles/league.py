@@ -46,6 +46,7 @@ class League(Role):
         self.free_ranks: list[int] = []
         self.matches: dict[int, dict[str, Any]] = {}  # by rank
         self.phase, self.status = "start", "finished"
+        self.heard = True  # something since work was last handed out
         self.opponents_due = Interval(OPPONENTS_SECONDS)
         self.checkpoint_due = Interval(config.checkpoint.every_seconds) if config.checkpoint.every_seconds else None
         self.until = 0.0  # of stopping or judging, monotonic
@@ -54,6 +55,7 @@ class League(Role):
 
     def on_message(self, message: Message) -> None:
         began = time.perf_counter()
+        self.heard = True
         if message.kind is Kind.INTERRUPT:
             self._begin_stop("interrupted")
         else:
@@ -117,6 +119,7 @@ class League(Role):
         """Its match is played by another, its team's member trained by another; a dead leader's member goes on from its checkpoint."""
         if (task := self.matches.pop(rank, None)) is not None:
             self.book.ended(task["row"], task["column"], None)
+        self.heard = True
         self.free_ranks = [free for free in self.free_ranks if free != rank]
         self.records.on_lost(rank)
         self.terms.on_lost(rank, groups)
@@ -175,21 +178,21 @@ class League(Role):
         return end is not None and margin is not None and time.time() > end - margin
 
     def _hand_out(self) -> bool:
-        """Terms to free groups, matches to free ranks, news of opponents to teams."""
-        worked = False
-        if self.phase == "train":
+        """News of opponents to teams; where anything has happened, terms to free groups and matches to free ranks."""
+        if self.phase == "train" and self.opponents_due.due():
+            for rank, opponents in self.terms.news():
+                self.tell(rank, Kind.OPPONENTS, opponents)
+        if not self.heard:
+            return False
+        self.heard = False
+        if self.phase == "train" and self.terms.free_groups:
             waiting = [member for member in self.book.members if member.team is None and self.records.wants(member) and self.book.may_begin(member)]
             for rank, term in self.terms.give(waiting):
                 self.tell(rank, Kind.TERM, term)
-                worked = True
-            if self.opponents_due.due():
-                for rank, opponents in self.terms.news():
-                    self.tell(rank, Kind.OPPONENTS, opponents)
         if self.phase in ("train", "judge"):
             while self.free_ranks and (pair := self.book.next_match()) is not None:
                 self._give_match(self.free_ranks.pop(0), *pair)
-                worked = True
-        return worked
+        return True
 
     def _give_match(self, rank: int, row: str, column: str) -> None:
         side = self.book.snapshots[self.book.numbers[row]].side
@@ -215,7 +218,7 @@ class League(Role):
         for member, group in self.terms.running.values():
             logger.warning("no last word from group %d, which trained %s, within %.0f s", group, member.name, STOP_PATIENCE)
         self.terms.running.clear()
-        self.phase = "judge"
+        self.phase, self.heard = "judge", True
         self.until = time.monotonic() + (self.league.evaluation.final_seconds if self.status == "finished" else 0.0)
         self._hand_out()
 

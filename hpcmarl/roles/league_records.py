@@ -10,10 +10,10 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from hpcmarl.errors import StorageError
-from hpcmarl.io.metrics import MetricsWriter, write_summary
+from hpcmarl.io.metrics import MetricsWriter
 from hpcmarl.league.book import Book, Member
 from hpcmarl.roles.base import Context, Interval
+from hpcmarl.roles.recording import keep_summary
 
 logger = logging.getLogger(__name__)
 FIRST_LINE, LONGEST_PAUSE = 5.0, 60.0  # seconds between lines
@@ -144,12 +144,7 @@ class LeagueRecords:
             "versions": self.context.versions(),
         }
         self.metrics.close()
-        try:
-            write_summary(self.context.run_directory, summary)
-        except StorageError as problem:
-            if self.config.checkpoint.on_error == "stop":
-                raise
-            logger.error("%s; the run has ended, the figures are in the last row of the metrics", problem)
+        keep_summary(self.context, summary)
         logger.info("%s after %s", status, self._words())
         logger.info("results in %s; ratings: hpcmarl league show %s", self.context.run_directory, self.context.run_directory)
 

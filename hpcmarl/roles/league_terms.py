@@ -19,7 +19,7 @@ class Terms:
     """running: by the term's number, who is trained by which group."""
 
     def __init__(self, context: Context, book: Book) -> None:
-        self.groups, self.book = context.topology.groups, book
+        self.groups, self.book, self.limit = context.topology.groups, book, context.config.stop.updates
         self.free_groups: list[int] = []
         self.running: dict[int, tuple[Member, int]] = {}
         self.number = 0  # of the newest term: messages of older ones are dropped
@@ -92,13 +92,18 @@ class Terms:
             "side": member.side,
             "group": group,
             "ranks": self._ranks(group),
-            "until": self.book.term_end(member),
+            "until": self._until(member),
             "directory": member.directory,
             "snapshot": snapshot_name(member.name, member.terms + 1),
             "seed": self.book.seed_of(member),
             "life": member.life,
             **self._mixture(member),
         }
+
+    def _until(self, member: Member) -> int:
+        """The version at which the term ends: when the member is frozen, or has done all that it is to do (stop.updates)."""
+        end = self.book.term_end(member)
+        return end if self.limit is None else min(end, self.limit - member.updates_before)
 
     def _mixture(self, member: Member) -> dict[str, Any]:
         mixture = self.book.mixture(member)

@@ -42,6 +42,16 @@ def trajectory_writer(context: Context, index: int, *, with_state: bool) -> Traj
     return TrajectoryWriter(directory, spec, config, rank=rank, role="actor", host=host, attributes=context.attributes("actor", index))
 
 
+def keep_summary(context: Context, summary: dict[str, Any]) -> None:
+    """Write summary.json. Where the disk fails: raises StorageError, or says so, as checkpoint.on_error wants."""
+    try:
+        write_summary(context.run_directory, summary)
+    except StorageError as problem:
+        if context.config.checkpoint.on_error == "stop":
+            raise
+        logger.error("%s; the run has ended, the figures are in the last row of the metrics", problem)
+
+
 class Recorder:
     """Counts over the whole run, resumptions included; `seconds` is training time, without start-up and final evaluation."""
 
@@ -252,12 +262,7 @@ class Recorder:
             "versions": self.context.versions(),
         }
         self.metrics.close()
-        try:
-            write_summary(self.context.run_directory, summary)
-        except StorageError as problem:
-            if self.config.checkpoint.on_error == "stop":
-                raise
-            logger.error("%s; the run has ended, the figures are in the last row of the metrics", problem)
+        keep_summary(self.context, summary)
         self.display.finish(summary)
 
     def _operations(self, engine: Engine) -> dict[str, float]:

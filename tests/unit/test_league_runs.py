@@ -155,6 +155,22 @@ def test_without_any_team_left_the_league_stops_and_can_be_resumed(tmp_path):
     assert summary(tmp_path)["status"] == "interrupted"
 
 
+def test_a_term_ends_where_the_run_does(tmp_path):
+    run_world(1, tmp_path, "league.members={a: {}}", "league.freeze.most_updates=4", text=RPS)
+    state = book(tmp_path)
+    assert [state["snapshots"][name]["updates"] for name in state["order"]] == [0, 4, 6]
+
+
+def test_exploiters_begin_anew_and_winners_are_frozen_early(tmp_path):
+    kind = "{name: main_exploiter, reset: 1, freeze: {least_updates: 1, most_updates: 3, winning: 0}}"  # any score is enough: one update each
+    run_world(1, tmp_path, "stop.updates=12", f"league.members={{main: {{kind: {{name: main}}}}, exploiter: {{kind: {kind}}}}}", text=RPS)
+    state = book(tmp_path)
+    assert state["members"]["exploiter"]["life"] == state["members"]["exploiter"]["terms"] + 1 > 4
+    assert state["members"]["main"]["life"] == 1
+    owners = {state["snapshots"][name]["member"] for name in state["order"]}
+    assert owners == {0, 1}
+
+
 def test_fresh_members_begin_each_term_anew(tmp_path):
     run_world(1, tmp_path, "league.fresh=true", "league.members={a: {}}", text=RPS)
     state = book(tmp_path)
