@@ -18,7 +18,7 @@ league_app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Show a league, play matches between its policies, or export them.",
+    help="Show a league, play matches between its policies, export them or carry them over.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -148,6 +148,41 @@ def export(
         return
     for what in result.values():
         typer.echo(", ".join(f"{key} {value}" if isinstance(value, int) else str(value) for key, value in what.items()))
+
+
+@league_app.command()
+def carry(
+    run: Run,
+    snapshot: Annotated[str, typer.Argument(metavar="SNAPSHOT", help="a snapshot, or a member (its newest one)")],
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="the league to carry it to, with the new observations")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.h5", help="the new snapshot; must not exist")],
+    features: Annotated[
+        list[str] | None, typer.Option("--features", metavar="POLICY=LIST", help="what each new feature was: 0-9,new*2,10", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a snapshot fit changed observations without changing what it does.
+
+    New features begin with weights of zero; that the outputs stay is checked. A member of a new league begins there with
+    league.members.NAME.start: FILE.h5.
+
+    \b
+    hpcmarl league carry runs/tag prey configs/tag_with_wind.yaml --features prey=0-13,new*2 --out prey.h5
+    """
+    set_threads(1)
+    from hpcmarl.cli_common import load
+    from hpcmarl.roles.league_carry import carry as carry_over
+    from hpcmarl.roles.league_reading import read_league
+
+    result = carry_over(read_league(run), snapshot, load(config, []), features or [], out)
+    if as_json:
+        print_json(result)
+        return
+    typer.echo(f"{result['snapshot']} to {result['file']}: {result['parameters']} parameters")
+    typer.echo(f"outputs change by {result['difference']:.1e} of the largest")
+    for what in ("widened", "begun"):
+        if result[what]:
+            typer.echo(f"{what}: {', '.join(result[what])}")
 
 
 def _check_plots(directory: Path) -> None:

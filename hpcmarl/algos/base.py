@@ -97,6 +97,19 @@ class Algorithm(ABC):
         Raises TypeError where the policy is recurrent or its actions are not discrete."""
         return self._actors[policy].chances(obs, mask)
 
+    def raw_outputs(self, policy: str, inputs: FloatArray) -> FloatArray:
+        """What a policy's network gives [n, K] for inputs [n, D], with an empty memory where it is recurrent."""
+        return self._actors[policy].raw(inputs)[0]
+
+    def acting_inputs(self, policy: str) -> int:
+        """D, how many numbers a policy's network sees: its observation and, where it is told who acts, one for each agent."""
+        return self._actors[policy].inputs
+
+    def acting_parameters(self, policy: str) -> list[str]:
+        """Which of `named_parameters` acting depends on."""
+        own = self._flat.name_of(self._policies[policy])
+        return [name for name in self.named_parameters() if name.startswith(own)]
+
     def named_parameters(self) -> dict[str, FloatArray]:
         """The parameters by policy, module and layer, in the order of the vector: views that stay valid."""
         return self._flat.named()

@@ -34,6 +34,9 @@ class MemberConfig(Section):
         None, description="one of AlphaStar's roles, which chooses opponents and resets by itself; default: matchmaking"
     )
     matchmaking: MatchmakingConfig | None = Field(None, description="whom it trains against; default: league.matchmaking")
+    start: str | None = Field(
+        None, description="file of a snapshot that it begins as, and goes back to when it is reset (hpcmarl league carry); default: random weights"
+    )
 
 
 class LeagueEvaluationConfig(Section):

@@ -48,11 +48,16 @@ def write_snapshot(directory: str | os.PathLike[str], name: str, parameters: Flo
     """Writes parameters [P] whole or not at all; `attributes` (plain values: config, member, side, term, version, …) say whose they are.
 
     Raises StorageError where the disk fails, FloatingPointError rather than keep a number that is none."""
-    if not np.all(np.isfinite(parameters)):
-        raise FloatingPointError(f"the parameters of {name} are not finite; lower optimizer.step_size")
     path = snapshot_path(directory, name)
-    write_state(path, SNAPSHOT, {"parameters": np.array(parameters, np.float32)}, {**attributes, "name": name})
+    write_snapshot_file(path, parameters, {**attributes, "name": name})
     return path
+
+
+def write_snapshot_file(path: Path, parameters: FloatArray, attributes: Mapping[str, Any]) -> None:
+    """The same to any file; `attributes` hold its name."""
+    if not np.all(np.isfinite(parameters)):
+        raise FloatingPointError(f"the parameters of {attributes['name']} are not finite; lower optimizer.step_size")
+    write_state(path, SNAPSHOT, {"parameters": np.array(parameters, np.float32)}, attributes)
 
 
 def read_snapshot(path: str | os.PathLike[str]) -> tuple[FloatArray, dict[str, Any]]:

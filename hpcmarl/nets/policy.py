@@ -42,6 +42,7 @@ class Policy(nn.Module):
         self.moments = Moments(spec.observation_size) if normalise else None
         self.chooser = chooser or make_head(spec.action)
         self.agents = len(spec.agents)
+        self.inputs = spec.observation_size
         self.patterns: tuple[Pattern, Pattern] | None = None  # of the cell's two weights, where it is to multiply by their non-zeros
         self.memory_size = config.memory if config.recurrent else 0
         last = config.hidden[-1] if config.hidden else spec.observation_size
@@ -113,6 +114,7 @@ class Actor:
 
     def __init__(self, policy: Policy) -> None:
         self._chooser = policy.chooser
+        self.memory_size, self.inputs = policy.memory_size, policy.inputs
         self._normalised = None if policy.moments is None else NumpyMoments(policy.moments)
         self._body = None if policy.body is None else NumpyDense(policy.body)
         self._recurrence = None if policy.cell is None else NumpyRecurrence(policy.cell)
@@ -136,18 +138,13 @@ class Actor:
         """
         slots, agents = frame.alive.shape
         rows = slots * agents
-        obs = self._seen(frame.obs.reshape(rows, -1))
-        after = None
+        obs, before, after = frame.obs.reshape(rows, -1), None, None
         if self._recurrence is not None:
-            assert self._body is not None
             assert memory is not None
             before = (memory * ~starts[:, None, None]).reshape(rows, -1)
-            hidden = self._recurrence(self._body(obs), before)
-            hidden = np.where(frame.alive.reshape(rows, 1), hidden, before)
+        raw, hidden = self.raw(obs, before, frame.alive.reshape(rows, 1))
+        if hidden is not None:
             after = hidden.reshape(slots, agents, -1)
-            raw = self._outputs(hidden)
-        else:
-            raw = self._outputs(obs)
         mask = None if frame.action_mask is None else frame.action_mask.reshape(rows, -1)
         action, logp = self._chooser.mode(raw, mask) if greedy else self._chooser.sample(raw, mask, generator)
         if not frame.alive.all():
@@ -156,12 +153,26 @@ class Actor:
             logp[dead] = 0
         return Decision(action.reshape(slots, agents, *action.shape[1:]), logp.reshape(slots, agents), after)
 
+    def raw(self, obs: FloatArray, before: FloatArray | None = None, alive: BoolArray | None = None) -> tuple[FloatArray, FloatArray | None]:
+        """What the network gives for inputs [n, D], [n, K], and the memory [n, H] after them; before: the memory (None: zeros), which those keep
+        who are not alive [n, 1] (None: all are)."""
+        obs = self._seen(obs)
+        if self._recurrence is None:
+            return self._outputs(obs), None
+        assert self._body is not None
+        if before is None:
+            before = np.zeros((len(obs), self.memory_size), np.float32)
+        hidden = self._recurrence(self._body(obs), before)
+        if alive is not None:
+            hidden = np.where(alive, hidden, before)
+        return self._outputs(hidden), hidden
+
     def chances(self, obs: FloatArray, mask: BoolArray | None) -> FloatArray:
         """How likely each action is drawn, [n, A], for observations [n, *shape] and masks [n, A]. Raises TypeError where policies are recurrent,
         whose chances depend on more than they see, or actions are not discrete."""
         if self._recurrence is not None:
             raise TypeError("a recurrent policy acts by its memory, not by one observation")
-        return self._chooser.chances(self._outputs(self._seen(obs.reshape(len(obs), -1))), mask)
+        return self._chooser.chances(self.raw(obs.reshape(len(obs), -1))[0], mask)
 
     def _seen(self, obs: FloatArray) -> FloatArray:
         return obs if self._normalised is None else self._normalised(obs)

@@ -30,7 +30,7 @@ from hpcmarl.optim.base import Averages, Optimizer
 from hpcmarl.optim.rounds import RoundRule, make_rule
 from hpcmarl.optim.sparse import SparseTopology
 from hpcmarl.packing import pack
-from hpcmarl.types import EnvironmentSpec
+from hpcmarl.types import EnvironmentSpec, FloatArray
 
 EPISODES_A_MESSAGE = 16  # a rollout message of unrolls stands for about so many episodes
 TOPOLOGY = 1  # number of the random stream that draws masks
@@ -49,6 +49,7 @@ class Context:
     resume: dict[str, Any] | None = None  # the checkpoint's state; on the server's rank alone
     job_end: float | None = None  # of the Slurm job around the run, seconds since 1970
     processes: tuple[tuple[int, int], ...] = ()  # of each rank: its process and when that was started (launch/processes.py)
+    start: FloatArray | None = None  # initial parameters, on the server's rank; default: the algorithm's own
     game: Callable[[BatchedEnvironment], BatchedEnvironment] | None = None  # what actors play instead of the bare environment
 
     @property
@@ -64,7 +65,8 @@ class Context:
     def optimizer(self, algorithm: Algorithm) -> Optimizer:
         """A new optimizer of this run, at the algorithm's initial parameters."""
         averages = Averages(algorithm.averages.start, algorithm.averaging_rate)
-        optimizer = make_optimizer(self.config.optimizer, algorithm.initial_parameters(), list(algorithm.segments.values()), averages)
+        initial = algorithm.initial_parameters() if self.start is None else self.start.copy()
+        optimizer = make_optimizer(self.config.optimizer, initial, list(algorithm.segments.values()), averages)
         if (sparse := self.sparse) is not None:  # the same random numbers for every replica
             optimizer.become_sparse(SparseTopology(sparse, algorithm.layers, algorithm.size, generator_for(self.config.seed, "server", 0, TOPOLOGY)))
         return optimizer

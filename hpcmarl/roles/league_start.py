@@ -26,11 +26,18 @@ logger = logging.getLogger(__name__)
 def check_league(config: Config, spec: EnvironmentSpec) -> None:
     """Each side must have a member, and the algorithm suit each side. Raises ConfigError."""
     game = game_of(config, spec)
+    sizes = {}
     for side, policies in game.sides.items():
         try:
-            make_algorithm(side_of(spec, policies), config.algo, config.seed)
+            sizes[side] = make_algorithm(side_of(spec, policies), config.algo, config.seed).size
         except ConfigError as error:
             raise ConfigError(f"{error} (side {side} of the league)") from error
+    for name, member in game.members.items():
+        if member.start is not None and (found := read_snapshot(member.start)[0].size) != (size := sizes[game.side[name]]):
+            raise ConfigError(
+                f"league.members.{name}.start: {member.start} holds {found} parameters where the configuration makes {size}; "
+                "hpcmarl league carry makes a snapshot fit changed observations"
+            )
 
 
 def new_book(config: Config, game: Game) -> Book:
@@ -103,8 +110,11 @@ def freeze_beginnings(context: Context, book: Book, game: Game, pool: Path) -> N
         if name in book.numbers:
             continue
         spec = side_of(context.spec, game.sides[member.side])
-        algorithm = make_algorithm(spec, config.algo, book.seed_of(member))
+        if member.config.start is None:
+            parameters = make_algorithm(spec, config.algo, book.seed_of(member)).initial_parameters()
+        else:
+            parameters, _ = read_snapshot(member.config.start)
         facts = {"member": member.name, "side": member.side, "life": member.life, "version": 0, "env_steps": 0, "opponents": []}
         attributes = {**context.attributes("server"), **facts}
-        write_snapshot(pool, name, algorithm.initial_parameters(), attributes)
+        write_snapshot(pool, name, parameters, attributes)
         book.add(member, name, 0, 0.0)

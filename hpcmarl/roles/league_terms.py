@@ -97,6 +97,7 @@ class Terms:
             "snapshot": snapshot_name(member.name, member.terms + 1),
             "seed": self.book.seed_of(member),
             "life": member.life,
+            "start": None if member.config.start is None else snapshot_name(member.name, 0),
             **self._mixture(member),
         }
 

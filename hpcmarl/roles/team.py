@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 class Term:
     """What a team is to do. world: its number, from 1; ranks: of the job, the leader first; group: in topology.groups; until: the member's
     version at which the term ends; directory: the member's, in the run's; snapshot: the name of what is frozen; seed, life: of the
-    member."""
+    member; start: the snapshot that it begins a life as, None: random weights."""
 
     world: int
     member: str
@@ -47,6 +47,7 @@ class Term:
     snapshot: str
     seed: int
     life: int
+    start: str | None
     names: list[str]
     shares: Any
     own_share: float
@@ -98,6 +99,8 @@ class Team:
         if self.leads:
             RunDirectory(path).create(dump_config(config), resuming=True)
             self.inner = replace(self.inner, resume=self._resumed())
+            if self.inner.resume is None and term.start is not None:
+                self.inner = replace(self.inner, start=opponents.pool.parameters(term.start, self.inner.algorithm().size))
         self.rank = Rank(self.inner)
 
     def _resumed(self) -> dict[str, Any] | None:

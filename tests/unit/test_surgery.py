@@ -1,0 +1,137 @@
+"""Networks carried over to changed observations: outputs that stay what they were, what is refused."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hpcmarl.algos import make_algorithm
+from hpcmarl.algos.surgery import NEW, carry_over
+from hpcmarl.config.file import load_config
+from hpcmarl.envs import new_frame
+from hpcmarl.errors import ConfigError
+from hpcmarl.types import ActionSpace, EnvironmentSpec, PolicySpec
+
+FIVE = ActionSpace("discrete", (5,))
+
+
+def spec(*sizes, action=FIVE, state=None):
+    names = ("walkers", "runners")
+    policies = tuple(PolicySpec(name, tuple(f"{name}_{k}" for k in range(2)), (size,), action) for name, size in zip(names, sizes, strict=False))
+    return EnvironmentSpec("made:up", policies, state, turn_based=False)
+
+
+def make(where, *changes, seed=0, hidden="[8, 6]"):
+    config = load_config("env: {id: a.b}\nstop: {updates: 1}\n", [f"algo.network.hidden={hidden}", *changes])
+    algorithm = make_algorithm(where, config.algo, seed)
+    vector = algorithm.parameters.copy()
+    generator = np.random.default_rng(seed)
+    vector[:] = generator.standard_normal(vector.size).astype(np.float32) * 0.5
+    for name, array in algorithm.named_parameters().items():
+        if name.endswith("moments"):  # counts and squares are no arbitrary numbers
+            size = (len(array) - 1) // 2
+            array[:] = np.concatenate([[4.0], generator.standard_normal(size), 4.0 + generator.random(size) * 9])
+    kept = {name: array.copy() for name, array in algorithm.named_parameters().items() if name.endswith("moments")}
+    algorithm.load_parameters(vector)
+    for name, array in algorithm.named_parameters().items():
+        if name in kept:
+            array[:] = kept[name]
+    return algorithm
+
+
+def act(algorithm, observations, steps=4):
+    """Log-probabilities of what is drawn with one and the same generator, step by step; observations: policy -> [steps, 3, 2, D]."""
+    generator, memory, told = np.random.default_rng(5), algorithm.initial_memory(3), []
+    for step in range(steps):
+        frame = new_frame(algorithm.spec, 3)
+        for name, seen in frame.policies.items():
+            seen.obs[:], seen.alive[:] = observations[name][step], True
+        decisions = algorithm.act(frame, memory, generator)
+        memory = {name: decision.memory for name, decision in decisions.items() if decision.memory is not None}
+        told.append(np.stack([decision.action + decision.logp for decision in decisions.values()]))
+    return np.stack(told)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("algo.critic=dec",),
+        ("algo.critic=obs",),
+        ("algo.critic=obs", "algo.normalise_observations=true", "algo.normalise_values=true"),
+        ("algo.critic=dec", "algo.network.recurrent=true"),
+        ("algo.name=ppo", "algo.critic=dec"),
+        ("algo.name=iql",),
+        ("algo.name=vdn", "algo.network.recurrent=false"),
+        ("algo.name=coma", "algo.critic=obs"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("features", [[0, 1, 2, 3, NEW, NEW], [NEW, 2, 0, NEW, 3, 1], [3, 2, 1, 0]], ids=["more", "mixed", "order"])
+def test_policies_act_as_before_whatever_the_new_features_show(changes, features):
+    old, new = make(spec(4), *changes, seed=1), make(spec(len(features)), *changes, seed=2)
+    carried = carry_over(old, new, {"walkers": features})
+    assert carried.difference < 1e-5
+    assert not carried.begun
+    generator = np.random.default_rng(3)
+    before = generator.standard_normal((4, 3, 2, 4)).astype(np.float32)
+    after = generator.standard_normal((4, 3, 2, len(features))).astype(np.float32)
+    for place, feature in enumerate(features):
+        if feature != NEW:
+            after[..., place] = before[..., feature]
+    new.load_parameters(carried.parameters)
+    np.testing.assert_allclose(act(new, {"walkers": after}), act(old, {"walkers": before}), atol=2e-4)
+
+
+def test_a_critic_values_as_before_too():
+    """The critic of all agents' observations reads them agent by agent."""
+    old, new = make(spec(4), "algo.critic=obs", seed=1), make(spec(6), "algo.critic=obs", seed=2)
+    features = [NEW, 2, 0, NEW, 3, 1]
+    carry_over(old, new, {"walkers": features})
+    before, after = (next(a for n, a in algorithm.named_parameters().items() if n == "walkers.1.layers.layers.0.weight") for algorithm in (old, new))
+    seen = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
+    widened = np.random.default_rng(1).standard_normal((2, 6)).astype(np.float32)
+    for place, feature in enumerate(features):
+        if feature != NEW:
+            widened[:, place] = seen[:, feature]
+    np.testing.assert_allclose(after @ widened.ravel(), before @ seen.ravel(), rtol=1e-4, atol=1e-5)
+
+
+def test_only_the_policy_that_changes_needs_features_and_what_reads_both_begins_anew():
+    old, new = make(spec(4, 3), "algo.critic=obs", seed=1), make(spec(5, 3), "algo.critic=obs", seed=2)
+    carried = carry_over(old, new, {"walkers": [0, 1, 2, 3, NEW]})
+    assert {name.rpartition(".layers.")[0] for name in carried.begun} == {"walkers.1.layers", "runners.1.layers"}
+    assert carried.widened == ["walkers.0.outputs.layers.0.weight"]
+
+
+def test_a_mixer_of_the_state_stays_as_it_is():
+    old, new = make(spec(4, state=7), "algo.name=qmix", seed=1), make(spec(5, state=7), "algo.name=qmix", seed=2)
+    carried = carry_over(old, new, {"walkers": [0, 1, 2, 3, NEW]})
+    assert not carried.begun
+    assert any(name.startswith("(team)") for name in carried.carried)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "features", "message"),
+    [
+        (spec(4), spec(6), {}, r"sees 6 features where the snapshot saw 4; say which are which, for instance --features walkers=0-3,new\*2"),
+        (spec(4), spec(6), {"walkers": [0, 1, 2, 3]}, "4 given, and it sees 6"),
+        (spec(4), spec(5), {"walkers": [0, 1, 2, 4, NEW]}, "4 is none of the old features 0 to 3"),
+        (spec(4), spec(5), {"walkers": [0, 1, 2, 2, NEW]}, "every old feature must have one place"),
+        (spec(4), spec(4, action=ActionSpace("discrete", (6,))), {}, "other actions than in the snapshot"),
+        (
+            spec(4),
+            replace(spec(4), policies=(replace(spec(4).policies[0], name="others"),)),
+            {},
+            "policy others is not in the snapshot; it has walkers",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_one_line(before, after, features, message):
+    with pytest.raises(ConfigError, match=message):
+        carry_over(make(before), make(after), features)
+
+
+@pytest.mark.parametrize("hidden", ["[8, 7]", "[7, 6]", "[8]", "[]"])
+def test_other_hidden_layers_are_refused(hidden):
+    with pytest.raises(ConfigError, match=r"keep algo\.network as it was"):
+        carry_over(make(spec(4)), make(spec(5), hidden=hidden), {"walkers": [0, 1, 2, 3, NEW]})
