@@ -82,7 +82,7 @@ class FreezeConfig(Section):
     """When a member of a kind is frozen: at once when it beats all it is measured against, or when time is out."""
 
     winning: Fraction = Field(0.7, description="live score against every one of them above which it may be frozen early")
-    least_updates: Natural = Field(100, description="updates since the last snapshot before which it never is")
+    least_updates: Natural = Field(100, description="updates since the last snapshot before which it never is, not even at the end of the run")
     most_updates: PositiveInt = Field(200, description="updates since the last snapshot after which it is in any case")
 
 

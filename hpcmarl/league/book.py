@@ -164,6 +164,7 @@ class Book:
 
     def on_progress(self, member: Member, version: int, env_steps: int, episodes: int) -> None:
         """How far it is in its present life."""
+        self.changes += version != member.version
         member.version, member.env_steps, member.episodes = version, env_steps, episodes
 
     def on_played(self, member: Member, opponent: str, games: int, score: float) -> None:
@@ -174,14 +175,18 @@ class Book:
         member.against[number] = member.against.get(number, 0) + games
         member.met[number] += games
 
+    def has_trained(self, member: Member) -> bool:
+        """Whether it has made as many updates since its last snapshot as another one must stand for."""
+        return member.version - member.frozen_version >= self.freezing(member).least_updates
+
     def wins(self, member: Member) -> bool:
         """Whether it may be frozen before its term is over: it beats all that it is measured against (its kind says whom, else whom it meets)."""
-        freeze, updates = self.freezing(member), member.version - member.frozen_version
-        if updates < freeze.least_updates or freeze.winning >= 1.0:
+        freeze = self.freezing(member)
+        if freeze.winning >= 1.0 or not self.has_trained(member):
             return False
         view = self.view(member)
         if isinstance(member.matchmaker, MemberKind):
-            return member.matchmaker.may_freeze(view, updates)
+            return member.matchmaker.may_freeze(view, member.version - member.frozen_version)
         mixture = member.matchmaker.mixture(view)
         met = mixture.snapshots[mixture.weights > 0.0]
         return bool(len(met)) and bool((member.live.mean_score(met) > freeze.winning).all())

@@ -209,8 +209,8 @@ class League(Role):
             return
         self.status, self.phase = status, "stop"
         self.records.end()
-        for world, (_, group) in self.terms.running.items():
-            self._end_term(world, group, status)
+        for world, (member, group) in self.terms.running.items():  # what has hardly trained is kept for a resumption, but not frozen
+            self._end_term(world, group, status if self.book.has_trained(member) else "interrupted")
         self.until = time.monotonic() + STOP_PATIENCE
 
     def _begin_judging(self) -> None:
