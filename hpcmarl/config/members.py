@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from hpcmarl.config.base import Count, NonNegative, PositiveInt, Section
+from hpcmarl.config.base import Count, Fraction, NonNegative, PositiveInt, Section
 from hpcmarl.config.league import (
     AdaptiveConfig,
     EvaluationStrategyConfig,
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=60)]
 Share = Annotated[float, Field(ge=0, le=0.9)]
+
+
+class TermConfig(FreezeConfig):
+    """When a member without a kind is frozen."""
+
+    winning: Fraction = Field(1.0, description="live score against all that it meets above which it is frozen early; 1: never")
 
 
 class MemberConfig(Section):
@@ -65,7 +71,7 @@ class LeagueConfig(Section):
     )
     own_seats: Count = Field(1, description="agents that the member plays in each episode where one policy can play all")
     matchmaking: MatchmakingConfig = PfspConfig()
-    freeze: FreezeConfig = Field(FreezeConfig(winning=1.0), description="when a member is frozen, and goes on from there")
+    freeze: TermConfig = TermConfig()
     fresh: bool = Field(False, description="a member begins each term with new weights: a best response that owes nothing to the last one")
     live: LiveConfig = LiveConfig()
     evaluation: LeagueEvaluationConfig = LeagueEvaluationConfig()

@@ -163,7 +163,7 @@ def test_a_term_ends_where_the_run_does(tmp_path):
 
 @pytest.mark.parametrize(("least", "terms"), [(0, [0, 1]), (1000, [0])])
 def test_at_the_end_a_term_under_way_is_frozen_if_it_has_trained_enough(tmp_path, least, terms):
-    freeze = f"league.freeze={{least_updates: {least}, most_updates: 1000, winning: 1}}"
+    freeze = f"league.freeze={{least_updates: {least}, most_updates: 1000}}"
     run_world(1, tmp_path, freeze, "league.members={a: {}}", "stop.updates=null", "stop.env_steps=400", text=RPS)
     state = book(tmp_path)
     assert [state["snapshots"][name]["term"] for name in state["order"]] == terms
