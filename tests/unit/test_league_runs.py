@@ -66,12 +66,12 @@ def test_any_number_of_ranks_and_teams_freezes_every_term_of_every_member(tmp_pa
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs" / "league").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_configurations_run_as_they_are(tmp_path, path):
-    short = ("stop.seconds=1.5", "league.evaluation.final_seconds=0.5", "logging.progress=false")
+    short = ("stop={updates: 2}", "league.evaluation.final_seconds=0.5", "logging.progress=false")
     ranks = run_world(4, tmp_path, *short, text=path.read_text())
     assert {rank.exit_code for rank in ranks} == {0}
     told = summary(tmp_path)
-    assert told["env_steps"] > 0
-    assert told["snapshots"] >= len(told["members"])
+    assert {row["updates"] for row in told["members"].values()} == {2}
+    assert told["snapshots"] == 2 * len(told["members"])
 
 
 def test_members_are_different_and_their_snapshots_follow_each_other(tmp_path):
