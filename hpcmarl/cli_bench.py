@@ -52,6 +52,21 @@ def acting(config: OptionalConfig = None, overrides: Overrides = None, seconds: 
 
 
 @bench_app.command()
+def matches(config: OptionalConfig = None, overrides: Overrides = None, seconds: Seconds = 10.0, as_json: Json = False) -> None:
+    """Environment steps per second of a league's matches between frozen policies, beside bare stepping: one process, no MPI.
+
+    counted_share_of_steps: of all steps, those of episodes that count; the others are of slots that have played their share.
+
+    \b
+    hpcmarl bench matches configs/league/connect_four.yaml --seconds 20 --json
+    """
+    settings = _bench_settings("matches", config, overrides, 1, seconds, as_json)
+    from hpcmarl.bench.matches import run
+
+    print_result(run(settings, seconds), as_json)
+
+
+@bench_app.command()
 def learning(config: OptionalConfig = None, overrides: Overrides = None, seconds: Seconds = 10.0, as_json: Json = False) -> None:
     """A learner's updates per second beside those of a bare torch loop, on the same network, loss and trajectories: one process, no MPI.
 

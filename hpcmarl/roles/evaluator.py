@@ -137,15 +137,20 @@ class Match:
         self.frames.reverse()
         for policy, earned in self.earned.items():
             earned += self.outcome.policies[policy].reward
+        played = []
         for episode in self.outcome.episodes:
             if self.left[episode.slot] > 0:
                 self.left[episode.slot] -= 1
+                if not self.left[episode.slot]:
+                    played.append(episode.slot)
                 self.episodes.append(episode)
                 for spec in self.environment.spec.policies:
                     for agent, total in zip(spec.agents, self.earned[spec.name][episode.slot], strict=True):
                         self.agent_returns[agent].append(float(total))
         for earned in self.earned.values():
             earned[self.outcome.episode_end != 0] = 0.0
+        if played:
+            self.environment.rest_slots(played)  # they would only cost time
 
     def _random_actions(self, policy: str, column: int) -> Array:
         """One uniformly drawn, allowed action of one agent in every slot."""

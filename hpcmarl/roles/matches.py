@@ -22,6 +22,8 @@ from hpcmarl.roles.sides import Game, score_of
 from hpcmarl.roles.versus import Versus, side_of
 from hpcmarl.types import EnvironmentSpec
 
+DRAWN = 1000  # episodes for which the one opponent is drawn ahead
+
 
 class Matches:
     """One match at a time, all of them on the same environment slots. A match is {row, column: names of snapshots, side: of the row, seed}.
@@ -82,7 +84,7 @@ class Matches:
             self.environment = evaluation_environment(self.config.env, self.config.policies, self.settings, row.needs_state)
         generator = np.random.default_rng([self.settings.seed, int(self.task["seed"])])
         side = self.game.meets(self.task["side"])
-        opponents = Opponents(self.pool, lambda: self._algorithm(side, 1), generator, at_once=1, stay=1, rules=self.rules)
+        opponents = Opponents(self.pool, lambda: self._algorithm(side, 1), generator, at_once=1, stay=DRAWN, rules=self.rules)
         opponents.change([self.task["column"]], np.ones(1), 0.0)
         greedy = self.league.evaluation.greedy
         versus = Versus(self.environment, sides, opponents, score_of(self.league), generator, greedy)
