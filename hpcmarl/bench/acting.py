@@ -8,14 +8,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import numpy as np
 import torch
 
 from hpcmarl.algos import make_algorithm
-from hpcmarl.bench.throughput import step_bare
+from hpcmarl.bench.beside import beside_bare
 from hpcmarl.config import Config, acting_form
 from hpcmarl.envs import Seeds, describe, make_environment, new_frame, new_outcome
-from hpcmarl.envs.bare import make_bare
 from hpcmarl.roles.base import generator_for
 
 WINDOW = 1.0  # seconds of each kind in turn
@@ -34,6 +32,7 @@ class Acting:
         self.frames = [new_frame(self.environment.spec, self.slots, self.algorithm.needs_state) for _ in range(2)]
         self.outcome = new_outcome(self.environment.spec, self.slots)
         self.environment.reset(self.frames[0])
+        self.seconds = self.processor_seconds = 0.0  # of acting
 
     def step(self) -> None:
         """One decision of every agent and one step of every slot."""
@@ -44,39 +43,22 @@ class Acting:
 
     def run(self, seconds: float) -> tuple[int, float]:
         """Act for a while: environment steps and time."""
-        count, began = 0, time.perf_counter()
+        count, began, processor = 0, time.perf_counter(), time.process_time()
         while time.perf_counter() - began < seconds:
             self.step()
             count += self.slots
-        return count, time.perf_counter() - began
+        took = time.perf_counter() - began
+        self.seconds += took
+        self.processor_seconds += time.process_time() - processor
+        return count, took
 
 
 def run(config: Config, seconds: float) -> dict[str, Any]:
     """Measure for about `seconds` of each kind."""
     torch.set_num_threads(config.topology.threads)
     acting = Acting(config)
-    bare = make_bare(config.env, acting.slots, Seeds(config.seed, 1_000_000))
     acting.run(0.2)
-    step_bare(bare, 0.2)
-    acted, stepped, processor = [], [], 0.0
-    for _ in range(max(2, round(seconds / WINDOW))):
-        before = time.process_time()
-        count, took = acting.run(WINDOW)
-        processor += time.process_time() - before
-        acted.append(count / took)
-        count, took = step_bare(bare, WINDOW)
-        stepped.append(count / took)
+    acting.seconds = acting.processor_seconds = 0.0
+    told = beside_bare("acting", acting.run, config, acting.slots, seconds, WINDOW)
     acting.environment.close()
-    bare.close()
-    ratios = (np.array(acted) / np.array(stepped)).tolist()
-    return {
-        "acting_env_steps_per_second": float(np.mean(acted)),
-        "bare_env_steps_per_second": float(np.mean(stepped)),
-        "ratio": float(np.mean(acted) / np.mean(stepped)),
-        "ratio_median": float(np.median(ratios)),
-        "ratio_of_windows": ratios,
-        "acting_processor_share": processor / (len(acted) * WINDOW),
-        "slots": acting.slots,
-        "environment": config.env.id,
-        "window_seconds": WINDOW,
-    }
+    return {**told, "acting_processor_share": acting.processor_seconds / acting.seconds}

@@ -10,14 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from hpcmarl.algos import make_algorithm
-from hpcmarl.bench.throughput import step_bare
+from hpcmarl.bench.beside import beside_bare
 from hpcmarl.config import Config
-from hpcmarl.envs import Seeds, describe
-from hpcmarl.envs.bare import make_bare
+from hpcmarl.envs import describe
 from hpcmarl.errors import UsageError
 from hpcmarl.io.pool import Pool, snapshot_name, write_snapshot
 from hpcmarl.roles.matches import Matches
@@ -42,7 +40,12 @@ class Playing:
         self.task = {"row": snapshot_name("member", 0), "column": snapshot_name("member", 1), "side": first}
         evaluation = config.league.evaluation
         self.slots = min(evaluation.environments, evaluation.episodes)
-        self.finished = self.games = self.counted_steps = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """Count from here on."""
+        self.finished = self.games = self.steps = self.counted_steps = 0
+        self.seconds = 0.0
 
     def run(self, seconds: float) -> tuple[int, float]:
         """Play for a while: environment steps and time."""
@@ -56,7 +59,9 @@ class Playing:
                 self.finished += 1
                 self.games += int(outcome["played"][0])
                 self.counted_steps += sum(episode.length for episode in self.matches.match.episodes)
-        return count, time.perf_counter() - began
+        took = time.perf_counter() - began
+        self.steps, self.seconds = self.steps + count, self.seconds + took
+        return count, took
 
 
 def run(config: Config, seconds: float) -> dict[str, Any]:
@@ -66,30 +71,13 @@ def run(config: Config, seconds: float) -> dict[str, Any]:
     torch.set_num_threads(config.topology.threads)
     with tempfile.TemporaryDirectory(prefix="hpcmarl-matches-") as directory:
         playing = Playing(config, Path(directory) / "pool")
-        bare = make_bare(config.env, playing.slots, Seeds(config.seed, 1_000_000))
         playing.run(0.5)
-        step_bare(bare, 0.5)
-        playing.finished = playing.games = playing.counted_steps = 0
-        played, stepped, all_steps, took_in_all = [], [], 0, 0.0
-        for _ in range(max(2, round(seconds / WINDOW))):
-            count, took = playing.run(WINDOW)
-            all_steps, took_in_all = all_steps + count, took_in_all + took
-            played.append(count / took)
-            count, took = step_bare(bare, WINDOW)
-            stepped.append(count / took)
+        playing.forget()
+        told = beside_bare("match", playing.run, config, playing.slots, seconds, WINDOW)
         playing.matches.close()
-        bare.close()
-    ratios = (np.array(played) / np.array(stepped)).tolist()
     return {
-        "matches_per_second": playing.finished / took_in_all,
-        "games_per_second": playing.games / took_in_all,
-        "match_env_steps_per_second": float(np.mean(played)),
-        "bare_env_steps_per_second": float(np.mean(stepped)),
-        "ratio": float(np.mean(played) / np.mean(stepped)),
-        "ratio_median": float(np.median(ratios)),
-        "ratio_of_windows": ratios,
-        "counted_share_of_steps": min(1.0, playing.counted_steps / all_steps),
-        "slots": playing.slots,
-        "environment": config.env.id,
-        "window_seconds": WINDOW,
+        "matches_per_second": playing.finished / playing.seconds,
+        "games_per_second": playing.games / playing.seconds,
+        **told,
+        "counted_share_of_steps": min(1.0, playing.counted_steps / playing.steps),
     }

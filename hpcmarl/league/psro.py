@@ -3,7 +3,7 @@
 The rows are the snapshots of the member's own side, the columns the candidates; a cell is the row's mean score, of which a win is 1. What is
 drawn from is the columns' mixture: the member trains a best response to it, and the snapshot of that response enlarges the game
 (arXiv 1711.00832). A pair that was never played counts as even (`prior_games` drawn games are added to every pair), so a new snapshot looks
-like a good all-rounder until it has been evaluated; evaluate soon (strategy `latest`), or wait with snapshots.
+like a good all-rounder until it has been evaluated: the league's server lets no term begin before every pair was played.
 """
 
 from __future__ import annotations

@@ -1,0 +1,43 @@
+"""Something that steps environments, in turn with bare stepping of as many slots: short windows, so that a machine's moods fall on both alike.
+
+Called by acting.py and matches.py; one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.bench.throughput import step_bare
+from hpcmarl.config import Config
+from hpcmarl.envs import Seeds
+from hpcmarl.envs.bare import make_bare
+
+WARM_UP = 0.5  # seconds of bare stepping
+
+
+def beside_bare(name: str, step: Callable[[float], tuple[int, float]], config: Config, slots: int, seconds: float, window: float) -> dict[str, Any]:
+    """step(seconds) goes on for about so long and returns environment steps and time; it is warm. `seconds` of each kind, in windows of `window`.
+
+    NAME_env_steps_per_second, bare_env_steps_per_second, their ratio and those of the windows."""
+    bare = make_bare(config.env, slots, Seeds(config.seed, 1_000_000))
+    step_bare(bare, WARM_UP)
+    rates = []
+    for _ in range(max(2, round(seconds / window))):
+        (own, took), (stepped, bare_took) = step(window), step_bare(bare, window)
+        rates.append((own / took, stepped / bare_took))
+    bare.close()
+    own_rates, bare_rates = np.array(rates).T
+    ratios = own_rates / bare_rates
+    return {
+        f"{name}_env_steps_per_second": float(own_rates.mean()),
+        "bare_env_steps_per_second": float(bare_rates.mean()),
+        "ratio": float(own_rates.mean() / bare_rates.mean()),
+        "ratio_median": float(np.median(ratios)),
+        "ratio_of_windows": ratios.tolist(),
+        "slots": slots,
+        "environment": config.env.id,
+        "window_seconds": window,
+    }
