@@ -49,6 +49,7 @@ class Client(Role):
         self.matches = Matches(context.config, context.spec, self.game, self.pool, self._match_seed())
         self.team: Team | None = None
         self.terms: deque[Term] = deque()
+        self.lost: set[int] = set()
         self.early: list[Message] = []  # of terms that this rank has not begun
         self.begun = 0  # the newest term's number
         self.training_seconds = self.match_seconds = 0.0
@@ -97,6 +98,7 @@ class Client(Role):
             message.release()
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
+        self.lost.add(rank)
         if self.team is not None and rank in self.team.term.ranks:
             self.team.transport.lose(rank)
 
@@ -140,6 +142,8 @@ class Client(Role):
         self.begun = term.world
         self.training_seconds = self.match_seconds = 0.0
         self.team = Team(self.context, self.game, term, opponents)
+        for rank in self.lost.intersection(term.ranks):  # they died while the term was on its way
+            self.team.transport.lose(rank)
         early, self.early = self.early, []
         for message in early:
             self.deliver(message)
