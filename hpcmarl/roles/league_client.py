@@ -55,8 +55,6 @@ class Client(Role):
         self.training_seconds = self.match_seconds = 0.0
         self.told_free = False
         self.tell_due = Interval(TELL_SECONDS)
-        for noisy in ("server", "display", "recording"):  # of every term; the league tells in their place
-            logging.getLogger(f"hpcmarl.roles.{noisy}").setLevel(logging.WARNING)
 
     def _match_seed(self) -> int:
         return int(np.random.SeedSequence([self.context.config.eval.seed, self.context.rank]).generate_state(1)[0] & 0x7FFFFFFF)

@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 MPI_START_SECONDS = 300.0
 LEAVING_SECONDS = 20.0  # for the last of the others to be done
 PROBLEM_BYTES = 1000
+# what these say of every term, the league's server says of them all
+TOLD_BY_THE_LEAGUE = ("hpcmarl.roles.server", "hpcmarl.roles.recording", "hpcmarl.roles.display")
 
 
 def join_world() -> Transport:
@@ -272,6 +274,9 @@ def start_logging(context: Context) -> None:
         shown.setFormatter(logging.Formatter("%(message)s"))
         handlers.append(shown)
     handlers[0].setFormatter(logging.Formatter(f"%(asctime)s rank {context.rank} %(levelname)s %(name)s: %(message)s"))
+    if context.config.league is not None:
+        for handler in handlers:
+            handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name not in TOLD_BY_THE_LEAGUE)
     logging.basicConfig(level=level, handlers=handlers, force=True)
     roles = "+".join(context.topology.roles_of(context.rank))
     logging.getLogger(__name__).debug("rank %d of %d is %s on %s", context.rank, context.topology.size, roles, context.transport.host)

@@ -1,5 +1,6 @@
 """Whole leagues on virtual ranks: teams of all sizes, ends and resumptions, dead ranks, bad files, what is refused."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from hpcmarl.errors import ConfigError, FormatError
 from hpcmarl.io.checkpoint import list_checkpoints
 from hpcmarl.io.pool import list_snapshots, read_snapshot
 from hpcmarl.roles.evaluation import evaluate_checkpoint
+from hpcmarl.roles.league_client import Client
+from hpcmarl.roles.run import TOLD_BY_THE_LEAGUE
 from tests.worlds import final_state, run_world, summary
 
 RPS = """
@@ -159,6 +162,30 @@ def test_a_team_goes_on_without_one_of_its_actors(tmp_path):
     ranks = run_world(4, tmp_path, "stop.updates=20", "league.freeze.most_updates=10", "league.members={a: {}}", text=RPS, deaths={3: 2})
     assert ranks[0].exit_code == 0
     assert summary(tmp_path)["members"]["a"]["updates"] == 20
+
+
+def test_a_rank_that_dies_before_its_team_begins_is_not_waited_for(tmp_path, monkeypatch):
+    """The term is on its way to the leader while an actor of the team dies: the leader hears of it first."""
+    true_work = Client.work
+
+    def work(client):
+        if client.context.rank == 1 and client.terms and not client.lost:
+            client.context.transport.world.dead.add(3)
+            return False
+        return true_work(client)
+
+    monkeypatch.setattr(Client, "work", work)
+    ranks = run_world(4, tmp_path, "league.members={a: {}}", text=RPS)
+    assert ranks[0].exit_code == 0
+    assert summary(tmp_path)["members"]["a"]["updates"] == 6
+    assert [row["rank"] for row in summary(tmp_path)["lost_ranks"]] == [3]
+
+
+def test_a_league_leaves_the_levels_of_loggers_alone(tmp_path):
+    """What a term's roles tell is held back where a process's logging is set up, not for whatever runs in the process later."""
+    run_world(1, tmp_path, "league.members={a: {}}", text=RPS)
+    for name in TOLD_BY_THE_LEAGUE:
+        assert logging.getLogger(name).level == logging.NOTSET
 
 
 def test_without_any_team_left_the_league_stops_and_can_be_resumed(tmp_path):
