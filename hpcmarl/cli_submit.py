@@ -145,7 +145,7 @@ def _check_roles(settings: Config, job: Job) -> None:
     if job.kind != "hetjob":
         return
     first = job.components[0].tasks
-    misplaced = [rank for rank in range(len(hosts)) if (topology.roles_of(rank) == ("actor",)) != (rank >= first)]
+    misplaced = [rank for rank in range(len(hosts)) if (topology.roles_of(rank) in (("actor",), ("evaluator",))) != (rank >= first)]
     if misplaced:
         needed = len(topology.groups) + (not any(group.learner == topology.server for group in topology.groups))
         raise UsageError(

@@ -25,7 +25,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Topology:
-    """The roles of a world. The server's rank also evaluates; rank 0 is always the server's."""
+    """The roles of a world. The server's rank also evaluates; rank 0 is always the server's. A league may have ranks without a group: they evaluate."""
 
     size: int
     hosts: tuple[str, ...]
@@ -37,10 +37,10 @@ class Topology:
         roles = ["server", "evaluator"] if rank == self.server else []
         roles += ["learner"] if any(group.learner == rank for group in self.groups) else []
         roles += ["actor"] if any(rank in group.actors for group in self.groups) else []
-        return tuple(roles)
+        return tuple(roles) or ("evaluator",)
 
     def group_of(self, rank: int) -> Group:
-        """The group in which `rank` learns or acts; raises KeyError for a dedicated server."""
+        """The group in which `rank` learns or acts; raises KeyError for a dedicated server or evaluator."""
         for group in self.groups:
             if rank == group.learner or rank in group.actors:
                 return group
@@ -59,7 +59,7 @@ class Topology:
         return tuple(actor for group in self.groups for actor in group.actors)
 
     def table(self) -> list[dict[str, object]]:
-        """A row a rank: rank, host, roles, group (None for a dedicated server)."""
+        """A row a rank: rank, host, roles, group (None for a dedicated server or evaluator)."""
         rows: list[dict[str, object]] = []
         for rank in range(self.size):
             group = next((group.index for group in self.groups if rank == group.learner or rank in group.actors), None)
@@ -72,19 +72,23 @@ def assign_roles(size: int, hosts: Sequence[str], config: TopologyConfig) -> Top
 
     Rank 0 is the server. The other ranks, taken host by host so that a learner sits beside its actors, are dealt to the
     groups in blocks of (learner, actors…); with placement: apart all learners come first, then all actors. Where ranks are
-    few the server shares rank 0 with the first learner.
+    few the server shares rank 0 with the first learner. The last `config.evaluators` ranks of that order are in no group.
     Raises ConfigError when the groups do not fit the world, naming the sizes that do.
     """
     settings = config.group_list
+    if config.evaluators > size - 1:
+        raise ConfigError(f"topology.evaluators: {config.evaluators} of {size} ranks leave nobody to learn; allowed here: 0 to {size - 1}")
     wanted = [config.actors_per_learner if group.actors is None else group.actors for group in settings]
-    dedicated = _is_dedicated(size, config, wanted)
-    available = size - 1 if dedicated else size
+    trains = size - config.evaluators
+    dedicated = _is_dedicated(trains, config, wanted)
+    available = trains - 1 if dedicated else trains
     order = sorted(range(size), key=lambda rank: (list(hosts).index(hosts[rank]), rank))
     if dedicated:
         order.remove(0)
     else:
         order.sort(key=lambda rank: rank != 0)  # the first learner is on the server's rank
-    counts = _actor_counts(available, wanted, size, dedicated)
+    order = order[:available]
+    counts = _actor_counts(available, wanted, config.evaluators, dedicated)
     if config.placement == "apart":  # the learners come first; below each takes its actors from the rest
         order = _deal(order, counts)
     groups, position = [], 0
@@ -92,7 +96,7 @@ def assign_roles(size: int, hosts: Sequence[str], config: TopologyConfig) -> Top
         block = order[position : position + 1 + count]
         groups.append(Group(index, block[0], tuple(block[1:]) or (block[0],)))
         position += 1 + count
-    if size == 2 and not dedicated and len(groups) == 1 and config.actors_per_learner == "auto":
+    if trains == 2 and not dedicated and len(groups) == 1 and config.actors_per_learner == "auto":
         groups = [Group(0, groups[0].learner, (groups[0].learner, *groups[0].actors))]  # rank 0 would idle otherwise
     return Topology(size, tuple(hosts), tuple(groups))
 
@@ -116,23 +120,24 @@ def _is_dedicated(size: int, config: TopologyConfig, wanted: Sequence[int | str]
     return size - 1 == needed if fixed else size - 1 >= needed
 
 
-def _actor_counts(available: int, wanted: Sequence[int | str], size: int, dedicated: bool) -> list[int]:
+def _actor_counts(available: int, wanted: Sequence[int | str], evaluators: int, dedicated: bool) -> list[int]:
     """Actors of each group: as asked, or an equal share of the ranks that are left (0: the learner steps environments itself)."""
-    groups = len(wanted)
+    groups, size = len(wanted), available + dedicated + evaluators
+    beside = f" ({evaluators} of them evaluators)" if evaluators else ""
     server = "a dedicated server" if dedicated else "the server on rank 0 beside the first learner"
     fixed = sum(int(actors) for actors in wanted if actors != "auto")
     open_groups = sum(actors == "auto" for actors in wanted)
     left = available - groups - fixed
     if available < groups:
         raise ConfigError(
-            f"topology.groups asks for {groups} learners, but a world of {size} ranks with {server} has room for {max(available, 0)}; "
-            f"start at least {groups + (1 if dedicated else 0)} ranks or lower topology.groups"
+            f"topology.groups asks for {groups} learners, but a world of {size} ranks{beside} with {server} has room for {max(available, 0)}; "
+            f"start at least {groups + evaluators + (1 if dedicated else 0)} ranks or lower topology.groups"
         )
     if left < 0 or (open_groups == 0 and left > 0):
-        need = groups + fixed
+        need = groups + fixed + evaluators
         raise ConfigError(
             f"topology.actors_per_learner: {groups} groups with {fixed} actors together need {need} ranks (server on rank 0 shared) "
-            f"or {need + 1} (dedicated), not {size}; change the number of ranks, or set actors_per_learner: auto"
+            f"or {need + 1} (dedicated), not {size}{beside}; change the number of ranks, or set actors_per_learner: auto"
         )
     shares = [left // open_groups + (index < left % open_groups) for index in range(open_groups)] if open_groups else []
     return [shares.pop(0) if actors == "auto" else int(actors) for actors in wanted]

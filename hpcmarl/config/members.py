@@ -92,6 +92,8 @@ class LeagueConfig(Section):
 def league_contradictions(config: Config) -> list[str]:
     """What does not go with a league, each as one line that names the keys, why, and what to change."""
     league = config.league
+    if league is None and config.topology.evaluators:
+        return [f"topology.evaluators: {config.topology.evaluators} ranks play a league's matches, and there is no section league; set it to 0"]
     if league is None:
         return []
     found = []

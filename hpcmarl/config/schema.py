@@ -73,6 +73,7 @@ class TopologyConfig(Section):
     placement: Literal["beside", "apart"] = Field(
         "beside", description="a learner beside its actors, or all learners on the first ranks and all actors on the others (heterogeneous jobs)"
     )
+    evaluators: Natural = Field(0, description="ranks of a league, the last ones, that train nobody and play its evaluation matches")
     environments_per_actor: Count = Field(16, description="environment slots stepped together, E")
     threads: PositiveInt = Field(1, description="torch threads of each rank")
     silence_seconds: PositiveFloat | None = Field(

@@ -1,0 +1,53 @@
+"""Who does what: every rank of every world has work, and what does not fit is said with the sizes that do."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpcmarl.comm.topology import assign_roles
+from hpcmarl.config import TopologyConfig
+from hpcmarl.errors import ConfigError
+
+
+@given(
+    size=st.integers(1, 40),
+    groups=st.integers(1, 6),
+    nodes=st.integers(1, 4),
+    evaluators=st.integers(0, 8),
+    server=st.sampled_from(["auto", "dedicated", "shared"]),
+    placement=st.sampled_from(["beside", "apart"]),
+)
+def test_every_rank_has_one_place(size, groups, nodes, evaluators, server, placement):
+    hosts = [f"node{rank % nodes}" for rank in range(size)]
+    config = TopologyConfig(groups=groups, evaluators=evaluators, server=server, placement=placement)
+    least = groups + evaluators + (server == "dedicated")
+    if size < least:
+        with pytest.raises(ConfigError, match=r"topology\.(groups|evaluators)"):
+            assign_roles(size, hosts, config)
+        return
+    topology = assign_roles(size, hosts, config)
+    assert len(topology.groups) == groups
+    trains = [rank for group in topology.groups for rank in {group.learner, *group.actors}]
+    assert len(trains) == len(set(trains))
+    others = [rank for rank in range(size) if rank not in trains]
+    assert [topology.roles_of(rank) for rank in others if rank != 0] == [("evaluator",)] * evaluators
+    assert all(group.actors for group in topology.groups)
+    assert topology.roles_of(0)[0] == "server"
+
+
+def test_evaluators_are_the_last_ranks():
+    topology = assign_roles(8, ["a"] * 4 + ["b"] * 4, TopologyConfig(groups=2, evaluators=3))
+    assert [row["roles"] for row in topology.table()] == ["server+evaluator+learner", "actor", "actor", "learner", "actor"] + ["evaluator"] * 3
+
+
+@pytest.mark.parametrize(
+    ("size", "changes", "message"),
+    [
+        (2, {"evaluators": 2}, r"topology.evaluators: 2 of 2 ranks leave nobody to learn; allowed here: 0 to 1"),
+        (4, {"evaluators": 2, "groups": 3}, r"4 ranks \(2 of them evaluators\) with .* has room for 2; start at least 5 ranks"),
+        (7, {"evaluators": 1, "groups": 2, "actors_per_learner": 1}, r"need 5 ranks .* or 6 .*, not 7 \(1 of them evaluators\); change"),
+    ],
+)
+def test_what_does_not_fit_is_told_with_the_sizes_that_do(size, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        assign_roles(size, ["h"] * size, TopologyConfig(**changes))
