@@ -6,18 +6,28 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from hpcmarl.config.file import load_config
 
 ROOT = Path(__file__).parents[2]
 TINY = """
-tiny:
-  config: configs/mpe/spread_qmix.yaml
-  changes: [stop.updates=2, eval.episodes=3, rounds.batch=2, algo.replay.starts=2, topology.environments_per_actor=2]
-  ranks: 1
-  minutes: 0.1
-broken: {config: configs/mpe/spread_qmix.yaml, changes: [algo.discount=7], ranks: 1, minutes: 0.1}
+figures:
+  updates: {title: updates, digits: 0}
+  eval_return_mean: {title: evaluated return, digits: 2}
+  policies: {path: "evaluation.returns.*", title: by policy, digits: 2, over: updates, scale: 10}
+  good: {command: data verify RUN --json, title: good files, digits: 0, each: true}
+  newest: {command: data verify RUN --json, path: files.0.status}
+  others: {only: "smal*|b*", command: no such command}
+  nowhere: {command: data verify RUN --json, path: files.-1.shards.*, title: nowhere}
+experiments:
+  tiny:
+    config: configs/mpe/spread_qmix.yaml
+    changes: [stop.updates=2, eval.episodes=3, rounds.batch=2, algo.replay.starts=2, topology.environments_per_actor=2]
+    ranks: 1
+    minutes: 0.1
+  broken: {config: configs/mpe/spread_qmix.yaml, changes: [algo.discount=7], ranks: 1, minutes: 0.1}
 """
 
 
@@ -30,14 +40,18 @@ def learning(tmp_path, *arguments):
     return subprocess.run(called, capture_output=True, text=True, timeout=120, env={**os.environ, "HPCMARL": str(command)})
 
 
-def test_every_experiment_is_a_configuration_that_loads(tmp_path):
-    listed = learning(tmp_path, "--list").stdout.splitlines()
-    experiments = yaml.safe_load((ROOT / "tools" / "learning.yaml").read_text())
+@pytest.mark.parametrize("table", ["learning", "league"])
+def test_every_experiment_is_a_configuration_that_loads(tmp_path, table):
+    path = ROOT / "tools" / f"{table}.yaml"
+    listed = learning(tmp_path, "--list", "--table", path).stdout.splitlines()
+    experiments = yaml.safe_load(path.read_text())["experiments"]
     assert len(listed) == len(experiments) > 0
     for line, (name, experiment) in zip(listed, experiments.items(), strict=True):
         assert line.split()[0] == name
         config = load_config(ROOT / experiment["config"], experiment.get("changes", []))
-        assert config.stop.env_steps is not None, f"{name} would not end after the same experience on every machine"
+        assert f"runs/{table}/{name}-0" in line
+        if table == "learning":
+            assert config.stop.env_steps is not None, f"{name} would not end after the same experience on every machine"
 
 
 def test_a_tiny_run_is_kept_and_not_repeated_and_a_failure_is_told(tmp_path):
@@ -45,20 +59,23 @@ def test_a_tiny_run_is_kept_and_not_repeated_and_a_failure_is_told(tmp_path):
     table.write_text(TINY)
     done = learning(tmp_path, "tiny", "--seeds", "3,5", "--table", table, "--out", out)
     assert done.returncode == 0, done.stderr
-    written = (out / "learning.csv").read_text()
+    written = (out / "table.csv").read_text()
     rows = list(csv.DictReader(written.splitlines()))
+    assert list(rows[0]) == ["experiment", "seed", "updates", "eval_return_mean", "policies", "good", "newest", "others", "nowhere", "command"]
     assert [(row["experiment"], row["seed"], row["updates"]) for row in rows] == [("tiny", "3", "2"), ("tiny", "5", "2")]
-    assert rows[0]["command"].startswith("hpcmarl train configs/mpe/spread_qmix.yaml -n 1 --run-dir runs/learning/tiny-3 stop.updates=2")
+    assert rows[0]["command"].startswith("hpcmarl train configs/mpe/spread_qmix.yaml -n 1 --run-dir runs/table/tiny-3 stop.updates=2")
     returns = [float(row["eval_return_mean"]) for row in rows]
     mean, error = sum(returns) / 2, abs(returns[0] - returns[1]) / 2
-    assert "| tiny | 2 | " in done.stdout
-    assert f"| {mean:.2f} ± {error:.2f} |" in done.stdout
+    each = sorted(row["good"] for row in rows)
+    assert [row["newest"] for row in rows] == ["good", "good"]
+    assert "| experiment | seeds | updates | evaluated return | by policy | good files |\n" in done.stdout
+    assert f"| tiny | 2 | 2 | {mean:.2f} ± {error:.2f} | {5 * mean:.2f} ± {5 * error:.2f} | {each[0]} ({each[0]}, {each[0]}) |" in done.stdout
     again = learning(tmp_path, "tiny", "broken", "--seeds", "3,5", "--table", table, "--out", out)
     assert again.returncode == 1
     assert "broken, seed 3 ended with exit code 2" in again.stderr
     assert "algo.discount" in (out / "broken-3.log").read_text()
-    assert (out / "learning.csv").read_text() == written
-    assert learning(tmp_path, "--show", out / "learning.csv").stdout == done.stdout
+    assert (out / "table.csv").read_text() == written
+    assert learning(tmp_path, "--table", table, "--show", out / "table.csv").stdout == done.stdout
 
 
 def test_mistakes_are_told(tmp_path):
