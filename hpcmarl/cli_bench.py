@@ -108,20 +108,24 @@ def sparse(
 def league(
     snapshots: Annotated[int, typer.Option("--snapshots", min=2, max=10_000, help="in the pool")] = 1000,
     seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="of measuring, in all, without what solving takes")] = 15.0,
+    members: Annotated[int | None, typer.Option("--members", min=1, max=10_000, help="measure the server beside so many simulated teams")] = None,
+    term_seconds: Annotated[float, typer.Option("--term-seconds", min=0.1, help="with --members: how long a simulated term takes")] = 60.0,
     as_json: Json = False,
 ) -> None:
     """What a league's decisions cost its server: one row for each matchmaker, kind of member, evaluation strategy and rating.
 
     `median_ms`: a mixture from new scores and a draw from it; a pair that is chosen, handed out and comes back; a rating. `late_ms`: one in
     twenty took longer. `first_ms`: the first time, in which psro solves for its meta-strategy and an evaluation strategy meets the whole
-    pool; of elo, without ratings to start from.
+    pool; of elo, without ratings to start from. With `--members` one row: what share of its time a league's server works, in real time.
 
     \b
     hpcmarl bench league --snapshots 1000 --json
+    hpcmarl bench league --members 64 --snapshots 1000 --seconds 30 --json
     """
-    from hpcmarl.bench.league import run
+    from hpcmarl.bench import league as decisions
+    from hpcmarl.bench import league_server as server
 
-    print_rows("rows", run(snapshots, seconds), as_json)
+    print_rows("rows", decisions.run(snapshots, seconds) if members is None else [server.run(members, snapshots, seconds, term_seconds)], as_json)
 
 
 @bench_app.command()

@@ -25,7 +25,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Topology:
-    """The roles of a world. The server's rank also evaluates; rank 0 is always the server's. A league may have ranks without a group: they evaluate."""
+    """The roles of a world. Rank 0 is always the server's, and evaluates, too; ranks of a league that are in no group do nothing else."""
 
     size: int
     hosts: tuple[str, ...]

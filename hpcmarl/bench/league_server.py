@@ -1,0 +1,170 @@
+"""The league's server beside simulated teams, in real time: what share of its time it needs, and whether its memory grows. Called by cli_bench.py.
+
+The server is the one that trains (roles/league.py), with its checkpoints and metrics. Teams only answer: they say every half second how far they are
+and how episodes ended, freeze one and the same policy when a term is over, and return each match after so many seconds with a random outcome.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.bench.costs import resident_megabytes
+from hpcmarl.comm.local import LocalWorld
+from hpcmarl.comm.protocol import Kind, control
+from hpcmarl.comm.transport import Transport
+from hpcmarl.config.file import load_config
+from hpcmarl.io.pool import Pool, snapshot_name, write_snapshot
+from hpcmarl.packing import pack, unpack
+from hpcmarl.roles.base import Interval
+from hpcmarl.roles.league import League
+from hpcmarl.roles.league_client import TELL_SECONDS
+from hpcmarl.roles.rank import Rank
+from hpcmarl.roles.run import make_rank, prepare
+from hpcmarl.types import FloatArray
+
+LEAGUE = """
+env: {id: "matrix:rps"}
+algo: {name: ma_trace, critic: dec, unroll: 1, network: {hidden: [16]}}
+topology: {server: dedicated, actors_per_learner: 0, silence_seconds: null}
+trajectories: {enabled: false}
+stop: {seconds: 1000000}
+logging: {progress: false}
+league: {matchmaking: {name: pfsp}, freeze: {least_updates: 100, most_updates: 100}}
+"""
+UPDATES_A_TERM = 100  # as above
+MATCH_SECONDS = 2.0
+OPPONENTS_A_TELL, GAMES_A_TELL = 8, 4  # how many were met since the last word, and in how many games each
+
+
+class SimulatedTeam:
+    """One rank that answers the server as a team does, whose terms take `term_seconds`, the first one less."""
+
+    def __init__(self, transport: Transport, pool: Path, parameters: FloatArray, term_seconds: float) -> None:
+        self.transport, self.pool, self.parameters, self.term_seconds = transport, pool, parameters, term_seconds
+        self.generator = np.random.default_rng([transport.rank, 1])
+        self.term: dict[str, Any] | None = None
+        self.match: dict[str, Any] | None = None
+        self.began = self.match_over = 0.0
+        self.seconds = term_seconds * self.generator.random()
+        self.tell_due = Interval(TELL_SECONDS * (0.5 + self.generator.random()))
+        self._tell(Kind.FREE, {"group": transport.rank - 1, "plays": True})
+
+    def step(self) -> None:
+        """Answer what has come, tell what is due."""
+        now = time.monotonic()
+        while (message := self.transport.receive()) is not None:
+            if message.kind is Kind.TERM:
+                self.term, self.began = unpack(message.payload), now
+            elif message.kind is Kind.MATCH:
+                self.match, self.match_over = unpack(message.payload), now + MATCH_SECONDS
+            elif message.kind is Kind.OPPONENTS and self.term is not None:
+                self.term["names"] = unpack(message.payload)["names"]
+            message.release()
+        if self.match is not None and now >= self.match_over:
+            won = float(self.generator.random())
+            self._tell(Kind.RESULT, {**self.match, "bad": None, "played": [32, 32 * won, 64 * won - 32, 32.0, 32 - 64 * won, 32.0]})
+            self.match = None
+        if self.term is not None and self.tell_due.due():
+            self._tell_progress(self.term, min(1.0, (now - self.began) / self.seconds))
+
+    def _tell_progress(self, term: dict[str, Any], share: float) -> None:
+        version = int(term["until"]) - round((1.0 - share) * UPDATES_A_TERM)
+        facts = {"member": term["member"], "world": term["world"]}
+        met = self.generator.choice(len(term["names"]), min(OPPONENTS_A_TELL, len(term["names"])), replace=False)
+        played = {term["names"][number]: [GAMES_A_TELL, GAMES_A_TELL * float(self.generator.random())] for number in met}
+        self._tell(Kind.PLAYED, {**facts, "progress": [version, 1000 * version, 500 * version], "played": played})
+        if share >= 1.0:
+            freeze(self.pool, term["snapshot"], self.parameters, version)
+            counted = {"version": version, "env_steps": 1000 * version, "agent_steps": 2000 * version, "episodes": 500 * version}
+            self._tell(Kind.FROZEN, {**facts, "snapshot": term["snapshot"], **counted, "seconds": self.seconds, "group": self.transport.rank - 1})
+            self.term, self.seconds = None, self.term_seconds
+
+    def _tell(self, kind: Kind, tree: Any) -> None:
+        self.transport.send(0, control(kind, pack(tree), source=self.transport.rank))
+
+
+def freeze(pool: Path, name: str, parameters: FloatArray, version: int) -> None:
+    """Write a snapshot as teams do."""
+    facts = {"member": name.rpartition("-")[0], "version": version, "env_steps": 1000 * version, "life": 1, "side": "player", "opponents": []}
+    write_snapshot(pool, name, parameters, facts)
+
+
+def run(members: int, snapshots: int, seconds: float, term_seconds: float) -> dict[str, Any]:
+    """`seconds` of a league that begins with so many snapshots. All shares are of that time.
+
+    server_share: what the server worked; league_share: the same as runs count it (`league_seconds`), without looking for messages; slowest_ms: its
+    longest turn; server_mb, server_growth_mb: its process's memory at the end and since the beginning; pool_growth_mb: what reading every snapshot
+    of the pool once adds (null where the system does not tell)."""
+    overrides = [f"league.members={{m: {{copies: {members}}}}}", f"topology.groups={members}"]
+    with tempfile.TemporaryDirectory(prefix="hpcmarl-bench-") as name:
+        world = LocalWorld(members + 1)
+        context = prepare(world.transports[0], load_config(LEAGUE, overrides), f"{name}/run", None)
+        rank = make_rank(context)
+        parameters, pool = context.algorithm().initial_parameters(), context.run_directory / "pool"
+        try:
+            _fill(pool, members, snapshots, parameters)
+            rank.step()
+            teams = [SimulatedTeam(transport, pool, parameters, term_seconds) for transport in world.transports[1:]]
+            for _ in _turns(rank, teams, TELL_SECONDS):
+                pass  # everybody has a term
+            return _measure(rank, teams, seconds) | {"pool_growth_mb": _growth_of_reading(pool, context.config.league.pool_memory, parameters.size)}
+        finally:
+            rank.close()
+
+
+def _fill(pool: Path, members: int, snapshots: int, parameters: FloatArray) -> None:
+    """Snapshots that the server takes in as those that were frozen after its last checkpoint."""
+    pool.mkdir()
+    for number in range(members, snapshots):
+        member, term = number % members, number // members
+        freeze(pool, snapshot_name(f"m-{member + 1}" if members > 1 else "m", term), parameters, UPDATES_A_TERM * term)
+
+
+def _turns(rank: Rank, teams: list[SimulatedTeam], seconds: float) -> Iterator[float]:
+    """Everybody in turn for so long: the seconds of each turn in which the server had work."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for team in teams:
+            team.step()
+        began, busy = time.perf_counter(), True
+        while busy:
+            busy = rank.step()
+            if busy:
+                yield time.perf_counter() - began
+            began = time.perf_counter()
+        time.sleep(0.001)
+
+
+def _measure(rank: Rank, teams: list[SimulatedTeam], seconds: float) -> dict[str, Any]:
+    league = rank.roles["league"]
+    assert isinstance(league, League)
+    before, memory = league.records.busy_seconds, resident_megabytes()
+    frozen, matches, began = len(league.book.snapshots), league.book.matches, time.monotonic()
+    turns = list(_turns(rank, teams, seconds))
+    elapsed, after = time.monotonic() - began, resident_megabytes()
+    return {
+        "members": len(teams),
+        "snapshots": len(league.book.snapshots),
+        "seconds": round(elapsed, 2),
+        "frozen": len(league.book.snapshots) - frozen,
+        "matches": league.book.matches - matches,
+        "server_share": round(sum(turns) / elapsed, 4),
+        "league_share": round((league.records.busy_seconds - before) / elapsed, 4),
+        "slowest_ms": round(1e3 * max(turns), 1),
+        "server_mb": None if after is None else round(after, 1),
+        "server_growth_mb": None if after is None or memory is None else round(after - memory, 1),
+    }
+
+
+def _growth_of_reading(directory: Path, keep: int, size: int) -> float | None:
+    pool, before = Pool(directory, keep), resident_megabytes()
+    for path in sorted(directory.glob("*.h5")):
+        pool.parameters(path.stem, size)
+    after = resident_megabytes()
+    return None if after is None or before is None else round(after - before, 1)
