@@ -1,6 +1,6 @@
 """The league's server beside simulated teams, in real time: what share of its time it needs, and whether its memory grows. Called by cli_bench.py.
 
-The server is the one that trains (roles/league.py), with its checkpoints and metrics. Teams only answer: they say every half second how far they are
+The server is the one that trains (roles/league.py), with its checkpoints and metrics. Teams only answer: they say as often as real ones how far they are
 and how episodes ended, freeze one and the same policy when a term is over, and return each match after so many seconds with a random outcome.
 """
 
@@ -23,7 +23,7 @@ from hpcmarl.io.pool import Pool, snapshot_name, write_snapshot
 from hpcmarl.packing import pack, unpack
 from hpcmarl.roles.base import Interval
 from hpcmarl.roles.league import League
-from hpcmarl.roles.league_client import TELL_SECONDS
+from hpcmarl.roles.league_client import tell_seconds
 from hpcmarl.roles.rank import Rank
 from hpcmarl.roles.run import make_rank, prepare
 from hpcmarl.types import FloatArray
@@ -39,6 +39,7 @@ league: {matchmaking: {name: pfsp}, freeze: {least_updates: 100, most_updates: 1
 """
 UPDATES_A_TERM = 100  # as above
 MATCH_SECONDS = 2.0
+SETTLING_SECONDS = 0.5
 OPPONENTS_A_TELL, GAMES_A_TELL = 8, 4  # how many were met since the last word, and in how many games each
 
 
@@ -52,7 +53,7 @@ class SimulatedTeam:
         self.match: dict[str, Any] | None = None
         self.began = self.match_over = 0.0
         self.seconds = term_seconds * self.generator.random()
-        self.tell_due = Interval(TELL_SECONDS * (0.5 + self.generator.random()))
+        self.tell_due = Interval(tell_seconds(transport.size) * (0.5 + self.generator.random()))
         self._tell(Kind.FREE, {"group": transport.rank - 1, "plays": True})
 
     def step(self) -> None:
@@ -76,8 +77,9 @@ class SimulatedTeam:
     def _tell_progress(self, term: dict[str, Any], share: float) -> None:
         version = int(term["until"]) - round((1.0 - share) * UPDATES_A_TERM)
         facts = {"member": term["member"], "world": term["world"]}
-        met = self.generator.choice(len(term["names"]), min(OPPONENTS_A_TELL, len(term["names"])), replace=False)
-        played = {term["names"][number]: [GAMES_A_TELL, GAMES_A_TELL * float(self.generator.random())] for number in met}
+        names = term["names"].split()
+        met = self.generator.choice(len(names), min(OPPONENTS_A_TELL, len(names)), replace=False)
+        played = {names[number]: [GAMES_A_TELL, GAMES_A_TELL * float(self.generator.random())] for number in met.tolist()}
         self._tell(Kind.PLAYED, {**facts, "progress": [version, 1000 * version, 500 * version], "played": played})
         if share >= 1.0:
             freeze(self.pool, term["snapshot"], self.parameters, version)
@@ -98,22 +100,23 @@ def freeze(pool: Path, name: str, parameters: FloatArray, version: int) -> None:
 def run(members: int, snapshots: int, seconds: float, term_seconds: float) -> dict[str, Any]:
     """`seconds` of a league that begins with so many snapshots. All shares are of that time.
 
-    server_share: what the server worked; league_share: the same as runs count it (`league_seconds`), without looking for messages; slowest_ms: its
-    longest turn; server_mb, server_growth_mb: its process's memory at the end and since the beginning; pool_growth_mb: what reading every snapshot
+    server_share: the server's processor time, looking for messages included; league_share: what runs count as `league_seconds`, in elapsed time;
+    slowest_ms: its longest turn; server_mb, server_growth_mb: its process's memory at the end and since the beginning; pool_growth_mb: what reading every snapshot
     of the pool once adds (null where the system does not tell)."""
-    overrides = [f"league.members={{m: {{copies: {members}}}}}", f"topology.groups={members}"]
+    config = load_config(LEAGUE, [f"league.members={{m: {{copies: {members}}}}}", f"topology.groups={members}"])
+    assert config.league is not None
     with tempfile.TemporaryDirectory(prefix="hpcmarl-bench-") as name:
         world = LocalWorld(members + 1)
-        context = prepare(world.transports[0], load_config(LEAGUE, overrides), f"{name}/run", None)
+        context = prepare(world.transports[0], config, f"{name}/run", None)
         rank = make_rank(context)
         parameters, pool = context.algorithm().initial_parameters(), context.run_directory / "pool"
         try:
             _fill(pool, members, snapshots, parameters)
             rank.step()
             teams = [SimulatedTeam(transport, pool, parameters, term_seconds) for transport in world.transports[1:]]
-            for _ in _turns(rank, teams, TELL_SECONDS):
+            for _ in _turns(rank, teams, SETTLING_SECONDS):
                 pass  # everybody has a term
-            return _measure(rank, teams, seconds) | {"pool_growth_mb": _growth_of_reading(pool, context.config.league.pool_memory, parameters.size)}
+            return _measure(rank, teams, seconds) | {"pool_growth_mb": _growth_of_reading(pool, config.league.pool_memory, parameters.size)}
         finally:
             rank.close()
 
@@ -127,17 +130,16 @@ def _fill(pool: Path, members: int, snapshots: int, parameters: FloatArray) -> N
 
 
 def _turns(rank: Rank, teams: list[SimulatedTeam], seconds: float) -> Iterator[float]:
-    """Everybody in turn for so long: the seconds of each turn in which the server had work."""
+    """Everybody in turn for so long: the processor time of each of the server's turns."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for team in teams:
             team.step()
-        began, busy = time.perf_counter(), True
+        busy = True
         while busy:
+            began = time.thread_time()
             busy = rank.step()
-            if busy:
-                yield time.perf_counter() - began
-            began = time.perf_counter()
+            yield time.thread_time() - began
         time.sleep(0.001)
 
 

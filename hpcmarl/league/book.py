@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,26 +19,9 @@ from hpcmarl.league import make_kind, make_matchmaker, make_strategy
 from hpcmarl.league.kinds import MemberKind
 from hpcmarl.league.matchmaking import Matchmaker, Mixture, View
 from hpcmarl.league.payoff import LiveRecord, Payoff
+from hpcmarl.league.psro import Psro
+from hpcmarl.league.snapshots import Snapshot, columns_of, snapshots_from
 from hpcmarl.types import IntArray
-
-
-@dataclass
-class Snapshot:
-    """A frozen policy. member: its index; updates, env_steps: of the member in all, when it was frozen; bad: its file does not verify.
-
-    life: of its member, another one after a reset. met [k, 2]: the snapshots that its term met most, and in how many games; what a run that was
-    killed met after its last checkpoint is not known."""
-
-    name: str
-    member: int
-    side: str
-    term: int
-    updates: int
-    env_steps: int
-    seconds: float
-    bad: bool = False
-    life: int = 1
-    met: IntArray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
 
 
 @dataclass
@@ -92,9 +75,13 @@ class Book:
         self.config, self.sides, self.seed = config, sides, seed
         self.generator = np.random.default_rng([seed, 6])
         self.members: list[Member] = []
+        answers: dict[str, Matchmaker] = {}  # to the same game: it is solved once for all that answer it alike
         for index, (name, (member, side)) in enumerate(members.items()):
             live = LiveRecord(config.live.decay, config.live.prior_games)
-            maker = make_kind(member.kind) if member.kind is not None else make_matchmaker(member.matchmaking or config.matchmaking)
+            settings = member.matchmaking or config.matchmaking
+            maker = make_kind(member.kind) if member.kind is not None else make_matchmaker(settings)
+            if isinstance(maker, Psro):
+                maker = answers.setdefault(f"{side} {settings.model_dump_json()}", maker)
             self.members.append(Member(index, name, side, member, live, maker))
         self.snapshots: list[Snapshot] = []
         self.numbers: dict[str, int] = {}
@@ -102,6 +89,8 @@ class Book:
         self.strategy = make_strategy(config.evaluation.strategy, self.payoff, sides, cooperative=config.cooperative)
         self.changes = 0
         self.matches = 0
+        self._good: dict[str, IntArray] = {}  # by side, until a snapshot comes or goes
+        self._played_through: dict[str, tuple[int, bool]] = {}  # by side: after how many games it was looked at
 
     def member(self, name: str) -> Member:
         return next(member for member in self.members if member.name == name)
@@ -133,7 +122,15 @@ class Book:
 
     def side_numbers(self, side: str) -> IntArray:
         """The snapshots of a side whose files verify, in order of age."""
-        return np.array([number for number, snapshot in enumerate(self.snapshots) if snapshot.side == side and not snapshot.bad], np.int64)
+        if side not in self._good:
+            good = [number for number, snapshot in enumerate(self.snapshots) if snapshot.side == side and not snapshot.bad]
+            self._good[side] = np.array(good, np.int64)
+        return self._good[side]
+
+    def _pool_changed(self) -> None:
+        self._good.clear()
+        self._played_through.clear()
+        self.changes += 1
 
     def view(self, member: Member) -> View:
         """What its matchmaker may know."""
@@ -158,9 +155,13 @@ class Book:
         maker = member.config.matchmaking or self.config.matchmaking
         if member.config.kind is not None or maker.name != "psro":
             return True
-        own, candidates = self.side_numbers(member.side), self.candidates(member)
-        games = self.payoff.games(own, candidates)
-        return bool(((games > 0) | (own[:, None] == candidates[None, :])).all())
+        recorded, complete = self._played_through.get(member.side, (-1, False))
+        if not complete and recorded != self.payoff.recorded:
+            own, candidates = self.side_numbers(member.side), self.candidates(member)
+            games = self.payoff.games(own, candidates)
+            complete = bool(((games > 0) | (own[:, None] == candidates[None, :])).all())
+            self._played_through[member.side] = self.payoff.recorded, complete
+        return complete
 
     def on_progress(self, member: Member, version: int, env_steps: int, episodes: int) -> None:
         """How far it is in its present life."""
@@ -208,7 +209,7 @@ class Book:
             member.updates_before, member.env_steps_before = member.updates, member.all_env_steps
             member.version = member.frozen_version = member.env_steps = 0
             member.live.clear()
-        self.changes += 1
+        self._pool_changed()
         return snapshot
 
     def put_aside(self, name: str) -> None:
@@ -217,7 +218,7 @@ class Book:
         if not self.snapshots[number].bad:
             self.snapshots[number].bad = True
             self.strategy.remove(number)
-            self.changes += 1
+            self._pool_changed()
 
     # ---- matches
 
@@ -250,8 +251,7 @@ class Book:
             members[member.name] = {**kept, "against": against, "live": member.live.state_dict(), "matchmaker": member.matchmaker.state_dict()}
         return {
             "members": members,
-            "snapshots": {snapshot.name: asdict(snapshot) for snapshot in self.snapshots},
-            "order": [snapshot.name for snapshot in self.snapshots],
+            "snapshots": columns_of(self.snapshots, self.sides),
             "payoff": self.payoff.state_dict(),
             "generator": self.generator.bit_generator.state,
             "changes": self.changes,
@@ -260,10 +260,8 @@ class Book:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises KeyError, TypeError or ValueError where the state is of another league."""
-        for name in state["order"]:
-            snapshot = Snapshot(**state["snapshots"][name])
-            self.numbers[name] = len(self.snapshots)
-            self.snapshots.append(snapshot)
+        self.snapshots += snapshots_from(state["snapshots"], self.sides)
+        self.numbers |= {snapshot.name: number for number, snapshot in enumerate(self.snapshots)}
         self.payoff.load_state_dict(state["payoff"])
         if self.payoff.size != len(self.snapshots):
             raise ValueError(f"{len(self.snapshots)} snapshots with payoffs of {self.payoff.size}")

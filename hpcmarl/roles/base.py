@@ -207,3 +207,15 @@ class Interval:
             return False
         self._last = now
         return True
+
+
+class Paced(Interval):
+    """An interval that also keeps what is done in it, which may grow, to a share of the time."""
+
+    def __init__(self, seconds: float, share: float) -> None:
+        super().__init__(seconds)
+        self.least, self.share = seconds, share
+
+    def took(self, seconds: float) -> None:
+        """It was done, and took so long."""
+        self.seconds = max(self.least, seconds / self.share)

@@ -16,7 +16,7 @@ from hpcmarl.comm.transport import Message
 from hpcmarl.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_TRY_AGAIN, StorageError
 from hpcmarl.io.checkpoint import CheckpointWriter
 from hpcmarl.packing import unpack
-from hpcmarl.roles.base import Context, Interval, Role
+from hpcmarl.roles.base import Context, Interval, Paced, Role
 from hpcmarl.roles.league_records import LeagueRecords
 from hpcmarl.roles.league_start import adopt_snapshots, freeze_beginnings, new_book
 from hpcmarl.roles.league_terms import Terms
@@ -24,6 +24,7 @@ from hpcmarl.roles.sides import game_of
 
 logger = logging.getLogger(__name__)
 OPPONENTS_SECONDS = 1.0
+SHARE = 0.005  # of the server's time for news of opponents, and for copying the book: both grow with the pool
 STOP_PATIENCE = 60.0
 
 
@@ -47,7 +48,8 @@ class League(Role):
         self.matches: dict[int, dict[str, Any]] = {}  # by rank
         self.phase, self.status = "start", "finished"
         self.heard = True  # something since work was last handed out
-        self.opponents_due = Interval(OPPONENTS_SECONDS)
+        self.opponents_due = Paced(OPPONENTS_SECONDS, SHARE)
+        self.keep_due, self.keep_wanted = Paced(0.0, SHARE), False
         self.checkpoint_due = Interval(config.checkpoint.every_seconds) if config.checkpoint.every_seconds else None
         self.until = 0.0  # of stopping or judging, monotonic
 
@@ -100,7 +102,7 @@ class League(Role):
             logger.info(
                 "%s after %d updates, %d environment steps: %s is in the pool", member.name, snapshot.updates, snapshot.env_steps, snapshot.name
             )
-            self._keep()
+            self.keep_wanted = True
 
     def _on_result(self, rank: int, told: Mapping[str, Any]) -> None:
         if self.matches.pop(rank, None) is None:
@@ -151,7 +153,8 @@ class League(Role):
                 logger.info("stopping: the Slurm job ends soon (stop.seconds_before_limit)")
                 self._begin_stop("interrupted")
                 return True
-            if self.checkpoint_due is not None and self.checkpoint_due.due():
+            self.keep_wanted |= self.checkpoint_due is not None and self.checkpoint_due.due()
+            if self.keep_wanted and self.keep_due.due():
                 self._keep()
             self.records.tick(self.terms.trained(), len(self.matches))
         worked = self._hand_out()
@@ -180,8 +183,10 @@ class League(Role):
     def _hand_out(self) -> bool:
         """News of opponents to teams; where anything has happened, terms to free groups and matches to free ranks."""
         if self.phase == "train" and self.opponents_due.due():
+            began = time.perf_counter()
             for rank, opponents in self.terms.news():
                 self.tell(rank, Kind.OPPONENTS, opponents)
+            self.opponents_due.took(time.perf_counter() - began)
         if not self.heard:
             return False
         self.heard = False
@@ -238,10 +243,12 @@ class League(Role):
 
     def _keep(self) -> None:
         """Write the book, where anything has changed."""
+        self.keep_wanted = False
         if self.book.changes != self.written:
-            self.written = self.book.changes
+            began, self.written = time.perf_counter(), self.book.changes
             state = {"league": self.book.state_dict(), "records": self.records.state_dict()}
             self.writer.submit(state, version=self.book.changes, attributes=self.context.attributes("server"), copied=True)
+            self.keep_due.took(time.perf_counter() - began)
 
     def _on_error(self, error: StorageError) -> None:
         if self.context.config.checkpoint.on_error == "stop":

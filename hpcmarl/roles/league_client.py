@@ -29,6 +29,12 @@ from hpcmarl.roles.versus import side_of
 
 logger = logging.getLogger(__name__)
 TELL_SECONDS = 0.5
+TELLERS_A_SECOND = 50.0  # of all ranks together: the league's server must not drown in what a thousand of them tell
+
+
+def tell_seconds(ranks: int) -> float:
+    """How often each of so many ranks says what its episodes came to."""
+    return max(TELL_SECONDS, ranks / TELLERS_A_SECOND)
 
 
 class Client(Role):
@@ -54,7 +60,7 @@ class Client(Role):
         self.begun = 0  # the newest term's number
         self.training_seconds = self.match_seconds = 0.0
         self.told_free = False
-        self.tell_due = Interval(TELL_SECONDS)
+        self.tell_due = Interval(tell_seconds(context.topology.size))
 
     def _match_seed(self) -> int:
         return int(np.random.SeedSequence([self.context.config.eval.seed, self.context.rank]).generate_state(1)[0] & 0x7FFFFFFF)
@@ -72,9 +78,9 @@ class Client(Role):
             self._stop(**unpack(message.payload))
         message.release()
 
-    def _change_opponents(self, world: int, names: Sequence[str], shares: Any, own_share: float) -> None:
+    def _change_opponents(self, world: int, names: str, shares: Any, own_share: float) -> None:
         if self.team is not None and self.team.term.world == world:
-            self.team.opponents.change(names, shares, own_share)
+            self.team.opponents.change(names.split(), shares, own_share)
 
     def _stop(self, world: int, status: str) -> None:
         """The league's server ends a term; it may be over already."""

@@ -18,7 +18,8 @@ from hpcmarl.envs import describe
 from hpcmarl.errors import ConfigError, FormatError, UsageError
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from hpcmarl.io.pool import Pool
-from hpcmarl.league.book import Book, Snapshot
+from hpcmarl.league.book import Book
+from hpcmarl.league.snapshots import Snapshot
 from hpcmarl.roles.league_start import read_book
 from hpcmarl.roles.sides import Game, game_of
 from hpcmarl.roles.versus import side_of

@@ -12,11 +12,12 @@ from typing import Any
 
 from hpcmarl.io.metrics import MetricsWriter
 from hpcmarl.league.book import Book, Member
-from hpcmarl.roles.base import Context, Interval
+from hpcmarl.roles.base import Context, Interval, Paced
 from hpcmarl.roles.recording import keep_summary
 
 logger = logging.getLogger(__name__)
 FIRST_LINE, LONGEST_PAUSE = 5.0, 60.0  # seconds between lines
+ROWS_SHARE = 0.005  # of the server's time for rows of metrics, which have columns for every member
 
 
 class LeagueRecords:
@@ -30,7 +31,7 @@ class LeagueRecords:
         self.busy_seconds = 0.0
         self.lost: list[dict[str, Any]] = []
         self.line_due = Interval(FIRST_LINE)
-        self.row_due = Interval(self.config.logging.every_seconds)
+        self.row_due = Paced(self.config.logging.every_seconds, ROWS_SHARE)
         self._began: float | None = None
         self._ended: float | None = None
 
@@ -83,7 +84,9 @@ class LeagueRecords:
     def tick(self, trained: Sequence[Member], matches: int) -> None:
         """Called again and again: a line and a row now and then."""
         if self.row_due.due():
+            began = time.perf_counter()
             self._row()
+            self.row_due.took(time.perf_counter() - began)
         if not self.config.logging.progress or not self.line_due.due():
             return
         self.line_due = Interval(min(LONGEST_PAUSE, 2 * self.line_due.seconds))

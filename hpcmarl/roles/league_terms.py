@@ -53,7 +53,7 @@ class Terms:
             if not self.book.may_begin(member):
                 continue  # its answer would be to something that nobody has played yet
             mixture = self._mixture(member)
-            told = repr(mixture["names"]).encode() + mixture["shares"].tobytes()
+            told = mixture["names"].encode() + mixture["shares"].tobytes()
             if self._told.get(number) != told:
                 self._told[number] = told
                 for rank in self._ranks(group):
@@ -109,5 +109,5 @@ class Terms:
     def _mixture(self, member: Member) -> dict[str, Any]:
         mixture = self.book.mixture(member)
         chosen = np.flatnonzero(mixture.weights > 0.0)
-        names = [self.book.snapshots[number].name for number in mixture.snapshots[chosen].tolist()]
+        names = " ".join(self.book.snapshots[number].name for number in mixture.snapshots[chosen].tolist())  # one word each, however many
         return {"names": names, "shares": mixture.weights[chosen].astype(np.float64), "own_share": float(mixture.self_share)}

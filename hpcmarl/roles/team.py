@@ -29,13 +29,15 @@ from hpcmarl.roles.sides import Game, score_of
 from hpcmarl.roles.versus import Versus, side_of
 
 logger = logging.getLogger(__name__)
+MOST_NAMED = 100  # opponents in a snapshot's attributes, which have little room
 
 
 @dataclass(frozen=True)
 class Term:
     """What a team is to do. world: its number, from 1; ranks: of the job, the leader first; group: in topology.groups; until: the member's
     version at which the term ends; directory: the member's, in the run's; snapshot: the name of what is frozen; seed, life: of the
-    member; start: the snapshot that it begins a life as, None: random weights."""
+    member; start: the snapshot that it begins a life as, None: random weights; names (with spaces between), shares, own_share: see
+    Opponents.change."""
 
     world: int
     member: str
@@ -48,7 +50,7 @@ class Term:
     seed: int
     life: int
     start: str | None
-    names: list[str]
+    names: str
     shares: Any
     own_share: float
 
@@ -78,7 +80,7 @@ class Team:
         self.transport = TeamTransport(context.transport, term.ranks, term.world)
         self.leads = self.transport.rank == 0
         self.kept: bool | None = None  # whether the term was frozen; None: it goes on
-        opponents.change(term.names, term.shares, term.own_share)
+        opponents.change(term.names.split(), term.shares, term.own_share)
         own = game.from_side(term.side)
         config = term_config(context.config, term)
         league = context.config.league
@@ -148,7 +150,7 @@ class Team:
         if server.status != "finished":
             return told
         facts = {name: told[name] for name in ("member", "version", "env_steps")}
-        attributes = {**self.inner.attributes("learner"), **facts, "side": term.side, "life": term.life, "opponents": term.names}
+        attributes = {**self.inner.attributes("learner"), **facts, "side": term.side, "life": term.life, "opponents": self._met_most()}
         try:
             write_snapshot(self.context.run_directory / "pool", term.snapshot, server.engine.optimizer.parameters, attributes)
         except StorageError as error:
@@ -157,6 +159,12 @@ class Team:
             logger.error("%s; %s goes on without having been frozen", error, term.member)
             return told
         return {**told, "snapshot": term.snapshot}
+
+    def _met_most(self) -> list[str]:
+        """Those with the largest shares when the term began."""
+        order = np.argsort(-np.asarray(self.term.shares), kind="stable")[:MOST_NAMED]
+        names = self.term.names.split()
+        return [names[place] for place in order.tolist()]
 
     def close(self) -> None:
         """Give back files, environments and messages."""

@@ -95,7 +95,7 @@ def test_show_tells_what_the_checkpoint_holds(rps, told):
     assert set(shown) >= CONTRACT
     state, _ = load_checkpoint(find_checkpoint(rps))
     league = state["league"]
-    assert [each["name"] for each in shown["snapshots"]] == league["order"]
+    assert " ".join(each["name"] for each in shown["snapshots"]) == league["snapshots"]["names"]
     assert len(shown["snapshots"]) == 8
     assert shown["games"] == league["payoff"]["games"].tolist()
     for row, scores in enumerate(shown["payoff"]):

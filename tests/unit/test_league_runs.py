@@ -9,6 +9,7 @@ import pytest
 from hpcmarl.errors import ConfigError, FormatError
 from hpcmarl.io.checkpoint import list_checkpoints
 from hpcmarl.io.pool import list_snapshots, read_snapshot
+from hpcmarl.league.snapshots import snapshots_from
 from hpcmarl.roles.evaluation import evaluate_checkpoint
 from hpcmarl.roles.league_client import Client
 from hpcmarl.roles.run import TOLD_BY_THE_LEAGUE
@@ -44,8 +45,11 @@ league:
 NAMES = [f"{member}-{term:06d}" for member in "ab" for term in range(4)]
 
 
-def book(directory):
-    return final_state(directory)["league"]
+def book(directory, *sides):
+    """The newest checkpoint's book, with snapshots by name, and the names in order."""
+    state = final_state(directory)["league"]
+    snapshots = {snapshot.name: snapshot for snapshot in snapshots_from(state["snapshots"], sides or ("player",))}
+    return {**state, "snapshots": snapshots, "order": list(snapshots)}
 
 
 @pytest.mark.parametrize(("size", "groups"), [(1, 1), (2, 1), (2, 2), (3, 2), (4, 1), (5, 2), (8, 2)])
@@ -89,8 +93,8 @@ def test_members_are_different_and_their_snapshots_follow_each_other(tmp_path):
 
 def test_asymmetric_sides_meet_each_other_only(tmp_path):
     run_world(3, tmp_path, text=TAG)
-    state = book(tmp_path)
-    side = np.array([state["snapshots"][name]["side"] == "prey" for name in state["order"]])
+    state = book(tmp_path, "predators", "prey")
+    side = np.array([state["snapshots"][name].side == "prey" for name in state["order"]])
     games = state["payoff"]["games"]
     assert games[np.ix_(side, ~side)].sum() > 0
     assert not games[np.ix_(side, side)].any()
@@ -181,6 +185,15 @@ def test_a_rank_that_dies_before_its_team_begins_is_not_waited_for(tmp_path, mon
     assert [row["rank"] for row in summary(tmp_path)["lost_ranks"]] == [3]
 
 
+def test_evaluators_play_while_the_teams_do_nothing_but_train(tmp_path):
+    alone = ("league.members={a: {}}", "league.evaluation.share=0", "league.evaluation.final_seconds=0", "league.evaluation.episodes=2")
+    run_world(4, tmp_path / "with", *alone, "topology.evaluators=1", text=RPS)
+    told = summary(tmp_path / "with")
+    assert told["roles"] == ["server+evaluator+learner", "actor", "actor", "evaluator"]
+    assert told["matches"] > 0
+    assert told["members"]["a"]["updates"] == 6
+
+
 def test_a_league_leaves_the_levels_of_loggers_alone(tmp_path):
     """What a term's roles tell is held back where a process's logging is set up, not for whatever runs in the process later."""
     run_world(1, tmp_path, "league.members={a: {}}", text=RPS)
@@ -197,7 +210,7 @@ def test_without_any_team_left_the_league_stops_and_can_be_resumed(tmp_path):
 def test_a_term_ends_where_the_run_does(tmp_path):
     run_world(1, tmp_path, "league.members={a: {}}", "league.freeze.most_updates=4", text=RPS)
     state = book(tmp_path)
-    assert [state["snapshots"][name]["updates"] for name in state["order"]] == [0, 4, 6]
+    assert [state["snapshots"][name].updates for name in state["order"]] == [0, 4, 6]
 
 
 @pytest.mark.parametrize(("least", "terms"), [(0, [0, 1]), (1000, [0])])
@@ -205,7 +218,7 @@ def test_at_the_end_a_term_under_way_is_frozen_if_it_has_trained_enough(tmp_path
     freeze = f"league.freeze={{least_updates: {least}, most_updates: 1000}}"
     run_world(1, tmp_path, freeze, "league.members={a: {}}", "stop.updates=null", "stop.env_steps=400", text=RPS)
     state = book(tmp_path)
-    assert [state["snapshots"][name]["term"] for name in state["order"]] == terms
+    assert [state["snapshots"][name].term for name in state["order"]] == terms
     reached = state["members"]["a"]["version"]
     assert reached > 0
     run_world(1, tmp_path, freeze, "league.members={a: {}}", "stop.updates=null", "stop.env_steps=8000", text=RPS, resume=str(tmp_path))
@@ -218,7 +231,7 @@ def test_exploiters_begin_anew_and_winners_are_frozen_early(tmp_path):
     state = book(tmp_path)
     assert state["members"]["exploiter"]["life"] == state["members"]["exploiter"]["terms"] + 1 > 4
     assert state["members"]["main"]["life"] == 1
-    owners = {state["snapshots"][name]["member"] for name in state["order"]}
+    owners = {state["snapshots"][name].member for name in state["order"]}
     assert owners == {0, 1}
 
 
@@ -226,7 +239,7 @@ def test_fresh_members_begin_each_term_anew(tmp_path):
     run_world(1, tmp_path, "league.fresh=true", "league.members={a: {}}", text=RPS)
     state = book(tmp_path)
     assert state["members"]["a"]["life"] == 4
-    assert [state["snapshots"][name]["updates"] for name in state["order"]] == [0, 2, 4, 6]
+    assert [state["snapshots"][name].updates for name in state["order"]] == [0, 2, 4, 6]
     versions = [read_snapshot(tmp_path / "pool" / f"a-{term:06d}.h5")[1]["version"] for term in range(4)]
     assert versions == [0, 2, 2, 2]
     assert sorted(path.name for path in (tmp_path / "members" / "a").iterdir()) == ["0001", "0002", "0003"]

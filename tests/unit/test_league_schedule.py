@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from hpcmarl.config.league import EvaluationStrategyConfig
 from hpcmarl.league import STRATEGIES, make_strategy
 from hpcmarl.league.payoff import Payoff
+from hpcmarl.league.schedule import AHEAD
 from hpcmarl.packing import pack, unpack
 
 SETTINGS = [
@@ -116,14 +117,32 @@ def test_a_pair_of_a_lost_rank_comes_again_and_the_strategy_ends_when_all_is_kno
 
 
 def test_equally_urgent_pairs_come_at_random_and_the_same_seed_gives_the_same():
-    payoff = Payoff()
-    payoff.grow(5)
-    rule = strategy(payoff, name="round_robin")
-    for number in range(5):
-        rule.add(number)
-    drawn = [rule.next(generator) for generator in [np.random.default_rng(3)] for _ in range(200)]
+    def draw(generator):
+        payoff = Payoff()
+        payoff.grow(5)
+        rule = strategy(payoff, name="round_robin")
+        for number in range(5):
+            rule.add(number)
+        return rule.next(generator)
+
+    drawn = [draw(np.random.default_rng(seed)) for seed in range(100)]
     assert set(drawn) == {(i, j) for j in range(5) for i in range(j)}
-    assert drawn == [rule.next(generator) for generator in [np.random.default_rng(3)] for _ in range(200)]
+    assert drawn == [draw(np.random.default_rng(seed)) for seed in range(100)]
+
+
+def test_one_look_at_a_large_pool_serves_many_pairs(monkeypatch):
+    payoff, rng = Payoff(), np.random.default_rng(2)
+    payoff.grow(40)
+    rule = strategy(payoff, name="adaptive")
+    for number in range(40):
+        rule.add(number)
+    looks, look = [], type(rule)._look
+    monkeypatch.setattr(type(rule), "_look", lambda self, generator: (looks.append(1), look(self, generator))[1])
+    for _ in range(3 * AHEAD):
+        pair = rule.next(rng)
+        assert pair in literal_best({"name": "adaptive"}, {tuple(each) for each in rule.pairs().tolist()}, payoff, rule.playing)
+        rule.begun(*pair, 2)
+    assert len(looks) == 3
 
 
 @pytest.mark.parametrize("keys", SETTINGS, ids=str)
@@ -146,8 +165,7 @@ def test_a_strategy_goes_on_from_its_state_with_nothing_under_way(keys):
     rule.ended(*pair, 7)
     assert not rule.playing
     np.testing.assert_array_equal(again.pairs(), rule.pairs())
-    one, other = np.random.default_rng(8), np.random.default_rng(8)
-    assert [again.next(one) for _ in range(5)] == [rule.next(other) for _ in range(5)]
+    assert again._urgency[again.next(rng)] == rule._urgency[rule.next(rng)]
 
 
 def test_a_snapshot_in_quarantine_is_played_no_more():
