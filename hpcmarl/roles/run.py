@@ -90,12 +90,13 @@ def train_planned(plan: Plan, resume: str | None = None, finish: Finish | None =
         hook.rank = rank = make_rank(context)
         code = serve(rank, signals)
         rank.close()
+        seconds = LEAVING_SECONDS if finish is None else FINISHING_SECONDS
         if transport.rank == context.topology.server:
             if finish is not None and code == EXIT_SUCCESS:
                 finish(context.run_directory)
             tell_outcome(code, os.environ)
+            seconds = LEAVING_SECONDS
         signals.ignore()
-        seconds = LEAVING_SECONDS if finish is None else FINISHING_SECONDS
         transport.close(seconds if transport.leaves_at_once else None)
         if transport.leaves_at_once:
             logging.shutdown()
