@@ -23,8 +23,10 @@ from hpcmarl.cli_common import (
     Overrides,
     Ranks,
     check_single,
+    config_of,
     load,
     new_run_dir,
+    option,
     print_result,
     printable,
     set_threads,
@@ -34,7 +36,7 @@ from hpcmarl.cli_common import (
 from hpcmarl.cli_show import config_app, list_app
 from hpcmarl.cli_simulate import simulate
 from hpcmarl.cli_submit import submit
-from hpcmarl.errors import HpcmarlError, UsageError
+from hpcmarl.errors import HpcmarlError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -89,12 +91,12 @@ def train(
     """
     config, changes = split_overrides(config, overrides)
     if config is None:
-        config = str(_config_of(resume))
+        config = str(config_of(resume))
     settings = load(config, changes)
     if ranks is not None and ranks > 1:
         if run_dir is None and resume is None:
             run_dir = str(new_run_dir(settings.name))
-        start(ranks, ["train", config, *changes, *_option("--run-dir", run_dir), *_option("--resume", resume)])
+        start(ranks, ["train", config, *changes, *option("--run-dir", run_dir), *option("--resume", resume)])
     check_single(ranks)
     from hpcmarl.roles.run import train as train_ranks
 
@@ -116,7 +118,7 @@ def evaluate(
     hpcmarl eval runs/quickstart-20260101-120000 --episodes 200 --json
     hpcmarl eval runs/tictactoe --random player_2 --episodes 500
     """
-    _config_of(path)
+    config_of(path)
     set_threads(1)
     from hpcmarl.roles.evaluation import evaluate_checkpoint
 
@@ -169,7 +171,7 @@ def data(context: typer.Context) -> None:
     add_help_option=False,
 )
 def league(context: typer.Context) -> None:
-    """Show a league, play matches between its policies, or export them."""
+    """Show a league, play matches between its policies, train exploiters of them, or export them."""
     from hpcmarl.cli_league import league_app
 
     league_app(context.args, prog_name="hpcmarl league")
@@ -191,20 +193,3 @@ def _rank_label() -> str:
 
     world = launcher_world(os.environ)
     return f"rank {world.rank}: " if world is not None and world.rank > 0 else ""
-
-
-def _config_of(path: str | None) -> Path:
-    """The config.yaml of a run directory, or of the run that a checkpoint file lies in. Raises UsageError where there is none."""
-    if path is None or path == "auto":
-        raise UsageError("CONFIG is missing; it can be left out only with --resume RUN or --resume CHECKPOINT")
-    start = Path(path)
-    if not start.exists():
-        raise UsageError(f"{path}: no such run directory or checkpoint")
-    for directory in (start, *start.resolve().parents[:2]):
-        if (directory / "config.yaml").is_file():
-            return directory / "config.yaml"
-    raise UsageError(f"{path}: no config.yaml there, so this is no run directory and no checkpoint of one")
-
-
-def _option(name: str, value: str | None) -> list[str]:
-    return [name, value] if value is not None else []

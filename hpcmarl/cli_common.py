@@ -134,3 +134,21 @@ def new_run_dir(name: str) -> Path:
 def printable(text: str) -> str:
     """The text with what could steer a terminal (control characters, marks that reverse its order) written out: names come from files."""
     return "".join(letter if letter.isprintable() or letter == " " else f"\\x{ord(letter):02x}" for letter in text)
+
+
+def config_of(path: str | None) -> Path:
+    """The config.yaml of a run directory, or of the run that a checkpoint file lies in. Raises UsageError where there is none."""
+    if path is None or path == "auto":
+        raise UsageError("CONFIG is missing; it can be left out only with --resume RUN or --resume CHECKPOINT")
+    start = Path(path)
+    if not start.exists():
+        raise UsageError(f"{path}: no such run directory or checkpoint")
+    for directory in (start, *start.resolve().parents[:2]):
+        if (directory / "config.yaml").is_file():
+            return directory / "config.yaml"
+    raise UsageError(f"{path}: no config.yaml there, so this is no run directory and no checkpoint of one")
+
+
+def option(name: str, value: str | None) -> list[str]:
+    """An option of a command line, where it has a value."""
+    return [name, value] if value is not None else []

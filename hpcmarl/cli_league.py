@@ -10,7 +10,21 @@ from typing import Annotated, Any
 
 import typer
 
-from hpcmarl.cli_common import Json, finite, print_columns, print_json, set_threads
+from hpcmarl.cli_common import (
+    Json,
+    Overrides,
+    Ranks,
+    check_single,
+    config_of,
+    finite,
+    load,
+    option,
+    print_columns,
+    print_json,
+    printable,
+    set_threads,
+    start,
+)
 from hpcmarl.errors import UsageError
 
 league_app = typer.Typer(
@@ -18,7 +32,7 @@ league_app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Show a league, play matches between its policies, export them or carry them over.",
+    help="Show a league, play matches between its policies, train exploiters of them, export them or carry them over.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -42,6 +56,7 @@ def show(
     """
     set_threads(1)
     from hpcmarl.league.summary import summarise
+    from hpcmarl.roles.league_exploit import trained_responses, with_trained
     from hpcmarl.roles.league_exploitability import exploitability
     from hpcmarl.roles.league_reading import read_league
 
@@ -50,7 +65,8 @@ def show(
     league = read_league(run)
     facts = {"run": run, "checkpoint": str(league.checkpoint), "name": league.config.name, "env": league.config.env.id}
     result: dict[str, Any] = {**facts, **summarise(league.book)}
-    result["exploitability"], reason = exploitability(league, result["nash"])
+    exact, reason = exploitability(league, result["nash"])
+    result["exploitability"] = with_trained(exact, trained_responses(league))
     if reason:
         result["reasons"]["exploitability"] = reason
     written = []
@@ -183,6 +199,61 @@ def carry(
     for what in ("widened", "begun"):
         if result[what]:
             typer.echo(f"{what}: {', '.join(result[what])}")
+
+
+@league_app.command()
+def exploit(
+    run: Run,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="the policy to exploit: a snapshot, or a member (its newest one)")],
+    overrides: Overrides = None,
+    ranks: Ranks = None,
+    run_dir: Annotated[str | None, typer.Option("--run-dir", metavar="DIR", help="default: RUN/exploiters/SNAPSHOT")] = None,
+    resume: Annotated[str | None, typer.Option("--resume", metavar="auto|DIR|CHECKPOINT", help="go on from a checkpoint")] = None,
+    episodes: Annotated[int, typer.Option("--episodes", min=2, help="at the end, against the target")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Train an opponent against one frozen policy: what it gains, a best response gains at least.
+
+    It trains as RUN did, with RUN's configuration and changes to it, until the same limit unless stop.updates,
+    stop.env_steps or stop.seconds is given; on ranks started here (-n) or in the MPI world around this command.
+    The outcome is in exploit.json, and in `hpcmarl league show RUN`.
+
+    
+    hpcmarl league exploit runs/connect_four main -n 4 stop.seconds=600
+    srun --mpi=pmix hpcmarl league exploit runs/tag prey-000012 --resume auto
+    hpcmarl league exploit runs/rps main optimizer.step_size=0.002 seed=1 --run-dir runs/rps/exploiters/main-slow
+
+    --resume auto takes the newest checkpoint of the directory. Exit codes as of hpcmarl train.
+    """
+    changes = list(overrides or ())
+    load(str(config_of(run)), [])  # sets its threads
+    if ranks is not None and ranks > 1:
+        flags = [*option("--run-dir", run_dir), *option("--resume", resume), "--episodes", str(episodes), *(["--json"] if as_json else [])]
+        start(ranks, ["league", "exploit", run, name, *changes, *flags])
+    check_single(ranks)
+    from hpcmarl.roles.league_exploit import Exploitation
+    from hpcmarl.roles.run import train_planned
+
+    exploitation = Exploitation(run, name, changes, run_dir, resume, episodes)
+
+    def finish(directory: Path) -> None:
+        _print_exploit(exploitation.judge(directory), as_json)
+
+    raise typer.Exit(train_planned(exploitation.plan, resume, finish))
+
+
+def _print_exploit(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(result)
+        return
+    target, baseline = printable(result["target"]), printable(result["baseline"])
+    trained = f"{result['updates']:,} updates, {result['env_steps']:,} environment steps"
+    typer.echo(f"{result['exploiter']} ({trained}) against {target}, {result['episodes']} episodes, {'greedy' if result['greedy'] else 'sampled'}")
+    typer.echo(f"score of the exploiter: {result['score']:.3f} (95 % from {result['score_low']:.3f} to {result['score_high']:.3f})")
+    typer.echo(f"its mean return: {result['return_mean']:.4g} (standard error {result['return_sem']:.2g})")
+    typer.echo(f"that of {baseline} against {target}: {result['baseline_return_mean']:.4g} (standard error {result['baseline_return_sem']:.2g})")
+    typer.echo(f"a best response to {target} gains at least {result['gain']:.4g} (95 % from {result['gain_low']:.4g} to {result['gain_high']:.4g})")
+    typer.echo(f"wrote {printable(result['file'])}")
 
 
 def _check_plots(directory: Path) -> None:

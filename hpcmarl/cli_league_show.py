@@ -26,7 +26,7 @@ def print_league(result: Result) -> None:
     _trained_against(result)
     _exploitability(result)
     for name, reason in result["reasons"].items():
-        typer.echo(f"no {name}: {printable(reason)}")
+        typer.echo(f"no {'exact ' if name == 'exploitability' and result[name] is not None else ''}{name}: {printable(reason)}")
 
 
 def _members(result: Result) -> None:
@@ -37,7 +37,7 @@ def _members(result: Result) -> None:
         rows.append(
             (
                 member["name"],
-                member["kind"] or member["matchmaking"],
+                member["kind"] or member["matchmaking"] or "frozen",
                 member["newest"] or "-",
                 f"{member['updates']:,}",
                 f"{member['env_steps']:,}",
@@ -95,7 +95,8 @@ def _payoff(result: Result, rows: list[int], columns: list[int]) -> None:
 def _trained_against(result: Result) -> None:
     typer.echo("\ntrained against (most met first; live score: what the member makes of it of late)")
     rows = []
-    for name, met in result["trained_against"].items():
+    frozen = {member["name"] for member in result["members"] if not member["trains"]}
+    for name, met in ((name, met) for name, met in result["trained_against"].items() if name not in frozen):
         most = [f"{each['snapshot']} {each['games']:,} ({each['live_score']:.2f})" for each in met[:MOST_MET]]
         rows.append((name, f"{sum(each['games'] for each in met):,}", str(len(met)), ", ".join(most) or "itself only"))
     print_columns(rows, ("member", "games", "snapshots", "games (live score) against those met most"), right=(1, 2))
@@ -105,6 +106,26 @@ def _exploitability(result: Result) -> None:
     found = result["exploitability"]
     if found is None:
         return
+    if found["game_range"] is not None:
+        _exact(found)
+    _trained(found["trained"])
+
+
+def _trained(rows: list[Result]) -> None:
+    """What hpcmarl league exploit has found out."""
+    if not rows:
+        return
+    typer.echo("\nexploitability by a trained best response, at least, in returns (what a better response gains may be more)")
+    table = []
+    for each in rows:
+        gain, interval = f"{each['gain']:.4f}", f"{each['gain_low']:.4f} to {each['gain_high']:.4f}"
+        own = (f"{each['return_mean']:.4f}", f"{each['score']:.3f}", f"{each['updates']:,}", f"{each['env_steps']:,}")
+        table.append((each["target"], gain, interval, each["baseline"], *own))
+    heading = ("policy", "gain", "95 %", "over", "return", "score", "updates", "env steps")
+    print_columns(table, heading, right=(1, 2, 4, 5, 6, 7))
+
+
+def _exact(found: Result) -> None:
     typer.echo(f"\nexploitability, exact: half of what best responses gain, in returns (range of the game {found['game_range']:g})")
     named = [(" and ".join(each["snapshots"]), each) for each in found["members"]]
     named += [(text, found[key]) for key, text in (("uniform", "all of the pool alike"), ("nash", "Nash mixture of the payoffs")) if found[key]]

@@ -1,7 +1,7 @@
 """The league's server beside simulated teams, in real time: what share of its time it needs, and whether its memory grows. Called by cli_bench.py.
 
-The server is the one that trains (roles/league.py), with its checkpoints and metrics. Teams only answer: they say as often as real ones how far they are
-and how episodes ended, freeze one and the same policy when a term is over, and return each match after so many seconds with a random outcome.
+The server is the one that trains (roles/league.py), with its checkpoints and metrics. Teams only answer: they say as often as real ones how far
+they are and how episodes ended, freeze one and the same policy when a term is over, and return each match after a while with a random outcome.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def run(members: int, snapshots: int, seconds: float, term_seconds: float) -> di
     """`seconds` of a league that begins with so many snapshots. All shares are of that time.
 
     server_share: the server's processor time, looking for messages included; league_share: what runs count as `league_seconds`, in elapsed time;
-    slowest_ms: its longest turn; server_mb, server_growth_mb: its process's memory at the end and since the beginning; pool_growth_mb: what reading every snapshot
-    of the pool once adds (null where the system does not tell)."""
+    slowest_ms: its longest turn; server_mb, server_growth_mb: the process's memory at the end and since the beginning;
+    pool_growth_mb: what reading every snapshot of the pool once adds (null where the system does not tell)."""
     config = load_config(LEAGUE, [f"league.members={{m: {{copies: {members}}}}}", f"topology.groups={members}"])
     assert config.league is not None
     with tempfile.TemporaryDirectory(prefix="hpcmarl-bench-") as name:

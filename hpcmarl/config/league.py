@@ -65,8 +65,16 @@ class PartnersConfig(Section):
     pool: Literal["others", "all"] = Field("others", description="snapshots of the other members, or of all and so of the member's own past too")
 
 
+class FixedConfig(Section):
+    """Always the same members."""
+
+    name: Literal["fixed"] = "fixed"
+    self_share: Fraction = Field(0.0, description="share of episodes against the member's own present weights; the others meet those of `against`")
+    against: tuple[str, ...] = Field((), description="members, of each of whom the newest snapshot is met; default: all other members")
+
+
 MatchmakingConfig = Annotated[
-    LatestConfig | UniformConfig | QualityConfig | PfspConfig | PsroConfig | PartnersConfig,
+    LatestConfig | UniformConfig | QualityConfig | PfspConfig | PsroConfig | PartnersConfig | FixedConfig,
     Field(discriminator="name"),
 ]
 

@@ -43,6 +43,7 @@ class MemberConfig(Section):
     start: str | None = Field(
         None, description="file of a snapshot that it begins as, and goes back to when it is reset (hpcmarl league carry); default: random weights"
     )
+    trains: bool = Field(True, description="false: it stays what it starts as, is met and judged, and never trained; needs start")
 
 
 class LeagueEvaluationConfig(Section):
@@ -122,9 +123,23 @@ def league_contradictions(config: Config) -> list[str]:
         found.append("stop.return_mean does not go with a league, whose members have returns of their own; use stop.env_steps, updates or seconds")
     if not isinstance(config.topology.groups, int) and any(group.env for group in config.topology.groups):
         found.append("topology.groups with an env of their own do not go with a league, where any group may train any member; remove env there")
-    groups, members = len(config.topology.group_list), len(league.member_list)
-    if members and groups > members:
+    return found + _without_training(config, league)
+
+
+def _without_training(config: Config, league: LeagueConfig) -> list[str]:
+    """About members that do not train, and teams that would have none to train."""
+    found = [
+        f"league.members.{name}.trains: false needs league.members.{name}.start, a snapshot's file: what does not train would stay random weights"
+        for name, member in league.members.items()
+        if not member.trains and member.start is None
+    ]
+    groups, members = len(config.topology.group_list), league.member_list.values()
+    training = sum(member.trains for member in members)
+    if members and not training:
+        found.append("league.members: all of them have trains: false, so there is nothing to train; let one train, or use hpcmarl league match")
+    elif members and groups > training:
         found.append(
-            f"topology.groups: {groups} learners for {members} members, and only one can train a member at a time; lower it, or add league.members"
+            f"topology.groups: {groups} learners for {training} members that train, and only one can train a member at a time; "
+            "lower it, or add league.members"
         )
     return found

@@ -11,7 +11,7 @@ from typing import Any
 
 from hpcmarl.config.league import EvaluationStrategyConfig, MatchmakingConfig, MemberKindConfig
 from hpcmarl.league.kinds import LeagueExploiter, Main, MainExploiter, MemberKind
-from hpcmarl.league.matchmaking import Latest, Matchmaker, Partners, Pfsp, Quality, Uniform
+from hpcmarl.league.matchmaking import Fixed, Latest, Matchmaker, Partners, Pfsp, Quality, Uniform
 from hpcmarl.league.payoff import Payoff
 from hpcmarl.league.psro import Psro
 from hpcmarl.league.schedule import Adaptive, EvaluationStrategy, LatestPairs, Panel, RoundRobin
@@ -23,6 +23,7 @@ MATCHMAKERS: dict[str, type[Matchmaker]] = {
     "pfsp": Pfsp,
     "psro": Psro,
     "partners": Partners,
+    "fixed": Fixed,
 }
 KINDS: dict[str, type[MemberKind]] = {
     "main": Main,

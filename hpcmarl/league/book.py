@@ -144,6 +144,7 @@ class Book:
             payoff=self.payoff,
             kinds=tuple("member" if other.config.kind is None else other.config.kind.name for other in self.members),
             self_play=len(self.sides) == 1,
+            names=tuple(other.name for other in self.members),
         )
 
     def mixture(self, member: Member) -> Mixture:

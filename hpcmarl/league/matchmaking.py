@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from hpcmarl.config.league import LatestConfig, PartnersConfig, PfspConfig, QualityConfig, UniformConfig
+from hpcmarl.config.league import FixedConfig, LatestConfig, PartnersConfig, PfspConfig, QualityConfig, UniformConfig
+from hpcmarl.errors import HpcmarlError
 from hpcmarl.league.payoff import Payoff
 from hpcmarl.types import Array, IntArray
 
@@ -30,6 +31,7 @@ class View:
     owners [C] int64: which member each of them was; `member` is the one that asks, `kinds[i]` the kind of member i
     own [R] int64: snapshots of the side that the member plays, in order of age (symmetric games: the candidates)
     payoff: what was evaluated between snapshots       self_play: whether SELF may be drawn (not in asymmetric games)
+    names[i]: of member i
     """
 
     candidates: IntArray
@@ -40,6 +42,7 @@ class View:
     payoff: Payoff
     kinds: tuple[str, ...] = ()
     self_play: bool = True
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,28 @@ class Partners(Matchmaker):
         if view.self_play and not chosen.any():
             return Mixture(view.candidates, np.zeros(len(chosen)), 1.0)
         return make_mixture(view, chosen.astype(np.float64), self.config.self_share)
+
+
+class Fixed(Matchmaker):
+    """A best response to given policies: the newest snapshot of each of some members, and nobody else, whatever comes into the pool."""
+
+    summary = "always the same members: the newest snapshot of each of them"
+
+    def __init__(self, config: FixedConfig) -> None:
+        self.config = config
+
+    def mixture(self, view: View) -> Mixture:
+        """Raises HpcmarlError where none of them has a snapshot: playing against itself instead would be another experiment."""
+        newest = {owner: place for place, owner in enumerate(view.owners.tolist())}
+        chosen = np.zeros(len(view.candidates))
+        chosen[[place for owner, place in newest.items() if self._is_met(owner, view)]] = 1.0
+        if not chosen.any() and self.config.self_share < 1.0:
+            who = ", ".join(self.config.against) or "the other members"
+            raise HpcmarlError(f"league matchmaking fixed: no snapshot of {who} verifies; resume with good files in pool/, or name others")
+        return make_mixture(view, chosen, self.config.self_share)
+
+    def _is_met(self, owner: int, view: View) -> bool:
+        return view.names[owner] in self.config.against if self.config.against else owner != view.member
 
 
 @dataclass

@@ -97,11 +97,13 @@ def _member(book: Book, member: Member, ratings: list[Result] | None, means: lis
     number = None if newest is None else book.numbers[newest.name]
     rated = {} if ratings is None or number is None else ratings[number]
     maker = member.config.matchmaking or book.config.matchmaking
+    chooses = member.config.trains and member.config.kind is None
     return {
         "name": member.name,
         "side": member.side,
         "kind": None if member.config.kind is None else member.config.kind.name,
-        "matchmaking": None if member.config.kind is not None else maker.name,
+        "matchmaking": maker.name if chooses else None,
+        "trains": member.config.trains,
         "newest": None if newest is None else newest.name,
         "snapshots": sum(snapshot.member == member.index for snapshot in book.snapshots),
         "lives": member.life,

@@ -18,7 +18,7 @@ from hpcmarl.roles.evaluator import random_actions
 from hpcmarl.roles.league_reading import LeagueRun
 from hpcmarl.roles.matches import Matches
 from hpcmarl.roles.opponents import Player
-from hpcmarl.types import Decision, EnvironmentSpec, FloatArray, Frame, PolicyFrame, PolicySpec
+from hpcmarl.types import Array, Decision, EnvironmentSpec, Episode, FloatArray, Frame, PolicyFrame, PolicySpec
 
 RANDOM, SEARCH = "random", "search:"
 Result = dict[str, Any]
@@ -76,13 +76,53 @@ class Entrant:
     side: str | None
 
 
+@dataclass(frozen=True)
+class Met:
+    """A match that was played. side: the row's; episodes: as the row saw them; winners: whether somebody wins (league.score: win)."""
+
+    row: str
+    column: str
+    side: str
+    greedy: bool
+    seed: int
+    episodes: list[Episode]
+    winners: bool
+
+    @property
+    def returns(self) -> tuple[Array, Array]:
+        """The row's and the column's, of each episode."""
+        other = [episode.outcome["other_return"] for episode in self.episodes]
+        return np.array([episode.return_mean for episode in self.episodes]), np.array(other)
+
+    def figures(self) -> Result:
+        """See play_match."""
+        scores = np.array([episode.outcome["win"] for episode in self.episodes])
+        games, score = len(scores), float(scores.sum())
+        low, high = wilson_interval(games, score)
+        counts = {name: int((scores == value).sum()) if self.winners else None for name, value in (("wins", 1.0), ("draws", 0.5), ("losses", 0.0))}
+        returns = {
+            f"{name}_return_{what}": float(getattr(values, what)())
+            for name, values in zip(("row", "column"), self.returns, strict=True)
+            for what in ("mean", "std")
+        }
+        lengths = float(np.mean([episode.length for episode in self.episodes]))
+        told = {"row": self.row, "column": self.column, "side": self.side, "greedy": self.greedy, "seed": self.seed, "episodes": games}
+        return {**told, "score": score / games, "score_low": float(low), "score_high": float(high), **counts, **returns, "length_mean": lengths}
+
+
 def play_match(
     league: LeagueRun, first: str, second: str, episodes: int | None = None, greedy: bool | None = None, seed: int | None = None
 ) -> Result:
     """`episodes` of first against second; None takes the league's own setting (seed: eval.seed).
 
     row, column, side, episodes, greedy, seed, score (mean, of the row) with score_low, score_high (Wilson, 95 %), wins, draws, losses (None with
-    league.score: return, where nobody wins), row_return_mean, column_return_mean and their standard deviations, length_mean.
+    league.score: return, where nobody wins), row_return_mean, column_return_mean and their standard deviations, length_mean. Raises as `meet`."""
+    return meet(league, first, second, episodes, greedy, seed).figures()
+
+
+def meet(league: LeagueRun, first: str, second: str, episodes: int | None = None, greedy: bool | None = None, seed: int | None = None) -> Met:
+    """The same with every episode.
+
     Raises UsageError for names that are none, ConfigError for players that cannot meet, FormatError for files that do not verify."""
     assert league.config.league is not None
     given = {"episodes": episodes, "greedy": greedy}
@@ -104,29 +144,13 @@ def play_match(
     matches = Matches(config, league.spec, league.game, league.pool, seed, rules)
     try:
         matches.begin({"row": entered[0], "column": entered[1], "side": side, "seed": seed})
-        while (outcome := matches.step()) is None:
+        while matches.step() is None:
             pass
         assert matches.match is not None
         played = matches.match.episodes
     finally:
         matches.close()
-    told = {"row": entered[0], "column": entered[1], "side": side, "greedy": evaluation.greedy, "seed": seed}
-    return {**told, **_figures(played, outcome["played"], evaluated.score == "win")}
-
-
-def _figures(episodes: list[Any], played: list[float], winners: bool) -> Result:
-    games, score = int(played[0]), float(played[1])
-    low, high = wilson_interval(games, score)
-    scores = np.array([episode.outcome["win"] for episode in episodes])
-    own = np.array([episode.return_mean for episode in episodes])
-    other = np.array([episode.outcome["other_return"] for episode in episodes])
-    counts = {name: int((scores == value).sum()) if winners else None for name, value in (("wins", 1.0), ("draws", 0.5), ("losses", 0.0))}
-    returns = {
-        f"{name}_return_{what}": float(getattr(values, what)()) for name, values in (("row", own), ("column", other)) for what in ("mean", "std")
-    }
-    lengths = float(np.mean([episode.length for episode in episodes]))
-    interval = {"score": score / games, "score_low": float(low), "score_high": float(high)}
-    return {"episodes": games, **interval, **counts, **returns, "length_mean": lengths}
+    return Met(entered[0], entered[1], side, evaluation.greedy, seed, played, evaluated.score == "win")
 
 
 def _entrant(league: LeagueRun, name: str) -> Entrant:

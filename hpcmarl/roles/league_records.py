@@ -61,7 +61,7 @@ class LeagueRecords:
     def wants(self, member: Member) -> bool:
         """Whether this member has anything left to do."""
         limit = self.config.stop.updates
-        return limit is None or member.updates < limit
+        return member.config.trains and (limit is None or member.updates < limit)
 
     def stop_reason(self) -> str | None:
         """Which of `stop`'s limits is reached, in words."""
@@ -95,7 +95,7 @@ class LeagueRecords:
 
     def _share(self) -> str:
         stop = self.config.stop
-        least = min(member.updates for member in self.book.members)
+        least = min(member.updates for member in self.book.members if member.config.trains)
         parts = [(stop.updates, least), (stop.env_steps, self.env_steps), (stop.seconds, self.seconds)]
         shares = [value / limit for limit, value in parts if limit]
         return f"{100 * min(1.0, max(shares)):.0f} %," if shares else ""

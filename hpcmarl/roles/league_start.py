@@ -24,8 +24,9 @@ logger = logging.getLogger(__name__)
 
 
 def check_league(config: Config, spec: EnvironmentSpec) -> None:
-    """Each side must have a member, and the algorithm suit each side. Raises ConfigError."""
+    """Each side must have a member, the algorithm suit each side, and those whom a member always meets be there. Raises ConfigError."""
     game = game_of(config, spec)
+    _check_met(config, game)
     sizes = {}
     for side, policies in game.sides.items():
         try:
@@ -37,6 +38,23 @@ def check_league(config: Config, spec: EnvironmentSpec) -> None:
             raise ConfigError(
                 f"league.members.{name}.start: {member.start} holds {found} parameters where the configuration makes {size}; "
                 "hpcmarl league carry makes a snapshot fit changed observations"
+            )
+
+
+def _check_met(config: Config, game: Game) -> None:
+    """Matchmaking `fixed` must name members, one of the other side among them. Raises ConfigError."""
+    assert config.league is not None
+    for name, member in game.members.items():
+        own = member.matchmaking
+        maker, key = (own, f"league.members.{name}.matchmaking") if own is not None else (config.league.matchmaking, "league.matchmaking")
+        if maker.name != "fixed" or member.kind is not None or not member.trains:
+            continue
+        if unknown := [other for other in maker.against if other not in game.members]:
+            raise ConfigError(f"{key}.against names {unknown[0]}, which is no member; allowed: {', '.join(game.members)}")
+        met = maker.against or [other for other in game.members if other != name]
+        if maker.self_share < 1.0 and not any(game.side[other] == game.meets(game.side[name]) for other in met):
+            raise ConfigError(
+                f"{key}.against: {name} plays side {game.side[name]} and would meet nobody; name members of side {game.meets(game.side[name])}"
             )
 
 

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from hpcmarl.comm.transport import Transport
 from hpcmarl.config import Config
 from hpcmarl.config.file import dump_config
 from hpcmarl.envs import describe
-from hpcmarl.errors import ConfigError, FormatError, HpcmarlError, UsageError
+from hpcmarl.errors import EXIT_SUCCESS, ConfigError, FormatError, HpcmarlError, UsageError
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from hpcmarl.io.run_directory import RunDirectory
 from hpcmarl.launch.mpiexec import tell_outcome
@@ -31,7 +31,7 @@ from hpcmarl.launch.processes import started_at
 from hpcmarl.launch.signals import StopSignals
 from hpcmarl.launch.timelimit import job_end
 from hpcmarl.launch.world import check_world, under_launcher
-from hpcmarl.packing import pack, unpack
+from hpcmarl.roles.agreement import told_by_first
 from hpcmarl.roles.base import Context, group_environment
 from hpcmarl.roles.league_rank import LeagueRank
 from hpcmarl.roles.league_start import check_league, check_league_state
@@ -42,9 +42,12 @@ from hpcmarl.roles.resuming import check_state
 logger = logging.getLogger(__name__)
 MPI_START_SECONDS = 300.0
 LEAVING_SECONDS = 20.0  # for the last of the others to be done
+FINISHING_SECONDS = 3600.0  # the same where the server's rank has something to do at the end
 PROBLEM_BYTES = 1000
 # what these say of every term, the league's server says of them all
 TOLD_BY_THE_LEAGUE = ("hpcmarl.roles.server", "hpcmarl.roles.recording", "hpcmarl.roles.display")
+Plan = Callable[[Transport], tuple[Config, str | None]]  # configuration and run directory, the same on every rank
+Finish = Callable[[Path], None]
 
 
 def join_world() -> Transport:
@@ -67,6 +70,12 @@ def train(config: Config, run_dir: str | None = None, resume: str | None = None)
 
     `run_dir`: where to write (default runs/<name>-<time>); `resume`: "auto", a run directory or a checkpoint file.
     Raises HpcmarlError subclasses; a failure after the start aborts the whole world instead."""
+    return train_planned(lambda _: (config, run_dir), resume)
+
+
+def train_planned(plan: Plan, resume: str | None = None, finish: Finish | None = None) -> int:
+    """The same where what is trained, and where it is written, is found out by the world (`plan`, called on every rank). finish: called on the
+    server's rank with the run's directory when the run is done and whole, while the others wait."""
     signals = StopSignals().install()
     end = job_end(os.environ)
     transport = join_world()
@@ -74,16 +83,21 @@ def train(config: Config, run_dir: str | None = None, resume: str | None = None)
     try:
         import torch
 
+        config, run_dir = plan(transport)
         torch.set_num_threads(config.topology.threads)
         context = prepare(transport, config, run_dir, resume, end)
         start_logging(context)
         hook.rank = rank = make_rank(context)
         code = serve(rank, signals)
         rank.close()
+        seconds = LEAVING_SECONDS if finish is None else FINISHING_SECONDS
         if transport.rank == context.topology.server:
+            if finish is not None and code == EXIT_SUCCESS:
+                finish(context.run_directory)
             tell_outcome(code, os.environ)
+            seconds = LEAVING_SECONDS
         signals.ignore()
-        transport.close(LEAVING_SECONDS if transport.leaves_at_once else None)
+        transport.close(seconds if transport.leaves_at_once else None)
         if transport.leaves_at_once:
             logging.shutdown()
             sys.stdout.flush()
@@ -123,29 +137,21 @@ def _close(hook: AbortHook) -> None:
 def prepare(transport: Transport, config: Config, run_dir: str | None, resume: str | None, end: float | None = None) -> Context:
     """Rank 0 checks everything and makes the run directory; all ranks get the outcome. Raises what rank 0 raised, on every rank."""
     hosts = transport.gather_hosts()
-    plan: dict[str, Any] = {}
-    state = None
+    states: list[dict[str, Any] | None] = [None]
     problem = form_reduction_group(transport, config, hosts)
-    if transport.rank == 0:
-        try:
-            assign_roles(transport.size, hosts, config.topology)
-            if problem:
-                raise UsageError(problem)
-            check_environments(config)
-            directory, state = open_run(config, run_dir, resume)
-            plan = {"directory": str(directory)}
-        except HpcmarlError as error:
-            plan = {"error": str(error), "type": type(error).__name__}
-    plan = unpack(transport.broadcast(bytes(pack(plan)) if transport.rank == 0 else None))
-    if "error" in plan:
-        import hpcmarl.errors
 
-        failure = getattr(hpcmarl.errors, plan["type"])(plan["error"])
-        failure.everywhere = True
-        raise failure
+    def check_and_open() -> dict[str, Any]:
+        assign_roles(transport.size, hosts, config.topology)
+        if problem:
+            raise UsageError(problem)
+        check_environments(config)
+        directory, states[0] = open_run(config, run_dir, resume)
+        return {"directory": str(directory)}
+
+    directory = told_by_first(transport, check_and_open)["directory"]
     topology: Topology = assign_roles(transport.size, hosts, config.topology)
     spec = describe(config.env, config.policies)
-    return Context(config, topology, transport, Path(plan["directory"]), spec, state, end, _processes(transport))
+    return Context(config, topology, transport, Path(directory), spec, states[0], end, _processes(transport))
 
 
 def form_reduction_group(transport: Transport, config: Config, hosts: Sequence[str]) -> str:

@@ -50,9 +50,9 @@ def game_of(config: Config, spec: EnvironmentSpec) -> Game:
     for name in sides:
         if name not in side.values():
             raise ConfigError(f"league.members: nobody plays side {name} of {spec.id}; give a member `side: {name}`, or leave league.members out")
-    groups = len(config.topology.group_list)
-    if groups > len(members):
-        raise ConfigError(f"topology.groups: {groups} learners for {len(members)} members, and only one can train a member at a time; lower it")
+    groups, training = len(config.topology.group_list), sum(member.trains for member in members.values())
+    if groups > training:
+        raise ConfigError(f"topology.groups: {groups} learners for {training} members that train, and only one can train each at a time; lower it")
     return Game(sides, members, side, league.own_seats)
 
 

@@ -1,12 +1,15 @@
 """Leagues on real ranks: both MPI libraries, a killed leader, a killed job that goes on with other ranks."""
 
+import json
 import os
 import signal
 
 import pytest
 
+from hpcmarl.config.file import load_config
 from hpcmarl.io.pool import list_snapshots
-from tests.mpi.launch import LIBRARIES, rank_processes, run_train
+from hpcmarl.roles.run import train
+from tests.mpi.launch import LIBRARIES, mpi_command, python_of, rank_processes, run, run_train
 from tests.unit.test_league_runs import NAMES, RPS
 from tests.worlds import final_state, summary
 
@@ -30,6 +33,24 @@ def test_two_teams_train_two_members_apart(library, config, tmp_path):
     assert {name: row["updates"] for name, row in told["members"].items()} == {"a": 6, "b": 6}
     assert list_snapshots(tmp_path / "run" / "pool") == NAMES
     assert told["evaluation_games"] > 0
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_an_exploiter_is_trained_and_judged_in_any_world(library, config, tmp_path):
+    """Rank 0 chooses and judges; the others learn of it and wait."""
+    assert train(load_config(config, ["stop.updates=2"]), str(tmp_path / "run"), None) == 0
+    arguments = ["league", "exploit", str(tmp_path / "run"), "a", "stop.updates=4", "--episodes", "20"]
+    command, environment = mpi_command(library, 3, [python_of(library), "-m", "hpcmarl", *arguments])
+    job = run(command, environment)
+    assert job.code == 0, job.text
+    assert not job.orphans
+    found = json.loads((tmp_path / "run" / "exploiters" / "a-000001" / "exploit.json").read_text())
+    assert (found["target"], found["updates"], found["episodes"]) == ("a-000001", 4, 20)
+    assert summary(tmp_path / "run" / "exploiters" / "a-000001")["ranks"] == 3
+    job = run(command, environment)
+    assert job.code == 2
+    assert job.text.count("error: ") == 1
+    assert "not empty" in job.text
 
 
 class Kill:

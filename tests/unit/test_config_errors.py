@@ -35,7 +35,7 @@ CASES = {
     "choice inside a section": (
         BASE + "league: {matchmaking: {name: psr}}\n",
         (),
-        ["league.matchmaking.name is 'psr'", "one of latest, uniform, quality, pfsp, psro, partners"],
+        ["league.matchmaking.name is 'psr'", "one of latest, uniform, quality, pfsp, psro, partners, fixed"],
     ),
     "choice of a named section": (
         BASE + "league: {members: {a: {kind: {name: mine}}}}\n",

@@ -1,5 +1,7 @@
 """Matchmakers against their formulas written out, and draws against their distribution."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from hpcmarl.config.league import MatchmakingConfig
+from hpcmarl.errors import HpcmarlError
 from hpcmarl.league import MATCHMAKERS, make_matchmaker
 from hpcmarl.league.matchmaking import SELF, Mixture, View, make_mixture
 from hpcmarl.league.payoff import Payoff
@@ -30,7 +33,7 @@ def chances(mixture):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(sorted(set(MATCHMAKERS) - {"psro"})), scores, st.floats(0, 1), st.booleans())
+@given(st.sampled_from(sorted(set(MATCHMAKERS) - {"psro", "fixed"})), scores, st.floats(0, 1), st.booleans())
 def test_every_mixture_is_a_distribution_that_keeps_to_the_share_of_self_play(name, live, share, self_play):
     owners = np.arange(len(live)) % 3
     mixture = make_matchmaker(section(name=name, self_share=share)).mixture(view(live, owners=owners, self_play=self_play))
@@ -77,6 +80,20 @@ def test_latest_uniform_and_partners():
     owners = [1, 0, 2, 0]
     assert chances(make_matchmaker(section(name="partners")).mixture(view(live, owners=owners))) == {SELF: 0, 0: 0.5, 2: 0, 4: 0.5, 6: 0}
     assert make_matchmaker(section(name="partners", pool="all")).mixture(view(live, owners=owners)).weights.tolist() == [0.25] * 4
+
+
+def test_fixed_meets_the_newest_snapshot_of_each_of_its_members_and_nobody_else():
+    names = ("a", "b", "c")
+    seen = replace(view([0.9, 0.1, 0.5, 0.5], owners=[1, 0, 2, 1]), names=names)
+    assert chances(make_matchmaker(section(name="fixed")).mixture(seen)) == {SELF: 0, 0: 0, 2: 0, 4: 0.5, 6: 0.5}
+    assert chances(make_matchmaker(section(name="fixed", against=["b"])).mixture(seen)) == {SELF: 0, 0: 0, 2: 0, 4: 0, 6: 1}
+    partly = make_matchmaker(section(name="fixed", against=["a", "c"], self_share=0.2)).mixture(seen)
+    assert chances(partly) == {SELF: 0.2, 0: 0, 2: 0.4, 4: 0.4, 6: 0}
+    gone = replace(view([0.9], owners=[0]), names=names)
+    with pytest.raises(HpcmarlError, match="no snapshot of b, c verifies"):
+        make_matchmaker(section(name="fixed", against=["b", "c"], self_share=0.5)).mixture(gone)
+    with pytest.raises(HpcmarlError, match="no snapshot of the other members verifies"):
+        make_matchmaker(section(name="fixed")).mixture(gone)
 
 
 def test_without_self_play_its_share_goes_to_the_newest_and_without_anybody_there_is_an_error():

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpcmarl.errors import ConfigError, FormatError
+from hpcmarl.errors import ConfigError, FormatError, HpcmarlError
 from hpcmarl.io.checkpoint import list_checkpoints
 from hpcmarl.io.pool import list_snapshots, read_snapshot
 from hpcmarl.league.snapshots import snapshots_from
@@ -253,6 +253,74 @@ def test_psro_waits_for_the_payoff_and_meets_the_meta_strategy(tmp_path):
     assert len(state["order"]) == 6
 
 
+@pytest.fixture
+def start(tmp_path):
+    """A snapshot of another league's."""
+    run_world(1, tmp_path / "before", "stop.updates=2", text=RPS)
+    return tmp_path / "before" / "pool" / "b-000001.h5"
+
+
+def frozen(start):
+    """b stays what it starts as; a meets b half of the time, itself the rest."""
+    return f"league.members={{a: {{matchmaking: {{name: fixed, against: [b], self_share: 0.5}}}}, b: {{start: {start}, trains: false}}}}"
+
+
+def test_a_member_that_does_not_train_stays_and_is_met_and_judged(tmp_path, start):
+    ranks = run_world(4, tmp_path / "run", frozen(start), text=RPS)
+    assert {rank.exit_code for rank in ranks} == {0}
+    pool = tmp_path / "run" / "pool"
+    assert list_snapshots(pool) == ["a-000000", "a-000001", "a-000002", "a-000003", "b-000000"]
+    np.testing.assert_array_equal(read_snapshot(pool / "b-000000.h5")[0], read_snapshot(start)[0])
+    told = summary(tmp_path / "run")
+    assert (told["members"]["b"]["updates"], told["members"]["b"]["env_steps"]) == (0, 0)
+    assert told["members"]["a"]["updates"] == 6
+    state = book(tmp_path / "run")
+    there = state["order"].index("b-000000")
+    assert state["members"]["a"]["against"][:, 0].tolist() == [there]
+    assert state["payoff"]["games"][there].sum() > 0
+    assert not (tmp_path / "run" / "members" / "b").exists()
+
+
+def test_a_league_with_a_member_that_does_not_train_goes_on(tmp_path, start):
+    run = tmp_path / "run"
+    ranks = run_world(2, run, frozen(start), "stop.updates=40", "league.freeze.most_updates=20", text=RPS, interrupt=4)
+    assert {rank.exit_code for rank in ranks} == {75}
+    written = (run / "pool" / "b-000000.h5").read_bytes()
+    ranks = run_world(1, run, frozen(start), "stop.updates=40", "league.freeze.most_updates=20", text=RPS, resume=str(run))
+    assert {rank.exit_code for rank in ranks} == {0}
+    assert {name: row["updates"] for name, row in summary(run)["members"].items()} == {"a": 40, "b": 0}
+    assert (run / "pool" / "b-000000.h5").read_bytes() == written
+
+
+def test_whom_fixed_meets_alone_must_stay_readable(tmp_path, start):
+    """The league does not turn to self-play without a word."""
+    run = tmp_path / "run"
+    run_world(1, run, frozen(start), text=RPS)
+    (run / "pool" / "b-000000.h5").write_bytes(b"")
+    with pytest.raises(HpcmarlError, match=r"opponents can be read|no snapshot of b verifies"):
+        run_world(1, run, frozen(start), "stop.updates=40", text=RPS, resume=str(run))
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ("{a: {}, b: {trains: false}}", r"league.members.b.trains: false needs league.members.b.start"),
+        ("{a: {trains: false, start: a.h5}}", r"all of them have trains: false"),
+        ("{a: {}, b: {trains: false, start: b.h5}}", r"topology.groups: 2 learners for 1 members that train"),
+        ("{a: {}, b: {matchmaking: {name: fixed, against: [c]}}}", r"matchmaking.against names c, which is no member; allowed: a, b"),
+        ("{a: {matchmaking: {name: fixed}}, b: {}}", None),
+    ],
+)
+def test_what_members_that_do_not_train_need(tmp_path, members, message):
+    arguments = (2, tmp_path, "topology.groups=2", f"league.members={members}")
+    if message is None:
+        assert {rank.exit_code for rank in run_world(*arguments, text=RPS)} == {0}
+        return
+    with pytest.raises(ConfigError, match=message) as error:
+        run_world(*arguments, text=RPS)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -281,6 +349,7 @@ def test_more_teams_than_members_are_refused(tmp_path):
     ("changes", "message"),
     [
         (["league.members={p: {side: predators}}"], "nobody plays side prey"),
+        (["league.members={p: {side: predators}, q: {side: prey, matchmaking: {name: fixed, against: [q]}}}"], "q plays side prey and would meet"),
         (["league.members={p: {side: predator}, q: {side: prey}}"], "league.members.p.side is predator; allowed: predators, prey"),
         (["league.members={p: {side: predators}, q: {}}"], "league.members.q.side is None"),
         (["league.sides={all: [predators]}"], "policy prey of mpe2.simple_tag_v3 is on 0 sides"),
