@@ -156,7 +156,7 @@ class League(Role):
             self.keep_wanted |= self.checkpoint_due is not None and self.checkpoint_due.due()
             if self.keep_wanted and self.keep_due.due():
                 self._keep()
-            self.records.tick(self.terms.trained(), len(self.matches))
+            self.records.tick(self.terms.trained, len(self.matches))
         worked = self._hand_out()
         if self.phase == "stop" and (not self.terms.running or time.monotonic() > self.until):
             self._begin_judging()

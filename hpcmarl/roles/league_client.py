@@ -29,7 +29,7 @@ from hpcmarl.roles.versus import side_of
 
 logger = logging.getLogger(__name__)
 TELL_SECONDS = 0.5
-TELLERS_A_SECOND = 50.0  # of all ranks together: the league's server must not drown in what a thousand of them tell
+TELLERS_A_SECOND = 25.0  # of all ranks together: the league's server must not drown in what a thousand of them tell
 
 
 def tell_seconds(ranks: int) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from hpcmarl.io.metrics import MetricsWriter
@@ -81,8 +81,8 @@ class LeagueRecords:
         roles = "+".join(self.context.topology.roles_of(rank))
         self.lost.append({"rank": rank, "roles": roles, "seconds": round(self.seconds, 3), "replaced": False})
 
-    def tick(self, trained: Sequence[Member], matches: int) -> None:
-        """Called again and again: a line and a row now and then."""
+    def tick(self, trained: Callable[[], Sequence[Member]], matches: int) -> None:
+        """Called again and again: a line and a row now and then. trained: who is being trained."""
         if self.row_due.due():
             began = time.perf_counter()
             self._row()
@@ -90,7 +90,7 @@ class LeagueRecords:
         if not self.config.logging.progress or not self.line_due.due():
             return
         self.line_due = Interval(min(LONGEST_PAUSE, 2 * self.line_due.seconds))
-        names = ", ".join(f"{member.name} ({member.updates:,} updates)" for member in trained)
+        names = ", ".join(f"{member.name} ({member.updates:,} updates)" for member in trained())
         logger.info("%s", f"{self._share()} {self._words()}; in training: {names or 'nobody'}; {matches} matches under way".strip())
 
     def _share(self) -> str:
