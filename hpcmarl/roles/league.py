@@ -56,7 +56,7 @@ class League(Role):
     # ---- messages
 
     def on_message(self, message: Message) -> None:
-        began = time.perf_counter()
+        began = time.thread_time()
         self.heard = True
         if message.kind is Kind.INTERRUPT:
             self._begin_stop("interrupted")
@@ -71,7 +71,7 @@ class League(Role):
             elif message.kind is Kind.RESULT:
                 self._on_result(message.source, told)
         message.release()
-        self.records.busy_seconds += time.perf_counter() - began
+        self.records.busy_seconds += time.thread_time() - began
 
     def _on_free(self, rank: int, told: Mapping[str, Any]) -> None:
         if told["group"] is not None:
@@ -132,10 +132,10 @@ class League(Role):
     # ---- work
 
     def work(self) -> bool:
-        began = time.perf_counter()
+        began = time.thread_time()
         worked = self._work()
         if worked:
-            self.records.busy_seconds += time.perf_counter() - began
+            self.records.busy_seconds += time.thread_time() - began
         return worked
 
     def _work(self) -> bool:

@@ -21,7 +21,7 @@ ROWS_SHARE = 0.005  # of the server's time for rows of metrics, which have colum
 
 
 class LeagueRecords:
-    """`seconds` is training time over all resumptions; busy_seconds: what the league's server itself took of its rank's time."""
+    """`seconds` is training time over all resumptions; busy_seconds: the processor time of the league's server itself."""
 
     def __init__(self, context: Context, book: Book) -> None:
         self.context, self.book = context, book
