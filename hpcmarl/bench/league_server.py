@@ -100,8 +100,8 @@ def freeze(pool: Path, name: str, parameters: FloatArray, version: int) -> None:
 def run(members: int, snapshots: int, seconds: float, term_seconds: float) -> dict[str, Any]:
     """`seconds` of a league that begins with so many snapshots. All shares are of that time.
 
-    server_share: its rank's processor time, looking for messages included; league_share: what runs count as `league_seconds`, without looking for work;
-    slowest_ms: its longest turn; server_mb, server_growth_mb: the process's memory at the end and since the beginning;
+    server_share: its rank's processor time, looking for messages included; league_share: what runs count as `league_seconds`; slowest_ms: its longest
+    turn; server_mb, server_growth_mb: the process's memory at the end and since the beginning;
     pool_growth_mb: what reading every snapshot of the pool once adds (null where the system does not tell)."""
     config = load_config(LEAGUE, [f"league.members={{m: {{copies: {members}}}}}", f"topology.groups={members}"])
     assert config.league is not None
