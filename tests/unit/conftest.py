@@ -1,5 +1,6 @@
 """What several unit tests ask for."""
 
+import json
 import sys
 
 import pytest
@@ -17,5 +18,17 @@ def run(capsys, monkeypatch):
             cli.main()
         out, err = capsys.readouterr()
         return ended.value.code or 0, out, err
+
+    return call
+
+
+@pytest.fixture
+def told(run):
+    """The JSON object of a command that must succeed."""
+
+    def call(*arguments):
+        code, out, err = run(*arguments, "--json")
+        assert code == 0, err
+        return json.loads(out)
 
     return call

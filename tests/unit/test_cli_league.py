@@ -75,18 +75,6 @@ def tictactoe(tmp_path_factory):
     return trained(TICTACTOE, tmp_path_factory.mktemp("leagues") / "tictactoe")
 
 
-@pytest.fixture
-def told(run):
-    """The JSON object of a command that must succeed."""
-
-    def call(*arguments):
-        code, out, err = run(*arguments, "--json")
-        assert code == 0, err
-        return json.loads(out)
-
-    return call
-
-
 # ---- show
 
 
