@@ -24,7 +24,7 @@ from hpcmarl.roles.sides import game_of
 
 logger = logging.getLogger(__name__)
 OPPONENTS_SECONDS = 1.0
-SHARE = 0.005  # of the server's time for news of opponents, and for copying the book: both grow with the pool
+SHARE = 0.003  # of the server's time for news of opponents, and for copying the book: both grow with the pool
 STOP_PATIENCE = 60.0
 
 

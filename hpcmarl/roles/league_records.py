@@ -17,7 +17,7 @@ from hpcmarl.roles.recording import keep_summary
 
 logger = logging.getLogger(__name__)
 FIRST_LINE, LONGEST_PAUSE = 5.0, 60.0  # seconds between lines
-ROWS_SHARE = 0.005  # of the server's time for rows of metrics, which have columns for every member
+ROWS_SHARE = 0.003  # of the server's time for rows of metrics, which have columns for every member
 
 
 class LeagueRecords:
