@@ -261,6 +261,7 @@ class Book:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises KeyError, TypeError or ValueError where the state is of another league."""
+        self._good.clear()
         self.snapshots += snapshots_from(state["snapshots"], self.sides)
         self.numbers |= {snapshot.name: number for number, snapshot in enumerate(self.snapshots)}
         self.payoff.load_state_dict(state["payoff"])

@@ -214,8 +214,9 @@ class Paced(Interval):
 
     def __init__(self, seconds: float, share: float) -> None:
         super().__init__(seconds)
-        self.least, self.share = seconds, share
+        self.least, self.share, self._before = seconds, share, 0.0
 
     def took(self, seconds: float) -> None:
-        """It was done, and took so long."""
-        self.seconds = max(self.least, seconds / self.share)
+        """It was done, and took so long. Taking long once (a library loaded, a busy core) changes nothing, doing so twice does."""
+        self.seconds = max(self.least, min(seconds, self._before) / self.share)
+        self._before = seconds

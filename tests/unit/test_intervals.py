@@ -1,0 +1,26 @@
+"""What is done now and then: an interval, and one that grows with what is done in it."""
+
+import pytest
+
+from hpcmarl.roles import base
+from hpcmarl.roles.base import Interval, Paced
+
+
+def test_an_interval_is_due_once_the_time_has_passed(monkeypatch):
+    now = [10.0]
+    monkeypatch.setattr(base.time, "monotonic", lambda: now[0])
+    interval = Interval(2.0)
+    told = []
+    for moment in (11.0, 12.5, 13.0, 14.6):
+        now[0] = moment
+        told.append(interval.due())
+    assert told == [False, True, False, True]
+
+
+def test_what_grows_comes_less_often_and_one_long_time_changes_nothing():
+    pace = Paced(1.0, 0.01)
+    told = []
+    for taken in (0.5, 0.001, 0.02, 0.04, 9.0, 0.03, 0.001):
+        pace.took(taken)
+        told.append(pace.seconds)
+    assert told == pytest.approx([1.0, 1.0, 1.0, 2.0, 4.0, 3.0, 1.0])
