@@ -89,8 +89,9 @@ def test_a_killed_league_goes_on_with_fewer_ranks_and_forgets_nothing(config, tm
     again = run_train("openmpi", 1, config, "--run-dir", str(directory), "--resume", "auto", *changes)
     assert again.code == 0, again.text
     state = final_state(directory)["league"]
-    assert set(there) <= set(state["order"])
-    assert sorted(state["order"]) == list_snapshots(directory / "pool") == [f"{member}-{term:06d}" for member in "ab" for term in range(5)]
-    size = len(known["order"])
+    names = state["snapshots"]["names"].split()
+    assert set(there) <= set(names)
+    assert sorted(names) == list_snapshots(directory / "pool") == [f"{member}-{term:06d}" for member in "ab" for term in range(5)]
+    size = len(known["snapshots"]["names"].split())
     assert (state["payoff"]["games"][:size, :size] >= known["payoff"]["games"]).all()
     assert summary(directory)["seconds"] > 0
