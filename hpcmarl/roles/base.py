@@ -210,13 +210,15 @@ class Interval:
 
 
 class Paced(Interval):
-    """An interval that also keeps what is done in it, which may grow, to a share of the time."""
+    """An interval that also keeps what is done in it, which may grow with ranks and snapshots, to a small share of the time."""
 
-    def __init__(self, seconds: float, share: float) -> None:
+    SHARE: ClassVar[float] = 0.003
+
+    def __init__(self, seconds: float) -> None:
         super().__init__(seconds)
-        self.least, self.share, self._before = seconds, share, 0.0
+        self.least, self._before = seconds, 0.0
 
     def took(self, seconds: float) -> None:
         """It was done, and took so long. Taking long once (a library loaded, a busy core) changes nothing, doing so twice does."""
-        self.seconds = max(self.least, min(seconds, self._before) / self.share)
+        self.seconds = max(self.least, min(seconds, self._before) / self.SHARE)
         self._before = seconds

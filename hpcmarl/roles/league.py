@@ -24,7 +24,6 @@ from hpcmarl.roles.sides import game_of
 
 logger = logging.getLogger(__name__)
 OPPONENTS_SECONDS = 1.0
-SHARE = 0.003  # of the server's time for news of opponents, and for copying the book: both grow with the pool
 STOP_PATIENCE = 60.0
 
 
@@ -48,8 +47,8 @@ class League(Role):
         self.matches: dict[int, dict[str, Any]] = {}  # by rank
         self.phase, self.status = "start", "finished"
         self.heard = True  # something since work was last handed out
-        self.opponents_due = Paced(OPPONENTS_SECONDS, SHARE)
-        self.keep_due, self.keep_wanted = Paced(0.0, SHARE), False
+        self.opponents_due = Paced(OPPONENTS_SECONDS)
+        self.keep_due, self.keep_wanted = Paced(0.0), False
         self.checkpoint_due = Interval(config.checkpoint.every_seconds) if config.checkpoint.every_seconds else None
         self.until = 0.0  # of stopping or judging, monotonic
 

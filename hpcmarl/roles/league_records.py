@@ -17,7 +17,6 @@ from hpcmarl.roles.recording import keep_summary
 
 logger = logging.getLogger(__name__)
 FIRST_LINE, LONGEST_PAUSE = 5.0, 60.0  # seconds between lines
-ROWS_SHARE = 0.003  # of the server's time for rows of metrics, which have columns for every member
 
 
 class LeagueRecords:
@@ -31,7 +30,7 @@ class LeagueRecords:
         self.busy_seconds = 0.0
         self.lost: list[dict[str, Any]] = []
         self.line_due = Interval(FIRST_LINE)
-        self.row_due = Paced(self.config.logging.every_seconds, ROWS_SHARE)
+        self.row_due = Paced(self.config.logging.every_seconds)
         self._began: float | None = None
         self._ended: float | None = None
 

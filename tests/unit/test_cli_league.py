@@ -2,10 +2,13 @@
 
 import csv
 import json
+import runpy
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from hpcmarl.config.file import load_config
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
@@ -17,6 +20,7 @@ from hpcmarl.roles.league_match import play_match
 from hpcmarl.roles.league_reading import read_league
 from hpcmarl.roles.run import train
 
+ROOT = Path(__file__).parents[2]
 COMMON = """
 trajectories: {enabled: false}
 logging: {progress: false}
@@ -400,3 +404,23 @@ def test_snapshots_remember_whom_their_term_met_most(rps):
         assert games
     met = sum(met["games"] for each in frozen for met in each["met_most"])
     assert 0 < met <= sum(main.against.values())
+
+
+# ---- tools/league.yaml
+
+
+def test_the_figures_of_tools_league_are_there(rps, told):
+    """All but those of the server and of games with names of their own, whose commands and keys are looked at as they stand."""
+    take = runpy.run_path(str(ROOT / "tools" / "learning"))["take"]
+    figures = yaml.safe_load((ROOT / "tools" / "league.yaml").read_text())["figures"]
+    played = told("league", "match", rps, "main", "other", "--episodes", 8)
+    shown = told("league", "show", rps)
+    for column, figure in figures.items():
+        command, path = figure.get("command", "train"), figure.get("path", column)
+        if command.startswith("league match RUN "):
+            assert isinstance(take(played, path), float), column
+        elif command == "league show RUN --json":
+            assert isinstance(take(shown, path), float), column
+        else:
+            assert command == "train", column
+            assert path in json.loads((rps / "summary.json").read_text())

@@ -17,8 +17,9 @@ def test_an_interval_is_due_once_the_time_has_passed(monkeypatch):
     assert told == [False, True, False, True]
 
 
-def test_what_grows_comes_less_often_and_one_long_time_changes_nothing():
-    pace = Paced(1.0, 0.01)
+def test_what_grows_comes_less_often_and_one_long_time_changes_nothing(monkeypatch):
+    monkeypatch.setattr(Paced, "SHARE", 0.01)
+    pace = Paced(1.0)
     told = []
     for taken in (0.5, 0.001, 0.02, 0.04, 9.0, 0.03, 0.001):
         pace.took(taken)
