@@ -212,7 +212,7 @@ class Interval:
 class Paced(Interval):
     """An interval that also keeps what is done in it, which may grow with ranks and snapshots, to a small share of the time."""
 
-    SHARE: ClassVar[float] = 0.003
+    SHARE: ClassVar[float] = 0.002
 
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds)
