@@ -163,7 +163,8 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
     if kind == "missing":
         return f"{origin}: {key} is missing; allowed: {allowed}{_meaning(place, tree.root)}"
     if value is None and "null" not in allowed:
-        return f"{origin}: {key} is empty; allowed: {allowed}{_meaning(place, tree.root)}; or remove the line"
+        remedy = f"{key}={{}} for what holds without it" if origin == COMMAND_LINE and "section" in allowed else "or remove the line"
+        return f"{origin}: {key} is empty; allowed: {allowed}{_meaning(place, tree.root)}; {remedy}"
     return f"{origin}: {key} is {show(value)}; allowed: {allowed}{_meaning(place, tree.root)}"
 
 

@@ -62,6 +62,7 @@ CASES = {
     "environment of a group": (BASE, ("topology.groups.0.env.max_steps=0",), ["topology.groups.0.env.max_steps is 0"]),
     "key in the environment of a group": (BASE, ("topology.groups.0.env.kwarg=0",), ["did you mean topology.groups.0.env.kwargs?"]),
     "empty section": (BASE + "topology:\n", (), ["topology is empty", "remove the line"]),
+    "empty section in an override": (BASE, ("policies=null",), ["policies is empty", "policies={} for what holds without it"]),
     "text for a section": (BASE + "eval: 3\n", (), ["eval is 3", "a section with the keys episodes"]),
     "missing": ("stop: {updates: 1}\n", (), ["env is missing", "id, kwargs"]),
     "missing key": ("env: {}\nstop: {updates: 1}\n", (), ["env.id is missing", "import path"]),
