@@ -176,6 +176,17 @@ class QLearning(Algorithm):
         epsilon = falling(self._config.epsilon_start, self._config.epsilon_final, self._config.epsilon_steps, self._env_steps)
         return self._ascent({"loss": float(loss.detach()), **statistics, "epsilon": epsilon})
 
+    def distance(self, rollouts: Sequence[Rollout]) -> float:
+        """Of the present policy from the one that played these episodes: the share of their actions that are not the best ones now, 0 to 1. What was
+        played at random counts like the rest. For algo.replay.dynamic; RLx2 (arXiv 2205.15043) has the squared difference of continuous actions."""
+        episodes = episodes_of(join(rollouts), self.spec, agent_id=self._config.agent_id)
+        for policy in self._online.policies.values():
+            policy.unroll_where(None)  # the last gradient's weights may not be today's
+        with torch.no_grad():
+            best = self._greedy(episodes, self._values(self._online, episodes))
+        others = sum(int((part.acts & (chosen[:-1] != part.action).numpy()).sum()) for chosen, part in zip(best, episodes.parts, strict=True))
+        return others / max(1, sum(int(part.acts.sum()) for part in episodes.parts))
+
     @abstractmethod
     def _loss(self, episodes: Episodes, values: list[torch.Tensor], later: list[torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
         """The loss and statistics; values, later: for each policy [T+1, B, N, A], of the present and the target network."""

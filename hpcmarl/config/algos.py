@@ -90,6 +90,17 @@ class PPOConfig(ActorCriticConfig):
     normalise_advantages: bool = Field(True, description="advantages of mean 0 and deviation 1 in each gradient")
 
 
+class DynamicReplayConfig(Section):
+    """RLx2's buffer of dynamic capacity (arXiv 2205.15043): where the policy has moved away from the oldest episodes, a tenth of all leaves."""
+
+    every: Count = Field(400, description="new episodes after which the oldest are looked at (RLx2: 10,000 steps)")
+    oldest: Count = Field(64, description="how many of the oldest are looked at (RLx2: 2,048 steps)")
+    distance: Fraction = Field(
+        0.5, description="share of their actions that are no longer the best, above which they leave (RLx2, continuous actions: 0.2)"
+    )
+    least: Count = Field(500, description="episodes that always stay (RLx2: a tenth of the capacity)")
+
+
 class ReplayConfig(Section):
     """The finished episodes that a learner keeps and learns from again and again; each learner has its own."""
 
@@ -99,6 +110,7 @@ class ReplayConfig(Section):
     ratio: PositiveFloat = Field(32.0, description="how often, on average, an episode may be learned from; then the learner waits for new ones")
     recent: Natural = Field(0, description="MAST's second buffer: part of each gradient comes from so many newest episodes; 0: none (MAST: 128)")
     recent_share: Fraction = Field(0.375, description="how large that part is (MAST: 12 of 32)")
+    dynamic: DynamicReplayConfig | None = Field(None, description="let the oldest episodes leave early, as RLx2 does; null: never")
     save: Literal["stop", "checkpoint", "never"] = Field(
         "stop", description="when it is written to replay/ in the run directory; deterministic runs: with every checkpoint"
     )
@@ -221,4 +233,7 @@ def algo_contradictions(algo: AlgoConfig) -> list[str]:
         found.append("algo.sparse.learning: sparse concerns the recurrence, and algo.network.recurrent is false; set learning: dense")
     if isinstance(algo, QLearningConfig) and algo.replay.starts > algo.replay.episodes:
         found.append(f"algo.replay.starts {algo.replay.starts} is more than the algo.replay.episodes {algo.replay.episodes} that are kept; lower it")
+    if isinstance(algo, QLearningConfig) and algo.replay.dynamic is not None and algo.replay.dynamic.least >= algo.replay.episodes:
+        kept = f"{algo.replay.dynamic.least} of the {algo.replay.episodes} episodes (algo.replay.episodes)"
+        found.append(f"algo.replay.dynamic.least: {kept} always stay, so none would leave early; lower it")
     return found

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hpcmarl.algos.q_learning import QLearning
 from hpcmarl.comm.protocol import FLAG_FINAL, Buffer, Kind, masked_vector_of, vector_message
 from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import LatestLink, Message, SendHandle
@@ -58,10 +59,11 @@ class Learner(Role):
 
     def _make_feed(self) -> Queue:
         """What the algorithm wants."""
-        given = (self.context, self.group, self.rule, self.algorithm)
-        if isinstance(self.context.config.algo, QLearningConfig):
-            return Replay(*given, self.context.config.algo.replay)
-        return Iterations(*given) if self.algorithm.epochs else Queue(*given)
+        algo, given = self.context.config.algo, (self.context, self.group, self.rule)
+        if isinstance(algo, QLearningConfig):
+            assert isinstance(self.algorithm, QLearning)
+            return Replay(*given, self.algorithm, algo.replay)
+        return (Iterations if self.algorithm.epochs else Queue)(*given, self.algorithm)
 
     # ---- messages
 

@@ -2,8 +2,9 @@
 
 Episodes are copied out of their messages and stay as compact as these are; the oldest leave. A gradient draws its share of a round uniformly
 and without repetition, or partly from the newest (algo.replay.recent). Each new episode allows so many more to be learned from (ratio):
-a fast learner waits for its actors, a slow one draws less often from each episode; nothing is too old. In deterministic runs the episodes of
-a version go in together, in the order of the actors. The file (io/checkpoint.py) lies in replay/ of the run directory, one a learner.
+a fast learner waits for its actors, a slow one draws less often from each episode; nothing is too old, unless the oldest are asked what the
+policy would do today (algo.replay.dynamic). In deterministic runs the episodes of a version go in together, in the order of the actors. The
+file (io/checkpoint.py) lies in replay/ of the run directory, one a learner.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import contextlib
 import logging
 import math
 from collections import deque
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hpcmarl.algos.base import Algorithm
+from hpcmarl.algos.q_learning import QLearning
 from hpcmarl.comm.protocol import FLAG_MORE, Buffer, check_header
 from hpcmarl.comm.topology import Group
 from hpcmarl.comm.transport import Message
@@ -38,7 +40,9 @@ MEGABYTE = 1e6
 class Replay(Queue):
     """collected: episodes that came in this run; used: how often episodes were learned from; allowed: how many more draws ratio permits."""
 
-    def __init__(self, context: Context, group: Group, rule: RoundRule, algorithm: Algorithm, config: ReplayConfig) -> None:
+    algorithm: QLearning
+
+    def __init__(self, context: Context, group: Group, rule: RoundRule, algorithm: QLearning, config: ReplayConfig) -> None:
         super().__init__(context, group, rule, algorithm)
         self.config = config
         self.codec = context.codec(algorithm)
@@ -46,6 +50,7 @@ class Replay(Queue):
         self.bytes = 0
         self.collected = self.used = 0
         self.allowed = 0.0
+        self.distance: float | None = None  # of the policy from the oldest episodes, when that was last looked at
         self.draws = 0  # since the present version came
         self.arrived: dict[int, list[Buffer]] = {}  # in deterministic runs: of each actor, what came for the present version
         self.directory = RunDirectory(context.run_directory).replay_directory(group.index)
@@ -61,17 +66,32 @@ class Replay(Queue):
             self.arrived.setdefault(source, []).append(buffer)
         else:
             self._keep(buffer)
+            self._shrink()
 
     def _keep(self, buffer: Buffer) -> None:
         config = self.config
         self.episodes.append(buffer)
         self.bytes += buffer.nbytes
         while len(self.episodes) > 1 and (len(self.episodes) > config.episodes or self.bytes > config.megabytes * MEGABYTE):
-            self.bytes -= self.episodes.popleft().nbytes
+            self._forget_oldest()
         self.collected += 1
         if self.collected >= config.starts:
             # what an episode still allowed when it left is forgotten
             self.allowed = min(self.allowed + config.ratio, max(config.ratio, 1.0) * len(self.episodes))
+
+    def _forget_oldest(self) -> None:
+        self.bytes -= self.episodes.popleft().nbytes
+
+    def _shrink(self) -> None:
+        """Look at the oldest episodes now and then; where the policy has left them behind, a tenth of all goes."""
+        dynamic = self.config.dynamic
+        if dynamic is None or self.collected % dynamic.every or len(self.episodes) <= dynamic.least:
+            return
+        oldest = [self._entry(buffer).rollout for buffer in islice(self.episodes, dynamic.oldest)]
+        self.distance = self.algorithm.distance(oldest)
+        if self.distance > dynamic.distance:
+            for _ in range(min(len(self.episodes) // 10, len(self.episodes) - dynamic.least)):
+                self._forget_oldest()
 
     def on_version(self, version: int) -> None:
         """No episode is too old."""
@@ -98,6 +118,7 @@ class Replay(Queue):
         for rank in self.group.actors:
             for buffer in self.arrived.pop(rank):
                 self._keep(buffer)
+                self._shrink()
         return True
 
     def _draw(self, wanted: int, version: int) -> Work:
@@ -126,11 +147,13 @@ class Replay(Queue):
         """So they do here, and others are drawn next: it may have been the networks' fault."""
 
     def statistics(self) -> dict[str, float]:
-        """replay_ratio: how often an episode was learned from, over the run; at algo.replay.ratio the learner waits for its actors."""
+        """replay_ratio: how often an episode was learned from, over the run; at algo.replay.ratio the learner waits for its actors.
+        replay_distance: see algos/q_learning.py, `distance`."""
         return {
             "replay_episodes": len(self.episodes),
             "replay_megabytes": self.bytes / MEGABYTE,
             "replay_ratio": self.used / max(1, self.collected),
+            **({} if self.distance is None else {"replay_distance": self.distance}),
         }
 
     # ---- the file

@@ -169,6 +169,28 @@ def test_agents_of_a_policy_are_told_apart():
         assert np.array_equal(decision.memory[0, 0], decision.memory[0, 1]) != agent_id
 
 
+@pytest.mark.parametrize(("name", "keys"), [("vdn", {}), ("qmix", {"agent_id": False}), ("iql", {"network": AgentNetworkConfig(recurrent=False)})])
+def test_the_distance_from_episodes_counts_what_acting_would_do_otherwise(name, keys):
+    algorithm = make(name, **keys)
+    rollouts = episodes(algorithm.spec)
+    otherwise = acted = 0
+    for rollout in rollouts:
+        memory = algorithm.initial_memory(1)
+        for step in range(rollout.steps):
+            seen = {
+                name: PolicyFrame(part.obs[step], part.alive[step], None if part.action_mask is None else part.action_mask[step])
+                for name, part in rollout.policies.items()
+            }
+            decisions = algorithm.act(Frame(seen, None, rollout.episode_start[step]), memory, np.random.default_rng(0), greedy=True)
+            memory = {name: decision.memory for name, decision in decisions.items() if decision.memory is not None}
+            for name, part in rollout.policies.items():
+                otherwise += int((part.alive[step] & (decisions[name].action != part.action[step])).sum())
+                acted += int(part.alive[step].sum())
+    assert 0.2 < otherwise / acted < 0.9
+    assert algorithm.distance(rollouts) == otherwise / acted
+    assert algorithm.distance(rollouts[:1]) != algorithm.distance(rollouts[1:])
+
+
 # ---- the target network
 
 
@@ -292,3 +314,5 @@ def test_what_does_not_go_together_is_said():
         load_config(SPREAD, ["algo.name=vdn", "algo.replay={starts: 40, episodes: 30}"])
     with pytest.raises(ConfigError, match=r"algo\.operator"):
         load_config(SPREAD, ["algo.name=res", "algo.operator=max"])
+    with pytest.raises(ConfigError, match=r"algo\.replay\.dynamic\.least: 500 of the 400 episodes .* always stay, so none would leave early"):
+        load_config(SPREAD, ["algo.name=vdn", "algo.replay={episodes: 400, dynamic: {}}"])

@@ -123,6 +123,27 @@ def test_a_part_comes_from_the_newest(tmp_path):
     assert shares.sum(1).mean() == pytest.approx(8 + 24 * 0.08, abs=0.7)
 
 
+def test_the_oldest_leave_early_where_the_policy_has_moved_on(tmp_path):
+    looked = []
+
+    def distance(rollouts):
+        looked.append([int(rollout.episode[0]) for rollout in rollouts])
+        return 0.7 if looked[-1][0] < 8 else 0.3
+
+    replay = replay_of(tmp_path, dynamic={"every": 20, "oldest": 3, "distance": 0.5, "least": 30})
+    replay.algorithm = SimpleNamespace(distance=distance)
+    fill(replay, range(100))
+    assert looked == [[0, 1, 2], [4, 5, 6], [9, 10, 11], [9, 10, 11]]  # after 40, 60, 80 and 100: not while the least number is there
+    assert (len(replay.episodes), replay.collected) == (100 - 9, 100)
+    assert replay.bytes == sum(buffer.nbytes for buffer in replay.episodes)
+    assert replay.statistics()["replay_distance"] == 0.3
+    replay = replay_of(tmp_path, dynamic={"every": 1, "oldest": 1, "distance": 0.0, "least": 12})
+    replay.algorithm = SimpleNamespace(distance=lambda rollouts: 1.0)
+    fill(replay, range(50))
+    assert len(replay.episodes) == 12
+    assert "replay_distance" not in replay_of(tmp_path).statistics()
+
+
 def test_credit_goes_with_the_episodes_that_leave(tmp_path):
     replay = replay_of(tmp_path, episodes=4, ratio=2.0)
     fill(replay, range(50))
@@ -216,9 +237,10 @@ def test_ranks_train_and_resume(tmp_path, name, changes):
 
 
 MAST = ("algo.operator=mellowmax", "algo.trace_lambda=0.6", "algo.trace_from=300", "algo.replay.recent=16")
+RLX2 = ("algo.trace_lambda=0.6", "algo.trace_from=300", "algo.replay.dynamic={every: 20, oldest: 10, distance: 0.3, least: 40}")
 
 
-@pytest.mark.parametrize(("name", "extra"), [("iql", ()), ("vdn", ()), ("qmix", ()), ("qmix", MAST)])
+@pytest.mark.parametrize(("name", "extra"), [("iql", ()), ("vdn", ()), ("qmix", ()), ("qmix", MAST), ("qmix", RLX2)])
 def test_it_learns(tmp_path, name, extra):
     run_world(1, tmp_path, f"algo.name={name}", *extra, "eval.episodes=40", "stop.updates=250", text=ECHO)
     assert summary(tmp_path)["eval_return_mean"] > 0.9  # random play: 1/3
