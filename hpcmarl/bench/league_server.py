@@ -69,7 +69,9 @@ class SimulatedTeam:
             message.release()
         if self.match is not None and now >= self.match_over:
             won = float(self.generator.random())
-            self._tell(Kind.RESULT, {**self.match, "bad": None, "played": [32, 32 * won, 64 * won - 32, 32.0, 32 - 64 * won, 32.0]})
+            self._tell(
+                Kind.RESULT, {**self.match, "bad": None, "seconds": MATCH_SECONDS, "played": [32, 32 * won, 64 * won - 32, 32.0, 32 - 64 * won, 32.0]}
+            )
             self.match = None
         if self.term is not None and self.tell_due.due():
             self._tell_progress(self.term, min(1.0, (now - self.began) / self.seconds))

@@ -79,6 +79,7 @@ class League(Role):
             self.free_ranks.append(rank)
 
     def _on_played(self, told: Mapping[str, Any]) -> None:
+        self.records.on_seconds(*told.get("seconds", ()))
         if told["world"] not in self.terms.running:
             return
         member, group = self.terms.running[told["world"]]
@@ -107,6 +108,7 @@ class League(Role):
         if self.matches.pop(rank, None) is None:
             return
         self.free_ranks.append(rank)
+        self.records.match_seconds += told["seconds"]
         if told["bad"] is not None:
             self._put_aside(told["bad"])
         self.book.ended(told["row"], told["column"], told["played"])

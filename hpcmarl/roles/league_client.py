@@ -58,7 +58,9 @@ class Client(Role):
         self.lost: set[int] = set()
         self.early: list[Message] = []  # of terms that this rank has not begun
         self.begun = 0  # the newest term's number
-        self.training_seconds = self.match_seconds = 0.0
+        self.training_seconds = self.match_seconds = 0.0  # in this term
+        self.told_seconds = (0.0, 0.0)  # matches and training of this term, as the server was told
+        self.this_match_seconds = 0.0
         self.told_free = False
         self.tell_due = Interval(tell_seconds(context.topology.size))
 
@@ -118,9 +120,12 @@ class Client(Role):
         if self.matches.busy and self._match_is_due():
             began = time.perf_counter()
             outcome = self.matches.step()
-            self.match_seconds += time.perf_counter() - began
+            took = time.perf_counter() - began
+            self.match_seconds += took
+            self.this_match_seconds += took
             if outcome is not None:
-                self.tell(self.context.topology.server, Kind.RESULT, outcome)
+                self.tell(self.context.topology.server, Kind.RESULT, {**outcome, "seconds": self.this_match_seconds})
+                self.this_match_seconds = 0.0
             return True
         return self.team is not None and self._train(self.team)
 
@@ -145,6 +150,7 @@ class Client(Role):
         )
         self.begun = term.world
         self.training_seconds = self.match_seconds = 0.0
+        self.told_seconds = (0.0, 0.0)
         self.team = Team(self.context, self.game, term, opponents)
         for rank in self.lost.intersection(term.ranks):  # they died while the term was on its way
             self.team.transport.lose(rank)
@@ -181,6 +187,10 @@ class Client(Role):
             told["played"] = {name: own.row()[:2] for name, own in played.items()}
         if team.opponents.bad:
             told["bad"] = sorted(team.opponents.bad)
+        if self.plays:
+            spent = self.match_seconds, self.training_seconds
+            told["seconds"] = [now - before for now, before in zip(spent, self.told_seconds, strict=True)]
+            self.told_seconds = spent
         if len(told) > 2:
             self.tell(self.context.topology.server, Kind.PLAYED, told)
 

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from hpcmarl.io.metrics import MetricsWriter
 from hpcmarl.league.book import Book, Member
 from hpcmarl.roles.base import Context, Interval, Paced
@@ -20,14 +22,16 @@ FIRST_LINE, LONGEST_PAUSE = 5.0, 60.0  # seconds between lines
 
 
 class LeagueRecords:
-    """`seconds` is training time over all resumptions; busy_seconds: the processor time of the league's server itself."""
+    """`seconds` is training time over all resumptions; busy_seconds: the processor time of the league's server itself; match_seconds: what all ranks
+    together have spent in matches; actor_seconds: what actors have spent, while their teams trained, in matches and in training."""
 
     def __init__(self, context: Context, book: Book) -> None:
         self.context, self.book = context, book
         self.config = context.config
         self.metrics = MetricsWriter(context.run_directory)
         self.seconds_before = 0.0
-        self.busy_seconds = 0.0
+        self.busy_seconds = self.match_seconds = 0.0
+        self.actor_seconds = np.zeros(2)
         self.lost: list[dict[str, Any]] = []
         self.line_due = Interval(FIRST_LINE)
         self.row_due = Paced(self.config.logging.every_seconds)
@@ -80,6 +84,16 @@ class LeagueRecords:
         roles = "+".join(self.context.topology.roles_of(rank))
         self.lost.append({"rank": rank, "roles": roles, "seconds": round(self.seconds, 3), "replaced": False})
 
+    def on_seconds(self, matches: float = 0.0, training: float = 0.0) -> None:
+        """What an actor has spent while its team trained."""
+        self.actor_seconds += matches, training
+
+    @property
+    def match_share(self) -> float | None:
+        """Of the actors' time while their teams trained."""
+        matches, total = float(self.actor_seconds[0]), float(self.actor_seconds.sum())
+        return matches / total if total else None
+
     def tick(self, trained: Callable[[], Sequence[Member]], matches: int) -> None:
         """Called again and again: a line and a row now and then. trained: who is being trained."""
         if self.row_due.due():
@@ -118,6 +132,7 @@ class LeagueRecords:
             "matches": self.book.matches,
             "evaluation_games": self.book.payoff.recorded,
             "league_seconds": self.busy_seconds,
+            "match_seconds": self.match_seconds,
             "lost_ranks": len(self.lost),
         }
 
@@ -136,6 +151,7 @@ class LeagueRecords:
             "status": status,
             **figures,
             "env_steps_per_second": figures["env_steps"] / max(1e-9, figures["seconds"]),
+            "match_share": self.match_share,
             "members": {member.name: self._member(member) for member in self.book.members},
             "resumed_from": (self.context.resume or {}).get("path"),
             "ranks": topology.size,
@@ -160,7 +176,8 @@ class LeagueRecords:
 
     def state_dict(self) -> dict[str, Any]:
         """Time, so that a resumed run goes on counting."""
-        return {"seconds": self.seconds, "busy_seconds": self.busy_seconds}
+        return {name: getattr(self, name) for name in ("seconds", "busy_seconds", "match_seconds")} | {"actor_seconds": self.actor_seconds.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.seconds_before, self.busy_seconds = float(state["seconds"]), float(state["busy_seconds"])
+        self.match_seconds, self.actor_seconds = float(state["match_seconds"]), np.array(state["actor_seconds"], np.float64)

@@ -110,13 +110,14 @@ def test_an_interrupted_league_goes_on_also_on_other_ranks(tmp_path, before, aft
     ranks = run_world(before[0], tmp_path, f"topology.groups={before[1]}", *changes, text=RPS, interrupt=5)
     assert {rank.exit_code for rank in ranks} == {75}
     assert summary(tmp_path)["status"] == "interrupted"
-    stood = book(tmp_path)
+    stood, spent = book(tmp_path), summary(tmp_path)["match_seconds"]
     reached = {name: member["version"] for name, member in stood["members"].items()}
     assert sum(reached.values()) < 80
     ranks = run_world(after[0], tmp_path, f"topology.groups={after[1]}", *changes, text=RPS, resume=str(tmp_path))
     assert {rank.exit_code for rank in ranks} == {0}
     state, told = book(tmp_path), summary(tmp_path)
     assert told["resumed_from"] is not None
+    assert told["match_seconds"] > spent
     assert {name: row["updates"] for name, row in told["members"].items()} == {"a": 40, "b": 40}
     assert sorted(state["order"]) == list_snapshots(tmp_path / "pool") == [f"{m}-{term:06d}" for m in "ab" for term in range(3)]
     assert state["order"][: len(stood["order"])] == stood["order"]
@@ -192,6 +193,18 @@ def test_evaluators_play_while_the_teams_do_nothing_but_train(tmp_path):
     assert told["roles"] == ["server+evaluator+learner", "actor", "actor", "evaluator"]
     assert told["matches"] > 0
     assert told["members"]["a"]["updates"] == 6
+    assert told["match_share"] == 0 < told["match_seconds"]
+
+
+def test_what_matches_cost_is_told_and_follows_the_share_that_is_set(tmp_path):
+    shares = {}
+    for share in (0.1, 0.6):
+        keys = (f"league.evaluation.share={share}", "league.evaluation.final_seconds=0", "stop.updates=150", "league.freeze.most_updates=50")
+        run_world(3, tmp_path / str(share), *keys, text=RPS)
+        told = summary(tmp_path / str(share))
+        shares[share] = told["match_share"]
+        assert 0 < told["match_seconds"] <= told["seconds"]  # of all ranks, which are in one process here
+    assert 0 < shares[0.1] < shares[0.6] < 0.75
 
 
 def test_a_league_leaves_the_levels_of_loggers_alone(tmp_path):
