@@ -19,12 +19,12 @@ from hpcmarl.cli_common import (
     finite,
     load,
     option,
-    print_columns,
     print_json,
     printable,
     set_threads,
     start,
 )
+from hpcmarl.cli_league_play import Run, match, tournament
 from hpcmarl.errors import UsageError
 
 league_app = typer.Typer(
@@ -32,11 +32,12 @@ league_app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Show a league, play matches between its policies, train exploiters of them, export them or carry them over.",
+    help="Show a league, play matches and tournaments, train exploiters of them, export them or carry them over.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Run = Annotated[str, typer.Argument(metavar="RUN", help="run directory of a league, or a checkpoint in it")]
+league_app.command()(match)
+league_app.command()(tournament)
 
 
 @league_app.command()
@@ -82,43 +83,6 @@ def show(
     print_league(result)
     for path in written:
         typer.echo(f"wrote {path}")
-
-
-@league_app.command()
-def match(
-    run: Run,
-    first: Annotated[str, typer.Argument(metavar="A", help="a snapshot, a member (its newest one), random, or search:DEPTH")],
-    second: Annotated[str, typer.Argument(metavar="B", help="the same")],
-    episodes: Annotated[int | None, typer.Option("--episodes", min=1, help="default: league.evaluation.episodes", show_default=False)] = None,
-    greedy: Annotated[bool | None, typer.Option("--greedy/--sample", help="default: league.evaluation.greedy", show_default=False)] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="default: eval.seed of the run", show_default=False)] = None,
-    as_json: Json = False,
-) -> None:
-    """Play A against B; the score is A's.
-
-    search:DEPTH looks so many plies ahead, in connect four and tic-tac-toe.
-
-    \b
-    hpcmarl league match runs/rps main-000012 main-000003 --episodes 500
-    hpcmarl league match runs/connect_four main search:3 --episodes 200 --greedy --json
-    """
-    set_threads(1)
-    from hpcmarl.roles.league_match import play_match
-    from hpcmarl.roles.league_reading import read_league
-
-    result = play_match(read_league(run), first, second, episodes, greedy, seed)
-    if as_json:
-        print_json(finite(result))
-        return
-    row, column = result["row"], result["column"]
-    typer.echo(f"{row} against {column}, {result['episodes']} episodes, seed {result['seed']}, {'greedy' if result['greedy'] else 'sampled'}")
-    typer.echo(f"score of {row}: {result['score']:.3f} (95 % from {result['score_low']:.3f} to {result['score_high']:.3f})")
-    if result["wins"] is not None:
-        typer.echo(f"{result['wins']} won, {result['draws']} drawn, {result['losses']} lost")
-    rows = []
-    for key, name in (("row", row), ("column", column)):
-        rows.append((name, f"{result[f'{key}_return_mean']:.4g}", f"{result[f'{key}_return_std']:.4g}"))
-    print_columns(rows, ("player", "mean return", "std"), right=(1, 2))
 
 
 @league_app.command()

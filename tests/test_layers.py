@@ -52,6 +52,7 @@ ALLOWED = {
     "cli_show": EVERYTHING,
     "cli_data": EVERYTHING,
     "cli_league": EVERYTHING,
+    "cli_league_play": EVERYTHING,
     "cli_league_show": EVERYTHING,
     "cli_plan": EVERYTHING,
     "cli_simulate": EVERYTHING,

@@ -48,9 +48,9 @@ def summarise(book: Book) -> Result:
         "members": [_member(book, member, ratings, means) for member in book.members],
         "snapshots": [_snapshot(book, number) for number in range(len(book.snapshots))],
         "ratings": ratings,
-        "payoff": _known(book, book.payoff.mean_score()),
+        "payoff": known_cells(book.payoff.games(), book.payoff.mean_score()),
         "games": book.payoff.games().tolist(),
-        "mean_return": _known(book, book.payoff.mean_return()),
+        "mean_return": known_cells(book.payoff.games(), book.payoff.mean_return()),
         **mixtures,
         "openskill": _part(reasons, "openskill", lambda: _openskill(book)),
         "trained_against": {member.name: _met(book, member) for member in book.members},
@@ -66,9 +66,8 @@ def _part(reasons: dict[str, str], name: str, make: Callable[[], Any]) -> Any:
         return None
 
 
-def _known(book: Book, values: Array) -> list[list[float | None]]:
-    """Rows of a table, None where no game was played."""
-    games = book.payoff.games()
+def known_cells(games: Array, values: Array) -> list[list[float | None]]:
+    """Rows of a table [N, N], None where no game was played."""
     return [
         [value if count else None for value, count in zip(row, counts, strict=True)]
         for row, counts in zip(values.tolist(), games.tolist(), strict=True)
@@ -130,22 +129,8 @@ def _ratings(book: Book, means: list[float | None]) -> list[Result]:
     """Elo of each snapshot by a Bradley-Terry fit of all games (maths/ratings.py)."""
     if book.config.cooperative:
         raise UnknownError("players of a cooperative game do not beat each other; see payoff")
-    table = book.payoff.games()
-    fitted = elo(table, book.payoff.score())
-    count = table.sum(1) - table.diagonal()
-    rows = []
-    for number, snapshot in enumerate(book.snapshots):
-        known = bool(count[number])
-        rating, error = float(fitted.rating[number]), float(fitted.error[number])
-        rows.append(
-            {
-                "snapshot": snapshot.name,
-                "rating_elo": rating if known else None,
-                "rating_elo_low": rating - Z * error if known else None,
-                "rating_elo_high": rating + Z * error if known else None,
-                "games": int(count[number]),
-            }
-        )
+    names = [snapshot.name for snapshot in book.snapshots]
+    rows = [{"snapshot": name, **rated} for name, rated in zip(names, rating_rows(book.payoff.games(), book.payoff.score()), strict=True)]
     for row, mean in zip(rows, means, strict=True):
         row["mean_score"] = mean
     return rows
@@ -207,3 +192,14 @@ def _met(book: Book, member: Member) -> list[Result]:
         {"snapshot": book.snapshots[number].name, "games": member.against[number], "live_score": score}
         for number, score in zip(numbers.tolist(), scores, strict=True)
     ]
+
+
+def rating_rows(games: Array, score: Array) -> list[Result]:
+    """Elo points with intervals of 95 % of players [N] by their games and summed scores [N, N]; None where one has played nobody."""
+    fitted = elo(games, score)
+    rows = []
+    for rating, error, count in zip(fitted.rating.tolist(), fitted.error.tolist(), (games.sum(1) - games.diagonal()).tolist(), strict=True):
+        low, high = rating - Z * error, rating + Z * error
+        known = {"rating_elo": rating, "rating_elo_low": low, "rating_elo_high": high}
+        rows.append({**(known if count else dict.fromkeys(known)), "games": int(count)})
+    return rows

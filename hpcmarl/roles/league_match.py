@@ -1,11 +1,12 @@
-"""`hpcmarl league match`: two players of a league against each other in this process: snapshots, random moves, or a search. No world, no learning.
+"""`hpcmarl league match`: two players against each other in this process: snapshots of a league or of another one, random moves, or a search.
 
-The match is roles/matches.py's, the one that leagues play; here are the players that are no snapshots, and what is told of the episodes.
+No world, no learning. The match is roles/matches.py's, the one that leagues play; here are the players that are no snapshots of this league, and what
+is told of the episodes. Also used by roles/league_tournament.py and league_exploit.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +16,12 @@ from hpcmarl.envs.games.search import GAMES, Searcher
 from hpcmarl.errors import ConfigError, UsageError
 from hpcmarl.maths.ratings import wilson_interval
 from hpcmarl.roles.evaluator import random_actions
-from hpcmarl.roles.league_reading import LeagueRun
+from hpcmarl.roles.league_reading import LeagueRun, read_league
 from hpcmarl.roles.matches import Matches
 from hpcmarl.roles.opponents import Player
 from hpcmarl.types import Array, Decision, EnvironmentSpec, Episode, FloatArray, Frame, PolicyFrame, PolicySpec
 
-RANDOM, SEARCH = "random", "search:"
+RANDOM, SEARCH, OF = "random", "search:", "@"
 Result = dict[str, Any]
 
 
@@ -69,11 +70,13 @@ class SearchPlayer:
 
 @dataclass(frozen=True)
 class Entrant:
-    """name: as given; plays: a snapshot's name, or a rule's; side: what it plays; None: any."""
+    """given: the name as told; name: of the snapshot or rule; side: what it plays, None: any. make(side, seed): the player, where it is none of this
+    league's own snapshots."""
 
+    given: str
     name: str
-    plays: str
     side: str | None
+    make: Callable[[str, int], Player] | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,9 @@ def play_match(
     return meet(league, first, second, episodes, greedy, seed).figures()
 
 
-def meet(league: LeagueRun, first: str, second: str, episodes: int | None = None, greedy: bool | None = None, seed: int | None = None) -> Met:
+def meet(
+    league: LeagueRun, first: str | Entrant, second: str | Entrant, episodes: int | None = None, greedy: bool | None = None, seed: int | None = None
+) -> Met:
     """The same with every episode.
 
     Raises UsageError for names that are none, ConfigError for players that cannot meet, FormatError for files that do not verify."""
@@ -130,36 +135,70 @@ def meet(league: LeagueRun, first: str, second: str, episodes: int | None = None
     evaluated = league.config.league.model_copy(update={"evaluation": evaluation})
     config = league.config.model_copy(update={"league": evaluated})
     seed = config.eval.seed if seed is None else seed
-    row, column = _entrant(league, first), _entrant(league, second)
+    row, column = (enter(league, player) if isinstance(player, str) else player for player in (first, second))
     side = _side(league, row, column)
     rules: dict[str, Player] = {}
-    entered = []
     for entrant, plays in ((row, side), (column, league.game.meets(side))):
-        name = entrant.plays
-        if entrant.side is None:
-            rules[name] = _rule(league, name, plays, seed)
+        if entrant.make is not None:
+            rules[entrant.name] = entrant.make(plays, seed)
         else:
-            _check(league, name, plays)
-        entered.append(name)
+            _check(league, entrant.name, plays)
     matches = Matches(config, league.spec, league.game, league.pool, seed, rules)
     try:
-        matches.begin({"row": entered[0], "column": entered[1], "side": side, "seed": seed})
+        matches.begin({"row": row.name, "column": column.name, "side": side, "seed": seed})
         while matches.step() is None:
             pass
         assert matches.match is not None
         played = matches.match.episodes
     finally:
         matches.close()
-    return Met(entered[0], entered[1], side, evaluation.greedy, seed, played, evaluated.score == "win")
+    return Met(row.name, column.name, side, evaluation.greedy, seed, played, evaluated.score == "win")
 
 
-def _entrant(league: LeagueRun, name: str) -> Entrant:
+def enter(league: LeagueRun, name: str) -> Entrant:
+    """A snapshot or member of this league, NAME@RUN of another one, random, or search:DEPTH. Raises as `meet`."""
     known = name in league.book.numbers or name in league.game.members
     if not known and (name == RANDOM or name.startswith(SEARCH)):
-        return Entrant(name, name, None)
+        return Entrant(name, name, None, lambda side, seed: _rule(league, name, side, seed))
+    label, of, run = name.partition(OF)
+    if of and not known:
+        return _visitor(league, label, run)
     searches = (f"{SEARCH}1", f"{SEARCH}3") if league.config.env.id in GAMES else ()
     snapshot = league.snapshot(name, (RANDOM, *searches))
     return Entrant(name, snapshot.name, snapshot.side)
+
+
+def _visitor(league: LeagueRun, label: str, run: str) -> Entrant:
+    """A snapshot of another league of the same game; its network may be another one."""
+    other = read_league(run)
+    snapshot = other.snapshot(label)
+    home, away = (_seen(each, snapshot.side) for each in (league, other))
+    if home != away:
+        raise ConfigError(f"{label}{OF}{run} plays {away}, but {league.directory} is {home}: they cannot meet; name players of one game")
+    player = other.algorithm(snapshot.side)
+    player.load_parameters(other.pool.parameters(snapshot.name, player.size))
+    return Entrant(f"{label}{OF}{run}", f"{snapshot.name}{OF}{run}", snapshot.side, lambda side, seed: player)
+
+
+def _seen(league: LeagueRun, side: str) -> str:
+    """What a side of a league sees and does, in words: those of whom it is the same can meet."""
+    names = league.game.sides.get(side)
+    if names is None:
+        return f"{league.spec.id} with the sides {', '.join(league.game.sides)}"
+    policies = [league.spec.policy(name) for name in names]
+    spaces = [f"{policy.name} ({', '.join(policy.agents)}; observations {list(policy.observation_shape)}, {_actions(policy)})" for policy in policies]
+    return f"{league.spec.id} with {' and '.join(spaces)}"
+
+
+def _actions(policy: PolicySpec) -> str:
+    action = policy.action
+    bounds = f" from {list(action.low)} to {list(action.high)}" if action.kind == "continuous" else ""
+    return f"{action.kind} actions {list(action.sizes)}{bounds}"
+
+
+def can_meet(league: LeagueRun, first: Entrant, second: Entrant) -> bool:
+    """Whether their sides play against each other."""
+    return len(league.game.sides) == 1 or first.side is None or first.side != second.side
 
 
 def _side(league: LeagueRun, row: Entrant, column: Entrant) -> str:
@@ -167,9 +206,9 @@ def _side(league: LeagueRun, row: Entrant, column: Entrant) -> str:
     sides = list(league.game.sides)
     if row.side is None:
         return sides[0] if column.side is None else league.game.meets(column.side)
-    if len(sides) > 1 and row.side == column.side:
+    if not can_meet(league, row, column):
         raise ConfigError(
-            f"{row.name} and {column.name} both play side {row.side} of {league.spec.id}; "
+            f"{row.given} and {column.given} both play side {row.side} of {league.spec.id}; "
             f"for one of them name a member or snapshot of side {league.game.meets(row.side)}"
         )
     return row.side

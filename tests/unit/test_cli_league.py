@@ -37,6 +37,7 @@ league:
   freeze: {{most_updates: 2, winning: 1.0}}
   evaluation: {{episodes: 8, environments: 4, final_seconds: 0.5}}
 {COMMON}"""
+HUNT = RPS.replace("matrix:rps", "matrix:stag_hunt").replace("league:", "league:\n  cooperative: true\n  score: return\n  return_range: [0, 4]")
 # one policy for each player, so two sides
 PENNIES = f"""
 name: pennies
@@ -201,8 +202,7 @@ def test_a_game_that_is_too_large_and_recurrent_policies_have_no_exploitability(
 
 
 def test_a_cooperative_league_has_payoffs_and_no_ratings(tmp_path, told):
-    text = RPS.replace("matrix:rps", "matrix:stag_hunt").replace("league:", "league:\n  cooperative: true\n  score: return\n  return_range: [0, 4]")
-    shown = told("league", "show", trained(text, tmp_path / "hunt"))
+    shown = told("league", "show", trained(HUNT, tmp_path / "hunt"))
     assert shown["ratings"] is None
     assert {"ratings", "nash", "alpha_rank", "exploitability"} <= set(shown["reasons"])
     assert any(score is not None for scores in shown["payoff"] for score in scores)
@@ -249,6 +249,50 @@ def test_searching_opponents_beat_random_ones(tictactoe, told, run):
     code, _, err = run("league", "match", tictactoe, "search:x", "random")
     assert code == 2
     assert err == "error: search:x: the depth of a search is a number of plies, as in search:3\n"
+
+
+def test_a_snapshot_of_another_league_plays_as_it_does_at_home(rps, told, tmp_path):
+    home = told("league", "match", rps, "main", "other", "--episodes", 40)
+    away = told("league", "match", rps, "main", f"other@{rps}", "--episodes", 40)
+    assert away["column"] == f"other-000003@{rps}"
+    assert {**away, "column": home["column"]} == home
+    wider = trained(RPS.replace("[8]", "[5, 5]"), tmp_path / "wider")  # another network
+    assert told("league", "match", rps, f"main@{wider}", f"main-000000@{wider}", "--episodes", 4)["episodes"] == 4
+
+
+def test_a_tournament_is_everybody_against_everybody(rps, told, run):
+    names = ["main", "other-000000", f"other@{rps}", "random"]
+    found = told("league", "tournament", rps, *names, "--episodes", 30, "--seed", 3)
+    assert [each["entrant"] for each in found["entrants"]] == ["main-000003", "other-000000", f"other-000003@{rps}", "random"]
+    score, games = np.array(found["score"], float), np.array(found["games"])
+    off = ~np.eye(4, dtype=bool)
+    assert (games == 30 * off).all()
+    np.testing.assert_allclose((score + score.T)[off], 1.0)
+    assert score[0, 1] == told("league", "match", rps, "main", "other-000000", "--episodes", 30, "--seed", 3)["score"]
+    for each, own in zip(found["entrants"], score, strict=True):
+        assert each["mean_score"] == pytest.approx(np.nanmean(own))
+        assert each["rating_elo_low"] < each["rating_elo"] < each["rating_elo_high"]
+        assert each["games"] == 90
+    np.testing.assert_allclose(np.array(found["mean_return"], float)[off], 2 * score[off] - 1, atol=1e-12)
+    code, out, _ = run("league", "tournament", rps, *names, "--episodes", 4)
+    assert code == 0
+    assert sorted(line.split()[1] for line in out.splitlines()[1:5]) == sorted(each["entrant"] for each in found["entrants"])
+
+
+def test_a_tournament_of_two_sides_is_across_them(pennies, told):
+    found = told("league", "tournament", pennies, "row", "column", "column-000000", "random", "--episodes", 4)
+    assert (np.array(found["games"]) > 0).tolist() == [
+        [False, True, True, True],
+        [True, False, False, True],
+        [True, False, False, True],
+        [True, True, True, False],
+    ]
+
+
+def test_nobody_wins_a_cooperative_tournament(tmp_path, told):
+    found = told("league", "tournament", trained(HUNT, tmp_path / "hunt"), "main", "other", "--episodes", 4)
+    assert found["score"][0][1] == found["score"][1][0] is not None
+    assert [each["rating_elo"] for each in found["entrants"]] == [None, None]
 
 
 def test_match_says_what_it_played(rps, run):
@@ -305,7 +349,7 @@ def test_the_payoff_table_has_every_pair_that_played(rps, told, tmp_path):
 # ---- help and lists
 
 
-@pytest.mark.parametrize("command", ["show", "match", "export"])
+@pytest.mark.parametrize("command", ["show", "match", "tournament", "export"])
 def test_every_command_has_help_with_an_example(command, run):
     code, out, _ = run("league", command, "--help")
     assert code == 0
@@ -339,6 +383,11 @@ def test_pictures_are_written_beside_what_is_told(rps, told, tmp_path):
         (("match", "RPS", "main", "search:1"), 2, "env.id matrix:rps has no searching opponent; allowed: "),
         (("match", "RPS", "main-00003", "other"), 2, "nearest: main-000003"),
         (("match", "PENNIES", "row", "row-000000"), 2, "row and row-000000 both play side row of matrix:matching_pennies; for one of them name a"),
+        (("match", "RPS", "main", "row@PENNIES"), 2, "row@PENNIES plays matrix:matching_pennies with row (player_0; observations [1], discrete"),
+        (("match", "RPS", "main", "main@NOWHERE"), 2, "NOWHERE: no such file or directory"),
+        (("tournament", "RPS", "main"), 2, "a tournament needs two players or more; told: main"),
+        (("tournament", "RPS", "main", "main-000003", "other"), 2, "main and main-000003 are the same player; name each once"),
+        (("tournament", "PENNIES", "row", "row-000000"), 2, "all of row, row-000000 play side row of matrix:matching_pennies; name players of both"),
         (("export", "RPS"), 2, "league export needs --member NAME or --snapshot NAME with --out FILE.npz"),
         (("export", "RPS", "--member", "main"), 2, "league export needs"),
         (("export", "RPS", "--member", "main", "--snapshot", "main-000001", "--out", "a.npz"), 2, "league export needs"),
