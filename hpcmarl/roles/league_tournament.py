@@ -47,8 +47,9 @@ class Tournament:
         self.returns[row, column], self.returns[column, row] = told["row_return_mean"], told["column_return_mean"]
 
     def result(self) -> Result:
-        """env, episodes, greedy, seed; entrants, a list: entrant, side, mean_score (all that it met weigh the same), games, rating_elo, rating_elo_low and
-        rating_elo_high (95 %; None in a cooperative game); score, mean_return, games: matrices of rows against columns, None where they did not meet."""
+        """env, episodes, greedy, seed; entrants, a list: entrant, side, mean_score (all that it met weigh the same), games, rating_elo with
+        rating_elo_low and rating_elo_high (95 %; None in a cooperative game); score, mean_return, games: matrices of rows against columns, None
+        where they did not meet."""
         league = self.league.config.league
         assert league is not None
         met = self.games > 0
