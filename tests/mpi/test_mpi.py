@@ -135,6 +135,13 @@ def test_so_does_one_that_fails_when_the_others_are_leaving(library):
     assert not job.orphans
 
 
+def test_a_rank_that_went_first_keeps_nobody_from_leaving():
+    job = run_program("openmpi", 2, "leaves_late.py", limit=60.0)
+    assert job.code == 0, job.text
+    assert "rank 0 has left" in job.text
+    assert "Traceback" not in job.text
+
+
 def test_a_failing_rank_ends_a_job_that_train_started(config, tmp_path):
     command = [sys.executable, "-m", "hpcmarl", "train", str(config), "-n", "4", "--run-dir", str(tmp_path / "run")]
     job = run([*command, "faults.raise_in=learner", "faults.after=20", "stop.updates=1000000"])
