@@ -5,13 +5,15 @@ Used by the tests of envs/.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hpcmarl.envs import BatchedEnvironment, Seeds, episode_seed, new_frame, new_outcome
+from hpcmarl.config import EnvConfig, PolicyConfig
+from hpcmarl.envs import BATCHED, BatchedEnvironment, Seeds, episode_seed, make_environment, new_frame, new_outcome
+from hpcmarl.envs.batch import SlotBatch
 
 
 def draw_actions(environment: BatchedEnvironment, frame: Any, generator: np.random.Generator) -> dict[str, Any]:
@@ -118,3 +120,32 @@ def assert_equals_twin(
                 weighted = [episodes[0].returns[policy.name] * len(policy.agents) for policy in spec.policies]
                 assert sum(weighted) / len(at) == pytest.approx(total)
             first = ends
+
+
+def assert_equals_slots(config: EnvConfig, policies: Mapping[str, PolicyConfig], kind: type[BatchedEnvironment], seed: int) -> None:
+    """A natively batched environment against the same games driven one by one: every element of 60 frames and outcomes of three slots."""
+    seeds = Seeds(seed, 5)
+    batch = make_environment(config, policies, 3, seeds)
+    assert isinstance(batch, kind)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(BATCHED, config.id.partition(":")[0])
+        slow = make_environment(config, policies, 3, seeds)
+    assert isinstance(slow, SlotBatch)
+    assert batch.spec == slow.spec
+    for ours, theirs in zip(play(batch, 60, seed=seed), play(slow, 60, seed=seed), strict=True):
+        assert_same(ours, theirs)
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    if isinstance(ours, dict):
+        assert list(ours) == list(theirs)
+        for key in ours:
+            assert_same(ours[key], theirs[key])
+    elif isinstance(ours, list):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            assert_same(vars(one), vars(other))
+    elif isinstance(ours, np.ndarray):
+        np.testing.assert_array_equal(ours, theirs)
+    else:
+        assert ours == pytest.approx(theirs)

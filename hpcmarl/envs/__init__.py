@@ -38,6 +38,8 @@ KINDS: dict[str, str] = {
 }
 # what env.id begins with (smax:3m) -> the modules of natively batched environments, the first that takes it; where none does it is driven one by one
 BATCHED: dict[str, tuple[str, ...]] = {
+    "pettingzoo.classic.connect_four_v3": ("hpcmarl.envs.boards",),
+    "pettingzoo.classic.tictactoe_v3": ("hpcmarl.envs.boards",),
     "smax": ("hpcmarl.envs.smax",),
     "matrix": ("hpcmarl.envs.matrix",),
     "openspiel": ("hpcmarl.envs.boards", "hpcmarl.envs.tree"),

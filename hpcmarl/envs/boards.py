@@ -1,12 +1,13 @@
-"""OpenSpiel's connect four and tic-tac-toe as natively batched environments: all slots' boards in a few arrays.
+"""Connect four and tic-tac-toe as natively batched environments: all slots' boards in a few arrays.
 
-Made through the package's make_environment for `env.id: openspiel:connect_four` and `openspiel:tic_tac_toe` with their usual sizes; others are
-driven one by one (games/openspiel.py), with the same seats, views and rewards. Must not know networks, ranks or files.
+Made through the package's make_environment for OpenSpiel's and PettingZoo's games (VIEWS) with their usual sizes; others are driven one by one
+(games/openspiel.py, aec.py), with the same seats, views and rewards. Must not know networks, ranks or files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,23 +19,52 @@ from hpcmarl.envs.native import NativeBatch, random_steps, refuse_state
 from hpcmarl.envs.tree import spec_of
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, IntArray
 
-# env.id -> the board, and the planes of an observation [3, rows, columns] for player_0's marks, player_1's and empty squares
-BOARDS: dict[str, tuple[Board, tuple[int, int, int]]] = {
-    "openspiel:connect_four": (CONNECT_FOUR, (0, 1, 2)),
-    "openspiel:tic_tac_toe": (TIC_TAC_TOE, (2, 1, 0)),
+
+@dataclass(frozen=True)
+class View:
+    """Who plays a board, and what they see of it: planes of the first player's marks, the second's, and the empty squares, row 0 the bottom.
+
+    relative: [rows, columns, 2], one's own marks and the other's, `upside_down` or not; else [3, rows, columns], the same for both, in which
+    `planes` says which is whose."""
+
+    board: Board
+    players: tuple[str, str]
+    planes: tuple[int, int, int] = (0, 1, 2)
+    relative: bool = False
+    upside_down: bool = False
+
+    def seen(self, planes: FloatArray) -> FloatArray:
+        """[n, 3, rows, columns] -> [n, 2, *shape]: what each of the two players sees."""
+        if not self.relative:
+            return np.repeat(planes[:, None], 2, 1)
+        marks = planes[:, :2, ::-1] if self.upside_down else planes[:, :2]
+        first = marks.transpose(0, 2, 3, 1)
+        return np.stack([first, first[..., ::-1]], 1)
+
+
+VIEWS: dict[str, View] = {
+    "openspiel:connect_four": View(CONNECT_FOUR, ("player_0", "player_1")),
+    "openspiel:tic_tac_toe": View(TIC_TAC_TOE, ("player_0", "player_1"), planes=(2, 1, 0)),
+    "pettingzoo.classic.connect_four_v3": View(CONNECT_FOUR, ("player_0", "player_1"), relative=True, upside_down=True),
+    "pettingzoo.classic.tictactoe_v3": View(TIC_TAC_TOE, ("player_1", "player_2"), relative=True),
 }
 
 
 def takes(config: EnvConfig) -> bool:
-    """The games of BOARDS as they are without parameters."""
-    return config.kind != "parallel" and config.id in BOARDS and not config.kwargs
+    """The games of VIEWS as they are without parameters."""
+    return config.kind != "parallel" and config.id in VIEWS and not config.kwargs
 
 
 def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> EnvironmentSpec:
-    """The spec of a game. Raises MissingPackageError and ConfigError as games/openspiel.py does."""
-    from hpcmarl.envs.games.openspiel import Play, load
+    """The spec of a game, from the package that it comes from. Raises MissingPackageError and ConfigError as that does."""
+    package, _, game = config.id.partition(":")
+    if package == "openspiel":
+        from hpcmarl.envs.games.openspiel import Play, load
 
-    return spec_of(Play(load(config.id.partition(":")[2], config)), config, policies)
+        return spec_of(Play(load(game, config)), config, policies)
+    from hpcmarl.envs.survey import survey
+
+    return survey(config, policies)[1].spec
 
 
 def make(config: EnvConfig, policies: Mapping[str, PolicyConfig], slots: int, seeds: Seeds, *, record: bool, with_state: bool) -> BoardBatch:
@@ -56,11 +86,12 @@ class BoardBatch(NativeBatch):
     """E boards of two players, who take turns."""
 
     def __init__(self, config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool) -> None:
-        super().__init__(config, spec, ("player_0", "player_1"), slots, seeds, record=record)
-        self._board, planes = BOARDS[config.id]
+        self._view = VIEWS[config.id]
+        super().__init__(config, spec, self._view.players, slots, seeds, record=record)
+        self._board, planes = self._view.board, self._view.planes
         self._own, self._empty = np.array(planes[:2]), planes[2]
         self._bits = self._board.bits
-        self._planes = np.zeros((slots, 3, self._board.rows, self._board.columns), np.float32)  # what both players see
+        self._planes = np.zeros((slots, 3, self._board.rows, self._board.columns), np.float32)
         self._marks = np.zeros((slots, 2), np.uint64)  # the same as bit sets, by player
         self._moves = np.zeros(slots, np.int64)
 
@@ -89,11 +120,11 @@ class BoardBatch(NativeBatch):
     def _open(self, rows: IntArray) -> BoolArray:
         """The actions that are allowed, [n, A]: columns whose top is empty, or empty squares."""
         empty = self._planes[rows, self._empty] > 0
-        allowed: BoolArray = empty[:, -1] if self._board.gravity else empty.reshape(len(rows), -1)
+        allowed: BoolArray = empty[:, -1] if self._board.gravity else empty.reshape(len(rows), self._board.actions)
         return allowed
 
     def _seen(self, rows: IntArray) -> FloatArray:
-        return np.repeat(self._planes[rows][:, None], 2, 1)
+        return self._view.seen(self._planes[rows])
 
     def _acting(self, rows: IntArray) -> BoolArray:
         acting: BoolArray = (self._moves[rows] % 2)[:, None] == np.arange(2)

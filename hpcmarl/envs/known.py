@@ -48,8 +48,12 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
         "like simple_spread; rewards and dynamics by keyword, for unequal groups",
     ),
     KnownEnvironment("pettingzoo.classic.rps_v2", "pettingzoo[classic]", ("pettingzoo", "pygame"), "parallel", "rock, paper, scissors"),
-    KnownEnvironment("pettingzoo.classic.tictactoe_v3", "pettingzoo[classic]", ("pettingzoo", "pygame"), "aec", "turn-based, masked moves"),
-    KnownEnvironment("pettingzoo.classic.connect_four_v3", "pettingzoo[classic]", ("pettingzoo", "pygame"), "aec", "turn-based, masked moves"),
+    KnownEnvironment(
+        "pettingzoo.classic.tictactoe_v3", "pettingzoo[classic]", ("pettingzoo", "pygame"), "aec", "turn-based, masked moves; many games a step"
+    ),
+    KnownEnvironment(
+        "pettingzoo.classic.connect_four_v3", "pettingzoo[classic]", ("pettingzoo", "pygame"), "aec", "turn-based, masked moves; many games a step"
+    ),
     KnownEnvironment("pettingzoo.classic.leduc_holdem_v4", "pettingzoo[classic]", ("pettingzoo", "rlcard", "pygame"), "aec", "poker of six cards"),
     KnownEnvironment("pettingzoo.classic.texas_holdem_v4", "pettingzoo[classic]", ("pettingzoo", "rlcard", "pygame"), "aec", "limit poker"),
     KnownEnvironment("pettingzoo.classic.chess_v6", "pettingzoo[classic]", ("pettingzoo", "chess", "pygame"), "aec", "chess, 4672 masked moves"),

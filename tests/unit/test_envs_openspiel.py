@@ -12,13 +12,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hpcmarl.config import EnvConfig, PolicyConfig
-from hpcmarl.envs import BATCHED, KNOWN_ENVIRONMENTS, Seeds, boards, describe, episode_seed, make_environment, new_frame, new_outcome, tree
+from hpcmarl.envs import KNOWN_ENVIRONMENTS, Seeds, boards, describe, episode_seed, make_environment, new_frame, new_outcome, tree
 from hpcmarl.envs.bare import BareEnvironment, make_bare
-from hpcmarl.envs.batch import SlotBatch
 from hpcmarl.envs.draws import uniform
 from hpcmarl.envs.resolve import resolve
 from hpcmarl.errors import ConfigError, EnvironmentFailure, MissingPackageError
-from tests.envs_twins import assert_equals_twin, draw_actions, play
+from tests.envs_twins import assert_equals_slots, assert_equals_twin, draw_actions, play
 from tests.unit.test_envs_turns import assert_equals_rows
 
 if importlib.util.find_spec("pyspiel") is None:
@@ -250,16 +249,7 @@ def test_batches_equal_games_driven_one_by_one(game: tuple[str, dict[str, Any]],
     """Every element of every frame and outcome."""
     chosen = config(*game, max_steps=max_steps)
     policies = {"second": PolicyConfig(agents=("player_1",))} if apart and game[0] != "deep_sea" else {}
-    seeds = Seeds(seed, 5)
-    batch = make_environment(chosen, policies, 3, seeds)
-    assert isinstance(batch, boards.BoardBatch if chosen.id in boards.BOARDS else tree.TreeBatch)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delitem(BATCHED, "openspiel")
-        slow = make_environment(chosen, policies, 3, seeds)
-    assert isinstance(slow, SlotBatch)
-    assert batch.spec == slow.spec
-    for ours, theirs in zip(play(batch, 60, seed=seed), play(slow, 60, seed=seed), strict=True):
-        assert_same(ours, theirs)
+    assert_equals_slots(chosen, policies, boards.BoardBatch if chosen.id in boards.VIEWS else tree.TreeBatch, seed)
 
 
 def test_rewards_on_the_way_are_paid_when_they_are_earned() -> None:
@@ -274,21 +264,6 @@ def test_rewards_on_the_way_are_paid_when_they_are_earned() -> None:
         paid.append(float(outcome.policies["player_0"].reward[0, 0]))
     assert paid == pytest.approx([-0.01 / 3, -0.01 / 3, 1 - 0.01 / 3])
     assert [episode.return_mean for episode in outcome.episodes] == pytest.approx([0.99])
-
-
-def assert_same(ours: Any, theirs: Any) -> None:
-    if isinstance(ours, dict):
-        assert list(ours) == list(theirs)
-        for key in ours:
-            assert_same(ours[key], theirs[key])
-    elif isinstance(ours, list):
-        assert len(ours) == len(theirs)
-        for one, other in zip(ours, theirs, strict=True):
-            assert_same(vars(one), vars(other))
-    elif isinstance(ours, np.ndarray):
-        np.testing.assert_array_equal(ours, theirs)
-    else:
-        assert ours == pytest.approx(theirs)
 
 
 def test_slots_of_batches_rest_until_they_are_restarted() -> None:
@@ -308,6 +283,18 @@ def test_slots_of_batches_rest_until_they_are_restarted() -> None:
     assert view.alive.sum(-1).tolist() == [1, 1, 1]
     np.testing.assert_array_equal(view.obs[[0, 2]], before)
     assert environment.episode_index[1] == 1
+
+
+@pytest.mark.parametrize("id", [*boards.VIEWS, "openspiel:kuhn_poker", "matrix:rps"])
+def test_slots_of_batches_go_on_where_none_is_restarted(id: str) -> None:
+    environment = make_environment(EnvConfig(id=id), {}, 2, Seeds(0))
+    frame = new_frame(environment.spec, 2)
+    environment.reset(frame)
+    before = [view.obs.copy() for view in frame.policies.values()]
+    environment.rest_slots([])
+    environment.restart_slots([], frame)
+    assert all(map(np.array_equal, before, [view.obs for view in frame.policies.values()]))
+    assert environment.episode_index.tolist() == [0, 0]
 
 
 def test_a_forbidden_move_on_a_board_is_named() -> None:

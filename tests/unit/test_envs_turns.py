@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcmarl.config import EnvConfig
-from hpcmarl.envs import Seeds, describe, episode_seed, make_environment, new_frame, new_outcome
+from hpcmarl.config import EnvConfig, PolicyConfig
+from hpcmarl.envs import Seeds, boards, describe, episode_seed, make_environment, new_frame, new_outcome
 from hpcmarl.errors import EnvironmentFailure
 from tests.envs_for_tests import Duel
-from tests.envs_twins import play
+from tests.envs_twins import assert_equals_slots, play
 
 DUEL = "tests.envs_for_tests:Duel"
 
@@ -76,6 +76,19 @@ def test_classic_games_equal_pettingzoos_own_loop(game: str) -> None:
     for slot in range(2):
         assert_equals_rows(importlib.import_module(f"pettingzoo.classic.{game}").env(), policy.agents, rows, slot, seeds)
     assert sum(len(row["episodes"]) for row in rows) >= 4
+
+
+@given(
+    id=st.sampled_from([id for id in boards.VIEWS if id.startswith("pettingzoo")]),
+    seed=st.integers(0, 1000),
+    max_steps=st.one_of(st.none(), st.integers(1, 8)),
+    apart=st.booleans(),
+)
+@settings(max_examples=12, deadline=None)
+def test_boards_equal_games_driven_one_by_one(id: str, seed: int, max_steps: int | None, apart: bool) -> None:
+    """Every element of every frame and outcome; OpenSpiel's boards: test_envs_openspiel.py."""
+    policies = {"second": PolicyConfig(agents=(boards.VIEWS[id].players[1],))} if apart else {}
+    assert_equals_slots(EnvConfig(id=id, max_steps=max_steps), policies, boards.BoardBatch, seed)
 
 
 @given(seed=st.integers(0, 1000))
