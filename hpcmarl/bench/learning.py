@@ -70,7 +70,10 @@ class Learning:
 
     def rollouts(self, number: int) -> list[Rollout]:
         """Of one update, read from their messages."""
-        read = ((self.codec.read(message, 0), slots) for message, slots in self.parts[number % len(self.parts)])
+        part = self.parts[number % len(self.parts)]
+        if self.context.whole_episodes:
+            return self.codec.read_together([message for message, _ in part])
+        read = ((self.codec.read(message, 0), slots) for message, slots in part)
         return [rollout if slots is None else select(rollout, slots) for rollout, slots in read]
 
     def update(self, number: int) -> None:

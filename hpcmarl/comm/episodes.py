@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.comm.layout import RolloutArena, RolloutCodec
+from hpcmarl.comm.codec import RolloutCodec
+from hpcmarl.comm.layout import RolloutArena
 from hpcmarl.comm.protocol import Buffer
 from hpcmarl.types import Array, IntArray, Rollout
 

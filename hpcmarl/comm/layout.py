@@ -3,19 +3,17 @@
     HEADER | ROLLOUT_HEADER | fixed arrays (each 16-byte aligned) | K final frames | J episodes
 
 The fixed arrays depend only on the environment, T and E; the finals and episodes vary, so they come last and a message is
-as long as it has to be. Called by actors (ArenaWriter) and learners (read_rollout); knows no transport.
+as long as it has to be. Written by actors, read through codec.py; knows no transport.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import isnan
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, write_header
-from hpcmarl.errors import ProtocolError
+from hpcmarl.comm.protocol import HEADER_BYTES, Buffer
 from hpcmarl.types import (
     Array,
     Decision,
@@ -110,13 +108,28 @@ class RolloutLayout:
 
     def rollout_of(self, buffer: Buffer, finals: Array, episodes: list[Episode], version: int, actor: int) -> Rollout:
         """A Rollout whose arrays are views of the buffer and of the final records."""
+        return self._rollout(lambda _, field: _view(buffer, field), finals, episodes, version, actor)
+
+    def side_by_side(self, buffers: Sequence[Buffer], finals: Array, version: int, actor: int) -> Rollout:
+        """A Rollout of B messages of one slot each (this layout's), whose arrays are copies; slots in `finals` number the messages."""
+        whole = np.stack([buffer[: self.fixed_bytes] for buffer in buffers])
+
+        def column(name: str, field: Field) -> Array:
+            offset, shape, dtype = field
+            axis = 1 if name in FRAME_ARRAYS or name in STEP_ARRAYS else 0  # of the one slot
+            rows = whole[:, offset : offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize].view(dtype)
+            return np.ascontiguousarray(np.moveaxis(rows.reshape(len(buffers), *shape).squeeze(axis + 1), 0, axis))
+
+        return self._rollout(column, finals, [], version, actor)
+
+    def _rollout(self, array_of: Callable[[str, Field], Array], finals: Array, episodes: list[Episode], version: int, actor: int) -> Rollout:
         policies = {}
         for policy, own in self._own.items():
-            arrays: dict[str, Any] = {name: _view(buffer, field) for name, field in own}
+            arrays: dict[str, Any] = {name: array_of(name, field) for name, field in own}
             policies[policy] = PolicyRollout(final_obs=finals[policy], **arrays)
         index = np.empty((len(finals), 2), np.int32)
         index[:, 0], index[:, 1] = finals["step"], finals["slot"]
-        shared: dict[str, Any] = {name: _view(buffer, field) for name, field in self._shared}
+        shared: dict[str, Any] = {name: array_of(name, field) for name, field in self._shared}
         final_state = finals["/state"] if self.with_state else None
         return Rollout(policies, final_index=index, version=version, actor=actor, final_state=final_state, episodes=episodes, **shared)
 
@@ -196,52 +209,6 @@ class RolloutArena:
         return self.buffer[: end + size], layout.rollout_of(self.buffer, finals, list(self.episodes), version, actor)
 
 
-class RolloutCodec:
-    """Layouts by (T, E), made once; reads messages and packs rollouts that were assembled elsewhere."""
-
-    def __init__(self, spec: EnvironmentSpec, *, with_state: bool = False, memory: Mapping[str, int] | None = None) -> None:
-        self.spec = spec
-        self.with_state = with_state
-        self.memory = dict(memory or {})
-        self._layouts: dict[tuple[int, int], RolloutLayout] = {}
-
-    def layout(self, steps: int, slots: int) -> RolloutLayout:
-        """The layout for T steps of E slots."""
-        found = self._layouts.get((steps, slots))
-        if found is None:
-            found = RolloutLayout(self.spec, steps, slots, with_state=self.with_state, memory=self.memory)
-            self._layouts[steps, slots] = found
-        return found
-
-    def read(self, buffer: Buffer, version: int) -> Rollout:
-        """The rollout in a message, as views of its buffer. ProtocolError when lengths do not fit."""
-        start = HEADER_BYTES + ROLLOUT_HEADER.itemsize
-        if buffer.nbytes < start:
-            raise ProtocolError(f"a rollout message of {buffer.nbytes} bytes is too short")
-        steps, slots, finals, episodes, actor, _ = buffer[HEADER_BYTES:start].view(ROLLOUT_HEADER)[0].tolist()
-        layout = self.layout(steps, slots)
-        ends = [layout.fixed_bytes, finals * layout.final_dtype.itemsize, episodes * layout.episode_dtype.itemsize]
-        if min(finals, episodes) < 0 or sum(ends) != buffer.nbytes:
-            raise ProtocolError(f"a rollout message of {buffer.nbytes} bytes where {sum(ends)} were expected: the ranks have different environments")
-        middle = ends[0] + ends[1]
-        records = buffer[middle:].view(layout.episode_dtype)
-        final_records = buffer[ends[0] : middle].view(layout.final_dtype)
-        return layout.rollout_of(buffer, final_records, _read_episodes(records, self.spec), version, actor)
-
-    def pack(self, rollout: Rollout) -> Buffer:
-        """A new message (ROLLOUT, header filled with version and count) that holds a copy of the rollout."""
-        arena = RolloutArena(self.layout(rollout.steps, rollout.count))
-        for name, array in arena.arrays.items():
-            policy, _, own = name.rpartition("/")
-            array[...] = getattr(rollout.policies[policy] if policy else rollout, own)
-        for k, (step, slot) in enumerate(rollout.final_index.tolist()):
-            observations = {name: policy.final_obs[k] for name, policy in rollout.policies.items()}
-            arena.finals.append((step, FinalFrame(slot, observations, None if rollout.final_state is None else rollout.final_state[k])))
-        arena.episodes.extend(rollout.episodes)
-        buffer, _ = arena.finish(rollout.version, rollout.actor)
-        return write_header(buffer, Kind.ROLLOUT, version=rollout.version, count=rollout.count)
-
-
 def _view(buffer: Buffer, field: Field) -> Array:
     offset, shape, dtype = field
     return np.ndarray(shape, dtype, buffer, offset)
@@ -254,13 +221,3 @@ def _write_episodes(records: Array, episodes: list[Episode], spec: EnvironmentSp
         for name in ("slot", "index", "length", "return_mean", "terminated"):
             record[name] = getattr(episode, name)
         record["win"], record["returns"] = win, returns
-
-
-def _read_episodes(records: Array, spec: EnvironmentSpec) -> list[Episode]:
-    names = [policy.name for policy in spec.policies]
-    return [
-        Episode(
-            slot, index, length, return_mean, dict(zip(names, returns.tolist(), strict=True)), bool(terminated), {} if isnan(win) else {"win": win}
-        )
-        for slot, terminated, index, length, return_mean, win, returns in records.tolist()
-    ]

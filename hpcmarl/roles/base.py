@@ -17,7 +17,7 @@ import numpy as np
 
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.base import Algorithm
-from hpcmarl.comm.layout import RolloutCodec
+from hpcmarl.comm.codec import RolloutCodec
 from hpcmarl.comm.protocol import Kind, control
 from hpcmarl.comm.topology import ROLE_NAMES, Group, Topology
 from hpcmarl.comm.transport import Message, SendHandle, Transport

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from hpcmarl.algos.base import Algorithm
 from hpcmarl.algos.batch import select
-from hpcmarl.comm.layout import RolloutCodec
+from hpcmarl.comm.codec import RolloutCodec
 from hpcmarl.comm.protocol import FLAG_MORE
 from hpcmarl.comm.topology import Group
 from hpcmarl.comm.transport import Message
@@ -40,15 +40,17 @@ class Entry:
 
 @dataclass
 class Work:
-    """The rollouts of one gradient and the entries that they are of."""
+    """The rollouts of one gradient, the ranks that sampled them, and under which version each trajectory; entries: what a queue keeps of them."""
 
     rollouts: list[Rollout]
-    entries: list[Entry]
+    actor_ranks: list[int]
+    versions: list[int]
+    entries: list[Entry] = field(default_factory=list)
 
     @property
     def count(self) -> int:
         """Trajectories."""
-        return trajectories(self.rollouts)
+        return len(self.versions)
 
 
 class Queue:
@@ -206,7 +208,7 @@ class Iterations(Queue):
             return None
         part = np.array(sorted(self.parts.popleft()))
         chosen = [(self.batch[index], part[part[:, 0] == index, 1]) for index in np.unique(part[:, 0])]
-        return Work([select(entry.rollout, slots) for entry, slots in chosen], [entry for entry, _ in chosen])
+        return _work([select(entry.rollout, slots) for entry, slots in chosen], [entry for entry, _ in chosen])
 
     def _begin(self, version: int) -> bool:
         """The next batch: a part for each gradient must hold the group's share of a round."""
@@ -247,4 +249,9 @@ def trajectories(rollouts: Iterable[Rollout]) -> int:
 
 
 def _whole(entries: list[Entry]) -> Work | None:
-    return Work([entry.rollout for entry in entries], entries) if entries else None
+    return _work([entry.rollout for entry in entries], entries) if entries else None
+
+
+def _work(rollouts: list[Rollout], entries: list[Entry]) -> Work:
+    versions = [rollout.version for rollout in rollouts for _ in range(rollout.count)]
+    return Work(rollouts, [entry.actor_rank for entry in entries], versions, entries)

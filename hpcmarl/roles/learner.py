@@ -176,14 +176,14 @@ class Learner(Role):
         wanted = self._wanted()
         self.algorithm.learn_where(wanted)
         vector, statistics = self.algorithm.gradient(rollouts)
-        if not self.guard.accepts(vector, (entry.actor_rank for entry in work.entries), self.version):
+        if not self.guard.accepts(vector, work.actor_ranks, self.version):
             self.feed.refuse(work)
             return
         statistics["gradient_seconds"] = (time.perf_counter() - began) / count
         version = rollouts[0].version if self.algorithm.on_policy else self.version
         self.delivered += count if version == self.version else 0
         # replayed episodes may be newer than the checkpoint that the run was resumed from
-        staleness = float(sum(max(0, self.version - rollout.version) * rollout.count for rollout in rollouts))
+        staleness = float(sum(max(0, self.version - sampled) for sampled in work.versions))
         self.means.add(statistics, count)
         self.learned_steps += sum(rollout.steps * rollout.count for rollout in rollouts)
         self.feed.done(work)

@@ -29,7 +29,7 @@ from hpcmarl.io.checkpoint import CheckpointWriter, checkpoint_path, find_checkp
 from hpcmarl.io.run_directory import RunDirectory
 from hpcmarl.optim.rounds import RoundRule
 from hpcmarl.roles.base import Context, generator_for
-from hpcmarl.roles.feed import Entry, Queue, Work
+from hpcmarl.roles.feed import Queue, Work
 from hpcmarl.roles.quota import actor_quota
 from hpcmarl.types import EnvironmentSpec, Rollout
 
@@ -87,8 +87,7 @@ class Replay(Queue):
         dynamic = self.config.dynamic
         if dynamic is None or self.collected % dynamic.every or len(self.episodes) <= dynamic.least:
             return
-        oldest = [self._entry(buffer).rollout for buffer in islice(self.episodes, dynamic.oldest)]
-        self.distance = self.algorithm.distance(oldest)
+        self.distance = self.algorithm.distance(self.codec.read_together(list(islice(self.episodes, dynamic.oldest))))
         if self.distance > dynamic.distance:
             for _ in range(min(len(self.episodes) // 10, len(self.episodes) - dynamic.least)):
                 self._forget_oldest()
@@ -132,13 +131,10 @@ class Replay(Queue):
             drawn = np.concatenate([drawn, held - 1 - generator.choice(min(config.recent, held), newest, replace=False)])
         self.used += len(drawn)
         self.allowed -= len(drawn)
-        entries = [self._entry(self.episodes[index]) for index in sorted(drawn.tolist())]
-        return Work([entry.rollout for entry in entries], entries)
-
-    def _entry(self, buffer: Buffer) -> Entry:
-        header = check_header(buffer, self.context.rank)
-        message = Message.kept(buffer, int(header["source"]))
-        return Entry(message, self.codec.read(buffer, int(header["version"])), message.source, 0)
+        messages = [self.episodes[index] for index in sorted(drawn.tolist())]
+        headers = [check_header(message, self.context.rank) for message in messages]
+        ranks, versions = ([int(header[key]) for header in headers] for key in ("source", "version"))
+        return Work(self.codec.read_together(messages), ranks, versions)
 
     def done(self, work: Work) -> None:
         """Episodes stay."""
@@ -196,7 +192,7 @@ class Replay(Queue):
         ends = np.cumsum(sizes).tolist()
         buffers = [whole[end - size : end].copy() for end, size in zip(ends, sizes.tolist(), strict=True)]
         for buffer in buffers:
-            check_episode(self._entry(buffer).rollout, self.context.spec)
+            check_episode(self.codec.read(buffer, int(check_header(buffer, self.context.rank)["version"])), self.context.spec)
         counts = (int(state["collected"]), int(state["used"]), float(state["allowed"]))
         if not all(math.isfinite(count) for count in counts):
             raise ValueError(f"counts are {counts}")

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from hpcmarl.algos import make_algorithm
+from hpcmarl.comm.codec import RolloutCodec
 from hpcmarl.comm.episodes import EpisodeAssembler
-from hpcmarl.comm.layout import RolloutArena, RolloutCodec
+from hpcmarl.comm.layout import RolloutArena
 from hpcmarl.config import EnvConfig
 from hpcmarl.config.simulation import PolicyObjectiveConfig
 from hpcmarl.envs import Seeds, describe, make_environment

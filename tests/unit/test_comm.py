@@ -1,11 +1,15 @@
 """Messages, the layout of rollouts in them, links, and the in-process transport."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcmarl.comm.layout import RolloutArena, RolloutCodec
+from hpcmarl.algos.batch import join
+from hpcmarl.comm.codec import RolloutCodec
+from hpcmarl.comm.layout import RolloutArena
 from hpcmarl.comm.local import LocalWorld
 from hpcmarl.comm.protocol import (
     FLAG_SPARSE,
@@ -22,6 +26,7 @@ from hpcmarl.comm.protocol import (
 from hpcmarl.comm.transport import LatestLink
 from hpcmarl.errors import ProtocolError
 from hpcmarl.types import Episode, PolicySpec
+from tests.envs_twins import assert_same
 from tests.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
 
 SPECS = {
@@ -69,12 +74,35 @@ def test_reading_copies_nothing():
     assert np.shares_memory(codec.read(buffer, 0).policies["agent"].obs, buffer)
 
 
+@pytest.mark.parametrize("name", SPECS)
+@settings(max_examples=15, deadline=None)
+@given(lengths=st.lists(st.integers(1, 4), min_size=1, max_size=7), seed=st.integers(0, 2**32 - 1), with_state=st.booleans())
+def test_messages_read_together_are_those_read_one_by_one(name, lengths, seed, with_state):
+    spec, generator = SPECS[name], np.random.default_rng(seed)
+    codec = RolloutCodec(spec, with_state=with_state, memory={policy.name: 3 for policy in spec.policies})
+    rollouts = [random_rollout(spec, length, 1, generator, deaths=True, whole_episode=True) for length in lengths]
+    for version, rollout in enumerate(rollouts):
+        rollout.version = 10 - version
+        for policy in rollout.policies.values():
+            policy.memory = generator.normal(size=(1, policy.alive.shape[2], 3)).astype(np.float32)
+    messages = [codec.pack(rollout) for rollout in rollouts]
+    together = codec.read_together(messages)
+    assert [rollout.steps for rollout in together] == list(dict.fromkeys(lengths))
+    for rollout in together:
+        alike = [codec.read(message, 0) for message, length in zip(messages, lengths, strict=True) if length == rollout.steps]
+        assert rollout.version == min(10 - number for number, length in enumerate(lengths) if length == rollout.steps)
+        assert_same(asdict(join([rollout])), asdict(join(alike)))
+        np.testing.assert_array_equal(rollout.episode, [one.episode[0] for one in alike])
+
+
 @pytest.mark.parametrize("cut", [HEADER_BYTES - 1, HEADER_BYTES + 3, -1])
 def test_a_damaged_rollout_is_a_protocol_error(cut):
     codec = RolloutCodec(SPECS["plain"])
     buffer = codec.pack(random_rollout(SPECS["plain"], 4, 3, np.random.default_rng(0)))
     with pytest.raises(ProtocolError):
         codec.read(buffer[:cut], 0)
+    with pytest.raises(ProtocolError):
+        codec.read_together([buffer, buffer[:cut]])
 
 
 def test_another_networks_vector_is_a_protocol_error():

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from hpcmarl.comm.layout import RolloutCodec
+from hpcmarl.comm.codec import RolloutCodec
 from hpcmarl.comm.protocol import FLAG_MORE, header_of
 from hpcmarl.comm.transport import Message
 from hpcmarl.config.file import load_config

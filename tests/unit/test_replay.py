@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hpcmarl.comm.layout import RolloutCodec
+from hpcmarl.comm.codec import RolloutCodec
 from hpcmarl.comm.protocol import FLAG_MORE, header_of
 from hpcmarl.comm.transport import Message
 from hpcmarl.config import ReplayConfig
@@ -59,7 +59,7 @@ def fill(replay, indices, **keys):
 
 
 def drawn(work):
-    return [int(rollout.episode[0]) for rollout in work.rollouts]
+    return [int(episode) for rollout in work.rollouts for episode in rollout.episode]
 
 
 def test_it_begins_with_enough_episodes_and_waits_when_each_was_learned_from_often_enough(tmp_path):
@@ -127,7 +127,7 @@ def test_the_oldest_leave_early_where_the_policy_has_moved_on(tmp_path):
     looked = []
 
     def distance(rollouts):
-        looked.append([int(rollout.episode[0]) for rollout in rollouts])
+        looked.append([int(episode) for rollout in rollouts for episode in rollout.episode])
         return 0.7 if looked[-1][0] < 8 else 0.3
 
     replay = replay_of(tmp_path, dynamic={"every": 20, "oldest": 3, "distance": 0.5, "least": 30})

@@ -1,0 +1,110 @@
+"""Reads rollouts from messages and packs those that were assembled elsewhere, by layouts (layout.py) made once for each size.
+
+Called by learners, replay and the simulator; knows no transport.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isnan
+from typing import NamedTuple
+
+import numpy as np
+
+from hpcmarl.comm.layout import ROLLOUT_HEADER, RolloutArena, RolloutLayout
+from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, header_of, write_header
+from hpcmarl.errors import ProtocolError
+from hpcmarl.types import Array, EnvironmentSpec, Episode, FinalFrame, Rollout
+
+
+class Parts(NamedTuple):
+    """A message, its layout, the bytes of its final frames and of its episodes, and the actor that sent it."""
+
+    buffer: Buffer
+    layout: RolloutLayout
+    finals: Buffer
+    episodes: Buffer
+    actor: int
+
+    @property
+    def final_records(self) -> Array:
+        return self.finals.view(self.layout.final_dtype)
+
+
+class RolloutCodec:
+    """Layouts by (T, E), made once; reads messages and packs rollouts that were assembled elsewhere."""
+
+    def __init__(self, spec: EnvironmentSpec, *, with_state: bool = False, memory: Mapping[str, int] | None = None) -> None:
+        self.spec = spec
+        self.with_state = with_state
+        self.memory = dict(memory or {})
+        self._layouts: dict[tuple[int, int], RolloutLayout] = {}
+
+    def layout(self, steps: int, slots: int) -> RolloutLayout:
+        """The layout for T steps of E slots."""
+        found = self._layouts.get((steps, slots))
+        if found is None:
+            found = RolloutLayout(self.spec, steps, slots, with_state=self.with_state, memory=self.memory)
+            self._layouts[steps, slots] = found
+        return found
+
+    def read(self, buffer: Buffer, version: int) -> Rollout:
+        """The rollout in a message, as views of its buffer. ProtocolError when lengths do not fit."""
+        parts = self._parts(buffer)
+        records = parts.episodes.view(parts.layout.episode_dtype)
+        return parts.layout.rollout_of(buffer, parts.final_records, _read_episodes(records, self.spec), version, parts.actor)
+
+    def read_together(self, buffers: Sequence[Buffer]) -> list[Rollout]:
+        """Messages of one slot each, those of equally many steps as one rollout: copies, `version` the oldest's, `actor` the first's, and without
+        `episodes`. A message alone in its length is read as by read(). Raises as read does."""
+        alike: dict[RolloutLayout, list[Parts]] = {}
+        for buffer in buffers:
+            parts = self._parts(buffer)
+            alike.setdefault(parts.layout, []).append(parts)
+        versions = [[int(header_of(parts.buffer)["version"]) for parts in group] for group in alike.values()]
+        return [
+            self.read(group[0].buffer, oldest[0]) if len(group) == 1 else _together(group, min(oldest))
+            for group, oldest in zip(alike.values(), versions, strict=True)
+        ]
+
+    def _parts(self, buffer: Buffer) -> Parts:
+        start = HEADER_BYTES + ROLLOUT_HEADER.itemsize
+        if buffer.nbytes < start:
+            raise ProtocolError(f"a rollout message of {buffer.nbytes} bytes is too short")
+        steps, slots, finals, episodes, actor, _ = buffer[HEADER_BYTES:start].view(ROLLOUT_HEADER)[0].tolist()
+        layout = self.layout(steps, slots)
+        ends = [layout.fixed_bytes, finals * layout.final_dtype.itemsize, episodes * layout.episode_dtype.itemsize]
+        if min(finals, episodes) < 0 or sum(ends) != buffer.nbytes:
+            raise ProtocolError(f"a rollout message of {buffer.nbytes} bytes where {sum(ends)} were expected: the ranks have different environments")
+        middle = ends[0] + ends[1]
+        return Parts(buffer, layout, buffer[ends[0] : middle], buffer[middle:], actor)
+
+    def pack(self, rollout: Rollout) -> Buffer:
+        """A new message (ROLLOUT, header filled with version and count) that holds a copy of the rollout."""
+        arena = RolloutArena(self.layout(rollout.steps, rollout.count))
+        for name, array in arena.arrays.items():
+            policy, _, own = name.rpartition("/")
+            array[...] = getattr(rollout.policies[policy] if policy else rollout, own)
+        for k, (step, slot) in enumerate(rollout.final_index.tolist()):
+            observations = {name: policy.final_obs[k] for name, policy in rollout.policies.items()}
+            arena.finals.append((step, FinalFrame(slot, observations, None if rollout.final_state is None else rollout.final_state[k])))
+        arena.episodes.extend(rollout.episodes)
+        buffer, _ = arena.finish(rollout.version, rollout.actor)
+        return write_header(buffer, Kind.ROLLOUT, version=rollout.version, count=rollout.count)
+
+
+def _together(messages: list[Parts], version: int) -> Rollout:
+    layout = messages[0].layout
+    finals = np.concatenate([parts.finals for parts in messages]).view(layout.final_dtype)
+    finals["slot"] = np.repeat(np.arange(len(messages)), [len(parts.finals) // layout.final_dtype.itemsize for parts in messages])
+    return layout.side_by_side([parts.buffer for parts in messages], finals, version, messages[0].actor)
+
+
+def _read_episodes(records: Array, spec: EnvironmentSpec) -> list[Episode]:
+    names = [policy.name for policy in spec.policies]
+    return [
+        Episode(
+            slot, index, length, return_mean, dict(zip(names, returns.tolist(), strict=True)), bool(terminated), {} if isnan(win) else {"win": win}
+        )
+        for slot, terminated, index, length, return_mean, win, returns in records.tolist()
+    ]
