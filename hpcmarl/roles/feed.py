@@ -10,7 +10,6 @@ Whole episodes that are learned from again and again, off-policy: replay.py.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -241,11 +240,6 @@ class Iterations(Queue):
 
     def refuse(self, work: Work) -> None:
         """Other parts of the batch may be good."""
-
-
-def trajectories(rollouts: Iterable[Rollout]) -> int:
-    """How many there are in these rollouts."""
-    return sum(rollout.count for rollout in rollouts)
 
 
 def _whole(entries: list[Entry]) -> Work | None:
