@@ -26,10 +26,6 @@ class Parts(NamedTuple):
     episodes: Buffer
     actor: int
 
-    @property
-    def final_records(self) -> Array:
-        return self.finals.view(self.layout.final_dtype)
-
 
 class RolloutCodec:
     """Layouts by (T, E), made once; reads messages and packs rollouts that were assembled elsewhere."""
@@ -50,9 +46,7 @@ class RolloutCodec:
 
     def read(self, buffer: Buffer, version: int) -> Rollout:
         """The rollout in a message, as views of its buffer. ProtocolError when lengths do not fit."""
-        parts = self._parts(buffer)
-        records = parts.episodes.view(parts.layout.episode_dtype)
-        return parts.layout.rollout_of(buffer, parts.final_records, _read_episodes(records, self.spec), version, parts.actor)
+        return self._alone(self._parts(buffer), version)
 
     def read_together(self, buffers: Sequence[Buffer]) -> list[Rollout]:
         """Messages of one slot each, those of equally many steps as one rollout: copies, `version` the oldest's, `actor` the first's, and without
@@ -63,9 +57,14 @@ class RolloutCodec:
             alike.setdefault(parts.layout, []).append(parts)
         versions = [[int(header_of(parts.buffer)["version"]) for parts in group] for group in alike.values()]
         return [
-            self.read(group[0].buffer, oldest[0]) if len(group) == 1 else _together(group, min(oldest))
+            self._alone(group[0], oldest[0]) if len(group) == 1 else _together(group, min(oldest))
             for group, oldest in zip(alike.values(), versions, strict=True)
         ]
+
+    def _alone(self, parts: Parts, version: int) -> Rollout:
+        layout = parts.layout
+        finals, episodes = parts.finals.view(layout.final_dtype), parts.episodes.view(layout.episode_dtype)
+        return layout.rollout_of(parts.buffer, finals, _read_episodes(episodes, self.spec), version, parts.actor)
 
     def _parts(self, buffer: Buffer) -> Parts:
         start = HEADER_BYTES + ROLLOUT_HEADER.itemsize

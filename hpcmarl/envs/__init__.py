@@ -36,7 +36,8 @@ KINDS: dict[str, str] = {
     "parallel": "hpcmarl.envs.parallel:ParallelSlot",
     "aec": "hpcmarl.envs.aec:TurnSlot",
 }
-# what env.id begins with (smax:3m) -> the modules of natively batched environments, the first that takes it; where none does it is driven one by one
+# env.id, or what it begins with before a colon (smax:3m) -> modules of natively batched environments, the first that takes it; where none does it
+# is driven one by one
 BATCHED: dict[str, tuple[str, ...]] = {
     "pettingzoo.classic.connect_four_v3": ("hpcmarl.envs.boards",),
     "pettingzoo.classic.tictactoe_v3": ("hpcmarl.envs.boards",),
