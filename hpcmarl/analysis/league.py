@@ -52,7 +52,7 @@ def _pyplot() -> Any:
 
 def _save(figure: Any, path: Path) -> Path:
     try:
-        write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=130))
+        write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=130, bbox_inches="tight"))
     except OSError as error:
         raise StorageError(f"{path}: cannot write: {error}") from error
     finally:

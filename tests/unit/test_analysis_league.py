@@ -136,6 +136,15 @@ def test_of_large_pools_the_newest_have_arrows(monkeypatch):
     assert "whom each of the newest 7 met most" in axis.get_title(loc="left")
 
 
+@pytest.mark.parametrize("terms", [2, 15])
+def test_nothing_is_cut_off_at_the_edges_of_pictures(tmp_path, terms):
+    told = made_up(2, terms)
+    for path in pictures.plot_league(told, tmp_path):
+        picture = plt.imread(path)[..., :3]
+        edges = (picture[0], picture[-1], picture[:, 0], picture[:, -1])
+        assert all((edge == 1.0).all() for edge in edges), path.name
+
+
 def test_pictures_are_written_and_only_those_that_can_be(tmp_path):
     written = pictures.plot_league(SIZES["three"], tmp_path / "new" / "pictures")
     assert [path.name for path in written] == ["payoff.png", "lineage.png", "ratings.png"]
