@@ -11,7 +11,7 @@ import pytest
 
 from hpcmarl.comm import protocol
 from hpcmarl.roles.replica import Replica
-from tests.mpi.launch import LIBRARIES, mpi_command, needs_mpich, run, run_program, run_train
+from tests.mpi.launch import LIBRARIES, mpi_command, needs_horovod, needs_mpich, run, run_program, run_train
 from tests.unit.test_sparse_messages import SPARSE, assert_same
 from tests.worlds import ECHO, SPREAD, final_parameters, final_state, run_world, summary
 
@@ -54,7 +54,7 @@ def test_eight_oversubscribed_ranks_in_three_groups(config, tmp_path):
     assert min(summary(tmp_path / "run")["trajectories_by_group"]) > 0
 
 
-@pytest.mark.parametrize("reduce", ["server", "mpi"])
+@pytest.mark.parametrize("reduce", ["server", "mpi", "gloo", pytest.param("horovod", marks=needs_horovod)])
 def test_sparse_messages_over_mpi_train_as_whole_ones_on_virtual_ranks(reduce, tmp_path, monkeypatch):
     config = tmp_path / "config.yaml"
     config.write_text(ECHO)
