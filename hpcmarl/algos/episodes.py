@@ -120,7 +120,7 @@ def _last_masks(part: PolicyBatch, mask: BoolArray, lengths: Array) -> BoolArray
 
 def _closed(batch: Batch, rows: Array, finals: Array, lengths: Array) -> Array:
     """rows [T+1, B, ...] copied, with the closing row of every episode: `finals` [K, ...] of truncated ones, else zeros."""
-    closed = np.array(rows)
+    closed = np.array(rows, order="C")
     closed[lengths, np.arange(batch.slots)] = 0.0
     closed[batch.final_step + 1, batch.final_slot] = finals
     return closed

@@ -33,7 +33,6 @@ ROLLOUT_HEADER = np.dtype([("steps", "<i4"), ("slots", "<i4"), ("finals", "<i4")
 ALIGNMENT = 16
 FRAME_ARRAYS = ("episode_start", "state", "obs", "alive", "action_mask")
 STEP_ARRAYS = ("episode_end", "action", "logp", "reward", "terminated", "truncated")
-Field = tuple[int, tuple[int, ...], np.dtype[Any]]  # offset in bytes, shape, dtype
 
 
 class RolloutLayout:
@@ -45,14 +44,17 @@ class RolloutLayout:
         self.slots = slots
         self.with_state = with_state and spec.state_size is not None
         self.memory = dict(memory or {})
-        self.fields: dict[str, Field] = {}
+        self._fields: dict[str, tuple[int, Any]] = {}  # offset in bytes, dtype with shape
         self.frame_names: list[str] = []  # arrays of T+1 rows: what the policies see
         self.step_names: list[str] = []  # arrays of T rows: what they do and what comes of it
         self._end = HEADER_BYTES + ROLLOUT_HEADER.itemsize
-        self._shared: list[tuple[str, Field]] = []  # arrays that belong to no policy
-        self._own: dict[str, list[tuple[str, Field]]] = {policy.name: [] for policy in spec.policies}
+        self._shared: list[str] = []  # arrays that belong to no policy
+        self._own: dict[str, list[tuple[str, str]]] = {policy.name: [] for policy in spec.policies}  # (array, whole name) of each
         self._place_all()
         self.fixed_bytes = -(-self._end // ALIGNMENT) * ALIGNMENT
+        offsets, formats = zip(*self._fields.values(), strict=True)
+        # all fixed arrays as one record: numpy makes a view of each, or of those of many messages, in a single step
+        self._record = np.dtype({"names": list(self._fields), "offsets": offsets, "formats": formats, "itemsize": self.fixed_bytes})
         self.final_dtype = self._final_dtype()
         self.episode_dtype = self._episode_dtype()
         most = steps * slots
@@ -64,10 +66,14 @@ class RolloutLayout:
             self.frame_names.append(name)
         elif name.rpartition("/")[2] in STEP_ARRAYS:
             self.step_names.append(name)
-        self.fields[name] = (self._end, shape, np.dtype(dtype))
+        shaped = np.dtype((dtype, shape))
+        self._fields[name] = (self._end, shaped)
         policy, _, own = name.rpartition("/")
-        (self._own[policy] if policy else self._shared).append((own, self.fields[name]))
-        self._end += int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        if policy:
+            self._own[policy].append((own, name))
+        else:
+            self._shared.append(name)
+        self._end += shaped.itemsize
 
     def _place_all(self) -> None:
         steps, slots = self.steps, self.slots
@@ -104,32 +110,36 @@ class RolloutLayout:
 
     def arrays(self, buffer: Buffer) -> dict[str, Array]:
         """Views of the fixed arrays, by name ("episode_start", "agent/obs", …)."""
-        return {name: _view(buffer, field) for name, field in self.fields.items()}
+        record = self._read(buffer)
+        return {name: record[name] for name in self._fields}
 
     def rollout_of(self, buffer: Buffer, finals: Array, episodes: list[Episode], version: int, actor: int) -> Rollout:
         """A Rollout whose arrays are views of the buffer and of the final records."""
-        return self._rollout(lambda _, field: _view(buffer, field), finals, episodes, version, actor)
+        record = self._read(buffer)
+        return self._rollout(lambda name: record[name], finals, episodes, version, actor)
+
+    def _read(self, buffer: Buffer) -> Array:
+        return buffer[: self.fixed_bytes].view(self._record).reshape(())
 
     def side_by_side(self, buffers: Sequence[Buffer], finals: Array, version: int, actor: int) -> Rollout:
-        """A Rollout of B messages of one slot each (this layout's), whose arrays are copies; slots in `finals` number the messages."""
-        whole = np.stack([buffer[: self.fixed_bytes] for buffer in buffers])
+        """A Rollout of B messages of one slot each (this layout's), whose arrays are views of one copy; slots in `finals` number the messages."""
+        records = np.stack([buffer[: self.fixed_bytes] for buffer in buffers]).view(self._record)[:, 0]
+        rows = {*self.frame_names, *self.step_names}
 
-        def column(name: str, field: Field) -> Array:
-            offset, shape, dtype = field
-            axis = 1 if name in FRAME_ARRAYS or name in STEP_ARRAYS else 0  # of the one slot
-            rows = whole[:, offset : offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize].view(dtype)
-            return np.ascontiguousarray(np.moveaxis(rows.reshape(len(buffers), *shape).squeeze(axis + 1), 0, axis))
+        def column(name: str) -> Array:
+            array = records[name]
+            return array[:, :, 0].swapaxes(0, 1) if name in rows else array[:, 0]
 
         return self._rollout(column, finals, [], version, actor)
 
-    def _rollout(self, array_of: Callable[[str, Field], Array], finals: Array, episodes: list[Episode], version: int, actor: int) -> Rollout:
+    def _rollout(self, array_of: Callable[[str], Array], finals: Array, episodes: list[Episode], version: int, actor: int) -> Rollout:
         policies = {}
         for policy, own in self._own.items():
-            arrays: dict[str, Any] = {name: array_of(name, field) for name, field in own}
+            arrays: dict[str, Any] = {array: array_of(name) for array, name in own}
             policies[policy] = PolicyRollout(final_obs=finals[policy], **arrays)
         index = np.empty((len(finals), 2), np.int32)
         index[:, 0], index[:, 1] = finals["step"], finals["slot"]
-        shared: dict[str, Any] = {name: array_of(name, field) for name, field in self._shared}
+        shared: dict[str, Any] = {name: array_of(name) for name in self._shared}
         final_state = finals["/state"] if self.with_state else None
         return Rollout(policies, final_index=index, version=version, actor=actor, final_state=final_state, episodes=episodes, **shared)
 
@@ -207,11 +217,6 @@ class RolloutArena:
         header = self.buffer[HEADER_BYTES : HEADER_BYTES + ROLLOUT_HEADER.itemsize].view(ROLLOUT_HEADER)
         header[0] = (layout.steps, layout.slots, len(self.finals), len(self.episodes), actor, 0)
         return self.buffer[: end + size], layout.rollout_of(self.buffer, finals, list(self.episodes), version, actor)
-
-
-def _view(buffer: Buffer, field: Field) -> Array:
-    offset, shape, dtype = field
-    return np.ndarray(shape, dtype, buffer, offset)
 
 
 def _write_episodes(records: Array, episodes: list[Episode], spec: EnvironmentSpec) -> None:
