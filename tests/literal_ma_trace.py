@@ -25,17 +25,22 @@ class Literal:
 
     def logp_and_entropy(self, t: int, agent: int) -> tuple[torch.Tensor, torch.Tensor]:
         module, part, slot = self.algorithm._policies[self.policy.name], self.part, self.slot
-        raw = module(torch.from_numpy(part.obs[t, slot, agent].reshape(1, -1)))
+        raw = module(torch.from_numpy(self.told(part.obs[t, slot, agent], agent)[None]))
         mask = None if part.action_mask is None else torch.from_numpy(part.action_mask[t, slot, agent][None])
         logp, entropy = module.head.evaluate(raw, torch.from_numpy(np.asarray(part.action[t, slot, agent])[None]), mask)
         return logp[0], entropy[0]
+
+    def told(self, obs: FloatArray, agent: int) -> FloatArray:
+        """What an agent sees: its observation, and perhaps its number."""
+        number = [float(k == agent) for k in range(self.agents)] if self.config.agent_id else []
+        return np.append(obs.reshape(-1), np.array(number, np.float32))
 
     def value(self, t: int, agent: int, *, final: bool = False) -> torch.Tensor:
         rollout, where = self.rollout, self.finals[t] if final else (t, self.slot)
         if self.config.critic == "full":
             seen = rollout.final_state[where] if final else rollout.state[where]  # type: ignore[index]
         elif self.config.critic == "dec":
-            seen = (self.part.final_obs if final else self.part.obs)[where][agent].reshape(-1)
+            seen = self.told((self.part.final_obs if final else self.part.obs)[where][agent], agent)
         else:
             parts = [rollout.policies[each.name] for each in self.algorithm.spec.policies]
             seen = np.concatenate([(part.final_obs if final else part.obs)[where].reshape(-1) for part in parts])

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from hpcmarl.algos.base import Algorithm, seeded_generator
-from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, join, tensor
+from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, join, seen_by, tensor
 from hpcmarl.config import ActorCriticConfig
 from hpcmarl.errors import ConfigError
 from hpcmarl.maths.schedules import falling
@@ -85,7 +85,7 @@ class ActorCritic(Algorithm):
     def _networks(self, spec: EnvironmentSpec, generator: torch.Generator) -> Networks:
         config, made = self._config, Networks({}, {}, {})
         for policy in spec.policies:
-            made.policies[policy.name] = Policy(policy, config.network, generator, normalise=config.normalise_observations)
+            made.policies[policy.name] = Policy(policy, config.network, generator, normalise=config.normalise_observations, agent_id=config.agent_id)
             made.critics[policy.name] = self._critic(spec, policy, generator)
             if config.target_entropy is not None:
                 made.costs[policy.name] = EntropyCost(config.entropy_cost)
@@ -162,8 +162,8 @@ class ActorCritic(Algorithm):
         inputs, targets, counts = learned
         steps = len(part.action)
         self._critics[policy.name].observe(inputs[counts], targets[counts], 1.0 / steps)
-        own = part.obs[:steps].reshape(*evaluation.rows.shape, policy.observation_size)
-        self._policies[policy.name].observe(tensor(evaluation.rows.pick(own)), 1.0 / steps)
+        network = self._policies[policy.name]
+        network.observe(tensor(evaluation.rows.pick(seen_by(network, part))), 1.0 / steps)
 
     def _entropy_terms(self, policy: PolicySpec, evaluation: Evaluation) -> tuple[torch.Tensor, float]:
         """What the entropy adds to the objective (times T), and the cost. The bonus does not move the cost, nor the rule the policy."""
@@ -206,7 +206,7 @@ def _critic_inputs(spec: EnvironmentSpec, policy: PolicySpec, config: ActorCriti
     if config.critic == "full":
         return spec.state_size or 0
     if config.critic == "dec":
-        return policy.observation_size
+        return policy.observation_size + (len(policy.agents) if config.agent_id else 0)
     return sum(len(each.agents) * each.observation_size for each in spec.policies)
 
 

@@ -95,7 +95,7 @@ class Algorithm(ABC):
         agent: which of them sees all that, for policies that know who acts.
 
         Raises TypeError where the policy is recurrent or its actions are not discrete."""
-        return self._actors[policy].chances(obs, mask)
+        return self._actors[policy].chances(obs, mask, agent)
 
     def raw_outputs(self, policy: str, inputs: FloatArray) -> FloatArray:
         """What a policy's network gives [n, K] for inputs [n, D], with an empty memory where it is recurrent."""

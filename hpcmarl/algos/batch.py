@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from hpcmarl.nets.policy import Policy
+from hpcmarl.nets.policy import Policy, numbered
 from hpcmarl.types import Array, BoolArray, FloatArray, PolicyRollout, Rollout
 
 
@@ -181,7 +181,7 @@ def evaluate(policy: Policy, part: PolicyBatch, episode_start: BoolArray) -> Eva
     steps = len(part.action)
     alive = part.alive[:steps]
     rows = Rows(alive)
-    obs = part.obs[:steps].reshape(*alive.shape, -1)
+    obs = seen_by(policy, part)
     if policy.memory_size:
         if part.memory is None:
             raise ValueError("the policy is recurrent, but the rollout carries no memory")
@@ -194,6 +194,12 @@ def evaluate(policy: Policy, part: PolicyBatch, episode_start: BoolArray) -> Eva
     mask = None if part.action_mask is None else tensor(rows.pick(part.action_mask[:steps]))
     logp, entropy = policy.head.evaluate(raw, tensor(rows.pick(part.action)), mask)
     return Evaluation(rows, raw, logp, entropy, mask)
+
+
+def seen_by(policy: Policy, part: PolicyBatch) -> FloatArray:
+    """The inputs of a policy's network in all rows but the last, [T, B, N, D]."""
+    obs = part.obs[: len(part.action)].reshape(*part.reward.shape, -1)
+    return numbered(obs) if policy.agent_id else obs
 
 
 def tensor(array: Array) -> torch.Tensor:

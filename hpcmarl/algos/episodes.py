@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from hpcmarl.algos.batch import Batch, PolicyBatch, tensor
-from hpcmarl.nets.policy import Policy
+from hpcmarl.nets.policy import Policy, numbered
 from hpcmarl.nets.recurrence import spread
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray
 
@@ -64,13 +64,6 @@ def episodes_of(batch: Batch, spec: EnvironmentSpec, *, agent_id: bool) -> Episo
     if batch.state is not None and batch.final_state is not None:
         state = tensor(_closed(batch, batch.state, batch.final_state, lengths))
     return Episodes(parts, batch.inside, batch.episode_end, state)
-
-
-def numbered(obs: Array) -> FloatArray:
-    """Observations [..., N, D] with the agents' one-hot numbers behind them: [..., N, D + N]."""
-    agents = obs.shape[-2]
-    number = np.broadcast_to(np.eye(agents, dtype=np.float32), (*obs.shape[:-1], agents))
-    return np.concatenate([obs, number], -1)
 
 
 def action_values(policy: Policy, part: PolicyEpisodes) -> torch.Tensor:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from torch import nn
 
 from hpcmarl.algos.base import Algorithm, seeded_generator
 from hpcmarl.algos.batch import join, tensor
-from hpcmarl.algos.episodes import Episodes, action_values, episodes_of, numbered
+from hpcmarl.algos.episodes import Episodes, action_values, episodes_of
 from hpcmarl.algos.target import Target
 from hpcmarl.config import OperatorConfig, QLearningConfig
 from hpcmarl.errors import ConfigError
@@ -36,7 +36,7 @@ from hpcmarl.maths.vtrace import vtrace
 from hpcmarl.nets.heads import EpsilonGreedy
 from hpcmarl.nets.mixers import FIRST_VALUE_GAIN
 from hpcmarl.nets.policy import Policy
-from hpcmarl.types import BoolArray, Decision, EnvironmentSpec, FloatArray, Frame, PolicyFrame, PolicySpec, Rollout
+from hpcmarl.types import BoolArray, EnvironmentSpec, FloatArray, PolicySpec, Rollout
 
 PASSES_OF_LEARNING = 4  # target network, present network, backward (twice as much)
 OTHERS = "(team)"  # name of what is trained besides the policies; no policy can have it
@@ -86,38 +86,18 @@ class QLearning(Algorithm):
 
     def _policy(self, policy: PolicySpec, generator: torch.Generator) -> Policy:
         config = self._config
-        inputs = policy.observation_size + (len(policy.agents) if config.agent_id else 0)
-        chooser = EpsilonGreedy(policy.action, config.epsilon_final)
-        return Policy(replace(policy, observation_shape=(inputs,)), config.network, generator, chooser, FIRST_VALUE_GAIN)
+        chooser = EpsilonGreedy(policy.action, config.epsilon_final)  # until on_progress says more
+        return Policy(policy, config.network, generator, chooser, FIRST_VALUE_GAIN, agent_id=config.agent_id)
 
     def _others(self, generator: torch.Generator) -> dict[str, nn.Module]:
         """What is trained besides the policies."""
         return {}
-
-    # ---- acting
-
-    def act(self, frame: Frame, memory: Mapping[str, FloatArray], generator: np.random.Generator, greedy: bool = False) -> dict[str, Decision]:
-        """As in Algorithm; logp is that of the epsilon-greedy choice (0 where greedy). Until `on_progress` says more, epsilon is epsilon_final."""
-        if not self._config.agent_id:
-            return super().act(frame, memory, generator, greedy)
-        policies = {}
-        for name, seen in frame.policies.items():
-            obs = numbered(seen.obs.reshape(*seen.alive.shape, -1))
-            policies[name] = PolicyFrame(obs, seen.alive, seen.action_mask)
-        return super().act(replace(frame, policies=policies), memory, generator, greedy)
 
     def on_progress(self, env_steps: int) -> None:
         config, self._env_steps = self._config, env_steps
         for policy in self._policies.values():
             assert isinstance(policy.chooser, EpsilonGreedy)
             policy.chooser.epsilon = falling(config.epsilon_start, config.epsilon_final, config.epsilon_steps, env_steps)
-
-    def chances(self, policy: str, obs: FloatArray, mask: BoolArray | None, agent: int = 0) -> FloatArray:
-        if self._config.agent_id:
-            one_hot = np.zeros((len(obs), len(self.spec.policy(policy).agents)), np.float32)
-            one_hot[:, agent] = 1.0
-            obs = np.concatenate([obs.reshape(len(obs), -1), one_hot], axis=1)
-        return super().chances(policy, obs, mask)
 
     # ---- the target network
 

@@ -106,7 +106,8 @@ def _columns(old: Algorithm, new: Algorithm, policy: PolicySpec, features: IntAr
     for name, array in new.named_parameters().items():
         if name in acting or name.partition(".")[0] != policy.name or not name.endswith((".layers.layers.0.weight", "._inputs.moments")):
             continue
-        blocks = 1 if _inputs(array) == len(features) else len(policy.agents)  # a critic of one agent's observation, or of all
+        one = _inputs(array) - len(features) in (0, len(own) - len(features))  # a critic of one agent's observation (and number), or of all
+        blocks = 1 if one else len(policy.agents)
         rest = _inputs(array) - blocks * len(features)
         if rest >= 0 and (blocks == 1 or len(new.spec.policies) == 1):
             shifted = [np.where(features == NEW, NEW, features + block * width) for block in range(blocks)]

@@ -2,7 +2,7 @@
 
 Subclasses say what the policy gains (`_gain`) and which targets V learns from (`_trace`). Critics (algo.critic):
   obs, full   one V a row, of all agents' observations or of the state.
-  dec         V per agent; the squared error is averaged over the policy's agents.
+  dec         V per agent, of what its policy sees; the squared error is averaged over the policy's agents.
 Turn-based games: an agent whose turn it is not at the unroll's end closes its column at its last decision, whose V it knows.
 The loss and symbols: actor_critic.py.
 """
@@ -18,6 +18,7 @@ from hpcmarl.algos.actor_critic import ActorCritic, Columns, anybody, close_at_l
 from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, Rows, evaluate, tensor
 from hpcmarl.maths.vtrace import VTrace
 from hpcmarl.nets.critic import Critic
+from hpcmarl.nets.policy import numbered
 from hpcmarl.types import Array, BoolArray, FloatArray, PolicySpec
 
 
@@ -27,7 +28,7 @@ class ValueCritic(ActorCritic):
     def _learn(self, policy: PolicySpec, batch: Batch, central_input: tuple[Array, Array] | None) -> dict[str, float]:
         """Add one policy's share to the flat gradient; return its statistics."""
         config, part = self._config, batch.policies[policy.name]
-        inputs, finals = _own_input(part) if central_input is None else central_input
+        inputs, finals = own_input(part, config.agent_id) if central_input is None else central_input
         acts = part.alive[: batch.steps]
         units = Rows(anybody(acts) if self._central else acts)
         critic, seen = self._critics[policy.name], tensor(units.pick(inputs[: batch.steps]))
@@ -75,10 +76,11 @@ class ValueCritic(ActorCritic):
         return units.pick(targets), units.pick(columns.acts.astype(np.float32))
 
 
-def _own_input(part: PolicyBatch) -> tuple[Array, Array]:
-    """Each agent's own observation, [T+1, B, N, D] and [K, N, D]."""
+def own_input(part: PolicyBatch, agent_id: bool) -> tuple[Array, Array]:
+    """Each agent's own observation, with its number or without, [T+1, B, N, D] and [K, N, D]."""
     size = int(np.prod(part.obs.shape[3:]))
-    return part.obs.reshape(*part.obs.shape[:3], size), part.final_obs.reshape(*part.final_obs.shape[:2], size)
+    rows, finals = part.obs.reshape(*part.obs.shape[:3], size), part.final_obs.reshape(*part.final_obs.shape[:2], size)
+    return (numbered(rows), numbered(finals)) if agent_id else (rows, finals)
 
 
 def _later_values(critic: Critic, last: Array, finals: Array) -> tuple[FloatArray, FloatArray]:

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from hpcmarl.algos.batch import Batch, Rows, join
+from hpcmarl.algos.batch import Batch, Rows, join, seen_by
+from hpcmarl.algos.value_critic import own_input
 from hpcmarl.bench.bare_learning import BareAgent, BareLoop, multilayer
-from hpcmarl.config import Config
-from hpcmarl.types import Rollout
+from hpcmarl.config import ActorCriticConfig, Config
+from hpcmarl.types import PolicySpec, Rollout
 
 UNAVAILABLE = -1e9
 
@@ -61,6 +62,10 @@ def recursion(
     return targets, advantages
 
 
+def _seen(policy: PolicySpec, config: ActorCriticConfig) -> int:
+    return policy.observation_size + (len(policy.agents) if config.agent_id else 0)
+
+
 class BareCritic(BareLoop):
     """What the three have in common: the policy's side."""
 
@@ -69,19 +74,19 @@ class BareCritic(BareLoop):
         self.config = given.algo
         policy, network = algorithm.spec.policies[0], self.config.network
         critic = self.config.critic_network or network
-        agent = BareAgent(policy.observation_size, policy.action.sizes[0], network)
+        agent = BareAgent(_seen(policy, self.config), policy.action.sizes[0], network)
         super().__init__(
             config, algorithm, nn.ModuleDict({"agent": agent, "critic": multilayer((inputs, *critic.hidden, outputs), critic.activation)})
         )
 
     def stack(self, rollouts: Sequence[Rollout]) -> Unrolls:
         batch = join(rollouts)
-        part: Any = batch.policies[self.algorithm.spec.policies[0].name]
-        steps = batch.steps
+        policy, steps = self.algorithm.spec.policies[0], batch.steps
+        part: Any = batch.policies[policy.name]
         seen, finals, columns = self._inputs(batch)
         units = [torch.from_numpy(np.array(array)) for array in (columns.reward, columns.acts, columns.terminated, columns.truncated)]
         return Unrolls(
-            torch.from_numpy(np.array(part.obs[:steps].reshape(*part.alive[:steps].shape, -1))),
+            torch.from_numpy(np.array(seen_by(self.algorithm._policies[policy.name], part))),
             torch.from_numpy(np.array(part.alive[:steps])),
             None if part.action_mask is None else torch.from_numpy(np.array(part.action_mask[:steps])),
             torch.from_numpy(np.array(part.action)),
@@ -96,9 +101,8 @@ class BareCritic(BareLoop):
         """The critic's inputs, those of truncated episodes' ends, and the units' columns."""
         owner: Any = self.algorithm
         part = batch.policies[owner.spec.policies[0].name]
-        shape = part.obs.shape
         if self.config.critic == "dec":
-            seen, finals = part.obs.reshape(*shape[:3], -1), part.final_obs.reshape(len(part.final_obs), shape[2], int(np.prod(shape[3:])))
+            seen, finals = own_input(part, self.config.agent_id)
         else:
             seen, finals = owner._central_input(batch)
         zeros = np.zeros(seen.shape[:3], np.float32)
@@ -132,9 +136,9 @@ class BareValueCritic(BareCritic):
 
     def __init__(self, config: Config, algorithm: Any) -> None:
         spec = algorithm.spec
-        agents, size = len(spec.policies[0].agents), spec.policies[0].observation_size
-        chosen: Any = config.algo
-        super().__init__(config, algorithm, {"full": spec.state_size or 0, "dec": size, "obs": agents * size}[chosen.critic], 1)
+        policy, chosen = spec.policies[0], cast("ActorCriticConfig", config.algo)
+        inputs = {"full": spec.state_size or 0, "dec": _seen(policy, chosen), "obs": len(policy.agents) * policy.observation_size}
+        super().__init__(config, algorithm, inputs[chosen.critic], 1)
 
     def loss(self, inputs: Unrolls) -> torch.Tensor:
         config, critic = self.config, self.module["critic"]

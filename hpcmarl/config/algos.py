@@ -52,6 +52,7 @@ class ActorCriticConfig(AlgoConfig):
     normalise_observations: bool = Field(False, description="policies and critics see their inputs in units of their spread so far")
     normalisation_rate: Annotated[float, Field(gt=0, le=1)] = Field(0.001, description="share of each update in what `so far` means")
     reward_scale: PositiveFloat = Field(1.0, description="rewards are multiplied by this before learning (not in reports)")
+    agent_id: bool = Field(False, description="append to an observation which agent of its policy sees it (also for critic dec)")
 
 
 class MATraceConfig(ActorCriticConfig):

@@ -17,16 +17,17 @@ from hpcmarl.nets.moments import Moments, NumpyMoments
 from hpcmarl.nets.recurrence import Packing, recur, spread
 from hpcmarl.nets.sparse import MOST_NON_ZEROS, SparseWeight
 from hpcmarl.nets.sparse_learning import Pattern, recur_sparse
-from hpcmarl.types import BoolArray, Decision, FloatArray, PolicyFrame, PolicySpec
+from hpcmarl.types import Array, BoolArray, Decision, FloatArray, PolicyFrame, PolicySpec
 
 # Gain of the last layer: the first policy is nearly uniform.
 FIRST_POLICY_GAIN = 0.01
 
 
 class Policy(nn.Module):
-    """Raw outputs [n, K] from observations [n, D]; what they mean is `chooser`'s business (default: the head of the action space).
+    """Raw outputs [n, K] from inputs [n, D]: observations, with agent_id as `numbered` gives them. What they mean is `chooser`'s business (default:
+    the head of the action space).
 
-    With `normalise` observations are seen in units of their own spread so far (`moments`)."""
+    With `normalise` inputs are seen in units of their own spread so far (`moments`)."""
 
     def __init__(
         self,
@@ -37,22 +38,23 @@ class Policy(nn.Module):
         last_gain: float = FIRST_POLICY_GAIN,
         *,
         normalise: bool = False,
+        agent_id: bool = False,
     ) -> None:
         super().__init__()
-        self.moments = Moments(spec.observation_size) if normalise else None
+        self.agents, self.agent_id = len(spec.agents), agent_id
+        self.inputs = spec.observation_size + (self.agents if agent_id else 0)
+        self.moments = Moments(self.inputs) if normalise else None
         self.chooser = chooser or make_head(spec.action)
-        self.agents = len(spec.agents)
-        self.inputs = spec.observation_size
         self.patterns: tuple[Pattern, Pattern] | None = None  # of the cell's two weights, where it is to multiply by their non-zeros
         self.memory_size = config.memory if config.recurrent else 0
-        last = config.hidden[-1] if config.hidden else spec.observation_size
+        last = config.hidden[-1] if config.hidden else self.inputs
         if config.recurrent:
-            self.body: Dense | None = Dense((spec.observation_size, *config.hidden), config.activation, generator, activate_last=True)
+            self.body: Dense | None = Dense((self.inputs, *config.hidden), config.activation, generator, activate_last=True)
             self.cell: nn.GRUCell | None = _gru_cell(last, config.memory, generator)
             self.outputs = Dense((config.memory, self.chooser.raw_size), config.activation, generator, last_gain=last_gain)
         else:
             self.body, self.cell = None, None
-            sizes = (spec.observation_size, *config.hidden, self.chooser.raw_size)
+            sizes = (self.inputs, *config.hidden, self.chooser.raw_size)
             self.outputs = Dense(sizes, config.activation, generator, last_gain=last_gain)
 
     def unroll_where(self, masks: tuple[BoolArray, BoolArray] | None) -> None:
@@ -115,6 +117,7 @@ class Actor:
     def __init__(self, policy: Policy) -> None:
         self._chooser = policy.chooser
         self.memory_size, self.inputs = policy.memory_size, policy.inputs
+        self._agents, self._agent_id = policy.agents, policy.agent_id
         self._normalised = None if policy.moments is None else NumpyMoments(policy.moments)
         self._body = None if policy.body is None else NumpyDense(policy.body)
         self._recurrence = None if policy.cell is None else NumpyRecurrence(policy.cell)
@@ -138,7 +141,8 @@ class Actor:
         """
         slots, agents = frame.alive.shape
         rows = slots * agents
-        obs, before, after = frame.obs.reshape(rows, -1), None, None
+        seen = frame.obs.reshape(slots, agents, -1)
+        obs, before, after = (numbered(seen) if self._agent_id else seen).reshape(rows, -1), None, None
         if self._recurrence is not None:
             assert memory is not None
             before = (memory * ~starts[:, None, None]).reshape(rows, -1)
@@ -167,15 +171,25 @@ class Actor:
             hidden = np.where(alive, hidden, before)
         return self._outputs(hidden), hidden
 
-    def chances(self, obs: FloatArray, mask: BoolArray | None) -> FloatArray:
-        """How likely each action is drawn, [n, A], for observations [n, *shape] and masks [n, A]. Raises TypeError where policies are recurrent,
-        whose chances depend on more than they see, or actions are not discrete."""
+    def chances(self, obs: FloatArray, mask: BoolArray | None, agent: int) -> FloatArray:
+        """How likely each action is drawn, [n, A], for observations [n, *shape] of one agent and masks [n, A]. Raises TypeError where policies
+        are recurrent, whose chances depend on more than they see, or actions are not discrete."""
         if self._recurrence is not None:
             raise TypeError("a recurrent policy acts by its memory, not by one observation")
-        return self._chooser.chances(self.raw(obs.reshape(len(obs), -1))[0], mask)
+        inputs = obs.reshape(len(obs), -1)
+        if self._agent_id:
+            inputs = numbered(np.repeat(inputs[:, None], self._agents, 1))[:, agent]
+        return self._chooser.chances(self.raw(inputs)[0], mask)
 
     def _seen(self, obs: FloatArray) -> FloatArray:
         return obs if self._normalised is None else self._normalised(obs)
+
+
+def numbered(obs: Array) -> FloatArray:
+    """Observations [..., N, D] of a policy's agents with their one-hot numbers behind them: [..., N, D + N]."""
+    agents = obs.shape[-2]
+    number = np.broadcast_to(np.eye(agents, dtype=np.float32), (*obs.shape[:-1], agents))
+    return np.concatenate([obs, number], -1)
 
 
 def _dense_stages(dense: Dense, prefix: str) -> list[dict[str, str | None]]:

@@ -18,10 +18,10 @@ SPEC = make_spec(
 )
 
 
-def make(spec: EnvironmentSpec, recurrent: bool, activation: str = "tanh") -> Algorithm:
+def make(spec: EnvironmentSpec, recurrent: bool, activation: str = "tanh", *, agent_id: bool = False) -> Algorithm:
     network = NetworkConfig(hidden=(16, 16), activation=activation, recurrent=recurrent, memory=8)
     # Wide clips: the mean ratio is then told as it is.
-    algorithm = make_algorithm(spec, MATraceConfig(network=network, rho_max=100.0, ratios="agent"), 0)
+    algorithm = make_algorithm(spec, MATraceConfig(network=network, rho_max=100.0, ratios="agent", agent_id=agent_id), 0)
     algorithm.load_parameters(algorithm.parameters + 0.3 * np.random.default_rng(5).standard_normal(algorithm.size).astype(np.float32))
     return algorithm
 
@@ -51,9 +51,10 @@ def act_out(algorithm: Algorithm, rollout: Rollout, seed: int, greedy: bool = Fa
 
 
 @pytest.mark.parametrize("greedy", [False, True])
+@pytest.mark.parametrize("agent_id", [False, True])
 @pytest.mark.parametrize(("recurrent", "activation"), [(False, "tanh"), (False, "relu"), (True, "tanh")])
-def test_ratios_of_own_rollouts_are_one(recurrent: bool, activation: str, greedy: bool) -> None:
-    algorithm = make(SPEC, recurrent, activation)
+def test_ratios_of_own_rollouts_are_one(recurrent: bool, activation: str, agent_id: bool, greedy: bool) -> None:
+    algorithm = make(SPEC, recurrent, activation, agent_id=agent_id)
     rollouts = [random_rollout(SPEC, 12, 4, np.random.default_rng(seed), deaths=True) for seed in range(2)]
     for seed, rollout in enumerate(rollouts):
         act_out(algorithm, rollout, seed, greedy)

@@ -29,10 +29,10 @@ def make(spec, **keys):
     return made
 
 
-@pytest.mark.parametrize("critic", ["obs", "full"])
+@pytest.mark.parametrize(("critic", "agent_id"), [("obs", False), ("full", False), ("full", True)])
 @pytest.mark.parametrize("spec", [make_spec(), TWO_TEAMS], ids=["one_policy", "two_policies"])
-def test_equals_the_literal_implementation(spec, critic):
-    algorithm, rollouts = make(spec, critic=critic, reward_scale=0.5), rollouts_of(spec)
+def test_equals_the_literal_implementation(spec, critic, agent_id):
+    algorithm, rollouts = make(spec, critic=critic, agent_id=agent_id, reward_scale=0.5), rollouts_of(spec)
     wanted = literal_gradient(algorithm, rollouts)
     found, statistics = algorithm.gradient(rollouts)
     assert np.abs(wanted).max() > 0.1

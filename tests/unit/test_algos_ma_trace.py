@@ -41,9 +41,10 @@ def rollouts_of(spec: EnvironmentSpec, *, steps: int = 9, slots: int = 3, seed: 
 
 
 VARIANTS: list[dict[str, Any]] = [{"critic": "obs"}, {"critic": "full"}, {"critic": "obs", "ratios": "agent"}, {"critic": "dec"}]
+NUMBERED: list[dict[str, Any]] = [{"critic": "full", "agent_id": True}, {"critic": "dec", "agent_id": True}]
 
 
-@pytest.mark.parametrize("keys", VARIANTS, ids=["obs", "full", "obs_agent", "dec"])
+@pytest.mark.parametrize("keys", VARIANTS + NUMBERED, ids=["obs", "full", "obs_agent", "dec", "full_numbered", "dec_numbered"])
 @pytest.mark.parametrize("spec", [make_spec(), TEAM_AND_PREY], ids=["one_policy", "two_policies"])
 def test_equals_the_literal_implementation(spec: EnvironmentSpec, keys: dict[str, Any]) -> None:
     algorithm, rollouts = make(spec, reward_scale=0.5, **keys), rollouts_of(spec)

@@ -28,10 +28,10 @@ def make(spec, *, algorithm=PPOConfig, **keys):
     return made
 
 
-@pytest.mark.parametrize("critic", ["obs", "full", "dec"])
+@pytest.mark.parametrize(("critic", "agent_id"), [("obs", False), ("full", False), ("dec", False), ("obs", True), ("dec", True)])
 @pytest.mark.parametrize("spec", [make_spec(), TEAM_AND_PREY], ids=["one_policy", "two_policies"])
-def test_equals_the_literal_implementation(spec, critic):
-    algorithm, rollouts = make(spec, critic=critic, reward_scale=0.5, normalise_advantages=False), rollouts_of(spec)
+def test_equals_the_literal_implementation(spec, critic, agent_id):
+    algorithm, rollouts = make(spec, critic=critic, agent_id=agent_id, reward_scale=0.5, normalise_advantages=False), rollouts_of(spec)
     wanted = literal_gradient(algorithm, rollouts)
     found, statistics = algorithm.gradient(rollouts)
     assert np.abs(wanted).max() > 0.1
@@ -129,7 +129,9 @@ def test_the_next_batch_was_begun_in_this_iteration_or_the_one_before_newest_fir
 
 
 @pytest.mark.parametrize("size", [1, 4])
-@pytest.mark.parametrize("changes", [(), ("rounds.reduce=mpi",), ("rounds.rule=rennala",), ("rounds.rule=afedpg",), ("algo.network.recurrent=true",)])
+@pytest.mark.parametrize(
+    "changes", [(), ("rounds.reduce=mpi",), ("rounds.rule=rennala",), ("rounds.rule=afedpg",), ("algo.network.recurrent=true", "algo.agent_id=true")]
+)
 def test_ranks_train(tmp_path, size, changes):
     groups = ("topology.groups=2",) if size > 1 else ()
     ranks = run_world(size, tmp_path, *PPO, *groups, *changes, "stop.updates=9")

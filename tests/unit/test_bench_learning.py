@@ -36,6 +36,7 @@ def short(monkeypatch):
         (SPREAD, ("algo.critic=dec", *CRITICS)),
         (SPREAD, ("algo={name: ppo, minibatches: 2, network: {activation: relu}}", *CRITICS)),
         (SPREAD, ("algo={name: ppo, critic: dec, normalise_advantages: false}", *CRITICS)),
+        (SPREAD, ("algo={name: ppo, critic: dec, agent_id: true, normalise_advantages: false}", *CRITICS)),
         (SPREAD, ("algo={name: coma, network: {hidden: [8]}}", *CRITICS)),
     ],
 )

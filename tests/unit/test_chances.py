@@ -13,6 +13,7 @@ DISCRETE = ActionSpace("discrete", (4,))
 SPEC = make_spec(PolicySpec("walkers", ("a", "b"), (3, 2), DISCRETE, True), PolicySpec("flyer", ("c",), (5,), DISCRETE))
 ALGORITHMS = {
     "ma_trace": "{name: ma_trace, critic: obs, network: {hidden: [8, 6], activation: relu}, normalise_observations: true}",
+    "ppo": "{name: ppo, critic: obs, network: {hidden: [6]}, agent_id: true, normalise_observations: true}",
     "reinforce": "{name: reinforce, network: {hidden: []}}",
     "iql": "{name: iql, network: {hidden: [8], recurrent: false}, agent_id: true, epsilon_final: 0.3}",
 }

@@ -108,6 +108,18 @@ def test_normalised_observations_are_what_an_algorithm_without_would_be_shown(cl
     np.testing.assert_allclose(found[: plain.size], plain.gradient([rollout])[0], atol=1e-3, rtol=1e-3)
 
 
+def test_the_numbers_of_agents_are_normalised_as_well():
+    spec = make_spec()
+    rollout = random_rollout(spec, 6, 4, np.random.default_rng(0))
+    part, agents = rollout.policies["agent"], len(spec.policy("agent").agents)
+    algorithm = make_algorithm(spec, MATraceConfig(critic="dec", agent_id=True, normalise_observations=True), 0)
+    found = algorithm.gradient([rollout])[0][algorithm.averages] * 6
+    numbers = np.broadcast_to(np.eye(agents), (6, 4, agents, agents))
+    wanted = of(np.concatenate([part.obs[:6].reshape(6, 4, agents, -1), numbers], -1)[part.alive[:6]])
+    np.testing.assert_allclose(found[: len(wanted)], wanted, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found[len(wanted) :], wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_normalised_values_learn_as_from_rewards_in_units_of_their_spread():
     spec, made, plain, trained = pair(PPOConfig, normalise_values=True)
     rollout = random_rollout(spec, 6, 4, np.random.default_rng(0))

@@ -56,6 +56,7 @@ def act(algorithm, observations, steps=4):
     "changes",
     [
         ("algo.critic=dec",),
+        ("algo.critic=dec", "algo.agent_id=true", "algo.normalise_observations=true"),
         ("algo.critic=obs",),
         ("algo.critic=obs", "algo.normalise_observations=true", "algo.normalise_values=true"),
         ("algo.critic=dec", "algo.network.recurrent=true"),
@@ -63,6 +64,7 @@ def act(algorithm, observations, steps=4):
         ("algo.name=iql",),
         ("algo.name=vdn", "algo.network.recurrent=false"),
         ("algo.name=coma", "algo.critic=obs"),
+        ("algo.name=coma", "algo.critic=obs", "algo.agent_id=true"),
     ],
     ids=" ".join,
 )
