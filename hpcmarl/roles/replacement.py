@@ -60,7 +60,6 @@ def main() -> None:
         except PeerFailure as error:
             logger.error("%s", error)
         rank.close()
-        signals.ignore()
         transport.close()
         logging.shutdown()
         sign_off()

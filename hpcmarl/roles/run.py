@@ -96,7 +96,7 @@ def train_planned(plan: Plan, resume: str | None = None, finish: Finish | None =
                 finish(context.run_directory)
             tell_outcome(code, os.environ)
             seconds = LEAVING_SECONDS
-        signals.ignore()
+        signals.ignore_at_exit()
         transport.close(seconds if transport.leaves_at_once else None)
         if transport.leaves_at_once:
             logging.shutdown()

@@ -265,7 +265,7 @@ class TestStopSignals:
         "import ctypes, sys\n"
         "from hpcmarl.launch.signals import StopSignals\n"
         "ctypes.pythonapi.Py_AtExit(ctypes.cast(ctypes.CDLL(None).pause, ctypes.c_void_p))\n"  # stands for MPI_Finalize, called at the same place
-        "StopSignals().install().ignore()\n"
+        "StopSignals().install().ignore_at_exit()\n"
         "sys.stdout.write('leaving')\n"
     )
 
@@ -279,3 +279,12 @@ class TestStopSignals:
                 process.wait(0.5)
             process.kill()
         assert process.returncode == -signal.SIGKILL
+
+    def test_what_is_started_after_a_run_hears_signals(self):
+        program = (
+            "import subprocess\n"
+            "from hpcmarl.launch.signals import StopSignals\n"
+            "StopSignals().install().ignore_at_exit()\n"
+            "print(subprocess.run(['bash', '-c', 'trap \"exit 7\" TERM; kill -TERM $$; exit 0']).returncode)\n"
+        )
+        assert subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True).stdout == "7\n"
