@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +17,8 @@ from torch.nn import functional
 from hpcmarl.algos.batch import Batch, Rows, join, seen_by
 from hpcmarl.algos.value_critic import own_input
 from hpcmarl.bench.bare_learning import BareAgent, BareLoop, multilayer
-from hpcmarl.config import ActorCriticConfig, Config
-from hpcmarl.types import PolicySpec, Rollout
+from hpcmarl.config import Config
+from hpcmarl.types import Rollout
 
 UNAVAILABLE = -1e9
 
@@ -62,10 +62,6 @@ def recursion(
     return targets, advantages
 
 
-def _seen(policy: PolicySpec, config: ActorCriticConfig) -> int:
-    return policy.observation_size + (len(policy.agents) if config.agent_id else 0)
-
-
 class BareCritic(BareLoop):
     """What the three have in common: the policy's side."""
 
@@ -74,7 +70,7 @@ class BareCritic(BareLoop):
         self.config = given.algo
         policy, network = algorithm.spec.policies[0], self.config.network
         critic = self.config.critic_network or network
-        agent = BareAgent(_seen(policy, self.config), policy.action.sizes[0], network)
+        agent = BareAgent(algorithm.acting_inputs(policy.name), policy.action.sizes[0], network)
         super().__init__(
             config, algorithm, nn.ModuleDict({"agent": agent, "critic": multilayer((inputs, *critic.hidden, outputs), critic.activation)})
         )
@@ -136,9 +132,10 @@ class BareValueCritic(BareCritic):
 
     def __init__(self, config: Config, algorithm: Any) -> None:
         spec = algorithm.spec
-        policy, chosen = spec.policies[0], cast("ActorCriticConfig", config.algo)
-        inputs = {"full": spec.state_size or 0, "dec": _seen(policy, chosen), "obs": len(policy.agents) * policy.observation_size}
-        super().__init__(config, algorithm, inputs[chosen.critic], 1)
+        policy = spec.policies[0]
+        chosen: Any = config.algo
+        own, everybody = algorithm.acting_inputs(policy.name), len(policy.agents) * policy.observation_size
+        super().__init__(config, algorithm, {"full": spec.state_size or 0, "dec": own, "obs": everybody}[chosen.critic], 1)
 
     def loss(self, inputs: Unrolls) -> torch.Tensor:
         config, critic = self.config, self.module["critic"]

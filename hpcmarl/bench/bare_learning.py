@@ -168,7 +168,7 @@ class BareValues(BareLoop):
         self.name: str = self.config.name
         policy = algorithm.spec.policies[0]
         agents, actions = len(policy.agents), policy.action.sizes[0]
-        inputs = policy.observation_size + (agents if self.config.agent_id else 0)
+        inputs = algorithm.acting_inputs(policy.name)
         parts: dict[str, nn.Module] = {"agent": BareAgent(inputs, actions, self.config.network)}
         if self.name in ("qmix", "wqmix", "res"):
             state = algorithm._state_size
