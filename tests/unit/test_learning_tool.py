@@ -2,8 +2,10 @@
 
 import csv
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -31,13 +33,18 @@ experiments:
 """
 
 
+def command_of(tmp_path, *arguments, program=f'"{sys.executable}" -m hpcmarl "$@"'):
+    """The tool's command and environment, with this very Python's hpcmarl, or another shell command, as the program."""
+    path = tmp_path / "hpcmarl"
+    path.write_text(f'#!/bin/sh\nexport PYTHONPATH="{ROOT}:$PYTHONPATH"\nexec {program}\n')
+    path.chmod(0o755)
+    return [sys.executable, str(ROOT / "tools" / "learning"), *map(str, arguments)], {**os.environ, "HPCMARL": str(path)}
+
+
 def learning(tmp_path, *arguments):
-    """The tool with this very Python's hpcmarl as the command."""
-    command = tmp_path / "hpcmarl"
-    command.write_text(f'#!/bin/sh\nexport PYTHONPATH="{ROOT}:$PYTHONPATH"\nexec "{sys.executable}" -m hpcmarl "$@"\n')
-    command.chmod(0o755)
-    called = [sys.executable, str(ROOT / "tools" / "learning"), *map(str, arguments)]
-    return subprocess.run(called, capture_output=True, text=True, timeout=120, env={**os.environ, "HPCMARL": str(command)})
+    """What the tool comes to."""
+    called, environment = command_of(tmp_path, *arguments)
+    return subprocess.run(called, capture_output=True, text=True, timeout=120, env=environment)
 
 
 @pytest.mark.parametrize("table", ["learning", "league"])
@@ -82,3 +89,18 @@ def test_mistakes_are_told(tmp_path):
     done = learning(tmp_path, "4m-qmix")
     assert done.returncode == 2
     assert "there is no experiment 4m-qmix; allowed: 3m-ma_trace" in done.stderr
+
+
+def test_stopped_it_stops_what_it_trains_and_keeps_no_row(tmp_path):
+    table, out, told = tmp_path / "table.yaml", tmp_path / "out", tmp_path / "told"
+    table.write_text(TINY)
+    program = f"""sh -c 'trap "echo stopped >> {told}; exit 75" TERM; echo $$ > {told}; while true; do sleep 0.05; done'"""
+    called, environment = command_of(tmp_path, "tiny", "--table", table, "--out", out, program=program)
+    with subprocess.Popen(called, env=environment) as running:
+        until = time.monotonic() + 60
+        while not (told.exists() and told.read_text().strip()) and time.monotonic() < until:
+            time.sleep(0.05)
+        running.terminate()
+        assert running.wait(60) == 128 + signal.SIGTERM
+    assert told.read_text().split()[1:] == ["stopped"]
+    assert not (out / "table.csv").exists()
