@@ -68,20 +68,31 @@ def episodes_of(batch: Batch, spec: EnvironmentSpec, *, agent_id: bool) -> Episo
 
 def action_values(policy: Policy, part: PolicyEpisodes) -> torch.Tensor:
     """[T+1, B, N, A]: the policy's outputs, recurrent ones from the episode's start; zeros where an agent is not alive."""
-    rows, slots, agents, size = part.obs.shape
+    rows, slots, agents, _ = part.obs.shape
     if not policy.memory_size:
-        if part.alive.all():
-            values: torch.Tensor = policy(part.obs.view(-1, size))
-            return values.view(rows, slots, agents, -1)
-        places = places_of(part.alive)
-        return spread(policy(part.obs.view(-1, size)[places]), places, (rows, slots, agents))
+        places = Places(part.alive)
+        return places.spread(policy(places.pick(part.obs)))
     starts = torch.zeros(rows, slots, dtype=torch.bool)
     return policy.unroll(part.obs, part.alive, starts, torch.zeros(slots, agents, policy.memory_size))
 
 
-def places_of(chosen: torch.Tensor) -> torch.Tensor:
-    """The numbers [n], in C order, of the rows where chosen [...] is true."""
-    return chosen.flatten().nonzero().squeeze(-1)
+class Places:
+    """The n rows where `chosen` [...] is true: takes them out of tensors, and puts what comes of them back among zeros."""
+
+    def __init__(self, chosen: torch.Tensor) -> None:
+        self.shape = chosen.shape
+        self._numbers = None if chosen.all() else chosen.flatten().nonzero().squeeze(-1)
+
+    def pick(self, dense: torch.Tensor) -> torch.Tensor:
+        """[*shape, ...] -> [n, ...] in C order; a view where all are chosen. Differentiable."""
+        flat = dense.flatten(0, len(self.shape) - 1)
+        return flat if self._numbers is None else flat.index_select(0, self._numbers)
+
+    def spread(self, rows: torch.Tensor) -> torch.Tensor:
+        """[n, ...] -> [*shape, ...]. Differentiable."""
+        if self._numbers is None:
+            return rows.view(*self.shape, *rows.shape[1:])
+        return spread(rows, self._numbers, self.shape)
 
 
 def _part(batch: Batch, part: PolicyBatch, lengths: Array, agent_id: bool, turn_based: bool) -> PolicyEpisodes:

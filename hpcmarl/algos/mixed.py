@@ -19,27 +19,27 @@ import torch
 from torch import nn
 
 from hpcmarl.algos.batch import tensor
-from hpcmarl.algos.episodes import Episodes, places_of
+from hpcmarl.algos.episodes import Episodes, Places
 from hpcmarl.algos.q_learning import Columns, Networks, QLearning
 from hpcmarl.config import MixingConfig, QLearningConfig
 from hpcmarl.errors import ConfigError
 from hpcmarl.maths.qlearning import taken
 from hpcmarl.nets.mixers import MonotonicMixer, SumMixer
-from hpcmarl.nets.recurrence import spread
 from hpcmarl.types import BoolArray, EnvironmentSpec
 
 
 @dataclass
 class Team:
-    """A gradient's episodes as the team sees them: state [T+1, B, S], counted [T, B] bool: somebody acts, in so many rows; present [T+1, B]
-    bool: that, or somebody sees the episode's end."""
+    """A gradient's episodes as the team sees them: state [T+1, B, S], counted [T, B] bool: somebody acts; acting: where that is, in so many
+    rows; present: among [T+1, B], where that is, or where somebody sees the episode's end."""
 
     episodes: Episodes
     state: torch.Tensor
     columns: Columns
     counted: torch.Tensor
+    acting: Places
     rows: int
-    present: torch.Tensor
+    present: Places
 
     def means(self, total: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
         """Statistics of values and targets [T, B]."""
@@ -99,7 +99,7 @@ class Mixed(QLearning):
         columns = self._columns(episodes)
         counted = tensor(columns.acts[..., 0])
         present = torch.cat([part.alive for part in episodes.parts], -1).any(-1)
-        return Team(episodes, self._states(episodes), columns, counted, max(int(counted.sum()), 1), present)
+        return Team(episodes, self._states(episodes), columns, counted, Places(counted), max(int(counted.sum()), 1), Places(present))
 
     def _total(self, networks: Networks, team: Team, values: list[torch.Tensor], mixer: str = "mixer") -> torch.Tensor:
         """Q_tot [T, B] of what was done."""
@@ -109,11 +109,11 @@ class Mixed(QLearning):
 
     def _mix(self, networks: Networks, team: Team, utilities: list[torch.Tensor], mixer: str = "mixer") -> torch.Tensor:
         """Each policy's utilities, in rows [T, B, N] or [T+1, B, N], mixed: [T, B] or [T+1, B]; 0 in rows in which nobody is alive."""
-        chosen = team.counted if len(utilities[0]) == team.episodes.steps else team.present
-        places = places_of(chosen)
-        picked = [(own * part.alive[: len(own)]).flatten(0, 1)[places] for own, part in zip(utilities, team.episodes.parts, strict=True)]
-        mixed: torch.Tensor = networks.others[mixer](torch.cat(picked, -1).unsqueeze(-2), team.state.flatten(0, 1)[places])
-        return spread(mixed.squeeze(-1), places, chosen.shape)
+        steps = len(utilities[0])
+        places = team.acting if steps == team.episodes.steps else team.present
+        picked = [places.pick(own * part.alive[:steps]) for own, part in zip(utilities, team.episodes.parts, strict=True)]
+        mixed: torch.Tensor = networks.others[mixer](torch.cat(picked, -1).unsqueeze(-2), places.pick(team.state[:steps]))
+        return places.spread(mixed.squeeze(-1))
 
     def _states(self, episodes: Episodes) -> torch.Tensor:
         """What the mixer sees, [T+1, B, S]; of size 0 where it sees nothing."""

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import torch
 
-from hpcmarl.algos.episodes import places_of
 from hpcmarl.algos.mixed import Mixed, Team
 from hpcmarl.config import RESConfig
 from hpcmarl.maths.qlearning import near_greedy, softmax_value
-from hpcmarl.nets.recurrence import spread
 
 
 class RES(Mixed):
@@ -28,14 +26,13 @@ class RES(Mixed):
     _config: RESConfig
 
     def _future(self, team: Team, values: list[torch.Tensor], later: list[torch.Tensor]) -> torch.Tensor:
-        places, parts = places_of(team.present), team.episodes.parts
-        values_there = [value.flatten(0, 1)[places] for value in later]
-        masks = [None if part.mask is None else part.mask.flatten(0, 1)[places] for part in parts]
-        acts = [part.alive.flatten(0, 1)[places] for part in parts]
-        greedy = [action.flatten(0, 1)[places] for action in self._greedy(team.episodes, values if self._config.double_q else later)]
-        joint, exists = near_greedy(values_there, masks, acts, greedy)
-        totals = self._target.others["mixer"](joint, team.state.flatten(0, 1)[places])
-        return spread(softmax_value(totals, exists, self._config.softmax_beta), places, team.present.shape)
+        present, parts = team.present, team.episodes.parts
+        masks = [None if part.mask is None else present.pick(part.mask) for part in parts]
+        acts = [present.pick(part.alive) for part in parts]
+        greedy = [present.pick(action) for action in self._greedy(team.episodes, values if self._config.double_q else later)]
+        joint, exists = near_greedy([present.pick(value) for value in later], masks, acts, greedy)
+        totals = self._target.others["mixer"](joint, present.pick(team.state))
+        return present.spread(softmax_value(totals, exists, self._config.softmax_beta))
 
     def _difference(self, team: Team, total: torch.Tensor, targets: torch.Tensor, future: torch.Tensor) -> torch.Tensor:
         returns = self._targets(team.columns, future.unsqueeze(-1), trace_lambda=1.0)[..., 0]

@@ -4,8 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 from hpcmarl.algos import make_algorithm
+from hpcmarl.algos.episodes import Places
 from hpcmarl.config import AgentNetworkConfig, IQLConfig, QMIXConfig, RESConfig, RmspropConfig, VDNConfig, WQMIXConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError
@@ -316,3 +318,18 @@ def test_what_does_not_go_together_is_said():
         load_config(SPREAD, ["algo.name=res", "algo.operator=max"])
     with pytest.raises(ConfigError, match=r"algo\.replay\.dynamic\.least: 500 of the 400 episodes .* always stay, so none would leave early"):
         load_config(SPREAD, ["algo.name=vdn", "algo.replay={episodes: 400, dynamic: {}}"])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_rows_are_taken_out_and_put_back_among_zeros(share):
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.rand((4, 3, 2), generator=generator) < share
+    dense = torch.randn((4, 3, 2, 5), generator=generator, requires_grad=True)
+    places = Places(chosen)
+    picked = places.pick(dense)
+    assert picked.tolist() == [dense[place].tolist() for place in itertools.product(range(4), range(3), range(2)) if chosen[place]]
+    back = places.spread(picked)
+    expected = dense * chosen.unsqueeze(-1)
+    assert torch.equal(back, expected)
+    weights = torch.randn(back.shape, generator=generator)
+    assert torch.equal(*(torch.autograd.grad((told * weights).sum(), dense)[0] for told in (back, expected)))
