@@ -164,8 +164,8 @@ class OperatorConfig(QLearningConfig):
     """How the value of the next step follows from the agents' action values."""
 
     operator: Literal["max", "mellowmax"] = Field("max", description="mellowmax: MAST's soft mellowmax of each agent's target values")
-    mellowmax_omega: PositiveFloat = Field(5.0, description="omega of the soft mellowmax, for returns of about 20; as many times larger as returns are smaller")
-    mellowmax_alpha: NonNegative = Field(1.0, description="alpha of the soft mellowmax, scaled in the same way")
+    mellowmax_omega: PositiveFloat = Field(5.0, description="omega of the soft mellowmax: for returns of about 20, larger for smaller ones")
+    mellowmax_alpha: NonNegative = Field(1.0, description="alpha of the soft mellowmax, in the same way")
 
 
 class IQLConfig(OperatorConfig):
