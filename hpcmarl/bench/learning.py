@@ -20,6 +20,7 @@ from hpcmarl.algos.base import Algorithm
 from hpcmarl.algos.batch import select
 from hpcmarl.bench.bare_critics import BareCOMA, BareValueCritic
 from hpcmarl.bench.bare_learning import BareLoop, BareValues
+from hpcmarl.comm.codec import Opened
 from hpcmarl.comm.episodes import EpisodeAssembler
 from hpcmarl.comm.layout import RolloutArena
 from hpcmarl.comm.local import LocalWorld
@@ -40,7 +41,7 @@ BARE: dict[str, Callable[[Config, Any], BareLoop]] = {
     **dict.fromkeys(("ma_trace", "ppo"), BareValueCritic),
     "coma": BareCOMA,
 }
-Part = list[tuple[Buffer, Array | None]]  # messages, and which of their trajectories (None: all)
+Part = list[tuple[Opened, Array | None]]  # messages, as a replay holds them, and which of their trajectories (None: all)
 
 
 class Learning:
@@ -60,10 +61,10 @@ class Learning:
     def _play(self) -> list[Part]:
         """What one batch of trajectories is learned from: all of it at once, or in `minibatches` random parts."""
         parts = self.algorithm.minibatches if self.algorithm.epochs else 1
-        played = play(self.context, self.algorithm, parts * self.batch)
+        played = [self.codec.open(message) for message in play(self.context, self.algorithm, parts * self.batch)]
         if not self.algorithm.epochs:
             return [[(message, None) for message in played]]
-        rows = [(index, slot) for index, message in enumerate(played) for slot in range(self.codec.read(message, 0).count)]
+        rows = [(index, slot) for index, message in enumerate(played) for slot in range(self.codec.read(message.buffer, 0).count)]
         order = generator_for(self.context.config.seed, "learner", 0).permutation(len(rows))
         drawn = [np.array(sorted(rows[row] for row in part)) for part in np.array_split(order, parts)]
         return [[(played[index], part[part[:, 0] == index, 1]) for index in np.unique(part[:, 0])] for part in drawn]
@@ -73,7 +74,7 @@ class Learning:
         part = self.parts[number % len(self.parts)]
         if self.context.whole_episodes:
             return self.codec.read_together([message for message, _ in part])
-        read = ((self.codec.read(message, 0), slots) for message, slots in part)
+        read = ((self.codec.read(message.buffer, 0), slots) for message, slots in part)
         return [rollout if slots is None else select(rollout, slots) for rollout, slots in read]
 
     def update(self, number: int) -> None:

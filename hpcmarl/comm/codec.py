@@ -17,14 +17,17 @@ from hpcmarl.errors import ProtocolError
 from hpcmarl.types import Array, EnvironmentSpec, Episode, FinalFrame, Rollout
 
 
-class Parts(NamedTuple):
-    """A message, its layout, the bytes of its final frames and of its episodes, and the actor that sent it."""
+class Opened(NamedTuple):
+    """A message whose headers have been read: its layout, the bytes of its final frames and of its episodes, the actor that made it; the rank that
+    sent it and the version of the policies that played."""
 
     buffer: Buffer
     layout: RolloutLayout
     finals: Buffer
     episodes: Buffer
     actor: int
+    source: int
+    version: int
 
 
 class RolloutCodec:
@@ -46,27 +49,23 @@ class RolloutCodec:
 
     def read(self, buffer: Buffer, version: int) -> Rollout:
         """The rollout in a message, as views of its buffer. ProtocolError when lengths do not fit."""
-        return self._alone(self._parts(buffer), version)
+        return self._alone(self.open(buffer), version)
 
-    def read_together(self, buffers: Sequence[Buffer]) -> list[Rollout]:
+    def read_together(self, messages: Sequence[Opened]) -> list[Rollout]:
         """Messages of one slot each, those of equally many steps as one rollout: copies, `version` the oldest's, `actor` the first's, and without
-        `episodes`. A message alone in its length is read as by read(). Raises as read does."""
-        alike: dict[RolloutLayout, list[Parts]] = {}
-        for buffer in buffers:
-            parts = self._parts(buffer)
-            alike.setdefault(parts.layout, []).append(parts)
-        versions = [[int(header_of(parts.buffer)["version"]) for parts in group] for group in alike.values()]
-        return [
-            self._alone(group[0], oldest[0]) if len(group) == 1 else _together(group, min(oldest))
-            for group, oldest in zip(alike.values(), versions, strict=True)
-        ]
+        `episodes`. A message alone in its length is read as by read()."""
+        alike: dict[RolloutLayout, list[Opened]] = {}
+        for message in messages:
+            alike.setdefault(message.layout, []).append(message)
+        return [self._alone(group[0], group[0].version) if len(group) == 1 else _together(group) for group in alike.values()]
 
-    def _alone(self, parts: Parts, version: int) -> Rollout:
-        layout = parts.layout
-        finals, episodes = parts.finals.view(layout.final_dtype), parts.episodes.view(layout.episode_dtype)
-        return layout.rollout_of(parts.buffer, finals, _read_episodes(episodes, self.spec), version, parts.actor)
+    def _alone(self, message: Opened, version: int) -> Rollout:
+        layout = message.layout
+        finals, episodes = message.finals.view(layout.final_dtype), message.episodes.view(layout.episode_dtype)
+        return layout.rollout_of(message.buffer, finals, _read_episodes(episodes, self.spec), version, message.actor)
 
-    def _parts(self, buffer: Buffer) -> Parts:
+    def open(self, buffer: Buffer) -> Opened:
+        """Read a message's headers, once for messages that are kept. ProtocolError when lengths do not fit."""
         start = HEADER_BYTES + ROLLOUT_HEADER.itemsize
         if buffer.nbytes < start:
             raise ProtocolError(f"a rollout message of {buffer.nbytes} bytes is too short")
@@ -76,7 +75,8 @@ class RolloutCodec:
         if min(finals, episodes) < 0 or sum(ends) != buffer.nbytes:
             raise ProtocolError(f"a rollout message of {buffer.nbytes} bytes where {sum(ends)} were expected: the ranks have different environments")
         middle = ends[0] + ends[1]
-        return Parts(buffer, layout, buffer[ends[0] : middle], buffer[middle:], actor)
+        header = header_of(buffer)
+        return Opened(buffer, layout, buffer[ends[0] : middle], buffer[middle:], actor, int(header["source"]), int(header["version"]))
 
     def pack(self, rollout: Rollout) -> Buffer:
         """A new message (ROLLOUT, header filled with version and count) that holds a copy of the rollout."""
@@ -92,11 +92,12 @@ class RolloutCodec:
         return write_header(buffer, Kind.ROLLOUT, version=rollout.version, count=rollout.count)
 
 
-def _together(messages: list[Parts], version: int) -> Rollout:
+def _together(messages: list[Opened]) -> Rollout:
     layout = messages[0].layout
-    finals = np.concatenate([parts.finals for parts in messages]).view(layout.final_dtype)
-    finals["slot"] = np.repeat(np.arange(len(messages)), [len(parts.finals) // layout.final_dtype.itemsize for parts in messages])
-    return layout.side_by_side([parts.buffer for parts in messages], finals, version, messages[0].actor)
+    finals = np.concatenate([message.finals for message in messages]).view(layout.final_dtype)
+    finals["slot"] = np.repeat(np.arange(len(messages)), [len(message.finals) // layout.final_dtype.itemsize for message in messages])
+    oldest = min(message.version for message in messages)
+    return layout.side_by_side([message.buffer for message in messages], finals, oldest, messages[0].actor)
 
 
 def _read_episodes(records: Array, spec: EnvironmentSpec) -> list[Episode]:

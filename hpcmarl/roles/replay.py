@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.algos.q_learning import QLearning
+from hpcmarl.comm.codec import Opened
 from hpcmarl.comm.protocol import FLAG_MORE, Buffer, check_header
 from hpcmarl.comm.topology import Group
 from hpcmarl.comm.transport import Message
@@ -46,7 +47,7 @@ class Replay(Queue):
         super().__init__(context, group, rule, algorithm)
         self.config = config
         self.codec = context.codec(algorithm)
-        self.episodes: deque[Buffer] = deque()  # whole messages, oldest first
+        self.episodes: deque[Opened] = deque()  # whole messages, oldest first
         self.bytes = 0
         self.collected = self.used = 0
         self.allowed = 0.0
@@ -70,7 +71,7 @@ class Replay(Queue):
 
     def _keep(self, buffer: Buffer) -> None:
         config = self.config
-        self.episodes.append(buffer)
+        self.episodes.append(self.codec.open(buffer))
         self.bytes += buffer.nbytes
         while len(self.episodes) > 1 and (len(self.episodes) > config.episodes or self.bytes > config.megabytes * MEGABYTE):
             self._forget_oldest()
@@ -80,7 +81,7 @@ class Replay(Queue):
             self.allowed = min(self.allowed + config.ratio, max(config.ratio, 1.0) * len(self.episodes))
 
     def _forget_oldest(self) -> None:
-        self.bytes -= self.episodes.popleft().nbytes
+        self.bytes -= self.episodes.popleft().buffer.nbytes
 
     def _shrink(self) -> None:
         """Look at the oldest episodes now and then; where the policy has left them behind, a tenth of all goes."""
@@ -132,9 +133,7 @@ class Replay(Queue):
         self.used += len(drawn)
         self.allowed -= len(drawn)
         messages = [self.episodes[index] for index in sorted(drawn.tolist())]
-        headers = [check_header(message, self.context.rank) for message in messages]
-        ranks, versions = ([int(header[key]) for header in headers] for key in ("source", "version"))
-        return Work(self.codec.read_together(messages), ranks, versions)
+        return Work(self.codec.read_together(messages), [message.source for message in messages], [message.version for message in messages])
 
     def done(self, work: Work) -> None:
         """Episodes stay."""
@@ -164,8 +163,9 @@ class Replay(Queue):
                 self.directory.parent.mkdir(exist_ok=True)
             self.writer = CheckpointWriter(self.directory, keep=self.context.config.checkpoint.keep if every else 1)
         counts = {"collected": self.collected, "used": self.used, "allowed": self.allowed}
-        sizes = np.array([buffer.nbytes for buffer in self.episodes])
-        state: dict[str, Any] = {"episodes": np.concatenate(self.episodes), "bytes": sizes, **counts}
+        buffers = [episode.buffer for episode in self.episodes]
+        sizes = np.array([buffer.nbytes for buffer in buffers])
+        state: dict[str, Any] = {"episodes": np.concatenate(buffers), "bytes": sizes, **counts}
         self.writer.submit(state, version=version, attributes=self.context.attributes("learner", self.group.index), copied=True)
 
     def resume(self, run_directory: Path, version: int) -> None:

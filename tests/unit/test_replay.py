@@ -94,7 +94,7 @@ def test_the_oldest_leave_by_number_and_by_megabytes(tmp_path):
         replay.allowed = 100
         assert drawn(replay.take(0, 0)) == [7, 8, 9, 10, 11]
         assert replay.statistics()["replay_megabytes"] == pytest.approx(replay.bytes / 1e6)
-        assert replay.bytes == sum(buffer.nbytes for buffer in replay.episodes)
+        assert replay.bytes == sum(episode.buffer.nbytes for episode in replay.episodes)
 
 
 def test_draws_are_uniform_without_repetition_and_repeatable(tmp_path):
@@ -135,7 +135,7 @@ def test_the_oldest_leave_early_where_the_policy_has_moved_on(tmp_path):
     fill(replay, range(100))
     assert looked == [[0, 1, 2], [4, 5, 6], [9, 10, 11], [9, 10, 11]]  # after 40, 60, 80 and 100: not while the least number is there
     assert (len(replay.episodes), replay.collected) == (100 - 9, 100)
-    assert replay.bytes == sum(buffer.nbytes for buffer in replay.episodes)
+    assert replay.bytes == sum(episode.buffer.nbytes for episode in replay.episodes)
     assert replay.statistics()["replay_distance"] == 0.3
     replay = replay_of(tmp_path, dynamic={"every": 1, "oldest": 1, "distance": 0.0, "least": 12})
     replay.algorithm = SimpleNamespace(distance=lambda rollouts: 1.0)
@@ -159,7 +159,7 @@ def test_in_deterministic_runs_episodes_wait_for_every_actor_and_for_the_end_of_
     assert replay.take(0, 0) is None  # another one that ended in that step is on its way
     fill(replay, [4], source=1)
     assert replay.take(0, 0).count == 4
-    assert [int(CODEC.read(buffer, 0).episode[0]) for buffer in replay.episodes] == [2, 3, 4, 0, 1]
+    assert [int(CODEC.read(episode.buffer, 0).episode[0]) for episode in replay.episodes] == [2, 3, 4, 0, 1]
     assert replay.take(0, 4) is None
     assert replay.take(1, 0) is None
 
@@ -193,7 +193,7 @@ def test_the_file_holds_everything_and_what_is_no_replay_is_told(tmp_path, caplo
 def test_a_file_with_impossible_episodes_is_not_used(tmp_path, caplog, harm):
     replay = replay_of(tmp_path, save="checkpoint")
     fill(replay, range(4))
-    rollout = CODEC.read(replay.episodes[2], 0)
+    rollout = CODEC.read(replay.episodes[2].buffer, 0)
     if harm == "action":
         rollout.policies["agent"].action[1, 0, 1] = 5
     elif harm == "reward":
@@ -201,7 +201,7 @@ def test_a_file_with_impossible_episodes_is_not_used(tmp_path, caplog, harm):
     elif harm == "middle":
         rollout.episode_end[0] = 1
     else:
-        replay.episodes[2] = replay.episodes[2][:-8]
+        replay.episodes[2] = replay.episodes[2]._replace(buffer=replay.episodes[2].buffer[:-8])
     replay.save(1, final=False)
     replay.close()
     other = replay_of(tmp_path)
