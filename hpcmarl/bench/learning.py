@@ -1,8 +1,9 @@
 """Learning against a bare torch loop: one process without MPI; the two alternated in short windows. Called by cli_bench.py.
 
 Trajectories are really played first, with the untrained policies. hpcmarl's update is all that a learner and the server do with a round of one
-learner: messages read, rollouts joined, targets, loss, backward pass, the flat vector summed and stepped, parameters loaded, the target network
-followed. The bare loop's (bare_learning.py) begins with stacked tensors and ends with a step of torch.optim.
+learner: messages read (of replayed episodes all but the headers, which a replay reads once, when they come), rollouts joined, targets, loss,
+backward pass, the flat vector summed and stepped, parameters loaded, the target network followed. The bare loop's (bare_learning.py) begins with
+stacked tensors and ends with a step of torch.optim.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from hpcmarl.algos.base import Algorithm
 from hpcmarl.algos.batch import select
 from hpcmarl.bench.bare_critics import BareCOMA, BareValueCritic
 from hpcmarl.bench.bare_learning import BareLoop, BareValues
-from hpcmarl.comm.codec import Opened
+from hpcmarl.comm.codec import OpenedMessage
 from hpcmarl.comm.episodes import EpisodeAssembler
 from hpcmarl.comm.layout import RolloutArena
 from hpcmarl.comm.local import LocalWorld
@@ -41,7 +42,7 @@ BARE: dict[str, Callable[[Config, Any], BareLoop]] = {
     **dict.fromkeys(("ma_trace", "ppo"), BareValueCritic),
     "coma": BareCOMA,
 }
-Part = list[tuple[Opened, Array | None]]  # messages, as a replay holds them, and which of their trajectories (None: all)
+Part = list[tuple[OpenedMessage, Array | None]]  # messages, as a replay holds them, and which of their trajectories (None: all)
 
 
 class Learning:

@@ -17,7 +17,7 @@ from hpcmarl.errors import ProtocolError
 from hpcmarl.types import Array, EnvironmentSpec, Episode, FinalFrame, Rollout
 
 
-class Opened(NamedTuple):
+class OpenedMessage(NamedTuple):
     """A message whose headers have been read: its layout, the bytes of its final frames and of its episodes, the actor that made it; the rank that
     sent it and the version of the policies that played."""
 
@@ -47,24 +47,7 @@ class RolloutCodec:
             self._layouts[steps, slots] = found
         return found
 
-    def read(self, buffer: Buffer, version: int) -> Rollout:
-        """The rollout in a message, as views of its buffer. ProtocolError when lengths do not fit."""
-        return self._alone(self.open(buffer), version)
-
-    def read_together(self, messages: Sequence[Opened]) -> list[Rollout]:
-        """Messages of one slot each, those of equally many steps as one rollout: copies, `version` the oldest's, `actor` the first's, and without
-        `episodes`. A message alone in its length is read as by read()."""
-        alike: dict[RolloutLayout, list[Opened]] = {}
-        for message in messages:
-            alike.setdefault(message.layout, []).append(message)
-        return [self._alone(group[0], group[0].version) if len(group) == 1 else _together(group) for group in alike.values()]
-
-    def _alone(self, message: Opened, version: int) -> Rollout:
-        layout = message.layout
-        finals, episodes = message.finals.view(layout.final_dtype), message.episodes.view(layout.episode_dtype)
-        return layout.rollout_of(message.buffer, finals, _read_episodes(episodes, self.spec), version, message.actor)
-
-    def open(self, buffer: Buffer) -> Opened:
+    def open(self, buffer: Buffer) -> OpenedMessage:
         """Read a message's headers, once for messages that are kept. ProtocolError when lengths do not fit."""
         start = HEADER_BYTES + ROLLOUT_HEADER.itemsize
         if buffer.nbytes < start:
@@ -76,7 +59,24 @@ class RolloutCodec:
             raise ProtocolError(f"a rollout message of {buffer.nbytes} bytes where {sum(ends)} were expected: the ranks have different environments")
         middle = ends[0] + ends[1]
         header = header_of(buffer)
-        return Opened(buffer, layout, buffer[ends[0] : middle], buffer[middle:], actor, int(header["source"]), int(header["version"]))
+        return OpenedMessage(buffer, layout, buffer[ends[0] : middle], buffer[middle:], actor, int(header["source"]), int(header["version"]))
+
+    def read(self, buffer: Buffer, version: int) -> Rollout:
+        """The rollout in a message, as views of its buffer. ProtocolError when lengths do not fit."""
+        return self._alone(self.open(buffer), version)
+
+    def read_together(self, messages: Sequence[OpenedMessage]) -> list[Rollout]:
+        """Messages of one slot each, those of equally many steps as one rollout: copies, `version` the oldest's, `actor` the first's, and without
+        `episodes`. A message alone in its length is read as by read()."""
+        alike: dict[RolloutLayout, list[OpenedMessage]] = {}
+        for message in messages:
+            alike.setdefault(message.layout, []).append(message)
+        return [self._alone(group[0], group[0].version) if len(group) == 1 else _together(group) for group in alike.values()]
+
+    def _alone(self, message: OpenedMessage, version: int) -> Rollout:
+        layout = message.layout
+        finals, episodes = message.finals.view(layout.final_dtype), message.episodes.view(layout.episode_dtype)
+        return layout.rollout_of(message.buffer, finals, _read_episodes(episodes, self.spec), version, message.actor)
 
     def pack(self, rollout: Rollout) -> Buffer:
         """A new message (ROLLOUT, header filled with version and count) that holds a copy of the rollout."""
@@ -92,7 +92,7 @@ class RolloutCodec:
         return write_header(buffer, Kind.ROLLOUT, version=rollout.version, count=rollout.count)
 
 
-def _together(messages: list[Opened]) -> Rollout:
+def _together(messages: list[OpenedMessage]) -> Rollout:
     layout = messages[0].layout
     finals = np.concatenate([message.finals for message in messages]).view(layout.final_dtype)
     finals["slot"] = np.repeat(np.arange(len(messages)), [len(message.finals) // layout.final_dtype.itemsize for message in messages])

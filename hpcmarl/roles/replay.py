@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.algos.q_learning import QLearning
-from hpcmarl.comm.codec import Opened
+from hpcmarl.comm.codec import OpenedMessage
 from hpcmarl.comm.protocol import FLAG_MORE, Buffer, check_header
 from hpcmarl.comm.topology import Group
 from hpcmarl.comm.transport import Message
@@ -47,7 +47,7 @@ class Replay(Queue):
         super().__init__(context, group, rule, algorithm)
         self.config = config
         self.codec = context.codec(algorithm)
-        self.episodes: deque[Opened] = deque()  # whole messages, oldest first
+        self.episodes: deque[OpenedMessage] = deque()  # whole messages, oldest first
         self.bytes = 0
         self.collected = self.used = 0
         self.allowed = 0.0
