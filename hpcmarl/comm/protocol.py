@@ -72,6 +72,7 @@ MAGIC = 0x4C52414D  # "MARL"
 FLAG_FINAL = 1  # the last STATE of a role
 FLAG_MORE = 2  # a ROLLOUT: another episode that ended in the same step follows
 FLAG_SPARSE = 4  # a vector: only what is there
+FLAG_WAIT = 8  # WEIGHTS: the learner is behind, so step no further until others come
 
 
 class Kind(IntEnum):
@@ -147,7 +148,7 @@ def control(kind: Kind, payload: bytes | bytearray = b"", **fields: Any) -> Buff
     return write_header(buffer, kind, **fields)
 
 
-def vector_message(kind: Kind, vector: NDArray[np.float32] | None, mask: NDArray[np.bool_] | None = None, **fields: Any) -> Buffer:
+def vector_message(kind: Kind, vector: NDArray[np.float32] | None, mask: NDArray[np.bool_] | None = None, flags: int = 0, **fields: Any) -> Buffer:
     """A new message with a float32 vector [P] (copied) as payload, or without one.
 
     mask [P]: what of the vector is there. The rest need not arrive, and does not where the message is shorter for it."""
@@ -158,12 +159,12 @@ def vector_message(kind: Kind, vector: NDArray[np.float32] | None, mask: NDArray
         buffer[HEADER_BYTES : HEADER_BYTES + bits.size] = bits
         buffer[HEADER_BYTES + bits.size : first] = 0
         buffer[first:].view(np.float32)[:] = vector[_places(bits.tobytes(), vector.size)]
-        return write_header(buffer, kind, flags=FLAG_SPARSE, **fields)
+        return write_header(buffer, kind, flags=flags | FLAG_SPARSE, **fields)
     size = 0 if vector is None else vector.size
     buffer = np.empty(HEADER_BYTES + 4 * size, np.uint8)
     if vector is not None:
         buffer[HEADER_BYTES:].view(np.float32)[:] = vector
-    return write_header(buffer, kind, **fields)
+    return write_header(buffer, kind, flags=flags, **fields)
 
 
 def sparse_bytes(size: int, count: int) -> int:

@@ -64,6 +64,9 @@ class RoundsConfig(Section):
     )
     max_staleness: Natural = Field(16, description="rollouts older than so many versions are dropped (off-policy algorithms)")
     queue: Count = Field(8, description="rollout messages a learner keeps; the oldest are dropped when it falls behind")
+    backpressure: bool = Field(
+        False, description="actors wait while their learner is behind; false: they go on, and the surplus is dropped, or replayed less often"
+    )
     on_loss: Literal["auto", "drop", "stop"] = Field(
         "auto", description="a group has died: go on without it, or stop after a checkpoint; auto: stop with malenia, whose objective would change"
     )

@@ -1,4 +1,4 @@
-"""The actor: steps its environments under the newest weights and sends rollouts to its learner; never waits for it.
+"""The actor: steps its environments under the newest weights and sends rollouts to its learner; waits for it where that is asked for only.
 
 weights of a version ──► act ──► step the environments ──► write a row of the arena ──► (arena full, or an episode over)
 ──► send it, go on in the next free arena. With no arena free the learner is behind: the rollout is dropped and counted.
@@ -14,7 +14,7 @@ import numpy as np
 
 from hpcmarl.comm.episodes import EpisodeAssembler
 from hpcmarl.comm.layout import RolloutArena
-from hpcmarl.comm.protocol import FLAG_FINAL, Kind, vector_of
+from hpcmarl.comm.protocol import FLAG_FINAL, FLAG_WAIT, Kind, vector_of
 from hpcmarl.comm.transport import Message
 from hpcmarl.envs import Seeds, make_environment
 from hpcmarl.packing import unpack
@@ -62,8 +62,9 @@ class Actor(Role):
         self.started = self.has_weights = self.at_boundary = False
         self.early_weights: tuple[int, FloatArray, int] | None = None
         self.ready_at = 0.0
+        self.held_since: float | None = None  # the learner is behind
         self.timer = TrajectoryTimer(self.slots)
-        self.counters: dict[str, float] = {"cancelled_steps": 0, "environment_seconds": 0.0, "acting_seconds": 0.0}
+        self.counters: dict[str, float] = {"cancelled_steps": 0, "environment_seconds": 0.0, "acting_seconds": 0.0, "held_seconds": 0.0}
         self.report = Interval(max(config.logging.every_seconds, 0.01 * context.topology.size))
 
     @property
@@ -75,6 +76,7 @@ class Actor(Role):
 
     def on_message(self, message: Message) -> None:
         if message.kind is Kind.WEIGHTS:
+            self._hold(wait=bool(int(message.header["flags"]) & FLAG_WAIT))
             self._adopt(int(message.header["version"]), vector_of(message.buffer, self.algorithm.size), int(message.header["env_steps"]))
         elif message.kind is Kind.START:
             self._start(unpack(message.payload))
@@ -86,6 +88,14 @@ class Actor(Role):
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
         self.stopping = self.stopping or self.group.index in groups  # nobody can use its rollouts any more
+
+    def _hold(self, *, wait: bool) -> None:
+        """Stand still, or go on (rounds.backpressure); how long trajectories take does not include it."""
+        now = time.perf_counter()
+        if self.held_since is not None:
+            self.counters["held_seconds"] += now - self.held_since
+            self.timer.skip(now - self.held_since)
+        self.held_since = now if wait else None
 
     def _adopt(self, version: int, vector: FloatArray | None, env_steps: int) -> None:
         """Take new weights at once; on-policy work under older ones is abandoned here and now (late: cancel)."""
@@ -143,7 +153,7 @@ class Actor(Role):
     def work(self) -> bool:
         if self.stopping:
             return self._stop()
-        if not self.has_weights or time.monotonic() < self.ready_at:
+        if not self.has_weights or self.held_since is not None or time.monotonic() < self.ready_at:
             return False
         if self.at_boundary and not self._leave_boundary():
             return False

@@ -97,6 +97,17 @@ class Queue:
             self.overflow += entry.rollout.count
         entry.message.release()
 
+    def behind(self, version: int) -> bool:
+        """Whether the actors are to wait (rounds.backpressure): there is work for the time in which they would sample more.
+
+        Never in deterministic runs, whose actors stop by themselves."""
+        config = self.context.config
+        return config.rounds.backpressure and not config.deterministic and self._plenty(version)
+
+    def _plenty(self, version: int) -> bool:
+        """Two gradients: one that is being made, and the next."""
+        return 0 < 2 * self._wanted(version, 0) <= sum(entry.uses * entry.rollout.count for entry in self.entries)
+
     # ---- out
 
     def take(self, version: int, delivered: int) -> Work | None:
@@ -209,11 +220,18 @@ class Iterations(Queue):
         chosen = [(self.batch[index], part[part[:, 0] == index, 1]) for index in np.unique(part[:, 0])]
         return _work([select(entry.rollout, slots) for entry, slots in chosen], [entry for entry, _ in chosen])
 
+    def _batch_size(self) -> int:
+        """Trajectories of an iteration: a part for each gradient must hold the group's share of a round."""
+        return self.algorithm.minibatches * share(self.rule.batch, len(self.rule.present))
+
+    def _plenty(self, version: int) -> bool:
+        """The next batch; the present one takes its time."""
+        return sum(entry.rollout.count for entry in self.entries) >= self._batch_size()
+
     def _begin(self, version: int) -> bool:
-        """The next batch: a part for each gradient must hold the group's share of a round."""
+        """The next batch, where it is there."""
         self._end()
-        epochs, parts = self.algorithm.epochs, self.algorithm.minibatches
-        missing = parts * share(self.rule.batch, len(self.rule.present))
+        epochs, parts, missing = self.algorithm.epochs, self.algorithm.minibatches, self._batch_size()
         self.limit = max(self.limit, 2 * missing)
         if sum(entry.rollout.count for entry in self.entries) < missing:
             return False

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmarl.algos.q_learning import QLearning
-from hpcmarl.comm.protocol import FLAG_FINAL, Buffer, Kind, masked_vector_of, vector_message
+from hpcmarl.comm.protocol import FLAG_FINAL, FLAG_WAIT, Buffer, Kind, masked_vector_of, vector_message
 from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import LatestLink, Message, SendHandle
 from hpcmarl.config import QLearningConfig
@@ -47,6 +47,7 @@ class Learner(Role):
         self.links = {rank: LatestLink(self.transport, rank) for rank in self.group.actors}
         self.feed = self._make_feed()
         self.version, self.delivered = -1, 0
+        self.holding = False  # the actors wait
         self.mask: BoolArray | None = None  # which of the present parameters are there, where some are not
         self.env_steps = self.agent_steps = self.learned_steps = 0
         self.sending: list[SendHandle] = []
@@ -109,16 +110,20 @@ class Learner(Role):
         self._snapshot()  # before the actors get the new weights, while they stand at the boundary in a deterministic run
         if self.stopping:
             return
+        self._publish()
+
+    def _publish(self) -> None:
         weights = self._weights()
         for link in self.links.values():
             link.offer(weights)
 
     def _weights(self) -> Buffer:
-        """The message with the present parameters."""
+        """The message with the present parameters, and whether the actors are to wait."""
+        self.holding = self.feed.behind(self.version)
         fields = {"source": self.context.rank, "role": ROLE_NAMES.index(self.name), "version": self.version}
         fields["env_steps"] = self.progress
         mask = self.mask if self.replica is None else self.replica.mask
-        return vector_message(Kind.WEIGHTS, self.algorithm.parameters, mask, **fields)
+        return vector_message(Kind.WEIGHTS, self.algorithm.parameters, mask, FLAG_WAIT if self.holding else 0, **fields)
 
     def _snapshot(self) -> None:
         """Send the state, and have the actors send theirs, as soon as the version that the server asked for is reached."""
@@ -156,6 +161,8 @@ class Learner(Role):
             return self._stop()
         if self.report.due():
             self._report()
+        if self.holding and not self.feed.behind(self.version):
+            self._publish()  # the round may need more of this group before it ends
         work = self._take()
         if work is None:
             return False

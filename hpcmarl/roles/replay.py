@@ -97,6 +97,10 @@ class Replay(Queue):
         """No episode is too old."""
         self.draws = 0
 
+    def _plenty(self, version: int) -> bool:
+        """Draws for two gradients."""
+        return self.collected >= self.config.starts and self.allowed >= 2 * self._wanted(version, 0) > 0
+
     # ---- out
 
     def take(self, version: int, delivered: int) -> Work | None:

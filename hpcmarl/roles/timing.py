@@ -32,6 +32,10 @@ class TrajectoryTimer:
         """All slots begin anew; what they were doing does not count."""
         self._began[:] = time.perf_counter()
 
+    def skip(self, seconds: float) -> None:
+        """The trajectories under way stood still for so long just now."""
+        self._began += seconds
+
     def finished(self, slots: Sequence[int]) -> None:
         """These slots have each finished a trajectory and begin the next."""
         now = time.perf_counter()
