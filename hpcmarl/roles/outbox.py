@@ -1,7 +1,7 @@
 """What an actor writes into and sends from: a ring of arenas for unrolls, and a bounded number of single episodes under way.
 
 Called by the actor; knows no environment and no algorithm. A full arena is sent only if another one is free to go on in, so that
-an actor never waits for its learner; what cannot be sent is dropped and counted.
+an actor never waits for a free one; what cannot be sent is dropped and counted.
 """
 
 from __future__ import annotations
