@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from hpcmarl.comm import protocol
+from hpcmarl.io.checkpoint import list_checkpoints, load_checkpoint
 from hpcmarl.roles.replica import Replica
 from tests.mpi.launch import LIBRARIES, mpi_command, needs_horovod, needs_mpich, run, run_program, run_train
 from tests.unit.test_sparse_messages import SPARSE, assert_same
@@ -93,6 +94,17 @@ def test_so_is_one_that_replays_episodes(tmp_path):
 
 
 RENNALA = ("rounds.rule=rennala", "rounds.batch=5", "algo.name=reinforce", "optimizer.name=nigt", "rounds.late=ignore")
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_actors_wait_for_a_learner_that_is_behind(library, tmp_path):
+    (tmp_path / "echo.yaml").write_text(ECHO)
+    changes = ("rounds.backpressure=true", "algo.replay.ratio=64", "stop.updates=300")
+    job = run_train(library, 3, tmp_path / "echo.yaml", "--run-dir", str(tmp_path / "run"), *changes)
+    assert job.code == 0, job.text
+    held = load_checkpoint(list_checkpoints(tmp_path / "run" / "replay" / "group-0000")[0])[0]
+    assert 25 < held["used"] / (held["collected"] - 16) <= 64  # without waiting 1 or 2; dozens of episodes may be on their way when the run ends
+    assert not job.orphans
 
 
 @pytest.mark.parametrize(
