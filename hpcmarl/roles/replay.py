@@ -2,9 +2,9 @@
 
 Episodes are copied out of their messages and stay as compact as these are; the oldest leave. A gradient draws its share of a round uniformly
 and without repetition, or partly from the newest (algo.replay.recent). Each new episode allows so many more to be learned from (ratio):
-a fast learner waits for its actors, a slow one draws less often from each episode; nothing is too old, unless the oldest are asked what the
-policy would do today (algo.replay.dynamic). In deterministic runs the episodes of a version go in together, in the order of the actors. The
-file (io/checkpoint.py) lies in replay/ of the run directory, one a learner.
+a fast learner waits for its actors, a slow one draws less often from each episode, or has them wait (rounds.backpressure); nothing is too old,
+unless the oldest are asked what the policy would do today (algo.replay.dynamic). In deterministic runs the episodes of a version go in together,
+in the order of the actors. The file (io/checkpoint.py) lies in replay/ of the run directory, one a learner.
 """
 
 from __future__ import annotations
