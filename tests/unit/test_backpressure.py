@@ -39,12 +39,12 @@ def test_nothing_is_dropped_where_actors_wait(tmp_path, extra):
     assert held(ranks) > 0
 
 
-@pytest.mark.parametrize("groups", [1, 2])
-def test_a_replay_keeps_its_ratio_from_both_sides(tmp_path, groups):
+@pytest.mark.parametrize(("size", "groups"), [(1, 1), (5, 1), (5, 2)])
+def test_a_replay_keeps_its_ratio_from_both_sides(tmp_path, size, groups):
     changes = (f"topology.groups={groups}", f"rounds.batch={16 * groups}", "algo.replay.ratio=64", "stop.updates=120")
     found = {}
     for pressure in ("false", "true"):
-        ranks = run_world(5, tmp_path / pressure, *changes, f"rounds.backpressure={pressure}", text=ECHO)
+        ranks = run_world(size, tmp_path / pressure, *changes, f"rounds.backpressure={pressure}", text=ECHO)
         feeds = [rank.roles["learner"].feed for rank in ranks if "learner" in rank.roles]
         found[pressure] = [feed.used / (feed.collected - feed.config.starts) for feed in feeds]
     assert max(found["false"]) < 25
