@@ -1,4 +1,4 @@
-"""The actor: steps its environments under the newest weights and sends rollouts to its learner; waits for it where that is asked for only.
+"""The actor: steps its environments under the newest weights and sends rollouts to its learner; waits for it with rounds.backpressure only.
 
 weights of a version ──► act ──► step the environments ──► write a row of the arena ──► (arena full, or an episode over)
 ──► send it, go on in the next free arena. With no arena free the learner is behind: the rollout is dropped and counted.

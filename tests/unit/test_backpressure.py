@@ -80,7 +80,7 @@ def test_a_dead_actor_and_its_replacement_leave_nobody_standing(tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "extra", "count"), [(Queue, (), 4), (Queue, ("algo.reuse=2",), 2), (Iterations, (), 6)])
-def test_who_has_work_for_the_time_in_which_more_is_sampled_is_behind(kind, extra, count):
+def test_two_gradients_or_the_next_batch_are_enough_to_be_behind(kind, extra, count):
     for key, expected in (("rounds.backpressure=true", True), ("rounds.backpressure=false", False), ("deterministic=true", False)):
         context = SimpleNamespace(config=load_config(SPREAD, ["rounds.backpressure=true", *extra, key]), queue_limit=lambda _: 8)
         algorithm = SimpleNamespace(on_policy=False, epochs=2, minibatches=3)

@@ -101,6 +101,8 @@ def test_a_damaged_rollout_is_a_protocol_error(cut):
     buffer = codec.pack(random_rollout(SPECS["plain"], 4, 3, np.random.default_rng(0)))
     with pytest.raises(ProtocolError):
         codec.read(buffer[:cut], 0)
+    with pytest.raises(ProtocolError):
+        codec.read_together([codec.open(buffer), codec.open(buffer[:cut])])
 
 
 def test_another_networks_vector_is_a_protocol_error():
