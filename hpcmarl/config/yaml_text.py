@@ -25,7 +25,7 @@ _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
 
 class _GuardedLoader(yaml.SafeLoader):
-    """PyYAML's safe loader that refuses aliases (expansion bombs) and duplicate keys (the first one would be lost silently)."""
+    """PyYAML's safe loader that refuses aliases (expansion bombs), duplicate keys (the first one would be lost silently) and {a:1}, a key without a value."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -35,8 +35,12 @@ class _GuardedLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         first: dict[Hashable, int] = {}
-        for key_node, _ in node.value:
+        for key_node, value_node in node.value:
             key = self.construct_object(key_node, deep=True)
+            if node.flow_style and isinstance(key, str) and ":" in key and key_node.style is None and value_node.value == "":
+                spaced = key.replace(":", ": ", 1)
+                message = f"{{{key}}} is a key without a value, write a space after the colon: {{{spaced}}}"
+                raise yaml.constructor.ConstructorError(None, None, message, key_node.start_mark)
             if isinstance(key, Hashable):
                 line = key_node.start_mark.line + 1
                 if key in first:

@@ -85,6 +85,7 @@ CASES = {
     "item with a name": (BASE + "topology: {groups: [{}]}\n", ("topology.groups.x.actors=1",), ["has no item x"]),
     "duplicate key": ("seed: 1\n" + BASE + "seed: 2\n", (), ["line 4, column 1", "'seed' is there twice (first on line 1)"]),
     "duplicate key deep": (BASE + "eval:\n  greedy: yes\n  greedy: no\n", (), ["line 5, column 3", "twice"]),
+    "no space after a colon": (BASE, ("env.kwargs={board_size:9}",), ["{board_size:9} is a key without a value", "{board_size: 9}"]),
     "alias": ("env: &x {id: a}\nstop: *x\n", (), ["line 2, column 7", "alias *x is not supported"]),
     "python object": (BASE + "name: !!python/object/apply:os.getcwd []\n", (), ["line 3, column 7", "not valid YAML"]),
     "syntax": ("env: [\n", (), ["line 2, column 1", "not valid YAML"]),

@@ -89,6 +89,9 @@ class TestOverrides:
     def test_a_value_may_hold_an_equals_sign(self):
         assert load_config(BASE, ["env.kwargs.a=b=c"]).env.kwargs == {"a": "b=c"}
 
+    def test_a_quoted_key_may_hold_a_colon(self):
+        assert load_config(BASE, ["env.kwargs={'a:1': 2, 'b:': }"]).env.kwargs == {"a:1": 2, "b:": None}
+
     def test_sections_are_made_and_others_kept(self):
         config = load_config("env: {id: a.b, kwargs: {N: 2, M: 5}}\nstop: {updates: 3}\n", ["env.kwargs.N=3", "env.kwargs.deep.er=1"])
         assert config.env.kwargs == {"N": 3, "M": 5, "deep": {"er": 1}}
