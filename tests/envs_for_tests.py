@@ -249,6 +249,10 @@ class Boxed(ParallelEnv):
         return {"lone_0": self.seen.sample()}, {"lone_0": 0.5}, {"lone_0": False}, {"lone_0": False}, {"lone_0": {}}
 
 
+def screen() -> Boxed:
+    return Boxed(spaces.Discrete(2), spaces.Box(0, 255, (64, 64, 3), np.uint8))
+
+
 def boxed_matrix() -> Boxed:
     return Boxed(spaces.Box(np.array([[-1.0, 0.0]] * 2, np.float32), np.array([[1.0, 2.0]] * 2, np.float32)))
 

@@ -25,7 +25,8 @@ _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
 
 class _GuardedLoader(yaml.SafeLoader):
-    """PyYAML's safe loader that refuses aliases (expansion bombs), duplicate keys (the first one would be lost silently) and {a:1}, a key without a value."""
+    """PyYAML's safe loader that refuses aliases (expansion bombs), duplicate keys (the first one would be lost silently)
+    and {a:1} (which is a key without a value)."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):

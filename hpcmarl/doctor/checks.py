@@ -97,14 +97,19 @@ def check_reductions(config: Config | None) -> list[Finding]:
 
 def check_environment(config: Config) -> Finding:
     """Whether the environment of a configuration can be made, and what it looks like."""
-    from hpcmarl.envs import describe
+    from hpcmarl.envs import describe, image_remark
 
     try:
         spec = describe(config.env, config.policies)
     except HpcmarlError as error:
         return Finding("BAD", "environment", config.env.id, str(error))
     policies = ", ".join(f"{policy.name}: {len(policy.agents)} agents, {policy.action.kind}" for policy in spec.policies)
-    return Finding("OK", "environment", f"{spec.id} ({'turn-based' if spec.turn_based else 'parallel'}; {policies})")
+    found = f"{spec.id} ({'turn-based' if spec.turn_based else 'parallel'}; {policies})"
+    if remark := image_remark(spec):
+        return Finding(
+            "WARN", "environment", f"{found}; {remark}", "let a wrapper shrink and scale them, and name its factory: env.id=package.module:factory"
+        )
+    return Finding("OK", "environment", found)
 
 
 def check_storage(run_directory: Path) -> list[Finding]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hpcmarl.config import EnvConfig, PolicyConfig
-from hpcmarl.envs.base import BatchedEnvironment, Seeds, episode_seed, new_frame, new_outcome
+from hpcmarl.envs.base import BatchedEnvironment, Seeds, episode_seed, image_remark, new_frame, new_outcome
 from hpcmarl.envs.known import KNOWN_ENVIRONMENTS, KnownEnvironment
 from hpcmarl.types import EnvironmentSpec
 
@@ -25,6 +25,7 @@ __all__ = [
     "Seeds",
     "describe",
     "episode_seed",
+    "image_remark",
     "make_environment",
     "new_frame",
     "new_outcome",

@@ -18,6 +18,7 @@ import numpy as np
 from hpcmarl.types import Array, EnvironmentSpec, Frame, IntArray, Outcome, PolicyFrame, PolicyOutcome
 
 SEED_BLOCK = 64
+IMAGE_SIZE = 10_000  # numbers: 64x64x3 is an image, a chess board's 8x8x111 is none
 
 
 @dataclass(frozen=True)
@@ -114,3 +115,13 @@ def new_outcome(spec: EnvironmentSpec, slots: int) -> Outcome:
         shape = (slots, len(policy.agents))
         policies[policy.name] = PolicyOutcome(np.zeros(shape, np.float32), np.zeros(shape, np.bool_), np.zeros(shape, np.bool_))
     return Outcome(policies=policies, episode_end=np.zeros(slots, np.uint8))
+
+
+def image_remark(spec: EnvironmentSpec) -> str:
+    """What to know about policies that see images, in one line; empty where none does."""
+    seen = [policy for policy in spec.policies if len(policy.observation_shape) == 3 and policy.observation_size >= IMAGE_SIZE]
+    if not seen:
+        return ""
+    shape = "x".join(map(str, seen[0].observation_shape))
+    what = f"the observations of {', '.join(policy.name for policy in seen)} look like images ({shape}, {seen[0].observation_size:,} numbers)"
+    return f"{what}: networks have no convolutions, they take them flat and unscaled"

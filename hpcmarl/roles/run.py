@@ -22,7 +22,7 @@ from hpcmarl.comm.topology import Topology, assign_roles
 from hpcmarl.comm.transport import Transport
 from hpcmarl.config import Config
 from hpcmarl.config.file import dump_config
-from hpcmarl.envs import describe
+from hpcmarl.envs import describe, image_remark
 from hpcmarl.errors import EXIT_SUCCESS, ConfigError, FormatError, HpcmarlError, UsageError
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from hpcmarl.io.run_directory import RunDirectory
@@ -285,4 +285,6 @@ def start_logging(context: Context) -> None:
             handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name not in TOLD_BY_THE_LEAGUE)
     logging.basicConfig(level=level, handlers=handlers, force=True)
     roles = "+".join(context.topology.roles_of(context.rank))
+    if context.rank == context.topology.server and (remark := image_remark(context.spec)):
+        logging.getLogger(__name__).warning("%s (hpcmarl doctor says what helps)", remark)
     logging.getLogger(__name__).debug("rank %d of %d is %s on %s", context.rank, context.topology.size, roles, context.transport.host)

@@ -172,6 +172,13 @@ def test_a_bad_configuration_is_one_line_on_a_whole_world(config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_on_images_says_once_what_networks_do_with_them(config, tmp_path):
+    images = ("env.id=tests.envs_for_tests:screen", "env.kwargs={}", "stop={seconds: 1}", "eval.episodes=0")
+    job = run_train("openmpi", 2, config, "--run-dir", str(tmp_path / "run"), *images)
+    assert job.code == 0, job.text
+    assert job.text.count("look like images (64x64x3, 12,288 numbers)") == 1
+
+
 @needs_mpich
 def test_silent_singletons_are_refused_with_a_hint(config, tmp_path):
     ranks = [sys.executable, "-m", "hpcmarl", "train", str(config), "--run-dir", str(tmp_path / "run")]

@@ -130,6 +130,12 @@ class TestFindings:
         assert bad.remedy
         assert "3 agents, discrete" in checks.check_environment(load_config("env: {id: mpe2.simple_spread_v3}\nstop: {updates: 1}\n")).value
 
+    def test_an_environment_of_images(self):
+        seen = checks.check_environment(load_config("env: {id: tests.envs_for_tests:screen}\nstop: {updates: 1}\n"))
+        assert seen.status == "WARN"
+        assert "look like images (64x64x3, 12,288 numbers)" in seen.value
+        assert "wrapper" in seen.remedy
+
     def test_packages_that_are_missing_say_how_to_get_them(self, monkeypatch):
         monkeypatch.setattr(checks, "OPTIONAL_PACKAGES", {"numpy": ("numpy", "no"), "surely-not-there": ("surely_not_there", "pip install it")})
         there, missing = checks.check_packages()
