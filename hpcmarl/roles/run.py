@@ -272,7 +272,7 @@ def _check_fits(config: Config, state: dict[str, Any], attributes: dict[str, Any
 
 
 def start_logging(context: Context) -> None:
-    """Every rank to logs/rank-NNNN.log; the server's rank to standard error as well."""
+    """Every rank to logs/rank-NNNN.log; the server's rank to standard error as well, beginning with what to know about the environment."""
     level = context.config.logging.level.upper()
     handlers: list[logging.Handler] = [LogFile(RunDirectory(context.run_directory).log_path(context.rank))]
     if context.rank == context.topology.server:
