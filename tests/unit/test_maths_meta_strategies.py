@@ -86,7 +86,8 @@ def test_the_linear_program_finds_what_going_through_supports_finds(seed, rows, 
 def test_the_replicators_averages_keep_their_bound(payoff, time):
     spread = np.ptp(payoff)
     gained = meta.exploitability_of_mixture(payoff, *meta.replicator(payoff, time))
-    assert gained <= spread * (np.log(payoff.size) / (2 * time) * 1.001 + 1e-9)
+    rounding = 1e-14 * np.abs(payoff).max()  # what a game of equal payoffs seems to leave to gain
+    assert gained <= spread * (np.log(payoff.size) / (2 * time) * 1.001 + 1e-9) + rounding
 
 
 def literal_replicator(payoff, time, step):
