@@ -39,6 +39,7 @@ def examine(config: Config | None, run_directory: Path, json: bool) -> int:
         *checks.check_software(),
         *findings,
         checks.check_mpiexec(os.environ, library),
+        *checks.check_left_behind(),
         world.judge_messages(exchange),
         *world.judge_roles(hosts, config),
         *world.judge_facts(exchange.reports, config.topology.threads if config else 1),

@@ -25,6 +25,7 @@ from hpcmarl.config import Config
 from hpcmarl.doctor.findings import Finding, Status
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.launch.mpiexec import find_mpiexec
+from hpcmarl.launch.processes import started_at
 from hpcmarl.launch.world import LIBRARIES, launcher_world, library_kind
 
 LITTLE_SPACE, NO_SPACE = 2 << 30, 200 << 20  # bytes
@@ -67,6 +68,21 @@ def check_mpiexec(environ: Mapping[str, str], library: str) -> Finding:
         remedy = f"put the mpiexec of {LIBRARIES[loaded]} first on PATH, or choose the library with MPI4PY_MPIABI; ranks would not find each other"
         return Finding("BAD", "mpiexec", f"{value}, but mpi4py loads {LIBRARIES[loaded]}", remedy)
     return Finding("OK", "mpiexec", value)
+
+
+def check_left_behind() -> list[Finding]:
+    """Whether Open MPI 5's launchers that were killed have left files here, at which a later one of the same process number would fail."""
+    directory = Path(tempfile.gettempdir())
+    left = []
+    for path in directory.glob("ompi.*"):
+        number = path.name.removeprefix("ompi.")
+        with contextlib.suppress(OSError):  # it ended while we looked
+            if number.isdecimal() and path.stat().st_uid == os.geteuid() and started_at(int(number)) == 0:
+                left.append(path.name)
+    if not left:
+        return []
+    value = f"{len(left)} in {directory} of launchers that were killed ({min(left)}, ...): a mpiexec that gets one of their numbers does not start"
+    return [Finding("WARN", "left behind", value, f"rm -rf {directory}/ompi.* while no MPI job of yours runs here; hpcmarl's -n is not concerned")]
 
 
 def check_packages() -> list[Finding]:

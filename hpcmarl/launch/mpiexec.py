@@ -30,8 +30,9 @@ from hpcmarl.launch.world import launcher_world, library_kind
 
 KILL_AFTER = 5.0  # seconds from SIGTERM to SIGKILL once the user insists
 OUTCOME = "HPCMARL_OUTCOME"  # names a file: the server's rank writes the run's exit code to it
-DID_NOT_START = 213  # Open MPI 5's launcher; now and then its own server does not come up ("listener thread failed to start")
-STARTS = 3
+# Where Open MPI 5's launcher keeps its files: by default $TMPDIR/ompi.PROCESS, which a killed one leaves there; a later one of the same number
+# does not start then ("The PMIx server's listener thread failed to start", exit code 213; openpmix issue 4022)
+_SCRATCH, _SCRATCH_ON_ALL_NODES = "PRTE_MCA_prte_local_tmpdir_base", "PRTE_MCA_prte_tmpdir_base"
 _SET_PARENT_DEATH_SIGNAL = 1  # Linux prctl: should this process be killed -9, mpiexec gets SIGTERM and ends its ranks
 
 
@@ -69,11 +70,12 @@ def program_of(path: Path, version_text: str) -> MpiProgram:
     return MpiProgram(path, library_kind(version_text), version)
 
 
-def command_line(ranks: int, program: MpiProgram, environ: Mapping[str, str], is_root: bool) -> tuple[list[str], dict[str, str]]:
+def command_line(ranks: int, program: MpiProgram, environ: Mapping[str, str], is_root: bool, scratch: str) -> tuple[list[str], dict[str, str]]:
     """The start of the command (mpiexec and its flags) and the environment variables to add.
 
     On one machine Open MPI gets: more ranks than cores, no binding, shared-memory transport without probing for a network, no
-    one-sided UCX or RDMA (both crash here), and fault tolerance from version 5 on. In an allocation of several nodes the site's
+    one-sided UCX or RDMA (both crash here), and from version 5 on fault tolerance and `scratch`, a directory that no other launcher
+    uses, for its files, unless the user has chosen one. In an allocation of several nodes the site's
     settings rule and nothing is forced. MPICH needs no flags.
     """
     command, added = [str(program.path), "-n", str(ranks)], dict[str, str]()
@@ -86,6 +88,8 @@ def command_line(ranks: int, program: MpiProgram, environ: Mapping[str, str], is
     command += ["--oversubscribe", "--bind-to", "none"]
     if program.version and program.version[0] >= 5:
         command += ["--mca", "pml", "ob1", "--mca", "osc", "^ucx", "--with-ft", "ulfm"]
+        if not {_SCRATCH, _SCRATCH_ON_ALL_NODES} & environ.keys():
+            added[_SCRATCH] = scratch
     else:
         command += ["--mca", "osc", "^rdma"]
     return command, added
@@ -100,15 +104,11 @@ def run_ranks(ranks: int, arguments: Sequence[str], environ: Mapping[str, str]) 
     if around is not None and around.size > 1:
         raise LaunchError(f"-n {ranks} inside a world of {around.size} ranks started by {around.launcher.name}; leave -n out to join that world")
     program = find_mpiexec(environ)
-    command, added = command_line(ranks, program, environ, is_root=os.geteuid() == 0)
-    # unbuffered: what a rank says is seen before it dies
-    full = [*command, sys.executable, "-u", "-m", "hpcmarl", *arguments]
-    with tempfile.TemporaryDirectory(prefix="hpcmarl-") as directory:
-        outcome = Path(directory) / "exit-code"
-        for _ in range(STARTS if program.library == "openmpi" else 1):
-            code = supervise(full, {**environ, **added, OUTCOME: str(outcome)})
-            if code != DID_NOT_START:
-                break
+    with tempfile.TemporaryDirectory(prefix="hpcmarl-", ignore_cleanup_errors=True) as scratch:
+        command, added = command_line(ranks, program, environ, is_root=os.geteuid() == 0, scratch=scratch)
+        outcome = Path(scratch) / "exit-code"
+        # unbuffered: what a rank says is seen before it dies
+        code = supervise([*command, sys.executable, "-u", "-m", "hpcmarl", *arguments], {**environ, **added, OUTCOME: str(outcome)})
         # the launcher may speak of a rank that died and was replaced, or that the run went on without
         return int(outcome.read_text()) if outcome.is_file() else code
 

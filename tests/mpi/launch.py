@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ MPICH_PYTHON = os.environ.get("HPCMARL_MPICH_PYTHON", "")
 needs_mpich = pytest.mark.skipif(not MPICH_PYTHON, reason="set HPCMARL_MPICH_PYTHON (tools/test makes that environment)")
 LIBRARIES = ["openmpi", pytest.param("mpich", marks=needs_mpich)]
 
+SCRATCH = tempfile.TemporaryDirectory(prefix="hpcmarl-tests-", ignore_cleanup_errors=True)  # removed when the tests end
 ON_THEIR_WAY_OUT = 5.0  # seconds that a busy machine may take to end processes that were killed
 HOROVOD = find_spec("horovod") is not None
 needs_horovod = pytest.mark.skipif(not HOROVOD, reason="Horovod is not installed: run tools/install_horovod")
@@ -48,7 +50,7 @@ def mpi_command(library: str, ranks: int, command: Sequence[str]) -> tuple[list[
     environment["PATH"] = f"{Path(python_of(library)).parent}{os.pathsep}{environment['PATH']}"
     mpiexec = Path(python_of(library)).parent / "mpiexec"
     program = program_of(mpiexec, subprocess.run([mpiexec, "--version"], capture_output=True, text=True, check=True).stdout)
-    start, extra = command_line(ranks, program, environment, os.geteuid() == 0)
+    start, extra = command_line(ranks, program, environment, os.geteuid() == 0, tempfile.mkdtemp(dir=SCRATCH.name))
     return [*start, *command], environment | extra
 
 

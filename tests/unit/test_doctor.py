@@ -124,6 +124,19 @@ class TestFindings:
         assert finding.status == "BAD"
         assert "put the mpiexec of MPICH first" in finding.remedy
 
+    def test_what_killed_launchers_have_left(self, tmp_path, monkeypatch):
+        gone = subprocess.Popen(["true"])
+        gone.wait()
+        for name in ("ompi.sock", f"ompi.{os.getpid()}"):
+            (tmp_path / name).mkdir()
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        assert checks.check_left_behind() == []
+        (tmp_path / f"ompi.{gone.pid}").mkdir()
+        (finding,) = checks.check_left_behind()
+        assert finding.status == "WARN"
+        assert finding.value.startswith(f"1 in {tmp_path} of launchers that were killed (ompi.{gone.pid}, ...)")
+        assert f"rm -rf {tmp_path}/ompi.* while no MPI job" in finding.remedy
+
     def test_environment(self):
         bad = checks.check_environment(load_config(BASE))
         assert bad.status == "BAD"
