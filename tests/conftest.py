@@ -1,9 +1,15 @@
-"""Which tests may run beside each other where there are several workers (`pytest -n 3 --dist loadscope`, as tools/test does)."""
+"""One thread for each process of the tests; and which of them may run beside each other (`pytest -n 3 --dist loadscope`, as tools/test does)."""
 
+import os
 from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
+
+from hpcmarl.launch.threads import set_thread_environment
+
+# As ranks have: virtual ranks, which live in the tests' own process, add up in the same order then, and are the same bit for bit.
+set_thread_environment(1, os.environ)
 
 # One cluster serves all of tests/slurm; of each other room that starts MPI ranks one test runs at a time. Unit tests go anywhere.
 # These rooms come first in the alphabet, hence first of all (--no-loadscope-reorder): each takes minutes, much of them waiting.
