@@ -174,9 +174,11 @@ class Literal:
                 return 0
             return 2 if self.truncated and counts(self.length) else 1
 
-        arguments = (value, lambda t: self.reward(t, self.agents), counts, ends)
-        targets = self.targets(*arguments, config.trace_lambda)
-        returns = self.targets(*arguments, 1.0)
+        def reward(t):
+            return self.reward(t, self.agents)
+
+        targets = self.targets(value, reward, counts, ends, config.trace_lambda)
+        returns = self.targets(lambda t: 0.0, reward, counts, ends, 1.0)
         total = torch.zeros(())
         for t, wanted in targets.items():
             mixed = self.joint(online, rows, self.done(t), t)

@@ -66,7 +66,8 @@ class Mixed(QLearning):
         config = self._config
         if not isinstance(config, MixingConfig):
             return SumMixer()
-        return MonotonicMixer(self._agents, self._state_size, config.mixing_width, config.hypernetwork_width, generator)
+        widths = config.mixing_width, config.hypernetwork_width
+        return MonotonicMixer(self._agents, self._state_size, *widths, generator, config.hypernetwork_activation)
 
     @property
     def _agents(self) -> int:
@@ -85,14 +86,14 @@ class Mixed(QLearning):
             future = self._future(team, values, later)
         targets = self._targets(team.columns, future.unsqueeze(-1))[..., 0]
         total = self._total(self._online, team, values)
-        return self._difference(team, total, targets, future) / team.rows, team.means(total, targets)
+        return self._difference(team, total, targets) / team.rows, team.means(total, targets)
 
     def _future(self, team: Team, values: list[torch.Tensor], later: list[torch.Tensor]) -> torch.Tensor:
         """V [T+1, B] under the target network."""
         return self._mix(self._target, team, self._utilities(team.episodes, values, later))
 
-    def _difference(self, team: Team, total: torch.Tensor, targets: torch.Tensor, future: torch.Tensor) -> torch.Tensor:
-        """The loss summed over rows; total, targets [T, B], future [T+1, B]."""
+    def _difference(self, team: Team, total: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The loss summed over rows; total, targets [T, B]."""
         return ((total - targets).square() * team.counted).sum()
 
     def _team(self, episodes: Episodes) -> Team:

@@ -79,6 +79,7 @@ class QLearning(Algorithm):
         self._online, self._target = online, self._networks(seeded_generator(seed))
         self._follower = Target(self._target.modules, config.target_every, config.target_rate)
         self._env_steps = 0
+        self._largest_reward = 0.0  # in size, scaled; of all that this learner has learned from
 
     def _networks(self, generator: torch.Generator) -> Networks:
         policies = {policy.name: self._policy(policy, generator) for policy in self.spec.policies}
@@ -145,7 +146,8 @@ class QLearning(Algorithm):
 
     def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:
         """Minus the gradient of the mean loss over the rows of these episodes, times their number: with episodes of unequal lengths it depends
-        on what is in one call. Statistics: loss, value and target (means over rows), epsilon, gradient_norm."""
+        on what is in one call. Statistics: loss, value and target (means over rows), epsilon, gradient_norm; value_limit, where gamma is below 1:
+        the most that a return can be in size with the rewards seen so far."""
         self._flat.zero_gradient()
         episodes = episodes_of(join(rollouts), self.spec, agent_id=self._config.agent_id)
         values = self._values(self._online, episodes)
@@ -154,7 +156,8 @@ class QLearning(Algorithm):
         loss, statistics = self._loss(episodes, values, later)
         (-loss * episodes.count).backward()  # type: ignore[no-untyped-call]
         epsilon = falling(self._config.epsilon_start, self._config.epsilon_final, self._config.epsilon_steps, self._env_steps)
-        return self._ascent({"loss": float(loss.detach()), **statistics, "epsilon": epsilon})
+        limit = {"value_limit": self._largest_reward / (1.0 - self._config.discount)} if self._config.discount < 1.0 else {}
+        return self._ascent({"loss": float(loss.detach()), **statistics, **limit, "epsilon": epsilon})
 
     def distance(self, rollouts: Sequence[Rollout]) -> float:
         """Of the present policy from the one that played these episodes: the share of their actions that are not the best ones now, 0 to 1. What was
@@ -195,12 +198,14 @@ class QLearning(Algorithm):
     def _targets(self, columns: Columns, future: torch.Tensor, known: BoolArray | None = None, trace_lambda: float | None = None) -> torch.Tensor:
         """R [T, B, U]; future: V [T+1, B, U]. known [T+1, B, U]: an agent that is cut off where no observation is known is worth V_t still."""
         config, value = self._config, future.numpy()
+        reward = columns.reward * np.float32(config.reward_scale)
+        self._largest_reward = max(self._largest_reward, float(np.abs(reward).max(initial=0.0, where=columns.acts)))
         final = value[1:] if known is None else np.where(known[1:], value[1:], value[:-1])
         trace = vtrace(
             np.zeros_like(columns.reward),
             value[:-1],
             np.zeros_like(value[0]),
-            columns.reward * np.float32(config.reward_scale),
+            reward,
             columns.acts,
             columns.terminated,
             columns.truncated,

@@ -3,7 +3,8 @@
     V = sum_{u in U} softmax_U(beta Q_tot'(s, .))_u Q_tot'(s, u)        U: the greedy joint action û and all that differ from it in one agent
     loss = mean_t [ (Q_tot - R)² + lambda (Q_tot - b)² ]                 b_t = r_t + gamma b_{t+1}, the discounted return of the episode
 
-Both work against overestimation. Where the episode was cut off (truncated) b goes on with V. R and the rest: mixed.py, q_learning.py.
+Both work against overestimation. b ends with the episode, also where that was cut off (truncated): with a bootstrapped end it would rise with
+the values that it shall hold. R and the rest: mixed.py, q_learning.py.
 
     symbol -> variable, shape:  beta softmax_beta   lambda regularisation   U joint utilities [R, K, n]   b returns [T, B]
     (R rows of [T+1, B]: those in which somebody is alive)
@@ -11,6 +12,9 @@ Both work against overestimation. Where the episode was cut off (truncated) b go
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import torch
 
 from hpcmarl.algos.mixed import Mixed, Team
@@ -34,7 +38,9 @@ class RES(Mixed):
         totals = self._target.others["mixer"](joint, present.pick(team.state))
         return present.spread(softmax_value(totals, exists, self._config.softmax_beta))
 
-    def _difference(self, team: Team, total: torch.Tensor, targets: torch.Tensor, future: torch.Tensor) -> torch.Tensor:
-        returns = self._targets(team.columns, future.unsqueeze(-1), trace_lambda=1.0)[..., 0]
+    def _difference(self, team: Team, total: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        ends = team.columns.terminated | team.columns.truncated
+        nothing = torch.zeros(len(ends) + 1, *ends.shape[1:])
+        returns = self._targets(replace(team.columns, terminated=ends, truncated=np.zeros_like(ends)), nothing, trace_lambda=1.0)[..., 0]
         distance = ((total - returns).square() * team.counted).sum()
-        return super()._difference(team, total, targets, future) + self._config.regularisation * distance
+        return super()._difference(team, total, targets) + self._config.regularisation * distance

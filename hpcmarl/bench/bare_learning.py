@@ -114,13 +114,13 @@ class BareAgent(nn.Module):
 class BareMixer(nn.Module):
     """QMIX's: utilities [..., K, n], state [..., S] -> [..., K]."""
 
-    def __init__(self, agents: int, state: int, width: int, hyper: int) -> None:
+    def __init__(self, agents: int, state: int, width: int, hyper: int, activation: str) -> None:
         super().__init__()
         self.agents, self.width = agents, width
-        self.first = multilayer((state, hyper, agents * width), "relu")
-        self.second = multilayer((state, hyper, width), "relu")
-        self.bias = multilayer((state, width), "relu")
-        self.value = multilayer((state, width, 1), "relu")
+        self.first = multilayer((state, hyper, agents * width), activation)
+        self.second = multilayer((state, hyper, width), activation)
+        self.bias = multilayer((state, width), activation)
+        self.value = multilayer((state, width, 1), activation)
 
     def forward(self, utilities: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
         first = self.first(state).abs().unflatten(-1, (self.agents, self.width))
@@ -172,7 +172,8 @@ class BareValues(BareLoop):
         parts: dict[str, nn.Module] = {"agent": BareAgent(inputs, actions, self.config.network)}
         if self.name in ("qmix", "wqmix", "res"):
             state = algorithm._state_size
-            parts["mixer"] = BareMixer(agents, state, self.config.mixing_width, self.config.hypernetwork_width)
+            widths = self.config.mixing_width, self.config.hypernetwork_width
+            parts["mixer"] = BareMixer(agents, state, *widths, self.config.hypernetwork_activation)
             if self.name == "wqmix":
                 parts["central_mixer"] = BareCentral(agents, state, self.config.central_width)
                 parts["central_agent"] = BareAgent(inputs, actions, self.config.network)
@@ -207,7 +208,7 @@ class BareValues(BareLoop):
         errors = (total - targets).square()
         if self.name == "res":
             with torch.no_grad():
-                returns = self._targets(inputs, future, 1.0)
+                returns = self._targets(inputs, torch.zeros_like(future), 1.0)
             errors = errors + self.config.regularisation * (total - returns).square()
         if self.name == "wqmix":
             central = self._mixed(own["central_mixer"], inputs, taken(own["central_agent"](inputs.obs)[:-1], inputs.action))

@@ -188,6 +188,9 @@ class MixingConfig(Section):
     )
     mixing_width: Width = Field(32, description="hidden units of the mixing network")
     hypernetwork_width: Width = Field(64, description="hidden units of the networks that make its weights")
+    hypernetwork_activation: Literal["relu", "tanh"] = Field(
+        "relu", description="of these networks; tanh bounds the weights, where states have no bounds: with relu values can diverge there"
+    )
 
 
 class QMIXConfig(OperatorConfig, MixingConfig):

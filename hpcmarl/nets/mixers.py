@@ -28,15 +28,18 @@ class SumMixer(nn.Module):
 class MonotonicMixer(nn.Module):
     """QMIX (arXiv 1803.11485 section 4): an ELU network whose weights, all positive, and biases are made from the state.
 
-    So no agent's utility can lower the team's value, and the agents' own best actions are the best joint one."""
+    So no agent's utility can lower the team's value, and the agents' own best actions are the best joint one.
 
-    def __init__(self, agents: int, state: int, width: int, hyper: int, generator: torch.Generator) -> None:
+    With "relu" the weights grow with the state, and where that has no bounds far states amplify what is bootstrapped from them; with "tanh"
+    they are bounded."""
+
+    def __init__(self, agents: int, state: int, width: int, hyper: int, generator: torch.Generator, activation: str = "relu") -> None:
         super().__init__()
         self.agents, self.width = agents, width
-        self.first = Dense((state, hyper, agents * width), "relu", generator, last_gain=FIRST_WEIGHT_GAIN)
-        self.second = Dense((state, hyper, width), "relu", generator, last_gain=FIRST_WEIGHT_GAIN)
-        self.bias = Dense((state, width), "relu", generator, last_gain=FIRST_WEIGHT_GAIN)
-        self.value = Dense((state, width, 1), "relu", generator, last_gain=FIRST_VALUE_GAIN)
+        self.first = Dense((state, hyper, agents * width), activation, generator, last_gain=FIRST_WEIGHT_GAIN)
+        self.second = Dense((state, hyper, width), activation, generator, last_gain=FIRST_WEIGHT_GAIN)
+        self.bias = Dense((state, width), activation, generator, last_gain=FIRST_WEIGHT_GAIN)
+        self.value = Dense((state, width, 1), activation, generator, last_gain=FIRST_VALUE_GAIN)
 
     def forward(self, utilities: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
         """utilities [..., K, n], state [..., S] -> values [..., K]."""

@@ -20,7 +20,7 @@ from hpcmarl.io.trajectory import TrajectoryWriter
 from hpcmarl.optim.rounds import Engine
 from hpcmarl.roles.base import Context, Interval
 from hpcmarl.roles.display import Display
-from hpcmarl.roles.statistics import Means
+from hpcmarl.roles.statistics import LearnerMeans
 from hpcmarl.roles.timing import GroupTimes
 from hpcmarl.types import Gradient
 
@@ -69,7 +69,7 @@ class Recorder:
         self.best: float | None = None
         self.lost: list[dict[str, Any]] = []  # of this start of the run: a resumed one has all its ranks again
         self.evaluation: dict[str, Any] = {}
-        self.means = Means()
+        self.means = LearnerMeans()
         slots, cancels = self.config.topology.environments_per_actor, algorithm.on_policy and self.config.rounds.late == "cancel"
         self.times = GroupTimes(context.topology, slots, on_policy=algorithm.on_policy, cancels=cancels)
         self.row_due = Interval(self.config.logging.every_seconds)
@@ -211,7 +211,7 @@ class Recorder:
         row["env_steps_per_second"] = (row["env_steps"] - before_steps) / max(1e-9, row["seconds"] - before_seconds)
         self.last_row = (row["seconds"], row["env_steps"])
         row |= {f"return/{policy}": float(np.mean(returns)) for policy, returns in self.recent_by_policy.items() if len(self.recent_by_policy) > 1}
-        row |= {f"learner/{name}": value for name, value in self.means.take().items()}
+        row |= self.means.row()
         row |= {f"actors/{name}": sum(counters.get(name, 0.0) for counters in self.actors.values()) for name in self._actor_counters()}
         if len(self.group_counts) > 1:
             row |= {f"group_{group}/trajectories": count for group, count in enumerate(self.group_counts)}

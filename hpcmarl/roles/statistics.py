@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from hpcmarl.types import Episode
+
+logger = logging.getLogger(__name__)
 
 
 class Means:
@@ -28,6 +32,28 @@ class Means:
         means = {name: total / weight for name, (total, weight) in self._sums.items() if weight > 0}
         self._sums.clear()
         return means
+
+
+class LearnerMeans(Means):
+    """What all learners tell of their gradients, for rows of metrics; says once where values are larger than any return can be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told = False
+
+    def row(self) -> dict[str, float]:
+        """The means as `learner/NAME`; starts anew."""
+        means = self.take()
+        value, limit = means.get("value", 0.0), means.get("value_limit", math.inf)
+        if abs(value) > limit and not self._told:
+            self._told = True
+            logger.warning(
+                "action values diverge: they are %.3g on average, and with the rewards seen no return can exceed %.3g; "
+                "try algo.operator: mellowmax, algo.name: vdn, or a smaller optimizer.step_size",
+                value,
+                limit,
+            )
+        return {f"learner/{name}": value for name, value in means.items()}
 
 
 class EpisodeLog:

@@ -68,6 +68,22 @@ def test_equals_the_literal_implementation(name, keys):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+def test_tells_what_no_return_can_exceed(name):
+    """The largest reward so far, of the team or of an agent, over 1 - gamma; nothing without discounting."""
+    algorithm = make(name, discount=0.9, reward_scale=0.5)
+    first, second = ([random_rollout(algorithm.spec, 4, 1, np.random.default_rng(seed), whole_episode=True, memory=4)] for seed in (0, 1))
+    limits = [algorithm.gradient(rollouts)[1]["value_limit"] for rollouts in (first, second, first)]
+
+    def largest(rollouts):
+        rewards = np.concatenate([part.reward for part in rollouts[0].policies.values()], -1)
+        return np.abs(rewards if name == "iql" else rewards.mean(-1)).max()
+
+    assert limits[0] == pytest.approx(5.0 * largest(first), rel=1e-5)
+    assert limits[1] == limits[2] == pytest.approx(5.0 * max(largest(first), largest(second)), rel=1e-5)
+    assert "value_limit" not in make(name, discount=1.0).gradient(first)[1]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_neither_order_nor_padding_matters_and_equal_lengths_add_up(name):
     algorithm = make(name, **({"central_width": 5} if name == "wqmix" else {}))
     rollouts = episodes(algorithm.spec)

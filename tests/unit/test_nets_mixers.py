@@ -35,6 +35,14 @@ def test_the_monotonic_mixer_is_qmixs_equation():
             np.testing.assert_allclose(found[row, joint].item(), hidden @ second + value, rtol=1e-4, atol=1e-5)
 
 
+def test_with_tanh_the_weights_are_bounded_however_far_the_state_goes():
+    near = torch.randn(6, 5, generator=generator(1))
+    for activation, bounded in (("relu", False), ("tanh", True)):
+        mixer = MonotonicMixer(3, 5, 4, 6, generator(), activation)
+        sizes = [float(mixer.first(near * far).abs().max()) for far in (10.0, 1e6)]
+        assert (sizes[1] < 2 * sizes[0]) == bounded
+
+
 def test_more_of_any_utility_is_never_less_for_the_team():
     mixer = MonotonicMixer(4, 6, 8, 8, generator(3))
     state = torch.randn(50, 6, generator=generator(4))
