@@ -49,7 +49,7 @@ class LearnerMeans(Means):
             self._told = True
             logger.warning(
                 "action values diverge: they are %.3g on average, and with the rewards seen no return can exceed %.3g; "
-                "try algo.operator: mellowmax, algo.name: vdn, or a smaller optimizer.step_size",
+                "try algo.hypernetwork_activation: tanh (with a mixer), algo.operator: mellowmax, algo.name: vdn, or a smaller optimizer.step_size",
                 value,
                 limit,
             )
