@@ -146,8 +146,8 @@ class QLearning(Algorithm):
 
     def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:
         """Minus the gradient of the mean loss over the rows of these episodes, times their number: with episodes of unequal lengths it depends
-        on what is in one call. Statistics: loss, value and target (means over rows), epsilon, gradient_norm; value_limit, where gamma is below 1:
-        the most that a return can be in size with the rewards seen so far."""
+        on what is in one call. Statistics: loss, value and target (means over rows), epsilon, gradient_norm; value_limit, where gamma is below 1
+        and some reward was not 0: the most that a return can be in size with the rewards seen so far."""
         self._flat.zero_gradient()
         episodes = episodes_of(join(rollouts), self.spec, agent_id=self._config.agent_id)
         values = self._values(self._online, episodes)
@@ -156,8 +156,10 @@ class QLearning(Algorithm):
         loss, statistics = self._loss(episodes, values, later)
         (-loss * episodes.count).backward()  # type: ignore[no-untyped-call]
         epsilon = falling(self._config.epsilon_start, self._config.epsilon_final, self._config.epsilon_steps, self._env_steps)
-        limit = {"value_limit": self._largest_reward / (1.0 - self._config.discount)} if self._config.discount < 1.0 else {}
-        return self._ascent({"loss": float(loss.detach()), **statistics, **limit, "epsilon": epsilon})
+        statistics |= {"loss": float(loss.detach()), "epsilon": epsilon}
+        if self._largest_reward > 0.0 and self._config.discount < 1.0:
+            statistics["value_limit"] = self._largest_reward / (1.0 - self._config.discount)
+        return self._ascent(statistics)
 
     def distance(self, rollouts: Sequence[Rollout]) -> float:
         """Of the present policy from the one that played these episodes: the share of their actions that are not the best ones now, 0 to 1. What was

@@ -35,25 +35,31 @@ class Means:
 
 
 class LearnerMeans(Means):
-    """What all learners tell of their gradients, for rows of metrics; says once where values are larger than any return can be."""
+    """What all learners tell of their gradients, for rows of metrics; says once where values are larger than any return can be, and grow."""
 
     def __init__(self) -> None:
         super().__init__()
+        self._excess: float | None = None  # the last row's value, if it was beyond the limit
         self._told = False
 
     def row(self) -> dict[str, float]:
         """The means as `learner/NAME`; starts anew."""
         means = self.take()
-        value, limit = means.get("value", 0.0), means.get("value_limit", math.inf)
-        if abs(value) > limit and not self._told:
+        if "value" in means:
+            self._look_at(means["value"], means.get("value_limit", math.inf))
+        return {f"learner/{name}": value for name, value in means.items()}
+
+    def _look_at(self, value: float, limit: float) -> None:
+        before, self._excess = self._excess, abs(value) if abs(value) > limit else None
+        # the first values, of untrained networks, may be too large as well, and fall
+        if before is not None and self._excess is not None and self._excess > before and not self._told:
             self._told = True
             logger.warning(
-                "action values diverge: they are %.3g on average, and with the rewards seen no return can exceed %.3g; "
+                "action values diverge: they are %.3g on average and growing, and with the rewards seen no return can exceed %.3g; "
                 "try algo.hypernetwork_activation: tanh (with a mixer), algo.operator: mellowmax, algo.name: vdn, or a smaller optimizer.step_size",
                 value,
                 limit,
             )
-        return {f"learner/{name}": value for name, value in means.items()}
 
 
 class EpisodeLog:

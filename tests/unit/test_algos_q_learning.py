@@ -81,6 +81,9 @@ def test_tells_what_no_return_can_exceed(name):
     assert limits[0] == pytest.approx(5.0 * largest(first), rel=1e-5)
     assert limits[1] == limits[2] == pytest.approx(5.0 * max(largest(first), largest(second)), rel=1e-5)
     assert "value_limit" not in make(name, discount=1.0).gradient(first)[1]
+    for part in first[0].policies.values():
+        part.reward[:] = 0.0
+    assert "value_limit" not in make(name).gradient(first)[1]
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -13,13 +13,25 @@ def test_means_are_weighted_start_anew_and_leave_out_what_is_no_number():
     assert means.take() == {}
 
 
-@pytest.mark.parametrize(("value", "limit", "told"), [(19.9, 20.0, False), (20.1, 20.0, True), (-21.0, 20.0, True), (1e9, None, False)])
-def test_says_once_where_values_are_larger_than_any_return(value, limit, told, caplog):
+@pytest.mark.parametrize(
+    ("values", "limit", "told"),
+    [
+        ((19.0, 19.9), 20.0, None),
+        ((20.1, 20.2, 30.0), 20.0, 20.2),
+        ((-21.0, -22.0), 20.0, -22.0),
+        ((1e3, 500.0, 100.0, 2.0, 3.0), 20.0, None),  # untrained at first
+        ((30.0, 2.0, 30.0, 2.0), 20.0, None),
+        ((1.0, 1e9, 1e10), None, None),  # no discounting, or no reward yet
+    ],
+)
+def test_says_once_where_values_are_larger_than_any_return_and_grow(values, limit, told, caplog):
     means = LearnerMeans()
-    for _ in range(2):
+    for value in values:
         means.add({"value": value} | ({} if limit is None else {"value_limit": limit}))
         assert means.row()["learner/value"] == value
-    assert ["action values diverge" in record.message for record in caplog.records] == [True] * told
-    if told:
-        assert f"{value:.3g} on average" in caplog.records[0].message
+    means.add({"loss": 1.0})
+    assert means.row() == {"learner/loss": 1.0}
+    assert ["action values diverge" in record.message for record in caplog.records] == [True] * (told is not None)
+    if told is not None:
+        assert f"{told:.3g} on average and growing" in caplog.records[0].message
         assert "no return can exceed 20; " in caplog.records[0].message
