@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from hpcmarl.launch.threads import set_thread_environment
+from hpcmarl.launch.threads import VARIABLES
 
-# As ranks have: virtual ranks, which live in the tests' own process, add up in the same order then, and are the same bit for bit.
-set_thread_environment(1, os.environ)
+# For MPI's ranks and for virtual ones, which live in the tests' own process, whatever the user has set: so they add up in the same order.
+os.environ.update(dict.fromkeys(VARIABLES, "1"))
 
 # One cluster serves all of tests/slurm; of each other room that starts MPI ranks one test runs at a time. Unit tests go anywhere.
 # These rooms come first in the alphabet, hence first of all (--no-loadscope-reorder): each takes minutes, much of them waiting.

@@ -46,7 +46,7 @@ def python_of(library: str) -> str:
 
 def mpi_command(library: str, ranks: int, command: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """`mpiexec` of this library in front of a command, and the environment for it."""
-    environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
+    environment = dict(os.environ)
     environment["PATH"] = f"{Path(python_of(library)).parent}{os.pathsep}{environment['PATH']}"
     mpiexec = Path(python_of(library)).parent / "mpiexec"
     program = program_of(mpiexec, subprocess.run([mpiexec, "--version"], capture_output=True, text=True, check=True).stdout)
