@@ -25,7 +25,10 @@ from hpcmarl.config import MixingConfig, QLearningConfig
 from hpcmarl.errors import ConfigError
 from hpcmarl.maths.qlearning import taken
 from hpcmarl.nets.mixers import MonotonicMixer, SumMixer
+from hpcmarl.nets.moments import Moments
 from hpcmarl.types import BoolArray, EnvironmentSpec
+
+MOMENTS = "moments of the state"  # name of what the mixers' inputs are normalised by
 
 
 @dataclass
@@ -57,10 +60,13 @@ class Mixed(QLearning):
         self.needs_state = self._state == "full"
         super().__init__(spec, config, seed)
         # one loss trains everything: clipping and normalising look at the whole gradient
-        self.segments = {"team": slice(0, self.size)}
+        self.segments = {"team": slice(0, self.averages.start)}
 
     def _others(self, generator: torch.Generator) -> dict[str, nn.Module]:
-        return {"mixer": self._mixer(generator)}
+        others = {"mixer": self._mixer(generator)}
+        if self._config.normalise_observations and self._state != "none":
+            others[MOMENTS] = Moments(self._state_size)
+        return others
 
     def _mixer(self, generator: torch.Generator) -> nn.Module:
         config = self._config
@@ -99,8 +105,7 @@ class Mixed(QLearning):
     def _team(self, episodes: Episodes) -> Team:
         columns = self._columns(episodes)
         counted = tensor(columns.acts[..., 0])
-        present = torch.cat([part.alive for part in episodes.parts], -1).any(-1)
-        return Team(episodes, self._states(episodes), columns, counted, Places(counted), max(int(counted.sum()), 1), Places(present))
+        return Team(episodes, self._states(episodes), columns, counted, Places(counted), max(int(counted.sum()), 1), _present(episodes))
 
     def _total(self, networks: Networks, team: Team, values: list[torch.Tensor], mixer: str = "mixer") -> torch.Tensor:
         """Q_tot [T, B] of what was done."""
@@ -113,8 +118,23 @@ class Mixed(QLearning):
         steps = len(utilities[0])
         places = team.acting if steps == team.episodes.steps else team.present
         picked = [places.pick(own * part.alive[:steps]) for own, part in zip(utilities, team.episodes.parts, strict=True)]
-        mixed: torch.Tensor = networks.others[mixer](torch.cat(picked, -1).unsqueeze(-2), places.pick(team.state[:steps]))
+        mixed: torch.Tensor = networks.others[mixer](torch.cat(picked, -1).unsqueeze(-2), self._seen(networks, places.pick(team.state[:steps])))
         return places.spread(mixed.squeeze(-1))
+
+    def _seen(self, networks: Networks, state: torch.Tensor) -> torch.Tensor:
+        """The rows [n, S] of the state as these networks' mixers see them."""
+        if MOMENTS not in networks.others:
+            return state
+        seen: torch.Tensor = networks.others[MOMENTS](state)
+        return seen
+
+    def _observe(self, episodes: Episodes) -> None:
+        super()._observe(episodes)
+        if MOMENTS in self._online.others:
+            moments = self._online.others[MOMENTS]
+            assert isinstance(moments, Moments)
+            rows = _present(episodes).pick(self._states(episodes))
+            moments.add(rows, episodes.count / max(1, len(rows)))
 
     def _states(self, episodes: Episodes) -> torch.Tensor:
         """What the mixer sees, [T+1, B, S]; of size 0 where it sees nothing."""
@@ -134,6 +154,11 @@ class Mixed(QLearning):
         reward = np.concatenate([part.reward for part in episodes.parts], -1).mean(-1, keepdims=True)
         truncated = (episodes.end == 2)[..., None] & _any([part.truncated & ~part.terminated for part in episodes.parts])
         return Columns(reward, acts, (episodes.end > 0)[..., None] & ~truncated, truncated)
+
+
+def _present(episodes: Episodes) -> Places:
+    """As in Team."""
+    return Places(torch.cat([part.alive for part in episodes.parts], -1).any(-1))
 
 
 def _any(parts: list[BoolArray]) -> BoolArray:

@@ -15,7 +15,7 @@ its first row. Replay (algo.replay, roles/replay.py) says which episodes; their 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +72,7 @@ class QLearning(Algorithm):
 
     def __init__(self, spec: EnvironmentSpec, config: QLearningConfig, seed: int) -> None:
         check_q_learning(spec, config)
-        self._config = config
+        self._config, self.averaging_rate = config, config.normalisation_rate
         self.spec = spec
         online = self._networks(seeded_generator(seed))
         super().__init__(spec, online.policies, online.modules)
@@ -88,7 +88,8 @@ class QLearning(Algorithm):
     def _policy(self, policy: PolicySpec, generator: torch.Generator) -> Policy:
         config = self._config
         chooser = EpsilonGreedy(policy.action, config.epsilon_final)  # until on_progress says more
-        return Policy(policy, config.network, generator, chooser, FIRST_VALUE_GAIN, agent_id=config.agent_id)
+        normalise = config.normalise_observations
+        return Policy(policy, config.network, generator, chooser, FIRST_VALUE_GAIN, normalise=normalise, agent_id=config.agent_id)
 
     def _others(self, generator: torch.Generator) -> dict[str, nn.Module]:
         """What is trained besides the policies."""
@@ -155,11 +156,23 @@ class QLearning(Algorithm):
             later = self._values(self._target, episodes)
         loss, statistics = self._loss(episodes, values, later)
         (-loss * episodes.count).backward()  # type: ignore[no-untyped-call]
+        if self._config.normalise_observations:
+            self._observe(episodes)
         epsilon = falling(self._config.epsilon_start, self._config.epsilon_final, self._config.epsilon_steps, self._env_steps)
         statistics |= {"loss": float(loss.detach()), "epsilon": epsilon}
         if self._largest_reward > 0.0 and self._config.discount < 1.0:
             statistics["value_limit"] = self._largest_reward / (1.0 - self._config.discount)
         return self._ascent(statistics)
+
+    def _observe(self, episodes: Episodes) -> None:
+        """Gather what the moments are averages of: like the loss, the mean over rows, times the number of episodes."""
+        self._observe_alive(self._online.policies.values(), episodes)
+
+    def _observe_alive(self, policies: Iterable[Policy], episodes: Episodes) -> None:
+        """What each of these networks, one a policy, sees."""
+        for policy, part in zip(policies, episodes.parts, strict=True):
+            rows = part.obs[part.alive]
+            policy.observe(rows, episodes.count / max(1, len(rows)))
 
     def distance(self, rollouts: Sequence[Rollout]) -> float:
         """Of the present policy from the one that played these episodes: the share of their actions that are not the best ones now, 0 to 1. What was

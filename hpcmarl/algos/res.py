@@ -35,7 +35,7 @@ class RES(Mixed):
         acts = [present.pick(part.alive) for part in parts]
         greedy = [present.pick(action) for action in self._greedy(team.episodes, values if self._config.double_q else later)]
         joint, exists = near_greedy([present.pick(value) for value in later], masks, acts, greedy)
-        totals = self._target.others["mixer"](joint, present.pick(team.state))
+        totals = self._target.others["mixer"](joint, self._seen(self._target, present.pick(team.state)))
         return present.spread(softmax_value(totals, exists, self._config.softmax_beta))
 
     def _difference(self, team: Team, total: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

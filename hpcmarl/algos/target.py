@@ -14,7 +14,8 @@ from hpcmarl.types import FloatArray
 
 class Target:
     """modules: the twins, of the shapes and in the order of those that are trained. They become a copy every `every` versions, or, where
-    `rate` is given, move by this share of the way at each; the first version is copied."""
+    `rate` is given, move by this share of the way at each. The first version is copied, and the first that knows moments (nets/moments.py): a
+    twin that knew none would see its inputs in other units than the network has that learns from it."""
 
     def __init__(self, modules: Mapping[str, nn.Module], every: int, rate: float | None = None) -> None:
         self._flat = FlatParameters(modules)
@@ -30,12 +31,16 @@ class Target:
         """The trained parameters [P] are those of `version`; an older one, or the same again, changes nothing."""
         if version <= self._version:
             return
-        first, self._version = self._version < 0, version
-        if first or (self._rate is None and version - self._copied >= self._every):
+        anew, self._version = self._version < 0 or self._learns_of_moments(parameters), version
+        if anew or (self._rate is None and version - self._copied >= self._every):
             np.copyto(self._flat.vector, parameters)
             self._copied = version
         elif self._rate is not None:
             self._flat.vector[:] += np.float32(self._rate) * (parameters - self._flat.vector)
+
+    def _learns_of_moments(self, parameters: FloatArray) -> bool:
+        averages = self._flat.averages
+        return bool(parameters[averages].any()) and not self._flat.vector[averages].any()
 
     def state_dict(self) -> dict[str, Any]:
         return {"target": self._flat.vector.copy(), "version": self._version, "copied": self._copied}

@@ -39,8 +39,15 @@ class WQMIX(Mixed):
 
     def _central(self, networks: Networks, episodes: Episodes) -> list[torch.Tensor]:
         """The central critic's own action values, [T+1, B, N, A] for each policy."""
+        return [action_values(policy, part) for policy, part in zip(self._central_policies(networks), episodes.parts, strict=True)]
+
+    def _central_policies(self, networks: Networks) -> list[Policy]:
         policies = [networks.others[f"central {policy.name}"] for policy in self.spec.policies]
-        return [action_values(policy, part) for policy, part in zip(policies, episodes.parts, strict=True) if isinstance(policy, Policy)]
+        return [policy for policy in policies if isinstance(policy, Policy)]
+
+    def _observe(self, episodes: Episodes) -> None:
+        super()._observe(episodes)
+        self._observe_alive(self._central_policies(self._online), episodes)
 
     def _loss(self, episodes: Episodes, values: list[torch.Tensor], later: list[torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
         config, team, steps = self._config, self._team(episodes), episodes.steps

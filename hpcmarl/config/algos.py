@@ -34,7 +34,15 @@ class ReinforceConfig(AlgoConfig):
     name: Literal["reinforce"] = "reinforce"
 
 
-class ActorCriticConfig(AlgoConfig):
+class ValueLearningConfig(AlgoConfig):
+    """What all that learn values share: the units of what their networks see and are rewarded with."""
+
+    normalise_observations: bool = Field(False, description="networks see their inputs in units of their spread so far")
+    normalisation_rate: Annotated[float, Field(gt=0, le=1)] = Field(0.001, description="share of each update in what `so far` means")
+    reward_scale: PositiveFloat = Field(1.0, description="rewards are multiplied by this before learning (not in reports)")
+
+
+class ActorCriticConfig(ValueLearningConfig):
     """What the actor-critics share."""
 
     unroll: Count = Field(25, description="steps of one unroll, T")
@@ -49,9 +57,6 @@ class ActorCriticConfig(AlgoConfig):
     entropy_cost_rate: PositiveFloat = Field(0.1, description="scale of the entropy cost's own gradient (Lagrange rule)")
     normalise_advantages: bool = Field(False, description="divide advantages by their standard deviation in the batch")
     normalise_values: bool = Field(False, description="critics predict values in units of the spread of their targets so far")
-    normalise_observations: bool = Field(False, description="policies and critics see their inputs in units of their spread so far")
-    normalisation_rate: Annotated[float, Field(gt=0, le=1)] = Field(0.001, description="share of each update in what `so far` means")
-    reward_scale: PositiveFloat = Field(1.0, description="rewards are multiplied by this before learning (not in reports)")
     agent_id: bool = Field(False, description="append to an observation which agent of its policy sees it (also for critic dec)")
 
 
@@ -141,7 +146,7 @@ class AgentNetworkConfig(NetworkConfig):
     recurrent: bool = Field(True, description="put a GRU between the hidden layers and the action values")
 
 
-class QLearningConfig(AlgoConfig):
+class QLearningConfig(ValueLearningConfig):
     """What the value-based algorithms share: recurrent agents, replayed episodes, double Q-learning with a target network."""
 
     gradient_episodes: ClassVar[int] = 32
@@ -155,7 +160,6 @@ class QLearningConfig(AlgoConfig):
     epsilon_start: Fraction = Field(1.0, description="share of random actions at the run's beginning")
     epsilon_final: Fraction = 0.05
     epsilon_steps: PositiveInt = Field(50_000, description="environment steps of the run over which it falls linearly")
-    reward_scale: PositiveFloat = Field(1.0, description="rewards are multiplied by this before learning (not in reports)")
     replay: ReplayConfig = ReplayConfig()
     sparse: SparseConfig | None = Field(None, description="sparse training of all weight matrices of agents and mixers")
 

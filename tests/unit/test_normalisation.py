@@ -1,19 +1,31 @@
 """Running moments: of features, in networks that act and learn, in the optimizer's averages, over every way of summing."""
 
-import h5py
 import numpy as np
 import pytest
 import torch
 
 from hpcmarl.algos import make_algorithm
-from hpcmarl.config import AdamConfig, MATraceConfig, NetworkConfig, NigtConfig, PPOConfig, SgdConfig
+from hpcmarl.config import (
+    AdamConfig,
+    AgentNetworkConfig,
+    IQLConfig,
+    MATraceConfig,
+    NetworkConfig,
+    NigtConfig,
+    PPOConfig,
+    QMIXConfig,
+    RESConfig,
+    SgdConfig,
+    VDNConfig,
+    WQMIXConfig,
+)
 from hpcmarl.nets.flat import FlatParameters
 from hpcmarl.nets.moments import Moments, NumpyMoments
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.base import Averages
 from tests.rollouts import make_spec, random_rollout
 from tests.unit.test_algos_ma_trace import TEAM_AND_PREY, rollouts_of
-from tests.worlds import run_world, summary
+from tests.worlds import final_parameters, run_world, summary
 
 
 def of(rows):
@@ -108,6 +120,73 @@ def test_normalised_observations_are_what_an_algorithm_without_would_be_shown(cl
     np.testing.assert_allclose(found[: plain.size], plain.gradient([rollout])[0], atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize(
+    ("cls", "keys"),
+    [
+        (IQLConfig, {}),
+        (VDNConfig, {"operator": "mellowmax"}),
+        (QMIXConfig, {"mixer_state": "obs"}),
+        (QMIXConfig, {"mixer_state": "full"}),
+        (WQMIXConfig, {"mixer_state": "full", "central_width": 5}),
+        (RESConfig, {"mixer_state": "obs"}),
+    ],
+    ids=str,
+)
+def test_the_same_for_what_learns_action_values(cls, keys, recurrent):
+    spec, generator = make_spec(), np.random.default_rng(1)
+    common = {"network": AgentNetworkConfig(hidden=(5,), recurrent=recurrent, memory=4), "agent_id": False, "discount": 0.9} | keys
+    made = make_algorithm(spec, cls(**common, normalise_observations=True), 0)
+    plain = make_algorithm(spec, cls(**common), 0)
+    trained = generator.standard_normal(plain.size).astype(np.float32) * 0.4
+    agents, size = len(spec.policy("agent").agents), spec.policy("agent").observation_size
+    known = (generator.standard_normal((100, size)) * 2 + 1).astype(np.float32)
+    state = (generator.standard_normal((100, spec.state_size)) * 3 - 1).astype(np.float32)
+    seen = {"obs": np.tile(known, (1, agents)), "full": state}.get(keys.get("mixer_state"))
+    ends = [of(known)] + ([] if seen is None else [of(seen)]) + ([of(known)] if cls is WQMIXConfig else [])
+    plain.load_parameters(trained)
+    made.load_parameters(np.concatenate([trained, *ends]))
+    for algorithm in (made, plain):  # target networks
+        algorithm.on_version(0)
+    rollouts = [
+        random_rollout(spec, 5, 1, np.random.default_rng(seed), deaths=True, whole_episode=True, memory=4 if recurrent else None) for seed in range(4)
+    ]
+    assert {int(rollout.episode_end[-1, 0]) for rollout in rollouts} == {1, 2}
+    found = made.gradient(rollouts)[0]
+    gathered, rows = found[made.averages], []
+    for rollout in rollouts:
+        part = rollout.policies["agent"]
+        rows.append(part.obs[:5].reshape(5, 1, agents, size)[part.alive[:5]])
+        last = part.truncated[-1, 0] & ~part.terminated[-1, 0]
+        rows += [part.final_obs[0][last].reshape(-1, size)] if last.any() else []
+    wanted = of(np.concatenate(rows))
+    np.testing.assert_allclose(gathered[: 1 + 2 * size], wanted * len(rollouts) / wanted[0], rtol=1e-4, atol=1e-4)
+    for rollout in rollouts:
+        part = rollout.policies["agent"]
+        for name in ("obs", "final_obs"):
+            setattr(part, name, ((getattr(part, name) - known.mean(0)) / known.std(0)).astype(np.float32))
+        rollout.state = ((rollout.state - state.mean(0)) / state.std(0)).astype(np.float32)
+        rollout.final_state = ((rollout.final_state - state.mean(0)) / state.std(0)).astype(np.float32)
+    wanted = plain.gradient(rollouts)[0]
+    assert np.abs(wanted).max() > 0.01
+    np.testing.assert_allclose(found[: plain.size], wanted, atol=2e-3, rtol=2e-3)
+
+
+def test_a_target_network_sees_in_the_same_units_from_the_first_update():
+    """Until the first update nothing is known of what is seen; a copy of that would value raw inputs for `target_every` versions."""
+    algorithm = make_algorithm(make_spec(), QMIXConfig(normalise_observations=True, target_every=100), 0)
+    targets = []
+    for version in range(4):
+        vector = algorithm.parameters.copy()
+        vector[algorithm.averages] = float(version)
+        algorithm.load_parameters(vector + 0.1 * (version > 0))
+        algorithm.on_version(version)
+        targets.append(algorithm.state_dict()["target"])
+    np.testing.assert_array_equal(targets[1][algorithm.averages], np.float32(1.0) + np.float32(0.1))
+    for later in targets[2:]:
+        np.testing.assert_array_equal(later, targets[1])
+
+
 def test_the_numbers_of_agents_are_normalised_as_well():
     spec = make_spec()
     rollout = random_rollout(spec, 6, 4, np.random.default_rng(0))
@@ -162,9 +241,24 @@ def test_a_run_learns_the_moments_of_what_it_sees(keys, tmp_path):
     both = ("algo.normalise_values=true", "algo.normalise_observations=true", "algo.normalisation_rate=0.5")
     run_world(3, tmp_path / "run", *keys, *both, "stop.updates=4")
     assert summary(tmp_path / "run")["updates"] == 4
-    with h5py.File(sorted((tmp_path / "run" / "checkpoints").glob("*.h5"))[-1]) as file:
-        vectors = []
-        file.visititems(lambda name, item: vectors.append(item[()]) if name.endswith("optimizer/parameters") else None)
-    targets = vectors[0][-3:]
+    targets = final_parameters(tmp_path / "run")[-3:]
     assert targets[0] > 0
     assert targets[1] / targets[0] < -0.5  # returns of simple_spread are far below zero
+
+
+@pytest.mark.parametrize("keys", [(), ("rounds.reduce=mpi", "topology.groups=2")], ids=str)
+@pytest.mark.parametrize("name", ["iql", "vdn", "qmix", "wqmix", "res"])
+def test_so_does_a_run_that_learns_action_values(name, keys, tmp_path):
+    algo = f"algo={{name: {name}, normalise_observations: true, normalisation_rate: 0.5, network: {{hidden: [8], memory: 4}}, replay: {{starts: 4}}}}"
+    run_world(4, tmp_path / "run", algo, *keys, "rounds.batch=8", "stop.updates=4")
+    assert summary(tmp_path / "run")["updates"] == 4
+    rows = 1.0 - 0.5**4  # of averages that started from nothing
+    moments = {"iql": 0, "vdn": 0, "qmix": 1, "res": 1, "wqmix": 1}[name]
+    sees = 18 + 3  # and which agent it is
+    ends = [1 + 2 * sees] + [1 + 2 * 54] * moments + [1 + 2 * sees] * (name == "wqmix")
+    end = final_parameters(tmp_path / "run")[-sum(ends) :]
+    for part in np.split(end, np.cumsum(ends)[:-1]):
+        size = len(part) // 2
+        assert part[0] == pytest.approx(rows, rel=1e-5)
+        deviation = np.sqrt(part[1 + size :] / part[0] - np.square(part[1 : 1 + size] / part[0]))
+        assert (deviation > 0.01).sum() > size // 2

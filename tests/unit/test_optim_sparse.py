@@ -138,7 +138,7 @@ def test_a_dense_run_counts_all(tmp_path):
     assert told["training_flops"] == told["dense_training_flops"] > 0
 
 
-@pytest.mark.parametrize("extra", [(), ("rounds.reduce=mpi",), ("algo.sparse.growth=random",)], ids=str)
+@pytest.mark.parametrize("extra", [(), ("rounds.reduce=mpi",), ("algo.sparse.growth=random",), ("algo.normalise_observations=true",)], ids=str)
 def test_half_and_half_is_the_whole_bit_for_bit(tmp_path, extra):
     changes = (*extra, "deterministic=true", "algo.sparse.every=3")
     whole = run(tmp_path, "whole", *changes, "stop.updates=10")

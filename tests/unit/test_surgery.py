@@ -63,6 +63,7 @@ def act(algorithm, observations, steps=4):
         ("algo.name=ppo", "algo.critic=dec"),
         ("algo.name=iql",),
         ("algo.name=vdn", "algo.network.recurrent=false"),
+        ("algo.name=vdn", "algo.normalise_observations=true"),
         ("algo.name=coma", "algo.critic=obs"),
         ("algo.name=coma", "algo.critic=obs", "algo.agent_id=true"),
     ],
