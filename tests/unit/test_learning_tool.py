@@ -61,6 +61,13 @@ def test_every_experiment_is_a_configuration_that_loads(tmp_path, table):
             assert config.stop.env_steps is not None, f"{name} would not end after the same experience on every machine"
 
 
+def test_a_reader_that_leaves_early_is_no_mistake(tmp_path):
+    command, environment = command_of(tmp_path, "--list")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as listing:
+        listing.stdout.close()  # as `| head` does
+        assert listing.stderr.read() == b""
+
+
 def test_a_tiny_run_is_kept_and_not_repeated_and_a_failure_is_told(tmp_path):
     table, out = tmp_path / "table.yaml", tmp_path / "out"
     table.write_text(TINY)
