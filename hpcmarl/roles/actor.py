@@ -1,7 +1,7 @@
 """The actor: steps its environments under the newest weights and sends rollouts to its learner; waits for it with rounds.backpressure only.
 
 weights of a version ──► act ──► step the environments ──► write a row of the arena ──► (arena full, or an episode over)
-──► send it, go on in the next free arena. With no arena free the learner is behind: the rollout is dropped and counted.
+──► send it, go on in the next free arena. With no arena free the learner is behind: the rollout is dropped and counted, or waited for.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Actor(Role):
         self.group = context.topology.group_of(context.rank)
         self.index = context.topology.actor_index(context.rank)
         self.delay = config.topology.group_list[self.group.index].delay
+        self.backpressure = config.rounds.backpressure and not config.deterministic
         self.slots = config.topology.environments_per_actor
         self.algorithm = context.algorithm()
         self.codec = context.codec(self.algorithm)
@@ -62,7 +63,8 @@ class Actor(Role):
         self.started = self.has_weights = self.at_boundary = False
         self.early_weights: tuple[int, FloatArray, int] | None = None
         self.ready_at = 0.0
-        self.held_since: float | None = None  # the learner is behind
+        self.told_to_wait = False  # the learner is behind
+        self.held_since: float | None = None
         self.timer = TrajectoryTimer(self.slots)
         self.counters: dict[str, float] = {"cancelled_steps": 0, "environment_seconds": 0.0, "acting_seconds": 0.0, "held_seconds": 0.0}
         self.report = Interval(max(config.logging.every_seconds, 0.01 * context.topology.size))
@@ -76,7 +78,7 @@ class Actor(Role):
 
     def on_message(self, message: Message) -> None:
         if message.kind is Kind.WEIGHTS:
-            self._hold(wait=bool(int(message.header["flags"]) & FLAG_WAIT))
+            self.told_to_wait = bool(int(message.header["flags"]) & FLAG_WAIT)
             self._adopt(int(message.header["version"]), vector_of(message.buffer, self.algorithm.size), int(message.header["env_steps"]))
         elif message.kind is Kind.START:
             self._start(unpack(message.payload))
@@ -89,13 +91,17 @@ class Actor(Role):
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
         self.stopping = self.stopping or self.group.index in groups  # nobody can use its rollouts any more
 
-    def _hold(self, *, wait: bool) -> None:
-        """Stand still, or go on (rounds.backpressure); how long trajectories take does not include it."""
-        now = time.perf_counter()
-        if self.held_since is not None:
-            self.counters["held_seconds"] += now - self.held_since
-            self.timer.skip(now - self.held_since)
-        self.held_since = now if wait else None
+    def _held(self) -> bool:
+        """Whether to stand still (rounds.backpressure): the learner is behind, or has yet to take in what was sent. How long trajectories take
+        does not include it."""
+        held = self.told_to_wait or (self.backpressure and not self.outbox.has_room(self.row))
+        if held or self.held_since is not None:
+            now = time.perf_counter()
+            if self.held_since is not None:
+                self.counters["held_seconds"] += now - self.held_since
+                self.timer.skip(now - self.held_since)
+            self.held_since = now if held else None
+        return held
 
     def _adopt(self, version: int, vector: FloatArray | None, env_steps: int) -> None:
         """Take new weights at once; on-policy work under older ones is abandoned here and now (late: cancel)."""
@@ -153,7 +159,7 @@ class Actor(Role):
     def work(self) -> bool:
         if self.stopping:
             return self._stop()
-        if not self.has_weights or self.held_since is not None or time.monotonic() < self.ready_at:
+        if not self.has_weights or self._held() or time.monotonic() < self.ready_at:
             return False
         if self.at_boundary and not self._leave_boundary():
             return False

@@ -117,8 +117,12 @@ class Context:
         return batch_of(self.config)
 
     def queue_limit(self, group: Group) -> int:
-        """Rollout messages that a learner keeps: rounds.queue for each actor; single episodes are smaller, so there are more of them."""
-        return self.config.rounds.queue * len(group.actors) * (EPISODES_A_MESSAGE if self.whole_episodes else 1)
+        """Rollout messages that a learner keeps: rounds.queue for each actor (single episodes are smaller, so there are more of them), and for
+        an algorithm that goes through large batches again and again the next batch beside the present one, though each unroll came alone."""
+        config = self.config
+        queue = config.rounds.queue * len(group.actors) * (EPISODES_A_MESSAGE if self.whole_episodes else 1)
+        batch = self.batch * int(getattr(config.algo, "minibatches", 0))
+        return max(queue, 2 * -(-batch // config.topology.environments_per_actor))
 
     @property
     def arena_steps(self) -> int:

@@ -232,13 +232,15 @@ class Iterations(Queue):
         """The next batch, where it is there."""
         self._end()
         epochs, parts, missing = self.algorithm.epochs, self.algorithm.minibatches, self._batch_size()
-        self.limit = max(self.limit, 2 * missing)
         if sum(entry.rollout.count for entry in self.entries) < missing:
             return False
+        # The newest. Where actors wait, the oldest: what was under way when they were told comes next, before it is too old.
+        oldest = self.context.config.rounds.backpressure
         while missing > 0:
-            self.batch.append(self.entries.pop())
+            self.batch.append(self.entries.popleft() if oldest else self.entries.pop())
             missing -= self.batch[-1].rollout.count
-        self.batch.reverse()
+        if not oldest:
+            self.batch.reverse()
         self.begun = (self.begun[1], version)
         rows = [(index, slot) for index, entry in enumerate(self.batch) for slot in range(entry.rollout.count)]
         generator = generator_for(self.context.config.seed, "learner", self.group.index, version)

@@ -1,7 +1,7 @@
 """What an actor writes into and sends from: a ring of arenas for unrolls, and a bounded number of single episodes under way.
 
 Called by the actor; knows no environment and no algorithm. A full arena is sent only if another one is free to go on in, so that
-an actor never waits for a free one; what cannot be sent is dropped and counted.
+an actor never waits for a free one; what cannot be sent is dropped and counted. With rounds.backpressure the actor asks first whether there is room.
 """
 
 from __future__ import annotations
@@ -47,14 +47,17 @@ class Outbox:
         own = EPISODES_UNDER_WAY if self.context.whole_episodes else ARENAS - 1
         return self.context.queue_limit(self.group) + own if shared else own
 
+    def has_room(self, row: int) -> bool:
+        """Whether what may be complete after the step at `row` can be sent now; without rounds.backpressure nobody asks, and it is dropped."""
+        if self.context.whole_episodes:
+            return self._under_way() < self.limit
+        return row + 1 < self.arena.layout.steps or self._free() is not None
+
     def post_arena(self, version: int) -> Rollout:
         """Send the full arena, if another one is free to go on in, else write over it; the rollout stays readable till the next step."""
         arena = self.arena
         buffer, rollout = arena.finish(version, self.index)
-        free = next((index for index, (other, handle) in enumerate(self.arenas) if other is not arena and handle.done()), None)
-        if free is None and len(self.arenas) <= self.limit:
-            self.arenas.append((RolloutArena(arena.layout), SendHandle()))
-            free = len(self.arenas) - 1
+        free = self._free()
         if free is None:
             self.dropped_steps += rollout.steps * rollout.count
         else:
@@ -63,17 +66,30 @@ class Outbox:
             self.arena = self.arenas[free][0]
         return rollout
 
+    def _free(self) -> int | None:
+        """The number of an arena to go on in."""
+        free = next((index for index, (arena, handle) in enumerate(self.arenas) if arena is not self.arena and handle.done()), None)
+        if free is None and len(self.arenas) <= self.limit:
+            self.arenas.append((RolloutArena(self.arena.layout), SendHandle()))
+            free = len(self.arenas) - 1
+        return free
+
     def go_on_from(self, arena: RolloutArena) -> None:
         """What the environments show after `arena`'s last row becomes row 0 of the present one."""
         self.arena.begin_after(arena)
 
     def post_episode(self, buffer: Buffer, rollout: Rollout, *, more: bool) -> None:
         """Send one whole episode, in a buffer of its own. more: another one, which ended in the same step, follows."""
-        self.episodes = [handle for handle in self.episodes if not handle.done()]
-        if len(self.episodes) < self.limit:
+        # one step may end many episodes: whoever asked for room before it may send them all
+        if self._under_way() < self.limit or self.context.config.rounds.backpressure:
             self.episodes.append(self._send(buffer, rollout, FLAG_MORE if more else 0))
         else:
             self.dropped_steps += rollout.steps
+
+    def _under_way(self) -> int:
+        """Episodes that have not arrived yet."""
+        self.episodes = [handle for handle in self.episodes if not handle.done()]
+        return len(self.episodes)
 
     def _send(self, buffer: Buffer, rollout: Rollout, flags: int = 0) -> SendHandle:
         self.sent += rollout.count

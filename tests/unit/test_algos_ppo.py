@@ -77,8 +77,8 @@ class Letter:
         self.released = True
 
 
-def feed_of(batch, epochs, minibatches, limit=8):
-    context = SimpleNamespace(queue_limit=lambda group: limit, config=load_config(SPREAD, ["algo.name=ppo"]))
+def feed_of(batch, epochs, minibatches, *changes):
+    context = SimpleNamespace(queue_limit=lambda group: 8, config=load_config(SPREAD, ["algo.name=ppo", *changes]))
     algorithm = SimpleNamespace(on_policy=False, epochs=epochs, minibatches=minibatches)
     return Iterations(context, SimpleNamespace(index=0, actors=(1, 2)), make_rule("sync", 1, batch), algorithm)
 
@@ -126,6 +126,31 @@ def test_the_next_batch_was_begun_in_this_iteration_or_the_one_before_newest_fir
     assert arrive(feed, 0, 1).released
     assert not arrive(feed, 1, 1).released
     assert feed.late == 2
+
+
+def test_where_actors_wait_what_they_had_under_way_is_learned_from():
+    feed = feed_of(4, 1, 1, "rounds.backpressure=true")
+    letters = [arrive(feed, 0, source) for source in (1, 2)]
+    assert feed.behind(0)
+    letters.append(arrive(feed, 0, 1))  # on its way when they were told to wait
+    used = []
+    for version in range(4):
+        used.append([rollout.version for rollout in feed.take(version, 0).rollouts])
+        assert not feed.behind(version)
+        letters.append(arrive(feed, version, 1))
+        assert feed.behind(version)
+        letters.append(arrive(feed, version, 2))
+        feed.on_version(version + 1)
+    assert used == [[0, 0], [0, 0], [0, 1], [1, 2]]
+    assert feed.late == feed.overflow == 0
+    assert sum(letter.released for letter in letters) == 2 * len(used)
+
+
+def test_one_rank_gathers_a_batch_from_unrolls_that_come_alone(tmp_path):
+    """The learner holds on to what its own rank's actor has sent: there must be room for all of a batch."""
+    changes = ("algo={name: ppo, unroll: 4, epochs: 1, minibatches: 4}", "rounds.batch=8", "rounds.queue=2", "topology.environments_per_actor=1")
+    run_world(1, tmp_path, *changes, "stop.updates=9")
+    assert summary(tmp_path)["updates"] == 9
 
 
 @pytest.mark.parametrize("size", [1, 4])

@@ -5,9 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from hpcmarl.comm.local import LocalWorld
+from hpcmarl.comm.transport import SendHandle
 from hpcmarl.config.file import load_config
 from hpcmarl.optim.rounds import make_rule
 from hpcmarl.roles.feed import Iterations, Queue
+from hpcmarl.roles.run import make_rank, prepare
 from hpcmarl.roles.timing import TrajectoryTimer
 from tests.worlds import ECHO, SPREAD, run_world, summary
 
@@ -72,6 +75,47 @@ def test_a_round_that_needs_more_of_a_group_than_its_share_gets_it(tmp_path, tex
     told = summary(tmp_path)
     assert told["updates"] == 4
     assert told["trajectories_by_group"] == [4 * 40, 0, 0, 0, 0]
+
+
+def stands_still(actor):
+    assert not all(actor.work() for _ in range(2000))
+
+
+class OnItsWay(SendHandle):
+    arrived = False
+
+    def done(self):
+        return self.arrived
+
+
+@pytest.mark.parametrize(("text", "extra", "room"), [(SPREAD, ("algo.unroll=4",), 8), (ECHO, ("topology.environments_per_actor=40",), 64)])
+def test_an_actor_goes_no_further_than_it_can_send(monkeypatch, tmp_path, text, extra, room):
+    """The learner is told of nothing more than its queue: what lies between the two ranks is the actor's to know."""
+    world = LocalWorld(2)
+    ranks = [make_rank(prepare(transport, load_config(text, [*extra, ON]), str(tmp_path), None)) for transport in world.transports]
+    actor = ranks[1].roles["actor"]
+    try:
+        while not actor.has_weights:
+            for rank in ranks:
+                rank.step()
+        actor.told_to_wait = False
+        sent = []
+        monkeypatch.setattr(actor.outbox.context.transport, "send", lambda *_: sent.append(OnItsWay()) or sent[-1])
+        monkeypatch.setattr(actor.context.transport, "shares_memory", lambda _: False)
+        actor.outbox.limit = actor.outbox._under_way_limit()
+        stands_still(actor)
+        before = len(sent)
+        assert 2 <= before < room + 40
+        assert actor.held_since is not None
+        for handle in sent[: before // 2 + 1]:
+            handle.arrived = True
+        stands_still(actor)
+        assert len(sent) > before
+        assert actor.counters["held_seconds"] > 0
+        assert actor.outbox.dropped_steps == 0
+    finally:
+        for rank in ranks:
+            rank.close()
 
 
 def test_a_dead_actor_and_its_replacement_leave_nobody_standing(tmp_path):
