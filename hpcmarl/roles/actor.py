@@ -92,8 +92,8 @@ class Actor(Role):
         self.stopping = self.stopping or self.group.index in groups  # nobody can use its rollouts any more
 
     def _held(self) -> bool:
-        """Whether to stand still (rounds.backpressure): the learner is behind, or has yet to take in what was sent. How long trajectories take
-        does not include it."""
+        """Whether to stand still (rounds.backpressure): the learner is behind, or has yet to take in what was sent. The time is counted, and
+        how long trajectories take does not include it."""
         held = self.told_to_wait or (self.backpressure and not self.outbox.has_room(self.row))
         if held or self.held_since is not None:
             now = time.perf_counter()

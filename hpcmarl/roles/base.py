@@ -118,7 +118,7 @@ class Context:
 
     def queue_limit(self, group: Group) -> int:
         """Rollout messages that a learner keeps: rounds.queue for each actor (single episodes are smaller, so there are more of them), and for
-        an algorithm that goes through large batches again and again the next batch beside the present one, though each unroll came alone."""
+        an algorithm that goes through batches again and again (PPO) the present batch and the next."""
         config = self.config
         queue = config.rounds.queue * len(group.actors) * (EPISODES_A_MESSAGE if self.whole_episodes else 1)
         batch = self.batch * int(getattr(config.algo, "minibatches", 0))

@@ -90,7 +90,7 @@ class OnItsWay(SendHandle):
 
 @pytest.mark.parametrize(("text", "extra", "room"), [(SPREAD, ("algo.unroll=4",), 8), (ECHO, ("topology.environments_per_actor=40",), 64)])
 def test_an_actor_goes_no_further_than_it_can_send(monkeypatch, tmp_path, text, extra, room):
-    """The learner is told of nothing more than its queue: what lies between the two ranks is the actor's to know."""
+    """A learner that is busy says nothing; how much of what was sent has not arrived is known to the actor alone."""
     world = LocalWorld(2)
     ranks = [make_rank(prepare(transport, load_config(text, [*extra, ON]), str(tmp_path), None)) for transport in world.transports]
     actor = ranks[1].roles["actor"]
