@@ -2,7 +2,7 @@
 
 Queue        rollouts in the order of their arrival; each makes one gradient (algo.reuse: several)
 Iterations   a batch of rollouts is gone through `epochs` times in `minibatches` random parts each. The actors go on meanwhile, under the weights
-             of each step: what they began in this iteration or in the one before is the next batch, newest first (with rounds.backpressure oldest first)
+             of each step: what they began in this iteration or in the one before is the next batch, newest first (rounds.backpressure: oldest)
 
 Whole episodes that are learned from again and again, off-policy: replay.py.
 """

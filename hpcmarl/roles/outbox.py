@@ -48,7 +48,7 @@ class Outbox:
         return self.context.queue_limit(self.group) + own if shared else own
 
     def has_room(self, row: int) -> bool:
-        """Whether what a step at `row` may complete can be sent now. For rounds.backpressure; without it nobody asks, and what cannot be sent is dropped."""
+        """Whether what a step at `row` may complete can be sent now. Asked with rounds.backpressure; else what cannot be sent is dropped."""
         if self.context.whole_episodes:
             return self._under_way() < self.limit
         return row + 1 < self.arena.layout.steps or self._free() is not None
