@@ -5,6 +5,7 @@
 k runs over the agents of a policy that act in row t. Subclasses say what V is a value of: of rows (value_critic.py), of actions (coma.py).
 Rewards and flags (algo.critic): with obs or full, critics on all agents' observations or on the state, r is the mean over the policy's agents,
 absent ones 0, and an end is the episode's; with dec they are each agent's own.
+With normalise_advantages those of one gradient have mean 0, weighed by their ratios, and deviation 1 (maths/vtrace.py).
 With normalise_values V is in units of the spread of its targets in the squared error alone (nets/moments.py).
 The entropy cost is fixed, or falls linearly with the run's environment steps, or is learned as exp(log c) with gradient
 entropy_cost_rate (target - H) in log c.
@@ -28,6 +29,7 @@ from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, join, seen_by, t
 from hpcmarl.config import ActorCriticConfig
 from hpcmarl.errors import ConfigError
 from hpcmarl.maths.schedules import falling
+from hpcmarl.maths.vtrace import normalised
 from hpcmarl.nets.critic import Critic
 from hpcmarl.nets.policy import Policy
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, PolicySpec, Rollout
@@ -132,11 +134,9 @@ class ActorCritic(Algorithm):
     def _learn(self, policy: PolicySpec, batch: Batch, central_input: tuple[Array, Array] | None) -> dict[str, float]:
         """Add one policy's share to the flat gradient; return its statistics. central_input: of central critics, as `_central_input` gives it."""
 
-    def _normalised(self, advantages: FloatArray) -> FloatArray:
-        """With algo.normalise_advantages: the advantages [n] of one call, in units of their standard deviation."""
-        if not self._config.normalise_advantages or not advantages.size:
-            return advantages
-        return np.asarray(advantages / (advantages.std() + 1e-8))
+    def _normalised(self, advantages: FloatArray, rho: FloatArray) -> FloatArray:
+        """The advantages [n] of one call, which hold their ratios rho [n]; normalised where algo.normalise_advantages asks for it."""
+        return normalised(advantages, rho) if self._config.normalise_advantages else advantages
 
     def _columns(self, batch: Batch, part: PolicyBatch, value: FloatArray, last: FloatArray, final: FloatArray) -> Columns:
         """The unit columns [T, B, U]. `final` [K, U] are the values of truncated episodes' last observations."""

@@ -82,7 +82,7 @@ class COMA(ActorCritic):
         targets, counts = rows.pick(self._targets(columns)), rows.pick(columns.acts)
         wanted = tensor(targets)
         error = (critic.outputs_for(wanted) - chosen)[tensor(counts)].square().sum() / len(policy.agents)
-        gain = (evaluation.logp * ratio * tensor(self._normalised(advantages.numpy()))).sum()
+        gain = (evaluation.logp * tensor(self._normalised((ratio * advantages).numpy(), ratio.numpy()))).sum()
         spread, cost = self._entropy_terms(policy, evaluation)
         objective = (gain - config.value_cost * error + spread) / steps
         objective.backward()

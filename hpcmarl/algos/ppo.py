@@ -7,7 +7,7 @@
 
 A batch is gone through `epochs` times in `minibatches` random parts, each a gradient and a step of its own (roles/feed.py); V, and with it
 A and v, are of the parameters of each step: advantages of fresh values learn no worse than those of the batch's beginning (arXiv 2006.05990,
-section 3.5). With normalise_advantages A has mean 0 and deviation 1 over the acting rows of one gradient.
+section 3.5).
 Critics (algo.critic): dec is IPPO; obs, full are MAPPO, where all agents of a policy share the team's A. The rest of the loss: actor_critic.py.
 
     symbol -> variable, shape:  gamma discount   lambda trace_lambda   epsilon clip   r reward [T, B, U]   V value [T, B, U]   A advantages [T, B, U]
@@ -15,6 +15,8 @@ Critics (algo.critic): dec is IPPO; obs, full are MAPPO, where all agents of a p
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -46,11 +48,7 @@ class PPO(ValueCritic):
             np.zeros_like(columns.value), columns.value, columns.last, *arrays, discount=self._config.discount, trace_lambda=self._config.trace_lambda
         )
         advantages = np.where(columns.acts, trace.targets - columns.value, np.float32(0.0))
-        return VTrace(trace.targets, advantages, trace.mean_rho, trace.mean_c)
-
-    def _normalised(self, advantages: FloatArray) -> FloatArray:
-        centred = advantages - advantages.mean() if self._config.normalise_advantages and advantages.size else advantages
-        return super()._normalised(centred)
+        return replace(trace, advantages=advantages)
 
     def _gain(self, part: PolicyBatch, evaluation: Evaluation, advantages: FloatArray) -> tuple[torch.Tensor, dict[str, float]]:
         log_ratio = evaluation.logp - tensor(evaluation.rows.pick(part.logp))

@@ -40,7 +40,7 @@ class ValueCritic(ActorCritic):
             close_at_last_decision(columns, anybody(acts_next) if self._central else acts_next)
         evaluation = evaluate(self._policies[policy.name], part, batch.episode_start)
         trace = self._trace(columns, part, evaluation)
-        advantages = self._normalised(evaluation.rows.pick(broadcast(trace.advantages, acts.shape)))
+        advantages = self._normalised(*(evaluation.rows.pick(broadcast(array, acts.shape)) for array in (trace.advantages, trace.rho)))
         targets, counted = self._unit_targets(trace, columns, acts, units)
         gain, told = self._gain(part, evaluation, advantages)
         wanted = tensor(targets)

@@ -118,13 +118,13 @@ class BareCritic(BareLoop):
         loss: torch.Tensor = (self.config.value_cost * error - gain - self.config.entropy_cost * entropy) / (steps * slots)
         return loss
 
-    def _normalised(self, advantages: torch.Tensor, alive: torch.Tensor, *, centred: bool) -> torch.Tensor:
-        """[T, B, U] -> [T, B, N], where asked in units of the deviation over the acting rows."""
-        advantages = advantages.expand(alive.shape)
+    def _normalised(self, advantages: torch.Tensor, rho: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
+        """[T, B, U] -> [T, B, N], where asked about their mean and in units of the deviation over the acting rows."""
+        advantages, rho = advantages.expand(alive.shape), rho.expand(alive.shape)
         if not self.config.normalise_advantages:
             return advantages
-        acting = advantages[alive]
-        return (advantages - (acting.mean() if centred else 0.0)) / (acting.std(correction=0) + 1e-8)
+        centred = advantages - rho * (advantages[alive].sum() / rho[alive].sum().clamp(min=1e-8))
+        return centred / (centred[alive].std(correction=0) + 1e-8)
 
 
 class BareValueCritic(BareCritic):
@@ -154,7 +154,7 @@ class BareValueCritic(BareCritic):
                 ratio = (difference if value.shape[-1] > 1 else difference.sum(-1, keepdim=True)).exp()
                 ratios = (ratio.clamp(max=config.rho_max), config.trace_lambda * ratio.clamp(max=config.c_max))
                 targets, advantages = recursion(inputs, value, last, final, ratios, config.discount)
-            advantages = self._normalised(advantages, inputs.alive, centred=config.name == "ppo")
+            advantages = self._normalised(advantages, ratios[0] * inputs.acts, inputs.alive)
         error = ((targets - outputs).square() * inputs.acts).sum() / outputs.shape[-1]
         if config.name == "ppo":
             ratio = (logp - inputs.logp).exp()
@@ -189,7 +189,7 @@ class BareCOMA(BareCritic):
             later = self.target["critic"](inputs.seen).gather(-1, taken).squeeze(-1)
             ratios = (torch.ones_like(later), torch.full_like(later, config.trace_lambda))
             targets, _ = recursion(inputs, later, torch.zeros_like(later[0]), later, ratios, config.discount)
-            advantages = self._normalised(chosen - (every.exp() * outputs).sum(-1), inputs.alive, centred=False)
-            weights = (logp - inputs.logp).exp().clamp(max=config.rho_max) * advantages
+            ratio = (logp - inputs.logp).exp().clamp(max=config.rho_max)
+            weights = self._normalised(ratio * (chosen - (every.exp() * outputs).sum(-1)), ratio, inputs.alive)
         error = ((targets - chosen).square() * inputs.acts).sum() / outputs.shape[2]
         return self._loss(inputs, (logp * weights * inputs.alive).sum(), error, entropy)

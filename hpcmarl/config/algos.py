@@ -55,7 +55,7 @@ class ActorCriticConfig(ValueLearningConfig):
     entropy_cost_steps: Natural = Field(0, description="environment steps of the run over which entropy_cost falls linearly; 0: it stays")
     target_entropy: Fraction | None = Field(None, description="learn the entropy cost towards this share of the maximum entropy (discrete actions)")
     entropy_cost_rate: PositiveFloat = Field(0.1, description="scale of the entropy cost's own gradient (Lagrange rule)")
-    normalise_advantages: bool = Field(False, description="divide advantages by their standard deviation in the batch")
+    normalise_advantages: bool = Field(False, description="advantages of mean 0 and deviation 1 in each gradient")
     normalise_values: bool = Field(False, description="critics predict values in units of the spread of their targets so far")
     agent_id: bool = Field(False, description="append to an observation which agent of its policy sees it (also for critic dec)")
 

@@ -1,4 +1,4 @@
-"""V-trace targets and advantages for columns with gaps. Called by algos/ma_trace.py; knows no networks and no rollouts.
+"""V-trace targets and advantages for columns with gaps. Called by algos/; knows no networks and no rollouts.
 
     row after a row: V', v' = 0, 0          where the row terminated
                               V^f, V^f      where it was truncated (V^f: the value of the episode's last observation)
@@ -23,14 +23,16 @@ from hpcmarl.types import BoolArray, FloatArray
 
 # exp() of more would overflow float32; every sensible clip is far below.
 LARGEST_LOG_RATIO = np.float32(60.0)
+SMALLEST = np.float32(1e-8)  # instead of nothing in a denominator
 
 
 @dataclass(frozen=True)
 class VTrace:
-    """targets and advantages [T, ...] float32, zero in gap rows; mean clipped rho and c over the rows that act."""
+    """targets, advantages and rho [T, ...] float32, zero in gap rows; mean clipped rho and c over the rows that act."""
 
     targets: FloatArray
     advantages: FloatArray
+    rho: FloatArray
     mean_rho: float
     mean_c: float
 
@@ -71,7 +73,19 @@ def vtrace(
     advantages: FloatArray = delta + rho * (gamma * difference_after)
     targets: FloatArray = np.where(acts, value + difference, np.float32(0.0))
     count = max(int(np.count_nonzero(acts)), 1)
-    return VTrace(targets, advantages, float(rho.sum()) / count, float((trace * acts).sum()) / count)
+    return VTrace(targets, advantages, rho, float(rho.sum()) / count, float((trace * acts).sum()) / count)
+
+
+def normalised(advantages: FloatArray, rho: FloatArray) -> FloatArray:
+    """Advantages A = rho x [n] of any rows, as rho (x - b) in units of its standard deviation, with b = sum(rho x) / sum(rho).
+
+    The baseline b is the mean of x under the policy that is learned, as far as the ratios rho [n] (float32, not negative) tell: without
+    it a critic that lags behind a policy that gets worse finds fault with all that was done, and drives the policy to what was not.
+    """
+    if not advantages.size:
+        return advantages
+    centred = advantages - rho * (advantages.sum() / max(rho.sum(), SMALLEST))
+    return np.asarray(centred / (centred.std() + SMALLEST))
 
 
 def linear_recursion(offset: FloatArray, factor: FloatArray, last: FloatArray) -> FloatArray:
