@@ -26,6 +26,7 @@ from torch import nn
 
 from hpcmarl.algos.base import Algorithm, seeded_generator
 from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, join, seen_by, tensor
+from hpcmarl.algos.value_limit import ValueLimit
 from hpcmarl.config import ActorCriticConfig
 from hpcmarl.errors import ConfigError
 from hpcmarl.maths.schedules import falling
@@ -82,6 +83,7 @@ class ActorCritic(Algorithm):
         super().__init__(spec, networks.policies, networks.modules)
         self._critics, self._costs = networks.critics, networks.costs
         self.unroll, self._entropy_cost = config.unroll, config.entropy_cost
+        self._limit = ValueLimit(spec, config.discount)
         self.needs_state = config.critic == "full"
 
     def _networks(self, spec: EnvironmentSpec, generator: torch.Generator) -> Networks:
@@ -114,7 +116,7 @@ class ActorCritic(Algorithm):
         """Sum over unrolls of minus the gradient of the loss. With normalise_advantages it depends on what is in one call.
 
         Statistics, averaged over rows and policies: policy_loss, value_loss, entropy, entropy_cost, mean_rho, mean_c,
-        explained_variance, gradient_norm; with several policies each also as <name>_<policy>.
+        explained_variance, value, gradient_norm; with several policies each also as <name>_<policy>. And value_limit.
         """
         self._flat.zero_gradient()
         collected: dict[str, float] = {}
@@ -128,7 +130,7 @@ class ActorCritic(Algorithm):
                     collected[key] = collected.get(key, 0.0) + share / len(self.spec.policies)
                     if len(self.spec.policies) > 1:
                         collected[f"{key}_{policy.name}"] = collected.get(f"{key}_{policy.name}", 0.0) + share
-        return self._ascent(collected)
+        return self._ascent(collected | self._limit.statistics())
 
     @abstractmethod
     def _learn(self, policy: PolicySpec, batch: Batch, central_input: tuple[Array, Array] | None) -> dict[str, float]:
@@ -150,8 +152,8 @@ class ActorCritic(Algorithm):
         # An agent cut off where no last observation is known (in mid-episode) is worth what it was worth a step before.
         final_value = value.copy()
         final_value[batch.final_step, batch.final_slot] = final
-        columns = Columns(value, last, final_value, reward * scale, acts, terminated, truncated)
-        return columns
+        self._limit.see(reward * scale)
+        return Columns(value, last, final_value, reward * scale, acts, terminated, truncated)
 
     def _observe(
         self, policy: PolicySpec, part: PolicyBatch, evaluation: Evaluation, learned: tuple[torch.Tensor, torch.Tensor, torch.Tensor]

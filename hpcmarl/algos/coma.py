@@ -93,6 +93,7 @@ class COMA(ActorCritic):
             "entropy": float(evaluation.entropy.detach().sum()) / max(rows.count, 1),
             "entropy_cost": cost,
             "mean_rho": float(ratio.mean()) if rows.count else 1.0,
+            "value": float(values.detach().mean()) if rows.count else 0.0,
             "explained_variance": explained_variance(targets[counts], critic.values(chosen.detach()).numpy()[counts]),
         }
 

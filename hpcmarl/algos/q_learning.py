@@ -27,6 +27,7 @@ from hpcmarl.algos.base import Algorithm, seeded_generator
 from hpcmarl.algos.batch import join, tensor
 from hpcmarl.algos.episodes import Episodes, action_values, episodes_of
 from hpcmarl.algos.target import Target
+from hpcmarl.algos.value_limit import ValueLimit
 from hpcmarl.config import OperatorConfig, QLearningConfig
 from hpcmarl.errors import ConfigError
 from hpcmarl.maths.qlearning import greedy_actions, soft_mellowmax, taken
@@ -79,7 +80,7 @@ class QLearning(Algorithm):
         self._online, self._target = online, self._networks(seeded_generator(seed))
         self._follower = Target(self._target.modules, config.target_every, config.target_rate)
         self._env_steps = 0
-        self._largest_reward = 0.0  # in size, scaled; of all that this learner has learned from
+        self._limit = ValueLimit(spec, config.discount)
 
     def _networks(self, generator: torch.Generator) -> Networks:
         policies = {policy.name: self._policy(policy, generator) for policy in self.spec.policies}
@@ -147,8 +148,7 @@ class QLearning(Algorithm):
 
     def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:
         """Minus the gradient of the mean loss over the rows of these episodes, times their number: with episodes of unequal lengths it depends
-        on what is in one call. Statistics: loss, value and target (means over rows), epsilon, gradient_norm; value_limit, where gamma is below 1
-        and some reward was not 0: the most that a return can be in size with the rewards seen so far."""
+        on what is in one call. Statistics: loss, value and target (means over rows), epsilon, gradient_norm; value_limit."""
         self._flat.zero_gradient()
         episodes = episodes_of(join(rollouts), self.spec, agent_id=self._config.agent_id)
         values = self._values(self._online, episodes)
@@ -159,10 +159,7 @@ class QLearning(Algorithm):
         if self._config.normalise_observations:
             self._observe(episodes)
         epsilon = falling(self._config.epsilon_start, self._config.epsilon_final, self._config.epsilon_steps, self._env_steps)
-        statistics |= {"loss": float(loss.detach()), "epsilon": epsilon}
-        if self._largest_reward > 0.0 and self._config.discount < 1.0:
-            statistics["value_limit"] = self._largest_reward / (1.0 - self._config.discount)
-        return self._ascent(statistics)
+        return self._ascent(statistics | {"loss": float(loss.detach()), "epsilon": epsilon} | self._limit.statistics())
 
     def _observe(self, episodes: Episodes) -> None:
         """Gather what the moments are averages of: like the loss, the mean over rows, times the number of episodes."""
@@ -214,7 +211,7 @@ class QLearning(Algorithm):
         """R [T, B, U]; future: V [T+1, B, U]. known [T+1, B, U]: an agent that is cut off where no observation is known is worth V_t still."""
         config, value = self._config, future.numpy()
         reward = columns.reward * np.float32(config.reward_scale)
-        self._largest_reward = max(self._largest_reward, float(np.abs(reward).max(initial=0.0, where=columns.acts)))
+        self._limit.see(reward, columns.acts)
         final = value[1:] if known is None else np.where(known[1:], value[1:], value[:-1])
         trace = vtrace(
             np.zeros_like(columns.reward),

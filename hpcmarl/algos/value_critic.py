@@ -57,6 +57,7 @@ class ValueCritic(ActorCritic):
             "entropy_cost": cost,
             "mean_rho": trace.mean_rho,
             "mean_c": trace.mean_c,
+            "value": float(values.mean()) if values.size else 0.0,
             "explained_variance": explained_variance(targets[counted > 0], values[counted > 0]),
         }
 

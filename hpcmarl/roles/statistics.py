@@ -55,8 +55,9 @@ class LearnerMeans(Means):
         if before is not None and self._excess is not None and self._excess > before and not self._told:
             self._told = True
             logger.warning(
-                "action values diverge: they are %.3g on average and growing, and with the rewards seen no return can exceed %.3g; "
-                "try algo.hypernetwork_activation: tanh (with a mixer), algo.operator: mellowmax, algo.name: vdn, or a smaller optimizer.step_size",
+                "values diverge: they are %.3g on average and growing, and with the rewards seen no return can exceed %.3g; "
+                "try a smaller optimizer.step_size, for policy gradients a larger algo.entropy_cost, or algo.normalise_advantages: true, "
+                "for action values algo.hypernetwork_activation: tanh (with a mixer), algo.operator: mellowmax, or algo.name: vdn",
                 value,
                 limit,
             )

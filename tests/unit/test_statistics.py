@@ -1,4 +1,4 @@
-"""Means between reports, and what is said once where action values diverge."""
+"""Means between reports, and what is said once where values diverge."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def test_says_once_where_values_are_larger_than_any_return_and_grow(values, limi
         assert means.row()["learner/value"] == value
     means.add({"loss": 1.0})
     assert means.row() == {"learner/loss": 1.0}
-    assert ["action values diverge" in record.message for record in caplog.records] == [True] * (told is not None)
+    assert ["values diverge" in record.message for record in caplog.records] == [True] * (told is not None)
     if told is not None:
         assert f"{told:.3g} on average and growing" in caplog.records[0].message
         assert "no return can exceed 20; " in caplog.records[0].message
