@@ -30,7 +30,7 @@ from hpcmarl.algos.value_limit import ValueLimit
 from hpcmarl.config import ActorCriticConfig
 from hpcmarl.errors import ConfigError
 from hpcmarl.maths.schedules import falling
-from hpcmarl.maths.vtrace import normalised
+from hpcmarl.maths.vtrace import normalised_advantages
 from hpcmarl.nets.critic import Critic
 from hpcmarl.nets.policy import Policy
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, PolicySpec, Rollout
@@ -138,7 +138,7 @@ class ActorCritic(Algorithm):
 
     def _normalised(self, advantages: FloatArray, rho: FloatArray) -> FloatArray:
         """The advantages [n] of one call, which hold their ratios rho [n]; normalised where algo.normalise_advantages asks for it."""
-        return normalised(advantages, rho) if self._config.normalise_advantages else advantages
+        return normalised_advantages(advantages, rho) if self._config.normalise_advantages else advantages
 
     def _columns(self, batch: Batch, part: PolicyBatch, value: FloatArray, last: FloatArray, final: FloatArray) -> Columns:
         """The unit columns [T, B, U]. `final` [K, U] are the values of truncated episodes' last observations."""
@@ -152,8 +152,9 @@ class ActorCritic(Algorithm):
         # An agent cut off where no last observation is known (in mid-episode) is worth what it was worth a step before.
         final_value = value.copy()
         final_value[batch.final_step, batch.final_slot] = final
-        self._limit.see(reward * scale)
-        return Columns(value, last, final_value, reward * scale, acts, terminated, truncated)
+        reward = reward * scale
+        self._limit.see(reward)
+        return Columns(value, last, final_value, reward, acts, terminated, truncated)
 
     def _observe(
         self, policy: PolicySpec, part: PolicyBatch, evaluation: Evaluation, learned: tuple[torch.Tensor, torch.Tensor, torch.Tensor]

@@ -76,7 +76,7 @@ def vtrace(
     return VTrace(targets, advantages, rho, float(rho.sum()) / count, float((trace * acts).sum()) / count)
 
 
-def normalised(advantages: FloatArray, rho: FloatArray) -> FloatArray:
+def normalised_advantages(advantages: FloatArray, rho: FloatArray) -> FloatArray:
     """Advantages A = rho x [n] of any rows, as rho (x - b) in units of its standard deviation, with b = sum(rho x) / sum(rho).
 
     The baseline b is the mean of x under the policy that is learned, as far as the ratios rho [n] (float32, not negative) tell: without

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcmarl.maths.vtrace import VTrace, linear_recursion, normalised, vtrace
+from hpcmarl.maths.vtrace import VTrace, linear_recursion, normalised_advantages, vtrace
 
 
 @dataclass
@@ -158,18 +158,18 @@ def test_linear_recursion() -> None:
 def test_normalised_advantages_have_mean_zero_and_deviation_one_whatever_the_critic_is_off_by(seed: int, rows: int, off: float) -> None:
     generator = np.random.default_rng(seed)
     rho, found = generator.uniform(0, 1, rows).astype(np.float32), generator.normal(size=rows).astype(np.float32)
-    result = normalised(rho * found, rho)
+    result = normalised_advantages(rho * found, rho)
     assert result.mean() == pytest.approx(0.0, abs=1e-4)
     assert result.std() == pytest.approx(1.0, abs=1e-4)
     baseline = sum(float(r) * float(x) for r, x in zip(rho, found, strict=True)) / sum(float(r) for r in rho)
     slow = [float(r) * (float(x) - baseline) for r, x in zip(rho, found, strict=True)]
     np.testing.assert_allclose(result, np.array(slow) / np.std(slow), atol=1e-3)
-    np.testing.assert_allclose(normalised(rho * (found + np.float32(off)), rho), result, atol=2e-3)
+    np.testing.assert_allclose(normalised_advantages(rho * (found + np.float32(off)), rho), result, atol=2e-3)
 
 
 def test_normalised_advantages_of_rows_without_weight_are_nothing() -> None:
     rho, advantages = np.array([1.0, 0.0, 0.5], np.float32), np.array([3.0, 0.0, -1.0], np.float32)
-    assert normalised(advantages, rho)[1] == 0.0
+    assert normalised_advantages(advantages, rho)[1] == 0.0
     for rows in (np.zeros(0, np.float32), np.zeros(3, np.float32)):
-        np.testing.assert_array_equal(normalised(rows, rows), rows)
-    np.testing.assert_array_equal(normalised(np.full(1, 7.0, np.float32), np.ones(1, np.float32)), [0.0])
+        np.testing.assert_array_equal(normalised_advantages(rows, rows), rows)
+    np.testing.assert_array_equal(normalised_advantages(np.full(1, 7.0, np.float32), np.ones(1, np.float32)), [0.0])
