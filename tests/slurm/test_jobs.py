@@ -24,14 +24,16 @@ MANY = "stop.updates=30"  # three seconds and more: there is time to send a sign
 def limited(cluster):
     """Runs that need more than one job of a minute: the signal to stop comes from Slurm, 29 to 59 seconds after the start.
 
-    It looks every 30 s whether a limit comes within signal_seconds + 30 s, and whether one has passed. So 64 seconds of training
-    never fit one job, and never end just when the signal comes. The third run gets no signal that means anything: the clock
-    stops it (stop.seconds_before_limit).
+    It looks every 30 s whether a limit comes within signal_seconds + 30 s, and whether one has passed. These runs end with an update,
+    not with a second, so that one that was stopped always has something left to do: 110 take two actors, which wait 0.2 s in each
+    of the six steps of an update, 66 seconds at least. The third run gets no signal that means anything: the clock stops it
+    (stop.seconds_before_limit).
     """
-    size, endless = ("--nodes=2", "--ntasks-per-node=1", "--time=1"), "stop.updates=100000"
-    signalled = (*size, endless, "slurm.signal_seconds=1", "stop.seconds=64", "stop.seconds_before_limit=null")
+    size = ("--nodes=2", "--ntasks-per-node=1", "--time=1")
+    slow = ("stop.updates=110", "topology.groups.0.delay.step=0.2")
+    signalled = (*size, *slow, "slurm.signal_seconds=1", "stop.seconds_before_limit=null")
     runs = {name: cluster.submit(f"limit-{name}", *signalled, *launcher) for name, launcher in LAUNCHERS.items()}
-    job, directory = cluster.by_hand("limit-clock", *size, "--signal=B:CONT@1", changes=(endless, "stop.seconds=45"))
+    job, directory = cluster.by_hand("limit-clock", *size, "--signal=B:CONT@1", changes=("stop.updates=100000", "stop.seconds=45"))
     return {**runs, "clock": Run(cluster, job, directory, [])}
 
 
