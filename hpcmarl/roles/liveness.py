@@ -2,7 +2,8 @@
 
 Every rank tells the server's rank now and then that it is alive; any other message says so too. The server's rank notices who has
 been silent for too long; the others notice when the server's rank does not take their word any more. Ranks that MPI itself finds
-dead are the transport's business.
+dead are the transport's business. Who has not begun yet is not silent: roles may take minutes to build where many ranks compile their
+games on few cores.
 
 Time is counted only while this rank looks: a job that Slurm suspends as a whole finds nobody silent when it goes on.
 """
@@ -19,6 +20,7 @@ from hpcmarl.roles.base import Context, Interval
 logger = logging.getLogger(__name__)
 LONGEST_LOOK = 1.0  # seconds that one look can add to the clock
 BEATS = 5  # within the limit
+START = 10  # times the limit: what a server may take to begin
 
 
 class RunLost(PeerFailure):
@@ -27,6 +29,10 @@ class RunLost(PeerFailure):
 
 class ServerLost(RunLost):
     """The server's rank is gone."""
+
+
+class ServerSilent(ServerLost):
+    """It has not taken this rank's word for too long; the rank that notices it may be the only one to know why the run ends."""
 
 
 class Liveness:
@@ -41,6 +47,7 @@ class Liveness:
         self._last: dict[int, float] = {}
         self._clock, self._looked = 0.0, time.monotonic()
         self._taken = 0.0
+        self._said = self._begun = False  # a word to the server; it has taken one
 
     def heard(self, rank: int) -> None:
         """A message of this rank has come."""
@@ -64,11 +71,13 @@ class Liveness:
         return [rank for rank, last in self._last.items() if rank != self.server and self._clock - last > limit]
 
     def beat(self) -> None:
-        """On the other ranks: say that this one is alive. Raises ServerLost when nobody has listened within the limit."""
+        """On the other ranks: say that this one is alive. Raises ServerSilent when nobody has listened within the limit."""
         self._tick()
         if self._link.idle():
-            self._taken = self._clock
-        elif self.limit is not None and self._clock - self._taken > self.limit:
-            raise ServerLost(f"rank {self.server} (server) has taken no message for {self.limit:g} s (topology.silence_seconds)")
+            self._taken, self._begun = self._clock, self._said
+        elif self.limit is not None and self._clock - self._taken > (limit := self.limit * (1 if self._begun else START)):
+            why = "topology.silence_seconds" if self._begun else "it has not begun; ten times topology.silence_seconds"
+            raise ServerSilent(f"rank {self.server} (server) has taken no message for {limit:g} s ({why})")
         if self._due.due() and self._link.idle():
             self._link.offer(self._word)
+            self._said = True

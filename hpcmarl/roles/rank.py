@@ -25,13 +25,14 @@ from hpcmarl.launch.signals import StopSignals
 from hpcmarl.packing import pack, unpack
 from hpcmarl.roles import ROLES
 from hpcmarl.roles.base import Context, Role
-from hpcmarl.roles.liveness import Liveness, RunLost, ServerLost
+from hpcmarl.roles.liveness import Liveness, RunLost, ServerLost, ServerSilent
 from hpcmarl.roles.replacing import Replacements
 
 logger = logging.getLogger(__name__)
 
 CLOSING_SECONDS = 4.0
 FORWARDING_SECONDS = 0.3  # launchers pass on what a rank has said while the job lives
+FIRST_OTHER = 1  # the server has rank 0
 MESSAGES_A_STEP = 256
 
 FOR_THE_RANK = (Kind.EXIT, Kind.LOST, Kind.ALIVE, Kind.REPLACED)
@@ -228,9 +229,14 @@ class AbortHook:
         self.fail(failure.exc_value, thread=failure.thread.name if failure.thread else "thread")
 
     def fail(self, error: BaseException | None, thread: str = "") -> None:
-        """Tell what happened and abort the world; does not return under MPI. A rank that ends because of another one is silent."""
+        """Tell what happened and abort the world; does not return under MPI. A rank that ends because of another one is silent, but for
+        the server's end, which the server may not have told: one rank says that, and each that found it silent."""
         if isinstance(error, PeerFailure):
             logger.error("%s", error)
+            if isinstance(error, ServerSilent) or (isinstance(error, ServerLost) and self.transport.rank == FIRST_OTHER):
+                sys.stderr.write(f"error: {error}; the job ends\n")
+                sys.stderr.flush()
+                time.sleep(FORWARDING_SECONDS)
             self._leave(EXIT_TRY_AGAIN if isinstance(error, RunLost) and self._resumable() else EXIT_FAILURE)
         role = self.rank.present if self.rank is not None else self.doing
         place = f"rank {self.transport.rank} of {self.transport.size} ({role}{', thread ' + thread if thread else ''}) on {self.transport.host}"

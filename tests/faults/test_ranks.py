@@ -87,11 +87,15 @@ def test_a_frozen_rank_is_found_and_ended(config, tmp_path):
     assert told in job.text
 
 
-@pytest.mark.parametrize(("number", "limit"), [(signal.SIGKILL, 10), (signal.SIGSTOP, 10 + 3)])
-def test_without_its_server_a_run_ends_at_once_and_can_be_resumed(number, limit, config, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "limit", "told"),
+    [(signal.SIGKILL, 10, "has died"), (signal.SIGSTOP, 10 + 3, "has taken no message for 3 s (topology.silence_seconds)")],
+)
+def test_without_its_server_a_run_ends_at_once_and_can_be_resumed(number, limit, told, config, tmp_path):
     directory = tmp_path / "run"
     job, seconds = train_and_hit("openmpi", 4, config, directory, 0, number=number, updates=ENDLESS)
     assert job.code == 75, job.text
+    assert f"error: rank 0 (server) {told}; the job ends" in job.text
     assert seconds < limit
     version = final_state(directory)["engine"]["rule"]["round"]
     again = run_train("openmpi", 4, config, "--run-dir", str(directory), "--resume", "auto", f"stop.updates={version + 5}")

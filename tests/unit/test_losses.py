@@ -201,6 +201,12 @@ def watched(tmp_path, monkeypatch):
     return clock, *map(Liveness, contexts), transports
 
 
+def beat_for(clock, other, seconds):
+    for _ in range(2 * seconds):
+        clock.now += 0.5
+        other.beat()
+
+
 def test_a_silent_rank_is_found_only_while_somebody_looks(watched):
     clock, server, _, _ = watched
     assert server.silent() == []  # nobody has begun
@@ -220,18 +226,29 @@ def test_a_silent_rank_is_found_only_while_somebody_looks(watched):
 def test_a_rank_that_is_alive_says_so_and_notices_that_nobody_listens(watched):
     clock, _, other, transports = watched
 
-    def beat_for(seconds):
-        for _ in range(2 * seconds):
-            clock.now += 0.5
-            other.beat()
-
-    beat_for(5)
+    beat_for(clock, other, 5)
     message = transports[0].receive()
     assert (message.kind, message.source) == (Kind.ALIVE, 1)
     message.release()
-    beat_for(9)
+    beat_for(clock, other, 9)
     with pytest.raises(ServerLost, match=r"topology\.silence_seconds"):
-        beat_for(10)
+        beat_for(clock, other, 10)
+
+
+def test_a_server_that_has_not_begun_is_given_ten_times_as_long(watched):
+    clock, _, other, transports = watched  # it builds its roles: games are compiled while other ranks have the cores
+
+    beat_for(clock, other, 99)
+    transports[0].receive().release()
+    beat_for(clock, other, 9)
+    with pytest.raises(ServerLost, match=r"no message for 10 s \(topology\.silence_seconds\)"):
+        beat_for(clock, other, 10)
+
+
+def test_a_server_that_never_begins_is_lost(watched):
+    clock, _, other, _ = watched
+    with pytest.raises(ServerLost, match=r"no message for 100 s \(it has not begun; ten times topology\.silence_seconds\)"):
+        beat_for(clock, other, 120)
 
 
 def test_a_rank_that_was_given_up_leaves_when_it_wakes(tmp_path):
