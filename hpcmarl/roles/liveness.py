@@ -47,11 +47,12 @@ class Liveness:
         self._last: dict[int, float] = {}
         self._clock, self._looked = 0.0, time.monotonic()
         self._taken = 0.0
-        self._said = self._begun = False  # a word to the server; it has taken one
+        self._said = self._begun = False  # a word to the server; it has taken one, or sent one
 
     def heard(self, rank: int) -> None:
         """A message of this rank has come."""
         self._last[rank] = self._clock
+        self._begun = self._begun or rank == self.server
 
     def forget(self, rank: int) -> None:
         """This rank is known to be lost."""
@@ -74,7 +75,7 @@ class Liveness:
         """On the other ranks: say that this one is alive. Raises ServerSilent when nobody has listened within the limit."""
         self._tick()
         if self._link.idle():
-            self._taken, self._begun = self._clock, self._said
+            self._taken, self._begun = self._clock, self._begun or self._said
         elif self.limit is not None and self._clock - self._taken > (limit := self.limit * (1 if self._begun else START)):
             why = "topology.silence_seconds" if self._begun else "it has not begun; ten times topology.silence_seconds"
             raise ServerSilent(f"rank {self.server} (server) has taken no message for {limit:g} s ({why})")
