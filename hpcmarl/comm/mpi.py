@@ -38,10 +38,10 @@ SWEEP = 64  # messages under way before finished ones are looked for behind an u
 
 
 class MpiTransport(Transport):
-    """A duplicate of COMM_WORLD with errors returned as exceptions. `chunk_bytes` is smaller in tests."""
+    """A duplicate of `world`, by default COMM_WORLD, with errors returned as exceptions. `chunk_bytes` is smaller in tests."""
 
-    def __init__(self, chunk_bytes: int = CHUNK_BYTES) -> None:
-        self.comm = MPI.COMM_WORLD.Dup()
+    def __init__(self, chunk_bytes: int = CHUNK_BYTES, world: Any = None) -> None:
+        self.comm = (MPI.COMM_WORLD if world is None else world).Dup()
         self.comm.Set_errhandler(MPI.ERRORS_RETURN)
         self.rank = self.comm.Get_rank()
         self.size = self.comm.Get_size()

@@ -35,9 +35,9 @@ def marked():
 
 
 @pytest.mark.mpi
-@pytest.mark.slow
+@pytest.mark.slow("reason")
 @pytest.mark.timeout(280)
-def test_two_kills_of_the_job(tmp_path):
+def test_killed_job_is_resumed_after_each_kill(tmp_path):
     before = set(marked())
     options = ["--kills", "2", "--seed", "7", "--what", "job", "--run-dir", str(tmp_path), "--json"]
     command = [sys.executable, "-m", "hpcmarl", "bench", "faults", *options]
@@ -55,14 +55,14 @@ def test_two_kills_of_the_job(tmp_path):
     assert set(marked()) <= before
 
 
-def test_it_refuses_to_run_inside_a_world():
+def test_bench_faults_rejects_running_inside_mpirun():
     environment = {**os.environ, "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}
     done = subprocess.run([sys.executable, "-m", "hpcmarl", "bench", "faults"], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "outside mpirun" in done.stderr
 
 
-def test_a_job_that_cannot_start_is_told_in_one_line(tmp_path):
+def test_job_that_cannot_start_is_reported_in_one_line(tmp_path):
     (tmp_path / "run").write_text("in the way")
     command = [sys.executable, "-m", "hpcmarl", "bench", "faults", "--kills", "1", "--run-dir", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=270)
@@ -71,8 +71,8 @@ def test_a_job_that_cannot_start_is_told_in_one_line(tmp_path):
     assert "a file, not a directory" in done.stderr
 
 
-@pytest.mark.slow
-def test_a_campaign_that_is_ended_leaves_no_job_behind(tmp_path):
+@pytest.mark.slow("reason")
+def test_terminated_campaign_leaves_no_processes(tmp_path):
     before = set(marked())
     command = [sys.executable, "-m", "hpcmarl", "bench", "faults", "--kills", "5", "--run-dir", str(tmp_path), "--json"]
     campaign = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -87,7 +87,7 @@ def test_a_campaign_that_is_ended_leaves_no_job_behind(tmp_path):
     assert set(marked()) <= before
 
 
-@pytest.mark.slow
+@pytest.mark.slow("reason")
 def test_corrupt_files_are_counted(tmp_path):
     """The judge itself: a file under a final name that does not verify is counted, once."""
     import numpy as np
@@ -105,8 +105,8 @@ def test_corrupt_files_are_counted(tmp_path):
     assert campaign.checkpoint == (None, 0)
 
 
-@pytest.mark.slow
-def test_a_job_and_its_ranks_are_found_and_killed(tmp_path):
+@pytest.mark.slow("reason")
+def test_kill_ends_the_job_and_all_its_ranks(tmp_path):
     (tmp_path / "c.yaml").write_text(CONFIG)
     run = tmp_path / "run"
     job = Job(["train", str(tmp_path / "c.yaml"), "-n", "2", "--run-dir", str(run)], tmp_path / "out")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hpcmarl.bench.jobs import Job, Progress, wait_until
-from tests.worlds import run_world
+from tests.support.worlds import run_world
 
 CONFIG = """
 env: {id: mpe2.simple_spread_v3}
@@ -49,14 +49,14 @@ def listening_sockets(process):
     return found
 
 
-def test_the_search_finds_a_listening_socket():
+def test_listening_socket_is_detected():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = struct.pack(">H", server.getsockname()[1]).hex().upper()
         assert any(name == "tcp" and address.endswith(port) for name, address in listening_sockets(os.getpid()))
 
 
-@pytest.mark.slow
-def test_a_rank_listens_to_nobody(tmp_path):
+@pytest.mark.slow("reason")
+def test_running_rank_has_no_listening_sockets(tmp_path):
     """One rank, so that every socket is ours: those of an MPI library between ranks are its own."""
     (tmp_path / "c.yaml").write_text(CONFIG)
     job = Job(["train", str(tmp_path / "c.yaml"), "--run-dir", str(tmp_path / "run")], tmp_path / "out")
@@ -98,7 +98,7 @@ def leave_partial_files(run):
     handler.close()
 
 
-@pytest.mark.slow
+@pytest.mark.slow("reason")
 @pytest.mark.parametrize("broken", [False, True])
 def test_no_secret_of_the_environment_is_written(tmp_path, broken):
     marker = "hunter2-0123456789"

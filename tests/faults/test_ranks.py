@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from tests.mpi.launch import LIBRARIES, needs_horovod, rank_processes, run_train
-from tests.worlds import SPREAD, final_state, summary
+from tests.support.launch import LIBRARIES, needs_horovod, rank_processes, run_train
+from tests.support.worlds import SPREAD, final_state, summary
 
 pytestmark = pytest.mark.mpi
 MORE = 100  # updates: enough that the victim dies in the middle
@@ -79,7 +79,7 @@ def test_a_killed_actor_is_replaced(config, tmp_path):
     assert told in job.text
 
 
-def test_a_frozen_rank_is_found_and_ended(config, tmp_path):
+def test_frozen_rank_is_detected_and_removed(config, tmp_path):
     told = "was not heard for 3 s (topology.silence_seconds)"
     job, _ = train_and_hit("openmpi", 4, config, tmp_path / "run", 2, number=signal.SIGSTOP, updates=ENDLESS, until=told)
     assert job.code == 75, job.text
@@ -91,7 +91,7 @@ def test_a_frozen_rank_is_found_and_ended(config, tmp_path):
     ("number", "limit", "told"),
     [(signal.SIGKILL, 10, "has died"), (signal.SIGSTOP, 10 + 3, "has taken no message for 3 s (topology.silence_seconds)")],
 )
-def test_without_its_server_a_run_ends_at_once_and_can_be_resumed(number, limit, told, config, tmp_path):
+def test_lost_server_ends_the_run_which_can_be_resumed(number, limit, told, config, tmp_path):
     directory = tmp_path / "run"
     job, seconds = train_and_hit("openmpi", 4, config, directory, 0, number=number, updates=ENDLESS)
     assert job.code == 75, job.text
@@ -106,7 +106,7 @@ def test_without_its_server_a_run_ends_at_once_and_can_be_resumed(number, limit,
 
 @pytest.mark.parametrize("library", LIBRARIES[1:])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_where_the_library_cannot_go_on_the_job_ends_with_a_good_checkpoint(library, number, config, tmp_path):
+def test_mpi_without_fault_tolerance_ends_with_good_checkpoint(library, number, config, tmp_path):
     job, seconds = train_and_hit(library, 4, config, tmp_path / "run", 3, number=number, updates=ENDLESS)
     assert job.code != 0
     assert seconds < 10 + 3

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.mpi.launch import run
+from tests.support.launch import run
 
 pytestmark = pytest.mark.mpi
 
@@ -18,7 +18,7 @@ def bench(*arguments):
 
 
 @pytest.mark.timeout(170)
-def test_stragglers():
+def test_bench_stragglers_reports_possible_efficiencies():
     told = bench("stragglers", "-n", "3", "--seconds", "2.5", "--unit", "0.04")
     assert told["ranks"] == 3
     for setting in told["settings"].values():
@@ -31,7 +31,7 @@ def test_stragglers():
 
 
 @pytest.mark.timeout(170)
-def test_the_server_is_flooded():
+def test_bench_comm_reports_the_gradient_message_rate():
     told = bench("comm", "-n", "3", "--seconds", "2")
     assert told["gradient_senders"] == 2
     assert told["gradient_messages_per_second"] > 100
@@ -39,7 +39,7 @@ def test_the_server_is_flooded():
 
 
 @pytest.mark.timeout(170)
-def test_seconds_until_a_return():
+def test_bench_stragglers_reports_seconds_to_a_return():
     told = bench("stragglers", "-n", "3", "--until-return", "-100", "--limit", "30", "--unit", "0.01", "--seeds", "1")
     for rule in ("sync", "rennala", "afedpg"):  # anything is better than -100: as soon as there are 100 episodes
         assert 0 < told[f"{rule}_seconds"] < 30
@@ -47,7 +47,7 @@ def test_seconds_until_a_return():
 
 
 @pytest.mark.timeout(170)
-def test_costs():
+def test_bench_costs_reports_possible_cpu_shares():
     told = bench("costs", "-n", "3", "--seconds", "2")
     assert (told["ranks"], set(told["rules"])) == (3, {"sync", "rennala", "malenia", "afedpg"})
     for figures in told["rules"].values():

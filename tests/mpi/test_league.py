@@ -9,9 +9,9 @@ import pytest
 from hpcmarl.config.file import load_config
 from hpcmarl.io.pool import list_snapshots
 from hpcmarl.roles.run import train
-from tests.mpi.launch import LIBRARIES, mpi_command, python_of, rank_processes, run, run_train
-from tests.unit.test_league_runs import NAMES, RPS
-from tests.worlds import final_state, summary
+from tests.support.launch import LIBRARIES, mpi_command, python_of, rank_processes, run, run_train
+from tests.support.leagues import RPS
+from tests.support.worlds import final_state, summary
 
 pytestmark = pytest.mark.mpi
 TWO_TEAMS = ("topology.groups=2", "topology.actors_per_learner=0", "topology.server=dedicated")
@@ -25,18 +25,7 @@ def config(tmp_path):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_two_teams_train_two_members_apart(library, config, tmp_path):
-    job = run_train(library, 5, config, "--run-dir", str(tmp_path / "run"), "topology.groups=2")
-    assert job.code == 0, job.text
-    assert not job.orphans
-    told = summary(tmp_path / "run")
-    assert {name: row["updates"] for name, row in told["members"].items()} == {"a": 6, "b": 6}
-    assert list_snapshots(tmp_path / "run" / "pool") == NAMES
-    assert told["evaluation_games"] > 0
-
-
-@pytest.mark.parametrize("library", LIBRARIES)
-def test_an_exploiter_is_trained_and_judged_in_any_world(library, config, tmp_path):
+def test_exploiter_is_trained_and_evaluated_on_three_ranks(library, config, tmp_path):
     """Rank 0 chooses and judges; the others learn of it and wait."""
     assert train(load_config(config, ["stop.updates=2"]), str(tmp_path / "run"), None) == 0
     arguments = ["league", "exploit", str(tmp_path / "run"), "a", "stop.updates=4", "--episodes", "20"]
@@ -67,7 +56,7 @@ class Kill:
             self.done = True
 
 
-def test_a_killed_leader_delays_nobody_and_its_member_goes_on_in_the_other_team(config, tmp_path):
+def test_member_of_a_killed_leader_continues_in_the_other_team(config, tmp_path):
     directory = tmp_path / "run"
     changes = (*TWO_TEAMS, "stop.updates=60", "league.freeze.most_updates=10", "checkpoint.every_updates=5")
     job = run_train("openmpi", 3, config, "--run-dir", str(directory), *changes, meanwhile=Kill(directory, 4, 1))
@@ -78,7 +67,7 @@ def test_a_killed_leader_delays_nobody_and_its_member_goes_on_in_the_other_team(
     assert {name: row["updates"] for name, row in told["members"].items()} == {"a": 60, "b": 60}
 
 
-def test_a_killed_league_goes_on_with_fewer_ranks_and_forgets_nothing(config, tmp_path):
+def test_killed_league_resumes_on_fewer_ranks_without_loss(config, tmp_path):
     directory = tmp_path / "run"
     changes = ("stop.updates=40", "league.freeze.most_updates=10")
     job = run_train("openmpi", 3, config, "--run-dir", str(directory), *TWO_TEAMS, *changes, meanwhile=Kill(directory, 5))

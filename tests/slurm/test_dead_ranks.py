@@ -5,9 +5,9 @@ import signal
 
 import pytest
 
-from tests.mpi.launch import rank_processes
+from tests.support.launch import rank_processes
 
-pytestmark = [pytest.mark.slurm, pytest.mark.mpi, pytest.mark.slow]
+pytestmark = [pytest.mark.slurm, pytest.mark.mpi, pytest.mark.slow("reason")]
 # coll/han of Open MPI 5 segfaults after a death where there are several nodes
 TOLERANT = ("slurm.launcher=mpirun", "slurm.launcher_options=[--bind-to, none, --with-ft, ulfm, --mca, coll, ^han]")
 
@@ -16,7 +16,7 @@ def kill(run, rank):
     os.kill(rank_processes(str(run.directory))[rank], signal.SIGKILL)
 
 
-def test_a_dead_actor_on_another_node_is_replaced_and_a_dead_server_has_the_job_requeued(cluster):
+def test_dead_actor_is_replaced_and_dead_server_requeues_the_job(cluster):
     changes = ("topology.respawn=true", "stop.updates=400", "checkpoint.every_updates=5")
     run = cluster.submit("dead", "--nodes=2", "--ntasks-per-node=2", *changes, *TOLERANT)
     run.wait_for_training(10)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.mpi.launch import MPICH_PYTHON, needs_mpich
 from tests.slurm.cluster import Run, check_nothing_lost
+from tests.support.launch import MPICH_PYTHON, needs_mpich
 
-pytestmark = [pytest.mark.slurm, pytest.mark.mpi, pytest.mark.slow]
+pytestmark = [pytest.mark.slurm, pytest.mark.mpi, pytest.mark.slow("reason")]
 # mpirun binds ranks to cores by itself, of which this machine has fewer than the cluster claims
 LAUNCHERS = {"srun": ["slurm.launcher=srun"], "mpirun": ["slurm.launcher=mpirun", "slurm.launcher_options=[--bind-to, none]"]}
 TWO_NODES = ("--nodes=2", "--ntasks-per-node=2")
@@ -42,7 +42,7 @@ def submitted_first(limited):
     """Time limits take their time: other tests run meanwhile."""
 
 
-def test_jobs_over_two_nodes_train_and_dependent_jobs_verify_them(cluster):
+def test_two_node_jobs_train_and_dependent_jobs_verify(cluster):
     more = ("trajectories.enabled=true", "--depend-verify")
     for run in [cluster.submit(f"plain-{name}", *TWO_NODES, *launcher, *more) for name, launcher in LAUNCHERS.items()]:
         summary = run.finish()
@@ -52,14 +52,14 @@ def test_jobs_over_two_nodes_train_and_dependent_jobs_verify_them(cluster):
         assert ", 0 bad" in run.output
 
 
-def test_a_run_that_fails_has_no_dependent_job_waiting_for_ever(cluster):
+def test_failed_run_cancels_its_dependent_job(cluster):
     run = cluster.submit("broken", "--ntasks-per-node=2", "faults.raise_in=actor", "faults.after=50", "--depend-verify")
     cluster.wait(run.job, "FAILED", on_failure=lambda: run.output)
     assert cluster.show(run.job, "ExitCode") == "1:0"
     cluster.wait(run.later[0], "CANCELLED", limit=30)
 
 
-def test_the_script_as_it_stands_in_slurm_takes_a_configuration_and_changes(cluster):
+def test_shipped_slurm_script_accepts_config_and_overrides(cluster):
     options = ("--nodes=2", "--ntasks-per-node=1", "--time=5")
     job, _ = cluster.by_hand("refused", *options, changes=("name=a b",))  # one word, although it has a blank: names have none
     cluster.wait(job, "FAILED")
@@ -77,7 +77,7 @@ def test_mpich_trains_by_pmi2(cluster):
     assert run.finish()["ranks"] == 4
 
 
-def test_silent_singletons_are_refused_with_the_hint_that_helps(cluster):
+def test_srun_singletons_are_rejected_with_the_pmix_hint(cluster):
     run = cluster.submit("singletons", "--ntasks-per-node=3", "slurm.mpi=none")
     cluster.wait(run.job, "FAILED", on_failure=lambda: run.output)
     assert cluster.show(run.job, "ExitCode") == "2:0"
@@ -85,7 +85,7 @@ def test_silent_singletons_are_refused_with_the_hint_that_helps(cluster):
     assert not run.summary
 
 
-def test_sbatch_speaks_for_itself(cluster):
+def test_sbatch_refusal_is_quoted_in_the_error(cluster):
     done = cluster.run(sys.executable, "-m", "hpcmarl", "submit", "tiny.yaml", "--partition=nowhere", "--run-dir=runs/nowhere")
     assert done.returncode == 1
     assert "sbatch refused the job" in done.stderr
@@ -93,7 +93,7 @@ def test_sbatch_speaks_for_itself(cluster):
     assert not (cluster.directory / "runs" / "nowhere").exists()
 
 
-def test_a_signal_by_scancel_stops_and_requeues(cluster):
+def test_scancel_signal_checkpoints_and_requeues_the_job(cluster):
     runs = [cluster.submit(f"signal-{name}", *TWO_NODES, MANY, *launcher, "--depend-verify") for name, launcher in LAUNCHERS.items()]
     for run in runs:
         run.wait_for_training()
@@ -105,7 +105,7 @@ def test_a_signal_by_scancel_stops_and_requeues(cluster):
         cluster.wait(run.later[0], "COMPLETED", limit=30)  # the job was requeued, not failed: what depends on it has waited
 
 
-def test_a_cancelled_job_leaves_a_checkpoint_and_stays_cancelled_until_it_is_submitted_again(cluster):
+def test_cancelled_job_checkpoints_and_is_not_requeued(cluster):
     run = cluster.submit("cancelled", *TWO_NODES, MANY)
     run.wait_for_training()
     cluster.ask("scancel", run.job)
@@ -129,7 +129,7 @@ def test_a_job_that_may_not_be_requeued_ends_with_a_checkpoint(cluster):
     assert run.summary["status"] == "interrupted"
 
 
-def test_preempted_jobs_stop_give_way_and_go_on(cluster):
+def test_preempted_jobs_checkpoint_and_resume(cluster):
     runs, urgent = {}, {}
     long = ("--ntasks-per-node=3", "stop.seconds=15", "stop.updates=100000")
     for node, (name, launcher) in zip(("node2", "node3"), LAUNCHERS.items(), strict=True):
@@ -143,7 +143,7 @@ def test_preempted_jobs_stop_give_way_and_go_on(cluster):
         cluster.wait(urgent[node], "COMPLETED", limit=10)
 
 
-def test_an_array_trains_every_seed_in_a_directory_of_its_own_and_requeues_one_task_alone(cluster):
+def test_array_tasks_have_own_directories_and_requeue_alone(cluster):
     (cluster.directory / "seeds.yaml").write_text((cluster.directory / "tiny.yaml").read_text() + "seed: 7\n")
     array = cluster.submit("array", "--seeds=2", "--ntasks-per-node=2", MANY, config="seeds.yaml")
     seeds = {seed: Run(cluster, f"{array.job}_{seed}", array.directory / f"seed-{seed}", []) for seed in (7, 8)}
@@ -165,7 +165,7 @@ def test_a_heterogeneous_job_is_one_world(cluster):
     assert run.hosts() == {0: "node1", 1: "node1", 2: "node1", 3: "node2", 4: "node3"}
 
 
-def test_the_environment_is_unpacked_on_every_node_and_removed_afterwards(cluster):
+def test_environment_is_staged_on_every_node_and_removed(cluster):
     environment = cluster.directory / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     packages = next((environment / "lib").glob("python3*/site-packages"))
@@ -187,7 +187,7 @@ def test_the_environment_is_unpacked_on_every_node_and_removed_afterwards(cluste
 
 
 @pytest.mark.parametrize("launcher", [*LAUNCHERS, "clock"])
-def test_a_job_that_reaches_its_time_limit_goes_on_until_the_run_is_done(cluster, limited, launcher):
+def test_time_limited_job_resumes_until_the_run_is_done(cluster, limited, launcher):
     run = limited[launcher]
     run.finish(limit=180)
     check_nothing_lost(run)

@@ -4,7 +4,7 @@ import pytest
 
 from hpcmarl.io.pool import list_snapshots
 
-pytestmark = [pytest.mark.slurm, pytest.mark.mpi, pytest.mark.slow]
+pytestmark = [pytest.mark.slurm, pytest.mark.mpi, pytest.mark.slow("reason")]
 # one team on each node; two members with four terms each. A step sleeps: there is time for a signal
 LEAGUE = """
 name: league
@@ -22,7 +22,7 @@ league:
 """
 
 
-def test_a_league_over_two_nodes_is_requeued_and_goes_on_with_its_pool(cluster):
+def test_two_node_league_is_requeued_and_resumes_its_pool(cluster):
     (cluster.directory / "league.yaml").write_text(LEAGUE)
     run = cluster.submit("league", "--nodes=2", "--ntasks-per-node=2", config="league.yaml")
     pool = run.directory / "pool"

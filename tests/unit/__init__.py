@@ -1,1 +1,1 @@
-"""Fast tests of single rooms: no ranks, no cluster."""
+"""Tests of single rooms: no process, no run."""

@@ -25,7 +25,7 @@ from hpcmarl.algos.episodes import episodes_of
 from hpcmarl.config import AgentNetworkConfig, IQLConfig, PPOConfig, VDNConfig
 from hpcmarl.maths.vtrace import vtrace
 from hpcmarl.nets.mixers import MonotonicMixer, SumMixer
-from tests.rollouts import make_spec, random_rollout
+from tests.support.rollouts import make_spec, random_rollout
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 seeds, lengths, unit = st.integers(0, 100_000), st.integers(1, 40), st.floats(0.0, 1.0)
@@ -85,7 +85,7 @@ def check(found: np.ndarray, column: int, sequence: Sequence, wanted: torch.Tens
 
 @given(seeds, lengths, discounts, st.floats(0.1, 2.0), st.floats(0.1, 1.0), actings)
 @settings(max_examples=60, deadline=None)
-def test_v_trace(seed, steps, discount, rho_max, c_max, acting):
+def test_v_trace_equals_torchrl(seed, steps, discount, rho_max, c_max, acting):
     """Targets and policy-gradient advantages of maths/vtrace.py with lambda 1 (torchrl's has no lambda)."""
     data, generator = random_columns(seed, steps, 3, acting)
     target, behaviour = (generator.standard_normal(data.value.shape).astype(np.float32) for _ in range(2))
@@ -105,7 +105,7 @@ def test_v_trace(seed, steps, discount, rho_max, c_max, acting):
 
 @given(seeds, lengths, discounts, unit, actings)
 @settings(max_examples=60, deadline=None)
-def test_generalised_advantages(seed, steps, discount, trace_lambda, acting):
+def test_generalised_advantages_equal_torchrl(seed, steps, discount, trace_lambda, acting):
     """What PPO's critic learns and what weighs its policy, before normalisation."""
     data, _ = random_columns(seed, steps, 3, acting)
     ppo = make_algorithm(make_spec(), PPOConfig(discount=discount, trace_lambda=trace_lambda), 0)
@@ -121,7 +121,7 @@ def test_generalised_advantages(seed, steps, discount, trace_lambda, acting):
 
 @given(seeds, st.lists(st.integers(1, 15), min_size=1, max_size=4), discounts, unit)
 @settings(max_examples=40, deadline=None)
-def test_td_lambda_of_a_team(seed, steps, discount, trace_lambda):
+def test_team_td_lambda_targets_equal_torchrl(seed, steps, discount, trace_lambda):
     """VDN's targets R of whole episodes of unlike lengths: V of the row after, that of the last observation where the episode was truncated."""
     algorithm = make_algorithm(make_spec(), VDNConfig(discount=discount, trace_lambda=trace_lambda, network=AgentNetworkConfig(recurrent=False)), 0)
     generator = np.random.default_rng(seed)
@@ -141,7 +141,7 @@ def test_td_lambda_of_a_team(seed, steps, discount, trace_lambda):
 
 @given(seeds, st.integers(2, 15), discounts, unit)
 @settings(max_examples=40, deadline=None)
-def test_td_lambda_of_agents_that_die(seed, steps, discount, trace_lambda):
+def test_td_lambda_targets_of_dying_agents_equal_torchrl(seed, steps, discount, trace_lambda):
     """IQL's targets of each agent: until its own end, which is a termination where it died in mid-episode."""
     algorithm = make_algorithm(make_spec(), IQLConfig(discount=discount, trace_lambda=trace_lambda, network=AgentNetworkConfig(recurrent=False)), 0)
     generator = np.random.default_rng(seed)
@@ -179,7 +179,7 @@ def copied(dense: nn.Module) -> nn.Sequential:
 
 @pytest.mark.parametrize(("agents", "state", "width", "hyper"), [(3, 7, 8, 12), (1, 4, 3, 5), (10, 60, 32, 64)])
 @pytest.mark.parametrize("seed", range(3))
-def test_qmixs_mixing(agents, state, width, hyper, seed):
+def test_qmix_mixer_equals_torchrl(agents, state, width, hyper, seed):
     """Q_tot and its gradients by the utilities, the state and every weight."""
     generator = torch.Generator().manual_seed(seed)
     ours = MonotonicMixer(agents, state, width, hyper, generator)
@@ -199,7 +199,7 @@ def test_qmixs_mixing(agents, state, width, hyper, seed):
         torch.testing.assert_close(slope, twin, **CLOSE)
 
 
-def test_vdns_mixing():
+def test_vdn_mixer_equals_torchrl():
     """The sum of the utilities."""
     utilities = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     theirs = VDNMixer(n_agents=4, device="cpu")

@@ -9,7 +9,7 @@ from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.base import Algorithm
 from hpcmarl.config import MATraceConfig, NetworkConfig
 from hpcmarl.types import EnvironmentSpec, Frame, PolicyFrame, PolicySpec, Rollout
-from tests.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
+from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
 
 SPEC = make_spec(
     PolicySpec("walker", ("w0", "w1"), (5,), CONTINUOUS),
@@ -53,7 +53,7 @@ def act_out(algorithm: Algorithm, rollout: Rollout, seed: int, greedy: bool = Fa
 @pytest.mark.parametrize("greedy", [False, True])
 @pytest.mark.parametrize("agent_id", [False, True])
 @pytest.mark.parametrize(("recurrent", "activation"), [(False, "tanh"), (False, "relu"), (True, "tanh")])
-def test_ratios_of_own_rollouts_are_one(recurrent: bool, activation: str, agent_id: bool, greedy: bool) -> None:
+def test_importance_ratios_of_own_rollouts_are_one(recurrent: bool, activation: str, agent_id: bool, greedy: bool) -> None:
     algorithm = make(SPEC, recurrent, activation, agent_id=agent_id)
     rollouts = [random_rollout(SPEC, 12, 4, np.random.default_rng(seed), deaths=True) for seed in range(2)]
     for seed, rollout in enumerate(rollouts):
@@ -78,7 +78,7 @@ def test_acting_is_a_function_of_parameters_and_generator() -> None:
     assert not np.array_equal(rollouts[0].policies["walker"].action, rollouts[2].policies["walker"].action)
 
 
-def test_loading_parameters_changes_how_it_acts_at_once() -> None:
+def test_loading_parameters_changes_actions_immediately() -> None:
     algorithm = make(SPEC, False)
     rollout = random_rollout(SPEC, 1, 3, np.random.default_rng(0))
     before = algorithm.act(frame_of(rollout, 0), {}, np.random.default_rng(0))

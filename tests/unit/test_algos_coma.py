@@ -10,12 +10,11 @@ from hpcmarl.config import COMAConfig, NetworkConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError
 from hpcmarl.types import PolicySpec
-from tests.literal_coma import literal_gradient
-from tests.rollouts import CONTINUOUS, DISCRETE, make_spec, random_rollout
-from tests.unit.test_algos_ma_trace import rollouts_of
-from tests.worlds import SPREAD, final_parameters, run_world, summary
+from tests.reference.coma import literal_gradient
+from tests.support.algorithms import rollouts_of
+from tests.support.rollouts import CONTINUOUS, DISCRETE, make_spec, random_rollout
+from tests.support.worlds import SPREAD
 
-COUNTER = ("algo.name=coma", "algo.target_every=3")
 TWO_TEAMS = make_spec(PolicySpec("team", ("t0", "t1", "t2"), (4,), DISCRETE, True), PolicySpec("prey", ("p0",), (2, 3), DISCRETE))
 
 
@@ -55,7 +54,7 @@ def test_normalised_values_equal_the_literal_implementation_too():
     assert found[algorithm.averages][0] > 0
 
 
-def test_an_agent_is_judged_by_its_own_alternatives_only():
+def test_advantage_is_zero_when_own_actions_are_equivalent():
     """Where the critic does not depend on an agent's action, nothing is to be learned for it, however good the team's value."""
     spec = make_spec(agents=2)
     algorithm = make(spec, entropy_cost=0.0, value_cost=0.0, network=NetworkConfig(hidden=()))
@@ -68,7 +67,7 @@ def test_an_agent_is_judged_by_its_own_alternatives_only():
     assert np.abs(algorithm.gradient([rollout])[0]).max() > 1e-2
 
 
-def test_twins_follow():
+def test_target_critic_is_copied_every_target_every():
     algorithm = make_algorithm(make_spec(), COMAConfig(target_every=5), 0)
     target = algorithm._follower
     start = algorithm.initial_parameters()
@@ -86,7 +85,7 @@ def test_twins_follow():
         other.load_state_dict({**algorithm.state_dict(), "target": np.zeros(3, np.float32)})
 
 
-def test_twins_may_follow_gradually():
+def test_target_critic_follows_at_the_given_rate():
     spec, networks = make_spec(), make_algorithm(make_spec(), COMAConfig(), 0)
     target = Target(networks._networks(spec, torch.Generator()).modules, 1, rate=0.5)
     for version, level in enumerate((8.0, 0.0, 4.0)):
@@ -94,22 +93,7 @@ def test_twins_may_follow_gradually():
     assert (target.parameters == 4.0).all()  # 8, then half way to 0, then half way to 4
 
 
-@pytest.mark.parametrize("extra", [(), ("rounds.reduce=mpi",), ("algo.network.recurrent=true", "algo.normalise_values=true")], ids=str)
-def test_half_and_half_is_the_whole_bit_for_bit(tmp_path, extra):
-    keys = (*COUNTER, *extra, "deterministic=true", "rounds.rule=sync")
-    run_world(4, tmp_path / "whole", *keys, "stop.updates=10")
-    run_world(4, tmp_path / "half", *keys, "stop.updates=5", order=7)
-    run_world(4, tmp_path / "half", *keys, "stop.updates=10", resume=str(tmp_path / "half"), order=8)
-    np.testing.assert_array_equal(final_parameters(tmp_path / "whole"), final_parameters(tmp_path / "half"))
-
-
-@pytest.mark.parametrize("rule", ["sync", "rennala", "malenia"])
-def test_every_rule(tmp_path, rule):
-    run_world(5, tmp_path, *COUNTER, f"rounds.rule={rule}", "topology.groups=2", "stop.updates=5")
-    assert summary(tmp_path)["updates"] == 5
-
-
-def test_what_does_not_go_together_is_said():
+def test_coma_rejects_incompatible_settings():
     with pytest.raises(ConfigError, match=r"algo\.critic: dec does not see"):
         load_config(SPREAD, ["algo.name=coma", "algo.critic=dec"])
     with pytest.raises(ConfigError, match="continuous"):

@@ -17,12 +17,10 @@ from hpcmarl.config import MATraceConfig, NetworkConfig, ReinforceConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError
 from hpcmarl.types import EnvironmentSpec, PolicySpec, Rollout
-from tests.literal_ma_trace import Literal, literal_gradient
-from tests.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
-from tests.worlds import SPREAD
-
-TEAM_AND_PREY = make_spec(PolicySpec("team", ("t0", "t1", "t2"), (4,), MULTI_DISCRETE, True), PolicySpec("prey", ("p0",), (2, 3), CONTINUOUS))
-TURNS = make_spec(agents=2, turn_based=True, has_mask=True)
+from tests.reference.ma_trace import Literal, literal_gradient
+from tests.support.algorithms import TEAM_AND_PREY, TURNS, rollouts_of
+from tests.support.rollouts import CONTINUOUS, DISCRETE, make_spec, random_rollout
+from tests.support.worlds import SPREAD
 
 
 def make(spec: EnvironmentSpec, *, recurrent: bool = False, seed: int = 1, **keys: Any) -> MATrace:
@@ -33,11 +31,6 @@ def make(spec: EnvironmentSpec, *, recurrent: bool = False, seed: int = 1, **key
     assert isinstance(algorithm, MATrace)
     algorithm.load_parameters(np.random.default_rng(seed).standard_normal(algorithm.size).astype(np.float32) * 0.6)
     return algorithm
-
-
-def rollouts_of(spec: EnvironmentSpec, *, steps: int = 9, slots: int = 3, seed: int = 0, count: int = 2, memory: int | None = None) -> list[Rollout]:
-    generator = np.random.default_rng(seed)
-    return [random_rollout(spec, steps, slots, generator, deaths=True, memory=memory) for _ in range(count)]
 
 
 VARIANTS: list[dict[str, Any]] = [{"critic": "obs"}, {"critic": "full"}, {"critic": "obs", "ratios": "agent"}, {"critic": "dec"}]
@@ -62,14 +55,14 @@ def test_turn_based_games_keep_per_agent_transitions(seed: int) -> None:
     np.testing.assert_allclose(algorithm.gradient(rollouts)[0], literal_gradient(algorithm, rollouts), atol=2e-4, rtol=2e-4)
 
 
-def test_turn_based_with_a_policy_for_each_player_may_have_a_central_critic() -> None:
+def test_turn_based_policy_per_player_allows_central_critic() -> None:
     spec = make_spec(PolicySpec("white", ("w",), (4,), DISCRETE, True), PolicySpec("black", ("b",), (4,), DISCRETE, True), turn_based=True)
     for critic in ("obs", "full"):
         algorithm, rollouts = make(spec, critic=critic), rollouts_of(spec, steps=6)
         np.testing.assert_allclose(algorithm.gradient(rollouts)[0], literal_gradient(algorithm, rollouts), atol=2e-4, rtol=2e-4)
 
 
-def test_ablations() -> None:
+def test_disabling_importance_sampling_sets_ratios_to_one() -> None:
     spec = make_spec()
     algorithm, rollouts = make(spec, importance_sampling=False), rollouts_of(spec)
     np.testing.assert_allclose(algorithm.gradient(rollouts)[0], literal_gradient(algorithm, rollouts), atol=2e-4, rtol=2e-4)
@@ -81,7 +74,7 @@ def test_ablations() -> None:
 
 @settings(max_examples=12, deadline=None)
 @given(st.sampled_from(VARIANTS), st.booleans(), st.integers(0, 1000))
-def test_sums_add_up(keys: dict[str, Any], recurrent: bool, seed: int) -> None:
+def test_gradient_is_additive_over_rollouts(keys: dict[str, Any], recurrent: bool, seed: int) -> None:
     """Over any split of the rollouts, of differing length too."""
     algorithm = make(TEAM_AND_PREY, recurrent=recurrent, **keys)
     memory = 4 if recurrent else None
@@ -119,7 +112,7 @@ def on_policy_logp(algorithm: MATrace, rollouts: list[Rollout]) -> None:
                 part.logp[t, slot, agent] = Literal(algorithm, rollout, policy, slot).logp_and_entropy(t, agent)[0].item()
 
 
-def test_on_policy_the_ratios_do_not_matter() -> None:
+def test_on_policy_ratio_settings_give_equal_gradients() -> None:
     spec, rollouts = make_spec(), rollouts_of(make_spec())
     joint, agent, ablated = make(spec), make(spec, ratios="agent"), make(spec, importance_sampling=False)
     on_policy_logp(joint, rollouts)
@@ -154,7 +147,7 @@ def test_termination_cuts_and_truncation_bootstraps() -> None:
             assert not np.allclose(algorithm.gradient([later])[0], before)
 
 
-def test_finite_differences_of_the_critic() -> None:
+def test_critic_gradient_equals_finite_differences() -> None:
     """With advantages frozen out (values play no part in the targets at lambda 1, ratio 1, terminated), the slope is the regression's."""
     spec = make_spec(agents=1)
     algorithm = make(spec, importance_sampling=False, trace_lambda=1.0, entropy_cost=0.0, rho_max=1.0, c_max=1.0, value_cost=0.25)
@@ -176,7 +169,7 @@ def test_finite_differences_of_the_critic() -> None:
         assert -0.25 * 2 * (losses[0] - losses[1]) / 2e-2 == pytest.approx(float(found[index]), abs=5e-3, rel=1e-2)
 
 
-def test_recurrent_gradient_sees_the_memory_and_the_starts() -> None:
+def test_recurrent_gradient_uses_memory_and_episode_starts() -> None:
     spec = make_spec(agents=2)
     algorithm = make(spec, recurrent=True)
     (rollout,) = rollouts_of(spec, count=1, memory=4)
@@ -193,7 +186,7 @@ def test_recurrent_gradient_sees_the_memory_and_the_starts() -> None:
         algorithm.gradient([changed])
 
 
-def test_learned_entropy_cost_rises_below_the_target_and_falls_above() -> None:
+def test_learned_entropy_cost_moves_entropy_to_its_target() -> None:
     spec = make_spec(has_mask=True)
     for target, sign in ((1.0, 1.0), (0.0, -1.0)):
         algorithm = make(spec, target_entropy=target, entropy_cost=0.05, entropy_cost_rate=0.5)
@@ -216,7 +209,7 @@ def test_learned_entropy_cost_rises_below_the_target_and_falls_above() -> None:
         np.testing.assert_allclose(found[:-1], fixed.gradient(rollouts)[0], atol=1e-4)
 
 
-def test_entropy_cost_falls_with_the_runs_environment_steps() -> None:
+def test_entropy_cost_decays_with_environment_steps() -> None:
     spec, rollouts = make_spec(), rollouts_of(make_spec())
     falls = make(spec, entropy_cost=0.05, entropy_cost_final=0.01, entropy_cost_steps=1000)
     for done, cost in ((0, 0.05), (250, 0.04), (1000, 0.01), (5000, 0.01)):
@@ -244,7 +237,7 @@ def test_normalised_advantages_have_mean_zero() -> None:
     assert np.isfinite(normalised.gradient(rollouts)[0]).all()
 
 
-def test_gradient_is_repeatable_and_changes_no_rollout_or_parameter() -> None:
+def test_gradient_is_repeatable_and_has_no_side_effects() -> None:
     algorithm, rollouts = make(TURNS, critic="dec"), rollouts_of(TURNS)
     kept, parameters = copy.deepcopy(rollouts), algorithm.parameters.copy()
     first, second = algorithm.gradient(rollouts)[0], algorithm.gradient(rollouts)[0]
@@ -255,7 +248,7 @@ def test_gradient_is_repeatable_and_changes_no_rollout_or_parameter() -> None:
             np.testing.assert_array_equal(array, getattr(right.policies["agent"], key))
 
 
-def test_read_only_rollouts_are_fine() -> None:
+def test_gradient_accepts_read_only_rollouts() -> None:
     spec = make_spec()
     algorithm, (rollout,) = make(spec), rollouts_of(spec, count=1)
     for array in [*vars(rollout.policies["agent"]).values(), *vars(rollout).values()]:
@@ -267,7 +260,7 @@ def test_read_only_rollouts_are_fine() -> None:
 # --- construction
 
 
-def test_registry_seeds_and_properties() -> None:
+def test_algorithm_properties_and_seeding_match_the_config() -> None:
     spec = make_spec()
     assert all(algorithm.summary and algorithm.paper for algorithm in ALGORITHMS.values())
     one, same, other = (make_algorithm(spec, MATraceConfig(unroll=7), seed) for seed in (3, 3, 4))
@@ -281,7 +274,7 @@ def test_registry_seeds_and_properties() -> None:
     assert one.initial_parameters().any()
 
 
-def test_segments_split_the_vector_by_policy_and_only_theirs_is_moved() -> None:
+def test_segments_split_the_gradient_by_policy() -> None:
     algorithm, rollouts = make(TEAM_AND_PREY), rollouts_of(TEAM_AND_PREY)
     assert list(algorithm.segments) == ["team", "prey"]
     assert algorithm.segments["team"].stop == algorithm.segments["prey"].start
@@ -303,7 +296,7 @@ def test_segments_split_the_vector_by_policy_and_only_theirs_is_moved() -> None:
         (make_spec(), {"target_entropy": 0.5, "entropy_cost": 0.0}, "algo.entropy_cost"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(spec: EnvironmentSpec, keys: dict[str, Any], words: str) -> None:
+def test_ma_trace_rejects_incompatible_settings(spec: EnvironmentSpec, keys: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
         make_algorithm(spec, MATraceConfig(**keys), 0)
     assert "\n" not in str(caught.value)

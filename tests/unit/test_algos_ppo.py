@@ -12,12 +12,10 @@ from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError
 from hpcmarl.optim.rounds import make_rule
 from hpcmarl.roles.feed import Iterations
-from tests.literal_ppo import literal_gradient
-from tests.rollouts import CONTINUOUS, MULTI_DISCRETE, make_spec, random_rollout
-from tests.unit.test_algos_ma_trace import TEAM_AND_PREY, TURNS, rollouts_of
-from tests.worlds import SPREAD, run_world, summary
-
-PPO = ("algo.name=ppo", "algo.epochs=2", "algo.minibatches=2")
+from tests.reference.ppo import literal_gradient
+from tests.support.algorithms import TEAM_AND_PREY, TURNS, rollouts_of
+from tests.support.rollouts import CONTINUOUS, MULTI_DISCRETE, make_spec, random_rollout
+from tests.support.worlds import SPREAD
 
 
 def make(spec, *, algorithm=PPOConfig, **keys):
@@ -46,7 +44,7 @@ def test_turn_based_games_keep_per_agent_transitions(seed):
     np.testing.assert_allclose(algorithm.gradient(rollouts)[0], literal_gradient(algorithm, rollouts), atol=2e-4, rtol=2e-4)
 
 
-def test_normalised_advantages_do_not_feel_an_offset_of_the_rewards():
+def test_normalised_advantages_ignore_a_reward_offset():
     algorithm = make(make_spec(), discount=1e-9, value_cost=0.0, entropy_cost=0.0, critic="dec")
     rollout = random_rollout(make_spec(), 6, 4, np.random.default_rng(0), deaths=False)
     before = algorithm.gradient([rollout])[0]
@@ -56,7 +54,7 @@ def test_normalised_advantages_do_not_feel_an_offset_of_the_rewards():
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
-def test_the_parts_of_a_rollout_add_up_to_it(recurrent):
+def test_slot_subset_gradients_sum_to_the_whole(recurrent):
     spec = TEAM_AND_PREY
     algorithm = make(spec, algorithm=MATraceConfig, critic="full", network=NetworkConfig(hidden=(5,), recurrent=recurrent, memory=4))
     rollout = rollouts_of(spec, slots=5, count=1, memory=4 if recurrent else None)[0]
@@ -90,7 +88,7 @@ def arrive(feed, version, source, slots=2):
     return letter
 
 
-def test_a_batch_is_gone_through_in_random_parts_and_kept_until_then():
+def test_batch_is_split_randomly_and_kept_until_done():
     feed = feed_of(batch=3, epochs=2, minibatches=2)
     feed.on_version(0)
     letters = [arrive(feed, 0, source) for source in (1, 2)]
@@ -112,7 +110,7 @@ def test_a_batch_is_gone_through_in_random_parts_and_kept_until_then():
     assert all(letter.released for letter in letters)
 
 
-def test_the_next_batch_was_begun_in_this_iteration_or_the_one_before_newest_first():
+def test_next_batch_takes_newest_of_two_iterations():
     feed = feed_of(batch=2, epochs=1, minibatches=1)
     arrive(feed, 0, 1)
     feed.done(feed.take(0, 0))
@@ -128,7 +126,7 @@ def test_the_next_batch_was_begun_in_this_iteration_or_the_one_before_newest_fir
     assert feed.late == 2
 
 
-def test_where_actors_wait_what_they_had_under_way_is_learned_from():
+def test_in_flight_unrolls_are_used_under_backpressure():
     feed = feed_of(4, 1, 1, "rounds.backpressure=true")
     letters = [arrive(feed, 0, source) for source in (1, 2)]
     assert feed.behind(0)
@@ -146,29 +144,7 @@ def test_where_actors_wait_what_they_had_under_way_is_learned_from():
     assert sum(letter.released for letter in letters) == 2 * len(used)
 
 
-def test_one_rank_gathers_a_batch_from_unrolls_that_come_alone(tmp_path):
-    """The learner holds on to what its own rank's actor has sent: there must be room for all of a batch."""
-    changes = ("algo={name: ppo, unroll: 4, epochs: 1, minibatches: 4}", "rounds.batch=8", "rounds.queue=2", "topology.environments_per_actor=1")
-    run_world(1, tmp_path, *changes, "stop.updates=9")
-    assert summary(tmp_path)["updates"] == 9
-
-
-@pytest.mark.parametrize("size", [1, 4])
-@pytest.mark.parametrize(
-    "changes", [(), ("rounds.reduce=mpi",), ("rounds.rule=rennala",), ("rounds.rule=afedpg",), ("algo.network.recurrent=true", "algo.agent_id=true")]
-)
-def test_ranks_train(tmp_path, size, changes):
-    groups = ("topology.groups=2",) if size > 1 else ()
-    ranks = run_world(size, tmp_path, *PPO, *groups, *changes, "stop.updates=9")
-    told = summary(tmp_path)
-    assert (told["status"], told["updates"]) == ("finished", 9)
-    starts = {learner.feed.begun[1] for rank in ranks if (learner := rank.roles.get("learner"))}
-    assert starts != {9}  # nine is in the middle of a batch of four gradients
-    run_world(size, tmp_path, *PPO, *groups, *changes, "stop.updates=12", resume="auto")
-    assert summary(tmp_path)["updates"] == 12
-
-
-def test_what_does_not_go_together_is_said():
+def test_ppo_rejects_incompatible_settings():
     with pytest.raises(ConfigError, match=r"deterministic: true does not go with algo\.name: ppo"):
         load_config(SPREAD, ["algo.name=ppo", "deterministic=true"])
     with pytest.raises(ConfigError, match=r"algo\.clip"):
@@ -177,7 +153,7 @@ def test_what_does_not_go_together_is_said():
         make(TURNS)
 
 
-def test_continuous_and_several_discrete_actions():
+def test_continuous_and_multi_discrete_gradients_are_finite():
     for action in (CONTINUOUS, MULTI_DISCRETE):
         spec = make_spec(action=action)
         vector, statistics = make(spec).gradient(rollouts_of(spec))

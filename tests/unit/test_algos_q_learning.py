@@ -13,9 +13,9 @@ from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError
 from hpcmarl.optim import make_optimizer
 from hpcmarl.types import ActionSpace, EnvironmentSpec, Frame, PolicyFrame, PolicyRollout, PolicySpec, Rollout
-from tests.literal_q_learning import literal_gradient
-from tests.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
-from tests.worlds import SPREAD
+from tests.reference.q_learning import literal_gradient
+from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
+from tests.support.worlds import SPREAD
 
 CONFIGS = {"iql": IQLConfig, "vdn": VDNConfig, "qmix": QMIXConfig, "wqmix": WQMIXConfig, "res": RESConfig}
 NETWORK = AgentNetworkConfig(hidden=(5,), recurrent=True, memory=4)
@@ -68,7 +68,7 @@ def test_equals_the_literal_implementation(name, keys):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_tells_what_no_return_can_exceed(name):
+def test_value_limit_is_largest_reward_over_one_minus_gamma(name):
     """The largest reward so far, of the team or of an agent, over 1 - gamma; nothing without discounting."""
     algorithm = make(name, discount=0.9, reward_scale=0.5)
     first, second = ([random_rollout(algorithm.spec, 4, 1, np.random.default_rng(seed), whole_episode=True, memory=4)] for seed in (0, 1))
@@ -87,7 +87,7 @@ def test_tells_what_no_return_can_exceed(name):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_neither_order_nor_padding_matters_and_equal_lengths_add_up(name):
+def test_gradient_ignores_order_and_padding_of_episodes(name):
     algorithm = make(name, **({"central_width": 5} if name == "wqmix" else {}))
     rollouts = episodes(algorithm.spec)
     backwards = algorithm.gradient(rollouts[::-1])[0]
@@ -99,7 +99,7 @@ def test_neither_order_nor_padding_matters_and_equal_lengths_add_up(name):
     np.testing.assert_allclose(algorithm.gradient(pair)[0], summed, atol=1e-4, rtol=1e-4)
 
 
-def test_rollouts_are_not_changed():
+def test_gradient_does_not_modify_rollouts():
     algorithm, rollout = make("qmix"), episodes(make_spec(*TWO))[1]
     before = {name: array.copy() for name, array in vars(rollout.policies["scouts"]).items() if array is not None}
     algorithm.gradient([rollout])
@@ -116,7 +116,7 @@ def test_turn_based_games_are_for_independent_learners_only():
         make("vdn", turns)
 
 
-def test_a_step_in_a_turn_based_game_lasts_until_the_next_decision():
+def test_turn_based_target_spans_to_the_next_decision():
     spec = make_spec(agents=2, turn_based=True, state_size=None)
     algorithm = make("iql", spec, double_q=False)
     rollout = random_rollout(spec, 3, 1, np.random.default_rng(0), whole_episode=True, truncations=False, memory=4)
@@ -134,12 +134,12 @@ def test_a_step_in_a_turn_based_game_lasts_until_the_next_decision():
 
 
 @pytest.mark.parametrize("action", [MULTI_DISCRETE, CONTINUOUS])
-def test_other_actions_are_refused(action):
+def test_non_discrete_actions_are_rejected(action):
     with pytest.raises(ConfigError, match=rf"algo\.name: qmix values single discrete actions, but policy agent of tests\.random has {action.kind}"):
         make("qmix", make_spec(action=action))
 
 
-def test_a_state_that_is_not_there_is_refused_or_made_of_observations():
+def test_missing_state_is_rejected_or_built_from_observations():
     stateless = make_spec(state_size=None)
     with pytest.raises(ConfigError, match=r"algo\.mixer_state: full needs the environment's state"):
         make("qmix", stateless, mixer_state="full")
@@ -156,7 +156,7 @@ def frame(slots, generator, mask=None):
     return Frame({"agent": seen}, None, np.ones(slots, bool))
 
 
-def test_exploration_falls_with_the_runs_steps_and_stays_within_the_mask():
+def test_epsilon_decays_with_steps_and_respects_the_mask():
     spec = make_spec(has_mask=True)
     algorithm = make("vdn", spec, epsilon_start=1.0, epsilon_final=0.1, epsilon_steps=100)
     generator = np.random.default_rng(0)
@@ -174,14 +174,14 @@ def test_exploration_falls_with_the_runs_steps_and_stays_within_the_mask():
         np.testing.assert_allclose(np.exp(decision.logp), probability, rtol=1e-5)
 
 
-def test_a_judge_explores_as_little_as_the_end_of_the_run():
+def test_greedy_evaluation_uses_the_final_epsilon():
     algorithm = make("vdn", make_spec(), epsilon_final=0.0)
     seen, memory = frame(50, np.random.default_rng(0)), algorithm.initial_memory(50)
     decisions = [algorithm.act(seen, memory, np.random.default_rng(seed), greedy=seed == 1)["agent"].action for seed in range(2)]
     np.testing.assert_array_equal(*decisions)
 
 
-def test_agents_of_a_policy_are_told_apart():
+def test_agent_id_distinguishes_agents_of_a_policy():
     same = frame(1, np.random.default_rng(0))
     same.policies["agent"].obs[:] = 1.0
     for agent_id in (True, False):
@@ -191,7 +191,7 @@ def test_agents_of_a_policy_are_told_apart():
 
 
 @pytest.mark.parametrize(("name", "keys"), [("vdn", {}), ("qmix", {"agent_id": False}), ("iql", {"network": AgentNetworkConfig(recurrent=False)})])
-def test_the_distance_from_episodes_counts_what_acting_would_do_otherwise(name, keys):
+def test_distance_is_the_share_of_changed_greedy_actions(name, keys):
     algorithm = make(name, **keys)
     rollouts = episodes(algorithm.spec)
     otherwise = acted = 0
@@ -215,7 +215,7 @@ def test_the_distance_from_episodes_counts_what_acting_would_do_otherwise(name, 
 # ---- the target network
 
 
-def test_the_target_network_is_a_copy_every_so_many_versions():
+def test_target_network_is_copied_every_target_every():
     algorithm = make("vdn", target_every=3)  # has seen versions 0 and 1; version 0 was copied
     vectors = {}
     for version in range(2, 8):
@@ -226,7 +226,7 @@ def test_the_target_network_is_a_copy_every_so_many_versions():
     assert [vectors[version] for version in range(3, 8)] == [3, 3, 3, 6, 6]
 
 
-def test_or_it_follows_slowly_and_its_state_continues():
+def test_target_rate_averages_and_its_state_resumes():
     algorithm, other = make("vdn", target_rate=0.25), make("vdn", target_rate=0.25)
     before = algorithm.state_dict()["target"]
     for version in (2, 3):
@@ -243,7 +243,7 @@ def test_or_it_follows_slowly_and_its_state_continues():
         algorithm.load_state_dict({"target": np.zeros(3), "version": 1, "copied": 1})
 
 
-def test_lambda_counts_from_a_step_of_the_run_on():
+def test_trace_lambda_applies_after_trace_from_steps():
     algorithm, plain = make("vdn", trace_lambda=0.9, trace_from=100), make("vdn")
     rollouts = episodes(algorithm.spec)
     for env_steps, same in ((99, True), (100, False)):
@@ -307,7 +307,7 @@ CLIMBING = ([[8, -12, -12], [-12, 0, 0], [-12, 0, 0]],)
 
 
 @pytest.mark.parametrize(("name", "earned"), [("vdn", 7), ("qmix", 8), ("res", 8)])
-def test_the_two_step_game_needs_more_than_a_sum(name, earned):
+def test_two_step_game_is_solved_by_mixers_but_not_vdn(name, earned):
     assert solve(name, TWO_STEPS, steps=2) == earned
 
 
@@ -321,16 +321,16 @@ def test_the_two_step_game_needs_more_than_a_sum(name, earned):
         ("wqmix", {"weight": 0.1, "central_width": 32, "weighting": "central"}, 8),
     ],
 )
-def test_a_payoff_that_is_not_monotonic_needs_weights(name, keys, earned):
+def test_non_monotonic_payoff_is_solved_by_weighting_only(name, keys, earned):
     assert solve(name, CLIMBING, updates=300, **keys) == earned
 
 
-def test_agents_are_recurrent_unless_told_otherwise():
+def test_agent_networks_are_recurrent_by_default():
     assert load_config(SPREAD, ["algo.name=vdn", "algo.network.hidden=[7]"]).algo.network == AgentNetworkConfig(hidden=(7,))
     assert AgentNetworkConfig(hidden=(7,)).recurrent
 
 
-def test_what_does_not_go_together_is_said():
+def test_value_based_configs_reject_incompatible_settings():
     with pytest.raises(ConfigError, match=r"algo\.replay\.starts 40 is more than the algo\.replay\.episodes 30"):
         load_config(SPREAD, ["algo.name=vdn", "algo.replay={starts: 40, episodes: 30}"])
     with pytest.raises(ConfigError, match=r"algo\.operator"):
@@ -340,7 +340,7 @@ def test_what_does_not_go_together_is_said():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-def test_rows_are_taken_out_and_put_back_among_zeros(share):
+def test_pick_and_spread_restore_rows_among_zeros(share):
     generator = torch.Generator().manual_seed(0)
     chosen = torch.rand((4, 3, 2), generator=generator) < share
     dense = torch.randn((4, 3, 2, 5), generator=generator, requires_grad=True)

@@ -12,7 +12,7 @@ from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.base import Algorithm
 from hpcmarl.config import NetworkConfig, ReinforceConfig
 from hpcmarl.types import ActionSpace, EnvironmentSpec, Frame, PolicyFrame, PolicySpec, Rollout
-from tests.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
+from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
 
 TWO_POLICIES = (
     PolicySpec("hunter", ("h0", "h1"), (4,), MULTI_DISCRETE, True),
@@ -68,7 +68,7 @@ def test_equals_the_brute_force_double_loop(spec: EnvironmentSpec) -> None:
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
-def test_padding_changes_nothing_and_sums_add_up(recurrent: bool) -> None:
+def test_gradient_ignores_padding_and_is_additive(recurrent: bool) -> None:
     spec = make_spec(*TWO_POLICIES)
     algorithm, rollouts = make(spec, recurrent=recurrent), episodes(spec, [2, 9, 4], memory=4 if recurrent else None)
     together, _ = algorithm.gradient(rollouts)
@@ -78,7 +78,7 @@ def test_padding_changes_nothing_and_sums_add_up(recurrent: bool) -> None:
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
-def test_finite_differences(recurrent: bool) -> None:
+def test_policy_gradient_equals_finite_differences(recurrent: bool) -> None:
     """The gradient of the surrogate sum_t weight_t log pi_t, along random directions; log pi through acting's own numpy path."""
     spec = make_spec(agents=2)
     algorithm, rollouts = make(spec, recurrent=recurrent), episodes(spec, [6], seed=3, memory=4 if recurrent else None)
@@ -96,7 +96,7 @@ def test_finite_differences(recurrent: bool) -> None:
         assert (values[0] - values[1]) / 4e-2 == pytest.approx(float(found @ direction), abs=2e-2, rel=2e-2)
 
 
-def test_the_dead_and_the_masked_weigh_nothing() -> None:
+def test_dead_rows_do_not_affect_the_gradient() -> None:
     """What stands in rows where an agent is not alive cannot move the gradient."""
     spec = make_spec(has_mask=True)
     algorithm, rollouts = make(spec), episodes(spec, [7, 4])
@@ -113,7 +113,7 @@ def test_the_dead_and_the_masked_weigh_nothing() -> None:
     np.testing.assert_array_equal(algorithm.gradient(rollouts)[0], before)
 
 
-def test_an_episode_in_which_a_policy_never_acts() -> None:
+def test_never_acting_policy_has_zero_gradient() -> None:
     spec = make_spec(*TWO_POLICIES)
     algorithm, (rollout,) = make(spec), episodes(spec, [5])
     rollout.policies["prey"].alive[:] = False
@@ -141,7 +141,7 @@ def test_a_bandit_is_solved() -> None:
     assert (algorithm.act(frame, {}, generator, greedy=True)["p"].action == 3).all()
 
 
-def test_what_it_tells_the_house() -> None:
+def test_reinforce_properties_and_empty_state_dict() -> None:
     algorithm = make(make_spec(DISCRETE_POLICY))
     assert (algorithm.unit, algorithm.on_policy, algorithm.unroll, algorithm.needs_state) == ("episode", True, None, False)
     assert algorithm.state_dict() == {}

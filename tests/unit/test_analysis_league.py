@@ -61,7 +61,7 @@ def inside(figure, artists):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_heat_map_shows_each_pair_once_and_its_labels_apart(size):
+def test_heat_map_shows_each_pair_with_separate_labels(size):
     told = SIZES[size]
     figure = pictures.payoff_picture(told)
     axis = figure.axes[0]
@@ -87,7 +87,7 @@ def test_snapshots_are_ordered_by_member_and_age():
     assert {told["snapshots"][number]["side"] for number in pictures.ordered(told, "prey")} == {"prey"}
 
 
-def test_rating_curves_break_where_a_member_began_anew():
+def test_rating_curves_break_where_a_member_was_reset():
     told = SIZES["sixty"]
     axis = pictures.ratings_picture(told).axes[0]
     curves = [line for line in axis.lines if line.get_marker() == "o"]
@@ -107,7 +107,7 @@ def test_snapshots_without_games_have_no_point():
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_lineage_points_at_those_met_most(size):
+def test_lineage_arrows_point_at_most_met_opponents(size):
     told = SIZES[size]
     figure = pictures.lineage_picture(told)
     axis = figure.axes[0]
@@ -129,7 +129,7 @@ def test_the_lineage_points_at_those_met_most(size):
     assert len(crosses) == sum(len({each["life"] for each in told["snapshots"] if each["member"] == name}) - 1 for name in places)
 
 
-def test_of_large_pools_the_newest_have_arrows(monkeypatch):
+def test_large_pools_have_arrows_for_newest_snapshots_only(monkeypatch):
     monkeypatch.setattr(pictures, "MOST_SOURCES", 7)
     axis = pictures.lineage_picture(SIZES["sixty"]).axes[0]
     assert {arrow.xyann[0] for arrow in axis.texts} == {each["seconds"] / 60 for each in SIZES["sixty"]["snapshots"][-7:]}
@@ -137,7 +137,7 @@ def test_of_large_pools_the_newest_have_arrows(monkeypatch):
 
 
 @pytest.mark.parametrize("terms", [2, 15])
-def test_nothing_is_cut_off_at_the_edges_of_pictures(tmp_path, terms):
+def test_plots_are_not_clipped_at_the_edges(tmp_path, terms):
     told = made_up(2, terms)
     for path in pictures.plot_league(told, tmp_path):
         picture = plt.imread(path)[..., :3]
@@ -145,7 +145,7 @@ def test_nothing_is_cut_off_at_the_edges_of_pictures(tmp_path, terms):
         assert all((edge == 1.0).all() for edge in edges), path.name
 
 
-def test_pictures_are_written_and_only_those_that_can_be(tmp_path):
+def test_only_available_plots_are_written(tmp_path):
     written = pictures.plot_league(SIZES["three"], tmp_path / "new" / "pictures")
     assert [path.name for path in written] == ["payoff.png", "lineage.png", "ratings.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
@@ -156,7 +156,7 @@ def test_pictures_are_written_and_only_those_that_can_be(tmp_path):
         pictures.plot_league(told, tmp_path / "file" / "pictures")
 
 
-def test_parameters_are_written_with_what_they_mean(tmp_path):
+def test_written_parameters_have_a_json_description(tmp_path):
     arrays = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "a.bias": np.ones(2, np.float32)}
     told = write_parameters(tmp_path / "p.npz", arrays, {"snapshot": "main-000001"})
     assert told["parameters"] == 8

@@ -8,61 +8,9 @@ import pytest
 from hpcmarl.config import AdamConfig, EnvConfig
 from hpcmarl.envs import Seeds, make_environment, new_frame, new_outcome
 from hpcmarl.errors import EnvironmentFailure
-from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from hpcmarl.optim import make_optimizer
-from tests.envs_for_tests import Crowd
-from tests.worlds import SPREAD, run_world, summary
 
-HERE = "tests.unit.test_bad_numbers"
-SPOILED = """
-env: {id: "tests.unit.test_bad_numbers:Spoiled", kwargs: %s}
-algo: {name: ma_trace, unroll: 6, network: {hidden: [8]}}
-topology: {environments_per_actor: 2}
-trajectories: {enabled: true}
-eval: {episodes: 2}
-stop: {updates: 12}
-logging: {progress: false}
-checkpoint: {every_updates: 2}
-faults: {on_nan: %s}
-"""
-
-
-class Spoiled(Crowd):
-    """Two agents for eight steps; every fifth episode something is wrong at its third step (`what`), or already in the reset."""
-
-    episodes = 0
-
-    def __init__(self, what: str = "nothing", every: int = 5, seconds: float = 0.0) -> None:
-        super().__init__({"walker_0": (0, 7, "truncated"), "walker_1": (0, 7, "truncated")})
-        self.what, self.every, self.seconds, self.wrong = what, every, seconds, False
-
-    def reset(self, seed=None, options=None):
-        Spoiled.episodes += 1
-        self.wrong = Spoiled.episodes % self.every == 0
-        observations, infos = super().reset(seed)
-        if self.wrong and self.what == "reset":
-            observations["walker_1"] = observations["walker_1"] * np.nan
-        return observations, infos
-
-    def step(self, actions):
-        now = self.wrong and self.time == 3
-        if now and self.what == "hang":
-            until = time.monotonic() + self.seconds
-            while time.monotonic() < until:
-                pass
-        if now and self.what == "raise":
-            raise RuntimeError("the wheel came off")
-        observations, rewards, *rest = super().step(actions)
-        if now and self.what == "observation":
-            observations["walker_1"] = np.full_like(observations["walker_1"], np.nan)
-        if now and self.what == "reward":
-            rewards["walker_0"] = float("-inf")
-        return observations, rewards, *rest
-
-
-@pytest.fixture(autouse=True)
-def fresh():
-    Spoiled.episodes = 0
+ENVIRONMENTS = "tests.support.environments"
 
 
 def play(config, steps, *, skip=True, slots=2):
@@ -90,14 +38,14 @@ def play(config, steps, *, skip=True, slots=2):
         ("reset", r"Spoiled in slot 1\d .*step 0\): agent walker_1 observes nan"),
     ],
 )
-def test_a_bad_number_is_named(what, words):
+def test_non_finite_values_are_reported_with_their_source(what, words):
     with pytest.raises(EnvironmentFailure, match=words):
-        play(EnvConfig(id=f"{HERE}:Spoiled", kwargs={"what": what}), 60, skip=False)
+        play(EnvConfig(id=f"{ENVIRONMENTS}:Spoiled", kwargs={"what": what}), 60, skip=False)
 
 
 @pytest.mark.parametrize("what", ["observation", "reward", "reset"])
-def test_an_episode_with_a_bad_number_is_cut_off(what):
-    environment, ends = play(EnvConfig(id=f"{HERE}:Spoiled", kwargs={"what": what}), 64)
+def test_episode_with_a_non_finite_value_is_truncated(what):
+    environment, ends = play(EnvConfig(id=f"{ENVIRONMENTS}:Spoiled", kwargs={"what": what}), 64)
     assert environment.counts["bad_numbers"] >= 2
     assert environment.counts["restarts"] == 0
     assert set(ends[ends > 0]) == {2}  # truncated, never terminated
@@ -106,13 +54,13 @@ def test_an_episode_with_a_bad_number_is_cut_off(what):
     assert environment.episode_index.sum() >= (ends > 0).sum()
 
 
-def test_a_reset_that_is_always_bad_ends_the_run():
+def test_repeated_non_finite_reset_raises():
     with pytest.raises(EnvironmentFailure, match="after each of 5 resets"):
-        play(EnvConfig(id=f"{HERE}:Spoiled", kwargs={"what": "reset", "every": 1}), 1)
+        play(EnvConfig(id=f"{ENVIRONMENTS}:Spoiled", kwargs={"what": "reset", "every": 1}), 1)
 
 
 def test_a_hung_environment_is_interrupted_and_replaced():
-    config = EnvConfig(id=f"{HERE}:Spoiled", kwargs={"what": "hang", "seconds": 60.0}, step_seconds=0.2, restarts=9)
+    config = EnvConfig(id=f"{ENVIRONMENTS}:Spoiled", kwargs={"what": "hang", "seconds": 60.0}, step_seconds=0.2, restarts=9)
     began = time.monotonic()
     environment, ends = play(config, 30)
     assert time.monotonic() - began < 30
@@ -120,14 +68,14 @@ def test_a_hung_environment_is_interrupted_and_replaced():
     assert set(ends[ends > 0]) == {2}
 
 
-def test_past_the_budget_a_hang_says_so():
-    config = EnvConfig(id=f"{HERE}:Spoiled", kwargs={"what": "hang", "seconds": 60.0}, step_seconds=0.1, restarts=0)
+def test_hang_past_the_restart_budget_raises_step_timeout():
+    config = EnvConfig(id=f"{ENVIRONMENTS}:Spoiled", kwargs={"what": "hang", "seconds": 60.0}, step_seconds=0.1, restarts=0)
     with pytest.raises(EnvironmentFailure, match=r"StepTimeout: was still at work after 0\.1 s \(env\.step_seconds"):
         play(config, 60)
 
 
-def test_slots_past_the_budget_rest_until_none_is_left():
-    config = EnvConfig(id=f"{HERE}:Spoiled", kwargs={"what": "raise", "every": 3}, restarts=1, past_restarts="quarantine")
+def test_slots_past_the_restart_budget_are_quarantined():
+    config = EnvConfig(id=f"{ENVIRONMENTS}:Spoiled", kwargs={"what": "raise", "every": 3}, restarts=1, past_restarts="quarantine")
     environment = make_environment(config, {}, 2, Seeds(0))
     frame, outcome = new_frame(environment.spec, 2), new_outcome(environment.spec, 2)
     environment.reset(frame)
@@ -147,57 +95,7 @@ def test_slots_past_the_budget_rest_until_none_is_left():
     assert all((row == one_rests[0]).all() for row in one_rests)  # the same one all the time
 
 
-def test_a_run_learns_on_past_bad_numbers_and_counts_them(tmp_path):
-    run_world(3, tmp_path, text=SPOILED % ("{what: observation}", "skip"))
-    told = summary(tmp_path)
-    assert told["status"] == "finished"
-    assert told["environment_bad_numbers"] >= 1
-    state = load_checkpoint(find_checkpoint(tmp_path))[0]
-    assert np.isfinite(state["engine"]["optimizer"]["parameters"]).all()
-
-
-def test_a_run_stops_at_bad_numbers_and_keeps_its_last_checkpoint(tmp_path):
-    with pytest.raises(EnvironmentFailure, match="walker_1 observes nan"):
-        run_world(3, tmp_path, text=SPOILED % ("{what: observation, every: 20}", "stop"))
-    assert find_checkpoint(tmp_path) is not None
-
-
-def spoil_gradients(monkeypatch, which):
-    from hpcmarl.algos.ma_trace import MATrace
-
-    true, calls = MATrace.gradient, [0]
-
-    def gradient(self, rollouts):
-        vector, statistics = true(self, rollouts)
-        calls[0] += 1
-        if which(calls[0]):
-            vector = vector.copy()
-            vector[3] = np.inf
-        return vector, statistics
-
-    monkeypatch.setattr(MATrace, "gradient", gradient)
-
-
-def test_a_gradient_that_is_not_finite_is_left_out_and_counted(tmp_path, monkeypatch):
-    spoil_gradients(monkeypatch, lambda call: call % 3 == 0)
-    run_world(3, tmp_path, "faults.on_nan=skip")
-    assert summary(tmp_path)["bad_gradients"] >= 2
-    assert summary(tmp_path)["updates"] == 6
-
-
-def test_a_gradient_that_is_not_finite_stops_the_run_by_name(tmp_path, monkeypatch):
-    spoil_gradients(monkeypatch, lambda call: call == 3)
-    with pytest.raises(FloatingPointError, match=r"rollouts from rank [12] at version \d+ is not finite \(parameter 3 is inf\)"):
-        run_world(3, tmp_path)
-
-
-def test_even_skipping_ends_when_nothing_else_comes(tmp_path, monkeypatch):
-    spoil_gradients(monkeypatch, lambda call: True)
-    with pytest.raises(FloatingPointError, match="the 100th in a row"):
-        run_world(3, tmp_path, "faults.on_nan=skip", text=SPREAD)
-
-
-def test_a_step_that_makes_parameters_infinite_is_refused():
+def test_optimizer_step_to_infinite_parameters_raises():
     optimizer = make_optimizer(AdamConfig(step_size=1e38), np.full(2, 3e38, np.float32), [slice(0, 2)])
     with pytest.raises(FloatingPointError, match=r"step 1 made parameter 0 inf; lower optimizer\.step_size"), np.errstate(all="ignore"):
         optimizer.step(np.ones(2, np.float32))

@@ -10,7 +10,7 @@ from hpcmarl.league import KINDS, MATCHMAKERS, STRATEGIES
 pytest.importorskip("scipy")
 
 
-def test_a_row_for_every_decision(run):
+def test_bench_league_has_a_row_per_decision(run):
     pytest.importorskip("openskill.models", reason="openskill is not installed (extra league)")
     code, out, _ = run("bench", "league", "--snapshots", "12", "--seconds", "0.2", "--json")
     rows = json.loads(out)["rows"]

@@ -7,7 +7,7 @@ import torch
 
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import UsageError
-from tests.worlds import ECHO, SPREAD
+from tests.support.worlds import ECHO, SPREAD
 
 VALUES = ("algo.network={hidden: [8], recurrent: true, memory: 6}", "rounds.batch=5", "algo.replay.starts=5", "optimizer.max_gradient_norm=10")
 CRITICS = ("rounds.batch=4", "algo.unroll=7", "optimizer={name: adam, max_gradient_norm: 1.0}")
@@ -40,7 +40,7 @@ def short(monkeypatch):
         (SPREAD, ("algo={name: coma, network: {hidden: [8]}}", *CRITICS)),
     ],
 )
-def test_the_bare_loop_has_the_same_gradient(short, text, changes):
+def test_bare_loop_gradient_equals_the_algorithm_gradient(short, text, changes):
     told = short.run(load_config(text, changes), 0.06)
     assert told["gradient_difference"] < 1e-4
     assert told["trajectories"] == (5 if "optimizer.max_gradient_norm=10" in changes else 4)
@@ -50,7 +50,7 @@ def test_the_bare_loop_has_the_same_gradient(short, text, changes):
     assert told["ratio_of_processor_time"] > 0
 
 
-def test_after_some_updates_it_is_still_where_hpcmarl_is(short):
+def test_bare_loop_parameters_match_after_several_updates(short):
     """Clipping, the optimizer's step and the target network's copies agree, too."""
     from hpcmarl.algos import make_algorithm
     from hpcmarl.envs import describe
@@ -79,12 +79,12 @@ def test_after_some_updates_it_is_still_where_hpcmarl_is(short):
         ("env.kwargs.continuous_actions=true", "env.id: the bare loops need agents of one policy with single discrete actions"),
     ],
 )
-def test_what_cannot_be_compared_is_said(short, changes, told):
+def test_unsupported_comparisons_raise_usage_errors(short, changes, told):
     with pytest.raises(UsageError, match=told):
         short.run(load_config(SPREAD, [changes]), 0.1)
 
 
-def test_through_the_command(run, short, tmp_path):
+def test_bench_learning_command_prints_the_ratios(run, short, tmp_path):
     (tmp_path / "echo.yaml").write_text(ECHO)
     code, out, _ = run("bench", "learning", tmp_path / "echo.yaml", "rounds.batch=3", "--seconds", "0.1", "--json")
     assert code == 0

@@ -5,7 +5,7 @@ import pytest
 from hpcmarl.bench import matches
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import UsageError
-from tests.unit.test_league_runs import RPS, TAG
+from tests.support.leagues import RPS, TAG
 
 
 @pytest.mark.parametrize(("text", "slots", "episodes", "length"), [(RPS, 4, 8, 1), (TAG, 4, 4, 5)], ids=["rps", "tag"])
@@ -21,6 +21,6 @@ def test_matches_are_played_and_counted(text, slots, episodes, length, monkeypat
     assert told["counted_share_of_steps"] == pytest.approx(whole, rel=0.2)
 
 
-def test_without_a_league_there_is_nothing_to_play():
+def test_bench_matches_requires_a_league():
     with pytest.raises(UsageError, match="needs the configuration of a league"):
         matches.run(load_config(RPS.partition("league:")[0]), 1.0)

@@ -9,7 +9,7 @@ from hpcmarl.comm.protocol import HEADER_BYTES, sparse_bytes
 from hpcmarl.nets import sparse as forms
 
 
-def test_rows_for_each_width_and_sparsity(run, monkeypatch):
+def test_bench_sparse_has_a_row_per_width_and_sparsity(run, monkeypatch):
     monkeypatch.setattr(sparse, "WIDTHS", (8, 40))
     monkeypatch.setattr(sparse, "SPARSITIES", (0.0, 0.9))
     monkeypatch.setattr(forms, "_best_seconds", lambda calls: [1.0, 0.1])  # the form does not hang on a busy machine

@@ -17,12 +17,12 @@ from hpcmarl.roles.base import group_environment
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-def test_the_file_for_one_run_is_what_the_benchmark_runs():
+def test_paper_configuration_equals_the_benchmark_one():
     assert load_config(CONFIGS / "paper" / "heterogeneous.yaml") == load_config(heterogeneous.CONFIG)
 
 
 @pytest.mark.parametrize("rule", heterogeneous.RULES)
-def test_a_run_of_unequal_games(rule):
+def test_heterogeneous_case_sets_delays_batch_and_offsets(rule):
     delays = (0.1, 0.1, 1.0, 1.0)
     config = heterogeneous.case(rule, 7, 0.05, 12.0, delays)
     assert (config.rounds.rule, config.seed, config.optimizer.step_size, config.stop.seconds) == (rule, 7, 0.05, 12.0)
@@ -50,7 +50,7 @@ def test_scores_weigh_every_group_and_seed_the_same():
 
 
 @pytest.mark.parametrize("rule", returns.RULES)
-def test_a_run_until_a_return(rule):
+def test_return_case_sets_stop_conditions_and_batch(rule):
     config = returns.case(rule, 3, 0.2, [0.1, 0.1, 1.0], 30.0, -6.5, "stop.updates=9")
     assert (config.rounds.rule, config.seed, config.optimizer.step_size) == (rule, 3, 0.2)
     assert (config.stop.return_mean, config.stop.seconds, config.stop.updates) == (-6.5, 30.0, 9)
@@ -58,13 +58,13 @@ def test_a_run_until_a_return(rule):
     assert [group.delay.trajectory for group in config.topology.group_list] == [0.1, 0.1, 1.0]
 
 
-def test_the_middle_of_times_of_which_some_never_came():
+def test_median_time_counts_missing_runs_as_slowest():
     assert returns.middle([3.0, None, 1.0]) == 3.0
     assert returns.middle([None, 2.0, None]) is None
     assert returns.middle([4.0]) == 4.0
 
 
-def test_costs_of_a_rule():
+def test_rule_costs_are_computed_from_moments():
     # a round of four trajectories of two groups every 0.5 s, of which 0.4 s are the two trajectories that each makes
     moments = [Moment(0.5 * number, 4 * number, 0, 0.01 * number) for number in range(1, 11)]
     learners = np.array([[5.0, 0.5, 10], [5.0, 1.0, 20]])
@@ -78,7 +78,7 @@ def test_costs_of_a_rule():
     assert told["learner_cpu_milliseconds_per_gradient"] == pytest.approx(50.0)
 
 
-def test_costs_of_virtual_workers(monkeypatch):
+def test_virtual_worker_costs_cover_every_rule_and_size(monkeypatch):
     monkeypatch.setattr(costs, "VIRTUAL", (2, 7))
     monkeypatch.setattr(costs, "LEAST_EVENTS", 84)
     told = costs.virtual()
@@ -89,7 +89,7 @@ def test_costs_of_virtual_workers(monkeypatch):
     assert [row["rounds"] for row in told["engine"]] == [{"sync": 84 // n, "afedpg": 84}.get(rule, 84 // (4 * n)) for rule in RULES for n in (2, 7)]
 
 
-def test_resident_memory():
+def test_resident_memory_grows_with_an_allocation():
     taken = costs.resident_megabytes()
     block = np.ones(8_000_000)
     assert costs.resident_megabytes() > taken + 40
@@ -117,7 +117,7 @@ def test_the_step_size_is_tuned_on_a_seed_that_is_not_scored():
     assert told["tuning_objectives"]["0.2"] == pytest.approx(-0.14)
 
 
-def test_a_run_that_does_not_arrive_has_no_time():
+def test_run_that_misses_the_return_has_no_time():
     stage = FakeStage()
     stage.play = lambda config: [Moment(2.5, 8, 0), Moment(4.0, 16, 0)]
     config = returns.case("sync", 0, 0.1, [0.1, 1.0], 30.0, -6.0)

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from hpcmarl.algos import make_algorithm
 from hpcmarl.config.file import load_config
 from hpcmarl.types import ActionSpace, Frame, PolicyFrame, PolicySpec
-from tests.rollouts import make_spec
+from tests.support.rollouts import make_spec
 
 DISCRETE = ActionSpace("discrete", (4,))
 SPEC = make_spec(PolicySpec("walkers", ("a", "b"), (3, 2), DISCRETE, True), PolicySpec("flyer", ("c",), (5,), DISCRETE))
@@ -41,7 +41,7 @@ def frame_of(policy, obs, mask):
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 @pytest.mark.parametrize("policy", SPEC.policies, ids=lambda policy: policy.name)
-def test_chances_are_those_of_what_is_sampled(name, policy):
+def test_action_probabilities_match_sampled_frequencies(name, policy):
     algorithm, generator = make(ALGORITHMS[name]), np.random.default_rng(3)
     obs = generator.normal(size=(3, *policy.observation_shape)).astype(np.float32)
     mask = np.array([[1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 1]], np.bool_) if policy.has_mask else None
@@ -60,7 +60,7 @@ def test_chances_are_those_of_what_is_sampled(name, policy):
         assert_allclose(np.exp(logp[row]), chances[row][action[row]], rtol=1e-4)
 
 
-def test_recurrent_policies_and_actions_in_parts_have_no_table():
+def test_recurrent_and_non_discrete_policies_have_no_table():
     recurrent = make("{name: ma_trace, critic: dec, network: {hidden: [4], recurrent: true, memory: 3}}")
     with pytest.raises(TypeError, match="a recurrent policy acts by its memory"):
         recurrent.chances("flyer", np.zeros((1, 5), np.float32), None)
@@ -73,7 +73,7 @@ def test_recurrent_policies_and_actions_in_parts_have_no_table():
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_named_parameters_are_the_vector(name):
+def test_named_parameters_concatenate_to_the_vector(name):
     algorithm = make(ALGORITHMS[name])
     named = algorithm.named_parameters()
     assert len(set(named)) == len(named)
@@ -110,7 +110,7 @@ def played(stages, named, obs, memory):
 
 
 @pytest.mark.parametrize("algo", [*ALGORITHMS.values(), "{name: ma_trace, critic: dec, network: {hidden: [4], recurrent: true, memory: 3}}"])
-def test_the_stages_lead_to_the_same_actions(algo):
+def test_network_stages_reproduce_greedy_actions(algo):
     algorithm, generator = make(algo), np.random.default_rng(5)
     named, stages = algorithm.named_parameters(), algorithm.networks()
     for policy in SPEC.policies:
@@ -123,6 +123,6 @@ def test_the_stages_lead_to_the_same_actions(algo):
         assert_array_equal(chosen, raw.argmax(1))
 
 
-def test_what_raw_outputs_mean():
+def test_outputs_are_logits_or_values_by_algorithm():
     assert make(ALGORITHMS["ma_trace"]).meanings() == {"walkers": "logits", "flyer": "logits"}
     assert make(ALGORITHMS["iql"]).meanings() == {"walkers": "values", "flyer": "values"}

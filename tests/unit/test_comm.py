@@ -26,8 +26,8 @@ from hpcmarl.comm.protocol import (
 from hpcmarl.comm.transport import LatestLink
 from hpcmarl.errors import ProtocolError
 from hpcmarl.types import Episode, PolicySpec
-from tests.envs_twins import assert_same
-from tests.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
+from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
+from tests.support.twins import assert_same
 
 SPECS = {
     "plain": make_spec(),
@@ -42,7 +42,7 @@ SPECS = {
 @pytest.mark.parametrize("name", SPECS)
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 7), st.integers(1, 5), st.integers(0, 2**32 - 1), st.booleans())
-def test_a_rollout_survives_the_message(name, steps, slots, seed, with_state):
+def test_rollout_round_trips_through_a_message(name, steps, slots, seed, with_state):
     spec = SPECS[name]
     rollout = random_rollout(spec, steps, slots, np.random.default_rng(seed), deaths=True)
     rollout.episodes = [Episode(0, 3, 12, 1.5, {policy.name: 2.5 for policy in spec.policies}, True, {"win": 1.0})]
@@ -67,7 +67,7 @@ def test_a_rollout_survives_the_message(name, steps, slots, seed, with_state):
     assert read.actor == rollout.actor
 
 
-def test_reading_copies_nothing():
+def test_reading_a_rollout_does_not_copy():
     spec = SPECS["plain"]
     codec = RolloutCodec(spec)
     buffer = codec.pack(random_rollout(spec, 4, 3, np.random.default_rng(0)))
@@ -77,7 +77,7 @@ def test_reading_copies_nothing():
 @pytest.mark.parametrize("name", SPECS)
 @settings(max_examples=15, deadline=None)
 @given(lengths=st.lists(st.integers(1, 4), min_size=1, max_size=7), seed=st.integers(0, 2**32 - 1), with_state=st.booleans())
-def test_messages_read_together_are_those_read_one_by_one(name, lengths, seed, with_state):
+def test_messages_read_together_equal_separate_reads(name, lengths, seed, with_state):
     spec, generator = SPECS[name], np.random.default_rng(seed)
     codec = RolloutCodec(spec, with_state=with_state, memory={policy.name: 3 for policy in spec.policies})
     rollouts = [random_rollout(spec, length, 1, generator, deaths=True, whole_episode=True) for length in lengths]
@@ -96,7 +96,7 @@ def test_messages_read_together_are_those_read_one_by_one(name, lengths, seed, w
 
 
 @pytest.mark.parametrize("cut", [HEADER_BYTES - 1, HEADER_BYTES + 3, -1])
-def test_a_damaged_rollout_is_a_protocol_error(cut):
+def test_damaged_rollout_raises_protocol_error(cut):
     codec = RolloutCodec(SPECS["plain"])
     buffer = codec.pack(random_rollout(SPECS["plain"], 4, 3, np.random.default_rng(0)))
     with pytest.raises(ProtocolError):
@@ -105,7 +105,7 @@ def test_a_damaged_rollout_is_a_protocol_error(cut):
         codec.read_together([codec.open(buffer), codec.open(buffer[:cut])])
 
 
-def test_another_networks_vector_is_a_protocol_error():
+def test_vector_of_wrong_size_raises_protocol_error():
     message = vector_message(Kind.PARAMETERS, np.zeros(5, np.float32), version=3)
     assert vector_of(message, 5) is not None
     with pytest.raises(ProtocolError, match="different networks"):
@@ -114,7 +114,7 @@ def test_another_networks_vector_is_a_protocol_error():
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 200), st.floats(0, 1))
-def test_what_is_there_of_a_vector_arrives_bit_by_bit(seed, size, share):
+def test_masked_vector_round_trips_bit_for_bit(seed, size, share):
     generator = np.random.default_rng(seed)
     mask = generator.random(size) < share
     vector = generator.integers(0, 2**32, size, np.uint32).view(np.float32)  # with infinities, all kinds of NaN
@@ -138,7 +138,7 @@ def test_what_is_there_of_a_vector_arrives_bit_by_bit(seed, size, share):
 @pytest.mark.parametrize(
     "change", ["cut to the header and a byte", "cut in the bits", "cut by a number", "cut by a byte", "longer", "more bits", "smaller network"]
 )
-def test_a_damaged_sparse_vector_is_a_protocol_error(size, change):
+def test_damaged_sparse_vector_raises_protocol_error(size, change):
     mask = np.arange(size) % 7 == 0
     message = vector_message(Kind.WEIGHTS, np.ones(size, np.float32), mask)
     assert int(header_of(message)["flags"]) == FLAG_SPARSE
@@ -151,7 +151,7 @@ def test_a_damaged_sparse_vector_is_a_protocol_error(size, change):
         masked_vector_of(damaged, size - 40 if change == "smaller network" else size)
 
 
-def test_foreign_bytes_are_not_a_message():
+def test_foreign_bytes_raise_protocol_error():
     with pytest.raises(ProtocolError, match="shorter"):
         check_header(np.zeros(3, np.uint8), 1)
     with pytest.raises(ProtocolError, match="mark"):
@@ -162,7 +162,7 @@ def test_foreign_bytes_are_not_a_message():
             announced_bytes(control(Kind.CHUNKED, count=absurd), 1)
 
 
-def test_a_slow_receiver_gets_the_newest_and_costs_two_buffers():
+def test_slow_receiver_gets_first_and_newest_message():
     world = LocalWorld(2)
     link = LatestLink(world.transports[0], 1)
     for version in range(10):
@@ -176,7 +176,7 @@ def test_a_slow_receiver_gets_the_newest_and_costs_two_buffers():
     assert seen == [0, 9]
 
 
-def test_a_handle_is_done_when_the_message_is_released_not_before():
+def test_send_handle_is_done_only_after_release():
     world = LocalWorld(1)
     handle = world.transports[0].send(0, control(Kind.REPORT))
     message = world.transports[0].receive()
@@ -185,7 +185,7 @@ def test_a_handle_is_done_when_the_message_is_released_not_before():
     assert handle.done()
 
 
-def test_sums_are_in_rank_order_whoever_comes_first():
+def test_sums_are_in_rank_order_for_any_arrival_order():
     world = LocalWorld(3)
     for transport in world.transports:
         transport.reduction_group([0, 2], ["here"] * 3, "mpi")

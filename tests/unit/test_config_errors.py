@@ -100,14 +100,14 @@ CASES = {
 
 
 @pytest.mark.parametrize(("text", "overrides", "parts"), CASES.values(), ids=CASES.keys())
-def test_one_line_that_says_it(text, overrides, parts):
+def test_config_errors_are_one_line_naming_the_remedy(text, overrides, parts):
     line = message(text, *overrides)
     assert len(line) < 600
     for part in parts:
         assert part in line
 
 
-def test_files_that_cannot_be_read(tmp_path):
+def test_unreadable_config_files_are_reported(tmp_path):
     assert "no such file" in message(str(tmp_path / "none.yaml"))
     assert "a directory" in message(str(tmp_path))
     (tmp_path / "empty.yaml").write_text("")
@@ -118,7 +118,7 @@ def test_files_that_cannot_be_read(tmp_path):
     assert "larger than" in message(str(tmp_path / "large.yaml"))
 
 
-def test_the_file_is_named_for_its_own_keys_and_the_command_line_for_overrides(tmp_path):
+def test_errors_name_the_file_or_the_command_line(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(BASE + "seed: -1\n")
     assert message(path).startswith(f"{path}, line 3: seed is -1")

@@ -59,15 +59,15 @@ def test_every_example_loads(path):
     assert load_either(dump_config(config)) == config
 
 
-def test_there_are_examples():
+def test_at_least_five_example_configurations_exist():
     assert len(EXAMPLES) >= 5
 
 
-def test_defaults_are_those_of_the_schema():
+def test_loaded_defaults_equal_the_schema_defaults():
     assert load_config(BASE) == Config.model_validate({"env": {"id": "a.b"}, "stop": {"updates": 3}})
 
 
-def test_numbers_and_dates_mean_what_they_look_like():
+def test_exponents_are_numbers_and_dates_stay_text():
     config = load_config("name: 2024-01-01\nenv: {id: a.b, kwargs: {rate: 1e-3, text: '1e-3'}}\nstop: {updates: 3}\n")
     assert config.name == "2024-01-01"
     assert config.env.kwargs == {"rate": 0.001, "text": "1e-3"}
@@ -81,7 +81,7 @@ def test_a_section_without_name_means_the_default_choice():
 
 
 class TestOverrides:
-    def test_values_are_yaml(self):
+    def test_override_values_are_parsed_as_yaml(self):
         config = load_config(BASE, ["seed=7", "algo.network.hidden=[8, 4]", "algo.network.recurrent=yes", "stop.updates=", "stop.seconds=1e1"])
         assert (config.seed, config.algo.network.hidden, config.algo.network.recurrent) == (7, (8, 4), True)
         assert (config.stop.updates, config.stop.seconds) == (None, 10.0)
@@ -92,14 +92,14 @@ class TestOverrides:
     def test_a_quoted_key_may_hold_a_colon(self):
         assert load_config(BASE, ["env.kwargs={'a:1': 2, 'b:': }"]).env.kwargs == {"a:1": 2, "b:": None}
 
-    def test_sections_are_made_and_others_kept(self):
+    def test_overrides_create_sections_and_keep_other_keys(self):
         config = load_config("env: {id: a.b, kwargs: {N: 2, M: 5}}\nstop: {updates: 3}\n", ["env.kwargs.N=3", "env.kwargs.deep.er=1"])
         assert config.env.kwargs == {"N": 3, "M": 5, "deep": {"er": 1}}
 
     def test_later_overrides_win(self):
         assert load_config(BASE, ["seed=1", "seed=2"]).seed == 2
 
-    def test_items_of_a_list(self):
+    def test_override_sets_an_item_of_a_list(self):
         config = load_config(BASE + "topology: {groups: [{}, {actors: 2}]}\n", ["topology.groups.0.delay.step=0.1"])
         assert [group.delay.step for group in config.topology.group_list] == [0.1, 0.0]
         assert [group.actors for group in config.topology.group_list] == [None, 2]
@@ -115,7 +115,7 @@ class TestOverrides:
         config = load_config(BASE + "algo: {name: ma_trace, unroll: 4, discount: 0.5}\n", ["algo.name=reinforce"])
         assert config.algo == ReinforceConfig(discount=0.5)
 
-    def test_switching_the_optimizer_whatever_the_order(self):
+    def test_switching_the_optimizer_ignores_override_order(self):
         text = BASE + "optimizer: {name: adam, step_size: 0.5, beta1: 0.1}\n"
         for overrides in (["optimizer.name=nigt", "optimizer.momentum=0.3"], ["optimizer.momentum=0.3", "optimizer.name=nigt"]):
             assert load_config(text, overrides).optimizer == NigtConfig(step_size=0.5, momentum=0.3)
@@ -145,7 +145,7 @@ class TestSchema:
             missing = set(keys(config.model_dump(exclude={"policies": True}))) - listed
             assert not missing
 
-    def test_rows_say_what_pydantic_enforces(self):
+    def test_schema_rows_state_the_enforced_limits(self):
         rows = {(row.key, row.only): row for row in schema_rows()}
         assert rows["seed", ()].allowed == "a whole number >= 0"
         assert rows["algo.discount", ()].allowed == "a number > 0 and <= 1"
@@ -155,7 +155,7 @@ class TestSchema:
         assert "topology.groups.0.delay.step" in {key for key, _ in rows}
         assert "policies.<name>.agents" in {key for key, _ in rows}
 
-    def test_listed_choices_are_those_that_exist(self):
+    def test_schema_choices_equal_the_registries(self):
         from hpcmarl.algos import ALGORITHMS
         from hpcmarl.optim import OPTIMIZERS
         from hpcmarl.optim.rounds import RULES

@@ -49,13 +49,13 @@ def refusal(function, *arguments):
 
 
 @pytest.mark.parametrize(("override", "parts"), REFUSED.values(), ids=REFUSED.keys())
-def test_one_line_that_says_it(override, parts):
+def test_simulation_config_errors_name_key_and_remedy(override, parts):
     line = refusal(load_simulation, BASE, [override])
     for part in parts:
         assert part in line
 
 
-def test_runs_and_simulations_are_told_apart():
+def test_run_and_simulation_configs_are_distinguished():
     assert "use hpcmarl simulate" in refusal(load_config, BASE)
     assert "use hpcmarl train" in refusal(load_simulation, "env: {id: a.b}\nstop: {updates: 3}\n")
     assert isinstance(load_either(BASE), SimulationConfig)
@@ -77,12 +77,12 @@ def test_afedpg_and_allreduce_exclude_each_other_in_a_run():
         ("{law: linear, noise: exponential}", {"law": "linear"}),
     ],
 )
-def test_times_may_be_written_short(given, long):
+def test_short_forms_of_times_are_accepted(given, long):
     times = load_simulation(BASE, ["sim.workers=2", f"sim.compute_times={given}"]).times("compute_times")
     assert {key: getattr(times, key) for key in long} == long
 
 
-def test_a_batch_that_is_not_given():
+def test_default_batch_depends_on_the_rule():
     assert load_simulation(BASE, ["rounds.rule=rennala"]).batch == 10
     assert load_simulation(BASE, ["rounds.rule=afedpg"]).batch == 1
     assert load_simulation(BASE, ["rounds.batch=3"]).batch == 3
@@ -95,7 +95,7 @@ def test_dump_then_load_gives_an_equal_configuration():
 
 
 class TestSweeps:
-    def test_every_method_in_every_setting_and_a_case_for_each_batch(self):
+    def test_sweep_expands_settings_methods_and_batches(self):
         found = cases(load_simulation(SWEEP))
         assert [(case.setting, case.method, case.batch) for case in found] == [
             (setting, *rest) for setting in ("slow", "fast") for rest in (("sync", None), ("rennala", 4), ("rennala", 8))
@@ -109,7 +109,7 @@ class TestSweeps:
         (case,) = cases(load_simulation(BASE, ["rounds.rule=malenia"]))
         assert (case.setting, case.method, case.batch) == ("default", "malenia", None)
 
-    def test_what_the_command_line_says_holds_in_every_case(self):
+    def test_overrides_apply_to_every_case_of_a_sweep(self):
         fixed = ["sim.compute_times.scale=2", "rounds.batch=6", "optimizer.name=adam"]
         config = load_simulation(SWEEP, ["sim.compute_times={law: sqrt}", *fixed])
         found = cases(config, ["sim.compute_times", "rounds.batch", "optimizer.name"])
@@ -118,7 +118,7 @@ class TestSweeps:
             (2, 6, "adam")
         }
 
-    def test_a_mistake_names_the_case(self):
+    def test_errors_name_the_case_of_the_sweep(self):
         config = load_simulation(SWEEP, ["sim.sweep.methods={bad: {rounds.rule: malenia, rounds.batch: 3}}"])
         assert refusal(cases, config).startswith("sim.sweep, slow, bad: rounds.batch 3 is less than")
         config = load_simulation(SWEEP, ["sim.sweep.methods={bad: {rounds.bach: 3}}"])
@@ -138,7 +138,7 @@ class TestSweeps:
         assert "tune on other seeds" in refusal(load_simulation, SWEEP, [tune, "seed=9"])
 
 
-def test_vary_changes_nothing_else():
+def test_vary_changes_only_the_given_keys():
     config = load_simulation(SWEEP, ["seed=4"])
     assert vary(config, {}, "here") == config
     changed = vary(config, {"sim.workers": 7}, "here")

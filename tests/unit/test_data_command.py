@@ -2,9 +2,6 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -20,8 +17,8 @@ from hpcmarl.io.run_directory import RunDirectory
 from hpcmarl.io.shard_reader import ShardReader, list_shards
 from hpcmarl.io.trajectory import TrajectoryWriter
 from hpcmarl.types import PolicySpec
-from tests.rollouts import MULTI_DISCRETE, make_spec, random_rollout
-from tests.unit.test_io_trajectory import read, with_episodes
+from tests.support.rollouts import MULTI_DISCRETE, make_spec, random_rollout
+from tests.support.trajectories import read, with_episodes
 
 SPEC = make_spec(PolicySpec("walkers", ("a", "b"), (4,), MULTI_DISCRETE, True), PolicySpec("flyer", ("c",), (2, 2), MULTI_DISCRETE))
 
@@ -55,7 +52,7 @@ def run(tmp_path):
     return directory.path
 
 
-def test_inspect_run_shard_checkpoint_and_metrics(run):
+def test_inspect_reports_run_shard_checkpoint_and_metrics(run):
     shard, checkpoint = list_shards(run)[0], run / "checkpoints" / "checkpoint-0000000007.h5"
     whole, one, state, metrics = call_json("inspect", run, shard, checkpoint, run / "metrics.h5")["files"]
     assert (whole["status"], whole["shards"], whole["steps"], whole["ranks"], whole["metrics_rows"]) == ("done", 2, 72, [1, 2], 1)
@@ -70,7 +67,7 @@ def test_inspect_run_shard_checkpoint_and_metrics(run):
     assert str(shard) in text
 
 
-def test_verify_says_good_bad_and_open(run):
+def test_verify_reports_good_bad_and_open_files(run):
     assert call_json("verify", run)["bad"] == 0
     shard = list_shards(run)[0]
     content = shard.read_bytes()
@@ -88,7 +85,7 @@ def test_verify_says_good_bad_and_open(run):
     assert call_json("verify", list_shards(run)[1])["good"] == 1
 
 
-def test_salvage_command(run):
+def test_salvage_command_recovers_killed_shards(run):
     assert call_json("salvage", run) == {"files": [], "recovered_steps": 0, "lost_steps_known": 0}
     assert "nothing to recover" in call("salvage", run)
     whole = list_shards(run)[0]
@@ -101,7 +98,7 @@ def test_salvage_command(run):
     assert "failed" in call("salvage", run, code=1)
 
 
-def test_merge_command(run, tmp_path):
+def test_merge_command_writes_one_file_and_rejects_existing(run, tmp_path):
     result = call_json("merge", run, "--out", tmp_path / "all.h5", "--compression", "gzip")
     assert (result["shards"], result["steps"]) == (2, 72)
     assert call_json("verify", tmp_path / "all.h5")["good"] == 1
@@ -109,7 +106,7 @@ def test_merge_command(run, tmp_path):
         CliRunner().invoke(data_app, ["merge", str(run), "--out", str(tmp_path / "all.h5")], catch_exceptions=False)
 
 
-def test_export_npz(run, tmp_path):
+def test_exported_npz_equals_the_shards(run, tmp_path):
     shards = [read(shard) for shard in list_shards(run)]
     for table, group in (("segments", INDEX), ("walkers", "steps/walkers"), ("env", "steps/env")):
         out = tmp_path / f"{table}.npz"
@@ -135,7 +132,7 @@ def test_row_keys_agree_with_the_index(run):
                 assert all(keys[name][at] == row[name] for name in ("slot", "episode", "version", "actor"))
 
 
-def test_export_csv(run, tmp_path):
+def test_exported_csv_equals_the_shards(run, tmp_path):
     shards = [read(shard) for shard in list_shards(run)]
     call("export", run, "--out", tmp_path / "segments.csv")
     with (tmp_path / "segments.csv").open() as stream:
@@ -160,19 +157,13 @@ def test_export_csv(run, tmp_path):
     ("arguments", "words"),
     [(["--out", "x.npz", "--table", "nobody"], r"--table nobody.*walkers"), (["--out", "x.parquet"], "neither npz nor csv")],
 )
-def test_export_refuses(run, tmp_path, arguments, words):
+def test_export_rejects_unknown_tables_and_formats(run, tmp_path, arguments, words):
     with pytest.raises(UsageError, match=words):
         CliRunner().invoke(data_app, ["export", str(run), *arguments], catch_exceptions=False)
 
 
-def test_usage_errors_and_help():
+def test_data_usage_errors_exit_with_2_and_help_has_examples():
     call("verify", "/no/such/file", code=2)
     call("merge", code=2)
     for command in ("inspect", "verify", "salvage", "merge", "export"):
         assert f"hpcmarl data {command} runs/" in call(command, "--help")
-
-
-def test_import_is_light():
-    script = "import sys, hpcmarl.cli_data; print(sorted({'h5py', 'numpy', 'torch', 'pydantic', 'rich.table'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env={**os.environ})
-    assert done.stdout.strip() == "[]"

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs import KNOWN_ENVIRONMENTS, Seeds, describe, make_environment, new_frame, new_outcome
 from hpcmarl.errors import ConfigError, EnvironmentFailure, MissingPackageError
-from tests.envs_for_tests import Fragile
-from tests.envs_twins import play
+from tests.support.environments import Fragile
+from tests.support.twins import play
 
-TESTS = "tests.envs_for_tests"
+TESTS = "tests.support.environments"
 
 
 @pytest.mark.parametrize(
@@ -26,9 +26,9 @@ TESTS = "tests.envs_for_tests"
         ({"id": "mpe2.simple_sprad_v3"}, ConfigError, "did you mean mpe2.simple_spread_v3?"),
         ({"id": "pettingzoo.mpe.simple_v3"}, MissingPackageError, "pip install mpe2"),
         ({"id": "mpe2.simple-spread"}, ConfigError, "is no import path"),
-        ({"id": "tests.rollouts"}, ConfigError, "neither parallel_env nor env"),
+        ({"id": "tests.support.rollouts"}, ConfigError, "neither parallel_env nor env"),
         ({"id": f"{TESTS}:crowd"}, ConfigError, "it has .*Crowd"),
-        ({"id": f"{TESTS}:Alien"}, ConfigError, "makes a tests.envs_for_tests.Alien; allowed: a PettingZoo"),
+        ({"id": f"{TESTS}:Alien"}, ConfigError, "makes a tests.support.environments.Alien; allowed: a PettingZoo"),
         ({"id": "gymnasium:make", "kwargs": {"id": "CartPole-v1"}}, ConfigError, "no environment make registered"),
         ({"id": "mpe2.simple_spread_v3", "kwargs": {"agents": 4}}, ConfigError, "env.kwargs {'agents': 4} does not fit.*unexpected keyword"),
         ({"id": "pettingzoo.classic.tictactoe_v3", "kind": "parallel"}, ConfigError, "env.kind parallel: .* use aec or auto"),
@@ -38,15 +38,15 @@ TESTS = "tests.envs_for_tests"
         ({"id": f"{TESTS}:NoPossibleAgents", "kwargs": {"empty_from": 0}}, EnvironmentFailure, "no agents after a reset"),
     ],
 )
-def test_wrong_environments_are_told_in_one_line(config: dict[str, Any], error: type[Exception], words: str) -> None:
+def test_invalid_environments_raise_one_line_errors(config: dict[str, Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words) as caught:
         describe(EnvConfig(**config), {})
     assert "\n" not in str(caught.value)
 
 
-def test_a_module_that_needs_a_missing_package_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_error_names_the_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "needs_much.py").write_text("import no_such_package_at_all\n")
-    (tmp_path / "beside_the_config.py").write_text("from tests.envs_for_tests import Crowd\n\n\ndef parallel_env():\n    return Crowd()\n")
+    (tmp_path / "beside_the_config.py").write_text("from tests.support.environments import Crowd\n\n\ndef parallel_env():\n    return Crowd()\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MissingPackageError, match="needs the package no_such_package_at_all"):
         describe(EnvConfig(id="needs_much"), {})
@@ -82,7 +82,7 @@ def test_agents_with_equal_spaces_share_a_policy() -> None:
     assert names("mpe2.simple_speaker_listener_v4") == {"speaker_0": ("speaker_0",), "listener_0": ("listener_0",)}
 
 
-def test_patterns_override_and_the_rest_keeps_its_grouping() -> None:
+def test_policy_patterns_override_the_default_grouping() -> None:
     assert names("mpe2.simple_spread_v3", {"lead": ("agent_1",)}) == {"agent": ("agent_0", "agent_2"), "lead": ("agent_1",)}
     assert names("mpe2.simple_spread_v3", {"agent": ("agent_1",)}) == {"policy_0": ("agent_0", "agent_2"), "agent": ("agent_1",)}
     each = {f"own_{number}": (f"agent_{number}",) for number in range(3)}
@@ -97,14 +97,14 @@ def test_patterns_override_and_the_rest_keeps_its_grouping() -> None:
         ({"all": ("*",)}, r"policies.all.agents: adversary_0 \(.*\) and agent_0 \(.*\) differ"),
     ],
 )
-def test_wrong_patterns(policies: dict[str, Any], words: str) -> None:
+def test_invalid_policy_patterns_raise_config_errors(policies: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         names("mpe2.simple_tag_v3", policies)
 
 
 @given(cut=st.integers(0, 8), second=st.integers(0, 8))
 @settings(max_examples=15, deadline=None)
-def test_every_agent_has_exactly_one_place(cut: int, second: int) -> None:
+def test_every_agent_belongs_to_exactly_one_policy(cut: int, second: int) -> None:
     policies = {f"own_{number}": (f"agent_{number}",) for number in {cut, second}}
     found = names("mpe2.simple_spread_v3", policies, N=9)
     assert sorted(agent for agents in found.values() for agent in agents) == [f"agent_{number}" for number in range(9)]
@@ -114,7 +114,7 @@ def fragile(restarts: int, **kwargs: Any) -> Any:
     return make_environment(EnvConfig(id=f"{TESTS}:Fragile", kwargs=kwargs, restarts=restarts), {}, 2, Seeds(0, 10), with_state=True)
 
 
-def test_a_broken_environment_is_replaced_and_its_episode_truncated() -> None:
+def test_failed_environment_is_replaced_and_truncated() -> None:
     environment = fragile(restarts=4, step=3)
     built = Fragile.built
     rows = play(environment, 8, with_state=True)
@@ -133,7 +133,7 @@ def test_a_broken_environment_is_replaced_and_its_episode_truncated() -> None:
     assert environment.episode_index.tolist() == [2, 2]
 
 
-def test_past_the_budget_the_message_tells_where_and_keeps_the_cause() -> None:
+def test_failure_past_the_budget_names_slot_and_keeps_cause() -> None:
     environment = fragile(restarts=1, step=2)
     words = r"Fragile in slot 11 \(seed \d+, episode 0, step 2\) raised RuntimeError: the wheel came off; env.restarts: 1"
     with pytest.raises(EnvironmentFailure, match=words) as caught:
@@ -141,7 +141,7 @@ def test_past_the_budget_the_message_tells_where_and_keeps_the_cause() -> None:
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
-def test_a_reset_that_breaks_is_paid_from_the_budget() -> None:
+def test_failing_reset_counts_against_the_restart_budget() -> None:
     environment = fragile(restarts=2, reset_every=2, steps=3)
     rows = play(environment, 4, with_state=True)
     assert environment.counts["restarts"] == 2
@@ -151,14 +151,14 @@ def test_a_reset_that_breaks_is_paid_from_the_budget() -> None:
         play(fragile(restarts=1, reset_every=2, steps=3), 4, with_state=True)
 
 
-def test_a_breach_of_the_contract_stops_at_once() -> None:
+def test_contract_violation_raises_immediately() -> None:
     environment = fragile(restarts=9, wrong_shape=True)
     words = r"broke the PettingZoo contract: agent walker_1 observes an array of shape \(1,\); its space says \(3,\)"
     with pytest.raises(EnvironmentFailure, match=words):
         play(environment, 2, with_state=True)
 
 
-def test_a_state_that_is_not_there_is_refused() -> None:
+def test_missing_environment_state_is_rejected() -> None:
     with pytest.raises(ConfigError, match=r"has no state\(\); choose algo.critic"):
         make_environment(EnvConfig(id="pettingzoo.classic.tictactoe_v3"), {}, 1, Seeds(0), with_state=True)
 

@@ -13,7 +13,6 @@ from hpcmarl.algos import make_algorithm
 from hpcmarl.config import EnvConfig, ReinforceConfig
 from hpcmarl.envs import Seeds, describe, episode_seed, make_environment, new_frame, new_outcome
 from hpcmarl.errors import ConfigError, MissingPackageError
-from tests.worlds import run_world, summary
 
 CARTPOLE = "gymnasium:CartPole-v1"
 NO_MUJOCO = "needs mujoco: pip install 'hpcmarl[mujoco]'"
@@ -26,7 +25,7 @@ def make(**kwargs: Any) -> gymnasium.Env:
 
 @pytest.mark.parametrize("id", [CARTPOLE, "tests.unit.test_envs_gym:make"])
 @pytest.mark.parametrize("limit", [6, 500])
-def test_a_single_agent_equals_its_twin(id: str, limit: int) -> None:
+def test_single_agent_environment_equals_manual_stepping(id: str, limit: int) -> None:
     seeds = Seeds(3, 10)
     environment = make_environment(EnvConfig(id=id, kwargs={"max_episode_steps": limit}), {}, 1, seeds)
     twin = gymnasium.make("CartPole-v1", max_episode_steps=limit)
@@ -51,7 +50,7 @@ def test_a_single_agent_equals_its_twin(id: str, limit: int) -> None:
     environment.close()
 
 
-def test_a_continuous_action_reaches_the_environment_within_its_bounds() -> None:
+def test_continuous_action_is_clipped_to_its_bounds() -> None:
     environment = make_environment(EnvConfig(id="gymnasium:Pendulum-v1"), {}, 2, Seeds(0))
     twin = gymnasium.make("Pendulum-v1")
     twin.reset(seed=episode_seed(0, 1, 0))
@@ -74,13 +73,13 @@ def test_a_continuous_action_reaches_the_environment_within_its_bounds() -> None
         ({"id": "gymnasium:Hopper-v2"}, "cannot be made: .*choose a newer version"),
     ],
 )
-def test_mistakes_are_told_in_one_line(config: dict[str, Any], words: str) -> None:
+def test_invalid_gymnasium_settings_raise_one_line_errors(config: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
         describe(EnvConfig(**config), {})
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_mujoco_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     def make(name: str, **kwargs: Any) -> Any:
         raise gymnasium.error.DependencyNotInstalled("MuJoCo is not installed")
 
@@ -96,7 +95,7 @@ def test_old_versions_are_made_without_a_warning() -> None:
     assert not [str(warning.message) for warning in told if "out of date" in str(warning.message)]
 
 
-def test_slots_that_rest_are_not_stepped_until_they_begin_anew() -> None:
+def test_resting_gymnasium_slots_are_not_stepped() -> None:
     environment = make_environment(EnvConfig(id=CARTPOLE), {}, 3, Seeds(1))
     frame, outcome = new_frame(environment.spec, 3), new_outcome(environment.spec, 3)
     environment.reset(frame)
@@ -114,26 +113,8 @@ def test_slots_that_rest_are_not_stepped_until_they_begin_anew() -> None:
     assert outcome.policies["agent_0"].reward[:, 0].tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize(("id", "algo"), [(CARTPOLE, "ma_trace"), ("gymnasium:Pendulum-v1", "reinforce")])
-def test_training(tmp_path: Any, id: str, algo: str) -> None:
-    text = f"""
-env: {{id: "{id}", max_steps: 20}}
-algo: {{name: {algo}, network: {{hidden: [8]}}}}
-optimizer: {{name: nigt}}
-topology: {{environments_per_actor: 2}}
-rounds: {{batch: 2}}
-eval: {{episodes: 2}}
-stop: {{updates: 2}}
-logging: {{progress: false}}
-"""
-    run_world(2, tmp_path / "run", text=text)
-    told = summary(tmp_path / "run")
-    assert (told["status"], told["updates"]) == ("finished", 2)
-    assert np.isfinite(told["eval_return_mean"])
-
-
 @pytest.mark.parametrize(("name", "parameters"), [("Humanoid", 30_498), ("Hopper", 5_318)])
-def test_mujoco_with_the_papers_policy(name: str, parameters: int) -> None:
+def test_mujoco_policy_has_the_paper_parameter_count(name: str, parameters: int) -> None:
     """papers: d = 30,498 for Humanoid."""
     pytest.importorskip("mujoco", reason=NO_MUJOCO)
     spec = describe(EnvConfig(id=f"gymnasium:{name}-v4"), {})
@@ -143,7 +124,7 @@ def test_mujoco_with_the_papers_policy(name: str, parameters: int) -> None:
 FORAGING = "lbforaging:Foraging-8x8-2p-3f-v3"
 
 
-def test_several_agents_equal_their_twin() -> None:
+def test_multi_agent_environment_equals_manual_stepping() -> None:
     environment = make_environment(EnvConfig(id=FORAGING, kwargs={"max_episode_steps": 7}), {}, 1, Seeds(5))
     assert [policy.agents for policy in environment.spec.policies] == [("agent_0", "agent_1")]
     twin = gymnasium.make("Foraging-8x8-2p-3f-v3", max_episode_steps=7, disable_env_checker=True)
@@ -184,7 +165,7 @@ class Uneven(gymnasium.Env):
         return (1, np.ones(2, np.float32)), [1.0, 2.0], [True, self.steps == 2], False, {}
 
 
-def test_agents_may_differ_and_end_apart() -> None:
+def test_agents_may_differ_and_terminate_separately() -> None:
     environment = make_environment(EnvConfig(id="tests.unit.test_envs_gym:Uneven"), {}, 1, Seeds(0))
     frame, outcome = new_frame(environment.spec, 1), new_outcome(environment.spec, 1)
     environment.reset(frame)

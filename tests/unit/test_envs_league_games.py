@@ -10,7 +10,7 @@ from pettingzoo.classic import rps_v2
 
 from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs import Seeds, describe, make_environment
-from tests.envs_twins import assert_equals_twin, play
+from tests.support.twins import assert_equals_twin, play
 
 PREDATORS = ("adversary_0", "adversary_1", "adversary_2")
 
@@ -41,7 +41,7 @@ PREDATORS = ("adversary_0", "adversary_1", "adversary_2")
         ),
     ],
 )
-def test_sides_and_their_agents(id: str, patterns: dict[str, str], expected: dict[str, Any]) -> None:
+def test_league_games_split_agents_into_policies(id: str, patterns: dict[str, str], expected: dict[str, Any]) -> None:
     config, policies = EnvConfig(id=id), {name: PolicyConfig(agents=(pattern,)) for name, pattern in patterns.items()}
     spec = describe(config, policies)
     found = {policy.name: (policy.agents, policy.observation_shape, policy.action.sizes[0], policy.has_mask) for policy in spec.policies}
@@ -58,7 +58,7 @@ def test_sides_and_their_agents(id: str, patterns: dict[str, str], expected: dic
             assert (acted == 2 * len(policy.agents)).all()
 
 
-def test_rock_paper_scissors_of_pettingzoo() -> None:
+def test_pettingzoo_rock_paper_scissors_equals_twin() -> None:
     class Plain:
         """What the players see as one-hot vectors."""
 

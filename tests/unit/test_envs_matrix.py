@@ -16,7 +16,7 @@ from hpcmarl.envs import KNOWN_ENVIRONMENTS, Seeds, describe, make_environment, 
 from hpcmarl.envs.bare import make_bare
 from hpcmarl.envs.matrix_games import GAMES, find_game
 from hpcmarl.errors import ConfigError
-from tests.envs_twins import assert_equals_twin, dirty, play
+from tests.support.twins import assert_equals_twin, dirty, play
 
 
 class MatrixTwin(ParallelEnv):
@@ -68,7 +68,7 @@ OWN = {"payoff": [[1, 2, 3], [-4, 5, 0.5]], "column_payoff": [[0, 1, 0], [2, 2, 
 @pytest.mark.parametrize("max_steps", [None, 2])
 @pytest.mark.parametrize("rounds", [1, 3])
 @pytest.mark.parametrize("name", [*GAMES, "own"])
-def test_games_equal_the_twin(name: str, rounds: int, max_steps: int | None) -> None:
+def test_matrix_games_equal_the_pettingzoo_twin(name: str, rounds: int, max_steps: int | None) -> None:
     row, column = GAMES[name] if name in GAMES else OWN.values()
     kwargs = {"rounds": rounds} | (OWN if name == "own" else {})
     environment = make_environment(EnvConfig(id=f"matrix:{name}", kwargs=kwargs, max_steps=max_steps), {}, 4, Seeds(0))
@@ -81,7 +81,7 @@ def test_games_equal_the_twin(name: str, rounds: int, max_steps: int | None) -> 
         assert all((row["outcome"]["player"]["reward"].sum(-1) == 0).all() for row in rows)
 
 
-def test_the_players_of_an_own_game_may_be_policies_apart() -> None:
+def test_matrix_game_players_may_have_separate_policies() -> None:
     policies = {"second": PolicyConfig(agents=("player_1",)), "first": PolicyConfig(agents=("player_0",))}
     environment = make_environment(EnvConfig(id="matrix:matching_pennies", kwargs={"rounds": 2}), policies, 3, Seeds(0))
     assert [policy.name for policy in environment.spec.policies] == ["first", "second"]
@@ -89,7 +89,7 @@ def test_the_players_of_an_own_game_may_be_policies_apart() -> None:
     assert_equals_twin(lambda: MatrixTwin([[1, -1], [-1, 1]], None, 2), environment, rows, Seeds(0), None)
 
 
-def test_rock_paper_scissors_by_hand() -> None:
+def test_rock_paper_scissors_rewards_match_the_rules() -> None:
     environment = make_environment(EnvConfig(id="matrix:rps"), {}, 3, Seeds(0))
     frame, outcome = new_frame(environment.spec, 3), new_outcome(environment.spec, 3)
     environment.reset(frame)
@@ -133,7 +133,7 @@ def test_slots_rest_until_they_are_restarted() -> None:
 
 @given(steps=st.integers(0, 9), rounds=st.integers(1, 4), record=st.booleans())
 @settings(max_examples=25, deadline=None)
-def test_exact_resume(steps: int, rounds: int, record: bool) -> None:
+def test_resumed_matrix_games_continue_identically(steps: int, rounds: int, record: bool) -> None:
     config = EnvConfig(id="matrix:chicken", kwargs={"rounds": rounds})
     original, resumed = (make_environment(config, {}, 2, Seeds(3), record=record) for _ in range(2))
     play(original, steps)
@@ -168,19 +168,19 @@ def test_exact_resume(steps: int, rounds: int, record: bool) -> None:
         ({"id": "matrix:own", "kwargs": {"payoff": [[1, 2]], "column_payoff": [[1], [2]]}}, r"has the shape \(2, 1\); allowed: .*\(1, 2\)"),
     ],
 )
-def test_mistakes_are_told_in_one_line(config: dict[str, Any], words: str) -> None:
+def test_invalid_matrix_settings_raise_one_line_errors(config: dict[str, Any], words: str) -> None:
     for call in (lambda: describe(EnvConfig(**config), {}), lambda: prepare_environment(EnvConfig(**config), 2)):
         with pytest.raises(ConfigError, match=words) as caught:
             call()
         assert "\n" not in str(caught.value)
 
 
-def test_there_is_no_state_and_says_so() -> None:
+def test_matrix_games_reject_state_requests() -> None:
     with pytest.raises(ConfigError, match="has no state"):
         make_environment(EnvConfig(id="matrix:rps"), {}, 1, Seeds(0), with_state=True)
 
 
-def test_games_are_what_their_names_say() -> None:
+def test_named_matrix_games_have_expected_payoffs() -> None:
     for name in GAMES:
         assert find_game(EnvConfig(id=f"matrix:{name}")).symmetric == (name not in ("matching_pennies", "battle_of_the_sexes"))
     biased = find_game(EnvConfig(id="matrix:biased_rps")).payoffs[0]
@@ -190,7 +190,7 @@ def test_games_are_what_their_names_say() -> None:
     assert all(known.installed for known in listed)
 
 
-def test_bare_steps() -> None:
+def test_bare_matrix_stepping_counts_every_slot() -> None:
     bare = make_bare(EnvConfig(id="matrix:rps"), 5, Seeds(0))
     bare.step()
     assert bare.steps_per_call == 5

@@ -17,8 +17,7 @@ from hpcmarl.envs.bare import BareEnvironment, make_bare
 from hpcmarl.envs.draws import uniform
 from hpcmarl.envs.resolve import resolve
 from hpcmarl.errors import ConfigError, EnvironmentFailure, MissingPackageError
-from tests.envs_twins import assert_equals_slots, assert_equals_twin, draw_actions, play
-from tests.unit.test_envs_turns import assert_equals_rows
+from tests.support.twins import assert_equals_rows, assert_equals_slots, assert_equals_twin, draw_actions, play
 
 if importlib.util.find_spec("pyspiel") is None:
     pytest.skip("needs OpenSpiel: pip install 'hpcmarl[league]'", allow_module_level=True)
@@ -46,7 +45,7 @@ def config(name: str, kwargs: dict[str, Any], **others: Any) -> EnvConfig:
 
 
 @pytest.mark.parametrize(("name", "kwargs"), TURNS)
-def test_games_of_turns_equal_pettingzoos_own_loop(name: str, kwargs: dict[str, Any]) -> None:
+def test_openspiel_turn_games_equal_the_pettingzoo_loop(name: str, kwargs: dict[str, Any]) -> None:
     seeds = Seeds(5, 3)
     environment = make_environment(config(name, kwargs), {}, 2, seeds)
     (policy,) = environment.spec.policies
@@ -88,7 +87,7 @@ def test_games_of_simultaneous_moves_equal_their_twins(name: str, kwargs: dict[s
 
 @given(seed=st.integers(0, 2**31 - 1), case=st.sampled_from(TURNS))
 @settings(max_examples=60, deadline=None)
-def test_what_is_shown_is_pyspiels_own(seed: int, case: tuple[str, dict[str, Any]]) -> None:
+def test_observations_and_masks_equal_those_of_pyspiel(seed: int, case: tuple[str, dict[str, Any]]) -> None:
     """The state is rebuilt by pyspiel from the history of moves; masked actions are legal there, and no others."""
     name, kwargs = case
     environment = resolve(config(name, kwargs))[1]
@@ -115,7 +114,7 @@ def test_what_is_shown_is_pyspiels_own(seed: int, case: tuple[str, dict[str, Any
 
 
 @pytest.mark.parametrize(("name", "kwargs"), [TURNS[1], TURNS[2], AT_ONCE[1]])
-def test_a_seed_repeats_bit_for_bit_and_others_differ(name: str, kwargs: dict[str, Any]) -> None:
+def test_openspiel_seed_repeats_bit_for_bit_others_differ(name: str, kwargs: dict[str, Any]) -> None:
     def history(seed: int) -> list[Any]:
         rows = play(make_environment(config(name, kwargs), {}, 3, Seeds(seed)), 40)
         return [row["frame"]["player"]["obs"].tobytes() + row["outcome"]["player"]["reward"].tobytes() for row in rows]
@@ -137,7 +136,7 @@ def test_chance_follows_its_probabilities() -> None:
 
 
 @pytest.mark.parametrize("name", ["leduc_poker", "connect_four", "tic_tac_toe", "liars_dice"])
-def test_exact_resume(name: str) -> None:
+def test_resumed_openspiel_games_continue_identically(name: str) -> None:
     """One goes on, the other takes over in the middle of games: the same from then on."""
     original, resumed = (make_environment(config(name, {}), {}, 4, Seeds(3), record=True) for _ in range(2))
     frames, outcomes = [new_frame(original.spec, 4) for _ in range(2)], [new_outcome(original.spec, 4) for _ in range(2)]
@@ -158,7 +157,7 @@ def test_exact_resume(name: str) -> None:
     assert ended >= 6
 
 
-def test_policies_of_players_apart() -> None:
+def test_openspiel_players_may_have_separate_policies() -> None:
     spec = describe(config("kuhn_poker", {}), {"first": PolicyConfig(agents=("player_0",)), "second": PolicyConfig(agents=("player_1",))})
     assert [(policy.name, policy.agents) for policy in spec.policies] == [("first", ("player_0",)), ("second", ("player_1",))]
 
@@ -175,13 +174,13 @@ def test_policies_of_players_apart() -> None:
         ("mfg_garnet", {}, "is a mean-field game"),
     ],
 )
-def test_mistakes_are_told_in_one_line(name: str, kwargs: dict[str, Any], words: str) -> None:
+def test_invalid_openspiel_settings_raise_one_line_errors(name: str, kwargs: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
         describe(config(name, kwargs), {})
     assert "\n" not in str(caught.value)
 
 
-def test_games_that_do_not_fit_are_refused() -> None:
+def test_unsupported_openspiel_games_are_rejected() -> None:
     unfit = {}
     for kind in pyspiel.registered_games():
         tensors = kind.provides_information_state_tensor or kind.provides_observation_tensor
@@ -195,14 +194,14 @@ def test_games_that_do_not_fit_are_refused() -> None:
             describe(config(name, {}), {})
 
 
-def test_without_openspiel_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_openspiel_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyspiel", None)
     tree._walk.cache_clear()
     with pytest.raises(MissingPackageError, match=r"openspiel:kuhn_poker needs OpenSpiel.*'hpcmarl\[league\]'"):
         describe(config("kuhn_poker", {}), {})
 
 
-def test_it_is_listed_and_can_be_stepped_bare() -> None:
+def test_openspiel_games_are_listed_and_step_bare() -> None:
     listed = [known for known in KNOWN_ENVIRONMENTS if known.id.startswith("openspiel:")]
     assert {known.id for known in listed} >= {"openspiel:kuhn_poker", "openspiel:leduc_poker", "openspiel:connect_four"}
     assert all(known.installed and known.package == "hpcmarl[league]" for known in listed)
@@ -225,7 +224,7 @@ def small(name: str, kwargs: dict[str, Any]) -> bool:
     return tree.takes(config(name, kwargs))
 
 
-def test_which_games_become_tables() -> None:
+def test_small_games_are_tabulated_and_boards_batched() -> None:
     assert [small(*game) for game in TURNS] == [True, True, True, False, False, False, False]
     assert not any(small(*game) for game in AT_ONCE)
     assert not tree.takes(config("kuhn_poker", {}, kind="parallel"))
@@ -245,14 +244,14 @@ def test_which_games_become_tables() -> None:
 @example(game=("connect_four", {}), seed=2, max_steps=None, apart=True)
 @example(game=("leduc_poker", {}), seed=3, max_steps=4, apart=True)
 @settings(max_examples=20, deadline=None)
-def test_batches_equal_games_driven_one_by_one(game: tuple[str, dict[str, Any]], seed: int, max_steps: int | None, apart: bool) -> None:
+def test_batched_openspiel_games_equal_single_games(game: tuple[str, dict[str, Any]], seed: int, max_steps: int | None, apart: bool) -> None:
     """Every element of every frame and outcome."""
     chosen = config(*game, max_steps=max_steps)
     policies = {"second": PolicyConfig(agents=("player_1",))} if apart and game[0] != "deep_sea" else {}
     assert_equals_slots(chosen, policies, boards.BoardBatch if chosen.id in boards.VIEWS else tree.TreeBatch, seed)
 
 
-def test_rewards_on_the_way_are_paid_when_they_are_earned() -> None:
+def test_intermediate_rewards_are_paid_at_their_step() -> None:
     """Deep sea: each step to the right costs 0.01 / size, and the last one finds the treasure."""
     environment = make_environment(config("deep_sea", {"size": 3, "randomize_actions": False}), {}, 1, Seeds(0))
     assert isinstance(environment, tree.TreeBatch)
@@ -286,7 +285,7 @@ def test_slots_of_batches_rest_until_they_are_restarted() -> None:
 
 
 @pytest.mark.parametrize("id", [*boards.VIEWS, "openspiel:kuhn_poker", "matrix:rps"])
-def test_slots_of_batches_go_on_where_none_is_restarted(id: str) -> None:
+def test_empty_rest_and_restart_lists_change_nothing(id: str) -> None:
     environment = make_environment(EnvConfig(id=id), {}, 2, Seeds(0))
     frame = new_frame(environment.spec, 2)
     environment.reset(frame)
@@ -297,7 +296,7 @@ def test_slots_of_batches_go_on_where_none_is_restarted(id: str) -> None:
     assert environment.episode_index.tolist() == [0, 0]
 
 
-def test_a_forbidden_move_on_a_board_is_named() -> None:
+def test_masked_board_move_raises_with_slot_and_player() -> None:
     environment = make_environment(config("tic_tac_toe", {}), {}, 2, Seeds(0))
     frame, outcome = new_frame(environment.spec, 2), new_outcome(environment.spec, 2)
     environment.reset(frame)
@@ -306,7 +305,7 @@ def test_a_forbidden_move_on_a_board_is_named() -> None:
         environment.step({"player": np.array([[0, 0], [0, 4]])}, outcome, frame)
 
 
-def test_a_forbidden_action_is_named() -> None:
+def test_masked_tree_action_raises_with_slot_and_player() -> None:
     environment = make_environment(config("leduc_poker", {}), {}, 2, Seeds(0, 6))
     frame, outcome = new_frame(environment.spec, 2), new_outcome(environment.spec, 2)
     environment.reset(frame)
@@ -314,7 +313,7 @@ def test_a_forbidden_action_is_named() -> None:
         environment.step({"player": np.zeros((2, 2), np.int64)}, outcome, frame)
 
 
-def test_numbers_of_chance_are_splitmix64() -> None:
+def test_chance_numbers_equal_splitmix64() -> None:
     """Against the algorithm in whole numbers, one after the other; and spread evenly."""
     whole = 2**64 - 1
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs import BatchedEnvironment, Seeds, describe, episode_seed, make_environment, new_frame, new_outcome
 from hpcmarl.errors import EnvironmentFailure
-from tests.envs_for_tests import Boxed, Crowd
-from tests.envs_twins import assert_equals_twin, play
+from tests.support.environments import Boxed, Crowd
+from tests.support.twins import assert_equals_twin, play
 
 SPREAD = "mpe2.simple_spread_v3"
-CROWD = "tests.envs_for_tests:Crowd"
+CROWD = "tests.support.environments:Crowd"
 HOWS = ("terminated", "truncated", "both", "vanish", "stay")
 
 
@@ -56,7 +56,7 @@ def test_death_and_joining_equal_twin(plan: dict[str, Any], max_steps: int | Non
     assert_equals_twin(lambda: Crowd(plan), environment, play(environment, 14), seeds, max_steps)
 
 
-def test_crowd_by_hand() -> None:
+def test_crowd_flags_and_final_observations_match_plan() -> None:
     """walker_0 is terminated at step 3, walker_2 (2-4) has both flags, walker_1 is truncated and walker_3 vanishes at step 5."""
     environment = make_environment(EnvConfig(id=CROWD), {}, 1, Seeds(0), with_state=True)
     rows = play(environment, 7, with_state=True)
@@ -94,7 +94,7 @@ def test_same_seeds_same_data_and_slots_differ() -> None:
     assert len(np.unique(whole.round(6).reshape(4, -1), axis=0)) == 4
 
 
-def test_episode_seeds_differ_and_fit() -> None:
+def test_episode_seeds_are_distinct_31_bit_numbers() -> None:
     seeds = [episode_seed(seed, slot, index) for seed in (0, 1, 2**40) for slot in range(20) for index in range(130)]
     assert len(set(seeds)) > len(seeds) - 5
     assert all(0 <= seed < 2**31 for seed in seeds)
@@ -103,7 +103,7 @@ def test_episode_seeds_differ_and_fit() -> None:
 
 @given(step=st.integers(0, 40), max_steps=st.sampled_from([None, 4]))
 @settings(max_examples=12, deadline=None)
-def test_exact_resume_by_replay(step: int, max_steps: int | None) -> None:
+def test_resume_by_action_replay_continues_identically(step: int, max_steps: int | None) -> None:
     def make() -> BatchedEnvironment:
         return make_environment(EnvConfig(id=SPREAD, max_steps=max_steps, kwargs={"max_cycles": 11}), {}, 2, Seeds(4), record=True)
 
@@ -142,7 +142,7 @@ def test_resume_without_a_record_begins_the_next_episodes() -> None:
     assert wider.episode_index.tolist() == [2, 2, 2]
 
 
-def test_replay_of_an_environment_that_is_not_deterministic_is_refused() -> None:
+def test_replay_of_a_nondeterministic_environment_raises() -> None:
     environment = make_environment(EnvConfig(id=CROWD), {}, 1, Seeds(0), record=True)
     play(environment, 5)
     state = environment.state_dict()
@@ -166,7 +166,7 @@ def test_restart_slots_touches_only_their_rows() -> None:
     assert not np.array_equal(frame.policies["agent"].obs[1], before[1])
 
 
-def test_arrays_are_written_in_place_even_where_they_are_not_contiguous() -> None:
+def test_non_contiguous_arrays_are_written_in_place() -> None:
     environment = make_environment(EnvConfig(id=SPREAD), {}, 2, Seeds(0))
     plain, strided = new_frame(environment.spec, 2), new_frame(environment.spec, 2)
     arena = np.full((2, 6, 18), 9, np.float32)
@@ -181,8 +181,8 @@ def test_arrays_are_written_in_place_even_where_they_are_not_contiguous() -> Non
     assert (arena[:, 1::2] == 9).all()
 
 
-def test_masks_by_info_for_multi_discrete_actions() -> None:
-    environment = make_environment(EnvConfig(id="tests.envs_for_tests:Masked"), {}, 2, Seeds(0))
+def test_multi_discrete_masks_are_read_from_infos() -> None:
+    environment = make_environment(EnvConfig(id="tests.support.environments:Masked"), {}, 2, Seeds(0))
     (policy,) = environment.spec.policies
     assert (policy.name, policy.has_mask, policy.action.sizes, policy.observation_shape) == ("policy_0", True, (2, 3), (6,))
     rows = play(environment, 20)
@@ -194,8 +194,8 @@ def test_masks_by_info_for_multi_discrete_actions() -> None:
     assert environment.counts["restarts"] == 0
 
 
-def test_a_mask_that_forbids_everything_names_the_agent() -> None:
-    environment = make_environment(EnvConfig(id="tests.envs_for_tests:Masked", kwargs={"forbid": 2}), {}, 1, Seeds(0))
+def test_fully_masked_agent_raises_with_its_name() -> None:
+    environment = make_environment(EnvConfig(id="tests.support.environments:Masked", kwargs={"forbid": 2}), {}, 1, Seeds(0))
     with pytest.raises(EnvironmentFailure, match=r"agent b every action"):
         play(environment, 4)
 
@@ -208,8 +208,8 @@ def test_a_mask_that_forbids_everything_names_the_agent() -> None:
         ("boxed_whole", [[[3.6]]], [4]),
     ],
 )
-def test_actions_reach_the_environment_in_its_own_terms(factory: str, action: Any, given_action: Any) -> None:
-    environment = make_environment(EnvConfig(id=f"tests.envs_for_tests:{factory}"), {}, 1, Seeds(0))
+def test_actions_are_converted_to_the_action_space(factory: str, action: Any, given_action: Any) -> None:
+    environment = make_environment(EnvConfig(id=f"tests.support.environments:{factory}"), {}, 1, Seeds(0))
     (policy,) = environment.spec.policies
     frame, outcome = new_frame(environment.spec, 1), new_outcome(environment.spec, 1)
     environment.reset(frame)
@@ -219,9 +219,11 @@ def test_actions_reach_the_environment_in_its_own_terms(factory: str, action: An
 
 
 def test_tuple_observations_are_flattened() -> None:
-    spec = describe(EnvConfig(id="tests.envs_for_tests:boxed_observing_tuple"), {})
+    spec = describe(EnvConfig(id="tests.support.environments:boxed_observing_tuple"), {})
     assert spec.policies[0].observation_shape == (3 + 1 + 4,)
-    environment = make_environment(EnvConfig(id="tests.envs_for_tests:boxed_observing_tuple"), {"one": PolicyConfig(agents=("lone_*",))}, 1, Seeds(0))
+    environment = make_environment(
+        EnvConfig(id="tests.support.environments:boxed_observing_tuple"), {"one": PolicyConfig(agents=("lone_*",))}, 1, Seeds(0)
+    )
     rows = play(environment, 5)
     for row in rows:
         seen = row["frame"]["one"]["obs"][0, 0]

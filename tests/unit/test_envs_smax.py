@@ -6,10 +6,7 @@ Compiling takes most of the time: all tests play SLOTS games of 3m, for which it
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,23 +19,13 @@ from hpcmarl.envs.bare import make_bare
 from hpcmarl.envs.smax_maps import GAMES, load
 from hpcmarl.errors import ConfigError, EnvironmentFailure, MissingPackageError
 from hpcmarl.packing import pack, unpack
-from tests.envs_twins import draw_actions, play
-from tests.worlds import final_parameters, run_world, summary
+from tests.support.twins import draw_actions, play
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
 needs_jaxmarl = pytest.mark.skipif(importlib.util.find_spec("jaxmarl") is None, reason="needs JaxMARL: pip install 'hpcmarl[smax]'")
 SLOTS = 4
 SEEDS = Seeds(7, 10)
 MARINES = "smax:3m"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_in_a_hurry() -> None:
-    if importlib.util.find_spec("jaxmarl") is None or "jax" in sys.modules:
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0")
-        module: Any = load(MARINES)  # JAX reads its settings now
-    module.COMPILER["xla_backend_optimization_level"] = "0"
 
 
 def make(policies: dict[str, Any] | None = None, *, record: bool = False, with_state: bool = False, **config: Any) -> BatchedEnvironment:
@@ -102,7 +89,7 @@ def twin() -> Twin:
 
 @needs_jaxmarl
 @pytest.mark.parametrize("max_steps", [None, 9])
-def test_games_equal_jaxmarls_own(max_steps: int | None, twin: Twin) -> None:
+def test_smax_games_equal_jaxmarl(max_steps: int | None, twin: Twin) -> None:
     environment = make(with_state=True, max_steps=max_steps)
     (policy,) = environment.spec.policies
     assert (policy.name, policy.agents, policy.observation_shape, policy.action.sizes, policy.has_mask) == (
@@ -170,7 +157,7 @@ def fight(environment: BatchedEnvironment, frame: Any) -> dict[str, Any]:
 
 
 @needs_jaxmarl
-def test_wins_are_counted() -> None:
+def test_smax_wins_match_the_episode_return() -> None:
     environment = make()
     frame, outcome = new_frame(environment.spec, SLOTS), new_outcome(environment.spec, SLOTS)
     environment.reset(frame)
@@ -187,7 +174,7 @@ def test_wins_are_counted() -> None:
 
 
 @needs_jaxmarl
-def test_a_seed_makes_a_game_whatever_runs_beside_it() -> None:
+def test_smax_seed_determines_a_game_in_any_slot() -> None:
     def run(first_slot: int) -> Any:
         environment = make_environment(EnvConfig(id=MARINES), {}, SLOTS, Seeds(7, first_slot))
         frame, outcome = new_frame(environment.spec, SLOTS), new_outcome(environment.spec, SLOTS)
@@ -205,7 +192,7 @@ def test_a_seed_makes_a_game_whatever_runs_beside_it() -> None:
 
 
 @needs_jaxmarl
-def test_slots_are_restarted_and_rest() -> None:
+def test_smax_slots_restart_and_rest_separately() -> None:
     environment = make()
     frame, outcome = new_frame(environment.spec, SLOTS), new_outcome(environment.spec, SLOTS)
     environment.reset(frame)
@@ -234,7 +221,7 @@ def test_slots_are_restarted_and_rest() -> None:
 
 
 @needs_jaxmarl
-def test_policies_split_the_team() -> None:
+def test_smax_policies_may_split_the_team() -> None:
     whole, split = make(), make({"last": ("ally_2",)})
     assert [(policy.name, policy.agents) for policy in split.spec.policies] == [("ally", ("ally_0", "ally_1")), ("last", ("ally_2",))]
     frames = [new_frame(environment.spec, SLOTS) for environment in (whole, split)]
@@ -253,7 +240,7 @@ def test_policies_split_the_team() -> None:
 
 @needs_jaxmarl
 @pytest.mark.parametrize("step", [0, 17])
-def test_exact_resume(step: int) -> None:
+def test_resumed_smax_games_continue_identically(step: int) -> None:
     original, resumed = make(record=True), make(record=True)
     frames = [new_frame(original.spec, SLOTS) for _ in range(2)]
     outcomes = [new_outcome(original.spec, SLOTS) for _ in range(2)]
@@ -275,7 +262,7 @@ def test_exact_resume(step: int) -> None:
 
 
 @needs_jaxmarl
-def test_resume_elsewhere_begins_new_episodes_and_foreign_games_are_refused() -> None:
+def test_smax_resume_on_other_slots_starts_new_episodes() -> None:
     environment = make(record=True)
     play(environment, 3)
     state = environment.state_dict()
@@ -293,32 +280,6 @@ def test_resume_elsewhere_begins_new_episodes_and_foreign_games_are_refused() ->
         other.load_state_dict(state, frame)
 
 
-TRAINING = """
-env: {id: "smax:3m", max_steps: 12}
-deterministic: true
-algo: {name: ma_trace, critic: full, unroll: 5, network: {hidden: [8]}}
-topology: {environments_per_actor: 4}
-rounds: {batch: 4}
-trajectories: {enabled: false}
-eval: {episodes: 4, environments: 4}
-stop: {updates: 8}
-logging: {progress: false}
-checkpoint: {every_seconds: null}
-"""
-
-
-@needs_jaxmarl
-def test_training_and_its_exact_resume(tmp_path: Path) -> None:
-    run_world(1, tmp_path / "whole", text=TRAINING)
-    told = summary(tmp_path / "whole")
-    assert (told["status"], told["updates"]) == ("finished", 8)
-    assert 0 <= told["win_rate"] <= 1
-    assert 0 <= told["eval_win_rate"] <= 1
-    run_world(1, tmp_path / "half", "stop.updates=3", text=TRAINING)
-    run_world(1, tmp_path / "half", text=TRAINING, resume=str(tmp_path / "half"))
-    np.testing.assert_array_equal(final_parameters(tmp_path / "half"), final_parameters(tmp_path / "whole"))
-
-
 @needs_jaxmarl
 @pytest.mark.parametrize(
     ("config", "words"),
@@ -332,13 +293,13 @@ def test_training_and_its_exact_resume(tmp_path: Path) -> None:
         ({"id": MARINES, "kind": "aec"}, "env.kind aec: smax:3m is no game of turns"),
     ],
 )
-def test_mistakes_are_told_in_one_line(config: dict[str, Any], words: str) -> None:
+def test_invalid_smax_settings_raise_one_line_errors(config: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
         describe(EnvConfig(**config), {})
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_jaxmarl_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, GAMES, raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
@@ -348,7 +309,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
 
 
 @needs_jaxmarl
-def test_known_maps_are_maps_of_other_shapes_and_arguments() -> None:
+def test_known_smax_maps_exist_and_accept_arguments() -> None:
     module: Any = load(MARINES)
     listed = [known.id for known in KNOWN_ENVIRONMENTS if known.package == "hpcmarl[smax]"]
     assert MARINES in listed
@@ -360,19 +321,9 @@ def test_known_maps_are_maps_of_other_shapes_and_arguments() -> None:
 
 
 @needs_jaxmarl
-def test_bare_stepping_takes_a_step_in_every_slot() -> None:
+def test_bare_smax_stepping_counts_every_slot() -> None:
     bare = make_bare(EnvConfig(id=MARINES), SLOTS, Seeds(0))
     assert bare.steps_per_call == SLOTS
     count, seconds = step_bare(bare, 1e-3)
     assert (count, seconds > 0) == (25 * SLOTS, True)
     bare.close()
-
-
-@needs_jaxmarl
-def test_only_smax_is_loaded_and_nothing_is_printed() -> None:
-    program = (
-        "import sys; from hpcmarl.config import EnvConfig; from hpcmarl.envs import describe; describe(EnvConfig(id='smax:3m'), {});"
-        "print(any(name.startswith('jaxmarl.environments.storm') for name in sys.modules), 'jaxmarl' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "False False\n"

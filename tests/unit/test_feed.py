@@ -10,8 +10,8 @@ from hpcmarl.comm.transport import Message
 from hpcmarl.config.file import load_config
 from hpcmarl.optim.rounds import make_rule
 from hpcmarl.roles.feed import Queue
-from tests.rollouts import make_spec, random_rollout
-from tests.worlds import SPREAD
+from tests.support.rollouts import make_spec, random_rollout
+from tests.support.worlds import SPREAD
 
 
 def test_episodes_that_ended_in_the_same_step_are_taken_together():

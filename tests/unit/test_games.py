@@ -20,13 +20,13 @@ GAME = "hpcmarl.envs.games.particles:parallel_env"
 NUMBER = st.floats(-2, 2)
 
 
-def test_it_is_a_parallel_environment():
+def test_particle_game_passes_the_parallel_api_test():
     game = parallel_env(agents=3, landmarks=2, collisions=1.0)
     parallel_api_test(game, 100)  # raises AssertionError where the interface is not kept
     assert game.possible_agents == ["agent_0", "agent_1", "agent_2"]
 
 
-def test_a_seed_gives_the_same_game_and_another_one_another():
+def test_particle_game_is_determined_by_its_seed():
     one, two = parallel_env(), parallel_env()
     same = one.reset(seed=3)[0]["agent_0"], two.reset(seed=3)[0]["agent_0"]
     assert np.array_equal(*same)
@@ -34,7 +34,7 @@ def test_a_seed_gives_the_same_game_and_another_one_another():
     assert not np.array_equal(two.reset()[0]["agent_0"], two.reset()[0]["agent_0"])
 
 
-def test_without_arguments_particles_move_as_in_simple_spread():
+def test_default_particle_dynamics_equal_simple_spread():
     ours, theirs = parallel_env(agents=3, landmarks=3, max_cycles=20), simple_spread_v3.parallel_env(N=3, max_cycles=20)
     theirs.reset(seed=1)
     ours.reset(seed=2)
@@ -101,7 +101,7 @@ def walk(target, kwargs, episodes=20):
     return total / episodes
 
 
-def test_the_groups_of_the_benchmark_cannot_all_be_content():
+def test_benchmark_groups_have_conflicting_objectives():
     groups = load_config(CONFIG).topology.group_list
     members = [{"agents": 2, "landmarks": 1, "max_cycles": 15, **group.env["kwargs"]} for group in groups]
     specs = [describe(EnvConfig(id=GAME, kwargs=member), {}) for member in members]
@@ -126,17 +126,17 @@ def test_the_groups_of_the_benchmark_cannot_all_be_content():
         ({"colour": 1}, "does not fit"),
     ],
 )
-def test_arguments_that_make_no_game_are_named(kwargs, words):
+def test_invalid_game_arguments_are_rejected_by_name(kwargs, words):
     with pytest.raises(ConfigError, match=words.replace(".", r"\.")):
         describe(EnvConfig(id=GAME, kwargs=kwargs), {})
 
 
 @pytest.mark.parametrize("id", ["hpcmarl.bench.runs:Stage", "hpcmarl.envs.resolve:resolve", "hpcmarl.envs.games:x", "hpcmarl.envs.gamesome:x"])
-def test_nothing_else_of_hpcmarl_can_be_named_as_an_environment(id):
+def test_other_package_modules_are_no_environments(id):
     with pytest.raises(ConfigError, match="is no environment"):
         describe(EnvConfig(id=id), {})
 
 
-def test_a_game_that_is_not_there_is_named():
+def test_unknown_game_module_suggests_the_nearest_name():
     with pytest.raises(ConfigError, match=r"hpcmarl\.envs\.games has no module particle; did you mean hpcmarl\.envs\.games\.particles"):
         describe(EnvConfig(id="hpcmarl.envs.games.particle:parallel_env"), {})

@@ -13,7 +13,7 @@ import pytest
 from hpcmarl.config import EnvConfig
 from hpcmarl.envs import Seeds, describe, make_environment
 from hpcmarl.errors import ConfigError, MissingPackageError
-from tests.envs_twins import play
+from tests.support.twins import play
 
 SMAC = "hpcmarl.envs.games.starcraft:smac"
 DEATHS = {0: 2, 1: 9, 2: 9}  # unit -> the step in which it dies
@@ -68,7 +68,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize("how", ["won", "lost", "late"])
-def test_a_battle(how: str) -> None:
+def test_starcraft_battle_is_adapted_with_masks_and_win(how: str) -> None:
     environment = make_environment(EnvConfig(id=SMAC, kwargs={"how": how}), {}, 1, Seeds(0), with_state=True)
     (policy,) = environment.spec.policies
     assert (policy.name, len(policy.agents), policy.observation_shape, policy.action.sizes, policy.has_mask) == ("unit", 3, (2,), (6,), True)
@@ -92,7 +92,7 @@ def test_a_battle(how: str) -> None:
 
 
 @pytest.mark.usefixtures("installed")
-def test_an_unknown_map_and_a_missing_game(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_map_and_missing_game_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"env.kwargs map_name: 4m, nothing else: '4m' is missing"):
         describe(EnvConfig(id=SMAC, kwargs={"map_name": "4m"}), {})
     monkeypatch.setenv("SC2PATH", "/no/such/place")
@@ -101,7 +101,7 @@ def test_an_unknown_map_and_a_missing_game(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("package", ["smac", "smacv2"])
-def test_a_missing_package_names_starcraft(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+def test_missing_smac_package_error_names_starcraft(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     words = f"{package} needs {package} and StarCraft II: .*; pip install git.https://github.com/oxwhirl/{package}.git"
     with pytest.raises(MissingPackageError, match=words) as caught:

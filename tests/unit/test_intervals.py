@@ -17,7 +17,7 @@ def test_an_interval_is_due_once_the_time_has_passed(monkeypatch):
     assert told == [False, True, False, True]
 
 
-def test_what_grows_comes_less_often_and_one_long_time_changes_nothing(monkeypatch):
+def test_paced_interval_grows_with_cost_and_ignores_outliers(monkeypatch):
     monkeypatch.setattr(Paced, "SHARE", 0.01)
     pace = Paced(1.0)
     told = []

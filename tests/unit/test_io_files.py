@@ -18,7 +18,7 @@ from hpcmarl.io.atomic import publish, storage_error, write_atomically, write_te
 from hpcmarl.io.checkpoint import CheckpointWriter, find_checkpoint, list_checkpoints, load_checkpoint, prune, save_checkpoint, verify_checkpoint
 from hpcmarl.io.schema import CHECKPOINT, METRICS, NETCDF_DIMENSION, check_safe, open_checked, root_attributes, write_attributes
 from hpcmarl.io.tree import read_tree, write_tree
-from tests.unit.test_packing import TREES, same
+from tests.support.trees import TREES, same
 
 NAMES = st.text(max_size=6) | st.sampled_from(["", ".", "..", "a/b", "%", "%list", "%002F", "json:1", "\0", "\ud800", "DIMENSION_LIST"])
 
@@ -77,7 +77,7 @@ def test_storage_errors_name_path_and_remedy(number):
 
 
 @pytest.mark.parametrize("number", [11, 37, 524])
-def test_lock_errors_name_the_variable(tmp_path, monkeypatch, number):
+def test_lock_errors_name_the_hdf5_locking_variable(tmp_path, monkeypatch, number):
     path = save_checkpoint(tmp_path, {}, version=0, attributes={})
 
     def locked(*_, **__):
@@ -107,7 +107,7 @@ def test_trees_round_trip(tmp_path_factory, tree):
         assert same(read_tree(file["t"]), tree)
 
 
-def test_what_a_tree_cannot_hold(tmp_path):
+def test_checkpoint_trees_reject_unsupported_values(tmp_path):
     cycle: dict = {}
     cycle["self"] = cycle
     for tree in ({1: 2}, {"a": object()}, {"a": np.array(["x"])}, cycle):
@@ -133,7 +133,7 @@ def test_checkpoint_round_trip_and_root_attributes(tmp_path):
         assert file["state"].attrs["text"] == 'json:"json:not"'
 
 
-def test_every_flipped_byte_of_data_is_seen_and_every_cut_is_refused(tmp_path):
+def test_corrupted_or_truncated_checkpoints_are_rejected(tmp_path):
     path = save_checkpoint(tmp_path, state_of(1), version=1, attributes={})
     good = path.read_bytes()
     where = good.index(state_of(1)["parameters"].tobytes())
@@ -157,7 +157,7 @@ def test_every_flipped_byte_of_data_is_seen_and_every_cut_is_refused(tmp_path):
             assert same(load_checkpoint(path)[0], state_of(1))
 
 
-def test_foreign_files_are_refused_in_one_line(tmp_path):
+def test_foreign_files_raise_one_line_errors(tmp_path):
     def message(name, content=None, kind=CHECKPOINT):
         path = tmp_path / name
         if content is not None:
@@ -256,7 +256,7 @@ CRAFTED = [value for name, value in sorted(globals().items()) if name.startswith
 
 
 @pytest.mark.parametrize("craft", CRAFTED)
-def test_crafted_files_are_refused(tmp_path, craft):
+def test_crafted_checkpoints_are_rejected_before_reading(tmp_path, craft):
     (tmp_path / "secret").write_bytes(b"1234")
     path = tmp_path / "crafted.h5"
     with h5py.File(path, "w", libver="latest") as file:
@@ -268,7 +268,7 @@ def test_crafted_files_are_refused(tmp_path, craft):
     assert "checksum" not in str(caught.value)  # refused before that much was read
 
 
-def test_dimensions_without_values_are_not_taken_for_crafted(tmp_path):
+def test_netcdf_dimensions_without_values_are_accepted(tmp_path):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.create_dataset("row", (10,), "f4", chunks=(5,)).make_scale(NETCDF_DIMENSION)
         check_safe(file)
@@ -296,13 +296,13 @@ def test_find_checkpoint_falls_back_and_names_the_bad_file(tmp_path, caplog):
     assert len(list_checkpoints(run)) == 1
 
 
-def test_versions_sort_as_numbers(tmp_path):
+def test_checkpoint_versions_sort_numerically(tmp_path):
     for version in (2, 99_999_999_999):
         save_checkpoint(tmp_path, {}, version=version, attributes={})
     assert load_checkpoint(find_checkpoint(tmp_path))[1]["version"] == 99_999_999_999
 
 
-def test_writer_copies_the_state_and_prunes(tmp_path):
+def test_checkpoint_writer_copies_state_and_prunes(tmp_path):
     writer = CheckpointWriter(tmp_path, keep=2)
     state = state_of(1)
     for version in range(1, 5):
@@ -337,7 +337,7 @@ def test_the_newest_waiting_checkpoint_wins(tmp_path, monkeypatch):
         writer.submit({}, version=5, attributes={})
 
 
-def test_writer_hands_errors_over_and_works_on(tmp_path, monkeypatch):
+def test_checkpoint_writer_reports_errors_and_continues(tmp_path, monkeypatch):
     writer = CheckpointWriter(tmp_path, keep=2)
 
     def full(*_, **__):
@@ -357,7 +357,7 @@ def test_writer_hands_errors_over_and_works_on(tmp_path, monkeypatch):
     assert find_checkpoint(tmp_path).name == "checkpoint-0000000003.h5"
 
 
-def test_a_disk_that_gives_back_something_else_is_a_storage_error(tmp_path, monkeypatch):
+def test_checkpoint_failing_read_back_raises_storage_error(tmp_path, monkeypatch):
     def wrong(*arguments):
         raise FormatError("checksum")
 

@@ -1,10 +1,7 @@
 """Trajectories: segments against a slow twin, round trips through shards, limits, full disks, xarray, merge."""
 
 import logging
-import math
 import os
-import resource
-import subprocess
 import sys
 import threading
 import time
@@ -24,63 +21,17 @@ from hpcmarl.io.merge import merge_shards
 from hpcmarl.io.schema import read_attributes
 from hpcmarl.io.segments import cut_segments, slot_major
 from hpcmarl.io.shard import ShardFile
-from hpcmarl.io.shard_reader import ShardReader, check_shard, list_shards, verify_shard
+from hpcmarl.io.shard_reader import check_shard, list_shards, verify_shard
 from hpcmarl.io.trajectory import TrajectoryWriter, copy_rollout, rollout_bytes
-from hpcmarl.types import EnvironmentSpec, Episode, PolicySpec, Rollout
-from tests.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
+from hpcmarl.types import EnvironmentSpec, Episode, PolicySpec
+from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
+from tests.support.trajectories import check_segments, read, slow_segments, with_episodes
 
 TWO = (
     PolicySpec("red-1", ("a", "b"), (4,), MULTI_DISCRETE, True),
     PolicySpec("blue", ("zoë",), (2, 3, 2), CONTINUOUS),
 )
 ATTRIBUTES = {"config": "seed: 3\n", "seeds": [3, 4]}
-
-
-def with_episodes(rollout: Rollout, generator: np.random.Generator) -> Rollout:
-    """The same rollout with a record of every episode that ended, in the order in which they ended."""
-    ends = np.argwhere(rollout.episode_end > 0)
-    counts = dict.fromkeys(range(rollout.count), 0)
-    episodes = []
-    for step, slot in ends:
-        index = int(rollout.episode[slot]) + counts[slot]
-        counts[slot] += 1
-        value = float(generator.normal())
-        returns = {name: value + place for place, name in enumerate(rollout.policies)}
-        episodes.append(Episode(int(rollout.slots[slot]), index, 1, value, returns, bool(rollout.episode_end[step, slot] == 1)))
-    return replace(rollout, episodes=episodes)
-
-
-def slow_segments(rollout: Rollout) -> list[dict]:
-    """One slot and one step after the other."""
-    segments = []
-    for slot in range(rollout.count):
-        first, episode = 0, int(rollout.episode[slot])
-        ended = [item for item in rollout.episodes if item.slot == rollout.slots[slot]]
-        for step in range(rollout.steps):
-            end = rollout.episode_end[step, slot]
-            if not end and step < rollout.steps - 1:
-                continue
-            finals = [k for k, (at, where) in enumerate(rollout.final_index.tolist()) if (at, where) == (step, slot)]
-            segment = {
-                "slot": int(rollout.slots[slot]),
-                "episode": episode,
-                "first_step": int(rollout.first_step[slot]) if first == 0 else 0,
-                "column": slot,
-                "steps": (first, step + 1),
-                "terminated": end == 1,
-                "truncated": end == 2,
-                "return": ended.pop(0).return_mean if end else math.nan,
-                "final": {},
-            }
-            for name, policy in rollout.policies.items():
-                after = policy.obs[step + 1, slot] if not end else policy.final_obs[finals[0]] if end == 2 else np.zeros_like(policy.obs[0, 0])
-                segment["final"][name] = after
-            if rollout.state is not None:
-                state, final = rollout.state, rollout.final_state
-                segment["final"]["env"] = state[step + 1, slot] if not end else final[finals[0]] if end == 2 else np.zeros_like(state[0, 0])
-            segments.append(segment)
-            first, episode = step + 1, episode + 1
-    return segments
 
 
 def write(directory, spec: EnvironmentSpec, rollouts, **config):
@@ -91,49 +42,9 @@ def write(directory, spec: EnvironmentSpec, rollouts, **config):
     return writer
 
 
-def read(shard):
-    """Everything in a shard: group -> column -> array."""
-    with ShardReader(shard) as reader:
-        whole = {}
-        for group in reader.layout:
-            slabs = [rows for _, rows in reader.slabs(group)]
-            whole[group] = {name: np.concatenate([slab[name] for slab in slabs]) for name in slabs[0]}
-        return whole
-
-
-def check_segments(files, rollouts):
-    """Each segment of each rollout stands in the files, in order, exactly."""
-    stored = [(data, place) for data in files for place in range(len(data[INDEX]["start"]))]
-    expected = [(rollout, segment) for rollout in rollouts for segment in slow_segments(rollout)]
-    assert len(stored) == len(expected)
-    for (data, place), (rollout, segment) in zip(stored, expected, strict=True):
-        row = {name: values[place] for name, values in data[INDEX].items()}
-        first, stop = segment["steps"]
-        assert row["length"] == stop - first
-        for name in ("slot", "episode", "first_step", "terminated", "truncated"):
-            assert row[name] == segment[name], name
-        assert (row["version"], row["actor"]) == (rollout.version, rollout.actor)
-        np.testing.assert_equal(row["return_mean"], segment["return"])
-        rows = slice(row["start"], row["start"] + row["length"])
-        for number, (name, policy) in enumerate(rollout.policies.items()):
-            columns = data[f"steps/{name}"]
-            for key, values in columns.items():
-                own = getattr(policy, key)[first:stop, segment["column"]]
-                assert values.dtype == own.dtype
-                np.testing.assert_array_equal(values[rows], own, err_msg=key)
-            assert ("action_mask" in columns) == (policy.action_mask is not None)
-            np.testing.assert_array_equal(data[f"final/{name}"]["obs"][place], segment["final"][name])
-            np.testing.assert_equal(data[f"final/{name}"]["episode_return"][place], segment["return"] + number)
-        np.testing.assert_array_equal(data["steps/env"]["episode_end"][rows], rollout.episode_end[first:stop, segment["column"]])
-        np.testing.assert_array_equal(data["steps/env"]["episode_start"][rows], rollout.episode_start[first:stop, segment["column"]])
-        if rollout.state is not None:
-            np.testing.assert_array_equal(data["steps/env"]["state"][rows], rollout.state[first:stop, segment["column"]])
-            np.testing.assert_array_equal(data["final/env"]["state"][place], segment["final"]["env"])
-
-
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 4), st.booleans(), st.sampled_from([0.0, 0.2, 0.9, 1.0]), st.integers(0, 2**32))
-def test_segments_agree_with_the_slow_twin(steps, slots, deaths, end_rate, seed):
+def test_segments_equal_the_reference_implementation(steps, slots, deaths, end_rate, seed):
     generator = np.random.default_rng(seed)
     rollout = with_episodes(random_rollout(make_spec(*TWO), steps, slots, generator, deaths=deaths, end_rate=end_rate), generator)
     rollout = replace(rollout, slots=rollout.slots + 10, episodes=[replace(item, slot=item.slot + 10) for item in rollout.episodes])
@@ -150,12 +61,12 @@ def test_segments_agree_with_the_slow_twin(steps, slots, deaths, end_rate, seed)
     assert set(INDEX_COLUMNS) == set(segments.index)
 
 
-def test_slot_major():
+def test_slot_major_orders_rows_by_slot_then_step():
     array = np.arange(2 * 3 * 5).reshape(2, 3, 5)
     assert slot_major(array).tolist() == [array[step, slot].tolist() for slot in range(3) for step in range(2)]
 
 
-def test_episode_numbers_come_from_the_records():
+def test_episode_numbers_follow_the_episode_records():
     """An environment may pass over empty episodes, so numbers can jump."""
     rollout = random_rollout(make_spec(), 4, 2, np.random.default_rng(0), end_rate=0.0)
     rollout.episode_end[1] = 1
@@ -164,7 +75,7 @@ def test_episode_numbers_come_from_the_records():
     assert cut_segments(replace(rollout, episodes=ended)).index["episode"].tolist() == [5, 6, 9, 10]
 
 
-def test_a_whole_episode_of_any_slot_finds_its_return():
+def test_whole_episode_segment_has_its_return():
     generator = np.random.default_rng(0)
     rollout = random_rollout(make_spec(), 7, 1, generator, whole_episode=True)
     rollout = replace(rollout, slots=np.array([4]), episodes=[Episode(0, 3, 7, 1.5, {"agent": 1.5}, True)])
@@ -198,7 +109,7 @@ def test_round_trip_with_every_compression(tmp_path, compression):
         assert file["steps/red-1/logp"].attrs["units"] == "nat"
 
 
-def test_many_chunks_and_small_shards(tmp_path):
+def test_trajectories_round_trip_over_many_chunks_and_shards(tmp_path):
     generator = np.random.default_rng(2)
     spec = make_spec(PolicySpec("agent", ("x", "y"), (200,), DISCRETE, True), state_size=None)
     rollouts = [with_episodes(random_rollout(spec, 40, 8, generator), generator) for _ in range(20)]
@@ -210,7 +121,7 @@ def test_many_chunks_and_small_shards(tmp_path):
     check_segments([read(shard) for shard in shards], rollouts)
 
 
-def test_turn_based_without_state(tmp_path):
+def test_turn_based_trajectories_without_state_round_trip(tmp_path):
     generator = np.random.default_rng(3)
     spec = make_spec(turn_based=True, state_size=None, has_mask=True)
     rollouts = [with_episodes(random_rollout(spec, 6, 2, generator), generator) for _ in range(3)]
@@ -218,7 +129,7 @@ def test_turn_based_without_state(tmp_path):
     check_segments([read(shard) for shard in list_shards(tmp_path)], rollouts)
 
 
-def test_append_copies_what_the_caller_reuses(tmp_path):
+def test_append_copies_arrays_reused_by_the_caller(tmp_path):
     generator = np.random.default_rng(4)
     spec = make_spec(has_mask=True)
     rollout = with_episodes(random_rollout(spec, 5, 2, generator), generator)
@@ -234,7 +145,7 @@ def test_append_copies_what_the_caller_reuses(tmp_path):
     check_segments([read(shard) for shard in list_shards(tmp_path)], [kept])
 
 
-def test_numbers_go_on_after_finished_and_open_shards(tmp_path):
+def test_shard_numbers_continue_after_existing_shards(tmp_path):
     generator = np.random.default_rng(5)
     rollouts = [random_rollout(make_spec(), 4, 2, generator)]
     write(tmp_path, make_spec(), rollouts)
@@ -248,7 +159,7 @@ def test_nothing_appended_leaves_no_file(tmp_path):
     assert list_shards(tmp_path) == []
 
 
-def test_every_keeps_one_in_so_many(tmp_path):
+def test_every_option_keeps_one_version_in_n(tmp_path):
     generator = np.random.default_rng(6)
     rollouts = [replace(random_rollout(make_spec(), 4, 2, generator), version=number) for number in range(7)]
     write(tmp_path, make_spec(), rollouts, every=3)
@@ -266,7 +177,7 @@ def test_shards_close_by_time_without_further_appends(tmp_path, monkeypatch):
     writer.close()
 
 
-def test_flushes_and_shards_keep_their_time_while_the_queue_is_never_empty(tmp_path, monkeypatch):
+def test_shards_close_on_time_while_the_queue_is_never_empty(tmp_path, monkeypatch):
     monkeypatch.setattr("hpcmarl.io.trajectory.WAKE_SECONDS", 0.01)
     config = TrajectoriesConfig(shard_seconds=0.1)
     writer = TrajectoryWriter(tmp_path, make_spec(), config, rank=0, role="actor", host="h", attributes={})
@@ -286,7 +197,7 @@ def test_flushes_and_shards_keep_their_time_while_the_queue_is_never_empty(tmp_p
     assert max(shards) >= 1
 
 
-def test_max_gigabytes_stops_with_one_line(tmp_path, caplog):
+def test_max_gigabytes_stops_writing_with_one_warning(tmp_path, caplog):
     generator = np.random.default_rng(7)
     rollouts = [random_rollout(make_spec(), 50, 16, generator) for _ in range(20)]
     with caplog.at_level(logging.WARNING):
@@ -300,7 +211,7 @@ def test_max_gigabytes_stops_with_one_line(tmp_path, caplog):
     assert again.statistics["dropped"] == 3
 
 
-def test_a_slow_disk_drops_and_counts(tmp_path, monkeypatch):
+def test_full_queue_drops_and_counts_trajectories(tmp_path, monkeypatch):
     generator = np.random.default_rng(8)
     rollout = random_rollout(make_spec(), 20, 8, generator)
     monkeypatch.setattr(trajectory, "QUEUE_BYTES", 3 * rollout_bytes(rollout))
@@ -315,7 +226,7 @@ def test_a_slow_disk_drops_and_counts(tmp_path, monkeypatch):
     assert writer.statistics["steps"] == 3 * 160
 
 
-def test_a_failing_disk_never_raises_into_the_actor(tmp_path, monkeypatch, caplog):
+def test_disk_failure_never_raises_in_append(tmp_path, monkeypatch, caplog):
     generator = np.random.default_rng(9)
     rollouts = [random_rollout(make_spec(), 4, 2, generator) for _ in range(3)]
 
@@ -332,63 +243,7 @@ def test_a_failing_disk_never_raises_into_the_actor(tmp_path, monkeypatch, caplo
     writer.append(rollouts[0])
 
 
-FULL_DISK = """
-import sys, time, numpy as np
-from hpcmarl.config.run import TrajectoriesConfig
-from hpcmarl.io.trajectory import TrajectoryWriter
-from tests.rollouts import make_spec, random_rollout
-spec, generator = make_spec(), np.random.default_rng(0)
-config = TrajectoriesConfig(shard_megabytes=float(sys.argv[2]))
-writer = TrajectoryWriter(sys.argv[1], spec, config, rank=0, role="actor", host="h", attributes={})
-for number in range(120):
-    writer.append(random_rollout(spec, 20, 16, generator))
-    while writer._put != writer._taken:
-        time.sleep(0.002)
-        writer._wake.set()
-writer.close()
-print(writer.error)
-print(writer.statistics["dropped"] > 0)
-"""
-
-
-def run_full_disk(directory, megabytes, **options):
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(directory), str(megabytes)], capture_output=True, text=True, timeout=60, **options)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
-def test_a_full_disk_keeps_earlier_shards(tmp_path):
-    mount = tmp_path / "small"
-    mount.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(mount)], capture_output=True).returncode:
-        pytest.skip("needs root and the right to mount a small tmpfs")
-    try:
-        error, dropped = run_full_disk(mount, 2)
-        assert "No space left on device; the disk is full" in error
-        assert dropped == "True"
-        shards = list_shards(mount)
-        assert shards
-        for shard in shards:
-            verify_shard(shard)
-    finally:
-        subprocess.run(["umount", str(mount)], check=True)
-
-
-def test_a_file_size_limit_is_told(tmp_path):
-    def limit():
-        import signal
-
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2_500_000, 2_500_000))
-
-    error, dropped = run_full_disk(tmp_path, 100, preexec_fn=limit)
-    assert "File too large" in error
-    assert "ulimit -f" in error
-    assert dropped == "True"
-    assert list_shards(tmp_path) == []
-
-
-def test_refusals_at_construction(tmp_path, monkeypatch):
+def test_trajectory_writer_rejects_invalid_arguments(tmp_path, monkeypatch):
     def make(spec=None, directory=tmp_path, **config):
         return TrajectoryWriter(directory, spec or make_spec(), TrajectoriesConfig(**config), rank=0, role="actor", host="h", attributes={})
 
@@ -424,7 +279,7 @@ def test_xarray_opens_every_group(tmp_path):
         assert dataset["reward"].attrs["units"] == "reward"
 
 
-def test_damage_in_a_shard_is_seen(tmp_path):
+def test_damaged_shards_fail_verification(tmp_path):
     generator = np.random.default_rng(11)
     rollout = random_rollout(make_spec(), 10, 4, generator)
     write(tmp_path, make_spec(), [rollout])
@@ -460,7 +315,7 @@ def test_damage_in_a_shard_is_seen(tmp_path):
         check_shard(shard)
 
 
-def test_merge_is_concatenation(tmp_path):
+def test_merged_shards_equal_their_concatenation(tmp_path):
     generator = np.random.default_rng(12)
     spec = make_spec(*TWO)
     rollouts = [with_episodes(random_rollout(spec, 8, 4, generator), generator) for _ in range(9)]

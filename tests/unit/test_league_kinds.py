@@ -10,7 +10,7 @@ from hpcmarl.config.league import MatchmakingConfig, MemberKindConfig, matchmaki
 from hpcmarl.league import KINDS, make_kind
 from hpcmarl.league.matchmaking import SELF, View
 from hpcmarl.league.payoff import Payoff
-from tests.unit.test_league_matchmaking import chances
+from tests.support.matchmaking import chances
 
 ROLES = ("main", "main_exploiter", "league_exploiter", "main")
 
@@ -70,14 +70,14 @@ leagues = st.lists(st.tuples(st.sampled_from([0.0, 0.05, 0.2, 0.5, 0.65, 0.8, 1.
 
 @settings(max_examples=150, deadline=None)
 @given(leagues, st.sampled_from([0, 3]), st.booleans())
-def test_a_main_meets_whom_the_pseudocode_draws(league, member, self_play):
+def test_main_opponents_follow_the_alphastar_pseudocode(league, member, self_play):
     live, owners = zip(*league, strict=True)
     mixture = make_kind(section(name="main")).mixture(view(live, owners, member, self_play))
     expected = dict.fromkeys([SELF, *range(0, 3 * len(live), 3)], 0.0) | literal_main(live, owners, member, self_play)
     assert chances(mixture) == pytest.approx(expected, abs=1e-9)
 
 
-def test_the_shares_of_a_main_with_nothing_forgotten_are_half_and_half():
+def test_main_splits_evenly_between_self_play_and_pfsp():
     mixture = make_kind(section(name="main")).mixture(view([0.9, 0.6], [0, 0]))
     assert chances(mixture) == pytest.approx({SELF: 0.5, 0: 0.5 * 0.01 / 0.17, 3: 0.5 * 0.16 / 0.17})
     forgotten = make_kind(section(name="main")).mixture(view([0.4, 0.6, 0.5], [0, 0, 0]))
@@ -87,7 +87,7 @@ def test_the_shares_of_a_main_with_nothing_forgotten_are_half_and_half():
     assert make_kind(section(name="main")).mixture(view([], [])).self_share == 1.0
 
 
-def test_a_main_exploiter_meets_the_newest_mains_or_goes_through_their_past():
+def test_main_exploiter_plays_newest_or_past_mains():
     kind = make_kind(section(name="main_exploiter"))
     # members 0 and 3 are mains: the newest of 0 is beaten often enough, that of 3 is not
     found = chances(kind.mixture(view([0.9, 0.5, 0.2, 0.1, 0.9, 0.0], [0, 3, 0, 3, 2, 1], member=1)))
@@ -97,7 +97,7 @@ def test_a_main_exploiter_meets_the_newest_mains_or_goes_through_their_past():
     assert chances(kind.mixture(view([0.3, 0.9], [2, 2], member=1))) == {SELF: 0.0, 0: 0.5, 3: 0.5}  # no main yet
 
 
-def test_a_league_exploiter_meets_everybody_by_pfsp():
+def test_league_exploiter_plays_all_snapshots_by_pfsp():
     found = chances(make_kind(section(name="league_exploiter")).mixture(view([0.9, 0.3, 0.0], [0, 1, 2], member=2)))
     assert found == pytest.approx({SELF: 0.0, 0: 0.1 / 1.1, 3: 0.5 / 1.1, 6: 0.5 / 1.1})
 
@@ -113,7 +113,7 @@ def test_a_league_exploiter_meets_everybody_by_pfsp():
         ("league_exploiter", [0.75, 0.2, 0.75], False),
     ],
 )
-def test_a_member_is_frozen_when_it_beats_all_it_is_measured_against_or_when_time_is_out(name, live, early):
+def test_member_is_frozen_when_it_wins_or_time_is_up(name, live, early):
     kind = make_kind(section(name=name, freeze={"winning": 0.7, "least_updates": 10, "most_updates": 30}))
     seen = view(live, [0, 1, 0], member=1)
     assert not kind.may_freeze(seen, 9)
@@ -123,7 +123,7 @@ def test_a_member_is_frozen_when_it_beats_all_it_is_measured_against_or_when_tim
     assert kind.may_freeze(view([], []), 30)
 
 
-def test_mains_are_never_reset_main_exploiters_always_and_league_exploiters_one_time_in_four():
+def test_reset_probability_depends_on_the_member_kind():
     generator = np.random.default_rng(0)
     kinds = {name: make_kind(section(name=name)) for name in KINDS}
     share = {name: np.mean([kind.resets(generator) for _ in range(2000)]) for name, kind in kinds.items()}
@@ -132,7 +132,7 @@ def test_mains_are_never_reset_main_exploiters_always_and_league_exploiters_one_
     assert share["league_exploiter"] == pytest.approx(0.25, abs=0.05)
 
 
-def test_in_an_asymmetric_game_a_main_meets_the_other_sides_mains():
+def test_asymmetric_main_plays_mains_of_the_other_side():
     """Members 0 and 1 are mains of two sides: all candidates are the other one's."""
     seen = view([0.9, 0.5], [1, 1], member=0, self_play=False, kinds=("main", "main"))
     assert chances(make_kind(section(name="main")).mixture(seen)) == pytest.approx({SELF: 0.0, 0: 0.5 * 0.01 / 0.26, 3: 0.5 * 0.25 / 0.26 + 0.5})
@@ -155,6 +155,6 @@ def test_contradictions_name_the_keys_and_the_remedy(keys, cooperative, words):
 
 
 @pytest.mark.parametrize("keys", [{"name": "psro"}, {"name": "uniform"}, {"name": "main"}, {"name": "league_exploiter"}])
-def test_what_goes_together_is_not_complained_about(keys):
+def test_valid_matchmaking_has_no_contradictions(keys):
     config = TypeAdapter(MatchmakingConfig | MemberKindConfig).validate_python(keys)
     assert matchmaking_contradictions("league.matchmaking", config, cooperative=False) == []

@@ -6,23 +6,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from hpcmarl.config.league import MatchmakingConfig
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.league import MATCHMAKERS, make_matchmaker
 from hpcmarl.league.matchmaking import SELF, Mixture, View, make_mixture
 from hpcmarl.league.payoff import Payoff
 from hpcmarl.packing import pack, unpack
+from tests.support.matchmaking import chances, section
 
 scores = st.lists(st.floats(0, 1), min_size=1, max_size=9)
 # Of up to a million games: nearer to 0 and 1, 1 - (1 - x) is another number than x, and weights that vanish for the one way of writing a formula are
 # there for the other.
 scores_of_games = st.lists(st.integers(0, 10**6).map(lambda points: points / 10**6), min_size=1, max_size=9)
-
-
-def section(**keys):
-    return TypeAdapter(MatchmakingConfig).validate_python(keys)
 
 
 def view(live_score, *, candidates=None, owners=None, member=0, self_play=True, payoff=None):
@@ -31,13 +27,9 @@ def view(live_score, *, candidates=None, owners=None, member=0, self_play=True, 
     return View(numbers, np.asarray(live_score, np.float64), owners, member, numbers, payoff or Payoff(), self_play=self_play)
 
 
-def chances(mixture):
-    return {SELF: mixture.self_share} | dict(zip(mixture.snapshots.tolist(), mixture.weights.tolist(), strict=True))
-
-
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(sorted(set(MATCHMAKERS) - {"psro", "fixed"})), scores, st.floats(0, 1), st.booleans())
-def test_every_mixture_is_a_distribution_that_keeps_to_the_share_of_self_play(name, live, share, self_play):
+def test_every_mixture_is_a_distribution_with_its_self_share(name, live, share, self_play):
     owners = np.arange(len(live)) % 3
     mixture = make_matchmaker(section(name=name, self_share=share)).mixture(view(live, owners=owners, self_play=self_play))
     assert (mixture.weights >= 0).all()
@@ -48,7 +40,7 @@ def test_every_mixture_is_a_distribution_that_keeps_to_the_share_of_self_play(na
 
 @settings(max_examples=60, deadline=None)
 @given(scores_of_games, st.floats(0.5, 4))
-def test_pfsp_is_alphastars_formula(live, power):
+def test_pfsp_weights_equal_the_alphastar_formula(live, power):
     formulas = {
         "hard": lambda x: (1 - x) ** power,
         "var": lambda x: x * (1 - x),
@@ -62,12 +54,12 @@ def test_pfsp_is_alphastars_formula(live, power):
         np.testing.assert_allclose(mixture.weights, expected, atol=1e-12)
 
 
-def test_pfsp_is_uniform_when_everybody_is_beaten_always():
+def test_pfsp_is_uniform_when_all_scores_are_one():
     mixture = make_matchmaker(section(name="pfsp")).mixture(view([1.0, 1.0, 1.0]))
     np.testing.assert_allclose(mixture.weights, 1 / 3)
 
 
-def test_scores_that_rounding_led_past_the_ends_have_weights():
+def test_rounded_scores_outside_the_unit_range_have_weights():
     seen = view([np.nextafter(1.0, 2.0), -1e-17, 0.5])
     for weighting in ("hard", "var", "linear", "linear_capped"):
         weights = make_matchmaker(section(name="pfsp", weighting=weighting, power=2.5)).mixture(seen).weights
@@ -75,7 +67,7 @@ def test_scores_that_rounding_led_past_the_ends_have_weights():
         assert weights.sum() == pytest.approx(1.0)
 
 
-def test_latest_uniform_and_partners():
+def test_latest_uniform_and_partners_have_expected_weights():
     live = [0.5] * 4
     assert chances(make_matchmaker(section(name="latest")).mixture(view(live)))[SELF] == 1.0
     assert chances(make_matchmaker(section(name="latest", self_share=0.25)).mixture(view(live))) == {SELF: 0.25, 0: 0, 2: 0, 4: 0, 6: 0.75}
@@ -85,7 +77,7 @@ def test_latest_uniform_and_partners():
     assert make_matchmaker(section(name="partners", pool="all")).mixture(view(live, owners=owners)).weights.tolist() == [0.25] * 4
 
 
-def test_fixed_meets_the_newest_snapshot_of_each_of_its_members_and_nobody_else():
+def test_fixed_plays_only_the_newest_snapshot_of_its_members():
     names = ("a", "b", "c")
     seen = replace(view([0.9, 0.1, 0.5, 0.5], owners=[1, 0, 2, 1]), names=names)
     assert chances(make_matchmaker(section(name="fixed")).mixture(seen)) == {SELF: 0, 0: 0, 2: 0, 4: 0.5, 6: 0.5}
@@ -99,7 +91,7 @@ def test_fixed_meets_the_newest_snapshot_of_each_of_its_members_and_nobody_else(
         make_matchmaker(section(name="fixed")).mixture(gone)
 
 
-def test_without_self_play_its_share_goes_to_the_newest_and_without_anybody_there_is_an_error():
+def test_self_share_goes_to_the_newest_without_self_play():
     mixture = make_matchmaker(section(name="quality")).mixture(view([0.5, 0.5], self_play=False))
     assert chances(mixture) == pytest.approx({SELF: 0.0, 0: 0.1, 2: 0.9})
     assert make_matchmaker(section(name="uniform")).mixture(view([])).draw(np.random.default_rng(0)) == SELF
@@ -118,7 +110,7 @@ def quality_twin(q, wins, rate):
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 6), st.lists(st.tuples(st.integers(0, 5), st.integers(1, 3), st.integers(0, 3)), max_size=15))
-def test_quality_scores_fall_as_openai_five_has_it(count, results):
+def test_quality_scores_follow_the_openai_five_rule(count, results):
     matchmaker = make_matchmaker(section(name="quality", rate=0.05))
     numbers = np.arange(count) * 2
     first = view(np.full(count, 0.5))
@@ -135,7 +127,7 @@ def test_quality_scores_fall_as_openai_five_has_it(count, results):
         np.testing.assert_allclose(each.mixture(first).weights, 0.2 * expected, rtol=1e-9)
 
 
-def test_a_new_snapshot_gets_the_highest_quality_and_one_that_left_is_forgotten():
+def test_new_snapshot_gets_the_highest_remaining_quality():
     matchmaker = make_matchmaker(section(name="quality", rate=0.3))
     matchmaker.mixture(view([0.5] * 3))
     for number in (0, 0, 2):
@@ -148,7 +140,7 @@ def test_a_new_snapshot_gets_the_highest_quality_and_one_that_left_is_forgotten(
     np.testing.assert_array_equal(matchmaker.quality, [before[0], before[1], before[1]])
 
 
-def test_a_defeat_changes_no_quality_and_a_late_victory_over_the_forgotten_no_more_than_one():
+def test_defeat_leaves_quality_and_victory_step_is_bounded():
     matchmaker = make_matchmaker(section(name="quality"))
     matchmaker.mixture(view([0.5] * 2))
     matchmaker.on_result(2, 5, 0.0)
@@ -182,7 +174,7 @@ class Fixed:
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.floats(0, 1), st.floats(0, 1, exclude_max=True))
-def test_whatever_number_comes_only_what_has_weight_is_drawn(weights, share, chance):
+def test_only_opponents_with_weight_are_drawn(weights, share, chance):
     mixture = make_mixture(view(weights), np.array(weights), share)
     for value in (chance, 0.0, np.nextafter(1.0, 0.0), share * (1 - 1e-16)):
         drawn = mixture.draw(Fixed(value))
@@ -200,6 +192,6 @@ def test_whatever_number_comes_only_what_has_weight_is_drawn(weights, share, cha
         ({"name": "uniform", "rate": 1}, "rate"),
     ],
 )
-def test_wrong_settings_are_named(keys, word):
+def test_invalid_matchmaking_settings_are_rejected_by_name(keys, word):
     with pytest.raises(ValidationError, match=word):
         section(**keys)

@@ -41,7 +41,7 @@ def seen_by(matches, one, other, shared):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(match, max_size=12), st.booleans())
-def test_a_payoff_is_what_a_list_of_games_says(matches, shared):
+def test_payoff_equals_statistics_of_a_list_of_games(matches, shared):
     payoff = recorded(matches, shared_score=shared)
     assert payoff.recorded == sum(len(games) for *_, games in matches)
     for one in range(SIZE):
@@ -64,7 +64,7 @@ def test_a_payoff_is_what_a_list_of_games_says(matches, shared):
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(match, max_size=8), st.integers(0, 40))
-def test_a_payoff_grows_and_travels_without_losing_anything(matches, more):
+def test_payoff_growth_and_serialization_preserve_results(matches, more):
     payoff, whole = recorded(matches), recorded(matches, SIZE + more)
     payoff.grow(SIZE + more)
     again = Payoff()
@@ -88,7 +88,7 @@ def test_submatrices_are_rows_and_columns_of_the_whole():
         np.testing.assert_array_equal(query(rows, columns), query()[np.ix_(rows, columns)])
 
 
-def test_the_interval_of_a_score_is_that_of_a_beta_distribution():
+def test_score_error_equals_that_of_a_beta_distribution():
     beta = pytest.importorskip("scipy.stats").beta
     payoff = recorded([(0, 1, [(1.0, 0, 0)] * 7 + [(0.0, 0, 0)] * 2)], 3)
     found = payoff.score_error(prior_games=2.0)
@@ -99,7 +99,7 @@ def test_the_interval_of_a_score_is_that_of_a_beta_distribution():
         payoff.score_error(prior_games=0.0)
 
 
-def test_a_large_pool_takes_the_memory_that_is_said():
+def test_thousand_snapshot_payoff_stays_within_documented_memory():
     payoff = Payoff()
     for size in range(0, 1001, 10):
         payoff.grow(size)
@@ -109,7 +109,7 @@ def test_a_large_pool_takes_the_memory_that_is_said():
 @pytest.mark.parametrize(
     "change", [{"row": 3}, {"column": -1}, {"games": 0}, {"score": 2.5}, {"score": -0.1}, {"row_return_sum": np.nan}, {"column_return_sum": np.inf}]
 )
-def test_results_that_cannot_be_are_refused(change):
+def test_impossible_payoff_results_are_rejected(change):
     payoff = recorded([], 3)
     right = dict(
         row=0,
@@ -127,7 +127,7 @@ def test_results_that_cannot_be_are_refused(change):
     assert payoff.recorded == 2
 
 
-def test_rounding_of_summed_scores_is_no_mistake():
+def test_rounding_errors_of_summed_scores_are_accepted():
     payoff, record = Payoff(), LiveRecord(prior_games=0.0)
     payoff.grow(2)
     for score in (3.0 + 4e-16, -1e-17):
@@ -137,7 +137,7 @@ def test_rounding_of_summed_scores_is_no_mistake():
     assert 0 <= record.mean_score(np.array([0]))[0] <= 1
 
 
-def test_tables_that_do_not_belong_together_are_refused():
+def test_inconsistent_saved_tables_are_rejected():
     state = recorded([(0, 1, [(1.0, 1.0, 1.0)])]).state_dict()
     with pytest.raises(FormatError, match="square"):
         Payoff().load_state_dict(state | {"score": state["score"][:2]})
@@ -147,7 +147,7 @@ def test_tables_that_do_not_belong_together_are_refused():
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5), st.floats(0, 1)), max_size=12), st.sampled_from([0.5, 0.99, 1.0]), st.floats(0, 3))
-def test_a_live_record_is_what_playing_game_by_game_gives(reports, decay, prior):
+def test_live_record_equals_per_game_decay(reports, decay, prior):
     record = LiveRecord(decay, prior)
     games, score = np.zeros(5), np.zeros(5)
     for snapshot, count, share in reports:
@@ -167,6 +167,6 @@ def test_a_live_record_is_what_playing_game_by_game_gives(reports, decay, prior)
 
 
 @pytest.mark.parametrize("report", [(-1, 1, 0.0), (0, 0, 0.0), (0, 1, 1.5)])
-def test_live_results_that_cannot_be_are_refused(report):
+def test_impossible_live_results_are_rejected(report):
     with pytest.raises(ValueError, match="games"):
         LiveRecord().record(*report)

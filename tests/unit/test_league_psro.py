@@ -8,7 +8,7 @@ from hpcmarl.league.matchmaking import SELF, View
 from hpcmarl.league.payoff import Payoff
 from hpcmarl.maths.meta_strategies import alpha_rank, exploitability_of_mixture
 from hpcmarl.packing import pack, unpack
-from tests.unit.test_league_matchmaking import chances, section
+from tests.support.matchmaking import chances, section
 
 pytest.importorskip("scipy")
 from hpcmarl.league import make_matchmaker
@@ -38,7 +38,7 @@ GAME = np.array([[0.5, 0, 1, 1], [1, 0.5, 0, 1], [0, 1, 0.5, 1], [0, 0, 0, 0.5]]
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_opponents_follow_the_meta_strategy(solver):
+def test_psro_weights_equal_the_meta_strategy(solver):
     mixture = make_matchmaker(section(name="psro", meta_strategy=solver, self_share=0.2)).mixture(view(played(GAME)))
     expected = [0.2] * 4 if solver == "uniform" else [0.8 / 3] * 3 + [0.0]
     np.testing.assert_allclose(mixture.weights, expected, atol=0.01)
@@ -46,7 +46,7 @@ def test_opponents_follow_the_meta_strategy(solver):
 
 
 @pytest.mark.parametrize("solver", SOLVERS[1:])
-def test_in_an_asymmetric_game_the_other_sides_mixture_is_drawn_from(solver):
+def test_asymmetric_psro_uses_the_mixture_of_the_other_side(solver):
     """Rows (3, 1) have no answer to column 4; column 0 loses to both, column 2 to one."""
     score = np.full((5, 5), np.nan)
     for row, column, value in [(1, 0, 1.0), (3, 0, 1.0), (1, 2, 1.0), (3, 2, 0.5), (1, 4, 0.0), (3, 4, 0.0)]:
@@ -56,7 +56,7 @@ def test_in_an_asymmetric_game_the_other_sides_mixture_is_drawn_from(solver):
     assert drawn == pytest.approx({SELF: 0.0, 0: 0.0, 2: 0.0, 4: 1.0}, abs=0.02)
 
 
-def test_pairs_never_played_are_even():
+def test_unplayed_pairs_count_as_even():
     score = GAME.copy()
     score[:, 3] = score[3, :] = np.nan
     drawn = make_matchmaker(section(name="psro", meta_strategy="nash", prior_games=1e-6)).mixture(view(played(score)))
@@ -65,7 +65,7 @@ def test_pairs_never_played_are_even():
     np.testing.assert_allclose(nothing.weights, 0.2)
 
 
-def test_it_is_solved_anew_when_the_pool_or_enough_games_have_come_and_not_at_each_draw(monkeypatch):
+def test_meta_strategy_is_recomputed_on_new_pool_or_games(monkeypatch):
     solved = []
     monkeypatch.setattr(psro, "nash", lambda score: solved.append(score.shape) or (None, np.full(score.shape[1], 1 / score.shape[1])))
     payoff = played(GAME)
@@ -86,7 +86,7 @@ def test_it_is_solved_anew_when_the_pool_or_enough_games_have_come_and_not_at_ea
     assert solved[2:] == [(5, 5)]
 
 
-def test_alpha_rank_looks_at_the_newest_of_large_pools(monkeypatch):
+def test_alpha_rank_uses_only_the_newest_of_large_pools(monkeypatch):
     rng = np.random.default_rng(0)
     score = 0.5 + np.triu(rng.uniform(-0.5, 0.5, (12, 12)), 1)
     payoff = played(score, 10)
@@ -101,14 +101,14 @@ def test_alpha_rank_looks_at_the_newest_of_large_pools(monkeypatch):
     np.testing.assert_allclose(mixture.weights, np.append(0.0, expected))
 
 
-def test_without_snapshots_of_its_own_a_side_meets_all_and_without_any_itself():
+def test_psro_without_own_snapshots_is_uniform():
     sides = view(played(GAME), own=[], candidates=[1, 3], self_play=False)
     assert chances(make_matchmaker(section(name="psro")).mixture(sides)) == {SELF: 0.0, 1: 0.5, 3: 0.5}
     assert make_matchmaker(section(name="psro")).mixture(view(Payoff())).self_share == 1.0
 
 
 @pytest.mark.parametrize(("solver", "more"), [("nash", 6), ("replicator", 6), ("alpha_rank", 2)])
-def test_best_responses_to_its_mixtures_find_the_equilibrium_of_rock_paper_scissors(solver, more):
+def test_psro_best_responses_reach_the_rps_equilibrium(solver, more):
     """Snapshots are pure strategies, each the exact best response to what was drawn from before; naive self-play would go round for ever.
 
     alpha-rank counts a strategy that is in the pool twice as two, so for it the pool ends when it has each once."""

@@ -10,7 +10,7 @@ from hpcmarl.league.ratings import SkillRatings
 from hpcmarl.packing import pack, unpack
 
 
-def test_without_openskill_the_error_says_what_to_install(monkeypatch):
+def test_missing_openskill_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "openskill.models", None)
     with pytest.raises(MissingPackageError, match=r"hpcmarl\[league\]"):
         SkillRatings()
@@ -21,7 +21,7 @@ def models():
     return pytest.importorskip("openskill.models", reason="openskill is not installed (extra league)")
 
 
-def test_each_game_is_what_openskill_makes_of_it(models):
+def test_each_game_updates_skills_like_openskill(models):
     skills, model = SkillRatings(), models.PlackettLuce()
     skills.grow(3)
     players = [model.rating() for _ in range(3)]
@@ -35,7 +35,7 @@ def test_each_game_is_what_openskill_makes_of_it(models):
     np.testing.assert_allclose(skills.ordinal(), [player.ordinal() for player in players])
 
 
-def test_better_players_rise_and_more_games_make_surer(models):
+def test_skills_rank_players_and_deviation_shrinks(models):
     rng = np.random.default_rng(0)
     skills = SkillRatings()
     skills.grow(5)
@@ -50,7 +50,7 @@ def test_better_players_rise_and_more_games_make_surer(models):
 @pytest.mark.parametrize(
     ("games", "score", "each"), [(4, 2.0, [0, 1, 0, 1]), (3, 1.5, [0, 1, 0.5]), (2, 2.0, [1, 1]), (1, 0.0, [0]), (2, 0.5, [0, 0.5])]
 )
-def test_a_sum_is_wins_and_losses_evenly_mixed(models, games, score, each):
+def test_record_sum_equals_evenly_mixed_games(models, games, score, each):
     one, other = SkillRatings(), SkillRatings()
     one.grow(2)
     other.grow(2)
@@ -61,7 +61,7 @@ def test_a_sum_is_wins_and_losses_evenly_mixed(models, games, score, each):
     np.testing.assert_array_equal(one.deviation, other.deviation)
 
 
-def test_they_go_on_from_their_state_and_refuse_what_cannot_be(models):
+def test_skill_state_round_trips_and_rejects_invalid_input(models):
     skills, again = SkillRatings(), SkillRatings()
     skills.grow(2)
     skills.grow(1)

@@ -56,7 +56,7 @@ def literal_best(keys, pairs, payoff, playing):
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(SETTINGS), st.sampled_from(["symmetric", "cooperative", "sides"]), st.integers(0, 2**32 - 1))
-def test_the_next_pair_is_the_one_that_a_look_at_all_pairs_finds(keys, game, seed):
+def test_next_pair_equals_a_full_search(keys, game, seed):
     rng = np.random.default_rng(seed)
     sides = ("prey", "cats") if game == "sides" else ("",)
     payoff, sides_of, out = Payoff(), {}, {}
@@ -86,7 +86,7 @@ def test_the_next_pair_is_the_one_that_a_look_at_all_pairs_finds(keys, game, see
 
 
 @pytest.mark.parametrize("keys", SETTINGS, ids=str)
-def test_ranks_that_ask_at_once_get_different_pairs(keys):
+def test_concurrent_requests_get_different_pairs(keys):
     payoff, rng = Payoff(), np.random.default_rng(0)
     payoff.grow(9)
     rule = strategy(payoff, **keys)
@@ -99,7 +99,7 @@ def test_ranks_that_ask_at_once_get_different_pairs(keys):
     assert len(set(given_out)) == len(given_out)
 
 
-def test_a_pair_of_a_lost_rank_comes_again_and_the_strategy_ends_when_all_is_known():
+def test_pair_of_a_lost_rank_is_scheduled_again():
     payoff, rng = Payoff(), np.random.default_rng(0)
     payoff.grow(2)
     rule = strategy(payoff, name="round_robin", games_per_pair=4)
@@ -116,7 +116,7 @@ def test_a_pair_of_a_lost_rank_comes_again_and_the_strategy_ends_when_all_is_kno
     assert rule.next(rng) is None
 
 
-def test_equally_urgent_pairs_come_at_random_and_the_same_seed_gives_the_same():
+def test_equally_urgent_pairs_are_drawn_by_seed():
     def draw(generator):
         payoff = Payoff()
         payoff.grow(5)
@@ -130,7 +130,7 @@ def test_equally_urgent_pairs_come_at_random_and_the_same_seed_gives_the_same():
     assert drawn == [draw(np.random.default_rng(seed)) for seed in range(100)]
 
 
-def test_one_look_at_a_large_pool_serves_many_pairs(monkeypatch):
+def test_one_search_of_a_large_pool_serves_many_pairs(monkeypatch):
     payoff, rng = Payoff(), np.random.default_rng(2)
     payoff.grow(40)
     rule = strategy(payoff, name="adaptive")
@@ -146,7 +146,7 @@ def test_one_look_at_a_large_pool_serves_many_pairs(monkeypatch):
 
 
 @pytest.mark.parametrize("keys", SETTINGS, ids=str)
-def test_a_strategy_goes_on_from_its_state_with_nothing_under_way(keys):
+def test_restored_strategy_equals_one_without_running_matches(keys):
     payoff, rng = Payoff(), np.random.default_rng(5)
     rule = strategy(payoff, ("a", "b"), **keys)
     for number, side in enumerate("abbabaab"):
@@ -168,7 +168,7 @@ def test_a_strategy_goes_on_from_its_state_with_nothing_under_way(keys):
     assert again._urgency[again.next(rng)] == rule._urgency[rule.next(rng)]
 
 
-def test_a_snapshot_in_quarantine_is_played_no_more():
+def test_quarantined_snapshot_is_no_longer_scheduled():
     payoff, rng = Payoff(), np.random.default_rng(0)
     payoff.grow(6)
     rule = strategy(payoff, name="latest", opponents=2)
@@ -187,7 +187,7 @@ def test_a_snapshot_in_quarantine_is_played_no_more():
 
 
 @pytest.mark.parametrize(("number", "side"), [(1, "a"), (3, "a"), (2, "c")])
-def test_a_snapshot_that_cannot_be_is_refused(number, side):
+def test_invalid_snapshot_number_or_side_is_rejected(number, side):
     payoff = Payoff()
     payoff.grow(3)
     rule = strategy(payoff, ("a", "b"), name="round_robin")
@@ -196,5 +196,5 @@ def test_a_snapshot_that_cannot_be_is_refused(number, side):
         rule.add(number, side)
 
 
-def test_every_strategy_says_what_it_does():
+def test_every_strategy_has_a_summary():
     assert all(rule.summary for rule in STRATEGIES.values())

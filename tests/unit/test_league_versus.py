@@ -80,7 +80,7 @@ def play(versus, own, steps):
     ],
     ids=["tictactoe", "spread", "predators", "prey"],
 )
-def test_the_same_game_as_without_sides_but_for_what_is_hidden(tmp_path, config, policies, sides):
+def test_versus_environment_masks_but_preserves_the_game(tmp_path, config, policies, sides):
     versus, own, _ = make(tmp_path, config, policies, sides)
     told = play(versus, own, 40)
     twin = make_environment(config, policies, versus.slots, Seeds(3))
@@ -102,7 +102,7 @@ def test_the_same_game_as_without_sides_but_for_what_is_hidden(tmp_path, config,
     assert sum(len(outcome.episodes) for _, _, outcome, _, _ in told) > 4
 
 
-def test_an_episode_counts_the_own_side_s_return_and_names_the_opponent(tmp_path):
+def test_episode_records_own_return_and_opponent(tmp_path):
     versus, own, opponents = make(tmp_path, TICTACTOE, {}, Sides(("player",), ("player",)))
     told = play(versus, own, 60)
     earned, counted = np.zeros((4, 2)), {}
@@ -131,7 +131,7 @@ def test_an_episode_counts_the_own_side_s_return_and_names_the_opponent(tmp_path
         assert played[name].row() == pytest.approx(expected)
 
 
-def test_seats_change_from_episode_to_episode_and_differ_between_slots(tmp_path):
+def test_seats_alternate_by_episode_and_slot(tmp_path):
     versus, own, _ = make(tmp_path, TICTACTOE, {}, Sides(("player",), ("player",)))
     told = play(versus, own, 60)
     first = told[0][3]["player"].argmax(axis=1)
@@ -140,7 +140,7 @@ def test_seats_change_from_episode_to_episode_and_differ_between_slots(tmp_path)
     assert had == {(slot, seat) for slot in range(4) for seat in range(2)}
 
 
-def test_against_itself_a_member_has_all_seats_and_nothing_is_recorded(tmp_path):
+def test_self_play_uses_all_seats_and_records_no_games(tmp_path):
     versus, own, opponents = make(tmp_path, TICTACTOE, {}, Sides(("player",), ("player",)), own_share=1.0)
     told = play(versus, own, 30)
     assert all(seats["player"].all() for _, _, _, seats, _ in told)
@@ -149,7 +149,7 @@ def test_against_itself_a_member_has_all_seats_and_nothing_is_recorded(tmp_path)
     assert opponents.take_played() == {}
 
 
-def test_a_recurrent_opponent_remembers_its_episode_and_nothing_of_the_one_before(tmp_path):
+def test_recurrent_opponent_memory_resets_each_episode(tmp_path):
     sides = Sides(("predators",), ("prey",))
     versus, own, opponents = make(tmp_path, TAG, TAG_POLICIES, sides, slots=1, recurrent=True, names=("other-000001",))
     versus.greedy = True
@@ -190,7 +190,7 @@ def some(tmp_path, count, **settings):
     return opponents
 
 
-def test_draws_follow_the_distribution_and_few_are_at_hand(tmp_path):
+def test_opponent_draws_follow_weights_with_few_loaded(tmp_path):
     opponents = some(tmp_path, 5, at_once=3, stay=2)
     drawn, held = np.zeros(5), []
     for _ in range(4000):
@@ -206,14 +206,14 @@ def test_draws_follow_the_distribution_and_few_are_at_hand(tmp_path):
     assert drawn[0] == 0
 
 
-def test_the_own_share_is_played_against_oneself(tmp_path):
+def test_self_play_share_is_drawn_at_its_rate(tmp_path):
     opponents = some(tmp_path, 3)
     opponents.change(["m-000001"], np.array([0.25]), 0.75)
     drawn = [opponents.draw() for _ in range(2000)]
     assert np.mean([name == SELF for name in drawn]) == pytest.approx(0.75, abs=0.04)
 
 
-def test_a_snapshot_that_does_not_verify_is_put_aside_and_another_one_met(tmp_path):
+def test_damaged_opponent_is_quarantined_and_replaced(tmp_path):
     opponents = some(tmp_path, 3)
     (tmp_path / "m-000002.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     drawn = {opponents.draw() for _ in range(50)}
@@ -223,7 +223,7 @@ def test_a_snapshot_that_does_not_verify_is_put_aside_and_another_one_met(tmp_pa
     assert not (tmp_path / "m-000002.h5").exists()
 
 
-def test_without_any_opponent_that_can_be_read_the_error_says_so(tmp_path):
+def test_no_readable_opponent_raises(tmp_path):
     opponents = some(tmp_path, 2)
     (tmp_path / "m-000001.h5").unlink()
     opponents.change(["m-000001"], np.ones(1), 0.0)
@@ -231,7 +231,7 @@ def test_without_any_opponent_that_can_be_read_the_error_says_so(tmp_path):
         opponents.draw()
 
 
-def test_the_pool_keeps_the_newest_few_in_memory_and_refuses_what_does_not_fit(tmp_path):
+def test_pool_cache_is_bounded_and_rejects_wrong_sizes(tmp_path):
     for number in range(5):
         write_snapshot(tmp_path, f"m-{number:06d}", np.full(3, number, np.float32), {"member": "m"})
     pool = Pool(tmp_path, 2)

@@ -17,10 +17,19 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
+def test_documentation_links_point_to_existing_targets(page: Path) -> None:
     for target, anchor in LINK.findall(page.read_text()):
         if "://" in target:
             continue
         file = (page.parent / target).resolve() if target else page
         assert file.exists(), f"{page.name} links to {target}"
         assert not anchor or anchor in anchors(file), f"{page.name} links to {target}#{anchor}"
+
+
+def test_files_that_the_readme_names_exist() -> None:
+    readme = (ROOT / "README.md").read_text()
+    named = set(re.findall(r"`((?:hpcmarl|configs|docs|tools|tests)/[\w./-]+)`", readme))
+    named |= set(re.findall(r"\b((?:tests|configs|docs|tools)/[\w./-]+\w)", readme))
+    assert named
+    missing = sorted(path for path in named if not (ROOT / path).exists())
+    assert not missing

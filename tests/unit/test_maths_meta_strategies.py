@@ -59,7 +59,7 @@ def by_support(payoff):
 
 @settings(max_examples=30, deadline=None)
 @given(matrices)
-def test_every_meta_strategy_is_a_pair_of_mixtures_and_none_is_less_exploitable_than_the_equilibrium(payoff):
+def test_meta_strategies_are_mixtures_and_nash_is_unexploitable(payoff):
     for _name, (row, column) in all_of(payoff):
         for mixture, length in ((row, payoff.shape[0]), (column, payoff.shape[1])):
             assert mixture.shape == (length,)
@@ -73,7 +73,7 @@ def test_every_meta_strategy_is_a_pair_of_mixtures_and_none_is_less_exploitable_
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 4))
-def test_the_linear_program_finds_what_going_through_supports_finds(seed, rows, columns):
+def test_nash_equals_support_enumeration(seed, rows, columns):
     payoff = np.random.default_rng(seed).normal(size=(rows, columns))
     row, column = by_support(payoff)
     found = meta.nash(payoff)
@@ -83,7 +83,7 @@ def test_the_linear_program_finds_what_going_through_supports_finds(seed, rows, 
 
 @settings(max_examples=40, deadline=None)
 @given(matrices, st.sampled_from([20.0, 200.0]))
-def test_the_replicators_averages_keep_their_bound(payoff, time):
+def test_replicator_exploitability_stays_within_its_bound(payoff, time):
     spread = np.ptp(payoff)
     gained = meta.exploitability_of_mixture(payoff, *meta.replicator(payoff, time))
     rounding = 1e-14 * np.abs(payoff).max()  # what a game of equal payoffs seems to leave to gain
@@ -102,13 +102,13 @@ def literal_replicator(payoff, time, step):
     return means
 
 
-def test_the_replicator_follows_its_equation():
+def test_replicator_equals_the_integrated_equation():
     payoff = np.array([[0.1, 0.9, 0.3], [0.6, 0.0, 1.0]])
     for found, expected in zip(meta.replicator(payoff, 8.0), literal_replicator(payoff, 8.0, 1e-3), strict=True):
         np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
-def test_rock_paper_scissors_and_its_biased_form():
+def test_meta_strategies_solve_rock_paper_scissors():
     for name, (row, column) in all_of(ROCK_PAPER_SCISSORS):
         np.testing.assert_allclose(row, 1 / 3, atol=1e-6, err_msg=name)
         np.testing.assert_allclose(column, 1 / 3, atol=1e-6, err_msg=name)
@@ -121,13 +121,13 @@ def test_rock_paper_scissors_and_its_biased_form():
         np.testing.assert_allclose(mixture, expected, atol=0.02)
 
 
-def test_matching_pennies_with_unequal_stakes():
+def test_nash_solves_matching_pennies_with_unequal_stakes():
     row, column = meta.nash(np.array([[3.0, -1.0], [-1.0, 1.0]]))
     np.testing.assert_allclose(row, [1 / 3, 2 / 3], atol=1e-6)
     np.testing.assert_allclose(column, [1 / 3, 2 / 3], atol=1e-6)
 
 
-def test_what_is_dominated_has_no_share():
+def test_dominated_strategies_have_no_weight():
     payoff = np.pad(ROCK_PAPER_SCISSORS, (0, 1), constant_values=3.0)
     payoff[3], payoff[3, 3] = -3.0, 0.0
     for name, (row, column) in all_of(payoff):
@@ -139,7 +139,7 @@ def test_what_is_dominated_has_no_share():
     np.testing.assert_allclose(column, [1, 0], atol=1e-9)
 
 
-def test_the_best_of_a_ladder_has_everything_and_a_circle_above_it_shares():
+def test_ladder_top_or_top_cycle_has_all_the_weight():
     ladder = np.sign(np.subtract.outer(np.arange(5), np.arange(5))).astype(float)
     for name, (row, _) in all_of(ladder):
         if name != "uniform":
@@ -151,7 +151,7 @@ def test_the_best_of_a_ladder_has_everything_and_a_circle_above_it_shares():
             np.testing.assert_allclose(row, [0, 0, 1 / 3, 1 / 3, 1 / 3], atol=0.05, err_msg=name)
 
 
-def test_twins_share_alike_and_where_nothing_is_known_all_are_alike():
+def test_duplicate_strategies_share_equal_weight():
     places = [0, 1, 2, 2, 2]
     doubled = ROCK_PAPER_SCISSORS[np.ix_(places, places)]
     for mixture in meta.nash(doubled):
@@ -192,7 +192,7 @@ def literal_alpha_rank(payoffs, alpha, population):
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 4), st.integers(1, 3), st.floats(0.01, 2.0), st.integers(2, 6))
-def test_alpha_rank_is_what_its_chain_says(seed, rows, columns, alpha, population):
+def test_alpha_rank_equals_its_stationary_distribution(seed, rows, columns, alpha, population):
     payoff = np.random.default_rng(seed).uniform(-1, 1, (rows, columns))
     for found, expected in zip(
         meta.alpha_rank(payoff, alpha, population, symmetric=False), literal_alpha_rank([payoff, -payoff], alpha, population), strict=True
@@ -203,7 +203,7 @@ def test_alpha_rank_is_what_its_chain_says(seed, rows, columns, alpha, populatio
 
 
 @pytest.mark.parametrize("alpha", [0.1, 1.0, 10.0])
-def test_alpha_rank_is_openspiels(alpha):
+def test_alpha_rank_equals_openspiel(alpha):
     alpharank = pytest.importorskip("open_spiel.python.egt.alpharank", reason="OpenSpiel is not installed (extra league)")
     rng = np.random.default_rng(3)
     for size in (2, 5):
@@ -218,7 +218,7 @@ def test_alpha_rank_is_openspiels(alpha):
 
 
 @pytest.mark.parametrize("alpha", [1e3, 1e6, 1e12])
-def test_alpha_rank_is_right_for_any_alpha(alpha):
+def test_alpha_rank_is_stable_for_large_alpha(alpha):
     """Unequal stakes in a circle: whatever wins takes over, so the circle is even; a weak fourth has nothing."""
     payoff = np.array([[0, -1, 2, 3], [1, 0, -5, 3], [-2, 5, 0, 3], [-3, -3, -3, 0.0]])
     for mixture in meta.alpha_rank(payoff, alpha, 50, symmetric=True):
@@ -230,7 +230,7 @@ def test_alpha_rank_is_right_for_any_alpha(alpha):
 
 @settings(max_examples=12, deadline=None)
 @given(matrices)
-def test_constants_change_nothing_and_neither_do_units_where_they_should_not(payoff):
+def test_meta_strategies_are_invariant_to_shift_and_scale(payoff):
     assume(np.ptp(payoff) > 1e-3)
     for (name, mixtures), (_, moved) in zip(all_of(payoff), all_of(payoff + 7.0), strict=True):
         if name == "nash":  # of several equilibria it may find another one
@@ -242,14 +242,14 @@ def test_constants_change_nothing_and_neither_do_units_where_they_should_not(pay
         np.testing.assert_allclose(one, other, atol=1e-9)
 
 
-def test_without_scipy_nash_says_what_to_install(monkeypatch):
+def test_missing_scipy_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
     with pytest.raises(MissingPackageError, match=r"hpcmarl\[league\]"):
         meta.nash(ROCK_PAPER_SCISSORS)
 
 
 @pytest.mark.parametrize("payoff", [np.zeros((0, 2)), np.zeros(3), [[np.nan]], [[0.0, np.inf]]])
-def test_matrices_that_are_none_are_refused(payoff):
+def test_invalid_payoff_matrices_are_rejected(payoff):
     for solve in (meta.uniform, meta.nash, meta.replicator, lambda matrix: meta.alpha_rank(matrix, symmetric=False)):
         with pytest.raises(ValueError, match="finite"):
             solve(np.asarray(payoff))

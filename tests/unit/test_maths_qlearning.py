@@ -42,7 +42,7 @@ def test_soft_mellowmax_is_its_formula_over_the_allowed_actions(seed, omega, alp
         assert sum(w * x for w, x in zip(weight, q, strict=True)) - 1e-9 <= float(found[row]) <= max(q) + 1e-9
 
 
-def test_soft_mellowmax_overflows_nowhere_and_tends_to_the_maximum():
+def test_soft_mellowmax_is_finite_and_tends_to_the_maximum():
     values = torch.tensor([[1e4, 2e4, -3e4]])
     assert float(soft_mellowmax(values, None, 10.0, 1.0)) == pytest.approx(2e4)
     values, mask = some(0, 50, 4)
@@ -52,7 +52,7 @@ def test_soft_mellowmax_overflows_nowhere_and_tends_to_the_maximum():
     assert torch.isfinite(nothing_allowed).all()
 
 
-def test_greedy_actions_are_allowed_and_the_first_of_equals():
+def test_greedy_actions_are_allowed_and_first_among_ties():
     values = torch.tensor([[1.0, 3.0, 3.0, 9.0], [0.0, 0.0, 0.0, 0.0]])
     mask = torch.tensor([[True, True, True, False], [False, False, True, True]])
     assert greedy_actions(values, mask).tolist() == [1, 2]
@@ -62,7 +62,7 @@ def test_greedy_actions_are_allowed_and_the_first_of_equals():
 
 @settings(max_examples=20, deadline=None)
 @given(SEEDS)
-def test_near_greedy_lists_each_joint_action_that_differs_in_one_agent_once(seed):
+def test_near_greedy_lists_single_agent_deviations_once(seed):
     generator = np.random.default_rng(seed)
     (first, mask), (second, _) = some(seed, 3, 2, 4), some(seed + 1, 3, 1, 3)
     acts = [torch.tensor(generator.random((3, 2)) < 0.8), torch.tensor(generator.random((3, 1)) < 0.8)]
@@ -85,7 +85,7 @@ def test_near_greedy_lists_each_joint_action_that_differs_in_one_agent_once(seed
 
 @settings(max_examples=20, deadline=None)
 @given(SEEDS, st.sampled_from([0.0, 0.3, 20.0]))
-def test_softmax_value(seed, beta):
+def test_softmax_value_equals_its_weighted_mean(seed, beta):
     values, exists = some(seed, 3, 7)
     for row, found in enumerate(softmax_value(values, exists, beta).tolist()):
         there = [float(value) for value, is_there in zip(values[row], exists[row], strict=True) if is_there]
@@ -93,7 +93,7 @@ def test_softmax_value(seed, beta):
         assert found == pytest.approx(sum(w * v for w, v in zip(weight, there, strict=True)) / sum(weight))
 
 
-def test_weights_spare_what_is_overestimated():
+def test_overestimated_values_get_the_lower_weight():
     total, targets = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 2.0, 2.0])
     assert optimistic_weights(total, targets, 0.25).tolist() == [1.0, 0.25, 0.25]
     best, greedy = torch.tensor([1.0, 3.0, 3.0]), torch.tensor([False, False, True])

@@ -50,7 +50,7 @@ def literal_errors(rating, games, score, tau):
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.sampled_from([100.0, 350.0]))
-def test_elo_is_the_maximum_that_a_general_optimiser_finds(seed, players, tau):
+def test_elo_equals_a_general_optimizer(seed, players, tau):
     minimize = pytest.importorskip("scipy.optimize").minimize
     games, score = table(seed, players)
     found = ratings.elo(games, score, tau)
@@ -60,7 +60,7 @@ def test_elo_is_the_maximum_that_a_general_optimiser_finds(seed, players, tau):
     assert found.rating.mean() == pytest.approx(0.0, abs=1e-6)
 
 
-def test_two_players_differ_by_the_odds_of_their_score():
+def test_elo_difference_equals_the_score_odds():
     games, score = np.array([[0, 11000], [11000, 0]]), np.array([[0, 10000.0], [1000, 0]])
     found = ratings.elo(games, score, 1e5)
     assert found.rating[0] - found.rating[1] == pytest.approx(400.0, abs=0.01)
@@ -99,7 +99,7 @@ def test_neither_the_order_of_players_nor_the_start_matters(seed, players):
     np.testing.assert_allclose(started.rating, found.rating, atol=1e-6)
 
 
-def test_the_undefeated_are_finite_and_strangers_are_average_with_a_wide_interval():
+def test_undefeated_players_have_finite_ratings():
     games, score = np.zeros((5, 5), int), np.zeros((5, 5))
     for i, j in ((0, 1), (1, 2)):
         games[i, j] = games[j, i] = 1_000_000
@@ -130,14 +130,14 @@ def test_draws_count_as_half_a_win_each():
         (-np.ones((2, 2)), -np.ones((2, 2))),
     ],
 )
-def test_tables_that_are_none_are_refused(games, score):
+def test_invalid_rating_tables_are_rejected(games, score):
     with pytest.raises(ValueError, match="table"):
         ratings.elo(games, score)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 500), st.floats(0, 1), st.floats(0.5, 3))
-def test_wilsons_interval_ends_where_the_mean_is_z_deviations_away(games, share, z):
+def test_wilson_bounds_are_z_deviations_from_the_mean(games, share, z):
     low, high = ratings.wilson_interval(games, share * games, z)
     assert 0 <= low <= share + 1e-12
     assert share - 1e-12 <= high <= 1
@@ -146,7 +146,7 @@ def test_wilsons_interval_ends_where_the_mean_is_z_deviations_away(games, share,
             assert abs(share - end) == pytest.approx(z * np.sqrt(end * (1 - end) / games), rel=1e-6, abs=1e-9)
 
 
-def test_wilsons_interval_covers_as_often_as_it_says():
+def test_wilson_interval_has_nominal_coverage():
     rng = np.random.default_rng(1)
     for true in (0.1, 0.5, 0.95):
         low, high = ratings.wilson_interval(np.full(4000, 40), rng.binomial(40, true, 4000))

@@ -17,7 +17,7 @@ def slow_rewards_to_go(reward: np.ndarray, discount: float, length: int, first: 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 4), st.floats(0.05, 1.0), st.integers(0, 2**31))
-def test_equals_the_double_sum(steps: int, columns: int, discount: float, seed: int) -> None:
+def test_rewards_to_go_equal_the_double_sum(steps: int, columns: int, discount: float, seed: int) -> None:
     generator = np.random.default_rng(seed)
     reward = generator.standard_normal((steps, columns)).astype(np.float32)
     length = generator.integers(1, steps + 1, size=columns)
@@ -28,11 +28,11 @@ def test_equals_the_double_sum(steps: int, columns: int, discount: float, seed: 
         np.testing.assert_allclose(found[:, column], slow_rewards_to_go(reward[:, column], discount, length[column], first[column]), atol=1e-5)
 
 
-def test_a_known_case_counts_the_discount_from_the_start() -> None:
+def test_rewards_to_go_discount_from_the_episode_start() -> None:
     assert rewards_to_go(np.array([1.0, 2.0, 4.0]), 0.5).tolist() == [3.0, 2.0, 1.0]
 
 
-def test_agents_are_columns_and_padding_may_hold_anything() -> None:
+def test_rewards_to_go_ignore_padding() -> None:
     reward = np.ones((3, 1, 2), np.float32)
     reward[2] = np.nan
     found = rewards_to_go(reward, 1.0, np.array([True, True, False])[:, None, None])
@@ -40,6 +40,6 @@ def test_agents_are_columns_and_padding_may_hold_anything() -> None:
     assert found[:, 0, 1].tolist() == [2.0, 1.0, 0.0]
 
 
-def test_long_episodes_keep_their_digits() -> None:
+def test_rewards_to_go_stay_precise_in_long_episodes() -> None:
     reward = np.full((20_000, 1), 0.1, np.float32)
     assert rewards_to_go(reward, 1.0)[0, 0] == pytest.approx(2000.0, rel=1e-6)

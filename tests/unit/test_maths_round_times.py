@@ -36,14 +36,14 @@ def simulated(rule, compute, batch, *overrides):
 
 @settings(max_examples=80, deadline=None)
 @given(speeds)
-def test_harmonic_means(compute):
+def test_harmonic_means_equal_their_definition(compute):
     expected = [m / sum(1 / h for h in sorted(compute)[:m]) for m in range(1, len(compute) + 1)]
     np.testing.assert_allclose(round_times.harmonic_means(compute), expected, rtol=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
 @given(speeds, st.integers(1, 60))
-def test_a_rennala_round_takes_as_long_as_counting_says_and_obeys_its_bound(compute, batch):
+def test_rennala_round_time_equals_counting_within_bound(compute, batch):
     expected = counted(compute, lambda counts: sum(counts) >= batch)
     assert round_times.rennala_time(compute, batch) == pytest.approx(expected)
     bound = min((batch + m) / sum(1 / h for h in sorted(compute)[:m]) for m in range(1, len(compute) + 1))
@@ -55,7 +55,7 @@ def test_a_rennala_round_takes_as_long_as_counting_says_and_obeys_its_bound(comp
 
 @settings(max_examples=60, deadline=None)
 @given(speeds, st.integers(0, 40))
-def test_a_malenia_round_takes_as_long_as_counting_says_and_obeys_its_bound(compute, more):
+def test_malenia_round_time_equals_counting_within_bound(compute, more):
     batch, n = len(compute) + more, len(compute)
     expected = counted(compute, lambda counts: min(counts) > 0 and n / sum(1 / count for count in counts) >= batch / n * (1 - 1e-9))
     assert round_times.malenia_time(compute, batch) == pytest.approx(expected)
@@ -68,7 +68,7 @@ def test_a_malenia_round_takes_as_long_as_counting_says_and_obeys_its_bound(comp
 
 @settings(max_examples=30, deadline=None)
 @given(speeds, st.integers(1, 30), st.floats(0, 5))
-def test_rates_of_rounds_are_those_of_the_simulator(compute, batch, exchange):
+def test_round_rates_equal_the_simulator(compute, batch, exchange):
     kappa = [exchange * (index + 1) for index in range(len(compute))]
     for rule, rate in (("sync", round_times.sync_rate), ("rennala", round_times.rennala_rate)):
         cluster = simulated(rule, compute, batch, f"sim.communication_times={kappa}")
@@ -77,14 +77,14 @@ def test_rates_of_rounds_are_those_of_the_simulator(compute, batch, exchange):
         assert cluster.engine.used / cluster.published == pytest.approx(rate(compute, kappa, batch))
 
 
-def test_the_rate_of_afedpg():
+def test_afedpg_rate_equals_the_simulator():
     compute, kappa = [1.0, 2.0, 5.0], [0.5, 0.0, 1.0]
     cluster = simulated("afedpg", compute, 2, f"sim.communication_times={kappa}", "sim.stop={gradients: 20000}")
     assert round_times.afedpg_rate(compute, kappa, 2) == pytest.approx(2 / 2.5 + 2 / 4 + 2 / 11)
     assert cluster.engine.used / cluster.published == pytest.approx(round_times.afedpg_rate(compute, kappa, 2), rel=1e-3)
 
 
-def test_the_table_of_the_settings():
+def test_rates_match_the_published_table():
     """papers: n = 10, d = 30,498; gradients per time of sync, afedpg and rennala with M = 20, 30, 50."""
     root = np.sqrt(np.arange(1, 11))
     rows = {(1, 0): (10, 10, 10, 10, 10), (0, 1): (1.58, 2.51, 2.45, 2.97, 3.53), (0, 30498**0.25): (0.22, 0.35, 0.43, 0.62, 0.95)}
@@ -96,6 +96,6 @@ def test_the_table_of_the_settings():
 
 
 @pytest.mark.parametrize("compute", [[], [1.0, 0.0], [-1.0], [math.nan], [math.inf]])
-def test_times_must_be_positive(compute):
+def test_non_positive_times_are_rejected(compute):
     with pytest.raises(ValueError, match="positive"):
         round_times.harmonic_means(compute)

@@ -14,7 +14,7 @@ SHAPES = st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=
 
 @settings(max_examples=60, deadline=None)
 @given(SHAPES, st.floats(0.0, 0.99))
-def test_densities_sum_to_the_sparsity_and_small_layers_are_denser(shapes, sparsity):
+def test_layer_densities_match_the_total_sparsity(shapes, sparsity):
     densities = erdos_renyi(shapes, sparsity)
     sizes = [outputs * inputs for outputs, inputs in shapes]
     assert all(0 <= density <= 1 for density in densities)
@@ -29,12 +29,12 @@ def test_densities_sum_to_the_sparsity_and_small_layers_are_denser(shapes, spars
                 assert densities[first] >= densities[second]
 
 
-def test_densities_of_a_known_network():
+def test_layer_densities_of_known_networks_are_exact():
     assert erdos_renyi([(10, 10), (10, 10)], 0.9) == pytest.approx([0.1, 0.1])
     assert erdos_renyi([(2, 2), (100, 100)], 0.9)[0] == 1.0  # would be denser than full
 
 
-def test_the_share_falls_like_a_cosine():
+def test_changing_share_decays_as_a_cosine():
     assert changing_share(0, 1000, 0.5) == 0.5
     assert changing_share(500, 1000, 0.5) == pytest.approx(0.25)
     assert changing_share(250, 1000, 0.5) == pytest.approx(0.25 * (1 + math.cos(math.pi / 4)))
@@ -64,13 +64,13 @@ def test_drop_and_grow_equals_its_twin(size, seed):
     assert found.tolist() == slow_drop_and_grow(weights, mask, scores, count)
 
 
-def test_the_largest_gradients_come_and_the_smallest_weights_go():
+def test_drop_and_grow_swaps_smallest_weights_for_gradients():
     weights, scores = np.array([0.1, 5.0, -0.2, 0.0, 0.0]), np.array([0.0, 9.0, 0.0, 1.0, 3.0])
     mask = np.array([True, True, True, False, False])
     assert drop_and_grow(weights, mask, scores, 1).tolist() == [False, True, True, False, True]
     assert drop_and_grow(weights, mask, scores, 2).tolist() == [False, True, False, True, True]
 
 
-def test_operations_are_counted_one_by_one():
+def test_dense_flops_equal_the_counted_operations():
     assert dense_flops(3, 4) == sum(3 + 2 for _ in range(4))  # three products and two sums an output
     assert dense_flops(3, 4, 0.5) == 10

@@ -77,7 +77,7 @@ def run(data: Column, **settings_: float) -> VTrace:
     st.integers(0, 2**31), st.integers(1, 8), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.3, 0.99, 1.0]),
     st.sampled_from([0.0, 0.6, 1.0]), st.sampled_from([0.5, 1.0, 3.0]), st.sampled_from([0.5, 1.0, 2.0]),
 )  # fmt: skip
-def test_equals_the_slow_twin(seed: int, steps: int, acting: float, gamma: float, lam: float, rho_max: float, c_max: float) -> None:
+def test_vtrace_equals_the_recursive_reference(seed: int, steps: int, acting: float, gamma: float, lam: float, rho_max: float, c_max: float) -> None:
     data = random_columns(seed, steps, 3, acting=acting)
     found = run(data, discount=gamma, trace_lambda=lam, rho_max=rho_max, c_max=c_max)
     for column in range(3):
@@ -94,7 +94,7 @@ def test_equals_the_slow_twin(seed: int, steps: int, acting: float, gamma: float
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 8))
-def test_on_policy_it_is_the_n_step_return(seed: int, steps: int) -> None:
+def test_on_policy_vtrace_equals_the_n_step_return(seed: int, steps: int) -> None:
     data = random_columns(seed, steps, 2, acting=1.1, ends=0.0, ratio=0.0)
     found = run(data)
     for t in range(steps):
@@ -103,7 +103,7 @@ def test_on_policy_it_is_the_n_step_return(seed: int, steps: int) -> None:
         np.testing.assert_allclose(found.advantages[t], n_step - data.value[t], atol=1e-5)
 
 
-def test_lambda_zero_is_one_step() -> None:
+def test_vtrace_with_lambda_zero_is_one_step() -> None:
     data = random_columns(3, 6, 4, acting=1.1, ends=0.0)
     found = run(data, trace_lambda=0.0)
     following = np.concatenate([data.value[1:], data.bootstrap[None]])
@@ -111,7 +111,7 @@ def test_lambda_zero_is_one_step() -> None:
     np.testing.assert_allclose(found.targets, data.value + rho * (data.reward + 0.9 * following - data.value), atol=1e-5)
 
 
-def test_nothing_crosses_a_termination_and_a_truncation_bootstraps() -> None:
+def test_vtrace_cuts_at_termination_and_bootstraps_truncation() -> None:
     data = random_columns(4, 6, 1, acting=1.1, ends=0.0, ratio=0.0)
     data.terminated[2], data.truncated[4] = True, True
     before = run(data)
@@ -141,21 +141,21 @@ def test_huge_ratios_are_clipped_not_infinite() -> None:
     assert found.mean_rho == 1.0
 
 
-def test_flags_of_any_trailing_shape() -> None:
+def test_vtrace_accepts_any_trailing_shape() -> None:
     data = random_columns(7, 5, 6)
     flat = run(data)
     folded = vtrace(*(array.reshape(*array.shape[:-1], 2, 3) for array in data.arguments()), discount=0.9)
     np.testing.assert_array_equal(folded.targets.reshape(5, 6), flat.targets)
 
 
-def test_linear_recursion() -> None:
+def test_linear_recursion_computes_a_known_case() -> None:
     found = linear_recursion(np.array([[1.0], [2.0]], np.float32), np.array([[0.5], [3.0]], np.float32), np.array([10.0], np.float32))
     assert found.tolist() == [[17.0], [32.0]]
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**31), st.integers(2, 40), st.floats(-100, 100))
-def test_normalised_advantages_have_mean_zero_and_deviation_one_whatever_the_critic_is_off_by(seed: int, rows: int, off: float) -> None:
+def test_normalised_advantages_are_standardised_for_any_offset(seed: int, rows: int, off: float) -> None:
     generator = np.random.default_rng(seed)
     rho, found = generator.uniform(0, 1, rows).astype(np.float32), generator.normal(size=rows).astype(np.float32)
     result = normalised_advantages(rho * found, rho)
@@ -167,7 +167,7 @@ def test_normalised_advantages_have_mean_zero_and_deviation_one_whatever_the_cri
     np.testing.assert_allclose(normalised_advantages(rho * (found + np.float32(off)), rho), result, atol=2e-3)
 
 
-def test_normalised_advantages_of_rows_without_weight_are_nothing() -> None:
+def test_normalised_advantages_of_zero_weight_rows_are_zero() -> None:
     rho, advantages = np.array([1.0, 0.0, 0.5], np.float32), np.array([3.0, 0.0, -1.0], np.float32)
     assert normalised_advantages(advantages, rho)[1] == 0.0
     for rows in (np.zeros(0, np.float32), np.zeros(3, np.float32)):

@@ -13,15 +13,12 @@ from hpcmarl.config import NetworkConfig
 from hpcmarl.nets.critic import Critic
 from hpcmarl.nets.flat import FlatParameters
 from hpcmarl.nets.layers import Dense, NumpyDense, NumpyRecurrence
-from hpcmarl.nets.policy import Actor, Policy
-from hpcmarl.types import ActionSpace, PolicyFrame, PolicySpec
-from tests.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, random_action, random_mask
+from hpcmarl.nets.policy import Actor
+from hpcmarl.types import ActionSpace, PolicyFrame
+from tests.support.algorithms import make_policy, seeded
+from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, random_action, random_mask
 
 SPACES = [DISCRETE, MULTI_DISCRETE, CONTINUOUS]
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def two_modules() -> dict[str, nn.Module]:
@@ -52,7 +49,7 @@ def test_loading_changes_the_modules_and_they_stay_views() -> None:
         flat.load(np.zeros(3, np.float32))
 
 
-def test_gradients_gather_in_the_flat_gradient_even_after_being_unbound() -> None:
+def test_gradients_accumulate_in_the_flat_gradient() -> None:
     modules = two_modules()
     flat = FlatParameters(modules)
     for _ in range(2):
@@ -103,14 +100,6 @@ def test_numpy_recurrence_equals_torch() -> None:
     np.testing.assert_allclose(found, cell(inputs, memory).detach().numpy(), atol=1e-5)
 
 
-# --- policies
-
-
-def make_policy(space: ActionSpace, recurrent: bool, hidden: tuple[int, ...] = (8, 8)) -> Policy:
-    spec = PolicySpec("p", ("a", "b"), (2, 3), space, bool(space.mask_size))
-    return Policy(spec, NetworkConfig(hidden=hidden, recurrent=recurrent, memory=5), seeded())
-
-
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_first_policy_is_nearly_uniform_and_seeded(space: ActionSpace, recurrent: bool) -> None:
@@ -154,7 +143,7 @@ def test_recurrent_unroll_equals_acting_step_by_step(hidden: tuple[int, ...]) ->
     np.testing.assert_allclose(np.stack(logps)[alive], again.detach().numpy().reshape(alive.shape)[alive], atol=1e-4)
 
 
-def test_actions_of_all_kinds_are_masked_out_for_the_dead() -> None:
+def test_dead_agents_get_zero_actions_and_logp() -> None:
     for space in SPACES:
         policy = make_policy(space, False)
         FlatParameters({"p": policy})
@@ -166,7 +155,7 @@ def test_actions_of_all_kinds_are_masked_out_for_the_dead() -> None:
         assert decision.logp[0, 0] != 0
 
 
-def test_random_actions_of_the_helper_are_valid() -> None:
+def test_random_actions_respect_the_mask() -> None:
     generator = np.random.default_rng(0)
     mask = random_mask(MULTI_DISCRETE, (50,), generator)
     action = random_action(MULTI_DISCRETE, (50,), generator, mask)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hpcmarl.errors import UsageError
 from hpcmarl.nets.heads import make_head
 from hpcmarl.types import ActionSpace
-from tests.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, random_mask
+from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, random_mask
 
 SPACES = [DISCRETE, MULTI_DISCRETE, CONTINUOUS]
 
@@ -26,7 +26,7 @@ def random_rows(space: ActionSpace, seed: int, rows: int, masked: bool) -> tuple
 
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from(SPACES), st.integers(0, 2**31), st.booleans(), st.booleans())
-def test_acting_and_learning_agree(space: ActionSpace, seed: int, masked: bool, greedy: bool) -> None:
+def test_sampled_logp_equals_evaluated_logp(space: ActionSpace, seed: int, masked: bool, greedy: bool) -> None:
     head = make_head(space)
     raw, mask = random_rows(space, seed, 40, masked)
     action, logp = head.mode(raw, mask) if greedy else head.sample(raw, mask, np.random.default_rng(seed))
@@ -70,7 +70,7 @@ def test_zero_noise_takes_an_available_action() -> None:
 
 
 @pytest.mark.parametrize("space", [DISCRETE, MULTI_DISCRETE])
-def test_draws_have_the_right_frequencies(space: ActionSpace) -> None:
+def test_sampled_frequencies_match_the_softmax(space: ActionSpace) -> None:
     head = make_head(space)
     raw, mask = random_rows(space, 5, 1, True)
     assert mask is not None
@@ -82,7 +82,7 @@ def test_draws_have_the_right_frequencies(space: ActionSpace) -> None:
 
 
 @pytest.mark.parametrize("space", [DISCRETE, MULTI_DISCRETE])
-def test_entropy_is_the_mean_surprise_over_all_actions(space: ActionSpace) -> None:
+def test_entropy_equals_the_mean_negative_logp(space: ActionSpace) -> None:
     head = make_head(space)
     raw, mask = random_rows(space, 6, 4, True)
     assert mask is not None
@@ -101,7 +101,7 @@ def test_entropy_is_the_mean_surprise_over_all_actions(space: ActionSpace) -> No
     assert head.maximum_entropy(None, 2).tolist() == pytest.approx([math.log(math.prod(space.sizes))] * 2, rel=1e-6)
 
 
-def test_continuous_density_integrates_to_one_and_entropy_matches_it() -> None:
+def test_continuous_density_integrates_to_one() -> None:
     space = ActionSpace("continuous", (1,), (2.0,), (5.0,))
     head = make_head(space)
     raw = np.array([[0.4, 0.3]], np.float32)
@@ -115,7 +115,7 @@ def test_continuous_density_integrates_to_one_and_entropy_matches_it() -> None:
     assert (density * estimates.double().numpy()).sum() * width == pytest.approx(entropy, abs=5e-3)
 
 
-def test_continuous_draws_fill_the_bounds_and_saturated_policies_stay_finite() -> None:
+def test_saturated_continuous_policies_stay_finite() -> None:
     head = make_head(CONTINUOUS)
     raw = np.array([[50.0, -50.0, -40.0, 40.0]] * 500, np.float32)
     action, logp = head.sample(raw, None, np.random.default_rng(0))
@@ -129,7 +129,7 @@ def test_continuous_draws_fill_the_bounds_and_saturated_policies_stay_finite() -
     assert torch.isfinite(leaf.grad).all()
 
 
-def test_continuous_entropy_slope_is_that_of_the_entropy() -> None:
+def test_continuous_entropy_gradient_equals_finite_differences() -> None:
     """The pathwise slope of the estimate, averaged over draws, against finite differences of the averaged estimate itself."""
     head = make_head(ActionSpace("continuous", (1,), (-1.0,), (1.0,)))
 
@@ -149,6 +149,6 @@ def test_continuous_entropy_slope_is_that_of_the_entropy() -> None:
 
 
 @pytest.mark.parametrize(("low", "high"), [((-math.inf,), (1.0,)), ((1.0,), (1.0,)), ((), ())])
-def test_unbounded_actions_are_refused(low: tuple[float, ...], high: tuple[float, ...]) -> None:
+def test_invalid_continuous_bounds_are_rejected(low: tuple[float, ...], high: tuple[float, ...]) -> None:
     with pytest.raises(UsageError, match="finite"):
         make_head(ActionSpace("continuous", (1,), low, high))

@@ -20,7 +20,7 @@ def two_layers(dense, x):
     return linear(dense, 1, [max(0.0, value) for value in linear(dense, 0, x)])
 
 
-def test_the_monotonic_mixer_is_qmixs_equation():
+def test_monotonic_mixer_equals_the_qmix_equation():
     mixer, agents, width = MonotonicMixer(3, 5, 4, 6, generator()), 3, 4
     state, utilities = torch.randn(2, 5, generator=generator(1)), torch.randn(2, 7, 3, generator=generator(2))
     found = mixer(utilities, state)
@@ -35,7 +35,7 @@ def test_the_monotonic_mixer_is_qmixs_equation():
             np.testing.assert_allclose(found[row, joint].item(), hidden @ second + value, rtol=1e-4, atol=1e-5)
 
 
-def test_with_tanh_the_weights_are_bounded_however_far_the_state_goes():
+def test_tanh_mixer_weights_are_bounded_in_the_state():
     near = torch.randn(6, 5, generator=generator(1))
     for activation, bounded in (("relu", False), ("tanh", True)):
         mixer = MonotonicMixer(3, 5, 4, 6, generator(), activation)
@@ -43,7 +43,7 @@ def test_with_tanh_the_weights_are_bounded_however_far_the_state_goes():
         assert (sizes[1] < 2 * sizes[0]) == bounded
 
 
-def test_more_of_any_utility_is_never_less_for_the_team():
+def test_monotonic_mixer_gradients_are_non_negative():
     mixer = MonotonicMixer(4, 6, 8, 8, generator(3))
     state = torch.randn(50, 6, generator=generator(4))
     utilities = torch.randn(50, 1, 4, generator=generator(5), requires_grad=True)
@@ -52,7 +52,7 @@ def test_more_of_any_utility_is_never_less_for_the_team():
     assert (utilities.grad > 0).any()
 
 
-def test_the_unrestricted_mixer_may_go_down_and_has_a_row_for_each_joint_action():
+def test_unrestricted_mixer_may_have_negative_gradients():
     mixer = UnrestrictedMixer(4, 6, 8, generator(3))
     state, utilities = torch.randn(9, 6, generator=generator(4)), torch.randn(9, 3, 4, generator=generator(5), requires_grad=True)
     values = mixer(utilities, state)
@@ -64,5 +64,5 @@ def test_the_unrestricted_mixer_may_go_down_and_has_a_row_for_each_joint_action(
     assert (utilities.grad < 0).any()
 
 
-def test_vdn_sums():
+def test_vdn_mixer_sums_utilities():
     assert SumMixer()(torch.tensor([[1.0, 2.0, 4.0]]), None).tolist() == [7.0]

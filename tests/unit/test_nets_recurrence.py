@@ -43,25 +43,25 @@ def compare(acts, starts, seed=0):
 
 @given(st.integers(1, 9), st.integers(1, 6), st.sampled_from([0.0, 0.3, 0.7, 1.0]), st.sampled_from([0.0, 0.2]), st.integers(0, 999))
 @settings(max_examples=40, deadline=None)
-def test_it_is_grucell_in_every_row_that_acts(steps, columns, share, begins, seed):
+def test_packed_gru_equals_grucell_in_acting_rows(steps, columns, share, begins, seed):
     generator = np.random.default_rng(seed)
     acts = generator.random((steps, columns)) < share
     assert compare(acts, generator.random((steps, columns)) < begins, seed) == acts.sum()
 
 
-def test_every_column_ends_at_another_row():
+def test_packed_gru_handles_columns_of_different_length():
     acts = np.arange(6)[:, None] < np.array([2, 6, 0, 4, 6, 1])
     assert compare(acts, np.zeros_like(acts)) == 19
 
 
 @pytest.mark.parametrize("row", [0, 2, 3])
-def test_an_episode_that_begins_in_a_gap_forgets(row):
+def test_episode_start_in_a_gap_resets_the_memory(row):
     acts, starts = np.array([[True, True], [True, False], [False, False], [True, True]]), np.zeros((4, 2), bool)
     starts[row] = True
     assert compare(acts, starts) == 5
 
 
-def test_the_packed_rows_are_those_that_act_each_once():
+def test_packing_contains_each_acting_row_once():
     acts = np.random.default_rng(0).random((7, 5)) < 0.6
     packing = Packing(acts, np.zeros_like(acts))
     assert sorted(packing.rows.tolist()) == np.flatnonzero(acts).tolist()

@@ -1,4 +1,4 @@
-"""Acting with the non-zeros of sparse layers: equal to dense products whatever changes, and dense where that is asked for or quicker."""
+"""Acting with the non-zeros of sparse layers: equal to dense products whatever changes, and dense where that is asked for or product_timing."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from hypothesis import strategies as st
 from hpcmarl.algos import make_algorithm
 from hpcmarl.config import acting_form
 from hpcmarl.config.file import load_config
-from hpcmarl.nets import sparse
 from hpcmarl.nets.flat import FlatParameters
 from hpcmarl.nets.policy import Actor
 from hpcmarl.nets.sparse import SparseWeight
-from hpcmarl.roles.evaluation import evaluate_checkpoint
 from hpcmarl.types import Frame, PolicyFrame
-from tests.rollouts import DISCRETE, make_spec
-from tests.unit.test_nets import make_policy
-from tests.worlds import ECHO, final_parameters, run_world
+from tests.support.algorithms import make_policy
+from tests.support.rollouts import DISCRETE, make_spec
+from tests.support.worlds import ECHO
 
 SPARSE = ("algo.sparse.sparsity=0.8", "algo.sparse.every=2")
 
@@ -27,24 +25,9 @@ def sparse_matrix(generator, outputs, inputs, density):
     return (generator.standard_normal((outputs, inputs)) * (generator.random((outputs, inputs)) < density)).astype(np.float32)
 
 
-@pytest.fixture
-def quicker(monkeypatch):
-    """Decides which form every timing finds quicker: times["dense"], times["csr"]."""
-    times = {"dense": 1.0, "csr": 0.5, "calls": 0}
-
-    def best_seconds(calls):
-        for call in calls:
-            call()
-        times["calls"] += 1
-        return [times["dense"], times["csr"]]
-
-    monkeypatch.setattr(sparse, "_best_seconds", best_seconds)
-    return times
-
-
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 12), st.integers(1, 7), st.booleans())
-def test_products_follow_values_and_places(seed, outputs, inputs, rows, measured):
+def test_sparse_products_follow_value_and_mask_changes(seed, outputs, inputs, rows, measured):
     generator = np.random.default_rng(seed)
     weight = np.zeros((outputs, inputs), np.float32)
     product = SparseWeight(weight.T, measured=measured)
@@ -66,7 +49,7 @@ def test_products_follow_values_and_places(seed, outputs, inputs, rows, measured
             assert product.form == "csr" or measured
 
 
-def test_new_values_in_the_same_places_do_not_build_the_form_anew(monkeypatch):
+def test_unchanged_mask_does_not_rebuild_the_sparse_form(monkeypatch):
     generator = np.random.default_rng(0)
     weight = sparse_matrix(generator, 20, 30, 0.1)
     product, rows = SparseWeight(weight.T, measured=False), np.ones((2, 30), np.float32)
@@ -82,31 +65,31 @@ def test_new_values_in_the_same_places_do_not_build_the_form_anew(monkeypatch):
         assert len(built) == wanted
 
 
-def test_the_quicker_form_is_taken_and_timed_again_only_for_other_rows_or_densities(quicker):
+def test_faster_form_is_remeasured_only_for_new_shapes(product_timing):
     weight = sparse_matrix(np.random.default_rng(0), 40, 40, 0.1)
     product = SparseWeight(weight.T, measured=True)
     for _ in range(3):
         product.refresh()
         np.ones((2, 40), np.float32) @ product
-    assert (product.form, quicker["calls"]) == ("csr", 1)
+    assert (product.form, product_timing["calls"]) == ("csr", 1)
     assert product.bytes < 0.5 * weight.nbytes
-    quicker["csr"] = 0.95  # not worth it
+    product_timing["csr"] = 0.95  # not worth it
     np.ones((3, 40), np.float32) @ product
-    assert (product.form, quicker["calls"]) == ("dense", 2)
+    assert (product.form, product_timing["calls"]) == ("dense", 2)
     assert product.bytes == weight.nbytes
-    quicker["csr"] = 0.1
+    product_timing["csr"] = 0.1
     weight[:30] = 0.0
     product.refresh()
     np.ones((3, 40), np.float32) @ product
-    assert (product.form, quicker["calls"]) == ("csr", 3)
+    assert (product.form, product_timing["calls"]) == ("csr", 3)
     weight[:] = 1.0  # as dense as can be: nothing to time
     product.refresh()
     np.testing.assert_array_equal(np.ones((3, 40), np.float32) @ product, np.full((3, 40), 40.0))
-    assert (product.form, quicker["calls"]) == ("dense", 3)
+    assert (product.form, product_timing["calls"]) == ("dense", 3)
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
-def test_a_sparse_actor_is_the_dense_one_within_rounding(recurrent):
+def test_sparse_actor_equals_the_dense_actor(recurrent):
     generator = np.random.default_rng(3)
     policy = make_policy(DISCRETE, recurrent)
     flat = FlatParameters({"p": policy})
@@ -127,7 +110,7 @@ def test_a_sparse_actor_is_the_dense_one_within_rounding(recurrent):
     assert {weight.form for weight in other.sparse} == {"csr"}
 
 
-def test_an_algorithm_tells_its_actors_of_new_parameters():
+def test_loading_parameters_refreshes_sparse_actors():
     config = load_config(ECHO, ["algo.sparse.acting=sparse", "algo.network={hidden: [16], recurrent: true, memory: 8}"])
     dense, other = (make_algorithm(make_spec(), config.algo, 1) for _ in range(2))
     other.act_by(acting_form(config))
@@ -156,37 +139,5 @@ def test_an_algorithm_tells_its_actors_of_new_parameters():
     ],
     ids=str,
 )
-def test_time_decides_nothing_that_must_be_repeatable(changes, repeatable, form):
+def test_repeatable_runs_never_choose_the_form_by_time(changes, repeatable, form):
     assert acting_form(load_config(ECHO, changes), repeatable=repeatable) == form
-
-
-@pytest.fixture
-def products(monkeypatch):
-    """One entry for each product by non-zeros."""
-    made = []
-    multiply = SparseWeight._sparse_product
-    monkeypatch.setattr(SparseWeight, "_sparse_product", lambda weight, inputs: made.append(1) or multiply(weight, inputs))
-    return made
-
-
-def test_a_run_and_its_evaluation_act_with_the_form_that_they_are_told(tmp_path, products):
-    figures = []
-    for form in ("dense", "sparse"):
-        changes = (*SPARSE, "deterministic=true", f"algo.sparse.acting={form}", "algo.replay.starts=6")
-        run_world(2, tmp_path / form, *changes, text=ECHO)
-        assert bool(products) == (form == "sparse")
-        products.clear()
-        figures.append(evaluate_checkpoint(str(tmp_path / form), episodes=4)["return_mean"])
-        assert bool(products) == (form == "sparse")
-    # rounding changes no action of this game here, so that both runs learn the same
-    np.testing.assert_allclose(final_parameters(tmp_path / "sparse"), final_parameters(tmp_path / "dense"), atol=1e-6)
-    assert figures[0] == figures[1]
-
-
-def test_auto_takes_what_is_quicker_in_a_run_and_dense_in_an_evaluation_that_can_be_repeated(tmp_path, products, quicker):
-    run_world(2, tmp_path, *SPARSE, "algo.replay.starts=6", text=ECHO)
-    assert quicker["calls"]
-    assert products
-    products.clear()
-    evaluate_checkpoint(str(tmp_path), episodes=2)
-    assert not products

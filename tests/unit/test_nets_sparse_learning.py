@@ -10,10 +10,9 @@ from hpcmarl.errors import ConfigError
 from hpcmarl.nets import sparse_learning
 from hpcmarl.nets.flat import FlatParameters
 from hpcmarl.nets.sparse_learning import Pattern, SparseMatrix
-from hpcmarl.roles.learner import Learner
-from tests.rollouts import DISCRETE, make_spec, random_rollout
-from tests.unit.test_nets import make_policy
-from tests.worlds import ECHO, final_state, run_world
+from tests.support.algorithms import make_policy
+from tests.support.rollouts import DISCRETE, make_spec, random_rollout
+from tests.support.worlds import ECHO
 
 NETWORK = "algo.network={hidden: [16], recurrent: true, memory: 12}"
 SPARSE = (NETWORK, "algo.sparse.sparsity=0.8", "algo.sparse.every=3", "algo.replay.starts=6")
@@ -21,7 +20,7 @@ SPARSE = (NETWORK, "algo.sparse.sparsity=0.8", "algo.sparse.every=3", "algo.repl
 
 @pytest.mark.parametrize("rows", [1, 5, 13])
 @pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
-def test_products_and_their_gradients_are_the_dense_ones(rows, density, monkeypatch):
+def test_sparse_products_and_gradients_equal_dense_ones(rows, density, monkeypatch):
     monkeypatch.setattr(sparse_learning, "ROWS", 5)  # so that 13 rows are three parts
     generator = torch.Generator().manual_seed(0)
     mask = np.random.default_rng(1).random((7, 4)) < density
@@ -36,7 +35,7 @@ def test_products_and_their_gradients_are_the_dense_ones(rows, density, monkeypa
     torch.testing.assert_close(found[1], wanted[1])
 
 
-def test_an_unroll_by_the_weights_that_are_there_is_the_dense_one():
+def test_sparse_unroll_equals_the_dense_unroll():
     generator = np.random.default_rng(2)
     policy = make_policy(DISCRETE, True)
     flat = FlatParameters({"p": policy})
@@ -68,7 +67,7 @@ def test_an_unroll_by_the_weights_that_are_there_is_the_dense_one():
 
 
 @pytest.mark.parametrize("name", ["iql", "vdn", "qmix", "wqmix", "res"])
-def test_gradients_are_right_where_they_are_asked_for(name):
+def test_masked_gradients_equal_the_dense_gradients(name):
     config = load_config(ECHO, [f"algo.name={name}", *SPARSE, "algo.sparse.learning=sparse"])
     spec = make_spec()
     algorithm = make_algorithm(spec, config.algo, 1)
@@ -94,24 +93,6 @@ def test_gradients_are_right_where_they_are_asked_for(name):
     np.testing.assert_allclose(again, dense, atol=2e-4 * np.abs(dense).max())
 
 
-@pytest.mark.parametrize("extra", [(), ("rounds.reduce=mpi",)], ids=str)
-def test_a_run_learns_the_same_within_rounding_and_grows_by_whole_gradients(tmp_path, monkeypatch, extra):
-    asked = []
-    wanted = Learner._wanted
-    monkeypatch.setattr(Learner, "_wanted", lambda learner: (asked.append((learner.version, wanted(learner) is None)), wanted(learner))[1])
-    products = []
-    product = sparse_learning._product
-    monkeypatch.setattr(sparse_learning, "_product", lambda matrix, rows: products.append(1) or product(matrix, rows))
-    found = []
-    for form in ("dense", "sparse"):
-        run_world(3, tmp_path / form, *SPARSE, *extra, f"algo.sparse.learning={form}", "deterministic=true", "stop.updates=8", text=ECHO)
-        found.append(final_state(tmp_path / form)["engine"]["optimizer"])
-        assert bool(products) == (form == "sparse")
-    np.testing.assert_array_equal(found[0]["topology"]["mask"], found[1]["topology"]["mask"])
-    np.testing.assert_allclose(found[1]["parameters"], found[0]["parameters"], atol=1e-4)
-    assert set(asked) == {(version, (version + 1) % 3 == 0) for version in range(8)}
-
-
-def test_without_a_recurrence_there_is_nothing_to_choose():
+def test_sparse_learning_requires_a_recurrent_network():
     with pytest.raises(ConfigError, match=r"algo\.sparse\.learning: sparse .* algo\.network\.recurrent"):
         load_config(ECHO, ["algo.sparse.learning=sparse"])

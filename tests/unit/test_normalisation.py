@@ -23,9 +23,8 @@ from hpcmarl.nets.flat import FlatParameters
 from hpcmarl.nets.moments import Moments, NumpyMoments
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.base import Averages
-from tests.rollouts import make_spec, random_rollout
-from tests.unit.test_algos_ma_trace import TEAM_AND_PREY, rollouts_of
-from tests.worlds import final_parameters, run_world, summary
+from tests.support.algorithms import TEAM_AND_PREY, rollouts_of
+from tests.support.rollouts import make_spec, random_rollout
 
 
 def of(rows):
@@ -38,7 +37,7 @@ def bound(size):
     return moments, FlatParameters({"network": moments})
 
 
-def test_features_are_normalised_as_their_rows_say():
+def test_features_are_normalised_by_mean_and_deviation():
     generator = np.random.default_rng(0)
     rows = (generator.standard_normal((200, 3)) * [1.0, 5.0, 0.2] + [0.0, -7.0, 3.0]).astype(np.float32)
     moments, flat = bound(3)
@@ -58,7 +57,7 @@ def test_a_feature_that_never_varies_stays_small():
     assert np.abs(moments(torch.tensor([[100.0, 0.0], [100.05, 0.0005]])).numpy()).max() < 0.6
 
 
-def test_what_is_gathered_adds_up():
+def test_moments_accumulate_over_batches():
     rows = np.random.default_rng(1).standard_normal((9, 2)).astype(np.float32)
     moments, flat = bound(2)
     flat.zero_gradient()
@@ -71,7 +70,7 @@ OPTIMIZERS = [NigtConfig(step_size=0.3), AdamConfig(step_size=0.1), SgdConfig(st
 
 
 @pytest.mark.parametrize("config", OPTIMIZERS)
-def test_averages_follow_the_directions_and_leave_the_parameters_alone(config):
+def test_averages_follow_directions_without_moving_parameters(config):
     generator = np.random.default_rng(2)
     start, rate = generator.standard_normal(7), 0.25
     optimizer = make_optimizer(config, start, [slice(0, 3), slice(3, 5)], Averages(5, rate))
@@ -104,7 +103,7 @@ def pair(cls, **keys):
 
 
 @pytest.mark.parametrize("cls", [MATraceConfig, PPOConfig])
-def test_normalised_observations_are_what_an_algorithm_without_would_be_shown(cls):
+def test_normalised_observations_equal_prescaled_inputs(cls):
     spec, made, plain, trained = pair(cls, normalise_observations=True)
     rollout = random_rollout(spec, 6, 4, np.random.default_rng(0))
     part = next(iter(rollout.policies.values()))
@@ -133,7 +132,7 @@ def test_normalised_observations_are_what_an_algorithm_without_would_be_shown(cl
     ],
     ids=str,
 )
-def test_the_same_for_what_learns_action_values(cls, keys, recurrent):
+def test_value_based_normalisation_equals_prescaled_inputs(cls, keys, recurrent):
     spec, generator = make_spec(), np.random.default_rng(1)
     common = {"network": AgentNetworkConfig(hidden=(5,), recurrent=recurrent, memory=4), "agent_id": False, "discount": 0.9} | keys
     made = make_algorithm(spec, cls(**common, normalise_observations=True), 0)
@@ -172,7 +171,7 @@ def test_the_same_for_what_learns_action_values(cls, keys, recurrent):
     np.testing.assert_allclose(found[: plain.size], wanted, atol=2e-3, rtol=2e-3)
 
 
-def test_a_target_network_sees_in_the_same_units_from_the_first_update():
+def test_target_network_uses_moments_from_the_first_update():
     """Until the first update nothing is known of what is seen; a copy of that would value raw inputs for `target_every` versions."""
     algorithm = make_algorithm(make_spec(), QMIXConfig(normalise_observations=True, target_every=100), 0)
     targets = []
@@ -187,7 +186,7 @@ def test_a_target_network_sees_in_the_same_units_from_the_first_update():
         np.testing.assert_array_equal(later, targets[1])
 
 
-def test_the_numbers_of_agents_are_normalised_as_well():
+def test_agent_ids_are_normalised_too():
     spec = make_spec()
     rollout = random_rollout(spec, 6, 4, np.random.default_rng(0))
     part, agents = rollout.policies["agent"], len(spec.policy("agent").agents)
@@ -199,7 +198,7 @@ def test_the_numbers_of_agents_are_normalised_as_well():
     np.testing.assert_allclose(found[len(wanted) :], wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_normalised_values_learn_as_from_rewards_in_units_of_their_spread():
+def test_normalised_values_equal_learning_from_scaled_rewards():
     spec, made, plain, trained = pair(PPOConfig, normalise_values=True)
     rollout = random_rollout(spec, 6, 4, np.random.default_rng(0))
     known = np.array([[-8.0], [8.0]], np.float32)
@@ -211,7 +210,7 @@ def test_normalised_values_learn_as_from_rewards_in_units_of_their_spread():
     np.testing.assert_allclose(found[: plain.size], plain.gradient([rollout])[0], atol=1e-4, rtol=1e-4)
 
 
-def test_outputs_stand_for_values():
+def test_critic_outputs_and_values_convert_both_ways():
     algorithm = make_algorithm(make_spec(), MATraceConfig(normalise_values=True, critic="dec"), 0)
     critic = algorithm._critics["agent"]
     known = of(np.array([[3.0], [7.0]], np.float32))
@@ -221,7 +220,7 @@ def test_outputs_stand_for_values():
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
-def test_parts_add_up_and_acting_agrees_with_learning(recurrent):
+def test_normalised_gradients_are_additive_over_rollouts(recurrent):
     spec, network = TEAM_AND_PREY, NetworkConfig(hidden=(5,), recurrent=recurrent, memory=4)
     algorithm = make_algorithm(spec, MATraceConfig(normalise_values=True, normalise_observations=True, critic="full", network=network), 0)
     rollouts = rollouts_of(spec, slots=3, memory=4 if recurrent else None)
@@ -234,31 +233,3 @@ def test_parts_add_up_and_acting_agrees_with_learning(recurrent):
         obs = rollouts[0].policies[name].obs[:1, :, :1].reshape(-1, spec.policy(name).observation_size)
         np.testing.assert_allclose(NumpyMoments(policy.moments)(obs), policy.moments(torch.from_numpy(obs)), rtol=1e-5)
         assert np.abs(NumpyMoments(policy.moments)(obs) - obs).max() > 0.01
-
-
-@pytest.mark.parametrize("keys", [("algo.name=ma_trace",), ("algo.name=ppo", "algo.epochs=2"), ("algo.name=ma_trace", "rounds.reduce=mpi")], ids=str)
-def test_a_run_learns_the_moments_of_what_it_sees(keys, tmp_path):
-    both = ("algo.normalise_values=true", "algo.normalise_observations=true", "algo.normalisation_rate=0.5")
-    run_world(3, tmp_path / "run", *keys, *both, "stop.updates=4")
-    assert summary(tmp_path / "run")["updates"] == 4
-    targets = final_parameters(tmp_path / "run")[-3:]
-    assert targets[0] > 0
-    assert targets[1] / targets[0] < -0.5  # returns of simple_spread are far below zero
-
-
-@pytest.mark.parametrize("keys", [(), ("rounds.reduce=mpi", "topology.groups=2")], ids=str)
-@pytest.mark.parametrize("name", ["iql", "vdn", "qmix", "wqmix", "res"])
-def test_so_does_a_run_that_learns_action_values(name, keys, tmp_path):
-    algo = f"algo={{name: {name}, normalise_observations: true, normalisation_rate: 0.5, network: {{hidden: [8], memory: 4}}, replay: {{starts: 4}}}}"
-    run_world(4, tmp_path / "run", algo, *keys, "rounds.batch=8", "stop.updates=4")
-    assert summary(tmp_path / "run")["updates"] == 4
-    rows = 1.0 - 0.5**4  # of averages that started from nothing
-    moments = {"iql": 0, "vdn": 0, "qmix": 1, "res": 1, "wqmix": 1}[name]
-    sees = 18 + 3  # and which agent it is
-    ends = [1 + 2 * sees] + [1 + 2 * 54] * moments + [1 + 2 * sees] * (name == "wqmix")
-    end = final_parameters(tmp_path / "run")[-sum(ends) :]
-    for part in np.split(end, np.cumsum(ends)[:-1]):
-        size = len(part) // 2
-        assert part[0] == pytest.approx(rows, rel=1e-5)
-        deviation = np.sqrt(part[1 + size :] / part[0] - np.square(part[1 : 1 + size] / part[0]))
-        assert (deviation > 0.01).sum() > size // 2

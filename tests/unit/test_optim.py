@@ -17,7 +17,7 @@ def directions(seed: int, count: int, size: int = 7) -> np.ndarray:
 
 @settings(max_examples=30, deadline=None)
 @given(SEEDS, st.sampled_from([0.001, 0.1, 0.5, 1.0]), st.floats(1e-3, 0.5))
-def test_nigt_is_the_papers_loop(seed, eta, alpha):
+def test_nigt_equals_the_published_loop(seed, eta, alpha):
     gradients = directions(seed, 6)
     optimizer = make_optimizer(NigtConfig(step_size=alpha, momentum=eta), np.zeros(7))
     theta = [np.zeros(7)]
@@ -35,14 +35,14 @@ def test_nigt_is_the_papers_loop(seed, eta, alpha):
     np.testing.assert_allclose(optimizer.parameters, theta[6], rtol=1e-9, atol=1e-12)
 
 
-def test_nigt_normalises_every_policy_apart_and_stays_where_there_is_no_direction():
+def test_nigt_normalises_each_policy_separately():
     optimizer = make_optimizer(NigtConfig(step_size=0.5), np.zeros(5), [slice(0, 2), slice(2, 5)])
     optimizer.step(np.array([3.0, 4.0, 0.0, 0.0, 0.0]))
     np.testing.assert_allclose(optimizer.parameters, [0.3, 0.4, 0, 0, 0])
 
 
 @pytest.mark.parametrize("flag", ["extrapolate", "normalise"])
-def test_nigt_ablations_change_only_what_they_say(flag):
+def test_nigt_ablations_change_only_their_own_part(flag):
     gradients = directions(3, 3)
     plain = make_optimizer(NigtConfig(), np.zeros(7))
     ablated = make_optimizer(NigtConfig(**{flag: False}), np.zeros(7))
@@ -55,7 +55,7 @@ def test_nigt_ablations_change_only_what_they_say(flag):
 
 @settings(max_examples=20, deadline=None)
 @given(SEEDS)
-def test_adam_is_torchs_adam_turned_around(seed):
+def test_adam_equals_torch_adam_maximising(seed):
     torch = pytest.importorskip("torch")
     gradients = directions(seed, 8)
     start = directions(seed + 1, 1)[0]
@@ -71,7 +71,7 @@ def test_adam_is_torchs_adam_turned_around(seed):
 
 @settings(max_examples=20, deadline=None)
 @given(SEEDS)
-def test_rmsprop_is_torchs_rmsprop_turned_around(seed):
+def test_rmsprop_equals_torch_rmsprop_maximising(seed):
     torch = pytest.importorskip("torch")
     gradients = directions(seed, 8)
     start = directions(seed + 1, 1)[0]
@@ -102,7 +102,7 @@ def test_clipping_limits_each_segment_and_keeps_its_direction():
     np.testing.assert_allclose(optimizer.parameters, [0.6, 0.8, 0.3, 0.4])
 
 
-def test_sgd_with_momentum():
+def test_sgd_momentum_accumulates_steps():
     optimizer = make_optimizer(SgdConfig(step_size=0.1, momentum=0.5), np.zeros(1))
     for _ in range(3):
         optimizer.step(np.ones(1))
@@ -110,7 +110,7 @@ def test_sgd_with_momentum():
 
 
 @pytest.mark.parametrize("config", [NigtConfig(), AdamConfig(), SgdConfig(momentum=0.9), RmspropConfig()])
-def test_a_state_continues_bit_for_bit(config):
+def test_restored_optimizer_continues_bit_for_bit(config):
     gradients = directions(11, 10).astype(np.float32)
     whole = make_optimizer(config, np.zeros(7, np.float32))
     for gradient in gradients:
@@ -128,7 +128,7 @@ def test_a_state_continues_bit_for_bit(config):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_wrong_sizes_are_refused(name):
+def test_optimizers_reject_wrong_sizes(name):
     configs = {"nigt": NigtConfig(), "adam": AdamConfig(), "sgd": SgdConfig(), "rmsprop": RmspropConfig()}
     optimizer = OPTIMIZERS[name](configs[name], np.zeros(3))
     with pytest.raises(ValueError, match="shape"):

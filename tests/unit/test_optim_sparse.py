@@ -5,19 +5,17 @@ import pytest
 
 from hpcmarl.config import AdamConfig, NigtConfig, RmspropConfig, SgdConfig, SparseConfig
 from hpcmarl.config.file import load_config
-from hpcmarl.errors import ConfigError, FormatError
+from hpcmarl.errors import ConfigError
 from hpcmarl.maths.sparsity import drop_and_grow
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.base import Averages
 from hpcmarl.optim.sparse import SparseTopology
 from hpcmarl.types import Layer
-from tests.worlds import ECHO, final_state, run_world, summary
+from tests.support.worlds import ECHO
 
 LAYERS = (Layer(slice(0, 40), (4, 10)), Layer(slice(44, 64), (5, 4)), Layer(slice(69, 71), (1, 2)))  # biases in between
 SIZE = 74  # the last two are averages
 OPTIMIZERS = [NigtConfig(step_size=0.3), AdamConfig(step_size=0.1), SgdConfig(step_size=0.1, momentum=0.5), RmspropConfig()]
-
-SPARSE = ("algo.sparse.sparsity=0.8", "algo.sparse.every=4", "algo.network={hidden: [32], recurrent: true, memory: 16}", "algo.replay.starts=6")
 
 
 def plan(growth="gradient", **keys):
@@ -51,7 +49,7 @@ def test_masks_have_the_sparsity_and_leave_biases_alone():
 
 @pytest.mark.parametrize("config", OPTIMIZERS)
 @pytest.mark.parametrize("growth", ["gradient", "random", "none"])
-def test_what_is_not_there_stays_zero_and_counts_are_kept(config, growth):
+def test_masked_weights_stay_zero_and_counts_constant(config, growth):
     optimizer, generator = sparse(config, growth), np.random.default_rng(2)
     counts = [optimizer.topology.mask[layer.place].sum() for layer in LAYERS]
     masks = []
@@ -69,7 +67,7 @@ def test_what_is_not_there_stays_zero_and_counts_are_kept(config, growth):
     assert len(changed) >= min(len(wanted), 4)
 
 
-def test_new_weights_start_at_zero_where_the_gradient_is_largest():
+def test_grown_weights_start_at_zero_at_largest_gradients():
     optimizer, generator = sparse(SgdConfig(step_size=0.1)), np.random.default_rng(3)
     for _ in range(2):
         optimizer.step(generator.standard_normal(SIZE))
@@ -90,7 +88,7 @@ def test_new_weights_start_at_zero_where_the_gradient_is_largest():
 
 @pytest.mark.parametrize("config", OPTIMIZERS)
 @pytest.mark.parametrize("growth", ["gradient", "random"])
-def test_continued_bit_for_bit(config, growth):
+def test_restored_sparse_optimizer_continues_bit_for_bit(config, growth):
     generator = np.random.default_rng(4)
     directions = generator.standard_normal((14, SIZE))
     whole, first, second = sparse(config, growth), sparse(config, growth), sparse(config, growth, seed=9)
@@ -107,53 +105,6 @@ def test_continued_bit_for_bit(config, growth):
         second.topology.load_state_dict({**second.topology.state_dict(), "mask": np.ones(3, bool)})
 
 
-# ---- whole runs
-
-
-def run(tmp_path, name, *changes, **keys):
-    run_world(3, tmp_path / name, *SPARSE, *changes, text=ECHO, **keys)
-    return tmp_path / name
-
-
-def mask_and_parameters(directory):
-    state = final_state(directory)["engine"]["optimizer"]
-    return np.asarray(state["topology"]["mask"]), state["parameters"]
-
-
-@pytest.mark.parametrize("algorithm", ["iql", "vdn", "qmix", "wqmix", "res"])
-def test_every_value_based_algorithm_trains_sparse_and_counts_its_operations(tmp_path, algorithm):
-    directory = run(tmp_path, "run", f"algo.name={algorithm}", "stop.updates=8")
-    mask, parameters = mask_and_parameters(directory)
-    assert mask.sum() < 0.5 * mask.size
-    assert not parameters[~mask].any()
-    told = summary(directory)
-    assert told["learned_steps"] > 0
-    assert 0.15 < told["training_flops"] / told["dense_training_flops"] < 0.35
-    assert 0 < told["acting_flops_per_step"] < told["dense_acting_flops_per_step"]
-
-
-def test_a_dense_run_counts_all(tmp_path):
-    run_world(3, tmp_path, "stop.updates=3", text=ECHO)
-    told = summary(tmp_path)
-    assert told["training_flops"] == told["dense_training_flops"] > 0
-
-
-@pytest.mark.parametrize("extra", [(), ("rounds.reduce=mpi",), ("algo.sparse.growth=random",), ("algo.normalise_observations=true",)], ids=str)
-def test_half_and_half_is_the_whole_bit_for_bit(tmp_path, extra):
-    changes = (*extra, "deterministic=true", "algo.sparse.every=3")
-    whole = run(tmp_path, "whole", *changes, "stop.updates=10")
-    run(tmp_path, "half", *changes, "stop.updates=5", order=7)
-    half = run(tmp_path, "half", *changes, "stop.updates=10", resume=str(tmp_path / "half"), order=8)
-    for first, second in zip(mask_and_parameters(whole), mask_and_parameters(half), strict=True):
-        np.testing.assert_array_equal(first, second)
-
-
-def test_a_dense_run_is_not_continued_sparse(tmp_path):
-    run_world(3, tmp_path / "dense", SPARSE[2], "stop.updates=3", text=ECHO)
-    with pytest.raises(FormatError, match="engine is not that of a run"):
-        run(tmp_path, "sparse", "stop.updates=6", resume=str(tmp_path / "dense"))
-
-
-def test_other_algorithms_have_no_such_key():
+def test_other_algorithms_reject_the_sparse_section():
     with pytest.raises(ConfigError, match=r"algo\.sparse"):
         load_config(ECHO, ["algo.name=ma_trace", "algo.sparse.sparsity=0.9"])

@@ -8,30 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from hpcmarl.errors import ProtocolError
 from hpcmarl.packing import MAGIC, digest, pack, unpack
-
-DTYPES = st.sampled_from(["?", "i1", "u1", "<i2", "<i4", "<i8", "<u8", ">i4", "<f2", "<f4", "<f8", ">f8", "<c8", "<c16"]).map(np.dtype)
-ARRAYS = DTYPES.flatmap(lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)))
-PLAIN = st.none() | st.booleans() | st.floats() | st.text(max_size=8) | st.integers(-(2**128) + 1, 2**128 - 1)
-TREES = st.recursive(PLAIN | ARRAYS, lambda leaf: st.lists(leaf, max_size=4) | st.dictionaries(st.text(max_size=6), leaf, max_size=4), max_leaves=12)
-
-
-def same(left, right) -> bool:
-    """Equal in structure, types and bits (NaN equals NaN)."""
-    if isinstance(left, np.ndarray):
-        return isinstance(right, np.ndarray) and left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()
-    if type(left) is not type(right):
-        return False
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, list):
-        return len(left) == len(right) and all(map(same, left, right))
-    if isinstance(left, float):
-        return struct.pack("d", left) == struct.pack("d", right) or (left != left and right != right)
-    return left == right
+from tests.support.trees import TREES, same
 
 
 def buffer_of(header: object, tail: bytes = b"") -> bytes:
@@ -41,7 +21,7 @@ def buffer_of(header: object, tail: bytes = b"") -> bytes:
 
 @settings(max_examples=150, deadline=None)
 @given(TREES)
-def test_round_trip(tree):
+def test_packed_trees_round_trip(tree):
     buffer = pack(tree)
     assert isinstance(buffer, bytearray)
     assert same(unpack(buffer), tree)
@@ -51,7 +31,7 @@ def test_round_trip(tree):
 
 @settings(max_examples=60, deadline=None)
 @given(TREES, st.data())
-def test_truncated_or_damaged_buffers_never_do_anything_but_raise(tree, data):
+def test_damaged_buffers_raise_only_protocol_errors(tree, data):
     buffer = pack({"tree": tree, "x": np.arange(7)})
     cut = data.draw(st.integers(0, len(buffer) - 1))
     with pytest.raises(ProtocolError):
@@ -96,12 +76,12 @@ FOREIGN_ARRAYS = [np.array(["text"]), np.zeros(2, [("a", "f4")]), np.zeros(1, np
 
 
 @pytest.mark.parametrize("tree", [{1: 2}, {"a": object()}, 2**128, {"a": {1, 2}}, b"bytes", *FOREIGN_ARRAYS])
-def test_what_a_tree_cannot_hold(tree):
+def test_pack_rejects_unsupported_values(tree):
     with pytest.raises(TypeError):
         pack(tree)
 
 
-def test_cycles_and_numpy_scalars_and_generator_states():
+def test_pack_rejects_cycles_and_keeps_generator_states():
     cycle: list = []
     cycle.append(cycle)
     with pytest.raises(TypeError, match="cycle"):
@@ -114,7 +94,7 @@ def test_cycles_and_numpy_scalars_and_generator_states():
     assert other.integers(1 << 60) == generator.integers(1 << 60)
 
 
-def test_digest_sees_every_change_and_no_order():
+def test_digest_depends_on_content_but_not_order():
     tree = {"a": np.arange(4, dtype=np.float32), "b": {"c": 1, "d": "x"}}
     assert digest(tree) == digest({"b": {"d": "x", "c": 1}, "a": np.arange(8, dtype=np.float32)[:4]})
     different = [
@@ -127,7 +107,7 @@ def test_digest_sees_every_change_and_no_order():
     assert len({digest(tree), *map(digest, different)}) == 6
 
 
-def test_views_do_not_copy_and_are_aligned():
+def test_unpacked_views_share_memory_and_are_aligned():
     buffer = pack({"s": "abc", "x": np.arange(5.0), "y": np.ones(3, np.float32)})
     tree = unpack(buffer, copy=False)
     tree["x"][0] = 42.0

@@ -10,11 +10,11 @@ from hpcmarl.comm.protocol import FLAG_MORE, header_of
 from hpcmarl.comm.transport import Message
 from hpcmarl.config import ReplayConfig
 from hpcmarl.config.file import load_config
-from hpcmarl.io.checkpoint import list_checkpoints, load_checkpoint
+from hpcmarl.io.checkpoint import list_checkpoints
 from hpcmarl.optim.rounds import make_rule
 from hpcmarl.roles.replay import Replay
-from tests.rollouts import make_spec, random_rollout
-from tests.worlds import ECHO, final_state, run_world, summary
+from tests.support.rollouts import make_spec, random_rollout
+from tests.support.worlds import ECHO
 
 SPEC = make_spec()
 CODEC = RolloutCodec(SPEC)
@@ -62,7 +62,7 @@ def drawn(work):
     return [int(episode) for rollout in work.rollouts for episode in rollout.episode]
 
 
-def test_it_begins_with_enough_episodes_and_waits_when_each_was_learned_from_often_enough(tmp_path):
+def test_replay_waits_for_starts_and_keeps_its_ratio(tmp_path):
     replay = replay_of(tmp_path, batch=2)
     fill(replay, range(2))
     assert replay.take(0, 0) is None
@@ -75,7 +75,7 @@ def test_it_begins_with_enough_episodes_and_waits_when_each_was_learned_from_oft
     assert replay.statistics()["replay_ratio"] == 6 / 5
 
 
-def test_what_is_drawn_is_unchanged_though_its_message_was_given_back_and_written_over(tmp_path):
+def test_replay_copies_episodes_out_of_their_messages(tmp_path):
     replay, sent = replay_of(tmp_path, batch=3, ratio=9.0), letter(0, length=4)
     wanted = CODEC.read(sent.buffer.copy(), 0)
     replay.add(sent, CODEC.read(sent.buffer, 0), 0)
@@ -86,7 +86,7 @@ def test_what_is_drawn_is_unchanged_though_its_message_was_given_back_and_writte
     np.testing.assert_array_equal(found.policies["agent"].final_obs, wanted.policies["agent"].final_obs)
 
 
-def test_the_oldest_leave_by_number_and_by_megabytes(tmp_path):
+def test_oldest_episodes_are_evicted_by_count_and_size(tmp_path):
     size = letter(0).buffer.nbytes
     for keys in ({"episodes": 5}, {"megabytes": 5.9 * size / 1e6}):
         replay = replay_of(tmp_path, batch=100, **keys)
@@ -113,7 +113,7 @@ def test_draws_are_uniform_without_repetition_and_repeatable(tmp_path):
     assert len(drawn(replay.take(0, 3))) == 1  # what is left of the share
 
 
-def test_a_part_comes_from_the_newest(tmp_path):
+def test_recent_share_is_drawn_from_newest_episodes(tmp_path):
     replay = replay_of(tmp_path, batch=32, ratio=1e6, recent=8, recent_share=0.375)
     fill(replay, range(100))
     shares = np.array([np.array(drawn(replay.take(version, 0))) >= 92 for version in range(50)])
@@ -123,7 +123,7 @@ def test_a_part_comes_from_the_newest(tmp_path):
     assert shares.sum(1).mean() == pytest.approx(8 + 24 * 0.08, abs=0.7)
 
 
-def test_the_oldest_leave_early_where_the_policy_has_moved_on(tmp_path):
+def test_dynamic_replay_evicts_distant_old_episodes(tmp_path):
     looked = []
 
     def distance(rollouts):
@@ -144,13 +144,13 @@ def test_the_oldest_leave_early_where_the_policy_has_moved_on(tmp_path):
     assert "replay_distance" not in replay_of(tmp_path).statistics()
 
 
-def test_credit_goes_with_the_episodes_that_leave(tmp_path):
+def test_draw_allowance_is_bounded_by_stored_episodes(tmp_path):
     replay = replay_of(tmp_path, episodes=4, ratio=2.0)
     fill(replay, range(50))
     assert replay.allowed == 8
 
 
-def test_in_deterministic_runs_episodes_wait_for_every_actor_and_for_the_end_of_its_step(tmp_path):
+def test_deterministic_replay_waits_for_all_actors(tmp_path):
     replay = replay_of(tmp_path, deterministic=True, actors=(1, 2), batch=4, ratio=1.0, starts=4)
     fill(replay, [0, 1], source=2)
     fill(replay, [2], source=1)
@@ -164,7 +164,7 @@ def test_in_deterministic_runs_episodes_wait_for_every_actor_and_for_the_end_of_
     assert replay.take(1, 0) is None
 
 
-def test_the_file_holds_everything_and_what_is_no_replay_is_told(tmp_path, caplog):
+def test_replay_file_round_trips_and_bad_files_are_logged(tmp_path, caplog):
     replay = replay_of(tmp_path, batch=2, save="checkpoint")
     fill(replay, range(6))
     replay.take(0, 0)
@@ -190,7 +190,7 @@ def test_the_file_holds_everything_and_what_is_no_replay_is_told(tmp_path, caplo
 
 
 @pytest.mark.parametrize("harm", ["action", "reward", "middle", "length"])
-def test_a_file_with_impossible_episodes_is_not_used(tmp_path, caplog, harm):
+def test_replay_file_with_invalid_episodes_is_ignored(tmp_path, caplog, harm):
     replay = replay_of(tmp_path, save="checkpoint")
     fill(replay, range(4))
     rollout = CODEC.read(replay.episodes[2].buffer, 0)
@@ -211,81 +211,9 @@ def test_a_file_with_impossible_episodes_is_not_used(tmp_path, caplog, harm):
 
 
 @pytest.mark.parametrize(("save", "final", "files"), [("stop", False, 0), ("stop", True, 1), ("never", True, 0), ("checkpoint", False, 1)])
-def test_when_it_is_written(tmp_path, save, final, files):
+def test_replay_is_saved_according_to_its_setting(tmp_path, save, final, files):
     replay = replay_of(tmp_path, save=save)
     fill(replay, range(3))
     replay.save(1, final=final)
     replay.close()
     assert len(list_checkpoints(tmp_path / "replay" / "group-0000")) == files
-
-
-# ---- whole runs
-
-
-@pytest.mark.parametrize("name", ["vdn", "wqmix"])
-@pytest.mark.parametrize("changes", [(), ("rounds.reduce=mpi",), ("rounds.rule=rennala",), ("rounds.rule=malenia",), ("rounds.rule=afedpg",)])
-def test_ranks_train_and_resume(tmp_path, name, changes):
-    changes = (f"algo.name={name}", "topology.groups=2", *changes)
-    run_world(5, tmp_path, *changes, text=ECHO)
-    assert (summary(tmp_path)["status"], summary(tmp_path)["updates"]) == ("finished", 6)
-    held = [load_checkpoint(list_checkpoints(tmp_path / "replay" / f"group-000{group}")[0])[0] for group in range(2)]
-    assert max(state["collected"] for state in held) >= 16
-    ranks = run_world(5, tmp_path, *changes, "stop.updates=9", text=ECHO, resume="auto")
-    assert summary(tmp_path)["updates"] == 9
-    learners = [rank.roles["learner"] for rank in ranks if "learner" in rank.roles]
-    assert all(learner.feed.collected >= state["collected"] for learner, state in zip(learners, held, strict=True))
-
-
-MAST = ("algo.operator=mellowmax", "algo.trace_lambda=0.6", "algo.trace_from=300", "algo.replay.recent=16")
-RLX2 = ("algo.trace_lambda=0.6", "algo.trace_from=300", "algo.replay.dynamic={every: 20, oldest: 10, distance: 0.3, least: 40}")
-
-
-@pytest.mark.parametrize(("name", "extra"), [("iql", ()), ("vdn", ()), ("qmix", ()), ("qmix", MAST), ("qmix", RLX2)])
-def test_it_learns(tmp_path, name, extra):
-    run_world(1, tmp_path, f"algo.name={name}", *extra, "eval.episodes=40", "stop.updates=250", text=ECHO)
-    assert summary(tmp_path)["eval_return_mean"] > 0.9  # random play: 1/3
-
-
-def test_exploration_follows_the_steps_of_the_whole_run(tmp_path):
-    for updates, resume in ((5, None), (10, "auto")):
-        ranks = run_world(3, tmp_path, f"stop.updates={updates}", "algo.epsilon_steps=1000", text=ECHO, resume=resume)
-        actors = [rank.roles["actor"] for rank in ranks if "actor" in rank.roles]
-        assert len(actors) == 2
-        done = [(1.0 - next(iter(actor.algorithm._policies.values())).chooser.epsilon) / 0.95 * 1000 for actor in actors]
-        steps = summary(tmp_path)["env_steps"]
-        assert max(done) <= steps
-        assert min(done) > 0.4 * steps
-
-
-EXACT = ("deterministic=true", "algo.network.recurrent=true", "algo.network.memory=8", "algo.replay={starts: 6, ratio: 3, recent: 4}")
-MORE = ("algo.target_every=3", "algo.epsilon_steps=150", "algo.trace_lambda=0.5", "algo.trace_from=60", "topology.environments_per_actor=3")
-
-
-@pytest.mark.parametrize("extra", [(), ("rounds.reduce=mpi",), ("algo.name=qmix", "algo.target_rate=0.1")])
-def test_half_and_half_is_the_whole_bit_for_bit(tmp_path, extra):
-    extra = (*EXACT, *MORE, *extra)
-    run_world(4, tmp_path / "whole", *extra, "stop.updates=12", text=ECHO)
-    run_world(4, tmp_path / "half", *extra, "stop.updates=6", text=ECHO, order=7)
-    run_world(4, tmp_path / "half", *extra, "stop.updates=12", text=ECHO, resume=str(tmp_path / "half"), order=8)
-    whole, half = final_state(tmp_path / "whole"), final_state(tmp_path / "half")
-    for name, value in whole["engine"]["optimizer"].items():
-        np.testing.assert_array_equal(value, half["engine"]["optimizer"][name], err_msg=name)
-    replays = [load_checkpoint(list_checkpoints(tmp_path / run / "replay" / "group-0000")[0])[0] for run in ("whole", "half")]
-    np.testing.assert_array_equal(replays[0]["episodes"], replays[1]["episodes"])
-
-
-def test_checkpoints_in_between_change_nothing(tmp_path):
-    for run, extra in (("a", ()), ("b", ("checkpoint.every_updates=3",))):
-        run_world(3, tmp_path / run, *EXACT, *MORE, *extra, "stop.updates=8", text=ECHO, order=len(extra))
-    first, second = (final_state(tmp_path / run)["engine"]["optimizer"]["parameters"] for run in "ab")
-    np.testing.assert_array_equal(first, second)
-    versions = [[path.name for path in list_checkpoints(tmp_path / "b" / place)] for place in ("replay/group-0000", "checkpoints")]
-    assert versions[0][0] == versions[1][0]  # of those that wait to be written the newest wins, so that others may differ
-
-
-def test_a_checkpoint_resumes_on_other_ranks_and_without_its_replay(tmp_path, caplog):
-    run_world(4, tmp_path, "algo.replay.save=never", text=ECHO)
-    assert not (tmp_path / "replay").exists()
-    run_world(2, tmp_path, "stop.updates=9", text=ECHO, resume="auto")
-    assert (summary(tmp_path)["updates"], summary(tmp_path)["ranks"]) == (9, 2)
-    assert "it is filled anew" in caplog.text

@@ -17,7 +17,7 @@ def closed(commands) -> bool:
     return any(isinstance(command, Publish) for command in commands)
 
 
-def test_rennala_ends_with_the_mth_trajectory_whoever_made_it():
+def test_rennala_round_ends_with_the_mth_trajectory():
     rule = make_rule("rennala", 3, 5)
     assert not closed(rule.on_gradient(0, 0, 2))
     assert not closed(rule.on_gradient(0, 0, 2))
@@ -27,7 +27,7 @@ def test_rennala_ends_with_the_mth_trajectory_whoever_made_it():
     assert rule.counts == [0, 0, 0]
 
 
-def test_a_late_gradient_is_dropped_by_its_round_index_and_counts_nothing():
+def test_late_gradient_is_dropped_and_not_counted():
     rule = make_rule("rennala", 2, 2)
     rule.on_gradient(0, 0, 2)
     assert rule.on_gradient(1, 0, 7) == [Drop(1, 7, 1)]
@@ -42,7 +42,7 @@ def test_sync_waits_for_the_slowest():
     assert closed(rule.on_gradient(2, 0, 1))
 
 
-def test_the_first_round_has_its_own_batch():
+def test_first_round_uses_the_initial_batch():
     rule = make_rule("rennala", 1, 2, initial_batch=4)
     assert not closed(rule.on_gradient(0, 0, 3))
     assert closed(rule.on_gradient(0, 0, 1))
@@ -51,7 +51,7 @@ def test_the_first_round_has_its_own_batch():
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=12), st.integers(1, 400))
-def test_malenia_ends_exactly_when_the_harmonic_mean_says_so(counts, batch):
+def test_malenia_round_ends_at_the_harmonic_mean(counts, batch):
     rule = make_rule("malenia", len(counts), batch)
     rule.counts = list(counts)
     inverse = sum(Fraction(1, count) for count in counts)
@@ -60,7 +60,7 @@ def test_malenia_ends_exactly_when_the_harmonic_mean_says_so(counts, batch):
 
 
 @pytest.mark.parametrize("groups", [3, 7, 10, 49])
-def test_malenia_with_equal_counts_ends_at_the_batch_not_one_later(groups):
+def test_malenia_with_equal_counts_ends_exactly_at_the_batch(groups):
     rule = make_rule("malenia", groups, 30 * groups)
     rule.counts = [30] * groups
     assert rule.complete()
@@ -75,7 +75,7 @@ def test_malenia_needs_every_group():
 
 
 @pytest.mark.parametrize(("name", "expected"), [("rennala", (6.0 + 3.0) / 6), ("sync", (6.0 + 3.0) / 6), ("malenia", (6.0 / 3 + 3.0 / 3) / 2)])
-def test_the_engine_combines_the_sums(name, expected):
+def test_engine_combines_group_sums_by_rule(name, expected):
     engine = Engine(make_rule(name, 2, 6), make_optimizer(SgdConfig(step_size=1.0), np.zeros(1)))
     for group, count, total in ((0, 1, 1.0), (0, 2, 5.0), (1, 3, 3.0)):
         engine.on_gradient(Gradient(group, 0, count, np.array([total])))
@@ -94,7 +94,7 @@ def test_unequal_counts_weigh_groups_equally_in_malenia_only():
     assert results["rennala"] == pytest.approx(0.5)
 
 
-def test_a_direction_that_is_not_finite_is_refused_before_the_step():
+def test_non_finite_direction_raises_before_the_step():
     engine = Engine(make_rule("rennala", 1, 1), make_optimizer(SgdConfig(), np.zeros(2)))
     with pytest.raises(FloatingPointError, match="not finite"):
         engine.on_gradient(Gradient(0, 0, 1, np.array([np.nan, 0.0])))
@@ -103,7 +103,7 @@ def test_a_direction_that_is_not_finite_is_refused_before_the_step():
 
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(list(RULES)), st.integers(1, 4), st.integers(1, 9), st.integers(0, 2**32 - 1))
-def test_any_trace_counts_every_trajectory_once_and_resumes_exactly(name, groups, batch, seed):
+def test_every_trajectory_is_counted_once_and_state_resumes(name, groups, batch, seed):
     generator = np.random.default_rng(seed)
     engine = Engine(make_rule(name, groups, max(batch, groups)), make_optimizer(SgdConfig(step_size=0.1), np.zeros(3)))
     total, copies = 0, []
@@ -125,12 +125,12 @@ def test_any_trace_counts_every_trajectory_once_and_resumes_exactly(name, groups
 
 
 @pytest.mark.parametrize(("group", "version", "count"), [(2, 0, 1), (0, 1, 1), (0, 0, 0), (-1, 0, 1)])
-def test_impossible_reports_are_programming_errors(group, version, count):
+def test_impossible_gradient_reports_raise(group, version, count):
     with pytest.raises(ValueError, match="round 0"):
         make_rule("rennala", 2, 3).on_gradient(group, version, count)
 
 
-def test_quotas():
+def test_quota_depends_on_rule_and_group_count():
     assert make_rule("sync", 3, 10).quota() == 4
     assert make_rule("rennala", 3, 10).quota() is None
     assert make_rule("rennala", 1, 10).quota() == 10
@@ -138,7 +138,7 @@ def test_quotas():
     assert make_rule("afedpg", 2, 10).quota() == 10
 
 
-def test_afedpg_answers_every_gradient_of_any_age_to_its_sender_only():
+def test_afedpg_answers_only_the_sender_of_each_gradient():
     rule = make_rule("afedpg", 3, 2)
     assert rule.on_gradient(0, 0, 2) == [Accept(0, 0), Step((1.0,), 0.5), Publish(1, (0,))]
     assert rule.on_gradient(2, 0, 2) == [Accept(2, 1), Step((1.0,), 0.5), Publish(2, (2,))]
@@ -152,7 +152,7 @@ def test_afedpg_answers_every_gradient_of_any_age_to_its_sender_only():
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.05, 1.0), st.integers(1, 4))
-def test_afedpg_with_nigt_is_the_loop_of_the_paper(seed, momentum, groups):
+def test_afedpg_with_nigt_equals_the_published_loop(seed, momentum, groups):
     generator = np.random.default_rng(seed)
     alpha, size = 0.25, 3
     start = generator.normal(size=size)
@@ -173,7 +173,7 @@ def test_afedpg_with_nigt_is_the_loop_of_the_paper(seed, momentum, groups):
 
 @settings(max_examples=100, deadline=None)
 @given(st.sampled_from(["sync", "rennala", "malenia"]), st.integers(1, 6), st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_the_running_sums_end_rounds_exactly_when_the_counts_do(name, groups, batch, seed):
+def test_incremental_round_end_equals_full_recount(name, groups, batch, seed):
     generator = np.random.default_rng(seed)
     rule = make_rule(name, groups, batch)
     counts = [0] * groups

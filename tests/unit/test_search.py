@@ -86,7 +86,7 @@ def bits(board: Board, squares: Squares, mark: int) -> Any:
     depth=st.integers(1, 3),
 )
 @settings(max_examples=40, deadline=None)
-def test_moves_are_worth_what_the_twin_says(board: Board, moves: list[int], depth: int) -> None:
+def test_negamax_values_equal_the_recursive_twin(board: Board, moves: list[int], depth: int) -> None:
     squares = position(board, moves)
     while squares is None:
         moves = moves[:-1]
@@ -101,7 +101,7 @@ def assert_equals_twin(board: Board, squares: Squares, depth: int) -> None:
         assert expected is None or found[action] == expected
 
 
-def test_boards_that_are_full_before_the_horizon_are_worth_nothing() -> None:
+def test_full_boards_before_the_horizon_have_value_zero() -> None:
     generator, nothing = np.random.default_rng(0), 0
     for length in np.repeat([6, 7, 8], 20).tolist():
         squares = position(TIC_TAC_TOE, generator.integers(0, 9, length).tolist())
@@ -111,7 +111,7 @@ def test_boards_that_are_full_before_the_horizon_are_worth_nothing() -> None:
     assert nothing > 5
 
 
-def test_many_games_are_searched_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunked_search_equals_the_whole_search(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(0)
     boards = [found for _ in range(40) if (found := position(CONNECT_FOUR, generator.integers(0, 50, 8).tolist())) is not None]
     own, other = (np.concatenate([bits(CONNECT_FOUR, squares, mark) for squares in boards]) for mark in (1, -1))
@@ -141,7 +141,7 @@ TIC_TAC_TOES = [id for id in IDS if "tac" in str(id.values[0])]
 
 
 @pytest.mark.parametrize("id", CONNECT_FOURS)
-def test_connect_four_by_hand(id: str) -> None:
+def test_searcher_finds_connect_four_tactics(id: str) -> None:
     for seed in range(5):
         one, two, three = (Searcher(id, depth, np.random.default_rng(seed)) for depth in (1, 2, 3))
         upright = [2, 5, 2, 5, 2, 5]  # the mover has three in column 2, the other in column 5
@@ -161,7 +161,7 @@ def test_one_ply_does_not_see_the_threat() -> None:
 
 
 @pytest.mark.parametrize("id", TIC_TAC_TOES)
-def test_tic_tac_toe_by_hand(id: str) -> None:
+def test_searcher_finds_tic_tac_toe_wins_and_blocks(id: str) -> None:
     for seed in range(5):
         one, two = (Searcher(id, depth, np.random.default_rng(seed)) for depth in (1, 2))
         assert Table(id, [0, 4, 1, 3]).ask(one) == 2  # 0 1 2
@@ -211,7 +211,7 @@ def test_deeper_searchers_beat_random_players(id: str) -> None:
     assert won >= 0.75 * games
 
 
-def test_other_games_and_depths_are_refused() -> None:
+def test_unsupported_games_and_depths_are_rejected() -> None:
     for id in ("openspiel:leduc_poker", "mpe2.simple_tag_v3"):
         with pytest.raises(ConfigError, match=f"env.id {id} has no searching opponent; allowed: {CLASSIC}"):
             Searcher(id, 1, np.random.default_rng(0))

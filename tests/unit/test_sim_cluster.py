@@ -49,7 +49,7 @@ def recorded(*overrides, seed=0):
 @pytest.mark.parametrize("rule", sorted(RULES))
 @pytest.mark.parametrize("optimizer", ["nigt", "adam", "sgd"])
 @pytest.mark.parametrize("late", ["cancel", "ignore"])
-def test_the_trace_replayed_gradient_by_gradient_gives_the_same_parameters(rule, optimizer, late):
+def test_replayed_trace_gives_the_same_parameters(rule, optimizer, late):
     changes = (QUADRATICS, f"rounds={{rule: {rule}, batch: 7, late: {late}}}", f"optimizer.name={optimizer}", "sim.compute_times=linear")
     cluster, trace = recorded(*changes, "sim.communication_times=0.3")
     config = cluster.config
@@ -65,7 +65,7 @@ def test_the_trace_replayed_gradient_by_gradient_gives_the_same_parameters(rule,
     np.testing.assert_allclose(cluster.engine.optimizer.parameters, twin.optimizer.parameters, rtol=1e-10)
 
 
-def test_what_each_rule_is_charged():
+def test_round_time_of_each_rule_matches_hand_results():
     """h = 1, 2, 3 and kappa = 0.5, 1, 2."""
     times = ("sim.workers=3", "sim.compute_times=linear", "sim.communication_times=[0.5, 1, 2]", "sim.stop.rounds=1")
     assert finished(*times, "rounds.rule=sync").published == 3 + 2
@@ -77,7 +77,7 @@ def test_what_each_rule_is_charged():
     assert second.published == 4.5  # answers at 1.5, 3, 3 (of worker 1), 4.5
 
 
-def test_late_work_is_cancelled_or_finished_and_dropped():
+def test_late_work_is_cancelled_or_wasted():
     changes = ("sim.workers=2", "sim.compute_times=[1, 2.5]", "rounds.rule=rennala", "rounds.batch=2", "sim.communication_times=0.25")
     cancelled, ignored = finished(*changes), finished(*changes, "rounds.late=ignore")
     assert (cancelled.engine.wasted, cancelled.abandoned) == (0, 11)
@@ -95,7 +95,7 @@ def test_late_work_is_cancelled_or_finished_and_dropped():
     st.integers(0, 30),
     st.integers(1, 40),
 )
-def test_workers_that_are_put_into_the_queue_when_due_change_nothing(rule, compute, more, events):
+def test_lazy_event_queue_equals_the_eager_one(rule, compute, more, events):
     batch = more + (len(compute) if rule == "malenia" else 1)
     changes = (f"sim.workers={len(compute)}", f"sim.compute_times={compute}", f"rounds={{rule: {rule}, batch: {batch}}}", "sim.stop.rounds=4")
     lazy, eager = finished(*changes, events=events), finished(*changes, FAR, events=events)
@@ -103,7 +103,7 @@ def test_workers_that_are_put_into_the_queue_when_due_change_nothing(rule, compu
 
 
 @pytest.mark.parametrize(("rule", "batch", "limit"), [("malenia", 20, 0.0), ("afedpg", 1, 9 / 11), ("rennala", 20, 0.9)])
-def test_where_two_quadratics_settle(rule, batch, limit):
+def test_each_rule_converges_to_its_quadratic_limit(rule, batch, limit):
     changes = ("sim.workers=2", "sim.compute_times=[1, 10]", "objective={name: quadratics, optima: [1, -1], start: 0.5}", "sim.stop={time: 20000}")
     cluster = finished(*changes, f"rounds={{rule: {rule}, batch: {batch}}}", "optimizer={name: sgd, step_size: 0.03}")
     course = cluster.trace.arrays()
@@ -112,7 +112,7 @@ def test_where_two_quadratics_settle(rule, batch, limit):
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))
-def test_a_seed_repeats_a_simulation_and_another_one_does_not(rule):
+def test_simulation_is_determined_by_its_seed(rule):
     changes = (f"rounds={{rule: {rule}, batch: 6}}", "sim.compute_times={law: random, noise: exponential, drift: 0.3}", "sim.communication_times=0.1")
     changes = (*changes, "sim.failures=[{every: 5, repair: 2}]", "objective={name: nonconvex, dimension: 4, heterogeneity: 0.5}")
     runs = [finished(*changes, seed=seed, events=events) for seed, events in ((0, 7), (0, 1000), (1, 1000))]
@@ -121,7 +121,7 @@ def test_a_seed_repeats_a_simulation_and_another_one_does_not(rule):
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))
-def test_what_is_held_does_not_grow_with_rounds(rule):
+def test_simulator_memory_does_not_grow_with_rounds(rule):
     cluster = cluster_of(f"rounds={{rule: {rule}, batch: 5}}", "sim.points=16", QUADRATICS, "sim.stop={gradients: 100000}", "sim.compute_times=sqrt")
     sizes = set()
     for _ in range(5):
@@ -137,38 +137,38 @@ def test_what_is_held_does_not_grow_with_rounds(rule):
 class TestFailures:
     CHANGES = ("sim.workers=3", "sim.compute_times=1", "sim.stop={time: 20.5}")
 
-    def test_a_repaired_worker_loses_what_it_did_and_begins_again(self):
+    def test_repaired_worker_restarts_its_lost_work(self):
         cluster = finished(*self.CHANGES, "rounds.rule=sync", "sim.failures=[{workers: [1], at: 2.5, repair: 4}]")
         # rounds end at 1, 2, then worker 1 is away from 2.5 to 6.5 and delivers at 7.5
         assert cluster.trace.arrays()["time"].tolist()[:5] == [0, 1, 2, 7.5, 8.5]
 
-    def test_one_that_had_delivered_and_waits_does_not_deliver_twice(self):
+    def test_repaired_idle_worker_does_not_deliver_twice(self):
         changes = ("sim.compute_times=[1, 1, 5]", "sim.failures=[{workers: [1], at: 2, repair: 1}]", "rounds.rule=sync")
         cluster = finished(*self.CHANGES, *changes)
         assert cluster.trace.arrays()["time"].tolist()[:3] == [0, 5, 10]
         assert cluster.engine.used == 3 * cluster.engine.version
 
     @pytest.mark.parametrize("rule", ["sync", "rennala", "afedpg"])
-    def test_the_others_go_on_without_one_that_is_lost(self, rule):
+    def test_remaining_workers_continue_after_a_loss(self, rule):
         cluster = finished(*self.CHANGES, f"rounds={{rule: {rule}, batch: 3}}", "sim.failures=[{workers: [0, 2], at: 3.5}]")
         assert cluster.engine.rule.present == (1,)
         assert cluster.ended == "finished"
         assert cluster.published > 15
         assert cluster.used == 3 * cluster.engine.version
 
-    def test_malenia_stops_unless_told_to_go_on(self):
+    def test_malenia_stops_on_loss_unless_configured(self):
         changes = (*self.CHANGES, "rounds={rule: malenia, batch: 3}", "sim.failures=[{workers: [0], at: 3.5}]")
         assert finished(*changes).ended == "worker 0 was lost (rounds.on_loss: auto)"
         assert finished(*changes, "rounds.on_loss=drop").ended == "finished"
 
     @pytest.mark.parametrize("rule", sorted(RULES))
-    def test_the_last_one(self, rule):
+    def test_losing_the_last_worker_ends_the_simulation(self, rule):
         changes = (*self.CHANGES, f"rounds={{rule: {rule}, batch: 3, on_loss: drop}}", "sim.failures=[{at: 3.5}]")
         assert finished(*changes).ended == "the last worker was lost"
 
     @pytest.mark.parametrize("rule", sorted(RULES))
     @pytest.mark.parametrize("late", ["cancel", "ignore"])
-    def test_again_and_again(self, rule, late):
+    def test_repeated_failures_reduce_but_do_not_stop_progress(self, rule, late):
         changes = (f"rounds={{rule: {rule}, batch: 6, late: {late}}}", "sim.stop={time: 500}", "sim.failures=[{every: 20, repair: 3}]")
         shaky, sound = finished(*changes, QUADRATICS), finished(*changes[:2], QUADRATICS)
         assert shaky.ended == sound.ended == "finished"
@@ -177,7 +177,7 @@ class TestFailures:
 
 @pytest.mark.parametrize("stop", ["{time: 30}", "{gradients: 30}", "{rounds: 30}"])
 @pytest.mark.parametrize("rule", sorted(RULES))
-def test_ends(stop, rule):
+def test_simulation_ends_at_each_stop_condition(stop, rule):
     cluster = finished(f"sim.stop={stop}", f"rounds={{rule: {rule}, batch: 5}}")
     assert cluster.ended == "finished"
     assert cluster.progress == 1.0
@@ -185,7 +185,7 @@ def test_ends(stop, rule):
     assert limits[stop.split(":")[0]]
 
 
-def test_a_thousand_workers():
+def test_rounds_of_a_thousand_workers_take_equal_time():
     cluster = finished("sim.workers=1000", "sim.compute_times=sqrt", "rounds={rule: rennala, batch: 2000}", "sim.stop={rounds: 5}")
     assert cluster.engine.used == 10_000
     per_round = [

@@ -16,7 +16,7 @@ def times_of(workers=4, dimension=16, seed=0, **keys):
     return Times(CommunicationConfig(**keys), workers, dimension, np.random.default_rng(seed))
 
 
-def test_laws():
+def test_time_laws_give_the_specified_means():
     assert times_of(law="constant", scale=3).means.tolist() == [3, 3, 3, 3]
     np.testing.assert_allclose(times_of(law="sqrt", scale=2).means, 2 * np.sqrt([1, 2, 3, 4]))
     assert times_of(law="linear").means.tolist() == [1, 2, 3, 4]
@@ -38,7 +38,7 @@ def test_noise_leaves_the_means_as_they_are(noise):
     assert (drawn > 0).all()
 
 
-def test_drift_swings_around_the_mean_each_worker_at_its_own_phase():
+def test_drift_oscillates_around_the_mean_per_worker_phase():
     times = times_of(scale=2, drift=0.5, drift_period=8)
     assert times.draw(0, 0.0) == 2
     assert times.draw(0, 2.0) == pytest.approx(3)
@@ -60,7 +60,7 @@ EXACT = {
 @pytest.mark.parametrize("name", sorted(EXACT))
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_gradients_are_derivatives_and_their_mean_is_the_slope_of_the_objective(name, seed):
+def test_objective_gradients_equal_finite_differences(name, seed):
     objective, generator = objective_of(EXACT[name], seed), np.random.default_rng(seed)
     point = generator.normal(size=4)
     steps = 1e-5 * np.eye(4)
@@ -73,7 +73,7 @@ def test_gradients_are_derivatives_and_their_mean_is_the_slope_of_the_objective(
 
 
 @pytest.mark.parametrize("name", sorted(EXACT))
-def test_noise_has_mean_zero_and_the_deviation_that_was_asked_for(name):
+def test_gradient_noise_has_zero_mean_and_given_deviation(name):
     text = EXACT[name].replace("noise: 0", "").rstrip("}, ") + ", noise: 2}"
     objective, generator = objective_of(text), np.random.default_rng(0)
     exact = objective_of(EXACT[name])
@@ -82,7 +82,7 @@ def test_noise_has_mean_zero_and_the_deviation_that_was_asked_for(name):
     assert np.sqrt((errors**2).sum(axis=1).mean()) == pytest.approx(2, rel=0.03)
 
 
-def test_the_nonconvex_objective_is_that():
+def test_nonconvex_objective_changes_curvature():
     """Curved downwards near the optimum, upwards further away; without heterogeneity its maximum is 0."""
     objective = objective_of("{name: nonconvex, dimension: 1, noise: 0}")
     curvature = [objective.value(np.array([x + 0.1])) + objective.value(np.array([x - 0.1])) - 2 * objective.value(np.array([x])) for x in (0.0, 1.5)]

@@ -1,13 +1,11 @@
 """`hpcmarl simulate --from-run`: what is measured, what is fitted to it, predictions against closed forms, mistakes."""
 
 import json
-import sys
 import time
 
 import numpy as np
 import pytest
 
-from hpcmarl import cli
 from hpcmarl.comm.topology import Group, Topology
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import UsageError
@@ -15,7 +13,6 @@ from hpcmarl.io.metrics import MetricsWriter
 from hpcmarl.maths.round_times import afedpg_rate, malenia_time, rennala_rate, sync_rate
 from hpcmarl.roles import timing
 from hpcmarl.sim.plan import Slow, best_rule, fit, predict, seconds_of
-from tests.worlds import run_world
 
 RUN = """
 env: {id: mpe2.simple_spread_v3}
@@ -47,7 +44,7 @@ def measured(times, *changes, **figures):
 
 
 @pytest.mark.parametrize("groups", [2, 3, 8, 64])
-def test_constant_times_give_the_closed_forms(groups):
+def test_prediction_with_constant_times_equals_closed_forms(groups):
     found = predict(measured([1.0, 3.0]), groups, RULES)
     compute = np.resize([1.0, 3.0], groups)
     exchange = np.full(groups, 0.5)
@@ -64,20 +61,20 @@ def test_constant_times_give_the_closed_forms(groups):
     assert found["afedpg"]["round_seconds"] == pytest.approx(2 / expected["afedpg"], rel=0.01)
 
 
-def test_slots_that_are_ready_together_count_as_so_many_trajectories():
+def test_simultaneous_slots_count_as_separate_trajectories():
     found = predict(measured([8.0, 8.0], "rounds.batch=64", slots=16), 4, ("sync", "afedpg"))
     assert found["sync"]["round_seconds"] == pytest.approx(2 * 8.0 + 0.5)
     assert found["sync"]["trajectories_per_second"] == pytest.approx(4 * 32 / 16.5)
     assert found["afedpg"]["trajectories_per_second"] == pytest.approx(4 * 32 / 16.5, rel=0.01)
 
 
-def test_a_share_below_what_is_made_at_once_uses_no_more_than_the_share():
+def test_used_trajectories_are_limited_to_the_group_share():
     found = predict(measured([8.0, 8.0], slots=16), 4, ("sync", "rennala"))
     assert found["sync"]["trajectories_per_second"] == pytest.approx(4 * 2 / 8.5)
     assert found["rennala"]["trajectories_per_second"] == pytest.approx(4 * 2 / 8.5, rel=0.01)
 
 
-def test_off_policy_work_goes_on_while_a_point_travels():
+def test_off_policy_work_continues_during_the_exchange():
     changes = ("algo={name: ma_trace}", "topology.environments_per_actor=1")
     found = predict(measured([1.0, 3.0], *changes, exchange=0.25), 4, RULES)
     assert found["sync"]["round_seconds"] == pytest.approx(6.0, rel=0.01)  # 0.25 passes while the next trajectory is made
@@ -90,7 +87,7 @@ def test_off_policy_work_goes_on_while_a_point_travels():
     assert costly["efficiency"] == pytest.approx(8 / (8 + lost), rel=0.02)
 
 
-def test_times_that_vary_make_rounds_wait_for_the_slowest():
+def test_varying_times_lengthen_sync_rounds():
     constant, varying = (predict(measured([1.0] * 2, spread=spread), 16, ("sync",))["sync"]["round_seconds"] for spread in (0.0, 0.3))
     generator = np.random.default_rng(0)
     sigma = np.sqrt(np.log1p(0.3**2))
@@ -99,20 +96,20 @@ def test_times_that_vary_make_rounds_wait_for_the_slowest():
     assert varying == pytest.approx(slowest.mean() + 0.5, rel=0.03)
 
 
-def test_the_server_takes_one_gradient_after_the_other():
+def test_server_processes_gradients_sequentially():
     found = predict(measured([1.0, 1.0], server=0.01), 100, ("sync", "afedpg"))
     assert found["sync"]["round_seconds"] == pytest.approx(2.5 + 98 * 0.01)
     assert predict(measured([1.0, 1.0], server=0.1), 100, ("afedpg",))["afedpg"]["round_seconds"] == pytest.approx(0.1)
 
 
-def test_a_share_of_the_groups_is_slowed():
+def test_slow_option_slows_a_share_of_the_groups():
     run = measured([1.0, 3.0])
     assert seconds_of(run, 4, Slow.parse("0.5:10x")).tolist() == [1.0, 3.0, 10.0, 30.0]
     assert seconds_of(run, 4, Slow.parse("0.01:2")).tolist() == [1.0, 3.0, 1.0, 6.0]  # a share above 0 is one group at least
     assert seconds_of(run, 3, Slow.parse("0:10x")).tolist() == [1.0, 3.0, 1.0]
 
 
-def test_a_learner_that_cannot_keep_up_sets_the_pace():
+def test_slow_learner_determines_the_group_rate():
     told = row([1.0, 1.0]) | {"group_1/gradient_seconds": 4.0}
     assert seconds_of(fit(columns(told), load_config(RUN), "here"), 2, None).tolist() == [1.0, 4.0]
 
@@ -131,7 +128,7 @@ def test_the_best_rule_depends_on_the_objectives():
     assert not measured([1.0, 1.0]).differ
 
 
-def test_the_newest_numbers_count_and_a_missing_exchange_is_that_of_the_others():
+def test_fit_uses_newest_row_and_fills_missing_exchange():
     older, newer = row([1.0, 3.0]), row([2.0, 3.0], exchange=0.75)
     del newer["group_1/exchange_seconds"], older["group_1/exchange_seconds"]
     newer |= {"seconds": 30.0, "version": 30.0, "used_gradients": 120.0}
@@ -144,7 +141,7 @@ def test_the_newest_numbers_count_and_a_missing_exchange_is_that_of_the_others()
     assert [group.exchange_seconds for group in fit(columns(newer), load_config(RUN, ["rounds.late=ignore"]), "here").groups] == [0.25, 0.25]
 
 
-def test_the_run_itself_is_judged_when_every_group_has_delivered_and_up_to_its_last_whole_round():
+def test_measured_rate_covers_whole_rounds_of_all_groups():
     course = [(0.5, 1, 2, 0), (5.0, 3, 6, 0), (9.0, 5, 10, 1), (13.0, 15, 40, 9), (13.5, 15, 41, 9)]  # seconds, version, used, of group 1
     rows = [
         row([1.0, 3.0]) | {"seconds": at, "version": version, "used_gradients": used, "group_0/trajectories": used, "group_1/trajectories": late}
@@ -152,20 +149,6 @@ def test_the_run_itself_is_judged_when_every_group_has_delivered_and_up_to_its_l
     ]
     run = fit(columns(*rows), load_config(RUN), "here")
     assert (run.rate, run.round_seconds) == (7.5, 0.4)
-
-
-@pytest.fixture
-def command(capsys, monkeypatch):
-    """Run a command line; returns (exit code, standard output, standard error)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hpcmarl", "simulate", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return call
 
 
 def run_directory(path, *rows):
@@ -197,24 +180,24 @@ def run_directory(path, *rows):
         ([], "simulate needs CONFIG"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_2(command, tmp_path, monkeypatch, arguments, words):
+def test_from_run_errors_are_one_line_with_exit_code_2(run, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     run_directory(tmp_path / "good", row([1.0, 3.0]))
     run_directory(tmp_path / "old", {"version": 1.0, "seconds": 1.0})
     run_directory(tmp_path / "short", row([1.0, 3.0], timed=2.0))
     run_directory(tmp_path / "silent", row([1.0, 3.0], exchange=np.nan))
-    code, out, err = command(*arguments)
+    code, out, err = run("simulate", *arguments)
     assert (code, out) == (2, "")
     assert len(err.strip().splitlines()) == 1
     assert words in err
 
 
-def test_the_command_prints_a_table_or_one_object(command, tmp_path):
-    run = run_directory(tmp_path / "good", row([1.0, 3.0]))
-    code, out, _ = command("--from-run", run, "--groups", 4, "--rule", "sync", "--rule", "rennala")
+def test_from_run_prints_a_table_or_json(run, tmp_path):
+    measured = run_directory(tmp_path / "good", row([1.0, 3.0]))
+    code, out, _ = run("simulate", "--from-run", measured, "--groups", 4, "--rule", "sync", "--rule", "rennala")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == ["rule", "sync", "rennala", "best:"]
-    code, out, _ = command("--from-run", run, "--groups", 4, "--slow", "0.25:2x", "--json")
+    code, out, _ = run("simulate", "--from-run", measured, "--groups", 4, "--slow", "0.25:2x", "--json")
     told = json.loads(out)
     assert (code, told["groups"], told["measured_groups"], set(told["rules"])) == (0, 4, 2, set(RULES))
     assert told["rules"]["sync"]["round_seconds"] == pytest.approx(12.5)
@@ -222,29 +205,11 @@ def test_the_command_prints_a_table_or_one_object(command, tmp_path):
     assert told["measured_round_seconds"] is None  # one row only
 
 
-def test_a_run_is_predicted_by_its_own_times(command, tmp_path):
-    """Virtual ranks share one thread, so that sleeping actors keep nobody from working and times are those of the delays."""
-    delays = "topology.groups=[{delay: {trajectory: 0.05}}, {delay: {trajectory: 0.1}}]"
-    changes = ("algo.name=reinforce", "optimizer.name=nigt", "topology.environments_per_actor=1", "topology.actors_per_learner=0")
-    run_world(2, tmp_path / "run", delays, *changes, "rounds.batch=2", "stop.updates=6", "logging.every_seconds=0.05")
-    resumed = ("stop.updates=10", "logging.every_seconds=0.05")
-    run_world(2, tmp_path / "run", delays, *changes, "rounds.batch=2", *resumed, resume=str(tmp_path / "run"))
-    code, out, _ = command("--from-run", tmp_path / "run", "--json")
-    told = json.loads(out)
-    assert code == 0
-    fast, slow = told["trajectory_seconds"]
-    assert 0.05 <= fast < slow
-    assert slow >= 0.1
-    assert told["rules"]["sync"]["round_seconds"] >= 0.1
-    assert told["rules"]["afedpg"]["trajectories_per_second"] <= 1 / 0.05 + 1 / 0.1
-    assert told["measured_rule"] == "sync"
-
-
 def pair_of_groups():
     return Topology(2, ("a", "a"), (Group(0, 0, (0,)), Group(1, 1, (1,))))
 
 
-def test_sums_survive_resuming_and_replaced_actors(monkeypatch):
+def test_timing_sums_survive_resume_and_actor_replacement(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     times = timing.GroupTimes(pair_of_groups(), 2, on_policy=True, cancels=True)
@@ -272,7 +237,7 @@ def test_sums_survive_resuming_and_replaced_actors(monkeypatch):
     assert other.row() == {}
 
 
-def test_a_timer_leaves_out_what_was_abandoned(monkeypatch):
+def test_trajectory_timer_excludes_abandoned_work(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     timer = timing.TrajectoryTimer(2)
@@ -285,11 +250,11 @@ def test_a_timer_leaves_out_what_was_abandoned(monkeypatch):
     assert timer.sums == [3, 3.0 + 2.0 + 2.0, 9.0 + 4.0 + 4.0]
 
 
-def test_slow_refuses_what_is_no_number():
+def test_slow_option_rejects_non_numbers():
     with pytest.raises(UsageError, match="allowed: SHARE:FACTORx"):
         Slow.parse("a:bx")
 
 
-def test_replayed_episodes_are_nothing_to_predict_from():
+def test_prediction_rejects_replay_algorithms():
     with pytest.raises(UsageError, match=r"here: cannot be predicted from: with algo\.name: vdn rounds are made of replayed episodes"):
         measured([1.0, 3.0], "algo.name=vdn", "optimizer.name=rmsprop")

@@ -40,7 +40,7 @@ def small(tmp_path):
     return tmp_path / "small.yaml"
 
 
-def test_the_throughput_table(run, tmp_path):
+def test_throughput_table_matches_the_published_rates(run, tmp_path):
     code, out, _ = run("simulate", PAPER / "throughput.yaml", "--json", "--out", tmp_path / "out", "sim.stop.gradients=20000")
     assert code == 0
     found = json.loads(out)["gradients_per_time"]
@@ -54,7 +54,7 @@ def test_the_throughput_table(run, tmp_path):
         np.testing.assert_allclose(rates, row, atol=0.005)
 
 
-def test_keys_of_the_table_are_ordinary_ones(run, tmp_path):
+def test_throughput_overrides_match_closed_forms(run, tmp_path):
     """n, M, h and kappa changed on the command line, against closed forms."""
     compute, kappa = [0.5, 1.0, 3.0], [2.0, 0.25, 1.0]
     changes = ("sim.workers=3", "rounds.batch=7", f"sim.compute_times={compute}", f"sim.communication_times={kappa}", "sim.stop.gradients=21000")
@@ -66,7 +66,7 @@ def test_keys_of_the_table_are_ordinary_ones(run, tmp_path):
         assert found["rennala"] == {"7": pytest.approx(round_times.rennala_rate(compute, kappa, 7))}
 
 
-def test_what_a_simulation_leaves_behind(run, small, tmp_path):
+def test_simulate_writes_config_results_summary_and_plots(run, small, tmp_path):
     code, out, err = run("simulate", small, "--out", tmp_path / "out")
     assert code == 0
     assert len(out.splitlines()) == 7
@@ -90,7 +90,7 @@ def test_what_a_simulation_leaves_behind(run, small, tmp_path):
     assert describe(tmp_path / "out" / "simulation.h5")["cases"][1] == {"setting": "near", "method": "rennala", "batch": 3, "seeds": 2}
 
 
-def test_the_results_are_those_of_the_seeds_and_the_tuned_values():
+def test_results_use_all_seeds_and_tuned_values():
     config = load_simulation(SMALL)
     told = []
     results = simulate_cases(config, (), lambda done, words: told.append(done))
@@ -110,7 +110,7 @@ def test_the_results_are_those_of_the_seeds_and_the_tuned_values():
 
 
 @pytest.mark.parametrize("rule", ["sync", "rennala", "malenia", "afedpg"])
-def test_round_times_stay_within_the_bound_that_is_told(rule):
+def test_round_times_stay_within_the_reported_bound(rule):
     text = f"rounds: {{rule: {rule}, batch: 9, initial_batch: 14}}\n"
     text += "sim: {workers: 7, compute_times: sqrt, communication_times: sqrt, stop: {rounds: 9}}\n"
     figures = run_one(load_simulation(text), 0).figures
@@ -120,7 +120,7 @@ def test_round_times_stay_within_the_bound_that_is_told(rule):
         assert np.isnan(run_one(load_simulation(text, [change]), 0).figures["round_time_bound"])
 
 
-def test_a_simulation_that_diverges_says_so_and_is_not_chosen():
+def test_diverging_simulation_is_reported_and_not_chosen():
     text = "objective: {name: quadratics, start: 5}\noptimizer: {name: sgd}\nsim:\n  stop: {rounds: 3000}\n"
     text += "  sweep: {tune: {seeds: [3], grid: {optimizer.step_size: [100.0, 0.01]}}}\n"
     (result,) = simulate_cases(load_simulation(text))
@@ -139,7 +139,7 @@ def test_a_simulation_that_diverges_says_so_and_is_not_chosen():
         (["sim.communication_times=-2"], "sim.communication_times is -2"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_2_and_leave_nothing(run, small, tmp_path, arguments, words):
+def test_simulate_errors_exit_with_code_2_and_write_nothing(run, small, tmp_path, arguments, words):
     code, out, err = run("simulate", small, *arguments, "--out", tmp_path / "out")
     assert (code, out) == (2, "")
     assert words in err
@@ -160,7 +160,7 @@ def test_jobs_change_no_result(small, run, tmp_path):
                 np.testing.assert_array_equal(column, right["course"][name])
 
 
-def test_what_was_ended_goes_on_where_it_was(run, small, tmp_path, monkeypatch):
+def test_interrupted_simulation_resumes_where_it_stopped(run, small, tmp_path, monkeypatch):
     monkeypatch.setattr(shelf, "WORTH", 0.0)
     done, limit = [], 5
 
@@ -196,7 +196,7 @@ def test_resuming_needs_something_to_resume(run, small, tmp_path):
     assert "holds no unfinished simulation" in err
 
 
-def test_the_time_to_a_threshold_is_told(run, small, tmp_path):
+def test_summary_reports_the_time_to_a_threshold(run, small, tmp_path):
     code, out, _ = run("simulate", small, "--json", "--out", tmp_path / "out", "sim.sweep.tune=", "sim.threshold=-1.2")
     assert code == 0
     told = json.loads(out)
@@ -212,7 +212,7 @@ def test_the_time_to_a_threshold_is_told(run, small, tmp_path):
     assert told["threshold"] == -1.2
 
 
-def test_what_is_stored_of_a_simulation(run, small, tmp_path):
+def test_condensed_simulation_preserves_config_and_outcomes(run, small, tmp_path):
     run("simulate", small, "--out", tmp_path / "out", "sim.threshold=-1.2")
     stored = json.loads(json_text(analysis.condensed(tmp_path / "out" / "simulation.h5")))
     cases, _ = read_simulation(tmp_path / "out" / "simulation.h5")
@@ -234,13 +234,13 @@ def test_curves_begin_with_the_first_value_that_is_known():
     assert values[0, 0] == 2.0
 
 
-def test_a_directory_with_something_in_it_is_refused(run, small, tmp_path):
+def test_non_empty_output_directory_is_rejected(run, small, tmp_path):
     code, _, err = run("simulate", small, "--out", tmp_path)
     assert code == 2
     assert "is not empty" in err
 
 
-def test_run_and_simulation_are_told_apart(run, small):
+def test_commands_distinguish_runs_and_simulations(run, small):
     assert run("train", small)[0] == 2
     assert "hpcmarl simulate" in run("train", small)[2]
     assert run("config", "check", small)[1].endswith("a simulation of 6 cases, objective quadratics\n")
@@ -248,7 +248,7 @@ def test_run_and_simulation_are_told_apart(run, small):
     assert "sim.workers" in run("config", "schema", "--simulation")[1]
 
 
-def test_without_matplotlib_a_line_says_what_to_install(run, small, tmp_path, monkeypatch):
+def test_missing_matplotlib_hint_names_the_extra(run, small, tmp_path, monkeypatch):
     monkeypatch.setattr(analysis, "plots_possible", lambda: False)
     code, out, err = run("simulate", small, "--json", "--out", tmp_path / "out", "sim.sweep.tune=")
     assert code == 0
@@ -257,7 +257,7 @@ def test_without_matplotlib_a_line_says_what_to_install(run, small, tmp_path, mo
     assert not list((tmp_path / "out").glob("*.png"))
 
 
-def test_a_damaged_file_is_refused_in_one_line(run, small, tmp_path):
+def test_damaged_simulation_file_is_rejected(run, small, tmp_path):
     run("simulate", small, "--out", tmp_path / "out", "sim.sweep.tune=")
     path = tmp_path / "out" / "simulation.h5"
     with h5py.File(path, "r+") as file:

@@ -5,7 +5,7 @@ import pytest
 from hpcmarl.roles.statistics import LearnerMeans, Means
 
 
-def test_means_are_weighted_start_anew_and_leave_out_what_is_no_number():
+def test_means_are_weighted_reset_and_skip_nan():
     means = Means()
     means.add({"loss": 1.0, "value": 4.0}, weight=3.0)
     means.add({"loss": 5.0, "value": float("nan")})
@@ -24,7 +24,7 @@ def test_means_are_weighted_start_anew_and_leave_out_what_is_no_number():
         ((1.0, 1e9, 1e10), None, None),  # no discounting, or no reward yet
     ],
 )
-def test_says_once_where_values_are_larger_than_any_return_and_grow(values, limit, told, caplog):
+def test_diverging_values_are_warned_about_once(values, limit, told, caplog):
     means = LearnerMeans()
     for value in values:
         means.add({"value": value} | ({} if limit is None else {"value_limit": limit}))

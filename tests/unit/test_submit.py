@@ -1,60 +1,13 @@
 """hpcmarl submit: what is refused before it waits in a queue, what sbatch is given, what it answers."""
 
 import re
-import sys
 
 import pytest
 
-from hpcmarl import cli
 from hpcmarl.comm.topology import assign_roles
 from hpcmarl.config import GroupConfig, TopologyConfig
-from hpcmarl.config.file import load_config
 from hpcmarl.errors import UsageError
 from hpcmarl.launch.sbatch import seconds_of
-
-CONFIG = "name: tiny\nseed: 3\nenv: {id: a.b}\nstop: {updates: 3}\nslurm: {partition: long, options: [--exclusive]}\n"
-SBATCH = """#!/bin/sh
-# stands for sbatch: keeps what it is given
-number=$(($(ls "{here}" | grep -c '^call') + 1))
-echo "$@" > "{here}/call$number"
-cat > "{here}/script$number"
-echo "4$number;cluster"
-"""
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A working directory with tiny.yaml, and no Slurm."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    (tmp_path / "tiny.yaml").write_text(CONFIG)
-    return tmp_path
-
-
-@pytest.fixture
-def slurm(here, monkeypatch):
-    """An sbatch that answers."""
-    program = here / "bin" / "sbatch"
-    program.parent.mkdir()
-    program.write_text(SBATCH.format(here=program.parent))
-    program.chmod(0o755)
-    monkeypatch.setattr("shutil.which", lambda name: str(program))
-    return program
-
-
-@pytest.fixture
-def submit(capsys, monkeypatch):
-    """`hpcmarl submit ...`; returns (exit code, standard output, standard error)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hpcmarl", "submit", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return call
 
 
 @pytest.mark.parametrize(
@@ -85,12 +38,12 @@ def submit(capsys, monkeypatch):
         (["tiny.yaml", "topology.groups=9", "--ntasks-per-node=8"], "topology.groups asks for 9 learners"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line_and_exit_2(submit, here, arguments, words):
-    code, out, err = submit(*arguments)
+def test_submit_errors_are_one_line_and_exit_with_code_2(run, login_node, arguments, words):
+    code, out, err = run("submit", *arguments)
     assert (code, out) == (2, "")
     assert re.fullmatch(r"error: [^\n]*\n", err)
     assert words in err
-    assert not (here / "runs").exists()
+    assert not (login_node / "runs").exists()
 
 
 @pytest.mark.parametrize(
@@ -101,50 +54,28 @@ def test_time_limits_are_read_like_slurm_reads_them(text, seconds):
 
 
 @pytest.mark.parametrize("text", ["", "1-", "-1", "1:2:3:4", "1 ", "UNLIMITED", "١"])
-def test_other_time_limits_are_refused(text):
+def test_malformed_time_limits_are_rejected(text):
     with pytest.raises(UsageError, match="not a time limit"):
         seconds_of(text)
 
 
-def test_no_slurm_here(submit, here):
-    code, _, err = submit("tiny.yaml")
+def test_missing_sbatch_is_reported(run, login_node):
+    code, _, err = run("submit", "tiny.yaml")
     assert code == 1
     assert "no sbatch on PATH" in err
-    assert not (here / "runs").exists()
+    assert not (login_node / "runs").exists()
 
 
-def test_sbatch_that_refuses_is_quoted_and_nothing_stays(submit, here, slurm):
-    slurm.write_text("#!/bin/sh\necho 'sbatch: error: Invalid qos specification' >&2\nexit 1\n")
-    code, _, err = submit("tiny.yaml", "--run-dir", "runs/x")
-    assert code == 1
-    assert "error: sbatch refused the job (exit code 1) and said: sbatch: error: Invalid qos specification\n" in err
-    assert not (here / "runs" / "x").exists()
-
-
-def test_a_dry_run_prints_the_script_and_touches_nothing(submit, here):
-    code, out, err = submit("tiny.yaml", "--nodes=2", "--ntasks-per-node=4", "--dry-run", "--sbatch=--gres=gpu:1", "slurm.environment=/e")
+def test_a_dry_run_prints_the_script_and_touches_nothing(run, login_node):
+    code, out, err = run("submit", "tiny.yaml", "--nodes=2", "--ntasks-per-node=4", "--dry-run", "--sbatch=--gres=gpu:1", "slurm.environment=/e")
     assert (code, err) == (0, "")
     for line in ("#SBATCH --nodes=2", "#SBATCH --partition=long", "#SBATCH --exclusive", "#SBATCH --gres=gpu:1", "environment=/e"):
         assert f"\n{line}\n" in out
-    assert [path.name for path in here.iterdir()] == ["tiny.yaml"]
+    assert [path.name for path in login_node.iterdir()] == ["tiny.yaml"]
 
 
-def test_what_is_submitted_is_kept_with_the_configuration_as_it_was(submit, here, slurm):
-    code, out, _ = submit("tiny.yaml", "rounds.rule=rennala", "--partition=short", "--run-dir=runs/x", "--depend-verify", "--seeds=2")
-    assert code == 0
-    assert out.startswith(f"job 41, run directory {here}/runs/x\njob 42 verifies it afterwards")
-    kept = load_config(here / "runs" / "x" / "submitted.yaml")
-    assert (kept.rounds.rule, kept.slurm.partition) == ("rennala", "short")
-    script = (here / "runs" / "x" / "job.sbatch").read_text()
-    assert script == (slurm.parent / "script1").read_text()
-    assert "#SBATCH --array=3-4\n" in script
-    assert f"\nconfig={here}/runs/x/submitted.yaml\n" in script
-    assert (slurm.parent / "call2").read_text() == "--parsable --dependency=afterok:41 --kill-on-invalid-dep=yes\n"
-    assert f"\nrun_dir={here}/runs/x\n" in (slurm.parent / "script2").read_text()
-
-
-def test_a_heterogeneous_job_has_its_actors_on_the_second_component(submit, here):
-    code, out, _ = submit("tiny.yaml", "topology.groups=3", "--ntasks-per-node=4", "--hetjob=2x8", "--actor-sbatch=--mem=8G", "--dry-run")
+def test_heterogeneous_job_puts_actors_on_second_component(run, login_node):
+    code, out, _ = run("submit", "tiny.yaml", "topology.groups=3", "--ntasks-per-node=4", "--hetjob=2x8", "--actor-sbatch=--mem=8G", "--dry-run")
     assert code == 0
     first, second = out.split("#SBATCH hetjob\n")
     assert "#SBATCH --ntasks-per-node=4\n" in first
@@ -153,7 +84,7 @@ def test_a_heterogeneous_job_has_its_actors_on_the_second_component(submit, here
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_learners_apart_from_actors(shared):
+def test_placement_apart_separates_learners_from_actors(shared):
     config = TopologyConfig(
         groups=(GroupConfig(actors=2), GroupConfig(), GroupConfig()), placement="apart", server="shared" if shared else "dedicated"
     )

@@ -19,16 +19,15 @@ from hpcmarl.config import RoundsConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.doctor.checks import check_reductions
 from hpcmarl.errors import HpcmarlError, UsageError
-from hpcmarl.roles.liveness import RunLost
 from hpcmarl.roles.run import form_reduction_group, prepare
-from tests.replays import idle_learners, load_trace, new_replica, play, record, server_result
-from tests.worlds import SPREAD, run_world, summary
+from tests.support.replays import idle_learners, load_trace, new_replica, play, record, server_result
+from tests.support.worlds import SPREAD
 
 TRACES = [("rennala", 3, 2), ("rennala", 2, 5), ("sync", 3, 6), ("malenia", 2, 6), ("malenia", 3, 8)]
 
 
 @pytest.mark.parametrize(("rule", "groups", "batch"), TRACES)
-def test_replicas_do_what_the_server_does(rule, groups, batch, tmp_path):
+def test_replicas_equal_the_server_result(rule, groups, batch, tmp_path):
     record(tmp_path / "run", rule, groups, batch).save(tmp_path / "trace.npz")
     trace = load_trace(tmp_path / "trace.npz")
     assert idle_learners(trace) > 0 or (rule, batch) != ("rennala", 2)
@@ -61,20 +60,14 @@ def test_every_choice_has_a_backend():
     assert all(issubclass(find_backend(name), SumBackend) for name in BACKENDS if name != "mpi")
 
 
-@pytest.mark.parametrize("reduce", sorted(BACKENDS))
-def test_ranks_of_one_process_need_no_backend(reduce, tmp_path):
-    run_world(3, tmp_path, "topology.groups=2", f"rounds.reduce={reduce}", "stop.updates=3")
-    assert summary(tmp_path)["updates"] == 3
-
-
-def test_a_missing_horovod_is_named_with_its_remedy(monkeypatch):
+def test_missing_horovod_error_names_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "horovod", None)
     problem = HorovodSums.problem(["here"])
     assert "not installed; run tools/install_horovod" in problem
     assert "\n" not in problem
 
 
-def test_a_horovod_of_another_torch_is_named_with_its_remedy(monkeypatch, tmp_path):
+def test_mismatched_horovod_error_names_the_remedy(monkeypatch, tmp_path):
     (tmp_path / "horovod").mkdir()
     (tmp_path / "horovod" / "__init__.py").write_text("")
     (tmp_path / "horovod" / "torch.py").write_text("raise ImportError('undefined symbol:\\n _ZN5torch')")
@@ -101,7 +94,7 @@ def test_learners_of_a_host_take_different_gpus(monkeypatch):
     assert [backend._choose_device(rank, hosts).index for rank in range(5)] == [0, 0, 1, 0, 1]
 
 
-def test_gloo_asks_for_an_interface_where_the_host_name_is_of_no_use(monkeypatch):
+def test_gloo_requires_an_interface_for_loopback_hosts(monkeypatch):
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     monkeypatch.setattr(socket, "gethostbyname", lambda name: "127.0.1.1")
     assert GlooSums.problem(["a", "a"]) == ""
@@ -111,7 +104,7 @@ def test_gloo_asks_for_an_interface_where_the_host_name_is_of_no_use(monkeypatch
     assert GlooSums.problem(["a", "b"]) == ""
 
 
-def test_a_failed_sum_waits_for_a_death_and_then_tells(monkeypatch):
+def test_failed_sum_raises_if_all_ranks_stay_alive(monkeypatch):
     def begin():
         raise RuntimeError("connection reset")
 
@@ -122,7 +115,7 @@ def test_a_failed_sum_waits_for_a_death_and_then_tells(monkeypatch):
         failed.result()
 
 
-def test_a_sum_that_fails_on_the_way_gives_nothing_more(monkeypatch):
+def test_sum_failing_midway_never_returns_a_result(monkeypatch):
     answers = iter([None, RuntimeError("lost"), np.ones(3)])
 
     def poll():
@@ -151,7 +144,7 @@ class Refusing:
         return [bytes(len(payload)), payload]
 
 
-def test_what_is_missing_on_any_rank_is_known_on_all():
+def test_backend_problem_of_one_rank_is_reported_on_all():
     config = load_config(SPREAD, ("rounds.reduce=horovod",))
     assert form_reduction_group(Refusing(), config, ["here", "there"]) == "rounds.reduce: horovod: nothing is installed"
     assert form_reduction_group(Refusing(), load_config(SPREAD), ["here", "there"]) == ""
@@ -164,16 +157,7 @@ def test_a_bad_backend_leaves_no_run_directory(monkeypatch, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_without_a_backend_that_can_be_formed_again_a_dead_learner_ends_the_run(tmp_path):
-    changes = ("topology.groups=2", "stop.updates=20", "checkpoint.every_updates=4")
-    with pytest.raises(RunLost, match=r"rank 4 \(learner\) on .* has died, and with rounds.reduce: nccl"):
-        run_world(7, tmp_path, *changes, "rounds.reduce=nccl", deaths={4: 5})
-    assert list(tmp_path.glob("checkpoints/checkpoint-*.h5"))
-    run_world(7, tmp_path / "actor", *changes, "rounds.reduce=nccl", deaths={3: 5})  # an actor can be spared
-    assert summary(tmp_path / "actor")["updates"] == 20
-
-
-def test_the_doctor_names_the_backends(monkeypatch):
+def test_doctor_reports_every_reduction_backend(monkeypatch):
     monkeypatch.setitem(sys.modules, "horovod", None)
     found = {finding.name.split()[-1]: finding for finding in check_reductions(load_config(SPREAD, ("rounds.reduce=horovod",)))}
     assert list(found) == ["gloo", "horovod", "nccl"]

@@ -70,7 +70,7 @@ def act(algorithm, observations, steps=4):
     ids=" ".join,
 )
 @pytest.mark.parametrize("features", [[0, 1, 2, 3, NEW, NEW], [NEW, 2, 0, NEW, 3, 1], [3, 2, 1, 0]], ids=["more", "mixed", "order"])
-def test_policies_act_as_before_whatever_the_new_features_show(changes, features):
+def test_carried_policies_ignore_new_features(changes, features):
     old, new = make(spec(4), *changes, seed=1), make(spec(len(features)), *changes, seed=2)
     carried = carry_over(old, new, {"walkers": features})
     assert carried.difference < 1e-5
@@ -85,7 +85,7 @@ def test_policies_act_as_before_whatever_the_new_features_show(changes, features
     np.testing.assert_allclose(act(new, {"walkers": after}), act(old, {"walkers": before}), atol=2e-4)
 
 
-def test_a_critic_values_as_before_too():
+def test_carried_critic_ignores_new_features():
     """The critic of all agents' observations reads them agent by agent."""
     old, new = make(spec(4), "algo.critic=obs", seed=1), make(spec(6), "algo.critic=obs", seed=2)
     features = [NEW, 2, 0, NEW, 3, 1]
@@ -99,14 +99,14 @@ def test_a_critic_values_as_before_too():
     np.testing.assert_allclose(after @ widened.ravel(), before @ seen.ravel(), rtol=1e-4, atol=1e-5)
 
 
-def test_only_the_policy_that_changes_needs_features_and_what_reads_both_begins_anew():
+def test_only_the_changed_policy_requires_features():
     old, new = make(spec(4, 3), "algo.critic=obs", seed=1), make(spec(5, 3), "algo.critic=obs", seed=2)
     carried = carry_over(old, new, {"walkers": [0, 1, 2, 3, NEW]})
     assert {name.rpartition(".layers.")[0] for name in carried.begun} == {"walkers.1.layers", "runners.1.layers"}
     assert carried.widened == ["walkers.0.outputs.layers.0.weight"]
 
 
-def test_a_mixer_of_the_state_stays_as_it_is():
+def test_mixer_of_the_state_is_carried_over_unchanged():
     old, new = make(spec(4, state=7), "algo.name=qmix", seed=1), make(spec(5, state=7), "algo.name=qmix", seed=2)
     carried = carry_over(old, new, {"walkers": [0, 1, 2, 3, NEW]})
     assert not carried.begun
@@ -129,7 +129,7 @@ def test_a_mixer_of_the_state_stays_as_it_is():
         ),
     ],
 )
-def test_what_does_not_fit_is_one_line(before, after, features, message):
+def test_incompatible_networks_are_rejected(before, after, features, message):
     with pytest.raises(ConfigError, match=message):
         carry_over(make(before), make(after), features)
 

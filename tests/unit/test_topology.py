@@ -48,6 +48,6 @@ def test_evaluators_are_the_last_ranks():
         (7, {"evaluators": 1, "groups": 2, "actors_per_learner": 1}, r"need 5 ranks .* or 6 .*, not 7 \(1 of them evaluators\); change"),
     ],
 )
-def test_what_does_not_fit_is_told_with_the_sizes_that_do(size, changes, message):
+def test_impossible_topologies_name_the_allowed_sizes(size, changes, message):
     with pytest.raises(ConfigError, match=message):
         assign_roles(size, ["h"] * size, TopologyConfig(**changes))

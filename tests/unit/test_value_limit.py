@@ -6,12 +6,12 @@ import pytest
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.value_limit import ValueLimit
 from hpcmarl.config import COMAConfig, MATraceConfig, NetworkConfig, PPOConfig
-from tests.rollouts import DISCRETE, make_spec, random_rollout
+from tests.support.rollouts import DISCRETE, make_spec, random_rollout
 
 CONFIGS = {"ma_trace": MATraceConfig, "ppo": PPOConfig, "coma": COMAConfig}
 
 
-def test_keeps_the_largest_reward_in_size():
+def test_value_limit_uses_the_largest_absolute_reward():
     limit = ValueLimit(make_spec(), 0.9)
     assert limit.statistics() == {}
     for rewards, told in (([0.0, 0.0], None), ([0.1, -0.5], 5.0), ([0.2], 5.0), ([], 5.0), ([3.0], 30.0)):
@@ -21,13 +21,13 @@ def test_keeps_the_largest_reward_in_size():
     assert limit.statistics() == {"value_limit": pytest.approx(30.0)}
 
 
-def test_tells_nothing_without_discounting():
+def test_value_limit_is_absent_without_discounting():
     limit = ValueLimit(make_spec(), 1.0)
     limit.see(np.ones(3))
     assert limit.statistics() == {}
 
 
-def test_between_two_turns_of_an_agent_everybody_has_had_one():
+def test_value_limit_counts_all_turns_between_decisions():
     limit = ValueLimit(make_spec(agents=4, turn_based=True), 0.5)
     limit.see(np.ones(3))
     assert limit.statistics() == {"value_limit": 8.0}
@@ -35,7 +35,7 @@ def test_between_two_turns_of_an_agent_everybody_has_had_one():
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("critic", ["obs", "dec"])
-def test_actor_critics_tell_it_beside_the_mean_of_their_values(name, critic):
+def test_actor_critics_report_value_limit_and_mean_value(name, critic):
     spec = make_spec(action=DISCRETE)
     keys = {"network": NetworkConfig(hidden=(4,)), "discount": 0.9, "reward_scale": 0.5}
     algorithm = make_algorithm(spec, CONFIGS[name](**keys, **({} if name == "coma" else {"critic": critic})), 0)

@@ -22,7 +22,7 @@ def watch(rule, clock):
 
 
 @pytest.mark.parametrize(("name", "batch"), [("malenia", 6), ("sync", 3)])
-def test_the_group_that_has_not_reported_is_named_with_its_rank(name, batch, clock, caplog):
+def test_missing_group_is_logged_with_its_rank(name, batch, clock, caplog):
     rule = make_rule(name, 3, batch)
     watched = watch(rule, clock)
     rule.on_gradient(0, 0, 2)
@@ -42,7 +42,7 @@ def test_the_group_that_has_not_reported_is_named_with_its_rank(name, batch, clo
 
 
 @pytest.mark.parametrize("name", ["rennala", "malenia", "sync"])
-def test_nobody_is_named_where_nobody_in_particular_is_waited_for(name, clock, caplog):
+def test_no_group_is_logged_without_a_single_missing_one(name, clock, caplog):
     rule = make_rule(name, 3, 9)
     watched = watch(rule, clock)
     if name == "rennala":
@@ -52,7 +52,7 @@ def test_nobody_is_named_where_nobody_in_particular_is_waited_for(name, clock, c
     assert not caplog.records
 
 
-def test_every_round_has_its_own_clock(clock, caplog):
+def test_waiting_time_restarts_each_round(clock, caplog):
     rule = make_rule("malenia", 3, 3)
     watched = watch(rule, clock)
     clock[0] = 29.0

@@ -1,0 +1,36 @@
+"""Recurrent policies learn what cannot be done without memory: a number that is seen in an episode's first step, to be named in all of them."""
+
+import pytest
+
+from tests.support.worlds import ECHO, SPREAD, run_world, summary
+
+RECALL = ("env={id: 'tests.support.environments:Recall'}", "algo.network={hidden: [16], recurrent: true, memory: 16}", "eval.episodes=100")
+VALUES = ("stop.updates=300", "algo.epsilon_steps=3000")
+POLICIES = ("stop.updates=200", "rounds.batch=8", "topology.environments_per_actor=8", "optimizer={name: adam, step_size: 0.01}", "algo.discount=0.5")
+MEMORYLESS = ("algo.network.recurrent=false",)
+
+
+def earned(directory, text, *changes):
+    run_world(1, directory, *RECALL, *changes, text=text)
+    return summary(directory)["eval_return_mean"]
+
+
+@pytest.mark.parametrize("name", ["iql", "vdn", "qmix", "wqmix", "res"])
+def test_recurrent_value_based_agents_solve_the_memory_task(tmp_path, name):
+    assert earned(tmp_path, ECHO, *VALUES, f"algo.name={name}", *(("rounds.batch=32",) if name == "wqmix" else ())) > 0.9
+
+
+@pytest.mark.parametrize("name", ["reinforce", "ma_trace", "coma", "ppo"])
+def test_recurrent_policy_gradient_agents_solve_memory_task(tmp_path, name):
+    critic = () if name == "reinforce" else ("algo.critic=full", "algo.value_cost=1", "stop.updates=400")
+    assert earned(tmp_path, SPREAD, *POLICIES, f"algo.name={name}", *critic) > 0.9
+
+
+def test_coma_with_memoryless_critic_fails_the_memory_task(tmp_path):
+    """Its critic has no memory, and all of its agents' credit comes from there: observations of nothing name no action better than another."""
+    assert earned(tmp_path, SPREAD, *POLICIES, "algo.name=coma", "algo.critic=obs") < 0.7
+
+
+@pytest.mark.parametrize(("text", "changes"), [(ECHO, VALUES), (SPREAD, POLICIES)], ids=["vdn", "ma_trace"])
+def test_memoryless_agents_fail_the_memory_task(tmp_path, text, changes):
+    assert 0.4 < earned(tmp_path, text, *changes, *MEMORYLESS) < 0.7

@@ -1,0 +1,72 @@
+"""Messages of all sizes from everyone to everyone; chunks; broadcast and gathering; sums; idle ranks."""
+
+import time
+
+import numpy as np
+
+from hpcmarl.comm.protocol import HEADER_BYTES, Kind, write_header
+from hpcmarl.comm.transport import Backoff
+from tests.mpi.checks import Ranks, on_ranks
+
+CHUNK_BYTES = 4096
+SIZES = [0, 1, 500, CHUNK_BYTES - HEADER_BYTES, 5000, 100_000, 3, 1_000_000]
+IDLE_SECONDS = 0.5
+
+
+def message(source: int, number: int) -> np.ndarray:
+    buffer = np.empty(HEADER_BYTES + SIZES[number], np.uint8)
+    write_header(buffer, Kind.REPORT, source=source, count=number)
+    buffer[HEADER_BYTES:] = (np.arange(SIZES[number]) * (source + 1) + number) % 251
+    return buffer
+
+
+@on_ranks(1, 2, 4)
+def messages_arrive_whole_and_in_order(ranks: Ranks) -> None:
+    transport = ranks.transport(chunk_bytes=CHUNK_BYTES)
+    handles = [transport.send(rank, message(ranks.rank, number)) for number in range(len(SIZES)) for rank in range(ranks.size)]
+    expected = dict.fromkeys(range(ranks.size), 0)
+    backoff, deadline = Backoff(), time.monotonic() + 60
+    while any(number < len(SIZES) for number in expected.values()) or not all(handle.done() for handle in handles):
+        assert time.monotonic() < deadline, f"rank {ranks.rank} waits for {expected}"
+        received = transport.receive()
+        if received is None:
+            backoff.wait()
+            continue
+        backoff.reset()
+        number = int(received.header["count"])
+        assert number == expected[received.source], f"message {number} of rank {received.source}, not {expected[received.source]}"
+        assert np.array_equal(received.buffer, message(received.source, number))
+        expected[received.source] += 1
+        received.release()
+    transport.close()
+
+
+@on_ranks(1, 2, 4)
+def collectives_give_the_same_on_every_rank(ranks: Ranks) -> None:
+    transport = ranks.transport()
+    assert transport.broadcast(b"word" if ranks.rank == 0 else None) == b"word"
+    assert transport.gather(bytes([ranks.rank])) == [bytes([rank]) for rank in range(ranks.size)]
+    hosts = transport.gather_hosts()
+    assert len(hosts) == ranks.size
+    transport.reduction_group(range(ranks.size), hosts, "mpi")
+    backoff = Backoff()
+    for turn in range(3):
+        reduction = transport.start_sum(np.full(1000, float(ranks.rank + turn), np.float32))
+        while (total := reduction.result()) is None:
+            backoff.wait()
+        assert total[0] == sum(rank + turn for rank in range(ranks.size))
+    transport.close()
+
+
+@on_ranks(1, 2, 4)
+def an_idle_rank_sleeps(ranks: Ranks) -> None:
+    transport = ranks.transport()
+    transport.broadcast(b"" if ranks.rank == 0 else None)
+    backoff = Backoff()
+    processor, wall = time.process_time(), time.monotonic()
+    while time.monotonic() - wall < IDLE_SECONDS:
+        assert transport.receive() is None
+        backoff.wait()
+    share = (time.process_time() - processor) / (time.monotonic() - wall)
+    assert share < 0.2, f"idle rank {ranks.rank} used {share:.0%} of a core"
+    transport.close()

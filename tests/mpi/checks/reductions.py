@@ -1,0 +1,58 @@
+"""Sums among real learners by each backend: the numbers of a server, and runs that go on by another backend."""
+
+import sys
+import time
+
+import numpy as np
+
+from tests.mpi.checks import Ranks, on_ranks
+from tests.support.replays import new_replica, play, record, server_result
+from tests.support.worlds import SPREAD, summary
+
+TRACES = [("rennala", 3, 2), ("sync", 3, 6), ("malenia", 3, 8), ("malenia", 2, 6)]
+BACKENDS = ("horovod", "hpcmarl.comm.horovod_sums", "hpcmarl.comm.torch_sums")
+
+
+def loaded_backends() -> list[str]:
+    return [name for name in sys.modules if name.startswith(BACKENDS)]
+
+
+@on_ranks(4, libraries=("openmpi",), backend=("horovod",))
+@on_ranks(4, backend=("mpi", "gloo"))
+def ranks_sum_what_a_server_sums(ranks: Ranks, backend: str) -> None:
+    """The last rank stands by: it must load no backend. The others play recorded gradients and compare with a server."""
+    from hpcmarl.comm.mpi_group import MpiGroup  # starts MPI
+
+    standing_by = ranks.rank == ranks.size - 1
+    if standing_by:
+        assert not loaded_backends(), "an earlier check has loaded a backend: this one must come first"
+    transport = ranks.transport()
+    hosts = transport.gather_hosts()
+    for number, (rule, groups, batch) in enumerate(TRACES):
+        trace = record(ranks.directory / f"{number}-{ranks.rank}", rule, groups, batch, updates=4)  # the same on every rank
+        group = MpiGroup(transport.comm, list(range(groups)), hosts, backend)
+        for dtype in (np.float64, np.float32) if ranks.rank < groups else ():
+            replica = new_replica(trace, ranks.rank, group.start_sum, dtype)
+            for _ in play(trace, replica):
+                time.sleep(1e-4)
+            exact = dtype is np.float64 and (rule != "malenia" or groups < 3)
+            # the sums of float32 gradients are exact in float64, whatever the order; with malenia three scaled ones are not
+            rounding = {"rtol": 0.0} if exact else {"rtol": 1e-12} if dtype is np.float64 else {"rtol": 1e-4, "atol": 1e-6}
+            np.testing.assert_allclose(replica.optimizer.parameters, server_result(trace, dtype), err_msg=rule, **rounding)
+            digests = group._comm.allgather(replica.optimizer.parameters.tobytes())
+            assert len(set(digests)) == 1, "the replicas differ"
+        group.close()
+    if standing_by:
+        assert not loaded_backends()
+    transport.close()
+
+
+@on_ranks(4, libraries=("openmpi",), backends=("gloo mpi", "horovod gloo"))
+def a_run_resumes_with_another_backend(ranks: Ranks, backends: str) -> None:
+    first, second = backends.split()
+    always = ("topology.groups=2", "topology.actors_per_learner=1", "rounds.rule=rennala", "rounds.batch=4")
+    ranks.train(SPREAD, *always, f"rounds.reduce={first}")
+    ranks.train(SPREAD, *always, f"rounds.reduce={second}", "stop.updates=9", resume="auto")
+    if ranks.rank == 0:
+        told = summary(ranks.directory / "run")
+        assert (told["status"], told["updates"], told["ranks"]) == ("finished", 9, 4)

@@ -1,0 +1,43 @@
+"""The checks of tests/mpi/checks on real ranks, a world for each MPI library."""
+
+import pytest
+
+from tests.mpi.checks import load_checks
+from tests.support.launch import LIBRARIES, needs_horovod
+from tests.support.rank_world import RankWorld
+
+pytestmark = pytest.mark.mpi
+CHECKS = load_checks()
+
+
+def cases() -> list:
+    """A test for each library and check; a world's tests stay together, in order."""
+    found = []
+    for library in LIBRARIES:
+        name, marks = (library, ()) if isinstance(library, str) else (library.values[0], library.marks)
+        for check in CHECKS.values():
+            if name in check.libraries:
+                own = [pytest.mark.xdist_group(f"ranks of {name}"), *([needs_horovod] if check.needs_horovod else [])]
+                found.append(pytest.param(name, check.name, marks=[*marks, *own], id=f"{name}-{check.name}"))
+    return found
+
+
+@pytest.fixture(scope="session")
+def worlds(request, tmp_path_factory):
+    """Library -> its world, which runs the checks that were chosen, and no others."""
+    chosen: dict[str, list[str]] = {}
+    for item in request.session.items:
+        if item.function is test_shared_ranks_pass and not any(marker.name == "skipif" and marker.args[0] for marker in item.iter_markers()):
+            chosen.setdefault(item.callspec.params["library"], []).append(item.callspec.params["check"])
+    made = {
+        library: RankWorld(library, max(CHECKS[name].ranks for name in names), names, tmp_path_factory.mktemp(library))
+        for library, names in chosen.items()
+    }
+    yield made
+    for world in made.values():
+        world.close()
+
+
+@pytest.mark.parametrize(("library", "check"), cases())
+def test_shared_ranks_pass(library, check, worlds):
+    worlds[library].expect(check)

@@ -1,0 +1,1 @@
+"""Tests that start other processes, but no MPI ranks."""

@@ -1,0 +1,61 @@
+"""What is imported by whom: measured in fresh interpreters."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+HELP = "import sys; sys.argv = {}; import hpcmarl.cli\ntry: hpcmarl.cli.main()\nexcept SystemExit: pass"
+HEAVY = ("torch", "numpy", "h5py", "mpi4py", "pettingzoo", "rich")
+
+
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        ("import hpcmarl", (*HEAVY, "pydantic", "typer")),
+        (HELP.format(["hpcmarl", "--help"]), (*HEAVY, "pydantic")),
+        (HELP.format(["hpcmarl", "train", "--help"]), HEAVY),  # typer itself loads pydantic for a command's arguments
+        (HELP.format(["hpcmarl", "config", "--help"]), HEAVY),
+        (HELP.format(["hpcmarl", "submit", str(CONFIGS / "quickstart.yaml"), "--dry-run"]), HEAVY),
+    ],
+    ids=["import hpcmarl", "hpcmarl --help", "hpcmarl train --help", "hpcmarl config --help", "hpcmarl submit --dry-run"],
+)
+def test_help_and_dry_run_load_no_heavy_packages(code, heavy):
+    program = f"{code}\nimport sys\nprint('loaded:', *[name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].strip() == "loaded:"
+
+
+def test_launcher_loads_neither_mpi_nor_torch():
+    program = "import sys, hpcmarl.config.file, hpcmarl.launch.mpiexec, hpcmarl.launch.world\n"
+    program += "print('loaded:', *{'torch', 'numpy', 'mpi4py'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "loaded:"
+
+
+def test_the_data_command_is_light():
+    script = "import sys, hpcmarl.cli_data; print(sorted({'h5py', 'numpy', 'torch', 'pydantic', 'rich.table'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env={**os.environ})
+    assert done.stdout.strip() == "[]"
+
+
+def test_formula_simulation_loads_no_torch_or_environments():
+    program = "from hpcmarl.config.file import load_simulation\nfrom hpcmarl.sim.running import run_one\n"
+    program += "run_one(load_simulation('objective: {name: quadratics}\\nsim: {stop: {rounds: 3}}\\n'), 0)\n"
+    program += "import sys; print('loaded:', *{'torch', 'gymnasium', 'pettingzoo'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "loaded:"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jaxmarl") is None, reason="needs JaxMARL: pip install 'hpcmarl[smax]'")
+def test_describing_smax_loads_no_other_game_and_prints_none() -> None:
+    program = (
+        "import sys; from hpcmarl.config import EnvConfig; from hpcmarl.envs import describe; describe(EnvConfig(id='smax:3m'), {});"
+        "print(any(name.startswith('jaxmarl.environments.storm') for name in sys.modules), 'jaxmarl' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"

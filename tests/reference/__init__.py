@@ -1,0 +1,1 @@
+"""Literal implementations of the algorithms, agent by agent and step by step."""

@@ -1,0 +1,100 @@
+"""COMA's loss written from its equations with loops over slots, rows and agents: the slow twin of algos/coma.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hpcmarl.types import FloatArray
+from tests.reference.ppo import LiteralPPO
+
+
+class LiteralCOMA(LiteralPPO):
+    """One unroll (slot) of one policy. Rewards and ends are the team's, rows an agent's own."""
+
+    def action_values(self, t: int, agent: int, critic: torch.nn.Module) -> torch.Tensor:
+        """Q(s_t, u_{-k}, .) of the agent, all actions; in the critic's units."""
+        parts, others = [], []
+        for policy in self.algorithm.spec.policies:
+            part = self.rollout.policies[policy.name]
+            for k in range(len(policy.agents)):
+                hot = np.zeros(policy.action.sizes[0], np.float32)
+                if part.alive[t, self.slot, k] and (policy.name != self.policy.name or k != agent):
+                    hot[part.action[t, self.slot, k]] = 1.0
+                others.append(hot)
+            parts.append(part.obs[t, self.slot].reshape(-1))
+        number = np.zeros(self.agents, np.float32)
+        number[agent] = 1.0
+        if self.config.critic == "full":
+            seen = [self.rollout.state[t, self.slot], *others, self.part.obs[t, self.slot, agent].reshape(-1), number]
+        else:
+            seen = [*parts, *others, number]
+        values: torch.Tensor = critic(torch.from_numpy(np.concatenate(seen)))
+        return values
+
+    def later(self, t: int, agent: int) -> float:
+        """The target network's value of what was done."""
+        critic = self.algorithm._target_critics[self.policy.name]
+        return critic.values(self.action_values(t, agent, critic))[int(self.part.action[t, self.slot, agent])].item()
+
+    def after(self, t: int, agent: int, closed: int | None) -> tuple[float, float]:
+        """What follows row t: its value, and its target."""
+        terminated, truncated = self.ends(t, None)
+        if terminated:
+            return 0.0, 0.0
+        if truncated:
+            value = self.later(t, agent) if self.acting(t, agent) else 0.0
+            return value, value
+        t += 1
+        if self.acting(t, agent):
+            value = self.later(t, agent)
+            return value, value if t == closed else self.target(t, agent, closed)
+        value, target = self.after(t, agent, closed)
+        return value + self.reward(t, None), target + self.reward(t, None)
+
+    def target(self, t: int, agent: int, closed: int | None) -> float:
+        value, target = self.after(t, agent, closed)
+        mix = self.config.trace_lambda
+        return self.reward(t, None) + self.config.discount * ((1 - mix) * value + mix * target)
+
+    def loss(self) -> torch.Tensor:
+        config, total, critic = self.config, torch.zeros(()), self.algorithm._critics[self.policy.name]
+        for agent in range(self.agents):
+            closed = self.last_decision(agent)
+            for t in range(self.steps):
+                if not self.acting(t, agent):
+                    continue
+                taken = int(self.part.action[t, self.slot, agent])
+                outputs = self.action_values(t, agent, critic)
+                values = critic.values(outputs.detach())
+                average = 0.0
+                for action in range(len(values)):
+                    if self.part.action_mask is None or self.part.action_mask[t, self.slot, agent, action]:
+                        average += self.logp_of(t, agent, action).exp().item() * values[action].item()
+                logp, entropy = self.logp_and_entropy(t, agent)
+                ratio = min(config.rho_max, float(np.exp(logp.item() - float(self.part.logp[t, self.slot, agent]))))
+                total = total - ratio * logp * (values[taken].item() - average) - config.entropy_cost * entropy
+                if t != closed:
+                    wanted = critic.outputs_for(torch.tensor([self.target(t, agent, closed)]))[0]
+                    total = total + config.value_cost * (wanted - outputs[taken]) ** 2 / self.agents
+        return total / self.steps
+
+    def logp_of(self, t: int, agent: int, action: int) -> torch.Tensor:
+        """Of an action that was perhaps not taken."""
+        kept = self.part.action[t, self.slot, agent]
+        self.part.action[t, self.slot, agent] = action
+        logp = self.logp_and_entropy(t, agent)[0]
+        self.part.action[t, self.slot, agent] = kept
+        return logp
+
+
+def literal_gradient(algorithm, rollouts) -> FloatArray:
+    """The sum over all slots and policies."""
+    algorithm._flat.zero_gradient()
+    for rollout in rollouts:
+        for policy in algorithm.spec.policies:
+            for slot in range(rollout.count):
+                loss = LiteralCOMA(algorithm, rollout, policy, slot).loss()
+                if loss.requires_grad:
+                    (-loss).backward()
+    return algorithm._flat.gradient.copy()

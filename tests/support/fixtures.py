@@ -1,0 +1,106 @@
+"""Fixtures that tests of several folders ask for; tests/conftest.py loads them."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from hpcmarl import cli
+from hpcmarl.config.run import TrajectoriesConfig
+from hpcmarl.io.shard_reader import list_shards
+from hpcmarl.io.trajectory import TrajectoryWriter
+from tests.support.rollouts import make_spec, random_rollout
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run a command line in this process; returns (exit code, standard output, standard error)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hpcmarl", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return call
+
+
+@pytest.fixture
+def run_json(run):
+    """Run a command line that must succeed with --json; returns the object that it prints."""
+
+    def call(*arguments):
+        code, out, err = run(*arguments, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    return call
+
+
+SUBMITTED = "name: tiny\nseed: 3\nenv: {id: a.b}\nstop: {updates: 3}\nslurm: {partition: long, options: [--exclusive]}\n"
+
+
+@pytest.fixture
+def login_node(tmp_path, monkeypatch):
+    """A working directory with tiny.yaml, and no program of Slurm."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    (tmp_path / "tiny.yaml").write_text(SUBMITTED)
+    return tmp_path
+
+
+@pytest.fixture
+def shard(tmp_path):
+    """A shard of one rollout of 20 steps and 4 slots."""
+    generator = np.random.default_rng(3)
+    writer = TrajectoryWriter(tmp_path / "run", make_spec(), TrajectoriesConfig(), rank=0, role="actor", host="h", attributes={})
+    writer.append(random_rollout(make_spec(), 20, 4, generator))
+    writer.close()
+    return list_shards(tmp_path / "run")[0]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 32 MB of its own: small enough to fill up, too large for the runs here to do so."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(place)], capture_output=True).returncode:
+        pytest.skip("needs root and the right to mount a small tmpfs")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.fixture
+def product_timing(monkeypatch):
+    """The seconds that sparse products are found to take: times["dense"], times["csr"]."""
+    from hpcmarl.nets import sparse
+
+    times = {"dense": 1.0, "csr": 0.5, "calls": 0}
+
+    def best_seconds(calls):
+        for call in calls:
+            call()
+        times["calls"] += 1
+        return [times["dense"], times["csr"]]
+
+    monkeypatch.setattr(sparse, "_best_seconds", best_seconds)
+    return times
+
+
+@pytest.fixture(scope="session")
+def quick_compiler():
+    """Have JAX compile SMAX without optimisation, if nothing has loaded JAX before: compiling takes most of these tests' time."""
+    if importlib.util.find_spec("jaxmarl") is None or "jax" in sys.modules:
+        return
+    from hpcmarl.envs.smax_maps import load
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0")
+        module = load("smax:3m")  # JAX reads its settings now
+    module.COMPILER["xla_backend_optimization_level"] = "0"

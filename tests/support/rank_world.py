@@ -1,0 +1,74 @@
+"""Real ranks that many tests share: one mpiexec that runs a list of checks in turn (tests/mpi/serve_checks.py).
+
+Each check's outcome is read as soon as it is there, so that a test lasts as long as its check. Where a check fails, its world ends; the
+checks after it run in a new one.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from hpcmarl.launch.mpiexec import session_members
+from tests.support.launch import mpi_command, python_of
+
+ROOT = Path(__file__).parents[2]
+LIMIT_SECONDS = 150.0  # for one check, the start of a world included
+POLL_SECONDS = 0.02
+
+
+class RankWorld:
+    """Ranks under one MPI library, and the checks that they run.
+
+    Args:
+        library: "openmpi" or "mpich".
+        ranks: Size of the world.
+        checks: Names of checks, in the order in which they are asked for.
+        directory: Where checks write; one folder each.
+    """
+
+    def __init__(self, library: str, ranks: int, checks: Sequence[str], directory: Path) -> None:
+        self.library, self.ranks, self.checks, self.directory = library, ranks, list(checks), directory
+        self._process: subprocess.Popen[bytes] | None = None
+        self._output = directory / "output"
+
+    def expect(self, name: str) -> None:
+        """Wait until a check has passed; fails the test with what its ranks raised where it has not."""
+        folder = self.directory / name
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while not (folder / "passed").exists():
+            if self._process is None:
+                self._start(self.checks[self.checks.index(name) :])
+            elif self._process.poll() is not None or list(folder.glob("*.failed")) or time.monotonic() > deadline:
+                time.sleep(10 * POLL_SECONDS)  # other ranks may be writing theirs
+                self.close()
+                reasons = [f"rank {path.stem}:\n{path.read_text()}" for path in sorted(folder.glob("*.failed"))]
+                pytest.fail("\n".join(reasons) or f"the world ended or took longer than {LIMIT_SECONDS:g} s:\n{self._end_of_output()}")
+            time.sleep(POLL_SECONDS)
+
+    def _start(self, names: Sequence[str]) -> None:
+        command, environment = mpi_command(
+            self.library, self.ranks, [python_of(self.library), "-m", "tests.mpi.serve_checks", str(self.directory), *names]
+        )
+        environment["PYTHONPATH"] = str(ROOT)
+        with self._output.open("ab") as output:
+            self._process = subprocess.Popen(
+                command, env=environment, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            )
+
+    def _end_of_output(self) -> str:
+        return self._output.read_text(errors="replace")[-4000:]
+
+    def close(self) -> None:
+        """End the world; the next check starts another one."""
+        if self._process is not None:
+            for member in session_members(self._process.pid):
+                os.kill(member, signal.SIGKILL)
+            self._process.wait()
+            self._process = None

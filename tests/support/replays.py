@@ -1,0 +1,111 @@
+"""Gradients that a run's server was given, recorded, and played again: to an engine, or to replicas that sum among themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from hpcmarl.config import AdamConfig, NigtConfig
+from hpcmarl.optim import make_optimizer
+from hpcmarl.optim.rounds import Accept, Engine, Publish, RoundRule, make_rule
+from hpcmarl.roles.replica import Replica
+from hpcmarl.types import Gradient
+from tests.support.worlds import run_world
+
+OPTIMIZERS = {"rennala": NigtConfig(), "malenia": NigtConfig(), "sync": AdamConfig()}
+
+
+@dataclass
+class Trace:
+    """What a rule is given: gradients in the order in which they came, and where the parameters started."""
+
+    rule: str
+    groups: int
+    batch: int
+    gradients: list[Gradient]
+    start: np.ndarray
+
+    def new_rule(self) -> RoundRule:
+        """The rule at its beginning."""
+        return make_rule(self.rule, self.groups, self.batch)
+
+    def save(self, path: Path) -> None:
+        """To a file for other processes."""
+        rows = [(each.group, each.version, each.count) for each in self.gradients]
+        vectors = np.array([each.vector for each in self.gradients])
+        np.savez(path, rule=self.rule, groups=self.groups, batch=self.batch, rows=rows, vectors=vectors, start=self.start)
+
+
+def load_trace(path: str) -> Trace:
+    """What `save` wrote."""
+    held = np.load(path)
+    rows = zip(held["rows"].tolist(), held["vectors"], strict=True)
+    gradients = [Gradient(group, version, count, vector, 0, 0, 0.0) for (group, version, count), vector in rows]
+    return Trace(str(held["rule"]), int(held["groups"]), int(held["batch"]), gradients, held["start"])
+
+
+def record(directory: Path, rule: str, groups: int, batch: int, updates: int = 6) -> Trace:
+    """Train with a server on virtual ranks, one learner a group without actors, and keep what reaches the rule."""
+    trace = Trace(rule, groups, batch, [], np.empty(0))
+    handle = Engine.on_gradient
+
+    def keep(engine: Engine, gradient: Gradient) -> Any:
+        trace.start = trace.start if trace.start.size else engine.optimizer.parameters.copy()
+        trace.gradients.append(replace(gradient, vector=np.array(gradient.vector)))
+        return handle(engine, gradient)
+
+    changes = (f"rounds.rule={rule}", f"rounds.batch={batch}", f"topology.groups={groups}", f"stop.updates={updates}")
+    with mock.patch.object(Engine, "on_gradient", keep):
+        run_world(groups + 1, directory, *changes, "topology.actors_per_learner=0", "topology.server=dedicated", order=4)
+    return trace
+
+
+def server_result(trace: Trace, dtype: Any) -> np.ndarray:
+    """The parameters after the trace when a server sums."""
+    engine = Engine(trace.new_rule(), make_optimizer(OPTIMIZERS[trace.rule], trace.start.astype(dtype)))
+    for gradient in trace.gradients:
+        engine.on_gradient(gradient)
+    assert engine.version > 0
+    return engine.optimizer.parameters
+
+
+def new_replica(trace: Trace, group: int, start_sum: Any, dtype: Any) -> Replica:
+    """A learner's replica outside a run."""
+    start = trace.start.astype(dtype)
+    context: Any = SimpleNamespace(
+        transport=SimpleNamespace(start_sum=start_sum), rule=trace.new_rule, optimizer=lambda _: make_optimizer(OPTIMIZERS[trace.rule], start)
+    )
+    algorithm: Any = SimpleNamespace(size=start.size)
+    return Replica(context, algorithm, group)
+
+
+def play(trace: Trace, replica: Replica) -> Iterator[None]:
+    """Give a replica its group's part of the trace; yields while it waits for the others."""
+    rule = trace.new_rule()
+    for gradient in trace.gradients:
+        for command in rule.on_gradient(gradient.group, gradient.version, gradient.count):
+            if isinstance(command, Accept) and gradient.group == replica.group:
+                replica.add(gradient.vector, gradient.count)
+            elif isinstance(command, Publish):
+                replica.close_round(command.version)
+                while replica.poll() is None:
+                    yield
+
+
+def idle_learners(trace: Trace) -> int:
+    """In how many (round, group) pairs a learner had nothing to add."""
+    rule, busy, idle = trace.new_rule(), set(), 0
+    for gradient in trace.gradients:
+        for command in rule.on_gradient(gradient.group, gradient.version, gradient.count):
+            if isinstance(command, Accept):
+                busy.add(gradient.group)
+            elif isinstance(command, Publish):
+                idle += trace.groups - len(busy)
+                busy.clear()
+    return idle

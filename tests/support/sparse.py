@@ -1,0 +1,20 @@
+"""A sparse run, and the equality of two states of an optimizer."""
+
+import numpy as np
+
+EVERY = 3
+SPARSE = (
+    "algo.sparse.sparsity=0.8",
+    f"algo.sparse.every={EVERY}",
+    "algo.network={hidden: [32], recurrent: true, memory: 16}",
+    "algo.replay.starts=6",
+)
+
+
+def assert_same(first, second, updates=10):
+    arrays = [key for key, value in first.items() if isinstance(value, np.ndarray) and value.ndim]
+    assert len(arrays) >= 2  # parameters, and what the method remembers of them
+    for key in arrays:
+        np.testing.assert_array_equal(first[key].view(np.uint32), second[key].view(np.uint32), err_msg=key)
+    np.testing.assert_array_equal(first["topology"]["mask"], second["topology"]["mask"])
+    assert first["updates"] == second["updates"] == updates

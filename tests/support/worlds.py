@@ -1,0 +1,108 @@
+"""Whole runs in this process: virtual ranks, stepped in turn. Exactly the roles that MPI runs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.comm.local import LocalWorld
+from hpcmarl.config.file import load_config
+from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
+from hpcmarl.packing import unpack
+from hpcmarl.roles.rank import Rank
+from hpcmarl.roles.replacement import context_of
+from hpcmarl.roles.run import make_rank, prepare
+
+SPREAD = """
+env: {id: mpe2.simple_spread_v3, kwargs: {max_cycles: 5}}
+algo: {name: ma_trace, unroll: 6, network: {hidden: [8]}}
+topology: {environments_per_actor: 2}
+trajectories: {enabled: false}
+eval: {episodes: 0}
+stop: {updates: 6}
+logging: {progress: false}
+checkpoint: {every_seconds: null}
+"""
+ECHO = """
+env: {id: "tests.support.environments:Echo"}
+algo: {name: vdn, discount: 0.5, network: {hidden: [16], recurrent: false}, epsilon_steps: 1500, target_every: 20, replay: {starts: 16}}
+optimizer: {name: rmsprop, step_size: 0.005}
+rounds: {batch: 16}
+topology: {environments_per_actor: 4}
+trajectories: {enabled: false}
+eval: {episodes: 0}
+stop: {updates: 6}
+logging: {progress: false}
+checkpoint: {every_seconds: null}
+"""
+LIMIT = 400_000  # passes over all ranks before a run counts as stuck
+
+
+def run_world(
+    size: int,
+    directory: Path,
+    *overrides: str,
+    text: str = SPREAD,
+    resume: str | None = None,
+    order: int = 0,
+    deaths: Mapping[int, int] | None = None,
+    interrupt: int | None = None,
+) -> list[Rank]:
+    """Train on `size` virtual ranks until all have left; `order` seeds the order in which they are stepped.
+
+    interrupt: the version at which a signal comes; of a league: the number of changes in its book.
+    deaths: rank -> the version at which it dies; a new process in its place (topology.respawn) is a new Rank in the list returned."""
+    config = load_config(text, overrides)
+    world = LocalWorld(size)
+    generator = np.random.default_rng(order)
+    ranks = [make_rank(prepare(transport, config, str(directory), resume)) for transport in world.transports]
+    deaths = dict(deaths or {})
+    try:
+        for turn in itertools.count():
+            assert turn < LIMIT, "the run does not end"
+            version = _version(ranks[0])
+            if interrupt is not None and version >= interrupt:
+                interrupt = None
+                ranks[0].interrupt()
+            due = [rank for rank, at in deaths.items() if version >= at]
+            world.dead.update(rank for rank in due if deaths.pop(rank) is not None)
+            while world.newcomers:
+                place, payload = world.newcomers.pop()
+                ranks[place] = Rank(context_of(world.transports[place], unpack(payload)))
+            left = [rank for rank in ranks if rank.exit_code is None and rank.context.rank not in world.dead]
+            if not left:
+                break
+            for rank in generator.permutation(len(left)) if order else range(len(left)):
+                left[int(rank)].step()
+    finally:
+        for rank in ranks:  # a checkpoint that is being written is finished
+            rank.close()
+    return ranks
+
+
+def _version(rank: Rank) -> int:
+    if "league" in rank.roles:
+        return int(rank.roles["league"].book.changes)
+    return int(rank.roles["server"].engine.version)
+
+
+def final_state(directory: Path) -> dict[str, Any]:
+    """The newest checkpoint's state."""
+    path = find_checkpoint(directory)
+    assert path is not None
+    return load_checkpoint(path)[0]
+
+
+def final_parameters(directory: Path) -> np.ndarray:
+    """The newest checkpoint's parameters [P]."""
+    return np.asarray(final_state(directory)["engine"]["optimizer"]["parameters"])
+
+
+def summary(directory: Path) -> dict[str, Any]:
+    """summary.json"""
+    return dict(json.loads((directory / "summary.json").read_text()))
