@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from hpcmarl.bench.jobs import MARK, Job, Progress, wait_until
+from hpcmarl.bench.jobs import Job, Progress, wait_until
 from hpcmarl.io.describe import run_files, verify_file
 
 ROOT = Path(__file__).parents[2]
+TEST_MARK = "HPCMARL_TEST_CAMPAIGN"
 CONFIG = """
 env: {id: mpe2.simple_spread_v3}
 algo: {unroll: 5, network: {hidden: [8]}}
@@ -23,25 +24,30 @@ logging: {progress: false, every_seconds: 0.001}
 """
 
 
-def marked():
-    """Processes of any job that bench/jobs.py started."""
-    found = []
+@pytest.fixture
+def campaign_environment(tmp_path):
+    """Environment variables of a campaign's process, which all of its jobs inherit."""
+    return {**os.environ, TEST_MARK: str(tmp_path)}
+
+
+def processes_of(environment):
+    """The living processes that have inherited the environment of a campaign."""
+    wanted, found = f"{TEST_MARK}={environment[TEST_MARK]}".encode(), []
     for entry in Path("/proc").glob("[0-9]*/environ"):
         try:
-            found += [int(entry.parent.name)] if MARK.encode() + b"=" in entry.read_bytes() else []
+            found += [int(entry.parent.name)] if wanted in entry.read_bytes().split(b"\0") else []
         except OSError:
             continue
     return found
 
 
 @pytest.mark.mpi
-@pytest.mark.slow("reason")
+@pytest.mark.long("a kill campaign")
 @pytest.mark.timeout(280)
-def test_killed_job_is_resumed_after_each_kill(tmp_path):
-    before = set(marked())
+def test_killed_job_is_resumed_after_each_kill(tmp_path, campaign_environment):
     options = ["--kills", "2", "--seed", "7", "--what", "job", "--run-dir", str(tmp_path), "--json"]
     command = [sys.executable, "-m", "hpcmarl", "bench", "faults", *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=270)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=270, env=campaign_environment)
     assert done.returncode == 0, done.stderr + done.stdout
     result = json.loads(done.stdout)
     assert (result["injected"], result["survived"], result["resumed"], result["corrupt_files"]) == (2, 0, 2, 0)
@@ -52,42 +58,39 @@ def test_killed_job_is_resumed_after_each_kill(tmp_path):
     assert result["lost_updates_max"] >= result["lost_updates_median"] >= 0
     assert result["updates"] > 2
     assert all(verify_file(path)["status"] == "good" for path in run_files(tmp_path / "run"))
-    assert set(marked()) <= before
+    assert not processes_of(campaign_environment)
 
 
-def test_bench_faults_rejects_running_inside_mpirun():
-    environment = {**os.environ, "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}
-    done = subprocess.run([sys.executable, "-m", "hpcmarl", "bench", "faults"], env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
-    assert "outside mpirun" in done.stderr
+def test_bench_faults_rejects_running_inside_mpirun(run, monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    code, _, err = run("bench", "faults")
+    assert code == 2
+    assert "outside mpirun" in err
 
 
-def test_job_that_cannot_start_is_reported_in_one_line(tmp_path):
+def test_job_that_cannot_start_is_reported_in_one_line(run, tmp_path):
     (tmp_path / "run").write_text("in the way")
-    command = [sys.executable, "-m", "hpcmarl", "bench", "faults", "--kills", "1", "--run-dir", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=270)
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
-    assert "a file, not a directory" in done.stderr
+    code, _, err = run("bench", "faults", "--kills", "1", "--run-dir", tmp_path)
+    assert code == 1
+    assert err.strip().splitlines()[-1].startswith("error: ")
+    assert "a file, not a directory" in err
 
 
-@pytest.mark.slow("reason")
-def test_terminated_campaign_leaves_no_processes(tmp_path):
-    before = set(marked())
+def test_terminated_campaign_leaves_no_processes(tmp_path, campaign_environment):
     command = [sys.executable, "-m", "hpcmarl", "bench", "faults", "--kills", "5", "--run-dir", str(tmp_path), "--json"]
-    campaign = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    campaign = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=campaign_environment)
     try:
-        assert wait_until(lambda: len(set(marked()) - before) > 1, 60)
+        assert wait_until(lambda: len(processes_of(campaign_environment)) > 3, 60)
         campaign.terminate()
         output, _ = campaign.communicate(timeout=60)
     finally:
         campaign.kill()
     assert campaign.returncode == 1
     assert json.loads(output)["injected"] == 0
-    assert set(marked()) <= before
+    assert not processes_of(campaign_environment)
 
 
-@pytest.mark.slow("reason")
 def test_corrupt_files_are_counted(tmp_path):
     """The judge itself: a file under a final name that does not verify is counted, once."""
     import numpy as np
@@ -105,7 +108,6 @@ def test_corrupt_files_are_counted(tmp_path):
     assert campaign.checkpoint == (None, 0)
 
 
-@pytest.mark.slow("reason")
 def test_kill_ends_the_job_and_all_its_ranks(tmp_path):
     (tmp_path / "c.yaml").write_text(CONFIG)
     run = tmp_path / "run"

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.mpi
 MORE = 100  # updates: enough that the victim dies in the middle
 THREE_LEARNERS = ("topology.groups=3", "topology.actors_per_learner=0", "topology.server=dedicated")
 ENDLESS = 1_000_000
+OTHER_RULES = pytest.mark.long("other rules lose ranks on virtual ranks in tests/runs/test_losses.py")
 
 
 @pytest.fixture
@@ -54,11 +55,11 @@ def train_and_hit(library, ranks, config, directory, rank, *changes, number=sign
     [
         (4, 3, "actor", ()),
         (5, 3, "learner", ("topology.groups=2", "rounds.rule=rennala")),
-        (5, 3, "learner", ("topology.groups=2", "rounds.rule=afedpg")),
+        pytest.param(5, 3, "learner", ("topology.groups=2", "rounds.rule=afedpg"), marks=OTHER_RULES),
         (5, 3, "learner", ("topology.groups=2", "rounds.reduce=mpi")),
         (4, 2, "learner+actor", (*THREE_LEARNERS, "rounds.reduce=gloo")),
         pytest.param(4, 2, "learner+actor", (*THREE_LEARNERS, "rounds.reduce=horovod"), marks=needs_horovod),
-        (5, 4, "actor", ("topology.groups=2", "rounds.rule=malenia", "rounds.on_loss=drop")),
+        pytest.param(5, 4, "actor", ("topology.groups=2", "rounds.rule=malenia", "rounds.on_loss=drop"), marks=OTHER_RULES),
     ],
 )
 def test_a_killed_rank_does_not_end_the_run(ranks, victim, role, changes, config, tmp_path):

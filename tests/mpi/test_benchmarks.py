@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.launch import run
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.long("benchmarks that measure for seconds")]
 
 
 def bench(*arguments):

@@ -17,7 +17,7 @@ def test_readme_has_runnable_blocks():
     assert len(BLOCKS) >= 4
 
 
-@pytest.mark.slow("reason")
+@pytest.mark.slow("runs the commands of the README as they stand, ten seconds of training among them")
 @pytest.mark.mpi
 def test_readme_commands_exit_with_zero(tmp_path):
     (tmp_path / "configs").symlink_to(ROOT / "configs")

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.launch import rank_processes
 
-pytestmark = [pytest.mark.slurm, pytest.mark.mpi, pytest.mark.slow("reason")]
+pytestmark = [pytest.mark.slurm, pytest.mark.mpi, pytest.mark.slow("jobs wait for Slurm: scheduling, requeueing and time limits take seconds")]
 # coll/han of Open MPI 5 segfaults after a death where there are several nodes
 TOLERANT = ("slurm.launcher=mpirun", "slurm.launcher_options=[--bind-to, none, --with-ft, ulfm, --mca, coll, ^han]")
 

@@ -13,10 +13,11 @@ import pytest
 from tests.slurm.cluster import Run, check_nothing_lost
 from tests.support.launch import MPICH_PYTHON, needs_mpich
 
-pytestmark = [pytest.mark.slurm, pytest.mark.mpi, pytest.mark.slow("reason")]
+pytestmark = [pytest.mark.slurm, pytest.mark.mpi, pytest.mark.slow("jobs wait for Slurm: scheduling, requeueing and time limits take seconds")]
 # mpirun binds ranks to cores by itself, of which this machine has fewer than the cluster claims
 LAUNCHERS = {"srun": ["slurm.launcher=srun"], "mpirun": ["slurm.launcher=mpirun", "slurm.launcher_options=[--bind-to, none]"]}
 TWO_NODES = ("--nodes=2", "--ntasks-per-node=2")
+A_RANK_A_NODE = ("--nodes=2", "--ntasks-per-node=1")  # where the job is what is tested: starting ranks takes most of the time
 MANY = "stop.updates=30"  # three seconds and more: there is time to send a signal
 
 
@@ -94,7 +95,7 @@ def test_sbatch_refusal_is_quoted_in_the_error(cluster):
 
 
 def test_scancel_signal_checkpoints_and_requeues_the_job(cluster):
-    runs = [cluster.submit(f"signal-{name}", *TWO_NODES, MANY, *launcher, "--depend-verify") for name, launcher in LAUNCHERS.items()]
+    runs = [cluster.submit(f"signal-{name}", *A_RANK_A_NODE, MANY, *launcher, "--depend-verify") for name, launcher in LAUNCHERS.items()]
     for run in runs:
         run.wait_for_training()
         cluster.ask("scancel", "--batch", "--signal=USR1", run.job)
@@ -106,7 +107,7 @@ def test_scancel_signal_checkpoints_and_requeues_the_job(cluster):
 
 
 def test_cancelled_job_checkpoints_and_is_not_requeued(cluster):
-    run = cluster.submit("cancelled", *TWO_NODES, MANY)
+    run = cluster.submit("cancelled", *A_RANK_A_NODE, MANY)
     run.wait_for_training()
     cluster.ask("scancel", run.job)
     cluster.wait(run.job, "CANCELLED", limit=40, on_failure=lambda: run.output)
@@ -131,7 +132,7 @@ def test_a_job_that_may_not_be_requeued_ends_with_a_checkpoint(cluster):
 
 def test_preempted_jobs_checkpoint_and_resume(cluster):
     runs, urgent = {}, {}
-    long = ("--ntasks-per-node=3", "stop.seconds=15", "stop.updates=100000")
+    long = ("--ntasks-per-node=2", "stop.seconds=15", "stop.updates=100000")
     for node, (name, launcher) in zip(("node2", "node3"), LAUNCHERS.items(), strict=True):
         runs[node] = cluster.submit(f"preempted-{name}", f"--sbatch=--nodelist={node}", *long, *launcher)
     for node, run in runs.items():

@@ -4,7 +4,7 @@ import pytest
 
 from hpcmarl.io.pool import list_snapshots
 
-pytestmark = [pytest.mark.slurm, pytest.mark.mpi, pytest.mark.slow("reason")]
+pytestmark = [pytest.mark.slurm, pytest.mark.mpi, pytest.mark.slow("jobs wait for Slurm: scheduling, requeueing and time limits take seconds")]
 # one team on each node; two members with four terms each. A step sleeps: there is time for a signal
 LEAGUE = """
 name: league

@@ -7,7 +7,9 @@ counted in own decisions, so the rewards of a gap count, discounted once, with t
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +17,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torchrl.modules.models.multiagent import QMixer, VDNMixer
-from torchrl.objectives.value.functional import generalized_advantage_estimate, td_lambda_return_estimate, vtrace_advantage_estimate
 
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.actor_critic import Columns
@@ -26,6 +26,17 @@ from hpcmarl.config import AgentNetworkConfig, IQLConfig, PPOConfig, VDNConfig
 from hpcmarl.maths.vtrace import vtrace
 from hpcmarl.nets.mixers import MonotonicMixer, SumMixer
 from tests.support.rollouts import make_spec, random_rollout
+
+
+def estimates() -> Any:
+    """torchrl's estimates of values, imported where a test runs: collecting tests need not take two seconds longer."""
+    return importlib.import_module("torchrl.objectives.value.functional")
+
+
+def mixers() -> Any:
+    """torchrl's mixers."""
+    return importlib.import_module("torchrl.modules.models.multiagent")
+
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 seeds, lengths, unit = st.integers(0, 100_000), st.integers(1, 40), st.floats(0.0, 1.0)
@@ -96,7 +107,7 @@ def test_v_trace_equals_torchrl(seed, steps, discount, rho_max, c_max, acting):
         if not own.rows:
             continue
         ratios = (torch.from_numpy(array[own.rows, 0, column])[:, None] for array in (target, behaviour))
-        advantages, targets = vtrace_advantage_estimate(
+        advantages, targets = estimates().vtrace_advantage_estimate(
             discount, *ratios, own.value, own.after, own.reward, own.done, own.terminated, rho_thresh=rho_max, c_thresh=c_max
         )
         check(found.targets, column, own, targets)
@@ -114,7 +125,9 @@ def test_generalised_advantages_equal_torchrl(seed, steps, discount, trace_lambd
         own = sequence_of(data, column, discount)
         if not own.rows:
             continue
-        advantages, targets = generalized_advantage_estimate(discount, trace_lambda, own.value, own.after, own.reward, own.done, own.terminated)
+        advantages, targets = estimates().generalized_advantage_estimate(
+            discount, trace_lambda, own.value, own.after, own.reward, own.done, own.terminated
+        )
         check(found.targets, column, own, targets)
         check(found.advantages, column, own, advantages)
 
@@ -135,7 +148,7 @@ def test_team_td_lambda_targets_equal_torchrl(seed, steps, discount, trace_lambd
         done = torch.zeros(length, 1, dtype=torch.bool)
         done[-1] = True
         reward, terminated = (torch.from_numpy(np.ascontiguousarray(array[:length, slot])) for array in (columns.reward, columns.terminated))
-        wanted = td_lambda_return_estimate(discount, trace_lambda, future[1 : length + 1, slot], reward, done, terminated)
+        wanted = estimates().td_lambda_return_estimate(discount, trace_lambda, future[1 : length + 1, slot], reward, done, terminated)
         np.testing.assert_allclose(found[:length, slot].numpy(), wanted.numpy(), **CLOSE)
 
 
@@ -155,13 +168,13 @@ def test_td_lambda_targets_of_dying_agents_equal_torchrl(seed, steps, discount, 
         for agent in range(3):
             own = sequence_of(one, agent, discount)
             if own.rows:
-                wanted = td_lambda_return_estimate(discount, trace_lambda, own.after, own.reward, own.done, own.terminated)
+                wanted = estimates().td_lambda_return_estimate(discount, trace_lambda, own.after, own.reward, own.done, own.terminated)
                 check(found[:, slot : slot + 1], agent, own, wanted)
 
 
-def torchrls_mixer(ours: MonotonicMixer, state: int) -> QMixer:
+def torchrls_mixer(ours: MonotonicMixer, state: int) -> nn.Module:
     """torchrl's mixer with our weights: its weight-making networks are single layers, so that ours, of two, take their place."""
-    theirs = QMixer(state_shape=(state,), mixing_embed_dim=ours.width, n_agents=ours.agents, device="cpu")
+    theirs = mixers().QMixer(state_shape=(state,), mixing_embed_dim=ours.width, n_agents=ours.agents, device="cpu")
     theirs.hyper_w_1, theirs.hyper_w_final = copied(ours.first), copied(ours.second)
     theirs.hyper_b_1, theirs.V = copied(ours.bias), copied(ours.value)
     return theirs
@@ -202,5 +215,5 @@ def test_qmix_mixer_equals_torchrl(agents, state, width, hyper, seed):
 def test_vdn_mixer_equals_torchrl():
     """The sum of the utilities."""
     utilities = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
-    theirs = VDNMixer(n_agents=4, device="cpu")
+    theirs = mixers().VDNMixer(n_agents=4, device="cpu")
     torch.testing.assert_close(SumMixer()(utilities, None), theirs(utilities.unsqueeze(-1)).squeeze(-1), **CLOSE)

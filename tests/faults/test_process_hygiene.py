@@ -55,7 +55,6 @@ def test_listening_socket_is_detected():
         assert any(name == "tcp" and address.endswith(port) for name, address in listening_sockets(os.getpid()))
 
 
-@pytest.mark.slow("reason")
 def test_running_rank_has_no_listening_sockets(tmp_path):
     """One rank, so that every socket is ours: those of an MPI library between ranks are its own."""
     (tmp_path / "c.yaml").write_text(CONFIG)
@@ -98,7 +97,6 @@ def leave_partial_files(run):
     handler.close()
 
 
-@pytest.mark.slow("reason")
 @pytest.mark.parametrize("broken", [False, True])
 def test_no_secret_of_the_environment_is_written(tmp_path, broken):
     marker = "hunter2-0123456789"
