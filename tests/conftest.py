@@ -1,4 +1,4 @@
-"""Lanes of the test suite, and which tests may run beside each other (tools/test: `pytest -n 3 --dist loadgroup`).
+"""Lanes of the test suite, and which tests may run beside each other (tools/test: `pytest -n 3 --dist loadscope`).
 
 Folders say what a test needs:
 
@@ -7,14 +7,16 @@ Folders say what a test needs:
 - process: other processes, but no MPI ranks.
 - mpi: real ranks. slurm: a throw-away Slurm cluster. faults: killed and frozen ranks. learning: runs that must learn.
 
-Lanes (`--lane`) say what is run: `quick` only tests/unit, `default` everything but tests marked `long`, `all` these too.
+Lanes (`--lane`) say what is run: `quick` only tests/unit; `default` everything but tests/slurm and tests marked `long`; `ci` tests/slurm,
+too; `all` everything.
 """
 
+import functools
 import inspect
 import os
 import sys
-from collections.abc import Iterator
-from pathlib import PurePosixPath
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -26,7 +28,7 @@ pytest_plugins = ["tests.support.fixtures"]
 # For MPI's ranks and for virtual ones, which live in the tests' own process, whatever the user has set: so they add up in the same order.
 os.environ.update(dict.fromkeys(VARIABLES, "1"))
 
-LANES = ("quick", "default", "all")
+LANES = ("quick", "default", "ci", "all")
 QUICK = ("unit", "test_layers.py")
 ORDER = ("slurm", "faults", "mpi", "learning", "process", "runs", "unit")  # what waits most begins first
 SLOW_SECONDS = 10.0  # a test of the default lane that takes longer says why: @pytest.mark.slow("reason")
@@ -44,8 +46,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--lane", choices=LANES, default="default", help="quick: tests/unit alone; default: all but tests marked long; all: everything")
 
 
+def is_chosen(item: pytest.Item, lane: str, named: Sequence[str]) -> bool:
+    """Whether a test belongs to a lane, or is named on the command line: by itself, or tests/slurm by its folder."""
+    folder = folder_of(item.nodeid)
+    if lane == "all" or any("::" in name or (folder == "slurm" and "tests/slurm" in name) for name in named):
+        return True
+    if item.get_closest_marker("long") is not None or (lane == "quick" and folder not in QUICK):
+        return False
+    return folder != "slurm" or lane == "ci"
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Choose the lane's tests, group those that share something costly, and begin with those that wait most."""
+    """Choose the lane's tests, and begin with those that wait most."""
     lane = config.getoption("--lane")
     kept: list[pytest.Item] = []
     dropped: list[pytest.Item] = []
@@ -54,33 +66,45 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             marker = item.get_closest_marker(name)
             if marker is not None and not (marker.args and isinstance(marker.args[0], str)):
                 raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.{name} needs its reason: @pytest.mark.{name}('why')")
-        is_long = item.get_closest_marker("long") is not None
-        chosen = not is_long if lane == "default" else folder_of(item.nodeid) in QUICK and not is_long if lane == "quick" else True
-        (kept if chosen else dropped).append(item)
+        (kept if is_chosen(item, lane, config.args) else dropped).append(item)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
-    for item in kept:
-        if (group := group_of(item)) is not None:
-            item.add_marker(pytest.mark.xdist_group(group))
     place = {name: number for number, name in enumerate(ORDER)}
     items[:] = sorted(kept, key=lambda item: place.get(folder_of(item.nodeid), len(ORDER)))
 
 
-def group_of(item: pytest.Item) -> str | None:
-    """The group whose tests one worker runs one after the other; None for a test that may run anywhere.
+def group_of(nodeid: str) -> str:
+    """The group of a test, whose tests one worker runs one after the other; most tests are alone in theirs.
 
-    tests/slurm shares one cluster; tests marked `timing` would disturb each other; a file with a module's fixture would make it again
-    in every worker.
+    tests/slurm shares a cluster, the checks of a library share a world, faults are noticed after seconds of silence, and a file whose
+    fixture lasts for the module would make it again in every worker.
     """
-    if folder_of(item.nodeid) == "slurm":
-        return "slurm"
-    if item.get_closest_marker("timing") is not None:
-        return "timing"
-    if item.get_closest_marker("xdist_group") is not None:
-        return None  # it has one
-    fixtures = getattr(item, "_fixtureinfo", None)
-    definitions = [] if fixtures is None else [each for several in fixtures.name2fixturedefs.values() for each in several]
-    return item.nodeid.partition("::")[0] if any(each.scope == "module" for each in definitions) else None
+    path = nodeid.partition("::")[0]
+    if folder_of(nodeid) in ("slurm", "faults"):
+        return folder_of(nodeid)
+    if path.endswith("/test_shared_ranks.py"):
+        return nodeid.partition("[")[2].partition("-")[0] or nodeid
+    return path if _lasts_for_the_module(path) else nodeid
+
+
+@functools.cache
+def _lasts_for_the_module(path: str) -> bool:
+    return 'scope="module"' in (Path(__file__).parents[1] / path).read_text()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out one test, or group, at a time, in order, to whichever worker is free.
+
+    Not by marks of xdist's loadgroup: it writes groups into node ids, which pytest 9.2 no longer reads.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return ByGroup(config, log)
 
 
 # ---- unit tests start no process

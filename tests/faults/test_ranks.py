@@ -99,7 +99,7 @@ def test_lost_server_ends_the_run_which_can_be_resumed(number, limit, told, conf
     assert f"error: rank 0 (server) {told}; the job ends" in job.text
     assert seconds < limit
     version = final_state(directory)["engine"]["rule"]["round"]
-    again = run_train("openmpi", 4, config, "--run-dir", str(directory), "--resume", "auto", f"stop.updates={version + 5}")
+    again = run_train("openmpi", 1, config, "--run-dir", str(directory), "--resume", "auto", f"stop.updates={version + 5}")
     assert again.code == 0, again.text
     assert summary(directory)["updates"] == version + 5
     assert f"checkpoint-{version:010d}" in summary(directory)["resumed_from"]

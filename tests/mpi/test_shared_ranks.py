@@ -17,7 +17,7 @@ def cases() -> list:
         name, marks = (library, ()) if isinstance(library, str) else (library.values[0], library.marks)
         for check in CHECKS.values():
             if name in check.libraries:
-                own = [pytest.mark.xdist_group(f"ranks of {name}"), *([needs_horovod] if check.needs_horovod else [])]
+                own = [needs_horovod] if check.needs_horovod else []
                 found.append(pytest.param(name, check.name, marks=[*marks, *own], id=f"{name}-{check.name}"))
     return found
 
@@ -41,3 +41,14 @@ def worlds(request, tmp_path_factory):
 @pytest.mark.parametrize(("library", "check"), cases())
 def test_shared_ranks_pass(library, check, worlds):
     worlds[library].expect(check)
+
+
+def test_failed_check_is_reported_and_the_next_one_runs(tmp_path):
+    failing, passing = "rank_1_raises[2]", "nothing_is_wrong[2]"
+    world = RankWorld("openmpi", 2, [failing, passing], tmp_path)
+    try:
+        with pytest.raises(pytest.fail.Exception, match=r"rank 1:\nTraceback(.|\n)*this rank is broken"):
+            world.expect(failing)
+        world.expect(passing)
+    finally:
+        world.close()

@@ -1,4 +1,4 @@
-"""Configurations made to do harm: they run no code, read no other file and take no memory to be refused."""
+"""Crafted configurations, loaded in a process with little memory."""
 
 import resource
 import subprocess

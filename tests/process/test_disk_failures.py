@@ -1,4 +1,4 @@
-"""Whole runs on disks that fail: full, read-only, gone, without locks. Training goes on or stops as configured, and what is there is good."""
+"""A log file on a disk that is full for a while."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""The doctor: messages between all pairs on virtual ranks, what the findings say, and the real command on ranks."""
+"""Checks of the doctor that start programs: mpiexec, and what killed launchers have left."""
 
 import os
 import subprocess

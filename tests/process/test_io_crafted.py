@@ -1,4 +1,4 @@
-"""Files made to do harm: compression bombs, odd filters, devices, links, indices that lie. Each is refused in one line, in little memory."""
+"""Crafted trajectories, read by every command in a process of its own."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Writers killed at random moments: finished files verify, what was committed is salvaged exactly, the newest checkpoint loads."""
+"""Writers killed at random moments: finished files verify, what was committed is salvaged, the newest checkpoint loads."""
 
 import shutil
 import signal

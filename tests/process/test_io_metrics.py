@@ -1,4 +1,4 @@
-"""Metrics, the summary and the run directory: growing columns, resumption, kills in mid-line, unfit places."""
+"""A run directory on a read-only file system."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""Trajectories: segments against a slow twin, round trips through shards, limits, full disks, xarray, merge."""
+"""Trajectories on a full disk and under a limit of file sizes."""
 
 import os
 import resource

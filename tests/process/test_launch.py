@@ -1,4 +1,4 @@
-"""Launching: what launchers' variables mean, mpiexec's flags, signals, and that no process is left behind."""
+"""Launchers and signals: who is started, what is handed on, that no process is left behind."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Ranks that die or fall silent, on virtual ranks; the rules without a group; the end of a Slurm job."""
+"""Ending a frozen process by its number and start."""
 
 import subprocess
 

@@ -1,4 +1,4 @@
-"""hpcmarl submit: what is refused before it waits in a queue, what sbatch is given, what it answers."""
+"""`hpcmarl submit` with a stand-in for sbatch."""
 
 import pytest
 

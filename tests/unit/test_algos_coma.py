@@ -1,4 +1,4 @@
-"""COMA against a literal implementation; what its advantage means; whole runs with their target network."""
+"""COMA against a literal implementation, and what its advantage means."""
 
 import numpy as np
 import pytest

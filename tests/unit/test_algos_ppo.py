@@ -1,4 +1,4 @@
-"""PPO against a literal implementation; parts of rollouts; batches that are gone through several times; whole runs."""
+"""PPO against a literal implementation; parts of rollouts; batches gone through several times."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""rounds.backpressure: actors stand still while their learner is behind, and never for longer: whole runs on virtual ranks, and the feeds alone."""
+"""The queues of a learner that is behind, and when they hold back their actors."""
 
 import time
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Numbers that are not finite, environments that hang, slots in quarantine: named, counted, never learned from, never saved."""
+"""Non-finite numbers, environments that hang, slots in quarantine: each is named with its slot and seed."""
 
 import time
 

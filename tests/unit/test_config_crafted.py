@@ -1,4 +1,4 @@
-"""Configurations made to do harm: they run no code, read no other file and take no memory to be refused."""
+"""Crafted configurations: they run no code and read no other file."""
 
 import h5py
 import pytest

@@ -1,4 +1,4 @@
-"""Whole runs on disks that fail: full, read-only, gone, without locks. Training goes on or stops as configured, and what is there is good."""
+"""Trajectories, logs and temporary checkpoints on disks that fail."""
 
 import errno
 import logging

@@ -1,4 +1,4 @@
-"""The doctor: messages between all pairs on virtual ranks, what the findings say, and the real command on ranks."""
+"""The doctor: messages between all pairs on virtual ranks, and its findings."""
 
 import errno
 import fcntl

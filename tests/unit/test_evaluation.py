@@ -1,4 +1,4 @@
-"""Judging checkpoints: random opponents, each agent's own returns, unbiased shares of episodes; and what is refused."""
+"""Evaluation: random opponents, returns of each agent, unbiased shares of episodes."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Files made to do harm: compression bombs, odd filters, devices, links, indices that lie. Each is refused in one line, in little memory."""
+"""Crafted files: compression bombs, odd filters, devices, links, indices that lie. Each is refused in one line, in little memory."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Writers killed at random moments: finished files verify, what was committed is salvaged exactly, the newest checkpoint loads."""
+"""Salvage of open shards: live ones are left alone, torn chunks keep their committed rows."""
 
 import os
 import time

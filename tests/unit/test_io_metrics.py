@@ -1,4 +1,4 @@
-"""Metrics, the summary and the run directory: growing columns, resumption, kills in mid-line, unfit places."""
+"""Metrics, the summary and the run directory: growing columns, resumption, kills in mid-line."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Trajectories: segments against a slow twin, round trips through shards, limits, full disks, xarray, merge."""
+"""Trajectories: segments against a slow twin, round trips through shards, limits, xarray, merge."""
 
 import logging
 import os

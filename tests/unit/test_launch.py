@@ -1,4 +1,4 @@
-"""Launching: what launchers' variables mean, mpiexec's flags, signals, and that no process is left behind."""
+"""What launchers' variables mean, and the flags of mpiexec."""
 
 import os
 from pathlib import Path

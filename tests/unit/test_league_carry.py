@@ -1,4 +1,4 @@
-"""`hpcmarl league carry`, and members that begin as what it has made."""
+"""`hpcmarl league carry`: its arguments."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Ranks that die or fall silent, on virtual ranks; the rules without a group; the end of a Slurm job."""
+"""Round rules without a group; heartbeats; the end of a Slurm job."""
 
 import time
 

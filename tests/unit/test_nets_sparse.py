@@ -1,4 +1,4 @@
-"""Acting with the non-zeros of sparse layers: equal to dense products whatever changes, and dense where that is asked for or product_timing."""
+"""Products with the non-zeros of sparse layers: equal to dense ones, dense where that is asked for or quicker."""
 
 from __future__ import annotations
 

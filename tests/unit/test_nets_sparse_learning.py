@@ -1,4 +1,4 @@
-"""Learning by the weights that are there: the dense gradient where they are, nothing elsewhere, the same training within rounding."""
+"""Gradients of the active weights alone: the dense gradient there, nothing elsewhere."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Running moments: of features, in networks that act and learn, in the optimizer's averages, over every way of summing."""
+"""Running moments: of features, in networks, in the optimizer's averages."""
 
 import numpy as np
 import pytest

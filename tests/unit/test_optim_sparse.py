@@ -1,4 +1,4 @@
-"""Sparse training: masks in the optimizers' steps, their evolution, exact continuation."""
+"""Sparse training: masks in the steps of optimizers, and their evolution."""
 
 import numpy as np
 import pytest

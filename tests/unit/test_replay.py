@@ -1,4 +1,4 @@
-"""Replay of whole episodes: what is kept, drawn and allowed; files; whole runs on virtual ranks that learn, resume and repeat bit for bit."""
+"""Replay of whole episodes: what is kept, drawn and allowed; its files."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""`hpcmarl simulate --from-run`: what is measured, what is fitted to it, predictions against closed forms, mistakes."""
+"""`hpcmarl simulate --from-run`: measurements, fits, predictions against closed forms, errors."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Messages of sparse runs leave out what is not there, and training is the same to the bit."""
+"""Which vectors are worth a sparse message."""
 
 from hpcmarl.config import SparseConfig
 from hpcmarl.optim.sparse import needs_all

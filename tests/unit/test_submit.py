@@ -1,4 +1,4 @@
-"""hpcmarl submit: what is refused before it waits in a queue, what sbatch is given, what it answers."""
+"""`hpcmarl submit`: what is refused before it waits in a queue, and what sbatch is given."""
 
 import re
 

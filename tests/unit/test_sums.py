@@ -1,4 +1,4 @@
-"""Sums among the learners: the same numbers as at a server, backends that are not there or fail, a learner that cannot be replaced."""
+"""Reductions among learners: the same numbers as at a server; backends that are missing or fail."""
 
 import itertools
 import platform

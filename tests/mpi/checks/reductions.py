@@ -1,10 +1,16 @@
 """Sums among real learners by each backend: the numbers of a server, and runs that go on by another backend."""
 
+import os
 import sys
 import time
+from unittest import mock
 
 import numpy as np
+import pytest
 
+from hpcmarl.config.file import load_config
+from hpcmarl.errors import HpcmarlError
+from hpcmarl.roles.run import prepare
 from tests.mpi.checks import Ranks, on_ranks
 from tests.support.replays import new_replica, play, record, server_result
 from tests.support.worlds import SPREAD, summary
@@ -56,3 +62,28 @@ def a_run_resumes_with_another_backend(ranks: Ranks, backends: str) -> None:
     if ranks.rank == 0:
         told = summary(ranks.directory / "run")
         assert (told["status"], told["updates"], told["ranks"]) == ("finished", 9, 4)
+
+
+REMEDIES = (
+    ("nccl", "choose rounds.reduce: mpi or gloo"),
+    ("horovod_missing", "tools/install_horovod"),
+    ("gloo", "GLOO_SOCKET_IFNAME chooses the interface"),
+)
+
+
+@on_ranks(3, libraries=("openmpi",), case=REMEDIES)
+def a_missing_backend_is_rejected_on_every_rank(ranks: Ranks, case: tuple[str, str]) -> None:
+    backend, remedy = case[0].removesuffix("_missing"), case[1]
+    changes = ("topology.groups=2", f"rounds.reduce={backend}")
+    without = {"horovod": None, "horovod.torch": None} if backend == "horovod" else {}
+    transport = ranks.transport()
+    with (
+        mock.patch.dict(os.environ, {"CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "nosuch0"}),
+        mock.patch.dict(sys.modules, without),
+        pytest.raises(HpcmarlError, match=rf"rounds\.reduce: {backend}: .*{remedy}") as caught,
+    ):
+        prepare(transport, load_config(SPREAD, changes), str(ranks.directory / "run"), None)
+    assert caught.value.exit_code == 2
+    assert caught.value.everywhere  # each rank ends by itself
+    transport.close()
+    assert not (ranks.directory / "run").exists()
