@@ -10,6 +10,9 @@ import pytest
 
 from hpcmarl.bench.jobs import Job, Progress, wait_until
 from hpcmarl.io.describe import run_files, verify_file
+from tests.support.launch import ranks_take_seconds
+
+pytestmark = [pytest.mark.mpi, ranks_take_seconds]
 
 ROOT = Path(__file__).parents[2]
 TEST_MARK = "HPCMARL_TEST_CAMPAIGN"
@@ -41,7 +44,6 @@ def processes_of(environment):
     return found
 
 
-@pytest.mark.mpi
 @pytest.mark.long("a kill campaign")
 @pytest.mark.timeout(280)
 def test_killed_job_is_resumed_after_each_kill(tmp_path, campaign_environment):

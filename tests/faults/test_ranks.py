@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from tests.support.launch import LIBRARIES, needs_horovod, rank_processes, run_train
+from tests.support.launch import LIBRARIES, needs_horovod, rank_processes, ranks_take_seconds, run_train
 from tests.support.worlds import SPREAD, final_state, summary
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, ranks_take_seconds]
 MORE = 100  # updates: enough that the victim dies in the middle
 THREE_LEARNERS = ("topology.groups=3", "topology.actors_per_learner=0", "topology.server=dedicated")
 ENDLESS = 1_000_000

@@ -6,8 +6,11 @@ import sys
 
 import pytest
 
+from tests.support.launch import ranks_take_seconds
 
-@pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, ranks_take_seconds]
+
+
 def test_doctor_reports_all_pairs_on_real_ranks(tmp_path):
     command = [sys.executable, "-m", "hpcmarl", "doctor", "-n", "3", "--json", "--run-dir", str(tmp_path / "runs")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

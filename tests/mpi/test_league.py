@@ -9,11 +9,11 @@ import pytest
 from hpcmarl.config.file import load_config
 from hpcmarl.io.pool import list_snapshots
 from hpcmarl.roles.run import train
-from tests.support.launch import LIBRARIES, mpi_command, python_of, rank_processes, run, run_train
+from tests.support.launch import LIBRARIES, mpi_command, python_of, rank_processes, ranks_take_seconds, run, run_train
 from tests.support.leagues import RPS
 from tests.support.worlds import final_state, summary
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, ranks_take_seconds]
 TWO_TEAMS = ("topology.groups=2", "topology.actors_per_learner=0", "topology.server=dedicated")
 
 

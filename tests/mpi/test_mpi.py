@@ -8,11 +8,11 @@ import sys
 import pytest
 
 from hpcmarl.bench.jobs import Progress
-from tests.support.launch import LIBRARIES, mpi_command, needs_mpich, run, run_program, run_train
+from tests.support.launch import LIBRARIES, mpi_command, needs_mpich, ranks_take_seconds, run, run_program, run_train
 from tests.support.waiting import wait_until
 from tests.support.worlds import SPREAD, summary
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, ranks_take_seconds]
 
 
 @pytest.fixture

@@ -8,10 +8,12 @@ import sys
 import pytest
 
 from hpcmarl.launch.mpiexec import MpiProgram, command_line, find_mpiexec, run_ranks
+from tests.support.launch import ranks_take_seconds
 from tests.support.waiting import has_ended, wait_until
 
+pytestmark = [pytest.mark.mpi, ranks_take_seconds]
 
-@pytest.mark.mpi
+
 class TestRealMpiexec:
     def test_ranks_started_by_mpiexec_form_one_world(self, tmp_path):
         program = find_mpiexec(os.environ)

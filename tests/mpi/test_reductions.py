@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.support.launch import run_train
+from tests.support.launch import ranks_take_seconds, run_train
 from tests.support.worlds import SPREAD
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, ranks_take_seconds]
 
 
 def test_missing_backend_is_one_line_before_training(tmp_path, monkeypatch):

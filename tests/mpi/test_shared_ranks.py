@@ -3,10 +3,10 @@
 import pytest
 
 from tests.mpi.checks import load_checks
-from tests.support.launch import LIBRARIES, needs_horovod
+from tests.support.launch import LIBRARIES, needs_horovod, ranks_take_seconds
 from tests.support.rank_world import RankWorld
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, ranks_take_seconds]
 CHECKS = load_checks()
 
 

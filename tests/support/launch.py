@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / "tests" / "mpi" / "programs"
 MPICH_PYTHON = os.environ.get("HPCMARL_MPICH_PYTHON", "")
 needs_mpich = pytest.mark.skipif(not MPICH_PYTHON, reason="set HPCMARL_MPICH_PYTHON (tools/test makes that environment)")
+ranks_take_seconds = pytest.mark.slow("each MPI rank takes two seconds of a core to start")
 LIBRARIES = ["openmpi", pytest.param("mpich", marks=needs_mpich)]
 
 SCRATCH = tempfile.TemporaryDirectory(prefix="hpcmarl-tests-", ignore_cleanup_errors=True)  # removed when the tests end

@@ -87,6 +87,7 @@ def twin() -> Twin:
     return Twin()
 
 
+@pytest.mark.slow("JAX compiles the game")
 @needs_jaxmarl
 @pytest.mark.parametrize("max_steps", [None, 9])
 def test_smax_games_equal_jaxmarl(max_steps: int | None, twin: Twin) -> None:
