@@ -1,0 +1,1 @@
+"""Whole runs on virtual ranks, in the process of the test."""

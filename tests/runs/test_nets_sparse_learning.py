@@ -1,0 +1,37 @@
+"""A run that learns by the active weights alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from hpcmarl.algos import make_algorithm
+from hpcmarl.config.file import load_config
+from hpcmarl.errors import ConfigError
+from hpcmarl.nets import sparse_learning
+from hpcmarl.nets.flat import FlatParameters
+from hpcmarl.nets.sparse_learning import Pattern, SparseMatrix
+from hpcmarl.roles.learner import Learner
+from tests.support.algorithms import make_policy
+from tests.support.rollouts import DISCRETE, make_spec, random_rollout
+from tests.support.worlds import ECHO, final_state, run_world
+
+NETWORK = "algo.network={hidden: [16], recurrent: true, memory: 12}"
+SPARSE = (NETWORK, "algo.sparse.sparsity=0.8", "algo.sparse.every=3", "algo.replay.starts=6")
+
+
+@pytest.mark.parametrize("extra", [(), ("rounds.reduce=mpi",)], ids=str)
+def test_sparse_learning_run_equals_the_dense_run(tmp_path, monkeypatch, extra):
+    asked = []
+    wanted = Learner._wanted
+    monkeypatch.setattr(Learner, "_wanted", lambda learner: (asked.append((learner.version, wanted(learner) is None)), wanted(learner))[1])
+    products = []
+    product = sparse_learning._product
+    monkeypatch.setattr(sparse_learning, "_product", lambda matrix, rows: products.append(1) or product(matrix, rows))
+    found = []
+    for form in ("dense", "sparse"):
+        run_world(3, tmp_path / form, *SPARSE, *extra, f"algo.sparse.learning={form}", "deterministic=true", "stop.updates=8", text=ECHO)
+        found.append(final_state(tmp_path / form)["engine"]["optimizer"])
+        assert bool(products) == (form == "sparse")
+    np.testing.assert_array_equal(found[0]["topology"]["mask"], found[1]["topology"]["mask"])
+    np.testing.assert_allclose(found[1]["parameters"], found[0]["parameters"], atol=1e-4)
+    assert set(asked) == {(version, (version + 1) % 3 == 0) for version in range(8)}

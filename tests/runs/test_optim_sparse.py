@@ -1,0 +1,63 @@
+"""Sparse training in whole runs: operations counted, exact resume."""
+
+import numpy as np
+import pytest
+
+from hpcmarl.config import AdamConfig, NigtConfig, RmspropConfig, SgdConfig, SparseConfig
+from hpcmarl.config.file import load_config
+from hpcmarl.errors import ConfigError, FormatError
+from hpcmarl.maths.sparsity import drop_and_grow
+from hpcmarl.optim import make_optimizer
+from hpcmarl.optim.base import Averages
+from hpcmarl.optim.sparse import SparseTopology
+from hpcmarl.types import Layer
+from tests.support.worlds import ECHO, final_state, run_world, summary
+
+SPARSE = ("algo.sparse.sparsity=0.8", "algo.sparse.every=4", "algo.network={hidden: [32], recurrent: true, memory: 16}", "algo.replay.starts=6")
+
+
+# ---- whole runs
+
+
+def run(tmp_path, name, *changes, **keys):
+    run_world(3, tmp_path / name, *SPARSE, *changes, text=ECHO, **keys)
+    return tmp_path / name
+
+
+def mask_and_parameters(directory):
+    state = final_state(directory)["engine"]["optimizer"]
+    return np.asarray(state["topology"]["mask"]), state["parameters"]
+
+
+@pytest.mark.parametrize("algorithm", ["iql", "vdn", "qmix", "wqmix", "res"])
+def test_value_based_algorithms_train_sparse_and_count_flops(tmp_path, algorithm):
+    directory = run(tmp_path, "run", f"algo.name={algorithm}", "stop.updates=8")
+    mask, parameters = mask_and_parameters(directory)
+    assert mask.sum() < 0.5 * mask.size
+    assert not parameters[~mask].any()
+    told = summary(directory)
+    assert told["learned_steps"] > 0
+    assert 0.15 < told["training_flops"] / told["dense_training_flops"] < 0.35
+    assert 0 < told["acting_flops_per_step"] < told["dense_acting_flops_per_step"]
+
+
+def test_dense_run_counts_all_flops(tmp_path):
+    run_world(3, tmp_path, "stop.updates=3", text=ECHO)
+    told = summary(tmp_path)
+    assert told["training_flops"] == told["dense_training_flops"] > 0
+
+
+@pytest.mark.parametrize("extra", [(), ("rounds.reduce=mpi",), ("algo.sparse.growth=random",), ("algo.normalise_observations=true",)], ids=str)
+def test_sparse_resume_equals_uninterrupted_run(tmp_path, extra):
+    changes = (*extra, "deterministic=true", "algo.sparse.every=3")
+    whole = run(tmp_path, "whole", *changes, "stop.updates=10")
+    run(tmp_path, "half", *changes, "stop.updates=5", order=7)
+    half = run(tmp_path, "half", *changes, "stop.updates=10", resume=str(tmp_path / "half"), order=8)
+    for first, second in zip(mask_and_parameters(whole), mask_and_parameters(half), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_sparse_run_rejects_a_dense_checkpoint(tmp_path):
+    run_world(3, tmp_path / "dense", SPARSE[2], "stop.updates=3", text=ECHO)
+    with pytest.raises(FormatError, match="engine is not that of a run"):
+        run(tmp_path, "sparse", "stop.updates=6", resume=str(tmp_path / "dense"))

@@ -1,0 +1,37 @@
+"""`hpcmarl simulate --from-run` of a run's own times."""
+
+import json
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from hpcmarl import cli
+from hpcmarl.comm.topology import Group, Topology
+from hpcmarl.config.file import load_config
+from hpcmarl.errors import UsageError
+from hpcmarl.io.metrics import MetricsWriter
+from hpcmarl.maths.round_times import afedpg_rate, malenia_time, rennala_rate, sync_rate
+from hpcmarl.roles import timing
+from hpcmarl.sim.plan import Slow, best_rule, fit, predict, seconds_of
+from tests.support.worlds import run_world
+
+
+
+def test_a_run_is_predicted_by_its_own_times(run, tmp_path):
+    """Virtual ranks share one thread, so that sleeping actors keep nobody from working and times are those of the delays."""
+    delays = "topology.groups=[{delay: {trajectory: 0.05}}, {delay: {trajectory: 0.1}}]"
+    changes = ("algo.name=reinforce", "optimizer.name=nigt", "topology.environments_per_actor=1", "topology.actors_per_learner=0")
+    run_world(2, tmp_path / "run", delays, *changes, "rounds.batch=2", "stop.updates=6", "logging.every_seconds=0.05")
+    resumed = ("stop.updates=10", "logging.every_seconds=0.05")
+    run_world(2, tmp_path / "run", delays, *changes, "rounds.batch=2", *resumed, resume=str(tmp_path / "run"))
+    code, out, _ = run("simulate", "--from-run", tmp_path / "run", "--json")
+    told = json.loads(out)
+    assert code == 0
+    fast, slow = told["trajectory_seconds"]
+    assert 0.05 <= fast < slow
+    assert slow >= 0.1
+    assert told["rules"]["sync"]["round_seconds"] >= 0.1
+    assert told["rules"]["afedpg"]["trajectories_per_second"] <= 1 / 0.05 + 1 / 0.1
+    assert told["measured_rule"] == "sync"
