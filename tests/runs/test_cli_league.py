@@ -168,7 +168,9 @@ def test_large_games_and_recurrent_nets_lack_exploitability(tictactoe, rps, run_
     shown = run_json("league", "show", tictactoe)
     assert shown["exploitability"] is None
     assert "neither a matrix game" in shown["reasons"]["exploitability"]
-    recurrent = trained(NAMED_RPS.replace("hidden: [8]", "hidden: [8], recurrent: true, memory: 4").replace("updates: 6", "updates: 2"), tmp_path / "gru")
+    recurrent = trained(
+        NAMED_RPS.replace("hidden: [8]", "hidden: [8], recurrent: true, memory: 4").replace("updates: 6", "updates: 2"), tmp_path / "gru"
+    )
     code, out, _ = run("league", "show", recurrent)
     assert code == 0
     assert "no exploitability: policy player: a recurrent policy acts by its memory" in out

@@ -34,8 +34,6 @@ def test_replay_ranks_train_and_resume(tmp_path, name, changes):
     assert all(learner.feed.collected >= state["collected"] for learner, state in zip(learners, held, strict=True))
 
 
-
-
 def test_exploration_follows_environment_steps_of_all_actors(tmp_path):
     for updates, resume in ((5, None), (10, "auto")):
         ranks = run_world(3, tmp_path, f"stop.updates={updates}", "algo.epsilon_steps=1000", text=ECHO, resume=resume)

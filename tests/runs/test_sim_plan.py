@@ -18,7 +18,6 @@ from hpcmarl.sim.plan import Slow, best_rule, fit, predict, seconds_of
 from tests.support.worlds import run_world
 
 
-
 def test_a_run_is_predicted_by_its_own_times(run, tmp_path):
     """Virtual ranks share one thread, so that sleeping actors keep nobody from working and times are those of the delays."""
     delays = "topology.groups=[{delay: {trajectory: 0.05}}, {delay: {trajectory: 0.1}}]"

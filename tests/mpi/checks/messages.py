@@ -41,6 +41,22 @@ def messages_arrive_whole_and_in_order(ranks: Ranks) -> None:
     transport.close()
 
 
+@on_ranks(1)
+def a_message_waits_for_an_earlier_incomplete_one(ranks: Ranks) -> None:
+    """The chunks of rank 1's first message are on their way: its second one waits, rank 2's does not."""
+    from hpcmarl.comm.mpi_messages import Incoming
+
+    transport = ranks.transport()
+    first, second, other = (Incoming(source, message(source, number), message(source, number), None) for source, number in ((1, 5), (1, 1), (2, 2)))
+    first.filled = 0
+    transport._incoming.extend([first, second, other])
+    assert transport.receive().source == 2
+    assert transport.receive() is None
+    first.filled = first.buffer.nbytes
+    assert [int(transport.receive().header["count"]) for _ in range(2)] == [5, 1]
+    transport.close()
+
+
 @on_ranks(1, 2, 4)
 def collectives_give_the_same_on_every_rank(ranks: Ranks) -> None:
     transport = ranks.transport()
