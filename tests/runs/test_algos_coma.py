@@ -2,18 +2,8 @@
 
 import numpy as np
 import pytest
-import torch
 
-from hpcmarl.algos import make_algorithm
-from hpcmarl.algos.target import Target
-from hpcmarl.config import COMAConfig, NetworkConfig
-from hpcmarl.config.file import load_config
-from hpcmarl.errors import ConfigError
-from hpcmarl.types import PolicySpec
-from tests.reference.coma import literal_gradient
-from tests.support.algorithms import rollouts_of
-from tests.support.rollouts import CONTINUOUS, DISCRETE, make_spec, random_rollout
-from tests.support.worlds import SPREAD, final_parameters, run_world, summary
+from tests.support.worlds import final_parameters, run_world, summary
 
 COUNTER = ("algo.name=coma", "algo.target_every=3")
 

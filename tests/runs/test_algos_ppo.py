@@ -1,21 +1,8 @@
 """Whole runs of PPO: batches gone through several times, on one rank and on several."""
 
-from types import SimpleNamespace
-
-import numpy as np
 import pytest
 
-from hpcmarl.algos import make_algorithm
-from hpcmarl.algos.batch import select
-from hpcmarl.config import MATraceConfig, NetworkConfig, PPOConfig
-from hpcmarl.config.file import load_config
-from hpcmarl.errors import ConfigError
-from hpcmarl.optim.rounds import make_rule
-from hpcmarl.roles.feed import Iterations
-from tests.reference.ppo import literal_gradient
-from tests.support.algorithms import TEAM_AND_PREY, TURNS, rollouts_of
-from tests.support.rollouts import CONTINUOUS, MULTI_DISCRETE, make_spec, random_rollout
-from tests.support.worlds import SPREAD, run_world, summary
+from tests.support.worlds import run_world, summary
 
 PPO = ("algo.name=ppo", "algo.epochs=2", "algo.minibatches=2")
 

@@ -1,17 +1,7 @@
 """rounds.backpressure in whole runs: nothing is dropped, the replay ratio is kept, nobody waits for ever."""
 
-import time
-from types import SimpleNamespace
-
 import pytest
 
-from hpcmarl.comm.local import LocalWorld
-from hpcmarl.comm.transport import SendHandle
-from hpcmarl.config.file import load_config
-from hpcmarl.optim.rounds import make_rule
-from hpcmarl.roles.feed import Iterations, Queue
-from hpcmarl.roles.run import make_rank, prepare
-from hpcmarl.roles.timing import TrajectoryTimer
 from tests.support.worlds import ECHO, SPREAD, run_world, summary
 
 ON = "rounds.backpressure=true"

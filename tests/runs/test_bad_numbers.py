@@ -1,16 +1,10 @@
 """Non-finite observations, rewards and gradients in whole runs: counted, never learned from, never saved."""
 
-import time
-
 import numpy as np
 import pytest
 
-from hpcmarl.config import AdamConfig, EnvConfig
-from hpcmarl.envs import Seeds, make_environment, new_frame, new_outcome
 from hpcmarl.errors import EnvironmentFailure
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
-from hpcmarl.optim import make_optimizer
-from tests.support.environments import Crowd, Spoiled
 from tests.support.worlds import SPREAD, run_world, summary
 
 SPOILED = """

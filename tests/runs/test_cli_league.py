@@ -19,7 +19,7 @@ from hpcmarl.roles.league_exploitability import exploitability
 from hpcmarl.roles.league_match import play_match
 from hpcmarl.roles.league_reading import read_league
 from hpcmarl.roles.run import train
-from tests.support.leagues import NAMED_RPS, COMMON, PENNIES
+from tests.support.leagues import COMMON, NAMED_RPS, PENNIES
 
 ROOT = Path(__file__).parents[2]
 HUNT = NAMED_RPS.replace("matrix:rps", "matrix:stag_hunt").replace("league:", "league:\n  cooperative: true\n  score: return\n  return_range: [0, 4]")

@@ -1,19 +1,12 @@
 """Crafted factories and checkpoints: a run refuses them before anything of theirs is executed."""
 
-import resource
-import subprocess
-import sys
-
-import h5py
 import pytest
 
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError, FormatError
 from hpcmarl.io.checkpoint import save_checkpoint
-from hpcmarl.roles.evaluation import evaluate_checkpoint
 from hpcmarl.roles.run import prepare
 from tests.support.worlds import SPREAD, run_world
-
 
 FACTORIES = {
     "os:system": {"command": "touch PLACE"},

@@ -2,31 +2,18 @@
 
 import errno
 import logging
-import os
-import shutil
-import subprocess
-import threading
-import time
 
 import h5py
-import numpy as np
 import pytest
 
-from hpcmarl.config.run import TrajectoriesConfig
 from hpcmarl.errors import FormatError, StorageError
 from hpcmarl.io import trajectory
 from hpcmarl.io.atomic import PARTIAL
-from hpcmarl.io.checkpoint import CheckpointWriter, find_checkpoint, list_checkpoints, load_checkpoint
+from hpcmarl.io.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from hpcmarl.io.describe import run_files, verify_file
 from hpcmarl.io.metrics import read_metrics
-from hpcmarl.io.shard import ShardFile
-from hpcmarl.io.shard_reader import ShardReader, list_shards
-from hpcmarl.io.trajectory import TrajectoryWriter
-from hpcmarl.roles.logfile import LogFile
-from tests.support.rollouts import make_spec, random_rollout
-from tests.support.worlds import run_world, summary
-
 from tests.support.disks import fill_up
+from tests.support.worlds import run_world, summary
 
 KEPT = ("trajectories={enabled: true, shard_seconds: 0.5}", "checkpoint.every_updates=1", "logging.every_seconds=0.001")
 LONG = ("stop.updates=60",)

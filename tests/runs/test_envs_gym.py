@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 
-from hpcmarl.algos import make_algorithm
-from hpcmarl.config import EnvConfig, ReinforceConfig
-from hpcmarl.envs import Seeds, describe, episode_seed, make_environment, new_frame, new_outcome
-from hpcmarl.errors import ConfigError, MissingPackageError
 from tests.support.worlds import run_world, summary
 
 CARTPOLE = "gymnasium:CartPole-v1"

@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from hpcmarl.bench.throughput import step_bare
-from hpcmarl.config import EnvConfig, PolicyConfig
-from hpcmarl.envs import KNOWN_ENVIRONMENTS, BatchedEnvironment, Seeds, describe, episode_seed, make_environment, new_frame, new_outcome
-from hpcmarl.envs.bare import make_bare
-from hpcmarl.envs.smax_maps import GAMES, load
-from hpcmarl.errors import ConfigError, EnvironmentFailure, MissingPackageError
-from hpcmarl.packing import pack, unpack
-from tests.support.twins import draw_actions, play
 from tests.support.worlds import final_parameters, run_world, summary
-
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 needs_jaxmarl = pytest.mark.skipif(importlib.util.find_spec("jaxmarl") is None, reason="needs JaxMARL: pip install 'hpcmarl[smax]'")

@@ -1,15 +1,9 @@
 """Checkpoints of whole runs, judged."""
 
-import numpy as np
 import pytest
 
-from hpcmarl.algos import make_algorithm
-from hpcmarl.config import EnvConfig, MATraceConfig
-from hpcmarl.envs import Seeds, describe, make_environment
 from hpcmarl.errors import ConfigError, FormatError
 from hpcmarl.roles.evaluation import evaluate_checkpoint
-from hpcmarl.roles.evaluator import Match, summarise
-from hpcmarl.types import Episode
 from tests.support.worlds import run_world, summary
 
 TICTACTOE = """

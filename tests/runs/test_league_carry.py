@@ -9,7 +9,6 @@ from typer.testing import CliRunner
 from hpcmarl.cli_league import league_app
 from hpcmarl.errors import ConfigError, UsageError
 from hpcmarl.io.pool import read_snapshot, snapshot_path
-from hpcmarl.roles.league_carry import parse_features
 from tests.support.leagues import RPS
 from tests.support.worlds import final_state, run_world
 

@@ -1,27 +1,13 @@
 """Ranks that die, on virtual ranks: who goes on, who is replaced, what ends the run."""
 
-import subprocess
-import time
-
 import numpy as np
 import pytest
 
-from hpcmarl.comm.local import LocalWorld
-from hpcmarl.comm.protocol import Kind, control
-from hpcmarl.config import SgdConfig
-from hpcmarl.config.file import load_config
 from hpcmarl.errors import StorageError
-from hpcmarl.launch.processes import kill_process, started_at
-from hpcmarl.launch.timelimit import end_of, job_end
-from hpcmarl.optim import make_optimizer
-from hpcmarl.optim.rounds import Accept, Drop, Engine, Publish, Step, make_rule
-from hpcmarl.roles import liveness, replacing
-from hpcmarl.roles.liveness import Liveness, ServerLost
+from hpcmarl.roles import replacing
+from hpcmarl.roles.liveness import ServerLost
 from hpcmarl.roles.recording import EPISODES_AHEAD
-from hpcmarl.roles.run import prepare
-from hpcmarl.types import Gradient
-from tests.support.worlds import SPREAD, final_state, run_world, summary
-
+from tests.support.worlds import final_state, run_world, summary
 
 # ---- runs
 

@@ -4,22 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from hpcmarl.algos import make_algorithm
-from hpcmarl.config import acting_form
-from hpcmarl.config.file import load_config
-from hpcmarl.nets import sparse
-from hpcmarl.nets.flat import FlatParameters
-from hpcmarl.nets.policy import Actor
 from hpcmarl.nets.sparse import SparseWeight
 from hpcmarl.roles.evaluation import evaluate_checkpoint
-from hpcmarl.types import Frame, PolicyFrame
-from tests.support.algorithms import make_policy
-from tests.support.rollouts import DISCRETE, make_spec
 from tests.support.worlds import ECHO, final_parameters, run_world
-
 
 SPARSE = ("algo.sparse.sparsity=0.8", "algo.sparse.every=2")
 

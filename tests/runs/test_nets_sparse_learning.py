@@ -2,17 +2,9 @@
 
 import numpy as np
 import pytest
-import torch
 
-from hpcmarl.algos import make_algorithm
-from hpcmarl.config.file import load_config
-from hpcmarl.errors import ConfigError
 from hpcmarl.nets import sparse_learning
-from hpcmarl.nets.flat import FlatParameters
-from hpcmarl.nets.sparse_learning import Pattern, SparseMatrix
 from hpcmarl.roles.learner import Learner
-from tests.support.algorithms import make_policy
-from tests.support.rollouts import DISCRETE, make_spec, random_rollout
 from tests.support.worlds import ECHO, final_state, run_world
 
 NETWORK = "algo.network={hidden: [16], recurrent: true, memory: 12}"

@@ -2,29 +2,7 @@
 
 import numpy as np
 import pytest
-import torch
 
-from hpcmarl.algos import make_algorithm
-from hpcmarl.config import (
-    AdamConfig,
-    AgentNetworkConfig,
-    IQLConfig,
-    MATraceConfig,
-    NetworkConfig,
-    NigtConfig,
-    PPOConfig,
-    QMIXConfig,
-    RESConfig,
-    SgdConfig,
-    VDNConfig,
-    WQMIXConfig,
-)
-from hpcmarl.nets.flat import FlatParameters
-from hpcmarl.nets.moments import Moments, NumpyMoments
-from hpcmarl.optim import make_optimizer
-from hpcmarl.optim.base import Averages
-from tests.support.algorithms import TEAM_AND_PREY, rollouts_of
-from tests.support.rollouts import make_spec, random_rollout
 from tests.support.worlds import final_parameters, run_world, summary
 
 

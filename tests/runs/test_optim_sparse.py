@@ -3,14 +3,7 @@
 import numpy as np
 import pytest
 
-from hpcmarl.config import AdamConfig, NigtConfig, RmspropConfig, SgdConfig, SparseConfig
-from hpcmarl.config.file import load_config
-from hpcmarl.errors import ConfigError, FormatError
-from hpcmarl.maths.sparsity import drop_and_grow
-from hpcmarl.optim import make_optimizer
-from hpcmarl.optim.base import Averages
-from hpcmarl.optim.sparse import SparseTopology
-from hpcmarl.types import Layer
+from hpcmarl.errors import FormatError
 from tests.support.worlds import ECHO, final_state, run_world, summary
 
 SPARSE = ("algo.sparse.sparsity=0.8", "algo.sparse.every=4", "algo.network={hidden: [32], recurrent: true, memory: 16}", "algo.replay.starts=6")

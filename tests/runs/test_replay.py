@@ -1,21 +1,10 @@
 """Replay of whole episodes in whole runs: they learn, resume and repeat bit for bit."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
-from hpcmarl.comm.codec import RolloutCodec
-from hpcmarl.comm.protocol import FLAG_MORE, header_of
-from hpcmarl.comm.transport import Message
-from hpcmarl.config import ReplayConfig
-from hpcmarl.config.file import load_config
 from hpcmarl.io.checkpoint import list_checkpoints, load_checkpoint
-from hpcmarl.optim.rounds import make_rule
-from hpcmarl.roles.replay import Replay
-from tests.support.rollouts import make_spec, random_rollout
 from tests.support.worlds import ECHO, final_state, run_world, summary
-
 
 # ---- whole runs
 

@@ -1,20 +1,7 @@
 """`hpcmarl simulate --from-run` of a run's own times."""
 
 import json
-import sys
-import time
 
-import numpy as np
-import pytest
-
-from hpcmarl import cli
-from hpcmarl.comm.topology import Group, Topology
-from hpcmarl.config.file import load_config
-from hpcmarl.errors import UsageError
-from hpcmarl.io.metrics import MetricsWriter
-from hpcmarl.maths.round_times import afedpg_rate, malenia_time, rennala_rate, sync_rate
-from hpcmarl.roles import timing
-from hpcmarl.sim.plan import Slow, best_rule, fit, predict, seconds_of
 from tests.support.worlds import run_world
 
 

@@ -5,8 +5,6 @@ import pytest
 
 from hpcmarl.comm import local, protocol
 from hpcmarl.comm.protocol import FLAG_SPARSE, HEADER_BYTES, Kind, header_of
-from hpcmarl.config import SparseConfig
-from hpcmarl.optim.sparse import needs_all
 from hpcmarl.roles.replica import Replica
 from tests.support.sparse import EVERY, SPARSE, assert_same
 from tests.support.worlds import ECHO, final_state, run_world

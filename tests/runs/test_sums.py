@@ -1,28 +1,10 @@
 """Collective runs whose backend is not needed, or cannot be repaired."""
 
-import itertools
-import platform
-import socket
-import sys
-from typing import get_args
-
-import numpy as np
 import pytest
-import torch
 
-from hpcmarl.comm import BACKENDS, REPAIRABLE, sums
-from hpcmarl.comm.horovod_sums import HorovodSums
-from hpcmarl.comm.local import LocalWorld
-from hpcmarl.comm.sums import LibrarySum, SumBackend, find_backend
-from hpcmarl.comm.torch_sums import GlooSums, NcclSums
-from hpcmarl.config import RoundsConfig
-from hpcmarl.config.file import load_config
-from hpcmarl.doctor.checks import check_reductions
-from hpcmarl.errors import HpcmarlError, UsageError
+from hpcmarl.comm import BACKENDS
 from hpcmarl.roles.liveness import RunLost
-from hpcmarl.roles.run import form_reduction_group, prepare
-from tests.support.replays import idle_learners, load_trace, new_replica, play, record, server_result
-from tests.support.worlds import SPREAD, run_world, summary
+from tests.support.worlds import run_world, summary
 
 
 @pytest.mark.parametrize("reduce", sorted(BACKENDS))
