@@ -121,8 +121,8 @@ def test_ambiguous_sbatch_options_are_rejected(value):
 RANKS = """#!/usr/bin/env bash
 # stands for srun and the ranks: at USR1 it needs a while to write its checkpoint
 trap 'sleep 0.3; exit "${AT_SIGNAL:-75}"' USR1
-touch "$HERE/started"
 echo "$OMP_NUM_THREADS $*" > "$HERE/arguments"
+touch "$HERE/started"
 for _ in $(seq 100); do sleep 0.05; [ ! -e "$HERE/finish" ] || exit "$(cat "$HERE/finish")"; done
 """
 
@@ -172,10 +172,10 @@ def requeued(directory):
 def test_a_signal_waits_for_the_checkpoint_and_requeues_once(job, tmp_path, signals):
     process = job()
     wait_until((tmp_path / "started").exists)
-    time.sleep(0.1)
-    for number in signals:
+    for place, number in enumerate(signals):
+        if place:
+            time.sleep(0.1)  # at once they would be delivered as one
         process.send_signal(number)
-        time.sleep(0.1)
     assert process.wait(10) == 75
     assert requeued(tmp_path) == ["requeue 77"]
     arguments = (tmp_path / "arguments").read_text()
@@ -200,7 +200,6 @@ def test_exit_code_after_a_signal_decides_the_requeue(job, tmp_path, code, times
     """0: the run was done anyway; 1: it failed; 138: they were killed by it before they listened."""
     process = job(AT_SIGNAL=code)
     wait_until((tmp_path / "started").exists)
-    time.sleep(0.1)
     process.send_signal(signal.SIGUSR1)
     assert process.wait(10) == int(code)
     assert requeued(tmp_path) == ["requeue 77"] * times
@@ -210,7 +209,6 @@ def test_a_cancelled_job_is_not_requeued(job, tmp_path):
     (tmp_path / "state").write_text("COMPLETING\n")
     process = job()
     wait_until((tmp_path / "started").exists)
-    time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 75
     assert requeued(tmp_path) == []
@@ -219,9 +217,10 @@ def test_a_cancelled_job_is_not_requeued(job, tmp_path):
 def test_a_signal_before_the_start_requeues_without_starting(job, tmp_path):
     text = render(Job("train", config="/c.yaml", run_dir="/r"))
     before, mark, after = text.partition("# A thread for every core")
-    process = job(f'{before}touch "$HERE/preparing"; sleep 1\n{mark}{after}')
+    process = job(f'{before}touch "$HERE/preparing"; until [ -e "$HERE/signalled" ]; do sleep 0.02; done\n{mark}{after}')
     wait_until((tmp_path / "preparing").exists)
     process.send_signal(signal.SIGUSR1)
+    (tmp_path / "signalled").touch()
     assert process.wait(10) == 75
     assert requeued(tmp_path) == ["requeue 77"]
     assert not (tmp_path / "started").exists()
