@@ -65,7 +65,7 @@ def test_slot_subset_gradients_sum_to_the_whole(recurrent):
     np.testing.assert_allclose(summed, algorithm.gradient([rollout])[0], atol=1e-4)
 
 
-class Letter:
+class FakeMessage:
     """Stands for a message."""
 
     def __init__(self, source):
@@ -82,7 +82,7 @@ def feed_of(batch, epochs, minibatches, *changes):
 
 
 def arrive(feed, version, source, slots=2):
-    rollout, letter = random_rollout(make_spec(), 3, slots, np.random.default_rng(source)), Letter(source)
+    rollout, letter = random_rollout(make_spec(), 3, slots, np.random.default_rng(source)), FakeMessage(source)
     rollout.version, rollout.actor = version, source
     feed.add(letter, rollout, version)
     return letter

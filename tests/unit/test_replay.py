@@ -20,7 +20,7 @@ SPEC = make_spec()
 CODEC = RolloutCodec(SPEC)
 
 
-class Letter(Message):
+class FakeMessage(Message):
     """An episode's message that remembers whether it was given back."""
 
     released = False
@@ -34,7 +34,7 @@ def letter(index, source=1, length=3, flags=0):
     rollout.version, rollout.episode[:] = 0, index
     buffer = CODEC.pack(rollout)
     header_of(buffer)["source"], header_of(buffer)["flags"] = source, flags
-    return Letter(header_of(buffer), buffer, source)
+    return FakeMessage(header_of(buffer), buffer, source)
 
 
 def replay_of(tmp_path, *, batch=4, rule="sync", deterministic=False, actors=(1,), **keys):
