@@ -73,6 +73,7 @@ SCRIPTS = [
     *GOLDEN.glob("*.sbatch"),
     ROOT / "tools" / "slurm-cluster",
     ROOT / "tools" / "install_horovod",
+    ROOT / "tools" / "test",
     ROOT / ".ci" / "run",
 ]
 
