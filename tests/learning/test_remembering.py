@@ -7,6 +7,7 @@ from tests.support.worlds import ECHO, SPREAD, run_world, summary
 RECALL = ("env={id: 'tests.support.environments:Recall'}", "algo.network={hidden: [16], recurrent: true, memory: 16}", "eval.episodes=100")
 VALUES = ("stop.updates=300", "algo.epsilon_steps=3000")
 POLICIES = ("stop.updates=200", "rounds.batch=8", "topology.environments_per_actor=8", "optimizer={name: adam, step_size: 0.01}", "algo.discount=0.5")
+pytestmark = pytest.mark.slow("trains until something is learned")
 OTHERS = pytest.mark.long("a learning run; vdn and ma_trace learn in the default lane")
 MEMORYLESS = ("algo.network.recurrent=false",)
 

@@ -4,6 +4,7 @@ import pytest
 
 from tests.support.worlds import ECHO, run_world, summary
 
+pytestmark = pytest.mark.slow("trains until something is learned")
 OTHERS = pytest.mark.long("a learning run; vdn and MAST learn in the default lane")
 MAST = ("algo.operator=mellowmax", "algo.trace_lambda=0.6", "algo.trace_from=300", "algo.replay.recent=16")
 RLX2 = ("algo.trace_lambda=0.6", "algo.trace_from=300", "algo.replay.dynamic={every: 20, oldest: 10, distance: 0.3, least: 40}")

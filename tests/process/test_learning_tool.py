@@ -68,6 +68,7 @@ def test_closed_output_pipe_causes_no_error(tmp_path):
         assert listing.stderr.read() == b""
 
 
+@pytest.mark.slow("trains two seeds, each in a process of its own")
 def test_finished_runs_are_not_repeated_and_failures_reported(tmp_path):
     table, out = tmp_path / "table.yaml", tmp_path / "out"
     table.write_text(TINY)

@@ -29,6 +29,7 @@ checkpoint: {every_seconds: null}
 """
 
 
+@pytest.mark.slow("JAX compiles the game")
 @needs_jaxmarl
 def test_resumed_smax_training_equals_uninterrupted_run(tmp_path: Path) -> None:
     run_world(1, tmp_path / "whole", text=TRAINING)
