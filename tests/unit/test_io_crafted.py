@@ -120,68 +120,6 @@ def test_valid_compressed_chunks_are_accepted(tmp_path, compression, content):
         check_safe(file)
 
 
-def replace(file, name, shape, dtype, **options):
-    del file[name]
-    return file.create_dataset(name, shape, dtype, **options)
-
-
-def fill(dataset):
-    """Every chunk stored, each a few bytes."""
-    stream = zlib.compress(bytes(int(np.prod(dataset.chunks)) * dataset.dtype.itemsize), 9)
-    for place in np.ndindex(*(-(-length // step) for length, step in zip(dataset.shape, dataset.chunks, strict=True))):
-        dataset.id.write_direct_chunk(tuple(int(index * step) for index, step in zip(place, dataset.chunks, strict=True)), stream)
-
-
-def harm_index(file):
-    for name in list(file["segments"]):
-        if name not in ("segment", "committed"):
-            fill(replace(file, f"segments/{name}", (1 << 25,), file[f"segments/{name}"].dtype, chunks=(1 << 22,), compression="gzip"))
-
-
-def harm_row(file):
-    fill(replace(file, "steps/agent/obs", (80, 3, 1 << 24), "f4", chunks=(80, 3, 1 << 14), compression="gzip"))
-
-
-def harm_row_of_nothing(file):
-    replace(file, "steps/agent/obs", (80, 0, 1 << 60), "f4", chunks=(80, 1, 1), maxshape=(None, None, None))
-
-
-def harm_labels(file):
-    replace(file, "steps/agent/agent", (1 << 20,), "S4096", chunks=(1 << 10,)).make_scale("agent")
-
-
-def harm_lengths(file):
-    length, start = file["segments/length"], file["segments/start"]
-    count = len(length)
-    lengths = np.full(count, (1 << 64) // count, np.uint64)
-    lengths[-1] += np.uint64(((1 << 64) - int(lengths.sum(dtype=object)) + 80) % (1 << 64))
-    lengths = lengths.astype(np.int64)
-    length[...] = lengths
-    start[...] = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-
-
-def harm_dimension(file):
-    target = file.create_dataset("target", data=np.zeros(3, "f4"))
-    target.make_scale("target")
-    file["steps/agent/reward"].dims[1].attach_scale(target)
-    file["steps/agent/reward"].dims[1].detach_scale(file["steps/agent/agent"])
-    del file["target"]
-
-
-def harm_committed(file):
-    del file["segments/committed"]
-    file.create_group("segments/committed")
-
-
-def harm_index_shape(file):
-    replace(file, "segments/length", (), "i8")
-
-
-def harm_steps(file):
-    del file["steps"]
-    file["steps"] = np.zeros(3)
-
-
 def test_damaged_shards_raise_only_package_errors(shard, tmp_path):
     good = shard.read_bytes()
     generator = np.random.default_rng(5)
