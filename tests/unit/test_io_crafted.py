@@ -19,6 +19,7 @@ from hpcmarl.io.metrics import MetricsWriter, read_hdf5, read_metrics
 from hpcmarl.io.salvage import salvage
 from hpcmarl.io.schema import CHECKPOINT, check_safe, root_attributes, write_attributes
 from hpcmarl.io.shard_reader import verify_shard
+from tests.support.chunks import fill
 
 COMPRESSIONS = ["none", "lzf", "gzip", "zstd", "blosc_lz4"]
 

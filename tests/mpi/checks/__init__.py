@@ -105,6 +105,6 @@ def on_ranks(*sizes: int, libraries: Sequence[str] = ("openmpi", "mpich"), **sev
 def load_checks() -> dict[str, Check]:
     """Return all checks, in the order in which they run: the reductions first, while no rank has loaded a backend."""
     from tests.mpi.checks import reductions  # noqa: F401, I001  the first
-    from tests.mpi.checks import broken, leagues, messages, training  # noqa: F401
+    from tests.mpi.checks import benchmarks, broken, leagues, messages, training  # noqa: F401
 
     return CHECKS

@@ -1,0 +1,41 @@
+"""What the figures of benchmarks on ranks must be: there, and possible."""
+
+import pytest
+
+RULES = ("rennala", "malenia", "sync", "afedpg")
+
+
+def check_stragglers(told, ranks):
+    """Efficiencies of two settings; on a busy machine all may be low, or have too few rounds, but none is above what the groups make."""
+    assert told["ranks"] == ranks
+    for setting in told["settings"].values():
+        assert setting["ideal_gradients_per_second"] == pytest.approx(sum(1 / time for time in setting["trajectory_seconds"]))
+        assert all(0 < setting[f"{rule}_efficiency"] < 1.2 for rule in RULES if setting[f"{rule}_efficiency"])  # short runs round
+    assert told["settings"]["one_rank_10x_slower"]["sync_efficiency_expected"] == pytest.approx(0.2 / 1.1)
+    assert told["afedpg_efficiency"] == told["settings"]["one_rank_10x_slower"]["afedpg_efficiency"]
+
+
+def check_comm(told, ranks):
+    """Messages beside bare ones, sums by backend, and the server flooded by all other ranks."""
+    assert {row["backend"] for row in told["sums"]} >= {"mpi", "gloo"}
+    assert all(row["bandwidth_ratio"] > 0 for row in told["messages"])
+    assert told["gradient_senders"] == ranks - 1
+    assert told["gradient_messages_per_second"] > 100
+    assert 0 <= told["gradient_messages_late_share"] < 1
+
+
+def check_returns(told, target, limit):
+    """Any return is better than the target: it is reached as soon as there are 100 episodes."""
+    for rule in ("sync", "rennala", "afedpg"):
+        assert 0 < told[f"{rule}_seconds"] < limit
+        assert told["runs"][rule][0]["return_mean"] > target
+
+
+def check_costs(told, ranks, unit):
+    """Shares of processor time and memory of the server and its learners; each group sleeps `unit` seconds for a gradient."""
+    assert (told["ranks"], set(told["rules"])) == (ranks, set(RULES))
+    for figures in told["rules"].values():
+        assert 0 < figures["gradients_per_second"] < 1.2 * (ranks - 1) / unit
+        assert 0 < figures["server_cpu_share"] <= 1.05
+        assert 0 < figures["learner_cpu_share"] <= 1.05
+        assert figures["server_resident_megabytes"] > 20
