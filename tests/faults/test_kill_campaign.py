@@ -44,21 +44,21 @@ def processes_of(environment):
     return found
 
 
-@pytest.mark.long("a kill campaign")
 @pytest.mark.timeout(280)
-def test_killed_job_is_resumed_after_each_kill(tmp_path, campaign_environment):
-    options = ["--kills", "2", "--seed", "7", "--what", "job", "--run-dir", str(tmp_path), "--json"]
+@pytest.mark.parametrize(("kills", "ranks"), [(1, 2), pytest.param(2, 4, marks=pytest.mark.long("a kill campaign"))])
+def test_killed_job_is_resumed_after_each_kill(tmp_path, campaign_environment, kills, ranks):
+    options = ["--kills", str(kills), "-n", str(ranks), "--seed", "7", "--what", "job", "--run-dir", str(tmp_path), "--json"]
     command = [sys.executable, "-m", "hpcmarl", "bench", "faults", *options]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=270, env=campaign_environment)
     assert done.returncode == 0, done.stderr + done.stdout
     result = json.loads(done.stdout)
-    assert (result["injected"], result["survived"], result["resumed"], result["corrupt_files"]) == (2, 0, 2, 0)
+    assert (result["injected"], result["survived"], result["resumed"], result["corrupt_files"]) == (kills, 0, kills, 0)
     assert result["failures"] == []
     assert result["exit_code"] == 75
-    assert result["files_verified"] >= 3
+    assert result["files_verified"] >= 1 + kills
     assert result["recovery_seconds_median"] > 0
     assert result["lost_updates_max"] >= result["lost_updates_median"] >= 0
-    assert result["updates"] > 2
+    assert result["updates"] > kills
     assert all(verify_file(path)["status"] == "good" for path in run_files(tmp_path / "run"))
     assert not processes_of(campaign_environment)
 
