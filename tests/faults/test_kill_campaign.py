@@ -45,7 +45,7 @@ def processes_of(environment):
 
 
 @pytest.mark.timeout(280)
-@pytest.mark.parametrize(("kills", "ranks"), [(1, 2), pytest.param(2, 4, marks=pytest.mark.long("a kill campaign"))])
+@pytest.mark.parametrize(("kills", "ranks"), [(2, 2), pytest.param(3, 4, marks=pytest.mark.long("a kill campaign"))])
 def test_killed_job_is_resumed_after_each_kill(tmp_path, campaign_environment, kills, ranks):
     options = ["--kills", str(kills), "-n", str(ranks), "--seed", "7", "--what", "job", "--run-dir", str(tmp_path), "--json"]
     command = [sys.executable, "-m", "hpcmarl", "bench", "faults", *options]
