@@ -43,7 +43,8 @@ def folder_of(nodeid: str) -> str:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--lane", choices=LANES, default="default", help="quick: tests/unit alone; default: all but tests marked long; all: everything")
+    about = "quick: tests/unit; default: all but tests/slurm and tests marked long; ci: tests/slurm, too; all: everything"
+    parser.addoption("--lane", choices=LANES, default="default", help=about)
 
 
 def is_chosen(item: pytest.Item, lane: str, named: Sequence[str]) -> bool:
