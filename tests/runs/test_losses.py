@@ -108,6 +108,24 @@ def test_deterministic_run_stops_after_a_loss(tmp_path):
     assert ranks[0].exit_code == 75
 
 
+def test_loss_of_the_awaited_group_ends_its_round(tmp_path):
+    """Its learner dies when the other group has delivered: the round ends there and then, not with another gradient."""
+    changes = ("topology.groups=[{}, {delay: {trajectory: 0.05}}]", "topology.actors_per_learner=0", "topology.server=dedicated")
+    rounds = []
+
+    def dies(ranks):
+        rule = ranks[0].roles["server"].engine.rule
+        if rule.counts[0] and not rule.counts[1] and rule.round >= 2:
+            rounds.append(rule.round)
+        return bool(rounds)
+
+    run_world(3, tmp_path, *changes, "rounds.batch=2", "stop.updates=8", deaths={2: dies})
+    assert lost_ranks(tmp_path) == [2]
+    told = summary(tmp_path)
+    assert (told["status"], told["updates"]) == ("finished", 8)
+    assert rounds
+
+
 def test_dead_server_raises_server_lost(tmp_path):
     with pytest.raises(ServerLost, match=r"rank 0 \(server\) has died"):
         run_world(4, tmp_path, "stop.updates=12", deaths={0: 3})

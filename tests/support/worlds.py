@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,14 @@ def run_world(
     text: str = SPREAD,
     resume: str | None = None,
     order: int = 0,
-    deaths: Mapping[int, int] | None = None,
+    deaths: Mapping[int, int | Callable[[list[Rank]], bool]] | None = None,
     interrupt: int | None = None,
 ) -> list[Rank]:
     """Train on `size` virtual ranks until all have left; `order` seeds the order in which they are stepped.
 
     interrupt: the version at which a signal comes; of a league: the number of changes in its book.
-    deaths: rank -> the version at which it dies; a new process in its place (topology.respawn) is a new Rank in the list returned."""
+    deaths: rank -> the version at which it dies, or whether it dies now, given all ranks; a new process in its place (topology.respawn)
+    is a new Rank in the list returned."""
     config = load_config(text, overrides)
     world = LocalWorld(size)
     generator = np.random.default_rng(order)
@@ -69,7 +70,7 @@ def run_world(
             if interrupt is not None and version >= interrupt:
                 interrupt = None
                 ranks[0].interrupt()
-            due = [rank for rank, at in deaths.items() if version >= at]
+            due = [rank for rank, at in deaths.items() if (at(ranks) if callable(at) else version >= at)]
             world.dead.update(rank for rank in due if deaths.pop(rank) is not None)
             while world.newcomers:
                 place, payload = world.newcomers.pop()

@@ -59,6 +59,13 @@ def test_malenia_weighs_remaining_groups_equally():
     np.testing.assert_allclose(engine.optimizer.parameters, [1.0, 1.0, 0.0])
 
 
+def test_loss_of_the_awaited_group_steps_with_the_others_sum():
+    engine = Engine(make_rule("sync", 2, 2), make_optimizer(SgdConfig(step_size=1.0), np.zeros(2, np.float32), [slice(0, 2)]))
+    engine.on_gradient(Gradient(0, 0, 2, np.array([4.0, 2.0], np.float32), 0, 0, 0.0))
+    assert [type(each) for each in engine.on_lost(1)] == [Step, Publish]
+    np.testing.assert_allclose(engine.optimizer.parameters, [2.0, 1.0])
+
+
 def test_gradients_of_lost_groups_are_dropped():
     rule = make_rule("rennala", 2, 4)
     rule.on_lost(1)

@@ -74,3 +74,7 @@ def test_drop_and_grow_swaps_smallest_weights_for_gradients():
 def test_dense_flops_equal_the_counted_operations():
     assert dense_flops(3, 4) == sum(3 + 2 for _ in range(4))  # three products and two sums an output
     assert dense_flops(3, 4, 0.5) == 10
+
+
+def test_layers_without_zeros_are_all_dense():
+    assert erdos_renyi([(4, 3), (2, 4)], 0.0) == [1.0, 1.0]

@@ -1,0 +1,43 @@
+"""Matches between snapshots of a pool."""
+
+import pytest
+
+from hpcmarl.bench.matches import Playing
+from hpcmarl.config.file import load_config
+from hpcmarl.io.pool import snapshot_path
+from tests.support.leagues import RPS
+
+
+@pytest.fixture
+def playing(tmp_path):
+    """Two snapshots in a pool, and the matches between them."""
+    playing = Playing(load_config(RPS), tmp_path / "pool")
+    yield playing
+    playing.matches.close()
+
+
+def outcome_of(playing):
+    playing.matches.begin({**playing.task, "seed": 0})
+    while (outcome := playing.matches.step()) is None:
+        pass
+    return outcome
+
+
+@pytest.mark.parametrize("side", ["row", "column"])
+def test_damaged_snapshot_ends_the_match_and_is_named(tmp_path, playing, side):
+    name = playing.task[side]
+    path = snapshot_path(tmp_path / "pool", name)
+    path.write_bytes(path.read_bytes()[:-100])
+    outcome = outcome_of(playing)
+    assert (outcome["bad"], outcome["played"]) == (name, None)
+
+
+def test_match_after_a_damaged_one_is_played(tmp_path, playing):
+    path = snapshot_path(tmp_path / "pool", playing.task["row"])
+    good = path.read_bytes()
+    path.write_bytes(good[:-100])
+    assert outcome_of(playing)["played"] is None
+    path.write_bytes(good)
+    outcome = outcome_of(playing)
+    assert outcome["bad"] is None
+    assert int(outcome["played"][0]) == 8  # league.evaluation.episodes
