@@ -7,6 +7,7 @@ from hpcmarl.errors import EnvironmentFailure
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from tests.support.worlds import SPREAD, run_world, summary
 
+pytestmark = pytest.mark.usefixtures("spoiled_from_the_start")
 SPOILED = """
 env: {id: "tests.support.environments:Spoiled", kwargs: %s}
 algo: {name: ma_trace, unroll: 6, network: {hidden: [8]}}

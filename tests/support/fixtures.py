@@ -66,6 +66,14 @@ def shard(tmp_path):
 
 
 @pytest.fixture
+def spoiled_from_the_start():
+    """Count the episodes of the environment Spoiled, every fifth of which is spoiled, from 0."""
+    from tests.support.environments import Spoiled
+
+    Spoiled.episodes = 0
+
+
+@pytest.fixture
 def small_disk(tmp_path):
     """A file system of 32 MB of its own: small enough to fill up, too large for the runs here to do so."""
     place = tmp_path / "disk"

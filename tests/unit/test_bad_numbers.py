@@ -10,6 +10,7 @@ from hpcmarl.envs import Seeds, make_environment, new_frame, new_outcome
 from hpcmarl.errors import EnvironmentFailure
 from hpcmarl.optim import make_optimizer
 
+pytestmark = pytest.mark.usefixtures("spoiled_from_the_start")
 ENVIRONMENTS = "tests.support.environments"
 
 
