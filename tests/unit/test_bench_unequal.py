@@ -1,6 +1,7 @@
 """The arithmetic and the configurations of `bench heterogeneous`, `bench costs` and `bench stragglers --until-return`."""
 
 import math
+import mmap
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -91,9 +92,10 @@ def test_virtual_worker_costs_cover_every_rule_and_size(monkeypatch):
 
 def test_resident_memory_grows_with_an_allocation():
     taken = costs.resident_megabytes()
-    block = np.ones(8_000_000)
-    assert costs.resident_megabytes() > taken + 40
-    del block
+    with mmap.mmap(-1, 64_000_000) as block:  # not from the heap, which may have so much to spare
+        for page in range(0, len(block), mmap.PAGESIZE):
+            block[page] = 1
+        assert costs.resident_megabytes() > taken + 40
 
 
 class FakeStage:
