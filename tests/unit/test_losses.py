@@ -16,7 +16,7 @@ from hpcmarl.roles import liveness
 from hpcmarl.roles.liveness import Liveness, ServerLost
 from hpcmarl.roles.run import prepare
 from hpcmarl.types import Gradient
-from tests.support.worlds import SPREAD, summary
+from tests.support.worlds import SPREAD
 
 # ---- rules
 
@@ -177,19 +177,3 @@ def test_the_end_of_a_job_is_read_from_slurm():
     assert job_end({"SLURM_JOB_END_TIME": "1800000000"}) is None
     step = {"SLURM_JOB_ID": "7", "SLURM_JOB_END_TIME": "9", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
     assert job_end({**step, "SLURM_PROCID": "1"}) is None
-
-
-@pytest.mark.parametrize(("left", "margin"), [(1000.0, 60.0), (40.0, 10.0)])
-def test_run_stops_a_margin_before_the_job_end(left, margin, tmp_path):
-    from hpcmarl.roles.rank import Rank
-
-    context = prepare(LocalWorld(1).transports[0], load_config(SPREAD), str(tmp_path), None, time.time() + left)
-    rank = Rank(context)
-    server = rank.roles["server"]
-    assert server.stop_at == pytest.approx(context.job_end - margin, abs=1.0)
-    server.stop_at = time.time()
-    while rank.exit_code is None:
-        rank.step()
-    rank.close()
-    assert rank.exit_code == 75
-    assert summary(tmp_path)["status"] == "interrupted"

@@ -1,6 +1,5 @@
 """Reductions among learners: the same numbers as at a server; backends that are missing or fail."""
 
-import itertools
 import platform
 import socket
 import sys
@@ -20,34 +19,7 @@ from hpcmarl.config.file import load_config
 from hpcmarl.doctor.checks import check_reductions
 from hpcmarl.errors import HpcmarlError, UsageError
 from hpcmarl.roles.run import form_reduction_group, prepare
-from tests.support.replays import idle_learners, load_trace, new_replica, play, record, server_result
 from tests.support.worlds import SPREAD
-
-TRACES = [("rennala", 3, 2), ("rennala", 2, 5), ("sync", 3, 6), ("malenia", 2, 6), ("malenia", 3, 8)]
-
-
-@pytest.mark.parametrize(("rule", "groups", "batch"), TRACES)
-def test_replicas_equal_the_server_result(rule, groups, batch, tmp_path):
-    record(tmp_path / "run", rule, groups, batch).save(tmp_path / "trace.npz")
-    trace = load_trace(tmp_path / "trace.npz")
-    assert idle_learners(trace) > 0 or (rule, batch) != ("rennala", 2)
-    world = LocalWorld(groups)
-    for dtype in (np.float64, np.float32):
-        for transport in world.transports:
-            transport.reduction_group(range(groups), ["here"] * groups, "mpi")
-        replicas = [new_replica(trace, group, world.transports[group].start_sum, dtype) for group in range(groups)]
-        for _ in itertools.zip_longest(*(play(trace, replica) for replica in replicas)):
-            pass
-        expected = server_result(trace, dtype)
-        assert expected.dtype == dtype
-        assert not np.array_equal(expected, trace.start)
-        for replica in replicas:
-            np.testing.assert_array_equal(replica.optimizer.parameters, replicas[0].optimizer.parameters)
-            if dtype is np.float64:
-                np.testing.assert_array_equal(replica.optimizer.parameters, expected)
-            else:
-                np.testing.assert_allclose(replica.optimizer.parameters, expected, rtol=1e-4, atol=1e-6)
-
 
 # ---- backends
 
