@@ -84,8 +84,9 @@ def normalised_advantages(advantages: FloatArray, rho: FloatArray) -> FloatArray
     """
     if not advantages.size:
         return advantages
-    centred = advantages - rho * (advantages.sum() / max(rho.sum(), SMALLEST))
-    return np.asarray(centred / (centred.std() + SMALLEST))
+    exact, weights = advantages.astype(np.float64), rho.astype(np.float64)  # the differences may be small beside the numbers
+    centred = exact - weights * (exact.sum() / max(weights.sum(), SMALLEST))
+    return np.asarray(centred / (centred.std() + SMALLEST), np.float32)
 
 
 def linear_recursion(offset: FloatArray, factor: FloatArray, last: FloatArray) -> FloatArray:
