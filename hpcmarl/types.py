@@ -21,6 +21,8 @@ BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
 Array = NDArray[Any]
 
+UNNUMBERED = -1
+
 
 @dataclass(frozen=True)
 class ActionSpace:
@@ -198,6 +200,7 @@ class Rollout:
     final_index [K, 2] int32: (step, slot) of each truncated episode's last step    final_state [K, S] float32 or None
     first_step [E] int64: index in its episode of each slot's step 0               episode [E] int64: that episode's index
     slots [E] int64: the slots' numbers in their rank
+    number: place of a whole episode in the order in which its actor's episodes of `version` began; UNNUMBERED where that does not matter
 
     An algorithm that counts whole episodes gets rollouts of E = 1 and T = the episode's length.
     """
@@ -214,6 +217,7 @@ class Rollout:
     state: FloatArray | None = None
     final_state: FloatArray | None = None
     episodes: list[Episode] = field(default_factory=list)
+    number: int = UNNUMBERED
 
     @property
     def steps(self) -> int:

@@ -131,7 +131,7 @@ def test_third_party_imports_stay_in_allowed_modules(path):
 def test_files_and_functions_obey_length_and_docstring_rules(path):
     source, tree = path.read_text(), parse(path)
     assert ast.get_docstring(tree), f"{path} has no docstring"
-    assert len(source.splitlines()) <= 300 or "longer than" in ast.get_docstring(tree), f"{path} is too long and does not say why"
+    assert len(source.splitlines()) <= 500 or "longer than" in ast.get_docstring(tree), f"{path} is too long and does not say why"
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = node.end_lineno - node.lineno + 1

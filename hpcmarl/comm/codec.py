@@ -18,14 +18,15 @@ from hpcmarl.types import Array, EnvironmentSpec, Episode, FinalFrame, Rollout
 
 
 class OpenedMessage(NamedTuple):
-    """A message whose headers have been read: its layout, the bytes of its final frames and of its episodes, the actor that made it; the rank that
-    sent it and the version of the policies that played."""
+    """A message whose headers have been read: its layout, the bytes of its final frames and of its episodes, the actor that made it and the
+    number that it gave the episode; the rank that sent it and the version of the policies that played."""
 
     buffer: Buffer
     layout: RolloutLayout
     finals: Buffer
     episodes: Buffer
     actor: int
+    number: int
     source: int
     version: int
 
@@ -52,14 +53,15 @@ class RolloutCodec:
         start = HEADER_BYTES + ROLLOUT_HEADER.itemsize
         if buffer.nbytes < start:
             raise ProtocolError(f"a rollout message of {buffer.nbytes} bytes is too short")
-        steps, slots, finals, episodes, actor, _ = buffer[HEADER_BYTES:start].view(ROLLOUT_HEADER)[0].tolist()
+        steps, slots, finals, episodes, actor, number = buffer[HEADER_BYTES:start].view(ROLLOUT_HEADER)[0].tolist()
         layout = self.layout(steps, slots)
         ends = [layout.fixed_bytes, finals * layout.final_dtype.itemsize, episodes * layout.episode_dtype.itemsize]
         if min(finals, episodes) < 0 or sum(ends) != buffer.nbytes:
             raise ProtocolError(f"a rollout message of {buffer.nbytes} bytes where {sum(ends)} were expected: the ranks have different environments")
         middle = ends[0] + ends[1]
         header = header_of(buffer)
-        return OpenedMessage(buffer, layout, buffer[ends[0] : middle], buffer[middle:], actor, int(header["source"]), int(header["version"]))
+        finals_part, episodes_part = buffer[ends[0] : middle], buffer[middle:]
+        return OpenedMessage(buffer, layout, finals_part, episodes_part, actor, number, int(header["source"]), int(header["version"]))
 
     def read(self, buffer: Buffer, version: int) -> Rollout:
         """The rollout in a message, as views of its buffer. ProtocolError when lengths do not fit."""
@@ -76,7 +78,7 @@ class RolloutCodec:
     def _alone(self, message: OpenedMessage, version: int) -> Rollout:
         layout = message.layout
         finals, episodes = message.finals.view(layout.final_dtype), message.episodes.view(layout.episode_dtype)
-        return layout.rollout_of(message.buffer, finals, _read_episodes(episodes, self.spec), version, message.actor)
+        return layout.rollout_of(message.buffer, finals, _read_episodes(episodes, self.spec), version, message.actor, message.number)
 
     def pack(self, rollout: Rollout) -> Buffer:
         """A new message (ROLLOUT, header filled with version and count) that holds a copy of the rollout."""
@@ -88,7 +90,7 @@ class RolloutCodec:
             observations = {name: policy.final_obs[k] for name, policy in rollout.policies.items()}
             arena.finals.append((step, FinalFrame(slot, observations, None if rollout.final_state is None else rollout.final_state[k])))
         arena.episodes.extend(rollout.episodes)
-        buffer, _ = arena.finish(rollout.version, rollout.actor)
+        buffer, _ = arena.finish(rollout.version, rollout.actor, rollout.number)
         return write_header(buffer, Kind.ROLLOUT, version=rollout.version, count=rollout.count)
 
 

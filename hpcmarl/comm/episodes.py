@@ -6,7 +6,7 @@ unfinished episode are copied only when its arena is full.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,13 @@ import numpy as np
 from hpcmarl.comm.codec import RolloutCodec
 from hpcmarl.comm.layout import RolloutArena
 from hpcmarl.comm.protocol import Buffer
-from hpcmarl.types import Array, IntArray, Rollout
+from hpcmarl.types import UNNUMBERED, Array, IntArray, Rollout
 
 
 class EpisodeAssembler:
-    """Follows every slot's unfinished episode: its first row in the present arena and the pieces from earlier ones."""
+    """Follows every slot's unfinished episode: its first row in the present arena and the pieces from earlier ones.
+
+    numbers [E]: of the episodes under way (Rollout.number); resting [E]: slots without an episode. The caller writes both."""
 
     def __init__(self, codec: RolloutCodec, slots: int, actor: int, slot_numbers: IntArray) -> None:
         self.codec = codec
@@ -26,13 +28,16 @@ class EpisodeAssembler:
         self.slot_numbers = slot_numbers
         self.begin = np.zeros(slots, np.int64)
         self.versions = np.zeros(slots, np.int64)
+        self.numbers = np.full(slots, UNNUMBERED)
+        self.resting = np.zeros(slots, np.bool_)
         self.pieces: list[list[dict[str, Array]]] = [[] for _ in range(slots)]
 
-    def restart(self, slots: range, row: int, version: int) -> int:
+    def restart(self, slots: Iterable[int], row: int, version: int) -> int:
         """Forget the unfinished episodes of `slots`; new ones begin at `row`. Returns how many steps are lost."""
         lost = 0
         for slot in slots:
-            lost += row - int(self.begin[slot]) + sum(len(piece["episode_end"]) for piece in self.pieces[slot])
+            if not self.resting[slot]:
+                lost += row - int(self.begin[slot]) + sum(len(piece["episode_end"]) for piece in self.pieces[slot])
             self.pieces[slot].clear()
             self.begin[slot] = row
             self.versions[slot] = version
@@ -45,7 +50,7 @@ class EpisodeAssembler:
         for slot in ended.tolist():
             if any(episode.slot == slot for episode in arena.episodes):  # else the environment crashed in it
                 finished.append(self._assemble(arena, row, slot))
-            self.restart(range(slot, slot + 1), row + 1, version)
+            self.restart((slot,), row + 1, version)
         arena.finals.clear()
         arena.episodes.clear()
         if row + 1 == arena.layout.steps:
@@ -72,7 +77,7 @@ class EpisodeAssembler:
         steps = arena.layout.steps
         for slot in range(len(self.begin)):
             first = int(self.begin[slot])
-            if first < steps:
+            if first < steps and not self.resting[slot]:
                 self.pieces[slot].append(_columns(arena, slice(first, steps), slot))
             self.begin[slot] = 0
 
@@ -97,7 +102,7 @@ class EpisodeAssembler:
                 whole.finals.append((length - 1, final))
         episode.slot = 0
         whole.episodes.append(episode)
-        return whole.finish(int(self.versions[slot]), self.actor)
+        return whole.finish(int(self.versions[slot]), self.actor, int(self.numbers[slot]))
 
 
 def _columns(arena: RolloutArena, rows: slice, slot: int) -> dict[str, Array]:

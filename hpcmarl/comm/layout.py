@@ -15,6 +15,7 @@ import numpy as np
 
 from hpcmarl.comm.protocol import HEADER_BYTES, Buffer
 from hpcmarl.types import (
+    UNNUMBERED,
     Array,
     Decision,
     EnvironmentSpec,
@@ -29,7 +30,7 @@ from hpcmarl.types import (
     Rollout,
 )
 
-ROLLOUT_HEADER = np.dtype([("steps", "<i4"), ("slots", "<i4"), ("finals", "<i4"), ("episodes", "<i4"), ("actor", "<i4"), ("spare", "<i4")])
+ROLLOUT_HEADER = np.dtype([("steps", "<i4"), ("slots", "<i4"), ("finals", "<i4"), ("episodes", "<i4"), ("actor", "<i4"), ("number", "<i4")])
 ALIGNMENT = 16
 FRAME_ARRAYS = ("episode_start", "state", "obs", "alive", "action_mask")
 STEP_ARRAYS = ("episode_end", "action", "logp", "reward", "terminated", "truncated")
@@ -113,10 +114,10 @@ class RolloutLayout:
         record = self._read(buffer)
         return {name: record[name] for name in self._fields}
 
-    def rollout_of(self, buffer: Buffer, finals: Array, episodes: list[Episode], version: int, actor: int) -> Rollout:
+    def rollout_of(self, buffer: Buffer, finals: Array, episodes: list[Episode], version: int, actor: int, number: int = UNNUMBERED) -> Rollout:
         """A Rollout whose arrays are views of the buffer and of the final records."""
         record = self._read(buffer)
-        return self._rollout(lambda name: record[name], finals, episodes, version, actor)
+        return self._rollout(lambda name: record[name], finals, episodes, version, actor, number)
 
     def _read(self, buffer: Buffer) -> Array:
         return buffer[: self.fixed_bytes].view(self._record).reshape(())
@@ -132,7 +133,9 @@ class RolloutLayout:
 
         return self._rollout(column, finals, [], version, actor)
 
-    def _rollout(self, array_of: Callable[[str], Array], finals: Array, episodes: list[Episode], version: int, actor: int) -> Rollout:
+    def _rollout(
+        self, array_of: Callable[[str], Array], finals: Array, episodes: list[Episode], version: int, actor: int, number: int = UNNUMBERED
+    ) -> Rollout:
         policies = {}
         for policy, own in self._own.items():
             arrays: dict[str, Any] = {array: array_of(name) for array, name in own}
@@ -141,7 +144,7 @@ class RolloutLayout:
         index[:, 0], index[:, 1] = finals["step"], finals["slot"]
         shared: dict[str, Any] = {name: array_of(name) for name in self._shared}
         final_state = finals["/state"] if self.with_state else None
-        return Rollout(policies, final_index=index, version=version, actor=actor, final_state=final_state, episodes=episodes, **shared)
+        return Rollout(policies, final_index=index, version=version, actor=actor, final_state=final_state, episodes=episodes, number=number, **shared)
 
 
 class RolloutArena:
@@ -199,7 +202,7 @@ class RolloutArena:
         if outcome.episodes:
             self.episodes.extend(outcome.episodes)
 
-    def finish(self, version: int, actor: int) -> tuple[Buffer, Rollout]:
+    def finish(self, version: int, actor: int, number: int = UNNUMBERED) -> tuple[Buffer, Rollout]:
         """The message (header not yet filled) and the rollout, both views of this arena."""
         layout = self.layout
         end = layout.fixed_bytes
@@ -215,8 +218,8 @@ class RolloutArena:
         size = len(self.episodes) * layout.episode_dtype.itemsize
         _write_episodes(self.buffer[end : end + size].view(layout.episode_dtype), self.episodes, layout.spec)
         header = self.buffer[HEADER_BYTES : HEADER_BYTES + ROLLOUT_HEADER.itemsize].view(ROLLOUT_HEADER)
-        header[0] = (layout.steps, layout.slots, len(self.finals), len(self.episodes), actor, 0)
-        return self.buffer[: end + size], layout.rollout_of(self.buffer, finals, list(self.episodes), version, actor)
+        header[0] = (layout.steps, layout.slots, len(self.finals), len(self.episodes), actor, number)
+        return self.buffer[: end + size], layout.rollout_of(self.buffer, finals, list(self.episodes), version, actor, number)
 
 
 def _write_episodes(records: Array, episodes: list[Episode], spec: EnvironmentSpec) -> None:

@@ -13,6 +13,8 @@ hosts each role at most once, so (rank, kind) names the receiver.
                                             env_steps: of the whole run so far
     SNAPSHOT    server  → learner → actors  nothing: send your state; version
     STATE       learner, actor → server     packed tree: the state; version
+    CLOSE       server  → learner → actors  nothing: the round has enough, begin no further episode of this version (admission: all_begun)
+    CLOSED      actor → learner → server    nothing: none is under way any more; version; count: trajectories that were sent for it
     STOP        server  → learner → actors  nothing: finish, send your last STATE (flag FINAL)
     EXIT        server  → everyone          nothing: all is written, leave
     INTERRUPT   anyone  → server            nothing: a signal asked this rank to stop
@@ -73,6 +75,7 @@ FLAG_FINAL = 1  # the last STATE of a role
 FLAG_MORE = 2  # a ROLLOUT: another episode that ended in the same step follows
 FLAG_SPARSE = 4  # a vector: only what is there
 FLAG_WAIT = 8  # WEIGHTS: the learner is behind, so step no further until others come
+FLAG_ALLOTTED = 16  # WEIGHTS: `count` episodes of this version may begin; without it any number
 
 
 class Kind(IntEnum):
@@ -92,6 +95,8 @@ class Kind(IntEnum):
     ALIVE = 12
     LOST = 13
     REPLACED = 14
+    CLOSE = 15
+    CLOSED = 16
     FREE = 50
     TERM = 51
     OPPONENTS = 52

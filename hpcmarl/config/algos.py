@@ -24,6 +24,8 @@ class AlgoConfig(Section):
     """What every algorithm has. `gradient_episodes`: of one gradient by default, where trajectories are whole episodes."""
 
     gradient_episodes: ClassVar[int] = 1
+    trajectory_unit: ClassVar[Literal["unroll", "episode"]] = "episode"
+    is_on_policy: ClassVar[bool] = False  # learns only from what was sampled under the newest parameters
     discount: Annotated[float, Field(gt=0, le=1)] = 0.99
     network: NetworkConfig = NetworkConfig()
 
@@ -31,6 +33,7 @@ class AlgoConfig(Section):
 class ReinforceConfig(AlgoConfig):
     """The trajectory gradient of arXiv 2509.24305: discounted rewards to go, no baseline; whole episodes."""
 
+    is_on_policy: ClassVar[bool] = True
     name: Literal["reinforce"] = "reinforce"
 
 
@@ -45,6 +48,7 @@ class ValueLearningConfig(AlgoConfig):
 class ActorCriticConfig(ValueLearningConfig):
     """What the actor-critics share."""
 
+    trajectory_unit: ClassVar[Literal["unroll", "episode"]] = "unroll"
     unroll: Count = Field(25, description="steps of one unroll, T")
     critic: Literal["obs", "full", "dec"] = Field("obs", description="critic on all observations, on the environment's state, or one per agent")
     critic_network: NetworkConfig | None = Field(None, description="default: the shape of `network`, without recurrence")

@@ -56,8 +56,15 @@ class RoundsConfig(Section):
     """When a round ends and how its sum travels."""
 
     rule: Literal["sync", "rennala", "malenia", "afedpg"] = "sync"
-    batch: PositiveInt | None = Field(None, description="trajectories of a round, M (afedpg: of each gradient); default: one gradient of every group")
+    batch: PositiveInt | None = Field(
+        None,
+        description="trajectories of a round, M (afedpg: of each gradient); default: a gradient of every group, reinforce: an episode of every slot",
+    )
     initial_batch: PositiveInt | None = Field(None, description="trajectories of the first round, M_init; default: batch")
+    admission: Literal["first_finished", "all_begun"] = Field(
+        "first_finished",
+        description="rennala with whole episodes: the first M to finish, which favours short ones, or all that had begun when those were there",
+    )
     late: Literal["cancel", "ignore"] = Field("cancel", description="unfinished on-policy work: abandon it at the next step, or finish and drop it")
     reduce: Literal["server", "mpi", "horovod", "gloo", "nccl"] = Field(
         "server", description="sum at the server, or one AllReduce among the learners, by MPI, Horovod or torch.distributed (nccl: on GPUs)"
@@ -76,6 +83,11 @@ class RoundsConfig(Section):
         """Whether the learners sum among themselves, each with a replica of the optimizer, and the server only counts."""
         return self.reduce != "server"
 
+    @property
+    def counts_all_begun(self) -> bool:
+        """Whether every episode that has begun when a round has enough still counts in it."""
+        return self.admission == "all_begun"
+
 
 OptimizerSection = Annotated[NigtConfig | AdamConfig | SgdConfig | RmspropConfig, Field(discriminator="name")]
 
@@ -89,5 +101,10 @@ def round_contradictions(rounds: RoundsConfig, groups: int, word: str) -> list[s
         found.append(
             f"rounds.reduce: {rounds.reduce} does not work with rounds.rule: afedpg, where every gradient is a step "
             "of its own and there is nothing to sum; use rounds.reduce: server"
+        )
+    if rounds.admission == "all_begun" and rounds.rule != "rennala":
+        found.append(
+            f"rounds.admission: all_begun does not go with rounds.rule: {rounds.rule}, which counts episodes in the order in which they began; "
+            "remove rounds.admission, or set rounds.rule: rennala"
         )
     return found

@@ -110,6 +110,11 @@ class Config(Section):
     faults: FaultsConfig = FaultsConfig()
     slurm: SlurmConfig = SlurmConfig()
 
+    @property
+    def backpressure(self) -> bool:
+        """Whether actors wait for a learner that is behind, instead of dropping what they sample."""
+        return (self.rounds.backpressure and not self.deterministic) or self.rounds.counts_all_begun
+
     @model_validator(mode="after")
     def _agree(self) -> Config:
         for contradiction in contradictions(self):
@@ -119,7 +124,7 @@ class Config(Section):
 
 def counts_episodes(config: Config) -> bool:
     """Whether a trajectory is a whole episode instead of an unroll."""
-    return not hasattr(config.algo, "unroll")
+    return config.algo.trajectory_unit == "episode"
 
 
 def batch_of(config: Config) -> int:
@@ -160,6 +165,9 @@ def contradictions(config: Config) -> list[str]:
         found.append("eval.episodes: 0 leaves nothing to play every so often; raise it, or remove eval.every_updates and eval.every_seconds")
     found += algo_contradictions(config.algo)
     found += league_contradictions(config)
-    if config.algo.name == "reinforce" and config.rounds.rule in ("rennala", "malenia") and config.rounds.batch is None:
-        found.append(f"rounds.batch is needed with {config.rounds.rule} and reinforce: how many episodes make a round")
+    if config.rounds.admission == "all_begun" and not (counts_episodes(config) and config.algo.is_on_policy):
+        found.append(
+            f"rounds.admission: all_begun does not go with algo.name: {config.algo.name}, which drops no episode at the end of a round; "
+            "set rounds.admission: first_finished"
+        )
     return found

@@ -13,7 +13,7 @@ from typing import Any
 
 from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs.base import BatchedEnvironment, Seeds, episode_seed, image_remark, new_frame, new_outcome
-from hpcmarl.envs.known import KNOWN_ENVIRONMENTS, KnownEnvironment
+from hpcmarl.envs.known import KNOWN_ENVIRONMENTS, KnownEnvironment, has_fixed_length
 from hpcmarl.types import EnvironmentSpec
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Seeds",
     "describe",
     "episode_seed",
+    "has_fixed_length",
     "image_remark",
     "make_environment",
     "new_frame",

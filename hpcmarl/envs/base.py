@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from hpcmarl.types import Array, EnvironmentSpec, Frame, IntArray, Outcome, PolicyFrame, PolicyOutcome
+from hpcmarl.types import Array, BoolArray, EnvironmentSpec, Frame, IntArray, Outcome, PolicyFrame, PolicyOutcome
 
 SEED_BLOCK = 64
 IMAGE_SIZE = 10_000  # numbers: 64x64x3 is an image, a chess board's 8x8x111 is none
@@ -53,6 +53,7 @@ class BatchedEnvironment(ABC):
     came to. Every element of `frame` and `outcome` is overwritten at each call; the arrays are never replaced.
     `counts` of this process: restarts, hangs (of them, for want of time), bad_numbers (episodes cut off), quarantined (slots given up).
     `episode_index` and `episode_step`, int64 [E]: each slot's current episode, and the index in it of the coming step.
+    `rests_next`, bool [E], is written by the caller: a slot that rests when its present episode is over, instead of beginning another one.
     """
 
     spec: EnvironmentSpec
@@ -60,6 +61,12 @@ class BatchedEnvironment(ABC):
     counts: Counter[str]
     episode_index: IntArray
     episode_step: IntArray
+    rests_next: BoolArray
+
+    @property
+    def retired(self) -> Collection[int]:
+        """Slots that were given up for good, because their environments broke too often."""
+        return ()
 
     @abstractmethod
     def reset(self, frame: Frame) -> None:

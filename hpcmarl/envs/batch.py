@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,7 @@ class SlotBatch(BatchedEnvironment):
         self.spec, self.slots = layout.spec, slots
         self.episode_index = np.full(slots, -1, np.int64)
         self.episode_step = np.zeros(slots, np.int64)
+        self.rests_next = np.zeros(slots, np.bool_)
         self._config, self._source, self._layout, self._seeds = config, source, layout, seeds
         self._record, self._skip_bad_numbers = record, skip_bad_numbers
         self._upkeep = Upkeep(config, source, slots, self._where)
@@ -65,6 +66,10 @@ class SlotBatch(BatchedEnvironment):
         except BaseException:
             self.close()
             raise
+
+    @property
+    def retired(self) -> Collection[int]:
+        return self._upkeep.retired
 
     def reset(self, frame: Frame) -> None:
         self.restart_slots(range(self.slots), frame)
@@ -107,13 +112,13 @@ class SlotBatch(BatchedEnvironment):
                 ended.append((row, end))
         collect_rewards(self._adapters, self._names, outcome)
         if self._record:
-            for row in range(self.slots):
+            for row in set(range(self.slots)) - idle:
                 self._recorded[row].append([np.array(actions[name][row]) for name in self._names])
         self.episode_step += 1
         for row, end in ended:
             outcome.episode_end[row] = end
             self._finish(row, end, row in broken, outcome)
-            self._begin(row, views)
+            self._go_on(row, views)
         collect_observations(self._adapters, views)
         self._look_for_bad_numbers(outcome, views)
         self._check_masks(views)
@@ -158,6 +163,16 @@ class SlotBatch(BatchedEnvironment):
                 outcome=adapter.win(),
             )
         )
+
+    def _go_on(self, row: int, views: Views) -> None:
+        """After an episode: begin the slot's next one, or rest."""
+        if not self.rests_next[row]:
+            self._begin(row, views)
+            return
+        self._upkeep.resting.add(row)
+        self._forget(row)
+        self._adapters[row].rest(row, views)
+        views.episode_start[row] = True
 
     def _begin(self, row: int, views: Views) -> None:
         """Begin the slot's next episode; broken resets are paid from the restart budget, empty episodes are passed over."""
@@ -209,7 +224,10 @@ class SlotBatch(BatchedEnvironment):
             outcome.episodes[:] = [episode for episode in outcome.episodes if episode.slot != row or np.isfinite(episode.return_mean)]
             make_finite(row, outcome)
         adapter.environment = self._upkeep.rebuild(row, adapter.environment)
-        self._begin(row, views)
+        if outcome is None:
+            self._begin(row, views)
+        else:
+            self._go_on(row, views)
         copy_observations(adapter, row, views)
 
     def _forget(self, row: int) -> None:

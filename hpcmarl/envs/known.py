@@ -25,6 +25,20 @@ class KnownEnvironment:
         return all(find_spec(module) is not None for module in self.modules)
 
 
+# Environments whose episodes all have the same number of steps for the same keyword arguments, by the beginning of their ids.
+FIXED_LENGTH = (
+    "mpe2.",
+    "hpcmarl.envs.games.particles:",
+    "matrix:",
+    *(f"gymnasium:{name}-" for name in ("HalfCheetah", "Pendulum", "Pusher", "Reacher", "Swimmer")),
+)
+
+
+def has_fixed_length(environment: str) -> bool:
+    """Return whether all episodes of an environment, by its id, are known to have the same number of steps."""
+    return environment.startswith(FIXED_LENGTH)
+
+
 _MPE = ("mpe2",)
 _MUJOCO = ("gymnasium", "mujoco")
 _SMAX = ("jaxmarl", "jax")

@@ -36,6 +36,7 @@ class NativeBatch(BatchedEnvironment):
         self._seats = [seats[player] for player in players]
         self._everywhere = np.arange(slots)
         self._resting = np.zeros(slots, np.bool_)
+        self.rests_next = np.zeros(slots, np.bool_)
         self._returns = np.zeros((slots, len(players)))
 
     @abstractmethod
@@ -127,6 +128,10 @@ class NativeBatch(BatchedEnvironment):
         for row, index, length, mean, returns, cut_off in told:
             outcome.episodes.append(Episode(row, index, length, mean, dict(zip(names, returns, strict=True)), not cut_off))
         self._begin(rows)
+        if self.rests_next.any():
+            asleep = rows[self.rests_next[rows]]
+            self._resting[asleep] = True
+            self.episode_index[asleep] -= 1  # restart_slots begins the next episode
 
     def _forbid(self, rows: IntArray, players: IntArray, actions: IntArray, wrong: BoolArray) -> None:
         """Raises EnvironmentFailure for the first of the moves [n] that is wrong."""

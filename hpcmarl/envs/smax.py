@@ -74,6 +74,7 @@ class SmaxBatch(BatchedEnvironment):
         self._names = [policy.name for policy in spec.policies]
         self._columns = [_columns(policy.agents, game.agents) for policy in spec.policies]
         self._resting = np.zeros(slots, np.bool_)
+        self.rests_next = np.zeros(slots, np.bool_)
         self._limit = np.int32(game.max_steps if config.max_steps is None else min(game.max_steps, config.max_steps))
         self._games = self._jax.compiled(game, slots)
         self._states = self._games.blank
@@ -171,6 +172,11 @@ class SmaxBatch(BatchedEnvironment):
             returned = dict(zip(self._names, returns, strict=True))
             outcome.episodes.append(Episode(row, index, length, mean, returned, terminated, {"win": float(won)}))
         self._begin(rows)
+        if self.rests_next.any():
+            asleep = rows[self.rests_next[rows]]
+            self._resting[asleep] = True
+            self.episode_index[asleep] -= 1  # restart_slots begins the next episode
+            self._look_ahead(asleep)
 
     def _look(self, states: Any) -> dict[str, Array]:
         shown: dict[str, Array] = self._games.restart(states, self._current, np.zeros(self.slots, np.bool_))[1]

@@ -14,15 +14,16 @@ import numpy as np
 
 from hpcmarl.comm.episodes import EpisodeAssembler
 from hpcmarl.comm.layout import RolloutArena
-from hpcmarl.comm.protocol import FLAG_FINAL, FLAG_WAIT, Kind, vector_of
+from hpcmarl.comm.protocol import FLAG_ALLOTTED, FLAG_FINAL, FLAG_WAIT, Kind, vector_of
 from hpcmarl.comm.transport import Message
 from hpcmarl.envs import Seeds, make_environment
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import Context, Interval, Role, generator_for
+from hpcmarl.roles.episode_turns import UNLIMITED, EpisodeTurns
 from hpcmarl.roles.outbox import Outbox
 from hpcmarl.roles.quota import actor_quota
-from hpcmarl.roles.recording import trajectory_writer
 from hpcmarl.roles.timing import TrajectoryTimer
+from hpcmarl.roles.trajectories import trajectory_writer
 from hpcmarl.types import FloatArray, Rollout
 
 
@@ -37,7 +38,7 @@ class Actor(Role):
         self.group = context.topology.group_of(context.rank)
         self.index = context.topology.actor_index(context.rank)
         self.delay = config.topology.group_list[self.group.index].delay
-        self.backpressure = config.rounds.backpressure and not config.deterministic
+        self.backpressure = config.backpressure
         self.slots = config.topology.environments_per_actor
         self.algorithm = context.algorithm()
         self.codec = context.codec(self.algorithm)
@@ -57,11 +58,14 @@ class Actor(Role):
         layout = self.codec.layout(context.arena_steps, self.slots)
         self.outbox = Outbox(context, layout, self.index)
         self.row = 0  # of the arena: the coming step
-        self.assembler = EpisodeAssembler(self.codec, self.slots, self.index, self.slot_numbers) if context.whole_episodes else None
         self.memory = self.algorithm.initial_memory(self.slots)
+        assembler = EpisodeAssembler(self.codec, self.slots, self.index, self.slot_numbers) if context.whole_episodes else None
+        self.turns = None if assembler is None else EpisodeTurns(self.environment, assembler, self.memory)
         self.version, self.arena_version = -1, -1
         self.started = self.has_weights = self.at_boundary = False
-        self.early_weights: tuple[int, FloatArray, int] | None = None
+        self.early_weights: tuple[int, FloatArray, int, int] | None = None
+        self.closed = -1  # the newest version that is over here
+        self.closing = -1  # the newest version of which the learner wants no further episodes; -1: none
         self.ready_at = 0.0
         self.told_to_wait = False  # the learner is behind
         self.held_since: float | None = None
@@ -78,8 +82,9 @@ class Actor(Role):
 
     def on_message(self, message: Message) -> None:
         if message.kind is Kind.WEIGHTS:
-            self.told_to_wait = bool(int(message.header["flags"]) & FLAG_WAIT)
-            self._adopt(int(message.header["version"]), vector_of(message.buffer, self.algorithm.size), int(message.header["env_steps"]))
+            self._on_weights(message)
+        elif message.kind is Kind.CLOSE:
+            self._close(int(message.header["version"]))
         elif message.kind is Kind.START:
             self._start(unpack(message.payload))
         elif message.kind is Kind.SNAPSHOT:
@@ -103,12 +108,25 @@ class Actor(Role):
             self.held_since = now if held else None
         return held
 
-    def _adopt(self, version: int, vector: FloatArray | None, env_steps: int) -> None:
+    def _on_weights(self, message: Message) -> None:
+        flags = int(message.header["flags"])
+        self.told_to_wait = bool(flags & FLAG_WAIT)
+        allotment = int(message.header["count"]) if flags & FLAG_ALLOTTED else UNLIMITED
+        vector = vector_of(message.buffer, self.algorithm.size)
+        self._adopt(int(message.header["version"]), vector, int(message.header["env_steps"]), allotment)
+
+    def _adopt(self, version: int, vector: FloatArray | None, env_steps: int, allotment: int) -> None:
         """Take new weights at once; on-policy work under older ones is abandoned here and now (late: cancel)."""
-        if vector is None or version < self.version or (version == self.version and self.has_weights):
+        if vector is None or version < self.version:
             return
         if not self.started:  # START comes from the server, weights from the learner: either may be first
-            self.early_weights = (version, vector.copy(), env_steps)
+            self.early_weights = (version, vector.copy(), env_steps, allotment)
+            return
+        if version <= self.closing:
+            allotment = 0
+        if version == self.version and self.has_weights:
+            if self.turns is not None and self.algorithm.on_policy and version > self.closing:
+                self.timer.begin(self.turns.allot(version, allotment, self.arena.frames[self.row], self.row))
             return
         self.algorithm.load_parameters(vector)
         self.algorithm.on_progress(env_steps)
@@ -116,21 +134,38 @@ class Actor(Role):
         stale, self.version, self.outbox.sent = self.version, version, 0
         if stale < 0:
             self.timer.begin()  # it has waited until now
-        if stale < 0 and self.assembler is not None:
-            self.assembler.versions[:] = version
-        elif stale < version and self.algorithm.on_policy and self.context.config.rounds.late == "cancel":
-            self._cancel()
+        if self.turns is not None and self.algorithm.on_policy:
+            self._begin_version(allotment, abandon=stale < 0 or self.context.config.rounds.late == "cancel")
+        elif self.turns is not None and stale < 0:
+            self.turns.assembler.versions[:] = version
 
-    def _cancel(self) -> None:
-        frame = self.arena.frames[self.row]
-        unfinished = [slot for slot in range(self.slots) if not frame.episode_start[slot]]
-        self.environment.restart_slots(unfinished, frame)
-        for memory in self.memory.values():
-            memory[unfinished] = 0.0
-        if self.assembler is not None:
-            self.counters["cancelled_steps"] += self.assembler.restart(range(self.slots), self.row, self.version)
-        self.timer.begin()
-        self._begin_trajectory()
+    def _begin_version(self, allotment: int, *, abandon: bool) -> None:
+        """Begin the episodes of a new version."""
+        assert self.turns is not None
+        self.timer.begin(np.flatnonzero(self.turns.assembler.resting).tolist())
+        lost = self.turns.open(self.version, allotment, self.arena.frames[self.row], self.row, abandon=abandon)
+        self.counters["cancelled_steps"] += lost
+        if abandon:
+            self.timer.begin()
+            self._begin_trajectory()
+
+    def _close(self, version: int) -> None:
+        """The round has all that it needs: begin no further episode of this version, and tell the learner when none is under way."""
+        self.closing, self.told_to_wait = version, False
+        if self.turns is not None and self.version == version:
+            self.turns.close(self.arena.frames[self.row])
+
+    def _closed(self) -> bool:
+        """Tell the learner once that no episode of the version that is being closed is under way."""
+        if self.closing < 0 or self.closing <= self.closed:
+            return False
+        assert self.turns is not None
+        if self.version == self.closing and not self.turns.done:
+            return False
+        self.closed = self.closing
+        sent = self.outbox.sent if self.version == self.closing else 0
+        self.tell(self.group.learner, Kind.CLOSED, version=self.closing, count=sent)
+        return True
 
     def _start(self, state: dict[str, Any]) -> None:
         """Begin, from a resumed run's state where there is one."""
@@ -145,9 +180,10 @@ class Actor(Role):
                 self.environment.load_state_dict(played, frame)
             else:
                 self.environment.reset(frame)
-        if self.assembler is not None:
-            self.assembler.restart(range(self.slots), 0, self.version)
-            self.assembler.load_state_dict(state.get("unfinished", {}))
+        if self.turns is not None:
+            deterministic = self.context.config.deterministic and self.algorithm.on_policy
+            self.turns.start(self.version, between=deterministic and "generator" in state)
+            self.turns.assembler.load_state_dict(state.get("unfinished", {}))
         self._note_positions()
         self._begin_trajectory()
         self.started = True
@@ -159,13 +195,17 @@ class Actor(Role):
     def work(self) -> bool:
         if self.stopping:
             return self._stop()
+        if self._closed():
+            return True
         if not self.has_weights or self._held() or time.monotonic() < self.ready_at:
             return False
         if self.at_boundary and not self._leave_boundary():
             return False
+        if self.turns is not None and self.turns.done:
+            return False
         if self.row == 0:
             self.arena_version = self.version
-            if self.assembler is None:
+            if self.turns is None:
                 self._note_positions()
         self._one_step()
         if self.report.due():
@@ -185,18 +225,18 @@ class Actor(Role):
         arena.keep(row, outcome)
         self.counters["acting_seconds"] += acted - began
         self.counters["environment_seconds"] += time.perf_counter() - acted
-        self.outbox.env_steps += self.slots
+        self.outbox.env_steps += self.slots if self.turns is None else self.turns.active
         self.row += 1
         if self.delay.step:
             self.ready_at = time.monotonic() + self.delay.step
-        if self.assembler is not None:
+        if self.turns is not None:
             self._hand_on_episodes(row)
         elif self.row == arena.layout.steps:
             self._hand_on_unroll()
 
     def _hand_on_episodes(self, row: int) -> None:
-        assert self.assembler is not None
-        episodes = self.assembler.after_step(self.arena, row, self.version)
+        assert self.turns is not None
+        episodes = self.turns.after_step(self.arena, row, self.version)
         for index, (buffer, rollout) in enumerate(episodes):
             self._record(rollout)
             self.outbox.post_episode(buffer, rollout, more=index + 1 < len(episodes))
@@ -237,7 +277,7 @@ class Actor(Role):
 
     def _quota_done(self) -> bool:
         """In a deterministic run an actor delivers its share of the round and waits for the next version."""
-        if not self.context.config.deterministic:
+        if not self.context.config.deterministic or self.context.in_order:
             return False
         return self.outbox.sent >= actor_quota(self.context, self.group.index, self.version)
 
@@ -269,14 +309,14 @@ class Actor(Role):
     def state_dict(self) -> dict[str, Any]:
         """Random numbers, recurrent memory, and where the environments stand."""
         memory = {policy: memory.copy() for policy, memory in self.memory.items()}
-        kept = self.assembler is not None and self.context.config.deterministic and not self.algorithm.on_policy
+        kept = self.turns is not None and self.context.config.deterministic and not self.algorithm.on_policy
         return {
             "generator": self.generator.bit_generator.state,
             "environment": self.environment.state_dict(),
             "memory": memory,
             "slots": self.slots,
             "version": self.version,
-            "unfinished": self.assembler.state_dict(self.arena, self.row) if kept and self.assembler is not None else {},
+            "unfinished": self.turns.assembler.state_dict(self.arena, self.row) if kept and self.turns is not None else {},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -285,7 +325,7 @@ class Actor(Role):
         self.version = int(state["version"])
         self.environment.load_state_dict(state["environment"], self.arena.frames[0])
         if self.context.config.deterministic:
-            self.memory = {policy: np.array(memory) for policy, memory in state["memory"].items()}
+            self.memory.update({policy: np.array(memory) for policy, memory in state["memory"].items()})
 
     def close(self) -> None:
         if self.writer is not None:

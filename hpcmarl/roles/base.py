@@ -85,7 +85,7 @@ class Context:
     def rule(self) -> RoundRule:
         """A new round rule; learners ask it for their quota and scales, the server runs it."""
         rounds = self.config.rounds
-        return make_rule(rounds.rule, len(self.topology.groups), self.batch, rounds.initial_batch)
+        return make_rule(rounds.rule, len(self.topology.groups), self.batch, rounds.initial_batch, all_begun=rounds.counts_all_begun)
 
     def attributes(self, role: str, index: int = 0) -> dict[str, Any]:
         """What every HDF5 file says about where it comes from."""
@@ -111,10 +111,22 @@ class Context:
         """Whether a trajectory is an episode instead of an unroll."""
         return counts_episodes(self.config)
 
+    @cached_property
+    def in_order(self) -> bool:
+        """Whether a round counts on-policy episodes in the order in which they began.
+
+        The first to finish are the short ones, so that a gradient of those would be of another objective."""
+        return self.whole_episodes and self.config.algo.is_on_policy and self.rule().in_order
+
     @property
     def batch(self) -> int:
-        """Trajectories of a round (M): as configured, else one gradient's worth of every group (afedpg: of one)."""
-        return batch_of(self.config)
+        """Trajectories of a round (M): as configured, else one gradient's worth of every group (afedpg: of one).
+
+        On-policy episodes: one of every slot, so that no slot rests."""
+        if self.config.rounds.batch is not None or not (self.whole_episodes and self.config.algo.is_on_policy):
+            return batch_of(self.config)
+        slots = [len(group.actors) * self.config.topology.environments_per_actor for group in self.topology.groups]
+        return max(slots) if self.config.rounds.rule == "afedpg" else sum(slots)
 
     def queue_limit(self, group: Group) -> int:
         """Rollout messages that a learner keeps: rounds.queue for each actor (single episodes are smaller, so there are more of them), and for

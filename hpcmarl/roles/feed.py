@@ -53,7 +53,11 @@ class Work:
 
 
 class Queue:
-    """`late`, `overflow`: trajectories dropped since the learner last set them to 0: too old, or more than `limit` messages."""
+    """`late`, `overflow`: trajectories dropped since the learner last set them to 0: too old, or more than `limit` messages.
+    `closing`: the round ends, and all that is here belongs to it. `in_order`: see start_order.py."""
+
+    in_order = False
+    news = False
 
     def __init__(self, context: Context, group: Group, rule: RoundRule, algorithm: Algorithm) -> None:
         self.context, self.group, self.rule, self.algorithm = context, group, rule, algorithm
@@ -61,6 +65,7 @@ class Queue:
         self.limit = context.queue_limit(group)
         self.reuse = int(getattr(context.config.algo, "reuse", 1))
         self.late = self.overflow = 0
+        self.closing = False
 
     # ---- in
 
@@ -69,7 +74,8 @@ class Queue:
         self.entries.append(Entry(message, rollout, message.source, self.reuse))
         if self._too_old(rollout, version):
             self._drop(self.entries.pop(), late=True)
-        while len(self.entries) > self.limit and not self.context.config.deterministic:
+        unbounded = self.context.config.deterministic or self.context.config.rounds.counts_all_begun  # actors stop by themselves
+        while len(self.entries) > self.limit and not unbounded:
             self._drop(self.entries.popleft(), late=False)
 
     def on_version(self, version: int) -> None:
@@ -101,8 +107,7 @@ class Queue:
         """Whether the actors are to wait (rounds.backpressure): there is work for the time in which they would sample more.
 
         Never in deterministic runs, whose actors stop by themselves."""
-        config = self.context.config
-        return config.rounds.backpressure and not config.deterministic and self._plenty(version)
+        return self.context.config.backpressure and not self.closing and self._plenty(version)
 
     def _plenty(self, version: int) -> bool:
         """Two gradients: one that is being made, and the next."""
@@ -129,12 +134,14 @@ class Queue:
             if taken and self.algorithm.on_policy and self.entries[0].rollout.version != taken[0].rollout.version:
                 break
             taken.append(self.entries.popleft())
-        return _whole(taken)
+        return whole(taken)
 
     def _wanted(self, version: int, delivered: int) -> int:
         """Trajectories of the next gradient: what the group has still to deliver for this version, or an equal share of the round."""
         target = self.rule.initial_batch if version == 0 else self.rule.batch
         quota = self.rule.quota(target)
+        if self.closing:
+            return len(self.entries)
         return share(target, len(self.rule.present)) if quota is None else quota - delivered
 
     def _take_in_order(self, version: int, delivered: int, quota: int) -> Work | None:
@@ -151,7 +158,7 @@ class Queue:
             fresh += own
         taken = [entry for entry in self.entries if entry.rollout.version < version] + fresh
         self.entries.clear()
-        return _whole(taken)
+        return whole(taken)
 
     def done(self, work: Work) -> None:
         """The gradient was made: queue again what is to be re-used."""
@@ -170,6 +177,21 @@ class Queue:
     def statistics(self) -> dict[str, float]:
         """What else is told with a report."""
         return {}
+
+    # ---- actors, where the order of their episodes matters
+
+    def allotment(self, rank: int) -> int | None:
+        """How many episodes of the present version an actor may begin; None: any number."""
+        return None
+
+    def on_actor_lost(self, rank: int) -> None:
+        """An actor has died."""
+
+    def on_actor_replaced(self, rank: int) -> None:
+        """A new process acts in a dead one's place."""
+
+    def on_groups_lost(self, version: int) -> None:
+        """The rule goes on with fewer groups."""
 
     # ---- checkpoints
 
@@ -262,7 +284,8 @@ class Iterations(Queue):
         """Other parts of the batch may be good."""
 
 
-def _whole(entries: list[Entry]) -> Work | None:
+def whole(entries: list[Entry]) -> Work | None:
+    """The work of whole rollouts; None for none."""
     return _work([entry.rollout for entry in entries], entries) if entries else None
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmarl.algos.q_learning import QLearning
-from hpcmarl.comm.protocol import FLAG_FINAL, FLAG_WAIT, Buffer, Kind, masked_vector_of, vector_message
+from hpcmarl.comm.protocol import FLAG_ALLOTTED, FLAG_FINAL, FLAG_WAIT, Buffer, Kind, masked_vector_of, vector_message
 from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import LatestLink, Message, SendHandle
 from hpcmarl.config import QLearningConfig
@@ -26,6 +26,8 @@ from hpcmarl.roles.feed import Iterations, Queue, Work
 from hpcmarl.roles.guard import GradientGuard
 from hpcmarl.roles.replay import Replay
 from hpcmarl.roles.replica import Replica
+from hpcmarl.roles.round_end import RoundEnd
+from hpcmarl.roles.start_order import StartOrder
 from hpcmarl.roles.statistics import EpisodeLog, Means
 from hpcmarl.types import BoolArray, FloatArray
 
@@ -54,6 +56,7 @@ class Learner(Role):
         self.replica = Replica(context, self.algorithm, self.group.index) if config.rounds.collective else None
         self.means, self.episodes = Means(), EpisodeLog()
         self.guard, self.report = GradientGuard(config), Interval(config.logging.every_seconds)
+        self.round_end = RoundEnd(self.group.actors)
         self.last_version = 0
         self.snapshot_wanted: int | None = None
         self.progress = 0  # environment steps of the whole run, as the server told
@@ -64,6 +67,8 @@ class Learner(Role):
         if isinstance(algo, QLearningConfig):
             assert isinstance(self.algorithm, QLearning)
             return Replay(*given, self.algorithm, algo.replay)
+        if self.context.in_order:
+            return StartOrder(*given, self.algorithm)
         return (Iterations if self.algorithm.epochs else Queue)(*given, self.algorithm)
 
     # ---- messages
@@ -80,6 +85,13 @@ class Learner(Role):
         elif message.kind is Kind.SNAPSHOT:
             self.snapshot_wanted = int(message.header["version"])
             self._snapshot()
+        elif message.kind is Kind.CLOSE:
+            self.round_end.begin(int(message.header["version"]))
+            self.feed.closing = True
+            for rank in self.links:
+                self.tell(rank, Kind.CLOSE, version=int(message.header["version"]))
+        elif message.kind is Kind.CLOSED:
+            self.round_end.closed(message.source, int(message.header["version"]), int(message.header["count"]))
         elif message.kind is Kind.STOP:
             self.stopping, self.last_version = True, int(message.header["version"])
         message.release()
@@ -88,7 +100,10 @@ class Learner(Role):
         rollout = self.codec.read(message.buffer, int(message.header["version"]))
         self.env_steps += int(message.header["env_steps"])
         self.agent_steps += int(message.header["agent_steps"])
-        self.episodes.add(rollout.episodes)
+        if rollout.version == self.version:
+            self.round_end.arrived[message.source] += rollout.count
+        if not self.feed.in_order:
+            self.episodes.add(rollout)
         self.feed.add(message, rollout, self.version)
 
     def _on_parameters(self, message: Message) -> None:
@@ -104,6 +119,8 @@ class Learner(Role):
         """New parameters: forget what is too old, tell the actors."""
         self.algorithm.load_parameters(vector)
         self.version, self.delivered = version, 0
+        self.round_end.reset()
+        self.feed.closing = False
         self.algorithm.on_progress(self.progress)
         self.algorithm.on_version(version)
         self.feed.on_version(version)
@@ -113,17 +130,22 @@ class Learner(Role):
         self._publish()
 
     def _publish(self) -> None:
-        weights = self._weights()
-        for link in self.links.values():
-            link.offer(weights)
+        """Send the present parameters to every actor; actors with the same allotment share a message."""
+        messages: dict[int | None, Buffer] = {}
+        for rank, link in self.links.items():
+            allotment = self.feed.allotment(rank)
+            if allotment not in messages:
+                messages[allotment] = self._weights(allotment)
+            link.offer(messages[allotment])
 
-    def _weights(self) -> Buffer:
-        """The message with the present parameters, and whether the actors are to wait."""
+    def _weights(self, allotment: int | None) -> Buffer:
+        """The message with the present parameters, whether the actors are to wait, and how many episodes they may begin (None: any number)."""
         self.holding = self.feed.behind(self.version)
+        flags = (FLAG_WAIT if self.holding else 0) | (0 if allotment is None else FLAG_ALLOTTED)
         fields = {"source": self.context.rank, "role": ROLE_NAMES.index(self.name), "version": self.version}
-        fields["env_steps"] = self.progress
+        fields |= {"env_steps": self.progress, "count": allotment or 0}
         mask = self.mask if self.replica is None else self.replica.mask
-        return vector_message(Kind.WEIGHTS, self.algorithm.parameters, mask, FLAG_WAIT if self.holding else 0, **fields)
+        return vector_message(Kind.WEIGHTS, self.algorithm.parameters, mask, flags, **fields)
 
     def _snapshot(self) -> None:
         """Send the state, and have the actors send theirs, as soon as the version that the server asked for is reached."""
@@ -137,17 +159,21 @@ class Learner(Role):
         self.tell(self.context.topology.server, Kind.STATE, self.state_dict(), version=wanted)
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
-        self.links.pop(rank, None)
+        if self.links.pop(rank, None) is not None:
+            self.round_end.actors.discard(rank)
+            self.feed.on_actor_lost(rank)
         if not set(self.rule.present) <= set(groups):  # else the server stops the run
             for group in set(groups) - self.rule.lost:
                 self.rule.on_lost(group)
+            self.feed.on_groups_lost(self.version)
         if self.replica is not None and (reduced := self.replica.go_on_without(rank)) is not None:
             self._adopt(*reduced)
 
     def on_replaced(self, rank: int) -> None:
         self.links[rank] = LatestLink(self.transport, rank)
-        if self.version >= 0:
-            self.links[rank].offer(self._weights())
+        self.feed.on_actor_replaced(rank)
+        if self.version >= 0 and not self.feed.closing:  # else with the next version
+            self.links[rank].offer(self._weights(self.feed.allotment(rank)))
 
     # ---- work
 
@@ -161,11 +187,12 @@ class Learner(Role):
             return self._stop()
         if self.report.due():
             self._report()
-        if self.holding and not self.feed.behind(self.version):
+        if self.feed.news or (self.holding and not self.feed.behind(self.version)):
+            self.feed.news = False
             self._publish()  # the round may need more of this group before it ends
         work = self._take()
         if work is None:
-            return False
+            return self._end_round()
         self._learn(work)
         return True
 
@@ -175,6 +202,13 @@ class Learner(Role):
             return None
         self.sending = [handle for handle in self.sending if not handle.done()]
         return self.feed.take(self.version, self.delivered) if len(self.sending) < GRADIENTS_UNDER_WAY else None
+
+    def _end_round(self) -> bool:
+        """Tell the server once that all of this round is delivered."""
+        if not self.round_end.due() or self.feed.entries:
+            return False
+        self.tell(self.context.topology.server, Kind.CLOSED, version=self.version, group=self.group.index)
+        return True
 
     def _learn(self, work: Work) -> None:
         """Compute the gradient of these rollouts, send or keep it."""
@@ -188,13 +222,17 @@ class Learner(Role):
             return
         statistics["gradient_seconds"] = (time.perf_counter() - began) / count
         version = rollouts[0].version if self.algorithm.on_policy else self.version
-        self.delivered += count if version == self.version else 0
+        current = version == self.version
+        self.delivered += count if current else 0
         # replayed episodes may be newer than the checkpoint that the run was resumed from
         staleness = float(sum(max(0, self.version - sampled) for sampled in work.versions))
         self.means.add(statistics, count)
         self.learned_steps += sum(rollout.steps * rollout.count for rollout in rollouts)
+        if self.feed.in_order and current:
+            for rollout in rollouts:
+                self.episodes.add(rollout)
         self.feed.done(work)
-        if self.replica is not None:
+        if self.replica is not None and current:  # what the server will count as dropped is not summed
             self.replica.add(vector, count)
         message = vector_message(
             Kind.GRADIENT,

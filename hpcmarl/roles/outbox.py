@@ -41,8 +41,8 @@ class Outbox:
         """How many messages may be under way.
 
         A learner in the same memory holds on to what it queues, so there its queue is the limit (it drops the oldest itself)."""
-        if self.context.config.deterministic:
-            return math.inf  # may drop nothing; the quota bounds how many there can be
+        if self.context.config.deterministic or self.context.in_order:
+            return math.inf  # may drop nothing; how many there can be is agreed
         shared = self.context.transport.shares_memory(self.group.learner)
         own = EPISODES_UNDER_WAY if self.context.whole_episodes else ARENAS - 1
         return self.context.queue_limit(self.group) + own if shared else own
@@ -81,7 +81,7 @@ class Outbox:
     def post_episode(self, buffer: Buffer, rollout: Rollout, *, more: bool) -> None:
         """Send one whole episode, in a buffer of its own. more: another one, which ended in the same step, follows."""
         # one step may end many episodes: whoever asked for room before it may send them all
-        if self._under_way() < self.limit or self.context.config.rounds.backpressure:
+        if self._under_way() < self.limit or self.context.config.backpressure:
             self.episodes.append(self._send(buffer, rollout, FLAG_MORE if more else 0))
         else:
             self.dropped_steps += rollout.steps

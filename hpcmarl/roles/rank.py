@@ -195,7 +195,9 @@ def receiver(message: Message) -> str:
     """The role that a message is for."""
     if message.kind is Kind.START:
         return ROLE_NAMES[int(message.header["count"])]
-    if message.kind in (Kind.SNAPSHOT, Kind.STOP):
+    if message.kind is Kind.CLOSED:
+        return "server" if ROLE_NAMES[int(message.header["role"])] == "learner" else "learner"
+    if message.kind in (Kind.SNAPSHOT, Kind.STOP, Kind.CLOSE):
         return "learner" if ROLE_NAMES[int(message.header["role"])] == "server" else "actor"
     return RECEIVERS[message.kind]
 

@@ -1,6 +1,6 @@
-"""What is written about a run besides checkpoints: counters, rows of metrics, the summary, the live display; and trajectories.
+"""What is written about a run besides checkpoints: counters, rows of metrics, the summary, the live display.
 
-The recorder lives on the server; `trajectory_writer` is called by each actor. Knows no messages: the server hands it what came.
+The recorder lives on the server. Knows no messages: the server hands it what came.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,10 @@ import numpy as np
 from hpcmarl.algos.base import Algorithm
 from hpcmarl.errors import StorageError
 from hpcmarl.io.metrics import MetricsWriter, write_summary
-from hpcmarl.io.trajectory import TrajectoryWriter
 from hpcmarl.optim.rounds import Engine
 from hpcmarl.roles.base import Context, Interval
 from hpcmarl.roles.display import Display
-from hpcmarl.roles.statistics import LearnerMeans
+from hpcmarl.roles.statistics import LearnerMeans, SlotsHeard
 from hpcmarl.roles.timing import GroupTimes
 from hpcmarl.types import Gradient
 
@@ -29,17 +27,6 @@ GRADIENTS_TELL = ("env_steps", "agent_steps", "staleness", "trajectories")
 LEARNERS_TELL = ("late", "overflow", "bad_gradients", "learned_steps")
 RECENT_EPISODES = 100
 EPISODES_AHEAD = 100_000  # more than an actor can have played before anybody heard of them
-
-
-def trajectory_writer(context: Context, index: int, *, with_state: bool) -> TrajectoryWriter | None:
-    """The writer of one actor's trajectories; None where they are not kept. The state is kept where rollouts carry it."""
-    config = context.config.trajectories
-    if not config.enabled:
-        return None
-    directory = context.run_directory / "trajectories"
-    rank, host = context.rank, context.transport.host
-    spec = context.spec if with_state else replace(context.spec, state_size=None)
-    return TrajectoryWriter(directory, spec, config, rank=rank, role="actor", host=host, attributes=context.attributes("actor", index))
 
 
 def keep_summary(context: Context, summary: dict[str, Any]) -> None:
@@ -66,6 +53,9 @@ class Recorder:
         self.recent: deque[float] = deque(maxlen=RECENT_EPISODES)
         self.recent_wins: deque[float] = deque(maxlen=RECENT_EPISODES)
         self.recent_by_policy: dict[str, deque[float]] = {}
+        restarts_together = context.whole_episodes and algorithm.on_policy  # all slots at every version: what counts is the rule's matter
+        actors = sum(len(group.actors) for group in context.topology.groups)
+        self.heard = SlotsHeard(0 if restarts_together else actors * self.config.topology.environments_per_actor)
         self.best: float | None = None
         self.lost: list[dict[str, Any]] = []  # of this start of the run: a resumed one has all its ranks again
         self.evaluation: dict[str, Any] = {}
@@ -112,7 +102,7 @@ class Recorder:
             return f"stop.updates {stop.updates} reached"
         if stop.env_steps is not None and self.totals["env_steps"] >= stop.env_steps:
             return f"stop.env_steps {stop.env_steps} reached"
-        if stop.return_mean is not None and len(self.recent) == RECENT_EPISODES and np.mean(self.recent) >= stop.return_mean:
+        if stop.return_mean is not None and self._settled() and np.mean(self.recent) >= stop.return_mean:
             return f"stop.return_mean {stop.return_mean:g} reached"
         return None
 
@@ -143,20 +133,33 @@ class Recorder:
         episodes = report["episodes"]
         if not episodes:
             return
+        self.heard.add(episodes["slot"].tolist())
         self.totals["episodes"] += len(episodes["return_mean"])
         self.recent.extend(episodes["return_mean"].tolist())
         self.recent_wins.extend(win for win in episodes["win"].tolist() if np.isfinite(win))
         for policy, returns in episodes["returns"].items():
             self.recent_by_policy.setdefault(policy, deque(maxlen=RECENT_EPISODES)).extend(returns.tolist())
         mean = float(np.mean(self.recent))
-        if len(self.recent) == RECENT_EPISODES and (self.best is None or mean > self.best):
+        if self._settled() and (self.best is None or mean > self.best):
             self.best = mean
+
+    def _settled(self) -> bool:
+        """Whether the newest episodes are enough, and no longer the short ones of those that began together."""
+        return len(self.recent) == RECENT_EPISODES and self.heard.complete(self._over_actors("quarantined"))
 
     def on_lost(self, rank: int) -> None:
         """A rank has died or was given up; nothing new where it had been lost before and was not replaced."""
         if not any(entry["rank"] == rank for entry in self.missing):
             roles = "+".join(self.context.topology.roles_of(rank))
+            self.heard.add(self._slots_of(rank))
             self.lost.append({"rank": rank, "roles": roles, "seconds": round(self.seconds, 3), "replaced": False})
+
+    def _slots_of(self, rank: int) -> range:
+        """The slots that end with a rank: its own, if it is an actor, and those of its actors if it is a learner."""
+        topology, slots = self.context.topology, self.config.topology.environments_per_actor
+        actors = [actor for group in topology.groups for actor in group.actors if rank in (actor, group.learner)]
+        indices = [topology.actor_index(actor) for actor in actors]
+        return range(min(indices, default=0) * slots, (max(indices, default=-1) + 1) * slots)
 
     def on_replaced(self, rank: int) -> int:
         """A new process has a lost rank's place; returns an episode index that nobody has come to yet."""

@@ -15,8 +15,9 @@ from typing import Any
 from hpcmarl.comm.protocol import FLAG_FINAL, Kind, vector_message, vector_of
 from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import LatestLink, Message
+from hpcmarl.envs import has_fixed_length
 from hpcmarl.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_TRY_AGAIN
-from hpcmarl.optim.rounds import Accept, Engine, Publish
+from hpcmarl.optim.rounds import Accept, Close, Command, Engine, Publish
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import Context, Interval, Role
 from hpcmarl.roles.evaluator import Evaluator
@@ -65,6 +66,8 @@ class Server(Role):
         elif message.kind is Kind.STATE:
             final = bool(int(message.header["flags"]) & FLAG_FINAL)
             self.snapshots.on_state(ROLE_NAMES[int(message.header["role"])], message.source, unpack(message.payload), final=final)
+        elif message.kind is Kind.CLOSED and self.phase == "train":
+            self._carry_out(self.engine.on_closed(int(message.header["group"]), int(message.header["version"])))
         elif message.kind is Kind.INTERRUPT:
             self.ask_to_stop("interrupted")
         message.release()
@@ -78,12 +81,20 @@ class Server(Role):
         if self.phase != "train":
             return
         began = time.perf_counter()
-        for command in self.engine.on_gradient(gradient):
-            if isinstance(command, Accept):
-                self.recorder.on_accept(command.age * gradient.count)
-            elif isinstance(command, Publish):
-                self._after_round(command)
+        commands = self.engine.on_gradient(gradient)
+        if isinstance(commands[0], Accept):
+            self.recorder.on_accept(commands[0].age * gradient.count)
+        self._carry_out(commands)
         self.recorder.times.served(time.perf_counter() - began)
+
+    def _carry_out(self, commands: Sequence[Command]) -> None:
+        """Do what the engine leaves to its caller."""
+        for command in commands:
+            if isinstance(command, Publish) and self.phase == "train":
+                self._after_round(command)
+            elif isinstance(command, Close):
+                for group in command.groups:
+                    self.tell(self.context.topology.groups[group].learner, Kind.CLOSE, version=command.version)
 
     def _after_round(self, publish: Publish) -> None:
         """A round is complete: checkpoint, evaluate, stop or go on."""
@@ -145,9 +156,7 @@ class Server(Role):
             self._begin_stop("interrupted")
         else:
             for group in set(groups) - rule.lost:
-                for command in self.engine.on_lost(group):
-                    if isinstance(command, Publish) and self.phase == "train":
-                        self._after_round(command)
+                self._carry_out(self.engine.on_lost(group))
 
     def on_replaced(self, rank: int) -> None:
         """A new process acts in the place of a dead actor: it begins afresh, with random numbers that nobody has had."""
@@ -198,10 +207,21 @@ class Server(Role):
         if not self.context.config.rounds.collective:
             self._publish(Publish(self.engine.version, tuple(range(len(self.links)))))
         self.recorder.begin()
+        self._warn_of_length_bias()
         self.phase = "train"
         if (reason := self.recorder.stop_reason(self.engine.version)) is not None:
             logger.info("nothing left to do: %s", reason)
             self._begin_stop("finished")
+
+    def _warn_of_length_bias(self) -> None:
+        config, rule = self.context.config, self.engine.rule
+        drops_episodes = self.context.whole_episodes and config.algo.is_on_policy
+        if drops_episodes and not rule.in_order and not config.rounds.counts_all_begun and not has_fixed_length(config.env.id):
+            logger.warning(
+                "rounds.rule: rennala counts the first %d episodes to finish: where lengths vary, short episodes weigh more than they should; "
+                "set rounds.admission: all_begun, or rounds.rule: sync",
+                rule.batch,
+            )
 
     def _time_to_stop(self) -> float | None:
         """Some time before the Slurm job ends; in a short job a quarter of it, or a requeued job would never get anywhere."""

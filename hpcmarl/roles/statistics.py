@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.types import Episode
+from hpcmarl.types import Episode, Rollout
 
 logger = logging.getLogger(__name__)
 
@@ -68,14 +68,38 @@ class EpisodeLog:
 
     def __init__(self) -> None:
         self._episodes: list[Episode] = []
+        self._slots: list[int] = []
 
-    def add(self, episodes: Iterable[Episode]) -> None:
-        self._episodes.extend(episodes)
+    def add(self, rollout: Rollout) -> None:
+        """Take in the episodes that ended in a rollout."""
+        self._episodes.extend(rollout.episodes)
+        self._slots.extend(int(rollout.slots[episode.slot]) for episode in rollout.episodes)
 
     def take(self) -> dict[str, Any]:
-        """Arrays [episodes]: return_mean, length, win (NaN where unknown), and returns/<policy>; empty dict for none."""
+        """Arrays [episodes]: return_mean, length, win (NaN where unknown), slot (of the run), and returns/<policy>; empty dict for none."""
         episodes, self._episodes = self._episodes, []
-        return episode_columns(episodes)
+        slots, self._slots = self._slots, []
+        return {**episode_columns(episodes), "slot": np.array(slots, np.int64)} if episodes else {}
+
+
+class SlotsHeard:
+    """Know whether every slot has finished an episode since all began together.
+
+    Before that the finished episodes are the short ones, and their mean return is not the policy's. Later, episodes end at any time, and those
+    that end are like those that begin.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._missing = set(range(slots))
+
+    def add(self, slots: Iterable[int]) -> None:
+        """These slots have finished an episode, or nobody waits for them any more."""
+        if self._missing:
+            self._missing.difference_update(slots)
+
+    def complete(self, given_up: int) -> bool:
+        """Whether all but the slots that were given up have finished one."""
+        return len(self._missing) <= given_up
 
 
 def episode_columns(episodes: list[Episode]) -> dict[str, Any]:

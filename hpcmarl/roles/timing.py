@@ -28,9 +28,9 @@ class TrajectoryTimer:
         self._began = np.full(slots, time.perf_counter())
         self.sums = [0.0, 0.0, 0.0]
 
-    def begin(self) -> None:
-        """All slots begin anew; what they were doing does not count."""
-        self._began[:] = time.perf_counter()
+    def begin(self, slots: Sequence[int] | None = None) -> None:
+        """These slots, or all, begin anew; what they were doing does not count."""
+        self._began[slice(None) if slots is None else list(slots)] = time.perf_counter()
 
     def skip(self, seconds: float) -> None:
         """The trajectories under way stood still for so long just now."""

@@ -10,7 +10,7 @@ has all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,6 +53,7 @@ class Versus(BatchedEnvironment):
         self.whole, self.spec = environment.spec, side_of(environment.spec, sides.own)
         self.slots, self.counts = environment.slots, environment.counts
         self.episode_index, self.episode_step = environment.episode_index, environment.episode_step
+        self.rests_next = environment.rests_next
         self._all = np.arange(self.slots)
         self.who = [SELF] * self.slots
         self.drawn = [False] * self.slots
@@ -67,6 +68,10 @@ class Versus(BatchedEnvironment):
         self.earned = np.zeros((self.slots, 2))
 
     # ---- the interface of an environment
+
+    @property
+    def retired(self) -> Collection[int]:
+        return self.environment.retired
 
     def reset(self, frame: Frame) -> None:
         self.environment.reset(self._whole_frame(frame))

@@ -64,7 +64,7 @@ def test_afedpg_reports_staleness_of_slow_groups(tmp_path):
 
 @pytest.mark.parametrize("late", ["cancel", "ignore"])
 def test_afedpg_uses_one_whole_episode_per_update(tmp_path, late):
-    changes = ("algo.name=reinforce", "optimizer.name=nigt", GROUPS, "rounds.rule=afedpg", f"rounds.late={late}", "stop.updates=30")
+    changes = ("algo.name=reinforce", "optimizer.name=nigt", GROUPS, "rounds.rule=afedpg", f"rounds.late={late}", "rounds.batch=1", "stop.updates=30")
     ranks = run_world(5, tmp_path, *changes, order=3)
     told = summary(tmp_path)
     assert told["updates"] == told["used_gradients"] == 30  # a gradient is an episode

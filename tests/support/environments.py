@@ -386,3 +386,36 @@ class Spoiled(Crowd):
         if now and self.what == "reward":
             rewards["walker_0"] = float("-inf")
         return observations, rewards, *rest
+
+
+class ShortOrLong(ParallelEnv):
+    """One decision counts, the first: action 0 ends the episode at once with reward 1, action 1 ends it `steps` steps later with `reward`.
+
+    Observations: [1, 0] where the decision is made, [0, 1] while nothing depends on what is done. One of `breaks_every` episodes raises."""
+
+    metadata: ClassVar[dict[str, Any]] = {"name": "short_or_long_v0"}
+
+    def __init__(self, steps: int = 10, reward: float = 2.0, breaks_every: int = 0) -> None:
+        self.possible_agents, self.steps, self.reward, self.breaks_every = ["chooser"], steps, reward, breaks_every
+
+    def observation_space(self, agent: str) -> spaces.Space:
+        return spaces.Box(0.0, 1.0, (2,), np.float32)
+
+    def action_space(self, agent: str) -> spaces.Space:
+        return spaces.Discrete(2)
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.agents, self.time = list(self.possible_agents), 0
+        self.breaks = bool(self.breaks_every) and (seed or 0) % self.breaks_every == 0
+        return {"chooser": np.array([1.0, 0.0], np.float32)}, {"chooser": {}}
+
+    def step(self, actions: dict[str, Any]) -> Any:
+        if self.breaks:
+            raise RuntimeError("the way is blocked")
+        short = self.time == 0 and int(actions["chooser"]) == 0
+        self.time += 1
+        over = short or self.time == self.steps
+        reward = (1.0 if short else self.reward) if over else 0.0
+        self.agents = [] if over else self.agents
+        seen = {"chooser": np.array([0.0, 1.0], np.float32)}
+        return seen, {"chooser": reward}, {"chooser": over}, {"chooser": False}, {"chooser": {}}

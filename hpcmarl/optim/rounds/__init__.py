@@ -5,7 +5,7 @@ the in-process driver and a simulator run the same object.
 """
 
 from hpcmarl.optim.rounds.afedpg import AFedPG
-from hpcmarl.optim.rounds.base import Accept, Command, Drop, Publish, RoundRule, Step, share
+from hpcmarl.optim.rounds.base import Accept, Close, Command, Drop, Publish, RoundRule, Step, share
 from hpcmarl.optim.rounds.engine import Engine
 from hpcmarl.optim.rounds.malenia import Malenia
 from hpcmarl.optim.rounds.rennala import Rennala
@@ -17,6 +17,7 @@ __all__ = [
     "RULES",
     "AFedPG",
     "Accept",
+    "Close",
     "Command",
     "Drop",
     "Engine",
@@ -31,6 +32,15 @@ __all__ = [
 ]
 
 
-def make_rule(name: str, groups: int, batch: int, initial_batch: int | None = None) -> RoundRule:
-    """The rule `name` for so many groups; `batch` trajectories a round (M), `initial_batch` in the first (M_init, default M)."""
+def make_rule(name: str, groups: int, batch: int, initial_batch: int | None = None, *, all_begun: bool = False) -> RoundRule:
+    """Make the rule `name`.
+
+    Args:
+        groups: How many deliver.
+        batch: Trajectories of a round, M.
+        initial_batch: Trajectories of the first round, M_init; default: M.
+        all_begun: Rennala only: trajectories under way when M are there still count.
+    """
+    if name == "rennala":
+        return Rennala(groups, batch, initial_batch, all_begun=all_begun)
     return RULES[name](groups, batch, initial_batch)

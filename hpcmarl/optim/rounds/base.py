@@ -42,7 +42,14 @@ class Publish(NamedTuple):
     groups: tuple[int, ...]
 
 
-Command = Accept | Drop | Step | Publish
+class Close(NamedTuple):
+    """Round `version` has enough: `groups` begin no further trajectory, deliver those under way, and say so (RoundRule.on_closed)."""
+
+    version: int
+    groups: tuple[int, ...]
+
+
+Command = Accept | Drop | Step | Publish | Close
 POOLED = (1.0,)  # scales of the one sum of a pooled rule
 
 
@@ -54,6 +61,7 @@ class RoundRule(ABC):
     `pooled`: all local scales are 1, so that one sum serves for all groups.
     `any_age`: a gradient of any version is accepted and is a round by itself; else what is older than the round is dropped.
     `waits`: a group delivers once and waits for its next point, with its sum in that message; else it goes on until the round ends.
+    `in_order`: whether a group delivers its trajectories in the order in which they began, so that long ones count as often as short ones.
 
     A group that is lost (its ranks have died) is not waited for any more; the rule goes on with those that are `present`.
     """
@@ -74,6 +82,10 @@ class RoundRule(ABC):
         self.total = 0  # of the counts: no round ends before it reaches the target
         self.lost: set[int] = set()
         self.present: tuple[int, ...] = tuple(range(groups))  # the groups that take part
+
+    @property
+    def in_order(self) -> bool:
+        return True
 
     @property
     def target(self) -> int:
@@ -128,6 +140,10 @@ class RoundRule(ABC):
     def _may_end(self) -> bool:
         """A cheap condition without which the round is not complete: with thousands of groups `complete` is not asked for each gradient."""
         return self.total >= self.target
+
+    def on_closed(self, group: int, version: int) -> list[Command]:
+        """A group has delivered all that it had begun in the round `version`, as Close asked. Most rules never ask."""
+        return []
 
     def on_lost(self, group: int) -> list[Command]:
         """A group has died: what it delivered in this round still counts where one sum serves for all; nobody waits for more.

@@ -50,7 +50,13 @@ class Engine:
 
     def on_lost(self, group: int) -> list[Command]:
         """A group has died: hand it to the rule and step if that ends the round (under AllReduce the replicas do)."""
-        commands = self.rule.on_lost(group)
+        return self._finish(self.rule.on_lost(group))
+
+    def on_closed(self, group: int, version: int) -> list[Command]:
+        """A group has nothing under way for the round `version`: hand that to the rule and step if that ends the round."""
+        return self._finish(self.rule.on_closed(group, version))
+
+    def _finish(self, commands: list[Command]) -> list[Command]:
         for command in commands:
             if isinstance(command, Step) and any(present is not None for present in self._sums):
                 self.step(self._combine(command))

@@ -1,0 +1,19 @@
+"""Make the writer of an actor's trajectories."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hpcmarl.io.trajectory import TrajectoryWriter
+from hpcmarl.roles.base import Context
+
+
+def trajectory_writer(context: Context, index: int, *, with_state: bool) -> TrajectoryWriter | None:
+    """Return the writer of one actor's trajectories; None where they are not kept. The state is kept where rollouts carry it."""
+    config = context.config.trajectories
+    if not config.enabled:
+        return None
+    directory = context.run_directory / "trajectories"
+    rank, host = context.rank, context.transport.host
+    spec = context.spec if with_state else replace(context.spec, state_size=None)
+    return TrajectoryWriter(directory, spec, config, rank=rank, role="actor", host=host, attributes=context.attributes("actor", index))

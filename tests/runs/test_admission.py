@@ -1,0 +1,144 @@
+"""Which episodes a round counts: short ones weigh no more than long ones."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from tests.support.worlds import final_parameters, run_world, summary
+
+GAME = """
+env: {id: "tests.support.environments:ShortOrLong"}
+algo: {name: reinforce, discount: 1.0, network: {hidden: []}}
+optimizer: {name: nigt, step_size: 0.1, momentum: 0.1}
+topology: {environments_per_actor: 16}
+trajectories: {enabled: false}
+eval: {episodes: 20, greedy: false}
+stop: {updates: 80}
+logging: {progress: false}
+checkpoint: {every_seconds: null}
+"""
+TWO_GROUPS = "topology.groups=2"
+CASES = [
+    (1, ("rounds.batch=1",), 250),
+    (1, ("rounds.batch=16", "rounds.late=ignore"), 60),
+    (1, ("rounds.batch=1", "deterministic=true"), 250),
+    (3, ("rounds.batch=5",), 100),
+    (4, ("rounds.batch=7", "deterministic=true"), 100),
+    (5, (TWO_GROUPS, "rounds.reduce=mpi", "rounds.batch=6"), 100),
+    (2, (TWO_GROUPS, "rounds.rule=malenia", "rounds.batch=2"), 150),
+    (2, (TWO_GROUPS, "rounds.rule=malenia", "rounds.late=ignore", "rounds.batch=32"), 60),
+    (5, (TWO_GROUPS, "rounds.rule=malenia", "rounds.reduce=mpi", "rounds.batch=16"), 60),
+    (2, (TWO_GROUPS, "rounds.rule=afedpg", "rounds.batch=1"), 250),
+    (2, (TWO_GROUPS, "rounds.rule=rennala", "rounds.batch=16", "rounds.admission=all_begun"), 40),
+    (5, (TWO_GROUPS, "rounds.rule=rennala", "rounds.batch=4", "rounds.admission=all_begun", "rounds.reduce=mpi"), 40),
+    (2, ("rounds.rule=rennala", "rounds.batch=1"), 250),
+]
+
+
+def slope(tmp_path, size, *changes, updates):
+    """The mean of all rounds' directions where the parameters hardly move, of the logit of the long way; and the true one."""
+    still = ("optimizer={name: sgd, step_size: 1.0e-4}", f"stop.updates={updates}", "eval.episodes=0")
+    ranks = run_world(size, tmp_path, *changes, *still, text=GAME, order=1)
+    algorithm = ranks[0].context.algorithm()
+    name = next(name for name, array in algorithm.named_parameters().items() if array.ndim == 2)
+    first = algorithm.named_parameters()[name].copy()
+    algorithm.load_parameters(final_parameters(tmp_path).astype(np.float32))
+    last = algorithm.named_parameters()[name]
+    odds = np.exp(first[1, 0] - first[0, 0])
+    long_way = odds / (1 + odds)
+    # the column of the input that is 1 where the decision is made; rewards are 1 for the short way and 2 for the long one
+    return (last - first)[1, 0] / (1e-4 * updates), (2 - 1) * long_way * (1 - long_way)
+
+
+@pytest.mark.parametrize(("size", "changes"), [case[:2] for case in CASES[::3]])
+def test_a_longer_way_to_a_higher_reward_is_learned(tmp_path, size, changes):
+    run_world(size, tmp_path, *changes, text=GAME, order=2)
+    assert summary(tmp_path)["eval_return_mean"] > 1.8
+
+
+@pytest.mark.parametrize(("size", "changes", "updates"), CASES)
+def test_expected_direction_is_the_gradient(tmp_path, size, changes, updates):
+    found, true = slope(tmp_path, size, *changes, updates=updates)
+    assert true == pytest.approx(0.25, abs=0.01)
+    # one episode's estimate deviates by 0.75: that is 0.05 over 250 episodes; episodes counted as they finish give -0.5
+    assert found == pytest.approx(true, abs=0.2)
+
+
+def test_first_finished_episodes_are_biased_and_said_to_be(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        found, _ = slope(tmp_path, 2, TWO_GROUPS, "rounds.rule=rennala", "rounds.batch=4", updates=60)
+    assert found < -0.3
+    assert any("short episodes weigh more" in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize("changes", [("rounds.admission=all_begun",), ("env.id=mpe2.simple_spread_v3",)])
+def test_unbiased_rounds_give_no_warning(tmp_path, caplog, changes):
+    small = ("rounds.rule=rennala", "rounds.batch=4", "stop.updates=2", "eval.episodes=0", "topology.environments_per_actor=2")
+    with caplog.at_level(logging.WARNING):
+        run_world(2, tmp_path, TWO_GROUPS, *small, *changes, text=GAME)
+    assert not [record for record in caplog.records if "short episodes" in record.message]
+
+
+def test_agreed_episodes_are_all_used(tmp_path):
+    run_world(3, tmp_path, "rounds.batch=5", "stop.updates=40", "eval.episodes=0", text=GAME)
+    told = summary(tmp_path)
+    assert (told["used_gradients"], told["wasted_gradients"], told["dropped_rollouts"]) == (200, 0, 0)
+    assert told["episodes"] == 200
+
+
+def test_default_batch_is_an_episode_of_every_slot(tmp_path):
+    run_world(3, tmp_path, "topology.environments_per_actor=3", "stop.updates=4", "eval.episodes=0", text=GAME)
+    told = summary(tmp_path)
+    assert told["used_gradients"] == 4 * 3 * sum("actor" in roles for roles in told["roles"])
+
+
+@pytest.mark.parametrize("respawn", ["false", "true"])
+@pytest.mark.parametrize("changes", [(), ("rounds.rule=malenia", TWO_GROUPS, "rounds.batch=24"), ("rounds.batch=3",)])
+def test_episodes_of_a_dead_actor_are_played_by_others(tmp_path, respawn, changes):
+    size = 7 if TWO_GROUPS in changes else 4
+    run_world(
+        size,
+        tmp_path,
+        *changes,
+        f"topology.respawn={respawn}",
+        "stop.updates=25",
+        "topology.environments_per_actor=4",
+        "rounds.on_loss=drop",
+        text=GAME,
+        deaths={size - 1: 5},
+    )
+    assert summary(tmp_path)["updates"] == 25
+
+
+@pytest.mark.parametrize("respawn", ["false", "true"])
+def test_round_closes_without_a_dead_actor(tmp_path, respawn):
+    changes = ("rounds.rule=rennala", TWO_GROUPS, "rounds.admission=all_begun", "rounds.batch=12", "topology.environments_per_actor=4")
+    for at in (3, 5):
+        run_world(7, tmp_path / str(at), *changes, f"topology.respawn={respawn}", "stop.updates=12", text=GAME, deaths={6: at, 4: at + 2}, order=at)
+        assert summary(tmp_path / str(at))["updates"] == 12
+
+
+def test_round_closes_without_a_dead_group(tmp_path):
+    changes = ("rounds.rule=rennala", "topology.groups=3", "rounds.admission=all_begun", "rounds.batch=12", "topology.actors_per_learner=0")
+    run_world(4, tmp_path, *changes, "topology.server=dedicated", "stop.updates=20", "rounds.on_loss=drop", text=GAME, deaths={3: 4, 2: 9})
+    assert summary(tmp_path)["updates"] == 20
+
+
+def test_deterministic_runs_resume_to_the_bit(tmp_path):
+    exact = ("deterministic=true", "rounds.batch=7", "topology.environments_per_actor=4", "eval.episodes=0")
+    run_world(3, tmp_path / "whole", *exact, "stop.updates=12", text=GAME)
+    run_world(3, tmp_path / "half", *exact, "stop.updates=6", text=GAME)
+    run_world(3, tmp_path / "half", *exact, "stop.updates=12", text=GAME, resume=str(tmp_path / "half"), order=5)
+    np.testing.assert_array_equal(final_parameters(tmp_path / "whole"), final_parameters(tmp_path / "half"))
+
+
+@pytest.mark.parametrize("changes", [("rounds.batch=13",), ("rounds.rule=malenia", TWO_GROUPS, "rounds.batch=20")])
+@pytest.mark.parametrize("restarts", [0, 1000])
+def test_broken_episodes_are_played_again(tmp_path, changes, restarts):
+    fragile = ("env.kwargs={breaks_every: 30}", f"env.restarts={restarts}", "env.past_restarts=quarantine", "topology.environments_per_actor=8")
+    run_world(3, tmp_path, *changes, *fragile, "stop.updates=8", "eval.episodes=0", text=GAME)
+    told = summary(tmp_path)
+    assert told["updates"] == 8
+    assert (told["environment_quarantined"] > 0) is (restarts == 0)
+    assert (told["environment_restarts"] > 0) is (restarts > 0)
