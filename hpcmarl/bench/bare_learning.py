@@ -199,7 +199,7 @@ class BareValues(BareLoop):
                 central_later = target["central_agent"](inputs.obs)
                 future = self._mixed(target["central_mixer"], inputs, taken(central_later, greedy))
             elif self.name == "res":
-                future = self._near_greedy(inputs, later, greedy)
+                future = self._near_greedy(inputs, values, later, greedy)
             else:
                 future = self._mixed(getattr(target, "mixer", None), inputs, taken(later, greedy))
             targets = self._targets(inputs, future, self.config.trace_lambda)
@@ -227,12 +227,15 @@ class BareValues(BareLoop):
         mixed: torch.Tensor = mixer(present.unsqueeze(-2), inputs.state[: len(utilities)])
         return mixed
 
-    def _near_greedy(self, inputs: Stacked, later: torch.Tensor, greedy: torch.Tensor) -> torch.Tensor:
+    def _near_greedy(self, inputs: Stacked, values: torch.Tensor, later: torch.Tensor, greedy: torch.Tensor) -> torch.Tensor:
         assert inputs.state is not None
+        state, acts, actions = (array.flatten(0, 1) for array in (inputs.state, inputs.alive, greedy))
         mask = None if inputs.mask is None else inputs.mask.flatten(0, 1)
-        joint, exists = near_greedy([later.flatten(0, 1)], [mask], [inputs.alive.flatten(0, 1)], [greedy.flatten(0, 1)])
-        totals: torch.Tensor = self.target["mixer"](joint, inputs.state.flatten(0, 1))
-        return softmax_value(totals, exists, self.config.softmax_beta).view(*inputs.state.shape[:2], 1)
+        joint, exists = near_greedy([later.flatten(0, 1)], [mask], [acts], [actions])
+        scores = totals = self.target["mixer"](joint, state)
+        if self.config.double_q:
+            scores = self.module["mixer"](near_greedy([values.flatten(0, 1)], [mask], [acts], [actions])[0], state)
+        return softmax_value(scores, totals, exists, self.config.softmax_beta).view(*inputs.state.shape[:2], 1)
 
     def _targets(self, inputs: Stacked, future: torch.Tensor, trace_lambda: float) -> torch.Tensor:
         gamma: float = self.config.discount

@@ -220,7 +220,9 @@ class RESConfig(QLearningConfig, MixingConfig):
     """RES (arXiv 2103.11883): regularised softmax QMIX."""
 
     name: Literal["res"] = "res"
-    softmax_beta: NonNegative = Field(5.0, description="inverse temperature of the softmax over joint actions")
+    softmax_beta: NonNegative = Field(
+        0.05, description="inverse temperature of the softmax over joint actions: values that differ by 1/beta weigh 1 to e"
+    )
     regularisation: NonNegative = Field(0.05, description="lambda, the weight of the distance to the discounted return")
 
 

@@ -62,9 +62,22 @@ def near_greedy(
     return torch.cat(utilities, 1), torch.cat(exists, 1)
 
 
-def softmax_value(values: torch.Tensor, exists: torch.Tensor, beta: float) -> torch.Tensor:
-    """sum_u softmax(beta Q)_u Q_u of values [..., K], over the u that exist [..., K]: [...]. beta 0 is the mean, infinity the maximum."""
-    weights = torch.softmax((beta * values).masked_fill(~exists, -torch.inf), -1)
+def softmax_value(scores: torch.Tensor, values: torch.Tensor, exists: torch.Tensor, beta: float) -> torch.Tensor:
+    """Average the values of joint actions by a softmax over their scores.
+
+    RES (arXiv 2103.11883) takes scores from the present network and values from the target network. What one of them overestimates
+    by chance is then not weighed up by itself. Scores equal to the values give the softmax of a single estimator, which favours its own noise.
+
+    Args:
+        scores: What the weights are made from, shape [..., K].
+        values: What is averaged, shape [..., K].
+        exists: Joint actions that count, shape [..., K] bool.
+        beta: Inverse temperature, in one over the unit of the scores; 0 weighs alike, infinity takes the best score's value.
+
+    Returns:
+        sum_u softmax(beta scores)_u values_u over the u that exist, shape [...].
+    """
+    weights = torch.softmax((beta * scores).masked_fill(~exists, -torch.inf), -1)
     return (weights * values.masked_fill(~exists, 0.0)).sum(-1)
 
 

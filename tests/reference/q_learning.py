@@ -195,13 +195,17 @@ class Literal:
         return total, len(targets)
 
     def softmax(self, rows: dict, later: dict, t: int) -> float:
-        best = self.greedy(rows, t)
+        """The target network's values of the joint actions near the greedy one, weighed by the present network's; without double_q by its own."""
+        best = self.greedy(rows if self.config.double_q else later, t)
         near = {tuple(sorted(best.items()))}
         for (policy, k), a in itertools.product(self.agents, range(9)):
             if (policy.name, k) in best and a in self.allowed(t, policy, k):
                 near.add(tuple(sorted({**best, (policy.name, k): a}.items())))
         values = torch.stack([self.joint(self.algorithm._target, later, dict(joint), t) for joint in near])
-        return (torch.softmax(self.config.softmax_beta * values, 0) * values).sum().item()
+        scores = values
+        if self.config.double_q:
+            scores = torch.stack([self.joint(self.algorithm._online, rows, dict(joint), t) for joint in near])
+        return (torch.softmax(self.config.softmax_beta * scores, 0) * values).sum().item()
 
 
 def literal_gradient(algorithm, rollouts) -> FloatArray:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpcmarl.config import RESConfig
 from hpcmarl.maths.qlearning import (
     central_weights,
     greedy_actions,
@@ -86,11 +87,36 @@ def test_near_greedy_lists_single_agent_deviations_once(seed):
 @settings(max_examples=20, deadline=None)
 @given(SEEDS, st.sampled_from([0.0, 0.3, 20.0]))
 def test_softmax_value_equals_its_weighted_mean(seed, beta):
-    values, exists = some(seed, 3, 7)
-    for row, found in enumerate(softmax_value(values, exists, beta).tolist()):
-        there = [float(value) for value, is_there in zip(values[row], exists[row], strict=True) if is_there]
-        weight = [math.exp(beta * (value - max(there))) for value in there]
-        assert found == pytest.approx(sum(w * v for w, v in zip(weight, there, strict=True)) / sum(weight))
+    (scores, exists), (values, _) = some(seed, 3, 7), some(seed + 1, 3, 7)
+    for row, found in enumerate(softmax_value(scores, values, exists, beta).tolist()):
+        there = [joint for joint in range(7) if exists[row, joint]]
+        weight = [math.exp(beta * (float(scores[row, joint]) - max(float(scores[row, other]) for other in there))) for joint in there]
+        assert found == pytest.approx(sum(w * float(values[row, joint]) for w, joint in zip(weight, there, strict=True)) / sum(weight))
+
+
+def test_softmax_value_ignores_joint_actions_that_do_not_exist():
+    scores, values = torch.tensor([[0.0, 99.0, 0.0]]), torch.tensor([[1.0, torch.inf, 3.0]])
+    assert softmax_value(scores, values, torch.tensor([[True, False, True]]), 5.0).tolist() == [2.0]
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("beta", [RESConfig().softmax_beta, 5.0])
+def test_softmax_value_overestimates_less_than_double_q(beta, correlation):
+    """Every joint action is worth 0; both networks see that with noise of deviation 1 per agent and action, the target's partly the same."""
+    rows, agents, actions = 20_000, 3, 5
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn((2, rows, agents, actions), generator=generator, dtype=torch.float64)
+    online, target = noise[0], correlation * noise[0] + math.sqrt(1 - correlation**2) * noise[1]
+    acts, greedy = torch.ones(rows, agents, dtype=torch.bool), greedy_actions(online, None)
+    double_q = taken(target, greedy).sum(-1).mean()
+    (scores, exists), (values, _) = (near_greedy([each], [None], [acts], [greedy]) for each in (online, target))
+    scores, values = scores.sum(-1), values.sum(-1)
+    tempered, single = (softmax_value(weighing, values, exists, beta).mean() for weighing in (scores, values))
+    assert tempered < double_q + 0.01  # the standard error of their difference is below 0.005
+    assert tempered < single - 0.005  # values that weigh themselves favour their own noise
+    if beta == 5.0:
+        assert single > double_q + 0.2
+        assert tempered < double_q - 0.02 or correlation == 0.0
 
 
 def test_overestimated_values_get_the_lower_weight():
