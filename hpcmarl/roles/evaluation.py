@@ -15,8 +15,7 @@ from hpcmarl.envs import describe
 from hpcmarl.errors import ConfigError, FormatError
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from hpcmarl.roles.base import group_environment
-from hpcmarl.roles.evaluator import Match, evaluation_environment, summarise
-from hpcmarl.types import Array
+from hpcmarl.roles.evaluator import Match, evaluation_environment, summarise, summarise_agents
 
 
 def evaluate_checkpoint(
@@ -26,8 +25,8 @@ def evaluate_checkpoint(
 
     `agents` adds each agent's own return_mean and the shares of episodes in which it was positive (won), zero or negative;
     `random_agents` play at random.
-    Groups that had environments of their own are each judged on theirs. Raises ConfigError for a path that does not exist,
-    FormatError for one without a checkpoint that verifies."""
+    Groups that had environments of their own are each judged on theirs, and every figure weighs each group the same.
+    Raises ConfigError for a path that does not exist, FormatError for one without a checkpoint that verifies."""
     if not Path(path).exists():
         raise ConfigError(f"{path}: no such file or directory; allowed: a run directory or a checkpoint file")
     found = find_checkpoint(path)
@@ -51,22 +50,15 @@ def evaluate_checkpoint(
     settings = settings.model_copy(update=chosen | {"greedy": settings.greedy if greedy is None else greedy})
     environments = [group_environment(config, group) for group in range(len(config.topology.group_list))]
     different = [environment for index, environment in enumerate(environments) if environment not in environments[:index]]
-    results = []
-    earned: dict[str, list[float]] = {}
-    for environment in different:
-        batch = evaluation_environment(environment, config.policies, settings, algorithm.needs_state)
-        match = Match(algorithm, batch, settings.episodes, settings.greedy, settings.seed, random_agents)
+    results, earned = [], []
+    for index, environment in enumerate(different):
+        batch = evaluation_environment(environment, config.policies, settings, algorithm.needs_state, index)
+        match = Match(algorithm, batch, settings.episodes, settings.greedy, settings.seed, random_agents, index)
         while not match.done:
             match.step()
         match.close()
         results.append(match.episodes)
-        for agent, returns in match.agent_returns.items():
-            earned.setdefault(agent, []).extend(returns)
-    figures = summarise(results, [environments.count(environment) for environment in different])
-    agents = {agent: _shares(np.asarray(returns)) for agent, returns in earned.items()}
-    return {"checkpoint": str(found), "version": int(state["engine"]["rule"]["round"]), **figures, "agents": agents}
-
-
-def _shares(returns: Array) -> dict[str, float]:
-    counted = {"positive": returns > 0, "zero": returns == 0, "negative": returns < 0}
-    return {"return_mean": float(returns.mean()), **{name: float(chosen.mean()) for name, chosen in counted.items()}}
+        earned.append(match.agent_returns)
+    weights = [environments.count(environment) for environment in different]
+    figures = {**summarise(results, weights), "agents": summarise_agents(earned, weights)}
+    return {"checkpoint": str(found), "version": int(state["engine"]["rule"]["round"]), **figures}

@@ -1,7 +1,7 @@
 """The evaluator: plays episodes with given parameters, without learning, on environments of its own.
 
 It lives on the server's rank and plays one step of all its environments at a time, so that the server is never away for long.
-Groups with environments of their own are judged on each of them; the mean weighs every group the same.
+Groups with environments of their own are judged on each of them; all figures weigh every group the same (`summarise`).
 """
 
 from __future__ import annotations
@@ -64,11 +64,16 @@ class Evaluator(Role):
         if self.match is None:
             settings, config = self.context.config.eval, self.context.config
             self.algorithm.load_parameters(parameters)
-            environment = self.environments[len(self.results)][1]
+            index = len(self.results)
             batch = evaluation_environment(
-                environment, config.policies, settings, self.algorithm.needs_state, skip_bad_numbers=config.faults.on_nan == "skip"
+                self.environments[index][1],
+                config.policies,
+                settings,
+                self.algorithm.needs_state,
+                index,
+                skip_bad_numbers=config.faults.on_nan == "skip",
             )
-            self.match = Match(self.algorithm, batch, settings.episodes, settings.greedy, settings.seed)
+            self.match = Match(self.algorithm, batch, settings.episodes, settings.greedy, settings.seed, index=index)
         self.match.step()
         if self.match.done:
             self.results.append(self.match.episodes)
@@ -87,29 +92,45 @@ class Evaluator(Role):
 
 
 def evaluation_environment(
-    environment: EnvConfig, policies: Mapping[str, PolicyConfig], settings: EvalConfig, with_state: bool, *, skip_bad_numbers: bool = False
+    environment: EnvConfig,
+    policies: Mapping[str, PolicyConfig],
+    settings: EvalConfig,
+    with_state: bool,
+    index: int = 0,
+    *,
+    skip_bad_numbers: bool = False,
 ) -> BatchedEnvironment:
-    """Slots for `settings.episodes` episodes at most. None may be given up: all episodes are wanted."""
+    """Slots for `settings.episodes` episodes at most. None may be given up: all episodes are wanted.
+
+    index: of this environment among those of the evaluation; each has seeds of its own, since equal ones would correlate their returns."""
     slots = min(settings.environments, settings.episodes)
-    stopping = environment.model_copy(update={"past_restarts": "stop"})
-    return make_environment(stopping, policies, slots, Seeds(settings.seed), with_state=with_state, skip_bad_numbers=skip_bad_numbers)
+    stopping, seeds = environment.model_copy(update={"past_restarts": "stop"}), Seeds(settings.seed, index * slots)
+    return make_environment(stopping, policies, slots, seeds, with_state=with_state, skip_bad_numbers=skip_bad_numbers)
 
 
 class Match:
     """So many episodes of one environment with fixed policies; every slot plays its share, so that short episodes weigh no more.
 
-    `random_agents` (names) draw uniformly among their allowed actions instead: an opponent to measure against.
+    `random_agents` (names) draw uniformly among their allowed actions instead: an opponent to measure against. `index`: as of
+    `evaluation_environment`, for actions that are drawn.
     agent_returns: agent -> the sum of its rewards in each counted episode."""
 
     def __init__(
-        self, algorithm: Any, environment: BatchedEnvironment, episodes: int, greedy: bool, seed: int, random_agents: Sequence[str] = ()
+        self,
+        algorithm: Any,
+        environment: BatchedEnvironment,
+        episodes: int,
+        greedy: bool,
+        seed: int,
+        random_agents: Sequence[str] = (),
+        index: int = 0,
     ) -> None:
         self.algorithm, self.environment = algorithm, environment
         self.greedy = greedy
         slots = environment.slots
         self.left = [episodes // slots + (slot < episodes % slots) for slot in range(slots)]
         self.patience = BAD_EPISODES * episodes
-        self.generator = generator_for(seed, "evaluator", 0)
+        self.generator = generator_for(seed, "evaluator", index)
         self.random_columns = _columns(self.environment.spec, random_agents)
         self.earned = {policy.name: np.zeros((slots, len(policy.agents))) for policy in self.environment.spec.policies}
         self.agent_returns: dict[str, list[float]] = {agent: [] for policy in self.environment.spec.policies for agent in policy.agents}
@@ -183,23 +204,66 @@ def _columns(spec: EnvironmentSpec, agents: Sequence[str]) -> list[tuple[str, in
     return [places[agent] for agent in agents]
 
 
-def summarise(results: list[list[Episode]], weights: list[int]) -> Result:
-    """Figures of an evaluation: one list of episodes for each environment, `weights` groups each.
+def summarise(results: Sequence[Sequence[Episode]], weights: Sequence[int]) -> Result:
+    """Compute the figures of an evaluation. Each environment weighs as many groups as train in it, however many of its episodes were played.
 
-    return_mean, return_std over episodes, return_sem, episodes, length_mean, returns (by policy), win_rate (None where unknown),
-    return_by_environment."""
+    With shares s_i of the groups, and the mean m_i and variance v_i (over n_i, not n_i - 1) of an environment's n_i returns:
+    return_mean = sum s_i m_i,  return_std² = sum s_i (v_i + (m_i - return_mean)²),  return_sem² = sum s_i² v_i / n_i.
+
+    Args:
+        results: Episodes of each environment, at least one of each.
+        weights: Groups that train in each environment.
+
+    Returns:
+        return_mean: Mean return of all agents in an episode of a group drawn at random.
+        return_std: Standard deviation of that return over such episodes, with what lies between environments.
+        return_sem: Standard error of return_mean, stratified by environment; in one environment return_std / sqrt(episodes).
+        episodes: Episodes played, all environments together.
+        length_mean: Mean length of an episode in steps, weighed as return_mean.
+        returns: Mean return of each policy, weighed as return_mean.
+        win_rate: Share of episodes that were won, weighed as return_mean among the environments that tell it; None if none does.
+        return_by_environment: m_i of each environment.
+    """
     share = np.asarray(weights, float) / sum(weights)
-    means = [float(np.mean([episode.return_mean for episode in episodes])) for episodes in results]
-    every = [episode for episodes in results for episode in episodes]
-    returns = np.array([episode.return_mean for episode in every])
-    wins = [episode.outcome["win"] for episode in every if "win" in episode.outcome]
+    returns = [np.array([episode.return_mean for episode in episodes]) for episodes in results]
+    means = np.array([own.mean() for own in returns])
+    variances = np.array([own.var() for own in returns])
+    counts = np.array([len(own) for own in returns])
+    mean = float(np.dot(share, means))
     return {
-        "return_mean": float(np.dot(share, means)),
-        "return_std": float(returns.std()),
-        "return_sem": float(returns.std() / np.sqrt(len(returns))),
-        "episodes": len(every),
-        "length_mean": float(np.mean([episode.length for episode in every])),
-        "returns": {name: float(np.mean([episode.returns[name] for episode in every])) for name in every[0].returns},
-        "win_rate": float(np.mean(wins)) if wins else None,
-        "return_by_environment": means,
+        "return_mean": mean,
+        "return_std": float(np.sqrt(np.dot(share, variances + np.square(means - mean)))),
+        "return_sem": float(np.sqrt(np.dot(np.square(share), variances / counts))),
+        "episodes": int(counts.sum()),
+        "length_mean": _weighed([[episode.length for episode in episodes] for episodes in results], weights),
+        "returns": {
+            name: _weighed([[episode.returns[name] for episode in episodes] for episodes in results], weights) for name in results[0][0].returns
+        },
+        "win_rate": _weighed([[episode.outcome["win"] for episode in episodes if "win" in episode.outcome] for episodes in results], weights),
+        "return_by_environment": means.tolist(),
     }
+
+
+def summarise_agents(results: Sequence[Mapping[str, Sequence[float]]], weights: Sequence[int]) -> dict[str, dict[str, float | None]]:
+    """Compute each agent's own figures, weighed as those of `summarise`.
+
+    Args:
+        results: Of each environment, agent -> its return in each episode.
+        weights: Groups that train in each environment.
+
+    Returns:
+        agent -> return_mean, and the shares of episodes in which its return was positive, zero and negative.
+    """
+    figures = {}
+    for agent in dict.fromkeys(agent for environment in results for agent in environment):
+        returns = [np.asarray(environment.get(agent, ()), float) for environment in results]
+        parts = {"return_mean": returns, "positive": [own > 0 for own in returns], "zero": [own == 0 for own in returns]}
+        parts["negative"] = [own < 0 for own in returns]
+        figures[agent] = {name: _weighed(part, weights) for name, part in parts.items()}
+    return figures
+
+
+def _weighed(values: Sequence[Any], weights: Sequence[int]) -> float | None:
+    """The mean of each environment's values, weighed by `weights`; environments without a value are left out. None if no value is known."""
+    known = [(float(np.mean(own)), weight) for own, weight in zip(values, weights, strict=True) if len(own)]
+    return float(np.average([mean for mean, _ in known], weights=[weight for _, weight in known])) if known else None
