@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from hpcmarl.config import ActingForm
+from hpcmarl.maths.sparsity import Operations
 from hpcmarl.nets.flat import FlatParameters
 from hpcmarl.nets.policy import Actor, Policy
 from hpcmarl.types import BoolArray, Decision, EnvironmentSpec, FloatArray, Frame, Rollout
@@ -133,9 +134,8 @@ class Algorithm(ABC):
 
         Called on learners before each gradient; an algorithm may use it to compute less."""
 
-    def operations(self, densities: Sequence[float]) -> tuple[float, float] | None:
-        """Floating-point operations that acting in, and learning from, one environment step take where `layers` have these densities; None:
-        this algorithm does not count them."""
+    def operations(self, densities: Sequence[float]) -> Operations | None:
+        """Floating-point operations of one environment step where `layers` have these densities; None: this algorithm does not count them."""
         return None
 
     @abstractmethod

@@ -32,7 +32,7 @@ from hpcmarl.config import OperatorConfig, QLearningConfig
 from hpcmarl.errors import ConfigError
 from hpcmarl.maths.qlearning import greedy_actions, soft_mellowmax, taken
 from hpcmarl.maths.schedules import falling
-from hpcmarl.maths.sparsity import dense_flops
+from hpcmarl.maths.sparsity import Operations, dense_flops, growing_flops
 from hpcmarl.maths.vtrace import vtrace
 from hpcmarl.nets.heads import EpsilonGreedy
 from hpcmarl.nets.mixers import FIRST_VALUE_GAIN
@@ -116,7 +116,7 @@ class QLearning(Algorithm):
 
     # ---- learning
 
-    def operations(self, densities: Sequence[float]) -> tuple[float, float] | None:
+    def operations(self, densities: Sequence[float]) -> Operations:
         """Matrices only, as arXiv 2409.19391 counts: a forward pass acts; learning is one of the target network, one of the present one, and a
         backward pass that takes twice as much. Every agent is a row of its network, every step one of a mixer."""
         rows: list[tuple[int, bool]] = []  # of each layer: rows, and whether it acts
@@ -125,11 +125,10 @@ class QLearning(Algorithm):
             for part in parts:
                 agents = part.agents if isinstance(part, Policy) else 1
                 rows += [(agents, name != OTHERS) for parameter in part.parameters() if parameter.ndim == 2]
-        costs = [
-            (acts, count * dense_flops(layer.shape[1], layer.shape[0], density))
-            for (count, acts), layer, density in zip(rows, self.layers, densities, strict=True)
-        ]
-        return sum(cost for acts, cost in costs if acts), PASSES_OF_LEARNING * sum(cost for _, cost in costs)
+        dense = [count * dense_flops(layer.shape[1], layer.shape[0]) for (count, _), layer in zip(rows, self.layers, strict=True)]
+        costs = [density * cost for density, cost in zip(densities, dense, strict=True)]
+        acting = sum(cost for (_, acts), cost in zip(rows, costs, strict=True) if acts)
+        return Operations(acting, PASSES_OF_LEARNING * sum(costs), growing_flops(sum(costs), sum(dense), PASSES_OF_LEARNING))
 
     def learn_where(self, mask: BoolArray | None) -> None:
         """As in Algorithm, where algo.sparse.learning is sparse; the target network's weights may be those of earlier masks."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -64,3 +65,39 @@ def drop_and_grow(weights: Array, mask: BoolArray, scores: Array, count: int) ->
 def dense_flops(inputs: int, outputs: int, density: float = 1.0) -> float:
     """Floating-point operations of a matrix for one row: d (2 I - 1) O."""
     return density * (2 * inputs - 1) * outputs
+
+
+def growing_flops(sparse: float, dense: float, passes: int) -> float:
+    """Count the operations of learning where the weights' gradient is wanted for all weights, also for those that are zero.
+
+    Of the passes only the product that makes this gradient is dense, as in RigL's own count (arXiv 1911.11134): 2 f_S + f_D for 3 passes.
+
+    Args:
+        sparse: Operations of one forward pass through the sparse layers, f_S.
+        dense: Operations of the same pass had no weight been zero, f_D.
+        passes: Forward passes that learning takes as long as; the gradient with respect to the weights is one of them.
+
+    Returns:
+        Operations of learning.
+    """
+    return (passes - 1) * sparse + dense
+
+
+class Operations(NamedTuple):
+    """Floating-point operations that one environment step takes."""
+
+    acting: float
+    learning: float  # gradients of the weights that are there
+    growing: float  # learning, with gradients of all weights
+
+    def training(self, steps: float, dense_gradient_steps: float) -> float:
+        """Count the operations of a run.
+
+        Args:
+            steps: Environment steps learned from, each as often as it was.
+            dense_gradient_steps: Those of them whose gradients were of all weights.
+
+        Returns:
+            Operations of all learning.
+        """
+        return self.learning * (steps - dense_gradient_steps) + self.growing * dense_gradient_steps

@@ -52,6 +52,7 @@ class Learner(Role):
         self.holding = False  # the actors wait
         self.mask: BoolArray | None = None  # which of the present parameters are there, where some are not
         self.env_steps = self.agent_steps = self.learned_steps = 0
+        self.dense_gradient_steps = 0  # of learned_steps: those with gradients of all weights of a sparse network
         self.sending: list[SendHandle] = []
         self.replica = Replica(context, self.algorithm, self.group.index) if config.rounds.collective else None
         self.means, self.episodes = Means(), EpisodeLog()
@@ -227,7 +228,9 @@ class Learner(Role):
         # replayed episodes may be newer than the checkpoint that the run was resumed from
         staleness = float(sum(max(0, self.version - sampled) for sampled in work.versions))
         self.means.add(statistics, count)
-        self.learned_steps += sum(rollout.steps * rollout.count for rollout in rollouts)
+        steps = sum(rollout.steps * rollout.count for rollout in rollouts)
+        self.learned_steps += steps
+        self.dense_gradient_steps += steps if wanted is None and self.context.sparse is not None else 0
         if self.feed.in_order and current:
             for rollout in rollouts:
                 self.episodes.add(rollout)
@@ -266,9 +269,10 @@ class Learner(Role):
     def _report(self) -> None:
         self.means.add(self.feed.statistics())
         tree = {"group": self.group.index, "statistics": self.means.take(), "episodes": self.episodes.take()}
-        tree |= {"late": self.feed.late, "overflow": self.feed.overflow, "bad_gradients": self.guard.refused, "learned_steps": self.learned_steps}
+        tree |= {"late": self.feed.late, "overflow": self.feed.overflow, "bad_gradients": self.guard.refused}
+        tree |= {"learned_steps": self.learned_steps, "dense_gradient_steps": self.dense_gradient_steps}
         self.tell(self.context.topology.server, Kind.REPORT, tree)
-        self.feed.late = self.feed.overflow = self.guard.refused = self.learned_steps = 0
+        self.feed.late = self.feed.overflow = self.guard.refused = self.learned_steps = self.dense_gradient_steps = 0
 
     def _start(self, state: dict[str, Any], version: int) -> None:
         """Take over a resumed run's state, if there is one, and start the actors."""

@@ -24,7 +24,7 @@ from hpcmarl.types import Gradient
 
 logger = logging.getLogger(__name__)
 GRADIENTS_TELL = ("env_steps", "agent_steps", "staleness", "trajectories")
-LEARNERS_TELL = ("late", "overflow", "bad_gradients", "learned_steps")
+LEARNERS_TELL = ("late", "overflow", "bad_gradients", "learned_steps", "dense_gradient_steps")
 RECENT_EPISODES = 100
 EPISODES_AHEAD = 100_000  # more than an actor can have played before anybody heard of them
 
@@ -269,15 +269,25 @@ class Recorder:
         self.display.finish(summary)
 
     def _operations(self, engine: Engine) -> dict[str, float]:
-        """Floating-point operations of the whole run's learning, as it was and had no weight been zero; of acting in one environment step."""
+        """Count the floating-point operations of the run.
+
+        Returns:
+            learned_steps, and how many of them had gradients of all weights of a sparse network; operations of all learning, as it was and
+            had no weight been zero; the same of acting in one environment step. Empty where the algorithm does not count them.
+        """
         topology, layers = engine.optimizer.topology, len(self.algorithm.layers)
         dense = self.algorithm.operations([1.0] * layers)
         counted = self.algorithm.operations(topology.densities if topology is not None else [1.0] * layers)
         if dense is None or counted is None:
             return {}
-        steps = self.totals["learned_steps"]
-        figures = {"training_flops": counted[1] * steps, "dense_training_flops": dense[1] * steps}
-        return {"learned_steps": steps, **figures, "acting_flops_per_step": counted[0], "dense_acting_flops_per_step": dense[0]}
+        learned = {name: self.totals[name] for name in ("learned_steps", "dense_gradient_steps")}
+        return {
+            **learned,
+            "training_flops": counted.training(*learned.values()),
+            "dense_training_flops": dense.training(*learned.values()),
+            "acting_flops_per_step": counted.acting,
+            "dense_acting_flops_per_step": dense.acting,
+        }
 
     def _over_actors(self, name: str) -> int:
         return int(sum(counters.get(name, 0) for counters in self.actors.values()))

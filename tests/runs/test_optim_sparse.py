@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hpcmarl.errors import FormatError
+from hpcmarl.roles.learner import Learner
 from tests.support.worlds import ECHO, final_state, run_world, summary
 
 SPARSE = ("algo.sparse.sparsity=0.8", "algo.sparse.every=4", "algo.network={hidden: [32], recurrent: true, memory: 16}", "algo.replay.starts=6")
@@ -32,6 +33,42 @@ def test_value_based_algorithms_train_sparse_and_count_flops(tmp_path, algorithm
     assert told["learned_steps"] > 0
     assert 0.15 < told["training_flops"] / told["dense_training_flops"] < 0.35
     assert 0 < told["acting_flops_per_step"] < told["dense_acting_flops_per_step"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "grows"),
+    [
+        ((), {3, 6}),
+        (("rounds.reduce=mpi",), {3, 6}),
+        (("algo.sparse.last=6",), {3}),
+        (("algo.sparse.growth=random",), set()),
+        (("algo.sparse.growth=none",), set()),
+        (("rounds.rule=afedpg", "algo.sparse.growth=none"), set()),
+        (("rounds.rule=afedpg",), set(range(1, 9))),
+    ],
+    ids=str,
+)
+def test_dense_gradients_are_counted_where_they_are_made(tmp_path, monkeypatch, changes, grows):
+    """Of versions 0 to 7 those before a growth; under AFedPG all, since the topology may grow before any of them arrives."""
+    learned = []
+    learn = Learner._learn
+
+    def counting(learner, work):
+        before = learner.learned_steps
+        learn(learner, work)
+        learned.append((learner.version + 1, learner.learned_steps - before))
+
+    monkeypatch.setattr(Learner, "_learn", counting)
+    directory = run(tmp_path, "run", "algo.sparse.every=3", *changes, "stop.updates=8")
+    told = summary(directory)
+    assert told["learned_steps"] == sum(steps for _, steps in learned) > 0
+    assert told["dense_gradient_steps"] == sum(steps for update, steps in learned if update in grows)
+    sparse, dense, steps, whole = (
+        told[name] for name in ("acting_flops_per_step", "dense_acting_flops_per_step", "learned_steps", "dense_gradient_steps")
+    )
+    assert sparse < 0.35 * dense  # VDN has no layers beside its agents': a forward pass acts
+    assert told["training_flops"] == pytest.approx(4 * sparse * (steps - whole) + (3 * sparse + dense) * whole)
+    assert told["dense_training_flops"] == pytest.approx(4 * dense * steps)
 
 
 def test_dense_run_counts_all_flops(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcmarl.maths.sparsity import changing_share, dense_flops, drop_and_grow, erdos_renyi, random_mask
+from hpcmarl.maths.sparsity import changing_share, dense_flops, drop_and_grow, erdos_renyi, growing_flops, random_mask
 
 SHAPES = st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=1, max_size=6)
 
@@ -74,6 +74,14 @@ def test_drop_and_grow_swaps_smallest_weights_for_gradients():
 def test_dense_flops_equal_the_counted_operations():
     assert dense_flops(3, 4) == sum(3 + 2 for _ in range(4))  # three products and two sums an output
     assert dense_flops(3, 4, 0.5) == 10
+
+
+@pytest.mark.parametrize("between", [1, 19, 199])
+def test_growing_flops_average_to_the_formula_of_rigl(between):
+    """arXiv 1911.11134: three passes a step, `between` steps with a sparse gradient, then one with a dense one."""
+    sparse, dense = 5.0, 100.0
+    mean = (between * 3 * sparse + growing_flops(sparse, dense, 3)) / (between + 1)
+    assert mean == pytest.approx((3 * sparse * between + 2 * sparse + dense) / (between + 1))
 
 
 def test_layers_without_zeros_are_all_dense():
