@@ -8,7 +8,7 @@
 Q̂* mixes utilities of agent networks of its own by a plain network of the state (nets/mixers.py: UnrestrictedMixer); it is used in learning
 only. In w it is the target network's (Q̂*'). With algo.operator mellowmax V mixes the soft mellowmax of the central utilities.
 
-    symbol -> variable, shape:  Q_tot total [T, B]   Q̂* central [T, B]   w weights [T, B]   û greedy [T+1, B, N] a policy   alpha weight
+    symbol -> variable, shape:  Q_tot total [T, B]   Q̂* central [T, B]   w weights [T, B]   û greedy [T+1, B, N] a policy   alpha config.alpha
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ class WQMIX(Mixed):
         total = self._total(self._online, team, values)
         central = self._total(self._online, team, self._central(self._online, episodes), "central mixer")
         if config.weighting == "optimistic":
-            weights = optimistic_weights(total.detach(), targets, config.weight)
+            weights = optimistic_weights(total.detach(), targets, config.alpha)
         else:
             same = [((part.action == action[:steps]) | ~part.alive[:steps]).all(-1) for part, action in zip(episodes.parts, greedy, strict=True)]
-            weights = central_weights(targets, best[:steps], torch.stack(same).all(0), config.weight)
+            weights = central_weights(targets, best[:steps], torch.stack(same).all(0), config.alpha)
         errors = weights * (total - targets).square() + (central - targets).square()
         weight = float((weights * team.counted).sum()) / team.rows
         return (errors * team.counted).sum() / team.rows, {**team.means(total, targets), "weight": weight}

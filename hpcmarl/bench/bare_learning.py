@@ -212,7 +212,7 @@ class BareValues(BareLoop):
             errors = errors + self.config.regularisation * (total - returns).square()
         if self.name == "wqmix":
             central = self._mixed(own["central_mixer"], inputs, taken(own["central_agent"](inputs.obs)[:-1], inputs.action))
-            errors = optimistic_weights(total.detach(), targets, self.config.weight) * errors + (central - targets).square()
+            errors = optimistic_weights(total.detach(), targets, self.config.alpha) * errors + (central - targets).square()
         loss: torch.Tensor = (errors * inputs.counted).sum() / inputs.counted.sum()
         return loss
 

@@ -212,8 +212,15 @@ class WQMIXConfig(OperatorConfig, MixingConfig):
 
     name: Literal["wqmix"] = "wqmix"
     weighting: Literal["central", "optimistic"] = Field("optimistic", description="CW-QMIX or OW-QMIX")
-    weight: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="alpha, of the joint actions that count less")
+    weight: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="alpha, of the joint actions that count less; default: 0.5, with central weighting 0.75"
+    )
     central_width: Width = Field(256, description="hidden units of the unrestricted mixer")
+
+    @property
+    def alpha(self) -> float:
+        """`weight`, or its default. 0.5 is in the authors' command for OW-QMIX in SMAC; their configuration files have 0.1."""
+        return self.weight if self.weight is not None else {"optimistic": 0.5, "central": 0.75}[self.weighting]
 
 
 class RESConfig(QLearningConfig, MixingConfig):

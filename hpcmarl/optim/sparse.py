@@ -4,6 +4,10 @@ At the start each layer gets a random mask of its Erdős–Rényi density. Every
 leaves (the smallest) and as many come, at zero: those with the largest gradient (growth gradient: RigL, MAST), any (random: SET); with growth none
 the masks stay (static sparse training). What is no layer, biases among it, is never masked.
 
+Moments of a weight that comes are zero, as MAST has them. Its first step is therefore longer than the others': (1 - beta1) / sqrt(1 - beta2) step
+sizes where its gradient is large beside epsilon, which is 10 with RMSprop (beta1 0, decay 0.99) and 3.2 with Adam, each by default. With RMSprop
+the first step of every weight of a run is as long.
+
 A rule's mean direction is dense, also in weights that are not there: the gradient that says which would help. All replicas of an optimizer see the
 same directions and own equal random numbers, so that they change alike.  Sources and formulas: maths/sparsity.py.
 """

@@ -186,7 +186,7 @@ class Literal:
                 best = self.greedy(rows, t)
                 value_best = self.joint(target, central_later, best, t, "central mixer").item()
                 full = mixed.item() < wanted if config.weighting == "optimistic" else best == self.done(t) or wanted > value_best
-                total = total + (1.0 if full else config.weight) * (mixed - wanted) ** 2
+                total = total + (1.0 if full else config.alpha) * (mixed - wanted) ** 2
                 total = total + (self.joint(online, central, self.done(t), t, "central mixer") - wanted) ** 2
             else:
                 total = total + (mixed - wanted) ** 2

@@ -333,6 +333,16 @@ def test_non_monotonic_payoff_is_solved_by_weighting_only(name, keys, earned):
     assert solve(name, CLIMBING, updates=300, **keys) == earned
 
 
+@pytest.mark.parametrize(("weighting", "alpha"), [("optimistic", 0.5), ("central", 0.75)])
+def test_wqmix_default_alpha_depends_on_the_weighting(weighting, alpha):
+    keys = {"weighting": weighting, "central_width": 5}
+    default, given, other = make("wqmix", **keys), make("wqmix", **keys, weight=alpha), make("wqmix", **keys, weight=0.1)
+    rollouts = episodes(default.spec)
+    found = default.gradient(rollouts)[0]
+    np.testing.assert_array_equal(found, given.gradient(rollouts)[0])
+    assert not np.array_equal(found, other.gradient(rollouts)[0])
+
+
 def test_agent_networks_are_recurrent_by_default():
     assert load_config(SPREAD, ["algo.name=vdn", "algo.network.hidden=[7]"]).algo.network == AgentNetworkConfig(hidden=(7,))
     assert AgentNetworkConfig(hidden=(7,)).recurrent

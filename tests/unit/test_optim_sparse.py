@@ -86,6 +86,31 @@ def test_grown_weights_start_at_zero_at_largest_gradients():
     np.testing.assert_allclose(optimizer.parameters[kept], moved[kept])
 
 
+@pytest.mark.parametrize(
+    ("config", "first"),
+    [
+        (RmspropConfig(step_size=0.01, decay=0.99, epsilon=1e-8, max_gradient_norm=None), 10.0),
+        (AdamConfig(step_size=0.01, beta1=0.9, beta2=0.999, warmup_updates=0, max_gradient_norm=None), 3.16),
+    ],
+)
+def test_first_step_of_a_grown_weight_is_several_step_sizes(config, first):
+    """Its moments are zero where those of the others have settled: (1 - beta1) / sqrt(1 - beta2) of a step size, beta1 0 with RMSprop."""
+    optimizer = make_optimizer(config, np.random.default_rng(1).standard_normal(SIZE))
+    optimizer.become_sparse(topology(every=6000, last=100_000))
+    before = optimizer.topology.mask.copy()
+    for _ in range(6000):
+        optimizer.step(np.where(before, 1.0, 2.0))  # what is not there helps more
+    new = optimizer.topology.mask & ~before
+    old = optimizer.topology.mask & before
+    assert new.sum() >= 5
+    assert not optimizer.parameters[new].any()
+    at = optimizer.parameters.copy()
+    optimizer.step(np.ones(SIZE))
+    moved = (optimizer.parameters - at) / config.step_size
+    np.testing.assert_allclose(moved[old], 1.0, rtol=0.01)
+    np.testing.assert_allclose(moved[new], first, rtol=0.01)
+
+
 @pytest.mark.parametrize("config", OPTIMIZERS)
 @pytest.mark.parametrize("growth", ["gradient", "random"])
 def test_restored_sparse_optimizer_continues_bit_for_bit(config, growth):
