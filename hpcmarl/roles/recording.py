@@ -18,6 +18,7 @@ from hpcmarl.io.metrics import MetricsWriter, write_summary
 from hpcmarl.optim.rounds import Engine
 from hpcmarl.roles.base import Context, Interval
 from hpcmarl.roles.display import Display
+from hpcmarl.roles.operations import count_operations
 from hpcmarl.roles.statistics import LearnerMeans, SlotsHeard
 from hpcmarl.roles.timing import GroupTimes
 from hpcmarl.types import Gradient
@@ -260,34 +261,13 @@ class Recorder:
             "lost_ranks": self.lost,
             "trajectories_by_group": self.group_counts,
             **{f"environment_{name}": self._over_actors(name) for name in ("restarts", "hangs", "quarantined", "bad_numbers")},
-            **self._operations(engine),
+            **count_operations(self.algorithm, engine.optimizer.topology, self.totals["learned_steps"], self.totals["dense_gradient_steps"]),
             "checkpoint_error": error,
             "versions": self.context.versions(),
         }
         self.metrics.close()
         keep_summary(self.context, summary)
         self.display.finish(summary)
-
-    def _operations(self, engine: Engine) -> dict[str, float]:
-        """Count the floating-point operations of the run.
-
-        Returns:
-            learned_steps, and how many of them had gradients of all weights of a sparse network; operations of all learning, as it was and
-            had no weight been zero; the same of acting in one environment step. Empty where the algorithm does not count them.
-        """
-        topology, layers = engine.optimizer.topology, len(self.algorithm.layers)
-        dense = self.algorithm.operations([1.0] * layers)
-        counted = self.algorithm.operations(topology.densities if topology is not None else [1.0] * layers)
-        if dense is None or counted is None:
-            return {}
-        learned = {name: self.totals[name] for name in ("learned_steps", "dense_gradient_steps")}
-        return {
-            **learned,
-            "training_flops": counted.training(*learned.values()),
-            "dense_training_flops": dense.training(*learned.values()),
-            "acting_flops_per_step": counted.acting,
-            "dense_acting_flops_per_step": dense.acting,
-        }
 
     def _over_actors(self, name: str) -> int:
         return int(sum(counters.get(name, 0) for counters in self.actors.values()))

@@ -1,0 +1,33 @@
+"""Count the floating-point operations of a run's learning and acting, for summary.json."""
+
+from __future__ import annotations
+
+from hpcmarl.algos.base import Algorithm
+from hpcmarl.optim.sparse import SparseTopology
+
+
+def count_operations(algorithm: Algorithm, topology: SparseTopology | None, learned_steps: float, dense_gradient_steps: float) -> dict[str, float]:
+    """Count the operations of a run, and what they were had no weight been zero.
+
+    Args:
+        algorithm: Algorithm of the run.
+        topology: Topology of its weights; None: dense.
+        learned_steps: Environment steps learned from, each as often as it was.
+        dense_gradient_steps: Those of them whose gradients were of all weights of a sparse network.
+
+    Returns:
+        Both numbers of steps; operations of all learning (training_flops, dense_training_flops); operations of acting in one environment
+        step (acting_flops_per_step, dense_acting_flops_per_step). Empty where the algorithm does not count them.
+    """
+    whole = [1.0] * len(algorithm.layers)
+    dense, counted = algorithm.operations(whole), algorithm.operations(whole if topology is None else topology.densities)
+    if dense is None or counted is None:
+        return {}
+    return {
+        "learned_steps": learned_steps,
+        "dense_gradient_steps": dense_gradient_steps,
+        "training_flops": counted.training(learned_steps, dense_gradient_steps),
+        "dense_training_flops": dense.training(learned_steps, dense_gradient_steps),
+        "acting_flops_per_step": counted.acting,
+        "dense_acting_flops_per_step": dense.acting,
+    }
