@@ -20,6 +20,7 @@ FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
 Array = NDArray[Any]
+PartKind = Literal["actor", "critic", "cost"]
 
 UNNUMBERED = -1
 
@@ -236,6 +237,19 @@ class Layer:
 
     place: slice
     shape: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A slice of the parameter vector that is optimised apart from the others (optim/base.py).
+
+    kind: actor, what acts, with everything that one loss trains together with it (mixers); critic; cost, a learned entropy cost.
+    policy: the name of the policy that it belongs to.
+    """
+
+    policy: str
+    kind: PartKind
+    place: slice
 
 
 @dataclass

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +33,7 @@ from hpcmarl.maths.schedules import falling
 from hpcmarl.maths.vtrace import normalised_advantages
 from hpcmarl.nets.critic import Critic
 from hpcmarl.nets.policy import Policy
-from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, PolicySpec, Rollout
+from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, Part, PartKind, PolicySpec, Rollout
 
 
 class EntropyCost(nn.Module):
@@ -54,8 +54,12 @@ class Networks:
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        by_kind = (self.policies, self.critics, self.costs)
-        return {name: nn.ModuleList([kind[name] for kind in by_kind if name in kind]) for name in self.policies}
+        return {name: nn.ModuleList(self.kinds(name).values()) for name in self.policies}
+
+    def kinds(self, policy: str) -> dict[PartKind, nn.Module]:
+        """What is trained for a policy, by its kind: the modules that are optimised apart."""
+        by_kind: dict[PartKind, Mapping[str, nn.Module]] = {"actor": self.policies, "critic": self.critics, "cost": self.costs}
+        return {kind: modules[policy] for kind, modules in by_kind.items() if policy in modules}
 
 
 @dataclass
@@ -82,6 +86,7 @@ class ActorCritic(Algorithm):
         networks = self._networks(spec, seeded_generator(seed))
         super().__init__(spec, networks.policies, networks.modules)
         self._critics, self._costs = networks.critics, networks.costs
+        self.parts = tuple(Part(name, kind, self._flat.extent_of(each)) for name in self.segments for kind, each in networks.kinds(name).items())
         self.unroll, self._entropy_cost = config.unroll, config.entropy_cost
         self._limit = ValueLimit(spec, config.discount)
         self.needs_state = config.critic == "full"

@@ -18,7 +18,7 @@ from hpcmarl.config import ActingForm
 from hpcmarl.maths.sparsity import Operations
 from hpcmarl.nets.flat import FlatParameters
 from hpcmarl.nets.policy import Actor, Policy
-from hpcmarl.types import BoolArray, Decision, EnvironmentSpec, FloatArray, Frame, Rollout
+from hpcmarl.types import BoolArray, Decision, EnvironmentSpec, FloatArray, Frame, Part, Rollout
 
 
 class Algorithm(ABC):
@@ -27,8 +27,9 @@ class Algorithm(ABC):
     unit: what a round's batch counts: unrolls of `unroll` steps, or whole episodes (`unroll` is None).
     on_policy: work sampled under older parameters is worthless.   needs_state: rollouts must carry the environment's state.
     epochs: how often a batch of rollouts is gone through, in so many `minibatches` each, before the next is sampled; 0: each makes one gradient.
-    size: P.   segments: policy -> its slice of the parameter vector.   averages: the vector's end, which is averaged (nets/moments.py) by
-    `averaging_rate` an update and not trained; empty where nothing is.   layers: the matrices of weights in the vector.
+    size: P.   segments: policy -> its slice of the parameter vector.   parts: slices that are optimised apart (default: one a policy).
+    averages: the vector's end, which is averaged (nets/moments.py) by `averaging_rate` an update and not trained; empty where nothing is.
+    layers: the matrices of weights in the vector.
     parameters: [P], the living vector itself (do not keep it).
     """
 
@@ -51,6 +52,7 @@ class Algorithm(ABC):
         self._actors = {name: Actor(policy) for name, policy in policies.items()}
         self.size = self._flat.size
         self.segments = dict(self._flat.segments)
+        self.parts = tuple(Part(name, "actor", place) for name, place in self.segments.items())
         self.averages = self._flat.averages
         self.layers = tuple(self._flat.layers)
 

@@ -26,7 +26,7 @@ from hpcmarl.errors import ConfigError
 from hpcmarl.maths.qlearning import taken
 from hpcmarl.nets.mixers import MonotonicMixer, SumMixer
 from hpcmarl.nets.moments import Moments
-from hpcmarl.types import BoolArray, EnvironmentSpec
+from hpcmarl.types import BoolArray, EnvironmentSpec, Part
 
 MOMENTS = "moments of the state"  # name of what the mixers' inputs are normalised by
 
@@ -60,7 +60,7 @@ class Mixed(QLearning):
         self.needs_state = self._state == "full"
         super().__init__(spec, config, seed)
         # one loss trains everything: clipping and normalising look at the whole gradient
-        self.segments = {"team": slice(0, self.averages.start)}
+        self.parts = (Part("team", "actor", slice(0, self.averages.start)),)
 
     def _others(self, generator: torch.Generator) -> dict[str, nn.Module]:
         others = {"mixer": self._mixer(generator)}

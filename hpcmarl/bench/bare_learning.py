@@ -48,7 +48,11 @@ class BareLoop(ABC):
         vector_to_parameters(torch.from_numpy(algorithm.initial_parameters()), module.parameters())
         self.target: Any = copy.deepcopy(module).requires_grad_(False)
         self.optimizer = torch_optimizer(config, module)
-        self.clip: float | None = getattr(config.optimizer, "max_gradient_norm", None)
+        chosen: Any = config.optimizer
+        self.clips: list[tuple[list[nn.Parameter], float | None]] = [
+            (list(part.parameters()), chosen.max_gradient_norm_of_critics if name == "critic" else chosen.max_gradient_norm)
+            for name, part in _optimised_apart(module).items()
+        ]
         self.every: int | None = getattr(config.algo, "target_every", None)
 
     @abstractmethod
@@ -63,8 +67,9 @@ class BareLoop(ABC):
         """One step of torch.optim on the loss."""
         self.optimizer.zero_grad()
         self.loss(inputs).backward()  # type: ignore[no-untyped-call]
-        if self.clip is not None:
-            clip_grad_norm_(self.module.parameters(), self.clip)
+        for parameters, limit in self.clips:
+            if limit is not None:
+                clip_grad_norm_(parameters, limit)
         self.optimizer.step()
         self.updates += 1
         if self.every is not None and self.updates % self.every == 0:
@@ -80,13 +85,22 @@ class BareLoop(ABC):
 def torch_optimizer(config: Config, module: nn.Module) -> torch.optim.Optimizer:
     """torch's own optimizer with the same settings, at a constant step size. Raises UsageError where torch has none."""
     chosen: Any = config.optimizer
+    size, critic_size = chosen.step_size, chosen.step_size_of_critics
+    groups: list[dict[str, Any]] = [
+        {"params": part.parameters(), "lr": critic_size if name == "critic" else size} for name, part in _optimised_apart(module).items()
+    ]
     if chosen.name == "adam":
-        return torch.optim.Adam(module.parameters(), chosen.step_size, (chosen.beta1, chosen.beta2), chosen.epsilon)
+        return torch.optim.Adam(groups, size, (chosen.beta1, chosen.beta2), chosen.epsilon)
     if chosen.name == "rmsprop":
-        return torch.optim.RMSprop(module.parameters(), chosen.step_size, chosen.decay, chosen.epsilon)
+        return torch.optim.RMSprop(groups, size, chosen.decay, chosen.epsilon)
     if chosen.name == "sgd":
-        return torch.optim.SGD(module.parameters(), chosen.step_size, chosen.momentum)
+        return torch.optim.SGD(groups, size, chosen.momentum)
     raise UsageError(f"optimizer.name: torch has no {chosen.name} to compare with; use optimizer.name=adam, rmsprop or sgd")
+
+
+def _optimised_apart(module: nn.Module) -> dict[str, nn.Module]:
+    """What is clipped by itself and has a step size of its own: agent and critic of an actor-critic, else everything together."""
+    return dict(module.named_children()) if hasattr(module, "critic") else {"all": module}
 
 
 class BareAgent(nn.Module):

@@ -24,7 +24,16 @@ from hpcmarl.config.algos import (
     VDNConfig,
     WQMIXConfig,
 )
-from hpcmarl.config.rounds import AdamConfig, NigtConfig, OptimizerSection, RmspropConfig, RoundsConfig, SgdConfig, round_contradictions
+from hpcmarl.config.rounds import (
+    AdamConfig,
+    NigtConfig,
+    OptimizerSection,
+    RmspropConfig,
+    RoundsConfig,
+    SgdConfig,
+    critic_contradictions,
+    round_contradictions,
+)
 from hpcmarl.config.run import EvalConfig, StopConfig
 from hpcmarl.config.schema import (
     Config,
@@ -78,5 +87,6 @@ __all__ = [
     "batch_of",
     "contradictions",
     "counts_episodes",
+    "critic_contradictions",
     "round_contradictions",
 ]

@@ -9,17 +9,47 @@ from pydantic import Field
 from hpcmarl.config.base import Count, Fraction, Natural, PositiveFloat, PositiveInt, Section
 
 
-class NigtConfig(Section):
+class OptimizerConfig(Section):
+    """What all optimizers have."""
+
+    step_size: PositiveFloat
+    critic_step_size: PositiveFloat | None = Field(None, description="step size of critics; null: step_size")
+
+    @property
+    def step_size_of_critics(self) -> float:
+        """Step size of critics, before any schedule."""
+        return self.step_size if self.critic_step_size is None else self.critic_step_size
+
+
+class ClippingConfig(OptimizerConfig):
+    """What the optimizers have that clip gradients."""
+
+    max_gradient_norm: PositiveFloat | None = Field(None, description="clip the gradient of each policy to this norm; null: never")
+    critic_max_gradient_norm: PositiveFloat | None = Field(
+        None, description="clip that of each critic, apart from its policy's, to this norm; null: max_gradient_norm"
+    )
+
+    @property
+    def max_gradient_norm_of_critics(self) -> float | None:
+        """Norm that the gradient of each critic is clipped to; None: unlimited."""
+        return self.max_gradient_norm if self.critic_max_gradient_norm is None else self.critic_max_gradient_norm
+
+
+class NigtConfig(OptimizerConfig):
     """Normalised momentum with implicit gradient transport (papers: NIGT): step size alpha, momentum eta."""
 
     name: Literal["nigt"] = "nigt"
-    step_size: PositiveFloat = 0.03
+    step_size: PositiveFloat = Field(0.03, description="alpha, the length of a step where it is normalised")
     momentum: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="eta, the weight of the new gradient")
     extrapolate: bool = Field(True, description="false samples at the parameters themselves (ablation)")
-    normalise: bool = Field(True, description="false steps by the momentum itself (ablation)")
+    normalise: Literal["all", "policy", "none"] = Field(
+        "all",
+        description="what makes a step of length step_size: all policies together (one objective), each policy (objectives of their own), "
+        "or nothing (ablation); critics always apart",
+    )
 
 
-class AdamConfig(Section):
+class AdamConfig(ClippingConfig):
     """Adam on the aggregated gradient."""
 
     name: Literal["adam"] = "adam"
@@ -27,29 +57,27 @@ class AdamConfig(Section):
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     epsilon: PositiveFloat = 1e-5
-    warmup_updates: Natural = Field(0, description="the step size rises linearly over so many updates")
-    decay_updates: Natural = Field(0, description="the step size falls linearly to final_fraction over so many updates; 0: constant")
+    warmup_updates: Natural = Field(0, description="step sizes rise linearly over so many updates")
+    decay_updates: Natural = Field(0, description="step sizes fall linearly to final_fraction over so many updates; 0: constant")
     final_fraction: Fraction = 0.1
-    max_gradient_norm: PositiveFloat | None = None
 
 
-class SgdConfig(Section):
+class SgdConfig(ClippingConfig):
     """Gradient ascent with heavy-ball momentum."""
 
     name: Literal["sgd"] = "sgd"
     step_size: PositiveFloat = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    max_gradient_norm: PositiveFloat | None = None
 
 
-class RmspropConfig(Section):
+class RmspropConfig(ClippingConfig):
     """RMSprop on the aggregated gradient; the defaults are those of QMIX."""
 
     name: Literal["rmsprop"] = "rmsprop"
     step_size: PositiveFloat = 5e-4
     decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.99, description="of the running mean of squared gradients")
     epsilon: PositiveFloat = 1e-5
-    max_gradient_norm: PositiveFloat | None = 10.0
+    max_gradient_norm: PositiveFloat | None = Field(10.0, description="clip the gradient of each policy to this norm; null: never")
 
 
 class RoundsConfig(Section):
@@ -90,6 +118,15 @@ class RoundsConfig(Section):
 
 
 OptimizerSection = Annotated[NigtConfig | AdamConfig | SgdConfig | RmspropConfig, Field(discriminator="name")]
+
+
+def critic_contradictions(optimizer: OptimizerConfig, learner: str) -> list[str]:
+    """Keys of critics where nothing has one; `learner` says what is trained instead. One line each."""
+    return [
+        f"optimizer.{key}: {value} is for critics, and {learner} has none; use optimizer.{key.removeprefix('critic_')}, or remove the key"
+        for key in ("critic_step_size", "critic_max_gradient_norm")
+        if (value := getattr(optimizer, key, None)) is not None
+    ]
 
 
 def round_contradictions(rounds: RoundsConfig, groups: int, word: str) -> list[str]:

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from hpcmarl.config.algos import ActingForm, Algo, MATraceConfig, SparseConfig, algo_contradictions
+from hpcmarl.config.algos import ActingForm, ActorCriticConfig, Algo, MATraceConfig, SparseConfig, algo_contradictions
 from hpcmarl.config.base import ActorCount, Count, GroupCount, Natural, NonNegative, PositiveFloat, PositiveInt, Section
 from hpcmarl.config.members import LeagueConfig, league_contradictions
-from hpcmarl.config.rounds import AdamConfig, OptimizerSection, RoundsConfig, round_contradictions
+from hpcmarl.config.rounds import AdamConfig, OptimizerSection, RoundsConfig, critic_contradictions, round_contradictions
 from hpcmarl.config.run import CheckpointConfig, EvalConfig, FaultsConfig, LoggingConfig, StopConfig, TrajectoriesConfig
 from hpcmarl.config.slurm import SlurmConfig
 
@@ -164,6 +164,8 @@ def contradictions(config: Config) -> list[str]:
     if config.eval.episodes == 0 and (config.eval.every_updates or config.eval.every_seconds):
         found.append("eval.episodes: 0 leaves nothing to play every so often; raise it, or remove eval.every_updates and eval.every_seconds")
     found += algo_contradictions(config.algo)
+    if not isinstance(config.algo, ActorCriticConfig):
+        found += critic_contradictions(config.optimizer, f"algo.name: {config.algo.name}")
     found += league_contradictions(config)
     if config.rounds.admission == "all_begun" and not (counts_episodes(config) and config.algo.is_on_policy):
         found.append(

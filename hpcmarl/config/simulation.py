@@ -10,7 +10,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from hpcmarl.config import EnvConfig, NigtConfig, OptimizerSection, PolicyConfig, ReinforceConfig, RoundsConfig, round_contradictions
+from hpcmarl.config import (
+    EnvConfig,
+    NigtConfig,
+    OptimizerSection,
+    PolicyConfig,
+    ReinforceConfig,
+    RoundsConfig,
+    critic_contradictions,
+    round_contradictions,
+)
 from hpcmarl.config.base import Count, Natural, NonNegative, PositiveFloat, PositiveInt, Section, Width
 
 Law = Literal["constant", "sqrt", "linear", "random"]
@@ -185,6 +194,7 @@ def simulation_contradictions(config: SimulationConfig) -> list[str]:
     """Choices that exclude each other, each as one line that names the keys, why, and what to change."""
     sim, tune = config.sim, config.sim.sweep.tune
     found = round_contradictions(config.rounds, sim.workers, "workers (sim.workers)")
+    found += critic_contradictions(config.optimizer, f"objective.name: {config.objective.name}")
     if sim.stop == LimitConfig():
         found.append("sim.stop is empty, the simulation would never end; set sim.stop.time, sim.stop.gradients or sim.stop.rounds")
     for key in ("compute_times", "communication_times"):

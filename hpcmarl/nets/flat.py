@@ -59,6 +59,13 @@ class FlatParameters:
         start = int(parameter.storage_offset())
         return slice(start, start + parameter.numel())
 
+    def extent_of(self, module: nn.Module) -> slice:
+        """Where in the vector all the parameters of one of the modules are, or of a module inside it. Raises ValueError where it has none."""
+        places = [self.place_of(parameter) for parameter in module.parameters()]
+        if not places:
+            raise ValueError(f"{type(module).__name__} has no parameters")
+        return slice(places[0].start, places[-1].stop)
+
     def named(self) -> dict[str, FloatArray]:
         """The parameters and then the buffers by name, in the order of the vector: views."""
         parameters = {f"{name}.{own}": part for name, module in self._modules.items() for own, part in module.named_parameters()}

@@ -11,7 +11,7 @@ from hpcmarl.optim.base import Averages, Optimizer
 from hpcmarl.optim.nigt import Nigt
 from hpcmarl.optim.rmsprop import Rmsprop
 from hpcmarl.optim.sgd import Sgd
-from hpcmarl.types import Array
+from hpcmarl.types import Array, Part
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"nigt": Nigt, "adam": Adam, "sgd": Sgd, "rmsprop": Rmsprop}
 
@@ -19,10 +19,10 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {"nigt": Nigt, "adam": Adam, "sgd": Sgd
 def make_optimizer(
     config: NigtConfig | AdamConfig | SgdConfig | RmspropConfig,
     parameters: Array,
-    segments: Sequence[slice] = (),
+    parts: Sequence[Part] = (),
     averages: Averages | None = None,
 ) -> Optimizer:
-    """The optimizer that `config.name` asks for, at `parameters` [P] (copied); `segments` and `averages` as in `Optimizer`."""
-    optimizer = OPTIMIZERS[config.name](config, parameters, segments)
+    """The optimizer that `config.name` asks for, at `parameters` [P] (copied); `parts` and `averages` as in `Optimizer`."""
+    optimizer = OPTIMIZERS[config.name](config, parameters, parts)
     optimizer.averages = averages
     return optimizer

@@ -1,4 +1,4 @@
-"""Adam (arXiv 1412.6980) as ascent on the aggregated gradient, with warm-up, linear decay and clipping by segment."""
+"""Adam (arXiv 1412.6980) as ascent on the aggregated gradient, with warm-up, linear decay and clipping by part."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from hpcmarl.config import AdamConfig
 from hpcmarl.optim.base import Optimizer
-from hpcmarl.types import Array
+from hpcmarl.types import Array, Part
 
 
 class Adam(Optimizer):
@@ -17,13 +17,13 @@ class Adam(Optimizer):
 
     config: AdamConfig
 
-    def __init__(self, config: AdamConfig, parameters: Array, segments: Sequence[slice] = ()) -> None:
-        super().__init__(config, parameters, segments)
+    def __init__(self, config: AdamConfig, parameters: Array, parts: Sequence[Part] = ()) -> None:
+        super().__init__(config, parameters, parts)
         self.first: Array = np.zeros_like(self.parameters)
         self.second: Array = np.zeros_like(self.parameters)
 
     def step_size(self) -> float:
-        """Of the coming update: rises over warmup_updates, then falls over decay_updates to final_fraction of itself."""
+        """Of the coming update: rises over warmup_updates, then falls over decay_updates to final_fraction of itself; that of critics likewise."""
         config = self.config
         size: float = config.step_size
         if self.updates < config.warmup_updates:
@@ -35,7 +35,7 @@ class Adam(Optimizer):
 
     def _move(self, direction: Array) -> None:
         config = self.config
-        gradient = self._clipped(direction, config.max_gradient_norm)
+        gradient = self._clipped(direction)
         self.first *= config.beta1
         self.first += (1.0 - config.beta1) * gradient
         self.second *= config.beta2
@@ -43,7 +43,7 @@ class Adam(Optimizer):
         count = self.updates + 1
         scale = self.step_size() / (1.0 - config.beta1**count)
         root = np.sqrt(self.second / (1.0 - config.beta2**count))
-        self.parameters = self.parameters + scale * self.first / (root + config.epsilon)
+        self.parameters = self.parameters + self._critics_scaled(scale * self.first / (root + config.epsilon))
 
     def _remembered(self) -> tuple[Array, ...]:
         return self.first, self.second

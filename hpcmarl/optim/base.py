@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.optim.sparse import SparseTopology
-from hpcmarl.types import Array
+from hpcmarl.types import Array, Part
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,18 @@ class Averages:
 class Optimizer(ABC):
     """Ascends from `parameters` [P].
 
-    `segments` are the slices of the vector that are optimised apart, one a policy: norms (of a normalised step, of a
-    clipped gradient) are taken in each, so that one policy's large gradient does not slow another one.
-    Where `averages` is set, they are no part of a segment and no method sees a direction in them. Where `topology` is set, parameters
+    `parts` are the slices of the vector that are optimised apart: each policy's actor, its critic, its learned entropy cost. Gradients are
+    clipped in each by itself, so that no part's large gradient slows another one. Critics have a step size and a clip of their own
+    (`critic_step_size`, `critic_max_gradient_norm`). Without parts the whole vector is one actor.
+    Where `averages` is set, they are in no part and no method sees a direction in them. Where `topology` is set, parameters
     and what a method remembers of them are zero where there is no weight.
     Arithmetic is in the dtype of `parameters` (float32 in runs, float64 in tests).
     """
 
-    def __init__(self, config: Any, parameters: Array, segments: Sequence[slice] = ()) -> None:
+    def __init__(self, config: Any, parameters: Array, parts: Sequence[Part] = ()) -> None:
         self.config = config
         self.parameters: Array = np.array(parameters)
-        self.segments = tuple(segments) or (slice(0, self.parameters.size),)
+        self.parts = tuple(parts) or (Part("", "actor", slice(0, self.parameters.size)),)
         self.updates = 0
         self.averages: Averages | None = None
         self.topology: SparseTopology | None = None
@@ -91,16 +92,40 @@ class Optimizer(ABC):
     def _move(self, direction: Array) -> None:
         """Change `parameters` in place."""
 
-    def _clipped(self, direction: Array, limit: float | None) -> Array:
-        """The direction with each segment's norm at most `limit` (None: unchanged)."""
-        if limit is None:
+    def _clipped(self, direction: Array) -> Array:
+        """Clip the norm of each part to the configured limit: critics to critic_max_gradient_norm, the others to max_gradient_norm.
+
+        Args:
+            direction: Ascent direction, [P]; not changed.
+
+        Returns:
+            The clipped direction [P]; `direction` itself where nothing is limited.
+        """
+        limit, critic_limit = self.config.max_gradient_norm, self.config.max_gradient_norm_of_critics
+        if limit is None and critic_limit is None:
             return direction
         clipped = direction.copy()
-        for segment in self.segments:
-            norm = float(np.linalg.norm(clipped[segment]))
-            if norm > limit:
-                clipped[segment] *= limit / norm
+        for part in self.parts:
+            largest = critic_limit if part.kind == "critic" else limit
+            norm = float(np.linalg.norm(clipped[part.place]))
+            if largest is not None and norm > largest:
+                clipped[part.place] *= largest / norm
         return clipped
+
+    def _critics_scaled(self, movement: Array) -> Array:
+        """Give critics their own step size, in place.
+
+        Args:
+            movement: Change of the parameters [P] with step_size everywhere.
+
+        Returns:
+            The same array.
+        """
+        own, common = self.config.step_size_of_critics, self.config.step_size
+        for part in self.parts if own != common else ():
+            if part.kind == "critic":
+                movement[part.place] *= own / common
+        return movement
 
     def state_dict(self) -> dict[str, Any]:
         """Arrays and plain values, copies."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from hpcmarl.config import RmspropConfig
 from hpcmarl.optim.base import Optimizer
-from hpcmarl.types import Array
+from hpcmarl.types import Array, Part
 
 
 class Rmsprop(Optimizer):
@@ -20,16 +20,17 @@ class Rmsprop(Optimizer):
 
     config: RmspropConfig
 
-    def __init__(self, config: RmspropConfig, parameters: Array, segments: Sequence[slice] = ()) -> None:
-        super().__init__(config, parameters, segments)
+    def __init__(self, config: RmspropConfig, parameters: Array, parts: Sequence[Part] = ()) -> None:
+        super().__init__(config, parameters, parts)
         self.square: Array = np.zeros_like(self.parameters)
 
     def _move(self, direction: Array) -> None:
         config = self.config
-        gradient = self._clipped(direction, config.max_gradient_norm)
+        gradient = self._clipped(direction)
         self.square *= config.decay
         self.square += (1.0 - config.decay) * np.square(gradient)
-        self.parameters = self.parameters + config.step_size * gradient / (np.sqrt(self.square) + config.epsilon)
+        movement = config.step_size * gradient / (np.sqrt(self.square) + config.epsilon)
+        self.parameters = self.parameters + self._critics_scaled(movement)
 
     def _remembered(self) -> tuple[Array, ...]:
         return (self.square,)

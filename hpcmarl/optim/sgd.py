@@ -9,7 +9,7 @@ import numpy as np
 
 from hpcmarl.config import SgdConfig
 from hpcmarl.optim.base import Optimizer
-from hpcmarl.types import Array
+from hpcmarl.types import Array, Part
 
 
 class Sgd(Optimizer):
@@ -17,14 +17,14 @@ class Sgd(Optimizer):
 
     config: SgdConfig
 
-    def __init__(self, config: SgdConfig, parameters: Array, segments: Sequence[slice] = ()) -> None:
-        super().__init__(config, parameters, segments)
+    def __init__(self, config: SgdConfig, parameters: Array, parts: Sequence[Part] = ()) -> None:
+        super().__init__(config, parameters, parts)
         self.velocity: Array = np.zeros_like(self.parameters)
 
     def _move(self, direction: Array) -> None:
         self.velocity *= self.config.momentum
-        self.velocity += self._clipped(direction, self.config.max_gradient_norm)
-        self.parameters = self.parameters + self.config.step_size * self.velocity
+        self.velocity += self._clipped(direction)
+        self.parameters = self.parameters + self._critics_scaled(self.config.step_size * self.velocity)
 
     def _remembered(self) -> tuple[Array, ...]:
         return (self.velocity,)

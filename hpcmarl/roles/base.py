@@ -66,7 +66,7 @@ class Context:
         """A new optimizer of this run, at the algorithm's initial parameters."""
         averages = Averages(algorithm.averages.start, algorithm.averaging_rate)
         initial = algorithm.initial_parameters() if self.start is None else self.start.copy()
-        optimizer = make_optimizer(self.config.optimizer, initial, list(algorithm.segments.values()), averages)
+        optimizer = make_optimizer(self.config.optimizer, initial, algorithm.parts, averages)
         if (sparse := self.sparse) is not None:  # the same random numbers for every replica
             optimizer.become_sparse(SparseTopology(sparse, algorithm.layers, algorithm.size, generator_for(self.config.seed, "server", 0, TOPOLOGY)))
         return optimizer

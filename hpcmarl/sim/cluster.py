@@ -52,8 +52,8 @@ class Cluster:
         self.failures = Failures(sim.failures, sim.workers, streams[2])
         rule = make_rule(rounds.rule, sim.workers, config.batch, rounds.initial_batch)
         start = np.zeros(1) if self.objective is None else self.objective.initial()
-        segments = () if self.objective is None else self.objective.segments
-        self.engine = Engine(rule, make_optimizer(config.optimizer, start, segments))
+        parts = () if self.objective is None else self.objective.parts
+        self.engine = Engine(rule, make_optimizer(config.optimizer, start, parts))
         self.now = self.published = 0.0
         self.events = self.abandoned = self.used = 0
         self.round_time_sum = self.round_time_min = self.round_time_max = 0.0

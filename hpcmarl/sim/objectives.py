@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.config.simulation import NonconvexConfig, QuadraticsConfig, SimulationConfig
-from hpcmarl.types import Array
+from hpcmarl.types import Array, Part
 
 LARGEST_BLOCK = 1 << 20  # numbers in the gradients that are taken together
 
 
 class Objective(ABC):
-    """`size`: number of parameters, P. Vectors are float64. `segments`: the slices of them that are optimised apart (optim/base.py)."""
+    """`size`: number of parameters, P. Vectors are float64. `parts`: what of them is optimised apart (optim/base.py)."""
 
     size: int
-    segments: tuple[slice, ...] = ()
+    parts: tuple[Part, ...] = ()
 
     @abstractmethod
     def initial(self) -> Array:

@@ -41,7 +41,7 @@ class Sampled(Objective):
         spec = _common_spec(config, different)
         self.algorithm = make_algorithm(spec, config.algo, seed)
         self.size, self.reference_steps = self.algorithm.size, config.reference_steps
-        self.segments = tuple(self.algorithm.segments.values())
+        self.parts = self.algorithm.parts
         self._stages = [Stages(self, config, environment, Seeds(seed, index * (config.slots + 1))) for index, environment in enumerate(different)]
         self._returns: list[list[float]] = [[] for _ in range(workers)]
         self._begun: list[deque[Rollout]] | None = None  # with sim.charge: step, by worker: episodes whose gradients were not asked for yet

@@ -13,12 +13,17 @@ import numpy as np
 
 from hpcmarl.config import AdamConfig, NigtConfig
 from hpcmarl.optim import make_optimizer
+from hpcmarl.optim.base import Optimizer
 from hpcmarl.optim.rounds import Accept, Engine, Publish, RoundRule, make_rule
 from hpcmarl.roles.replica import Replica
-from hpcmarl.types import Gradient
+from hpcmarl.types import Gradient, Part
 from tests.support.worlds import run_world
 
-OPTIMIZERS = {"rennala": NigtConfig(), "malenia": NigtConfig(), "sync": AdamConfig()}
+OPTIMIZERS = {
+    "rennala": NigtConfig(critic_step_size=0.1),
+    "malenia": NigtConfig(normalise="policy"),
+    "sync": AdamConfig(critic_step_size=0.003, max_gradient_norm=0.1, critic_max_gradient_norm=0.05),
+}
 
 
 @dataclass
@@ -66,9 +71,17 @@ def record(directory: Path, rule: str, groups: int, batch: int, updates: int = 6
     return trace
 
 
+def new_optimizer(trace: Trace, dtype: Any) -> Optimizer:
+    """At the start of the trace; the first half of the parameters is two actors, the second a critic."""
+    size = trace.start.size
+    places = (slice(0, size // 4), slice(size // 4, size // 2), slice(size // 2, size))
+    parts = [Part("one", "actor", places[0]), Part("other", "actor", places[1]), Part("other", "critic", places[2])]
+    return make_optimizer(OPTIMIZERS[trace.rule], trace.start.astype(dtype), parts)
+
+
 def server_result(trace: Trace, dtype: Any) -> np.ndarray:
     """The parameters after the trace when a server sums."""
-    engine = Engine(trace.new_rule(), make_optimizer(OPTIMIZERS[trace.rule], trace.start.astype(dtype)))
+    engine = Engine(trace.new_rule(), new_optimizer(trace, dtype))
     for gradient in trace.gradients:
         engine.on_gradient(gradient)
     assert engine.version > 0
@@ -77,11 +90,10 @@ def server_result(trace: Trace, dtype: Any) -> np.ndarray:
 
 def new_replica(trace: Trace, group: int, start_sum: Any, dtype: Any) -> Replica:
     """A learner's replica outside a run."""
-    start = trace.start.astype(dtype)
     context: Any = SimpleNamespace(
-        transport=SimpleNamespace(start_sum=start_sum), rule=trace.new_rule, optimizer=lambda _: make_optimizer(OPTIMIZERS[trace.rule], start)
+        transport=SimpleNamespace(start_sum=start_sum), rule=trace.new_rule, optimizer=lambda _: new_optimizer(trace, dtype)
     )
-    algorithm: Any = SimpleNamespace(size=start.size)
+    algorithm: Any = SimpleNamespace(size=trace.start.size)
     return Replica(context, algorithm, group)
 
 

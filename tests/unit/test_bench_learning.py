@@ -50,15 +50,23 @@ def test_bare_loop_gradient_equals_the_algorithm_gradient(short, text, changes):
     assert told["ratio_of_processor_time"] > 0
 
 
-def test_bare_loop_parameters_match_after_several_updates(short):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("algo={name: qmix, target_every: 3}", "optimizer={name: rmsprop, step_size: 0.001}", *VALUES, "optimizer.max_gradient_norm=0.1"),
+        (*CRITICS, "optimizer={name: adam, step_size: 0.001, critic_step_size: 0.004, max_gradient_norm: 0.1}"),
+        (*CRITICS, "optimizer={name: sgd, step_size: 0.1, max_gradient_norm: 0.3, critic_max_gradient_norm: 0.02}"),
+    ],
+    ids=["qmix", "critic_step_size", "critic_clip"],
+)
+def test_bare_loop_parameters_match_after_several_updates(short, changes):
     """Clipping, the optimizer's step and the target network's copies agree, too."""
     from hpcmarl.algos import make_algorithm
     from hpcmarl.envs import describe
 
-    changes = ("algo={name: qmix, target_every: 3}", "optimizer={name: rmsprop, step_size: 0.001}", *VALUES, "optimizer.max_gradient_norm=0.1")
     config = load_config(SPREAD, changes)
     algorithm = make_algorithm(describe(config.env, config.policies), config.algo, 0)
-    bare, ours = short.BARE["qmix"](config, algorithm), short.Learning(config, algorithm)
+    bare, ours = short.BARE[config.algo.name](config, algorithm), short.Learning(config, algorithm)
     inputs = [bare.stack(ours.rollouts(number)) for number in range(len(ours.parts))]
     before = algorithm.initial_parameters()
     for number in range(8):

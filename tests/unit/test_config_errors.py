@@ -67,6 +67,21 @@ CASES = {
     "missing": ("stop: {updates: 1}\n", (), ["env is missing", "id, kwargs"]),
     "missing key": ("env: {}\nstop: {updates: 1}\n", (), ["env.id is missing", "import path"]),
     "no episodes now and then": ("env: {id: a}\nstop: {updates: 1}\neval: {episodes: 0, every_updates: 5}\n", (), ["eval.episodes: 0"]),
+    "critic's step size without a critic": (
+        BASE,
+        ("algo.name=reinforce", "optimizer.critic_step_size=0.01"),
+        ["optimizer.critic_step_size: 0.01 is for critics", "algo.name: reinforce has none", "use optimizer.step_size"],
+    ),
+    "critic's clip of values": (
+        BASE,
+        ("algo.name=qmix", "optimizer.critic_max_gradient_norm=2"),
+        ["optimizer.critic_max_gradient_norm: 2", "algo.name: qmix has none", "use optimizer.max_gradient_norm"],
+    ),
+    "former ablation of the norm": (
+        BASE,
+        ("optimizer={name: nigt, normalise: false}",),
+        ["optimizer.normalise is false", "one of all, policy, none"],
+    ),
     "contradiction": ("env: {id: a}\n", (), ["stop is empty", "set stop.updates"]),
     "contradiction through an override": (
         BASE,

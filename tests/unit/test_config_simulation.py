@@ -32,6 +32,7 @@ REFUSED = {
     "malenia with few": ("rounds={rule: malenia, batch: 9}", ["rounds.batch 9 is less than the 10 workers"]),
     "momentum": ("optimizer={name: nigt, momentum: 1.01}", ["optimizer.momentum is 1.01", "> 0 and <= 1"]),
     "no momentum": ("optimizer={name: nigt, momentum: 0}", ["optimizer.momentum is 0"]),
+    "critic of nobody": ("optimizer.critic_step_size=1", ["optimizer.critic_step_size: 1.0 is for critics", "objective.name: none has none"]),
     "no end": ("sim.stop={}", ["sim.stop is empty"]),
     "failure without a time": ("sim.failures=[{repair: 3}]", ["sim.failures.0 needs either"]),
     "everybody fails for good": ("sim.failures=[{every: 3}]", ["stops every worker for good"]),

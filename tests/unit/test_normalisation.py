@@ -23,6 +23,7 @@ from hpcmarl.nets.flat import FlatParameters
 from hpcmarl.nets.moments import Moments, NumpyMoments
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.base import Averages
+from hpcmarl.types import Part
 from tests.support.algorithms import TEAM_AND_PREY, rollouts_of
 from tests.support.rollouts import make_spec, random_rollout
 
@@ -66,6 +67,7 @@ def test_moments_accumulate_over_batches():
     np.testing.assert_allclose(flat.gradient, 0.5 * of(rows), rtol=1e-5)
 
 
+PARTS = [Part("one", "actor", slice(0, 3)), Part("other", "actor", slice(3, 5))]
 OPTIMIZERS = [NigtConfig(step_size=0.3), AdamConfig(step_size=0.1), SgdConfig(step_size=0.1, momentum=0.5, max_gradient_norm=1.0)]
 
 
@@ -73,8 +75,8 @@ OPTIMIZERS = [NigtConfig(step_size=0.3), AdamConfig(step_size=0.1), SgdConfig(st
 def test_averages_follow_directions_without_moving_parameters(config):
     generator = np.random.default_rng(2)
     start, rate = generator.standard_normal(7), 0.25
-    optimizer = make_optimizer(config, start, [slice(0, 3), slice(3, 5)], Averages(5, rate))
-    twin, averages = make_optimizer(config, start[:5], [slice(0, 3), slice(3, 5)]), start[5:].copy()
+    optimizer = make_optimizer(config, start, PARTS, Averages(5, rate))
+    twin, averages = make_optimizer(config, start[:5], PARTS), start[5:].copy()
     for _ in range(6):
         direction = generator.standard_normal(7) * 3
         kept = direction.copy()
@@ -84,7 +86,7 @@ def test_averages_follow_directions_without_moving_parameters(config):
         np.testing.assert_array_equal(direction, kept)
         np.testing.assert_allclose(optimizer.parameters, np.append(twin.parameters, averages), rtol=1e-12)
         np.testing.assert_allclose(optimizer.point(), np.append(twin.point(), averages), rtol=1e-12)
-    other = make_optimizer(config, np.zeros(7), [slice(0, 3), slice(3, 5)], Averages(5, rate))
+    other = make_optimizer(config, np.zeros(7), PARTS, Averages(5, rate))
     other.load_state_dict(optimizer.state_dict())
     for each in (optimizer, other):
         each.step(np.ones(7))
