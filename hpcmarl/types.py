@@ -73,12 +73,16 @@ class PolicySpec:
 
 @dataclass(frozen=True)
 class EnvironmentSpec:
-    """What an environment is, seen from the policies. `state_size` is None where the environment has no state."""
+    """What an environment is, seen from the policies. `state_size` is None where the environment has no state.
+
+    constant_sum: all agents' rewards together are known to be the same in every episode, as in zero-sum games.
+    """
 
     id: str
     policies: tuple[PolicySpec, ...]
     state_size: int | None
     turn_based: bool
+    constant_sum: bool = False
 
     def policy(self, name: str) -> PolicySpec:
         return next(policy for policy in self.policies if policy.name == name)

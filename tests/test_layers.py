@@ -19,7 +19,7 @@ ALLOWED = {
     "config.slurm": {"config.base"},
     "config.algos": {"config.base"},
     "config.league": {"config.base"},
-    "config.members": {"config.base", "config.league", "config.schema"},
+    "config.members": {"config.base", "config.algos", "config.league", "config.schema"},
     "config.rounds": {"config.base"},
     "config.schema": {"errors", "config.base", "config.algos", "config.members", "config.rounds", "config.run", "config.slurm"},
     "config": {"config.algos", "config.rounds", "config.run", "config.schema"},

@@ -6,6 +6,7 @@ from typing import Any
 
 from hpcmarl.algos.base import Algorithm
 from hpcmarl.algos.coma import COMA
+from hpcmarl.algos.common_reward import check_common_reward
 from hpcmarl.algos.iql import IQL
 from hpcmarl.algos.ma_trace import MATrace
 from hpcmarl.algos.ppo import PPO
@@ -39,6 +40,7 @@ def make_algorithm(spec: EnvironmentSpec, config: AlgoConfig, seed: int) -> Algo
     name = getattr(config, "name", None)
     if name not in ALGORITHMS:
         raise ConfigError(f"algo.name: {name} is not known; allowed: {', '.join(ALGORITHMS)}")
+    check_common_reward(spec, config)
     constructor: Any = ALGORITHMS[name]
     algorithm: Algorithm = constructor(spec, config, seed)
     return algorithm

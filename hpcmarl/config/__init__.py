@@ -9,6 +9,7 @@ from hpcmarl.config.algos import (
     Algo,
     AlgoConfig,
     COMAConfig,
+    CommonReward,
     IQLConfig,
     MATraceConfig,
     MixingConfig,
@@ -23,6 +24,7 @@ from hpcmarl.config.algos import (
     SparseConfig,
     VDNConfig,
     WQMIXConfig,
+    common_reward_words,
 )
 from hpcmarl.config.rounds import (
     AdamConfig,
@@ -56,6 +58,7 @@ __all__ = [
     "Algo",
     "AlgoConfig",
     "COMAConfig",
+    "CommonReward",
     "Config",
     "DelayConfig",
     "EnvConfig",
@@ -85,6 +88,7 @@ __all__ = [
     "WQMIXConfig",
     "acting_form",
     "batch_of",
+    "common_reward_words",
     "contradictions",
     "counts_episodes",
     "critic_contradictions",

@@ -9,6 +9,7 @@ from pydantic import Field
 from hpcmarl.config.base import Count, Fraction, Natural, NonNegative, PositiveFloat, PositiveInt, Section, Width
 
 ActingForm = Literal["auto", "dense", "sparse"]
+CommonReward = Literal["all", "policy", "none"]  # the mean over all agents, or over those of a policy; none: each agent's own
 
 
 class NetworkConfig(Section):
@@ -29,12 +30,21 @@ class AlgoConfig(Section):
     discount: Annotated[float, Field(gt=0, le=1)] = 0.99
     network: NetworkConfig = NetworkConfig()
 
+    @property
+    def common_reward(self) -> CommonReward:
+        """Whose mean reward each agent learns from."""
+        return "none"
+
 
 class ReinforceConfig(AlgoConfig):
     """The trajectory gradient of arXiv 2509.24305: discounted rewards to go, no baseline; whole episodes."""
 
     is_on_policy: ClassVar[bool] = True
     name: Literal["reinforce"] = "reinforce"
+
+    @property
+    def common_reward(self) -> CommonReward:
+        return "policy"
 
 
 class ValueLearningConfig(AlgoConfig):
@@ -62,6 +72,10 @@ class ActorCriticConfig(ValueLearningConfig):
     normalise_advantages: bool = Field(False, description="advantages of mean 0 and deviation 1 in each gradient")
     normalise_values: bool = Field(False, description="critics predict values in units of the spread of their targets so far")
     agent_id: bool = Field(False, description="append to an observation which agent of its policy sees it (also for critic dec)")
+
+    @property
+    def common_reward(self) -> CommonReward:
+        return "none" if self.critic == "dec" else "policy"
 
 
 class MATraceConfig(ActorCriticConfig):
@@ -167,6 +181,10 @@ class QLearningConfig(ValueLearningConfig):
     replay: ReplayConfig = ReplayConfig()
     sparse: SparseConfig | None = Field(None, description="sparse training of all weight matrices of agents and mixers")
 
+    @property
+    def common_reward(self) -> CommonReward:
+        return "all"
+
 
 class OperatorConfig(QLearningConfig):
     """How the value of the next step follows from the agents' action values."""
@@ -180,6 +198,10 @@ class IQLConfig(OperatorConfig):
     """Independent Q-learning: every agent on its own reward."""
 
     name: Literal["iql"] = "iql"
+
+    @property
+    def common_reward(self) -> CommonReward:
+        return "none"
 
 
 class VDNConfig(OperatorConfig):
@@ -258,3 +280,18 @@ def algo_contradictions(algo: AlgoConfig) -> list[str]:
         kept = f"{algo.replay.dynamic.least} of the {algo.replay.episodes} episodes (algo.replay.episodes)"
         found.append(f"algo.replay.dynamic.least: {kept} always stay, so none would leave early; lower it")
     return found
+
+
+def common_reward_words(algo: AlgoConfig) -> tuple[str, str]:
+    """Name what has agents learn from a common reward, for messages.
+
+    Args:
+        algo: An algorithm whose `common_reward` is not none.
+
+    Returns:
+        The key with its value, and how to have each agent learn from its own reward.
+    """
+    if isinstance(algo, ActorCriticConfig) and not isinstance(algo, COMAConfig):
+        return f"algo.critic: {algo.critic}", "use algo.critic: dec"
+    other = ", or algo.name: iql" if isinstance(algo, QLearningConfig) else ""
+    return f"algo.name: {getattr(algo, 'name', '')}", f"use algo.critic: dec with algo.name: ma_trace or ppo{other}"

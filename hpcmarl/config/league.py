@@ -165,6 +165,20 @@ class AdaptiveConfig(StrategySection):
 EvaluationStrategyConfig = Annotated[RoundRobinConfig | LatestPairsConfig | PanelConfig | AdaptiveConfig, Field(discriminator="name")]
 
 
+def self_play_share(maker: MatchmakingConfig | MemberKindConfig) -> tuple[str, float]:
+    """How many episodes a member plays against its own present weights.
+
+    Args:
+        maker: What chooses its opponents.
+
+    Returns:
+        The key of the section that says so, and the share that it allows, 0 to 1. Kinds without such a key never play themselves.
+    """
+    if isinstance(maker, MainConfig):
+        return "pfsp_share", 1.0 - maker.pfsp_share
+    return "self_share", getattr(maker, "self_share", 0.0)
+
+
 def matchmaking_contradictions(key: str, config: MatchmakingConfig | MemberKindConfig, *, cooperative: bool) -> list[str]:
     """What a matchmaker's section (at `key` in the configuration) does not allow, each as one line that says what to change."""
     found = []

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from hpcmarl.config.algos import common_reward_words
 from hpcmarl.config.base import Count, Fraction, NonNegative, PositiveInt, Section
 from hpcmarl.config.league import (
     AdaptiveConfig,
@@ -16,6 +17,7 @@ from hpcmarl.config.league import (
     MemberKindConfig,
     PfspConfig,
     matchmaking_contradictions,
+    self_play_share,
 )
 
 if TYPE_CHECKING:
@@ -123,7 +125,56 @@ def league_contradictions(config: Config) -> list[str]:
         found.append("stop.return_mean does not go with a league, whose members have returns of their own; use stop.env_steps, updates or seconds")
     if not isinstance(config.topology.groups, int) and any(group.env for group in config.topology.groups):
         found.append("topology.groups with an env of their own do not go with a league, where any group may train any member; remove env there")
+    shared = league.own_seats > 1 or (len(config.policies) == 1 and any("*" in policy.agents for policy in config.policies.values()))
+    if shared and config.algo.name != "reinforce":  # which has no common reward in games of turns, as only the environment tells
+        found += self_play_contradictions(config)
     return found + _without_training(config, league)
+
+
+def self_play_contradictions(config: Config, *, constant_sum: bool = False) -> list[str]:
+    """What self-play makes senseless where one policy plays all seats: a common reward of opponents.
+
+    A league that is not cooperative says that seats have opposed aims. In an episode of a member against itself the mean reward over all seats is
+    then nobody's aim; where rewards sum to zero it is always 0. Against others the mean is over the member's own seats.
+
+    Args:
+        config: A league in which one policy plays all seats.
+        constant_sum: Whether the environment is known to be constant-sum; then a cooperative league has no aim either.
+
+    Returns:
+        At most one line, which names the key and the remedy.
+    """
+    league = config.league
+    assert league is not None
+    if config.algo.common_reward == "none" or (league.cooperative and not constant_sum):
+        return []
+    for key, maker in _makers_in_use(league).items():
+        name, share = self_play_share(maker)
+        if share > 0.0:
+            common, remedy = common_reward_words(config.algo)
+            why = "a constant-sum game" if constant_sum else "league.cooperative: false"
+            return [
+                f"{common} learns from the mean reward of all seats where a member plays itself ({key}.{name}), and of opponents ({why}) that is "
+                f"nobody's aim, 0 where their rewards sum to zero; {remedy}"
+            ]
+    return []
+
+
+def _makers_in_use(league: LeagueConfig) -> dict[str, MatchmakingConfig | MemberKindConfig]:
+    """What chooses the opponents of the members that train, by key."""
+    if not league.members:
+        return {"league.matchmaking": league.matchmaking}
+    makers: dict[str, MatchmakingConfig | MemberKindConfig] = {}
+    for name, member in league.members.items():
+        if not member.trains:
+            continue
+        if member.kind is not None:
+            makers[f"league.members.{name}.kind"] = member.kind
+        elif member.matchmaking is not None:
+            makers[f"league.members.{name}.matchmaking"] = member.matchmaking
+        else:
+            makers["league.matchmaking"] = league.matchmaking
+    return makers
 
 
 def _without_training(config: Config, league: LeagueConfig) -> list[str]:

@@ -11,13 +11,18 @@ from importlib.util import find_spec
 
 @dataclass(frozen=True)
 class KnownEnvironment:
-    """One line of the list. `package` is what pip installs; `modules` are what must be importable."""
+    """One line of the list. `package` is what pip installs; `modules` are what must be importable.
+
+    constant_sum: all players' rewards together are the same in every episode. Said of PettingZoo's games alone: `matrix:` and `openspiel:` games
+    tell by themselves.
+    """
 
     id: str
     package: str
     modules: tuple[str, ...]
     kind: str
     summary: str
+    constant_sum: bool = False
 
     @property
     def installed(self) -> bool:
@@ -43,6 +48,7 @@ _MPE = ("mpe2",)
 _MUJOCO = ("gymnasium", "mujoco")
 _SMAX = ("jaxmarl", "jax")
 _SPIEL = ("pyspiel",)
+_CLASSIC = ("pettingzoo", "pygame")
 
 KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
     KnownEnvironment("mpe2.simple_v3", "mpe2", _MPE, "parallel", "one agent walks to a landmark"),
@@ -61,16 +67,18 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
         "parallel",
         "like simple_spread; rewards and dynamics by keyword, for unequal groups",
     ),
-    KnownEnvironment("pettingzoo.classic.rps_v2", "pettingzoo[classic]", ("pettingzoo", "pygame"), "parallel", "rock, paper, scissors"),
+    KnownEnvironment("pettingzoo.classic.rps_v2", "pettingzoo[classic]", _CLASSIC, "parallel", "rock, paper, scissors", True),
+    KnownEnvironment("pettingzoo.classic.tictactoe_v3", "pettingzoo[classic]", _CLASSIC, "aec", "turn-based, masked moves; many games a step", True),
     KnownEnvironment(
-        "pettingzoo.classic.tictactoe_v3", "pettingzoo[classic]", ("pettingzoo", "pygame"), "aec", "turn-based, masked moves; many games a step"
+        "pettingzoo.classic.connect_four_v3", "pettingzoo[classic]", _CLASSIC, "aec", "turn-based, masked moves; many games a step", True
     ),
     KnownEnvironment(
-        "pettingzoo.classic.connect_four_v3", "pettingzoo[classic]", ("pettingzoo", "pygame"), "aec", "turn-based, masked moves; many games a step"
+        "pettingzoo.classic.leduc_holdem_v4", "pettingzoo[classic]", ("pettingzoo", "rlcard", "pygame"), "aec", "poker of six cards", True
     ),
-    KnownEnvironment("pettingzoo.classic.leduc_holdem_v4", "pettingzoo[classic]", ("pettingzoo", "rlcard", "pygame"), "aec", "poker of six cards"),
-    KnownEnvironment("pettingzoo.classic.texas_holdem_v4", "pettingzoo[classic]", ("pettingzoo", "rlcard", "pygame"), "aec", "limit poker"),
-    KnownEnvironment("pettingzoo.classic.chess_v6", "pettingzoo[classic]", ("pettingzoo", "chess", "pygame"), "aec", "chess, 4672 masked moves"),
+    KnownEnvironment("pettingzoo.classic.texas_holdem_v4", "pettingzoo[classic]", ("pettingzoo", "rlcard", "pygame"), "aec", "limit poker", True),
+    KnownEnvironment(
+        "pettingzoo.classic.chess_v6", "pettingzoo[classic]", ("pettingzoo", "chess", "pygame"), "aec", "chess, 4672 masked moves", True
+    ),
     KnownEnvironment(
         "openspiel:kuhn_poker", "hpcmarl[league]", _SPIEL, "aec", "poker of three cards; players: 2 to 10 by env.kwargs; many games a step"
     ),
@@ -129,3 +137,4 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
     KnownEnvironment("smax:smacv2_10_units", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: ten random units on each side, random places"),
     KnownEnvironment("smax:smacv2_20_units", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: twenty random units on each side, random places"),
 )
+CONSTANT_SUM = frozenset(known.id for known in KNOWN_ENVIRONMENTS if known.constant_sum)

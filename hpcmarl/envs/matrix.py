@@ -39,7 +39,7 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
         size = 1 if game.rounds == 1 else 1 + sum(game.payoffs.shape[1:])
         seen, acted = spaces.Box(-1.0, 1.0, (size,), np.float32), spaces.Discrete(actions)
         agents.append(AgentView(name, seen, acted, view_observation(seen, name), view_action(acted, name), False))
-    return EnvironmentSpec(config.id, group_agents(agents, policies), None, turn_based=False)
+    return EnvironmentSpec(config.id, group_agents(agents, policies), None, turn_based=False, constant_sum=game.constant_sum)
 
 
 def make(config: EnvConfig, policies: Mapping[str, PolicyConfig], slots: int, seeds: Seeds, *, record: bool, with_state: bool) -> MatrixBatch:

@@ -43,6 +43,12 @@ class MatrixGame:
         own, other = self.payoffs
         return own.shape[0] == own.shape[1] and np.array_equal(own, other.T)
 
+    @property
+    def constant_sum(self) -> bool:
+        """Whether both payoffs together are the same for all actions."""
+        total = self.payoffs.sum(axis=0)
+        return bool(np.allclose(total, total.flat[0], rtol=0.0, atol=1e-9 * np.abs(self.payoffs).max()))
+
 
 def find_game(config: EnvConfig) -> MatrixGame:
     """The game that `env.id` names. Raises ConfigError for an unknown one and arguments that do not fit."""

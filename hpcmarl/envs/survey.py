@@ -12,6 +12,7 @@ import numpy as np
 
 from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs.grouping import AgentView, group_agents
+from hpcmarl.envs.known import CONSTANT_SUM
 from hpcmarl.envs.resolve import Source, resolve
 from hpcmarl.envs.slot import INFO_MASK, NO_MASK, OBSERVATION_MASK, Layout, Place
 from hpcmarl.envs.spaces import view_action, view_observation
@@ -48,7 +49,9 @@ def _layout(source: Source, environment: Any, policies: Mapping[str, PolicyConfi
         mask = NO_MASK if not view.has_mask else OBSERVATION_MASK if view.observation.has_mask else INFO_MASK
         places.append(Place(agent, *place_of[view.name], view.observation.shape, view.observation.convert, mask))
     view_of = {view.name: view for view in views}
-    spec = EnvironmentSpec(id=source.id, policies=specs, state_size=_state_size(environment), turn_based=source.kind == "aec")
+    metadata: Mapping[str, Any] = getattr(environment, "metadata", None) or {}
+    constant_sum = source.id in CONSTANT_SUM or bool(metadata.get("constant_sum"))
+    spec = EnvironmentSpec(source.id, specs, _state_size(environment), source.kind == "aec", constant_sum)
     return Layout(spec, tuple(places), tuple(view_of[policy.agents[0]].action.prepare for policy in specs))
 
 

@@ -119,7 +119,7 @@ def spec_of(play: Any, config: EnvConfig, policies: Mapping[str, PolicyConfig]) 
     """The spec of a game of turns that is played by `play` (games/openspiel.py). Raises ConfigError where policies do not fit."""
     seen, acted = play.observation_space, play.action_space
     agents = [AgentView(name, seen, acted, view_observation(seen, name), view_action(acted, name), True) for name in play.names]
-    return EnvironmentSpec(config.id, group_agents(agents, policies), None, turn_based=True)
+    return EnvironmentSpec(config.id, group_agents(agents, policies), None, turn_based=True, constant_sum=play.constant_sum)
 
 
 def make(config: EnvConfig, policies: Mapping[str, PolicyConfig], slots: int, seeds: Seeds, *, record: bool, with_state: bool) -> TreeBatch:

@@ -12,6 +12,7 @@ from typing import Any
 
 from hpcmarl.algos import make_algorithm
 from hpcmarl.config import Config
+from hpcmarl.config.members import self_play_contradictions
 from hpcmarl.errors import ConfigError, FormatError
 from hpcmarl.io.pool import list_snapshots, parse_name, quarantine, read_snapshot, snapshot_name, snapshot_path, write_snapshot
 from hpcmarl.league.book import Book
@@ -27,6 +28,9 @@ def check_league(config: Config, spec: EnvironmentSpec) -> None:
     """Each side must have a member, the algorithm suit each side, and those whom a member always meets be there. Raises ConfigError."""
     game = game_of(config, spec)
     _check_met(config, game)
+    if len(game.sides) == 1 and not spec.turn_based:
+        for contradiction in self_play_contradictions(config, constant_sum=spec.constant_sum):
+            raise ConfigError(contradiction)
     sizes = {}
     for side, policies in game.sides.items():
         try:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hpcmarl.algos.common_reward import CancellingRewards
 from hpcmarl.algos.q_learning import QLearning
 from hpcmarl.comm.protocol import FLAG_ALLOTTED, FLAG_FINAL, FLAG_WAIT, Buffer, Kind, masked_vector_of, vector_message
 from hpcmarl.comm.topology import ROLE_NAMES
@@ -58,6 +59,7 @@ class Learner(Role):
         self.means, self.episodes = Means(), EpisodeLog()
         self.guard, self.report = GradientGuard(config), Interval(config.logging.every_seconds)
         self.round_end = RoundEnd(self.group.actors)
+        self.cancelling = CancellingRewards(context.spec, config.algo)
         self.last_version = 0
         self.snapshot_wanted: int | None = None
         self.progress = 0  # environment steps of the whole run, as the server told
@@ -105,6 +107,7 @@ class Learner(Role):
             self.round_end.arrived[message.source] += rollout.count
         if not self.feed.in_order:
             self.episodes.add(rollout)
+        self.cancelling.see(rollout)
         self.feed.add(message, rollout, self.version)
 
     def _on_parameters(self, message: Message) -> None:
@@ -270,7 +273,7 @@ class Learner(Role):
         self.means.add(self.feed.statistics())
         tree = {"group": self.group.index, "statistics": self.means.take(), "episodes": self.episodes.take()}
         tree |= {"late": self.feed.late, "overflow": self.feed.overflow, "bad_gradients": self.guard.refused}
-        tree |= {"learned_steps": self.learned_steps, "dense_gradient_steps": self.dense_gradient_steps}
+        tree |= {"learned_steps": self.learned_steps, "dense_gradient_steps": self.dense_gradient_steps, "warnings": self.cancelling.warnings}
         self.tell(self.context.topology.server, Kind.REPORT, tree)
         self.feed.late = self.feed.overflow = self.guard.refused = self.learned_steps = self.dense_gradient_steps = 0
 

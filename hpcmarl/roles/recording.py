@@ -131,6 +131,7 @@ class Recorder:
         self.times.on_learner(int(report["group"]), report["statistics"])
         for name in LEARNERS_TELL:
             self.totals[name] += report[name]
+        self.means.warn(report["warnings"])
         episodes = report["episodes"]
         if not episodes:
             return

@@ -41,6 +41,13 @@ class LearnerMeans(Means):
         super().__init__()
         self._excess: float | None = None  # the last row's value, if it was beyond the limit
         self._told = False
+        self._warned: set[str] = set()
+
+    def warn(self, texts: Iterable[str]) -> None:
+        """Log what learners warn of, each text once however many learners say it again and again."""
+        for text in set(texts) - self._warned:
+            self._warned.add(text)
+            logger.warning("%s", text)
 
     def row(self) -> dict[str, float]:
         """The means as `learner/NAME`; starts anew."""

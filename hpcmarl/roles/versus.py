@@ -1,11 +1,15 @@
 """A game of which one side is to be learned: frozen policies play the rest, inside what looks like any other environment.
 
 Made for the actors of a league's teams and for evaluation matches (roles/league_client.py). To the algorithm, agents that others play are
-agents that are not there: never alive, without reward. Knows no rank and no file.
+agents that are not there: never alive. Knows no rank and no file.
 
 Two sides of different policies (predators, prey): the member's policies are all that is shown. One policy for everybody (connect four,
 simple_spread): in every episode the member has `own_seats` of the seats, others from episode to episode, its opponent has the rest; against SELF it
 has all of them.
+
+The reward of a seat that the opponent plays is the mean over the own seats. So the mean over all seats, which algorithms with one reward for the
+team learn from, is the mean over the own seats, whoever is met. The own seats' rewards stay as they are for algorithms that learn from each
+agent's own, which read none of a seat that never acts.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import numpy as np
 
 from hpcmarl.envs import BatchedEnvironment, new_frame, new_outcome
 from hpcmarl.roles.opponents import SELF, Opponents
-from hpcmarl.types import Array, BoolArray, EnvironmentSpec, Frame, Outcome, PolicyFrame
+from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, Frame, Outcome, PolicyFrame
 
 Score = Callable[[float, float], float]
 
@@ -37,8 +41,8 @@ class Sides:
 
 
 def side_of(spec: EnvironmentSpec, policies: Sequence[str]) -> EnvironmentSpec:
-    """The environment as those see it who play these policies."""
-    return replace(spec, policies=tuple(spec.policy(name) for name in policies))
+    """The environment as those see it who play these policies. Their rewards alone have no constant sum."""
+    return replace(spec, policies=tuple(spec.policy(name) for name in policies), constant_sum=False)
 
 
 class Versus(BatchedEnvironment):
@@ -98,7 +102,7 @@ class Versus(BatchedEnvironment):
         if self.sides.symmetric:
             for name, own in self.own.items():
                 part = outcome.policies[name]
-                part.reward[~own] = 0.0
+                part.reward[...] = np.where(own, part.reward, _mean_over(own, part.reward))
                 part.terminated &= own
                 part.truncated &= own
         ended = np.flatnonzero(outcome.episode_end)
@@ -200,6 +204,13 @@ class Versus(BatchedEnvironment):
             return replace(frame, policies=self.frame.policies)
         shared = {name: replace(part, alive=self.frame.policies[name].alive) for name, part in frame.policies.items()}
         return replace(frame, policies=shared)
+
+
+def _mean_over(seats: BoolArray, reward: FloatArray) -> FloatArray:
+    """Mean reward over some seats of each slot, at least one: [E, N] and [E, N] -> [E, 1]."""
+    total: FloatArray = np.where(seats, reward, np.float32(0.0)).sum(axis=1, keepdims=True)
+    mean: FloatArray = total / seats.sum(axis=1, keepdims=True).astype(np.float32)
+    return mean
 
 
 def _rows(frame: PolicyFrame, slots: list[int]) -> PolicyFrame:

@@ -419,3 +419,34 @@ class ShortOrLong(ParallelEnv):
         self.agents = [] if over else self.agents
         seen = {"chooser": np.array([0.0, 1.0], np.float32)}
         return seen, {"chooser": reward}, {"chooser": over}, {"chooser": False}, {"chooser": {}}
+
+
+class Difference(ParallelEnv):
+    """Two agents, two rounds: each gets its own action less the other's. Nothing says that this is zero-sum."""
+
+    metadata: ClassVar[dict[str, Any]] = {"name": "difference_v0"}
+
+    def __init__(self) -> None:
+        self.possible_agents = ["duellist_0", "duellist_1"]
+
+    def observation_space(self, agent: str) -> spaces.Space:
+        return OBSERVATION
+
+    def action_space(self, agent: str) -> spaces.Space:
+        return spaces.Discrete(3)
+
+    def _observe(self) -> dict[str, np.ndarray]:
+        return {agent: np.array([number, self.time, 0], np.float32) for number, agent in enumerate(self.possible_agents)}
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.time, self.agents = 0, list(self.possible_agents)
+        return self._observe(), {agent: {} for agent in self.agents}
+
+    def step(self, actions: dict[str, Any]) -> Any:
+        first, second = (float(actions[agent]) for agent in self.possible_agents)
+        self.time += 1
+        over = self.time == 2
+        rewards = dict(zip(self.possible_agents, (first - second, second - first), strict=True))
+        ends = dict.fromkeys(self.possible_agents, over)
+        self.agents = [] if over else self.agents
+        return self._observe(), rewards, ends, dict.fromkeys(self.possible_agents, False), {agent: {} for agent in self.possible_agents}

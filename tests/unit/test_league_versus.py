@@ -4,12 +4,24 @@ import numpy as np
 import pytest
 
 from hpcmarl.algos import make_algorithm
-from hpcmarl.config import EnvConfig, MATraceConfig, NetworkConfig, PolicyConfig
+from hpcmarl.config import (
+    COMAConfig,
+    EnvConfig,
+    IQLConfig,
+    MATraceConfig,
+    NetworkConfig,
+    PolicyConfig,
+    PPOConfig,
+    QMIXConfig,
+    ReinforceConfig,
+    VDNConfig,
+)
 from hpcmarl.envs import Seeds, describe, make_environment, new_frame, new_outcome
 from hpcmarl.errors import FormatError, HpcmarlError
 from hpcmarl.io.pool import Pool, write_snapshot
 from hpcmarl.roles.opponents import SELF, Opponents
 from hpcmarl.roles.versus import Sides, Versus, side_of
+from hpcmarl.types import PolicyRollout, Rollout
 
 TAG = EnvConfig(id="mpe2.simple_tag_v3", kwargs={"max_cycles": 6})
 TAG_POLICIES = {"predators": PolicyConfig(agents=("adversary_*",)), "prey": PolicyConfig(agents=("agent_*",))}
@@ -95,11 +107,101 @@ def test_versus_environment_masks_but_preserves_the_game(tmp_path, config, polic
             np.testing.assert_array_equal(heard[name][alive], decisions[name].action[alive])  # what was decided is what is played
         twin.step(heard, bare, frames[1])
         for name in sides.own:
-            np.testing.assert_array_equal(outcome.policies[name].reward, bare.policies[name].reward * seats[name])
+            np.testing.assert_array_equal(outcome.policies[name].reward[seats[name]], bare.policies[name].reward[seats[name]])
             np.testing.assert_array_equal(outcome.policies[name].terminated, bare.policies[name].terminated & seats[name])
         np.testing.assert_array_equal(outcome.episode_end, bare.episode_end)
         frames.reverse()
     assert sum(len(outcome.episodes) for _, _, outcome, _, _ in told) > 4
+
+
+@pytest.mark.parametrize("own_seats", [1, 2])
+@pytest.mark.parametrize("own_share", [0.0, 0.5, 1.0])
+def test_team_reward_is_the_mean_over_own_seats(tmp_path, own_seats, own_share):
+    """Agents see rewards of their own here, so that the mean over all seats is another number than that over some."""
+    config = SPREAD.model_copy(update={"kwargs": {"max_cycles": 5, "local_ratio": 0.9}})
+    versus, own, _ = make(tmp_path, config, {}, Sides(("agent",), ("agent",), own_seats=own_seats), own_share=own_share)
+    twin = make_environment(config, {}, versus.slots, Seeds(3))
+    frame, returns, found = new_frame(twin.spec, twin.slots), np.zeros(4), []
+    twin.reset(frame)
+    told = play(versus, own, 40)
+    for (_, _, outcome, seats, who), heard in zip(told, versus.environment.heard, strict=True):
+        bare = new_outcome(twin.spec, twin.slots)
+        twin.step(heard, bare, frame)
+        mine, paid = seats["agent"], bare.policies["agent"].reward
+        assert mine.sum(1).tolist() == [3 if name == SELF else own_seats for name in who]
+        wanted = np.array([paid[slot, mine[slot]].mean() for slot in range(4)])
+        np.testing.assert_allclose(outcome.policies["agent"].reward.mean(1), wanted, rtol=1e-5)
+        returns += wanted
+        for episode in outcome.episodes:
+            found.append(episode)
+            assert episode.return_mean == pytest.approx(returns[episode.slot], rel=1e-5)
+            assert episode.returns == {"agent": episode.return_mean}
+            returns[episode.slot] = 0.0
+    assert len(found) == 32
+
+
+# whatever is played: both players get 1 a round, or the row player 1 and the column player 3
+ONES = EnvConfig(id="matrix:own", kwargs={"payoff": [[1, 1], [1, 1]], "column_payoff": [[1, 1], [1, 1]], "rounds": 3})
+UNEQUAL = EnvConfig(id="matrix:own", kwargs={"payoff": [[1, 1], [1, 1]], "column_payoff": [[3, 3], [3, 3]], "rounds": 3})
+TEAMS = [MATraceConfig(critic="obs"), PPOConfig(critic="obs"), COMAConfig(critic="obs"), VDNConfig(), QMIXConfig(mixer_state="obs")]
+AGENTS = [MATraceConfig(critic="dec"), PPOConfig(critic="dec"), IQLConfig()]
+
+
+def episode_rollout(versus, own, steps=3):
+    """The first episode of each slot as a learner sees it: all terminate after `steps` steps."""
+    told = play(versus, own, steps)
+    policies = {}
+    for policy in versus.spec.policies:
+        rows = [(seen[policy.name], decisions[policy.name], outcome.policies[policy.name]) for seen, decisions, outcome, _, _ in told]
+        nothing = np.zeros_like(rows[0][0][0]), np.zeros_like(rows[0][0][1])
+        policies[policy.name] = PolicyRollout(
+            obs=np.stack([seen[0] for seen, _, _ in rows] + [nothing[0]]),
+            alive=np.stack([seen[1] for seen, _, _ in rows] + [nothing[1]]),
+            action=np.stack([decision.action for _, decision, _ in rows]),
+            logp=np.stack([decision.logp for _, decision, _ in rows]),
+            reward=np.stack([outcome.reward for _, _, outcome in rows]),
+            terminated=np.stack([outcome.terminated for _, _, outcome in rows]),
+            truncated=np.stack([outcome.truncated for _, _, outcome in rows]),
+            final_obs=np.zeros((0, *nothing[0].shape[1:]), np.float32),
+        )
+    slots = np.arange(versus.slots, dtype=np.int64)
+    start, end = np.zeros((steps + 1, len(slots)), bool), np.zeros((steps, len(slots)), np.uint8)
+    start[[0, -1]], end[-1] = True, 1
+    return Rollout(policies, start, end, np.zeros((0, 2), np.int32), np.zeros_like(slots), np.zeros_like(slots), slots, 0, 0)
+
+
+def learner(algo, versus):
+    settings = algo.model_copy(update={"discount": 0.5, "network": type(algo.network)(hidden=(4,), recurrent=False)})
+    return make_algorithm(versus.spec, settings, 0)
+
+
+@pytest.mark.parametrize("algo", TEAMS, ids=lambda algo: algo.name)
+@pytest.mark.parametrize("own_share", [0.0, 1.0])
+def test_team_learners_see_the_same_reward_whoever_is_met(tmp_path, algo, own_share):
+    """A learner's value limit is the largest reward that it learns from, over 1 - discount."""
+    versus, own, _ = make(tmp_path, ONES, {}, Sides(("player",), ("player",)), own_share=own_share)
+    assert learner(algo, versus).gradient([episode_rollout(versus, own)])[1]["value_limit"] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("algo", AGENTS, ids=lambda algo: algo.name)
+@pytest.mark.parametrize(("own_share", "largest"), [(0.0, 1.0), (1.0, 3.0)])
+def test_independent_learners_see_their_rewards_unscaled(tmp_path, algo, own_share, largest):
+    """The one slot's first seat is the row player's."""
+    versus, own, _ = make(tmp_path, UNEQUAL, {}, Sides(("player",), ("player",)), slots=1, own_share=own_share)
+    assert learner(algo, versus).gradient([episode_rollout(versus, own)])[1]["value_limit"] == pytest.approx(2.0 * largest)
+
+
+@pytest.mark.parametrize("own_share", [0.0, 1.0])
+def test_reinforce_sees_the_same_reward_whoever_is_met(tmp_path, own_share):
+    versus, own, _ = make(tmp_path, ONES, {}, Sides(("player",), ("player",)), slots=1, own_share=own_share)
+    algorithm, rollout = learner(ReinforceConfig(), versus), episode_rollout(versus, own)
+    algorithm.load_parameters(algorithm.initial_parameters())
+    part = rollout.policies["player"]
+    logp = np.log(np.take_along_axis(algorithm.chances("player", part.obs[:3].reshape(6, -1), None), part.action.reshape(6, 1), 1))
+    to_go = np.array([1.75, 0.75, 0.25])  # rewards of 1, discounted by a half
+    wanted = (logp.reshape(3, 2) * part.alive[:3, 0] * to_go[:, None]).sum()
+    assert part.alive[:3].sum() == (6 if own_share else 3)
+    assert algorithm.gradient([rollout])[1]["policy_loss"] == pytest.approx(-wanted, rel=1e-5)
 
 
 def test_episode_records_own_return_and_opponent(tmp_path):
@@ -107,7 +209,7 @@ def test_episode_records_own_return_and_opponent(tmp_path):
     told = play(versus, own, 60)
     earned, counted = np.zeros((4, 2)), {}
     for _, _, outcome, seats, who in told:
-        earned += outcome.policies["player"].reward
+        earned += outcome.policies["player"].reward * seats["player"]
         for episode in outcome.episodes:
             own_seat = seats["player"][episode.slot]
             assert own_seat.sum() == 1

@@ -35,3 +35,10 @@ def test_diverging_values_are_warned_about_once(values, limit, told, caplog):
     if told is not None:
         assert f"{told:.3g} on average and growing" in caplog.records[0].message
         assert "no return can exceed 20; " in caplog.records[0].message
+
+
+def test_warnings_of_learners_are_logged_once(caplog):
+    means = LearnerMeans()
+    for texts in ([], ["one"], ["one"], ["two", "one"], ["two", "two"]):
+        means.warn(texts)
+    assert [record.message for record in caplog.records] == ["one", "two"]

@@ -12,7 +12,7 @@ import bisect
 import difflib
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -95,6 +95,7 @@ class Play:
         self.players = range(game.num_players())
         self.names = [f"player_{player}" for player in self.players]
         self.remembers = bool(game.get_type().provides_information_state_tensor)
+        self.constant_sum = game.get_type().utility.name in ("ZERO_SUM", "CONSTANT_SUM")
         shape = game.information_state_tensor_shape() if self.remembers else game.observation_tensor_shape()
         self.shape = tuple(int(size) for size in shape) or (1,)
         seen = spaces.Box(-np.inf, np.inf, self.shape, np.float32)
@@ -144,12 +145,12 @@ class Play:
 class Turns(AECEnv):  # type: ignore[misc]
     """A game of turns. All players end together."""
 
-    metadata: ClassVar[dict[str, Any]] = {"name": "openspiel", "is_parallelizable": False, "render_modes": []}
     render_mode = None
 
     def __init__(self, game: Any) -> None:
         super().__init__()
         self.play = Play(game)
+        self.metadata = {"name": "openspiel", "is_parallelizable": False, "render_modes": [], "constant_sum": self.play.constant_sum}
         self.possible_agents = list(self.play.names)
         self.agents: list[str] = []
         self._players = {name: player for player, name in enumerate(self.possible_agents)}
@@ -209,11 +210,11 @@ class Turns(AECEnv):  # type: ignore[misc]
 class SimultaneousMoves(ParallelEnv):  # type: ignore[misc]
     """A game whose players move at once. Who cannot choose (another's turn, in games that have such) may take action 0 alone, which does nothing."""
 
-    metadata: ClassVar[dict[str, Any]] = {"name": "openspiel", "render_modes": []}
     render_mode = None
 
     def __init__(self, game: Any) -> None:
         self.play = Play(game)
+        self.metadata = {"name": "openspiel", "render_modes": [], "constant_sum": self.play.constant_sum}
         self.possible_agents = list(self.play.names)
         self.agents: list[str] = []
         self._waiting = np.zeros(self.play.actions, np.int8)
