@@ -6,7 +6,7 @@ what only the environment can tell (has it a state? do spaces fit?) is checked w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -127,12 +127,24 @@ def counts_episodes(config: Config) -> bool:
     return config.algo.trajectory_unit == "episode"
 
 
-def batch_of(config: Config) -> int:
-    """Trajectories of a round (M): as configured, else one gradient's worth of every group (afedpg: of one)."""
+def batch_of(config: Config, slots: Sequence[int]) -> int:
+    """Return the trajectories of a round, M.
+
+    Args:
+        config: The run's.
+        slots: Environment slots of each group.
+
+    Returns:
+        As configured, else one gradient's worth of every group (afedpg: of one). That is an episode of every slot for on-policy episodes,
+        so that no slot rests; `gradient_episodes` of replayed ones; one message of an actor for unrolls.
+    """
     if config.rounds.batch is not None:
         return config.rounds.batch
-    each = config.algo.gradient_episodes if counts_episodes(config) else config.topology.environments_per_actor
-    return each if config.rounds.rule == "afedpg" else len(config.topology.group_list) * each
+    if not counts_episodes(config):
+        each = [config.topology.environments_per_actor] * len(slots)
+    else:
+        each = list(slots) if config.algo.is_on_policy else [config.algo.gradient_episodes] * len(slots)
+    return max(each) if config.rounds.rule == "afedpg" else sum(each)
 
 
 def acting_form(config: Config, *, repeatable: bool = False) -> ActingForm:

@@ -120,13 +120,8 @@ class Context:
 
     @property
     def batch(self) -> int:
-        """Trajectories of a round (M): as configured, else one gradient's worth of every group (afedpg: of one).
-
-        On-policy episodes: one of every slot, so that no slot rests."""
-        if self.config.rounds.batch is not None or not (self.whole_episodes and self.config.algo.is_on_policy):
-            return batch_of(self.config)
-        slots = [len(group.actors) * self.config.topology.environments_per_actor for group in self.topology.groups]
-        return max(slots) if self.config.rounds.rule == "afedpg" else sum(slots)
+        """Trajectories of a round (M)."""
+        return batch_of(self.config, [len(group.actors) * self.config.topology.environments_per_actor for group in self.topology.groups])
 
     def queue_limit(self, group: Group) -> int:
         """Rollout messages that a learner keeps: rounds.queue for each actor (single episodes are smaller, so there are more of them), and for

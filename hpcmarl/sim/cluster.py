@@ -6,6 +6,7 @@ What is charged (h_i: a trajectory whatever its length, kappa_i: one round trip 
     sync, afedpg        a worker's own round trip for each delivery: it arrives kappa_i + (its share)·h_i after the worker was told the point
     rennala, malenia    counts travel in no time; when they suffice, max kappa_i passes for the sum and the new point, then all begin
 `late: cancel` ends unfinished work when a round does; with `ignore` a worker first finishes, and the rule drops what it made.
+`admission: all_begun` (rennala): when the counts suffice the workers finish what they have begun, and it counts; then the sum is made.
 Called by experiment.py. Knows no file, no plot, and not what the rules are for.
 """
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from hpcmarl.config.simulation import SimulationConfig
 from hpcmarl.optim import make_optimizer
-from hpcmarl.optim.rounds import Accept, Command, Engine, Publish, Step, make_rule
+from hpcmarl.optim.rounds import Accept, Close, Command, Engine, Publish, Step, make_rule
 from hpcmarl.sim.failures import Failures
 from hpcmarl.sim.objectives import make_objective
 from hpcmarl.sim.times import Times
@@ -50,7 +51,7 @@ class Cluster:
         self.compute: Times | TimesByStep = Times(config.times("compute_times"), sim.workers, dimension, streams[0])
         self.exchange = Times(config.times("communication_times"), sim.workers, dimension, streams[1])
         self.failures = Failures(sim.failures, sim.workers, streams[2])
-        rule = make_rule(rounds.rule, sim.workers, config.batch, rounds.initial_batch)
+        rule = make_rule(rounds.rule, sim.workers, config.batch, rounds.initial_batch, all_begun=rounds.counts_all_begun)
         start = np.zeros(1) if self.objective is None else self.objective.initial()
         parts = () if self.objective is None else self.objective.parts
         self.engine = Engine(rule, make_optimizer(config.optimizer, start, parts))
@@ -60,7 +61,9 @@ class Cluster:
         self.ended: str | None = None
         self.trace = Trace(COLUMNS, sim.points)
         self._queue: list[tuple[float, int]] = []  # (when the worker's gradient arrives, worker)
-        self._cancel = rounds.late == "cancel" or rule.waits
+        self._all_begun = rounds.counts_all_begun and sim.workers > 1
+        self._closing = False  # the round has enough, and workers finish what they have begun
+        self._cancel = rounds.late == "cancel" or rule.waits or self._all_begun
         self._own = rule.any_age or not self._cancel  # whether workers may stand at points of different versions
         self._versions = [0] * sim.workers if self._own else []
         self._points: list[Array] = [start] * (sim.workers if rule.any_age else 0)
@@ -118,7 +121,11 @@ class Cluster:
             commands = engine.on_gradient(gradient)
             if not (counts_only or at_once) and type(commands[0]) is Accept:
                 self._arrived += [worker] * gradient.count
-            if type(commands[-1]) is Publish:
+            if self._all_begun and (self._closing or type(commands[-1]) is Close):
+                heapq.heappop(queue)
+                self._close(worker)
+                queue = self._queue
+            elif type(commands[-1]) is Publish:
                 self._on_round(commands, worker)
                 queue = self._queue
             elif waits:
@@ -131,6 +138,16 @@ class Cluster:
                     self._versions[worker] = rule.round
                     begin = max(now, self.published)
                 heapq.heapreplace(queue, (begin + (fixed[worker] if fixed is not None else self.compute.draw(worker, begin)), worker))
+
+    def _close(self, worker: int) -> None:
+        """A worker has nothing under way while the round is being closed; the first time nor have those that are down."""
+        done = [worker] if self._closing else [worker, *self.failures.down]
+        self._closing = True
+        for each in done:
+            commands = self.engine.on_closed(each, self.engine.version)
+            if commands:
+                self._on_round(commands, None)
+                return
 
     def _vector(self, worker: int, count: int) -> Array:
         """The sum of `count` gradients at the worker's own point, [P]."""
@@ -164,6 +181,7 @@ class Cluster:
             self.round_time_max = duration
         if duration < self.round_time_min or publish.version == 1:
             self.round_time_min = duration
+        self._closing = False
         if self.trace.due(publish.version):
             self._keep(publish.version, duration)
         stop = self.config.sim.stop
@@ -176,7 +194,7 @@ class Cluster:
             heapq.heapreplace(self._queue, (self.now + self._delivery(worker, self.now), worker))
         else:
             if self._cancel:
-                self.abandoned += 0 if rule.waits else len(rule.present) - len(self.failures.down) - 1
+                self.abandoned += 0 if rule.waits or self._all_begun else len(rule.present) - len(self.failures.down) - 1
                 self._begin_all(self.published)
             elif worker is not None:
                 heapq.heappop(self._queue)
@@ -254,13 +272,15 @@ class Cluster:
         if worker in rule.lost:
             return
         if up:
-            if not rule.waits or self._missing(worker) > 0:  # else it had delivered its share and waits
+            if not self._closing and (not rule.waits or self._missing(worker) > 0):  # else it had delivered its share and waits
                 self._begin(worker, time if rule.waits else max(time, self.published))
             return
         self._queue = [entry for entry in self._queue if entry[1] != worker]
         heapq.heapify(self._queue)
         if for_good:
             self._on_lost(worker)
+        elif self._closing:
+            self._close(worker)
 
     def _on_lost(self, worker: int) -> None:
         """A worker is gone for good: the run goes on without it or ends, as `rounds.on_loss` says of real ranks."""

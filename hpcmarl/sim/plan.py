@@ -59,6 +59,7 @@ class Measured:
     rule: str
     share: float
     late: str
+    admission: str
     continues: bool
     differ: bool
     rate: float
@@ -102,7 +103,7 @@ def fit(columns: Mapping[str, Array], config: Config, source: str) -> Measured:
     known = [value for value in table["exchange_seconds"] if math.isfinite(value)]
     if not known:
         raise UsageError(f"{source}: no timing data to predict from: no group has answered a new point; {REMEDY}")
-    rounds, batch = config.rounds, batch_of(config)
+    rounds, batch = config.rounds, batch_of(config, [int(slots) for slots in table["slots"]])
     continues = not counts_episodes(config)  # unrolls are corrected for their age, whole episodes are not
     exchanges = [value if math.isfinite(value) else float(np.mean(known)) for value in table["exchange_seconds"]]
     if continues or rounds.late == "ignore":  # a group for which the others wait has nothing ready: its shortest answer holds a trajectory, too
@@ -115,7 +116,7 @@ def fit(columns: Mapping[str, Array], config: Config, source: str) -> Measured:
     differ = any(group.env != config.topology.group_list[0].env for group in config.topology.group_list)
     share = max(share, config.topology.environments_per_actor if continues else 1.0)  # no gradient is made of less
     server = float(np.nan_to_num(_newest(columns, "server/gradient_seconds")))
-    return Measured(groups, server, rounds.rule, share, rounds.late, continues, differ, *_own_figures(columns, count))
+    return Measured(groups, server, rounds.rule, share, rounds.late, rounds.admission, continues, differ, *_own_figures(columns, count))
 
 
 def _newest(columns: Mapping[str, Array], name: str) -> float:
@@ -172,7 +173,8 @@ def simulation(measured: Measured, rule: str, seconds: Array) -> tuple[Simulatio
         "stop": {"time": time},
     }
     late = "cancel" if measured.continues else measured.late
-    config = SimulationConfig.model_validate({"rounds": {"rule": rule, "batch": batch, "late": late}, "sim": sim})
+    rounds = {"rule": rule, "batch": batch, "late": late} | ({"admission": measured.admission} if rule == "rennala" else {})
+    config = SimulationConfig.model_validate({"rounds": rounds, "sim": sim})
     return config, wanted / batch
 
 

@@ -140,7 +140,9 @@ def round_time_bound(cluster: Cluster) -> float:
     """What no round takes longer than, where the paper has a bound: times that never vary, no failures, rennala or malenia; else NaN."""
     compute, exchange, rounds = cluster.compute.fixed, cluster.exchange.fixed, cluster.config.rounds
     bound = {"rennala": rennala_bound, "malenia": malenia_bound}.get(rounds.rule)
-    if bound is None or compute is None or exchange is None or rounds.late != "cancel" or cluster.config.sim.failures:
+    if bound is None or compute is None or exchange is None or cluster.config.sim.failures:
+        return math.nan
+    if rounds.late != "cancel" or rounds.counts_all_begun:
         return math.nan
     rule = cluster.engine.rule
     return bound(compute, max(rule.batch, rule.initial_batch)) + max(exchange)

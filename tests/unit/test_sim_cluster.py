@@ -192,3 +192,27 @@ def test_rounds_of_a_thousand_workers_take_equal_time():
         len(list(group)) for _, group in itertools.groupby([cluster.round_time_min, cluster.round_time_max], key=lambda time: round(time, 9))
     ]
     assert per_round == [2]  # all rounds take the same time
+
+
+def test_all_that_had_begun_counts_when_the_round_has_enough():
+    """h = 1, 2, 3 and M = 3: the third arrives at 2; one worker began again at 2, one at 0: both arrive at 3, where the round ends."""
+    rounds = "rounds={rule: rennala, batch: 3, admission: all_begun}"
+    cluster, trace = recorded(rounds, "sim.workers=3", "sim.compute_times=linear", "sim.stop={rounds: 10}", QUADRATICS)
+    assert (cluster.now, cluster.engine.used, cluster.engine.wasted, cluster.abandoned) == (30.0, 50, 0, 0)
+    assert [(gradient.group, gradient.version) for gradient in trace[:5]] == [(0, 0), (0, 0), (1, 0), (0, 0), (2, 0)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(2, 12),
+    st.integers(1, 30),
+    st.integers(0, 5),
+    st.sampled_from(["", FAR, "sim.failures=[{every: 20, repair: 3}, {at: 9, workers: [1]}]"]),
+)
+def test_closed_rounds_lose_nothing_that_was_begun(workers, batch, seed, failures):
+    rounds = f"rounds={{rule: rennala, batch: {batch}, admission: all_begun}}"
+    changes = (rounds, f"sim.workers={workers}", "sim.compute_times=sqrt", "sim.stop={rounds: 15}")
+    cluster = finished(*changes, *filter(None, [failures]), seed=seed)
+    assert cluster.engine.version == 15
+    assert (cluster.engine.wasted, cluster.abandoned) == (0, 0)
+    assert cluster.engine.used >= 15 * batch
