@@ -123,8 +123,8 @@ class Learner(Role):
         """New parameters: forget what is too old, tell the actors."""
         self.algorithm.load_parameters(vector)
         self.version, self.delivered = version, 0
-        self.round_end.reset()
-        self.feed.closing = False
+        self.round_end.on_version(version)
+        self.feed.closing = self.round_end.closing
         self.algorithm.on_progress(self.progress)
         self.algorithm.on_version(version)
         self.feed.on_version(version)
@@ -209,9 +209,9 @@ class Learner(Role):
 
     def _end_round(self) -> bool:
         """Tell the server once that all of this round is delivered."""
-        if not self.round_end.due() or self.feed.entries:
+        if self.feed.entries or (version := self.round_end.due()) is None:
             return False
-        self.tell(self.context.topology.server, Kind.CLOSED, version=self.version, group=self.group.index)
+        self.tell(self.context.topology.server, Kind.CLOSED, version=version, group=self.group.index)
         return True
 
     def _learn(self, work: Work) -> None:

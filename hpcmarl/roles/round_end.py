@@ -18,26 +18,33 @@ class RoundEnd:
         self.actors = set(actors)
         self.arrived: Counter[int] = Counter()
         self._sent: dict[int, int] = {}
-        self._version: int | None = None  # that is being closed
+        self._version: int | None = None  # whose round is being closed, or is closed
+        self._told = False
 
-    def reset(self) -> None:
-        """A new version has come."""
+    @property
+    def closing(self) -> bool:
+        """Whether the round is being closed, or is closed, and the next version has not come yet."""
+        return self._version is not None
+
+    def on_version(self, version: int) -> None:
+        """New parameters have come. The word that their round has enough may have come before them."""
         self.arrived.clear()
-        self._sent.clear()
-        self._version = None
+        if self._version is not None and self._version < version:
+            self._version = None
 
     def begin(self, version: int) -> None:
         """The server wants the round of `version` closed."""
-        self._version = version
+        self._version, self._sent, self._told = version, {}, False
 
     def closed(self, actor: int, version: int, sent: int) -> None:
         """An actor has nothing under way any more; it has sent so many trajectories of the version."""
         if version == self._version:
             self._sent[actor] = sent
 
-    def due(self) -> bool:
-        """Whether all has arrived; true once a round."""
-        if self._version is None or any(self.arrived[actor] < self._sent.get(actor, self.arrived[actor] + 1) for actor in self.actors):
-            return False
-        self._version = None
-        return True
+    def due(self) -> int | None:
+        """Return the version whose round is closed here, once; None where something is still to come."""
+        waits = any(self.arrived[actor] < self._sent.get(actor, self.arrived[actor] + 1) for actor in self.actors)
+        if self._version is None or self._told or waits:
+            return None
+        self._told = True
+        return self._version

@@ -118,14 +118,28 @@ def test_round_end_waits_for_what_actors_say_they_sent():
     end.begin(4)
     end.closed(1, 4, 1)
     end.closed(2, 3, 0)  # of an older version
-    assert not end.due()
+    assert end.due() is None
     end.closed(2, 4, 0)
-    assert not end.due()
+    assert end.due() is None
     end.arrived[1] += 1
-    assert end.due()
-    assert not end.due()
-    end.reset()
+    assert end.due() == 4
+    assert end.due() is None
+    end.on_version(5)
+    assert not end.closing
     end.begin(5)
     end.actors.discard(2)
     end.closed(1, 5, 0)
-    assert end.due()
+    assert end.due() == 5
+
+
+def test_round_may_end_before_a_group_has_its_parameters():
+    end = RoundEnd((1,))
+    end.on_version(6)
+    end.begin(7)
+    end.closed(1, 7, 0)
+    end.on_version(7)
+    assert end.closing
+    assert end.due() == 7
+    assert end.due() is None
+    end.on_version(8)
+    assert not end.closing
