@@ -5,6 +5,9 @@
 k runs over the agents of a policy that act in row t. Subclasses say what V is a value of: of rows (value_critic.py), of actions (coma.py).
 Rewards and flags (algo.critic): with obs or full, critics on all agents' observations or on the state, r is the mean over the policy's agents,
 absent ones 0, and an end is the episode's; with dec they are each agent's own.
+Time: with obs or full every row of the game counts (batch.game_rows): it is discounted, valued and learned from by every policy's critic, whoever of
+its agents has died; the policy's gain has the rows in which an agent acts. With dec an agent's time ends with its death. In turn-based games time
+is counted in a policy's own decisions, with the rewards of the turns between them added up.
 With normalise_advantages those of one gradient have mean 0, weighed by their ratios, and deviation 1 (maths/vtrace.py).
 With normalise_values V is in units of the spread of its targets in the squared error alone (nets/moments.py).
 The entropy cost is fixed, or falls linearly with the run's environment steps, or is learned as exp(log c) with gradient
@@ -25,7 +28,7 @@ import torch
 from torch import nn
 
 from hpcmarl.algos.base import Algorithm, seeded_generator
-from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, join, seen_by, tensor
+from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, UnitRows, anybody, evaluate, game_rows, join, seen_by, tensor
 from hpcmarl.algos.value_limit import ValueLimit
 from hpcmarl.config import ActorCriticConfig
 from hpcmarl.errors import ConfigError
@@ -73,6 +76,21 @@ class Columns:
     acts: BoolArray
     terminated: BoolArray
     truncated: BoolArray
+
+
+@dataclass
+class Shared:
+    """What the policies' shares of one gradient read of each other.
+
+    Attributes:
+        evaluations: By policy.
+        central_input: Of central critics, as `_central_input` gives it.
+        game: The rows of all critics, as `_game` gives them; None where each policy has its own.
+    """
+
+    evaluations: dict[str, Evaluation]
+    central_input: tuple[Array, Array] | None
+    game: UnitRows | None
 
 
 class ActorCritic(Algorithm):
@@ -128,9 +146,9 @@ class ActorCritic(Algorithm):
         slots = sum(rollout.count for rollout in rollouts)
         for steps in sorted({rollout.steps for rollout in rollouts}):
             batch = join([rollout for rollout in rollouts if rollout.steps == steps])
-            central_input = self._central_input(batch) if self._central else None
+            shared = self._shared(batch)
             for policy in self.spec.policies:
-                for key, number in self._learn(policy, batch, central_input).items():
+                for key, number in self._learn(policy, batch, shared).items():
                     share = number * batch.slots / slots
                     collected[key] = collected.get(key, 0.0) + share / len(self.spec.policies)
                     if len(self.spec.policies) > 1:
@@ -138,28 +156,41 @@ class ActorCritic(Algorithm):
         return self._ascent(collected | self._limit.statistics())
 
     @abstractmethod
-    def _learn(self, policy: PolicySpec, batch: Batch, central_input: tuple[Array, Array] | None) -> dict[str, float]:
-        """Add one policy's share to the flat gradient; return its statistics. central_input: of central critics, as `_central_input` gives it."""
+    def _learn(self, policy: PolicySpec, batch: Batch, shared: Shared) -> dict[str, float]:
+        """Add one policy's share to the flat gradient; return its statistics."""
+
+    def _shared(self, batch: Batch) -> Shared:
+        evaluations = {name: evaluate(policy, batch.policies[name], batch.episode_start) for name, policy in self._policies.items()}
+        return Shared(evaluations, self._central_input(batch) if self._central else None, self._game(batch))
+
+    def _game(self, batch: Batch) -> UnitRows | None:
+        """The rows that all policies' central critics share, where all agents act at once."""
+        return game_rows(batch) if self._central and not self.spec.turn_based else None
+
+    def _rows(self, policy: PolicySpec, batch: Batch, game: UnitRows | None) -> UnitRows:
+        """The rows of a policy's units, [T, B, U]."""
+        if game is not None:
+            return game
+        part = batch.policies[policy.name]
+        acts = part.alive[: batch.steps]
+        if not self._central:
+            return UnitRows(acts, part.terminated, part.truncated)
+        truncated = (batch.episode_end == 2)[:, :, None] & anybody(part.truncated)
+        return UnitRows(anybody(acts), (batch.episode_end > 0)[:, :, None] & ~truncated, truncated)
 
     def _normalised(self, advantages: FloatArray, rho: FloatArray) -> FloatArray:
         """The advantages [n] of one call, which hold their ratios rho [n]; normalised where algo.normalise_advantages asks for it."""
         return normalised_advantages(advantages, rho) if self._config.normalise_advantages else advantages
 
-    def _columns(self, batch: Batch, part: PolicyBatch, value: FloatArray, last: FloatArray, final: FloatArray) -> Columns:
+    def _columns(self, batch: Batch, part: PolicyBatch, rows: UnitRows, value: FloatArray, last: FloatArray, final: FloatArray) -> Columns:
         """The unit columns [T, B, U]. `final` [K, U] are the values of truncated episodes' last observations."""
-        acts, scale = part.alive[: batch.steps], np.float32(self._config.reward_scale)
-        reward, terminated, truncated = part.reward, part.terminated, part.truncated
-        if self._central:
-            acts, reward = anybody(acts), reward.mean(-1, keepdims=True)
-            # A team with nobody left at the end of a truncated episode has no future to bootstrap from.
-            truncated = (batch.episode_end == 2)[:, :, None] & truncated.any(-1, keepdims=True)
-            terminated = (batch.episode_end > 0)[:, :, None] & ~truncated
+        reward = part.reward.mean(-1, keepdims=True) if self._central else part.reward
         # An agent cut off where no last observation is known (in mid-episode) is worth what it was worth a step before.
         final_value = value.copy()
         final_value[batch.final_step, batch.final_slot] = final
-        reward = reward * scale
+        reward = reward * np.float32(self._config.reward_scale)
         self._limit.see(reward)
-        return Columns(value, last, final_value, reward, acts, terminated, truncated)
+        return Columns(value, last, final_value, reward, rows.acts, rows.terminated, rows.truncated)
 
     def _observe(
         self, policy: PolicySpec, part: PolicyBatch, evaluation: Evaluation, learned: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -229,11 +260,6 @@ def close_at_last_decision(columns: Columns, acts_next: BoolArray) -> None:
     at = (last_act[slot, unit], slot, unit)
     columns.acts, columns.truncated, columns.reward = columns.acts.copy(), columns.truncated.copy(), columns.reward.copy()
     columns.acts[at], columns.truncated[at], columns.reward[at] = False, True, 0.0
-
-
-def anybody(acts: BoolArray) -> BoolArray:
-    """[..., N] -> [..., 1]: does any agent act?"""
-    return np.logical_or.reduce(acts, axis=-1, keepdims=True)
 
 
 def explained_variance(targets: FloatArray, values: FloatArray) -> float:

@@ -99,6 +99,45 @@ def select(rollout: Rollout, slots: Array) -> Rollout:
     )
 
 
+@dataclass(frozen=True)
+class UnitRows:
+    """In which rows the units of a critic stand for something, and how these end, [T, B, U] bool each: U is 1 for a team, N for single agents."""
+
+    acts: BoolArray
+    terminated: BoolArray
+    truncated: BoolArray
+
+
+def game_rows(batch: Batch) -> UnitRows:
+    """Find the rows of a game in which all act at once, as all of its policies see it together.
+
+    Every step of an episode is a row of the game, also one in which this or that policy has nobody left. Steps without any agent are, too: others may
+    play on (a league shows one side alone). Only a slot that rests, without an agent and without an end until the unroll's last row, has none.
+    An episode that was cut off ends with a value where any agent lived until then, else with nothing.
+
+    Returns:
+        Rows [T, B, 1].
+    """
+    parts = batch.policies.values()
+    acts = _of_anybody([part.alive[: batch.steps] for part in parts])
+    ends = (batch.episode_end > 0)[:, :, None]
+    if not acts.all():
+        ended = np.flip(np.logical_or.accumulate(np.flip(ends, 0), 0), 0)  # here or later
+        acts = (ended | (acts & ~ended).any(0)) & batch.inside[:, :, None]
+    truncated = (batch.episode_end == 2)[:, :, None] & _of_anybody([part.truncated for part in parts])
+    return UnitRows(acts, ends & ~truncated, truncated)
+
+
+def anybody(acts: BoolArray) -> BoolArray:
+    """[..., N] -> [..., 1]: does any agent act?"""
+    return np.logical_or.reduce(acts, axis=-1, keepdims=True)
+
+
+def _of_anybody(parts: Sequence[BoolArray]) -> BoolArray:
+    """Join one array [..., N] a policy: [..., 1]."""
+    return anybody(parts[0] if len(parts) == 1 else np.concatenate(parts, -1))
+
+
 def _select_policy(part: PolicyRollout, slots: Array, finals: Array) -> PolicyRollout:
     arrays = {name: getattr(part, name)[:, slots] for name in ("obs", "alive", "action", "logp", "reward", "terminated", "truncated")}
     mask = None if part.action_mask is None else part.action_mask[:, slots]

@@ -8,12 +8,18 @@
 
 s is what algo.critic names (obs: all observations, full: the state and agent k's observation); the critic is also told which of its policy's
 agents k is, and the actions of all agents of all policies but its own, zeros for those that do not act. r is the mean over the policy's agents,
-and ends are the episode's, also for an agent that dies before. An unroll ends where nobody has yet acted on what is seen: each agent's last
-decision closes its column with its Q̄ and is not learned from; where an episode was truncated r + gamma Q̄ of the last decision stands for the
-unknown. The rest of the loss: actor_critic.py.
+and ends are the episode's.
 
-    symbol -> variable, shape:  gamma discount   lambda trace_lambda   Q outputs [n, A]   Q̄ later [n, A]   r reward [T, B, N]   y targets [n]
-    A advantages [n]   pi chances [n, A]          (n rows in which an agent acts)
+Every agent has a value in every row of the game (actor_critic.py), the dead, too: u_k is then "nothing", which has an output of its own, the last.
+So a death is worth the team's return from there on, discounted as it is for the living, and what follows the death beyond an unroll's border is
+valued by the critic. The gain has the rows in which an agent acts.
+
+An unroll ends where nobody has yet acted on what is seen: the last row closes each agent's column with its Q̄ and is not learned from; where an
+episode was truncated r + gamma Q̄ of the last row stands for the unknown. In turn-based games an agent has the rows of its own turns. The rest of
+the loss: actor_critic.py.
+
+    symbol -> variable, shape:  gamma discount   lambda trace_lambda   Q outputs [m, A+1]   Q̄ later [m]   r reward [T, B, N]   y targets [m]
+    A advantages [n]   pi chances [n, A]          (m rows with a value, n of them rows in which an agent acts)
 """
 
 from __future__ import annotations
@@ -25,9 +31,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpcmarl.algos.actor_critic import ActorCritic, Columns, close_at_last_decision, explained_variance
+from hpcmarl.algos.actor_critic import ActorCritic, Columns, Shared, close_at_last_decision, explained_variance
 from hpcmarl.algos.base import seeded_generator
-from hpcmarl.algos.batch import Batch, PolicyBatch, Rows, evaluate, tensor
+from hpcmarl.algos.batch import Batch, PolicyBatch, Rows, UnitRows, tensor
 from hpcmarl.algos.target import Target
 from hpcmarl.config import COMAConfig
 from hpcmarl.errors import ConfigError
@@ -53,7 +59,7 @@ class COMA(ActorCritic):
 
     def _critic(self, spec: EnvironmentSpec, policy: PolicySpec, generator: torch.Generator, inputs: int = 0, outputs: int | None = None) -> Critic:
         own = policy.observation_size if self._config.critic == "full" else 0
-        return super()._critic(spec, policy, generator, inputs + own + _joint_size(spec) + len(policy.agents), policy.action.sizes[0])
+        return super()._critic(spec, policy, generator, inputs + own + _joint_size(spec) + len(policy.agents), policy.action.sizes[0] + 1)
 
     def on_version(self, version: int) -> None:
         self._follower.on_version(version, self.parameters)
@@ -64,21 +70,24 @@ class COMA(ActorCritic):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._follower.load_state_dict(state)
 
-    def _learn(self, policy: PolicySpec, batch: Batch, central_input: tuple[Array, Array] | None) -> dict[str, float]:
-        assert central_input is not None
-        config, part, steps = self._config, batch.policies[policy.name], batch.steps
-        evaluation = evaluate(self._policies[policy.name], part, batch.episode_start)
-        rows, critic, target = evaluation.rows, self._critics[policy.name], self._target_critics[policy.name]
-        seen, taken = tensor(self._inputs(policy, batch, central_input[0], rows)), tensor(rows.pick(part.action)).unsqueeze(-1)
+    def _learn(self, policy: PolicySpec, batch: Batch, shared: Shared) -> dict[str, float]:
+        assert shared.central_input is not None
+        config, part, steps, evaluation = self._config, batch.policies[policy.name], batch.steps, shared.evaluations[policy.name]
+        critic, target, nothing = self._critics[policy.name], self._target_critics[policy.name], policy.action.sizes[0]
+        alive, game = part.alive[:steps], self._agent_rows(policy, batch, shared.game)
+        rows = Rows(game.acts)
+        seen = tensor(self._inputs(policy, batch, shared.central_input[0], rows))
+        done = tensor(rows.pick(np.where(alive, part.action, nothing))).unsqueeze(-1)
+        acting = tensor(rows.pick(alive))
         outputs = critic(seen)
-        chosen = outputs.gather(-1, taken).squeeze(-1)
+        chosen = outputs.gather(-1, done).squeeze(-1)
         with torch.no_grad():
-            later = target.values(target(seen)).gather(-1, taken).squeeze(-1).numpy()
-            values = critic.values(outputs)
+            later = target.values(target(seen)).gather(-1, done).squeeze(-1).numpy()
+            worth = critic.values(chosen.detach())
             chances = self._policies[policy.name].head.probabilities(evaluation.raw, evaluation.mask)
-            advantages = critic.values(chosen) - (chances * values).sum(-1)
-            ratio = (evaluation.logp - tensor(rows.pick(part.logp))).exp().clamp(max=config.rho_max)
-        columns = self._agent_columns(batch, part, rows.spread(later))
+            advantages = worth[acting] - (chances * critic.values(outputs[acting, :nothing])).sum(-1)
+            ratio = (evaluation.logp - tensor(evaluation.rows.pick(part.logp))).exp().clamp(max=config.rho_max)
+        columns = self._agent_columns(batch, part, game, rows.spread(later))
         targets, counts = rows.pick(self._targets(columns)), rows.pick(columns.acts)
         wanted = tensor(targets)
         error = (critic.outputs_for(wanted) - chosen)[tensor(counts)].square().sum() / len(policy.agents)
@@ -87,21 +96,26 @@ class COMA(ActorCritic):
         objective = (gain - config.value_cost * error + spread) / steps
         objective.backward()
         self._observe(policy, part, evaluation, (seen, wanted, tensor(counts)))
+        acted = max(evaluation.rows.count, 1)
         return {
             "policy_loss": -float(gain.detach()) / (steps * batch.slots),
             "value_loss": float(error.detach()) / (steps * batch.slots),
-            "entropy": float(evaluation.entropy.detach().sum()) / max(rows.count, 1),
+            "entropy": float(evaluation.entropy.detach().sum()) / acted,
             "entropy_cost": cost,
-            "mean_rho": float(ratio.mean()) if rows.count else 1.0,
-            "value": float(values.detach().mean()) if rows.count else 0.0,
-            "explained_variance": explained_variance(targets[counts], critic.values(chosen.detach()).numpy()[counts]),
+            "mean_rho": float(ratio.mean()) if evaluation.rows.count else 1.0,
+            "value": float(worth.mean()) if rows.count else 0.0,
+            "explained_variance": explained_variance(targets[counts], worth.numpy()[counts]),
         }
 
-    def _agent_columns(self, batch: Batch, part: PolicyBatch, value: FloatArray) -> Columns:
+    def _agent_rows(self, policy: PolicySpec, batch: Batch, game: UnitRows | None) -> UnitRows:
+        """The rows in which each agent has a value, [T, B, N]: the game's, or in turn-based games those of its policy's only agent."""
+        rows, shape = self._rows(policy, batch, game), batch.policies[policy.name].reward.shape
+        return UnitRows(*(np.broadcast_to(array, shape) for array in (rows.acts, rows.terminated, rows.truncated)))
+
+    def _agent_columns(self, batch: Batch, part: PolicyBatch, rows: UnitRows, value: FloatArray) -> Columns:
         """A column [T, B, N] for each agent, all of the team's rewards and ends; value: Q̄ of what was done."""
-        team = self._columns(batch, part, value, np.zeros_like(value[0]), value[batch.final_step, batch.final_slot])
-        alike = {name: np.broadcast_to(getattr(team, name), value.shape) for name in ("reward", "terminated", "truncated")}
-        columns = replace(team, **alike, acts=part.alive[: batch.steps])
+        columns = self._columns(batch, part, rows, value, np.zeros_like(value[0]), value[batch.final_step, batch.final_slot])
+        columns = replace(columns, reward=np.broadcast_to(columns.reward, value.shape))
         close_at_last_decision(columns, np.zeros(value.shape[1:], bool))
         return columns
 
@@ -121,7 +135,7 @@ class COMA(ActorCritic):
         ).targets
 
     def _inputs(self, policy: PolicySpec, batch: Batch, central: Array, rows: Rows) -> FloatArray:
-        """The critic's input [n, D] in the rows in which an agent of the policy acts; central [T+1, B, 1, S]."""
+        """The critic's input [m, D] in these rows of the policy's agents; central [T+1, B, 1, S]."""
         steps, agents = batch.steps, len(policy.agents)
         joint = np.concatenate([_done(each, batch.policies[each.name], steps) for each in self.spec.policies], -1)
         first = sum(len(each.agents) * each.action.sizes[0] for each in self.spec.policies[: self.spec.policies.index(policy)])

@@ -14,16 +14,18 @@ With critic dec V, w, r, flags and A are per agent.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
 from hpcmarl.algos.actor_critic import Columns
-from hpcmarl.algos.batch import Evaluation, PolicyBatch, tensor
+from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, tensor
 from hpcmarl.algos.value_critic import ValueCritic, broadcast
 from hpcmarl.config import MATraceConfig
 from hpcmarl.errors import ConfigError
 from hpcmarl.maths.vtrace import VTrace, vtrace
-from hpcmarl.types import EnvironmentSpec, FloatArray
+from hpcmarl.types import EnvironmentSpec, FloatArray, PolicySpec
 
 
 class MATrace(ValueCritic):
@@ -40,8 +42,9 @@ class MATrace(ValueCritic):
         super().__init__(spec, config, seed)
         self._joint = self._central and config.ratios != "agent"
 
-    def _trace(self, columns: Columns, part: PolicyBatch, evaluation: Evaluation) -> VTrace:
-        config, rows = self._config, evaluation.rows
+    def _trace(self, policy: PolicySpec, columns: Columns, batch: Batch, evaluations: Mapping[str, Evaluation]) -> VTrace:
+        config, part, evaluation = self._config, batch.policies[policy.name], evaluations[policy.name]
+        rows = evaluation.rows
         if config.importance_sampling:
             log_ratio = rows.spread(evaluation.logp.detach().numpy() - rows.pick(part.logp))
         else:

@@ -16,17 +16,18 @@ Critics (algo.critic): dec is IPPO; obs, full are MAPPO, where all agents of a p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from hpcmarl.algos.actor_critic import Columns
-from hpcmarl.algos.batch import Evaluation, PolicyBatch, tensor
+from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, tensor
 from hpcmarl.algos.value_critic import ValueCritic
 from hpcmarl.config import PPOConfig
 from hpcmarl.maths.vtrace import VTrace, vtrace
-from hpcmarl.types import EnvironmentSpec, FloatArray
+from hpcmarl.types import EnvironmentSpec, FloatArray, PolicySpec
 
 
 class PPO(ValueCritic):
@@ -41,7 +42,7 @@ class PPO(ValueCritic):
         super().__init__(spec, config, seed)
         self.epochs, self.minibatches = config.epochs, config.minibatches
 
-    def _trace(self, columns: Columns, part: PolicyBatch, evaluation: Evaluation) -> VTrace:
+    def _trace(self, policy: PolicySpec, columns: Columns, batch: Batch, evaluations: Mapping[str, Evaluation]) -> VTrace:
         """V-trace with all ratios 1 has GAE's targets; the advantages are what these add to the values."""
         arrays = (columns.reward, columns.acts, columns.terminated, columns.truncated, columns.final)
         trace = vtrace(

@@ -1,7 +1,7 @@
 """Actor-critics whose critic values what is seen: targets and advantages by one recursion. The base of ma_trace.py and ppo.py.
 
 Subclasses say what the policy gains (`_gain`) and which targets V learns from (`_trace`). Critics (algo.critic):
-  obs, full   one V a row, of all agents' observations or of the state.
+  obs, full   one V a row of the game, of all agents' observations or of the state.
   dec         V per agent, of what its policy sees; the squared error is averaged over the policy's agents.
 Turn-based games: an agent whose turn it is not at the unroll's end closes its column at its last decision, whose V it knows.
 The loss and symbols: actor_critic.py.
@@ -10,12 +10,13 @@ The loss and symbols: actor_critic.py.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 
-from hpcmarl.algos.actor_critic import ActorCritic, Columns, anybody, close_at_last_decision, explained_variance
-from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, Rows, evaluate, tensor
+from hpcmarl.algos.actor_critic import ActorCritic, Columns, Shared, close_at_last_decision, explained_variance
+from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, Rows, anybody, tensor
 from hpcmarl.maths.vtrace import VTrace
 from hpcmarl.nets.critic import Critic
 from hpcmarl.nets.policy import numbered
@@ -25,21 +26,19 @@ from hpcmarl.types import Array, BoolArray, FloatArray, PolicySpec
 class ValueCritic(ActorCritic):
     """See the module's docstring."""
 
-    def _learn(self, policy: PolicySpec, batch: Batch, central_input: tuple[Array, Array] | None) -> dict[str, float]:
-        """Add one policy's share to the flat gradient; return its statistics."""
-        config, part = self._config, batch.policies[policy.name]
-        inputs, finals = own_input(part, config.agent_id) if central_input is None else central_input
-        acts = part.alive[: batch.steps]
-        units = Rows(anybody(acts) if self._central else acts)
+    def _learn(self, policy: PolicySpec, batch: Batch, shared: Shared) -> dict[str, float]:
+        config, part, evaluation = self._config, batch.policies[policy.name], shared.evaluations[policy.name]
+        inputs, finals = shared.central_input or own_input(part, config.agent_id)
+        acts, rows = part.alive[: batch.steps], self._rows(policy, batch, shared.game)
+        units = Rows(rows.acts)
         critic, seen = self._critics[policy.name], tensor(units.pick(inputs[: batch.steps]))
         outputs: torch.Tensor = critic(seen)
         values = critic.values(outputs.detach()).numpy()
-        columns = self._columns(batch, part, units.spread(values), *_later_values(critic, inputs[batch.steps], finals))
+        columns = self._columns(batch, part, rows, units.spread(values), *_later_values(critic, inputs[batch.steps], finals))
         if self.spec.turn_based:
             acts_next = part.alive[batch.steps]
             close_at_last_decision(columns, anybody(acts_next) if self._central else acts_next)
-        evaluation = evaluate(self._policies[policy.name], part, batch.episode_start)
-        trace = self._trace(columns, part, evaluation)
+        trace = self._trace(policy, columns, batch, shared.evaluations)
         advantages = self._normalised(*(evaluation.rows.pick(broadcast(array, acts.shape)) for array in (trace.advantages, trace.rho)))
         targets, counted = self._unit_targets(trace, columns, acts, units)
         gain, told = self._gain(part, evaluation, advantages)
@@ -49,10 +48,10 @@ class ValueCritic(ActorCritic):
         objective = (gain - config.value_cost * error + spread) / batch.steps
         objective.backward()  # type: ignore[no-untyped-call]
         self._observe(policy, part, evaluation, (seen, wanted, tensor(counted > 0)))
-        rows = batch.steps * batch.slots
+        size = batch.steps * batch.slots
         return told | {
-            "policy_loss": -float(gain.detach()) / rows,
-            "value_loss": float(error.detach()) / rows,
+            "policy_loss": -float(gain.detach()) / size,
+            "value_loss": float(error.detach()) / size,
             "entropy": float(evaluation.entropy.detach().sum()) / max(evaluation.rows.count, 1),
             "entropy_cost": cost,
             "mean_rho": trace.mean_rho,
@@ -62,8 +61,10 @@ class ValueCritic(ActorCritic):
         }
 
     @abstractmethod
-    def _trace(self, columns: Columns, part: PolicyBatch, evaluation: Evaluation) -> VTrace:
-        """Targets [T, B, U] of the values and advantages [T, B, C] of the actions (C columns: 1 for a team, or N agents)."""
+    def _trace(self, policy: PolicySpec, columns: Columns, batch: Batch, evaluations: Mapping[str, Evaluation]) -> VTrace:
+        """Targets [T, B, U] of the policy's values and advantages [T, B, C] of its actions (C columns: 1 for a team, or N agents).
+
+        evaluations: of all policies, by name."""
 
     @abstractmethod
     def _gain(self, part: PolicyBatch, evaluation: Evaluation, advantages: FloatArray) -> tuple[torch.Tensor, dict[str, float]]:
@@ -72,8 +73,9 @@ class ValueCritic(ActorCritic):
     def _unit_targets(self, trace: VTrace, columns: Columns, acts: BoolArray, units: Rows) -> tuple[FloatArray, FloatArray]:
         """Targets of the value rows [n], and 1 where they count, 0 where the column was closed there."""
         targets = trace.targets
-        if targets.shape[-1] > columns.value.shape[-1]:  # of each agent, for one value
-            targets = (targets * acts).sum(-1, keepdims=True) / np.maximum(acts.sum(-1, keepdims=True), 1).astype(np.float32)
+        if targets.shape[-1] > columns.value.shape[-1]:  # of each agent, for one value: of those that act, or of all where none does
+            weight = np.where(anybody(acts), acts, np.True_)
+            targets = (targets * weight).sum(-1, keepdims=True) / weight.sum(-1, keepdims=True).astype(np.float32)
         return units.pick(targets), units.pick(columns.acts.astype(np.float32))
 
 

@@ -102,7 +102,8 @@ class BareCritic(BareLoop):
         else:
             seen, finals = owner._central_input(batch)
         zeros = np.zeros(seen.shape[:3], np.float32)
-        return seen, finals, owner._columns(batch, part, zeros[:-1], zeros[-1], np.zeros(finals.shape[:2], np.float32))
+        rows = owner._rows(owner.spec.policies[0], batch, owner._game(batch))
+        return seen, finals, owner._columns(batch, part, rows, zeros[:-1], zeros[-1], np.zeros(finals.shape[:2], np.float32))
 
     def _policy(self, inputs: Unrolls) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Of all rows: log-probabilities of all actions [T, B, N, A], of the one taken, and the acting rows' summed entropy."""
@@ -165,31 +166,34 @@ class BareValueCritic(BareCritic):
 
 
 class BareCOMA(BareCritic):
-    """COMA."""
+    """COMA: the critic's last output is of agents that do nothing."""
 
     def __init__(self, config: Config, algorithm: Any) -> None:
         policy = algorithm.spec.policies[0]
-        super().__init__(config, algorithm, algorithm._critics[policy.name].layers.layers[0].in_features, policy.action.sizes[0])
+        super().__init__(config, algorithm, algorithm._critics[policy.name].layers.layers[0].in_features, policy.action.sizes[0] + 1)
 
     def _inputs(self, batch: Batch) -> tuple[Any, Any, Any]:
         owner: Any = self.algorithm
         policy = owner.spec.policies[0]
         part = batch.policies[policy.name]
-        alive = part.alive[: batch.steps]
-        everybody = owner._inputs(policy, batch, owner._central_input(batch)[0], Rows(np.ones_like(alive)))
-        columns = owner._agent_columns(batch, part, np.zeros(alive.shape, np.float32))
-        return everybody.reshape(*alive.shape, -1), np.zeros((0, 1), np.float32), columns
+        shape = part.reward.shape
+        everybody = owner._inputs(policy, batch, owner._central_input(batch)[0], Rows(np.ones(shape, np.bool_)))
+        rows = owner._agent_rows(policy, batch, owner._game(batch))
+        columns = owner._agent_columns(batch, part, rows, np.zeros(shape, np.float32))
+        return everybody.reshape(*shape, -1), np.zeros((0, 1), np.float32), columns
 
     def loss(self, inputs: Unrolls) -> torch.Tensor:
-        config, taken = self.config, inputs.action.unsqueeze(-1)
+        config = self.config
         outputs = self.module["critic"](inputs.seen)
+        nothing = outputs.shape[-1] - 1
+        done = torch.where(inputs.alive, inputs.action, nothing).unsqueeze(-1)
         every, logp, entropy = self._policy(inputs)
-        chosen = outputs.gather(-1, taken).squeeze(-1)
+        chosen = outputs.gather(-1, done).squeeze(-1)
         with torch.no_grad():
-            later = self.target["critic"](inputs.seen).gather(-1, taken).squeeze(-1)
+            later = self.target["critic"](inputs.seen).gather(-1, done).squeeze(-1)
             ratios = (torch.ones_like(later), torch.full_like(later, config.trace_lambda))
             targets, _ = recursion(inputs, later, torch.zeros_like(later[0]), later, ratios, config.discount)
             ratio = (logp - inputs.logp).exp().clamp(max=config.rho_max)
-            weights = self._normalised(ratio * (chosen - (every.exp() * outputs).sum(-1)), ratio, inputs.alive)
+            weights = self._normalised(ratio * (chosen - (every.exp() * outputs[..., :nothing]).sum(-1)), ratio, inputs.alive)
         error = ((targets - chosen).square() * inputs.acts).sum() / outputs.shape[2]
         return self._loss(inputs, (logp * weights * inputs.alive).sum(), error, entropy)

@@ -10,7 +10,24 @@ from tests.reference.ppo import LiteralPPO
 
 
 class LiteralCOMA(LiteralPPO):
-    """One unroll (slot) of one policy. Rewards and ends are the team's, rows an agent's own."""
+    """One unroll (slot) of one policy. Rewards, ends and rows are the team's, for dead agents, too; in turn-based games rows are an agent's own."""
+
+    def valued(self, t: int, agent: int) -> bool:
+        """Has the agent a value in row t?"""
+        return self.counts(t, agent if self.algorithm.spec.turn_based else None)
+
+    def done(self, t: int, agent: int) -> int:
+        """Its action; where it does not act the last output."""
+        return int(self.part.action[t, self.slot, agent]) if self.acting(t, agent) else self.policy.action.sizes[0]
+
+    def closing(self, agent: int) -> int | None:
+        """The last row of an unroll that ends before its episode does."""
+        for t in range(self.steps - 1, -1, -1):
+            if self.rollout.episode_end[t, self.slot]:
+                return None
+            if self.valued(t, agent):
+                return t
+        return None
 
     def action_values(self, t: int, agent: int, critic: torch.nn.Module) -> torch.Tensor:
         """Q(s_t, u_{-k}, .) of the agent, all actions; in the critic's units."""
@@ -35,7 +52,7 @@ class LiteralCOMA(LiteralPPO):
     def later(self, t: int, agent: int) -> float:
         """The target network's value of what was done."""
         critic = self.algorithm._target_critics[self.policy.name]
-        return critic.values(self.action_values(t, agent, critic))[int(self.part.action[t, self.slot, agent])].item()
+        return critic.values(self.action_values(t, agent, critic))[self.done(t, agent)].item()
 
     def after(self, t: int, agent: int, closed: int | None) -> tuple[float, float]:
         """What follows row t: its value, and its target."""
@@ -43,10 +60,10 @@ class LiteralCOMA(LiteralPPO):
         if terminated:
             return 0.0, 0.0
         if truncated:
-            value = self.later(t, agent) if self.acting(t, agent) else 0.0
+            value = self.later(t, agent) if self.valued(t, agent) else 0.0
             return value, value
         t += 1
-        if self.acting(t, agent):
+        if self.valued(t, agent):
             value = self.later(t, agent)
             return value, value if t == closed else self.target(t, agent, closed)
         value, target = self.after(t, agent, closed)
@@ -60,24 +77,27 @@ class LiteralCOMA(LiteralPPO):
     def loss(self) -> torch.Tensor:
         config, total, critic = self.config, torch.zeros(()), self.algorithm._critics[self.policy.name]
         for agent in range(self.agents):
-            closed = self.last_decision(agent)
+            closed = self.closing(agent)
             for t in range(self.steps):
-                if not self.acting(t, agent):
+                if not self.valued(t, agent):
                     continue
-                taken = int(self.part.action[t, self.slot, agent])
-                outputs = self.action_values(t, agent, critic)
-                values = critic.values(outputs.detach())
-                average = 0.0
-                for action in range(len(values)):
-                    if self.part.action_mask is None or self.part.action_mask[t, self.slot, agent, action]:
-                        average += self.logp_of(t, agent, action).exp().item() * values[action].item()
-                logp, entropy = self.logp_and_entropy(t, agent)
-                ratio = min(config.rho_max, float(np.exp(logp.item() - float(self.part.logp[t, self.slot, agent]))))
-                total = total - ratio * logp * (values[taken].item() - average) - config.entropy_cost * entropy
+                outputs, done = self.action_values(t, agent, critic), self.done(t, agent)
                 if t != closed:
                     wanted = critic.outputs_for(torch.tensor([self.target(t, agent, closed)]))[0]
-                    total = total + config.value_cost * (wanted - outputs[taken]) ** 2 / self.agents
+                    total = total + config.value_cost * (wanted - outputs[done]) ** 2 / self.agents
+                if self.acting(t, agent):
+                    total = total - self.gain(t, agent, critic.values(outputs.detach()))
         return total / self.steps
+
+    def gain(self, t: int, agent: int, values: torch.Tensor) -> torch.Tensor:
+        """Of one decision, its entropy bonus included; values: of all actions."""
+        average = 0.0
+        for action in range(self.policy.action.sizes[0]):
+            if self.part.action_mask is None or self.part.action_mask[t, self.slot, agent, action]:
+                average += self.logp_of(t, agent, action).exp().item() * values[action].item()
+        logp, entropy = self.logp_and_entropy(t, agent)
+        ratio = min(self.config.rho_max, float(np.exp(logp.item() - float(self.part.logp[t, self.slot, agent]))))
+        return ratio * logp * (values[self.done(t, agent)].item() - average) + self.config.entropy_cost * entropy
 
     def logp_of(self, t: int, agent: int, action: int) -> torch.Tensor:
         """Of an action that was perhaps not taken."""

@@ -47,6 +47,29 @@ class Literal:
         value: torch.Tensor = self.algorithm._critics[self.policy.name](torch.from_numpy(seen))
         return value
 
+    def counts(self, t: int, agent: int | None) -> bool:
+        """Is row t one of the agent's time, or (None) of the team's: a step of an episode that somebody plays in the unroll, or that ends there."""
+        rollout, slot = self.rollout, self.slot
+        if agent is not None or self.algorithm.spec.turn_based:
+            return bool(self.acting(t, agent))
+        first = last = t
+        while first > 0 and not rollout.episode_end[first - 1, slot]:
+            first -= 1
+        while last < self.steps - 1 and not rollout.episode_end[last, slot]:
+            last += 1
+        return bool(rollout.episode_end[last, slot]) or any(part.alive[first : last + 1, slot].any() for part in rollout.policies.values())
+
+    def team_ends(self, t: int) -> tuple[bool, bool]:
+        """Terminated, truncated after row t: with a value where any agent lived until it was cut off, of the whole game where all act at once."""
+        end = int(self.rollout.episode_end[t, self.slot])
+        parts = [self.part] if self.algorithm.spec.turn_based else list(self.rollout.policies.values())
+        truncated = end == 2 and any(part.truncated[t, self.slot].any() for part in parts)
+        return end > 0 and not truncated, truncated
+
+    def own_log_ratio(self, t: int, agent: int | None) -> float:
+        """log pi - log mu of this policy's agents that act in row t, or of one of them."""
+        return sum(self.logp_and_entropy(t, k)[0].item() - float(self.part.logp[t, self.slot, k]) for k in self.acting(t, agent))
+
     def acting(self, t: int, agent: int | None) -> list[int]:
         return [k for k in ([agent] if agent is not None else range(self.agents)) if self.part.alive[t, self.slot, k]]
 
@@ -59,10 +82,9 @@ class Literal:
         closed = self.close(agent)
 
         def after(t: int) -> tuple[float, float]:
-            end, final = int(self.rollout.episode_end[t, slot]), t in self.finals
+            final = t in self.finals
             if agent is None:
-                anybody = bool(part.truncated[t, slot].any())
-                terminated, truncated = end == 1 or (end == 2 and not anybody), end == 2 and anybody
+                terminated, truncated = self.team_ends(t)
             else:
                 terminated, truncated = bool(part.terminated[t, slot, agent]), bool(part.truncated[t, slot, agent])
             if terminated:
@@ -80,9 +102,9 @@ class Literal:
             rewards = [float(part.reward[t, slot, k]) for k in (range(self.agents) if agent is None else [agent])]
             reward = config.reward_scale * sum(rewards) / len(rewards)
             next_value, next_target = after(t)
-            if not self.acting(t, agent):
+            if not self.counts(t, agent):
                 return next_value + reward, next_target + reward
-            ratio = math.exp(sum(self.logp_and_entropy(t, k)[0].item() - float(part.logp[t, slot, k]) for k in self.acting(t, weight_agent)))
+            ratio = math.exp(self.own_log_ratio(t, weight_agent))
             ratio = ratio if config.importance_sampling else 1.0
             rho, c, value = min(config.rho_max, ratio), config.trace_lambda * min(config.c_max, ratio), self.value(t, owner).item()
             targets[t] = value + rho * (reward + config.discount * next_value - value) + config.discount * c * (next_target - next_value)
@@ -119,8 +141,9 @@ class Literal:
             for k in team:
                 logp, entropy = self.logp_and_entropy(t, k)
                 total = total - logp * columns[k][1].get(t, 0.0) - config.entropy_cost * entropy
-            if central and team:
-                target = sum(columns[k][0][t] for k in team) / len(team) if not joint else columns[0][0].get(t)
+            if central and self.counts(t, None):
+                valued = team or range(self.agents)
+                target = columns[0][0].get(t) if joint else sum(columns[k][0][t] for k in valued) / len(valued)
                 if target is not None:
                     total = total + config.value_cost * (target - self.value(t, 0)) ** 2
             elif not central:

@@ -20,8 +20,7 @@ class LiteralPPO(Literal):
         if agent is not None:
             terminated = bool(self.part.terminated[t, self.slot, agent])
             return terminated, bool(self.part.truncated[t, self.slot, agent]) and not terminated
-        end, anybody = int(self.rollout.episode_end[t, self.slot]), bool(self.part.truncated[t, self.slot].any())
-        return end == 1 or (end == 2 and not anybody), end == 2 and anybody
+        return self.team_ends(t)
 
     def following(self, t: int, agent: int | None) -> tuple[float, int | None]:
         """What is seen after the decision at t: its value (with the rewards of gaps before it) and its row, None where the chain ends."""
@@ -33,10 +32,10 @@ class LiteralPPO(Literal):
             if truncated:
                 return gathered + self.value(t, owner, final=t in self.finals).item(), None
             t += 1
-            value = 0.0 if t < self.steps and not self.acting(t, agent) else self.value(t, owner).item()
+            value = 0.0 if t < self.steps and not self.counts(t, agent) else self.value(t, owner).item()
             if t == self.steps or t == closed:
                 return gathered + value, None
-            if self.acting(t, agent):
+            if self.counts(t, agent):
                 return gathered + value, t
             gathered += self.reward(t, agent)
 
@@ -64,7 +63,7 @@ class LiteralPPO(Literal):
                 total = total - config.entropy_cost * entropy
                 if counts and not central:
                     total = total + config.value_cost * (advantage + self.value(t, k).item() - self.value(t, k)) ** 2 / self.agents
-            if central and team and t != self.close(None):
+            if central and self.counts(t, None) and t != self.close(None):
                 total = total + config.value_cost * (self.advantage(t, None) + self.value(t, 0).item() - self.value(t, 0)) ** 2
         return total / self.steps
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -17,6 +19,11 @@ TURNS = make_spec(agents=2, turn_based=True, has_mask=True)
 def rollouts_of(spec: EnvironmentSpec, *, steps: int = 9, slots: int = 3, seed: int = 0, count: int = 2, memory: int | None = None) -> list[Rollout]:
     generator = np.random.default_rng(seed)
     return [random_rollout(spec, steps, slots, generator, deaths=True, memory=memory) for _ in range(count)]
+
+
+def outlived_rows(rollouts: Sequence[Rollout]) -> int:
+    """Count the rows in which all agents of one policy are dead or absent, of each policy."""
+    return sum(int((~part.alive[:-1].any(-1)).sum()) for rollout in rollouts for part in rollout.policies.values())
 
 
 def seeded(seed: int = 0) -> torch.Generator:

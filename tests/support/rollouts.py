@@ -5,6 +5,8 @@ Used by the tests of algos/ and io/. Everything is drawn from the generator that
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from hpcmarl.types import ActionSpace, Array, BoolArray, EnvironmentSpec, FloatArray, PolicyRollout, PolicySpec, Rollout
@@ -160,3 +162,55 @@ def _policy_rollout(
 
 def _normal(generator: np.random.Generator, *shape: int) -> FloatArray:
     return generator.standard_normal(shape).astype(np.float32)
+
+
+def written_rollout(
+    spec: EnvironmentSpec,
+    alive: Mapping[str, Array],
+    reward: Mapping[str, Array],
+    end: Array,
+    *,
+    action: Mapping[str, Array] | None = None,
+    logp: Mapping[str, Array] | None = None,
+) -> Rollout:
+    """A rollout of one unroll or several whose rewards, deaths and ends are given, for results that are known in closed form.
+
+    Observations and states are the row's number, one-hot; a truncated episode's last ones are those of the row after. Agents that act and do not
+    live on have died. Behaviour is uniform unless given.
+
+    alive: policy -> [T+1, E, N]; reward: policy -> [T, E, N]; end [T, E]; action, logp: policy -> [T, E, N], default 0 and log(1/A).
+    """
+    steps, slots = end.shape
+    final_index = np.argwhere(end == 2).astype(np.int32)
+    start = np.zeros((steps + 1, slots), bool)
+    start[0], start[1:] = True, end > 0
+    policies = {}
+    for policy in spec.policies:
+        lives = np.asarray(alive[policy.name], bool)
+        acted, going_on = lives[:-1], (end == 0)[:, :, None]
+        rows = np.eye(steps + 1, policy.observation_size, dtype=np.float32)
+        uniform = np.where(acted, -np.log(policy.action.sizes[0]), 0.0)
+        policies[policy.name] = PolicyRollout(
+            obs=rows[:, None, None] * lives[..., None],
+            alive=lives,
+            action=np.zeros(acted.shape, np.int64) if action is None else np.asarray(action[policy.name]),
+            logp=np.asarray(uniform if logp is None else logp[policy.name], np.float32),
+            reward=np.asarray(reward[policy.name], np.float32),
+            terminated=acted & ((end == 1)[:, :, None] | (~lives[1:] & going_on)),
+            truncated=acted & (end == 2)[:, :, None],
+            final_obs=np.repeat(rows[final_index[:, 0] + 1][:, None], len(policy.agents), 1),
+        )
+    seen = np.eye(steps + 1, spec.state_size, dtype=np.float32)
+    return Rollout(
+        policies=policies,
+        episode_start=start,
+        episode_end=end.astype(np.uint8),
+        final_index=final_index,
+        first_step=np.zeros(slots, np.int64),
+        episode=np.zeros(slots, np.int64),
+        slots=np.arange(slots, dtype=np.int64),
+        version=0,
+        actor=0,
+        state=np.repeat(seen[:, None], slots, 1),
+        final_state=seen[final_index[:, 0] + 1],
+    )

@@ -120,7 +120,7 @@ def test_generalised_advantages_equal_torchrl(seed, steps, discount, trace_lambd
     """What PPO's critic learns and what weighs its policy, before normalisation."""
     data, _ = random_columns(seed, steps, 3, acting)
     ppo = make_algorithm(make_spec(), PPOConfig(discount=discount, trace_lambda=trace_lambda), 0)
-    found = ppo._trace(data, None, None)
+    found = ppo._trace(ppo.spec.policies[0], data, None, {})
     for column in range(3):
         own = sequence_of(data, column, discount)
         if not own.rows:

@@ -11,7 +11,7 @@ from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError
 from hpcmarl.types import PolicySpec
 from tests.reference.coma import literal_gradient
-from tests.support.algorithms import rollouts_of
+from tests.support.algorithms import outlived_rows, rollouts_of
 from tests.support.rollouts import CONTINUOUS, DISCRETE, make_spec, random_rollout
 from tests.support.worlds import SPREAD
 
@@ -32,11 +32,18 @@ def make(spec, **keys):
 @pytest.mark.parametrize("spec", [make_spec(), TWO_TEAMS], ids=["one_policy", "two_policies"])
 def test_equals_the_literal_implementation(spec, critic, agent_id):
     algorithm, rollouts = make(spec, critic=critic, agent_id=agent_id, reward_scale=0.5), rollouts_of(spec)
+    assert outlived_rows(rollouts) > 0
     wanted = literal_gradient(algorithm, rollouts)
     found, statistics = algorithm.gradient(rollouts)
     assert np.abs(wanted).max() > 0.1
     np.testing.assert_allclose(found, wanted, atol=2e-4, rtol=2e-4)
     assert 0 < statistics["mean_rho"] < 1.2
+
+
+def test_turn_based_players_keep_their_own_transitions():
+    spec = make_spec(PolicySpec("white", ("w",), (4,), DISCRETE, True), PolicySpec("black", ("b",), (4,), DISCRETE, True), turn_based=True)
+    algorithm, rollouts = make(spec), rollouts_of(spec, steps=6)
+    np.testing.assert_allclose(algorithm.gradient(rollouts)[0], literal_gradient(algorithm, rollouts), atol=2e-4, rtol=2e-4)
 
 
 def test_normalised_values_equal_the_literal_implementation_too():

@@ -13,7 +13,7 @@ from hpcmarl.errors import ConfigError
 from hpcmarl.optim.rounds import make_rule
 from hpcmarl.roles.feed import Iterations
 from tests.reference.ppo import literal_gradient
-from tests.support.algorithms import TEAM_AND_PREY, TURNS, rollouts_of
+from tests.support.algorithms import TEAM_AND_PREY, TURNS, outlived_rows, rollouts_of
 from tests.support.rollouts import CONTINUOUS, MULTI_DISCRETE, make_spec, random_rollout
 from tests.support.worlds import SPREAD
 
@@ -30,6 +30,7 @@ def make(spec, *, algorithm=PPOConfig, **keys):
 @pytest.mark.parametrize("spec", [make_spec(), TEAM_AND_PREY], ids=["one_policy", "two_policies"])
 def test_equals_the_literal_implementation(spec, critic, agent_id):
     algorithm, rollouts = make(spec, critic=critic, agent_id=agent_id, reward_scale=0.5, normalise_advantages=False), rollouts_of(spec)
+    assert outlived_rows(rollouts) > 0
     wanted = literal_gradient(algorithm, rollouts)
     found, statistics = algorithm.gradient(rollouts)
     assert np.abs(wanted).max() > 0.1

@@ -1,0 +1,184 @@
+"""Central critics keep the team's time: discounted every step, learned in every row of the game, whoever has died. Returns known in closed form.
+
+Networks are linear in the row's number and zero, so that the gradient of a weight shows the target, or the advantage, of its row.
+"""
+
+import numpy as np
+import pytest
+
+from hpcmarl.algos import make_algorithm
+from hpcmarl.config import COMAConfig, MATraceConfig, NetworkConfig, PPOConfig
+from hpcmarl.types import ActionSpace, PolicySpec
+from tests.support.rollouts import make_spec, written_rollout
+
+DISCOUNT = 0.9
+ACTIONS = 3
+CENTRAL = [(MATraceConfig, "obs"), (MATraceConfig, "full"), (PPOConfig, "full"), (PPOConfig, "obs")]
+OUTPUTS, CRITIC = "0.outputs.layers.0.weight", "1.layers.layers.0.weight"
+
+
+def returns(steps, reward=1.0, last=0.0):
+    """The discounted sum of the rewards from each row on, and of `last` after them."""
+    found = [last]
+    for _ in range(steps):
+        found.append(reward + DISCOUNT * found[-1])
+    return np.array(found[:0:-1])
+
+
+def spec_of(steps, *teams):
+    """One policy for each of the given numbers of agents."""
+    action = ActionSpace("discrete", (ACTIONS,))
+    names = [f"policy{number}" for number in range(len(teams))]
+    policies = [
+        PolicySpec(name, tuple(f"{name}_{k}" for k in range(agents)), (steps + 1,), action) for name, agents in zip(names, teams, strict=True)
+    ]
+    return make_spec(*policies, state_size=steps + 1)
+
+
+def linear(spec, config, **keys):
+    """An algorithm without hidden layers, all of whose weights are zero; value_cost 0.5 makes slopes of the critic plain sums of targets."""
+    network = NetworkConfig(hidden=())
+    plain = {"network": network, "discount": DISCOUNT, "trace_lambda": 1.0, "value_cost": 0.5, "entropy_cost": 0.0, "normalise_advantages": False}
+    algorithm = make_algorithm(spec, config(**(plain | keys)), 0)
+    algorithm.load_parameters(np.zeros(algorithm.size, np.float32))
+    algorithm.on_version(0)
+    return algorithm
+
+
+def slopes(algorithm, rollout):
+    """The ascent direction by parameter, times the number of rows: the sum over rows, not their mean."""
+    vector = algorithm.gradient([rollout])[0] * rollout.steps
+    algorithm.load_parameters(vector)
+    found = {name: array.copy() for name, array in algorithm.named_parameters().items()}
+    algorithm.load_parameters(np.zeros(algorithm.size, np.float32))
+    return found
+
+
+def lone_game(steps, deaths, end=1, reward=1.0):
+    """Policies of one agent each, which act up to their row of death; everybody is rewarded in every row."""
+    spec = spec_of(steps, *[1] * len(deaths))
+    alive = {policy.name: (np.arange(steps + 1) <= death)[:, None, None] for policy, death in zip(spec.policies, deaths, strict=True)}
+    ends = np.zeros((steps, 1), np.uint8)
+    ends[-1] = end
+    return spec, written_rollout(spec, alive, {name: np.full((steps, 1, 1), reward) for name in alive}, ends)
+
+
+@pytest.mark.parametrize(("config", "critic"), CENTRAL)
+def test_rewards_after_a_policys_death_are_discounted(config, critic):
+    steps = 20
+    spec, rollout = lone_game(steps, deaths=[0, steps])
+    found = slopes(linear(spec, config, critic=critic), rollout)
+    wanted = returns(steps)
+    assert wanted[0] == pytest.approx(8.784, abs=1e-3)
+    advantage = found[f"policy0.{OUTPUTS}"][0] / (1 - 1 / ACTIONS)
+    np.testing.assert_allclose(advantage, [wanted[0], *[0.0] * steps], atol=1e-4)  # the actor learns where it acts alone
+    seen_by_other = found[f"policy0.{CRITIC}"][0, -(steps + 1) :]  # the state, or the other agent's observation
+    np.testing.assert_allclose(seen_by_other[:steps], wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("config", "critic"), CENTRAL)
+@pytest.mark.parametrize("end", [0, 2])
+def test_value_after_a_policys_death_is_bootstrapped(config, critic, end):
+    """At the unroll's border and at the last observation of an episode that is cut off: from a critic that learns in such rows."""
+    steps = 6
+    spec, rollout = lone_game(steps, deaths=[1, steps], end=end)
+    algorithm = linear(spec, config, critic=critic)
+    weights = algorithm.parameters.copy()
+    algorithm.load_parameters(weights)
+    algorithm.named_parameters()[f"policy0.{CRITIC}"][0, -1] = 5.0  # of what follows the last row
+    vector = algorithm.gradient([rollout])[0] * steps
+    algorithm.load_parameters(vector)
+    found = algorithm.named_parameters()[f"policy0.{CRITIC}"][0, -(steps + 1) :]
+    np.testing.assert_allclose(found[:steps], returns(steps, last=5.0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("ratios", ["joint", "agent"])
+def test_agents_of_one_policy_share_the_teams_time(ratios):
+    """With ratios of each agent, too: a row in which nobody of the policy acts has the mean of its agents' targets."""
+    steps = 5
+    spec = spec_of(steps, 2, 1)
+    alive = {"policy0": np.arange(steps + 1)[:, None, None] <= np.array([0, 2]), "policy1": np.ones((steps + 1, 1, 1))}
+    reward = {"policy0": np.ones((steps, 1, 2)), "policy1": np.zeros((steps, 1, 1))}
+    end = np.zeros((steps, 1), np.uint8)
+    end[-1] = 1
+    found = slopes(linear(spec, MATraceConfig, critic="full", ratios=ratios), written_rollout(spec, alive, reward, end))
+    np.testing.assert_allclose(found[f"policy0.{CRITIC}"][0, :steps], returns(steps), rtol=1e-5)
+    assert not found[f"policy1.{CRITIC}"].any()
+
+
+def test_a_turn_based_game_counts_time_in_own_decisions():
+    """The rewards of others' turns are gathered, not discounted: a player's horizon does not depend on the number of players."""
+    steps = 4
+    spec = make_spec(*spec_of(steps, 1, 1).policies, state_size=steps + 1, turn_based=True)
+    turns = np.arange(steps + 1)[:, None, None] % 2
+    end = np.zeros((steps, 1), np.uint8)
+    end[-1] = 1
+    reward = {name: np.ones((steps, 1, 1)) for name in ("policy0", "policy1")}
+    rollout = written_rollout(spec, {"policy0": turns == 0, "policy1": turns == 1}, reward, end)
+    found = slopes(linear(spec, MATraceConfig, critic="full"), rollout)
+    second = 1 + DISCOUNT  # acts in row 2, is paid in rows 2 and 3
+    np.testing.assert_allclose(found[f"policy0.{CRITIC}"][0, :steps], [1 + DISCOUNT * (1 + second), 0, second, 0], rtol=1e-5)
+
+
+# --- COMA: a value of each agent's actions
+
+
+def coma_targets(steps, deaths, end, last=0.0, teams=(2,), **keys):
+    """Agents that do as their number says: what each learns, [agents, T], and what stands for the dead [T]; last: the target network's value
+    of an agent that does nothing."""
+    spec = spec_of(steps, *teams)
+    alive, action = {}, {}
+    for policy in spec.policies:
+        agents = np.arange(len(policy.agents))
+        alive[policy.name] = np.arange(steps + 1)[:, None, None] <= np.array(deaths[policy.name])
+        action[policy.name] = np.where(alive[policy.name][:-1], agents, 0)
+    ends = np.zeros((steps, 1), np.uint8)
+    ends[-1] = end
+    reward = {name: np.ones(array.shape) for name, array in action.items()}
+    algorithm = linear(spec, COMAConfig, critic="full", **keys)
+    if last:
+        algorithm._target_critics["policy0"].layers.layers[0].bias.data[-1] = last
+    found = slopes(algorithm, written_rollout(spec, alive, reward, ends, action=action))[f"policy0.{CRITIC}"][:, :steps]
+    agents = teams[0]
+    return found[:agents] * agents, found[-1] * agents
+
+
+def test_coma_discounts_what_follows_an_agents_death():
+    steps = 6
+    found, dead = coma_targets(steps, {"policy0": [1, steps]}, end=1)
+    wanted = returns(steps)
+    np.testing.assert_allclose(found[1], wanted, rtol=1e-5)
+    np.testing.assert_allclose(found[0], [*wanted[:2], 0, 0, 0, 0], rtol=1e-5)
+    np.testing.assert_allclose(dead, [0, 0, *wanted[2:]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("end", [0, 2])
+def test_coma_learns_a_death_that_the_episode_outlives(end):
+    """Over the unroll's border, or an episode's that is cut off, the team's row says what follows: there the dead have a value, too."""
+    steps = 6
+    found, dead = coma_targets(steps, {"policy0": [1, steps]}, end=end, last=5.0)
+    # the border's row closes the column and is not learned from; a row at which an episode is cut off stands for what follows it
+    wanted = returns(steps - 1, last=5.0) if end == 0 else returns(steps, last=5.0)
+    np.testing.assert_allclose(found[0], [*wanted[:2], 0, 0, 0, 0], rtol=1e-5)
+    np.testing.assert_allclose(dead[2 : len(wanted)], wanted[2:], rtol=1e-5)
+
+
+def test_coma_critic_learns_where_its_whole_policy_is_dead():
+    steps = 6
+    found, dead = coma_targets(steps, {"policy0": [0], "policy1": [steps]}, end=1, teams=(1, 1))
+    wanted = returns(steps)
+    np.testing.assert_allclose(found[0], [wanted[0], *[0] * 5], rtol=1e-5)
+    np.testing.assert_allclose(dead, [0, *wanted[1:]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("trace_lambda", [0.0, 0.5])
+def test_coma_mixes_the_target_networks_values(trace_lambda):
+    """TD(lambda) with a death on the way, from the recursion written out."""
+    steps, last = 4, 2.0
+    found, _ = coma_targets(steps, {"policy0": [1, steps]}, end=1, last=last, trace_lambda=trace_lambda)
+    value = [0.0, 0.0, last, last]
+    wanted = [0.0] * (steps + 1)
+    for t in reversed(range(steps)):
+        following = value[t + 1] if t + 1 < steps else 0.0
+        wanted[t] = 1 + DISCOUNT * ((1 - trace_lambda) * following + trace_lambda * wanted[t + 1])
+    np.testing.assert_allclose(found[0][:2], wanted[:2], rtol=1e-5)
