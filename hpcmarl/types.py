@@ -76,6 +76,7 @@ class EnvironmentSpec:
     """What an environment is, seen from the policies. `state_size` is None where the environment has no state.
 
     constant_sum: all agents' rewards together are known to be the same in every episode, as in zero-sum games.
+    teams: policies whose agents are known to have one reward, together; a policy that is in none may have rewards of its own.
     """
 
     id: str
@@ -83,6 +84,7 @@ class EnvironmentSpec:
     state_size: int | None
     turn_based: bool
     constant_sum: bool = False
+    teams: tuple[tuple[str, ...], ...] = ()
 
     def policy(self, name: str) -> PolicySpec:
         return next(policy for policy in self.policies if policy.name == name)

@@ -184,7 +184,8 @@ def _bounds(metadata: Iterable[Any], unit: str = "") -> str:
 
 
 def _plural(words: str) -> str:
-    for singular, plural in (("a whole number", "whole numbers"), ("a number", "numbers"), ("a section", "sections"), ("text", "texts")):
+    plurals = {"a whole number": "whole numbers", "a number": "numbers", "a section": "sections", "a list": "lists", "text": "texts"}
+    for singular, plural in plurals.items():
         if words.startswith(singular):
             return plural + words[len(singular) :]
     return words

@@ -27,6 +27,10 @@ class EnvConfig(Section):
     )
     kwargs: dict[str, Any] = Field(default={}, description="keyword arguments of the environment's factory")
     kind: Literal["auto", "parallel", "aec"] = Field("auto", description="which PettingZoo interface to use; auto: parallel where it exists")
+    common_reward: bool | None = Field(
+        None,
+        description="all agents have one reward, also those that have left the episode; default: as the environment says of itself, else false",
+    )
     max_steps: PositiveInt | None = Field(None, description="truncate episodes after so many steps (on top of the environment's own limit)")
     restarts: Natural = Field(3, description="how often an actor may restart environments that raise or hang")
     past_restarts: Literal["stop", "quarantine"] = Field(

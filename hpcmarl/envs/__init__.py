@@ -14,6 +14,7 @@ from typing import Any
 from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs.base import BatchedEnvironment, Seeds, episode_seed, image_remark, new_frame, new_outcome
 from hpcmarl.envs.known import KNOWN_ENVIRONMENTS, KnownEnvironment, has_fixed_length
+from hpcmarl.errors import ConfigError
 from hpcmarl.types import EnvironmentSpec
 
 __all__ = [
@@ -93,7 +94,10 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
     """The spec of an environment: builds one, reads its spaces, closes it. Raises as make_environment does."""
     if (module := batched_module(config)) is not None:
         spec: EnvironmentSpec = module.describe(config, policies)
-        return spec
-    from hpcmarl.envs.survey import survey
+    else:
+        from hpcmarl.envs.survey import survey
 
-    return survey(config, policies)[1].spec
+        spec = survey(config, policies)[1].spec
+    if config.common_reward and spec.turn_based:
+        raise ConfigError(f"env.common_reward: true is for games whose agents act at once, and {spec.id} is turn-based; remove the key")
+    return spec

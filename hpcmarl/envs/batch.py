@@ -91,8 +91,7 @@ class SlotBatch(BatchedEnvironment):
         views = Views(self._names, frame, outcome)
         prefill(views, outcome, self._adapters[0].alive_default)
         prepared = [prepare(actions[name]) for prepare, name in zip(self._layout.prepare, self._names, strict=True)]
-        limit = self._config.max_steps
-        cuts = [False] * self.slots if limit is None else (self.episode_step + 1 >= limit).tolist()
+        cuts = (self.episode_step + 1 >= (self._config.max_steps or np.inf)).tolist()
         ended, idle = [], self._upkeep.idle
         broken = self._play(prepared, idle)
         for row, adapter in enumerate(self._adapters):
@@ -110,7 +109,8 @@ class SlotBatch(BatchedEnvironment):
             self._returns[row] = [total + sum(rewards) for total, rewards in zip(self._returns[row], adapter.rewards, strict=True)]
             if end:
                 ended.append((row, end))
-        collect_rewards(self._adapters, self._names, outcome)
+        for row, told in collect_rewards(self._adapters, self._layout, outcome):
+            raise EnvironmentFailure(f"environment {self._where(row)} {told}")
         if self._record:
             for row in set(range(self.slots)) - idle:
                 self._recorded[row].append([np.array(actions[name][row]) for name in self._names])

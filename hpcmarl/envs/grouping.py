@@ -63,6 +63,11 @@ def group_agents(agents: Sequence[AgentView], policies: Mapping[str, PolicyConfi
     )
 
 
+def teams_of(policies: Sequence[PolicySpec], common_reward: bool) -> tuple[tuple[str, ...], ...]:
+    """Return what EnvironmentSpec.teams says of these policies: with a common reward they are one team, else no team is known."""
+    return (tuple(policy.name for policy in policies),) if common_reward else ()
+
+
 def _configured(agents: Sequence[AgentView], policies: Mapping[str, PolicyConfig]) -> dict[str, str]:
     """Agent -> configured policy, for the agents that a pattern matches."""
     names = [agent.name for agent in agents]

@@ -17,10 +17,11 @@ from gymnasium import spaces
 
 from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs.base import Seeds
-from hpcmarl.envs.grouping import AgentView, group_agents
+from hpcmarl.envs.grouping import AgentView, group_agents, teams_of
 from hpcmarl.envs.matrix_games import MatrixGame, find_game
 from hpcmarl.envs.native import NativeBatch, random_steps, refuse_state
 from hpcmarl.envs.spaces import view_action, view_observation
+from hpcmarl.errors import ConfigError
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, IntArray
 
 PLAYERS = ("player_0", "player_1")
@@ -39,7 +40,12 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
         size = 1 if game.rounds == 1 else 1 + sum(game.payoffs.shape[1:])
         seen, acted = spaces.Box(-1.0, 1.0, (size,), np.float32), spaces.Discrete(actions)
         agents.append(AgentView(name, seen, acted, view_observation(seen, name), view_action(acted, name), False))
-    return EnvironmentSpec(config.id, group_agents(agents, policies), None, turn_based=False, constant_sum=game.constant_sum)
+    groups = group_agents(agents, policies)
+    common = bool((game.payoffs[0] == game.payoffs[1]).all())
+    if config.common_reward and not common:
+        raise ConfigError(f"env.common_reward: true, but the players of {config.id} have payoffs of their own; set it to false, or remove it")
+    teams = teams_of(groups, common and config.common_reward is not False)
+    return EnvironmentSpec(config.id, groups, None, turn_based=False, constant_sum=game.constant_sum, teams=teams)
 
 
 def make(config: EnvConfig, policies: Mapping[str, PolicyConfig], slots: int, seeds: Seeds, *, record: bool, with_state: bool) -> MatrixBatch:

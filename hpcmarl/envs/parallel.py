@@ -77,10 +77,16 @@ class ParallelSlot(SlotAdapter):
         return self._settle_change(observations, dead, flagged, row, views, cut)
 
     def _settle_rewards(self, rewards: Mapping[Any, float]) -> None:
-        """Those that did not act get none."""
+        """Those that did not act get none; where all agents have one reward, they get that."""
         self._clear_rewards()
+        common = 0.0
         for place in self._live:
-            self.rewards[place.policy][place.column] = float(rewards.get(place.agent, 0.0))
+            common = self.rewards[place.policy][place.column] = float(rewards.get(place.agent, 0.0))
+        if self.layout.common_reward and not self._all_live:
+            acting = {place.agent for place in self._live}
+            for place in self._places:
+                if place.agent not in acting:
+                    self.rewards[place.policy][place.column] = common
 
     def _settle_change(self, observations: Any, dead: set[Any], flagged: set[Any], row: int, views: Views, cut: bool) -> int:
         """A step in which somebody died, joined or is absent, or in which the episode ends.

@@ -9,8 +9,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from hpcmarl.envs.slot import SlotAdapter, Views
-from hpcmarl.types import EnvironmentSpec, Outcome
+from hpcmarl.envs.slot import Layout, SlotAdapter, Views
+from hpcmarl.types import EnvironmentSpec, FloatArray, Outcome
+
+COMMON_REWARD_TOLERANCE = 1e-5  # of the reward, and in its units: agents' rewards may have been added up in another order
+COMMON_REWARD_IS_SET = "env.common_reward is true, or the environment's metadata says so"
 
 
 def prefill(views: Views, outcome: Outcome, alive_default: bool) -> None:
@@ -27,10 +30,23 @@ def prefill(views: Views, outcome: Outcome, alive_default: bool) -> None:
             mask[...] = True
 
 
-def collect_rewards(adapters: Sequence[SlotAdapter], names: Sequence[str], outcome: Outcome) -> None:
-    """Copy all slots' rewards."""
-    for number, name in enumerate(names):
-        outcome.policies[name].reward[...] = [adapter.rewards[number] for adapter in adapters]
+def collect_rewards(adapters: Sequence[SlotAdapter], layout: Layout, outcome: Outcome) -> list[tuple[int, str]]:
+    """Copy all slots' rewards. Return (row, what is wrong) where agents that are to have one reward have two."""
+    rewards = [outcome.policies[name].reward for name in layout.names]
+    for number, target in enumerate(rewards):
+        target[...] = [adapter.rewards[number] for adapter in adapters]
+    return _unequal_rewards(np.concatenate(rewards, 1), layout) if layout.common_reward else []
+
+
+def _unequal_rewards(rewards: FloatArray, layout: Layout) -> list[tuple[int, str]]:
+    """rewards [E, all agents]."""
+    agents = [agent for policy in layout.spec.policies for agent in policy.agents]
+    least, most = rewards.argmin(1), rewards.argmax(1)
+    found = []
+    for row in np.flatnonzero(~np.isclose(rewards.min(1), rewards.max(1), COMMON_REWARD_TOLERANCE, COMMON_REWARD_TOLERANCE, equal_nan=True)).tolist():
+        told = " and ".join(f"{agents[column]} with {rewards[row, column]:g}" for column in (least[row], most[row]))
+        found.append((row, f"rewards {told} in one step, but {COMMON_REWARD_IS_SET}; set env.common_reward to false"))
+    return found
 
 
 def collect_observations(adapters: Sequence[SlotAdapter], views: Views) -> None:

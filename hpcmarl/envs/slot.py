@@ -35,11 +35,15 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """What all slots of an environment share: the spec, the agents' places, and per policy what turns actions into the environment's."""
+    """What all slots of an environment share: the spec, the agents' places, and per policy what turns actions into the environment's.
+
+    common_reward: all agents have one reward in a step, and those that have left the episode get it, too.
+    """
 
     spec: EnvironmentSpec
     places: tuple[Place, ...]
     prepare: tuple[Callable[[Array], list[list[Any]]], ...]
+    common_reward: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:

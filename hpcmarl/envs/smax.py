@@ -19,7 +19,7 @@ from gymnasium import spaces
 
 from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs.base import BatchedEnvironment, Seeds, episode_seed
-from hpcmarl.envs.grouping import AgentView, group_agents
+from hpcmarl.envs.grouping import AgentView, group_agents, teams_of
 from hpcmarl.envs.numbers import bad_numbers
 from hpcmarl.envs.slot import TERMINATED, TRUNCATED, Views
 from hpcmarl.envs.smax_maps import find_map, load
@@ -41,7 +41,8 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
     seen = spaces.Box(-1.0, 1.0, (game.observation_size,), np.float32)
     acted: Any = spaces.Discrete(game.actions) if game.discrete else spaces.Box(0.0, 1.0, (4,), np.float32)
     agents = [AgentView(name, seen, acted, view_observation(seen, name), view_action(acted, name), game.discrete) for name in game.agents]
-    return EnvironmentSpec(config.id, group_agents(agents, policies), game.state_size, turn_based=False)
+    groups = group_agents(agents, policies)
+    return EnvironmentSpec(config.id, groups, game.state_size, turn_based=False, teams=teams_of(groups, config.common_reward is not False))
 
 
 def make(config: EnvConfig, policies: Mapping[str, PolicyConfig], slots: int, seeds: Seeds, *, record: bool, with_state: bool) -> SmaxBatch:

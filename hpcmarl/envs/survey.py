@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.config import EnvConfig, PolicyConfig
-from hpcmarl.envs.grouping import AgentView, group_agents
+from hpcmarl.envs.grouping import AgentView, group_agents, teams_of
 from hpcmarl.envs.known import CONSTANT_SUM
 from hpcmarl.envs.resolve import Source, resolve
 from hpcmarl.envs.slot import INFO_MASK, NO_MASK, OBSERVATION_MASK, Layout, Place
@@ -27,7 +27,7 @@ def survey(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> tuple[Sou
     """
     source, environment = resolve(config)
     try:
-        return source, _layout(source, environment, policies)
+        return source, _layout(source, environment, policies, config.common_reward)
     except HpcmarlError:
         raise
     except Exception as error:
@@ -36,7 +36,7 @@ def survey(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> tuple[Sou
         environment.close()
 
 
-def _layout(source: Source, environment: Any, policies: Mapping[str, PolicyConfig]) -> Layout:
+def _layout(source: Source, environment: Any, policies: Mapping[str, PolicyConfig], common_reward: bool | None) -> Layout:
     infos = _reset(source.kind, environment)
     agents = list(getattr(environment, "possible_agents", None) or environment.agents)
     if not agents:
@@ -49,10 +49,13 @@ def _layout(source: Source, environment: Any, policies: Mapping[str, PolicyConfi
         mask = NO_MASK if not view.has_mask else OBSERVATION_MASK if view.observation.has_mask else INFO_MASK
         places.append(Place(agent, *place_of[view.name], view.observation.shape, view.observation.convert, mask))
     view_of = {view.name: view for view in views}
+    turn_based = source.kind == "aec"
     metadata: Mapping[str, Any] = getattr(environment, "metadata", None) or {}
     constant_sum = source.id in CONSTANT_SUM or bool(metadata.get("constant_sum"))
-    spec = EnvironmentSpec(source.id, specs, _state_size(environment), source.kind == "aec", constant_sum)
-    return Layout(spec, tuple(places), tuple(view_of[policy.agents[0]].action.prepare for policy in specs))
+    if common_reward is None:
+        common_reward = not turn_based and _says_common_reward(environment)
+    spec = EnvironmentSpec(source.id, specs, _state_size(environment), turn_based, constant_sum, teams_of(specs, common_reward))
+    return Layout(spec, tuple(places), tuple(view_of[policy.agents[0]].action.prepare for policy in specs), common_reward)
 
 
 def _reset(kind: str, environment: Any) -> Mapping[Any, Any]:
@@ -85,6 +88,12 @@ def _space(environment: Any, which: str, agent: Any) -> Any:
     """By PettingZoo's method, or by the dictionary of environments that have only that."""
     method = getattr(environment, which, None)
     return method(agent) if callable(method) else getattr(environment, which + "s")[agent]
+
+
+def _says_common_reward(environment: Any) -> bool:
+    """Whether `metadata["common_reward"]` is true."""
+    metadata = getattr(environment, "metadata", None)
+    return isinstance(metadata, Mapping) and metadata.get("common_reward") is True
 
 
 def _state_size(environment: Any) -> int | None:

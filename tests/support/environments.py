@@ -193,6 +193,37 @@ class Recall(Echo):
         return np.eye(3, dtype=np.float32)[int(self.numbers[0])]
 
 
+class Fading(ParallelEnv):
+    """A team of two for four steps, each of which earns 1 for all that are listed; agent_0 is gone after two. says: the metadata tell of that."""
+
+    metadata: ClassVar[dict[str, Any]] = {"name": "fading_v0"}
+
+    def __init__(self, says: bool = False) -> None:
+        self.possible_agents = ["agent_0", "agent_1"]
+        if says:
+            self.metadata = {**self.metadata, "common_reward": True}
+
+    def observation_space(self, agent: str) -> spaces.Space:
+        return OBSERVATION
+
+    def action_space(self, agent: str) -> spaces.Space:
+        return spaces.Discrete(2)
+
+    def _observe(self) -> dict[str, np.ndarray]:
+        return {agent: np.full(3, self.time, np.float32) for agent in self.possible_agents}
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.time, self.agents = 0, list(self.possible_agents)
+        return self._observe(), {agent: {} for agent in self.agents}
+
+    def step(self, actions: dict[str, Any]) -> Any:
+        acted = self.agents
+        self.time += 1
+        ends = {agent: self.time == (2 if agent == "agent_0" else 4) for agent in acted}
+        self.agents = [agent for agent in acted if not ends[agent]]
+        return self._observe(), dict.fromkeys(acted, 1.0), ends, dict.fromkeys(acted, False), {agent: {} for agent in acted}
+
+
 class Fragile(Crowd):
     """Two agents for ten steps; raises at a step, in a reset, or shows observations of a wrong shape, every so many episodes."""
 

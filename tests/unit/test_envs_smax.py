@@ -317,6 +317,8 @@ def test_known_smax_maps_exist_and_accept_arguments() -> None:
     assert {id.removeprefix("smax:") for id in listed} <= set(module.map_names())
     five = describe(EnvConfig(id="smax:5m_vs_6m"), {})
     assert (len(five.policies[0].agents), five.policies[0].action.sizes, five.state_size) == (5, (11,), 132)
+    assert five.teams == (("ally",),)
+    assert describe(EnvConfig(id="smax:5m_vs_6m", common_reward=False), {}).teams == ()
     free = describe(EnvConfig(id=MARINES, kwargs={"action_type": "continuous", "unit_type_health": [45.0, 125.0, 160.0, 150.0, 35.0, 80.0]}), {})
     assert (free.policies[0].action.kind, free.policies[0].action.sizes, free.policies[0].has_mask) == ("continuous", (4,), False)
 

@@ -87,7 +87,10 @@ def test_starcraft_battle_is_adapted_with_masks_and_win(how: str) -> None:
     late = how == "late"
     assert rows[3]["outcome"]["unit"]["terminated"][0].tolist() == [False, not late, not late]
     assert rows[3]["outcome"]["unit"]["truncated"][0].tolist() == [False, late, late]
+    assert [row["outcome"]["unit"]["reward"][0].tolist() for row in rows[:4]] == [[0.5] * 3] * 4  # the dead unit has the team's, too
     (episode,) = rows[3]["episodes"]
+    assert episode.return_mean == 2.0
+    assert environment.spec.teams == (("unit",),)
     assert (episode.length, episode.terminated, episode.outcome) == (4, not late, {"win": float(how == "won")})
 
 

@@ -47,9 +47,9 @@ def _import(module: str, package: str) -> Any:
 
 
 class Battle(ParallelEnv):  # type: ignore[misc]
-    """One game. The team's reward goes to each of its living units."""
+    """One game. Its reward is the team's: the environment's driver gives it to dead units, too (`common_reward`)."""
 
-    metadata: ClassVar[dict[str, Any]] = {"name": "starcraft"}
+    metadata: ClassVar[dict[str, Any]] = {"name": "starcraft", "common_reward": True}
 
     def __init__(self, make: Any, map_name: str, options: dict[str, Any]) -> None:
         try:
