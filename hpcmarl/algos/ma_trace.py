@@ -8,6 +8,12 @@ The rest of the loss, the critics (algo.critic) and what k runs over: actor_crit
   joint   the equations above.   agent   w, A per agent (an agent that does not act has w = 1); v_t is the mean of the acting agents' targets.
 With critic dec V, w, r, flags and A are per agent.
 
+The k of w runs over the acting agents of all policies of a team (algo.teams), the k of gain_t over one policy's: what a team's reward is worth
+depends on all who work for it, and all of them have changed since the rollout. `auto` takes as a team the policies that are known to be rewarded
+alike (EnvironmentSpec.teams: env.common_reward, what an environment says of itself, a league's side); any other policy is alone. It goes by what is
+declared and not by the rewards of a batch, so that all batches have the same estimator and opponents never enter a ratio. In turn-based games a ratio
+covers a policy's own decision.
+
     symbol -> variable, shape:  gamma discount  lambda trace_lambda  r reward [T, B, U]  V value [T, B, U]  A advantages [T, B, C]
     w exp(log_ratio) [T, B, C]  log pi logp [n]       (U units with a value: 1 or N; C columns with a ratio: 1 or N)
 """
@@ -41,16 +47,11 @@ class MATrace(ValueCritic):
             raise ConfigError("algo.ratios: joint does not go with algo.critic: dec, which has one value per agent; use algo.ratios: agent")
         super().__init__(spec, config, seed)
         self._joint = self._central and config.ratios != "agent"
+        self._mates = teammates(spec, config)
 
     def _trace(self, policy: PolicySpec, columns: Columns, batch: Batch, evaluations: Mapping[str, Evaluation]) -> VTrace:
-        config, part, evaluation = self._config, batch.policies[policy.name], evaluations[policy.name]
-        rows = evaluation.rows
-        if config.importance_sampling:
-            log_ratio = rows.spread(evaluation.logp.detach().numpy() - rows.pick(part.logp))
-        else:
-            log_ratio = np.zeros(rows.shape, np.float32)
-        if self._joint:
-            log_ratio = log_ratio.sum(-1, keepdims=True)
+        config = self._config
+        log_ratio = self._log_ratio(policy, batch, evaluations)
         shape = log_ratio.shape
         arrays = (columns.reward, columns.acts, columns.terminated, columns.truncated, columns.final)
         return vtrace(
@@ -64,5 +65,38 @@ class MATrace(ValueCritic):
             c_max=config.c_max,
         )
 
+    def _log_ratio(self, policy: PolicySpec, batch: Batch, evaluations: Mapping[str, Evaluation]) -> FloatArray:
+        """log w: [T, B, 1] of the policy's team, or [T, B, N] of its agents; 0 where nobody acts."""
+        if not self._config.importance_sampling:
+            shape = evaluations[policy.name].rows.shape
+            return np.zeros((*shape[:2], 1) if self._joint else shape, np.float32)
+        if not self._joint:
+            return _log_ratios(batch, evaluations, policy.name)
+        team: FloatArray = np.concatenate([_log_ratios(batch, evaluations, mate) for mate in self._mates[policy.name]], -1)
+        return np.asarray(team.sum(-1, keepdims=True))
+
     def _gain(self, part: PolicyBatch, evaluation: Evaluation, advantages: FloatArray) -> tuple[torch.Tensor, dict[str, float]]:
         return (evaluation.logp * tensor(advantages)).sum(), {}
+
+
+def teammates(spec: EnvironmentSpec, config: MATraceConfig) -> dict[str, tuple[str, ...]]:
+    """Find the policies of each policy's team, itself among them.
+
+    Raises:
+        ConfigError: If algo.teams names a policy that the environment does not have, or is set for a turn-based game.
+    """
+    names = [policy.name for policy in spec.policies]
+    given = spec.teams if config.teams == "auto" else config.teams
+    if config.teams != "auto":
+        if spec.turn_based:
+            raise ConfigError(f"algo.teams: {spec.id} is turn-based, where a ratio covers a policy's own decision; remove the key")
+        if unknown := [name for team in given for name in team if name not in names]:
+            raise ConfigError(f"algo.teams names the policy {unknown[0]}, which {spec.id} has not; allowed: {', '.join(names)}")
+    mates: dict[str, tuple[str, ...]] = {name: (name,) for name in names}
+    return mates if spec.turn_based else mates | {name: team for team in given for name in team}
+
+
+def _log_ratios(batch: Batch, evaluations: Mapping[str, Evaluation], name: str) -> FloatArray:
+    """log pi - log mu of one policy's agents, [T, B, N]."""
+    evaluation = evaluations[name]
+    return evaluation.rows.spread(evaluation.logp.detach().numpy() - evaluation.rows.pick(batch.policies[name].logp))

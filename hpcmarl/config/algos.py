@@ -85,6 +85,10 @@ class MATraceConfig(ActorCriticConfig):
     ratios: Literal["joint", "agent"] | None = Field(
         None, description="importance ratios of the team or of each agent; default: joint, with critic dec: agent"
     )
+    teams: Literal["auto"] | tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...] = Field(
+        "auto",
+        description="policies that a joint ratio covers together, one list a team; auto: those with one reward (env.common_reward), others alone",
+    )
     rho_max: PositiveFloat = Field(1.0, description="clip of the ratio in the temporal difference and the advantage")
     c_max: PositiveFloat = Field(1.0, description="clip of the ratio in the trace")
     importance_sampling: bool = Field(True, description="false sets all ratios to 1 (ablation)")
@@ -266,6 +270,8 @@ def algo_contradictions(algo: AlgoConfig) -> list[str]:
     found = []
     if isinstance(algo, MATraceConfig) and algo.critic == "dec" and algo.ratios == "joint":
         found.append("algo.critic: dec has one value per agent and cannot use algo.ratios: joint; use ratios: agent, or critic: obs or full")
+    if isinstance(algo, MATraceConfig) and algo.teams != "auto":
+        found += _team_contradictions(algo, algo.teams)
     if isinstance(algo, COMAConfig) and algo.critic == "dec":
         found.append("algo.critic: dec does not see the others' actions that COMA's critic judges by; use critic: obs or full")
     if isinstance(algo, ActorCriticConfig) and algo.entropy_cost_steps and algo.target_entropy is not None:
@@ -295,3 +301,14 @@ def common_reward_words(algo: AlgoConfig) -> tuple[str, str]:
         return f"algo.critic: {algo.critic}", "use algo.critic: dec"
     other = ", or algo.name: iql" if isinstance(algo, QLearningConfig) else ""
     return f"algo.name: {getattr(algo, 'name', '')}", f"use algo.critic: dec with algo.name: ma_trace or ppo{other}"
+
+
+def _team_contradictions(algo: MATraceConfig, teams: tuple[tuple[str, ...], ...]) -> list[str]:
+    """About algo.teams."""
+    found = []
+    alone = "critic: dec" if algo.critic == "dec" else "ratios: agent" if algo.ratios == "agent" else ""
+    if alone or not algo.importance_sampling:
+        found.append(f"algo.teams: no ratio covers a team with algo.{alone or 'importance_sampling: false'}; remove algo.teams")
+    names = [name for team in teams for name in team]
+    found += [f"algo.teams: policy {name} is in more than one team; name it once" for name in dict.fromkeys(names) if names.count(name) > 1]
+    return found

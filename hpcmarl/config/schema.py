@@ -182,6 +182,8 @@ def contradictions(config: Config) -> list[str]:
     found += algo_contradictions(config.algo)
     if not isinstance(config.algo, ActorCriticConfig):
         found += critic_contradictions(config.optimizer, f"algo.name: {config.algo.name}")
+    if config.league is not None and isinstance(config.algo, MATraceConfig) and config.algo.teams != "auto":
+        found.append("algo.teams does not go with a league, where the policies of a side are a team (league.sides); remove it")
     found += league_contradictions(config)
     if config.rounds.admission == "all_begun" and not (counts_episodes(config) and config.algo.is_on_policy):
         found.append(

@@ -41,8 +41,9 @@ class Sides:
 
 
 def side_of(spec: EnvironmentSpec, policies: Sequence[str]) -> EnvironmentSpec:
-    """The environment as those see it who play these policies. Their rewards alone have no constant sum."""
-    return replace(spec, policies=tuple(spec.policy(name) for name in policies), constant_sum=False)
+    """The environment as those see it who play these policies, as one team. Their rewards alone have no constant sum."""
+    own = tuple(spec.policy(name) for name in policies)
+    return replace(spec, policies=own, teams=(tuple(policies),), constant_sum=False)
 
 
 class Versus(BatchedEnvironment):

@@ -66,6 +66,13 @@ class Literal:
         truncated = end == 2 and any(part.truncated[t, self.slot].any() for part in parts)
         return end > 0 and not truncated, truncated
 
+    def team_ratio(self, t: int) -> float:
+        """Of all that act in row t among the policies of the team."""
+        spec, given = self.algorithm.spec, self.config.teams
+        teams = spec.teams if given == "auto" else given
+        mates = (self.policy.name,) if spec.turn_based else next((team for team in teams if self.policy.name in team), (self.policy.name,))
+        return sum(Literal(self.algorithm, self.rollout, spec.policy(name), self.slot).own_log_ratio(t, None) for name in mates)
+
     def own_log_ratio(self, t: int, agent: int | None) -> float:
         """log pi - log mu of this policy's agents that act in row t, or of one of them."""
         return sum(self.logp_and_entropy(t, k)[0].item() - float(self.part.logp[t, self.slot, k]) for k in self.acting(t, agent))
@@ -104,7 +111,7 @@ class Literal:
             next_value, next_target = after(t)
             if not self.counts(t, agent):
                 return next_value + reward, next_target + reward
-            ratio = math.exp(self.own_log_ratio(t, weight_agent))
+            ratio = math.exp(self.team_ratio(t) if weight_agent is None else self.own_log_ratio(t, weight_agent))
             ratio = ratio if config.importance_sampling else 1.0
             rho, c, value = min(config.rho_max, ratio), config.trace_lambda * min(config.c_max, ratio), self.value(t, owner).item()
             targets[t] = value + rho * (reward + config.discount * next_value - value) + config.discount * c * (next_target - next_value)
