@@ -11,6 +11,7 @@ from hpcmarl.config import MATraceConfig, NetworkConfig, PPOConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError
 from hpcmarl.optim.rounds import make_rule
+from hpcmarl.optim.rounds.base import Accept
 from hpcmarl.roles.feed import Iterations
 from tests.reference.ppo import literal_gradient
 from tests.support.algorithms import TEAM_AND_PREY, TURNS, outlived_rows, rollouts_of
@@ -76,10 +77,10 @@ class FakeMessage:
         self.released = True
 
 
-def feed_of(batch, epochs, minibatches, *changes):
+def feed_of(batch, epochs, minibatches, *changes, rule=None):
     context = SimpleNamespace(queue_limit=lambda group: 8, config=load_config(SPREAD, ["algo.name=ppo", *changes]))
     algorithm = SimpleNamespace(on_policy=False, epochs=epochs, minibatches=minibatches)
-    return Iterations(context, SimpleNamespace(index=0, actors=(1, 2)), make_rule("sync", 1, batch), algorithm)
+    return Iterations(context, SimpleNamespace(index=0, actors=(1, 2)), rule or make_rule("sync", 1, batch), algorithm)
 
 
 def arrive(feed, version, source, slots=2):
@@ -125,6 +126,37 @@ def test_next_batch_takes_newest_of_two_iterations():
     assert arrive(feed, 0, 1).released
     assert not arrive(feed, 1, 1).released
     assert feed.late == 2
+
+
+def uses_when_a_round_closes_early(seed):
+    """How often each of four trajectories counts, gone through twice in halves, where the other group ends the round under the second half."""
+    rule = make_rule("rennala", 2, 4)
+    feed = feed_of(4, 2, 2, f"seed={seed}", rule=rule)
+    for source in (1, 2):
+        arrive(feed, 0, source)
+    uses, begun = dict.fromkeys(((source, slot) for source in (1, 2) for slot in (0, 1)), 0), 0
+    for number in range(4):
+        at, work = rule.round, feed.take(rule.round, 0)
+        begun += work.count
+        if number == 1:
+            rule.on_gradient(1, at, 2)
+        if any(isinstance(command, Accept) for command in rule.on_gradient(0, at, work.count)):
+            for rollout in work.rollouts:
+                for slot in rollout.slots.tolist():
+                    uses[rollout.actor, slot] += 1
+        feed.on_version(rule.round)
+    assert begun == 8
+    assert feed.take(rule.round, 0) is None  # the part that came too late is not gone through again
+    return list(uses.values())
+
+
+def test_parts_dropped_by_a_closing_round_are_drawn_evenly():
+    """They make fewer passes of a batch (6 of 8 uses here), and favour no trajectory: which part is late has nothing to do with what is in it."""
+    seeds = 400
+    uses = np.array([uses_when_a_round_closes_early(seed) for seed in range(seeds)])
+    assert (uses.sum(1) == 6).all()
+    assert set(uses.ravel().tolist()) == {1, 2}
+    np.testing.assert_allclose(uses.mean(0), 1.5, atol=5 * 0.5 / seeds**0.5)
 
 
 def test_in_flight_unrolls_are_used_under_backpressure():
