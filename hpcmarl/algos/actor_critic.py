@@ -80,7 +80,7 @@ class Columns:
 
 @dataclass
 class Shared:
-    """What the policies' shares of one gradient read of each other.
+    """Inputs of one gradient that all policies' shares of it have in common.
 
     Attributes:
         evaluations: By policy.

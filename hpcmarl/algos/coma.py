@@ -11,8 +11,8 @@ agents k is, and the actions of all agents of all policies but its own, zeros fo
 and ends are the episode's.
 
 Every agent has a value in every row of the game (actor_critic.py), the dead, too: u_k is then "nothing", which has an output of its own, the last.
-So a death is worth the team's return from there on, discounted as it is for the living, and what follows the death beyond an unroll's border is
-valued by the critic. The gain has the rows in which an agent acts.
+So a death is worth the team's return from there on, discounted as for the living, and beyond an unroll's border the critic says what follows it.
+The gain has the rows in which an agent acts.
 
 An unroll ends where nobody has yet acted on what is seen: the last row closes each agent's column with its Q̄ and is not learned from; where an
 episode was truncated r + gamma Q̄ of the last row stands for the unknown. In turn-based games an agent has the rows of its own turns. The rest of

@@ -8,8 +8,8 @@
     gap row:         carry: V' + r, v' + r   (time is counted in own decisions: a gap discounts nothing)
 
 Source: V-trace, arXiv 1802.01561 eq. 1; lambda and the joint ratio as in MA-Trace, arXiv 2111.11229. Gaps are our extension
-for agents that do not act in every row of a turn-based game. Where all act at once a team's column has no gaps inside an episode: whoever calls
-this has the rows after a death act, too (algos/batch.game_rows).
+for agents that do not act in every row of a turn-based game. Where all act at once a team's column has no gaps inside an episode: its rows after a
+death count as acting (algos/batch.game_rows).
 
     symbol -> argument: w exp(log_ratio)   V value   V_T bootstrap   V^f final_value   rho_max, c_max, lambda the same
 """

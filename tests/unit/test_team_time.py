@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from hpcmarl.algos import make_algorithm
+from hpcmarl.algos.batch import game_rows, join
 from hpcmarl.config import COMAConfig, MATraceConfig, NetworkConfig, PPOConfig
 from hpcmarl.types import ActionSpace, PolicySpec
 from tests.support.rollouts import make_spec, written_rollout
@@ -118,6 +119,22 @@ def test_a_turn_based_game_counts_time_in_own_decisions():
     found = slopes(linear(spec, MATraceConfig, critic="full"), rollout)
     second = 1 + DISCOUNT  # acts in row 2, is paid in rows 2 and 3
     np.testing.assert_allclose(found[f"policy0.{CRITIC}"][0, :steps], [1 + DISCOUNT * (1 + second), 0, second, 0], rtol=1e-5)
+
+
+def test_game_rows_are_the_steps_of_episodes_that_are_played():
+    """Four slots of five steps, as a league's side sees them: all its agents die in mid-episode; one lives on beside it; none is there until an
+    episode ends; one rests. The first and the third end cut off, with nobody left and with somebody there."""
+    steps, slots = 5, 4
+    spec = spec_of(steps, 1, 1)
+    first, second = np.zeros((2, steps + 1, slots, 1))
+    first[:2, 0], first[:3, 1], second[:, 1], second[3:, 2] = 1, 1, 1, 1
+    end = np.zeros((steps, slots), np.uint8)
+    end[3, 0], end[2, 2], end[4, 2] = 2, 1, 2
+    reward = {name: np.zeros((steps, slots, 1)) for name in ("policy0", "policy1")}
+    rows = game_rows(join([written_rollout(spec, {"policy0": first, "policy1": second}, reward, end)]))
+    assert rows.acts[..., 0].T.tolist() == [[True] * 4 + [False], [True] * 5, [True] * 5, [False] * 5]
+    assert np.argwhere(rows.terminated[..., 0]).tolist() == [[2, 2], [3, 0]]
+    assert np.argwhere(rows.truncated[..., 0]).tolist() == [[4, 2]]
 
 
 # --- COMA: a value of each agent's actions
