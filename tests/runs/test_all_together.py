@@ -29,7 +29,7 @@ checkpoint: {every_seconds: null}
 SPREAD = ("env.id=mpe2.simple_spread_v3", "env.kwargs={max_cycles: 5}")
 ENVIRONMENTS = {
     "equal spaces": SPREAD,
-    "unequal spaces": ("env.id=mpe2.simple_speaker_listener_v4", "env.kwargs={max_cycles: 5}"),
+    "unequal spaces": ("env.id=mpe2.simple_speaker_listener_v4", "env.kwargs={max_cycles: 5}", "env.common_reward=true"),
     "turns and masks": ("env.id=pettingzoo.classic.tictactoe_v3",),
     "masks, agents come and go": ("env.id=tests.support.environments:MaskedCrowd",),
     "continuous": ("env.id=mpe2.simple_spread_v3", "env.kwargs={max_cycles: 5, continuous_actions: true}"),
