@@ -1,0 +1,85 @@
+"""What a run shows of itself while it goes on: a panel in a terminal, a line now and then elsewhere."""
+
+import io
+import logging
+from types import SimpleNamespace
+
+import pytest
+
+from hpcmarl.config.file import load_config
+from hpcmarl.roles.base import Interval
+from hpcmarl.roles.display import Display
+from tests.support.worlds import SPREAD
+
+FIGURES = {
+    "version": 12,
+    "seconds": 30.0,
+    "env_steps": 4000,
+    "episodes": 160,
+    "return_mean": -21.5,
+    "return_std": 3.25,
+    "staleness_mean": 0.5,
+    "wasted_gradients": 7,
+    "lost_ranks": 2,
+    "replaced_ranks": 1,
+    "groups": [1000] * 9,
+}
+
+
+def display_of(*changes, monkeypatch, width=""):
+    monkeypatch.setenv("HPCMARL_TERMINAL", width)
+    config = load_config(SPREAD, ["logging.progress=true", "stop={updates: 48, seconds: 600}", *changes])
+    display = Display(SimpleNamespace(config=config, run_directory="runs/x"))
+    display.due = Interval(0.0)
+    return display
+
+
+def test_plain_line_tells_progress_and_lost_ranks(monkeypatch, caplog):
+    display = display_of(monkeypatch=monkeypatch)
+    with caplog.at_level(logging.INFO):
+        display.update(lambda: FIGURES)
+    (line,) = [record.message for record in caplog.records]
+    assert line.startswith("25 %, 30 s, version 12, 4,000 environment steps (")
+    assert line.endswith("160 episodes, return -21.50 ± 3.25, 2 ranks lost, 1 rank replaced")
+
+
+def test_plain_lines_become_rarer(monkeypatch):
+    display = display_of(monkeypatch=monkeypatch)
+    for before, after in ((5.0, 10.0), (40.0, 60.0), (60.0, 60.0)):
+        display.due = Interval(before)
+        display.due._last -= before
+        display.update(lambda: FIGURES)
+        assert display.due.seconds == after
+        display.update(lambda: pytest.fail("nothing is due"))
+
+
+def test_panel_has_every_figure(monkeypatch):
+    display = display_of(monkeypatch=monkeypatch, width="100")
+    display.console.file = shown = io.StringIO()
+    display.update(lambda: FIGURES)
+    display.close()
+    for words in (
+        "25 %",
+        "30 s",
+        "staleness 0.50",
+        "wasted 7",
+        "4,000",
+        "2 ranks lost, 1 rank replaced",
+        "over 160 episodes",
+        "1,000 … trajectories",
+    ):
+        assert words in shown.getvalue()
+
+
+def test_nothing_is_shown_without_progress(monkeypatch):
+    display = display_of("logging.progress=false", monkeypatch=monkeypatch)
+    display.update(lambda: pytest.fail("figures were asked for"))
+
+
+@pytest.mark.parametrize(("evaluated", "words"), [(None, "return -21.50"), (-18.25, "return -21.50, evaluated -18.25")])
+def test_last_line_tells_what_was_reached(monkeypatch, caplog, evaluated, words):
+    summary = {"status": "finished", "seconds": 61.0, "updates": 48, "env_steps": 9000, "env_steps_per_second": 147.5, "return_mean": -21.5}
+    with caplog.at_level(logging.INFO):
+        display_of(monkeypatch=monkeypatch).finish({**summary, "eval_return_mean": evaluated})
+    told = [record.message for record in caplog.records]
+    assert told == [f"finished after 61.0 s: 48 updates, 9,000 environment steps (148/s), {words}", "results in runs/x"]
