@@ -262,8 +262,8 @@ class Part:
 class Gradient:
     """The sum over `count` trajectories of an ascent direction at the parameters `version`. vector [P] float32.
 
-    `vector` is None where only the count travels (AllReduce). `env_steps` and `agent_steps` were used for it; `staleness`
-    is the summed age in versions of its rollouts (for a mean, divide by count).
+    `vector` is None where only the count travels (AllReduce); `summed`: the learner adds it to its part of that round's sum.
+    `env_steps` and `agent_steps` were used for it; `staleness` is the summed age in versions of its rollouts (for a mean, divide by count).
     """
 
     group: int
@@ -274,3 +274,4 @@ class Gradient:
     agent_steps: int = 0
     staleness: float = 0.0
     statistics: dict[str, float] = field(default_factory=dict)
+    summed: bool = False

@@ -16,7 +16,7 @@ from typing import Any
 
 from hpcmarl.algos.common_reward import CancellingRewards
 from hpcmarl.algos.q_learning import QLearning
-from hpcmarl.comm.protocol import FLAG_ALLOTTED, FLAG_FINAL, FLAG_WAIT, Buffer, Kind, masked_vector_of, vector_message
+from hpcmarl.comm.protocol import FLAG_ALLOTTED, FLAG_FINAL, FLAG_SUMMED, FLAG_WAIT, Buffer, Kind, masked_vector_of, vector_message
 from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import LatestLink, Message, SendHandle
 from hpcmarl.config import QLearningConfig
@@ -238,12 +238,14 @@ class Learner(Role):
             for rollout in rollouts:
                 self.episodes.add(rollout)
         self.feed.done(work)
-        if self.replica is not None and current:  # what the server will count as dropped is not summed
+        summed = self.replica is not None and current  # what is older is left for the rule to drop
+        if self.replica is not None and summed:
             self.replica.add(vector, count)
         message = vector_message(
             Kind.GRADIENT,
             None if self.replica is not None else vector,
             wanted,
+            FLAG_SUMMED if summed else 0,
             source=self.context.rank,
             role=ROLE_NAMES.index(self.name),
             group=self.group.index,

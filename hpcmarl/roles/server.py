@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hpcmarl.comm.protocol import FLAG_FINAL, Kind, vector_message, vector_of
+from hpcmarl.comm.protocol import FLAG_FINAL, FLAG_SUMMED, Kind, vector_message, vector_of
 from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import LatestLink, Message
 from hpcmarl.envs import has_fixed_length
@@ -74,11 +74,12 @@ class Server(Role):
 
     def _on_gradient(self, message: Message) -> None:
         # the whole header at once: field by field it would cost more than the rule and the sum
-        _, _, _, _, version, group, _, count, env_steps, agent_steps, staleness, _ = message.header.item()
+        _, _, _, _, version, group, _, count, env_steps, agent_steps, staleness, flags = message.header.item()
         vector = vector_of(message.buffer, self.engine.optimizer.parameters.size)
-        gradient = Gradient(group, version, count, vector, env_steps, agent_steps, staleness)
+        gradient = Gradient(group, version, count, vector, env_steps, agent_steps, staleness, summed=bool(flags & FLAG_SUMMED))
         self.recorder.on_gradient(gradient)
         if self.phase != "train":
+            self.engine.on_last(gradient)
             return
         began = time.perf_counter()
         commands = self.engine.on_gradient(gradient)

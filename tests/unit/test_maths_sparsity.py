@@ -34,10 +34,6 @@ def test_layer_densities_of_known_networks_are_exact():
     assert erdos_renyi([(2, 2), (100, 100)], 0.9)[0] == 1.0  # would be denser than full
 
 
-def test_layers_without_zeros_are_all_dense():
-    assert erdos_renyi([(8, 4), (3, 5)], 0.0) == [1.0, 1.0]
-
-
 def test_changing_share_decays_as_a_cosine():
     assert changing_share(0, 1000, 0.5) == 0.5
     assert changing_share(500, 1000, 0.5) == pytest.approx(0.25)

@@ -42,11 +42,18 @@ class Engine:
             if isinstance(command, Accept):
                 self.used += gradient.count
                 self._add(gradient)
+            elif isinstance(command, Drop) and gradient.summed:
+                self.used += command.count  # too late to be waited for, but in its round's sum
             elif isinstance(command, Drop):
                 self.wasted += command.count
             elif isinstance(command, Step) and gradient.vector is not None:
                 self.step(self._combine(command))
         return commands
+
+    def on_last(self, gradient: Gradient) -> None:
+        """Count a gradient that comes after the last round."""
+        if gradient.summed and gradient.version < self.version:
+            self.used += gradient.count
 
     def on_lost(self, group: int) -> list[Command]:
         """A group has died: hand it to the rule and step if that ends the round (under AllReduce the replicas do)."""
