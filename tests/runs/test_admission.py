@@ -142,3 +142,14 @@ def test_broken_episodes_are_played_again(tmp_path, changes, restarts):
     assert told["updates"] == 8
     assert (told["environment_quarantined"] > 0) is (restarts == 0)
     assert (told["environment_restarts"] > 0) is (restarts > 0)
+
+
+@pytest.mark.parametrize("changes", [(), ("topology.groups=2",)])
+def test_first_episodes_to_finish_do_not_stop_a_run(tmp_path, changes):
+    """Half of the episodes earn 1 at once, the others 0 after 200 steps: the first hundred to finish earn 1."""
+    game = ("env.kwargs={steps: 200, reward: 0.0}", "topology.environments_per_actor=8", "eval.episodes=0")
+    still = ("algo={name: ma_trace, unroll: 10}", "optimizer={name: sgd, step_size: 1.0e-9}", "rounds.batch=8")
+    run_world(2, tmp_path, *game, *still, *changes, "stop={return_mean: 0.9, updates: 60}", text=GAME)
+    told = summary(tmp_path)
+    assert told["updates"] == 60
+    assert told["best_return_mean"] is None or told["best_return_mean"] < 0.9

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpcmarl.roles.statistics import LearnerMeans, Means
+from hpcmarl.roles.statistics import LearnerMeans, Means, SlotsHeard
 
 
 def test_means_are_weighted_reset_and_skip_nan():
@@ -42,3 +42,13 @@ def test_warnings_of_learners_are_logged_once(caplog):
     for texts in ([], ["one"], ["one"], ["two", "one"], ["two", "two"]):
         means.warn(texts)
     assert [record.message for record in caplog.records] == ["one", "two"]
+
+
+def test_slots_are_heard_when_all_that_live_have_finished_an_episode():
+    heard = SlotsHeard(4)
+    heard.add([0, 2, 2])
+    assert not heard.complete(0)
+    assert not heard.complete(1)
+    assert heard.complete(2)
+    heard.add(range(1, 4))
+    assert heard.complete(0)
