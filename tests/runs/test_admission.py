@@ -146,10 +146,10 @@ def test_broken_episodes_are_played_again(tmp_path, changes, restarts):
 
 @pytest.mark.parametrize("changes", [(), ("topology.groups=2",)])
 def test_first_episodes_to_finish_do_not_stop_a_run(tmp_path, changes):
-    """Half of the episodes earn 1 at once, the others 0 after 200 steps: the first hundred to finish earn 1."""
-    game = ("env.kwargs={steps: 200, reward: 0.0}", "topology.environments_per_actor=8", "eval.episodes=0")
-    still = ("algo={name: ma_trace, unroll: 10}", "optimizer={name: sgd, step_size: 1.0e-9}", "rounds.batch=8")
-    run_world(2, tmp_path, *game, *still, *changes, "stop={return_mean: 0.9, updates: 60}", text=GAME)
+    """Half of the episodes earn 1 at once, the others 0 after 100 steps: the first hundred to finish earn 1."""
+    game = ("env.kwargs={steps: 100, reward: 0.0}", "topology.environments_per_actor=150", "eval.episodes=0", "logging.every_seconds=0.001")
+    still = ("algo={name: ma_trace, unroll: 10}", "optimizer={name: sgd, step_size: 1.0e-9}", "rounds.batch=150")
+    run_world(2, tmp_path, *game, *still, *changes, "stop={return_mean: 0.9, updates: 25}", text=GAME)
     told = summary(tmp_path)
-    assert told["updates"] == 60
-    assert told["best_return_mean"] is None or told["best_return_mean"] < 0.9
+    assert told["updates"] == 25
+    assert told["best_return_mean"] < 0.9
