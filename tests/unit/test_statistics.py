@@ -44,7 +44,7 @@ def test_warnings_of_learners_are_logged_once(caplog):
     assert [record.message for record in caplog.records] == ["one", "two"]
 
 
-def test_slots_are_heard_when_all_that_live_have_finished_an_episode():
+def test_slots_are_heard_once_all_living_ones_finished():
     heard = SlotsHeard(4)
     heard.add([0, 2, 2])
     assert not heard.complete(0)
