@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from hpcmarl.config import Config, EnvConfig, keys, yaml_text
+from hpcmarl.config.preset_layer import choose_preset, fill_preset
+from hpcmarl.config.presets import PRESETS
 from hpcmarl.config.simulation import SimulationConfig
 from hpcmarl.config.tree import COMMAND_LINE, Tree, apply_changes, dotted, fill_names, parse_override, place_of, short, show
 from hpcmarl.config.yaml_text import Place
@@ -21,10 +23,11 @@ from hpcmarl.errors import ConfigError
 Root = TypeVar("Root", bound=BaseModel)
 
 
-def load_config(path_or_text: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path_or_text: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     """The configuration of a run in a YAML file, changed by `key.sub=value` overrides (values are YAML; list items by number).
 
-    A Path, or text of one line, is a file; text with a line break is YAML itself (an empty section line "{}\n" is the least).
+    A Path, or text of one line, is a file; text with a line break is YAML itself (an empty section line "{}\n" is the least); with None
+    the overrides are all there is. `preset` fills in what neither says (preset_layer.py).
     An override that switches algo.name or optimizer.name keeps the keys of that section which the new choice has too; its
     others fall back to the new choice's defaults. An override under topology.groups turns a number of groups into a list.
 
@@ -38,7 +41,7 @@ def load_simulation(path_or_text: str | Path, overrides: Sequence[str] = ()) -> 
     return _simulation_config(_read(path_or_text, SimulationConfig), overrides)
 
 
-def load_either(path_or_text: str | Path, overrides: Sequence[str] = ()) -> Config | SimulationConfig:
+def load_either(path_or_text: str | Path | None, overrides: Sequence[str] = ()) -> Config | SimulationConfig:
     """A simulation where the file has a section `sim`, else a run."""
     tree = _read(path_or_text, None)
     return _run_config(tree, overrides) if tree.root is Config else _simulation_config(tree, overrides)
@@ -51,8 +54,10 @@ def vary(config: SimulationConfig, changes: Mapping[str, Any], source: str) -> S
     return _validated(tree, SimulationConfig)
 
 
-def _read(path_or_text: str | Path, root: type[BaseModel] | None) -> Tree:
+def _read(path_or_text: str | Path | None, root: type[BaseModel] | None) -> Tree:
     """The tree of a file, with lines; without `root` the file decides. Raises ConfigError for a file of the other kind."""
+    if path_or_text is None:
+        return Tree({}, COMMAND_LINE)
     if isinstance(path_or_text, Path) or "\n" not in path_or_text:
         content: bytes | str = yaml_text.read_file(Path(path_or_text))
         source = str(path_or_text)
@@ -72,7 +77,11 @@ def _read(path_or_text: str | Path, root: type[BaseModel] | None) -> Tree:
 
 
 def _run_config(tree: Tree, overrides: Sequence[str]) -> Config:
-    apply_changes(tree, [parse_override(text) for text in overrides])
+    changes = [parse_override(text) for text in overrides]
+    preset = choose_preset(tree, changes)
+    apply_changes(tree, changes)
+    if preset is not None:
+        fill_preset(tree, preset)
     config = _validated(tree, Config)
     _check_group_environments(config, tree)
     return config
@@ -84,6 +93,9 @@ def _simulation_config(tree: Tree, overrides: Sequence[str]) -> SimulationConfig
 
 
 def _validated(tree: Tree, root: type[Root]) -> Root:
+    if tree.root is SimulationConfig and tree.data.get("preset") is not None:
+        named = show(tree.data["preset"]).strip("'")
+        raise ConfigError(f"{tree.origin(('preset',))}: preset: {named} is for runs (hpcmarl train), and this is a simulation; remove it")
     fill_names(tree)
     try:
         return root.model_validate(tree.data)
@@ -160,6 +172,8 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
     allowed = keys.describe(expected) if expected is not None else _lower(detail["msg"])
     if kind.startswith("union_tag"):
         allowed = f"one of {', '.join(keys.choices_at(place[:-1], tree.data, tree.root))}"
+        if key == "algo.name" and value in PRESETS:
+            allowed += f"; {value} is a preset: write preset: {value}"
     if kind == "missing":
         return f"{origin}: {key} is missing; allowed: {allowed}{_meaning(place, tree.root)}"
     if value is None and "null" not in allowed:
@@ -205,9 +219,12 @@ def _meaning(place: Place, root: type[BaseModel]) -> str:
 
 
 def _sources(tree: Tree) -> str:
-    """A contradiction may sit between the file and an override: name both where there are both."""
-    changed = ", ".join(sorted(dotted(place) for place in tree.overridden))
-    return f"{tree.source} with {changed} from the {COMMAND_LINE}" if changed and tree.changed_by == COMMAND_LINE else tree.source
+    """A contradiction may sit between the file, its preset and an override: name all that there are."""
+    changed = ", ".join(sorted(dotted(place) for place in tree.overridden if place != ("preset",)))
+    layers = [f"preset: {tree.preset}"] if tree.preset else []
+    if changed and tree.changed_by == COMMAND_LINE != tree.source:
+        layers.append(f"{changed} from the {COMMAND_LINE}")
+    return f"{tree.source} with {' and '.join(layers)}" if layers else tree.source
 
 
 def _kind(value: Any) -> str:

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from hpcmarl.config.algos import ActingForm, ActorCriticConfig, Algo, MATraceConfig, SparseConfig, algo_contradictions
 from hpcmarl.config.base import ActorCount, Count, GroupCount, Natural, NonNegative, PositiveFloat, PositiveInt, Section
 from hpcmarl.config.members import LeagueConfig, league_contradictions
+from hpcmarl.config.presets import PresetName
 from hpcmarl.config.rounds import AdamConfig, OptimizerSection, RoundsConfig, critic_contradictions, round_contradictions
 from hpcmarl.config.run import CheckpointConfig, EvalConfig, FaultsConfig, LoggingConfig, StopConfig, TrajectoriesConfig
 from hpcmarl.config.slurm import SlurmConfig
@@ -95,6 +96,11 @@ class Config(Section):
     """A whole run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "run"
+    preset: PresetName | None = Field(
+        None,
+        exclude=True,  # a resolved configuration has its values instead
+        description="fill in what an algorithm's authors set, where neither file nor command line say otherwise (hpcmarl list presets)",
+    )
     seed: Natural = 0
     deterministic: bool = Field(False, description="actors wait for every version, so that a run can be repeated bit for bit (sync, one group)")
     env: EnvConfig
@@ -121,6 +127,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> Config:
+        if self.preset is not None:
+            raise ValueError(f"preset: {self.preset} is filled in by hpcmarl.config.file.load_config, not by the models themselves")
         for contradiction in contradictions(self):
             raise ValueError(contradiction)
         return self

@@ -30,6 +30,7 @@ class Tree:
     changed_by: str = COMMAND_LINE  # where the overrides come from
     lines: dict[Place, int] = field(default_factory=dict)
     overridden: set[Place] = field(default_factory=set)
+    preset: str = ""  # name of the preset whose values were filled in
 
     def origin(self, place: Place) -> str:
         """Where the value at `place` was written: "command line", or the file with the line of the key or of its section."""

@@ -1,0 +1,105 @@
+"""The lowest layer of a configuration: what its preset sets, and neither the file nor the command line does.
+
+Called by file.py, around the changes of the command line. The order of the layers: schema defaults, preset, file, command line. After loading no
+preset is left: its values stand in the resolved configuration, which means the same to a later version with another preset of that name.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from hpcmarl.config.presets import PRESETS, Preset
+from hpcmarl.config.tree import COMMAND_LINE, Tree, show
+from hpcmarl.config.yaml_text import Place
+from hpcmarl.errors import ConfigError
+
+KEY: Place = ("preset",)
+
+
+def choose_preset(tree: Tree, changes: Sequence[tuple[Place, Any]]) -> Preset | None:
+    """Find the preset of a configuration, and name the sections that it chooses: changes of `algo.name` or `optimizer.name` switch from these.
+
+    Args:
+        tree: Values of the file. Sections without a name get the preset's.
+        changes: Places and values from the command line, still to be made.
+
+    Returns:
+        The preset, or None.
+
+    Raises:
+        ConfigError: If there is no preset of that name.
+    """
+    given = [value for place, value in changes if place == KEY]
+    named = given[-1] if given else tree.data.get("preset")
+    if named is None:
+        return None
+    preset = PRESETS.get(named) if isinstance(named, str) else None
+    if preset is None:
+        raise ConfigError(f"{COMMAND_LINE if given else tree.origin(KEY)}: preset is {show(named)}; {_allowed(named)}")
+    for section, choice in preset.choices.items():
+        values = tree.data.setdefault(section, {})
+        if isinstance(values, dict):
+            values.setdefault("name", choice)
+    return preset
+
+
+def fill_preset(tree: Tree, preset: Preset) -> None:
+    """Set what nothing else has set; the key `preset` leaves the tree.
+
+    A section whose name was chosen otherwise takes nothing: a step size of RMSprop is none for Adam.
+
+    Raises:
+        ConfigError: If `algo.name` is another algorithm than the preset's, or if every value is set already.
+    """
+    tree.data.pop("preset", None)
+    tree.preset = preset.name
+    others = {section for section, choice in preset.choices.items() if _name_of(tree, section, choice) != choice}
+    if "algo" in others:
+        raise ConfigError(_other_algorithm(tree, preset))
+    filled = 0
+    for key, setting in preset.settings.items():
+        place = tuple(key.split("."))
+        if place[0] not in others:
+            filled += _set_where_missing(tree.data, place, setting.value) and place[-1] != "name"
+    if not filled:
+        origin = COMMAND_LINE if KEY in tree.overridden else tree.origin(KEY)
+        raise ConfigError(
+            f"{origin}: preset: {preset.name} sets nothing here, {tree.source} sets all of its keys; remove preset, or the keys that it is to set"
+        )
+
+
+def _set_where_missing(data: dict[str, Any], place: Place, value: Any) -> bool:
+    """Whether the value was set; where a section on the way is none, the schema will say so."""
+    section: Any = data
+    for key in place[:-1]:
+        section = section.setdefault(key, {})
+        if not isinstance(section, dict):
+            return False
+    if place[-1] in section:
+        return False
+    section[place[-1]] = copy.copy(value)
+    return True
+
+
+def _name_of(tree: Tree, section: str, choice: str) -> Any:
+    """What the section's name is; the preset's choice where the section has none."""
+    values = tree.data.get(section)
+    return values.get("name", choice) if isinstance(values, dict) else choice
+
+
+def _other_algorithm(tree: Tree, preset: Preset) -> str:
+    actual, own = tree.data["algo"]["name"], preset.choices["algo"]
+    shown = show(actual).strip("'")
+    fitting = [name for name, other in PRESETS.items() if other.choices["algo"] == actual]
+    remedy = f", or use preset: {' or '.join(fitting)}" if fitting else ""
+    line = f"{tree.origin(('algo', 'name'))}: algo.name is {shown}, and preset: {preset.name} is for algo.name: {own}; remove one of them{remedy}"
+    return " ".join(line.split())
+
+
+def _allowed(named: Any) -> str:
+    words = str(named).lower().replace("-", "_")
+    near = difflib.get_close_matches(words, list(PRESETS), n=1) if isinstance(named, str) else []
+    return (f"did you mean {near[0]}? " if near else "") + f"allowed: {', '.join(PRESETS)} or null"

@@ -1,0 +1,77 @@
+"""Every preset trains: as it stands, on one rank and on several, alone and in a league."""
+
+import numpy as np
+import pytest
+
+from hpcmarl.config.file import load_config
+from hpcmarl.config.presets import PRESETS
+from tests.support.worlds import final_parameters, run_world, summary
+
+# agents that come and go, a state, discrete actions: what presets ask of an environment
+RUN = """
+env: {id: "tests.support.environments:Crowd"}
+trajectories: {enabled: false}
+eval: {episodes: 8}
+stop: {updates: 2}
+logging: {progress: false}
+checkpoint: {every_seconds: null}
+"""
+LEAGUE = """
+env: {id: "matrix:rps"}
+trajectories: {enabled: false}
+stop: {updates: 4}
+logging: {progress: false}
+checkpoint: {every_seconds: null}
+league: {matchmaking: {name: latest}, freeze: {most_updates: 2}, evaluation: {episodes: 8, environments: 4, final_seconds: 0.2}}
+"""
+
+
+def trained(directory, size, *changes, text=RUN):
+    """The summary and the configuration of a run that ended after two finite updates that moved the weights."""
+    run_world(size, directory, *changes, text=text)
+    told, config = summary(directory), load_config(directory / "config.yaml")
+    parameters = final_parameters(directory)
+    assert (told["status"], told["updates"]) == ("finished", 2)
+    assert np.isfinite(parameters).all()
+    assert np.isfinite(told["eval_return_mean"])
+    return told, config
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("size", [1, 4])
+def test_preset_trains_two_updates(tmp_path, name, size):
+    told, config = trained(tmp_path, size, f"preset={name}")
+    assert config == load_config(RUN + f"preset: {name}\n")
+    enough = config.rounds.batch * getattr(config.algo, "unroll", 1)
+    assert told["env_steps"] >= enough
+
+
+@pytest.mark.parametrize(("groups", "slots"), [(1, 8), (2, 4)])
+def test_batch_is_that_of_all_groups_together(tmp_path, groups, slots):
+    changes = [f"topology.groups={groups}", f"topology.environments_per_actor={slots}", "algo.unroll=20", "algo.epochs=2"]
+    told, _ = trained(tmp_path, 4, "preset=mappo", *changes)
+    assert told["used_gradients"] == 2 * 8
+
+
+def test_replayed_episodes_are_learned_from_as_published(tmp_path):
+    run_world(2, tmp_path, "preset=vdn", "stop.updates=40", text=RUN)
+    told = summary(tmp_path)
+    assert told["used_gradients"] == 40 * 32
+    assert 32 + 39 <= told["episodes"] <= 32 + 39 + 3  # an episode an update once there are 32; actors may have gone on
+
+
+def test_resumed_run_needs_no_preset(tmp_path):
+    changes = ("algo.unroll=10", "algo.epochs=2", "eval.episodes=0")
+    run_world(2, tmp_path / "first", "preset=ippo", *changes, text=RUN)
+    text = (tmp_path / "first" / "config.yaml").read_text()
+    assert "preset" not in text
+    run_world(2, tmp_path / "second", "stop.updates=4", text=text, resume=str(tmp_path / "first"))
+    assert summary(tmp_path / "second")["updates"] == 4
+
+
+def test_league_trains_with_a_preset(tmp_path):
+    ranks = run_world(3, tmp_path, "preset=ippo", "algo.unroll=4", "algo.epochs=1", text=LEAGUE)
+    assert [rank.exit_code for rank in ranks] == [0, 0, 0]
+    told = summary(tmp_path)
+    assert (told["status"], told["updates"] >= 4) == ("finished", True)
+    assert load_config(tmp_path / "config.yaml").algo.critic == "dec"
