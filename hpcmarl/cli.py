@@ -25,6 +25,7 @@ from hpcmarl.cli_common import (
     check_single,
     config_of,
     load,
+    names_environment,
     new_run_dir,
     option,
     print_result,
@@ -81,22 +82,24 @@ def train(
     hpcmarl train configs/quickstart.yaml -n 4 stop.seconds=30
     mpirun -n 8 hpcmarl train configs/quickstart.yaml rounds.rule=rennala
     hpcmarl train --resume runs/quickstart-20260101-120000 -n 4
+    hpcmarl train preset=mappo env.id=mpe2.simple_spread_v3 stop.env_steps=2000000 -n 4
 
     Overrides are YAML values; list items by number (topology.groups.0.delay.step=0.1 also turns a number of groups into
     a list). algo.name=... or optimizer.name=... switches the section: it keeps the keys that both choices have,
-    the others get the new choice's defaults.
+    the others get the new choice's defaults. preset=... fills in what an algorithm's authors set, where neither the file
+    nor an override says otherwise (hpcmarl list presets).
 
     --resume auto takes the newest run of the same name; with a run or checkpoint CONFIG may be left out.
     Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 stopped by a signal after a good checkpoint.
     """
     config, changes = split_overrides(config, overrides)
-    if config is None:
+    if config is None and not (resume in (None, "auto") and names_environment(changes)):
         config = str(config_of(resume))
     settings = load(config, changes)
     if ranks is not None and ranks > 1:
         if run_dir is None and resume is None:
             run_dir = str(new_run_dir(settings.name))
-        start(ranks, ["train", config, *changes, *option("--run-dir", run_dir), *option("--resume", resume)])
+        start(ranks, ["train", *([config] if config else []), *changes, *option("--run-dir", run_dir), *option("--resume", resume)])
     check_single(ranks)
     from hpcmarl.roles.run import train as train_ranks
 
@@ -145,7 +148,7 @@ def doctor(
     Exits 1 when a line says BAD.
     """
     config, changes = split_overrides(config, overrides)
-    settings = load(config, changes) if config is not None else None
+    settings = load(config, changes) if config is not None or changes else None
     if ranks is not None and ranks > 1:
         flags = ["--json"] if as_json else []
         start(ranks, ["doctor", *([config] if config else []), *changes, "--run-dir", run_dir, *flags])

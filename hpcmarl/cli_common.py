@@ -15,13 +15,13 @@ from hpcmarl.errors import UsageError
 if TYPE_CHECKING:
     from hpcmarl.config import Config
 
-ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file")]
 OptionalConfig = Annotated[str | None, typer.Argument(metavar="CONFIG", help="YAML file", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="key.sub=value", help="changes to the configuration", show_default=False)]
 Ranks = Annotated[
     int | None, typer.Option("-n", "--ranks", min=1, metavar="RANKS", help="start that many ranks here with mpiexec; without: this world")
 ]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
+WITHOUT_FILE = "it can be left out where the changes say all, as in preset=mappo env.id=mpe2.simple_spread_v3 stop.env_steps=1000000"
 Seconds = Annotated[float, typer.Option("--seconds", min=0.1, help="how long to measure")]
 
 
@@ -33,11 +33,31 @@ def split_overrides(config: str | None, overrides: Sequence[str] | None) -> tupl
     return config, changes
 
 
-def load(config: str, overrides: Sequence[str]) -> Config:
+def names_environment(changes: Sequence[str]) -> bool:
+    """Whether changes alone can be a configuration: with a preset they need no file."""
+    return any(change.partition("=")[0].strip() in ("env", "env.id") for change in changes)
+
+
+def file_and_changes(config: str | None, overrides: Sequence[str] | None) -> tuple[Path | None, list[str]]:
+    """Tell a file from a first change in its place.
+
+    Returns:
+        The file, None where the changes alone are the configuration, and the changes.
+
+    Raises:
+        UsageError: If there is neither a file nor an environment among the changes.
+    """
+    path, changes = split_overrides(config, overrides)
+    if path is None and not names_environment(changes):
+        raise UsageError(f"CONFIG is missing; {WITHOUT_FILE}")
+    return (Path(path) if path is not None else None), changes
+
+
+def load(config: str | None, overrides: Sequence[str]) -> Config:
     """The configuration; threads are set before torch can load."""
     from hpcmarl.config.file import load_config
 
-    settings = load_config(Path(config), overrides)
+    settings = load_config(Path(config) if config is not None else None, overrides)
     set_threads(settings.topology.threads)
     return settings
 
@@ -139,7 +159,7 @@ def printable(text: str) -> str:
 def config_of(path: str | None) -> Path:
     """The config.yaml of a run directory, or of the run that a checkpoint file lies in. Raises UsageError where there is none."""
     if path is None or path == "auto":
-        raise UsageError("CONFIG is missing; it can be left out only with --resume RUN or --resume CHECKPOINT")
+        raise UsageError(f"CONFIG is missing; {WITHOUT_FILE}, and with --resume RUN or --resume CHECKPOINT")
     start = Path(path)
     if not start.exists():
         raise UsageError(f"{path}: no such run directory or checkpoint")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from hpcmarl.cli_common import (
-    ConfigArgument,
     Json,
+    OptionalConfig,
     Overrides,
+    file_and_changes,
     print_rows,
     print_table,
 )
@@ -20,23 +20,24 @@ if TYPE_CHECKING:
     pass
 
 config_app = typer.Typer(no_args_is_help=True, help="Show, check or explain a configuration.")
-list_app = typer.Typer(no_args_is_help=True, help="List known environments, algorithms, round rules or what a league chooses from.")
+list_app = typer.Typer(no_args_is_help=True, help="List known environments, algorithms, presets, round rules or what a league chooses from.")
 
 
 @config_app.command()
-def show(config: ConfigArgument, overrides: Overrides = None) -> None:
-    """Print the whole configuration, defaults included, as YAML that can be used again.
+def show(config: OptionalConfig = None, overrides: Overrides = None) -> None:
+    """Print the whole configuration, defaults and the values of a preset included, as YAML that can be used again.
 
     \b
     hpcmarl config show configs/quickstart.yaml optimizer.name=nigt > mine.yaml
+    hpcmarl config show preset=mappo env.id=mpe2.simple_spread_v3 stop.env_steps=2000000
     """
     from hpcmarl.config.file import dump_config, load_either
 
-    typer.echo(dump_config(load_either(Path(config), overrides or ())), nl=False)
+    typer.echo(dump_config(load_either(*file_and_changes(config, overrides))), nl=False)
 
 
 @config_app.command()
-def check(config: ConfigArgument, overrides: Overrides = None) -> None:
+def check(config: OptionalConfig = None, overrides: Overrides = None) -> None:
     """Say whether a configuration is valid; exits 2 with one line if not.
 
     \b
@@ -45,16 +46,17 @@ def check(config: ConfigArgument, overrides: Overrides = None) -> None:
     from hpcmarl.config import Config
     from hpcmarl.config.file import load_either
 
-    settings = load_either(Path(config), overrides or ())
+    path, changes = file_and_changes(config, overrides)
+    source, settings = path or "command line", load_either(path, changes)
     if isinstance(settings, Config):
-        typer.echo(f"{config} is valid: {settings.env.id}, {settings.algo.name}, {settings.optimizer.name}, {settings.rounds.rule}")
+        typer.echo(f"{source} is valid: {settings.env.id}, {settings.algo.name}, {settings.optimizer.name}, {settings.rounds.rule}")
         return
     from hpcmarl.config.sweep import candidates, cases
 
-    found = cases(settings, [change.partition("=")[0].strip() for change in overrides or ()])
+    found = cases(settings, [change.partition("=")[0].strip() for change in changes])
     for case in found:
         list(candidates(case.config))
-    typer.echo(f"{config} is valid: a simulation of {len(found)} cases, objective {settings.objective.name}")
+    typer.echo(f"{source} is valid: a simulation of {len(found)} cases, objective {settings.objective.name}")
 
 
 @config_app.command()
@@ -110,6 +112,29 @@ def list_algorithms(as_json: Json = False) -> None:
     from hpcmarl.config.keys import first_line, members_of
 
     print_rows("algorithms", [{"name": name, "summary": first_line(model)} for name, model in members_of("algo").items()], as_json)
+
+
+@list_app.command(name="presets")
+def list_presets(
+    as_json: Json = False, as_markdown: Annotated[bool, typer.Option("--markdown", help="the tables of docs/presets.md")] = False
+) -> None:
+    """What algorithms' authors set, for preset; --json: with every value and its source."""
+    from hpcmarl.config.presets import PRESETS
+
+    if as_markdown:
+        from hpcmarl.analysis.presets import markdown
+
+        typer.echo(markdown(), nl=False)
+        return
+    rows = []
+    for preset in PRESETS.values():
+        row: dict[str, Any] = {"name": preset.name, "algorithm": preset.choices["algo"], "optimizer": preset.choices["optimizer"]}
+        row |= {"paper": preset.paper, "code": f"github.com/{preset.repository}", "summary": preset.summary}
+        if as_json:
+            gaps = [{"theirs": gap.theirs, "ours": gap.ours, "source": preset.cite(gap.source)} for gap in preset.gaps]
+            row |= {"values": preset.values, "sources": preset.sources, "gaps": gaps}
+        rows.append(row)
+    print_rows("presets", rows, as_json)
 
 
 @list_app.command(name="rules")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpcmarl.cli_common import ConfigArgument, Overrides
+from hpcmarl.cli_common import OptionalConfig, Overrides, file_and_changes
 from hpcmarl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ ActorExtra = Annotated[list[str] | None, typer.Option("--actor-sbatch", metavar=
 
 
 def submit(
-    config: ConfigArgument,
+    config: OptionalConfig = None,
     overrides: Overrides = None,
     nodes: Annotated[int, typer.Option("--nodes", min=1)] = 1,
     tasks: Annotated[int, typer.Option("--ntasks-per-node", min=1, help="ranks of each node")] = 8,
@@ -51,6 +51,7 @@ def submit(
     \b
     hpcmarl submit configs/quickstart.yaml --nodes 2 --ntasks-per-node 8 --time 04:00:00 --seeds 5 --dry-run
     hpcmarl submit configs/quickstart.yaml slurm.partition=gpu slurm.modules='[openmpi/5.0]' --depend-verify
+    hpcmarl submit preset=qmix env.id=smax:3m stop.env_steps=2000000 --ntasks-per-node 4
     hpcmarl submit configs/cluster/rennala_nigt.yaml --ntasks-per-node 9 --sbatch=--gres=gpu:1 --hetjob 4x16
 
     The cluster's settings (account, partition, modules, launcher) are the section slurm of the configuration. With --hetjob
@@ -59,13 +60,14 @@ def submit(
     """
     from hpcmarl.config.file import load_config
 
-    changes = list(overrides or ())
+    path, given = file_and_changes(config, overrides)
+    changes = list(given)
     for key, value in (("partition", partition), ("account", account)):
         changes += [f"slurm.{key}={json.dumps(value)}"] if value is not None else []
     if hetjob is not None:
         changes = ["topology.placement=apart", "topology.server=dedicated", *changes]
-    settings = load_config(Path(config), changes)
-    _check_seeds(seeds, hetjob, overrides or ())
+    settings = load_config(path, changes)
+    _check_seeds(seeds, hetjob, given)
     job = _job(settings, (nodes, tasks, cores), hetjob, time, (extra or [], actor_extra or []), seeds, run_dir)
     _check_roles(settings, job)
     _send(job, settings, verify, dry_run)

@@ -51,7 +51,7 @@ ALLOWED = {
     "launch": BASIS,
     # sampled.py alone plays episodes, with the classes that actors and learners play and learn with
     "sim": BASIS | {"optim", "maths", "config.sweep", "config.file", "nets", "algos", "envs", "comm"},
-    "analysis": BASIS | {"io", "maths", "config.file"},
+    "analysis": BASIS | {"io", "maths", "config.file", "config.presets", "config.yaml_text"},
     "roles": BASIS | {"maths", "nets", "algos", "optim", "league", "envs", "io", "comm", "launch", "config.file"},
     "bench": EVERYTHING,
     "doctor": EVERYTHING,

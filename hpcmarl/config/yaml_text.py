@@ -123,6 +123,11 @@ def write(value: Any) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=False)
 
 
+def inline(value: Any) -> str:
+    """One value as it stands on one line of a file: null, true, [64, 64], 1.0e-05."""
+    return yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+
+
 def _collect_lines(loader: _GuardedLoader, node: yaml.Node, place: Place, lines: dict[Place, int]) -> None:
     if isinstance(node, yaml.MappingNode):
         for key_node, value_node in node.value:

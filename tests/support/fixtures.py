@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -40,6 +41,45 @@ def run_json(run):
         return json.loads(out)
 
     return call
+
+
+CONFIG = "name: tiny\nenv: {id: a.b}\nstop: {updates: 3}\ntopology: {threads: 2}\n"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working directory with tiny.yaml, outside any MPI world."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """roles.run.train replaced by a record of its calls."""
+    calls = []
+
+    def train(config, run_dir=None, resume=None):
+        calls.append((config, run_dir, resume))
+        return 75
+
+    monkeypatch.setitem(sys.modules, "hpcmarl.roles.run", types.SimpleNamespace(train=train))
+    return calls
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """launch.mpiexec.run_ranks replaced by a record of its calls."""
+    calls = []
+
+    def run_ranks(ranks, arguments, environ):
+        calls.append((ranks, list(arguments)))
+        return 7
+
+    monkeypatch.setattr("hpcmarl.launch.mpiexec.run_ranks", run_ranks)
+    return calls
 
 
 SUBMITTED = "name: tiny\nseed: 3\nenv: {id: a.b}\nstop: {updates: 3}\nslurm: {partition: long, options: [--exclusive]}\n"

@@ -1,9 +1,12 @@
 """Presets: the lowest layer of a configuration. What file and command line say outranks them, and nothing of them is left to a later version."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 
+from hpcmarl.analysis.presets import markdown
 from hpcmarl.config import AdamConfig, AgentNetworkConfig, Config, RmspropConfig
 from hpcmarl.config.file import dump_config, load_config, load_either
 from hpcmarl.config.keys import field_at, keys_at
@@ -63,6 +66,7 @@ class TestData:
             assert words
             used.add(path)
         assert used == set(preset.files)
+        assert len({path.rpartition("/")[2] for path in used}) == len(used)  # the page names files by their last part
         assert all(len(commit) == 40 and int(commit, 16) for commit in preset.files.values())
 
     @each_preset
@@ -230,3 +234,99 @@ def test_independent_critics_load_in_a_league():
     config = load_config(BASE + "preset: ippo\npolicies: {p: {agents: ['*']}}\nleague: {matchmaking: {name: latest}}\n")
     assert config.league is not None
     assert config.algo.critic == "dec"
+
+
+class TestCommands:
+    """The commands; work behind them is replaced, so that no run begins."""
+
+    ALONE = ("preset=mappo", "env.id=a.b", "stop.updates=3")
+
+    def test_show_prints_the_values_which_load_again(self, run, here):
+        code, out, _ = run("config", "show", *self.ALONE)
+        assert code == 0
+        (here / "again.yaml").write_text(out)
+        assert load_config(here / "again.yaml") == load_config(BASE + "preset: mappo\n")
+        assert run("config", "show", "tiny.yaml", "preset=qmix")[1] == dump_config(load_config(here / "tiny.yaml", ["preset=qmix"]))
+
+    def test_check_needs_no_file(self, run, here):
+        assert run("config", "check", *self.ALONE)[:2] == (0, "command line is valid: a.b, ppo, adam, sync\n")
+        assert run("config", "check", "tiny.yaml", "preset=coma")[:2] == (0, "tiny.yaml is valid: a.b, coma, rmsprop, sync\n")
+
+    def test_schema_names_the_presets(self, run):
+        lines = run("config", "schema")[1].splitlines()
+        assert any(line.split()[:8] == ["preset", "one", "of", "mappo,", "ippo,", "qmix,", "vdn,", "coma,"] for line in lines)
+        assert "mappo" in json.dumps(json.loads(run("config", "schema", "--json")[1])["properties"]["preset"])
+        assert not any(line.startswith("preset ") for line in run("config", "schema", "--simulation")[1].splitlines())
+
+    def test_list_prints_a_table_and_json(self, run):
+        rows = json.loads(run("list", "presets", "--json")[1])["presets"]
+        assert [row["name"] for row in rows] == NAMES
+        assert {row["name"]: row["values"] for row in rows} == {name: PRESETS[name].values for name in NAMES}
+        assert rows[0] | {"values": None, "gaps": None, "sources": None} == {
+            "name": "mappo",
+            "algorithm": "ppo",
+            "optimizer": "adam",
+            "paper": "arXiv 2103.01955",
+            "code": "github.com/marlbenchmark/on-policy",
+            "summary": PRESETS["mappo"].summary,
+            "values": None,
+            "sources": None,
+            "gaps": None,
+        }
+        table = run("list", "presets")[1].splitlines()
+        assert len(table) == len(rows) + 1
+        assert table[1].startswith("mappo")
+
+    def test_train_needs_no_file(self, run, here, trained, started):
+        assert run("train", *self.ALONE)[0] == 75
+        assert run("train", *self.ALONE, "--resume", "auto")[0] == 75
+        assert [(config, resume) for config, _, resume in trained] == [(load_config(None, self.ALONE), None), (load_config(None, self.ALONE), "auto")]
+        assert run("train", *self.ALONE, "-n", "2", "--run-dir", "d")[0] == 7
+        assert started == [(2, ["train", *self.ALONE, "--run-dir", "d"])]
+
+    def test_doctor_needs_no_file(self, run, here, started, monkeypatch):
+        calls = []
+        monkeypatch.setattr("hpcmarl.doctor.examine", lambda config, *_: calls.append(config.algo.name) or 0)
+        assert run("doctor", *self.ALONE)[0] == 0
+        assert calls == ["ppo"]
+        run("doctor", *self.ALONE, "-n", "2")
+        assert started == [(2, ["doctor", *self.ALONE, "--run-dir", "runs"])]
+
+    def test_submit_needs_no_file_and_prints_the_script(self, run, login_node):
+        code, out, _ = run("submit", *self.ALONE, "name=mine", "--dry-run")
+        assert code == 0
+        assert "--job-name=mine" in out
+        assert run("submit", "tiny.yaml", "preset=qmix", "--dry-run")[0] == 0
+        code, _, err = run("submit", *self.ALONE, "seed=1", "--seeds=2", "--dry-run")
+        assert (code, "with a fixed seed" in err) == (2, True)
+        code, _, err = run("submit", "seed=1", *self.ALONE, "--seeds=2", "--dry-run")
+        assert (code, "with a fixed seed" in err) == (2, True)
+
+    @pytest.mark.parametrize("command", ["train", "submit", "config show", "config check"])
+    @pytest.mark.parametrize("arguments", [(), ("preset=mappo", "stop.updates=3")])
+    def test_a_missing_file_is_one_line(self, run, here, trained, command, arguments):
+        code, out, err = run(*command.split(), *arguments)
+        assert (code, out) == (2, "")
+        assert err.startswith("error: CONFIG is missing")
+        assert "env.id=" in err
+        assert not trained
+
+    def test_simulate_refuses_a_preset(self, run, here):
+        (here / "sim.yaml").write_text(SIMULATION)
+        code, _, err = run("simulate", "sim.yaml", "preset=mappo")
+        assert (code, err) == (2, "error: command line: preset: mappo is for runs (hpcmarl train), and this is a simulation; remove it\n")
+
+
+def test_the_page_has_the_tables_of_today():
+    page = (ROOT / "docs" / "presets.md").read_text()
+    begin, end = "<!-- written by hpcmarl list presets --markdown -->\n", "<!-- end -->"
+    assert page.partition(begin)[2].partition(end)[0].strip() == markdown().strip()
+
+
+def test_examples_of_the_page_load(run, here):
+    page = (ROOT / "docs" / "presets.md").read_text()
+    [example] = re.findall(r"(?s)```yaml\n(.*?)```", page)
+    config = load_config(example)
+    assert (config.algo.name, config.rounds.batch, config.topology.environments_per_actor) == ("qmix", 32, 8)
+    [shown] = re.findall(r"(?m)^    hpcmarl (config show .*)$", page)
+    assert run(*shown.split())[0] == 0

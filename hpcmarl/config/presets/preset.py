@@ -60,6 +60,21 @@ class Preset:
     gaps: tuple[Gap, ...]
 
     @property
+    def values(self) -> dict[str, Any]:
+        """Values by dotted key, without where they are from."""
+        return {key: setting.value for key, setting in self.settings.items()}
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """By dotted key: the file, the commit at which it was read, and what it says there."""
+        return {key: self.cite(setting.source) for key, setting in self.settings.items()}
+
+    def cite(self, source: str) -> str:
+        """A source with its commit: "FILE@COMMIT: what it says there"."""
+        path, _, words = source.partition(": ")
+        return f"{path}@{self.files[path][:7]}: {words}"
+
+    @property
     def choices(self) -> dict[str, str]:
         """What the preset chooses by name: {"algo": ..., "optimizer": ...}."""
         named = {key.removesuffix(".name"): setting.value for key, setting in self.settings.items() if key.endswith(".name")}
