@@ -118,7 +118,7 @@ def list_algorithms(as_json: Json = False) -> None:
 def list_presets(
     as_json: Json = False, as_markdown: Annotated[bool, typer.Option("--markdown", help="the tables of docs/presets.md")] = False
 ) -> None:
-    """What algorithms' authors set, for preset; --json: with every value and its source."""
+    """Settings of algorithms' authors, for preset. --json adds every value with its source, and what no key expresses."""
     from hpcmarl.config.presets import PRESETS
 
     if as_markdown:

@@ -172,7 +172,7 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
     allowed = keys.describe(expected) if expected is not None else _lower(detail["msg"])
     if kind.startswith("union_tag"):
         allowed = f"one of {', '.join(keys.choices_at(place[:-1], tree.data, tree.root))}"
-        if key == "algo.name" and value in PRESETS:
+        if key == "algo.name" and isinstance(value, str) and value in PRESETS:
             allowed += f"; {value} is a preset: write preset: {value}"
     if kind == "missing":
         return f"{origin}: {key} is missing; allowed: {allowed}{_meaning(place, tree.root)}"

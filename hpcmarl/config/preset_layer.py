@@ -65,9 +65,9 @@ def fill_preset(tree: Tree, preset: Preset) -> None:
         if place[0] not in others:
             filled += _set_where_missing(tree.data, place, setting.value) and place[-1] != "name"
     if not filled:
-        origin = COMMAND_LINE if KEY in tree.overridden else tree.origin(KEY)
         raise ConfigError(
-            f"{origin}: preset: {preset.name} sets nothing here, {tree.source} sets all of its keys; remove preset, or the keys that it is to set"
+            f"{tree.origin(KEY)}: preset: {preset.name} sets nothing here, {tree.source} sets all of its keys; "
+            "remove preset, or the keys that it is to set"
         )
 
 

@@ -44,3 +44,10 @@ def test_submitted_script_and_configuration_are_kept(run, login_node, slurm):
     assert f"\nconfig={login_node}/runs/x/submitted.yaml\n" in script
     assert (slurm.parent / "call2").read_text() == "--parsable --dependency=afterok:41 --kill-on-invalid-dep=yes\n"
     assert f"\nrun_dir={login_node}/runs/x\n" in (slurm.parent / "script2").read_text()
+
+
+def test_submitted_configuration_has_the_values_of_a_preset(run, login_node, slurm):
+    assert run("submit", "preset=qmix", "env.id=a.b", "stop.updates=3", "--run-dir=runs/x")[0] == 0
+    submitted = login_node / "runs" / "x" / "submitted.yaml"
+    assert load_config(submitted) == load_config(None, ["preset=qmix", "env.id=a.b", "stop.updates=3"])
+    assert "preset" not in submitted.read_text()

@@ -69,6 +69,14 @@ class TestData:
         assert len({path.rpartition("/")[2] for path in used}) == len(used)  # the page names files by their last part
         assert all(len(commit) == 40 and int(commit, 16) for commit in preset.files.values())
 
+    @pytest.mark.parametrize(
+        ("name", "change"), [(name, gap.change) for name, preset in PRESETS.items() for gap in preset.gaps if gap.change], ids=str
+    )
+    def test_gaps_are_still_refused(self, name, change):
+        """If this fails, a key has come: make the gap a setting."""
+        key = change.partition("=")[0].rpartition(".")[2]
+        assert key in message(BASE + f"preset: {name}\n", change)
+
     @each_preset
     def test_length_ranks_and_environment_are_left_alone(self, name):
         sections = {key.partition(".")[0] for key in PRESETS[name].settings}
@@ -176,6 +184,11 @@ ERRORS = {
         ("preset=qmix",),
         ["line 3: algo.name is ma_trace", "preset: qmix"],
     ),
+    "a list as algorithm": (BASE + "algo: {name: [mappo]}\n", (), ["algo.name is ['mappo']"]),
+    "a list as algorithm with a preset": (BASE + "preset: vdn\nalgo: {name: [vdn]}\n", (), ["line 4: algo.name is ['vdn'], and preset: vdn is for"]),
+    "null as algorithm with a preset": (BASE + "preset: vdn\nalgo: {name: null}\n", (), ["line 4: algo.name is null, and preset: vdn is for"]),
+    "an empty section": (BASE + "preset: vdn\noptimizer:\n", (), ["line 4: optimizer is empty"]),
+    "text as a section": (BASE + "preset: vdn\nrounds: sync\n", (), ["line 4: rounds is 'sync'"]),
     "preset as algorithm": (BASE + "algo: {name: mappo}\n", (), ["algo.name is 'mappo'", "mappo is a preset: write preset: mappo"]),
     "key of another algorithm": (
         BASE + "preset: qmix\nalgo: {unroll: 5}\n",

@@ -73,7 +73,7 @@ MAPPO = Preset(
     gaps=(
         Gap("value loss clipped to 0.2 around the old values (use_clipped_value_loss)", "not clipped", f"{TRAINER}: cal_value_loss"),
         Gap("Huber loss of values with delta 10 (use_huber_loss, huber_delta)", "squared error", f"{LOSSES}: huber_loss"),
-        Gap("the critic is recurrent, too", "critics have no memory", f"{NETWORKS}: R_Critic"),
+        Gap("the critic is recurrent, too", "critics have no memory", f"{NETWORKS}: R_Critic", "algo.critic_network={recurrent: true}"),
         Gap(
             "backpropagation through chunks of 10 steps (data_chunk_length), from the memory of sampling",
             "through the whole unroll",

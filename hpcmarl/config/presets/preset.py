@@ -30,11 +30,13 @@ class Gap:
         theirs: What their code does.
         ours: What happens here instead.
         source: As of a Setting.
+        change: What would set it, "key=value", and is refused today; a test says when it no longer is. Empty: nothing comes near.
     """
 
     theirs: str
     ours: str
     source: str
+    change: str = ""
 
 
 @dataclass(frozen=True)

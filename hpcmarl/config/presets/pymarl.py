@@ -36,7 +36,9 @@ AGENTS: dict[str, Setting] = {
     "optimizer.epsilon": Setting(1e-5, f"{DEFAULT}: optim_eps 0.00001"),
     "optimizer.max_gradient_norm": Setting(10.0, f"{DEFAULT}: grad_norm_clip 10"),
 }
-LAST_ACTION = Gap("the last action is an input of the agents (obs_last_action)", "it is not", f"{DEFAULT}: obs_last_action True")
+LAST_ACTION = Gap(
+    "the last action is an input of the agents (obs_last_action)", "it is not", f"{DEFAULT}: obs_last_action True", "algo.obs_last_action=true"
+)
 
 
 def _replayed(yaml: str) -> dict[str, Setting]:
