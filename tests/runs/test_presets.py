@@ -5,7 +5,8 @@ import pytest
 
 from hpcmarl.config.file import load_config
 from hpcmarl.config.presets import PRESETS
-from tests.support.worlds import final_parameters, run_world, summary
+from hpcmarl.errors import ConfigError
+from tests.support.worlds import final_state, run_world, summary
 
 # agents that come and go, a state, discrete actions: what presets ask of an environment
 RUN = """
@@ -27,12 +28,14 @@ league: {matchmaking: {name: latest}, freeze: {most_updates: 2}, evaluation: {ep
 
 
 def trained(directory, size, *changes, text=RUN):
-    """The summary and the configuration of a run that ended after two finite updates that moved the weights."""
+    """The summary and the configuration of a run that ended after two updates by gradients that are finite and not zero."""
     run_world(size, directory, *changes, text=text)
     told, config = summary(directory), load_config(directory / "config.yaml")
-    parameters = final_parameters(directory)
+    optimizer = final_state(directory)["engine"]["optimizer"]
+    squares = optimizer["second" if config.optimizer.name == "adam" else "square"]  # of gradients
     assert (told["status"], told["updates"]) == ("finished", 2)
-    assert np.isfinite(parameters).all()
+    assert np.isfinite(optimizer["parameters"]).all()
+    assert np.count_nonzero(squares) > 0.1 * squares.size
     assert np.isfinite(told["eval_return_mean"])
     return told, config
 
@@ -58,6 +61,17 @@ def test_replayed_episodes_are_learned_from_as_published(tmp_path):
     told = summary(tmp_path)
     assert told["used_gradients"] == 40 * 32
     assert 32 + 39 <= told["episodes"] <= 32 + 39 + 3  # an episode an update once there are 32; actors may have gone on
+
+
+@pytest.mark.parametrize(("name", "change"), [("mappo", "algo.critic=obs"), ("coma", "algo.critic=obs"), ("ippo", "seed=0"), ("qmix", "seed=0")])
+def test_presets_train_without_a_state(tmp_path, name, change):
+    trained(tmp_path, 2, f"preset={name}", "env.id=tests.support.environments:Echo", change)
+
+
+@pytest.mark.parametrize("name", ["mappo", "coma"])
+def test_state_that_is_missing_is_one_line(tmp_path, name):
+    with pytest.raises(ConfigError, match=r"algo\.critic: full needs the environment's state, .* use algo\.critic: obs or dec"):
+        run_world(1, tmp_path, f"preset={name}", "env.id=tests.support.environments:Echo", text=RUN)
 
 
 def test_resumed_run_needs_no_preset(tmp_path):
