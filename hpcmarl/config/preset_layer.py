@@ -72,7 +72,7 @@ def fill_preset(tree: Tree, preset: Preset) -> None:
 
 
 def _set_where_missing(data: dict[str, Any], place: Place, value: Any) -> bool:
-    """Whether the value was set; where a section on the way is none, the schema will say so."""
+    """Set a value unless there is one, and return whether it was set. A section on the way that is no section is left for the schema to refuse."""
     section: Any = data
     for key in place[:-1]:
         section = section.setdefault(key, {})

@@ -75,13 +75,16 @@ QMIX = Preset(
     repository=REPOSITORY,
     files={
         **COMMITS,
-        # a copy that runs 32 environments side by side; all other values are also those of oxwhirl/wqmix, src/config/algs/qmix_w.yaml
+        # a copy that runs 32 environments side by side; its other values are those of oxwhirl/wqmix, src/config/algs/qmix_w.yaml at 1d140d8, too
         QMIX_YAML: "76286f588589995b17d5895068dd083522d44b52",
         MIXER: "023de7ed5bc2840257e9a0dac8d33e0f3919fd4a",
     },
     settings={
         "algo.name": Setting("qmix", f"{QMIX_YAML}: mixer qmix"),
         **_replayed(QMIX_YAML),
+        "topology.environments_per_actor": Setting(
+            1, f"{DEFAULT}: batch_size_run 1", "as in vdn.yaml and in oxwhirl/wqmix, qmix_w.yaml; the copy of qmix.yaml read here runs 32"
+        ),
         "algo.mixing_width": Setting(32, f"{QMIX_YAML}: mixing_embed_dim 32"),
         "algo.hypernetwork_width": Setting(64, f"{QMIX_YAML}: hypernet_layers 2, hypernet_embed 64"),
         "algo.hypernetwork_activation": Setting("relu", f"{MIXER}: nn.ReLU in hyper_w_1 and hyper_w_final"),
