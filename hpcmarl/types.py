@@ -5,7 +5,7 @@ Every other package imports this one; it imports numpy alone and knows no transp
 Letters in the shapes:
     T  steps of an unroll              E  environment slots stepped together
     N  agents of one policy            A  number of actions (the sum over components for multi-discrete ones)
-    S  size of the environment state   H  size of a recurrent policy's memory      P  number of parameters
+    S  size of the environment state   H  size of an acting policy's memory      P  number of parameters
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class PolicyRollout:
     obs [T+1, E, N, *observation_shape] float32    action [T, E, N, *action.shape]    logp [T, E, N] float32 (behaviour)
     reward, terminated, truncated [T, E, N]        alive [T+1, E, N] bool             action_mask [T+1, E, N, A] bool or None
     final_obs [K, N, *observation_shape] float32: last observations of truncated episodes, placed by Rollout.final_index
-    memory [E, N, H] float32 or None: the recurrent memory before step 0
+    memory [E, N, H] float32 or None: what the policy remembers before step 0 (nets/policy.py)
     """
 
     obs: FloatArray

@@ -80,7 +80,7 @@ class Algorithm(ABC):
                 actor.become_sparse(measured=form == "auto")
 
     def initial_memory(self, slots: int) -> dict[str, FloatArray]:
-        """Zero memory [E, N, H] for each recurrent policy; empty where no policy is recurrent."""
+        """Zero memory [E, N, H] for each policy that is recurrent or sees its last action (nets/policy.py); others have none."""
         return {
             policy.name: np.zeros((slots, len(policy.agents), self._policies[policy.name].memory_size), np.float32)
             for policy in self.spec.policies
@@ -88,7 +88,7 @@ class Algorithm(ABC):
         }
 
     def act(self, frame: Frame, memory: Mapping[str, FloatArray], generator: np.random.Generator, greedy: bool = False) -> dict[str, Decision]:
-        """One batched forward pass for every policy. memory: policy -> [E, N, H] before this step (recurrent policies only);
+        """One batched forward pass for every policy. memory: policy -> [E, N, H] before this step (policies that have one only);
         the memory after it comes back in each Decision. Agents that are not alive get action 0, logp 0 and keep their memory.
         """
         return {name: self._actors[name].act(seen, frame.episode_start, memory.get(name), generator, greedy) for name, seen in frame.policies.items()}
@@ -105,8 +105,13 @@ class Algorithm(ABC):
         return self._actors[policy].raw(inputs)[0]
 
     def acting_inputs(self, policy: str) -> int:
-        """D, how many numbers a policy's network sees: its observation and, where it is told who acts, one for each agent."""
+        """D, how many numbers a policy's network sees: its observation, then `acting_extras`."""
         return self._actors[policy].inputs
+
+    def acting_extras(self, policy: str) -> dict[str, int]:
+        """What a policy's network sees behind the observation, in this order: the last action, one number an action, and who acts, one an agent."""
+        own = self._policies[policy]
+        return {"last action": own.actions, "number of the agent": own.agents if own.agent_id else 0}
 
     def acting_parameters(self, policy: str) -> list[str]:
         """Which of `named_parameters` acting depends on."""

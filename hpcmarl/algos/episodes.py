@@ -4,7 +4,8 @@ Made from a batch.Batch of whole episodes of any lengths; knows no algorithm. Th
 and nobody alive where it terminated; where it was truncated the last observation, at which those act whose own end was a truncation (in
 a turn-based game, everyone). No mask comes with a last observation: the agent's last mask stands in for it.
 
-    T the longest episode   B episodes   N agents of a policy   D size of an observation (and of the agent's number)   S size of the state
+    T the longest episode   B episodes   N agents of a policy   S size of the state
+    D size of an observation (with the last action and the agent's number where they are seen)
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from hpcmarl.algos.batch import Batch, PolicyBatch, tensor
-from hpcmarl.nets.policy import Policy, numbered
+from hpcmarl.nets.policy import Policy, last_actions, numbered
 from hpcmarl.nets.recurrence import spread
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray
 
@@ -56,10 +57,14 @@ class Episodes:
         return int(self.inside.shape[1])
 
 
-def episodes_of(batch: Batch, spec: EnvironmentSpec, *, agent_id: bool) -> Episodes:
-    """The batch's episodes. agent_id: append a one-hot number of the agent in its policy to each observation."""
+def episodes_of(batch: Batch, spec: EnvironmentSpec, *, agent_id: bool, last_action: bool = False) -> Episodes:
+    """The batch's episodes. last_action: append to each observation the agent's last action, one-hot (discrete actions); agent_id: append a
+    one-hot number of the agent in its policy."""
     lengths = batch.inside.sum(0)
-    parts = [_part(batch, batch.policies[policy.name], lengths, agent_id, spec.turn_based) for policy in spec.policies]
+    sizes = [policy.action.sizes[0] if last_action else 0 for policy in spec.policies]
+    parts = [
+        _part(batch, batch.policies[policy.name], lengths, agent_id, size, spec.turn_based) for policy, size in zip(spec.policies, sizes, strict=True)
+    ]
     state = None
     if batch.state is not None and batch.final_state is not None:
         state = tensor(_closed(batch, batch.state, batch.final_state, lengths))
@@ -69,11 +74,11 @@ def episodes_of(batch: Batch, spec: EnvironmentSpec, *, agent_id: bool) -> Episo
 def action_values(policy: Policy, part: PolicyEpisodes) -> torch.Tensor:
     """[T+1, B, N, A]: the policy's outputs, recurrent ones from the episode's start; zeros where an agent is not alive."""
     rows, slots, agents, _ = part.obs.shape
-    if not policy.memory_size:
+    if not policy.width:
         places = Places(part.alive)
         return places.spread(policy(places.pick(part.obs)))
     starts = torch.zeros(rows, slots, dtype=torch.bool)
-    return policy.unroll(part.obs, part.alive, starts, torch.zeros(slots, agents, policy.memory_size))
+    return policy.unroll(part.obs, part.alive, starts, torch.zeros(slots, agents, policy.width))
 
 
 class Places:
@@ -95,7 +100,8 @@ class Places:
         return spread(rows, self._numbers, self.shape)
 
 
-def _part(batch: Batch, part: PolicyBatch, lengths: Array, agent_id: bool, turn_based: bool) -> PolicyEpisodes:
+def _part(batch: Batch, part: PolicyBatch, lengths: Array, agent_id: bool, actions: int, turn_based: bool) -> PolicyEpisodes:
+    """actions: A where the last action is appended, else 0."""
     size = int(np.prod(part.obs.shape[3:]))  # -1 would not do where there are no finals
     obs = _closed(batch, part.obs.reshape(*part.obs.shape[:3], size), part.final_obs.reshape(*part.final_obs.shape[:2], size), lengths)
     slots = np.arange(batch.slots)
@@ -110,6 +116,8 @@ def _part(batch: Batch, part: PolicyBatch, lengths: Array, agent_id: bool, turn_
     arrays = (part.reward, part.terminated, part.truncated, known)
     masked = None if mask is None else tensor(mask)
     acts = part.alive[:-1] & batch.inside[..., None]
+    if actions:
+        obs = np.concatenate([obs, last_actions(part.action, acts, actions)], -1)
     return PolicyEpisodes(tensor(numbered(obs) if agent_id else obs), tensor(alive), acts, masked, tensor(part.action), *arrays)
 
 

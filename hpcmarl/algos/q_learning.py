@@ -89,8 +89,8 @@ class QLearning(Algorithm):
     def _policy(self, policy: PolicySpec, generator: torch.Generator) -> Policy:
         config = self._config
         chooser = EpsilonGreedy(policy.action, config.epsilon_final)  # until on_progress says more
-        normalise = config.normalise_observations
-        return Policy(policy, config.network, generator, chooser, FIRST_VALUE_GAIN, normalise=normalise, agent_id=config.agent_id)
+        inputs = {"normalise": config.normalise_observations, "agent_id": config.agent_id, "last_action": config.obs_last_action}
+        return Policy(policy, config.network, generator, chooser, FIRST_VALUE_GAIN, **inputs)
 
     def _others(self, generator: torch.Generator) -> dict[str, nn.Module]:
         """What is trained besides the policies."""
@@ -149,7 +149,7 @@ class QLearning(Algorithm):
         """Minus the gradient of the mean loss over the rows of these episodes, times their number: with episodes of unequal lengths it depends
         on what is in one call. Statistics: loss, value and target (means over rows), epsilon, gradient_norm; value_limit."""
         self._flat.zero_gradient()
-        episodes = episodes_of(join(rollouts), self.spec, agent_id=self._config.agent_id)
+        episodes = self._episodes(rollouts)
         values = self._values(self._online, episodes)
         with torch.no_grad():
             later = self._values(self._target, episodes)
@@ -159,6 +159,10 @@ class QLearning(Algorithm):
             self._observe(episodes)
         epsilon = falling(self._config.epsilon_start, self._config.epsilon_final, self._config.epsilon_steps, self._env_steps)
         return self._ascent(statistics | {"loss": float(loss.detach()), "epsilon": epsilon} | self._limit.statistics())
+
+    def _episodes(self, rollouts: Sequence[Rollout]) -> Episodes:
+        """The rollouts' episodes side by side, with what the agents' networks see."""
+        return episodes_of(join(rollouts), self.spec, agent_id=self._config.agent_id, last_action=self._config.obs_last_action)
 
     def _observe(self, episodes: Episodes) -> None:
         """Gather what the moments are averages of: like the loss, the mean over rows, times the number of episodes."""
@@ -173,7 +177,7 @@ class QLearning(Algorithm):
     def distance(self, rollouts: Sequence[Rollout]) -> float:
         """Of the present policy from the one that played these episodes: the share of their actions that are not the best ones now, 0 to 1. What was
         played at random counts like the rest. For algo.replay.dynamic; RLx2 (arXiv 2205.15043) has the squared difference of continuous actions."""
-        episodes = episodes_of(join(rollouts), self.spec, agent_id=self._config.agent_id)
+        episodes = self._episodes(rollouts)
         for policy in self._online.policies.values():
             policy.unroll_where(None)  # the last gradient's weights may not be today's
         with torch.no_grad():

@@ -73,6 +73,13 @@ def _features(old: Algorithm, new: Algorithm, name: str, features: Mapping[str, 
         raise ConfigError(
             f"policy {name} has other actions than in the snapshot ({before.action} became {after.action}); only observations may change"
         )
+    extras = old.acting_extras(name), new.acting_extras(name)
+    for what, count in extras[0].items():
+        if count != extras[1][what]:
+            raise ConfigError(
+                f"policy {name} had {count} inputs for the {what} in the snapshot and has {extras[1][what]} now; "
+                "keep algo.agent_id, algo.obs_last_action and the agents as they were"
+            )
     if name not in features and before.observation_size != after.observation_size:
         example = f"--features {name}=0-{before.observation_size - 1},new*{abs(after.observation_size - before.observation_size)}"
         raise ConfigError(
@@ -93,7 +100,7 @@ def _features(old: Algorithm, new: Algorithm, name: str, features: Mapping[str, 
 def _columns(old: Algorithm, new: Algorithm, policy: PolicySpec, features: IntArray) -> dict[str, IntArray]:
     """The parameters that read this policy's observations: for each of their inputs the old input, or NEW."""
     width, found = old.spec.policy(policy.name).observation_size, {}
-    own = np.concatenate([features, np.arange(width, old.acting_inputs(policy.name))])  # numbers of agents follow the observation
+    own = np.concatenate([features, np.arange(width, old.acting_inputs(policy.name))])  # last actions and numbers of agents follow the observation
     for stage in new.networks()[policy.name]:
         first = stage.get("weight") or stage.get("weight_ih")
         name = str(first or stage["moments"])

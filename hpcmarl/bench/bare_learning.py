@@ -194,7 +194,8 @@ class BareValues(BareLoop):
         super().__init__(config, algorithm, nn.ModuleDict(parts))
 
     def stack(self, rollouts: Sequence[Rollout]) -> Stacked:
-        episodes = episodes_of(join(rollouts), self.algorithm.spec, agent_id=self.config.agent_id)
+        inputs = {"agent_id": self.config.agent_id, "last_action": self.config.obs_last_action}
+        episodes = episodes_of(join(rollouts), self.algorithm.spec, **inputs)
         part = episodes.parts[0]
         owner: Any = self.algorithm
         columns: Any = part if self.name == "iql" else owner._columns(episodes)

@@ -174,6 +174,7 @@ class QLearningConfig(ValueLearningConfig):
     gradient_episodes: ClassVar[int] = 32
     network: AgentNetworkConfig = AgentNetworkConfig()
     agent_id: bool = Field(True, description="append to an observation which agent of its policy sees it")
+    obs_last_action: bool = Field(False, description="append to an observation the agent's last action in the episode, one-hot (PyMARL: true)")
     double_q: bool = Field(True, description="the present network chooses the next action, the target network values it")
     target_every: PositiveInt = Field(200, description="versions after which the target network becomes a copy of the present one")
     target_rate: Fraction | None = Field(None, description="instead: it moves by this share of the way at every version")

@@ -2,6 +2,9 @@
 
 `Policy` is the torch module that algos/ train; `Actor` is the same function in numpy, reading the same parameters, for acting.
 Neither knows an algorithm. Agents that do not act in a row keep their memory; an episode's first row starts from zero memory.
+
+The last action, where a policy sees it, is part of what acting remembers: the memory [E, N, H + A] of a slot is the GRU's, then the one-hot of
+the agent's latest action. So whoever keeps the memory of a slot keeps its last actions too, and an episode begins without one.
 """
 
 from __future__ import annotations
@@ -24,10 +27,16 @@ FIRST_POLICY_GAIN = 0.01
 
 
 class Policy(nn.Module):
-    """Raw outputs [n, K] from inputs [n, D]: observations, with agent_id as `numbered` gives them. What they mean is `chooser`'s business (default:
-    the head of the action space).
+    """Raw outputs [n, K] from inputs [n, D]: observations, with last_action followed by the agent's last action, with agent_id as `numbered` gives
+    them. What they mean is `chooser`'s business (default: the head of the action space).
 
-    With `normalise` inputs are seen in units of their own spread so far (`moments`)."""
+    With `normalise` inputs are seen in units of their own spread so far (`moments`).
+
+    Attributes:
+        actions: A, how many inputs are the last action's one-hot; 0 where it is not seen. Discrete actions only.
+        width: H, of the GRU's memory; 0 without one.
+        memory_size: Numbers that an agent remembers from a step to the next when it acts, H + A.
+    """
 
     def __init__(
         self,
@@ -39,14 +48,17 @@ class Policy(nn.Module):
         *,
         normalise: bool = False,
         agent_id: bool = False,
+        last_action: bool = False,
     ) -> None:
         super().__init__()
         self.agents, self.agent_id = len(spec.agents), agent_id
-        self.inputs = spec.observation_size + (self.agents if agent_id else 0)
+        self.actions = spec.action.sizes[0] if last_action else 0
+        self.inputs = spec.observation_size + self.actions + (self.agents if agent_id else 0)
         self.moments = Moments(self.inputs) if normalise else None
         self.chooser = chooser or make_head(spec.action)
         self.patterns: tuple[Pattern, Pattern] | None = None  # of the cell's two weights, where it is to multiply by their non-zeros
-        self.memory_size = config.memory if config.recurrent else 0
+        self.width = config.memory if config.recurrent else 0
+        self.memory_size = self.width + self.actions
         last = config.hidden[-1] if config.hidden else self.inputs
         if config.recurrent:
             self.body: Dense | None = Dense((self.inputs, *config.hidden), config.activation, generator, activate_last=True)
@@ -116,7 +128,8 @@ class Actor:
 
     def __init__(self, policy: Policy) -> None:
         self._chooser = policy.chooser
-        self.memory_size, self.inputs = policy.memory_size, policy.inputs
+        self.inputs = policy.inputs
+        self._width, self._actions = policy.width, policy.actions
         self._agents, self._agent_id = policy.agents, policy.agent_id
         self._normalised = None if policy.moments is None else NumpyMoments(policy.moments)
         self._body = None if policy.body is None else NumpyDense(policy.body)
@@ -142,20 +155,32 @@ class Actor:
         slots, agents = frame.alive.shape
         rows = slots * agents
         seen = frame.obs.reshape(slots, agents, -1)
-        obs, before, after = (numbered(seen) if self._agent_id else seen).reshape(rows, -1), None, None
-        if self._recurrence is not None:
-            assert memory is not None
-            before = (memory * ~starts[:, None, None]).reshape(rows, -1)
-        raw, hidden = self.raw(obs, before, frame.alive.reshape(rows, 1))
-        if hidden is not None:
-            after = hidden.reshape(slots, agents, -1)
+        before, last = self._remembered(memory, starts)
+        if last is not None:
+            seen = np.concatenate([seen, last], -1)
+        if self._agent_id:
+            seen = numbered(seen)
+        raw, hidden = self.raw(seen.reshape(rows, -1), None if before is None else before.reshape(rows, -1), frame.alive.reshape(rows, 1))
         mask = None if frame.action_mask is None else frame.action_mask.reshape(rows, -1)
         action, logp = self._chooser.mode(raw, mask) if greedy else self._chooser.sample(raw, mask, generator)
         if not frame.alive.all():
             dead = ~frame.alive.reshape(rows)
             action[dead] = 0
             logp[dead] = 0
-        return Decision(action.reshape(slots, agents, *action.shape[1:]), logp.reshape(slots, agents), after)
+        chosen = action.reshape(slots, agents, *action.shape[1:])
+        after = None if hidden is None else hidden.reshape(slots, agents, -1)
+        if last is not None:
+            now = np.where(frame.alive[..., None], np.eye(self._actions, dtype=np.float32)[chosen], last)
+            after = now if after is None else np.concatenate([after, now], -1)
+        return Decision(chosen, logp.reshape(slots, agents), after)
+
+    def _remembered(self, memory: FloatArray | None, starts: BoolArray) -> tuple[FloatArray | None, FloatArray | None]:
+        """The GRU's memory [E, N, H] and the last actions [E, N, A] before a step, zero where an episode starts [E]; None for what there is not."""
+        if not self._width + self._actions:
+            return None, None
+        assert memory is not None
+        kept = memory * ~starts[:, None, None]
+        return (kept[..., : self._width] if self._width else None), (kept[..., self._width :] if self._actions else None)
 
     def raw(self, obs: FloatArray, before: FloatArray | None = None, alive: BoolArray | None = None) -> tuple[FloatArray, FloatArray | None]:
         """What the network gives for inputs [n, D], [n, K], and the memory [n, H] after them; before: the memory (None: zeros), which those keep
@@ -165,7 +190,7 @@ class Actor:
             return self._outputs(obs), None
         assert self._body is not None
         if before is None:
-            before = np.zeros((len(obs), self.memory_size), np.float32)
+            before = np.zeros((len(obs), self._width), np.float32)
         hidden = self._recurrence(self._body(obs), before)
         if alive is not None:
             hidden = np.where(alive, hidden, before)
@@ -173,9 +198,11 @@ class Actor:
 
     def chances(self, obs: FloatArray, mask: BoolArray | None, agent: int) -> FloatArray:
         """How likely each action is drawn, [n, A], for observations [n, *shape] of one agent and masks [n, A]. Raises TypeError where policies
-        are recurrent, whose chances depend on more than they see, or actions are not discrete."""
+        are recurrent or see their last action, whose chances depend on more than an observation, or actions are not discrete."""
         if self._recurrence is not None:
             raise TypeError("a recurrent policy acts by its memory, not by one observation")
+        if self._actions:
+            raise TypeError("a policy that sees its last action does not act by one observation")
         inputs = obs.reshape(len(obs), -1)
         if self._agent_id:
             inputs = numbered(np.repeat(inputs[:, None], self._agents, 1))[:, agent]
@@ -190,6 +217,26 @@ def numbered(obs: Array) -> FloatArray:
     agents = obs.shape[-2]
     number = np.broadcast_to(np.eye(agents, dtype=np.float32), (*obs.shape[:-1], agents))
     return np.concatenate([obs, number], -1)
+
+
+def last_actions(action: Array, acts: BoolArray, actions: int) -> FloatArray:
+    """What each agent did last before each row of an episode.
+
+    Args:
+        action: Actions, shape [T, ..., N] int64.
+        acts: Where an agent takes one, shape [T, ..., N].
+        actions: How many there are, A.
+
+    Returns:
+        One-hot actions, shape [T + 1, ..., N, A]; zero where the agent has not acted yet. An agent that does not act keeps its last one.
+    """
+    steps = len(action)
+    rows = np.arange(steps).reshape(-1, *[1] * (action.ndim - 1))
+    latest = np.maximum.accumulate(np.where(acts, rows, -1), 0)  # row of the latest action up to this one
+    chosen = np.take_along_axis(action, np.maximum(latest, 0), 0)
+    seen = np.zeros((steps + 1, *action.shape[1:], actions), np.float32)
+    seen[1:] = np.eye(actions, dtype=np.float32)[chosen] * (latest >= 0)[..., None]
+    return seen
 
 
 def _dense_stages(dense: Dense, prefix: str) -> list[dict[str, str | None]]:

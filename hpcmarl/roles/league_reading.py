@@ -74,6 +74,7 @@ def describe_networks(league: LeagueRun, snapshot: Snapshot) -> tuple[dict[str, 
             "action": {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(policy.action).items()},
             "has_mask": policy.has_mask,
             "stages": networks[policy.name],
+            "last_action_one_hot": bool(algorithm.acting_extras(policy.name)["last action"]),
             "agent_one_hot": bool(getattr(league.config.algo, "agent_id", False)),
             "outputs": meanings[policy.name],
         }

@@ -59,11 +59,16 @@ class Literal:
         found = {}
         for policy, k in self.agents:
             network = networks.others[f"central {policy.name}"] if kind else networks.policies[policy.name]
-            memory = torch.zeros(1, network.memory_size) if network.memory_size else None
+            memory = torch.zeros(1, network.width) if network.width else None
+            last = torch.zeros(policy.action.sizes[0])
             for t in range(self.length + 1):
                 if not self.acts(t, policy, k):
                     continue
                 seen = self.obs(t, policy, k)
+                if self.config.obs_last_action:
+                    seen = torch.cat([seen, last])
+                    if t < self.length:
+                        last = torch.eye(len(last))[int(self.part(policy).action[t, self.slot, k])]
                 if self.config.agent_id:
                     seen = torch.cat([seen, torch.eye(len(policy.agents))[k]])
                 if memory is None:

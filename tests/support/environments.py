@@ -481,3 +481,37 @@ class Difference(ParallelEnv):
         ends = dict.fromkeys(self.possible_agents, over)
         self.agents = [] if over else self.agents
         return self._observe(), rewards, ends, dict.fromkeys(self.possible_agents, False), {agent: {} for agent in self.possible_agents}
+
+
+class Switching(ParallelEnv):
+    """Two agents see nothing but ones and earn an eighth for each of eight steps in which they do not repeat their last action.
+
+    An agent that does not know its last action has no better policy than one that switches by chance."""
+
+    metadata: ClassVar[dict[str, Any]] = {"name": "switching_v0"}
+    STEPS = 8
+
+    def __init__(self) -> None:
+        self.possible_agents = ["first", "second"]
+
+    def observation_space(self, agent: str) -> spaces.Space:
+        return spaces.Box(0.0, 1.0, (1,), np.float32)
+
+    def action_space(self, agent: str) -> spaces.Space:
+        return spaces.Discrete(2)
+
+    def _all(self) -> Any:
+        return {agent: np.ones(1, np.float32) for agent in self.possible_agents}, {agent: {} for agent in self.possible_agents}
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.agents, self.time, self.last = list(self.possible_agents), 0, dict.fromkeys(self.possible_agents, -1)
+        return self._all()
+
+    def step(self, actions: dict[str, Any]) -> Any:
+        rewards = {agent: float(int(action) != self.last[agent]) / self.STEPS for agent, action in actions.items()}
+        self.last = {agent: int(action) for agent, action in actions.items()}
+        self.time += 1
+        over, everyone = self.time == self.STEPS, list(self.agents)
+        self.agents = [] if over else everyone
+        observations, infos = self._all()
+        return observations, rewards, dict.fromkeys(everyone, over), dict.fromkeys(everyone, False), infos

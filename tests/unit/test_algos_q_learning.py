@@ -56,6 +56,10 @@ def episodes(spec, memory=4, lengths=(3, 6, 1, 5, 4), slots=1):
         ("res", {"softmax_beta": 5.0, "trace_lambda": 0.5, "mixer_state": "obs"}),
         ("res", {"softmax_beta": 5.0, "double_q": False}),
         ("res", {}),
+        ("iql", {"obs_last_action": True, "agent_id": False}),
+        ("vdn", {"obs_last_action": True, "network": AgentNetworkConfig(hidden=(5,), recurrent=False)}),
+        ("qmix", {"obs_last_action": True, "mixer_state": "obs"}),
+        ("wqmix", {"obs_last_action": True, "central_width": 5}),
     ],
 )
 def test_equals_the_literal_implementation(name, keys):

@@ -31,7 +31,7 @@ def short(monkeypatch):
         (SPREAD, ("algo={name: vdn, reward_scale: 0.5}", "optimizer.name=rmsprop", *VALUES)),
         (SPREAD, ("algo={name: qmix, double_q: false, trace_lambda: 0.8}", "optimizer.name=rmsprop", *VALUES)),
         (SPREAD, ("algo={name: wqmix, central_width: 16}", "optimizer.name=rmsprop", *VALUES)),
-        (SPREAD, ("algo={name: res, agent_id: false}", "optimizer.name=rmsprop", *VALUES)),
+        (SPREAD, ("algo={name: res, agent_id: false, obs_last_action: true}", "optimizer.name=rmsprop", *VALUES)),
         (SPREAD, ("algo.normalise_advantages=true", "algo.trace_lambda=0.9", *CRITICS)),
         (SPREAD, ("algo.critic=dec", *CRITICS)),
         (SPREAD, ("algo={name: ppo, minibatches: 2, network: {activation: relu}}", *CRITICS)),

@@ -109,17 +109,30 @@ def played(stages, named, obs, memory):
     return hidden
 
 
-@pytest.mark.parametrize("algo", [*ALGORITHMS.values(), "{name: ma_trace, critic: dec, network: {hidden: [4], recurrent: true, memory: 3}}"])
+MORE = {
+    "recurrent": "{name: ma_trace, critic: dec, network: {hidden: [4], recurrent: true, memory: 3}}",
+    "last action": "{name: vdn, network: {hidden: [4], recurrent: true, memory: 3}, agent_id: true, obs_last_action: true}",
+}
+
+
+@pytest.mark.parametrize("algo", [*ALGORITHMS.values(), *MORE.values()])
 def test_network_stages_reproduce_greedy_actions(algo):
     algorithm, generator = make(algo), np.random.default_rng(5)
     named, stages = algorithm.named_parameters(), algorithm.networks()
     for policy in SPEC.policies:
         obs = generator.normal(size=(50, *policy.observation_shape)).astype(np.float32)
-        memory = np.zeros((50, 3))
-        seen = np.concatenate([obs.reshape(50, -1), np.eye(len(policy.agents))[np.zeros(50, int)]], 1) if "agent_id" in algo else obs
-        raw = played(stages[policy.name], named, seen, memory)
-        zero = {name: np.zeros((50, *part.shape[1:]), np.float32) for name, part in algorithm.initial_memory(50).items() if name == policy.name}
-        chosen = algorithm.act(frame_of(policy, obs, None), zero, generator, greedy=True)[policy.name].action[:, 0]
+        memory, last = np.zeros((50, 3)), np.eye(4, dtype=np.float32)[generator.integers(4, size=50)]
+        before = {name: part for name, part in algorithm.initial_memory(50).items() if name == policy.name}
+        seen = [obs.reshape(50, -1)]
+        if "obs_last_action" in algo:
+            seen.append(last)
+            before[policy.name][:, :, 3:] = last[:, None]
+        if "agent_id" in algo:
+            seen.append(np.eye(len(policy.agents))[np.zeros(50, int)])
+        raw = played(stages[policy.name], named, np.concatenate(seen, 1), memory)
+        frame = frame_of(policy, obs, None)
+        frame.episode_start[:] = False
+        chosen = algorithm.act(frame, before, generator, greedy=True)[policy.name].action[:, 0]
         assert_array_equal(chosen, raw.argmax(1))
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from hpcmarl.algos import make_algorithm
 from hpcmarl.config import (
+    AgentNetworkConfig,
     COMAConfig,
     EnvConfig,
     IQLConfig,
@@ -47,10 +48,10 @@ class Listening:
         self.environment.step(actions, outcome, frame)
 
 
-def make(tmp_path, config, policies, sides, slots=4, own_share=0.0, recurrent=False, critic="dec", names=("other-000001", "other-000002")):
+def make(tmp_path, config, policies, sides, slots=4, own_share=0.0, recurrent=False, critic="dec", names=("other-000001", "other-000002"), algo=None):
     """The game, the member's policy and what the others are."""
     spec = describe(config, policies)
-    settings = MATraceConfig(critic=critic, network=NetworkConfig(hidden=(8,), recurrent=recurrent))
+    settings = algo or MATraceConfig(critic=critic, network=NetworkConfig(hidden=(8,), recurrent=recurrent))
     theirs = side_of(spec, sides.other)
     for seed, name in enumerate(names, 1):
         write_snapshot(tmp_path, name, make_algorithm(theirs, settings, seed).initial_parameters(), {})
@@ -251,9 +252,13 @@ def test_self_play_uses_all_seats_and_records_no_games(tmp_path):
     assert opponents.take_played() == {}
 
 
-def test_recurrent_opponent_memory_resets_each_episode(tmp_path):
+LAST_ACTION = IQLConfig(obs_last_action=True, network=AgentNetworkConfig(hidden=(8,), recurrent=False))
+
+
+@pytest.mark.parametrize("algo", [None, LAST_ACTION], ids=["gru", "last action"])
+def test_opponent_memory_resets_each_episode(tmp_path, algo):
     sides = Sides(("predators",), ("prey",))
-    versus, own, opponents = make(tmp_path, TAG, TAG_POLICIES, sides, slots=1, recurrent=True, names=("other-000001",))
+    versus, own, opponents = make(tmp_path, TAG, TAG_POLICIES, sides, slots=1, recurrent=True, names=("other-000001",), algo=algo)
     versus.greedy = True
     play(versus, own, 15)  # episodes of six steps
     replies = [heard["prey"] for heard in versus.environment.heard]

@@ -64,6 +64,8 @@ def act(algorithm, observations, steps=4):
         ("algo.name=iql",),
         ("algo.name=vdn", "algo.network.recurrent=false"),
         ("algo.name=vdn", "algo.normalise_observations=true"),
+        ("algo.name=vdn", "algo.obs_last_action=true"),
+        ("algo.name=iql", "algo.obs_last_action=true", "algo.agent_id=false", "algo.network.recurrent=false"),
         ("algo.name=coma", "algo.critic=obs"),
         ("algo.name=coma", "algo.critic=obs", "algo.agent_id=true"),
     ],
@@ -138,3 +140,15 @@ def test_incompatible_networks_are_rejected(before, after, features, message):
 def test_other_hidden_layers_are_refused(hidden):
     with pytest.raises(ConfigError, match=r"keep algo\.network as it was"):
         carry_over(make(spec(4)), make(spec(5), hidden=hidden), {"walkers": [0, 1, 2, 3, NEW]})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        (("algo.obs_last_action=true",), (), "policy walkers had 5 inputs for the last action in the snapshot and has 0 now; keep algo.agent_id"),
+        ((), ("algo.agent_id=false",), "policy walkers had 2 inputs for the number of the agent in the snapshot and has 0 now"),
+    ],
+)
+def test_other_inputs_behind_the_observation_are_refused(before, after, message):
+    with pytest.raises(ConfigError, match=message):
+        carry_over(make(spec(4), "algo.name=vdn", *before), make(spec(4), "algo.name=vdn", *after), {})
