@@ -5,7 +5,8 @@ Subclasses (iql.py, mixed.py and the files of its mixers) say what is valued: ea
     loss = mean (Q_t - R_t)²        R_t = r_t + gamma [ (1 - lambda) V_{t+1} + lambda R_{t+1} ]     V, R = 0 after a termination
     V = Q'(argmax Q), Q' the target network (double_q: false: max Q'); after a truncation V is of the last observation
 
-lambda is `trace_lambda` once the run has made `trace_from` environment steps, 0 before. Recurrent agents (DRQN) run over each episode from
+lambda is `trace_lambda` once the run has made `trace_from` environment steps, 0 before. With `n_step` above 1 (and lambda 0) R is the n-step
+return instead (maths/n_step.py). Recurrent agents (DRQN) run over each episode from
 its first row. Replay (algo.replay, roles/replay.py) says which episodes; their age does not matter to the equations.
 
     symbol -> variable, shape:  gamma discount   lambda trace_lambda   Q values [T+1, B, N, A]   Q' later   V future [T+1, B, U]
@@ -30,6 +31,7 @@ from hpcmarl.algos.target import Target
 from hpcmarl.algos.value_limit import ValueLimit
 from hpcmarl.config import OperatorConfig, QLearningConfig
 from hpcmarl.errors import ConfigError
+from hpcmarl.maths.n_step import n_step_targets
 from hpcmarl.maths.qlearning import greedy_actions, soft_mellowmax, taken
 from hpcmarl.maths.schedules import falling
 from hpcmarl.maths.sparsity import Operations, dense_flops, growing_flops
@@ -211,24 +213,17 @@ class QLearning(Algorithm):
         return self._config.trace_lambda if self._env_steps >= self._config.trace_from else 0.0
 
     def _targets(self, columns: Columns, future: torch.Tensor, known: BoolArray | None = None, trace_lambda: float | None = None) -> torch.Tensor:
-        """R [T, B, U]; future: V [T+1, B, U]. known [T+1, B, U]: an agent that is cut off where no observation is known is worth V_t still."""
+        """R [T, B, U], by algo.n_step and lambda, or by the `trace_lambda` given; future: V [T+1, B, U]. known [T+1, B, U]: an agent that is cut off
+        where no observation is known is worth V_t still."""
         config, value = self._config, future.numpy()
         reward = columns.reward * np.float32(config.reward_scale)
         self._limit.see(reward, columns.acts)
         final = value[1:] if known is None else np.where(known[1:], value[1:], value[:-1])
-        trace = vtrace(
-            np.zeros_like(columns.reward),
-            value[:-1],
-            np.zeros_like(value[0]),
-            reward,
-            columns.acts,
-            columns.terminated,
-            columns.truncated,
-            final,
-            discount=config.discount,
-            trace_lambda=self._lambda if trace_lambda is None else trace_lambda,
-        )
-        return tensor(trace.targets)
+        given = (value[:-1], np.zeros_like(value[0]), reward, columns.acts, columns.terminated, columns.truncated, final)
+        if trace_lambda is None and config.n_step > 1:
+            return tensor(n_step_targets(*given, discount=config.discount, n_step=config.n_step))
+        chosen = self._lambda if trace_lambda is None else trace_lambda
+        return tensor(vtrace(np.zeros_like(columns.reward), *given, discount=config.discount, trace_lambda=chosen).targets)
 
 
 def check_q_learning(spec: EnvironmentSpec, config: QLearningConfig) -> None:

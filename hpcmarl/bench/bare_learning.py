@@ -217,7 +217,7 @@ class BareValues(BareLoop):
                 future = self._near_greedy(inputs, values, later, greedy)
             else:
                 future = self._mixed(getattr(target, "mixer", None), inputs, taken(later, greedy))
-            targets = self._targets(inputs, future, self.config.trace_lambda)
+            targets = self._targets(inputs, future, self.config.trace_lambda, self.config.n_step)
         chosen = taken(values[:-1], inputs.action)
         total = self._mixed(getattr(own, "mixer", None), inputs, chosen)
         errors = (total - targets).square()
@@ -252,9 +252,11 @@ class BareValues(BareLoop):
             scores = self.module["mixer"](near_greedy([values.flatten(0, 1)], [mask], [acts], [actions])[0], state)
         return softmax_value(scores, totals, exists, self.config.softmax_beta).view(*inputs.state.shape[:2], 1)
 
-    def _targets(self, inputs: Stacked, future: torch.Tensor, trace_lambda: float) -> torch.Tensor:
+    def _targets(self, inputs: Stacked, future: torch.Tensor, trace_lambda: float, n_step: int = 1) -> torch.Tensor:
         gamma: float = self.config.discount
         after = future[1:] * inputs.goes_on
+        if n_step > 1:
+            return self._n_step_targets(inputs, future, after, n_step)
         if trace_lambda == 0:
             return inputs.reward + gamma * after
         targets = torch.empty_like(after)
@@ -263,4 +265,11 @@ class BareValues(BareLoop):
             ahead = torch.where(inputs.ended[row], after[row], last)
             last = inputs.reward[row] + gamma * ((1 - trace_lambda) * after[row] + trace_lambda * ahead)
             targets[row] = last
+        return targets
+
+    def _n_step_targets(self, inputs: Stacked, future: torch.Tensor, after: torch.Tensor, n_step: int) -> torch.Tensor:
+        targets, ahead = torch.empty_like(after), [after[-1]] * n_step
+        for row in reversed(range(len(after))):
+            longer = [inputs.reward[row] + self.config.discount * torch.where(inputs.ended[row], after[row], each) for each in ahead]
+            targets[row], ahead = longer[-1], [future[row], *longer[:-1]]
         return targets

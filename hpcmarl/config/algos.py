@@ -180,6 +180,7 @@ class QLearningConfig(ValueLearningConfig):
     target_rate: Fraction | None = Field(None, description="instead: it moves by this share of the way at every version")
     trace_lambda: Fraction = Field(0.0, description="lambda of the TD(lambda) targets; 0: one step (MAST: 0.6 to 0.8)")
     trace_from: Natural = Field(0, description="environment steps of the run before which lambda is 0 (MAST's hybrid targets: 750000)")
+    n_step: Count = Field(1, description="rewards in a target before the next value; above 1 in place of trace_lambda, which must be 0")
     epsilon_start: Fraction = Field(1.0, description="share of random actions at the run's beginning")
     epsilon_final: Fraction = 0.05
     epsilon_steps: PositiveInt = Field(50_000, description="environment steps of the run over which it falls linearly")
@@ -281,6 +282,11 @@ def algo_contradictions(algo: AlgoConfig) -> list[str]:
         found.append("algo.critic_network.recurrent: true is not supported, critics are feed-forward; remove the key")
     if isinstance(algo, QLearningConfig) and algo.sparse is not None and algo.sparse.learning == "sparse" and not algo.network.recurrent:
         found.append("algo.sparse.learning: sparse concerns the recurrence, and algo.network.recurrent is false; set learning: dense")
+    if isinstance(algo, QLearningConfig) and algo.n_step > 1 and algo.trace_lambda > 0:
+        found.append(
+            f"algo.n_step: {algo.n_step} looks a fixed number of steps ahead, and algo.trace_lambda {algo.trace_lambda:g} averages over all numbers; "
+            "set n_step: 1 or trace_lambda: 0"
+        )
     if isinstance(algo, QLearningConfig) and algo.replay.starts > algo.replay.episodes:
         found.append(f"algo.replay.starts {algo.replay.starts} is more than the algo.replay.episodes {algo.replay.episodes} that are kept; lower it")
     if isinstance(algo, QLearningConfig) and algo.replay.dynamic is not None and algo.replay.dynamic.least >= algo.replay.episodes:

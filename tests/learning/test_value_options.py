@@ -17,3 +17,19 @@ def test_agents_that_see_their_last_action_switch_every_step(tmp_path, name):
         run_world(3, run, *SWITCHING, f"algo.name={name}", f"algo.obs_last_action={str(sees).lower()}", "stop.updates=150", text=ECHO)
         assert summary(run)["eval_return_mean"] == pytest.approx(wanted)
         assert evaluate_checkpoint(str(run), episodes=4)["return_mean"] == pytest.approx(wanted)
+
+
+DELAYED = (
+    "env={id: 'tests.support.environments:ShortOrLong'}",
+    "eval={episodes: 8, environments: 4}",
+    "algo.discount=1.0",
+    "algo.target_every=100000",
+)
+
+
+@pytest.mark.parametrize("name", ["iql", "qmix"])
+def test_n_steps_reach_a_delayed_reward_without_the_target(tmp_path, name):
+    """The long way earns 2, after ten more steps, the short one 1 at once. A target network that is never copied knows of no reward."""
+    for n, wanted in ((11, 2.0), (1, 1.0)):
+        run_world(3, tmp_path / str(n), *DELAYED, f"algo.name={name}", f"algo.n_step={n}", "stop.updates=100", text=ECHO)
+        assert summary(tmp_path / str(n))["eval_return_mean"] == pytest.approx(wanted)

@@ -104,7 +104,7 @@ class Literal:
 
     # ---- targets
 
-    def targets(self, value, reward, counts, ends, trace_lambda: float) -> dict[int, float]:
+    def targets(self, value, reward, counts, ends, trace_lambda: float, n_step: int = 1) -> dict[int, float]:
         """R_t of the rows that count. value(t), reward(t): numbers; counts(t): a decision; ends(t): 0, 1 terminated, 2 truncated."""
         found: dict[int, float] = {}
 
@@ -122,7 +122,23 @@ class Literal:
             if counts(t):
                 v, r = after(t)
                 found[t] = reward(t) + self.config.discount * ((1 - trace_lambda) * v + trace_lambda * r)
-        return found
+        return {t: self.n_step(value, reward, counts, ends, t) for t in found} if n_step > 1 else found
+
+    def n_step(self, value, reward, counts, ends, t: int) -> float:
+        """Walk forward from row t over n decisions, adding up rewards, then the value of where that leads."""
+        total, weight, left = 0.0, 1.0, self.config.n_step
+        while True:
+            if counts(t):
+                if not left:
+                    return total + weight * value(t)
+                left -= 1
+                total += weight * reward(t)
+                weight *= self.config.discount
+            else:
+                total += weight * reward(t)
+            if ends(t):
+                return total + (weight * value(t + 1) if ends(t) == 2 else 0.0)
+            t += 1
 
     # ---- losses: (sum of squares, rows)
 
@@ -148,6 +164,7 @@ class Literal:
                 lambda t, policy=policy, k=k: self.acts(t, policy, k),
                 ends,
                 self.config.trace_lambda,
+                self.config.n_step,
             )
             for t, wanted in targets.items():
                 total = total + (rows[t, policy.name, k][int(self.part(policy).action[t, self.slot, k])] - wanted) ** 2
@@ -182,7 +199,7 @@ class Literal:
         def reward(t):
             return self.reward(t, self.agents)
 
-        targets = self.targets(value, reward, counts, ends, config.trace_lambda)
+        targets = self.targets(value, reward, counts, ends, config.trace_lambda, config.n_step)
         returns = self.targets(lambda t: 0.0, reward, counts, ends, 1.0)
         total = torch.zeros(())
         for t, wanted in targets.items():

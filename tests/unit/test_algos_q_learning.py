@@ -8,6 +8,7 @@ import torch
 
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.episodes import Places
+from hpcmarl.algos.q_learning import Columns
 from hpcmarl.config import AgentNetworkConfig, IQLConfig, QMIXConfig, RESConfig, RmspropConfig, VDNConfig, WQMIXConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError
@@ -56,6 +57,11 @@ def episodes(spec, memory=4, lengths=(3, 6, 1, 5, 4), slots=1):
         ("res", {"softmax_beta": 5.0, "trace_lambda": 0.5, "mixer_state": "obs"}),
         ("res", {"softmax_beta": 5.0, "double_q": False}),
         ("res", {}),
+        ("iql", {"n_step": 3}),
+        ("vdn", {"n_step": 2, "operator": "mellowmax"}),
+        ("qmix", {"n_step": 50, "reward_scale": 0.5}),
+        ("wqmix", {"n_step": 3, "central_width": 5, "weighting": "central"}),
+        ("res", {"n_step": 2, "softmax_beta": 0.7, "regularisation": 0.5}),
         ("iql", {"obs_last_action": True, "agent_id": False}),
         ("vdn", {"obs_last_action": True, "network": AgentNetworkConfig(hidden=(5,), recurrent=False)}),
         ("qmix", {"obs_last_action": True, "mixer_state": "obs"}),
@@ -120,6 +126,20 @@ def test_turn_based_games_are_for_independent_learners_only():
     assert np.isfinite(algorithm.gradient([rollout])[0]).all()
     with pytest.raises(ConfigError, match=r"algo\.name: vdn mixes what all agents do at once.*use iql"):
         make("vdn", turns)
+
+
+def test_turn_based_n_steps_are_own_decisions():
+    """Two agents take turns: two steps of the first are its decisions in rows 0 and 2, with what it earns in row 1 and 3."""
+    spec = make_spec(agents=2, turn_based=True, state_size=None)
+    algorithm = make("iql", spec, n_step=2)
+    rollout = random_rollout(spec, 5, 1, np.random.default_rng(0), whole_episode=True, truncations=False, memory=4)
+    part = rollout.policies["agent"]
+    part.alive[:5, 0] = [[True, False], [False, True]] * 2 + [[True, False]]
+    columns = Columns(part.reward, part.alive[:5], part.terminated, part.truncated)
+    value = np.random.default_rng(1).standard_normal((6, 1, 2)).astype(np.float32)
+    found, reward = algorithm._targets(columns, torch.from_numpy(value)).numpy()[:, 0], part.reward[:, 0]
+    assert found[0, 0] == pytest.approx(reward[0, 0] + 0.9 * (reward[1, 0] + reward[2, 0]) + 0.81 * (reward[3, 0] + value[4, 0, 0]), rel=1e-5)
+    assert found[1, 1] == pytest.approx(reward[1, 1] + 0.9 * (reward[2, 1] + reward[3, 1] + 0.9 * reward[4, 1]), rel=1e-5)
 
 
 def test_turn_based_target_spans_to_the_next_decision():
@@ -355,6 +375,8 @@ def test_agent_networks_are_recurrent_by_default():
 def test_value_based_configs_reject_incompatible_settings():
     with pytest.raises(ConfigError, match=r"algo\.replay\.starts 40 is more than the algo\.replay\.episodes 30"):
         load_config(SPREAD, ["algo.name=vdn", "algo.replay={starts: 40, episodes: 30}"])
+    with pytest.raises(ConfigError, match=r"algo\.n_step: 3 looks a fixed number of steps ahead, and algo\.trace_lambda 0\.6 .* set n_step: 1 or"):
+        load_config(SPREAD, ["algo.name=vdn", "algo.n_step=3", "algo.trace_lambda=0.6"])
     with pytest.raises(ConfigError, match=r"algo\.operator"):
         load_config(SPREAD, ["algo.name=res", "algo.operator=max"])
     with pytest.raises(ConfigError, match=r"algo\.replay\.dynamic\.least: 500 of the 400 episodes .* always stay, so none would leave early"):
