@@ -10,11 +10,12 @@ step of an agent lasts until its next decision: rewards in between count, undisc
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from hpcmarl.algos.batch import tensor
 from hpcmarl.algos.episodes import Episodes
-from hpcmarl.algos.q_learning import Columns, QLearning
+from hpcmarl.algos.q_learning import Columns, Fit, QLearning
 from hpcmarl.maths.qlearning import taken
 
 
@@ -24,16 +25,14 @@ class IQL(QLearning):
     summary = "independent Q-learning of recurrent agents, replayed episodes"
     paper = "arXiv 1507.06527"
 
-    def _loss(self, episodes: Episodes, values: list[torch.Tensor], later: list[torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
-        steps, squares, sums, rows = episodes.steps, torch.zeros(()), [0.0, 0.0], 0
-        futures = self._utilities(episodes, values, later)
-        for part, value, future in zip(episodes.parts, values, futures, strict=True):
-            acts = tensor(part.acts)
+    def _fit(self, episodes: Episodes, values: list[torch.Tensor], later: list[torch.Tensor]) -> Fit:
+        steps = episodes.steps
+        chosen, targets = [], []
+        for part, value, future in zip(episodes.parts, values, self._utilities(episodes, values, later), strict=True):
             columns = Columns(part.reward, part.acts, part.terminated, part.truncated)
-            targets = self._targets(columns, future, part.known)
-            chosen = taken(value[:steps], part.action)
-            squares = squares + ((chosen - targets).square() * acts).sum()
-            sums = [sums[0] + float((chosen.detach() * acts).sum()), sums[1] + float(targets.sum())]
-            rows += int(acts.sum())
-        rows = max(rows, 1)
-        return squares / rows, {"value": sums[0] / rows, "target": sums[1] / rows}
+            targets.append(self._targets(columns, future, part.known))
+            chosen.append(taken(value[:steps], part.action))
+        acts, target, own = tensor(np.concatenate([part.acts for part in episodes.parts], -1)), torch.cat(targets, -1), torch.cat(chosen, -1)
+        difference, rows = (own - target) * acts, max(1, int(acts.sum()))
+        statistics = {"value": float((own.detach() * acts).sum()) / rows, "target": float(target.sum()) / rows}
+        return Fit(difference.square(), difference.detach().abs(), acts, statistics)

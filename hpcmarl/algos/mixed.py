@@ -20,7 +20,7 @@ from torch import nn
 
 from hpcmarl.algos.batch import tensor
 from hpcmarl.algos.episodes import Episodes, Places
-from hpcmarl.algos.q_learning import Columns, Networks, QLearning
+from hpcmarl.algos.q_learning import Columns, Fit, Networks, QLearning
 from hpcmarl.config import MixingConfig, QLearningConfig
 from hpcmarl.errors import ConfigError
 from hpcmarl.maths.qlearning import taken
@@ -44,9 +44,15 @@ class Team:
     rows: int
     present: Places
 
-    def means(self, total: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-        """Statistics of values and targets [T, B]."""
-        return {"value": float((total.detach() * self.counted).sum()) / self.rows, "target": float((targets * self.counted).sum()) / self.rows}
+    def mean(self, rows: torch.Tensor) -> float:
+        """Of [T, B], over the rows that count."""
+        return float((rows.detach() * self.counted).sum()) / self.rows
+
+    def fit(self, losses: torch.Tensor, total: torch.Tensor, targets: torch.Tensor, **statistics: float) -> Fit:
+        """Of losses, values and targets, all [T, B]."""
+        told = {"value": self.mean(total), "target": self.mean(targets), **statistics}
+        losses, errors, acts = (rows.unsqueeze(-1) for rows in (losses * self.counted, (total.detach() - targets).abs(), self.counted))
+        return Fit(losses, errors, acts, told)
 
 
 class Mixed(QLearning):
@@ -86,21 +92,21 @@ class Mixed(QLearning):
             return self.spec.state_size or 0
         return sum(len(policy.agents) * policy.observation_size for policy in self.spec.policies)
 
-    def _loss(self, episodes: Episodes, values: list[torch.Tensor], later: list[torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+    def _fit(self, episodes: Episodes, values: list[torch.Tensor], later: list[torch.Tensor]) -> Fit:
         team = self._team(episodes)
         with torch.no_grad():
             future = self._future(team, values, later)
         targets = self._targets(team.columns, future.unsqueeze(-1))[..., 0]
         total = self._total(self._online, team, values)
-        return self._difference(team, total, targets) / team.rows, team.means(total, targets)
+        return team.fit(self._losses(team, total, targets), total, targets)
 
     def _future(self, team: Team, values: list[torch.Tensor], later: list[torch.Tensor]) -> torch.Tensor:
         """V [T+1, B] under the target network."""
         return self._mix(self._target, team, self._utilities(team.episodes, values, later))
 
-    def _difference(self, team: Team, total: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The loss summed over rows; total, targets [T, B]."""
-        return ((total - targets).square() * team.counted).sum()
+    def _losses(self, team: Team, total: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The loss of each row; all [T, B]."""
+        return (total - targets).square()
 
     def _team(self, episodes: Episodes) -> Team:
         columns = self._columns(episodes)

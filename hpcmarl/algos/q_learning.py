@@ -2,12 +2,13 @@
 
 Subclasses (iql.py, mixed.py and the files of its mixers) say what is valued: each agent, or the team. One mean over all valued rows of a gradient:
 
-    loss = mean (Q_t - R_t)²        R_t = r_t + gamma [ (1 - lambda) V_{t+1} + lambda R_{t+1} ]     V, R = 0 after a termination
+    loss = mean w (Q_t - R_t)²      R_t = r_t + gamma [ (1 - lambda) V_{t+1} + lambda R_{t+1} ]     V, R = 0 after a termination
     V = Q'(argmax Q), Q' the target network (double_q: false: max Q'); after a truncation V is of the last observation
 
 lambda is `trace_lambda` once the run has made `trace_from` environment steps, 0 before. With `n_step` above 1 (and lambda 0) R is the n-step
 return instead (maths/n_step.py). Recurrent agents (DRQN) run over each episode from
-its first row. Replay (algo.replay, roles/replay.py) says which episodes; their age does not matter to the equations.
+its first row. Replay (algo.replay, roles/replay.py) says which episodes; their age does not matter to the equations. w is 1 unless the replay has
+priorities: then it is the importance weight of the row's episode.
 
     symbol -> variable, shape:  gamma discount   lambda trace_lambda   Q values [T+1, B, N, A]   Q' later   V future [T+1, B, U]
     R targets [T, B, U]   r reward [T, B, U]        (U units with a value: 1, or the N agents of a policy)
@@ -39,7 +40,7 @@ from hpcmarl.maths.vtrace import vtrace
 from hpcmarl.nets.heads import EpsilonGreedy
 from hpcmarl.nets.mixers import FIRST_VALUE_GAIN
 from hpcmarl.nets.policy import Policy
-from hpcmarl.types import BoolArray, EnvironmentSpec, FloatArray, PolicySpec, Rollout
+from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, PolicySpec, Rollout
 
 PASSES_OF_LEARNING = 4  # target network, present network, backward (twice as much)
 OTHERS = "(team)"  # name of what is trained besides the policies; no policy can have it
@@ -65,6 +66,26 @@ class Columns:
     acts: BoolArray
     terminated: BoolArray
     truncated: BoolArray
+
+
+@dataclass
+class Fit:
+    """How far values are from their targets, [T, B, U]: the loss of each row, differentiable, 0 where nobody acts; |Q - R|; who acts.
+
+    statistics: averages over rows."""
+
+    losses: torch.Tensor
+    errors: torch.Tensor
+    acts: torch.Tensor
+    statistics: dict[str, float]
+
+
+@dataclass
+class EpisodeErrors:
+    """The largest and the mean |Q - R| of each episode, [B] float64: over its rows, and its agents where each has a value. 0 where nobody acted."""
+
+    largest: Array
+    mean: Array
 
 
 class QLearning(Algorithm):
@@ -147,20 +168,41 @@ class QLearning(Algorithm):
                 policy.unroll_where((first, second))
             later.unroll_where((former.weight_ih.detach().numpy() != 0, former.weight_hh.detach().numpy() != 0))
 
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of the run, as `on_progress` told."""
+        return self._env_steps
+
     def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:
         """Minus the gradient of the mean loss over the rows of these episodes, times their number: with episodes of unequal lengths it depends
         on what is in one call. Statistics: loss, value and target (means over rows), epsilon, gradient_norm; value_limit."""
+        vector, statistics, _ = self.weighed_gradient(rollouts, None)
+        return vector, statistics
+
+    def weighed_gradient(self, rollouts: Sequence[Rollout], weights: FloatArray | None) -> tuple[FloatArray, dict[str, float], EpisodeErrors]:
+        """The same with a weight for the losses of each episode.
+
+        Args:
+            rollouts: Whole episodes.
+            weights: Shape [B], in the order of the rollouts and of the slots in each. None: all 1.
+
+        Returns:
+            The vector [P], statistics, and the errors of each episode before this gradient.
+        """
         self._flat.zero_gradient()
         episodes = self._episodes(rollouts)
         values = self._values(self._online, episodes)
         with torch.no_grad():
             later = self._values(self._target, episodes)
-        loss, statistics = self._loss(episodes, values, later)
+        fit = self._fit(episodes, values, later)
+        losses = fit.losses if weights is None else fit.losses * tensor(weights)[:, None]
+        loss = losses.sum() / max(1, int(fit.acts.sum()))
         (-loss * episodes.count).backward()  # type: ignore[no-untyped-call]
         if self._config.normalise_observations:
             self._observe(episodes)
         epsilon = falling(self._config.epsilon_start, self._config.epsilon_final, self._config.epsilon_steps, self._env_steps)
-        return self._ascent(statistics | {"loss": float(loss.detach()), "epsilon": epsilon} | self._limit.statistics())
+        statistics = fit.statistics | {"loss": float(loss.detach()), "epsilon": epsilon} | self._limit.statistics()
+        return *self._ascent(statistics), _errors_of(fit)
 
     def _episodes(self, rollouts: Sequence[Rollout]) -> Episodes:
         """The rollouts' episodes side by side, with what the agents' networks see."""
@@ -188,8 +230,8 @@ class QLearning(Algorithm):
         return others / max(1, sum(int(part.acts.sum()) for part in episodes.parts))
 
     @abstractmethod
-    def _loss(self, episodes: Episodes, values: list[torch.Tensor], later: list[torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
-        """The loss and statistics; values, later: for each policy [T+1, B, N, A], of the present and the target network."""
+    def _fit(self, episodes: Episodes, values: list[torch.Tensor], later: list[torch.Tensor]) -> Fit:
+        """Compare values with targets; values, later: for each policy [T+1, B, N, A], of the present and the target network."""
 
     def _values(self, networks: Networks, episodes: Episodes) -> list[torch.Tensor]:
         return [action_values(policy, part) for policy, part in zip(networks.policies.values(), episodes.parts, strict=True)]
@@ -224,6 +266,12 @@ class QLearning(Algorithm):
             return tensor(n_step_targets(*given, discount=config.discount, n_step=config.n_step))
         chosen = self._lambda if trace_lambda is None else trace_lambda
         return tensor(vtrace(np.zeros_like(columns.reward), *given, discount=config.discount, trace_lambda=chosen).targets)
+
+
+def _errors_of(fit: Fit) -> EpisodeErrors:
+    errors = fit.errors.double() * fit.acts
+    count = fit.acts.sum((0, 2)).clamp(min=1)
+    return EpisodeErrors(errors.amax((0, 2)).numpy(), (errors.sum((0, 2)) / count).numpy())
 
 
 def check_q_learning(spec: EnvironmentSpec, config: QLearningConfig) -> None:

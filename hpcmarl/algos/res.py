@@ -55,9 +55,8 @@ class RES(Mixed):
         totals: torch.Tensor = networks.others["mixer"](joint, self._seen(networks, present.pick(team.state)))
         return totals, exists
 
-    def _difference(self, team: Team, total: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def _losses(self, team: Team, total: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         ends = team.columns.terminated | team.columns.truncated
         nothing = torch.zeros(len(ends) + 1, *ends.shape[1:])
         returns = self._targets(replace(team.columns, terminated=ends, truncated=np.zeros_like(ends)), nothing, trace_lambda=1.0)[..., 0]
-        distance = ((total - returns).square() * team.counted).sum()
-        return super()._difference(team, total, targets) + self._config.regularisation * distance
+        return super()._losses(team, total, targets) + self._config.regularisation * (total - returns).square()

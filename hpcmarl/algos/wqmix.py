@@ -18,7 +18,7 @@ from torch import nn
 
 from hpcmarl.algos.episodes import Episodes, action_values
 from hpcmarl.algos.mixed import Mixed, Team
-from hpcmarl.algos.q_learning import Networks
+from hpcmarl.algos.q_learning import Fit, Networks
 from hpcmarl.config import WQMIXConfig
 from hpcmarl.maths.qlearning import central_weights, optimistic_weights, soft_mellowmax, taken
 from hpcmarl.nets.mixers import UnrestrictedMixer
@@ -49,7 +49,7 @@ class WQMIX(Mixed):
         super()._observe(episodes)
         self._observe_alive(self._central_policies(self._online), episodes)
 
-    def _loss(self, episodes: Episodes, values: list[torch.Tensor], later: list[torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+    def _fit(self, episodes: Episodes, values: list[torch.Tensor], later: list[torch.Tensor]) -> Fit:
         config, team, steps = self._config, self._team(episodes), episodes.steps
         greedy = self._greedy(episodes, values if config.double_q else later)
         with torch.no_grad():
@@ -68,9 +68,8 @@ class WQMIX(Mixed):
         else:
             same = [((part.action == action[:steps]) | ~part.alive[:steps]).all(-1) for part, action in zip(episodes.parts, greedy, strict=True)]
             weights = central_weights(targets, best[:steps], torch.stack(same).all(0), config.alpha)
-        errors = weights * (total - targets).square() + (central - targets).square()
-        weight = float((weights * team.counted).sum()) / team.rows
-        return (errors * team.counted).sum() / team.rows, {**team.means(total, targets), "weight": weight}
+        losses = weights * (total - targets).square() + (central - targets).square()
+        return team.fit(losses, total, targets, weight=team.mean(weights))
 
     def _of_target(self, team: Team, utilities: list[torch.Tensor]) -> torch.Tensor:
         """The target network's central value [T+1, B] of the agents' utilities."""

@@ -129,6 +129,17 @@ class DynamicReplayConfig(Section):
     least: Count = Field(500, description="episodes that always stay (RLx2: a tenth of the capacity)")
 
 
+class PriorityConfig(Section):
+    """Prioritised replay (arXiv 1511.05952): episodes whose values are far from their targets are drawn more often and weigh less each time."""
+
+    alpha: Fraction = Field(0.6, description="exponent of the priorities: 0 draws all alike (R2D2: 0.9)")
+    beta: Fraction = Field(0.4, description="exponent of the importance weights at the run's beginning: 1 corrects the draws in full (R2D2: 0.6)")
+    beta_steps: PositiveInt = Field(1_000_000, description="environment steps of the run over which it rises linearly to 1")
+    max_share: Fraction = Field(
+        0.9, description="priority: this share of an episode's largest temporal-difference error, the rest of the mean (R2D2)"
+    )
+
+
 class ReplayConfig(Section):
     """The finished episodes that a learner keeps and learns from again and again; each learner has its own."""
 
@@ -139,6 +150,7 @@ class ReplayConfig(Section):
     recent: Natural = Field(0, description="MAST's second buffer: part of each gradient comes from so many newest episodes; 0: none (MAST: 128)")
     recent_share: Fraction = Field(0.375, description="how large that part is (MAST: 12 of 32)")
     dynamic: DynamicReplayConfig | None = Field(None, description="let the oldest episodes leave early, as RLx2 does; null: never")
+    priority: PriorityConfig | None = Field(None, description="draw by temporal-difference errors instead of all alike; null: all alike")
     save: Literal["stop", "checkpoint", "never"] = Field(
         "stop", description="when it is written to replay/ in the run directory; deterministic runs: with every checkpoint"
     )

@@ -24,7 +24,7 @@ from hpcmarl.comm.topology import Group
 from hpcmarl.comm.transport import Message
 from hpcmarl.optim.rounds import RoundRule, share
 from hpcmarl.roles.base import Context, generator_for
-from hpcmarl.types import Rollout
+from hpcmarl.types import FloatArray, Rollout
 
 
 @dataclass
@@ -159,6 +159,10 @@ class Queue:
         taken = [entry for entry in self.entries if entry.rollout.version < version] + fresh
         self.entries.clear()
         return whole(taken)
+
+    def gradient(self, work: Work) -> tuple[FloatArray, dict[str, float]]:
+        """The work's ascent direction and statistics (algos/base.py)."""
+        return self.algorithm.gradient(work.rollouts)
 
     def done(self, work: Work) -> None:
         """The gradient was made: queue again what is to be re-used."""

@@ -220,7 +220,7 @@ class Learner(Role):
         began = time.perf_counter()
         wanted = self._wanted()
         self.algorithm.learn_where(wanted)
-        vector, statistics = self.algorithm.gradient(rollouts)
+        vector, statistics = self.feed.gradient(work)
         if not self.guard.accepts(vector, work.actor_ranks, self.version):
             self.feed.refuse(work)
             return

@@ -1,10 +1,11 @@
 """Replay: the finished episodes that a learner keeps, and which of them make the next gradient. Called by the learner, like the feeds in feed.py.
 
 Episodes are copied out of their messages and stay as compact as these are; the oldest leave. A gradient draws its share of a round uniformly
-and without repetition, or partly from the newest (algo.replay.recent). Each new episode allows so many more to be learned from (ratio):
-a fast learner waits for its actors, a slow one draws less often from each episode, or has them wait (rounds.backpressure); nothing is too old,
-unless the oldest are asked what the policy would do today (algo.replay.dynamic). In deterministic runs the episodes of a version go in together,
-in the order of the actors. The file (io/checkpoint.py) lies in replay/ of the run directory, one a learner.
+and without repetition, or by priorities (algo.replay.priority, priorities.py), or partly from the newest (algo.replay.recent). Each new episode
+allows so many more to be learned from (ratio): a fast learner waits for its actors, a slow one draws less often from each episode, or has them
+wait (rounds.backpressure); nothing is too old, unless the oldest are asked what the policy would do today (algo.replay.dynamic). In
+deterministic runs the episodes of a version go in together, in the order of the actors. The file (io/checkpoint.py) lies in replay/ of the run
+directory, one a learner.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import contextlib
 import logging
 import math
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hpcmarl.algos.q_learning import QLearning
+from hpcmarl.algos.q_learning import EpisodeErrors, QLearning
 from hpcmarl.comm.codec import OpenedMessage
 from hpcmarl.comm.protocol import FLAG_MORE, Buffer, check_header
 from hpcmarl.comm.topology import Group
@@ -31,11 +34,22 @@ from hpcmarl.io.run_directory import RunDirectory
 from hpcmarl.optim.rounds import RoundRule
 from hpcmarl.roles.base import Context, generator_for
 from hpcmarl.roles.feed import Queue, Work
+from hpcmarl.roles.priorities import UNKNOWN, Priorities, normalised
 from hpcmarl.roles.quota import actor_quota
-from hpcmarl.types import EnvironmentSpec, Rollout
+from hpcmarl.types import EnvironmentSpec, FloatArray, IntArray, Rollout
 
 logger = logging.getLogger(__name__)
 MEGABYTE = 1e6
+
+
+@dataclass(kw_only=True)
+class PrioritisedWork(Work):
+    """Episodes that were drawn by priorities: importance weights [B] in the order of the rollouts and of the slots in each, their numbers in the
+    replay [B], and their errors once the gradient is made."""
+
+    weights: FloatArray
+    numbers: IntArray
+    errors: EpisodeErrors | None = None
 
 
 class Replay(Queue):
@@ -48,6 +62,7 @@ class Replay(Queue):
         self.config = config
         self.codec = context.codec(algorithm)
         self.episodes: deque[OpenedMessage] = deque()  # whole messages, oldest first
+        self.priorities = None if config.priority is None else Priorities(config.priority)
         self.bytes = 0
         self.collected = self.used = 0
         self.allowed = 0.0
@@ -69,9 +84,12 @@ class Replay(Queue):
             self._keep(buffer)
             self._shrink()
 
-    def _keep(self, buffer: Buffer) -> None:
+    def _keep(self, buffer: Buffer, error: float | None = None) -> None:
+        """error: of an episode that has been learned from before (priorities.py)."""
         config = self.config
         self.episodes.append(self.codec.open(buffer))
+        if self.priorities is not None:
+            self.priorities.add(error)
         self.bytes += buffer.nbytes
         while len(self.episodes) > 1 and (len(self.episodes) > config.episodes or self.bytes > config.megabytes * MEGABYTE):
             self._forget_oldest()
@@ -82,6 +100,8 @@ class Replay(Queue):
 
     def _forget_oldest(self) -> None:
         self.bytes -= self.episodes.popleft().buffer.nbytes
+        if self.priorities is not None:
+            self.priorities.forget_oldest()
 
     def _shrink(self) -> None:
         """Look at the oldest episodes now and then; where the policy has left them behind, a tenth of all goes."""
@@ -131,16 +151,41 @@ class Replay(Queue):
         self.draws += 1
         held, config = len(self.episodes), self.config
         newest = min(round(config.recent_share * wanted), config.recent, held)
-        drawn = generator.choice(held, min(wanted - newest, held), replace=False)
+        count = min(wanted - newest, held)
+        drawn = generator.choice(held, count, replace=False) if self.priorities is None else self.priorities.draw(count, generator)
         if newest:
             drawn = np.concatenate([drawn, held - 1 - generator.choice(min(config.recent, held), newest, replace=False)])
         self.used += len(drawn)
         self.allowed -= len(drawn)
-        messages = [self.episodes[index] for index in sorted(drawn.tolist())]
-        return Work(self.codec.read_together(messages), [message.source for message in messages], [message.version for message in messages])
+        if self.priorities is not None:
+            return self._prioritised(self.priorities, drawn, count)
+        return Work(*self._contents(sorted(drawn.tolist())))
+
+    def _contents(self, drawn: Sequence[int]) -> tuple[list[Rollout], list[int], list[int]]:
+        """Rollouts of the episodes with these indices, the ranks that sampled them and the versions, as of Work."""
+        messages = [self.episodes[index] for index in drawn]
+        return self.codec.read_together(messages), [message.source for message in messages], [message.version for message in messages]
+
+    def _prioritised(self, priorities: Priorities, drawn: IntArray, count: int) -> Work:
+        """Work of drawn indices, the first `count` of them by priorities. The newest were drawn all alike: nothing is to be corrected there."""
+        weights = np.ones(len(drawn))
+        weights[:count] = priorities.weights(drawn[:count], self.algorithm.env_steps)
+        # by length first: so episodes come in the order of the rollouts, which hold those of equal lengths
+        order = np.lexsort((drawn, np.array([self.episodes[index].layout.steps for index in drawn])))
+        contents = self._contents(drawn[order].tolist())
+        return PrioritisedWork(*contents, weights=normalised(weights[order]), numbers=priorities.numbers(drawn[order]))
+
+    def gradient(self, work: Work) -> tuple[FloatArray, dict[str, float]]:
+        """With importance weights, where there are any."""
+        if not isinstance(work, PrioritisedWork):
+            return super().gradient(work)
+        vector, statistics, work.errors = self.algorithm.weighed_gradient(work.rollouts, work.weights)
+        return vector, statistics
 
     def done(self, work: Work) -> None:
-        """Episodes stay."""
+        """Episodes stay; their priorities follow what the gradient found."""
+        if self.priorities is not None and isinstance(work, PrioritisedWork) and work.errors is not None:
+            self.priorities.learn(work.numbers, work.errors)
 
     def refuse(self, work: Work) -> None:
         """So they do here, and others are drawn next: it may have been the networks' fault."""
@@ -170,6 +215,8 @@ class Replay(Queue):
         buffers = [episode.buffer for episode in self.episodes]
         sizes = np.array([buffer.nbytes for buffer in buffers])
         state: dict[str, Any] = {"episodes": np.concatenate(buffers), "bytes": sizes, **counts}
+        if self.priorities is not None:
+            state["errors"] = np.array(self.priorities.errors)
         self.writer.submit(state, version=version, attributes=self.context.attributes("learner", self.group.index), copied=True)
 
     def resume(self, run_directory: Path, version: int) -> None:
@@ -200,8 +247,11 @@ class Replay(Queue):
         counts = (int(state["collected"]), int(state["used"]), float(state["allowed"]))
         if not all(math.isfinite(count) for count in counts):
             raise ValueError(f"counts are {counts}")
-        for buffer in buffers:
-            self._keep(buffer)
+        errors = np.asarray(state.get("errors", [UNKNOWN] * len(buffers)), np.float64)
+        if errors.shape != sizes.shape or not (np.isfinite(errors) & (errors >= 0)).all():
+            raise ValueError(f"errors of {errors.size} episodes, {len(buffers)} are in it, or some are no numbers >= 0")
+        for buffer, error in zip(buffers, errors.tolist(), strict=True):
+            self._keep(buffer, error)
         self.collected, self.used, self.allowed = counts
 
     def close(self) -> None:

@@ -140,12 +140,12 @@ class Literal:
                 return total + (weight * value(t + 1) if ends(t) == 2 else 0.0)
             t += 1
 
-    # ---- losses: (sum of squares, rows)
+    # ---- losses: (sum of squares, |Q - R| of each row)
 
-    def iql(self) -> tuple[torch.Tensor, int]:
+    def iql(self) -> tuple[torch.Tensor, list[float]]:
         online, target = self.algorithm._online, self.algorithm._target
         rows, later = self.rows(online), self.rows(target)
-        total, count = torch.zeros(()), 0
+        total, errors = torch.zeros(()), []
         for policy, k in self.agents:
 
             def value(t, policy=policy, k=k):
@@ -167,11 +167,12 @@ class Literal:
                 self.config.n_step,
             )
             for t, wanted in targets.items():
-                total = total + (rows[t, policy.name, k][int(self.part(policy).action[t, self.slot, k])] - wanted) ** 2
-                count += 1
-        return total, count
+                difference = rows[t, policy.name, k][int(self.part(policy).action[t, self.slot, k])] - wanted
+                total = total + difference**2
+                errors.append(abs(difference.item()))
+        return total, errors
 
-    def team(self) -> tuple[torch.Tensor, int]:
+    def team(self) -> tuple[torch.Tensor, list[float]]:
         online, target, config = self.algorithm._online, self.algorithm._target, self.config
         rows, later, name = self.rows(online), self.rows(target), config.name
         central = self.rows(online, "central") if name == "wqmix" else {}
@@ -201,9 +202,10 @@ class Literal:
 
         targets = self.targets(value, reward, counts, ends, config.trace_lambda, config.n_step)
         returns = self.targets(lambda t: 0.0, reward, counts, ends, 1.0)
-        total = torch.zeros(())
+        total, errors = torch.zeros(()), []
         for t, wanted in targets.items():
             mixed = self.joint(online, rows, self.done(t), t)
+            errors.append(abs(mixed.item() - wanted))
             if name == "wqmix":
                 best = self.greedy(rows, t)
                 value_best = self.joint(target, central_later, best, t, "central mixer").item()
@@ -214,7 +216,7 @@ class Literal:
                 total = total + (mixed - wanted) ** 2
             if name == "res":
                 total = total + config.regularisation * (mixed - returns[t]) ** 2
-        return total, len(targets)
+        return total, errors
 
     def softmax(self, rows: dict, later: dict, t: int) -> float:
         """The target network's values of the joint actions near the greedy one, weighed by the present network's; without double_q by its own."""
@@ -230,14 +232,22 @@ class Literal:
         return (torch.softmax(self.config.softmax_beta * scores, 0) * values).sum().item()
 
 
-def literal_gradient(algorithm, rollouts) -> FloatArray:
-    """Minus the gradient of the mean over rows, times the number of episodes."""
+def literal_gradient(algorithm, rollouts, weights: list[float] | None = None) -> FloatArray:
+    """Minus the gradient of the mean over rows, each weighed as its episode, times the number of episodes."""
     algorithm._flat.zero_gradient()
-    total, rows, episodes = torch.zeros(()), 0, 0
-    for rollout in rollouts:
-        for slot in range(rollout.count):
-            literal = Literal(algorithm, rollout, slot)
-            own, count = literal.iql() if algorithm._config.name == "iql" else literal.team()
-            total, rows, episodes = total + own, rows + count, episodes + 1
-    (-total / rows * episodes).backward()
+    total, rows = torch.zeros(()), 0
+    each = _losses(algorithm, rollouts)
+    for (own, errors), weight in zip(each, weights or [1.0] * len(each), strict=True):
+        total, rows = total + weight * own, rows + len(errors)
+    (-total / rows * len(each)).backward()
     return algorithm._flat.gradient.copy()
+
+
+def literal_errors(algorithm, rollouts) -> list[list[float]]:
+    """|Q - R| of all rows of each episode."""
+    return [errors for _, errors in _losses(algorithm, rollouts)]
+
+
+def _losses(algorithm, rollouts) -> list[tuple[torch.Tensor, list[float]]]:
+    literals = [Literal(algorithm, rollout, slot) for rollout in rollouts for slot in range(rollout.count)]
+    return [literal.iql() if algorithm._config.name == "iql" else literal.team() for literal in literals]

@@ -14,7 +14,7 @@ from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError
 from hpcmarl.optim import make_optimizer
 from hpcmarl.types import ActionSpace, EnvironmentSpec, Frame, PolicyFrame, PolicyRollout, PolicySpec, Rollout
-from tests.reference.q_learning import literal_gradient
+from tests.reference.q_learning import literal_errors, literal_gradient
 from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
 from tests.support.worlds import SPREAD
 
@@ -77,6 +77,24 @@ def test_equals_the_literal_implementation(name, keys):
     assert np.abs(wanted).max() > 0.01
     np.testing.assert_allclose(found, wanted, atol=2e-4, rtol=2e-4)
     assert statistics["loss"] > 0
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_weighed_gradients_and_errors_equal_the_literal_ones(name):
+    """Weights in the order of the rollouts and of their slots; an episode's errors are those of all its rows (and agents)."""
+    algorithm = make(name, **({"central_width": 5} if name == "wqmix" else {}))
+    rollouts = [*episodes(algorithm.spec, lengths=(3, 6, 1)), *episodes(algorithm.spec, lengths=(4,), slots=2)]
+    weights = np.random.default_rng(0).uniform(0.1, 1.0, 5).astype(np.float32)
+    errors = literal_errors(algorithm, rollouts)
+    wanted = literal_gradient(algorithm, rollouts, weights.tolist())
+    found, statistics, told = algorithm.weighed_gradient(rollouts, weights)
+    np.testing.assert_allclose(found, wanted, atol=2e-4, rtol=2e-4)
+    np.testing.assert_allclose(told.largest, [max(own) for own in errors], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(told.mean, [np.mean(own) for own in errors], rtol=1e-4, atol=1e-5)
+    plain, other = algorithm.gradient(rollouts)
+    assert statistics["value"] == other["value"]
+    assert statistics["loss"] < other["loss"]
+    np.testing.assert_array_equal(algorithm.weighed_gradient(rollouts, np.ones(5, np.float32))[0], plain)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -1,17 +1,22 @@
 """Replay of whole episodes: what is kept, drawn and allowed; its files."""
 
+from collections import deque
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from hpcmarl.algos import make_algorithm
+from hpcmarl.algos.q_learning import EpisodeErrors
 from hpcmarl.comm.codec import RolloutCodec
 from hpcmarl.comm.protocol import FLAG_MORE, header_of
 from hpcmarl.comm.transport import Message
-from hpcmarl.config import ReplayConfig
+from hpcmarl.config import AgentNetworkConfig, ReplayConfig, SgdConfig, VDNConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.io.checkpoint import list_checkpoints
+from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.rounds import make_rule
+from hpcmarl.roles.priorities import SMALLEST, UNKNOWN
 from hpcmarl.roles.replay import Replay
 from tests.support.rollouts import make_spec, random_rollout
 from tests.support.worlds import ECHO
@@ -37,14 +42,21 @@ def letter(index, source=1, length=3, flags=0):
     return FakeMessage(header_of(buffer), buffer, source)
 
 
-def replay_of(tmp_path, *, batch=4, rule="sync", deterministic=False, actors=(1,), **keys):
+def replay_of(tmp_path, *, batch=4, rule="sync", deterministic=False, actors=(1,), codec=CODEC, **keys):
     config = load_config(ECHO, [f"rounds.rule={rule}", f"rounds.batch={batch}", f"deterministic={str(deterministic).lower()}"])
     keys = ReplayConfig(**{"starts": 3, "ratio": 2.0, **keys})
     config = config.model_copy(update={"algo": config.algo.model_copy(update={"replay": keys})})
     group = SimpleNamespace(index=0, actors=actors)
     made_rule = make_rule(rule, 1, batch)
     context = SimpleNamespace(
-        config=config, run_directory=tmp_path, rank=0, codec=lambda _: CODEC, spec=SPEC, queue_limit=lambda _: 8, rule=lambda: made_rule, batch=batch
+        config=config,
+        run_directory=tmp_path,
+        rank=0,
+        codec=lambda _: codec,
+        spec=codec.spec,
+        queue_limit=lambda _: 8,
+        rule=lambda: made_rule,
+        batch=batch,
     )
     context.topology = SimpleNamespace(groups=[group])
     context.attributes = lambda role, index: {"env": "tests.random"}
@@ -187,6 +199,170 @@ def test_replay_file_round_trips_and_bad_files_are_logged(tmp_path, caplog):
     damaged.resume(tmp_path / "elsewhere", 7)
     assert "no replay of group 0" in caplog.text
     assert not damaged.episodes
+
+
+# ---- priorities
+
+
+class Weighing:
+    """An algorithm that finds errors, known by the episode's index, and remembers the weights that episodes had."""
+
+    env_steps = 0
+
+    def __init__(self, error):
+        self.error, self.weights = error, {}
+
+    def weighed_gradient(self, rollouts, weights):
+        indices = [int(index) for rollout in rollouts for index in rollout.episode]
+        self.weights = {index: float(weight) for index, weight in zip(indices, weights, strict=True)}
+        errors = np.array([self.error(index) for index in indices])
+        return np.zeros(1), {}, EpisodeErrors(errors, errors)
+
+
+def learn(replay, version):
+    work = replay.take(version, 0)
+    replay.gradient(work)
+    replay.done(work)
+    return drawn(work)
+
+
+def test_errors_and_weights_reach_their_episodes(tmp_path):
+    """Episodes of unlike lengths, drawn several times at once, while the oldest leave."""
+    algorithm = Weighing(lambda index: float(index % 7))
+    replay = replay_of(tmp_path, batch=12, ratio=1e6, episodes=20, priority={"alpha": 1.0, "beta": 1.0, "max_share": 1.0})
+    replay.algorithm = algorithm
+    learned = set()
+    for turn in range(30):
+        for index in range(3 * turn, 3 * turn + 3):
+            fill(replay, [index], length=2 + index % 4)
+        before = np.array(replay.priorities.errors) + SMALLEST
+        found = learn(replay, turn)
+        first = replay.collected - len(replay.episodes)
+        weights = before.sum() / (len(before) * before[np.array(found) - first])
+        np.testing.assert_allclose([algorithm.weights[index] for index in found], weights / weights.max(), rtol=1e-5)
+        learned.update(found)
+        for index, error in enumerate(replay.priorities.errors, first):
+            if index in learned:
+                assert error == index % 7
+    assert len(replay.priorities.errors) == len(replay.episodes) == 20
+    assert len(learned) > 60
+
+
+def test_rare_errors_are_drawn_often(tmp_path):
+    """One episode in fifty has an error of 1, the others of 0.01; P = 1/(1 + 49 0.01^0.6) of a draw."""
+    replay = replay_of(tmp_path, batch=4, ratio=1e6, priority={"alpha": 0.6})
+    replay.algorithm = Weighing(lambda index: 1.0 if index == 17 else 0.01)
+    fill(replay, range(50))
+    for version in range(100):
+        learn(replay, version)
+    often = np.mean([learn(replay, version).count(17) / 4 for version in range(100, 500)])
+    assert often == pytest.approx(1 / (1 + 49 * 0.01**0.6), abs=0.03)
+
+
+def updates_until_rare_is_known(tmp_path, **keys):
+    """Gradients after which the value of what 3 of 600 episodes did is within 0.2 of their reward, 1; the others did another thing, for 0."""
+    spec = make_spec(agents=1)
+    config = VDNConfig(network=AgentNetworkConfig(hidden=(), recurrent=False), agent_id=False, discount=0.5)
+    algorithm = make_algorithm(spec, config, 0)
+    algorithm.on_version(0)
+    optimizer = make_optimizer(SgdConfig(step_size=0.1), algorithm.initial_parameters())
+    replay = replay_of(tmp_path, batch=8, ratio=1e6, codec=RolloutCodec(spec), **keys)
+    replay.algorithm = algorithm
+    for index in range(600):
+        rollout = random_rollout(spec, 1, 1, np.random.default_rng(index), whole_episode=True, truncations=False)
+        part, rare = rollout.policies["agent"], index % 200 == 50
+        part.obs[:], part.action[:], part.reward[:] = np.eye(6)[int(rare)], int(rare), float(rare)
+        buffer = RolloutCodec(spec).pack(rollout)
+        replay.add(FakeMessage(header_of(buffer), buffer, 1), rollout, 0)
+    for version in range(2000):
+        algorithm.load_parameters(optimizer.point())
+        if abs(algorithm.raw_outputs("agent", np.eye(6, dtype=np.float32)[1:2])[0, 1] - 1.0) < 0.2:
+            return version
+        replay.on_version(version)
+        work = replay.take(version, 0)
+        optimizer.step(replay.gradient(work)[0] / work.count)
+        replay.done(work)
+    return 2000
+
+
+def test_prioritised_replay_learns_rare_episodes_sooner(tmp_path):
+    uniform = updates_until_rare_is_known(tmp_path)
+    assert updates_until_rare_is_known(tmp_path, priority={}) < uniform / 3
+
+
+def test_newest_episodes_count_as_if_all_were_drawn_alike(tmp_path):
+    """Weights before normalisation are 1 for the newest, whatever their errors; for what priorities drew (N P)^-beta."""
+    replay = replay_of(tmp_path, batch=8, ratio=1e6, recent=4, recent_share=0.5, priority={"alpha": 1.0, "beta": 1.0})
+    replay.algorithm = Weighing(lambda index: 1.0)
+    fill(replay, range(40))
+    replay.priorities.errors.extend([3.0 if index < 20 else 0.0 for index in range(40)])
+    for _ in range(40):
+        replay.priorities.errors.popleft()
+    found = learn(replay, 0)
+    assert sum(index >= 36 for index in found) == 4  # by priorities none of them
+    assert sum(index < 20 for index in found) == 4
+    for index in found:  # 1 / (40/20 * 1/2) is half the 1 of the newest
+        assert replay.algorithm.weights[index] == pytest.approx(1.0 if index >= 36 else 0.5)
+
+
+def test_dynamic_replay_keeps_errors_with_their_episodes(tmp_path):
+    replay = replay_of(tmp_path, dynamic={"every": 20, "oldest": 3, "distance": 0.0, "least": 30}, ratio=1e6, priority={"max_share": 1.0})
+    replay.algorithm = Weighing(float)
+    replay.algorithm.distance = lambda rollouts: 1.0
+    fill(replay, range(39))
+    for version in range(200):
+        learn(replay, version)
+    assert list(replay.priorities.errors) == list(range(39))
+    fill(replay, [39])
+    assert list(replay.priorities.errors) == [*range(4, 39), 38.0]  # a tenth has left
+    assert len(replay.episodes) == 36
+
+
+def test_replay_file_keeps_priorities(tmp_path, caplog):
+    keys = {"batch": 3, "ratio": 1e6, "save": "checkpoint", "priority": {}}
+    replay = replay_of(tmp_path, **keys)
+    replay.algorithm = Weighing(lambda index: 0.1 + index / 3)
+    fill(replay, range(9))
+    learn(replay, 0)
+    replay.save(1, final=False)
+    replay.close()
+    other, fewer, without = replay_of(tmp_path, **keys), replay_of(tmp_path, episodes=4, **keys), replay_of(tmp_path, batch=3)
+    for each in (other, fewer, without):
+        each.algorithm = Weighing(lambda index: 0.1 + index / 3)
+        each.resume(tmp_path, 1)
+        assert not caplog.records
+    assert other.priorities.errors == replay.priorities.errors
+    assert list(fewer.priorities.errors) == list(replay.priorities.errors)[5:]
+    assert without.priorities is None
+    for version in range(2, 6):
+        for each in (replay, other):
+            each.on_version(version)
+        assert learn(other, version) == learn(replay, version)
+        assert other.algorithm.weights == replay.algorithm.weights
+
+
+def test_replay_file_without_priorities_starts_them_anew(tmp_path, caplog):
+    replay = replay_of(tmp_path, save="checkpoint")
+    fill(replay, range(5))
+    replay.save(1, final=False)
+    replay.close()
+    other = replay_of(tmp_path, priority={})
+    other.resume(tmp_path, 1)
+    assert list(other.priorities.errors) == [UNKNOWN] * 5
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("errors", [[0.5, -1.0, 0.0, 0.1], [0.5, np.nan, 0.0, 0.1], [0.5]])
+def test_replay_file_with_invalid_errors_is_ignored(tmp_path, caplog, errors):
+    replay = replay_of(tmp_path, save="checkpoint", priority={})
+    fill(replay, range(4))
+    replay.priorities.errors = deque(errors)
+    replay.save(1, final=False)
+    replay.close()
+    other = replay_of(tmp_path, priority={})
+    other.resume(tmp_path, 1)
+    assert "cannot be used" in caplog.text
+    assert not other.episodes
 
 
 @pytest.mark.parametrize("harm", ["action", "reward", "middle", "length"])
