@@ -200,6 +200,16 @@ class PolicyRollout:
 
 
 @dataclass
+class CriticRecord:
+    """What a policy's critic said of a rollout when a batch that is gone through several times began.
+
+    outputs [T, E, U] float32, zero in rows without a value    (U units with a value: 1 for a team, or N agents)
+    """
+
+    outputs: FloatArray
+
+
+@dataclass
 class Rollout:
     """E unrolls of T steps, sampled together by one actor under the parameters `version`.
 
@@ -207,6 +217,7 @@ class Rollout:
     final_index [K, 2] int32: (step, slot) of each truncated episode's last step    final_state [K, S] float32 or None
     first_step [E] int64: index in its episode of each slot's step 0               episode [E] int64: that episode's index
     slots [E] int64: the slots' numbers in their rank
+    records: by policy, where the algorithm keeps them for a batch (Algorithm.begin_batch); never sent
     number: place of a whole episode in the order in which its actor's episodes of `version` began; UNNUMBERED where that does not matter
 
     An algorithm that counts whole episodes gets rollouts of E = 1 and T = the episode's length.
@@ -225,6 +236,7 @@ class Rollout:
     final_state: FloatArray | None = None
     episodes: list[Episode] = field(default_factory=list)
     number: int = UNNUMBERED
+    records: dict[str, CriticRecord] | None = None
 
     @property
     def steps(self) -> int:

@@ -1,6 +1,6 @@
 """What the actor-critics share: a critic beside each policy, the columns that their recursions run on, the entropy cost. Unrolls of T steps.
 
-    loss = (1/T) sum_t [ - gain_t + value_cost (v_t - V_t)^2 - c_ent sum_k H_k ]        for one unroll
+    loss = (1/T) sum_t [ - gain_t + value_cost L(v_t - V_t) - c_ent sum_k H_k ]        for one unroll; L(e) = e^2 or Huber's (value_loss.py)
 
 k runs over the agents of a policy that act in row t. Subclasses say what V is a value of: of rows (value_critic.py), of actions (coma.py).
 Rewards and flags (algo.critic): with obs or full, critics on all agents' observations or on the state, r is the mean over the policy's agents,
@@ -9,7 +9,7 @@ Time: with obs or full every row of the game counts (batch.game_rows): it is dis
 its agents has died; the policy's gain has the rows in which an agent acts. With dec an agent's time ends with its death. In turn-based games time
 is counted in a policy's own decisions, with the rewards of the turns between them added up.
 With normalise_advantages those of one gradient have mean 0, weighed by their ratios, and deviation 1 (maths/vtrace.py).
-With normalise_values V is in units of the spread of its targets in the squared error alone (nets/moments.py).
+With normalise_values V is in units of the spread of its targets in L alone (nets/moments.py).
 The entropy cost is fixed, or falls linearly with the run's environment steps, or is learned as exp(log c) with gradient
 entropy_cost_rate (target - H) in log c.
 
@@ -159,8 +159,10 @@ class ActorCritic(Algorithm):
     def _learn(self, policy: PolicySpec, batch: Batch, shared: Shared) -> dict[str, float]:
         """Add one policy's share to the flat gradient; return its statistics."""
 
-    def _shared(self, batch: Batch) -> Shared:
-        evaluations = {name: evaluate(policy, batch.policies[name], batch.episode_start) for name, policy in self._policies.items()}
+    def _shared(self, batch: Batch, *, evaluated: bool = True) -> Shared:
+        """evaluated: whether the policies are asked, too."""
+        policies = self._policies.items() if evaluated else ()
+        evaluations = {name: evaluate(policy, batch.policies[name], batch.episode_start) for name, policy in policies}
         return Shared(evaluations, self._central_input(batch) if self._central else None, self._game(batch))
 
     def _game(self, batch: Batch) -> UnitRows | None:

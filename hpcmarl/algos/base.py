@@ -145,6 +145,14 @@ class Algorithm(ABC):
         """Floating-point operations of one environment step where `layers` have these densities; None: this algorithm does not count them."""
         return None
 
+    def begin_batch(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
+        """Note what the gradients of a batch that is gone through several times need from its beginning.
+
+        Returns:
+            The rollouts that parts are to be taken of, in the same order: these, or copies with `records` that share the arrays.
+        """
+        return list(rollouts)
+
     @abstractmethod
     def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:
         """The ascent direction [P] summed over all trajectories (types.Rollout.count of each rollout), and statistics: averages.

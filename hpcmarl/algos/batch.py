@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from hpcmarl.nets.policy import Policy, numbered
-from hpcmarl.types import Array, BoolArray, FloatArray, PolicyRollout, Rollout
+from hpcmarl.types import Array, BoolArray, CriticRecord, FloatArray, PolicyRollout, Rollout
 
 
 @dataclass
@@ -47,6 +47,7 @@ class Batch:
     state: FloatArray | None
     final_state: FloatArray | None
     inside: BoolArray  # [T, B]: false on padding
+    records: dict[str, CriticRecord] | None = None
 
     @property
     def steps(self) -> int:
@@ -74,6 +75,7 @@ def join(rollouts: Sequence[Rollout]) -> Batch:
         state=_optional(lambda arrays: _side_by_side(arrays, steps, 1), [rollout.state for rollout in rollouts]),
         final_state=_optional(_along, [rollout.final_state for rollout in rollouts]),
         inside=inside,
+        records=_join_records([rollout.records for rollout in rollouts], steps),
     )
 
 
@@ -96,6 +98,7 @@ def select(rollout: Rollout, slots: Array) -> Rollout:
         actor=rollout.actor,
         state=None if rollout.state is None else rollout.state[:, slots],
         final_state=None if rollout.final_state is None else rollout.final_state[kept],
+        records=None if rollout.records is None else {name: _select_record(record, slots) for name, record in rollout.records.items()},
     )
 
 
@@ -143,6 +146,18 @@ def _select_policy(part: PolicyRollout, slots: Array, finals: Array) -> PolicyRo
     mask = None if part.action_mask is None else part.action_mask[:, slots]
     memory = None if part.memory is None else part.memory[slots]
     return PolicyRollout(**arrays, final_obs=part.final_obs[finals], action_mask=mask, memory=memory)
+
+
+def _select_record(record: CriticRecord, slots: Array) -> CriticRecord:
+    return CriticRecord(record.outputs[:, slots])
+
+
+def _join_records(records: Sequence[dict[str, CriticRecord] | None], steps: int) -> dict[str, CriticRecord] | None:
+    """None where a rollout has none."""
+    present = [record for record in records if record is not None]
+    if len(present) < len(records):
+        return None
+    return {name: CriticRecord(_side_by_side([record[name].outputs for record in present], steps, 0)) for name in present[0]}
 
 
 def _join_policy(parts: list[PolicyRollout], steps: int) -> PolicyBatch:

@@ -4,7 +4,7 @@
     A_t^k    = Q_t^k(u_k) - sum_u pi(u|o_k) Q_t^k(u)         counterfactual advantage (eq. 4)
     y_t^k    = r_t + gamma [ (1 - lambda) Q̄_{t+1}^k(u_k) + lambda y_{t+1}^k ]      TD(lambda), Q̄: the target network
     gain_t   = sum_k min(rho_max, w_t^k) log pi(u_k|o_k) A_t^k        w = pi(u_k|o_k) / mu(u_k|o_k): 1 on policy, less harm from older rollouts
-    squared error: (y_t^k - Q_t^k(u_k))^2, averaged over the policy's agents
+    value error: L(y_t^k - Q_t^k(u_k)) (value_loss.py), averaged over the policy's agents
 
 s is what algo.critic names (obs: all observations, full: the state and agent k's observation); the critic is also told which of its policy's
 agents k is, and the actions of all agents of all policies but its own, zeros for those that do not act. r is the mean over the policy's agents,
@@ -35,6 +35,7 @@ from hpcmarl.algos.actor_critic import ActorCritic, Columns, Shared, close_at_la
 from hpcmarl.algos.base import seeded_generator
 from hpcmarl.algos.batch import Batch, PolicyBatch, Rows, UnitRows, tensor
 from hpcmarl.algos.target import Target
+from hpcmarl.algos.value_loss import value_losses
 from hpcmarl.config import COMAConfig
 from hpcmarl.errors import ConfigError
 from hpcmarl.maths.vtrace import vtrace
@@ -90,11 +91,11 @@ class COMA(ActorCritic):
         columns = self._agent_columns(batch, part, game, rows.spread(later))
         targets, counts = rows.pick(self._targets(columns)), rows.pick(columns.acts)
         wanted = tensor(targets)
-        error = (critic.outputs_for(wanted) - chosen)[tensor(counts)].square().sum() / len(policy.agents)
+        error = value_losses(config, chosen, critic.outputs_for(wanted))[tensor(counts)].sum() / len(policy.agents)
         gain = (evaluation.logp * tensor(self._normalised((ratio * advantages).numpy(), ratio.numpy()))).sum()
         spread, cost = self._entropy_terms(policy, evaluation)
         objective = (gain - config.value_cost * error + spread) / steps
-        objective.backward()
+        objective.backward()  # type: ignore[no-untyped-call]
         self._observe(policy, part, evaluation, (seen, wanted, tensor(counts)))
         acted = max(evaluation.rows.count, 1)
         return {

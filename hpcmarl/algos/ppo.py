@@ -8,6 +8,8 @@
 A batch is gone through `epochs` times in `minibatches` random parts, each a gradient and a step of its own (roles/feed.py); V, and with it
 A and v, are of the parameters of each step: advantages of fresh values learn no worse than those of the batch's beginning (arXiv 2006.05990,
 section 3.5).
+Actors have no critic. With value_clip (value_loss.py) the learner records the critic's outputs when a batch begins, before its first gradient: those
+of MAPPO's authors are of the sampling, which is the same moment where sampling and learning take turns.
 Critics (algo.critic): dec is IPPO; obs, full are MAPPO, where all agents of a policy share the team's A. The rest of the loss: actor_critic.py.
 
     symbol -> variable, shape:  gamma discount   lambda trace_lambda   epsilon clip   r reward [T, B, U]   V value [T, B, U]   A advantages [T, B, U]
@@ -16,18 +18,19 @@ Critics (algo.critic): dec is IPPO; obs, full are MAPPO, where all agents of a p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from hpcmarl.algos.actor_critic import Columns
-from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, tensor
+from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, join, tensor
 from hpcmarl.algos.value_critic import ValueCritic
+from hpcmarl.algos.value_loss import clipped_value_losses, value_losses
 from hpcmarl.config import PPOConfig
 from hpcmarl.maths.vtrace import VTrace, vtrace
-from hpcmarl.types import EnvironmentSpec, FloatArray, PolicySpec
+from hpcmarl.types import CriticRecord, EnvironmentSpec, FloatArray, PolicySpec, Rollout
 
 
 class PPO(ValueCritic):
@@ -41,6 +44,27 @@ class PPO(ValueCritic):
     def __init__(self, spec: EnvironmentSpec, config: PPOConfig, seed: int) -> None:
         super().__init__(spec, config, seed)
         self.epochs, self.minibatches = config.epochs, config.minibatches
+
+    def begin_batch(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
+        if self._config.value_clip is None:
+            return list(rollouts)
+        return [replace(rollout, records=self._recorded(rollout)) for rollout in rollouts]
+
+    @torch.no_grad()
+    def _recorded(self, rollout: Rollout) -> dict[str, CriticRecord]:
+        """What the critics say of a rollout at the present parameters."""
+        batch = join([rollout])
+        shared = self._shared(batch, evaluated=False)
+        records = {}
+        for policy in self.spec.policies:
+            valued = self._valued(policy, batch, shared)
+            records[policy.name] = CriticRecord(valued.units.spread(valued.outputs.numpy()))
+        return records
+
+    def _value_losses(self, outputs: torch.Tensor, wanted: torch.Tensor, before: FloatArray | None) -> torch.Tensor:
+        if before is None or self._config.value_clip is None:
+            return value_losses(self._config, outputs, wanted)
+        return clipped_value_losses(self._config, outputs, wanted, tensor(before), self._config.value_clip)
 
     def _trace(self, policy: PolicySpec, columns: Columns, batch: Batch, evaluations: Mapping[str, Evaluation]) -> VTrace:
         """V-trace with all ratios 1 has GAE's targets; the advantages are what these add to the values."""

@@ -2,7 +2,7 @@
 
 Subclasses say what the policy gains (`_gain`) and which targets V learns from (`_trace`). Critics (algo.critic):
   obs, full   one V a row of the game, of all agents' observations or of the state.
-  dec         V per agent, of what its policy sees; the squared error is averaged over the policy's agents.
+  dec         V per agent, of what its policy sees; the loss of its values is averaged over the policy's agents.
 Turn-based games: an agent whose turn it is not at the unroll's end closes its column at its last decision, whose V it knows.
 The loss and symbols: actor_critic.py.
 """
@@ -11,16 +11,28 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from hpcmarl.algos.actor_critic import ActorCritic, Columns, Shared, close_at_last_decision, explained_variance
 from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, Rows, anybody, tensor
+from hpcmarl.algos.value_loss import value_losses
 from hpcmarl.maths.vtrace import VTrace
 from hpcmarl.nets.critic import Critic
 from hpcmarl.nets.policy import numbered
 from hpcmarl.types import Array, BoolArray, FloatArray, PolicySpec
+
+
+@dataclass
+class Valued:
+    """A critic's inputs seen [n, D] and outputs [n] (differentiable) in the rows of its units, and the columns with their values."""
+
+    units: Rows
+    seen: torch.Tensor
+    outputs: torch.Tensor
+    columns: Columns
 
 
 class ValueCritic(ActorCritic):
@@ -28,26 +40,22 @@ class ValueCritic(ActorCritic):
 
     def _learn(self, policy: PolicySpec, batch: Batch, shared: Shared) -> dict[str, float]:
         config, part, evaluation = self._config, batch.policies[policy.name], shared.evaluations[policy.name]
-        inputs, finals = shared.central_input or own_input(part, config.agent_id)
-        acts, rows = part.alive[: batch.steps], self._rows(policy, batch, shared.game)
-        units = Rows(rows.acts)
-        critic, seen = self._critics[policy.name], tensor(units.pick(inputs[: batch.steps]))
-        outputs: torch.Tensor = critic(seen)
-        values = critic.values(outputs.detach()).numpy()
-        columns = self._columns(batch, part, rows, units.spread(values), *_later_values(critic, inputs[batch.steps], finals))
-        if self.spec.turn_based:
-            acts_next = part.alive[batch.steps]
-            close_at_last_decision(columns, anybody(acts_next) if self._central else acts_next)
+        acts, critic = part.alive[: batch.steps], self._critics[policy.name]
+        valued = self._valued(policy, batch, shared)
+        units, outputs, columns = valued.units, valued.outputs, valued.columns
+        values = units.pick(columns.value)
         trace = self._trace(policy, columns, batch, shared.evaluations)
         advantages = self._normalised(*(evaluation.rows.pick(broadcast(array, acts.shape)) for array in (trace.advantages, trace.rho)))
         targets, counted = self._unit_targets(trace, columns, acts, units)
         gain, told = self._gain(part, evaluation, advantages)
         wanted = tensor(targets)
-        error = ((critic.outputs_for(wanted) - outputs).square() * tensor(counted)).sum() / (1 if self._central else len(policy.agents))
+        before = None if batch.records is None else units.pick(batch.records[policy.name].outputs)
+        losses = self._value_losses(outputs, critic.outputs_for(wanted), before)
+        error = (losses * tensor(counted)).sum() / (1 if self._central else len(policy.agents))
         spread, cost = self._entropy_terms(policy, evaluation)
         objective = (gain - config.value_cost * error + spread) / batch.steps
         objective.backward()  # type: ignore[no-untyped-call]
-        self._observe(policy, part, evaluation, (seen, wanted, tensor(counted > 0)))
+        self._observe(policy, part, evaluation, (valued.seen, wanted, tensor(counted > 0)))
         size = batch.steps * batch.slots
         return told | {
             "policy_loss": -float(gain.detach()) / size,
@@ -59,6 +67,25 @@ class ValueCritic(ActorCritic):
             "value": float(values.mean()) if values.size else 0.0,
             "explained_variance": explained_variance(targets[counted > 0], values[counted > 0]),
         }
+
+    def _valued(self, policy: PolicySpec, batch: Batch, shared: Shared) -> Valued:
+        """What a policy's critic says of a batch."""
+        part = batch.policies[policy.name]
+        inputs, finals = shared.central_input or own_input(part, self._config.agent_id)
+        rows, critic = self._rows(policy, batch, shared.game), self._critics[policy.name]
+        units = Rows(rows.acts)
+        seen = tensor(units.pick(inputs[: batch.steps]))
+        outputs: torch.Tensor = critic(seen)
+        value = units.spread(critic.values(outputs.detach()).numpy())
+        columns = self._columns(batch, part, rows, value, *_later_values(critic, inputs[batch.steps], finals))
+        if self.spec.turn_based:
+            acts_next = part.alive[batch.steps]
+            close_at_last_decision(columns, anybody(acts_next) if self._central else acts_next)
+        return Valued(units, seen, outputs, columns)
+
+    def _value_losses(self, outputs: torch.Tensor, wanted: torch.Tensor, before: FloatArray | None) -> torch.Tensor:
+        """The losses [n] of the critic's outputs [n]; before [n]: those of the batch's beginning, where they were recorded."""
+        return value_losses(self._config, outputs, wanted)
 
     @abstractmethod
     def _trace(self, policy: PolicySpec, columns: Columns, batch: Batch, evaluations: Mapping[str, Evaluation]) -> VTrace:

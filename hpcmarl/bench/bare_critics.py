@@ -26,7 +26,8 @@ UNAVAILABLE = -1e9
 @dataclass
 class Unrolls:
     """obs [T, B, N, D], alive, mask (None: all), action, logp (of the policy that sampled) likewise; seen: the critic's inputs, [T+1, B, U, D],
-    or with COMA [T, B, N, D]; finals [K, U, D] at `ends` (step, slot). Of the units, [T, B, U]: reward (scaled), acts, terminated, truncated."""
+    or with COMA [T, B, N, D]; finals [K, U, D] at `ends` (step, slot). Of the units, [T, B, U]: reward (scaled), acts, terminated, truncated; before:
+    the critic's outputs when the batch began, where they count."""
 
     obs: torch.Tensor
     alive: torch.Tensor
@@ -40,6 +41,7 @@ class Unrolls:
     acts: torch.Tensor
     terminated: torch.Tensor
     truncated: torch.Tensor
+    before: torch.Tensor | None = None
 
 
 def recursion(
@@ -80,7 +82,9 @@ class BareCritic(BareLoop):
         policy, steps = self.algorithm.spec.policies[0], batch.steps
         part: Any = batch.policies[policy.name]
         seen, finals, columns = self._inputs(batch)
-        units = [torch.from_numpy(np.array(array)) for array in (columns.reward, columns.acts, columns.terminated, columns.truncated)]
+        reward, acts, terminated, truncated = (
+            torch.from_numpy(np.array(array)) for array in (columns.reward, columns.acts, columns.terminated, columns.truncated)
+        )
         return Unrolls(
             torch.from_numpy(np.array(seen_by(self.algorithm._policies[policy.name], part))),
             torch.from_numpy(np.array(part.alive[:steps])),
@@ -90,7 +94,11 @@ class BareCritic(BareLoop):
             torch.from_numpy(np.array(seen)),
             torch.from_numpy(np.array(finals)),
             (torch.from_numpy(batch.final_step), torch.from_numpy(batch.final_slot)),
-            *units,
+            reward,
+            acts,
+            terminated,
+            truncated,
+            before=None if batch.records is None else torch.from_numpy(np.array(batch.records[policy.name].outputs)),
         )
 
     def _inputs(self, batch: Batch) -> tuple[Any, Any, Any]:
@@ -118,6 +126,13 @@ class BareCritic(BareLoop):
         steps, slots = inputs.alive.shape[:2]
         loss: torch.Tensor = (self.config.value_cost * error - gain - self.config.entropy_cost * entropy) / (steps * slots)
         return loss
+
+    def _value_losses(self, wanted: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        error = wanted - outputs
+        if self.config.value_loss == "squared":
+            return error.square()
+        size, delta = error.abs(), self.config.huber_delta
+        return torch.where(size <= delta, error.square(), delta * (2.0 * size - delta))
 
     def _normalised(self, advantages: torch.Tensor, rho: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
         """[T, B, U] -> [T, B, N], where asked about their mean and in units of the deviation over the acting rows."""
@@ -156,7 +171,12 @@ class BareValueCritic(BareCritic):
                 ratios = (ratio.clamp(max=config.rho_max), config.trace_lambda * ratio.clamp(max=config.c_max))
                 targets, advantages = recursion(inputs, value, last, final, ratios, config.discount)
             advantages = self._normalised(advantages, ratios[0] * inputs.acts, inputs.alive)
-        error = ((targets - outputs).square() * inputs.acts).sum() / outputs.shape[-1]
+        losses = self._value_losses(targets, outputs)
+        if inputs.before is not None:
+            epsilon = config.value_clip
+            near = torch.minimum(torch.maximum(outputs, inputs.before - epsilon), inputs.before + epsilon)
+            losses = torch.maximum(losses, self._value_losses(targets, near))
+        error = (losses * inputs.acts).sum() / outputs.shape[-1]
         if config.name == "ppo":
             ratio = (logp - inputs.logp).exp()
             gains = torch.minimum(ratio * advantages, ratio.clamp(1 - config.clip, 1 + config.clip) * advantages)
@@ -195,5 +215,5 @@ class BareCOMA(BareCritic):
             targets, _ = recursion(inputs, later, torch.zeros_like(later[0]), later, ratios, config.discount)
             ratio = (logp - inputs.logp).exp().clamp(max=config.rho_max)
             weights = self._normalised(ratio * (chosen - (every.exp() * outputs[..., :nothing]).sum(-1)), ratio, inputs.alive)
-        error = ((targets - chosen).square() * inputs.acts).sum() / outputs.shape[2]
+        error = (self._value_losses(targets, chosen) * inputs.acts).sum() / outputs.shape[2]
         return self._loss(inputs, (logp * weights * inputs.alive).sum(), error, entropy)

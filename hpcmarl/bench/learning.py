@@ -138,6 +138,8 @@ def check(config: Config, algorithm: Algorithm) -> None:
     for key, value in plain.items():
         if getattr(chosen, key, value) != value:
             raise UsageError(f"algo.{key}: {getattr(chosen, key)} is not in the bare loops; use {value}")
+    if getattr(chosen, "value_clip", None) is not None:
+        raise UsageError(f"algo.value_clip: {chosen.value_clip} needs what is recorded when a batch begins, which is not timed here; use null")
     if actor_critic and chosen.network.recurrent:
         raise UsageError("algo.network.recurrent: true is in the bare loops of value-based algorithms only; use false")
 

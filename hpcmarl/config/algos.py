@@ -64,6 +64,10 @@ class ActorCriticConfig(ValueLearningConfig):
     critic_network: NetworkConfig | None = Field(None, description="default: the shape of `network`, without recurrence")
     trace_lambda: Fraction = Field(1.0, description="lambda of the trace")
     value_cost: NonNegative = 0.25
+    value_loss: Literal["squared", "huber"] = Field(
+        "squared", description="of the critic's error e, in units of its outputs: e^2, or (huber) beyond huber_delta only 2 delta |e| - delta^2"
+    )
+    huber_delta: PositiveFloat = Field(10.0, description="where the Huber loss becomes linear (MAPPO's authors: 10)")
     entropy_cost: NonNegative = Field(0.01, description="the entropy bonus; the initial one where target_entropy is set")
     entropy_cost_final: NonNegative = Field(0.0, description="what entropy_cost falls to, where entropy_cost_steps says so")
     entropy_cost_steps: Natural = Field(0, description="environment steps of the run over which entropy_cost falls linearly; 0: it stays")
@@ -115,6 +119,11 @@ class PPOConfig(ActorCriticConfig):
         1, description="random parts of a batch, each a gradient of rounds.batch trajectories; a batch has as many trajectories as all of them"
     )
     value_cost: NonNegative = 0.5
+    value_clip: PositiveFloat | None = Field(
+        None,
+        description="epsilon, in units of the critic's outputs: the larger loss of the value and of one cut off epsilon from that of the batch's "
+        "beginning (MAPPO's authors: 0.2); null: not cut off",
+    )
     normalise_advantages: bool = Field(True, description="advantages of mean 0 and deviation 1 in each gradient")
 
 

@@ -267,6 +267,8 @@ class Iterations(Queue):
             missing -= self.batch[-1].rollout.count
         if not oldest:
             self.batch.reverse()
+        for entry, rollout in zip(self.batch, self.algorithm.begin_batch([entry.rollout for entry in self.batch]), strict=True):
+            entry.rollout = rollout
         self.begun = (self.begun[1], version)
         rows = [(index, slot) for index, entry in enumerate(self.batch) for slot in range(entry.rollout.count)]
         generator = generator_for(self.context.config.seed, "learner", self.group.index, version)

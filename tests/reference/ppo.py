@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from hpcmarl.types import FloatArray
@@ -47,6 +49,26 @@ class LiteralPPO(Literal):
             weight, row = weight * self.config.discount * self.config.trace_lambda, after
         return total
 
+    def value_loss(self, t: int, owner: int, advantage: float) -> torch.Tensor:
+        """Of the value of row t, whose target is the advantage above it; cut off near what the batch's beginning recorded."""
+        config, value, records = self.config, self.value(t, owner), self.rollout.records
+        target = advantage + value.item()
+
+        def single(said: torch.Tensor) -> torch.Tensor:
+            error = said - target
+            if config.value_loss == "huber" and abs(error.item()) > config.huber_delta:
+                return config.huber_delta * (2 * abs(error) - config.huber_delta)
+            return error**2
+
+        if config.value_clip is None or records is None:
+            return single(value)
+        before = float(records[self.policy.name].outputs[t, self.slot, owner])
+        moved = value - before
+        if abs(moved.item()) > config.value_clip:
+            moved = torch.tensor(math.copysign(config.value_clip, moved.item()))
+        whole, near = single(value), single(before + moved)
+        return whole if whole.item() >= near.item() else near
+
     def loss(self) -> torch.Tensor:
         config, total = self.config, torch.zeros(())
         central = config.critic != "dec"
@@ -62,9 +84,9 @@ class LiteralPPO(Literal):
                 total = total - (ratio * advantage if ratio.item() * advantage <= clipped * advantage else torch.tensor(clipped * advantage))
                 total = total - config.entropy_cost * entropy
                 if counts and not central:
-                    total = total + config.value_cost * (advantage + self.value(t, k).item() - self.value(t, k)) ** 2 / self.agents
+                    total = total + config.value_cost * self.value_loss(t, k, advantage) / self.agents
             if central and self.counts(t, None) and t != self.close(None):
-                total = total + config.value_cost * (self.advantage(t, None) + self.value(t, 0).item() - self.value(t, 0)) ** 2
+                total = total + config.value_cost * self.value_loss(t, 0, self.advantage(t, None))
         return total / self.steps
 
 

@@ -16,7 +16,15 @@ def test_one_rank_collects_a_batch_from_single_unrolls(tmp_path):
 
 @pytest.mark.parametrize("size", [1, 4])
 @pytest.mark.parametrize(
-    "changes", [(), ("rounds.reduce=mpi",), ("rounds.rule=rennala",), ("rounds.rule=afedpg",), ("algo.network.recurrent=true", "algo.agent_id=true")]
+    "changes",
+    [
+        (),
+        ("rounds.reduce=mpi",),
+        ("rounds.rule=rennala",),
+        ("rounds.rule=afedpg",),
+        ("algo.network.recurrent=true", "algo.agent_id=true"),
+        ("algo.value_clip=0.2", "algo.value_loss=huber", "algo.normalise_values=true"),
+    ],
 )
 def test_ppo_trains_and_resumes_on_ranks(tmp_path, size, changes):
     groups = ("topology.groups=2",) if size > 1 else ()

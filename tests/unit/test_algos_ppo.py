@@ -79,7 +79,7 @@ class FakeMessage:
 
 def feed_of(batch, epochs, minibatches, *changes, rule=None):
     context = SimpleNamespace(queue_limit=lambda group: 8, config=load_config(SPREAD, ["algo.name=ppo", *changes]))
-    algorithm = SimpleNamespace(on_policy=False, epochs=epochs, minibatches=minibatches)
+    algorithm = SimpleNamespace(on_policy=False, epochs=epochs, minibatches=minibatches, begin_batch=list)
     return Iterations(context, SimpleNamespace(index=0, actors=(1, 2)), rule or make_rule("sync", 1, batch), algorithm)
 
 
