@@ -204,9 +204,14 @@ class CriticRecord:
     """What a policy's critic said of a rollout when a batch that is gone through several times began.
 
     outputs [T, E, U] float32, zero in rows without a value    (U units with a value: 1 for a team, or N agents)
+    targets, counted [T, E, U] float32: of the values, and 1 in rows that are learned from, else 0; None where each gradient makes its own
+    advantages [T, E, N] float32: of the agents, zero where they do not act; None likewise
     """
 
     outputs: FloatArray
+    targets: FloatArray | None = None
+    counted: FloatArray | None = None
+    advantages: FloatArray | None = None
 
 
 @dataclass

@@ -149,7 +149,8 @@ def _select_policy(part: PolicyRollout, slots: Array, finals: Array) -> PolicyRo
 
 
 def _select_record(record: CriticRecord, slots: Array) -> CriticRecord:
-    return CriticRecord(record.outputs[:, slots])
+    settled = (None if array is None else array[:, slots] for array in (record.targets, record.counted, record.advantages))
+    return CriticRecord(record.outputs[:, slots], *settled)
 
 
 def _join_records(records: Sequence[dict[str, CriticRecord] | None], steps: int) -> dict[str, CriticRecord] | None:
@@ -157,7 +158,19 @@ def _join_records(records: Sequence[dict[str, CriticRecord] | None], steps: int)
     present = [record for record in records if record is not None]
     if len(present) < len(records):
         return None
-    return {name: CriticRecord(_side_by_side([record[name].outputs for record in present], steps, 0)) for name in present[0]}
+    return {name: _join_record([record[name] for record in present], steps) for name in present[0]}
+
+
+def _join_record(records: Sequence[CriticRecord], steps: int) -> CriticRecord:
+    def joined(arrays: list[Array]) -> Array:
+        return _side_by_side(arrays, steps, 0)
+
+    return CriticRecord(
+        joined([record.outputs for record in records]),
+        _optional(joined, [record.targets for record in records]),
+        _optional(joined, [record.counted for record in records]),
+        _optional(joined, [record.advantages for record in records]),
+    )
 
 
 def _join_policy(parts: list[PolicyRollout], steps: int) -> PolicyBatch:

@@ -5,9 +5,10 @@
     v_t = A_t + V_t                                                     the critic's target
     gain_t = sum_k min( w_t A_t, clip(w_t, 1 - epsilon, 1 + epsilon) A_t )
 
-A batch is gone through `epochs` times in `minibatches` random parts, each a gradient and a step of its own (roles/feed.py); V, and with it
-A and v, are of the parameters of each step: advantages of fresh values learn no worse than those of the batch's beginning (arXiv 2006.05990,
-section 3.5).
+A batch is gone through `epochs` times in `minibatches` random parts, each a gradient and a step of its own (roles/feed.py). V, and with it
+A and v, are of the parameters of each step (algo.advantages: each_pass): advantages of fresh values learn no worse than those of the batch's
+beginning (arXiv 2006.05990, section 3.5). With `once` A and v are made of the V of the batch's beginning, as MAPPO's authors do, and A is normalised
+over all that one learner has in its batch instead of over a gradient.
 Actors have no critic. With value_clip (value_loss.py) the learner records the critic's outputs when a batch begins, before its first gradient: those
 of MAPPO's authors are of the sampling, which is the same moment where sampling and learning take turns.
 Critics (algo.critic): dec is IPPO; obs, full are MAPPO, where all agents of a policy share the team's A. The rest of the loss: actor_critic.py.
@@ -24,12 +25,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from hpcmarl.algos.actor_critic import Columns
-from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, join, tensor
-from hpcmarl.algos.value_critic import ValueCritic
+from hpcmarl.algos.actor_critic import Columns, Shared
+from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, Rows, join, tensor
+from hpcmarl.algos.value_critic import Estimates, ValueCritic, Valued, broadcast
 from hpcmarl.algos.value_loss import clipped_value_losses, value_losses
 from hpcmarl.config import PPOConfig
-from hpcmarl.maths.vtrace import VTrace, vtrace
+from hpcmarl.maths.vtrace import VTrace, normalised_advantages, vtrace
 from hpcmarl.types import CriticRecord, EnvironmentSpec, FloatArray, PolicySpec, Rollout
 
 
@@ -46,9 +47,13 @@ class PPO(ValueCritic):
         self.epochs, self.minibatches = config.epochs, config.minibatches
 
     def begin_batch(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
-        if self._config.value_clip is None:
+        if self._config.value_clip is None and self._config.advantages == "each_pass":
             return list(rollouts)
-        return [replace(rollout, records=self._recorded(rollout)) for rollout in rollouts]
+        begun = [replace(rollout, records=self._recorded(rollout)) for rollout in rollouts]
+        if self._config.advantages == "once" and self._config.normalise_advantages:
+            for policy in self.spec.policies:
+                normalise_together(policy.name, begun)
+        return begun
 
     @torch.no_grad()
     def _recorded(self, rollout: Rollout) -> dict[str, CriticRecord]:
@@ -59,7 +64,22 @@ class PPO(ValueCritic):
         for policy in self.spec.policies:
             valued = self._valued(policy, batch, shared)
             records[policy.name] = CriticRecord(valued.units.spread(valued.outputs.numpy()))
+            if self._config.advantages == "once":
+                fresh, units, agents = (
+                    self._fresh(policy, batch, shared, valued),
+                    valued.units,
+                    Rows(batch.policies[policy.name].alive[: batch.steps]),
+                )
+                estimates = (units.spread(fresh.targets), units.spread(fresh.counted), agents.spread(fresh.advantages))
+                records[policy.name] = CriticRecord(records[policy.name].outputs, *estimates)
         return records
+
+    def _estimates(self, policy: PolicySpec, batch: Batch, shared: Shared, valued: Valued) -> Estimates:
+        record = None if batch.records is None else batch.records[policy.name]
+        if record is None or record.advantages is None or record.targets is None or record.counted is None:
+            return super()._estimates(policy, batch, shared, valued)
+        units, advantages = valued.units, shared.evaluations[policy.name].rows.pick(record.advantages)
+        return Estimates(advantages, np.ones_like(advantages), units.pick(record.targets), units.pick(record.counted), 1.0, self._config.trace_lambda)
 
     def _value_losses(self, outputs: torch.Tensor, wanted: torch.Tensor, before: FloatArray | None) -> torch.Tensor:
         if before is None or self._config.value_clip is None:
@@ -84,3 +104,15 @@ class PPO(ValueCritic):
             divergence = float((ratio - 1.0 - log_ratio).sum())  # KL(mu, pi), the estimator that is never negative
         count = max(evaluation.rows.count, 1)
         return gain, {"clip_fraction": outside / count, "approximate_kl": divergence / count}
+
+
+def normalise_together(name: str, rollouts: Sequence[Rollout]) -> None:
+    """Give the recorded advantages of one policy mean 0 and deviation 1 over the acting rows of all rollouts."""
+    records = [rollout.records[name] for rollout in rollouts if rollout.records is not None]
+    rows = [Rows(rollout.policies[name].alive[: rollout.steps]) for rollout in rollouts]
+    advantages = [own.pick(record.advantages) for own, record in zip(rows, records, strict=True) if record.advantages is not None]
+    counted = [own.pick(broadcast(record.counted, own.shape)) for own, record in zip(rows, records, strict=True) if record.counted is not None]
+    normalised = normalised_advantages(np.concatenate(advantages), np.concatenate(counted))
+    ends = np.cumsum([own.count for own in rows])
+    for own, record, part in zip(rows, records, np.split(normalised, ends[:-1]), strict=True):
+        record.advantages = own.spread(part)

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from hpcmarl.algos.actor_critic import ActorCritic, Columns, Shared, close_at_last_decision, explained_variance
-from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, Rows, anybody, tensor
+from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, Rows, UnitRows, anybody, tensor
 from hpcmarl.algos.value_loss import value_losses
 from hpcmarl.maths.vtrace import VTrace
 from hpcmarl.nets.critic import Critic
@@ -27,12 +27,29 @@ from hpcmarl.types import Array, BoolArray, FloatArray, PolicySpec
 
 @dataclass
 class Valued:
-    """A critic's inputs seen [n, D] and outputs [n] (differentiable) in the rows of its units, and the columns with their values."""
+    """A critic's inputs seen [n, D] in the rows of its units, its outputs [n] (differentiable) and the values [n] that they stand for; the inputs
+    after the last row [B, U, D] and of truncated episodes' ends [K, U, D]."""
 
+    rows: UnitRows
     units: Rows
     seen: torch.Tensor
     outputs: torch.Tensor
-    columns: Columns
+    values: FloatArray
+    after: Array
+    finals: Array
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What a gradient takes as given: advantages of the policy's acting rows, with their ratios rho, [n] each; targets of the rows with a value and
+    counted, 1 where these are learned from, else 0, [m] each."""
+
+    advantages: FloatArray
+    rho: FloatArray
+    targets: FloatArray
+    counted: FloatArray
+    mean_rho: float
+    mean_c: float
 
 
 class ValueCritic(ActorCritic):
@@ -40,17 +57,12 @@ class ValueCritic(ActorCritic):
 
     def _learn(self, policy: PolicySpec, batch: Batch, shared: Shared) -> dict[str, float]:
         config, part, evaluation = self._config, batch.policies[policy.name], shared.evaluations[policy.name]
-        acts, critic = part.alive[: batch.steps], self._critics[policy.name]
-        valued = self._valued(policy, batch, shared)
-        units, outputs, columns = valued.units, valued.outputs, valued.columns
-        values = units.pick(columns.value)
-        trace = self._trace(policy, columns, batch, shared.evaluations)
-        advantages = self._normalised(*(evaluation.rows.pick(broadcast(array, acts.shape)) for array in (trace.advantages, trace.rho)))
-        targets, counted = self._unit_targets(trace, columns, acts, units)
-        gain, told = self._gain(part, evaluation, advantages)
-        wanted = tensor(targets)
-        before = None if batch.records is None else units.pick(batch.records[policy.name].outputs)
-        losses = self._value_losses(outputs, critic.outputs_for(wanted), before)
+        critic, valued = self._critics[policy.name], self._valued(policy, batch, shared)
+        estimates = self._estimates(policy, batch, shared, valued)
+        gain, told = self._gain(part, evaluation, estimates.advantages)
+        values, targets, counted, wanted = valued.values, estimates.targets, estimates.counted, tensor(estimates.targets)
+        before = None if batch.records is None else valued.units.pick(batch.records[policy.name].outputs)
+        losses = self._value_losses(valued.outputs, critic.outputs_for(wanted), before)
         error = (losses * tensor(counted)).sum() / (1 if self._central else len(policy.agents))
         spread, cost = self._entropy_terms(policy, evaluation)
         objective = (gain - config.value_cost * error + spread) / batch.steps
@@ -62,26 +74,38 @@ class ValueCritic(ActorCritic):
             "value_loss": float(error.detach()) / size,
             "entropy": float(evaluation.entropy.detach().sum()) / max(evaluation.rows.count, 1),
             "entropy_cost": cost,
-            "mean_rho": trace.mean_rho,
-            "mean_c": trace.mean_c,
+            "mean_rho": estimates.mean_rho,
+            "mean_c": estimates.mean_c,
             "value": float(values.mean()) if values.size else 0.0,
             "explained_variance": explained_variance(targets[counted > 0], values[counted > 0]),
         }
 
     def _valued(self, policy: PolicySpec, batch: Batch, shared: Shared) -> Valued:
         """What a policy's critic says of a batch."""
-        part = batch.policies[policy.name]
-        inputs, finals = shared.central_input or own_input(part, self._config.agent_id)
+        inputs, finals = shared.central_input or own_input(batch.policies[policy.name], self._config.agent_id)
         rows, critic = self._rows(policy, batch, shared.game), self._critics[policy.name]
         units = Rows(rows.acts)
         seen = tensor(units.pick(inputs[: batch.steps]))
         outputs: torch.Tensor = critic(seen)
-        value = units.spread(critic.values(outputs.detach()).numpy())
-        columns = self._columns(batch, part, rows, value, *_later_values(critic, inputs[batch.steps], finals))
+        return Valued(rows, units, seen, outputs, critic.values(outputs.detach()).numpy(), inputs[batch.steps], finals)
+
+    def _estimates(self, policy: PolicySpec, batch: Batch, shared: Shared, valued: Valued) -> Estimates:
+        """Targets, and normalised advantages where algo.normalise_advantages asks for them, at the present values."""
+        fresh = self._fresh(policy, batch, shared, valued)
+        return replace(fresh, advantages=self._normalised(fresh.advantages, fresh.rho))
+
+    def _fresh(self, policy: PolicySpec, batch: Batch, shared: Shared, valued: Valued) -> Estimates:
+        """The same with advantages as they are."""
+        part = batch.policies[policy.name]
+        acts, acts_next = part.alive[: batch.steps], part.alive[batch.steps]
+        later = _later_values(self._critics[policy.name], valued.after, valued.finals)
+        columns = self._columns(batch, part, valued.rows, valued.units.spread(valued.values), *later)
         if self.spec.turn_based:
-            acts_next = part.alive[batch.steps]
             close_at_last_decision(columns, anybody(acts_next) if self._central else acts_next)
-        return Valued(units, seen, outputs, columns)
+        trace = self._trace(policy, columns, batch, shared.evaluations)
+        agents = Rows(acts)
+        advantages, rho = (agents.pick(broadcast(array, acts.shape)) for array in (trace.advantages, trace.rho))
+        return Estimates(advantages, rho, *self._unit_targets(trace, columns, acts, valued.units), trace.mean_rho, trace.mean_c)
 
     def _value_losses(self, outputs: torch.Tensor, wanted: torch.Tensor, before: FloatArray | None) -> torch.Tensor:
         """The losses [n] of the critic's outputs [n]; before [n]: those of the batch's beginning, where they were recorded."""

@@ -6,7 +6,7 @@ The recursions run row by row in torch, for all trajectories at once; gap rows h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ UNAVAILABLE = -1e9
 class Unrolls:
     """obs [T, B, N, D], alive, mask (None: all), action, logp (of the policy that sampled) likewise; seen: the critic's inputs, [T+1, B, U, D],
     or with COMA [T, B, N, D]; finals [K, U, D] at `ends` (step, slot). Of the units, [T, B, U]: reward (scaled), acts, terminated, truncated; before:
-    the critic's outputs when the batch began, where they count."""
+    the critic's outputs when the batch began, where they count; settled: targets and the agents' advantages [T, B, N], where these were made then."""
 
     obs: torch.Tensor
     alive: torch.Tensor
@@ -42,6 +42,7 @@ class Unrolls:
     terminated: torch.Tensor
     truncated: torch.Tensor
     before: torch.Tensor | None = None
+    settled: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 def recursion(
@@ -157,20 +158,11 @@ class BareValueCritic(BareCritic):
         config, critic = self.config, self.module["critic"]
         outputs = critic(inputs.seen[:-1]).squeeze(-1)
         _, logp, entropy = self._policy(inputs)
-        with torch.no_grad():
-            value, last, ends = outputs.detach(), critic(inputs.seen[-1]).squeeze(-1), critic(inputs.finals).squeeze(-1)
-            final = value.clone()
-            final[inputs.ends] = ends
-            if config.name == "ppo":
-                ratios = (torch.ones_like(value), torch.full_like(value, config.trace_lambda))
-                targets, _ = recursion(inputs, value, last, final, ratios, config.discount)
-                advantages = torch.where(inputs.acts, targets - value, 0.0)
-            else:
-                difference = (logp - inputs.logp) * inputs.alive
-                ratio = (difference if value.shape[-1] > 1 else difference.sum(-1, keepdim=True)).exp()
-                ratios = (ratio.clamp(max=config.rho_max), config.trace_lambda * ratio.clamp(max=config.c_max))
-                targets, advantages = recursion(inputs, value, last, final, ratios, config.discount)
-            advantages = self._normalised(advantages, ratios[0] * inputs.acts, inputs.alive)
+        if inputs.settled is None:
+            targets, advantages, ratios = self._estimates(inputs, outputs.detach(), logp.detach())
+            advantages = self._normalised(advantages, ratios * inputs.acts, inputs.alive)
+        else:
+            targets, advantages = inputs.settled
         losses = self._value_losses(targets, outputs)
         if inputs.before is not None:
             epsilon = config.value_clip
@@ -183,6 +175,30 @@ class BareValueCritic(BareCritic):
         else:
             gains = logp * advantages
         return self._loss(inputs, (gains * inputs.alive).sum(), error, entropy)
+
+    def settled(self, inputs: Unrolls) -> Unrolls:
+        """The inputs with targets and advantages of the present parameters, for gradients of a batch that begins now."""
+        with torch.no_grad():
+            outputs, (_, logp, _) = self.module["critic"](inputs.seen[:-1]).squeeze(-1), self._policy(inputs)
+            targets, advantages, ratios = self._estimates(inputs, outputs, logp)
+            return replace(inputs, settled=(targets, self._normalised(advantages, ratios * inputs.acts, inputs.alive)))
+
+    @torch.no_grad()
+    def _estimates(self, inputs: Unrolls, value: torch.Tensor, logp: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Targets, advantages and the ratios in them, [T, B, U]."""
+        config, critic = self.config, self.module["critic"]
+        last, ends = critic(inputs.seen[-1]).squeeze(-1), critic(inputs.finals).squeeze(-1)
+        final = value.clone()
+        final[inputs.ends] = ends
+        if config.name == "ppo":
+            ratios = (torch.ones_like(value), torch.full_like(value, config.trace_lambda))
+            targets, _ = recursion(inputs, value, last, final, ratios, config.discount)
+            return targets, torch.where(inputs.acts, targets - value, 0.0), ratios[0]
+        difference = (logp - inputs.logp) * inputs.alive
+        ratio = (difference if value.shape[-1] > 1 else difference.sum(-1, keepdim=True)).exp()
+        ratios = (ratio.clamp(max=config.rho_max), config.trace_lambda * ratio.clamp(max=config.c_max))
+        targets, advantages = recursion(inputs, value, last, final, ratios, config.discount)
+        return targets, advantages, ratios[0]
 
 
 class BareCOMA(BareCritic):

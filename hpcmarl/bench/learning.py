@@ -138,8 +138,10 @@ def check(config: Config, algorithm: Algorithm) -> None:
     for key, value in plain.items():
         if getattr(chosen, key, value) != value:
             raise UsageError(f"algo.{key}: {getattr(chosen, key)} is not in the bare loops; use {value}")
-    if getattr(chosen, "value_clip", None) is not None:
-        raise UsageError(f"algo.value_clip: {chosen.value_clip} needs what is recorded when a batch begins, which is not timed here; use null")
+    for key, value in (("value_clip", None), ("advantages", "each_pass")):
+        if getattr(chosen, key, value) != value:
+            found = f"algo.{key}: {getattr(chosen, key)} needs what is recorded when a batch begins"
+            raise UsageError(f"{found}, which is not timed here; use {'null' if value is None else value}")
     if actor_critic and chosen.network.recurrent:
         raise UsageError("algo.network.recurrent: true is in the bare loops of value-based algorithms only; use false")
 

@@ -119,6 +119,11 @@ class PPOConfig(ActorCriticConfig):
         1, description="random parts of a batch, each a gradient of rounds.batch trajectories; a batch has as many trajectories as all of them"
     )
     value_cost: NonNegative = 0.5
+    advantages: Literal["each_pass", "once"] = Field(
+        "each_pass",
+        description="made, with the critic's targets, of the values of each gradient's parameters, or once of those at the batch's beginning "
+        "and normalised over the whole batch (MAPPO's authors: once)",
+    )
     value_clip: PositiveFloat | None = Field(
         None,
         description="epsilon, in units of the critic's outputs: the larger loss of the value and of one cut off epsilon from that of the batch's "

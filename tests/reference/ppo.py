@@ -10,8 +10,13 @@ from hpcmarl.types import FloatArray
 from tests.reference.ma_trace import Literal
 
 
+Settled = dict[tuple[str, int, int, int | None], tuple[float, float]]  # of policy, slot, row, agent: advantage and target
+
+
 class LiteralPPO(Literal):
     """One unroll (slot) of one policy. The advantage is summed forwards, decision by decision."""
+
+    settled: Settled | None = None
 
     def reward(self, t: int, agent: int | None) -> float:
         rewards = [float(self.part.reward[t, self.slot, k]) for k in (range(self.agents) if agent is None else [agent])]
@@ -49,10 +54,17 @@ class LiteralPPO(Literal):
             weight, row = weight * self.config.discount * self.config.trace_lambda, after
         return total
 
-    def value_loss(self, t: int, owner: int, advantage: float) -> torch.Tensor:
-        """Of the value of row t, whose target is the advantage above it; cut off near what the batch's beginning recorded."""
-        config, value, records = self.config, self.value(t, owner), self.rollout.records
-        target = advantage + value.item()
+    def estimate(self, t: int, agent: int | None) -> tuple[float, float]:
+        """The actor's advantage and the value's target: of the present values, or settled when the batch began."""
+        if self.settled is not None:
+            return self.settled[self.policy.name, self.slot, t, agent]
+        advantage = self.advantage(t, agent)
+        return advantage, advantage + self.value(t, agent or 0).item()
+
+    def value_loss(self, t: int, agent: int | None) -> torch.Tensor:
+        """Of the value of row t; cut off near what the batch's beginning recorded."""
+        owner = agent or 0
+        config, value, records, target = self.config, self.value(t, owner), self.rollout.records, self.estimate(t, agent)[1]
 
         def single(said: torch.Tensor) -> torch.Tensor:
             error = said - target
@@ -79,24 +91,47 @@ class LiteralPPO(Literal):
                 counts = t != self.close(agent)
                 logp, entropy = self.logp_and_entropy(t, k)
                 ratio = (logp - float(self.part.logp[t, self.slot, k])).exp()
-                advantage = self.advantage(t, agent) if counts else 0.0
+                advantage = self.estimate(t, agent)[0] if counts else 0.0
                 clipped = min(max(ratio.item(), 1 - config.clip), 1 + config.clip)
                 total = total - (ratio * advantage if ratio.item() * advantage <= clipped * advantage else torch.tensor(clipped * advantage))
                 total = total - config.entropy_cost * entropy
                 if counts and not central:
-                    total = total + config.value_cost * self.value_loss(t, k, advantage) / self.agents
+                    total = total + config.value_cost * self.value_loss(t, k) / self.agents
             if central and self.counts(t, None) and t != self.close(None):
-                total = total + config.value_cost * self.value_loss(t, 0, self.advantage(t, None))
+                total = total + config.value_cost * self.value_loss(t, None)
         return total / self.steps
 
 
-def literal_gradient(algorithm, rollouts) -> FloatArray:
-    """The sum over all slots and policies."""
+def settle(algorithm, rollouts) -> list[Settled]:
+    """Estimates of a batch that begins at the present parameters, one table a rollout; normalised over the batch where that is asked for."""
+    config, tables = algorithm._config, [Settled() for _ in rollouts]
+    for policy in algorithm.spec.policies:
+        weighed = []
+        for rollout, table in zip(rollouts, tables, strict=True):
+            for slot in range(rollout.count):
+                one = LiteralPPO(algorithm, rollout, policy, slot)
+                units = [None] if config.critic != "dec" else range(len(policy.agents))
+                for t, agent in ((t, agent) for t in range(one.steps) for agent in units if one.counts(t, agent) and t != one.close(agent)):
+                    table[policy.name, slot, t, agent] = one.estimate(t, agent)
+                    weighed += [(table, (policy.name, slot, t, agent))] * len(one.acting(t, agent))
+        if config.normalise_advantages:
+            numbers = [table[key][0] for table, key in weighed]
+            mean = sum(numbers) / len(numbers)
+            deviation = (sum((number - mean) ** 2 for number in numbers) / len(numbers)) ** 0.5
+            for table, key in {(id(table), key): (table, key) for table, key in weighed}.values():
+                table[key] = ((table[key][0] - mean) / (deviation + 1e-8), table[key][1])
+    return tables
+
+
+def literal_gradient(algorithm, rollouts, settled: list[Settled] | None = None) -> FloatArray:
+    """The sum over all slots and policies; settled: of `settle`, where estimates are not of the present parameters."""
     algorithm._flat.zero_gradient()
-    for rollout in rollouts:
+    for number, rollout in enumerate(rollouts):
         for policy in algorithm.spec.policies:
             for slot in range(rollout.count):
-                loss = LiteralPPO(algorithm, rollout, policy, slot).loss()
+                one = LiteralPPO(algorithm, rollout, policy, slot)
+                one.settled = None if settled is None else settled[number]
+                loss = one.loss()
                 if loss.requires_grad:
                     (-loss).backward()
     return algorithm._flat.gradient.copy()
