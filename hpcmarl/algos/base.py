@@ -153,6 +153,10 @@ class Algorithm(ABC):
         """
         return list(rollouts)
 
+    def ends_batch(self, statistics: Mapping[str, float]) -> bool:
+        """Say by a gradient's statistics whether its batch has been gone through often enough."""
+        return False
+
     @abstractmethod
     def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:
         """The ascent direction [P] summed over all trajectories (types.Rollout.count of each rollout), and statistics: averages.

@@ -11,6 +11,8 @@ beginning (arXiv 2006.05990, section 3.5). With `once` A and v are made of the V
 over all that one learner has in its batch instead of over a gradient.
 Actors have no critic. With value_clip (value_loss.py) the learner records the critic's outputs when a batch begins, before its first gradient: those
 of MAPPO's authors are of the sampling, which is the same moment where sampling and learning take turns.
+With kl_target a batch ends with the first gradient that finds a larger KL(mu, pi), estimated by w - 1 - log w, mean over acting rows and policies.
+That gradient is still delivered, since its round may wait for it; the learner's next one is of its next batch. Each learner judges by its own part.
 Critics (algo.critic): dec is IPPO; obs, full are MAPPO, where all agents of a policy share the team's A. The rest of the loss: actor_critic.py.
 
     symbol -> variable, shape:  gamma discount   lambda trace_lambda   epsilon clip   r reward [T, B, U]   V value [T, B, U]   A advantages [T, B, U]
@@ -85,6 +87,9 @@ class PPO(ValueCritic):
         if before is None or self._config.value_clip is None:
             return value_losses(self._config, outputs, wanted)
         return clipped_value_losses(self._config, outputs, wanted, tensor(before), self._config.value_clip)
+
+    def ends_batch(self, statistics: Mapping[str, float]) -> bool:
+        return self._config.kl_target is not None and statistics["approximate_kl"] > self._config.kl_target
 
     def _trace(self, policy: PolicySpec, columns: Columns, batch: Batch, evaluations: Mapping[str, Evaluation]) -> VTrace:
         """V-trace with all ratios 1 has GAE's targets; the advantages are what these add to the values."""

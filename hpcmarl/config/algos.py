@@ -129,6 +129,11 @@ class PPOConfig(ActorCriticConfig):
         description="epsilon, in units of the critic's outputs: the larger loss of the value and of one cut off epsilon from that of the batch's "
         "beginning (MAPPO's authors: 0.2); null: not cut off",
     )
+    kl_target: PositiveFloat | None = Field(
+        None,
+        description="once a gradient finds a larger approximate KL between the policies that sampled and the present ones, its learner leaves out "
+        "the rest of the batch; null: never (as MAPPO's authors)",
+    )
     normalise_advantages: bool = Field(True, description="advantages of mean 0 and deviation 1 in each gradient")
 
 

@@ -1,8 +1,9 @@
 """What waits at a learner, and which of it makes the next gradient. Called by the learner; knows no optimizer and sends nothing.
 
 Queue        rollouts in the order of their arrival; each makes one gradient (algo.reuse: several)
-Iterations   a batch of rollouts is gone through `epochs` times in `minibatches` random parts each. The actors go on meanwhile, under the weights
-             of each step: what they began in this iteration or in the one before is the next batch, newest first (rounds.backpressure: oldest)
+Iterations   a batch of rollouts is gone through `epochs` times in `minibatches` random parts each, or until the algorithm ends it. The actors go
+             on meanwhile, under the weights of each step: what they began in this iteration or in the one before is the next batch, newest first
+             (rounds.backpressure: oldest)
 
 Whole episodes that are learned from again and again, off-policy: replay.py.
 """
@@ -173,6 +174,9 @@ class Queue:
             else:
                 entry.message.release()
 
+    def end_batch(self) -> None:
+        """Leave out what is still to come of the present batch, where work comes in batches."""
+
     def refuse(self, work: Work) -> None:
         """The gradient was no good: its rollouts make no other."""
         for entry in work.entries:
@@ -228,6 +232,7 @@ class Iterations(Queue):
         super().__init__(context, group, rule, algorithm)
         self.batch: list[Entry] = []
         self.parts: deque[list[tuple[int, int]]] = deque()  # (entry of the batch, slot) of the trajectories of each coming gradient
+        self.made = self.left_out = 0  # gradients since the last report
         self.begun = (0, 0)  # versions at which the iteration before and this one began
 
     def on_version(self, version: int) -> None:
@@ -242,6 +247,7 @@ class Iterations(Queue):
         quota = self.rule.quota(self.rule.initial_batch if version == 0 else self.rule.batch)
         if (quota is not None and delivered >= quota) or not (self.parts or self._begin(version)):
             return None
+        self.made += 1
         part = np.array(sorted(self.parts.popleft()))
         chosen = [(self.batch[index], part[part[:, 0] == index, 1]) for index in np.unique(part[:, 0])]
         return _work([select(entry.rollout, slots) for entry, slots in chosen], [entry for entry, _ in chosen])
@@ -286,8 +292,20 @@ class Iterations(Queue):
     def done(self, work: Work) -> None:
         """The batch is kept until the last part of it has been learned from."""
 
+    def end_batch(self) -> None:
+        """The next gradient is of the next batch. A round that counts this group waits until that is sampled; the other groups' batches go on."""
+        self.left_out += len(self.parts)
+        self.parts.clear()
+
     def refuse(self, work: Work) -> None:
         """Other parts of the batch may be good."""
+
+    def statistics(self) -> dict[str, float]:
+        """Return the share of gradients that were left out since the last time, where a batch may end early."""
+        made, left_out, self.made, self.left_out = self.made, self.left_out, 0, 0
+        if getattr(self.context.config.algo, "kl_target", None) is None or not made + left_out:
+            return {}
+        return {"gradients_left_out": left_out / (made + left_out)}
 
 
 def whole(entries: list[Entry]) -> Work | None:

@@ -238,6 +238,8 @@ class Learner(Role):
             for rollout in rollouts:
                 self.episodes.add(rollout)
         self.feed.done(work)
+        if self.algorithm.ends_batch(statistics):
+            self.feed.end_batch()
         summed = self.replica is not None and current  # what is older is left for the rule to drop
         if self.replica is not None and summed:
             self.replica.add(vector, count)

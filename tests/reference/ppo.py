@@ -9,7 +9,6 @@ import torch
 from hpcmarl.types import FloatArray
 from tests.reference.ma_trace import Literal
 
-
 Settled = dict[tuple[str, int, int, int | None], tuple[float, float]]  # of policy, slot, row, agent: advantage and target
 
 

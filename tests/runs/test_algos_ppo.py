@@ -2,6 +2,7 @@
 
 import pytest
 
+from hpcmarl.algos.ppo import PPO as PPOAlgorithm
 from tests.support.worlds import run_world, summary
 
 PPO = ("algo.name=ppo", "algo.epochs=2", "algo.minibatches=2")
@@ -36,3 +37,28 @@ def test_ppo_trains_and_resumes_on_ranks(tmp_path, size, changes):
     assert starts != {9}  # nine is in the middle of a batch of four gradients
     run_world(size, tmp_path, *PPO, *groups, *changes, "stop.updates=12", resume="auto")
     assert summary(tmp_path)["updates"] == 12
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [(), ("rounds.reduce=mpi",), ("rounds.rule=rennala",), ("rounds.rule=malenia",), ("rounds.rule=afedpg",), ("rounds.backpressure=true",)],
+)
+def test_batches_that_end_early_hold_nobody_up(changes, tmp_path, monkeypatch):
+    """Of two groups sometimes one ends its batch, sometimes the other, at any gradient."""
+    ended = []
+
+    def ends_batch(self, statistics):
+        ended.append(int(statistics["gradient_norm"] * 1e6) % 2)
+        return ended[-1] == 1
+
+    monkeypatch.setattr(PPOAlgorithm, "ends_batch", ends_batch)
+    run_world(4, tmp_path, *PPO, "topology.groups=2", *changes, "stop.updates=20")
+    assert summary(tmp_path)["updates"] == 20
+    assert 0 < sum(ended) < len(ended)
+
+
+def test_a_kl_target_leaves_out_most_passes(tmp_path):
+    """Nothing is near enough for 1e-12: of the four gradients of a batch the first one or two are made."""
+    ranks = run_world(1, tmp_path, *PPO, "algo.kl_target=1e-12", "logging.every_seconds=1000", "stop.updates=20")
+    feed = ranks[0].roles["learner"].feed
+    assert feed.begun[1] >= 18

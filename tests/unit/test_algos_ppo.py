@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hpcmarl.algos import make_algorithm
-from hpcmarl.algos.batch import select
+from hpcmarl.algos.batch import evaluate, join, select
 from hpcmarl.config import MATraceConfig, NetworkConfig, PPOConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError
@@ -157,6 +157,46 @@ def test_parts_dropped_by_a_closing_round_are_drawn_evenly():
     assert (uses.sum(1) == 6).all()
     assert set(uses.ravel().tolist()) == {1, 2}
     np.testing.assert_allclose(uses.mean(0), 1.5, atol=5 * 0.5 / seeds**0.5)
+
+
+@pytest.mark.parametrize(("target", "ends"), [(0.19, True), (0.2, False), (None, False)])
+def test_batch_ends_above_the_kl_target(target, ends):
+    """Every action is half as likely as it was at sampling: w - 1 - log w = log 2 - 1/2 = 0.193."""
+    spec = make_spec()
+    algorithm, rollouts = make(spec, kl_target=target), rollouts_of(spec)
+    for rollout in rollouts:
+        part, evaluation = rollout.policies["agent"], evaluate(algorithm._policies["agent"], join([rollout]).policies["agent"], rollout.episode_start)
+        part.logp[:] = evaluation.rows.spread(evaluation.logp.detach().numpy()) + np.float32(np.log(2))
+    statistics = algorithm.gradient(rollouts)[1]
+    assert statistics["approximate_kl"] == pytest.approx(np.log(2) - 0.5, abs=1e-4)
+    assert algorithm.ends_batch(statistics) is ends
+
+
+def test_group_whose_batch_ended_starts_its_next_one():
+    """Under sync its round waits for that; the other group's batch goes on."""
+    rule = make_rule("sync", 2, 4)
+    feeds = [feed_of(4, 3, 2, "algo.kl_target=0.1", rule=rule) for _ in range(2)]
+    for feed in feeds:
+        for source in (1, 2):
+            arrive(feed, 0, source)
+    rule.on_gradient(0, 0, feeds[0].take(0, 0).count)
+    feeds[0].end_batch()
+    rule.on_gradient(1, 0, feeds[1].take(0, 0).count)
+    assert rule.round == 1
+    for feed in feeds:
+        feed.on_version(rule.round)
+    assert [len(feed.parts) for feed in feeds] == [0, 5]
+    assert feeds[0].take(1, 0) is None
+    rule.on_gradient(1, 1, feeds[1].take(1, 0).count)
+    assert rule.round == 1
+    fresh = [arrive(feeds[0], 1, source) for source in (1, 2)]
+    work = feeds[0].take(1, 0)
+    assert work.versions == [1, 1]
+    rule.on_gradient(0, 1, work.count)
+    assert rule.round == 2
+    assert not any(letter.released for letter in fresh)
+    assert feeds[0].statistics() == {"gradients_left_out": pytest.approx(5 / 7)}
+    assert feeds[1].statistics() == {"gradients_left_out": 0.0}
 
 
 def test_in_flight_unrolls_are_used_under_backpressure():
