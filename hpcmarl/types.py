@@ -185,6 +185,7 @@ class PolicyRollout:
     reward, terminated, truncated [T, E, N]        alive [T+1, E, N] bool             action_mask [T+1, E, N, A] bool or None
     final_obs [K, N, *observation_shape] float32: last observations of truncated episodes, placed by Rollout.final_index
     memory [E, N, H] float32 or None: what the policy remembers before step 0 (nets/policy.py)
+    critic_memory [E, U, H'] float32 or None: that of a recurrent critic, which the learner adds (U units with a value: 1 or N); never sent
     """
 
     obs: FloatArray
@@ -197,6 +198,7 @@ class PolicyRollout:
     final_obs: FloatArray
     action_mask: BoolArray | None = None
     memory: FloatArray | None = None
+    critic_memory: FloatArray | None = None
 
 
 @dataclass

@@ -123,7 +123,7 @@ class ActorCritic(Algorithm):
         config = self._config
         return Critic(
             _critic_inputs(spec, policy, config) + inputs,
-            config.critic_network or config.network,
+            config.critic_network or config.network.model_copy(update={"recurrent": False}),
             generator,
             outputs=outputs,
             normalise_inputs=config.normalise_observations,

@@ -145,6 +145,14 @@ class Algorithm(ABC):
         """Floating-point operations of one environment step where `layers` have these densities; None: this algorithm does not count them."""
         return None
 
+    def critic_memory(self, rollout: Rollout) -> dict[str, FloatArray]:
+        """Return what recurrent critics remember after an unroll, at the present parameters.
+
+        Returns:
+            Policy -> [E, U, H], zero where the next row begins an episode; empty where critics have no memory.
+        """
+        return {}
+
     def begin_batch(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
         """Note what the gradients of a batch that is gone through several times need from its beginning.
 

@@ -32,6 +32,7 @@ class PolicyBatch:
     final_obs: FloatArray
     action_mask: BoolArray | None
     memory: FloatArray | None
+    critic_memory: FloatArray | None = None
 
 
 @dataclass
@@ -144,8 +145,8 @@ def _of_anybody(parts: Sequence[BoolArray]) -> BoolArray:
 def _select_policy(part: PolicyRollout, slots: Array, finals: Array) -> PolicyRollout:
     arrays = {name: getattr(part, name)[:, slots] for name in ("obs", "alive", "action", "logp", "reward", "terminated", "truncated")}
     mask = None if part.action_mask is None else part.action_mask[:, slots]
-    memory = None if part.memory is None else part.memory[slots]
-    return PolicyRollout(**arrays, final_obs=part.final_obs[finals], action_mask=mask, memory=memory)
+    memory, critic_memory = (None if array is None else array[slots] for array in (part.memory, part.critic_memory))
+    return PolicyRollout(**arrays, final_obs=part.final_obs[finals], action_mask=mask, memory=memory, critic_memory=critic_memory)
 
 
 def _select_record(record: CriticRecord, slots: Array) -> CriticRecord:
@@ -185,6 +186,7 @@ def _join_policy(parts: list[PolicyRollout], steps: int) -> PolicyBatch:
         final_obs=_along([part.final_obs for part in parts]),
         action_mask=_optional(lambda arrays: _side_by_side(arrays, steps, 1), [part.action_mask for part in parts]),
         memory=_optional(_along, [part.memory for part in parts]),
+        critic_memory=_optional(_along, [part.critic_memory for part in parts]),
     )
 
 

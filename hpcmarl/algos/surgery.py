@@ -17,6 +17,7 @@ from hpcmarl.errors import ConfigError
 from hpcmarl.types import FloatArray, IntArray, PolicySpec
 
 NEW = -1  # in place of the number of an old feature
+CRITIC_INPUTS = (".layers.layers.0.weight", ".body.layers.0.weight", "._inputs.moments")  # names' ends of what reads a critic's input
 CHECKED_ROWS = 256
 TOLERANCE = 1e-4  # of an output, next to the largest: sums are taken in another order
 
@@ -111,7 +112,7 @@ def _columns(old: Algorithm, new: Algorithm, policy: PolicySpec, features: IntAr
         return found
     acting = set(new.acting_parameters(policy.name))
     for name, array in new.named_parameters().items():
-        if name in acting or name.partition(".")[0] != policy.name or not name.endswith((".layers.layers.0.weight", "._inputs.moments")):
+        if name in acting or name.partition(".")[0] != policy.name or not name.endswith(CRITIC_INPUTS):
             continue
         one = _inputs(array) - len(features) in (0, len(own) - len(features))  # a critic of one agent's observation (and number), or of all
         blocks = 1 if one else len(policy.agents)

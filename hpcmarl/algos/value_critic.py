@@ -3,6 +3,8 @@
 Subclasses say what the policy gains (`_gain`) and which targets V learns from (`_trace`). Critics (algo.critic):
   obs, full   one V a row of the game, of all agents' observations or of the state.
   dec         V per agent, of what its policy sees; the loss of its values is averaged over the policy's agents.
+Recurrent critics (algo.critic_network.recurrent) go through each unroll from its first row, with the memory that the learner had of the slot when the
+unroll came (roles/critic_memory.py); gradients stop at the first row. An episode's first row begins with zeros.
 Turn-based games: an agent whose turn it is not at the unroll's end closes its column at its last decision, whose V it knows.
 The loss and symbols: actor_critic.py.
 """
@@ -12,17 +14,25 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from hpcmarl.algos.actor_critic import ActorCritic, Columns, Shared, close_at_last_decision, explained_variance
-from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, Rows, UnitRows, anybody, tensor
+from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, Rows, UnitRows, anybody, join, tensor
 from hpcmarl.algos.value_loss import value_losses
 from hpcmarl.maths.vtrace import VTrace
 from hpcmarl.nets.critic import Critic
 from hpcmarl.nets.policy import numbered
-from hpcmarl.types import Array, BoolArray, FloatArray, PolicySpec
+from hpcmarl.types import Array, BoolArray, FloatArray, PolicySpec, Rollout
+
+
+class Memory(NamedTuple):
+    """What a recurrent critic remembers: after the last row [B, U, H], zero where an episode begins then, and at truncated ends [K, U, H]."""
+
+    after: FloatArray
+    finals: FloatArray
 
 
 @dataclass
@@ -37,6 +47,7 @@ class Valued:
     values: FloatArray
     after: Array
     finals: Array
+    memory: Memory | None
 
 
 @dataclass(frozen=True)
@@ -85,9 +96,18 @@ class ValueCritic(ActorCritic):
         inputs, finals = shared.central_input or own_input(batch.policies[policy.name], self._config.agent_id)
         rows, critic = self._rows(policy, batch, shared.game), self._critics[policy.name]
         units = Rows(rows.acts)
-        seen = tensor(units.pick(inputs[: batch.steps]))
-        outputs: torch.Tensor = critic(seen)
-        return Valued(rows, units, seen, outputs, critic.values(outputs.detach()).numpy(), inputs[batch.steps], finals)
+        seen, before = tensor(units.pick(inputs[: batch.steps])), batch.policies[policy.name].critic_memory
+        outputs, memory = recall(critic, batch, inputs, rows.acts, before) if critic.memory_size else (critic(seen), None)
+        return Valued(rows, units, seen, outputs, critic.values(outputs.detach()).numpy(), inputs[batch.steps], finals, memory)
+
+    @torch.no_grad()
+    def critic_memory(self, rollout: Rollout) -> dict[str, FloatArray]:
+        if not any(critic.memory_size for critic in self._critics.values()):
+            return {}
+        batch = join([rollout])
+        shared = self._shared(batch, evaluated=False)
+        memories = {policy.name: self._valued(policy, batch, shared).memory for policy in self.spec.policies}
+        return {name: memory.after for name, memory in memories.items() if memory is not None}
 
     def _estimates(self, policy: PolicySpec, batch: Batch, shared: Shared, valued: Valued) -> Estimates:
         """Targets, and normalised advantages where algo.normalise_advantages asks for them, at the present values."""
@@ -98,7 +118,7 @@ class ValueCritic(ActorCritic):
         """The same with advantages as they are."""
         part = batch.policies[policy.name]
         acts, acts_next = part.alive[: batch.steps], part.alive[batch.steps]
-        later = _later_values(self._critics[policy.name], valued.after, valued.finals)
+        later = _later_values(self._critics[policy.name], valued.after, valued.finals, valued.memory)
         columns = self._columns(batch, part, valued.rows, valued.units.spread(valued.values), *later)
         if self.spec.turn_based:
             close_at_last_decision(columns, anybody(acts_next) if self._central else acts_next)
@@ -137,11 +157,41 @@ def own_input(part: PolicyBatch, agent_id: bool) -> tuple[Array, Array]:
     return (numbered(rows), numbered(finals)) if agent_id else (rows, finals)
 
 
-def _later_values(critic: Critic, last: Array, finals: Array) -> tuple[FloatArray, FloatArray]:
+def recall(critic: Critic, batch: Batch, inputs: Array, acts: BoolArray, before: FloatArray | None) -> tuple[torch.Tensor, Memory]:
+    """Go through the unrolls with a recurrent critic.
+
+    Args:
+        critic: A recurrent critic.
+        batch: For where episodes begin and were truncated.
+        inputs: [T+1, B, U, D].
+        acts: Rows with a value, [T, B, U].
+        before: The memory before row 0, [B, U, H]; None: zeros.
+
+    Returns:
+        Outputs of the acting rows [n], differentiable, and the memory.
+    """
+    steps, starts = batch.steps, batch.episode_start
+    now = np.zeros((*acts.shape[1:], critic.memory_size), np.float32) if before is None else before
+    outputs, hidden = critic.unroll(tensor(inputs[:steps]), acts, starts[:steps], tensor(now))
+    remembered = np.zeros((*acts.shape, critic.memory_size), np.float32)
+    remembered[acts] = hidden.numpy()
+    for row in range(steps):
+        now = np.where(starts[row][:, None, None], np.float32(0.0), now)
+        now = remembered[row] = np.where(acts[row][..., None], remembered[row], now)
+    after = np.where(starts[steps][:, None, None], np.float32(0.0), now)
+    return outputs, Memory(after, remembered[batch.final_step, batch.final_slot])
+
+
+def _later_values(critic: Critic, last: Array, finals: Array, memory: Memory | None) -> tuple[FloatArray, FloatArray]:
     """Values of the row after the unroll [B, U] and of truncated episodes' ends [K, U], without gradient."""
     slots, units, size = last.shape
+    seen = tensor(np.concatenate([last.reshape(-1, size), finals.reshape(-1, size)]))
     with torch.no_grad():
-        values = critic.values(critic(tensor(np.concatenate([last.reshape(-1, size), finals.reshape(-1, size)])))).numpy()
+        if memory is None:
+            outputs = critic(seen)
+        else:
+            outputs = critic.step(seen, tensor(np.concatenate([array.reshape(-1, critic.memory_size) for array in memory])))
+        values = critic.values(outputs).numpy()
     return values[: slots * units].reshape(slots, units), values[slots * units :].reshape(-1, units)
 
 

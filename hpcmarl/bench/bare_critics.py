@@ -74,9 +74,9 @@ class BareCritic(BareLoop):
         policy, network = algorithm.spec.policies[0], self.config.network
         critic = self.config.critic_network or network
         agent = BareAgent(algorithm.acting_inputs(policy.name), policy.action.sizes[0], network)
-        super().__init__(
-            config, algorithm, nn.ModuleDict({"agent": agent, "critic": multilayer((inputs, *critic.hidden, outputs), critic.activation)})
-        )
+        self.remembers = self.config.critic_network is not None and critic.recurrent
+        values = BareAgent(inputs, outputs, critic) if self.remembers else multilayer((inputs, *critic.hidden, outputs), critic.activation)
+        super().__init__(config, algorithm, nn.ModuleDict({"agent": agent, "critic": values}))
 
     def stack(self, rollouts: Sequence[Rollout]) -> Unrolls:
         batch = join(rollouts)
@@ -145,7 +145,8 @@ class BareCritic(BareLoop):
 
 
 class BareValueCritic(BareCritic):
-    """MA-Trace with one ratio a unit (joint, or with critic dec of each agent), and PPO."""
+    """MA-Trace with one ratio a unit (joint, or with critic dec of each agent), and PPO. A recurrent critic goes from zeros through unrolls of which
+    no row is the first or last of an episode."""
 
     def __init__(self, config: Config, algorithm: Any) -> None:
         spec = algorithm.spec
@@ -155,11 +156,10 @@ class BareValueCritic(BareCritic):
         super().__init__(config, algorithm, {"full": spec.state_size or 0, "dec": own, "obs": everybody}[chosen.critic], 1)
 
     def loss(self, inputs: Unrolls) -> torch.Tensor:
-        config, critic = self.config, self.module["critic"]
-        outputs = critic(inputs.seen[:-1]).squeeze(-1)
-        _, logp, entropy = self._policy(inputs)
+        config, every = self.config, self.module["critic"](inputs.seen).squeeze(-1)
+        outputs, (_, logp, entropy) = every[:-1], self._policy(inputs)
         if inputs.settled is None:
-            targets, advantages, ratios = self._estimates(inputs, outputs.detach(), logp.detach())
+            targets, advantages, ratios = self._estimates(inputs, every.detach(), logp.detach())
             advantages = self._normalised(advantages, ratios * inputs.acts, inputs.alive)
         else:
             targets, advantages = inputs.settled
@@ -179,17 +179,17 @@ class BareValueCritic(BareCritic):
     def settled(self, inputs: Unrolls) -> Unrolls:
         """The inputs with targets and advantages of the present parameters, for gradients of a batch that begins now."""
         with torch.no_grad():
-            outputs, (_, logp, _) = self.module["critic"](inputs.seen[:-1]).squeeze(-1), self._policy(inputs)
-            targets, advantages, ratios = self._estimates(inputs, outputs, logp)
+            every, (_, logp, _) = self.module["critic"](inputs.seen).squeeze(-1), self._policy(inputs)
+            targets, advantages, ratios = self._estimates(inputs, every, logp)
             return replace(inputs, settled=(targets, self._normalised(advantages, ratios * inputs.acts, inputs.alive)))
 
     @torch.no_grad()
-    def _estimates(self, inputs: Unrolls, value: torch.Tensor, logp: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Targets, advantages and the ratios in them, [T, B, U]."""
-        config, critic = self.config, self.module["critic"]
-        last, ends = critic(inputs.seen[-1]).squeeze(-1), critic(inputs.finals).squeeze(-1)
+    def _estimates(self, inputs: Unrolls, every: torch.Tensor, logp: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Targets, advantages and the ratios in them, [T, B, U]; every [T+1, B, U]: the values of all rows."""
+        config, value, last = self.config, every[:-1], every[-1]
         final = value.clone()
-        final[inputs.ends] = ends
+        if not self.remembers:
+            final[inputs.ends] = self.module["critic"](inputs.finals).squeeze(-1)
         if config.name == "ppo":
             ratios = (torch.ones_like(value), torch.full_like(value, config.trace_lambda))
             targets, _ = recursion(inputs, value, last, final, ratios, config.discount)

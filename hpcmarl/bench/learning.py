@@ -142,6 +142,8 @@ def check(config: Config, algorithm: Algorithm) -> None:
         if getattr(chosen, key, value) != value:
             found = f"algo.{key}: {getattr(chosen, key)} needs what is recorded when a batch begins"
             raise UsageError(f"{found}, which is not timed here; use {'null' if value is None else value}")
+    if actor_critic and chosen.critic_network is not None and chosen.critic_network.recurrent:
+        raise UsageError("algo.critic_network.recurrent: true needs a memory from the unrolls before, which is not timed here; use false")
     if actor_critic and chosen.network.recurrent:
         raise UsageError("algo.network.recurrent: true is in the bare loops of value-based algorithms only; use false")
 

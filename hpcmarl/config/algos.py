@@ -61,7 +61,9 @@ class ActorCriticConfig(ValueLearningConfig):
     trajectory_unit: ClassVar[Literal["unroll", "episode"]] = "unroll"
     unroll: Count = Field(25, description="steps of one unroll, T")
     critic: Literal["obs", "full", "dec"] = Field("obs", description="critic on all observations, on the environment's state, or one per agent")
-    critic_network: NetworkConfig | None = Field(None, description="default: the shape of `network`, without recurrence")
+    critic_network: NetworkConfig | None = Field(
+        None, description="default: the shape of `network`, without recurrence; recurrent: true gives the critics of ma_trace and ppo a memory"
+    )
     trace_lambda: Fraction = Field(1.0, description="lambda of the trace")
     value_cost: NonNegative = 0.25
     value_loss: Literal["squared", "huber"] = Field(
@@ -309,8 +311,8 @@ def algo_contradictions(algo: AlgoConfig) -> list[str]:
         found.append("algo.critic: dec does not see the others' actions that COMA's critic judges by; use critic: obs or full")
     if isinstance(algo, ActorCriticConfig) and algo.entropy_cost_steps and algo.target_entropy is not None:
         found.append("algo.entropy_cost_steps: the entropy cost cannot both fall and be learned (algo.target_entropy); remove one of the two keys")
-    if isinstance(algo, ActorCriticConfig) and algo.critic_network is not None and algo.critic_network.recurrent:
-        found.append("algo.critic_network.recurrent: true is not supported, critics are feed-forward; remove the key")
+    if isinstance(algo, COMAConfig) and algo.critic_network is not None and algo.critic_network.recurrent:
+        found.append("algo.critic_network.recurrent: true is for the critics of ma_trace and ppo, COMA's have no memory; remove the key")
     if isinstance(algo, QLearningConfig) and algo.sparse is not None and algo.sparse.learning == "sparse" and not algo.network.recurrent:
         found.append("algo.sparse.learning: sparse concerns the recurrence, and algo.network.recurrent is false; set learning: dense")
     if isinstance(algo, QLearningConfig) and algo.n_step > 1 and algo.trace_lambda > 0:

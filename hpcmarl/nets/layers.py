@@ -38,6 +38,17 @@ class BareGRUCell(nn.GRUCell):
         """Draw nothing."""
 
 
+def gru_cell(inputs: int, memory: int, generator: torch.Generator) -> nn.GRUCell:
+    """Make a GRU cell with orthogonal weights, gate by gate, and zero biases."""
+    cell = BareGRUCell(inputs, memory)
+    for weight in (cell.weight_ih, cell.weight_hh):
+        for gate in torch.split(weight.data, memory):
+            nn.init.orthogonal_(gate, 1.0, generator=generator)
+    nn.init.zeros_(cell.bias_ih)
+    nn.init.zeros_(cell.bias_hh)
+    return cell
+
+
 class Dense(nn.Module):
     """Linear layers with the activation after each of them but, unless `activate_last`, the last.
 

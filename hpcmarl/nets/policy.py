@@ -15,7 +15,7 @@ from torch import nn
 
 from hpcmarl.config import NetworkConfig
 from hpcmarl.nets.heads import Chooser, Head, make_head
-from hpcmarl.nets.layers import BareGRUCell, Dense, NumpyDense, NumpyRecurrence
+from hpcmarl.nets.layers import Dense, NumpyDense, NumpyRecurrence, gru_cell
 from hpcmarl.nets.moments import Moments, NumpyMoments
 from hpcmarl.nets.recurrence import Packing, recur, spread
 from hpcmarl.nets.sparse import MOST_NON_ZEROS, SparseWeight
@@ -62,7 +62,7 @@ class Policy(nn.Module):
         last = config.hidden[-1] if config.hidden else self.inputs
         if config.recurrent:
             self.body: Dense | None = Dense((self.inputs, *config.hidden), config.activation, generator, activate_last=True)
-            self.cell: nn.GRUCell | None = _gru_cell(last, config.memory, generator)
+            self.cell: nn.GRUCell | None = gru_cell(last, config.memory, generator)
             self.outputs = Dense((config.memory, self.chooser.raw_size), config.activation, generator, last_gain=last_gain)
         else:
             self.body, self.cell = None, None
@@ -246,13 +246,3 @@ def _dense_stages(dense: Dense, prefix: str) -> list[dict[str, str | None]]:
         name = f"{prefix}layers.{index}."
         stages.append({"kind": "dense", "weight": f"{name}weight", "bias": f"{name}bias", "activation": None if plain else dense.activation})
     return stages
-
-
-def _gru_cell(inputs: int, memory: int, generator: torch.Generator) -> nn.GRUCell:
-    cell = BareGRUCell(inputs, memory)
-    for weight in (cell.weight_ih, cell.weight_hh):
-        for gate in torch.split(weight.data, memory):
-            nn.init.orthogonal_(gate, 1.0, generator=generator)
-    nn.init.zeros_(cell.bias_ih)
-    nn.init.zeros_(cell.bias_hh)
-    return cell

@@ -207,13 +207,19 @@ class Queue:
         """The rollouts that a deterministic run has still to re-use; others begin with new ones."""
         if not self.context.config.deterministic:
             return []
-        return [[entry.message.buffer.copy(), entry.rollout.version, entry.uses, entry.actor_rank] for entry in self.entries]
+        return [
+            [entry.message.buffer.copy(), entry.rollout.version, entry.uses, entry.actor_rank, _critic_memory(entry.rollout)]
+            for entry in self.entries
+        ]
 
     def load_state_dict(self, state: list[list[Any]], codec: RolloutCodec) -> None:
         """The inverse of state_dict."""
-        for buffer, version, uses, rank in state:
+        for buffer, version, uses, rank, memories in state:
             held = np.array(buffer, dtype=np.uint8)
-            self.entries.append(Entry(Message.kept(held, rank), codec.read(held, version), rank, uses))
+            rollout = codec.read(held, version)
+            for name, memory in memories.items():
+                rollout.policies[name].critic_memory = np.array(memory, np.float32)
+            self.entries.append(Entry(Message.kept(held, rank), rollout, rank, uses))
 
     def save(self, version: int, *, final: bool) -> None:
         """Write what is kept to a file of its own, where there is such; the checkpoint of `version` is being made, the last of the run or not."""
@@ -306,6 +312,10 @@ class Iterations(Queue):
         if getattr(self.context.config.algo, "kl_target", None) is None or not made + left_out:
             return {}
         return {"gradients_left_out": left_out / (made + left_out)}
+
+
+def _critic_memory(rollout: Rollout) -> dict[str, Any]:
+    return {name: part.critic_memory for name, part in rollout.policies.items() if part.critic_memory is not None}
 
 
 def whole(entries: list[Entry]) -> Work | None:

@@ -23,6 +23,7 @@ from hpcmarl.config import QLearningConfig
 from hpcmarl.optim.sparse import needs_all
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import Context, Interval, Role
+from hpcmarl.roles.critic_memory import CriticMemory
 from hpcmarl.roles.feed import Iterations, Queue, Work
 from hpcmarl.roles.guard import GradientGuard
 from hpcmarl.roles.replay import Replay
@@ -56,6 +57,7 @@ class Learner(Role):
         self.dense_gradient_steps = 0  # of learned_steps: those with gradients of all weights of a sparse network
         self.sending: list[SendHandle] = []
         self.replica = Replica(context, self.algorithm, self.group.index) if config.rounds.collective else None
+        self.critic_memory = CriticMemory(self.algorithm)
         self.means, self.episodes = Means(), EpisodeLog()
         self.guard, self.report = GradientGuard(config), Interval(config.logging.every_seconds)
         self.round_end = RoundEnd(self.group.actors)
@@ -108,6 +110,7 @@ class Learner(Role):
         if not self.feed.in_order:
             self.episodes.add(rollout)
         self.cancelling.see(rollout)
+        self.critic_memory.attach(message.source, rollout)
         self.feed.add(message, rollout, self.version)
 
     def _on_parameters(self, message: Message) -> None:
@@ -165,6 +168,7 @@ class Learner(Role):
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
         if self.links.pop(rank, None) is not None:
             self.round_end.actors.discard(rank)
+            self.critic_memory.forget(rank)
             self.feed.on_actor_lost(rank)
         if not set(self.rule.present) <= set(groups):  # else the server stops the run
             for group in set(groups) - self.rule.lost:
@@ -288,6 +292,7 @@ class Learner(Role):
         if self.replica is not None:
             self._adopt(*self.replica.start(state.get("optimizer")))
         self.feed.load_state_dict(state.get("queue", []), self.codec)
+        self.critic_memory.load_state_dict(state.get("critic_memory", {}))
         if "path" in state:
             self.feed.resume(Path(state["path"]).parent.parent, version)
 
@@ -296,6 +301,8 @@ class Learner(Role):
         state: dict[str, Any] = {"algorithm": self.algorithm.state_dict(), "version": self.version}
         if self.replica is not None:
             state["optimizer"] = self.replica.optimizer.state_dict()
+        if self.context.config.deterministic:  # others begin new episodes
+            state["critic_memory"] = self.critic_memory.state_dict()
         return state | {"queue": self.feed.state_dict()}
 
     def _stop(self) -> bool:

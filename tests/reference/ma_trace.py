@@ -36,6 +36,29 @@ class Literal:
         return np.append(obs.reshape(-1), np.array(number, np.float32))
 
     def value(self, t: int, agent: int, *, final: bool = False) -> torch.Tensor:
+        critic, seen = self.algorithm._critics[self.policy.name], torch.from_numpy(self.seen(t, agent, final=final))
+        if critic.memory_size:
+            memory = self.remembered(t + 1 if final else t, agent)
+            if not final and self.rollout.episode_start[t, self.slot]:
+                memory = torch.zeros_like(memory)
+            value: torch.Tensor = critic.head(critic.cell(critic.body(seen[None]), memory))[0, 0]
+        else:
+            value = critic(seen)
+        return value
+
+    def remembered(self, rows: int, agent: int) -> torch.Tensor:
+        """What a recurrent critic remembers after so many rows: torch's own cell, row by row, in those that count."""
+        critic, before = self.algorithm._critics[self.policy.name], self.part.critic_memory
+        memory = torch.zeros(1, critic.memory_size) if before is None else torch.from_numpy(before[self.slot, agent][None])
+        for t in range(rows):
+            if self.rollout.episode_start[t, self.slot]:
+                memory = torch.zeros_like(memory)
+            if self.counts(t, agent if self.config.critic == "dec" else None):
+                memory = critic.cell(critic.body(torch.from_numpy(self.seen(t, agent))[None]), memory)
+        return memory
+
+    def seen(self, t: int, agent: int, *, final: bool = False) -> FloatArray:
+        """The critic's input."""
         rollout, where = self.rollout, self.finals[t] if final else (t, self.slot)
         if self.config.critic == "full":
             seen = rollout.final_state[where] if final else rollout.state[where]  # type: ignore[index]
@@ -44,8 +67,7 @@ class Literal:
         else:
             parts = [rollout.policies[each.name] for each in self.algorithm.spec.policies]
             seen = np.concatenate([(part.final_obs if final else part.obs)[where].reshape(-1) for part in parts])
-        value: torch.Tensor = self.algorithm._critics[self.policy.name](torch.from_numpy(seen))
-        return value
+        return np.asarray(seen)
 
     def counts(self, t: int, agent: int | None) -> bool:
         """Is row t one of the agent's time, or (None) of the team's: a step of an episode that somebody plays in the unroll, or that ends there."""

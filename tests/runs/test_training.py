@@ -82,7 +82,17 @@ def test_late_work_is_counted_as_wasted_when_ignored(tmp_path):
     assert summary(tmp_path)["wasted_gradients"] > 0
 
 
-@pytest.mark.parametrize("extra", [(), ("algo.reuse=2",), ("algo.network.recurrent=true",), ("rounds.reduce=mpi",), REINFORCE])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        (),
+        ("algo.reuse=2",),
+        ("algo.network.recurrent=true",),
+        ("rounds.reduce=mpi",),
+        REINFORCE,
+        ("algo.reuse=2", "algo.value_loss=huber", "algo.critic_network={hidden: [8], recurrent: true, memory: 5}"),
+    ],
+)
 def test_resumed_run_equals_uninterrupted_run(tmp_path, extra):
     extra = (*extra, "deterministic=true", "env.kwargs.max_cycles=9")
     run_world(4, tmp_path / "whole", *extra, "stop.updates=10")

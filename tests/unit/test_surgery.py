@@ -60,6 +60,7 @@ def act(algorithm, observations, steps=4):
         ("algo.critic=obs",),
         ("algo.critic=obs", "algo.normalise_observations=true", "algo.normalise_values=true"),
         ("algo.critic=dec", "algo.network.recurrent=true"),
+        ("algo.critic=obs", "algo.critic_network={hidden: [8], recurrent: true}"),
         ("algo.name=ppo", "algo.critic=dec"),
         ("algo.name=iql",),
         ("algo.name=vdn", "algo.network.recurrent=false"),
