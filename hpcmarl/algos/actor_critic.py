@@ -180,6 +180,11 @@ class ActorCritic(Algorithm):
         truncated = (batch.episode_end == 2)[:, :, None] & anybody(part.truncated)
         return UnitRows(anybody(acts), (batch.episode_end > 0)[:, :, None] & ~truncated, truncated)
 
+    def _agent_rows(self, policy: PolicySpec, batch: Batch, game: UnitRows | None) -> UnitRows:
+        """The rows in which each agent has a value, [T, B, N]: the game's, or in turn-based games those of its policy's only agent."""
+        rows, shape = self._rows(policy, batch, game), batch.policies[policy.name].reward.shape
+        return UnitRows(*(np.broadcast_to(array, shape) for array in (rows.acts, rows.terminated, rows.truncated)))
+
     def _normalised(self, advantages: FloatArray, rho: FloatArray) -> FloatArray:
         """The advantages [n] of one call, which hold their ratios rho [n]; normalised where algo.normalise_advantages asks for it."""
         return normalised_advantages(advantages, rho) if self._config.normalise_advantages else advantages

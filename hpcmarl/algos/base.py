@@ -30,6 +30,7 @@ class Algorithm(ABC):
     size: P.   segments: policy -> its slice of the parameter vector.   parts: slices that are optimised apart (default: one a policy).
     averages: the vector's end, which is averaged (nets/moments.py) by `averaging_rate` an update and not trained; empty where nothing is.
     layers: the matrices of weights in the vector.
+    known_critic_inputs: whether critics see all observations, one, or the state alone, so that they can be widened (surgery.py).
     parameters: [P], the living vector itself (do not keep it).
     """
 
@@ -42,6 +43,7 @@ class Algorithm(ABC):
     epochs: int = 0
     minibatches: int = 1
     averaging_rate: float = 0.0
+    known_critic_inputs: bool = True
 
     def __init__(self, spec: EnvironmentSpec, policies: Mapping[str, Policy], modules: Mapping[str, nn.Module]) -> None:
         """policies: one network a policy; modules: all that is trained for each policy (its network among it)."""

@@ -108,11 +108,6 @@ class COMA(ActorCritic):
             "explained_variance": explained_variance(targets[counts], worth.numpy()[counts]),
         }
 
-    def _agent_rows(self, policy: PolicySpec, batch: Batch, game: UnitRows | None) -> UnitRows:
-        """The rows in which each agent has a value, [T, B, N]: the game's, or in turn-based games those of its policy's only agent."""
-        rows, shape = self._rows(policy, batch, game), batch.policies[policy.name].reward.shape
-        return UnitRows(*(np.broadcast_to(array, shape) for array in (rows.acts, rows.terminated, rows.truncated)))
-
     def _agent_columns(self, batch: Batch, part: PolicyBatch, rows: UnitRows, value: FloatArray) -> Columns:
         """A column [T, B, N] for each agent, all of the team's rewards and ends; value: Q̄ of what was done."""
         columns = self._columns(batch, part, rows, value, np.zeros_like(value[0]), value[batch.final_step, batch.final_slot])

@@ -6,7 +6,7 @@
 
 The rest of the loss, the critics (algo.critic) and what k runs over: actor_critic.py. With critic obs or full, algo.ratios:
   joint   the equations above.   agent   w, A per agent (an agent that does not act has w = 1); v_t is the mean of the acting agents' targets.
-With critic dec V, w, r, flags and A are per agent.
+With critic dec V, w, r, flags and A are per agent; with critic_input agent V and A are, each agent's v_t with its own V.
 
 The k of w runs over the acting agents of all policies of a team (algo.teams), the k of gain_t over one policy's: what a team's reward is worth
 depends on all who work for it, and all of them have changed since the rollout. `auto` takes as a team the policies that are known to be rewarded
@@ -52,10 +52,10 @@ class MATrace(ValueCritic):
     def _trace(self, policy: PolicySpec, columns: Columns, batch: Batch, evaluations: Mapping[str, Evaluation]) -> VTrace:
         config = self._config
         log_ratio = self._log_ratio(policy, batch, evaluations)
-        shape = log_ratio.shape
+        shape = np.broadcast_shapes(log_ratio.shape, columns.value.shape)
         arrays = (columns.reward, columns.acts, columns.terminated, columns.truncated, columns.final)
         return vtrace(
-            log_ratio,
+            broadcast(log_ratio, shape),
             broadcast(columns.value, shape),
             broadcast(columns.last, shape[1:]),
             *(broadcast(array, shape) for array in arrays),

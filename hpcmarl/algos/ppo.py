@@ -13,7 +13,8 @@ Actors have no critic. With value_clip (value_loss.py) the learner records the c
 of MAPPO's authors are of the sampling, which is the same moment where sampling and learning take turns.
 With kl_target a batch ends with the first gradient that finds a larger KL(mu, pi), estimated by w - 1 - log w, mean over acting rows and policies.
 That gradient is still delivered, since its round may wait for it; the learner's next one is of its next batch. Each learner judges by its own part.
-Critics (algo.critic): dec is IPPO; obs, full are MAPPO, where all agents of a policy share the team's A. The rest of the loss: actor_critic.py.
+Critics (algo.critic): dec is IPPO; obs, full are MAPPO, where all agents of a policy share the team's A
+(with critic_input agent each has one of its own values). The rest of the loss: actor_critic.py.
 
     symbol -> variable, shape:  gamma discount   lambda trace_lambda   epsilon clip   r reward [T, B, U]   V value [T, B, U]   A advantages [T, B, U]
     v targets   log pi logp [n]   log mu PolicyBatch.logp [T, B, N]       (U units with a value: 1 or N)

@@ -108,11 +108,14 @@ def _columns(old: Algorithm, new: Algorithm, policy: PolicySpec, features: IntAr
         found[name] = own
         if first is not None:
             break
-    if new.needs_state:  # its critic does not see observations
+    if new.needs_state and new.known_critic_inputs:  # its critic does not see observations
         return found
     acting = set(new.acting_parameters(policy.name))
     for name, array in new.named_parameters().items():
         if name in acting or name.partition(".")[0] != policy.name or not name.endswith(CRITIC_INPUTS):
+            continue
+        if not new.known_critic_inputs:
+            found[name] = np.zeros(0, np.int64)  # fits nothing: begins anew
             continue
         one = _inputs(array) - len(features) in (0, len(own) - len(features))  # a critic of one agent's observation (and number), or of all
         blocks = 1 if one else len(policy.agents)

@@ -1,7 +1,9 @@
 """Actor-critics whose critic values what is seen: targets and advantages by one recursion. The base of ma_trace.py and ppo.py.
 
 Subclasses say what the policy gains (`_gain`) and which targets V learns from (`_trace`). Critics (algo.critic):
-  obs, full   one V a row of the game, of all agents' observations or of the state.
+  obs, full   one V a row of the game, of all agents' observations or of the state; with algo.critic_input: agent one V an agent, of that and of the
+              agent's own observation (and number, with agent_id), in every row of the game, also after its death, when it sees zeros: the team's
+              time, rewards and ends, the loss averaged over the policy's agents.
   dec         V per agent, of what its policy sees; the loss of its values is averaged over the policy's agents.
 Recurrent critics (algo.critic_network.recurrent) go through each unroll from its first row, with the memory that the learner had of the slot when the
 unroll came (roles/critic_memory.py); gradients stop at the first row. An episode's first row begins with zeros.
@@ -22,10 +24,11 @@ import torch
 from hpcmarl.algos.actor_critic import ActorCritic, Columns, Shared, close_at_last_decision, explained_variance
 from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, Rows, UnitRows, anybody, join, tensor
 from hpcmarl.algos.value_loss import value_losses
+from hpcmarl.config import ValueCriticConfig
 from hpcmarl.maths.vtrace import VTrace
 from hpcmarl.nets.critic import Critic
 from hpcmarl.nets.policy import numbered
-from hpcmarl.types import Array, BoolArray, FloatArray, PolicySpec, Rollout
+from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, PolicySpec, Rollout
 
 
 class Memory(NamedTuple):
@@ -66,6 +69,18 @@ class Estimates:
 class ValueCritic(ActorCritic):
     """See the module's docstring."""
 
+    _config: ValueCriticConfig
+
+    def __init__(self, spec: EnvironmentSpec, config: ValueCriticConfig, seed: int) -> None:
+        super().__init__(spec, config, seed)
+        self._each = self._central and config.critic_input == "agent"
+        self.known_critic_inputs = not self._each
+
+    def _critic(self, spec: EnvironmentSpec, policy: PolicySpec, generator: torch.Generator, inputs: int = 0, outputs: int | None = None) -> Critic:
+        if self._config.critic_input == "agent":
+            inputs += policy.observation_size + (len(policy.agents) if self._config.agent_id else 0)
+        return super()._critic(spec, policy, generator, inputs, outputs)
+
     def _learn(self, policy: PolicySpec, batch: Batch, shared: Shared) -> dict[str, float]:
         config, part, evaluation = self._config, batch.policies[policy.name], shared.evaluations[policy.name]
         critic, valued = self._critics[policy.name], self._valued(policy, batch, shared)
@@ -74,7 +89,7 @@ class ValueCritic(ActorCritic):
         values, targets, counted, wanted = valued.values, estimates.targets, estimates.counted, tensor(estimates.targets)
         before = None if batch.records is None else valued.units.pick(batch.records[policy.name].outputs)
         losses = self._value_losses(valued.outputs, critic.outputs_for(wanted), before)
-        error = (losses * tensor(counted)).sum() / (1 if self._central else len(policy.agents))
+        error = (losses * tensor(counted)).sum() / (1 if self._central and not self._each else len(policy.agents))
         spread, cost = self._entropy_terms(policy, evaluation)
         objective = (gain - config.value_cost * error + spread) / batch.steps
         objective.backward()  # type: ignore[no-untyped-call]
@@ -93,8 +108,9 @@ class ValueCritic(ActorCritic):
 
     def _valued(self, policy: PolicySpec, batch: Batch, shared: Shared) -> Valued:
         """What a policy's critic says of a batch."""
-        inputs, finals = shared.central_input or own_input(batch.policies[policy.name], self._config.agent_id)
-        rows, critic = self._rows(policy, batch, shared.game), self._critics[policy.name]
+        inputs, finals = self._critic_input(batch.policies[policy.name], shared.central_input)
+        rows = self._agent_rows(policy, batch, shared.game) if self._each else self._rows(policy, batch, shared.game)
+        critic = self._critics[policy.name]
         units = Rows(rows.acts)
         seen, before = tensor(units.pick(inputs[: batch.steps])), batch.policies[policy.name].critic_memory
         outputs, memory = recall(critic, batch, inputs, rows.acts, before) if critic.memory_size else (critic(seen), None)
@@ -109,6 +125,18 @@ class ValueCritic(ActorCritic):
         memories = {policy.name: self._valued(policy, batch, shared).memory for policy in self.spec.policies}
         return {name: memory.after for name, memory in memories.items() if memory is not None}
 
+    def _critic_input(self, part: PolicyBatch, central: tuple[Array, Array] | None) -> tuple[Array, Array]:
+        """The inputs of a policy's critic [T+1, B, U, D], and those of truncated episodes' ends [K, U, D]; central: of central critics."""
+        if central is None:
+            return own_input(part, self._config.agent_id)
+        if not self._each:
+            return central
+        own = own_input(part, self._config.agent_id)
+        rows, finals = (
+            np.concatenate([np.broadcast_to(seen, (*each.shape[:-1], seen.shape[-1])), each], -1) for seen, each in zip(central, own, strict=True)
+        )
+        return rows, finals
+
     def _estimates(self, policy: PolicySpec, batch: Batch, shared: Shared, valued: Valued) -> Estimates:
         """Targets, and normalised advantages where algo.normalise_advantages asks for them, at the present values."""
         fresh = self._fresh(policy, batch, shared, valued)
@@ -120,6 +148,7 @@ class ValueCritic(ActorCritic):
         acts, acts_next = part.alive[: batch.steps], part.alive[batch.steps]
         later = _later_values(self._critics[policy.name], valued.after, valued.finals, valued.memory)
         columns = self._columns(batch, part, valued.rows, valued.units.spread(valued.values), *later)
+        columns = replace(columns, reward=broadcast(columns.reward, columns.value.shape))
         if self.spec.turn_based:
             close_at_last_decision(columns, anybody(acts_next) if self._central else acts_next)
         trace = self._trace(policy, columns, batch, shared.evaluations)

@@ -110,6 +110,9 @@ class BareCritic(BareLoop):
             seen, finals = own_input(part, self.config.agent_id)
         else:
             seen, finals = owner._central_input(batch)
+            if getattr(self.config, "critic_input", "team") == "agent":
+                own, last = own_input(part, self.config.agent_id)
+                seen, finals = (np.concatenate([np.repeat(a, b.shape[-2], -2), b], -1) for a, b in ((seen, own), (finals, last)))
         zeros = np.zeros(seen.shape[:3], np.float32)
         rows = owner._rows(owner.spec.policies[0], batch, owner._game(batch))
         return seen, finals, owner._columns(batch, part, rows, zeros[:-1], zeros[-1], np.zeros(finals.shape[:2], np.float32))
@@ -153,7 +156,8 @@ class BareValueCritic(BareCritic):
         policy = spec.policies[0]
         chosen: Any = config.algo
         own, everybody = algorithm.acting_inputs(policy.name), len(policy.agents) * policy.observation_size
-        super().__init__(config, algorithm, {"full": spec.state_size or 0, "dec": own, "obs": everybody}[chosen.critic], 1)
+        inputs = {"full": spec.state_size or 0, "dec": own, "obs": everybody}[chosen.critic] + (own if chosen.critic_input == "agent" else 0)
+        super().__init__(config, algorithm, inputs, 1)
 
     def loss(self, inputs: Unrolls) -> torch.Tensor:
         config, every = self.config, self.module["critic"](inputs.seen).squeeze(-1)
@@ -195,7 +199,7 @@ class BareValueCritic(BareCritic):
             targets, _ = recursion(inputs, value, last, final, ratios, config.discount)
             return targets, torch.where(inputs.acts, targets - value, 0.0), ratios[0]
         difference = (logp - inputs.logp) * inputs.alive
-        ratio = (difference if value.shape[-1] > 1 else difference.sum(-1, keepdim=True)).exp()
+        ratio = (difference if config.critic == "dec" else difference.sum(-1, keepdim=True)).exp()
         ratios = (ratio.clamp(max=config.rho_max), config.trace_lambda * ratio.clamp(max=config.c_max))
         targets, advantages = recursion(inputs, value, last, final, ratios, config.discount)
         return targets, advantages, ratios[0]

@@ -84,7 +84,17 @@ class ActorCriticConfig(ValueLearningConfig):
         return "none" if self.critic == "dec" else "policy"
 
 
-class MATraceConfig(ActorCriticConfig):
+class ValueCriticConfig(ActorCriticConfig):
+    """What the actor-critics share whose critics value what is seen, and not actions."""
+
+    critic_input: Literal["team", "agent"] = Field(
+        "team",
+        description="what critics obs and full see: the same for all agents (one value), or with the own observation of an agent behind it (a value "
+        "for each; MAPPO's agent-specific global state)",
+    )
+
+
+class MATraceConfig(ValueCriticConfig):
     """MA-Trace (arXiv 2111.11229): V-trace with ratios over the team."""
 
     name: Literal["ma_trace"] = "ma_trace"
@@ -110,7 +120,7 @@ class COMAConfig(ActorCriticConfig):
     rho_max: PositiveFloat = Field(1.0, description="clip of the importance ratio that a decision's gain is weighed with")
 
 
-class PPOConfig(ActorCriticConfig):
+class PPOConfig(ValueCriticConfig):
     """PPO (arXiv 1707.06347): IPPO with critic dec, MAPPO with critic obs or full."""
 
     name: Literal["ppo"] = "ppo"
@@ -311,6 +321,8 @@ def algo_contradictions(algo: AlgoConfig) -> list[str]:
         found.append("algo.critic: dec does not see the others' actions that COMA's critic judges by; use critic: obs or full")
     if isinstance(algo, ActorCriticConfig) and algo.entropy_cost_steps and algo.target_entropy is not None:
         found.append("algo.entropy_cost_steps: the entropy cost cannot both fall and be learned (algo.target_entropy); remove one of the two keys")
+    if isinstance(algo, ValueCriticConfig) and algo.critic == "dec" and algo.critic_input == "agent":
+        found.append("algo.critic_input: agent adds what an agent sees to a central critic, and algo.critic: dec sees that alone; use obs or full")
     if isinstance(algo, COMAConfig) and algo.critic_network is not None and algo.critic_network.recurrent:
         found.append("algo.critic_network.recurrent: true is for the critics of ma_trace and ppo, COMA's have no memory; remove the key")
     if isinstance(algo, QLearningConfig) and algo.sparse is not None and algo.sparse.learning == "sparse" and not algo.network.recurrent:

@@ -23,6 +23,8 @@ class Literal:
         self.steps, self.agents = rollout.steps, len(policy.agents)
         self.finals = {int(step): index for index, (step, where) in enumerate(rollout.final_index) if where == slot}
 
+    owner = 0  # whose value the team's is, where each agent has one
+
     def logp_and_entropy(self, t: int, agent: int) -> tuple[torch.Tensor, torch.Tensor]:
         module, part, slot = self.algorithm._policies[self.policy.name], self.part, self.slot
         raw = module(torch.from_numpy(self.told(part.obs[t, slot, agent], agent)[None]))
@@ -67,6 +69,8 @@ class Literal:
         else:
             parts = [rollout.policies[each.name] for each in self.algorithm.spec.policies]
             seen = np.concatenate([(part.final_obs if final else part.obs)[where].reshape(-1) for part in parts])
+        if self.config.critic_input == "agent":
+            seen = np.append(seen, self.told((self.part.final_obs if final else self.part.obs)[where][agent], agent))
         return np.asarray(seen)
 
     def counts(self, t: int, agent: int | None) -> bool:
@@ -105,7 +109,7 @@ class Literal:
     def column(self, agent: int | None, weight_agent: int | None) -> tuple[dict[int, float], dict[int, float]]:
         """Targets and advantages by row. agent: whose rewards, flags, values (None: the team); weight_agent: whose ratio (None: joint)."""
         config, part, slot = self.config, self.part, self.slot
-        owner = 0 if agent is None else agent
+        owner = self.owner if agent is None else agent
         targets: dict[int, float] = {}
         advantages: dict[int, float] = {}
         closed = self.close(agent)
@@ -164,13 +168,19 @@ class Literal:
         total = torch.zeros(())
         central = config.critic != "dec"
         joint = central and config.ratios != "agent"
-        columns = {k: self.column(None if central else k, None if joint else k) for k in range(self.agents)}
+        each, columns = config.critic_input == "agent", {}
+        for k in range(self.agents):
+            self.owner = k if each else 0
+            columns[k] = self.column(None if central else k, None if joint else k)
         for t in range(self.steps):
             team = self.acting(t, None)
             for k in team:
                 logp, entropy = self.logp_and_entropy(t, k)
                 total = total - logp * columns[k][1].get(t, 0.0) - config.entropy_cost * entropy
-            if central and self.counts(t, None):
+            if each and self.counts(t, None):
+                for k in range(self.agents):
+                    total = total + config.value_cost * (columns[k][0][t] - self.value(t, k)) ** 2 / self.agents
+            elif central and self.counts(t, None):
                 valued = team or range(self.agents)
                 target = columns[0][0].get(t) if joint else sum(columns[k][0][t] for k in valued) / len(valued)
                 if target is not None:

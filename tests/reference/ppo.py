@@ -30,7 +30,7 @@ class LiteralPPO(Literal):
 
     def following(self, t: int, agent: int | None) -> tuple[float, int | None]:
         """What is seen after the decision at t: its value (with the rewards of gaps before it) and its row, None where the chain ends."""
-        owner, gathered, closed = agent or 0, 0.0, self.close(agent)
+        owner, gathered, closed = self.owner if agent is None else agent, 0.0, self.close(agent)
         while True:
             terminated, truncated = self.ends(t, agent)
             if terminated:
@@ -49,7 +49,7 @@ class LiteralPPO(Literal):
         total, weight, row = 0.0, 1.0, t
         while row is not None:
             seen, after = self.following(row, agent)
-            total += weight * (self.reward(row, agent) + self.config.discount * seen - self.value(row, agent or 0).item())
+            total += weight * (self.reward(row, agent) + self.config.discount * seen - self.value(row, self.owner if agent is None else agent).item())
             weight, row = weight * self.config.discount * self.config.trace_lambda, after
         return total
 
@@ -58,11 +58,11 @@ class LiteralPPO(Literal):
         if self.settled is not None:
             return self.settled[self.policy.name, self.slot, t, agent]
         advantage = self.advantage(t, agent)
-        return advantage, advantage + self.value(t, agent or 0).item()
+        return advantage, advantage + self.value(t, self.owner if agent is None else agent).item()
 
     def value_loss(self, t: int, agent: int | None) -> torch.Tensor:
         """Of the value of row t; cut off near what the batch's beginning recorded."""
-        owner = agent or 0
+        owner = self.owner if agent is None else agent
         config, value, records, target = self.config, self.value(t, owner), self.rollout.records, self.estimate(t, agent)[1]
 
         def single(said: torch.Tensor) -> torch.Tensor:
@@ -82,11 +82,11 @@ class LiteralPPO(Literal):
 
     def loss(self) -> torch.Tensor:
         config, total = self.config, torch.zeros(())
-        central = config.critic != "dec"
+        central, each = config.critic != "dec", config.critic_input == "agent"
         for t in range(self.steps):
             team = self.acting(t, None)
             for k in team:
-                agent = None if central else k
+                agent, self.owner = None if central else k, k if each else 0
                 counts = t != self.close(agent)
                 logp, entropy = self.logp_and_entropy(t, k)
                 ratio = (logp - float(self.part.logp[t, self.slot, k])).exp()
@@ -97,7 +97,9 @@ class LiteralPPO(Literal):
                 if counts and not central:
                     total = total + config.value_cost * self.value_loss(t, k) / self.agents
             if central and self.counts(t, None) and t != self.close(None):
-                total = total + config.value_cost * self.value_loss(t, None)
+                for owner in range(self.agents if each else 1):
+                    self.owner = owner
+                    total = total + config.value_cost * self.value_loss(t, None) / (self.agents if each else 1)
         return total / self.steps
 
 
