@@ -68,12 +68,8 @@ class PPO(ValueCritic):
             valued = self._valued(policy, batch, shared)
             records[policy.name] = CriticRecord(valued.units.spread(valued.outputs.numpy()))
             if self._config.advantages == "once":
-                fresh, units, agents = (
-                    self._fresh(policy, batch, shared, valued),
-                    valued.units,
-                    Rows(batch.policies[policy.name].alive[: batch.steps]),
-                )
-                estimates = (units.spread(fresh.targets), units.spread(fresh.counted), agents.spread(fresh.advantages))
+                fresh, agents = self._fresh(policy, batch, shared, valued), Rows(batch.policies[policy.name].alive[: batch.steps])
+                estimates = (valued.units.spread(fresh.targets), valued.units.spread(fresh.counted), agents.spread(fresh.advantages))
                 records[policy.name] = CriticRecord(records[policy.name].outputs, *estimates)
         return records
 
