@@ -44,7 +44,17 @@ MAPPO = Preset(
         "algo.discount": Setting(0.99, f"{CONFIG}: gamma 0.99"),
         "algo.trace_lambda": Setting(0.95, f"{CONFIG}: gae_lambda 0.95"),
         "algo.entropy_cost": Setting(0.01, f"{CONFIG}: entropy_coef 0.01"),
+        "algo.critic_input": Setting("agent", f"{PROGRAM}: use_state_agent True"),
+        "algo.critic_network.hidden": Setting([64, 64], f"{NETWORKS}: R_Critic has the actor's base"),
+        "algo.critic_network.activation": Setting("relu", f"{CONFIG}: use_ReLU True"),
+        "algo.critic_network.recurrent": Setting(True, f"{NETWORKS}: R_Critic has an RNNLayer", "its memory is carried from unroll to unroll"),
+        "algo.critic_network.memory": Setting(64, f"{NETWORKS}: RNNLayer of hidden_size"),
         "algo.value_cost": Setting(0.5, f"{CONFIG}: value_loss_coef 1", "their squared error has the factor 1/2"),
+        "algo.value_loss": Setting("huber", f"{LOSSES}: huber_loss", "theirs has no gradient where a value is more than delta too high"),
+        "algo.huber_delta": Setting(10.0, f"{CONFIG}: huber_delta 10"),
+        "algo.value_clip": Setting(0.2, f"{TRAINER}: cal_value_loss, clip_param 0.2"),
+        "algo.advantages": Setting("once", f"{TRAINER}: train"),
+        "algo.kl_target": Setting(None, f"{TRAINER}: ppo_update, no early end"),
         "algo.normalise_advantages": Setting(True, f"{TRAINER}: train divides by mean and deviation of a batch"),
         "algo.normalise_values": Setting(True, f"{CONFIG}: use_valuenorm True"),
         "algo.normalise_observations": Setting(
@@ -71,25 +81,12 @@ MAPPO = Preset(
         "topology.environments_per_actor": Setting(8, f"{SCRIPT}: n_rollout_threads 8"),
     },
     gaps=(
-        Gap("value loss clipped to 0.2 around the old values (use_clipped_value_loss)", "not clipped", f"{TRAINER}: cal_value_loss"),
-        Gap("Huber loss of values with delta 10 (use_huber_loss, huber_delta)", "squared error", f"{LOSSES}: huber_loss"),
-        Gap("the critic is recurrent, too", "critics have no memory", f"{NETWORKS}: R_Critic", "algo.critic_network={recurrent: true}"),
         Gap(
             "backpropagation through chunks of 10 steps (data_chunk_length), from the memory of sampling",
             "through the whole unroll",
             f"{CONFIG}: data_chunk_length 10",
         ),
         Gap("LayerNorm after each hidden layer", "none", f"{LAYERS}: fc1, fc_h"),
-        Gap(
-            "the critic sees the state with features of each agent, one value an agent (use_state_agent)",
-            "the state, one value for the team",
-            f"{PROGRAM}: use_state_agent True",
-        ),
-        Gap(
-            "advantages and targets are computed once a batch",
-            "for every gradient, by the newest values; advantages are normalised over it",
-            f"{TRAINER}: train",
-        ),
         Gap(
             "an episode that is cut off ends without value (use_proper_time_limits False)",
             "its last value counts",
@@ -107,6 +104,9 @@ IPPO = replace(
     MAPPO,
     name="ippo",
     summary="MAPPO with a critic of each agent's own observation",
-    settings={**MAPPO.settings, "algo.critic": Setting("dec", f"{PROGRAM}: ippo sets use_centralized_V False")},
-    gaps=tuple(gap for gap in MAPPO.gaps if "use_state_agent" not in gap.theirs),
+    settings={
+        **MAPPO.settings,
+        "algo.critic": Setting("dec", f"{PROGRAM}: ippo sets use_centralized_V False"),
+        "algo.critic_input": Setting("team", f"{PROGRAM}: use_centralized_V False", "an agent's own observation, whatever the key says"),
+    },
 )

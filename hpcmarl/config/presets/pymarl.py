@@ -45,6 +45,8 @@ def _replayed(yaml: str) -> dict[str, Setting]:
     """What QMIX and VDN have, as the file `yaml` of either says."""
     return {
         **AGENTS,
+        "algo.obs_last_action": Setting(True, f"{DEFAULT}: obs_last_action True"),
+        "algo.n_step": Setting(1, f"{Q_LEARNER}: one-step targets"),
         "algo.double_q": Setting(True, f"{yaml}: double_q True"),
         "algo.operator": Setting("max", f"{Q_LEARNER}: the value of the best action"),
         "algo.trace_lambda": Setting(0.0, f"{Q_LEARNER}: one-step targets"),
@@ -63,10 +65,7 @@ def _replayed(yaml: str) -> dict[str, Setting]:
     }
 
 
-REPLAYED_GAPS = (
-    LAST_ACTION,
-    Gap("dead agents' values of doing nothing enter the team's value", "they count as 0", f"{Q_LEARNER}: the mixer gets all agents"),
-)
+REPLAYED_GAPS = (Gap("dead agents' values of doing nothing enter the team's value", "they count as 0", f"{Q_LEARNER}: the mixer gets all agents"),)
 
 QMIX = Preset(
     name="qmix",
