@@ -5,20 +5,9 @@ import logging
 import numpy as np
 import pytest
 
+from tests.support.admission import GAME, TWO_GROUPS, slope
 from tests.support.worlds import final_parameters, run_world, summary
 
-GAME = """
-env: {id: "tests.support.environments:ShortOrLong"}
-algo: {name: reinforce, discount: 1.0, network: {hidden: []}}
-optimizer: {name: nigt, step_size: 0.1, momentum: 0.1}
-topology: {environments_per_actor: 16}
-trajectories: {enabled: false}
-eval: {episodes: 20, greedy: false}
-stop: {updates: 80}
-logging: {progress: false}
-checkpoint: {every_seconds: null}
-"""
-TWO_GROUPS = "topology.groups=2"
 CASES = [
     (1, ("rounds.batch=1",), 250),
     (1, ("rounds.batch=16", "rounds.late=ignore"), 60),
@@ -34,21 +23,6 @@ CASES = [
     (5, (TWO_GROUPS, "rounds.rule=rennala", "rounds.batch=4", "rounds.admission=all_begun", "rounds.reduce=mpi"), 40),
     (2, ("rounds.rule=rennala", "rounds.batch=1"), 250),
 ]
-
-
-def slope(tmp_path, size, *changes, updates):
-    """The mean of all rounds' directions where the parameters hardly move, of the logit of the long way; and the true one."""
-    still = ("optimizer={name: sgd, step_size: 1.0e-4}", f"stop.updates={updates}", "eval.episodes=0")
-    ranks = run_world(size, tmp_path, *changes, *still, text=GAME, order=1)
-    algorithm = ranks[0].context.algorithm()
-    name = next(name for name, array in algorithm.named_parameters().items() if array.ndim == 2)
-    first = algorithm.named_parameters()[name].copy()
-    algorithm.load_parameters(final_parameters(tmp_path).astype(np.float32))
-    last = algorithm.named_parameters()[name]
-    odds = np.exp(first[1, 0] - first[0, 0])
-    long_way = odds / (1 + odds)
-    # the column of the input that is 1 where the decision is made; rewards are 1 for the short way and 2 for the long one
-    return (last - first)[1, 0] / (1e-4 * updates), (2 - 1) * long_way * (1 - long_way)
 
 
 @pytest.mark.parametrize(("size", "changes"), [case[:2] for case in CASES[::3]])

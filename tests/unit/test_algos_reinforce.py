@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-import torch
 
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.base import Algorithm
 from hpcmarl.config import NetworkConfig, ReinforceConfig
 from hpcmarl.types import ActionSpace, EnvironmentSpec, Frame, PolicyFrame, PolicySpec, Rollout
+from tests.reference.reinforce import literal_gradient
 from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
 
 TWO_POLICIES = (
@@ -33,25 +33,6 @@ def episodes(spec: EnvironmentSpec, lengths: Sequence[int], seed: int = 0, memor
     return [random_rollout(spec, length, 1, generator, deaths=True, whole_episode=True, memory=memory) for length in lengths]
 
 
-def brute_force(algorithm: Algorithm, rollouts: list[Rollout], discount: float) -> np.ndarray:
-    """g = sum_t (sum_{h>=t} gamma^h r_h) grad log pi(a_t|s_t), decision by decision, each with its own backward pass."""
-    total = np.zeros(algorithm.size)
-    for rollout in rollouts:
-        for spec in algorithm.spec.policies:
-            policy, part = algorithm._policies[spec.name], rollout.policies[spec.name]
-            for agent in range(len(spec.agents)):
-                reward = part.reward[:, 0, agent] if algorithm.spec.turn_based else part.reward[:, 0].sum(-1) / len(spec.agents)
-                for t in np.flatnonzero(part.alive[: rollout.steps, 0, agent]):
-                    weight = sum(discount**h * float(reward[h]) for h in range(t, rollout.steps))
-                    raw = policy(torch.from_numpy(part.obs[t, 0, agent].reshape(1, -1)))
-                    mask = None if part.action_mask is None else torch.from_numpy(part.action_mask[t, 0, agent][None])
-                    action = torch.from_numpy(np.asarray(part.action[t, 0, agent])[None])
-                    algorithm._flat.zero_gradient()
-                    policy.head.evaluate(raw, action, mask)[0].sum().backward()
-                    total += weight * algorithm._flat.gradient
-    return total
-
-
 @pytest.mark.parametrize(
     "spec",
     [make_spec(), make_spec(action=MULTI_DISCRETE, has_mask=True), make_spec(*TWO_POLICIES), make_spec(agents=2, turn_based=True, has_mask=True)],
@@ -59,7 +40,7 @@ def brute_force(algorithm: Algorithm, rollouts: list[Rollout], discount: float) 
 )
 def test_equals_the_brute_force_double_loop(spec: EnvironmentSpec) -> None:
     algorithm, rollouts = make(spec), episodes(spec, [3, 8, 1, 5])
-    wanted = brute_force(algorithm, rollouts, 0.9)
+    wanted = literal_gradient(algorithm, rollouts, 0.9)
     found, statistics = algorithm.gradient(rollouts)
     assert np.abs(wanted).max() > 0.1
     np.testing.assert_allclose(found, wanted, atol=2e-4, rtol=1e-4)
