@@ -10,9 +10,10 @@ import torch
 from hpcmarl.config import NetworkConfig
 from hpcmarl.nets.policy import Policy
 from hpcmarl.types import ActionSpace, EnvironmentSpec, PolicySpec, Rollout
-from tests.support.rollouts import CONTINUOUS, MULTI_DISCRETE, make_spec, random_rollout
+from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
 
 TEAM_AND_PREY = make_spec(PolicySpec("team", ("t0", "t1", "t2"), (4,), MULTI_DISCRETE, True), PolicySpec("prey", ("p0",), (2, 3), CONTINUOUS))
+TWO_TEAMS = make_spec(PolicySpec("team", ("t0", "t1", "t2"), (4,), DISCRETE, True), PolicySpec("prey", ("p0",), (2, 3), DISCRETE))
 TURNS = make_spec(agents=2, turn_based=True, has_mask=True)
 
 

@@ -11,11 +11,9 @@ from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError
 from hpcmarl.types import PolicySpec
 from tests.reference.coma import literal_gradient
-from tests.support.algorithms import outlived_rows, rollouts_of
+from tests.support.algorithms import TWO_TEAMS, outlived_rows, rollouts_of
 from tests.support.rollouts import CONTINUOUS, DISCRETE, make_spec, random_rollout
 from tests.support.worlds import SPREAD
-
-TWO_TEAMS = make_spec(PolicySpec("team", ("t0", "t1", "t2"), (4,), DISCRETE, True), PolicySpec("prey", ("p0",), (2, 3), DISCRETE))
 
 
 def make(spec, **keys):

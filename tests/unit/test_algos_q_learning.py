@@ -9,65 +9,18 @@ import torch
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.episodes import Places
 from hpcmarl.algos.q_learning import Columns
-from hpcmarl.config import AgentNetworkConfig, IQLConfig, QMIXConfig, RESConfig, RmspropConfig, VDNConfig, WQMIXConfig
+from hpcmarl.config import AgentNetworkConfig, RESConfig, RmspropConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError
 from hpcmarl.optim import make_optimizer
 from hpcmarl.types import ActionSpace, EnvironmentSpec, Frame, PolicyFrame, PolicyRollout, PolicySpec, Rollout
 from tests.reference.q_learning import literal_errors, literal_gradient
-from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
+from tests.support.rollouts import CONTINUOUS, MULTI_DISCRETE, make_spec, random_rollout
+from tests.support.value_based import CONFIGS, SETTINGS, TWO, episodes, make
 from tests.support.worlds import SPREAD
 
-CONFIGS = {"iql": IQLConfig, "vdn": VDNConfig, "qmix": QMIXConfig, "wqmix": WQMIXConfig, "res": RESConfig}
-NETWORK = AgentNetworkConfig(hidden=(5,), recurrent=True, memory=4)
-TWO = (PolicySpec("scouts", ("a", "b"), (4,), DISCRETE, True), PolicySpec("carriers", ("c",), (3,), ActionSpace("discrete", (3,))))
 
-
-def make(name, spec=None, **keys):
-    """Random parameters, and others in the target network, so that choices and values differ."""
-    small = {} if name in ("iql", "vdn") else {"mixing_width": 4, "hypernetwork_width": 6}
-    config = CONFIGS[name](**{"network": NETWORK, "discount": 0.9, **small, **keys})
-    algorithm = make_algorithm(spec or make_spec(*TWO), config, 0)
-    generator = np.random.default_rng(1)
-    for version in range(2):
-        algorithm.load_parameters(generator.standard_normal(algorithm.size).astype(np.float32) * 0.5)
-        algorithm.on_version(version)
-    return algorithm
-
-
-def episodes(spec, memory=4, lengths=(3, 6, 1, 5, 4), slots=1):
-    return [random_rollout(spec, length, slots, np.random.default_rng(length), deaths=True, whole_episode=True, memory=memory) for length in lengths]
-
-
-@pytest.mark.parametrize(
-    ("name", "keys"),
-    [
-        ("iql", {}),
-        ("iql", {"trace_lambda": 0.7, "double_q": False, "agent_id": False}),
-        ("iql", {"operator": "mellowmax", "network": AgentNetworkConfig(hidden=(5,), recurrent=False)}),
-        ("vdn", {"reward_scale": 0.5}),
-        ("vdn", {"trace_lambda": 0.6, "operator": "mellowmax"}),
-        ("qmix", {}),
-        ("qmix", {"mixer_state": "obs", "trace_lambda": 1.0, "double_q": False, "network": AgentNetworkConfig(hidden=(5,), recurrent=False)}),
-        ("qmix", {"operator": "mellowmax", "mellowmax_omega": 2.0, "mellowmax_alpha": 0.5}),
-        ("wqmix", {"central_width": 5, "weighting": "optimistic", "weight": 0.3}),
-        ("wqmix", {"central_width": 5, "weighting": "central", "trace_lambda": 0.4}),
-        ("wqmix", {"central_width": 5, "weighting": "central", "operator": "mellowmax"}),
-        ("res", {"softmax_beta": 0.7, "regularisation": 0.5}),
-        ("res", {"softmax_beta": 5.0, "trace_lambda": 0.5, "mixer_state": "obs"}),
-        ("res", {"softmax_beta": 5.0, "double_q": False}),
-        ("res", {}),
-        ("iql", {"n_step": 3}),
-        ("vdn", {"n_step": 2, "operator": "mellowmax"}),
-        ("qmix", {"n_step": 50, "reward_scale": 0.5}),
-        ("wqmix", {"n_step": 3, "central_width": 5, "weighting": "central"}),
-        ("res", {"n_step": 2, "softmax_beta": 0.7, "regularisation": 0.5}),
-        ("iql", {"obs_last_action": True, "agent_id": False}),
-        ("vdn", {"obs_last_action": True, "network": AgentNetworkConfig(hidden=(5,), recurrent=False)}),
-        ("qmix", {"obs_last_action": True, "mixer_state": "obs"}),
-        ("wqmix", {"obs_last_action": True, "central_width": 5}),
-    ],
-)
+@pytest.mark.parametrize(("name", "keys"), SETTINGS)
 def test_equals_the_literal_implementation(name, keys):
     algorithm = make(name, **keys)
     rollouts = episodes(algorithm.spec)

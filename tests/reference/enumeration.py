@@ -1,0 +1,64 @@
+"""A game small enough to list its trajectories, and the exact gradient of the expected return by automatic differentiation."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hpcmarl.algos.base import Algorithm
+from hpcmarl.algos.batch import select
+from hpcmarl.types import ActionSpace, Array, Rollout
+from tests.support.rollouts import make_spec, random_rollout
+
+AGENTS, ACTIONS, STEPS = 2, 2, 2
+JOINT = ACTIONS**AGENTS
+GAME = make_spec(agents=AGENTS, action=ActionSpace("discrete", (ACTIONS,)))
+
+
+def all_trajectories(seed: int) -> Rollout:
+    """List all trajectories of a random game of two agents and two steps, one a slot.
+
+    Observations, states and rewards are random numbers that depend on all joint actions before. The last step terminates the episode."""
+    generator = np.random.default_rng(seed)
+    rollout = random_rollout(GAME, STEPS, JOINT**STEPS, generator, whole_episode=True, truncations=False)
+    part = rollout.policies["agent"]
+    assert rollout.state is not None
+    for slot in range(JOINT**STEPS):
+        for t in range(STEPS):
+            history, joint = slot % JOINT**t, slot // JOINT**t % JOINT
+            part.obs[t, slot] = part.obs[t, history]
+            rollout.state[t, slot] = rollout.state[t, history]
+            part.action[t, slot] = [joint % ACTIONS, joint // ACTIONS]
+            part.reward[t, slot] = part.reward[t, slot % JOINT ** (t + 1)]
+    assert part.alive[:-1].all()
+    assert part.terminated[-1].all()
+    return rollout
+
+
+def _log_probabilities(algorithm: Algorithm, rollout: Rollout) -> torch.Tensor:
+    """log pi of each action, [T, E, N]."""
+    policy, part = algorithm._policies["agent"], rollout.policies["agent"]
+    seen = torch.from_numpy(part.obs[:-1].reshape(-1, part.obs.shape[-1]))
+    logp, _ = policy.head.evaluate(policy(seen), torch.from_numpy(part.action.reshape(-1)), None)
+    return logp.reshape(part.action.shape)
+
+
+def exact_gradient(algorithm: Algorithm, rollout: Rollout, discount: float) -> Array:
+    """Differentiate J = sum over trajectories of probability times discounted return, the mean of the agents' rewards; [P]."""
+    logp = _log_probabilities(algorithm, rollout)
+    weights = torch.tensor([discount**t for t in range(STEPS)])
+    returns = (torch.from_numpy(rollout.policies["agent"].reward).mean(-1) * weights[:, None]).sum(0)
+    algorithm._flat.zero_gradient()
+    (logp.sum((0, 2)).exp() * returns).sum().backward()
+    return algorithm._flat.gradient.copy()
+
+
+def expected_gradient(algorithm: Algorithm, rollout: Rollout) -> Array:
+    """Average the algorithm's gradient over all trajectories, each weighed by its probability under the present policy; [P]."""
+    logp = _log_probabilities(algorithm, rollout).detach().numpy()
+    rollout.policies["agent"].logp[:] = logp
+    chances = np.exp(logp.sum((0, 2)))
+    assert abs(chances.sum() - 1) < 1e-5
+    single = [algorithm.gradient([select(rollout, np.array([slot]))])[0] for slot in range(rollout.count)]
+    total: Array = np.tensordot(chances, np.array(single), 1)
+    return total

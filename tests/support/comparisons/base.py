@@ -1,0 +1,130 @@
+"""What a comparison is, and the list of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hpcmarl.types import Array
+
+KINDS = ("algorithm", "optimizer", "rule", "maths", "published figure")
+
+
+class Result(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+        kind: One of KINDS.
+        subject: Name in the registry, or of the formula.
+        quantity: Quantity compared.
+        against: Reference.
+        cases: Random cases, in `unit`.
+        unit: Cases, episodes or the like.
+        difference: Largest difference, of all cases; see `difference`.
+        bound: Largest difference that passes.
+        largest: Largest absolute entry of the reference, so that a comparison of zeros is noticed.
+    """
+
+    kind: str
+    subject: str
+    quantity: str
+    against: str
+    cases: int
+    unit: str
+    difference: float
+    bound: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A quantity of hpcmarl, computed for a seed by hpcmarl and by a reference.
+
+    Attributes:
+        function: seed -> (found, wanted): arrays, or sequences of them, of equal shapes.
+        cases: Seeds of the page.
+        few: Seeds of the tests.
+        unit, each: Unit of the cases, and how many of them one seed makes.
+        runs: Whether it trains on virtual ranks, which unit tests do not.
+    """
+
+    kind: str
+    subject: str
+    quantity: str
+    against: str
+    function: Callable[[int], tuple[Any, Any]]
+    cases: int
+    few: int
+    bound: float
+    unit: str
+    each: int
+    runs: bool
+
+    @property
+    def name(self) -> str:
+        """Name for a test."""
+        return f"{self.subject}: {self.quantity}, {self.against}".replace("`", "")
+
+    def measure(self, seeds: int | None = None) -> Result:
+        """Compare; `seeds` as `cases` by default."""
+        seeds, worst, largest = seeds or self.cases, 0.0, 0.0
+        for seed in range(seeds):
+            found, wanted = self.function(seed)
+            worst = max(worst, difference(found, wanted))
+            largest = max(largest, max(float(np.abs(part).max(initial=0.0)) for part in _parts(wanted)))
+        return Result(self.kind, self.subject, self.quantity, self.against, seeds * self.each, self.unit, worst, self.bound, largest)
+
+
+COMPARISONS: list[Comparison] = []
+
+
+def compared(
+    kind: str,
+    subject: str,
+    quantity: str,
+    against: str,
+    *,
+    bound: float,
+    cases: int = 1,
+    few: int = 2,
+    unit: str = "cases",
+    each: int = 1,
+    runs: bool = False,
+) -> Callable[[Callable[[int], tuple[Any, Any]]], Callable[[int], tuple[Any, Any]]]:
+    """Add a function to COMPARISONS; arguments as in Comparison."""
+    assert kind in KINDS
+
+    def add(function: Callable[[int], tuple[Any, Any]]) -> Callable[[int], tuple[Any, Any]]:
+        COMPARISONS.append(Comparison(kind, subject, quantity, against, function, cases, min(few, cases), bound, unit, each, runs))
+        return function
+
+    return add
+
+
+def difference(found: Any, wanted: Any) -> float:
+    """Return the largest difference of two arrays, or of two sequences of arrays, pair by pair.
+
+    Each pair's is a share of the reference's largest entry where that exceeds 1, else absolute: max |found - wanted| / max(1, max |wanted|).
+    Infinite where something is not finite.
+
+    Raises:
+        ValueError: Where shapes differ.
+    """
+    worst = 0.0
+    for first, second in zip(_parts(found), _parts(wanted), strict=True):
+        if first.shape != second.shape:
+            raise ValueError(f"shapes {first.shape} and {second.shape} differ")
+        if first.size:
+            apart = float(np.abs(first - second).max()) / max(1.0, float(np.abs(second).max()))
+            worst = max(worst, apart if np.isfinite(apart) else np.inf)
+    return worst
+
+
+def _parts(values: Any) -> list[Array]:
+    """The arrays of a sequence; an array, a number or a list of numbers is one."""
+    if isinstance(values, list | tuple) and any(np.ndim(value) for value in values):
+        return [np.asarray(value, np.float64) for value in values]
+    return [np.asarray(values, np.float64)]
