@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hpcmarl.config import AdamConfig, NigtConfig, RmspropConfig, SgdConfig
 from hpcmarl.optim import OPTIMIZERS, make_optimizer
 from hpcmarl.types import Part
+from tests.reference.nigt import course as course_of_the_paper
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -21,18 +22,12 @@ def directions(seed: int, count: int, size: int = 7) -> np.ndarray:
 def test_nigt_equals_the_published_loop(seed, eta, alpha):
     gradients = directions(seed, 6)
     optimizer = make_optimizer(NigtConfig(step_size=alpha, momentum=eta), np.zeros(7))
-    theta = [np.zeros(7)]
-    d = gradients[0]
-    theta.append(theta[0] + alpha * d / np.linalg.norm(d))
-    assert np.array_equal(optimizer.point(), theta[0])
-    optimizer.step(gradients[0])
-    for t in range(1, 6):
-        ahead = theta[t] + (1 - eta) / eta * (theta[t] - theta[t - 1])
-        np.testing.assert_allclose(optimizer.point(), ahead, rtol=1e-9, atol=1e-9 / eta)
-        assert np.linalg.norm(optimizer.point() - optimizer.parameters) == pytest.approx(alpha * (1 - eta) / eta, rel=1e-6, abs=1e-12)
-        d = (1 - eta) * d + eta * gradients[t]
-        theta.append(theta[t] + alpha * d / np.linalg.norm(d))
-        optimizer.step(gradients[t])
+    points, theta = course_of_the_paper(gradients, np.zeros(7), alpha, eta)
+    for t, gradient in enumerate(gradients):
+        np.testing.assert_allclose(optimizer.point(), points[t], rtol=1e-9, atol=1e-9 / eta)
+        apart = alpha * (1 - eta) / eta if t else 0.0
+        assert np.linalg.norm(optimizer.point() - optimizer.parameters) == pytest.approx(apart, rel=1e-6, abs=1e-12)
+        optimizer.step(gradient)
     np.testing.assert_allclose(optimizer.parameters, theta[6], rtol=1e-9, atol=1e-12)
 
 
