@@ -102,15 +102,6 @@ def test_lazy_event_queue_equals_the_eager_one(rule, compute, more, events):
     assert (lazy.published, lazy.engine.used, lazy.abandoned) == (eager.published, eager.engine.used, eager.abandoned)
 
 
-@pytest.mark.parametrize(("rule", "batch", "limit"), [("malenia", 20, 0.0), ("afedpg", 1, 9 / 11), ("rennala", 20, 0.9)])
-def test_each_rule_converges_to_its_quadratic_limit(rule, batch, limit):
-    changes = ("sim.workers=2", "sim.compute_times=[1, 10]", "objective={name: quadratics, optima: [1, -1], start: 0.5}", "sim.stop={time: 20000}")
-    cluster = finished(*changes, f"rounds={{rule: {rule}, batch: {batch}}}", "optimizer={name: sgd, step_size: 0.03}")
-    course = cluster.trace.arrays()
-    late = course["time"] > 15_000
-    assert course["parameter_mean"][late].mean() == pytest.approx(limit, abs=5e-3)
-
-
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_simulation_is_determined_by_its_seed(rule):
     changes = (f"rounds={{rule: {rule}, batch: 6}}", "sim.compute_times={law: random, noise: exponential, drift: 0.3}", "sim.communication_times=0.1")

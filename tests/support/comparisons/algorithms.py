@@ -159,20 +159,20 @@ def ppo_enumerated(seed: int) -> Pair:
 # ---- torchrl
 
 
-@compared("algorithm", "qmix", "mixer: joint value and all gradients", "torchrl QMixer", bound=1e-5, cases=30)
+@compared("algorithm", "qmix", "mixer: joint value and all gradients", "torchrl QMixer", bound=1e-5, cases=30, needs="torchrl")
 def qmix_mixer(seed: int) -> Pair:
     agents, state, width, hyper = ((3, 7, 8, 12), (1, 4, 3, 5), (10, 60, 32, 64))[seed % 3]
     return theirs.mixed(agents, state, width, hyper, seed)
 
 
-@compared("algorithm", "vdn", "mixer: joint value", "torchrl VDNMixer", bound=1e-6, cases=30)
+@compared("algorithm", "vdn", "mixer: joint value", "torchrl VDNMixer", bound=1e-6, cases=30, needs="torchrl")
 def vdn_mixer(seed: int) -> Pair:
     utilities = torch.randn(5, 4, generator=torch.Generator().manual_seed(seed))
     twin = theirs.mixers().VDNMixer(n_agents=4, device="cpu")
     return SumMixer()(utilities, None), twin(utilities.unsqueeze(-1)).squeeze(-1)
 
 
-@compared("algorithm", "iql", "TD(λ) targets of agents that die", "torchrl td_lambda_return_estimate", bound=1e-5, cases=50, few=5)
+@compared("algorithm", "iql", "TD(λ) targets of agents that die", "torchrl td_lambda_return_estimate", bound=1e-5, cases=50, few=5, needs="torchrl")
 def iql_targets(seed: int) -> Pair:
     generator = np.random.default_rng(seed)
     discount, trace_lambda, steps = generator.uniform(0.5, 1.0), generator.uniform(), int(generator.integers(2, 15))
@@ -186,7 +186,7 @@ def iql_targets(seed: int) -> Pair:
     return found, theirs.lambda_returns(columns, discount, trace_lambda)
 
 
-@compared("algorithm", "ppo", "advantages and targets (GAE)", "torchrl generalized_advantage_estimate", bound=1e-5, cases=50, few=5)
+@compared("algorithm", "ppo", "advantages and targets (GAE)", "torchrl generalized_advantage_estimate", bound=1e-5, cases=50, few=5, needs="torchrl")
 def ppo_advantages(seed: int) -> Pair:
     generator = np.random.default_rng(seed)
     discount, trace_lambda = generator.uniform(0.5, 1.0), generator.uniform()

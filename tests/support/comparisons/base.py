@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -49,6 +50,7 @@ class Comparison:
         few: Seeds of the tests.
         unit, each: Unit of the cases, and how many of them one seed makes.
         runs: Whether it trains on virtual ranks, which unit tests do not.
+        needs: Package without which it cannot be made; empty: none beside hpcmarl's own.
     """
 
     kind: str
@@ -62,6 +64,12 @@ class Comparison:
     unit: str
     each: int
     runs: bool
+    needs: str
+
+    @property
+    def possible(self) -> bool:
+        """Whether the package that it needs is installed."""
+        return not self.needs or importlib.util.find_spec(self.needs) is not None
 
     @property
     def name(self) -> str:
@@ -93,12 +101,13 @@ def compared(
     unit: str = "cases",
     each: int = 1,
     runs: bool = False,
+    needs: str = "",
 ) -> Callable[[Callable[[int], tuple[Any, Any]]], Callable[[int], tuple[Any, Any]]]:
     """Add a function to COMPARISONS; arguments as in Comparison."""
     assert kind in KINDS
 
     def add(function: Callable[[int], tuple[Any, Any]]) -> Callable[[int], tuple[Any, Any]]:
-        COMPARISONS.append(Comparison(kind, subject, quantity, against, function, cases, min(few, cases), bound, unit, each, runs))
+        COMPARISONS.append(Comparison(kind, subject, quantity, against, function, cases, min(few, cases), bound, unit, each, runs, needs))
         return function
 
     return add

@@ -1,0 +1,66 @@
+"""The round rules written as the papers have them: all deliveries are kept, and the counts are taken anew after each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+
+from hpcmarl.types import Array
+
+
+class Delivery(NamedTuple):
+    """A group's sum of gradients of `count` trajectories of a version; without a vector: the group has nothing under way."""
+
+    group: int
+    version: int
+    count: int
+    vector: Array | None
+
+
+def directions(rule: str, groups: int, batch: int, deliveries: Sequence[Delivery], *, all_begun: bool = False) -> list[Array]:
+    """Return the direction of each round, [P] each.
+
+    afedpg: every delivery of any age is a round. The others drop what is older than the round. sync: every group owes ceil(batch / groups).
+    rennala: the batch-th trajectory ends the round; with all_begun, each group then ends what it has under way, which counts too.
+    malenia (arXiv 2509.24305): the round ends when the harmonic mean of the counts is batch / groups; groups weigh alike.
+    """
+    found: list[Array] = []
+    held: list[Delivery] = []
+    ready: set[int] = set()
+    for each in deliveries:
+        if each.vector is not None and rule == "afedpg":
+            found.append(each.vector / each.count)
+            continue
+        if each.version < len(found):
+            continue
+        if each.vector is None:
+            ready.add(each.group)
+        else:
+            held.append(each)
+        counts = [sum(one.count for one in held if one.group == group) for group in range(groups)]
+        if _complete(rule, groups, batch, counts) and (not all_begun or len(ready) == groups):
+            found.append(_direction(rule, groups, held, counts))
+            held, ready = [], set()
+    return found
+
+
+def _complete(rule: str, groups: int, batch: int, counts: list[int]) -> bool:
+    if rule == "sync":
+        return min(counts) >= math.ceil(batch / groups)
+    if rule == "rennala":
+        return sum(counts) >= batch
+    return min(counts) > 0 and groups / sum(Fraction(1, count) for count in counts) >= Fraction(batch, groups)
+
+
+def _direction(rule: str, groups: int, held: list[Delivery], counts: list[int]) -> Array:
+    vectors = [[one.vector for one in held if one.group == group and one.vector is not None] for group in range(groups)]
+    sums = [np.sum(own, 0) for own in vectors if own]
+    if rule == "malenia":
+        total: Array = np.sum([own / count for own, count in zip(sums, counts, strict=True)], 0) / groups
+    else:
+        total = np.sum(sums, 0) / sum(counts)
+    return total
