@@ -15,16 +15,16 @@ JOINT = ACTIONS**AGENTS
 GAME = make_spec(agents=AGENTS, action=ActionSpace("discrete", (ACTIONS,)))
 
 
-def all_trajectories(seed: int) -> Rollout:
-    """List all trajectories of a random game of two agents and two steps, one a slot.
+def all_trajectories(seed: int, steps: int = STEPS) -> Rollout:
+    """List all trajectories of a random game of two agents, one a slot.
 
     Observations, states and rewards are random numbers that depend on all joint actions before. The last step terminates the episode."""
     generator = np.random.default_rng(seed)
-    rollout = random_rollout(GAME, STEPS, JOINT**STEPS, generator, whole_episode=True, truncations=False)
+    rollout = random_rollout(GAME, steps, JOINT**steps, generator, whole_episode=True, truncations=False)
     part = rollout.policies["agent"]
     assert rollout.state is not None
-    for slot in range(JOINT**STEPS):
-        for t in range(STEPS):
+    for slot in range(JOINT**steps):
+        for t in range(steps):
             history, joint = slot % JOINT**t, slot // JOINT**t % JOINT
             part.obs[t, slot] = part.obs[t, history]
             rollout.state[t, slot] = rollout.state[t, history]
@@ -46,7 +46,7 @@ def _log_probabilities(algorithm: Algorithm, rollout: Rollout) -> torch.Tensor:
 def exact_gradient(algorithm: Algorithm, rollout: Rollout, discount: float) -> Array:
     """Differentiate J = sum over trajectories of probability times discounted return, the mean of the agents' rewards; [P]."""
     logp = _log_probabilities(algorithm, rollout)
-    weights = torch.tensor([discount**t for t in range(STEPS)])
+    weights = torch.tensor([discount**t for t in range(rollout.steps)])
     returns = (torch.from_numpy(rollout.policies["agent"].reward).mean(-1) * weights[:, None]).sum(0)
     algorithm._flat.zero_gradient()
     (logp.sum((0, 2)).exp() * returns).sum().backward()

@@ -3,4 +3,6 @@
 from tests.support.comparisons import algorithms, maths, optimizers, published, rules  # noqa: F401  fills COMPARISONS
 from tests.support.comparisons.base import COMPARISONS, KINDS, Comparison, Result, difference
 
+COMPARISONS.sort(key=lambda each: KINDS.index(each.kind))
+
 __all__ = ["COMPARISONS", "KINDS", "Comparison", "Result", "difference"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +21,7 @@ from hpcmarl.config import (
     ReinforceConfig,
 )
 from hpcmarl.nets.mixers import SumMixer
-from hpcmarl.types import Array, EnvironmentSpec
+from hpcmarl.types import Array, EnvironmentSpec, Rollout
 from tests.reference import coma, enumeration, ma_trace, ppo, q_learning, reinforce
 from tests.reference import torchrl as theirs
 from tests.support.algorithms import TEAM_AND_PREY, TURNS, TWO_TEAMS, rollouts_of
@@ -48,7 +49,7 @@ def _random(spec: EnvironmentSpec, config: Any, seed: int) -> Any:
 
 
 @compared(
-    "algorithm", "reinforce", "gradient of whole episodes", "double sum of the paper, tests/reference/reinforce.py", bound=ROUNDING, cases=24, few=4
+    "algorithm", "reinforce", "gradient of whole episodes", "double sum of the paper, `tests/reference/reinforce.py`", bound=ROUNDING, cases=24, few=4
 )
 def reinforce_literal(seed: int) -> Pair:
     spec = (TEAM, make_spec(action=MULTI_DISCRETE, has_mask=True), TEAM_AND_PREY, TURNS)[seed % 4]
@@ -88,19 +89,19 @@ COMA: list[tuple[EnvironmentSpec, dict[str, Any]]] = [
 ]
 
 
-@compared("algorithm", "ma_trace", "gradient, with deaths and ends", "tests/reference/ma_trace.py", bound=ROUNDING, cases=21, few=7)
+@compared("algorithm", "ma_trace", "gradient, with deaths and ends", "`tests/reference/ma_trace.py`", bound=ROUNDING, cases=21, few=7)
 def ma_trace_literal(seed: int) -> Pair:
     clips = [(spec, {"rho_max": 1.5, "c_max": 1.2, **keys}) for spec, keys in MA_TRACE]
     return _actor_critic(clips, MATraceConfig, ma_trace, seed)
 
 
-@compared("algorithm", "ppo", "gradient, with deaths and ends", "tests/reference/ppo.py", bound=ROUNDING, cases=20, few=4)
+@compared("algorithm", "ppo", "gradient, with deaths and ends", "`tests/reference/ppo.py`", bound=ROUNDING, cases=20, few=4)
 def ppo_literal(seed: int) -> Pair:
     plain = [(spec, {"normalise_advantages": False, **keys}) for spec, keys in PPO]
     return _actor_critic(plain, PPOConfig, ppo, seed)
 
 
-@compared("algorithm", "coma", "gradient, with deaths and ends", "tests/reference/coma.py", bound=ROUNDING, cases=20, few=4)
+@compared("algorithm", "coma", "gradient, with deaths and ends", "`tests/reference/coma.py`", bound=ROUNDING, cases=20, few=4)
 def coma_literal(seed: int) -> Pair:
     return _actor_critic([(spec, {"rho_max": 1.2, **keys}) for spec, keys in COMA], COMAConfig, coma, seed)
 
@@ -115,7 +116,7 @@ def _value_based(name: str) -> None:
         return algorithm.gradient(rollouts)[0], q_learning.literal_gradient(algorithm, rollouts)
 
     few = len(settings)
-    compared("algorithm", name, "gradient, with deaths and ends", "tests/reference/q_learning.py", bound=ROUNDING, cases=12, few=few)(literal)
+    compared("algorithm", name, "gradient, with deaths and ends", "`tests/reference/q_learning.py`", bound=ROUNDING, cases=12, few=few)(literal)
 
 
 for _name in dict.fromkeys(name for name, _ in SETTINGS):
@@ -126,8 +127,11 @@ for _name in dict.fromkeys(name for name, _ in SETTINGS):
 
 
 def _enumerated(config: Any, seed: int, scale: float, discount: float) -> Pair:
-    rollout = enumeration.all_trajectories(seed)
-    algorithm = _random(enumeration.GAME, config, seed)
+    return _actor_gradients(_random(enumeration.GAME, config, seed), enumeration.all_trajectories(seed), scale, discount)
+
+
+def _actor_gradients(algorithm: Any, rollout: Rollout, scale: float, discount: float) -> Pair:
+    """The expected gradient and the exact one, of the actor."""
     actor = np.concatenate([np.arange(part.place.start, part.place.stop) for part in algorithm.parts if part.kind == "actor"])
     found = scale * enumeration.expected_gradient(algorithm, rollout)
     return found[actor], enumeration.exact_gradient(algorithm, rollout, discount)[actor]
@@ -156,23 +160,50 @@ def ppo_enumerated(seed: int) -> Pair:
     return _enumerated(_undiscounted(PPOConfig, normalise_advantages=False), seed, enumeration.STEPS, 1.0)
 
 
+@compared(
+    "algorithm",
+    "coma",
+    "expected gradient of the actor, exact critic",
+    "exact gradient: all 4 joint actions of a game of one step",
+    bound=1e-5,
+    cases=20,
+)
+def coma_enumerated(seed: int) -> Pair:
+    """One step, so that a linear critic of the other agent's action can hold the true values of all own actions."""
+    rollout = enumeration.all_trajectories(seed, 1)
+    config = COMAConfig(network=NetworkConfig(hidden=()), discount=1.0, entropy_cost=0.0, critic="full")
+    algorithm = _random(enumeration.GAME, config, seed)
+    part = rollout.policies["agent"]
+    worth = {tuple(actions): float(reward) for actions, reward in zip(part.action[0].tolist(), part.reward[0].mean(-1), strict=True)}
+    critic = dict(algorithm._critics["agent"].named_parameters())
+    weight = next(parameter for parameter in critic.values() if parameter.ndim == 2)
+    with torch.no_grad():
+        for parameter in critic.values():
+            parameter.zero_()
+        first = enumeration.GAME.state_size
+        for own, other in itertools.product(range(enumeration.ACTIONS), repeat=2):
+            weight[own, first + other] = worth[other, own]  # seen by the second agent
+            weight[own, first + enumeration.ACTIONS + other] = worth[own, other]  # seen by the first
+    return _actor_gradients(algorithm, rollout, 1.0, 1.0)
+
+
 # ---- torchrl
 
 
-@compared("algorithm", "qmix", "mixer: joint value and all gradients", "torchrl QMixer", bound=1e-5, cases=30, needs="torchrl")
+@compared("algorithm", "qmix", "mixer: joint value and all gradients", "torchrl `QMixer`", bound=1e-5, cases=30, needs="torchrl")
 def qmix_mixer(seed: int) -> Pair:
     agents, state, width, hyper = ((3, 7, 8, 12), (1, 4, 3, 5), (10, 60, 32, 64))[seed % 3]
     return theirs.mixed(agents, state, width, hyper, seed)
 
 
-@compared("algorithm", "vdn", "mixer: joint value", "torchrl VDNMixer", bound=1e-6, cases=30, needs="torchrl")
+@compared("algorithm", "vdn", "mixer: joint value", "torchrl `VDNMixer`", bound=1e-6, cases=30, needs="torchrl")
 def vdn_mixer(seed: int) -> Pair:
     utilities = torch.randn(5, 4, generator=torch.Generator().manual_seed(seed))
     twin = theirs.mixers().VDNMixer(n_agents=4, device="cpu")
     return SumMixer()(utilities, None), twin(utilities.unsqueeze(-1)).squeeze(-1)
 
 
-@compared("algorithm", "iql", "TD(λ) targets of agents that die", "torchrl td_lambda_return_estimate", bound=1e-5, cases=50, few=5, needs="torchrl")
+@compared("algorithm", "iql", "TD(λ) targets of agents that die", "torchrl `td_lambda_return_estimate`", bound=1e-5, cases=50, few=5, needs="torchrl")
 def iql_targets(seed: int) -> Pair:
     generator = np.random.default_rng(seed)
     discount, trace_lambda, steps = generator.uniform(0.5, 1.0), generator.uniform(), int(generator.integers(2, 15))
@@ -186,7 +217,9 @@ def iql_targets(seed: int) -> Pair:
     return found, theirs.lambda_returns(columns, discount, trace_lambda)
 
 
-@compared("algorithm", "ppo", "advantages and targets (GAE)", "torchrl generalized_advantage_estimate", bound=1e-5, cases=50, few=5, needs="torchrl")
+@compared(
+    "algorithm", "ppo", "advantages and targets (GAE)", "torchrl `generalized_advantage_estimate`", bound=1e-5, cases=50, few=5, needs="torchrl"
+)
 def ppo_advantages(seed: int) -> Pair:
     generator = np.random.default_rng(seed)
     discount, trace_lambda = generator.uniform(0.5, 1.0), generator.uniform()

@@ -11,7 +11,7 @@ import numpy as np
 
 from hpcmarl.types import Array
 
-KINDS = ("algorithm", "optimizer", "rule", "maths", "published figure")
+KINDS = ("algorithm", "optimizer", "rule", "maths", "published figure")  # in the order of the page
 
 
 class Result(NamedTuple):

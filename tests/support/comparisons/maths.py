@@ -33,7 +33,7 @@ def returns(seed: int) -> Pair:
     return rewards_to_go(reward, discount), [sum(discount**h * float(reward[h]) for h in range(t, steps)) for t in range(steps)]
 
 
-@compared("maths", "V-trace", "targets and advantages, with gaps", "recursion, tests/reference/vtrace.py", bound=1e-5, cases=100, few=10)
+@compared("maths", "V-trace", "targets and advantages, with gaps", "recursion, `tests/reference/vtrace.py`", bound=1e-5, cases=100, few=10)
 def vtrace_recursion(seed: int) -> Pair:
     generator = np.random.default_rng(seed)
     gamma, lam, rho_max, c_max = generator.uniform(0.3, 1.0), generator.uniform(), generator.uniform(0.5, 3.0), generator.uniform(0.5, 2.0)
@@ -43,7 +43,7 @@ def vtrace_recursion(seed: int) -> Pair:
     return (found.targets, found.advantages), [np.stack(parts, -1) for parts in zip(*columns, strict=True)]
 
 
-@compared("maths", "V-trace", "targets and advantages, λ = 1", "torchrl vtrace_advantage_estimate", bound=1e-5, cases=50, few=5, needs="torchrl")
+@compared("maths", "V-trace", "targets and advantages, λ = 1", "torchrl `vtrace_advantage_estimate`", bound=1e-5, cases=50, few=5, needs="torchrl")
 def vtrace_torchrl(seed: int) -> Pair:
     data, generator = theirs.random_columns(seed, 1 + seed % 40, 3, (1.0, 0.6)[seed % 2])
     discount, rho_max, c_max = generator.uniform(0.5, 1.0), generator.uniform(0.1, 2.0), generator.uniform(0.1, 1.0)
@@ -114,7 +114,7 @@ def res_softmax(seed: int) -> Pair:
 # ---- sparse networks
 
 
-@compared("maths", "Erdős–Rényi", "densities of up to six layers", "bisection for ε in d = min(1, ε(I+O)/(IO))", bound=1e-9, cases=300, few=30)
+@compared("maths", "Erdős–Rényi", "densities of up to six layers", "bisection for ε in `d = min(1, ε(I+O)/(IO))`", bound=1e-9, cases=300, few=30)
 def densities(seed: int) -> Pair:
     generator = np.random.default_rng(seed)
     shapes = [tuple(generator.integers(1, 300, 2).tolist()) for _ in range(int(generator.integers(1, 7)))]
@@ -127,7 +127,7 @@ def densities(seed: int) -> Pair:
     return erdos_renyi(shapes, sparsity), np.minimum(1, low * scores)
 
 
-@compared("maths", "operations", "acting of recurrent agents, in operations", "torch FlopCounterMode, less one sum an output", bound=1e-12, cases=20)
+@compared("maths", "operations", "acting of recurrent agents", "torch `FlopCounterMode`, less one sum an output", bound=1e-12, cases=20)
 def acting_operations(seed: int) -> Pair:
     """torch counts 2 I O for a matrix of I inputs; I products take I - 1 sums."""
     generator = np.random.default_rng(seed)
@@ -144,7 +144,7 @@ def acting_operations(seed: int) -> Pair:
     return algorithm.operations([1.0] * len(algorithm.layers)).acting, float(counted)
 
 
-@compared("maths", "operations", "learning with growth rounds, per step", "RigL's (3 f_S ΔT + 2 f_S + f_D)/(ΔT + 1)", bound=1e-12, cases=200, few=20)
+@compared("maths", "operations", "learning with growth rounds", "RigL's `(3 f_S ΔT + 2 f_S + f_D)/(ΔT + 1)`", bound=1e-12, cases=200, few=20)
 def growth_rounds(seed: int) -> Pair:
     generator = np.random.default_rng(seed)
     dense, between = generator.uniform(1.0, 2.0), int(generator.integers(1, 300))

@@ -46,7 +46,7 @@ def _clipped(gradients: Array, limit: float) -> Array:
     return gradients * np.minimum(1.0, limit / np.linalg.norm(gradients, axis=1, keepdims=True))
 
 
-@compared("optimizer", "nigt", "points and parameters of 12 steps", "published loop, tests/reference/nigt.py", bound=1e-12, cases=200, few=20)
+@compared("optimizer", "nigt", "points and parameters of 12 steps", "published loop, `tests/reference/nigt.py`", bound=1e-12, cases=200, few=20)
 def nigt_loop(seed: int) -> Pair:
     generator, gradients, start = _directions(seed)
     alpha, eta = generator.uniform(1e-3, 0.5), (0.01, 0.1, 0.5, 1.0)[seed % 4]
@@ -69,7 +69,7 @@ def nigt_invariant(seed: int) -> Pair:
     return found, [alpha * (1 - eta) / eta] * STEPS
 
 
-@compared("optimizer", "adam", "parameters of 12 steps, clipped", "torch.optim.Adam", bound=1e-12, cases=200, few=20)
+@compared("optimizer", "adam", "parameters of 12 steps, clipped", "`torch.optim.Adam`", bound=1e-12, cases=200, few=20)
 def adam(seed: int) -> Pair:
     generator, gradients, start = _directions(seed)
     size, first, second = generator.uniform(1e-4, 0.1), generator.uniform(0.5, 0.95), generator.uniform(0.9, 0.999)
@@ -81,7 +81,7 @@ def adam(seed: int) -> Pair:
     return _course(config, gradients, start), _torch_course(twin, _clipped(gradients, 2.0), start)
 
 
-@compared("optimizer", "rmsprop", "parameters of 12 steps, clipped", "torch.optim.RMSprop", bound=1e-12, cases=200, few=20)
+@compared("optimizer", "rmsprop", "parameters of 12 steps, clipped", "`torch.optim.RMSprop`", bound=1e-12, cases=200, few=20)
 def rmsprop(seed: int) -> Pair:
     generator, gradients, start = _directions(seed)
     size, decay = generator.uniform(1e-4, 0.1), generator.uniform(0.8, 0.99)
@@ -93,7 +93,7 @@ def rmsprop(seed: int) -> Pair:
     return _course(config, gradients, start), _torch_course(twin, _clipped(gradients, 2.0), start)
 
 
-@compared("optimizer", "sgd", "parameters of 12 steps, clipped", "torch.optim.SGD", bound=1e-12, cases=200, few=20)
+@compared("optimizer", "sgd", "parameters of 12 steps, clipped", "`torch.optim.SGD`", bound=1e-12, cases=200, few=20)
 def sgd(seed: int) -> Pair:
     generator, gradients, start = _directions(seed)
     size, momentum = generator.uniform(1e-4, 0.1), generator.uniform(0.0, 0.95)

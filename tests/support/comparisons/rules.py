@@ -62,7 +62,7 @@ def _literal(rule: str, title: str, *, all_begun: bool = False) -> None:
     def literal(seed: int) -> Pair:
         return _engine(rule, seed, all_begun=all_begun)
 
-    compared("rule", title, "directions of a server's rounds", "tests/reference/rounds.py", bound=1e-12, cases=100, few=20)(literal)
+    compared("rule", title, "directions of a server's rounds", "`tests/reference/rounds.py`", bound=1e-12, cases=100, few=20)(literal)
 
 
 ALL_BEGUN = "rennala, all_begun"
@@ -140,7 +140,7 @@ def _excess(time: float, bound: float) -> Pair:
     return [1.0 + max(0.0, time / bound - 1.0)], [1.0]
 
 
-@compared("rule", "rennala", "excess of the round time over its bound", "min_m (M+m)/Σ_{i≤m} 1/h_i", bound=1e-12, cases=300, few=30)
+@compared("rule", "rennala", "excess of the round time over its bound", "`min_m (M+m)/Σ_{i≤m} 1/h_i`", bound=1e-12, cases=300, few=30)
 def rennala_bound(seed: int) -> Pair:
     compute, batch = _workers(seed)
     ordered = sorted(compute)
@@ -148,7 +148,7 @@ def rennala_bound(seed: int) -> Pair:
     return _excess(round_times.rennala_time(compute, batch), bound)
 
 
-@compared("rule", "malenia", "excess of the round time over its bound", "max{h_n, 2(M/n)·mean(h)}", bound=1e-12, cases=300, few=30)
+@compared("rule", "malenia", "excess of the round time over its bound", "`max{h_n, 2(M/n)·mean(h)}`", bound=1e-12, cases=300, few=30)
 def malenia_bound(seed: int) -> Pair:
     compute, batch = _workers(seed)
     return _excess(round_times.malenia_time(compute, batch), max(max(compute), 2 * batch / len(compute) * float(np.mean(compute))))
@@ -173,7 +173,7 @@ def _direction(rule: str, title: str, size: int, batch: int, updates: int, *chan
 
 
 _direction("sync", "sync", 3, 32, 60)
-_direction("rennala", ALL_BEGUN, 2, 32, 60, TWO_GROUPS, "rounds.admission=all_begun")
+_direction("rennala", ALL_BEGUN, 2, 32, 40, TWO_GROUPS, "rounds.admission=all_begun")
 _direction("malenia", "malenia", 2, 32, 60, TWO_GROUPS)
 _direction("afedpg", "afedpg", 2, 1, 1000, TWO_GROUPS)
 
