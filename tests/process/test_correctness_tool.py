@@ -39,8 +39,11 @@ def test_chosen_subjects_are_compared():
     assert 0 < row["difference"] <= row["bound"]
 
 
-def test_unknown_subjects_and_parts_of_the_page_are_refused():
+def test_unknown_subjects_are_refused():
     assert "there is no subject sdg; allowed: Erdős–Rényi, V-trace, adam" in tool("sdg", code=2).stderr
+
+
+def test_parts_of_the_page_are_not_written_alone():
     assert "name no subject" in tool("sgd", "--markdown", code=2).stderr
 
 

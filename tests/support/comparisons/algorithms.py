@@ -74,6 +74,7 @@ MA_TRACE: list[tuple[EnvironmentSpec, dict[str, Any]]] = [
     (TEAM, {"critic": "full", "agent_id": True}),
     (TEAM_AND_PREY, {"critic": "dec", "agent_id": True}),
     (TEAM, {"critic": "full", "importance_sampling": False}),
+    (TEAM_AND_PREY, {"critic": "full", "teams": (("team", "prey"),)}),
 ]
 PPO: list[tuple[EnvironmentSpec, dict[str, Any]]] = [
     (TEAM, {"critic": "obs", "agent_id": True}),
@@ -89,7 +90,7 @@ COMA: list[tuple[EnvironmentSpec, dict[str, Any]]] = [
 ]
 
 
-@compared("algorithm", "ma_trace", "gradient, with deaths and ends", "`tests/reference/ma_trace.py`", bound=ROUNDING, cases=21, few=7)
+@compared("algorithm", "ma_trace", "gradient, with deaths and ends", "`tests/reference/ma_trace.py`", bound=ROUNDING, cases=24, few=8)
 def ma_trace_literal(seed: int) -> Pair:
     clips = [(spec, {"rho_max": 1.5, "c_max": 1.2, **keys}) for spec, keys in MA_TRACE]
     return _actor_critic(clips, MATraceConfig, ma_trace, seed)

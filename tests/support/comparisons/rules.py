@@ -178,6 +178,28 @@ _direction("malenia", "malenia", 2, 32, 60, TWO_GROUPS)
 _direction("afedpg", "afedpg", 2, 1, 1000, TWO_GROUPS)
 
 
+UNEQUAL = "topology.groups=[{}, {env: {kwargs: {reward: 4.0, steps: 3}}}]"
+HALF = 16  # of a batch: the least harmonic mean of both groups' counts
+
+
+@compared(
+    "rule",
+    "malenia",
+    "mean direction of REINFORCE, groups of unequal games",
+    "closed form ½ p(1−p)(2−1) + ½ p(1−p)(4−1) = 1/2",
+    bound=4 * np.sqrt((DEVIATION**2 + 1.25**2) / (4 * HALF * 60)),
+    unit="episodes",
+    each=2 * HALF * 60,
+    runs=True,
+)
+def malenia_unequal(seed: int) -> Pair:
+    """One group's long episodes earn 4 after three steps, so that more of its episodes come than of the other's."""
+    with tempfile.TemporaryDirectory() as directory:
+        changes = (UNEQUAL, "rounds.rule=malenia", f"rounds.batch={2 * HALF}", f"seed={seed}")
+        found, _ = slope(Path(directory), 2, *changes, updates=60, order=seed + 1)
+    return found, 0.5
+
+
 @compared(
     "rule",
     "rennala, first_finished",
