@@ -103,7 +103,7 @@ class Algorithm(ABC):
         return self._actors[policy].chances(obs, mask, agent)
 
     def raw_outputs(self, policy: str, inputs: FloatArray) -> FloatArray:
-        """What a policy's network gives [n, K] for inputs [n, D], with an empty memory where it is recurrent."""
+        """What a policy's network gives [n, K] for inputs [n, D], with an empty memory where it is recurrent, and where all actions are allowed."""
         return self._actors[policy].raw(inputs)[0]
 
     def acting_inputs(self, policy: str) -> int:

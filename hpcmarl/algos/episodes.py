@@ -76,9 +76,9 @@ def action_values(policy: Policy, part: PolicyEpisodes) -> torch.Tensor:
     rows, slots, agents, _ = part.obs.shape
     if not policy.width:
         places = Places(part.alive)
-        return places.spread(policy(places.pick(part.obs)))
+        return places.spread(policy(places.pick(part.obs), None if part.mask is None else places.pick(part.mask)))
     starts = torch.zeros(rows, slots, dtype=torch.bool)
-    return policy.unroll(part.obs, part.alive, starts, torch.zeros(slots, agents, policy.width))
+    return policy.unroll(part.obs, part.alive, starts, torch.zeros(slots, agents, policy.width), part.mask)
 
 
 class Places:

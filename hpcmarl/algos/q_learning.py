@@ -113,7 +113,7 @@ class QLearning(Algorithm):
         config = self._config
         chooser = EpsilonGreedy(policy.action, config.epsilon_final)  # until on_progress says more
         inputs = {"normalise": config.normalise_observations, "agent_id": config.agent_id, "last_action": config.obs_last_action}
-        return Policy(policy, config.network, generator, chooser, FIRST_VALUE_GAIN, **inputs)
+        return Policy(policy, config.network, generator, chooser, FIRST_VALUE_GAIN, **inputs, dueling=config.network.dueling)
 
     def _others(self, generator: torch.Generator) -> dict[str, nn.Module]:
         """What is trained besides the policies."""

@@ -106,6 +106,8 @@ def _columns(old: Algorithm, new: Algorithm, policy: PolicySpec, features: IntAr
         first = stage.get("weight") or stage.get("weight_ih")
         name = str(first or stage["moments"])
         found[name] = own
+        if (value := stage.get("value_weight")) is not None:
+            found[value] = own
         if first is not None:
             break
     if new.needs_state and new.known_critic_inputs:  # its critic does not see observations

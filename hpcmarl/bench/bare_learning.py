@@ -104,25 +104,35 @@ def _optimised_apart(module: nn.Module) -> dict[str, nn.Module]:
 
 
 class BareAgent(nn.Module):
-    """Values or logits [rows, B, N, K] of observations [rows, B, N, D]; recurrent over the rows where asked, from zero memory."""
+    """Values or logits [rows, B, N, K] of observations [rows, B, N, D]; recurrent over the rows where asked, from zero memory. dueling: with two
+    heads; then allowed actions [rows, B, N, K] matter."""
 
-    def __init__(self, inputs: int, outputs: int, network: Any) -> None:
+    def __init__(self, inputs: int, outputs: int, network: Any, *, dueling: bool = False) -> None:
         super().__init__()
         self.recurrent = bool(network.recurrent)
-        if self.recurrent:
+        last = network.hidden[-1] if network.hidden else inputs
+        if self.recurrent or dueling:
             self.body = multilayer((inputs, *network.hidden), network.activation, activate_last=True)
-            self.memory = nn.GRU(network.hidden[-1] if network.hidden else inputs, network.memory)
-            self.outputs = multilayer((network.memory, outputs), network.activation)
-        else:
-            self.outputs = multilayer((inputs, *network.hidden, outputs), network.activation)
+        if self.recurrent:
+            self.memory = nn.GRU(last, network.memory)
+            last = network.memory
+        whole = (last, outputs) if self.recurrent or dueling else (inputs, *network.hidden, outputs)
+        self.outputs = multilayer(whole, network.activation)
+        self.value = nn.Linear(last, 1) if dueling else None
 
-    def forward(self, obs: torch.Tensor) -> torch.Tensor:
-        if not self.recurrent:
-            values: torch.Tensor = self.outputs(obs)
+    def forward(self, obs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        hidden = obs
+        if hasattr(self, "body"):
+            hidden = self.body(obs)
+        if self.recurrent:
+            hidden = self.memory(hidden.flatten(1, 2))[0].view(*obs.shape[:-1], -1)
+        values: torch.Tensor = self.outputs(hidden)
+        if self.value is None:
             return values
-        hidden, _ = self.memory(self.body(obs).flatten(1, 2))
-        values = self.outputs(hidden)
-        return values.view(*obs.shape[:-1], -1)
+        allowed = torch.ones_like(values) if mask is None else mask.float()
+        mean = (values * allowed).sum(-1, keepdim=True) / allowed.sum(-1, keepdim=True).clamp(min=1.0)
+        centred: torch.Tensor = self.value(hidden) + values - mean
+        return centred
 
 
 class BareMixer(nn.Module):
@@ -183,14 +193,14 @@ class BareValues(BareLoop):
         policy = algorithm.spec.policies[0]
         agents, actions = len(policy.agents), policy.action.sizes[0]
         inputs = algorithm.acting_inputs(policy.name)
-        parts: dict[str, nn.Module] = {"agent": BareAgent(inputs, actions, self.config.network)}
+        parts: dict[str, nn.Module] = {"agent": BareAgent(inputs, actions, self.config.network, dueling=self.config.network.dueling)}
         if self.name in ("qmix", "wqmix", "res"):
             state = algorithm._state_size
             widths = self.config.mixing_width, self.config.hypernetwork_width
             parts["mixer"] = BareMixer(agents, state, *widths, self.config.hypernetwork_activation)
             if self.name == "wqmix":
                 parts["central_mixer"] = BareCentral(agents, state, self.config.central_width)
-                parts["central_agent"] = BareAgent(inputs, actions, self.config.network)
+                parts["central_agent"] = BareAgent(inputs, actions, self.config.network, dueling=self.config.network.dueling)
         super().__init__(config, algorithm, nn.ModuleDict(parts))
 
     def stack(self, rollouts: Sequence[Rollout]) -> Stacked:
@@ -206,12 +216,12 @@ class BareValues(BareLoop):
 
     def loss(self, inputs: Stacked) -> torch.Tensor:
         own, target = self.module, self.target
-        values = own["agent"](inputs.obs)
+        values = own["agent"](inputs.obs, inputs.mask)
         with torch.no_grad():
-            later = target["agent"](inputs.obs)
+            later = target["agent"](inputs.obs, inputs.mask)
             greedy = greedy_actions(values if self.config.double_q else later, inputs.mask)
             if self.name == "wqmix":
-                central_later = target["central_agent"](inputs.obs)
+                central_later = target["central_agent"](inputs.obs, inputs.mask)
                 future = self._mixed(target["central_mixer"], inputs, taken(central_later, greedy))
             elif self.name == "res":
                 future = self._near_greedy(inputs, values, later, greedy)
@@ -226,7 +236,7 @@ class BareValues(BareLoop):
                 returns = self._targets(inputs, torch.zeros_like(future), 1.0)
             errors = errors + self.config.regularisation * (total - returns).square()
         if self.name == "wqmix":
-            central = self._mixed(own["central_mixer"], inputs, taken(own["central_agent"](inputs.obs)[:-1], inputs.action))
+            central = self._mixed(own["central_mixer"], inputs, taken(own["central_agent"](inputs.obs, inputs.mask)[:-1], inputs.action))
             errors = optimistic_weights(total.detach(), targets, self.config.alpha) * errors + (central - targets).square()
         loss: torch.Tensor = (errors * inputs.counted).sum() / inputs.counted.sum()
         return loss

@@ -209,6 +209,7 @@ class AgentNetworkConfig(NetworkConfig):
     hidden: tuple[Width, ...] = Field((64,), max_length=64, description="units of each hidden layer")
     activation: Literal["tanh", "relu"] = "relu"
     recurrent: bool = Field(True, description="put a GRU between the hidden layers and the action values")
+    dueling: bool = Field(False, description="action values are a value of what is seen and advantages, of mean 0 over the allowed actions")
 
 
 class QLearningConfig(ValueLearningConfig):

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from hpcmarl.config import NetworkConfig
+from hpcmarl.nets.dueling import dueling_values, numpy_dueling_values
 from hpcmarl.nets.heads import Chooser, Head, make_head
 from hpcmarl.nets.layers import Dense, NumpyDense, NumpyRecurrence, gru_cell
 from hpcmarl.nets.moments import Moments, NumpyMoments
@@ -30,7 +31,8 @@ class Policy(nn.Module):
     """Raw outputs [n, K] from inputs [n, D]: observations, with last_action followed by the agent's last action, with agent_id as `numbered` gives
     them. What they mean is `chooser`'s business (default: the head of the action space).
 
-    With `normalise` inputs are seen in units of their own spread so far (`moments`).
+    With `normalise` inputs are seen in units of their own spread so far (`moments`). With `dueling` the last layer is two (dueling.py), so that
+    outputs depend on the mask, too.
 
     Attributes:
         actions: A, how many inputs are the last action's one-hot; 0 where it is not seen. Discrete actions only.
@@ -49,6 +51,7 @@ class Policy(nn.Module):
         normalise: bool = False,
         agent_id: bool = False,
         last_action: bool = False,
+        dueling: bool = False,
     ) -> None:
         super().__init__()
         self.agents, self.agent_id = len(spec.agents), agent_id
@@ -60,14 +63,16 @@ class Policy(nn.Module):
         self.width = config.memory if config.recurrent else 0
         self.memory_size = self.width + self.actions
         last = config.hidden[-1] if config.hidden else self.inputs
-        if config.recurrent:
-            self.body: Dense | None = Dense((self.inputs, *config.hidden), config.activation, generator, activate_last=True)
-            self.cell: nn.GRUCell | None = gru_cell(last, config.memory, generator)
-            self.outputs = Dense((config.memory, self.chooser.raw_size), config.activation, generator, last_gain=last_gain)
-        else:
-            self.body, self.cell = None, None
-            sizes = (self.inputs, *config.hidden, self.chooser.raw_size)
-            self.outputs = Dense(sizes, config.activation, generator, last_gain=last_gain)
+        outputs = self.chooser.raw_size
+        self.body: Dense | None = None
+        if config.recurrent or dueling:
+            self.body = Dense((self.inputs, *config.hidden), config.activation, generator, activate_last=True)
+        self.cell: nn.GRUCell | None = gru_cell(last, config.memory, generator) if config.recurrent else None
+        if self.cell is not None:
+            last = config.memory
+        sizes = (self.inputs, *config.hidden, outputs) if self.body is None else (last, outputs)
+        self.outputs = Dense(sizes, config.activation, generator, last_gain=last_gain)
+        self.value = Dense((last, 1), config.activation, generator, last_gain=last_gain) if dueling else None
 
     def unroll_where(self, masks: tuple[BoolArray, BoolArray] | None) -> None:
         """Recurrent policies: which of the cell's weights [3 H, I] and [3 H, H] are there, so that `unroll` uses, and differentiates by, only
@@ -83,19 +88,28 @@ class Policy(nn.Module):
         return self.chooser
 
     def stages(self, prefix: str = "") -> list[dict[str, str | None]]:
-        """What leads from an observation to raw outputs, in order: {kind: normalise, dense or gru, parameters by name, activation or None}."""
+        """What leads from an observation to raw outputs, in order: {kind: normalise, dense, gru or dueling, parameters by name, activation or
+        None}."""
         found: list[dict[str, str | None]] = [] if self.moments is None else [{"kind": "normalise", "moments": f"{prefix}moments.moments"}]
         if self.body is not None:
             found += _dense_stages(self.body, f"{prefix}body.")
         if self.cell is not None:
             names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
             found.append({"kind": "gru", **{name: f"{prefix}cell.{name}" for name in names}, "activation": None})
-        return found + _dense_stages(self.outputs, f"{prefix}outputs.")
+        found += _dense_stages(self.outputs, f"{prefix}outputs.")
+        if self.value is not None:
+            value = _dense_stages(self.value, f"{prefix}value.")[0]
+            found[-1] |= {"kind": "dueling", "value_weight": value["weight"], "value_bias": value["bias"]}
+        return found
 
-    def forward(self, obs: torch.Tensor) -> torch.Tensor:
-        """Feed-forward policies only: obs [n, D] -> raw [n, K]."""
-        raw: torch.Tensor = self.outputs(self._seen(obs))
-        return raw
+    def forward(self, obs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Feed-forward policies only: obs [n, D] -> raw [n, K]. mask [n, A]: allowed actions, for dueling heads; None: all."""
+        seen = self._seen(obs)
+        return self._heads(seen if self.body is None else self.body(seen), mask)
+
+    def _heads(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        raw: torch.Tensor = self.outputs(hidden)
+        return raw if self.value is None else dueling_values(raw, self.value(hidden), mask)
 
     def observe(self, obs: torch.Tensor, weight: float) -> None:
         """Gather observations [n, D] for the moments, where there are any; each weighs `weight`."""
@@ -108,9 +122,11 @@ class Policy(nn.Module):
         seen: torch.Tensor = self.moments(obs)
         return seen
 
-    def unroll(self, obs: torch.Tensor, alive: torch.Tensor, starts: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+    def unroll(
+        self, obs: torch.Tensor, alive: torch.Tensor, starts: torch.Tensor, memory: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Recurrent policies only. obs [T, B, N, D], alive [T, B, N], starts [T, B], memory [B, N, H] -> raw [T, B, N, K], zero where
-        not alive."""
+        not alive. mask [T, B, N, A]: as in `forward`."""
         assert self.body is not None
         assert self.cell is not None
         shape = alive.shape
@@ -119,7 +135,7 @@ class Policy(nn.Module):
         inputs = self.body(self._seen(obs.reshape(-1, obs.shape[-1])[packing.rows]))
         first = memory.view(columns, -1)
         hidden = recur(self.cell, inputs, first, packing) if self.patterns is None else recur_sparse(self.cell, self.patterns, inputs, first, packing)
-        raw = self.outputs(hidden)
+        raw = self._heads(hidden, None if mask is None else mask.reshape(-1, mask.shape[-1])[packing.rows])
         return spread(raw, packing.rows, shape)
 
 
@@ -135,11 +151,12 @@ class Actor:
         self._body = None if policy.body is None else NumpyDense(policy.body)
         self._recurrence = None if policy.cell is None else NumpyRecurrence(policy.cell)
         self._outputs = NumpyDense(policy.outputs)
+        self._value = None if policy.value is None else NumpyDense(policy.value)
         self.sparse: list[SparseWeight] = []  # the matrices, where they are sparse
 
     def become_sparse(self, *, measured: bool) -> None:
         """Multiply by the weights that are there only; measured: where that is the quicker way. Once; `refresh` after every change of parameters."""
-        parts = (self._body, self._recurrence, self._outputs)
+        parts = (self._body, self._recurrence, self._outputs, self._value)
         self.sparse = [weight for part in parts if part is not None for weight in part.become_sparse(measured=measured)]
 
     def refresh(self) -> None:
@@ -160,8 +177,8 @@ class Actor:
             seen = np.concatenate([seen, last], -1)
         if self._agent_id:
             seen = numbered(seen)
-        raw, hidden = self.raw(seen.reshape(rows, -1), None if before is None else before.reshape(rows, -1), frame.alive.reshape(rows, 1))
         mask = None if frame.action_mask is None else frame.action_mask.reshape(rows, -1)
+        raw, hidden = self.raw(seen.reshape(rows, -1), None if before is None else before.reshape(rows, -1), frame.alive.reshape(rows, 1), mask)
         action, logp = self._chooser.mode(raw, mask) if greedy else self._chooser.sample(raw, mask, generator)
         if not frame.alive.all():
             dead = ~frame.alive.reshape(rows)
@@ -182,19 +199,25 @@ class Actor:
         kept = memory * ~starts[:, None, None]
         return (kept[..., : self._width] if self._width else None), (kept[..., self._width :] if self._actions else None)
 
-    def raw(self, obs: FloatArray, before: FloatArray | None = None, alive: BoolArray | None = None) -> tuple[FloatArray, FloatArray | None]:
-        """What the network gives for inputs [n, D], [n, K], and the memory [n, H] after them; before: the memory (None: zeros), which those keep
-        who are not alive [n, 1] (None: all are)."""
-        obs = self._seen(obs)
+    def raw(
+        self, obs: FloatArray, before: FloatArray | None = None, alive: BoolArray | None = None, mask: BoolArray | None = None
+    ) -> tuple[FloatArray, FloatArray | None]:
+        """What the network gives for inputs [n, D], [n, K], and the GRU's memory [n, H] after them; before: the memory (None: zeros), which those
+        keep who are not alive [n, 1] (None: all are). mask [n, A]: allowed actions, for dueling heads (None: all)."""
+        seen = self._seen(obs)
+        hidden = seen if self._body is None else self._body(seen)
         if self._recurrence is None:
-            return self._outputs(obs), None
-        assert self._body is not None
+            return self._heads(hidden, mask), None
         if before is None:
             before = np.zeros((len(obs), self._width), np.float32)
-        hidden = self._recurrence(self._body(obs), before)
+        hidden = self._recurrence(hidden, before)
         if alive is not None:
             hidden = np.where(alive, hidden, before)
-        return self._outputs(hidden), hidden
+        return self._heads(hidden, mask), hidden
+
+    def _heads(self, hidden: FloatArray, mask: BoolArray | None) -> FloatArray:
+        raw = self._outputs(hidden)
+        return raw if self._value is None else numpy_dueling_values(raw, self._value(hidden), mask)
 
     def chances(self, obs: FloatArray, mask: BoolArray | None, agent: int) -> FloatArray:
         """How likely each action is drawn, [n, A], for observations [n, *shape] of one agent and masks [n, A]. Raises TypeError where policies
@@ -206,7 +229,7 @@ class Actor:
         inputs = obs.reshape(len(obs), -1)
         if self._agent_id:
             inputs = numbered(np.repeat(inputs[:, None], self._agents, 1))[:, agent]
-        return self._chooser.chances(self.raw(inputs)[0], mask)
+        return self._chooser.chances(self.raw(inputs, mask=mask)[0], mask)
 
     def _seen(self, obs: FloatArray) -> FloatArray:
         return obs if self._normalised is None else self._normalised(obs)

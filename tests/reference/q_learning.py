@@ -71,12 +71,13 @@ class Literal:
                         last = torch.eye(len(last))[int(self.part(policy).action[t, self.slot, k])]
                 if self.config.agent_id:
                     seen = torch.cat([seen, torch.eye(len(policy.agents))[k]])
-                if memory is None:
-                    values = network.outputs(seen[None])
-                else:
-                    memory = network.cell(network.body(seen[None]), memory)
-                    values = network.outputs(memory)
-                found[t, policy.name, k] = values[0]
+                hidden = seen[None] if network.body is None else network.body(seen[None])
+                if memory is not None:
+                    hidden = memory = network.cell(hidden, memory)
+                values = network.outputs(hidden)[0]
+                if self.config.network.dueling:
+                    values = network.value(hidden)[0] + values - values[self.allowed(t, policy, k)].mean()
+                found[t, policy.name, k] = values
         return found
 
     def best(self, rows: dict, t: int, policy, k: int) -> int:

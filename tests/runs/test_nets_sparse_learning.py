@@ -11,7 +11,7 @@ NETWORK = "algo.network={hidden: [16], recurrent: true, memory: 12}"
 SPARSE = (NETWORK, "algo.sparse.sparsity=0.8", "algo.sparse.every=3", "algo.replay.starts=6")
 
 
-@pytest.mark.parametrize("extra", [(), ("rounds.reduce=mpi",)], ids=str)
+@pytest.mark.parametrize("extra", [(), ("rounds.reduce=mpi",), ("algo.network.dueling=true",)], ids=str)
 def test_sparse_learning_run_equals_the_dense_run(tmp_path, monkeypatch, extra):
     asked = []
     wanted = Learner._wanted

@@ -39,7 +39,10 @@ PRIORITY = ("algo.replay.priority={beta_steps: 300}", "algo.trace_lambda=0", "al
 MORE = ("algo.target_every=3", "algo.epsilon_steps=150", "algo.trace_lambda=0.5", "algo.trace_from=60", "topology.environments_per_actor=3")
 
 
-@pytest.mark.parametrize("extra", [(), ("rounds.reduce=mpi",), ("algo.name=qmix", "algo.target_rate=0.1"), ("algo.obs_last_action=true",), PRIORITY])
+@pytest.mark.parametrize(
+    "extra",
+    [(), ("rounds.reduce=mpi",), ("algo.name=qmix", "algo.target_rate=0.1"), ("algo.obs_last_action=true", "algo.network.dueling=true"), PRIORITY],
+)
 def test_replay_resume_equals_uninterrupted_run(tmp_path, extra):
     extra = (*EXACT, *MORE, *extra)
     run_world(4, tmp_path / "whole", *extra, "stop.updates=12", text=ECHO)

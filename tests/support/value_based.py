@@ -14,6 +14,7 @@ from tests.support.rollouts import DISCRETE, make_spec, random_rollout
 
 CONFIGS: dict[str, Any] = {"iql": IQLConfig, "vdn": VDNConfig, "qmix": QMIXConfig, "wqmix": WQMIXConfig, "res": RESConfig}
 NETWORK = AgentNetworkConfig(hidden=(5,), recurrent=True, memory=4)
+DUELING = AgentNetworkConfig(hidden=(5,), recurrent=True, memory=4, dueling=True)
 TWO = (PolicySpec("scouts", ("a", "b"), (4,), DISCRETE, True), PolicySpec("carriers", ("c",), (3,), ActionSpace("discrete", (3,))))
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("iql", {}),
@@ -31,6 +32,11 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("res", {"softmax_beta": 5.0, "trace_lambda": 0.5, "mixer_state": "obs"}),
     ("res", {"softmax_beta": 5.0, "double_q": False}),
     ("res", {}),
+    ("iql", {"network": DUELING}),
+    ("vdn", {"network": AgentNetworkConfig(hidden=(5,), recurrent=False, dueling=True)}),
+    ("qmix", {"network": DUELING, "obs_last_action": True, "n_step": 2}),
+    ("wqmix", {"network": DUELING, "central_width": 5}),
+    ("res", {"network": DUELING, "softmax_beta": 0.7}),
     ("iql", {"n_step": 3}),
     ("vdn", {"n_step": 2, "operator": "mellowmax"}),
     ("qmix", {"n_step": 50, "reward_scale": 0.5}),

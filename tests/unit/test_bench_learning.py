@@ -28,10 +28,10 @@ def short(monkeypatch):
     ("text", "changes"),
     [
         (ECHO, ("algo.name=iql", "algo.trace_lambda=0.5", *VALUES)),
-        (SPREAD, ("algo={name: iql, n_step: 3}", "optimizer.name=rmsprop", *VALUES)),
+        (SPREAD, ("algo={name: iql, n_step: 3, network: {dueling: true}}", "optimizer.name=rmsprop", *VALUES)),
         (SPREAD, ("algo={name: vdn, reward_scale: 0.5}", "optimizer.name=rmsprop", *VALUES)),
         (SPREAD, ("algo={name: qmix, double_q: false, trace_lambda: 0.8}", "optimizer.name=rmsprop", *VALUES)),
-        (SPREAD, ("algo={name: wqmix, central_width: 16}", "optimizer.name=rmsprop", *VALUES)),
+        (SPREAD, ("algo={name: wqmix, central_width: 16, network: {recurrent: false, dueling: true}}", "optimizer.name=rmsprop", *VALUES)),
         (SPREAD, ("algo={name: res, agent_id: false, obs_last_action: true}", "optimizer.name=rmsprop", *VALUES)),
         (SPREAD, ("algo.normalise_advantages=true", "algo.trace_lambda=0.9", *CRITICS)),
         (SPREAD, ("algo.critic=dec", *CRITICS)),

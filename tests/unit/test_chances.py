@@ -16,6 +16,7 @@ ALGORITHMS = {
     "ppo": "{name: ppo, critic: obs, network: {hidden: [6]}, agent_id: true, normalise_observations: true}",
     "reinforce": "{name: reinforce, network: {hidden: []}}",
     "iql": "{name: iql, network: {hidden: [8], recurrent: false}, agent_id: true, epsilon_final: 0.3}",
+    "dueling": "{name: iql, network: {hidden: [8], recurrent: false, dueling: true}, agent_id: true, epsilon_final: 0.3}",
 }
 
 
@@ -103,6 +104,9 @@ def played(stages, named, obs, memory):
             (reset_in, update_in, new_in), (reset_out, update_out, new_out) = np.split(inner, 3, 1), np.split(outer, 3, 1)
             update = logistic(update_in + update_out)
             hidden = (1 - update) * np.tanh(new_in + logistic(reset_in + reset_out) * new_out) + update * memory
+        elif stage["kind"] == "dueling":
+            value, advantage = ((hidden @ named[stage[f"{which}weight"]].T + named[stage[f"{which}bias"]]) for which in ("value_", ""))
+            hidden = value + advantage - advantage.mean(1, keepdims=True)
         else:
             hidden = hidden @ named[stage["weight"]].T + named[stage["bias"]]
             hidden = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0), None: lambda x: x}[stage["activation"]](hidden)
@@ -112,6 +116,7 @@ def played(stages, named, obs, memory):
 MORE = {
     "recurrent": "{name: ma_trace, critic: dec, network: {hidden: [4], recurrent: true, memory: 3}}",
     "last action": "{name: vdn, network: {hidden: [4], recurrent: true, memory: 3}, agent_id: true, obs_last_action: true}",
+    "dueling": "{name: iql, network: {hidden: [4], recurrent: true, memory: 3, dueling: true}, agent_id: true}",
 }
 
 
@@ -134,6 +139,8 @@ def test_network_stages_reproduce_greedy_actions(algo):
         frame.episode_start[:] = False
         chosen = algorithm.act(frame, before, generator, greedy=True)[policy.name].action[:, 0]
         assert_array_equal(chosen, raw.argmax(1))
+        if not before:
+            assert_allclose(algorithm.raw_outputs(policy.name, np.concatenate(seen, 1).astype(np.float32)), raw, atol=1e-4)
 
 
 def test_outputs_are_logits_or_values_by_algorithm():

@@ -22,7 +22,8 @@ def spec(*sizes, action=FIVE, state=None):
 
 
 def make(where, *changes, seed=0, hidden="[8, 6]"):
-    config = load_config("env: {id: a.b}\nstop: {updates: 1}\n", [f"algo.network.hidden={hidden}", *changes])
+    shape = [] if any("hidden" in change for change in changes) else [f"algo.network.hidden={hidden}"]
+    config = load_config("env: {id: a.b}\nstop: {updates: 1}\n", [*shape, *changes])
     algorithm = make_algorithm(where, config.algo, seed)
     vector = algorithm.parameters.copy()
     generator = np.random.default_rng(seed)
@@ -66,6 +67,8 @@ def act(algorithm, observations, steps=4):
         ("algo.name=vdn", "algo.network.recurrent=false"),
         ("algo.name=vdn", "algo.normalise_observations=true"),
         ("algo.name=vdn", "algo.obs_last_action=true"),
+        ("algo.name=vdn", "algo.network.dueling=true"),
+        ("algo.name=vdn", "algo.network.recurrent=false", "algo.network.dueling=true", "algo.network.hidden=[]"),
         ("algo.name=iql", "algo.obs_last_action=true", "algo.agent_id=false", "algo.network.recurrent=false"),
         ("algo.name=coma", "algo.critic=obs"),
         ("algo.name=coma", "algo.critic=obs", "algo.agent_id=true"),

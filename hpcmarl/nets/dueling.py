@@ -1,0 +1,36 @@
+"""Dueling heads (arXiv 1511.06581): action values from a value of what is seen and an advantage of each action. Used by policy.py.
+
+    Q(o, a) = V(o) + A(o, a) - mean_{b allowed} A(o, b)
+
+The paper takes the mean over all actions (its equation 9), since all are allowed there. Here masked ones are left out: V is then the mean value of
+what can be done, and no target moves the advantage of an action that cannot. With the mean over all, each update that raises the values of allowed
+actions lowers those of masked ones, so that an action looks the worse the longer it was masked. Which allowed action is best depends on neither.
+
+    symbol -> argument, shape:  V value [n, 1]   A advantages [n, A]   allowed mask [n, A] bool; None: all
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hpcmarl.types import BoolArray, FloatArray
+
+
+def dueling_values(advantages: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Q [n, A]. Differentiable. Rows in which nothing is allowed subtract nothing."""
+    if mask is None:
+        return value + advantages - advantages.mean(-1, keepdim=True)
+    mean = (advantages * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
+    return value + advantages - mean
+
+
+def numpy_dueling_values(advantages: FloatArray, value: FloatArray, mask: BoolArray | None) -> FloatArray:
+    """The same on numpy arrays."""
+    values: FloatArray
+    if mask is None:
+        values = value + advantages - advantages.mean(-1, keepdims=True)
+    else:
+        count = np.maximum(mask.sum(-1, keepdims=True), 1).astype(np.float32)
+        values = value + advantages - (advantages * mask).sum(-1, keepdims=True) / count
+    return values
