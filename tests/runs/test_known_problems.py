@@ -1,0 +1,233 @@
+"""Small problems with known solutions: every algorithm, round rule and reduction solves them, or is unable to by its mathematics.
+
+The games and their exact solutions are in tests/support/small_games.py. The default lane has each algorithm solve each problem once, with the
+rules and reductions spread over them; `--all` has every combination. docs/correctness.md has the same table, which is checked here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpcmarl.algos import ALGORITHMS
+from tests.support import small_games as games
+from tests.support.environments import ShortOrLong
+from tests.support.pairs import pairs_of
+from tests.support.worlds import final_parameters, run_world, summary
+
+RUN = """
+env: {id: "tests.support.small_games:Lock"}
+algo: {name: reinforce, network: {hidden: [8]}}
+optimizer: {name: adam, step_size: 0.05}
+topology: {environments_per_actor: 8, groups: 2, actors_per_learner: 0}
+trajectories: {enabled: false}
+eval: {episodes: 40}
+stop: {updates: 80}
+logging: {progress: false}
+checkpoint: {every_seconds: null}
+"""
+VALUES = ("iql", "vdn", "qmix", "wqmix", "res")
+MIXERS = ("qmix", "wqmix", "res")
+CRITICS = ("ma_trace", "ppo", "coma")
+GRADIENTS = ("reinforce", *CRITICS)
+PENALTY = [[8.0, -24.0, -24.0], [-24.0, 0.0, 0.0], [-24.0, 0.0, 0.0]]
+DIFFER = [[0.0, 1.0], [1.0, 0.0]]
+
+# problem -> the game, and what a run of it needs beside env.id and env.kwargs
+PROBLEMS = {
+    "unequal lengths": (ShortOrLong, {"steps": 6}, ("algo.discount=1",)),
+    "a death that costs": (games.Leaving, {"alone": 0.8}, ("algo.discount=0.97",)),
+    "a death that pays": (games.Leaving, {"alone": 2.0, "movable": 1}, ("algo.discount=0.97",)),
+    "two policies": (games.Lock, {}, ()),
+    "absent agents": (games.Relay, {}, ()),
+    "a delayed reward": (games.Delayed, {}, ()),
+    "memory": (games.Remember, {}, ("algo.network={hidden: [8], recurrent: true, memory: 8}",)),
+    "unlike actions": (games.Matrix, {"payoff": DIFFER}, ()),
+    "penalties": (games.Matrix, {"payoff": PENALTY}, ("topology.environments_per_actor=16",)),
+}
+WITH_MEMORY = ("memory",)
+RULES = ("sync", "rennala", "malenia", "afedpg")
+REDUCTIONS = ("server", "mpi")
+# afedpg makes a step of each gradient: there is nothing to sum (tests/unit/test_config_errors.py)
+ROUNDS = [(rule, reduce) for rule in RULES for reduce in REDUCTIONS if (rule, reduce) != ("afedpg", "mpi")]
+
+OWN_REWARD = "learns from its own rewards, which end with its agent: what leaving earns the others later is no part of its return"
+ADDITIVE = "the sum of two utilities that is nearest to the payoffs of uniform play is largest at another entry"
+MONOTONIC = "the matrix nearest to the payoffs of uniform play that rises with each utility is largest at another entry (in any order)"
+MARGINAL = "the value of an action is its mean over the other agent's uniform play, and that of the best entry's row is the lowest"
+LOCAL = "gradient ascent of independent policies from near uniform play rises to another equilibrium; a baseline does not change that gradient"
+# (problem, algorithm) -> why it ends elsewhere
+UNABLE = {
+    ("a death that pays", "iql"): OWN_REWARD,
+    ("penalties", "reinforce"): LOCAL,
+    ("penalties", "ma_trace"): LOCAL,
+    ("penalties", "ppo"): LOCAL,
+    ("penalties", "coma"): LOCAL,
+    ("penalties", "iql"): MARGINAL,
+    ("penalties", "vdn"): ADDITIVE,
+    ("penalties", "qmix"): MONOTONIC,
+    ("penalties", "res"): MONOTONIC,
+}
+# problem -> the return of the policies that these algorithms end at
+WORSE = {"a death that pays": games.best_return(games.Leaving(alone=2.0, movable=0)), "penalties": 0.0}
+EVERY_PAIR = [(problem, algorithm) for problem in PROBLEMS for algorithm in ALGORITHMS]
+
+
+def rounds_of(problem, algorithm):
+    """The rule and reduction of a case in the default lane: each algorithm and each problem meets all of them."""
+    return ROUNDS[(list(PROBLEMS).index(problem) + list(ALGORITHMS).index(algorithm)) % len(ROUNDS)]
+
+
+def game(problem):
+    make, kwargs, _ = PROBLEMS[problem]
+    return make(**kwargs)
+
+
+def settings(algorithm, problem, rule):
+    """What an algorithm is run with."""
+    changes = [f"algo.name={algorithm}"]
+    if algorithm == "reinforce":
+        changes += ["optimizer.step_size=0.1"]
+        # of episodes of unequal length the first ones to finish would be too short ones (below)
+        changes += ["rounds.admission=all_begun"] if rule == "rennala" else []
+    if algorithm in CRITICS:
+        # the actor is slower than its critic, and explores until late
+        changes += [
+            f"optimizer={{step_size: {0.05 if algorithm == 'ppo' else 0.02}, critic_step_size: 0.1}}",
+            "algo.entropy_cost=0.05",
+            "algo.entropy_cost_steps=4000",
+        ]
+        changes += ["algo.unroll=4", "algo.value_cost=1", f"algo.critic={'full' if problem in WITH_MEMORY else 'obs'}"]
+        changes += [f"stop.updates={250 if algorithm == 'ppo' else 150}"]
+        changes += ["algo.target_every=5"] if algorithm == "coma" else []
+    if algorithm in VALUES:
+        changes += ["topology.environments_per_actor=4", "rounds.batch=32", "stop.updates=160", "optimizer.step_size=0.02"]
+        changes += ["algo.network.recurrent=false", "algo.replay={starts: 16, episodes: 200, ratio: 100000}"]
+        # penalties: uniform play to the end, of which the fixed points below are known
+        changes += ["algo.target_every=5", "algo.epsilon_steps=1000", f"algo.epsilon_final={1 if problem == 'penalties' else 0.05}"]
+    if algorithm in MIXERS:
+        changes += ["algo.mixing_width=8", "algo.hypernetwork_width=16"]
+    changes += ["algo.central_width=16", "algo.weight=0.1"] if algorithm == "wqmix" else []
+    changes += ["algo.softmax_beta=10"] if algorithm == "res" else []  # in one over the unit of returns: these are small
+    if problem == "penalties" and algorithm != "reinforce":
+        changes += ["algo.reward_scale=0.1"]
+    return changes
+
+
+def earned(directory, problem, algorithm, rule, reduce, *changes, greedy):
+    """Train, and return the mean return of the evaluation. Value-based algorithms play greedily."""
+    make, kwargs, own = PROBLEMS[problem]
+    place = f"env={{id: '{make.__module__}:{make.__name__}', kwargs: {kwargs}}}"
+    keys = (place, *settings(algorithm, problem, rule), *own, f"rounds.rule={rule}", f"rounds.reduce={reduce}", f"eval.greedy={greedy}")
+    run_world(2, directory, *keys, *changes, text=RUN)
+    return summary(directory)["eval_return_mean"]
+
+
+def check(directory, problem, algorithm, rule, reduce, *changes):
+    """Raises AssertionError unless the algorithm solves the problem, or ends where it must if it is unable to."""
+    if (problem, algorithm) in UNABLE:
+        assert earned(directory, problem, algorithm, rule, reduce, *changes, greedy=True) == pytest.approx(WORSE[problem], abs=1e-6)
+        return
+    best = games.best_return(game(problem), memory=problem in WITH_MEMORY)
+    if algorithm in VALUES:
+        assert earned(directory, problem, algorithm, rule, reduce, *changes, greedy=True) == pytest.approx(best, abs=1e-6)
+        return
+    # policies that are drawn from: nine tenths of the way from uniform play to the optimum
+    assert earned(directory, problem, algorithm, rule, reduce, *changes, greedy=False) > best - 0.1 * (best - games.random_return(game(problem)))
+
+
+@pytest.mark.parametrize(("problem", "algorithm"), EVERY_PAIR, ids="-".join)
+def test_algorithm_solves_a_problem_or_is_unable(tmp_path, problem, algorithm):
+    check(tmp_path, problem, algorithm, *rounds_of(problem, algorithm))
+
+
+@pytest.mark.long("every combination; the default lane has every pair")
+@pytest.mark.parametrize(("rule", "reduce"), ROUNDS, ids="-".join)
+@pytest.mark.parametrize(("problem", "algorithm"), EVERY_PAIR, ids="-".join)
+def test_every_combination_solves_or_is_unable(tmp_path, problem, algorithm, rule, reduce):
+    check(tmp_path, problem, algorithm, rule, reduce)
+
+
+def test_default_cases_have_every_pair():
+    names = ("problem", "algorithm", "rule", "reduce")
+    chosen = [(problem, algorithm, *rounds_of(problem, algorithm)) for problem, algorithm in EVERY_PAIR]
+    assert pairs_of(chosen, names) == pairs_of([(*pair, *rounds) for pair in EVERY_PAIR for rounds in ROUNDS], names)
+
+
+@pytest.mark.parametrize(("problem", "algorithm"), [("absent agents", "ma_trace"), ("memory", "qmix"), ("two policies", "ppo")], ids="-".join)
+def test_same_case_gives_the_same_result(tmp_path, problem, algorithm):
+    for name in ("once", "again"):
+        earned(tmp_path / name, problem, algorithm, *rounds_of(problem, algorithm), "stop.updates=40", greedy=True)
+    np.testing.assert_array_equal(final_parameters(tmp_path / "once"), final_parameters(tmp_path / "again"))
+
+
+@pytest.mark.parametrize(
+    ("problem", "best", "random"),
+    [
+        ("unequal lengths", 2.0, 1.5),
+        ("a death that costs", 5.0, None),
+        ("a death that pays", 9.0, None),
+        ("two policies", 1.0, 1 / 6),
+        ("absent agents", 2.0, 0.875),
+        ("a delayed reward", 1.0, 0.75),
+        ("memory", 1.0, 0.5),
+        ("unlike actions", 1.0, 0.5),
+        ("penalties", 8.0, -88 / 9),
+    ],
+)
+def test_enumeration_finds_the_worked_out_returns(problem, best, random):
+    assert games.best_return(game(problem), memory=problem in WITH_MEMORY) == pytest.approx(best)
+    if random is not None:
+        assert games.random_return(game(problem)) == pytest.approx(random)
+
+
+def test_memory_is_needed_where_it_is_asked_for():
+    for problem in PROBLEMS:
+        made = game(problem)
+        without, best = games.best_return(made), games.best_return(made, memory=problem in WITH_MEMORY)
+        assert (without < best) == (problem in WITH_MEMORY)
+
+
+def test_penalties_mislead_fits_and_gradients_as_stated():
+    payoff = np.array(PENALTY)
+    best = np.unravel_index(payoff.argmax(), payoff.shape)
+    for fit in (games.additive_fit(PENALTY), games.monotonic_fit(PENALTY)):
+        chosen = np.unravel_index(fit.argmax(), fit.shape)
+        assert payoff[chosen] == WORSE["penalties"] > fit[best]
+    assert payoff.mean(1).argmin() == best[0]
+    assert payoff.mean(0).argmin() == best[1]
+    assert games.gradient_ascent(PENALTY) == pytest.approx(WORSE["penalties"], abs=0.1)
+
+
+@pytest.mark.parametrize("algorithm", ["ma_trace", "ppo"])
+def test_critics_of_own_rewards_end_with_their_agent(tmp_path, algorithm):
+    """As with iql: a critic of each agent's own rewards does not know what leaving earns the others."""
+    found = earned(tmp_path, "a death that pays", algorithm, "sync", "server", "algo.critic=dec", greedy=True)
+    assert found == pytest.approx(WORSE["a death that pays"], abs=1e-6)
+
+
+def test_first_finished_episodes_teach_the_short_way(tmp_path):
+    """Rennala's rounds of the first episodes to finish are of another objective where lengths vary."""
+    changes = ("rounds.admission=first_finished", "rounds.batch=4")
+    assert earned(tmp_path, "unequal lengths", "reinforce", "rennala", "server", *changes, greedy=True) == 1.0
+
+
+# ---- docs/correctness.md
+
+PAGE = Path(__file__).parents[2] / "docs" / "correctness.md"
+
+
+def table():
+    """The lines of the page's table and of the reasons below it."""
+    reasons = list(dict.fromkeys(UNABLE.values()))
+    lines = [f"| problem | best | {' | '.join(ALGORITHMS)} |", f"| --- | --- |{' --- |' * len(ALGORITHMS)}"]
+    for problem in PROBLEMS:
+        cells = [f"{WORSE[problem]:g} ({reasons.index(UNABLE[problem, name]) + 1})" if (problem, name) in UNABLE else "solved" for name in ALGORITHMS]
+        lines.append(f"| {problem} | {games.best_return(game(problem), memory=problem in WITH_MEMORY):g} | {' | '.join(cells)} |")
+    return [*lines, "", *(f"{number}. {reason[0].upper()}{reason[1:]}." for number, reason in enumerate(reasons, 1))]
+
+
+def test_page_has_the_table_of_these_tests():
+    assert "\n".join(table()) in PAGE.read_text()
