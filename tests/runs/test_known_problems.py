@@ -33,7 +33,7 @@ MIXERS = ("qmix", "wqmix", "res")
 CRITICS = ("ma_trace", "ppo", "coma")
 GRADIENTS = ("reinforce", *CRITICS)
 PENALTY = [[8.0, -24.0, -24.0], [-24.0, 0.0, 0.0], [-24.0, 0.0, 0.0]]
-DIFFER = [[0.0, 1.0], [1.0, 0.0]]
+DIFFER = [[0.0, 1.0], [2.0, 0.0]]
 
 # problem -> the game, and what a run of it needs beside env.id and env.kwargs
 PROBLEMS = {
@@ -43,7 +43,7 @@ PROBLEMS = {
     "two policies": (games.Lock, {}, ()),
     "absent agents": (games.Relay, {}, ()),
     "a delayed reward": (games.Delayed, {}, ()),
-    "memory": (games.Remember, {}, ("algo.network={hidden: [8], recurrent: true, memory: 8}",)),
+    "memory": (games.Remember, {}, ("algo.network={hidden: [16], recurrent: true, memory: 16}",)),
     "unlike actions": (games.Matrix, {"payoff": DIFFER}, ()),
     "penalties": (games.Matrix, {"payoff": PENALTY}, ("topology.environments_per_actor=16",)),
 }
@@ -89,18 +89,17 @@ def settings(algorithm, problem, rule):
     """What an algorithm is run with."""
     changes = [f"algo.name={algorithm}"]
     if algorithm == "reinforce":
-        changes += ["optimizer.step_size=0.1"]
+        changes += ["stop.updates=150", "optimizer.step_size=0.04"]
         # of episodes of unequal length the first ones to finish would be too short ones (below)
         changes += ["rounds.admission=all_begun"] if rule == "rennala" else []
     if algorithm in CRITICS:
-        # the actor is slower than its critic, and explores until late
-        changes += [
-            f"optimizer={{step_size: {0.05 if algorithm == 'ppo' else 0.02}, critic_step_size: 0.1}}",
-            "algo.entropy_cost=0.05",
-            "algo.entropy_cost_steps=4000",
-        ]
-        changes += ["algo.unroll=4", "algo.value_cost=1", f"algo.critic={'full' if problem in WITH_MEMORY else 'obs'}"]
-        changes += [f"stop.updates={250 if algorithm == 'ppo' else 150}"]
+        # the actor is slower than its critic, and explores until late; a step of afedpg is a gradient of one group of the two, and gradients
+        # are three versions old: with the others' step sizes critics overshoot (errors of 14 where returns are at most 1)
+        slow = rule == "afedpg"
+        changes += ["optimizer={step_size: 0.01, critic_step_size: 0.03}" if slow else "optimizer={step_size: 0.02, critic_step_size: 0.05}"]
+        changes += [f"stop.updates={(400 if algorithm == 'ppo' else 150) * (2 if slow else 1)}"]
+        changes += ["algo.entropy_cost=0.2", "algo.entropy_cost_steps=4000", "algo.unroll=4", "algo.value_cost=1"]
+        changes += [f"algo.critic={'full' if problem in WITH_MEMORY else 'obs'}"]
         changes += ["algo.target_every=5"] if algorithm == "coma" else []
     if algorithm in VALUES:
         changes += ["topology.environments_per_actor=4", "rounds.batch=32", "stop.updates=160", "optimizer.step_size=0.02"]
@@ -173,7 +172,7 @@ def test_same_case_gives_the_same_result(tmp_path, problem, algorithm):
         ("absent agents", 2.0, 0.875),
         ("a delayed reward", 1.0, 0.75),
         ("memory", 1.0, 0.5),
-        ("unlike actions", 1.0, 0.5),
+        ("unlike actions", 2.0, 0.75),
         ("penalties", 8.0, -88 / 9),
     ],
 )
