@@ -48,6 +48,7 @@ PROBLEMS = {
     "penalties": (games.Matrix, {"payoff": PENALTY}, ("topology.environments_per_actor=16",)),
 }
 WITH_MEMORY = ("memory",)
+ONE_STEP = ("two policies", "unlike actions", "penalties")  # games of one step: soon learned
 RULES = ("sync", "rennala", "malenia", "afedpg")
 REDUCTIONS = ("server", "mpi")
 # afedpg makes a step of each gradient: there is nothing to sum (tests/unit/test_config_errors.py)
@@ -97,8 +98,9 @@ def settings(algorithm, problem, rule):
         # on average: critics that take large steps overshoot there, while those of other rules, whose gradients are fresher, do not
         slow = rule == "afedpg"
         changes += ["optimizer={step_size: 0.01, critic_step_size: 0.03}" if slow else "optimizer={step_size: 0.02, critic_step_size: 0.05}"]
-        changes += [f"stop.updates={(400 if algorithm == 'ppo' else 150) * (2 if slow else 1)}"]
-        changes += ["algo.entropy_cost=0.2", "algo.entropy_cost_steps=4000", "algo.unroll=4", "algo.value_cost=1"]
+        updates = 150 if algorithm != "ppo" else 200 if problem in ONE_STEP else 400
+        changes += [f"stop.updates={updates * (2 if slow else 1)}", f"algo.entropy_cost_steps={2000 if problem in ONE_STEP else 4000}"]
+        changes += ["algo.entropy_cost=0.2", "algo.unroll=4", "algo.value_cost=1"]
         changes += [f"algo.critic={'full' if problem in WITH_MEMORY else 'obs'}"]
         changes += ["algo.target_every=5"] if algorithm == "coma" else []
     if algorithm in VALUES:
