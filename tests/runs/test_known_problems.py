@@ -73,7 +73,13 @@ UNABLE = {
 }
 # problem -> the return of the policies that these algorithms end at
 WORSE = {"a death that pays": games.best_return(games.Leaving(alone=2.0, movable=0)), "penalties": 0.0}
+REPEATED = [("absent agents", "ma_trace"), ("memory", "qmix"), ("two policies", "ppo")]
 EVERY_PAIR = [(problem, algorithm) for problem in PROBLEMS for algorithm in ALGORITHMS]
+
+
+def name(parts):
+    """The part of a test's name that says which case it is."""
+    return "-".join(parts).replace(" ", "_")
 
 
 def rounds_of(problem, algorithm):
@@ -139,14 +145,14 @@ def check(directory, problem, algorithm, rule, reduce, *changes):
     assert earned(directory, problem, algorithm, rule, reduce, *changes, greedy=False) > best - 0.1 * (best - games.random_return(game(problem)))
 
 
-@pytest.mark.parametrize(("problem", "algorithm"), EVERY_PAIR, ids="-".join)
+@pytest.mark.parametrize(("problem", "algorithm"), EVERY_PAIR, ids=map(name, EVERY_PAIR))
 def test_algorithm_solves_a_problem_or_is_unable(tmp_path, problem, algorithm):
     check(tmp_path, problem, algorithm, *rounds_of(problem, algorithm))
 
 
 @pytest.mark.long("every combination; the default lane has every pair")
-@pytest.mark.parametrize(("rule", "reduce"), ROUNDS, ids="-".join)
-@pytest.mark.parametrize(("problem", "algorithm"), EVERY_PAIR, ids="-".join)
+@pytest.mark.parametrize(("rule", "reduce"), ROUNDS, ids=map(name, ROUNDS))
+@pytest.mark.parametrize(("problem", "algorithm"), EVERY_PAIR, ids=map(name, EVERY_PAIR))
 def test_every_combination_solves_or_is_unable(tmp_path, problem, algorithm, rule, reduce):
     check(tmp_path, problem, algorithm, rule, reduce)
 
@@ -157,10 +163,10 @@ def test_default_cases_have_every_pair():
     assert pairs_of(chosen, names) == pairs_of([(*pair, *rounds) for pair in EVERY_PAIR for rounds in ROUNDS], names)
 
 
-@pytest.mark.parametrize(("problem", "algorithm"), [("absent agents", "ma_trace"), ("memory", "qmix"), ("two policies", "ppo")], ids="-".join)
+@pytest.mark.parametrize(("problem", "algorithm"), REPEATED, ids=map(name, REPEATED))
 def test_same_case_gives_the_same_result(tmp_path, problem, algorithm):
-    for name in ("once", "again"):
-        earned(tmp_path / name, problem, algorithm, *rounds_of(problem, algorithm), "stop.updates=40", greedy=True)
+    for time in ("once", "again"):
+        earned(tmp_path / time, problem, algorithm, *rounds_of(problem, algorithm), "stop.updates=40", greedy=True)
     np.testing.assert_array_equal(final_parameters(tmp_path / "once"), final_parameters(tmp_path / "again"))
 
 
@@ -233,7 +239,10 @@ def table():
     reasons = list(dict.fromkeys(UNABLE.values()))
     lines = [f"| problem | best | {' | '.join(ALGORITHMS)} |", f"| --- | --- |{' --- |' * len(ALGORITHMS)}"]
     for problem in PROBLEMS:
-        cells = [f"{WORSE[problem]:g} ({reasons.index(UNABLE[problem, name]) + 1})" if (problem, name) in UNABLE else "solved" for name in ALGORITHMS]
+        cells = [
+            f"{WORSE[problem]:g} ({reasons.index(UNABLE[problem, algorithm]) + 1})" if (problem, algorithm) in UNABLE else "solved"
+            for algorithm in ALGORITHMS
+        ]
         lines.append(f"| {problem} | {games.best_return(game(problem), memory=problem in WITH_MEMORY):g} | {' | '.join(cells)} |")
     return [*lines, "", *(f"{number}. {reason[0].upper()}{reason[1:]}." for number, reason in enumerate(reasons, 1))]
 
