@@ -56,7 +56,7 @@ ROUNDS = [(rule, reduce) for rule in RULES for reduce in REDUCTIONS if (rule, re
 
 OWN_REWARD = "learns from its own rewards, which end with its agent: what leaving earns the others later is no part of its return"
 ADDITIVE = "the sum of two utilities that is nearest to the payoffs of uniform play is largest at another entry"
-MONOTONIC = "the matrix nearest to the payoffs of uniform play that rises with each utility is largest at another entry (in any order)"
+MONOTONIC = "the matrix nearest to the payoffs of uniform play that rises with each utility is largest at another entry"
 MARGINAL = "the value of an action is its mean over the other agent's uniform play, and that of the best entry's row is the lowest"
 LOCAL = "gradient ascent of independent policies from near uniform play rises to another equilibrium; a baseline does not change that gradient"
 # (problem, algorithm) -> why it ends elsewhere
