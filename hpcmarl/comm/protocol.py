@@ -75,8 +75,8 @@ FLAG_FINAL = 1  # the last STATE of a role
 FLAG_MORE = 2  # a ROLLOUT: another episode that ended in the same step follows
 FLAG_SPARSE = 4  # a vector: only what is there
 FLAG_WAIT = 8  # WEIGHTS: the learner is behind, so step no further until others come
-FLAG_SUMMED = 32  # GRADIENT under AllReduce: it is in the learner's part of its round's sum, even if it comes when the round has enough
 FLAG_ALLOTTED = 16  # WEIGHTS: `count` episodes of this version may begin; without it any number
+FLAG_SUMMED = 32  # GRADIENT under AllReduce: it is in the learner's part of its round's sum, even if it comes when the round has enough
 
 
 class Kind(IntEnum):

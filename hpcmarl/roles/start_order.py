@@ -39,7 +39,8 @@ class StartOrder(Queue):
         self._expected: deque[Place] = deque()  # in the order in which they begin
         self._arrived: dict[Place, Entry] = {}
         self._ready: deque[Entry] = deque()
-        self._allotted = self._owed = 0  # of the present version; owed: there is nobody to play them
+        self._version = -1
+        self._allotted = 0  # of the present version, without those that came to nothing
 
     # ---- allotments
 
@@ -55,48 +56,44 @@ class StartOrder(Queue):
         self._expected.clear()
         self._begun = dict.fromkeys(self._lives, 0)
         self._ahead = dict.fromkeys(self._lives, 0)
-        self._allotted = self._owed = 0
-        quota = self._quota(version)
-        self._allot(self._wave(version) * WAVES_AHEAD if quota is None else quota)
+        self._version, self._allotted = version, 0
+        self._top_up()
 
     def on_groups_lost(self, version: int) -> None:  # shares grow
-        quota = self._quota(version)
-        if quota is not None and version >= 0:
-            self._allot(quota - self._allotted)
+        self._top_up()
 
     def on_actor_lost(self, rank: int) -> None:  # the others play what it had begun
         life = self._lives.pop(rank, None)
-        missing = [place for place in self._expected if place[:2] == (rank, life) and place not in self._arrived]
-        if missing:
-            gone = set(missing)
-            self._expected = deque(place for place in self._expected if place not in gone)
-            self._allotted -= len(missing)
-            self._allot(len(missing))
+        gone = {place for place in self._expected if place[:2] == (rank, life) and place not in self._arrived}
+        self._expected = deque(place for place in self._expected if place not in gone)
+        self._allotted -= len(gone)
+        self._top_up()
 
     def on_actor_replaced(self, rank: int) -> None:
         self._replaced[rank] += 1
         self._ahead[rank] = min((self._ahead[other] + self._begun[other] for other in self._lives), default=0)
         self._lives[rank], self._begun[rank] = self._replaced[rank], 0
-        owed, self._owed = self._owed, 0
-        self._allot(owed)
+        self._top_up()
 
-    def _allot(self, episodes: int) -> None:
-        if not self._lives:
-            self._owed += max(0, episodes)
+    def _top_up(self) -> None:
+        """Let living actors begin what the group's quota lacks, or what is missing of the waves ahead."""
+        if self._version < 0 or not self._lives:
             return
-        for _ in range(episodes):
+        quota = self._quota()
+        missing = WAVES_AHEAD * self._wave() - len(self._expected) - len(self._ready) if quota is None else quota - self._allotted
+        for _ in range(missing):
             rank = min(self._lives, key=lambda rank: self._ahead[rank] + self._begun[rank])
             self._expected.append((rank, self._lives[rank], self._begun[rank]))
             self._begun[rank] += 1
+            self._allotted += 1
             self.news = True
-        self._allotted += max(0, episodes)
 
-    def _quota(self, version: int) -> int | None:
-        return self.rule.quota(self.rule.initial_batch if version == 0 else self.rule.batch)
+    def _quota(self) -> int | None:
+        return self.rule.quota(self.rule.initial_batch if self._version == 0 else self.rule.batch)
 
-    def _wave(self, version: int) -> int:
-        """Episodes of one gradient where a group goes on until the round ends."""
-        return self._wanted(version, 0)
+    def _wave(self) -> int:
+        """Return the episodes of one gradient where a group goes on until the round ends."""
+        return self._wanted(self._version, 0)
 
     # ---- episodes
 
@@ -112,15 +109,21 @@ class StartOrder(Queue):
     def take(self, version: int, delivered: int) -> Work | None:
         if self.entries:
             return self._take_old()
-        quota = self._quota(version)
-        wanted = self._wave(version) if quota is None else quota - delivered
-        patient = quota is None or self.context.config.deterministic or len(self._ready) < max(1, self.limit // 2)
-        if wanted <= 0 or not self._ready or (len(self._ready) < wanted and patient):
+        quota = self._quota()
+        wanted = self._wave() if quota is None else quota - delivered
+        if quota is not None and not self.context.config.deterministic:
+            wanted = min(wanted, max(1, self.limit // 2))  # a large share is delivered in parts
+        if wanted <= 0 or len(self._ready) < wanted:
             return None
-        taken = [self._ready.popleft() for _ in range(min(wanted, len(self._ready)))]
-        if quota is None:
-            self._allot(len(taken))
+        taken = [self._ready.popleft() for _ in range(wanted)]
+        self._top_up()
         return whole(taken)
+
+    def refuse(self, work: Work) -> None:
+        super().refuse(work)
+        if work.versions[0] == self._version:
+            self._allotted -= work.count  # others are played in their place
+            self._top_up()
 
     def _take_old(self) -> Work | None:
         """Episodes of one older version, for the rule to drop."""

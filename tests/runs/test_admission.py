@@ -1,10 +1,12 @@
 """Which episodes a round counts: short ones weigh no more than long ones."""
 
+import itertools
 import logging
 
 import numpy as np
 import pytest
 
+from hpcmarl.roles.guard import GradientGuard
 from tests.support.admission import GAME, TWO_GROUPS, slope
 from tests.support.worlds import final_parameters, run_world, summary
 
@@ -127,3 +129,11 @@ def test_first_episodes_to_finish_do_not_stop_a_run(tmp_path, changes):
     told = summary(tmp_path)
     assert told["updates"] == 25
     assert told["best_return_mean"] < 0.9
+
+
+@pytest.mark.parametrize("changes", [("rounds.batch=5",), ("rounds.rule=malenia", TWO_GROUPS, "rounds.batch=8")])
+def test_refused_gradients_do_not_stop_a_round(tmp_path, monkeypatch, changes):
+    calls = itertools.count()
+    monkeypatch.setattr(GradientGuard, "accepts", lambda *_: next(calls) % 3 != 0)
+    run_world(3, tmp_path, *changes, "stop.updates=12", "eval.episodes=0", "topology.environments_per_actor=4", text=GAME)
+    assert summary(tmp_path)["updates"] == 12

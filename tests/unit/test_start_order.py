@@ -143,3 +143,26 @@ def test_round_may_end_before_a_group_has_its_parameters():
     assert end.due() is None
     end.on_version(8)
     assert not end.closing
+
+
+def test_refused_episodes_are_played_again():
+    queue = queue_of(make_rule("sync", 1, 3), actors=(1,))
+    for number in range(3):
+        arrive(queue, 1, number)
+    queue.refuse(queue.take(0, 0))
+    assert (queue.news, queue.allotment(1)) == (True, 6)
+    for number in range(3, 6):
+        arrive(queue, 1, number)
+    assert labels(queue.take(0, 0)) == [(1, 3), (1, 4), (1, 5)]
+
+
+def test_waves_grow_with_the_loss_of_groups():
+    rule = make_rule("malenia", 10, 20)
+    queue = queue_of(rule, actors=(1,))
+    assert queue.allotment(1) == 4
+    for group in range(1, 8):
+        rule.on_lost(group)
+    queue.on_groups_lost(0)
+    for number in range(queue.allotment(1)):
+        arrive(queue, 1, number)
+    assert queue.take(0, 0).count == 7
