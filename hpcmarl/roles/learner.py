@@ -244,14 +244,15 @@ class Learner(Role):
         self.feed.done(work)
         if self.algorithm.ends_batch(statistics):
             self.feed.end_batch()
-        summed = self.replica is not None and current  # what is older is left for the rule to drop
-        if self.replica is not None and summed:
+        summed = 0
+        if self.replica is not None and current:  # what is older is left for the rule to drop
             self.replica.add(vector, count)
+            summed = FLAG_SUMMED
         message = vector_message(
             Kind.GRADIENT,
             None if self.replica is not None else vector,
             wanted,
-            FLAG_SUMMED if summed else 0,
+            summed,
             source=self.context.rank,
             role=ROLE_NAMES.index(self.name),
             group=self.group.index,

@@ -85,6 +85,7 @@ class RoundRule(ABC):
 
     @property
     def in_order(self) -> bool:
+        """See the class; most rules count in order."""
         return True
 
     @property
