@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -64,3 +64,20 @@ def _direction(rule: str, groups: int, held: list[Delivery], counts: list[int]) 
     else:
         total = np.sum(sums, 0) / sum(counts)
     return total
+
+
+def counted_time(compute: Sequence[float], enough: Callable[[list[int]], bool]) -> float:
+    """Return the first moment at which enough(counts), going through the finished trajectories one by one.
+
+    Args:
+        compute: Time of one trajectory of each worker.
+        enough: Whether so many trajectories of each worker end the round.
+    """
+    counts, moments = [0] * len(compute), list(compute)
+    while True:
+        worker = min(range(len(compute)), key=moments.__getitem__)
+        now = moments[worker]
+        counts[worker] += 1
+        moments[worker] = compute[worker] * (counts[worker] + 1)
+        if enough(counts):
+            return now

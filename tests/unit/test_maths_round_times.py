@@ -10,20 +10,9 @@ from hypothesis import strategies as st
 from hpcmarl.config.file import load_simulation
 from hpcmarl.maths import round_times
 from hpcmarl.sim.cluster import Cluster
+from tests.reference.rounds import counted_time
 
 speeds = st.lists(st.floats(0.05, 20.0), min_size=1, max_size=8)
-
-
-def counted(compute, enough):
-    """The first moment at which `enough(counts)`, going through the finished trajectories one by one."""
-    counts, moments = [0] * len(compute), list(compute)
-    while True:
-        worker = min(range(len(compute)), key=moments.__getitem__)
-        now = moments[worker]
-        counts[worker] += 1
-        moments[worker] = compute[worker] * (counts[worker] + 1)
-        if enough(counts):
-            return now
 
 
 def simulated(rule, compute, batch, *overrides):
@@ -44,7 +33,7 @@ def test_harmonic_means_equal_their_definition(compute):
 @settings(max_examples=60, deadline=None)
 @given(speeds, st.integers(1, 60))
 def test_rennala_round_time_equals_counting_within_bound(compute, batch):
-    expected = counted(compute, lambda counts: sum(counts) >= batch)
+    expected = counted_time(compute, lambda counts: sum(counts) >= batch)
     assert round_times.rennala_time(compute, batch) == pytest.approx(expected)
     bound = min((batch + m) / sum(1 / h for h in sorted(compute)[:m]) for m in range(1, len(compute) + 1))
     assert round_times.rennala_bound(compute, batch) == pytest.approx(bound)
@@ -57,7 +46,7 @@ def test_rennala_round_time_equals_counting_within_bound(compute, batch):
 @given(speeds, st.integers(0, 40))
 def test_malenia_round_time_equals_counting_within_bound(compute, more):
     batch, n = len(compute) + more, len(compute)
-    expected = counted(compute, lambda counts: min(counts) > 0 and n / sum(1 / count for count in counts) >= batch / n * (1 - 1e-9))
+    expected = counted_time(compute, lambda counts: min(counts) > 0 and n / sum(1 / count for count in counts) >= batch / n * (1 - 1e-9))
     assert round_times.malenia_time(compute, batch) == pytest.approx(expected)
     bound = max(max(compute), 2 * (batch / n) * sum(compute) / n)
     assert round_times.malenia_bound(compute, batch) == pytest.approx(bound)

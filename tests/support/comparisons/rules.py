@@ -19,7 +19,7 @@ from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.rounds import Close, Engine, make_rule
 from hpcmarl.sim.cluster import Cluster
 from hpcmarl.types import Gradient
-from tests.reference.rounds import Delivery, directions
+from tests.reference.rounds import Delivery, counted_time, directions
 from tests.support.admission import TWO_GROUPS, slope
 from tests.support.comparisons.base import compared
 
@@ -103,18 +103,6 @@ for _rule in LIMITS:
 # ---- times
 
 
-def _counted(compute: list[float], enough: Any) -> float:
-    """The first moment at which enough(counts), going through the finished trajectories one by one."""
-    counts, moments = [0] * len(compute), list(compute)
-    while True:
-        worker = min(range(len(compute)), key=moments.__getitem__)
-        now = moments[worker]
-        counts[worker] += 1
-        moments[worker] = compute[worker] * (counts[worker] + 1)
-        if enough(counts):
-            return now
-
-
 def _workers(seed: int) -> tuple[list[float], int]:
     generator = np.random.default_rng(seed)
     compute = generator.uniform(0.05, 20.0, int(generator.integers(1, 9))).tolist()
@@ -124,14 +112,14 @@ def _workers(seed: int) -> tuple[list[float], int]:
 @compared("rule", "rennala", "time of a round of fixed workers", "counting, trajectory by trajectory", bound=1e-12, cases=300, few=30)
 def rennala_time(seed: int) -> Pair:
     compute, batch = _workers(seed)
-    return round_times.rennala_time(compute, batch), _counted(compute, lambda counts: sum(counts) >= batch)
+    return round_times.rennala_time(compute, batch), counted_time(compute, lambda counts: sum(counts) >= batch)
 
 
 @compared("rule", "malenia", "time of a round of fixed workers", "counting, trajectory by trajectory", bound=1e-12, cases=300, few=30)
 def malenia_time(seed: int) -> Pair:
     compute, batch = _workers(seed)
     n = len(compute)
-    wanted = _counted(compute, lambda counts: min(counts) > 0 and n / sum(1 / count for count in counts) >= batch / n * (1 - 1e-9))
+    wanted = counted_time(compute, lambda counts: min(counts) > 0 and n / sum(1 / count for count in counts) >= batch / n * (1 - 1e-9))
     return round_times.malenia_time(compute, batch), wanted
 
 
