@@ -23,6 +23,7 @@ from hpcmarl.comm.codec import RolloutCodec
 from hpcmarl.comm.protocol import FLAG_MORE
 from hpcmarl.comm.topology import Group
 from hpcmarl.comm.transport import Message
+from hpcmarl.config import PPOConfig
 from hpcmarl.optim.rounds import RoundRule, share
 from hpcmarl.roles.base import Context, generator_for
 from hpcmarl.types import FloatArray, Rollout
@@ -309,7 +310,8 @@ class Iterations(Queue):
     def statistics(self) -> dict[str, float]:
         """Return the share of gradients that were left out since the last time, where a batch may end early."""
         made, left_out, self.made, self.left_out = self.made, self.left_out, 0, 0
-        if getattr(self.context.config.algo, "kl_target", None) is None or not made + left_out:
+        algo = self.context.config.algo
+        if not isinstance(algo, PPOConfig) or algo.kl_target is None or not made + left_out:
             return {}
         return {"gradients_left_out": left_out / (made + left_out)}
 
