@@ -17,6 +17,7 @@ from typing import BinaryIO
 from hpcmarl.errors import FormatError, StorageError
 
 PARTIAL = ".partial"
+NO_HARD_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV)
 LOCK_ERRORS = (errno.EAGAIN, errno.ENOLCK, 524)  # 524 is the kernel's ENOTSUPP, which NFS and Lustre answer where locks are off
 
 _REMEDIES = {
@@ -83,6 +84,38 @@ def publish(partial: Path, path: Path, verify: Callable[[Path], object] | None =
     if verify is not None:
         verify(partial)
     os.replace(partial, path)
+    fsync_path(path.parent)
+
+
+def publish_new(partial: Path, path: Path, verify: Callable[[Path], object] | None = None) -> None:
+    """Give a finished temporary file a final name that nobody has; an existing file is never replaced.
+
+    A hard link takes the name or fails, on network file systems too. Where there are no hard links an empty file reserves the
+    name, and a rename replaces that.
+
+    Args:
+        partial: the finished temporary file; gone afterwards.
+        path: the final name.
+        verify: called with the temporary file before it is published.
+
+    Raises:
+        FileExistsError: the name is taken; the temporary file is still there.
+        OSError: the disk fails. Whatever `verify` raises is passed on.
+    """
+    fsync_path(partial)
+    if verify is not None:
+        verify(partial)
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        if not os.path.samefile(partial, path):  # a repeated request of NFS reports its own success as a failure
+            raise
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        os.replace(partial, path)
+    partial.unlink(missing_ok=True)
     fsync_path(path.parent)
 
 

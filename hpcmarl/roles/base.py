@@ -51,6 +51,7 @@ class Context:
     processes: tuple[tuple[int, int], ...] = ()  # of each rank: its process and when that was started (launch/processes.py)
     start: FloatArray | None = None  # initial parameters, on the server's rank; default: the algorithm's own
     game: Callable[[BatchedEnvironment], BatchedEnvironment] | None = None  # what actors play instead of the bare environment
+    start_number: int = 1  # of this start of the run (io/starts.py)
 
     @property
     def rank(self) -> int:
