@@ -1,0 +1,240 @@
+"""The exclusive lock on a run directory: one job at a time writes there.
+
+The lock is a file that only one process can create, on NFS and Lustre too. It names its owner, and a thread renews its time. A
+lock is taken over when its owner is provably gone, or has not renewed it for STALE_SECONDS. Ages are measured by the clock of the
+file system, since hosts' clocks differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hpcmarl.errors import ConfigError, StorageError
+from hpcmarl.io.atomic import NO_HARD_LINKS, errno_of, remedy
+
+NAME = "run.lock"
+RENEWAL_SECONDS = 10.0
+STALE_SECONDS = 120.0
+WATCHED_RENEWALS = 2.5  # no takeover before so many were missed under our eyes, in case clocks differ …
+CERTAIN_SECONDS = 3600.0  # … unless the lock is that old
+LARGEST_LOCK = 1 << 16  # bytes
+Judge = Callable[[Mapping[str, Any]], bool | None]  # whether an owner is gone; None: nothing proves it
+
+
+class RunLock:
+    """A held lock; `release` gives it back, and so does the end of the process.
+
+    Attributes:
+        lost: why the lock is no longer held, in one line; None while it is.
+    """
+
+    def __init__(self, directory: Path, owner: Mapping[str, Any]) -> None:
+        self.path = directory / NAME
+        self.token = secrets.token_hex(8)
+        self.lost: str | None = None
+        self._own = directory / f".{NAME}.{self.token}"
+        self._content = json.dumps({**owner, "token": self.token}) + "\n"
+        self._end = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def check(self) -> None:
+        """Raise StorageError if another job has taken the lock, so that nothing of this one is written over its files."""
+        self._renew()
+        if self.lost is not None:
+            raise StorageError(self.lost)
+
+    def release(self) -> None:
+        """Give the lock back; harmless when it is not held."""
+        self._end.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        with contextlib.suppress(OSError):
+            if _read(self.path).get("token") == self.token:
+                self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._own.unlink(missing_ok=True)
+
+    @property
+    def held(self) -> bool:
+        """Whether the lock file names this owner."""
+        try:
+            return _read(self.path).get("token") == self.token
+        except FileNotFoundError:
+            return False
+
+    def _begin(self) -> None:
+        self._thread = threading.Thread(target=_keep, args=(weakref.ref(self), self._end), name="run-lock", daemon=True)
+        self._thread.start()
+
+    def _renew(self) -> None:
+        """Renew the lock's time if it is still this one's. A failing disk is no loss: the next attempt may succeed."""
+        try:
+            holder = _read(self.path)
+            if holder.get("token") == self.token:
+                os.utime(self.path)
+            elif not self._end.is_set():
+                self.lost = f"{self.path}: taken over by {_words(holder)}, because this job did not renew it for {STALE_SECONDS:g} s; this job ends"
+        except FileNotFoundError:
+            if not self._end.is_set():
+                self._restore()
+        except OSError:
+            return
+
+    def _restore(self) -> None:
+        """Somebody has removed the file: create it again."""
+        with contextlib.suppress(OSError):
+            if not self._create(self.path):
+                self._renew()
+
+    def _create(self, path: Path) -> bool:
+        """Create a file that names this owner, whole; False where it exists. Raises OSError."""
+        if not self._own.exists():
+            _write_new(self._own, self._content)
+        try:
+            os.link(self._own, path)
+        except FileExistsError:
+            return path.exists() and os.path.samefile(self._own, path)  # a repeated request of NFS reports its own success as a failure
+        except OSError as error:
+            if error.errno not in NO_HARD_LINKS:
+                raise
+            try:
+                _write_new(path, self._content)
+            except FileExistsError:
+                return False
+        return True
+
+    def _age(self) -> float:
+        """Seconds since the lock was renewed, by the file system's clock."""
+        os.utime(self._own)
+        return os.stat(self._own).st_mtime - os.stat(self.path).st_mtime
+
+    def _take_over(self, holder: Mapping[str, Any]) -> None:
+        """Replace the lock of an owner that is gone.
+
+        A second file makes the takers take turns: whoever has it looks at the lock again, so that nobody replaces another taker's.
+        """
+        turn = self.path.with_name(f".{NAME}.takeover")
+        if not self._create(turn):
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(self._own).st_mtime - os.stat(turn).st_mtime > STALE_SECONDS:
+                    turn.unlink()  # its taker has died
+            time.sleep(RENEWAL_SECONDS / 100)
+            os.utime(self._own)
+            return
+        try:
+            if _read(self.path).get("token") == holder.get("token"):
+                following = self._own.with_name(self._own.name + ".new")
+                _write_new(following, self._content)
+                os.replace(following, self.path)
+        finally:
+            turn.unlink(missing_ok=True)
+
+
+def acquire(directory: str | os.PathLike[str], owner: Mapping[str, Any], is_gone: Judge, say: Callable[[str], None] = lambda line: None) -> RunLock:
+    """Lock a run directory.
+
+    Args:
+        directory: the run directory; it exists.
+        owner: who locks it (plain values: host, process, job, …); kept in the file.
+        is_gone: judges the owner of an existing lock: True: it has ended, False: it lives, None: nothing proves either.
+        say: called with one line before waiting.
+
+    Returns:
+        The held lock.
+
+    Raises:
+        ConfigError: another job holds it, or the directory cannot be written.
+    """
+    lock = RunLock(Path(directory), owner)
+    try:
+        while not lock._create(lock.path) and not lock.held:
+            _wait_or_take_over(lock, is_gone, say)
+    except OSError as error:
+        words = os.strerror(errno_of(error) or 0)
+        raise ConfigError(f"--run-dir {lock.path.parent}: cannot be locked: {words}; {remedy(error)}") from error
+    except BaseException:
+        lock.release()
+        raise
+    lock._begin()
+    return lock
+
+
+def read_owner(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return what the lock of a run directory says of its owner; None where there is no lock."""
+    try:
+        return _read(Path(directory) / NAME)
+    except OSError:
+        return None
+
+
+def _wait_or_take_over(lock: RunLock, is_gone: Judge, say: Callable[[str], None]) -> None:
+    """Return when the lock may be free. Raises ConfigError when its owner lives."""
+    try:
+        holder = _read(lock.path)
+        first = os.stat(lock.path).st_mtime
+        gone, said = is_gone(holder), False
+        began = time.monotonic()
+        while gone is None and _may_live(age := lock._age(), time.monotonic() - began):
+            if not said:
+                say(f"{lock.path}: {_words(holder)} renewed it {age:.0f} s ago; waiting to see whether that job lives")
+                said = True
+            time.sleep(min(1.0, RENEWAL_SECONDS / 5))
+            if os.stat(lock.path).st_mtime != first:
+                gone = False
+        if gone is False:
+            raise ConfigError(
+                f"--run-dir {lock.path.parent}: in use by {_words(holder)}; stop that job or let it end, or choose another --run-dir "
+                f"(the lock of a dead job is taken over {STALE_SECONDS:g} s after its last renewal)"
+            )
+        lock._take_over(holder)
+    except FileNotFoundError:
+        return  # given back meanwhile
+
+
+def _may_live(age: float, watched: float) -> bool:
+    """Whether the owner of a lock that was renewed `age` seconds ago, and not in the `watched` seconds since, may still live."""
+    return age < STALE_SECONDS or (age < CERTAIN_SECONDS and watched < WATCHED_RENEWALS * RENEWAL_SECONDS)
+
+
+def _write_new(path: Path, content: str) -> None:
+    """Write a file that does not exist. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    with open(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(content)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The owner in a lock file; an unreadable one has no facts. Raises OSError."""
+    with path.open("rb") as stream:
+        content = stream.read(LARGEST_LOCK)
+    try:
+        holder = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def _words(holder: Mapping[str, Any]) -> str:
+    job = f"job {holder['job']}, " if holder.get("job") else ""
+    return f"{job}process {holder.get('process', 'unknown')} on {holder.get('host', 'an unknown host')}"
+
+
+def _keep(reference: weakref.ref[RunLock], end: threading.Event) -> None:
+    """Renew the lock until it is released, lost or forgotten."""
+    while not end.wait(RENEWAL_SECONDS):
+        lock = reference()
+        if lock is None:
+            return
+        lock._renew()
+        if lock.lost is not None:
+            return
+        del lock
