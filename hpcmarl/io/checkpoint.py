@@ -1,7 +1,8 @@
 """Checkpoints: one HDF5 file a version, atomic, with a checksum; the newest that verifies is found again.
 
-The server writes them (CheckpointWriter, in the background), `--resume`, `eval` and `data verify` read them. Knows nothing
-of what the state holds: a tree (see hpcmarl.packing). A state of S bytes needs S more while it is written.
+The server writes them (CheckpointWriter, in the background), `--resume`, `eval` and `data verify` read them. The state is a tree (see
+hpcmarl.packing); all that is known here of a training run's is where its version and its number of steps stand, which must agree.
+A state of S bytes needs S more while it is written.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from hpcmarl.packing import Tree
 
 LOGGER = logging.getLogger(__name__)
 _NAME = re.compile(r"checkpoint-(\d+)\.h5")
+SUPERSEDED = "superseded"
 
 
 def checkpoint_path(directory: str | os.PathLike[str], version: int) -> Path:
@@ -44,8 +46,24 @@ def save_checkpoint(directory: str | os.PathLike[str], state: dict[str, Tree], *
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tree], dict[str, Any]]:
-    """The state and the root attributes. Raises FormatError for a file that is damaged, foreign or newer."""
-    return read_state(path, CHECKPOINT, "resume from an older checkpoint")
+    """The state and the root attributes. Raises FormatError for a file that is damaged, foreign, newer or contradicts itself."""
+    state, attributes = read_state(path, CHECKPOINT, "resume from an older checkpoint")
+    _check_versions(path, state, attributes)
+    return state, attributes
+
+
+def _check_versions(path: str | os.PathLike[str], state: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+    """Refuse parameters that are not those of the version they are said to be. Raises FormatError."""
+    try:
+        taken, version = int(state["engine"]["optimizer"]["updates"]), int(state["engine"]["rule"]["round"])
+    except (KeyError, TypeError, ValueError):
+        return  # no state of a training run: a replay, a league
+    said = attributes.get("version", version)
+    if not taken == version == said:
+        raise FormatError(
+            f"{os.fspath(path)}: says version {said}, but its rounds are at {version} and its optimizer has made {taken} steps; "
+            "resume from an older checkpoint"
+        )
 
 
 def verify_checkpoint(path: str | os.PathLike[str]) -> None:
@@ -61,8 +79,13 @@ def list_checkpoints(directory: str | os.PathLike[str]) -> list[Path]:
         files = list((nested if nested.is_dir() else directory).iterdir())
     except OSError:
         return []
-    found = [(int(match[1]), file) for file in files if (match := _NAME.fullmatch(file.name))]
-    return [file for _, file in sorted(found, reverse=True)]
+    return sorted((file for file in files if _NAME.fullmatch(file.name)), key=_version_of, reverse=True)
+
+
+def _version_of(file: Path) -> int:
+    match = _NAME.fullmatch(file.name)
+    assert match is not None
+    return int(match[1])
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path | None:
@@ -83,13 +106,85 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path | None:
     return None
 
 
-def prune(directory: str | os.PathLike[str], keep: int) -> None:
-    """Deletes all but the newest `keep` checkpoints (at least one stays). Raises StorageError."""
-    for file in list_checkpoints(directory)[max(keep, 1) :]:
+def load_newest(path: str | os.PathLike[str]) -> tuple[Path, dict[str, Tree], dict[str, Any]] | None:
+    """Load the newest checkpoint of a run directory that verifies, reading it once; bad ones are named in the log.
+
+    Returns:
+        The file, its state and its root attributes; None where there is none.
+    """
+    for candidate in list_checkpoints(path):
         try:
-            file.unlink(missing_ok=True)
+            return candidate, *load_checkpoint(candidate)
+        except HpcmarlError as error:
+            LOGGER.warning("skipping a bad checkpoint: %s", error)
+    return None
+
+
+def set_aside(directory: str | os.PathLike[str], version: int | None, label: str) -> list[Path]:
+    """Move checkpoints that a run does not go on from to `directory`/superseded/`label`.
+
+    Args:
+        directory: a directory of checkpoints.
+        version: those newer than this move; None: all.
+        label: names the start of the run that moves them.
+
+    Returns:
+        The files where they lie now.
+
+    Raises:
+        StorageError: a file cannot be moved.
+    """
+    moved = []
+    for file in list_checkpoints(directory):
+        if version is not None and _version_of(file) <= version:
+            continue
+        target = Path(directory) / SUPERSEDED / label / file.name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(target)
         except OSError as error:
-            raise storage_error(file, "delete", error) from error
+            raise storage_error(file, "move aside", error) from error
+        moved.append(target)
+    return moved
+
+
+class Keeper:
+    """Deletes old checkpoints of a directory, so that `keep` that verify stay.
+
+    A file that does not verify counts for nothing, and goes only when it is older than those that stay."""
+
+    def __init__(self, directory: str | os.PathLike[str], keep: int) -> None:
+        self.directory, self.keep = Path(directory), max(keep, 1)
+        self._verified: dict[tuple[Path, int], bool] = {}  # (file, time of its last change)
+
+    def prune(self, written: Path | None = None) -> None:
+        """Delete what is no longer needed; `written` was written just now: it is good, and it stays. Raises StorageError."""
+        good = 0
+        files = list_checkpoints(self.directory)
+        if written in files:
+            files = [written, *(file for file in files if file != written)]
+        for file in files:
+            if good < self.keep:
+                good += file == written or self._verifies(file)
+                continue
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                raise storage_error(file, "delete", error) from error
+
+    def _verifies(self, file: Path) -> bool:
+        try:
+            known = file, file.stat().st_mtime_ns
+        except OSError:
+            return False
+        if known not in self._verified:
+            try:
+                verify_checkpoint(file)
+                self._verified[known] = True
+            except HpcmarlError as error:
+                LOGGER.warning("not counted among the checkpoints to keep: %s", error)
+                self._verified[known] = False
+        return self._verified[known]
 
 
 class CheckpointWriter:
@@ -100,7 +195,8 @@ class CheckpointWriter:
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, keep: int) -> None:
-        self.directory, self.keep = Path(directory), keep
+        self.directory = Path(directory)
+        self._keeper = Keeper(directory, keep)
         self.last_path: Path | None = None
         self.last_version: int | None = None
         self.last_error: StorageError | None = None
@@ -153,7 +249,7 @@ class CheckpointWriter:
             try:
                 path = save_checkpoint(self.directory, state, version=version, attributes=attributes)
                 self.last_path, self.last_version = path, version
-                prune(self.directory, self.keep)
+                self._keeper.prune(path)
             except StorageError as problem:
                 error = problem
             except Exception as problem:  # a thread must not die silently: whatever it is, poll() tells

@@ -15,7 +15,17 @@ from hpcmarl.errors import FormatError, StorageError
 from hpcmarl.io import atomic, state_file
 from hpcmarl.io import checkpoint as checkpoints
 from hpcmarl.io.atomic import publish, storage_error, write_atomically, write_text
-from hpcmarl.io.checkpoint import CheckpointWriter, find_checkpoint, list_checkpoints, load_checkpoint, prune, save_checkpoint, verify_checkpoint
+from hpcmarl.io.checkpoint import (
+    CheckpointWriter,
+    Keeper,
+    checkpoint_path,
+    find_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+    set_aside,
+    verify_checkpoint,
+)
 from hpcmarl.io.schema import CHECKPOINT, METRICS, NETCDF_DIMENSION, check_safe, open_checked, root_attributes, write_attributes
 from hpcmarl.io.tree import read_tree, write_tree
 from tests.support.trees import TREES, same
@@ -290,10 +300,43 @@ def test_find_checkpoint_falls_back_and_names_the_bad_file(tmp_path, caplog):
     assert find_checkpoint(paths[0]) == paths[0]
     with pytest.raises(FormatError):
         find_checkpoint(paths[2])
-    prune(run / "checkpoints", 2)
-    assert list_checkpoints(run) == [paths[2], paths[1]]
-    prune(run / "checkpoints", 0)
-    assert len(list_checkpoints(run)) == 1
+
+
+def test_pruning_keeps_the_newest_that_verify(tmp_path):
+    paths = [save_checkpoint(tmp_path, state_of(number), version=number, attributes={}) for number in (1, 2, 3, 4, 5)]
+    paths[3].write_bytes(paths[3].read_bytes()[:-10])
+    Keeper(tmp_path, 2).prune()
+    assert list_checkpoints(tmp_path) == [paths[4], paths[3], paths[2]]  # the bad one does not count
+    Keeper(tmp_path, 0).prune()
+    assert list_checkpoints(tmp_path) == [paths[4]]
+
+
+def test_pruning_never_deletes_what_was_just_written(tmp_path):
+    abandoned = [save_checkpoint(tmp_path, state_of(number), version=number, attributes={}) for number in (20, 30, 40)]
+    writer = CheckpointWriter(tmp_path, keep=2)
+    writer.submit(state_of(5), version=5, attributes={})
+    writer.close()
+    assert writer.last_path in list_checkpoints(tmp_path)
+    assert abandoned[2] in list_checkpoints(tmp_path)
+
+
+def test_newer_checkpoints_move_aside(tmp_path):
+    paths = [save_checkpoint(tmp_path, state_of(number), version=number, attributes={}) for number in (1, 2, 3)]
+    moved = set_aside(tmp_path, 1, "start-0002")
+    assert sorted(moved) == [tmp_path / "superseded" / "start-0002" / path.name for path in paths[1:]]
+    assert list_checkpoints(tmp_path) == paths[:1]
+    assert load_checkpoint(moved[0])[0]["parameters"].size
+    assert len(set_aside(tmp_path, None, "start-0003")) == 1
+
+
+def test_checkpoint_that_contradicts_itself_is_refused(tmp_path):
+    state = {"engine": {"rule": {"round": 56}, "optimizer": {"updates": 0, "parameters": np.zeros(3, np.float32)}}}
+    path = checkpoint_path(tmp_path, 56)
+    state_file.write_state(path, CHECKPOINT, state, {"version": 56})
+    with pytest.raises(FormatError, match=r"version 56, but its rounds are at 56 and its optimizer has made 0 steps; resume from an older"):
+        load_checkpoint(path)
+    good = save_checkpoint(tmp_path, {"engine": {"rule": {"round": 9}, "optimizer": {"updates": 9}}}, version=9, attributes={})
+    assert find_checkpoint(tmp_path) == good
 
 
 def test_checkpoint_versions_sort_numerically(tmp_path):
