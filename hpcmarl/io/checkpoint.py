@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpcmarl.errors import HpcmarlError, StorageError
+from hpcmarl.errors import FormatError, HpcmarlError, StorageError
 from hpcmarl.io.atomic import PARTIAL, storage_error
 from hpcmarl.io.schema import CHECKPOINT
 from hpcmarl.io.state_file import read_state, write_state

@@ -1,0 +1,119 @@
+"""Checkpoints hold what their version says: under AllReduce, with dead learners, late states, full disks."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpcmarl.errors import ConfigError, StorageError
+from hpcmarl.io import checkpoint as checkpoints
+from hpcmarl.io.checkpoint import list_checkpoints, load_checkpoint
+from hpcmarl.roles import saving, server
+from tests.support.worlds import run_world, summary
+
+COLLECTIVE = ("rounds.reduce=mpi", "topology.groups=2", "topology.server=dedicated")
+EVERY = ("checkpoint.every_updates=2", "checkpoint.keep=9", "stop.updates=12")
+
+
+def versions(directory: Path) -> list[int]:
+    """Versions of the checkpoints, each found to agree with its number of steps."""
+    found = []
+    for path in list_checkpoints(directory):
+        state, attributes = load_checkpoint(path)
+        assert state["engine"]["optimizer"]["updates"] == state["engine"]["rule"]["round"] == attributes["version"]
+        found.append(int(attributes["version"]))
+    return sorted(found)
+
+
+def test_allreduce_checkpoint_without_learners_is_not_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ranks = run_world(5, tmp_path / "run", *COLLECTIVE, *EVERY, "stop.updates=500", deaths={1: 5, 2: 5})
+    found = versions(tmp_path / "run")
+    assert found
+    assert max(found) <= 5
+    assert ranks[0].exit_code == 75
+    assert "no learner's parameters of version" in caplog.text
+
+
+def test_allreduce_run_without_any_checkpoint_fails(tmp_path: Path) -> None:
+    ranks = run_world(5, tmp_path / "run", *COLLECTIVE, "stop.updates=500", deaths={1: 3, 2: 3})
+    assert versions(tmp_path / "run") == []
+    assert ranks[0].exit_code == 1
+
+
+def test_allreduce_checkpoint_waits_for_slow_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "PATIENCE", 0.0)
+    monkeypatch.setattr(server, "STOP_PATIENCE", 0.0)
+    run_world(5, tmp_path / "run", *COLLECTIVE, *EVERY)
+    found = versions(tmp_path / "run")
+    assert found[-1] == 12
+    assert len(found) > 2
+
+
+def test_missing_states_are_named_when_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(server, "STOP_PATIENCE", 0.0)
+    run_world(3, tmp_path / "run")
+    state, _ = load_checkpoint(list_checkpoints(tmp_path / "run")[0])
+    assert "actor 0" in state["missing"]
+    caplog.set_level(logging.INFO)
+    run_world(3, tmp_path / "run", "stop.updates=8", resume=str(tmp_path / "run"))
+    assert "without the state of" in caplog.text
+    assert "actor 0" in caplog.text
+
+
+def test_deterministic_checkpoint_waits_for_every_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "PATIENCE", 0.0)
+    monkeypatch.setattr(server, "STOP_PATIENCE", 0.0)
+    deterministic = ("deterministic=true", "checkpoint.every_updates=2", "checkpoint.keep=9")
+    run_world(3, tmp_path / "whole", *deterministic, "stop.updates=8")
+    run_world(3, tmp_path / "halves", *deterministic, "stop.updates=4")
+    run_world(3, tmp_path / "halves", *deterministic, "stop.updates=8", resume=str(tmp_path / "halves"))
+    states = [load_checkpoint(list_checkpoints(tmp_path / name)[0])[0] for name in ("whole", "halves")]
+    assert all(not state["missing"] for state in states)
+    np.testing.assert_array_equal(*[state["engine"]["optimizer"]["parameters"] for state in states])
+
+
+def test_deterministic_run_refuses_an_incomplete_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "STOP_PATIENCE", 0.0)
+    run_world(3, tmp_path / "run")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match=r"deterministic: .* lacks the state of .*actor 0"):
+        run_world(3, tmp_path / "run", "deterministic=true", resume=str(tmp_path / "run"))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_deterministic_run_refuses_other_actors(tmp_path: Path) -> None:
+    run_world(3, tmp_path / "run", "deterministic=true")
+    with pytest.raises(ConfigError, match=r"deterministic: .*2 actors .* 4"):
+        run_world(5, tmp_path / "run", "deterministic=true", "stop.updates=8", resume=str(tmp_path / "run"))
+
+
+def test_lost_final_checkpoint_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    whole = checkpoints.save_checkpoint
+
+    def full(directory: Path, state: object, *, version: int, **rest: object) -> Path:
+        if version == 6:
+            raise StorageError(f"{directory}: cannot write: No space left on device; free some space")
+        return whole(directory, state, version=version, **rest)
+
+    monkeypatch.setattr(checkpoints, "save_checkpoint", full)
+    ranks = run_world(3, tmp_path / "run", "checkpoint.every_updates=3")
+    assert {rank.exit_code for rank in ranks} == {1}
+    assert "No space left" in summary(tmp_path / "run")["checkpoint_error"]
+    assert "version 3" in caplog.text
+    assert versions(tmp_path / "run") == [3]
+
+
+def test_resuming_an_older_checkpoint_abandons_the_newer(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run_world(3, run, "checkpoint.every_updates=2", "checkpoint.keep=2")
+    older = list_checkpoints(run)[1]
+    assert versions(run) == [4, 6]
+    run_world(3, run, "checkpoint.every_updates=100", "checkpoint.keep=2", "stop.updates=5", resume=str(older))
+    assert versions(run) == [4, 5]
+    assert [path.name for path in (run / "checkpoints" / "superseded" / "start-0002").iterdir()] == ["checkpoint-0000000006.h5"]
+    records = [json.loads(path.read_text()) for path in sorted((run / "starts").glob("*.json"))]
+    assert [(record["number"], record["parent"], record["version"]) for record in records] == [(1, None, 0), (2, 1, 4)]
