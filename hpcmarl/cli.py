@@ -73,6 +73,7 @@ def train(
     ranks: Ranks = None,
     run_dir: Annotated[str | None, typer.Option("--run-dir", metavar="DIR", help="default: runs/NAME-DATE-TIME")] = None,
     resume: Annotated[str | None, typer.Option("--resume", metavar="auto|RUN|CHECKPOINT", help="go on from a checkpoint")] = None,
+    accept_changes: Annotated[bool, typer.Option("--accept-changes", help="go on even with another environment or name")] = False,
 ) -> None:
     """Train policies.
 
@@ -89,7 +90,8 @@ def train(
     the others get the new choice's defaults. preset=... fills in what an algorithm's authors set, where neither the file
     nor an override says otherwise (hpcmarl list presets).
 
-    --resume auto takes the newest run of the same name; with a run or checkpoint CONFIG may be left out.
+    --resume auto takes the newest run of the same name; with a run or checkpoint CONFIG may be left out. What differs from the
+    checkpoint's configuration is said; another environment, or another run's directory, is refused unless --accept-changes is given.
     Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 stopped by a signal after a good checkpoint.
     """
     config, changes = split_overrides(config, overrides)
@@ -99,11 +101,12 @@ def train(
     if ranks is not None and ranks > 1:
         if run_dir is None and resume is None:
             run_dir = str(new_run_dir(settings.name))
-        start(ranks, ["train", *([config] if config else []), *changes, *option("--run-dir", run_dir), *option("--resume", resume)])
+        options = [*option("--run-dir", run_dir), *option("--resume", resume), *(["--accept-changes"] if accept_changes else [])]
+        start(ranks, ["train", *([config] if config else []), *changes, *options])
     check_single(ranks)
     from hpcmarl.roles.run import train as train_ranks
 
-    raise typer.Exit(train_ranks(settings, run_dir, resume))
+    raise typer.Exit(train_ranks(settings, run_dir, resume, accept_changes=accept_changes))
 
 
 @app.command(name="eval")

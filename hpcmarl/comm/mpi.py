@@ -21,7 +21,7 @@ from mpi4py import MPI
 
 from hpcmarl.comm.mpi_collectives import broadcast, gather, leave_together
 from hpcmarl.comm.mpi_group import MpiGroup
-from hpcmarl.comm.mpi_library import survives_deaths
+from hpcmarl.comm.mpi_library import library_version, survives_deaths
 from hpcmarl.comm.mpi_messages import BufferPool, Incoming, MpiHandle, Way, begin, complete
 from hpcmarl.comm.mpi_spawn import Spawning
 from hpcmarl.comm.mpi_sums import is_death
@@ -59,6 +59,7 @@ class MpiTransport(Transport):
         self._pool = BufferPool()
         self._reducing: MpiGroup | None = None
         self.survives = self.can_replace = survives_deaths()
+        self.library = library_version()
         self._ways: dict[int, Way] = {}  # of the ranks that are not reached by their number in `comm`
         self._spawning: dict[int, Spawning] = {}
         self._sources: list[tuple[Any, int | None]] = [(self.comm, None)]  # where messages come from; whose, if not the MPI source's

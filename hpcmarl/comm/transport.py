@@ -89,6 +89,7 @@ class Transport(ABC):
     size: int
     host: str
     survives = False  # whether the run can go on when a rank dies
+    library = "no MPI"  # the MPI library, in words
     can_replace = False  # whether a new process can take the place of a dead one
     reduction_members: tuple[int, ...] = ()  # the ranks that sum together
 

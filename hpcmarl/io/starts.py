@@ -37,6 +37,7 @@ class Start:
         version: the checkpoint's version; 0 without a checkpoint.
         rollouts: for each rank of the parent, how many of its rollouts the checkpoint knows.
         checkpoint: path of the checkpoint; None without one.
+        run: identifies the run directory's run, also among others' files.
         facts: host, process, job, MPI library and the like, for people.
     """
 
@@ -46,6 +47,7 @@ class Start:
     rollouts: Mapping[int, int] = field(default_factory=dict)
     checkpoint: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    run: str = ""
 
 
 class Lineage:
@@ -145,7 +147,7 @@ def _read(path: Path) -> Start:
         number = int(record["number"])
         if path.name != f"start-{number:04d}.json" or not (parent is None or 0 < parent < number):
             raise ValueError(f"number {number}, parent {parent}")
-        return Start(number, parent, int(record["version"]), rollouts, checkpoint, dict(record["facts"]))
+        return Start(number, parent, int(record["version"]), rollouts, checkpoint, dict(record["facts"]), str(record["run"]))
     except OSError as error:
         raise storage_error(path, "read", error) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

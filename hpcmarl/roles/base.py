@@ -25,6 +25,7 @@ from hpcmarl.config import Config, EnvConfig, SparseConfig, acting_form, batch_o
 from hpcmarl.config.file import dump_config
 from hpcmarl.envs import BatchedEnvironment
 from hpcmarl.errors import HpcmarlError
+from hpcmarl.io.run_lock import RunLock
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.base import Averages, Optimizer
 from hpcmarl.optim.rounds import RoundRule, make_rule
@@ -52,6 +53,9 @@ class Context:
     start: FloatArray | None = None  # initial parameters, on the server's rank; default: the algorithm's own
     game: Callable[[BatchedEnvironment], BatchedEnvironment] | None = None  # what actors play instead of the bare environment
     start_number: int = 1  # of this start of the run (io/starts.py)
+    run_id: str = ""  # of the run directory's run
+    lock: RunLock | None = None  # on the run directory; on the server's rank alone
+    remarks: tuple[str, ...] = ()  # for the log, when logging begins; on the server's rank alone
 
     @property
     def rank(self) -> int:
@@ -97,6 +101,8 @@ class Context:
             "role": role,
             "host": self.transport.host,
             "seeds": [self.config.seed, ROLE_NAMES.index(role), index],
+            "run": self.run_id,
+            "start": self.start_number,
         }
 
     @cached_property

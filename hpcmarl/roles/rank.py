@@ -189,6 +189,8 @@ class Rank:
                 role.close()
             except Exception:
                 logger.exception("closing the %s failed", role.name)
+        if self.context.lock is not None:
+            self.context.lock.release()
 
 
 def receiver(message: Message) -> str:

@@ -1,6 +1,6 @@
 """Whether the state in a checkpoint is one that this run can go on from, asked before anything is written.
 
-Called by run.open_run on rank 0. A checksum only says that a file is as it was written; who wrote it, and what, it does not say.
+Called by opening.open_run on rank 0. A checksum only says that a file is as it was written; who wrote it, and what, it does not say.
 Knows the outline of the state that server, learners and actors give to roles/saving.py; knows no file and no message.
 """
 
@@ -13,13 +13,64 @@ from typing import Any
 
 import numpy as np
 
+from hpcmarl.comm.topology import Topology
 from hpcmarl.config import Config
-from hpcmarl.errors import FormatError
+from hpcmarl.envs import describe
+from hpcmarl.errors import ConfigError, FormatError
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.rounds import Engine, make_rule
 from hpcmarl.roles.timing import SUMS
 
 LARGEST_VERSION = 1 << 62  # headers carry 64 bits
+
+
+def check_fits(config: Config, state: dict[str, Any], attributes: dict[str, Any], source: Path) -> None:
+    """Refuse a checkpoint of another network, optimizer or format of state, before anything is written."""
+    from hpcmarl.algos import make_algorithm
+
+    if "league" in state:
+        raise ConfigError(f"--resume {source}: the checkpoint is of a league; use its configuration (config.yaml beside its checkpoints)")
+    try:
+        saved = state["engine"]["optimizer"]
+        size = int(saved["parameters"].size)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise FormatError(f"{source}: holds no state of a training run ({error}); resume from a file in a run's checkpoints/") from error
+    algorithm = make_algorithm(describe(config.env, config.policies), config.algo, config.seed)
+    expected = algorithm.size
+    if size != expected:
+        raise ConfigError(
+            f"--resume {source}: the checkpoint holds {size} parameters of {attributes.get('env', 'its environment')}, the configuration "
+            f"makes {expected}; use the configuration of that run (config.yaml beside its checkpoints)"
+        )
+    keys = {"nigt": "average", "adam": "first", "sgd": "velocity", "rmsprop": "square"}
+    if keys[config.optimizer.name] not in saved:
+        raise ConfigError(f"--resume {source}: the checkpoint was written with another optimizer than optimizer.name: {config.optimizer.name}")
+    check_state(config, state, expected, source)
+    for group, own in state["roles"]["learner"].items():
+        try:
+            algorithm.load_state_dict(own.get("algorithm", {}))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise FormatError(
+                f"{source}: the state of learner {group} is not that of {config.algo.name} ({words}); resume another checkpoint"
+            ) from error
+
+
+def check_same_actors(config: Config, topology: Topology, state: dict[str, Any], source: Path) -> None:
+    """Refuse to resume a deterministic run from a checkpoint that cannot be gone on from bit for bit. Raises ConfigError."""
+    if not config.deterministic:
+        return
+    remedy = "resume an older checkpoint, or set deterministic: false"
+    if missing := state.get("missing"):
+        raise ConfigError(f"--resume {source}: deterministic: true, but the checkpoint lacks the state of {', '.join(missing)}; {remedy}")
+    actors, saved = len(topology.actors), state["roles"]["actor"]
+    if len(saved) != actors:
+        raise ConfigError(f"--resume {source}: deterministic: true, but {len(saved)} actors wrote the checkpoint and there are {actors} now; {remedy}")
+    slots = config.topology.environments_per_actor
+    if other := next((own["slots"] for own in saved.values() if own["slots"] != slots), None):
+        raise ConfigError(
+            f"--resume {source}: deterministic: true, but topology.environments_per_actor was {other} and is {slots} now; {remedy}"
+        )
 
 
 def check_state(config: Config, state: dict[str, Any], size: int, source: Path) -> None:

@@ -10,8 +10,8 @@ import faulthandler
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,8 @@ from hpcmarl.comm.local import LocalWorld
 from hpcmarl.comm.topology import Topology, assign_roles
 from hpcmarl.comm.transport import Transport
 from hpcmarl.config import Config
-from hpcmarl.config.file import dump_config
 from hpcmarl.envs import describe, image_remark
-from hpcmarl.errors import EXIT_SUCCESS, ConfigError, FormatError, HpcmarlError, UsageError
-from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
+from hpcmarl.errors import EXIT_SUCCESS, ConfigError, HpcmarlError, UsageError
 from hpcmarl.io.run_directory import RunDirectory
 from hpcmarl.launch.mpiexec import tell_outcome
 from hpcmarl.launch.processes import started_at
@@ -34,10 +32,10 @@ from hpcmarl.launch.world import check_world, under_launcher
 from hpcmarl.roles.agreement import told_by_first
 from hpcmarl.roles.base import Context, group_environment
 from hpcmarl.roles.league_rank import LeagueRank
-from hpcmarl.roles.league_start import check_league, check_league_state
+from hpcmarl.roles.league_start import check_league
 from hpcmarl.roles.logfile import LogFile
+from hpcmarl.roles.opening import OpenedRun, Request, open_run
 from hpcmarl.roles.rank import AbortHook, Rank, serve
-from hpcmarl.roles.resuming import check_state
 
 logger = logging.getLogger(__name__)
 MPI_START_SECONDS = 300.0
@@ -65,15 +63,16 @@ def join_world() -> Transport:
     return mpi.MpiTransport() if mpi_library.world_size() > 1 else LocalWorld(1).transports[0]
 
 
-def train(config: Config, run_dir: str | None = None, resume: str | None = None) -> int:
+def train(config: Config, run_dir: str | None = None, resume: str | None = None, *, accept_changes: bool = False) -> int:
     """Train as this process's rank; returns the exit code (0, or 75 when a signal stopped the run after a good checkpoint).
 
-    `run_dir`: where to write (default runs/<name>-<time>); `resume`: "auto", a run directory or a checkpoint file.
+    `run_dir`: where to write (default runs/<name>-<time>); `resume`: "auto", a run directory or a checkpoint file; `accept_changes`: go on
+    even from another environment's checkpoint, or in another run's directory.
     Raises HpcmarlError subclasses; a failure after the start aborts the whole world instead."""
-    return train_planned(lambda _: (config, run_dir), resume)
+    return train_planned(lambda _: (config, run_dir), resume, accept_changes=accept_changes)
 
 
-def train_planned(plan: Plan, resume: str | None = None, finish: Finish | None = None) -> int:
+def train_planned(plan: Plan, resume: str | None = None, finish: Finish | None = None, *, accept_changes: bool = False) -> int:
     """The same where what is trained, and where it is written, is found out by the world (`plan`, called on every rank). finish: called on the
     server's rank with the run's directory when the run is done and whole, while the others wait."""
     signals = StopSignals().install()
@@ -85,7 +84,7 @@ def train_planned(plan: Plan, resume: str | None = None, finish: Finish | None =
 
         config, run_dir = plan(transport)
         torch.set_num_threads(config.topology.threads)
-        context = prepare(transport, config, run_dir, resume, end)
+        context = prepare(transport, config, run_dir, resume, end, accept_changes=accept_changes)
         start_logging(context)
         hook.rank = rank = make_rank(context)
         code = serve(rank, signals)
@@ -134,24 +133,38 @@ def _close(hook: AbortHook) -> None:
         hook.rank.close()
 
 
-def prepare(transport: Transport, config: Config, run_dir: str | None, resume: str | None, end: float | None = None) -> Context:
+def prepare(
+    transport: Transport,
+    config: Config,
+    run_dir: str | None,
+    resume: str | None,
+    end: float | None = None,
+    *,
+    accept_changes: bool = False,
+) -> Context:
     """Rank 0 checks everything and makes the run directory; all ranks get the outcome. Raises what rank 0 raised, on every rank."""
+    request = Request(run_dir, resume, accept_changes)
     hosts = transport.gather_hosts()
-    states: list[dict[str, Any] | None] = [None]
+    opened: list[OpenedRun] = []
     problem = form_reduction_group(transport, config, hosts)
 
     def check_and_open() -> dict[str, Any]:
-        assign_roles(transport.size, hosts, config.topology)
+        topology = assign_roles(transport.size, hosts, config.topology)
         if problem:
             raise UsageError(problem)
         check_environments(config)
-        directory, states[0] = open_run(config, run_dir, resume)
-        return {"directory": str(directory)}
+        opened.append(open_run(config, request, topology, transport.library))
+        start = opened[0].start
+        return {"directory": str(opened[0].directory), "start": start.number, "run": start.run}
 
-    directory = told_by_first(transport, check_and_open)["directory"]
+    found = told_by_first(transport, check_and_open)
     topology: Topology = assign_roles(transport.size, hosts, config.topology)
     spec = describe(config.env, config.policies)
-    return Context(config, topology, transport, Path(directory), spec, states[0], end, _processes(transport))
+    context = Context(config, topology, transport, Path(found["directory"]), spec, None, end, _processes(transport))
+    context = replace(context, start_number=found["start"], run_id=found["run"])
+    if not opened:
+        return context
+    return replace(context, resume=opened[0].state, lock=opened[0].lock, remarks=opened[0].remarks)
 
 
 def form_reduction_group(transport: Transport, config: Config, hosts: Sequence[str]) -> str:
@@ -198,79 +211,6 @@ def check_environments(config: Config) -> None:
         make_algorithm(spec, config.algo, config.seed)
 
 
-def open_run(config: Config, run_dir: str | None, resume: str | None) -> tuple[Path, dict[str, Any] | None]:
-    """The run directory, made or continued, and the state to resume from, if any."""
-    if resume is None:
-        path = Path(run_dir) if run_dir else Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        directory = RunDirectory(path)
-        directory.create(dump_config(config), resuming=False)
-        return directory.path, None
-    source = _resume_source(config, run_dir, resume)
-    if source is None:  # --resume auto with nothing to resume: a requeued job that was killed before its first checkpoint
-        path = Path(run_dir) if run_dir else Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        directory = RunDirectory(path)
-        directory.create(dump_config(config), resuming=True)
-        return directory.path, None
-    state, attributes = load_checkpoint(source)
-    if config.league is not None:
-        check_league_state(config, describe(config.env, config.policies), state, source, run_dir)
-    else:
-        _check_fits(config, state, attributes, source)
-    state["path"] = str(source)
-    path = Path(run_dir) if run_dir else source.parent.parent
-    directory = RunDirectory(path)
-    directory.create(dump_config(config), resuming=True)
-    return directory.path, state
-
-
-def _resume_source(config: Config, run_dir: str | None, resume: str) -> Path | None:
-    """The checkpoint to resume from. "auto": the newest that verifies in --run-dir or in the newest run of this name; else None."""
-    if resume != "auto":
-        path = Path(resume)
-        if not path.exists():
-            raise ConfigError(f"--resume {resume}: no such file or directory; allowed: auto, a run directory or a checkpoint file")
-        found = find_checkpoint(path)
-        if found is None:
-            raise FormatError(f"--resume {resume}: no checkpoint in it verifies; allowed: a run directory with checkpoints/checkpoint-*.h5")
-        return found
-    if run_dir:
-        return find_checkpoint(Path(run_dir)) if Path(run_dir).is_dir() else None
-    runs = sorted(Path("runs").glob(f"{config.name}-[0-9]*-[0-9]*"), reverse=True) if Path("runs").is_dir() else []
-    return next((found for run in runs if (found := find_checkpoint(run)) is not None), None)
-
-
-def _check_fits(config: Config, state: dict[str, Any], attributes: dict[str, Any], source: Path) -> None:
-    """Refuse a checkpoint of another network, optimizer or format of state, before anything is written."""
-    from hpcmarl.algos import make_algorithm
-
-    if "league" in state:
-        raise ConfigError(f"--resume {source}: the checkpoint is of a league; use its configuration (config.yaml beside its checkpoints)")
-    try:
-        saved = state["engine"]["optimizer"]
-        size = int(saved["parameters"].size)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise FormatError(f"{source}: holds no state of a training run ({error}); resume from a file in a run's checkpoints/") from error
-    algorithm = make_algorithm(describe(config.env, config.policies), config.algo, config.seed)
-    expected = algorithm.size
-    if size != expected:
-        raise ConfigError(
-            f"--resume {source}: the checkpoint holds {size} parameters of {attributes.get('env', 'its environment')}, the configuration "
-            f"makes {expected}; use the configuration of that run (config.yaml beside its checkpoints)"
-        )
-    keys = {"nigt": "average", "adam": "first", "sgd": "velocity", "rmsprop": "square"}
-    if keys[config.optimizer.name] not in saved:
-        raise ConfigError(f"--resume {source}: the checkpoint was written with another optimizer than optimizer.name: {config.optimizer.name}")
-    check_state(config, state, expected, source)
-    for group, own in state["roles"]["learner"].items():
-        try:
-            algorithm.load_state_dict(own.get("algorithm", {}))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise FormatError(
-                f"{source}: the state of learner {group} is not that of {config.algo.name} ({words}); resume another checkpoint"
-            ) from error
-
-
 def start_logging(context: Context) -> None:
     """Every rank to logs/rank-NNNN.log; the server's rank to standard error as well, beginning with what to know about the environment."""
     level = context.config.logging.level.upper()
@@ -287,4 +227,6 @@ def start_logging(context: Context) -> None:
     roles = "+".join(context.topology.roles_of(context.rank))
     if context.rank == context.topology.server and (remark := image_remark(context.spec)):
         logging.getLogger(__name__).warning("%s (hpcmarl doctor says what helps)", remark)
+    for remark in context.remarks:
+        logging.getLogger(__name__).info("%s", remark)
     logging.getLogger(__name__).debug("rank %d of %d is %s on %s", context.rank, context.topology.size, roles, context.transport.host)

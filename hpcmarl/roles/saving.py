@@ -1,7 +1,9 @@
 """Checkpoints of a whole run: asks every role for its state, puts the answers together, writes in the background.
 
-Called by the server. A checkpoint does not wait for ever: what a slow or dead rank has not sent in time is left out, and that
-rank begins with fresh random numbers when the run is resumed. States are kept by actor and by group, not by rank.
+Called by the server. A checkpoint does not wait for ever for the state of a slow or dead rank. It is left out and listed under
+`missing`, and that rank begins with fresh random numbers when the run is resumed. Two things are waited for as long as a living
+rank can send them: under AllReduce a learner's optimizer of the checkpoint's very version, since the server has none, and in a
+deterministic run every state. States are kept by actor and by group, not by rank.
 """
 
 from __future__ import annotations
@@ -40,6 +42,10 @@ class Snapshots:
         self.final: dict[tuple[str, int], Any] | None = None
         self.when_complete: Callable[[dict[str, Any]], None] | None = None
         self.told: StorageError | None = None
+        self.collective, self.deterministic = context.config.rounds.collective, context.config.deterministic
+        self.names_by_role = {(role, name) for (role, _), name in self.names.items()}
+        self.resumed_version = None if context.resume is None else int(context.resume["engine"]["rule"]["round"])  # it lies here, too
+        self.not_written: str | None = None  # why the newest checkpoint was not even tried
 
     def forget(self, rank: int) -> None:
         """A rank is lost: nobody waits for its states any more."""
@@ -54,7 +60,7 @@ class Snapshots:
         """Collect the roles' states of `version` around the server's own; False while another snapshot is under way."""
         if self.pending is not None:
             return False
-        self.pending = {**state, "roles": {"learner": {}, "actor": {}}}
+        self.pending = self._begun(state)
         self.version, self.deadline = version, time.monotonic() + PATIENCE
         self.waiting = set(self.expected)
         word = control(Kind.SNAPSHOT, source=self.context.rank, role=ROLE_NAMES.index("server"), version=version)
@@ -68,22 +74,28 @@ class Snapshots:
             self.final[role, rank] = state
         if self.pending is not None and (role, rank) in self.waiting and not final:
             self.waiting.discard((role, rank))
-            self._place(self.pending, role, rank, state)
+            self._place(self.pending, role, rank, state, self.version)
 
     def poll(self) -> bool:
         """Write the snapshot when it is complete or its time is up."""
         if (error := self.writer.poll()) is not None:
             self._on_error(error)
-        if self.pending is None or (self.waiting and time.monotonic() < self.deadline):
+        if self.pending is None or (self.waiting and (time.monotonic() < self.deadline or self._must_wait())):
             return False
-        if self.waiting:
-            logger.warning("checkpoint %d without the state of %s", self.version, self._words(self.waiting))
         state, self.pending = self.pending, None
-        self._write(self.version, state)
-        if self.when_complete is not None:
-            self.when_complete(state)
-            self.when_complete = None
+        complete, self.when_complete = self.when_complete, None
+        if not self._write(self.version, state):
+            return False
+        if complete is not None:
+            complete(state)
         return True
+
+    def _must_wait(self) -> bool:
+        """Whether the snapshot under way cannot be written without the states that are still to come."""
+        if self.deterministic:
+            return True
+        learners = any(role == "learner" for role, _ in self.waiting)
+        return self.collective and learners and self.pending is not None and "optimizer" not in self.pending["engine"]
 
     def expect_final(self) -> None:
         """From now on the roles send their last states; an unfinished snapshot is given up for them."""
@@ -91,33 +103,70 @@ class Snapshots:
         self.pending = None
 
     def all_final(self) -> bool:
+        """Whether every rank that lives has sent its last state."""
         return self.final is not None and not self.expected - self.final.keys()
+
+    def needs_more_final(self, version: int) -> bool:
+        """Whether the last checkpoint cannot do without a state that a living rank has yet to send."""
+        missing = self.expected - (self.final or {}).keys()
+        if self.deterministic or not self.collective:
+            return self.deterministic and bool(missing)
+        there = [state for (role, _), state in (self.final or {}).items() if role == "learner"]
+        return any(role == "learner" for role, _ in missing) and not any(state["optimizer"]["updates"] == version for state in there)
 
     def missing_final(self) -> list[str]:
         """Roles that have not sent their last state, in words."""
         return [self._words([name]) for name in sorted(self.expected - (self.final or {}).keys())]
 
-    def write_final(self, version: int, state: dict[str, Any]) -> dict[str, Any]:
-        """The last checkpoint; returns its state."""
-        whole = {**state, "roles": {"learner": {}, "actor": {}}}
+    def write_final(self, version: int, state: dict[str, Any]) -> dict[str, Any] | None:
+        """Write the last checkpoint; returns its state, or None where there is no optimizer of that version."""
+        whole = self._begun(state)
         for (role, rank), own in (self.final or {}).items():
-            self._place(whole, role, rank, own)
-        self._write(version, whole)
-        return whole
+            self._place(whole, role, rank, own, version)
+        return whole if self._write(version, whole) else None
 
-    def _place(self, whole: dict[str, Any], role: str, rank: int, state: Any) -> None:
-        """Under AllReduce the optimizer lives in the learners: any replica stands for all, since they are identical."""
-        name = self.names[role, rank]
+    def _begun(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The server's own part of a checkpoint, to which the other roles' are added."""
+        engine = {name: own for name, own in state["engine"].items() if not (self.collective and name == "optimizer")}
+        start = {"run": self.context.run_id, "number": self.context.start_number, "rollouts": {}}
+        return {**state, "engine": engine, "roles": {"learner": {}, "actor": {}}, "start": start}
+
+    def _place(self, whole: dict[str, Any], role: str, rank: int, state: Any, version: int) -> None:
+        """Add a role's state. Under AllReduce any replica of the optimizer stands for all, if it is of this version."""
         if role == "learner" and "optimizer" in state:
-            whole["engine"]["optimizer"] = state.pop("optimizer")
-        whole["roles"][role][name] = state
+            state = dict(state)
+            optimizer = state.pop("optimizer")
+            if int(optimizer["updates"]) == version:
+                whole["engine"]["optimizer"] = optimizer
+        if "rollouts" in state:
+            whole["start"]["rollouts"][str(rank)] = int(state["rollouts"])
+        whole["roles"][role][self.names[role, rank]] = state
 
-    def _write(self, version: int, state: dict[str, Any]) -> None:
-        """Raises FloatingPointError rather than keep a number that is none."""
+    def _write(self, version: int, state: dict[str, Any]) -> bool:
+        """Hand a checkpoint to the writer; False where it would not hold the parameters of its version.
+
+        Raises:
+            FloatingPointError: a parameter is not finite.
+            StorageError: another job has taken the run directory.
+        """
+        if "optimizer" not in state["engine"]:
+            last = self.writer.last_version if self.writer.last_version is not None else self.resumed_version
+            kept = "there is no earlier one" if last is None else f"the last good one is of version {last}"
+            self.not_written = f"no learner's parameters of version {version} arrived: that checkpoint is not written, {kept}"
+            logger.warning("%s", self.not_written)
+            return False
         for name, value in state["engine"]["optimizer"].items():
             if isinstance(value, np.ndarray) and not np.all(np.isfinite(value)):
                 raise FloatingPointError(f"{name} of the optimizer is not finite at version {version}; lower optimizer.step_size")
+        there = {(role, name) for role, own in state["roles"].items() for name in own}
+        state["missing"] = [f"{role} {name}" for role, name in sorted(self.names_by_role - there)]
+        if state["missing"]:
+            logger.warning("checkpoint %d is written without the state of %s", version, ", ".join(state["missing"]))
+        if self.context.lock is not None:
+            self.context.lock.check()
+        self.not_written = None
         self.writer.submit(state, version=version, attributes=self.context.attributes("server"))
+        return True
 
     def distribute(self, resume: dict[str, Any] | None) -> list[tuple[str, int, dict[str, Any]]]:
         """(role, rank, state) for every learner and actor: what it had when the checkpoint was written, or what it needs to begin anew."""
@@ -149,9 +198,14 @@ class Snapshots:
         self.writer.close()
         error = self.writer.last_error
         if error is None:
-            return None
+            return self.not_written
         self._on_error(error)
         return str(error)
+
+    @property
+    def resumable(self) -> bool:
+        """Whether there is a good checkpoint to go on from; asked when the writer is closed."""
+        return self.writer.last_version is not None or self.resumed_version is not None
 
     def _on_error(self, error: StorageError) -> None:
         """Tell it once, or end the run: checkpoint.on_error. The last good checkpoint is untouched either way."""

@@ -28,6 +28,7 @@ from hpcmarl.types import Gradient
 
 logger = logging.getLogger(__name__)
 STOP_PATIENCE = 20.0  # seconds to wait for the last states before the run ends without them
+ROLLOUTS_AHEAD = 1 << 40  # numbers of a replaced actor's rollouts begin past those of the process that died
 
 
 class Server(Role):
@@ -164,7 +165,7 @@ class Server(Role):
         episode = self.recorder.on_replaced(rank)
         if self.phase == "train":
             self.snapshots.expect_again(rank)
-            state = {"version": self.engine.version, "first_episode": episode}
+            state = {"version": self.engine.version, "first_episode": episode, "first_rollout": len(self.recorder.lost) * ROLLOUTS_AHEAD}
             self.tell(rank, Kind.START, state, version=self.engine.version, count=ROLE_NAMES.index("actor"))
 
     # ---- work
@@ -187,7 +188,7 @@ class Server(Role):
             logger.info("stopping at version %d: the Slurm job ends soon (stop.seconds_before_limit)", self.engine.version)
             self._want_stop("interrupted")
             return True
-        if self.phase == "stop" and (self.snapshots.all_final() or self.patience.due()):
+        if self.phase == "stop" and self._all_is_said():
             self._after_stop()
             return True
         if self.phase == "evaluate" and self.evaluator.idle:
@@ -249,24 +250,41 @@ class Server(Role):
             self.tell(group.learner, Kind.STOP, version=self.engine.version)
         self.patience = Interval(STOP_PATIENCE)
 
+    def _all_is_said(self) -> bool:
+        """Whether the last states are there, or those that are missing are waited for no longer."""
+        snapshots = self.snapshots
+        return snapshots.all_final() or (self.patience.due() and not snapshots.needs_more_final(self.engine.version))
+
     def _after_stop(self) -> None:
         missing = self.snapshots.missing_final()
         if missing:
-            logger.warning("no last state from %s within %.0f s; the checkpoint is written without", ", ".join(missing), STOP_PATIENCE)
+            logger.warning("no last state from %s within %.0f s", ", ".join(missing), STOP_PATIENCE)
         state = self.snapshots.write_final(self.engine.version, self._state())
         self.phase = "evaluate"
-        if self.context.config.eval.episodes and self.status == "finished":
+        if state is not None and self.context.config.eval.episodes and self.status == "finished":
             self.evaluator.request(state["engine"]["optimizer"]["parameters"], self.engine.version, self.recorder.on_evaluation)
 
     def _finish(self) -> None:
         error = self.snapshots.close()
         self.recorder.finish(self.engine, self.status, error)
-        # "try again" promises a good checkpoint
-        code = EXIT_SUCCESS if self.status == "finished" else EXIT_FAILURE if error else EXIT_TRY_AGAIN
+        code = self._exit_code(error)
+        if error is not None:
+            kept = self.snapshots.writer.last_version
+            kept = self.snapshots.resumed_version if kept is None else kept
+            good = "there is no good one" if kept is None else f"the last good one is of version {kept}"
+            logger.error("the last checkpoint is not written, %s: %s", good, error)
         # actors first: the word for a replaced one goes over its learner
         for rank in sorted(range(self.context.topology.size), key=lambda rank: self.context.topology.roles_of(rank) != ("actor",)):
             self.tell(rank, Kind.EXIT, count=code)
         self.phase, self.finished = "done", True
+
+    def _exit_code(self, error: str | None) -> int:
+        """What the job ends with: "try again" promises a good checkpoint, success that nothing is lost."""
+        if self.status == "finished":
+            return EXIT_SUCCESS if error is None else EXIT_FAILURE
+        if error is None or (self.snapshots.writer.last_error is None and self.snapshots.resumable):
+            return EXIT_TRY_AGAIN
+        return EXIT_FAILURE
 
     def _state(self) -> dict[str, Any]:
         return {"engine": self.engine.state_dict(), "recorder": self.recorder.state_dict()}

@@ -99,7 +99,7 @@ class Team:
         )
         (path / "trajectories").mkdir(parents=True, exist_ok=True)
         if self.leads:
-            RunDirectory(path).create(dump_config(config), resuming=True)
+            RunDirectory(path).create(dump_config(config))
             self.inner = replace(self.inner, resume=self._resumed())
             if self.inner.resume is None and term.start is not None:
                 self.inner = replace(self.inner, start=opponents.pool.parameters(term.start, self.inner.algorithm().size))

@@ -20,7 +20,7 @@ def test_read_only_run_directory_is_rejected(tmp_path):
         place.chmod(stat.S_IRUSR | stat.S_IXUSR)
     try:
         with pytest.raises(ConfigError, match=r"--run-dir .*(read-only|permission)"):
-            RunDirectory(place / "run").create("", resuming=False)
+            RunDirectory(place / "run").create("")
     finally:
         if os.geteuid() == 0:
             subprocess.run(["umount", str(place)], check=True)

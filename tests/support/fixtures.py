@@ -61,7 +61,7 @@ def trained(monkeypatch):
     """roles.run.train replaced by a record of its calls."""
     calls = []
 
-    def train(config, run_dir=None, resume=None):
+    def train(config, run_dir=None, resume=None, *, accept_changes=False):
         calls.append((config, run_dir, resume))
         return 75
 

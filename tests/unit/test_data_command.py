@@ -37,7 +37,7 @@ def call_json(*arguments, code=0):
 @pytest.fixture
 def run(tmp_path):
     directory = RunDirectory(tmp_path / "run")
-    directory.create("seed: 1\n", resuming=False)
+    directory.create("seed: 1\n")
     generator = np.random.default_rng(0)
     for rank in (1, 2):
         writer = TrajectoryWriter(directory.trajectories, SPEC, TrajectoriesConfig(), rank=rank, role="actor", host="h", attributes={})

@@ -153,32 +153,37 @@ def test_summary_has_no_nan(tmp_path):
 
 def test_run_directory_is_created_and_resumed(tmp_path):
     run = RunDirectory(tmp_path / "runs" / "one")
-    run.create("seed: 1\n", resuming=False)
+    run.create("seed: 1\n")
     assert run.config.read_text() == "seed: 1\n"
     assert sorted(os.listdir(run.path)) == ["checkpoints", "config.yaml", "logs", "trajectories"]
     assert run.log_path(12) == run.path / "logs" / "rank-0012.log"
     assert run.trajectory_directory(3) == run.path / "trajectories" / "rank-0003"
     with pytest.raises(ConfigError, match=r"--run-dir .*not empty.*--resume"):
-        run.create("seed: 2\n", resuming=False)
-    assert run.config.read_text() == "seed: 1\n"
-    run.create("seed: 2\n", resuming=True)
+        run.check(resuming=False)
+    run.check(resuming=True)
+    run.create("seed: 2\n", keep="start-0001")
+    assert (run.path / "starts" / "start-0001.yaml").read_text() == "seed: 1\n"
     assert run.config.read_text() == "seed: 2\n"
     (tmp_path / "empty").mkdir()
-    RunDirectory(tmp_path / "empty").create("", resuming=False)
+    RunDirectory(tmp_path / "empty").create("")
+
+
+def open_directory(path):
+    RunDirectory(path).check(resuming=False)
+    RunDirectory(path).create("")
 
 
 def test_unusable_run_directories_are_rejected(tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to(tmp_path / "nothing")
     for place in ("file", "file/below", "link", "x" * 300):
-        for resuming in (False, True):
-            with pytest.raises(ConfigError, match="--run-dir") as caught:
-                RunDirectory(tmp_path / place).create("", resuming=resuming)
-            assert "\n" not in str(caught.value)
+        with pytest.raises(ConfigError, match="--run-dir") as caught:
+            open_directory(tmp_path / place)
+        assert "\n" not in str(caught.value)
 
 
 def test_low_disk_space_logs_a_warning(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("hpcmarl.io.run_directory.shutil.disk_usage", lambda _: SimpleNamespace(free=10**8))
     with caplog.at_level(logging.WARNING):
-        RunDirectory(tmp_path / "run").create("", resuming=False)
+        RunDirectory(tmp_path / "run").create("")
     assert "0.1 GB are free" in caplog.text

@@ -1,0 +1,48 @@
+"""What differs between the configuration of an earlier start of a run and the present one."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from hpcmarl.config import Config
+from hpcmarl.config.file import dump_config
+from hpcmarl.config.yaml_text import inline, parse
+
+
+class Difference(NamedTuple):
+    """A key and both of its values, as YAML; "-" where one configuration does not have the key."""
+
+    key: str
+    before: str
+    now: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.before} -> {self.now}"
+
+
+def differences(before: str, config: Config) -> list[Difference]:
+    """List the keys whose values differ.
+
+    Args:
+        before: an earlier configuration, resolved, as YAML text.
+        config: the present one.
+
+    Returns:
+        One entry a key, in the order of the present configuration.
+
+    Raises:
+        ConfigError: `before` is no YAML.
+    """
+    old, new = _flat(parse(before, "the earlier configuration")[0]), _flat(parse(dump_config(config), "the configuration")[0])
+    keys = [*new, *(key for key in old if key not in new)]
+    return [Difference(key, old.get(key, "-"), new.get(key, "-")) for key in keys if old.get(key, "-") != new.get(key, "-")]
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, str]:
+    """Dotted keys and their values in YAML's short form; lists are values."""
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: inline(tree)} if prefix else {}
+    found: dict[str, str] = {}
+    for key, value in tree.items():
+        found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
