@@ -120,14 +120,14 @@ def load_newest(path: str | os.PathLike[str]) -> tuple[Path, dict[str, Tree], di
     return None
 
 
-def set_aside(directory: str | os.PathLike[str], version: int | None, label: str, spare: Path | None = None) -> list[Path]:
+def set_aside(directory: str | os.PathLike[str], first: int | None, label: str, spare: Path | None = None) -> list[Path]:
     """Move checkpoints that a run does not go on from to `directory`/superseded/`label`.
 
     Args:
         directory: a directory of checkpoints.
-        version: those that are newer move, and another one of this version; None: all.
+        first: those of this version and newer ones move; None: all.
         label: names the start of the run that moves them.
-        spare: the one that the run goes on from.
+        spare: the one that the run goes on from, which stays.
 
     Returns:
         The files where they lie now.
@@ -137,7 +137,7 @@ def set_aside(directory: str | os.PathLike[str], version: int | None, label: str
     """
     moved = []
     for file in list_checkpoints(directory):
-        if file == spare or (version is not None and (_version_of(file) < version or (spare is None and _version_of(file) == version))):
+        if file == spare or (first is not None and _version_of(file) < first):
             continue
         target = Path(directory) / SUPERSEDED / label / file.name
         try:

@@ -65,7 +65,9 @@ def check_same_actors(config: Config, topology: Topology, state: dict[str, Any],
         raise ConfigError(f"--resume {source}: deterministic: true, but the checkpoint lacks the state of {', '.join(missing)}; {remedy}")
     actors, saved = len(topology.actors), state["roles"]["actor"]
     if len(saved) != actors:
-        raise ConfigError(f"--resume {source}: deterministic: true, but {len(saved)} actors wrote the checkpoint and there are {actors} now; {remedy}")
+        raise ConfigError(
+            f"--resume {source}: deterministic: true, but {len(saved)} actors wrote the checkpoint and there are {actors} now; {remedy}"
+        )
     slots = config.topology.environments_per_actor
     if other := next((own["slots"] for own in saved.values() if own["slots"] != slots), None):
         raise ConfigError(

@@ -322,7 +322,7 @@ def test_pruning_never_deletes_what_was_just_written(tmp_path):
 
 def test_newer_checkpoints_move_aside(tmp_path):
     paths = [save_checkpoint(tmp_path, state_of(number), version=number, attributes={}) for number in (1, 2, 3)]
-    moved = set_aside(tmp_path, 1, "start-0002")
+    moved = set_aside(tmp_path, 2, "start-0002")
     assert sorted(moved) == [tmp_path / "superseded" / "start-0002" / path.name for path in paths[1:]]
     assert list_checkpoints(tmp_path) == paths[:1]
     assert load_checkpoint(moved[0])[0]["parameters"].size
