@@ -73,7 +73,7 @@ class RunDirectory:
             earlier = self.path / "starts" / f"{keep}.yaml"
             if keep is not None and self.config.exists() and not earlier.exists():
                 earlier.parent.mkdir(exist_ok=True)
-                os.replace(self.config, earlier)
+                shutil.copyfile(self.config, earlier)
         except OSError as error:
             raise storage_error(self.path, "create the run directory", error) from error
         write_text(self.config, config)

@@ -113,15 +113,15 @@ def _opened(config: Config, request: Request, topology: Topology, library: str, 
     directory = RunDirectory(target)
     home = None if source is None else home_of(source)
     inside = home is not None and home.resolve() == target.resolve()
-    directory.check(resuming=inside or (request.resume == "auto" and request.run_dir is not None))
+    loaded, changes = (None, []) if source is None or inside else _load(config, request, topology, source)
+    directory.check(resuming=inside)
     created = directory.make_root()
     lock: RunLock | None = None
     try:
         lock = acquire(target, this_owner(os.environ), lambda owner: is_gone(owner, os.environ), logger.warning)
-        if not inside and request.resume != "auto":
-            directory.check(resuming=False)  # another job may have been quicker
-        loaded = None if source is None else _load(source, wanted=request.resume != "auto")
-        changes = [] if loaded is None else _check(config, request, topology, loaded, inside=inside)
+        directory.check(resuming=inside)  # another job may have been quicker
+        if source is not None and inside:
+            loaded, changes = _load(config, request, topology, source, inside=True)
         start = _next_start(target, loaded, _facts(topology, library))
         remarks = _remarks(config, start, loaded, changes)
         directory.create(dump_config(config), keep=f"start-{start.number - 1:04d}" if start.number > 1 else None)
@@ -164,14 +164,36 @@ def _verifies(path: Path) -> bool:
     return True
 
 
-def _load(source: Path, *, wanted: bool) -> Loaded | None:
-    """Load the checkpoint, or the newest of a directory that verifies. wanted: it was named, so that its absence is an error."""
+def _load(
+    config: Config,
+    request: Request,
+    topology: Topology,
+    source: Path,
+    *,
+    inside: bool = False,
+) -> tuple[Loaded | None, list[Difference]]:
+    """Load a checkpoint, or the newest of a directory that verifies.
+
+    Args:
+        inside: the run goes on in the checkpoint's own directory.
+
+    Returns:
+        The checkpoint and how its configuration differs from the present one; None where `--resume auto` finds none.
+
+    Raises:
+        ConfigError: the checkpoint does not fit.
+        FormatError: it does not verify, or a named directory has none that does.
+    """
     if source.is_file():
-        return Loaded(source, *load_checkpoint(source))
+        loaded = Loaded(source, *load_checkpoint(source))
+        return loaded, _check(config, request, topology, loaded, inside=inside)
     found = load_newest(source)
-    if found is None and wanted:
+    if found is None and request.resume != "auto":
         raise FormatError(f"--resume {source}: no checkpoint in it verifies; allowed: a run directory with checkpoints/checkpoint-*.h5")
-    return None if found is None else Loaded(*found)
+    if found is None:
+        return None, []
+    loaded = Loaded(*found)
+    return loaded, _check(config, request, topology, loaded, inside=inside)
 
 
 def _check(config: Config, request: Request, topology: Topology, loaded: Loaded, *, inside: bool) -> list[Difference]:

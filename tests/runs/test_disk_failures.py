@@ -68,12 +68,22 @@ def test_run_continues_on_full_disk_and_writes_again_later(small_disk, caplog, m
 def test_a_disk_that_stays_full_leaves_the_last_good_checkpoint(small_disk, caplog):
     run_world(1, small_disk / "run", *KEPT)
     before = find_checkpoint(small_disk / "run")
-    fill_up(small_disk, 4096)
-    run_world(1, small_disk / "run", *KEPT, "stop.updates=20", resume="auto")
+    fill_up(small_disk, 36_864)  # enough to start
+    ranks = run_world(1, small_disk / "run", *KEPT, "stop.updates=20", resume="auto")
+    assert ranks[0].exit_code == 1
     assert find_checkpoint(small_disk / "run") == before
     assert all_good(small_disk / "run")
     assert not list((small_disk / "run" / "checkpoints").glob("*" + PARTIAL))
     assert "free some space" in caplog.text
+
+
+def test_run_that_cannot_start_on_a_full_disk_changes_nothing(small_disk):
+    run_world(1, small_disk / "run", *KEPT)
+    before = {path: path.read_bytes() for path in (small_disk / "run").rglob("*") if path.is_file()}
+    fill_up(small_disk, 8192)
+    with pytest.raises(StorageError, match="No space left on device; the disk is full: free some space"):
+        run_world(1, small_disk / "run", *KEPT, "stop.updates=20", resume="auto")
+    assert {path: path.read_bytes() for path in before} == before
 
 
 @pytest.mark.parametrize("key", ["checkpoint.on_error=stop", "trajectories.on_error=stop"])

@@ -134,7 +134,7 @@ class TestTrain:
         assert "leave -n out" in err
 
     def test_an_error_of_hpcmarl_itself_is_raised_whole(self, here, monkeypatch):
-        monkeypatch.setitem(sys.modules, "hpcmarl.roles.run", types.SimpleNamespace(train=lambda *_: 1 / 0))
+        monkeypatch.setitem(sys.modules, "hpcmarl.roles.run", types.SimpleNamespace(train=lambda *_, **__: 1 / 0))
         monkeypatch.setattr(sys, "argv", ["hpcmarl", "train", "tiny.yaml"])
         with pytest.raises(ZeroDivisionError):
             cli.main()
