@@ -102,7 +102,7 @@ def train(
         if run_dir is None and resume is None:
             run_dir = str(new_run_dir(settings.name))
         options = [*option("--run-dir", run_dir), *option("--resume", resume), *(["--accept-changes"] if accept_changes else [])]
-        start(ranks, ["train", *([config] if config else []), *changes, *options])
+        start(ranks, ["train", *([config] if config else []), *changes, *options], trains=True)
     check_single(ranks)
     from hpcmarl.roles.run import train as train_ranks
 

@@ -68,11 +68,17 @@ def set_threads(threads: int) -> None:
     set_thread_environment(threads, os.environ)
 
 
-def start(ranks: int, arguments: Sequence[str]) -> None:
-    """Run this command on ranks started here and leave with their exit code."""
+def start(ranks: int, arguments: Sequence[str], *, trains: bool = False) -> None:
+    """Run this command on ranks started here and leave with their exit code; `trains`: it writes a run."""
     from hpcmarl.launch.mpiexec import run_ranks
 
-    raise typer.Exit(run_ranks(ranks, arguments, os.environ))
+    raise typer.Exit(run_ranks(ranks, arguments, os.environ, _resumable if trains else None))
+
+
+def _resumable(run: Path) -> bool:
+    from hpcmarl.io.checkpoint import find_checkpoint
+
+    return find_checkpoint(run) is not None
 
 
 def check_single(ranks: int | None) -> None:

@@ -193,7 +193,7 @@ def exploit(
     load(str(config_of(run)), [])  # sets its threads
     if ranks is not None and ranks > 1:
         flags = [*option("--run-dir", run_dir), *option("--resume", resume), "--episodes", str(episodes), *(["--json"] if as_json else [])]
-        start(ranks, ["league", "exploit", run, name, *changes, *flags])
+        start(ranks, ["league", "exploit", run, name, *changes, *flags], trains=True)
     check_single(ranks)
     from hpcmarl.roles.league_exploit import Exploitation
     from hpcmarl.roles.run import train_planned

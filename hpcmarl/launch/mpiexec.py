@@ -26,10 +26,10 @@ from pathlib import Path
 from types import FrameType
 
 from hpcmarl.errors import LaunchError
+from hpcmarl.launch.outcome import OUTCOME, judge
 from hpcmarl.launch.world import launcher_world, library_kind
 
 KILL_AFTER = 5.0  # seconds from SIGTERM to SIGKILL once the user insists
-OUTCOME = "HPCMARL_OUTCOME"  # names a file: the server's rank writes the run's exit code to it
 # Where Open MPI 5's launcher keeps its files: by default $TMPDIR/ompi.PROCESS, which a killed one leaves there; a later one of the same number
 # does not start then ("The PMIx server's listener thread failed to start", exit code 213; openpmix issue 4022)
 _SCRATCH, _SCRATCH_ON_ALL_NODES = "PRTE_MCA_prte_local_tmpdir_base", "PRTE_MCA_prte_tmpdir_base"
@@ -95,10 +95,21 @@ def command_line(ranks: int, program: MpiProgram, environ: Mapping[str, str], is
     return command, added
 
 
-def run_ranks(ranks: int, arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run `python -m hpcmarl ARGUMENTS` on `ranks` ranks and return the exit code; signals are handed on (module docstring).
+def run_ranks(ranks: int, arguments: Sequence[str], environ: Mapping[str, str], resumable: Callable[[Path], bool] | None = None) -> int:
+    """Run `python -m hpcmarl ARGUMENTS` on `ranks` ranks; signals are handed on (module docstring).
 
-    Raises LaunchError inside an MPI world, and without an mpiexec.
+    Args:
+        ranks: how many.
+        arguments: of the command.
+        environ: variables for the ranks.
+        resumable: of a command that writes its outcome (outcome.py): whether a run directory can be gone on with. None: the
+            launcher's exit code is the command's.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        LaunchError: inside an MPI world, and without an mpiexec.
     """
     around = launcher_world(environ)
     if around is not None and around.size > 1:
@@ -109,15 +120,12 @@ def run_ranks(ranks: int, arguments: Sequence[str], environ: Mapping[str, str]) 
         outcome = Path(scratch) / "exit-code"
         # unbuffered: what a rank says is seen before it dies
         code = supervise([*command, sys.executable, "-u", "-m", "hpcmarl", *arguments], {**environ, **added, OUTCOME: str(outcome)})
-        # the launcher may speak of a rank that died and was replaced, or that the run went on without
-        return int(outcome.read_text()) if outcome.is_file() else code
-
-
-def tell_outcome(code: int, environ: Mapping[str, str]) -> None:
-    """The run has ended with this exit code: for `run_ranks`, where it has started the ranks."""
-    if path := environ.get(OUTCOME):
-        with contextlib.suppress(OSError):  # the first rank may be on another machine than the launcher
-            Path(path).write_text(str(code))
+        if resumable is None:
+            return code
+        code, line = judge(code, outcome, resumable)
+        if line:
+            print(f"error: {line}", file=sys.stderr, flush=True)
+        return code
 
 
 def supervise(command: Sequence[str], environ: Mapping[str, str]) -> int:

@@ -5,6 +5,7 @@ Called by run.train on every rank and, with virtual ranks, by tests. A failure o
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -52,6 +53,7 @@ class Rank:
         self.exit_code: int | None = None
         self.liveness = Liveness(context)
         self.lost: set[int] = set()
+        self.dead: set[int] = set()  # found by this rank itself
         self.processes = dict(enumerate(context.processes))
         self.replacements = Replacements(context)
         self.present = "building its roles"
@@ -103,6 +105,7 @@ class Rank:
                 self.roles["learner"].on_replaced(rank)
             self._tell_replaced(rank, process)
         dead = self.transport.lost()
+        self.dead.update(dead)
         if self.context.rank != server:
             if server in dead:
                 raise ServerLost(f"rank {server} (server) has died")
@@ -237,7 +240,7 @@ class AbortHook:
         the server's end, which the server may not have told: one rank says that, and each that found it silent."""
         if isinstance(error, PeerFailure):
             logger.error("%s", error)
-            if isinstance(error, ServerSilent) or (isinstance(error, ServerLost) and self.transport.rank == FIRST_OTHER):
+            if isinstance(error, ServerSilent) or (isinstance(error, ServerLost) and self._is_first_left()):
                 sys.stderr.write(f"error: {error}; the job ends\n")
                 sys.stderr.flush()
                 time.sleep(FORWARDING_SECONDS)
@@ -252,6 +255,18 @@ class AbortHook:
         self._close_soon()
         time.sleep(FORWARDING_SECONDS)
         self.transport.abort()
+
+    def _is_first_left(self) -> bool:
+        """Whether no lower rank lives but the server's, which is gone; others may have died at the same moment, so look for a while."""
+        dead = set() if self.rank is None else set(self.rank.dead)
+        end = time.monotonic() + FORWARDING_SECONDS
+        while time.monotonic() < end:
+            with contextlib.suppress(HpcmarlError):
+                if (message := self.transport.receive()) is not None:
+                    message.release()
+            dead.update(self.transport.lost())
+            time.sleep(0.01)
+        return all(rank in dead for rank in range(FIRST_OTHER, self.transport.rank))
 
     def _resumable(self) -> bool:
         return self.rank is not None and bool(list_checkpoints(self.rank.context.run_directory / "checkpoints"))

@@ -6,7 +6,6 @@ a bad configuration ends a thousand ranks with one line.
 
 from __future__ import annotations
 
-import faulthandler
 import logging
 import os
 import sys
@@ -24,9 +23,10 @@ from hpcmarl.config import Config
 from hpcmarl.envs import describe, image_remark
 from hpcmarl.errors import EXIT_SUCCESS, ConfigError, HpcmarlError, UsageError
 from hpcmarl.io.run_directory import RunDirectory
-from hpcmarl.launch.mpiexec import tell_outcome
+from hpcmarl.launch.outcome import said_path, tell_outcome, tell_run_directory
 from hpcmarl.launch.processes import started_at
 from hpcmarl.launch.signals import StopSignals
+from hpcmarl.launch.start_watch import watch_start
 from hpcmarl.launch.timelimit import job_end
 from hpcmarl.launch.world import check_world, under_launcher
 from hpcmarl.roles.agreement import told_by_first
@@ -38,7 +38,6 @@ from hpcmarl.roles.opening import OpenedRun, Request, open_run
 from hpcmarl.roles.rank import AbortHook, Rank, serve
 
 logger = logging.getLogger(__name__)
-MPI_START_SECONDS = 300.0
 LEAVING_SECONDS = 20.0  # for the last of the others to be done
 FINISHING_SECONDS = 3600.0  # the same where the server's rank has something to do at the end
 PROBLEM_BYTES = 1000
@@ -54,11 +53,10 @@ def join_world() -> Transport:
     Raises LaunchError when the launcher meant another world than MPI found (silent singletons)."""
     if not under_launcher(os.environ):
         return LocalWorld(1).transports[0]
-    # a rank that dies inside MPI_Init leaves the others waiting there for ever, deaf to signals
-    faulthandler.dump_traceback_later(MPI_START_SECONDS, exit=True)
+    watch = watch_start(os.environ, said_path(os.environ))  # a rank that dies inside MPI_Init leaves the others waiting there, deaf to signals
     from hpcmarl.comm import mpi, mpi_library
 
-    faulthandler.cancel_dump_traceback_later()
+    watch.joined()
     check_world(mpi_library.world_size(), os.environ, mpi_library.library_version())
     return mpi.MpiTransport() if mpi_library.world_size() > 1 else LocalWorld(1).transports[0]
 
@@ -154,6 +152,7 @@ def prepare(
             raise UsageError(problem)
         check_environments(config)
         opened.append(open_run(config, request, topology, transport.library))
+        tell_run_directory(opened[0].directory, os.environ)
         start = opened[0].start
         return {"directory": str(opened[0].directory), "start": start.number, "run": start.run}
 

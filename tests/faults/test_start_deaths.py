@@ -1,0 +1,84 @@
+"""Ranks that die while the ranks start: one line names the missing one, and the job ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hpcmarl.launch import start_watch
+from tests.support.launch import LIBRARIES, mpi_command, python_of, rank_processes, ranks_take_seconds, run
+from tests.support.worlds import SPREAD
+
+pytestmark = [pytest.mark.mpi, ranks_take_seconds]
+
+
+class KillAtStart:
+    """Kills one rank so many seconds after its process is first seen."""
+
+    def __init__(self, marker: str, rank: int, after: float) -> None:
+        self.marker, self.rank, self.after = marker, rank, after
+        self.process = 0
+        self.seen = 0.0
+
+    def __call__(self, _session: int) -> None:
+        if self.process:
+            return
+        process = rank_processes(self.marker).get(self.rank)
+        self.seen = self.seen or (time.monotonic() if process else 0.0)
+        if process and time.monotonic() >= self.seen + self.after:
+            os.kill(process, signal.SIGKILL)
+            self.process = process
+
+
+def arguments(tmp_path: Path) -> list[str]:
+    config = tmp_path / "config.yaml"
+    config.write_text(SPREAD)
+    return ["-m", "hpcmarl", "train", str(config), "--run-dir", str(tmp_path / "run"), "stop.updates=1000000"]
+
+
+@pytest.mark.parametrize(("rank", "after"), [(2, 0.0), (0, 0.8), pytest.param(3, 1.6, marks=pytest.mark.long("one more moment"))])
+def test_death_at_start_ends_train_with_one_line(rank: int, after: float, tmp_path: Path) -> None:
+    kill = KillAtStart(str(tmp_path / "run"), rank, after)
+    job = run([sys.executable, *arguments(tmp_path), "-n", "4"], dict(os.environ), limit=60, meanwhile=kill)
+    assert kill.process, job.text
+    assert job.code == 1, job.text
+    assert not job.orphans
+    lines = [line for line in job.text.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, job.text
+    assert f"rank {rank} " in lines[0]
+    assert "Traceback" not in job.text
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_death_at_start_ends_a_bare_mpiexec(library: str, tmp_path: Path) -> None:
+    kill = KillAtStart(str(tmp_path / "run"), 1, 0.3)
+    command, environment = mpi_command(library, 3, [python_of(library), *arguments(tmp_path)])
+    job = run(command, environment, limit=60, meanwhile=kill)
+    assert kill.process, job.text
+    assert job.code != 0, job.text
+    assert not job.orphans
+    assert "Traceback" not in job.text
+
+
+def test_ranks_that_wait_too_long_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that never comes, as on another host: here one that sleeps instead of joining."""
+    monkeypatch.setenv("HPCMARL_OUTCOME", str(tmp_path / "code"))
+    program = tmp_path / "sleeping.py"
+    program.write_text(
+        "import os, sys, time\n"
+        "from hpcmarl.launch import start_watch\n"
+        "start_watch.LIMIT_SECONDS = 3.0\n"
+        "if os.environ['OMPI_COMM_WORLD_RANK'] == '1':\n    time.sleep(600)\n"
+        "from hpcmarl.roles.run import join_world\n"
+        "join_world()\n"
+    )
+    command, environment = mpi_command("openmpi", 2, [sys.executable, str(program)])
+    job = run(command, {**environment, "PYTHONPATH": str(Path(start_watch.__file__).parents[2])}, limit=60)
+    assert job.code != 0
+    assert "a rank of another host" in job.text
+    assert (tmp_path / "code.said").exists()
