@@ -39,6 +39,7 @@ ALLOWED = {
         "config.presets",
         "config.preset_layer",
     },
+    "config.differences": {"config", "config.file", "config.yaml_text"},
     "config.sweep": {"config.simulation", "config.file"},
     "maths": BASIS,
     "nets": BASIS | {"maths"},
@@ -52,7 +53,7 @@ ALLOWED = {
     # sampled.py alone plays episodes, with the classes that actors and learners play and learn with
     "sim": BASIS | {"optim", "maths", "config.sweep", "config.file", "nets", "algos", "envs", "comm"},
     "analysis": BASIS | {"io", "maths", "config.file", "config.presets", "config.yaml_text"},
-    "roles": BASIS | {"maths", "nets", "algos", "optim", "league", "envs", "io", "comm", "launch", "config.file"},
+    "roles": BASIS | {"maths", "nets", "algos", "optim", "league", "envs", "io", "comm", "launch", "config.file", "config.differences"},
     "bench": EVERYTHING,
     "doctor": EVERYTHING,
     "cli": EVERYTHING,

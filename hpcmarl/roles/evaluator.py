@@ -54,6 +54,14 @@ class Evaluator(Role):
         """Judge `parameters` [P] (copied); callback gets {version, return_mean, return_std, …} as of `summarise`."""
         self.jobs.append((np.array(parameters, dtype=np.float32), version, callback))
 
+    def cancel(self) -> None:
+        """Give up what is being judged and what waits; no callback follows."""
+        self.jobs.clear()
+        self.results = []
+        if self.match is not None:
+            self.match.close()
+            self.match = None
+
     def on_message(self, message: Message) -> None:
         message.release()
 

@@ -191,6 +191,8 @@ class Server(Role):
         if self.phase == "stop" and self._all_is_said():
             self._after_stop()
             return True
+        if self.phase == "evaluate" and self.stop_at is not None and time.time() > self.stop_at:
+            self.ask_to_stop("interrupted")
         if self.phase == "evaluate" and self.evaluator.idle:
             self._finish()
             return True
@@ -234,6 +236,14 @@ class Server(Role):
         """Somebody wants the run to end: "interrupted", to be resumed, or "finished". Harmless when it is ending anyway."""
         if self.phase in ("start", "train"):
             self._want_stop(status)
+        elif status == "interrupted" and self.phase in ("stop", "evaluate") and self.status == "finished" and self._evaluates():
+            logger.info("interrupted: the evaluation is given up, the run can be resumed for it")
+            self.status = status
+            self.evaluator.cancel()
+
+    def _evaluates(self) -> bool:
+        """Whether an evaluation is under way or to come."""
+        return not self.evaluator.idle or (self.phase == "stop" and self.context.config.eval.episodes > 0)
 
     def _want_stop(self, status: str) -> None:
         """Stop now; a deterministic run at the end of its round, where it can be continued bit for bit."""
@@ -244,6 +254,8 @@ class Server(Role):
 
     def _begin_stop(self, status: str) -> None:
         self.status, self.phase = status, "stop"
+        if status == "interrupted":
+            self.evaluator.cancel()  # it may take longer than the signal leaves time for
         self.recorder.end()
         self.snapshots.expect_final()
         for group in self.context.topology.groups:

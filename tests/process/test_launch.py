@@ -42,8 +42,10 @@ class TestSupervision:
     @pytest.mark.parametrize(
         ("script", "code"),
         [
-            ("exit 7", 7),
+            ("exit 2", 2),
+            ("exit 0", 1),  # every rank was killed
             ("echo 0 >$HPCMARL_OUTCOME; exit 137", 0),  # a replaced rank was killed in its turn
+            ("echo $PWD >$HPCMARL_OUTCOME.run; exit 0", 75),
         ],
     )
     def test_reported_outcome_overrides_the_exit_code(self, script, code, tmp_path, monkeypatch):
@@ -51,7 +53,14 @@ class TestSupervision:
         mpiexec.write_text(f"#!/bin/sh\ncd {tmp_path}\n{script}\n")
         mpiexec.chmod(0o755)
         monkeypatch.setattr("hpcmarl.launch.mpiexec.find_mpiexec", lambda environ: MpiProgram(mpiexec, "openmpi", (5, 0)))
-        assert run_ranks(2, ["train"], os.environ) == code
+        assert run_ranks(2, ["train"], os.environ, lambda run: run == tmp_path) == code
+
+    def test_launchers_code_counts_for_other_commands(self, tmp_path, monkeypatch):
+        mpiexec = tmp_path / "mpiexec"
+        mpiexec.write_text("#!/bin/sh\nexit 7\n")
+        mpiexec.chmod(0o755)
+        monkeypatch.setattr("hpcmarl.launch.mpiexec.find_mpiexec", lambda environ: MpiProgram(mpiexec, "openmpi", (5, 0)))
+        assert run_ranks(2, ["doctor"], os.environ) == 7
 
     def test_supervise_restores_signal_handlers(self):
         before = signal.getsignal(signal.SIGUSR1)
