@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from hpcmarl.comm.protocol import Buffer, check_header
-from hpcmarl.comm.transport import Message, Reduction, SendHandle, SharedHandle, Transport
+from hpcmarl.comm.transport import Message, Reduction, Regrouped, Regrouping, SendHandle, SharedHandle, Transport
 from hpcmarl.errors import HpcmarlError, LaunchError
 from hpcmarl.types import Array
 
@@ -115,11 +115,11 @@ class LocalTransport(Transport):
         self.world.sums.pop((self.reduction_members, index - 2), None)  # everyone has read it, or this sum could not have started
         return LocalSum(parts, self.reduction_members)
 
-    def regroup(self, lost: int, progress: int, state: Callable[[], bytes]) -> bytes | None:
+    def regroup(self, lost: int, progress: int, state: Callable[[], bytes]) -> Regrouping:
         """A sum to which all had contributed can still be read here, so that nobody is behind for good."""
         self.reduction_members = tuple(rank for rank in self.reduction_members if rank != lost)
         self._sums_started = 0
-        return None
+        return Regrouped()
 
     def broadcast(self, payload: bytes | None) -> bytes:
         if payload is not None:

@@ -20,13 +20,13 @@ import numpy as np
 from mpi4py import MPI
 
 from hpcmarl.comm.mpi_collectives import broadcast, gather, leave_together
-from hpcmarl.comm.mpi_group import MpiGroup
+from hpcmarl.comm.mpi_group import MpiGroup, MpiRegrouping
 from hpcmarl.comm.mpi_library import library_version, survives_deaths
 from hpcmarl.comm.mpi_messages import BufferPool, Incoming, MpiHandle, Way, begin, complete
 from hpcmarl.comm.mpi_spawn import Spawning
 from hpcmarl.comm.mpi_sums import is_death
 from hpcmarl.comm.protocol import Buffer, Kind, announced_bytes, check_header, control, header_of
-from hpcmarl.comm.transport import Message, PeerFailure, Reduction, SendHandle, SharedHandle, Transport
+from hpcmarl.comm.transport import Message, PeerFailure, Reduction, Regrouping, SendHandle, SharedHandle, Transport
 from hpcmarl.errors import LaunchError
 from hpcmarl.types import Array
 
@@ -248,9 +248,9 @@ class MpiTransport(Transport):
         assert self._reducing is not None
         return self._reducing.start_sum(vector)
 
-    def regroup(self, lost: int, progress: int, state: Callable[[], bytes]) -> bytes | None:
+    def regroup(self, lost: int, progress: int, state: Callable[[], bytes]) -> Regrouping:
         assert self._reducing is not None
-        return self._reducing.regroup(progress, state)
+        return MpiRegrouping(self._reducing, progress, state)
 
     def broadcast(self, payload: bytes | None) -> bytes:
         return broadcast(self.comm, payload)

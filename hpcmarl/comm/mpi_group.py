@@ -5,6 +5,7 @@ Called by comm/mpi.py; knows communicators and the interface of backends (comm/s
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from mpi4py import MPI
 
 from hpcmarl.comm.mpi_sums import is_death
 from hpcmarl.comm.sums import SumBackend, find_backend
-from hpcmarl.comm.transport import Reduction
+from hpcmarl.comm.transport import Reduction, Regrouping
 from hpcmarl.errors import ConfigError, HpcmarlError, LaunchError
 from hpcmarl.types import Array
 
@@ -54,7 +55,7 @@ class MpiGroup:
             self._sums = None
 
     def regroup(self, progress: int, state: Callable[[], bytes]) -> bytes | None:
-        """Leave out who has died; see Transport.regroup. Collective among the survivors, also if more of them die meanwhile.
+        """Leave out who has died. Collective among the survivors, also if more of them die meanwhile; waits for a frozen one.
 
         Raises HpcmarlError when the survivors cannot form the backend's group although all of them live."""
         while True:
@@ -113,3 +114,29 @@ class MpiGroup:
         data = data if own else np.empty(int(length[0]), np.uint8)
         self._comm.Bcast([data, MPI.BYTE], newest)
         return None if progress == everyone.max() else data.tobytes()
+
+
+class MpiRegrouping(Regrouping):
+    """Regroups in a thread, since MPI's Shrink waits for every survivor, also for one that is frozen.
+
+    The rank itself goes on meanwhile. Otherwise it would be taken for frozen, and nobody would end the one that is."""
+
+    def __init__(self, group: MpiGroup, progress: int, state: Callable[[], bytes]) -> None:
+        self._group, self._progress, self._state = group, progress, state
+        self._failure: Exception | None = None
+        self._done = threading.Event()
+        threading.Thread(target=self._run, name="regrouping", daemon=True).start()
+
+    def done(self) -> bool:
+        if not self._done.is_set():
+            return False
+        if self._failure is not None:
+            raise self._failure
+        return True
+
+    def _run(self) -> None:
+        try:
+            self.newer = self._group.regroup(self._progress, self._state)
+        except (MPI.Exception, HpcmarlError) as error:
+            self._failure = error
+        self._done.set()

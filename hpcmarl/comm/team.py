@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from hpcmarl.comm.protocol import Buffer, header_of
-from hpcmarl.comm.transport import Message, Reduction, SendHandle, Transport
+from hpcmarl.comm.transport import Message, Reduction, Regrouping, SendHandle, Transport
 from hpcmarl.errors import HpcmarlError, LaunchError
 from hpcmarl.types import Array
 
@@ -86,7 +86,7 @@ class TeamTransport(Transport):
     def start_sum(self, vector: Array) -> Reduction:
         raise HpcmarlError("a league has one learner a member: there is nothing to sum")
 
-    def regroup(self, lost: int, progress: int, state: Callable[[], bytes]) -> bytes | None:
+    def regroup(self, lost: int, progress: int, state: Callable[[], bytes]) -> Regrouping:
         raise HpcmarlError("a league has one learner a member: there is nothing to sum")
 
     def broadcast(self, payload: bytes | None) -> bytes:

@@ -82,6 +82,23 @@ class Reduction(ABC):
         """The summed vector when it is complete, else None; never blocks."""
 
 
+class Regrouping(ABC):
+    """The survivors of a reduction group finding together."""
+
+    @abstractmethod
+    def done(self) -> bool:
+        """Whether they have. Raises HpcmarlError where they cannot."""
+
+    newer: bytes | None = None  # when done: the state of a member that is further; None where this one is not behind
+
+
+class Regrouped(Regrouping):
+    """Survivors that have found together already."""
+
+    def done(self) -> bool:
+        return True
+
+
 class Transport(ABC):
     """Point-to-point messages in order between two ranks, flow-controlled: a send is done when the receiver has taken it."""
 
@@ -143,11 +160,20 @@ class Transport(ABC):
         """Start the sum of `vector` over the reduction group; all of its members do so in the same order."""
 
     @abstractmethod
-    def regroup(self, lost: int, progress: int, state: Callable[[], bytes]) -> bytes | None:
-        """Leave a dead rank out of the reduction group; sums under way are void where they have not arrived.
+    def regroup(self, lost: int, progress: int, state: Callable[[], bytes]) -> Regrouping:
+        """Begin to leave a dead rank out of the reduction group; sums under way are void where they have not arrived.
 
-        Collective: all survivors of the group call it when they are told. `progress` counts the sums that have arrived here: a
-        member that is behind gets the `state()` of one that is not, the others get None. `lost` must be a reduction member."""
+        Collective: all survivors of the group call it when they are told. One of them may be frozen and unheard of as yet, so
+        nobody may wait here: this rank goes on with its messages until the result is there.
+
+        Args:
+            lost: a member of the reduction group.
+            progress: how many sums have arrived here.
+            state: gives the state after them; neither it nor `progress` may change until the result is there.
+
+        Returns:
+            What is under way.
+        """
 
     @abstractmethod
     def broadcast(self, payload: bytes | None) -> bytes:

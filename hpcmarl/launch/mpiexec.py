@@ -25,8 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from hpcmarl.errors import LaunchError
-from hpcmarl.launch.outcome import OUTCOME, judge
+from hpcmarl.errors import EXIT_SUCCESS, EXIT_TRY_AGAIN, LaunchError
+from hpcmarl.launch.noise import NoiseFilter, put_away
+from hpcmarl.launch.outcome import OUTCOME, judge, run_directory
 from hpcmarl.launch.world import launcher_world, library_kind
 
 KILL_AFTER = 5.0  # seconds from SIGTERM to SIGKILL once the user insists
@@ -119,19 +120,34 @@ def run_ranks(ranks: int, arguments: Sequence[str], environ: Mapping[str, str], 
         command, added = command_line(ranks, program, environ, is_root=os.geteuid() == 0, scratch=scratch)
         outcome = Path(scratch) / "exit-code"
         # unbuffered: what a rank says is seen before it dies
-        code = supervise([*command, sys.executable, "-u", "-m", "hpcmarl", *arguments], {**environ, **added, OUTCOME: str(outcome)})
-        if resumable is None:
-            return code
-        code, line = judge(code, outcome, resumable)
+        noise = NoiseFilter(sys.stderr.fileno())
+        ranked = [*command, sys.executable, "-u", "-m", "hpcmarl", *arguments]
+        try:
+            code = supervise(ranked, {**environ, **added, OUTCOME: str(outcome)}, noise.source)
+        finally:
+            kept = noise.finish()
+        line = ""
+        if resumable is not None:
+            code, line = judge(code, outcome, resumable)
+        if code in (EXIT_SUCCESS, EXIT_TRY_AGAIN):
+            put_away(kept, run_directory(outcome))
+        else:
+            os.write(sys.stderr.fileno(), b"".join(kept))
         if line:
             print(f"error: {line}", file=sys.stderr, flush=True)
         return code
 
 
-def supervise(command: Sequence[str], environ: Mapping[str, str]) -> int:
+def supervise(command: Sequence[str], environ: Mapping[str, str], stderr: int | None = None) -> int:
     """Run a launcher in a session of its own until it ends, handing signals on; afterwards kill what is left of the session.
 
-    Returns the exit code; 128 + the signal's number where the launcher was killed by a signal.
+    Args:
+        command: the launcher and what it starts.
+        environ: its variables.
+        stderr: its standard error; None: this process's.
+
+    Returns:
+        The exit code; 128 + the signal's number where the launcher was killed by a signal.
     """
     process: subprocess.Popen[bytes] | None = None
     asked: list[int] = []
@@ -150,7 +166,9 @@ def supervise(command: Sequence[str], environ: Mapping[str, str]) -> int:
     # Handlers before the start: a signal in between would end this process and leave the ranks alone.
     before = {number: signal.signal(number, hand_on) for number in numbers}
     try:
-        process = subprocess.Popen(command, env=dict(environ), stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent())
+        process = subprocess.Popen(
+            command, env=dict(environ), stdin=subprocess.DEVNULL, stderr=stderr, start_new_session=True, preexec_fn=_die_with_parent()
+        )
         if asked:  # it came while the launcher was being started
             process.send_signal(signal.SIGUSR1)
         while True:

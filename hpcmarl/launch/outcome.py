@@ -46,13 +46,18 @@ def judge(code: int, path: Path, resumable: Callable[[Path], bool]) -> tuple[int
         return int(told), ""
     if code in _SPOKEN:
         return code, ""
-    run = _read(path.with_name(path.name + ".run"))
+    run = run_directory(path)
     good = bool(run) and resumable(Path(run))
     line = f"all ranks ended without a word (the launcher's exit code: {code}); they may have been killed for want of memory"
     if run:
         line += f"; go on with --resume {run}" if good else f"; {run} has no checkpoint to go on from"
     said = path.with_name(path.name + ".said").exists()
     return EXIT_TRY_AGAIN if good else EXIT_FAILURE, "" if said else line
+
+
+def run_directory(path: Path) -> str:
+    """Return the run's directory as it was written beside the outcome; empty where it was not."""
+    return _read(path.with_name(path.name + ".run"))
 
 
 def _write(environ: Mapping[str, str], ending: str, text: str) -> None:

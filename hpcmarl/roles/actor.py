@@ -18,7 +18,7 @@ from hpcmarl.comm.protocol import FLAG_ALLOTTED, FLAG_FINAL, FLAG_WAIT, Kind, ve
 from hpcmarl.comm.transport import Message
 from hpcmarl.envs import Seeds, make_environment
 from hpcmarl.packing import unpack
-from hpcmarl.roles.base import Context, Interval, Role, generator_for
+from hpcmarl.roles.base import REPORTS_PER_SECOND, Context, Interval, Role, generator_for
 from hpcmarl.roles.episode_turns import UNLIMITED, EpisodeTurns
 from hpcmarl.roles.outbox import Outbox
 from hpcmarl.roles.quota import actor_quota
@@ -71,7 +71,7 @@ class Actor(Role):
         self.held_since: float | None = None
         self.timer = TrajectoryTimer(self.slots)
         self.counters: dict[str, float] = {"cancelled_steps": 0, "environment_seconds": 0.0, "acting_seconds": 0.0, "held_seconds": 0.0}
-        self.report = Interval(max(config.logging.every_seconds, 0.01 * context.topology.size))
+        self.report = Interval(max(config.logging.every_seconds, context.topology.size / REPORTS_PER_SECOND))
 
     @property
     def arena(self) -> RolloutArena:

@@ -35,6 +35,7 @@ from hpcmarl.types import EnvironmentSpec, FloatArray
 
 EPISODES_A_MESSAGE = 16  # a rollout message of unrolls stands for about so many episodes
 TOPOLOGY = 1  # number of the random stream that draws masks
+REPORTS_PER_SECOND = 100  # that the server gets from all actors, and from all learners
 ARENA_STEPS = 64  # rows of an arena where whole episodes are cut out of it
 
 

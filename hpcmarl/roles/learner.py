@@ -22,7 +22,7 @@ from hpcmarl.comm.transport import LatestLink, Message, SendHandle
 from hpcmarl.config import QLearningConfig
 from hpcmarl.optim.sparse import needs_all
 from hpcmarl.packing import unpack
-from hpcmarl.roles.base import Context, Interval, Role
+from hpcmarl.roles.base import REPORTS_PER_SECOND, Context, Interval, Role
 from hpcmarl.roles.critic_memory import CriticMemory
 from hpcmarl.roles.feed import Iterations, Queue, Work
 from hpcmarl.roles.guard import GradientGuard
@@ -59,7 +59,8 @@ class Learner(Role):
         self.replica = Replica(context, self.algorithm, self.group.index) if config.rounds.collective else None
         self.critic_memory = CriticMemory(self.algorithm)
         self.means, self.episodes = Means(), EpisodeLog()
-        self.guard, self.report = GradientGuard(config), Interval(config.logging.every_seconds)
+        self.guard = GradientGuard(config)
+        self.report = Interval(max(config.logging.every_seconds, len(context.topology.groups) / REPORTS_PER_SECOND))
         self.round_end = RoundEnd(self.group.actors)
         self.cancelling = CancellingRewards(context.spec, config.algo)
         self.last_version = 0

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.algos.base import Algorithm
-from hpcmarl.comm.transport import Reduction
+from hpcmarl.comm.transport import Reduction, Regrouping
 from hpcmarl.optim.sparse import needs_all
 from hpcmarl.packing import pack, unpack
 from hpcmarl.roles.base import Context
@@ -20,7 +20,7 @@ from hpcmarl.types import Array, BoolArray, FloatArray
 
 
 class Replica:
-    """`busy` while a round is being closed: the learner then makes no gradient."""
+    """`busy` while a round is being closed, or learners are left out: the learner then makes no gradient."""
 
     def __init__(self, context: Context, algorithm: Algorithm, group: int) -> None:
         self.transport = context.transport
@@ -32,10 +32,12 @@ class Replica:
         self._closing: deque[int] = deque()
         self._contribution: Array | None = None  # of the round that is being closed; kept until its sum has arrived
         self._reduction: Reduction | None = None
+        self._regrouping: Regrouping | None = None
+        self._lost: deque[int] = deque()  # learners to be left out
 
     @property
     def busy(self) -> bool:
-        return bool(self._closing)
+        return bool(self._closing) or self._regrouping is not None
 
     @property
     def mask(self) -> BoolArray | None:
@@ -67,6 +69,8 @@ class Replica:
         """The new point and version when a round's sum has arrived; starts the sum if it is due. Never blocks.
 
         Raises FloatingPointError when the summed direction is not finite."""
+        if self._regrouping is not None:
+            return self._regrouped()
         if not self._closing:
             return None
         if self._reduction is None:
@@ -96,15 +100,38 @@ class Replica:
         return self.optimizer.point(), self._closing.popleft()
 
     def go_on_without(self, lost: int) -> tuple[Array, int] | None:
-        """Leave a dead learner out of the sums and go on from the last round that was completed anywhere: the round under way is
-        summed again among the survivors. The new point and version where that is news to this learner; waits for the other survivors."""
+        """Begin to leave a dead learner out of the sums; the round under way is summed again among the survivors (`poll`).
+
+        Returns:
+            The new point and version where the sum that was under way has arrived all the same.
+        """
         if lost not in self.transport.reduction_members:
             return None
+        self._lost.append(lost)
+        if self._regrouping is not None:
+            return None
         news = self._arrived()
-        newer = self.transport.regroup(lost, self.optimizer.updates, lambda: bytes(pack(self.optimizer.state_dict())))
+        self._regroup()
+        return news
+
+    def _regroup(self) -> None:
+        """Leave out the next lost learner that is still a member, if there is one."""
+        self._regrouping = None
+        while self._lost and self._regrouping is None:
+            lost = self._lost.popleft()
+            if lost in self.transport.reduction_members:
+                self._regrouping = self.transport.regroup(lost, self.optimizer.updates, lambda: bytes(pack(self.optimizer.state_dict())))
+
+    def _regrouped(self) -> tuple[Array, int] | None:
+        """Go on from the last round that was completed anywhere when the survivors have found together; the point where that is news."""
+        assert self._regrouping is not None
+        if not self._regrouping.done():
+            return None
         self._reduction = None
+        newer = self._regrouping.newer
+        self._regroup()
         if newer is None:
-            return news
+            return None
         self.optimizer.load_state_dict(unpack(newer))  # this learner's contribution is in it
         self._contribution = None
         return self.optimizer.point(), self._closing.popleft()

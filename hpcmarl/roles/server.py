@@ -280,7 +280,7 @@ class Server(Role):
         error = self.snapshots.close()
         self.recorder.finish(self.engine, self.status, error)
         code = self._exit_code(error)
-        if error is not None:
+        if error is not None and error != self.snapshots.not_written:  # which has been logged
             kept = self.snapshots.writer.last_version
             kept = self.snapshots.resumed_version if kept is None else kept
             good = "there is no good one" if kept is None else f"the last good one is of version {kept}"

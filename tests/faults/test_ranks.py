@@ -41,8 +41,21 @@ class Hit:
             self.until = None
 
 
-def train_and_hit(library, ranks, config, directory, rank, *changes, number=signal.SIGKILL, updates=MORE, until=None):
-    hit = Hit(directory, rank, number, until)
+class HitBoth(Hit):
+    """Freezes one rank and kills another at the same moment."""
+
+    def __init__(self, directory, frozen, killed):
+        super().__init__(directory, killed)
+        self.frozen = frozen
+
+    def __call__(self, session):
+        if self.after is None and list(self.directory.glob("checkpoints/checkpoint-*.h5")):
+            os.kill(rank_processes(str(self.directory))[self.frozen], signal.SIGSTOP)
+        super().__call__(session)
+
+
+def train_and_hit(library, ranks, config, directory, rank, *changes, number=signal.SIGKILL, updates=MORE, until=None, hit=None):
+    hit = hit or Hit(directory, rank, number, until)
     always = (f"stop.updates={updates}", "checkpoint.every_updates=20", "topology.silence_seconds=3")
     job = run_train(library, ranks, config, "--run-dir", str(directory), *always, *changes, limit=150, meanwhile=hit)
     assert hit.after is not None, f"the run ended before it could be hit:\n{job.text}"
@@ -69,6 +82,16 @@ def test_a_killed_rank_does_not_end_the_run(ranks, victim, role, changes, config
     assert (told["status"], told["updates"]) == ("finished", MORE)
     assert [(row["rank"], row["roles"]) for row in told["lost_ranks"]] == [(victim, role)]
     assert f"rank {victim} ({role}) on " in job.text
+
+
+def test_death_beside_a_frozen_learner_kills_no_other(config, tmp_path):
+    four = ("topology.groups=4", "topology.actors_per_learner=0", "topology.server=dedicated", "rounds.reduce=mpi")
+    hit = HitBoth(tmp_path / "run", frozen=2, killed=3)
+    job, _ = train_and_hit("openmpi", 5, config, tmp_path / "run", 3, *four, hit=hit)
+    assert job.code == 0, job.text
+    told = summary(tmp_path / "run")
+    assert (told["status"], told["updates"]) == ("finished", MORE)
+    assert sorted(row["rank"] for row in told["lost_ranks"]) == [2, 3]
 
 
 def test_a_killed_actor_is_replaced(config, tmp_path):
