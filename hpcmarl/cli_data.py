@@ -25,6 +25,7 @@ data_app = typer.Typer(
 
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", exists=True, help="files or run directories")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
+Superseded = Annotated[bool, typer.Option("--superseded", help="also what later starts of a run have superseded")]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="the file to write; must not exist")]
 
 
@@ -77,20 +78,26 @@ def inspect(paths: Paths, as_json: Json = False) -> None:
 def verify(paths: Paths, as_json: Json = False) -> None:
     """Read every file whole and say whether it is good.
 
-    Exits 1 if one is bad. Temporary files of running or killed writers count as open, not as bad.
+    Exits 1 if one is bad. Temporary files of running or killed writers count as open, not as bad. Says what later starts of a run have
+    superseded: what was played after the checkpoint that they went on from.
 
     \b
     hpcmarl data verify runs/quickstart-20260101-120000
     """
     from hpcmarl.io.describe import BAD, run_files, verify_file
+    from hpcmarl.io.live_segments import as_plain, describe_superseded, overlaps, superseded
 
     found = [verify_file(file) for path in paths for file in run_files(path)]
+    found += [{"path": str(shard), "status": BAD, "reason": why} for path in paths if path.is_dir() for shard, why in overlaps(path)]
+    gone = superseded([path for path in paths if path.is_dir()])
     counts = {status: sum(item["status"] == status for item in found) for status in ("good", "bad", "open")}
     if as_json:
-        print_json({"files": found, **counts})
+        print_json({"files": found, **counts, "superseded": as_plain(gone)})
     else:
         if found:
             print_columns([(item["status"], item["path"], item["reason"]) for item in found], ("status", "file", "reason"))
+        for line in describe_superseded(gone):
+            typer.echo(line)
         typer.echo(f"{counts['good']} good, {counts['bad']} bad, {counts['open']} open")
     if any(item["status"] == BAD for item in found):
         raise typer.Exit(1)
@@ -102,9 +109,10 @@ def salvage(
     remove: Annotated[bool, typer.Option("--remove", help="delete temporary files once nothing more can be got from them")] = False,
     as_json: Json = False,
 ) -> None:
-    """Recover what killed writers left: open shards become valid ones.
+    """Recover what killed writers and failing disks left: open and damaged shards become valid ones.
 
     Never overwrites a file and never touches one whose writer lives. Says what was lost. Exits 1 if something could not be recovered.
+    A damaged shard is kept beside as *.damaged. One that is named is read whole, those of a run only if their structure is damaged.
 
     \b
     hpcmarl data salvage runs/quickstart-20260101-120000
@@ -133,6 +141,7 @@ def merge(
     paths: Paths,
     out: Out,
     compression: Annotated[Compression, typer.Option("--compression", help="of the merged file")] = Compression.none,
+    with_superseded: Superseded = False,
     as_json: Json = False,
 ) -> None:
     """Put many shards into one file of the same layout, in bounded memory.
@@ -142,11 +151,12 @@ def merge(
     """
     from hpcmarl.io.merge import merge_shards
 
-    result = merge_shards(paths, out, compression.value)
+    result = merge_shards(paths, out, compression.value, superseded=with_superseded)
     if as_json:
         print_json({"path": str(out), **result})
     else:
-        typer.echo(f"{out}: {result['steps']} steps in {result['segments']} segments of {result['shards']} shards, {result['bytes']} bytes")
+        left_out = f", {result['superseded_segments']} superseded segments left out" if result["superseded_segments"] else ""
+        typer.echo(f"{out}: {result['steps']} steps in {result['segments']} segments of {result['shards']} shards, {result['bytes']} bytes{left_out}")
 
 
 @data_app.command(name="export")
@@ -155,6 +165,7 @@ def export_table(
     out: Out,
     form: Annotated[Form | None, typer.Option("--format", help="default: by the ending of --out", show_default=False)] = None,
     table: Annotated[str, typer.Option("--table", help="segments, env, or a policy: its steps")] = "segments",
+    with_superseded: Superseded = False,
     as_json: Json = False,
 ) -> None:
     """Write one table of trajectories as npz or csv.
@@ -170,7 +181,7 @@ def export_table(
         if out.suffix not in (".npz", ".csv"):
             raise UsageError(f"--out {out}: the ending says neither npz nor csv; add --format npz or --format csv")
         form = Form(out.suffix[1:])
-    result = export(paths, out, form=form.value, table=table)
+    result = export(paths, out, form=form.value, table=table, superseded=with_superseded)
     if as_json:
         print_json({"path": str(out), **result})
     else:

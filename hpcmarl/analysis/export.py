@@ -17,18 +17,50 @@ import numpy as np
 from hpcmarl.errors import UsageError
 from hpcmarl.io.atomic import write_atomically
 from hpcmarl.io.layout import ENVIRONMENT, INDEX
+from hpcmarl.io.live_segments import LiveSegments
 from hpcmarl.io.merge import collect_shards
 from hpcmarl.io.shard_reader import ShardReader
 from hpcmarl.types import Array
 
-_KEYS = ("slot", "episode", "episode_step", "version", "actor")
+_KEYS = ("slot", "episode", "episode_step", "version", "actor", "rank", "start_number")
 
 
-def export(paths: Sequence[Path], output: Path, *, form: str, table: str = INDEX) -> dict[str, Any]:
-    """Writes one table of all shards to `output` (form: npz or csv): {"rows", "columns", "bytes"}.
+class _Source:
+    """The shards to read, without what later starts of their runs have superseded unless that is asked for."""
 
-    npz: one array a column, rows first; for a policy also slot, episode, episode_step, version, actor. csv: for a policy one
-    line a step and agent. Raises UsageError for an unknown table or an existing file, FormatError, StorageError.
+    def __init__(self, shards: Sequence[Path], *, superseded: bool) -> None:
+        self.shards, self._superseded = shards, superseded
+        self._live = LiveSegments()
+
+    def open(self) -> Iterator[ShardReader]:
+        """Yield each shard, opened."""
+        for shard in self.shards:
+            with ShardReader(shard) as reader:
+                if not self._superseded:
+                    self._live.select(reader)
+                yield reader
+
+
+def export(paths: Sequence[Path], output: Path, *, form: str, table: str = INDEX, superseded: bool = False) -> dict[str, Any]:
+    """Write one table of all shards.
+
+    npz: one array a column, rows first; for a policy also slot, episode, episode_step, version, actor, rank and start_number. csv: for a
+    policy one line a step and agent.
+
+    Args:
+        paths: files and directories.
+        output: the new file.
+        form: npz or csv.
+        table: segments, env, or a policy.
+        superseded: also what later starts of the runs have superseded.
+
+    Returns:
+        rows, columns, bytes.
+
+    Raises:
+        UsageError: an unknown table or an existing file.
+        FormatError: a shard is damaged.
+        StorageError: the disk fails.
     """
     if output.exists():
         raise UsageError(f"--out {output}: exists; choose another name or delete it first")
@@ -37,7 +69,8 @@ def export(paths: Sequence[Path], output: Path, *, form: str, table: str = INDEX
         _check_table(shard, table)
     result: dict[str, Any] = {}
     write = _write_npz if form == "npz" else _write_csv
-    write_atomically(output, lambda partial: result.update(write(shards, partial, table)))
+    source = _Source(shards, superseded=superseded)
+    write_atomically(output, lambda partial: result.update(write(source, partial, table)))
     return {**result, "bytes": output.stat().st_size}
 
 
@@ -52,24 +85,20 @@ def _check_table(shard: Path, table: str) -> None:
             raise UsageError(f"--table {table}: not in {shard}; allowed: {', '.join([INDEX, *policies])}")
 
 
-def _column_slabs(shards: Sequence[Path], table: str, name: str) -> Iterator[Array]:
-    for shard in shards:
-        with ShardReader(shard) as reader:
-            if name in _KEYS and table != INDEX:
-                for first in range(0, reader.steps, 1 << 20):
-                    yield reader.row_keys(first, min(1 << 20, reader.steps - first))[name]
-            else:
-                for _, rows in reader.slabs(_group(table), [name]):
-                    yield rows[name]
+def _column_slabs(source: _Source, table: str, name: str) -> Iterator[Array]:
+    for reader in source.open():
+        if name in _KEYS and table != INDEX:
+            for first in range(0, reader.steps, 1 << 20):
+                yield reader.row_keys(first, min(1 << 20, reader.steps - first))[name]
+        else:
+            for _, rows in reader.slabs(_group(table), [name]):
+                yield rows[name]
 
 
-def _write_npz(shards: Sequence[Path], partial: Path, table: str) -> dict[str, Any]:
-    with ShardReader(shards[0]) as reader:
+def _write_npz(source: _Source, partial: Path, table: str) -> dict[str, Any]:
+    with ShardReader(source.shards[0]) as reader:
         columns = reader.layout[_group(table)].columns
-    total = 0
-    for shard in shards:
-        with ShardReader(shard) as reader:
-            total += reader.segments if table == INDEX else reader.steps
+    total = sum(reader.segments if table == INDEX else reader.steps for reader in source.open())
     names = [*columns, *(_KEYS if table != INDEX else ())]
     with zipfile.ZipFile(partial, "w", allowZip64=True) as archive:
         for name in names:
@@ -77,25 +106,24 @@ def _write_npz(shards: Sequence[Path], partial: Path, table: str) -> dict[str, A
                 dtype, sizes = (columns[name].dtype, columns[name].sizes) if name in columns else (np.dtype(np.int64), ())
                 header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (total, *sizes)}
                 np.lib.format.write_array_header_1_0(stream, header)
-                for slab in _column_slabs(shards, table, name):
+                for slab in _column_slabs(source, table, name):
                     stream.write(np.ascontiguousarray(slab, dtype).tobytes())
     return {"rows": total, "columns": names}
 
 
-def _write_csv(shards: Sequence[Path], partial: Path, table: str) -> dict[str, Any]:
+def _write_csv(source: _Source, partial: Path, table: str) -> dict[str, Any]:
     rows = 0
     heading: list[str] = []
     with ExitStack() as stack:
         stream = stack.enter_context(partial.open("w", encoding="utf-8", newline=""))
         writer = csv.writer(stream, lineterminator="\n")
-        for shard in shards:
-            with ShardReader(shard) as reader:
-                for names, lines in _csv_blocks(reader, table):
-                    if not heading:
-                        heading = names
-                        writer.writerow(heading)
-                    writer.writerows(lines)
-                    rows += len(lines)
+        for reader in source.open():
+            for names, lines in _csv_blocks(reader, table):
+                if not heading:
+                    heading = names
+                    writer.writerow(heading)
+                writer.writerows(lines)
+                rows += len(lines)
     return {"rows": rows, "columns": heading}
 
 

@@ -5,6 +5,7 @@ Called by learners, replay and the simulator; knows no transport.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import NamedTuple
@@ -15,6 +16,9 @@ from hpcmarl.comm.layout import ROLLOUT_HEADER, RolloutArena, RolloutLayout
 from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, header_of, write_header
 from hpcmarl.errors import ProtocolError
 from hpcmarl.types import Array, EnvironmentSpec, Episode, FinalFrame, Rollout
+
+
+MOST_LAYOUTS = 1024
 
 
 class OpenedMessage(NamedTuple):
@@ -32,13 +36,13 @@ class OpenedMessage(NamedTuple):
 
 
 class RolloutCodec:
-    """Layouts by (T, E), made once; reads messages and packs rollouts that were assembled elsewhere."""
+    """Layouts by (T, E), of which the newest are kept; reads messages and packs rollouts that were assembled elsewhere."""
 
     def __init__(self, spec: EnvironmentSpec, *, with_state: bool = False, memory: Mapping[str, int] | None = None) -> None:
         self.spec = spec
         self.with_state = with_state
         self.memory = dict(memory or {})
-        self._layouts: dict[tuple[int, int], RolloutLayout] = {}
+        self._layouts: OrderedDict[tuple[int, int], RolloutLayout] = OrderedDict()
 
     def layout(self, steps: int, slots: int) -> RolloutLayout:
         """The layout for T steps of E slots."""
@@ -46,6 +50,9 @@ class RolloutCodec:
         if found is None:
             found = RolloutLayout(self.spec, steps, slots, with_state=self.with_state, memory=self.memory)
             self._layouts[steps, slots] = found
+            if len(self._layouts) > MOST_LAYOUTS:  # episodes of any length may come
+                self._layouts.popitem(last=False)
+        self._layouts.move_to_end((steps, slots))
         return found
 
     def open(self, buffer: Buffer) -> OpenedMessage:
@@ -70,9 +77,9 @@ class RolloutCodec:
     def read_together(self, messages: Sequence[OpenedMessage]) -> list[Rollout]:
         """Messages of one slot each, those of equally many steps as one rollout: copies, `version` the oldest's, `actor` the first's, and without
         `episodes`. A message alone in its length is read as by read()."""
-        alike: dict[RolloutLayout, list[OpenedMessage]] = {}
+        alike: dict[int, list[OpenedMessage]] = {}
         for message in messages:
-            alike.setdefault(message.layout, []).append(message)
+            alike.setdefault(message.layout.steps, []).append(message)
         return [self._alone(group[0], group[0].version) if len(group) == 1 else _together(group) for group in alike.values()]
 
     def _alone(self, message: OpenedMessage, version: int) -> Rollout:

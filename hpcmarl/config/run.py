@@ -15,7 +15,7 @@ class TrajectoriesConfig(Section):
     enabled: bool = True
     compression: Literal["none", "lzf", "gzip", "zstd", "blosc_lz4"] = "none"
     shard_megabytes: PositiveFloat = Field(256.0, description="a shard closes after so many megabytes")
-    shard_seconds: PositiveFloat = Field(60.0, description="or after so many seconds: what a killed job can lose")
+    shard_seconds: PositiveFloat = Field(600.0, description="or after so many seconds, more with very many actors; rows reach the disk before")
     every: PositiveInt = Field(1, description="keep one rollout in so many")
     max_gigabytes: PositiveFloat | None = Field(None, description="an actor stops writing after so many gigabytes")
     on_error: Literal["warn", "stop"] = Field("warn", description="when the disk fails: go on without and try again, or end the run")

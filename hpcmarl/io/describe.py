@@ -15,6 +15,7 @@ from hpcmarl.errors import FormatError, HpcmarlError
 from hpcmarl.io.atomic import PARTIAL
 from hpcmarl.io.checkpoint import list_checkpoints, verify_checkpoint
 from hpcmarl.io.layout import ENVIRONMENT
+from hpcmarl.io.live_segments import as_plain, superseded
 from hpcmarl.io.metrics import read_csv, read_hdf5, read_summary
 from hpcmarl.io.pool import verify_snapshot
 from hpcmarl.io.salvage import list_partials
@@ -22,6 +23,7 @@ from hpcmarl.io.schema import CHECKPOINT, METRICS, SIMULATION, SNAPSHOT, TRAJECT
 from hpcmarl.io.shard import is_live
 from hpcmarl.io.shard_reader import ShardReader, list_shards, verify_shard
 from hpcmarl.io.simulation import read_simulation
+from hpcmarl.io.starts import read_starts
 from hpcmarl.io.state_file import read_state
 
 GOOD, BAD, OPEN = "good", "bad", "open"
@@ -141,6 +143,7 @@ def _describe_run(path: Path) -> dict[str, Any]:
             shards.append(_describe_shard(shard, partial=False))
         except FormatError as error:
             bad.append(str(error))
+    gone = superseded([path])
     summary = path / "summary.json"
     checkpoints = list_checkpoints(path)
     try:
@@ -158,6 +161,8 @@ def _describe_run(path: Path) -> dict[str, Any]:
         "steps": sum(shard["steps"] for shard in shards),
         "segments": sum(shard["segments"] for shard in shards),
         "episodes_ended": sum(shard["episodes_ended"] for shard in shards),
+        "superseded": as_plain(gone),
+        "starts": sorted(read_starts(path)),
         "environments": sorted({str(shard.get("env")) for shard in shards}),
         "ranks": sorted({shard.get("rank") for shard in shards}),
         "checkpoints": [checkpoint.name for checkpoint in checkpoints],

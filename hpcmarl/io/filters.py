@@ -21,9 +21,9 @@ LARGEST_RATIO = {DEFLATE: 1032, LZF: 100}  # what a stream can expand to at most
 SLACK = 64  # bytes beyond the chunk: a checksum that was compressed with it
 
 
-def check_filters(where: str, dataset: h5py.Dataset, chunk_bytes: int) -> None:
+def check_filters(where: str, dataset: h5py.Dataset, chunk_bytes: int, *, damaged: bool = False) -> None:
     """Raises FormatError for a filter pipeline that hpcmarl does not write and for chunks that expand past `chunk_bytes`;
-    MissingPackageError for a filter that is known and not installed."""
+    MissingPackageError for a filter that is known and not installed. damaged: a chunk that does not expand at all is accepted."""
     creation = dataset.id.get_create_plist()
     numbers = [creation.get_filter(position)[0] for position in range(creation.get_nfilters())]
     compressors = [position for position, number in enumerate(numbers) if number not in (SHUFFLE, FLETCHER32)]
@@ -36,7 +36,7 @@ def check_filters(where: str, dataset: h5py.Dataset, chunk_bytes: int) -> None:
     last = compressors[-1]
     if len(compressors) > 1 or SHUFFLE in numbers[last:]:
         raise FormatError(f"{where} is stored with the filters {numbers}, an order that hpcmarl does not write")
-    _check_chunks(where, dataset, numbers[last], last, chunk_bytes)
+    _check_chunks(where, dataset, numbers[last], last, chunk_bytes, damaged=damaged)
 
 
 def _check_installed(where: str, number: int) -> None:
@@ -50,7 +50,7 @@ def _check_installed(where: str, number: int) -> None:
         raise FormatError(f"{where} is compressed with filter {number}, which neither h5py nor hdf5plugin knows")
 
 
-def _check_chunks(where: str, dataset: h5py.Dataset, number: int, position: int, chunk_bytes: int) -> None:
+def _check_chunks(where: str, dataset: h5py.Dataset, number: int, position: int, chunk_bytes: int, *, damaged: bool) -> None:
     ratio = LARGEST_RATIO.get(number)
     doubtful: list[Any] = []
 
@@ -65,7 +65,7 @@ def _check_chunks(where: str, dataset: h5py.Dataset, number: int, position: int,
     with open(dataset.file.filename, "rb", buffering=0) as stream:
         for chunk in doubtful:
             expanded = _expanded(stream.fileno(), number, chunk, allowed)
-            if not 0 <= expanded <= allowed:
+            if expanded > allowed or (expanded < 0 and not damaged):
                 raise FormatError(f"{where} has a chunk that does not expand to its {chunk_bytes} bytes; the file is damaged or crafted")
 
 

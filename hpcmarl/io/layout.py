@@ -69,8 +69,14 @@ INDEX_COLUMNS = {
     "truncated": _column("?", "the episode was truncated at the last row"),
     "version": _column("i8", "version of the parameters that acted", "updates"),
     "return_mean": _column("f8", "return of the episode that ended, sum over steps of the mean over agents; NaN if none ended", "reward"),
-    "actor": _column("i4", "rank of the actor", "index"),
+    "actor": _column("i4", "number of the actor among the actors of its run", "index"),
+    "rank": _column("i4", "rank that recorded the segment", "index"),
+    "run": _column("i4", "run that recorded the segment, its place in the root attribute runs", "index"),
+    "start_number": _column("i4", "start of the run that recorded the segment", "index"),
+    "rollout": _column("i8", "rollout that the segment was cut from, counted on its rank in its start", "index"),
 }
+# which start of which run recorded a segment; files from before these columns hold them once, in their root attributes, or not at all
+ORIGIN = ("rank", "run", "start_number", "rollout")
 
 
 def _feature_dims(shape: tuple[int, ...]) -> tuple[str, ...]:
@@ -141,7 +147,9 @@ def layout_of_spec(spec: EnvironmentSpec) -> Layout:
 
 
 def layout_of_file(file: h5py.File) -> Layout:
-    """The layout of an opened trajectory file. Raises FormatError where a group or dataset is missing or odd."""
+    """The layout of an opened trajectory file, with the columns of ORIGIN also where the file has none.
+
+    Raises FormatError where a group or dataset is missing or odd."""
     where = file.filename
     paths = [f"{top}/{name}" for top in ("steps", "final") if isinstance(file.get(top), h5py.Group) for name in file[top]]
     layout = {}
@@ -150,7 +158,9 @@ def layout_of_file(file: h5py.File) -> Layout:
         if not isinstance(group, h5py.Group):
             raise FormatError(f"{where}: the group {path} is missing; the file is damaged or foreign")
         layout[path] = _group_layout(group, "step" if path.startswith("steps/") else "segment")
-    if f"steps/{ENVIRONMENT}" not in layout or not set(INDEX_COLUMNS) <= set(layout[INDEX].columns):
+    columns = {name: INDEX_COLUMNS[name] for name in ORIGIN} | layout[INDEX].columns
+    layout[INDEX] = replace(layout[INDEX], columns=columns)
+    if f"steps/{ENVIRONMENT}" not in layout or not set(INDEX_COLUMNS) <= set(columns):
         raise FormatError(f"{where}: /steps/{ENVIRONMENT} or a column of /{INDEX} is missing; the file is damaged or foreign")
     for name, column in INDEX_COLUMNS.items():
         found = layout[INDEX].columns[name]

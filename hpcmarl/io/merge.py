@@ -13,6 +13,7 @@ from typing import Any
 from hpcmarl.errors import UsageError
 from hpcmarl.io.atomic import storage_error
 from hpcmarl.io.layout import Layout
+from hpcmarl.io.live_segments import LiveSegments, run_of
 from hpcmarl.io.salvage import append_shard
 from hpcmarl.io.schema import read_attributes
 from hpcmarl.io.shard import ShardFile
@@ -27,6 +28,13 @@ def collect_shards(paths: Sequence[Path]) -> list[Path]:
     return shards
 
 
+def runs_of(reader: ShardReader) -> list[str]:
+    """Return what identifies the runs of a shard; its directory, where the run has no identity."""
+    named = reader.attributes.get("runs")
+    known = [str(name) for name in named] if isinstance(named, list) and named else [""]
+    return [name or str(run_of(reader.path) or reader.path.parent) for name in known]
+
+
 def _shape(layout: Layout) -> Any:
     """What must agree: everything but the datasets' attributes."""
     return {
@@ -35,36 +43,63 @@ def _shape(layout: Layout) -> Any:
     }
 
 
-def merge_shards(paths: Sequence[Path], output: Path, compression: str = "none") -> dict[str, int]:
-    """Writes all shards of `paths` into `output`: {"shards", "steps", "segments", "bytes"}.
+def merge_shards(paths: Sequence[Path], output: Path, compression: str = "none", *, superseded: bool = False) -> dict[str, int]:
+    """Write all shards of `paths` into one file.
 
-    Root attributes are those of the first shard; `merged_from` lists the files, `rank` is -1 where the ranks differ. Raises
-    UsageError where `output` exists or the shards differ in environment or layout, FormatError, StorageError.
+    Root attributes are those of the first shard; `merged_from` lists the files, `runs` the runs, and `rank` is -1 where the ranks
+    differ. Every segment keeps its run, start, rank and rollout.
+
+    Args:
+        paths: files and directories.
+        output: the new file.
+        compression: of the new file.
+        superseded: also what later starts of the runs have superseded.
+
+    Returns:
+        shards, steps, segments, bytes, and superseded_segments that were left out.
+
+    Raises:
+        UsageError: `output` exists, or the shards differ in environment or layout.
+        FormatError: a shard is damaged.
+        StorageError: the disk fails.
     """
     if output.exists():
         raise UsageError(f"--out {output}: exists; choose another name or delete it first")
     shards = collect_shards(paths)
+    runs: dict[str, int] = {}
     with ShardReader(shards[0]) as first:
         layout, attributes = first.layout, read_attributes(first.file)
     attributes["merged_from"] = [str(shard) for shard in shards]
-    for shard in shards[1:]:
+    for shard in shards:
         with ShardReader(shard) as reader:
             own = read_attributes(reader.file)
             if _shape(reader.layout) != _shape(layout) or own.get("env") != attributes.get("env"):
                 environments = f"{own.get('env')} and {attributes.get('env')}"
                 raise UsageError(f"{shard}: another environment or layout than {shards[0]} ({environments}); merge them apart")
             attributes["rank"] = attributes["rank"] if own.get("rank") == attributes["rank"] else -1
+            for name in runs_of(reader):
+                runs.setdefault(name, len(runs))
+    attributes["runs"] = list(runs)
+    live, left_out = LiveSegments(), 0
     try:
         merged = ShardFile(output, layout, attributes, compression)
         try:
             for shard in shards:
                 with ShardReader(shard) as reader:
-                    append_shard(merged, reader)
+                    whole = reader.segments
+                    if not superseded:
+                        live.select(reader)
+                    left_out += whole - reader.segments
+                    append_shard(merged, reader, [runs[name] for name in runs_of(reader)])
+            if not merged.segments:
+                where = ", ".join(map(str, paths))
+                raise UsageError(f"{where}: all {left_out} segments there are superseded by later starts; --superseded takes them")
             merged.close()
         except BaseException:
             merged.abandon()
             merged.partial.unlink(missing_ok=True)
             raise
-        return {"shards": len(shards), "steps": merged.steps, "segments": merged.segments, "bytes": output.stat().st_size}
+        counts = {"shards": len(shards), "steps": merged.steps, "segments": merged.segments, "bytes": output.stat().st_size}
+        return {**counts, "superseded_segments": left_out}
     except (OSError, RuntimeError, ValueError) as error:
         raise storage_error(output, "write", error) from error

@@ -1,24 +1,29 @@
-"""Recovers what killed writers left: open shards become valid ones, never over an existing file.
+"""Recovers what killed writers and failing disks left: open and damaged shards become valid ones, never over an existing file.
 
 Called by `hpcmarl data salvage`. What the writer had committed (see shard.py) is copied into a new file with the shard's final
-name; the temporary file stays unless its removal is asked for. Knows no rollout.
+name; the temporary file stays unless its removal is asked for. Of a finished shard that is damaged the segments are copied whose chunks are
+whole; the damaged file is kept beside as *.damaged. Knows no rollout.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from hpcmarl.errors import FormatError, HpcmarlError, StorageError
 from hpcmarl.io.atomic import PARTIAL, storage_error
 from hpcmarl.io.layout import INDEX
 from hpcmarl.io.schema import read_attributes
 from hpcmarl.io.shard import ShardFile, is_live
-from hpcmarl.io.shard_reader import ShardReader, verify_shard
+from hpcmarl.io.shard_reader import ShardReader, check_shard, list_shards, verify_shard
 from hpcmarl.io.unfinished import has_beginning
 
 _COPY = ".salvage"
+DAMAGED = ".damaged"
 
 
 @dataclass(frozen=True)
@@ -44,16 +49,33 @@ def list_partials(path: Path) -> list[Path]:
 
 
 def salvage(path: Path, *, remove: bool = False) -> list[Salvaged]:
-    """Recovers every temporary file under `path`. remove: deletes those that hold nothing more. Never raises for one bad file."""
-    return [salvage_file(partial, remove=remove) for partial in list_partials(path)]
+    """Recover the temporary files under `path`, and the finished shards whose structure is damaged.
+
+    Args:
+        path: a directory or a file. A file is read whole; of a directory's finished shards the structure alone is looked at.
+        remove: delete what holds nothing more.
+
+    Returns:
+        An entry a file; one bad file is no error.
+    """
+    damaged = [shard for shard in list_shards(path) if not _is_sound(shard)] if path.is_dir() else []
+    return [salvage_file(file, remove=remove) for file in [*list_partials(path), *damaged]]
+
+
+def _is_sound(shard: Path) -> bool:
+    try:
+        check_shard(shard)
+    except FormatError:
+        return False
+    return True
 
 
 def salvage_file(partial: Path, *, remove: bool = False) -> Salvaged:
-    """Recovers one temporary file."""
+    """Recovers one temporary or damaged file."""
     name = str(partial)
     final = partial.with_name(partial.name.removesuffix(PARTIAL))
     if not partial.name.endswith(PARTIAL):
-        return Salvaged(name, "failed", f"only temporary files (*{PARTIAL}) can be recovered; `hpcmarl data verify` says what is wrong with others")
+        return _salvage_finished(partial, remove=remove)
     if is_live(partial):
         return Salvaged(name, "live", "its writer is still running")
     if not final.name.startswith("shard-") or final.name.endswith(_COPY):
@@ -82,13 +104,44 @@ def salvage_file(partial: Path, *, remove: bool = False) -> Salvaged:
     return _finish(found, partial, remove)
 
 
-def copy_shard(reader: ShardReader, final: Path) -> None:
-    """The committed rows of a shard as a new file. Raises StorageError."""
+def _salvage_finished(shard: Path, *, remove: bool) -> Salvaged:
+    """Copy the segments of a finished, damaged shard whose chunks are whole; the damaged file goes aside."""
+    name = str(shard)
+    if not shard.name.startswith("shard-") or shard.suffix != ".h5":
+        return Salvaged(name, "failed", f"only shards (shard-*.h5) and temporary files (*{PARTIAL}) can be recovered")
+    try:
+        verify_shard(shard)
+        return Salvaged(name, "unneeded", "the shard is good")
+    except FormatError as error:
+        why = str(error).removeprefix(f"{shard}: ")
+    try:
+        with ShardReader(shard, damaged=True) as reader:
+            declared, begun = reader.segments, reader.step_rows()
+            reader.select(reader.whole())
+            if not reader.segments:
+                return Salvaged(name, "failed", f"no segment of it is whole: {why}", lost_steps=begun)
+            copied = shard.with_name(shard.name + _COPY + PARTIAL)
+            copy_shard(reader, shard, lambda: shard.rename(shard.with_name(shard.name + DAMAGED)))
+            note = f"{declared - reader.segments} of {declared} segments are lost: {why}"
+            found = Salvaged(name, "recovered", note, name, reader.steps, reader.segments, begun - reader.steps)
+        copied.unlink(missing_ok=True)
+        verify_shard(shard)
+    except OSError as error:
+        return Salvaged(name, "failed", str(storage_error(shard, "read", error)))
+    except (FormatError, StorageError) as error:
+        return Salvaged(name, "failed", str(error))
+    return _finish(found, shard.with_name(shard.name + DAMAGED), remove)
+
+
+def copy_shard(reader: ShardReader, final: Path, make_way: Callable[[], object] = lambda: None) -> None:
+    """The committed, or selected, rows of a shard as a new file. make_way: called when it is complete but for its name. Raises StorageError."""
     partial = final.with_name(final.name + _COPY + PARTIAL)
     try:
         shard = ShardFile(final, reader.layout, {**read_attributes(reader.file), "salvaged": True}, partial=partial)
         try:
             append_shard(shard, reader)
+            shard.flush()
+            make_way()
             shard.close()
         except BaseException:
             shard.abandon()
@@ -98,13 +151,17 @@ def copy_shard(reader: ShardReader, final: Path) -> None:
         raise storage_error(final, "write", error) from error
 
 
-def append_shard(shard: ShardFile, reader: ShardReader) -> None:
-    """Adds all rows of a read shard to an open one, slab by slab; the index is moved by the rows that were there."""
+def append_shard(shard: ShardFile, reader: ShardReader, runs: Sequence[int] = (0,)) -> None:
+    """Adds all rows of a read shard to an open one, slab by slab; the index is moved by the rows that were there.
+
+    runs: the place that each of its runs has in the open one's root attribute `runs`."""
     first_row = shard.steps
+    places = np.asarray(runs)
     for group in reader.layout:
         for _, rows in reader.slabs(group):
             if group == INDEX:
                 rows["start"] = rows["start"] + first_row
+                rows["run"] = places[np.clip(rows["run"], 0, len(places) - 1)]
             shard.append_group(group, rows, len(next(iter(rows.values()))))
 
 

@@ -112,8 +112,9 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
         raise FormatError(f"{os.fspath(path)}: the file is damaged: {' '.join(str(error).split())[:200]}") from error
 
 
-def open_checked(path: str | os.PathLike[str], kind: str | None, *, unfinished: bool = False) -> h5py.File:
-    """Opens an hpcmarl file for reading. `kind` is one of FORMAT_VERSIONS, None for any of them; unfinished: as a killed writer left it.
+def open_checked(path: str | os.PathLike[str], kind: str | None, *, unfinished: bool = False, damaged: bool = False) -> h5py.File:
+    """Opens an hpcmarl file for reading. `kind` is one of FORMAT_VERSIONS, None for any of them; unfinished: as a killed writer left it;
+    damaged: chunks may be missing or bad, so that reading them fails.
 
     Raises FormatError with one line for a file that is missing, empty, truncated, not HDF5, foreign, newer or unsafe;
     MissingPackageError for a compression filter that is not installed.
@@ -132,10 +133,10 @@ def open_checked(path: str | os.PathLike[str], kind: str | None, *, unfinished: 
     if signature != b"\x89HDF\r\n\x1a\n":
         raise FormatError(f"{path}: not an HDF5 file")
     with reading(path):
-        file = _open(path, unfinished)
+        file = _open(path, unfinished or damaged)
         try:
             check_root(file, kind)
-            check_safe(file)
+            check_safe(file, damaged=damaged)
         except BaseException:
             file.close()
             raise
@@ -170,7 +171,7 @@ def check_root(file: h5py.File, kind: str | None) -> None:
         raise FormatError(f"{file.filename}: format version {version} is newer than {known}; read it with hpcmarl {writer}, or upgrade")
 
 
-def check_safe(file: h5py.File) -> None:
+def check_safe(file: h5py.File, *, damaged: bool = False) -> None:
     """Refuses links, external and virtual storage, unknown types and declared sizes past what is stored. Raises FormatError."""
     size = os.path.getsize(file.filename)
     seen = set()
@@ -188,12 +189,12 @@ def check_safe(file: h5py.File) -> None:
             if isinstance(item, h5py.Group):
                 waiting.append(item)
             elif isinstance(item, h5py.Dataset):
-                _check_dataset(item, size)
+                _check_dataset(item, size, damaged=damaged)
             else:
                 raise FormatError(f"{file.filename}: {item.name} is neither group nor dataset; hpcmarl writes no such objects")
 
 
-def _check_dataset(dataset: h5py.Dataset, file_size: int) -> None:
+def _check_dataset(dataset: h5py.Dataset, file_size: int, *, damaged: bool) -> None:
     where = f"{dataset.file.filename}: {dataset.name}"
     creation = dataset.id.get_create_plist()
     layout = creation.get_layout()
@@ -201,6 +202,9 @@ def _check_dataset(dataset: h5py.Dataset, file_size: int) -> None:
         raise FormatError(f"{where} is stored in other files; hpcmarl follows no external storage")
     if dataset.shape is None or dataset.dtype.kind not in "biufcSV" or dataset.dtype.hasobject:
         raise FormatError(f"{where} has type {dataset.dtype}, which hpcmarl does not write")
+    if damaged and layout == h5py.h5d.CHUNKED:
+        _check_damaged(where, dataset)
+        return
     declared = math.prod(dataset.shape) * dataset.dtype.itemsize
     stored = dataset.id.get_storage_size()
     if layout != h5py.h5d.CHUNKED:
@@ -214,3 +218,12 @@ def _check_dataset(dataset: h5py.Dataset, file_size: int) -> None:
     if chunk > LARGEST_CHUNK or stored > file_size or dataset.id.get_num_chunks() < needed:
         raise FormatError(f"{where} declares {needed} chunks of {chunk} bytes, which are not all stored; the file is damaged or crafted")
     check_filters(where, dataset, chunk)
+
+
+def _check_damaged(where: str, dataset: h5py.Dataset) -> None:
+    """The same for a dataset of which chunks, or the index of chunks, may be missing: what is there must not expand without bound."""
+    chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    if chunk > LARGEST_CHUNK:
+        raise FormatError(f"{where} declares chunks of {chunk} bytes; the file is damaged or crafted")
+    with contextlib.suppress(OSError, RuntimeError):  # without the index of chunks none can be read
+        check_filters(where, dataset, chunk, damaged=True)

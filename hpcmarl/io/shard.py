@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ import h5py
 import numpy as np
 
 from hpcmarl.errors import FormatError, MissingPackageError
-from hpcmarl.io.atomic import open_regular, partial_path, publish
+from hpcmarl.io.atomic import open_regular, partial_path, publish_new
 from hpcmarl.io.layout import COMMITTED, ENVIRONMENT, INDEX, GroupLayout, Layout
 from hpcmarl.io.schema import NETCDF_DIMENSION, encode_value, write_attributes
 from hpcmarl.io.sturdy import close, create
 from hpcmarl.types import Array
+
+_NUMBERED = re.compile(r"shard-(\d{6,})\.h5")
 
 
 def filter_options(compression: str) -> dict[str, Any]:
@@ -105,13 +108,14 @@ def _scale(group: h5py.Group, name: str, size: int, labels: tuple[bytes, ...] | 
 
 
 class ShardFile:
-    """A shard on its way to `path`. Raises OSError where the disk fails: the caller decides."""
+    """A shard on its way to `path`, or the next number that nobody has. Raises OSError where the disk fails: the caller decides."""
 
     def __init__(self, path: Path, layout: Layout, attributes: Mapping[str, Any], compression: str = "none", *, partial: Path | None = None) -> None:
         self.path, self.partial = path, partial or partial_path(path)
         self.steps = self.segments = 0
         options = filter_options(compression)
-        file, self._sink = create(self.partial, libver=("v110", "v110"), rdcc_nbytes=0)
+        # a partial file of this name may be another process's
+        file, self._sink = create(self.partial, fresh=partial is None, libver=("v110", "v110"), rdcc_nbytes=0)
         self._file: h5py.File | None = file
         try:
             write_attributes(file, attributes)
@@ -165,9 +169,21 @@ class ShardFile:
         self.abandon()
         self._sink.check()
         if self.segments:
-            publish(self.partial, self.path, check_shard)
+            self._publish(check_shard)
         else:
             self.partial.unlink(missing_ok=True)
+
+    def _publish(self, verify: Callable[[Path], object]) -> None:
+        """Give the file its name, or, where that is taken, the next of its kind that is not. Raises OSError, FormatError."""
+        while True:
+            try:
+                publish_new(self.partial, self.path, verify)
+                return
+            except FileExistsError:
+                number = _NUMBERED.fullmatch(self.path.name)
+                if number is None:
+                    raise
+                self.path = self.path.with_name(f"shard-{int(number[1]) + 1:06d}.h5")
 
     def abandon(self) -> None:
         """Closes the file and leaves it with its temporary name; after an error of the disk as it is there."""

@@ -13,9 +13,9 @@ import h5py
 import numpy as np
 
 from hpcmarl.errors import FormatError
-from hpcmarl.io.layout import COMMITTED, INDEX, Layout, layout_of_file
-from hpcmarl.io.schema import TRAJECTORIES, open_checked, reading
-from hpcmarl.types import Array
+from hpcmarl.io.layout import COMMITTED, INDEX, ORIGIN, Layout, layout_of_file
+from hpcmarl.io.schema import TRAJECTORIES, open_checked, read_attributes, reading
+from hpcmarl.types import Array, BoolArray
 
 SLAB_BYTES = 8 << 20
 CHECKSUM_BYTES = 4  # Fletcher32, behind a chunk's data
@@ -31,27 +31,48 @@ def list_shards(path: str | os.PathLike[str]) -> list[Path]:
 
 
 class ShardReader:
-    """An opened trajectory file. steps, segments: its numbers of rows. Use it in a `with` statement.
+    """An opened trajectory file. Use it in a `with` statement.
 
-    partial=True reads what a killed writer committed; `unchecked`: datasets whose last rows had to be read past their checksum.
-    Raises FormatError, as do all methods.
+    Attributes:
+        steps, segments: its numbers of rows, after `select` of those that are selected.
+        index: the columns of /segments, those of layout.ORIGIN also where the file has them in its root attributes only.
+        unchecked: datasets whose last rows had to be read past their checksum.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, partial: bool = False) -> None:
-        self.path, self._partial = Path(path), partial
+    def __init__(self, path: str | os.PathLike[str], *, partial: bool = False, damaged: bool = False) -> None:
+        """Open a file and read its index.
+
+        Args:
+            path: the file.
+            partial: read what a killed writer committed.
+            damaged: accept chunks that are missing or do not fit their checksum; `whole` says which segments have none.
+
+        Raises:
+            FormatError: as do all methods.
+        """
+        self.path, self._partial, self._damaged = Path(path), partial, damaged
         self.unchecked: set[str] = set()
-        self.file: h5py.File = open_checked(path, TRAJECTORIES, unfinished=partial)
+        self._selected: BoolArray | None = None
+        self.file: h5py.File = open_checked(path, TRAJECTORIES, unfinished=partial, damaged=damaged)
         try:
             with reading(self.path):
                 self.layout: Layout = layout_of_file(self.file)
-                self.segments = self._committed() if partial else self._rows("segment")
+                self.attributes = read_attributes(self.file)
+                self._absent = {name for name in ORIGIN if name not in self.file[INDEX]}
+                self.segments = self._committed() if partial or damaged else self._rows("segment")
                 self._check_index_size()
+                self._bad: dict[str, BoolArray] = {}  # group -> [rows], rows of bad chunks
                 self.index = {name: self._rows_of(INDEX, name, 0, self.segments) for name in self.layout[INDEX].columns}
                 self.steps = int(self.index["start"][-1] + self.index["length"][-1]) if self.segments else 0
-                self._check_index(exact=not partial)
+                if damaged:
+                    self.steps = min(self._lengths("step"))
+                else:
+                    self._check_index(exact=not partial)
         except BaseException:
             self.file.close()
             raise
+        self._stored = self.segments, self.steps
+        self._starts = self.index["start"], self.index["length"]
 
     def __enter__(self) -> ShardReader:
         return self
@@ -59,8 +80,45 @@ class ShardReader:
     def __exit__(self, *_: object) -> None:
         self.file.close()
 
+    def select(self, keep: BoolArray) -> None:
+        """Read from now on as if only the segments `keep` [segments] were in the file; once at most."""
+        assert self._selected is None
+        self._selected = keep
+        start, length = (values[keep].astype(np.int64) for values in self._starts)
+        self._step_rows = np.zeros(self._stored[1], np.bool_)
+        for first, count in zip(start.tolist(), length.tolist(), strict=True):
+            self._step_rows[first : first + count] = True
+        self.index = {name: values[keep] for name, values in self.index.items()}
+        self.index["start"] = np.concatenate([[0], np.cumsum(length)])[: len(length)].astype(np.int64)
+        self.segments, self.steps = len(length), int(length.sum())
+
+    def whole(self) -> BoolArray:
+        """Read a damaged file whole; returns which segments [segments] have no bad chunk."""
+        for group in self.layout:
+            for _ in self.slabs(group):
+                pass
+        segments, steps = self._stored
+        start, length = (values.astype(np.int64) for values in self._starts)
+        good = (start >= 0) & (length >= 1) & (length <= steps) & (start + length <= steps)
+        for group, layout in self.layout.items():
+            bad = self._bad.get(group)
+            if bad is None:
+                continue
+            if layout.rows == "segment":
+                good &= ~bad[:segments]
+            else:
+                before = np.concatenate([[0], np.cumsum(bad)])
+                good[good] &= before[(start + length)[good]] == before[start[good]]
+        return np.asarray(good, np.bool_)
+
     def _lengths(self, rows: str) -> set[int]:
-        return {self.file[path][name].shape[0] for path, group in self.layout.items() if group.rows == rows for name in group.columns}
+        return {
+            self.file[path][name].shape[0]
+            for path, group in self.layout.items()
+            if group.rows == rows
+            for name in group.columns
+            if not (path == INDEX and name in self._absent)
+        }
 
     def _rows(self, rows: str) -> int:
         lengths = self._lengths(rows)
@@ -98,33 +156,71 @@ class ShardReader:
         """The rows of one group in order, about SLAB_BYTES at a time: (first row, column -> array); default: all its columns."""
         group = self.layout[path]
         names = list(group.columns) if columns is None else list(columns)
-        total = self.steps if group.rows == "step" else self.segments
+        total = self._stored[1] if group.rows == "step" else self._stored[0]
         row_bytes = max(1, sum(group.columns[name].row_bytes for name in names))
         step = max(1, SLAB_BYTES // row_bytes // group.chunk_rows) * group.chunk_rows
-        for first in range(0, total, step):
+        given = 0
+        for first in range(0, self.segments if path == INDEX else total, step):
+            stop = min(first + step, self.segments if path == INDEX else total)
+            if path == INDEX:
+                yield first, {name: self.index[name][first:stop] for name in names}
+                continue
             with reading(self.path):
-                slab = {name: self._rows_of(path, name, first, min(first + step, total)) for name in names}
-            yield first, slab
+                slab = {name: self._rows_of(path, name, first, stop) for name in names}
+            if self._selected is not None:
+                kept = (self._step_rows if group.rows == "step" else self._selected)[first:stop]
+                slab = {name: values[kept] for name, values in slab.items()}
+            if count := len(next(iter(slab.values()))):
+                yield given, slab
+            given += count
 
     def _rows_of(self, path: str, name: str, first: int, stop: int) -> Array:
-        """Rows of one dataset. A writer that is killed while it writes a chunk again, longer by new rows, leaves committed rows whole, since the
-        same bytes were written over them, under a checksum that is neither the old one nor the new."""
+        """Rows of one dataset; of a damaged file chunk by chunk, with zeros for bad ones."""
+        if path == INDEX and name in self._absent:
+            return self._origin(name, stop - first)
         dataset = self.file[path][name]
         try:
             return np.asarray(dataset[first:stop])
         except OSError:
+            if self._damaged:
+                return self._whole_chunks(path, dataset, first, stop)
             if not self._partial or not _stored_plainly(dataset):
                 raise
-            start = (stop - 1) // dataset.chunks[0] * dataset.chunks[0]
-            stored = np.frombuffer(dataset.id.read_direct_chunk((start, *(0,) * (dataset.ndim - 1)))[1][:-CHECKSUM_BYTES], dataset.dtype)
-            self.unchecked.add(f"{path}/{name}")
-            return np.concatenate([dataset[min(first, start) : start], stored.reshape(dataset.chunks)[max(first - start, 0) : stop - start]])
+            return self._past_checksum(path, name, dataset, first, stop)
+
+    def _past_checksum(self, path: str, name: str, dataset: h5py.Dataset, first: int, stop: int) -> Array:
+        """Rows whose last chunk does not fit its checksum. A writer that is killed while it writes a chunk again, longer by new rows, leaves
+        committed rows whole, since the same bytes were written over them, under a checksum that is neither the old one nor the new."""
+        start = (stop - 1) // dataset.chunks[0] * dataset.chunks[0]
+        stored = np.frombuffer(dataset.id.read_direct_chunk((start, *(0,) * (dataset.ndim - 1)))[1][:-CHECKSUM_BYTES], dataset.dtype)
+        self.unchecked.add(f"{path}/{name}")
+        return np.concatenate([dataset[min(first, start) : start], stored.reshape(dataset.chunks)[max(first - start, 0) : stop - start]])
+
+    def _whole_chunks(self, path: str, dataset: h5py.Dataset, first: int, stop: int) -> Array:
+        """Rows of the chunks that are whole, zeros for the others, which are noted."""
+        rows = np.zeros((stop - first, *dataset.shape[1:]), dataset.dtype)
+        total = self._committed() if self.layout[path].rows == "segment" else min(self._lengths("step"))
+        bad = self._bad.setdefault(path, np.zeros(total, np.bool_))
+        chunk = dataset.chunks[0]
+        for start in range(first // chunk * chunk, stop, chunk):
+            low, high = max(start, first), min(start + chunk, stop)
+            try:
+                rows[low - first : high - first] = dataset[low:high]
+            except OSError:
+                bad[low:high] = True
+        return rows
+
+    def _origin(self, name: str, count: int) -> Array:
+        """A column of ORIGIN of a file that has none: from its root attributes, else -1 (the rollout) or 0."""
+        attribute = {"rank": "rank", "start_number": "start"}.get(name)
+        value = self.attributes.get(attribute, 0) if attribute is not None else -1 if name == "rollout" else 0
+        return np.full(count, value if isinstance(value, int) else 0, self.layout[INDEX].columns[name].dtype)
 
     def row_keys(self, first: int, count: int) -> dict[str, Array]:
-        """slot, episode, episode_step, version and actor of `count` rows under /steps from row `first` on."""
+        """slot, episode, episode_step, version, actor, rank and start_number of `count` rows under /steps from row `first` on."""
         rows = np.arange(first, first + count)
         segment = np.searchsorted(self.index["start"], rows, side="right") - 1
-        keys = {name: self.index[name][segment] for name in ("slot", "episode", "version", "actor")}
+        keys = {name: self.index[name][segment] for name in ("slot", "episode", "version", "actor", "rank", "start_number")}
         keys["episode_step"] = self.index["first_step"][segment] + rows - self.index["start"][segment]
         return keys
 

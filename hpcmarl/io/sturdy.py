@@ -25,15 +25,18 @@ KEPT = 1 << 20  # bytes: larger writes are data, which HDF5 does not read again
 
 
 class SturdyFile(io.RawIOBase):
-    """A new file, open for reading and writing; an old one of that name is removed, never written through. Raises OSError."""
+    """A new file, open for reading and writing; an old one of that name is removed, never written through.
 
-    def __init__(self, path: Path) -> None:
+    With `fresh` an old one stays, and FileExistsError is raised. Raises OSError."""
+
+    def __init__(self, path: Path, *, fresh: bool = False) -> None:
         super().__init__()
         self.path = path
         self.error: OSError | None = None
         self._place = self._size = 0
         self._after: list[tuple[int, bytes]] = []  # what was written after the error
-        path.unlink(missing_ok=True)
+        if not fresh:
+            path.unlink(missing_ok=True)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with contextlib.suppress(OSError):  # tells salvage that the writer lives; some file systems have no locks
             fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -121,12 +124,12 @@ _writers: weakref.WeakSet[Closable] = weakref.WeakSet()
 _open_files: weakref.WeakSet[h5py.File] = weakref.WeakSet()
 
 
-def create(path: Path, **options: Any) -> tuple[h5py.File, SturdyFile]:
-    """A new HDF5 file and the disk's side of it: ask that one with `check` after writing. Raises OSError."""
+def create(path: Path, *, fresh: bool = False, **options: Any) -> tuple[h5py.File, SturdyFile]:
+    """A new HDF5 file and the disk's side of it: ask that one with `check` after writing; `fresh`: as of SturdyFile. Raises OSError."""
     with phil:
         if _ended:
             raise OSError(errno.ESHUTDOWN, "the process is ending")
-        sink = SturdyFile(path)
+        sink = SturdyFile(path, fresh=fresh)
         try:
             file = h5py.File(sink, "w", **options)
         except BaseException:

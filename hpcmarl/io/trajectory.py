@@ -7,6 +7,7 @@ environment and no network.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -17,10 +18,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hpcmarl.config.run import TrajectoriesConfig
 from hpcmarl.errors import HpcmarlError, StorageError
-from hpcmarl.io.atomic import storage_error
-from hpcmarl.io.layout import ENVIRONMENT, INDEX, layout_of_spec
+from hpcmarl.io.atomic import PARTIAL, storage_error
+from hpcmarl.io.layout import ENVIRONMENT, INDEX, ORIGIN, layout_of_spec
 from hpcmarl.io.salvage import salvage_file
 from hpcmarl.io.schema import TRAJECTORIES, root_attributes
 from hpcmarl.io.segments import cut_segments, slot_major
@@ -33,7 +36,10 @@ QUEUE_BYTES = 64 << 20  # what may wait for the disk
 WAKE_BYTES = 1 << 20  # the thread is woken early when so much waits
 WAKE_SECONDS = 0.25
 RETRY_SECONDS = 30.0  # after an error of the disk
-FLUSHES_PER_SHARD = 6  # a killed process loses at most this part of shard_seconds, once salvaged
+FLUSH_SECONDS = 10.0  # a killed process loses at most what it recorded in so many seconds, once its open shard is salvaged
+FLUSHES_PER_SHARD = 6  # at least
+MANY_ACTORS = 128  # more of them make no more files a day: file systems of clusters bound the number of files
+GOLDEN = 0.6180339887498949  # its multiples are spread evenly over the parts of an interval
 _SHARD = re.compile(r"shard-(\d+)\.h5")
 
 
@@ -78,8 +84,20 @@ def rollout_bytes(rollout: Rollout) -> int:
     return size
 
 
-def shard_rows(rollout: Rollout, first_row: int) -> tuple[dict[str, dict[str, Array]], int]:
-    """A rollout as rows of a shard: group -> column -> array, and the number of segments. first_row: rows before it in the shard."""
+def shard_seconds(config: TrajectoriesConfig, ranks: int) -> float:
+    """Seconds after which a shard closes that has not reached its size: trajectories.shard_seconds, longer for more than MANY_ACTORS."""
+    return config.shard_seconds * max(1.0, ranks / MANY_ACTORS)
+
+
+def files_a_day(config: TrajectoriesConfig, ranks: int) -> float:
+    """Shards that `ranks` actors close in a day because of their age, all together."""
+    return ranks * 86400.0 / shard_seconds(config, ranks)
+
+
+def shard_rows(rollout: Rollout, first_row: int, origin: Mapping[str, int]) -> tuple[dict[str, dict[str, Array]], int]:
+    """A rollout as rows of a shard: group -> column -> array, and the number of segments.
+
+    first_row: rows before it in the shard; origin: the columns of layout.ORIGIN."""
     segments = cut_segments(rollout)
     steps = rollout.steps
     rows: dict[str, dict[str, Array]] = {}
@@ -102,15 +120,21 @@ def shard_rows(rollout: Rollout, first_row: int) -> tuple[dict[str, dict[str, Ar
         environment["state"] = slot_major(rollout.state[:steps])
         rows[f"final/{ENVIRONMENT}"] = {"state": segments.final_state}
     rows[f"steps/{ENVIRONMENT}"] = environment
-    rows[INDEX] = {**segments.index, "start": segments.index["start"] + first_row}
-    return rows, len(segments.index["start"])
+    count = len(segments.index["start"])
+    whence = {name: np.full(count, origin[name]) for name in ORIGIN}
+    rows[INDEX] = {**segments.index, "start": segments.index["start"] + first_row, **whence}
+    return rows, count
 
 
 class TrajectoryWriter:
     """Writes one rank's rollouts to `directory`/rank-NNNN/shard-NNNNNN.h5, continuing the numbers that are there.
 
-    `attributes` (config as YAML text, seeds, …) go into every shard. `error` is None, or the text of the StorageError that
-    stopped the writing; training goes on. Raises MissingPackageError, ConfigError or StorageError at construction.
+    Every rollout that is appended has a number, also where it is dropped: with the rank and the start of the run it identifies the
+    segments that are cut from it. What a killed writer of this rank has left open is recovered first, in the background.
+
+    Attributes:
+        error: the text of the StorageError that stopped the writing; training goes on. None where there is none.
+        rollouts: the number of the next rollout; set it before the first one where another process has used some.
     """
 
     def __init__(
@@ -123,11 +147,32 @@ class TrajectoryWriter:
         role: str,
         host: str,
         attributes: Mapping[str, Any],
+        ranks: int = 1,
     ) -> None:
+        """Open the directory; nothing is written before the first rollout.
+
+        Args:
+            directory: the run's trajectories/.
+            spec: of the environment.
+            config: section trajectories.
+            rank: this rank.
+            role: what it is.
+            host: where it is.
+            attributes: for the root of every shard: config as YAML text, seeds, run, start, ….
+            ranks: that write shards at the same time.
+
+        Raises:
+            MissingPackageError: a compression that is not installed.
+            ConfigError: a policy's name that the layout needs.
+            StorageError: the directory cannot be made.
+        """
         self.directory, self.config = Path(directory) / f"rank-{rank:04d}", config
         self.error: str | None = None
         self._layout = layout_of_spec(spec)
-        self._attributes = {**attributes, "env": spec.id, "rank": rank, "role": role, "host": host}
+        self._attributes = {**attributes, "env": spec.id, "rank": rank, "role": role, "host": host, "runs": [str(attributes.get("run", ""))]}
+        self._origin = {"rank": rank, "run": 0, "start_number": int(attributes.get("start", 0))}
+        self._lifetime = shard_seconds(config, ranks)
+        self._first_lifetime = self._lifetime * (0.5 + 0.5 * (rank * GOLDEN % 1.0))  # so that ranks do not close all at once
         filter_options(config.compression)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -138,13 +183,14 @@ class TrajectoryWriter:
             raise storage_error(self.directory, "write trajectories", error) from error
         self._shard: ShardFile | None = None
         self._opened = self._flushed = 0.0
+        self.rollouts = 0
         self._seen = self._dropped = self._lost = self._steps = self._shards = 0
         self._bytes = self._closed_bytes
         self._put = self._taken = 0  # bytes; like _dropped and _lost, each is written by one thread alone
-        self._queue: deque[tuple[Rollout, int]] = deque()
+        self._queue: deque[tuple[Rollout, int, int]] = deque()
         self._stopped = self._closing = False
         self._retry_at: float | None = None
-        self._left: list[Path] = []  # open shards that an error ended: salvaged when the disk works again
+        self._left = [file for file, _ in existing if file.name.endswith(PARTIAL)]  # open shards that a kill or an error ended: to be salvaged
         self._check_budget()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._work, name="trajectory-writer", daemon=True)
@@ -155,6 +201,7 @@ class TrajectoryWriter:
         """Takes a copy of the rollout; never waits for the disk. Raises StorageError after an error where trajectories.on_error says stop."""
         if self.error is not None and self.config.on_error == "stop":
             raise StorageError(self.error)
+        number, self.rollouts = self.rollouts, self.rollouts + 1
         self._seen += 1
         if (self._seen - 1) % self.config.every:
             return
@@ -163,7 +210,7 @@ class TrajectoryWriter:
             self._dropped += 1
             return
         size = rollout_bytes(rollout)
-        self._queue.append((copy_rollout(rollout), size))
+        self._queue.append((copy_rollout(rollout), size, number))
         self._put += size
         if waiting + size > WAKE_BYTES:
             self._wake.set()
@@ -186,6 +233,11 @@ class TrajectoryWriter:
         self._stopped = True
 
     def _work(self) -> None:
+        if self._left:
+            try:
+                self._salvage_left()
+            except Exception as error:
+                self._fail(error)
         while True:
             self._wake.wait(WAKE_SECONDS)
             self._wake.clear()
@@ -201,31 +253,40 @@ class TrajectoryWriter:
             if closing:
                 return
 
-    def _take(self, rollout: Rollout, size: int) -> None:
+    def _take(self, rollout: Rollout, size: int, number: int) -> None:
         stored = False
         try:
             if not self._stopped:
-                self._store(rollout)
+                self._store(rollout, number)
                 stored = True
         finally:
             self._taken += size
             self._lost += not stored
 
-    def _store(self, rollout: Rollout) -> None:
+    def _store(self, rollout: Rollout, number: int) -> None:
         if self._shard is None:
-            attributes = root_attributes(TRAJECTORIES, self._attributes)
-            self._shard = ShardFile(self.directory / f"shard-{self._number:06d}.h5", self._layout, attributes, self.config.compression)
-            self._number += 1
+            self._shard = self._new_shard()
             self._opened = self._flushed = time.monotonic()
-        rows, segments = shard_rows(rollout, self._shard.steps)
+        rows, segments = shard_rows(rollout, self._shard.steps, {**self._origin, "rollout": number})
         steps = rollout.steps * rollout.count
         self._shard.append(rows, steps, segments)
+        if self._shard.segments == segments:
+            self._shard.flush()  # lays out all of the file's parts before its rows: what is cut off at the end costs rows alone
         self._steps += steps
         size = self._shard.size
         self._bytes = self._closed_bytes + size
         self._check_budget()
         if self._stopped or size >= self.config.shard_megabytes * 1e6:
             self._close_shard()
+
+    def _new_shard(self) -> ShardFile:
+        """Open the next shard. A listing of the directory may be old on a network file system, so that a number may be taken."""
+        attributes = root_attributes(TRAJECTORIES, self._attributes)
+        while True:
+            path = self.directory / f"shard-{self._number:06d}.h5"
+            self._number += 1
+            with contextlib.suppress(FileExistsError):
+                return ShardFile(path, self._layout, attributes, self.config.compression)
 
     def _check_budget(self) -> None:
         limit = self.config.max_gigabytes
@@ -237,9 +298,10 @@ class TrajectoryWriter:
         if self._shard is None:
             return
         now = time.monotonic()
-        if closing or now - self._opened >= self.config.shard_seconds:
+        if closing or now - self._opened >= self._first_lifetime:
+            self._first_lifetime = self._lifetime
             self._close_shard()
-        elif now - self._flushed >= self.config.shard_seconds / FLUSHES_PER_SHARD:
+        elif now - self._flushed >= min(FLUSH_SECONDS, self._lifetime / FLUSHES_PER_SHARD):
             self._shard.flush()
             self._flushed = now
             self._on_success()
@@ -272,11 +334,17 @@ class TrajectoryWriter:
         self._retry_at = None
         for place in (self.directory.parent, self.directory):
             place.mkdir(exist_ok=True)  # no further up: a run directory that is gone may be a disk that is
-        found = [salvage_file(partial, remove=True) for partial in self._left if partial.exists()]
-        self._left = [Path(item.path) for item in found if item.status == "failed"]
-        self._bytes = self._closed_bytes = sum(file.stat().st_size for file in self.directory.iterdir() if _SHARD.match(file.name))
+        self._salvage_left()
         if not closing:
             self._stopped = False
+
+    def _salvage_left(self) -> None:
+        """Make shards of those that were left open; one whose writer lives, or that cannot be recovered, stays as it is."""
+        found = [salvage_file(partial, remove=True) for partial in self._left if partial.exists()]
+        for item in found:
+            LOGGER.info("%s: %s, %d steps %s", item.path, item.status, item.steps, item.note)
+        self._left = [Path(item.path) for item in found if item.status == "failed"]
+        self._bytes = self._closed_bytes = sum(file.stat().st_size for file in self.directory.iterdir() if _SHARD.match(file.name))
 
     def _on_success(self) -> None:
         if self.error is not None:

@@ -171,6 +171,8 @@ class Actor(Role):
         """Begin, from a resumed run's state where there is one."""
         self.arena.begin()
         frame = self.arena.frames[0]
+        if self.writer is not None:
+            self.writer.rollouts = int(state.get("first_rollout", 0))
         if "generator" in state:
             self.load_state_dict(state)
         else:
@@ -316,6 +318,7 @@ class Actor(Role):
             "memory": memory,
             "slots": self.slots,
             "version": self.version,
+            "rollouts": 0 if self.writer is None else self.writer.rollouts,
             "unfinished": self.turns.assembler.state_dict(self.arena, self.row) if kept and self.turns is not None else {},
         }
 

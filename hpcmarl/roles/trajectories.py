@@ -16,4 +16,5 @@ def trajectory_writer(context: Context, index: int, *, with_state: bool) -> Traj
     directory = context.run_directory / "trajectories"
     rank, host = context.rank, context.transport.host
     spec = context.spec if with_state else replace(context.spec, state_size=None)
-    return TrajectoryWriter(directory, spec, config, rank=rank, role="actor", host=host, attributes=context.attributes("actor", index))
+    ranks, attributes = len(context.topology.actors), context.attributes("actor", index)
+    return TrajectoryWriter(directory, spec, config, rank=rank, role="actor", host=host, attributes=attributes, ranks=ranks)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hpcmarl.config.run import TrajectoriesConfig
 from hpcmarl.errors import ConfigError, FormatError, MissingPackageError, StorageError, UsageError
 from hpcmarl.io import trajectory
-from hpcmarl.io.layout import COMMITTED, INDEX, INDEX_COLUMNS
+from hpcmarl.io.layout import COMMITTED, INDEX, INDEX_COLUMNS, ORIGIN
 from hpcmarl.io.merge import merge_shards
 from hpcmarl.io.schema import read_attributes
 from hpcmarl.io.segments import cut_segments, slot_major
@@ -58,7 +58,7 @@ def test_segments_equal_the_reference_implementation(steps, slots, deaths, end_r
     for name in rollout.policies:
         np.testing.assert_array_equal(segments.final_obs[name], [segment["final"][name] for segment in expected])
     np.testing.assert_array_equal(segments.final_state, [segment["final"]["env"] for segment in expected])
-    assert set(INDEX_COLUMNS) == set(segments.index)
+    assert set(INDEX_COLUMNS) - set(ORIGIN) == set(segments.index)
 
 
 def test_slot_major_orders_rows_by_slot_then_step():
@@ -216,7 +216,7 @@ def test_full_queue_drops_and_counts_trajectories(tmp_path, monkeypatch):
     rollout = random_rollout(make_spec(), 20, 8, generator)
     monkeypatch.setattr(trajectory, "QUEUE_BYTES", 3 * rollout_bytes(rollout))
     go_on, store = threading.Event(), TrajectoryWriter._store
-    monkeypatch.setattr(TrajectoryWriter, "_store", lambda self, item: (go_on.wait(30), store(self, item)))
+    monkeypatch.setattr(TrajectoryWriter, "_store", lambda self, *item: (go_on.wait(30), store(self, *item)))
     writer = TrajectoryWriter(tmp_path, make_spec(), TrajectoriesConfig(), rank=0, role="actor", host="h", attributes={})
     for _ in range(10):
         writer.append(rollout)

@@ -1,0 +1,163 @@
+"""Superseded segments: found by the lineage of starts, left out of merges and exports, kept where asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpcmarl.analysis.export import export
+from hpcmarl.config.run import TrajectoriesConfig
+from hpcmarl.errors import UsageError
+from hpcmarl.io import trajectory
+from hpcmarl.io.live_segments import LiveSegments, overlaps, superseded
+from hpcmarl.io.merge import merge_shards
+from hpcmarl.io.shard_reader import ShardReader, list_shards, verify_shard
+from hpcmarl.io.starts import Start, write_start
+from hpcmarl.io.trajectory import TrajectoryWriter, files_a_day, shard_seconds
+from tests.support.rollouts import make_spec, random_rollout
+
+STEPS, SLOTS = 6, 2
+
+
+def record(run: Path, start: int, rank: int, rollouts: int, first: int = 0, name: str = "abc") -> None:
+    """One shard of one rank in one start of a run."""
+    attributes = {"run": name, "start": start}
+    writer = TrajectoryWriter(run / "trajectories", make_spec(), TrajectoriesConfig(), rank=rank, role="actor", host="h", attributes=attributes)
+    writer.rollouts = first
+    generator = np.random.default_rng([start, rank])
+    for _ in range(rollouts):
+        writer.append(random_rollout(make_spec(), STEPS, SLOTS, generator))
+    writer.close()
+    assert writer.error is None
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Start 1 recorded 5 rollouts on ranks 1 and 2; start 2 went on from a checkpoint that knew 3 of rank 1's and none of rank 2's."""
+    run = tmp_path / "run"
+    run.mkdir()
+    record(run, 1, 1, 5)
+    record(run, 1, 2, 5)
+    write_start(run, Start(1, run="abc"))
+    write_start(run, Start(2, 1, 40, {1: 3, 2: 0}, run="abc"))
+    record(run, 2, 1, 4)
+    return run
+
+
+def kept(path: Path) -> set[tuple[int, int, int, int]]:
+    """(run, start, rank, rollout) of a file's segments."""
+    with ShardReader(path) as reader:
+        names = ("run", "start_number", "rank", "rollout")
+        return {(*row,) for row in zip(*(reader.index[name].tolist() for name in names), strict=True)}
+
+
+LIVE = {(0, 1, 1, number) for number in range(3)} | {(0, 2, 1, number) for number in range(4)}
+
+
+def test_superseded_segments_are_counted_by_start(run: Path) -> None:
+    counts = superseded([run])
+    assert set(counts) == {"1"}
+    assert counts["1"]["steps"] == (2 + 5) * STEPS * SLOTS
+
+
+def test_merge_leaves_superseded_segments_out(run: Path, tmp_path: Path) -> None:
+    result = merge_shards([run], tmp_path / "merged.h5")
+    assert kept(tmp_path / "merged.h5") == LIVE
+    assert result["steps"] == 7 * STEPS * SLOTS
+    verify_shard(tmp_path / "merged.h5")
+    with ShardReader(tmp_path / "merged.h5") as merged, ShardReader(list_shards(run)[0]) as first:
+        (_, rows), (_, own) = next(merged.slabs("steps/agent")), next(first.slabs("steps/agent"))
+        np.testing.assert_array_equal(rows["reward"][: 3 * STEPS * SLOTS], own["reward"][: 3 * STEPS * SLOTS])
+    merge_shards([run], tmp_path / "all.h5", superseded=True)
+    assert len(kept(tmp_path / "all.h5")) == 14
+
+
+def test_merged_segments_keep_their_run_and_rank(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    record(other, 1, 1, 2, name="xyz")
+    merge_shards([run, other], tmp_path / "merged.h5")
+    assert kept(tmp_path / "merged.h5") == LIVE | {(1, 1, 1, 0), (1, 1, 1, 1)}
+    with ShardReader(tmp_path / "merged.h5") as reader:
+        assert reader.attributes["runs"] == ["abc", "xyz"]
+    merge_shards([tmp_path / "merged.h5"], tmp_path / "again.h5")
+    assert kept(tmp_path / "again.h5") == kept(tmp_path / "merged.h5")
+
+
+def test_merge_of_nothing_but_superseded_segments_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="all .* segments there are superseded by later starts; --superseded takes them"):
+        merge_shards([run / "trajectories" / "rank-0002"], tmp_path / "merged.h5")
+
+
+@pytest.mark.parametrize("form", ["npz", "csv"])
+@pytest.mark.parametrize("table", ["segments", "agent"])
+def test_export_leaves_superseded_segments_out(run: Path, tmp_path: Path, form: str, table: str) -> None:
+    less = export([run], tmp_path / f"less.{form}", form=form, table=table)
+    more = export([run], tmp_path / f"more.{form}", form=form, table=table, superseded=True)
+    assert more["rows"] == 2 * less["rows"] if table == "agent" else more["rows"] > less["rows"]
+    assert {"rank", "start_number"} <= set(less["columns"])
+    if form == "npz" and table == "agent":
+        found = np.load(tmp_path / "less.npz")
+        assert sorted(set(found["start_number"].tolist())) == [1, 2]
+        assert set(found["rank"].tolist()) == {1}
+
+
+def test_rollouts_in_two_shards_are_reported(run: Path) -> None:
+    assert overlaps(run) == []
+    record(run, 2, 1, 2, first=3)
+    (found,) = overlaps(run)
+    assert found[0].name == "shard-000002.h5"
+    assert "holds rollouts 3 to 3 of rank 1 in start 2, which shard-000001.h5 holds, too" in found[1]
+
+
+def test_file_without_origin_columns_counts_as_live(run: Path) -> None:
+    import h5py
+
+    shard = list_shards(run)[-1]
+    with h5py.File(shard, "r+") as file:
+        for name in ("rank", "run", "start_number", "rollout"):
+            del file["segments"][name]
+        del file.attrs["start"]
+    with ShardReader(shard) as reader:
+        assert LiveSegments().of(reader).all()
+        assert set(reader.index["rank"].tolist()) == {2}
+
+
+def test_shards_of_two_writers_never_share_a_name(tmp_path: Path) -> None:
+    """Two processes that have listed the same directory at the same moment."""
+    given = {"rank": 1, "role": "actor", "host": "h", "attributes": {}}
+    writers = [TrajectoryWriter(tmp_path, make_spec(), TrajectoriesConfig(), **given) for _ in range(2)]
+    for writer in writers:
+        writer.append(random_rollout(make_spec(), STEPS, SLOTS, np.random.default_rng(1)))
+    for writer in writers:
+        writer.close()
+        assert writer.error is None
+    assert [shard.name for shard in list_shards(tmp_path)] == ["shard-000000.h5", "shard-000001.h5"]
+
+
+def test_a_taken_name_is_never_replaced(tmp_path: Path) -> None:
+    writer = TrajectoryWriter(tmp_path, make_spec(), TrajectoriesConfig(), rank=1, role="actor", host="h", attributes={})
+    (tmp_path / "rank-0001" / "shard-000000.h5").write_bytes(b"another's")
+    writer.append(random_rollout(make_spec(), STEPS, SLOTS, np.random.default_rng(1)))
+    writer.close()
+    assert (tmp_path / "rank-0001" / "shard-000000.h5").read_bytes() == b"another's"
+    verify_shard(tmp_path / "rank-0001" / "shard-000001.h5")
+
+
+def test_files_a_day_are_bounded() -> None:
+    config = TrajectoriesConfig()
+    assert files_a_day(config, 1) == 86400 / config.shard_seconds
+    assert files_a_day(config, 128) == files_a_day(config, 10_000)
+    assert shard_seconds(config, 4) == config.shard_seconds
+
+
+def test_ranks_close_their_first_shards_at_different_times(tmp_path: Path) -> None:
+    given = {"role": "actor", "host": "h", "attributes": {}}
+    writers = [TrajectoryWriter(tmp_path, make_spec(), TrajectoriesConfig(), rank=rank, **given) for rank in range(50)]
+    first = sorted(writer._first_lifetime for writer in writers)
+    for writer in writers:
+        writer.close()
+    assert min(first) >= 0.5 * trajectory.shard_seconds(TrajectoriesConfig(), 1)
+    assert max(np.diff(first)) < 3 * (first[-1] - first[0]) / 50
