@@ -17,7 +17,6 @@ from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, header_of, write_h
 from hpcmarl.errors import ProtocolError
 from hpcmarl.types import Array, EnvironmentSpec, Episode, FinalFrame, Rollout
 
-
 MOST_LAYOUTS = 1024
 
 

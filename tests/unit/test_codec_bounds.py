@@ -24,9 +24,7 @@ def test_messages_of_forgotten_layouts_are_read_together(monkeypatch: pytest.Mon
     monkeypatch.setattr(codecs, "MOST_LAYOUTS", 1)
     codec = RolloutCodec(make_spec())
     generator = np.random.default_rng(0)
-    opened = []
-    for steps in (4, 5, 4):
-        opened.append(codec.open(codec.pack(random_rollout(make_spec(), steps, 1, generator))))
+    opened = [codec.open(codec.pack(random_rollout(make_spec(), steps, 1, generator))) for steps in (4, 5, 4)]
     assert opened[0].layout is not opened[2].layout
     together = codec.read_together(opened)
     assert sorted((rollout.steps, rollout.count) for rollout in together) == [(4, 2), (5, 1)]

@@ -87,7 +87,7 @@ def test_merged_segments_keep_their_run_and_rank(run: Path, tmp_path: Path) -> N
 
 
 def test_merge_of_nothing_but_superseded_segments_is_refused(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="all .* segments there are superseded by later starts; --superseded takes them"):
+    with pytest.raises(UsageError, match=r"all .* segments there are superseded by later starts; --superseded takes them"):
         merge_shards([run / "trajectories" / "rank-0002"], tmp_path / "merged.h5")
 
 
