@@ -46,14 +46,17 @@ def plan(run: str, groups: int | None, slow: str | None, rules: Sequence[str], a
 
 def _measured(run: Path) -> Measured:
     from hpcmarl.config.file import load_config
-    from hpcmarl.io.metrics import read_metrics
+    from hpcmarl.io.metrics import read_groups, read_metrics
     from hpcmarl.io.run_directory import RunDirectory
     from hpcmarl.sim.plan import fit
 
     paths = RunDirectory(run)
     if not paths.config.is_file():
         raise UsageError(f"--from-run {run}: not a run directory, it holds no config.yaml; give one that hpcmarl train has made")
-    return fit(read_metrics(run), load_config(paths.config), f"--from-run {run}")
+    groups = read_groups(run)
+    columns, config = read_metrics(run), load_config(paths.config)
+    figures, versions = ({}, columns["version"][:0]) if groups is None else (groups.figures, groups.version)
+    return fit(columns, config, f"--from-run {run}", figures, versions)
 
 
 def _told(run: str, measured: Measured, groups: int, slow: str | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from hpcmarl.io.atomic import PARTIAL
 from hpcmarl.io.checkpoint import list_checkpoints, verify_checkpoint
 from hpcmarl.io.layout import ENVIRONMENT
 from hpcmarl.io.live_segments import as_plain, superseded
-from hpcmarl.io.metrics import read_csv, read_hdf5, read_summary
+from hpcmarl.io.metrics import check_csv, read_csv, read_hdf5, read_summary
 from hpcmarl.io.pool import verify_snapshot
 from hpcmarl.io.salvage import list_partials
 from hpcmarl.io.schema import CHECKPOINT, METRICS, SIMULATION, SNAPSHOT, TRAJECTORIES, open_checked, read_attributes, reading
@@ -52,7 +52,7 @@ def verify_file(path: Path) -> dict[str, Any]:
             reason = "being written" if is_live(path) else "left by a killed writer; see `hpcmarl data salvage`"
             return {"path": str(path), "status": OPEN, "reason": reason}
         if path.name == "metrics.csv":
-            read_csv(path)
+            check_csv(path)
         elif path.suffix == ".json":
             read_summary(path)
         else:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.io.metrics import MetricsWriter
+from hpcmarl.io.metrics_writer import MetricsWriter
 from hpcmarl.league.book import Book, Member
 from hpcmarl.roles.base import Context, Interval, Paced
 from hpcmarl.roles.recording import keep_summary

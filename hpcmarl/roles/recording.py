@@ -14,7 +14,8 @@ import numpy as np
 
 from hpcmarl.algos.base import Algorithm
 from hpcmarl.errors import StorageError
-from hpcmarl.io.metrics import MetricsWriter, write_summary
+from hpcmarl.io.metrics import write_summary
+from hpcmarl.io.metrics_writer import MetricsWriter
 from hpcmarl.optim.rounds import Engine
 from hpcmarl.roles.base import Context, Interval
 from hpcmarl.roles.display import Display
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 GRADIENTS_TELL = ("env_steps", "agent_steps", "staleness", "trajectories")
 LEARNERS_TELL = ("late", "overflow", "bad_gradients", "learned_steps", "dense_gradient_steps")
 RECENT_EPISODES = 100
+OF_THIS_START = ("quarantined", "trajectory_bytes", "trajectory_shards")  # counters of what is there now
 EPISODES_AHEAD = 100_000  # more than an actor can have played before anybody heard of them
 
 
@@ -58,6 +60,7 @@ class Recorder:
         actors = sum(len(group.actors) for group in context.topology.groups)
         self.heard = SlotsHeard(0 if restarts_together else actors * self.config.topology.environments_per_actor)
         self.best: float | None = None
+        self.counters_before: dict[str, float] = {}  # of actors: what processes that are gone, or earlier starts, had counted
         self.lost: list[dict[str, Any]] = []  # of this start of the run: a resumed one has all its ranks again
         self.evaluation: dict[str, Any] = {}
         self.means = LearnerMeans()
@@ -77,6 +80,9 @@ class Recorder:
         self.last_row = (self.seconds, self.totals["env_steps"])
         if self.context.resume is not None:
             self.metrics.truncate(int(self.context.resume["engine"]["rule"]["round"]))
+        else:  # what an earlier start wrote without a checkpoint is superseded
+            earlier = f"start-{self.context.start_number - 1:04d}-metrics.csv"
+            self.metrics.truncate(None, self.context.run_directory / "starts" / earlier)
 
     def end(self) -> None:
         """Training is over; what follows does not count as training time."""
@@ -165,9 +171,17 @@ class Recorder:
 
     def on_replaced(self, rank: int) -> int:
         """A new process has a lost rank's place; returns an episode index that nobody has come to yet."""
+        self.counters_before = self._counters_without(rank)
         for entry in self.missing:
             entry["replaced"] = entry["replaced"] or entry["rank"] == rank
         return int(self.totals["episodes"]) + EPISODES_AHEAD * len(self.lost)
+
+    def _counters_without(self, rank: int) -> dict[str, float]:
+        """Earlier counters and those of a lost actor's process; the new one counts from zero."""
+        before = dict(self.counters_before)
+        for name, value in self.actors.pop(str(self.context.topology.actor_index(rank)), {}).items():
+            before[name] = before.get(name, 0.0) + value
+        return before
 
     @property
     def missing(self) -> list[dict[str, Any]]:
@@ -217,19 +231,22 @@ class Recorder:
         self.last_row = (row["seconds"], row["env_steps"])
         row |= {f"return/{policy}": float(np.mean(returns)) for policy, returns in self.recent_by_policy.items() if len(self.recent_by_policy) > 1}
         row |= self.means.row()
-        row |= {f"actors/{name}": sum(counters.get(name, 0.0) for counters in self.actors.values()) for name in self._actor_counters()}
-        if len(self.group_counts) > 1:
-            row |= {f"group_{group}/trajectories": count for group, count in enumerate(self.group_counts)}
+        row |= {f"actors/{name}": total for name, total in self._counters().items()}
         row |= self.times.row()
         if self.recent_wins:
             row["win_rate"] = float(np.mean(self.recent_wins))
         if self.evaluation:
             row |= {"eval_version": self.evaluation["version"], "eval_return_mean": self.evaluation["return_mean"]}
-        self.metrics.append(row)
+        self.metrics.append(row, {"trajectories": np.array(self.group_counts, float), **self.times.groups()})
         self.fields = row
 
-    def _actor_counters(self) -> list[str]:
-        return sorted({name for counters in self.actors.values() for name in counters})
+    def _counters(self) -> dict[str, float]:
+        """What actors have counted over the whole run, resumptions and replaced processes included."""
+        totals = dict(self.counters_before)
+        for counters in self.actors.values():
+            for name, value in counters.items():
+                totals[name] = totals.get(name, 0.0) + value
+        return dict(sorted(totals.items()))
 
     def finish(self, engine: Engine, status: str, error: str | None) -> None:
         """The last row of metrics and summary.json."""
@@ -271,7 +288,7 @@ class Recorder:
         self.display.finish(summary)
 
     def _over_actors(self, name: str) -> int:
-        return int(sum(counters.get(name, 0) for counters in self.actors.values()))
+        return int(self._counters().get(name, 0))
 
     def close(self) -> None:
         self.display.close()
@@ -280,13 +297,14 @@ class Recorder:
     def state_dict(self) -> dict[str, Any]:
         """Counters and the newest returns, so that a resumed run goes on counting."""
         totals = {**self.totals, "seconds_before": self.seconds}
-        counted = {"groups": list(self.group_counts), "times": self.times.state_dict()}
+        counted = {"groups": list(self.group_counts), "times": self.times.state_dict(), "counters": self._counters()}
         return {"totals": totals, "recent": np.array(self.recent), "best": self.best, **counted}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.totals.update(state["totals"])
         self.recent.extend(np.asarray(state["recent"]).tolist())
         self.best = state["best"]
+        self.counters_before = {name: float(value) for name, value in state.get("counters", {}).items() if name not in OF_THIS_START}
         if "times" in state:  # checkpoints of earlier versions have none
             self.times.load_state_dict(state["times"])
         if len(state["groups"]) == len(self.group_counts):

@@ -94,31 +94,30 @@ class GroupTimes:
         self._server += 1.0, seconds
 
     def row(self) -> dict[str, float]:
-        """Columns of metrics: means of the whole run, of groups that have delivered a trajectory."""
-        row: dict[str, float] = {}
-        for group, sums in enumerate(self._sums):
-            if sums[COUNT] < 1:
-                continue
-            mean = sums[SECONDS] / sums[COUNT]
-            row |= {
-                f"group_{group}/slots": self.slots[group],
-                f"group_{group}/timed_trajectories": sums[COUNT],
-                f"group_{group}/trajectory_seconds": mean,
-                f"group_{group}/trajectory_spread_seconds": math.sqrt(max(0.0, sums[SQUARES] / sums[COUNT] - mean * mean)),
-            }
-            if sums[REPORTS]:
-                row[f"group_{group}/gradient_seconds"] = sums[LEARNING] / sums[REPORTS]
-            if sums[REPLIES]:
-                row[f"group_{group}/exchange_seconds"] = max(0.0, self._exchange(group, mean))
-        if self._server[0]:
-            row["server/gradient_seconds"] = self._server[1] / self._server[0]
-        return row
+        """Columns of metrics: means of the whole run."""
+        return {"server/gradient_seconds": self._server[1] / self._server[0]} if self._server[0] else {}
 
-    def _exchange(self, group: int, trajectory: float) -> float:
-        replies, seconds, waves = self._sums[group, REPLIES:]
-        if self.cancels:
-            return float((seconds - waves * trajectory) / replies)
-        return float(self._shortest[group]) - (trajectory if self.on_policy else 0.0)
+    def groups(self) -> dict[str, Array]:
+        """Figures of single groups, name -> [G]: means of the whole run; NaN where a group has delivered no trajectory, or none of the kind."""
+        sums = self._sums.T
+        with np.errstate(divide="ignore", invalid="ignore"):
+            there = np.where(sums[COUNT] > 0, 1.0, np.nan)
+            mean = sums[SECONDS] / sums[COUNT]
+            spread = np.sqrt(np.maximum(0.0, sums[SQUARES] / sums[COUNT] - mean * mean))
+            learning = np.where(sums[REPORTS] > 0, sums[LEARNING] / sums[REPORTS], np.nan)
+            if self.cancels:
+                exchange = (sums[REPLY_SECONDS] - sums[WAVES] * mean) / sums[REPLIES]
+            else:
+                exchange = self._shortest - (mean if self.on_policy else 0.0)
+            exchange = np.where(sums[REPLIES] > 0, np.maximum(0.0, exchange), np.nan)
+        return {
+            "slots": there * np.array(self.slots),
+            "timed_trajectories": there * sums[COUNT],
+            "trajectory_seconds": there * mean,
+            "trajectory_spread_seconds": there * spread,
+            "gradient_seconds": there * learning,
+            "exchange_seconds": there * exchange,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """The sums, by group."""

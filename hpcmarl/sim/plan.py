@@ -86,8 +86,9 @@ class Slow:
         return slow
 
 
-def fit(columns: Mapping[str, Array], config: Config, source: str) -> Measured:
-    """The times in a run's metrics. Raises UsageError, one line that begins with `source`, where there are none or too few, or where
+def fit(columns: Mapping[str, Array], config: Config, source: str, figures: Mapping[str, Array], versions: Array) -> Measured:
+    """The times in a run's metrics: `columns` of metrics.csv, and of metrics.h5 the `figures` of single groups [R, G] with their `versions` [R].
+    Raises UsageError, one line that begins with `source`, where there are none or too few, or where
     gradients are made of replayed episodes: how many actors play says little about how many a round takes."""
     if isinstance(config.algo, QLearningConfig):
         raise UsageError(
@@ -95,7 +96,7 @@ def fit(columns: Mapping[str, Array], config: Config, source: str) -> Measured:
         )
     names = ("slots", "trajectory_seconds", "trajectory_spread_seconds", "gradient_seconds", "exchange_seconds", "timed_trajectories")
     count = len(config.topology.group_list)
-    table = {name: [_newest(columns, f"group_{group}/{name}") for group in range(count)] for name in names}
+    table = {name: [_newest(_of_group(figures, name, group)) for group in range(count)] for name in names}
     for group, timed in enumerate(table["timed_trajectories"]):
         if not timed >= FEWEST or not all(table[name][group] > 0 for name in names[:2]):
             have = "no" if math.isnan(timed) else f"only {timed:.0f}"
@@ -115,25 +116,34 @@ def fit(columns: Mapping[str, Array], config: Config, source: str) -> Measured:
     share = float(batch) if rounds.rule == "afedpg" else batch / count
     differ = any(group.env != config.topology.group_list[0].env for group in config.topology.group_list)
     share = max(share, config.topology.environments_per_actor if continues else 1.0)  # no gradient is made of less
-    server = float(np.nan_to_num(_newest(columns, "server/gradient_seconds")))
-    return Measured(groups, server, rounds.rule, share, rounds.late, rounds.admission, continues, differ, *_own_figures(columns, count))
+    server = float(np.nan_to_num(_newest(columns.get("server/gradient_seconds", ()))))
+    return Measured(groups, server, rounds.rule, share, rounds.late, rounds.admission, continues, differ, *_own_figures(columns, figures, versions))
 
 
-def _newest(columns: Mapping[str, Array], name: str) -> float:
+def _of_group(figures: Mapping[str, Array], name: str, group: int) -> Array:
+    """One group's column of a figure; empty where it has none."""
+    found = np.asarray(figures.get(name, np.empty((0, 0))))
+    return found[:, group] if group < found.shape[1] else np.empty(0)
+
+
+def _newest(column: Any) -> float:
     """The last value of a column that is a number; NaN where there is none."""
-    values = np.asarray(columns.get(name, ()), dtype=np.float64)
+    values = np.asarray(column, dtype=np.float64)
     values = values[np.isfinite(values)]
     return float(values[-1]) if values.size else math.nan
 
 
-def _own_figures(columns: Mapping[str, Array], groups: int) -> tuple[float, float]:
+def _own_figures(columns: Mapping[str, Array], figures: Mapping[str, Array], group_versions: Array) -> tuple[float, float]:
     """Trajectories a second and seconds a round of the run itself, after its warm-up and when every group has delivered."""
     rows = [np.asarray(columns.get(name, ()), dtype=np.float64) for name in ("seconds", "version", "used_gradients")]
     if min(map(len, rows)) < 2:
         return math.nan, math.nan
     seconds, versions, used = rows
-    delivered = [np.asarray(columns.get(f"group_{group}/trajectories", np.ones(len(seconds)))) for group in range(groups)]
-    warm = (seconds >= WARM_UP * seconds[-1]) & (np.min(delivered, axis=0) > 0)
+    complete = -math.inf  # the version by which every group has delivered
+    if "trajectories" in figures:
+        delivered = np.asarray(figures["trajectories"]).min(axis=1) > 0
+        complete = float(group_versions[int(np.argmax(delivered))]) if delivered.any() else math.inf
+    warm = (seconds >= WARM_UP * seconds[-1]) & (versions >= complete)
     first = min(int(np.argmax(warm)), len(seconds) - 2) if warm.any() else len(seconds) - 2
     # the last row is written when the run ends, perhaps in the middle of a round; all others when a round does
     last = len(seconds) - (2 if len(seconds) - first > 2 else 1)

@@ -23,7 +23,7 @@ WRITER = """
 import sys, time
 from hpcmarl.config.run import TrajectoriesConfig
 from hpcmarl.io.checkpoint import CheckpointWriter
-from hpcmarl.io.metrics import MetricsWriter
+from hpcmarl.io.metrics_writer import MetricsWriter
 from hpcmarl.io.trajectory import TrajectoryWriter
 from hpcmarl.io.unfinished import lookup3
 from tests.support.rollouts import make_spec

@@ -12,7 +12,8 @@ from hpcmarl.config.run import TrajectoriesConfig
 from hpcmarl.errors import UsageError
 from hpcmarl.io.checkpoint import save_checkpoint
 from hpcmarl.io.layout import INDEX
-from hpcmarl.io.metrics import MetricsWriter, write_summary
+from hpcmarl.io.metrics import write_summary
+from hpcmarl.io.metrics_writer import MetricsWriter
 from hpcmarl.io.run_directory import RunDirectory
 from hpcmarl.io.shard_reader import ShardReader, list_shards
 from hpcmarl.io.trajectory import TrajectoryWriter

@@ -15,7 +15,8 @@ from hpcmarl.errors import FormatError, HpcmarlError
 from hpcmarl.io.atomic import PARTIAL, write_text
 from hpcmarl.io.checkpoint import load_checkpoint, save_checkpoint
 from hpcmarl.io.describe import BAD, describe, verify_file
-from hpcmarl.io.metrics import MetricsWriter, read_hdf5, read_metrics
+from hpcmarl.io.metrics import read_hdf5, read_metrics
+from hpcmarl.io.metrics_writer import MetricsWriter
 from hpcmarl.io.salvage import salvage
 from hpcmarl.io.schema import CHECKPOINT, check_safe, root_attributes, write_attributes
 from hpcmarl.io.shard_reader import verify_shard

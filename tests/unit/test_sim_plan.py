@@ -9,7 +9,7 @@ import pytest
 from hpcmarl.comm.topology import Group, Topology
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import UsageError
-from hpcmarl.io.metrics import MetricsWriter
+from hpcmarl.io.metrics_writer import MetricsWriter
 from hpcmarl.maths.round_times import afedpg_rate, malenia_time, rennala_rate, sync_rate
 from hpcmarl.roles import timing
 from hpcmarl.sim.plan import Slow, best_rule, fit, predict, seconds_of
@@ -39,8 +39,27 @@ def columns(*rows):
     return {name: np.array([each.get(name, np.nan) for each in rows], float) for name in dict.fromkeys(name for each in rows for name in each)}
 
 
+def scalars(each):
+    """What metrics.csv has of a row."""
+    return {name: value for name, value in each.items() if not name.startswith("group_")}
+
+
+def group_figures(each):
+    """What metrics.h5 has of single groups in a row: name -> [G]."""
+    names = dict.fromkeys(name.partition("/")[2] for name in each if name.startswith("group_"))
+    count = 1 + max((int(name.partition("/")[0].removeprefix("group_")) for name in each if name.startswith("group_")), default=-1)
+    return {name: np.array([each.get(f"group_{group}/{name}", np.nan) for group in range(count)]) for name in names}
+
+
+def fit_rows(*rows, changes=()):
+    each = [group_figures(one) for one in rows]
+    figures = {name: np.stack([one[name] for one in each]) for name in each[0]}
+    versions = np.array([one["version"] for one in rows], float)
+    return fit(columns(*map(scalars, rows)), load_config(RUN, changes), "here", figures, versions)
+
+
 def measured(times, *changes, **figures):
-    return fit(columns(row(times, **figures)), load_config(RUN, changes), "here")
+    return fit_rows(row(times, **figures), changes=changes)
 
 
 @pytest.mark.parametrize("groups", [2, 3, 8, 64])
@@ -111,7 +130,7 @@ def test_slow_option_slows_a_share_of_the_groups():
 
 def test_slow_learner_determines_the_group_rate():
     told = row([1.0, 1.0]) | {"group_1/gradient_seconds": 4.0}
-    assert seconds_of(fit(columns(told), load_config(RUN), "here"), 2, None).tolist() == [1.0, 4.0]
+    assert seconds_of(fit_rows(told), 2, None).tolist() == [1.0, 4.0]
 
 
 def test_the_best_rule_depends_on_the_objectives():
@@ -132,13 +151,13 @@ def test_fit_uses_newest_row_and_fills_missing_exchange():
     older, newer = row([1.0, 3.0]), row([2.0, 3.0], exchange=0.75)
     del newer["group_1/exchange_seconds"], older["group_1/exchange_seconds"]
     newer |= {"seconds": 30.0, "version": 30.0, "used_gradients": 120.0}
-    run = fit(columns(older, newer), load_config(RUN), "here")
+    run = fit_rows(older, newer)
     assert run.groups[0].trajectory_seconds == 2.0
     assert run.groups[1].exchange_seconds == 0.75
     assert (run.rate, run.round_seconds) == (8.0, 0.5)
     newer["group_1/exchange_seconds"] = 0.25
-    assert [group.exchange_seconds for group in fit(columns(newer), load_config(RUN), "here").groups] == [0.75, 0.25]
-    assert [group.exchange_seconds for group in fit(columns(newer), load_config(RUN, ["rounds.late=ignore"]), "here").groups] == [0.25, 0.25]
+    assert [group.exchange_seconds for group in fit_rows(newer).groups] == [0.75, 0.25]
+    assert [group.exchange_seconds for group in fit_rows(newer, changes=["rounds.late=ignore"]).groups] == [0.25, 0.25]
 
 
 def test_measured_rate_covers_whole_rounds_of_all_groups():
@@ -147,7 +166,7 @@ def test_measured_rate_covers_whole_rounds_of_all_groups():
         row([1.0, 3.0]) | {"seconds": at, "version": version, "used_gradients": used, "group_0/trajectories": used, "group_1/trajectories": late}
         for at, version, used, late in course
     ]
-    run = fit(columns(*rows), load_config(RUN), "here")
+    run = fit_rows(*rows)
     assert (run.rate, run.round_seconds) == (7.5, 0.4)
 
 
@@ -156,7 +175,7 @@ def run_directory(path, *rows):
     (path / "config.yaml").write_text(RUN)
     writer = MetricsWriter(path)
     for each in rows:
-        writer.append(each)
+        writer.append(scalars(each), group_figures(each))
     writer.close()
     return path
 
@@ -225,13 +244,13 @@ def test_timing_sums_survive_resume_and_actor_replacement(monkeypatch):
     again = timing.GroupTimes(pair_of_groups(), 2, on_policy=True, cancels=True)
     again.load_state_dict(times.state_dict())
     again.on_actor(1, [2.0, 4.0, 8.0])
-    told = again.row()
-    assert told["group_1/timed_trajectories"] == 10
-    assert told["group_1/trajectory_seconds"] == 2.0
-    assert told["group_1/trajectory_spread_seconds"] == pytest.approx(np.sqrt(4.2 - 4.0))
-    assert told["group_1/exchange_seconds"] == pytest.approx(5.0 - 2 * 2.0)
-    assert told["server/gradient_seconds"] == 0.25
-    assert not [name for name in told if name.startswith("group_0")]
+    told = {name: values[1] for name, values in again.groups().items()}
+    assert told["timed_trajectories"] == 10
+    assert told["trajectory_seconds"] == 2.0
+    assert told["trajectory_spread_seconds"] == pytest.approx(np.sqrt(4.2 - 4.0))
+    assert told["exchange_seconds"] == pytest.approx(5.0 - 2 * 2.0)
+    assert again.row() == {"server/gradient_seconds": 0.25}
+    assert all(np.isnan(values[0]) for values in again.groups().values())
     other = timing.GroupTimes(pair_of_groups(), 3, on_policy=True, cancels=True)
     other.load_state_dict(times.state_dict())
     assert other.row() == {}
