@@ -22,6 +22,7 @@ from hpcmarl.cli_common import (
     OptionalConfig,
     Overrides,
     Ranks,
+    Trust,
     check_single,
     config_of,
     load,
@@ -33,6 +34,7 @@ from hpcmarl.cli_common import (
     set_threads,
     split_overrides,
     start,
+    trust_options,
 )
 from hpcmarl.cli_show import config_app, list_app
 from hpcmarl.cli_simulate import simulate
@@ -73,6 +75,7 @@ def train(
     ranks: Ranks = None,
     run_dir: Annotated[str | None, typer.Option("--run-dir", metavar="DIR", help="default: runs/NAME-DATE-TIME")] = None,
     resume: Annotated[str | None, typer.Option("--resume", metavar="auto|RUN|CHECKPOINT", help="go on from a checkpoint")] = None,
+    trusted: Trust = None,
     accept_changes: Annotated[bool, typer.Option("--accept-changes", help="go on even with another environment or name")] = False,
 ) -> None:
     """Train policies.
@@ -102,6 +105,7 @@ def train(
         if run_dir is None and resume is None:
             run_dir = str(new_run_dir(settings.name))
         options = [*option("--run-dir", run_dir), *option("--resume", resume), *(["--accept-changes"] if accept_changes else [])]
+        options += trust_options(trusted)
         start(ranks, ["train", *([config] if config else []), *changes, *options], trains=True)
     check_single(ranks)
     from hpcmarl.roles.run import train as train_ranks
@@ -116,9 +120,13 @@ def evaluate(
     greedy: Annotated[bool | None, typer.Option("--greedy/--sample", help="default: eval.greedy of the run", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="default: eval.seed of the run", show_default=False)] = None,
     random: Annotated[list[str] | None, typer.Option("--random", metavar="AGENT", help="this agent plays at random (repeatable)")] = None,
+    trusted: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Play episodes with trained policies, without learning.
+
+    The environment must be that of the run's config.yaml, or come from a package that depends on PettingZoo or Gymnasium; --trust ID
+    imports it all the same.
 
     \b
     hpcmarl eval runs/quickstart-20260101-120000 --episodes 200 --json

@@ -25,6 +25,21 @@ WITHOUT_FILE = "it can be left out where the changes say all, as in preset=mappo
 Seconds = Annotated[float, typer.Option("--seconds", min=0.1, help="how long to measure")]
 
 
+def _trust(ids: list[str] | None) -> list[str] | None:
+    """Note what the user vouches for, before anything is imported."""
+    if ids:
+        from hpcmarl.envs.trust import trust
+
+        trust(ids)
+    return ids
+
+
+Trust = Annotated[
+    list[str] | None,
+    typer.Option("--trust", metavar="ID", help="import this environment, wherever it comes from (repeatable)", callback=_trust, show_default=False),
+]
+
+
 def split_overrides(config: str | None, overrides: Sequence[str] | None) -> tuple[str | None, list[str]]:
     """Without CONFIG the first override stands in its place: something with "=" that is no file."""
     changes = list(overrides or ())
@@ -173,6 +188,11 @@ def config_of(path: str | None) -> Path:
         if (directory / "config.yaml").is_file():
             return directory / "config.yaml"
     raise UsageError(f"{path}: no config.yaml there, so this is no run directory and no checkpoint of one")
+
+
+def trust_options(ids: Sequence[str] | None) -> list[str]:
+    """The options of `--trust`, for ranks that are started here."""
+    return [word for id in ids or () for word in ("--trust", id)]
 
 
 def option(name: str, value: str | None) -> list[str]:

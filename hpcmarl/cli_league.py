@@ -14,6 +14,7 @@ from hpcmarl.cli_common import (
     Json,
     Overrides,
     Ranks,
+    Trust,
     check_single,
     config_of,
     finite,
@@ -23,6 +24,7 @@ from hpcmarl.cli_common import (
     printable,
     set_threads,
     start,
+    trust_options,
 )
 from hpcmarl.cli_league_play import Run, match, tournament
 from hpcmarl.errors import UsageError
@@ -44,6 +46,7 @@ league_app.command()(tournament)
 def show(
     run: Run,
     plots: Annotated[Path | None, typer.Option("--plots", metavar="DIR", help="also write pictures there (hpcmarl[analysis])")] = None,
+    trusted: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Members with ratings, payoffs, whom each trained against, exploitability.
@@ -92,6 +95,7 @@ def export(
     snapshot: Annotated[str | None, typer.Option("--snapshot", metavar="NAME", help="this snapshot")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE.npz", help="the parameters; must not exist")] = None,
     table: Annotated[Path | None, typer.Option("--table", metavar="FILE.csv", help="the payoff table; must not exist")] = None,
+    trusted: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Write a snapshot's parameters for use elsewhere, or the payoff table.
@@ -139,6 +143,7 @@ def carry(
     features: Annotated[
         list[str] | None, typer.Option("--features", metavar="POLICY=LIST", help="what each new feature was: 0-9,new*2,10", show_default=False)
     ] = None,
+    trusted: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Make a snapshot fit changed observations without changing what it does.
@@ -174,6 +179,7 @@ def exploit(
     run_dir: Annotated[str | None, typer.Option("--run-dir", metavar="DIR", help="default: RUN/exploiters/SNAPSHOT")] = None,
     resume: Annotated[str | None, typer.Option("--resume", metavar="auto|DIR|CHECKPOINT", help="go on from a checkpoint")] = None,
     episodes: Annotated[int, typer.Option("--episodes", min=2, help="at the end, against the target")] = 1000,
+    trusted: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Train an opponent against one frozen policy: what it gains, a best response gains at least.
@@ -193,7 +199,7 @@ def exploit(
     load(str(config_of(run)), [])  # sets its threads
     if ranks is not None and ranks > 1:
         flags = [*option("--run-dir", run_dir), *option("--resume", resume), "--episodes", str(episodes), *(["--json"] if as_json else [])]
-        start(ranks, ["league", "exploit", run, name, *changes, *flags], trains=True)
+        start(ranks, ["league", "exploit", run, name, *changes, *flags, *trust_options(trusted)], trains=True)
     check_single(ranks)
     from hpcmarl.roles.league_exploit import Exploitation
     from hpcmarl.roles.run import train_planned

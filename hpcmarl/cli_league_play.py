@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hpcmarl.cli_common import Json, finite, print_columns, print_json, printable, set_threads
+from hpcmarl.cli_common import Json, Trust, finite, print_columns, print_json, printable, set_threads
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="run directory of a league, or a checkpoint in it")]
 Episodes = Annotated[int | None, typer.Option("--episodes", min=1, help="default: league.evaluation.episodes", show_default=False)]
@@ -25,6 +25,7 @@ def match(
     episodes: Episodes = None,
     greedy: Greedy = None,
     seed: Seed = None,
+    trusted: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Play A against B; the score is A's.
@@ -61,6 +62,7 @@ def tournament(
     episodes: Episodes = None,
     greedy: Greedy = None,
     seed: Seed = None,
+    trusted: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Play all PLAYERs against each other and rate them on one scale, in Elo points.

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpcmarl.config import EnvConfig
+from hpcmarl.envs.trust import check_importable
 from hpcmarl.errors import ConfigError, EnvironmentFailure, HpcmarlError, MissingPackageError
 
 # what to give pip when an import fails: the longest matching beginning of the id wins
@@ -29,39 +30,6 @@ PIP_HINTS = {
     "pettingzoo.sisl": "'pettingzoo[sisl]'",
     "pettingzoo.mpe": "mpe2",
 }
-# Packages that hold no environments but much that a configuration must not be able to call (os:system, torch:load, yaml:unsafe_load)
-REFUSED = frozenset(
-    {
-        "hpcmarl",
-        "numpy",
-        "torch",
-        "h5py",
-        "hdf5plugin",
-        "mpi4py",
-        "pydantic",
-        "pydantic_core",
-        "yaml",
-        "typer",
-        "click",
-        "rich",
-        "pip",
-        "setuptools",
-        "pkg_resources",
-        "wheel",
-        "pytest",
-        "_pytest",
-        "sympy",
-        "networkx",
-        "jinja2",
-        "fsspec",
-        "matplotlib",
-        "pandas",
-        "scipy",
-        "xarray",
-        "IPython",
-    }
-)
-OWN_GAMES = "hpcmarl.envs.games."  # the environments that hpcmarl brings along
 
 
 @dataclass(frozen=True)
@@ -113,9 +81,7 @@ def _import(name: str, id: str) -> Any:
             f"env.id {id!r} is no import path; allowed: a PettingZoo module (mpe2.simple_spread_v3), package.module:factory, "
             "gymnasium:ID, or openspiel:GAME"
         )
-    package = name.partition(".")[0]
-    if package in sys.stdlib_module_names or (package in REFUSED and not name.startswith(OWN_GAMES)):
-        raise ConfigError(f"env.id {id} is no environment: the package {package} holds none; allowed: a PettingZoo module, or package.module:factory")
+    check_importable(id)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=DeprecationWarning)  # PettingZoo's own, about its registry

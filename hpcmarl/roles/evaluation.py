@@ -16,6 +16,7 @@ from hpcmarl.errors import ConfigError, FormatError
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from hpcmarl.roles.base import group_environment
 from hpcmarl.roles.evaluator import Match, evaluation_environment, summarise, summarise_agents
+from hpcmarl.roles.origin import check_environments_of
 
 
 def evaluate_checkpoint(
@@ -39,6 +40,7 @@ def evaluate_checkpoint(
     if not isinstance(text, str):
         raise FormatError(f"{found}: its attribute config is no text; the file is damaged or foreign")
     config = load_config(text + "\n")  # the line break makes it YAML whatever it holds: one line would be taken for a file's name
+    check_environments_of(found, config)
     algorithm = make_algorithm(describe(config.env, config.policies), config.algo, config.seed)
     parameters = np.asarray(state["engine"]["optimizer"]["parameters"], np.float32)
     if parameters.size != algorithm.size:

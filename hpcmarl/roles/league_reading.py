@@ -21,6 +21,7 @@ from hpcmarl.io.pool import Pool
 from hpcmarl.league.book import Book
 from hpcmarl.league.snapshots import Snapshot
 from hpcmarl.roles.league_start import read_book
+from hpcmarl.roles.origin import check_environments_of
 from hpcmarl.roles.sides import Game, game_of
 from hpcmarl.roles.versus import side_of
 from hpcmarl.types import EnvironmentSpec, FloatArray
@@ -103,6 +104,7 @@ def read_league(path: str) -> LeagueRun:
     config = load_config(text + "\n")
     if config.league is None or "league" not in state:
         raise ConfigError(f"{path}: a run without a league; `hpcmarl eval {path}` judges its policies, `league:` in the configuration makes a league")
+    check_environments_of(found, config)
     spec = describe(config.env, config.policies)
     game = game_of(config, spec)
     directory = found.resolve().parent.parent
