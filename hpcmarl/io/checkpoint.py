@@ -20,6 +20,7 @@ from typing import Any
 from hpcmarl.errors import FormatError, HpcmarlError, StorageError
 from hpcmarl.io.atomic import PARTIAL, storage_error
 from hpcmarl.io.schema import CHECKPOINT
+from hpcmarl.io.stacking import MARK, stack, unstack
 from hpcmarl.io.state_file import read_state, write_state
 from hpcmarl.io.sturdy import close_at_exit
 from hpcmarl.packing import Tree
@@ -41,15 +42,47 @@ def save_checkpoint(directory: str | os.PathLike[str], state: dict[str, Tree], *
     gives back something else, TypeError for a state that is no tree.
     """
     path = checkpoint_path(directory, version)
-    write_state(path, CHECKPOINT, state, {**attributes, "version": version})
+    write_state(path, CHECKPOINT, _with_stacked_actors(state), {**attributes, "version": version})
     return path
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tree], dict[str, Any]]:
     """The state and the root attributes. Raises FormatError for a file that is damaged, foreign, newer or contradicts itself."""
     state, attributes = read_state(path, CHECKPOINT, "resume from an older checkpoint")
+    _unstack_actors(path, state)
     _check_versions(path, state, attributes)
     return state, attributes
+
+
+def _with_stacked_actors(state: dict[str, Tree]) -> dict[str, Tree]:
+    """The state with the states of its actors, of which there may be thousands, stacked (stacking.py)."""
+    roles = state.get("roles")
+    if not isinstance(roles, dict) or not isinstance(roles.get("actor"), dict) or MARK in roles["actor"]:
+        return state
+    return {**state, "roles": {**roles, "actor": stack(roles["actor"])}}
+
+
+def _unstack_actors(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
+    roles = state.get("roles")
+    if not isinstance(roles, dict) or not isinstance(roles.get("actor"), dict) or MARK not in roles["actor"]:
+        return
+    try:
+        roles["actor"] = unstack(roles["actor"])
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise FormatError(
+            f"{os.fspath(path)}: its states of actors are not what hpcmarl writes ({words}); resume from an older checkpoint"
+        ) from error
+
+
+def _copied(state: dict[str, Tree]) -> dict[str, Tree]:
+    """A copy with stacked actors: copying thousands of small dicts one by one would hold up the caller."""
+    stacked = _with_stacked_actors(state)
+    if stacked is state:
+        return copy.deepcopy(state)
+    actors = stacked["roles"]["actor"]
+    rest = copy.deepcopy({**stacked, "roles": {name: own for name, own in stacked["roles"].items() if name != "actor"}})
+    return {**rest, "roles": {**rest["roles"], "actor": actors}}
 
 
 def _check_versions(path: str | os.PathLike[str], state: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
@@ -215,7 +248,7 @@ class CheckpointWriter:
 
     def submit(self, state: dict[str, Tree], *, version: int, attributes: Mapping[str, Any], copied: bool = False) -> None:
         """Copies the state (unless it is `copied`: nobody will change it) and returns at once; it replaces one that still waits."""
-        work = (state if copied else copy.deepcopy(state), version, dict(attributes))
+        work = (state if copied else _copied(state), version, dict(attributes))
         with self._changed:
             if self._closed:
                 raise StorageError(f"{self.directory}: the checkpoint writer is closed")
