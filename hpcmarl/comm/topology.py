@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 
 from hpcmarl.config import TopologyConfig
 from hpcmarl.errors import ConfigError
@@ -35,26 +37,32 @@ class Topology:
     def roles_of(self, rank: int) -> tuple[str, ...]:
         """Names of the roles that a rank hosts, in the order in which it steps them."""
         roles = ["server", "evaluator"] if rank == self.server else []
-        roles += ["learner"] if any(group.learner == rank for group in self.groups) else []
-        roles += ["actor"] if any(rank in group.actors for group in self.groups) else []
+        group = self._groups_by_rank.get(rank)
+        roles += ["learner"] if group is not None and group.learner == rank else []
+        roles += ["actor"] if rank in self._actor_indices else []
         return tuple(roles) or ("evaluator",)
+
+    @cached_property
+    def _groups_by_rank(self) -> dict[int, Group]:
+        return {rank: group for group in self.groups for rank in (*group.actors, group.learner)}
+
+    @cached_property
+    def _actor_indices(self) -> dict[int, int]:
+        return {rank: index for index, rank in enumerate(self.actors)}
 
     def group_of(self, rank: int) -> Group:
         """The group in which `rank` learns or acts; raises KeyError for a dedicated server or evaluator."""
-        for group in self.groups:
-            if rank == group.learner or rank in group.actors:
-                return group
-        raise KeyError(rank)
+        return self._groups_by_rank[rank]
 
     def actor_index(self, rank: int) -> int:
-        """A number for each actor of the run, from 0, in group order."""
-        return [actor for group in self.groups for actor in group.actors].index(rank)
+        """A number for each actor of the run, from 0, in group order. Raises KeyError for a rank without an actor."""
+        return self._actor_indices[rank]
 
     def groups_lost(self, lost: Collection[int]) -> list[int]:
         """The groups that cannot go on without these ranks: their learner is among them, or all of their actors."""
         return [group.index for group in self.groups if group.learner in lost or all(rank in lost for rank in group.actors)]
 
-    @property
+    @cached_property
     def actors(self) -> tuple[int, ...]:
         return tuple(actor for group in self.groups for actor in group.actors)
 
@@ -62,8 +70,9 @@ class Topology:
         """A row a rank: rank, host, roles, group (None for a dedicated server or evaluator)."""
         rows: list[dict[str, object]] = []
         for rank in range(self.size):
-            group = next((group.index for group in self.groups if rank == group.learner or rank in group.actors), None)
-            rows.append({"rank": rank, "host": self.hosts[rank], "roles": "+".join(self.roles_of(rank)), "group": group})
+            group = self._groups_by_rank.get(rank)
+            index = None if group is None else group.index
+            rows.append({"rank": rank, "host": self.hosts[rank], "roles": "+".join(self.roles_of(rank)), "group": index})
         return rows
 
 
@@ -82,7 +91,8 @@ def assign_roles(size: int, hosts: Sequence[str], config: TopologyConfig) -> Top
     trains = size - config.evaluators
     dedicated = _is_dedicated(trains, config, wanted)
     available = trains - 1 if dedicated else trains
-    order = sorted(range(size), key=lambda rank: (list(hosts).index(hosts[rank]), rank))
+    places = {host: place for place, host in enumerate(dict.fromkeys(hosts))}
+    order = sorted(range(size), key=lambda rank: (places[hosts[rank]], rank))
     if dedicated:
         order.remove(0)
     else:
@@ -103,11 +113,10 @@ def assign_roles(size: int, hosts: Sequence[str], config: TopologyConfig) -> Top
 
 def _deal(order: Sequence[int], counts: Sequence[int]) -> list[int]:
     """Ranks in blocks of (learner, actors…) where the first ranks are the learners and the others the actors, in order."""
-    learners, actors = order[: len(counts)], list(order[len(counts) :])
+    learners, actors = order[: len(counts)], iter(order[len(counts) :])
     dealt: list[int] = []
     for learner, count in zip(learners, counts, strict=True):
-        dealt += [learner, *actors[:count]]
-        del actors[:count]
+        dealt += [learner, *islice(actors, count)]
     return dealt
 
 
