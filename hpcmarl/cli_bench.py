@@ -240,18 +240,26 @@ class Victim(StrEnum):
     learner = "learner"
 
 
+class Reduction(StrEnum):
+    """Of rounds.reduce, what `bench faults` kills."""
+
+    server = "server"
+    mpi = "mpi"
+
+
 @bench_app.command()
 def faults(
     kills: Annotated[int, typer.Option("--kills", min=1, help="how many")] = 10,
     seed: Annotated[int, typer.Option("--seed", min=0, help="of the moments and the victims")] = 0,
     what: Annotated[Victim, typer.Option("--what", help="one rank with this role, or every process of the job")] = Victim.job,
     ranks: Annotated[int | None, typer.Option("-n", "--ranks", min=2, metavar="RANKS", help="of each job; default 4, learner: 5")] = None,
+    reduce: Annotated[Reduction, typer.Option("--reduce", help="how gradients are summed (rounds.reduce)")] = Reduction.server,
     run_dir: Annotated[str | None, typer.Option("--run-dir", metavar="DIR", help="keep the run there; default: a temporary one")] = None,
     as_json: Json = False,
 ) -> None:
     """Kill training with SIGKILL at random moments and count what was lost.
 
-    It starts its jobs itself, one after the other on one run directory. Exits 1 when a file was corrupt,
+    It starts its jobs itself, one after the other on one run directory. Exits 1 when a file was corrupt, something stood twice,
     a kill was not recovered from, or it was interrupted.
 
     \b
@@ -265,7 +273,7 @@ def faults(
     set_threads(1)
     from hpcmarl.bench.faults import run
 
-    result = run(kills, seed, what.value, ranks, run_dir)
+    result = run(kills, seed, what.value, ranks, run_dir, reduce.value)
     print_result(result, as_json)
     if result["corrupt_files"] or result["survived"] + result["resumed"] < kills:
         raise typer.Exit(1)

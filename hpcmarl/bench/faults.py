@@ -4,7 +4,8 @@ Called by `hpcmarl bench faults`, outside any MPI world. One run directory lasts
 meets what the former ones left. Knows the run's files and its command line, none of its insides.
 
 A kill of the job happens at a moment drawn evenly from a window after the first new update, one in five while the job is still starting.
-Then every file under a final name is verified, open shards are salvaged, and `--resume auto` has to go on from the newest checkpoint.
+Then every file under a final name is verified, no rollout may be in two shards, no version in two rows of metrics, and every checkpoint must
+hold the parameters of its version. Open shards are salvaged, and `--resume auto` has to go on from the newest checkpoint.
 A kill of an actor or a learner is survived when the same job makes further updates and ends with exit 0.
 """
 
@@ -30,6 +31,7 @@ from hpcmarl.errors import EXIT_TRY_AGAIN, HpcmarlError
 from hpcmarl.io.atomic import PARTIAL
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from hpcmarl.io.describe import BAD, run_files, verify_file
+from hpcmarl.io.live_segments import overlaps
 from hpcmarl.io.salvage import salvage
 
 CONFIG = """name: faults
@@ -67,14 +69,26 @@ class Tally:
     recovery: list[float] = field(default_factory=list)
 
 
-def run(kills: int, seed: int, what: str, ranks: int | None, directory: str | None) -> dict[str, Any]:
-    """The whole campaign; `directory` (default: a temporary one, deleted afterwards) must not hold a run yet. Raises HpcmarlError."""
+def run(kills: int, seed: int, what: str, ranks: int | None, directory: str | None, reduce: str = "server") -> dict[str, Any]:
+    """Run the whole campaign.
+
+    Args:
+        kills: how many.
+        seed: of the moments and the victims.
+        what: job, actor or learner.
+        ranks: of each job; None: RANKS.
+        directory: where the run is kept; it must not hold one yet. None: a temporary one.
+        reduce: as rounds.reduce.
+
+    Raises:
+        HpcmarlError: the jobs do not start.
+    """
     root = Path(directory) if directory else Path(tempfile.mkdtemp(prefix="hpcmarl-faults-"))
     numbers = (signal.SIGINT, signal.SIGTERM)  # either ends the campaign early, and no job stays behind
     handlers = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         root.mkdir(parents=True, exist_ok=True)
-        campaign = Campaign(root, what, ranks or RANKS[what], np.random.default_rng(seed))
+        campaign = Campaign(root, what, ranks or RANKS[what], np.random.default_rng(seed), reduce)
         began = time.monotonic()
         try:
             campaign.run(kills)
@@ -91,13 +105,14 @@ def run(kills: int, seed: int, what: str, ranks: int | None, directory: str | No
 class Campaign:
     """One run directory, killed again and again."""
 
-    def __init__(self, root: Path, what: str, ranks: int, generator: np.random.Generator) -> None:
+    def __init__(self, root: Path, what: str, ranks: int, generator: np.random.Generator, reduce: str = "server") -> None:
         self.root, self.what, self.ranks, self.generator = root, what, ranks, generator
+        self.extra = (*EXTRA[what], f"rounds.reduce={reduce}")
         self.config = root / "faults.yaml"
         self.config.write_text(CONFIG, encoding="utf-8")
         self.directory = root / "run"
         self.progress = Progress(self.directory)
-        topology = assign_roles(ranks, ["here"] * ranks, load_config(self.config, EXTRA[what]).topology)
+        topology = assign_roles(ranks, ["here"] * ranks, load_config(self.config, self.extra).topology)
         self.victims = [rank for rank in range(1, ranks) if what in topology.roles_of(rank)]
         if what != "job" and not self.victims:
             raise HpcmarlError(f"--what {what}: no rank of {ranks} is {what} alone; use more ranks")
@@ -129,6 +144,7 @@ class Campaign:
             assert self.job is not None
             self.exit_code = self.job.stop(END_LIMIT)
         self._verify(everything=True)
+        self._judge_versions()
 
     def close(self) -> None:
         """Nothing of the job stays behind."""
@@ -139,7 +155,7 @@ class Campaign:
 
     def _start(self, *extra: str) -> None:
         self.inode = self.progress.inode()
-        arguments = ["train", str(self.config), *EXTRA[self.what], *extra, "-n", str(self.ranks), "--run-dir", str(self.directory)]
+        arguments = ["train", str(self.config), *self.extra, *extra, "-n", str(self.ranks), "--run-dir", str(self.directory)]
         self.job = Job([*arguments, "--resume", "auto"], self.root / "job.log")
 
     def _resumed_version(self) -> int:
@@ -171,7 +187,7 @@ class Campaign:
         from hpcmarl.io.metrics import read_csv
 
         versions = read_csv(self.progress.path)["version"]
-        return bool((np.diff(versions) >= 0).all() and self._resumed_version() + 1 in versions)
+        return bool((np.diff(versions) > 0).all() and self._resumed_version() + 1 in versions)
 
     # ---- killing
 
@@ -233,6 +249,7 @@ class Campaign:
     def _judge(self) -> None:
         """Verify what the dead job left, salvage its open shards, and find what the next one resumes from."""
         self._verify()
+        self._judge_versions()
         trajectories = self.directory / "trajectories"
         for item in salvage(trajectories, remove=True) if trajectories.is_dir() else ():
             self.tally.salvaged += item.status == "recovered"
@@ -241,6 +258,15 @@ class Campaign:
                 self.tally.failures.append(told)
         found = find_checkpoint(self.directory) if self.directory.is_dir() else None
         self.checkpoint = (found, int(load_checkpoint(found)[1]["version"]) if found else 0)
+
+    def _judge_versions(self) -> None:
+        """Nothing may stand twice: no version in metrics, no rollout in two shards."""
+        from hpcmarl.io.metrics import read_csv
+
+        if self.progress.path.exists() and (np.diff(read_csv(self.progress.path).get("version", np.empty(0))) <= 0).any():
+            self.tally.corrupt.append(f"{self.progress.path}: a version has two rows, or the rows fall back")
+        for shard, why in overlaps(self.directory) if self.directory.is_dir() else ():
+            self.tally.corrupt.append(f"{shard}: {why}")
 
     def _verify(self, *, everything: bool = False) -> None:
         """Read every file under a final name; those that have not changed since they were good, at the end only."""
@@ -260,6 +286,7 @@ class Campaign:
         return {
             "what": self.what,
             "ranks": self.ranks,
+            "reduce": self.extra[-1].partition("=")[2],
             "seed": seed,
             "injected": tally.injected,
             "survived": tally.survived,

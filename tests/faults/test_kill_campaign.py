@@ -44,10 +44,15 @@ def processes_of(environment):
     return found
 
 
+LONG = pytest.mark.long("a kill campaign")
+
+
 @pytest.mark.timeout(280)
-@pytest.mark.parametrize(("kills", "ranks"), [(2, 2), pytest.param(3, 4, marks=pytest.mark.long("a kill campaign"))])
-def test_killed_job_is_resumed_after_each_kill(tmp_path, campaign_environment, kills, ranks):
-    options = ["--kills", str(kills), "-n", str(ranks), "--seed", "7", "--what", "job", "--run-dir", str(tmp_path), "--json"]
+@pytest.mark.parametrize(
+    ("kills", "ranks", "reduce"), [(2, 2, "server"), pytest.param(3, 4, "server", marks=LONG), pytest.param(3, 3, "mpi", marks=LONG)]
+)
+def test_killed_job_is_resumed_after_each_kill(tmp_path, campaign_environment, kills, ranks, reduce):
+    options = ["--kills", str(kills), "-n", str(ranks), "--seed", "7", "--what", "job", "--run-dir", str(tmp_path), "--json", "--reduce", reduce]
     command = [sys.executable, "-m", "hpcmarl", "bench", "faults", *options]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=270, env=campaign_environment)
     assert done.returncode == 0, done.stderr + done.stdout
