@@ -34,7 +34,8 @@ USAGE = {
 SITE_COMMENTS = """\
 # modules: for instance (gcc/13 openmpi/5.0). environment: a virtual environment's directory; '': what is active at the sbatch.
 # launcher: (srun --mpi=pmix) for Open MPI, (srun --mpi=pmi2) for MPICH and Intel MPI, or (mpirun -n "$SLURM_NTASKS").
-# stage=yes: unpack the environment on each node's own disk ($SLURM_TMPDIR, $TMPDIR or /tmp) first."""
+# stage=yes: unpack the environment on each node's own disk ($SLURM_TMPDIR, $TMPDIR or /tmp) first.
+# requeues: how many requeues in a row may bring no newer checkpoint before the job ends."""
 THREADS = """\
 # A thread for every core of a rank. Since Slurm 22.05 srun does not take the number of cores from sbatch.
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
@@ -146,7 +147,7 @@ def _site(job: Job) -> str:
     lines += comments[:1] if job.kind == "verify" else comments
     lines += [f"modules=({' '.join(map(word, site.modules))})", f"environment={word(site.environment or '')}"]
     if job.kind != "verify":
-        lines += [f"launcher=({launcher(site)})", f"stage={'yes' if site.stage else 'no'}"]
+        lines += [f"launcher=({launcher(site)})", f"stage={'yes' if site.stage else 'no'}", f"requeues={site.requeues}"]
     return "\n".join(lines)
 
 

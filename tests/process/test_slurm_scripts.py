@@ -121,11 +121,27 @@ def test_ambiguous_sbatch_options_are_rejected(value):
 
 RANKS = """#!/usr/bin/env bash
 # stands for srun and the ranks: at USR1 it needs a while to write its checkpoint
-trap 'sleep 0.3; exit "${AT_SIGNAL:-75}"' USR1
+leave() { [ "${OUTCOME:-yes}" = no ] || [ "$1" -gt 128 ] || echo "$1" > "$HPCMARL_OUTCOME"; exit "$1"; }
+trap 'sleep 0.3; leave "${AT_SIGNAL:-75}"' USR1
 echo "$OMP_NUM_THREADS $*" > "$HERE/arguments"
+[ -z "${WRITES:-}" ] || { mkdir -p "$HERE/run/checkpoints"; touch "$HERE/run/checkpoints/checkpoint-$WRITES.h5"; }
 touch "$HERE/started"
-for _ in $(seq 100); do sleep 0.05; [ ! -e "$HERE/finish" ] || exit "$(cat "$HERE/finish")"; done
+for _ in $(seq 100); do sleep 0.05; [ ! -e "$HERE/finish" ] || leave "$(cat "$HERE/finish")"; done
 """
+# squeue says what stands in `state`; the first `deaf` times it says that nobody answers
+SQUEUE = """#!/bin/sh
+left=$(cat "$HERE/deaf" 2>/dev/null || echo 0)
+if [ "$left" -gt 0 ]; then echo $((left - 1)) > "$HERE/deaf"; echo 'squeue: error: Socket timed out' >&2; exit 1; fi
+cat "$HERE/state" 2>/dev/null || echo RUNNING
+"""
+SLEEP = """#!/bin/sh
+case $1 in 0.*) exec /bin/sleep "$1" ;; esac
+echo "$1" >> "$HERE/pauses"
+"""
+
+
+def job_of(directory, **site):
+    return Job("train", config="/c.yaml", run_dir=str(directory / "run"), site=SlurmConfig(**site))
 
 
 @pytest.fixture
@@ -134,15 +150,16 @@ def job(tmp_path):
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "srun").write_text(RANKS)
-    (programs / "squeue").write_text('#!/bin/sh\ncat "$HERE/state" 2>/dev/null || echo RUNNING\n')
-    (programs / "scontrol").write_text('#!/bin/sh\necho "$@" >> "$HERE/scontrol"\n')
+    (programs / "squeue").write_text(SQUEUE)
+    (programs / "sleep").write_text(SLEEP)
+    (programs / "scontrol").write_text('#!/bin/sh\necho "$@" >> "$HERE/scontrol"\nexit "${REFUSED:-0}"\n')
     for path in programs.iterdir():
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    text = render(Job("train", config="/c.yaml", run_dir="/r"))
+    text = render(job_of(tmp_path))
     started = []
 
     def start(text=text, **environ):
-        number = {"SLURM_JOB_ID": "77", "SLURM_CPUS_PER_TASK": "3", "SLURM_JOB_NUM_NODES": "1", "HERE": str(tmp_path)}
+        number = {"SLURM_JOB_ID": "77", "SLURM_NTASKS": "8", "SLURM_CPUS_PER_TASK": "3", "SLURM_JOB_NUM_NODES": "1", "HERE": str(tmp_path)}
         process = subprocess.Popen(
             ["bash", "-s"],
             stdin=subprocess.PIPE,
@@ -180,7 +197,7 @@ def test_a_signal_waits_for_the_checkpoint_and_requeues_once(job, tmp_path, sign
     assert process.wait(10) == 75
     assert requeued(tmp_path) == ["requeue 77"]
     arguments = (tmp_path / "arguments").read_text()
-    assert arguments == "3 --mpi=pmix python3 -m hpcmarl train /c.yaml --run-dir /r --resume auto topology.threads=3\n"
+    assert arguments == f"3 --mpi=pmix python3 -m hpcmarl train /c.yaml --run-dir {tmp_path}/run --resume auto topology.threads=3\n"
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 139])
@@ -216,7 +233,7 @@ def test_a_cancelled_job_is_not_requeued(job, tmp_path):
 
 
 def test_a_signal_before_the_start_requeues_without_starting(job, tmp_path):
-    text = render(Job("train", config="/c.yaml", run_dir="/r"))
+    text = render(job_of(tmp_path))
     before, mark, after = text.partition("# A thread for every core")
     process = job(f'{before}touch "$HERE/preparing"; until [ -e "$HERE/signalled" ]; do sleep 0.02; done\n{mark}{after}')
     wait_until((tmp_path / "preparing").exists)
@@ -225,3 +242,117 @@ def test_a_signal_before_the_start_requeues_without_starting(job, tmp_path):
     assert process.wait(10) == 75
     assert requeued(tmp_path) == ["requeue 77"]
     assert not (tmp_path / "started").exists()
+
+
+def end_with(job, directory, code, **environ):
+    """Run the script once with a launcher that ends with this code; its exit code and what it says."""
+    (directory / "finish").write_text(str(code))
+    process = job(**environ)
+    said = process.stderr.read()
+    return process.wait(10), said
+
+
+def put_checkpoint(directory, version):
+    path = directory / "run" / "checkpoints" / f"checkpoint-{version:010d}.h5"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+@pytest.mark.parametrize("code", ["137", "9", "139"])
+def test_a_dead_rank_requeues_the_job_if_it_has_a_checkpoint(job, tmp_path, code):
+    assert end_with(job, tmp_path, code)[0] == int(code)
+    assert requeued(tmp_path) == []
+    put_checkpoint(tmp_path, 20)
+    assert end_with(job, tmp_path, code, OUTCOME="no")[0] == int(code)
+    assert requeued(tmp_path) == ["requeue 77"]
+
+
+@pytest.mark.parametrize("code", ["1", "2"])
+def test_a_failed_run_is_not_requeued_in_spite_of_a_checkpoint(job, tmp_path, code):
+    put_checkpoint(tmp_path, 20)
+    assert end_with(job, tmp_path, code)[0] == int(code)
+    assert requeued(tmp_path) == []
+
+
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_launcher_code_0_without_an_outcome_is_a_failure(job, tmp_path, checkpoint):
+    if checkpoint:
+        put_checkpoint(tmp_path, 20)
+    code, said = end_with(job, tmp_path, "0", OUTCOME="no")
+    assert code == 137
+    assert "the run has no outcome: all ranks were killed" in said
+    assert requeued(tmp_path) == ["requeue 77"] * checkpoint
+
+
+def test_outcome_of_an_earlier_start_does_not_count(job, tmp_path):
+    assert end_with(job, tmp_path, "0")[0] == 0
+    assert end_with(job, tmp_path, "0", OUTCOME="no")[0] == 137
+
+
+@pytest.mark.parametrize("code", ["75", "137"])
+def test_requeues_without_a_newer_checkpoint_are_limited(job, tmp_path, code):
+    put_checkpoint(tmp_path, 20)
+    for start in range(3):
+        assert end_with(job, tmp_path, code)[0] == int(code)
+        assert len(requeued(tmp_path)) == start + 1
+    returned, said = end_with(job, tmp_path, code)
+    assert (returned, len(requeued(tmp_path))) == (int(code), 3)
+    assert f"exit code {code} and no newer checkpoint in 3 requeues: not requeued" in said
+
+
+def test_a_newer_checkpoint_resets_the_limit_of_requeues(job, tmp_path):
+    put_checkpoint(tmp_path, 9)
+    for start in range(12):
+        progress = {"WRITES": f"{10 + start:010d}"} if start % 3 == 2 else {}
+        end_with(job, tmp_path, "137", **progress)
+    assert len(requeued(tmp_path)) == 12
+
+
+def test_progress_of_a_start_that_the_controller_ended_counts(job, tmp_path):
+    put_checkpoint(tmp_path, 20)
+    for _ in range(3):
+        end_with(job, tmp_path, "75")
+    put_checkpoint(tmp_path, 30)  # by a start that was preempted without grace: the script did not see its end
+    end_with(job, tmp_path, "75")
+    assert len(requeued(tmp_path)) == 4
+
+
+def test_a_count_that_cannot_be_written_ends_the_job(job, tmp_path):
+    put_checkpoint(tmp_path, 20)
+    (tmp_path / "run" / "jobs" / "77.requeues").mkdir(parents=True)
+    assert end_with(job, tmp_path, "75")[0] == 75
+    assert requeued(tmp_path) == []
+
+
+def test_squeue_is_asked_again_after_a_failure(job, tmp_path):
+    (tmp_path / "deaf").write_text("3")
+    assert end_with(job, tmp_path, "75")[0] == 75
+    assert requeued(tmp_path) == ["requeue 77"]
+    assert (tmp_path / "pauses").read_text().split() == ["1", "2", "4"]
+
+
+def test_squeue_that_never_answers_and_refusals_are_told(job, tmp_path):
+    (tmp_path / "deaf").write_text("100")
+    assert "not requeued: Slurm refused or did not answer" in end_with(job, tmp_path, "75")[1]
+    assert requeued(tmp_path) == []
+    (tmp_path / "deaf").write_text("0")
+    assert "not requeued: Slurm refused or did not answer" in end_with(job, tmp_path, "75", REFUSED="1")[1]
+    assert requeued(tmp_path) == ["requeue 77"] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "version", "words"),
+    [
+        ((), "mpirun (Open MPI) 5.0.11", "-n 8 --bind-to none --with-ft ulfm --mca coll ^han python3"),
+        ((), "mpirun (Open MPI) 4.1.4", "-n 8 --bind-to none python3"),
+        ((), "HYDRA build details: Version: 5.0.2", "-n 8 python3"),
+        (("--map-by", "core"), "mpirun (Open MPI) 5.0.11", "-n 8 --map-by core python3"),
+    ],
+)
+def test_mpirun_gets_the_options_that_its_library_needs(job, tmp_path, options, version, words):
+    mpirun = tmp_path / "bin" / "mpirun"
+    mpirun.write_text(f'#!/bin/sh\n[ "$1" != --version ] || {{ echo "{version}"; exit; }}\nexec srun "$@"\n')
+    mpirun.chmod(0o755)
+    (tmp_path / "finish").write_text("0")
+    assert job(render(job_of(tmp_path, launcher="mpirun", launcher_options=options))).wait(10) == 0
+    assert words in (tmp_path / "arguments").read_text()

@@ -132,6 +132,7 @@ def rank_processes(marker: str) -> dict[int, int]:
             continue
         for variable in variables:
             name, _, value = variable.partition(b"=")
-            if name in (b"OMPI_COMM_WORLD_RANK", b"PMI_RANK") and value.isdigit():
+            if name in (b"OMPI_COMM_WORLD_RANK", b"PMI_RANK", b"PMIX_RANK") and value.isdigit():
                 found[int(value)] = int(entry.name)
+                break  # Open MPI under srun has PMIX_RANK alone
     return found
