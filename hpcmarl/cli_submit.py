@@ -235,13 +235,13 @@ def _send(job: Job, settings: Config, default_directory: bool, verify: bool) -> 
 
 def _changes(settings: Config, directory: Path, earlier: Sequence[Submission]) -> list[str]:
     """Lines that compare the configuration with that of the run's last submission; none for a new run."""
-    from hpcmarl.config.file import differences, load_config
+    from hpcmarl.config.differences import differences
 
     former = earlier[-1].path("yaml") if earlier else directory / "config.yaml"
     if not former.is_file():
         return []
     try:
-        lines = differences(load_config(former), settings)
+        lines = differences(former.read_text(encoding="utf-8"), settings)
     except ConfigError as error:
         return [f"it goes on with the run there, whose configuration cannot be compared: {error}"]
     heading = f"it goes on with the run there; beside {former.relative_to(directory)} "

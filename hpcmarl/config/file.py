@@ -6,7 +6,7 @@ environment, no rank and no network.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,23 +108,6 @@ def _validated(tree: Tree, root: type[Root]) -> Root:
 def dump_config(config: Config | SimulationConfig) -> str:
     """YAML text of all values, defaults included, in the order of the schema. load_config gives an equal Config back."""
     return yaml_text.write(_listed(config.model_dump(mode="python")))
-
-
-def differences(before: Config, after: Config) -> list[str]:
-    """Return a line for each key whose value differs, as "rounds.rule: 'sync' -> 'rennala'"; "none" where a key is missing."""
-    values = [dict(_leaves(_listed(config.model_dump(mode="python")))) for config in (before, after)]
-    keys_of_both = [*values[0], *(key for key in values[1] if key not in values[0])]
-    shown = [[show(own[key]) if key in own else "none" for own in values] for key in keys_of_both]
-    return [f"{key}: {old} -> {new}" for key, (old, new) in zip(keys_of_both, shown, strict=True) if old != new]
-
-
-def _leaves(value: Any, place: Place = ()) -> Iterator[tuple[str, Any]]:
-    """Dotted keys and plain values; empty sections and lists count as values."""
-    if isinstance(value, dict | list) and value:
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _leaves(item, (*place, key))
-    else:
-        yield dotted(place), value
 
 
 def _check_group_environments(config: Config, tree: Tree) -> None:

@@ -111,7 +111,7 @@ def test_later_submission_leaves_the_earlier_and_tells_changes(run, login_node, 
     start = lines.index("it goes on with the run there; beside submissions/0001.yaml 2 values have changed:")
     assert lines[start + 1].startswith("  optimizer.step_size: ")
     assert lines[start + 1].endswith(" -> 0.5")
-    assert lines[start + 2] == "  rounds.rule: 'sync' -> 'rennala'"
+    assert lines[start + 2] == "  rounds.rule: sync -> rennala"
     after = kept(login_node)
     assert before.items() <= after.items()
     assert sorted(after.keys() - before.keys()) == ["0002.job", "0002.sbatch", "0002.yaml"]
