@@ -20,6 +20,7 @@ from hpcmarl.errors import StorageError
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from hpcmarl.io.pool import write_snapshot
 from hpcmarl.io.run_directory import RunDirectory
+from hpcmarl.io.starts import Start, write_start
 from hpcmarl.roles.base import Context
 from hpcmarl.roles.opponents import Opponents
 from hpcmarl.roles.rank import Rank
@@ -29,6 +30,7 @@ from hpcmarl.roles.sides import Game, score_of
 from hpcmarl.roles.versus import Versus, side_of
 
 logger = logging.getLogger(__name__)
+TERMS_OF_A_START = 1_000_000  # each term is a start of its member's run: its number counts on from one start of the league to the next
 MOST_NAMED = 100  # opponents in a snapshot's attributes, which have little room
 
 
@@ -96,11 +98,14 @@ class Team:
             path,
             side_of(context.spec, own.own),
             game=lambda environment: Versus(environment, own, opponents, score_of(league), generator, league.evaluation.greedy),
+            start_number=context.start_number * TERMS_OF_A_START + term.world,
+            run_id=context.run_id,
         )
         (path / "trajectories").mkdir(parents=True, exist_ok=True)
         if self.leads:
             RunDirectory(path).create(dump_config(config))
             self.inner = replace(self.inner, resume=self._resumed())
+            self._record_start()
             if self.inner.resume is None and term.start is not None:
                 self.inner = replace(self.inner, start=opponents.pool.parameters(term.start, self.inner.algorithm().size))
         self.rank = Rank(self.inner)
@@ -113,6 +118,18 @@ class Team:
         state, _ = load_checkpoint(found)
         check_state(self.inner.config, state, self.inner.algorithm().size, found)
         return {**state, "path": str(found)}
+
+    def _record_start(self) -> None:
+        """On the leader: record that this term goes on from the member's checkpoint, so that what is played again is superseded."""
+        resume, number = self.inner.resume or {}, self.inner.start_number
+        facts = {"member": self.term.member, "ranks": list(self.term.ranks)}
+        start = Start(number, facts=facts, run=self.context.run_id)
+        origin = resume.get("start")
+        if isinstance(origin, dict) and origin.get("run") == start.run and 0 < int(origin["number"]) < number:
+            rollouts = {int(rank): int(count) for rank, count in origin["rollouts"].items()}
+            version = int(resume["engine"]["rule"]["round"])
+            start = replace(start, parent=int(origin["number"]), version=version, rollouts=rollouts, checkpoint=str(resume["path"]))
+        write_start(self.inner.run_directory, start)
 
     @property
     def done(self) -> bool:
