@@ -7,6 +7,7 @@ member's own directory, and freezes a snapshot when the term is over. Knows noth
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,9 @@ from hpcmarl.errors import StorageError
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from hpcmarl.io.pool import write_snapshot
 from hpcmarl.io.run_directory import RunDirectory
+from hpcmarl.io.run_lock import RunLock, acquire
 from hpcmarl.io.starts import Start, write_start
+from hpcmarl.launch.ownership import this_owner
 from hpcmarl.roles.base import Context
 from hpcmarl.roles.opponents import Opponents
 from hpcmarl.roles.rank import Rank
@@ -104,6 +107,7 @@ class Team:
         (path / "trajectories").mkdir(parents=True, exist_ok=True)
         if self.leads:
             RunDirectory(path).create(dump_config(config))
+            self.inner = replace(self.inner, lock=self._lock())
             self.inner = replace(self.inner, resume=self._resumed())
             self._record_start()
             if self.inner.resume is None and term.start is not None:
@@ -118,6 +122,13 @@ class Team:
         state, _ = load_checkpoint(found)
         check_state(self.inner.config, state, self.inner.algorithm().size, found)
         return {**state, "path": str(found)}
+
+    def _lock(self) -> RunLock:
+        """On the leader: lock the member's directory. The league's server gives a member to one team at a time: whoever had it has been given up.
+
+        A leader that was frozen finds that out when it wakes, before it writes over what the next team has written."""
+        owner = {**this_owner(os.environ), "term": self.term.world}
+        return acquire(self.inner.run_directory, owner, lambda _: True)
 
     def _record_start(self) -> None:
         """On the leader: record that this term goes on from the member's checkpoint, so that what is played again is superseded."""
@@ -167,6 +178,8 @@ class Team:
         if server.status != "finished":
             return told
         facts = {name: told[name] for name in ("member", "version", "env_steps")}
+        if self.inner.lock is not None:
+            self.inner.lock.check()
         attributes = {**self.inner.attributes("learner"), **facts, "side": term.side, "life": term.life, "opponents": self._met_most()}
         try:
             write_snapshot(self.context.run_directory / "pool", term.snapshot, server.engine.optimizer.parameters, attributes)
