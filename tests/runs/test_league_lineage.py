@@ -16,6 +16,7 @@ from hpcmarl.io.live_segments import overlaps, superseded
 from hpcmarl.io.run_lock import acquire
 from hpcmarl.io.shard_reader import ShardReader, list_shards
 from hpcmarl.io.starts import read_starts
+from hpcmarl.roles.rank import Rank
 from hpcmarl.roles.run import make_rank, prepare
 from tests.support.leagues import RPS
 from tests.support.worlds import SPREAD, run_world
@@ -62,6 +63,11 @@ def test_woken_leader_writes_nothing_over_the_next_teams_files(tmp_path: Path) -
     next_team.release()
 
 
+def step_often(rank: Rank) -> None:
+    for _ in range(1000):
+        rank.step()
+
+
 def test_leader_without_its_lock_keeps_no_checkpoint(tmp_path: Path) -> None:
     context = prepare(LocalWorld(1).transports[0], load_config(SPREAD), str(tmp_path / "run"), None)
     rank = make_rank(context)
@@ -71,8 +77,7 @@ def test_leader_without_its_lock_keeps_no_checkpoint(tmp_path: Path) -> None:
         (tmp_path / "run" / "run.lock").write_text('{"token": "other", "host": "n2", "process": 9}')
         rank.roles["server"].ask_to_stop("interrupted")
         with pytest.raises(StorageError, match="taken over by process 9 on n2"):
-            for _ in range(1000):
-                rank.step()
+            step_often(rank)
     finally:
         rank.close()
     assert list_checkpoints(tmp_path / "run") == []
