@@ -54,6 +54,11 @@ class HitBoth(Hit):
         super().__call__(session)
 
 
+def updates_of(directory):
+    """Steps of the newest checkpoint's optimizer; loading it compares them with its version."""
+    return final_state(directory)["engine"]["optimizer"]["updates"]
+
+
 def train_and_hit(library, ranks, config, directory, rank, *changes, number=signal.SIGKILL, updates=MORE, until=None, hit=None):
     hit = hit or Hit(directory, rank, number, until)
     always = (f"stop.updates={updates}", "checkpoint.every_updates=20", "topology.silence_seconds=3")
@@ -103,12 +108,15 @@ def test_a_killed_actor_is_replaced(config, tmp_path):
     assert told in job.text
 
 
-def test_frozen_rank_is_detected_and_removed(config, tmp_path):
+@pytest.mark.parametrize(("ranks", "victim", "changes"), [(4, 2, ()), (5, 3, ("topology.groups=2", "rounds.reduce=mpi"))])
+def test_frozen_rank_is_detected_and_removed(ranks, victim, changes, config, tmp_path):
+    """The second one is a learner that the other waits for in a collective sum."""
     told = "was not heard for 3 s (topology.silence_seconds)"
-    job, _ = train_and_hit("openmpi", 4, config, tmp_path / "run", 2, number=signal.SIGSTOP, updates=ENDLESS, until=told)
+    job, _ = train_and_hit("openmpi", ranks, config, tmp_path / "run", victim, *changes, number=signal.SIGSTOP, updates=ENDLESS, until=told)
     assert job.code == 75, job.text
-    assert [row["rank"] for row in summary(tmp_path / "run")["lost_ranks"]] == [2]
+    assert [row["rank"] for row in summary(tmp_path / "run")["lost_ranks"]] == [victim]
     assert told in job.text
+    assert updates_of(tmp_path / "run") == summary(tmp_path / "run")["updates"]
 
 
 @pytest.mark.parametrize(
@@ -126,6 +134,29 @@ def test_lost_server_ends_the_run_which_can_be_resumed(number, limit, told, conf
     assert again.code == 0, again.text
     assert summary(directory)["updates"] == version + 5
     assert f"checkpoint-{version:010d}" in summary(directory)["resumed_from"]
+
+
+class SignalInWriting:
+    """Asks the run to stop while a checkpoint is being written."""
+
+    def __init__(self, directory, reached):
+        self.directory, self.reached, self.done = directory, reached, False
+
+    def __call__(self, _session):
+        finished = self.directory.glob("checkpoints/checkpoint-*.h5")
+        if not self.done and any(int(path.stem[-10:]) >= self.reached for path in finished) and any(self.directory.glob("checkpoints/*.partial")):
+            os.kill(rank_processes(str(self.directory))[0], signal.SIGUSR1)
+            self.done = True
+
+
+@pytest.mark.parametrize("reduce", ["server", "mpi"])
+def test_signal_while_a_checkpoint_is_written_loses_nothing(reduce, config, tmp_path):
+    directory = tmp_path / "run"
+    changes = ("stop.updates=1000000", "checkpoint.every_updates=1", f"rounds.reduce={reduce}", "topology.groups=2", "topology.actors_per_learner=0")
+    job = run_train("openmpi", 2, config, "--run-dir", str(directory), *changes, meanwhile=SignalInWriting(directory, 5))
+    assert job.code == 75, job.text
+    assert updates_of(directory) == summary(directory)["updates"]
+    assert not list(directory.glob("checkpoints/*.partial"))
 
 
 @pytest.mark.parametrize("library", LIBRARIES[1:])
