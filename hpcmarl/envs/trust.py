@@ -26,7 +26,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 def trust(ids: Iterable[str]) -> None:
     """Trust these environments in this process and in those that it starts."""
-    os.environ[VARIABLE] = " ".join(dict.fromkeys([*_trusted(), *ids]))
+    os.environ[VARIABLE] = " ".join(dict.fromkeys([*trusted(), *ids]))
 
 
 def check_importable(id: str) -> None:
@@ -36,7 +36,7 @@ def check_importable(id: str) -> None:
         ConfigError: one line with what is allowed.
     """
     package = _package(id)
-    if id in _trusted() or _is_native(id) or holds_environments(package):
+    if id in trusted() or _is_native(id) or holds_environments(package):
         return
     if package in sys.stdlib_module_names or package == OWN or set(distributions(package)) & _parts():
         raise ConfigError(
@@ -56,7 +56,7 @@ def check_origin(ids: Iterable[str], own: Iterable[str], source: str) -> None:
     Raises:
         ConfigError: one line that names the file, the environment and the remedy.
     """
-    vouched = {*own, *_trusted()}
+    vouched = {*own, *trusted()}
     for id in ids:
         if id in vouched or _is_native(id) or holds_environments(_package(id)):
             continue
@@ -141,5 +141,6 @@ def _normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _trusted() -> list[str]:
+def trusted() -> list[str]:
+    """Return what `trust` was given in this process, or in the one that started it."""
     return os.environ.get(VARIABLE, "").split()

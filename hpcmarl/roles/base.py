@@ -54,6 +54,7 @@ class Context:
     start: FloatArray | None = None  # initial parameters, on the server's rank; default: the algorithm's own
     game: Callable[[BatchedEnvironment], BatchedEnvironment] | None = None  # what actors play instead of the bare environment
     start_number: int = 1  # of this start of the run (io/starts.py)
+    start_version: int | None = None  # of the checkpoint that this start went on from; 0: none; None: not known on this rank
     run_id: str = ""  # of the run directory's run
     lock: RunLock | None = None  # on the run directory; on the server's rank alone
     remarks: tuple[str, ...] = ()  # for the log, when logging begins; on the server's rank alone
@@ -104,6 +105,7 @@ class Context:
             "seeds": [self.config.seed, ROLE_NAMES.index(role), index],
             "run": self.run_id,
             "start": self.start_number,
+            "start_version": self.start_version,
         }
 
     @cached_property

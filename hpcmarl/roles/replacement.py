@@ -16,6 +16,7 @@ from hpcmarl.comm.topology import assign_roles
 from hpcmarl.comm.transport import PeerFailure, Transport
 from hpcmarl.config.file import load_config
 from hpcmarl.envs import describe
+from hpcmarl.envs.trust import trust
 from hpcmarl.launch.processes import started_at
 from hpcmarl.launch.signals import StopSignals
 from hpcmarl.packing import unpack
@@ -29,11 +30,12 @@ MPI_START_SECONDS = 60.0
 
 def context_of(transport: Transport, told: dict[str, Any]) -> Context:
     """What the dead rank was given at the start of the run."""
+    trust(told["trusted"])  # what the launcher starts has the launcher's variables, not the ranks'
     config = load_config(told["config"])
     topology = assign_roles(len(told["hosts"]), told["hosts"], config.topology)
     processes = tuple((int(pid), int(start)) for pid, start in told["processes"])
     spec = describe(config.env, config.policies)
-    return Context(config, topology, transport, Path(told["run_directory"]), spec, None, told["job_end"], processes)
+    return Context(config, topology, transport, Path(told["run_directory"]), spec, None, told["job_end"], processes, **told["start"])
 
 
 def main() -> None:

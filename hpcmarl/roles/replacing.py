@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 
 from hpcmarl.config.file import dump_config
+from hpcmarl.envs.trust import trusted
 from hpcmarl.errors import LaunchError
 from hpcmarl.packing import pack
 from hpcmarl.roles.base import Context
@@ -54,6 +55,8 @@ class Replacements:
             "run_directory": str(context.run_directory),
             "hosts": list(context.topology.hosts),
             "job_end": context.job_end,
+            "start": {"start_number": context.start_number, "start_version": context.start_version, "run_id": context.run_id},
+            "trusted": trusted(),
             "processes": [list(processes.get(other, (0, 0))) for other in range(context.topology.size)],
         }
         self._counts[rank] += 1

@@ -154,13 +154,13 @@ def prepare(
         opened.append(open_run(config, request, topology, transport.library))
         tell_run_directory(opened[0].directory, os.environ)
         start = opened[0].start
-        return {"directory": str(opened[0].directory), "start": start.number, "run": start.run}
+        return {"directory": str(opened[0].directory), "start": start.number, "version": start.version, "run": start.run}
 
     found = told_by_first(transport, check_and_open)
     topology: Topology = assign_roles(transport.size, hosts, config.topology)
     spec = describe(config.env, config.policies)
     context = Context(config, topology, transport, Path(found["directory"]), spec, None, end, _processes(transport))
-    context = replace(context, start_number=found["start"], run_id=found["run"])
+    context = replace(context, start_number=found["start"], start_version=found["version"], run_id=found["run"])
     if not opened:
         return context
     return replace(context, resume=opened[0].state, lock=opened[0].lock, remarks=opened[0].remarks)

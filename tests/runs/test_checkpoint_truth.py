@@ -12,6 +12,8 @@ import pytest
 from hpcmarl.errors import ConfigError, StorageError
 from hpcmarl.io import checkpoint as checkpoints
 from hpcmarl.io.checkpoint import list_checkpoints, load_checkpoint
+from hpcmarl.io.live_segments import overlaps
+from hpcmarl.io.shard_reader import ShardReader, list_shards
 from hpcmarl.roles import saving, server
 from tests.support.worlds import run_world, summary
 
@@ -30,10 +32,10 @@ def versions(directory: Path) -> list[int]:
 
 
 def test_allreduce_checkpoint_without_learners_is_not_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    ranks = run_world(5, tmp_path / "run", *COLLECTIVE, *EVERY, "stop.updates=500", deaths={1: 5, 3: 5})
+    ranks = run_world(5, tmp_path / "run", *COLLECTIVE, *EVERY, "stop.updates=500", deaths={1: 12, 3: 12})
     found = versions(tmp_path / "run")
     assert found
-    assert max(found) <= 5
+    assert max(found) <= 12
     assert ranks[0].exit_code == 75
     assert "no learner's parameters of version" in caplog.text
 
@@ -95,25 +97,44 @@ def test_lost_final_checkpoint_is_a_failure(tmp_path: Path, monkeypatch: pytest.
     whole = checkpoints.save_checkpoint
 
     def full(directory: Path, state: object, *, version: int, **rest: object) -> Path:
-        if version == 6:
+        if version == 12:
             raise StorageError(f"{directory}: cannot write: No space left on device; free some space")
         return whole(directory, state, version=version, **rest)
 
     monkeypatch.setattr(checkpoints, "save_checkpoint", full)
-    ranks = run_world(3, tmp_path / "run", "checkpoint.every_updates=3")
+    ranks = run_world(3, tmp_path / "run", "checkpoint.every_updates=3", "stop.updates=12")
     assert {rank.exit_code for rank in ranks} == {1}
     assert "No space left" in summary(tmp_path / "run")["checkpoint_error"]
-    assert "version 3" in caplog.text
-    assert versions(tmp_path / "run") == [3]
+    kept = versions(tmp_path / "run")
+    assert 12 not in kept
+    assert f"the last good one is of version {kept[-1]}" in caplog.text
 
 
 def test_resuming_an_older_checkpoint_abandons_the_newer(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    run_world(3, run, "checkpoint.every_updates=2", "checkpoint.keep=2")
-    older = list_checkpoints(run)[1]
+    run_world(3, run, "stop.updates=4")
+    run_world(3, run, "checkpoint.keep=2", resume=str(run))
     assert versions(run) == [4, 6]
-    run_world(3, run, "checkpoint.every_updates=100", "checkpoint.keep=2", "stop.updates=5", resume=str(older))
+    older = list_checkpoints(run)[1]
+    run_world(3, run, "checkpoint.keep=2", "stop.updates=5", resume=str(older))
     assert versions(run) == [4, 5]
-    assert [path.name for path in (run / "checkpoints" / "superseded" / "start-0002").iterdir()] == ["checkpoint-0000000006.h5"]
+    assert [path.name for path in (run / "checkpoints" / "superseded" / "start-0003").iterdir()] == ["checkpoint-0000000006.h5"]
     records = [json.loads(path.read_text()) for path in sorted((run / "starts").glob("*.json"))]
-    assert [(record["number"], record["parent"], record["version"]) for record in records] == [(1, None, 0), (2, 1, 4)]
+    assert [(record["number"], record["parent"], record["version"]) for record in records] == [(1, None, 0), (2, 1, 4), (3, 1, 4)]
+
+
+def test_replaced_actor_records_in_the_same_start(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    kept = ("trajectories.enabled=true", "topology.respawn=true", "checkpoint.every_updates=5", "stop.updates=40")
+    run_world(3, run, *kept, deaths={2: 10})
+    run_world(3, run, *kept, "stop.updates=80", deaths={2: 50}, resume=str(run))
+    assert overlaps(run) == []
+    found = {}
+    for shard in list_shards(run):
+        with ShardReader(shard) as reader:
+            for start in set(reader.index["start_number"].tolist()):
+                found.setdefault((start, int(reader.attributes["rank"])), []).extend(reader.index["rollout"].tolist())
+    assert {start for start, _ in found} == {1, 2}
+    for start in (1, 2):
+        assert max(found[start, 2]) >= server.ROLLOUTS_AHEAD  # the process that came in the dead one's place
+        assert max(found[start, 1]) < server.ROLLOUTS_AHEAD

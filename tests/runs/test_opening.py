@@ -136,18 +136,19 @@ def test_checkpoint_goes_on_in_a_new_directory(tmp_path: Path) -> None:
 
 def test_superseded_checkpoint_can_be_gone_on_from(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    run_world(2, run, "checkpoint.every_updates=3")
+    run_world(2, run, "stop.updates=3")
+    run_world(2, run, resume=str(run))
     run_world(2, run, "stop.updates=6", resume=str(list_checkpoints(run)[1]))
-    superseded = run / "checkpoints" / "superseded" / "start-0002" / "checkpoint-0000000006.h5"
+    superseded = run / "checkpoints" / "superseded" / "start-0003" / "checkpoint-0000000006.h5"
     run_world(2, run, "stop.updates=8", resume=str(superseded))
-    assert records(run)[2] == (3, 1, 6)
+    assert records(run)[3] == (4, 2, 6)
     names = [path.relative_to(run / "checkpoints").as_posix() for path in (run / "checkpoints").rglob("*.h5")]
     assert sorted(names) == [
         "checkpoint-0000000003.h5",
         "checkpoint-0000000006.h5",
         "checkpoint-0000000008.h5",
-        "superseded/start-0002/checkpoint-0000000006.h5",
         "superseded/start-0003/checkpoint-0000000006.h5",
+        "superseded/start-0004/checkpoint-0000000006.h5",
     ]
 
 
