@@ -23,7 +23,8 @@ from hpcmarl.io.schema import CHECKPOINT, METRICS, SIMULATION, SNAPSHOT, TRAJECT
 from hpcmarl.io.shard import is_live
 from hpcmarl.io.shard_reader import ShardReader, list_shards, verify_shard
 from hpcmarl.io.simulation import read_simulation
-from hpcmarl.io.starts import read_starts
+from hpcmarl.io.starts import DIRECTORY as STARTS
+from hpcmarl.io.starts import read_start, read_starts
 from hpcmarl.io.state_file import read_state
 
 GOOD, BAD, OPEN = "good", "bad", "open"
@@ -41,8 +42,12 @@ def run_files(path: Path) -> Iterator[Path]:
         yield path
         return
     for file in sorted(path.rglob("*")):
-        if file.suffix in (".h5", PARTIAL) or file.name in ("metrics.csv", "summary.json"):
+        if file.suffix in (".h5", PARTIAL) or file.name in ("metrics.csv", "summary.json") or _is_start(file):
             yield file
+
+
+def _is_start(path: Path) -> bool:
+    return path.parent.name == STARTS and path.suffix == ".json"
 
 
 def verify_file(path: Path) -> dict[str, Any]:
@@ -53,6 +58,8 @@ def verify_file(path: Path) -> dict[str, Any]:
             return {"path": str(path), "status": OPEN, "reason": reason}
         if path.name == "metrics.csv":
             check_csv(path)
+        elif _is_start(path):
+            read_start(path)
         elif path.suffix == ".json":
             read_summary(path)
         else:

@@ -108,7 +108,7 @@ def read_starts(run_directory: str | os.PathLike[str]) -> dict[int, Start]:
         return {}
     for file in files:
         if (match := _NAME.fullmatch(file.name)) is not None:
-            found[int(match[1])] = _read(file)
+            found[int(match[1])] = read_start(file)
     return found
 
 
@@ -138,7 +138,8 @@ def write_start(run_directory: str | os.PathLike[str], start: Start) -> Path:
     return path
 
 
-def _read(path: Path) -> Start:
+def read_start(path: Path) -> Start:
+    """Read one record. Raises FormatError, StorageError."""
     try:
         record = json.loads(read_bytes(path, LARGEST_RECORD))
         rollouts = {int(rank): int(count) for rank, count in record["rollouts"].items()}

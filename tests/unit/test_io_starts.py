@@ -12,6 +12,7 @@ import pytest
 
 from hpcmarl.errors import FormatError, StorageError
 from hpcmarl.io.atomic import publish_new
+from hpcmarl.io.describe import run_files, verify_file
 from hpcmarl.io.starts import Lineage, Start, read_lineage, read_starts, write_start
 
 
@@ -35,6 +36,8 @@ def test_damaged_record_is_one_error(tmp_path: Path, change: dict[str, object]) 
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(FormatError, match=r"start-0001\.json: not the record of a start"):
         read_starts(tmp_path)
+    assert verify_file(path)["status"] == "bad"
+    assert path in run_files(tmp_path)
 
 
 def live(lineage: Lineage, start: int, rank: int, rollouts: int, version: int = 5) -> list[int]:
