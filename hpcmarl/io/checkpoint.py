@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -228,8 +228,15 @@ class CheckpointWriter:
     checkpoint that was tried, None when it was written. What a killed writer left under temporary names is removed first.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, keep: int) -> None:
-        self.directory = Path(directory)
+    def __init__(self, directory: str | os.PathLike[str], *, keep: int, guard: Callable[[], object] = lambda: None) -> None:
+        """Begin the thread.
+
+        Args:
+            directory: of the checkpoints.
+            keep: so many that verify stay.
+            guard: called before each is written; a StorageError that it raises is why that one is not.
+        """
+        self.directory, self._guard = Path(directory), guard
         self._keeper = Keeper(directory, keep)
         self.last_path: Path | None = None
         self.last_version: int | None = None
@@ -281,6 +288,7 @@ class CheckpointWriter:
                 (state, version, attributes), self._pending, self._busy = self._pending, None, True
             error: StorageError | None = None
             try:
+                self._guard()
                 path = save_checkpoint(self.directory, state, version=version, attributes=attributes)
                 self.last_path, self.last_version = path, version
                 self._keeper.prune(path)

@@ -24,6 +24,7 @@ from hpcmarl.io.atomic import NO_HARD_LINKS, errno_of, remedy
 NAME = "run.lock"
 RENEWAL_SECONDS = 10.0
 STALE_SECONDS = 120.0
+RELEASE_SECONDS = 5.0
 WATCHED_RENEWALS = 2.5  # no takeover before so many were missed under our eyes, in case clocks differ …
 CERTAIN_SECONDS = 3600.0  # … unless the lock is that old
 LARGEST_LOCK = 1 << 16  # bytes
@@ -56,7 +57,7 @@ class RunLock:
         """Give the lock back; harmless when it is not held."""
         self._end.set()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(RELEASE_SECONDS)  # it may hang on a file system that stalls
         with contextlib.suppress(OSError):
             if _read(self.path).get("token") == self.token:
                 self.path.unlink(missing_ok=True)

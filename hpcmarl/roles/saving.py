@@ -34,7 +34,9 @@ class Snapshots:
         self.names = {("learner", group.learner): f"{group.index}" for group in topology.groups}
         self.names |= {("actor", rank): f"{index}" for index, rank in enumerate(topology.actors)}
         self.expected = set(self.names)  # all but those of lost ranks
-        self.writer = CheckpointWriter(context.run_directory / "checkpoints", keep=context.config.checkpoint.keep)
+        self.lock = context.lock
+        guard = (lambda: None) if self.lock is None else self.lock.check
+        self.writer = CheckpointWriter(context.run_directory / "checkpoints", keep=context.config.checkpoint.keep, guard=guard)
         self.pending: dict[str, Any] | None = None
         self.version = 0
         self.deadline = 0.0
@@ -78,6 +80,8 @@ class Snapshots:
 
     def poll(self) -> bool:
         """Write the snapshot when it is complete or its time is up."""
+        if self.lock is not None and self.lock.lost is not None:
+            raise StorageError(self.lock.lost)
         if (error := self.writer.poll()) is not None:
             self._on_error(error)
         if self.pending is None or (self.waiting and (time.monotonic() < self.deadline or self._must_wait())):
@@ -147,7 +151,6 @@ class Snapshots:
 
         Raises:
             FloatingPointError: a parameter is not finite.
-            StorageError: another job has taken the run directory.
         """
         if "optimizer" not in state["engine"]:
             last = self.writer.last_version if self.writer.last_version is not None else self.resumed_version
@@ -162,8 +165,6 @@ class Snapshots:
         state["missing"] = [f"{role} {name}" for role, name in sorted(self.names_by_role - there)]
         if state["missing"]:
             logger.warning("checkpoint %d is written without the state of %s", version, ", ".join(state["missing"]))
-        if self.context.lock is not None:
-            self.context.lock.check()
         self.not_written = None
         self.writer.submit(state, version=version, attributes=self.context.attributes("server"))
         return True
@@ -212,7 +213,7 @@ class Snapshots:
         if error is self.told:
             return
         self.told = error
-        if self.context.config.checkpoint.on_error == "stop":
+        if self.context.config.checkpoint.on_error == "stop" or (self.lock is not None and self.lock.lost is not None):
             raise error
         logger.error("%s; training goes on, the last good checkpoint is untouched", error)
 
