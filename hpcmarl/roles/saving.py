@@ -147,22 +147,25 @@ class Snapshots:
         whole["roles"][role][self.names[role, rank]] = state
 
     def _write(self, version: int, state: dict[str, Any]) -> bool:
-        """Hand a checkpoint to the writer; False where it would not hold the parameters of its version.
+        """Hand a checkpoint to the writer; False where it would not hold what it has to (module docstring).
 
         Raises:
             FloatingPointError: a parameter is not finite.
         """
-        if "optimizer" not in state["engine"]:
-            last = self.writer.last_version if self.writer.last_version is not None else self.resumed_version
+        there = {(role, name) for role, own in state["roles"].items() for name in own}
+        state["missing"] = [f"{role} {name}" for role, name in sorted(self.names_by_role - there)]
+        last = self.writer.last_version if self.writer.last_version is not None else self.resumed_version
+        lack = "no learner's parameters" if "optimizer" not in state["engine"] else ""
+        if not lack and self.deterministic and state["missing"] and last is not None:  # without an earlier one this is better than nothing
+            lack = f"no state of {', '.join(state['missing'])}"
+        if lack:
             kept = "there is no earlier one" if last is None else f"the last good one is of version {last}"
-            self.not_written = f"no learner's parameters of version {version} arrived: that checkpoint is not written, {kept}"
+            self.not_written = f"{lack} of version {version} arrived: that checkpoint is not written, {kept}"
             logger.warning("%s", self.not_written)
             return False
         for name, value in state["engine"]["optimizer"].items():
             if isinstance(value, np.ndarray) and not np.all(np.isfinite(value)):
                 raise FloatingPointError(f"{name} of the optimizer is not finite at version {version}; lower optimizer.step_size")
-        there = {(role, name) for role, own in state["roles"].items() for name in own}
-        state["missing"] = [f"{role} {name}" for role, name in sorted(self.names_by_role - there)]
         if state["missing"]:
             logger.warning("checkpoint %d is written without the state of %s", version, ", ".join(state["missing"]))
         self.not_written = None
@@ -174,7 +177,8 @@ class Snapshots:
         states = []
         slots = self.context.config.topology.environments_per_actor
         saved = resume["roles"] if resume is not None else {"learner": {}, "actor": {}}
-        same = set(saved["actor"]) == {name for (role, _), name in self.names.items() if role == "actor"}
+        absent = {name.removeprefix("actor ") for name in (resume or {}).get("missing", ()) if name.startswith("actor ")}
+        same = set(saved["actor"]) | absent == {name for (role, _), name in self.names.items() if role == "actor"}
         for (role, rank), name in self.names.items():
             state: dict[str, Any] = {}
             if resume is not None and role == "learner":

@@ -138,3 +138,28 @@ def test_replaced_actor_records_in_the_same_start(tmp_path: Path) -> None:
     for start in (1, 2):
         assert max(found[start, 2]) >= server.ROLLOUTS_AHEAD  # the process that came in the dead one's place
         assert max(found[start, 1]) < server.ROLLOUTS_AHEAD
+
+
+def test_deterministic_run_that_lost_a_rank_resumes_from_whole_states(tmp_path: Path) -> None:
+    run, deterministic = tmp_path / "run", ("deterministic=true", "checkpoint.every_updates=2", "checkpoint.keep=9")
+    ranks = run_world(3, run, *deterministic, "stop.updates=30", deaths={2: 9})
+    assert ranks[0].exit_code == 75
+    found = [load_checkpoint(path)[0] for path in list_checkpoints(run)]
+    assert found
+    assert all(not state["missing"] for state in found)
+    run_world(3, run, *deterministic, "stop.updates=30", resume="auto")
+    run_world(3, tmp_path / "whole", *deterministic, "stop.updates=30")
+    states = [load_checkpoint(list_checkpoints(path)[0])[0] for path in (run, tmp_path / "whole")]
+    np.testing.assert_array_equal(*[state["engine"]["optimizer"]["parameters"] for state in states])
+
+
+def test_actors_whose_state_arrived_go_on_from_it(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run_world(4, run, "stop.updates=30", deaths={3: 5})
+    state, _ = load_checkpoint(list_checkpoints(run)[0])
+    assert state["missing"] == ["actor 1"]
+    ranks = run_world(4, run, "stop.updates=31", resume=str(run))
+    assert ranks[0].exit_code == 0
+    resumed, _ = load_checkpoint(list_checkpoints(run)[0])
+    generators = [found["roles"]["actor"]["0"]["generator"]["state"]["inc"] for found in (state, resumed)]
+    assert generators[0] == generators[1]  # the same stream, not one that begins anew
