@@ -242,7 +242,7 @@ def _changes(settings: Config, directory: Path, earlier: Sequence[Submission]) -
         return []
     try:
         lines = differences(former.read_text(encoding="utf-8"), settings)
-    except ConfigError as error:
+    except (ConfigError, OSError, UnicodeDecodeError) as error:
         return [f"it goes on with the run there, whose configuration cannot be compared: {error}"]
     heading = f"it goes on with the run there; beside {former.relative_to(directory)} "
     if not lines:

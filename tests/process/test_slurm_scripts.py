@@ -124,6 +124,7 @@ RANKS = """#!/usr/bin/env bash
 leave() { [ "${OUTCOME:-yes}" = no ] || [ "$1" -gt 128 ] || echo "$1" > "$HPCMARL_OUTCOME"; exit "$1"; }
 trap 'sleep 0.3; leave "${AT_SIGNAL:-75}"' USR1
 echo "$OMP_NUM_THREADS $*" > "$HERE/arguments"
+[ -z "${MISSING:-}" ] || touch "$HPCMARL_OUTCOME.said"
 [ -z "${WRITES:-}" ] || { mkdir -p "$HERE/run/checkpoints"; touch "$HERE/run/checkpoints/checkpoint-$WRITES.h5"; }
 touch "$HERE/started"
 for _ in $(seq 100); do sleep 0.05; [ ! -e "$HERE/finish" ] || leave "$(cat "$HERE/finish")"; done
@@ -282,6 +283,14 @@ def test_launcher_code_0_without_an_outcome_is_a_failure(job, tmp_path, checkpoi
     assert code == 137
     assert "the run has no outcome: all ranks were killed" in said
     assert requeued(tmp_path) == ["requeue 77"] * checkpoint
+
+
+def test_rank_that_is_missing_at_the_start_requeues_the_job(job, tmp_path):
+    put_checkpoint(tmp_path, 20)
+    assert end_with(job, tmp_path, "1", OUTCOME="no", MISSING="yes")[0] == 137
+    assert requeued(tmp_path) == ["requeue 77"]
+    assert end_with(job, tmp_path, "1", OUTCOME="no")[0] == 1  # what was said of an earlier start does not count
+    assert requeued(tmp_path) == ["requeue 77"]
 
 
 def test_outcome_of_an_earlier_start_does_not_count(job, tmp_path):
