@@ -58,7 +58,7 @@ def test_second_job_in_a_directory_is_refused(tmp_path: Path) -> None:
     assert all(verify_file(path)["status"] == "good" for path in run_files(run))
 
 
-def test_job_killed_before_a_checkpoint_begins_anew_without_doubles(tmp_path: Path) -> None:
+def test_job_killed_before_a_checkpoint_begins_anew(tmp_path: Path) -> None:
     run = tmp_path / "run"
     first = Job(arguments(tmp_path, "stop.updates=1000000"), tmp_path / "first.log")
     try:

@@ -140,7 +140,7 @@ def test_replaced_actor_records_in_the_same_start(tmp_path: Path) -> None:
         assert max(found[start, 1]) < server.ROLLOUTS_AHEAD
 
 
-def test_deterministic_run_that_lost_a_rank_resumes_from_whole_states(tmp_path: Path) -> None:
+def test_deterministic_run_resumes_from_whole_states(tmp_path: Path) -> None:
     run, deterministic = tmp_path / "run", ("deterministic=true", "checkpoint.every_updates=2", "checkpoint.keep=9")
     ranks = run_world(3, run, *deterministic, "stop.updates=30", deaths={2: 9})
     assert ranks[0].exit_code == 75
