@@ -59,7 +59,7 @@ class MpiTransport(Transport):
         self._pool = BufferPool()
         self._reducing: MpiGroup | None = None
         self.survives = self.can_replace = survives_deaths()
-        self.library = library_version()
+        self.library = " ".join(library_version().partition(",")[0].split())
         self._ways: dict[int, Way] = {}  # of the ranks that are not reached by their number in `comm`
         self._spawning: dict[int, Spawning] = {}
         self._sources: list[tuple[Any, int | None]] = [(self.comm, None)]  # where messages come from; whose, if not the MPI source's
