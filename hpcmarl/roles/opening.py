@@ -272,8 +272,6 @@ def _clear_the_way(directory: RunDirectory, loaded: Loaded | None, start: Start)
     moved = set_aside(directory.checkpoints, None if loaded is None else start.version, label, spare=own if inside else None)
     if loaded is not None and own is not None and not inside:
         write_atomically(own, lambda partial: shutil.copyfile(loaded.path, partial))
-    for group in sorted(directory.replay.glob("group-*")):
-        set_aside(group, None if loaded is None else start.version + 1, label)
     if not moved:
         return []
     return [f"{len(moved)} checkpoints that are not gone on from are in {moved[0].parent}"]
