@@ -11,6 +11,7 @@ import zlib
 from typing import Any
 
 import h5py
+import numpy as np
 
 from hpcmarl.errors import FormatError, MissingPackageError
 
@@ -123,3 +124,18 @@ def _zstd(head: bytes) -> int:
     if size == 0 or len(field) < size:
         return -1
     return int.from_bytes(field, "little") + (256 if size == 2 else 0)
+
+
+def fletcher32_fits(data: bytes, checksum: bytes) -> bool:
+    """Tell whether HDF5 stores this checksum behind these bytes of a chunk. Sums are compared modulo 65,535, where HDF5 has two zeros.
+
+    Source: H5_checksum_fletcher32 of HDF5: sums over 16-bit words, big-endian, an odd last byte being the high one."""
+    words = np.frombuffer(data + bytes(len(data) % 2), ">u2").astype(np.int64)
+    simple = weighted = 0
+    for first in range(0, len(words), 1 << 16):
+        block = words[first : first + (1 << 16)]
+        later = len(words) - first - np.arange(len(block), dtype=np.int64)
+        simple += int(block.sum())
+        weighted += int((block * (later % 65_535)).sum())
+    stored = int.from_bytes(checksum, "little")
+    return simple % 65_535 == (stored & 0xFFFF) % 65_535 and weighted % 65_535 == (stored >> 16) % 65_535

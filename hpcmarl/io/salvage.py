@@ -1,21 +1,26 @@
 """Recovers what killed writers and failing disks left: open and damaged shards become valid ones, never over an existing file.
 
 Called by `hpcmarl data salvage`. What the writer had committed (see shard.py) is copied into a new file with the shard's final
-name; the temporary file stays unless its removal is asked for. Of a finished shard that is damaged the segments are copied whose chunks are
-whole; the damaged file is kept beside as *.damaged. Knows no rollout.
+name; the temporary file stays unless its removal is asked for. Of a damaged shard the segments are copied whose chunks are whole. The copy
+of a finished one takes its name, and the damaged file is kept beside it as *.damaged. Knows no rollout.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
 from hpcmarl.errors import FormatError, HpcmarlError, StorageError
-from hpcmarl.io.atomic import PARTIAL, storage_error
+from hpcmarl.io.atomic import NO_HARD_LINKS, PARTIAL, fsync_path, storage_error
 from hpcmarl.io.layout import INDEX
 from hpcmarl.io.schema import read_attributes
 from hpcmarl.io.shard import ShardFile, is_live
@@ -89,79 +94,151 @@ def salvage_file(partial: Path, *, remove: bool = False) -> Salvaged:
     try:
         if not has_beginning(partial):
             return _finish(Salvaged(name, "empty", "its writer died before the first row"), partial, remove)
-        with ShardReader(partial, partial=True) as reader:
-            lost = reader.step_rows() - reader.steps
-            if not reader.segments:
-                return _finish(Salvaged(name, "empty", "nothing was committed before the writer died", lost_steps=lost), partial, remove)
-            copy_shard(reader, final)
-            note = f"killed while {', '.join(sorted(reader.unchecked))} was being written; read without checksum" if reader.unchecked else ""
-            found = Salvaged(name, "recovered", note, str(final), reader.steps, reader.segments, lost)
-        verify_shard(final)
+        try:
+            found = _recover_committed(partial, final)
+        except FormatError as error:
+            found = _recover_whole(partial, final, str(error))
     except OSError as error:
         return Salvaged(name, "failed", str(storage_error(partial, "read", error)))
     except (FormatError, StorageError) as error:
         return Salvaged(name, "failed", str(error))
-    return _finish(found, partial, remove)
+    return found if found.status == "failed" else _finish(found, partial, remove)
+
+
+def _recover_committed(partial: Path, final: Path) -> Salvaged:
+    """Copy what a killed writer had committed. Raises FormatError where the file is damaged besides, StorageError."""
+    with ShardReader(partial, partial=True) as reader:
+        lost = reader.step_rows() - reader.steps
+        if not reader.segments:
+            return Salvaged(str(partial), "empty", "nothing was committed before the writer died", lost_steps=lost)
+        output = copy_shard(reader, final)
+        note = f"killed while {', '.join(sorted(reader.torn))} was being written" if reader.torn else ""
+        return Salvaged(str(partial), "recovered", note, str(output), reader.steps, reader.segments, lost)
+
+
+def _recover_whole(shard: Path, final: Path, why: str, *, aside: Callable[[], Path] | None = None) -> Salvaged:
+    """Copy the segments of a damaged shard whose chunks are whole.
+
+    Args:
+        shard: the damaged file.
+        final: name of the copy.
+        why: what is wrong with the damaged file.
+        aside: called when the copy is whole; gives the damaged file another name, so that the copy can replace it.
+
+    Raises:
+        FormatError, StorageError, OSError: not even the structure is there, or the disk fails.
+    """
+    why = why.removeprefix(f"{shard}: ")
+    try:
+        reader = ShardReader(shard, damaged=True)
+    except FormatError:
+        return Salvaged(str(shard), "failed", f"{shard}: {why}")
+    with reader:
+        declared, begun = reader.segments, reader.step_rows()
+        reader.select(reader.whole())
+        if not reader.segments:
+            return Salvaged(str(shard), "failed", f"{shard}: no segment of it is whole: {why}", lost_steps=begun)
+        kept: list[Path] = []
+        output = copy_shard(reader, final, None if aside is None else lambda: kept.append(aside()))
+        note = f"{declared - reader.segments} of {declared} segments are lost: {why}"
+        note += f"; the damaged file is {kept[0].name}" if kept else ""
+        return Salvaged(str(shard), "recovered", note, str(output), reader.steps, reader.segments, begun - reader.steps)
 
 
 def _salvage_finished(shard: Path, *, remove: bool) -> Salvaged:
-    """Copy the segments of a finished, damaged shard whose chunks are whole; the damaged file goes aside."""
+    """Replace a finished, damaged shard by its whole segments; the damaged file is kept beside it."""
     name = str(shard)
     if not shard.name.startswith("shard-") or shard.suffix != ".h5":
         return Salvaged(name, "failed", f"only shards (shard-*.h5) and temporary files (*{PARTIAL}) can be recovered")
+    kept: list[Path] = []
     try:
         verify_shard(shard)
         return Salvaged(name, "unneeded", "the shard is good")
     except FormatError as error:
-        why = str(error).removeprefix(f"{shard}: ")
+        why = str(error)
+
+    def aside() -> Path:
+        kept.append(_keep_aside(shard))
+        return kept[0]
+
     try:
-        with ShardReader(shard, damaged=True) as reader:
-            declared, begun = reader.segments, reader.step_rows()
-            reader.select(reader.whole())
-            if not reader.segments:
-                return Salvaged(name, "failed", f"no segment of it is whole: {why}", lost_steps=begun)
-            copied = shard.with_name(shard.name + _COPY + PARTIAL)
-            copy_shard(reader, shard, lambda: shard.rename(shard.with_name(shard.name + DAMAGED)))
-            note = f"{declared - reader.segments} of {declared} segments are lost: {why}"
-            found = Salvaged(name, "recovered", note, name, reader.steps, reader.segments, begun - reader.steps)
-        copied.unlink(missing_ok=True)
-        verify_shard(shard)
+        found = _recover_whole(shard, shard, why, aside=aside)
     except OSError as error:
         return Salvaged(name, "failed", str(storage_error(shard, "read", error)))
     except (FormatError, StorageError) as error:
         return Salvaged(name, "failed", str(error))
-    return _finish(found, shard.with_name(shard.name + DAMAGED), remove)
+    return _finish(found, kept[0], remove) if kept else found
 
 
-def copy_shard(reader: ShardReader, final: Path, make_way: Callable[[], object] = lambda: None) -> None:
-    """The committed, or selected, rows of a shard as a new file. make_way: called when it is complete but for its name. Raises StorageError."""
-    partial = final.with_name(final.name + _COPY + PARTIAL)
+def _keep_aside(shard: Path) -> Path:
+    """Give a damaged shard a second name that nobody has, and return it. Raises OSError."""
+    for number in count():
+        kept = shard.with_name(shard.name + DAMAGED + (f"-{number}" if number else ""))
+        try:
+            os.link(shard, kept)
+            return kept
+        except FileExistsError:
+            if os.path.samefile(shard, kept):  # an earlier attempt was killed here
+                return kept
+        except OSError as error:
+            if error.errno not in NO_HARD_LINKS:
+                raise
+            with contextlib.suppress(FileExistsError):
+                with shard.open("rb") as source, kept.open("xb") as target:
+                    shutil.copyfileobj(source, target)
+                fsync_path(kept)
+                return kept
+    raise AssertionError("unreachable")
+
+
+def copy_shard(reader: ShardReader, final: Path, make_way: Callable[[], object] | None = None) -> Path:
+    """Write the committed, or selected, rows of a shard as a new file, which is read back whole before it has its name.
+
+    Args:
+        reader: the opened shard.
+        final: name of the new file.
+        make_way: called when the new file is whole but for its name; then the new file replaces `final`. Without it no file is replaced,
+            and the new one has the next free number where `final` is taken.
+
+    Returns:
+        The new file.
+
+    Raises:
+        StorageError: the disk fails.
+        FormatError: the new file, or the one that is read, does not verify.
+    """
+    partial = final.with_name(f"{final.name}.{uuid4().hex[:12]}{_COPY}{PARTIAL}")  # another process may do the same
+
+    def verify(written: Path) -> None:
+        verify_shard(written)
+        if make_way is not None:
+            make_way()
+
     try:
         shard = ShardFile(final, reader.layout, {**read_attributes(reader.file), "salvaged": True}, partial=partial)
         try:
             append_shard(shard, reader)
-            shard.flush()
-            make_way()
-            shard.close()
+            shard.close(verify=verify, replace=make_way is not None)
         except BaseException:
             shard.abandon()
             partial.unlink(missing_ok=True)
             raise
     except (OSError, RuntimeError, ValueError) as error:
         raise storage_error(final, "write", error) from error
+    return shard.path
 
 
-def append_shard(shard: ShardFile, reader: ShardReader, runs: Sequence[int] = (0,)) -> None:
+def append_shard(shard: ShardFile, reader: ShardReader, runs: Sequence[int] | None = None) -> None:
     """Adds all rows of a read shard to an open one, slab by slab; the index is moved by the rows that were there.
 
-    runs: the place that each of its runs has in the open one's root attribute `runs`."""
+    runs: the place that each of its runs has in the open one's root attribute `runs`; default: the same one."""
     first_row = shard.steps
-    places = np.asarray(runs)
     for group in reader.layout:
         for _, rows in reader.slabs(group):
             if group == INDEX:
                 rows["start"] = rows["start"] + first_row
-                rows["run"] = places[np.clip(rows["run"], 0, len(places) - 1)]
+                if runs is not None:
+                    rows["run"] = np.asarray(runs)[np.clip(rows["run"], 0, len(runs) - 1)]
             shard.append_group(group, rows, len(next(iter(rows.values()))))
 
 

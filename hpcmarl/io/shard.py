@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from hpcmarl.errors import FormatError, MissingPackageError
-from hpcmarl.io.atomic import open_regular, partial_path, publish_new
+from hpcmarl.io.atomic import open_regular, partial_path, publish, publish_new
 from hpcmarl.io.layout import COMMITTED, ENVIRONMENT, INDEX, GroupLayout, Layout
 from hpcmarl.io.schema import NETCDF_DIMENSION, encode_value, write_attributes
 from hpcmarl.io.sturdy import close, create
@@ -158,8 +158,17 @@ class ShardFile:
         """Bytes on disk and staged, about."""
         return os.path.getsize(self.partial) + sum(group.staged * group.row_bytes for group in self._groups.values())
 
-    def close(self) -> None:
-        """Writes all, verifies and renames; an empty shard is deleted. Raises OSError or FormatError: the partial file stays."""
+    def close(self, *, verify: Callable[[Path], object] | None = None, replace: bool = False) -> None:
+        """Write all, verify and publish; an empty shard is deleted.
+
+        Args:
+            verify: called with the temporary file before it is published; default: check_shard.
+            replace: take the place of the file that has the name. Otherwise no file is ever replaced.
+
+        Raises:
+            OSError: the disk fails; the temporary file stays.
+            FormatError: the temporary file does not verify, and stays.
+        """
         from hpcmarl.io.shard_reader import check_shard
 
         if self._file is None:
@@ -168,8 +177,10 @@ class ShardFile:
             self.flush()
         self.abandon()
         self._sink.check()
-        if self.segments:
-            self._publish(check_shard)
+        if self.segments and replace:
+            publish(self.partial, self.path, verify or check_shard)
+        elif self.segments:
+            self._publish(verify or check_shard)
         else:
             self.partial.unlink(missing_ok=True)
 

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 from hpcmarl.errors import FormatError
+from hpcmarl.io.filters import fletcher32_fits
 from hpcmarl.io.layout import COMMITTED, INDEX, ORIGIN, Layout, layout_of_file
 from hpcmarl.io.schema import TRAJECTORIES, open_checked, read_attributes, reading
 from hpcmarl.types import Array, BoolArray
@@ -36,7 +37,7 @@ class ShardReader:
     Attributes:
         steps, segments: its numbers of rows, after `select` of those that are selected.
         index: the columns of /segments, those of layout.ORIGIN also where the file has them in its root attributes only.
-        unchecked: datasets whose last rows had to be read past their checksum.
+        torn: datasets whose last chunk was being written again; its committed rows fit the checksum of the write before.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, partial: bool = False, damaged: bool = False) -> None:
@@ -51,7 +52,7 @@ class ShardReader:
             FormatError: as do all methods.
         """
         self.path, self._partial, self._damaged = Path(path), partial, damaged
-        self.unchecked: set[str] = set()
+        self.torn: set[str] = set()
         self._selected: BoolArray | None = None
         self.file: h5py.File = open_checked(path, TRAJECTORIES, unfinished=partial, damaged=damaged)
         try:
@@ -66,6 +67,7 @@ class ShardReader:
                 self.steps = int(self.index["start"][-1] + self.index["length"][-1]) if self.segments else 0
                 if damaged:
                     self.steps = min(self._lengths("step"))
+                    self._check_rows_size()
                 else:
                     self._check_index(exact=not partial)
         except BaseException:
@@ -140,6 +142,11 @@ class ShardReader:
         if declared > max(LARGEST_INDEX, INDEX_RATIO * os.path.getsize(self.path)):
             raise FormatError(f"{self.path}: /{INDEX} declares {declared} bytes, far more than the file has; the file is damaged or crafted")
 
+    def _check_rows_size(self) -> None:
+        """A damaged file may lack chunks, but not nearly all of them."""
+        if self.steps > max(LARGEST_INDEX, INDEX_RATIO * os.path.getsize(self.path)):
+            raise FormatError(f"{self.path}: /steps declares {self.steps} rows, far more than the file has; the file is damaged or crafted")
+
     def _check_index(self, exact: bool) -> None:
         start, length = self.index["start"], self.index["length"]
         stop = np.cumsum(length)
@@ -179,22 +186,29 @@ class ShardReader:
         if path == INDEX and name in self._absent:
             return self._origin(name, stop - first)
         dataset = self.file[path][name]
+        if self._damaged and dataset.chunks and dataset.size:
+            return self._whole_chunks(path, dataset, first, stop)
         try:
             return np.asarray(dataset[first:stop])
         except OSError:
-            if self._damaged:
-                return self._whole_chunks(path, dataset, first, stop)
             if not self._partial or not _stored_plainly(dataset):
                 raise
             return self._past_checksum(path, name, dataset, first, stop)
 
     def _past_checksum(self, path: str, name: str, dataset: h5py.Dataset, first: int, stop: int) -> Array:
-        """Rows whose last chunk does not fit its checksum. A writer that is killed while it writes a chunk again, longer by new rows, leaves
-        committed rows whole, since the same bytes were written over them, under a checksum that is neither the old one nor the new."""
+        """Rows whose last chunk does not fit its checksum.
+
+        A writer that is killed while it writes a chunk again, longer by new rows, leaves the committed rows and the checksum of the write
+        before, which had zeros behind them. Rows that do not fit that are damaged: raises OSError."""
         start = (stop - 1) // dataset.chunks[0] * dataset.chunks[0]
-        stored = np.frombuffer(dataset.id.read_direct_chunk((start, *(0,) * (dataset.ndim - 1)))[1][:-CHECKSUM_BYTES], dataset.dtype)
-        self.unchecked.add(f"{path}/{name}")
-        return np.concatenate([dataset[min(first, start) : start], stored.reshape(dataset.chunks)[max(first - start, 0) : stop - start]])
+        chunk = dataset.id.read_direct_chunk((start, *(0,) * (dataset.ndim - 1)))[1]
+        data, checksum = chunk[:-CHECKSUM_BYTES], chunk[-CHECKSUM_BYTES:]
+        committed = len(data) // dataset.chunks[0] * (stop - start)
+        if not fletcher32_fits(data[:committed] + bytes(len(data) - committed), checksum):
+            raise OSError(f"{path}/{name}: rows {start} to {stop - 1} do not fit their checksum")
+        self.torn.add(f"{path}/{name}")
+        rows = np.frombuffer(data, dataset.dtype).reshape(dataset.chunks)
+        return np.concatenate([dataset[min(first, start) : start], rows[max(first - start, 0) : stop - start]])
 
     def _whole_chunks(self, path: str, dataset: h5py.Dataset, first: int, stop: int) -> Array:
         """Rows of the chunks that are whole, zeros for the others, which are noted."""
@@ -205,8 +219,12 @@ class ShardReader:
         for start in range(first // chunk * chunk, stop, chunk):
             low, high = max(start, first), min(start + chunk, stop)
             try:
-                rows[low - first : high - first] = dataset[low:high]
-            except OSError:
+                stored = dataset.id.get_chunk_info_by_coord((start, *(0,) * (dataset.ndim - 1))).byte_offset
+                if stored is None:  # HDF5 would give zeros
+                    bad[low:high] = True
+                else:
+                    rows[low - first : high - first] = dataset[low:high]
+            except (OSError, RuntimeError):
                 bad[low:high] = True
         return rows
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from hpcmarl.config.run import TrajectoriesConfig
+from hpcmarl.errors import FormatError
+from hpcmarl.io import shard as shards
+from hpcmarl.io.filters import fletcher32_fits
+from hpcmarl.io.layout import layout_of_spec
 from hpcmarl.io.salvage import salvage, salvage_file
+from hpcmarl.io.schema import TRAJECTORIES, root_attributes
+from hpcmarl.io.shard import ShardFile
 from hpcmarl.io.shard_reader import ShardReader, list_shards, verify_shard
-from hpcmarl.io.trajectory import TrajectoryWriter
+from hpcmarl.io.trajectory import TrajectoryWriter, shard_rows
 from tests.support.rollouts import make_spec, random_rollout
 
 STEPS, SLOTS, ROLLOUTS = 50, 4, 120
@@ -28,6 +38,25 @@ def shard(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     assert writer.error is None
     (found,) = list_shards(tmp_path)
     return found
+
+
+@pytest.fixture(params=["none", "gzip"])
+def open_shard(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A temporary shard as a killed writer leaves it, flushed now and then."""
+    attributes = root_attributes(TRAJECTORIES, {"start": 1})
+    shard = ShardFile(tmp_path / "shard-000000.h5", layout_of_spec(make_spec()), attributes, request.param)
+    generator = np.random.default_rng(0)
+    for number in range(ROLLOUTS):
+        rollout = random_rollout(make_spec(), STEPS, SLOTS, generator)
+        origin = {"rank": 1, "run": 0, "start_number": 1, "rollout": number}
+        contents, segments = shard_rows(rollout, shard.steps, origin)
+        shard.append(contents, STEPS * SLOTS, segments)
+        if number in (0, 40, ROLLOUTS - 1):
+            shard.flush()
+    content = shard.partial.read_bytes()
+    shard.abandon()
+    shard.partial.write_bytes(content)
+    return shard.partial
 
 
 def rows(path: Path) -> dict[tuple[int, ...], bytes]:
@@ -102,3 +131,170 @@ def test_salvage_of_no_shard_at_all_fails(tmp_path: Path) -> None:
     (found,) = salvage(tmp_path)
     assert found.status == "failed"
     assert (tmp_path / "shard-000000.h5").read_bytes() == b"nothing of the kind"
+
+
+@pytest.mark.parametrize("share", [0.4, 0.7, 0.95])
+def test_truncated_open_shard_gives_its_whole_chunks(open_shard: Path, share: float) -> None:
+    final, content = open_shard.with_name("shard-000000.h5"), open_shard.read_bytes()
+    assert salvage_file(open_shard).status == "recovered"
+    whole = rows(final)
+    final.unlink()
+    cut = content[: int(share * len(content))]
+    open_shard.write_bytes(cut)
+    found = salvage_file(open_shard)
+    assert found.status == "recovered", found
+    assert (found.output, found.segments) == (str(final), len(rows(final)))
+    assert found.steps > 0.4 * share * STEPS * SLOTS * ROLLOUTS
+    assert rows(final).items() < whole.items()
+    verify_shard(final)
+    assert open_shard.read_bytes() == cut
+
+
+def test_damaged_open_shard_is_deleted_only_when_asked(open_shard: Path) -> None:
+    open_shard.write_bytes(open_shard.read_bytes()[:-200_000])
+    found = salvage_file(open_shard, remove=True)
+    assert (found.status, found.removed) == ("recovered", True)
+    assert not open_shard.exists()
+
+
+def test_earlier_damaged_file_is_never_replaced(shard: Path) -> None:
+    content = shard.read_bytes()
+    earlier = shard.with_name(shard.name + ".damaged")
+    earlier.write_bytes(b"another time")
+    shard.write_bytes(content[: len(content) // 2])
+    assert salvage_file(shard, remove=True).status == "recovered"
+    assert earlier.read_bytes() == b"another time"
+    assert [file for file in shard.parent.iterdir() if file != earlier] == [shard]
+    shard.write_bytes(content[: len(content) // 2])
+    found = salvage_file(shard)
+    assert found.status == "recovered"
+    assert shard.with_name(shard.name + ".damaged-1").read_bytes() == content[: len(content) // 2]
+    assert "damaged-1" in found.note
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_salvage_killed_at_any_moment_leaves_the_name(shard: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    """The name of a shard always stands for the damaged file or for the recovered one."""
+    content = shard.read_bytes()[:-400_000]
+    shard.write_bytes(content)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EPERM, "no hard links")
+
+    monkeypatch.setattr(os, "link", os.link if links else no_links)
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(Killed):
+        salvage_file(shard)
+    assert shard.read_bytes() == content
+    monkeypatch.undo()
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    assert salvage_file(shard).status == "recovered"
+    verify_shard(shard)
+    kept = [file for file in shard.parent.iterdir() if ".damaged" in file.name]
+    assert kept
+    assert all(file.read_bytes() == content for file in kept)
+
+
+def test_failed_check_of_the_copy_keeps_the_damaged_shard(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = shard.read_bytes()[:-400_000]
+    shard.write_bytes(content)
+
+    def bad(path: Path) -> None:
+        raise FormatError(f"{path}: a bad disk")
+
+    monkeypatch.setattr("hpcmarl.io.salvage.verify_shard", bad)
+    assert salvage_file(shard).status == "failed"
+    assert shard.read_bytes() == content
+    assert list(shard.parent.iterdir()) == [shard]
+
+
+def test_output_names_the_file_that_was_written(open_shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of the shard is taken between the look at it and the publication."""
+    final = open_shard.with_name("shard-000000.h5")
+    publish = shards.publish_new
+
+    def taken(partial: Path, path: Path, verify: Callable[[Path], object] | None = None) -> None:
+        if path == final:
+            final.write_bytes(b"another's")
+        publish(partial, path, verify)
+
+    monkeypatch.setattr(shards, "publish_new", taken)
+    found = salvage_file(open_shard)
+    assert (found.status, found.output) == ("recovered", str(final.with_name("shard-000001.h5")))
+    assert final.read_bytes() == b"another's"
+    verify_shard(final.with_name("shard-000001.h5"))
+
+
+def test_two_salvages_at_once_use_different_temporary_names(open_shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    publish = shards.publish_new
+
+    def watched(partial: Path, path: Path, verify: Callable[[Path], object] | None = None) -> None:
+        seen.append(partial.name)
+        publish(partial, path, verify)
+
+    monkeypatch.setattr(shards, "publish_new", watched)
+    for _ in range(2):
+        assert salvage_file(open_shard).status == "recovered"
+        open_shard.with_name("shard-000000.h5").unlink()
+    assert len(set(seen)) == 2
+    assert all(name.endswith(".salvage.partial") for name in seen)
+
+
+def test_damaged_shard_that_declares_too_many_rows_is_refused(shard: Path) -> None:
+    with h5py.File(shard, "r+") as file:
+        for group in file["steps"].values():
+            for item in group.values():
+                if not item.is_scale and item.maxshape[:1] == (None,):
+                    item.resize(1 << 50, axis=0)
+    content = shard.read_bytes()
+    found = salvage_file(shard)
+    assert found.status == "failed"
+    assert shard.read_bytes() == content
+
+
+def test_chunks_that_were_never_stored_are_no_zeros(shard: Path) -> None:
+    """HDF5 gives zeros for a chunk that its index does not have."""
+    whole = rows(shard)
+    with h5py.File(shard, "r+") as file:
+        for dataset in [item for group in file["steps"].values() for item in group.values() if not item.is_scale]:
+            chunk, length = dataset.chunks[0], len(dataset)
+            dataset.resize(length // chunk * chunk, axis=0)
+            dataset.resize(length, axis=0)
+    assert salvage_file(shard).status == "recovered"
+    assert rows(shard).items() < whole.items()
+
+
+def test_bad_last_chunk_of_an_open_shard_is_no_data(open_shard: Path) -> None:
+    """Its rows are committed, but fit neither the checksum of the last write nor that of the one before."""
+    final, content = open_shard.with_name("shard-000000.h5"), bytearray(open_shard.read_bytes())
+    assert salvage_file(open_shard).status == "recovered"
+    whole = rows(final)
+    final.unlink()
+    with ShardReader(open_shard, partial=True) as reader:
+        dataset = reader.file["steps/agent/reward"]
+        chunk = dataset.id.get_chunk_info(dataset.id.get_num_chunks() - 1)
+    content[chunk.byte_offset : chunk.byte_offset + 64] = bytes(64)
+    open_shard.write_bytes(bytes(content))
+    found = salvage_file(open_shard)
+    assert found.status == "recovered", found
+    assert rows(final).items() < whole.items()
+    assert "segments are lost" in found.note
+
+
+@pytest.mark.parametrize("size", [2, 3, 10, 4097, 65_536])
+def test_fletcher32_is_what_hdf5_stores(tmp_path: Path, size: int) -> None:
+    generator = np.random.default_rng(size)
+    for number, data in enumerate([generator.integers(0, 256, size), np.full(size, 255), np.zeros(size, np.int64)]):
+        with h5py.File(tmp_path / f"{number}.h5", "w") as file:
+            dataset = file.create_dataset("x", data=data.astype(np.uint8), chunks=(size,), fletcher32=True)
+            stored = dataset.id.read_direct_chunk((0,))[1]
+        assert fletcher32_fits(stored[:-4], stored[-4:])
+        assert not fletcher32_fits(b"\x07" + stored[1:-4], stored[-4:]) or stored[0] == 7
