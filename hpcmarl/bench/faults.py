@@ -184,7 +184,7 @@ class Campaign:
 
     def _continues(self) -> bool:
         """Whether the rows of metrics count on from the checkpoint instead of beginning anew."""
-        from hpcmarl.io.metrics import read_csv
+        from hpcmarl.io.row_files import read_csv
 
         versions = read_csv(self.progress.path)["version"]
         return bool((np.diff(versions) > 0).all() and self._resumed_version() + 1 in versions)

@@ -16,8 +16,9 @@ from hpcmarl.io.atomic import PARTIAL
 from hpcmarl.io.checkpoint import list_checkpoints, verify_checkpoint
 from hpcmarl.io.layout import ENVIRONMENT
 from hpcmarl.io.live_segments import as_plain, superseded
-from hpcmarl.io.metrics import check_csv, read_csv, read_hdf5, read_summary
+from hpcmarl.io.metrics import CSV, GROUPS_NPY, read_hdf5, read_hdf5_groups, read_summary, verify_hdf5
 from hpcmarl.io.pool import verify_snapshot
+from hpcmarl.io.row_files import check_csv, count_rows, load_npy
 from hpcmarl.io.salvage import list_partials
 from hpcmarl.io.schema import CHECKPOINT, METRICS, SIMULATION, SNAPSHOT, TRAJECTORIES, open_checked, read_attributes, reading
 from hpcmarl.io.shard import is_live
@@ -42,7 +43,7 @@ def run_files(path: Path) -> Iterator[Path]:
         yield path
         return
     for file in sorted(path.rglob("*")):
-        if file.suffix in (".h5", PARTIAL) or file.name in ("metrics.csv", "summary.json") or _is_start(file):
+        if file.suffix in (".h5", PARTIAL) or file.name in (CSV, GROUPS_NPY, "summary.json") or _is_start(file):
             yield file
 
 
@@ -56,14 +57,16 @@ def verify_file(path: Path) -> dict[str, Any]:
         if path.name.endswith(PARTIAL):
             reason = "being written" if is_live(path) else "left by a killed writer; see `hpcmarl data salvage`"
             return {"path": str(path), "status": OPEN, "reason": reason}
-        if path.name == "metrics.csv":
+        if path.name == CSV:
             check_csv(path)
+        elif path.name == GROUPS_NPY:
+            load_npy(path)
         elif _is_start(path):
             read_start(path)
         elif path.suffix == ".json":
             read_summary(path)
         else:
-            {TRAJECTORIES: verify_shard, CHECKPOINT: verify_checkpoint, SNAPSHOT: verify_snapshot, METRICS: read_hdf5, SIMULATION: read_simulation}[
+            {TRAJECTORIES: verify_shard, CHECKPOINT: verify_checkpoint, SNAPSHOT: verify_snapshot, METRICS: verify_hdf5, SIMULATION: read_simulation}[
                 file_kind(path)
             ](path)
     except (HpcmarlError, OSError, ValueError) as error:
@@ -134,7 +137,10 @@ def _describe_metrics(path: Path) -> dict[str, Any]:
     with open_checked(path, METRICS) as file, reading(path):
         attributes = read_attributes(file)
     last = {name: float(values[-1]) for name, values in columns.items() if len(values)}
-    return {**_root(path, attributes), "rows": len(next(iter(columns.values()), ())), "last_row": last}
+    rows = {"rows": len(next(iter(columns.values()), ()))}
+    if (groups := read_hdf5_groups(path)) is not None:
+        rows |= {"group_rows": len(groups.version), "groups": next((values.shape[1] for values in groups.figures.values()), 0)}
+    return {**_root(path, attributes), **rows, "last_row": last}
 
 
 def _describe_simulation(path: Path) -> dict[str, Any]:
@@ -173,5 +179,5 @@ def _describe_run(path: Path) -> dict[str, Any]:
         "environments": sorted({str(shard.get("env")) for shard in shards}),
         "ranks": sorted({shard.get("rank") for shard in shards}),
         "checkpoints": [checkpoint.name for checkpoint in checkpoints],
-        "metrics_rows": len(next(iter(read_csv(path / "metrics.csv").values()), ())) if (path / "metrics.csv").exists() else 0,
+        "metrics_rows": count_rows(path / CSV) if (path / CSV).exists() else 0,
     }

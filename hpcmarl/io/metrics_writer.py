@@ -1,11 +1,11 @@
-"""Writes metrics.csv and metrics.h5 in the background: whoever has a row hands it over and goes on.
+"""Write metrics in the background: whoever has a row hands it over and goes on.
 
-The recorders of runs and leagues call it. A row is in the system's hands a moment later; a file system that stalls holds up nobody. Knows
-no meaning of a column but "version", which is higher in each row than in the one before.
+The recorders of runs and leagues call it. A row is in the system's hands a moment later; a file system that stalls holds up nobody.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -13,42 +13,50 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpcmarl.errors import FormatError, HpcmarlError, StorageError
-from hpcmarl.io.atomic import storage_error, write_text
-from hpcmarl.io.metrics import MOST_GROUP_ROWS, VERSION, Columns, GroupHistory, Table, read_groups, read_table, thinned, write_hdf5
+from hpcmarl.io.atomic import storage_error
+from hpcmarl.io.metrics import CSV, GROUPS_NPY, HDF5, write_hdf5
+from hpcmarl.io.row_files import VERSION, CsvFile, NpyFile, RowFile, load_csv, load_npy
 from hpcmarl.io.sturdy import close_at_exit
+from hpcmarl.io.table import Table, row_limit
 
 LOGGER = logging.getLogger(__name__)
 FIRST_SNAPSHOT_SECONDS, SNAPSHOT_SECONDS = 5.0, 60.0  # metrics.h5 at most so often, and rarer where writing it is slow
 RETRY_SECONDS = 10.0  # after an error of the disk
-CLOSE_SECONDS = 60.0  # for what waits, at the end
-MOST_WAITING = 10_000  # rows while the disk stalls; then every second one goes
+CLOSE_SECONDS = 20.0  # for what waits, at the end; less than topology.silence_seconds, or the server would look frozen
+MOST_WAITING = 1000  # rows while the disk stalls, fewer with many groups; past it they are thinned evenly
 
 
 class MetricsWriter:
-    """Appends rows to `run_directory`/metrics.csv, and goes on where an earlier run stopped.
+    """Append rows to metrics.csv and metrics-groups.npy, keep metrics.h5 up to date, and go on where an earlier run stopped.
+
+    Args:
+        run_directory: Where the files are.
 
     Attributes:
-        error: what the disk said, in one line; None once all rows could be written. It does not stop training.
+        error: Why the last attempt to write failed, in one line; None once all rows could be written. It does not stop training.
+
+    Raises:
+        FormatError: If there is a metrics.csv that is not ours.
+        StorageError: If it cannot be read.
     """
 
     def __init__(self, run_directory: str | os.PathLike[str]) -> None:
-        """Read what is there. Raises FormatError for a metrics.csv that is not ours."""
-        self.csv_path, self.hdf5_path = Path(run_directory) / "metrics.csv", Path(run_directory) / "metrics.h5"
+        self.directory = Path(run_directory)
         self.error: str | None = None
-        self._table = read_table(self.csv_path) if self.csv_path.exists() else Table()
-        self._groups = _Groups(self.csv_path.parent)
-        self._stream: BinaryIO | None = None
-        self._last_line = 0  # where it begins in the file
+        csv_path, npy_path = self.directory / CSV, self.directory / GROUPS_NPY
+        self._table = load_csv(csv_path) if csv_path.exists() else Table()
+        self._groups = _load_groups(npy_path) if npy_path.exists() else Table()
+        self._csv: RowFile = CsvFile(csv_path, self._table)
+        self._npy: RowFile = NpyFile(npy_path, self._groups)
         self._changed = False  # since metrics.h5 was written
-        self._stale = True  # the file must be written anew: at the start, for new columns, after an error
         self._snapshot_due = time.monotonic() + FIRST_SNAPSHOT_SECONDS
         self._waiting: list[Callable[[], None]] = []
+        self._handed, self._stride = 0, 1  # rows so far; of so many one waits while the disk stalls
         self._busy = self._closing = False
         self._condition = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="metrics-writer", daemon=True)
@@ -56,183 +64,138 @@ class MetricsWriter:
         close_at_exit(self)
 
     def append(self, row: Mapping[str, float], groups: Mapping[str, NDArray[np.float64]] | None = None) -> None:
-        """Add a row; it takes the place of the last one if that has the same version.
+        """Add a row; never waits for the disk.
 
         Args:
-            row: column -> number; keys that are missing are NaN, new ones become new columns.
-            groups: name -> [G], figures of single groups, kept in metrics.h5 alone.
+            row: column -> number, `version` among them. A row of the last row's version replaces it, but for figures that it lacks;
+                rows of later versions are dropped.
+            groups: name -> [G], figures of single groups.
         """
-        own, figures = dict(row), {name: np.array(values, np.float32) for name, values in (groups or {}).items()}
-        self._hand_over(lambda: self._append(own, figures))
+        version = float(row[VERSION])
+        own, figures = dict(row), {name: np.array(values, np.float64) for name, values in (groups or {}).items()}
+        most = min(MOST_WAITING, row_limit(sum(values.nbytes for values in figures.values())))
+        self._hand_over(lambda: self._append(version, own, figures), most)
 
     def truncate(self, version: int | None, aside: Path | None = None) -> None:
-        """Drop the rows of later versions than `version`, which a resumed run writes again; None: all rows.
+        """Drop the rows of later versions than `version`, which a resumed run writes again. Comes before the first row.
 
-        aside: where the file of all dropped rows goes."""
-        self._hand_over(lambda: self._truncate(version, aside))
+        Args:
+            version: Of the checkpoint; None: drop all rows.
+            aside: Where the file of all dropped rows goes.
+        """
+        self._hand_over(lambda: self._truncate(version, aside), MOST_WAITING)
 
-    def wait(self) -> None:
-        """Return when all that was handed over is written, or could not be."""
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until all that was handed over is written, or could not be. Returns False if that takes longer than `seconds`."""
         with self._condition:
-            self._condition.wait_for(lambda: (not self._waiting and not self._busy) or not self._thread.is_alive())
+            return self._condition.wait_for(lambda: not (self._waiting or self._busy), seconds)
 
     def close(self) -> None:
-        """Write what waits, and metrics.h5; may be called again. A disk that stalls is waited for CLOSE_SECONDS at most."""
+        """Write what waits, and metrics.h5; may be called again. A disk that stalls is waited for once, CLOSE_SECONDS at most."""
         with self._condition:
-            self._closing = True
+            again, self._closing = self._closing, True
             self._condition.notify_all()
+        if again:
+            return
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
-            LOGGER.error("%s: not written within %g s; the last rows of the metrics are missing", self.csv_path, CLOSE_SECONDS)
+            self.error = f"{self.directory}: the disk has not answered for {CLOSE_SECONDS:g} s; the last rows of the metrics may be missing"
+            LOGGER.error("%s", self.error)
 
-    def _hand_over(self, work: Callable[[], None]) -> None:
+    def _hand_over(self, work: Callable[[], None], most: int) -> None:
         with self._condition:
-            if len(self._waiting) >= MOST_WAITING:
-                del self._waiting[1::2]
-            self._waiting.append(work)
+            if len(self._waiting) >= most:  # the disk stalls
+                del self._waiting[1::2]  # the first may be a truncation
+                self._stride *= 2
+            self._handed += 1
+            if self._handed % self._stride:
+                self._waiting[-1] = work
+            else:
+                self._waiting.append(work)
             self._condition.notify_all()
 
     # ---- in the thread
 
     def _work(self) -> None:
-        while True:
-            with self._condition:
-                self._condition.wait_for(lambda: bool(self._waiting) or self._closing, RETRY_SECONDS if self.error is not None else None)
-                waiting, self._waiting = self._waiting, []
-                closing = self._closing
-                self._busy = True
-            try:
-                for work in waiting:
-                    work()
-                if self._stale and (self._table.rows or self.csv_path.exists()) and (waiting or self.error is not None):
-                    self._attempt(self._rewrite)
-                if self._changed and (closing or time.monotonic() >= self._snapshot_due):
-                    self._snapshot()
-            except Exception:
-                LOGGER.exception("%s: rows of the metrics are lost", self.csv_path)
+        closing = False
+        while not closing:
             with self._condition:
                 self._busy = False
                 self._condition.notify_all()
-                if closing and not self._waiting:
-                    break
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+                self._condition.wait_for(lambda: bool(self._waiting) or self._closing, RETRY_SECONDS if self.error is not None else None)
+                waiting, self._waiting, self._stride = self._waiting, [], 1
+                self._busy, closing = True, self._closing
+            for work in waiting:
+                try:
+                    work()
+                except Exception:  # the thread lives on: later rows may do
+                    LOGGER.exception("%s: a row of the metrics is lost", self.directory)
+            if waiting or self.error is not None:
+                self._save()
+            if self._changed and (closing or time.monotonic() >= self._snapshot_due):
+                self._snapshot()
+        self._csv.close()
+        self._npy.close()
+        with self._condition:
+            self._busy = False
+            self._condition.notify_all()
 
-    def _append(self, row: Mapping[str, float], groups: Mapping[str, NDArray[np.float32]]) -> None:
-        version = float(row.get(VERSION, math.nan))
-        replaces = self._table.rows > 0 and self._table.last(VERSION) == version
-        if replaces:
-            self._table.drop_last()
-        self._stale = self._table.append(row) or self._stale
-        self._groups.append(version, groups)
+    def _append(self, version: float, row: Mapping[str, float], groups: Mapping[str, NDArray[np.float64]]) -> None:
         self._changed = True
-        if not self._stale:
-            self._attempt(lambda: self._write_last(replaces=replaces))
+        self._table.append(version, row)
+        width = len(next(iter(groups.values()), ()))
+        if not width:
+            return
+        if width != self._groups.width:  # the run goes on with another number of groups
+            self._npy.close()
+            self._groups = Table(width)
+            self._npy = NpyFile(self._npy.path, self._groups)
+        self._groups.append(version, groups)
 
     def _truncate(self, version: int | None, aside: Path | None) -> None:
-        versions = self._table.arrays().get(VERSION)
-        self._groups.truncate(version)
-        if version is None:
-            if aside is not None and self.csv_path.exists() and not aside.exists():
-                self._attempt(lambda: self._move(aside))
-            self._table = Table()
-        elif versions is not None and self._table.rows:
-            self._table.keep(~(versions > version))
-        self._changed = self._stale = True
-
-    def _move(self, aside: Path) -> None:
-        aside.parent.mkdir(exist_ok=True)
-        self.csv_path.rename(aside)
-
-    def _attempt(self, write: Callable[[], None]) -> None:
-        """Write; after an error the whole file is due again."""
-        try:
-            write()
-            self.error = None if not self._stale else self.error
-        except (OSError, HpcmarlError) as error:
-            self._fail(error)
-
-    def _rewrite(self) -> None:
-        """Write the whole file anew."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
-        write_text(self.csv_path, self._table.text())
-        self._stream = self.csv_path.open("r+b")
-        end = self._stream.seek(0, os.SEEK_END)
-        self._last_line = end - len(self._table.line(self._table.rows - 1).encode()) if self._table.rows else end
-        self._stale = False
-
-    def _write_last(self, *, replaces: bool) -> None:
-        """Write the last row, in the place of the one before or behind it."""
-        assert self._stream is not None
-        if replaces:
-            self._stream.truncate(self._last_line)
-        self._last_line = self._stream.seek(0, os.SEEK_END)
-        self._stream.write(self._table.line(self._table.rows - 1).encode())
-        self._stream.flush()
-
-    def _fail(self, error: Exception) -> None:
-        known = str(error) if isinstance(error, HpcmarlError) else str(storage_error(self.csv_path, "write", error))
-        if self.error is None:
-            LOGGER.error("%s; training goes on, the rows are written as soon as it can be done", known)
-        self.error, self._stale = known, True
-        if self._stream is not None:
-            stream, self._stream = self._stream, None
+        if version is None and aside is not None and self._csv.path.exists() and not aside.exists():
             try:
-                stream.close()
-            except OSError as problem:
-                LOGGER.debug("closing %s failed too: %s", self.csv_path, problem)
+                aside.parent.mkdir(exist_ok=True)
+                self._csv.path.rename(aside)
+            except OSError as error:
+                LOGGER.warning("%s; the rows of an earlier start are dropped", storage_error(aside, "write", error))
+        for table in (self._table, self._groups):
+            table.cut(-math.inf if version is None else version)
+        self._changed = len(self._table) > 0
+        if not self._changed:
+            with contextlib.suppress(OSError):  # of an earlier start; the next snapshot replaces it
+                (self.directory / HDF5).unlink()
+
+    def _save(self) -> None:
+        problems = []
+        for file in (self._csv, self._npy):
+            try:
+                file.update()
+            except HpcmarlError as error:
+                problems.append(str(error))
+            except Exception as error:
+                LOGGER.exception("%s", file.path)
+                problems.append(f"{file.path}: {error}")
+        if not problems:
+            self.error = None
+            return
+        if self.error is None:
+            LOGGER.error("%s; training goes on, the rows are written as soon as it can be done", problems[0])
+        self.error = problems[0]
 
     def _snapshot(self) -> None:
         began = time.monotonic()
         try:
-            columns: Columns = self._table.arrays()
-            write_hdf5(self.hdf5_path, columns, self._groups.history())
+            write_hdf5(self.directory / HDF5, self._table, self._groups)
             self._changed = False
-        except (HpcmarlError, OSError, RuntimeError, ValueError) as error:
-            LOGGER.warning("%s; metrics.csv has the same rows", error)
+        except (HpcmarlError, OSError, RuntimeError, ValueError, MemoryError) as error:
+            LOGGER.warning("%s; %s and %s have the same rows", error, CSV, GROUPS_NPY)
         self._snapshot_due = time.monotonic() + max(SNAPSHOT_SECONDS, 50 * (time.monotonic() - began))
 
 
-class _Groups:
-    """Figures of single groups, row by row, at most MOST_GROUP_ROWS."""
-
-    def __init__(self, run_directory: Path) -> None:
-        self._versions: list[float] = []
-        self._rows: list[Mapping[str, NDArray[np.float32]]] = []
-        try:
-            history = read_groups(run_directory)
-        except (FormatError, StorageError) as error:
-            LOGGER.warning("%s; figures of single groups begin anew", error)
-            return
-        if history is not None:
-            self._versions = history.version.tolist()
-            figures = {name: values.astype(np.float32) for name, values in history.figures.items()}
-            self._rows = [{name: values[row] for name, values in figures.items()} for row in range(len(self._versions))]
-
-    def append(self, version: float, figures: Mapping[str, NDArray[np.float32]]) -> None:
-        if not figures:
-            return
-        sizes = {name: values.size for name, values in figures.items()}
-        if self._rows and {name: values.size for name, values in self._rows[-1].items()} != sizes:
-            self._versions, self._rows = [], []  # the run goes on with other groups
-        if self._versions and self._versions[-1] == version:
-            self._versions.pop()
-            self._rows.pop()
-        self._versions.append(version)
-        self._rows.append(figures)
-        if len(self._rows) > MOST_GROUP_ROWS:
-            stay = np.flatnonzero(thinned(len(self._rows), MOST_GROUP_ROWS)).tolist()
-            self._versions, self._rows = [self._versions[row] for row in stay], [self._rows[row] for row in stay]
-
-    def truncate(self, version: int | None) -> None:
-        kept = 0 if version is None else sum(1 for own in self._versions if not own > version)
-        self._versions, self._rows = self._versions[:kept], self._rows[:kept]
-
-    def history(self) -> GroupHistory | None:
-        if not self._rows:
-            return None
-        figures = {name: np.stack([row[name] for row in self._rows]).astype(np.float64) for name in self._rows[-1]}
-        return GroupHistory(np.array(self._versions, np.float64), figures)
+def _load_groups(path: Path) -> Table:
+    try:
+        return load_npy(path)
+    except (FormatError, StorageError) as error:
+        LOGGER.warning("%s; figures of single groups begin anew", error)
+        return Table()

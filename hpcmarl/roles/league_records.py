@@ -45,6 +45,9 @@ class LeagueRecords:
         self._began = time.monotonic()
         if self.context.resume is not None:
             self.metrics.truncate(self.book.changes)
+        else:  # what an earlier start wrote without a checkpoint is superseded
+            earlier = f"start-{self.context.start_number - 1:04d}-metrics.csv"
+            self.metrics.truncate(None, self.context.run_directory / "starts" / earlier)
 
     def end(self) -> None:
         """Training is over; judging does not count as training time."""
@@ -144,7 +147,8 @@ class LeagueRecords:
 
     def finish(self, status: str, error: str | None) -> None:
         """The last row of metrics and summary.json."""
-        self._row()
+        if self._began is not None:
+            self._row()
         figures, topology = self._figures(), self.context.topology
         del figures["version"]
         summary = {

@@ -67,7 +67,7 @@ class Recorder:
         slots, cancels = self.config.topology.environments_per_actor, algorithm.on_policy and self.config.rounds.late == "cancel"
         self.times = GroupTimes(context.topology, slots, on_policy=algorithm.on_policy, cancels=cancels)
         self.row_due = Interval(self.config.logging.every_seconds)
-        self.last_row = (0.0, 0.0)  # seconds, env_steps
+        self.last_row = self.row_before = (-1, 0.0, 0.0)  # version, seconds, env_steps; and of the last row of an earlier version
         self.fields: dict[str, Any] = {}
         self._began: float | None = None
         self._ended: float | None = None
@@ -77,7 +77,7 @@ class Recorder:
     def begin(self) -> None:
         """Training starts."""
         self._began = time.monotonic()
-        self.last_row = (self.seconds, self.totals["env_steps"])
+        self.last_row = self.row_before = (-1, self.seconds, self.totals["env_steps"])
         if self.context.resume is not None:
             self.metrics.truncate(int(self.context.resume["engine"]["rule"]["round"]))
         else:  # what an earlier start wrote without a checkpoint is superseded
@@ -226,9 +226,11 @@ class Recorder:
 
     def _row(self, engine: Engine) -> None:
         row = self._figures(engine)
-        before_seconds, before_steps = self.last_row
+        if engine.version != self.last_row[0]:  # else the row replaces the last one
+            self.row_before = self.last_row
+        _, before_seconds, before_steps = self.row_before
         row["env_steps_per_second"] = (row["env_steps"] - before_steps) / max(1e-9, row["seconds"] - before_seconds)
-        self.last_row = (row["seconds"], row["env_steps"])
+        self.last_row = (engine.version, row["seconds"], row["env_steps"])
         row |= {f"return/{policy}": float(np.mean(returns)) for policy, returns in self.recent_by_policy.items() if len(self.recent_by_policy) > 1}
         row |= self.means.row()
         row |= {f"actors/{name}": total for name, total in self._counters().items()}
@@ -250,7 +252,8 @@ class Recorder:
 
     def finish(self, engine: Engine, status: str, error: str | None) -> None:
         """The last row of metrics and summary.json."""
-        self._row(engine)
+        if self._began is not None:  # else nothing was trained, and the rows of earlier starts stay as they are
+            self._row(engine)
         figures = self._figures(engine)
         topology = self.context.topology
         evaluated = self.evaluation.get("version") == engine.version

@@ -1,6 +1,7 @@
 """Crafted files: compression bombs, odd filters, devices, links, indices that lie. Each is refused in one line, in little memory."""
 
 import contextlib
+import io
 import os
 import struct
 import zlib
@@ -15,7 +16,7 @@ from hpcmarl.errors import FormatError, HpcmarlError
 from hpcmarl.io.atomic import PARTIAL, write_text
 from hpcmarl.io.checkpoint import load_checkpoint, save_checkpoint
 from hpcmarl.io.describe import BAD, describe, verify_file
-from hpcmarl.io.metrics import read_hdf5, read_metrics
+from hpcmarl.io.metrics import read_groups, read_hdf5, read_hdf5_groups, read_metrics
 from hpcmarl.io.metrics_writer import MetricsWriter
 from hpcmarl.io.salvage import salvage
 from hpcmarl.io.schema import CHECKPOINT, check_safe, root_attributes, write_attributes
@@ -140,7 +141,7 @@ def test_damaged_shards_raise_only_package_errors(shard, tmp_path):
 
 def test_crafted_metrics_datasets_are_rejected(tmp_path):
     writer = MetricsWriter(tmp_path)
-    writer.append({"version": 1})
+    writer.append({"version": 1}, {"slots": np.ones(3)})
     writer.close()
     with h5py.File(tmp_path / "metrics.h5", "r+") as file:
         fill(file.create_dataset("large", (1 << 25,), "f8", chunks=(1 << 23,), compression="gzip"))
@@ -151,6 +152,39 @@ def test_crafted_metrics_datasets_are_rejected(tmp_path):
         file["words"] = np.array([b"a", b"b"])
     with pytest.raises(FormatError, match=r"metrics.h5: /words"):
         read_hdf5(tmp_path / "metrics.h5")
+    with h5py.File(tmp_path / "metrics.h5", "r+") as file:
+        del file["groups/slots"]
+        file["groups/slots"] = np.ones((2, 3))
+    with pytest.raises(FormatError, match=r"different shapes"):
+        read_hdf5_groups(tmp_path / "metrics.h5")
+
+
+def npy_head(*figures, rows=1):
+    head = io.BytesIO()
+    np.lib.format.write_array_header_2_0(head, {"shape": (rows,), "fortran_order": False, "descr": [("version", "<f8"), *figures]})
+    return head.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x93NUMPY\x02\x00\xff\xff\xff\xff",
+        npy_head(("x", "<f8", (1 << 40,))),
+        npy_head(("x", "<f8", (2,)), rows=1 << 60) + bytes(24),
+        npy_head(("x", "<f8", (2,)), ("y", "<f8", (3,))) + bytes(48),
+        npy_head(("x", "<i8", (2,))) + bytes(24),
+        npy_head(("x", "|O")) + bytes(24),
+        npy_head() + bytes(8),
+        npy_head(("x", "<f8", (1,))) + np.array([np.nan, 0.0]).tobytes(),
+        npy_head(("x", "<f8", (1,))) + np.array([np.inf, 0.0]).tobytes(),
+    ],
+)
+def test_crafted_group_metrics_are_rejected(tmp_path, content):
+    (tmp_path / "metrics-groups.npy").write_bytes(content)
+    with pytest.raises(FormatError, match=r"metrics-groups.npy: "):
+        read_groups(tmp_path)
+    assert verify_file(tmp_path / "metrics-groups.npy")["status"] == BAD
 
 
 @pytest.mark.parametrize("text", ["version\n" + "1" * 200_000 + '"\n', "version\n1\0\n", 'version\n"' + "1" * 200_000 + '"\n'])

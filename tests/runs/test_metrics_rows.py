@@ -1,0 +1,58 @@
+"""Rows of metrics over the starts of a run: no version twice, none in the wrong order."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from hpcmarl.io.metrics import read_groups, read_metrics
+from tests.support.worlds import run_world, summary
+
+OFTEN = "logging.every_seconds=0.0001"
+
+
+def versions_in(directory):
+    with (directory / "metrics.csv").open(newline="") as stream:
+        return [int(row["version"]) for row in csv.DictReader(stream)]
+
+
+@pytest.mark.parametrize("reduce", ["server", "mpi"])
+def test_a_version_has_one_row_over_all_starts(tmp_path, reduce):
+    changes = (OFTEN, f"rounds.reduce={reduce}", "topology.groups=2")
+    run_world(3, tmp_path / "run", *changes)
+    assert versions_in(tmp_path / "run") == [1, 2, 3, 4, 5, 6]
+    run_world(3, tmp_path / "run", *changes, "stop.updates=9", resume=str(tmp_path / "run"))
+    assert versions_in(tmp_path / "run") == [*range(1, 10)]
+    run_world(3, tmp_path / "run", *changes, "stop.updates=9", resume=str(tmp_path / "run"))  # nothing left to do
+    assert versions_in(tmp_path / "run") == [*range(1, 10)]
+    groups = read_groups(tmp_path / "run")
+    assert groups.version.tolist() == [*range(1, 10)]
+    assert groups.figures["trajectories"].shape == (9, 2)
+    assert (np.diff(groups.figures["trajectories"], axis=0) >= 0).all()
+
+
+def test_last_row_keeps_what_learners_reported(tmp_path):
+    run_world(2, tmp_path / "run", OFTEN)
+    columns = read_metrics(tmp_path / "run")
+    assert columns["version"][-1] == summary(tmp_path / "run")["updates"]
+    means = {name: values for name, values in columns.items() if name.startswith("learner/")}
+    assert means
+    for name, values in means.items():
+        assert np.isfinite(values[-1]) == np.isfinite(values[-2]), name
+
+
+def test_signal_before_training_adds_no_row(tmp_path):
+    run_world(2, tmp_path / "run", OFTEN)
+    run_world(2, tmp_path / "run", OFTEN, "stop.updates=12", resume=str(tmp_path / "run"), interrupt=0)
+    assert versions_in(tmp_path / "run") == [1, 2, 3, 4, 5, 6]
+    run_world(2, tmp_path / "fresh", OFTEN, interrupt=0)
+    assert not (tmp_path / "fresh" / "metrics.csv").exists()
+
+
+def test_start_without_a_checkpoint_begins_the_table_anew(tmp_path):
+    run_world(2, tmp_path / "run", OFTEN, "stop.updates=9")
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        path.unlink()  # as if killed before the first one
+    run_world(2, tmp_path / "run", OFTEN, resume="auto")
+    assert versions_in(tmp_path / "run") == [1, 2, 3, 4, 5, 6]
+    assert read_groups(tmp_path / "run").version.tolist() == [1, 2, 3, 4, 5, 6]
