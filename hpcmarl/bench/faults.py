@@ -261,7 +261,7 @@ class Campaign:
 
     def _judge_versions(self) -> None:
         """Nothing may stand twice: no version in metrics, no rollout in two shards."""
-        from hpcmarl.io.metrics import read_csv
+        from hpcmarl.io.row_files import read_csv
 
         if self.progress.path.exists() and (np.diff(read_csv(self.progress.path).get("version", np.empty(0))) <= 0).any():
             self.tally.corrupt.append(f"{self.progress.path}: a version has two rows, or the rows fall back")

@@ -15,7 +15,7 @@ from hpcmarl.bench.jobs import Job, wait_until
 from hpcmarl.io.describe import run_files, verify_file
 from hpcmarl.io.live_segments import overlaps, superseded
 from hpcmarl.io.merge import merge_shards
-from hpcmarl.io.metrics import read_csv
+from hpcmarl.io.row_files import read_csv
 from hpcmarl.io.run_lock import read_owner
 from hpcmarl.io.shard_reader import ShardReader
 from tests.support.launch import ranks_take_seconds

@@ -9,7 +9,6 @@ import torch
 
 from hpcmarl.comm.transport import Transport
 from hpcmarl.config import Config
-from hpcmarl.io import metrics_writer
 from hpcmarl.roles.base import Context
 from tests.support.worlds import run_world
 
@@ -67,8 +66,7 @@ def test_held_counts_arrays_and_objects_once():
 
 
 @pytest.mark.parametrize("rule", ["sync", "rennala", "malenia", "afedpg"])
-def test_server_memory_does_not_grow_with_rounds(tmp_path, rule, monkeypatch):
-    monkeypatch.setattr(metrics_writer, "MOST_GROUP_ROWS", 8)
+def test_server_memory_does_not_grow_with_rounds(tmp_path, rule):
     few, many = (server_of(tmp_path, 3, f"rounds.rule={rule}", "topology.groups=2", f"stop.updates={updates}") for updates in (40, 240))
     assert many.engine.version >= 240
     (arrays, others), (more_arrays, more) = held(few), held(many)
