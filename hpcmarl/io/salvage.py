@@ -90,7 +90,8 @@ def salvage_file(partial: Path, *, remove: bool = False) -> Salvaged:
             verify_shard(final)
         except HpcmarlError as error:
             return Salvaged(name, "failed", f"{final.name} exists and is bad, move it away first: {error}")
-        return _finish(Salvaged(name, "done", f"{final.name} exists and is good", str(final)), partial, remove)
+        if (holder := _holder(partial, final)) is not None:
+            return _finish(Salvaged(name, "done", f"{holder.name} exists and is good", str(holder)), partial, remove)
     try:
         if not has_beginning(partial):
             return _finish(Salvaged(name, "empty", "its writer died before the first row"), partial, remove)
@@ -103,6 +104,33 @@ def salvage_file(partial: Path, *, remove: bool = False) -> Salvaged:
     except (FormatError, StorageError) as error:
         return Salvaged(name, "failed", str(error))
     return found if found.status == "failed" else _finish(found, partial, remove)
+
+
+def _holder(partial: Path, final: Path) -> Path | None:
+    """Return the finished shard that was made of a temporary one: not always `final`, which may be another writer's. No segment is in two shards."""
+    if os.path.samefile(partial, final):
+        return final
+    try:
+        wanted = _segments_of(partial, partial=True)
+    except FormatError:
+        try:
+            wanted = _segments_of(partial, damaged=True)
+        except FormatError:
+            return final  # nothing can be got from it
+    for shard in [final, *(other for other in list_shards(final.parent) if other != final)]:
+        with contextlib.suppress(FormatError):
+            if not wanted or wanted & _segments_of(shard):
+                return shard
+    return None
+
+
+def _segments_of(shard: Path, *, partial: bool = False, damaged: bool = False) -> set[tuple[Any, ...]]:
+    """Return the rows of the index without their places in the file."""
+    with ShardReader(shard, partial=partial, damaged=damaged) as reader:
+        if damaged:
+            reader.select(reader.whole())
+        columns = [values.tolist() for name, values in sorted(reader.index.items()) if name not in ("start", "return_mean")]
+        return set(zip(*columns, strict=True))
 
 
 def _recover_committed(partial: Path, final: Path) -> Salvaged:

@@ -298,3 +298,37 @@ def test_fletcher32_is_what_hdf5_stores(tmp_path: Path, size: int) -> None:
             stored = dataset.id.read_direct_chunk((0,))[1]
         assert fletcher32_fits(stored[:-4], stored[-4:])
         assert not fletcher32_fits(b"\x07" + stored[1:-4], stored[-4:]) or stored[0] == 7
+
+
+@pytest.mark.parametrize("remove", [False, True])
+def test_open_shard_beside_anothers_shard_is_not_lost(open_shard: Path, remove: bool) -> None:
+    """Two writers with old listings of the directory: one published the name, the other was killed before it could take the next."""
+    final = open_shard.with_name("shard-000000.h5")
+    assert salvage_file(open_shard).output == str(final)
+    own = rows(final)
+    final.unlink()
+    writer = TrajectoryWriter(final.parent, make_spec(), TrajectoriesConfig(), rank=1, role="actor", host="h", attributes={"start": 2})
+    writer.append(random_rollout(make_spec(), STEPS, SLOTS, np.random.default_rng(1)))
+    writer.close()
+    (other,) = list_shards(final.parent)
+    other.rename(final)
+    theirs = rows(final)
+    found = salvage_file(open_shard, remove=remove)
+    assert (found.status, found.output) == ("recovered", str(final.with_name("shard-000001.h5")))
+    assert rows(final.with_name("shard-000001.h5")) == own
+    assert rows(final) == theirs
+    if not remove:
+        again = salvage_file(open_shard)
+        assert (again.status, again.output) == ("done", found.output)
+        assert not final.with_name("shard-000002.h5").exists()
+
+
+def test_damaged_open_shard_is_recovered_once(open_shard: Path) -> None:
+    content = bytearray(open_shard.read_bytes())
+    with ShardReader(open_shard, partial=True) as reader:
+        chunk = reader.file["steps/agent/reward"].id.get_chunk_info(1)
+    content[chunk.byte_offset + 8] ^= 0xFF
+    open_shard.write_bytes(bytes(content))
+    assert salvage_file(open_shard).status == "recovered"
+    assert salvage_file(open_shard).status == "done"
+    assert len(list_shards(open_shard.parent)) == 1
