@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time as clock
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from hpcmarl.cli_common import OptionalConfig, Overrides, file_and_changes
 from hpcmarl.errors import ConfigError, HpcmarlError, UsageError
 
 if TYPE_CHECKING:
+    from hpcmarl.comm.topology import Topology
     from hpcmarl.config import Config
     from hpcmarl.launch.slurm import Component, Job
     from hpcmarl.launch.submissions import Submission
@@ -70,11 +72,12 @@ def submit(
     settings = load_config(path, changes)
     _check_seeds(seeds, hetjob, given)
     job = _job(settings, (nodes, tasks, cores), hetjob, time, (extra or [], actor_extra or []), seeds, run_dir)
-    _check_roles(settings, job)
+    topology = _check_roles(settings, job)
     if dry_run:
         _show(job, verify)
     else:
         _send(job, settings, run_dir is None, verify)
+    _tell_estimate(settings, topology, site_stages=job.site.stage)
 
 
 def _job(
@@ -148,14 +151,19 @@ def _check_seeds(seeds: int | None, hetjob: str | None, overrides: Sequence[str]
         raise UsageError(f"--seeds {seeds} with a fixed seed on the command line: leave out one (seeds count up from the configuration's seed)")
 
 
-def _check_roles(settings: Config, job: Job) -> None:
-    """Roles must fit the ranks: better said now than after a day in the queue. Raises ConfigError or UsageError."""
+def _check_roles(settings: Config, job: Job) -> Topology:
+    """The roles, which must fit the ranks: better said now than after a day in the queue. Raises ConfigError or UsageError."""
     from hpcmarl.comm.topology import assign_roles
 
-    hosts = [f"{part}-{task // component.tasks_per_node}" for part, component in enumerate(job.components) for task in range(component.tasks)]
+    hosts = [
+        f"{'first' if part == 0 else 'second'} component, node {task // component.tasks_per_node + 1}" if len(job.components) > 1
+        else f"node {task // component.tasks_per_node + 1}"
+        for part, component in enumerate(job.components)
+        for task in range(component.tasks)
+    ]
     topology = assign_roles(len(hosts), hosts, settings.topology)
     if job.kind != "hetjob":
-        return
+        return topology
     first = job.components[0].tasks
     misplaced = [rank for rank in range(len(hosts)) if (topology.roles_of(rank) in (("actor",), ("evaluator",))) != (rank >= first)]
     if misplaced:
@@ -164,6 +172,7 @@ def _check_roles(settings: Config, job: Job) -> None:
             f"--hetjob: the first component has {first} ranks but the server and {len(topology.groups)} learners take {needed}; "
             f"set --nodes and --ntasks-per-node to {needed} ranks together, or change topology.groups"
         )
+    return topology
 
 
 def _verification(job: Job) -> Job:
@@ -266,3 +275,19 @@ def _advice(settings: Config, job: Job) -> list[str]:
         "under srun a dead rank ends the job, which is requeued and starts again; "
         f"with slurm.launcher=mpirun the run goes on without it{respawn}"
     ]
+
+
+def _tell_estimate(settings: Config, topology: Topology, *, site_stages: bool) -> None:
+    """Print on standard error what the job will ask of file systems and memory; the bytes of a step where its environment is here."""
+    from hpcmarl.doctor.estimate import estimate
+    from hpcmarl.envs import describe
+
+    try:
+        spec = describe(settings.env, settings.policies)
+    except HpcmarlError:
+        spec = None
+    largest = Counter(topology.hosts).most_common(1)[0][0]
+    for finding in estimate(settings, topology, spec, staged=site_stages):
+        if finding.name != "memory" or finding.value.startswith(f"{largest}: "):
+            remedy = f"; {finding.remedy}" if finding.remedy else ""
+            typer.echo(f"estimate: {finding.name}: {finding.value}{remedy}", err=True)

@@ -1,6 +1,6 @@
 """`hpcmarl doctor`: looks for what would make a run fail before it does. Called by cli.py, on one rank or on all of a world.
 
-findings.py holds the lines, checks.py what one process sees, world.py and ping.py what needs all ranks.
+findings.py holds the lines, checks.py what one process sees, world.py and ping.py what needs all ranks, estimate.py what a job will cost.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ def examine(config: Config | None, run_directory: Path, json: bool) -> int:
     from hpcmarl.comm.local import LocalWorld
     from hpcmarl.comm.transport import PeerFailure, Transport
     from hpcmarl.doctor import checks, world
+    from hpcmarl.doctor.estimate import estimate
 
     findings, library, size = world.check_library(os.environ)
     transport: Transport = LocalWorld(1).transports[0]
@@ -35,6 +36,12 @@ def examine(config: Config | None, run_directory: Path, json: bool) -> int:
     except PeerFailure:
         return 1  # rank 0 tells
     hosts = [str(exchange.reports[rank]["facts"]["host"]) if rank in exchange.reports else "?" for rank in range(size)]
+    about_job: list[Finding] = []
+    if config is not None:
+        environment, spec = checks.check_environment(config)
+        about_job.append(environment)
+        if (topology := world.roles_of(hosts, config)) is not None:
+            about_job += estimate(config, topology, spec, world.memory_by_host(exchange.reports))
     findings = [
         *checks.check_software(),
         *findings,
@@ -43,7 +50,7 @@ def examine(config: Config | None, run_directory: Path, json: bool) -> int:
         world.judge_messages(exchange),
         *world.judge_roles(hosts, config),
         *world.judge_facts(exchange.reports, config.topology.threads if config else 1),
-        *([checks.check_environment(config)] if config else []),
+        *about_job,
         *checks.check_storage(run_directory),
         *checks.check_packages(),
         *checks.check_reductions(config),

@@ -27,6 +27,7 @@ from hpcmarl.errors import HpcmarlError
 from hpcmarl.launch.mpiexec import find_mpiexec
 from hpcmarl.launch.processes import started_at
 from hpcmarl.launch.world import LIBRARIES, launcher_world, library_kind
+from hpcmarl.types import EnvironmentSpec
 
 LITTLE_SPACE, NO_SPACE = 2 << 30, 200 << 20  # bytes
 # distribution -> (module to look for, how to get it)
@@ -111,14 +112,20 @@ def check_reductions(config: Config | None) -> list[Finding]:
     return sorted(findings, key=lambda finding: finding.name)
 
 
-def check_environment(config: Config) -> Finding:
+def check_environment(config: Config) -> tuple[Finding, EnvironmentSpec | None]:
     """Whether the environment of a configuration can be made, and what it looks like."""
-    from hpcmarl.envs import describe, image_remark
+    from hpcmarl.envs import describe
 
     try:
         spec = describe(config.env, config.policies)
     except HpcmarlError as error:
-        return Finding("BAD", "environment", config.env.id, str(error))
+        return Finding("BAD", "environment", config.env.id, str(error)), None
+    return _describe_environment(spec), spec
+
+
+def _describe_environment(spec: EnvironmentSpec) -> Finding:
+    from hpcmarl.envs import image_remark
+
     policies = ", ".join(f"{policy.name}: {len(policy.agents)} agents, {policy.action.kind}" for policy in spec.policies)
     found = f"{spec.id} ({'turn-based' if spec.turn_based else 'parallel'}; {policies})"
     if remark := image_remark(spec):

@@ -5,18 +5,19 @@ Called by this package's face on every rank. The only part of the doctor that lo
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import platform
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpcmarl.comm.topology import assign_roles
+from hpcmarl.comm.topology import Topology, assign_roles
 from hpcmarl.comm.transport import Backoff, PeerFailure, Transport
 from hpcmarl.config import Config, TopologyConfig
 from hpcmarl.doctor.checks import write_problem
+from hpcmarl.doctor.estimate import in_words
 from hpcmarl.doctor.findings import Finding
 from hpcmarl.doctor.ping import AllPairs
 from hpcmarl.errors import HpcmarlError, LaunchError
@@ -61,8 +62,34 @@ def _dead_ranks(survived: bool, size: int, library: str) -> Finding:
 
 def local_facts(run_directory: Path) -> dict[str, Any]:
     """What rank 0 wants to know of a rank."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {"host": platform.node(), "cores": cores, "write_problem": write_problem(run_directory)}
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = sorted(os.sched_getaffinity(0)) if has_affinity else list(range(os.cpu_count() or 1))
+    return {"host": platform.node(), "cores": cores, "memory": available_memory(), "write_problem": write_problem(run_directory)}
+
+
+def available_memory() -> float | None:
+    """Bytes that this machine has free for the job, or its cgroup's limit where that is lower; None where the system does not tell."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found.append(float(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024)
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers in ("", "memory"):
+                root = Path("/sys/fs/cgroup") / controllers
+                name = "memory.limit_in_bytes" if controllers else "memory.max"
+                own = root / path.lstrip("/")
+                found += [limit for place in (own, *own.parents) if place.is_relative_to(root) and (limit := _limit(place / name))]
+    return min(found, default=None)
+
+
+def _limit(path: Path) -> float | None:
+    """The number in a cgroup's file; None for "max" and where the file is not there."""
+    try:
+        return float(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def ping_all(transport: Transport, facts: dict[str, Any], timeout: float = PING_TIMEOUT) -> AllPairs:
@@ -100,26 +127,44 @@ def judge_messages(exchange: AllPairs) -> Finding:
 
 def judge_facts(reports: Mapping[int, Mapping[str, Any]], threads: int) -> list[Finding]:
     """Cores of each host against the threads that its ranks will start, and ranks that cannot write."""
-    facts = {rank: report["facts"] for rank, report in reports.items()}
-    findings = []
-    ranks = Counter(fact["host"] for fact in facts.values())
-    for host, count in ranks.items():
-        cores = max(fact["cores"] for fact in facts.values() if fact["host"] == host)
-        value = (
-            f"{host}: {count} rank{'s' if count > 1 else ''} x {threads} thread{'s' if threads > 1 else ''} on {cores} core{'s' if cores > 1 else ''}"
-        )
-        if count * threads <= cores:
-            findings.append(Finding("OK", "cores", value))
-        else:
-            findings.append(
-                Finding("WARN", "cores", value, f"works, but slower: fewer ranks on this host{', or topology.threads: 1' if threads > 1 else ''}")
-            )
-    for rank, fact in sorted(facts.items()):
+    facts = {rank: report["facts"] for rank, report in sorted(reports.items())}
+    hosts: dict[str, list[int]] = {}
+    for rank, fact in facts.items():
+        hosts.setdefault(fact["host"], []).append(rank)
+    findings = [finding for host, ranks in hosts.items() for finding in _judge_cores(host, {rank: facts[rank]["cores"] for rank in ranks}, threads)]
+    for rank, fact in facts.items():
         if rank > 0 and fact["write_problem"]:
             findings.append(
                 Finding("BAD", "run directory", f"rank {rank} on {fact['host']}: {fact['write_problem']}", "use a --run-dir that all hosts share")
             )
     return findings
+
+
+def _judge_cores(host: str, cores: Mapping[int, Sequence[int]], threads: int) -> list[Finding]:
+    """The cores that the ranks of a host may use, all together and each by itself."""
+    union = len(set().union(*cores.values()))
+    each = f"{threads} thread{'s' if threads > 1 else ''}"
+    value = f"{host}: {in_words(cores)} with {each} each on {union} core{'s' if union > 1 else ''}"
+    if len(cores) * threads > union:
+        remedy = f"works, but slower: fewer ranks on this host{', or topology.threads: 1' if threads > 1 else ''}"
+        remedy += ", or let them use more cores (srun --cpus-per-task, mpirun --bind-to none)"
+        return [Finding("WARN", "cores", value, remedy)]
+    bound = [rank for rank, own in cores.items() if len(own) < threads]
+    if bound:
+        fewest = min(len(cores[rank]) for rank in bound)
+        value = f"{host}: {in_words(bound)} with {each} each bound to {fewest} core{'s' if fewest > 1 else ''}"
+        return [Finding("WARN", "cores", value, f"srun --cpus-per-task={threads}, or mpirun --bind-to none")]
+    return [Finding("OK", "cores", value)]
+
+
+def memory_by_host(reports: Mapping[int, Mapping[str, Any]]) -> dict[str, float]:
+    """Host -> bytes that its ranks may use together; hosts that do not tell are left out."""
+    found: dict[str, float] = {}
+    for report in reports.values():
+        host, memory = report["facts"]["host"], report["facts"]["memory"]
+        if memory is not None:
+            found[host] = min(memory, found.get(host, memory))
+    return found
 
 
 def judge_roles(hosts: Sequence[str], config: Config | None) -> list[Finding]:
@@ -133,3 +178,11 @@ def judge_roles(hosts: Sequence[str], config: Config | None) -> list[Finding]:
         Finding("OK", f"rank {row['rank']}", f"{row['roles']} on {row['host']}" + (f", group {row['group']}" if row["group"] is not None else ""))
         for row in rows
     ]
+
+
+def roles_of(hosts: Sequence[str], config: Config) -> Topology | None:
+    """The roles of a run; None where they do not fit, which `judge_roles` says."""
+    try:
+        return assign_roles(len(hosts), hosts, config.topology)
+    except HpcmarlError:
+        return None

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +60,14 @@ class TestPing:
         assert world.judge_messages(exchange(1)[0]).remedy == "hpcmarl doctor -n 4"
 
 
+def reports_of(places, problem=()):
+    """Reports of ranks: rank -> (host, cores)."""
+    return {
+        rank: {"facts": {"host": host, "cores": list(cores), "memory": 1e12, "write_problem": dict(problem).get(rank, "")}}
+        for rank, (host, cores) in places.items()
+    }
+
+
 BASE = "env: {id: a.b}\nstop: {updates: 3}\n"
 
 
@@ -76,11 +85,35 @@ class TestFindings:
         assert not any_bad(findings[:1])
 
     def test_core_finding_warns_of_oversubscribed_hosts(self):
-        reports = {rank: {"facts": {"host": f"h{rank // 3}", "cores": 4, "write_problem": "Read-only" if rank == 3 else ""}} for rank in range(4)}
+        reports = reports_of({rank: ("h0" if rank < 3 else "h1", range(4)) for rank in range(4)}, problem={3: "Read-only"})
         findings = world.judge_facts(reports, threads=2)
         assert [(finding.status, finding.name) for finding in findings] == [("WARN", "cores"), ("OK", "cores"), ("BAD", "run directory")]
-        assert "h0: 3 ranks x 2 threads on 4 cores" in findings[0].value
+        assert findings[0].value == "h0: ranks 0-2 with 2 threads each on 4 cores"
         assert "rank 3 on h1: Read-only" in findings[2].value
+
+    def test_cores_of_a_host_are_the_union_of_its_ranks_cores(self):
+        bound = reports_of({0: ("h", [0, 1]), 1: ("h", [2, 3]), 2: ("h", [4, 5])})
+        (finding,) = world.judge_facts(bound, threads=2)
+        assert (finding.status, finding.value) == ("OK", "h: ranks 0-2 with 2 threads each on 6 cores")
+        (finding,) = world.judge_facts(reports_of({rank: ("h", [0]) for rank in range(3)}), threads=1)
+        assert (finding.status, finding.value) == ("WARN", "h: ranks 0-2 with 1 thread each on 1 core")
+
+    def test_ranks_that_are_bound_to_too_few_cores_are_named(self):
+        reports = reports_of({0: ("h", range(8)), 1: ("h", [0]), 2: ("h", [1]), 3: ("h", range(8)), 5: ("h", [2])})
+        reports.pop(3)
+        (finding,) = world.judge_facts(reports, threads=2)
+        assert finding.status == "WARN"
+        assert finding.value == "h: ranks 1-2, 5 with 2 threads each bound to 1 core"
+        assert "mpirun --bind-to none" in finding.remedy
+
+    def test_memory_of_a_host_is_the_least_that_a_rank_sees(self):
+        reports = reports_of({0: ("h", [0]), 1: ("h", [0]), 2: ("g", [0])})
+        for rank, memory in enumerate((3e9, 2e9, None)):
+            reports[rank]["facts"]["memory"] = memory
+        assert world.memory_by_host(reports) == {"h": 2e9}
+
+    def test_this_machine_has_some_memory(self):
+        assert world.local_facts(Path("runs"))["memory"] > 1e6
 
     def test_role_findings_list_ranks_or_a_bad_topology(self):
         findings = world.judge_roles(["h"] * 4, load_config(BASE, ["topology.actors_per_learner=2"]))
@@ -117,13 +150,16 @@ class TestFindings:
         assert finding.status == "BAD"
 
     def test_environment_finding_describes_or_rejects_it(self):
-        bad = checks.check_environment(load_config(BASE))
+        bad, nothing = checks.check_environment(load_config(BASE))
+        assert nothing is None
         assert bad.status == "BAD"
         assert bad.remedy
-        assert "3 agents, discrete" in checks.check_environment(load_config("env: {id: mpe2.simple_spread_v3}\nstop: {updates: 1}\n")).value
+        good, spec = checks.check_environment(load_config("env: {id: mpe2.simple_spread_v3}\nstop: {updates: 1}\n"))
+        assert "3 agents, discrete" in good.value
+        assert spec.policies[0].agents == ("agent_0", "agent_1", "agent_2")
 
     def test_image_environment_is_warned_about(self):
-        seen = checks.check_environment(load_config("env: {id: tests.support.environments:screen}\nstop: {updates: 1}\n"))
+        seen, _ = checks.check_environment(load_config("env: {id: tests.support.environments:screen}\nstop: {updates: 1}\n"))
         assert seen.status == "WARN"
         assert "look like images (64x64x3, 12,288 numbers)" in seen.value
         assert "wrapper" in seen.remedy

@@ -1,0 +1,183 @@
+"""What a job will ask of file systems and memory: files and bytes a day, memory of each rank, file operations at the start.
+
+Called by this package's face and by `hpcmarl submit`. The constants were measured as docs/administrators.md says.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hpcmarl.comm.topology import Topology
+from hpcmarl.config import Config
+from hpcmarl.config.algos import QLearningConfig
+from hpcmarl.doctor.findings import Finding, Status
+from hpcmarl.errors import HpcmarlError
+from hpcmarl.io.layout import layout_of_spec
+from hpcmarl.io.trajectory import QUEUE_BYTES, files_a_day, shard_seconds
+from hpcmarl.types import EnvironmentSpec
+
+RANK_BYTES = 340e6  # resident memory of a small rank: Python, torch, MPI, HDF5
+ACTOR_VECTORS, LEARNER_VECTORS = 3, 8  # copies of the parameters, the optimizer's and messages' included
+START_OPERATIONS = 27_000  # stat and open calls of a rank until it trains
+USUAL_SEGMENT = 25  # steps, where neither an unroll nor the environment says
+MANY_FILES = 50_000  # a day
+MANY_RANKS = 128  # that read Python from one file system
+SECONDS_A_DAY = 86_400
+# file systems that all nodes of a cluster share
+SHARED_TYPES = frozenset({"nfs", "nfs3", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "fuse.ceph", "wekafs", "panfs", "cifs", "fuse.glusterfs"})
+
+
+def estimate(
+    config: Config,
+    topology: Topology,
+    spec: EnvironmentSpec | None,
+    available: Mapping[str, float] | None = None,
+    staged: bool | None = None,
+) -> list[Finding]:
+    """Estimate for the job at hand.
+
+    Args:
+        config: Configuration of the run.
+        topology: Its ranks and hosts.
+        spec: Its environment; None where it cannot be made here. The bytes of a step are left out then.
+        available: Bytes of memory that each host has for the job, as far as known.
+        staged: Whether ranks read Python from the disk of their node; None: look where this Python lies.
+
+    Returns:
+        Findings "trajectory files", "trajectory bytes", "memory" (one a host) and "start".
+    """
+    work = workload(config, spec) if spec is not None else None
+    return [
+        *_trajectories(config, len(topology.actors), work),
+        *judge_memory(config, topology, work, available or {}),
+        _start(topology.size, staged),
+    ]
+
+
+def in_words(ranks: Iterable[int]) -> str:
+    """Write ranks in short: "rank 3", "ranks 0-7, 9"."""
+    numbers, parts = sorted(ranks), list[list[int]]()
+    for number in numbers:
+        if parts and parts[-1][1] == number - 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    text = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+    return f"rank{'s' if len(numbers) != 1 else ''} {text}"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What the environment and the algorithm say about the sizes of a run.
+
+    Attributes:
+        step_bytes: Bytes of one environment step in a trajectory file, without compression.
+        parameters: Of the algorithm.
+    """
+
+    step_bytes: float
+    parameters: int
+
+
+def workload(config: Config, spec: EnvironmentSpec) -> Workload | None:
+    """Return the sizes of a run; None where the algorithm does not suit the environment."""
+    from hpcmarl.algos import make_algorithm
+
+    rows = {"step": 0, "segment": 0}
+    try:
+        algorithm = make_algorithm(spec, config.algo, config.seed)
+        stored = spec if algorithm.needs_state else replace(spec, state_size=None)
+        for group in layout_of_spec(stored).values():
+            rows[group.rows] += sum(column.row_bytes for column in group.columns.values())
+    except HpcmarlError:
+        return None
+    # the index of a segment is shared among its steps
+    return Workload(rows["step"] + rows["segment"] / _segment_steps(config), algorithm.size)
+
+
+def memory_of_hosts(config: Config, topology: Topology, work: Workload | None) -> list[tuple[str, list[int], float]]:
+    """Host, its ranks and the bytes that they need at most, apart from environments."""
+    hosts: dict[str, list[int]] = {}
+    for rank, host in enumerate(topology.hosts):
+        hosts.setdefault(host, []).append(rank)
+    learners, actors = {group.learner for group in topology.groups}, set(topology.actors)
+    vector = 4.0 * work.parameters if work is not None else 0.0
+    message = config.topology.environments_per_actor * _segment_steps(config) * work.step_bytes if work is not None else 0.0
+
+    replay = 1e6 * config.algo.replay.megabytes if isinstance(config.algo, QLearningConfig) else 0.0
+
+    def of_rank(rank: int) -> float:
+        size = RANK_BYTES + ACTOR_VECTORS * vector
+        if rank in learners or rank == topology.server:
+            size += LEARNER_VECTORS * vector
+        if rank in learners:
+            size += config.rounds.queue * message + replay
+        if rank in actors and config.trajectories.enabled:
+            size += QUEUE_BYTES
+        return size
+
+    return [(host, ranks, sum(map(of_rank, ranks))) for host, ranks in hosts.items()]
+
+
+def _segment_steps(config: Config) -> int:
+    return int(getattr(config.algo, "unroll", config.env.max_steps or USUAL_SEGMENT))
+
+
+def judge_memory(config: Config, topology: Topology, work: Workload | None, available: Mapping[str, float]) -> list[Finding]:
+    """Compare the memory that each host's ranks need with what is `available` there, in bytes."""
+    findings = []
+    for host, ranks, needed in memory_of_hosts(config, topology, work):
+        there = available.get(host)
+        of = f" of {there / 1e9:.1f} GB" if there is not None else ""
+        value = f"{host}: {in_words(ranks)} need{'s' if len(ranks) == 1 else ''} up to {needed / 1e9:.1f} GB{of}"
+        if there is None or needed <= there:
+            findings.append(Finding("OK", "memory", value))
+        else:
+            findings.append(Finding("WARN", "memory", value, "fewer ranks on this host, or more memory: --sbatch=--mem=..."))
+    return findings
+
+
+def file_system_type(path: str | Path) -> str:
+    """The type of the file system that a path lies on, by /proc/self/mounts; empty where that is not there."""
+    place, best = Path(path).resolve(), ("", "")
+    try:
+        lines = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        words = line.split()
+        if len(words) > 2 and len(words[1]) >= len(best[0]) and place.is_relative_to(words[1].replace("\\040", " ")):
+            best = (words[1], words[2])
+    return best[1]
+
+
+def _trajectories(config: Config, actors: int, work: Workload | None) -> list[Finding]:
+    own = config.trajectories
+    if not own.enabled:
+        return [Finding("OK", "trajectory files", "none (trajectories.enabled: false)")]
+    files, age = files_a_day(own, actors), shard_seconds(own, actors)
+    value = f"about {files:,.0f} a day by {actors} actor{'s' if actors != 1 else ''}: one each after {age:,.0f} s or {own.shard_megabytes:g} MB"
+    status: Status = "WARN" if files > MANY_FILES else "OK"
+    findings = [Finding(status, "trajectory files", value, "raise trajectories.shard_seconds" if status == "WARN" else "")]
+    if work is None:
+        return findings
+    kept = work.step_bytes / own.every
+    value = f"{work.step_bytes:,.0f} bytes a step: {kept * 1000 * SECONDS_A_DAY / 1e9:,.1f} GB a day at 1,000 steps/s of all actors"
+    if config.stop.env_steps is not None:
+        value += f", {kept * config.stop.env_steps / 1e9:,.1f} GB in all"
+    if own.max_gigabytes is not None:
+        value += f"; never more than {own.max_gigabytes * actors:,.0f} GB"
+    return [*findings, Finding("OK", "trajectory bytes", value)]
+
+
+def _start(ranks: int, staged: bool | None) -> Finding:
+    kind = file_system_type(sys.prefix)
+    shared = kind in SHARED_TYPES if staged is None else not staged
+    where = f"on {kind}" if staged is None and kind else "on shared storage" if shared else "on each node's own disk"
+    value = f"{in_words(range(ranks))}: about {ranks * START_OPERATIONS:,} stat and open calls {where} until all ranks train"
+    if shared and ranks >= MANY_RANKS:
+        return Finding("WARN", "start", value, "slurm.stage: true unpacks the environment on each node")
+    return Finding("OK", "start", value)
