@@ -17,35 +17,42 @@ import numpy as np
 from hpcmarl.errors import UsageError
 from hpcmarl.io.atomic import write_atomically
 from hpcmarl.io.layout import ENVIRONMENT, INDEX
-from hpcmarl.io.live_segments import LiveSegments
+from hpcmarl.io.live_segments import LiveSegments, refuse_overlaps, runs_of
 from hpcmarl.io.merge import collect_shards
-from hpcmarl.io.shard_reader import ShardReader
+from hpcmarl.io.shard_reader import ROW_KEYS, ShardReader
 from hpcmarl.types import Array
-
-_KEYS = ("slot", "episode", "episode_step", "version", "actor", "rank", "start_number")
 
 
 class _Source:
     """The shards to read, without what later starts of their runs have superseded unless that is asked for."""
 
-    def __init__(self, shards: Sequence[Path], *, superseded: bool) -> None:
-        self.shards, self._superseded = shards, superseded
+    def __init__(self, shards: Sequence[Path], *, superseded: bool, named: bool) -> None:
+        """named: the column `run` has names; otherwise places in `runs`."""
+        self.shards, self._superseded, self._named = shards, superseded, named
         self._live = LiveSegments()
+        self.runs: dict[str, int] = {}
+        for shard in shards:
+            with ShardReader(shard) as reader:
+                for name in runs_of(reader):
+                    self.runs.setdefault(name, len(self.runs))
 
     def open(self) -> Iterator[ShardReader]:
-        """Yield each shard, opened."""
+        """Yield each shard, opened; its runs are those of the export."""
         for shard in self.shards:
             with ShardReader(shard) as reader:
                 if not self._superseded:
                     self._live.select(reader)
+                names = runs_of(reader)
+                labels = np.array(names if self._named else [self.runs[name] for name in names])
+                reader.index["run"] = labels[np.clip(reader.index["run"], 0, len(names) - 1)]
                 yield reader
 
 
 def export(paths: Sequence[Path], output: Path, *, form: str, table: str = INDEX, superseded: bool = False) -> dict[str, Any]:
     """Write one table of all shards.
 
-    npz: one array a column, rows first; for a policy also slot, episode, episode_step, version, actor, rank and start_number. csv: for a
-    policy one line a step and agent.
+    npz: one array a column, rows first, and `runs`, whose places the column `run` has. csv: for a policy one line a step and agent; `run` is a
+    name. Steps have the columns of ROW_KEYS, too.
 
     Args:
         paths: files and directories.
@@ -58,7 +65,7 @@ def export(paths: Sequence[Path], output: Path, *, form: str, table: str = INDEX
         rows, columns, bytes.
 
     Raises:
-        UsageError: an unknown table or an existing file.
+        UsageError: an unknown table, an existing file, or shards that hold the same rollouts.
         FormatError: a shard is damaged.
         StorageError: the disk fails.
     """
@@ -67,9 +74,10 @@ def export(paths: Sequence[Path], output: Path, *, form: str, table: str = INDEX
     shards = collect_shards(paths)
     for shard in shards:
         _check_table(shard, table)
+    refuse_overlaps(shards)
     result: dict[str, Any] = {}
     write = _write_npz if form == "npz" else _write_csv
-    source = _Source(shards, superseded=superseded)
+    source = _Source(shards, superseded=superseded, named=form == "csv")
     write_atomically(output, lambda partial: result.update(write(source, partial, table)))
     return {**result, "bytes": output.stat().st_size}
 
@@ -87,7 +95,7 @@ def _check_table(shard: Path, table: str) -> None:
 
 def _column_slabs(source: _Source, table: str, name: str) -> Iterator[Array]:
     for reader in source.open():
-        if name in _KEYS and table != INDEX:
+        if name in ROW_KEYS and table != INDEX:
             for first in range(0, reader.steps, 1 << 20):
                 yield reader.row_keys(first, min(1 << 20, reader.steps - first))[name]
         else:
@@ -99,7 +107,7 @@ def _write_npz(source: _Source, partial: Path, table: str) -> dict[str, Any]:
     with ShardReader(source.shards[0]) as reader:
         columns = reader.layout[_group(table)].columns
     total = sum(reader.segments if table == INDEX else reader.steps for reader in source.open())
-    names = [*columns, *(_KEYS if table != INDEX else ())]
+    names = [*columns, *(ROW_KEYS if table != INDEX else ())]
     with zipfile.ZipFile(partial, "w", allowZip64=True) as archive:
         for name in names:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
@@ -108,7 +116,9 @@ def _write_npz(source: _Source, partial: Path, table: str) -> dict[str, Any]:
                 np.lib.format.write_array_header_1_0(stream, header)
                 for slab in _column_slabs(source, table, name):
                     stream.write(np.ascontiguousarray(slab, dtype).tobytes())
-    return {"rows": total, "columns": names}
+        with archive.open("runs.npy", "w") as stream:
+            np.lib.format.write_array(stream, np.array(list(source.runs)), allow_pickle=False)
+    return {"rows": total, "columns": [*names, "runs"]}
 
 
 def _write_csv(source: _Source, partial: Path, table: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from hpcmarl.errors import UsageError
 from hpcmarl.io.atomic import storage_error
 from hpcmarl.io.layout import Layout
-from hpcmarl.io.live_segments import LiveSegments, run_of
+from hpcmarl.io.live_segments import LiveSegments, refuse_overlaps, runs_of
 from hpcmarl.io.salvage import append_shard
 from hpcmarl.io.schema import read_attributes
 from hpcmarl.io.shard import ShardFile
@@ -26,13 +26,6 @@ def collect_shards(paths: Sequence[Path]) -> list[Path]:
     if not shards:
         raise UsageError(f"{', '.join(map(str, paths))}: no finished shards (shard-*.h5) there; after a kill try `hpcmarl data salvage`")
     return shards
-
-
-def runs_of(reader: ShardReader) -> list[str]:
-    """Return what identifies the runs of a shard; its directory, where the run has no identity."""
-    named = reader.attributes.get("runs")
-    known = [str(name) for name in named] if isinstance(named, list) and named else [""]
-    return [name or str(run_of(reader.path) or reader.path.parent) for name in known]
 
 
 def _shape(layout: Layout) -> Any:
@@ -59,13 +52,14 @@ def merge_shards(paths: Sequence[Path], output: Path, compression: str = "none",
         shards, steps, segments, bytes, and superseded_segments that were left out.
 
     Raises:
-        UsageError: `output` exists, or the shards differ in environment or layout.
+        UsageError: `output` exists, the shards differ in environment or layout, or two hold the same rollouts.
         FormatError: a shard is damaged.
         StorageError: the disk fails.
     """
     if output.exists():
         raise UsageError(f"--out {output}: exists; choose another name or delete it first")
     shards = collect_shards(paths)
+    refuse_overlaps(shards)
     runs: dict[str, int] = {}
     with ShardReader(shards[0]) as first:
         layout, attributes = first.layout, read_attributes(first.file)

@@ -18,6 +18,7 @@ from hpcmarl.io.layout import COMMITTED, INDEX, ORIGIN, Layout, layout_of_file
 from hpcmarl.io.schema import TRAJECTORIES, open_checked, read_attributes, reading
 from hpcmarl.types import Array, BoolArray
 
+ROW_KEYS = ("slot", "episode", "version", "actor", "rank", "run", "start_number", "rollout", "episode_step")
 SLAB_BYTES = 8 << 20
 CHECKSUM_BYTES = 4  # Fletcher32, behind a chunk's data
 LARGEST_INDEX, INDEX_RATIO = 256 << 20, 64  # the index is held in memory: so many bytes, or so many times the file's own
@@ -235,10 +236,10 @@ class ShardReader:
         return np.full(count, value if isinstance(value, int) else 0, self.layout[INDEX].columns[name].dtype)
 
     def row_keys(self, first: int, count: int) -> dict[str, Array]:
-        """slot, episode, episode_step, version, actor, rank and start_number of `count` rows under /steps from row `first` on."""
+        """The columns of ROW_KEYS of `count` rows under /steps from row `first` on."""
         rows = np.arange(first, first + count)
         segment = np.searchsorted(self.index["start"], rows, side="right") - 1
-        keys = {name: self.index[name][segment] for name in ("slot", "episode", "version", "actor", "rank", "start_number")}
+        keys = {name: self.index[name][segment] for name in ROW_KEYS if name != "episode_step"}
         keys["episode_step"] = self.index["first_step"][segment] + rows - self.index["start"][segment]
         return keys
 

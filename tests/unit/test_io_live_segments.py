@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import shutil
+from functools import partial
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -13,6 +17,7 @@ from hpcmarl.errors import UsageError
 from hpcmarl.io import trajectory
 from hpcmarl.io.live_segments import LiveSegments, overlaps, superseded
 from hpcmarl.io.merge import merge_shards
+from hpcmarl.io.schema import encode_value
 from hpcmarl.io.shard_reader import ShardReader, list_shards, verify_shard
 from hpcmarl.io.starts import Start, write_start
 from hpcmarl.io.trajectory import TrajectoryWriter, files_a_day, shard_seconds
@@ -112,9 +117,77 @@ def test_rollouts_in_two_shards_are_reported(run: Path) -> None:
     assert "holds rollouts 3 to 3 of rank 1 in start 2, which shard-000001.h5 holds, too" in found[1]
 
 
-def test_file_without_origin_columns_counts_as_live(run: Path) -> None:
-    import h5py
+def test_every_shard_with_doubles_is_reported(run: Path) -> None:
+    """A long span of rollouts with two short ones inside, of which only the first is next to it in order."""
+    record(run, 3, 1, 40)
+    record(run, 3, 1, 2, first=5)
+    record(run, 3, 1, 2, first=30)
+    assert [(shard.name, why.split(",")[0]) for shard, why in overlaps(run)] == [
+        ("shard-000003.h5", "holds rollouts 5 to 6 of rank 1 in start 3"),
+        ("shard-000004.h5", "holds rollouts 30 to 31 of rank 1 in start 3"),
+    ]
 
+
+def test_interleaved_rollouts_are_no_doubles(run: Path) -> None:
+    """A frozen actor and the one in its place write at the same time."""
+    shard = list_shards(run)[-1]
+    other = shard.with_name("shard-000009.h5")
+    other.write_bytes(shard.read_bytes())
+    for file, numbers in ((shard, [0, 2]), (other, [1, 3])):
+        with h5py.File(file, "r+") as opened:
+            column = opened["segments/rollout"]
+            column[...] = np.resize(numbers, len(column))
+    assert overlaps(shard.parent) == []
+
+
+@pytest.mark.parametrize("runs", [3, "abc", ["a", "b", "c"], []])
+def test_crafted_runs_attribute_is_no_crash(run: Path, tmp_path: Path, runs: object) -> None:
+    with h5py.File(list_shards(run)[0], "r+") as file:
+        file.attrs["runs"] = encode_value(runs)
+    assert overlaps(run) == []
+    merge_shards([run], tmp_path / "merged.h5")
+    export([run], tmp_path / "x.csv", form="csv")
+
+
+@pytest.mark.parametrize("form", ["merge", "npz", "csv"])
+def test_a_run_and_its_copy_are_not_taken_together(run: Path, tmp_path: Path, form: str) -> None:
+    shutil.copytree(run, tmp_path / "copy")
+    out = tmp_path / f"out.{form}"
+    write = merge_shards if form == "merge" else partial(export, form=form)
+    with pytest.raises(UsageError, match=r"copy.*-000000.h5: holds rollouts 0 to 4 of rank 1 in start 1, which .*run.* holds, too"):
+        write([run, tmp_path / "copy"], out)
+    assert not out.exists()
+    assert list(tmp_path.glob("*.partial")) == []
+
+
+def test_merged_file_and_its_run_are_not_taken_together(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    record(other, 1, 1, 2, name="xyz")
+    merge_shards([run, other], tmp_path / "merged.h5")
+    with pytest.raises(UsageError, match="holds, too"):
+        merge_shards([tmp_path / "merged.h5", other], tmp_path / "again.h5")
+
+
+@pytest.mark.parametrize("table", ["segments", "agent", "env"])
+def test_exported_rows_keep_their_run_and_rollout(run: Path, tmp_path: Path, table: str) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    record(other, 1, 1, 2, name="xyz")
+    export([run, other], tmp_path / "x.npz", form="npz", table=table)
+    found = np.load(tmp_path / "x.npz")
+    assert found["runs"].tolist() == ["abc", "xyz"]
+    keys = {(*row,) for row in zip(*(found[name].tolist() for name in ("run", "start_number", "rank", "rollout")), strict=True)}
+    assert keys == LIVE | {(1, 1, 1, 0), (1, 1, 1, 1)}
+    assert len(found["run"]) == len(found["slot"])
+    export([run, other], tmp_path / "x.csv", form="csv", table=table)
+    with (tmp_path / "x.csv").open() as stream:
+        lines = list(csv.DictReader(stream))
+    named = {(line["run"], *(int(line[name]) for name in ("start_number", "rank", "rollout"))) for line in lines}
+    assert named == {(["abc", "xyz"][key[0]], *key[1:]) for key in keys}
+
+
+def test_file_without_origin_columns_counts_as_live(run: Path) -> None:
     shard = list_shards(run)[-1]
     with h5py.File(shard, "r+") as file:
         for name in ("rank", "run", "start_number", "rollout"):
