@@ -125,7 +125,7 @@ def salvage(
         steps, lost = sum(item.steps for item in found), sum(item.lost_steps for item in found)
         print_json({"files": [item.as_dict() for item in found], "recovered_steps": steps, "lost_steps_known": lost})
     elif not found:
-        typer.echo("no temporary files: nothing to recover")
+        typer.echo("no shard is open or cut short: nothing to recover (`hpcmarl data verify` reads all bytes and names bad shards)")
     else:
         rows = []
         for item in found:

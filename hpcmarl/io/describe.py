@@ -70,7 +70,10 @@ def verify_file(path: Path) -> dict[str, Any]:
                 file_kind(path)
             ](path)
     except (HpcmarlError, OSError, ValueError) as error:
-        return {"path": str(path), "status": BAD, "reason": str(error).removeprefix(f"{path}: ")}
+        reason = str(error).removeprefix(f"{path}: ")
+        if path.name.startswith("shard-") and "damaged" in reason and "data salvage" not in reason:
+            reason += f"; `hpcmarl data salvage {path}` keeps what is whole"
+        return {"path": str(path), "status": BAD, "reason": reason}
     return {"path": str(path), "status": GOOD, "reason": ""}
 
 

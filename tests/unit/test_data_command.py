@@ -88,7 +88,7 @@ def test_verify_reports_good_bad_and_open_files(run):
 
 def test_salvage_command_recovers_killed_shards(run):
     assert call_json("salvage", run) == {"files": [], "recovered_steps": 0, "lost_steps_known": 0}
-    assert "nothing to recover" in call("salvage", run)
+    assert "no shard is open or cut short" in call("salvage", run)
     whole = list_shards(run)[0]
     partial = whole.with_name("shard-000005.h5.partial")
     whole.rename(partial)  # killed between closing and renaming
@@ -97,6 +97,21 @@ def test_salvage_command_recovers_killed_shards(run):
     assert whole.with_name("shard-000005.h5") in list_shards(run)
     partial.with_name("shard-000006.h5.partial").write_bytes(b"garbage")
     assert "failed" in call("salvage", run, code=1)
+
+
+def test_verify_names_the_command_that_recovers_a_bad_shard(run):
+    """Bad bytes inside a chunk: salvage of a whole run looks at the structure alone, and says so."""
+    shard = list_shards(run)[0]
+    with ShardReader(shard) as reader:
+        chunk = reader.file["steps/walkers/reward"].id.get_chunk_info(0)
+    content = bytearray(shard.read_bytes())
+    content[chunk.byte_offset + 4] ^= 0xFF
+    shard.write_bytes(content)
+    (bad,) = [item for item in call_json("verify", run, code=1)["files"] if item["status"] == "bad"]
+    assert bad["reason"].endswith(f"; `hpcmarl data salvage {shard}` keeps what is whole")
+    assert "no shard is open or cut short" in call("salvage", run)
+    assert "`hpcmarl data verify` reads all bytes" in call("salvage", run)
+    assert call_json("salvage", shard, code=1)["files"][0]["status"] == "failed"  # its one chunk is bad
 
 
 def test_merge_command_writes_one_file_and_rejects_existing(run, tmp_path):
