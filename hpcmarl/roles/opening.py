@@ -103,6 +103,8 @@ def open_run(config: Config, request: Request, topology: Topology, library: str)
     if request.resume != "auto" and not source.exists():
         raise ConfigError(f"--resume {request.resume}: no such file or directory; allowed: auto, a run directory or a checkpoint file")
     target = Path(request.run_dir) if request.run_dir is not None else home_of(source)
+    if request.resume == "auto":
+        RunDirectory(source).check(resuming=True)
     if target is None:
         raise ConfigError(f"--resume {source}: the file lies in no run's checkpoints/; say with --run-dir where the run is to go on")
     return _opened(config, request, topology, library, target, source)

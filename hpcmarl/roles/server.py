@@ -152,13 +152,20 @@ class Server(Role):
             return
         if set(rule.present) <= set(groups):
             logger.warning("no group is left: stopping")
-            self._begin_stop("interrupted")
+            self._stop_after_loss()
         elif self.context.config.deterministic or (groups and (wanted == "stop" or (wanted == "auto" and not rule.pooled))):
             logger.warning("stopping at version %d: a rank was lost (rounds.on_loss: %s)", self.engine.version, wanted)
-            self._begin_stop("interrupted")
+            self._stop_after_loss()
         else:
             for group in set(groups) - rule.lost:
                 self._carry_out(self.engine.on_lost(group))
+
+    def _stop_after_loss(self) -> None:
+        """Stop at once; a run that has not begun first takes over what it resumes from."""
+        if self.phase == "start":
+            self.stop_wanted = "interrupted"
+        else:
+            self._begin_stop("interrupted")
 
     def on_replaced(self, rank: int) -> None:
         """A new process acts in the place of a dead actor: it begins afresh, with random numbers that nobody has had."""
@@ -213,7 +220,9 @@ class Server(Role):
         self.recorder.begin()
         self._warn_of_length_bias()
         self.phase = "train"
-        if (reason := self.recorder.stop_reason(self.engine.version)) is not None:
+        if self.stop_wanted is not None:
+            self._begin_stop(self.stop_wanted)
+        elif (reason := self.recorder.stop_reason(self.engine.version)) is not None:
             logger.info("nothing left to do: %s", reason)
             self._begin_stop("finished")
 
@@ -234,7 +243,9 @@ class Server(Role):
 
     def ask_to_stop(self, status: str) -> None:
         """Somebody wants the run to end: "interrupted", to be resumed, or "finished". Harmless when it is ending anyway."""
-        if self.phase in ("start", "train"):
+        if self.phase == "start":
+            self.stop_wanted = self.stop_wanted or status  # what the run resumes from is taken over first
+        elif self.phase == "train":
             self._want_stop(status)
         elif status == "interrupted" and self.phase in ("stop", "evaluate") and self.status == "finished" and self._evaluates():
             logger.info("interrupted: the evaluation is given up, the run can be resumed for it")

@@ -17,7 +17,7 @@ from hpcmarl.io.run_lock import NAME
 from hpcmarl.launch.ownership import this_owner
 from hpcmarl.launch.processes import started_at
 from hpcmarl.roles.run import prepare, start_logging
-from tests.support.worlds import SPREAD, run_world
+from tests.support.worlds import SPREAD, run_world, summary
 
 CLIMBING = ("env.id=matrix:stag_hunt", "env.kwargs={}")
 
@@ -173,3 +173,18 @@ def test_stray_checkpoint_needs_a_run_directory(tmp_path: Path) -> None:
     stray.write_bytes(list_checkpoints(tmp_path / "run")[0].read_bytes())
     with pytest.raises(ConfigError, match="lies in no run's checkpoints/; say with --run-dir"):
         prepare(LocalWorld(1).transports[0], load_config(SPREAD), None, str(stray))
+
+
+def test_run_interrupted_before_it_begins_keeps_its_checkpoint(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run_world(2, run)
+    ranks = run_world(2, run, "stop.updates=12", resume=str(run), interrupt=0)
+    assert ranks[0].exit_code == 75
+    assert [path.name for path in list_checkpoints(run)] == ["checkpoint-0000000006.h5"]
+    assert summary(run)["updates"] == 6
+
+
+def test_file_in_the_run_directorys_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("in the way")
+    with pytest.raises(ConfigError, match=r"run: a file, not a directory"):
+        run_world(1, tmp_path / "run", resume="auto")
