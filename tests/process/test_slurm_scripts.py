@@ -259,6 +259,59 @@ def put_checkpoint(directory, version):
     path.touch()
 
 
+STAGING = """#!/usr/bin/env bash
+# stands for srun: runs what prepares the nodes, and of the ranks writes down which environment they have
+while [[ ${1:-} == --* ]]; do shift; done
+if [ "$1" = bash ]; then exec "$@"; fi
+echo "$VIRTUAL_ENV" > "$HERE/environment"
+echo 0 > "$HPCMARL_OUTCOME"
+"""
+
+
+def stage(job, directory, **environ):
+    """Run a job that unpacks its environment under `directory`/node; its exit code and what it says."""
+    (directory / "bin" / "srun").write_text(STAGING)
+    (directory / "environment-of-mine" / "lib" / "python3" / "site-packages").mkdir(parents=True, exist_ok=True)
+    (directory / "environment-of-mine" / "mine").touch()
+    (directory / "node").mkdir(exist_ok=True)
+    text = render(job_of(directory, stage=True, environment=str(directory / "environment-of-mine")))
+    process = job(text, SLURM_TMPDIR=str(directory / "node"), **environ)
+    said = process.stderr.read()
+    return process.wait(20), said
+
+
+def test_environment_is_unpacked_where_nobody_else_may_look(job, tmp_path):
+    leftover = tmp_path / "node" / "hpcmarl-77"
+    leftover.mkdir(parents=True)
+    (leftover / "of-an-earlier-start").touch()
+    code, said = stage(job, tmp_path)
+    assert code == 0, said
+    assert (tmp_path / "environment").read_text().strip() == str(leftover)
+    assert not leftover.exists()
+
+
+@pytest.mark.parametrize("how", ["link", "other user"])
+def test_directory_that_somebody_else_has_made_is_not_used(job, tmp_path, how):
+    place, other = tmp_path / "node" / "hpcmarl-77", tmp_path / "other"
+    place.parent.mkdir()
+    other.mkdir()
+    (other / "theirs").touch()
+    if how == "link":
+        place.symlink_to(other)
+    elif os.geteuid() != 0:
+        pytest.skip("only root can make a directory for another user")
+    else:
+        place.mkdir()
+        os.chown(place, 65534, 65534)
+    code, said = stage(job, tmp_path)
+    assert code == 1
+    assert "cannot unpack" in said
+    assert not (tmp_path / "environment").exists()
+    assert (other / "theirs").exists()
+    assert place.exists()
+    assert not list(other.glob("mine"))
+
+
 @pytest.mark.parametrize("code", ["137", "9", "139"])
 def test_a_dead_rank_requeues_the_job_if_it_has_a_checkpoint(job, tmp_path, code):
     assert end_with(job, tmp_path, code)[0] == int(code)
