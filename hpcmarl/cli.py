@@ -125,7 +125,7 @@ def evaluate(
 ) -> None:
     """Play episodes with trained policies, without learning.
 
-    The environment must be that of the run's config.yaml, or come from a package that depends on PettingZoo or Gymnasium; --trust ID
+    The environment must be that of the run's config.yaml, or one that a package depending on PettingZoo or Gymnasium offers; --trust ID
     imports it all the same.
 
     \b

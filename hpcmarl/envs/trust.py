@@ -1,27 +1,38 @@
 """Which environments may be imported: `env.id` names code that runs with the user's rights.
 
-A configuration that the user wrote is his word. One that a checkpoint carries is somebody's: its environment must be that of the
-run's own config.yaml, or come from a package of environments. Nothing is imported to find out. `--trust ID` overrules.
+Two questions, both answered from the records of installed packages, without importing anything:
+
+- `check_importable`, asked of every environment: it comes from hpcmarl, from a package of environments, or from the user himself
+  (a module of no package, or a package that was installed from a directory or a repository).
+- `check_offered`, asked of an environment that only a checkpoint names: a package of environments offers it as one.
+
+`--trust ID` and the variable HPCMARL_TRUST overrule both.
 """
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
+import json
 import os
 import re
 import sys
 from collections.abc import Iterable
 from functools import lru_cache
 from importlib import metadata
+from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 from hpcmarl.errors import ConfigError
 
 VARIABLE = "HPCMARL_TRUST"  # ids that --trust has named, separated by blanks; ranks and their replacements inherit it
 LIBRARIES = frozenset({"pettingzoo", "gymnasium"})  # what depends on these holds environments
 OWN = "hpcmarl"
-OWN_GAMES = "hpcmarl.envs.games."  # the environments that hpcmarl brings along
 NATIVE = ("smax", "matrix", "openspiel")  # kinds of environments that hpcmarl makes itself
+OFFERED = ("", "parallel_env", "env", "raw_env")  # PettingZoo's names for the factories of a module; "": the first of them
+_OWN_GAME = re.compile(r"hpcmarl\.envs\.games\.[a-z]\w*(:[A-Za-z]\w*)?")  # no private function: some of them import
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_EXTRA = re.compile(r"\bextra\b")
 
 
 def trust(ids: Iterable[str]) -> None:
@@ -29,8 +40,16 @@ def trust(ids: Iterable[str]) -> None:
     os.environ[VARIABLE] = " ".join(dict.fromkeys([*trusted(), *ids]))
 
 
+def trusted() -> list[str]:
+    """Return what `trust` was given in this process, or in the one that started it."""
+    return os.environ.get(VARIABLE, "").split()
+
+
 def check_importable(id: str) -> None:
-    """Refuse an environment in Python's standard library, hpcmarl itself or what hpcmarl is made of, since none holds environments.
+    """Refuse a factory in Python's standard library, in hpcmarl itself or in an installed package that holds no environments.
+
+    Args:
+        id: `env.id`.
 
     Raises:
         ConfigError: one line with what is allowed.
@@ -38,32 +57,41 @@ def check_importable(id: str) -> None:
     package = _package(id)
     if id in trusted() or _is_native(id) or holds_environments(package):
         return
-    if package in sys.stdlib_module_names or package == OWN or set(distributions(package)) & _parts():
-        raise ConfigError(
-            f"env.id {id} is no environment: the package {package} holds none; allowed: a PettingZoo module, or package.module:factory "
-            f"(--trust {id} imports it all the same)"
-        )
+    found = distributions(package)
+    if package in sys.stdlib_module_names or package == OWN:
+        reason = f"the package {package} ({origin(id)}) holds none"
+    elif found and not any(map(_is_local, found)):
+        reason = f"the package {package} ({origin(id)}) depends on neither PettingZoo nor Gymnasium, so it holds none"
+    else:
+        return
+    raise ConfigError(
+        f"env.id {id} is no environment: {reason}; allowed: a PettingZoo module, package.module:factory of a package that depends on one "
+        f"of them, or a module of your own (--trust {id}, or {VARIABLE}={id} for jobs, imports it all the same)"
+    )
 
 
-def check_origin(ids: Iterable[str], own: Iterable[str], source: str) -> None:
-    """Refuse environments that a file names and nobody vouches for.
+def check_offered(id: str, problem: str) -> None:
+    """Refuse an environment that no package of environments offers: nobody but a file has named it.
+
+    An id that is registered with Gymnasium is offered, and so are a module's parallel_env, env and raw_env. Other functions of such
+    packages may import or load what their arguments say (gymnasium.envs.registration:make).
 
     Args:
-        ids: environments of the configuration in the file.
-        own: environments of the run's own config.yaml.
-        source: the file.
+        id: `env.id`.
+        problem: who names it and why that does not suffice; the message begins with it.
 
     Raises:
-        ConfigError: one line that names the file, the environment and the remedy.
+        ConfigError: one line that names the remedy.
     """
-    vouched = {*own, *trusted()}
-    for id in ids:
-        if id in vouched or _is_native(id) or holds_environments(_package(id)):
-            continue
-        raise ConfigError(
-            f"{source} names the environment {id} ({origin(id)}), which is neither that of the run's config.yaml nor in a package that depends on "
-            f"PettingZoo or Gymnasium; importing it runs its code: say --trust {id} if you know it"
-        )
+    if id in trusted() or _is_native(id):
+        return
+    attribute = id.partition(":")[2]
+    if holds_environments(_package(id)) and (attribute in OFFERED or not attribute.isidentifier()):
+        return
+    raise ConfigError(
+        f"{problem}; no package that depends on PettingZoo or Gymnasium registers it, or offers it as parallel_env, env or raw_env; "
+        f"importing it ({origin(id)}) runs its code: say --trust {id} if you know it"
+    )
 
 
 def origin(id: str) -> str:
@@ -72,20 +100,18 @@ def origin(id: str) -> str:
         return "part of hpcmarl"
     package = _package(id)
     if found := distributions(package):
-        return ", ".join(f"{name} {metadata.version(name)}" for name in found)
+        return ", ".join(f"{name} {distribution.version}" for name in found if (distribution := _installed(name)))
     if package in sys.stdlib_module_names:
         return "Python's standard library"
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        spec = None
-    place = None if spec is None else spec.origin or next(iter(spec.submodule_search_locations or ()), None)
-    return place or "not installed"
+    place = _place(package)
+    return "not installed" if place is None else str(place)
 
 
+@lru_cache
 def holds_environments(package: str) -> bool:
-    """Whether a package is PettingZoo, Gymnasium or of a distribution that depends on one of them; hpcmarl's own count apart."""
-    return any(name in LIBRARIES or LIBRARIES & _requirements(name) for name in distributions(package) if name != OWN)
+    """Whether a package is PettingZoo, Gymnasium or of distributions that need one of them, not for an extra only. hpcmarl's own count apart."""
+    found = distributions(package)
+    return bool(found) and all(name != OWN and (name in LIBRARIES or LIBRARIES & _requirements(name)) for name in found)
 
 
 @lru_cache
@@ -93,13 +119,28 @@ def distributions(package: str) -> tuple[str, ...]:
     """Return the installed distributions that a top-level package belongs to, by their normalised names."""
     if not package.isidentifier():
         return ()
-    try:  # mostly they have the same name, and finding out otherwise reads the records of all
-        own = metadata.distribution(package)
-        if any(str(file).startswith((f"{package}/", f"{package}.")) for file in own.files or ()):
-            return (_normalised(own.metadata["Name"]),)
-    except metadata.PackageNotFoundError:
-        pass
-    return tuple(sorted({_normalised(name) for name in _packages().get(package, ())}))
+    namesake = _installed(package)  # mostly they have the same name, and finding out otherwise reads the records of all
+    if namesake is not None and _owns(namesake, package):
+        return (_normalised(package),)
+    place = _place(package)
+    if place is None or not any(name.endswith((".dist-info", ".egg-info")) for name in os.listdir(place.parent)):
+        return ()  # nothing is installed there, so that the records of all packages need not be read, by every rank
+    candidates = {_normalised(name) for name in _packages().get(package, ())}
+    return tuple(sorted(name for name in candidates if (found := _installed(name)) and _owns(found, package)))
+
+
+def _place(package: str) -> Path | None:
+    """Where a top-level package or module lies: its directory or file; None where there is none. Finding it imports nothing."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    spec = spec or importlib.machinery.PathFinder.find_spec(package, [os.getcwd()])  # where a user's own module is found
+    if spec is None:
+        return None
+    if spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations)))
+    return Path(spec.origin) if spec.has_location and spec.origin else None
 
 
 @lru_cache
@@ -108,25 +149,35 @@ def _packages() -> dict[str, list[str]]:
 
 
 @lru_cache
+def _installed(name: str) -> metadata.Distribution | None:
+    """The installed distribution of that name. One that lies in the working directory does not count: others may have written there."""
+    here = os.path.realpath(os.getcwd())
+    places = [place for place in sys.path if os.path.realpath(place or ".") != here]
+    return next(iter(metadata.distributions(name=name, path=places)), None)
+
+
+def _owns(distribution: metadata.Distribution, package: str) -> bool:
+    if any(str(file).startswith((f"{package}/", f"{package}.")) for file in distribution.files or ()):
+        return True
+    return package in (distribution.read_text("top_level.txt") or "").split()
+
+
 def _requirements(distribution: str) -> frozenset[str]:
-    """What a distribution depends on directly, extras included."""
+    """What a distribution needs itself, extras left out: those of tests and of optional parts say nothing about it."""
+    found = _installed(distribution)
+    texts = [text.partition(";") for text in (found.requires if found is not None else None) or ()]
+    return frozenset(_normalised(match[0]) for name, _, marker in texts if not _EXTRA.search(marker) and (match := _NAME.match(name)))
+
+
+def _is_local(distribution: str) -> bool:
+    """Whether the user has installed a distribution from a directory, which is still there, or from a repository (PEP 610)."""
+    found = _installed(distribution)
+    text = None if found is None else found.read_text("direct_url.json")
     try:
-        requires = metadata.requires(distribution) or ()
-    except metadata.PackageNotFoundError:
-        return frozenset()
-    return frozenset(_normalised(match[0]) for text in requires if (match := _NAME.match(text)))
-
-
-@lru_cache
-def _parts() -> frozenset[str]:
-    """What hpcmarl is made of: its distribution, and all that this depends on, directly or not."""
-    found, waiting = set[str](), [OWN]
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting += _requirements(name)
-    return frozenset(found)
+        facts = json.loads(text or "{}")
+        return "vcs_info" in facts or ("dir_info" in facts and Path(unquote(urlparse(facts["url"]).path)).is_dir())
+    except (ValueError, KeyError, TypeError, OSError):
+        return False
 
 
 def _package(id: str) -> str:
@@ -134,13 +185,8 @@ def _package(id: str) -> str:
 
 
 def _is_native(id: str) -> bool:
-    return id.startswith(OWN_GAMES) or id.partition(":")[0] in NATIVE
+    return _OWN_GAME.fullmatch(id) is not None or id.partition(":")[0] in NATIVE
 
 
 def _normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def trusted() -> list[str]:
-    """Return what `trust` was given in this process, or in the one that started it."""
-    return os.environ.get(VARIABLE, "").split()

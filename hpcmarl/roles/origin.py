@@ -3,40 +3,70 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from hpcmarl.config import Config
+from hpcmarl.config import Config, EnvConfig
 from hpcmarl.config.file import load_config
-from hpcmarl.envs.trust import check_origin, origin
+from hpcmarl.envs.trust import check_offered, origin
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.io.run_directory import RunDirectory, home_of
 from hpcmarl.roles.base import group_environment
 
 
-def environments(config: Config) -> list[str]:
-    """Return the ids of all environments that a configuration names, once each."""
+def environments(config: Config) -> list[EnvConfig]:
+    """Return the environments that a configuration names: that of all groups, and groups' own."""
     groups = range(len(config.topology.group_list))
-    return list(dict.fromkeys([config.env.id, *(group_environment(config, group).id for group in groups)]))
+    return [config.env, *(own for group in groups if (own := group_environment(config, group)) != config.env)]
 
 
 def check_environments_of(checkpoint: Path, config: Config) -> None:
     """Say what will be imported for a checkpoint's configuration, and refuse what nobody vouches for.
+
+    The run's own configuration vouches for an environment with its arguments, and so do those of its earlier starts.
 
     Args:
         checkpoint: the file.
         config: the configuration in it.
 
     Raises:
-        ConfigError: an environment is neither that of the run's own config.yaml nor in a package of environments.
+        ConfigError: an environment is neither that of the run's own configuration nor one that a package of environments offers.
     """
+    named = environments(config)
+    unknown = {_key(environment): environment for environment in named}
+    known_ids = set()
+    for own in _own_environments(checkpoint):
+        known_ids.add(own.id)
+        unknown.pop(_key(own), None)
+        if not unknown:
+            break
+    for environment in unknown.values():
+        if environment.id in known_ids:
+            problem = f"{checkpoint} gives the environment {environment.id} other arguments than the run's config.yaml"
+        else:
+            problem = f"{checkpoint} names the environment {environment.id}, which is not that of the run's config.yaml"
+        check_offered(environment.id, problem)
+    for id in dict.fromkeys(environment.id for environment in named):
+        print(f"environment {_shown(id)}: {_shown(origin(id))}", file=sys.stderr)
+
+
+def _own_environments(checkpoint: Path) -> Iterator[EnvConfig]:
+    """Yield the environments of the run that a checkpoint lies in, as its config.yaml and those of its earlier starts have them."""
     home = home_of(checkpoint)
-    own: list[str] = []
-    if home is not None and (path := RunDirectory(home).config).is_file():
+    if home is None:
+        return
+    for path in (RunDirectory(home).config, *sorted((home / "starts").glob("*.yaml"), reverse=True)):
         try:
-            own = environments(load_config(path))
+            if path.is_file():
+                yield from environments(load_config(path))
         except HpcmarlError:
-            own = []  # a configuration that does not load vouches for nothing
-    ids = environments(config)
-    check_origin(ids, own, str(checkpoint))
-    for id in ids:
-        print(f"environment {id}: {origin(id)}", file=sys.stderr)
+            continue  # a configuration that does not load vouches for nothing
+
+
+def _key(environment: EnvConfig) -> tuple[str, str]:
+    return environment.id, repr(sorted(environment.kwargs.items()))
+
+
+def _shown(text: str) -> str:
+    """The text with control characters written out: it comes from a file."""
+    return repr(text)[1:-1]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from hpcmarl.cli import app
+from hpcmarl.cli_league import league_app
 from hpcmarl.envs.trust import VARIABLE
 from hpcmarl.errors import ConfigError
 from hpcmarl.io.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
@@ -26,75 +31,178 @@ def env(**_):
 '''
 
 
-@pytest.fixture(autouse=True)
-def untrusting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run and a league, to be copied."""
+    found = {name: tmp_path_factory.mktemp(name) / "run" for name in ("single", "league")}
+    run_world(1, found["single"], text=ECHO)
+    run_world(1, found["league"], text=RPS)
+    return found
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Nothing is trusted at first, and a module that leaves a trace when it is imported lies in the working directory."""
     monkeypatch.setenv(VARIABLE, "")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "smuggled", raising=False)
     (tmp_path / "smuggled.py").write_text(PRINTER)
+    return tmp_path
 
 
-def smuggle(run: Path, id: str, *, everywhere: bool = False) -> None:
-    """Have the newest checkpoint of a run name another environment; everywhere: its config.yaml, too."""
+@pytest.fixture
+def single(trained: dict[str, Path], place: Path) -> Path:
+    return Path(shutil.copytree(trained["single"], place / "run"))
+
+
+@pytest.fixture
+def league(trained: dict[str, Path], place: Path) -> Path:
+    shutil.copytree(trained["league"], place / "another")
+    return Path(shutil.copytree(trained["league"], place / "run"))
+
+
+def rename(text: str, id: str, /, **kwargs: Any) -> str:
+    config = yaml.safe_load(text)
+    config["env"].update(id=id, kwargs=kwargs)
+    return yaml.safe_dump(config, sort_keys=False)
+
+
+def smuggle(run: Path, change: Callable[[str], str], *, everywhere: bool = False) -> None:
+    """Change the configuration in the newest checkpoint of a run; everywhere: its config.yaml, too."""
     path = list_checkpoints(run)[0]
     state, attributes = load_checkpoint(path)
-    config = attributes["config"]
-    own = next(line for line in config.splitlines() if line.startswith("  id: "))
-    changed = config.replace(own, f"  id: {id}", 1)
+    changed = change(attributes["config"])
     version = attributes.pop("version")
     save_checkpoint(path.parent, state, version=version, attributes={**attributes, "config": changed})
     if everywhere:
         (run / "config.yaml").write_text(changed)
 
 
-COMMANDS: dict[str, tuple[str, Callable[[str], list[str]]]] = {
-    "eval": (ECHO, lambda run: ["eval", run, "--episodes", "2"]),
-    "match": (RPS, lambda run: ["league", "match", run, "random", "random"]),
-    "tournament": (RPS, lambda run: ["league", "tournament", run, "random", "random"]),
-    "show": (RPS, lambda run: ["league", "show", run]),
-    "export": (RPS, lambda run: ["league", "export", run, "--table", "table.csv"]),
-    "exploit": (RPS, lambda run: ["league", "exploit", run, "random", "stop.updates=1"]),
+def smuggled(text: str) -> str:
+    return rename(text, "smuggled:env")
+
+
+EVAL = ["eval", "run", "--episodes", "2"]
+LEAGUE_COMMANDS = {
+    "match": ["run", "random", "random"],
+    "tournament": ["run", "random", "random"],
+    "show": ["run"],
+    "export": ["run", "--table", "table.csv"],
+    "exploit": ["run", "random", "stop.updates=1"],
+    "carry": ["run", "random", "run/config.yaml", "--out", "out.h5"],
 }
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_smuggled_environment_is_not_imported(name: str, tmp_path: Path, run: Any) -> None:
-    text, arguments = COMMANDS[name]
-    run_world(1, tmp_path / "run", text=text)
-    smuggle(tmp_path / "run", "smuggled:env")
-    code, _, error = run(*arguments("run"))
+def test_every_command_on_a_run_is_tested() -> None:
+    names = {info.name or info.callback.__name__: info.callback for info in league_app.registered_commands}
+    assert set(names) == set(LEAGUE_COMMANDS)
+    callbacks = {info.name or info.callback.__name__: info.callback for info in app.registered_commands}
+    for callback in [*names.values(), callbacks["eval"], callbacks["train"]]:
+        assert "trusted" in inspect.signature(callback).parameters, callback
+
+
+@pytest.mark.parametrize("name", LEAGUE_COMMANDS)
+def test_smuggled_environment_of_a_league_is_not_imported(name: str, league: Path, run: Any) -> None:
+    smuggle(league, smuggled)
+    expect_refusal(run("league", name, *LEAGUE_COMMANDS[name]))
+
+
+def test_smuggled_environment_of_a_visitor_is_not_imported(league: Path, run: Any) -> None:
+    smuggle(league.parent / "another", smuggled)
+    expect_refusal(run("league", "match", "run", "random", "a@another"))
+
+
+def test_smuggled_environment_of_a_run_is_not_imported(single: Path, run: Any) -> None:
+    smuggle(single, smuggled)
+    expect_refusal(run(*EVAL))
+
+
+def expect_refusal(outcome: tuple[int, str, str]) -> None:
+    code, _, error = outcome
     assert code == 2, error
-    assert "names the environment smuggled:env" in error
+    assert "names the environment smuggled:env, which is not that of the run's config.yaml" in error
+    assert "smuggled.py" in error
     assert "--trust smuggled:env" in error
-    assert not (tmp_path / "ran").exists()
+    assert not Path("ran").exists()
 
 
-def test_trusted_environment_is_imported(tmp_path: Path, run: Any) -> None:
-    run_world(1, tmp_path / "run", text=ECHO)
-    smuggle(tmp_path / "run", "smuggled:env")
-    run("eval", "run", "--episodes", "2", "--trust", "smuggled:env")
-    assert (tmp_path / "ran").exists()
+def test_smuggled_environment_of_a_group_is_not_imported(single: Path, run: Any) -> None:
+    def change(text: str) -> str:
+        config = yaml.safe_load(text)
+        config["topology"]["groups"] = [{"env": {"id": "smuggled:env"}}]
+        return yaml.safe_dump(config, sort_keys=False)
+
+    smuggle(single, change)
+    expect_refusal(run(*EVAL))
 
 
-def test_own_environment_of_the_run_is_imported_and_named(tmp_path: Path, run: Any) -> None:
-    run_world(1, tmp_path / "run", text=ECHO)
-    code, _, error = run("eval", "run", "--episodes", "2")
+# functions in packages of environments, and in hpcmarl, that import what they are told
+LOADERS = {
+    "gymnasium.envs.registration:make": {"id": "smuggled:Any-v0"},
+    "gymnasium.envs.registration:load_env_creator": {"name": "smuggled:env"},
+    "hpcmarl.envs.games.starcraft:_import": {"module": "smuggled", "package": "smac"},
+}
+
+
+@pytest.mark.parametrize("id", LOADERS)
+def test_loader_in_a_package_of_environments_is_refused(id: str, single: Path, run: Any) -> None:
+    smuggle(single, lambda text: rename(text, id, **LOADERS[id]))
+    code, _, error = run(*EVAL)
+    assert code == 2, error
+    assert f"--trust {id}" in error
+    assert not Path("ran").exists()
+
+
+def test_other_arguments_than_the_runs_own_are_refused(single: Path, run: Any) -> None:
+    id = "gymnasium.envs.registration:make"
+    smuggle(single, lambda text: rename(text, id, id="CartPole-v1"), everywhere=True)
+    smuggle(single, lambda text: rename(text, id, id="smuggled:Any-v0"))
+    code, _, error = run(*EVAL)
+    assert code == 2
+    assert f"gives the environment {id} other arguments than the run's config.yaml" in error
+    assert not Path("ran").exists()
+
+
+def test_trusted_environment_is_imported(single: Path, run: Any) -> None:
+    smuggle(single, smuggled)
+    run(*EVAL, "--trust", "smuggled:env")
+    assert Path("ran").exists()
+
+
+def test_own_environment_of_the_run_is_imported_and_named(single: Path, run: Any) -> None:
+    code, out, error = run(*EVAL, "--json")
     assert code == 0, error
     assert "environment tests.support.environments:Echo: " in error
+    assert "environments.py" not in out
 
 
-def test_part_of_hpcmarl_is_refused_even_where_the_run_names_it(tmp_path: Path, run: Any) -> None:
-    run_world(1, tmp_path / "run", text=ECHO)
-    smuggle(tmp_path / "run", "pygments.lexers:load_lexer_from_file", everywhere=True)
-    code, _, error = run("eval", "run", "--episodes", "2")
+def test_earlier_configuration_of_the_run_vouches_too(single: Path, run: Any) -> None:
+    own = (single / "config.yaml").read_text()
+    (single / "starts").mkdir(exist_ok=True)
+    (single / "starts" / "start-0001.yaml").write_text(own)
+    (single / "config.yaml").write_text(smuggled(own))
+    code, _, error = run(*EVAL)
+    assert code == 0, error
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("id", ["pygments.lexers:load_lexer_from_file", "os:system"])
+def test_package_without_environments_is_always_refused(id: str, single: Path, run: Any) -> None:
+    smuggle(single, lambda text: rename(text, id), everywhere=True)
+    code, _, error = run(*EVAL)
     assert code == 2
-    assert "is no environment: the package pygments holds none" in error
+    assert f"env.id {id} is no environment: the package {id.partition('.')[0].partition(':')[0]}" in error
 
 
-def test_resuming_with_a_smuggled_environment_is_refused(tmp_path: Path) -> None:
-    run_world(1, tmp_path / "run", text=ECHO)
-    smuggle(tmp_path / "run", "smuggled:env")
+def test_names_from_files_do_not_steer_the_terminal(single: Path, run: Any) -> None:
+    smuggle(single, lambda text: rename(text, "openspiel:\x1b[2J"))
+    _, _, error = run(*EVAL)
+    assert "environment openspiel:\\x1b[2J: part of hpcmarl" in error
+    assert "\x1b" not in error
+
+
+def test_resuming_with_a_smuggled_environment_is_refused(single: Path) -> None:
+    smuggle(single, smuggled)
     with pytest.raises(ConfigError, match="is of another environment"):
-        run_world(1, tmp_path / "run", "stop.updates=9", text=ECHO, resume=str(tmp_path / "run"))
-    assert not (tmp_path / "ran").exists()
+        run_world(1, single, "stop.updates=9", text=ECHO, resume=str(single))
+    assert not Path("ran").exists()
