@@ -36,6 +36,7 @@ class MetricsWriter:
 
     Args:
         run_directory: Where the files are.
+        guard: Raises HpcmarlError when nothing may be written any more, because another job has the directory.
 
     Attributes:
         error: Why the last attempt to write failed, in one line; None once all rows could be written. It does not stop training.
@@ -45,9 +46,10 @@ class MetricsWriter:
         StorageError: If it cannot be read.
     """
 
-    def __init__(self, run_directory: str | os.PathLike[str]) -> None:
+    def __init__(self, run_directory: str | os.PathLike[str], *, guard: Callable[[], object] | None = None) -> None:
         self.directory = Path(run_directory)
         self.error: str | None = None
+        self._guard = guard
         csv_path, npy_path = self.directory / CSV, self.directory / GROUPS_NPY
         self._table = load_csv(csv_path) if csv_path.exists() else Table()
         self._groups = _load_groups(npy_path) if npy_path.exists() else Table()
@@ -125,6 +127,9 @@ class MetricsWriter:
                 self._condition.wait_for(lambda: bool(self._waiting) or self._closing, RETRY_SECONDS if self.error is not None else None)
                 waiting, self._waiting, self._stride = self._waiting, [], 1
                 self._busy, closing = True, self._closing
+            if not self._may_write():
+                self._changed = False
+                continue
             for work in waiting:
                 try:
                     work()
@@ -139,6 +144,15 @@ class MetricsWriter:
         with self._condition:
             self._busy = False
             self._condition.notify_all()
+
+    def _may_write(self) -> bool:
+        try:
+            if self._guard is not None:
+                self._guard()
+        except HpcmarlError as error:
+            self.error = str(error)
+            return False
+        return True
 
     def _append(self, version: float, row: Mapping[str, float], groups: Mapping[str, NDArray[np.float64]]) -> None:
         self._changed = True

@@ -27,6 +27,7 @@ STALE_SECONDS = 120.0
 RELEASE_SECONDS = 5.0
 WATCHED_RENEWALS = 2.5  # no takeover before so many were missed under our eyes, in case clocks differ …
 CERTAIN_SECONDS = 3600.0  # … unless the lock is that old
+LOOK_SECONDS = 1.5 * RENEWAL_SECONDS  # a holder that has not looked for so long was frozen, or its file system stalled
 LARGEST_LOCK = 1 << 16  # bytes
 Judge = Callable[[Mapping[str, Any]], bool | None]  # whether an owner is gone; None: nothing proves it
 
@@ -44,12 +45,20 @@ class RunLock:
         self.lost: str | None = None
         self._own = directory / f".{NAME}.{self.token}"
         self._content = json.dumps({**owner, "token": self.token}) + "\n"
+        self._looked = time.monotonic()
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
 
     def check(self) -> None:
         """Raise StorageError if another job has taken the lock, so that nothing of this one is written over its files."""
         self._renew()
+        if self.lost is not None:
+            raise StorageError(self.lost)
+
+    def watch(self) -> None:
+        """The same for those who ask at every step: the file is read only after a while without a renewal, as when this process was frozen."""
+        if self.lost is None and time.monotonic() - self._looked > LOOK_SECONDS:
+            self._renew()
         if self.lost is not None:
             raise StorageError(self.lost)
 
@@ -78,6 +87,7 @@ class RunLock:
 
     def _renew(self) -> None:
         """Renew the lock's time if it is still this one's. A failing disk is no loss: the next attempt may succeed."""
+        self._looked = time.monotonic()
         try:
             holder = _read(self.path)
             if holder.get("token") == self.token:

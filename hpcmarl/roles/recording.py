@@ -48,7 +48,7 @@ class Recorder:
     def __init__(self, context: Context, algorithm: Algorithm) -> None:
         self.context, self.algorithm = context, algorithm
         self.config = context.config
-        self.metrics = MetricsWriter(context.run_directory)
+        self.metrics = MetricsWriter(context.run_directory, guard=None if context.lock is None else context.lock.watch)
         self.display = Display(context)
         self.totals: dict[str, float] = dict.fromkeys((*GRADIENTS_TELL, *LEARNERS_TELL, "episodes", "seconds_before"), 0.0)
         self.actors: dict[str, dict[str, float]] = {}

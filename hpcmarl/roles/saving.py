@@ -80,8 +80,8 @@ class Snapshots:
 
     def poll(self) -> bool:
         """Write the snapshot when it is complete or its time is up."""
-        if self.lock is not None and self.lock.lost is not None:
-            raise StorageError(self.lock.lost)
+        if self.lock is not None:
+            self.lock.watch()
         if (error := self.writer.poll()) is not None:
             self._on_error(error)
         if self.pending is None or (self.waiting and (time.monotonic() < self.deadline or self._must_wait())):

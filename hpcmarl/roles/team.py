@@ -6,22 +6,26 @@ member's own directory, and freezes a snapshot when the term is over. Knows noth
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hpcmarl.comm.team import TeamTransport
 from hpcmarl.comm.topology import Group, Topology
+from hpcmarl.comm.transport import PeerFailure
 from hpcmarl.config import Config, StopConfig
 from hpcmarl.config.file import dump_config
-from hpcmarl.errors import StorageError
+from hpcmarl.errors import ConfigError, StorageError
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from hpcmarl.io.pool import write_snapshot
 from hpcmarl.io.run_directory import RunDirectory
-from hpcmarl.io.run_lock import RunLock, acquire
+from hpcmarl.io.run_lock import RunLock, acquire, read_owner
 from hpcmarl.io.starts import Start, write_start
 from hpcmarl.launch.ownership import this_owner
 from hpcmarl.roles.base import Context
@@ -76,6 +80,28 @@ def term_config(config: Config, term: Term) -> Config:
     )
 
 
+def lock_member(directory: Path, start: int) -> RunLock:
+    """Lock a member's directory for a term.
+
+    The league's server gives a member to one team at a time: whoever had it before has been given up. A leader that was frozen finds
+    out when it wakes, before it writes over the next team's files.
+
+    Args:
+        directory: the member's; it exists.
+        start: the number of the term among the starts of the member.
+
+    Raises:
+        PeerFailure: a later term has the member.
+        ConfigError: the directory cannot be locked.
+    """
+    try:
+        return acquire(directory, {**this_owner(os.environ), "start": start}, lambda owner: True if owner.get("start", 0) < start else None)
+    except ConfigError as error:
+        if (read_owner(directory) or {}).get("start", 0) > start:
+            raise PeerFailure(f"the others went on without this rank: {error}") from error
+        raise
+
+
 class Team:
     """`done`: the term is over on this rank; `step` until then."""
 
@@ -106,8 +132,8 @@ class Team:
         )
         (path / "trajectories").mkdir(parents=True, exist_ok=True)
         if self.leads:
+            self.inner = replace(self.inner, lock=lock_member(path, self.inner.start_number))
             RunDirectory(path).create(dump_config(config))
-            self.inner = replace(self.inner, lock=self._lock())
             self.inner = replace(self.inner, resume=self._resumed())
             self._record_start()
             if self.inner.resume is None and term.start is not None:
@@ -122,13 +148,6 @@ class Team:
         state, _ = load_checkpoint(found)
         check_state(self.inner.config, state, self.inner.algorithm().size, found)
         return {**state, "path": str(found)}
-
-    def _lock(self) -> RunLock:
-        """On the leader: lock the member's directory. The league's server gives a member to one team at a time: whoever had it has been given up.
-
-        A leader that was frozen finds that out when it wakes, before it writes over what the next team has written."""
-        owner = {**this_owner(os.environ), "term": self.term.world}
-        return acquire(self.inner.run_directory, owner, lambda _: True)
 
     def _record_start(self) -> None:
         """On the leader: record that this term goes on from the member's checkpoint, so that what is played again is superseded."""
@@ -148,7 +167,19 @@ class Team:
 
     def step(self) -> bool:
         """One pass over messages and roles."""
-        return self.rank.step()
+        with self._in_charge():
+            return self.rank.step()
+
+    @contextlib.contextmanager
+    def _in_charge(self) -> Iterator[None]:
+        """Where the member is another team's by now, leave alone: this rank was frozen and given up, and the others are well."""
+        try:
+            yield
+        except StorageError as error:
+            lock = self.inner.lock
+            if lock is None or lock.lost is None:
+                raise
+            raise PeerFailure(f"the others went on without rank {self.context.rank}: {error}") from error
 
     @property
     def server(self) -> Server:
@@ -178,8 +209,9 @@ class Team:
         if server.status != "finished":
             return told
         facts = {name: told[name] for name in ("member", "version", "env_steps")}
-        if self.inner.lock is not None:
-            self.inner.lock.check()
+        with self._in_charge():
+            if self.inner.lock is not None:
+                self.inner.lock.check()
         attributes = {**self.inner.attributes("learner"), **facts, "side": term.side, "life": term.life, "opponents": self._met_most()}
         try:
             write_snapshot(self.context.run_directory / "pool", term.snapshot, server.engine.optimizer.parameters, attributes)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from hpcmarl.comm.local import LocalWorld
+from hpcmarl.comm.transport import PeerFailure
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import StorageError
+from hpcmarl.io import run_lock
 from hpcmarl.io.checkpoint import list_checkpoints
 from hpcmarl.io.describe import run_files, verify_file
 from hpcmarl.io.live_segments import overlaps, superseded
@@ -18,8 +21,9 @@ from hpcmarl.io.shard_reader import ShardReader, list_shards
 from hpcmarl.io.starts import read_starts
 from hpcmarl.roles.rank import Rank
 from hpcmarl.roles.run import make_rank, prepare
+from hpcmarl.roles.team import lock_member
 from tests.support.leagues import RPS
-from tests.support.worlds import SPREAD, run_world
+from tests.support.worlds import LIMIT, SPREAD, run_world, summary
 
 KEPT = ("trajectories.enabled=true", "stop.updates=8")
 
@@ -61,6 +65,60 @@ def test_woken_leader_writes_nothing_over_the_next_teams_files(tmp_path: Path) -
     lock.release()
     next_team.check()
     next_team.release()
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """What a member's files hold, but for its lock."""
+    files = (path for path in directory.rglob("*") if path.is_file() and "run.lock" not in path.name)
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
+
+
+def test_woken_leader_leaves_alone_and_its_member_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another host nobody can kill it: it wakes before it has read that it was given up."""
+    changes = ("topology.groups=2", "topology.actors_per_learner=0", "topology.server=dedicated", "stop.updates=60", "checkpoint.every_updates=1")
+    config, world = load_config(RPS, [*changes, "league.freeze.most_updates=30"]), LocalWorld(3)
+    ranks = [make_rank(prepare(transport, config, str(tmp_path), None)) for transport in world.transports]
+    first, second = (rank.roles["client"] for rank in ranks[1:])
+    try:
+        step_until(ranks, lambda: first.team is not None and first.team.server.engine.version >= 3)
+        member, directory = first.team.term.member, first.team.inner.run_directory
+        world.dead.add(1)
+        healthy = [ranks[0], ranks[2]]
+        step_until(healthy, lambda: second.team is not None and second.team.term.member == member and second.team.server.engine.version >= 6)
+        second.team.server.recorder.metrics.wait()
+        second.team.server.snapshots.writer.wait()
+        monkeypatch.setattr(run_lock, "LOOK_SECONDS", 0.0)  # it has been frozen for long
+        before = contents(directory)
+        with pytest.raises(PeerFailure, match=r"the others went on without rank 1: .*run\.lock: taken over"):
+            step_often(ranks[1])
+        ranks[1].close()
+        assert contents(directory) == before
+        step_until(healthy, lambda: all(rank.exit_code is not None for rank in healthy))
+    finally:
+        for rank in ranks:
+            rank.close()
+    assert all(verify_file(path)["status"] == "good" for path in run_files(tmp_path))
+    assert {name: row["updates"] for name, row in summary(tmp_path)["members"].items()} == {"a": 60, "b": 60}
+
+
+def step_until(ranks: list[Rank], there: Callable[[], bool]) -> None:
+    for _ in range(LIMIT):
+        if there():
+            return
+        for rank in ranks:
+            if rank.exit_code is None:
+                rank.step()
+    raise AssertionError("it never came")
+
+
+def test_leader_that_wakes_late_takes_no_lock_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_lock, "RENEWAL_SECONDS", 0.02)
+    held = lock_member(tmp_path, start=7)
+    with pytest.raises(PeerFailure, match=r"the others went on without this rank: .*: in use by"):
+        lock_member(tmp_path, start=6)
+    held.check()
+    lock_member(tmp_path, start=8).release()
+    held.release()
 
 
 def step_often(rank: Rank) -> None:
