@@ -55,7 +55,7 @@ def check_importable(id: str) -> None:
         ConfigError: one line with what is allowed.
     """
     package = _package(id)
-    if id in trusted() or _is_native(id) or holds_environments(package):
+    if id in trusted() or is_native(id) or holds_environments(package):
         return
     found = distributions(package)
     if package in sys.stdlib_module_names or package == OWN:
@@ -83,7 +83,7 @@ def check_offered(id: str, problem: str) -> None:
     Raises:
         ConfigError: one line that names the remedy.
     """
-    if id in trusted() or _is_native(id):
+    if id in trusted() or is_native(id):
         return
     attribute = id.partition(":")[2]
     if holds_environments(_package(id)) and (attribute in OFFERED or not attribute.isidentifier()):
@@ -96,7 +96,7 @@ def check_offered(id: str, problem: str) -> None:
 
 def origin(id: str) -> str:
     """Say where an environment's code comes from, without importing it."""
-    if _is_native(id):
+    if is_native(id):
         return "part of hpcmarl"
     package = _package(id)
     if found := distributions(package):
@@ -184,7 +184,8 @@ def _package(id: str) -> str:
     return id.partition(":")[0].partition(".")[0]
 
 
-def _is_native(id: str) -> bool:
+def is_native(id: str) -> bool:
+    """Whether an environment is part of hpcmarl, so that nothing else is imported for it."""
     return _OWN_GAME.fullmatch(id) is not None or id.partition(":")[0] in NATIVE
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hpcmarl.config import Config, EnvConfig
 from hpcmarl.config.file import load_config
-from hpcmarl.envs.trust import check_offered, origin
+from hpcmarl.envs.trust import check_offered, is_native, origin
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.io.run_directory import RunDirectory, home_of
 from hpcmarl.roles.base import group_environment
@@ -46,7 +46,7 @@ def check_environments_of(checkpoint: Path, config: Config) -> None:
         else:
             problem = f"{checkpoint} names the environment {environment.id}, which is not that of the run's config.yaml"
         check_offered(environment.id, problem)
-    for id in dict.fromkeys(environment.id for environment in named):
+    for id in dict.fromkeys(environment.id for environment in named if not is_native(environment.id)):
         print(f"environment {_shown(id)}: {_shown(origin(id))}", file=sys.stderr)
 
 

@@ -223,7 +223,7 @@ def test_searching_opponents_beat_random_ones(tictactoe, run_json, run):
     assert run_json("league", "match", tictactoe, "player", "search:1", "--episodes", 8)["episodes"] == 8
     code, _, err = run("league", "match", tictactoe, "search:x", "random")
     assert code == 2
-    assert err == "error: search:x: the depth of a search is a number of plies, as in search:3\n"
+    assert err.splitlines()[-1] == "error: search:x: the depth of a search is a number of plies, as in search:3"
 
 
 def test_snapshot_addressed_by_league_plays_identically(rps, run_json, tmp_path):

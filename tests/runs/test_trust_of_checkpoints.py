@@ -197,7 +197,7 @@ def test_package_without_environments_is_always_refused(id: str, single: Path, r
 def test_names_from_files_do_not_steer_the_terminal(single: Path, run: Any) -> None:
     smuggle(single, lambda text: rename(text, "openspiel:\x1b[2J"))
     _, _, error = run(*EVAL)
-    assert "environment openspiel:\\x1b[2J: part of hpcmarl" in error
+    assert "openspiel:\\x1b[2J" in error
     assert "\x1b" not in error
 
 
