@@ -5,7 +5,7 @@ import pytest
 from hpcmarl.comm.topology import assign_roles
 from hpcmarl.config.file import load_config
 from hpcmarl.doctor import estimate as estimates
-from hpcmarl.doctor.estimate import estimate, in_words
+from hpcmarl.doctor.estimate import Workload, estimate, in_words
 from hpcmarl.envs import describe
 
 SPREAD = "env: {id: mpe2.simple_spread_v3}\nstop: {updates: 1}\n"
@@ -50,11 +50,14 @@ def test_memory_is_told_by_host_and_compared():
     assert "--mem" in second.remedy
 
 
-def test_large_networks_need_more_memory():
-    small, large = (findings_of(4, f"algo.network.hidden={hidden}", known=True)["memory"].value for hidden in ("[8]", "[4096, 4096]"))
-    gigabytes = [float(value.split(" GB")[0].split()[-1]) for value in (small, large)]
-    assert gigabytes[0] == pytest.approx(1.5, abs=0.2)
-    assert gigabytes[1] > 2 * gigabytes[0]
+def test_parameters_weigh_more_on_learners_and_the_server():
+    config = load_config(SPREAD)
+    topology = assign_roles(4, ["server", "learner", "actor", "actor"], config.topology)
+    small, large = (
+        {host: needed for host, _, needed in estimates.memory_of_hosts(config, topology, Workload(300, parameters))} for parameters in (0, 1_000_000)
+    )
+    more = {host: large[host] - small[host] for host in large}
+    assert more == {"server": 44e6, "learner": 44e6, "actor": 2 * 12e6}
 
 
 def test_memory_of_a_replay_is_its_limit():
