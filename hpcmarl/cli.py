@@ -31,6 +31,7 @@ from hpcmarl.cli_common import (
     option,
     print_result,
     printable,
+    resume_source,
     set_threads,
     split_overrides,
     start,
@@ -106,7 +107,8 @@ def train(
             run_dir = str(new_run_dir(settings.name))
         options = [*option("--run-dir", run_dir), *option("--resume", resume), *(["--accept-changes"] if accept_changes else [])]
         options += trust_options(trusted)
-        start(ranks, ["train", *([config] if config else []), *changes, *options], trains=True)
+        arguments = ["train", *([config] if config else []), *changes, *options]
+        start(ranks, arguments, trains=True, source=lambda: resume_source(run_dir, resume, settings.name))
     check_single(ranks)
     from hpcmarl.roles.run import train as train_ranks
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hpcmarl.errors import UsageError
+from hpcmarl.errors import HpcmarlError, UsageError
 
 if TYPE_CHECKING:
     from hpcmarl.config import Config
@@ -83,17 +83,40 @@ def set_threads(threads: int) -> None:
     set_thread_environment(threads, os.environ)
 
 
-def start(ranks: int, arguments: Sequence[str], *, trains: bool = False) -> None:
-    """Run this command on ranks started here and leave with their exit code; `trains`: it writes a run."""
+def start(ranks: int, arguments: Sequence[str], *, trains: bool = False, source: Callable[[], Path | None] = lambda: None) -> None:
+    """Run this command on ranks started here and leave with their exit code.
+
+    Args:
+        ranks: how many.
+        arguments: of the command.
+        trains: whether it writes a run.
+        source: the run directory or checkpoint that it is to go on from; None: it begins.
+    """
     from hpcmarl.launch.mpiexec import run_ranks
 
-    raise typer.Exit(run_ranks(ranks, arguments, os.environ, _resumable if trains else None))
+    raise typer.Exit(run_ranks(ranks, arguments, os.environ, _resumable if trains else None, source))
 
 
-def _resumable(run: Path) -> bool:
+def resume_source(run_dir: str | None, resume: str | None, name: str | None) -> Path | None:
+    """Return what a command goes on from; None where it begins. `name`: of the run, for `auto` without a directory."""
+    if resume is None:
+        return None
+    if resume != "auto":
+        return Path(resume)
+    if run_dir is not None:
+        return Path(run_dir)
+    from hpcmarl.roles.opening import newest_run
+
+    return None if name is None else newest_run(name)
+
+
+def _resumable(source: Path) -> bool:
     from hpcmarl.io.checkpoint import find_checkpoint
 
-    return find_checkpoint(run) is not None
+    try:
+        return find_checkpoint(source) is not None
+    except HpcmarlError:
+        return False
 
 
 def check_single(ranks: int | None) -> None:

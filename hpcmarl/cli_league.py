@@ -22,6 +22,7 @@ from hpcmarl.cli_common import (
     option,
     print_json,
     printable,
+    resume_source,
     set_threads,
     start,
     trust_options,
@@ -199,7 +200,8 @@ def exploit(
     load(str(config_of(run)), [])  # sets its threads
     if ranks is not None and ranks > 1:
         flags = [*option("--run-dir", run_dir), *option("--resume", resume), "--episodes", str(episodes), *(["--json"] if as_json else [])]
-        start(ranks, ["league", "exploit", run, name, *changes, *flags, *trust_options(trusted)], trains=True)
+        arguments = ["league", "exploit", run, name, *changes, *flags, *trust_options(trusted)]
+        start(ranks, arguments, trains=True, source=lambda: resume_source(run_dir, resume, None))
     check_single(ranks)
     from hpcmarl.roles.league_exploit import Exploitation
     from hpcmarl.roles.run import train_planned

@@ -110,7 +110,13 @@ def command_line(ranks: int, program: MpiProgram, environ: Mapping[str, str], is
     return command, added
 
 
-def run_ranks(ranks: int, arguments: Sequence[str], environ: Mapping[str, str], resumable: Callable[[Path], bool] | None = None) -> int:
+def run_ranks(
+    ranks: int,
+    arguments: Sequence[str],
+    environ: Mapping[str, str],
+    resumable: Callable[[Path], bool] | None = None,
+    source: Callable[[], Path | None] = lambda: None,
+) -> int:
     """Run `python -m hpcmarl ARGUMENTS` on `ranks` ranks; signals are handed on (module docstring).
 
     Args:
@@ -119,6 +125,7 @@ def run_ranks(ranks: int, arguments: Sequence[str], environ: Mapping[str, str], 
         environ: variables for the ranks.
         resumable: of a command that writes its outcome (outcome.py): whether a run directory can be gone on with. None: the
             launcher's exit code is the command's.
+        source: what it was to go on from (`outcome.judge`).
 
     Returns:
         The exit code.
@@ -142,7 +149,7 @@ def run_ranks(ranks: int, arguments: Sequence[str], environ: Mapping[str, str], 
             kept = noise.finish()
         line = ""
         if resumable is not None:
-            code, line = judge(code, outcome, resumable)
+            code, line = judge(code, outcome, resumable, source)
         if code in (EXIT_SUCCESS, EXIT_TRY_AGAIN):
             put_away(kept, run_directory(outcome))
         else:

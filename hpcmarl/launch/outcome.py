@@ -31,27 +31,28 @@ def said_path(environ: Mapping[str, str]) -> str:
     return f"{environ[OUTCOME]}.said" if environ.get(OUTCOME) else ""
 
 
-def judge(code: int, path: Path, resumable: Callable[[Path], bool]) -> tuple[int, str]:
+def judge(code: int, path: Path, resumable: Callable[[Path], bool], source: Callable[[], Path | None]) -> tuple[int, str]:
     """Decide what a finished job's exit code is.
 
     Args:
         code: the launcher's.
         path: the file that HPCMARL_OUTCOME named.
-        resumable: whether a run directory has a checkpoint that verifies.
+        resumable: whether a run directory, or a checkpoint, holds one that verifies.
+        source: what the job was to go on from; None: nothing. Asked where the ranks ended before they had opened a run directory.
 
     Returns:
         The exit code, and one line for the user, or nothing where it is clear why the job has ended.
     """
     if (told := _read(path)).isdecimal():
         return int(told), ""
-    if code in _SPOKEN:
+    said = path.with_name(path.name + ".said").exists()
+    if code in _SPOKEN and not said:
         return code, ""
-    run = run_directory(path)
+    run = run_directory(path) or str(source() or "")
     good = bool(run) and resumable(Path(run))
     line = f"all ranks ended without a word (the launcher's exit code: {code}); they may have been killed for want of memory"
     if run:
         line += f"; go on with --resume {run}" if good else f"; {run} has no checkpoint to go on from"
-    said = path.with_name(path.name + ".said").exists()
     return EXIT_TRY_AGAIN if good else EXIT_FAILURE, "" if said else line
 
 

@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,7 +95,7 @@ def open_run(config: Config, request: Request, topology: Topology, library: str)
     if request.resume is None:
         return _opened(config, request, topology, library, _new_directory(config, request.run_dir), None)
     if request.resume == "auto" and request.run_dir is None:
-        home = next(_runs_of(config.name), None)
+        home = newest_run(config.name)
         if home is None:
             return _opened(config, request, topology, library, _new_directory(config, None), None)
         return _opened(config, request, topology, library, home, home)
@@ -148,13 +148,14 @@ def _new_directory(config: Config, run_dir: str | None) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
-def _runs_of(name: str) -> Iterator[Path]:
-    """Yield the directories under runs/ of runs of this very name that have a checkpoint, newest first."""
+def newest_run(name: str) -> Path | None:
+    """Return the newest directory under runs/ of a run of this very name that has a checkpoint; None where there is none."""
     pattern = re.compile(re.escape(name) + r"-\d{8}-\d{6}(-\d+)?")
     runs = sorted(Path("runs").iterdir(), reverse=True) if Path("runs").is_dir() else []
     for run in runs:
         if pattern.fullmatch(run.name) and any(_verifies(path) for path in list_checkpoints(run)):
-            yield run
+            return run
+    return None
 
 
 def _verifies(path: Path) -> bool:

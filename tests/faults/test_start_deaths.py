@@ -12,7 +12,7 @@ import pytest
 
 from hpcmarl.launch import start_watch
 from tests.support.launch import LIBRARIES, mpi_command, python_of, rank_processes, ranks_take_seconds, run
-from tests.support.worlds import SPREAD
+from tests.support.worlds import SPREAD, run_world
 
 pytestmark = [pytest.mark.mpi, ranks_take_seconds]
 
@@ -35,10 +35,14 @@ class KillAtStart:
             self.process = process
 
 
-def arguments(tmp_path: Path) -> list[str]:
+def arguments(tmp_path: Path, *more: str) -> list[str]:
     config = tmp_path / "config.yaml"
     config.write_text(SPREAD)
-    return ["-m", "hpcmarl", "train", str(config), "--run-dir", str(tmp_path / "run"), "stop.updates=1000000"]
+    return ["-m", "hpcmarl", "train", str(config), "--run-dir", str(tmp_path / "run"), "stop.updates=1000000", *more]
+
+
+def errors(text: str) -> list[str]:
+    return [line for line in text.splitlines() if "error:" in line]
 
 
 @pytest.mark.parametrize(("rank", "after"), [(2, 0.0), (0, 0.8), pytest.param(3, 1.6, marks=pytest.mark.long("one more moment"))])
@@ -48,10 +52,19 @@ def test_death_at_start_ends_train_with_one_line(rank: int, after: float, tmp_pa
     assert kill.process, job.text
     assert job.code == 1, job.text
     assert not job.orphans
-    lines = [line for line in job.text.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1, job.text
-    assert f"rank {rank} " in lines[0]
+    assert len(errors(job.text)) == 1, job.text
+    assert f"rank {rank} " in errors(job.text)[0]
     assert "Traceback" not in job.text
+
+
+def test_death_at_start_of_a_resumed_run_can_be_resumed(tmp_path: Path) -> None:
+    run_world(2, tmp_path / "run", "stop.updates=2")
+    kill = KillAtStart(str(tmp_path / "run"), 1, 0.5)
+    job = run([sys.executable, *arguments(tmp_path, "--resume", "auto", "-n", "3")], dict(os.environ), limit=60, meanwhile=kill)
+    assert kill.process, job.text
+    assert job.code == 75, job.text
+    assert len(errors(job.text)) == 1, job.text
+    assert not job.orphans
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

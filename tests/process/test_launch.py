@@ -46,6 +46,7 @@ class TestSupervision:
             ("exit 0", 1),  # every rank was killed
             ("echo 0 >$HPCMARL_OUTCOME; exit 137", 0),  # a replaced rank was killed in its turn
             ("echo $PWD >$HPCMARL_OUTCOME.run; exit 0", 75),
+            ("echo $PWD >$HPCMARL_OUTCOME.run; touch $HPCMARL_OUTCOME.said; exit 1", 75),  # a rank was missing at the start
         ],
     )
     def test_reported_outcome_overrides_the_exit_code(self, script, code, tmp_path, monkeypatch):
@@ -54,6 +55,16 @@ class TestSupervision:
         mpiexec.chmod(0o755)
         monkeypatch.setattr("hpcmarl.launch.mpiexec.find_mpiexec", lambda environ: MpiProgram(mpiexec, "openmpi", (5, 0)))
         assert run_ranks(2, ["train"], os.environ, lambda run: run == tmp_path) == code
+
+    @pytest.mark.parametrize("script", ["exit 0", "touch $HPCMARL_OUTCOME.said; exit 1"])
+    def test_ranks_lost_before_the_run_was_opened_can_resume(self, script, tmp_path, monkeypatch, capfd):
+        mpiexec = tmp_path / "mpiexec"
+        mpiexec.write_text(f"#!/bin/sh\n{script}\n")
+        mpiexec.chmod(0o755)
+        monkeypatch.setattr("hpcmarl.launch.mpiexec.find_mpiexec", lambda environ: MpiProgram(mpiexec, "openmpi", (5, 0)))
+        assert run_ranks(2, ["train"], os.environ, lambda run: run == tmp_path, lambda: tmp_path) == 75
+        assert capfd.readouterr().err.count(f"--resume {tmp_path}") == ("said" not in script)
+        assert run_ranks(2, ["train"], os.environ, lambda run: False, lambda: tmp_path) == 1
 
     def test_launchers_code_counts_for_other_commands(self, tmp_path, monkeypatch):
         mpiexec = tmp_path / "mpiexec"
