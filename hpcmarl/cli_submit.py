@@ -75,8 +75,8 @@ def submit(
     topology = _check_roles(settings, job)
     if dry_run:
         _show(job, verify)
-    else:
-        _send(job, settings, run_dir is None, verify)
+        return
+    _send(job, settings, run_dir is None, verify)
     _tell_estimate(settings, topology, site_stages=job.site.stage)
 
 
@@ -278,16 +278,13 @@ def _advice(settings: Config, job: Job) -> list[str]:
 
 
 def _tell_estimate(settings: Config, topology: Topology, *, site_stages: bool) -> None:
-    """Print on standard error what the job will ask of file systems and memory; the bytes of a step where its environment is here."""
-    from hpcmarl.doctor.estimate import estimate
-    from hpcmarl.envs import describe
+    """Print on standard error what the job will ask of file systems and memory.
 
-    try:
-        spec = describe(settings.env, settings.policies)
-    except HpcmarlError:
-        spec = None
+    Its environment is not made for that, which takes seconds: the doctor does so, and adds bytes of trajectories and of networks."""
+    from hpcmarl.doctor.estimate import estimate
+
     largest = Counter(topology.hosts).most_common(1)[0][0]
-    for finding in estimate(settings, topology, spec, staged=site_stages):
+    for finding in estimate(settings, topology, None, staged=site_stages):
         if finding.name != "memory" or finding.value.startswith(f"{largest}: "):
             remedy = f"; {finding.remedy}" if finding.remedy else ""
             typer.echo(f"estimate: {finding.name}: {finding.value}{remedy}", err=True)

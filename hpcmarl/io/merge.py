@@ -36,6 +36,22 @@ def _shape(layout: Layout) -> Any:
     }
 
 
+def _in_common(shards: Sequence[Path]) -> tuple[Layout, dict[str, Any]]:
+    """Return the layout of all shards and the root attributes of their merged file. Raises UsageError where they do not fit together."""
+    runs: dict[str, None] = {}
+    with ShardReader(shards[0]) as first:
+        layout, attributes = first.layout, read_attributes(first.file)
+    for shard in shards:
+        with ShardReader(shard) as reader:
+            own = read_attributes(reader.file)
+            if _shape(reader.layout) != _shape(layout) or own.get("env") != attributes.get("env"):
+                environments = f"{own.get('env')} and {attributes.get('env')}"
+                raise UsageError(f"{shard}: another environment or layout than {shards[0]} ({environments}); merge them apart")
+            attributes["rank"] = attributes["rank"] if own.get("rank") == attributes["rank"] else -1
+            runs |= dict.fromkeys(runs_of(reader))
+    return layout, {**attributes, "merged_from": [str(shard) for shard in shards], "runs": list(runs)}
+
+
 def merge_shards(paths: Sequence[Path], output: Path, compression: str = "none", *, superseded: bool = False) -> dict[str, int]:
     """Write all shards of `paths` into one file.
 
@@ -60,20 +76,8 @@ def merge_shards(paths: Sequence[Path], output: Path, compression: str = "none",
         raise UsageError(f"--out {output}: exists; choose another name or delete it first")
     shards = collect_shards(paths)
     refuse_overlaps(shards)
-    runs: dict[str, int] = {}
-    with ShardReader(shards[0]) as first:
-        layout, attributes = first.layout, read_attributes(first.file)
-    attributes["merged_from"] = [str(shard) for shard in shards]
-    for shard in shards:
-        with ShardReader(shard) as reader:
-            own = read_attributes(reader.file)
-            if _shape(reader.layout) != _shape(layout) or own.get("env") != attributes.get("env"):
-                environments = f"{own.get('env')} and {attributes.get('env')}"
-                raise UsageError(f"{shard}: another environment or layout than {shards[0]} ({environments}); merge them apart")
-            attributes["rank"] = attributes["rank"] if own.get("rank") == attributes["rank"] else -1
-            for name in runs_of(reader):
-                runs.setdefault(name, len(runs))
-    attributes["runs"] = list(runs)
+    layout, attributes = _in_common(shards)
+    runs = {name: place for place, name in enumerate(attributes["runs"])}
     live, left_out = LiveSegments(), 0
     try:
         merged = ShardFile(output, layout, attributes, compression)

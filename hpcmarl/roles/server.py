@@ -217,12 +217,13 @@ class Server(Role):
             self.tell(rank, Kind.START, state, **fields)
         if not self.context.config.rounds.collective:
             self._publish(Publish(self.engine.version, tuple(range(len(self.links)))))
+        if self.stop_wanted is not None:  # before anything was trained
+            self._begin_stop(self.stop_wanted)
+            return
         self.recorder.begin()
         self._warn_of_length_bias()
         self.phase = "train"
-        if self.stop_wanted is not None:
-            self._begin_stop(self.stop_wanted)
-        elif (reason := self.recorder.stop_reason(self.engine.version)) is not None:
+        if (reason := self.recorder.stop_reason(self.engine.version)) is not None:
             logger.info("nothing left to do: %s", reason)
             self._begin_stop("finished")
 

@@ -34,8 +34,9 @@ TWO = (
 ATTRIBUTES = {"config": "seed: 3\n", "seeds": [3, 4]}
 
 
-def write(directory, spec: EnvironmentSpec, rollouts, **config):
-    writer = TrajectoryWriter(directory, spec, TrajectoriesConfig(**config), rank=2, role="actor", host="node", attributes=ATTRIBUTES)
+def write(directory, spec: EnvironmentSpec, rollouts, start=0, **config):
+    attributes = {**ATTRIBUTES, "start": start}
+    writer = TrajectoryWriter(directory, spec, TrajectoriesConfig(**config), rank=2, role="actor", host="node", attributes=attributes)
     for rollout in rollouts:
         writer.append(rollout)
     writer.close()
@@ -320,7 +321,7 @@ def test_merged_shards_equal_their_concatenation(tmp_path):
     spec = make_spec(*TWO)
     rollouts = [with_episodes(random_rollout(spec, 8, 4, generator), generator) for _ in range(9)]
     for part in range(3):
-        write(tmp_path / "trajectories", spec, rollouts[3 * part : 3 * part + 3])
+        write(tmp_path / "trajectories", spec, rollouts[3 * part : 3 * part + 3], start=part)
     files = [read(shard) for shard in list_shards(tmp_path)]
     assert len(files) == 3
     result = merge_shards([tmp_path, tmp_path / "trajectories"], tmp_path / "all.h5", "gzip")

@@ -69,8 +69,7 @@ def test_missing_sbatch_is_reported(run, login_node):
 def test_a_dry_run_prints_the_script_and_touches_nothing(run, login_node):
     code, out, err = run("submit", "tiny.yaml", "--nodes=2", "--ntasks-per-node=4", "--dry-run", "--sbatch=--gres=gpu:1", "slurm.environment=/e")
     assert code == 0
-    assert [line.split(": ")[1] for line in err.splitlines()] == ["trajectory files", "memory", "start"]  # env.id is not installed
-    assert "estimate: memory: node 1: ranks 0-3 need up to " in err
+    assert err == ""
     for line in ("#SBATCH --nodes=2", "#SBATCH --partition=long", "#SBATCH --exclusive", "#SBATCH --gres=gpu:1", "environment=/e"):
         assert f"\n{line}\n" in out
     assert [path.name for path in login_node.iterdir()] == ["tiny.yaml"]
