@@ -37,8 +37,8 @@ def test_last_row_keeps_what_learners_reported(tmp_path):
     assert columns["version"][-1] == summary(tmp_path / "run")["updates"]
     means = {name: values for name, values in columns.items() if name.startswith("learner/")}
     assert means
-    for name, values in means.items():
-        assert np.isfinite(values[-1]) == np.isfinite(values[-2]), name
+    for name, values in means.items():  # reports are paced, so that a row in between may have none
+        assert np.isfinite(values[-1]) or not np.isfinite(values).any(), name
 
 
 def test_signal_before_training_adds_no_row(tmp_path):

@@ -74,7 +74,7 @@ def started(monkeypatch):
     """launch.mpiexec.run_ranks replaced by a record of its calls."""
     calls = []
 
-    def run_ranks(ranks, arguments, environ, resumable=None):
+    def run_ranks(ranks, arguments, environ, resumable=None, source=None):
         calls.append((ranks, list(arguments)))
         return 7
 
