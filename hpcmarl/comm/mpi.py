@@ -26,7 +26,7 @@ from hpcmarl.comm.mpi_messages import BufferPool, Incoming, MpiHandle, Way, begi
 from hpcmarl.comm.mpi_spawn import Spawning
 from hpcmarl.comm.mpi_sums import is_death
 from hpcmarl.comm.protocol import Buffer, Kind, announced_bytes, check_header, control, header_of
-from hpcmarl.comm.transport import Message, PeerFailure, Reduction, Regrouping, SendHandle, SharedHandle, Transport
+from hpcmarl.comm.transport import Message, PeerAborted, PeerFailure, Reduction, Regrouping, SendHandle, SharedHandle, Transport
 from hpcmarl.errors import LaunchError
 from hpcmarl.types import Array
 
@@ -41,7 +41,8 @@ class MpiTransport(Transport):
     """A duplicate of `world`, by default COMM_WORLD, with errors returned as exceptions. `chunk_bytes` is smaller in tests."""
 
     def __init__(self, chunk_bytes: int = CHUNK_BYTES, world: Any = None) -> None:
-        self.comm = (MPI.COMM_WORLD if world is None else world).Dup()
+        world = MPI.COMM_WORLD if world is None else world
+        self.comm = _duplicate(world)
         self.comm.Set_errhandler(MPI.ERRORS_RETURN)
         self.rank = self.comm.Get_rank()
         self.size = self.comm.Get_size()
@@ -143,8 +144,8 @@ class MpiTransport(Transport):
             source = rank
         if tag == Kind.ABORT:
             if rank is not None:
-                self._tell_abort()  # the others cannot hear it
-            raise PeerFailure(f"rank {source} has failed; rank {self.rank} ends with it")
+                self.tell_abort()  # the others cannot hear it
+            raise PeerAborted(f"rank {source} has failed; rank {self.rank} ends with it")
         if source in self._buried and rank is None:  # frozen, given up, and awake again
             matched.Recv([np.empty(size, np.uint8), MPI.BYTE])
         elif tag == Kind.CHUNK:
@@ -238,7 +239,12 @@ class MpiTransport(Transport):
         if self._reducing is not None:
             self._reducing.close()
             self._reducing = None
-        self._reducing = MpiGroup(self.comm, ranks, hosts, backend)
+        try:
+            self._reducing = MpiGroup(self.comm, ranks, hosts, backend)
+        except MPI.Exception as error:
+            if not is_death(error):
+                raise
+            raise PeerFailure(f"MPI reports to rank {self.rank} that another rank has died") from None
 
     @property
     def reduction_members(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -258,7 +264,7 @@ class MpiTransport(Transport):
     def gather(self, payload: bytes) -> list[bytes]:
         return gather(self.comm, payload)
 
-    def _tell_abort(self) -> None:
+    def tell_abort(self) -> None:
         note = control(Kind.ABORT, source=self.rank)
         others = [peer for peer in range(self.comm.Get_size()) if peer != self.comm.Get_rank() and peer not in self._dead]
         with contextlib.suppress(MPI.Exception):  # somebody is dead already
@@ -269,7 +275,7 @@ class MpiTransport(Transport):
 
     def abort(self) -> None:
         # MPI_Abort alone is not enough: with fault tolerance on, Open MPI lets the other ranks live
-        self._tell_abort()
+        self.tell_abort()
         if os.environ.get("OMPI_MCA_mpi_ft_enable") != "1":  # noqa: SIM112  set by mpiexec --with-ft ulfm
             MPI.COMM_WORLD.Abort(1)
         os._exit(1)
@@ -298,3 +304,13 @@ class MpiTransport(Transport):
     @property
     def leaves_at_once(self) -> bool:
         return self.survives
+
+
+def _duplicate(world: Any) -> Any:
+    """Return a duplicate of a communicator; itself where a rank has died already, which the first collective of the run then reports."""
+    try:
+        return world.Dup()
+    except MPI.Exception as error:
+        if not is_death(error):
+            raise
+        return world

@@ -188,6 +188,9 @@ class Transport(ABC):
         width = 255
         return [name.rstrip(b"\0").decode() for name in self.gather(self.host.encode()[:width].ljust(width, b"\0"))]
 
+    def tell_abort(self) -> None:  # noqa: B027  virtual ranks see it by themselves
+        """Tell the other ranks that this one is about to end the job and has said why."""
+
     @abstractmethod
     def abort(self) -> None:
         """End the whole world now, with a non-zero exit code: tell the others, then leave."""

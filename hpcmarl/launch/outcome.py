@@ -31,6 +31,16 @@ def said_path(environ: Mapping[str, str]) -> str:
     return f"{environ[OUTCOME]}.said" if environ.get(OUTCOME) else ""
 
 
+def tell_said(environ: Mapping[str, str]) -> None:
+    """Note that the reason for the end of the job has been said."""
+    _write(environ, ".said", "")
+
+
+def is_said(environ: Mapping[str, str]) -> bool:
+    """Return whether a rank of this host, or the watch over the start, has said why the job ends."""
+    return bool(path := said_path(environ)) and Path(path).exists()
+
+
 def judge(code: int, path: Path, resumable: Callable[[Path], bool], source: Callable[[], Path | None]) -> tuple[int, str]:
     """Decide what a finished job's exit code is.
 

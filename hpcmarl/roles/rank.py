@@ -18,9 +18,10 @@ from typing import Any, ClassVar, NoReturn
 from hpcmarl.comm import REPAIRABLE
 from hpcmarl.comm.protocol import Kind, control
 from hpcmarl.comm.topology import ROLE_NAMES
-from hpcmarl.comm.transport import Backoff, Message, PeerFailure, Transport
+from hpcmarl.comm.transport import Backoff, Message, PeerAborted, PeerFailure, Transport
 from hpcmarl.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_TRY_AGAIN, HpcmarlError
 from hpcmarl.io.checkpoint import list_checkpoints
+from hpcmarl.launch.outcome import is_said, tell_said
 from hpcmarl.launch.processes import kill_process
 from hpcmarl.launch.signals import StopSignals
 from hpcmarl.packing import pack, unpack
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 CLOSING_SECONDS = 4.0
 FORWARDING_SECONDS = 0.3  # launchers pass on what a rank has said while the job lives
+TURN_SECONDS = 3.0  # for a rank that may be reading a checkpoint to notice a death at the start
+STARTING_TURNS = 4  # ranks that may report a death at the start; the others leave in silence
 FIRST_OTHER = 1  # the server has rank 0
 MESSAGES_A_STEP = 256
 
@@ -236,10 +239,13 @@ class AbortHook:
         self.fail(failure.exc_value, thread=failure.thread.name if failure.thread else "thread")
 
     def fail(self, error: BaseException | None, thread: str = "") -> None:
-        """Tell what happened and abort the world; does not return under MPI. A rank that ends because of another one is silent, but for
-        the server's end, which the server may not have told: one rank says that, and each that found it silent."""
+        """Tell what happened and abort the world; does not return under MPI. A rank that ends because of another one is silent, with two
+        exceptions: one rank reports the server's end, or a death before the roles were built, and each reports a server that is silent."""
         if isinstance(error, PeerFailure):
-            logger.error("%s", error)
+            if self.rank is not None:
+                logger.error("%s", error)
+            elif not isinstance(error, PeerAborted):
+                self._report_death_at_start()
             if isinstance(error, ServerSilent) or (isinstance(error, ServerLost) and self._is_first_left()):
                 sys.stderr.write(f"error: {error}; the job ends\n")
                 sys.stderr.flush()
@@ -248,13 +254,36 @@ class AbortHook:
         role = self.rank.present if self.rank is not None else self.doing
         place = f"rank {self.transport.rank} of {self.transport.size} ({role}{', thread ' + thread if thread else ''}) on {self.transport.host}"
         text = "".join(traceback.format_exception(error)) if error is not None else ""
-        logger.error("%s failed: %s", place, error, exc_info=error)
+        if self.rank is not None:  # before that there is no log file, and the logger would repeat what follows
+            logger.error("%s failed: %s", place, error, exc_info=error)
         marked = "".join(f"[rank {self.transport.rank}] {line}\n" for line in text.splitlines())
         sys.stderr.write(f"{marked}error: {place} failed: {type(error).__name__}: {error}; the job ends\n")
         sys.stderr.flush()
         self._close_soon()
         time.sleep(FORWARDING_SECONDS)
         self.transport.abort()
+
+    def _report_death_at_start(self) -> None:
+        """Name the ranks that died before the roles were built. The lowest living rank does so; should it be busy, the next ones in turn."""
+        dead: set[int] = set()
+        began = time.monotonic()
+        while (waited := time.monotonic() - began) < STARTING_TURNS * TURN_SECONDS:
+            try:
+                if (message := self.transport.receive()) is not None:
+                    message.release()
+            except PeerFailure:  # somebody has said it, or with this MPI library nobody can be asked
+                return
+            dead.update(self.transport.lost())
+            lower = sum(rank not in dead for rank in range(self.transport.rank))
+            if dead and waited > FORWARDING_SECONDS + lower * TURN_SECONDS and not is_said(os.environ):
+                names = ", ".join(str(rank) for rank in sorted(dead))
+                sys.stderr.write(f"error: rank {names} died while the ranks were starting; the job ends\n")
+                sys.stderr.flush()
+                tell_said(os.environ)
+                self.transport.tell_abort()
+                time.sleep(FORWARDING_SECONDS)
+                return
+            time.sleep(0.01)
 
     def _is_first_left(self) -> bool:
         """Whether no lower rank lives but the server's, which is gone; others may have died at the same moment, so look for a while."""

@@ -95,3 +95,48 @@ def test_ranks_that_wait_too_long_end(tmp_path: Path, monkeypatch: pytest.Monkey
     assert job.code != 0
     assert "a rank of another host" in job.text
     assert (tmp_path / "code.said").exists()
+
+
+DYING = """
+import os, signal, sys
+import hpcmarl.roles.run as run
+from hpcmarl.__main__ import main
+
+place, victim = sys.argv.pop(1), int(sys.argv.pop(1))
+whole = getattr(run, place)
+
+def dying(*given):
+    if int(os.environ["OMPI_COMM_WORLD_RANK"]) == victim:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(*given)
+
+setattr(run, place, dying)
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "victim"),
+    [
+        ("check_environments", 0),
+        pytest.param("told_by_first", 2, marks=pytest.mark.long("one more moment")),
+        pytest.param("told_by_first", 1, marks=pytest.mark.long("one more victim")),
+        pytest.param("_processes", 3, marks=pytest.mark.long("one more moment")),
+        ("form_reduction_group", 1),
+    ],
+)
+def test_death_before_roles_are_built_is_one_line(place: str, victim: int, tmp_path: Path) -> None:
+    program = tmp_path / "dying.py"
+    program.write_text(DYING)
+    given = [*arguments(tmp_path)[2:], "rounds.reduce=mpi", "rounds.rule=sync", "topology.groups=2"]
+    command, environment = mpi_command("openmpi", 4, [sys.executable, str(program), place, str(victim), *given])
+    outcome = tmp_path / "code"
+    job = run(command, {**environment, "PYTHONPATH": str(Path(start_watch.__file__).parents[2]), "HPCMARL_OUTCOME": str(outcome)}, limit=60)
+    assert job.code != 0, job.text
+    assert len(errors(job.text)) == 1, job.text
+    assert f"rank {victim} " in errors(job.text)[0]
+    assert "died while the ranks were starting" in errors(job.text)[0]
+    assert "MPI reports" not in job.text
+    assert "Traceback" not in job.text
+    assert outcome.with_name("code.said").exists()
+    assert not job.orphans
