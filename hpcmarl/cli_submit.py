@@ -156,7 +156,8 @@ def _check_roles(settings: Config, job: Job) -> Topology:
     from hpcmarl.comm.topology import assign_roles
 
     hosts = [
-        f"{'first' if part == 0 else 'second'} component, node {task // component.tasks_per_node + 1}" if len(job.components) > 1
+        f"{'first' if part == 0 else 'second'} component, node {task // component.tasks_per_node + 1}"
+        if len(job.components) > 1
         else f"node {task // component.tasks_per_node + 1}"
         for part, component in enumerate(job.components)
         for task in range(component.tasks)
@@ -272,8 +273,7 @@ def _advice(settings: Config, job: Job) -> list[str]:
         return []
     respawn = ", and replaces actors (topology.respawn, which srun cannot)" if settings.topology.respawn else ""
     return [
-        "under srun a dead rank ends the job, which is requeued and starts again; "
-        f"with slurm.launcher=mpirun the run goes on without it{respawn}"
+        f"under srun a dead rank ends the job, which is requeued and starts again; with slurm.launcher=mpirun the run goes on without it{respawn}"
     ]
 
 

@@ -10,7 +10,7 @@ Letters in the shapes:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -88,6 +88,20 @@ class EnvironmentSpec:
 
     def policy(self, name: str) -> PolicySpec:
         return next(policy for policy in self.policies if policy.name == name)
+
+    def tree(self) -> dict[str, Any]:
+        """Return the specification as plain values, for other ranks."""
+        return asdict(self)
+
+    @classmethod
+    def of_tree(cls, tree: dict[str, Any]) -> EnvironmentSpec:
+        """Return the specification that `tree` was made of; lists may stand for its tuples."""
+        policies = []
+        for policy in tree["policies"]:
+            action = policy["action"]
+            space = ActionSpace(action["kind"], tuple(action["sizes"]), tuple(action["low"]), tuple(action["high"]))
+            policies.append(PolicySpec(policy["name"], tuple(policy["agents"]), tuple(policy["observation_shape"]), space, policy["has_mask"]))
+        return cls(**{**tree, "policies": tuple(policies), "teams": tuple(tuple(team) for team in tree["teams"])})
 
 
 @dataclass

@@ -1,46 +1,56 @@
-"""Algorithms by name. Adding one: a file with a subclass of base.Algorithm, a section in config/algos.py, and a line here."""
+"""Algorithms by name. Adding one: a section in config/algos.py, a function in design.py, a file with a subclass of base.Algorithm, a line here.
+
+torch is imported where an algorithm is made that learns, and not by a model that acts.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from hpcmarl.algos.base import Algorithm
-from hpcmarl.algos.coma import COMA
-from hpcmarl.algos.common_reward import check_common_reward
-from hpcmarl.algos.iql import IQL
-from hpcmarl.algos.ma_trace import MATrace
-from hpcmarl.algos.ppo import PPO
-from hpcmarl.algos.qmix import QMIX
-from hpcmarl.algos.reinforce import Reinforce
-from hpcmarl.algos.res import RES
-from hpcmarl.algos.vdn import VDN
-from hpcmarl.algos.wqmix import WQMIX
+from hpcmarl.algos.design import make_design
+from hpcmarl.algos.model import Model
 from hpcmarl.config import AlgoConfig
 from hpcmarl.errors import ConfigError
 from hpcmarl.types import EnvironmentSpec
 
-ALGORITHMS: dict[str, type[Algorithm]] = {
-    "reinforce": Reinforce,
-    "ma_trace": MATrace,
-    "ppo": PPO,
-    "coma": COMA,
-    "iql": IQL,
-    "vdn": VDN,
-    "qmix": QMIX,
-    "wqmix": WQMIX,
-    "res": RES,
+if TYPE_CHECKING:
+    from hpcmarl.algos.base import Algorithm
+
+
+ALGORITHMS = {
+    "reinforce": ("hpcmarl.algos.reinforce", "Reinforce"),
+    "ma_trace": ("hpcmarl.algos.ma_trace", "MATrace"),
+    "ppo": ("hpcmarl.algos.ppo", "PPO"),
+    "coma": ("hpcmarl.algos.coma", "COMA"),
+    "iql": ("hpcmarl.algos.iql", "IQL"),
+    "vdn": ("hpcmarl.algos.vdn", "VDN"),
+    "qmix": ("hpcmarl.algos.qmix", "QMIX"),
+    "wqmix": ("hpcmarl.algos.wqmix", "WQMIX"),
+    "res": ("hpcmarl.algos.res", "RES"),
 }
 
 
-def make_algorithm(spec: EnvironmentSpec, config: AlgoConfig, seed: int) -> Algorithm:
-    """The algorithm that `algo.name` asks for; equal arguments give equal initial parameters.
+def make_model(spec: EnvironmentSpec, config: AlgoConfig, seed: int | None) -> Model:
+    """The networks of the algorithm that `algo.name` asks for, without torch; equal arguments give equal initial parameters.
 
-    Raises ConfigError for an unknown name, or where the environment does not fit the configuration; UsageError for unbounded actions.
+    Args:
+        spec: The environment.
+        config: The algorithm's configuration.
+        seed: Of the initial parameters; None: zeros, for who gets parameters before it acts.
+
+    Raises:
+        ConfigError: For an unknown name, or where the environment does not fit the configuration.
+        UsageError: For unbounded actions.
     """
+    return Model(make_design(spec, config), seed)
+
+
+def make_algorithm(spec: EnvironmentSpec, config: AlgoConfig, seed: int) -> Algorithm:
+    """The same model, which can also learn. Imports torch. Raises as make_model does."""
     name = getattr(config, "name", None)
     if name not in ALGORITHMS:
         raise ConfigError(f"algo.name: {name} is not known; allowed: {', '.join(ALGORITHMS)}")
-    check_common_reward(spec, config)
-    constructor: Any = ALGORITHMS[name]
-    algorithm: Algorithm = constructor(spec, config, seed)
+    module, own = ALGORITHMS[name]
+    algorithm: Algorithm = getattr(import_module(module), own)(spec, config, seed)
     return algorithm

@@ -18,7 +18,6 @@ entropy_cost_rate (target - H) in log c.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,42 +26,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from hpcmarl.algos.base import Algorithm, seeded_generator
+from hpcmarl.algos.base import Algorithm
 from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, UnitRows, anybody, evaluate, game_rows, join, seen_by, tensor
 from hpcmarl.algos.value_limit import ValueLimit
 from hpcmarl.config import ActorCriticConfig
-from hpcmarl.errors import ConfigError
 from hpcmarl.maths.schedules import falling
 from hpcmarl.maths.vtrace import normalised_advantages
 from hpcmarl.nets.critic import Critic
-from hpcmarl.nets.policy import Policy
-from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, Part, PartKind, PolicySpec, Rollout
-
-
-class EntropyCost(nn.Module):
-    """The logarithm of a learned entropy cost."""
-
-    def __init__(self, initial: float) -> None:
-        super().__init__()
-        self.logarithm = nn.Parameter(torch.tensor([math.log(initial)]))
-
-
-@dataclass
-class Networks:
-    """By policy: all that is trained. `costs` where the entropy cost is learned."""
-
-    policies: dict[str, Policy]
-    critics: dict[str, Critic]
-    costs: dict[str, EntropyCost]
-
-    @property
-    def modules(self) -> dict[str, nn.Module]:
-        return {name: nn.ModuleList(self.kinds(name).values()) for name in self.policies}
-
-    def kinds(self, policy: str) -> dict[PartKind, nn.Module]:
-        """What is trained for a policy, by its kind: the modules that are optimised apart."""
-        by_kind: dict[PartKind, Mapping[str, nn.Module]] = {"actor": self.policies, "critic": self.critics, "cost": self.costs}
-        return {kind: modules[policy] for kind, modules in by_kind.items() if policy in modules}
+from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, PolicySpec, Rollout
 
 
 @dataclass
@@ -96,41 +67,17 @@ class Shared:
 class ActorCritic(Algorithm):
     """See the module's docstring for the loss, the critics and symbols."""
 
-    unit = "unroll"
+    _config: ActorCriticConfig
 
     def __init__(self, spec: EnvironmentSpec, config: ActorCriticConfig, seed: int) -> None:
-        check_actor_critic(spec, config)
-        self._config, self._central, self.averaging_rate = config, config.critic != "dec", config.normalisation_rate
-        networks = self._networks(spec, seeded_generator(seed))
-        super().__init__(spec, networks.policies, networks.modules)
-        self._critics, self._costs = networks.critics, networks.costs
-        self.parts = tuple(Part(name, kind, self._flat.extent_of(each)) for name in self.segments for kind, each in networks.kinds(name).items())
-        self.unroll, self._entropy_cost = config.unroll, config.entropy_cost
+        super().__init__(spec, config, seed)
+        self._config, self._central = config, config.critic != "dec"
+        self._critics = critics_of(self._modules)
+        self._entropy_cost = config.entropy_cost
         self._limit = ValueLimit(spec, config.discount)
-        self.needs_state = config.critic == "full"
-
-    def _networks(self, spec: EnvironmentSpec, generator: torch.Generator) -> Networks:
-        config, made = self._config, Networks({}, {}, {})
-        for policy in spec.policies:
-            made.policies[policy.name] = Policy(policy, config.network, generator, normalise=config.normalise_observations, agent_id=config.agent_id)
-            made.critics[policy.name] = self._critic(spec, policy, generator)
-            if config.target_entropy is not None:
-                made.costs[policy.name] = EntropyCost(config.entropy_cost)
-        return made
-
-    def _critic(self, spec: EnvironmentSpec, policy: PolicySpec, generator: torch.Generator, inputs: int = 0, outputs: int | None = None) -> Critic:
-        """A critic of a policy's rows; `inputs` more than those that algo.critic names."""
-        config = self._config
-        return Critic(
-            _critic_inputs(spec, policy, config) + inputs,
-            config.critic_network or config.network.model_copy(update={"recurrent": False}),
-            generator,
-            outputs=outputs,
-            normalise_inputs=config.normalise_observations,
-            normalise_values=config.normalise_values,
-        )
 
     def on_progress(self, env_steps: int) -> None:
+        super().on_progress(env_steps)
         config = self._config
         if config.entropy_cost_steps:
             self._entropy_cost = falling(config.entropy_cost, config.entropy_cost_final, config.entropy_cost_steps, env_steps)
@@ -216,7 +163,7 @@ class ActorCritic(Algorithm):
         entropy = evaluation.entropy.sum()
         if self._config.target_entropy is None:
             return self._entropy_cost * entropy, self._entropy_cost
-        logarithm = self._costs[policy.name].logarithm[0]
+        logarithm = self._modules[policy.name].get_parameter("cost.logarithm")[0]
         cost = float(logarithm.detach().exp())
         maximum = self._policies[policy.name].head.maximum_entropy(evaluation.mask, evaluation.rows.count).sum()
         missing = self._config.target_entropy * maximum - entropy.detach()
@@ -235,25 +182,10 @@ class ActorCritic(Algorithm):
         return (inputs[0], ends[0]) if len(parts) == 1 else (np.concatenate(inputs, -1), np.concatenate(ends, -1))
 
 
-def check_actor_critic(spec: EnvironmentSpec, config: ActorCriticConfig) -> None:
-    """Raises ConfigError where the environment does not fit the configuration."""
-    if config.critic == "full" and spec.state_size is None:
-        raise ConfigError(f"algo.critic: full needs the environment's state, and {spec.id} has none; use algo.critic: obs or dec")
-    if spec.turn_based and config.critic != "dec" and any(len(policy.agents) > 1 for policy in spec.policies):
-        raise ConfigError(f"algo.critic: dec is needed for turn-based games whose agents share a policy, not {config.critic} (env.id: {spec.id})")
-    if config.target_entropy is not None:
-        if any(policy.action.kind == "continuous" for policy in spec.policies):
-            raise ConfigError(f"algo.target_entropy: {config.target_entropy} needs discrete actions, {spec.id} has continuous ones; set it to null")
-        if config.entropy_cost == 0:
-            raise ConfigError("algo.entropy_cost: 0 cannot be learned from; with algo.target_entropy it must be above 0, for instance 0.01")
-
-
-def _critic_inputs(spec: EnvironmentSpec, policy: PolicySpec, config: ActorCriticConfig) -> int:
-    if config.critic == "full":
-        return spec.state_size or 0
-    if config.critic == "dec":
-        return policy.observation_size + (len(policy.agents) if config.agent_id else 0)
-    return sum(len(each.agents) * each.observation_size for each in spec.policies)
+def critics_of(modules: Mapping[str, nn.Module]) -> dict[str, Critic]:
+    """Return the critics among the modules of each policy."""
+    critics = {name: module.get_submodule("critic") for name, module in modules.items()}
+    return {name: critic for name, critic in critics.items() if isinstance(critic, Critic)}
 
 
 def close_at_last_decision(columns: Columns, acts_next: BoolArray) -> None:

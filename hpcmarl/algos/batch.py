@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from hpcmarl.nets.policy import Policy, numbered
+from hpcmarl.nets.numpy_policy import numbered
+from hpcmarl.nets.policy import Policy
 from hpcmarl.types import Array, BoolArray, CriticRecord, FloatArray, PolicyRollout, Rollout
 
 

@@ -24,52 +24,34 @@ the loss: actor_critic.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 
-from hpcmarl.algos.actor_critic import ActorCritic, Columns, Shared, close_at_last_decision, explained_variance
-from hpcmarl.algos.base import seeded_generator
+from hpcmarl.algos.actor_critic import ActorCritic, Columns, Shared, close_at_last_decision, critics_of, explained_variance
+from hpcmarl.algos.base import build_modules
 from hpcmarl.algos.batch import Batch, PolicyBatch, Rows, UnitRows, tensor
-from hpcmarl.algos.target import Target
 from hpcmarl.algos.value_loss import value_losses
 from hpcmarl.config import COMAConfig
-from hpcmarl.errors import ConfigError
 from hpcmarl.maths.vtrace import vtrace
-from hpcmarl.nets.critic import Critic
+from hpcmarl.nets.flat import FlatParameters
 from hpcmarl.types import Array, EnvironmentSpec, FloatArray, PolicySpec
 
 
 class COMA(ActorCritic):
     """See the module's docstring."""
 
-    summary = "a central critic of joint actions; each agent's action against its own alternatives"
-    paper = "arXiv 1705.08926"
-    on_policy = False  # a rollout that is a few versions old still serves, see w
     _config: COMAConfig
 
     def __init__(self, spec: EnvironmentSpec, config: COMAConfig, seed: int) -> None:
-        check_coma(spec, config)
         super().__init__(spec, config, seed)
-        twins = self._networks(spec, seeded_generator(seed))
-        self._follower = Target(twins.modules, config.target_every)
-        self._target_critics = twins.critics
-
-    def _critic(self, spec: EnvironmentSpec, policy: PolicySpec, generator: torch.Generator, inputs: int = 0, outputs: int | None = None) -> Critic:
-        own = policy.observation_size if self._config.critic == "full" else 0
-        return super()._critic(spec, policy, generator, inputs + own + _joint_size(spec) + len(policy.agents), policy.action.sizes[0] + 1)
+        twins = build_modules(self.design)
+        FlatParameters(self.layout, twins, self.target.parameters)
+        self._target_critics = critics_of(twins)
 
     def on_version(self, version: int) -> None:
-        self._follower.on_version(version, self.parameters)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._follower.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._follower.load_state_dict(state)
+        self.target.on_version(version, self.parameters)
 
     def _learn(self, policy: PolicySpec, batch: Batch, shared: Shared) -> dict[str, float]:
         assert shared.central_input is not None
@@ -144,25 +126,6 @@ class COMA(ActorCritic):
             parts.append(batch.policies[policy.name].obs[:steps].reshape(*rows.shape, -1))
         parts.append(np.broadcast_to(np.eye(agents, dtype=np.float32), (*rows.shape, agents)))
         return np.concatenate([rows.pick(np.ascontiguousarray(array)) for array in parts], -1)
-
-
-def check_coma(spec: EnvironmentSpec, config: COMAConfig) -> None:
-    """Raises ConfigError where the environment does not fit the configuration."""
-    if spec.turn_based and any(len(policy.agents) > 1 for policy in spec.policies):
-        raise ConfigError(
-            f"algo.name: coma judges what all agents of a policy do at once, and in {spec.id} they take turns; "
-            "use algo.name: ppo or ma_trace with algo.critic: dec"
-        )
-    for policy in spec.policies:
-        if policy.action.kind != "discrete":
-            raise ConfigError(
-                f"algo.name: coma weighs every single discrete action, but policy {policy.name} of {spec.id} has {policy.action.kind} ones; "
-                "use algo.name: ppo or ma_trace"
-            )
-
-
-def _joint_size(spec: EnvironmentSpec) -> int:
-    return sum(len(policy.agents) * policy.action.sizes[0] for policy in spec.policies)
 
 
 def _done(policy: PolicySpec, part: PolicyBatch, steps: int) -> FloatArray:

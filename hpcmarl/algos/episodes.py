@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from hpcmarl.algos.batch import Batch, PolicyBatch, tensor
-from hpcmarl.nets.policy import Policy, last_actions, numbered
+from hpcmarl.nets.numpy_policy import last_actions, numbered
+from hpcmarl.nets.policy import Policy
 from hpcmarl.nets.recurrence import spread
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray
 

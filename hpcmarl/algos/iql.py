@@ -22,9 +22,6 @@ from hpcmarl.maths.qlearning import taken
 class IQL(QLearning):
     """See the module's docstring."""
 
-    summary = "independent Q-learning of recurrent agents, replayed episodes"
-    paper = "arXiv 1507.06527"
-
     def _fit(self, episodes: Episodes, values: list[torch.Tensor], later: list[torch.Tensor]) -> Fit:
         steps = episodes.steps
         chosen, targets = [], []

@@ -27,9 +27,9 @@ import torch
 
 from hpcmarl.algos.actor_critic import Columns
 from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, tensor
+from hpcmarl.algos.design import teammates
 from hpcmarl.algos.value_critic import ValueCritic, broadcast
 from hpcmarl.config import MATraceConfig
-from hpcmarl.errors import ConfigError
 from hpcmarl.maths.vtrace import VTrace, vtrace
 from hpcmarl.types import EnvironmentSpec, FloatArray, PolicySpec
 
@@ -37,14 +37,9 @@ from hpcmarl.types import EnvironmentSpec, FloatArray, PolicySpec
 class MATrace(ValueCritic):
     """See the module's docstring for equations, variants and symbols."""
 
-    summary = "V-trace for teams: importance ratios correct the age of rollouts"
-    paper = "arXiv 2111.11229"
-    on_policy = False
     _config: MATraceConfig
 
     def __init__(self, spec: EnvironmentSpec, config: MATraceConfig, seed: int) -> None:
-        if config.critic == "dec" and config.ratios == "joint":
-            raise ConfigError("algo.ratios: joint does not go with algo.critic: dec, which has one value per agent; use algo.ratios: agent")
         super().__init__(spec, config, seed)
         self._joint = self._central and config.ratios != "agent"
         self._mates = teammates(spec, config)
@@ -77,23 +72,6 @@ class MATrace(ValueCritic):
 
     def _gain(self, part: PolicyBatch, evaluation: Evaluation, advantages: FloatArray) -> tuple[torch.Tensor, dict[str, float]]:
         return (evaluation.logp * tensor(advantages)).sum(), {}
-
-
-def teammates(spec: EnvironmentSpec, config: MATraceConfig) -> dict[str, tuple[str, ...]]:
-    """Find the policies of each policy's team, itself among them.
-
-    Raises:
-        ConfigError: If algo.teams names a policy that the environment does not have, or is set for a turn-based game.
-    """
-    names = [policy.name for policy in spec.policies]
-    given = spec.teams if config.teams == "auto" else config.teams
-    if config.teams != "auto":
-        if spec.turn_based:
-            raise ConfigError(f"algo.teams: {spec.id} is turn-based, where a ratio covers a policy's own decision; remove the key")
-        if unknown := [name for team in given for name in team if name not in names]:
-            raise ConfigError(f"algo.teams names the policy {unknown[0]}, which {spec.id} has not; allowed: {', '.join(names)}")
-    mates: dict[str, tuple[str, ...]] = {name: (name,) for name in names}
-    return mates if spec.turn_based else mates | {name: team for team in given for name in team}
 
 
 def _log_ratios(batch: Batch, evaluations: Mapping[str, Evaluation], name: str) -> FloatArray:

@@ -12,23 +12,18 @@ environment's state, or all observations joined (algo.mixer_state). Agents of se
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from hpcmarl.algos.batch import tensor
+from hpcmarl.algos.design import MOMENTS, mixer_state
 from hpcmarl.algos.episodes import Episodes, Places
 from hpcmarl.algos.q_learning import Columns, Fit, Networks, QLearning
-from hpcmarl.config import MixingConfig, QLearningConfig
-from hpcmarl.errors import ConfigError
+from hpcmarl.config import QLearningConfig
 from hpcmarl.maths.qlearning import taken
-from hpcmarl.nets.mixers import MonotonicMixer, SumMixer
 from hpcmarl.nets.moments import Moments
-from hpcmarl.types import BoolArray, EnvironmentSpec, Part
-
-MOMENTS = "moments of the state"  # name of what the mixers' inputs are normalised by
+from hpcmarl.types import BoolArray, EnvironmentSpec
 
 
 @dataclass
@@ -59,38 +54,8 @@ class Mixed(QLearning):
     """See the module's docstring."""
 
     def __init__(self, spec: EnvironmentSpec, config: QLearningConfig, seed: int) -> None:
-        if spec.turn_based:
-            name = getattr(config, "name", "vdn")
-            raise ConfigError(f"algo.name: {name} mixes what all agents do at once, and in {spec.id} they take turns; use iql, ma_trace or ppo")
-        self._state = _state_of(spec, config)
-        self.needs_state = self._state == "full"
         super().__init__(spec, config, seed)
-        # one loss trains everything: clipping and normalising look at the whole gradient
-        self.parts = (Part("team", "actor", slice(0, self.averages.start)),)
-
-    def _others(self, generator: torch.Generator) -> dict[str, nn.Module]:
-        others = {"mixer": self._mixer(generator)}
-        if self._config.normalise_observations and self._state != "none":
-            others[MOMENTS] = Moments(self._state_size)
-        return others
-
-    def _mixer(self, generator: torch.Generator) -> nn.Module:
-        config = self._config
-        if not isinstance(config, MixingConfig):
-            return SumMixer()
-        widths = config.mixing_width, config.hypernetwork_width
-        return MonotonicMixer(self._agents, self._state_size, *widths, generator, config.hypernetwork_activation)
-
-    @property
-    def _agents(self) -> int:
-        return sum(len(policy.agents) for policy in self.spec.policies)
-
-    @property
-    def _state_size(self) -> int:
-        """S."""
-        if self._state == "full":
-            return self.spec.state_size or 0
-        return sum(len(policy.agents) * policy.observation_size for policy in self.spec.policies)
+        self._state = mixer_state(spec, config)
 
     def _fit(self, episodes: Episodes, values: list[torch.Tensor], later: list[torch.Tensor]) -> Fit:
         team = self._team(episodes)
@@ -170,14 +135,3 @@ def _present(episodes: Episodes) -> Places:
 def _any(parts: list[BoolArray]) -> BoolArray:
     """Of any agent of any policy: [T, B, N] each -> [T, B, 1]."""
     return np.logical_or.reduce(np.concatenate(parts, -1), axis=-1, keepdims=True)
-
-
-def _state_of(spec: EnvironmentSpec, config: QLearningConfig) -> Literal["full", "obs", "none"]:
-    """What the mixer sees. Raises ConfigError where the environment does not have it."""
-    if not isinstance(config, MixingConfig):
-        return "none"
-    if config.mixer_state == "full" and spec.state_size is None:
-        raise ConfigError(f"algo.mixer_state: full needs the environment's state, and {spec.id} has none; use algo.mixer_state: obs")
-    if config.mixer_state == "auto":
-        return "full" if spec.state_size is not None else "obs"
-    return config.mixer_state

@@ -34,20 +34,13 @@ from hpcmarl.algos.value_critic import Estimates, ValueCritic, Valued, broadcast
 from hpcmarl.algos.value_loss import clipped_value_losses, value_losses
 from hpcmarl.config import PPOConfig
 from hpcmarl.maths.vtrace import VTrace, normalised_advantages, vtrace
-from hpcmarl.types import CriticRecord, EnvironmentSpec, FloatArray, PolicySpec, Rollout
+from hpcmarl.types import CriticRecord, FloatArray, PolicySpec, Rollout
 
 
 class PPO(ValueCritic):
     """See the module's docstring for equations, variants and symbols."""
 
-    summary = "clipped surrogate, several passes over each batch: IPPO (critic dec) and MAPPO (critic obs, full)"
-    paper = "arXiv 1707.06347, 2103.01955"
-    on_policy = False  # ratios are to the policy that sampled, which may be that of the batch before
     _config: PPOConfig
-
-    def __init__(self, spec: EnvironmentSpec, config: PPOConfig, seed: int) -> None:
-        super().__init__(spec, config, seed)
-        self.epochs, self.minibatches = config.epochs, config.minibatches
 
     def begin_batch(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
         if self._config.value_clip is None and self._config.advantages == "each_pass":

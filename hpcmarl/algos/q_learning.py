@@ -19,31 +19,24 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from hpcmarl.algos.base import Algorithm, seeded_generator
+from hpcmarl.algos.base import Algorithm, build_modules
 from hpcmarl.algos.batch import join, tensor
+from hpcmarl.algos.design import OTHERS
 from hpcmarl.algos.episodes import Episodes, action_values, episodes_of
-from hpcmarl.algos.target import Target
 from hpcmarl.algos.value_limit import ValueLimit
 from hpcmarl.config import OperatorConfig, QLearningConfig
-from hpcmarl.errors import ConfigError
 from hpcmarl.maths.n_step import n_step_targets
 from hpcmarl.maths.qlearning import greedy_actions, soft_mellowmax, taken
 from hpcmarl.maths.schedules import falling
-from hpcmarl.maths.sparsity import Operations, dense_flops, growing_flops
 from hpcmarl.maths.vtrace import vtrace
-from hpcmarl.nets.heads import EpsilonGreedy
-from hpcmarl.nets.mixers import FIRST_VALUE_GAIN
+from hpcmarl.nets.flat import FlatParameters
 from hpcmarl.nets.policy import Policy
-from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, PolicySpec, Rollout
-
-PASSES_OF_LEARNING = 4  # target network, present network, backward (twice as much)
-OTHERS = "(team)"  # name of what is trained besides the policies; no policy can have it
+from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, Rollout
 
 
 @dataclass
@@ -52,10 +45,6 @@ class Networks:
 
     policies: dict[str, Policy]
     others: nn.ModuleDict
-
-    @property
-    def modules(self) -> dict[str, nn.Module]:
-        return {**self.policies, OTHERS: self.others} if len(self.others) else dict(self.policies)
 
 
 @dataclass
@@ -91,67 +80,21 @@ class EpisodeErrors:
 class QLearning(Algorithm):
     """See the module's docstring for the loss and symbols."""
 
-    unit = "episode"
-    on_policy = False
-
     def __init__(self, spec: EnvironmentSpec, config: QLearningConfig, seed: int) -> None:
-        check_q_learning(spec, config)
-        self._config, self.averaging_rate = config, config.normalisation_rate
-        self.spec = spec
-        online = self._networks(seeded_generator(seed))
-        super().__init__(spec, online.policies, online.modules)
-        self._online, self._target = online, self._networks(seeded_generator(seed))
-        self._follower = Target(self._target.modules, config.target_every, config.target_rate)
+        super().__init__(spec, config, seed)
+        self._config = config
+        twins = build_modules(self.design)
+        FlatParameters(self.layout, twins, self.target.parameters)
+        self._online, self._target = networks_of(self._modules), networks_of(twins)
         self._env_steps = 0
         self._limit = ValueLimit(spec, config.discount)
 
-    def _networks(self, generator: torch.Generator) -> Networks:
-        policies = {policy.name: self._policy(policy, generator) for policy in self.spec.policies}
-        return Networks(policies, nn.ModuleDict(self._others(generator)))
-
-    def _policy(self, policy: PolicySpec, generator: torch.Generator) -> Policy:
-        config = self._config
-        chooser = EpsilonGreedy(policy.action, config.epsilon_final)  # until on_progress says more
-        inputs = {"normalise": config.normalise_observations, "agent_id": config.agent_id, "last_action": config.obs_last_action}
-        return Policy(policy, config.network, generator, chooser, FIRST_VALUE_GAIN, **inputs, dueling=config.network.dueling)
-
-    def _others(self, generator: torch.Generator) -> dict[str, nn.Module]:
-        """What is trained besides the policies."""
-        return {}
-
     def on_progress(self, env_steps: int) -> None:
-        config, self._env_steps = self._config, env_steps
-        for policy in self._policies.values():
-            assert isinstance(policy.chooser, EpsilonGreedy)
-            policy.chooser.epsilon = falling(config.epsilon_start, config.epsilon_final, config.epsilon_steps, env_steps)
-
-    # ---- the target network
+        super().on_progress(env_steps)
+        self._env_steps = env_steps
 
     def on_version(self, version: int) -> None:
-        self._follower.on_version(version, self.parameters)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._follower.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raises as Target.load_state_dict does."""
-        self._follower.load_state_dict(state)
-
-    # ---- learning
-
-    def operations(self, densities: Sequence[float]) -> Operations:
-        """Matrices only, as arXiv 2409.19391 counts: a forward pass acts; learning is one of the target network, one of the present one, and a
-        backward pass that takes twice as much. Every agent is a row of its network, every step one of a mixer."""
-        rows: list[tuple[int, bool]] = []  # of each layer: rows, and whether it acts
-        for name, module in self._online.modules.items():
-            parts = module.children() if name == OTHERS else [module]
-            for part in parts:
-                agents = part.agents if isinstance(part, Policy) else 1
-                rows += [(agents, name != OTHERS) for parameter in part.parameters() if parameter.ndim == 2]
-        dense = [count * dense_flops(layer.shape[1], layer.shape[0]) for (count, _), layer in zip(rows, self.layers, strict=True)]
-        costs = [density * cost for density, cost in zip(densities, dense, strict=True)]
-        acting = sum(cost for (_, acts), cost in zip(rows, costs, strict=True) if acts)
-        return Operations(acting, PASSES_OF_LEARNING * sum(costs), growing_flops(sum(costs), sum(dense), PASSES_OF_LEARNING))
+        self.target.on_version(version, self.parameters)
 
     def learn_where(self, mask: BoolArray | None) -> None:
         """As in Algorithm, where algo.sparse.learning is sparse; the target network's weights may be those of earlier masks."""
@@ -274,12 +217,8 @@ def _errors_of(fit: Fit) -> EpisodeErrors:
     return EpisodeErrors(errors.amax((0, 2)).numpy(), (errors.sum((0, 2)) / count).numpy())
 
 
-def check_q_learning(spec: EnvironmentSpec, config: QLearningConfig) -> None:
-    """Raises ConfigError for actions without a table of values."""
-    name = getattr(config, "name", "iql")
-    for policy in spec.policies:
-        if policy.action.kind != "discrete":
-            raise ConfigError(
-                f"algo.name: {name} values single discrete actions, but policy {policy.name} of {spec.id} has {policy.action.kind} ones; "
-                "use ma_trace, ppo or reinforce"
-            )
+def networks_of(modules: Mapping[str, nn.Module]) -> Networks:
+    """Sort the modules of a design."""
+    others = modules.get(OTHERS, nn.ModuleDict())
+    assert isinstance(others, nn.ModuleDict)
+    return Networks({name: module for name, module in modules.items() if isinstance(module, Policy)}, others)

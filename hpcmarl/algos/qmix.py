@@ -11,6 +11,3 @@ from hpcmarl.algos.mixed import Mixed
 
 class QMIX(Mixed):
     """The mixer is monotonic."""
-
-    summary = "the team's value is a monotonic function of the agents' values, made from the state"
-    paper = "arXiv 1803.11485"

@@ -14,26 +14,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hpcmarl.algos.base import Algorithm, seeded_generator
+from hpcmarl.algos.base import Algorithm
 from hpcmarl.algos.batch import Batch, evaluate, join, tensor
 from hpcmarl.config import ReinforceConfig
 from hpcmarl.maths.returns import rewards_to_go
-from hpcmarl.nets.policy import Policy
 from hpcmarl.types import EnvironmentSpec, FloatArray, Rollout
 
 
 class Reinforce(Algorithm):
     """See the module's docstring for equation and symbols."""
 
-    summary = "trajectory gradient with discounted rewards to go, no baseline"
-    paper = "arXiv 2509.24305"
-    unit = "episode"
-    on_policy = True
-
     def __init__(self, spec: EnvironmentSpec, config: ReinforceConfig, seed: int) -> None:
-        generator = seeded_generator(seed)
-        policies = {policy.name: Policy(policy, config.network, generator) for policy in spec.policies}
-        super().__init__(spec, policies, policies)
+        super().__init__(spec, config, seed)
         self._discount = config.discount
 
     def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:

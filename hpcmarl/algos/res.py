@@ -33,8 +33,6 @@ from hpcmarl.maths.qlearning import near_greedy, softmax_value
 class RES(Mixed):
     """See the module's docstring."""
 
-    summary = "QMIX with a softmax over joint actions near the greedy one, regularised by the return"
-    paper = "arXiv 2103.11883"
     _config: RESConfig
 
     def _future(self, team: Team, values: list[torch.Tensor], later: list[torch.Tensor]) -> torch.Tensor:

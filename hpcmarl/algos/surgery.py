@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpcmarl.algos.base import Algorithm
+from hpcmarl.algos.model import Model
 from hpcmarl.errors import ConfigError
 from hpcmarl.types import FloatArray, IntArray, PolicySpec
 
@@ -34,7 +34,7 @@ class Carried:
     difference: float
 
 
-def carry_over(old: Algorithm, new: Algorithm, features: Mapping[str, Sequence[int]]) -> Carried:
+def carry_over(old: Model, new: Model, features: Mapping[str, Sequence[int]]) -> Carried:
     """Both algorithms with their parameters loaded (the new one's are overwritten). features: policy -> for each feature of the new, flattened
     observation the number of the old one, or NEW; policies whose observations are as they were may be left out.
 
@@ -64,7 +64,7 @@ def carry_over(old: Algorithm, new: Algorithm, features: Mapping[str, Sequence[i
     return Carried(new.parameters.copy(), carried, widened, begun, difference)
 
 
-def _features(old: Algorithm, new: Algorithm, name: str, features: Mapping[str, Sequence[int]]) -> IntArray:
+def _features(old: Model, new: Model, name: str, features: Mapping[str, Sequence[int]]) -> IntArray:
     """For each new feature the old one. Raises ConfigError."""
     known = {policy.name: policy for policy in old.spec.policies}
     if name not in known:
@@ -98,7 +98,7 @@ def _features(old: Algorithm, new: Algorithm, name: str, features: Mapping[str, 
     return given
 
 
-def _columns(old: Algorithm, new: Algorithm, policy: PolicySpec, features: IntArray) -> dict[str, IntArray]:
+def _columns(old: Model, new: Model, policy: PolicySpec, features: IntArray) -> dict[str, IntArray]:
     """The parameters that read this policy's observations: for each of their inputs the old input, or NEW."""
     width, found = old.spec.policy(policy.name).observation_size, {}
     own = np.concatenate([features, np.arange(width, old.acting_inputs(policy.name))])  # last actions and numbers of agents follow the observation
@@ -153,7 +153,7 @@ def _fill(target: FloatArray, source: FloatArray, columns: IntArray) -> None:
     target[1:] = np.concatenate([sums, squares])
 
 
-def _difference(old: Algorithm, new: Algorithm, policy: str, features: IntArray) -> float:
+def _difference(old: Model, new: Model, policy: str, features: IntArray) -> float:
     """Outputs of both networks on the same random observations, the new features random too."""
     generator = np.random.default_rng(0)
     width = old.spec.policy(policy).observation_size

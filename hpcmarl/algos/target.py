@@ -6,26 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from torch import nn
 
-from hpcmarl.nets.flat import FlatParameters
+from hpcmarl.nets.parameters import ParameterLayout, aligned_zeros
 from hpcmarl.types import FloatArray
 
 
 class Target:
-    """modules: the twins, of the shapes and in the order of those that are trained. They become a copy every `every` versions, or, where
-    `rate` is given, move by this share of the way at each. The first version is copied, and the first that knows moments (nets/moments.py): a
-    twin that knew none would see its inputs in other units than the network has that learns from it."""
+    """The parameters of the twins. They become a copy every `every` versions, or, where `rate` is given, move by this share of the way at each.
+    The first version is copied, and the first that knows moments (nets/moments.py): a twin that knew none would see its inputs in other units
+    than the network has that learns from it.
 
-    def __init__(self, modules: Mapping[str, nn.Module], every: int, rate: float | None = None) -> None:
-        self._flat = FlatParameters(modules)
+    Attributes:
+        parameters: [P], the array itself, of which twins in torch are views.
+    """
+
+    def __init__(self, layout: ParameterLayout, every: int, rate: float | None = None) -> None:
+        self.parameters = aligned_zeros(layout.size)
+        self._averages = layout.averages
         self._every, self._rate = every, rate
         self._version, self._copied = -1, -1  # the newest version, and that of the last copy
-
-    @property
-    def parameters(self) -> FloatArray:
-        """The twins' parameters [P], their own memory."""
-        return self._flat.vector
 
     def on_version(self, version: int, parameters: FloatArray) -> None:
         """The trained parameters [P] are those of `version`; an older one, or the same again, changes nothing."""
@@ -33,22 +32,23 @@ class Target:
             return
         anew, self._version = self._version < 0 or self._learns_of_moments(parameters), version
         if anew or (self._rate is None and version - self._copied >= self._every):
-            np.copyto(self._flat.vector, parameters)
+            np.copyto(self.parameters, parameters)
             self._copied = version
         elif self._rate is not None:
-            self._flat.vector[:] += np.float32(self._rate) * (parameters - self._flat.vector)
+            self.parameters[:] += np.float32(self._rate) * (parameters - self.parameters)
 
     def _learns_of_moments(self, parameters: FloatArray) -> bool:
-        averages = self._flat.averages
-        return bool(parameters[averages].any()) and not self._flat.vector[averages].any()
+        return bool(parameters[self._averages].any()) and not self.parameters[self._averages].any()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"target": self._flat.vector.copy(), "version": self._version, "copied": self._copied}
+        return {"target": self.parameters.copy(), "version": self._version, "copied": self._copied}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises ValueError where the vector is of another size or holds numbers that are not finite; KeyError where there is none."""
         vector = np.asarray(state["target"], np.float32)
         if not np.isfinite(vector).all():
             raise ValueError("the target network's parameters are not finite")
-        self._flat.load(vector)
+        if vector.shape != self.parameters.shape:
+            raise ValueError(f"the target network's parameters have shape {vector.shape}; these networks need {self.parameters.shape}")
+        np.copyto(self.parameters, vector)
         self._version, self._copied = int(state["version"]), int(state["copied"])

@@ -27,7 +27,7 @@ from hpcmarl.algos.value_loss import value_losses
 from hpcmarl.config import ValueCriticConfig
 from hpcmarl.maths.vtrace import VTrace
 from hpcmarl.nets.critic import Critic
-from hpcmarl.nets.policy import numbered
+from hpcmarl.nets.numpy_policy import numbered
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, PolicySpec, Rollout
 
 
@@ -74,12 +74,6 @@ class ValueCritic(ActorCritic):
     def __init__(self, spec: EnvironmentSpec, config: ValueCriticConfig, seed: int) -> None:
         super().__init__(spec, config, seed)
         self._each = self._central and config.critic_input == "agent"
-        self.known_critic_inputs = not self._each
-
-    def _critic(self, spec: EnvironmentSpec, policy: PolicySpec, generator: torch.Generator, inputs: int = 0, outputs: int | None = None) -> Critic:
-        if self._config.critic_input == "agent":
-            inputs += policy.observation_size + (len(policy.agents) if self._config.agent_id else 0)
-        return super()._critic(spec, policy, generator, inputs, outputs)
 
     def _learn(self, policy: PolicySpec, batch: Batch, shared: Shared) -> dict[str, float]:
         config, part, evaluation = self._config, batch.policies[policy.name], shared.evaluations[policy.name]

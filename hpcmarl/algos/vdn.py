@@ -5,6 +5,3 @@ from hpcmarl.algos.mixed import Mixed
 
 class VDN(Mixed):
     """The mixer is the sum."""
-
-    summary = "the team's value is the sum of the agents' values"
-    paper = "arXiv 1706.05296"

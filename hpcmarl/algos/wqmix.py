@@ -14,28 +14,19 @@ only. In w it is the target network's (Q̂*'). With algo.operator mellowmax V mi
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from hpcmarl.algos.episodes import Episodes, action_values
 from hpcmarl.algos.mixed import Mixed, Team
 from hpcmarl.algos.q_learning import Fit, Networks
 from hpcmarl.config import WQMIXConfig
 from hpcmarl.maths.qlearning import central_weights, optimistic_weights, soft_mellowmax, taken
-from hpcmarl.nets.mixers import UnrestrictedMixer
 from hpcmarl.nets.policy import Policy
 
 
 class WQMIX(Mixed):
     """See the module's docstring."""
 
-    summary = "QMIX fitted to an unrestricted central value, overestimated joint actions counting less"
-    paper = "arXiv 2006.10800"
     _config: WQMIXConfig
-
-    def _others(self, generator: torch.Generator) -> dict[str, nn.Module]:
-        central = {f"central {policy.name}": self._policy(policy, generator) for policy in self.spec.policies}
-        mixer = UnrestrictedMixer(self._agents, self._state_size, self._config.central_width, generator)
-        return {**super()._others(generator), "central mixer": mixer, **central}
 
     def _central(self, networks: Networks, episodes: Episodes) -> list[torch.Tensor]:
         """The central critic's own action values, [T+1, B, N, A] for each policy."""

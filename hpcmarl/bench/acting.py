@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hpcmarl.algos import make_algorithm
+from hpcmarl.algos import make_model
 from hpcmarl.bench.beside import beside_bare
 from hpcmarl.config import Config, acting_form
 from hpcmarl.envs import Seeds, describe, make_environment, new_frame, new_outcome
@@ -24,7 +24,7 @@ class Acting:
 
     def __init__(self, config: Config) -> None:
         self.slots = config.topology.environments_per_actor
-        self.algorithm = make_algorithm(describe(config.env, config.policies), config.algo, config.seed)
+        self.algorithm = make_model(describe(config.env, config.policies), config.algo, config.seed)
         self.algorithm.act_by(acting_form(config))
         self.environment = make_environment(config.env, config.policies, self.slots, Seeds(config.seed), with_state=self.algorithm.needs_state)
         self.generator = generator_for(config.seed, "actor", 0)

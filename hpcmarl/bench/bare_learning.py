@@ -24,6 +24,7 @@ from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_para
 
 from hpcmarl.algos.base import Algorithm
 from hpcmarl.algos.batch import join
+from hpcmarl.algos.design import mixer_state, mixer_state_size
 from hpcmarl.algos.episodes import episodes_of
 from hpcmarl.config import Config
 from hpcmarl.errors import UsageError
@@ -195,7 +196,7 @@ class BareValues(BareLoop):
         inputs = algorithm.acting_inputs(policy.name)
         parts: dict[str, nn.Module] = {"agent": BareAgent(inputs, actions, self.config.network, dueling=self.config.network.dueling)}
         if self.name in ("qmix", "wqmix", "res"):
-            state = algorithm._state_size
+            state = mixer_state_size(algorithm.spec, mixer_state(algorithm.spec, self.config))
             widths = self.config.mixing_width, self.config.hypernetwork_width
             parts["mixer"] = BareMixer(agents, state, *widths, self.config.hypernetwork_activation)
             if self.name == "wqmix":

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.algos import make_algorithm
+from hpcmarl.algos import make_model
 from hpcmarl.bench.flood import flood
 from hpcmarl.comm import BACKENDS
 from hpcmarl.comm.layout import RolloutLayout
@@ -89,7 +89,7 @@ def _sums(transport: Transport) -> list[dict[str, Any]]:
 
 def _sizes(config: Config) -> dict[str, int]:
     spec = describe(config.env, config.policies)
-    algorithm = make_algorithm(spec, config.algo, config.seed)
+    algorithm = make_model(spec, config.algo, config.seed)
     unroll = int(getattr(config.algo, "unroll", ARENA_STEPS))
     rollout = RolloutLayout(spec, unroll, config.topology.environments_per_actor).fixed_bytes
     return {"header": HEADER_BYTES, "parameters": HEADER_BYTES + 4 * algorithm.size, "rollout": rollout, **SIZES}

@@ -111,7 +111,7 @@ def run(members: int, snapshots: int, seconds: float, term_seconds: float) -> di
         world = LocalWorld(members + 1)
         context = prepare(world.transports[0], config, f"{name}/run", None)
         rank = make_rank(context)
-        parameters, pool = context.algorithm().initial_parameters(), context.run_directory / "pool"
+        parameters, pool = context.model(drawn=True).initial_parameters(), context.run_directory / "pool"
         try:
             _fill(pool, members, snapshots, parameters)
             rank.step()

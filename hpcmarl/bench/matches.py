@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from hpcmarl.algos import make_algorithm
+from hpcmarl.algos import make_model
 from hpcmarl.bench.beside import beside_bare
 from hpcmarl.config import Config
 from hpcmarl.envs import describe
@@ -34,7 +34,7 @@ class Playing:
         game = game_of(config, spec)
         first = next(iter(game.sides))
         for number, side in enumerate((first, game.meets(first))):
-            algorithm = make_algorithm(side_of(spec, game.sides[side]), config.algo, config.seed + number)
+            algorithm = make_model(side_of(spec, game.sides[side]), config.algo, config.seed + number)
             write_snapshot(pool, snapshot_name("member", number), algorithm.initial_parameters(), {})
         self.matches = Matches(config, spec, game, Pool(pool, 2), config.seed)
         self.task = {"row": snapshot_name("member", 0), "column": snapshot_name("member", 1), "side": first}

@@ -14,9 +14,12 @@ import torch
 
 from hpcmarl.comm.protocol import Kind, vector_message, vector_of
 from hpcmarl.config import AgentNetworkConfig, SparseConfig
+from hpcmarl.nets.choosers import EpsilonGreedy
 from hpcmarl.nets.flat import FlatParameters
-from hpcmarl.nets.heads import EpsilonGreedy
-from hpcmarl.nets.policy import Actor, Policy
+from hpcmarl.nets.numpy_policy import NumpyPolicy
+from hpcmarl.nets.parameters import ParameterLayout, aligned_zeros
+from hpcmarl.nets.policy import Policy
+from hpcmarl.nets.shapes import PolicyShape
 from hpcmarl.optim.sparse import SparseTopology
 from hpcmarl.types import ActionSpace, BoolArray, FloatArray, PolicyFrame, PolicySpec
 
@@ -35,12 +38,16 @@ class Case:
         action = ActionSpace("discrete", (ACTIONS,))
         spec = PolicySpec("agent", tuple(f"agent_{index}" for index in range(AGENTS)), (OBSERVATION,), action)
         network = AgentNetworkConfig(hidden=(width,), memory=width)
-        self.policy = Policy(spec, network, torch.Generator().manual_seed(width), EpsilonGreedy(action, 0.05))
-        self.flat = FlatParameters({"agent": self.policy})
-        self.mask: BoolArray = SparseTopology(SparseConfig(sparsity=sparsity), self.flat.layers, self.flat.size, generator).mask
+        shape = PolicyShape.of(spec, network, ACTIONS)
+        self.policy, self.layout = Policy(shape), ParameterLayout({"agent": shape})
+        vector = aligned_zeros(self.layout.size)
+        self.layout.draw(vector, width)
+        self.flat = FlatParameters(self.layout, {"agent": self.policy}, vector)
+        self.mask: BoolArray = SparseTopology(SparseConfig(sparsity=sparsity), self.layout.layers, self.layout.size, generator).mask
         self.parameters: FloatArray = np.where(self.mask, self.flat.vector, np.float32(0.0))
         self.flat.load(self.parameters)
-        self.actors = {"dense": Actor(self.policy), "csr": Actor(self.policy), "sparse": Actor(self.policy)}
+        arrays = {name.removeprefix("agent."): array for name, array in self.layout.named(vector).items()}
+        self.actors = {kind: NumpyPolicy(shape, EpsilonGreedy(action, 0.05), arrays) for kind in ("dense", "csr", "sparse")}
         self.actors["csr"].become_sparse(measured=False)
         self.actors["sparse"].become_sparse(measured=True)
         self.frame = PolicyFrame(generator.standard_normal((SLOTS, AGENTS, OBSERVATION)).astype(np.float32), np.ones((SLOTS, AGENTS), bool))
@@ -68,14 +75,14 @@ class Case:
 
     def send(self, mask: BoolArray | None) -> None:
         """Write a message with the parameters and read it."""
-        vector_of(vector_message(Kind.WEIGHTS, self.parameters, mask), self.flat.size)
+        vector_of(vector_message(Kind.WEIGHTS, self.parameters, mask), self.layout.size)
 
     def row(self, width: int, sparsity: float, seconds: float) -> dict[str, Any]:
         """Measure for about so long."""
         calls: dict[str, tuple[Callable[[Any], None], Any]] = {f"{kind}_us": (self.act, kind) for kind in self.actors}
         calls |= {f"{kind}_first_us": (self.act_anew, kind) for kind in ("dense", "sparse")}
         calls |= {"dense_message_us": (self.send, None), "sparse_message_us": (self.send, self.mask)}
-        first, second = (self.mask[layer.place].reshape(layer.shape) for layer in self.flat.layers[1:3])
+        first, second = (self.mask[layer.place].reshape(layer.shape) for layer in self.layout.layers[1:3])
         calls |= {"dense_learning_us": (self.learn, None), "sparse_learning_us": (self.learn, (first, second))}
         times: dict[str, list[float]] = {name: [] for name in calls}
         began = time.perf_counter()
@@ -92,7 +99,7 @@ class Case:
             **{name: round(float(np.median(taken[len(taken) // 4 :])), 1) for name, taken in times.items()},  # the first are cold
             "dense_bytes": vector_message(Kind.WEIGHTS, self.parameters).nbytes,
             "sparse_bytes": vector_message(Kind.WEIGHTS, self.parameters, self.mask).nbytes,
-            "dense_memory_bytes": sum(layer.shape[0] * layer.shape[1] for layer in self.flat.layers) * self.parameters.itemsize,
+            "dense_memory_bytes": sum(layer.shape[0] * layer.shape[1] for layer in self.layout.layers) * self.parameters.itemsize,
             "sparse_memory_bytes": sum(weight.bytes for weight in forms),
             "forms": [weight.form for weight in forms],
         }

@@ -26,7 +26,5 @@ class SlurmConfig(Section):
     options: tuple[Line, ...] = Field((), description="further options of sbatch, [--gres=gpu:1, --exclusive]")
     actor_options: tuple[Line, ...] = Field((), description="the same for the actors' nodes of a heterogeneous job")
     signal_seconds: Annotated[int, Field(ge=1, le=65535)] = Field(120, description="the signal to stop comes so long before the time limit")
-    requeues: Annotated[int, Field(ge=0)] = Field(
-        3, description="requeues in a row that may bring no newer checkpoint; then the job ends"
-    )
+    requeues: Annotated[int, Field(ge=0)] = Field(3, description="requeues in a row that may bring no newer checkpoint; then the job ends")
     stage: bool = Field(False, description="unpack the environment on each node's own disk first")

@@ -19,7 +19,8 @@ from hpcmarl.io.layout import layout_of_spec
 from hpcmarl.io.trajectory import QUEUE_BYTES, files_a_day, shard_seconds
 from hpcmarl.types import EnvironmentSpec
 
-RANK_BYTES = 340e6  # resident memory of a small rank: Python, torch, MPI, HDF5
+RANK_BYTES = 140e6  # resident memory of a small rank: Python, MPI, HDF5, environments; measured 97 (server) and 130 MB (actor)
+LEARNER_BYTES = 340e6  # the same with torch; measured 288 MB
 ACTOR_VECTORS, LEARNER_VECTORS = 3, 8  # copies of the parameters, the optimizer's and messages' included
 START_OPERATIONS = 27_000  # stat and open calls of a rank until it trains
 USUAL_SEGMENT = 25  # steps, where neither an unroll nor the environment says
@@ -84,18 +85,19 @@ class Workload:
 
 def workload(config: Config, spec: EnvironmentSpec) -> Workload | None:
     """Return the sizes of a run; None where the algorithm does not suit the environment."""
-    from hpcmarl.algos import make_algorithm
+    from hpcmarl.algos.design import make_design
+    from hpcmarl.nets.parameters import ParameterLayout
 
     rows = {"step": 0, "segment": 0}
     try:
-        algorithm = make_algorithm(spec, config.algo, config.seed)
-        stored = spec if algorithm.needs_state else replace(spec, state_size=None)
+        design = make_design(spec, config.algo)
+        stored = spec if design.needs_state else replace(spec, state_size=None)
         for group in layout_of_spec(stored).values():
             rows[group.rows] += sum(column.row_bytes for column in group.columns.values())
     except HpcmarlError:
         return None
     # the index of a segment is shared among its steps
-    return Workload(rows["step"] + rows["segment"] / _segment_steps(config), algorithm.size)
+    return Workload(rows["step"] + rows["segment"] / _segment_steps(config), ParameterLayout(design.modules).size)
 
 
 def memory_of_hosts(config: Config, topology: Topology, work: Workload | None) -> list[tuple[str, list[int], float]]:
@@ -110,7 +112,7 @@ def memory_of_hosts(config: Config, topology: Topology, work: Workload | None) -
     replay = 1e6 * config.algo.replay.megabytes if isinstance(config.algo, QLearningConfig) else 0.0
 
     def of_rank(rank: int) -> float:
-        size = RANK_BYTES + ACTOR_VECTORS * vector
+        size = (LEARNER_BYTES if rank in learners else RANK_BYTES) + ACTOR_VECTORS * vector
         if rank in learners or rank == topology.server:
             size += LEARNER_VECTORS * vector
         if rank in learners:

@@ -115,9 +115,7 @@ def live_jobs(jobs: Sequence[str]) -> dict[str, str]:
         command = [program, "--noheader", "--format=%i %T", f"--jobs={','.join(numbers)}"]
         command += [f"--clusters={cluster}"] if cluster else []
         try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=SECONDS_FOR_SQUEUE, check=False
-            )
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS_FOR_SQUEUE, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise HpcmarlError(f"{program} does not answer: {error}") from None
         if done.returncode != 0 and "Invalid job id" not in done.stderr:  # of a single job that ended long ago

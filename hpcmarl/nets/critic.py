@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from hpcmarl.config import NetworkConfig
 from hpcmarl.nets.layers import Dense, gru_cell
 from hpcmarl.nets.moments import Moments
 from hpcmarl.nets.recurrence import Packing, recur
+from hpcmarl.nets.shapes import CriticShape, DenseShape, GRUShape, MomentsShape, Shape
 from hpcmarl.types import BoolArray
 
 
@@ -20,29 +20,20 @@ class Critic(nn.Module):
     `normalise_inputs` does the same to the inputs. Recurrent critics have a memory of `memory_size` numbers (0: none) and go through `unroll` and
     `step`; units that have no value in a row keep it, an episode's first row starts from zeros."""
 
-    def __init__(
-        self,
-        inputs: int,
-        config: NetworkConfig,
-        generator: torch.Generator,
-        *,
-        outputs: int | None = None,
-        normalise_inputs: bool = False,
-        normalise_values: bool = False,
-    ) -> None:
+    def __init__(self, shape: CriticShape) -> None:
+        """Make the network; its weights are still to be set (flat.py)."""
         super().__init__()
-        self._inputs = Moments(inputs) if normalise_inputs else None
-        self._targets = Moments(1) if normalise_values else None
-        self._single = outputs is None
-        self.memory_size = config.memory if config.recurrent else 0
+        self._single = shape.outputs is None
+        self.memory_size = shape.memory_size
+        parts = shape.children()
+        self._inputs = _moments(parts.get("_inputs"))
+        self._targets = _moments(parts.get("_targets"))
         self.body: Dense | None = None
         self.cell: nn.GRUCell | None = None
-        if config.recurrent:
-            self.body = Dense((inputs, *config.hidden), config.activation, generator, activate_last=True)
-            self.cell = gru_cell(config.hidden[-1] if config.hidden else inputs, config.memory, generator)
-            self.head = Dense((config.memory, outputs or 1), config.activation, generator, last_gain=1.0)
+        if self.memory_size:
+            self.body, self.cell, self.head = _dense(parts["body"]), _cell(parts["cell"]), _dense(parts["head"])
         else:
-            self.layers = Dense((inputs, *config.hidden, outputs or 1), config.activation, generator, last_gain=1.0)
+            self.layers = _dense(parts["layers"])
 
     def unroll(self, inputs: torch.Tensor, acts: BoolArray, starts: BoolArray, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Recurrent critics only: outputs in the rows that act, and the memory after them.
@@ -103,3 +94,17 @@ class Critic(nn.Module):
             self._inputs.add(inputs, weight)
         if self._targets is not None:
             self._targets.add(targets.unsqueeze(-1), weight)
+
+
+def _moments(shape: Shape | None) -> Moments | None:
+    return Moments(shape) if isinstance(shape, MomentsShape) else None
+
+
+def _dense(shape: Shape) -> Dense:
+    assert isinstance(shape, DenseShape)
+    return Dense(shape)
+
+
+def _cell(shape: Shape) -> nn.GRUCell:
+    assert isinstance(shape, GRUShape)
+    return gru_cell(shape)

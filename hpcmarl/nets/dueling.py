@@ -11,10 +11,7 @@ actions lowers those of masked ones, so that an action looks the worse the longe
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-
-from hpcmarl.types import BoolArray, FloatArray
 
 
 def dueling_values(advantages: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -23,14 +20,3 @@ def dueling_values(advantages: torch.Tensor, value: torch.Tensor, mask: torch.Te
         return value + advantages - advantages.mean(-1, keepdim=True)
     mean = (advantages * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
     return value + advantages - mean
-
-
-def numpy_dueling_values(advantages: FloatArray, value: FloatArray, mask: BoolArray | None) -> FloatArray:
-    """The same on numpy arrays."""
-    values: FloatArray
-    if mask is None:
-        values = value + advantages - advantages.mean(-1, keepdims=True)
-    else:
-        count = np.maximum(mask.sum(-1, keepdims=True), 1).astype(np.float32)
-        values = value + advantages - (advantages * mask).sum(-1, keepdims=True) / count
-    return values

@@ -1,27 +1,21 @@
-"""Dense layers that torch trains and numpy runs: for the small batches of acting numpy is the faster of the two.
+"""Dense layers as torch trains them; acting has numpy_layers.py.
 
-Measured for 18-64-64-5 on 48 rows: numpy 37 microseconds, torch 55; numpy was not slower at any size tried (up to 400-512-512).
 Training goes through one hand-written backward pass for the whole stack (`DenseStack`): on 2400 rows it takes three
 quarters of the time of torch's own layer by layer, since torch's float32 tanh costs twice as much as its logistic function.
-Used by policy.py and critic.py; knows no action space.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from hpcmarl.nets.sparse import SparseWeight
-from hpcmarl.types import FloatArray
+from hpcmarl.nets.shapes import DenseShape, GRUShape
 
 MINUS_ONE = torch.tensor(-1.0)
-GAINS = {"tanh": 5.0 / 3.0, "relu": 2.0**0.5}
 
 
 class BareLinear(nn.Linear):
@@ -38,37 +32,18 @@ class BareGRUCell(nn.GRUCell):
         """Draw nothing."""
 
 
-def gru_cell(inputs: int, memory: int, generator: torch.Generator) -> nn.GRUCell:
-    """Make a GRU cell with orthogonal weights, gate by gate, and zero biases."""
-    cell = BareGRUCell(inputs, memory)
-    for weight in (cell.weight_ih, cell.weight_hh):
-        for gate in torch.split(weight.data, memory):
-            nn.init.orthogonal_(gate, 1.0, generator=generator)
-    nn.init.zeros_(cell.bias_ih)
-    nn.init.zeros_(cell.bias_hh)
-    return cell
+def gru_cell(shape: GRUShape) -> nn.GRUCell:
+    """Make a GRU cell; its weights are still to be set."""
+    return BareGRUCell(shape.inputs, shape.memory)
 
 
 class Dense(nn.Module):
-    """Linear layers with the activation after each of them but, unless `activate_last`, the last.
+    """The layers of a DenseShape; their weights are still to be set."""
 
-    Orthogonal weights drawn from `generator`, zero biases; `last_gain` scales the last layer's weights.
-    """
-
-    def __init__(
-        self, sizes: Sequence[int], activation: str, generator: torch.Generator, *, activate_last: bool = False, last_gain: float | None = None
-    ) -> None:
+    def __init__(self, shape: DenseShape) -> None:
         super().__init__()
-        self.activation = activation
-        self.activate_last = activate_last
-        self.layers = nn.ModuleList()
-        for index, (inputs, outputs) in enumerate(pairwise(sizes)):
-            layer = BareLinear(inputs, outputs)
-            last = index == len(sizes) - 2
-            gain = last_gain if last and last_gain is not None else GAINS[activation]
-            nn.init.orthogonal_(layer.weight, gain, generator=generator)
-            nn.init.zeros_(layer.bias)
-            self.layers.append(layer)
+        self.activation, self.activate_last = shape.activation, shape.activate_last
+        self.layers = nn.ModuleList(BareLinear(inputs, outputs) for inputs, outputs in pairwise(shape.sizes))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """inputs [..., first size] -> [..., last size]. Differentiable once, in the parameters and the inputs."""
@@ -119,70 +94,3 @@ class DenseStack(torch.autograd.Function):
                 slope = slope @ parameters[2 * layer]
         gradients[0] = slope if ctx.needs_input_grad[0] else None
         return tuple(gradients)
-
-
-class NumpyDense:
-    """The same function on numpy arrays [rows, first size], reading the very memory that torch trains.
-
-    Made after FlatParameters has bound the module: the arrays are views that stay valid because nothing rebinds `.data`.
-    """
-
-    def __init__(self, dense: Dense) -> None:
-        linear = [layer for layer in dense.layers if isinstance(layer, nn.Linear)]
-        self._weights: list[tuple[FloatArray | SparseWeight, FloatArray]] = [
-            (layer.weight.detach().numpy().T, layer.bias.detach().numpy()) for layer in linear
-        ]
-        self._plain_last = -1 if dense.activate_last else len(self._weights) - 1
-        self._tanh = dense.activation == "tanh"
-
-    def become_sparse(self, *, measured: bool) -> list[SparseWeight]:
-        """Multiply by `SparseWeight`s from now on; returns them."""
-        self._weights = [(SparseWeight(weight, measured=measured), bias) for weight, bias in self._weights if isinstance(weight, np.ndarray)]
-        return [weight for weight, _ in self._weights if isinstance(weight, SparseWeight)]
-
-    def __call__(self, inputs: FloatArray) -> FloatArray:
-        """inputs [rows, first size] float32 -> [rows, last size] float32."""
-        hidden = inputs
-        for index, (weight, bias) in enumerate(self._weights):
-            hidden = hidden @ weight
-            hidden += bias
-            if index != self._plain_last:
-                if self._tanh:
-                    np.tanh(hidden, out=hidden)
-                else:
-                    np.maximum(hidden, 0.0, out=hidden)
-        return hidden
-
-
-class NumpyRecurrence:
-    """One step of torch's GRUCell on numpy arrays, reading the cell's own memory."""
-
-    def __init__(self, cell: nn.GRUCell) -> None:
-        self._width = cell.hidden_size
-        self._biases = (cell.bias_ih.detach().numpy(), cell.bias_hh.detach().numpy())
-        self._input: FloatArray | SparseWeight = cell.weight_ih.detach().numpy().T
-        self._hidden: FloatArray | SparseWeight = cell.weight_hh.detach().numpy().T
-
-    def become_sparse(self, *, measured: bool) -> list[SparseWeight]:
-        """Multiply by `SparseWeight`s from now on; returns them."""
-        assert isinstance(self._input, np.ndarray)
-        assert isinstance(self._hidden, np.ndarray)
-        sparse = [SparseWeight(weight, measured=measured) for weight in (self._input, self._hidden)]
-        self._input, self._hidden = sparse
-        return sparse
-
-    def __call__(self, inputs: FloatArray, memory: FloatArray) -> FloatArray:
-        """inputs [rows, I], memory [rows, H] -> new memory [rows, H]."""
-        width = self._width
-        from_input = inputs @ self._input + self._biases[0]
-        from_memory = memory @ self._hidden + self._biases[1]
-        # The logistic function as a tanh: it cannot overflow.
-        gates = from_input[:, : 2 * width] + from_memory[:, : 2 * width]
-        gates *= 0.5
-        np.tanh(gates, out=gates)
-        gates += 1.0
-        gates *= 0.5
-        reset, update = gates[:, :width], gates[:, width:]
-        candidate: FloatArray = np.tanh(from_input[:, 2 * width :] + reset * from_memory[:, 2 * width :])
-        after: FloatArray = candidate + update * (memory - candidate)
-        return after

@@ -10,11 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from hpcmarl.nets.layers import Dense
-
-FIRST_VALUE_GAIN = 0.1  # of a last layer: the first values are small beside most rewards
-# Of the layer that makes weights: with the usual widths the first Q_tot moves about as much as one of its utilities. Weights of gain 1 amplify
-# ten times, and every copy of the target network feeds that back.
-FIRST_WEIGHT_GAIN = 0.25
+from hpcmarl.nets.shapes import DenseShape, MonotonicMixerShape, Shape, UnrestrictedMixerShape
 
 
 class SumMixer(nn.Module):
@@ -33,13 +29,12 @@ class MonotonicMixer(nn.Module):
     With "relu" the weights grow with the state, and where that has no bounds far states amplify what is bootstrapped from them; with "tanh"
     they are bounded."""
 
-    def __init__(self, agents: int, state: int, width: int, hyper: int, generator: torch.Generator, activation: str = "relu") -> None:
+    def __init__(self, shape: MonotonicMixerShape) -> None:
+        """Make the networks; their weights are still to be set (flat.py)."""
         super().__init__()
-        self.agents, self.width = agents, width
-        self.first = Dense((state, hyper, agents * width), activation, generator, last_gain=FIRST_WEIGHT_GAIN)
-        self.second = Dense((state, hyper, width), activation, generator, last_gain=FIRST_WEIGHT_GAIN)
-        self.bias = Dense((state, width), activation, generator, last_gain=FIRST_WEIGHT_GAIN)
-        self.value = Dense((state, width, 1), activation, generator, last_gain=FIRST_VALUE_GAIN)
+        self.agents, self.width = shape.agents, shape.width
+        parts = shape.children()
+        self.first, self.second, self.bias, self.value = (_dense(parts[name]) for name in ("first", "second", "bias", "value"))
 
     def forward(self, utilities: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
         """utilities [..., K, n], state [..., S] -> values [..., K]."""
@@ -52,13 +47,19 @@ class MonotonicMixer(nn.Module):
 class UnrestrictedMixer(nn.Module):
     """WQMIX's central critic (arXiv 2006.10800 section 5): a plain network of the state and the utilities, plus a value of the state."""
 
-    def __init__(self, agents: int, state: int, width: int, generator: torch.Generator) -> None:
+    def __init__(self, shape: UnrestrictedMixerShape) -> None:
+        """Make the networks; their weights are still to be set (flat.py)."""
         super().__init__()
-        self.mixed = Dense((state + agents, width, width, width, 1), "relu", generator, last_gain=FIRST_VALUE_GAIN)
-        self.value = Dense((state, width, 1), "relu", generator, last_gain=FIRST_VALUE_GAIN)
+        parts = shape.children()
+        self.mixed, self.value = _dense(parts["mixed"]), _dense(parts["value"])
 
     def forward(self, utilities: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
         """utilities [..., K, n], state [..., S] -> values [..., K]."""
         seen = state.unsqueeze(-2).expand(*utilities.shape[:-1], state.shape[-1])
         values: torch.Tensor = self.mixed(torch.cat([seen, utilities], -1)).squeeze(-1) + self.value(state)
         return values
+
+
+def _dense(shape: Shape) -> Dense:
+    assert isinstance(shape, DenseShape)
+    return Dense(shape)

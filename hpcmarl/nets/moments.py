@@ -13,24 +13,21 @@ for the averages' start from zero.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import nn
 
-from hpcmarl.types import FloatArray
-
-SMALLEST_DEVIATION = 1e-3  # of 1 + |mean|: what varies less is not blown up
-LARGEST = 10.0  # normalised features are cut off here
+from hpcmarl.nets.numpy_layers import LARGEST, mean_and_deviation
+from hpcmarl.nets.shapes import MomentsShape
 
 
 class Moments(nn.Module):
-    """Of D features."""
+    """Of `size` features, D."""
 
     moments: torch.Tensor
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, shape: MomentsShape) -> None:
         super().__init__()
-        self.register_buffer("moments", torch.zeros(1 + 2 * size))
+        self.register_buffer("moments", torch.zeros(1 + 2 * shape.size))
 
     def add(self, rows: torch.Tensor, weight: float) -> None:
         """Gather rows [n, D], each weighing `weight`, in the flat gradient."""
@@ -50,28 +47,3 @@ class Moments(nn.Module):
         """[..., D] -> the same in deviations from the mean, cut off at LARGEST."""
         mean, deviation = self.mean_and_deviation()
         return ((rows - mean) / deviation).clamp_(-LARGEST, LARGEST)
-
-
-class NumpyMoments:
-    """The same function on numpy arrays, reading the very memory that FlatParameters has bound."""
-
-    def __init__(self, moments: Moments) -> None:
-        self._moments: FloatArray = moments.moments.numpy()
-
-    def __call__(self, rows: FloatArray) -> FloatArray:
-        """rows [..., D] float32 -> [..., D] float32."""
-        mean, deviation = mean_and_deviation(self._moments)
-        normalised = rows - mean
-        normalised /= deviation
-        return np.clip(normalised, -LARGEST, LARGEST, out=normalised)
-
-
-def mean_and_deviation(moments: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """[1 + 2D] float32 -> [D], [D]."""
-    size = len(moments) // 2
-    if moments[0] <= 0:
-        return np.zeros(size, np.float32), np.ones(size, np.float32)
-    mean = moments[1 : 1 + size] / moments[0]
-    variance = moments[1 + size :] / moments[0] - np.square(mean)
-    smallest = SMALLEST_DEVIATION * (1.0 + np.abs(mean))
-    return mean, np.sqrt(np.maximum(variance, np.square(smallest)))

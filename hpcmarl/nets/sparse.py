@@ -10,11 +10,14 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from hpcmarl.types import FloatArray, IntArray
+
+if TYPE_CHECKING:
+    import torch
 
 MARGIN = 0.9  # the new form must take at most this share of the time: a tie is not worth the conversions
 MOST_NON_ZEROS = 0.5  # no share above this is tried
@@ -62,6 +65,8 @@ class SparseWeight:
         return inputs @ self._dense if self._matrix is None else self._sparse_product(inputs)
 
     def _sparse_product(self, inputs: FloatArray) -> FloatArray:
+        import torch
+
         assert self._matrix is not None
         product: FloatArray = torch.mm(self._matrix, torch.from_numpy(inputs.T)).numpy().T
         return product
@@ -90,6 +95,8 @@ class SparseWeight:
             self._convert()
 
     def _convert(self) -> None:
+        import torch  # the products by non-zeros are torch's: ranks that act with dense weights do without it
+
         inputs, outputs = self._dense.shape
         self._places = np.flatnonzero(self._values != 0)
         starts = np.searchsorted(self._places, np.arange(outputs + 1) * inputs).astype(np.int32)

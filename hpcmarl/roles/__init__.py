@@ -1,10 +1,24 @@
 """What ranks do: one readable loop a role (`ROLES`). `run.train` joins the world, `rank.Rank` builds a rank's roles and steps them."""
 
-from hpcmarl.roles.actor import Actor
-from hpcmarl.roles.base import Role
-from hpcmarl.roles.evaluator import Evaluator
-from hpcmarl.roles.learner import Learner
-from hpcmarl.roles.server import Server
+from __future__ import annotations
 
-# in the order in which a rank that hosts several builds and steps them
-ROLES: dict[str, type[Role]] = {"evaluator": Evaluator, "server": Server, "learner": Learner, "actor": Actor}
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hpcmarl.roles.base import Role
+
+# in the order in which a rank that hosts several builds and steps them; a rank imports its own roles alone (learners need torch)
+ROLES = {
+    "evaluator": "hpcmarl.roles.evaluator:Evaluator",
+    "server": "hpcmarl.roles.server:Server",
+    "learner": "hpcmarl.roles.learner:Learner",
+    "actor": "hpcmarl.roles.actor:Actor",
+}
+
+
+def load_role(place: str) -> type[Role]:
+    """Import a role's class, `module:Class`."""
+    module, _, name = place.partition(":")
+    role: type[Role] = getattr(import_module(module), name)
+    return role

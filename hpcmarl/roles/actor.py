@@ -40,7 +40,7 @@ class Actor(Role):
         self.delay = config.topology.group_list[self.group.index].delay
         self.backpressure = config.backpressure
         self.slots = config.topology.environments_per_actor
-        self.algorithm = context.algorithm()
+        self.algorithm = context.acting_model(drawn=False)
         self.codec = context.codec(self.algorithm)
         self.generator = generator_for(config.seed, "actor", self.index)
         environment = make_environment(

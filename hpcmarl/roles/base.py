@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from hpcmarl.algos import make_algorithm
-from hpcmarl.algos.base import Algorithm
+from hpcmarl.algos import make_algorithm, make_model
+from hpcmarl.algos.model import Model
 from hpcmarl.comm.codec import RolloutCodec
 from hpcmarl.comm.protocol import Kind, control
 from hpcmarl.comm.topology import ROLE_NAMES, Group, Topology
@@ -32,6 +32,9 @@ from hpcmarl.optim.rounds import RoundRule, make_rule
 from hpcmarl.optim.sparse import SparseTopology
 from hpcmarl.packing import pack
 from hpcmarl.types import EnvironmentSpec, FloatArray
+
+if TYPE_CHECKING:
+    from hpcmarl.algos.base import Algorithm
 
 EPISODES_A_MESSAGE = 16  # a rollout message of unrolls stands for about so many episodes
 TOPOLOGY = 1  # number of the random stream that draws masks
@@ -64,12 +67,20 @@ class Context:
         return self.transport.rank
 
     def algorithm(self) -> Algorithm:
-        """A new algorithm of this run; all ranks build it from the same seed."""
-        algorithm = make_algorithm(self.spec, self.config.algo, self.config.seed)
-        algorithm.act_by(acting_form(self.config))
-        return algorithm
+        """A new algorithm of this run, which learns; every learner builds it from the same seed. Imports torch."""
+        return make_algorithm(self.spec, self.config.algo, self.config.seed)
 
-    def optimizer(self, algorithm: Algorithm) -> Optimizer:
+    def model(self, *, drawn: bool) -> Model:
+        """The networks of this run, without torch. drawn: with initial parameters; else zeros, for who is sent parameters before it acts."""
+        return make_model(self.spec, self.config.algo, self.config.seed if drawn else None)
+
+    def acting_model(self, *, drawn: bool) -> Model:
+        """The same for a role that acts."""
+        model = self.model(drawn=drawn)
+        model.act_by(acting_form(self.config))
+        return model
+
+    def optimizer(self, algorithm: Model) -> Optimizer:
         """A new optimizer of this run, at the algorithm's initial parameters."""
         averages = Averages(algorithm.averages.start, algorithm.averaging_rate)
         initial = algorithm.initial_parameters() if self.start is None else self.start.copy()
@@ -84,7 +95,7 @@ class Context:
         sparse: SparseConfig | None = getattr(self.config.algo, "sparse", None)
         return sparse
 
-    def codec(self, algorithm: Algorithm) -> RolloutCodec:
+    def codec(self, algorithm: Model) -> RolloutCodec:
         """The rollout layouts of this run."""
         memory = {name: array.shape[-1] for name, array in algorithm.initial_memory(1).items()}
         return RolloutCodec(self.spec, with_state=algorithm.needs_state, memory=memory)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.algos import make_algorithm
+from hpcmarl.algos import make_model
 from hpcmarl.config import acting_form
 from hpcmarl.config.file import load_config
 from hpcmarl.envs import describe
@@ -41,7 +41,7 @@ def evaluate_checkpoint(
         raise FormatError(f"{found}: its attribute config is no text; the file is damaged or foreign")
     config = load_config(text + "\n")  # the line break makes it YAML whatever it holds: one line would be taken for a file's name
     check_environments_of(found, config)
-    algorithm = make_algorithm(describe(config.env, config.policies), config.algo, config.seed)
+    algorithm = make_model(describe(config.env, config.policies), config.algo, config.seed)
     parameters = np.asarray(state["engine"]["optimizer"]["parameters"], np.float32)
     if parameters.size != algorithm.size:
         raise FormatError(f"{found}: {parameters.size} parameters where the configuration in it makes {algorithm.size}; was the environment changed?")

@@ -30,7 +30,7 @@ class Evaluator(Role):
 
     def __init__(self, context: Context, neighbours: Mapping[str, Role]) -> None:
         super().__init__(context, neighbours)
-        self.algorithm = context.algorithm()
+        self.algorithm = context.acting_model(drawn=True)
         self.jobs: deque[tuple[Array, int, Callable[[Result], None]]] = deque()
         self.match: Match | None = None
         self.environments: list[tuple[list[int], EnvConfig]] = []

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hpcmarl.algos import make_algorithm
+from hpcmarl.algos import make_model
 from hpcmarl.algos.surgery import NEW, carry_over
 from hpcmarl.config import Config
 from hpcmarl.config.file import dump_config
@@ -34,7 +34,7 @@ def carry(league: LeagueRun, name: str, config: Config, features: Sequence[str],
     game = game_of(config, spec)
     if snapshot.side not in game.sides:
         raise UsageError(f"{snapshot.name} plays side {snapshot.side}; the configuration has {', '.join(game.sides)}: name its policies as they were")
-    new = make_algorithm(side_of(spec, game.sides[snapshot.side]), config.algo, config.seed)
+    new = make_model(side_of(spec, game.sides[snapshot.side]), config.algo, config.seed)
     old = league.algorithm(snapshot.side)
     old.load_parameters(league.pool.parameters(snapshot.name, old.size))
     carried = carry_over(old, new, parse_features(features))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.algos import make_algorithm
+from hpcmarl.algos import make_model
 from hpcmarl.comm.protocol import Kind
 from hpcmarl.comm.transport import Message, PeerFailure
 from hpcmarl.io.pool import Pool
@@ -143,7 +143,7 @@ class Client(Role):
         generator = np.random.default_rng([term.seed, term.world, self.context.rank])
         opponents = Opponents(
             self.pool,
-            lambda: make_algorithm(other, config.algo, config.seed),
+            lambda: make_model(other, config.algo, config.seed),
             generator,
             self.league.opponents_at_once,
             self.league.episodes_per_draw,

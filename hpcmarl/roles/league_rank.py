@@ -7,8 +7,6 @@ from typing import ClassVar
 
 from hpcmarl.comm.protocol import Kind
 from hpcmarl.comm.transport import Message
-from hpcmarl.roles.base import Role
-from hpcmarl.roles.league import League
 from hpcmarl.roles.league_client import Client
 from hpcmarl.roles.rank import FOR_THE_RANK, Rank
 
@@ -18,7 +16,7 @@ TO_LEAGUE = (Kind.FREE, Kind.PLAYED, Kind.FROZEN, Kind.RESULT, Kind.INTERRUPT)
 class LeagueRank(Rank):
     """Messages of a team's world go to the client, which hands them to the roles of its team."""
 
-    kinds_of_roles: ClassVar[Mapping[str, type[Role]]] = {"league": League, "client": Client}
+    kinds_of_roles: ClassVar[Mapping[str, str]] = {"league": "hpcmarl.roles.league:League", "client": "hpcmarl.roles.league_client:Client"}
 
     def names_of_roles(self) -> Collection[str]:
         topology, rank = self.context.topology, self.context.rank

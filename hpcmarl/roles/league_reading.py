@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcmarl.algos import make_algorithm
-from hpcmarl.algos.base import Algorithm
+from hpcmarl.algos import make_model
+from hpcmarl.algos.model import Model
 from hpcmarl.config import Config
 from hpcmarl.config.file import load_config
 from hpcmarl.envs import describe
@@ -39,9 +39,9 @@ class LeagueRun:
     book: Book
     pool: Pool
 
-    def algorithm(self, side: str) -> Algorithm:
+    def algorithm(self, side: str) -> Model:
         """Networks for the snapshots of a side, with initial weights."""
-        return make_algorithm(side_of(self.spec, self.game.sides[side]), self.config.algo, self.config.seed)
+        return make_model(side_of(self.spec, self.game.sides[side]), self.config.algo, self.config.seed)
 
     def snapshot(self, name: str, others: tuple[str, ...] = ()) -> Snapshot:
         """A snapshot by its name, or a member's newest one whose file verifies by the member's. Raises UsageError for other names; `others` are

@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from hpcmarl.algos import make_algorithm
+from hpcmarl.algos import make_model
 from hpcmarl.config import Config
 from hpcmarl.config.members import self_play_contradictions
 from hpcmarl.errors import ConfigError, FormatError
@@ -34,7 +34,7 @@ def check_league(config: Config, spec: EnvironmentSpec) -> None:
     sizes = {}
     for side, policies in game.sides.items():
         try:
-            sizes[side] = make_algorithm(side_of(spec, policies), config.algo, config.seed).size
+            sizes[side] = make_model(side_of(spec, policies), config.algo, config.seed).size
         except ConfigError as error:
             raise ConfigError(f"{error} (side {side} of the league)") from error
     for name, member in game.members.items():
@@ -133,7 +133,7 @@ def freeze_beginnings(context: Context, book: Book, game: Game, pool: Path) -> N
             continue
         spec = side_of(context.spec, game.sides[member.side])
         if member.config.start is None:
-            parameters = make_algorithm(spec, config.algo, book.seed_of(member)).initial_parameters()
+            parameters = make_model(spec, config.algo, book.seed_of(member)).initial_parameters()
         else:
             parameters, _ = read_snapshot(member.config.start)
         facts = {"member": member.name, "side": member.side, "life": member.life, "version": 0, "env_steps": 0, "opponents": []}

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hpcmarl.algos.common_reward import CancellingRewards
 from hpcmarl.algos.q_learning import QLearning
 from hpcmarl.comm.protocol import FLAG_ALLOTTED, FLAG_FINAL, FLAG_SUMMED, FLAG_WAIT, Buffer, Kind, masked_vector_of, vector_message
@@ -45,6 +47,7 @@ class Learner(Role):
         super().__init__(context, neighbours)
         config = context.config
         self.group = context.topology.group_of(context.rank)
+        torch.set_num_threads(config.topology.threads)
         self.algorithm = context.algorithm()
         self.codec = context.codec(self.algorithm)
         self.rule = context.rule()

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.algos import make_algorithm
-from hpcmarl.algos.base import Algorithm
+from hpcmarl.algos import make_model
+from hpcmarl.algos.model import Model
 from hpcmarl.config import Config, EvalConfig
 from hpcmarl.envs import BatchedEnvironment
 from hpcmarl.errors import FormatError
@@ -38,7 +38,7 @@ class Matches:
         self.config, self.spec, self.game, self.pool, self.league = config, spec, game, pool, league
         self.settings = EvalConfig(episodes=league.evaluation.episodes, environments=league.evaluation.environments, seed=seed)
         self.environment: BatchedEnvironment | None = None
-        self.algorithms: dict[str, list[Algorithm]] = {}  # by side: one for the row, one for the column
+        self.algorithms: dict[str, list[Model]] = {}  # by side: one for the row, one for the column
         self.task: dict[str, Any] | None = None
         self.match: Match | None = None
         self.bad: str | None = None
@@ -102,10 +102,10 @@ class Matches:
             raise
         return algorithm
 
-    def _algorithm(self, side: str, place: int) -> Algorithm:
+    def _algorithm(self, side: str, place: int) -> Model:
         if side not in self.algorithms:
             spec = side_of(self.spec, self.game.sides[side])
-            self.algorithms[side] = [make_algorithm(spec, self.config.algo, self.config.seed) for _ in range(2)]
+            self.algorithms[side] = [make_model(spec, self.config.algo, self.config.seed) for _ in range(2)]
         return self.algorithms[side][place]
 
     def close(self) -> None:

@@ -31,7 +31,6 @@ from hpcmarl.io.run_directory import RunDirectory, home_of
 from hpcmarl.io.run_lock import RunLock, acquire
 from hpcmarl.io.starts import Start, read_starts, write_start
 from hpcmarl.launch.ownership import is_gone, job_name, this_owner
-from hpcmarl.roles.league_start import check_league_state
 from hpcmarl.roles.resuming import check_fits, check_same_actors
 
 logger = logging.getLogger(__name__)
@@ -202,6 +201,8 @@ def _load(
 def _check(config: Config, request: Request, topology: Topology, loaded: Loaded, *, inside: bool) -> list[Difference]:
     """Refuse a checkpoint that does not fit; returns how its configuration differs from the present one."""
     if config.league is not None:
+        from hpcmarl.roles.league_start import check_league_state
+
         check_league_state(config, describe(config.env, config.policies), loaded.state, loaded.path, request.run_dir)
     else:
         check_fits(config, loaded.state, loaded.attributes, loaded.path)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from hpcmarl.algos.base import Algorithm
+from hpcmarl.algos.model import Model
 from hpcmarl.optim.sparse import SparseTopology
 
 
-def count_operations(algorithm: Algorithm, topology: SparseTopology | None, learned_steps: float, dense_gradient_steps: float) -> dict[str, float]:
+def count_operations(algorithm: Model, topology: SparseTopology | None, learned_steps: float, dense_gradient_steps: float) -> dict[str, float]:
     """Count the operations of a run, and what they were had no weight been zero.
 
     Args:

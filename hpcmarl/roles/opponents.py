@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from hpcmarl.algos.base import Algorithm
+from hpcmarl.algos.model import Model
 from hpcmarl.errors import FormatError, HpcmarlError
 from hpcmarl.io.pool import Pool
 from hpcmarl.types import Array, Decision, FloatArray, Frame
@@ -65,7 +65,7 @@ class Opponents:
     def __init__(
         self,
         pool: Pool,
-        make: Callable[[], Algorithm],
+        make: Callable[[], Model],
         generator: np.random.Generator,
         at_once: int = 4,
         stay: int = 4,
@@ -79,9 +79,9 @@ class Opponents:
         self.bad: set[str] = set()  # snapshots whose file does not verify
         self.played: dict[str, Played] = {}
         self._hand: list[str] = []  # who plays the coming episodes, the next one last
-        self._policies: dict[str, Algorithm] = {}
+        self._policies: dict[str, Model] = {}
         self._users: Counter[str] = Counter()
-        self._free: list[Algorithm] = []
+        self._free: list[Model] = []
 
     def change(self, names: Sequence[str], shares: Array, own_share: float) -> None:
         """From now on draw these with these probabilities (they add up to 1 with `own_share`, that of SELF); who plays goes on to the end."""

@@ -25,7 +25,7 @@ from hpcmarl.launch.outcome import is_said, tell_said
 from hpcmarl.launch.processes import kill_process
 from hpcmarl.launch.signals import StopSignals
 from hpcmarl.packing import pack, unpack
-from hpcmarl.roles import ROLES
+from hpcmarl.roles import ROLES, load_role
 from hpcmarl.roles.base import Context, Role
 from hpcmarl.roles.liveness import Liveness, RunLost, ServerLost, ServerSilent
 from hpcmarl.roles.replacing import Replacements
@@ -47,7 +47,7 @@ RECEIVERS = {Kind.ROLLOUT: "learner", Kind.PARAMETERS: "learner", Kind.WEIGHTS: 
 class Rank:
     """The roles of one rank. `step` does one pass over messages and roles; `exit_code` is set when the server has said EXIT."""
 
-    kinds_of_roles: ClassVar[Mapping[str, type[Role]]] = ROLES
+    kinds_of_roles: ClassVar[Mapping[str, str]] = ROLES
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -60,10 +60,10 @@ class Rank:
         self.processes = dict(enumerate(context.processes))
         self.replacements = Replacements(context)
         self.present = "building its roles"
-        for name, role in self.kinds_of_roles.items():
+        for name, place in self.kinds_of_roles.items():
             if name in self.names_of_roles():
                 self.present = name
-                self.roles[name] = role(context, self.roles)
+                self.roles[name] = load_role(place)(context, self.roles)
 
     def names_of_roles(self) -> Collection[str]:
         """The roles of this rank."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.algos.base import Algorithm
+from hpcmarl.algos.model import Model
 from hpcmarl.errors import StorageError
 from hpcmarl.io.metrics import write_summary
 from hpcmarl.io.metrics_writer import MetricsWriter
@@ -45,7 +45,7 @@ def keep_summary(context: Context, summary: dict[str, Any]) -> None:
 class Recorder:
     """Counts over the whole run, resumptions included; `seconds` is training time, without start-up and final evaluation."""
 
-    def __init__(self, context: Context, algorithm: Algorithm) -> None:
+    def __init__(self, context: Context, algorithm: Model) -> None:
         self.context, self.algorithm = context, algorithm
         self.config = context.config
         self.metrics = MetricsWriter(context.run_directory, guard=None if context.lock is None else context.lock.watch)

@@ -50,11 +50,8 @@ def main() -> None:
     told = unpack(transport.payload)
     hook = AbortHook(transport)
     try:
-        import torch
-
         context = context_of(transport, told)
         transport.join(context.topology.size, context.topology.group_of(context.rank).learner)
-        torch.set_num_threads(context.config.topology.threads)
         start_logging(context)
         hook.rank = rank = Rank(context)
         try:

@@ -26,7 +26,7 @@ LARGEST_VERSION = 1 << 62  # headers carry 64 bits
 
 def check_fits(config: Config, state: dict[str, Any], attributes: dict[str, Any], source: Path) -> None:
     """Refuse a checkpoint of another network, optimizer or format of state, before anything is written."""
-    from hpcmarl.algos import make_algorithm
+    from hpcmarl.algos import make_model
 
     if "league" in state:
         raise ConfigError(f"--resume {source}: the checkpoint is of a league; use its configuration (config.yaml beside its checkpoints)")
@@ -35,7 +35,7 @@ def check_fits(config: Config, state: dict[str, Any], attributes: dict[str, Any]
         size = int(saved["parameters"].size)
     except (KeyError, TypeError, AttributeError) as error:
         raise FormatError(f"{source}: holds no state of a training run ({error}); resume from a file in a run's checkpoints/") from error
-    algorithm = make_algorithm(describe(config.env, config.policies), config.algo, config.seed)
+    algorithm = make_model(describe(config.env, config.policies), config.algo, config.seed)
     expected = algorithm.size
     if size != expected:
         raise ConfigError(
@@ -70,9 +70,7 @@ def check_same_actors(config: Config, topology: Topology, state: dict[str, Any],
         )
     slots = config.topology.environments_per_actor
     if other := next((own["slots"] for own in saved.values() if own["slots"] != slots), None):
-        raise ConfigError(
-            f"--resume {source}: deterministic: true, but topology.environments_per_actor was {other} and is {slots} now; {remedy}"
-        )
+        raise ConfigError(f"--resume {source}: deterministic: true, but topology.environments_per_actor was {other} and is {slots} now; {remedy}")
 
 
 def check_state(config: Config, state: dict[str, Any], size: int, source: Path) -> None:

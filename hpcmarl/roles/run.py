@@ -31,11 +31,10 @@ from hpcmarl.launch.timelimit import job_end
 from hpcmarl.launch.world import check_world, under_launcher
 from hpcmarl.roles.agreement import told_by_first
 from hpcmarl.roles.base import Context, group_environment
-from hpcmarl.roles.league_rank import LeagueRank
-from hpcmarl.roles.league_start import check_league
 from hpcmarl.roles.logfile import LogFile
 from hpcmarl.roles.opening import OpenedRun, Request, open_run
 from hpcmarl.roles.rank import AbortHook, Rank, serve
+from hpcmarl.types import EnvironmentSpec
 
 logger = logging.getLogger(__name__)
 LEAVING_SECONDS = 20.0  # for the last of the others to be done
@@ -78,10 +77,7 @@ def train_planned(plan: Plan, resume: str | None = None, finish: Finish | None =
     transport = join_world()
     hook = AbortHook(transport)
     try:
-        import torch
-
         config, run_dir = plan(transport)
-        torch.set_num_threads(config.topology.threads)
         context = prepare(transport, config, run_dir, resume, end, accept_changes=accept_changes)
         start_logging(context)
         hook.rank = rank = make_rank(context)
@@ -122,7 +118,11 @@ def train_planned(plan: Plan, resume: str | None = None, finish: Finish | None =
 
 def make_rank(context: Context) -> Rank:
     """This process's part in the run, or in the league."""
-    return Rank(context) if context.config.league is None else LeagueRank(context)
+    if context.config.league is None:
+        return Rank(context)
+    from hpcmarl.roles.league_rank import LeagueRank
+
+    return LeagueRank(context)
 
 
 def _close(hook: AbortHook) -> None:
@@ -150,15 +150,15 @@ def prepare(
         topology = assign_roles(transport.size, hosts, config.topology)
         if problem:
             raise UsageError(problem)
-        check_environments(config)
+        spec = check_environments(config)
         opened.append(open_run(config, request, topology, transport.library))
         tell_run_directory(opened[0].directory, os.environ)
         start = opened[0].start
-        return {"directory": str(opened[0].directory), "start": start.number, "version": start.version, "run": start.run}
+        return {"directory": str(opened[0].directory), "start": start.number, "version": start.version, "run": start.run, "spec": spec.tree()}
 
     found = told_by_first(transport, check_and_open)
     topology: Topology = assign_roles(transport.size, hosts, config.topology)
-    spec = describe(config.env, config.policies)
+    spec = EnvironmentSpec.of_tree(found["spec"])  # ranks that play no environment need not import it
     context = Context(config, topology, transport, Path(found["directory"]), spec, None, end, _processes(transport))
     context = replace(context, start_number=found["start"], start_version=found["version"], run_id=found["run"])
     if not opened:
@@ -190,9 +190,9 @@ def _processes(transport: Transport) -> tuple[tuple[int, int], ...]:
     return () if transport.shares_memory((transport.rank + 1) % transport.size) else tuple((pid, start) for pid, start in everyone)
 
 
-def check_environments(config: Config) -> None:
-    """The environments of all groups must look the same to the policies, and suit the algorithm. Raises ConfigError."""
-    from hpcmarl.algos import make_algorithm
+def check_environments(config: Config) -> EnvironmentSpec:
+    """Return what the environments of all groups look like to the policies. Raises ConfigError where they differ or do not suit the algorithm."""
+    from hpcmarl.algos.design import make_design
 
     spec = describe(config.env, config.policies)
     for group in range(len(config.topology.group_list)):
@@ -205,9 +205,12 @@ def check_environments(config: Config) -> None:
                     "groups may differ in rewards and dynamics only, since they train the same policies"
                 )
     if config.league is not None:
+        from hpcmarl.roles.league_start import check_league
+
         check_league(config, spec)
     else:
-        make_algorithm(spec, config.algo, config.seed)
+        make_design(spec, config.algo)
+    return spec
 
 
 def start_logging(context: Context) -> None:

@@ -137,7 +137,7 @@ class Team:
             self.inner = replace(self.inner, resume=self._resumed())
             self._record_start()
             if self.inner.resume is None and term.start is not None:
-                self.inner = replace(self.inner, start=opponents.pool.parameters(term.start, self.inner.algorithm().size))
+                self.inner = replace(self.inner, start=opponents.pool.parameters(term.start, self.inner.model(drawn=False).size))
         self.rank = Rank(self.inner)
 
     def _resumed(self) -> dict[str, Any] | None:
@@ -146,7 +146,7 @@ class Team:
         if found is None:
             return None
         state, _ = load_checkpoint(found)
-        check_state(self.inner.config, state, self.inner.algorithm().size, found)
+        check_state(self.inner.config, state, self.inner.model(drawn=False).size, found)
         return {**state, "path": str(found)}
 
     def _record_start(self) -> None:

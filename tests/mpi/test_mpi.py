@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from hpcmarl.algos import ALGORITHMS
 from hpcmarl.bench.jobs import Progress
 from tests.support.launch import LIBRARIES, mpi_command, needs_mpich, ranks_take_seconds, run, run_program, run_train
 from tests.support.waiting import wait_until
@@ -119,3 +120,14 @@ def test_mpiexec_ranks_train_and_their_files_verify(library, ranks, config, tmp_
     assert (told["status"], told["ranks"], told["updates"]) == ("finished", ranks, 6)
     assert not job.orphans
     assert run_json("data", "verify", tmp_path / "run")["bad"] == 0
+
+
+def test_learners_alone_load_torch(tmp_path):
+    """Also when the evaluator has played and checkpoints were written."""
+    job = run_program("openmpi", 3, "acts_without_torch.py", str(tmp_path), limit=120)
+    assert job.code == 0, job.text
+    told = [line.split() for line in job.text.splitlines() if "learner=" in line]
+    assert {line[0] for line in told} == set(ALGORITHMS)
+    for _, *ranks in told:
+        assert len(ranks) == 3
+        assert all(rank.endswith("=1" if "learner" in rank else "=0") for rank in ranks), job.text

@@ -18,7 +18,9 @@ from torch import nn
 
 from hpcmarl.algos.actor_critic import Columns
 from hpcmarl.nets.mixers import MonotonicMixer
+from hpcmarl.nets.shapes import MonotonicMixerShape
 from hpcmarl.types import Array
+from tests.support.algorithms import make
 
 
 def estimates() -> Any:
@@ -158,7 +160,7 @@ def mixed(agents: int, state: int, width: int, hyper: int, seed: int) -> tuple[l
         Of each: Q_tot [4, 6], and the gradients of a random weighing of it by the utilities, the states and every weight.
     """
     generator = torch.Generator().manual_seed(seed)
-    ours = MonotonicMixer(agents, state, width, hyper, generator)
+    ours: MonotonicMixer = make(MonotonicMixerShape(agents, state, width, hyper), seed)
     for parameter in ours.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     theirs = monotonic_mixer(ours, state)

@@ -39,7 +39,7 @@ def test_carried_snapshot_starts_a_member_of_a_new_league(league, tmp_path):
     assert result["snapshot"] == "a-000003"
     assert result["difference"] < 1e-5
     assert result["begun"] == []
-    assert "player.0.outputs.layers.0.weight" in result["widened"]
+    assert "player.actor.outputs.layers.0.weight" in result["widened"]
     parameters, attributes = read_snapshot(out)
     assert parameters.size == result["parameters"]
     assert attributes["carried_from"].endswith("/a-000003")

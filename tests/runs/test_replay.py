@@ -28,7 +28,7 @@ def test_exploration_follows_environment_steps_of_all_actors(tmp_path):
         ranks = run_world(3, tmp_path, f"stop.updates={updates}", "algo.epsilon_steps=1000", text=ECHO, resume=resume)
         actors = [rank.roles["actor"] for rank in ranks if "actor" in rank.roles]
         assert len(actors) == 2
-        done = [(1.0 - next(iter(actor.algorithm._policies.values())).chooser.epsilon) / 0.95 * 1000 for actor in actors]
+        done = [(1.0 - next(iter(actor.algorithm.choosers.values())).epsilon) / 0.95 * 1000 for actor in actors]
         steps = summary(tmp_path)["env_steps"]
         assert max(done) <= steps
         assert min(done) > 0.4 * steps

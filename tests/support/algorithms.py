@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from hpcmarl.config import NetworkConfig
+from hpcmarl.nets.build import build
+from hpcmarl.nets.choosers import Chooser, make_chooser
+from hpcmarl.nets.flat import FlatParameters
+from hpcmarl.nets.numpy_policy import NumpyPolicy
+from hpcmarl.nets.parameters import ParameterLayout, aligned_zeros
 from hpcmarl.nets.policy import Policy
-from hpcmarl.types import ActionSpace, EnvironmentSpec, PolicySpec, Rollout
+from hpcmarl.nets.shapes import PolicyShape, Shape
+from hpcmarl.types import ActionSpace, EnvironmentSpec, FloatArray, PolicySpec, Rollout
 from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
 
 TEAM_AND_PREY = make_spec(PolicySpec("team", ("t0", "t1", "t2"), (4,), MULTI_DISCRETE, True), PolicySpec("prey", ("p0",), (2, 3), CONTINUOUS))
@@ -31,9 +38,34 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def bind(modules: Mapping[str, Shape], seed: int = 0) -> tuple[dict[str, Any], FlatParameters]:
+    """Build torch modules of shapes, with initial values drawn from a seed."""
+    layout, built = ParameterLayout(modules), {name: build(shape) for name, shape in modules.items()}
+    vector = aligned_zeros(layout.size)
+    layout.draw(vector, seed)
+    return built, FlatParameters(layout, built, vector)
+
+
+def make(shape: Shape, seed: int = 0) -> Any:
+    """Build one torch module of a shape."""
+    return bind({"network": shape}, seed)[0]["network"]
+
+
+def arrays_of(module: torch.nn.Module) -> dict[str, FloatArray]:
+    """Return a module's parameters and buffers by name, as its twin in numpy reads them."""
+    return {name: part.detach().numpy() for name, part in (*module.named_parameters(), *module.named_buffers())}
+
+
+def acting(policy: Policy, chooser: Chooser | None = None) -> NumpyPolicy:
+    """Return a policy's twin in numpy."""
+    return NumpyPolicy(policy.shape, chooser or make_chooser(policy.shape.action), arrays_of(policy))
+
+
 # --- policies
 
 
 def make_policy(space: ActionSpace, recurrent: bool, hidden: tuple[int, ...] = (8, 8)) -> Policy:
     spec = PolicySpec("p", ("a", "b"), (2, 3), space, bool(space.mask_size))
-    return Policy(spec, NetworkConfig(hidden=hidden, recurrent=recurrent, memory=5), seeded())
+    network = NetworkConfig(hidden=hidden, recurrent=recurrent, memory=5)
+    policy: Policy = make(PolicyShape.of(spec, network, make_chooser(space).raw_size))
+    return policy

@@ -81,7 +81,7 @@ def test_changed_observations_begin_such_critics_anew(critic):
     spec = make_spec(PolicySpec("agent", ("a", "b"), (3,), DISCRETE))
     old, new = make(spec, PPOConfig, critic=critic), make(spec, PPOConfig, critic=critic)
     carried = carry_over(old, new, {"agent": [2, 0, 1]})
-    assert carried.begun == ["agent.1.layers.layers.0.weight"]
+    assert carried.begun == ["agent.critic.layers.layers.0.weight"]
     assert carried.difference < 1e-5
 
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.target import Target
@@ -74,7 +73,7 @@ def test_advantage_is_zero_when_own_actions_are_equivalent():
 
 def test_target_critic_is_copied_every_target_every():
     algorithm = make_algorithm(make_spec(), COMAConfig(target_every=5), 0)
-    target = algorithm._follower
+    target = algorithm.target
     start = algorithm.initial_parameters()
     for version in range(12):
         algorithm.load_parameters(start + version)
@@ -85,14 +84,14 @@ def test_target_critic_is_copied_every_target_every():
     for version in (11, 13, 14, 15):
         other.load_parameters(start + version)
         other.on_version(version)
-        assert other._follower.parameters[0] == (start + (15 if version == 15 else 10))[0]
+        assert other.target.parameters[0] == (start + (15 if version == 15 else 10))[0]
     with pytest.raises(ValueError, match="shape"):
         other.load_state_dict({**algorithm.state_dict(), "target": np.zeros(3, np.float32)})
 
 
 def test_target_critic_follows_at_the_given_rate():
-    spec, networks = make_spec(), make_algorithm(make_spec(), COMAConfig(), 0)
-    target = Target(networks._networks(spec, torch.Generator()).modules, 1, rate=0.5)
+    networks = make_algorithm(make_spec(), COMAConfig(), 0)
+    target = Target(networks.layout, 1, rate=0.5)
     for version, level in enumerate((8.0, 0.0, 4.0)):
         target.on_version(version, np.full(networks.size, level, np.float32))
     assert (target.parameters == 4.0).all()  # 8, then half way to 0, then half way to 4

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcmarl.algos import ALGORITHMS, make_algorithm
+from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.ma_trace import MATrace
 from hpcmarl.config import MATraceConfig, NetworkConfig, ReinforceConfig
 from hpcmarl.config.file import load_config
@@ -263,7 +263,6 @@ def test_gradient_accepts_read_only_rollouts() -> None:
 
 def test_algorithm_properties_and_seeding_match_the_config() -> None:
     spec = make_spec()
-    assert all(algorithm.summary and algorithm.paper for algorithm in ALGORITHMS.values())
     one, same, other = (make_algorithm(spec, MATraceConfig(unroll=7), seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(one.initial_parameters(), same.initial_parameters())
     assert not np.array_equal(one.initial_parameters(), other.initial_parameters())
@@ -284,7 +283,7 @@ def test_segments_split_the_gradient_by_policy() -> None:
     found, statistics = algorithm.gradient(rollouts)
     algorithm.load_parameters(found)
     by_part = {name: max(np.abs(found).max() for found in slopes) for name, slopes in _by_part(algorithm).items()}
-    assert by_part.pop("prey.0") == 0.0  # who does not act gains nothing
+    assert by_part.pop("prey.actor") == 0.0  # who does not act gains nothing
     assert len(by_part) == 3
     assert min(by_part.values()) > 1e-3  # its critic learns what the game is worth all the same
     assert {"entropy", "entropy_team", "entropy_prey"} <= statistics.keys()

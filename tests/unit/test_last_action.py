@@ -9,7 +9,7 @@ from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.batch import join
 from hpcmarl.config import AgentNetworkConfig, IQLConfig, QMIXConfig, VDNConfig
 from hpcmarl.config.file import load_config
-from hpcmarl.nets.policy import last_actions
+from hpcmarl.nets.numpy_policy import last_actions
 from hpcmarl.types import Frame, PolicyFrame
 from tests.support.rollouts import make_spec, random_rollout
 from tests.support.worlds import ECHO

@@ -10,48 +10,66 @@ import torch
 from torch import nn
 
 from hpcmarl.config import NetworkConfig
-from hpcmarl.nets.critic import Critic
 from hpcmarl.nets.flat import FlatParameters
-from hpcmarl.nets.layers import Dense, NumpyDense, NumpyRecurrence
-from hpcmarl.nets.policy import Actor
+from hpcmarl.nets.numpy_layers import NumpyDense, NumpyRecurrence
+from hpcmarl.nets.parameters import ParameterLayout, aligned_zeros
+from hpcmarl.nets.shapes import CriticShape, DenseShape, GRUShape, Shape
 from hpcmarl.types import ActionSpace, PolicyFrame
-from tests.support.algorithms import make_policy, seeded
+from tests.support.algorithms import acting, arrays_of, bind, make, make_policy, seeded
 from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, random_action, random_mask
 
 SPACES = [DISCRETE, MULTI_DISCRETE, CONTINUOUS]
 
 
-def two_modules() -> dict[str, nn.Module]:
-    return {"left": Dense((3, 4, 2), "tanh", seeded(1)), "right": Critic(5, NetworkConfig(hidden=(6,)), seeded(2))}
+TWO: dict[str, Shape] = {"left": DenseShape((3, 4, 2), "tanh"), "right": CriticShape(5, NetworkConfig(hidden=(6,)))}
 
 
 # --- the flat vector
 
 
 def test_flat_vector_holds_all_parameters_in_order() -> None:
-    modules = two_modules()
-    before = torch.cat([parameter.detach().reshape(-1).clone() for module in modules.values() for parameter in module.parameters()]).numpy()
-    flat = FlatParameters(modules)
-    assert flat.size == 16 + 10 + 36 + 7
-    assert flat.segments == {"left": slice(0, 26), "right": slice(26, 69)}
-    np.testing.assert_array_equal(flat.vector, before)
+    modules, flat = bind(TWO)
+    layout = ParameterLayout(TWO)
+    assert layout.size == 16 + 10 + 36 + 7
+    assert layout.segments == {"left": slice(0, 26), "right": slice(26, 69)}
+    parameters = torch.cat([parameter.detach().reshape(-1) for module in modules.values() for parameter in module.parameters()]).numpy()
+    np.testing.assert_array_equal(flat.vector, parameters)
+    assert flat.vector.any()
+
+
+def test_modules_of_another_description_are_refused() -> None:
+    layout = ParameterLayout({"left": DenseShape((3, 5, 2), "tanh")})
+    with pytest.raises(ValueError, match="description"):
+        FlatParameters(layout, {"left": bind(TWO)[0]["left"]}, aligned_zeros(layout.size))
+
+
+def test_initial_values_depend_on_the_seed_alone() -> None:
+    layout = ParameterLayout(TWO)
+    drawn = [aligned_zeros(layout.size) for _ in range(3)]
+    for vector, seed in zip(drawn, (1, 1, 2), strict=True):
+        layout.draw(vector, seed)
+        assert vector.ctypes.data % 64 == 0
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+    first = layout.named(drawn[0])["left.layers.0.weight"]  # [4, 3]: orthogonal columns of the gain's length
+    np.testing.assert_allclose(first.T @ first, (5 / 3) ** 2 * np.eye(3), atol=1e-5)
 
 
 def test_loading_changes_the_modules_and_they_stay_views() -> None:
-    modules = two_modules()
-    flat = FlatParameters(modules)
-    flat.load(np.arange(flat.size, dtype=np.float32))
+    modules, flat = bind(TWO)
+    segments = ParameterLayout(TWO).segments
+    flat.load(np.arange(69, dtype=np.float32))
     assert modules["left"].layers[0].weight[0].tolist() == [0.0, 1.0, 2.0]
     modules["left"].load_state_dict({key: torch.full_like(value, 7.0) for key, value in modules["left"].state_dict().items()})
-    assert (flat.vector[flat.segments["left"]] == 7.0).all()
-    assert (flat.vector[flat.segments["right"]] != 7.0).all()
+    assert (flat.vector[segments["left"]] == 7.0).all()
+    assert (flat.vector[segments["right"]] != 7.0).all()
     with pytest.raises(ValueError, match="69"):
         flat.load(np.zeros(3, np.float32))
 
 
 def test_gradients_accumulate_in_the_flat_gradient() -> None:
-    modules = two_modules()
-    flat = FlatParameters(modules)
+    modules, flat = bind(TWO)
+    segments = ParameterLayout(TWO).segments
     for _ in range(2):
         modules["left"](torch.ones(5, 3)).sum().backward()
     twice = flat.gradient.copy()
@@ -60,8 +78,8 @@ def test_gradients_accumulate_in_the_flat_gradient() -> None:
     assert not flat.gradient.any()
     modules["left"](torch.ones(5, 3)).sum().backward()
     np.testing.assert_allclose(2 * flat.gradient, twice, rtol=1e-5)
-    assert not flat.gradient[flat.segments["right"]].any()
-    assert flat.gradient[flat.segments["left"]].any()
+    assert not flat.gradient[segments["right"]].any()
+    assert flat.gradient[segments["left"]].any()
 
 
 # --- dense layers
@@ -70,7 +88,8 @@ def test_gradients_accumulate_in_the_flat_gradient() -> None:
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("activate_last", [False, True])
 def test_dense_equals_torch_and_numpy(activation: str, activate_last: bool) -> None:
-    dense = Dense((6, 9, 7, 4), activation, seeded(), activate_last=activate_last)
+    shape = DenseShape((6, 9, 7, 4), activation, activate_last=activate_last)
+    dense = make(shape)
     for layer in dense.layers:
         nn.init.normal_(layer.bias, generator=seeded(3))
     stages: list[nn.Module] = []
@@ -84,19 +103,19 @@ def test_dense_equals_torch_and_numpy(activation: str, activate_last: bool) -> N
     assert torch.allclose(dense(inputs), twin(inputs), atol=1e-6)
     for left, right in zip(found, wanted, strict=True):
         assert torch.allclose(left, right, atol=1e-5)
-    numpy_outputs = NumpyDense(dense)(inputs.detach().numpy().reshape(-1, 6))
+    numpy_outputs = NumpyDense(shape, arrays_of(dense))(inputs.detach().numpy().reshape(-1, 6))
     np.testing.assert_allclose(numpy_outputs, dense(inputs).detach().numpy().reshape(-1, 4), atol=1e-5)
 
 
 def test_dense_without_layers_is_the_identity() -> None:
     inputs = torch.ones(2, 3)
-    assert Dense((3,), "tanh", seeded(), activate_last=True)(inputs) is inputs
+    assert make(DenseShape((3,), "tanh", activate_last=True))(inputs) is inputs
 
 
 def test_numpy_recurrence_equals_torch() -> None:
     cell = nn.GRUCell(5, 4)
     inputs, memory = torch.randn(7, 5, generator=seeded(1)) * 3, torch.randn(7, 4, generator=seeded(2))
-    found = NumpyRecurrence(cell)(inputs.numpy(), memory.numpy())
+    found = NumpyRecurrence(GRUShape(5, 4), arrays_of(cell))(inputs.numpy(), memory.numpy())
     np.testing.assert_allclose(found, cell(inputs, memory).detach().numpy(), atol=1e-5)
 
 
@@ -106,11 +125,10 @@ def test_first_policy_is_nearly_uniform_and_seeded(space: ActionSpace, recurrent
     policy, again = make_policy(space, recurrent), make_policy(space, recurrent)
     for left, right in zip(policy.parameters(), again.parameters(), strict=True):
         assert torch.equal(left, right)
-    FlatParameters({"p": policy})
     if space.kind != "continuous":
         frame = PolicyFrame(np.ones((3, 2, 2, 3), np.float32), np.ones((3, 2), bool))
         memory = np.zeros((3, 2, 5), np.float32) if recurrent else None
-        decision = Actor(policy).act(frame, np.zeros(3, bool), memory, np.random.default_rng(0), False)
+        decision = acting(policy).act(frame, np.zeros(3, bool), memory, np.random.default_rng(0), False)
         np.testing.assert_allclose(decision.logp, -math.log(math.prod(space.sizes)), atol=0.1)
 
 
@@ -118,9 +136,9 @@ def test_first_policy_is_nearly_uniform_and_seeded(space: ActionSpace, recurrent
 def test_recurrent_unroll_equals_acting_step_by_step(hidden: tuple[int, ...]) -> None:
     generator = np.random.default_rng(1)
     policy = make_policy(MULTI_DISCRETE, True, hidden)
-    flat = FlatParameters({"p": policy})
-    flat.load(generator.standard_normal(flat.size).astype(np.float32))
-    actor = Actor(policy)
+    for parameter in policy.parameters():
+        parameter.data.copy_(torch.from_numpy(generator.standard_normal(parameter.shape).astype(np.float32)))
+    actor = acting(policy)
     steps, slots = 9, 4
     obs = generator.standard_normal((steps, slots, 2, 2, 3)).astype(np.float32)
     alive, starts = generator.random((steps, slots, 2)) < 0.6, generator.random((steps, slots)) < 0.3
@@ -146,9 +164,8 @@ def test_recurrent_unroll_equals_acting_step_by_step(hidden: tuple[int, ...]) ->
 def test_dead_agents_get_zero_actions_and_logp() -> None:
     for space in SPACES:
         policy = make_policy(space, False)
-        FlatParameters({"p": policy})
         alive = np.array([[True, False]])
-        decision = Actor(policy).act(PolicyFrame(np.ones((1, 2, 2, 3), np.float32), alive), np.zeros(1, bool), None, np.random.default_rng(3), False)
+        decision = acting(policy).act(PolicyFrame(np.ones((1, 2, 2, 3), np.float32), alive), np.zeros(1, bool), None, np.random.default_rng(3), False)
         assert decision.action.shape == (1, 2, *space.shape)
         assert not np.any(decision.action[0, 1])
         assert decision.logp[0, 1] == 0

@@ -6,7 +6,8 @@ import torch
 
 from hpcmarl.algos import make_algorithm
 from hpcmarl.config import AgentNetworkConfig, IQLConfig, QMIXConfig, SgdConfig, SparseConfig, VDNConfig
-from hpcmarl.nets.dueling import dueling_values, numpy_dueling_values
+from hpcmarl.nets.dueling import dueling_values
+from hpcmarl.nets.numpy_layers import numpy_dueling_values
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.sparse import SparseTopology
 from hpcmarl.types import Frame, PolicyFrame

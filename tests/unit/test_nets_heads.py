@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcmarl.errors import UsageError
+from hpcmarl.nets.choosers import make_chooser
 from hpcmarl.nets.heads import make_head
 from hpcmarl.types import ActionSpace
 from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, random_mask
@@ -20,16 +21,16 @@ SPACES = [DISCRETE, MULTI_DISCRETE, CONTINUOUS]
 
 def random_rows(space: ActionSpace, seed: int, rows: int, masked: bool) -> tuple[np.ndarray, np.ndarray | None]:
     generator = np.random.default_rng(seed)
-    raw = (2 * generator.standard_normal((rows, make_head(space).raw_size))).astype(np.float32)
+    raw = (2 * generator.standard_normal((rows, make_chooser(space).raw_size))).astype(np.float32)
     return raw, random_mask(space, (rows,), generator) if masked and space.mask_size else None
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from(SPACES), st.integers(0, 2**31), st.booleans(), st.booleans())
 def test_sampled_logp_equals_evaluated_logp(space: ActionSpace, seed: int, masked: bool, greedy: bool) -> None:
-    head = make_head(space)
+    head, chooser = make_head(space), make_chooser(space)
     raw, mask = random_rows(space, seed, 40, masked)
-    action, logp = head.mode(raw, mask) if greedy else head.sample(raw, mask, np.random.default_rng(seed))
+    action, logp = chooser.mode(raw, mask) if greedy else chooser.sample(raw, mask, np.random.default_rng(seed))
     again, entropy = head.evaluate(torch.from_numpy(raw), torch.from_numpy(action), None if mask is None else torch.from_numpy(mask))
     assert action.shape == (40, *space.shape)
     assert action.dtype == space.dtype
@@ -42,11 +43,11 @@ def test_sampled_logp_equals_evaluated_logp(space: ActionSpace, seed: int, maske
 @given(st.sampled_from([DISCRETE, MULTI_DISCRETE]), st.integers(0, 2**31), st.booleans())
 def test_unavailable_actions_are_never_taken(space: ActionSpace, seed: int, greedy: bool) -> None:
     """Even where the logits of the available ones are far below all others."""
-    head = make_head(space)
+    chooser = make_chooser(space)
     raw, mask = random_rows(space, seed, 60, True)
     assert mask is not None
     raw = np.where(mask, raw - 300.0, raw + 300.0).astype(np.float32)
-    action, logp = head.mode(raw, mask) if greedy else head.sample(raw, mask, np.random.default_rng(seed))
+    action, logp = chooser.mode(raw, mask) if greedy else chooser.sample(raw, mask, np.random.default_rng(seed))
     start = 0
     for component, size in enumerate(space.sizes):
         taken = action if space.kind == "discrete" else action[:, component]
@@ -65,16 +66,16 @@ class ZeroNoise:
 
 def test_zero_noise_takes_an_available_action() -> None:
     mask = np.array([[False, False, True, True, False]])
-    action, _ = make_head(DISCRETE).sample(np.zeros((1, 5), np.float32), mask, ZeroNoise())  # type: ignore[arg-type]
+    action, _ = make_chooser(DISCRETE).sample(np.zeros((1, 5), np.float32), mask, ZeroNoise())  # type: ignore[arg-type]
     assert action[0] in (2, 3)
 
 
 @pytest.mark.parametrize("space", [DISCRETE, MULTI_DISCRETE])
 def test_sampled_frequencies_match_the_softmax(space: ActionSpace) -> None:
-    head = make_head(space)
+    chooser = make_chooser(space)
     raw, mask = random_rows(space, 5, 1, True)
     assert mask is not None
-    action, _ = head.sample(np.repeat(raw, 40_000, 0), np.repeat(mask, 40_000, 0), np.random.default_rng(0))
+    action, _ = chooser.sample(np.repeat(raw, 40_000, 0), np.repeat(mask, 40_000, 0), np.random.default_rng(0))
     first = action if space.kind == "discrete" else action[:, 0]
     logits = np.where(mask[0], raw[0], -np.inf)[: space.sizes[0]]
     wanted = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
@@ -116,9 +117,9 @@ def test_continuous_density_integrates_to_one() -> None:
 
 
 def test_saturated_continuous_policies_stay_finite() -> None:
-    head = make_head(CONTINUOUS)
+    head, chooser = make_head(CONTINUOUS), make_chooser(CONTINUOUS)
     raw = np.array([[50.0, -50.0, -40.0, 40.0]] * 500, np.float32)
-    action, logp = head.sample(raw, None, np.random.default_rng(0))
+    action, logp = chooser.sample(raw, None, np.random.default_rng(0))
     assert (action >= np.array(CONTINUOUS.low)).all()
     assert (action <= np.array(CONTINUOUS.high)).all()
     assert np.isfinite(logp).all()
@@ -131,7 +132,7 @@ def test_saturated_continuous_policies_stay_finite() -> None:
 
 def test_continuous_entropy_gradient_equals_finite_differences() -> None:
     """The pathwise slope of the estimate, averaged over draws, against finite differences of the averaged estimate itself."""
-    head = make_head(ActionSpace("continuous", (1,), (-1.0,), (1.0,)))
+    head, chooser = make_head(ActionSpace("continuous", (1,), (-1.0,), (1.0,))), make_chooser(ActionSpace("continuous", (1,), (-1.0,), (1.0,)))
 
     def entropy(mean: float, shift: float) -> float:
         grid = np.linspace(-1, 1, 20_001)[1:-1]
@@ -141,7 +142,7 @@ def test_continuous_entropy_gradient_equals_finite_differences() -> None:
 
     leaf = torch.tensor([[0.5, 0.2]], requires_grad=True)
     raw = np.repeat(leaf.detach().numpy(), 100_000, 0)
-    action, _ = head.sample(raw, None, np.random.default_rng(0))
+    action, _ = chooser.sample(raw, None, np.random.default_rng(0))
     head.evaluate(leaf.expand(100_000, 2), torch.from_numpy(action), None)[1].mean().backward()
     assert leaf.grad is not None
     wanted = [(entropy(0.51, 0.2) - entropy(0.49, 0.2)) / 0.02, (entropy(0.5, 0.21) - entropy(0.5, 0.19)) / 0.02]

@@ -3,7 +3,9 @@
 import numpy as np
 import torch
 
-from hpcmarl.nets.mixers import MonotonicMixer, SumMixer, UnrestrictedMixer
+from hpcmarl.nets.mixers import SumMixer
+from hpcmarl.nets.shapes import MonotonicMixerShape, UnrestrictedMixerShape
+from tests.support.algorithms import make
 
 
 def generator(seed=0):
@@ -21,7 +23,7 @@ def two_layers(dense, x):
 
 
 def test_monotonic_mixer_equals_the_qmix_equation():
-    mixer, agents, width = MonotonicMixer(3, 5, 4, 6, generator()), 3, 4
+    mixer, agents, width = make(MonotonicMixerShape(3, 5, 4, 6)), 3, 4
     state, utilities = torch.randn(2, 5, generator=generator(1)), torch.randn(2, 7, 3, generator=generator(2))
     found = mixer(utilities, state)
     assert found.shape == (2, 7)
@@ -38,13 +40,13 @@ def test_monotonic_mixer_equals_the_qmix_equation():
 def test_tanh_mixer_weights_are_bounded_in_the_state():
     near = torch.randn(6, 5, generator=generator(1))
     for activation, bounded in (("relu", False), ("tanh", True)):
-        mixer = MonotonicMixer(3, 5, 4, 6, generator(), activation)
+        mixer = make(MonotonicMixerShape(3, 5, 4, 6, activation))
         sizes = [float(mixer.first(near * far).detach().abs().max()) for far in (10.0, 1e6)]
         assert (sizes[1] < 2 * sizes[0]) == bounded
 
 
 def test_monotonic_mixer_gradients_are_non_negative():
-    mixer = MonotonicMixer(4, 6, 8, 8, generator(3))
+    mixer = make(MonotonicMixerShape(4, 6, 8, 8), 3)
     state = torch.randn(50, 6, generator=generator(4))
     utilities = torch.randn(50, 1, 4, generator=generator(5), requires_grad=True)
     mixer(utilities, state).sum().backward()
@@ -53,7 +55,7 @@ def test_monotonic_mixer_gradients_are_non_negative():
 
 
 def test_unrestricted_mixer_may_have_negative_gradients():
-    mixer = UnrestrictedMixer(4, 6, 8, generator(3))
+    mixer = make(UnrestrictedMixerShape(4, 6, 8), 3)
     state, utilities = torch.randn(9, 6, generator=generator(4)), torch.randn(9, 3, 4, generator=generator(5), requires_grad=True)
     values = mixer(utilities, state)
     for row, joint in ((0, 0), (8, 2)):

@@ -10,11 +10,9 @@ from hypothesis import strategies as st
 from hpcmarl.algos import make_algorithm
 from hpcmarl.config import acting_form
 from hpcmarl.config.file import load_config
-from hpcmarl.nets.flat import FlatParameters
-from hpcmarl.nets.policy import Actor
 from hpcmarl.nets.sparse import SparseWeight
 from hpcmarl.types import Frame, PolicyFrame
-from tests.support.algorithms import make_policy
+from tests.support.algorithms import acting, bind, make_policy
 from tests.support.rollouts import DISCRETE, make_spec
 from tests.support.worlds import ECHO
 
@@ -91,16 +89,15 @@ def test_faster_form_is_remeasured_only_for_new_shapes(product_timing):
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_sparse_actor_equals_the_dense_actor(recurrent):
     generator = np.random.default_rng(3)
-    policy = make_policy(DISCRETE, recurrent)
-    flat = FlatParameters({"p": policy})
-    dense, other = Actor(policy), Actor(policy)
+    modules, flat = bind({"p": make_policy(DISCRETE, recurrent).shape})
+    dense, other = acting(modules["p"]), acting(modules["p"])
     other.become_sparse(measured=False)
     assert len(other.sparse) == (5 if recurrent else 3)
     frame = PolicyFrame(generator.standard_normal((3, 2, 2, 3)).astype(np.float32), np.array([[True, False], [True, True], [True, True]]))
     memory = generator.standard_normal((3, 2, 5)).astype(np.float32) if recurrent else None
     starts = np.array([False, True, False])
     for density in (0.2, 0.2, 0.6):
-        flat.load(sparse_matrix(generator, 1, flat.size, density)[0])
+        flat.load(sparse_matrix(generator, 1, len(flat.vector), density)[0])
         other.refresh()
         wanted, found = (actor.act(frame, starts, memory, np.random.default_rng(1), False) for actor in (dense, other))
         np.testing.assert_array_equal(found.action, wanted.action)

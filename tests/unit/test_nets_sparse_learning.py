@@ -8,9 +8,8 @@ from hpcmarl.algos import make_algorithm
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError
 from hpcmarl.nets import sparse_learning
-from hpcmarl.nets.flat import FlatParameters
 from hpcmarl.nets.sparse_learning import Pattern, SparseMatrix
-from tests.support.algorithms import make_policy
+from tests.support.algorithms import bind, make_policy
 from tests.support.rollouts import DISCRETE, make_spec, random_rollout
 from tests.support.worlds import ECHO
 
@@ -37,14 +36,14 @@ def test_sparse_products_and_gradients_equal_dense_ones(rows, density, monkeypat
 
 def test_sparse_unroll_equals_the_dense_unroll():
     generator = np.random.default_rng(2)
-    policy = make_policy(DISCRETE, True)
-    flat = FlatParameters({"p": policy})
-    mask = np.ones(flat.size, bool)
+    modules, flat = bind({"p": make_policy(DISCRETE, True).shape})
+    policy = modules["p"]
+    mask = np.ones(len(flat.vector), bool)
     for weight in (policy.cell.weight_ih, policy.cell.weight_hh):
         place = flat.place_of(weight)
         mask[place] = generator.random(place.stop - place.start) < 0.3
         assert np.shares_memory(flat.vector[place], weight.detach().numpy())
-    flat.load((generator.standard_normal(flat.size) * mask).astype(np.float32))
+    flat.load((generator.standard_normal(len(flat.vector)) * mask).astype(np.float32))
     obs = torch.from_numpy(generator.standard_normal((6, 3, 2, 6)).astype(np.float32))
     alive, starts = (torch.from_numpy(generator.random(shape) < 0.6) for shape in ((6, 3, 2), (6, 3)))
     memory, results = torch.from_numpy(generator.standard_normal((3, 2, 5)).astype(np.float32)), []

@@ -19,12 +19,12 @@ from hpcmarl.config import (
     VDNConfig,
     WQMIXConfig,
 )
-from hpcmarl.nets.flat import FlatParameters
-from hpcmarl.nets.moments import Moments, NumpyMoments
+from hpcmarl.nets.numpy_layers import NumpyMoments
+from hpcmarl.nets.shapes import MomentsShape
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.base import Averages
 from hpcmarl.types import Part
-from tests.support.algorithms import TEAM_AND_PREY, rollouts_of
+from tests.support.algorithms import TEAM_AND_PREY, arrays_of, bind, rollouts_of
 from tests.support.rollouts import make_spec, random_rollout
 
 
@@ -34,8 +34,8 @@ def of(rows):
 
 
 def bound(size):
-    moments = Moments(size)
-    return moments, FlatParameters({"network": moments})
+    modules, flat = bind({"network": MomentsShape(size)})
+    return modules["network"], flat
 
 
 def test_features_are_normalised_by_mean_and_deviation():
@@ -47,8 +47,8 @@ def test_features_are_normalised_by_mean_and_deviation():
     flat.load(of(rows))
     wanted = (rows[:5] - rows.mean(0)) / rows.std(0)
     np.testing.assert_allclose(moments(seen), wanted, rtol=1e-3)
-    np.testing.assert_allclose(NumpyMoments(moments)(rows[:5]), moments(seen), rtol=1e-6)
-    np.testing.assert_array_equal(NumpyMoments(moments)(rows[:5] + 1e9), np.full((5, 3), 10.0))
+    np.testing.assert_allclose(NumpyMoments(arrays_of(moments))(rows[:5]), moments(seen), rtol=1e-6)
+    np.testing.assert_array_equal(NumpyMoments(arrays_of(moments))(rows[:5] + 1e9), np.full((5, 3), 10.0))
     np.testing.assert_array_equal(seen, rows[:5])
 
 
@@ -233,5 +233,5 @@ def test_normalised_gradients_are_additive_over_rollouts(recurrent):
     algorithm.load_parameters(vector)
     for name, policy in algorithm._policies.items():
         obs = rollouts[0].policies[name].obs[:1, :, :1].reshape(-1, spec.policy(name).observation_size)
-        np.testing.assert_allclose(NumpyMoments(policy.moments)(obs), policy.moments(torch.from_numpy(obs)), rtol=1e-5)
-        assert np.abs(NumpyMoments(policy.moments)(obs) - obs).max() > 0.01
+        np.testing.assert_allclose(NumpyMoments(arrays_of(policy.moments))(obs), policy.moments(torch.from_numpy(obs)), rtol=1e-5)
+        assert np.abs(NumpyMoments(arrays_of(policy.moments))(obs) - obs).max() > 0.01

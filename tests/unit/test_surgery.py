@@ -96,7 +96,7 @@ def test_carried_critic_ignores_new_features():
     old, new = make(spec(4), "algo.critic=obs", seed=1), make(spec(6), "algo.critic=obs", seed=2)
     features = [NEW, 2, 0, NEW, 3, 1]
     carry_over(old, new, {"walkers": features})
-    before, after = (next(a for n, a in algorithm.named_parameters().items() if n == "walkers.1.layers.layers.0.weight") for algorithm in (old, new))
+    before, after = (algorithm.named_parameters()["walkers.critic.layers.layers.0.weight"] for algorithm in (old, new))
     seen = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
     widened = np.random.default_rng(1).standard_normal((2, 6)).astype(np.float32)
     for place, feature in enumerate(features):
@@ -108,8 +108,8 @@ def test_carried_critic_ignores_new_features():
 def test_only_the_changed_policy_requires_features():
     old, new = make(spec(4, 3), "algo.critic=obs", seed=1), make(spec(5, 3), "algo.critic=obs", seed=2)
     carried = carry_over(old, new, {"walkers": [0, 1, 2, 3, NEW]})
-    assert {name.rpartition(".layers.")[0] for name in carried.begun} == {"walkers.1.layers", "runners.1.layers"}
-    assert carried.widened == ["walkers.0.outputs.layers.0.weight"]
+    assert {name.rpartition(".layers.")[0] for name in carried.begun} == {"walkers.critic.layers", "runners.critic.layers"}
+    assert carried.widened == ["walkers.actor.outputs.layers.0.weight"]
 
 
 def test_mixer_of_the_state_is_carried_over_unchanged():

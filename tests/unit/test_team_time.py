@@ -15,7 +15,7 @@ from tests.support.rollouts import make_spec, written_rollout
 DISCOUNT = 0.9
 ACTIONS = 3
 CENTRAL = [(MATraceConfig, "obs"), (MATraceConfig, "full"), (PPOConfig, "full"), (PPOConfig, "obs")]
-OUTPUTS, CRITIC = "0.outputs.layers.0.weight", "1.layers.layers.0.weight"
+OUTPUTS, CRITIC = "actor.outputs.layers.0.weight", "critic.layers.layers.0.weight"
 
 
 def returns(steps, reward=1.0, last=0.0):

@@ -1,0 +1,59 @@
+"""Torch modules from the descriptions of networks (shapes.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpcmarl.nets.critic import Critic
+from hpcmarl.nets.layers import Dense, gru_cell
+from hpcmarl.nets.mixers import MonotonicMixer, SumMixer, UnrestrictedMixer
+from hpcmarl.nets.moments import Moments
+from hpcmarl.nets.policy import Policy
+from hpcmarl.nets.shapes import (
+    ConstantShape,
+    CriticShape,
+    DenseShape,
+    GroupShape,
+    GRUShape,
+    MomentsShape,
+    MonotonicMixerShape,
+    PolicyShape,
+    Shape,
+    SumMixerShape,
+    UnrestrictedMixerShape,
+)
+
+
+class Constant(nn.Module):
+    """One trained number under a name."""
+
+    def __init__(self, shape: ConstantShape) -> None:
+        super().__init__()
+        self.register_parameter(shape.name, nn.Parameter(torch.full((1,), shape.initial)))
+
+
+def _group(shape: GroupShape) -> nn.Module:
+    return nn.ModuleDict({name: build(part) for name, part in shape.parts.items()})
+
+
+BUILDERS: dict[type[Shape], Callable[[Any], nn.Module]] = {
+    ConstantShape: Constant,
+    CriticShape: Critic,
+    DenseShape: Dense,
+    GroupShape: _group,
+    GRUShape: gru_cell,
+    MomentsShape: Moments,
+    MonotonicMixerShape: MonotonicMixer,
+    PolicyShape: Policy,
+    SumMixerShape: lambda _: SumMixer(),
+    UnrestrictedMixerShape: UnrestrictedMixer,
+}
+
+
+def build(shape: Shape) -> nn.Module:
+    """Return the module that a shape describes; flat.FlatParameters gives it its weights."""
+    return BUILDERS[type(shape)](shape)

@@ -1,0 +1,152 @@
+"""A policy's network in numpy, for acting: the function of policy.Policy on the same parameter vector, without torch.
+
+Agents that do not act in a row keep their memory; an episode's first row starts from zero memory.
+
+The last action, where a policy sees it, is part of what acting remembers: the memory [E, N, H + A] of a slot is the GRU's, then the one-hot of
+the agent's latest action. So whoever keeps the memory of a slot keeps its last actions too, and an episode begins without one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hpcmarl.nets.choosers import Chooser
+from hpcmarl.nets.numpy_layers import Arrays, NumpyDense, NumpyMoments, NumpyRecurrence, numpy_dueling_values
+from hpcmarl.nets.shapes import PolicyShape
+from hpcmarl.nets.sparse import SparseWeight
+from hpcmarl.types import Array, BoolArray, Decision, FloatArray, PolicyFrame
+
+
+class NumpyPolicy:
+    """Chooses actions with the present parameters of a policy's network, in numpy.
+
+    Attributes:
+        chooser: How actions follow from raw outputs.
+        inputs: D.
+        sparse: The matrices, where they are sparse.
+    """
+
+    def __init__(self, shape: PolicyShape, chooser: Chooser, arrays: Arrays) -> None:
+        """arrays: views of the vector of parameters, by their names in the network."""
+        self.chooser = chooser
+        self.inputs = shape.inputs
+        self._width, self._actions = shape.width, shape.actions
+        self._agents, self._agent_id = shape.agents, shape.agent_id
+        self._normalised = None if shape.moments is None else NumpyMoments(_within("moments", arrays))
+        self._body = None if shape.body is None else NumpyDense(shape.body, _within("body", arrays))
+        self._recurrence = None if shape.cell is None else NumpyRecurrence(shape.cell, _within("cell", arrays))
+        self._outputs = NumpyDense(shape.outputs, _within("outputs", arrays))
+        self._value = None if shape.value is None else NumpyDense(shape.value, _within("value", arrays))
+        self.sparse: list[SparseWeight] = []
+
+    def become_sparse(self, *, measured: bool) -> None:
+        """Multiply by the weights that are there only; measured: where that is the quicker way. Once; `refresh` after every change of parameters."""
+        parts = (self._body, self._recurrence, self._outputs, self._value)
+        self.sparse = [weight for part in parts if part is not None for weight in part.become_sparse(measured=measured)]
+
+    def refresh(self) -> None:
+        """The parameters have changed."""
+        for weight in self.sparse:
+            weight.refresh()
+
+    def act(self, frame: PolicyFrame, starts: BoolArray, memory: FloatArray | None, generator: np.random.Generator, greedy: bool) -> Decision:
+        """One batched step for E slots of N agents; arrays as in types.PolicyFrame and types.Decision. Changes nothing passed in.
+
+        Agents that are not alive get action 0 and logp 0.
+        """
+        slots, agents = frame.alive.shape
+        rows = slots * agents
+        seen = frame.obs.reshape(slots, agents, -1)
+        before, last = self._remembered(memory, starts)
+        if last is not None:
+            seen = np.concatenate([seen, last], -1)
+        if self._agent_id:
+            seen = numbered(seen)
+        mask = None if frame.action_mask is None else frame.action_mask.reshape(rows, -1)
+        raw, hidden = self.raw(seen.reshape(rows, -1), None if before is None else before.reshape(rows, -1), frame.alive.reshape(rows, 1), mask)
+        action, logp = self.chooser.mode(raw, mask) if greedy else self.chooser.sample(raw, mask, generator)
+        if not frame.alive.all():
+            dead = ~frame.alive.reshape(rows)
+            action[dead] = 0
+            logp[dead] = 0
+        chosen = action.reshape(slots, agents, *action.shape[1:])
+        after = None if hidden is None else hidden.reshape(slots, agents, -1)
+        if last is not None:
+            now = np.where(frame.alive[..., None], np.eye(self._actions, dtype=np.float32)[chosen], last)
+            after = now if after is None else np.concatenate([after, now], -1)
+        return Decision(chosen, logp.reshape(slots, agents), after)
+
+    def _remembered(self, memory: FloatArray | None, starts: BoolArray) -> tuple[FloatArray | None, FloatArray | None]:
+        """The GRU's memory [E, N, H] and the last actions [E, N, A] before a step, zero where an episode starts [E]; None for what there is not."""
+        if not self._width + self._actions:
+            return None, None
+        assert memory is not None
+        kept = memory * ~starts[:, None, None]
+        return (kept[..., : self._width] if self._width else None), (kept[..., self._width :] if self._actions else None)
+
+    def raw(
+        self, obs: FloatArray, before: FloatArray | None = None, alive: BoolArray | None = None, mask: BoolArray | None = None
+    ) -> tuple[FloatArray, FloatArray | None]:
+        """What the network gives for inputs [n, D], [n, K], and the GRU's memory [n, H] after them; before: the memory (None: zeros), which those
+        keep who are not alive [n, 1] (None: all are). mask [n, A]: allowed actions, for dueling heads (None: all)."""
+        seen = self._seen(obs)
+        hidden = seen if self._body is None else self._body(seen)
+        if self._recurrence is None:
+            return self._heads(hidden, mask), None
+        if before is None:
+            before = np.zeros((len(obs), self._width), np.float32)
+        hidden = self._recurrence(hidden, before)
+        if alive is not None:
+            hidden = np.where(alive, hidden, before)
+        return self._heads(hidden, mask), hidden
+
+    def _heads(self, hidden: FloatArray, mask: BoolArray | None) -> FloatArray:
+        raw = self._outputs(hidden)
+        return raw if self._value is None else numpy_dueling_values(raw, self._value(hidden), mask)
+
+    def chances(self, obs: FloatArray, mask: BoolArray | None, agent: int) -> FloatArray:
+        """How likely each action is drawn, [n, A], for observations [n, *shape] of one agent and masks [n, A]. Raises TypeError where policies
+        are recurrent or see their last action, whose chances depend on more than an observation, or actions are not discrete."""
+        if self._recurrence is not None:
+            raise TypeError("a recurrent policy acts by its memory, not by one observation")
+        if self._actions:
+            raise TypeError("a policy that sees its last action does not act by one observation")
+        inputs = obs.reshape(len(obs), -1)
+        if self._agent_id:
+            inputs = numbered(np.repeat(inputs[:, None], self._agents, 1))[:, agent]
+        return self.chooser.chances(self.raw(inputs, mask=mask)[0], mask)
+
+    def _seen(self, obs: FloatArray) -> FloatArray:
+        return obs if self._normalised is None else self._normalised(obs)
+
+
+def numbered(obs: Array) -> FloatArray:
+    """Observations [..., N, D] of a policy's agents with their one-hot numbers behind them: [..., N, D + N]."""
+    agents = obs.shape[-2]
+    number = np.broadcast_to(np.eye(agents, dtype=np.float32), (*obs.shape[:-1], agents))
+    return np.concatenate([obs, number], -1)
+
+
+def last_actions(action: Array, acts: BoolArray, actions: int) -> FloatArray:
+    """What each agent did last before each row of an episode.
+
+    Args:
+        action: Actions, shape [T, ..., N] int64.
+        acts: Where an agent takes one, shape [T, ..., N].
+        actions: How many there are, A.
+
+    Returns:
+        One-hot actions, shape [T + 1, ..., N, A]; zero where the agent has not acted yet. An agent that does not act keeps its last one.
+    """
+    steps = len(action)
+    rows = np.arange(steps).reshape(-1, *[1] * (action.ndim - 1))
+    latest = np.maximum.accumulate(np.where(acts, rows, -1), 0)  # row of the latest action up to this one
+    chosen = np.take_along_axis(action, np.maximum(latest, 0), 0)
+    seen = np.zeros((steps + 1, *action.shape[1:], actions), np.float32)
+    seen[1:] = np.eye(actions, dtype=np.float32)[chosen] * (latest >= 0)[..., None]
+    return seen
+
+
+def _within(part: str, arrays: Arrays) -> dict[str, FloatArray]:
+    """The arrays of a part, by their names in it."""
+    return {name.removeprefix(f"{part}."): array for name, array in arrays.items() if name.startswith(f"{part}.")}
