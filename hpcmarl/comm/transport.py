@@ -5,6 +5,7 @@ Knows message kinds and headers, not their payloads.
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -234,7 +235,7 @@ class Backoff:
     """Sleep between unsuccessful polls: not at all for the first few, then longer and longer up to `longest` seconds.
 
     A nap is at most a tenth of the wait so far (2 ms are always allowed), so that a message is late by little compared with the
-    time it took to come, and a rank that waits long leaves its core to others."""
+    time it took to come, and a rank that waits long leaves its core to others. No nap lasts past a moment that is known beforehand."""
 
     def __init__(self, shortest: float = 50e-6, longest: float = 10e-3, spins: int = 3) -> None:
         self.shortest, self.longest, self.spins = shortest, longest, spins
@@ -244,11 +245,16 @@ class Backoff:
         self._tries = 0
         self._slept = 0.0
 
-    def wait(self) -> None:
+    def wait(self, until: float = math.inf) -> None:
+        """Sleep, or return at once while the tries are few.
+
+        Args:
+            until: When there is something to do in any case, in seconds of time.monotonic().
+        """
         self._tries += 1
         if self._tries > self.spins:
             growing = min(2e-3, self.shortest * 2.0 ** min(20, self._tries - self.spins - 1))
-            nap = min(self.longest, max(growing, 0.1 * self._slept))
+            nap = max(0.0, min(self.longest, max(growing, 0.1 * self._slept), until - time.monotonic()))
             self._slept += nap
             time.sleep(nap)
 

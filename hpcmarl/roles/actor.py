@@ -6,6 +6,7 @@ weights of a version ──► act ──► step the environments ──► wri
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -199,7 +200,11 @@ class Actor(Role):
             return self._stop()
         if self._closed():
             return True
-        if not self.has_weights or self._held() or time.monotonic() < self.ready_at:
+        self.wake_at = math.inf
+        if not self.has_weights or self._held():
+            return False
+        if time.monotonic() < self.ready_at:
+            self.wake_at = self.ready_at
             return False
         if self.at_boundary and not self._leave_boundary():
             return False

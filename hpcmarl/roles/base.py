@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import platform
 import time
 from abc import ABC, abstractmethod
@@ -177,10 +178,16 @@ def _versions(environment: str) -> dict[str, str]:
 
 
 class Role(ABC):
-    """One part that a rank plays; `neighbours` are the roles that the same rank has built before. `stopping`: it was
-    told to stop. `finished`: nothing is left to do."""
+    """One part that a rank plays; `neighbours` are the roles that the same rank has built before.
+
+    Attributes:
+        stopping: Whether it was told to stop.
+        finished: Whether nothing is left to do.
+        wake_at: When the next bit of work is due without any message, in seconds of time.monotonic(); infinity where none is.
+    """
 
     name: ClassVar[str]
+    wake_at = math.inf
 
     def __init__(self, context: Context, neighbours: Mapping[str, Role]) -> None:
         self.context = context

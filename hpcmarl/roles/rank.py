@@ -86,6 +86,11 @@ class Rank:
             busy = role.step() or busy
         return busy
 
+    @property
+    def wake_at(self) -> float:
+        """When a role has work without any message, in seconds of time.monotonic()."""
+        return min(role.wake_at for role in self.roles.values())
+
     def _take(self, message: Message) -> None:
         """Hand a message to the role that it is for; some concern the rank as a whole."""
         if message.kind not in FOR_THE_RANK:
@@ -222,7 +227,7 @@ def serve(rank: Rank, signals: StopSignals) -> int:
         if rank.step():
             backoff.reset()
         else:
-            backoff.wait()
+            backoff.wait(rank.wake_at)
     return rank.exit_code if rank.exit_code is not None else EXIT_SUCCESS
 
 
