@@ -15,6 +15,7 @@ hosts each role at most once, so (rank, kind) names the receiver.
     STATE       learner, actor → server     packed tree: the state; version
     CLOSE       server  → learner → actors  nothing: the round has enough, begin no further episode of this version (admission: all_begun)
     CLOSED      actor → learner → server    nothing: none is under way any more; version; count: trajectories that were sent for it
+    LATE        server  → learner           nothing: a gradient for the round `version` came when that was over, and nothing of it was used
     STOP        server  → learner → actors  nothing: finish, send your last STATE (flag FINAL)
     EXIT        server  → everyone          nothing: all is written, leave
     INTERRUPT   anyone  → server            nothing: a signal asked this rank to stop
@@ -98,6 +99,7 @@ class Kind(IntEnum):
     REPLACED = 14
     CLOSE = 15
     CLOSED = 16
+    LATE = 17
     FREE = 50
     TERM = 51
     OPPONENTS = 52

@@ -28,6 +28,8 @@ from hpcmarl.optim.rounds import RoundRule, share
 from hpcmarl.roles.base import Context, generator_for
 from hpcmarl.types import FloatArray, Rollout
 
+GRADIENTS_KEPT = 4  # a round is over for a short time before its groups know: few gradients are made meanwhile
+
 
 @dataclass
 class Entry:
@@ -56,6 +58,7 @@ class Work:
 
 class Queue:
     """`late`, `overflow`: trajectories dropped since the learner last set them to 0: too old, or more than `limit` messages.
+    `repeated`: trajectories since then whose gradient came when its round was over, and that make another one.
     `closing`: the round ends, and all that is here belongs to it. `in_order`: see start_order.py."""
 
     in_order = False
@@ -66,7 +69,8 @@ class Queue:
         self.entries: deque[Entry] = deque()
         self.limit = context.queue_limit(group)
         self.reuse = int(getattr(context.config.algo, "reuse", 1))
-        self.late = self.overflow = 0
+        self.late = self.overflow = self.repeated = 0
+        self._sent: deque[tuple[int, list[Entry]]] = deque()  # of the newest gradients: the round, and the rollouts that make no other
         self.closing = False
 
     # ---- in
@@ -79,6 +83,7 @@ class Queue:
         unbounded = self.context.config.deterministic or self.context.config.rounds.counts_all_begun  # actors stop by themselves
         while len(self.entries) > self.limit and not unbounded:
             self._drop(self.entries.popleft(), late=False)
+        self._forget_sent(GRADIENTS_KEPT)
 
     def on_version(self, version: int) -> None:
         """New parameters: forget what is too old for them."""
@@ -166,14 +171,44 @@ class Queue:
         """The work's ascent direction and statistics (algos/base.py)."""
         return self.algorithm.gradient(work.rollouts)
 
-    def done(self, work: Work) -> None:
-        """The gradient was made: queue again what is to be re-used."""
+    def done(self, work: Work, version: int) -> None:
+        """The gradient for the round `version` was made: queue again what is to be re-used, keep the rest while the round may be over already."""
         for entry in work.entries:
             entry.uses -= 1
-            if entry.uses > 0:
-                self.entries.append(entry)
-            else:
+        self.entries.extend(entry for entry in work.entries if entry.uses > 0)
+        self._sent.append((version, [entry for entry in work.entries if entry.uses == 0]))
+        self._forget_sent(GRADIENTS_KEPT if self._may_be_late() else 0)
+
+    def _may_be_late(self) -> bool:
+        """Whether a round may end without a gradient that was made for it, and off-policy rollouts can make another."""
+        config = self.context.config
+        return not (self.algorithm.on_policy or config.deterministic or config.rounds.collective) and self.rule.quota() is None
+
+    def _forget_sent(self, kept: int) -> None:
+        """Release what the newest `kept` gradients were made of, and still less where the queue has no room for that."""
+        while self._sent and (len(self._sent) > kept or len(self.entries) + sum(len(entries) for _, entries in self._sent) > self.limit):
+            for entry in self._sent.popleft()[1]:
                 entry.message.release()
+
+    def on_late(self, made_for: int, version: int) -> None:
+        """A gradient came when its round was over: its rollouts make the next one instead, if they are still here and not too old.
+
+        The server takes the gradients of a group in their order, so that of one round the newest are late.
+
+        Args:
+            made_for: The round that the gradient was made for.
+            version: The newest parameters.
+        """
+        index = max((index for index, (sent_for, _) in enumerate(self._sent) if sent_for == made_for), default=None)
+        if index is None:
+            return
+        entries = self._sent[index][1]
+        del self._sent[index]
+        for entry in reversed(entries):
+            entry.uses = 1
+            self.entries.appendleft(entry)
+            self.repeated += entry.rollout.count
+        self.on_version(version)
 
     def end_batch(self) -> None:
         """Leave out what is still to come of the present batch, where work comes in batches."""
@@ -296,7 +331,7 @@ class Iterations(Queue):
             entry.message.release()
         self.batch = []
 
-    def done(self, work: Work) -> None:
+    def done(self, work: Work, version: int) -> None:
         """The batch is kept until the last part of it has been learned from."""
 
     def end_batch(self) -> None:

@@ -101,6 +101,8 @@ class Learner(Role):
                 self.tell(rank, Kind.CLOSE, version=int(message.header["version"]))
         elif message.kind is Kind.CLOSED:
             self.round_end.closed(message.source, int(message.header["version"]), int(message.header["count"]))
+        elif message.kind is Kind.LATE:
+            self.feed.on_late(int(message.header["version"]), self.version)
         elif message.kind is Kind.STOP:
             self.stopping, self.last_version = True, int(message.header["version"])
         message.release()
@@ -245,7 +247,7 @@ class Learner(Role):
         if self.feed.in_order and current:
             for rollout in rollouts:
                 self.episodes.add(rollout)
-        self.feed.done(work)
+        self.feed.done(work, version)
         if self.algorithm.ends_batch(statistics):
             self.feed.end_batch()
         summed = 0
@@ -285,10 +287,10 @@ class Learner(Role):
     def _report(self) -> None:
         self.means.add(self.feed.statistics())
         tree = {"group": self.group.index, "statistics": self.means.take(), "episodes": self.episodes.take()}
-        tree |= {"late": self.feed.late, "overflow": self.feed.overflow, "bad_gradients": self.guard.refused}
+        tree |= {"late": self.feed.late, "overflow": self.feed.overflow, "repeated": self.feed.repeated, "bad_gradients": self.guard.refused}
         tree |= {"learned_steps": self.learned_steps, "dense_gradient_steps": self.dense_gradient_steps, "warnings": self.cancelling.warnings}
         self.tell(self.context.topology.server, Kind.REPORT, tree)
-        self.feed.late = self.feed.overflow = self.guard.refused = self.learned_steps = self.dense_gradient_steps = 0
+        self.feed.late = self.feed.overflow = self.feed.repeated = self.guard.refused = self.learned_steps = self.dense_gradient_steps = 0
 
     def _start(self, state: dict[str, Any], version: int) -> None:
         """Take over a resumed run's state, if there is one, and start the actors."""

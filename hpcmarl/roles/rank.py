@@ -41,7 +41,7 @@ MESSAGES_A_STEP = 256
 
 FOR_THE_RANK = (Kind.EXIT, Kind.LOST, Kind.ALIVE, Kind.REPLACED)
 TO_SERVER = (Kind.GRADIENT, Kind.REPORT, Kind.STATE, Kind.INTERRUPT)
-RECEIVERS = {Kind.ROLLOUT: "learner", Kind.PARAMETERS: "learner", Kind.WEIGHTS: "actor", **dict.fromkeys(TO_SERVER, "server")}
+RECEIVERS = {Kind.ROLLOUT: "learner", Kind.PARAMETERS: "learner", Kind.LATE: "learner", Kind.WEIGHTS: "actor", **dict.fromkeys(TO_SERVER, "server")}
 
 
 class Rank:

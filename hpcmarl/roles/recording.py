@@ -26,7 +26,7 @@ from hpcmarl.types import Gradient
 
 logger = logging.getLogger(__name__)
 GRADIENTS_TELL = ("env_steps", "agent_steps", "staleness", "trajectories")
-LEARNERS_TELL = ("late", "overflow", "bad_gradients", "learned_steps", "dense_gradient_steps")
+LEARNERS_TELL = ("late", "overflow", "repeated", "bad_gradients", "learned_steps", "dense_gradient_steps")
 RECENT_EPISODES = 100
 OF_THIS_START = ("quarantined", "trajectory_bytes", "trajectory_shards")  # counters of what is there now
 EPISODES_AHEAD = 100_000  # more than an actor can have played before anybody heard of them
@@ -128,7 +128,7 @@ class Recorder:
         self.totals["staleness"] += age
 
     def on_report(self, source: int, report: dict[str, Any]) -> None:
-        """From a learner: {group, statistics, episodes, late, overflow, …}; from an actor: {actor, counters, times}."""
+        """From a learner: {group, statistics, episodes, late, overflow, repeated, …}; from an actor: {actor, counters, times}."""
         if "actor" in report:
             self.actors[str(report["actor"])] = report["counters"]
             self.times.on_actor(int(report["actor"]), report["times"])
@@ -218,6 +218,7 @@ class Recorder:
             "staleness_mean": self.totals["staleness"] / max(1.0, self.totals["trajectories"]),
             "used_gradients": engine.used,
             "wasted_gradients": int(wasted),
+            "repeated_gradients": int(self.totals["repeated"]),
             "dropped_rollouts": int(self.totals["overflow"]),
             "direction_norm": engine.direction_norm,
             "lost_ranks": len(self.missing),
@@ -277,6 +278,7 @@ class Recorder:
             "staleness_mean": figures["staleness_mean"],
             "used_gradients": figures["used_gradients"],
             "wasted_gradients": figures["wasted_gradients"],
+            "repeated_gradients": figures["repeated_gradients"],
             "dropped_rollouts": figures["dropped_rollouts"],
             "bad_gradients": int(self.totals["bad_gradients"]),
             "lost_ranks": self.lost,

@@ -182,7 +182,7 @@ class Replay(Queue):
         vector, statistics, work.errors = self.algorithm.weighed_gradient(work.rollouts, work.weights)
         return vector, statistics
 
-    def done(self, work: Work) -> None:
+    def done(self, work: Work, version: int) -> None:
         """Episodes stay; their priorities follow what the gradient found."""
         if self.priorities is not None and isinstance(work, PrioritisedWork) and work.errors is not None:
             self.priorities.learn(work.numbers, work.errors)

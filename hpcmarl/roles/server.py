@@ -86,6 +86,8 @@ class Server(Role):
         commands = self.engine.on_gradient(gradient)
         if isinstance(commands[0], Accept):
             self.recorder.on_accept(commands[0].age * gradient.count)
+        elif not gradient.summed and not self.evaluator.algorithm.on_policy:
+            self.tell(self.context.topology.groups[gradient.group].learner, Kind.LATE, version=gradient.version)
         self._carry_out(commands)
         self.recorder.times.served(time.perf_counter() - began)
 

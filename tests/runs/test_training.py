@@ -82,6 +82,14 @@ def test_late_work_is_counted_as_wasted_when_ignored(tmp_path):
     assert summary(tmp_path)["wasted_gradients"] > 0
 
 
+def test_off_policy_work_that_came_late_is_learned_from_again(tmp_path):
+    changes = ("topology.groups=3", "topology.actors_per_learner=0", "topology.server=dedicated", "rounds.rule=rennala", "rounds.batch=4")
+    run_world(4, tmp_path, *changes, "stop.updates=20", order=1)
+    told = summary(tmp_path)
+    assert told["wasted_gradients"] >= told["repeated_gradients"] > 0
+    assert told["used_gradients"] * 6 <= told["env_steps"]  # a trajectory has six steps and is used once
+
+
 @pytest.mark.parametrize(
     "extra",
     [

@@ -102,7 +102,7 @@ def test_batch_is_split_randomly_and_kept_until_done():
         seen.append([(rollout.actor, int(slot)) for rollout in work.rollouts for slot in rollout.slots])
         assert len(seen[-1]) == work.count == 3
         assert feed.take(version, 3) is None
-        feed.done(work)
+        feed.done(work, 0)
         assert not any(letter.released for letter in letters)
         feed.on_version(version + 1)
     first, second = sorted(seen[0] + seen[1]), sorted(seen[2] + seen[3])
@@ -115,7 +115,7 @@ def test_batch_is_split_randomly_and_kept_until_done():
 def test_next_batch_takes_newest_of_two_iterations():
     feed = feed_of(batch=2, epochs=1, minibatches=1)
     arrive(feed, 0, 1)
-    feed.done(feed.take(0, 0))
+    feed.done(feed.take(0, 0), 0)
     feed.on_version(1)
     old, new = arrive(feed, 0, 1), arrive(feed, 1, 2)
     assert [rollout.version for rollout in feed.take(1, 0).rollouts] == [1]

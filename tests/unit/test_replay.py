@@ -222,7 +222,7 @@ class Weighing:
 def learn(replay, version):
     work = replay.take(version, 0)
     replay.gradient(work)
-    replay.done(work)
+    replay.done(work, 0)
     return drawn(work)
 
 
@@ -281,7 +281,7 @@ def updates_until_rare_is_known(tmp_path, **keys):
         replay.on_version(version)
         work = replay.take(version, 0)
         optimizer.step(replay.gradient(work)[0] / work.count)
-        replay.done(work)
+        replay.done(work, 0)
     return 2000
 
 
