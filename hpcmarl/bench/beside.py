@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.bench.throughput import step_bare
 from hpcmarl.config import Config
 from hpcmarl.envs import Seeds
-from hpcmarl.envs.bare import make_bare
+from hpcmarl.envs.bare import make_bare, step_bare
 
 WARM_UP = 0.5  # seconds of bare stepping
 

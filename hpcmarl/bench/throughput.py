@@ -17,7 +17,7 @@ import numpy as np
 from hpcmarl.comm.transport import Backoff, Transport
 from hpcmarl.config import Config
 from hpcmarl.envs import Seeds
-from hpcmarl.envs.bare import BareBatch, BareEnvironment, make_bare
+from hpcmarl.envs.bare import make_bare, step_bare
 from hpcmarl.roles.rank import AbortHook, Rank
 from hpcmarl.roles.run import join_world, prepare, start_logging
 
@@ -100,21 +100,8 @@ def _train(rank: Rank, seconds: float) -> float:
         if rank.step():
             backoff.reset()
         else:
-            backoff.wait()
+            rank.rest(backoff)
     return time.perf_counter() - began
-
-
-def step_bare(environment: BareBatch | BareEnvironment | None, seconds: float) -> tuple[int, float]:
-    """Step a bare environment for a while: environment steps and time. Without one, sleep."""
-    if environment is None:
-        time.sleep(seconds)
-        return 0, seconds
-    count, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        for _ in range(25):
-            environment.step()
-        count += 25 * environment.steps_per_call
-    return count, time.perf_counter() - began
 
 
 def _trained_steps(rank: Rank) -> int:

@@ -57,7 +57,11 @@ class LoggingConfig(Section):
     """What is told while the run goes on."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    progress: bool = Field(True, description="the live display of the server rank (a plain line now and then where there is no terminal)")
+    progress: bool = Field(
+        True,
+        description="the live display of the server rank (a plain line now and then where there is no terminal), and "
+        "a second of bare stepping at the start to compare with",
+    )
     every_seconds: PositiveFloat = Field(1.0, description="a row of metrics at most so often")
 
 

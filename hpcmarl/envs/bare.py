@@ -1,11 +1,12 @@
 """An environment stepped with random actions and nothing else: what training is measured against.
 
-Called by bench/. It makes the environment through the same resolver as training does and then calls PettingZoo directly; a natively batched
+It makes the environment through the same resolver as training does and then calls PettingZoo directly; a natively batched
 environment steps as many games at once as training does, by its own library's call.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,19 @@ def make_bare(config: EnvConfig, slots: int, seeds: Seeds) -> BareEnvironment | 
     """What `slots` slots are measured against: one environment, or a batch of as many where they are batched by themselves."""
     module = batched_module(config)
     return BareEnvironment(config, seeds) if module is None else BareBatch(module.bare(config, slots, seeds), slots)
+
+
+def step_bare(environment: BareBatch | BareEnvironment | None, seconds: float) -> tuple[int, float]:
+    """Step a bare environment for a while: environment steps and time. Without one, sleep."""
+    if environment is None:
+        time.sleep(seconds)
+        return 0, seconds
+    count, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        for _ in range(25):
+            environment.step()
+        count += 25 * environment.steps_per_call
+    return count, time.perf_counter() - began
 
 
 class BareBatch:

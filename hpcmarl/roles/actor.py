@@ -20,6 +20,7 @@ from hpcmarl.comm.transport import Message
 from hpcmarl.envs import Seeds, make_environment
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import REPORTS_PER_SECOND, Context, Interval, Role, generator_for
+from hpcmarl.roles.efficiency import measure_bare
 from hpcmarl.roles.episode_turns import UNLIMITED, EpisodeTurns
 from hpcmarl.roles.outbox import Outbox
 from hpcmarl.roles.quota import actor_quota
@@ -44,6 +45,7 @@ class Actor(Role):
         self.algorithm = context.acting_model(drawn=False)
         self.codec = context.codec(self.algorithm)
         self.generator = generator_for(config.seed, "actor", self.index)
+        self.bare = measure_bare(context, self.index, self.group.index)
         environment = make_environment(
             context.group_env(self.group.index),
             config.policies,
@@ -170,6 +172,7 @@ class Actor(Role):
 
     def _start(self, state: dict[str, Any]) -> None:
         """Begin, from a resumed run's state where there is one."""
+        self.waited = 0.0
         self.arena.begin()
         frame = self.arena.frames[0]
         if self.writer is not None:
@@ -296,11 +299,12 @@ class Actor(Role):
         return True
 
     def _report(self) -> None:
-        told: dict[str, Any] = dict(self.counters)
+        told: dict[str, Any] = {**self.counters, "waiting_seconds": self.waited}
         told |= {**self.environment.counts, "dropped_steps": self.outbox.dropped_steps}
         if self.writer is not None:
             told |= {f"trajectory_{name}": value for name, value in self.writer.statistics.items()}
-        self.tell(self.context.topology.server, Kind.REPORT, {"actor": self.index, "counters": told, "times": self.timer.sums})
+        report = {"actor": self.index, "counters": told, "times": self.timer.sums, "bare": self.bare}
+        self.tell(self.context.topology.server, Kind.REPORT, report)
 
     def _stop(self) -> bool:
         """Close the open shard, tell the last counters and state, and be done."""

@@ -183,10 +183,12 @@ class Role(ABC):
     Attributes:
         stopping: Whether it was told to stop.
         finished: Whether nothing is left to do.
+        waited: Seconds that its rank has slept since the role was given its START.
         wake_at: When the next bit of work is due without any message, in seconds of time.monotonic(); infinity where none is.
     """
 
     name: ClassVar[str]
+    waited = 0.0
     wake_at = math.inf
 
     def __init__(self, context: Context, neighbours: Mapping[str, Role]) -> None:

@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.table import Table
 
 from hpcmarl.roles.base import Context, Interval
+from hpcmarl.roles.efficiency import last_words, time_words
 
 logger = logging.getLogger(__name__)
 REDRAWS_PER_SECOND = 2.0
@@ -56,7 +57,7 @@ class Display:
     def _line(self, now: dict[str, Any], speed: float) -> str:
         return (
             f"{self._share(now)} {now['seconds']:.0f} s, version {now['version']}, {now['env_steps']:,} environment steps "
-            f"({speed:,.0f}/s), {now['episodes']:,} episodes, return {now['return_mean']:.2f} ± {now['return_std']:.2f}"
+            f"({speed:,.0f}/s{_beside_bare(now, speed)}), {now['episodes']:,} episodes, return {now['return_mean']:.2f} ± {now['return_std']:.2f}"
         ).strip() + _lost(now)
 
     def _share(self, now: dict[str, Any]) -> str:
@@ -78,7 +79,8 @@ class Display:
             table.add_row("progress", f"[green]{'━' * filled}[/green][dim]{'━' * (30 - filled)}[/dim] {100 * done:3.0f} %")
         table.add_row("time", f"{now['seconds']:.0f} s")
         table.add_row("updates", f"{now['version']:,}   staleness {now['staleness_mean']:.2f}   wasted {now['wasted_gradients']:,}")
-        table.add_row("environment steps", f"{now['env_steps']:,}   {speed:,.0f}/s")
+        table.add_row("environment steps", f"{now['env_steps']:,}   {speed:,.0f}/s{_beside_bare(now, speed)}")
+        table.add_row("shares of time", time_words(now["time_shares"]))
         if lost := _lost(now):
             table.add_row("ranks", f"[red]{lost[2:]}[/red]")
         table.add_row("return", f"[bold]{now['return_mean']:.2f}[/bold] ± {now['return_std']:.2f}   over {now['episodes']:,} episodes")
@@ -94,13 +96,20 @@ class Display:
         text = f"{summary['status']} after {summary['seconds']:.1f} s: {summary['updates']:,} updates, {summary['env_steps']:,} environment steps "
         text += f"({summary['env_steps_per_second']:,.0f}/s), return {summary['return_mean']:.2f}"
         text += "" if evaluated is None else f", evaluated {evaluated:.2f}"
-        logger.info("%s", text)
+        for line in (text, *last_words(summary, self.context.config)):
+            logger.info("%s", line)
         logger.info("results in %s", self.context.run_directory)
 
     def close(self) -> None:
         if self.live is not None:
             self.live.stop()
             self.live = None
+
+
+def _beside_bare(now: dict[str, Any], speed: float) -> str:
+    """The share of bare stepping, where that was measured."""
+    bare = now["bare_env_steps_per_second"]
+    return "" if bare is None else f", {100 * speed / bare:.0f} % of bare stepping"
 
 
 def _lost(now: dict[str, Any]) -> str:

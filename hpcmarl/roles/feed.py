@@ -58,6 +58,7 @@ class Work:
 
 class Queue:
     """`late`, `overflow`: trajectories dropped since the learner last set them to 0: too old, or more than `limit` messages.
+    `unused_steps`: environment steps since then that were dropped because the learner is behind, not because their round was over.
     `repeated`: trajectories since then whose gradient came when its round was over, and that make another one.
     `closing`: the round ends, and all that is here belongs to it. `in_order`: see start_order.py."""
 
@@ -69,7 +70,7 @@ class Queue:
         self.entries: deque[Entry] = deque()
         self.limit = context.queue_limit(group)
         self.reuse = int(getattr(context.config.algo, "reuse", 1))
-        self.late = self.overflow = self.repeated = 0
+        self.late = self.overflow = self.repeated = self.unused_steps = 0
         self._sent: deque[tuple[int, list[Entry]]] = deque()  # of the newest gradients: the round, and the rollouts that make no other
         self.closing = False
 
@@ -108,6 +109,8 @@ class Queue:
             self.late += entry.rollout.count
         else:
             self.overflow += entry.rollout.count
+        if entry.uses == self.reuse and not (late and self.algorithm.on_policy):
+            self.unused_steps += entry.rollout.steps * entry.rollout.count
         entry.message.release()
 
     def behind(self, version: int) -> bool:

@@ -58,6 +58,7 @@ class Learner(Role):
         self.mask: BoolArray | None = None  # which of the present parameters are there, where some are not
         self.env_steps = self.agent_steps = self.learned_steps = 0
         self.dense_gradient_steps = 0  # of learned_steps: those with gradients of all weights of a sparse network
+        self.learning_seconds = 0.0
         self.sending: list[SendHandle] = []
         self.replica = Replica(context, self.algorithm, self.group.index) if config.rounds.collective else None
         self.critic_memory = CriticMemory(self.algorithm)
@@ -234,7 +235,9 @@ class Learner(Role):
         if not self.guard.accepts(vector, work.actor_ranks, self.version):
             self.feed.refuse(work)
             return
-        statistics["gradient_seconds"] = (time.perf_counter() - began) / count
+        seconds = time.perf_counter() - began
+        self.learning_seconds += seconds
+        statistics["gradient_seconds"] = seconds / count
         version = rollouts[0].version if self.algorithm.on_policy else self.version
         current = version == self.version
         self.delivered += count if current else 0
@@ -289,11 +292,14 @@ class Learner(Role):
         tree = {"group": self.group.index, "statistics": self.means.take(), "episodes": self.episodes.take()}
         tree |= {"late": self.feed.late, "overflow": self.feed.overflow, "repeated": self.feed.repeated, "bad_gradients": self.guard.refused}
         tree |= {"learned_steps": self.learned_steps, "dense_gradient_steps": self.dense_gradient_steps, "warnings": self.cancelling.warnings}
+        tree |= {"unused_steps": self.feed.unused_steps, "learning_seconds": self.learning_seconds, "waiting_seconds": self.waited}
         self.tell(self.context.topology.server, Kind.REPORT, tree)
+        self.feed.unused_steps, self.learning_seconds, self.waited = 0, 0.0, 0.0
         self.feed.late = self.feed.overflow = self.feed.repeated = self.guard.refused = self.learned_steps = self.dense_gradient_steps = 0
 
     def _start(self, state: dict[str, Any], version: int) -> None:
         """Take over a resumed run's state, if there is one, and start the actors."""
+        self.waited = 0.0
         if "algorithm" in state:
             self.algorithm.load_state_dict(state["algorithm"])
         if self.replica is not None:

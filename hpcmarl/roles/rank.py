@@ -86,6 +86,14 @@ class Rank:
             busy = role.step() or busy
         return busy
 
+    def rest(self, backoff: Backoff) -> None:
+        """Sleep after a step with nothing to do, until a role has work at the latest; all roles have waited so long."""
+        began = time.perf_counter()
+        backoff.wait(self.wake_at)
+        slept = time.perf_counter() - began
+        for role in self.roles.values():
+            role.waited += slept
+
     @property
     def wake_at(self) -> float:
         """When a role has work without any message, in seconds of time.monotonic()."""
@@ -227,7 +235,7 @@ def serve(rank: Rank, signals: StopSignals) -> int:
         if rank.step():
             backoff.reset()
         else:
-            backoff.wait(rank.wake_at)
+            rank.rest(backoff)
     return rank.exit_code if rank.exit_code is not None else EXIT_SUCCESS
 
 

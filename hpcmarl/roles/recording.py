@@ -19,6 +19,7 @@ from hpcmarl.io.metrics_writer import MetricsWriter
 from hpcmarl.optim.rounds import Engine
 from hpcmarl.roles.base import Context, Interval
 from hpcmarl.roles.display import Display
+from hpcmarl.roles.efficiency import Efficiency
 from hpcmarl.roles.operations import count_operations
 from hpcmarl.roles.statistics import LearnerMeans, SlotsHeard
 from hpcmarl.roles.timing import GroupTimes
@@ -26,7 +27,8 @@ from hpcmarl.types import Gradient
 
 logger = logging.getLogger(__name__)
 GRADIENTS_TELL = ("env_steps", "agent_steps", "staleness", "trajectories")
-LEARNERS_TELL = ("late", "overflow", "repeated", "bad_gradients", "learned_steps", "dense_gradient_steps")
+LEARNERS_TIME = ("learning_seconds", "waiting_seconds")
+LEARNERS_TELL = ("late", "overflow", "repeated", "unused_steps", "bad_gradients", "learned_steps", "dense_gradient_steps", *LEARNERS_TIME)
 RECENT_EPISODES = 100
 OF_THIS_START = ("quarantined", "trajectory_bytes", "trajectory_shards")  # counters of what is there now
 EPISODES_AHEAD = 100_000  # more than an actor can have played before anybody heard of them
@@ -50,6 +52,7 @@ class Recorder:
         self.config = context.config
         self.metrics = MetricsWriter(context.run_directory, guard=None if context.lock is None else context.lock.watch)
         self.display = Display(context)
+        self.efficiency = Efficiency(context.config, context.topology)
         self.totals: dict[str, float] = dict.fromkeys((*GRADIENTS_TELL, *LEARNERS_TELL, "episodes", "seconds_before"), 0.0)
         self.actors: dict[str, dict[str, float]] = {}
         self.group_counts = [0] * len(context.topology.groups)
@@ -132,6 +135,7 @@ class Recorder:
         if "actor" in report:
             self.actors[str(report["actor"])] = report["counters"]
             self.times.on_actor(int(report["actor"]), report["times"])
+            self.efficiency.bare = report["bare"] or self.efficiency.bare
             return
         self.means.add(report["statistics"])
         self.times.on_learner(int(report["group"]), report["statistics"])
@@ -200,9 +204,17 @@ class Recorder:
     def tick(self, engine: Engine) -> None:
         """Called again and again: keeps the display alive while nothing else happens."""
         if self._began is not None and self._ended is None:
-            self.display.update(lambda: {**self._figures(engine), "groups": self.group_counts})
+            self.display.update(lambda: self._shown(engine))
 
     # ---- what goes out
+
+    def _shown(self, engine: Engine) -> dict[str, Any]:
+        """What the live display shows."""
+        more = {"groups": self.group_counts, "time_shares": self._time_shares(), "bare_env_steps_per_second": self.efficiency.all_bare}
+        return self._figures(engine) | more
+
+    def _time_shares(self) -> dict[str, dict[str, float]]:
+        return self.efficiency.times(self._counters(), self.totals, self.times.serving_seconds, self.seconds)
 
     def _figures(self, engine: Engine) -> dict[str, Any]:
         recent = np.array(self.recent) if self.recent else np.array([np.nan])
@@ -256,6 +268,8 @@ class Recorder:
         if self._began is not None:  # else nothing was trained, and the rows of earlier starts stay as they are
             self._row(engine)
         figures = self._figures(engine)
+        speed = figures["env_steps"] / max(1e-9, figures["seconds"])
+        unused = self.totals["unused_steps"] + self._over_actors("dropped_steps")
         topology = self.context.topology
         evaluated = self.evaluation.get("version") == engine.version
         summary = {
@@ -263,7 +277,8 @@ class Recorder:
             **{name: figures[name] for name in ("env_steps", "agent_steps", "episodes")},
             "updates": engine.version,
             "seconds": figures["seconds"],
-            "env_steps_per_second": figures["env_steps"] / max(1e-9, figures["seconds"]),
+            "env_steps_per_second": speed,
+            **self.efficiency.figures(speed, unused, figures["env_steps"], self.fields.get("learner/replay_shortfall"), self._time_shares()),
             "return_mean": figures["return_mean"],
             "return_std": figures["return_std"],
             "best_return_mean": self.best,

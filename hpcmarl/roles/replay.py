@@ -53,7 +53,8 @@ class PrioritisedWork(Work):
 
 
 class Replay(Queue):
-    """collected: episodes that came in this run; used: how often episodes were learned from; allowed: how many more draws ratio permits."""
+    """collected: episodes that came in this run; used: how often episodes were learned from; allowed: how many more draws ratio permits;
+    unmade: how many more it would permit, had the episodes not left meanwhile."""
 
     algorithm: QLearning
 
@@ -65,7 +66,7 @@ class Replay(Queue):
         self.priorities = None if config.priority is None else Priorities(config.priority)
         self.bytes = 0
         self.collected = self.used = 0
-        self.allowed = 0.0
+        self.allowed = self.unmade = 0.0
         self.distance: float | None = None  # of the policy from the oldest episodes, when that was last looked at
         self.draws = 0  # since the present version came
         self.arrived: dict[int, list[Buffer]] = {}  # in deterministic runs: of each actor, what came for the present version
@@ -96,7 +97,9 @@ class Replay(Queue):
         self.collected += 1
         if self.collected >= config.starts:
             # what an episode still allowed when it left is forgotten
-            self.allowed = min(self.allowed + config.ratio, max(config.ratio, 1.0) * len(self.episodes))
+            most = max(config.ratio, 1.0) * len(self.episodes)
+            self.unmade += max(0.0, self.allowed + config.ratio - most)
+            self.allowed = min(self.allowed + config.ratio, most)
 
     def _forget_oldest(self) -> None:
         self.bytes -= self.episodes.popleft().buffer.nbytes
@@ -192,11 +195,13 @@ class Replay(Queue):
 
     def statistics(self) -> dict[str, float]:
         """replay_ratio: how often an episode was learned from, over the run; at algo.replay.ratio the learner waits for its actors.
+        replay_shortfall: share of what algo.replay.ratio asks for that was not learned.
         replay_distance: see algos/q_learning.py, `distance`."""
         return {
             "replay_episodes": len(self.episodes),
             "replay_megabytes": self.bytes / MEGABYTE,
             "replay_ratio": self.used / max(1, self.collected),
+            "replay_shortfall": (self.allowed + self.unmade) / max(1.0, self.used + self.allowed + self.unmade),
             **({} if self.distance is None else {"replay_distance": self.distance}),
         }
 

@@ -93,6 +93,11 @@ class GroupTimes:
         """The server has dealt with one gradient, its step and its messages included."""
         self._server += 1.0, seconds
 
+    @property
+    def serving_seconds(self) -> float:
+        """Seconds that the server has spent on gradients."""
+        return float(self._server[1])
+
     def row(self) -> dict[str, float]:
         """Columns of metrics: means of the whole run."""
         return {"server/gradient_seconds": self._server[1] / self._server[0]} if self._server[0] else {}

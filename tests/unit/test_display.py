@@ -23,7 +23,10 @@ FIGURES = {
     "lost_ranks": 2,
     "replaced_ranks": 1,
     "groups": [1000] * 9,
+    "time_shares": {"actors": {"acting": 0.25, "waiting": 0.5}, "server": {"serving": 0.125}},
+    "bare_env_steps_per_second": None,
 }
+KEPT_UP = {"share_of_bare": None, "unused_share": 0.0, "replay_shortfall": None, "time_shares": {"learners": {"learning": 0.5}}}
 
 
 def display_of(*changes, monkeypatch, width=""):
@@ -67,6 +70,7 @@ def test_panel_has_every_figure(monkeypatch):
         "2 ranks lost, 1 rank replaced",
         "over 160 episodes",
         "1,000 … trajectories",
+        "actors acting 25 %, waiting 50 %; server serving 12 %",
     ):
         assert words in shown.getvalue()
 
@@ -80,6 +84,17 @@ def test_nothing_is_shown_without_progress(monkeypatch):
 def test_last_line_tells_what_was_reached(monkeypatch, caplog, evaluated, words):
     summary = {"status": "finished", "seconds": 61.0, "updates": 48, "env_steps": 9000, "env_steps_per_second": 147.5, "return_mean": -21.5}
     with caplog.at_level(logging.INFO):
-        display_of(monkeypatch=monkeypatch).finish({**summary, "eval_return_mean": evaluated})
+        display_of(monkeypatch=monkeypatch).finish({**summary, **KEPT_UP, "eval_return_mean": evaluated})
     told = [record.message for record in caplog.records]
-    assert told == [f"finished after 61.0 s: 48 updates, 9,000 environment steps (148/s), {words}", "results in runs/x"]
+    assert told == [
+        f"finished after 61.0 s: 48 updates, 9,000 environment steps (148/s), {words}",
+        "time: learners learning 50 %",
+        "results in runs/x",
+    ]
+
+
+def test_speed_is_shown_beside_bare_stepping(monkeypatch, caplog):
+    display = display_of(monkeypatch=monkeypatch)
+    with caplog.at_level(logging.INFO):
+        display.update(lambda: FIGURES | {"bare_env_steps_per_second": 1e-9})
+    assert "% of bare stepping), 160 episodes" in caplog.text

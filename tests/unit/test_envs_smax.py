@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpcmarl.bench.throughput import step_bare
 from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs import KNOWN_ENVIRONMENTS, BatchedEnvironment, Seeds, describe, episode_seed, make_environment, new_frame, new_outcome
-from hpcmarl.envs.bare import make_bare
+from hpcmarl.envs.bare import make_bare, step_bare
 from hpcmarl.envs.smax_maps import GAMES, load
 from hpcmarl.errors import ConfigError, EnvironmentFailure, MissingPackageError
 from hpcmarl.packing import pack, unpack

@@ -46,7 +46,7 @@ def queue(rule="rennala", *overrides, on_policy=False, limit=8):
     feed = Queue(context, SimpleNamespace(index=0, actors=(1,)), make_rule(rule, 2, 4), SimpleNamespace(on_policy=on_policy))
     messages = [Sent() for _ in range(4)]
     for message in messages:
-        feed.add(message, SimpleNamespace(version=0, count=2), 0)
+        feed.add(message, SimpleNamespace(version=0, count=2, steps=6), 0)
     return feed, messages
 
 
@@ -82,12 +82,12 @@ def test_few_late_gradients_can_be_made_again():
     feed, messages = queue(limit=4)
     for version in range(3):
         feed.done(feed.take(version, 0), version)
-        feed.add(Sent(), SimpleNamespace(version=version, count=2), version)
+        feed.add(Sent(), SimpleNamespace(version=version, count=2, steps=6), version)
     assert [message.released for message in messages] == [True, True, True, False]  # the queue is full
     for version in range(4):
         feed.done(feed.take(version, 0), version)
     assert messages[3].released is False
-    feed.add(Sent(), SimpleNamespace(version=2, count=2), 2)
+    feed.add(Sent(), SimpleNamespace(version=2, count=2, steps=6), 2)
     assert messages[3].released is True
 
 
@@ -107,3 +107,14 @@ def test_what_is_never_late_is_released_at_once(rule, override, on_policy):
     feed.entries.clear()
     feed.done(work, 0)
     assert all(message.released for message in messages)
+
+
+@pytest.mark.parametrize(("on_policy", "late_steps"), [(False, 24), (True, 0)])
+def test_what_a_slow_learner_leaves_unused_is_counted(on_policy, late_steps):
+    feed, _ = queue(limit=4, on_policy=on_policy)
+    feed.add(Sent(), SimpleNamespace(version=0, count=2, steps=6), 0)
+    assert (feed.overflow, feed.unused_steps) == (2, 12)  # no room for the oldest
+    feed.take(0, 0)
+    feed.take(0, 0)
+    feed.on_version(3)  # too old for off-policy corrections; on-policy work ends with every round
+    assert (feed.late, feed.unused_steps) == (4, 12 + late_steps)
