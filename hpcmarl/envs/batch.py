@@ -58,7 +58,8 @@ class SlotBatch(BatchedEnvironment):
         self.counts = self._upkeep.counts
         self._names, self._sizes = layout.names, [len(policy.agents) for policy in layout.spec.policies]
         self._adapters: list[SlotAdapter] = []
-        self._returns = [[0.0] * len(self._names) for _ in range(slots)]
+        self._returns = np.zeros((slots, len(self._names)))
+        self._uncut = [False] * slots
         self._recorded: list[list[list[Array]]] = [[] for _ in range(slots)]  # [slot][step][policy]
         try:
             for _ in range(slots):
@@ -91,25 +92,10 @@ class SlotBatch(BatchedEnvironment):
         views = Views(self._names, frame, outcome)
         prefill(views, outcome, self._adapters[0].alive_default)
         prepared = [prepare(actions[name]) for prepare, name in zip(self._layout.prepare, self._names, strict=True)]
-        cuts = (self.episode_step + 1 >= (self._config.max_steps or np.inf)).tolist()
-        ended, idle = [], self._upkeep.idle
+        idle = self._upkeep.idle
         broken = self._play(prepared, idle)
-        for row, adapter in enumerate(self._adapters):
-            if row in idle and row not in broken:
-                adapter.rest(row, views)
-                continue
-            try:
-                end = adapter.settle(row, views, cuts[row]) if row not in broken else adapter.abort(row, views)
-            except EnvironmentFailure as error:
-                raise self._upkeep.breach(row, error) from error
-            except Exception as error:
-                self._upkeep.spend(row, error)
-                broken.add(row)
-                end = adapter.abort(row, views)
-            self._returns[row] = [total + sum(rewards) for total, rewards in zip(self._returns[row], adapter.rewards, strict=True)]
-            if end:
-                ended.append((row, end))
-        for row, told in collect_rewards(self._adapters, self._layout, outcome):
+        ended = self._settle(views, idle, broken)
+        for row, told in collect_rewards(self._adapters, self._layout, outcome, self._returns):
             raise EnvironmentFailure(f"environment {self._where(row)} {told}")
         if self._record:
             for row in set(range(self.slots)) - idle:
@@ -126,11 +112,13 @@ class SlotBatch(BatchedEnvironment):
     def _play(self, prepared: list[list[list[Any]]], idle: set[int]) -> set[int]:
         """Step every environment; the slots whose environment raised are returned, and paid for."""
         broken, limit = set(), self._upkeep.limit
-        for row, (adapter, actions) in enumerate(zip(self._adapters, zip(*prepared, strict=True), strict=True)):
+        limited = limit.seconds is not None
+        for row, adapter, actions in zip(range(self.slots), self._adapters, zip(*prepared, strict=True), strict=True):
             if row in idle:
                 continue
             try:
-                limit.start()
+                if limited:
+                    limit.start()
                 adapter.play(actions)
             except Exception as error:
                 limit.stop()
@@ -138,6 +126,26 @@ class SlotBatch(BatchedEnvironment):
                 broken.add(row)
         limit.stop()
         return broken
+
+    def _settle(self, views: Views, idle: set[int], broken: set[int]) -> list[tuple[int, int]]:
+        """Write what came of the step; returns (row, TERMINATED or TRUNCATED) of the episodes that end. Broken slots are added to `broken`."""
+        ended, last = [], self._config.max_steps
+        cuts = (self.episode_step + 1 >= last).tolist() if last else self._uncut
+        for row, adapter, cut in zip(range(self.slots), self._adapters, cuts, strict=True):
+            if row in idle and row not in broken:
+                adapter.rest(row, views)
+                continue
+            try:
+                end = adapter.settle(row, views, cut) if row not in broken else adapter.abort(row, views)
+            except EnvironmentFailure as error:
+                raise self._upkeep.breach(row, error) from error
+            except Exception as error:
+                self._upkeep.spend(row, error)
+                broken.add(row)
+                end = adapter.abort(row, views)
+            if end:
+                ended.append((row, end))
+        return ended
 
     def _finish(self, row: int, end: int, crashed: bool, outcome: Outcome) -> None:
         """Tell of the episode that ended in this row; a broken environment is replaced."""
@@ -151,7 +159,7 @@ class SlotBatch(BatchedEnvironment):
         if crashed:
             adapter.environment = self._upkeep.rebuild(row, adapter.environment)
             return
-        returns = self._returns[row]
+        returns = self._returns[row].tolist()
         outcome.episodes.append(
             Episode(
                 slot=row,
@@ -233,7 +241,7 @@ class SlotBatch(BatchedEnvironment):
     def _forget(self, row: int) -> None:
         """Nothing has happened yet in the slot's episode."""
         self.episode_step[row] = 0
-        self._returns[row] = [0.0] * len(self._names)
+        self._returns[row] = 0.0
         self._recorded[row] = []
 
     def _seed(self, row: int) -> int:
@@ -303,7 +311,7 @@ class SlotBatch(BatchedEnvironment):
                     break
                 self.episode_step[row] += 1
                 self._recorded[row].append([np.array(actions[name][step]) for name in self._names])
-                self._returns[row] = [total + sum(rewards) for total, rewards in zip(self._returns[row], adapter.rewards, strict=True)]
+                self._returns[row] += [sum(rewards) for rewards in adapter.rewards]
         except Exception as error:
             raise EnvironmentFailure(f"environment {self._where(row)} raised in a replay: {type(error).__name__}: {error}") from error
         if not alive:

@@ -8,13 +8,29 @@ through _settle_change() and _write().
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hpcmarl.envs.slot import INFO_MASK, NO_MASK, ONGOING, TERMINATED, TRUNCATED, Layout, Place, SlotAdapter, Views, read_observation, write_mask
 from hpcmarl.errors import EnvironmentFailure
+
+
+class Members(NamedTuple):
+    """The agents of one policy in the order of their columns.
+
+    Attributes:
+        pick: Reads all their entries of a mapping by agent, in one call where there are several.
+        shape: Of one agent's observation.
+        plain: Whether observations are arrays of that shape without conversion.
+    """
+
+    agents: list[Any]
+    pick: Callable[[Mapping[Any, Any]], Sequence[Any]]
+    shape: tuple[int, ...]
+    plain: bool
 
 
 class ParallelSlot(SlotAdapter):
@@ -26,17 +42,18 @@ class ParallelSlot(SlotAdapter):
         super().__init__(environment, layout, with_state)
         self._everyone = [place.agent for place in layout.places]
         self._one_policy = len(layout.spec.policies) == 1
-        self._groups = [self._group(number) for number in range(len(layout.spec.policies))]
+        self._members = [self._members_of(number) for number in range(len(layout.spec.policies))]
         self._masked = any(place.mask != NO_MASK for place in layout.places)
         self._live: Sequence[Place] = ()  # who acts in the coming step
         self._all_live = False
         self._observations: Mapping[Any, Any] = {}
         self._result: Any = ()
 
-    def _group(self, number: int) -> tuple[list[Any], tuple[int, ...], bool]:
-        """A policy's agents, the shape of their observations, and whether these are arrays of that shape without conversion."""
+    def _members_of(self, number: int) -> Members:
         places = sorted((place for place in self._places if place.policy == number), key=lambda place: place.column)
-        return [place.agent for place in places], places[0].shape, all(place.convert is None for place in places)
+        agents = [place.agent for place in places]
+        pick = itemgetter(*agents) if len(agents) > 1 else lambda told: (told[agents[0]],)
+        return Members(agents, pick, places[0].shape, all(place.convert is None for place in places))
 
     def begin(self, seed: int, row: int, views: Views) -> bool:
         observations, infos = self.environment.reset(seed=seed)
@@ -48,7 +65,7 @@ class ParallelSlot(SlotAdapter):
 
     def play(self, actions: Sequence[Sequence[Any]]) -> None:
         if self._all_live and self._one_policy:
-            chosen = dict(zip(self._everyone, actions[0], strict=True))
+            chosen = dict(zip(self._everyone, actions[0]))  # noqa: B905  as many by construction
         else:
             chosen = {place.agent: actions[place.policy][place.column] for place in self._live}
         self._result = self.environment.step(chosen)
@@ -57,9 +74,9 @@ class ParallelSlot(SlotAdapter):
         observations, rewards, terminated, truncated, self.infos = self._result
         nobody_ends = not cut and True not in terminated.values() and True not in truncated.values()
         if self._all_live and nobody_ends and self.environment.agents == self._everyone:
-            for number, (agents, shape, plain) in enumerate(self._groups):
-                self.rewards[number][:] = [float(rewards[agent]) for agent in agents]
-                seen = [observations[agent] for agent in agents]
+            for number, (agents, pick, shape, plain) in enumerate(self._members):
+                self.rewards[number] = list(map(float, pick(rewards)))
+                seen = pick(observations)
                 for observation in seen:
                     if not plain or observation.__class__ is not np.ndarray or observation.shape != shape:
                         seen = [read_observation(self._place_of[agent], observations[agent]) for agent in agents]

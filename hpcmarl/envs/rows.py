@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from hpcmarl.envs.slot import Layout, SlotAdapter, Views
-from hpcmarl.types import EnvironmentSpec, FloatArray, Outcome
+from hpcmarl.types import DoubleArray, EnvironmentSpec, FloatArray, Outcome
 
 COMMON_REWARD_TOLERANCE = 1e-5  # of the reward, and in its units: agents' rewards may have been added up in another order
 COMMON_REWARD_IS_SET = "env.common_reward is true, or the environment's metadata says so"
@@ -30,12 +30,18 @@ def prefill(views: Views, outcome: Outcome, alive_default: bool) -> None:
             mask[...] = True
 
 
-def collect_rewards(adapters: Sequence[SlotAdapter], layout: Layout, outcome: Outcome) -> list[tuple[int, str]]:
-    """Copy all slots' rewards. Return (row, what is wrong) where agents that are to have one reward have two."""
-    rewards = [outcome.policies[name].reward for name in layout.names]
-    for number, target in enumerate(rewards):
-        target[...] = [adapter.rewards[number] for adapter in adapters]
-    return _unequal_rewards(np.concatenate(rewards, 1), layout) if layout.common_reward else []
+def collect_rewards(adapters: Sequence[SlotAdapter], layout: Layout, outcome: Outcome, returns: DoubleArray) -> list[tuple[int, str]]:
+    """Copy all slots' rewards, and add the sum over each policy's agents to `returns` [E, policies].
+
+    Returns:
+        (row, what is wrong) where agents that are to have one reward have two.
+    """
+    targets = [outcome.policies[name].reward for name in layout.names]
+    for number, target in enumerate(targets):
+        rewards = np.array([adapter.rewards[number] for adapter in adapters])
+        target[...] = rewards
+        returns[:, number] += np.add.accumulate(rewards, 1)[:, -1]  # one agent after the other, whatever their number
+    return _unequal_rewards(np.concatenate(targets, 1), layout) if layout.common_reward else []
 
 
 def _unequal_rewards(rewards: FloatArray, layout: Layout) -> list[tuple[int, str]]:

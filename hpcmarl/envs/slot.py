@@ -141,8 +141,10 @@ class SlotAdapter(ABC):
     def win(self) -> dict[str, float]:
         """{"win": 1.0 or 0.0} where the last infos of an agent tell it."""
         for info in self.infos.values():
+            if not info or not isinstance(info, Mapping):
+                continue
             for key in WIN_KEYS:
-                if isinstance(info, Mapping) and key in info:
+                if key in info:
                     return {"win": float(bool(info[key]))}
         return {}
 
