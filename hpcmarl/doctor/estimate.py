@@ -17,11 +17,9 @@ from hpcmarl.doctor.findings import Finding, Status
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.io.layout import layout_of_spec
 from hpcmarl.io.trajectory import QUEUE_BYTES, files_a_day, shard_seconds
+from hpcmarl.roles.memory import least_bytes
 from hpcmarl.types import EnvironmentSpec
 
-RANK_BYTES = 140e6  # resident memory of a small rank: Python, MPI, HDF5, environments; measured 97 (server) and 130 MB (actor)
-LEARNER_BYTES = 340e6  # the same with torch; measured 288 MB
-ACTOR_VECTORS, LEARNER_VECTORS = 3, 8  # copies of the parameters, the optimizer's and messages' included
 START_OPERATIONS = 27_000  # stat and open calls of a rank until it trains
 USUAL_SEGMENT = 25  # steps, where neither an unroll nor the environment says
 MANY_FILES = 50_000  # a day
@@ -106,15 +104,12 @@ def memory_of_hosts(config: Config, topology: Topology, work: Workload | None) -
     for rank, host in enumerate(topology.hosts):
         hosts.setdefault(host, []).append(rank)
     learners, actors = {group.learner for group in topology.groups}, set(topology.actors)
-    vector = 4.0 * work.parameters if work is not None else 0.0
     message = config.topology.environments_per_actor * _segment_steps(config) * work.step_bytes if work is not None else 0.0
 
     replay = 1e6 * config.algo.replay.megabytes if isinstance(config.algo, QLearningConfig) else 0.0
 
     def of_rank(rank: int) -> float:
-        size = (LEARNER_BYTES if rank in learners else RANK_BYTES) + ACTOR_VECTORS * vector
-        if rank in learners or rank == topology.server:
-            size += LEARNER_VECTORS * vector
+        size = least_bytes(topology, rank, 0 if work is None else work.parameters)
         if rank in learners:
             size += config.rounds.queue * message + replay
         if rank in actors and config.trajectories.enabled:

@@ -5,7 +5,6 @@ Called by this package's face on every rank. The only part of the doctor that lo
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import platform
@@ -21,6 +20,7 @@ from hpcmarl.doctor.estimate import in_words
 from hpcmarl.doctor.findings import Finding
 from hpcmarl.doctor.ping import AllPairs
 from hpcmarl.errors import HpcmarlError, LaunchError
+from hpcmarl.launch.memory import available_memory
 from hpcmarl.launch.world import check_world, launcher_world, library_kind
 
 PING_TIMEOUT = 10.0  # seconds
@@ -65,31 +65,6 @@ def local_facts(run_directory: Path) -> dict[str, Any]:
     has_affinity = hasattr(os, "sched_getaffinity")
     cores = sorted(os.sched_getaffinity(0)) if has_affinity else list(range(os.cpu_count() or 1))
     return {"host": platform.node(), "cores": cores, "memory": available_memory(), "write_problem": write_problem(run_directory)}
-
-
-def available_memory() -> float | None:
-    """Bytes that this machine has free for the job, or its cgroup's limit where that is lower; None where the system does not tell."""
-    found = []
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found.append(float(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024)
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers in ("", "memory"):
-                root = Path("/sys/fs/cgroup") / controllers
-                name = "memory.limit_in_bytes" if controllers else "memory.max"
-                own = root / path.lstrip("/")
-                found += [limit for place in (own, *own.parents) if place.is_relative_to(root) and (limit := _limit(place / name))]
-    return min(found, default=None)
-
-
-def _limit(path: Path) -> float | None:
-    """The number in a cgroup's file; None for "max" and where the file is not there."""
-    try:
-        return float(path.read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def ping_all(transport: Transport, facts: dict[str, Any], timeout: float = PING_TIMEOUT) -> AllPairs:

@@ -62,6 +62,7 @@ class Context:
     run_id: str = ""  # of the run directory's run
     lock: RunLock | None = None  # on the run directory; on the server's rank alone
     remarks: tuple[str, ...] = ()  # for the log, when logging begins; on the server's rank alone
+    warnings: tuple[str, ...] = ()  # the same
 
     @property
     def rank(self) -> int:

@@ -23,6 +23,7 @@ from hpcmarl.config import Config
 from hpcmarl.envs import describe, image_remark
 from hpcmarl.errors import EXIT_SUCCESS, ConfigError, HpcmarlError, UsageError
 from hpcmarl.io.run_directory import RunDirectory
+from hpcmarl.launch.memory import available_memory, resident_memory
 from hpcmarl.launch.outcome import said_path, tell_outcome, tell_run_directory
 from hpcmarl.launch.processes import started_at
 from hpcmarl.launch.signals import StopSignals
@@ -32,6 +33,7 @@ from hpcmarl.launch.world import check_world, under_launcher
 from hpcmarl.roles.agreement import told_by_first
 from hpcmarl.roles.base import Context, group_environment
 from hpcmarl.roles.logfile import LogFile
+from hpcmarl.roles.memory import UNKNOWN, MemoryFacts, crowded_hosts
 from hpcmarl.roles.opening import OpenedRun, Request, open_run
 from hpcmarl.roles.rank import AbortHook, Rank, serve
 from hpcmarl.types import EnvironmentSpec
@@ -158,12 +160,14 @@ def prepare(
 
     found = told_by_first(transport, check_and_open)
     topology: Topology = assign_roles(transport.size, hosts, config.topology)
+    processes, memory = _processes(transport)
     spec = EnvironmentSpec.of_tree(found["spec"])  # ranks that play no environment need not import it
-    context = Context(config, topology, transport, Path(found["directory"]), spec, None, end, _processes(transport))
+    context = Context(config, topology, transport, Path(found["directory"]), spec, None, end, processes)
     context = replace(context, start_number=found["start"], start_version=found["version"], run_id=found["run"])
     if not opened:
         return context
-    return replace(context, resume=opened[0].state, lock=opened[0].lock, remarks=opened[0].remarks)
+    crowded = crowded_hosts(topology, context.model(drawn=False).size if config.league is None else 0, memory)
+    return replace(context, resume=opened[0].state, lock=opened[0].lock, remarks=opened[0].remarks, warnings=crowded)
 
 
 def form_reduction_group(transport: Transport, config: Config, hosts: Sequence[str]) -> str:
@@ -183,11 +187,15 @@ def form_reduction_group(transport: Transport, config: Config, hosts: Sequence[s
     return next((text.rstrip(b"\0").decode(errors="replace") for text in texts if text.rstrip(b"\0")), "")
 
 
-def _processes(transport: Transport) -> tuple[tuple[int, int], ...]:
-    """Each rank's process, so that a frozen one can be ended; none where the ranks are virtual."""
-    own = np.array([os.getpid(), started_at(os.getpid())], np.int64)
+def _processes(transport: Transport) -> tuple[tuple[tuple[int, int], ...], list[MemoryFacts]]:
+    """Each rank's process, so that a frozen one can be ended, and its memory; no processes where the ranks are virtual. Collective."""
+    available = available_memory()
+    own = np.array([os.getpid(), started_at(os.getpid()), resident_memory(), UNKNOWN if available is None else available], np.int64)
     everyone = [np.frombuffer(part, np.int64).tolist() for part in transport.gather(own.tobytes())]
-    return () if transport.shares_memory((transport.rank + 1) % transport.size) else tuple((pid, start) for pid, start in everyone)
+    virtual = transport.shares_memory((transport.rank + 1) % transport.size)
+    if virtual:
+        return (), [MemoryFacts(0.0, UNKNOWN)] * transport.size
+    return tuple((pid, start) for pid, start, *_ in everyone), [MemoryFacts(resident, free) for *_, resident, free in everyone]
 
 
 def check_environments(config: Config) -> EnvironmentSpec:
@@ -229,6 +237,8 @@ def start_logging(context: Context) -> None:
     roles = "+".join(context.topology.roles_of(context.rank))
     if context.rank == context.topology.server and (remark := image_remark(context.spec)):
         logging.getLogger(__name__).warning("%s (hpcmarl doctor says what helps)", remark)
+    for warning in context.warnings:
+        logging.getLogger(__name__).warning("%s", warning)
     for remark in context.remarks:
         logging.getLogger(__name__).info("%s", remark)
     logging.getLogger(__name__).debug("rank %d of %d is %s on %s", context.rank, context.topology.size, roles, context.transport.host)

@@ -44,9 +44,9 @@ def test_memory_is_told_by_host_and_compared():
     hosts = ["a", "a", "b", "b", "b"]
     config = load_config(SPREAD)
     topology = assign_roles(5, hosts, config.topology)
-    first, second = estimates.judge_memory(config, topology, None, {"a": 1e12, "b": 1e9})
-    assert (first.status, first.value) == ("OK", "a: ranks 0-1 need up to 0.7 GB of 1000.0 GB")
-    assert (second.status, second.value) == ("WARN", "b: ranks 2-4 need up to 1.2 GB of 1.0 GB")
+    first, second = estimates.judge_memory(config, topology, None, {"a": 1e12, "b": 5e8})
+    assert (first.status, first.value) == ("OK", "a: ranks 0-1 need up to 0.5 GB of 1000.0 GB")
+    assert (second.status, second.value) == ("WARN", "b: ranks 2-4 need up to 0.6 GB of 0.5 GB")
     assert "--mem" in second.remedy
 
 
@@ -62,7 +62,7 @@ def test_parameters_weigh_more_on_learners_and_the_server():
 
 def test_memory_of_a_replay_is_its_limit():
     before, after = (findings_of(4, "algo.name=vdn", f"algo.replay.megabytes={size}")["memory"].value for size in (1, 5001))
-    assert [float(value.split(" GB")[0].split()[-1]) for value in (before, after)] == [1.5, 6.5]
+    assert [float(value.split(" GB")[0].split()[-1]) for value in (before, after)] == [0.9, 5.9]
 
 
 def test_many_ranks_on_shared_storage_are_told_to_stage(monkeypatch):
