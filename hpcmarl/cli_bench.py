@@ -232,6 +232,34 @@ def costs(
     print_result(real(seconds) if joined else virtual(), as_json)
 
 
+@bench_app.command()
+def startup(
+    ranks: Annotated[int, typer.Option("-n", "--ranks", min=2, metavar="RANKS", help="of the run that is started")] = 4,
+    as_json: Json = False,
+) -> None:
+    """What it takes to start a run: seconds to the first update; processor time, memory and opened files of each role by then.
+
+    It starts its job itself.
+
+    \b
+    hpcmarl bench startup -n 64 --json
+    """
+    from hpcmarl.errors import UsageError
+    from hpcmarl.launch.world import under_launcher
+
+    if under_launcher(os.environ):
+        raise UsageError("bench startup starts an MPI job of its own; run it outside mpirun and srun")
+    set_threads(1)
+    from hpcmarl.bench.startup import measure
+
+    result = measure(ranks)
+    if as_json:
+        print_result(result, as_json)
+        return
+    print_result({name: value for name, value in result.items() if not isinstance(value, dict)}, as_json)
+    print_rows("roles", [{"role": role, **figures} for role, figures in result.items() if isinstance(figures, dict)], as_json)
+
+
 class Victim(StrEnum):
     """What `bench faults` kills."""
 

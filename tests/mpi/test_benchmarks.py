@@ -36,3 +36,16 @@ def test_bench_stragglers_reports_seconds_to_a_return():
 
 def test_bench_costs_reports_possible_cpu_shares():
     check_costs(bench("costs", "-n", "3", "--seconds", "2"), ranks=3, unit=0.2)
+
+
+def test_bench_startup_finds_what_each_role_has_used():
+    told = bench("startup", "-n", "4")
+    assert told["ranks"] == 4
+    assert told["seconds_to_first_update"] > 0
+    for role in ("server", "learner", "actor"):
+        own = told[role]
+        assert 0 < own["cpu_seconds_median"] <= own["cpu_seconds_max"]
+        assert 0 < own["uss_mb_median"] < own["rss_mb_median"]
+        assert own["files_opened_median"] > 100
+        assert own["bytes_read_median"] > 1e6
+        assert own["imports_torch"] == (role == "learner")

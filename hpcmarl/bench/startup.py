@@ -1,0 +1,170 @@
+"""What it takes to start a run: seconds to the first update, and what each rank has used by then.
+
+Ranks are looked at from outside, by /proc, when the first row of metrics is there. Opened files are counted by an audit hook that Python
+loads at the start of each rank (a sitecustomize.py on PYTHONPATH) and that keeps its count in a mapped file; libraries are mapped files.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import platform
+import shutil
+import statistics
+import struct
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from hpcmarl.bench.jobs import Job, Progress
+from hpcmarl.comm.topology import assign_roles
+from hpcmarl.config.file import load_config
+from hpcmarl.errors import HpcmarlError
+
+COUNTS = "HPCMARL_STARTUP_COUNTS"  # variable that names the folder of the counts
+ROLES = ("learner", "server", "actor")  # a rank with several counts as the first of them
+LIMIT_SECONDS = 900.0
+CONFIG = """
+name: startup
+env: {id: mpe2.simple_spread_v3}
+trajectories: {enabled: false}
+eval: {episodes: 0}
+stop: {seconds: 3600}
+checkpoint: {every_seconds: null}
+logging: {progress: false, every_seconds: 0.01}
+"""
+HOOK = f"""
+import os, sys
+if os.environ.get("{COUNTS}"):
+    import mmap, struct
+    with open(os.path.join(os.environ["{COUNTS}"], str(os.getpid())), "w+b") as _file:
+        _file.write(bytes(8))
+        _file.flush()
+        _count = mmap.mmap(_file.fileno(), 8)
+    def _hook(event, arguments, number=[0], count=_count, pack=struct.pack_into):
+        if event == "open":
+            number[0] += 1
+            pack("q", count, 0, number[0])
+    sys.addaudithook(_hook)
+"""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one rank has used.
+
+    Attributes:
+        cpu_seconds: Of a core, in user and system mode.
+        rss_mb: Resident memory.
+        uss_mb: Of it what no other process shares (unique set size).
+        files_opened: By Python, and libraries mapped.
+        bytes_read: By read calls, from caches too.
+        torch: Whether torch is loaded.
+    """
+
+    cpu_seconds: float
+    rss_mb: float
+    uss_mb: float
+    files_opened: int
+    bytes_read: int
+    torch: bool
+
+
+def measure(ranks: int) -> dict[str, Any]:
+    """Start a run of simple_spread and look at its ranks at the first update.
+
+    Args:
+        ranks: How many.
+
+    Returns:
+        `ranks`, `seconds_to_first_update` and by role the figures of `summarise`.
+
+    Raises:
+        HpcmarlError: If the run ends, or makes no update within LIMIT_SECONDS.
+    """
+    with _folder() as folder:
+        config, counts = folder / "config.yaml", folder / "counts"
+        config.write_text(CONFIG)
+        counts.mkdir()
+        (folder / "sitecustomize.py").write_text(HOOK)
+        path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+        began = time.monotonic()
+        with mock.patch.dict(os.environ, {COUNTS: str(counts), "PYTHONPATH": path}):
+            job = Job(["train", str(config), "-n", str(ranks), "--run-dir", str(folder / "run")], folder / "output")
+        try:
+            progress = Progress(folder / "run")
+            while progress.version < 1:
+                if not job.running or time.monotonic() - began > LIMIT_SECONDS:
+                    raise HpcmarlError(f"the run made no update: {job.last_words()}")
+                time.sleep(0.02)
+            seconds = time.monotonic() - began
+            found = {rank: usage_of(process, counts) for process, rank in sorted(job.processes().items()) if rank is not None}
+        finally:
+            job.kill()
+    topology = assign_roles(ranks, [platform.node()] * ranks, load_config(CONFIG).topology)
+    roles = {rank: next(role for role in ROLES if role in topology.roles_of(rank)) for rank in range(ranks)}
+    return {"ranks": ranks, "seconds_to_first_update": round(seconds, 2), **summarise(roles, found)}
+
+
+def summarise(roles: Mapping[int, str], found: Mapping[int, Usage]) -> dict[str, dict[str, Any]]:
+    """Return medians and maxima by role.
+
+    Args:
+        roles: The role of each rank.
+        found: What each rank has used.
+    """
+    result = {}
+    for role in ("server", "learner", "actor"):
+        own = [usage for rank, usage in found.items() if roles[rank] == role]
+        if own:
+            cpu = [usage.cpu_seconds for usage in own]
+            result[role] = {
+                "cpu_seconds_median": round(statistics.median(cpu), 2),
+                "cpu_seconds_max": round(max(cpu), 2),
+                "rss_mb_median": round(statistics.median(usage.rss_mb for usage in own), 1),
+                "uss_mb_median": round(statistics.median(usage.uss_mb for usage in own), 1),
+                "files_opened_median": int(statistics.median(usage.files_opened for usage in own)),
+                "bytes_read_median": int(statistics.median(usage.bytes_read for usage in own)),
+                "imports_torch": any(usage.torch for usage in own),
+            }
+    return result
+
+
+def usage_of(process: int, counts: Path) -> Usage:
+    """Read what a process has used so far."""
+    place = Path(f"/proc/{process}")
+    ticks = place.joinpath("stat").read_text().rpartition(")")[2].split()[11:13]
+    memory = dict(line.split()[:2] for line in place.joinpath("smaps_rollup").read_text().splitlines()[1:])
+    io = dict(line.split() for line in place.joinpath("io").read_text().splitlines())
+    mapped = {line.split(maxsplit=5)[5] for line in place.joinpath("maps").read_text().splitlines() if " /" in line}
+    libraries = [name for name in mapped if ".so" in name]
+    private = float(memory["Private_Clean:"]) + float(memory["Private_Dirty:"])
+    return Usage(
+        cpu_seconds=sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK"),
+        rss_mb=float(memory["Rss:"]) / 1024,
+        uss_mb=private / 1024,
+        files_opened=opened(counts / str(process)) + len(libraries),
+        bytes_read=int(io["rchar:"]),
+        torch=any("libtorch" in name for name in libraries),
+    )
+
+
+def opened(path: Path) -> int:
+    """Return the count that a rank's hook keeps."""
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 8, access=mmap.ACCESS_READ) as count:
+        return int(struct.unpack("q", count)[0])
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder for the length of the measurement; what killed ranks still write there does not matter."""
+    folder = tempfile.mkdtemp(prefix="hpcmarl-startup-")
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
