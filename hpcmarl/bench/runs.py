@@ -17,6 +17,7 @@ from hpcmarl.comm.transport import Transport
 from hpcmarl.config import Config
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.launch.signals import StopSignals
+from hpcmarl.optim.rounds import Engine
 from hpcmarl.roles.base import Context
 from hpcmarl.roles.learner import Learner
 from hpcmarl.roles.rank import AbortHook, Rank, serve
@@ -39,15 +40,12 @@ class WatchedRank(Rank):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.moments: list[Moment] = []
-        self._version = 0
-
-    def step(self) -> bool:
-        busy = super().step()
         server: Any = self.roles.get("server")
-        if server is not None and server.phase == "train" and server.engine.version != self._version:
-            self._version = server.engine.version
-            self.moments.append(Moment(server.recorder.seconds, server.engine.used, server.engine.wasted, time.process_time()))
-        return busy
+        if server is not None:
+            server.recorder.watch = self._note
+
+    def _note(self, recorder: Recorder, engine: Engine) -> None:
+        self.moments.append(Moment(recorder.seconds, engine.used, engine.wasted, time.process_time()))
 
 
 class Stage:

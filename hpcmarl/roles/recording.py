@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,9 @@ def keep_summary(context: Context, summary: dict[str, Any]) -> None:
 
 
 class Recorder:
-    """Counts over the whole run, resumptions included; `seconds` is training time, without start-up and final evaluation."""
+    """Counts over the whole run, resumptions included; `seconds` is training time, without start-up and final evaluation.
+
+    `watch`: called at the end of every round, by benchmarks."""
 
     def __init__(self, context: Context, algorithm: Model) -> None:
         self.context, self.algorithm = context, algorithm
@@ -67,6 +70,7 @@ class Recorder:
         self.lost: list[dict[str, Any]] = []  # of this start of the run: a resumed one has all its ranks again
         self.evaluation: dict[str, Any] = {}
         self.means = LearnerMeans()
+        self.watch: Callable[[Recorder, Engine], None] | None = None
         slots, cancels = self.config.topology.environments_per_actor, algorithm.on_policy and self.config.rounds.late == "cancel"
         self.times = GroupTimes(context.topology, slots, on_policy=algorithm.on_policy, cancels=cancels)
         self.row_due = Interval(self.config.logging.every_seconds)
@@ -198,6 +202,8 @@ class Recorder:
 
     def on_round(self, engine: Engine) -> None:
         """A round is complete; now and then a row of metrics."""
+        if self.watch is not None:
+            self.watch(self, engine)
         if self.row_due.due():
             self._row(engine)
 
