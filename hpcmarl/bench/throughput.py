@@ -94,7 +94,7 @@ def _measure(rank: Rank, transport: Transport, config: Config, seconds: float) -
 
 def _train(rank: Rank, seconds: float) -> float:
     """Step the rank's roles for a while; the time it took."""
-    backoff = Backoff()
+    backoff = Backoff(transport=rank.transport)
     began = time.perf_counter()
     while time.perf_counter() - began < seconds:
         if rank.step():

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
+from hpcmarl.comm.doorbell import NAME_BYTES, Doorbell
 from hpcmarl.comm.mpi_collectives import broadcast, gather, leave_together
 from hpcmarl.comm.mpi_group import MpiGroup, MpiRegrouping
 from hpcmarl.comm.mpi_library import library_version, survives_deaths
@@ -67,6 +68,8 @@ class MpiTransport(Transport):
         self._dead: set[int] = set()  # MPI has said so
         self._newly_dead: list[int] = []
         self._buried: set[int] = set()  # the run goes on without them
+        self._doorbell: Doorbell | None = None
+        self._woken_by_all = False  # every other rank can ring
         self._remains: list[Incoming] = []  # of messages that will not come: MPI may still hold their buffers
 
     def send(self, destination: int, buffer: Buffer) -> SendHandle:
@@ -97,6 +100,8 @@ class MpiTransport(Transport):
             return SendHandle()  # the next receive() finds out who has died
         handle = MpiHandle(requests, buffer)
         self._outgoing.append(handle)
+        if self._doorbell is not None and way.comm is self.comm:
+            self._doorbell.ring(way.peer)
         return handle
 
     def _send_chunks(self, way: Way, buffer: Buffer) -> list[Any]:
@@ -234,6 +239,30 @@ class MpiTransport(Transport):
                 return Message(header, incoming.buffer, source, partial(self._pool.give, incoming.capacity))
             behind.add(incoming.source)
         return None
+
+    def gather_hosts(self) -> list[str]:
+        """The host name of every rank. Collective, for the start of a run; from then on ranks of one host wake each other."""
+        if self._doorbell is None:
+            self._doorbell = Doorbell()
+        width = 255
+        own = self.host.encode()[:width].ljust(width, b"\0") + self._doorbell.name.ljust(NAME_BYTES, b"\0")
+        told = self.gather(own)
+        hosts = [row[:width].rstrip(b"\0").decode() for row in told]
+        near = [rank for rank, host in enumerate(hosts) if host == self.host and rank != self.rank]
+        self._doorbell.connect({rank: told[rank][width:].rstrip(b"\0") for rank in near})
+        self._woken_by_all = all(self._doorbell.reaches(rank) for rank in range(self.size) if rank != self.rank)
+        return hosts
+
+    @property
+    def wakes(self) -> bool:
+        # what MPI does between messages, nobody announces
+        moving = self._outgoing or self._incoming or self._expecting or self._spawning or len(self._sources) > 1
+        return self._woken_by_all and self._reducing is None and not moving
+
+    def rest(self, seconds: float) -> bool:
+        if self._doorbell is None:
+            return super().rest(seconds)
+        return self._doorbell.wait(seconds)
 
     def reduction_group(self, ranks: Sequence[int], hosts: Sequence[str], backend: str) -> None:
         if self._reducing is not None:

@@ -189,6 +189,16 @@ class Transport(ABC):
         width = 255
         return [name.rstrip(b"\0").decode() for name in self.gather(self.host.encode()[:width].ljust(width, b"\0"))]
 
+    @property
+    def wakes(self) -> bool:
+        """Whether every message to this rank ends its `rest`."""
+        return False
+
+    def rest(self, seconds: float) -> bool:
+        """Sleep for so long, or until a message may have come where this rank can be woken; whether it was woken."""
+        time.sleep(seconds)
+        return False
+
     def tell_abort(self) -> None:  # noqa: B027  virtual ranks see it by themselves
         """Tell the other ranks that this one is about to end the job and has said why."""
 
@@ -231,14 +241,20 @@ class LatestLink:
         return self._handle is None
 
 
+LONGEST_REST = 50e-3  # seconds between two looks where messages wake a rank
+RESTS = 25  # times as long are its naps
+
+
 class Backoff:
     """Sleep between unsuccessful polls: not at all for the first few, then longer and longer up to `longest` seconds.
 
     A nap is at most a tenth of the wait so far (2 ms are always allowed), so that a message is late by little compared with the
-    time it took to come, and a rank that waits long leaves its core to others. No nap lasts past a moment that is known beforehand."""
+    time it took to come, and a rank that waits long leaves its core to others. No nap lasts past a moment that is known beforehand.
 
-    def __init__(self, shortest: float = 50e-6, longest: float = 10e-3, spins: int = 3) -> None:
-        self.shortest, self.longest, self.spins = shortest, longest, spins
+    Where messages wake the rank, naps are longer: they are for what nobody announces. `transport`: which wakes it; None: none does."""
+
+    def __init__(self, shortest: float = 50e-6, longest: float = 10e-3, spins: int = 3, transport: Transport | None = None) -> None:
+        self.shortest, self.longest, self.spins, self.transport = shortest, longest, spins, transport
         self.reset()
 
     def reset(self) -> None:
@@ -254,9 +270,14 @@ class Backoff:
         self._tries += 1
         if self._tries > self.spins:
             growing = min(2e-3, self.shortest * 2.0 ** min(20, self._tries - self.spins - 1))
-            nap = max(0.0, min(self.longest, max(growing, 0.1 * self._slept), until - time.monotonic()))
+            wakes = self.transport is not None and self.transport.wakes
+            nap = min(LONGEST_REST, RESTS * growing) if wakes else min(self.longest, max(growing, 0.1 * self._slept))
+            nap = max(0.0, min(nap, until - time.monotonic()))
             self._slept += nap
-            time.sleep(nap)
+            if self.transport is None:
+                time.sleep(nap)
+            elif self.transport.rest(nap):
+                self.reset()
 
 
 def receive_from(transport: Transport, kind: Kind, timeout: float) -> Message:

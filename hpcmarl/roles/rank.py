@@ -225,7 +225,7 @@ def receiver(message: Message) -> str:
 
 def serve(rank: Rank, signals: StopSignals) -> int:
     """Run a rank until the server says EXIT; returns the exit code."""
-    backoff = Backoff()
+    backoff = Backoff(transport=rank.transport)
     told = False
     while rank.exit_code is None:
         if signals.pending and not told:
