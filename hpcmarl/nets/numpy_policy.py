@@ -63,10 +63,13 @@ class NumpyPolicy:
         if self._agent_id:
             seen = numbered(seen)
         mask = None if frame.action_mask is None else frame.action_mask.reshape(rows, -1)
-        raw, hidden = self.raw(seen.reshape(rows, -1), None if before is None else before.reshape(rows, -1), frame.alive.reshape(rows, 1), mask)
+        alive = frame.alive.reshape(rows)
+        everyone = bool(alive.all())
+        compute = self.raw if everyone or self.sparse else self._raw_of_living  # sparse forms are timed anew where the number of rows changes
+        raw, hidden = compute(seen.reshape(rows, -1), None if before is None else before.reshape(rows, -1), alive[:, None], mask)
         action, logp = self.chooser.mode(raw, mask) if greedy else self.chooser.sample(raw, mask, generator)
-        if not frame.alive.all():
-            dead = ~frame.alive.reshape(rows)
+        if not everyone:
+            dead = ~alive
             action[dead] = 0
             logp[dead] = 0
         chosen = action.reshape(slots, agents, *action.shape[1:])
@@ -99,6 +102,20 @@ class NumpyPolicy:
         if alive is not None:
             hidden = np.where(alive, hidden, before)
         return self._heads(hidden, mask), hidden
+
+    def _raw_of_living(
+        self, obs: FloatArray, before: FloatArray | None, alive: BoolArray, mask: BoolArray | None
+    ) -> tuple[FloatArray, FloatArray | None]:
+        """As `raw`, computed for living agents only: the others' outputs are zero. In games whose players take turns that is half of the work."""
+        which = np.flatnonzero(alive)
+        computed, remembered = self.raw(obs[which], None if before is None else before[which], None, None if mask is None else mask[which])
+        raw = np.zeros((len(obs), computed.shape[1]), np.float32)
+        raw[which] = computed
+        if remembered is None:
+            return raw, None
+        hidden = np.zeros((len(obs), self._width), np.float32) if before is None else before.copy()
+        hidden[which] = remembered
+        return raw, hidden
 
     def _heads(self, hidden: FloatArray, mask: BoolArray | None) -> FloatArray:
         raw = self._outputs(hidden)
