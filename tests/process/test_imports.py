@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.leagues import RPS
+from tests.support.worlds import run_world
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 HELP = "import sys; sys.argv = {}; import hpcmarl.cli\ntry: hpcmarl.cli.main()\nexcept SystemExit: pass"
 HEAVY = ("torch", "numpy", "h5py", "mpi4py", "pettingzoo", "rich")
@@ -59,3 +62,25 @@ def test_describing_smax_loads_no_other_game_and_prints_none() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False False\n"
+
+
+def test_commands_that_only_act_or_read_load_no_torch(tmp_path):
+    run_world(3, tmp_path / "spread", "trajectories.enabled=true")
+    run_world(4, tmp_path / "rps", text=RPS)
+    shard = next((tmp_path / "spread" / "trajectories").rglob("*.h5"))
+    commands = [
+        ["eval", str(tmp_path / "spread"), "--episodes", "2"],
+        ["league", "match", str(tmp_path / "rps"), "a", "b", "--episodes", "4"],
+        ["league", "show", str(tmp_path / "rps")],
+        ["data", "verify", str(tmp_path / "spread")],
+        ["data", "inspect", str(shard)],
+    ]
+    program = (
+        f"import sys, hpcmarl.cli\nfor arguments in {commands!r}:\n    sys.argv = ['hpcmarl', *arguments]\n    try:\n        hpcmarl.cli.main()\n"
+        "    except SystemExit as end:\n        assert not end.code, (arguments, end.code)\n"
+        "    print('loaded:', arguments[0], *{'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = [line for line in done.stdout.splitlines() if line.startswith("loaded:")]
+    assert told == [f"loaded: {arguments[0]}" for arguments in commands]
