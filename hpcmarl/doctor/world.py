@@ -23,6 +23,7 @@ from hpcmarl.errors import HpcmarlError, LaunchError
 from hpcmarl.launch.memory import available_memory
 from hpcmarl.launch.world import check_world, launcher_world, library_kind
 
+SERVER = 0  # its rank
 PING_TIMEOUT = 10.0  # seconds
 
 
@@ -120,9 +121,11 @@ def _judge_cores(host: str, cores: Mapping[int, Sequence[int]], threads: int) ->
     union = len(set().union(*cores.values()))
     each = f"{threads} thread{'s' if threads > 1 else ''}"
     value = f"{host}: {in_words(cores)} with {each} each on {union} core{'s' if union > 1 else ''}"
-    if len(cores) * threads > union:
-        remedy = f"works, but slower: fewer ranks on this host{', or topology.threads: 1' if threads > 1 else ''}"
-        remedy += ", or let them use more cores (srun --cpus-per-task, mpirun --bind-to none)"
+    if (len(cores) - (SERVER in cores)) * threads > union:
+        useful = max(1, union // threads) + (SERVER in cores)
+        waits = ", of which the server's waits most of the time" if SERVER in cores else ""
+        remedy = f"{useful} rank{'s are' if useful > 1 else ' is'} useful on these cores{waits}; more only where environments sleep. Start fewer here"
+        remedy += f"{', or set topology.threads: 1' if threads > 1 else ''}, or let them use more cores (srun --cpus-per-task, mpirun --bind-to none)"
         return [Finding("WARN", "cores", value, remedy)]
     bound = [rank for rank, own in cores.items() if len(own) < threads]
     if bound:

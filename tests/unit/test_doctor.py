@@ -85,11 +85,17 @@ class TestFindings:
         assert not any_bad(findings[:1])
 
     def test_core_finding_warns_of_oversubscribed_hosts(self):
-        reports = reports_of({rank: ("h0" if rank < 3 else "h1", range(4)) for rank in range(4)}, problem={3: "Read-only"})
+        reports = reports_of({rank: ("h0" if rank < 4 else "h1", range(4)) for rank in range(5)}, problem={4: "Read-only"})
         findings = world.judge_facts(reports, threads=2)
         assert [(finding.status, finding.name) for finding in findings] == [("WARN", "cores"), ("OK", "cores"), ("BAD", "run directory")]
-        assert findings[0].value == "h0: ranks 0-2 with 2 threads each on 4 cores"
-        assert "rank 3 on h1: Read-only" in findings[2].value
+        assert findings[0].value == "h0: ranks 0-3 with 2 threads each on 4 cores"
+        assert findings[0].remedy.startswith("3 ranks are useful on these cores, of which the server's waits most of the time")
+        assert "rank 4 on h1: Read-only" in findings[2].value
+
+    def test_a_host_without_the_server_has_a_rank_a_core(self):
+        findings = world.judge_facts(reports_of({0: ("h0", range(4)), **{rank: ("h1", range(2)) for rank in (1, 2, 3)}}), threads=1)
+        assert [(finding.status, finding.name) for finding in findings] == [("OK", "cores"), ("WARN", "cores")]
+        assert findings[1].remedy.startswith("2 ranks are useful on these cores; more only where environments sleep")
 
     def test_cores_of_a_host_are_the_union_of_its_ranks_cores(self):
         bound = reports_of({0: ("h", [0, 1]), 1: ("h", [2, 3]), 2: ("h", [4, 5])})
