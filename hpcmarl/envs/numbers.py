@@ -17,9 +17,10 @@ from hpcmarl.types import Array, EnvironmentSpec, FloatArray, Outcome
 def bad_numbers(spec: EnvironmentSpec, outcome: Outcome | None, views: Views) -> list[tuple[int, str, str]]:
     """(row, agent, what) of rewards, observations and states that are not finite; cheap where there are none. outcome: None after a reset."""
     total = 0.0
-    for array in _arrays(outcome, views):
-        flat = array.reshape(-1)
-        total += float(flat.dot(flat))  # the quickest of numpy's sums, which no finite number can make smaller
+    with np.errstate(all="ignore"):
+        for array in _arrays(outcome, views):
+            flat = array.reshape(-1)
+            total += float(flat.dot(flat))  # the quickest of numpy's sums; of squares, so that infinities cannot cancel
     return [] if math.isfinite(total) else list(_each_bad_number(spec, outcome, views))
 
 

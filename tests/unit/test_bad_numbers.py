@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from hpcmarl.config import AdamConfig, EnvConfig
-from hpcmarl.envs import Seeds, make_environment, new_frame, new_outcome
+from hpcmarl.envs import Seeds, describe, make_environment, new_frame, new_outcome
+from hpcmarl.envs.numbers import bad_numbers
+from hpcmarl.envs.slot import Views
 from hpcmarl.errors import EnvironmentFailure
 from hpcmarl.optim import make_optimizer
 
@@ -100,3 +102,14 @@ def test_optimizer_step_to_infinite_parameters_raises():
     optimizer = make_optimizer(AdamConfig(step_size=1e38), np.full(2, 3e38, np.float32), [slice(0, 2)])
     with pytest.raises(FloatingPointError, match=r"step 1 made parameter 0 inf; lower optimizer\.step_size"), np.errstate(all="ignore"):
         optimizer.step(np.ones(2, np.float32))
+
+
+def test_large_finite_numbers_are_no_bad_ones() -> None:
+    spec = describe(EnvConfig(id="mpe2.simple_spread_v3"), {})
+    frame, outcome = new_frame(spec, 2), new_outcome(spec, 2)
+    (seen,), (told,) = frame.policies.values(), outcome.policies.values()
+    seen.obs[...], told.reward[...] = 3e38, -3e38  # their sums and squares are beyond float32
+    views = Views([policy.name for policy in spec.policies], frame, outcome)
+    assert bad_numbers(spec, outcome, views) == []
+    told.reward[1, 0] = np.inf
+    assert [(row, what) for row, _, what in bad_numbers(spec, outcome, views)] == [(1, "is rewarded with inf")]

@@ -172,6 +172,21 @@ def test_dead_agents_get_zero_actions_and_logp() -> None:
         assert decision.logp[0, 0] != 0
 
 
+def test_living_agents_act_as_if_all_lived() -> None:
+    policy = make_policy(DISCRETE, recurrent=False)
+    FlatParameters({"p": policy})
+    generator = np.random.default_rng(4)
+    obs = generator.standard_normal((5, 2, 6)).astype(np.float32)
+    alive, mask = generator.random((5, 2)) < 0.5, random_mask(DISCRETE, (5, 2), generator)
+    decisions = [
+        Actor(policy).act(PolicyFrame(obs, living, mask), np.zeros(5, bool), None, np.random.default_rng(5), False)
+        for living in (np.ones((5, 2), bool), alive)
+    ]
+    assert 0 < np.count_nonzero(alive) < alive.size
+    np.testing.assert_array_equal(decisions[1].action, np.where(alive, decisions[0].action, 0))
+    np.testing.assert_allclose(decisions[1].logp, np.where(alive, decisions[0].logp, 0.0), atol=1e-6)
+
+
 def test_random_actions_respect_the_mask() -> None:
     generator = np.random.default_rng(0)
     mask = random_mask(MULTI_DISCRETE, (50,), generator)
