@@ -124,8 +124,8 @@ class ActorCritic(Algorithm):
         acts = part.alive[: batch.steps]
         if not self._central:
             return UnitRows(acts, part.terminated, part.truncated)
-        truncated = (batch.episode_end == 2)[:, :, None] & anybody(part.truncated)
-        return UnitRows(anybody(acts), (batch.episode_end > 0)[:, :, None] & ~truncated, truncated)
+        truncated = (batch.episode_end == 2)[:, :, None] & anybody([part.truncated])
+        return UnitRows(anybody([acts]), (batch.episode_end > 0)[:, :, None] & ~truncated, truncated)
 
     def _agent_rows(self, policy: PolicySpec, batch: Batch, game: UnitRows | None) -> UnitRows:
         """The rows in which each agent has a value, [T, B, N]: the game's, or in turn-based games those of its policy's only agent."""

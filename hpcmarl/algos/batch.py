@@ -124,23 +124,22 @@ def game_rows(batch: Batch) -> UnitRows:
         Rows [T, B, 1].
     """
     parts = batch.policies.values()
-    acts = _of_anybody([part.alive[: batch.steps] for part in parts])
+    acts = anybody([part.alive[: batch.steps] for part in parts])
     ends = (batch.episode_end > 0)[:, :, None]
     if not acts.all():
         ended = np.flip(np.logical_or.accumulate(np.flip(ends, 0), 0), 0)  # here or later
         acts = (ended | (acts & ~ended).any(0)) & batch.inside[:, :, None]
-    truncated = (batch.episode_end == 2)[:, :, None] & _of_anybody([part.truncated for part in parts])
+    truncated = (batch.episode_end == 2)[:, :, None] & anybody([part.truncated for part in parts])
     return UnitRows(acts, ends & ~truncated, truncated)
 
 
-def anybody(acts: BoolArray) -> BoolArray:
-    """[..., N] -> [..., 1]: does any agent act?"""
-    return np.logical_or.reduce(acts, axis=-1, keepdims=True)
-
-
-def _of_anybody(parts: Sequence[BoolArray]) -> BoolArray:
-    """Join one array [..., N] a policy: [..., 1]."""
-    return anybody(parts[0] if len(parts) == 1 else np.concatenate(parts, -1))
+def anybody(parts: Sequence[BoolArray]) -> BoolArray:
+    """Say whether any agent of any policy acts, from arrays [..., N], one a policy: [..., 1]. (numpy reduces few numbers at a time slowly.)"""
+    acts = [part[..., agent] for part in parts for agent in range(part.shape[-1])]
+    found = acts[0].copy()
+    for each in acts[1:]:
+        found |= each
+    return found[..., None]
 
 
 def _select_policy(part: PolicyRollout, slots: Array, finals: Array) -> PolicyRollout:

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from hpcmarl.algos.batch import tensor
+from hpcmarl.algos.batch import anybody, tensor
 from hpcmarl.algos.design import MOMENTS, mixer_state
 from hpcmarl.algos.episodes import Episodes, Places
 from hpcmarl.algos.q_learning import Columns, Fit, Networks, QLearning
 from hpcmarl.config import QLearningConfig
 from hpcmarl.maths.qlearning import taken
 from hpcmarl.nets.moments import Moments
-from hpcmarl.types import BoolArray, EnvironmentSpec
+from hpcmarl.types import EnvironmentSpec
 
 
 @dataclass
@@ -121,17 +121,12 @@ class Mixed(QLearning):
 
     def _columns(self, episodes: Episodes) -> Columns:
         """The team's rows. One with nobody left at the end of a truncated episode has no future to bootstrap from."""
-        acts = _any([part.acts for part in episodes.parts])
+        acts = anybody([part.acts for part in episodes.parts])
         reward = np.concatenate([part.reward for part in episodes.parts], -1).mean(-1, keepdims=True)
-        truncated = (episodes.end == 2)[..., None] & _any([part.truncated & ~part.terminated for part in episodes.parts])
+        truncated = (episodes.end == 2)[..., None] & anybody([part.truncated & ~part.terminated for part in episodes.parts])
         return Columns(reward, acts, (episodes.end > 0)[..., None] & ~truncated, truncated)
 
 
 def _present(episodes: Episodes) -> Places:
     """As in Team."""
-    return Places(torch.cat([part.alive for part in episodes.parts], -1).any(-1))
-
-
-def _any(parts: list[BoolArray]) -> BoolArray:
-    """Of any agent of any policy: [T, B, N] each -> [T, B, 1]."""
-    return np.logical_or.reduce(np.concatenate(parts, -1), axis=-1, keepdims=True)
+    return Places(tensor(anybody([part.alive.numpy() for part in episodes.parts])[..., 0]))

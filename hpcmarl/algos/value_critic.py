@@ -144,7 +144,7 @@ class ValueCritic(ActorCritic):
         columns = self._columns(batch, part, valued.rows, valued.units.spread(valued.values), *later)
         columns = replace(columns, reward=broadcast(columns.reward, columns.value.shape))
         if self.spec.turn_based:
-            close_at_last_decision(columns, anybody(acts_next) if self._central else acts_next)
+            close_at_last_decision(columns, anybody([acts_next]) if self._central else acts_next)
         trace = self._trace(policy, columns, batch, shared.evaluations)
         agents = Rows(acts)
         advantages, rho = (agents.pick(broadcast(array, acts.shape)) for array in (trace.advantages, trace.rho))
@@ -168,7 +168,7 @@ class ValueCritic(ActorCritic):
         """Targets of the value rows [n], and 1 where they count, 0 where the column was closed there."""
         targets = trace.targets
         if targets.shape[-1] > columns.value.shape[-1]:  # of each agent, for one value: of those that act, or of all where none does
-            weight = np.where(anybody(acts), acts, np.True_)
+            weight = np.where(anybody([acts]), acts, np.True_)
             targets = (targets * weight).sum(-1, keepdims=True) / weight.sum(-1, keepdims=True).astype(np.float32)
         return units.pick(targets), units.pick(columns.acts.astype(np.float32))
 

@@ -6,8 +6,9 @@ quarters of the time of torch's own layer by layer, since torch's float32 tanh c
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -49,32 +50,56 @@ class Dense(nn.Module):
         """inputs [..., first size] -> [..., last size]. Differentiable once, in the parameters and the inputs."""
         if not self.layers:
             return inputs
-        parameters = [parameter for layer in self.layers for parameter in (layer.weight, layer.bias)]
+        parameters = cast("list[torch.Tensor]", [parameter for layer in self.layers for parameter in (layer.weight, layer.bias)])
         rows = inputs.reshape(-1, inputs.shape[-1])
-        outputs: torch.Tensor = DenseStack.apply(rows, self.activation, self.activate_last, *parameters)  # type: ignore[no-untyped-call]
+        run = DenseStack.apply if torch.is_grad_enabled() else last_stage
+        outputs: torch.Tensor = run(rows, self.activation, self.activate_last, *parameters)
         return outputs.view(*inputs.shape[:-1], outputs.shape[-1])
 
 
+def stages_of(inputs: torch.Tensor, activation: str, activate_last: bool, parameters: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Compute dense layers one after the other, tanh(x) as 2 sigmoid(2x) - 1 (within 2e-7). Not differentiable.
+
+    Args:
+        inputs: Shape [n, first size].
+        activation: "tanh" or "relu".
+        activate_last: Whether it follows the last layer, too.
+        parameters: Weight [outputs, inputs] and bias of each layer.
+
+    Yields:
+        The outputs [n, outputs] of each layer.
+    """
+    hidden = inputs
+    for index in range(0, len(parameters), 2):
+        weight, bias = parameters[index], parameters[index + 1]
+        if index + 2 == len(parameters) and not activate_last:
+            hidden = torch.addmm(bias, hidden, weight.t())
+        elif activation == "tanh":
+            hidden = torch.addmm(bias, hidden, weight.t(), beta=2, alpha=2).sigmoid_()
+            torch.add(MINUS_ONE, hidden, alpha=2, out=hidden)
+        else:
+            hidden = torch.addmm(bias, hidden, weight.t()).relu_()
+        yield hidden
+
+
+def last_stage(inputs: torch.Tensor, activation: str, activate_last: bool, *parameters: torch.Tensor) -> torch.Tensor:
+    """Return the last of `stages_of`, where no gradient is wanted: the others are not kept."""
+    hidden = inputs
+    for hidden in stages_of(inputs, activation, activate_last, parameters):  # noqa: B007  the last one counts
+        pass
+    return hidden
+
+
 class DenseStack(torch.autograd.Function):
-    """All layers of a Dense in one node of torch's graph. tanh(x) is computed as 2 sigmoid(2x) - 1 (within 2e-7)."""
+    """All layers of a Dense in one node of torch's graph."""
 
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor, activation: str, activate_last: bool, *parameters: torch.Tensor) -> torch.Tensor:
         """inputs [n, first size]; parameters: weight [outputs, inputs] and bias of each layer. Returns [n, last size]."""
-        hidden, stages = inputs, [inputs]
-        for index in range(0, len(parameters), 2):
-            weight, bias = parameters[index], parameters[index + 1]
-            if index + 2 == len(parameters) and not activate_last:
-                hidden = torch.addmm(bias, hidden, weight.t())
-            elif activation == "tanh":
-                hidden = torch.addmm(bias, hidden, weight.t(), beta=2, alpha=2).sigmoid_()
-                torch.add(MINUS_ONE, hidden, alpha=2, out=hidden)
-            else:
-                hidden = torch.addmm(bias, hidden, weight.t()).relu_()
-            stages.append(hidden)
+        stages = [inputs, *stages_of(inputs, activation, activate_last, parameters)]
         ctx.activation, ctx.activate_last = activation, activate_last
         ctx.save_for_backward(*stages, *parameters)
-        return hidden
+        return stages[-1]
 
     @staticmethod
     @once_differentiable
