@@ -36,14 +36,20 @@ class Adam(Optimizer):
     def _move(self, direction: Array) -> None:
         config = self.config
         gradient = self._clipped(direction)
+        scratch = np.multiply(gradient, 1.0 - config.beta1, out=self._scratch)
         self.first *= config.beta1
-        self.first += (1.0 - config.beta1) * gradient
+        self.first += scratch
+        np.square(gradient, out=scratch)
+        scratch *= 1.0 - config.beta2
         self.second *= config.beta2
-        self.second += (1.0 - config.beta2) * np.square(gradient)
+        self.second += scratch
         count = self.updates + 1
-        scale = self.step_size() / (1.0 - config.beta1**count)
-        root = np.sqrt(self.second / (1.0 - config.beta2**count))
-        self.parameters = self.parameters + self._critics_scaled(scale * self.first / (root + config.epsilon))
+        np.divide(self.second, 1.0 - config.beta2**count, out=scratch)
+        np.sqrt(scratch, out=scratch)
+        scratch += config.epsilon
+        movement = self.step_size() / (1.0 - config.beta1**count) * self.first
+        movement /= scratch
+        self._advance(movement)
 
     def _remembered(self) -> tuple[Array, ...]:
         return self.first, self.second

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hpcmarl.maths.finite import all_finite
 from hpcmarl.optim.sparse import SparseTopology
 from hpcmarl.types import Array, Part
 
@@ -35,6 +36,7 @@ class Optimizer(ABC):
     def __init__(self, config: Any, parameters: Array, parts: Sequence[Part] = ()) -> None:
         self.config = config
         self.parameters: Array = np.array(parameters)
+        self._scratch: Array = np.empty_like(self.parameters)  # for a step's intermediate results
         self.parts = tuple(parts) or (Part("", "actor", slice(0, self.parameters.size)),)
         self.updates = 0
         self.averages: Averages | None = None
@@ -68,7 +70,7 @@ class Optimizer(ABC):
         if self.topology is not None:
             self.topology.evolve(self.parameters, direction, self.updates)
             self._mask()
-        if not np.isfinite(self.parameters).all():
+        if not all_finite(self.parameters):
             bad = int(np.flatnonzero(~np.isfinite(self.parameters))[0])
             raise FloatingPointError(f"step {self.updates} made parameter {bad} {self.parameters[bad]}; lower optimizer.step_size")
 
@@ -99,18 +101,23 @@ class Optimizer(ABC):
             direction: Ascent direction, [P]; not changed.
 
         Returns:
-            The clipped direction [P]; `direction` itself where nothing is limited.
+            The clipped direction [P]; `direction` itself where nothing is too long.
         """
         limit, critic_limit = self.config.max_gradient_norm, self.config.max_gradient_norm_of_critics
         if limit is None and critic_limit is None:
             return direction
-        clipped = direction.copy()
+        clipped = direction
         for part in self.parts:
             largest = critic_limit if part.kind == "critic" else limit
-            norm = float(np.linalg.norm(clipped[part.place]))
+            norm = float(np.linalg.norm(direction[part.place]))
             if largest is not None and norm > largest:
+                clipped = direction.copy() if clipped is direction else clipped
                 clipped[part.place] *= largest / norm
         return clipped
+
+    def _advance(self, movement: Array) -> None:
+        """Move by `movement` [P], with the critics' own step size, into a new vector: who holds the former one keeps it. `movement` is used up."""
+        self.parameters = np.add(self.parameters, self._critics_scaled(movement), out=movement)
 
     def _critics_scaled(self, movement: Array) -> Array:
         """Give critics their own step size, in place.

@@ -27,10 +27,15 @@ class Rmsprop(Optimizer):
     def _move(self, direction: Array) -> None:
         config = self.config
         gradient = self._clipped(direction)
+        scratch = np.square(gradient, out=self._scratch)
+        scratch *= 1.0 - config.decay
         self.square *= config.decay
-        self.square += (1.0 - config.decay) * np.square(gradient)
-        movement = config.step_size * gradient / (np.sqrt(self.square) + config.epsilon)
-        self.parameters = self.parameters + self._critics_scaled(movement)
+        self.square += scratch
+        np.sqrt(self.square, out=scratch)
+        scratch += config.epsilon
+        movement = config.step_size * gradient
+        movement /= scratch
+        self._advance(movement)
 
     def _remembered(self) -> tuple[Array, ...]:
         return (self.square,)

@@ -24,7 +24,7 @@ class Sgd(Optimizer):
     def _move(self, direction: Array) -> None:
         self.velocity *= self.config.momentum
         self.velocity += self._clipped(direction)
-        self.parameters = self.parameters + self._critics_scaled(self.config.step_size * self.velocity)
+        self._advance(self.config.step_size * self.velocity)
 
     def _remembered(self) -> tuple[Array, ...]:
         return (self.velocity,)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from hpcmarl.config import Config
+from hpcmarl.maths.finite import all_finite
 from hpcmarl.types import FloatArray
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ class GradientGuard:
 
     def accepts(self, vector: FloatArray, actor_ranks: Iterable[int], version: int) -> bool:
         """Whether a gradient [P] of rollouts from these ranks is finite. Raises FloatingPointError where such gradients are not left out."""
-        if np.isfinite(vector).all():
+        if all_finite(vector):
             self._in_a_row = 0
             return True
         bad = int(np.flatnonzero(~np.isfinite(vector))[0])

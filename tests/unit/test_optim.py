@@ -242,6 +242,18 @@ def test_restored_optimizer_continues_bit_for_bit(config, critic_step_size):
     assert np.array_equal(second.point(), whole.point())
 
 
+@pytest.mark.parametrize("config", [AdamConfig(max_gradient_norm=0.5), RmspropConfig(max_gradient_norm=0.5), SgdConfig(momentum=0.5)])
+def test_steps_change_neither_direction_nor_former_point(config):
+    optimizer, (first, second) = make_optimizer(config, np.ones(7)), directions(3, 2)
+    optimizer.step(first)
+    point, direction = optimizer.point(), second.copy()
+    before = point.copy()
+    optimizer.step(second)
+    np.testing.assert_array_equal(point, before)
+    np.testing.assert_array_equal(second, direction)
+    assert (optimizer.point() != before).all()
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizers_reject_wrong_sizes(name):
     configs = {"nigt": NigtConfig(), "adam": AdamConfig(), "sgd": SgdConfig(), "rmsprop": RmspropConfig()}
