@@ -34,7 +34,7 @@ from hpcmarl.algos.base import build_modules
 from hpcmarl.algos.batch import Batch, PolicyBatch, Rows, UnitRows, tensor
 from hpcmarl.algos.value_loss import value_losses
 from hpcmarl.config import COMAConfig
-from hpcmarl.maths.vtrace import vtrace
+from hpcmarl.maths.vtrace import trace_targets
 from hpcmarl.nets.flat import FlatParameters
 from hpcmarl.types import Array, EnvironmentSpec, FloatArray, PolicySpec
 
@@ -99,8 +99,7 @@ class COMA(ActorCritic):
 
     def _targets(self, columns: Columns) -> FloatArray:
         """y [T, B, N]: what V-trace's recursion gives where all ratios are 1."""
-        return vtrace(
-            np.zeros_like(columns.value),
+        return trace_targets(
             columns.value,
             columns.last,
             columns.reward,
@@ -110,7 +109,7 @@ class COMA(ActorCritic):
             columns.final,
             discount=self._config.discount,
             trace_lambda=self._config.trace_lambda,
-        ).targets
+        )
 
     def _inputs(self, policy: PolicySpec, batch: Batch, central: Array, rows: Rows) -> FloatArray:
         """The critic's input [m, D] in these rows of the policy's agents; central [T+1, B, 1, S]."""

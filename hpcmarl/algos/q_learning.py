@@ -33,7 +33,7 @@ from hpcmarl.config import OperatorConfig, QLearningConfig
 from hpcmarl.maths.n_step import n_step_targets
 from hpcmarl.maths.qlearning import greedy_actions, soft_mellowmax, taken
 from hpcmarl.maths.schedules import falling
-from hpcmarl.maths.vtrace import vtrace
+from hpcmarl.maths.vtrace import trace_targets
 from hpcmarl.nets.flat import FlatParameters
 from hpcmarl.nets.policy import Policy
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, Rollout
@@ -119,7 +119,7 @@ class QLearning(Algorithm):
     def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:
         """Minus the gradient of the mean loss over the rows of these episodes, times their number: with episodes of unequal lengths it depends
         on what is in one call. Statistics: loss, value and target (means over rows), epsilon, gradient_norm; value_limit."""
-        vector, statistics, _ = self.weighed_gradient(rollouts, None)
+        vector, statistics, _ = self._fitted(rollouts, None)
         return vector, statistics
 
     def weighed_gradient(self, rollouts: Sequence[Rollout], weights: FloatArray | None) -> tuple[FloatArray, dict[str, float], EpisodeErrors]:
@@ -132,6 +132,11 @@ class QLearning(Algorithm):
         Returns:
             The vector [P], statistics, and the errors of each episode before this gradient.
         """
+        vector, statistics, fit = self._fitted(rollouts, weights)
+        return vector, statistics, _errors_of(fit)
+
+    def _fitted(self, rollouts: Sequence[Rollout], weights: FloatArray | None) -> tuple[FloatArray, dict[str, float], Fit]:
+        """Return the vector [P], statistics, and how far values were from their targets."""
         self._flat.zero_gradient()
         episodes = self._episodes(rollouts)
         values = self._values(self._online, episodes)
@@ -145,7 +150,7 @@ class QLearning(Algorithm):
             self._observe(episodes)
         epsilon = falling(self._config.epsilon_start, self._config.epsilon_final, self._config.epsilon_steps, self._env_steps)
         statistics = fit.statistics | {"loss": float(loss.detach()), "epsilon": epsilon} | self._limit.statistics()
-        return *self._ascent(statistics), _errors_of(fit)
+        return *self._ascent(statistics), fit
 
     def _episodes(self, rollouts: Sequence[Rollout]) -> Episodes:
         """The rollouts' episodes side by side, with what the agents' networks see."""
@@ -208,7 +213,7 @@ class QLearning(Algorithm):
         if trace_lambda is None and config.n_step > 1:
             return tensor(n_step_targets(*given, discount=config.discount, n_step=config.n_step))
         chosen = self._lambda if trace_lambda is None else trace_lambda
-        return tensor(vtrace(np.zeros_like(columns.reward), *given, discount=config.discount, trace_lambda=chosen).targets)
+        return tensor(trace_targets(*given, discount=config.discount, trace_lambda=chosen))
 
 
 def _errors_of(fit: Fit) -> EpisodeErrors:

@@ -62,19 +62,60 @@ def vtrace(
     ratio = np.exp(np.minimum(log_ratio, LARGEST_LOG_RATIO))
     rho: FloatArray = np.minimum(ratio, np.float32(rho_max)) * acts
     trace = np.minimum(ratio, np.float32(c_max)) * np.float32(trace_lambda)
-    cut = terminated | truncated
-    value_after = _values_after(value, bootstrap, reward, acts, cut, np.where(terminated, np.float32(0.0), final_value))
+    columns = _Columns(value, bootstrap, reward, acts, terminated, truncated, final_value)
     gamma: FloatArray = np.asarray(discount, np.float32)
-    error = reward + gamma * value_after - value
-    delta = rho * error
-    # The difference v - V obeys a linear recursion: difference_t = delta_t + pass_t * difference_{t+1}, where gaps pass all on.
-    passed = np.where(acts, gamma * trace, np.float32(1.0)) * ~cut
-    difference = linear_recursion(delta, passed, np.zeros_like(bootstrap))
-    difference_after = np.concatenate([difference[1:], np.zeros_like(difference[:1])]) * ~cut
+    delta, difference, targets = columns.targets(rho, trace, gamma)
+    difference_after = np.concatenate([difference[1:], np.zeros_like(difference[:1])]) * ~columns.cut
     advantages: FloatArray = delta + rho * (gamma * difference_after)
-    targets: FloatArray = np.where(acts, value + difference, np.float32(0.0))
     count = max(int(np.count_nonzero(acts)), 1)
     return VTrace(targets, advantages, rho, float(rho.sum()) / count, float((trace * acts).sum()) / count)
+
+
+def trace_targets(
+    value: FloatArray,
+    bootstrap: FloatArray,
+    reward: FloatArray,
+    acts: BoolArray,
+    terminated: BoolArray,
+    truncated: BoolArray,
+    final_value: FloatArray,
+    *,
+    discount: float,
+    trace_lambda: float,
+) -> FloatArray:
+    """Return the targets [T, ...] alone, to the bit those of `vtrace` where all ratios are 1: TD(lambda)'s. Arguments as there."""
+    columns = _Columns(value, bootstrap, reward, acts, terminated, truncated, final_value)
+    return columns.targets(acts.astype(np.float32), np.asarray(trace_lambda, np.float32), np.asarray(discount, np.float32))[2]
+
+
+class _Columns:
+    """The columns of a recursion, as in `vtrace`.
+
+    Attributes:
+        cut: Rows that end, either way, [T, ...].
+    """
+
+    def __init__(
+        self,
+        value: FloatArray,
+        bootstrap: FloatArray,
+        reward: FloatArray,
+        acts: BoolArray,
+        terminated: BoolArray,
+        truncated: BoolArray,
+        final_value: FloatArray,
+    ) -> None:
+        self.cut = terminated | truncated
+        self._value, self._bootstrap, self._reward, self._acts = value, bootstrap, reward, acts
+        self._after = _values_after(value, bootstrap, reward, acts, self.cut, np.where(terminated, np.float32(0.0), final_value))
+
+    def targets(self, rho: FloatArray, trace: FloatArray, gamma: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return delta, v - V (in gap rows that of the next decision) and the targets v (0 in gap rows), [T, ...] each, for rho [T, ...] and c."""
+        delta = np.asarray(rho * (self._reward + gamma * self._after - self._value), np.float32)
+        # The difference v - V obeys a linear recursion: difference_t = delta_t + pass_t * difference_{t+1}, where gaps pass all on.
+        passed = np.where(self._acts, gamma * trace, np.float32(1.0)) * ~self.cut
+        difference = linear_recursion(delta, passed, np.zeros_like(self._bootstrap))
+        return delta, difference, np.where(self._acts, self._value + difference, np.float32(0.0))
 
 
 def normalised_advantages(advantages: FloatArray, rho: FloatArray) -> FloatArray:
@@ -94,9 +135,8 @@ def linear_recursion(offset: FloatArray, factor: FloatArray, last: FloatArray) -
     """x_t = offset_t + factor_t * x_{t+1}, backwards from x_T = last [...]; offset, factor and the result are [T, ...] float32."""
     result = np.empty_like(offset)
     after = last
-    for row in range(offset.shape[0] - 1, -1, -1):
-        after = np.multiply(factor[row], after, out=result[row])
-        after += offset[row]
+    for row, own, share in zip(result[::-1], offset[::-1], factor[::-1], strict=True):  # quicker than by number
+        after = np.add(np.multiply(share, after, out=row), own, out=row)
     return result
 
 

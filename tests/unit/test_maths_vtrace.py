@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcmarl.maths.vtrace import VTrace, linear_recursion, normalised_advantages, vtrace
+from hpcmarl.maths.vtrace import VTrace, linear_recursion, normalised_advantages, trace_targets, vtrace
 from tests.reference.vtrace import Column, random_columns, slow_vtrace
 
 
@@ -33,6 +33,14 @@ def test_vtrace_equals_the_recursive_reference(seed: int, steps: int, acting: fl
         assert found.mean_c == pytest.approx(lam * np.minimum(np.exp(data.log_ratio), c_max)[acts].mean(), abs=1e-5)
     assert not found.targets[~acts].any()
     assert not found.advantages[~acts].any()
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.8, 1.0])
+@pytest.mark.parametrize("acting", [0.5, 1.1])
+def test_trace_targets_equal_vtrace_with_ratios_one(acting: float, lam: float) -> None:
+    data = random_columns(5, 12, 6, acting=acting, ratio=0.0)
+    found = trace_targets(*data.arguments()[1:], discount=0.9, trace_lambda=lam)
+    np.testing.assert_array_equal(found, run(data, trace_lambda=lam).targets)
 
 
 @settings(max_examples=30, deadline=None)
