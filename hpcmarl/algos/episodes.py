@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from hpcmarl.algos.batch import Batch, PolicyBatch, tensor
-from hpcmarl.nets.numpy_policy import last_actions, numbered
+from hpcmarl.nets.numpy_policy import last_actions
 from hpcmarl.nets.policy import Policy
 from hpcmarl.nets.recurrence import spread
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray
@@ -68,7 +68,7 @@ def episodes_of(batch: Batch, spec: EnvironmentSpec, *, agent_id: bool, last_act
     ]
     state = None
     if batch.state is not None and batch.final_state is not None:
-        state = tensor(_closed(batch, batch.state, batch.final_state, lengths))
+        state = tensor(_close(np.empty(batch.state.shape, batch.state.dtype), batch, batch.state, batch.final_state, lengths))
     return Episodes(parts, batch.inside, batch.episode_end, state)
 
 
@@ -103,8 +103,6 @@ class Places:
 
 def _part(batch: Batch, part: PolicyBatch, lengths: Array, agent_id: bool, actions: int, turn_based: bool) -> PolicyEpisodes:
     """actions: A where the last action is appended, else 0."""
-    size = int(np.prod(part.obs.shape[3:]))  # -1 would not do where there are no finals
-    obs = _closed(batch, part.obs.reshape(*part.obs.shape[:3], size), part.final_obs.reshape(*part.final_obs.shape[:2], size), lengths)
     slots = np.arange(batch.slots)
     alive = part.alive.copy()
     alive[lengths, slots] = part.truncated[lengths - 1, slots] & ~part.terminated[lengths - 1, slots]
@@ -117,9 +115,21 @@ def _part(batch: Batch, part: PolicyBatch, lengths: Array, agent_id: bool, actio
     arrays = (part.reward, part.terminated, part.truncated, known)
     masked = None if mask is None else tensor(mask)
     acts = part.alive[:-1] & batch.inside[..., None]
+    seen = _seen(batch, part, lengths, acts, actions, agent_id)
+    return PolicyEpisodes(tensor(seen), tensor(alive), acts, masked, tensor(part.action), *arrays)
+
+
+def _seen(batch: Batch, part: PolicyBatch, lengths: Array, acts: BoolArray, actions: int, agent_id: bool) -> FloatArray:
+    """What the policy's network sees, [T+1, B, N, D]: observations, then last actions and numbers as `episodes_of` says. Written once."""
+    size, agents = int(np.prod(part.obs.shape[3:])), part.obs.shape[2]  # -1 would not do where there are no finals
+    seen = np.empty((*part.obs.shape[:3], size + actions + (agents if agent_id else 0)), np.float32)
+    observed = part.obs.reshape(*part.obs.shape[:3], size)
+    _close(seen[..., :size], batch, observed, part.final_obs.reshape(*part.final_obs.shape[:2], size), lengths)
     if actions:
-        obs = np.concatenate([obs, last_actions(part.action, acts, actions)], -1)
-    return PolicyEpisodes(tensor(numbered(obs) if agent_id else obs), tensor(alive), acts, masked, tensor(part.action), *arrays)
+        seen[..., size : size + actions] = last_actions(part.action, acts, actions)
+    if agent_id:
+        seen[..., size + actions :] = np.eye(agents, dtype=np.float32)
+    return seen
 
 
 def _last_masks(part: PolicyBatch, mask: BoolArray, lengths: Array) -> BoolArray:
@@ -131,9 +141,9 @@ def _last_masks(part: PolicyBatch, mask: BoolArray, lengths: Array) -> BoolArray
     return np.where((last >= 0)[..., None], mask[np.maximum(last, 0), slots, agents], True)
 
 
-def _closed(batch: Batch, rows: Array, finals: Array, lengths: Array) -> Array:
-    """rows [T+1, B, ...] copied, with the closing row of every episode: `finals` [K, ...] of truncated ones, else zeros."""
-    closed = np.array(rows, order="C")
+def _close(closed: Array, batch: Batch, rows: Array, finals: Array, lengths: Array) -> Array:
+    """Fill `closed` with rows [T+1, B, ...] and the closing row of every episode: `finals` [K, ...] of truncated ones, else zeros; return it."""
+    closed[...] = rows
     closed[lengths, np.arange(batch.slots)] = 0.0
     closed[batch.final_step + 1, batch.final_slot] = finals
     return closed

@@ -6,7 +6,7 @@ quarters of the time of torch's own layer by layer, since torch's float32 tanh c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, cast
 

@@ -179,7 +179,7 @@ def test_living_agents_act_as_if_all_lived() -> None:
     obs = generator.standard_normal((5, 2, 6)).astype(np.float32)
     alive, mask = generator.random((5, 2)) < 0.5, random_mask(DISCRETE, (5, 2), generator)
     decisions = [
-        Actor(policy).act(PolicyFrame(obs, living, mask), np.zeros(5, bool), None, np.random.default_rng(5), False)
+        acting(policy).act(PolicyFrame(obs, living, mask), np.zeros(5, bool), None, np.random.default_rng(5), False)
         for living in (np.ones((5, 2), bool), alive)
     ]
     assert 0 < np.count_nonzero(alive) < alive.size
