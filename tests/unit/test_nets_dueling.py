@@ -81,9 +81,9 @@ def test_acting_and_learning_compute_the_same_values(name, network):
     algorithm = make(network, name, obs_last_action=True)
     rollout = random_rollout(algorithm.spec, 6, 5, np.random.default_rng(3), deaths=True, whole_episode=True)
     part, memory, told = rollout.policies["agent"], algorithm.initial_memory(5), []
-    actor = algorithm._actors["agent"]
-    raw = actor.raw
-    actor.raw = lambda *given: told.append(raw(*given)[0]) or raw(*given)
+    chooser = algorithm.choosers["agent"]
+    choose = chooser.mode
+    chooser.mode = lambda raw, mask: told.append(raw) or choose(raw, mask)
     for step in range(6):
         frame = Frame({"agent": PolicyFrame(part.obs[step], part.alive[step], part.action_mask[step])}, None, rollout.episode_start[step])
         decision = algorithm.act(frame, memory, np.random.default_rng(0), greedy=True)["agent"]
