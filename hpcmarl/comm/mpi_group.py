@@ -92,13 +92,15 @@ class MpiGroup:
         return [self._hosts[rank] for rank in self.members]
 
     def _first_text(self, own: str) -> str:
-        """The first member's text that is not empty, with its place, on every member."""
-        text = f"{own} (rank {self._world.Get_rank()} on {self._hosts[self._world.Get_rank()]})" if own else ""
-        mine = np.frombuffer(text.encode()[:TEXT_BYTES].ljust(TEXT_BYTES, b"\0"), np.uint8)
-        everyone = np.empty((self._comm.Get_size(), TEXT_BYTES), np.uint8)
-        self._comm.Allgather([mine, MPI.BYTE], [everyone, MPI.BYTE])
-        texts = [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in everyone]
-        return next((text for text in texts if text), "")
+        """The first member's text that is not empty, with its place, on every member. Texts travel only where there is one."""
+        size, first = self._comm.Get_size(), np.empty(1, np.int64)
+        self._comm.Allreduce(np.array([self._comm.Get_rank() if own else size], np.int64), first, MPI.MIN)
+        if first[0] == size:
+            return ""
+        text = f"{own} (rank {self._world.Get_rank()} on {self._hosts[self._world.Get_rank()]})"
+        data = np.frombuffer(text.encode()[:TEXT_BYTES].ljust(TEXT_BYTES, b"\0"), np.uint8).copy()
+        self._comm.Bcast([data, MPI.BYTE], int(first[0]))
+        return data.tobytes().rstrip(b"\0").decode(errors="replace")
 
     def _newest_state(self, progress: int, state: Callable[[], bytes]) -> bytes | None:
         """What the member that is furthest has, for those behind it; None for whoever is not behind."""

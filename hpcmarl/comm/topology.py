@@ -148,5 +148,5 @@ def _actor_counts(available: int, wanted: Sequence[int | str], evaluators: int, 
             f"topology.actors_per_learner: {groups} groups with {fixed} actors together need {need} ranks (server on rank 0 shared) "
             f"or {need + 1} (dedicated), not {size}{beside}; change the number of ranks, or set actors_per_learner: auto"
         )
-    shares = [left // open_groups + (index < left % open_groups) for index in range(open_groups)] if open_groups else []
-    return [shares.pop(0) if actors == "auto" else int(actors) for actors in wanted]
+    shares = iter([left // open_groups + (index < left % open_groups) for index in range(open_groups)] if open_groups else [])
+    return [next(shares) if actors == "auto" else int(actors) for actors in wanted]
