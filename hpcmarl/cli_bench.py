@@ -260,6 +260,55 @@ def startup(
     print_rows("roles", [{"role": role, **figures} for role, figures in result.items() if isinstance(figures, dict)], as_json)
 
 
+@bench_app.command()
+def scale(
+    ranks: Annotated[str, typer.Option("--ranks", metavar="RANKS,RANKS,…", help="sizes; each is an MPI job of its own")] = "8,16,32,64,128",
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="of each run; there are 7 cases a size")] = 15.0,
+    unit: Annotated[float | None, typer.Option("--unit", min=0.001, help="seconds of a trajectory; default: 0.01 a rank on a core")] = None,
+    repetitions: Annotated[int, typer.Option("--repetitions", min=1, help="runs of each case")] = 3,
+    plot: Annotated[str | None, typer.Option("--plot", metavar="FILE", help="draw efficiency against ranks; FILE.svg or FILE.png")] = None,
+    as_json: Json = False,
+    in_one_world: Annotated[bool, typer.Option("--in-one-world", hidden=True)] = False,
+    keep: Annotated[str | None, typer.Option("--keep", hidden=True)] = None,
+) -> None:
+    """Weak scaling with environments that sleep: every rule and both reductions on real ranks, beside what the simulator predicts.
+
+    A size of n ranks has n/2 groups and a server on a rank of its own. Efficiency is used gradients a second over groups / unit.
+    The prediction is made from the smallest size, as `hpcmarl simulate --from-run` does.
+
+    \b
+    hpcmarl bench scale --ranks 8,16,32 --plot scale.svg --json
+    """
+    from hpcmarl.bench import scale as benchmark
+    from hpcmarl.errors import UsageError
+    from hpcmarl.launch.world import under_launcher
+
+    set_threads(1)
+    sizes = benchmark.parse_sizes(ranks)
+    plan = benchmark.Plan(seconds, benchmark.default_unit(sizes) if unit is None else unit, repetitions)
+    if in_one_world:
+        if not under_launcher(os.environ):
+            kept = ["--keep", keep] if keep is not None else []
+            start(sizes[0], ["bench", "scale", "--ranks", str(sizes[0]), *plan.arguments, *kept, "--in-one-world", "--json"])
+        rows = benchmark.run(plan, None if keep is None else Path(keep))
+        print_result(None if rows is None else {"rows": rows}, as_json)
+        return
+    if under_launcher(os.environ):
+        raise UsageError("bench scale starts MPI jobs of its own; run it outside mpirun and srun")
+    from hpcmarl.analysis.scaling import check_plot, plot_scaling
+    from hpcmarl.cli_plan import measured_run
+
+    if plot is not None:
+        check_plot(Path(plot))
+    result = benchmark.measure(sizes, plan, measured_run, lambda line: typer.echo(line, err=True))
+    if plot is not None:
+        plot_scaling(result["rows"], Path(plot))
+    if as_json:
+        print_result(result, as_json)
+    else:
+        print_rows("rows", result["rows"], as_json)
+
+
 class Victim(StrEnum):
     """What `bench faults` kills."""
 

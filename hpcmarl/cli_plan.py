@@ -29,7 +29,7 @@ def plan(run: str, groups: int | None, slow: str | None, rules: Sequence[str], a
     if groups is not None and not 1 <= groups <= LARGEST:
         raise UsageError(f"--groups {groups}: allowed: a number from 1 to {LARGEST}")
     slower = None if slow is None else Slow.parse(slow)
-    measured = _measured(Path(run))
+    measured = measured_run(Path(run))
     wanted = len(measured.groups) if groups is None else groups
     found = predict(measured, wanted, list(dict.fromkeys(rules)) or list(RULES), slower)
     best, reason = best_rule(found, differ=measured.differ)
@@ -44,7 +44,8 @@ def plan(run: str, groups: int | None, slow: str | None, rules: Sequence[str], a
         typer.echo(f"the run itself ({measured.rule}, {len(measured.groups)} groups): {measured.rate:.4g} trajectories a second", err=True)
 
 
-def _measured(run: Path) -> Measured:
+def measured_run(run: Path) -> Measured:
+    """Return the times that a run has measured. Raises UsageError where it is no run, or has measured too few."""
     from hpcmarl.config.file import load_config
     from hpcmarl.io.metrics import read_groups, read_metrics
     from hpcmarl.io.run_directory import RunDirectory

@@ -139,19 +139,25 @@ def usage_of(process: int, counts: Path) -> Usage:
     """Read what a process has used so far."""
     place = Path(f"/proc/{process}")
     ticks = place.joinpath("stat").read_text().rpartition(")")[2].split()[11:13]
-    memory = dict(line.split()[:2] for line in place.joinpath("smaps_rollup").read_text().splitlines()[1:])
+    rss_mb, uss_mb = memory_of(process)
     io = dict(line.split() for line in place.joinpath("io").read_text().splitlines())
     mapped = {line.split(maxsplit=5)[5] for line in place.joinpath("maps").read_text().splitlines() if " /" in line}
     libraries = [name for name in mapped if ".so" in name]
-    private = float(memory["Private_Clean:"]) + float(memory["Private_Dirty:"])
     return Usage(
         cpu_seconds=sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK"),
-        rss_mb=float(memory["Rss:"]) / 1024,
-        uss_mb=private / 1024,
+        rss_mb=rss_mb,
+        uss_mb=uss_mb,
         files_opened=opened(counts / str(process)) + len(libraries),
         bytes_read=int(io["rchar:"]),
         torch=any("libtorch" in name for name in libraries),
     )
+
+
+def memory_of(process: int) -> tuple[float, float]:
+    """Return the resident memory of a process and its unique set size, in MB."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
+    memory = dict(line.split()[:2] for line in lines)
+    return float(memory["Rss:"]) / 1024, (float(memory["Private_Clean:"]) + float(memory["Private_Dirty:"])) / 1024
 
 
 def opened(path: Path) -> int:

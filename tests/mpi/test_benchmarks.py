@@ -49,3 +49,14 @@ def test_bench_startup_finds_what_each_role_has_used():
         assert own["files_opened_median"] > 100
         assert own["bytes_read_median"] > 1e6
         assert own["imports_torch"] == (role == "learner")
+
+
+def test_bench_scale_reports_every_rule_and_reduction():
+    told = bench("scale", "--ranks", "4,5", "--unit", "0.05", "--seconds", "1.5", "--repetitions", "2")
+    assert [(row["ranks"], row["groups"]) for row in told["rows"]] == [(4, 2)] * 7 + [(5, 2)] * 7
+    for row in told["rows"]:
+        assert 0 < row["efficiency_mean"] < 1.2
+        assert row["efficiency_std"] >= 0
+        assert 0 <= row["server_core_share"] <= 1.05
+        assert 0 < row["uss_mb_median"] < row["rss_mb_median"]
+        assert row["predicted_efficiency"] is None or 0 < row["predicted_efficiency"] < 1.2

@@ -27,6 +27,8 @@ COMMANDS = [
     "bench sparse",
     "bench league",
     "bench stragglers",
+    "bench startup",
+    "bench scale",
     "simulate",
     "submit",
 ]

@@ -1,0 +1,219 @@
+"""Weak scaling on real ranks whose environments sleep, so that two cores carry many of them; each size beside what the simulator predicts.
+
+`hpcmarl bench scale` starts one MPI job a size. A size of n ranks has n/2 groups and a server on a rank of its own: each group has a learner and an
+actor, and the last learner acts itself. A trajectory is one step of a small environment and takes `unit` seconds. A round has one trajectory
+of each group, the least that there can be, so that what a round costs shows most.
+
+efficiency = used gradients a second * unit / groups, between two ends of rounds. The predictions are those of `hpcmarl simulate --from-run` from
+the run of the smallest size with the rule sync, one for each reduction.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.bench.jobs import Job
+from hpcmarl.bench.runs import Moment, Stage, ends, on_stage
+from hpcmarl.bench.startup import memory_of
+from hpcmarl.bench.stragglers import case
+from hpcmarl.config import Config
+from hpcmarl.errors import HpcmarlError, UsageError
+from hpcmarl.roles.run import join_world
+from hpcmarl.sim.plan import Measured, predict
+
+REDUCTIONS = ("server", "mpi")
+CASES = (*((rule, reduce) for rule in ("sync", "rennala", "malenia") for reduce in REDUCTIONS), ("afedpg", "server"))  # afedpg sums nothing
+SECONDS_PER_RANK = 0.01  # of a core: a trajectory takes so long for each rank that shares one, and the ranks do not run short of it
+WARM_UP = 4.0  # trajectories of a group that are not counted
+START_SECONDS = 900.0  # for the ranks of a job to start and to end
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured at each size.
+
+    Attributes:
+        seconds: Of each run.
+        unit: Seconds of a trajectory.
+        repetitions: Runs of each case.
+    """
+
+    seconds: float
+    unit: float
+    repetitions: int
+
+    @property
+    def arguments(self) -> list[str]:
+        """The same as options of the command."""
+        return ["--seconds", str(self.seconds), "--unit", str(self.unit), "--repetitions", str(self.repetitions)]
+
+    @property
+    def limit(self) -> float:
+        """Seconds after which a job is given up."""
+        return START_SECONDS + 3 * len(CASES) * self.repetitions * self.seconds
+
+
+def parse_sizes(text: str) -> list[int]:
+    """Return the numbers of ranks in "8,16", in ascending order.
+
+    Raises:
+        UsageError: If one is not a number of at least 4: two groups and a server.
+    """
+    words = [word.strip() for word in text.split(",")]
+    wrong = [word for word in words if not word.isdecimal() or int(word) < 4]
+    if wrong:
+        raise UsageError(f"--ranks {text}: {wrong[0]!r} is not a number of at least 4; allowed: numbers of ranks with commas, for instance 8,16,32")
+    return sorted({int(word) for word in words})
+
+
+def default_unit(sizes: Sequence[int]) -> float:
+    """Seconds of a trajectory with which the largest size does not run short of processor time. The same for all sizes."""
+    return SECONDS_PER_RANK * max(sizes) / len(os.sched_getaffinity(0))
+
+
+def run(plan: Plan, keep: Path | None = None) -> list[dict[str, Any]] | None:
+    """Measure every case on the ranks of this world. Collective.
+
+    Args:
+        plan: What is measured.
+        keep: Folder for the runs that predictions are made from, one for each reduction.
+
+    Returns:
+        A row a case on rank 0, without predictions; None elsewhere.
+
+    Raises:
+        UsageError: If there are fewer than four ranks.
+    """
+    transport = join_world()
+    if transport.size < 4:
+        raise UsageError("bench scale needs a server and at least two groups: start four ranks or more: hpcmarl bench scale --ranks 8,16")
+    compute = [plan.unit] * (transport.size // 2)
+    rows = []
+    with on_stage(transport) as stage:
+        stage.play(configuration("afedpg", "server", compute, 120.0, f"stop.updates={2 * transport.size}"))  # what is imported late
+        for rule, reduce in CASES:
+            played = []
+            for _ in range(plan.repetitions):
+                played.append(stage.play(configuration(rule, reduce, compute, plan.seconds)))
+                if keep is not None and rule == "sync" and stage.directory is not None:
+                    shutil.copytree(Path(stage.directory) / str(stage.played), keep / reduce, dirs_exist_ok=True)
+            memory = _memory(stage)
+            if transport.rank == 0:
+                case_of_row = {"ranks": transport.size, "groups": len(compute), "rule": rule, "reduce": reduce}
+                rows.append({**case_of_row, **figures(played, plan.unit, len(compute)), **memory})
+    return rows if transport.rank == 0 else None
+
+
+def configuration(rule: str, reduce: str, compute: Sequence[float], seconds: float, *more: str) -> Config:
+    """The configuration of one run: `compute` has the seconds of a trajectory of each group."""
+    batch = 1 if rule == "afedpg" else len(compute)
+    return case(rule, "ma_trace", compute, seconds, f"rounds.batch={batch}", f"rounds.reduce={reduce}", "topology.actors_per_learner=auto", *more)
+
+
+def figures(played: Sequence[Sequence[Moment]], unit: float, groups: int) -> dict[str, float | None]:
+    """Return means over repetitions, from the ends of rounds of each.
+
+    Args:
+        played: What the server saw of each repetition.
+        unit: Seconds of a trajectory.
+        groups: How many.
+
+    Returns:
+        The efficiency with its standard deviation (None of one repetition), what a round takes longer than `unit` for each trajectory of a group
+        that it uses (afedpg: what a step takes longer than `unit` / groups), and the server's share of a core.
+
+    Raises:
+        HpcmarlError: If a repetition has fewer than two rounds after the warm-up.
+    """
+    efficiencies, overheads, shares = [], [], []
+    for moments in played:
+        first, last = ends(moments, WARM_UP * unit)
+        elapsed, used = last.seconds - first.seconds, last.used - first.used
+        rounds = sum(moment.seconds > first.seconds for moment in moments)
+        efficiencies.append(used / elapsed * unit / groups)
+        overheads.append(1e3 * (elapsed - unit * used / groups) / rounds)
+        shares.append((last.cpu_seconds - first.cpu_seconds) / elapsed)
+    return {
+        "efficiency_mean": round(statistics.mean(efficiencies), 4),
+        "efficiency_std": round(statistics.stdev(efficiencies), 4) if len(played) > 1 else None,
+        "round_overhead_ms": round(statistics.mean(overheads), 2),
+        "server_core_share": round(statistics.mean(shares), 4),
+    }
+
+
+def _memory(stage: Stage) -> dict[str, float]:
+    """Memory of the ranks by now: medians, and the server's. Collective."""
+    everyone = np.frombuffer(b"".join(stage.transport.gather(np.array(memory_of(os.getpid())).tobytes()))).reshape(-1, 2)  # [ranks, RSS and USS]
+    rss, uss = np.median(everyone, axis=0)
+    return {"rss_mb_median": round(float(rss), 1), "uss_mb_median": round(float(uss), 1), "server_uss_mb": round(float(everyone[0, 1]), 1)}
+
+
+def measure(sizes: Sequence[int], plan: Plan, read: Callable[[Path], Measured], say: Callable[[str], None]) -> dict[str, Any]:
+    """Start one job a size, one after the other.
+
+    Args:
+        sizes: Numbers of ranks, ascending.
+        plan: What is measured at each.
+        read: Returns the times that a run directory has measured.
+        say: Is given a line of progress before each job.
+
+    Returns:
+        `rows`, one for each size, rule and reduction, `seconds` and `unit_seconds`.
+
+    Raises:
+        HpcmarlError: If a job fails.
+    """
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="hpcmarl-scale-", ignore_cleanup_errors=True) as folder:
+        keep = Path(folder) / "runs"
+        for number, size in enumerate(sizes):
+            say(f"{size} ranks: {len(CASES)} cases of {plan.repetitions} runs of {plan.seconds:g} s")
+            more = ["--keep", str(keep)] if number == 0 else []
+            job = Job(["bench", "scale", "--ranks", str(size), *plan.arguments, *more, "--in-one-world", "--json"], Path(folder) / f"{size}.txt")
+            code = job.wait(plan.limit)
+            if code != 0:
+                why = f"exit code {code}" if code is not None else f"not done after {plan.limit:.0f} s"
+                raise HpcmarlError(f"bench scale with {size} ranks: {why}: {job.last_words()}")
+            rows += result_in(job.output.read_text(errors="replace"))
+        measured = {reduce: _measured(read, keep / reduce, say) for reduce in REDUCTIONS}
+    return {"rows": with_predictions(rows, measured, plan.unit), "seconds": plan.seconds, "unit_seconds": plan.unit}
+
+
+def result_in(output: str) -> list[dict[str, Any]]:
+    """The rows that a job has printed. Raises HpcmarlError where it has printed none."""
+    for line in output.splitlines():
+        if line.startswith('{"rows"'):
+            rows: list[dict[str, Any]] = json.loads(line)["rows"]
+            return rows
+    raise HpcmarlError(f"a job of bench scale printed no result: {' '.join(output.split())[-600:]}")
+
+
+def _measured(read: Callable[[Path], Measured], run_directory: Path, say: Callable[[str], None]) -> Measured | None:
+    """The times in a run; None, and a line, where there are too few to predict from."""
+    try:
+        return read(run_directory)
+    except UsageError as error:
+        say(f"no predictions: {error}")
+        return None
+
+
+def with_predictions(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Measured | None], unit: float) -> list[dict[str, Any]]:
+    """The rows with `predicted_efficiency`: of the ideal, as the measured one. None where its reduction has nothing to predict from."""
+    found = []
+    for row in rows:
+        source, predicted = measured[row["reduce"]], None
+        if source is not None:
+            rate = predict(source, row["groups"], [row["rule"]])[row["rule"]]["trajectories_per_second"]
+            predicted = round(rate * unit / row["groups"], 4)
+        found.append({**row, "predicted_efficiency": predicted})
+    return found
