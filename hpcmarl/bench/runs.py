@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpcmarl.comm.transport import Transport
 from hpcmarl.config import Config
@@ -19,10 +19,12 @@ from hpcmarl.errors import HpcmarlError
 from hpcmarl.launch.signals import StopSignals
 from hpcmarl.optim.rounds import Engine
 from hpcmarl.roles.base import Context
-from hpcmarl.roles.learner import Learner
 from hpcmarl.roles.rank import AbortHook, Rank, serve
 from hpcmarl.roles.recording import Recorder
 from hpcmarl.roles.run import prepare, start_logging
+
+if TYPE_CHECKING:
+    from hpcmarl.roles.learner import Learner  # imports torch, on learners alone
 
 
 class Moment(NamedTuple):
