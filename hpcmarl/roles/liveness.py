@@ -52,7 +52,8 @@ class Liveness:
     def heard(self, rank: int) -> None:
         """A message of this rank has come."""
         self._last[rank] = self._clock
-        self._begun = self._begun or rank == self.server
+        if rank == self.server and not self._begun:
+            self._begun, self._taken = True, self._clock  # from now on the limit counts; words sent while it built its roles may still wait
 
     def forget(self, rank: int) -> None:
         """This rank is known to be lost."""

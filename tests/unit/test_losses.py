@@ -144,6 +144,16 @@ def test_server_gets_ten_times_the_timeout_before_it_starts(watched):
         beat_for(clock, other, 10)
 
 
+def test_first_message_of_a_server_counts_before_it_has_taken_one(watched):
+    clock, _, other, _ = watched  # its START is here, and it has not looked yet at the words that came while it built its roles
+
+    beat_for(clock, other, 50)
+    other.heard(0)
+    beat_for(clock, other, 9)
+    with pytest.raises(ServerLost, match=r"no message for 10 s \(topology\.silence_seconds\)"):
+        beat_for(clock, other, 10)
+
+
 def test_server_that_never_starts_raises_server_lost(watched):
     clock, _, other, _ = watched
     with pytest.raises(ServerLost, match=r"no message for 100 s \(it has not begun; ten times topology\.silence_seconds\)"):
