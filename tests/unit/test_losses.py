@@ -144,7 +144,7 @@ def test_server_gets_ten_times_the_timeout_before_it_starts(watched):
         beat_for(clock, other, 10)
 
 
-def test_first_message_of_a_server_counts_before_it_has_taken_one(watched):
+def test_limit_of_silence_counts_from_the_first_message(watched):
     clock, _, other, _ = watched  # its START is here, and it has not looked yet at the words that came while it built its roles
 
     beat_for(clock, other, 50)
