@@ -200,7 +200,7 @@ class Learner(Role):
             return True
         if self.stopping:
             return self._stop()
-        if self.report.due():
+        if self.version >= 0 and self.report.due():  # until its START a learner has only waited
             self._report()
         if self.feed.news or (self.holding and not self.feed.behind(self.version)):
             self.feed.news = False

@@ -53,3 +53,18 @@ def test_sleeping_environments_tell_when_they_go_on(tmp_path):
     assert all(rank.wake_at == math.inf for rank in ranks if rank not in acting)
     for rank in ranks:
         rank.close()
+
+
+def test_learners_report_nothing_before_they_are_started(tmp_path, monkeypatch):
+    config = load_config(SPREAD, [])
+    ranks = [make_rank(prepare(end, config, str(tmp_path), None)) for end in LocalWorld(3).transports]
+    learning = next(rank for rank in ranks if "learner" in rank.roles)
+    learner = learning.roles["learner"]
+    monkeypatch.setattr(learner.report, "due", lambda: True)
+    told = []
+    monkeypatch.setattr(learner, "tell", lambda rank, kind, *_, **__: told.append(kind))
+    learner.waited = 100.0  # while the server built its roles
+    learner.work()
+    assert told == []
+    for rank in ranks:
+        rank.close()
