@@ -17,6 +17,7 @@ death count as acting (algos/batch.game_rows).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -88,34 +89,32 @@ def trace_targets(
     return columns.targets(acts.astype(np.float32), np.asarray(trace_lambda, np.float32), np.asarray(discount, np.float32))[2]
 
 
+@dataclass
 class _Columns:
-    """The columns of a recursion, as in `vtrace`.
+    """The columns of a recursion, [T, ...] each, as in `vtrace`; bootstrap [...]."""
 
-    Attributes:
-        cut: Rows that end, either way, [T, ...].
-    """
+    value: FloatArray
+    bootstrap: FloatArray
+    reward: FloatArray
+    acts: BoolArray
+    terminated: BoolArray
+    truncated: BoolArray
+    final_value: FloatArray
 
-    def __init__(
-        self,
-        value: FloatArray,
-        bootstrap: FloatArray,
-        reward: FloatArray,
-        acts: BoolArray,
-        terminated: BoolArray,
-        truncated: BoolArray,
-        final_value: FloatArray,
-    ) -> None:
-        self.cut = terminated | truncated
-        self._value, self._bootstrap, self._reward, self._acts = value, bootstrap, reward, acts
-        self._after = _values_after(value, bootstrap, reward, acts, self.cut, np.where(terminated, np.float32(0.0), final_value))
+    @cached_property
+    def cut(self) -> BoolArray:
+        """Rows that end, either way."""
+        return self.terminated | self.truncated
 
     def targets(self, rho: FloatArray, trace: FloatArray, gamma: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return delta, v - V (in gap rows that of the next decision) and the targets v (0 in gap rows), [T, ...] each, for rho [T, ...] and c."""
-        delta = np.asarray(rho * (self._reward + gamma * self._after - self._value), np.float32)
+        final = np.where(self.terminated, np.float32(0.0), self.final_value)
+        after = _values_after(self.value, self.bootstrap, self.reward, self.acts, self.cut, final)
+        delta = np.asarray(rho * (self.reward + gamma * after - self.value), np.float32)
         # The difference v - V obeys a linear recursion: difference_t = delta_t + pass_t * difference_{t+1}, where gaps pass all on.
-        passed = np.where(self._acts, gamma * trace, np.float32(1.0)) * ~self.cut
-        difference = linear_recursion(delta, passed, np.zeros_like(self._bootstrap))
-        return delta, difference, np.where(self._acts, self._value + difference, np.float32(0.0))
+        passed = np.where(self.acts, gamma * trace, np.float32(1.0)) * ~self.cut
+        difference = linear_recursion(delta, passed, np.zeros_like(self.bootstrap))
+        return delta, difference, np.where(self.acts, self.value + difference, np.float32(0.0))
 
 
 def normalised_advantages(advantages: FloatArray, rho: FloatArray) -> FloatArray:
