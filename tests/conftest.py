@@ -138,6 +138,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         _guarded.clear()
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Let go of the watch where fixtures of the whole session end with the last test, whichever that is: a Slurm cluster is stopped by a program."""
+    if nextitem is None:
+        _guarded.clear()
+    return (yield)
+
+
 # ---- slow tests say why
 
 
