@@ -21,7 +21,7 @@ from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import Backoff, Message, PeerAborted, PeerFailure, Transport
 from hpcmarl.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_TRY_AGAIN, HpcmarlError
 from hpcmarl.io.checkpoint import list_checkpoints
-from hpcmarl.launch.outcome import is_said, tell_said
+from hpcmarl.launch.outcome import is_said, said_path, tell_said
 from hpcmarl.launch.processes import kill_process
 from hpcmarl.launch.signals import StopSignals
 from hpcmarl.packing import pack, unpack
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 CLOSING_SECONDS = 4.0
 FORWARDING_SECONDS = 0.3  # launchers pass on what a rank has said while the job lives
 TURN_SECONDS = 3.0  # for a rank that may be reading a checkpoint to notice a death at the start
-STARTING_TURNS = 4  # ranks that may report a death at the start; the others leave in silence
+STARTING_TURNS = 4  # ranks that may report a death; the others leave in silence
 FIRST_OTHER = 1  # the server has rank 0
 MESSAGES_A_STEP = 256
 
@@ -260,6 +260,7 @@ class AbortHook:
             elif not isinstance(error, PeerAborted):
                 self._report_death_at_start()
             if isinstance(error, ServerSilent) or (isinstance(error, ServerLost) and self._is_first_left()):
+                tell_said(os.environ)
                 sys.stderr.write(f"error: {error}; the job ends\n")
                 sys.stderr.flush()
                 time.sleep(FORWARDING_SECONDS)
@@ -299,16 +300,22 @@ class AbortHook:
             time.sleep(0.01)
 
     def _is_first_left(self) -> bool:
-        """Whether no lower rank lives but the server's, which is gone; others may have died at the same moment, so look for a while."""
+        """Return whether this rank is to report the server's end: no lower rank lives. Others may have died at the same moment, so look for a
+        while; on one host, where a file says whether somebody has reported it, as long as a lower rank seems to live and does not."""
         dead = set() if self.rank is None else set(self.rank.dead)
-        end = time.monotonic() + FORWARDING_SECONDS
-        while time.monotonic() < end:
+        noted = bool(said_path(os.environ)) and self.rank is not None and len(set(self.rank.context.topology.hosts)) == 1
+        limit = STARTING_TURNS * TURN_SECONDS if noted else FORWARDING_SECONDS
+        began, lower = time.monotonic(), True
+        while (waited := time.monotonic() - began) < limit and not is_said(os.environ):
             with contextlib.suppress(HpcmarlError):
                 if (message := self.transport.receive()) is not None:
                     message.release()
             dead.update(self.transport.lost())
+            lower = any(rank not in dead for rank in range(FIRST_OTHER, self.transport.rank))
+            if not lower and waited > FORWARDING_SECONDS:
+                break
             time.sleep(0.01)
-        return all(rank in dead for rank in range(FIRST_OTHER, self.transport.rank))
+        return not lower and not is_said(os.environ)
 
     def _resumable(self) -> bool:
         return self.rank is not None and bool(list_checkpoints(self.rank.context.run_directory / "checkpoints"))
