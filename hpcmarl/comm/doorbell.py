@@ -12,41 +12,54 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 
-NAME_BYTES = 32
+TOKEN_BYTES = 10
 HELD = 1024  # datagrams that are taken at once, more than a socket holds
 SELECTABLE = 1024  # file descriptors below that can be waited for
 
 
-class Doorbell:
-    """The doorbell of this rank, and those of the ranks that it can wake.
+def new_token() -> bytes:
+    """Return a token that no other world has."""
+    return os.urandom(TOKEN_BYTES).hex().encode()
 
-    Attributes:
-        name: By which others ring it; empty where the system has no such sockets.
+
+class Doorbell:
+    """The doorbell of one rank, and those of the ranks that it can wake.
+
+    Args:
+        token: What the names of all doorbells of a world begin with; the same on every rank, and in no other world (`new_token`).
+        rank: Whose doorbell it is.
     """
 
-    def __init__(self) -> None:
-        self.name = b""
-        self._others: dict[int, bytes] = {}
+    def __init__(self, token: bytes, rank: int) -> None:
+        self._token = token
+        self._others: set[int] = set()
         self._socket: socket.socket | None = None
         if not sys.platform.startswith("linux"):
             return
         own = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        name = b"hpcmarl-" + os.urandom(10).hex().encode()
         try:
-            own.bind(b"\0" + name)
+            own.bind(self._name(rank))
         except OSError:
             own.close()
             return
         if own.fileno() >= SELECTABLE:
             own.close()
             return
-        self.name, self._socket = name, own
+        self._socket = own
 
-    def connect(self, names: Mapping[int, bytes]) -> None:
-        """Learn the names of the other ranks of this host; those without a name have no doorbell."""
-        self._others = {rank: b"\0" + name for rank, name in names.items() if name and self._socket is not None}
+    def _name(self, rank: int) -> bytes:
+        return b"\0hpcmarl-%s-%d" % (self._token, rank)
+
+    @property
+    def exists(self) -> bool:
+        """Whether it can be rung: the system has such sockets."""
+        return self._socket is not None
+
+    def connect(self, ranks: Iterable[int]) -> None:
+        """Learn which other ranks of this host have a doorbell."""
+        self._others = set(ranks) if self._socket is not None else set()
 
     def reaches(self, rank: int) -> bool:
         """Whether the rank has a doorbell that this one can ring."""
@@ -54,15 +67,14 @@ class Doorbell:
 
     def ring(self, rank: int) -> None:
         """Wake a rank, if it sleeps; without a doorbell it wakes by itself."""
-        name = self._others.get(rank)
-        if name is None or self._socket is None:
+        if rank not in self._others or self._socket is None:
             return
         try:
-            self._socket.sendto(b"\0", name)
+            self._socket.sendto(b"\0", self._name(rank))
         except BlockingIOError:  # it was rung often enough
             pass
         except OSError:  # gone, or in another network namespace
-            del self._others[rank]
+            self._others.remove(rank)
 
     def wait(self, seconds: float) -> bool:
         """Sleep until somebody rings, `seconds` at most; whether somebody has."""
@@ -83,7 +95,7 @@ class Doorbell:
 
     def close(self) -> None:
         """Ring and be rung no more."""
-        self._others = {}
+        self._others = set()
         if self._socket is not None:
             self._socket.close()
             self._socket = None

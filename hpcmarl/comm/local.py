@@ -129,6 +129,12 @@ class LocalTransport(Transport):
     def gather(self, payload: bytes) -> list[bytes]:
         return [payload] * self.size  # virtual ranks are alike
 
+    def gather_at_first(self, payload: bytes) -> list[bytes]:
+        return self.gather(payload) if self.rank == 0 else []
+
+    def gather_hosts(self) -> list[str]:
+        return [self.host] * self.size
+
     def abort(self) -> None:
         raise HpcmarlError(f"rank {self.rank} of the in-process world aborted")
 

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from hpcmarl.comm.doorbell import NAME_BYTES, Doorbell
-from hpcmarl.comm.mpi_collectives import broadcast, gather, leave_together
+from hpcmarl.comm.doorbell import Doorbell, new_token
+from hpcmarl.comm.hosts import pack_hosts, unpack_hosts
+from hpcmarl.comm.mpi_collectives import broadcast, gather, gather_at_first, leave_together
 from hpcmarl.comm.mpi_group import MpiGroup, MpiRegrouping
 from hpcmarl.comm.mpi_library import library_version, survives_deaths
 from hpcmarl.comm.mpi_messages import BufferPool, Incoming, MpiHandle, Way, begin, complete
@@ -32,6 +33,7 @@ from hpcmarl.errors import LaunchError
 from hpcmarl.types import Array
 
 CHUNK_BYTES = 1 << 30  # MPI counts are 32 bits wide in MPI-3 libraries
+HOST_BYTES = 255  # of a host's name
 SENDING_SECONDS = 5.0  # how long a rank that is done waits until its messages are taken
 ABORT_SECONDS = 1.0  # how long a failing rank tries to tell the others
 MATCHED = 64  # messages received ahead of their delivery; what is not matched keeps its sender waiting
@@ -243,14 +245,14 @@ class MpiTransport(Transport):
     def gather_hosts(self) -> list[str]:
         """The host name of every rank. Collective, for the start of a run; from then on ranks of one host wake each other."""
         if self._doorbell is None:
-            self._doorbell = Doorbell()
-        width = 255
-        own = self.host.encode()[:width].ljust(width, b"\0") + self._doorbell.name.ljust(NAME_BYTES, b"\0")
-        told = self.gather(own)
-        hosts = [row[:width].rstrip(b"\0").decode() for row in told]
-        near = [rank for rank, host in enumerate(hosts) if host == self.host and rank != self.rank]
-        self._doorbell.connect({rank: told[rank][width:].rstrip(b"\0") for rank in near})
-        self._woken_by_all = all(self._doorbell.reaches(rank) for rank in range(self.size) if rank != self.rank)
+            self._doorbell = Doorbell(self.broadcast(new_token() if self.rank == 0 else None), self.rank)
+        own = bytes([self._doorbell.exists]) + self.host.encode()[:HOST_BYTES].ljust(HOST_BYTES, b"\0")
+        told = self.gather_at_first(own)  # from then on all doorbells are there
+        everyone = pack_hosts([row[1:].rstrip(b"\0").decode() for row in told], [rank for rank, row in enumerate(told) if not row[0]])
+        hosts, deaf = unpack_hosts(self.broadcast(everyone if self.rank == 0 else None))
+        others = [rank for rank, host in enumerate(hosts) if host == self.host and rank != self.rank and rank not in deaf]
+        self._doorbell.connect(others)
+        self._woken_by_all = self._doorbell.exists and len(others) == self.size - 1
         return hosts
 
     @property
@@ -292,6 +294,9 @@ class MpiTransport(Transport):
 
     def gather(self, payload: bytes) -> list[bytes]:
         return gather(self.comm, payload)
+
+    def gather_at_first(self, payload: bytes) -> list[bytes]:
+        return gather_at_first(self.comm, payload)
 
     def tell_abort(self) -> None:
         note = control(Kind.ABORT, source=self.rank)

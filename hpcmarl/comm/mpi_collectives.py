@@ -67,6 +67,14 @@ def gather(comm: Any, payload: bytes) -> list[bytes]:
     return [row.tobytes() for row in everyone]
 
 
+def gather_at_first(comm: Any, payload: bytes) -> list[bytes]:
+    """Every rank's payload, all of one length, on rank 0; nothing elsewhere."""
+    own = np.frombuffer(payload, np.uint8).copy()
+    everyone = np.empty((comm.Get_size() if comm.Get_rank() == 0 else 0, own.size), np.uint8)
+    sleep_until(comm, lambda: comm.Igather([own, MPI.BYTE], [everyone, MPI.BYTE], 0))
+    return [row.tobytes() for row in everyone]
+
+
 def bare_ping_pong(comm: Any, peer: int, sent: Buffer, repeats: int) -> float:
     """Seconds of a round trip by plain blocking calls. The lower rank begins."""
     received = np.empty_like(sent)

@@ -14,6 +14,8 @@ from hpcmarl.comm.transport import Message, Reduction, Regrouping, SendHandle, T
 from hpcmarl.errors import HpcmarlError, LaunchError
 from hpcmarl.types import Array
 
+BEGINNING = "a team begins with the word of the league's server"  # so nothing is collective there
+
 
 class TeamTransport(Transport):
     """`ranks`: those of the job, in the order of their numbers in the team; `world`: the number of the term, from 1."""
@@ -90,7 +92,13 @@ class TeamTransport(Transport):
         raise HpcmarlError("a league has one learner a member: there is nothing to sum")
 
     def broadcast(self, payload: bytes | None) -> bytes:
-        raise HpcmarlError("a team begins with the word of the league's server")
+        raise HpcmarlError(BEGINNING)
 
     def gather(self, payload: bytes) -> list[bytes]:
-        raise HpcmarlError("a team begins with the word of the league's server")
+        raise HpcmarlError(BEGINNING)
+
+    def gather_at_first(self, payload: bytes) -> list[bytes]:
+        raise HpcmarlError(BEGINNING)
+
+    def gather_hosts(self) -> list[str]:
+        raise HpcmarlError(BEGINNING)

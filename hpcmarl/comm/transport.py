@@ -182,12 +182,15 @@ class Transport(ABC):
 
     @abstractmethod
     def gather(self, payload: bytes) -> list[bytes]:
-        """Every rank's payload (of one length on all ranks) on every rank. Collective, for starts and benchmarks."""
+        """Every rank's payload (of one length on all ranks) on every rank. Collective, for benchmarks: it grows with the square of the ranks."""
 
+    @abstractmethod
+    def gather_at_first(self, payload: bytes) -> list[bytes]:
+        """Every rank's payload (of one length on all ranks) on rank 0, nothing elsewhere. Collective, for the start of a run."""
+
+    @abstractmethod
     def gather_hosts(self) -> list[str]:
         """The host name of every rank. Collective, for the start of a run."""
-        width = 255
-        return [name.rstrip(b"\0").decode() for name in self.gather(self.host.encode()[:width].ljust(width, b"\0"))]
 
     @property
     def wakes(self) -> bool:

@@ -8,7 +8,7 @@ import platform
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -54,7 +54,7 @@ class Context:
     spec: EnvironmentSpec
     resume: dict[str, Any] | None = None  # the checkpoint's state; on the server's rank alone
     job_end: float | None = None  # of the Slurm job around the run, seconds since 1970
-    processes: tuple[tuple[int, int], ...] = ()  # of each rank: its process and when that was started (launch/processes.py)
+    processes: Mapping[int, tuple[int, int]] = field(default_factory=dict)  # and when each was started; the server knows all, others the server's
     start: FloatArray | None = None  # initial parameters, on the server's rank; default: the algorithm's own
     game: Callable[[BatchedEnvironment], BatchedEnvironment] | None = None  # what actors play instead of the bare environment
     start_number: int = 1  # of this start of the run (io/starts.py)

@@ -57,7 +57,7 @@ class Rank:
         self.liveness = Liveness(context)
         self.lost: set[int] = set()
         self.dead: set[int] = set()  # found by this rank itself
-        self.processes = dict(enumerate(context.processes))
+        self.processes = dict(context.processes)
         self.replacements = Replacements(context)
         self.present = "building its roles"
         for name, place in self.kinds_of_roles.items():
@@ -170,7 +170,7 @@ class Rank:
         for role in self.roles.values():
             role.on_lost(rank, groups)
         if self.replacements.is_for(rank) and not self.roles["learner"].stopping:
-            self.replacements.begin(rank, self.processes)
+            self.replacements.begin(rank)
 
     def _tell_replaced(self, rank: int, process: tuple[int, int] | None) -> None:
         tree = {"rank": rank, "process": None if process is None else list(process), "relay": self.context.rank}

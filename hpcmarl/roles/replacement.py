@@ -33,7 +33,7 @@ def context_of(transport: Transport, told: dict[str, Any]) -> Context:
     trust(told["trusted"])  # what the launcher starts has the launcher's variables, not the ranks'
     config = load_config(told["config"])
     topology = assign_roles(len(told["hosts"]), told["hosts"], config.topology)
-    processes = tuple((int(pid), int(start)) for pid, start in told["processes"])
+    processes = {topology.server: tuple(told["server"])} if told["server"] else {}
     spec = describe(config.env, config.policies)
     return Context(config, topology, transport, Path(told["run_directory"]), spec, None, told["job_end"], processes, **told["start"])
 

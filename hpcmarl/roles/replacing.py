@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from hpcmarl.config.file import dump_config
 from hpcmarl.envs.trust import trusted
@@ -47,7 +47,7 @@ class Replacements:
         """Whether this rank is the one to replace `rank`."""
         return rank in self.expected({rank}) and self.context.topology.group_of(rank).learner == self.context.rank
 
-    def begin(self, rank: int, processes: Mapping[int, tuple[int, int]]) -> None:
+    def begin(self, rank: int) -> None:
         """Begin to start a new process in the place of `rank`."""
         context = self.context
         told = {
@@ -57,7 +57,7 @@ class Replacements:
             "job_end": context.job_end,
             "start": {"start_number": context.start_number, "start_version": context.start_version, "run_id": context.run_id},
             "trusted": trusted(),
-            "processes": [list(processes.get(other, (0, 0))) for other in range(context.topology.size)],
+            "server": list(context.processes.get(context.topology.server, ())),
         }
         self._counts[rank] += 1
         self.started.discard(rank)

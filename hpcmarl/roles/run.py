@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ def train_planned(plan: Plan, resume: str | None = None, finish: Finish | None =
             os._exit(code)
         return code
     except HpcmarlError as error:
-        if hook.rank is None and getattr(error, "everywhere", False):
+        if hook.rank is None and error.everywhere:
             transport.close()
             if transport.rank != 0:
                 sys.exit(error.exit_code)  # rank 0 tells
@@ -145,57 +145,58 @@ def prepare(
     """Rank 0 checks everything and makes the run directory; all ranks get the outcome. Raises what rank 0 raised, on every rank."""
     request = Request(run_dir, resume, accept_changes)
     hosts = transport.gather_hosts()
+    try:
+        topology = assign_roles(transport.size, hosts, config.topology)
+    except HpcmarlError as error:
+        error.everywhere = True  # all ranks know the same
+        raise
     opened: list[OpenedRun] = []
-    problem = form_reduction_group(transport, config, hosts)
+    problem = form_reduction_group(transport, config, topology)
+    processes, memory = _processes(transport)
 
     def check_and_open() -> dict[str, Any]:
-        topology = assign_roles(transport.size, hosts, config.topology)
         if problem:
             raise UsageError(problem)
         spec = check_environments(config)
         opened.append(open_run(config, request, topology, transport.library))
         tell_run_directory(opened[0].directory, os.environ)
         start = opened[0].start
-        return {"directory": str(opened[0].directory), "start": start.number, "version": start.version, "run": start.run, "spec": spec.tree()}
+        told = {"directory": str(opened[0].directory), "start": start.number, "version": start.version, "run": start.run}
+        return told | {"spec": spec.tree(), "server": list(processes.get(topology.server, ()))}
 
     found = told_by_first(transport, check_and_open)
-    topology: Topology = assign_roles(transport.size, hosts, config.topology)
-    processes, memory = _processes(transport)
     spec = EnvironmentSpec.of_tree(found["spec"])  # ranks that play no environment need not import it
-    context = Context(config, topology, transport, Path(found["directory"]), spec, None, end, processes)
+    context = Context(config, topology, transport, Path(found["directory"]), spec, None, end)
     context = replace(context, start_number=found["start"], start_version=found["version"], run_id=found["run"])
     if not opened:
-        return context
+        return replace(context, processes={topology.server: tuple(found["server"])} if found["server"] else {})
+    context = replace(context, processes=processes)
     crowded = crowded_hosts(topology, context.model(drawn=False).size if config.league is None else 0, memory)
     return replace(context, resume=opened[0].state, lock=opened[0].lock, remarks=opened[0].remarks, warnings=crowded)
 
 
-def form_reduction_group(transport: Transport, config: Config, hosts: Sequence[str]) -> str:
-    """Bring the learners together that will sum among themselves; why that cannot be done, in one line, or nothing. Collective."""
+def form_reduction_group(transport: Transport, config: Config, topology: Topology) -> str:
+    """Bring the learners together that will sum among themselves; on rank 0 why that cannot be done, in one line, or nothing. Collective."""
     if not config.rounds.collective:
         return ""
-    try:
-        topology = assign_roles(transport.size, hosts, config.topology)
-    except HpcmarlError:
-        return ""  # rank 0 says so
     own = ""
     try:
-        transport.reduction_group([group.learner for group in topology.groups], hosts, config.rounds.reduce)
+        transport.reduction_group([group.learner for group in topology.groups], topology.hosts, config.rounds.reduce)
     except UsageError as error:
         own = str(error)
-    texts = transport.gather(own.encode()[:PROBLEM_BYTES].ljust(PROBLEM_BYTES, b"\0"))
+    texts = transport.gather_at_first(own.encode()[:PROBLEM_BYTES].ljust(PROBLEM_BYTES, b"\0"))
     return next((text.rstrip(b"\0").decode(errors="replace") for text in texts if text.rstrip(b"\0")), "")
 
 
-def _processes(transport: Transport) -> tuple[tuple[tuple[int, int], ...], list[MemoryFacts]]:
-    """Each rank's process, so that a frozen one can be ended, and its memory; no processes where the ranks are virtual. Collective."""
+def _processes(transport: Transport) -> tuple[dict[int, tuple[int, int]], list[MemoryFacts]]:
+    """On rank 0 each rank's process, so that a frozen one can be ended, and its memory; no processes where the ranks are virtual. Collective."""
     available = available_memory()
     own = np.array([os.getpid(), started_at(os.getpid()), resident_memory(), UNKNOWN if available is None else available], np.int64)
-    everyone = [np.frombuffer(part, np.int64).tolist() for part in transport.gather(own.tobytes())]
+    everyone = [np.frombuffer(part, np.int64).tolist() for part in transport.gather_at_first(own.tobytes())]
     virtual = transport.shares_memory((transport.rank + 1) % transport.size)
     if virtual:
-        return (), [MemoryFacts(0.0, UNKNOWN)] * transport.size
-    return tuple((pid, start) for pid, start, *_ in everyone), [MemoryFacts(resident, free) for *_, resident, free in everyone]
+        return {}, [MemoryFacts(0.0, UNKNOWN)] * transport.size
+    return {rank: (pid, start) for rank, (pid, start, *_) in enumerate(everyone)}, [MemoryFacts(resident, free) for *_, resident, free in everyone]
 
 
 def check_environments(config: Config) -> EnvironmentSpec:

@@ -13,6 +13,7 @@ from hpcmarl.comm import BACKENDS, REPAIRABLE, sums
 from hpcmarl.comm.horovod_sums import HorovodSums
 from hpcmarl.comm.local import LocalWorld
 from hpcmarl.comm.sums import LibrarySum, SumBackend, find_backend
+from hpcmarl.comm.topology import assign_roles
 from hpcmarl.comm.torch_sums import GlooSums, NcclSums
 from hpcmarl.config import RoundsConfig
 from hpcmarl.config.file import load_config
@@ -112,14 +113,15 @@ class Refusing:
         assert (list(ranks), list(hosts)) == ([0], ["here", "there"])
         raise UsageError(f"rounds.reduce: {backend}: nothing is installed")
 
-    def gather(self, payload):
+    def gather_at_first(self, payload):
         return [bytes(len(payload)), payload]
 
 
 def test_backend_problem_of_one_rank_is_reported_on_all():
     config = load_config(SPREAD, ("rounds.reduce=horovod",))
-    assert form_reduction_group(Refusing(), config, ["here", "there"]) == "rounds.reduce: horovod: nothing is installed"
-    assert form_reduction_group(Refusing(), load_config(SPREAD), ["here", "there"]) == ""
+    topology = assign_roles(2, ["here", "there"], config.topology)
+    assert form_reduction_group(Refusing(), config, topology) == "rounds.reduce: horovod: nothing is installed"
+    assert form_reduction_group(Refusing(), load_config(SPREAD), topology) == ""
 
 
 def test_a_bad_backend_leaves_no_run_directory(monkeypatch, tmp_path):
