@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hpcmarl.envs.cycles import Step, step_of
 from hpcmarl.envs.slot import INFO_MASK, NO_MASK, ONGOING, TERMINATED, TRUNCATED, Layout, Place, SlotAdapter, Views, read_observation, write_mask
 from hpcmarl.errors import EnvironmentFailure
 
@@ -48,6 +49,7 @@ class ParallelSlot(SlotAdapter):
         self._all_live = False
         self._observations: Mapping[Any, Any] = {}
         self._result: Any = ()
+        self._step: Step = environment.step
 
     def _members_of(self, number: int) -> Members:
         places = sorted((place for place in self._places if place.policy == number), key=lambda place: place.column)
@@ -57,6 +59,7 @@ class ParallelSlot(SlotAdapter):
 
     def begin(self, seed: int, row: int, views: Views) -> bool:
         observations, infos = self.environment.reset(seed=seed)
+        self._step = step_of(self.environment)  # which may be another one than before
         self.infos = infos
         live = [self._place(agent) for agent in self.environment.agents]
         self._blank(row, views)
@@ -68,7 +71,7 @@ class ParallelSlot(SlotAdapter):
             chosen = dict(zip(self._everyone, actions[0]))  # noqa: B905  as many by construction
         else:
             chosen = {place.agent: actions[place.policy][place.column] for place in self._live}
-        self._result = self.environment.step(chosen)
+        self._result = self._step(chosen)
 
     def settle(self, row: int, views: Views, cut: bool) -> int:
         observations, rewards, terminated, truncated, self.infos = self._result
