@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from hpcmarl.config.base import Count, Fraction, Natural, NonNegative, PositiveFloat, PositiveInt, Section, Width
+from hpcmarl.config.base import Count, Fraction, Natural, NonNegative, PositiveFloat, PositiveInt, Section, Width, section
 
 ActingForm = Literal["auto", "dense", "sparse"]
 CommonReward = Literal["all", "policy", "none"]  # the mean over all agents, or over those of a policy; none: each agent's own
@@ -28,7 +28,7 @@ class AlgoConfig(Section):
     trajectory_unit: ClassVar[Literal["unroll", "episode"]] = "episode"
     is_on_policy: ClassVar[bool] = False  # learns only from what was sampled under the newest parameters
     discount: Annotated[float, Field(gt=0, le=1)] = 0.99
-    network: NetworkConfig = NetworkConfig()
+    network: NetworkConfig = section(NetworkConfig)
 
     @property
     def common_reward(self) -> CommonReward:
@@ -216,7 +216,7 @@ class QLearningConfig(ValueLearningConfig):
     """What the value-based algorithms share: recurrent agents, replayed episodes, double Q-learning with a target network."""
 
     gradient_episodes: ClassVar[int] = 32
-    network: AgentNetworkConfig = AgentNetworkConfig()
+    network: AgentNetworkConfig = section(AgentNetworkConfig)
     agent_id: bool = Field(True, description="append to an observation which agent of its policy sees it")
     obs_last_action: bool = Field(False, description="append to an observation the agent's last action in the episode, one-hot (PyMARL: true)")
     double_q: bool = Field(True, description="the present network chooses the next action, the target network values it")
@@ -228,7 +228,7 @@ class QLearningConfig(ValueLearningConfig):
     epsilon_start: Fraction = Field(1.0, description="share of random actions at the run's beginning")
     epsilon_final: Fraction = 0.05
     epsilon_steps: PositiveInt = Field(50_000, description="environment steps of the run over which it falls linearly")
-    replay: ReplayConfig = ReplayConfig()
+    replay: ReplayConfig = section(ReplayConfig)
     sparse: SparseConfig | None = Field(None, description="sparse training of all weight matrices of agents and mixers")
 
     @property

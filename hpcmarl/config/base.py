@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,6 +20,15 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """A part of the configuration: immutable, unknown keys are errors."""
+    """A part of the configuration: immutable, unknown keys are errors. Its validator is built when it is first needed, not where it is imported."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, defer_build=True)
+
+
+def section(default: type[Section]) -> Any:
+    """Declare a section within a section, with its own defaults.
+
+    Args:
+        default: Which section it is where nothing is given.
+    """
+    return Field(default_factory=default)

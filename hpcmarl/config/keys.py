@@ -216,7 +216,7 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[KeyRow]:
 def _choice_rows(key: str, field: FieldInfo) -> Iterator[KeyRow]:
     """Rows of a section whose `name` chooses its keys: the name, then each key once, with the members that have it."""
     members = _members(field.annotation)
-    default = "required" if field.default is None else getattr(field.default, "name", "required")
+    default = getattr(field.get_default(call_default_factory=True), "name", "required")
     meanings = "; ".join(f"{name}: {first_line(member)}" for name, member in members.items())
     yield KeyRow(f"{key}.name", f"one of {', '.join(members)}", default, meanings)
     seen: dict[KeyRow, list[str]] = {}
@@ -241,9 +241,9 @@ def _optional(annotation: Any) -> bool:
 
 
 def _default(field: FieldInfo) -> str:
-    if field.default is PydanticUndefined:
+    value = field.get_default(call_default_factory=True)
+    if value is PydanticUndefined:
         return "required"
-    value = field.default
     if isinstance(value, tuple):
         return str(list(value))
     return {None: "null", True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hpcmarl.config.base import Count, Fraction, Natural, NonNegative, PositiveFloat, PositiveInt, Section
+from hpcmarl.config.base import Count, Fraction, Natural, NonNegative, PositiveFloat, PositiveInt, Section, section
 
 MetaStrategyName = Literal["uniform", "nash", "replicator", "alpha_rank"]
 
@@ -98,7 +98,7 @@ class MainConfig(Section):
     """AlphaStar's main agent: self-play, PFSP over all of the pool, and what it has forgotten."""
 
     name: Literal["main"] = "main"
-    freeze: FreezeConfig = FreezeConfig()
+    freeze: FreezeConfig = section(FreezeConfig)
     pfsp_share: Fraction = Field(0.5, description="share of PFSP (hard) over the whole pool")
     verification_share: Fraction = Field(0.15, description="share against exploiters that win and mains that were forgotten; else self-play")
     power: PositiveFloat = Field(2.0, description="power of PFSP hard")
@@ -111,7 +111,7 @@ class MainExploiterConfig(Section):
     """AlphaStar's main exploiter: looks for what beats the mains of today."""
 
     name: Literal["main_exploiter"] = "main_exploiter"
-    freeze: FreezeConfig = FreezeConfig()
+    freeze: FreezeConfig = section(FreezeConfig)
     reset: Fraction = Field(1.0, description="chance that a new snapshot is followed by the initial weights")
     too_strong: Fraction = Field(0.1, description="live score up to which a main is too strong: PFSP var over its past instead")
 
@@ -120,7 +120,7 @@ class LeagueExploiterConfig(Section):
     """AlphaStar's league exploiter: looks for what beats everybody."""
 
     name: Literal["league_exploiter"] = "league_exploiter"
-    freeze: FreezeConfig = FreezeConfig()
+    freeze: FreezeConfig = section(FreezeConfig)
     reset: Fraction = Field(0.25, description="chance that a new snapshot is followed by the initial weights")
     weighting: Literal["hard", "var", "linear", "linear_capped"] = Field("linear_capped", description="of its PFSP over the whole pool")
     power: PositiveFloat = Field(2.0, description="power of `hard`")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from hpcmarl.config.algos import common_reward_words
-from hpcmarl.config.base import Count, Fraction, NonNegative, PositiveInt, Section
+from hpcmarl.config.base import Count, Fraction, NonNegative, PositiveInt, Section, section
 from hpcmarl.config.league import (
     AdaptiveConfig,
     EvaluationStrategyConfig,
@@ -51,7 +51,7 @@ class MemberConfig(Section):
 class LeagueEvaluationConfig(Section):
     """Matches between frozen policies."""
 
-    strategy: EvaluationStrategyConfig = AdaptiveConfig()
+    strategy: EvaluationStrategyConfig = section(AdaptiveConfig)
     share: Share = Field(0.1, description="of an actor's time, while its team trains; ranks without a team have nothing else to do")
     episodes: Count = Field(32, description="episodes of a match")
     environments: Count = Field(16, description="environment slots stepped together in a match")
@@ -73,11 +73,11 @@ class LeagueConfig(Section):
         None, description="returns that count 0 and 1 with score: return; what lies outside counts as these"
     )
     own_seats: Count = Field(1, description="agents that the member plays in each episode where one policy can play all")
-    matchmaking: MatchmakingConfig = PfspConfig()
-    freeze: TermConfig = TermConfig()
+    matchmaking: MatchmakingConfig = section(PfspConfig)
+    freeze: TermConfig = section(TermConfig)
     fresh: bool = Field(False, description="a member begins each term with new weights: a best response that owes nothing to the last one")
-    live: LiveConfig = LiveConfig()
-    evaluation: LeagueEvaluationConfig = LeagueEvaluationConfig()
+    live: LiveConfig = section(LiveConfig)
+    evaluation: LeagueEvaluationConfig = section(LeagueEvaluationConfig)
     pool_memory: Count = Field(32, description="snapshots that each rank keeps in memory")
     opponents_at_once: Count = Field(4, description="different opponents in the slots of an actor")
     episodes_per_draw: PositiveInt = Field(4, description="episodes that an opponent serves once it was drawn")

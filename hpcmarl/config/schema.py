@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from hpcmarl.config.algos import ActingForm, ActorCriticConfig, Algo, MATraceConfig, SparseConfig, algo_contradictions
-from hpcmarl.config.base import ActorCount, Count, GroupCount, Natural, NonNegative, PositiveFloat, PositiveInt, Section
+from hpcmarl.config.base import ActorCount, Count, GroupCount, Natural, NonNegative, PositiveFloat, PositiveInt, Section, section
 from hpcmarl.config.members import LeagueConfig, league_contradictions
 from hpcmarl.config.presets import PresetName
 from hpcmarl.config.rounds import AdamConfig, OptimizerSection, RoundsConfig, critic_contradictions, round_contradictions
@@ -65,7 +65,7 @@ class GroupConfig(Section):
     """One learner with its actors."""
 
     env: dict[str, Any] = Field(default={}, description="keys of `env` that differ in this group")
-    delay: DelayConfig = DelayConfig()
+    delay: DelayConfig = section(DelayConfig)
     actors: ActorCount | None = Field(None, description="actors of this group; default: topology.actors_per_learner")
 
 
@@ -107,18 +107,18 @@ class Config(Section):
     policies: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], PolicyConfig] = Field(
         default={}, description="agents by policy; default: agents with the same spaces share one"
     )
-    algo: Algo = MATraceConfig()
-    optimizer: OptimizerSection = AdamConfig()
-    rounds: RoundsConfig = RoundsConfig()
-    topology: TopologyConfig = TopologyConfig()
-    trajectories: TrajectoriesConfig = TrajectoriesConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    eval: EvalConfig = EvalConfig()
-    stop: StopConfig = StopConfig()
+    algo: Algo = section(MATraceConfig)
+    optimizer: OptimizerSection = section(AdamConfig)
+    rounds: RoundsConfig = section(RoundsConfig)
+    topology: TopologyConfig = section(TopologyConfig)
+    trajectories: TrajectoriesConfig = section(TrajectoriesConfig)
+    checkpoint: CheckpointConfig = section(CheckpointConfig)
+    eval: EvalConfig = section(EvalConfig)
+    stop: StopConfig = section(StopConfig)
     league: LeagueConfig | None = Field(None, description="train many policies against frozen ones; default: a single run")
-    logging: LoggingConfig = LoggingConfig()
-    faults: FaultsConfig = FaultsConfig()
-    slurm: SlurmConfig = SlurmConfig()
+    logging: LoggingConfig = section(LoggingConfig)
+    faults: FaultsConfig = section(FaultsConfig)
+    slurm: SlurmConfig = section(SlurmConfig)
 
     @property
     def backpressure(self) -> bool:

@@ -20,7 +20,7 @@ from hpcmarl.config import (
     critic_contradictions,
     round_contradictions,
 )
-from hpcmarl.config.base import Count, Natural, NonNegative, PositiveFloat, PositiveInt, Section, Width
+from hpcmarl.config.base import Count, Natural, NonNegative, PositiveFloat, PositiveInt, Section, Width, section
 
 Law = Literal["constant", "sqrt", "linear", "random"]
 LAWS = "the mean of worker i = 1 … n: constant: scale; sqrt: scale·√i; linear: scale·i; random: lognormal around scale, drawn once"
@@ -97,10 +97,10 @@ class SimConfig(Section):
         "trajectory", description="a trajectory takes h_i whatever its length, or h_i·steps/objective.reference_steps (biased towards short ones)"
     )
     failures: tuple[FailureConfig, ...] = ()
-    stop: LimitConfig = LimitConfig()
+    stop: LimitConfig = section(LimitConfig)
     threshold: float | None = Field(None, description="tell when the objective reached it (the mean of 5 successive points)")
     points: Annotated[int, Field(ge=2, le=100_000)] = Field(200, description="at most so many points are kept, evenly over the rounds")
-    sweep: SweepConfig = SweepConfig()
+    sweep: SweepConfig = section(SweepConfig)
 
 
 class NoObjective(Section):
@@ -144,7 +144,7 @@ class PolicyObjectiveConfig(Section):
     name: Literal["policy"] = "policy"
     env: EnvConfig
     policies: dict[str, PolicyConfig] = Field({}, description="as of a run; default: agents with the same spaces share one")
-    algo: ReinforceConfig = ReinforceConfig()
+    algo: ReinforceConfig = section(ReinforceConfig)
     reference_steps: Count = Field(100, description="with sim.charge: step, the length of a trajectory that takes h_i")
     slots: Count = Field(20, description="episodes that are played side by side")
     workers: tuple[SampledWorkerConfig, ...] = Field((), description="one entry a worker, in turn where there are more workers; default: all alike")
@@ -164,9 +164,9 @@ class SimulationConfig(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "simulation"
     seed: Natural = 0
-    objective: Objective = NoObjective()
-    optimizer: OptimizerSection = NigtConfig()
-    rounds: RoundsConfig = RoundsConfig()
+    objective: Objective = section(NoObjective)
+    optimizer: OptimizerSection = section(NigtConfig)
+    rounds: RoundsConfig = section(RoundsConfig)
     sim: SimConfig
 
     @model_validator(mode="after")

@@ -117,7 +117,7 @@ def fill_names(tree: Tree) -> None:
 
 
 def _default_name(section: str, root: type[BaseModel]) -> str:
-    return str(root.model_fields[section].default.name)
+    return str(root.model_fields[section].get_default(call_default_factory=True).name)
 
 
 def dotted(place: Place) -> str:

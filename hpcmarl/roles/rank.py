@@ -20,7 +20,6 @@ from hpcmarl.comm.protocol import Kind, control
 from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import Backoff, Message, PeerAborted, PeerFailure, Transport
 from hpcmarl.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_TRY_AGAIN, HpcmarlError
-from hpcmarl.io.checkpoint import list_checkpoints
 from hpcmarl.launch.outcome import is_said, said_path, tell_said
 from hpcmarl.launch.processes import kill_process
 from hpcmarl.launch.signals import StopSignals
@@ -318,6 +317,8 @@ class AbortHook:
         return not lower and not is_said(os.environ)
 
     def _resumable(self) -> bool:
+        from hpcmarl.io.checkpoint import list_checkpoints
+
         return self.rank is not None and bool(list_checkpoints(self.rank.context.run_directory / "checkpoints"))
 
     def _close_soon(self) -> None:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,9 +34,11 @@ from hpcmarl.roles.agreement import told_by_first
 from hpcmarl.roles.base import Context, group_environment
 from hpcmarl.roles.logfile import LogFile
 from hpcmarl.roles.memory import UNKNOWN, MemoryFacts, crowded_hosts
-from hpcmarl.roles.opening import OpenedRun, Request, open_run
 from hpcmarl.roles.rank import AbortHook, Rank, serve
 from hpcmarl.types import EnvironmentSpec
+
+if TYPE_CHECKING:
+    from hpcmarl.roles.opening import OpenedRun
 
 logger = logging.getLogger(__name__)
 LEAVING_SECONDS = 20.0  # for the last of the others to be done
@@ -143,7 +145,6 @@ def prepare(
     accept_changes: bool = False,
 ) -> Context:
     """Rank 0 checks everything and makes the run directory; all ranks get the outcome. Raises what rank 0 raised, on every rank."""
-    request = Request(run_dir, resume, accept_changes)
     hosts = transport.gather_hosts()
     try:
         topology = assign_roles(transport.size, hosts, config.topology)
@@ -158,7 +159,9 @@ def prepare(
         if problem:
             raise UsageError(problem)
         spec = check_environments(config)
-        opened.append(open_run(config, request, topology, transport.library))
+        from hpcmarl.roles.opening import Request, open_run  # HDF5 is loaded where checkpoints are read
+
+        opened.append(open_run(config, Request(run_dir, resume, accept_changes), topology, transport.library))
         tell_run_directory(opened[0].directory, os.environ)
         start = opened[0].start
         told = {"directory": str(opened[0].directory), "start": start.number, "version": start.version, "run": start.run}

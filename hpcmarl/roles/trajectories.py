@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from hpcmarl.io.trajectory import TrajectoryWriter
 from hpcmarl.roles.base import Context
+
+if TYPE_CHECKING:
+    from hpcmarl.io.trajectory import TrajectoryWriter
 
 
 def trajectory_writer(context: Context, index: int, *, with_state: bool) -> TrajectoryWriter | None:
@@ -13,6 +16,8 @@ def trajectory_writer(context: Context, index: int, *, with_state: bool) -> Traj
     config = context.config.trajectories
     if not config.enabled:
         return None
+    from hpcmarl.io.trajectory import TrajectoryWriter  # HDF5 is loaded where something is written
+
     directory = context.run_directory / "trajectories"
     rank, host = context.rank, context.transport.host
     spec = context.spec if with_state else replace(context.spec, state_size=None)
