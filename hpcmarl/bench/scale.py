@@ -4,8 +4,9 @@
 actor, and the last learner acts itself. A trajectory is one step of a small environment and takes `unit` seconds. A round has one trajectory
 of each group, the least that there can be, so that what a round costs shows most.
 
-efficiency = used gradients a second * unit / groups, between two ends of rounds. The predictions are those of `hpcmarl simulate --from-run` from
-the run of the smallest size with the rule sync, one for each reduction.
+efficiency = used gradients a second * unit / groups, between two ends of rounds. With afedpg, whose rounds have one gradient, both ends are those
+of the same group: groups that take the same time finish together, so that a few ends more or less would count much. The predictions are those
+of `hpcmarl simulate --from-run` from the run of the smallest size with the rule sync, one for each reduction.
 """
 
 from __future__ import annotations
@@ -110,7 +111,8 @@ def run(plan: Plan, keep: Path | None = None) -> list[dict[str, Any]] | None:
             memory = _memory(stage)
             if transport.rank == 0:
                 case_of_row = {"ranks": transport.size, "groups": len(compute), "rule": rule, "reduce": reduce}
-                rows.append({**case_of_row, **figures(played, plan.unit, len(compute)), **memory})
+                turn = len(compute) if rule == "afedpg" else 1
+                rows.append({**case_of_row, **figures(played, plan.unit, len(compute), turn), **memory})
     return rows if transport.rank == 0 else None
 
 
@@ -120,13 +122,14 @@ def configuration(rule: str, reduce: str, compute: Sequence[float], seconds: flo
     return case(rule, "ma_trace", compute, seconds, f"rounds.batch={batch}", f"rounds.reduce={reduce}", "topology.actors_per_learner=auto", *more)
 
 
-def figures(played: Sequence[Sequence[Moment]], unit: float, groups: int) -> dict[str, float | None]:
+def figures(played: Sequence[Sequence[Moment]], unit: float, groups: int, turn: int = 1) -> dict[str, float | None]:
     """Return means over repetitions, from the ends of rounds of each.
 
     Args:
         played: What the server saw of each repetition.
         unit: Seconds of a trajectory.
         groups: How many.
+        turn: Gradients are counted in multiples of it.
 
     Returns:
         The efficiency with its standard deviation (None of one repetition), what a round takes longer than `unit` for each trajectory of a group
@@ -138,8 +141,9 @@ def figures(played: Sequence[Sequence[Moment]], unit: float, groups: int) -> dic
     efficiencies, overheads, shares = [], [], []
     for moments in played:
         first, last = ends(moments, WARM_UP * unit)
+        last = next((moment for moment in reversed(moments) if moment.used > first.used and (moment.used - first.used) % turn == 0), last)
         elapsed, used = last.seconds - first.seconds, last.used - first.used
-        rounds = sum(moment.seconds > first.seconds for moment in moments)
+        rounds = sum(first.seconds < moment.seconds <= last.seconds for moment in moments)
         efficiencies.append(used / elapsed * unit / groups)
         overheads.append(1e3 * (elapsed - unit * used / groups) / rounds)
         shares.append((last.cpu_seconds - first.cpu_seconds) / elapsed)

@@ -69,6 +69,7 @@ class Cluster:
         self._points: list[Array] = [start] * (sim.workers if rule.any_age else 0)
         self._point = start
         self._arrived: list[int] = []  # whose gradients the round's step is to be made of
+        self._ahead: dict[int, float] = {}  # worker -> how long its gradient lies ready before it arrives: its next one began then
         self._loads = [0] * sim.workers  # where workers wait for their point: trajectories of the delivery under way
         self._sampled = self._charge_by_step() if sim.charge == "step" else None
         # With times that never vary a round's first arrivals are known beforehand: the others are put into the queue when they are due.
@@ -95,7 +96,7 @@ class Cluster:
         """Go through at most so many events, or until `ended` says why there are no more."""
         limit = self.config.sim.stop.time or math.inf
         queue, engine, rule = self._queue, self.engine, self.engine.rule
-        waits, loads, fixed, own = rule.waits, self._loads, self.compute.fixed, self._own
+        waits, loads, fixed, own, ahead = rule.waits, self._loads, self.compute.fixed, self._own, self._ahead
         counts_only, at_once = self.objective is None, self.objective is not None and rule.any_age
         gradient = Gradient(0, 0, 1, None)
         alarm = min(limit, self.failures.next_time)
@@ -137,6 +138,8 @@ class Cluster:
                 if own:  # the late one goes on at the newest point, once that is told
                     self._versions[worker] = rule.round
                     begin = max(now, self.published)
+                if ahead:
+                    begin -= ahead.pop(worker, 0.0)
                 heapq.heapreplace(queue, (begin + (fixed[worker] if fixed is not None else self.compute.draw(worker, begin)), worker))
 
     def _close(self, worker: int) -> None:

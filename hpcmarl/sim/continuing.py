@@ -1,7 +1,7 @@
 """The same cluster where work outlives a point: off-policy actors go on through rounds, and what they made counts for the next one.
 
-Called by plan.py for runs whose algorithm corrects the age of its rollouts. Gradients that are computed while a new point travels are
-of an old version and dropped, as the server's rule does it; a group that waits for its point has rollouts ready when it comes.
+Called by plan.py for runs whose algorithm corrects the age of its rollouts. What is ready while a new point travels is learned from again at
+that point (roles/feed.py), so that nothing is lost; a group that waits for its point has rollouts ready when it comes.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class Continuing(Cluster):
             self._order = []
             super()._begin_all(begin)
             return
-        # whoever ended the round stands first in the queue; what else is ready before the point comes is lost
-        first = True
-        while first or self._queue[0][0] < begin:
+        time, worker = self._queue[0]  # whoever ended the round goes on from when its work was ready
+        ready = time - self._ahead.pop(worker, 0.0)
+        heapq.heapreplace(self._queue, (ready + self.compute.draw(worker, ready), worker))
+        while self._queue[0][0] < begin:
             time, worker = self._queue[0]
-            heapq.heapreplace(self._queue, (time + self.compute.draw(worker, time), worker))
-            self.engine.wasted += not first
-            first = False
+            self._ahead[worker] = self._ahead.get(worker, 0.0) + begin - time
+            heapq.heapreplace(self._queue, (begin, worker))
 
     def _delivery(self, worker: int, begin: float) -> float:
         """How long after `begin` a share arrives: production has gone on since the last one, but stores no more than one share."""

@@ -45,6 +45,13 @@ def test_figures_are_means_over_repetitions_after_the_warm_up():
         figures([quick[:2]], 0.5, 4)
 
 
+def test_steps_of_one_gradient_are_counted_in_whole_turns():
+    """Four groups finish together every 0.5 s: from the first of four steps to the last of four would be three too many."""
+    moments = [Moment(2.0 + 0.5 * turn + 0.001 * group, 4 * turn + group, 0, 9.0) for turn in range(5) for group in range(4)]
+    assert figures([moments], 0.5, 4, turn=4)["efficiency_mean"] == pytest.approx(1.0)
+    assert figures([moments], 0.5, 4)["efficiency_mean"] > 1.15
+
+
 def test_prediction_is_of_the_same_ideal_as_the_measurement():
     # a trajectory was measured to take 0.6 s where the environment sleeps 0.5: sync with a round trip of 0.025 s
     group = GroupTime(1, 0.6, 0.0, 0.001, 0.025)
