@@ -8,10 +8,11 @@ JSON object on standard output and all else on standard error.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -41,6 +42,11 @@ from hpcmarl.cli_show import config_app, list_app
 from hpcmarl.cli_simulate import simulate
 from hpcmarl.cli_submit import submit
 from hpcmarl.errors import HpcmarlError
+
+if TYPE_CHECKING:
+    from hpcmarl.config import Config
+
+NEW_OBJECTS = 50_000  # between two garbage collections: those after every 700, Python's default, took a tenth of the time of importing
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -99,9 +105,19 @@ def train(
     Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 stopped by a signal after a good checkpoint.
     """
     config, changes = split_overrides(config, overrides)
-    if config is None and not (resume in (None, "auto") and names_environment(changes)):
-        config = str(config_of(resume))
-    settings = load(config, changes)
+
+    def read() -> Config:
+        from hpcmarl.config.file import load_config
+
+        alone = config is None and not (resume in (None, "auto") and names_environment(changes))
+        return load_config(config_of(resume) if alone else config and Path(config), changes)
+
+    from hpcmarl.launch.signals import StopSignals
+    from hpcmarl.roles.entry import shared_config
+
+    signals = StopSignals()
+    settings = shared_config(read, signals)
+    set_threads(settings.topology.threads)
     if ranks is not None and ranks > 1:
         if run_dir is None and resume is None:
             run_dir = str(new_run_dir(settings.name))
@@ -112,7 +128,7 @@ def train(
     check_single(ranks)
     from hpcmarl.roles.run import train as train_ranks
 
-    raise typer.Exit(train_ranks(settings, run_dir, resume, accept_changes=accept_changes))
+    raise typer.Exit(train_ranks(settings, run_dir, resume, accept_changes=accept_changes, signals=signals))
 
 
 @app.command(name="eval")
@@ -195,11 +211,13 @@ def league(context: typer.Context) -> None:
 
 def main() -> None:
     """The console script: run a command; one line and an exit code for what is the user's to mend, a traceback for what is ours."""
+    gc.set_threshold(NEW_OBJECTS)
     try:
         app(prog_name="hpcmarl")
     except HpcmarlError as error:
         sys.stdout.flush()
-        print(f"{_rank_label()}error: {printable(' '.join(str(error).split()))}", file=sys.stderr, flush=True)
+        if not (error.everywhere and _rank_label()):  # rank 0 says what all have found
+            print(f"{_rank_label()}error: {printable(' '.join(str(error).split()))}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
 
 

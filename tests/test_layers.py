@@ -22,6 +22,7 @@ ALLOWED = {
     "config.members": {"config.base", "config.algos", "config.league", "config.schema"},
     "config.rounds": {"config.base"},
     "config.presets": set(),
+    "config.plain": {"config.base"},
     "config.schema": {"errors", "config.base", "config.algos", "config.members", "config.presets", "config.rounds", "config.run", "config.slurm"},
     "config": {"config.algos", "config.rounds", "config.run", "config.schema"},
     "config.yaml_text": {"errors"},
@@ -53,7 +54,8 @@ ALLOWED = {
     # sampled.py alone plays episodes, with the classes that actors and learners play and learn with
     "sim": BASIS | {"optim", "maths", "config.sweep", "config.file", "nets", "algos", "envs", "comm"},
     "analysis": BASIS | {"io", "maths", "config.file", "config.presets", "config.yaml_text"},
-    "roles": BASIS | {"maths", "nets", "algos", "optim", "league", "envs", "io", "comm", "launch", "config.file", "config.differences"},
+    "roles": BASIS | {"maths", "nets", "algos", "optim", "league", "envs", "io", "comm", "launch"}
+    | {f"config.{name}" for name in ("file", "differences", "plain")},
     "bench": EVERYTHING,
     "doctor": EVERYTHING,
     "cli": EVERYTHING,

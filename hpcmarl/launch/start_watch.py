@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 0.4  # MPI itself ends the others some three seconds after a death in MPI_Init, without a word about it
 SETTLING_SECONDS = 10.0  # by then the launcher has started all ranks of a host
 TERM_SECONDS = 3.0  # for a launcher to end its ranks
 ALARM_MARGIN = 30.0  # seconds after that, an alarm ends a rank over which nobody watches
@@ -104,17 +104,19 @@ def missing_rank(known: Mapping[int, Mapping[str, str]], there: Mapping[int, Map
 def watch(local: int, parent: int, expected: int, limit: float, said: str) -> None:
     """Look at the ranks until the one with the number `local` on this host has joined the world; end them all when one is missing."""
     known: dict[int, dict[str, str]] = {}
-    began = time.monotonic()
+    starter = f"rank {_number(os.environ, RANK)}"
+    began, starter_ended = time.monotonic(), False
     while True:
         if select.select([sys.stdin.buffer], [], [], LOOK_SECONDS)[0]:
             if sys.stdin.buffer.read() == JOINED:
                 return
-            time.sleep(LOOK_SECONDS)  # the rank that started the watch has ended
+            starter_ended = True
+            time.sleep(LOOK_SECONDS)
         there = siblings(parent)
         if not there:
             return
         seconds = time.monotonic() - began
-        missing = missing_rank(known, there, expected, seconds)
+        missing = missing_rank(known, there, expected, seconds) or (starter if starter_ended else None)
         known |= there
         if missing is None and seconds > limit:
             missing = "a rank of another host (all of this one are alive)"

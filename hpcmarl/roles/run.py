@@ -6,6 +6,7 @@ a bad configuration ends a thousand ranks with one line.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -24,14 +25,13 @@ from hpcmarl.envs import describe, image_remark
 from hpcmarl.errors import EXIT_SUCCESS, ConfigError, HpcmarlError, UsageError
 from hpcmarl.io.run_directory import RunDirectory
 from hpcmarl.launch.memory import available_memory, resident_memory
-from hpcmarl.launch.outcome import said_path, tell_outcome, tell_run_directory
+from hpcmarl.launch.outcome import tell_outcome, tell_run_directory
 from hpcmarl.launch.processes import started_at
 from hpcmarl.launch.signals import StopSignals
-from hpcmarl.launch.start_watch import watch_start
 from hpcmarl.launch.timelimit import job_end
-from hpcmarl.launch.world import check_world, under_launcher
 from hpcmarl.roles.agreement import told_by_first
 from hpcmarl.roles.base import Context, group_environment
+from hpcmarl.roles.entry import enter_world
 from hpcmarl.roles.logfile import LogFile
 from hpcmarl.roles.memory import UNKNOWN, MemoryFacts, crowded_hosts
 from hpcmarl.roles.rank import AbortHook, Rank, serve
@@ -54,29 +54,30 @@ def join_world() -> Transport:
     """This process's place in the MPI world, or a world of its own where no launcher has started it.
 
     Raises LaunchError when the launcher meant another world than MPI found (silent singletons)."""
-    if not under_launcher(os.environ):
+    if enter_world() == 1:
         return LocalWorld(1).transports[0]
-    watch = watch_start(os.environ, said_path(os.environ))  # a rank that dies inside MPI_Init leaves the others waiting there, deaf to signals
-    from hpcmarl.comm import mpi, mpi_library
+    from hpcmarl.comm import mpi
 
-    watch.joined()
-    check_world(mpi_library.world_size(), os.environ, mpi_library.library_version())
-    return mpi.MpiTransport() if mpi_library.world_size() > 1 else LocalWorld(1).transports[0]
+    return mpi.MpiTransport()
 
 
-def train(config: Config, run_dir: str | None = None, resume: str | None = None, *, accept_changes: bool = False) -> int:
+def train(
+    config: Config, run_dir: str | None = None, resume: str | None = None, *, accept_changes: bool = False, signals: StopSignals | None = None
+) -> int:
     """Train as this process's rank; returns the exit code (0, or 75 when a signal stopped the run after a good checkpoint).
 
     `run_dir`: where to write (default runs/<name>-<time>); `resume`: "auto", a run directory or a checkpoint file; `accept_changes`: go on
-    even from another environment's checkpoint, or in another run's directory.
+    even from another environment's checkpoint, or in another run's directory; `signals`: which may have come already.
     Raises HpcmarlError subclasses; a failure after the start aborts the whole world instead."""
-    return train_planned(lambda _: (config, run_dir), resume, accept_changes=accept_changes)
+    return train_planned(lambda _: (config, run_dir), resume, accept_changes=accept_changes, signals=signals)
 
 
-def train_planned(plan: Plan, resume: str | None = None, finish: Finish | None = None, *, accept_changes: bool = False) -> int:
+def train_planned(
+    plan: Plan, resume: str | None = None, finish: Finish | None = None, *, accept_changes: bool = False, signals: StopSignals | None = None
+) -> int:
     """The same where what is trained, and where it is written, is found out by the world (`plan`, called on every rank). finish: called on the
     server's rank with the run's directory when the run is done and whole, while the others wait."""
-    signals = StopSignals().install()
+    signals = (signals or StopSignals()).install()
     end = job_end(os.environ)
     transport = join_world()
     hook = AbortHook(transport)
@@ -85,6 +86,7 @@ def train_planned(plan: Plan, resume: str | None = None, finish: Finish | None =
         context = prepare(transport, config, run_dir, resume, end, accept_changes=accept_changes)
         start_logging(context)
         hook.rank = rank = make_rank(context)
+        gc.freeze()  # what is there by now stays: no collection needs to look at it again
         code = serve(rank, signals)
         rank.close()
         seconds = LEAVING_SECONDS if finish is None else FINISHING_SECONDS

@@ -9,7 +9,7 @@ import pytest
 
 from hpcmarl.algos import ALGORITHMS
 from hpcmarl.bench.jobs import Progress
-from tests.support.launch import LIBRARIES, mpi_command, needs_mpich, ranks_take_seconds, run, run_program, run_train
+from tests.support.launch import LIBRARIES, mpi_command, needs_mpich, python_of, ranks_take_seconds, run, run_program, run_train
 from tests.support.waiting import wait_until
 from tests.support.worlds import SPREAD, summary
 
@@ -76,6 +76,31 @@ def test_invalid_configuration_is_reported_once_for_all_ranks(config, tmp_path):
     assert job.text.count("5 learners") == 1
     assert "Traceback" not in job.text
     assert not (tmp_path / "run").exists()
+
+
+ONLY_THE_FIRST = """
+import os, sys
+from hpcmarl.__main__ import main
+
+if os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK")) != "0":
+    sys.argv[2] = "none.yaml"
+main()
+"""
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_only_the_first_rank_reads_the_configuration(library, config, tmp_path):
+    program = tmp_path / "only.py"
+    program.write_text(ONLY_THE_FIRST)
+    changes = ("stop.updates=2", "eval.episodes=0", "--run-dir", str(tmp_path / "run"))
+    command, environment = mpi_command(library, 3, [python_of(library), str(program), "train", str(config), *changes])
+    job = run(command, environment)
+    assert job.code == 0, job.text
+    assert summary(tmp_path / "run")["updates"] == 2
+    command[-len(changes)] = "stop.updates=none"
+    job = run(command, environment)
+    assert job.code == 2, job.text
+    assert [line for line in job.text.splitlines() if "error:" in line] == [next(line for line in job.text.splitlines() if "stop.updates" in line)]
 
 
 def test_image_observations_are_warned_about_once(config, tmp_path):

@@ -52,6 +52,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_ID"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("hpcmarl.roles.entry.enter_world", lambda: 1)  # also where a test pretends that there is a launcher
     (tmp_path / "tiny.yaml").write_text(CONFIG)
     return tmp_path
 
@@ -61,7 +62,7 @@ def trained(monkeypatch):
     """roles.run.train replaced by a record of its calls."""
     calls = []
 
-    def train(config, run_dir=None, resume=None, *, accept_changes=False):
+    def train(config, run_dir=None, resume=None, *, accept_changes=False, signals=None):
         calls.append((config, run_dir, resume))
         return 75
 

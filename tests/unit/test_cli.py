@@ -119,7 +119,7 @@ class TestTrain:
         run("train", "stop.updates=9", "--resume", str(checkpoint))
         assert [(config.stop.updates, resume) for config, _, resume in trained] == [(8, "r"), (9, str(checkpoint))]
         run("train", "--resume", "r", "-n", "2", "seed=1")
-        assert started[0][1] == ["train", "r/config.yaml", "seed=1", "--resume", "r"]
+        assert started[0][1] == ["train", "seed=1", "--resume", "r"]
 
     def test_train_sets_the_thread_count(self, run, here, trained, monkeypatch):
         monkeypatch.setenv("OMP_NUM_THREADS", "")

@@ -1,0 +1,53 @@
+"""A checked configuration as JSON and back, without checking it again: what rank 0 tells the others (roles/entry.py).
+
+Sections travel with the names of their classes, since which of several an `algo` or an `optimizer` is follows from its content alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from hpcmarl.config.base import Section
+
+SECTION, SET, TUPLE, DICTIONARY = "section", "set", "tuple", "dictionary"
+
+
+def to_json(section: Section) -> str:
+    """Return a section with all that is in it."""
+    return json.dumps(_plain(section))
+
+
+def from_json(text: str) -> Any:
+    """Return an equal section. What it is made of was checked where it comes from."""
+    classes = {cls.__name__: cls for cls in _subclasses(Section)}
+    return _restored(json.loads(text), classes)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Section):
+        fields = {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+        return {SECTION: type(value).__name__, DICTIONARY: fields, SET: sorted(value.model_fields_set)}
+    if isinstance(value, dict):
+        return {DICTIONARY: {key: _plain(each) for key, each in value.items()}}
+    if isinstance(value, tuple):
+        return {TUPLE: [_plain(each) for each in value]}
+    return [_plain(each) for each in value] if isinstance(value, list) else value
+
+
+def _restored(value: Any, classes: dict[str, type[Section]]) -> Any:
+    if isinstance(value, list):
+        return [_restored(each, classes) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if TUPLE in value:
+        return tuple(_restored(each, classes) for each in value[TUPLE])
+    inside = {key: _restored(each, classes) for key, each in value[DICTIONARY].items()}
+    return classes[value[SECTION]].model_construct(set(value[SET]), **inside) if SECTION in value else inside
+
+
+def _subclasses(cls: type[Section]) -> Iterator[type[Section]]:
+    for each in cls.__subclasses__():
+        yield each
+        yield from _subclasses(each)

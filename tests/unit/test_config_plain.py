@@ -1,0 +1,35 @@
+"""A configuration as rank 0 tells it."""
+
+from pathlib import Path
+
+import pytest
+
+from hpcmarl.config import Config
+from hpcmarl.config.base import Section
+from hpcmarl.config.file import dump_config, load_config
+from hpcmarl.config.plain import _subclasses, from_json, to_json
+
+CONFIGS = sorted(path for path in (Path(__file__).parents[2] / "configs").rglob("*.yaml") if "sim:" not in path.read_text())
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configurations_arrive_as_they_were(path):
+    config = load_config(path)
+    told = from_json(to_json(config))
+    assert type(told) is Config
+    assert told == config
+    assert told.model_fields_set == config.model_fields_set
+    assert dump_config(told) == dump_config(config)
+    assert told.topology.group_list == config.topology.group_list
+
+
+def test_values_of_any_kind_keep_their_types():
+    kwargs = {"a": [1, 2.5, None], "b": {"section": "Config", "tuple": [1]}, "c": float("inf"), "d": "x"}
+    config = load_config(CONFIGS[0]).model_copy(update={"env": load_config(CONFIGS[0]).env.model_copy(update={"kwargs": kwargs})})
+    assert from_json(to_json(config)).env.kwargs == kwargs
+
+
+def test_names_of_sections_are_unique():
+    names = {}
+    for cls in _subclasses(Section):
+        assert names.setdefault(cls.__name__, cls) is cls
