@@ -185,10 +185,10 @@ class Outcome:
 
 @dataclass
 class Decision:
-    """What one policy does: action [E, N, *action.shape], logp [E, N] float32 (0 where not alive), memory [E, N, H] or None."""
+    """What one policy does: action [E, N, *action.shape], logp [E, N] float32 or None (0 where not alive), memory [E, N, H] or None."""
 
     action: Array
-    logp: FloatArray
+    logp: FloatArray | None
     memory: FloatArray | None = None
 
 

@@ -95,11 +95,15 @@ class Model:
             name: np.zeros((slots, shape.agents, shape.memory_size), np.float32) for name, shape in self.design.policies.items() if shape.memory_size
         }
 
-    def act(self, frame: Frame, memory: Mapping[str, FloatArray], generator: np.random.Generator, greedy: bool = False) -> dict[str, Decision]:
+    def act(
+        self, frame: Frame, memory: Mapping[str, FloatArray], generator: np.random.Generator, greedy: bool = False, with_logp: bool = True
+    ) -> dict[str, Decision]:
         """One batched forward pass for every policy. memory: policy -> [E, N, H] before this step (policies that have one only);
         the memory after it comes back in each Decision. Agents that are not alive get action 0, logp 0 and keep their memory.
+        with_logp: whether log-probabilities are wanted; who only plays does without them.
         """
-        return {name: self._actors[name].act(seen, frame.episode_start, memory.get(name), generator, greedy) for name, seen in frame.policies.items()}
+        starts = frame.episode_start
+        return {name: self._actors[name].act(seen, starts, memory.get(name), generator, greedy, with_logp) for name, seen in frame.policies.items()}
 
     def chances(self, policy: str, obs: FloatArray, mask: BoolArray | None, agent: int = 0) -> FloatArray:
         """How likely `act`, when it is not greedy, chooses each action: [n, A] for observations [n, *shape] of one policy's agents and masks [n, A].

@@ -190,6 +190,7 @@ class RolloutArena:
     def decide(self, step: int, decisions: Mapping[str, Decision], memory: dict[str, FloatArray]) -> None:
         """Write what the policies do at this step; `memory` (policy -> [E, N, H]) becomes what it is afterwards."""
         for policy, decision in decisions.items():
+            assert decision.logp is not None
             self.arrays[policy + "/action"][step] = decision.action
             self.arrays[policy + "/logp"][step] = decision.logp
             if decision.memory is not None:

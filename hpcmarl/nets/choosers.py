@@ -3,7 +3,7 @@
 Learning has the same distributions in torch (heads.py). Log-probabilities are always computed from the action as it is stored, by the same
 formula when acting and when learning.
 
-    raw [n, K]   action [n, *action.shape]   mask [n, A] bool or None   logp [n]   (n: any rows)
+    raw [n, K]   action [n, *action.shape]   mask [n, A] bool or None   logp [n]   noise ([n, ...], ...)   (n: any rows)
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ UNIT_SOFTPLUS = math.log(math.e - 1.0)
 LEAST_DEVIATION = 1e-3
 # Exponential noise may be zero once in a long while; this keeps the race below finite.
 TINY = np.float32(1e-30)
+FORBIDDEN = np.float32(UNAVAILABLE)
+
+Noise = tuple[Array, ...]  # random numbers: each array has one row for each row of raw outputs
 
 
 class Chooser(ABC):
@@ -36,18 +39,28 @@ class Chooser(ABC):
     raw_size: int
 
     @abstractmethod
-    def sample(self, raw: FloatArray, mask: BoolArray | None, generator: np.random.Generator) -> tuple[Array, FloatArray]:
-        """Draw actions; return them with their log-probabilities [n] float32."""
+    def draw(self, rows: int, generator: np.random.Generator) -> Noise:
+        """Draw the random numbers that `choose` needs for this many rows."""
+
+    @abstractmethod
+    def choose(self, raw: FloatArray, mask: BoolArray | None, noise: Noise | None, with_logp: bool = True) -> tuple[Array, FloatArray | None]:
+        """Choose an action for each row.
+
+        Args:
+            raw: Raw outputs [n, K].
+            mask: Allowed actions [n, A]; None: all are.
+            noise: The rows' random numbers from `draw`; they are overwritten. None: take the most probable actions (continuous: the squashed mean).
+            with_logp: Whether log-probabilities are wanted.
+
+        Returns:
+            Actions, and their log-probabilities [n] float32 or None.
+        """
 
     def on_progress(self, env_steps: int) -> None:  # noqa: B027  most do not change in the course of a run
         """The run has made so many environment steps."""
 
-    @abstractmethod
-    def mode(self, raw: FloatArray, mask: BoolArray | None) -> tuple[Array, FloatArray]:
-        """The most probable actions (continuous: the squashed mean) with their log-probabilities [n] float32."""
-
     def chances(self, raw: FloatArray, mask: BoolArray | None) -> FloatArray:
-        """How likely `sample` draws each action, [n, A]; discrete actions only. Raises TypeError for others."""
+        """How likely a drawn action is each one, [n, A]; discrete actions only. Raises TypeError for others."""
         raise TypeError(f"{type(self).__name__} has no table of single actions")
 
 
@@ -66,23 +79,29 @@ class EpsilonGreedy(Chooser):
         if self._schedule is not None:
             self.epsilon = self._schedule(env_steps)
 
-    def sample(self, raw: FloatArray, mask: BoolArray | None, generator: np.random.Generator) -> tuple[Array, FloatArray]:
-        action, _ = self.mode(raw, mask)
-        best, rows = action.copy(), len(raw)
-        allowed = np.ones(raw.shape, bool) if mask is None else mask
-        explores = generator.random(rows) < self.epsilon
-        drawn = np.where(allowed, generator.random(raw.shape), -1.0).argmax(-1)
-        action[explores] = drawn[explores]
-        share = self.epsilon / np.maximum(allowed.sum(-1), 1)
+    def draw(self, rows: int, generator: np.random.Generator) -> Noise:
+        return generator.random(rows), generator.random((rows, self.raw_size))
+
+    def choose(self, raw: FloatArray, mask: BoolArray | None, noise: Noise | None, with_logp: bool = True) -> tuple[Array, FloatArray | None]:
+        best = self._best(raw, mask)
+        if noise is None:
+            return best, np.zeros(len(raw), np.float32) if with_logp else None
+        explores, worth = noise
+        drawn = (worth if mask is None else np.where(mask, worth, -1.0)).argmax(1)
+        action = np.where(explores < self.epsilon, drawn, best)
+        if not with_logp:
+            return action, None
+        share = self.epsilon / (raw.shape[1] if mask is None else np.maximum(mask.sum(1), 1))
         return action, np.log(share + (1.0 - self.epsilon) * (action == best)).astype(np.float32)
 
-    def mode(self, raw: FloatArray, mask: BoolArray | None) -> tuple[Array, FloatArray]:
-        values = raw if mask is None else np.where(mask, raw, -np.inf)
-        return values.argmax(-1), np.zeros(len(raw), np.float32)
+    def _best(self, raw: FloatArray, mask: BoolArray | None) -> Array:
+        """The allowed actions of the largest values, [n]."""
+        best: Array = (raw if mask is None else np.where(mask, raw, -np.inf)).argmax(1)
+        return best
 
     def chances(self, raw: FloatArray, mask: BoolArray | None) -> FloatArray:
         allowed = np.ones(raw.shape, bool) if mask is None else mask
-        best, _ = self.mode(raw, mask)
+        best = self._best(raw, mask)
         chances: FloatArray = np.asarray(allowed * (self.epsilon / np.maximum(allowed.sum(-1, keepdims=True), 1)), np.float32)
         chances[np.arange(len(raw)), best] += 1.0 - self.epsilon
         return chances
@@ -105,39 +124,42 @@ class CategoricalChooser(Chooser):
         ends = np.cumsum(space.sizes).tolist()
         self.slices = [slice(end - size, end) for end, size in zip(ends, space.sizes, strict=True)]
 
-    def sample(self, raw: FloatArray, mask: BoolArray | None, generator: np.random.Generator) -> tuple[Array, FloatArray]:
-        return self._choose(raw, mask, generator.standard_exponential(raw.shape, dtype=np.float32))
+    def draw(self, rows: int, generator: np.random.Generator) -> Noise:
+        noise = generator.standard_exponential((rows, self.raw_size), dtype=np.float32)
+        noise += TINY
+        return (noise,)
 
-    def mode(self, raw: FloatArray, mask: BoolArray | None) -> tuple[Array, FloatArray]:
-        return self._choose(raw, mask, None)
+    def choose(self, raw: FloatArray, mask: BoolArray | None, noise: Noise | None, with_logp: bool = True) -> tuple[Array, FloatArray | None]:
+        """Unavailable actions have probability zero, and the likeliest one scores above zero whatever the noise: never taken."""
+        if mask is not None:
+            raw = np.where(mask, raw, FORBIDDEN)
+        if self.single:
+            return _choose_component(raw, None if noise is None else noise[0], with_logp)
+        parts = [_choose_component(raw[:, part], None if noise is None else noise[0][:, part], with_logp) for part in self.slices]
+        action = np.stack([taken for taken, _ in parts], axis=-1)
+        logps = [logp for _, logp in parts if logp is not None]
+        return action, np.add.reduce(logps) if with_logp else None
 
     def chances(self, raw: FloatArray, mask: BoolArray | None) -> FloatArray:
         if not self.single:
             return super().chances(raw, mask)
-        allowed = raw if mask is None else np.where(mask, raw, np.float32(UNAVAILABLE))
+        allowed = raw if mask is None else np.where(mask, raw, FORBIDDEN)
         weight = np.exp(allowed - allowed.max(-1, keepdims=True))
         chances: FloatArray = weight / weight.sum(-1, keepdims=True)
         return chances
 
-    def _choose(self, raw: FloatArray, mask: BoolArray | None, noise: FloatArray | None) -> tuple[Array, FloatArray]:
-        """argmax of probability / exponential noise is a draw from the distribution; without noise it is the mode.
 
-        Unavailable actions have probability zero, and the likeliest one scores above zero whatever the noise: never taken.
-        """
-        if mask is not None:
-            raw = np.where(mask, raw, np.float32(UNAVAILABLE))
-        rows = np.arange(raw.shape[0])
-        actions, logp = [], None
-        for part in self.slices:
-            logits = raw[:, part]
-            logits = logits - logits.max(-1, keepdims=True)
-            weight = np.exp(logits)
-            action = (logits if noise is None else weight / (noise[:, part] + TINY)).argmax(-1)
-            taken = logits[rows, action] - np.log(weight.sum(-1))
-            actions.append(action)
-            logp = taken if logp is None else logp + taken
-        assert logp is not None
-        return (actions[0] if self.single else np.stack(actions, axis=-1)), logp
+def _choose_component(logits: FloatArray, noise: FloatArray | None, with_logp: bool) -> tuple[Array, FloatArray | None]:
+    """The argmax of probability / exponential noise [n, K] is a draw from the distribution; without noise it is the mode."""
+    if noise is None and not with_logp:
+        return logits.argmax(1), None
+    logits = logits - np.maximum.reduce(logits, 1, keepdims=True)
+    weight = np.exp(logits)
+    action = (logits if noise is None else np.divide(weight, noise, out=noise)).argmax(1)
+    if not with_logp:
+        return action, None
+    logp: FloatArray = logits[np.arange(len(logits)), action] - np.log(np.add.reduce(weight, 1))
+    return action, logp
 
 
 class TanhGaussianChooser(Chooser):
@@ -166,21 +188,21 @@ class TanhGaussianChooser(Chooser):
         squashed = (action - self._centre) / self._scale
         return np.arctanh(np.clip(squashed, -self._bound, self._bound)).astype(np.float32)
 
-    def sample(self, raw: FloatArray, mask: BoolArray | None, generator: np.random.Generator) -> tuple[Array, FloatArray]:
-        mean, deviation = self._moments(raw)
-        return self._squash(mean + deviation * generator.standard_normal(mean.shape, dtype=np.float32), mean, deviation)
+    def draw(self, rows: int, generator: np.random.Generator) -> Noise:
+        return (generator.standard_normal((rows, self.dimensions), dtype=np.float32),)
 
-    def mode(self, raw: FloatArray, mask: BoolArray | None) -> tuple[Array, FloatArray]:
+    def choose(self, raw: FloatArray, mask: BoolArray | None, noise: Noise | None, with_logp: bool = True) -> tuple[Array, FloatArray | None]:
         mean, deviation = self._moments(raw)
-        return self._squash(mean, mean, deviation)
+        drawn = mean if noise is None else mean + deviation * noise[0]
+        action = (self._centre + self._scale * np.tanh(np.clip(drawn, -LARGEST_SQUASH, LARGEST_SQUASH))).astype(np.float32)
+        return action, self._logp(action, mean, deviation) if with_logp else None
 
     def _moments(self, raw: FloatArray) -> tuple[FloatArray, FloatArray]:
         size = self.dimensions
         return raw[:, :size], np.logaddexp(raw[:, size:] + np.float32(UNIT_SOFTPLUS), np.float32(0.0)) + np.float32(LEAST_DEVIATION)
 
-    def _squash(self, u: FloatArray, mean: FloatArray, deviation: FloatArray) -> tuple[Array, FloatArray]:
-        action = (self._centre + self._scale * np.tanh(np.clip(u, -LARGEST_SQUASH, LARGEST_SQUASH))).astype(np.float32)
+    def _logp(self, action: Array, mean: FloatArray, deviation: FloatArray) -> FloatArray:
         stored = self.unsquash(action)
         log_slope = 2.0 * (math.log(2.0) - stored - np.logaddexp(np.float32(0.0), -2.0 * stored))
         gaussian = -0.5 * np.square((stored - mean) / deviation) - np.log(deviation) - 0.5 * math.log(2 * math.pi)
-        return action, ((gaussian - log_slope).sum(-1) - self.log_scale).astype(np.float32)
+        return ((gaussian - log_slope).sum(-1) - self.log_scale).astype(np.float32)  # type: ignore[no-any-return]

@@ -8,13 +8,15 @@ the agent's latest action. So whoever keeps the memory of a slot keeps its last 
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from hpcmarl.nets.choosers import Chooser
 from hpcmarl.nets.numpy_layers import Arrays, NumpyDense, NumpyMoments, NumpyRecurrence, numpy_dueling_values
 from hpcmarl.nets.shapes import PolicyShape
 from hpcmarl.nets.sparse import SparseWeight
-from hpcmarl.types import Array, BoolArray, Decision, FloatArray, PolicyFrame
+from hpcmarl.types import Array, BoolArray, Decision, FloatArray, IntArray, PolicyFrame
 
 
 class NumpyPolicy:
@@ -49,49 +51,75 @@ class NumpyPolicy:
         for weight in self.sparse:
             weight.refresh()
 
-    def act(self, frame: PolicyFrame, starts: BoolArray, memory: FloatArray | None, generator: np.random.Generator, greedy: bool) -> Decision:
-        """One batched step for E slots of N agents; arrays as in types.PolicyFrame and types.Decision. Changes nothing passed in.
+    def act(
+        self, frame: PolicyFrame, starts: BoolArray, memory: FloatArray | None, generator: np.random.Generator, greedy: bool, with_logp: bool = True
+    ) -> Decision:
+        """Decide for E slots of N agents in one batch; arrays as in types.PolicyFrame and types.Decision. Changes nothing passed in.
 
-        Agents that are not alive get action 0 and logp 0.
+        Only rows of living agents are computed: in games whose players take turns that is half of the work. Random numbers are drawn for all rows.
+        Agents that are not alive get action 0 and logp 0, and keep their memory.
         """
         slots, agents = frame.alive.shape
         rows = slots * agents
-        seen = frame.obs.reshape(slots, agents, -1)
+        noise = None if greedy else self.chooser.draw(rows, generator)
         before, last = self._remembered(memory, starts)
-        if last is not None:
-            seen = np.concatenate([seen, last], -1)
-        if self._agent_id:
-            seen = numbered(seen)
+        seen = self._inputs(frame.obs, last)
         mask = None if frame.action_mask is None else frame.action_mask.reshape(rows, -1)
-        alive = frame.alive.reshape(rows)
-        everyone = bool(alive.all())
-        compute = self.raw if everyone or self.sparse else self._raw_of_living  # sparse forms are timed anew where the number of rows changes
-        raw, hidden = compute(seen.reshape(rows, -1), None if before is None else before.reshape(rows, -1), alive[:, None], mask)
-        action, logp = self.chooser.mode(raw, mask) if greedy else self.chooser.sample(raw, mask, generator)
+        living = frame.alive.reshape(rows).nonzero()[0]
+        everyone = len(living) == rows
+        if everyone:
+            raw, hidden = self.raw(seen, before, mask)
+        else:
+            raw, hidden = self._raw_of(living, seen, before, mask)
+            mask = None if mask is None else mask.take(living, 0)
+            noise = None if noise is None else tuple(part.take(living, 0) for part in noise)
+        action, logp = self.chooser.choose(raw, mask, noise, with_logp)
         if not everyone:
-            dead = ~alive
-            action[dead] = 0
-            logp[dead] = 0
+            action, logp = _spread(action, living, rows), None if logp is None else _spread(logp, living, rows)
+            if hidden is not None and before is not None:
+                before[living] = hidden
+                hidden = before
         chosen = action.reshape(slots, agents, *action.shape[1:])
         after = None if hidden is None else hidden.reshape(slots, agents, -1)
         if last is not None:
             now = np.where(frame.alive[..., None], np.eye(self._actions, dtype=np.float32)[chosen], last)
             after = now if after is None else np.concatenate([after, now], -1)
-        return Decision(chosen, logp.reshape(slots, agents), after)
+        return Decision(chosen, None if logp is None else logp.reshape(slots, agents), after)
+
+    def _inputs(self, obs: FloatArray, last: FloatArray | None) -> FloatArray:
+        """What the network sees [E * N, D]: observations [E, N, *shape], last actions [E, N, A], and the agents' one-hot numbers."""
+        slots, agents = obs.shape[:2]
+        flat = obs.reshape(slots, agents, -1)
+        if last is not None or self._agent_id:
+            seen, size = np.empty((slots, agents, self.inputs), np.float32), flat.shape[2]
+            seen[..., :size] = flat
+            if last is not None:
+                seen[..., size : size + self._actions] = last
+            if self._agent_id:
+                seen[..., -agents:] = _numbers(agents)
+            flat = seen
+        return flat.reshape(slots * agents, -1)
 
     def _remembered(self, memory: FloatArray | None, starts: BoolArray) -> tuple[FloatArray | None, FloatArray | None]:
-        """The GRU's memory [E, N, H] and the last actions [E, N, A] before a step, zero where an episode starts [E]; None for what there is not."""
+        """The GRU's memory [E * N, H] and the last actions [E, N, A] before a step, zero where an episode starts [E]; None for what there is not."""
         if not self._width + self._actions:
             return None, None
         assert memory is not None
         kept = memory * ~starts[:, None, None]
-        return (kept[..., : self._width] if self._width else None), (kept[..., self._width :] if self._actions else None)
+        before = kept[..., : self._width].reshape(-1, self._width) if self._width else None
+        return before, (kept[..., self._width :] if self._actions else None)
 
-    def raw(
-        self, obs: FloatArray, before: FloatArray | None = None, alive: BoolArray | None = None, mask: BoolArray | None = None
-    ) -> tuple[FloatArray, FloatArray | None]:
-        """What the network gives for inputs [n, D], [n, K], and the GRU's memory [n, H] after them; before: the memory (None: zeros), which those
-        keep who are not alive [n, 1] (None: all are). mask [n, A]: allowed actions, for dueling heads (None: all)."""
+    def raw(self, obs: FloatArray, before: FloatArray | None = None, mask: BoolArray | None = None) -> tuple[FloatArray, FloatArray | None]:
+        """Compute the network's outputs.
+
+        Args:
+            obs: Inputs [n, D].
+            before: The GRU's memory [n, H]; None: zeros.
+            mask: Allowed actions [n, A], for dueling heads; None: all are.
+
+        Returns:
+            Raw outputs [n, K], and the GRU's memory [n, H] after them (None without a GRU).
+        """
         seen = self._seen(obs)
         hidden = seen if self._body is None else self._body(seen)
         if self._recurrence is None:
@@ -99,23 +127,15 @@ class NumpyPolicy:
         if before is None:
             before = np.zeros((len(obs), self._width), np.float32)
         hidden = self._recurrence(hidden, before)
-        if alive is not None:
-            hidden = np.where(alive, hidden, before)
         return self._heads(hidden, mask), hidden
 
-    def _raw_of_living(
-        self, obs: FloatArray, before: FloatArray | None, alive: BoolArray, mask: BoolArray | None
-    ) -> tuple[FloatArray, FloatArray | None]:
-        """As `raw`, computed for living agents only: the others' outputs are zero. In games whose players take turns that is half of the work."""
-        which = np.flatnonzero(alive)
-        computed, remembered = self.raw(obs[which], None if before is None else before[which], None, None if mask is None else mask[which])
-        raw = np.zeros((len(obs), computed.shape[1]), np.float32)
-        raw[which] = computed
-        if remembered is None:
-            return raw, None
-        hidden = np.zeros((len(obs), self._width), np.float32) if before is None else before.copy()
-        hidden[which] = remembered
-        return raw, hidden
+    def _raw_of(self, living: IntArray, obs: FloatArray, before: FloatArray | None, mask: BoolArray | None) -> tuple[FloatArray, FloatArray | None]:
+        """As `raw`, of some of the rows. Sparse forms compute all rows: they are timed anew where the number of rows changes."""
+        if self.sparse:
+            raw, hidden = self.raw(obs, before, mask)
+            return raw.take(living, 0), None if hidden is None else hidden.take(living, 0)
+        before = None if before is None else before.take(living, 0)
+        return self.raw(obs.take(living, 0), before, None if mask is None else mask.take(living, 0))
 
     def _heads(self, hidden: FloatArray, mask: BoolArray | None) -> FloatArray:
         raw = self._outputs(hidden)
@@ -137,11 +157,16 @@ class NumpyPolicy:
         return obs if self._normalised is None else self._normalised(obs)
 
 
+@functools.lru_cache
+def _numbers(agents: int) -> FloatArray:
+    """One-hot numbers [N, N] of a policy's agents; read only."""
+    return np.eye(agents, dtype=np.float32)
+
+
 def numbered(obs: Array) -> FloatArray:
     """Observations [..., N, D] of a policy's agents with their one-hot numbers behind them: [..., N, D + N]."""
     agents = obs.shape[-2]
-    number = np.broadcast_to(np.eye(agents, dtype=np.float32), (*obs.shape[:-1], agents))
-    return np.concatenate([obs, number], -1)
+    return np.concatenate([obs, np.broadcast_to(_numbers(agents), (*obs.shape[:-1], agents))], -1)
 
 
 def last_actions(action: Array, acts: BoolArray, actions: int) -> FloatArray:
@@ -162,6 +187,13 @@ def last_actions(action: Array, acts: BoolArray, actions: int) -> FloatArray:
     seen = np.zeros((steps + 1, *action.shape[1:], actions), np.float32)
     seen[1:] = np.eye(actions, dtype=np.float32)[chosen] * (latest >= 0)[..., None]
     return seen
+
+
+def _spread(values: Array, rows: IntArray, count: int) -> Array:
+    """`count` rows: these values at `rows`, zeros elsewhere."""
+    spread = np.zeros((count, *values.shape[1:]), values.dtype)
+    spread[rows] = values
+    return spread
 
 
 def _within(part: str, arrays: Arrays) -> dict[str, FloatArray]:

@@ -36,13 +36,15 @@ class RandomPlayer:
     def initial_memory(self, slots: int) -> dict[str, FloatArray]:
         return {}
 
-    def act(self, frame: Frame, memory: Mapping[str, FloatArray], generator: np.random.Generator, greedy: bool = False) -> dict[str, Decision]:
+    def act(
+        self, frame: Frame, memory: Mapping[str, FloatArray], generator: np.random.Generator, greedy: bool = False, with_logp: bool = False
+    ) -> dict[str, Decision]:
         return {name: self._decision(self.spec.policy(name), seen, generator) for name, seen in frame.policies.items()}
 
     def _decision(self, spec: PolicySpec, seen: PolicyFrame, generator: np.random.Generator) -> Decision:
         action = random_actions(spec.action, seen.alive.shape, seen.action_mask, generator)
         action[~seen.alive] = 0
-        return Decision(action, np.zeros(seen.alive.shape, np.float32))
+        return Decision(action, None)
 
 
 class SearchPlayer:
@@ -56,7 +58,9 @@ class SearchPlayer:
     def initial_memory(self, slots: int) -> dict[str, FloatArray]:
         return {}
 
-    def act(self, frame: Frame, memory: Mapping[str, FloatArray], generator: np.random.Generator, greedy: bool = False) -> dict[str, Decision]:
+    def act(
+        self, frame: Frame, memory: Mapping[str, FloatArray], generator: np.random.Generator, greedy: bool = False, with_logp: bool = False
+    ) -> dict[str, Decision]:
         return {name: self._decision(seen) for name, seen in frame.policies.items()}
 
     def _decision(self, seen: PolicyFrame) -> Decision:
@@ -65,7 +69,7 @@ class SearchPlayer:
         assert seen.action_mask is not None
         if len(acting[0]):
             action[acting] = self._search(seen.obs[acting], seen.action_mask[acting])
-        return Decision(action, np.zeros(seen.alive.shape, np.float32))
+        return Decision(action, None)
 
 
 @dataclass(frozen=True)

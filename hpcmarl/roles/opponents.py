@@ -27,7 +27,9 @@ class Player(Protocol):
 
     needs_state: bool
 
-    def act(self, frame: Frame, memory: Mapping[str, FloatArray], generator: np.random.Generator, greedy: bool = False) -> dict[str, Decision]: ...
+    def act(
+        self, frame: Frame, memory: Mapping[str, FloatArray], generator: np.random.Generator, greedy: bool = False, with_logp: bool = True
+    ) -> dict[str, Decision]: ...
 
     def initial_memory(self, slots: int) -> dict[str, FloatArray]: ...
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcmarl.errors import UsageError
-from hpcmarl.nets.choosers import make_chooser
+from hpcmarl.nets.choosers import Chooser, EpsilonGreedy, make_chooser
 from hpcmarl.nets.heads import make_head
 from hpcmarl.types import ActionSpace
 from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, random_mask
@@ -25,18 +25,39 @@ def random_rows(space: ActionSpace, seed: int, rows: int, masked: bool) -> tuple
     return raw, random_mask(space, (rows,), generator) if masked and space.mask_size else None
 
 
+def choose(chooser: Chooser, raw: np.ndarray, mask: np.ndarray | None, generator: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+    """Actions and log-probabilities; the most probable actions without a generator."""
+    action, logp = chooser.choose(raw, mask, None if generator is None else chooser.draw(len(raw), generator))
+    assert logp is not None
+    return action, logp
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from(SPACES), st.integers(0, 2**31), st.booleans(), st.booleans())
 def test_sampled_logp_equals_evaluated_logp(space: ActionSpace, seed: int, masked: bool, greedy: bool) -> None:
     head, chooser = make_head(space), make_chooser(space)
     raw, mask = random_rows(space, seed, 40, masked)
-    action, logp = chooser.mode(raw, mask) if greedy else chooser.sample(raw, mask, np.random.default_rng(seed))
+    action, logp = choose(chooser, raw, mask, None if greedy else np.random.default_rng(seed))
     again, entropy = head.evaluate(torch.from_numpy(raw), torch.from_numpy(action), None if mask is None else torch.from_numpy(mask))
     assert action.shape == (40, *space.shape)
     assert action.dtype == space.dtype
     assert logp.dtype == np.float32
     np.testing.assert_allclose(logp, again.numpy(), atol=1e-4, rtol=1e-5)
     assert torch.isfinite(entropy).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from([*SPACES, "values"]), st.integers(0, 2**31), st.booleans(), st.booleans())
+def test_actions_do_not_depend_on_wanting_logp(space: ActionSpace | str, seed: int, masked: bool, greedy: bool) -> None:
+    chooser = EpsilonGreedy(DISCRETE, 0.4) if isinstance(space, str) else make_chooser(space)
+    raw, mask = random_rows(DISCRETE if isinstance(space, str) else space, seed, 40, masked)
+    told = []
+    for with_logp in (True, False):
+        noise = None if greedy else chooser.draw(len(raw), np.random.default_rng(seed))
+        told.append(chooser.choose(raw, mask, noise, with_logp))
+    np.testing.assert_array_equal(told[0][0], told[1][0])
+    assert told[0][1] is not None
+    assert told[1][1] is None
 
 
 @settings(max_examples=40, deadline=None)
@@ -47,7 +68,7 @@ def test_unavailable_actions_are_never_taken(space: ActionSpace, seed: int, gree
     raw, mask = random_rows(space, seed, 60, True)
     assert mask is not None
     raw = np.where(mask, raw - 300.0, raw + 300.0).astype(np.float32)
-    action, logp = chooser.mode(raw, mask) if greedy else chooser.sample(raw, mask, np.random.default_rng(seed))
+    action, logp = choose(chooser, raw, mask, None if greedy else np.random.default_rng(seed))
     start = 0
     for component, size in enumerate(space.sizes):
         taken = action if space.kind == "discrete" else action[:, component]
@@ -66,7 +87,7 @@ class ZeroNoise:
 
 def test_zero_noise_takes_an_available_action() -> None:
     mask = np.array([[False, False, True, True, False]])
-    action, _ = make_chooser(DISCRETE).sample(np.zeros((1, 5), np.float32), mask, ZeroNoise())  # type: ignore[arg-type]
+    action, _ = choose(make_chooser(DISCRETE), np.zeros((1, 5), np.float32), mask, ZeroNoise())  # type: ignore[arg-type]
     assert action[0] in (2, 3)
 
 
@@ -75,7 +96,7 @@ def test_sampled_frequencies_match_the_softmax(space: ActionSpace) -> None:
     chooser = make_chooser(space)
     raw, mask = random_rows(space, 5, 1, True)
     assert mask is not None
-    action, _ = chooser.sample(np.repeat(raw, 40_000, 0), np.repeat(mask, 40_000, 0), np.random.default_rng(0))
+    action, _ = choose(chooser, np.repeat(raw, 40_000, 0), np.repeat(mask, 40_000, 0), np.random.default_rng(0))
     first = action if space.kind == "discrete" else action[:, 0]
     logits = np.where(mask[0], raw[0], -np.inf)[: space.sizes[0]]
     wanted = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
@@ -119,7 +140,7 @@ def test_continuous_density_integrates_to_one() -> None:
 def test_saturated_continuous_policies_stay_finite() -> None:
     head, chooser = make_head(CONTINUOUS), make_chooser(CONTINUOUS)
     raw = np.array([[50.0, -50.0, -40.0, 40.0]] * 500, np.float32)
-    action, logp = chooser.sample(raw, None, np.random.default_rng(0))
+    action, logp = choose(chooser, raw, None, np.random.default_rng(0))
     assert (action >= np.array(CONTINUOUS.low)).all()
     assert (action <= np.array(CONTINUOUS.high)).all()
     assert np.isfinite(logp).all()
@@ -142,7 +163,7 @@ def test_continuous_entropy_gradient_equals_finite_differences() -> None:
 
     leaf = torch.tensor([[0.5, 0.2]], requires_grad=True)
     raw = np.repeat(leaf.detach().numpy(), 100_000, 0)
-    action, _ = chooser.sample(raw, None, np.random.default_rng(0))
+    action, _ = choose(chooser, raw, None, np.random.default_rng(0))
     head.evaluate(leaf.expand(100_000, 2), torch.from_numpy(action), None)[1].mean().backward()
     assert leaf.grad is not None
     wanted = [(entropy(0.51, 0.2) - entropy(0.49, 0.2)) / 0.02, (entropy(0.5, 0.21) - entropy(0.5, 0.19)) / 0.02]
