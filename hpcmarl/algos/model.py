@@ -137,7 +137,8 @@ class Model:
         return [name for name in self.layout.places if name.startswith(self._prefixes[policy])]
 
     def named_parameters(self) -> dict[str, FloatArray]:
-        """The parameters by policy, module and layer, in the order of the vector: views that stay valid."""
+        """The parameters by policy, module and layer, in the order of the vector: views that stay valid. Acting does not notice what is written
+        into them until `load_parameters`."""
         return self.layout.named(self.parameters)
 
     def meanings(self) -> dict[str, str]:

@@ -55,6 +55,7 @@ def carry_over(old: Model, new: Model, features: Mapping[str, Sequence[int]]) ->
             carried.append(name)
         else:
             begun.append(name)
+    new.load_parameters(new.parameters)  # they were written in place, which acting does not notice by itself
     acting = {name for policy in new.spec.policies for name in new.acting_parameters(policy.name)}
     if lost := sorted(acting.intersection(begun)):
         raise ConfigError(f"{lost[0]}: {list(after[lost[0]].shape)} cannot be made of what the snapshot has; keep algo.network as it was")

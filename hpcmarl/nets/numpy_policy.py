@@ -15,7 +15,7 @@ import numpy as np
 from hpcmarl.nets.choosers import Chooser
 from hpcmarl.nets.numpy_layers import Arrays, NumpyDense, NumpyMoments, NumpyRecurrence, numpy_dueling_values
 from hpcmarl.nets.shapes import PolicyShape
-from hpcmarl.nets.sparse import SparseWeight
+from hpcmarl.nets.sparse import DenseWeight, SparseWeight
 from hpcmarl.types import Array, BoolArray, Decision, FloatArray, IntArray, PolicyFrame
 
 
@@ -39,17 +39,21 @@ class NumpyPolicy:
         self._recurrence = None if shape.cell is None else NumpyRecurrence(shape.cell, _within("cell", arrays))
         self._outputs = NumpyDense(shape.outputs, _within("outputs", arrays))
         self._value = None if shape.value is None else NumpyDense(shape.value, _within("value", arrays))
+        self._layers = [part for part in (self._body, self._recurrence, self._outputs, self._value) if part is not None]
         self.sparse: list[SparseWeight] = []
 
     def become_sparse(self, *, measured: bool) -> None:
-        """Multiply by the weights that are there only; measured: where that is the quicker way. Once; `refresh` after every change of parameters."""
-        parts = (self._body, self._recurrence, self._outputs, self._value)
-        self.sparse = [weight for part in parts if part is not None for weight in part.become_sparse(measured=measured)]
+        """Multiply by the weights that are there only; measured: where that is the quicker way. Once."""
+        for layers in self._layers:
+            sparse = [SparseWeight(weight.transposed, measured=measured) for weight in layers.weights if isinstance(weight, DenseWeight)]
+            layers.weights = list(sparse)
+            self.sparse += sparse
 
     def refresh(self) -> None:
-        """The parameters have changed."""
-        for weight in self.sparse:
-            weight.refresh()
+        """The parameters have changed. To be called after every change."""
+        for layers in self._layers:
+            for weight in layers.weights:
+                weight.refresh()
 
     def act(
         self, frame: PolicyFrame, starts: BoolArray, memory: FloatArray | None, generator: np.random.Generator, greedy: bool, with_logp: bool = True

@@ -1,6 +1,6 @@
 """A matrix of weights of which few are there, in the quicker of two forms: dense, or its non-zeros by rows (CSR), which torch multiplies.
 
-Stands in for a transposed weight in layers.py (`inputs @ weight`) where a policy acts with sparse layers; knows no network. Which form is quicker
+What numpy_layers.py multiplies by; knows no network. Which form is quicker
 depends on the machine, the rows and the non-zeros, so both are timed on the very inputs. Measured on one core of an EPYC with AVX2, 24 rows,
 95 % zeros: 1024 x 1024 takes 1.0 ms dense and 0.28 ms by its non-zeros, 64 x 64 takes 5 and 11 microseconds (docs/benchmarks.md).
 """
@@ -23,18 +23,38 @@ MARGIN = 0.9  # the new form must take at most this share of the time: a tie is 
 MOST_NON_ZEROS = 0.5  # no share above this is tried
 CHANGE = 0.1  # of the non-zeros, after which the forms are timed again
 REPEATS = 5
+MOST_COPIED = 512 * 1024  # weights; copying more of them after each update costs what several products win
+
+
+class DenseWeight:
+    """`product(inputs [rows, I]) -> [rows, O]` for a weight [O, I] that others change; tell it by `refresh`.
+
+    It multiplies by a transposed copy. For the few rows of acting that takes half to nine tenths of the time that the weight itself takes."""
+
+    def __init__(self, transposed: FloatArray) -> None:
+        """transposed: [I, O], a view of the weight's own memory, which stays valid."""
+        self.transposed = transposed
+        self._copy: FloatArray | None = None
+
+    def refresh(self) -> None:
+        """The weight has changed. Costs nothing until the next product."""
+        self._copy = None
+
+    def product(self, inputs: FloatArray) -> FloatArray:
+        if self._copy is None:
+            self._copy = np.ascontiguousarray(self.transposed) if self.transposed.size <= MOST_COPIED else self.transposed
+        product: FloatArray = inputs.dot(self._copy)
+        return product
 
 
 class SparseWeight:
-    """`inputs [rows, I] @ this -> [rows, O]` for a weight [O, I] that others change; tell it by `refresh`.
+    """As DenseWeight, for a weight with many zeros.
 
     measured: time both forms and take the quicker one; else always CSR."""
 
-    __array_ufunc__ = None  # numpy leaves `array @ this` to __rmatmul__
-
     def __init__(self, transposed: FloatArray, *, measured: bool) -> None:
         """transposed: [I, O], a view of the weight's own contiguous memory, which stays valid."""
-        self._dense = transposed
+        self._dense = DenseWeight(transposed)
         self._values: FloatArray = transposed.T.reshape(-1)
         assert np.shares_memory(self._values, transposed)
         self._measured = measured
@@ -58,11 +78,12 @@ class SparseWeight:
     def refresh(self) -> None:
         """The weight has changed: its values, perhaps which of them are there. Costs nothing until the next product."""
         self._stale = True
+        self._dense.refresh()
 
-    def __rmatmul__(self, inputs: FloatArray) -> FloatArray:
+    def product(self, inputs: FloatArray) -> FloatArray:
         if self._stale or inputs.shape[0] != self._rows:
             self._prepare(inputs)
-        return inputs @ self._dense if self._matrix is None else self._sparse_product(inputs)
+        return self._dense.product(inputs) if self._matrix is None else self._sparse_product(inputs)
 
     def _sparse_product(self, inputs: FloatArray) -> FloatArray:
         import torch
@@ -97,7 +118,7 @@ class SparseWeight:
     def _convert(self) -> None:
         import torch  # the products by non-zeros are torch's: ranks that act with dense weights do without it
 
-        inputs, outputs = self._dense.shape
+        inputs, outputs = self._dense.transposed.shape
         self._places = np.flatnonzero(self._values != 0)
         starts = np.searchsorted(self._places, np.arange(outputs + 1) * inputs).astype(np.int32)
         columns = (self._places % inputs).astype(np.int32)
@@ -112,7 +133,7 @@ class SparseWeight:
             return
         if self._matrix is None:
             self._convert()
-        dense, sparse = _best_seconds([lambda: inputs @ self._dense, lambda: self._sparse_product(inputs)])
+        dense, sparse = _best_seconds([lambda: self._dense.product(inputs), lambda: self._sparse_product(inputs)])
         if sparse > MARGIN * dense:
             self._matrix = None
 

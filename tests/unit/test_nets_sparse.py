@@ -28,7 +28,7 @@ def sparse_matrix(generator, outputs, inputs, density):
 def test_sparse_products_follow_value_and_mask_changes(seed, outputs, inputs, rows, measured):
     generator = np.random.default_rng(seed)
     weight = np.zeros((outputs, inputs), np.float32)
-    product = SparseWeight(weight.T, measured=measured)
+    weights = SparseWeight(weight.T, measured=measured)
     kinds = ["same places", "elsewhere", "grown at zero", "fewer", "none", "all"]
     for kind in ["elsewhere", *generator.choice(kinds, 6)]:
         if kind == "same places":
@@ -40,17 +40,17 @@ def test_sparse_products_follow_value_and_mask_changes(seed, outputs, inputs, ro
             weight[generator.random(weight.shape) < 0.5] = 0.0
         else:
             weight[:] = sparse_matrix(generator, outputs, inputs, {"elsewhere": 0.3, "none": 0.0, "all": 1.0}[kind])
-        product.refresh()
+        weights.refresh()
         for _ in range(2):
             given_rows = generator.standard_normal((rows, inputs)).astype(np.float32)
-            np.testing.assert_allclose(given_rows @ product, given_rows.astype(float) @ weight.T, atol=1e-5)
-            assert product.form == "csr" or measured
+            np.testing.assert_allclose(weights.product(given_rows), given_rows.astype(float) @ weight.T, atol=1e-5)
+            assert weights.form == "csr" or measured
 
 
 def test_unchanged_mask_does_not_rebuild_the_sparse_form(monkeypatch):
     generator = np.random.default_rng(0)
     weight = sparse_matrix(generator, 20, 30, 0.1)
-    product, rows = SparseWeight(weight.T, measured=False), np.ones((2, 30), np.float32)
+    weights, rows = SparseWeight(weight.T, measured=False), np.ones((2, 30), np.float32)
     built = []
     convert = SparseWeight._convert
     monkeypatch.setattr(SparseWeight, "_convert", lambda self: built.append(convert(self)))
@@ -58,32 +58,32 @@ def test_unchanged_mask_does_not_rebuild_the_sparse_form(monkeypatch):
         if elsewhere:
             weight[3, np.flatnonzero(weight[3] == 0)[0]] = 1.0
         weight *= 2.0
-        product.refresh()
-        np.testing.assert_allclose(rows @ product, rows @ weight.T, atol=1e-4)
+        weights.refresh()
+        np.testing.assert_allclose(weights.product(rows), rows @ weight.T, atol=1e-4)
         assert len(built) == wanted
 
 
 def test_faster_form_is_remeasured_only_for_new_shapes(product_timing):
     weight = sparse_matrix(np.random.default_rng(0), 40, 40, 0.1)
-    product = SparseWeight(weight.T, measured=True)
+    weights = SparseWeight(weight.T, measured=True)
     for _ in range(3):
-        product.refresh()
-        np.ones((2, 40), np.float32) @ product
-    assert (product.form, product_timing["calls"]) == ("csr", 1)
-    assert product.bytes < 0.5 * weight.nbytes
+        weights.refresh()
+        weights.product(np.ones((2, 40), np.float32))
+    assert (weights.form, product_timing["calls"]) == ("csr", 1)
+    assert weights.bytes < 0.5 * weight.nbytes
     product_timing["csr"] = 0.95  # not worth it
-    np.ones((3, 40), np.float32) @ product
-    assert (product.form, product_timing["calls"]) == ("dense", 2)
-    assert product.bytes == weight.nbytes
+    weights.product(np.ones((3, 40), np.float32))
+    assert (weights.form, product_timing["calls"]) == ("dense", 2)
+    assert weights.bytes == weight.nbytes
     product_timing["csr"] = 0.1
     weight[:30] = 0.0
-    product.refresh()
-    np.ones((3, 40), np.float32) @ product
-    assert (product.form, product_timing["calls"]) == ("csr", 3)
+    weights.refresh()
+    weights.product(np.ones((3, 40), np.float32))
+    assert (weights.form, product_timing["calls"]) == ("csr", 3)
     weight[:] = 1.0  # as dense as can be: nothing to time
-    product.refresh()
-    np.testing.assert_array_equal(np.ones((3, 40), np.float32) @ product, np.full((3, 40), 40.0))
-    assert (product.form, product_timing["calls"]) == ("dense", 3)
+    weights.refresh()
+    np.testing.assert_array_equal(weights.product(np.ones((3, 40), np.float32)), np.full((3, 40), 40.0))
+    assert (weights.form, product_timing["calls"]) == ("dense", 3)
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
@@ -98,6 +98,7 @@ def test_sparse_actor_equals_the_dense_actor(recurrent):
     starts = np.array([False, True, False])
     for density in (0.2, 0.2, 0.6):
         flat.load(sparse_matrix(generator, 1, len(flat.vector), density)[0])
+        dense.refresh()
         other.refresh()
         wanted, found = (actor.act(frame, starts, memory, np.random.default_rng(1), False) for actor in (dense, other))
         np.testing.assert_array_equal(found.action, wanted.action)
