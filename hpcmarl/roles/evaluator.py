@@ -156,7 +156,7 @@ class Match:
         """One step of every slot. Raises EnvironmentFailure where hardly any episode comes to an end for bad numbers."""
         if (bad := self.environment.counts["bad_numbers"]) > self.patience:
             raise EnvironmentFailure(f"{bad} evaluation episodes of {self.environment.spec.id} were cut off because of numbers that are not finite")
-        decisions = self.algorithm.act(self.frames[0], self.memory, self.generator, greedy=self.greedy)
+        decisions = self.algorithm.act(self.frames[0], self.memory, self.generator, greedy=self.greedy, with_logp=False)
         for policy, decision in decisions.items():
             if decision.memory is not None:
                 self.memory[policy] = decision.memory
@@ -176,8 +176,10 @@ class Match:
                 for spec in self.environment.spec.policies:
                     for agent, total in zip(spec.agents, self.earned[spec.name][episode.slot], strict=True):
                         self.agent_returns[agent].append(float(total))
-        for earned in self.earned.values():
-            earned[self.outcome.episode_end != 0] = 0.0
+        ended = self.outcome.episode_end.nonzero()[0]
+        if len(ended):
+            for earned in self.earned.values():
+                earned[ended] = 0.0
         if played:
             self.environment.rest_slots(played)  # they would only cost time
 

@@ -14,6 +14,7 @@ agent's own, which read none of a seat that never acts.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,9 +23,10 @@ import numpy as np
 
 from hpcmarl.envs import BatchedEnvironment, new_frame, new_outcome
 from hpcmarl.roles.opponents import SELF, Opponents
-from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, Frame, Outcome, PolicyFrame
+from hpcmarl.types import Array, BoolArray, DoubleArray, EnvironmentSpec, FinalFrame, FloatArray, Frame, IntArray, Outcome, PolicyFrame
 
 Score = Callable[[float, float], float]
+ZERO = np.float32(0.0)
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,26 @@ class Versus(BatchedEnvironment):
         others = side_of(self.whole, sides.other)
         self.frame = new_frame(others, self.slots)  # what the other side sees; of a shared policy only `alive`
         self.outcome = new_outcome(others, self.slots)
-        self.own = {policy.name: np.ones((self.slots, len(policy.agents)), np.bool_) for policy in self.spec.policies}  # seats
         self.replies: dict[str, Array] = {
             policy.name: np.zeros((self.slots, len(policy.agents), *policy.action.shape), policy.action.dtype) for policy in others.policies
         }
         self.memory: dict[str, Array] = {}
-        self.earned = np.zeros((self.slots, 2))
+        self.earned = np.zeros((2, self.slots))  # each side's return so far
+        counts = [[sum(len(policy.agents) for policy in side.policies)] for side in (self.spec, others)]
+        self.agents = np.array(counts, np.float32).repeat(self.slots, 1)  # [2, E]: how many play on each side
+        if sides.symmetric:
+            self._draw_up_seats()
+
+    def _draw_up_seats(self) -> None:
+        """Make the tables of who has which seats of the one policy [2, N + 1, N]: the own ones from seat 0, 1, ... on, or, last, all of them."""
+        (policy,) = self.spec.policies
+        self._seats_of, seats = policy.name, len(policy.agents)
+        own = np.ones((seats + 1, seats), np.bool_)
+        for first in range(seats):
+            own[first] = (np.arange(seats) - first) % seats < self.sides.own_seats
+        self._seat_table = np.stack([own, ~own])
+        self._agent_table = np.maximum(self._seat_table.sum(2), 1).astype(np.float32)
+        self.seats = self._seat_table[:, [seats] * self.slots]  # [2, E, N]: the own side's, the other side's
 
     # ---- the interface of an environment
 
@@ -90,23 +106,19 @@ class Versus(BatchedEnvironment):
         self.environment.rest_slots(slots)
 
     def step(self, actions: Mapping[str, Array], outcome: Outcome, frame: Frame) -> None:
-        merged = {**self.replies, **actions}
         if self.sides.symmetric:
-            for name, own in self.own.items():
-                chosen = own.reshape(*own.shape, *[1] * (actions[name].ndim - 2))
-                merged[name] = np.where(chosen, actions[name], self.replies[name])
-        whole = outcome if self.sides.symmetric else replace(outcome, policies={**self.outcome.policies, **outcome.policies})
-        self.environment.step(merged, whole, self._whole_frame(frame))
-        outcome.episodes = whole.episodes
-        outcome.finals = [replace(final, obs={name: final.obs[name] for name in self.sides.own}) for final in whole.finals]
-        self._settle(whole)
-        if self.sides.symmetric:
-            for name, own in self.own.items():
-                part = outcome.policies[name]
-                part.reward[...] = np.where(own, part.reward, _mean_over(own, part.reward))
-                part.terminated &= own
-                part.truncated &= own
-        ended = np.flatnonzero(outcome.episode_end)
+            name = self._seats_of
+            chosen, replies = actions[name], self.replies[name]
+            own = self.seats[0].reshape(*self.seats.shape[1:], *[1] * (chosen.ndim - 2))
+            self.environment.step({name: np.where(own, chosen, replies)}, outcome, frame)
+            self._share_reward(outcome, self._settle(outcome))
+        else:
+            whole = Outcome({**self.outcome.policies, **outcome.policies}, outcome.episode_end, outcome.finals, outcome.episodes)
+            self.environment.step({**self.replies, **actions}, whole, self._whole_frame(frame))
+            outcome.episodes = whole.episodes
+            outcome.finals = [FinalFrame(last.slot, {name: last.obs[name] for name in self.sides.own}, last.state) for last in whole.finals]
+            self._settle(whole)
+        ended = outcome.episode_end.nonzero()[0]
         if len(ended):
             self._seat(ended.tolist())
         self._show(self._all, frame)
@@ -135,87 +147,84 @@ class Versus(BatchedEnvironment):
                 self.opponents.give_back(self.who[slot])
             self.who[slot], self.drawn[slot] = self.opponents.draw(), True
         rows = np.array(slots, np.int64)
-        self.earned[rows] = 0.0
+        self.earned[:, rows] = 0.0
         for memory in self.memory.values():
             memory[rows] = 0.0
         if self.sides.symmetric:
-            (own,) = self.own.values()
-            first = rows + self.episode_index[rows]
-            own[rows] = np.array([self.who[slot] == SELF for slot in slots], np.bool_)[:, None]
-            for seat in range(self.sides.own_seats):
-                own[rows, (first + seat) % own.shape[1]] = True
+            seats = self.seats.shape[2]
+            firsts = ((rows + self.episode_index[rows]) % seats).tolist()
+            kinds = [seats if self.who[slot] == SELF else first for slot, first in zip(slots, firsts, strict=True)]
+            self.seats[:, rows] = self._seat_table[:, kinds]
+            self.agents[:, rows] = self._agent_table[:, kinds]
 
-    def _show(self, rows: Array, frame: Frame) -> None:
+    def _show(self, rows: IntArray, frame: Frame) -> None:
         """Let the other side reply to what these slots show, and hide it from the own side."""
+        where = slice(None) if len(rows) == self.slots else rows
         if self.sides.symmetric:
-            for name, own in self.own.items():
-                alive = frame.policies[name].alive
-                self.frame.policies[name].alive[rows] = alive[rows] & ~own[rows]
-                alive[rows] &= own[rows]
-        self._reply(rows, self._other_frame(frame))
+            name = self._seats_of
+            alive, theirs = frame.policies[name].alive, self.frame.policies[name].alive
+            own, other = self.seats
+            theirs[where] = alive[where] & other[where]
+            alive[where] &= own[where]
+        self._reply(rows, frame)
 
-    def _reply(self, rows: Array, seen: Frame) -> None:
-        """The others' actions for the coming step, one forward pass for each of them that has a turn."""
-        acting = np.zeros(self.slots, np.bool_)
-        for part in seen.policies.values():
-            acting |= part.alive.any(axis=1)
+    def _reply(self, rows: IntArray, frame: Frame) -> None:
+        """Choose the others' actions for the coming step, one forward pass for each of them that has a turn."""
+        shown = frame if self.sides.symmetric else self.frame
+        acting = functools.reduce(np.logical_or, [np.logical_or.reduce(part.alive, 1) for part in self.frame.policies.values()])
         turns: dict[str, list[int]] = {}
         for slot in rows[acting[rows]].tolist():
             turns.setdefault(self.who[slot], []).append(slot)
-        for who, chosen in turns.items():
-            policy = self.opponents.policy(who)
+        for who, slots in turns.items():
+            policy, chosen = self.opponents.policy(who), np.array(slots, np.int64)
             if not self.memory:
                 self.memory = policy.initial_memory(self.slots)
-            turn = Frame({name: _rows(of, chosen) for name, of in seen.policies.items()}, None, seen.episode_start[chosen])
+            seen = {name: _rows(shown.policies[name], theirs.alive, chosen) for name, theirs in self.frame.policies.items()}
             memory = {name: of[chosen] for name, of in self.memory.items()}
-            for name, decision in policy.act(turn, memory, self.generator, self.greedy).items():
+            turn = Frame(seen, None, frame.episode_start.take(chosen))
+            for name, decision in policy.act(turn, memory, self.generator, self.greedy, with_logp=False).items():
                 self.replies[name][chosen] = decision.action
                 if decision.memory is not None:
                     self.memory[name][chosen] = decision.memory
 
-    def _settle(self, whole: Outcome) -> None:
-        """Add up both sides' rewards; tell of the episodes that are over."""
-        for place, names in enumerate((self.sides.own, self.sides.other)):
-            total, agents = np.zeros(self.slots), np.zeros(self.slots)
-            for name in names:
-                reward = whole.policies[name].reward
-                seats: BoolArray = np.ones(reward.shape, np.bool_)
-                if self.sides.symmetric:
-                    seats = self.own[name] if place == 0 else ~self.own[name]
-                total += (reward * seats).sum(axis=1)
-                agents += seats.sum(axis=1)
-            self.earned[:, place] += total / np.maximum(agents, 1)
+    def _settle(self, whole: Outcome) -> FloatArray | DoubleArray:
+        """Add up both sides' rewards, tell of the episodes that are over, and return the sums of this step [2, E]."""
+        totals: FloatArray | DoubleArray
+        if self.sides.symmetric:
+            totals = np.add.reduce(np.where(self.seats, whole.policies[self._seats_of].reward, ZERO), 2)
+        else:
+            totals = np.zeros((2, self.slots))
+            for total, names in zip(totals, (self.sides.own, self.sides.other), strict=True):
+                for name in names:
+                    total += np.add.reduce(whole.policies[name].reward, 1)
+        self.earned += np.divide(totals, self.agents, dtype=np.float64)
         for episode in whole.episodes:
-            own, other = self.earned[episode.slot].tolist()
+            own, other = self.earned[:, episode.slot].tolist()
             if (who := self.who[episode.slot]) != SELF:
                 score = self.score(own, other)
                 self.opponents.record(who, score, own, other)
                 episode.outcome = {"win": score, "other_return": other}
             episode.return_mean = own
             episode.returns = dict.fromkeys(self.sides.own, own)
+        return totals
+
+    def _share_reward(self, outcome: Outcome, totals: FloatArray | DoubleArray) -> None:
+        """Give the opponent's seats the mean reward of the own ones, and no end of an episode."""
+        part, (own, other) = outcome.policies[self._seats_of], self.seats
+        np.copyto(part.reward, (totals[0] / self.agents[0])[:, None], where=other)
+        part.terminated &= own
+        part.truncated &= own
 
     # ---- frames
 
     def _whole_frame(self, frame: Frame) -> Frame:
         """A frame for the environment: the caller's arrays for the own side, ours for the other."""
-        return frame if self.sides.symmetric else replace(frame, policies={**self.frame.policies, **frame.policies})
-
-    def _other_frame(self, frame: Frame) -> Frame:
-        if not self.sides.symmetric:
-            return replace(frame, policies=self.frame.policies)
-        shared = {name: replace(part, alive=self.frame.policies[name].alive) for name, part in frame.policies.items()}
-        return replace(frame, policies=shared)
+        if self.sides.symmetric:
+            return frame
+        return Frame({**self.frame.policies, **frame.policies}, frame.state, frame.episode_start)
 
 
-def _mean_over(seats: BoolArray, reward: FloatArray) -> FloatArray:
-    """Mean reward over some seats of each slot, at least one: [E, N] and [E, N] -> [E, 1]."""
-    total: FloatArray = np.where(seats, reward, np.float32(0.0)).sum(axis=1, keepdims=True)
-    mean: FloatArray = total / seats.sum(axis=1, keepdims=True).astype(np.float32)
-    return mean
-
-
-def _rows(frame: PolicyFrame, slots: list[int]) -> PolicyFrame:
-    """Some slots of a frame (copied)."""
-    mask = None if frame.action_mask is None else frame.action_mask[slots]
-    alive: BoolArray = frame.alive[slots]
-    return PolicyFrame(frame.obs[slots], alive, mask)
+def _rows(shown: PolicyFrame, alive: BoolArray, slots: IntArray) -> PolicyFrame:
+    """Some slots of a frame (copied), in which others are alive than are shown."""
+    mask = None if shown.action_mask is None else shown.action_mask.take(slots, 0)
+    return PolicyFrame(shown.obs.take(slots, 0), alive.take(slots, 0), mask)

@@ -74,7 +74,8 @@ def play(versus, own, steps):
         for name, decision in decisions.items():
             if decision.memory is not None:
                 memory[name] = decision.memory
-        seats = {name: array.copy() for name, array in versus.own.items()}
+        shapes = {policy.name: (versus.slots, len(policy.agents)) for policy in versus.spec.policies}
+        seats = {name: versus.seats[0].copy() if versus.sides.symmetric else np.ones(shape, bool) for name, shape in shapes.items()}
         who = list(versus.who)
         versus.step({name: decision.action for name, decision in decisions.items()}, outcome, frames[1])
         seen = {name: (part.obs.copy(), part.alive.copy()) for name, part in frames[0].policies.items()}
