@@ -82,60 +82,106 @@ def bare(config: EnvConfig, slots: int, seeds: Seeds) -> Callable[[], None]:
     return random_steps(make(config, {}, slots, seeds, record=False, with_state=False), seeds)
 
 
+TURNS = np.eye(2, dtype=np.bool_)  # [player to move, player]
+GAINS = np.array([[1.0, -1.0], [-1.0, 1.0]])  # [winner, player]
+
+
+class Drawn:
+    """How a board is shown, as flat positions in what both players see [2 * size].
+
+    empty: the empty board [2, *shape]. marked, taken [2 * squares, k]: what becomes 1, and what 0, when the first player marks a square (row by
+    row), then when the second does."""
+
+    def __init__(self, view: View) -> None:
+        board, (*marks, empty) = view.board, view.planes
+        squares = np.arange(board.rows * board.columns)
+        planes = np.zeros((2, len(squares), 3, board.rows * board.columns), np.float32)
+        planes[:, :, empty] = 1.0
+        shape = (3, board.rows, board.columns)
+        self.empty = view.seen(planes[0, :1].reshape(1, *shape))[0]
+        planes[:, squares, empty, squares] = 0.0
+        for player, plane in enumerate(marks):
+            planes[player, squares, plane, squares] = 1.0
+        change = view.seen(planes.reshape(-1, *shape)).reshape(2 * len(squares), -1) - self.empty.reshape(-1)
+        self.marked = (change > 0).nonzero()[1].reshape(2 * len(squares), -1)
+        self.taken = (change < 0).nonzero()[1].reshape(2 * len(squares), -1)
+
+
 class BoardBatch(NativeBatch):
-    """E boards of two players, who take turns."""
+    """E boards of two players, who take turns. All that the players see is kept up to date move by move."""
 
     def __init__(self, config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool) -> None:
         self._view = VIEWS[config.id]
         super().__init__(config, spec, self._view.players, slots, seeds, record=record)
-        self._board, planes = self._view.board, self._view.planes
-        self._own, self._empty = np.array(planes[:2]), planes[2]
-        self._bits = self._board.bits
-        self._planes = np.zeros((slots, 3, self._board.rows, self._board.columns), np.float32)
-        self._marks = np.zeros((slots, 2), np.uint64)  # the same as bit sets, by player
+        self._board = board = self._view.board
+        self._bits = board.bits.reshape(-1)
+        self._drawn = Drawn(self._view)
+        self._shown = np.zeros((slots, *self._drawn.empty.shape), np.float32)
+        self._marks = np.zeros((slots, 2), np.uint64)  # bit sets, by player
+        self._open = np.ones((slots, board.actions), np.bool_)  # allowed actions: columns whose top is empty, or empty squares
+        self._heights = np.zeros((slots, board.columns), np.int64)  # of the columns, with gravity
         self._moves = np.zeros(slots, np.int64)
 
     def _begin_games(self, rows: IntArray) -> None:
-        self._planes[rows] = 0.0
-        self._planes[rows, self._empty] = 1.0
+        self._shown[rows] = self._drawn.empty
         self._marks[rows] = 0
+        self._open[rows] = True
+        self._heights[rows] = 0
         self._moves[rows] = 0
 
     def _play(self, rows: IntArray, actions: IntArray) -> tuple[Array, BoolArray]:
-        board, players = self._board, self._moves[rows] % 2
-        chosen = actions[np.arange(len(rows)), players]
-        self._forbid(rows, players, chosen, ~self._open(rows)[np.arange(len(rows)), chosen])
+        board, moves = self._board, self._moves[rows]
+        players = moves & 1
+        chosen = actions[self._everywhere[: len(rows)], players]
+        place, owner = rows * board.actions + chosen, rows * 2 + players  # in flat arrays
+        allowed = self._open.reshape(-1)[place]
+        if np.count_nonzero(allowed) < len(rows):
+            self._forbid(rows, players, chosen, ~allowed)
+        square = chosen
         if board.gravity:
-            row, column = board.rows - self._planes[rows, self._empty, :, chosen].sum(-1).astype(np.int64), chosen
+            height = self._heights.reshape(-1)[place]
+            square = height * board.columns + chosen
+            height += 1
+            self._heights.reshape(-1)[place] = height
+            self._open.reshape(-1)[place] = height < board.rows
         else:
-            row, column = np.divmod(chosen, board.columns)
-        self._planes[rows, self._own[players], row, column] = 1.0
-        self._planes[rows, self._empty, row, column] = 0.0
-        self._marks[rows, players] |= self._bits[row, column]
-        self._moves[rows] += 1
-        won = board.wins(self._marks[rows, players])
-        gain = np.where(players == 0, 1.0, -1.0) * won
-        return np.stack([gain, -gain], 1), won | (self._moves[rows] == board.rows * board.columns)
-
-    def _open(self, rows: IntArray) -> BoolArray:
-        """The actions that are allowed, [n, A]: columns whose top is empty, or empty squares."""
-        empty = self._planes[rows, self._empty] > 0
-        allowed: BoolArray = empty[:, -1] if self._board.gravity else empty.reshape(len(rows), self._board.actions)
-        return allowed
+            self._open.reshape(-1)[place] = False
+        move, first = players * len(self._bits) + square, (rows * self._drawn.empty.size)[:, None]
+        shown = self._shown.reshape(-1)
+        shown[first + self._drawn.marked[move]] = 1.0
+        if self._drawn.taken.size:
+            shown[first + self._drawn.taken[move]] = 0.0
+        marks = self._marks.reshape(-1)[owner] | self._bits[square]
+        self._marks.reshape(-1)[owner] = marks
+        moves += 1
+        self._moves[rows] = moves
+        won = board.wins(marks)
+        return GAINS[players] * won[:, None], won | (moves == len(self._bits))
 
     def _seen(self, rows: IntArray) -> FloatArray:
-        return self._view.seen(self._planes[rows])
+        return self._shown if rows is self._everywhere else self._shown[rows]
 
     def _acting(self, rows: IntArray) -> BoolArray:
-        acting: BoolArray = (self._moves[rows] % 2)[:, None] == np.arange(2)
+        acting: BoolArray = TURNS[self._moves[rows] & 1]
         return acting
 
     def _allowed(self, rows: IntArray) -> BoolArray:
-        return self._open(rows)[:, None] | ~self._acting(rows)[..., None]
+        allowed: BoolArray = self._open[rows][:, None] | TURNS[~self._moves[rows] & 1][..., None]
+        return allowed
 
     def _standing(self) -> dict[str, Array]:
-        return {"planes": self._planes > 0, "moves": self._moves.copy()}
+        """planes [E, 3, rows, columns]: of the players' marks and the empty squares, as View has them; moves [E]."""
+        board = self._board
+        marks = (self._marks[..., None] & self._bits) != 0
+        planes = np.empty((self.slots, 3, board.rows * board.columns), np.bool_)
+        planes[:, self._view.planes] = np.concatenate([marks, ~marks.any(1, keepdims=True)], 1)
+        return {"planes": planes.reshape(self.slots, 3, board.rows, board.columns), "moves": self._moves.copy()}
 
     def _stand(self, state: Mapping[str, Any]) -> None:
-        self._planes[...], self._moves[:] = state["planes"], state["moves"]
-        self._marks[...] = (self._bits * (self._planes[:, self._own] > 0)).sum((-2, -1), dtype=np.uint64)
+        board, planes = self._board, np.asarray(state["planes"], np.bool_)
+        first, second, empty = (planes[:, plane] for plane in self._view.planes)
+        self._shown[...] = self._view.seen(planes.astype(np.float32))
+        self._marks[...] = (np.stack([first, second], 1).reshape(self.slots, 2, -1) * self._bits).sum(-1, dtype=np.uint64)
+        self._heights[...] = board.rows - empty.sum(1)
+        self._open[...] = empty[:, -1] if board.gravity else empty.reshape(self.slots, -1)
+        self._moves[:] = state["moves"]

@@ -24,7 +24,9 @@ DRAWN = 64  # steps whose random numbers are drawn ahead for bare stepping
 
 
 class NativeBatch(BatchedEnvironment):
-    """E games of P players, in the order of `players`. A subclass says how they begin, go on and look, for the slots `rows` [n]."""
+    """E games of P players, in the order of `players`. A subclass says how they begin, go on and look, for the slots `rows` [n].
+
+    `rows` is `_everywhere` where all slots are meant. Arrays that show the games are not changed by who gets them."""
 
     def __init__(self, config: EnvConfig, spec: EnvironmentSpec, players: Sequence[str], slots: int, seeds: Seeds, *, record: bool) -> None:
         self.spec, self.slots = spec, slots
@@ -32,9 +34,9 @@ class NativeBatch(BatchedEnvironment):
         self.episode_index = np.full(slots, -1, np.int64)
         self.episode_step = np.zeros(slots, np.int64)
         self._players, self._seeds, self._record, self._limit = players, seeds, record, config.max_steps
-        seats = {agent: (policy.name, column) for policy in spec.policies for column, agent in enumerate(policy.agents)}
-        self._seats = [seats[player] for player in players]
-        self._everywhere = np.arange(slots)
+        self._seats = [(policy.name, _selection([players.index(agent) for agent in policy.agents])) for policy in spec.policies]
+        self._one_policy = self._seats == [(spec.policies[0].name, slice(0, len(players)))]  # whose agents are the players, in their order
+        self._everywhere, self._nowhere = np.arange(slots), np.zeros(slots, np.bool_)
         self._resting = np.zeros(slots, np.bool_)
         self.rests_next = np.zeros(slots, np.bool_)
         self._returns = np.zeros((slots, len(players)))
@@ -81,54 +83,60 @@ class NativeBatch(BatchedEnvironment):
         self._resting[list(slots)] = True
 
     def step(self, actions: Mapping[str, Array], outcome: Outcome, frame: Frame) -> None:
-        rows = np.flatnonzero(~self._resting) if self._resting.any() else self._everywhere
-        joint = np.stack([actions[name][:, column] for name, column in self._seats], 1)
-        rewards, over = np.zeros(self._returns.shape), np.zeros(self.slots, np.bool_)
-        rewards[rows], over[rows] = self._play(rows, joint[rows])
+        joint = self._joint(actions)
+        if np.count_nonzero(self._resting):
+            rows = (~self._resting).nonzero()[0]
+            rewards, over = np.zeros(self._returns.shape), np.zeros(self.slots, np.bool_)
+            rewards[rows], over[rows] = self._play(rows, joint[rows])
+        else:
+            rewards, over = self._play(self._everywhere, joint)
         self._returns += rewards
         self.episode_step += 1
-        ends = np.where(over, TERMINATED, ONGOING)
-        if self._limit is not None:
-            ends[~over & ~self._resting & (self.episode_step >= self._limit)] = TRUNCATED
         outcome.finals.clear()
         outcome.episodes.clear()
-        outcome.episode_end[...] = ends
-        terminated, truncated = ends == TERMINATED, ends == TRUNCATED
-        for seat, (name, column) in enumerate(self._seats):
+        ends = outcome.episode_end
+        ends.fill(ONGOING)
+        ends[over] = TERMINATED
+        truncated = self._nowhere
+        if self._limit is not None:
+            truncated = ~over & ~self._resting & (self.episode_step >= self._limit)
+            ends[truncated] = TRUNCATED
+        for name, seats in self._seats:
             told = outcome.policies[name]
-            told.reward[:, column] = rewards[:, seat]
-            told.terminated[:, column] = terminated
-            told.truncated[:, column] = truncated
-        finished = np.flatnonzero(ends)
-        if finished.size:
-            self._finish(finished, truncated, outcome)
+            told.reward[...] = rewards[:, seats]
+            told.terminated[...] = over[:, None]
+            told.truncated[...] = truncated[:, None]
+        finished = ends.nonzero()[0]
+        if len(finished):
+            self._finish(finished, truncated[finished], outcome)
         self._show(self._everywhere, frame)
-        frame.episode_start[...] = ends != ONGOING
+        np.not_equal(ends, ONGOING, out=frame.episode_start)
+
+    def _joint(self, actions: Mapping[str, Array]) -> Array:
+        """All players' actions, [E, P]."""
+        if self._one_policy:
+            return actions[self._seats[0][0]]
+        joint = np.empty((self.slots, len(self._players)), np.int64)
+        for name, seats in self._seats:
+            joint[:, seats] = actions[name]
+        return joint
 
     def _finish(self, rows: IntArray, truncated: BoolArray, outcome: Outcome) -> None:
-        """Tell of the episodes that ended in these rows, and begin the next ones."""
-        cut = np.flatnonzero(truncated)
-        for row, seen in zip(cut.tolist(), self._seen(cut) if cut.size else (), strict=True):
-            obs = {policy.name: np.zeros((len(policy.agents), *policy.observation_shape), np.float32) for policy in self.spec.policies}
-            for (name, column), view in zip(self._seats, seen, strict=True):
-                obs[name][column] = view
-            outcome.finals.append(FinalFrame(row, obs, None))
-        names = [policy.name for policy in self.spec.policies]
+        """Tell of the episodes that ended in these rows, and whether they were cut off [n]; begin the next ones."""
+        cut = rows[truncated]
+        if len(cut):
+            seen = {name: self._seen(cut)[:, seats] for name, seats in self._seats}
+            for number, row in enumerate(cut.tolist()):
+                outcome.finals.append(FinalFrame(row, {name: views[number].copy() for name, views in seen.items()}, None))
         each = self._returns[rows]
-        by_policy = [each[:, [seat for seat, (owner, _) in enumerate(self._seats) if owner == name]].mean(1).tolist() for name in names]
-        told = zip(
-            rows.tolist(),
-            self.episode_index[rows].tolist(),
-            self.episode_step[rows].tolist(),
-            each.mean(1).tolist(),
-            zip(*by_policy, strict=True),
-            truncated[rows].tolist(),
-            strict=True,
-        )
-        for row, index, length, mean, returns, cut_off in told:
-            outcome.episodes.append(Episode(row, index, length, mean, dict(zip(names, returns, strict=True)), not cut_off))
+        means = _means(each)
+        by_policy = {name: means if self._one_policy else _means(each[:, seats]) for name, seats in self._seats}
+        places = zip(rows.tolist(), self.episode_index[rows].tolist(), self.episode_step[rows].tolist(), truncated.tolist(), strict=True)
+        for number, (row, index, length, cut_off) in enumerate(places):
+            returns = {name: own[number] for name, own in by_policy.items()}
+            outcome.episodes.append(Episode(row, index, length, means[number], returns, not cut_off))
         self._begin(rows)
-        if self.rests_next.any():
+        if np.count_nonzero(self.rests_next):
             asleep = rows[self.rests_next[rows]]
             self._resting[asleep] = True
             self.episode_index[asleep] -= 1  # restart_slots begins the next episode
@@ -150,19 +158,18 @@ class NativeBatch(BatchedEnvironment):
     def _show(self, rows: IntArray, frame: Frame) -> None:
         """Write what is seen before the next step into these rows; nobody acts and nothing is seen in slots that rest."""
         seen, acting, allowed = self._seen(rows), self._acting(rows), self._allowed(rows)
-        asleep = np.flatnonzero(self._resting[rows])
-        if asleep.size:
-            seen[asleep], acting[asleep] = 0.0, False
-            if allowed is not None:
-                allowed[asleep] = True
-        whole = len(rows) == self.slots
-        for seat, (name, column) in enumerate(self._seats):
+        where = slice(None) if rows is self._everywhere else rows
+        asleep = rows[self._resting[rows]] if np.count_nonzero(self._resting) else ()
+        for name, seats in self._seats:
             view = frame.policies[name]
-            where = slice(None) if whole else rows
-            view.obs[where, column] = seen[:, seat]
-            view.alive[where, column] = acting[:, seat]
+            view.obs[where] = seen[:, seats]
+            view.alive[where] = acting[:, seats]
             if view.action_mask is not None and allowed is not None:
-                view.action_mask[where, column] = allowed[:, seat]
+                view.action_mask[where] = allowed[:, seats]
+            if len(asleep):
+                view.obs[asleep], view.alive[asleep] = 0.0, False
+                if view.action_mask is not None:
+                    view.action_mask[asleep] = True
 
     def state_dict(self) -> dict[str, Any]:
         """restarts, episode [E] (-1 before the first); with record also where the games stand."""
@@ -187,6 +194,17 @@ class NativeBatch(BatchedEnvironment):
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def _selection(seats: list[int]) -> slice | list[int]:
+    """What selects these seats of an array [E, P, ...], without a copy where they are neighbours."""
+    run = slice(seats[0], seats[-1] + 1)
+    return run if seats == list(range(run.start, run.stop)) else seats
+
+
+def _means(returns: Array) -> list[float]:
+    """The means of returns [n, N] over agents, [n]."""
+    return (np.add.reduce(returns, 1) / returns.shape[1]).tolist()  # type: ignore[no-any-return]
 
 
 def refuse_state(config: EnvConfig, with_state: bool) -> None:

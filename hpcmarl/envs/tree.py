@@ -183,7 +183,7 @@ class TreeBatch(NativeBatch):
         return seen
 
     def _acting(self, rows: IntArray) -> BoolArray:
-        acting: BoolArray = self._tree.turn[self._position[rows]][:, None] == np.arange(len(self._seats))
+        acting: BoolArray = self._tree.turn[self._position[rows]][:, None] == np.arange(len(self._players))
         return acting
 
     def _allowed(self, rows: IntArray) -> BoolArray:

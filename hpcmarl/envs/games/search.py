@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from hpcmarl.types import Array, BoolArray, IntArray
 
 WIN = 100  # more than the middle column can be worth, and than any depth
 MAX_POSITIONS = 200_000  # at the horizon, in one go: more games are searched in parts, and one game's may not be more
+FEW = 1000  # bit sets whose lines are sought in all directions at once
 Bits = NDArray[np.uint64]
 
 
@@ -36,7 +38,7 @@ class Board:
     line: int
     gravity: bool
 
-    @property
+    @cached_property
     def actions(self) -> int:
         return self.columns if self.gravity else self.rows * self.columns
 
@@ -70,17 +72,32 @@ class Board:
         """From a square to the next one in each of the four directions."""
         return (1, self.rows, self.rows + 1, self.rows + 2)
 
+    @cached_property
+    def _joins(self) -> Bits:
+        """[joins, directions]: shifts by which runs of marks are joined to longer ones, until a line is left."""
+        steps, length = [], 1
+        while length < self.line:
+            steps.append(min(length, self.line - length))
+            length += steps[-1]
+        return np.outer(steps, self.shifts).astype(np.uint64)
+
     def wins(self, marks: Bits) -> BoolArray:
-        """Whether bit sets hold a line."""
-        found = np.zeros(marks.shape, np.bool_)
-        for shift in self.shifts:
-            run, length = marks, 1  # where runs of this length begin
-            while length < self.line:
-                step = min(length, self.line - length)
-                run = run & (run >> np.uint64(step * shift))
-                length += step
-            found |= run != 0
+        """Whether bit sets [...] hold a line."""
+        if marks.size <= FEW:
+            shifts = self._joins.reshape(*self._joins.shape, *[1] * marks.ndim)
+            few: BoolArray = np.bitwise_or.reduce(_joined(marks, shifts), 0) != 0
+            return few
+        found: BoolArray = np.zeros(marks.shape, np.bool_)
+        for direction in range(len(self.shifts)):
+            found |= _joined(marks, self._joins[:, direction]) != 0
         return found
+
+
+def _joined(runs: Bits, shifts: Bits) -> Bits:
+    """Where lines begin, of runs of one mark."""
+    for shift in shifts:
+        runs = runs & (runs >> shift)
+    return runs
 
 
 @dataclass(frozen=True)
