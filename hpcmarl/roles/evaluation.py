@@ -55,7 +55,7 @@ def evaluate_checkpoint(
     results, earned = [], []
     for index, environment in enumerate(different):
         batch = evaluation_environment(environment, config.policies, settings, algorithm.needs_state, index)
-        match = Match(algorithm, batch, settings.episodes, settings.greedy, settings.seed, random_agents, index)
+        match = Match(algorithm, batch, settings.episodes, settings.greedy, settings.seed, random_agents, index, by_agent=True)
         while not match.done:
             match.step()
         match.close()

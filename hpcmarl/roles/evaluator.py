@@ -121,7 +121,7 @@ class Match:
 
     `random_agents` (names) draw uniformly among their allowed actions instead: an opponent to measure against. `index`: as of
     `evaluation_environment`, for actions that are drawn.
-    agent_returns: agent -> the sum of its rewards in each counted episode."""
+    agent_returns: agent -> the sum of its rewards in each counted episode; filled where `by_agent` asks for it."""
 
     def __init__(
         self,
@@ -132,6 +132,7 @@ class Match:
         seed: int,
         random_agents: Sequence[str] = (),
         index: int = 0,
+        by_agent: bool = False,
     ) -> None:
         self.algorithm, self.environment = algorithm, environment
         self.greedy = greedy
@@ -140,7 +141,8 @@ class Match:
         self.patience = BAD_EPISODES * episodes
         self.generator = generator_for(seed, "evaluator", index)
         self.random_columns = _columns(self.environment.spec, random_agents)
-        self.earned = {policy.name: np.zeros((slots, len(policy.agents))) for policy in self.environment.spec.policies}
+        wanted = self.environment.spec.policies if by_agent else ()
+        self.earned = {policy.name: np.zeros((slots, len(policy.agents))) for policy in wanted}
         self.agent_returns: dict[str, list[float]] = {agent: [] for policy in self.environment.spec.policies for agent in policy.agents}
         self.frames: list[Frame] = [new_frame(self.environment.spec, slots, algorithm.needs_state) for _ in range(2)]
         self.outcome: Outcome = new_outcome(self.environment.spec, slots)
@@ -173,13 +175,11 @@ class Match:
                 if not self.left[episode.slot]:
                     played.append(episode.slot)
                 self.episodes.append(episode)
-                for spec in self.environment.spec.policies:
-                    for agent, total in zip(spec.agents, self.earned[spec.name][episode.slot], strict=True):
-                        self.agent_returns[agent].append(float(total))
-        ended = self.outcome.episode_end.nonzero()[0]
-        if len(ended):
-            for earned in self.earned.values():
-                earned[ended] = 0.0
+                for name, earned in self.earned.items():
+                    for agent, total in zip(self.environment.spec.policy(name).agents, earned[episode.slot].tolist(), strict=True):
+                        self.agent_returns[agent].append(total)
+        for earned in self.earned.values():
+            earned[self.outcome.episode_end != 0] = 0.0
         if played:
             self.environment.rest_slots(played)  # they would only cost time
 

@@ -15,7 +15,7 @@ def test_greedy_policies_repeat_and_random_opponents_vary():
     algorithm = make_algorithm(describe(environment, {}), MATraceConfig(critic="dec"), 0)
 
     def returns(names, seed):
-        match = Match(algorithm, make_environment(environment, {}, 4, Seeds(seed)), 12, True, seed, names)
+        match = Match(algorithm, make_environment(environment, {}, 4, Seeds(seed)), 12, True, seed, names, by_agent=True)
         while not match.done:
             match.step()
         match.close()
