@@ -20,8 +20,8 @@ from hpcmarl.io.trajectory import QUEUE_BYTES, files_a_day, shard_seconds
 from hpcmarl.roles.memory import least_bytes
 from hpcmarl.types import EnvironmentSpec
 
-# stat and open calls of a rank until it trains, by strace: 7,200 of an actor, 29,700 of a learner, which imports torch
-START_OPERATIONS, LEARNER_OPERATIONS = 7_500, 30_000
+# stat and open calls of a rank until it trains, by strace: 5,900 of an actor, 26,600 of a learner, which imports torch
+START_OPERATIONS, LEARNER_OPERATIONS = 6_000, 27_000
 USUAL_SEGMENT = 25  # steps, where neither an unroll nor the environment says
 MANY_FILES = 50_000  # a day
 MANY_RANKS = 128  # that read Python from one file system

@@ -70,7 +70,7 @@ def test_many_ranks_on_shared_storage_are_told_to_stage(monkeypatch):
     assert findings_of(4)["start"].status == "OK"
     many = findings_of(200)["start"]
     assert (many.status, many.remedy) == ("WARN", "slurm.stage: true unpacks the environment on each node")
-    assert many.value == "ranks 0-199: about 1,522,500 stat and open calls on lustre until all ranks train"
+    assert many.value == "ranks 0-199: about 1,221,000 stat and open calls on lustre until all ranks train"
     assert findings_of(200, staged=True)["start"].status == "OK"
     monkeypatch.setattr(estimates, "file_system_type", lambda path: "ext4")
     assert findings_of(200)["start"].status == "OK"
