@@ -284,6 +284,19 @@ def test_slots_of_batches_rest_until_they_are_restarted() -> None:
     assert environment.episode_index[1] == 1
 
 
+def test_restart_order_does_not_exchange_the_slots() -> None:
+    """Kuhn poker's first deal differs from slot to slot."""
+    views = []
+    for order in ([0, 1, 2, 3, 4, 5], [5, 3, 1, 0, 2, 4]):
+        environment = make_environment(config("kuhn_poker", {}), {}, 6, Seeds(0))
+        frame = new_frame(environment.spec, 6)
+        environment.reset(frame)
+        environment.restart_slots(order, frame)
+        views.append(frame.policies["player"].obs.copy())
+    np.testing.assert_array_equal(views[0], views[1])
+    assert len(np.unique(views[0].reshape(6, -1), axis=0)) > 1
+
+
 @pytest.mark.parametrize("id", [*boards.VIEWS, "openspiel:kuhn_poker", "matrix:rps"])
 def test_empty_rest_and_restart_lists_change_nothing(id: str) -> None:
     environment = make_environment(EnvConfig(id=id), {}, 2, Seeds(0))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hpcmarl.config import EnvConfig
 from hpcmarl.envs import Seeds, make_environment, new_frame, new_outcome
-from hpcmarl.envs.games.search import CONNECT_FOUR, GAMES, TIC_TAC_TOE, WIN, Board, Negamax, Searcher
+from hpcmarl.envs.games.search import CONNECT_FOUR, FEW, GAMES, TIC_TAC_TOE, WIN, Board, Negamax, Searcher
 from hpcmarl.envs.resolve import resolve
 from hpcmarl.errors import ConfigError
 
@@ -44,6 +44,16 @@ def wins(board: Board, squares: Squares) -> bool:
                 if inside and all(squares[r][c] == 1 for r, c in places):
                     return True
     return False
+
+
+@pytest.mark.parametrize("board", [CONNECT_FOUR, TIC_TAC_TOE], ids=["connect four", "tic-tac-toe"])
+@pytest.mark.parametrize("count", [50, FEW + 1])
+def test_lines_are_found_among_few_and_many_boards(board: Board, count: int) -> None:
+    squares = np.random.default_rng(count).random((count, board.rows, board.columns)) < 0.5
+    marks = (squares * board.bits).sum((1, 2), dtype=np.uint64)
+    wanted = [wins(board, tuple(map(tuple, each))) for each in squares.astype(int).tolist()]
+    assert board.wins(marks).tolist() == wanted
+    assert 0 < sum(wanted) < count
 
 
 def worth(board: Board, squares: Squares, action: int, depth: int) -> int | None:
