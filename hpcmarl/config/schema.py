@@ -28,6 +28,9 @@ class EnvConfig(Section):
     )
     kwargs: dict[str, Any] = Field(default={}, description="keyword arguments of the environment's factory")
     kind: Literal["auto", "parallel", "aec"] = Field("auto", description="which PettingZoo interface to use; auto: parallel where it exists")
+    batched: Literal["auto"] | bool = Field(
+        "auto", description="step all slots' games in a few array operations: where hpcmarl has such an environment (auto), always, or never"
+    )
     common_reward: bool | None = Field(
         None,
         description="all agents have one reward, also those that have left the episode; default: as the environment says of itself, else false",

@@ -28,6 +28,7 @@ __all__ = [
     "episode_seed",
     "has_fixed_length",
     "image_remark",
+    "is_batched",
     "make_environment",
     "new_frame",
     "new_outcome",
@@ -42,18 +43,46 @@ KINDS: dict[str, str] = {
 # env.id, or what it begins with before a colon (smax:3m) -> modules of natively batched environments, the first that takes it; where none does it
 # is driven one by one
 BATCHED: dict[str, tuple[str, ...]] = {
+    "mpe2.simple_v3": ("hpcmarl.envs.particles",),
+    "mpe2.simple_spread_v3": ("hpcmarl.envs.particles",),
+    "mpe2.simple_speaker_listener_v4": ("hpcmarl.envs.particles",),
+    "mpe2.simple_reference_v3": ("hpcmarl.envs.particles",),
+    "mpe2.simple_adversary_v3": ("hpcmarl.envs.particles",),
+    "mpe2.simple_crypto_v3": ("hpcmarl.envs.particles",),
+    "mpe2.simple_push_v3": ("hpcmarl.envs.particles",),
+    "mpe2.simple_tag_v3": ("hpcmarl.envs.particles",),
+    "mpe2.simple_world_comm_v3": ("hpcmarl.envs.particles",),
     "pettingzoo.classic.connect_four_v3": ("hpcmarl.envs.boards",),
     "pettingzoo.classic.tictactoe_v3": ("hpcmarl.envs.boards",),
     "smax": ("hpcmarl.envs.smax",),
     "matrix": ("hpcmarl.envs.matrix",),
     "openspiel": ("hpcmarl.envs.boards", "hpcmarl.envs.tree"),
 }
+BATCHED_ONLY = ("smax", "matrix")
 
 
 def batched_module(config: EnvConfig) -> Any:
-    """The module of the natively batched environment that `env.id` names, or None. Raises as make_environment does."""
-    modules = map(importlib.import_module, BATCHED.get(config.id.partition(":")[0], ()))
-    return next((module for module in modules if module.takes(config)), None)
+    """The module of the natively batched environment that `env.id` names and `env.batched` allows, or None. Raises as make_environment does, and
+    ConfigError where `env.batched` asks for what there is not."""
+    kind = config.id.partition(":")[0]
+    if config.batched is False:
+        if kind in BATCHED_ONLY:
+            raise ConfigError(f"env.batched is false, but {config.id} has no other environment than the batched one; allowed: auto, true")
+        return None
+    modules = map(importlib.import_module, BATCHED.get(kind, ()))
+    found = next((module for module in modules if module.takes(config)), None)
+    if found is None and config.batched is True:
+        raise ConfigError(f"env.batched is true, but there is no batched environment of {config.id} with {_given(config)}; allowed: auto, false")
+    return found
+
+
+def is_batched(config: EnvConfig) -> bool:
+    """Whether all slots are stepped together. Raises as make_environment does."""
+    return batched_module(config) is not None
+
+
+def _given(config: EnvConfig) -> str:
+    return f"env.kwargs {config.kwargs}" + ("" if config.kind == "auto" else f" and env.kind {config.kind}")
 
 
 def make_environment(

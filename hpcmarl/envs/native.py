@@ -49,9 +49,18 @@ class NativeBatch(BatchedEnvironment):
     def _play(self, rows: IntArray, actions: IntArray) -> tuple[Array, BoolArray]:
         """actions [n, P] -> rewards [n, P] and whether the games are over [n]. Raises EnvironmentFailure for a forbidden action."""
 
-    @abstractmethod
     def _seen(self, rows: IntArray) -> FloatArray:
-        """What the players see: float32 [n, P, *shape]."""
+        """What the players see: float32 [n, P, *shape]. Where they see arrays of several shapes `_seen_by` says it instead."""
+        raise NotImplementedError
+
+    def _seen_by(self, rows: IntArray) -> dict[str, FloatArray]:
+        """The same by policy: [n, N, *shape]."""
+        seen = self._seen(rows)
+        return {name: seen[:, seats] for name, seats in self._seats}
+
+    def _state_of(self, rows: IntArray) -> FloatArray | None:
+        """The state [n, S] of what `_seen_by` has just shown; None in games without one, or where it is not wanted."""
+        return None
 
     @abstractmethod
     def _acting(self, rows: IntArray) -> BoolArray:
@@ -125,9 +134,10 @@ class NativeBatch(BatchedEnvironment):
         """Tell of the episodes that ended in these rows, and whether they were cut off [n]; begin the next ones."""
         cut = rows[truncated]
         if len(cut):
-            seen = {name: self._seen(cut)[:, seats] for name, seats in self._seats}
+            seen, state = self._seen_by(cut), self._state_of(cut)
             for number, row in enumerate(cut.tolist()):
-                outcome.finals.append(FinalFrame(row, {name: views[number].copy() for name, views in seen.items()}, None))
+                views = {name: part[number].astype(np.float32) for name, part in seen.items()}
+                outcome.finals.append(FinalFrame(row, views, None if state is None else state[number]))
         each = self._returns[rows]
         means = _means(each)
         by_policy = {name: means if self._one_policy else _means(each[:, seats]) for name, seats in self._seats}
@@ -157,12 +167,12 @@ class NativeBatch(BatchedEnvironment):
 
     def _show(self, rows: IntArray, frame: Frame) -> None:
         """Write what is seen before the next step into these rows; nobody acts and nothing is seen in slots that rest."""
-        seen, acting, allowed = self._seen(rows), self._acting(rows), self._allowed(rows)
+        seen, acting, allowed = self._seen_by(rows), self._acting(rows), self._allowed(rows)
         where = slice(None) if rows is self._everywhere else rows
         asleep = rows[self._resting[rows]] if np.count_nonzero(self._resting) else ()
         for name, seats in self._seats:
             view = frame.policies[name]
-            view.obs[where] = seen[:, seats]
+            view.obs[where] = seen[name]
             view.alive[where] = acting[:, seats]
             if view.action_mask is not None and allowed is not None:
                 view.action_mask[where] = allowed[:, seats]
@@ -170,6 +180,10 @@ class NativeBatch(BatchedEnvironment):
                 view.obs[asleep], view.alive[asleep] = 0.0, False
                 if view.action_mask is not None:
                     view.action_mask[asleep] = True
+        if frame.state is not None and (state := self._state_of(rows)) is not None:
+            frame.state[where] = state
+            if len(asleep):
+                frame.state[asleep] = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """restarts, episode [E] (-1 before the first); with record also where the games stand."""

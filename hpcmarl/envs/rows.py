@@ -41,12 +41,13 @@ def collect_rewards(adapters: Sequence[SlotAdapter], layout: Layout, outcome: Ou
         rewards = np.array([adapter.rewards[number] for adapter in adapters])
         target[...] = rewards
         returns[:, number] += np.add.accumulate(rewards, 1)[:, -1]  # one agent after the other, whatever their number
-    return _unequal_rewards(np.concatenate(targets, 1), layout) if layout.common_reward else []
+    if not layout.common_reward:
+        return []
+    return unequal_rewards(np.concatenate(targets, 1), [agent for policy in layout.spec.policies for agent in policy.agents])
 
 
-def _unequal_rewards(rewards: FloatArray, layout: Layout) -> list[tuple[int, str]]:
-    """rewards [E, all agents]."""
-    agents = [agent for policy in layout.spec.policies for agent in policy.agents]
+def unequal_rewards(rewards: FloatArray, agents: Sequence[str]) -> list[tuple[int, str]]:
+    """(row, what is wrong) where agents that are to have one reward have two. rewards [E, N] of these agents."""
     least, most = rewards.argmin(1), rewards.argmax(1)
     found = []
     for row in np.flatnonzero(~np.isclose(rewards.min(1), rewards.max(1), COMMON_REWARD_TOLERANCE, COMMON_REWARD_TOLERANCE, equal_nan=True)).tolist():

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.algos.model import Model
+from hpcmarl.envs import is_batched
 from hpcmarl.errors import StorageError
 from hpcmarl.io.metrics import write_summary
 from hpcmarl.io.metrics_writer import MetricsWriter
@@ -304,6 +305,7 @@ class Recorder:
             "bad_gradients": int(self.totals["bad_gradients"]),
             "lost_ranks": self.lost,
             "trajectories_by_group": self.group_counts,
+            "environment_batched": is_batched(self.config.env),
             **{f"environment_{name}": self._over_actors(name) for name in ("restarts", "hangs", "quarantined", "bad_numbers")},
             **count_operations(self.algorithm, engine.optimizer.topology, self.totals["learned_steps"], self.totals["dense_gradient_steps"]),
             "checkpoint_error": error,

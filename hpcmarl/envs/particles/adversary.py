@@ -1,0 +1,41 @@
+"""simple_adversary: agents who know the goal mislead one who does not."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hpcmarl.envs.particles.world import Body, World, beside, distance, seen_from
+from hpcmarl.types import DoubleArray
+
+
+class Adversary(World):
+    """N agents are paid for how far the adversary is from the goal and how near one of them is; it is paid for being near."""
+
+    drawn = ("goal",)
+
+    def __init__(self, slots: int, N: int = 2) -> None:
+        names = ["adversary_0", *(f"agent_{number}" for number in range(N))]
+        self.agents = [Body(name, size=0.15, collides=False) for name in names]
+        self.landmarks = [Body(f"landmark {number}", size=0.08, collides=False) for number in range(N)]
+        self.goal = np.zeros(slots, np.int64)
+        super().__init__(slots)
+        self._others = self.others(range(N + 1))
+
+    def begin(self, row: int, generator: np.random.Generator) -> None:
+        self.goal[row] = generator.integers(len(self.landmarks))
+        self.scatter(row, generator)
+
+    def rewards(self) -> DoubleArray:
+        away = distance(self.places, self._target())
+        adversary = away[:, :1]
+        good = adversary - away[:, 1:].min(1, keepdims=True)
+        return np.concatenate([-adversary, np.repeat(good, len(self.agents) - 1, 1)], 1)
+
+    def observations(self) -> list[DoubleArray]:
+        places = self.places
+        seen = beside(seen_from(places, self.marks), seen_from(places, places[:, self._others]))
+        return [seen[:, :1], beside(seen_from(places[:, 1:], self._target()), seen[:, 1:])]
+
+    def _target(self) -> DoubleArray:
+        """Where the goal is, [E, 1, 2]."""
+        return self.marks[np.arange(self.slots), self.goal][:, None]

@@ -1,0 +1,146 @@
+"""Games of one particle task as a batched environment: actions to forces and words, what the World shows into frames.
+
+Made through the package's make(). Must not know what a task is about, networks, ranks or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.config import EnvConfig
+from hpcmarl.envs.base import Seeds, episode_seed, new_frame, new_outcome
+from hpcmarl.envs.native import DRAWN, NativeBatch
+from hpcmarl.envs.particles import OF_ALL
+from hpcmarl.envs.particles.world import PUSHES, World
+from hpcmarl.envs.rows import unequal_rewards
+from hpcmarl.errors import EnvironmentFailure
+from hpcmarl.types import Array, BoolArray, DoubleArray, EnvironmentSpec, FloatArray, IntArray
+
+
+class ParticleBatch(NativeBatch):
+    """E games of a World. with_state: frames show the state, which is all that the agents see, in their order."""
+
+    def __init__(self, config: EnvConfig, spec: EnvironmentSpec, world: World, seeds: Seeds, *, record: bool, with_state: bool) -> None:
+        super().__init__(config, spec, [body.name for body in world.agents], world.slots, seeds, record=record)
+        given = OF_ALL | dict(config.kwargs)
+        self._world, self._cycles, self._continuous = world, int(given["max_cycles"]), bool(given["continuous_actions"])
+        self._limit = min(self._cycles, config.max_steps or self._cycles)
+        self._with_state, self._common_reward = with_state, bool(config.common_reward)
+        self._moves = np.array([body.moves for body in world.agents])
+        self._speaks = np.array([body.speaks for body in world.agents])
+        self._pushes = np.zeros((world.slots, len(world.agents), 2))
+        self._words = np.zeros((world.slots, len(world.agents), world.letters))
+        self._blocks: list[DoubleArray] = []  # of observations, the newest
+        self._places = [(name, self._places_of(seats)) for name, seats in self._seats]
+
+    # ---- games
+
+    def _begin_games(self, rows: IntArray) -> None:
+        seed, first = self._seeds.seed, self._seeds.first_slot
+        for row, index in zip(rows.tolist(), self.episode_index[rows].tolist(), strict=True):
+            self._world.begin(row, np.random.default_rng(episode_seed(seed, first + row, index)))
+
+    def _joint(self, actions: Mapping[str, Array]) -> Array:
+        """All players' actions, [E, P], or [E, P, K] where they are continuous, padded."""
+        if not self._continuous:
+            return super()._joint(actions)
+        joint = np.zeros((self.slots, len(self._players), PUSHES + self._world.letters), np.float32)
+        for name, seats in self._seats:
+            joint[:, seats, : actions[name].shape[-1]] = actions[name]
+        return joint
+
+    def _play(self, rows: IntArray, actions: Array) -> tuple[Array, BoolArray]:
+        world = self._world
+        self._pushes[rows], self._words[rows] = self._continuous_forces(actions) if self._continuous else self._forces(actions)
+        world.step(self._pushes, self._words if self._speaks.any() else None)
+        rewards, ends = world.rewards()[rows], world.over()
+        if self._common_reward:
+            for number, told in unequal_rewards(rewards.astype(np.float32), self._players):
+                raise EnvironmentFailure(f"environment {self.spec.id} in slot {self._seeds.first_slot + int(rows[number])} {told}")
+        # the package cuts an episode at its last step, even if it is over there
+        over = np.zeros(len(rows), np.bool_) if ends is None else ends[rows] & (self.episode_step[rows] + 1 < self._cycles)
+        return rewards, over
+
+    def _forces(self, actions: IntArray) -> tuple[DoubleArray, DoubleArray | float]:
+        """Forces [n, P, 2] and words [n, P, C] of discrete actions [n, P]: which way, and what is said."""
+        pushes = self._world.pushes[np.arange(actions.shape[1]), actions % PUSHES * self._moves]
+        if not self._speaks.any():
+            return pushes, 0.0
+        said = np.where(self._moves, actions // PUSHES, actions) * self._speaks
+        return pushes, self._world.alphabet[said] * self._speaks[:, None]
+
+    def _continuous_forces(self, actions: FloatArray) -> tuple[DoubleArray, DoubleArray]:
+        """The same of continuous actions [n, P, K]: how much to each side, then how loud each letter."""
+        actions = np.clip(actions, 0.0, 1.0)
+        apart = np.stack([actions[..., 2] - actions[..., 1], actions[..., 4] - actions[..., 3]], -1)
+        pushes = apart.astype(np.float64) * self._world.acceleration
+        letters = self._world.letters
+        said = np.where(self._moves[:, None], actions[..., PUSHES : PUSHES + letters], actions[..., :letters])
+        return pushes, said * self._speaks[:, None]
+
+    # ---- what is seen
+
+    def _seen_by(self, rows: IntArray) -> dict[str, FloatArray]:
+        self._blocks = self._world.observations()
+        seen: dict[str, Any] = {}  # converted where they are written
+        for name, places in self._places:
+            blocks = [self._blocks[block][:, part] for block, part in places]
+            whole = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, 1)
+            seen[name] = whole if rows is self._everywhere else whole[rows]
+        return seen
+
+    def _places_of(self, seats: slice | list[int]) -> list[tuple[int, slice]]:
+        """Where the players of these seats stand in the blocks of observations: as few pieces as there can be."""
+        numbers = [(block, place) for block, part in enumerate(self._world.observations()) for place in range(part.shape[1])]
+        pieces: list[tuple[int, slice]] = []
+        for block, place in numbers[seats] if isinstance(seats, slice) else [numbers[seat] for seat in seats]:
+            if pieces and pieces[-1][0] == block and pieces[-1][1].stop == place:
+                pieces[-1] = (block, slice(pieces[-1][1].start, place + 1))
+            else:
+                pieces.append((block, slice(place, place + 1)))
+        return pieces
+
+    def _state_of(self, rows: IntArray) -> FloatArray | None:
+        if not self._with_state:
+            return None
+        whole = np.concatenate([block.reshape(self.slots, -1) for block in self._blocks], 1)
+        return whole[rows].astype(np.float32)
+
+    def _acting(self, rows: IntArray) -> BoolArray:
+        return np.ones((len(rows), len(self._players)), np.bool_)
+
+    def _allowed(self, rows: IntArray) -> None:
+        return None
+
+    # ---- resuming
+
+    def _standing(self) -> dict[str, Array]:
+        return self._world.standing()
+
+    def _stand(self, state: Mapping[str, Any]) -> None:
+        self._world.stand(state)
+
+
+def random_steps(batch: ParticleBatch, seeds: Seeds) -> Callable[[], None]:
+    """A function that takes one step of all games with random actions, drawn ahead: what training is measured against."""
+    frame, outcome = new_frame(batch.spec, batch.slots), new_outcome(batch.spec, batch.slots)
+    generator = np.random.default_rng(seeds.seed)
+    drawn: dict[str, Array] = {}
+    for policy in batch.spec.policies:
+        shape = (DRAWN, batch.slots, len(policy.agents))
+        if policy.action.kind == "continuous":
+            drawn[policy.name] = generator.random((*shape, *policy.action.shape), np.float32)
+        else:
+            drawn[policy.name] = generator.integers(policy.action.sizes[0], size=shape)
+    batch.reset(frame)
+    count = 0
+
+    def take() -> None:
+        nonlocal count
+        batch.step({name: actions[count % DRAWN] for name, actions in drawn.items()}, outcome, frame)
+        count += 1
+
+    return take

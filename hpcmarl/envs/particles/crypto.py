@@ -1,0 +1,35 @@
+"""simple_crypto: two agents with a key hide a message from a third."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hpcmarl.envs.particles.world import Body, World
+from hpcmarl.types import DoubleArray
+
+
+class Crypto(World):
+    """Bob is to understand Alice, who shares a key with him, and Eve is not to."""
+
+    letters = 4
+    drawn = ("goal", "key")
+
+    def __init__(self, slots: int) -> None:
+        self.agents = [Body(name, collides=False, moves=False, speaks=True) for name in ("eve_0", "bob_0", "alice_0")]
+        self.landmarks = [Body(f"landmark {number}", collides=False) for number in range(2)]
+        self.goal, self.key = np.zeros(slots, np.int64), np.zeros(slots, np.int64)
+        super().__init__(slots)
+
+    def begin(self, row: int, generator: np.random.Generator) -> None:
+        self.goal[row], self.key[row] = generator.integers(2), generator.integers(2)
+        self.scatter(row, generator)
+
+    def rewards(self) -> DoubleArray:
+        said = self.word[:, :2]  # by eve and bob
+        errors = np.square(said - self.alphabet[self.goal][:, None]).sum(-1) * said.any(-1)  # silence is no error
+        eve, good = -errors[:, 0], errors[:, 0] - errors[:, 1]
+        return np.stack([eve, good, good], 1)
+
+    def observations(self) -> list[DoubleArray]:
+        goal, key, alice = self.alphabet[self.goal], self.alphabet[self.key], self.word[:, 2]
+        return [alice[:, None], np.concatenate([key, alice], -1)[:, None], np.concatenate([goal, key], -1)[:, None]]

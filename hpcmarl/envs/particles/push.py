@@ -1,0 +1,43 @@
+"""simple_push: an agent goes to its goal, an adversary pushes it away."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hpcmarl.envs.particles.world import Body, World, beside, distance, seen_from
+from hpcmarl.types import DoubleArray
+
+LANDMARK_COLOURS = np.array([[0.1, 0.9, 0.1], [0.1, 0.1, 0.9]])
+GOAL_COLOURS = np.array([[0.25, 0.75, 0.25], [0.25, 0.25, 0.75]])
+
+
+class Push(World):
+    """The agent is paid for being near its goal, the adversary for being nearer."""
+
+    drawn = ("goal",)
+
+    def __init__(self, slots: int) -> None:
+        self.agents = [Body("adversary_0"), Body("agent_0")]
+        self.landmarks = [Body(f"landmark {number}", collides=False) for number in range(2)]
+        self.goal = np.zeros(slots, np.int64)
+        super().__init__(slots)
+        self._colours = np.broadcast_to(LANDMARK_COLOURS.reshape(-1), (slots, 6))
+
+    def begin(self, row: int, generator: np.random.Generator) -> None:
+        self.goal[row] = generator.integers(2)
+        self.scatter(row, generator)
+
+    def rewards(self) -> DoubleArray:
+        away = distance(self.places, self._target())
+        return np.stack([away[:, 1] - away[:, 0], -away[:, 1]], 1)
+
+    def observations(self) -> list[DoubleArray]:
+        marks, others = seen_from(self.places, self.marks), self.places[:, ::-1] - self.places
+        good = slice(1, 2)
+        target = seen_from(self.places[:, good], self._target())
+        seen = beside(self.velocity[:, good], target, GOAL_COLOURS[self.goal], marks[:, good], self._colours, others[:, good])
+        return [beside(self.velocity[:, :1], marks[:, :1], others[:, :1]), seen]
+
+    def _target(self) -> DoubleArray:
+        """Where the goal is, [E, 1, 2]."""
+        return self.marks[np.arange(self.slots), self.goal][:, None]

@@ -1,0 +1,37 @@
+"""simple_reference: each of two agents knows where the other is to go, and says so."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hpcmarl.envs.particles.world import Body, World, beside, distance, seen_from
+from hpcmarl.types import DoubleArray
+
+COLOURS = np.array([[0.75, 0.25, 0.25], [0.25, 0.75, 0.25], [0.25, 0.25, 0.75]])
+
+
+class Reference(World):
+    """Each agent is paid for how near the other one is to the goal that it knows; local_ratio of that is its own."""
+
+    letters = 10
+    drawn = ("goals",)
+
+    def __init__(self, slots: int, local_ratio: float = 0.5) -> None:
+        self.agents = [Body(f"agent_{number}", collides=False, speaks=True) for number in range(2)]
+        self.landmarks = [Body(f"landmark {number}", collides=False) for number in range(3)]
+        self.goals = np.zeros((slots, 2), np.int64)  # that each agent knows
+        self.local_ratio = local_ratio
+        super().__init__(slots)
+
+    def begin(self, row: int, generator: np.random.Generator) -> None:
+        self.goals[row] = [generator.integers(3), generator.integers(3)]
+        self.scatter(row, generator)
+
+    def rewards(self) -> DoubleArray:
+        goals = np.take_along_axis(self.marks, self.goals[..., None], 1)
+        own = -distance(self.places[:, ::-1], goals)
+        rewards: DoubleArray = own.mean(1, keepdims=True) * (1 - self.local_ratio) + own * self.local_ratio
+        return rewards
+
+    def observations(self) -> list[DoubleArray]:
+        return [beside(self.velocity, seen_from(self.places, self.marks), COLOURS[self.goals], self.word[:, ::-1])]

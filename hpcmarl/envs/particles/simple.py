@@ -1,0 +1,26 @@
+"""simple: one agent goes to a landmark."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hpcmarl.envs.particles.world import Body, World, beside, seen_from
+from hpcmarl.types import DoubleArray
+
+
+class Simple(World):
+    """One agent is paid for being near a landmark."""
+
+    def __init__(self, slots: int) -> None:
+        self.agents, self.landmarks = [Body("agent_0", collides=False)], [Body("landmark 0", collides=False)]
+        super().__init__(slots)
+
+    def begin(self, row: int, generator: np.random.Generator) -> None:
+        self.scatter(row, generator)
+
+    def rewards(self) -> DoubleArray:
+        rewards: DoubleArray = -np.square(self.places - self.marks).sum(-1)
+        return rewards
+
+    def observations(self) -> list[DoubleArray]:
+        return [beside(self.velocity, seen_from(self.places, self.marks))]

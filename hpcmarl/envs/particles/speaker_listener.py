@@ -1,0 +1,36 @@
+"""simple_speaker_listener: one sees the goal and speaks, the other goes there."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hpcmarl.envs.particles.world import Body, World, beside, seen_from
+from hpcmarl.types import DoubleArray
+
+COLOURS = np.array([[0.65, 0.15, 0.15], [0.15, 0.65, 0.15], [0.15, 0.15, 0.65]])
+
+
+class SpeakerListener(World):
+    """Both are paid for how near the listener is to the goal, which the speaker alone sees."""
+
+    letters = 3
+    drawn = ("goal",)
+
+    def __init__(self, slots: int) -> None:
+        speaker = Body("speaker_0", size=0.075, collides=False, moves=False, speaks=True)
+        self.agents = [speaker, Body("listener_0", size=0.075, collides=False)]
+        self.landmarks = [Body(f"landmark {number}", size=0.04, collides=False) for number in range(3)]
+        self.goal = np.zeros(slots, np.int64)
+        super().__init__(slots)
+
+    def begin(self, row: int, generator: np.random.Generator) -> None:
+        self.goal[row] = generator.integers(3)
+        self.scatter(row, generator)
+
+    def rewards(self) -> DoubleArray:
+        goal = self.marks[np.arange(self.slots), self.goal]
+        return np.repeat(-np.square(self.places[:, 1] - goal).sum(-1)[:, None], 2, 1)
+
+    def observations(self) -> list[DoubleArray]:
+        listener = beside(self.velocity[:, 1:], seen_from(self.places[:, 1:], self.marks), self.word[:, 0])
+        return [COLOURS[self.goal][:, None], listener]

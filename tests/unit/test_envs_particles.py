@@ -1,0 +1,216 @@
+"""The particle tasks beside the package's environments, which are driven one by one: the same games for the same seeds and actions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcmarl.config import EnvConfig, PolicyConfig
+from hpcmarl.envs import BatchedEnvironment, Seeds, describe, make_environment, new_frame, new_outcome
+from hpcmarl.envs.batch import SlotBatch
+from hpcmarl.envs.particles import TASKS
+from hpcmarl.envs.particles.batch import ParticleBatch
+from hpcmarl.errors import ConfigError, EnvironmentFailure
+
+SLOTS = 3
+ARGUMENTS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "mpe2.simple_spread_v3": {"N": st.integers(1, 5), "local_ratio": st.floats(0, 1), "terminate_on_success": st.booleans()},
+    "mpe2.simple_reference_v3": {"local_ratio": st.floats(0, 1)},
+    "mpe2.simple_adversary_v3": {"N": st.integers(1, 4)},
+    "mpe2.simple_tag_v3": {
+        "num_good": st.integers(1, 3),
+        "num_adversaries": st.integers(1, 3),
+        "num_obstacles": st.integers(0, 3),
+        "terminate_on_success": st.booleans(),
+    },
+    "mpe2.simple_world_comm_v3": {
+        "num_good": st.integers(1, 3),
+        "num_adversaries": st.integers(1, 4),
+        "num_obstacles": st.integers(0, 2),
+        "num_food": st.integers(1, 3),
+        "num_forests": st.integers(0, 3),
+    },
+}
+EVERYWHERE = {"max_cycles": st.integers(1, 12), "continuous_actions": st.booleans(), "dynamic_rescaling": st.booleans()}
+
+
+@st.composite
+def games(draw: st.DrawFn) -> EnvConfig:
+    """A task with some of its arguments."""
+    task = draw(st.sampled_from(sorted(TASKS)))
+    kwargs = draw(st.fixed_dictionaries({}, optional={**EVERYWHERE, **ARGUMENTS.get(task, {})}))
+    return EnvConfig(id=task, kwargs=kwargs, max_steps=draw(st.none() | st.integers(1, 12)))
+
+
+def pair(config: EnvConfig, seed: int = 3, **options: Any) -> tuple[BatchedEnvironment, BatchedEnvironment]:
+    """The batched environment, and the package's."""
+    batched, single = (config.model_copy(update={"batched": value}) for value in (True, False))
+    both = tuple(make_environment(each, {}, SLOTS, Seeds(seed, 7), with_state=True, **options) for each in (batched, single))
+    assert (type(both[0]), type(both[1])) == (ParticleBatch, SlotBatch)
+    assert both[0].spec == both[1].spec
+    return both[0], both[1]
+
+
+class Player:
+    """Plays several environments side by side with the same actions, and compares what they show and tell."""
+
+    def __init__(self, environments: tuple[BatchedEnvironment, ...], seed: int) -> None:
+        self.environments, self.generator = environments, np.random.default_rng(seed)
+        spec = environments[0].spec
+        self.frames = [new_frame(spec, SLOTS, with_state=True) for _ in environments]
+        self.outcomes = [new_outcome(spec, SLOTS) for _ in environments]
+        for environment, frame in zip(environments, self.frames, strict=True):
+            environment.reset(frame)
+        self.compare_frames()
+
+    def step(self) -> None:
+        actions = {}
+        for policy in self.environments[0].spec.policies:
+            shape = (SLOTS, len(policy.agents), *policy.action.shape)
+            if policy.action.kind == "continuous":
+                actions[policy.name] = self.generator.random(shape).astype(np.float32)
+            else:
+                actions[policy.name] = self.generator.integers(policy.action.sizes[0], size=shape)
+        for environment, outcome, frame in zip(self.environments, self.outcomes, self.frames, strict=True):
+            environment.step(actions, outcome, frame)
+        self.compare_frames()
+        self.compare_outcomes()
+
+    def compare_frames(self) -> None:
+        mine, theirs = self.frames
+        np.testing.assert_array_equal(mine.episode_start, theirs.episode_start)
+        playing = next(iter(mine.policies.values())).alive.any(1)
+        np.testing.assert_allclose(mine.state[playing], theirs.state[playing], rtol=1e-6, atol=1e-9)
+        for name, seen in mine.policies.items():
+            np.testing.assert_allclose(seen.obs, theirs.policies[name].obs, rtol=1e-6, atol=1e-9)
+            np.testing.assert_array_equal(seen.alive, theirs.policies[name].alive)
+
+    def compare_outcomes(self) -> None:
+        mine, theirs = self.outcomes
+        np.testing.assert_array_equal(mine.episode_end, theirs.episode_end)
+        for name, told in mine.policies.items():
+            np.testing.assert_allclose(told.reward, theirs.policies[name].reward, rtol=1e-6, atol=1e-9)
+            np.testing.assert_array_equal(told.terminated, theirs.policies[name].terminated)
+            np.testing.assert_array_equal(told.truncated, theirs.policies[name].truncated)
+        for own, other in zip(mine.episodes, theirs.episodes, strict=True):
+            assert (own.slot, own.index, own.length, own.terminated) == (other.slot, other.index, other.length, other.terminated)
+            assert own.returns == pytest.approx(other.returns)
+            assert own.return_mean == pytest.approx(other.return_mean)
+        for last, other in zip(mine.finals, theirs.finals, strict=True):
+            assert last.slot == other.slot
+            np.testing.assert_allclose(last.state, other.state, rtol=1e-6, atol=1e-9)
+            for name, seen in last.obs.items():
+                np.testing.assert_allclose(seen, other.obs[name], rtol=1e-6, atol=1e-9)
+
+
+@given(config=games(), seed=st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_batched_games_equal_those_of_the_package(config: EnvConfig, seed: int) -> None:
+    player = Player(pair(config, seed), seed)
+    for _ in range(14):
+        player.step()
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_whole_episodes_equal_those_of_the_package(task: str) -> None:
+    player = Player(pair(EnvConfig(id=task)), 1)
+    for _ in range(55):
+        player.step()
+    assert [environment.episode_index.tolist() for environment in player.environments] == [[2] * SLOTS] * 2
+
+
+def test_games_that_succeed_end_early() -> None:
+    player = Player(pair(EnvConfig(id="mpe2.simple_tag_v3", kwargs={"terminate_on_success": True, "max_cycles": 200})), 1)
+    for _ in range(60):
+        player.step()
+    assert player.environments[0].episode_index.sum() > 0  # somebody was caught
+
+
+def test_resting_slots_show_nothing_and_begin_again() -> None:
+    both = pair(EnvConfig(id="mpe2.simple_speaker_listener_v4", kwargs={"max_cycles": 4}))
+    player = Player(both, 2)
+    for environment in both:
+        environment.rests_next[1] = True
+    for _ in range(6):
+        player.step()
+    for environment, frame in zip(both, player.frames, strict=True):
+        environment.rests_next[1] = False
+        environment.restart_slots([1], frame)
+    for _ in range(6):
+        player.step()
+
+
+def test_recorded_games_resume_where_they_stood() -> None:
+    config = EnvConfig(id="mpe2.simple_push_v3", batched=True)
+    first, second = (make_environment(config, {}, SLOTS, Seeds(1), record=True, with_state=True) for _ in range(2))
+    frames = [new_frame(first.spec, SLOTS, with_state=True) for _ in range(2)]
+    outcomes = [new_outcome(first.spec, SLOTS) for _ in range(2)]
+    generator = np.random.default_rng(0)
+    drawn = [{policy.name: generator.integers(5, size=(SLOTS, 1)) for policy in first.spec.policies} for _ in range(40)]
+    first.reset(frames[0])
+    for actions in drawn[:17]:
+        first.step(actions, outcomes[0], frames[0])
+    second.load_state_dict(first.state_dict(), frames[1])
+    for actions in drawn[17:]:
+        first.step(actions, outcomes[0], frames[0])
+        second.step(actions, outcomes[1], frames[1])
+        np.testing.assert_array_equal(frames[0].state, frames[1].state)
+        assert outcomes[0].episodes == outcomes[1].episodes
+
+
+def test_policies_have_the_agents_that_they_are_given() -> None:
+    policies = {"chasers": PolicyConfig(agents=("adversary_*",)), "prey": PolicyConfig(agents=("agent_*",))}
+    config = EnvConfig(id="mpe2.simple_tag_v3", kwargs={"num_good": 2})
+    mine, theirs = (make_environment(config.model_copy(update={"batched": value}), policies, SLOTS, Seeds(4)) for value in (True, False))
+    frames = [new_frame(mine.spec, SLOTS) for _ in range(2)]
+    mine.reset(frames[0])
+    theirs.reset(frames[1])
+    for name in policies:
+        np.testing.assert_array_equal(frames[0].policies[name].obs, frames[1].policies[name].obs)
+
+
+def test_unequal_rewards_are_refused_where_they_are_to_be_common() -> None:
+    for batched in (True, False):
+        config = EnvConfig(id="mpe2.simple_spread_v3", common_reward=True, batched=batched, kwargs={"max_cycles": 400})
+        environment = make_environment(config, {}, SLOTS, Seeds(0))
+        frame, outcome = new_frame(environment.spec, SLOTS), new_outcome(environment.spec, SLOTS)
+        environment.reset(frame)
+        actions = np.random.default_rng(0).integers(5, size=(300, SLOTS, 3))
+
+        def play(environment=environment, outcome=outcome, frame=frame, actions=actions) -> None:
+            for chosen in actions:
+                environment.step({"agent": chosen}, outcome, frame)
+
+        with pytest.raises(EnvironmentFailure, match=r"in slot \d+.*rewards agent_\d with .*set env\.common_reward to false"):
+            play()
+
+
+@pytest.mark.parametrize("kwargs", [{"curriculum": True}, {"num_agent_neighbors": 1}, {"render_mode": "rgb_array"}, {"no_such": 1}])
+def test_what_only_the_package_has_is_left_to_it(kwargs: dict[str, Any]) -> None:
+    config = EnvConfig(id="mpe2.simple_spread_v3", kwargs=kwargs)
+    with pytest.raises(ConfigError, match=r"env\.batched is true, but there is no batched environment of mpe2\.simple_spread_v3 with env\.kwargs"):
+        make_environment(config.model_copy(update={"batched": True}), {}, SLOTS, Seeds(0))
+    if "no_such" in kwargs:
+        with pytest.raises(ConfigError, match="no_such"):
+            make_environment(config, {}, SLOTS, Seeds(0))
+    else:
+        assert isinstance(make_environment(config, {}, SLOTS, Seeds(0)), SlotBatch)
+
+
+@pytest.mark.parametrize("kwargs", [{"local_ratio": 2.0}, {"N": "x"}])
+def test_arguments_are_refused_in_the_words_of_the_package(kwargs: dict[str, Any]) -> None:
+    told = []
+    for batched in (True, False):
+        with pytest.raises((ConfigError, EnvironmentFailure)) as caught:
+            describe(EnvConfig(id="mpe2.simple_spread_v3", kwargs=kwargs, batched=batched), {})
+        told.append(str(caught.value))
+    assert told[0] == told[1]
+
+
+def test_environments_without_another_form_refuse_batched_false() -> None:
+    with pytest.raises(ConfigError, match=r"env\.batched is false, but matrix:climbing has no other environment"):
+        make_environment(EnvConfig(id="matrix:climbing", batched=False), {}, 1, Seeds(0))
