@@ -82,7 +82,7 @@ CONFINED = {
     "gymnasium": ("envs/",),
     "pyspiel": ("envs/",),
     "open_spiel": ("envs/",),
-    "jax": ("envs/smax_games",),
+    "jax": ("envs/smax_games", "envs/smax_draws"),
     "jaxmarl": ("envs/smax_games",),
     "pickle": (),
     "dill": (),

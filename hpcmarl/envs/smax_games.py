@@ -1,4 +1,4 @@
-"""JaxMARL's SMAX as pure functions over a batch of games: the one file that imports JAX. arXiv 2311.10090.
+"""JaxMARL's SMAX as pure functions over a batch of games: with smax_draws.py, all that imports JAX. arXiv 2311.10090.
 
 Called by smax.py, which calls load() before it imports this. Must not know slots, policies, episode records or ranks.
 
@@ -19,6 +19,7 @@ import numpy as np
 from jaxmarl.environments.smax import HeuristicEnemySMAX
 from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
 
+from hpcmarl.envs.smax_draws import key_of
 from hpcmarl.types import Array
 
 # -O1: -O3 compiles for half as long again, or more, and gains a tenth of a step; one core a rank
@@ -50,11 +51,11 @@ class Game:
 
     def begin(self, seed: Any) -> Tree:
         """The state at the beginning of the episode with this seed."""
-        return self.rules.reset(jax.random.fold_in(jax.random.PRNGKey(seed), 0))[1]
+        return self.rules.reset(jax.random.fold_in(key_of(seed), 0))[1]
 
     def play(self, state: Tree, actions: Any, seed: Any) -> tuple[Tree, Any]:
         """The state after a step, and the rewards [N]."""
-        key = jax.random.fold_in(jax.random.PRNGKey(seed), state.state.step + 1)
+        key = jax.random.fold_in(key_of(seed), state.state.step + 1)
         chosen = {agent: actions[number] for number, agent in enumerate(self.agents)}
         _, state, rewards, _, _ = self.rules.step_env(key, state, chosen)
         return state, jnp.stack([rewards[agent] for agent in self.agents])

@@ -86,6 +86,33 @@ def twin() -> Twin:
     return Twin()
 
 
+@needs_jaxmarl
+@pytest.mark.parametrize("seed", [0, 7, 2**32 - 1])
+def test_draws_without_loops_equal_those_of_jax(seed: int) -> None:
+    load(MARINES)
+    import jax
+
+    from hpcmarl.envs.smax_draws import key_of
+
+    def draw(key: Any) -> Any:
+        folded = jax.random.fold_in(key, 2**31 + 5)
+        first, second, third = jax.random.split(folded, 3)
+        chances = jax.numpy.array([0.1, 0.0, 0.6, 0.3])
+        bits = [jax.random.bits(third, (2, 3), f"uint{width}") for width in (8, 16, 32)]
+        many = jax.vmap(lambda each: jax.random.uniform(each, minval=-0.5))(jax.random.split(second, (2, 5)).reshape(-1))
+        return bits, many, jax.random.choice(first, 4, (20,), p=chances), jax.random.categorical(second, jax.numpy.log(chances), shape=(9,))
+
+    def draw_long(key: Any) -> Any:
+        with jax.enable_x64(True):
+            return jax.random.bits(key, (2, 3), "uint64")
+
+    keys = key_of(np.uint32(seed)), jax.random.key(np.uint32(seed))
+    drawn, expected = ((draw(key), draw_long(key)) for key in keys)
+    for ours, jaxs in zip(jax.tree.leaves(drawn), jax.tree.leaves(expected), strict=True):
+        assert ours.dtype == jaxs.dtype
+        np.testing.assert_array_equal(ours, jaxs)
+
+
 @pytest.mark.slow("JAX compiles the game")
 @needs_jaxmarl
 @pytest.mark.parametrize("max_steps", [None, 9])
