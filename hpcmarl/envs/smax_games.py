@@ -24,6 +24,8 @@ from hpcmarl.types import Array
 
 # -O1: -O3 compiles for half as long again, or more, and gains a tenth of a step; one core a rank
 COMPILER: dict[str, str | bool] = {"xla_backend_optimization_level": "1", "xla_cpu_multi_thread_eigen": False}
+# no library for sums: one over a few units, which all of SMAX's are, takes many times what a plain loop takes
+PLAIN_SUMS: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
 ONGOING, TERMINATED, TRUNCATED = 0, 1, 2
 Tree = Any  # JaxMARL's state of one game, or of E games: its arrays with an axis more
 
@@ -102,8 +104,8 @@ class Games:
         shape = (slots, len(game.agents)) if game.discrete else (slots, len(game.agents), 4)
         actions = jnp.zeros(shape, jnp.int32 if game.discrete else jnp.float32)
         self.blank: Tree = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(jax.vmap(game.begin), seeds))
-        self._show = jax.jit(self._show_games).lower(self.blank, seeds, seeds.astype(bool)).compile(COMPILER)
-        self._advance = jax.jit(self._advance_games).lower(self.blank, actions, seeds, seeds, jnp.int32(0)).compile(COMPILER)
+        self._show = _compile(jax.jit(self._show_games).lower(self.blank, seeds, seeds.astype(bool)))
+        self._advance = _compile(jax.jit(self._advance_games).lower(self.blank, actions, seeds, seeds, jnp.int32(0)))
 
     def _restart_games(self, states: Tree, seeds: Any, which: Any) -> Tree:
         return _choose(which, jax.vmap(self.game.begin)(seeds), states)
@@ -182,6 +184,16 @@ def random_steps(game: Game, slots: int, generator: np.random.Generator, drawn: 
         count += 1
 
     return take
+
+
+def _compile(lowered: Any) -> Any:
+    """The function, compiled; also by versions of JAX that do not have the library that PLAIN_SUMS turns off."""
+    try:
+        return lowered.compile(COMPILER | PLAIN_SUMS)
+    except jax.errors.JaxRuntimeError as error:
+        if next(iter(PLAIN_SUMS)) not in str(error):
+            raise
+        return lowered.compile(COMPILER)
 
 
 def _choose(which: Any, chosen: Tree, otherwise: Tree) -> Tree:

@@ -113,6 +113,19 @@ def test_draws_without_loops_equal_those_of_jax(seed: int) -> None:
         np.testing.assert_array_equal(ours, jaxs)
 
 
+@needs_jaxmarl
+def test_compiling_does_without_an_option_jax_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    games = load(MARINES)
+    import jax
+
+    lowered = jax.jit(lambda number: number + 1).lower(1)
+    monkeypatch.setattr(games, "PLAIN_SUMS", {"xla_cpu_option_of_another_version": ""})
+    assert games._compile(lowered)(1) == 2
+    monkeypatch.setattr(games, "COMPILER", {"xla_cpu_option_of_no_version": ""})
+    with pytest.raises(RuntimeError, match="xla_cpu_option_of_no_version"):
+        games._compile(lowered)
+
+
 @pytest.mark.slow("JAX compiles the game")
 @needs_jaxmarl
 @pytest.mark.parametrize("max_steps", [None, 9])
