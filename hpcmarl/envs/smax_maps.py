@@ -21,8 +21,7 @@ from hpcmarl.errors import ConfigError, MissingPackageError
 
 GAMES = "hpcmarl.envs.smax_games"
 # what JAX reads when it is imported: no accelerator, and no threads that take other ranks' cores
-# (the caller waits for every step: work that is done at once, in its own thread, saves waking another one)
-SETTINGS = {"JAX_PLATFORMS": "cpu", "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false", "PJRT_NPROC": "1", "NPROC": "1"}
+SETTINGS = {"JAX_PLATFORMS": "cpu", "PJRT_NPROC": "1", "NPROC": "1"}
 ATTACK_MODES = ("closest", "random")
 FROM_MAP = ("scenario", "num_allies", "num_enemies")  # arguments that the map's name stands for
 
