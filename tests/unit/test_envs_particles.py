@@ -189,6 +189,18 @@ def test_unequal_rewards_are_refused_where_they_are_to_be_common() -> None:
             play()
 
 
+def test_actions_that_are_no_numbers_are_an_error() -> None:
+    environment = make_environment(EnvConfig(id="mpe2.simple_v3", kwargs={"continuous_actions": True}), {}, SLOTS, Seeds(0, 7))
+    frame, outcome = new_frame(environment.spec, SLOTS), new_outcome(environment.spec, SLOTS)
+    environment.reset(frame)
+    (policy,) = environment.spec.policies
+    actions = {policy.name: np.zeros((SLOTS, 1, 5), np.float32)}
+    actions[policy.name][1] = np.nan
+    environment.step(actions, outcome, frame)  # it pushes now, and is elsewhere a step later
+    with pytest.raises(EnvironmentFailure, match="in slot 8: agent agent_0 is rewarded with nan"):
+        environment.step(actions, outcome, frame)
+
+
 @pytest.mark.parametrize("kwargs", [{"curriculum": True}, {"num_agent_neighbors": 1}, {"render_mode": "rgb_array"}, {"no_such": 1}])
 def test_what_only_the_package_has_is_left_to_it(kwargs: dict[str, Any]) -> None:
     config = EnvConfig(id="mpe2.simple_spread_v3", kwargs=kwargs)

@@ -57,6 +57,9 @@ class ParticleBatch(NativeBatch):
         self._pushes[rows], self._words[rows] = self._continuous_forces(actions) if self._continuous else self._forces(actions)
         world.step(self._pushes, self._words if self._speaks.any() else None)
         rewards, ends = world.rewards()[rows], world.over()
+        for number, player in np.argwhere(~np.isfinite(rewards))[:1].tolist():
+            where = f"environment {self.spec.id} in slot {self._seeds.first_slot + int(rows[number])}"
+            raise EnvironmentFailure(f"{where}: agent {self._players[player]} is rewarded with {rewards[number, player]}")
         if self._common_reward:
             for number, told in unequal_rewards(rewards.astype(np.float32), self._players):
                 raise EnvironmentFailure(f"environment {self.spec.id} in slot {self._seeds.first_slot + int(rows[number])} {told}")
