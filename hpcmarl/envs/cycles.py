@@ -1,7 +1,8 @@
 """A step of a turn-based environment that PettingZoo has converted to a parallel one: the same calls, without the conversion's detours.
 
 Called by parallel.py. `aec_to_parallel` reads every attribute through the wrappers around the environment, and each of them looks for it in vain
-before it asks the next one: a fifth of a step of simple_spread. Here wrappers that only check are passed by, and what they check is checked.
+before it asks the next one: more than a quarter of a step of simple_spread. Here wrappers that only check are passed by, and what they check is
+checked.
 """
 
 from __future__ import annotations

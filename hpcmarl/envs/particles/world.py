@@ -28,7 +28,7 @@ DIRECTIONS = np.array([[0.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1
 
 @dataclass(frozen=True)
 class Body:
-    """An agent or a landmark; of a landmark only `name`, `size` and `collides` count.
+    """An agent or a landmark; of a landmark only `name`, `size`, `reach` and `collides` count.
 
     reach: how far from the middle it begins at most. speaks: it says a word each step. acceleration: of its pushes. max_speed: None: no limit.
     """
