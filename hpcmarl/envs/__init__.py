@@ -40,18 +40,10 @@ KINDS: dict[str, str] = {
     "parallel": "hpcmarl.envs.parallel:ParallelSlot",
     "aec": "hpcmarl.envs.aec:TurnSlot",
 }
-# env.id, or what it begins with before a colon (smax:3m) -> modules of natively batched environments, the first that takes it; where none does it
-# is driven one by one
+# env.id, or what it begins with, before a colon (smax:3m) or the first dot (mpe2.simple_v3) -> modules of natively batched environments, the first
+# that takes it; where none does it is driven one by one
 BATCHED: dict[str, tuple[str, ...]] = {
-    "mpe2.simple_v3": ("hpcmarl.envs.particles",),
-    "mpe2.simple_spread_v3": ("hpcmarl.envs.particles",),
-    "mpe2.simple_speaker_listener_v4": ("hpcmarl.envs.particles",),
-    "mpe2.simple_reference_v3": ("hpcmarl.envs.particles",),
-    "mpe2.simple_adversary_v3": ("hpcmarl.envs.particles",),
-    "mpe2.simple_crypto_v3": ("hpcmarl.envs.particles",),
-    "mpe2.simple_push_v3": ("hpcmarl.envs.particles",),
-    "mpe2.simple_tag_v3": ("hpcmarl.envs.particles",),
-    "mpe2.simple_world_comm_v3": ("hpcmarl.envs.particles",),
+    "mpe2": ("hpcmarl.envs.particles",),
     "pettingzoo.classic.connect_four_v3": ("hpcmarl.envs.boards",),
     "pettingzoo.classic.tictactoe_v3": ("hpcmarl.envs.boards",),
     "smax": ("hpcmarl.envs.smax",),
@@ -69,7 +61,7 @@ def batched_module(config: EnvConfig) -> Any:
         if kind in BATCHED_ONLY:
             raise ConfigError(f"env.batched is false, but {config.id} has no other environment than the batched one; allowed: auto, true")
         return None
-    modules = map(importlib.import_module, BATCHED.get(kind, ()))
+    modules = map(importlib.import_module, BATCHED.get(kind) or BATCHED.get(kind.partition(".")[0], ()))
     found = next((module for module in modules if module.takes(config)), None)
     if found is None and config.batched is True:
         raise ConfigError(f"env.batched is true, but there is no batched environment of {config.id} with {_given(config)}; allowed: auto, false")

@@ -51,9 +51,14 @@ def task_of(config: EnvConfig) -> type[World]:
     return world
 
 
+def arguments_of(config: EnvConfig) -> set[str]:
+    """The names of the arguments that a task has of its own."""
+    return {*inspect.signature(task_of(config)).parameters} - {"slots"}
+
+
 def missing(config: EnvConfig) -> str:
     """Which argument these environments do not have, as `name: value`; empty where they have all."""
-    known = {*OF_ALL, *WITHOUT_EFFECT, *inspect.signature(task_of(config)).parameters}
+    known = {*OF_ALL, *WITHOUT_EFFECT, *arguments_of(config)}
     for name, value in config.kwargs.items():
         if name not in known and not (name in UNUSED and value == UNUSED[name] and type(value) is type(UNUSED[name])):
             return f"{name}: {value}"
@@ -76,9 +81,9 @@ def make(config: EnvConfig, policies: Mapping[str, PolicyConfig], slots: int, se
     """`slots` games. Raises as describe() does."""
     from hpcmarl.envs.particles.batch import ParticleBatch
 
-    arguments = {name: value for name, value in config.kwargs.items() if name in inspect.signature(task_of(config)).parameters}
-    world = task_of(config)(slots, **arguments)
-    return ParticleBatch(config, describe(config, policies), world, seeds, record=record, with_state=with_state)
+    spec = describe(config, policies)  # which refuses what the package refuses
+    world = task_of(config)(slots, **{name: config.kwargs[name] for name in arguments_of(config) & config.kwargs.keys()})
+    return ParticleBatch(config, spec, world, seeds, record=record, with_state=with_state)
 
 
 def prepare(config: EnvConfig, slots: int) -> None:

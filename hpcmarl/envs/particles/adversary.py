@@ -26,7 +26,7 @@ class Adversary(World):
         self.scatter(row, generator)
 
     def rewards(self) -> DoubleArray:
-        away = distance(self.places, self._target())
+        away = distance(self.places, self.mark(self.goal))
         adversary = away[:, :1]
         good = adversary - away[:, 1:].min(1, keepdims=True)
         return np.concatenate([-adversary, np.repeat(good, len(self.agents) - 1, 1)], 1)
@@ -34,8 +34,4 @@ class Adversary(World):
     def observations(self) -> list[DoubleArray]:
         places = self.places
         seen = beside(seen_from(places, self.marks), seen_from(places, places[:, self._others]))
-        return [seen[:, :1], beside(seen_from(places[:, 1:], self._target()), seen[:, 1:])]
-
-    def _target(self) -> DoubleArray:
-        """Where the goal is, [E, 1, 2]."""
-        return self.marks[np.arange(self.slots), self.goal][:, None]
+        return [seen[:, :1], beside(seen_from(places[:, 1:], self.mark(self.goal)), seen[:, 1:])]

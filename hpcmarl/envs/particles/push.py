@@ -28,16 +28,12 @@ class Push(World):
         self.scatter(row, generator)
 
     def rewards(self) -> DoubleArray:
-        away = distance(self.places, self._target())
+        away = distance(self.places, self.mark(self.goal))
         return np.stack([away[:, 1] - away[:, 0], -away[:, 1]], 1)
 
     def observations(self) -> list[DoubleArray]:
         marks, others = seen_from(self.places, self.marks), self.places[:, ::-1] - self.places
         good = slice(1, 2)
-        target = seen_from(self.places[:, good], self._target())
+        target = seen_from(self.places[:, good], self.mark(self.goal))
         seen = beside(self.velocity[:, good], target, GOAL_COLOURS[self.goal], marks[:, good], self._colours, others[:, good])
         return [beside(self.velocity[:, :1], marks[:, :1], others[:, :1]), seen]
-
-    def _target(self) -> DoubleArray:
-        """Where the goal is, [E, 1, 2]."""
-        return self.marks[np.arange(self.slots), self.goal][:, None]

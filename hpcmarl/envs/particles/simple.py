@@ -15,9 +15,6 @@ class Simple(World):
         self.agents, self.landmarks = [Body("agent_0", collides=False)], [Body("landmark 0", collides=False)]
         super().__init__(slots)
 
-    def begin(self, row: int, generator: np.random.Generator) -> None:
-        self.scatter(row, generator)
-
     def rewards(self) -> DoubleArray:
         rewards: DoubleArray = -np.square(self.places - self.marks).sum(-1)
         return rewards

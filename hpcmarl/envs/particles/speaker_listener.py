@@ -28,8 +28,7 @@ class SpeakerListener(World):
         self.scatter(row, generator)
 
     def rewards(self) -> DoubleArray:
-        goal = self.marks[np.arange(self.slots), self.goal]
-        return np.repeat(-np.square(self.places[:, 1] - goal).sum(-1)[:, None], 2, 1)
+        return np.repeat(-np.square(self.places[:, 1:] - self.mark(self.goal)).sum(-1), 2, 1)
 
     def observations(self) -> list[DoubleArray]:
         listener = beside(self.velocity[:, 1:], seen_from(self.places[:, 1:], self.marks), self.word[:, 0])

@@ -21,9 +21,6 @@ class Spread(World):
         self._others = self.others(range(N))
         self._silence = np.zeros((slots, N, 2 * (N - 1)))  # what others say, who never speak
 
-    def begin(self, row: int, generator: np.random.Generator) -> None:
-        self.scatter(row, generator)
-
     def rewards(self) -> DoubleArray:
         covered = -distances(self.marks, self.places).min(2).sum(1)
         touching = np.count_nonzero(distances(self.places, self.places) < 2 * self.agents[0].size, axis=2) - 1

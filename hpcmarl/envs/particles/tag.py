@@ -23,9 +23,6 @@ class Tag(World):
         self._others = self.others(range(len(self.agents)))
         self._prey, self._fellows = np.arange(num_adversaries, len(self.agents)), self.others(good, good)
 
-    def begin(self, row: int, generator: np.random.Generator) -> None:
-        self.scatter(row, generator)
-
     def _caught(self) -> IntArray:
         """Which good agents [E, good] touch how many adversaries."""
         apart = distances(self.places[:, self.chasers :], self.places[:, : self.chasers])

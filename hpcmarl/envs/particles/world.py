@@ -100,9 +100,9 @@ class World(ABC):
 
     # ---- what a task adds
 
-    @abstractmethod
     def begin(self, row: int, generator: np.random.Generator) -> None:
         """Put a new game into a slot, with the random numbers that the package draws for it, in its order."""
+        self.scatter(row, generator)
 
     @abstractmethod
     def rewards(self) -> DoubleArray:
@@ -176,6 +176,10 @@ class World(ABC):
     def marks(self) -> DoubleArray:
         """Positions of the landmarks, [E, M - A, 2]."""
         return self.position[:, len(self.agents) :]
+
+    def mark(self, number: IntArray) -> DoubleArray:
+        """The position of one landmark in each game, [E, 1, 2]. number [E]: which."""
+        return self.marks[np.arange(self.slots), number][:, None]
 
     def others(self, agents: Sequence[int], among: Sequence[int] | None = None) -> IntArray:
         """The other agents (of those in `among`) of each of these, in order: [n, k]."""
