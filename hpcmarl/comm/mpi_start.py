@@ -14,9 +14,9 @@ LENGTH = struct.Struct("<Q")
 SHORTEST_NAP, LONGEST_NAP = 5e-5, 5e-3
 
 
-def rank_and_size() -> tuple[int, int]:
-    """This process's rank, and the number of ranks."""
-    return MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
+def is_first() -> bool:
+    """Whether this is rank 0."""
+    return bool(MPI.COMM_WORLD.Get_rank() == 0)
 
 
 def broadcast_at_start(payload: bytes | None) -> bytes | None:

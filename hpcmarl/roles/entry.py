@@ -54,10 +54,9 @@ def shared_config(read: Callable[[], Config], signals: StopSignals) -> Config:
     signals.install()
     if enter_world() == 1:
         return read()
-    from hpcmarl.comm.mpi_start import broadcast_at_start, rank_and_size
+    from hpcmarl.comm.mpi_start import broadcast_at_start, is_first
 
-    rank, _ = rank_and_size()
-    told = broadcast_at_start(_read_or_fail(read) if rank == 0 else None)
+    told = broadcast_at_start(_read_or_fail(read) if is_first() else None)
     if told is None:
         return read()  # a rank has died: what comes next finds out which, and says so
     word = json.loads(told)
