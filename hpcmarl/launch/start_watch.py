@@ -27,6 +27,8 @@ LOCAL_RANK = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
 LOCAL_SIZE = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
 RANK = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 SIZE = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+# the launcher lets its ranks meet; without, each finds itself alone in its world, as under srun --mpi=none, and waits for nobody
+MEETING = ("PMI_", "PMIX_", "OMPI_COMM_WORLD_")
 # programs that end all their ranks, also those on other hosts, when they get SIGTERM
 LAUNCHERS = ("mpirun", "mpiexec", "mpiexec.hydra", "prterun", "prte", "prted", "orted", "hydra_pmi_proxy")
 
@@ -55,7 +57,7 @@ def watch_start(environ: Mapping[str, str], said: str) -> StartWatch:
         said: a file that is made when the watch has said why the job ends; empty: none.
     """
     local = _number(environ, LOCAL_RANK)
-    if local is None or local > 1:
+    if local is None or local > 1 or not any(name.startswith(MEETING) for name in environ):
         return StartWatch(None)
     expected = _number(environ, LOCAL_SIZE) or 0
     command = [sys.executable, "-E", "-S", __file__, str(local), str(os.getppid()), str(expected), str(LIMIT_SECONDS), said]

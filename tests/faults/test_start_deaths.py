@@ -78,6 +78,27 @@ def test_death_at_start_ends_a_bare_mpiexec(library: str, tmp_path: Path) -> Non
     assert "Traceback" not in job.text
 
 
+def test_a_slow_rank_says_that_it_is_alone(tmp_path: Path) -> None:
+    """As under srun --mpi=none: the ranks do not meet, and the end of a quick one is no reason to end a slow one."""
+    program = tmp_path / "rank.py"
+    program.write_text(
+        "import os, sys, time\n"
+        "from hpcmarl.launch import start_watch\n"
+        "watch = start_watch.watch_start(os.environ, '')\n"
+        "time.sleep(4.0 if os.environ['SLURM_PROCID'] == '0' else 1.5)\n"
+        "watch.joined()\n"
+        "sys.exit(2)\n"
+    )
+    launcher = (
+        "import os, subprocess, sys\n"
+        "ranks = [subprocess.Popen([sys.executable, sys.argv[1]], env=os.environ | {'SLURM_PROCID': n, 'SLURM_LOCALID': n}) for n in '01']\n"
+        "print([rank.wait() for rank in ranks])\n"
+    )
+    environment = {**os.environ, "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_ID": "0", "PYTHONPATH": str(Path(start_watch.__file__).parents[2])}
+    job = run([sys.executable, "-c", launcher, str(program)], environment, limit=60)
+    assert "[2, 2]" in job.text
+
+
 def test_ranks_that_wait_too_long_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank that never comes, as on another host: here one that sleeps instead of joining."""
     monkeypatch.setenv("HPCMARL_OUTCOME", str(tmp_path / "code"))
