@@ -39,6 +39,27 @@ def throughput(
 
 
 @bench_app.command()
+def bare(
+    environments: Annotated[list[str] | None, typer.Argument(metavar="[ENV...]", help="env.id of each; default: all natively batched ones")] = None,
+    slots: Annotated[int, typer.Option("--slots", min=1, max=100_000, help="games that are stepped together")] = 64,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="of measuring each environment")] = 4.0,
+    as_json: Json = False,
+) -> None:
+    """Environment steps per second of natively batched environments beside those of the packages whose games they are: random actions, one core.
+
+    The first steps of a map of SMAX compile, for some seconds.
+
+    \b
+    hpcmarl bench bare mpe2.simple_spread_v3 mpe2.simple_tag_v3 --json
+    """
+    set_threads(1)
+    from hpcmarl.bench.bare import batched_environments, run
+
+    rows = run(environments or batched_environments(), slots, seconds, lambda name: typer.echo(name, err=True))
+    print_rows("rows", rows, as_json)
+
+
+@bench_app.command()
 def acting(config: OptionalConfig = None, overrides: Overrides = None, seconds: Seconds = 10.0, as_json: Json = False) -> None:
     """Environment steps per second of acting, without learning, beside bare stepping: one process, no MPI.
 

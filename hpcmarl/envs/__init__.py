@@ -19,11 +19,13 @@ from hpcmarl.types import EnvironmentSpec
 
 __all__ = [
     "BATCHED",
+    "BATCHED_ONLY",
     "KINDS",
     "KNOWN_ENVIRONMENTS",
     "BatchedEnvironment",
     "KnownEnvironment",
     "Seeds",
+    "batching_remark",
     "describe",
     "episode_seed",
     "has_fixed_length",
@@ -44,6 +46,7 @@ KINDS: dict[str, str] = {
 # that takes it; where none does it is driven one by one
 BATCHED: dict[str, tuple[str, ...]] = {
     "mpe2": ("hpcmarl.envs.particles",),
+    "hpcmarl.envs.games.particles": ("hpcmarl.envs.particles",),
     "pettingzoo.classic.connect_four_v3": ("hpcmarl.envs.boards",),
     "pettingzoo.classic.tictactoe_v3": ("hpcmarl.envs.boards",),
     "smax": ("hpcmarl.envs.smax",),
@@ -56,13 +59,11 @@ BATCHED_ONLY = ("smax", "matrix")
 def batched_module(config: EnvConfig) -> Any:
     """The module of the natively batched environment that `env.id` names and `env.batched` allows, or None. Raises as make_environment does, and
     ConfigError where `env.batched` asks for what there is not."""
-    kind = config.id.partition(":")[0]
     if config.batched is False:
-        if kind in BATCHED_ONLY:
+        if config.id.partition(":")[0] in BATCHED_ONLY:
             raise ConfigError(f"env.batched is false, but {config.id} has no other environment than the batched one; allowed: auto, true")
         return None
-    modules = map(importlib.import_module, BATCHED.get(kind) or BATCHED.get(kind.partition(".")[0], ()))
-    found = next((module for module in modules if module.takes(config)), None)
+    found = next((module for module in map(importlib.import_module, _modules(config)) if module.takes(config)), None)
     if found is None and config.batched is True:
         raise ConfigError(f"env.batched is true, but there is no batched environment of {config.id} with {_given(config)}; allowed: auto, false")
     return found
@@ -71,6 +72,21 @@ def batched_module(config: EnvConfig) -> Any:
 def is_batched(config: EnvConfig) -> bool:
     """Whether all slots are stepped together. Raises as make_environment does."""
     return batched_module(config) is not None
+
+
+def batching_remark(config: EnvConfig) -> str:
+    """One line about how the slots of an actor are stepped; empty where there is no choice. Raises as make_environment does."""
+    if is_batched(config):
+        return f"{config.id}: all slots of an actor are stepped together (env.batched)"
+    if not _modules(config):
+        return ""
+    reason = "env.batched is false" if config.batched is False else f"there is no batched environment with {_given(config)}"
+    return f"{config.id}: the slots of an actor are stepped one after the other, since {reason}"
+
+
+def _modules(config: EnvConfig) -> tuple[str, ...]:
+    kind = config.id.partition(":")[0]
+    return BATCHED.get(kind) or BATCHED.get(kind.partition(".")[0], ())
 
 
 def _given(config: EnvConfig) -> str:
@@ -83,18 +99,28 @@ def make_environment(
     slots: int,
     seeds: Seeds,
     *,
+    spec: EnvironmentSpec | None = None,
     record: bool = False,
     with_state: bool = False,
     skip_bad_numbers: bool = False,
 ) -> BatchedEnvironment:
-    """`slots` environments that are stepped together; the first observations come with reset().
+    """Make environments that are stepped together; the first observations come with reset().
 
-    record keeps the actions of unfinished episodes, so that state_dict() stands exactly where the environment stood;
-    with_state writes env.state() into frames that have room for it; skip_bad_numbers ends episodes with observations or rewards that
-    are not finite instead of raising. Raises MissingPackageError, ConfigError, EnvironmentFailure.
+    Args:
+        config: The environment.
+        policies: Which agents each policy has.
+        slots: How many environments.
+        seeds: Of their episodes.
+        spec: What describe() returns for them, where it is known already: natively batched environments then need not ask the package.
+        record: Keep the actions of unfinished episodes, so that state_dict() says exactly where the environments stand.
+        with_state: Write env.state() into frames that have room for it.
+        skip_bad_numbers: End episodes with observations or rewards that are not finite instead of raising.
+
+    Raises:
+        MissingPackageError, ConfigError, EnvironmentFailure.
     """
     if (module := batched_module(config)) is not None:
-        batch: BatchedEnvironment = module.make(config, policies, slots, seeds, record=record, with_state=with_state)
+        batch: BatchedEnvironment = module.make(config, spec or describe(config, policies), slots, seeds, record=record, with_state=with_state)
         return batch
     from hpcmarl.envs.batch import SlotBatch
     from hpcmarl.envs.survey import survey

@@ -13,17 +13,20 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.config import EnvConfig
-from hpcmarl.envs import batched_module
+from hpcmarl.envs import batched_module, describe
 from hpcmarl.envs.base import Seeds, episode_seed
 from hpcmarl.envs.resolve import resolve
+from hpcmarl.types import EnvironmentSpec
 
 DRAWN = 4096  # actions drawn ahead for each agent, so that drawing costs nothing
 
 
-def make_bare(config: EnvConfig, slots: int, seeds: Seeds) -> BareEnvironment | BareBatch:
-    """What `slots` slots are measured against: one environment, or a batch of as many where they are batched by themselves."""
+def make_bare(config: EnvConfig, slots: int, seeds: Seeds, spec: EnvironmentSpec | None = None) -> BareEnvironment | BareBatch:
+    """What `slots` slots are measured against: one environment, or a batch of as many where they are batched by themselves.
+
+    spec: what describe() returns, for whatever policies, where it is known already."""
     module = batched_module(config)
-    return BareEnvironment(config, seeds) if module is None else BareBatch(module.bare(config, slots, seeds), slots)
+    return BareEnvironment(config, seeds) if module is None else BareBatch(module.bare(config, spec or describe(config, {}), slots, seeds), slots)
 
 
 def step_bare(environment: BareBatch | BareEnvironment | None, seconds: float) -> tuple[int, float]:

@@ -67,19 +67,19 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
     return survey(config, policies)[1].spec
 
 
-def make(config: EnvConfig, policies: Mapping[str, PolicyConfig], slots: int, seeds: Seeds, *, record: bool, with_state: bool) -> BoardBatch:
+def make(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool, with_state: bool) -> BoardBatch:
     """`slots` games. Raises as describe() does, and where a state is wanted."""
     refuse_state(config, with_state)
-    return BoardBatch(config, describe(config, policies), slots, seeds, record=record)
+    return BoardBatch(config, spec, slots, seeds, record=record)
 
 
 def prepare(config: EnvConfig, slots: int) -> None:
     """Nothing takes long."""
 
 
-def bare(config: EnvConfig, slots: int, seeds: Seeds) -> Callable[[], None]:
+def bare(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds) -> Callable[[], None]:
     """A function that takes one step of `slots` games with random, allowed actions: what training is measured against."""
-    return random_steps(make(config, {}, slots, seeds, record=False, with_state=False), seeds)
+    return random_steps(make(config, spec, slots, seeds, record=False, with_state=False), seeds)
 
 
 TURNS = np.eye(2, dtype=np.bool_)  # [player to move, player]

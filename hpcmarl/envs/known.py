@@ -62,8 +62,8 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
     KnownEnvironment("mpe2.simple_world_comm_v3", "mpe2", _MPE, "parallel", "predators with a leader that talks, prey, forests"),
     KnownEnvironment(
         "hpcmarl.envs.games.particles:parallel_env",
-        "mpe2",
-        _MPE,
+        "hpcmarl",
+        (),
         "parallel",
         "like simple_spread; rewards and dynamics by keyword, for unequal groups",
     ),

@@ -48,10 +48,10 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
     return EnvironmentSpec(config.id, groups, None, turn_based=False, constant_sum=game.constant_sum, teams=teams)
 
 
-def make(config: EnvConfig, policies: Mapping[str, PolicyConfig], slots: int, seeds: Seeds, *, record: bool, with_state: bool) -> MatrixBatch:
+def make(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool, with_state: bool) -> MatrixBatch:
     """`slots` games. Raises ConfigError; there is no state."""
     refuse_state(config, with_state)
-    return MatrixBatch(config, describe(config, policies), slots, seeds, record=record)
+    return MatrixBatch(config, spec, slots, seeds, record=record)
 
 
 def prepare(config: EnvConfig, slots: int) -> None:
@@ -59,9 +59,9 @@ def prepare(config: EnvConfig, slots: int) -> None:
     find_game(config)
 
 
-def bare(config: EnvConfig, slots: int, seeds: Seeds) -> Callable[[], None]:
+def bare(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds) -> Callable[[], None]:
     """A function that takes one step of `slots` games with random actions: what training is measured against."""
-    return random_steps(make(config, {}, slots, seeds, record=False, with_state=False), seeds)
+    return random_steps(make(config, spec, slots, seeds, record=False, with_state=False), seeds)
 
 
 def first_sight(game: MatrixGame) -> FloatArray:

@@ -45,9 +45,9 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
     return EnvironmentSpec(config.id, groups, game.state_size, turn_based=False, teams=teams_of(groups, config.common_reward is not False))
 
 
-def make(config: EnvConfig, policies: Mapping[str, PolicyConfig], slots: int, seeds: Seeds, *, record: bool, with_state: bool) -> SmaxBatch:
+def make(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool, with_state: bool) -> SmaxBatch:
     """`slots` games, compiled: that takes some seconds. Raises as describe does."""
-    return SmaxBatch(config, describe(config, policies), slots, seeds, record=record, with_state=with_state)
+    return SmaxBatch(config, spec, slots, seeds, record=record, with_state=with_state)
 
 
 def prepare(config: EnvConfig, slots: int) -> None:
@@ -55,7 +55,7 @@ def prepare(config: EnvConfig, slots: int) -> None:
     load(config.id).compiled(find_map(config), slots)
 
 
-def bare(config: EnvConfig, slots: int, seeds: Seeds) -> Any:
+def bare(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds) -> Any:
     """A function that takes one step of `slots` games with JaxMARL's own step() and random actions: what training is measured against."""
     return load(config.id).random_steps(find_map(config), slots, np.random.default_rng(seeds.seed), DRAWN)
 

@@ -122,10 +122,10 @@ def spec_of(play: Any, config: EnvConfig, policies: Mapping[str, PolicyConfig]) 
     return EnvironmentSpec(config.id, group_agents(agents, policies), None, turn_based=True, constant_sum=play.constant_sum)
 
 
-def make(config: EnvConfig, policies: Mapping[str, PolicyConfig], slots: int, seeds: Seeds, *, record: bool, with_state: bool) -> TreeBatch:
+def make(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool, with_state: bool) -> TreeBatch:
     """`slots` games. Raises as takes() does, and where a state is wanted."""
     refuse_state(config, with_state)
-    return TreeBatch(config, describe(config, policies), slots, seeds, record=record)
+    return TreeBatch(config, spec, slots, seeds, record=record)
 
 
 def prepare(config: EnvConfig, slots: int) -> None:
@@ -133,9 +133,9 @@ def prepare(config: EnvConfig, slots: int) -> None:
     _tree(config)
 
 
-def bare(config: EnvConfig, slots: int, seeds: Seeds) -> Callable[[], None]:
+def bare(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds) -> Callable[[], None]:
     """A function that takes one step of `slots` games with random, allowed actions: what training is measured against."""
-    return random_steps(make(config, {}, slots, seeds, record=False, with_state=False), seeds)
+    return random_steps(make(config, spec, slots, seeds, record=False, with_state=False), seeds)
 
 
 class TreeBatch(NativeBatch):

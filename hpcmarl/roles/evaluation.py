@@ -41,7 +41,8 @@ def evaluate_checkpoint(
         raise FormatError(f"{found}: its attribute config is no text; the file is damaged or foreign")
     config = load_config(text + "\n")  # the line break makes it YAML whatever it holds: one line would be taken for a file's name
     check_environments_of(found, config)
-    algorithm = make_model(describe(config.env, config.policies), config.algo, config.seed)
+    spec = describe(config.env, config.policies)
+    algorithm = make_model(spec, config.algo, config.seed)
     parameters = np.asarray(state["engine"]["optimizer"]["parameters"], np.float32)
     if parameters.size != algorithm.size:
         raise FormatError(f"{found}: {parameters.size} parameters where the configuration in it makes {algorithm.size}; was the environment changed?")
@@ -54,7 +55,7 @@ def evaluate_checkpoint(
     different = [environment for index, environment in enumerate(environments) if environment not in environments[:index]]
     results, earned = [], []
     for index, environment in enumerate(different):
-        batch = evaluation_environment(environment, config.policies, settings, algorithm.needs_state, index)
+        batch = evaluation_environment(environment, config.policies, settings, algorithm.needs_state, index, spec=spec)
         match = Match(algorithm, batch, settings.episodes, settings.greedy, settings.seed, random_agents, index, by_agent=True)
         while not match.done:
             match.step()

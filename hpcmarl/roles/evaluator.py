@@ -79,6 +79,7 @@ class Evaluator(Role):
                 settings,
                 self.algorithm.needs_state,
                 index,
+                spec=self.context.spec,
                 skip_bad_numbers=config.faults.on_nan == "skip",
             )
             self.match = Match(self.algorithm, batch, settings.episodes, settings.greedy, settings.seed, index=index)
@@ -106,14 +107,19 @@ def evaluation_environment(
     with_state: bool,
     index: int = 0,
     *,
+    spec: EnvironmentSpec | None = None,
     skip_bad_numbers: bool = False,
 ) -> BatchedEnvironment:
-    """Slots for `settings.episodes` episodes at most. None may be given up: all episodes are wanted.
+    """Make slots for `settings.episodes` episodes at most. None may be given up: all episodes are wanted.
 
-    index: of this environment among those of the evaluation; each has seeds of its own, since equal ones would correlate their returns."""
+    Args:
+        environment, policies, with_state, spec, skip_bad_numbers: As make_environment() has them.
+        settings: Of the evaluation.
+        index: Of this environment among those of the evaluation; each has seeds of its own, since equal ones would correlate their returns.
+    """
     slots = min(settings.environments, settings.episodes)
     stopping, seeds = environment.model_copy(update={"past_restarts": "stop"}), Seeds(settings.seed, index * slots)
-    return make_environment(stopping, policies, slots, seeds, with_state=with_state, skip_bad_numbers=skip_bad_numbers)
+    return make_environment(stopping, policies, slots, seeds, spec=spec, with_state=with_state, skip_bad_numbers=skip_bad_numbers)
 
 
 class Match:

@@ -81,7 +81,7 @@ class Matches:
         except FormatError:
             return
         if self.environment is None:
-            self.environment = evaluation_environment(self.config.env, self.config.policies, self.settings, row.needs_state)
+            self.environment = evaluation_environment(self.config.env, self.config.policies, self.settings, row.needs_state, spec=self.spec)
         generator = np.random.default_rng([self.settings.seed, int(self.task["seed"])])
         side = self.game.meets(self.task["side"])
         opponents = Opponents(self.pool, lambda: self._algorithm(side, 1), generator, at_once=1, stay=DRAWN, rules=self.rules)

@@ -21,7 +21,7 @@ from hpcmarl.comm.local import LocalWorld
 from hpcmarl.comm.topology import Topology, assign_roles
 from hpcmarl.comm.transport import Transport
 from hpcmarl.config import Config
-from hpcmarl.envs import describe, image_remark, is_batched
+from hpcmarl.envs import batching_remark, describe, image_remark
 from hpcmarl.errors import EXIT_SUCCESS, ConfigError, HpcmarlError, UsageError
 from hpcmarl.io.run_directory import RunDirectory
 from hpcmarl.launch.memory import available_memory, resident_memory
@@ -243,8 +243,8 @@ def start_logging(context: Context) -> None:
     roles = "+".join(context.topology.roles_of(context.rank))
     if context.rank == context.topology.server and (remark := image_remark(context.spec)):
         logging.getLogger(__name__).warning("%s (hpcmarl doctor says what helps)", remark)
-    if context.rank == context.topology.server and is_batched(context.config.env):
-        logging.getLogger(__name__).info("%s: all slots of an actor are stepped together (env.batched)", context.config.env.id)
+    if context.rank == context.topology.server and (remark := batching_remark(context.config.env)):
+        logging.getLogger(__name__).info("%s", remark)
     for warning in context.warnings:
         logging.getLogger(__name__).warning("%s", warning)
     for remark in context.remarks:

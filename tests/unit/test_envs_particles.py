@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcmarl.config import EnvConfig, PolicyConfig
-from hpcmarl.envs import BatchedEnvironment, Seeds, make_environment, new_frame, new_outcome
+from hpcmarl.envs import BatchedEnvironment, Seeds, batching_remark, make_environment, new_frame, new_outcome
 from hpcmarl.envs.batch import SlotBatch
 from hpcmarl.envs.particles import TASKS
 from hpcmarl.envs.particles.batch import ParticleBatch
@@ -35,6 +35,20 @@ ARGUMENTS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "num_forests": st.integers(0, 3),
     },
 }
+FAMILY = "hpcmarl.envs.games.particles:parallel_env"
+MEMBERS: dict[str, st.SearchStrategy[Any]] = {
+    "agents": st.integers(1, 4),
+    "landmarks": st.integers(1, 3),
+    "max_cycles": st.integers(1, 12),
+    "mass": st.floats(0.5, 4),
+    "thrust": st.floats(-9, 9),
+    "damping": st.floats(0, 1),
+    "max_speed": st.none() | st.floats(0.1, 2),
+    "wind": st.lists(st.floats(-2, 2), min_size=2, max_size=2),
+    "offset": st.lists(st.floats(-2, 2), min_size=2, max_size=2),
+    "collisions": st.floats(-2, 2),
+    "effort": st.floats(-2, 2),
+}
 EVERYWHERE = {"max_cycles": st.integers(1, 12), "continuous_actions": st.booleans(), "dynamic_rescaling": st.booleans()}
 
 
@@ -42,7 +56,7 @@ EVERYWHERE = {"max_cycles": st.integers(1, 12), "continuous_actions": st.boolean
 def games(draw: st.DrawFn) -> EnvConfig:
     """A task with some of its arguments."""
     task = draw(st.sampled_from(sorted(TASKS)))
-    kwargs = draw(st.fixed_dictionaries({}, optional={**EVERYWHERE, **ARGUMENTS.get(task, {})}))
+    kwargs = draw(st.fixed_dictionaries({}, optional=MEMBERS if task == FAMILY else {**EVERYWHERE, **ARGUMENTS.get(task, {})}))
     return EnvConfig(id=task, kwargs=kwargs, max_steps=draw(st.none() | st.integers(1, 12)))
 
 
@@ -120,7 +134,8 @@ def test_whole_episodes_equal_those_of_the_package(task: str) -> None:
     player = Player(pair(EnvConfig(id=task)), 1)
     for _ in range(55):
         player.step()
-    assert [environment.episode_index.tolist() for environment in player.environments] == [[2] * SLOTS] * 2
+    ended = 55 // (15 if task == FAMILY else 25)
+    assert [environment.episode_index.tolist() for environment in player.environments] == [[ended] * SLOTS] * 2
 
 
 def test_games_that_succeed_end_early() -> None:
@@ -211,6 +226,22 @@ def test_what_only_the_package_has_is_left_to_it(kwargs: dict[str, Any]) -> None
             make_environment(config, {}, SLOTS, Seeds(0))
     else:
         assert isinstance(make_environment(config, {}, SLOTS, Seeds(0)), SlotBatch)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({}, ": all slots of an actor are stepped together (env.batched)"),
+        ({"batched": False}, ": the slots of an actor are stepped one after the other, since env.batched is false"),
+        ({"kwargs": {"curriculum": True}}, ", since there is no batched environment with env.kwargs {'curriculum': True}"),
+        ({"kind": "aec"}, ", since there is no batched environment with env.kwargs {} and env.kind aec"),
+        ({"id": "pettingzoo.classic.rps_v2"}, ""),
+    ],
+)
+def test_runs_say_how_their_slots_are_stepped(config: dict[str, Any], words: str) -> None:
+    remark = batching_remark(EnvConfig(**{"id": "mpe2.simple_spread_v3"} | config))
+    assert remark.endswith(words)
+    assert bool(remark) == bool(words)
 
 
 @pytest.mark.parametrize("kwargs", [{"local_ratio": 2.0}, {"N": "x"}])

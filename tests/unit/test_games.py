@@ -13,7 +13,8 @@ from hpcmarl.bench.heterogeneous import CONFIG
 from hpcmarl.config import EnvConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.envs import describe
-from hpcmarl.envs.games.particles import PUSHES, parallel_env
+from hpcmarl.envs.games.particles import parallel_env
+from hpcmarl.envs.particles.world import DIRECTIONS
 from hpcmarl.errors import ConfigError
 
 GAME = "hpcmarl.envs.games.particles:parallel_env"
@@ -38,8 +39,7 @@ def test_default_particle_dynamics_equal_simple_spread():
     ours, theirs = parallel_env(agents=3, landmarks=3, max_cycles=20), simple_spread_v3.parallel_env(N=3, max_cycles=20)
     theirs.reset(seed=1)
     ours.reset(seed=2)
-    for mine, other in zip(ours.world.entities, theirs.unwrapped.world.entities, strict=True):
-        mine.state.p_pos = other.state.p_pos.copy()
+    ours.world.position[0] = [entity.state.p_pos for entity in theirs.unwrapped.world.entities]
     generator = np.random.default_rng(0)
     for _ in range(20):
         actions = {agent: int(generator.integers(5)) for agent in ours.agents}
@@ -59,7 +59,7 @@ def test_dynamics_of_one_agent_are_those_of_the_docstring(east, north, mass, dam
     velocity = np.zeros(2)
     for _ in range(5):
         place = place + 0.1 * velocity
-        velocity = (1 - damping) * velocity + 0.1 * (thrust * PUSHES[action] + [east, north]) / mass
+        velocity = (1 - damping) * velocity + 0.1 * (thrust * DIRECTIONS[action] + [east, north]) / mass
         speed = math.hypot(*velocity)
         velocity *= min(1.0, max_speed / speed) if speed else 1.0
         seen = game.step({"agent_0": action})[0]["agent_0"]
@@ -75,10 +75,9 @@ def test_rewards_are_those_of_the_docstring(seed, agents, landmarks, coverage, p
     game.reset(seed=seed)
     actions = {agent: seed % 5 if agent == "agent_0" else 0 for agent in game.agents}
     rewards = game.step(actions)[1]
-    where = [agent.state.p_pos for agent in game.world.agents]
+    where = game.world.places[0].tolist()
     team = bonus
-    for landmark in game.world.landmarks:
-        x, y = landmark.state.p_pos
+    for x, y in game.world.marks[0].tolist():
         nearest = min(math.hypot(px - x - east, py - y - north) for px, py in where)
         team -= coverage * (nearest - preferred) ** 2 / landmarks
     for number, (name, reward) in enumerate(rewards.items()):

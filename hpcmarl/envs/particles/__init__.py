@@ -1,4 +1,4 @@
-"""mpe2's particle environments as natively batched ones: all slots' games in a few arrays, some hundred times as fast.
+"""Particle environments, mpe2's and a family of our own, as natively batched ones: all slots' games in a few arrays, some hundred times as fast.
 
 Made through the package's make_environment. A task is one file with a World of its own and one line in TASKS; what the package's environment has
 and a World does not (rendering, nearest neighbours, curricula) is left to the package, whose games these are: for the same seeds and actions
@@ -31,8 +31,8 @@ TASKS = {
     "mpe2.simple_push_v3": "push:Push",
     "mpe2.simple_tag_v3": "tag:Tag",
     "mpe2.simple_world_comm_v3": "world_comm:WorldComm",
+    "hpcmarl.envs.games.particles:parallel_env": "family:Family",
 }
-OF_ALL = {"max_cycles": 25, "continuous_actions": False}  # arguments of every task
 WITHOUT_EFFECT = frozenset({"dynamic_rescaling"})  # on what policies see
 # arguments that the package alone has, where they ask for something
 UNUSED: dict[str, Any] = {
@@ -58,7 +58,7 @@ def arguments_of(config: EnvConfig) -> set[str]:
 
 def missing(config: EnvConfig) -> str:
     """Which argument these environments do not have, as `name: value`; empty where they have all."""
-    known = {*OF_ALL, *WITHOUT_EFFECT, *arguments_of(config)}
+    known = {"max_cycles", "continuous_actions", *WITHOUT_EFFECT, *arguments_of(config)}
     for name, value in config.kwargs.items():
         if name not in known and not (name in UNUSED and value == UNUSED[name] and type(value) is type(UNUSED[name])):
             return f"{name}: {value}"
@@ -77,11 +77,10 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
     return survey(config, policies)[1].spec
 
 
-def make(config: EnvConfig, policies: Mapping[str, PolicyConfig], slots: int, seeds: Seeds, *, record: bool, with_state: bool) -> ParticleBatch:
+def make(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool, with_state: bool) -> ParticleBatch:
     """`slots` games. Raises as describe() does."""
     from hpcmarl.envs.particles.batch import ParticleBatch
 
-    spec = describe(config, policies)  # which refuses what the package refuses
     world = task_of(config)(slots, **{name: config.kwargs[name] for name in arguments_of(config) & config.kwargs.keys()})
     return ParticleBatch(config, spec, world, seeds, record=record, with_state=with_state)
 
@@ -90,8 +89,8 @@ def prepare(config: EnvConfig, slots: int) -> None:
     """Nothing takes long."""
 
 
-def bare(config: EnvConfig, slots: int, seeds: Seeds) -> Callable[[], None]:
+def bare(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds) -> Callable[[], None]:
     """A function that takes one step of `slots` games with random actions: what training is measured against."""
     from hpcmarl.envs.particles.batch import random_steps
 
-    return random_steps(make(config, {}, slots, seeds, record=False, with_state=False), seeds)
+    return random_steps(make(config, spec, slots, seeds, record=False, with_state=False), seeds)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpcmarl.envs.particles.world import Body, World, beside, distance, seen_from
-from hpcmarl.types import DoubleArray
+from hpcmarl.envs.particles.world import Body, Generators, World, beside, distance, seen_from
+from hpcmarl.types import DoubleArray, IntArray
 
 
 class Adversary(World):
@@ -21,9 +21,9 @@ class Adversary(World):
         super().__init__(slots)
         self._others = self.others(range(N + 1))
 
-    def begin(self, row: int, generator: np.random.Generator) -> None:
-        self.goal[row] = generator.integers(len(self.landmarks))
-        self.scatter(row, generator)
+    def begin(self, rows: IntArray, generators: Generators) -> None:
+        self.goal[rows] = [generator.integers(len(self.landmarks)) for generator in generators]
+        self.scatter(rows, generators)
 
     def rewards(self) -> DoubleArray:
         away = distance(self.places, self.mark(self.goal))

@@ -13,7 +13,6 @@ import numpy as np
 from hpcmarl.config import EnvConfig
 from hpcmarl.envs.base import Seeds, episode_seed, new_frame, new_outcome
 from hpcmarl.envs.native import DRAWN, NativeBatch
-from hpcmarl.envs.particles import OF_ALL
 from hpcmarl.envs.particles.world import PUSHES, World
 from hpcmarl.envs.rows import unequal_rewards
 from hpcmarl.errors import EnvironmentFailure
@@ -25,8 +24,8 @@ class ParticleBatch(NativeBatch):
 
     def __init__(self, config: EnvConfig, spec: EnvironmentSpec, world: World, seeds: Seeds, *, record: bool, with_state: bool) -> None:
         super().__init__(config, spec, [body.name for body in world.agents], world.slots, seeds, record=record)
-        given = OF_ALL | dict(config.kwargs)
-        self._world, self._cycles, self._continuous = world, int(given["max_cycles"]), bool(given["continuous_actions"])
+        self._world, self._cycles = world, int(config.kwargs.get("max_cycles", world.max_cycles))
+        self._continuous = bool(config.kwargs.get("continuous_actions", False))
         self._limit = min(self._cycles, config.max_steps or self._cycles)
         self._with_state, self._common_reward = with_state, bool(config.common_reward)
         self._moves = np.array([body.moves for body in world.agents])
@@ -40,8 +39,8 @@ class ParticleBatch(NativeBatch):
 
     def _begin_games(self, rows: IntArray) -> None:
         seed, first = self._seeds.seed, self._seeds.first_slot
-        for row, index in zip(rows.tolist(), self.episode_index[rows].tolist(), strict=True):
-            self._world.begin(row, np.random.default_rng(episode_seed(seed, first + row, index)))
+        episodes = zip(rows.tolist(), self.episode_index[rows].tolist(), strict=True)
+        self._world.begin(rows, [np.random.default_rng(episode_seed(seed, first + row, index)) for row, index in episodes])
 
     def _joint(self, actions: Mapping[str, Array]) -> Array:
         """All players' actions, [E, P], or [E, P, K] where they are continuous, padded."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpcmarl.envs.particles.world import Body, World
-from hpcmarl.types import DoubleArray
+from hpcmarl.envs.particles.world import Body, Generators, World
+from hpcmarl.types import DoubleArray, IntArray
 
 
 class Crypto(World):
@@ -20,9 +20,10 @@ class Crypto(World):
         self.goal, self.key = np.zeros(slots, np.int64), np.zeros(slots, np.int64)
         super().__init__(slots)
 
-    def begin(self, row: int, generator: np.random.Generator) -> None:
-        self.goal[row], self.key[row] = generator.integers(2), generator.integers(2)
-        self.scatter(row, generator)
+    def begin(self, rows: IntArray, generators: Generators) -> None:
+        drawn = np.array([(generator.integers(2), generator.integers(2)) for generator in generators])
+        self.goal[rows], self.key[rows] = drawn.T
+        self.scatter(rows, generators)
 
     def rewards(self) -> DoubleArray:
         said = self.word[:, :2]  # by eve and bob

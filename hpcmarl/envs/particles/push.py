@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpcmarl.envs.particles.world import Body, World, beside, distance, seen_from
-from hpcmarl.types import DoubleArray
+from hpcmarl.envs.particles.world import Body, Generators, World, beside, distance, seen_from
+from hpcmarl.types import DoubleArray, IntArray
 
 LANDMARK_COLOURS = np.array([[0.1, 0.9, 0.1], [0.1, 0.1, 0.9]])
 GOAL_COLOURS = np.array([[0.25, 0.75, 0.25], [0.25, 0.25, 0.75]])
@@ -23,9 +23,9 @@ class Push(World):
         super().__init__(slots)
         self._colours = np.broadcast_to(LANDMARK_COLOURS.reshape(-1), (slots, 6))
 
-    def begin(self, row: int, generator: np.random.Generator) -> None:
-        self.goal[row] = generator.integers(2)
-        self.scatter(row, generator)
+    def begin(self, rows: IntArray, generators: Generators) -> None:
+        self.goal[rows] = [generator.integers(2) for generator in generators]
+        self.scatter(rows, generators)
 
     def rewards(self) -> DoubleArray:
         away = distance(self.places, self.mark(self.goal))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpcmarl.envs.particles.world import Body, World, beside, distance, seen_from
-from hpcmarl.types import DoubleArray
+from hpcmarl.envs.particles.world import Body, Generators, World, beside, distance, seen_from
+from hpcmarl.types import DoubleArray, IntArray
 
 COLOURS = np.array([[0.75, 0.25, 0.25], [0.25, 0.75, 0.25], [0.25, 0.25, 0.75]])
 
@@ -23,9 +23,9 @@ class Reference(World):
         self.local_ratio = local_ratio
         super().__init__(slots)
 
-    def begin(self, row: int, generator: np.random.Generator) -> None:
-        self.goals[row] = [generator.integers(3), generator.integers(3)]
-        self.scatter(row, generator)
+    def begin(self, rows: IntArray, generators: Generators) -> None:
+        self.goals[rows] = [(generator.integers(3), generator.integers(3)) for generator in generators]
+        self.scatter(rows, generators)
 
     def rewards(self) -> DoubleArray:
         goals = np.take_along_axis(self.marks, self.goals[..., None], 1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpcmarl.envs.particles.world import Body, World, beside, seen_from
-from hpcmarl.types import DoubleArray
+from hpcmarl.envs.particles.world import Body, Generators, World, beside, seen_from
+from hpcmarl.types import DoubleArray, IntArray
 
 COLOURS = np.array([[0.65, 0.15, 0.15], [0.15, 0.65, 0.15], [0.15, 0.15, 0.65]])
 
@@ -23,9 +23,9 @@ class SpeakerListener(World):
         self.goal = np.zeros(slots, np.int64)
         super().__init__(slots)
 
-    def begin(self, row: int, generator: np.random.Generator) -> None:
-        self.goal[row] = generator.integers(3)
-        self.scatter(row, generator)
+    def begin(self, rows: IntArray, generators: Generators) -> None:
+        self.goal[rows] = [generator.integers(3) for generator in generators]
+        self.scatter(rows, generators)
 
     def rewards(self) -> DoubleArray:
         return np.repeat(-np.square(self.places[:, 1:] - self.mark(self.goal)).sum(-1), 2, 1)

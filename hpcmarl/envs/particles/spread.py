@@ -5,31 +5,43 @@ from __future__ import annotations
 import numpy as np
 
 from hpcmarl.envs.particles.world import Body, World, beside, distances, seen_from
-from hpcmarl.types import BoolArray, DoubleArray
+from hpcmarl.types import BoolArray, DoubleArray, IntArray
 
+SIZE = 0.15  # of an agent
 CAPTURE = 0.1  # so near to a landmark an agent covers it
 
 
-class Spread(World):
-    """N agents are paid together for having one near each landmark, and pay for touching each other."""
+class Walkers(World):
+    """Agents of one size among landmarks that they can stand on. Everybody sees everything and hears the others, who never speak."""
 
-    def __init__(self, slots: int, N: int = 3, local_ratio: float = 0.5, terminate_on_success: bool = False) -> None:
-        self.agents = [Body(f"agent_{number}", size=0.15) for number in range(N)]
-        self.landmarks = [Body(f"landmark {number}", collides=False) for number in range(N)]
-        self.local_ratio, self.ends = local_ratio, terminate_on_success
+    def __init__(self, slots: int, agents: int, landmarks: int) -> None:
+        self.agents = [Body(f"agent_{number}", size=SIZE) for number in range(agents)]
+        self.landmarks = [Body(f"landmark {number}", collides=False) for number in range(landmarks)]
         super().__init__(slots)
-        self._others = self.others(range(N))
-        self._silence = np.zeros((slots, N, 2 * (N - 1)))  # what others say, who never speak
+        self._others = self.others(range(agents))
+        self._silence = np.zeros((slots, agents, 2 * (agents - 1)))
 
-    def rewards(self) -> DoubleArray:
-        covered = -distances(self.marks, self.places).min(2).sum(1)
-        touching = np.count_nonzero(distances(self.places, self.places) < 2 * self.agents[0].size, axis=2) - 1
-        rewards: DoubleArray = covered[:, None] * (1 - self.local_ratio) - touching * self.local_ratio
-        return rewards
+    def touching(self) -> IntArray:
+        """How many others each agent touches, [E, A]."""
+        count: IntArray = np.count_nonzero(distances(self.places, self.places) < 2 * SIZE, axis=2) - 1
+        return count
 
     def observations(self) -> list[DoubleArray]:
         places = self.places
         return [beside(self.velocity, places, seen_from(places, self.marks), seen_from(places, places[:, self._others]), self._silence)]
+
+
+class Spread(Walkers):
+    """N agents are paid together for having one near each landmark, and pay for touching each other."""
+
+    def __init__(self, slots: int, N: int = 3, local_ratio: float = 0.5, terminate_on_success: bool = False) -> None:
+        self.local_ratio, self.ends = local_ratio, terminate_on_success
+        super().__init__(slots, N, N)
+
+    def rewards(self) -> DoubleArray:
+        covered = -distances(self.marks, self.places).min(2).sum(1)
+        rewards: DoubleArray = covered[:, None] * (1 - self.local_ratio) - self.touching() * self.local_ratio
+        return rewards
 
     def over(self) -> BoolArray | None:
         if not self.ends:

@@ -1,7 +1,7 @@
 """The physics of mpe2's particles for many games at once: forces, contacts, motion and words.
 
 The base of the tasks (spread.py, tag.py, …), which add how a game begins, what it is worth and what is seen. Called by batch.py; knows numpy alone.
-Positions are in units of half the arena's side, a step lasts TIME_STEP time units. All numbers are those of the package (tests compare both).
+Positions are in units of half the arena's side, a step lasts TIME_STEP time units. All numbers are mpe2's (tests compare both).
 
     A agents, M entities (agents, then landmarks), C letters of an agent's word, E games, n of them (`rows`)
 """
@@ -17,12 +17,13 @@ import numpy as np
 from hpcmarl.types import Array, BoolArray, DoubleArray, IntArray
 
 TIME_STEP = 0.1
-DAMPING = 0.25  # share of its speed that a particle loses a step
+DAMPING = 0.25  # share of its speed that a particle loses a step, in mpe2's tasks
 CONTACT_FORCE = 100.0
 CONTACT_MARGIN = 1e-3  # how soft contacts are
 ACCELERATION = 5.0  # of an agent that has none of its own
 STATE = ("position", "velocity", "word")
 PUSHES = 5  # none, left, right, down, up
+Generators = Sequence[np.random.Generator]
 DIRECTIONS = np.array([[0.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0]])
 
 
@@ -79,9 +80,12 @@ class World(ABC):
         alphabet: One-hot words, [C, C].
     """
 
+    max_cycles: int = 25  # steps of an episode where env.kwargs do not say
     agents: Sequence[Body]
     landmarks: Sequence[Body]
     letters: int = 2
+    mass: float = 1.0  # of an agent
+    damping: float = DAMPING
     drawn: tuple[str, ...] = ()  # attributes [E, ...] that a game begins with, besides the places
 
     def __init__(self, slots: int) -> None:
@@ -93,16 +97,15 @@ class World(ABC):
         self.word = np.zeros((slots, count, self.letters))
         self._pairs = Pairs.of(self.agents, self.landmarks)
         self.acceleration = np.array([[body.acceleration if body.moves else 0.0] for body in self.agents])
-        self._limits = np.array([np.inf if body.max_speed is None else body.max_speed for body in self.agents])
-        self._limited = bool(np.isfinite(self._limits).any())
+        self.limit_speed([body.max_speed for body in self.agents])
         self.pushes = DIRECTIONS * self.acceleration[:, None]  # [A, 5, 2]
         self.alphabet = np.eye(self.letters)
 
     # ---- what a task adds
 
-    def begin(self, row: int, generator: np.random.Generator) -> None:
-        """Put a new game into a slot, with the random numbers that the package draws for it, in its order."""
-        self.scatter(row, generator)
+    def begin(self, rows: IntArray, generators: Generators) -> None:
+        """Put new games into these slots, each with the random numbers that the package draws for it, in its order."""
+        self.scatter(rows, generators)
 
     @abstractmethod
     def rewards(self) -> DoubleArray:
@@ -127,12 +130,20 @@ class World(ABC):
 
     # ---- physics
 
-    def scatter(self, row: int, generator: np.random.Generator, first: int = 0) -> None:
-        """Draw a place for each entity, from `first` on, all agents at rest and silent."""
+    def limit_speed(self, limits: Sequence[float | None]) -> None:
+        """Let no agent be faster than its limit; None: it has none."""
+        self._limits = np.array([np.inf if limit is None else limit for limit in limits])
+        self._limited = bool(np.isfinite(self._limits).any())
+
+    def scatter(self, rows: IntArray, generators: Generators, first: int = 0) -> None:
+        """Draw a place for each entity of these games, from `first` on, all agents at rest and silent."""
         reach = self._reach[first:]
-        self.position[row, first:] = 2.0 * reach * generator.random((len(reach), 2)) - reach
-        self.velocity[row] = 0.0
-        self.word[row] = 0.0
+        drawn = np.empty((len(rows), len(reach), 2))
+        for place, generator in zip(drawn, generators, strict=True):
+            generator.random(out=place)
+        self.position[rows, first:] = 2.0 * reach * drawn - reach
+        self.velocity[rows] = 0.0
+        self.word[rows] = 0.0
 
     def step(self, pushes: DoubleArray, words: DoubleArray | None) -> None:
         """Let a step pass in all games.
@@ -144,10 +155,10 @@ class World(ABC):
         force = pushes + self._contacts() if len(self._pairs.first) else pushes
         position, velocity = self.places, self.velocity
         position += velocity * TIME_STEP
-        velocity *= 1.0 - DAMPING
-        velocity += force * TIME_STEP  # agents that stand still push nobody and touch nobody, in all tasks
+        velocity *= 1.0 - self.damping
+        velocity += force * (TIME_STEP / self.mass)  # agents that stand still push nobody and touch nobody, in all tasks
         if self._limited:
-            speed = np.sqrt(np.square(velocity).sum(-1))
+            speed = length(velocity)
             fast = speed > self._limits
             if fast.any():
                 velocity[fast] *= (np.broadcast_to(self._limits, speed.shape)[fast] / speed[fast])[:, None]
@@ -158,7 +169,7 @@ class World(ABC):
         """The force of all contacts on each agent, [E, A, 2]."""
         pairs = self._pairs
         apart = self.position[:, pairs.first] - self.position[:, pairs.second]
-        distance = np.sqrt(np.square(apart).sum(-1))
+        distance = length(apart)
         depth = np.logaddexp(0.0, (pairs.reach - distance) / CONTACT_MARGIN) * CONTACT_MARGIN
         force = np.zeros((self.slots, len(pairs.first) + 1, 2))
         force[:, :-1] = apart * (CONTACT_FORCE * depth / distance)[..., None]
@@ -194,8 +205,14 @@ def distances(first: Array, second: Array) -> DoubleArray:
 
 def distance(first: Array, second: Array) -> DoubleArray:
     """Distances between places [..., 2] and [..., 2]."""
-    apart: DoubleArray = np.sqrt(np.square(first - second).sum(-1))
-    return apart
+    return length(first - second)
+
+
+def length(apart: Array) -> DoubleArray:
+    """Lengths of [..., 2]. A sum over so short an axis would take three times as long."""
+    east, north = apart[..., 0], apart[..., 1]
+    lengths: DoubleArray = np.sqrt(east * east + north * north)
+    return lengths
 
 
 def seen_from(places: Array, things: Array) -> DoubleArray:

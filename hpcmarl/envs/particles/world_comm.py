@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpcmarl.envs.particles.world import Body, World, beside, distances, outside, seen_from
-from hpcmarl.types import BoolArray, DoubleArray
+from hpcmarl.envs.particles.world import Body, Generators, World, beside, distances, outside, seen_from
+from hpcmarl.types import BoolArray, DoubleArray, IntArray
 
 
 class WorldComm(World):
@@ -30,9 +30,9 @@ class WorldComm(World):
         self._others = self.others(range(len(self.agents)))
         self._prey, self._fellows = np.arange(num_adversaries, len(self.agents)), self.others(good, good)
 
-    def begin(self, row: int, generator: np.random.Generator) -> None:
-        self.scatter(row, generator)
-        self.scatter(row, generator, len(self.agents) + self.food)  # the package draws these places a second time
+    def begin(self, rows: IntArray, generators: Generators) -> None:
+        self.scatter(rows, generators)
+        self.scatter(rows, generators, len(self.agents) + self.food)  # the package draws these places a second time
 
     def rewards(self) -> DoubleArray:
         chasers, good = self.places[:, : self.chasers], self.places[:, self.chasers :]

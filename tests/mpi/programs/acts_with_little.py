@@ -1,4 +1,4 @@
-"""Trains with every algorithm in one world of a server, a learner and an actor; prints for each which ranks have loaded torch."""
+"""Trains with every algorithm in one world of a server, a learner and an actor; prints for each which of torch and mpe2 each rank has loaded."""
 
 import sys
 from pathlib import Path
@@ -25,10 +25,10 @@ try:
         rank = make_rank(context)
         assert serve(rank, StopSignals()) == 0
         rank.close()
-        loaded = transport.gather(b"1" if "torch" in sys.modules else b"0")
+        loaded = transport.gather("+".join(name for name in ("torch", "mpe2") if name in sys.modules).ljust(10).encode())
         if transport.rank == 0:
             roles = ["+".join(context.topology.roles_of(each)) for each in range(transport.size)]
-            print(name, *(f"{role}={flag.decode()}" for role, flag in zip(roles, loaded, strict=True)), flush=True)
+            print(name, *(f"{role}={names.decode().strip()}" for role, names in zip(roles, loaded, strict=True)), flush=True)
     transport.close()
 except BaseException as error:
     hook.fail(error)
