@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+from hpcmarl.config import EnvConfig
+
 
 @dataclass(frozen=True)
 class KnownEnvironment:
@@ -39,9 +41,9 @@ FIXED_LENGTH = (
 )
 
 
-def has_fixed_length(environment: str) -> bool:
-    """Return whether all episodes of an environment, by its id, are known to have the same number of steps."""
-    return environment.startswith(FIXED_LENGTH)
+def has_fixed_length(config: EnvConfig) -> bool:
+    """Return whether all episodes of an environment are known to have the same number of steps."""
+    return config.id.startswith(FIXED_LENGTH) and not config.kwargs.get("terminate_on_success")
 
 
 _MPE = ("mpe2",)

@@ -232,7 +232,7 @@ class Server(Role):
     def _warn_of_length_bias(self) -> None:
         config, rule = self.context.config, self.engine.rule
         drops_episodes = self.context.whole_episodes and config.algo.is_on_policy
-        if drops_episodes and not rule.in_order and not config.rounds.counts_all_begun and not has_fixed_length(config.env.id):
+        if drops_episodes and not rule.in_order and not config.rounds.counts_all_begun and not has_fixed_length(config.env):
             logger.warning(
                 "rounds.rule: rennala counts the first %d episodes to finish: where lengths vary, short episodes weigh more than they should; "
                 "set rounds.admission: all_begun, or rounds.rule: sync",

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcmarl.config import EnvConfig, PolicyConfig
-from hpcmarl.envs import BatchedEnvironment, Seeds, batching_remark, make_environment, new_frame, new_outcome
+from hpcmarl.envs import BatchedEnvironment, Seeds, batching_remark, has_fixed_length, make_environment, new_frame, new_outcome
 from hpcmarl.envs.batch import SlotBatch
 from hpcmarl.envs.particles import TASKS
 from hpcmarl.envs.particles.batch import ParticleBatch
@@ -143,6 +143,12 @@ def test_games_that_succeed_end_early() -> None:
     for _ in range(60):
         player.step()
     assert player.environments[0].episode_index.sum() > 0  # somebody was caught
+
+
+def test_lengths_are_fixed_unless_success_ends_a_game() -> None:
+    assert has_fixed_length(EnvConfig(id="mpe2.simple_tag_v3", kwargs={"terminate_on_success": False}))
+    assert not has_fixed_length(EnvConfig(id="mpe2.simple_tag_v3", kwargs={"terminate_on_success": True}))
+    assert not has_fixed_length(EnvConfig(id="lbforaging:Foraging-8x8-2p-3f-v3"))
 
 
 def test_resting_slots_show_nothing_and_begin_again() -> None:
