@@ -93,13 +93,17 @@ def schema(
 
 @list_app.command(name="envs")
 def list_environments(as_json: Json = False) -> None:
-    """Environments that are known to run; any PettingZoo environment works by its import path."""
-    from hpcmarl.envs.known import KNOWN_ENVIRONMENTS
+    """Environments that are known to run; any PettingZoo environment works by its import path.
+
+    `batched`: many games are stepped together (env.batched).
+    """
+    from hpcmarl.envs import KNOWN_ENVIRONMENTS, has_batched_form
 
     print_rows(
         "environments",
         [
-            {"id": known.id, "kind": known.kind, "installed": known.installed, "package": known.package, "summary": known.summary}
+            {"id": known.id, "kind": known.kind, "installed": known.installed}
+            | {"batched": has_batched_form(known.id), "package": known.package, "summary": known.summary}
             for known in KNOWN_ENVIRONMENTS
         ],
         as_json,

@@ -28,6 +28,7 @@ __all__ = [
     "batching_remark",
     "describe",
     "episode_seed",
+    "has_batched_form",
     "has_fixed_length",
     "image_remark",
     "is_batched",
@@ -63,7 +64,7 @@ def batched_module(config: EnvConfig) -> Any:
         if config.id.partition(":")[0] in BATCHED_ONLY:
             raise ConfigError(f"env.batched is false, but {config.id} has no other environment than the batched one; allowed: auto, true")
         return None
-    found = next((module for module in map(importlib.import_module, _modules(config)) if module.takes(config)), None)
+    found = next((module for module in map(importlib.import_module, _modules(config.id)) if module.takes(config)), None)
     if found is None and config.batched is True:
         raise ConfigError(f"env.batched is true, but there is no batched environment of {config.id} with {_given(config)}; allowed: auto, false")
     return found
@@ -78,14 +79,19 @@ def batching_remark(config: EnvConfig) -> str:
     """One line about how the slots of an actor are stepped; empty where there is no choice. Raises as make_environment does."""
     if is_batched(config):
         return f"{config.id}: all slots of an actor are stepped together (env.batched)"
-    if not _modules(config):
+    if not has_batched_form(config.id):
         return ""
     reason = "env.batched is false" if config.batched is False else f"there is no batched environment with {_given(config)}"
     return f"{config.id}: the slots of an actor are stepped one after the other, since {reason}"
 
 
-def _modules(config: EnvConfig) -> tuple[str, ...]:
-    kind = config.id.partition(":")[0]
+def has_batched_form(id: str) -> bool:
+    """Whether an environment is natively batched, at least with some arguments. Imports nothing."""
+    return bool(_modules(id))
+
+
+def _modules(id: str) -> tuple[str, ...]:
+    kind = id.partition(":")[0]
     return BATCHED.get(kind) or BATCHED.get(kind.partition(".")[0], ())
 
 

@@ -70,9 +70,9 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
         "like simple_spread; rewards and dynamics by keyword, for unequal groups",
     ),
     KnownEnvironment("pettingzoo.classic.rps_v2", "pettingzoo[classic]", _CLASSIC, "parallel", "rock, paper, scissors", True),
-    KnownEnvironment("pettingzoo.classic.tictactoe_v3", "pettingzoo[classic]", _CLASSIC, "aec", "turn-based, masked moves; many games a step", True),
+    KnownEnvironment("pettingzoo.classic.tictactoe_v3", "pettingzoo[classic]", _CLASSIC, "aec", "turn-based, masked moves", True),
     KnownEnvironment(
-        "pettingzoo.classic.connect_four_v3", "pettingzoo[classic]", _CLASSIC, "aec", "turn-based, masked moves; many games a step", True
+        "pettingzoo.classic.connect_four_v3", "pettingzoo[classic]", _CLASSIC, "aec", "turn-based, masked moves", True
     ),
     KnownEnvironment(
         "pettingzoo.classic.leduc_holdem_v4", "pettingzoo[classic]", ("pettingzoo", "rlcard", "pygame"), "aec", "poker of six cards", True
@@ -82,15 +82,15 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
         "pettingzoo.classic.chess_v6", "pettingzoo[classic]", ("pettingzoo", "chess", "pygame"), "aec", "chess, 4672 masked moves", True
     ),
     KnownEnvironment(
-        "openspiel:kuhn_poker", "hpcmarl[league]", _SPIEL, "aec", "poker of three cards; players: 2 to 10 by env.kwargs; many games a step"
+        "openspiel:kuhn_poker", "hpcmarl[league]", _SPIEL, "aec", "poker of three cards; players: 2 to 10 by env.kwargs"
     ),
-    KnownEnvironment("openspiel:leduc_poker", "hpcmarl[league]", _SPIEL, "aec", "poker of six cards, two rounds of betting; many games a step"),
+    KnownEnvironment("openspiel:leduc_poker", "hpcmarl[league]", _SPIEL, "aec", "poker of six cards, two rounds of betting"),
     KnownEnvironment("openspiel:liars_dice", "hpcmarl[league]", _SPIEL, "aec", "bluffing with dice"),
-    KnownEnvironment("openspiel:connect_four", "hpcmarl[league]", _SPIEL, "aec", "turn-based, masked moves; many games a step"),
-    KnownEnvironment("openspiel:tic_tac_toe", "hpcmarl[league]", _SPIEL, "aec", "turn-based, masked moves; many games a step"),
+    KnownEnvironment("openspiel:connect_four", "hpcmarl[league]", _SPIEL, "aec", "turn-based, masked moves"),
+    KnownEnvironment("openspiel:tic_tac_toe", "hpcmarl[league]", _SPIEL, "aec", "turn-based, masked moves"),
     KnownEnvironment("openspiel:goofspiel", "hpcmarl[league]", _SPIEL, "parallel", "players bid cards at once"),
     KnownEnvironment("openspiel:matrix_rps", "hpcmarl[league]", _SPIEL, "parallel", "rock, paper, scissors, as OpenSpiel has it"),
-    KnownEnvironment("matrix:rps", "hpcmarl", (), "parallel", "rock, paper, scissors; rounds by env.kwargs; many games a step"),
+    KnownEnvironment("matrix:rps", "hpcmarl", (), "parallel", "rock, paper, scissors; rounds by env.kwargs"),
     KnownEnvironment("matrix:biased_rps", "hpcmarl", (), "parallel", "the same, but paper's win over rock counts twice"),
     KnownEnvironment("matrix:matching_pennies", "hpcmarl", (), "parallel", "one wants equal coins, the other unequal ones"),
     KnownEnvironment("matrix:prisoners_dilemma", "hpcmarl", (), "parallel", "defecting pays, whatever the other does"),
@@ -124,7 +124,7 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
         "parallel",
         "the same with random units and places",
     ),
-    KnownEnvironment("smax:3m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: three marines against three; many games a step"),
+    KnownEnvironment("smax:3m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: three marines against three"),
     KnownEnvironment("smax:8m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: eight marines against eight"),
     KnownEnvironment("smax:25m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: 25 marines against 25"),
     KnownEnvironment("smax:5m_vs_6m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: five marines against six"),
