@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcmarl.config import EnvConfig, PolicyConfig
-from hpcmarl.envs import BatchedEnvironment, Seeds, batching_remark, has_fixed_length, make_environment, new_frame, new_outcome
+from hpcmarl.envs import BatchedEnvironment, Seeds, batching_remark, episode_seed, has_fixed_length, make_environment, new_frame, new_outcome
 from hpcmarl.envs.batch import SlotBatch
 from hpcmarl.envs.particles import TASKS
 from hpcmarl.envs.particles.batch import ParticleBatch
@@ -143,6 +144,34 @@ def test_games_that_succeed_end_early() -> None:
     for _ in range(60):
         player.step()
     assert player.environments[0].episode_index.sum() > 0  # somebody was caught
+
+
+@pytest.mark.parametrize("task", ["mpe2.simple_reference_v3", "mpe2.simple_world_comm_v3", "mpe2.simple_push_v3"])
+def test_pictures_equal_those_of_the_package(task: str) -> None:
+    """Of the second episode of a slot, played beside mpe2's own environment."""
+    batch = make_environment(EnvConfig(id=task, kwargs={"max_cycles": 6}, batched=True), {}, SLOTS, Seeds(5, 2))
+    assert isinstance(batch, ParticleBatch)
+    twin = import_module(task).parallel_env(max_cycles=6, render_mode="rgb_array")
+    frame, outcome, generator = new_frame(batch.spec, SLOTS), new_outcome(batch.spec, SLOTS), np.random.default_rng(0)
+    batch.reset(frame)
+    for step in range(10):
+        if step == 6:
+            twin.reset(seed=episode_seed(5, 3, 1))
+        sizes = {policy.name: (policy.action.sizes[0], policy.agents) for policy in batch.spec.policies}
+        actions = {name: generator.integers(size, size=(SLOTS, len(agents))) for name, (size, agents) in sizes.items()}
+        batch.step(actions, outcome, frame)
+        if step >= 6:
+            twin.step({agent: int(action) for name, (_, agents) in sizes.items() for agent, action in zip(agents, actions[name][1], strict=True)})
+    picture = batch.picture(1)
+    assert picture.std() > 0
+    np.testing.assert_array_equal(picture, twin.render())
+    batch.close()
+
+
+def test_the_family_has_no_pictures() -> None:
+    batch = make_environment(EnvConfig(id=FAMILY, batched=True), {}, SLOTS, Seeds(0))
+    with pytest.raises(ConfigError, match="has no pictures"):
+        batch.picture(0)
 
 
 def test_lengths_are_fixed_unless_success_ends_a_game() -> None:

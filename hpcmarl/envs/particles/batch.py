@@ -6,9 +6,10 @@ Made through the package's make(). Must not know what a task is about, networks,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hpcmarl.config import EnvConfig
 from hpcmarl.envs.base import Seeds, episode_seed, new_frame, new_outcome
@@ -17,6 +18,9 @@ from hpcmarl.envs.particles.world import PUSHES, World
 from hpcmarl.envs.rows import unequal_rewards
 from hpcmarl.errors import EnvironmentFailure
 from hpcmarl.types import Array, BoolArray, DoubleArray, EnvironmentSpec, FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from hpcmarl.envs.particles.picture import Painter
 
 
 class ParticleBatch(NativeBatch):
@@ -27,6 +31,8 @@ class ParticleBatch(NativeBatch):
         self._world, self._cycles = world, int(config.kwargs.get("max_cycles", world.max_cycles))
         self._continuous = bool(config.kwargs.get("continuous_actions", False))
         self._limit = min(self._cycles, config.max_steps or self._cycles)
+        self._config = config
+        self._painter: Painter | None = None
         self._with_state, self._common_reward = with_state, bool(config.common_reward)
         self._moves = np.array([body.moves for body in world.agents])
         self._speaks = np.array([body.speaks for body in world.agents])
@@ -116,6 +122,20 @@ class ParticleBatch(NativeBatch):
 
     def _allowed(self, rows: IntArray) -> None:
         return None
+
+    def picture(self, slot: int) -> NDArray[np.uint8]:
+        """Paint the game of a slot as the package does, [height, width, 3]. Raises ConfigError for tasks that the package does not have."""
+        if self._painter is None:
+            from hpcmarl.envs.particles.picture import Painter
+
+            self._painter = Painter(self._config)
+        world = self._world
+        seed = episode_seed(self._seeds.seed, self._seeds.first_slot + slot, int(self.episode_index[slot]))
+        return self._painter.paint(seed, world.position[slot], world.velocity[slot], world.word[slot])
+
+    def close(self) -> None:
+        if self._painter is not None:
+            self._painter.close()
 
     # ---- resuming
 
