@@ -264,6 +264,21 @@ def test_what_only_the_package_has_is_left_to_it(kwargs: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize(
+    ("task", "kwargs"),
+    [
+        ("mpe2.simple_spread_v3", {"N": True}),
+        ("mpe2.simple_spread_v3", {"max_cycles": 2.5}),
+        ("mpe2.simple_tag_v3", {"num_good": 0}),
+        ("mpe2.simple_world_comm_v3", {"num_adversaries": 0}),
+    ],
+)
+def test_numbers_that_make_odd_games_are_left_to_the_package(task: str, kwargs: dict[str, Any]) -> None:
+    assert isinstance(make_environment(EnvConfig(id=task, kwargs=kwargs), {}, SLOTS, Seeds(0)), SlotBatch)
+    with pytest.raises(ConfigError, match=r"env\.batched is true, but there is no batched environment"):
+        make_environment(EnvConfig(id=task, kwargs=kwargs, batched=True), {}, SLOTS, Seeds(0))
+
+
+@pytest.mark.parametrize(
     ("config", "words"),
     [
         ({}, ": all slots of an actor are stepped together (env.batched)"),

@@ -33,7 +33,7 @@ TASKS = {
     "mpe2.simple_world_comm_v3": "world_comm:WorldComm",
     "hpcmarl.envs.games.particles:parallel_env": "family:Family",
 }
-WITHOUT_EFFECT = frozenset({"dynamic_rescaling"})  # on what policies see
+OF_ALL = ("continuous_actions", "dynamic_rescaling")  # besides max_cycles; the latter changes pictures alone
 # arguments that the package alone has, where they ask for something
 UNUSED: dict[str, Any] = {
     "render_mode": None,
@@ -51,16 +51,22 @@ def task_of(config: EnvConfig) -> type[World]:
     return world
 
 
-def arguments_of(config: EnvConfig) -> set[str]:
-    """The names of the arguments that a task has of its own."""
-    return {*inspect.signature(task_of(config)).parameters} - {"slots"}
+def arguments_of(config: EnvConfig) -> dict[str, Any]:
+    """The arguments that a task has of its own, with their defaults."""
+    return {name: parameter.default for name, parameter in inspect.signature(task_of(config)).parameters.items() if name != "slots"}
 
 
 def missing(config: EnvConfig) -> str:
-    """Which argument these environments do not have, as `name: value`; empty where they have all."""
-    known = {"max_cycles", "continuous_actions", *WITHOUT_EFFECT, *arguments_of(config)}
+    """Which argument these environments do not have, or not with this value, as `name: value`; empty where they have all."""
+    task, own = task_of(config), arguments_of(config)
     for name, value in config.kwargs.items():
-        if name not in known and not (name in UNUSED and value == UNUSED[name] and type(value) is type(UNUSED[name])):
+        if name == "max_cycles" or type(own.get(name)) is int:
+            known = type(value) is int and value >= task.least.get(name, value)
+        elif name in UNUSED:
+            known = value == UNUSED[name] and type(value) is type(UNUSED[name])
+        else:
+            known = name in own or name in OF_ALL
+        if not known:
             return f"{name}: {value}"
     return ""
 
@@ -81,7 +87,7 @@ def make(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, 
     """`slots` games. Raises as describe() does."""
     from hpcmarl.envs.particles.batch import ParticleBatch
 
-    world = task_of(config)(slots, **{name: config.kwargs[name] for name in arguments_of(config) & config.kwargs.keys()})
+    world = task_of(config)(slots, **{name: config.kwargs[name] for name in arguments_of(config).keys() & config.kwargs.keys()})
     return ParticleBatch(config, spec, world, seeds, record=record, with_state=with_state)
 
 

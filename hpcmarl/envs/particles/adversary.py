@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import numpy as np
 
 from hpcmarl.envs.particles.world import Body, Generators, World, beside, distance, seen_from
@@ -11,6 +13,7 @@ from hpcmarl.types import DoubleArray, IntArray
 class Adversary(World):
     """N agents are paid for how far the adversary is from the goal and how near one of them is; it is paid for being near."""
 
+    least = MappingProxyType({"N": 1})
     drawn = ("goal",)
 
     def __init__(self, slots: int, N: int = 2) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import numpy as np
 
 from hpcmarl.envs.particles.world import Body, World, beside, distances, seen_from
@@ -34,6 +36,7 @@ class Walkers(World):
 class Spread(Walkers):
     """N agents are paid together for having one near each landmark, and pay for touching each other."""
 
+    least = MappingProxyType({"N": 1})
     def __init__(self, slots: int, N: int = 3, local_ratio: float = 0.5, terminate_on_success: bool = False) -> None:
         self.local_ratio, self.ends = local_ratio, terminate_on_success
         super().__init__(slots, N, N)

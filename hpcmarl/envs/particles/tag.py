@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import numpy as np
 
 from hpcmarl.envs.particles.world import Body, World, beside, distances, outside, seen_from
@@ -11,6 +13,7 @@ from hpcmarl.types import BoolArray, DoubleArray, IntArray
 class Tag(World):
     """Adversaries are paid for touching the others, who pay for that and for leaving the arena."""
 
+    least = MappingProxyType({"num_good": 1, "num_adversaries": 1, "num_obstacles": 0})
     def __init__(
         self, slots: int, num_good: int = 1, num_adversaries: int = 3, num_obstacles: int = 2, terminate_on_success: bool = False
     ) -> None:

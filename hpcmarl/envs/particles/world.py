@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -81,6 +82,7 @@ class World(ABC):
     """
 
     max_cycles: int = 25  # steps of an episode where env.kwargs do not say
+    least: Mapping[str, int] = MappingProxyType({})  # of arguments that count something; with fewer the package's environment is used
     agents: Sequence[Body]
     landmarks: Sequence[Body]
     letters: int = 2

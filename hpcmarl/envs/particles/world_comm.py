@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import numpy as np
 
 from hpcmarl.envs.particles.world import Body, Generators, World, beside, distances, outside, seen_from
@@ -11,6 +13,7 @@ from hpcmarl.types import BoolArray, DoubleArray, IntArray
 class WorldComm(World):
     """As tag; the chased are paid for food, and forests hide whoever is in them from all but the leader, whom the chasers hear."""
 
+    least = MappingProxyType({"num_good": 1, "num_adversaries": 1, "num_food": 1, "num_obstacles": 0, "num_forests": 0})
     letters = 4
 
     def __init__(
