@@ -66,6 +66,9 @@ def batched_module(config: EnvConfig) -> Any:
         return None
     found = next((module for module in map(importlib.import_module, _modules(config.id)) if module.takes(config)), None)
     if found is None and config.batched is True:
+        from hpcmarl.envs.resolve import resolve
+
+        resolve(config)[1].close()  # which says what is wrong where the package refuses the arguments, too
         raise ConfigError(f"env.batched is true, but there is no batched environment of {config.id} with {_given(config)}; allowed: auto, false")
     return found
 
