@@ -8,8 +8,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import torch
-
 from hpcmarl.algos import make_model
 from hpcmarl.bench.beside import beside_bare
 from hpcmarl.config import Config, acting_form
@@ -55,7 +53,6 @@ class Acting:
 
 def run(config: Config, seconds: float) -> dict[str, Any]:
     """Measure for about `seconds` of each kind."""
-    torch.set_num_threads(config.topology.threads)
     acting = Acting(config)
     acting.run(0.2)
     acting.seconds = acting.processor_seconds = 0.0
