@@ -60,6 +60,25 @@ def bare(
 
 
 @bench_app.command()
+def sampling(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="a simulation with objective.name: policy")],
+    overrides: Overrides = None,
+    seconds: Seconds = 24.0,
+    as_json: Json = False,
+) -> None:
+    """Environment steps per second that simulations play, whose gradients are sampled, beside bare stepping: one process.
+
+    \b
+    hpcmarl bench sampling configs/paper/reacher.yaml --json
+    """
+    set_threads(1)
+    from hpcmarl.bench.sampling import run
+    from hpcmarl.config.file import load_simulation
+
+    print_rows("rows", run(load_simulation(Path(config), overrides or ()), seconds), as_json)
+
+
+@bench_app.command()
 def acting(config: OptionalConfig = None, overrides: Overrides = None, seconds: Seconds = 10.0, as_json: Json = False) -> None:
     """Environment steps per second of acting, without learning, beside bare stepping: one process, no MPI.
 

@@ -63,6 +63,10 @@ class Chooser(ABC):
         """How likely a drawn action is each one, [n, A]; discrete actions only. Raises TypeError for others."""
         raise TypeError(f"{type(self).__name__} has no table of single actions")
 
+    def score(self, raw: FloatArray, action: Array, mask: BoolArray | None) -> FloatArray:
+        """How the log-probabilities of actions change with the raw outputs, [n, K]. Raises TypeError where actions have no such probabilities."""
+        raise TypeError(f"{type(self).__name__} has no log-probabilities that change with its raw outputs")
+
 
 class EpsilonGreedy(Chooser):
     """Raw outputs are values of discrete actions: the best allowed one (of equal ones the first), with probability `epsilon` any allowed one."""
@@ -148,6 +152,19 @@ class CategoricalChooser(Chooser):
         chances: FloatArray = weight / weight.sum(-1, keepdims=True)
         return chances
 
+    def score(self, raw: FloatArray, action: Array, mask: BoolArray | None) -> FloatArray:
+        if mask is not None:
+            raw = np.where(mask, raw, FORBIDDEN)
+        slope = np.empty_like(raw)
+        taken = action[:, None] if self.single else action
+        rows = np.arange(len(raw))
+        for component, part in enumerate(self.slices):
+            weight = np.exp(raw[:, part] - np.maximum.reduce(raw[:, part], 1, keepdims=True))
+            weight /= -np.add.reduce(weight, 1, keepdims=True)
+            weight[rows, taken[:, component]] += 1.0
+            slope[:, part] = weight
+        return slope if mask is None else slope * mask
+
 
 def _choose_component(logits: FloatArray, noise: FloatArray | None, with_logp: bool) -> tuple[Array, FloatArray | None]:
     """The argmax of probability / exponential noise [n, K] is a draw from the distribution; without noise it is the mode."""
@@ -206,3 +223,10 @@ class TanhGaussianChooser(Chooser):
         log_slope = 2.0 * (math.log(2.0) - stored - np.logaddexp(np.float32(0.0), -2.0 * stored))
         gaussian = -0.5 * np.square((stored - mean) / deviation) - np.log(deviation) - 0.5 * math.log(2 * math.pi)
         return ((gaussian - log_slope).sum(-1) - self.log_scale).astype(np.float32)  # type: ignore[no-any-return]
+
+    def score(self, raw: FloatArray, action: Array, mask: BoolArray | None) -> FloatArray:
+        mean, deviation = self._moments(raw)
+        noise = (self.unsquash(action) - mean) / deviation
+        grows = 0.5 + 0.5 * np.tanh(0.5 * (raw[:, self.dimensions :] + np.float32(UNIT_SOFTPLUS)))  # the deviation, with its raw output
+        slope: FloatArray = np.concatenate([noise / deviation, (np.square(noise) - 1.0) / deviation * grows], 1)
+        return slope

@@ -30,7 +30,7 @@ from hpcmarl.types import Array, Gradient
 
 if TYPE_CHECKING:
     from hpcmarl.sim.charging import TimesByStep
-    from hpcmarl.sim.sampled import Sampled
+    from hpcmarl.sim.sampled import Sampled, Unplayed
 
 COLUMNS = ("time", "round", "used", "wasted", "round_time", "objective", "gradient_norm", "parameter_mean")
 SENTINEL = -1  # stands in the queue for the workers that were not yet put there
@@ -72,6 +72,7 @@ class Cluster:
         self._ahead: dict[int, float] = {}  # worker -> how long its gradient lies ready before it arrives: its next one began then
         self._loads = [0] * sim.workers  # where workers wait for their point: trajectories of the delivery under way
         self._sampled = self._charge_by_step() if sim.charge == "step" else None
+        self._unplayed = self._play_together() if self._sampled is None and rule.any_age and config.objective.name == "policy" else None
         # With times that never vary a round's first arrivals are known beforehand: the others are put into the queue when they are due.
         lazy = self.compute.fixed if not rule.waits and self._cancel and not sim.failures else None
         self._order = sorted((time, worker) for worker, time in enumerate(lazy)) if lazy is not None else []
@@ -89,6 +90,13 @@ class Cluster:
         points = self._points if self.engine.rule.any_age else None
         self.compute = TimesByStep(self.compute, self.objective, lambda worker: points[worker] if points else self._point, self.noise)
         return self.objective
+
+    def _play_together(self) -> Unplayed:
+        """Let what workers play at points of their own be played side by side."""
+        from hpcmarl.sim.sampled import Sampled, Unplayed
+
+        assert isinstance(self.objective, Sampled)
+        return Unplayed(self.objective)
 
     # ---- events
 
@@ -155,6 +163,8 @@ class Cluster:
     def _vector(self, worker: int, count: int) -> Array:
         """The sum of `count` gradients at the worker's own point, [P]."""
         assert self.objective is not None
+        if self._unplayed is not None and worker in self._unplayed:
+            self._unplayed.play(self._loads, self._points, self.noise)
         return self.objective.weighted([worker] * count, np.ones(count), self._points[worker], self.noise)
 
     def _step(self, step: Command) -> None:
@@ -215,6 +225,8 @@ class Cluster:
     def _delivery(self, worker: int, begin: float) -> float:
         """How long after `begin` what is missing of a worker that waits for its point arrives."""
         count = self._loads[worker] = self._missing(worker)
+        if self._unplayed is not None:
+            self._unplayed.add(worker)
         fixed, exchange = self.compute.fixed, self.exchange.fixed
         work = count * fixed[worker] if fixed is not None else sum(self.compute.draw(worker, begin) for _ in range(count))
         return work + (exchange[worker] if exchange is not None else self.exchange.draw(worker, begin))
@@ -278,7 +290,10 @@ class Cluster:
             if not self._closing and (not rule.waits or self._missing(worker) > 0):  # else it had delivered its share and waits
                 self._begin(worker, time if rule.waits else max(time, self.published))
             return
-        self._queue = [entry for entry in self._queue if entry[1] != worker]
+        left = [entry for entry in self._queue if entry[1] != worker]
+        if self._unplayed is not None and len(left) < len(self._queue):
+            self._unplayed.abandon(worker)
+        self._queue = left
         heapq.heapify(self._queue)
         if for_good:
             self._on_lost(worker)

@@ -1,31 +1,32 @@
 """An objective that is sampled: the return of a policy, with gradients of episodes that are really played. Called by the cluster.
 
-The parameters are the flat vector of the `reinforce` algorithm, acting and gradient are that algorithm's, episodes are cut out of the
-steps by the assembler that actors use. Knows no time and no rule. The only file here that needs torch and environments; it is imported
-when `objective.name` is policy.
+The parameters are the flat vector of the `reinforce` algorithm, and gradients are that algorithm's: in numpy, or in torch where policies have more
+than dense layers. Knows no time and no rule. Environments are imported when `objective.name` is policy.
 
-    point [P] float64 -> float32 networks -> so many episodes, side by side, each the first of its slot -> one backward pass a weight
+    point [P] float64 -> float32 networks -> so many episodes, side by side, each the first of its slot -> one backward pass
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpcmarl.algos import make_algorithm
-from hpcmarl.comm.codec import RolloutCodec
-from hpcmarl.comm.episodes import EpisodeAssembler
-from hpcmarl.comm.layout import RolloutArena
+from hpcmarl.algos.numpy_reinforce import NumpyReinforce
 from hpcmarl.config import EnvConfig
 from hpcmarl.config.simulation import PolicyObjectiveConfig
-from hpcmarl.envs import Seeds, describe, make_environment
+from hpcmarl.envs import Seeds, describe
 from hpcmarl.errors import ConfigError
 from hpcmarl.sim.objectives import Objective
-from hpcmarl.types import Array, EnvironmentSpec, Rollout
+from hpcmarl.sim.playing import Act, Memory, Playground
+from hpcmarl.types import Array, Decision, EnvironmentSpec, FloatArray, Frame, Rollout
 
-ARENA_STEPS = 64  # rows out of which episodes are cut
+if TYPE_CHECKING:
+    from hpcmarl.algos.base import Algorithm
+
 LARGEST_SEED = 1 << 31
 
 
@@ -39,11 +40,12 @@ class Sampled(Objective):
         self._stage_of = [different.index(environment) for environment in own]
         seed = int(generator.integers(LARGEST_SEED))
         spec = _common_spec(config, different)
-        self.algorithm = make_algorithm(spec, config.algo, seed)
-        self.size, self.reference_steps = self.algorithm.size, config.reference_steps
+        self.algorithm = NumpyReinforce.of(spec, config.algo, seed) or _with_torch(spec, config, seed)
+        self.size, self.reference_steps, self.slots = self.algorithm.size, config.reference_steps, config.slots
         self.parts = self.algorithm.parts
-        self._stages = [Stages(self, config, environment, Seeds(seed, index * (config.slots + 1))) for index, environment in enumerate(different)]
+        self._stages = [Stages(config, spec, environment, Seeds(seed, index * (config.slots + 1))) for index, environment in enumerate(different)]
         self._returns: list[list[float]] = [[] for _ in range(workers)]
+        self.steps_played = 0
         self._begun: list[deque[Rollout]] | None = None  # with sim.charge: step, by worker: episodes whose gradients were not asked for yet
 
     def initial(self) -> Array:
@@ -53,7 +55,14 @@ class Sampled(Objective):
         rollouts = self._begun_by(workers) if self._begun is not None else self._play(workers, point, generator)
         for worker, rollout in zip(workers, rollouts, strict=True):
             self._returns[worker].append(rollout.episodes[0].return_mean)
-        total = np.zeros(self.size)
+        if self._begun is not None:
+            self.algorithm.load_parameters(point.astype(np.float32))
+        return self._direction(rollouts, weights).astype(np.float64)
+
+    def _direction(self, rollouts: Sequence[Rollout], weights: Array) -> FloatArray:
+        if isinstance(self.algorithm, NumpyReinforce):
+            return self.algorithm.weighted_gradient(rollouts, weights.tolist())
+        total = np.zeros(self.size, np.float32)
         for weight in dict.fromkeys(weights.tolist()):
             total += weight * self.algorithm.gradient([rollout for rollout, own in zip(rollouts, weights, strict=True) if own == weight])[0]
         return total
@@ -62,19 +71,48 @@ class Sampled(Objective):
         return self.weighted([worker], np.ones(1), point, generator)
 
     def _play(self, workers: Sequence[int], point: Array, generator: np.random.Generator) -> list[Rollout]:
-        """One whole episode of each worker's environment, in the order of `workers`."""
+        """One whole episode of each worker's environment, in the order of `workers`, all at one point."""
         self.algorithm.load_parameters(point.astype(np.float32))
+        act = partial(self.algorithm.act, generator=generator, with_logp=False)
+        return self._side_by_side(workers, lambda _: act)
+
+    def _side_by_side(self, workers: Sequence[int], acting: Callable[[list[int]], Act]) -> list[Rollout]:
+        """The same where `acting` says how the slots act that play for these of the workers, by their places in `workers`."""
         played: list[Rollout | None] = [None] * len(workers)
         for number, stage in enumerate(self._stages):
             wanted = [index for index, worker in enumerate(workers) if self._stage_of[worker] == number]
-            for index, rollout in zip(wanted, stage.play(len(wanted), generator), strict=True):
-                played[index] = rollout
+            for slots, part in stage.parts(wanted):
+                rollouts = slots.play(len(part), acting(part), self.algorithm.initial_memory(slots.slots))
+                self.steps_played += sum(rollout.steps for rollout in rollouts)
+                for index, rollout in zip(part, rollouts, strict=True):
+                    played[index] = rollout
         return [rollout for rollout in played if rollout is not None]
 
     def begin(self, workers: Sequence[int], point: Array, generator: np.random.Generator) -> list[int]:
         """Play an episode for each worker now, whose gradients are asked for later (sim.charge: step); returns how many steps each has."""
+        return self._keep(workers, self._play(workers, point, generator))
+
+    def begin_apart(self, workers: Sequence[int], points: Sequence[Array], generator: np.random.Generator) -> None:
+        """The same where each worker stands at a point of its own."""
+        if isinstance(self.algorithm, NumpyReinforce):
+            vectors, algorithm = np.array(points, np.float32), self.algorithm
+
+            def acting(part: list[int]) -> Act:
+                slots = 1 if len(part) == 1 else self.slots
+                policies = algorithm.stacked(vectors[(part + [part[0]] * slots)[:slots]])
+
+                def act(frame: Frame, _: Memory) -> dict[str, Decision]:
+                    return policies.act(frame, generator)
+
+                return act
+
+            self._keep(workers, self._side_by_side(workers, acting))
+            return
+        for worker, point in zip(workers, points, strict=True):
+            self.begin([worker], point, generator)
+
+    def _keep(self, workers: Sequence[int], rollouts: Sequence[Rollout]) -> list[int]:
         self._begun = self._begun or [deque() for _ in self._returns]
-        rollouts = self._play(workers, point, generator)
         for worker, rollout in zip(workers, rollouts, strict=True):
             self._begun[worker].append(rollout)
         return [rollout.steps for rollout in rollouts]
@@ -88,6 +126,11 @@ class Sampled(Objective):
         """A round is over: what was begun under its point and not used never will be."""
         for begun in self._begun or ():
             begun.clear()
+
+    def abandon(self, worker: int) -> None:
+        """What a worker has begun and not delivered never will be."""
+        if self._begun is not None:
+            self._begun[worker].clear()
 
     def value(self, point: Array) -> float:
         heard = [float(np.mean(returns)) for returns in self._by_stage() if returns]
@@ -108,70 +151,65 @@ class Sampled(Objective):
             stages.close()
 
 
+class Unplayed:
+    """Deliveries under way whose episodes are still to be played: all of them together, each at its worker's point, when the first is asked for."""
+
+    def __init__(self, objective: Sampled) -> None:
+        self._objective = objective
+        self._workers: dict[int, None] = {}  # in the order in which they began
+
+    def __contains__(self, worker: int) -> bool:
+        return worker in self._workers
+
+    def add(self, worker: int) -> None:
+        """A worker begins a delivery at its point."""
+        self._workers[worker] = None
+
+    def abandon(self, worker: int) -> None:
+        """A worker is down in the middle of its delivery."""
+        if worker in self._workers:
+            del self._workers[worker]
+        else:
+            self._objective.abandon(worker)
+
+    def play(self, loads: Sequence[int], points: Sequence[Array], generator: np.random.Generator) -> None:
+        """Play what is left. loads, points: of every worker, trajectories and where it stands."""
+        workers = [worker for worker in self._workers for _ in range(loads[worker])]
+        self._objective.begin_apart(workers, [points[worker] for worker in workers], generator)
+        self._workers.clear()
+
+
 class Stages:
     """Where the episodes of one environment are played: the first of its slots alone for a single episode, the others side by side."""
 
-    def __init__(self, objective: Sampled, config: PolicyObjectiveConfig, environment: EnvConfig, seeds: Seeds) -> None:
-        self.slots = config.slots
-        self._objective, self._config, self._environment, self._seeds = objective, config, environment, seeds
-        self._made: dict[int, Stage] = {}
+    def __init__(self, config: PolicyObjectiveConfig, spec: EnvironmentSpec, environment: EnvConfig, seeds: Seeds) -> None:
+        self._config, self._spec, self._environment, self._seeds = config, spec, environment, seeds
+        self._made: dict[int, Playground] = {}
 
-    def play(self, count: int, generator: np.random.Generator) -> list[Rollout]:
-        """`count` whole episodes; when there are more than slots, one batch of slots after the other, so that short episodes weigh no more."""
-        rollouts: list[Rollout] = []
-        while len(rollouts) < count:
-            left = count - len(rollouts)
-            slots = 1 if left == 1 else self.slots
-            if slots not in self._made:
-                seeds = Seeds(self._seeds.seed, self._seeds.first_slot + (slots > 1))
-                self._made[slots] = Stage(self._objective, self._config, self._environment, slots, seeds)
-            rollouts += self._made[slots].play(min(slots, left), generator)
-        return rollouts
+    def parts(self, wanted: Sequence[int]) -> Iterator[tuple[Playground, list[int]]]:
+        """Divide what is wanted among playgrounds; where it is more than slots, one batch of slots after the other, so that short episodes
+        weigh no more."""
+        left = list(wanted)
+        while left:
+            slots = 1 if len(left) == 1 else self._config.slots
+            yield self._ground(slots), left[:slots]
+            left = left[slots:]
+
+    def _ground(self, slots: int) -> Playground:
+        if slots not in self._made:
+            seeds = Seeds(self._seeds.seed, self._seeds.first_slot + (slots > 1))
+            self._made[slots] = Playground(self._environment, self._config.policies, self._spec, slots, seeds)
+        return self._made[slots]
 
     def close(self) -> None:
-        for stage in self._made.values():
-            stage.environment.close()
+        for ground in self._made.values():
+            ground.close()
 
 
-class Stage:
-    """`slots` slots of one environment that are stepped together."""
+def _with_torch(spec: EnvironmentSpec, config: PolicyObjectiveConfig, seed: int) -> Algorithm:
+    from hpcmarl.algos import make_algorithm
 
-    def __init__(self, objective: Sampled, config: PolicyObjectiveConfig, environment: EnvConfig, slots: int, seeds: Seeds) -> None:
-        self.algorithm = objective.algorithm
-        self.slots = slots
-        self.environment = make_environment(environment, config.policies, self.slots, seeds)
-        memory = {name: array.shape[-1] for name, array in self.algorithm.initial_memory(1).items()}
-        codec = RolloutCodec(self.environment.spec, memory=memory)
-        self.arena = RolloutArena(codec.layout(ARENA_STEPS, self.slots))
-        self.assembler = EpisodeAssembler(codec, self.slots, 0, np.arange(self.slots))
-
-    def play(self, count: int, generator: np.random.Generator) -> list[Rollout]:
-        """The first episode that each of `count` slots finishes; a slot that has done so rests."""
-        arena, environment = self.arena, self.environment
-        memory = self.algorithm.initial_memory(self.slots)
-        environment.rest_slots(range(count, self.slots))
-        arena.begin()
-        for alive in (policy.alive for policy in arena.frames[0].policies.values()):
-            alive[count:] = False
-        environment.restart_slots(range(count), arena.frames[0])
-        self.assembler.restart(range(self.slots), 0, 0)
-        finished: dict[int, Rollout] = {}
-        row = 0
-        while len(finished) < count:
-            decisions = self.algorithm.act(arena.frames[row], memory, generator)
-            arena.decide(row, decisions, memory)
-            outcome = arena.outcomes[row]
-            environment.step({policy: decision.action for policy, decision in decisions.items()}, outcome, arena.frames[row + 1])
-            arena.keep(row, outcome)
-            for _, rollout in self.assembler.after_step(arena, row, 0):
-                slot = int(rollout.slots[0])
-                finished[slot] = rollout
-                environment.rest_slots([slot])
-            row += 1
-            if row == ARENA_STEPS:
-                arena.begin_after(arena)
-                row = 0
-        return [finished[slot] for slot in range(count)]
+    return make_algorithm(spec, config.algo, seed)
 
 
 def _common_spec(config: PolicyObjectiveConfig, environments: Sequence[EnvConfig]) -> EnvironmentSpec:

@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpcmarl.algos import make_algorithm
 from hpcmarl.config.file import load_simulation
+from hpcmarl.envs import describe
 from hpcmarl.errors import ConfigError
 from hpcmarl.sim.cluster import Cluster
 from hpcmarl.sim.experiment import simulate
@@ -42,19 +44,20 @@ def test_sampled_episodes_are_whole_first_episodes():
     assert len(set(lengths)) > 3
 
 
+@pytest.mark.parametrize("network", ["{hidden: [8]}", "{hidden: [8], recurrent: true}"])
 @pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0, 1.0], [0.5, 2.0, 0.5, 1.0]])
-def test_direction_is_the_weighted_sum_of_gradients(monkeypatch, weights):
-    objective = objective_of(CARTPOLE)
+def test_direction_is_the_weighted_sum_of_gradients(monkeypatch, weights, network):
+    """In numpy, and in torch where the policy is recurrent."""
+    objective = objective_of(CARTPOLE.replace("{hidden: [8]}", network))
     point = objective.initial()
     played = objective._play([0, 1, 2, 0], point, np.random.default_rng(5))
-    expected = sum(weight * objective.algorithm.gradient([rollout])[0].astype(float) for weight, rollout in zip(weights, played, strict=True))
-    calls = []
-    gradient = objective.algorithm.gradient
+    config = load_simulation(CARTPOLE.replace("{hidden: [8]}", network)).objective
+    torch = make_algorithm(describe(config.env, {}), config.algo, 0)
+    torch.load_parameters(point.astype(np.float32))
+    expected = sum(weight * torch.gradient([rollout])[0].astype(float) for weight, rollout in zip(weights, played, strict=True))
     monkeypatch.setattr(objective, "_play", lambda workers, point, generator: played)
-    monkeypatch.setattr(objective.algorithm, "gradient", lambda rollouts: calls.append(len(rollouts)) or gradient(rollouts))
     found = objective.weighted([0, 1, 2, 0], np.array(weights), point, np.random.default_rng(5))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-    assert sorted(calls) == sorted(np.unique(weights, return_counts=True)[1])
     assert objective.value(point) == pytest.approx(np.mean([rollout.steps for rollout in played]))
     assert np.isnan(objective.value(point))  # nothing was played since
 
@@ -80,12 +83,52 @@ def test_used_trajectories_are_exactly_those_played(rule):
     config = load_simulation(CARTPOLE, [f"rounds.rule={rule}", batch or "rounds.batch=1", "sim.stop.rounds=4"])
     cluster = Cluster(config, 0)
     played = []
-    original = cluster.objective._play
-    cluster.objective._play = lambda workers, *rest: played.extend(workers) or original(workers, *rest)
+    original = cluster.objective._side_by_side
+    cluster.objective._side_by_side = lambda workers, *rest: played.extend(workers) or original(workers, *rest)
     while cluster.ended is None:
         cluster.run(10)
-    assert len(played) == cluster.engine.used
+    under_way = 2 if rule == "afedpg" else 0  # played side by side with those that arrived
+    assert cluster.engine.used <= len(played) <= cluster.engine.used + under_way
     assert cluster.engine.version == 4
+
+
+def test_each_trajectory_is_played_at_the_point_where_its_worker_stands():
+    """Of afedpg, whose workers stand apart: what is played together gives the gradients that each alone would have."""
+    config = load_simulation(CARTPOLE, ["rounds={rule: afedpg}", "sim.stop.rounds=12"])
+    cluster = Cluster(config, 0)
+    objective, found, points = cluster.objective, [], {}
+    begin, weighted = objective.begin_apart, objective.weighted
+    objective.begin_apart = lambda workers, where, noise: points.update(zip(workers, where, strict=True)) or begin(workers, where, noise)
+
+    def compared(workers, weights, point, noise):
+        np.testing.assert_array_equal(points[workers[0]], point)
+        rollout = objective._begun[workers[0]][0]
+        objective.algorithm.load_parameters(point.astype(np.float32))
+        direction = weighted(workers, weights, point, noise)
+        np.testing.assert_allclose(direction, objective.algorithm.weighted_gradient([rollout], [1.0]))
+        found.append(len(objective._begun[workers[0]]))
+        return direction
+
+    objective.weighted = compared
+    while cluster.ended is None:
+        cluster.run(10)
+    assert len(found) == cluster.engine.used
+    assert not any(found)  # each was used once
+
+
+def test_what_a_worker_had_under_way_is_lost_when_it_fails():
+    cluster = Cluster(load_simulation(CARTPOLE, ["sim.failures=[{every: 4, repair: 1}]", "sim.stop.rounds=60", "rounds={rule: afedpg}"]), 2)
+    failures = 0
+    while cluster.ended is None:
+        cluster.run(1)
+        failures += bool(cluster.failures.down)
+        if cluster.ended is not None:
+            break
+        under_way = {worker for _, worker in cluster._queue}
+        begun = cluster.objective._begun or [()] * 3
+        assert [len(begun[worker]) + (worker in cluster._unplayed) for worker in range(3)] == [worker in under_way for worker in range(3)]
+    assert failures > 3
+    assert cluster.ended == "finished"
 
 
 def test_step_charge_makes_time_proportional_to_length():

@@ -1,0 +1,124 @@
+"""Episodes that are played side by side for the simulator: the first one of each slot, kept as a rollout of its own.
+
+Called by sampled.py. Knows no worker, no time and no rule; how agents act is told by the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from hpcmarl.config import EnvConfig, PolicyConfig
+from hpcmarl.envs import Seeds, make_environment, new_frame, new_outcome
+from hpcmarl.types import Array, Decision, EnvironmentSpec, Episode, FloatArray, Frame, PolicyRollout, Rollout
+
+Memory = dict[str, FloatArray]
+Act = Callable[[Frame, Memory], dict[str, Decision]]
+FRAME = ("obs", "alive", "action_mask")
+OUTCOME = ("reward", "terminated", "truncated")
+
+
+class Playground:
+    """`slots` slots of one environment that are stepped together."""
+
+    def __init__(self, environment: EnvConfig, policies: dict[str, PolicyConfig], spec: EnvironmentSpec, slots: int, seeds: Seeds) -> None:
+        """Raises as make_environment() does."""
+        self.slots = slots
+        self.environment = make_environment(environment, policies, slots, seeds, spec=spec)
+        self._frames = [new_frame(self.environment.spec, slots) for _ in range(2)]
+        self._outcome = new_outcome(self.environment.spec, slots)
+
+    def play(self, count: int, act: Act, memory: Memory) -> list[Rollout]:
+        """Play the first episode that each of `count` slots finishes; a slot that has done so rests.
+
+        Args:
+            count: How many, at most `slots`.
+            act: What agents do, given a frame and what they remember.
+            memory: What they remember at first; empty where they do not.
+
+        Returns:
+            A rollout of E = 1 for each, in the order of the slots. Last observations of truncated episodes are not kept: REINFORCE needs none.
+        """
+        environment, outcome = self.environment, self._outcome
+        frame, following = self._frames
+        environment.rest_slots(range(count, self.slots))
+        for seen in frame.policies.values():
+            seen.alive[count:] = False
+        environment.restart_slots(range(count), frame)
+        begun = dict(memory)
+        columns = {name: _Columns() for name in frame.policies}
+        begin, finished = [0] * count, dict[int, tuple[int, Episode]]()
+        row = 0
+        while len(finished) < count:
+            decisions = act(frame, memory)
+            memory |= {name: decision.memory for name, decision in decisions.items() if decision.memory is not None}
+            for name, kept in columns.items():
+                kept.see(frame.policies[name], decisions[name].action)
+            environment.step({name: decision.action for name, decision in decisions.items()}, outcome, following)
+            row += 1
+            for name, kept in columns.items():
+                kept.learn(outcome.policies[name])
+            for slot in outcome.episode_end.nonzero()[0].tolist():
+                episode = next((episode for episode in outcome.episodes if episode.slot == slot), None)
+                if episode is None:  # its environment broke: what was played does not count
+                    begin[slot] = row
+                else:
+                    finished[slot] = row, episode
+                    environment.rest_slots([slot])
+            frame, following = following, frame
+        for name, kept in columns.items():
+            kept.see(frame.policies[name], None)
+        arrays = {name: kept.arrays() for name, kept in columns.items()}
+        return [_rollout(arrays, begin[slot], *finished[slot], begun) for slot in range(count)]
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.environment.close()
+
+
+class _Columns:
+    """What one policy saw, did and was told, step by step."""
+
+    def __init__(self) -> None:
+        self._lists: dict[str, list[Array]] = {name: [] for name in (*FRAME, "action", *OUTCOME)}
+
+    def see(self, frame: object, action: Array | None) -> None:
+        for name in FRAME:
+            if (array := getattr(frame, name)) is not None:
+                self._lists[name].append(array.copy())
+        if action is not None:
+            self._lists["action"].append(action)
+
+    def learn(self, outcome: object) -> None:
+        for name in OUTCOME:
+            self._lists[name].append(getattr(outcome, name).copy())
+
+    def arrays(self) -> dict[str, Array]:
+        """The columns [T, E, ...], or [T + 1, E, ...] of what was seen."""
+        return {name: np.array(rows) for name, rows in self._lists.items() if rows}
+
+
+def _rollout(arrays: dict[str, dict[str, Array]], begin: int, end: int, episode: Episode, begun: Memory) -> Rollout:
+    slot, steps = slice(episode.slot, episode.slot + 1), end - begin
+    policies = {}
+    for name, columns in arrays.items():
+        own = {column: array[begin : end + (column in FRAME), slot] for column, array in columns.items()}
+        nothing = np.zeros((0, *own["obs"].shape[2:]), np.float32)
+        policies[name] = PolicyRollout(
+            **own, logp=np.zeros(own["reward"].shape, np.float32), final_obs=nothing, memory=begun[name][slot] if name in begun else None
+        )
+    start, ends = np.zeros((steps + 1, 1), np.bool_), np.zeros((steps, 1), np.uint8)
+    start[0], ends[-1] = True, 1 if episode.terminated else 2
+    return Rollout(
+        policies=policies,
+        episode_start=start,
+        episode_end=ends,
+        final_index=np.zeros((0, 2), np.int32),
+        first_step=np.zeros(1, np.int64),
+        episode=np.array([episode.index], np.int64),
+        slots=np.array([episode.slot], np.int64),
+        version=0,
+        actor=0,
+        episodes=[episode],
+    )
