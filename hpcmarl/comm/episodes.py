@@ -1,6 +1,6 @@
 """Cuts whole episodes out of an actor's unrolls, for algorithms whose trajectory is an episode.
 
-Called after every step by the actor, and by the simulator where it samples; knows no transport. Pieces of an
+Called after every step by the actor; knows no transport. Pieces of an
 unfinished episode are copied only when its arena is full.
 """
 
