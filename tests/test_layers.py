@@ -51,8 +51,8 @@ ALLOWED = {
     "io": BASIS,
     "comm": BASIS,
     "launch": BASIS,
-    # sampled.py alone plays episodes, with the classes that actors and learners play and learn with
-    "sim": BASIS | {"optim", "maths", "config.sweep", "config.file", "nets", "algos", "envs", "comm"},
+    # sampled.py and playing.py alone play episodes
+    "sim": BASIS | {"optim", "maths", "config.sweep", "config.file", "nets", "algos", "envs"},
     "analysis": BASIS | {"io", "maths", "config.file", "config.presets", "config.yaml_text"},
     "roles": BASIS | {"maths", "nets", "algos", "optim", "league", "envs", "io", "comm", "launch"}
     | {f"config.{name}" for name in ("file", "differences", "plain")},

@@ -19,6 +19,9 @@ from hpcmarl.envs.particles.world import PUSHES
 from hpcmarl.errors import ConfigError
 from hpcmarl.types import FloatArray
 
+COUNTS = ("agents", "landmarks", "max_cycles")
+VECTORS = ("wind", "offset")
+
 
 def parallel_env(
     agents: int = 2,
@@ -59,40 +62,24 @@ def parallel_env(
     Raises:
         ConfigError: An argument is not allowed; says which one, and what is.
     """
-    whole = {"agents": agents, "landmarks": landmarks, "max_cycles": max_cycles}
-    for name, value in whole.items():
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 10_000:
-            raise ConfigError(f"env.kwargs.{name} is {value!r}; allowed: a whole number from 1 to 10000")
-    numbers: dict[str, float] = {"mass": mass, "thrust": thrust, "damping": damping, "coverage": coverage, "preferred_distance": preferred_distance}
-    numbers |= {"collisions": collisions, "effort": effort, "bonus": bonus} | ({} if max_speed is None else {"max_speed": max_speed})
-    for name, number in numbers.items():
-        low, high = (0.0, 1.0) if name == "damping" else (1e-6, 1e6) if name in ("mass", "max_speed") else (-1e6, 1e6)
-        if not _is_number(number) or not low <= number <= high:
-            raise ConfigError(f"env.kwargs.{name} is {number!r}; allowed: a number from {low:g} to {high:g}")
-    member = Family(
-        1,
-        agents,
-        landmarks,
-        mass,
-        thrust,
-        damping,
-        max_speed,
-        _vector("wind", wind),
-        coverage,
-        _vector("offset", offset),
-        preferred_distance,
-        collisions,
-        effort,
-        bonus,
-    )
-    return Particles(member, max_cycles)
+    given = dict(locals())
+    _check(given)
+    return Particles(Family(1, **{name: value for name, value in given.items() if name != "max_cycles"}), max_cycles)
 
 
-def _vector(name: str, value: Sequence[float]) -> Sequence[float]:
-    """An argument [x, y], checked."""
-    if not isinstance(value, list | tuple) or len(value) != 2 or not all(_is_number(part) and abs(part) <= 1e6 for part in value):
-        raise ConfigError(f"env.kwargs.{name} is {value!r}; allowed: two numbers from -1e+06 to 1e+06, for example [0.5, 0]")
-    return value
+def _check(given: Mapping[str, Any]) -> None:
+    """Raises ConfigError for the first argument that makes no game."""
+    for name, value in given.items():
+        if name in COUNTS:
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 10_000:
+                raise ConfigError(f"env.kwargs.{name} is {value!r}; allowed: a whole number from 1 to 10000")
+        elif name in VECTORS:
+            if not isinstance(value, list | tuple) or len(value) != 2 or not all(_is_number(part) and abs(part) <= 1e6 for part in value):
+                raise ConfigError(f"env.kwargs.{name} is {value!r}; allowed: two numbers from -1e+06 to 1e+06, for example [0.5, 0]")
+        elif not (name == "max_speed" and value is None):
+            low, high = (0.0, 1.0) if name == "damping" else (1e-6, 1e6) if name in ("mass", "max_speed") else (-1e6, 1e6)
+            if not _is_number(value) or not low <= value <= high:
+                raise ConfigError(f"env.kwargs.{name} is {value!r}; allowed: a number from {low:g} to {high:g}")
 
 
 def _is_number(value: Any) -> bool:
