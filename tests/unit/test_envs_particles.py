@@ -130,6 +130,35 @@ def test_batched_games_equal_those_of_the_package(config: EnvConfig, seed: int) 
         player.step()
 
 
+@given(config=games(), seed=st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_places_and_rewards_agree_to_nine_digits(config: EnvConfig, seed: int) -> None:
+    """In double precision, behind what policies see."""
+    mine, theirs = both = pair(config, seed)
+    assert isinstance(mine, ParticleBatch)
+    assert isinstance(theirs, SlotBatch)
+    player, told = Player(both, seed), np.zeros(0)
+    rewards = mine._world.rewards
+
+    def noted() -> np.ndarray:
+        nonlocal told
+        told = rewards()
+        return told
+
+    mine._world.rewards = noted  # type: ignore[method-assign]
+    for _ in range(14):
+        player.step()
+        for row, adapter in enumerate(theirs._adapters):
+            world = getattr(adapter.environment.unwrapped, "world", None)
+            places = [entity.state.p_pos for entity in world.entities] if config.id != FAMILY else world.position[0]
+            np.testing.assert_allclose(mine._world.position[row], places, rtol=0, atol=1e-9)
+            if not player.outcomes[0].episode_end[row]:
+                names = [body.name for body in mine._world.agents]
+                columns = {name: (policy, place) for policy, own in enumerate(mine.spec.policies) for place, name in enumerate(own.agents)}
+                paid = [adapter.rewards[columns[name][0]][columns[name][1]] for name in names]
+                np.testing.assert_allclose(told[row], paid, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_whole_episodes_equal_those_of_the_package(task: str) -> None:
     player = Player(pair(EnvConfig(id=task)), 1)
