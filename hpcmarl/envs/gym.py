@@ -95,6 +95,8 @@ class GymnasiumAgents:
         return self._of_agents(observation), dict.fromkeys(self.agents, info)
 
     def step(self, actions: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float], dict[str, bool], dict[str, bool], dict[str, Any]]:
+        if not self.several and self.agents:
+            return self._step_alone(actions)
         self.actions |= actions  # one who is through goes on as it last did: a sequence has a place for it
         acting = [self.actions[agent] for agent in self.possible_agents]
         observation, reward, terminated, truncated, info = self.environment.step(tuple(acting) if self.several else acting[0])
@@ -103,6 +105,14 @@ class GymnasiumAgents:
         told = self._of_agents(observation), rewards, ends, cuts, dict.fromkeys(self.agents, info)
         self.agents = [agent for agent in self.agents if not (ends[agent] or cuts[agent])]
         return told
+
+    def _step_alone(self, actions: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float], dict[str, bool], dict[str, bool], dict[str, Any]]:
+        (agent,) = self.agents
+        observation, reward, terminated, truncated, info = self.environment.step(actions[agent])
+        ends, cut = bool(terminated), bool(truncated)
+        if ends or cut:
+            self.agents = []
+        return {agent: observation}, {agent: float(reward)}, {agent: ends}, {agent: cut}, {agent: info}
 
     def _of_agents(self, parts: Any) -> dict[str, Any]:
         """The living agents' parts of what the environment gave. Raises ValueError where there is not one for each agent."""

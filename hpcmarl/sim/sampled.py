@@ -41,9 +41,9 @@ class Sampled(Objective):
         seed = int(generator.integers(LARGEST_SEED))
         spec = _common_spec(config, different)
         self.algorithm = NumpyReinforce.of(spec, config.algo, seed) or _with_torch(spec, config, seed)
-        self.size, self.reference_steps, self.slots = self.algorithm.size, config.reference_steps, config.slots
+        self.size, self.reference_steps = self.algorithm.size, config.reference_steps
         self.parts = self.algorithm.parts
-        self._stages = [Stages(config, spec, environment, Seeds(seed, index * (config.slots + 1))) for index, environment in enumerate(different)]
+        self._stages = [Stages(config, spec, environment, Seeds(seed, index * 4 * config.slots)) for index, environment in enumerate(different)]
         self._returns: list[list[float]] = [[] for _ in range(workers)]
         self.steps_played = 0
         self._begun: list[deque[Rollout]] | None = None  # with sim.charge: step, by worker: episodes whose gradients were not asked for yet
@@ -74,15 +74,15 @@ class Sampled(Objective):
         """One whole episode of each worker's environment, in the order of `workers`, all at one point."""
         self.algorithm.load_parameters(point.astype(np.float32))
         act = partial(self.algorithm.act, generator=generator, with_logp=False)
-        return self._side_by_side(workers, lambda _: act)
+        return self._side_by_side(workers, lambda part, slots: act)
 
-    def _side_by_side(self, workers: Sequence[int], acting: Callable[[list[int]], Act]) -> list[Rollout]:
-        """The same where `acting` says how the slots act that play for these of the workers, by their places in `workers`."""
+    def _side_by_side(self, workers: Sequence[int], acting: Callable[[list[int], int], Act]) -> list[Rollout]:
+        """The same where `acting` says how so many slots act, the first of which play for these of the workers, by their places in `workers`."""
         played: list[Rollout | None] = [None] * len(workers)
         for number, stage in enumerate(self._stages):
             wanted = [index for index, worker in enumerate(workers) if self._stage_of[worker] == number]
-            for slots, part in stage.parts(wanted):
-                rollouts = slots.play(len(part), acting(part), self.algorithm.initial_memory(slots.slots))
+            for ground, part in stage.parts(wanted):
+                rollouts = ground.play(len(part), acting(part, ground.slots), self.algorithm.initial_memory(ground.slots))
                 self.steps_played += sum(rollout.steps for rollout in rollouts)
                 for index, rollout in zip(part, rollouts, strict=True):
                     played[index] = rollout
@@ -97,9 +97,8 @@ class Sampled(Objective):
         if isinstance(self.algorithm, NumpyReinforce):
             vectors, algorithm = np.array(points, np.float32), self.algorithm
 
-            def acting(part: list[int]) -> Act:
-                slots = 1 if len(part) == 1 else self.slots
-                policies = algorithm.stacked(vectors[(part + [part[0]] * slots)[:slots]])
+            def acting(part: list[int], slots: int) -> Act:
+                policies = algorithm.stacked(vectors[part + [part[0]] * (slots - len(part))])
 
                 def act(frame: Frame, _: Memory) -> dict[str, Decision]:
                     return policies.act(frame, generator)
@@ -180,24 +179,25 @@ class Unplayed:
 
 
 class Stages:
-    """Where the episodes of one environment are played: the first of its slots alone for a single episode, the others side by side."""
+    """Where the episodes of one environment are played: side by side in as many slots as they need."""
 
     def __init__(self, config: PolicyObjectiveConfig, spec: EnvironmentSpec, environment: EnvConfig, seeds: Seeds) -> None:
+        """seeds: whose first_slot has 4 · slots to itself."""
         self._config, self._spec, self._environment, self._seeds = config, spec, environment, seeds
         self._made: dict[int, Playground] = {}
 
     def parts(self, wanted: Sequence[int]) -> Iterator[tuple[Playground, list[int]]]:
         """Divide what is wanted among playgrounds; where it is more than slots, one batch of slots after the other, so that short episodes
         weigh no more."""
-        left = list(wanted)
-        while left:
-            slots = 1 if len(left) == 1 else self._config.slots
-            yield self._ground(slots), left[:slots]
-            left = left[slots:]
+        most = self._config.slots
+        for first in range(0, len(wanted), most):
+            part = list(wanted[first : first + most])
+            yield self._ground(min(most, 1 << (len(part) - 1).bit_length())), part
 
     def _ground(self, slots: int) -> Playground:
+        """A playground of a power of two slots, or of all: slots that rest cost time, too."""
         if slots not in self._made:
-            seeds = Seeds(self._seeds.seed, self._seeds.first_slot + (slots > 1))
+            seeds = Seeds(self._seeds.seed, self._seeds.first_slot + slots)
             self._made[slots] = Playground(self._environment, self._config.policies, self._spec, slots, seeds)
         return self._made[slots]
 
