@@ -11,7 +11,7 @@ import numpy as np
 
 from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs import Seeds, make_environment, new_frame, new_outcome
-from hpcmarl.types import Array, Decision, EnvironmentSpec, Episode, FloatArray, Frame, PolicyRollout, Rollout
+from hpcmarl.types import Array, Decision, EnvironmentSpec, Episode, FloatArray, Frame, PolicyFrame, PolicyOutcome, PolicyRollout, Rollout
 
 Memory = dict[str, FloatArray]
 Act = Callable[[Frame, Memory], dict[str, Decision]]
@@ -81,22 +81,28 @@ class _Columns:
     """What one policy saw, did and was told, step by step."""
 
     def __init__(self) -> None:
-        self._lists: dict[str, list[Array]] = {name: [] for name in (*FRAME, "action", *OUTCOME)}
+        self._obs: list[Array] = []
+        self._alive: list[Array] = []
+        self._masks: list[Array] = []
+        self._actions: list[Array] = []
+        self._told: list[tuple[Array, Array, Array]] = []
 
-    def see(self, frame: object, action: Array | None) -> None:
-        for name in FRAME:
-            if (array := getattr(frame, name)) is not None:
-                self._lists[name].append(array.copy())
+    def see(self, frame: PolicyFrame, action: Array | None) -> None:
+        self._obs.append(frame.obs.copy())
+        self._alive.append(frame.alive.copy())
+        if frame.action_mask is not None:
+            self._masks.append(frame.action_mask.copy())
         if action is not None:
-            self._lists["action"].append(action)
+            self._actions.append(action)
 
-    def learn(self, outcome: object) -> None:
-        for name in OUTCOME:
-            self._lists[name].append(getattr(outcome, name).copy())
+    def learn(self, outcome: PolicyOutcome) -> None:
+        self._told.append((outcome.reward.copy(), outcome.terminated.copy(), outcome.truncated.copy()))
 
     def arrays(self) -> dict[str, Array]:
         """The columns [T, E, ...], or [T + 1, E, ...] of what was seen."""
-        return {name: np.array(rows) for name, rows in self._lists.items() if rows}
+        seen = {"obs": np.array(self._obs), "alive": np.array(self._alive)} | ({"action_mask": np.array(self._masks)} if self._masks else {})
+        told = (np.array(column) for column in zip(*self._told, strict=True))
+        return seen | {"action": np.array(self._actions)} | dict(zip(OUTCOME, told, strict=True))
 
 
 def _rollout(arrays: dict[str, dict[str, Array]], begin: int, end: int, episode: Episode, begun: Memory) -> Rollout:
