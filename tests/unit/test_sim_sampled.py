@@ -92,7 +92,7 @@ def test_used_trajectories_are_exactly_those_played(rule):
     assert cluster.engine.version == 4
 
 
-def test_each_trajectory_is_played_at_the_point_where_its_worker_stands():
+def test_trajectories_are_played_where_their_workers_stand():
     """Of afedpg, whose workers stand apart: what is played together gives the gradients that each alone would have."""
     config = load_simulation(CARTPOLE, ["rounds={rule: afedpg}", "sim.stop.rounds=12"])
     cluster = Cluster(config, 0)
