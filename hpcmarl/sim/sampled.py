@@ -22,7 +22,7 @@ from hpcmarl.envs import Seeds, describe
 from hpcmarl.errors import ConfigError
 from hpcmarl.sim.objectives import Objective
 from hpcmarl.sim.playing import Act, Memory, Playground
-from hpcmarl.types import Array, Decision, EnvironmentSpec, FloatArray, Frame, Rollout
+from hpcmarl.types import Array, Decision, EnvironmentSpec, Frame, Rollout
 
 if TYPE_CHECKING:
     from hpcmarl.algos.base import Algorithm
@@ -46,7 +46,7 @@ class Sampled(Objective):
         self._stages = [Stages(config, spec, environment, Seeds(seed, index * 4 * config.slots)) for index, environment in enumerate(different)]
         self._returns: list[list[float]] = [[] for _ in range(workers)]
         self.steps_played = 0
-        self._begun: list[deque[Rollout]] | None = None  # with sim.charge: step, by worker: episodes whose gradients were not asked for yet
+        self._begun: list[deque[Rollout]] | None = None  # by worker, gradients not yet asked for; None: none is played before
 
     def initial(self) -> Array:
         return self.algorithm.initial_parameters().astype(np.float64)
@@ -57,12 +57,12 @@ class Sampled(Objective):
             self._returns[worker].append(rollout.episodes[0].return_mean)
         if self._begun is not None:
             self.algorithm.load_parameters(point.astype(np.float32))
-        return self._direction(rollouts, weights).astype(np.float64)
+        return self._direction(rollouts, weights)
 
-    def _direction(self, rollouts: Sequence[Rollout], weights: Array) -> FloatArray:
+    def _direction(self, rollouts: Sequence[Rollout], weights: Array) -> Array:
         if isinstance(self.algorithm, NumpyReinforce):
-            return self.algorithm.weighted_gradient(rollouts, weights.tolist())
-        total = np.zeros(self.size, np.float32)
+            return self.algorithm.weighted_gradient(rollouts, weights.tolist()).astype(np.float64)
+        total = np.zeros(self.size)
         for weight in dict.fromkeys(weights.tolist()):
             total += weight * self.algorithm.gradient([rollout for rollout, own in zip(rollouts, weights, strict=True) if own == weight])[0]
         return total
