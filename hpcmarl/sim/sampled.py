@@ -192,18 +192,23 @@ class Stages:
         most = self._config.slots
         for first in range(0, len(wanted), most):
             part = list(wanted[first : first + most])
-            yield self._ground(min(most, 1 << (len(part) - 1).bit_length())), part
+            yield self._ground(min(most, _rounded(len(part)))), part
 
     def _ground(self, slots: int) -> Playground:
-        """A playground of a power of two slots, or of all: slots that rest cost time, too."""
         if slots not in self._made:
-            seeds = Seeds(self._seeds.seed, self._seeds.first_slot + slots)
+            seeds = Seeds(self._seeds.seed, self._seeds.first_slot + sum(self._made))
             self._made[slots] = Playground(self._environment, self._config.policies, self._spec, slots, seeds)
         return self._made[slots]
 
     def close(self) -> None:
         for ground in self._made.values():
             ground.close()
+
+
+def _rounded(count: int) -> int:
+    """A few slots more than are needed: 1, 2, 3, 4, 6, 8, 12, 16, … Slots that rest cost time, and so do many playgrounds."""
+    power = 1 << (count - 1).bit_length()
+    return 3 * power // 4 if power >= 4 and count <= 3 * power // 4 else power
 
 
 def _with_torch(spec: EnvironmentSpec, config: PolicyObjectiveConfig, seed: int) -> Algorithm:

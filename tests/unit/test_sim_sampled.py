@@ -116,6 +116,21 @@ def test_trajectories_are_played_where_their_workers_stand():
     assert not any(found)  # each was used once
 
 
+def test_playgrounds_have_few_slots_too_many_and_seeds_of_their_own():
+    objective = objective_of(CARTPOLE.replace("slots: 4", "slots: 20"))
+    (stages,) = objective._stages
+    seen = []
+    for count in range(1, 46):
+        parts = list(stages.parts(range(count)))
+        assert [place for _, part in parts for place in part] == list(range(count))
+        assert all(len(part) <= ground.slots <= max(3, 1.5 * len(part)) for ground, part in parts)
+        seen += [ground for ground, _ in parts if ground not in seen]
+    first = [ground.environment._seeds.first_slot for ground in seen]
+    numbers = [slot for start, ground in zip(first, seen, strict=True) for slot in range(start, start + ground.slots)]
+    assert len({*numbers}) == len(numbers) <= 80
+    objective.close()
+
+
 def test_what_a_worker_had_under_way_is_lost_when_it_fails():
     cluster = Cluster(load_simulation(CARTPOLE, ["sim.failures=[{every: 4, repair: 1}]", "sim.stop.rounds=60", "rounds={rule: afedpg}"]), 2)
     failures = 0
