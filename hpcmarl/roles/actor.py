@@ -51,7 +51,7 @@ class Actor(Role):
             config.policies,
             self.slots,
             Seeds(config.seed, self.index * self.slots),
-            spec=context.spec,
+            spec=context.environment_spec,
             record=config.deterministic,
             with_state=self.algorithm.needs_state,
             skip_bad_numbers=config.faults.on_nan == "skip",

@@ -57,6 +57,7 @@ class Context:
     processes: Mapping[int, tuple[int, int]] = field(default_factory=dict)  # and when each was started; the server knows all, others the server's
     start: FloatArray | None = None  # initial parameters, on the server's rank; default: the algorithm's own
     game: Callable[[BatchedEnvironment], BatchedEnvironment] | None = None  # what actors play instead of the bare environment
+    whole: EnvironmentSpec | None = None  # of the bare environment, where `spec` is of the part of it that `game` shows
     start_number: int = 1  # of this start of the run (io/starts.py)
     start_version: int | None = None  # of the checkpoint that this start went on from; 0: none; None: not known on this rank
     run_id: str = ""  # of the run directory's run
@@ -67,6 +68,11 @@ class Context:
     @property
     def rank(self) -> int:
         return self.transport.rank
+
+    @property
+    def environment_spec(self) -> EnvironmentSpec:
+        """The specification of the bare environment."""
+        return self.whole or self.spec
 
     def algorithm(self) -> Algorithm:
         """A new algorithm of this run, which learns; every learner builds it from the same seed. Imports torch."""

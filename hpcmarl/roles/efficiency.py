@@ -38,7 +38,7 @@ def measure_bare(context: Context, actor: int, group: int) -> float | None:
         return None
     slots = config.topology.environments_per_actor
     try:
-        bare = make_bare(context.group_env(group), slots, Seeds(config.seed, BARE_SEED), context.spec)
+        bare = make_bare(context.group_env(group), slots, Seeds(config.seed, BARE_SEED), context.environment_spec)
         with contextlib.closing(bare):
             bare.step()  # some compile first
             queued = queued_seconds()

@@ -79,7 +79,7 @@ class Evaluator(Role):
                 settings,
                 self.algorithm.needs_state,
                 index,
-                spec=self.context.spec,
+                spec=self.context.environment_spec,
                 skip_bad_numbers=config.faults.on_nan == "skip",
             )
             self.match = Match(self.algorithm, batch, settings.episodes, settings.greedy, settings.seed, index=index)

@@ -126,6 +126,7 @@ class Team:
             self.transport,
             path,
             side_of(context.spec, own.own),
+            whole=context.spec,
             game=lambda environment: Versus(environment, own, opponents, score_of(league), generator, league.evaluation.greedy),
             start_number=context.start_number * TERMS_OF_A_START + term.world,
             run_id=context.run_id,

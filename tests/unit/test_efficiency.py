@@ -56,7 +56,7 @@ def test_bare_stepping_is_measured_by_the_first_actor_alone(monkeypatch):
     monkeypatch.setattr(efficiency, "BARE_SECONDS", 0.01)
 
     def context(config, game=None):
-        return SimpleNamespace(config=config, game=game, spec=None, group_env=lambda group: config.env)
+        return SimpleNamespace(config=config, game=game, environment_spec=None, group_env=lambda group: config.env)
 
     shown = load_config(ECHO, ["logging.progress=true"])
     assert measure_bare(context(shown), 0, 0) > 0
@@ -72,7 +72,7 @@ def test_time_in_the_run_queue_does_not_count_as_bare_stepping(monkeypatch):
     monkeypatch.setattr(efficiency, "queued_seconds", lambda: next(queued))
     monkeypatch.setattr(efficiency, "step_bare", lambda bare, seconds: (1000, 8.0))
     config = load_config(ECHO, ["logging.progress=true"])
-    assert measure_bare(SimpleNamespace(config=config, game=None, spec=None, group_env=lambda group: config.env), 0, 0) == 200.0
+    assert measure_bare(SimpleNamespace(config=config, game=None, environment_spec=None, group_env=lambda group: config.env), 0, 0) == 200.0
 
 
 def test_last_words_name_bare_stepping_and_times():
