@@ -116,7 +116,7 @@ def test_trajectories_are_played_where_their_workers_stand():
     assert not any(found)  # each was used once
 
 
-def test_playgrounds_have_few_slots_too_many_and_seeds_of_their_own():
+def test_playgrounds_have_few_idle_slots_and_seeds_of_their_own():
     objective = objective_of(CARTPOLE.replace("slots: 4", "slots: 20"))
     (stages,) = objective._stages
     seen = []
