@@ -175,6 +175,15 @@ def test_games_that_succeed_end_early() -> None:
     assert player.environments[0].episode_index.sum() > 0  # somebody was caught
 
 
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_no_slot_may_be_restarted(task: str) -> None:
+    environment = make_environment(EnvConfig(id=task, batched=True), {}, SLOTS, Seeds(0))
+    frame = new_frame(environment.spec, SLOTS)
+    environment.reset(frame)
+    environment.restart_slots([], frame)
+    assert environment.episode_index.tolist() == [0] * SLOTS
+
+
 @pytest.mark.parametrize("task", ["mpe2.simple_reference_v3", "mpe2.simple_world_comm_v3", "mpe2.simple_push_v3"])
 def test_pictures_equal_those_of_the_package(task: str) -> None:
     """Of the second episode of a slot, played beside mpe2's own environment."""

@@ -21,8 +21,8 @@ class Crypto(World):
         super().__init__(slots)
 
     def begin(self, rows: IntArray, generators: Generators) -> None:
-        drawn = np.array([(generator.integers(2), generator.integers(2)) for generator in generators])
-        self.goal[rows], self.key[rows] = drawn.T
+        for row, generator in zip(rows.tolist(), generators, strict=True):
+            self.goal[row], self.key[row] = generator.integers(2), generator.integers(2)
         self.scatter(rows, generators)
 
     def rewards(self) -> DoubleArray:

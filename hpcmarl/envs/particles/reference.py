@@ -24,7 +24,8 @@ class Reference(World):
         super().__init__(slots)
 
     def begin(self, rows: IntArray, generators: Generators) -> None:
-        self.goals[rows] = [(generator.integers(3), generator.integers(3)) for generator in generators]
+        for row, generator in zip(rows.tolist(), generators, strict=True):
+            self.goals[row] = generator.integers(3), generator.integers(3)
         self.scatter(rows, generators)
 
     def rewards(self) -> DoubleArray:
