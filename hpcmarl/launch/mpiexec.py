@@ -28,7 +28,7 @@ from types import FrameType
 from hpcmarl.errors import EXIT_SUCCESS, EXIT_TRY_AGAIN, LaunchError
 from hpcmarl.launch.noise import NoiseFilter, put_away
 from hpcmarl.launch.outcome import OUTCOME, judge, run_directory
-from hpcmarl.launch.world import launcher_world, library_kind
+from hpcmarl.launch.world import TERMINAL, launcher_world, library_kind
 
 KILL_AFTER = 5.0  # seconds from SIGTERM to SIGKILL once the user insists
 # Where Open MPI 5's launcher keeps its files: by default $TMPDIR/ompi.PROCESS, which a killed one leaves there; a later one of the same number
@@ -139,6 +139,8 @@ def run_ranks(
     program = find_mpiexec(environ)
     with tempfile.TemporaryDirectory(prefix="hpcmarl-", ignore_cleanup_errors=True) as scratch:
         command, added = command_line(ranks, program, environ, is_root=os.geteuid() == 0, scratch=scratch)
+        if sys.stderr.isatty():
+            added[TERMINAL] = str(os.get_terminal_size(sys.stderr.fileno()).columns)
         outcome = Path(scratch) / "exit-code"
         # unbuffered: what a rank says is seen before it dies
         noise = NoiseFilter(sys.stderr.fileno())

@@ -57,6 +57,7 @@ def launcher_world(environ: Mapping[str, str]) -> LauncherWorld | None:
 
 
 # variables that some launcher gives its processes; what is set by hand to tune MPI (OMPI_MCA_…, I_MPI_…) is not among them
+TERMINAL = "HPCMARL_TERMINAL"  # how wide the user's terminal is: ranks that a launcher started have none of their own
 LAUNCHER_PREFIXES = ("OMPI_COMM_WORLD_", "PMI_", "PMIX_", "PALS_", "MPI_LOCAL", "MV2_COMM_WORLD_", "SLURM_STEP_", "HYDRA_", "FLUX_TASK_")
 
 

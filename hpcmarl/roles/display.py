@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from hpcmarl.launch.world import TERMINAL
 from hpcmarl.roles.base import Context, Interval
 from hpcmarl.roles.curve import Curve
 from hpcmarl.roles.efficiency import last_words, time_words
@@ -34,7 +35,7 @@ class Display:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.enabled = context.config.logging.progress
-        width = os.environ.get("HPCMARL_TERMINAL", "")
+        width = os.environ.get(TERMINAL, "")
         terminal = width.isdigit() or sys.stderr.isatty()
         self.console = Console(file=sys.stderr, force_terminal=True, width=int(width) if width.isdigit() else None) if terminal else None
         self.live: Live | None = None

