@@ -56,6 +56,6 @@ def run(config: Config, seconds: float) -> dict[str, Any]:
     acting = Acting(config)
     acting.run(0.2)
     acting.seconds = acting.processor_seconds = 0.0
-    told = beside_bare("acting", acting.run, config, acting.slots, seconds, WINDOW)
+    told = beside_bare("acting", acting.run, config.env, config.seed, acting.slots, seconds, WINDOW)
     acting.environment.close()
     return {**told, "acting_processor_share": acting.processor_seconds / acting.seconds}

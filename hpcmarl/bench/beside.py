@@ -1,6 +1,6 @@
 """Something that steps environments, in turn with bare stepping of as many slots: short windows, so that a machine's moods fall on both alike.
 
-Called by acting.py and matches.py; one process.
+Called by acting.py, matches.py and sampling.py; one process.
 """
 
 from __future__ import annotations
@@ -10,18 +10,32 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.config import Config
+from hpcmarl.config import EnvConfig
 from hpcmarl.envs import Seeds
 from hpcmarl.envs.bare import make_bare, step_bare
 
 WARM_UP = 0.5  # seconds of bare stepping
+FIRST_SLOT = 1_000_000  # far from the slots of what is measured
 
 
-def beside_bare(name: str, step: Callable[[float], tuple[int, float]], config: Config, slots: int, seconds: float, window: float) -> dict[str, Any]:
-    """step(seconds) goes on for about so long and returns environment steps and time; it is warm. `seconds` of each kind, in windows of `window`.
+def beside_bare(
+    name: str, step: Callable[[float], tuple[int, float]], environment: EnvConfig, seed: int, slots: int, seconds: float, window: float
+) -> dict[str, Any]:
+    """Measure in windows in turn.
 
-    NAME_env_steps_per_second, bare_env_steps_per_second, their ratio and those of the windows."""
-    bare = make_bare(config.env, slots, Seeds(config.seed, 1_000_000))
+    Args:
+        name: Of what is measured.
+        step: Goes on for about so many seconds and returns environment steps and time; it is warm.
+        environment: What is stepped bare.
+        seed: Of its run.
+        slots: How many games are stepped together.
+        seconds: Of measuring, of each kind.
+        window: Seconds of a window.
+
+    Returns:
+        NAME_env_steps_per_second, bare_env_steps_per_second, their ratio and those of the windows.
+    """
+    bare = make_bare(environment, slots, Seeds(seed, FIRST_SLOT))
     step_bare(bare, WARM_UP)
     rates = []
     for _ in range(max(2, round(seconds / window))):
@@ -37,6 +51,6 @@ def beside_bare(name: str, step: Callable[[float], tuple[int, float]], config: C
         "ratio_median": float(np.median(ratios)),
         "ratio_of_windows": ratios.tolist(),
         "slots": slots,
-        "environment": config.env.id,
+        "environment": environment.id,
         "window_seconds": window,
     }

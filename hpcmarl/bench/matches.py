@@ -73,7 +73,7 @@ def run(config: Config, seconds: float) -> dict[str, Any]:
         playing = Playing(config, Path(directory) / "pool")
         playing.run(0.5)
         playing.forget()
-        told = beside_bare("match", playing.run, config, playing.slots, seconds, WINDOW)
+        told = beside_bare("match", playing.run, config.env, config.seed, playing.slots, seconds, WINDOW)
         playing.matches.close()
     return {
         "matches_per_second": playing.finished / playing.seconds,

@@ -9,15 +9,13 @@ import contextlib
 import time
 from typing import Any
 
+from hpcmarl.bench.beside import beside_bare
 from hpcmarl.config.file import vary
 from hpcmarl.config.simulation import PolicyObjectiveConfig, SimulationConfig
-from hpcmarl.envs import Seeds
-from hpcmarl.envs.bare import make_bare, step_bare
 from hpcmarl.errors import UsageError
 from hpcmarl.sim.cluster import Cluster
 from hpcmarl.sim.sampled import Sampled
 
-SEED = 1_000_000  # of the bare environment
 WINDOWS = 4
 METHODS: dict[str, dict[str, Any]] = {
     "sync": {"rounds.rule": "sync"},
@@ -45,31 +43,38 @@ def run(config: SimulationConfig, seconds: float) -> list[dict[str, Any]]:
     return [_measure(name, vary(config, endless | changes, "bench sampling"), seconds / len(METHODS)) for name, changes in METHODS.items()]
 
 
+class Playing:
+    """A simulation that only plays."""
+
+    def __init__(self, config: SimulationConfig) -> None:
+        self.cluster = Cluster(config, config.seed)
+        assert isinstance(self.cluster.objective, Sampled)
+        self._objective, self._slice = self.cluster.objective, config.sim.workers
+        self.events, self.seconds = 0, 0.0
+
+    def run(self, seconds: float) -> tuple[int, float]:
+        """Play for a while: environment steps and time."""
+        steps, events, began = self._objective.steps_played, self.cluster.events, time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            self.cluster.run(self._slice)
+        took = time.perf_counter() - began
+        self.events += self.cluster.events - events
+        self.seconds += took
+        return self._objective.steps_played - steps, took
+
+
 def _measure(name: str, config: SimulationConfig, seconds: float) -> dict[str, Any]:
-    window = seconds / (2 * WINDOWS)
-    cluster = Cluster(config, config.seed)
-    objective = cluster.objective
-    assert isinstance(objective, Sampled)
     assert isinstance(config.objective, PolicyObjectiveConfig)
-    bare = make_bare(config.objective.env, config.objective.slots, Seeds(SEED))
-    with contextlib.closing(cluster), contextlib.closing(bare):
-        step_bare(bare, 0.1 * window)
-        cluster.run(config.sim.workers)
-        steps = stepped = events = 0
-        took = bare_took = 0.0
-        for _ in range(WINDOWS):
-            before, before_events, began = objective.steps_played, cluster.events, time.perf_counter()
-            while time.perf_counter() - began < window and cluster.ended is None:
-                cluster.run(config.sim.workers)
-            steps, events, took = steps + objective.steps_played - before, events + cluster.events - before_events, took + time.perf_counter() - began
-            count, lasted = step_bare(bare, window)
-            stepped, bare_took = stepped + count, bare_took + lasted
-    played, alone = steps / took, stepped / bare_took
+    playing, window = Playing(config), seconds / (2 * WINDOWS)
+    with contextlib.closing(playing.cluster):
+        playing.run(0.2 * window)
+        playing.events, playing.seconds = 0, 0.0
+        told = beside_bare("played", playing.run, config.objective.env, config.seed, config.objective.slots, 0.5 * seconds, window)
     return {
         "method": name,
-        "environment": config.objective.env.id,
-        "played_steps_per_second": played,
-        "bare_steps_per_second": alone,
-        "ratio": played / alone,
-        "events_per_second": events / took,
+        "environment": told["environment"],
+        "played_steps_per_second": told["played_env_steps_per_second"],
+        "bare_steps_per_second": told["bare_env_steps_per_second"],
+        "ratio": told["ratio"],
+        "events_per_second": playing.events / playing.seconds,
     }

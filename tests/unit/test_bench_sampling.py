@@ -5,16 +5,7 @@ import pytest
 from hpcmarl.bench import sampling
 from hpcmarl.config.file import load_simulation
 from hpcmarl.errors import UsageError
-
-CARTPOLE = """
-objective:
-  name: policy
-  env: {id: "gymnasium:CartPole-v1", step_seconds: null}
-  algo: {name: reinforce, network: {hidden: [8]}}
-  slots: 4
-optimizer: {name: nigt, step_size: 0.05}
-sim: {workers: 3, compute_times: sqrt, communication_times: 0.5, stop: {rounds: 3}}
-"""
+from tests.support.simulations import CARTPOLE
 
 
 def test_every_method_is_measured_past_the_end_of_the_simulation():

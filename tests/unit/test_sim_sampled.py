@@ -13,17 +13,7 @@ from hpcmarl.sim.cluster import Cluster
 from hpcmarl.sim.experiment import simulate
 from hpcmarl.sim.objectives import make_objective
 from hpcmarl.sim.running import Runner, run_one, time_to
-
-CARTPOLE = """
-objective:
-  name: policy
-  env: {id: "gymnasium:CartPole-v1", step_seconds: null}
-  algo: {name: reinforce, network: {hidden: [8]}}
-  slots: 4
-optimizer: {name: nigt, step_size: 0.05}
-rounds: {rule: rennala, batch: 6}
-sim: {workers: 3, compute_times: sqrt, communication_times: 0.5, stop: {rounds: 3}}
-"""
+from tests.support.simulations import CARTPOLE
 
 
 def objective_of(text, *changes):
