@@ -5,6 +5,7 @@ For policies of dense layers alone; others learn with torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -55,16 +56,19 @@ class NumpyReinforce(Model):
         """
         self._vector[:] = 0.0
         for name, score in self._scores.items():
-            parts = [rollout.policies[name] for rollout in rollouts]
-            acts = [part.alive[:-1, 0] for part in parts]
-            own = [weight * self._to_go(part)[act] for part, act, weight in zip(parts, acts, weights, strict=True)]
-            masks = [part.action_mask[:-1, 0][act] for part, act in zip(parts, acts, strict=True) if part.action_mask is not None]
-            inputs = np.concatenate([part.obs[:-1, 0][act] for part, act in zip(parts, acts, strict=True)])
-            actions = np.concatenate([part.action[:, 0][act] for part, act in zip(parts, acts, strict=True)])
-            if len(inputs):
-                mask = np.concatenate(masks) if masks else None
-                score.add(inputs.reshape(len(inputs), -1), actions, mask, np.concatenate(own).astype(np.float32))
+            rows = [self._decisions(rollout.policies[name], weight) for rollout, weight in zip(rollouts, weights, strict=True)]
+            inputs, actions, masks, own = zip(*rows, strict=True)
+            mask = None if masks[0] is None else np.concatenate(masks)
+            score.add(np.concatenate(inputs), np.concatenate(actions), mask, np.concatenate(own))
         return self._vector.copy()
+
+    def _decisions(self, part: PolicyRollout, weight: float) -> tuple[FloatArray, Array, Array | None, FloatArray]:
+        """The rows [n] in which an agent acted: what it saw [n, D], what it did, what it might have done, and what that is worth."""
+        acts = part.alive[:-1, 0]
+        seen = part.obs[:-1, 0][acts]
+        mask = None if part.action_mask is None else part.action_mask[:-1, 0][acts]
+        worth = weight * self._to_go(part)[acts]
+        return seen.reshape(len(seen), math.prod(seen.shape[1:])), part.action[:, 0][acts], mask, worth.astype(np.float32)
 
     def _to_go(self, part: PolicyRollout) -> Array:
         """Discounted rewards to go of each agent's decision, [T, N]."""

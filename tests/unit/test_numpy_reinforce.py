@@ -52,6 +52,19 @@ def test_numpy_gradients_equal_those_of_torch(task: str, kwargs: dict[str, Any],
     np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize(("task", "kwargs"), GAMES)
+def test_episodes_without_a_decision_add_nothing(task: str, kwargs: dict[str, Any]) -> None:
+    environment = EnvConfig(id=task, kwargs=kwargs)
+    spec = describe(environment, {})
+    mine = NumpyReinforce.of(spec, config_of(), 5)
+    assert mine is not None
+    first, second, _ = played(environment, spec, mine)
+    for part in second.policies.values():
+        part.alive[...] = False
+    np.testing.assert_allclose(mine.weighted_gradient([first, second], [1.0, 1.0]), mine.weighted_gradient([first], [1.0]), rtol=1e-6)
+    assert not mine.weighted_gradient([second], [1.0]).any()
+
+
 def test_other_policies_than_dense_ones_learn_with_torch() -> None:
     spec = describe(EnvConfig(id="gymnasium:CartPole-v1"), {})
     recurrent = ReinforceConfig(name="reinforce", network=NetworkConfig(hidden=(4,), recurrent=True))
