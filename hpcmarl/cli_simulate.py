@@ -135,9 +135,8 @@ def _summary(settings: SimulationConfig, results: Sequence[CaseResult], seconds:
     summary |= {name: _nested(results, lambda result, name=name: result.mean(name)) for name in figures}  # type: ignore[misc]
     if settings.objective.name != "none":
         summary["objective_standard_error"] = _nested(results, lambda result: result.standard_error("objective"))
-    if settings.sim.threshold is not None:
-        summary["threshold"] = settings.sim.threshold
-        summary["time_to_threshold"] = _nested(results, lambda result: result.times_to_threshold())
+    if settings.sim.thresholds:
+        summary["times_to_thresholds"] = _nested(results, lambda result: result.times_to_thresholds())
     if any(result.trials for result in results):
         summary["tuned"] = _nested(results, lambda result: result.tuned)
     summary["ended"] = _nested(results, lambda result: sorted({outcome.figures["ended"] for outcome in result.outcomes}))
@@ -200,11 +199,10 @@ def _row(result: CaseResult) -> dict[str, Any]:
             shown[name.replace("_", " ")] = f"{result.mean(name):.4g}"
     if len(result.outcomes) > 1 and "objective" in result.outcomes[0].figures:
         shown["objective"] += f" ± {result.standard_error('objective'):.2g}"
-    if "threshold_time" in result.outcomes[0].figures:
-        times = result.times_to_threshold()
+    for times in result.times_to_thresholds() if result.case.config.sim.thresholds else ():
         spread = f" ({times['min']:.4g} to {times['max']:.4g})" if times["reached"] > 1 else ""
         middle = "" if times["median"] is None else f"{times['median']:.4g}"
-        shown["to threshold"] = f"{middle}{spread}, {times['reached']} of {times['seeds']}".lstrip(", ")
+        shown[f"to {times['threshold']:g}"] = f"{middle}{spread}, {times['reached']} of {times['seeds']}".lstrip(", ")
     if result.tuned:
         shown["tuned"] = ", ".join(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in result.tuned.items())
     ends = {str(outcome.figures["ended"]).partition(":")[0] for outcome in result.outcomes} - {"finished"}

@@ -19,7 +19,7 @@ from hpcmarl.types import Array
 
 GRID = 200  # moments at which the courses of several seeds are compared
 STORED = 50  # moments of a course that is stored
-OF_A_SEED = ("seed", "objective", "threshold_time", "rounds", "used_gradients")
+OF_A_SEED = ("seed", "objective", "threshold_times", "rounds", "used_gradients")
 BAND = (20, 80)  # percentiles, as in arXiv 2509.24305
 INSTALL = "plots need matplotlib: pip install 'hpcmarl[analysis]'"
 
@@ -39,7 +39,7 @@ def plot_simulation(path: Path, directory: Path) -> list[Path]:
     config = load_simulation(str(attributes["config"]) + "\n")
     written = [_save(_throughput(cases), directory / "throughput.png")]
     if "objective" in cases[0]["outcomes"][0]["course"]:
-        written.append(_save(_objective(cases, config.name, config.sim.threshold), directory / "objective.png"))
+        written.append(_save(_objective(cases, config.name, config.sim.thresholds), directory / "objective.png"))
     return written
 
 
@@ -58,7 +58,7 @@ def _interpolated(times: Array, known_at: Array, values: Array) -> Array:
 
 def condensed(path: Path) -> dict[str, Any]:
     """What is worth storing of a simulation whose objective was sampled, as plain values: for each case what was tuned and how the trials scored,
-    each seed's late objective and time to the threshold, and the course (median and band over the seeds) at a few moments."""
+    each seed's late objective and times to the thresholds, and the course (median and band over the seeds) at a few moments."""
     cases, attributes = read_simulation(path)
     found = []
     for case in cases:
@@ -113,7 +113,7 @@ def _throughput(cases: Sequence[dict[str, Any]]) -> Any:
     return figure
 
 
-def _objective(cases: Sequence[dict[str, Any]], name: str, threshold: float | None) -> Any:
+def _objective(cases: Sequence[dict[str, Any]], name: str, thresholds: Sequence[float]) -> Any:
     """One panel a setting, one curve a method: the mean over the seeds (of a sampled return the median), and the band that holds most of them.
 
     Below it the norm of the gradient, where that is known."""
@@ -136,10 +136,10 @@ def _objective(cases: Sequence[dict[str, Any]], name: str, threshold: float | No
         column[-1].set(xlabel="virtual time")
         if not sampled:
             column[1].set(yscale="log")
-        if threshold is not None:
+        for threshold in thresholds:
             column[0].axhline(threshold, color="0.5", linestyle=":", linewidth=1)
     axes[0][0].set_ylabel("return" if sampled else "objective")
     if not sampled:
         axes[1][0].set_ylabel("norm of its gradient")
-    axes[0][0].legend(frameon=threshold is not None, edgecolor="none")
+    axes[0][0].legend(frameon=bool(thresholds), edgecolor="none")
     return figure

@@ -98,7 +98,7 @@ class SimConfig(Section):
     )
     failures: tuple[FailureConfig, ...] = ()
     stop: LimitConfig = section(LimitConfig)
-    threshold: float | None = Field(None, description="tell when the objective reached it (the mean of 5 successive points)")
+    thresholds: tuple[float, ...] = Field((), description="tell when the objective reached each of these (the mean of 5 successive points)")
     points: Annotated[int, Field(ge=2, le=100_000)] = Field(200, description="at most so many points are kept, evenly over the rounds")
     sweep: SweepConfig = section(SweepConfig)
 
@@ -218,8 +218,8 @@ def simulation_contradictions(config: SimulationConfig) -> list[str]:
         found.append("sim.charge: step does not go with sim.failures; remove one of them")
     if tune is not None and config.objective.name == "none":
         found.append("sim.sweep.tune needs an objective to judge by; set objective.name to quadratics, nonconvex or policy")
-    if sim.threshold is not None and config.objective.name == "none":
-        found.append("sim.threshold needs an objective that may reach it; set objective.name, or remove the key")
+    if sim.thresholds and config.objective.name == "none":
+        found.append("sim.thresholds need an objective that may reach them; set objective.name, or remove the key")
     shared = set(tune.seeds if tune else ()) & set(sim.sweep.seeds or (config.seed,))
     if shared:
         found.append(f"sim.sweep.tune.seeds has {min(shared)}, which is a seed of the results, too; tune on other seeds")

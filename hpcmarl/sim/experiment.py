@@ -32,19 +32,16 @@ class CaseResult:
         values = [outcome.figures[figure] for outcome in self.outcomes]
         return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
-    def times_to_threshold(self) -> dict[str, Any]:
-        """When the objective reached sim.threshold: over the seeds that did the least and most time (None: none did), the median over all seeds
-        (None: fewer than half did), how many did, how many there are."""
-        times = np.array([outcome.figures["threshold_time"] for outcome in self.outcomes])
-        known = times[~np.isnan(times)]
-        median = float(np.median(np.where(np.isnan(times), np.inf, times)))
-        return {
-            "median": median if math.isfinite(median) else None,
-            "min": float(known.min()) if known.size else None,
-            "max": float(known.max()) if known.size else None,
-            "reached": int(known.size),
-            "seeds": int(times.size),
-        }
+    def times_to_thresholds(self) -> list[dict[str, Any]]:
+        """When the objective reached each of sim.thresholds.
+
+        Returns:
+            For each: threshold; over the seeds that reached it the least and most time, min and max (None: no seed did); the median over all seeds
+            (None: fewer than half did); reached: how many did; seeds: how many there are.
+        """
+        by_seed = [outcome.figures["threshold_times"] for outcome in self.outcomes]
+        thresholds = self.case.config.sim.thresholds
+        return [{"threshold": threshold} | _spread(times) for threshold, times in zip(thresholds, zip(*by_seed, strict=True), strict=True)]
 
 
 def simulate(
@@ -88,6 +85,19 @@ def _best(
         if finite and score == max(finite):
             return changes, candidate
     return {}, case.config
+
+
+def _spread(times: Sequence[float | None]) -> dict[str, Any]:
+    """What the seeds' times to a threshold have in common; None stands for never."""
+    reached = [time for time in times if time is not None]
+    median = float(np.median([math.inf if time is None else time for time in times]))
+    return {
+        "median": median if math.isfinite(median) else None,
+        "min": min(reached, default=None),
+        "max": max(reached, default=None),
+        "reached": len(reached),
+        "seeds": len(times),
+    }
 
 
 def _seeds(case: Case) -> tuple[int, ...]:

@@ -154,7 +154,7 @@ def figures_of(cluster: Cluster, course: dict[str, Array], seconds: float) -> di
     rounds = max(1, engine.version)
     late = course["time"] >= LATE * time_passed
     finite = not str(cluster.ended).startswith("diverged")
-    figures = {
+    figures: dict[str, Any] = {
         "gradients_per_time": cluster.used / time_passed if time_passed else 0.0,
         "time": time_passed,
         "rounds": engine.version,
@@ -176,20 +176,19 @@ def figures_of(cluster: Cluster, course: dict[str, Array], seconds: float) -> di
         if name in course:
             figures[name] = float(np.nanmean(course[name][late])) if finite and not np.isnan(course[name][late]).all() else math.nan
     figures.setdefault("objective", math.nan)
-    if cluster.config.sim.threshold is not None:
-        figures["threshold_time"] = time_to(cluster.config.sim.threshold, course)
+    figures["threshold_times"] = [time_to(threshold, course) for threshold in cluster.config.sim.thresholds]
     return figures
 
 
-def time_to(threshold: float, course: dict[str, Array]) -> float:
+def time_to(threshold: float, course: dict[str, Array]) -> float | None:
     """Virtual time at which the mean objective of WINDOW successive points (all there are, where there are fewer) first reaches the threshold;
-    NaN where it never does."""
+    None where it never does."""
     values = course.get("objective", np.array([]))
     known = ~np.isnan(values)
     values, times = values[known], course["time"][known]
     window = min(WINDOW, len(values))
     if not window:
-        return math.nan
+        return None
     means = np.convolve(values, np.ones(window) / window, mode="valid")
     reached = np.flatnonzero(means >= threshold)
-    return float(times[window - 1 :][reached[0]]) if len(reached) else math.nan
+    return float(times[window - 1 :][reached[0]]) if len(reached) else None

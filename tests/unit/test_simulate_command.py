@@ -196,28 +196,29 @@ def test_resuming_needs_something_to_resume(run, small, tmp_path):
     assert "holds no unfinished simulation" in err
 
 
-def test_summary_reports_the_time_to_a_threshold(run, small, tmp_path):
-    code, out, _ = run("simulate", small, "--json", "--out", tmp_path / "out", "sim.sweep.tune=", "sim.threshold=-1.2")
+def test_summary_reports_the_times_to_each_threshold(run, small, tmp_path):
+    code, out, _ = run("simulate", small, "--json", "--out", tmp_path / "out", "sim.sweep.tune=", "sim.thresholds=[-1.2, 1]")
     assert code == 0
     told = json.loads(out)
     (found, _) = read_simulation(tmp_path / "out" / "simulation.h5")
     for case in found:
-        times = [outcome["threshold_time"] for outcome in case["outcomes"]]
-        own = told["time_to_threshold"][case["setting"]][case["method"]]
-        own = own if case["batch"] is None else own[str(case["batch"])]
-        reached = [time for time in times if not np.isnan(time)]
+        times = [outcome["threshold_times"][0] for outcome in case["outcomes"]]
+        own = told["times_to_thresholds"][case["setting"]][case["method"]]
+        own, never = own if case["batch"] is None else own[str(case["batch"])]
+        reached = [time for time in times if time is not None]
+        assert (own["threshold"], never["threshold"]) == (-1.2, 1)
+        assert never == {"threshold": 1, "median": None, "min": None, "max": None, "reached": 0, "seeds": 2}
         assert (own["reached"], own["seeds"]) == (len(reached), 2)
         assert own["median"] == (pytest.approx(np.median(times)) if len(reached) == 2 else None)
         assert own["min"] == (min(reached) if reached else None)
-    assert told["threshold"] == -1.2
 
 
 def test_condensed_simulation_preserves_config_and_outcomes(run, small, tmp_path):
-    run("simulate", small, "--out", tmp_path / "out", "sim.threshold=-1.2")
+    run("simulate", small, "--out", tmp_path / "out", "sim.thresholds=[-1.2]")
     stored = json.loads(json_text(analysis.condensed(tmp_path / "out" / "simulation.h5")))
     cases, _ = read_simulation(tmp_path / "out" / "simulation.h5")
     assert [case["method"] for case in stored["cases"]] == [case["method"] for case in cases]
-    assert load_simulation(stored["config"]).sim.threshold == -1.2
+    assert load_simulation(stored["config"]).sim.thresholds == (-1.2,)
     for kept, case in zip(stored["cases"], cases, strict=True):
         assert kept["tuned"] == case["tuned"]
         assert [own["objective"] for own in kept["outcomes"]] == [outcome["objective"] for outcome in case["outcomes"]]
