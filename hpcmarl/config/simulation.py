@@ -96,6 +96,10 @@ class SimConfig(Section):
     charge: Literal["trajectory", "step"] = Field(
         "trajectory", description="a trajectory takes h_i whatever its length, or h_i·steps/objective.reference_steps (biased towards short ones)"
     )
+    local_step_size: PositiveFloat | None = Field(
+        None,
+        description="rule sync: between two rounds each worker moves its own point by so much along the gradient of each of its trajectories (FedPG)",
+    )
     failures: tuple[FailureConfig, ...] = ()
     stop: LimitConfig = section(LimitConfig)
     thresholds: tuple[float, ...] = Field((), description="tell when the objective reached each of these (the mean of 5 successive points)")
@@ -216,6 +220,8 @@ def simulation_contradictions(config: SimulationConfig) -> list[str]:
         found.append("sim.charge: step needs trajectories that have steps; set objective.name to policy, or sim.charge to trajectory")
     if sim.charge == "step" and sim.failures:
         found.append("sim.charge: step does not go with sim.failures; remove one of them")
+    if sim.local_step_size is not None:
+        found += _local_contradictions(config)
     if tune is not None and config.objective.name == "none":
         found.append("sim.sweep.tune needs an objective to judge by; set objective.name to quadratics, nonconvex or policy")
     if sim.thresholds and config.objective.name == "none":
@@ -223,4 +229,16 @@ def simulation_contradictions(config: SimulationConfig) -> list[str]:
     shared = set(tune.seeds if tune else ()) & set(sim.sweep.seeds or (config.seed,))
     if shared:
         found.append(f"sim.sweep.tune.seeds has {min(shared)}, which is a seed of the results, too; tune on other seeds")
+    return found
+
+
+def _local_contradictions(config: SimulationConfig) -> list[str]:
+    """What excludes local steps."""
+    found = []
+    if config.rounds.rule != "sync":
+        found.append(f"sim.local_step_size goes with rounds.rule: sync, where workers meet after equal shares, not with {config.rounds.rule}")
+    if config.objective.name == "none":
+        found.append("sim.local_step_size needs an objective to move along; set objective.name, or remove the key")
+    if config.sim.charge == "step":
+        found.append("sim.local_step_size does not go with sim.charge: step, which plays a share's trajectories at one point; remove one of them")
     return found

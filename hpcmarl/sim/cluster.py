@@ -23,6 +23,7 @@ from hpcmarl.config.simulation import SimulationConfig
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.rounds import Accept, Close, Command, Engine, Publish, Step, make_rule
 from hpcmarl.sim.failures import Failures
+from hpcmarl.sim.local import sum_of_local_steps
 from hpcmarl.sim.objectives import make_objective
 from hpcmarl.sim.times import Times
 from hpcmarl.sim.trace import Trace
@@ -174,7 +175,11 @@ class Cluster:
         assert isinstance(step, Step)
         workers, self._arrived = self._arrived, []
         scales = np.ones(self.workers) if self.engine.rule.pooled else np.array(step.scales)
-        direction = self.objective.weighted(workers, scales[workers], self._point, self.noise)
+        local = self.config.sim.local_step_size
+        if local is not None:
+            direction = sum_of_local_steps(self.objective, workers, self._point, local, self.noise)
+        else:
+            direction = self.objective.weighted(workers, scales[workers], self._point, self.noise)
         if self._sampled is not None:
             self._sampled.forget()
         self.engine.step(step.total_scale * direction)

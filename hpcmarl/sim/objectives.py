@@ -37,6 +37,10 @@ class Objective(ABC):
         """The same for several trajectories, [number of workers, P]; an objective that can do better than one by one overrides it."""
         return np.array([self.gradient(worker, point, generator) for worker in workers])
 
+    def apart(self, workers: Sequence[int], points: Sequence[Array], generator: np.random.Generator) -> Array:
+        """One gradient of each of several workers, which stand at points [P] of their own: [number of workers, P]."""
+        return np.array([self.gradient(worker, point, generator) for worker, point in zip(workers, points, strict=True)])
+
     def weighted(self, workers: Sequence[int], weights: Array, point: Array, generator: np.random.Generator) -> Array:
         """The sum of what `gradients` gives, each times its weight (weights [number of workers]): [P]."""
         total = np.zeros(self.size)

@@ -110,6 +110,10 @@ class Sampled(Objective):
         for worker, point in zip(workers, points, strict=True):
             self.begin([worker], point, generator)
 
+    def apart(self, workers: Sequence[int], points: Sequence[Array], generator: np.random.Generator) -> Array:
+        self.begin_apart(workers, points, generator)
+        return super().apart(workers, points, generator)
+
     def _keep(self, workers: Sequence[int], rollouts: Sequence[Rollout]) -> list[int]:
         self._begun = self._begun or [deque() for _ in self._returns]
         for worker, rollout in zip(workers, rollouts, strict=True):
