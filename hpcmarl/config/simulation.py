@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from hpcmarl.config import (
     EnvConfig,
+    MATraceConfig,
     NigtConfig,
     OptimizerSection,
     PolicyConfig,
@@ -148,7 +149,7 @@ class PolicyObjectiveConfig(Section):
     name: Literal["policy"] = "policy"
     env: EnvConfig
     policies: dict[str, PolicyConfig] = Field({}, description="as of a run; default: agents with the same spaces share one")
-    algo: ReinforceConfig = section(ReinforceConfig)
+    algo: Annotated[ReinforceConfig | MATraceConfig, Field(discriminator="name")] = section(ReinforceConfig)
     reference_steps: Count = Field(100, description="with sim.charge: step, the length of a trajectory that takes h_i")
     slots: Count = Field(20, description="episodes that are played side by side")
     workers: tuple[SampledWorkerConfig, ...] = Field((), description="one entry a worker, in turn where there are more workers; default: all alike")
@@ -198,7 +199,7 @@ def simulation_contradictions(config: SimulationConfig) -> list[str]:
     """Choices that exclude each other, each as one line that names the keys, why, and what to change."""
     sim, tune = config.sim, config.sim.sweep.tune
     found = round_contradictions(config.rounds, sim.workers, "workers (sim.workers)")
-    found += critic_contradictions(config.optimizer, f"objective.name: {config.objective.name}")
+    found += _critic_contradictions(config)
     if sim.stop == LimitConfig():
         found.append("sim.stop is empty, the simulation would never end; set sim.stop.time, sim.stop.gradients or sim.stop.rounds")
     for key in ("compute_times", "communication_times"):
@@ -229,6 +230,19 @@ def simulation_contradictions(config: SimulationConfig) -> list[str]:
     shared = set(tune.seeds if tune else ()) & set(sim.sweep.seeds or (config.seed,))
     if shared:
         found.append(f"sim.sweep.tune.seeds has {min(shared)}, which is a seed of the results, too; tune on other seeds")
+    return found
+
+
+def _critic_contradictions(config: SimulationConfig) -> list[str]:
+    """Keys of critics where there is none, and what critics cannot have where episodes are played for the simulator."""
+    algo = config.objective.algo if isinstance(config.objective, PolicyObjectiveConfig) else None
+    if not isinstance(algo, MATraceConfig):
+        return critic_contradictions(config.optimizer, f"objective.{'name' if algo is None else 'algo.name'}: {(algo or config.objective).name}")
+    found = []
+    if algo.critic == "full":
+        found.append("objective.algo.critic: full needs the environment's state, which the simulator does not keep; use obs or dec")
+    if algo.critic_network is not None and algo.critic_network.recurrent:
+        found.append("objective.algo.critic_network.recurrent: true needs what critics remember, which the simulator does not keep; remove the key")
     return found
 
 

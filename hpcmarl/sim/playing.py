@@ -11,7 +11,19 @@ import numpy as np
 
 from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs import Seeds, make_environment, new_frame, new_outcome
-from hpcmarl.types import Array, Decision, EnvironmentSpec, Episode, FloatArray, Frame, PolicyFrame, PolicyOutcome, PolicyRollout, Rollout
+from hpcmarl.types import (
+    Array,
+    Decision,
+    EnvironmentSpec,
+    Episode,
+    FinalFrame,
+    FloatArray,
+    Frame,
+    PolicyFrame,
+    PolicyOutcome,
+    PolicyRollout,
+    Rollout,
+)
 
 Memory = dict[str, FloatArray]
 Act = Callable[[Frame, Memory], dict[str, Decision]]
@@ -38,7 +50,7 @@ class Playground:
             memory: What they remember at first; empty where they do not.
 
         Returns:
-            A rollout of E = 1 for each, in the order of the slots. Last observations of truncated episodes are not kept: REINFORCE needs none.
+            A rollout of E = 1 for each, in the order of the slots; logp is 0 where `act` does not say it.
         """
         environment, outcome = self.environment, self._outcome
         frame, following = self._frames
@@ -48,17 +60,19 @@ class Playground:
         environment.restart_slots(range(count), frame)
         begun = dict(memory)
         columns = {name: _Columns() for name in frame.policies}
-        begin, finished = [0] * count, dict[int, tuple[int, Episode]]()
+        begin, finished, finals = [0] * count, dict[int, tuple[int, Episode]](), dict[int, FinalFrame]()
         row = 0
         while len(finished) < count:
             decisions = act(frame, memory)
             memory |= {name: decision.memory for name, decision in decisions.items() if decision.memory is not None}
             for name, kept in columns.items():
-                kept.see(frame.policies[name], decisions[name].action)
+                kept.see(frame.policies[name], decisions[name])
             environment.step({name: decision.action for name, decision in decisions.items()}, outcome, following)
             row += 1
             for name, kept in columns.items():
                 kept.learn(outcome.policies[name])
+            for final in outcome.finals:
+                finals[final.slot] = final
             for slot in outcome.episode_end.nonzero()[0].tolist():
                 episode = next((episode for episode in outcome.episodes if episode.slot == slot), None)
                 if episode is None:  # its environment broke: what was played does not count
@@ -70,7 +84,7 @@ class Playground:
         for name, kept in columns.items():
             kept.see(frame.policies[name], None)
         arrays = {name: kept.arrays() for name, kept in columns.items()}
-        return [_rollout(arrays, begin[slot], *finished[slot], begun) for slot in range(count)]
+        return [_rollout(arrays, begin[slot], *finished[slot], finals.get(slot), begun) for slot in range(count)]
 
     def close(self) -> None:
         """Close the environments."""
@@ -85,15 +99,17 @@ class _Columns:
         self._alive: list[Array] = []
         self._masks: list[Array] = []
         self._actions: list[Array] = []
+        self._logp: list[Array | None] = []
         self._told: list[tuple[Array, Array, Array]] = []
 
-    def see(self, frame: PolicyFrame, action: Array | None) -> None:
+    def see(self, frame: PolicyFrame, decision: Decision | None) -> None:
         self._obs.append(frame.obs.copy())
         self._alive.append(frame.alive.copy())
         if frame.action_mask is not None:
             self._masks.append(frame.action_mask.copy())
-        if action is not None:
-            self._actions.append(action)
+        if decision is not None:
+            self._actions.append(decision.action)
+            self._logp.append(decision.logp)
 
     def learn(self, outcome: PolicyOutcome) -> None:
         self._told.append((outcome.reward.copy(), outcome.terminated.copy(), outcome.truncated.copy()))
@@ -102,25 +118,28 @@ class _Columns:
         """The columns [T, E, ...], or [T + 1, E, ...] of what was seen."""
         seen = {"obs": np.array(self._obs), "alive": np.array(self._alive)} | ({"action_mask": np.array(self._masks)} if self._masks else {})
         told = (np.array(column) for column in zip(*self._told, strict=True))
-        return seen | {"action": np.array(self._actions)} | dict(zip(OUTCOME, told, strict=True))
+        found = seen | {"action": np.array(self._actions)} | dict(zip(OUTCOME, told, strict=True))
+        said = [np.zeros_like(reward) if logp is None else logp for logp, reward in zip(self._logp, found["reward"], strict=True)]
+        return found | {"logp": np.array(said, np.float32)}
 
 
-def _rollout(arrays: dict[str, dict[str, Array]], begin: int, end: int, episode: Episode, begun: Memory) -> Rollout:
+def _rollout(
+    arrays: dict[str, dict[str, Array]], begin: int, end: int, episode: Episode, final: FinalFrame | None, begun: Memory
+) -> Rollout:
     slot, steps = slice(episode.slot, episode.slot + 1), end - begin
+    cut = final is not None and not episode.terminated
     policies = {}
     for name, columns in arrays.items():
         own = {column: array[begin : end + (column in FRAME), slot] for column, array in columns.items()}
-        nothing = np.zeros((0, *own["obs"].shape[2:]), np.float32)
-        policies[name] = PolicyRollout(
-            **own, logp=np.zeros(own["reward"].shape, np.float32), final_obs=nothing, memory=begun[name][slot] if name in begun else None
-        )
+        last = np.array(final.obs[name], np.float32)[None] if final is not None and cut else np.zeros((0, *own["obs"].shape[2:]), np.float32)
+        policies[name] = PolicyRollout(**own, final_obs=last, memory=begun[name][slot] if name in begun else None)
     start, ends = np.zeros((steps + 1, 1), np.bool_), np.zeros((steps, 1), np.uint8)
     start[0], ends[-1] = True, 1 if episode.terminated else 2
     return Rollout(
         policies=policies,
         episode_start=start,
         episode_end=ends,
-        final_index=np.zeros((0, 2), np.int32),
+        final_index=np.array([[steps - 1, 0]] if cut else np.zeros((0, 2)), np.int32),
         first_step=np.zeros(1, np.int64),
         episode=np.array([episode.index], np.int64),
         slots=np.array([episode.slot], np.int64),

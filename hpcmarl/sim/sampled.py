@@ -1,7 +1,8 @@
 """An objective that is sampled: the return of a policy, with gradients of episodes that are really played. Called by the cluster.
 
-The parameters are the flat vector of the `reinforce` algorithm, and gradients are that algorithm's: in numpy, or in torch where policies have more
-than dense layers. Knows no time and no rule. Environments are imported when `objective.name` is policy.
+The parameters are the flat vector of the algorithm (reinforce or ma_trace), and gradients are that algorithm's: those of reinforce in numpy, but in
+torch where policies have more than dense layers, and those of ma_trace in torch, with whole episodes for unrolls. Knows no time and no rule.
+Environments are imported when `objective.name` is policy.
 
     point [P] float64 -> float32 networks -> so many episodes, side by side, each the first of its slot -> one backward pass
 """
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpcmarl.algos.numpy_reinforce import NumpyReinforce
-from hpcmarl.config import EnvConfig
+from hpcmarl.config import EnvConfig, ReinforceConfig
 from hpcmarl.config.simulation import PolicyObjectiveConfig
 from hpcmarl.envs import Seeds, describe
 from hpcmarl.errors import ConfigError
@@ -40,7 +41,8 @@ class Sampled(Objective):
         self._stage_of = [different.index(environment) for environment in own]
         seed = int(generator.integers(LARGEST_SEED))
         spec = _common_spec(config, different)
-        self.algorithm = NumpyReinforce.of(spec, config.algo, seed) or _with_torch(spec, config, seed)
+        self.algorithm = _in_numpy(spec, config, seed) or _with_torch(spec, config, seed)
+        self._asks_logp = not isinstance(config.algo, ReinforceConfig)
         self.size, self.reference_steps = self.algorithm.size, config.reference_steps
         self.parts = self.algorithm.parts
         self._stages = [Stages(config, spec, environment, Seeds(seed, index * 4 * config.slots)) for index, environment in enumerate(different)]
@@ -62,6 +64,7 @@ class Sampled(Objective):
     def _direction(self, rollouts: Sequence[Rollout], weights: Array) -> Array:
         if isinstance(self.algorithm, NumpyReinforce):
             return self.algorithm.weighted_gradient(rollouts, weights.tolist()).astype(np.float64)
+        self.algorithm.on_progress(self.steps_played)
         total = np.zeros(self.size)
         for weight in dict.fromkeys(weights.tolist()):
             total += weight * self.algorithm.gradient([rollout for rollout, own in zip(rollouts, weights, strict=True) if own == weight])[0]
@@ -73,7 +76,7 @@ class Sampled(Objective):
     def _play(self, workers: Sequence[int], point: Array, generator: np.random.Generator) -> list[Rollout]:
         """One whole episode of each worker's environment, in the order of `workers`, all at one point."""
         self.algorithm.load_parameters(point.astype(np.float32))
-        act = partial(self.algorithm.act, generator=generator, with_logp=False)
+        act = partial(self.algorithm.act, generator=generator, with_logp=self._asks_logp)
         return self._side_by_side(workers, lambda part, slots: act)
 
     def _side_by_side(self, workers: Sequence[int], acting: Callable[[list[int], int], Act]) -> list[Rollout]:
@@ -213,6 +216,10 @@ def _rounded(count: int) -> int:
     """A few slots more than are needed: 1, 2, 3, 4, 6, 8, 12, 16, … Slots that rest cost time, and so do many playgrounds."""
     power = 1 << (count - 1).bit_length()
     return 3 * power // 4 if power >= 4 and count <= 3 * power // 4 else power
+
+
+def _in_numpy(spec: EnvironmentSpec, config: PolicyObjectiveConfig, seed: int) -> NumpyReinforce | None:
+    return NumpyReinforce.of(spec, config.algo, seed) if isinstance(config.algo, ReinforceConfig) else None
 
 
 def _with_torch(spec: EnvironmentSpec, config: PolicyObjectiveConfig, seed: int) -> Algorithm:

@@ -51,7 +51,7 @@ def test_a_worker_at_its_optimum_stays_there():
 
 
 @pytest.mark.parametrize("network", ["{hidden: [8]}", "{hidden: [8], recurrent: true}"])
-def test_local_steps_follow_episodes_played_where_each_worker_stands(network):
+def test_local_steps_follow_episodes_of_each_workers_point(network):
     """In numpy and in torch; the second time a worker plays, it stands a step further along its own first episode."""
     objective = make_objective(load_simulation(CARTPOLE.replace("{hidden: [8]}", network)), np.random.default_rng(3))
     seen, apart = [], objective.apart
@@ -86,5 +86,5 @@ def test_local_steps_reject_what_they_do_not_go_with(changes, words):
 
 
 def test_local_steps_reject_trajectories_charged_by_the_step():
-    with pytest.raises(ConfigError, match="sim.local_step_size does not go with sim.charge: step"):
+    with pytest.raises(ConfigError, match=r"sim\.local_step_size does not go with sim.charge: step"):
         load_simulation(CARTPOLE, ["rounds={rule: sync}", "sim.charge=step", "sim.local_step_size=0.1"])
