@@ -232,6 +232,19 @@ def test_resting_slots_show_nothing_and_begin_again() -> None:
         player.step()
 
 
+def test_slots_that_never_began_disturb_no_arithmetic() -> None:
+    """Playgrounds of the simulator have more slots than they need: bodies on top of each other would push with infinite force."""
+    batch = make_environment(EnvConfig(id=FAMILY, batched=True), {}, 3, Seeds(0))
+    frame, outcome = new_frame(batch.spec, 3), new_outcome(batch.spec, 3)
+    batch.rest_slots([1, 2])
+    batch.restart_slots([0], frame)
+    actions = {policy.name: np.zeros((3, len(policy.agents)), np.int64) for policy in batch.spec.policies}
+    with np.errstate(divide="raise", invalid="raise"):
+        for _ in range(5):
+            batch.step(actions, outcome, frame)
+    assert all(np.isfinite(seen.obs[0]).all() for seen in frame.policies.values())
+
+
 def test_recorded_games_resume_where_they_stood() -> None:
     config = EnvConfig(id="mpe2.simple_push_v3", batched=True)
     first, second = (make_environment(config, {}, SLOTS, Seeds(1), record=True, with_state=True) for _ in range(2))

@@ -95,6 +95,7 @@ class World(ABC):
         count, entities = len(self.agents), len(self.agents) + len(self.landmarks)
         self._reach = np.array([[body.reach] for body in (*self.agents, *self.landmarks)])
         self.position = np.zeros((slots, entities, 2))
+        self.position[:, :, 0] = np.arange(entities)  # apart: bodies that stand on each other push with infinite force
         self.velocity = np.zeros((slots, count, 2))
         self.word = np.zeros((slots, count, self.letters))
         self._pairs = Pairs.of(self.agents, self.landmarks)
