@@ -198,8 +198,8 @@ def stragglers(
     Efficiency is used gradients a second over the sum of 1/h, where h is a group's time for a trajectory. At the top: one group 10 times
     slower than the others; under `settings` also h = sqrt(1), sqrt(2), ... times the unit.
 
-    With --until-return: training time until the mean return of 100 episodes of a small game reaches a value (untrained: about 4),
-    with one group 10 times slower; null where it does not within the limit.
+    With --until-return: training time until the mean return of 100 episodes of a small game reaches a value (untrained: about 4), in both
+    settings; null where it does not within the limit. Beside it what the simulator predicts of the groups' measured times.
 
     \b
     hpcmarl bench stragglers -n 9 --json
@@ -213,8 +213,9 @@ def stragglers(
         start(ranks, ["bench", "stragglers", "--seconds", str(seconds), "--unit", str(unit), *told, *(["--json"] if as_json else [])])
     if until_return is not None:
         from hpcmarl.bench import returns
+        from hpcmarl.cli_plan import measured_run
 
-        print_result(returns.run(until_return, limit, range(seeds), unit), as_json)
+        print_result(returns.run(until_return, limit, range(seeds), unit, measured_run), as_json)
         return
     from hpcmarl.bench.stragglers import run
 

@@ -7,18 +7,19 @@ together; with afedpg, where a gradient is made of all of them, they are one wor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hpcmarl.config import Config
 from hpcmarl.config.simulation import SimulationConfig
+from hpcmarl.sim.cluster import Cluster
 from hpcmarl.sim.plan import Measured
-from hpcmarl.sim.running import run_one
 from hpcmarl.types import Array
 
 POINTS = 100_000  # of a course: every round is kept
+EVENTS = 200  # between two looks at the return
 
 
 class Seconds(NamedTuple):
@@ -46,8 +47,15 @@ def predicted_seconds(config: Config, seconds: Seconds, episodes: int) -> float 
     """
     target = config.stop.return_mean
     assert target is not None
-    course = run_one(simulation(config, seconds), config.seed).course
-    return first_time(course, target, episodes)
+    with contextlib.closing(Cluster(simulation(config, seconds), config.seed)) as cluster, np.errstate(over="ignore", invalid="ignore"):
+        while cluster.ended is None:
+            try:
+                cluster.run(EVENTS)
+            except FloatingPointError:  # it has diverged
+                return None
+            if (time := first_time(cluster.trace.arrays(), target, episodes)) is not None:
+                return time
+    return None
 
 
 def simulation(config: Config, seconds: Seconds) -> SimulationConfig:

@@ -1,23 +1,28 @@
-"""Wall-clock time to a fixed training return for each round rule, with one group SLOWER times slower: real ranks that sleep.
+"""Wall-clock time to a fixed training return for each round rule, with unequal groups, beside what the simulator says: real ranks that sleep.
 
 Called by `hpcmarl bench stragglers --until-return VALUE`. A server and n groups, each a learner with an actor on one rank, learn one small game
 (envs/games/particles.py) with REINFORCE and NIGT. A run ends when the mean of its newest 100 training episodes reaches the value;
-one that does not in time says None. Knows no message.
+one that does not in time says None. In each setting the first run measures what groups take; from that predicted_returns.py predicts all runs.
+Knows no message.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hpcmarl.bench.predicted_returns import Seconds, predicted_seconds
 from hpcmarl.bench.runs import Stage, on_stage
-from hpcmarl.bench.stragglers import compute_seconds
+from hpcmarl.bench.stragglers import SETTINGS, compute_seconds
 from hpcmarl.config import Config
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import UsageError
+from hpcmarl.roles.recording import RECENT_EPISODES
 from hpcmarl.roles.run import join_world
+from hpcmarl.sim.plan import FEWEST, Measured
 
 CONFIG = """name: time-to-return
 env: {id: "hpcmarl.envs.games.particles:parallel_env", kwargs: {agents: 2, landmarks: 1, max_cycles: 15, bonus: 1.0}}
@@ -29,28 +34,60 @@ checkpoint: {every_seconds: null}
 eval: {episodes: 0}
 logging: {progress: false, level: warning, every_seconds: 0.25}
 """
-RULES = ("sync", "rennala", "afedpg")
-SETTING = "one_rank_10x_slower"
+RULES = ("sync", "rennala", "malenia", "afedpg")
 WAVE = 4  # episodes that an actor plays side by side, and that take h together
-# Of 0.03, 0.06, 0.12 and 0.25 the quickest on seed 1000; sync takes rennala's, whose gradients are much like its own.
-STEP_SIZES = {"sync": 0.25, "rennala": 0.25, "afedpg": 0.12}
+# Of 0.06, 0.12, 0.25 and 0.5 those with the shortest predicted times to a return of 9 over both settings, 16 groups, seeds 1000 to 1002.
+STEP_SIZES = {"sync": 0.25, "rennala": 0.25, "malenia": 0.5, "afedpg": 0.06}
 
 
-def run(target: float, limit: float, seeds: Sequence[int], unit: float, step_sizes: Mapping[str, float] = STEP_SIZES) -> dict[str, Any] | None:
-    """Seconds of training until `target`, at most `limit`, for each rule and seed; `unit`: h of all groups but the slow one.
+def run(
+    target: float,
+    limit: float,
+    seeds: Sequence[int],
+    unit: float,
+    measured_run: Callable[[Path], Measured],
+    step_sizes: Mapping[str, float] = STEP_SIZES,
+) -> dict[str, Any] | None:
+    """Measure and predict the seconds of training until a return, for each setting, rule and seed.
 
-    The result on rank 0, None elsewhere. UsageError with fewer than three ranks."""
+    Args:
+        target: The return.
+        limit: Seconds of a run at most.
+        seeds: Of the runs of each case.
+        unit: h of the fastest group, in seconds.
+        measured_run: Reads what a run directory has measured.
+        step_sizes: Of each rule.
+
+    Returns:
+        The result on rank 0, None elsewhere.
+
+    Raises:
+        UsageError: There are fewer than three ranks.
+    """
     transport = join_world()
     if transport.size < 3:
         raise UsageError("bench stragglers needs a server and at least two groups: start three ranks or more: hpcmarl bench stragglers -n 9")
-    compute = compute_seconds(SETTING, transport.size - 1, unit)
+    times = {setting: compute_seconds(setting, transport.size - 1, unit) for setting in SETTINGS}
+    played: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    measured: dict[str, Seconds | None] = {}
     with on_stage(transport) as stage:
-        stage.play(case("afedpg", 0, 1e-6, compute, limit, target, f"stop.updates={transport.size}"))  # what is imported late
-        played = {rule: [_play(stage, case(rule, seed, step_sizes[rule], compute, limit, target)) for seed in seeds] for rule in RULES}
+        for setting, compute in times.items():
+            cases = {rule: [case(rule, seed, step_sizes[rule], compute, limit, target) for seed in seeds] for rule in RULES}
+            measured[setting] = _measure(stage, compute, measured_run)
+            played[setting] = {rule: [_play(stage, config) for config in configs] for rule, configs in cases.items()}
     if transport.rank != 0:
         return None
-    settings = {"return": target, "limit_seconds": limit, "seeds": list(seeds), "ranks": transport.size, "trajectory_seconds": compute}
-    return {**{f"{rule}_seconds": middle([run["seconds"] for run in runs]) for rule, runs in played.items()}, **settings, "runs": played}
+    settings = {}
+    for setting, compute in times.items():
+        seconds = measured[setting]
+        assert seconds is not None
+        for rule, runs in played[setting].items():
+            for seed, own in zip(seeds, runs, strict=True):
+                config = case(rule, seed, step_sizes[rule], compute, limit, target)
+                own["predicted_seconds"] = predicted_seconds(config, seconds, RECENT_EPISODES)
+        settings[setting] = {"trajectory_seconds": compute, "measured_seconds": seconds.wave} | _figures(played[setting])
+    first = {f"{rule}_seconds": settings[SETTINGS[0]][f"{rule}_seconds"] for rule in RULES}
+    return {**first, "return": target, "limit_seconds": limit, "seeds": list(seeds), "ranks": transport.size, "settings": settings}
 
 
 def case(rule: str, seed: int, step_size: float, compute: Sequence[float], limit: float, target: float, *more: str) -> Config:
@@ -67,10 +104,16 @@ def case(rule: str, seed: int, step_size: float, compute: Sequence[float], limit
 
 
 def batch_of(rule: str, groups: int) -> int:
-    """Episodes of a round: a wave of every group (sync) or of three in four (rennala); of a gradient: one wave (afedpg).
+    """Episodes of a round: a wave of every group (sync, malenia) or of three in four (rennala); of a gradient: one wave (afedpg).
 
     All fast groups deliver at about the same time: with a wave more than that, a round would wait for their next ones and abandon most."""
-    return WAVE * {"sync": groups, "rennala": max(1, 3 * groups // 4), "afedpg": 1}[rule]
+    return WAVE * {"rennala": max(1, 3 * groups // 4), "afedpg": 1}.get(rule, groups)
+
+
+def _measure(stage: Stage, compute: Sequence[float], measured_run: Callable[[Path], Measured]) -> Seconds | None:
+    """What groups take, from a short synchronous run that hardly moves; None where the server is not."""
+    stage.play(case("sync", 0, 1e-6, compute, 1e6, 1e6, f"stop.updates={FEWEST + 1}"))
+    return None if stage.directory is None else Seconds.of(measured_run(Path(stage.directory) / str(stage.played)))
 
 
 def _play(stage: Stage, config: Config) -> dict[str, Any]:
@@ -86,6 +129,15 @@ def _play(stage: Stage, config: Config) -> dict[str, Any]:
         "return_mean": float(np.mean(recorder.recent)) if recorder.recent else None,  # with the last reports, which come after the end
         "step_size": config.optimizer.step_size,
     }
+
+
+def _figures(played: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Of each rule the medians, and all runs."""
+    told: dict[str, Any] = {}
+    for rule, runs in played.items():
+        told[f"{rule}_seconds"] = middle([run["seconds"] for run in runs])
+        told[f"{rule}_predicted_seconds"] = middle([run["predicted_seconds"] for run in runs])
+    return told | {"runs": played}
 
 
 def middle(seconds: Sequence[float | None]) -> float | None:

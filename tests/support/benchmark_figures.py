@@ -25,10 +25,14 @@ def check_comm(told, ranks):
 
 
 def check_returns(told, target, limit):
-    """Any return is better than the target: it is reached as soon as there are 100 episodes."""
-    for rule in ("sync", "rennala", "afedpg"):
-        assert 0 < told[f"{rule}_seconds"] < limit
-        assert told["runs"][rule][0]["return_mean"] > target
+    """Any return is better than the target: it is reached as soon as there are 100 episodes, on ranks and in the simulator."""
+    for setting in told["settings"].values():
+        assert all(own >= 0.9 * asked for own, asked in zip(setting["measured_seconds"], setting["trajectory_seconds"], strict=True))
+        for rule in RULES:
+            assert 0 < setting[f"{rule}_seconds"] < limit
+            assert 0 < setting[f"{rule}_predicted_seconds"] < limit
+            assert setting["runs"][rule][0]["return_mean"] > target
+    assert told["sync_seconds"] == told["settings"]["one_rank_10x_slower"]["sync_seconds"]
 
 
 def check_costs(told, ranks, unit):

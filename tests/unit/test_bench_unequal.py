@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hpcmarl.bench import costs, heterogeneous, returns
+from hpcmarl.bench import costs, heterogeneous, predicted_returns, returns
 from hpcmarl.bench.runs import Moment
 from hpcmarl.comm.local import LocalWorld
 from hpcmarl.config.file import load_config
@@ -55,7 +55,7 @@ def test_return_case_sets_stop_conditions_and_batch(rule):
     config = returns.case(rule, 3, 0.2, [0.1, 0.1, 1.0], 30.0, -6.5, "stop.updates=9")
     assert (config.rounds.rule, config.seed, config.optimizer.step_size) == (rule, 3, 0.2)
     assert (config.stop.return_mean, config.stop.seconds, config.stop.updates) == (-6.5, 30.0, 9)
-    assert config.rounds.batch == {"sync": 12, "rennala": 8, "afedpg": 4}[rule]
+    assert config.rounds.batch == {"sync": 12, "rennala": 8, "malenia": 12, "afedpg": 4}[rule]
     assert [group.delay.trajectory for group in config.topology.group_list] == [0.1, 0.1, 1.0]
 
 
@@ -63,6 +63,27 @@ def test_median_time_counts_missing_runs_as_slowest():
     assert returns.middle([3.0, None, 1.0]) == 3.0
     assert returns.middle([None, 2.0, None]) is None
     assert returns.middle([4.0]) == 4.0
+
+
+@pytest.mark.parametrize("rule", returns.RULES)
+def test_predicted_workers_deliver_what_groups_do(rule):
+    """Each episode of a wave is a worker's, or each wave a worker's where it makes a gradient: as many episodes a second either way."""
+    config = returns.case(rule, 3, 0.2, [0.1, 0.1, 1.0], 30.0, 8.0)
+    simulated = predicted_returns.simulation(config, predicted_returns.Seconds([0.1, 0.1, 1.0], [0.01, 0.02, 0.03]))
+    times = simulated.times("compute_times").values
+    assert sum(1 / time for time in times) == pytest.approx(4 * (1 / 0.1 + 1 / 0.1 + 1 / 1.0))
+    assert simulated.times("communication_times").values == ((0.01, 0.02, 0.03) if rule == "afedpg" else (0.01,) * 4 + (0.02,) * 4 + (0.03,) * 4)
+    assert (simulated.rounds.rule, simulated.rounds.batch, simulated.optimizer) == (rule, config.rounds.batch, config.optimizer)
+    assert simulated.objective.env == config.env
+
+
+def test_first_time_is_when_the_newest_episodes_are_good_enough():
+    course = {"time": np.array([0.0, 1.0, 2.0, 3.0, 4.0]), "used": np.array([0.0, 4.0, 6.0, 10.0, 12.0])}
+    course["objective"] = np.array([np.nan, 0.0, 3.0, 3.0, -9.0])
+    assert predicted_returns.first_time(course, 3.0, 6) == 3.0  # the mean of two episodes of round 2 and the four of round 3
+    assert predicted_returns.first_time(course, 1.0, 6) == 2.0
+    assert predicted_returns.first_time(course, 1.81, 10) is None
+    assert predicted_returns.first_time(course, -9.0, 20) is None  # there are not so many
 
 
 def test_rule_costs_are_computed_from_moments():

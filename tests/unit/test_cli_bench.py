@@ -50,7 +50,7 @@ def test_benchmarks_inside_a_world_measure_there(run, joined, monkeypatch):
 
 
 def test_rank_without_the_result_prints_nothing(run, joined, monkeypatch):
-    fake = SimpleNamespace(run=lambda target, limit, seeds, unit: None)
+    fake = SimpleNamespace(run=lambda target, limit, seeds, unit, measured_run: None)
     monkeypatch.setattr("hpcmarl.bench.returns", fake, raising=False)
     monkeypatch.setitem(sys.modules, "hpcmarl.bench.returns", fake)
     assert run("bench", "stragglers", "--until-return", "8", "--json")[:2] == (0, "")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from unittest import mock
 
+from hpcmarl.cli_plan import measured_run
 from hpcmarl.config.file import load_config
 from tests.mpi.checks import Ranks, on_ranks
 from tests.support.benchmark_figures import check_comm, check_costs, check_returns, check_stragglers
@@ -51,6 +52,6 @@ def bench_stragglers_measures_every_rule(ranks: Ranks) -> None:
 @on_ranks(3, libraries=("openmpi",))
 def bench_stragglers_measures_seconds_to_a_return(ranks: Ranks) -> None:
     with benchmark(ranks, "returns") as module:
-        told = module.run(-100.0, 30.0, range(1), 0.003)
+        told = module.run(-100.0, 30.0, range(1), 0.003, measured_run)
     if ranks.rank == 0:
         check_returns(told, target=-100, limit=30)
