@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,7 +19,8 @@ from hpcmarl.types import Array
 
 GRID = 200  # moments at which the courses of several seeds are compared
 STORED = 50  # moments of a course that is stored
-OF_A_SEED = ("seed", "objective", "threshold_times", "rounds", "used_gradients")
+OF_A_SEED = ("seed", "objective", "threshold_times", "rounds", "used_gradients", "gradients_per_time", "round_time_mean", "round_time_bound")
+LEGEND_COLUMNS = 5
 BAND = (20, 80)  # percentiles, as in arXiv 2509.24305
 INSTALL = "plots need matplotlib: pip install 'hpcmarl[analysis]'"
 
@@ -57,29 +58,35 @@ def _interpolated(times: Array, known_at: Array, values: Array) -> Array:
 
 
 def condensed(path: Path) -> dict[str, Any]:
-    """What is worth storing of a simulation whose objective was sampled, as plain values: for each case what was tuned and how the trials scored,
-    each seed's late objective and times to the thresholds, and the course (median and band over the seeds) at a few moments."""
+    """What is worth storing of a simulation, as plain values: for each case what was tuned and how the trials scored, each seed's figures (OF_A_SEED)
+    and, where there is an objective, its course (median and band over the seeds) at a few moments."""
     cases, attributes = read_simulation(path)
     found = []
     for case in cases:
-        times, values = course_of(case, "objective")
-        chosen = slice(0, None, GRID // STORED)
-        course = {"time": times, "median": np.median(values, axis=0)}
-        course |= {f"percentile_{level}": np.percentile(values, level, axis=0) for level in BAND}
         kept = {name: case[name] for name in ("setting", "method", "batch", "tuned", "trials")}
-        kept["outcomes"] = [{name: outcome.get(name) for name in OF_A_SEED} for outcome in case["outcomes"]]
-        kept["course"] = {name: [float(f"{value:.4g}") for value in column[chosen]] for name, column in course.items()}
+        kept["outcomes"] = [{name: outcome[name] for name in OF_A_SEED if name in outcome} for outcome in case["outcomes"]]
+        if "objective" in case["outcomes"][0]["course"]:
+            kept["course"] = _stored_course(case)
         found.append(kept)
     return {"hpcmarl_version": attributes["hpcmarl_version"], "config": attributes["config"], "cases": found}
 
 
-def _figure(columns: int, height: float, rows: int = 1) -> tuple[Any, Any]:
+def _stored_course(case: dict[str, Any]) -> dict[str, list[float]]:
+    """The objective over the seeds at STORED moments, to four digits."""
+    times, values = course_of(case, "objective")
+    course = {"time": times, "median": np.median(values, axis=0)}
+    course |= {f"percentile_{level}": np.percentile(values, level, axis=0) for level in BAND}
+    return {name: [float(f"{value:.4g}") for value in column[:: GRID // STORED]] for name, column in course.items()}
+
+
+def _figure(columns: int, height: float, rows: int = 1, sharey: Literal["none", "row"] = "none") -> tuple[Any, Any]:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    return pyplot.subplots(rows, columns, figsize=(max(5.0, 4.2 * columns), height), squeeze=False, layout="constrained", sharex="col")
+    size = (max(5.0, 4.2 * columns), height)
+    return pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", sharex="col", sharey=sharey)
 
 
 def _save(figure: Any, path: Path) -> Path:
@@ -122,7 +129,7 @@ def _objective(cases: Sequence[dict[str, Any]], name: str, thresholds: Sequence[
     course = cases[0]["outcomes"][0]["course"]
     sampled = "gradient_norm" not in course
     shown = ["objective"] if sampled else ["objective", "gradient_norm"]
-    figure, axes = _figure(len(settings), 3.0 * len(shown) + (0.6 if sampled else 0.0), rows=len(shown))
+    figure, axes = _figure(len(settings), 3.4 * len(shown) + (0.6 if sampled else 0.0), rows=len(shown), sharey="row")
     for setting, column in zip(settings, axes.T, strict=True):
         for case in (case for case in cases if case["setting"] == setting):
             colour = f"C{methods.index(label_of(case)) % 10}"
@@ -141,5 +148,5 @@ def _objective(cases: Sequence[dict[str, Any]], name: str, thresholds: Sequence[
     axes[0][0].set_ylabel("return" if sampled else "objective")
     if not sampled:
         axes[1][0].set_ylabel("norm of its gradient")
-    axes[0][0].legend(frameon=bool(thresholds), edgecolor="none")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=LEGEND_COLUMNS, frameon=False)
     return figure

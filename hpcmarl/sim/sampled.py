@@ -32,7 +32,9 @@ LARGEST_SEED = 1 << 31
 
 
 class Sampled(Objective):
-    """`value` is the mean return of the episodes since it was last asked for (NaN: none), the workers' means with equal weight."""
+    """`value` is the mean return of the episodes since it was last asked for (NaN: none).
+
+    Where workers' environments differ it is the mean of the workers' own, each with its newest episodes (NaN until all have delivered)."""
 
     def __init__(self, config: PolicyObjectiveConfig, workers: int, generator: np.random.Generator) -> None:
         changes = [worker.env for worker in config.workers] or [{}]
@@ -47,6 +49,7 @@ class Sampled(Objective):
         self.parts = self.algorithm.parts
         self._stages = [Stages(config, spec, environment, Seeds(seed, index * 4 * config.slots)) for index, environment in enumerate(different)]
         self._returns: list[list[float]] = [[] for _ in range(workers)]
+        self._newest = [float("nan")] * (workers if len(different) > 1 else 1)  # means, of each worker where environments differ
         self.steps_played = 0
         self._begun: list[deque[Rollout]] | None = None  # by worker, gradients not yet asked for; None: none is played before
 
@@ -139,9 +142,12 @@ class Sampled(Objective):
             self._begun[worker].clear()
 
     def value(self, point: Array) -> float:
-        heard = [float(np.mean(returns)) for returns in self._by_stage() if returns]
+        told = self._by_stage()
+        for index, returns in enumerate(told):
+            if returns:
+                self._newest[index] = float(np.mean(returns))
         self._returns = [[] for _ in self._returns]
-        return float(np.mean(heard)) if heard else float("nan")
+        return float(np.mean(self._newest)) if any(told) else float("nan")
 
     def _by_stage(self) -> list[list[float]]:
         """The returns since the last point: of each worker where environments differ, else of all together."""

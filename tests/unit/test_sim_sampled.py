@@ -185,6 +185,12 @@ def test_workers_may_have_environments_of_their_own():
     assert [rollout.steps for rollout in rollouts] == [3, 5, 3, 5]
     objective.weighted([0, 1, 2, 1], np.ones(4), objective.initial(), np.random.default_rng(0))
     assert objective.value(objective.initial()) == pytest.approx((3 + 5 + 3) / 3)  # each worker's J_i weighs the same
+    objective.weighted([0], np.ones(1), objective.initial(), np.random.default_rng(0))
+    assert objective.value(objective.initial()) == pytest.approx((3 + 5 + 3) / 3)  # a worker that delivered nothing new still counts
+    assert np.isnan(objective.value(objective.initial()))
+    late = objective_of(CARTPOLE, workers)
+    late.weighted([0, 2], np.ones(2), late.initial(), np.random.default_rng(0))
+    assert np.isnan(late.value(late.initial()))  # worker 1's share is not known yet
     with pytest.raises(ConfigError, match=r"objective.workers: their environments have different agents or spaces"):
         objective_of(CARTPOLE, 'objective.workers=[{}, {env: {id: "gymnasium:Acrobot-v1"}}]')
     with pytest.raises(ConfigError, match=r"objective\.policy|objective"):
