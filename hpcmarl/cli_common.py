@@ -1,4 +1,5 @@
-"""What the files of commands share: argument types, loading with threads set, starting ranks, printing. Imports nothing heavy."""
+"""What the files of commands share: argument types, loading with threads set, starting ranks, printing.
+Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -16,12 +17,25 @@ if TYPE_CHECKING:
     from hpcmarl.config import Config
 
 OptionalConfig = Annotated[str | None, typer.Argument(metavar="CONFIG", help="YAML file", show_default=False)]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="key.sub=value", help="changes to the configuration", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="key.sub=value", help="changes to the configuration", show_default=False),
+]
 Ranks = Annotated[
-    int | None, typer.Option("-n", "--ranks", min=1, metavar="RANKS", help="start that many ranks here with mpiexec; without: this world")
+    int | None,
+    typer.Option(
+        "-n",
+        "--ranks",
+        min=1,
+        metavar="RANKS",
+        help="start that many ranks here with mpiexec; without: this world",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
-WITHOUT_FILE = "it can be left out where the changes say all, as in preset=mappo env.id=mpe2.simple_spread_v3 stop.env_steps=1000000"
+WITHOUT_FILE = (
+    "it can be left out where the changes say all, as in preset=mappo "
+    "env.id=mpe2.simple_spread_v3 stop.env_steps=1000000"
+)
 Seconds = Annotated[float, typer.Option("--seconds", min=0.1, help="how long to measure")]
 
 
@@ -36,7 +50,13 @@ def _trust(ids: list[str] | None) -> list[str] | None:
 
 Trust = Annotated[
     list[str] | None,
-    typer.Option("--trust", metavar="ID", help="import this environment, wherever it comes from (repeatable)", callback=_trust, show_default=False),
+    typer.Option(
+        "--trust",
+        metavar="ID",
+        help="import this environment, wherever it comes from (repeatable)",
+        callback=_trust,
+        show_default=False,
+    ),
 ]
 
 
@@ -83,7 +103,13 @@ def set_threads(threads: int) -> None:
     set_thread_environment(threads, os.environ)
 
 
-def start(ranks: int, arguments: Sequence[str], *, trains: bool = False, source: Callable[[], Path | None] = lambda: None) -> None:
+def start(
+    ranks: int,
+    arguments: Sequence[str],
+    *,
+    trains: bool = False,
+    source: Callable[[], Path | None] = lambda: None,
+) -> None:
     """Run this command on ranks started here and leave with their exit code.
 
     Args:
@@ -98,7 +124,8 @@ def start(ranks: int, arguments: Sequence[str], *, trains: bool = False, source:
 
 
 def resume_source(run_dir: str | None, resume: str | None, name: str | None) -> Path | None:
-    """Return what a command goes on from; None where it begins. `name`: of the run, for `auto` without a directory."""
+    """Return what a command goes on from; None where it begins. `name`: of the run, for `auto` without a
+    directory."""
     if resume is None:
         return None
     if resume != "auto":
@@ -124,7 +151,10 @@ def check_single(ranks: int | None) -> None:
 
     world = launcher_world(os.environ)
     if ranks == 1 and world is not None and world.size > 1:
-        raise UsageError(f"-n 1 inside a world of {world.size} ranks started by {world.launcher.name}; leave -n out to join that world")
+        raise UsageError(
+            f"-n 1 inside a world of {world.size} ranks started by {world.launcher.name}; leave -n out to "
+            "join that world"
+        )
 
 
 def print_result(result: dict[str, Any] | None, as_json: bool) -> None:
@@ -149,7 +179,13 @@ def print_rows(name: str, rows: Sequence[dict[str, Any]], as_json: bool) -> None
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
     """Aligned columns under a heading, one line a row so that grep works."""
     words = {True: "yes", False: "no"}
-    cells = [list(rows[0]), *([words[value] if isinstance(value, bool) else str(value) for value in row.values()] for row in rows)]
+    cells = [
+        list(rows[0]),
+        *(
+            [words[value] if isinstance(value, bool) else str(value) for value in row.values()]
+            for row in rows
+        ),
+    ]
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     for line in cells:
         typer.echo("  ".join(f"{text:{width}}" for text, width in zip(line, widths, strict=True)).rstrip())
@@ -170,7 +206,8 @@ def finite(value: Any) -> Any:
 
 
 def print_columns(rows: Sequence[Sequence[str]], heading: Sequence[str], right: Sequence[int] = ()) -> None:
-    """A table by rich, folded to the terminal's width; whole lines elsewhere, so that grep and cut work. right: columns of numbers."""
+    """A table by rich, folded to the terminal's width; whole lines elsewhere, so that grep and cut work.
+    right: columns of numbers."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -196,12 +233,16 @@ def new_run_dir(name: str) -> Path:
 
 
 def printable(text: str) -> str:
-    """The text with what could steer a terminal (control characters, marks that reverse its order) written out: names come from files."""
-    return "".join(letter if letter.isprintable() or letter == " " else f"\\x{ord(letter):02x}" for letter in text)
+    """The text with what could steer a terminal (control characters, marks that reverse its order) written
+    out: names come from files."""
+    return "".join(
+        letter if letter.isprintable() or letter == " " else f"\\x{ord(letter):02x}" for letter in text
+    )
 
 
 def config_of(path: str | None) -> Path:
-    """The config.yaml of a run directory, or of the run that a checkpoint file lies in. Raises UsageError where there is none."""
+    """The config.yaml of a run directory, or of the run that a checkpoint file lies in. Raises UsageError
+    where there is none."""
     if path is None or path == "auto":
         raise UsageError(f"CONFIG is missing; {WITHOUT_FILE}, and with --resume RUN or --resume CHECKPOINT")
     start = Path(path)

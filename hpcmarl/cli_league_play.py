@@ -1,4 +1,5 @@
-"""`hpcmarl league match` and `tournament`: parses arguments, asks roles/, prints. Commands of cli_league.py; nothing heavy is imported here."""
+"""`hpcmarl league match` and `tournament`: parses arguments, asks roles/, prints. Commands of cli_league.py;
+nothing heavy is imported here."""
 
 from __future__ import annotations
 
@@ -10,16 +11,31 @@ import typer
 from hpcmarl.cli_common import Json, Trust, finite, print_columns, print_json, printable, set_threads
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="run directory of a league, or a checkpoint in it")]
-Episodes = Annotated[int | None, typer.Option("--episodes", min=1, help="default: league.evaluation.episodes", show_default=False)]
-Greedy = Annotated[bool | None, typer.Option("--greedy/--sample", help="default: league.evaluation.greedy", show_default=False)]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="default: eval.seed of the run", show_default=False)]
+Episodes = Annotated[
+    int | None,
+    typer.Option("--episodes", min=1, help="default: league.evaluation.episodes", show_default=False),
+]
+Greedy = Annotated[
+    bool | None,
+    typer.Option("--greedy/--sample", help="default: league.evaluation.greedy", show_default=False),
+]
+Seed = Annotated[
+    int | None, typer.Option("--seed", min=0, help="default: eval.seed of the run", show_default=False)
+]
 MOST_SHOWN = 12  # entrants whose scores against each other are printed
 
 
 def match(
     run: Run,
     first: Annotated[
-        str, typer.Argument(metavar="A", help="a snapshot, a member (its newest one), either of another league as NAME@RUN, random, or search:DEPTH")
+        str,
+        typer.Argument(
+            metavar="A",
+            help=(
+                "a snapshot, a member (its newest one), either of another league as NAME@RUN, random, or "
+                "search:DEPTH"
+            ),
+        ),
     ],
     second: Annotated[str, typer.Argument(metavar="B", help="the same")],
     episodes: Episodes = None,
@@ -46,8 +62,14 @@ def match(
         print_json(finite(result))
         return
     row, column = printable(result["row"]), printable(result["column"])
-    typer.echo(f"{row} against {column}, {result['episodes']} episodes, seed {result['seed']}, {'greedy' if result['greedy'] else 'sampled'}")
-    typer.echo(f"score of {row}: {result['score']:.3f} (95 % from {result['score_low']:.3f} to {result['score_high']:.3f})")
+    typer.echo(
+        f"{row} against {column}, {result['episodes']} episodes, seed {result['seed']}, "
+        f"{'greedy' if result['greedy'] else 'sampled'}"
+    )
+    typer.echo(
+        f"score of {row}: {result['score']:.3f} (95 % from {result['score_low']:.3f} to "
+        f"{result['score_high']:.3f})"
+    )
     if result["wins"] is not None:
         typer.echo(f"{result['wins']} won, {result['draws']} drawn, {result['losses']} lost")
     rows = []
@@ -58,7 +80,12 @@ def match(
 
 def tournament(
     run: Run,
-    players: Annotated[list[str], typer.Argument(metavar="PLAYER...", help="as in match: snapshots, members, NAME@RUN, random, search:DEPTH")],
+    players: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PLAYER...", help="as in match: snapshots, members, NAME@RUN, random, search:DEPTH"
+        ),
+    ],
     episodes: Episodes = None,
     greedy: Greedy = None,
     seed: Seed = None,
@@ -94,13 +121,26 @@ def _print_tournament(result: dict[str, Any]) -> None:
         told = entrants[number]
         rating, low, high = (told[f"rating_elo{end}"] for end in ("", "_low", "_high"))
         rated = ("-", "-") if rating is None else (f"{rating:+.0f}", f"{low:+.0f} to {high:+.0f}")
-        rows.append((str(place), printable(told["entrant"]), *rated, f"{told['mean_score']:.3f}", f"{told['games']:,}"))
+        rows.append(
+            (
+                str(place),
+                printable(told["entrant"]),
+                *rated,
+                f"{told['mean_score']:.3f}",
+                f"{told['games']:,}",
+            )
+        )
     print_columns(rows, ("", "player", "rating", "95 %", "score", "games"), right=(0, 2, 3, 4, 5))
     if len(order) > MOST_SHOWN:
         return
     typer.echo("\nmean score of the row against the column (- : did not meet)")
     cells = [
-        (str(place), *("-" if (score := result["score"][row][column]) is None else f"{score:.2f}" for column in order))
+        (
+            str(place),
+            *("-" if (score := result["score"][row][column]) is None else f"{score:.2f}" for column in order),
+        )
         for place, row in enumerate(order, start=1)
     ]
-    print_columns(cells, ("", *(str(place) for place in range(1, len(order) + 1))), right=range(len(order) + 1))
+    print_columns(
+        cells, ("", *(str(place) for place in range(1, len(order) + 1))), right=range(len(order) + 1)
+    )

@@ -1,4 +1,5 @@
-"""What `hpcmarl league show` prints: tables of the plain values that league/summary.py makes. Called by cli_league.py; computes nothing."""
+"""What `hpcmarl league show` prints: tables of the plain values that league/summary.py makes. Called by
+cli_league.py; computes nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +18,10 @@ def print_league(result: Result) -> None:
     """All parts, each under a line that says what it is."""
     sides = "" if len(result["sides"]) == 1 else f", sides {' and '.join(result['sides'])}"
     typer.echo(printable(f"league {result['name']} of {result['env']}{sides}: {result['checkpoint']}"))
-    typer.echo(f"{len(result['snapshots'])} snapshots, {result['evaluation_games']:,} games in {result['matches']:,} matches")
+    typer.echo(
+        f"{len(result['snapshots'])} snapshots, {result['evaluation_games']:,} games in "
+        f"{result['matches']:,} matches"
+    )
     if bad := [each["name"] for each in result["snapshots"] if each["bad"]]:
         typer.echo(f"nobody meets these any more, their files do not verify: {', '.join(bad)}")
     _members(result)
@@ -26,11 +30,17 @@ def print_league(result: Result) -> None:
     _trained_against(result)
     _exploitability(result)
     for name, reason in result["reasons"].items():
-        typer.echo(f"no {'exact ' if name == 'exploitability' and result[name] is not None else ''}{name}: {printable(reason)}")
+        typer.echo(
+            f"no {'exact ' if name == 'exploitability' and result[name] is not None else ''}{name}: "
+            f"{printable(reason)}"
+        )
 
 
 def _members(result: Result) -> None:
-    typer.echo("\nmembers, by their newest snapshot (rating in Elo points, 95 %; mean score over all that it met in matches)")
+    typer.echo(
+        "\nmembers, by their newest snapshot (rating in Elo points, 95 %; mean score over all that it met in "
+        "matches)"
+    )
     rows = []
     for member in result["members"]:
         low, high = member["rating_elo_low"], member["rating_elo_high"]
@@ -63,8 +73,11 @@ def _shown(result: Result) -> list[tuple[list[int], list[int]]]:
 
 
 def _telling(result: Result, side: str) -> list[int]:
-    """The snapshots of a side; of many each member's newest one, then those with the highest rating (without ratings, the newest)."""
-    own = [number for number, each in enumerate(result["snapshots"]) if each["side"] == side and not each["bad"]]
+    """The snapshots of a side; of many each member's newest one, then those with the highest rating (without
+    ratings, the newest)."""
+    own = [
+        number for number, each in enumerate(result["snapshots"]) if each["side"] == side and not each["bad"]
+    ]
     if len(own) <= MOST_SHOWN:
         return own
     newest = {member["newest"] for member in result["members"]}
@@ -80,11 +93,25 @@ def _telling(result: Result, side: str) -> list[int]:
 def _payoff(result: Result, rows: list[int], columns: list[int]) -> None:
     snapshots = result["snapshots"]
     typer.echo("\npayoff: mean score of the row against the column (- : never played)")
-    whole = [sum(each["side"] == side and not each["bad"] for each in snapshots) for side in (result["sides"][0], result["sides"][-1])]
+    whole = [
+        sum(each["side"] == side and not each["bad"] for each in snapshots)
+        for side in (result["sides"][0], result["sides"][-1])
+    ]
     if (len(rows), len(columns)) != tuple(whole):
-        kept = "the newest of each member and the highest rated" if result["ratings"] is not None else "the newest of each member and of all"
-        typer.echo(f"shown are {len(rows)} of {whole[0]} rows and {len(columns)} of {whole[1]} columns, {kept}; --json has all")
-    names = [str(number + 1) for number in range(len(columns))] if rows == columns else [snapshots[column]["name"] for column in columns]
+        kept = (
+            "the newest of each member and the highest rated"
+            if result["ratings"] is not None
+            else "the newest of each member and of all"
+        )
+        typer.echo(
+            f"shown are {len(rows)} of {whole[0]} rows and {len(columns)} of {whole[1]} columns, {kept}; "
+            "--json has all"
+        )
+    names = (
+        [str(number + 1) for number in range(len(columns))]
+        if rows == columns
+        else [snapshots[column]["name"] for column in columns]
+    )
     table = []
     for place, row in enumerate(rows):
         label = f"{place + 1} {snapshots[row]['name']}" if rows == columns else snapshots[row]["name"]
@@ -98,8 +125,12 @@ def _trained_against(result: Result) -> None:
     frozen = {member["name"] for member in result["members"] if not member["trains"]}
     for name, met in ((name, met) for name, met in result["trained_against"].items() if name not in frozen):
         most = [f"{each['snapshot']} {each['games']:,} ({each['live_score']:.2f})" for each in met[:MOST_MET]]
-        rows.append((name, f"{sum(each['games'] for each in met):,}", str(len(met)), ", ".join(most) or "itself only"))
-    print_columns(rows, ("member", "games", "snapshots", "games (live score) against those met most"), right=(1, 2))
+        rows.append(
+            (name, f"{sum(each['games'] for each in met):,}", str(len(met)), ", ".join(most) or "itself only")
+        )
+    print_columns(
+        rows, ("member", "games", "snapshots", "games (live score) against those met most"), right=(1, 2)
+    )
 
 
 def _exploitability(result: Result) -> None:
@@ -115,21 +146,39 @@ def _trained(rows: list[Result]) -> None:
     """What hpcmarl league exploit has found out."""
     if not rows:
         return
-    typer.echo("\nexploitability by a trained best response, at least, in returns (what a better response gains may be more)")
+    typer.echo(
+        "\nexploitability by a trained best response, at least, in returns (what a better response gains may "
+        "be more)"
+    )
     table = []
     for each in rows:
         gain, interval = f"{each['gain']:.4f}", f"{each['gain_low']:.4f} to {each['gain_high']:.4f}"
-        own = (f"{each['return_mean']:.4f}", f"{each['score']:.3f}", f"{each['updates']:,}", f"{each['env_steps']:,}")
+        own = (
+            f"{each['return_mean']:.4f}",
+            f"{each['score']:.3f}",
+            f"{each['updates']:,}",
+            f"{each['env_steps']:,}",
+        )
         table.append((each["target"], gain, interval, each["baseline"], *own))
     heading = ("policy", "gain", "95 %", "over", "return", "score", "updates", "env steps")
     print_columns(table, heading, right=(1, 2, 4, 5, 6, 7))
 
 
 def _exact(found: Result) -> None:
-    typer.echo(f"\nexploitability, exact: half of what best responses gain, in returns (range of the game {found['game_range']:g})")
+    typer.echo(
+        "\nexploitability, exact: half of what best responses gain, in returns (range of the game "
+        f"{found['game_range']:g})"
+    )
     named = [(" and ".join(each["snapshots"]), each) for each in found["members"]]
-    named += [(text, found[key]) for key, text in (("uniform", "all of the pool alike"), ("nash", "Nash mixture of the payoffs")) if found[key]]
-    rows = [(text, f"{each['exploitability']:.4f}", f"{100 * each['share_of_range']:.1f} %") for text, each in named]
+    named += [
+        (text, found[key])
+        for key, text in (("uniform", "all of the pool alike"), ("nash", "Nash mixture of the payoffs"))
+        if found[key]
+    ]
+    rows = [
+        (text, f"{each['exploitability']:.4f}", f"{100 * each['share_of_range']:.1f} %")
+        for text, each in named
+    ]
     print_columns(rows, ("policy", "exploitability", "of the range"), right=(1, 2))
     if found["left_out"]:
         typer.echo(f"left out, their files do not verify: {', '.join(found['left_out'])}")

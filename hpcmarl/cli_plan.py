@@ -1,4 +1,5 @@
-"""`hpcmarl simulate --from-run`: what a run's measured times say about another number or mix of groups. Part of cli.py, lazy like it."""
+"""`hpcmarl simulate --from-run`: what a run's measured times say about another number or mix of groups. Part
+of cli.py, lazy like it."""
 
 from __future__ import annotations
 
@@ -36,16 +37,27 @@ def plan(run: str, groups: int | None, slow: str | None, rules: Sequence[str], a
     if as_json:
         from hpcmarl.io.metrics import json_text
 
-        typer.echo(json_text(_told(run, measured, wanted, slow) | {"rules": found, "best_rule": best, "reason": reason}))
+        typer.echo(
+            json_text(
+                _told(run, measured, wanted, slow) | {"rules": found, "best_rule": best, "reason": reason}
+            )
+        )
         return
     print_table([{"rule": rule, **_cells(figures)} for rule, figures in found.items()])
     typer.echo(f"best: {best}: {reason}")
     if math.isfinite(measured.rate):
-        typer.echo(f"the run itself ({measured.rule}, {len(measured.groups)} groups): {measured.rate:.4g} trajectories a second", err=True)
+        typer.echo(
+            (
+                f"the run itself ({measured.rule}, {len(measured.groups)} groups): {measured.rate:.4g} "
+                "trajectories a second"
+            ),
+            err=True,
+        )
 
 
 def measured_run(run: Path) -> Measured:
-    """Return the times that a run has measured. Raises UsageError where it is no run, or has measured too few."""
+    """Return the times that a run has measured. Raises UsageError where it is no run, or has measured too
+    few."""
     from hpcmarl.config.file import load_config
     from hpcmarl.io.metrics import read_groups, read_metrics
     from hpcmarl.io.run_directory import RunDirectory
@@ -53,7 +65,10 @@ def measured_run(run: Path) -> Measured:
 
     paths = RunDirectory(run)
     if not paths.config.is_file():
-        raise UsageError(f"--from-run {run}: not a run directory, it holds no config.yaml; give one that hpcmarl train has made")
+        raise UsageError(
+            f"--from-run {run}: not a run directory, it holds no config.yaml; give one that hpcmarl train "
+            "has made"
+        )
     groups = read_groups(run)
     columns, config = read_metrics(run), load_config(paths.config)
     figures, versions = ({}, columns["version"][:0]) if groups is None else (groups.figures, groups.version)

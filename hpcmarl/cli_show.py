@@ -20,12 +20,16 @@ if TYPE_CHECKING:
     pass
 
 config_app = typer.Typer(no_args_is_help=True, help="Show, check or explain a configuration.")
-list_app = typer.Typer(no_args_is_help=True, help="List known environments, algorithms, presets, round rules or what a league chooses from.")
+list_app = typer.Typer(
+    no_args_is_help=True,
+    help="List known environments, algorithms, presets, round rules or what a league chooses from.",
+)
 
 
 @config_app.command()
 def show(config: OptionalConfig = None, overrides: Overrides = None) -> None:
-    """Print the whole configuration, defaults and the values of a preset included, as YAML that can be used again.
+    """Print the whole configuration, defaults and the values of a preset included, as YAML that can be used
+    again.
 
     \b
     hpcmarl config show configs/quickstart.yaml optimizer.name=nigt > mine.yaml
@@ -49,7 +53,10 @@ def check(config: OptionalConfig = None, overrides: Overrides = None) -> None:
     path, changes = file_and_changes(config, overrides)
     source, settings = path or "command line", load_either(path, changes)
     if isinstance(settings, Config):
-        typer.echo(f"{source} is valid: {settings.env.id}, {settings.algo.name}, {settings.optimizer.name}, {settings.rounds.rule}")
+        typer.echo(
+            f"{source} is valid: {settings.env.id}, {settings.algo.name}, {settings.optimizer.name}, "
+            f"{settings.rounds.rule}"
+        )
         return
     from hpcmarl.config.sweep import candidates, cases
 
@@ -115,14 +122,20 @@ def list_algorithms(as_json: Json = False) -> None:
     """Algorithms, for algo.name."""
     from hpcmarl.config.keys import first_line, members_of
 
-    print_rows("algorithms", [{"name": name, "summary": first_line(model)} for name, model in members_of("algo").items()], as_json)
+    print_rows(
+        "algorithms",
+        [{"name": name, "summary": first_line(model)} for name, model in members_of("algo").items()],
+        as_json,
+    )
 
 
 @list_app.command(name="presets")
 def list_presets(
-    as_json: Json = False, as_markdown: Annotated[bool, typer.Option("--markdown", help="the tables of docs/presets.md")] = False
+    as_json: Json = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="the tables of docs/presets.md")] = False,
 ) -> None:
-    """Settings of algorithms' authors, for preset. --json adds every value with its source, and what no key expresses."""
+    """Settings of algorithms' authors, for preset. --json adds every value with its source, and what no key
+    expresses."""
     from hpcmarl.config.presets import PRESETS
 
     if as_markdown:
@@ -132,10 +145,17 @@ def list_presets(
         return
     rows = []
     for preset in PRESETS.values():
-        row: dict[str, Any] = {"name": preset.name, "algorithm": preset.choices["algo"], "optimizer": preset.choices["optimizer"]}
+        row: dict[str, Any] = {
+            "name": preset.name,
+            "algorithm": preset.choices["algo"],
+            "optimizer": preset.choices["optimizer"],
+        }
         row |= {"paper": preset.paper, "code": f"github.com/{preset.repository}", "summary": preset.summary}
         if as_json:
-            gaps = [{"theirs": gap.theirs, "ours": gap.ours, "source": preset.cite(gap.source)} for gap in preset.gaps]
+            gaps = [
+                {"theirs": gap.theirs, "ours": gap.ours, "source": preset.cite(gap.source)}
+                for gap in preset.gaps
+            ]
             row |= {"values": preset.values, "sources": preset.sources, "gaps": gaps}
         rows.append(row)
     print_rows("presets", rows, as_json)
@@ -147,7 +167,9 @@ def list_rules(as_json: Json = False) -> None:
     from hpcmarl.config.keys import first_line
     from hpcmarl.optim.rounds import RULES
 
-    print_rows("rules", [{"name": name, "summary": first_line(rule)} for name, rule in RULES.items()], as_json)
+    print_rows(
+        "rules", [{"name": name, "summary": first_line(rule)} for name, rule in RULES.items()], as_json
+    )
 
 
 @list_app.command(name="matchmakers")
@@ -155,8 +177,15 @@ def list_matchmakers(as_json: Json = False) -> None:
     """Whom members of a league meet: matchmakers, and kinds of members, which choose by themselves."""
     from hpcmarl.config.league import MatchmakingConfig, MemberKindConfig
 
-    choices = {"league.matchmaking.name": MatchmakingConfig, "league.members.<name>.kind.name": MemberKindConfig}
-    rows = [{"name": name, "key": key, "summary": summary} for key, union in choices.items() for name, summary in _summaries(union)]
+    choices = {
+        "league.matchmaking.name": MatchmakingConfig,
+        "league.members.<name>.kind.name": MemberKindConfig,
+    }
+    rows = [
+        {"name": name, "key": key, "summary": summary}
+        for key, union in choices.items()
+        for name, summary in _summaries(union)
+    ]
     print_rows("matchmakers", rows, as_json)
 
 
@@ -165,7 +194,11 @@ def list_evaluations(as_json: Json = False) -> None:
     """Which snapshots of a league are compared next, for league.evaluation.strategy.name."""
     from hpcmarl.config.league import EvaluationStrategyConfig
 
-    print_rows("evaluations", [{"name": name, "summary": summary} for name, summary in _summaries(EvaluationStrategyConfig)], as_json)
+    print_rows(
+        "evaluations",
+        [{"name": name, "summary": summary} for name, summary in _summaries(EvaluationStrategyConfig)],
+        as_json,
+    )
 
 
 def _summaries(union: Any) -> list[tuple[str, str]]:

@@ -1,4 +1,5 @@
-"""`hpcmarl submit`: checks a run before it waits in a queue, renders its batch script, hands it to sbatch. Part of cli.py, and lazy.
+"""`hpcmarl submit`: checks a run before it waits in a queue, renders its batch script, hands it to sbatch.
+Part of cli.py, and lazy.
 
 The script's text is made in launch/slurm.py, sbatch is asked in launch/sbatch.py.
 """
@@ -26,8 +27,16 @@ if TYPE_CHECKING:
     from hpcmarl.launch.submissions import Submission
 
 DIFFERENCES_SHOWN = 10
-Extra = Annotated[list[str] | None, typer.Option("--sbatch", metavar="OPTION", help="further sbatch option, --sbatch=--gres=gpu:1 (repeatable)")]
-ActorExtra = Annotated[list[str] | None, typer.Option("--actor-sbatch", metavar="OPTION", help="the same for the actors' component of --hetjob")]
+Extra = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sbatch", metavar="OPTION", help="further sbatch option, --sbatch=--gres=gpu:1 (repeatable)"
+    ),
+]
+ActorExtra = Annotated[
+    list[str] | None,
+    typer.Option("--actor-sbatch", metavar="OPTION", help="the same for the actors' component of --hetjob"),
+]
 
 
 def submit(
@@ -35,21 +44,37 @@ def submit(
     overrides: Overrides = None,
     nodes: Annotated[int, typer.Option("--nodes", min=1)] = 1,
     tasks: Annotated[int, typer.Option("--ntasks-per-node", min=1, help="ranks of each node")] = 8,
-    cores: Annotated[int | None, typer.Option("--cpus-per-task", min=1, help="cores, and threads, of each rank", show_default=False)] = None,
-    time: Annotated[str, typer.Option("--time", metavar="LIMIT", help="of each start; the run goes on after it")] = "04:00:00",
-    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="an array: so many runs, from the configuration's seed on")] = None,
-    hetjob: Annotated[str | None, typer.Option("--hetjob", metavar="NODESxTASKS", help="put the actors on nodes of their own")] = None,
+    cores: Annotated[
+        int | None,
+        typer.Option("--cpus-per-task", min=1, help="cores, and threads, of each rank", show_default=False),
+    ] = None,
+    time: Annotated[
+        str, typer.Option("--time", metavar="LIMIT", help="of each start; the run goes on after it")
+    ] = "04:00:00",
+    seeds: Annotated[
+        int | None,
+        typer.Option("--seeds", min=1, help="an array: so many runs, from the configuration's seed on"),
+    ] = None,
+    hetjob: Annotated[
+        str | None,
+        typer.Option("--hetjob", metavar="NODESxTASKS", help="put the actors on nodes of their own"),
+    ] = None,
     partition: Annotated[str | None, typer.Option("--partition", help="default: slurm.partition")] = None,
     account: Annotated[str | None, typer.Option("--account", help="default: slurm.account")] = None,
     extra: Extra = None,
     actor_extra: ActorExtra = None,
-    run_dir: Annotated[str | None, typer.Option("--run-dir", metavar="DIR", help="default: runs/NAME-DATE-TIME")] = None,
-    verify: Annotated[bool, typer.Option("--depend-verify", help="afterwards a job that verifies the run's files")] = False,
+    run_dir: Annotated[
+        str | None, typer.Option("--run-dir", metavar="DIR", help="default: runs/NAME-DATE-TIME")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--depend-verify", help="afterwards a job that verifies the run's files")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the script and submit nothing")] = False,
 ) -> None:
     """Train on a Slurm cluster.
 
-    The job stops with a checkpoint before its time limit or at preemption, requeues itself and goes on until it is done.
+    The job stops with a checkpoint before its time limit or at preemption, requeues itself and goes on until
+    it is done.
 
     \b
     hpcmarl submit configs/quickstart.yaml --nodes 2 --ntasks-per-node 8 --time 04:00:00 --seeds 5 --dry-run
@@ -57,9 +82,9 @@ def submit(
     hpcmarl submit preset=qmix env.id=smax:3m stop.env_steps=2000000 --ntasks-per-node 4
     hpcmarl submit configs/cluster/rennala_nigt.yaml --ntasks-per-node 9 --sbatch=--gres=gpu:1 --hetjob 4x16
 
-    The cluster's settings (account, partition, modules, launcher) are the section slurm of the configuration. With --hetjob
-    the first component holds the server and the learners: one rank more than topology.groups. Submitted again
-    with the --run-dir of an earlier run, it goes on with that, once its job has ended.
+    The cluster's settings (account, partition, modules, launcher) are the section slurm of the configuration.
+    With --hetjob the first component holds the server and the learners: one rank more than topology.groups.
+    Submitted again with the --run-dir of an earlier run, it goes on with that, once its job has ended.
     """
     from hpcmarl.config.file import load_config
 
@@ -71,7 +96,9 @@ def submit(
         changes = ["topology.placement=apart", "topology.server=dedicated", *changes]
     settings = load_config(path, changes)
     _check_seeds(seeds, hetjob, given)
-    job = _job(settings, (nodes, tasks, cores), hetjob, time, (extra or [], actor_extra or []), seeds, run_dir)
+    job = _job(
+        settings, (nodes, tasks, cores), hetjob, time, (extra or [], actor_extra or []), seeds, run_dir
+    )
     topology = _check_roles(settings, job)
     if dry_run:
         _show(job, verify)
@@ -104,14 +131,24 @@ def _job(
     if hetjob is not None:
         components.append(_actor_component(hetjob, (*site.actor_options, *extras[1])))
         if site.launcher == "mpirun":
-            raise UsageError("--hetjob with slurm.launcher: mpirun: mpirun sees the first component only; use slurm.launcher=srun")
+            raise UsageError(
+                "--hetjob with slurm.launcher: mpirun: mpirun sees the first component only; use "
+                "slurm.launcher=srun"
+            )
     elif extras[1]:
         raise UsageError("--actor-sbatch needs --hetjob: without it there is one component only (--sbatch)")
     if site.environment is None and sys.prefix != sys.base_prefix:
         site = site.model_copy(update={"environment": sys.prefix})
     if site.stage and site.environment is None:
-        raise UsageError("slurm.stage needs slurm.environment: the directory of the virtual environment to unpack on the nodes")
-    directory = Path(run_dir) if run_dir is not None else Path("runs") / f"{settings.name}-{clock.strftime('%Y%m%d-%H%M%S')}"
+        raise UsageError(
+            "slurm.stage needs slurm.environment: the directory of the virtual environment to unpack on the "
+            "nodes"
+        )
+    directory = (
+        Path(run_dir)
+        if run_dir is not None
+        else Path("runs") / f"{settings.name}-{clock.strftime('%Y%m%d-%H%M%S')}"
+    )
     job = Job(
         kind="hetjob" if hetjob is not None else "array" if seeds is not None else "train",
         name=settings.name,
@@ -138,7 +175,9 @@ def _actor_component(text: str, options: tuple[str, ...]) -> Component:
 
     nodes, _, tasks = text.partition("x")
     if not (nodes.isdecimal() and tasks.isdecimal() and int(nodes) and int(tasks)):
-        raise UsageError(f"--hetjob {text}: write NODESxTASKS, nodes for actors and ranks on each: --hetjob 4x16")
+        raise UsageError(
+            f"--hetjob {text}: write NODESxTASKS, nodes for actors and ranks on each: --hetjob 4x16"
+        )
     return Component(int(nodes), int(tasks), None, options)
 
 
@@ -146,13 +185,20 @@ def _check_seeds(seeds: int | None, hetjob: str | None, overrides: Sequence[str]
     if seeds is None:
         return
     if hetjob is not None:
-        raise UsageError("--seeds with --hetjob: Slurm has no arrays of heterogeneous jobs; submit one job a seed (seed=0, seed=1, ...)")
+        raise UsageError(
+            "--seeds with --hetjob: Slurm has no arrays of heterogeneous jobs; submit one job a seed "
+            "(seed=0, seed=1, ...)"
+        )
     if any(change.partition("=")[0].strip() == "seed" for change in overrides) and seeds > 1:
-        raise UsageError(f"--seeds {seeds} with a fixed seed on the command line: leave out one (seeds count up from the configuration's seed)")
+        raise UsageError(
+            f"--seeds {seeds} with a fixed seed on the command line: leave out one (seeds count up from the "
+            "configuration's seed)"
+        )
 
 
 def _check_roles(settings: Config, job: Job) -> Topology:
-    """The roles, which must fit the ranks: better said now than after a day in the queue. Raises ConfigError or UsageError."""
+    """The roles, which must fit the ranks: better said now than after a day in the queue. Raises ConfigError
+    or UsageError."""
     from hpcmarl.comm.topology import assign_roles
 
     hosts = [
@@ -166,12 +212,19 @@ def _check_roles(settings: Config, job: Job) -> Topology:
     if job.kind != "hetjob":
         return topology
     first = job.components[0].tasks
-    misplaced = [rank for rank in range(len(hosts)) if (topology.roles_of(rank) in (("actor",), ("evaluator",))) != (rank >= first)]
+    misplaced = [
+        rank
+        for rank in range(len(hosts))
+        if (topology.roles_of(rank) in (("actor",), ("evaluator",))) != (rank >= first)
+    ]
     if misplaced:
-        needed = len(topology.groups) + (not any(group.learner == topology.server for group in topology.groups))
+        needed = len(topology.groups) + (
+            not any(group.learner == topology.server for group in topology.groups)
+        )
         raise UsageError(
-            f"--hetjob: the first component has {first} ranks but the server and {len(topology.groups)} learners take {needed}; "
-            f"set --nodes and --ntasks-per-node to {needed} ranks together, or change topology.groups"
+            f"--hetjob: the first component has {first} ranks but the server and {len(topology.groups)} "
+            f"learners take {needed}; set --nodes and --ntasks-per-node to {needed} ranks together, or "
+            "change topology.groups"
         )
     return topology
 
@@ -197,7 +250,13 @@ def _show(job: Job, verify: bool) -> None:
 
     typer.echo(render(job), nl=False)
     if verify:
-        typer.echo(f"\n# ---- then: sbatch --dependency=afterok:JOB --kill-on-invalid-dep=yes\n{render(_verification(job))}", nl=False)
+        typer.echo(
+            (
+                "\n# ---- then: sbatch --dependency=afterok:JOB "
+                f"--kill-on-invalid-dep=yes\n{render(_verification(job))}"
+            ),
+            nl=False,
+        )
 
 
 def _send(job: Job, settings: Config, default_directory: bool, verify: bool) -> None:
@@ -216,12 +275,15 @@ def _send(job: Job, settings: Config, default_directory: bool, verify: bool) -> 
     directory = Path(str(job.run_dir))
     try:
         directory = new_directory(directory) if default_directory else directory
-        # The configuration as it is now: what the user changes while the job waits or between its restarts does not count.
+        # The configuration as it is now: what the user changes while the job waits or between its restarts
+        # does not count.
         submission = claim(directory, dump_config(settings))
         job = _placed(job, submission)
         submission.write("sbatch", render(job))
     except OSError as error:
-        raise UsageError(f"--run-dir {directory}: cannot write there: {error.strerror}; choose another") from None
+        raise UsageError(
+            f"--run-dir {directory}: cannot write there: {error.strerror}; choose another"
+        ) from None
     changed = _changes(settings, directory, list_submissions(directory)[:-1])
     try:
         answer = sbatch.submit(program, render(job))
@@ -234,7 +296,9 @@ def _send(job: Job, settings: Config, default_directory: bool, verify: bool) -> 
         submission.write("job", f"{answer}\n")
     except OSError as error:
         path = submission.path("job")
-        raise HpcmarlError(f"{path}: cannot be written: {error.strerror}; write {answer} into it, or scancel {number}") from None
+        raise HpcmarlError(
+            f"{path}: cannot be written: {error.strerror}; write {answer} into it, or scancel {number}"
+        ) from None
     if verify:
         dependency = [f"--dependency=afterok:{number}", "--kill-on-invalid-dep=yes"]
         later = sbatch.submit(program, render(_verification(job)), dependency).partition(";")[0]
@@ -271,16 +335,22 @@ def _advice(settings: Config, job: Job) -> list[str]:
     program = mpiexec_of(job.site.environment)
     if program is None or program.library != "openmpi" or program.version < (5,):
         return []
-    respawn = ", and replaces actors (topology.respawn, which srun cannot)" if settings.topology.respawn else ""
+    respawn = (
+        ", and replaces actors (topology.respawn, which srun cannot)" if settings.topology.respawn else ""
+    )
     return [
-        f"under srun a dead rank ends the job, which is requeued and starts again; with slurm.launcher=mpirun the run goes on without it{respawn}"
+        (
+            "under srun a dead rank ends the job, which is requeued and starts again; with "
+            f"slurm.launcher=mpirun the run goes on without it{respawn}"
+        )
     ]
 
 
 def _tell_estimate(settings: Config, topology: Topology, *, site_stages: bool) -> None:
     """Print on standard error what the job will ask of file systems and memory.
 
-    Its environment is not made for that, which takes seconds: the doctor does so, and adds bytes of trajectories and of networks."""
+    Its environment is not made for that, which takes seconds: the doctor does so, and adds bytes of
+    trajectories and of networks."""
     from hpcmarl.doctor.estimate import estimate
 
     largest = Counter(topology.hosts).most_common(1)[0][0]

@@ -22,7 +22,8 @@ class HpcmarlError(Exception):
     """A failure with a message that names the key, file or rank, the value and the remedy."""
 
     exit_code = EXIT_FAILURE
-    everywhere = False  # every rank of the world raises it, at the same point: rank 0 tells it, and no rank has to be stopped
+    # every rank of the world raises it, at the same point: rank 0 tells it, and no rank has to be stopped
+    everywhere = False
 
 
 class UsageError(HpcmarlError):

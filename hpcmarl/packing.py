@@ -1,13 +1,16 @@
-"""Nested dictionaries of arrays and plain values as one bytes buffer, without pickle, and a checksum over them.
+"""Nested dictionaries of arrays and plain values as one bytes buffer, without pickle, and a checksum over
+them.
 
-`comm` sends control messages with it, `io` takes its rules of what a tree may hold and its checksum from it. Knows no
-transport and no file. A tree is a dict, list, array, str, int (up to 128 bits), float, bool or None; tuples become lists
-and numpy scalars plain numbers. Layout of a buffer, little-endian:
+`comm` sends control messages with it, `io` takes its rules of what a tree may hold and its checksum from it.
+Knows no transport and no file. A tree is a dict, list, array, str, int (up to 128 bits), float, bool or None;
+tuples become lists and numpy scalars plain numbers. Layout of a buffer, little-endian:
 
-    8 bytes magic | uint64 length of the header | header: JSON | the arrays in the header's order, each at a multiple of 16
+    8 bytes magic | uint64 length of the header | header: JSON | the arrays in the header's order, each at a
+    multiple of 16
 
-In the header a dict is ["d", {key: node}], a list ["l", [nodes]], an array ["a", dtype, shape]; plain values stand for
-themselves. Arrays follow each other and cannot overlap, so unpacking never needs more memory than a few times the buffer.
+In the header a dict is ["d", {key: node}], a list ["l", [nodes]], an array ["a", dtype, shape]; plain values
+stand for themselves. Arrays follow each other and cannot overlap, so unpacking never needs more memory than a
+few times the buffer.
 """
 
 from __future__ import annotations
@@ -37,20 +40,28 @@ Buffer = bytes | bytearray | memoryview | NDArray[np.uint8]
 
 
 def plain(value: Tree) -> Tree:
-    """The value with numpy scalars turned into plain numbers; TypeError for what a tree cannot hold (arrays and containers pass)."""
+    """The value with numpy scalars turned into plain numbers; TypeError for what a tree cannot hold (arrays
+    and containers pass)."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (bool, float, str, dict, list, tuple)):
         return value
     if isinstance(value, int):
         if abs(value) >= MAXIMUM_INTEGER:
-            raise TypeError("a tree holds integers of up to 128 bits; use an array or a string for larger ones")
+            raise TypeError(
+                "a tree holds integers of up to 128 bits; use an array or a string for larger ones"
+            )
         return value
     if isinstance(value, np.ndarray):
         if not _DTYPE.fullmatch(value.dtype.str):
-            raise TypeError(f"a tree holds arrays of bool, int, float and complex numbers, not {value.dtype}; convert it")
+            raise TypeError(
+                f"a tree holds arrays of bool, int, float and complex numbers, not {value.dtype}; convert it"
+            )
         return value
-    raise TypeError(f"a tree holds dict, list, array, str, int, float, bool and None, not {type(value).__name__}; convert it")
+    raise TypeError(
+        f"a tree holds dict, list, array, str, int, float, bool and None, not {type(value).__name__}; "
+        "convert it"
+    )
 
 
 def _flatten(value: Tree, arrays: list[NDArray[Any]], depth: int = 0, *, ordered: bool = False) -> Any:
@@ -76,7 +87,8 @@ def _aligned(offset: int) -> int:
 
 
 def pack(tree: Tree) -> bytearray:
-    """The tree as one buffer, with a single copy of each array. Raises TypeError for what a tree cannot hold."""
+    """The tree as one buffer, with a single copy of each array. Raises TypeError for what a tree cannot
+    hold."""
     arrays: list[NDArray[Any]] = []
     header = json.dumps(_flatten(tree, arrays), separators=(",", ":")).encode("ascii")
     end = _PREFIX.size + len(header)
@@ -102,7 +114,9 @@ class _Reader:
 
     def node(self, node: Any, depth: int) -> Tree:
         if depth > MAXIMUM_DEPTH:
-            raise ProtocolError(f"a packed tree is more than {MAXIMUM_DEPTH} levels deep: the buffer is damaged")
+            raise ProtocolError(
+                f"a packed tree is more than {MAXIMUM_DEPTH} levels deep: the buffer is damaged"
+            )
         match node:
             case ["d", dict(items)]:
                 return {key: self.node(item, depth + 1) for key, item in items.items()}
@@ -114,10 +128,16 @@ class _Reader:
                 return node
             case int() if abs(node) < MAXIMUM_INTEGER:
                 return node
-        raise ProtocolError("a packed tree has an unknown node: the buffer is damaged, or of another version of hpcmarl")
+        raise ProtocolError(
+            "a packed tree has an unknown node: the buffer is damaged, or of another version of hpcmarl"
+        )
 
     def array(self, dtype: str, shape: list[Any]) -> NDArray[Any]:
-        if not _DTYPE.fullmatch(dtype) or len(shape) > 32 or not all(type(size) is int and 0 <= size < 1 << 62 for size in shape):
+        if (
+            not _DTYPE.fullmatch(dtype)
+            or len(shape) > 32
+            or not all(type(size) is int and 0 <= size < 1 << 62 for size in shape)
+        ):
             raise ProtocolError("a packed tree has an array of unknown type or shape: the buffer is damaged")
         kind = np.dtype(dtype)
         count = math.prod(shape)
@@ -133,7 +153,8 @@ class _Reader:
 
 
 def unpack(buffer: Buffer, *, copy: bool = True) -> Tree:
-    """The tree that `pack` was given. With copy=False the arrays are views into the buffer (read-only if it is).
+    """The tree that `pack` was given. With copy=False the arrays are views into the buffer (read-only if it
+    is).
 
     Raises ProtocolError for a buffer that is truncated, damaged or not from `pack`; never reads past it.
     """
@@ -145,7 +166,10 @@ def unpack(buffer: Buffer, *, copy: bool = True) -> Tree:
     if magic != MAGIC:
         raise ProtocolError("a buffer is not a packed tree, or of another version of hpcmarl")
     if length > len(data) - _PREFIX.size:
-        raise ProtocolError(f"a packed tree's header of {length} bytes passes the end of its {len(data)} bytes: the buffer is truncated")
+        raise ProtocolError(
+            f"a packed tree's header of {length} bytes passes the end of its {len(data)} bytes: the buffer "
+            "is truncated"
+        )
     try:
         header = json.loads(bytes(data[_PREFIX.size : _PREFIX.size + length]))
         return _Reader(data, _PREFIX.size + length, copy).node(header, 0)
@@ -154,7 +178,8 @@ def unpack(buffer: Buffer, *, copy: bool = True) -> Tree:
 
 
 def digest(tree: Tree) -> str:
-    """A BLAKE2b checksum (hexadecimal, 256 bits) over names, values, types, shapes and bytes; the order of keys does not matter."""
+    """A BLAKE2b checksum (hexadecimal, 256 bits) over names, values, types, shapes and bytes; the order of
+    keys does not matter."""
     arrays: list[NDArray[Any]] = []
     structure = _flatten(tree, arrays, ordered=True)
     hasher = hashlib.blake2b(json.dumps(structure).encode("ascii"), digest_size=32)

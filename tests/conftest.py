@@ -1,14 +1,16 @@
-"""Lanes of the test suite, and which tests may run beside each other (tools/test: `pytest -n 3 --dist loadscope`).
+"""Lanes of the test suite, and which tests may run beside each other (tools/test: `pytest -n 3 --dist
+loadscope`).
 
 Folders say what a test needs:
 
 - unit: no process and no run; enforced here.
 - runs: whole runs on virtual ranks, in the test's own process.
 - process: other processes, but no MPI ranks.
-- mpi: real ranks. slurm: a throw-away Slurm cluster. faults: killed and frozen ranks. learning: runs that must learn.
+- mpi: real ranks. slurm: a throw-away Slurm cluster. faults: killed and frozen ranks. learning: runs that
+    must learn.
 
-Lanes (`--lane`) say what is run: `quick` only tests/unit; `default` everything but tests/slurm and tests marked `long`; `ci` tests/slurm,
-too; `all` everything.
+Lanes (`--lane`) say what is run: `quick` only tests/unit; `default` everything but tests/slurm and tests
+marked `long`; `ci` tests/slurm, too; `all` everything.
 """
 
 import functools
@@ -25,14 +27,23 @@ from hpcmarl.launch.threads import VARIABLES
 
 pytest_plugins = ["tests.support.fixtures"]
 
-# For MPI's ranks and for virtual ones, which live in the tests' own process, whatever the user has set: so they add up in the same order.
+# For MPI's ranks and for virtual ones, which live in the tests' own process, whatever the user has set: so
+# they add up in the same order.
 os.environ.update(dict.fromkeys(VARIABLES, "1"))
 
 LANES = ("quick", "default", "ci", "all")
 QUICK = ("unit", "test_layers.py")
 ORDER = ("slurm", "faults", "mpi", "learning", "process", "runs", "unit")  # what waits most begins first
 SLOW_SECONDS = 10.0  # a test of the default lane that takes longer says why: @pytest.mark.slow("reason")
-STARTS_PROCESS = ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system", "pty.spawn")
+STARTS_PROCESS = (
+    "subprocess.Popen",
+    "os.fork",
+    "os.forkpty",
+    "os.posix_spawn",
+    "os.exec",
+    "os.system",
+    "pty.spawn",
+)
 
 _guarded: list[str] = []  # the unit test that is running
 
@@ -43,12 +54,16 @@ def folder_of(nodeid: str) -> str:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    about = "quick: tests/unit; default: all but tests/slurm and tests marked long; ci: tests/slurm, too; all: everything"
+    about = (
+        "quick: tests/unit; default: all but tests/slurm and tests marked long; ci: tests/slurm, too; "
+        "all: everything"
+    )
     parser.addoption("--lane", choices=LANES, default="default", help=about)
 
 
 def is_chosen(item: pytest.Item, lane: str, named: Sequence[str]) -> bool:
-    """Whether a test belongs to a lane, or is named on the command line: by itself, or tests/slurm by its folder."""
+    """Whether a test belongs to a lane, or is named on the command line: by itself, or tests/slurm by its
+    folder."""
     folder = folder_of(item.nodeid)
     if lane == "all" or any("::" in name or (folder == "slurm" and "tests/slurm" in name) for name in named):
         return True
@@ -66,7 +81,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for name in ("long", "slow"):
             marker = item.get_closest_marker(name)
             if marker is not None and not (marker.args and isinstance(marker.args[0], str)):
-                raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.{name} needs its reason: @pytest.mark.{name}('why')")
+                raise pytest.UsageError(
+                    f"{item.nodeid}: @pytest.mark.{name} needs its reason: @pytest.mark.{name}('why')"
+                )
         (kept if is_chosen(item, lane, config.args) else dropped).append(item)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
@@ -77,8 +94,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def group_of(nodeid: str) -> str:
     """The group of a test, whose tests one worker runs one after the other; most tests are alone in theirs.
 
-    tests/slurm shares a cluster, the checks of a library share a world, faults are noticed after seconds of silence, and a file whose
-    fixture lasts for the module would make it again in every worker.
+    tests/slurm shares a cluster, the checks of a library share a world, faults are noticed after seconds of
+    silence, and a file whose fixture lasts for the module would make it again in every worker.
     """
     path = nodeid.partition("::")[0]
     if folder_of(nodeid) in ("slurm", "faults"):
@@ -112,7 +129,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def _importing() -> bool:
-    """Whether a package is being imported: one of ours needs a package that asks another interpreter which library it would find."""
+    """Whether a package is being imported: one of ours needs a package that asks another interpreter which
+    library it would find."""
     frame = inspect.currentframe()
     while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
         frame = frame.f_back
@@ -121,7 +139,9 @@ def _importing() -> bool:
 
 def _refuse_processes(event: str, arguments: Any) -> None:
     if _guarded and event in STARTS_PROCESS and not _importing():
-        raise AssertionError(f"{_guarded[0]} starts a process ({event}: {arguments[0]!r}); it belongs into tests/process")
+        raise AssertionError(
+            f"{_guarded[0]} starts a process ({event}: {arguments[0]!r}); it belongs into tests/process"
+        )
 
 
 sys.addaudithook(_refuse_processes)
@@ -140,7 +160,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
-    """Let go of the watch where fixtures of the whole session end with the last test, whichever that is: a Slurm cluster is stopped by a program."""
+    """Let go of the watch where fixtures of the whole session end with the last test, whichever that is: a
+    Slurm cluster is stopped by a program."""
     if nextitem is None:
         _guarded.clear()
     return (yield)
@@ -159,7 +180,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
                 seconds[report.nodeid] = seconds.get(report.nodeid, 0.0) + report.duration
                 if {"slow", "long"} & set(report.keywords):
                     explained.add(report.nodeid)
-    unexplained = sorted((name for name in seconds if seconds[name] > SLOW_SECONDS and name not in explained), key=seconds.__getitem__)
+    unexplained = sorted(
+        (name for name in seconds if seconds[name] > SLOW_SECONDS and name not in explained),
+        key=seconds.__getitem__,
+    )
     if unexplained:
         terminalreporter.section(f"tests over {SLOW_SECONDS:g} s that do not say why (@pytest.mark.slow)")
         for name in reversed(unexplained):

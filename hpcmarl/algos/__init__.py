@@ -1,4 +1,5 @@
-"""Algorithms by name. Adding one: a section in config/algos.py, a function in design.py, a file with a subclass of base.Algorithm, a line here.
+"""Algorithms by name. Adding one: a section in config/algos.py, a function in design.py, a file with a
+subclass of base.Algorithm, a line here.
 
 torch is imported where an algorithm is made that learns, and not by a model that acts.
 """
@@ -32,7 +33,8 @@ ALGORITHMS = {
 
 
 def make_model(spec: EnvironmentSpec, config: AlgoConfig, seed: int | None) -> Model:
-    """The networks of the algorithm that `algo.name` asks for, without torch; equal arguments give equal initial parameters.
+    """The networks of the algorithm that `algo.name` asks for, without torch; equal arguments give equal
+    initial parameters.
 
     Args:
         spec: The environment.

@@ -1,19 +1,23 @@
-"""What the actor-critics share: a critic beside each policy, the columns that their recursions run on, the entropy cost. Unrolls of T steps.
+"""What the actor-critics share: a critic beside each policy, the columns that their recursions run on, the
+entropy cost. Unrolls of T steps.
 
-    loss = (1/T) sum_t [ - gain_t + value_cost L(v_t - V_t) - c_ent sum_k H_k ]        for one unroll; L(e) = e^2 or Huber's (value_loss.py)
+    loss = (1/T) sum_t [ - gain_t + value_cost L(v_t - V_t) - c_ent sum_k H_k ]        for one unroll; L(e) =
+        e^2 or Huber's (value_loss.py)
 
-k runs over the agents of a policy that act in row t. Subclasses say what V is a value of: of rows (value_critic.py), of actions (coma.py).
-Rewards and flags (algo.critic): with obs or full, critics on all agents' observations or on the state, r is the mean over the policy's agents,
-absent ones 0, and an end is the episode's; with dec they are each agent's own.
-Time: with obs or full every row of the game counts (batch.game_rows): it is discounted, valued and learned from by every policy's critic, whoever of
-its agents has died; the policy's gain has the rows in which an agent acts. With dec an agent's time ends with its death. In turn-based games time
-is counted in a policy's own decisions, with the rewards of the turns between them added up.
-With normalise_advantages those of one gradient have mean 0, weighed by their ratios, and deviation 1 (maths/vtrace.py).
-With normalise_values V is in units of the spread of its targets in L alone (nets/moments.py).
-The entropy cost is fixed, or falls linearly with the run's environment steps, or is learned as exp(log c) with gradient
-entropy_cost_rate (target - H) in log c.
+k runs over the agents of a policy that act in row t. Subclasses say what V is a value of: of rows
+(value_critic.py), of actions (coma.py). Rewards and flags (algo.critic): with obs or full, critics on all
+agents' observations or on the state, r is the mean over the policy's agents, absent ones 0, and an end is the
+episode's; with dec they are each agent's own. Time: with obs or full every row of the game counts
+(batch.game_rows): it is discounted, valued and learned from by every policy's critic, whoever of its agents
+has died; the policy's gain has the rows in which an agent acts. With dec an agent's time ends with its death.
+In turn-based games time is counted in a policy's own decisions, with the rewards of the turns between them
+added up. With normalise_advantages those of one gradient have mean 0, weighed by their ratios, and deviation
+1 (maths/vtrace.py). With normalise_values V is in units of the spread of its targets in L alone
+(nets/moments.py). The entropy cost is fixed, or falls linearly with the run's environment steps, or is
+learned as exp(log c) with gradient entropy_cost_rate (target - H) in log c.
 
-    symbol -> variable, shape:  r reward [T, B, U]   V value [T, B, U]   v targets   H entropy [n]   (U units with a value: 1 or N agents)
+    symbol -> variable, shape:  r reward [T, B, U]   V value [T, B, U]   v targets   H entropy [n]   (U units
+        with a value: 1 or N agents)
 """
 
 from __future__ import annotations
@@ -27,7 +31,18 @@ import torch
 from torch import nn
 
 from hpcmarl.algos.base import Algorithm
-from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, UnitRows, anybody, evaluate, game_rows, join, seen_by, tensor
+from hpcmarl.algos.batch import (
+    Batch,
+    Evaluation,
+    PolicyBatch,
+    UnitRows,
+    anybody,
+    evaluate,
+    game_rows,
+    join,
+    seen_by,
+    tensor,
+)
 from hpcmarl.algos.value_limit import ValueLimit
 from hpcmarl.config import ActorCriticConfig
 from hpcmarl.maths.schedules import falling
@@ -80,13 +95,17 @@ class ActorCritic(Algorithm):
         super().on_progress(env_steps)
         config = self._config
         if config.entropy_cost_steps:
-            self._entropy_cost = falling(config.entropy_cost, config.entropy_cost_final, config.entropy_cost_steps, env_steps)
+            self._entropy_cost = falling(
+                config.entropy_cost, config.entropy_cost_final, config.entropy_cost_steps, env_steps
+            )
 
     def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:
-        """Sum over unrolls of minus the gradient of the loss. With normalise_advantages it depends on what is in one call.
+        """Sum over unrolls of minus the gradient of the loss. With normalise_advantages it depends on what is
+        in one call.
 
-        Statistics, averaged over rows and policies: policy_loss, value_loss, entropy, entropy_cost, mean_rho, mean_c,
-        explained_variance, value, gradient_norm; with several policies each also as <name>_<policy>. And value_limit.
+        Statistics, averaged over rows and policies: policy_loss, value_loss, entropy, entropy_cost, mean_rho,
+        mean_c, explained_variance, value, gradient_norm; with several policies each also as <name>_<policy>.
+        And value_limit.
         """
         self._flat.zero_gradient()
         collected: dict[str, float] = {}
@@ -109,7 +128,9 @@ class ActorCritic(Algorithm):
     def _shared(self, batch: Batch, *, evaluated: bool = True) -> Shared:
         """evaluated: whether the policies are asked, too."""
         policies = self._policies.items() if evaluated else ()
-        evaluations = {name: evaluate(policy, batch.policies[name], batch.episode_start) for name, policy in policies}
+        evaluations = {
+            name: evaluate(policy, batch.policies[name], batch.episode_start) for name, policy in policies
+        }
         return Shared(evaluations, self._central_input(batch) if self._central else None, self._game(batch))
 
     def _game(self, batch: Batch) -> UnitRows | None:
@@ -128,18 +149,32 @@ class ActorCritic(Algorithm):
         return UnitRows(anybody([acts]), (batch.episode_end > 0)[:, :, None] & ~truncated, truncated)
 
     def _agent_rows(self, policy: PolicySpec, batch: Batch, game: UnitRows | None) -> UnitRows:
-        """The rows in which each agent has a value, [T, B, N]: the game's, or in turn-based games those of its policy's only agent."""
+        """The rows in which each agent has a value, [T, B, N]: the game's, or in turn-based games those of
+        its policy's only agent."""
         rows, shape = self._rows(policy, batch, game), batch.policies[policy.name].reward.shape
-        return UnitRows(*(np.broadcast_to(array, shape) for array in (rows.acts, rows.terminated, rows.truncated)))
+        return UnitRows(
+            *(np.broadcast_to(array, shape) for array in (rows.acts, rows.terminated, rows.truncated))
+        )
 
     def _normalised(self, advantages: FloatArray, rho: FloatArray) -> FloatArray:
-        """The advantages [n] of one call, which hold their ratios rho [n]; normalised where algo.normalise_advantages asks for it."""
+        """The advantages [n] of one call, which hold their ratios rho [n]; normalised where
+        algo.normalise_advantages asks for it."""
         return normalised_advantages(advantages, rho) if self._config.normalise_advantages else advantages
 
-    def _columns(self, batch: Batch, part: PolicyBatch, rows: UnitRows, value: FloatArray, last: FloatArray, final: FloatArray) -> Columns:
-        """The unit columns [T, B, U]. `final` [K, U] are the values of truncated episodes' last observations."""
+    def _columns(
+        self,
+        batch: Batch,
+        part: PolicyBatch,
+        rows: UnitRows,
+        value: FloatArray,
+        last: FloatArray,
+        final: FloatArray,
+    ) -> Columns:
+        """The unit columns [T, B, U]. `final` [K, U] are the values of truncated episodes' last
+        observations."""
         reward = part.reward.mean(-1, keepdims=True) if self._central else part.reward
-        # An agent cut off where no last observation is known (in mid-episode) is worth what it was worth a step before.
+        # An agent cut off where no last observation is known (in mid-episode) is worth what it was worth a
+        # step before.
         final_value = value.copy()
         final_value[batch.final_step, batch.final_slot] = final
         reward = reward * np.float32(self._config.reward_scale)
@@ -147,9 +182,14 @@ class ActorCritic(Algorithm):
         return Columns(value, last, final_value, reward, rows.acts, rows.terminated, rows.truncated)
 
     def _observe(
-        self, policy: PolicySpec, part: PolicyBatch, evaluation: Evaluation, learned: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+        self,
+        policy: PolicySpec,
+        part: PolicyBatch,
+        evaluation: Evaluation,
+        learned: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     ) -> None:
-        """Gather what the moments are averages of. learned: the critic's inputs [n, D], targets [n], and which of these rows count [n] bool."""
+        """Gather what the moments are averages of. learned: the critic's inputs [n, D], targets [n], and
+        which of these rows count [n] bool."""
         if not (self._config.normalise_observations or self._config.normalise_values):
             return
         inputs, targets, counts = learned
@@ -159,13 +199,16 @@ class ActorCritic(Algorithm):
         network.observe(tensor(evaluation.rows.pick(seen_by(network, part))), 1.0 / steps)
 
     def _entropy_terms(self, policy: PolicySpec, evaluation: Evaluation) -> tuple[torch.Tensor, float]:
-        """What the entropy adds to the objective (times T), and the cost. The bonus does not move the cost, nor the rule the policy."""
+        """What the entropy adds to the objective (times T), and the cost. The bonus does not move the cost,
+        nor the rule the policy."""
         entropy = evaluation.entropy.sum()
         if self._config.target_entropy is None:
             return self._entropy_cost * entropy, self._entropy_cost
         logarithm = self._modules[policy.name].get_parameter("cost.logarithm")[0]
         cost = float(logarithm.detach().exp())
-        maximum = self._policies[policy.name].head.maximum_entropy(evaluation.mask, evaluation.rows.count).sum()
+        maximum = (
+            self._policies[policy.name].head.maximum_entropy(evaluation.mask, evaluation.rows.count).sum()
+        )
         missing = self._config.target_entropy * maximum - entropy.detach()
         return cost * entropy + self._config.entropy_cost_rate * logarithm * missing, cost
 
@@ -179,7 +222,11 @@ class ActorCritic(Algorithm):
         rows, slots, finals = batch.steps + 1, batch.slots, len(batch.final_step)
         inputs = [part.obs.reshape(rows, slots, 1, -1) for part in parts]
         ends = [part.final_obs.reshape(finals, 1, int(np.prod(part.final_obs.shape[1:]))) for part in parts]
-        return (inputs[0], ends[0]) if len(parts) == 1 else (np.concatenate(inputs, -1), np.concatenate(ends, -1))
+        return (
+            (inputs[0], ends[0])
+            if len(parts) == 1
+            else (np.concatenate(inputs, -1), np.concatenate(ends, -1))
+        )
 
 
 def critics_of(modules: Mapping[str, nn.Module]) -> dict[str, Critic]:
@@ -189,15 +236,20 @@ def critics_of(modules: Mapping[str, nn.Module]) -> dict[str, Critic]:
 
 
 def close_at_last_decision(columns: Columns, acts_next: BoolArray) -> None:
-    """Columns that end in a gap: their value after the last row is of an observation they did not act on, so never trained.
-    The last decision's own value is known; it closes the column, and that decision itself is left out."""
+    """Columns that end in a gap: their value after the last row is of an observation they did not act on, so
+    never trained. The last decision's own value is known; it closes the column, and that decision itself is
+    left out."""
     steps = len(columns.acts)
     rows = np.arange(steps).reshape(-1, 1, 1)
     last_act = np.where(columns.acts, rows, -1).max(0)
     last_cut = np.where(columns.terminated | columns.truncated, rows, -1).max(0)
     slot, unit = np.nonzero(~acts_next & (last_act > last_cut))
     at = (last_act[slot, unit], slot, unit)
-    columns.acts, columns.truncated, columns.reward = columns.acts.copy(), columns.truncated.copy(), columns.reward.copy()
+    columns.acts, columns.truncated, columns.reward = (
+        columns.acts.copy(),
+        columns.truncated.copy(),
+        columns.reward.copy(),
+    )
     columns.acts[at], columns.truncated[at], columns.reward[at] = False, True, 0.0
 
 

@@ -1,7 +1,8 @@
-"""What every algorithm is to a learner: a Model (model.py) with torch modules on the same parameters, and gradients of rollouts.
+"""What every algorithm is to a learner: a Model (model.py) with torch modules on the same parameters, and
+gradients of rollouts.
 
-Make one with `hpcmarl.algos.make_algorithm`. An algorithm knows no rank, message, file or environment. Adding one: a function in design.py,
-a subclass with `gradient`, a line in ALGORITHMS.
+Make one with `hpcmarl.algos.make_algorithm`. An algorithm knows no rank, message, file or environment. Adding
+one: a function in design.py, a subclass with `gradient`, a line in ALGORITHMS.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ class Algorithm(Model, ABC):
         self._policies = {name: _policy_at(self._modules, prefix) for name, prefix in self._prefixes.items()}
 
     def on_version(self, version: int) -> None:
-        """The parameters now loaded are those of `version`. Called on learners, for every version that they adopt; the same one may come twice."""
+        """The parameters now loaded are those of `version`. Called on learners, for every version that they
+        adopt; the same one may come twice."""
 
     def learn_where(self, mask: BoolArray | None) -> None:
-        """The coming gradients must be right where mask [P] is true, and no parameter is other than zero elsewhere; None: right everywhere.
+        """The coming gradients must be right where mask [P] is true, and no parameter is other than zero
+        elsewhere; None: right everywhere.
 
         Called on learners before each gradient; an algorithm may use it to compute less."""
 
@@ -42,7 +45,8 @@ class Algorithm(Model, ABC):
         """Return what recurrent critics remember after an unroll, at the present parameters.
 
         Returns:
-            Policy -> [E, U, H], zero where the next row begins an episode; empty where critics have no memory.
+            Policy -> [E, U, H], zero where the next row begins an episode; empty where critics have no
+            memory.
         """
         return {}
 
@@ -50,7 +54,8 @@ class Algorithm(Model, ABC):
         """Note what the gradients of a batch that is gone through several times need from its beginning.
 
         Returns:
-            The rollouts that parts are to be taken of, in the same order: these, or copies with `records` that share the arrays.
+            The rollouts that parts are to be taken of, in the same order: these, or copies with `records`
+                that share the arrays.
         """
         return list(rollouts)
 
@@ -60,7 +65,8 @@ class Algorithm(Model, ABC):
 
     @abstractmethod
     def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:
-        """The ascent direction [P] summed over all trajectories (types.Rollout.count of each rollout), and statistics: averages.
+        """The ascent direction [P] summed over all trajectories (types.Rollout.count of each rollout), and
+        statistics: averages.
 
         Additive: calls on parts of the rollouts give parts of the sum. Rollouts are not changed.
         """

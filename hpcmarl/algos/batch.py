@@ -1,9 +1,11 @@
-"""Rollouts side by side: the arrays of several rollouts as one, and the acting rows of a policy evaluated under its network.
+"""Rollouts side by side: the arrays of several rollouts as one, and the acting rows of a policy evaluated
+under its network.
 
-Used by the algorithms; knows none of them. Rollouts of equal length are joined along the slots (a single one is not copied);
-of differing lengths they are padded with rows in which nobody acts.
+Used by the algorithms; knows none of them. Rollouts of equal length are joined along the slots (a single one
+is not copied); of differing lengths they are padded with rows in which nobody acts.
 
-    T the longest rollout   B all slots of all rollouts   N agents   K finals   n acting rows: (t, b, agent) in C order
+    T the longest rollout   B all slots of all rollouts   N agents   K finals   n acting rows: (t, b, agent)
+        in C order
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from hpcmarl.types import Array, BoolArray, CriticRecord, FloatArray, PolicyRoll
 
 @dataclass
 class PolicyBatch:
-    """One policy's arrays, as in types.PolicyRollout with B for E; the row T is zero where rollouts were padded."""
+    """One policy's arrays, as in types.PolicyRollout with B for E; the row T is zero where rollouts were
+    padded."""
 
     obs: FloatArray
     alive: BoolArray
@@ -38,7 +41,8 @@ class PolicyBatch:
 
 @dataclass
 class Batch:
-    """All policies' arrays, as in types.Rollout with B for E. final_step, final_slot [K] int64 point into [T, B]."""
+    """All policies' arrays, as in types.Rollout with B for E. final_step, final_slot [K] int64 point into [T,
+    B]."""
 
     policies: dict[str, PolicyBatch]
     episode_start: BoolArray
@@ -68,13 +72,20 @@ def join(rollouts: Sequence[Rollout]) -> Batch:
     for rollout, slot in zip(rollouts, first_slot, strict=False):
         inside[: rollout.steps, slot : slot + rollout.count] = True
     return Batch(
-        policies={name: _join_policy([rollout.policies[name] for rollout in rollouts], steps) for name in rollouts[0].policies},
+        policies={
+            name: _join_policy([rollout.policies[name] for rollout in rollouts], steps)
+            for name in rollouts[0].policies
+        },
         episode_start=_side_by_side([rollout.episode_start for rollout in rollouts], steps, 1),
         episode_end=_side_by_side([rollout.episode_end for rollout in rollouts], steps, 0),
         first_step=_along([rollout.first_step for rollout in rollouts]),
         final_step=_along([rollout.final_index[:, 0] for rollout in rollouts]).astype(np.int64),
-        final_slot=np.concatenate([rollout.final_index[:, 1] + slot for rollout, slot in zip(rollouts, first_slot, strict=False)]).astype(np.int64),
-        state=_optional(lambda arrays: _side_by_side(arrays, steps, 1), [rollout.state for rollout in rollouts]),
+        final_slot=np.concatenate(
+            [rollout.final_index[:, 1] + slot for rollout, slot in zip(rollouts, first_slot, strict=False)]
+        ).astype(np.int64),
+        state=_optional(
+            lambda arrays: _side_by_side(arrays, steps, 1), [rollout.state for rollout in rollouts]
+        ),
         final_state=_optional(_along, [rollout.final_state for rollout in rollouts]),
         inside=inside,
         records=_join_records([rollout.records for rollout in rollouts], steps),
@@ -82,7 +93,8 @@ def join(rollouts: Sequence[Rollout]) -> Batch:
 
 
 def select(rollout: Rollout, slots: Array) -> Rollout:
-    """The trajectories `slots` (increasing) of a rollout, as a rollout of their own; its arrays are copies. Episodes that ended are not in it."""
+    """The trajectories `slots` (increasing) of a rollout, as a rollout of their own; its arrays are copies.
+    Episodes that ended are not in it."""
     place = np.full(rollout.count, -1, np.int64)
     place[slots] = np.arange(len(slots))
     kept = np.flatnonzero(place[rollout.final_index[:, 1]] >= 0)
@@ -100,13 +112,16 @@ def select(rollout: Rollout, slots: Array) -> Rollout:
         actor=rollout.actor,
         state=None if rollout.state is None else rollout.state[:, slots],
         final_state=None if rollout.final_state is None else rollout.final_state[kept],
-        records=None if rollout.records is None else {name: _select_record(record, slots) for name, record in rollout.records.items()},
+        records=None
+        if rollout.records is None
+        else {name: _select_record(record, slots) for name, record in rollout.records.items()},
     )
 
 
 @dataclass(frozen=True)
 class UnitRows:
-    """In which rows the units of a critic stand for something, and how these end, [T, B, U] bool each: U is 1 for a team, N for single agents."""
+    """In which rows the units of a critic stand for something, and how these end, [T, B, U] bool each: U is 1
+    for a team, N for single agents."""
 
     acts: BoolArray
     terminated: BoolArray
@@ -116,9 +131,10 @@ class UnitRows:
 def game_rows(batch: Batch) -> UnitRows:
     """Find the rows of a game in which all act at once, as all of its policies see it together.
 
-    Every step of an episode is a row of the game, also one in which this or that policy has nobody left. Steps without any agent are, too: others may
-    play on (a league shows one side alone). Only a slot that rests, without an agent and without an end until the unroll's last row, has none.
-    An episode that was cut off ends with a value where any agent lived until then, else with nothing.
+    Every step of an episode is a row of the game, also one in which this or that policy has nobody left.
+    Steps without any agent are, too: others may play on (a league shows one side alone). Only a slot that
+    rests, without an agent and without an end until the unroll's last row, has none. An episode that was cut
+    off ends with a value where any agent lived until then, else with nothing.
 
     Returns:
         Rows [T, B, 1].
@@ -134,7 +150,8 @@ def game_rows(batch: Batch) -> UnitRows:
 
 
 def anybody(parts: Sequence[BoolArray]) -> BoolArray:
-    """Say whether any agent of any policy acts, from arrays [..., N], one a policy: [..., 1]. (numpy reduces few numbers at a time slowly.)"""
+    """Say whether any agent of any policy acts, from arrays [..., N], one a policy: [..., 1]. (numpy reduces
+    few numbers at a time slowly.)"""
     acts = [part[..., agent] for part in parts for agent in range(part.shape[-1])]
     found = acts[0].copy()
     for each in acts[1:]:
@@ -143,18 +160,34 @@ def anybody(parts: Sequence[BoolArray]) -> BoolArray:
 
 
 def _select_policy(part: PolicyRollout, slots: Array, finals: Array) -> PolicyRollout:
-    arrays = {name: getattr(part, name)[:, slots] for name in ("obs", "alive", "action", "logp", "reward", "terminated", "truncated")}
+    arrays = {
+        name: getattr(part, name)[:, slots]
+        for name in ("obs", "alive", "action", "logp", "reward", "terminated", "truncated")
+    }
     mask = None if part.action_mask is None else part.action_mask[:, slots]
-    memory, critic_memory = (None if array is None else array[slots] for array in (part.memory, part.critic_memory))
-    return PolicyRollout(**arrays, final_obs=part.final_obs[finals], action_mask=mask, memory=memory, critic_memory=critic_memory)
+    memory, critic_memory = (
+        None if array is None else array[slots] for array in (part.memory, part.critic_memory)
+    )
+    return PolicyRollout(
+        **arrays,
+        final_obs=part.final_obs[finals],
+        action_mask=mask,
+        memory=memory,
+        critic_memory=critic_memory,
+    )
 
 
 def _select_record(record: CriticRecord, slots: Array) -> CriticRecord:
-    settled = (None if array is None else array[:, slots] for array in (record.targets, record.counted, record.advantages))
+    settled = (
+        None if array is None else array[:, slots]
+        for array in (record.targets, record.counted, record.advantages)
+    )
     return CriticRecord(record.outputs[:, slots], *settled)
 
 
-def _join_records(records: Sequence[dict[str, CriticRecord] | None], steps: int) -> dict[str, CriticRecord] | None:
+def _join_records(
+    records: Sequence[dict[str, CriticRecord] | None], steps: int
+) -> dict[str, CriticRecord] | None:
     """None where a rollout has none."""
     present = [record for record in records if record is not None]
     if len(present) < len(records):
@@ -184,7 +217,9 @@ def _join_policy(parts: list[PolicyRollout], steps: int) -> PolicyBatch:
         terminated=_side_by_side([part.terminated for part in parts], steps, 0),
         truncated=_side_by_side([part.truncated for part in parts], steps, 0),
         final_obs=_along([part.final_obs for part in parts]),
-        action_mask=_optional(lambda arrays: _side_by_side(arrays, steps, 1), [part.action_mask for part in parts]),
+        action_mask=_optional(
+            lambda arrays: _side_by_side(arrays, steps, 1), [part.action_mask for part in parts]
+        ),
         memory=_optional(_along, [part.memory for part in parts]),
         critic_memory=_optional(_along, [part.critic_memory for part in parts]),
     )
@@ -200,10 +235,13 @@ def _along(arrays: list[Array]) -> Array:
 
 
 def _side_by_side(arrays: list[Array], steps: int, extra: int) -> Array:
-    """Join [T_i + extra, E_i, ...] along the slots. Padded to T + extra rows where lengths differ: the extra row is left out then."""
+    """Join [T_i + extra, E_i, ...] along the slots. Padded to T + extra rows where lengths differ: the extra
+    row is left out then."""
     if all(len(array) == steps + extra for array in arrays):
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=1)
-    joined = np.zeros((steps + extra, sum(array.shape[1] for array in arrays), *arrays[0].shape[2:]), arrays[0].dtype)
+    joined = np.zeros(
+        (steps + extra, sum(array.shape[1] for array in arrays), *arrays[0].shape[2:]), arrays[0].dtype
+    )
     slot = 0
     for array in arrays:
         length = len(array) - extra
@@ -213,7 +251,8 @@ def _side_by_side(arrays: list[Array], steps: int, extra: int) -> Array:
 
 
 class Rows:
-    """The acting rows of one policy: moves arrays between the dense shape [T, B, N, ...] and the rows [n, ...]."""
+    """The acting rows of one policy: moves arrays between the dense shape [T, B, N, ...] and the rows [n,
+    ...]."""
 
     def __init__(self, acting: BoolArray) -> None:
         self.shape = acting.shape
@@ -236,7 +275,8 @@ class Rows:
 
 @dataclass
 class Evaluation:
-    """A policy's acting rows under its present parameters: its outputs `raw` [n, K], logp and entropy [n], all differentiable."""
+    """A policy's acting rows under its present parameters: its outputs `raw` [n, K], logp and entropy [n],
+    all differentiable."""
 
     rows: Rows
     raw: torch.Tensor
@@ -272,5 +312,8 @@ def seen_by(policy: Policy, part: PolicyBatch) -> FloatArray:
 
 
 def tensor(array: Array) -> torch.Tensor:
-    """A tensor of the array's own memory, or of a copy where the memory may not be written (torch would warn)."""
-    return torch.from_numpy(array if array.flags.writeable and array.flags.c_contiguous else np.array(array, order="C"))
+    """A tensor of the array's own memory, or of a copy where the memory may not be written (torch would
+    warn)."""
+    return torch.from_numpy(
+        array if array.flags.writeable and array.flags.c_contiguous else np.array(array, order="C")
+    )

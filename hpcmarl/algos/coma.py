@@ -1,24 +1,30 @@
-"""COMA (arXiv 1705.08926): each agent's action is judged against what its others would have been worth, all else being equal.
+"""COMA (arXiv 1705.08926): each agent's action is judged against what its others would have been worth, all
+else being equal.
 
-    Q_t^k(u) = Q(s, u_{-k}, u)                               one critic pass gives all actions u of agent k, the others' being those taken
+    Q_t^k(u) = Q(s, u_{-k}, u)                               one critic pass gives all actions u of agent k,
+        the others' being those taken
     A_t^k    = Q_t^k(u_k) - sum_u pi(u|o_k) Q_t^k(u)         counterfactual advantage (eq. 4)
-    y_t^k    = r_t + gamma [ (1 - lambda) Q̄_{t+1}^k(u_k) + lambda y_{t+1}^k ]      TD(lambda), Q̄: the target network
-    gain_t   = sum_k min(rho_max, w_t^k) log pi(u_k|o_k) A_t^k        w = pi(u_k|o_k) / mu(u_k|o_k): 1 on policy, less harm from older rollouts
+    y_t^k    = r_t + gamma [ (1 - lambda) Q̄_{t+1}^k(u_k) + lambda y_{t+1}^k ]      TD(lambda), Q̄: the target
+        network
+    gain_t   = sum_k min(rho_max, w_t^k) log pi(u_k|o_k) A_t^k        w = pi(u_k|o_k) / mu(u_k|o_k): 1 on
+        policy, less harm from older rollouts
     value error: L(y_t^k - Q_t^k(u_k)) (value_loss.py), averaged over the policy's agents
 
-s is what algo.critic names (obs: all observations, full: the state and agent k's observation); the critic is also told which of its policy's
-agents k is, and the actions of all agents of all policies but its own, zeros for those that do not act. r is the mean over the policy's agents,
-and ends are the episode's.
+s is what algo.critic names (obs: all observations, full: the state and agent k's observation); the critic is
+also told which of its policy's agents k is, and the actions of all agents of all policies but its own, zeros
+for those that do not act. r is the mean over the policy's agents, and ends are the episode's.
 
-Every agent has a value in every row of the game (actor_critic.py), the dead, too: u_k is then "nothing", which has an output of its own, the last.
-So a death is worth the team's return from there on, discounted as for the living, and beyond an unroll's border the critic says what follows it.
-The gain has the rows in which an agent acts.
+Every agent has a value in every row of the game (actor_critic.py), the dead, too: u_k is then "nothing",
+which has an output of its own, the last. So a death is worth the team's return from there on, discounted as
+for the living, and beyond an unroll's border the critic says what follows it. The gain has the rows in which
+an agent acts.
 
-An unroll ends where nobody has yet acted on what is seen: the last row closes each agent's column with its Q̄ and is not learned from; where an
-episode was truncated r + gamma Q̄ of the last row stands for the unknown. In turn-based games an agent has the rows of its own turns. The rest of
-the loss: actor_critic.py.
+An unroll ends where nobody has yet acted on what is seen: the last row closes each agent's column with its Q̄
+and is not learned from; where an episode was truncated r + gamma Q̄ of the last row stands for the unknown.
+In turn-based games an agent has the rows of its own turns. The rest of the loss: actor_critic.py.
 
-    symbol -> variable, shape:  gamma discount   lambda trace_lambda   Q outputs [m, A+1]   Q̄ later [m]   r reward [T, B, N]   y targets [m]
+    symbol -> variable, shape:  gamma discount   lambda trace_lambda   Q outputs [m, A+1]   Q̄ later [m]   r
+        reward [T, B, N]   y targets [m]
     A advantages [n]   pi chances [n, A]          (m rows with a value, n of them rows in which an agent acts)
 """
 
@@ -29,7 +35,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from hpcmarl.algos.actor_critic import ActorCritic, Columns, Shared, close_at_last_decision, critics_of, explained_variance
+from hpcmarl.algos.actor_critic import (
+    ActorCritic,
+    Columns,
+    Shared,
+    close_at_last_decision,
+    critics_of,
+    explained_variance,
+)
 from hpcmarl.algos.base import build_modules
 from hpcmarl.algos.batch import Batch, PolicyBatch, Rows, UnitRows, tensor
 from hpcmarl.algos.value_loss import value_losses
@@ -55,8 +68,17 @@ class COMA(ActorCritic):
 
     def _learn(self, policy: PolicySpec, batch: Batch, shared: Shared) -> dict[str, float]:
         assert shared.central_input is not None
-        config, part, steps, evaluation = self._config, batch.policies[policy.name], batch.steps, shared.evaluations[policy.name]
-        critic, target, nothing = self._critics[policy.name], self._target_critics[policy.name], policy.action.sizes[0]
+        config, part, steps, evaluation = (
+            self._config,
+            batch.policies[policy.name],
+            batch.steps,
+            shared.evaluations[policy.name],
+        )
+        critic, target, nothing = (
+            self._critics[policy.name],
+            self._target_critics[policy.name],
+            policy.action.sizes[0],
+        )
         alive, game = part.alive[:steps], self._agent_rows(policy, batch, shared.game)
         rows = Rows(game.acts)
         seen = tensor(self._inputs(policy, batch, shared.central_input[0], rows))
@@ -69,11 +91,15 @@ class COMA(ActorCritic):
             worth = critic.values(chosen.detach())
             chances = self._policies[policy.name].head.probabilities(evaluation.raw, evaluation.mask)
             advantages = worth[acting] - (chances * critic.values(outputs[acting, :nothing])).sum(-1)
-            ratio = (evaluation.logp - tensor(evaluation.rows.pick(part.logp))).exp().clamp(max=config.rho_max)
+            ratio = (
+                (evaluation.logp - tensor(evaluation.rows.pick(part.logp))).exp().clamp(max=config.rho_max)
+            )
         columns = self._agent_columns(batch, part, game, rows.spread(later))
         targets, counts = rows.pick(self._targets(columns)), rows.pick(columns.acts)
         wanted = tensor(targets)
-        error = value_losses(config, chosen, critic.outputs_for(wanted))[tensor(counts)].sum() / len(policy.agents)
+        error = value_losses(config, chosen, critic.outputs_for(wanted))[tensor(counts)].sum() / len(
+            policy.agents
+        )
         gain = (evaluation.logp * tensor(self._normalised((ratio * advantages).numpy(), ratio.numpy()))).sum()
         spread, cost = self._entropy_terms(policy, evaluation)
         objective = (gain - config.value_cost * error + spread) / steps
@@ -91,8 +117,11 @@ class COMA(ActorCritic):
         }
 
     def _agent_columns(self, batch: Batch, part: PolicyBatch, rows: UnitRows, value: FloatArray) -> Columns:
-        """A column [T, B, N] for each agent, all of the team's rewards and ends; value: Q̄ of what was done."""
-        columns = self._columns(batch, part, rows, value, np.zeros_like(value[0]), value[batch.final_step, batch.final_slot])
+        """A column [T, B, N] for each agent, all of the team's rewards and ends; value: Q̄ of what was
+        done."""
+        columns = self._columns(
+            batch, part, rows, value, np.zeros_like(value[0]), value[batch.final_step, batch.final_slot]
+        )
         columns = replace(columns, reward=np.broadcast_to(columns.reward, value.shape))
         close_at_last_decision(columns, np.zeros(value.shape[1:], bool))
         return columns
@@ -114,8 +143,13 @@ class COMA(ActorCritic):
     def _inputs(self, policy: PolicySpec, batch: Batch, central: Array, rows: Rows) -> FloatArray:
         """The critic's input [m, D] in these rows of the policy's agents; central [T+1, B, 1, S]."""
         steps, agents = batch.steps, len(policy.agents)
-        joint = np.concatenate([_done(each, batch.policies[each.name], steps) for each in self.spec.policies], -1)
-        first = sum(len(each.agents) * each.action.sizes[0] for each in self.spec.policies[: self.spec.policies.index(policy)])
+        joint = np.concatenate(
+            [_done(each, batch.policies[each.name], steps) for each in self.spec.policies], -1
+        )
+        first = sum(
+            len(each.agents) * each.action.sizes[0]
+            for each in self.spec.policies[: self.spec.policies.index(policy)]
+        )
         others = np.repeat(joint[:, :, None], agents, axis=2)
         for agent in range(agents):
             start = first + agent * policy.action.sizes[0]

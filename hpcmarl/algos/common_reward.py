@@ -1,7 +1,9 @@
-"""Rewards that agents have in common: which agents learn from their mean, and whether that mean says anything.
+"""Rewards that agents have in common: which agents learn from their mean, and whether that mean says
+anything.
 
-Algorithms with a central critic, mixers and REINFORCE learn from the mean reward of several agents. Where these are opponents their rewards may
-cancel, and nothing is learned. Known before the run: `check_common_reward`. Found out in its first episodes: `CancellingRewards`.
+Algorithms with a central critic, mixers and REINFORCE learn from the mean reward of several agents. Where
+these are opponents their rewards may cancel, and nothing is learned. Known before the run:
+`check_common_reward`. Found out in its first episodes: `CancellingRewards`.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ def teams_of(spec: EnvironmentSpec, algo: AlgoConfig) -> list[Team]:
         algo: The algorithm's configuration.
 
     Returns:
-        Names of policies, team by team. Agents of turn-based games learn from rewards of their own, and so does a policy's only agent.
+        Names of policies, team by team. Agents of turn-based games learn from rewards of their own, and so
+        does a policy's only agent.
     """
     if spec.turn_based or algo.common_reward == "none":
         return []
@@ -45,24 +48,32 @@ def check_common_reward(spec: EnvironmentSpec, algo: AlgoConfig) -> None:
     everybody = tuple(policy.name for policy in spec.policies)
     if spec.constant_sum and everybody in teams_of(spec, algo):
         key, remedy = common_reward_words(algo)
-        raise ConfigError(f"{key} learns from the mean reward of all players, which in the constant-sum game {spec.id} is always the same; {remedy}")
+        raise ConfigError(
+            f"{key} learns from the mean reward of all players, which in the constant-sum game {spec.id} is "
+            f"always the same; {remedy}"
+        )
 
 
 class CancellingRewards:
-    """Look at the first episodes of a learner for agents whose mean reward is always 0 while their own rewards are not.
+    """Look at the first episodes of a learner for agents whose mean reward is always 0 while their own
+    rewards are not.
 
     Attributes:
-        warnings: One line if such agents were found in the first EPISODES episodes; empty before and otherwise.
+        warnings: One line if such agents were found in the first EPISODES episodes; empty before and
+            otherwise.
     """
 
     def __init__(self, spec: EnvironmentSpec, algo: AlgoConfig) -> None:
         self.warnings: list[str] = []
         self._algo = algo
-        self._paid = dict.fromkeys(teams_of(spec, algo), False)  # team -> whether any agent had a reward; teams with a mean reward leave
+        self._paid = dict.fromkeys(
+            teams_of(spec, algo), False
+        )  # team -> whether any agent had a reward; teams with a mean reward leave
         self._episodes = 0
 
     def see(self, rollout: Rollout) -> None:
-        """Take a rollout in. Free after the first EPISODES episodes, and once every team had a mean reward."""
+        """Take a rollout in. Free after the first EPISODES episodes, and once every team had a mean
+        reward."""
         if not self._paid or self._episodes >= EPISODES:
             return
         for team, paid in list(self._paid.items()):
@@ -81,5 +92,6 @@ class CancellingRewards:
             key, remedy = common_reward_words(self._algo)
             agents = f"all agents of policy {' and '.join(policies)}"
             self.warnings.append(
-                f"{key} learns from the mean reward of {agents}; it was 0 in all of {EPISODES} episodes, their own rewards were not; {remedy}"
+                f"{key} learns from the mean reward of {agents}; it was 0 in all of {EPISODES} episodes, "
+                f"their own rewards were not; {remedy}"
             )

@@ -1,7 +1,9 @@
-"""What an algorithm trains, described without torch: its networks, how its agents act, what other roles must know of it.
+"""What an algorithm trains, described without torch: its networks, how its agents act, what other roles must
+know of it.
 
-`make_design` checks an environment against a configuration and describes the algorithm's networks. Every rank builds a Model from that
-(model.py), learners build torch modules of it as well (base.py). A new algorithm has a function here.
+`make_design` checks an environment against a configuration and describes the algorithm's networks. Every rank
+builds a Model from that (model.py), learners build torch modules of it as well (base.py). A new algorithm has
+a function here.
 """
 
 from __future__ import annotations
@@ -61,9 +63,11 @@ class Design:
         policies: The policies' own networks.
         choosers: Policy -> how its agents act; they belong to one model.
         modules: All that is trained, by policy, the policies' networks among it.
-        parts: What is optimised apart: name, kind, and what the names of its parameters begin with. Empty: each module.
+        parts: What is optimised apart: name, kind, and what the names of its parameters begin with. Empty:
+            each module.
         needs_state: Whether rollouts must carry the environment's state.
-        known_critic_inputs: Whether critics see all observations, one, or the state alone, so that they can be widened (surgery.py).
+        known_critic_inputs: Whether critics see all observations, one, or the state alone, so that they can
+            be widened (surgery.py).
         averaging_rate: Share of each update in what is averaged (nets/moments.py).
         target: How a target network of everything follows; None: there is none.
         counts_operations: Whether floating-point operations of a step are counted.
@@ -85,7 +89,8 @@ class Design:
 def make_design(spec: EnvironmentSpec, config: AlgoConfig) -> Design:
     """Describe the networks of the algorithm that `algo.name` asks for.
 
-    Raises ConfigError for an unknown name, or where the environment does not fit the configuration; UsageError for unbounded actions.
+    Raises ConfigError for an unknown name, or where the environment does not fit the configuration;
+    UsageError for unbounded actions.
     """
     name = getattr(config, "name", None)
     if name not in DESIGNS:
@@ -100,7 +105,10 @@ def make_design(spec: EnvironmentSpec, config: AlgoConfig) -> Design:
 def reinforce_design(spec: EnvironmentSpec, config: ReinforceConfig) -> Design:
     """Describe policies without critics."""
     choosers = {policy.name: make_chooser(policy.action) for policy in spec.policies}
-    policies = {policy.name: PolicyShape.of(policy, config.network, choosers[policy.name].raw_size) for policy in spec.policies}
+    policies = {
+        policy.name: PolicyShape.of(policy, config.network, choosers[policy.name].raw_size)
+        for policy in spec.policies
+    }
     return Design(spec, config, policies, choosers, policies)
 
 
@@ -112,11 +120,18 @@ def value_critic_design(spec: EnvironmentSpec, config: ValueCriticConfig) -> Des
     each = config.critic != "dec" and config.critic_input == "agent"
     if isinstance(config, MATraceConfig):
         if config.critic == "dec" and config.ratios == "joint":
-            raise ConfigError("algo.ratios: joint does not go with algo.critic: dec, which has one value per agent; use algo.ratios: agent")
+            raise ConfigError(
+                "algo.ratios: joint does not go with algo.critic: dec, which has one value per agent; use "
+                "algo.ratios: agent"
+            )
         teammates(spec, config)
     critics = {}
     for policy in spec.policies:
-        own = policy.observation_size + (len(policy.agents) if config.agent_id else 0) if config.critic_input == "agent" else 0
+        own = (
+            policy.observation_size + (len(policy.agents) if config.agent_id else 0)
+            if config.critic_input == "agent"
+            else 0
+        )
         critics[policy.name] = _critic_shape(spec, policy, config, own)
     return replace(_actor_critic_design(spec, config, critics), known_critic_inputs=not each)
 
@@ -128,17 +143,30 @@ def coma_design(spec: EnvironmentSpec, config: COMAConfig) -> Design:
     critics = {}
     for policy in spec.policies:
         own = policy.observation_size if config.critic == "full" else 0
-        critics[policy.name] = _critic_shape(spec, policy, config, own + joint + len(policy.agents), policy.action.sizes[0] + 1)
+        critics[policy.name] = _critic_shape(
+            spec, policy, config, own + joint + len(policy.agents), policy.action.sizes[0] + 1
+        )
     return replace(_actor_critic_design(spec, config, critics), target=TargetSchedule(config.target_every))
 
 
-def _actor_critic_design(spec: EnvironmentSpec, config: ActorCriticConfig, critics: Mapping[str, CriticShape]) -> Design:
+def _actor_critic_design(
+    spec: EnvironmentSpec, config: ActorCriticConfig, critics: Mapping[str, CriticShape]
+) -> Design:
     check_actor_critic(spec, config)
     choosers = {policy.name: make_chooser(policy.action) for policy in spec.policies}
     more = {"normalise": config.normalise_observations, "agent_id": config.agent_id}
-    policies = {policy.name: PolicyShape.of(policy, config.network, choosers[policy.name].raw_size, **more) for policy in spec.policies}
-    cost = {} if config.target_entropy is None else {"cost": ConstantShape("logarithm", math.log(config.entropy_cost))}
-    modules = {name: GroupShape({"actor": policies[name], "critic": critics[name], **cost}) for name in policies}
+    policies = {
+        policy.name: PolicyShape.of(policy, config.network, choosers[policy.name].raw_size, **more)
+        for policy in spec.policies
+    }
+    cost = (
+        {}
+        if config.target_entropy is None
+        else {"cost": ConstantShape("logarithm", math.log(config.entropy_cost))}
+    )
+    modules = {
+        name: GroupShape({"actor": policies[name], "critic": critics[name], **cost}) for name in policies
+    }
     kinds: tuple[PartKind, ...] = ("actor", "critic", "cost") if cost else ("actor", "critic")
     parts = tuple((name, kind, f"{name}.{kind}.") for name in policies for kind in kinds)
     return Design(
@@ -153,7 +181,13 @@ def _actor_critic_design(spec: EnvironmentSpec, config: ActorCriticConfig, criti
     )
 
 
-def _critic_shape(spec: EnvironmentSpec, policy: PolicySpec, config: ActorCriticConfig, more: int, outputs: int | None = None) -> CriticShape:
+def _critic_shape(
+    spec: EnvironmentSpec,
+    policy: PolicySpec,
+    config: ActorCriticConfig,
+    more: int,
+    outputs: int | None = None,
+) -> CriticShape:
     """A critic of a policy's rows; `more` inputs than those that algo.critic names."""
     if config.critic == "full":
         inputs = spec.state_size or 0
@@ -162,34 +196,48 @@ def _critic_shape(spec: EnvironmentSpec, policy: PolicySpec, config: ActorCritic
     else:
         inputs = sum(len(each.agents) * each.observation_size for each in spec.policies)
     network = config.critic_network or config.network.model_copy(update={"recurrent": False})
-    return CriticShape(inputs + more, network, outputs, config.normalise_observations, config.normalise_values)
+    return CriticShape(
+        inputs + more, network, outputs, config.normalise_observations, config.normalise_values
+    )
 
 
 def check_actor_critic(spec: EnvironmentSpec, config: ActorCriticConfig) -> None:
     """Raises ConfigError where the environment does not fit the configuration."""
     if config.critic == "full" and spec.state_size is None:
-        raise ConfigError(f"algo.critic: full needs the environment's state, and {spec.id} has none; use algo.critic: obs or dec")
+        raise ConfigError(
+            f"algo.critic: full needs the environment's state, and {spec.id} has none; use algo.critic: obs "
+            "or dec"
+        )
     if spec.turn_based and config.critic != "dec" and any(len(policy.agents) > 1 for policy in spec.policies):
-        raise ConfigError(f"algo.critic: dec is needed for turn-based games whose agents share a policy, not {config.critic} (env.id: {spec.id})")
+        raise ConfigError(
+            "algo.critic: dec is needed for turn-based games whose agents share a policy, not "
+            f"{config.critic} (env.id: {spec.id})"
+        )
     if config.target_entropy is not None:
         if any(policy.action.kind == "continuous" for policy in spec.policies):
-            raise ConfigError(f"algo.target_entropy: {config.target_entropy} needs discrete actions, {spec.id} has continuous ones; set it to null")
+            raise ConfigError(
+                f"algo.target_entropy: {config.target_entropy} needs discrete actions, {spec.id} has "
+                "continuous ones; set it to null"
+            )
         if config.entropy_cost == 0:
-            raise ConfigError("algo.entropy_cost: 0 cannot be learned from; with algo.target_entropy it must be above 0, for instance 0.01")
+            raise ConfigError(
+                "algo.entropy_cost: 0 cannot be learned from; with algo.target_entropy it must be above 0, "
+                "for instance 0.01"
+            )
 
 
 def check_coma(spec: EnvironmentSpec, config: COMAConfig) -> None:
     """Raises ConfigError where the environment does not fit the configuration."""
     if spec.turn_based and any(len(policy.agents) > 1 for policy in spec.policies):
         raise ConfigError(
-            f"algo.name: coma judges what all agents of a policy do at once, and in {spec.id} they take turns; "
-            "use algo.name: ppo or ma_trace with algo.critic: dec"
+            f"algo.name: coma judges what all agents of a policy do at once, and in {spec.id} they take "
+            "turns; use algo.name: ppo or ma_trace with algo.critic: dec"
         )
     for policy in spec.policies:
         if policy.action.kind != "discrete":
             raise ConfigError(
-                f"algo.name: coma weighs every single discrete action, but policy {policy.name} of {spec.id} has {policy.action.kind} ones; "
-                "use algo.name: ppo or ma_trace"
+                f"algo.name: coma weighs every single discrete action, but policy {policy.name} of {spec.id} "
+                f"has {policy.action.kind} ones; use algo.name: ppo or ma_trace"
             )
 
 
@@ -197,15 +245,22 @@ def teammates(spec: EnvironmentSpec, config: MATraceConfig) -> dict[str, tuple[s
     """Find the policies of each policy's team, itself among them.
 
     Raises:
-        ConfigError: If algo.teams names a policy that the environment does not have, or is set for a turn-based game.
+        ConfigError: If algo.teams names a policy that the environment does not have, or is set for a
+            turn-based game.
     """
     names = [policy.name for policy in spec.policies]
     given = spec.teams if config.teams == "auto" else config.teams
     if config.teams != "auto":
         if spec.turn_based:
-            raise ConfigError(f"algo.teams: {spec.id} is turn-based, where a ratio covers a policy's own decision; remove the key")
+            raise ConfigError(
+                f"algo.teams: {spec.id} is turn-based, where a ratio covers a policy's own decision; remove "
+                "the key"
+            )
         if unknown := [name for team in given for name in team if name not in names]:
-            raise ConfigError(f"algo.teams names the policy {unknown[0]}, which {spec.id} has not; allowed: {', '.join(names)}")
+            raise ConfigError(
+                f"algo.teams names the policy {unknown[0]}, which {spec.id} has not; allowed: "
+                f"{', '.join(names)}"
+            )
     mates: dict[str, tuple[str, ...]] = {name: (name,) for name in names}
     return mates if spec.turn_based else mates | {name: team for team in given for name in team}
 
@@ -222,12 +277,17 @@ def mixed_design(spec: EnvironmentSpec, config: QLearningConfig) -> Design:
     """Describe agents whose values are mixed into the team's (mixed.py)."""
     if spec.turn_based:
         name = getattr(config, "name", "vdn")
-        raise ConfigError(f"algo.name: {name} mixes what all agents do at once, and in {spec.id} they take turns; use iql, ma_trace or ppo")
+        raise ConfigError(
+            f"algo.name: {name} mixes what all agents do at once, and in {spec.id} they take turns; use iql, "
+            "ma_trace or ppo"
+        )
     seen = mixer_state(spec, config)
     size, agents = mixer_state_size(spec, seen), sum(len(policy.agents) for policy in spec.policies)
     others: dict[str, Shape] = {"mixer": SumMixerShape()}
     if isinstance(config, MixingConfig):
-        others["mixer"] = MonotonicMixerShape(agents, size, config.mixing_width, config.hypernetwork_width, config.hypernetwork_activation)
+        others["mixer"] = MonotonicMixerShape(
+            agents, size, config.mixing_width, config.hypernetwork_width, config.hypernetwork_activation
+        )
     if config.normalise_observations and seen != "none":
         others[MOMENTS] = MomentsShape(size)
     if isinstance(config, WQMIXConfig):
@@ -243,7 +303,10 @@ def mixer_state(spec: EnvironmentSpec, config: QLearningConfig) -> Literal["full
     if not isinstance(config, MixingConfig):
         return "none"
     if config.mixer_state == "full" and spec.state_size is None:
-        raise ConfigError(f"algo.mixer_state: full needs the environment's state, and {spec.id} has none; use algo.mixer_state: obs")
+        raise ConfigError(
+            f"algo.mixer_state: full needs the environment's state, and {spec.id} has none; use "
+            "algo.mixer_state: obs"
+        )
     if config.mixer_state == "auto":
         return "full" if spec.state_size is not None else "obs"
     return config.mixer_state
@@ -259,7 +322,9 @@ def mixer_state_size(spec: EnvironmentSpec, seen: Literal["full", "obs", "none"]
 def _q_learning_design(spec: EnvironmentSpec, config: QLearningConfig, others: Mapping[str, Shape]) -> Design:
     check_q_learning(spec, config)
     schedule = partial(falling, config.epsilon_start, config.epsilon_final, config.epsilon_steps)
-    choosers = {policy.name: EpsilonGreedy(policy.action, config.epsilon_final, schedule) for policy in spec.policies}
+    choosers = {
+        policy.name: EpsilonGreedy(policy.action, config.epsilon_final, schedule) for policy in spec.policies
+    }
     policies = {policy.name: _agent_shape(policy, config) for policy in spec.policies}
     return Design(
         spec,
@@ -274,8 +339,19 @@ def _q_learning_design(spec: EnvironmentSpec, config: QLearningConfig, others: M
 
 
 def _agent_shape(policy: PolicySpec, config: QLearningConfig) -> PolicyShape:
-    inputs = {"normalise": config.normalise_observations, "agent_id": config.agent_id, "last_action": config.obs_last_action}
-    return PolicyShape.of(policy, config.network, policy.action.sizes[0], FIRST_VALUE_GAIN, **inputs, dueling=config.network.dueling)
+    inputs = {
+        "normalise": config.normalise_observations,
+        "agent_id": config.agent_id,
+        "last_action": config.obs_last_action,
+    }
+    return PolicyShape.of(
+        policy,
+        config.network,
+        policy.action.sizes[0],
+        FIRST_VALUE_GAIN,
+        **inputs,
+        dueling=config.network.dueling,
+    )
 
 
 def check_q_learning(spec: EnvironmentSpec, config: QLearningConfig) -> None:
@@ -284,8 +360,8 @@ def check_q_learning(spec: EnvironmentSpec, config: QLearningConfig) -> None:
     for policy in spec.policies:
         if policy.action.kind != "discrete":
             raise ConfigError(
-                f"algo.name: {name} values single discrete actions, but policy {policy.name} of {spec.id} has {policy.action.kind} ones; "
-                "use ma_trace, ppo or reinforce"
+                f"algo.name: {name} values single discrete actions, but policy {policy.name} of {spec.id} "
+                f"has {policy.action.kind} ones; use ma_trace, ppo or reinforce"
             )
 
 

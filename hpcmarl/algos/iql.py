@@ -1,9 +1,11 @@
-"""Independent Q-learning (Tan 1993; recurrent: DRQN, arXiv 1507.06527): every agent learns the value of its own actions from its own reward.
+"""Independent Q-learning (Tan 1993; recurrent: DRQN, arXiv 1507.06527): every agent learns the value of its
+own actions from its own reward.
 
     loss = mean over acting agents of (Q_a(o, u_a) - R_a)²
 
-The other agents are part of the environment. Agents of a policy share parameters, told apart by algo.agent_id. In turn-based games a
-step of an agent lasts until its next decision: rewards in between count, undiscounted (maths/vtrace.py). The rest: q_learning.py.
+The other agents are part of the environment. Agents of a policy share parameters, told apart by
+algo.agent_id. In turn-based games a step of an agent lasts until its next decision: rewards in between count,
+undiscounted (maths/vtrace.py). The rest: q_learning.py.
 
     symbol -> variable, shape:  Q_a chosen [T, B, N]   R_a targets [T, B, N]
 """
@@ -25,11 +27,20 @@ class IQL(QLearning):
     def _fit(self, episodes: Episodes, values: list[torch.Tensor], later: list[torch.Tensor]) -> Fit:
         steps = episodes.steps
         chosen, targets = [], []
-        for part, value, future in zip(episodes.parts, values, self._utilities(episodes, values, later), strict=True):
+        for part, value, future in zip(
+            episodes.parts, values, self._utilities(episodes, values, later), strict=True
+        ):
             columns = Columns(part.reward, part.acts, part.terminated, part.truncated)
             targets.append(self._targets(columns, future, part.known))
             chosen.append(taken(value[:steps], part.action))
-        acts, target, own = tensor(np.concatenate([part.acts for part in episodes.parts], -1)), torch.cat(targets, -1), torch.cat(chosen, -1)
+        acts, target, own = (
+            tensor(np.concatenate([part.acts for part in episodes.parts], -1)),
+            torch.cat(targets, -1),
+            torch.cat(chosen, -1),
+        )
         difference, rows = (own - target) * acts, max(1, int(acts.sum()))
-        statistics = {"value": float((own.detach() * acts).sum()) / rows, "target": float(target.sum()) / rows}
+        statistics = {
+            "value": float((own.detach() * acts).sum()) / rows,
+            "target": float(target.sum()) / rows,
+        }
         return Fit(difference.square(), difference.detach().abs(), acts, statistics)

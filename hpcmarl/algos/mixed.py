@@ -1,12 +1,16 @@
-"""What the algorithms with one value of the whole team share: utilities of all agents of all policies, mixed into Q_tot.
+"""What the algorithms with one value of the whole team share: utilities of all agents of all policies, mixed
+into Q_tot.
 
-    loss = mean_t (Q_tot(s, u) - R)²       Q_tot = mixer(Q_1(o_1, u_1) ... Q_n(o_n, u_n); s)       r: the mean over all agents of their rewards
+    loss = mean_t (Q_tot(s, u) - R)²       Q_tot = mixer(Q_1(o_1, u_1) ... Q_n(o_n, u_n); s)       r: the mean
+        over all agents of their rewards
 
-Subclasses: vdn.py, qmix.py (the mixers), wqmix.py, res.py (other losses). An agent that does not act, dead or not there yet, enters
-with utility 0: it adds nothing and learns nothing (in PyMARL it has one action left, whose value is learned instead). s is the
-environment's state, or all observations joined (algo.mixer_state). Agents of several policies, of unlike spaces, share the one mixer.
+Subclasses: vdn.py, qmix.py (the mixers), wqmix.py, res.py (other losses). An agent that does not act, dead or
+not there yet, enters with utility 0: it adds nothing and learns nothing (in PyMARL it has one action left,
+whose value is learned instead). s is the environment's state, or all observations joined (algo.mixer_state).
+Agents of several policies, of unlike spaces, share the one mixer.
 
-    symbol -> variable, shape:  Q_a values [T+1, B, N, A] a policy   Q_tot total [T, B]   R targets [T, B]   s state [T+1, B, S]   n all agents
+    symbol -> variable, shape:  Q_a values [T+1, B, N, A] a policy   Q_tot total [T, B]   R targets [T, B]   s
+        state [T+1, B, S]   n all agents
 """
 
 from __future__ import annotations
@@ -28,8 +32,9 @@ from hpcmarl.types import EnvironmentSpec
 
 @dataclass
 class Team:
-    """A gradient's episodes as the team sees them: state [T+1, B, S], counted [T, B] bool: somebody acts; acting: where that is, in so many
-    rows; present: among [T+1, B], where that is, or where somebody sees the episode's end."""
+    """A gradient's episodes as the team sees them: state [T+1, B, S], counted [T, B] bool: somebody acts;
+    acting: where that is, in so many rows; present: among [T+1, B], where that is, or where somebody sees the
+    episode's end."""
 
     episodes: Episodes
     state: torch.Tensor
@@ -43,10 +48,15 @@ class Team:
         """Of [T, B], over the rows that count."""
         return float((rows.detach() * self.counted).sum()) / self.rows
 
-    def fit(self, losses: torch.Tensor, total: torch.Tensor, targets: torch.Tensor, **statistics: float) -> Fit:
+    def fit(
+        self, losses: torch.Tensor, total: torch.Tensor, targets: torch.Tensor, **statistics: float
+    ) -> Fit:
         """Of losses, values and targets, all [T, B]."""
         told = {"value": self.mean(total), "target": self.mean(targets), **statistics}
-        losses, errors, acts = (rows.unsqueeze(-1) for rows in (losses * self.counted, (total.detach() - targets).abs(), self.counted))
+        losses, errors, acts = (
+            rows.unsqueeze(-1)
+            for rows in (losses * self.counted, (total.detach() - targets).abs(), self.counted)
+        )
         return Fit(losses, errors, acts, told)
 
 
@@ -76,20 +86,40 @@ class Mixed(QLearning):
     def _team(self, episodes: Episodes) -> Team:
         columns = self._columns(episodes)
         counted = tensor(columns.acts[..., 0])
-        return Team(episodes, self._states(episodes), columns, counted, Places(counted), max(int(counted.sum()), 1), _present(episodes))
+        return Team(
+            episodes,
+            self._states(episodes),
+            columns,
+            counted,
+            Places(counted),
+            max(int(counted.sum()), 1),
+            _present(episodes),
+        )
 
-    def _total(self, networks: Networks, team: Team, values: list[torch.Tensor], mixer: str = "mixer") -> torch.Tensor:
+    def _total(
+        self, networks: Networks, team: Team, values: list[torch.Tensor], mixer: str = "mixer"
+    ) -> torch.Tensor:
         """Q_tot [T, B] of what was done."""
         steps = team.episodes.steps
-        chosen = [taken(value[:steps], part.action) for value, part in zip(values, team.episodes.parts, strict=True)]
+        chosen = [
+            taken(value[:steps], part.action) for value, part in zip(values, team.episodes.parts, strict=True)
+        ]
         return self._mix(networks, team, chosen, mixer)
 
-    def _mix(self, networks: Networks, team: Team, utilities: list[torch.Tensor], mixer: str = "mixer") -> torch.Tensor:
-        """Each policy's utilities, in rows [T, B, N] or [T+1, B, N], mixed: [T, B] or [T+1, B]; 0 in rows in which nobody is alive."""
+    def _mix(
+        self, networks: Networks, team: Team, utilities: list[torch.Tensor], mixer: str = "mixer"
+    ) -> torch.Tensor:
+        """Each policy's utilities, in rows [T, B, N] or [T+1, B, N], mixed: [T, B] or [T+1, B]; 0 in rows in
+        which nobody is alive."""
         steps = len(utilities[0])
         places = team.acting if steps == team.episodes.steps else team.present
-        picked = [places.pick(own * part.alive[:steps]) for own, part in zip(utilities, team.episodes.parts, strict=True)]
-        mixed: torch.Tensor = networks.others[mixer](torch.cat(picked, -1).unsqueeze(-2), self._seen(networks, places.pick(team.state[:steps])))
+        picked = [
+            places.pick(own * part.alive[:steps])
+            for own, part in zip(utilities, team.episodes.parts, strict=True)
+        ]
+        mixed: torch.Tensor = networks.others[mixer](
+            torch.cat(picked, -1).unsqueeze(-2), self._seen(networks, places.pick(team.state[:steps]))
+        )
         return places.spread(mixed.squeeze(-1))
 
     def _seen(self, networks: Networks, state: torch.Tensor) -> torch.Tensor:
@@ -116,14 +146,19 @@ class Mixed(QLearning):
                 raise ValueError("the mixer sees the environment's state, but a rollout carries none")
             return episodes.state
         sizes = [policy.observation_size for policy in self.spec.policies]
-        observations = [part.obs[..., :size].flatten(-2) for part, size in zip(episodes.parts, sizes, strict=True)]
+        observations = [
+            part.obs[..., :size].flatten(-2) for part, size in zip(episodes.parts, sizes, strict=True)
+        ]
         return torch.cat(observations, -1)
 
     def _columns(self, episodes: Episodes) -> Columns:
-        """The team's rows. One with nobody left at the end of a truncated episode has no future to bootstrap from."""
+        """The team's rows. One with nobody left at the end of a truncated episode has no future to bootstrap
+        from."""
         acts = anybody([part.acts for part in episodes.parts])
         reward = np.concatenate([part.reward for part in episodes.parts], -1).mean(-1, keepdims=True)
-        truncated = (episodes.end == 2)[..., None] & anybody([part.truncated & ~part.terminated for part in episodes.parts])
+        truncated = (episodes.end == 2)[..., None] & anybody(
+            [part.truncated & ~part.terminated for part in episodes.parts]
+        )
         return Columns(reward, acts, (episodes.end > 0)[..., None] & ~truncated, truncated)
 
 

@@ -1,4 +1,5 @@
-"""REINFORCE's gradient (reinforce.py) in numpy, for the simulator: episodes are short, and torch takes longer to begin than numpy to end.
+"""REINFORCE's gradient (reinforce.py) in numpy, for the simulator: episodes are short, and torch takes longer
+to begin than numpy to end.
 
 For policies of dense layers alone; others learn with torch.
 """
@@ -30,7 +31,10 @@ class NumpyReinforce(Model):
         named, sums = self.layout.named(self.parameters), self.layout.named(self._vector)
         self._scores = {}
         for name, shape in design.policies.items():
-            arrays, gradients = ({key.removeprefix(self._prefixes[name]): array for key, array in views.items()} for views in (named, sums))
+            arrays, gradients = (
+                {key.removeprefix(self._prefixes[name]): array for key, array in views.items()}
+                for views in (named, sums)
+            )
             self._scores[name] = ScoreGradient(shape, self.choosers[name], arrays, gradients)
 
     @classmethod
@@ -41,7 +45,10 @@ class NumpyReinforce(Model):
 
     def stacked(self, points: FloatArray) -> StackedPolicies:
         """The policies at several points [E, P], of which each slot acts with its own."""
-        policies = {name: (self._prefixes[name], shape, self.choosers[name]) for name, shape in self.design.policies.items()}
+        policies = {
+            name: (self._prefixes[name], shape, self.choosers[name])
+            for name, shape in self.design.policies.items()
+        }
         return StackedPolicies(self.layout, policies, points)
 
     def weighted_gradient(self, rollouts: Sequence[Rollout], weights: Sequence[float]) -> FloatArray:
@@ -56,19 +63,30 @@ class NumpyReinforce(Model):
         """
         self._vector[:] = 0.0
         for name, score in self._scores.items():
-            rows = [self._decisions(rollout.policies[name], weight) for rollout, weight in zip(rollouts, weights, strict=True)]
+            rows = [
+                self._decisions(rollout.policies[name], weight)
+                for rollout, weight in zip(rollouts, weights, strict=True)
+            ]
             inputs, actions, masks, own = zip(*rows, strict=True)
             mask = None if masks[0] is None else np.concatenate(masks)
             score.add(np.concatenate(inputs), np.concatenate(actions), mask, np.concatenate(own))
         return self._vector.copy()
 
-    def _decisions(self, part: PolicyRollout, weight: float) -> tuple[FloatArray, Array, Array | None, FloatArray]:
-        """The rows [n] in which an agent acted: what it saw [n, D], what it did, what it might have done, and what that is worth."""
+    def _decisions(
+        self, part: PolicyRollout, weight: float
+    ) -> tuple[FloatArray, Array, Array | None, FloatArray]:
+        """The rows [n] in which an agent acted: what it saw [n, D], what it did, what it might have done, and
+        what that is worth."""
         acts = part.alive[:-1, 0]
         seen = part.obs[:-1, 0][acts]
         mask = None if part.action_mask is None else part.action_mask[:-1, 0][acts]
         worth = weight * self._to_go(part)[acts]
-        return seen.reshape(len(seen), math.prod(seen.shape[1:])), part.action[:, 0][acts], mask, worth.astype(np.float32)
+        return (
+            seen.reshape(len(seen), math.prod(seen.shape[1:])),
+            part.action[:, 0][acts],
+            mask,
+            worth.astype(np.float32),
+        )
 
     def _to_go(self, part: PolicyRollout) -> Array:
         """Discounted rewards to go of each agent's decision, [T, N]."""

@@ -1,11 +1,14 @@
-"""The trajectory gradient of asynchronous policy-gradient aggregation (arXiv 2509.24305): no baseline, whole episodes, on-policy.
+"""The trajectory gradient of asynchronous policy-gradient aggregation (arXiv 2509.24305): no baseline, whole
+episodes, on-policy.
 
     g(tau, theta) = sum_{t<H} ( sum_{h=t}^{H-1} gamma^h r_h ) grad log pi_theta(a_t | s_t)
 
-For a team that shares a policy, pi is the joint policy (the sum of log pi over acting agents) and r the mean over the policy's
-agents (absent ones count 0). In a turn-based game every agent has its own rewards to go. h counts environment rows.
+For a team that shares a policy, pi is the joint policy (the sum of log pi over acting agents) and r the mean
+over the policy's agents (absent ones count 0). In a turn-based game every agent has its own rewards to go. h
+counts environment rows.
 
-    symbol -> variable, shape:  gamma discount   r reward [T, B]   sum_{h>=t} weight [T, B, N]   log pi logp [n]   g vector [P]
+    symbol -> variable, shape:  gamma discount   r reward [T, B]   sum_{h>=t} weight [T, B, N]   log pi logp
+        [n]   g vector [P]
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ class Reinforce(Algorithm):
         self._discount = config.discount
 
     def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:
-        """Sum over episodes of g. Each rollout is whole episodes, one a slot. Statistics: policy_loss, entropy, gradient_norm."""
+        """Sum over episodes of g. Each rollout is whole episodes, one a slot. Statistics: policy_loss,
+        entropy, gradient_norm."""
         self._flat.zero_gradient()
         batch = join(rollouts)
         objective, entropy = 0.0, 0.0
@@ -48,6 +52,8 @@ class Reinforce(Algorithm):
         """Discounted rewards to go of each agent's decision, [T, B, N]."""
         part = batch.policies[name]
         if self.spec.turn_based:
-            return rewards_to_go(part.reward, self._discount, batch.inside[:, :, None], batch.first_step[:, None])
+            return rewards_to_go(
+                part.reward, self._discount, batch.inside[:, :, None], batch.first_step[:, None]
+            )
         team = rewards_to_go(part.reward.mean(-1), self._discount, batch.inside, batch.first_step)
         return np.ascontiguousarray(np.broadcast_to(team[:, :, None], part.reward.shape))

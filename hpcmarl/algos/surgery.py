@@ -1,8 +1,10 @@
-"""Carrying trained networks over to changed observations: function-preserving surgery (as OpenAI Five's, arXiv 1912.06680, section 3.3).
+"""Carrying trained networks over to changed observations: function-preserving surgery (as OpenAI Five's,
+arXiv 1912.06680, section 3.3).
 
-A feature that was seen before keeps its weights, a new one begins with weights of zero, so that every output stays what it was whatever the new
-feature shows; learning can use it from there. A critic of all agents' observations is widened agent by agent; one of the environment's state stays
-as it is where the state does. Called by roles/league_carry.py; knows arrays and algorithms, no file.
+A feature that was seen before keeps its weights, a new one begins with weights of zero, so that every output
+stays what it was whatever the new feature shows; learning can use it from there. A critic of all agents'
+observations is widened agent by agent; one of the environment's state stays as it is where the state does.
+Called by roles/league_carry.py; knows arrays and algorithms, no file.
 """
 
 from __future__ import annotations
@@ -17,15 +19,20 @@ from hpcmarl.errors import ConfigError
 from hpcmarl.types import FloatArray, IntArray, PolicySpec
 
 NEW = -1  # in place of the number of an old feature
-CRITIC_INPUTS = (".layers.layers.0.weight", ".body.layers.0.weight", "._inputs.moments")  # names' ends of what reads a critic's input
+CRITIC_INPUTS = (
+    ".layers.layers.0.weight",
+    ".body.layers.0.weight",
+    "._inputs.moments",
+)  # names' ends of what reads a critic's input
 CHECKED_ROWS = 256
 TOLERANCE = 1e-4  # of an output, next to the largest: sums are taken in another order
 
 
 @dataclass(frozen=True)
 class Carried:
-    """parameters [P] of the new networks. carried, widened, begun: names of what was copied, given new inputs, or keeps its initial weights since its
-    inputs could not be told apart. difference: largest change of any policy's output, as a share of the largest output."""
+    """parameters [P] of the new networks. carried, widened, begun: names of what was copied, given new
+    inputs, or keeps its initial weights since its inputs could not be told apart. difference: largest change
+    of any policy's output, as a share of the largest output."""
 
     parameters: FloatArray
     carried: list[str]
@@ -35,13 +42,18 @@ class Carried:
 
 
 def carry_over(old: Model, new: Model, features: Mapping[str, Sequence[int]]) -> Carried:
-    """Both algorithms with their parameters loaded (the new one's are overwritten). features: policy -> for each feature of the new, flattened
-    observation the number of the old one, or NEW; policies whose observations are as they were may be left out.
+    """Both algorithms with their parameters loaded (the new one's are overwritten). features: policy -> for
+    each feature of the new, flattened observation the number of the old one, or NEW; policies whose
+    observations are as they were may be left out.
 
     Raises ConfigError where policies, actions or networks differ otherwise, or where features do not fit."""
     places = {policy.name: _features(old, new, policy.name, features) for policy in new.spec.policies}
     before, after = old.named_parameters(), new.named_parameters()
-    columns = {name: found for policy in new.spec.policies for name, found in _columns(old, new, policy, places[policy.name]).items()}
+    columns = {
+        name: found
+        for policy in new.spec.policies
+        for name, found in _columns(old, new, policy, places[policy.name]).items()
+    }
     carried: list[str] = []
     widened: list[str] = []
     begun: list[str] = []
@@ -58,10 +70,16 @@ def carry_over(old: Model, new: Model, features: Mapping[str, Sequence[int]]) ->
     new.load_parameters(new.parameters)  # they were written in place, which acting does not notice by itself
     acting = {name for policy in new.spec.policies for name in new.acting_parameters(policy.name)}
     if lost := sorted(acting.intersection(begun)):
-        raise ConfigError(f"{lost[0]}: {list(after[lost[0]].shape)} cannot be made of what the snapshot has; keep algo.network as it was")
+        raise ConfigError(
+            f"{lost[0]}: {list(after[lost[0]].shape)} cannot be made of what the snapshot has; keep "
+            "algo.network as it was"
+        )
     difference = max(_difference(old, new, policy.name, places[policy.name]) for policy in new.spec.policies)
     if not difference <= TOLERANCE:
-        raise ConfigError(f"the outputs change by {difference:.2g} of the largest; were features given in another order than they are seen?")
+        raise ConfigError(
+            f"the outputs change by {difference:.2g} of the largest; were features given in another order "
+            "than they are seen?"
+        )
     return Carried(new.parameters.copy(), carried, widened, begun, difference)
 
 
@@ -73,36 +91,46 @@ def _features(old: Model, new: Model, name: str, features: Mapping[str, Sequence
     before, after = known[name], new.spec.policy(name)
     if before.action != after.action:
         raise ConfigError(
-            f"policy {name} has other actions than in the snapshot ({before.action} became {after.action}); only observations may change"
+            f"policy {name} has other actions than in the snapshot ({before.action} became {after.action}); "
+            "only observations may change"
         )
     extras = old.acting_extras(name), new.acting_extras(name)
     for what, count in extras[0].items():
         if count != extras[1][what]:
             raise ConfigError(
-                f"policy {name} had {count} inputs for the {what} in the snapshot and has {extras[1][what]} now; "
-                "keep algo.agent_id, algo.obs_last_action and the agents as they were"
+                f"policy {name} had {count} inputs for the {what} in the snapshot and has {extras[1][what]} "
+                "now; keep algo.agent_id, algo.obs_last_action and the agents as they were"
             )
     if name not in features and before.observation_size != after.observation_size:
-        example = f"--features {name}=0-{before.observation_size - 1},new*{abs(after.observation_size - before.observation_size)}"
+        added = abs(after.observation_size - before.observation_size)
+        example = f"--features {name}=0-{before.observation_size - 1},new*{added}"
         raise ConfigError(
-            f"policy {name} sees {after.observation_size} features where the snapshot saw {before.observation_size}; "
-            f"say which are which, for instance {example}"
+            f"policy {name} sees {after.observation_size} features where the snapshot saw "
+            f"{before.observation_size}; say which are which, for instance {example}"
         )
     given = np.asarray(features.get(name, range(after.observation_size)), np.int64)
     if len(given) != after.observation_size:
         raise ConfigError(f"--features for {name}: {len(given)} given, and it sees {after.observation_size}")
     kept = given[given != NEW]
     if len(kept) and (kept.min() < 0 or kept.max() >= before.observation_size):
-        raise ConfigError(f"--features for {name}: {int(kept.max())} is none of the old features 0 to {before.observation_size - 1}")
+        raise ConfigError(
+            f"--features for {name}: {int(kept.max())} is none of the old features 0 to "
+            f"{before.observation_size - 1}"
+        )
     if len(np.unique(kept)) != before.observation_size or len(kept) != before.observation_size:
-        raise ConfigError(f"--features for {name}: every old feature must have one place; {before.observation_size} old ones, {len(kept)} places")
+        raise ConfigError(
+            f"--features for {name}: every old feature must have one place; {before.observation_size} old "
+            f"ones, {len(kept)} places"
+        )
     return given
 
 
 def _columns(old: Model, new: Model, policy: PolicySpec, features: IntArray) -> dict[str, IntArray]:
     """The parameters that read this policy's observations: for each of their inputs the old input, or NEW."""
     width, found = old.spec.policy(policy.name).observation_size, {}
-    own = np.concatenate([features, np.arange(width, old.acting_inputs(policy.name))])  # last actions and numbers of agents follow the observation
+    own = np.concatenate(
+        [features, np.arange(width, old.acting_inputs(policy.name))]
+    )  # last actions and numbers of agents follow the observation
     for stage in new.networks()[policy.name]:
         first = stage.get("weight") or stage.get("weight_ih")
         name = str(first or stage["moments"])
@@ -120,7 +148,10 @@ def _columns(old: Model, new: Model, policy: PolicySpec, features: IntArray) -> 
         if not new.known_critic_inputs:
             found[name] = np.zeros(0, np.int64)  # fits nothing: begins anew
             continue
-        one = _inputs(array) - len(features) in (0, len(own) - len(features))  # a critic of one agent's observation (and number), or of all
+        one = _inputs(array) - len(features) in (
+            0,
+            len(own) - len(features),
+        )  # a critic of one agent's observation (and number), or of all
         blocks = 1 if one else len(policy.agents)
         rest = _inputs(array) - blocks * len(features)
         if rest >= 0 and (blocks == 1 or len(new.spec.policies) == 1):
@@ -141,7 +172,8 @@ def _fits(source: FloatArray, target: FloatArray, columns: IntArray) -> bool:
 
 
 def _fill(target: FloatArray, source: FloatArray, columns: IntArray) -> None:
-    """Weights [H, inputs], or moments [1 + 2 inputs] (count, sums, sums of squares): new features weigh nothing, and have mean 0 and deviation 1."""
+    """Weights [H, inputs], or moments [1 + 2 inputs] (count, sums, sums of squares): new features weigh
+    nothing, and have mean 0 and deviation 1."""
     kept = columns != NEW
     if target.ndim == 2:
         target[...] = 0.0

@@ -1,14 +1,19 @@
-"""Actor-critics whose critic values what is seen: targets and advantages by one recursion. The base of ma_trace.py and ppo.py.
+"""Actor-critics whose critic values what is seen: targets and advantages by one recursion. The base of
+ma_trace.py and ppo.py.
 
-Subclasses say what the policy gains (`_gain`) and which targets V learns from (`_trace`). Critics (algo.critic):
-  obs, full   one V a row of the game, of all agents' observations or of the state; with algo.critic_input: agent one V an agent, of that and of the
-              agent's own observation (and number, with agent_id), in every row of the game, also after its death, when it sees zeros: the team's
-              time, rewards and ends, the loss averaged over the policy's agents.
-  dec         V per agent, of what its policy sees; the loss of its values is averaged over the policy's agents.
-Recurrent critics (algo.critic_network.recurrent) go through each unroll from its first row, with the memory that the learner had of the slot when the
-unroll came (roles/critic_memory.py); gradients stop at the first row. An episode's first row begins with zeros.
-Turn-based games: an agent whose turn it is not at the unroll's end closes its column at its last decision, whose V it knows.
-The loss and symbols: actor_critic.py.
+Subclasses say what the policy gains (`_gain`) and which targets V learns from (`_trace`). Critics
+(algo.critic):
+  obs, full   one V a row of the game, of all agents' observations or of the state; with algo.critic_input:
+      agent one V an agent, of that and of the
+              agent's own observation (and number, with agent_id), in every row of the game, also after its
+              death, when it sees zeros: the team's time, rewards and ends, the loss averaged over the
+              policy's agents.
+  dec         V per agent, of what its policy sees; the loss of its values is averaged over the policy's
+      agents.
+Recurrent critics (algo.critic_network.recurrent) go through each unroll from its first row, with the memory
+that the learner had of the slot when the unroll came (roles/critic_memory.py); gradients stop at the first
+row. An episode's first row begins with zeros. Turn-based games: an agent whose turn it is not at the unroll's
+end closes its column at its last decision, whose V it knows. The loss and symbols: actor_critic.py.
 """
 
 from __future__ import annotations
@@ -21,7 +26,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from hpcmarl.algos.actor_critic import ActorCritic, Columns, Shared, close_at_last_decision, explained_variance
+from hpcmarl.algos.actor_critic import (
+    ActorCritic,
+    Columns,
+    Shared,
+    close_at_last_decision,
+    explained_variance,
+)
 from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, Rows, UnitRows, anybody, join, tensor
 from hpcmarl.algos.value_loss import value_losses
 from hpcmarl.config import ValueCriticConfig
@@ -32,7 +43,8 @@ from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, PolicyS
 
 
 class Memory(NamedTuple):
-    """What a recurrent critic remembers: after the last row [B, U, H], zero where an episode begins then, and at truncated ends [K, U, H]."""
+    """What a recurrent critic remembers: after the last row [B, U, H], zero where an episode begins then, and
+    at truncated ends [K, U, H]."""
 
     after: FloatArray
     finals: FloatArray
@@ -40,8 +52,9 @@ class Memory(NamedTuple):
 
 @dataclass
 class Valued:
-    """A critic's inputs seen [n, D] in the rows of its units, its outputs [n] (differentiable) and the values [n] that they stand for; the inputs
-    after the last row [B, U, D] and of truncated episodes' ends [K, U, D]."""
+    """A critic's inputs seen [n, D] in the rows of its units, its outputs [n] (differentiable) and the values
+    [n] that they stand for; the inputs after the last row [B, U, D] and of truncated episodes' ends [K, U,
+    D]."""
 
     rows: UnitRows
     units: Rows
@@ -55,8 +68,8 @@ class Valued:
 
 @dataclass(frozen=True)
 class Estimates:
-    """What a gradient takes as given: advantages of the policy's acting rows, with their ratios rho, [n] each; targets of the rows with a value and
-    counted, 1 where these are learned from, else 0, [m] each."""
+    """What a gradient takes as given: advantages of the policy's acting rows, with their ratios rho, [n]
+    each; targets of the rows with a value and counted, 1 where these are learned from, else 0, [m] each."""
 
     advantages: FloatArray
     rho: FloatArray
@@ -80,10 +93,17 @@ class ValueCritic(ActorCritic):
         critic, valued = self._critics[policy.name], self._valued(policy, batch, shared)
         estimates = self._estimates(policy, batch, shared, valued)
         gain, told = self._gain(part, evaluation, estimates.advantages)
-        values, targets, counted, wanted = valued.values, estimates.targets, estimates.counted, tensor(estimates.targets)
+        values, targets, counted, wanted = (
+            valued.values,
+            estimates.targets,
+            estimates.counted,
+            tensor(estimates.targets),
+        )
         before = None if batch.records is None else valued.units.pick(batch.records[policy.name].outputs)
         losses = self._value_losses(valued.outputs, critic.outputs_for(wanted), before)
-        error = (losses * tensor(counted)).sum() / (1 if self._central and not self._each else len(policy.agents))
+        error = (losses * tensor(counted)).sum() / (
+            1 if self._central and not self._each else len(policy.agents)
+        )
         spread, cost = self._entropy_terms(policy, evaluation)
         objective = (gain - config.value_cost * error + spread) / batch.steps
         objective.backward()  # type: ignore[no-untyped-call]
@@ -103,12 +123,27 @@ class ValueCritic(ActorCritic):
     def _valued(self, policy: PolicySpec, batch: Batch, shared: Shared) -> Valued:
         """What a policy's critic says of a batch."""
         inputs, finals = self._critic_input(batch.policies[policy.name], shared.central_input)
-        rows = self._agent_rows(policy, batch, shared.game) if self._each else self._rows(policy, batch, shared.game)
+        rows = (
+            self._agent_rows(policy, batch, shared.game)
+            if self._each
+            else self._rows(policy, batch, shared.game)
+        )
         critic = self._critics[policy.name]
         units = Rows(rows.acts)
         seen, before = tensor(units.pick(inputs[: batch.steps])), batch.policies[policy.name].critic_memory
-        outputs, memory = recall(critic, batch, inputs, rows.acts, before) if critic.memory_size else (critic(seen), None)
-        return Valued(rows, units, seen, outputs, critic.values(outputs.detach()).numpy(), inputs[batch.steps], finals, memory)
+        outputs, memory = (
+            recall(critic, batch, inputs, rows.acts, before) if critic.memory_size else (critic(seen), None)
+        )
+        return Valued(
+            rows,
+            units,
+            seen,
+            outputs,
+            critic.values(outputs.detach()).numpy(),
+            inputs[batch.steps],
+            finals,
+            memory,
+        )
 
     @torch.no_grad()
     def critic_memory(self, rollout: Rollout) -> dict[str, FloatArray]:
@@ -120,19 +155,22 @@ class ValueCritic(ActorCritic):
         return {name: memory.after for name, memory in memories.items() if memory is not None}
 
     def _critic_input(self, part: PolicyBatch, central: tuple[Array, Array] | None) -> tuple[Array, Array]:
-        """The inputs of a policy's critic [T+1, B, U, D], and those of truncated episodes' ends [K, U, D]; central: of central critics."""
+        """The inputs of a policy's critic [T+1, B, U, D], and those of truncated episodes' ends [K, U, D];
+        central: of central critics."""
         if central is None:
             return own_input(part, self._config.agent_id)
         if not self._each:
             return central
         own = own_input(part, self._config.agent_id)
         rows, finals = (
-            np.concatenate([np.broadcast_to(seen, (*each.shape[:-1], seen.shape[-1])), each], -1) for seen, each in zip(central, own, strict=True)
+            np.concatenate([np.broadcast_to(seen, (*each.shape[:-1], seen.shape[-1])), each], -1)
+            for seen, each in zip(central, own, strict=True)
         )
         return rows, finals
 
     def _estimates(self, policy: PolicySpec, batch: Batch, shared: Shared, valued: Valued) -> Estimates:
-        """Targets, and normalised advantages where algo.normalise_advantages asks for them, at the present values."""
+        """Targets, and normalised advantages where algo.normalise_advantages asks for them, at the present
+        values."""
         fresh = self._fresh(policy, batch, shared, valued)
         return replace(fresh, advantages=self._normalised(fresh.advantages, fresh.rho))
 
@@ -147,40 +185,68 @@ class ValueCritic(ActorCritic):
             close_at_last_decision(columns, anybody([acts_next]) if self._central else acts_next)
         trace = self._trace(policy, columns, batch, shared.evaluations)
         agents = Rows(acts)
-        advantages, rho = (agents.pick(broadcast(array, acts.shape)) for array in (trace.advantages, trace.rho))
-        return Estimates(advantages, rho, *self._unit_targets(trace, columns, acts, valued.units), trace.mean_rho, trace.mean_c)
+        advantages, rho = (
+            agents.pick(broadcast(array, acts.shape)) for array in (trace.advantages, trace.rho)
+        )
+        return Estimates(
+            advantages,
+            rho,
+            *self._unit_targets(trace, columns, acts, valued.units),
+            trace.mean_rho,
+            trace.mean_c,
+        )
 
-    def _value_losses(self, outputs: torch.Tensor, wanted: torch.Tensor, before: FloatArray | None) -> torch.Tensor:
-        """The losses [n] of the critic's outputs [n]; before [n]: those of the batch's beginning, where they were recorded."""
+    def _value_losses(
+        self, outputs: torch.Tensor, wanted: torch.Tensor, before: FloatArray | None
+    ) -> torch.Tensor:
+        """The losses [n] of the critic's outputs [n]; before [n]: those of the batch's beginning, where they
+        were recorded."""
         return value_losses(self._config, outputs, wanted)
 
     @abstractmethod
-    def _trace(self, policy: PolicySpec, columns: Columns, batch: Batch, evaluations: Mapping[str, Evaluation]) -> VTrace:
-        """Targets [T, B, U] of the policy's values and advantages [T, B, C] of its actions (C columns: 1 for a team, or N agents).
+    def _trace(
+        self, policy: PolicySpec, columns: Columns, batch: Batch, evaluations: Mapping[str, Evaluation]
+    ) -> VTrace:
+        """Targets [T, B, U] of the policy's values and advantages [T, B, C] of its actions (C columns: 1 for
+        a team, or N agents).
 
         evaluations: of all policies, by name."""
 
     @abstractmethod
-    def _gain(self, part: PolicyBatch, evaluation: Evaluation, advantages: FloatArray) -> tuple[torch.Tensor, dict[str, float]]:
-        """What the policy gains, summed over its acting rows with their advantages [n], differentiable; and statistics."""
+    def _gain(
+        self, part: PolicyBatch, evaluation: Evaluation, advantages: FloatArray
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """What the policy gains, summed over its acting rows with their advantages [n], differentiable; and
+        statistics."""
 
-    def _unit_targets(self, trace: VTrace, columns: Columns, acts: BoolArray, units: Rows) -> tuple[FloatArray, FloatArray]:
+    def _unit_targets(
+        self, trace: VTrace, columns: Columns, acts: BoolArray, units: Rows
+    ) -> tuple[FloatArray, FloatArray]:
         """Targets of the value rows [n], and 1 where they count, 0 where the column was closed there."""
         targets = trace.targets
-        if targets.shape[-1] > columns.value.shape[-1]:  # of each agent, for one value: of those that act, or of all where none does
+        if (
+            targets.shape[-1] > columns.value.shape[-1]
+        ):  # of each agent, for one value: of those that act, or of all where none does
             weight = np.where(anybody([acts]), acts, np.True_)
-            targets = (targets * weight).sum(-1, keepdims=True) / weight.sum(-1, keepdims=True).astype(np.float32)
+            targets = (targets * weight).sum(-1, keepdims=True) / weight.sum(-1, keepdims=True).astype(
+                np.float32
+            )
         return units.pick(targets), units.pick(columns.acts.astype(np.float32))
 
 
 def own_input(part: PolicyBatch, agent_id: bool) -> tuple[Array, Array]:
     """Each agent's own observation, with its number or without, [T+1, B, N, D] and [K, N, D]."""
     size = int(np.prod(part.obs.shape[3:]))
-    rows, finals = part.obs.reshape(*part.obs.shape[:3], size), part.final_obs.reshape(*part.final_obs.shape[:2], size)
+    rows, finals = (
+        part.obs.reshape(*part.obs.shape[:3], size),
+        part.final_obs.reshape(*part.final_obs.shape[:2], size),
+    )
     return (numbered(rows), numbered(finals)) if agent_id else (rows, finals)
 
 
-def recall(critic: Critic, batch: Batch, inputs: Array, acts: BoolArray, before: FloatArray | None) -> tuple[torch.Tensor, Memory]:
+def recall(
+    critic: Critic, batch: Batch, inputs: Array, acts: BoolArray, before: FloatArray | None
+) -> tuple[torch.Tensor, Memory]:
     """Go through the unrolls with a recurrent critic.
 
     Args:
@@ -205,7 +271,9 @@ def recall(critic: Critic, batch: Batch, inputs: Array, acts: BoolArray, before:
     return outputs, Memory(after, remembered[batch.final_step, batch.final_slot])
 
 
-def _later_values(critic: Critic, last: Array, finals: Array, memory: Memory | None) -> tuple[FloatArray, FloatArray]:
+def _later_values(
+    critic: Critic, last: Array, finals: Array, memory: Memory | None
+) -> tuple[FloatArray, FloatArray]:
     """Values of the row after the unroll [B, U] and of truncated episodes' ends [K, U], without gradient."""
     slots, units, size = last.shape
     seen = tensor(np.concatenate([last.reshape(-1, size), finals.reshape(-1, size)]))
@@ -213,7 +281,9 @@ def _later_values(critic: Critic, last: Array, finals: Array, memory: Memory | N
         if memory is None:
             outputs = critic(seen)
         else:
-            outputs = critic.step(seen, tensor(np.concatenate([array.reshape(-1, critic.memory_size) for array in memory])))
+            outputs = critic.step(
+                seen, tensor(np.concatenate([array.reshape(-1, critic.memory_size) for array in memory]))
+            )
         values = critic.values(outputs).numpy()
     return values[: slots * units].reshape(slots, units), values[slots * units :].reshape(-1, units)
 

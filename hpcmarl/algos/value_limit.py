@@ -1,5 +1,5 @@
-"""What no return can exceed, with the rewards seen so far: values beyond it have diverged (roles/statistics.py says so). Used by q_learning.py and
-actor_critic.py."""
+"""What no return can exceed, with the rewards seen so far: values beyond it have diverged
+(roles/statistics.py says so). Used by q_learning.py and actor_critic.py."""
 
 from __future__ import annotations
 

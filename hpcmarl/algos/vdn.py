@@ -1,4 +1,5 @@
-"""Value decomposition networks (arXiv 1706.05296):  Q_tot(o, u) = sum_a Q_a(o_a, u_a).  Loss, targets and symbols: mixed.py, q_learning.py."""
+"""Value decomposition networks (arXiv 1706.05296):  Q_tot(o, u) = sum_a Q_a(o_a, u_a).  Loss, targets and
+symbols: mixed.py, q_learning.py."""
 
 from hpcmarl.algos.mixed import Mixed
 

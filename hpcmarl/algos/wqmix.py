@@ -1,14 +1,17 @@
-"""Weighted QMIX (arXiv 2006.10800): QMIX fitted to an unrestricted central value, overestimated joint actions counting less.
+"""Weighted QMIX (arXiv 2006.10800): QMIX fitted to an unrestricted central value, overestimated joint actions
+counting less.
 
     R       the targets of mixed.py with V = Q̂*'(s, û), û = argmax_u Q_tot (each agent's own best action)
     loss    = mean_t [ w (Q_tot - R)² + (Q̂* - R)² ]
     central     w = 1 where u = û or R > Q̂*'(s, û), else alpha        (CW-QMIX, eq. 8)
     optimistic  w = 1 where Q_tot < R, else alpha                      (OW-QMIX, eq. 9)
 
-Q̂* mixes utilities of agent networks of its own by a plain network of the state (nets/mixers.py: UnrestrictedMixer); it is used in learning
-only. In w it is the target network's (Q̂*'). With algo.operator mellowmax V mixes the soft mellowmax of the central utilities.
+Q̂* mixes utilities of agent networks of its own by a plain network of the state (nets/mixers.py:
+UnrestrictedMixer); it is used in learning only. In w it is the target network's (Q̂*'). With algo.operator
+mellowmax V mixes the soft mellowmax of the central utilities.
 
-    symbol -> variable, shape:  Q_tot total [T, B]   Q̂* central [T, B]   w weights [T, B]   û greedy [T+1, B, N] a policy   alpha config.alpha
+    symbol -> variable, shape:  Q_tot total [T, B]   Q̂* central [T, B]   w weights [T, B]   û greedy [T+1, B,
+        N] a policy   alpha config.alpha
 """
 
 from __future__ import annotations
@@ -30,7 +33,10 @@ class WQMIX(Mixed):
 
     def _central(self, networks: Networks, episodes: Episodes) -> list[torch.Tensor]:
         """The central critic's own action values, [T+1, B, N, A] for each policy."""
-        return [action_values(policy, part) for policy, part in zip(self._central_policies(networks), episodes.parts, strict=True)]
+        return [
+            action_values(policy, part)
+            for policy, part in zip(self._central_policies(networks), episodes.parts, strict=True)
+        ]
 
     def _central_policies(self, networks: Networks) -> list[Policy]:
         policies = [networks.others[f"central {policy.name}"] for policy in self.spec.policies]
@@ -45,19 +51,26 @@ class WQMIX(Mixed):
         greedy = self._greedy(episodes, values if config.double_q else later)
         with torch.no_grad():
             central_later = self._central(self._target, episodes)
-            best = self._of_target(team, [taken(value, action) for value, action in zip(central_later, greedy, strict=True)])
+            best = self._of_target(
+                team, [taken(value, action) for value, action in zip(central_later, greedy, strict=True)]
+            )
             future = best
             if config.operator == "mellowmax":
                 shape = (config.mellowmax_omega, config.mellowmax_alpha)
                 pairs = zip(central_later, episodes.parts, strict=True)
-                future = self._of_target(team, [soft_mellowmax(value, part.mask, *shape) for value, part in pairs])
+                future = self._of_target(
+                    team, [soft_mellowmax(value, part.mask, *shape) for value, part in pairs]
+                )
         targets = self._targets(team.columns, future.unsqueeze(-1))[..., 0]
         total = self._total(self._online, team, values)
         central = self._total(self._online, team, self._central(self._online, episodes), "central mixer")
         if config.weighting == "optimistic":
             weights = optimistic_weights(total.detach(), targets, config.alpha)
         else:
-            same = [((part.action == action[:steps]) | ~part.alive[:steps]).all(-1) for part, action in zip(episodes.parts, greedy, strict=True)]
+            same = [
+                ((part.action == action[:steps]) | ~part.alive[:steps]).all(-1)
+                for part, action in zip(episodes.parts, greedy, strict=True)
+            ]
             weights = central_weights(targets, best[:steps], torch.stack(same).all(0), config.alpha)
         losses = weights * (total - targets).square() + (central - targets).square()
         return team.fit(losses, total, targets, weight=team.mean(weights))

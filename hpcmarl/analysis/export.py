@@ -1,4 +1,5 @@
-"""Trajectories as npz or csv, for tools that do not read HDF5. Called by `hpcmarl data export`; streams in bounded memory.
+"""Trajectories as npz or csv, for tools that do not read HDF5. Called by `hpcmarl data export`; streams in
+bounded memory.
 
 A table is "segments" (the index of episodes' pieces) or a policy's name (its steps). Knows no rollout.
 """
@@ -24,7 +25,8 @@ from hpcmarl.types import Array
 
 
 class _Source:
-    """The shards to read, without what later starts of their runs have superseded unless that is asked for."""
+    """The shards to read, without what later starts of their runs have superseded unless that is asked
+    for."""
 
     def __init__(self, shards: Sequence[Path], *, superseded: bool, named: bool) -> None:
         """named: the column `run` has names; otherwise places in `runs`."""
@@ -48,11 +50,13 @@ class _Source:
                 yield reader
 
 
-def export(paths: Sequence[Path], output: Path, *, form: str, table: str = INDEX, superseded: bool = False) -> dict[str, Any]:
+def export(
+    paths: Sequence[Path], output: Path, *, form: str, table: str = INDEX, superseded: bool = False
+) -> dict[str, Any]:
     """Write one table of all shards.
 
-    npz: one array a column, rows first, and `runs`, whose places the column `run` has. csv: for a policy one line a step and agent; `run` is a
-    name. Steps have the columns of ROW_KEYS, too.
+    npz: one array a column, rows first, and `runs`, whose places the column `run` has. csv: for a policy one
+    line a step and agent; `run` is a name. Steps have the columns of ROW_KEYS, too.
 
     Args:
         paths: files and directories.
@@ -111,8 +115,16 @@ def _write_npz(source: _Source, partial: Path, table: str) -> dict[str, Any]:
     with zipfile.ZipFile(partial, "w", allowZip64=True) as archive:
         for name in names:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
-                dtype, sizes = (columns[name].dtype, columns[name].sizes) if name in columns else (np.dtype(np.int64), ())
-                header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (total, *sizes)}
+                dtype, sizes = (
+                    (columns[name].dtype, columns[name].sizes)
+                    if name in columns
+                    else (np.dtype(np.int64), ())
+                )
+                header = {
+                    "descr": np.lib.format.dtype_to_descr(dtype),
+                    "fortran_order": False,
+                    "shape": (total, *sizes),
+                }
                 np.lib.format.write_array_header_1_0(stream, header)
                 for slab in _column_slabs(source, table, name):
                     stream.write(np.ascontiguousarray(slab, dtype).tobytes())
@@ -153,8 +165,11 @@ def _plain(values: Array) -> list[Any]:
     return cells
 
 
-def _step_lines(reader: ShardReader, table: str, first: int, block: dict[str, Array]) -> tuple[list[str], list[Any]]:
-    """One line a step and agent (for the environment a step); arrays are spread over columns name_0, name_1…"""
+def _step_lines(
+    reader: ShardReader, table: str, first: int, block: dict[str, Array]
+) -> tuple[list[str], list[Any]]:
+    """One line a step and agent (for the environment a step); arrays are spread over columns name_0,
+    name_1…"""
     count = len(next(iter(block.values())))
     labels = reader.layout[_group(table)].labels.get("agent", ())
     agents = 1 if table == ENVIRONMENT else len(labels)

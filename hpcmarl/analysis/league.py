@@ -1,6 +1,8 @@
-"""Pictures of a league: who beats whom, ratings over training, and which snapshot trained against which. Called by `hpcmarl league show --plots`.
+"""Pictures of a league: who beats whom, ratings over training, and which snapshot trained against which.
+Called by `hpcmarl league show --plots`.
 
-Reads the plain values of league/summary.py and knows no league itself. matplotlib is an extra (analysis/simulation.py says how to get it).
+Reads the plain values of league/summary.py and knows no league itself. matplotlib is an extra
+(analysis/simulation.py says how to get it).
 """
 
 from __future__ import annotations
@@ -21,21 +23,28 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 STROKES = ("-", "--", "-.", ":")
 NUMBERS_UP_TO = 14  # snapshots an axis with numbers in the cells
 MOST_LABELS = 30  # an axis
-MOST_EDGES, MOST_EDGES_EACH = 90, 3  # of the lineage: in all, while each snapshot has one, and from each snapshot
+MOST_EDGES, MOST_EDGES_EACH = (
+    90,
+    3,
+)  # of the lineage: in all, while each snapshot has one, and from each snapshot
 NEVER = "#d9d9d9"
 MOST_SOURCES = 150  # snapshots whose arrows are drawn: the newest
 HIGHEST_ARC = 0.36  # of the way to the next row
 
 
 def plot_league(result: Result, directory: Path) -> list[Path]:
-    """Writes payoff.png, lineage.png and, where there are ratings, ratings.png into `directory`, which is made; returns what was written.
+    """Writes payoff.png, lineage.png and, where there are ratings, ratings.png into `directory`, which is
+    made; returns what was written.
 
     Raises StorageError."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(directory, "make the directory", error) from error
-    written = [_save(payoff_picture(result), directory / "payoff.png"), _save(lineage_picture(result), directory / "lineage.png")]
+    written = [
+        _save(payoff_picture(result), directory / "payoff.png"),
+        _save(lineage_picture(result), directory / "lineage.png"),
+    ]
     if result["ratings"] is not None:
         written.append(_save(ratings_picture(result), directory / "ratings.png"))
     return written
@@ -52,7 +61,9 @@ def _pyplot() -> Any:
 
 def _save(figure: Any, path: Path) -> Path:
     try:
-        write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=130, bbox_inches="tight"))
+        write_atomically(
+            path, lambda partial: figure.savefig(partial, format="png", dpi=130, bbox_inches="tight")
+        )
     except OSError as error:
         raise StorageError(f"{path}: cannot write: {error}") from error
     finally:
@@ -75,21 +86,33 @@ def ordered(result: Result, side: str) -> list[int]:
 
 
 def payoff_picture(result: Result) -> Any:
-    """Mean scores, rows against columns; grey where no game was played. Each member's snapshots together, oldest first."""
+    """Mean scores, rows against columns; grey where no game was played. Each member's snapshots together,
+    oldest first."""
     pyplot = _pyplot()
     rows, columns = ordered(result, result["sides"][0]), ordered(result, result["sides"][-1])
-    scores = np.array([[result["payoff"][row][column] for column in columns] for row in rows], np.float64).reshape(len(rows), len(columns))
+    scores = np.array(
+        [[result["payoff"][row][column] for column in columns] for row in rows], np.float64
+    ).reshape(len(rows), len(columns))
     width, height = (float(np.clip(0.32 * len(numbers), 2.6, 9.0)) for numbers in (columns, rows))
     figure, axis = pyplot.subplots(figsize=(width + 2.6, height + 1.5), layout="constrained")
     colours = pyplot.get_cmap("RdBu").with_extremes(bad=NEVER)
-    image = axis.imshow(np.ma.masked_invalid(scores), cmap=colours, vmin=0.0, vmax=1.0, aspect="equal", interpolation="nearest")
+    image = axis.imshow(
+        np.ma.masked_invalid(scores),
+        cmap=colours,
+        vmin=0.0,
+        vmax=1.0,
+        aspect="equal",
+        interpolation="nearest",
+    )
     if max(scores.shape) <= NUMBERS_UP_TO:
         _write_numbers(axis, scores)
     _member_axis(axis, result, rows, vertical=True)
     _member_axis(axis, result, columns, vertical=False)
     axis.set_title(_title(result, "who beats whom, by member and term"), loc="left", fontsize=10, pad=10)
     bar = figure.colorbar(image, ax=axis, fraction=0.05, pad=0.03, shrink=min(1.0, 2.4 / height + 0.4))
-    bar.set_label("mean score of the row" + (" (grey: never played)" if np.isnan(scores).any() else ""), fontsize=8)
+    bar.set_label(
+        "mean score of the row" + (" (grey: never played)" if np.isnan(scores).any() else ""), fontsize=8
+    )
     bar.ax.tick_params(labelsize=8)
     figure.draw_without_rendering()  # the layout sees the outer labels the second time only
     return figure
@@ -98,8 +121,9 @@ def payoff_picture(result: Result) -> Any:
 def _write_numbers(axis: Any, scores: Array) -> None:
     for (row, column), value in np.ndenumerate(scores):
         if not np.isnan(value):
-            axis.text(column, row, f"{value:.2f}".lstrip("0") if value < 1 else "1", ha="center", va="center", fontsize=7,
-                      color="white" if abs(value - 0.5) > 0.33 else "black")  # fmt: skip
+            words = f"{value:.2f}".lstrip("0") if value < 1 else "1"
+            colour = "white" if abs(value - 0.5) > 0.33 else "black"
+            axis.text(column, row, words, ha="center", va="center", fontsize=7, color=colour)
 
 
 def _member_axis(axis: Any, result: Result, numbers: list[int], *, vertical: bool) -> None:
@@ -107,9 +131,18 @@ def _member_axis(axis: Any, result: Result, numbers: list[int], *, vertical: boo
     snapshots = result["snapshots"]
     owners = [snapshots[number]["member"] for number in numbers]
     every = -(-len(numbers) // MOST_LABELS)
-    ends = [place for place in range(len(owners)) if place + 1 == len(owners) or owners[place] != owners[place + 1]]
+    ends = [
+        place
+        for place in range(len(owners))
+        if place + 1 == len(owners) or owners[place] != owners[place + 1]
+    ]
     starts = [0, *(end + 1 for end in ends[:-1])]
-    shown = [place for start, end in zip(starts, ends, strict=True) for place in range(start, end + 1) if (place - start) % every == 0]
+    shown = [
+        place
+        for start, end in zip(starts, ends, strict=True)
+        for place in range(start, end + 1)
+        if (place - start) % every == 0
+    ]
     draw, line = (axis.set_yticks, axis.axhline) if vertical else (axis.set_xticks, axis.axvline)
     draw(shown, [str(snapshots[numbers[place]]["term"]) for place in shown], fontsize=7)
     for end in ends[:-1]:
@@ -128,7 +161,8 @@ def _member_axis(axis: Any, result: Result, numbers: list[int], *, vertical: boo
 
 
 def ratings_picture(result: Result) -> Any:
-    """Elo with intervals of 95 % over a member's environment steps, one line a member, broken where it began anew."""
+    """Elo with intervals of 95 % over a member's environment steps, one line a member, broken where it began
+    anew."""
     pyplot = _pyplot()
     figure, axis = pyplot.subplots(figsize=(7.2, 4.4), layout="constrained")
     for place, member in enumerate(result["members"]):
@@ -136,12 +170,23 @@ def ratings_picture(result: Result) -> Any:
         known = [number for number in own if result["ratings"][number]["rating_elo"] is not None]
         if not known:
             continue
-        style = {"color": COLOURS[place % len(COLOURS)], "linestyle": STROKES[place // len(COLOURS) % len(STROKES)]}
+        style = {
+            "color": COLOURS[place % len(COLOURS)],
+            "linestyle": STROKES[place // len(COLOURS) % len(STROKES)],
+        }
         for part, life in enumerate(_lives(result, known)):
             steps = [result["snapshots"][number]["env_steps"] for number in life]
             rated = [result["ratings"][number] for number in life]
             label = member["name"] if part == 0 else None
-            axis.plot(steps, [each["rating_elo"] for each in rated], marker="o", markersize=3, linewidth=1.4, label=label, **style)
+            axis.plot(
+                steps,
+                [each["rating_elo"] for each in rated],
+                marker="o",
+                markersize=3,
+                linewidth=1.4,
+                label=label,
+                **style,
+            )
             band = ([each["rating_elo_low"] for each in rated], [each["rating_elo_high"] for each in rated])
             axis.fill_between(steps, *band, color=style["color"], alpha=0.15, linewidth=0)
             if len(life) == 1:
@@ -152,7 +197,9 @@ def ratings_picture(result: Result) -> Any:
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_title(_title(result, "ratings, 95 %"), loc="left", fontsize=10)
     if len(result["members"]) > 1:
-        figure.legend(loc="outside right upper", frameon=False, fontsize=8, ncols=-(-len(result["members"]) // 24))
+        figure.legend(
+            loc="outside right upper", frameon=False, fontsize=8, ncols=-(-len(result["members"]) // 24)
+        )
     return figure
 
 
@@ -171,7 +218,8 @@ def _lives(result: Result, numbers: list[int]) -> list[list[int]]:
 
 
 def lineage_picture(result: Result) -> Any:
-    """Snapshots over time, a row a member; arrows to those that each term met most, the wider the larger their share of the term's known games.
+    """Snapshots over time, a row a member; arrows to those that each term met most, the wider the larger
+    their share of the term's known games.
 
     A member's line breaks, and a cross stands, where it began anew from initial weights."""
     pyplot = _pyplot()
@@ -182,7 +230,9 @@ def lineage_picture(result: Result) -> Any:
     rows = np.array([row[each["member"]] for each in snapshots], np.float64)
     width, height = 9.0, float(np.clip(1.4 + 0.85 * len(members), 2.4, 12.0))
     figure, axis = pyplot.subplots(figsize=(width, height), layout="constrained")
-    inches = np.array([(width - 1.5) / max(float(np.ptp(minutes)), 1e-9), (height - 1.1) / (len(members) + 0.2)])  # a minute, a row: about
+    inches = np.array(
+        [(width - 1.5) / max(float(np.ptp(minutes)), 1e-9), (height - 1.1) / (len(members) + 0.2)]
+    )  # a minute, a row: about
     most = int(np.clip(MOST_EDGES // max(1, len(snapshots)), 1, MOST_EDGES_EACH))
     drawn = range(max(0, len(snapshots) - MOST_SOURCES), len(snapshots))
     for number in drawn:
@@ -196,9 +246,24 @@ def lineage_picture(result: Result) -> Any:
         own = [number for number, each in enumerate(snapshots) if each["member"] == name]
         lives = _lives(result, own)
         for life in lives:
-            axis.plot(minutes[life], rows[life], color=COLOURS[place % len(COLOURS)], linewidth=1.6, marker="o", markersize=5, zorder=3)
+            axis.plot(
+                minutes[life],
+                rows[life],
+                color=COLOURS[place % len(COLOURS)],
+                linewidth=1.6,
+                marker="o",
+                markersize=5,
+                zorder=3,
+            )
         for before, after in pairwise(lives):
-            axis.plot((minutes[before[-1]] + minutes[after[0]]) / 2, place, "x", color="black", markersize=7, zorder=4)
+            axis.plot(
+                (minutes[before[-1]] + minutes[after[0]]) / 2,
+                place,
+                "x",
+                color="black",
+                markersize=7,
+                zorder=4,
+            )
     axis.set_yticks(range(len(members)), members, fontsize=9)
     axis.set_ylim(len(members) - 0.6, -0.6)
     axis.margins(x=0.03)
@@ -207,17 +272,29 @@ def lineage_picture(result: Result) -> Any:
     axis.tick_params(axis="y", length=0)
     resets = ", x: began anew" if any(each["life"] > 1 for each in snapshots) else ""
     which = "each" if len(drawn) == len(snapshots) else f"each of the newest {len(drawn)}"
-    axis.set_title(_title(result, f"snapshots, and whom {which} met most in training{resets}"), loc="left", fontsize=10)
+    axis.set_title(
+        _title(result, f"snapshots, and whom {which} met most in training{resets}"), loc="left", fontsize=10
+    )
     return figure
 
 
 def _arrow(axis: Any, ends: Array, inches: Array, share: float, colour: str) -> None:
-    """From a snapshot to one that it met, ends [2, 2]: minute and row. Within a row an arc above it, between rows a slight bow; neither is higher
-    than HIGHEST_ARC of a row."""
+    """From a snapshot to one that it met, ends [2, 2]: minute and row. Within a row an arc above it, between
+    rows a slight bow; neither is higher than HIGHEST_ARC of a row."""
     length = float(np.linalg.norm((ends[1] - ends[0]) * inches))
     steepest = 0.5 if ends[0][1] == ends[1][1] else 0.12
-    bend = min(steepest, 2 * HIGHEST_ARC * float(inches[1]) / max(length, 1e-9))  # an arc's height is half its bend times its length
-    bend = bend if ends[1][0] <= ends[0][0] else -bend  # above the row, also where the other snapshot is the younger one
-    look = {"arrowstyle": "-|>,head_width=0.18,head_length=0.35", "shrinkA": 3, "shrinkB": 3, "linewidth": 0.4 + 1.6 * share, "alpha": 0.55}
+    bend = min(
+        steepest, 2 * HIGHEST_ARC * float(inches[1]) / max(length, 1e-9)
+    )  # an arc's height is half its bend times its length
+    bend = (
+        bend if ends[1][0] <= ends[0][0] else -bend
+    )  # above the row, also where the other snapshot is the younger one
+    look = {
+        "arrowstyle": "-|>,head_width=0.18,head_length=0.35",
+        "shrinkA": 3,
+        "shrinkB": 3,
+        "linewidth": 0.4 + 1.6 * share,
+        "alpha": 0.55,
+    }
     way = {**look, "color": colour, "connectionstyle": f"arc3,rad={bend}"}
     axis.annotate("", xy=tuple(ends[1]), xytext=tuple(ends[0]), arrowprops=way, zorder=2)

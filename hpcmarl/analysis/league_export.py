@@ -1,4 +1,5 @@
-"""A league's policies and payoffs as files for other tools: npz with JSON beside it, and csv. Called by `hpcmarl league export`.
+"""A league's policies and payoffs as files for other tools: npz with JSON beside it, and csv. Called by
+`hpcmarl league export`.
 
 Takes plain arrays and values; knows no league. docs/league.md describes the formats.
 """
@@ -26,7 +27,11 @@ def check_outputs(parameters: Path | None, table: Path | None) -> None:
     """Whether these files can be written, asked before any is. Raises UsageError."""
     if parameters is not None and parameters.suffix != ".npz":
         raise UsageError(f"--out {parameters}: parameters are written as npz; let the name end in .npz")
-    paths = [path for path in (parameters, parameters and parameters.with_suffix(".json"), table) if path is not None]
+    paths = [
+        path
+        for path in (parameters, parameters and parameters.with_suffix(".json"), table)
+        if path is not None
+    ]
     for path in paths:
         if path.exists():
             raise UsageError(f"{path}: exists; choose another name or delete it first")
@@ -36,8 +41,11 @@ def check_outputs(parameters: Path | None, table: Path | None) -> None:
             raise UsageError(f"{path}: named for two files; choose another name for one")
 
 
-def write_parameters(path: Path, parameters: Mapping[str, FloatArray], description: Mapping[str, Any]) -> dict[str, Any]:
-    """FILE.npz: one float32 array a parameter, by name; FILE.json: the description and all names with shapes, in the order of the vector.
+def write_parameters(
+    path: Path, parameters: Mapping[str, FloatArray], description: Mapping[str, Any]
+) -> dict[str, Any]:
+    """FILE.npz: one float32 array a parameter, by name; FILE.json: the description and all names with shapes,
+    in the order of the vector.
 
     Returns {path, description, parameters (how many numbers), bytes}. Raises StorageError."""
 
@@ -46,7 +54,13 @@ def write_parameters(path: Path, parameters: Mapping[str, FloatArray], descripti
             np.savez(stream, allow_pickle=False, **dict(parameters))
 
     shapes = {name: list(value.shape) for name, value in parameters.items()}
-    whole = {"format": FORMAT, "format_version": FORMAT_VERSION, "hpcmarl_version": __version__, **description, "parameters": shapes}
+    whole = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "hpcmarl_version": __version__,
+        **description,
+        "parameters": shapes,
+    }
     beside = path.with_suffix(".json")
     write_atomically(path, write)
     write_text(beside, json.dumps(whole, indent=2) + "\n")
@@ -61,7 +75,8 @@ def write_payoff(
     scores: Sequence[Sequence[float | None]],
     returns: Sequence[Sequence[float | None]],
 ) -> dict[str, Any]:
-    """One line for each ordered pair of snapshots that has played: both names, games, the row's mean score and mean return.
+    """One line for each ordered pair of snapshots that has played: both names, games, the row's mean score
+    and mean return.
 
     Returns {path, pairs, bytes}. Raises StorageError."""
     lines = [

@@ -1,4 +1,5 @@
-"""The tables of docs/presets.md: each preset's values with their sources, and what cannot be set. `hpcmarl list presets --markdown` prints them."""
+"""The tables of docs/presets.md: each preset's values with their sources, and what cannot be set. `hpcmarl
+list presets --markdown` prints them."""
 
 from __future__ import annotations
 
@@ -17,19 +18,37 @@ def markdown() -> str:
 
 
 def _section(preset: Preset, earlier: Sequence[Preset]) -> str:
-    papers = ", ".join(f"[arXiv {number}](https://arxiv.org/abs/{number})" for number in preset.paper.removeprefix("arXiv ").split(", "))
+    papers = ", ".join(
+        f"[arXiv {number}](https://arxiv.org/abs/{number})"
+        for number in preset.paper.removeprefix("arXiv ").split(", ")
+    )
     code = f"[{preset.repository}](https://github.com/{preset.repository})"
-    lines = [f"## {preset.name}", "", f"{preset.summary[:1].upper()}{preset.summary[1:]}. {papers}; code: {code}.", ""]
+    lines = [
+        f"## {preset.name}",
+        "",
+        f"{preset.summary[:1].upper()}{preset.summary[1:]}. {papers}; code: {code}.",
+        "",
+    ]
     keys = list(preset.settings)
     for other in earlier:
         own = [key for key in keys if preset.settings[key] != other.settings.get(key)]
         if len(own) <= FEW and set(keys) == set(other.settings):
             lines, keys = [*lines, f"All other values are those of [{other.name}](#{other.name}).", ""], own
             break
-    rows = [(f"`{key}`", f"`{inline(preset.settings[key].value)}`", _where(preset.settings[key].source), preset.settings[key].note) for key in keys]
+    rows = [
+        (
+            f"`{key}`",
+            f"`{inline(preset.settings[key].value)}`",
+            _where(preset.settings[key].source),
+            preset.settings[key].note,
+        )
+        for key in keys
+    ]
     lines += _table(("key", "value", "their code", "translation"), rows)
     lines += ["No key yet:", ""]
-    lines += _table(("their code", "here", "where"), [(gap.theirs, gap.ours, _where(gap.source)) for gap in preset.gaps])
+    lines += _table(
+        ("their code", "here", "where"), [(gap.theirs, gap.ours, _where(gap.source)) for gap in preset.gaps]
+    )
     used = ", ".join(f"`{path}` at {commit[:7]}" for path, commit in preset.files.items())
     return "\n".join([*lines, f"Files: {used}.", ""])
 

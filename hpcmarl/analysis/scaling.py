@@ -1,4 +1,5 @@
-"""A picture of `hpcmarl bench scale`: efficiency against the number of ranks, by rule and reduction. Called by cli_bench.py.
+"""A picture of `hpcmarl bench scale`: efficiency against the number of ranks, by rule and reduction. Called
+by cli_bench.py.
 
 Knows the rows of the result alone. matplotlib is an extra (analysis/simulation.py says how to get it).
 """
@@ -28,11 +29,14 @@ def check_plot(path: Path) -> None:
 
 def curve_of(rows: Sequence[Mapping[str, Any]], rule: str, reduce: str) -> list[Mapping[str, Any]]:
     """The rows of one rule and reduction, by ascending number of ranks."""
-    return sorted((row for row in rows if (row["rule"], row["reduce"]) == (rule, reduce)), key=lambda row: row["ranks"])
+    return sorted(
+        (row for row in rows if (row["rule"], row["reduce"]) == (rule, reduce)), key=lambda row: row["ranks"]
+    )
 
 
 def plot_scaling(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw the measured efficiency with its standard deviation, and the predicted one, a panel a reduction."""
+    """Draw the measured efficiency with its standard deviation, and the predicted one, a panel a
+    reduction."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -40,15 +44,27 @@ def plot_scaling(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     reductions = list(dict.fromkeys(row["reduce"] for row in rows))
     rules = list(dict.fromkeys(row["rule"] for row in rows))
-    figure, axes = pyplot.subplots(1, len(reductions), figsize=(4.5 * len(reductions), 3.5), sharey=True, squeeze=False)
+    figure, axes = pyplot.subplots(
+        1, len(reductions), figsize=(4.5 * len(reductions), 3.5), sharey=True, squeeze=False
+    )
     for axis, reduce in zip(axes[0], reductions, strict=True):
         for number, rule in enumerate(rules):
             if not (curve := curve_of(rows, rule, reduce)):
                 continue
             ranks, spread = [row["ranks"] for row in curve], [row["efficiency_std"] or 0.0 for row in curve]
-            axis.errorbar(ranks, [row["efficiency_mean"] for row in curve], spread, color=f"C{number}", marker="o", capsize=3, label=rule)
+            axis.errorbar(
+                ranks,
+                [row["efficiency_mean"] for row in curve],
+                spread,
+                color=f"C{number}",
+                marker="o",
+                capsize=3,
+                label=rule,
+            )
             if all(row["predicted_efficiency"] is not None for row in curve):
-                axis.plot(ranks, [row["predicted_efficiency"] for row in curve], color=f"C{number}", linestyle=":")
+                axis.plot(
+                    ranks, [row["predicted_efficiency"] for row in curve], color=f"C{number}", linestyle=":"
+                )
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(ticker.ScalarFormatter())
         axis.set(title=f"rounds.reduce: {reduce}", xlabel="ranks", ylim=(0, 1.05))

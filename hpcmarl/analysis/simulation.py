@@ -1,4 +1,5 @@
-"""Pictures of a simulation.h5: gradients per time by setting and method, the objective against virtual time. Called by cli_simulate.py.
+"""Pictures of a simulation.h5: gradients per time by setting and method, the objective against virtual time.
+Called by cli_simulate.py.
 
 Knows the file, not the simulator. matplotlib is an extra: without it `plots_possible` says so.
 """
@@ -19,7 +20,16 @@ from hpcmarl.types import Array
 
 GRID = 200  # moments at which the courses of several seeds are compared
 STORED = 50  # moments of a course that is stored
-OF_A_SEED = ("seed", "objective", "threshold_times", "rounds", "used_gradients", "gradients_per_time", "round_time_mean", "round_time_bound")
+OF_A_SEED = (
+    "seed",
+    "objective",
+    "threshold_times",
+    "rounds",
+    "used_gradients",
+    "gradients_per_time",
+    "round_time_mean",
+    "round_time_bound",
+)
 LEGEND_COLUMNS = 5
 BAND = (20, 80)  # percentiles, as in arXiv 2509.24305
 INSTALL = "plots need matplotlib: pip install 'hpcmarl[analysis]'"
@@ -35,17 +45,21 @@ def label_of(case: dict[str, Any]) -> str:
 
 
 def plot_simulation(path: Path, directory: Path) -> list[Path]:
-    """Writes throughput.png and, where there is an objective, objective.png into `directory`; returns what was written."""
+    """Writes throughput.png and, where there is an objective, objective.png into `directory`; returns what
+    was written."""
     cases, attributes = read_simulation(path)
     config = load_simulation(str(attributes["config"]) + "\n")
     written = [_save(_throughput(cases), directory / "throughput.png")]
     if "objective" in cases[0]["outcomes"][0]["course"]:
-        written.append(_save(_objective(cases, config.name, config.sim.thresholds), directory / "objective.png"))
+        written.append(
+            _save(_objective(cases, config.name, config.sim.thresholds), directory / "objective.png")
+        )
     return written
 
 
 def course_of(case: dict[str, Any], column: str) -> tuple[Array, Array]:
-    """A column of all seeds on one grid of virtual time: times [GRID] and values [seeds, GRID]. The grid ends where the first seed does."""
+    """A column of all seeds on one grid of virtual time: times [GRID] and values [seeds, GRID]. The grid ends
+    where the first seed does."""
     courses = [outcome["course"] for outcome in case["outcomes"]]
     times = np.linspace(0.0, min(float(course["time"][-1]) for course in courses), GRID)
     return times, np.array([_interpolated(times, course["time"], course[column]) for course in courses])
@@ -58,13 +72,16 @@ def _interpolated(times: Array, known_at: Array, values: Array) -> Array:
 
 
 def condensed(path: Path) -> dict[str, Any]:
-    """What is worth storing of a simulation, as plain values: for each case what was tuned and how the trials scored, each seed's figures (OF_A_SEED)
-    and, where there is an objective, its course (median and band over the seeds) at a few moments."""
+    """What is worth storing of a simulation, as plain values: for each case what was tuned and how the trials
+    scored, each seed's figures (OF_A_SEED) and, where there is an objective, its course (median and band over
+    the seeds) at a few moments."""
     cases, attributes = read_simulation(path)
     found = []
     for case in cases:
         kept = {name: case[name] for name in ("setting", "method", "batch", "tuned", "trials")}
-        kept["outcomes"] = [{name: outcome[name] for name in OF_A_SEED if name in outcome} for outcome in case["outcomes"]]
+        kept["outcomes"] = [
+            {name: outcome[name] for name in OF_A_SEED if name in outcome} for outcome in case["outcomes"]
+        ]
         if "objective" in case["outcomes"][0]["course"]:
             kept["course"] = _stored_course(case)
         found.append(kept)
@@ -76,17 +93,24 @@ def _stored_course(case: dict[str, Any]) -> dict[str, list[float]]:
     times, values = course_of(case, "objective")
     course = {"time": times, "median": np.median(values, axis=0)}
     course |= {f"percentile_{level}": np.percentile(values, level, axis=0) for level in BAND}
-    return {name: [float(f"{value:.4g}") for value in column[:: GRID // STORED]] for name, column in course.items()}
+    return {
+        name: [float(f"{value:.4g}") for value in column[:: GRID // STORED]]
+        for name, column in course.items()
+    }
 
 
-def _figure(columns: int, height: float, rows: int = 1, sharey: Literal["none", "row"] = "none") -> tuple[Any, Any]:
+def _figure(
+    columns: int, height: float, rows: int = 1, sharey: Literal["none", "row"] = "none"
+) -> tuple[Any, Any]:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     size = (max(5.0, 4.2 * columns), height)
-    return pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", sharex="col", sharey=sharey)
+    return pyplot.subplots(
+        rows, columns, figsize=size, squeeze=False, layout="constrained", sharex="col", sharey=sharey
+    )
 
 
 def _save(figure: Any, path: Path) -> Path:
@@ -108,12 +132,18 @@ def _throughput(cases: Sequence[dict[str, Any]]) -> Any:
     figure, axes = _figure(len(settings), 1.2 + 0.34 * len(methods))
     for number, (setting, axis) in enumerate(zip(settings, axes[0], strict=True)):
         own = {label_of(case): case for case in cases if case["setting"] == setting}
-        rates = {name: [outcome["gradients_per_time"] for outcome in own[name]["outcomes"]] for name in methods if name in own}
+        rates = {
+            name: [outcome["gradients_per_time"] for outcome in own[name]["outcomes"]]
+            for name in methods
+            if name in own
+        }
         positions = [methods.index(name) for name in rates]
         means = [float(np.mean(values)) for values in rates.values()]
         bars = axis.barh(positions, means, color=[f"C{position % 10}" for position in positions])
         axis.bar_label(bars, labels=[f"{mean:.3g}" for mean in means], padding=3)
-        axis.set(title=setting, xlabel="gradients per virtual time", xlim=(0, 1.2 * max(means, default=1.0) or 1.0))
+        axis.set(
+            title=setting, xlabel="gradients per virtual time", xlim=(0, 1.2 * max(means, default=1.0) or 1.0)
+        )
         axis.set_yticks(range(len(methods)), methods if number == 0 else [""] * len(methods))
         axis.invert_yaxis()
         axis.spines[["top", "right"]].set_visible(False)
@@ -121,7 +151,8 @@ def _throughput(cases: Sequence[dict[str, Any]]) -> Any:
 
 
 def _objective(cases: Sequence[dict[str, Any]], name: str, thresholds: Sequence[float]) -> Any:
-    """One panel a setting, one curve a method: the mean over the seeds (of a sampled return the median), and the band that holds most of them.
+    """One panel a setting, one curve a method: the mean over the seeds (of a sampled return the median), and
+    the band that holds most of them.
 
     Below it the norm of the gradient, where that is known."""
     settings = _settings(cases)
@@ -129,15 +160,24 @@ def _objective(cases: Sequence[dict[str, Any]], name: str, thresholds: Sequence[
     course = cases[0]["outcomes"][0]["course"]
     sampled = "gradient_norm" not in course
     shown = ["objective"] if sampled else ["objective", "gradient_norm"]
-    figure, axes = _figure(len(settings), 3.4 * len(shown) + (0.6 if sampled else 0.0), rows=len(shown), sharey="row")
+    figure, axes = _figure(
+        len(settings), 3.4 * len(shown) + (0.6 if sampled else 0.0), rows=len(shown), sharey="row"
+    )
     for setting, column in zip(settings, axes.T, strict=True):
         for case in (case for case in cases if case["setting"] == setting):
             colour = f"C{methods.index(label_of(case)) % 10}"
             for axis, what in zip(column, shown, strict=True):
                 times, values = course_of(case, what)
-                axis.plot(times, np.median(values, axis=0) if sampled else values.mean(axis=0), color=colour, label=label_of(case))
+                axis.plot(
+                    times,
+                    np.median(values, axis=0) if sampled else values.mean(axis=0),
+                    color=colour,
+                    label=label_of(case),
+                )
                 if len(values) > 1:
-                    axis.fill_between(times, *np.percentile(values, BAND, axis=0), color=colour, alpha=0.2, linewidth=0)
+                    axis.fill_between(
+                        times, *np.percentile(values, BAND, axis=0), color=colour, alpha=0.2, linewidth=0
+                    )
                 axis.spines[["top", "right"]].set_visible(False)
         column[0].set(title=name if setting == "default" else setting)
         column[-1].set(xlabel="virtual time")
@@ -148,5 +188,10 @@ def _objective(cases: Sequence[dict[str, Any]], name: str, thresholds: Sequence[
     axes[0][0].set_ylabel("return" if sampled else "objective")
     if not sampled:
         axes[1][0].set_ylabel("norm of its gradient")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=LEGEND_COLUMNS, frameon=False)
+    figure.legend(
+        *axes[0][0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=LEGEND_COLUMNS,
+        frameon=False,
+    )
     return figure

@@ -1,6 +1,8 @@
-"""Acting against bare environment stepping: one process without MPI, no learner; the two alternated in short windows.
+"""Acting against bare environment stepping: one process without MPI, no learner; the two alternated in short
+windows.
 
-Called by cli_bench.py. What an actor does between two rollouts: a batched forward pass for each policy, and one step of all slots.
+Called by cli_bench.py. What an actor does between two rollouts: a batched forward pass for each policy, and
+one step of all slots.
 """
 
 from __future__ import annotations
@@ -24,10 +26,14 @@ class Acting:
         self.slots = config.topology.environments_per_actor
         self.algorithm = make_model(describe(config.env, config.policies), config.algo, config.seed)
         self.algorithm.act_by(acting_form(config))
-        self.environment = make_environment(config.env, config.policies, self.slots, Seeds(config.seed), with_state=self.algorithm.needs_state)
+        self.environment = make_environment(
+            config.env, config.policies, self.slots, Seeds(config.seed), with_state=self.algorithm.needs_state
+        )
         self.generator = generator_for(config.seed, "actor", 0)
         self.memory = self.algorithm.initial_memory(self.slots)
-        self.frames = [new_frame(self.environment.spec, self.slots, self.algorithm.needs_state) for _ in range(2)]
+        self.frames = [
+            new_frame(self.environment.spec, self.slots, self.algorithm.needs_state) for _ in range(2)
+        ]
         self.outcome = new_outcome(self.environment.spec, self.slots)
         self.environment.reset(self.frames[0])
         self.seconds = self.processor_seconds = 0.0  # of acting
@@ -35,8 +41,12 @@ class Acting:
     def step(self) -> None:
         """One decision of every agent and one step of every slot."""
         decisions = self.algorithm.act(self.frames[0], self.memory, self.generator)
-        self.memory |= {policy: decision.memory for policy, decision in decisions.items() if decision.memory is not None}
-        self.environment.step({policy: decision.action for policy, decision in decisions.items()}, self.outcome, self.frames[1])
+        self.memory |= {
+            policy: decision.memory for policy, decision in decisions.items() if decision.memory is not None
+        }
+        self.environment.step(
+            {policy: decision.action for policy, decision in decisions.items()}, self.outcome, self.frames[1]
+        )
         self.frames.reverse()
 
     def run(self, seconds: float) -> tuple[int, float]:

@@ -1,6 +1,8 @@
-"""Natively batched environments beside the packages whose games they are, each stepped with random actions on one core.
+"""Natively batched environments beside the packages whose games they are, each stepped with random actions on
+one core.
 
-Called by cli_bench.py; one process. The two take turns in short windows, so that a machine's moods fall on both alike.
+Called by cli_bench.py; one process. The two take turns in short windows, so that a machine's moods fall on
+both alike.
 """
 
 from __future__ import annotations
@@ -20,10 +22,14 @@ WARM_UP = 0.2  # share of the time: some compile at their first steps
 
 def batched_environments() -> list[str]:
     """The ids of all natively batched environments of `hpcmarl list envs` whose packages are installed."""
-    return [known.id for known in KNOWN_ENVIRONMENTS if known.installed and is_batched(EnvConfig(id=known.id))]
+    return [
+        known.id for known in KNOWN_ENVIRONMENTS if known.installed and is_batched(EnvConfig(id=known.id))
+    ]
 
 
-def run(environments: Iterable[str], slots: int, seconds: float, tell: Callable[[str], None]) -> list[dict[str, Any]]:
+def run(
+    environments: Iterable[str], slots: int, seconds: float, tell: Callable[[str], None]
+) -> list[dict[str, Any]]:
     """Measure each environment.
 
     Args:
@@ -33,7 +39,8 @@ def run(environments: Iterable[str], slots: int, seconds: float, tell: Callable[
         tell: Called with the id of the environment that comes next.
 
     Returns:
-        Rows with environment, slots and environment steps a second of one core, batched and by the package; None where one does not exist.
+        Rows with environment, slots and environment steps a second of one core, batched and by the package;
+        None where one does not exist.
 
     Raises:
         MissingPackageError, ConfigError, EnvironmentFailure: As make_environment() does.
@@ -48,9 +55,13 @@ def run(environments: Iterable[str], slots: int, seconds: float, tell: Callable[
 def measure(config: EnvConfig, slots: int, seconds: float) -> dict[str, Any]:
     """Measure one environment; arguments and result as of run()."""
     with contextlib.ExitStack() as stack:
-        forms: list[BareBatch | BareEnvironment | None] = [make_bare(config, slots, Seeds(SEED)) if is_batched(config) else None]
+        forms: list[BareBatch | BareEnvironment | None] = [
+            make_bare(config, slots, Seeds(SEED)) if is_batched(config) else None
+        ]
         alone = config.model_copy(update={"batched": False})
-        forms.append(None if config.id.partition(":")[0] in BATCHED_ONLY else make_bare(alone, 1, Seeds(SEED)))
+        forms.append(
+            None if config.id.partition(":")[0] in BATCHED_ONLY else make_bare(alone, 1, Seeds(SEED))
+        )
         each = seconds / (WINDOWS * sum(form is not None for form in forms))
         steps, took = [0, 0], [0.0, 0.0]
         for form in forms:
@@ -63,7 +74,9 @@ def measure(config: EnvConfig, slots: int, seconds: float) -> dict[str, Any]:
                     count, lasted = step_bare(form, each)
                     steps[number] += count
                     took[number] += lasted
-    batched, package = (None if form is None else steps[number] / took[number] for number, form in enumerate(forms))
+    batched, package = (
+        None if form is None else steps[number] / took[number] for number, form in enumerate(forms)
+    )
     return {
         "environment": config.id,
         "slots": slots,

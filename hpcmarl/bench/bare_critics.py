@@ -1,6 +1,8 @@
-"""Bare torch loops of the actor-critics, MA-Trace, PPO and COMA, for `hpcmarl bench learning`. See bare_learning.py.
+"""Bare torch loops of the actor-critics, MA-Trace, PPO and COMA, for `hpcmarl bench learning`. See
+bare_learning.py.
 
-The recursions run row by row in torch, for all trajectories at once; gap rows hand on what comes after them (maths/vtrace.py).
+The recursions run row by row in torch, for all trajectories at once; gap rows hand on what comes after them
+(maths/vtrace.py).
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ UNAVAILABLE = -1e9
 
 @dataclass
 class Unrolls:
-    """obs [T, B, N, D], alive, mask (None: all), action, logp (of the policy that sampled) likewise; seen: the critic's inputs, [T+1, B, U, D],
-    or with COMA [T, B, N, D]; finals [K, U, D] at `ends` (step, slot). Of the units, [T, B, U]: reward (scaled), acts, terminated, truncated; before:
-    the critic's outputs when the batch began, where they count; settled: targets and the agents' advantages [T, B, N], where these were made then."""
+    """obs [T, B, N, D], alive, mask (None: all), action, logp (of the policy that sampled) likewise; seen:
+    the critic's inputs, [T+1, B, U, D], or with COMA [T, B, N, D]; finals [K, U, D] at `ends` (step, slot).
+    Of the units, [T, B, U]: reward (scaled), acts, terminated, truncated; before: the critic's outputs when
+    the batch began, where they count; settled: targets and the agents' advantages [T, B, N], where these were
+    made then."""
 
     obs: torch.Tensor
     alive: torch.Tensor
@@ -46,7 +50,12 @@ class Unrolls:
 
 
 def recursion(
-    inputs: Unrolls, value: torch.Tensor, last: torch.Tensor, final: torch.Tensor, ratios: tuple[torch.Tensor, torch.Tensor], discount: float
+    inputs: Unrolls,
+    value: torch.Tensor,
+    last: torch.Tensor,
+    final: torch.Tensor,
+    ratios: tuple[torch.Tensor, torch.Tensor],
+    discount: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """V-trace targets and advantages [T, B, U]; ratios: rho and c, [T, B, U]."""
     rho, trace = ratios
@@ -61,7 +70,10 @@ def recursion(
         target = own + change + discount * trace[row] * (next_target - next_value)
         advantages[row] = acts * rho[row] * (reward + discount * next_target - own)
         targets[row] = acts * target
-        next_value, next_target = torch.where(acts, own, next_value + reward), torch.where(acts, target, next_target + reward)
+        next_value, next_target = (
+            torch.where(acts, own, next_value + reward),
+            torch.where(acts, target, next_target + reward),
+        )
     return targets, advantages
 
 
@@ -75,7 +87,11 @@ class BareCritic(BareLoop):
         critic = self.config.critic_network or network
         agent = BareAgent(algorithm.acting_inputs(policy.name), policy.action.sizes[0], network)
         self.remembers = self.config.critic_network is not None and critic.recurrent
-        values = BareAgent(inputs, outputs, critic) if self.remembers else multilayer((inputs, *critic.hidden, outputs), critic.activation)
+        values = (
+            BareAgent(inputs, outputs, critic)
+            if self.remembers
+            else multilayer((inputs, *critic.hidden, outputs), critic.activation)
+        )
         super().__init__(config, algorithm, nn.ModuleDict({"agent": agent, "critic": values}))
 
     def stack(self, rollouts: Sequence[Rollout]) -> Unrolls:
@@ -84,7 +100,8 @@ class BareCritic(BareLoop):
         part: Any = batch.policies[policy.name]
         seen, finals, columns = self._inputs(batch)
         reward, acts, terminated, truncated = (
-            torch.from_numpy(np.array(array)) for array in (columns.reward, columns.acts, columns.terminated, columns.truncated)
+            torch.from_numpy(np.array(array))
+            for array in (columns.reward, columns.acts, columns.terminated, columns.truncated)
         )
         return Unrolls(
             torch.from_numpy(np.array(seen_by(self.algorithm._policies[policy.name], part))),
@@ -99,7 +116,9 @@ class BareCritic(BareLoop):
             acts,
             terminated,
             truncated,
-            before=None if batch.records is None else torch.from_numpy(np.array(batch.records[policy.name].outputs)),
+            before=None
+            if batch.records is None
+            else torch.from_numpy(np.array(batch.records[policy.name].outputs)),
         )
 
     def _inputs(self, batch: Batch) -> tuple[Any, Any, Any]:
@@ -112,23 +131,39 @@ class BareCritic(BareLoop):
             seen, finals = owner._central_input(batch)
             if getattr(self.config, "critic_input", "team") == "agent":
                 own, last = own_input(part, self.config.agent_id)
-                seen, finals = (np.concatenate([np.repeat(a, b.shape[-2], -2), b], -1) for a, b in ((seen, own), (finals, last)))
+                seen, finals = (
+                    np.concatenate([np.repeat(a, b.shape[-2], -2), b], -1)
+                    for a, b in ((seen, own), (finals, last))
+                )
         zeros = np.zeros(seen.shape[:3], np.float32)
         rows = owner._rows(owner.spec.policies[0], batch, owner._game(batch))
-        return seen, finals, owner._columns(batch, part, rows, zeros[:-1], zeros[-1], np.zeros(finals.shape[:2], np.float32))
+        return (
+            seen,
+            finals,
+            owner._columns(batch, part, rows, zeros[:-1], zeros[-1], np.zeros(finals.shape[:2], np.float32)),
+        )
 
     def _policy(self, inputs: Unrolls) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of all rows: log-probabilities of all actions [T, B, N, A], of the one taken, and the acting rows' summed entropy."""
+        """Of all rows: log-probabilities of all actions [T, B, N, A], of the one taken, and the acting rows'
+        summed entropy."""
         logits = self.module["agent"](inputs.obs)
         if inputs.mask is not None:
             logits = logits.masked_fill(~inputs.mask, UNAVAILABLE)
         every = functional.log_softmax(logits, -1)
         entropy = -(every.exp() * every).sum(-1)
-        return every, every.gather(-1, inputs.action.unsqueeze(-1)).squeeze(-1), (entropy * inputs.alive).sum()
+        return (
+            every,
+            every.gather(-1, inputs.action.unsqueeze(-1)).squeeze(-1),
+            (entropy * inputs.alive).sum(),
+        )
 
-    def _loss(self, inputs: Unrolls, gain: torch.Tensor, error: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
+    def _loss(
+        self, inputs: Unrolls, gain: torch.Tensor, error: torch.Tensor, entropy: torch.Tensor
+    ) -> torch.Tensor:
         steps, slots = inputs.alive.shape[:2]
-        loss: torch.Tensor = (self.config.value_cost * error - gain - self.config.entropy_cost * entropy) / (steps * slots)
+        loss: torch.Tensor = (self.config.value_cost * error - gain - self.config.entropy_cost * entropy) / (
+            steps * slots
+        )
         return loss
 
     def _value_losses(self, wanted: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
@@ -139,7 +174,8 @@ class BareCritic(BareLoop):
         return torch.where(size <= delta, error.square(), delta * (2.0 * size - delta))
 
     def _normalised(self, advantages: torch.Tensor, rho: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
-        """[T, B, U] -> [T, B, N], where asked about their mean and in units of the deviation over the acting rows."""
+        """[T, B, U] -> [T, B, N], where asked about their mean and in units of the deviation over the acting
+        rows."""
         advantages, rho = advantages.expand(alive.shape), rho.expand(alive.shape)
         if not self.config.normalise_advantages:
             return advantages
@@ -148,15 +184,17 @@ class BareCritic(BareLoop):
 
 
 class BareValueCritic(BareCritic):
-    """MA-Trace with one ratio a unit (joint, or with critic dec of each agent), and PPO. A recurrent critic goes from zeros through unrolls of which
-    no row is the first or last of an episode."""
+    """MA-Trace with one ratio a unit (joint, or with critic dec of each agent), and PPO. A recurrent critic
+    goes from zeros through unrolls of which no row is the first or last of an episode."""
 
     def __init__(self, config: Config, algorithm: Any) -> None:
         spec = algorithm.spec
         policy = spec.policies[0]
         chosen: Any = config.algo
         own, everybody = algorithm.acting_inputs(policy.name), len(policy.agents) * policy.observation_size
-        inputs = {"full": spec.state_size or 0, "dec": own, "obs": everybody}[chosen.critic] + (own if chosen.critic_input == "agent" else 0)
+        inputs = {"full": spec.state_size or 0, "dec": own, "obs": everybody}[chosen.critic] + (
+            own if chosen.critic_input == "agent" else 0
+        )
         super().__init__(config, algorithm, inputs, 1)
 
     def loss(self, inputs: Unrolls) -> torch.Tensor:
@@ -175,21 +213,29 @@ class BareValueCritic(BareCritic):
         error = (losses * inputs.acts).sum() / outputs.shape[-1]
         if config.name == "ppo":
             ratio = (logp - inputs.logp).exp()
-            gains = torch.minimum(ratio * advantages, ratio.clamp(1 - config.clip, 1 + config.clip) * advantages)
+            gains = torch.minimum(
+                ratio * advantages, ratio.clamp(1 - config.clip, 1 + config.clip) * advantages
+            )
         else:
             gains = logp * advantages
         return self._loss(inputs, (gains * inputs.alive).sum(), error, entropy)
 
     def settled(self, inputs: Unrolls) -> Unrolls:
-        """The inputs with targets and advantages of the present parameters, for gradients of a batch that begins now."""
+        """The inputs with targets and advantages of the present parameters, for gradients of a batch that
+        begins now."""
         with torch.no_grad():
             every, (_, logp, _) = self.module["critic"](inputs.seen).squeeze(-1), self._policy(inputs)
             targets, advantages, ratios = self._estimates(inputs, every, logp)
-            return replace(inputs, settled=(targets, self._normalised(advantages, ratios * inputs.acts, inputs.alive)))
+            return replace(
+                inputs, settled=(targets, self._normalised(advantages, ratios * inputs.acts, inputs.alive))
+            )
 
     @torch.no_grad()
-    def _estimates(self, inputs: Unrolls, every: torch.Tensor, logp: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Targets, advantages and the ratios in them, [T, B, U]; every [T+1, B, U]: the values of all rows."""
+    def _estimates(
+        self, inputs: Unrolls, every: torch.Tensor, logp: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Targets, advantages and the ratios in them, [T, B, U]; every [T+1, B, U]: the values of all
+        rows."""
         config, value, last = self.config, every[:-1], every[-1]
         final = value.clone()
         if not self.remembers:
@@ -210,14 +256,21 @@ class BareCOMA(BareCritic):
 
     def __init__(self, config: Config, algorithm: Any) -> None:
         policy = algorithm.spec.policies[0]
-        super().__init__(config, algorithm, algorithm._critics[policy.name].layers.layers[0].in_features, policy.action.sizes[0] + 1)
+        super().__init__(
+            config,
+            algorithm,
+            algorithm._critics[policy.name].layers.layers[0].in_features,
+            policy.action.sizes[0] + 1,
+        )
 
     def _inputs(self, batch: Batch) -> tuple[Any, Any, Any]:
         owner: Any = self.algorithm
         policy = owner.spec.policies[0]
         part = batch.policies[policy.name]
         shape = part.reward.shape
-        everybody = owner._inputs(policy, batch, owner._central_input(batch)[0], Rows(np.ones(shape, np.bool_)))
+        everybody = owner._inputs(
+            policy, batch, owner._central_input(batch)[0], Rows(np.ones(shape, np.bool_))
+        )
         rows = owner._agent_rows(policy, batch, owner._game(batch))
         columns = owner._agent_columns(batch, part, rows, np.zeros(shape, np.float32))
         return everybody.reshape(*shape, -1), np.zeros((0, 1), np.float32), columns
@@ -234,6 +287,8 @@ class BareCOMA(BareCritic):
             ratios = (torch.ones_like(later), torch.full_like(later, config.trace_lambda))
             targets, _ = recursion(inputs, later, torch.zeros_like(later[0]), later, ratios, config.discount)
             ratio = (logp - inputs.logp).exp().clamp(max=config.rho_max)
-            weights = self._normalised(ratio * (chosen - (every.exp() * outputs[..., :nothing]).sum(-1)), ratio, inputs.alive)
+            weights = self._normalised(
+                ratio * (chosen - (every.exp() * outputs[..., :nothing]).sum(-1)), ratio, inputs.alive
+            )
         error = (self._value_losses(targets, chosen) * inputs.acts).sum() / outputs.shape[2]
         return self._loss(inputs, (logp * weights * inputs.alive).sum(), error, entropy)

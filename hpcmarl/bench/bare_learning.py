@@ -1,10 +1,13 @@
-"""Bare torch loops: what somebody would write for one algorithm on one machine, for `hpcmarl bench learning` to compare with.
+"""Bare torch loops: what somebody would write for one algorithm on one machine, for `hpcmarl bench learning`
+to compare with.
 
-The same networks, with the same parameters in the same order, and the same loss on inputs that are stacked already: plain torch modules, torch's
-autograd, a step of torch.optim. Here what all have in common, and the value-based algorithms; bare_critics.py has the actor-critics.
-Called by learning.py; its test compares the gradients with those of algos/. Single discrete actions of one policy's agents.
+The same networks, with the same parameters in the same order, and the same loss on inputs that are stacked
+already: plain torch modules, torch's autograd, a step of torch.optim. Here what all have in common, and the
+value-based algorithms; bare_critics.py has the actor-critics. Called by learning.py; its test compares the
+gradients with those of algos/. Single discrete actions of one policy's agents.
 
-    T steps   B trajectories   N agents   U units with a value, 1 or N   A actions   S state      rows T+1: with each episode's closing row
+    T steps   B trajectories   N agents   U units with a value, 1 or N   A actions   S state      rows T+1:
+        with each episode's closing row
 """
 
 from __future__ import annotations
@@ -41,7 +44,8 @@ def multilayer(sizes: Sequence[int], activation: str, *, activate_last: bool = F
 
 
 class BareLoop(ABC):
-    """`module` is trained; `target` a copy that becomes equal to it every `algo.target_every` updates, where the algorithm has that key."""
+    """`module` is trained; `target` a copy that becomes equal to it every `algo.target_every` updates, where
+    the algorithm has that key."""
 
     def __init__(self, config: Config, algorithm: Algorithm, module: nn.Module) -> None:
         self.algorithm, self.updates = algorithm, 0
@@ -51,7 +55,10 @@ class BareLoop(ABC):
         self.optimizer = torch_optimizer(config, module)
         chosen: Any = config.optimizer
         self.clips: list[tuple[list[nn.Parameter], float | None]] = [
-            (list(part.parameters()), chosen.max_gradient_norm_of_critics if name == "critic" else chosen.max_gradient_norm)
+            (
+                list(part.parameters()),
+                chosen.max_gradient_norm_of_critics if name == "critic" else chosen.max_gradient_norm,
+            )
             for name, part in _optimised_apart(module).items()
         ]
         self.every: int | None = getattr(config.algo, "target_every", None)
@@ -80,15 +87,19 @@ class BareLoop(ABC):
         """The loss's gradient [P] in the order of the algorithm's vector."""
         self.optimizer.zero_grad()
         self.loss(inputs).backward()  # type: ignore[no-untyped-call]
-        return parameters_to_vector([torch.zeros_like(own) if own.grad is None else own.grad for own in self.module.parameters()]).numpy()
+        return parameters_to_vector(
+            [torch.zeros_like(own) if own.grad is None else own.grad for own in self.module.parameters()]
+        ).numpy()
 
 
 def torch_optimizer(config: Config, module: nn.Module) -> torch.optim.Optimizer:
-    """torch's own optimizer with the same settings, at a constant step size. Raises UsageError where torch has none."""
+    """torch's own optimizer with the same settings, at a constant step size. Raises UsageError where torch
+    has none."""
     chosen: Any = config.optimizer
     size, critic_size = chosen.step_size, chosen.step_size_of_critics
     groups: list[dict[str, Any]] = [
-        {"params": part.parameters(), "lr": critic_size if name == "critic" else size} for name, part in _optimised_apart(module).items()
+        {"params": part.parameters(), "lr": critic_size if name == "critic" else size}
+        for name, part in _optimised_apart(module).items()
     ]
     if chosen.name == "adam":
         return torch.optim.Adam(groups, size, (chosen.beta1, chosen.beta2), chosen.epsilon)
@@ -96,17 +107,20 @@ def torch_optimizer(config: Config, module: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.RMSprop(groups, size, chosen.decay, chosen.epsilon)
     if chosen.name == "sgd":
         return torch.optim.SGD(groups, size, chosen.momentum)
-    raise UsageError(f"optimizer.name: torch has no {chosen.name} to compare with; use optimizer.name=adam, rmsprop or sgd")
+    raise UsageError(
+        f"optimizer.name: torch has no {chosen.name} to compare with; use optimizer.name=adam, rmsprop or sgd"
+    )
 
 
 def _optimised_apart(module: nn.Module) -> dict[str, nn.Module]:
-    """What is clipped by itself and has a step size of its own: agent and critic of an actor-critic, else everything together."""
+    """What is clipped by itself and has a step size of its own: agent and critic of an actor-critic, else
+    everything together."""
     return dict(module.named_children()) if hasattr(module, "critic") else {"all": module}
 
 
 class BareAgent(nn.Module):
-    """Values or logits [rows, B, N, K] of observations [rows, B, N, D]; recurrent over the rows where asked, from zero memory. dueling: with two
-    heads; then allowed actions [rows, B, N, K] matter."""
+    """Values or logits [rows, B, N, K] of observations [rows, B, N, D]; recurrent over the rows where asked,
+    from zero memory. dueling: with two heads; then allowed actions [rows, B, N, K] matter."""
 
     def __init__(self, inputs: int, outputs: int, network: Any, *, dueling: bool = False) -> None:
         super().__init__()
@@ -150,7 +164,9 @@ class BareMixer(nn.Module):
     def forward(self, utilities: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
         first = self.first(state).abs().unflatten(-1, (self.agents, self.width))
         hidden = functional.elu(utilities @ first + self.bias(state).unsqueeze(-2))
-        values: torch.Tensor = (hidden @ self.second(state).abs().unsqueeze(-1)).squeeze(-1) + self.value(state)
+        values: torch.Tensor = (hidden @ self.second(state).abs().unsqueeze(-1)).squeeze(-1) + self.value(
+            state
+        )
         return values
 
 
@@ -170,8 +186,9 @@ class BareCentral(nn.Module):
 
 @dataclass
 class Stacked:
-    """obs [T+1, B, N, D], alive [T+1, B, N], mask [T+1, B, N, A] or None, action [T, B, N], state [T+1, B, S] or None; of the units
-    [T, B, U]: reward (scaled), counted 1 where there is a step, goes_on 0 where the future is worth nothing, ended."""
+    """obs [T+1, B, N, D], alive [T+1, B, N], mask [T+1, B, N, A] or None, action [T, B, N], state [T+1, B, S]
+    or None; of the units [T, B, U]: reward (scaled), counted 1 where there is a step, goes_on 0 where the
+    future is worth nothing, ended."""
 
     obs: torch.Tensor
     alive: torch.Tensor
@@ -194,14 +211,18 @@ class BareValues(BareLoop):
         policy = algorithm.spec.policies[0]
         agents, actions = len(policy.agents), policy.action.sizes[0]
         inputs = algorithm.acting_inputs(policy.name)
-        parts: dict[str, nn.Module] = {"agent": BareAgent(inputs, actions, self.config.network, dueling=self.config.network.dueling)}
+        parts: dict[str, nn.Module] = {
+            "agent": BareAgent(inputs, actions, self.config.network, dueling=self.config.network.dueling)
+        }
         if self.name in ("qmix", "wqmix", "res"):
             state = mixer_state_size(algorithm.spec, mixer_state(algorithm.spec, self.config))
             widths = self.config.mixing_width, self.config.hypernetwork_width
             parts["mixer"] = BareMixer(agents, state, *widths, self.config.hypernetwork_activation)
             if self.name == "wqmix":
                 parts["central_mixer"] = BareCentral(agents, state, self.config.central_width)
-                parts["central_agent"] = BareAgent(inputs, actions, self.config.network, dueling=self.config.network.dueling)
+                parts["central_agent"] = BareAgent(
+                    inputs, actions, self.config.network, dueling=self.config.network.dueling
+                )
         super().__init__(config, algorithm, nn.ModuleDict(parts))
 
     def stack(self, rollouts: Sequence[Rollout]) -> Stacked:
@@ -211,9 +232,22 @@ class BareValues(BareLoop):
         owner: Any = self.algorithm
         columns: Any = part if self.name == "iql" else owner._columns(episodes)
         state = owner._states(episodes) if "mixer" in self.module else None
-        flags = [torch.from_numpy(array) for array in (columns.acts, ~columns.terminated, columns.terminated | columns.truncated)]
+        flags = [
+            torch.from_numpy(array)
+            for array in (columns.acts, ~columns.terminated, columns.terminated | columns.truncated)
+        ]
         reward = torch.from_numpy(columns.reward * np.float32(self.config.reward_scale))
-        return Stacked(part.obs, part.alive, part.mask, part.action, state, reward, flags[0].float(), flags[1].float(), flags[2])
+        return Stacked(
+            part.obs,
+            part.alive,
+            part.mask,
+            part.action,
+            state,
+            reward,
+            flags[0].float(),
+            flags[1].float(),
+            flags[2],
+        )
 
     def loss(self, inputs: Stacked) -> torch.Tensor:
         own, target = self.module, self.target
@@ -237,8 +271,15 @@ class BareValues(BareLoop):
                 returns = self._targets(inputs, torch.zeros_like(future), 1.0)
             errors = errors + self.config.regularisation * (total - returns).square()
         if self.name == "wqmix":
-            central = self._mixed(own["central_mixer"], inputs, taken(own["central_agent"](inputs.obs, inputs.mask)[:-1], inputs.action))
-            errors = optimistic_weights(total.detach(), targets, self.config.alpha) * errors + (central - targets).square()
+            central = self._mixed(
+                own["central_mixer"],
+                inputs,
+                taken(own["central_agent"](inputs.obs, inputs.mask)[:-1], inputs.action),
+            )
+            errors = (
+                optimistic_weights(total.detach(), targets, self.config.alpha) * errors
+                + (central - targets).square()
+            )
         loss: torch.Tensor = (errors * inputs.counted).sum() / inputs.counted.sum()
         return loss
 
@@ -253,17 +294,25 @@ class BareValues(BareLoop):
         mixed: torch.Tensor = mixer(present.unsqueeze(-2), inputs.state[: len(utilities)])
         return mixed
 
-    def _near_greedy(self, inputs: Stacked, values: torch.Tensor, later: torch.Tensor, greedy: torch.Tensor) -> torch.Tensor:
+    def _near_greedy(
+        self, inputs: Stacked, values: torch.Tensor, later: torch.Tensor, greedy: torch.Tensor
+    ) -> torch.Tensor:
         assert inputs.state is not None
         state, acts, actions = (array.flatten(0, 1) for array in (inputs.state, inputs.alive, greedy))
         mask = None if inputs.mask is None else inputs.mask.flatten(0, 1)
         joint, exists = near_greedy([later.flatten(0, 1)], [mask], [acts], [actions])
         scores = totals = self.target["mixer"](joint, state)
         if self.config.double_q:
-            scores = self.module["mixer"](near_greedy([values.flatten(0, 1)], [mask], [acts], [actions])[0], state)
-        return softmax_value(scores, totals, exists, self.config.softmax_beta).view(*inputs.state.shape[:2], 1)
+            scores = self.module["mixer"](
+                near_greedy([values.flatten(0, 1)], [mask], [acts], [actions])[0], state
+            )
+        return softmax_value(scores, totals, exists, self.config.softmax_beta).view(
+            *inputs.state.shape[:2], 1
+        )
 
-    def _targets(self, inputs: Stacked, future: torch.Tensor, trace_lambda: float, n_step: int = 1) -> torch.Tensor:
+    def _targets(
+        self, inputs: Stacked, future: torch.Tensor, trace_lambda: float, n_step: int = 1
+    ) -> torch.Tensor:
         gamma: float = self.config.discount
         after = future[1:] * inputs.goes_on
         if n_step > 1:
@@ -278,9 +327,14 @@ class BareValues(BareLoop):
             targets[row] = last
         return targets
 
-    def _n_step_targets(self, inputs: Stacked, future: torch.Tensor, after: torch.Tensor, n_step: int) -> torch.Tensor:
+    def _n_step_targets(
+        self, inputs: Stacked, future: torch.Tensor, after: torch.Tensor, n_step: int
+    ) -> torch.Tensor:
         targets, ahead = torch.empty_like(after), [after[-1]] * n_step
         for row in reversed(range(len(after))):
-            longer = [inputs.reward[row] + self.config.discount * torch.where(inputs.ended[row], after[row], each) for each in ahead]
+            longer = [
+                inputs.reward[row] + self.config.discount * torch.where(inputs.ended[row], after[row], each)
+                for each in ahead
+            ]
             targets[row], ahead = longer[-1], [future[row], *longer[:-1]]
         return targets

@@ -1,4 +1,5 @@
-"""Something that steps environments, in turn with bare stepping of as many slots: short windows, so that a machine's moods fall on both alike.
+"""Something that steps environments, in turn with bare stepping of as many slots: short windows, so that a
+machine's moods fall on both alike.
 
 Called by acting.py, matches.py and sampling.py; one process.
 """
@@ -19,7 +20,13 @@ FIRST_SLOT = 1_000_000  # far from the slots of what is measured
 
 
 def beside_bare(
-    name: str, step: Callable[[float], tuple[int, float]], environment: EnvConfig, seed: int, slots: int, seconds: float, window: float
+    name: str,
+    step: Callable[[float], tuple[int, float]],
+    environment: EnvConfig,
+    seed: int,
+    slots: int,
+    seconds: float,
+    window: float,
 ) -> dict[str, Any]:
     """Measure in windows in turn.
 

@@ -1,7 +1,8 @@
 """hpcmarl's messages against bare mpi4py ping-pong of the same bytes between the same two ranks, alternated.
 
-The messages are of the sizes that runs send: a header alone, this configuration's parameters and rollouts, and 64 KiB to 16 MiB. Then
-the sum of a vector over all ranks by every backend of rounds.reduce that is there, and how many small gradients a second the server takes.
+The messages are of the sizes that runs send: a header alone, this configuration's parameters and rollouts,
+and 64 KiB to 16 MiB. Then the sum of a vector over all ranks by every backend of rounds.reduce that is there,
+and how many small gradients a second the server takes.
 """
 
 from __future__ import annotations
@@ -32,10 +33,14 @@ SUMS = 20
 
 
 def run(config: Config, seconds: float) -> dict[str, Any] | None:
-    """Measure for about `seconds`; the result on rank 0, None elsewhere. UsageError in a world of one rank."""
+    """Measure for about `seconds`; the result on rank 0, None elsewhere. UsageError in a world of one
+    rank."""
     transport = join_world()
     if transport.size < 2:
-        raise UsageError("bench comm measures messages between ranks 0 and 1; start at least two ranks: hpcmarl bench comm -n 2")
+        raise UsageError(
+            "bench comm measures messages between ranks 0 and 1; start at least two ranks: hpcmarl bench "
+            "comm -n 2"
+        )
     hook = AbortHook(transport)
     try:
         result = _measure(transport, config, seconds)
@@ -68,7 +73,8 @@ def _measure(transport: Transport, config: Config, seconds: float) -> dict[str, 
 
 
 def _sums(transport: Transport) -> list[dict[str, Any]]:
-    """Median time of a sum over all ranks, from its start until this rank has it, by each backend that can be used."""
+    """Median time of a sum over all ranks, from its start until this rank has it, by each backend that can be
+    used."""
     vector, hosts, rows = np.ones(SUMMED, np.float32), transport.gather_hosts(), []
     for backend in BACKENDS:
         try:
@@ -83,7 +89,9 @@ def _sums(transport: Transport) -> list[dict[str, Any]]:
             while reduction.result() is None:
                 backoff.wait()
             times.append(time.perf_counter() - began)
-        rows.append({"backend": backend, "elements": SUMMED, "milliseconds": 1e3 * float(np.median(times[1:]))})  # the first warms up
+        rows.append(
+            {"backend": backend, "elements": SUMMED, "milliseconds": 1e3 * float(np.median(times[1:]))}
+        )  # the first warms up
     return rows
 
 
@@ -92,11 +100,17 @@ def _sizes(config: Config) -> dict[str, int]:
     algorithm = make_model(spec, config.algo, config.seed)
     unroll = int(getattr(config.algo, "unroll", ARENA_STEPS))
     rollout = RolloutLayout(spec, unroll, config.topology.environments_per_actor).fixed_bytes
-    return {"header": HEADER_BYTES, "parameters": HEADER_BYTES + 4 * algorithm.size, "rollout": rollout, **SIZES}
+    return {
+        "header": HEADER_BYTES,
+        "parameters": HEADER_BYTES + 4 * algorithm.size,
+        "rollout": rollout,
+        **SIZES,
+    }
 
 
 def _compare(transport: Any, size: int, seconds: float) -> dict[str, float]:
-    """Medians over alternated rounds; a round's repeats come from a first guess of the speed, the same on both ranks."""
+    """Medians over alternated rounds; a round's repeats come from a first guess of the speed, the same on
+    both ranks."""
     peer = 1 - transport.rank
     buffer = write_header(np.zeros(max(size, HEADER_BYTES), np.uint8), Kind.PING)
     repeats = int(max(3, min(2000, seconds / (2 * ROUNDS) / (20e-6 + size / 1e9))))

@@ -1,7 +1,9 @@
-"""What a group costs: CPU time, round overhead and memory with the number of ranks; the rules and the simulator with that of virtual workers.
+"""What a group costs: CPU time, round overhead and memory with the number of ranks; the rules and the
+simulator with that of virtual workers.
 
-`hpcmarl bench costs -n RANKS` starts a server and n groups, each a learner with an actor on one rank, that sleep UNIT seconds for every
-trajectory: all else that they do is cost. `hpcmarl bench costs` counts virtual workers and starts nothing. Knows no message.
+`hpcmarl bench costs -n RANKS` starts a server and n groups, each a learner with an actor on one rank, that
+sleep UNIT seconds for every trajectory: all else that they do is cost. `hpcmarl bench costs` counts virtual
+workers and starts nothing. Knows no message.
 """
 
 from __future__ import annotations
@@ -57,13 +59,19 @@ class MeteredLearner(Learner):
 
 
 def real(seconds: float) -> dict[str, Any] | None:
-    """Measure every rule for `seconds` on the ranks of this world; the result on rank 0, None elsewhere. UsageError with one rank."""
+    """Measure every rule for `seconds` on the ranks of this world; the result on rank 0, None elsewhere.
+    UsageError with one rank."""
     transport = join_world()
     if transport.size < 2:
-        raise UsageError("bench costs measures a server and at least one group: start two ranks or more: hpcmarl bench costs -n 4")
+        raise UsageError(
+            "bench costs measures a server and at least one group: start two ranks or more: hpcmarl bench "
+            "costs -n 4"
+        )
     compute = [UNIT] * (transport.size - 1)
     with on_stage(transport) as stage:
-        stage.play(case("afedpg", "ma_trace", compute, 60.0, f"stop.updates={2 * transport.size}"))  # what is imported late
+        stage.play(
+            case("afedpg", "ma_trace", compute, 60.0, f"stop.updates={2 * transport.size}")
+        )  # what is imported late
         rules = {rule: _measure(stage, rule, compute, seconds) for rule in MEASURED}
     if transport.rank != 0:
         return None
@@ -77,15 +85,24 @@ def _measure(stage: Stage, rule: str, compute: Sequence[float], seconds: float) 
     if learner is not None and learner.first is not None:
         told[:] = learner.last[0] - learner.first[0], learner.last[1] - learner.first[1], learner.gradients
     everyone = np.frombuffer(b"".join(stage.transport.gather(told.tobytes()))).reshape(-1, 3)
-    return figures(moments, everyone[1:], min(compute)) | {"server_resident_megabytes": resident_megabytes()} if moments else {}
+    return (
+        figures(moments, everyone[1:], min(compute)) | {"server_resident_megabytes": resident_megabytes()}
+        if moments
+        else {}
+    )
 
 
 def figures(moments: Sequence[Moment], learners: Array, unit: float) -> dict[str, float]:
     """Of one rule: from the ends of its rounds, and [learners, 3] seconds, CPU seconds and gradients.
 
-    overhead: what a round takes longer than `unit` for each trajectory of a group that it needs. Raises HpcmarlError as `ends`."""
+    overhead: what a round takes longer than `unit` for each trajectory of a group that it needs. Raises
+    HpcmarlError as `ends`."""
     first, last = ends(moments, WARM_UP)
-    elapsed, used, rounds = last.seconds - first.seconds, last.used - first.used, len([m for m in moments if m.seconds > first.seconds])
+    elapsed, used, rounds = (
+        last.seconds - first.seconds,
+        last.used - first.used,
+        len([m for m in moments if m.seconds > first.seconds]),
+    )
     cpu = last.cpu_seconds - first.cpu_seconds
     seconds, busy, gradients = learners.sum(0)
     return {
@@ -109,7 +126,8 @@ def resident_megabytes() -> float | None:
 
 
 def virtual() -> dict[str, Any]:
-    """Microseconds of one gradient in the server's engine and of one event in the simulator, by rule and number of workers."""
+    """Microseconds of one gradient in the server's engine and of one event in the simulator, by rule and
+    number of workers."""
     return {
         "engine": [_engine(rule, workers) for rule in RULES for workers in VIRTUAL],
         "simulator": [_cluster(r, n) for r in RULES for n in VIRTUAL],
@@ -117,9 +135,13 @@ def virtual() -> dict[str, Any]:
 
 
 def _engine(rule: str, workers: int) -> dict[str, Any]:
-    """Rounds of four trajectories a worker (sync: one) that arrive in turn, through the real rule, sums and optimizer."""
+    """Rounds of four trajectories a worker (sync: one) that arrive in turn, through the real rule, sums and
+    optimizer."""
     batch = _batch(rule, workers)
-    engine = Engine(make_rule(rule, workers, batch, None), make_optimizer(load_simulation(WORKERS).optimizer, np.zeros(PARAMETERS, np.float32)))
+    engine = Engine(
+        make_rule(rule, workers, batch, None),
+        make_optimizer(load_simulation(WORKERS).optimizer, np.zeros(PARAMETERS, np.float32)),
+    )
     gradient = Gradient(0, 0, 1, np.ones(PARAMETERS, np.float32))
     events = max(LEAST_EVENTS, ROUNDS * batch)
     began = time.perf_counter()
@@ -144,5 +166,8 @@ def _batch(rule: str, workers: int) -> int:
 
 
 def _row(rule: str, workers: int, events: int, rounds: int, seconds: float) -> dict[str, Any]:
-    each = {"microseconds_per_gradient": 1e6 * seconds / events, "milliseconds_per_round": 1e3 * seconds / max(1, rounds)}
+    each = {
+        "microseconds_per_gradient": 1e6 * seconds / events,
+        "milliseconds_per_round": 1e3 * seconds / max(1, rounds),
+    }
     return {"rule": rule, "workers": workers, "gradients": events, "rounds": rounds, **each}

@@ -1,12 +1,15 @@
-"""Kill campaigns: starts `hpcmarl train`, kills a rank or the whole job with SIGKILL at random moments, and judges what is left.
+"""Kill campaigns: starts `hpcmarl train`, kills a rank or the whole job with SIGKILL at random moments, and
+judges what is left.
 
-Called by `hpcmarl bench faults`, outside any MPI world. One run directory lasts through the whole campaign, so that every kill
-meets what the former ones left. Knows the run's files and its command line, none of its insides.
+Called by `hpcmarl bench faults`, outside any MPI world. One run directory lasts through the whole campaign,
+so that every kill meets what the former ones left. Knows the run's files and its command line, none of its
+insides.
 
-A kill of the job happens at a moment drawn evenly from a window after the first new update, one in five while the job is still starting.
-Then every file under a final name is verified, no rollout may be in two shards, no version in two rows of metrics, and every checkpoint must
-hold the parameters of its version. Open shards are salvaged, and `--resume auto` has to go on from the newest checkpoint.
-A kill of an actor or a learner is survived when the same job makes further updates and ends with exit 0.
+A kill of the job happens at a moment drawn evenly from a window after the first new update, one in five while
+the job is still starting. Then every file under a final name is verified, no rollout may be in two shards, no
+version in two rows of metrics, and every checkpoint must hold the parameters of its version. Open shards are
+salvaged, and `--resume auto` has to go on from the newest checkpoint. A kill of an actor or a learner is
+survived when the same job makes further updates and ends with exit 0.
 """
 
 from __future__ import annotations
@@ -69,7 +72,9 @@ class Tally:
     recovery: list[float] = field(default_factory=list)
 
 
-def run(kills: int, seed: int, what: str, ranks: int | None, directory: str | None, reduce: str = "server") -> dict[str, Any]:
+def run(
+    kills: int, seed: int, what: str, ranks: int | None, directory: str | None, reduce: str = "server"
+) -> dict[str, Any]:
     """Run the whole campaign.
 
     Args:
@@ -105,7 +110,9 @@ def run(kills: int, seed: int, what: str, ranks: int | None, directory: str | No
 class Campaign:
     """One run directory, killed again and again."""
 
-    def __init__(self, root: Path, what: str, ranks: int, generator: np.random.Generator, reduce: str = "server") -> None:
+    def __init__(
+        self, root: Path, what: str, ranks: int, generator: np.random.Generator, reduce: str = "server"
+    ) -> None:
         self.root, self.what, self.ranks, self.generator = root, what, ranks, generator
         self.extra = (*EXTRA[what], f"rounds.reduce={reduce}")
         self.config = root / "faults.yaml"
@@ -131,11 +138,20 @@ class Campaign:
             while self.tally.injected < kills:
                 went_on = self._kill_job() if self.what == "job" else self._kill_rank()
                 failed = 0 if went_on else failed + 1
-                if failed == (FAILED_STARTS if self.tally.injected else 1):  # before the first kill nothing was harmed: another start does no better
-                    raise HpcmarlError(f"{failed} start{'s in a row' if failed > 1 else ''} made no update: {self.tally.failures[-1]}")
+                if failed == (
+                    FAILED_STARTS if self.tally.injected else 1
+                ):  # before the first kill nothing was harmed: another start does no better
+                    raise HpcmarlError(
+                        f"{failed} start{'s in a row' if failed > 1 else ''} made no update: "
+                        f"{self.tally.failures[-1]}"
+                    )
                 done = self.tally.injected
                 if done and (done % 10 == 0 or done == kills):
-                    print(f"{done} of {kills} kills, {len(self.tally.corrupt)} corrupt files", file=sys.stderr, flush=True)
+                    print(
+                        f"{done} of {kills} kills, {len(self.tally.corrupt)} corrupt files",
+                        file=sys.stderr,
+                        flush=True,
+                    )
         self.close()
         self._judge()
         if self.pending:
@@ -155,7 +171,16 @@ class Campaign:
 
     def _start(self, *extra: str) -> None:
         self.inode = self.progress.inode()
-        arguments = ["train", str(self.config), *self.extra, *extra, "-n", str(self.ranks), "--run-dir", str(self.directory)]
+        arguments = [
+            "train",
+            str(self.config),
+            *self.extra,
+            *extra,
+            "-n",
+            str(self.ranks),
+            "--run-dir",
+            str(self.directory),
+        ]
         self.job = Job([*arguments, "--resume", "auto"], self.root / "job.log")
 
     def _resumed_version(self) -> int:
@@ -167,13 +192,16 @@ class Campaign:
         return self.progress.inode() != self.inode and self.progress.version > self._resumed_version()
 
     def _await_update(self) -> bool:
-        """Wait for the first new update; False (with a note) where the job ends or stays silent, or begins anew."""
+        """Wait for the first new update; False (with a note) where the job ends or stays silent, or begins
+        anew."""
         assert self.job is not None
         job, resuming = self.job, self.checkpoint[0] is not None
         wait_until(lambda: self._updated() or not job.running, START_LIMIT)
         self.startup_seconds = time.monotonic() - job.began
         if not self._updated() or (resuming and not self._continues()):
-            self.tally.failures.append(f"{self.startup_seconds:.0f} s after the start it had not gone on: {job.last_words()}")
+            self.tally.failures.append(
+                f"{self.startup_seconds:.0f} s after the start it had not gone on: {job.last_words()}"
+            )
             job.kill()
             return False
         if not resuming:  # the very first job: kills begin when there is something to lose
@@ -241,7 +269,9 @@ class Campaign:
             self.tally.recovery.append(recovered)
         else:
             self.pending += 1
-            self.tally.failures.append(f"rank {victim} killed at version {before}, exit {self.exit_code}: {job.last_words()}")
+            self.tally.failures.append(
+                f"rank {victim} killed at version {before}, exit {self.exit_code}: {job.last_words()}"
+            )
         return True
 
     # ---- judging
@@ -254,7 +284,9 @@ class Campaign:
         for item in salvage(trajectories, remove=True) if trajectories.is_dir() else ():
             self.tally.salvaged += item.status == "recovered"
             told = f"salvage: {item.note}"
-            if item.status == "failed" and told not in self.tally.failures:  # the file stays, and is met again after the next kill
+            if (
+                item.status == "failed" and told not in self.tally.failures
+            ):  # the file stays, and is met again after the next kill
                 self.tally.failures.append(told)
         found = find_checkpoint(self.directory) if self.directory.is_dir() else None
         self.checkpoint = (found, int(load_checkpoint(found)[1]["version"]) if found else 0)
@@ -263,13 +295,17 @@ class Campaign:
         """Nothing may stand twice: no version in metrics, no rollout in two shards."""
         from hpcmarl.io.row_files import read_csv
 
-        if self.progress.path.exists() and (np.diff(read_csv(self.progress.path).get("version", np.empty(0))) <= 0).any():
+        if (
+            self.progress.path.exists()
+            and (np.diff(read_csv(self.progress.path).get("version", np.empty(0))) <= 0).any()
+        ):
             self.tally.corrupt.append(f"{self.progress.path}: a version has two rows, or the rows fall back")
         for shard, why in overlaps(self.directory) if self.directory.is_dir() else ():
             self.tally.corrupt.append(f"{shard}: {why}")
 
     def _verify(self, *, everything: bool = False) -> None:
-        """Read every file under a final name; those that have not changed since they were good, at the end only."""
+        """Read every file under a final name; those that have not changed since they were good, at the end
+        only."""
         for path in run_files(self.directory) if self.directory.is_dir() else ():
             status = path.stat()
             print_of_file = (status.st_ino, status.st_mtime_ns, status.st_size)
@@ -281,7 +317,8 @@ class Campaign:
                 self.tally.corrupt.append(f"{path}: {found['reason']}")
 
     def result(self, seed: int, seconds: float) -> dict[str, Any]:
-        """The figures, units in the keys. survived: the same job went on; resumed: the next one went on from a checkpoint."""
+        """The figures, units in the keys. survived: the same job went on; resumed: the next one went on from
+        a checkpoint."""
         tally = self.tally
         return {
             "what": self.what,

@@ -1,7 +1,8 @@
-"""How many small gradient messages a second the server takes: the real server on rank 0, flooded by all other ranks.
+"""How many small gradient messages a second the server takes: the real server on rank 0, flooded by all other
+ranks.
 
-Called by bench/comm.py. Messages go the whole way: transport, server, recorder, engine, optimizer. Each sender keeps WINDOW of
-them under way instead of a learner's two, so that the server never waits.
+Called by bench/comm.py. Messages go the whole way: transport, server, recorder, engine, optimizer. Each
+sender keeps WINDOW of them under way instead of a learner's two, so that the server never waits.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from hpcmarl.config.file import load_config
 from hpcmarl.roles.learner import Learner
 from hpcmarl.roles.rank import AbortHook
 
-# The actors sleep through the run. Rennala, so that a message is added to a sum and every thousandth makes a step.
+# The actors sleep through the run. Rennala, so that a message is added to a sum and every thousandth makes a
+# step.
 CONFIG = """name: flood
 env: {id: mpe2.simple_v3}
 algo: {network: {hidden: [8]}}
@@ -32,7 +34,8 @@ IDLE = "{delay: {trajectory: 1000000}}"
 
 
 class FloodingLearner(Learner):
-    """Sends the same gradient of one trajectory again and again, always of the newest version that it knows."""
+    """Sends the same gradient of one trajectory again and again, always of the newest version that it
+    knows."""
 
     ready: tuple[int, Buffer] | None = None  # version, message
 
@@ -43,22 +46,34 @@ class FloodingLearner(Learner):
             return False
         self.sending = [handle for handle in self.sending if not handle.done()]
         if self.ready is None or self.ready[0] != self.version:
-            fields = {"source": self.context.rank, "role": ROLE_NAMES.index(self.name), "group": self.group.index}
-            message = vector_message(Kind.GRADIENT, 0.0 * self.algorithm.parameters, None, version=self.version, count=1, **fields)
+            fields = {
+                "source": self.context.rank,
+                "role": ROLE_NAMES.index(self.name),
+                "group": self.group.index,
+            }
+            message = vector_message(
+                Kind.GRADIENT, 0.0 * self.algorithm.parameters, None, version=self.version, count=1, **fields
+            )
             self.ready = (self.version, message)
         missing = WINDOW - len(self.sending)
-        self.sending += [self.transport.send(self.context.topology.server, self.ready[1]) for _ in range(missing)]
+        self.sending += [
+            self.transport.send(self.context.topology.server, self.ready[1]) for _ in range(missing)
+        ]
         return missing > 0
 
 
 def flood(transport: Transport, hook: AbortHook, seconds: float) -> dict[str, float]:
-    """Gradient messages a second at rank 0 and the share that came too late for its round; {} elsewhere. Collective.
+    """Gradient messages a second at rank 0 and the share that came too late for its round; {} elsewhere.
+    Collective.
 
     Raises HpcmarlError on rank 0 where fewer than two rounds ended."""
     groups = ", ".join([IDLE] * (transport.size - 1))
     stage = Stage(transport, hook)
     try:
-        moments = stage.play(load_config(CONFIG, [f"topology.groups=[{groups}]", f"stop.seconds={WARM_UP + seconds}"]), FloodingLearner)
+        moments = stage.play(
+            load_config(CONFIG, [f"topology.groups=[{groups}]", f"stop.seconds={WARM_UP + seconds}"]),
+            FloodingLearner,
+        )
     finally:
         stage.close()
     if transport.rank != 0:

@@ -1,7 +1,8 @@
 """A training job seen from outside: its processes, which of them is which rank, and how far it has come.
 
-Called by bench/faults.py. Processes are found by a mark in their environment, because mpiexec puts ranks into sessions and groups
-of their own; progress is read from metrics.csv, which has a row a round there. Knows nothing of why a job is killed.
+Called by bench/faults.py. Processes are found by a mark in their environment, because mpiexec puts ranks into
+sessions and groups of their own; progress is read from metrics.csv, which has a row a round there. Knows
+nothing of why a job is killed.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 class Job:
-    """`hpcmarl ARGUMENTS…` in a session of its own; what it prints goes to `output`. Close it: nothing of it stays."""
+    """`hpcmarl ARGUMENTS…` in a session of its own; what it prints goes to `output`. Close it: nothing of it
+    stays."""
 
     def __init__(self, arguments: Sequence[str], output: Path) -> None:
         self.mark = uuid.uuid4().hex

@@ -1,6 +1,8 @@
-"""What the decisions of a league cost its server: matchmaking, evaluation strategies and ratings over a pool of made-up results, in one process.
+"""What the decisions of a league cost its server: matchmaking, evaluation strategies and ratings over a pool
+of made-up results, in one process.
 
-Called by cli_bench.py. Snapshots have true strengths; results are drawn from them, so that mixtures and pairs look as in a run.
+Called by cli_bench.py. Snapshots have true strengths; results are drawn from them, so that mixtures and pairs
+look as in a run.
 """
 
 from __future__ import annotations
@@ -23,7 +25,16 @@ from hpcmarl.types import Array
 
 META_STRATEGIES = ("uniform", "nash", "replicator", "alpha_rank")
 MEMBERS = 8
-ROLES = ("main", "main_exploiter", "league_exploiter", "league_exploiter", "main", "main_exploiter", "league_exploiter", "league_exploiter")
+ROLES = (
+    "main",
+    "main_exploiter",
+    "league_exploiter",
+    "league_exploiter",
+    "main",
+    "main_exploiter",
+    "league_exploiter",
+    "league_exploiter",
+)
 GAMES = 4  # of one match
 STRENGTHS = 200.0  # Elo points, standard deviation
 
@@ -50,7 +61,15 @@ class Pool:
 
     def draw(self, matchmaker: Matchmaker) -> None:
         """A new mixture from new scores, one draw from it, and the result of that episode."""
-        view = View(self.numbers, self.live.mean_score(self.numbers), self.numbers % MEMBERS, 0, self.numbers, self.payoff, ROLES)
+        view = View(
+            self.numbers,
+            self.live.mean_score(self.numbers),
+            self.numbers % MEMBERS,
+            0,
+            self.numbers,
+            self.payoff,
+            ROLES,
+        )
         opponent = matchmaker.mixture(view).draw(self.generator)
         if opponent >= 0:
             score = float(self.generator.random() < expected_score(-self.strength[opponent]))
@@ -69,11 +88,16 @@ def _row(what: str, seconds: float, first: Callable[[], Any], call: Callable[[],
         start = time.perf_counter()
         call()
         taken.append(1e3 * (time.perf_counter() - start))
-    return row | {"median_ms": round(float(np.median(taken)), 3), "late_ms": round(float(np.quantile(taken, 0.95)), 3), "times": len(taken)}
+    return row | {
+        "median_ms": round(float(np.median(taken)), 3),
+        "late_ms": round(float(np.quantile(taken, 0.95)), 3),
+        "times": len(taken),
+    }
 
 
 def run(snapshots: int, seconds: float) -> list[dict[str, Any]]:
-    """A row for every matchmaker, kind of member, evaluation strategy and rating; about `seconds` in all, and what solving takes.
+    """A row for every matchmaker, kind of member, evaluation strategy and rating; about `seconds` in all, and
+    what solving takes.
 
     Raises MissingPackageError without the packages of the extra league."""
     skills = SkillRatings()
@@ -85,21 +109,42 @@ def run(snapshots: int, seconds: float) -> list[dict[str, Any]]:
     }
     for name in META_STRATEGIES:
         keys = {"name": "psro", "meta_strategy": name}
-        rules[f"matchmaking psro, {name}"] = make_matchmaker(TypeAdapter(MatchmakingConfig).validate_python(keys))
-    rules |= {f"member kind {name}": make_kind(TypeAdapter(MemberKindConfig).validate_python({"name": name})) for name in KINDS}
+        rules[f"matchmaking psro, {name}"] = make_matchmaker(
+            TypeAdapter(MatchmakingConfig).validate_python(keys)
+        )
+    rules |= {
+        f"member kind {name}": make_kind(TypeAdapter(MemberKindConfig).validate_python({"name": name}))
+        for name in KINDS
+    }
     each = seconds / (len(rules) + len(STRATEGIES) + 2)
-    rows = [_row(what, each, partial(pool.draw, rule), partial(pool.draw, rule)) for what, rule in rules.items()]
+    rows = [
+        _row(what, each, partial(pool.draw, rule), partial(pool.draw, rule)) for what, rule in rules.items()
+    ]
     rows += [_strategy_row(pool, name, each) for name in STRATEGIES]
     games, score = pool.payoff.games(), pool.payoff.score()
     ratings = elo(games, score).rating
-    rows.append(_row("rating elo, all anew", each, lambda: elo(games, score), lambda: elo(games, score, start=ratings)))
-    rows.append(_row("rating skill, one game", each, lambda: skills.grow(snapshots), lambda: skills.record(0, snapshots - 1, 1.0)))
+    rows.append(
+        _row(
+            "rating elo, all anew", each, lambda: elo(games, score), lambda: elo(games, score, start=ratings)
+        )
+    )
+    rows.append(
+        _row(
+            "rating skill, one game",
+            each,
+            lambda: skills.grow(snapshots),
+            lambda: skills.record(0, snapshots - 1, 1.0),
+        )
+    )
     return rows
 
 
 def _strategy_row(pool: Pool, name: str, seconds: float) -> dict[str, Any]:
-    """first: the whole pool comes, as after a resume; then pairs are chosen, begun and ended with their results."""
-    strategy = make_strategy(TypeAdapter(EvaluationStrategyConfig).validate_python({"name": name}), pool.payoff)
+    """first: the whole pool comes, as after a resume; then pairs are chosen, begun and ended with their
+    results."""
+    strategy = make_strategy(
+        TypeAdapter(EvaluationStrategyConfig).validate_python({"name": name}), pool.payoff
+    )
 
     def resume() -> None:
         for number in pool.numbers.tolist():

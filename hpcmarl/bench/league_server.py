@@ -1,7 +1,9 @@
-"""The league's server beside simulated teams, in real time: what share of its time it needs, and whether its memory grows. Called by cli_bench.py.
+"""The league's server beside simulated teams, in real time: what share of its time it needs, and whether its
+memory grows. Called by cli_bench.py.
 
-The server is the one that trains (roles/league.py), with its checkpoints and metrics. Teams only answer: they say as often as real ones how far
-they are and how episodes ended, freeze one and the same policy when a term is over, and return each match after a while with a random outcome.
+The server is the one that trains (roles/league.py), with its checkpoints and metrics. Teams only answer: they
+say as often as real ones how far they are and how episodes ended, freeze one and the same policy when a term
+is over, and return each match after a while with a random outcome.
 """
 
 from __future__ import annotations
@@ -44,10 +46,16 @@ OPPONENTS_A_TELL, GAMES_A_TELL = 8, 4  # how many were met since the last word, 
 
 
 class SimulatedTeam:
-    """One rank that answers the server as a team does, whose terms take `term_seconds`, the first one less."""
+    """One rank that answers the server as a team does, whose terms take `term_seconds`, the first one
+    less."""
 
     def __init__(self, transport: Transport, pool: Path, parameters: FloatArray, term_seconds: float) -> None:
-        self.transport, self.pool, self.parameters, self.term_seconds = transport, pool, parameters, term_seconds
+        self.transport, self.pool, self.parameters, self.term_seconds = (
+            transport,
+            pool,
+            parameters,
+            term_seconds,
+        )
         self.generator = np.random.default_rng([transport.rank, 1])
         self.term: dict[str, Any] | None = None
         self.match: dict[str, Any] | None = None
@@ -70,7 +78,13 @@ class SimulatedTeam:
         if self.match is not None and now >= self.match_over:
             won = float(self.generator.random())
             self._tell(
-                Kind.RESULT, {**self.match, "bad": None, "seconds": MATCH_SECONDS, "played": [32, 32 * won, 64 * won - 32, 32.0, 32 - 64 * won, 32.0]}
+                Kind.RESULT,
+                {
+                    **self.match,
+                    "bad": None,
+                    "seconds": MATCH_SECONDS,
+                    "played": [32, 32 * won, 64 * won - 32, 32.0, 32 - 64 * won, 32.0],
+                },
             )
             self.match = None
         if self.term is not None and self.tell_due.due():
@@ -81,12 +95,31 @@ class SimulatedTeam:
         facts = {"member": term["member"], "world": term["world"]}
         names = term["names"].split()
         met = self.generator.choice(len(names), min(OPPONENTS_A_TELL, len(names)), replace=False)
-        played = {names[number]: [GAMES_A_TELL, GAMES_A_TELL * float(self.generator.random())] for number in met.tolist()}
-        self._tell(Kind.PLAYED, {**facts, "progress": [version, 1000 * version, 500 * version], "played": played})
+        played = {
+            names[number]: [GAMES_A_TELL, GAMES_A_TELL * float(self.generator.random())]
+            for number in met.tolist()
+        }
+        self._tell(
+            Kind.PLAYED, {**facts, "progress": [version, 1000 * version, 500 * version], "played": played}
+        )
         if share >= 1.0:
             freeze(self.pool, term["snapshot"], self.parameters, version)
-            counted = {"version": version, "env_steps": 1000 * version, "agent_steps": 2000 * version, "episodes": 500 * version}
-            self._tell(Kind.FROZEN, {**facts, "snapshot": term["snapshot"], **counted, "seconds": self.seconds, "group": self.transport.rank - 1})
+            counted = {
+                "version": version,
+                "env_steps": 1000 * version,
+                "agent_steps": 2000 * version,
+                "episodes": 500 * version,
+            }
+            self._tell(
+                Kind.FROZEN,
+                {
+                    **facts,
+                    "snapshot": term["snapshot"],
+                    **counted,
+                    "seconds": self.seconds,
+                    "group": self.transport.rank - 1,
+                },
+            )
             self.term, self.seconds = None, self.term_seconds
 
     def _tell(self, kind: Kind, tree: Any) -> None:
@@ -95,17 +128,27 @@ class SimulatedTeam:
 
 def freeze(pool: Path, name: str, parameters: FloatArray, version: int) -> None:
     """Write a snapshot as teams do."""
-    facts = {"member": name.rpartition("-")[0], "version": version, "env_steps": 1000 * version, "life": 1, "side": "player", "opponents": []}
+    facts = {
+        "member": name.rpartition("-")[0],
+        "version": version,
+        "env_steps": 1000 * version,
+        "life": 1,
+        "side": "player",
+        "opponents": [],
+    }
     write_snapshot(pool, name, parameters, facts)
 
 
 def run(members: int, snapshots: int, seconds: float, term_seconds: float) -> dict[str, Any]:
     """`seconds` of a league that begins with so many snapshots. All shares are of that time.
 
-    server_share: its rank's processor time, looking for messages included; league_share: what runs count as `league_seconds`; slowest_ms: its longest
-    turn; server_mb, server_growth_mb: the process's memory at the end and since the beginning;
-    pool_growth_mb: what reading every snapshot of the pool once adds (null where the system does not tell)."""
-    config = load_config(LEAGUE, [f"league.members={{m: {{copies: {members}}}}}", f"topology.groups={members}"])
+    server_share: its rank's processor time, looking for messages included; league_share: what runs count as
+    `league_seconds`; slowest_ms: its longest turn; server_mb, server_growth_mb: the process's memory at the
+    end and since the beginning; pool_growth_mb: what reading every snapshot of the pool once adds (null where
+    the system does not tell)."""
+    config = load_config(
+        LEAGUE, [f"league.members={{m: {{copies: {members}}}}}", f"topology.groups={members}"]
+    )
     assert config.league is not None
     with tempfile.TemporaryDirectory(prefix="hpcmarl-bench-") as name:
         world = LocalWorld(members + 1)
@@ -115,10 +158,14 @@ def run(members: int, snapshots: int, seconds: float, term_seconds: float) -> di
         try:
             _fill(pool, members, snapshots, parameters)
             rank.step()
-            teams = [SimulatedTeam(transport, pool, parameters, term_seconds) for transport in world.transports[1:]]
+            teams = [
+                SimulatedTeam(transport, pool, parameters, term_seconds) for transport in world.transports[1:]
+            ]
             for _ in _turns(rank, teams, SETTLING_SECONDS):
                 pass  # everybody has a term
-            return _measure(rank, teams, seconds) | {"pool_growth_mb": _growth_of_reading(pool, config.league.pool_memory, parameters.size)}
+            return _measure(rank, teams, seconds) | {
+                "pool_growth_mb": _growth_of_reading(pool, config.league.pool_memory, parameters.size)
+            }
         finally:
             rank.close()
 
@@ -128,7 +175,12 @@ def _fill(pool: Path, members: int, snapshots: int, parameters: FloatArray) -> N
     pool.mkdir()
     for number in range(members, snapshots):
         member, term = number % members, number // members
-        freeze(pool, snapshot_name(f"m-{member + 1}" if members > 1 else "m", term), parameters, UPDATES_A_TERM * term)
+        freeze(
+            pool,
+            snapshot_name(f"m-{member + 1}" if members > 1 else "m", term),
+            parameters,
+            UPDATES_A_TERM * term,
+        )
 
 
 def _turns(rank: Rank, teams: list[SimulatedTeam], seconds: float) -> Iterator[float]:

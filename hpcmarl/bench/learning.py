@@ -1,8 +1,10 @@
-"""Learning against a bare torch loop: one process without MPI; the two alternated in short windows. Called by cli_bench.py.
+"""Learning against a bare torch loop: one process without MPI; the two alternated in short windows. Called by
+cli_bench.py.
 
-Trajectories are really played first, with the untrained policies. hpcmarl's update is all that a learner and the server do with a round of one
-learner: messages read (of replayed episodes all but the headers, which a replay reads once, when they come), rollouts joined, targets, loss,
-backward pass, the flat vector summed and stepped, parameters loaded, the target network followed. The bare loop's (bare_learning.py) begins with
+Trajectories are really played first, with the untrained policies. hpcmarl's update is all that a learner and
+the server do with a round of one learner: messages read (of replayed episodes all but the headers, which a
+replay reads once, when they come), rollouts joined, targets, loss, backward pass, the flat vector summed and
+stepped, parameters loaded, the target network followed. The bare loop's (bare_learning.py) begins with
 stacked tensors and ends with a step of torch.optim.
 """
 
@@ -42,7 +44,9 @@ BARE: dict[str, Callable[[Config, Any], BareLoop]] = {
     **dict.fromkeys(("ma_trace", "ppo"), BareValueCritic),
     "coma": BareCOMA,
 }
-Part = list[tuple[OpenedMessage, Array | None]]  # messages, as a replay holds them, and which of their trajectories (None: all)
+Part = list[
+    tuple[OpenedMessage, Array | None]
+]  # messages, as a replay holds them, and which of their trajectories (None: all)
 
 
 class Learning:
@@ -60,15 +64,25 @@ class Learning:
         self.algorithm.on_version(0)
 
     def _play(self) -> list[Part]:
-        """What one batch of trajectories is learned from: all of it at once, or in `minibatches` random parts."""
+        """What one batch of trajectories is learned from: all of it at once, or in `minibatches` random
+        parts."""
         parts = self.algorithm.minibatches if self.algorithm.epochs else 1
-        played = [self.codec.open(message) for message in play(self.context, self.algorithm, parts * self.batch)]
+        played = [
+            self.codec.open(message) for message in play(self.context, self.algorithm, parts * self.batch)
+        ]
         if not self.algorithm.epochs:
             return [[(message, None) for message in played]]
-        rows = [(index, slot) for index, message in enumerate(played) for slot in range(self.codec.read(message.buffer, 0).count)]
+        rows = [
+            (index, slot)
+            for index, message in enumerate(played)
+            for slot in range(self.codec.read(message.buffer, 0).count)
+        ]
         order = generator_for(self.context.config.seed, "learner", 0).permutation(len(rows))
         drawn = [np.array(sorted(rows[row] for row in part)) for part in np.array_split(order, parts)]
-        return [[(played[index], part[part[:, 0] == index, 1]) for index in np.unique(part[:, 0])] for part in drawn]
+        return [
+            [(played[index], part[part[:, 0] == index, 1]) for index in np.unique(part[:, 0])]
+            for part in drawn
+        ]
 
     def rollouts(self, number: int) -> list[Rollout]:
         """Of one update, read from their messages."""
@@ -91,10 +105,17 @@ class Learning:
 
 
 def play(context: Context, algorithm: Algorithm, count: int) -> list[Buffer]:
-    """At least `count` trajectories of the algorithm's policies, as actors send them: messages of unrolls side by side, or of single episodes."""
+    """At least `count` trajectories of the algorithm's policies, as actors send them: messages of unrolls
+    side by side, or of single episodes."""
     config, slots = context.config, context.config.topology.environments_per_actor
-    environment = make_environment(config.env, config.policies, slots, Seeds(config.seed), with_state=algorithm.needs_state)
-    codec, generator, memory = context.codec(algorithm), generator_for(config.seed, "actor", 0), algorithm.initial_memory(slots)
+    environment = make_environment(
+        config.env, config.policies, slots, Seeds(config.seed), with_state=algorithm.needs_state
+    )
+    codec, generator, memory = (
+        context.codec(algorithm),
+        generator_for(config.seed, "actor", 0),
+        algorithm.initial_memory(slots),
+    )
     arena = RolloutArena(codec.layout(context.arena_steps, slots))
     assembler = EpisodeAssembler(codec, slots, 0, np.arange(slots)) if context.whole_episodes else None
     environment.reset(arena.frames[0])
@@ -106,7 +127,11 @@ def play(context: Context, algorithm: Algorithm, count: int) -> list[Buffer]:
             decisions = algorithm.act(arena.frames[row], memory, generator)
             arena.decide(row, decisions, memory)
             outcome = arena.outcomes[row]
-            environment.step({policy: decision.action for policy, decision in decisions.items()}, outcome, arena.frames[row + 1])
+            environment.step(
+                {policy: decision.action for policy, decision in decisions.items()},
+                outcome,
+                arena.frames[row + 1],
+            )
             arena.keep(row, outcome)
             if assembler is not None:
                 messages += [message for message, _ in assembler.after_step(arena, row, 0)]
@@ -121,10 +146,15 @@ def check(config: Config, algorithm: Algorithm) -> None:
     """Raises UsageError for what the bare loops do not have."""
     chosen: Any = config.algo
     if chosen.name not in BARE:
-        raise UsageError(f"algo.name: there is no bare loop of {chosen.name} to compare with; allowed: {', '.join(BARE)}")
+        raise UsageError(
+            f"algo.name: there is no bare loop of {chosen.name} to compare with; allowed: {', '.join(BARE)}"
+        )
     policies = algorithm.spec.policies
     if len(policies) > 1 or policies[0].action.kind != "discrete" or algorithm.spec.turn_based:
-        raise UsageError(f"env.id: the bare loops need agents of one policy with single discrete actions, all at once; {config.env.id} has others")
+        raise UsageError(
+            "env.id: the bare loops need agents of one policy with single discrete actions, all at once; "
+            f"{config.env.id} has others"
+        )
     actor_critic = chosen.name in ("ma_trace", "ppo", "coma")
     plain: dict[str, Any] = {
         "normalise_values": False,
@@ -143,9 +173,14 @@ def check(config: Config, algorithm: Algorithm) -> None:
             found = f"algo.{key}: {getattr(chosen, key)} needs what is recorded when a batch begins"
             raise UsageError(f"{found}, which is not timed here; use {'null' if value is None else value}")
     if actor_critic and chosen.critic_network is not None and chosen.critic_network.recurrent:
-        raise UsageError("algo.critic_network.recurrent: true needs a memory from the unrolls before, which is not timed here; use false")
+        raise UsageError(
+            "algo.critic_network.recurrent: true needs a memory from the unrolls before, which is not timed "
+            "here; use false"
+        )
     if actor_critic and chosen.network.recurrent:
-        raise UsageError("algo.network.recurrent: true is in the bare loops of value-based algorithms only; use false")
+        raise UsageError(
+            "algo.network.recurrent: true is in the bare loops of value-based algorithms only; use false"
+        )
 
 
 def run(config: Config, seconds: float) -> dict[str, Any]:
@@ -190,7 +225,8 @@ def run(config: Config, seconds: float) -> dict[str, Any]:
 
 
 class Clock:
-    """Runs updates, numbered from 0: `rates` a second, one a window, and processor time, which a busy machine disturbs less."""
+    """Runs updates, numbered from 0: `rates` a second, one a window, and processor time, which a busy machine
+    disturbs less."""
 
     def __init__(self, update: Callable[[int], None]) -> None:
         self.update = update

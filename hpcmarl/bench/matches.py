@@ -1,6 +1,8 @@
-"""Evaluation matches of a league against bare environment stepping: one process without MPI; the two alternated in short windows.
+"""Evaluation matches of a league against bare environment stepping: one process without MPI; the two
+alternated in short windows.
 
-Called by cli_bench.py. What a rank does that waits for a term: matches/s between two untrained snapshots, read from a pool on disk.
+Called by cli_bench.py. What a rank does that waits for a term: matches/s between two untrained snapshots,
+read from a pool on disk.
 """
 
 from __future__ import annotations
@@ -67,7 +69,9 @@ class Playing:
 def run(config: Config, seconds: float) -> dict[str, Any]:
     """Measure for about `seconds` of each kind. Raises UsageError without a league."""
     if config.league is None:
-        raise UsageError("bench matches needs the configuration of a league, for instance configs/league/connect_four.yaml")
+        raise UsageError(
+            "bench matches needs the configuration of a league, for instance configs/league/connect_four.yaml"
+        )
     torch.set_num_threads(config.topology.threads)
     with tempfile.TemporaryDirectory(prefix="hpcmarl-matches-") as directory:
         playing = Playing(config, Path(directory) / "pool")

@@ -1,8 +1,10 @@
-"""What the simulator says of a comparison of rules on real ranks: when the training return reaches a value. Called by returns.py.
+"""What the simulator says of a comparison of rules on real ranks: when the training return reaches a value.
+Called by returns.py.
 
-The simulator plays the same game with the same algorithm, optimizer and rule. What groups take for their episodes and for a round trip is what one of
-the real runs has measured; nothing is fitted to the others. Episodes that an actor plays side by side are as many simulated workers, which finish
-together; with afedpg, where a gradient is made of all of them, they are one worker.
+The simulator plays the same game with the same algorithm, optimizer and rule. What groups take for their
+episodes and for a round trip is what one of the real runs has measured; nothing is fitted to the others.
+Episodes that an actor plays side by side are as many simulated workers, which finish together; with afedpg,
+where a gradient is made of all of them, they are one worker.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ class Seconds(NamedTuple):
     @classmethod
     def of(cls, measured: Measured) -> Seconds:
         """What a run has measured."""
-        return cls([group.seconds * group.slots for group in measured.groups], [group.exchange_seconds for group in measured.groups])
+        return cls(
+            [group.seconds * group.slots for group in measured.groups],
+            [group.exchange_seconds for group in measured.groups],
+        )
 
 
 def predicted_seconds(config: Config, seconds: Seconds, episodes: int) -> float | None:
@@ -47,7 +52,10 @@ def predicted_seconds(config: Config, seconds: Seconds, episodes: int) -> float 
     """
     target = config.stop.return_mean
     assert target is not None
-    with contextlib.closing(Cluster(simulation(config, seconds), config.seed)) as cluster, np.errstate(over="ignore", invalid="ignore"):
+    with (
+        contextlib.closing(Cluster(simulation(config, seconds), config.seed)) as cluster,
+        np.errstate(over="ignore", invalid="ignore"),
+    ):
         while cluster.ended is None:
             try:
                 cluster.run(EVENTS)
@@ -61,7 +69,9 @@ def predicted_seconds(config: Config, seconds: Seconds, episodes: int) -> float 
 def simulation(config: Config, seconds: Seconds) -> SimulationConfig:
     """The run in virtual time."""
     wave = config.topology.environments_per_actor
-    together = wave if config.rounds.rule == "afedpg" else 1  # episodes that a simulated worker plays one after the other
+    together = (
+        wave if config.rounds.rule == "afedpg" else 1
+    )  # episodes that a simulated worker plays one after the other
     times = np.repeat(seconds.wave, wave // together) / together
     exchanges = np.repeat(seconds.exchange, wave // together)
     algo = config.algo.model_dump()
@@ -81,7 +91,8 @@ def simulation(config: Config, seconds: Seconds) -> SimulationConfig:
 
 
 def first_time(course: dict[str, Array], target: float, episodes: int) -> float | None:
-    """When the mean return of the newest `episodes` first reached the target; of a round the mean alone is known. None: never."""
+    """When the mean return of the newest `episodes` first reached the target; of a round the mean alone is
+    known. None: never."""
     counts = np.diff(course["used"], prepend=0.0).astype(int)
     returns = np.repeat(course["objective"], counts)
     sums = np.concatenate([[0.0], np.cumsum(returns)])

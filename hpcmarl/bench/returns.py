@@ -1,9 +1,10 @@
-"""Wall-clock time to a fixed training return for each round rule, with unequal groups, beside what the simulator says: real ranks that sleep.
+"""Wall-clock time to a fixed training return for each round rule, with unequal groups, beside what the
+simulator says: real ranks that sleep.
 
-Called by `hpcmarl bench stragglers --until-return VALUE`. A server and n groups, each a learner with an actor on one rank, learn one small game
-(envs/games/particles.py) with REINFORCE and NIGT. A run ends when the mean of its newest 100 training episodes reaches the value;
-one that does not in time says None. In each setting the first run measures what groups take; from that predicted_returns.py predicts all runs.
-Knows no message.
+Called by `hpcmarl bench stragglers --until-return VALUE`. A server and n groups, each a learner with an actor
+on one rank, learn one small game (envs/games/particles.py) with REINFORCE and NIGT. A run ends when the mean
+of its newest 100 training episodes reaches the value; one that does not in time says None. In each setting
+the first run measures what groups take; from that predicted_returns.py predicts all runs. Knows no message.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from hpcmarl.roles.run import join_world
 from hpcmarl.sim.plan import FEWEST, Measured
 
 CONFIG = """name: time-to-return
-env: {id: "hpcmarl.envs.games.particles:parallel_env", kwargs: {agents: 2, landmarks: 1, max_cycles: 15, bonus: 1.0}}
+env:
+  id: "hpcmarl.envs.games.particles:parallel_env"
+  kwargs: {agents: 2, landmarks: 1, max_cycles: 15, bonus: 1.0}
 algo: {name: reinforce, discount: 0.99, network: {hidden: [32]}}
 optimizer: {name: nigt, momentum: 0.3}
 topology: {actors_per_learner: 0, environments_per_actor: 4, server: dedicated, silence_seconds: null}
@@ -36,7 +39,8 @@ logging: {progress: false, level: warning, every_seconds: 0.25}
 """
 RULES = ("sync", "rennala", "malenia", "afedpg")
 WAVE = 4  # episodes that an actor plays side by side, and that take h together
-# Of 0.06, 0.12, 0.25 and 0.5 those with the shortest predicted times to a return of 9 over both settings, 16 groups, seeds 1000 to 1002.
+# Of 0.06, 0.12, 0.25 and 0.5 those with the shortest predicted times to a return of 9 over both settings, 16
+# groups, seeds 1000 to 1002.
 STEP_SIZES = {"sync": 0.25, "rennala": 0.25, "malenia": 0.5, "afedpg": 0.06}
 
 
@@ -66,15 +70,23 @@ def run(
     """
     transport = join_world()
     if transport.size < 3:
-        raise UsageError("bench stragglers needs a server and at least two groups: start three ranks or more: hpcmarl bench stragglers -n 9")
+        raise UsageError(
+            "bench stragglers needs a server and at least two groups: start three ranks or more: hpcmarl "
+            "bench stragglers -n 9"
+        )
     times = {setting: compute_seconds(setting, transport.size - 1, unit) for setting in SETTINGS}
     played: dict[str, dict[str, list[dict[str, Any]]]] = {}
     measured: dict[str, Seconds | None] = {}
     with on_stage(transport) as stage:
         for setting, compute in times.items():
-            cases = {rule: [case(rule, seed, step_sizes[rule], compute, limit, target) for seed in seeds] for rule in RULES}
+            cases = {
+                rule: [case(rule, seed, step_sizes[rule], compute, limit, target) for seed in seeds]
+                for rule in RULES
+            }
             measured[setting] = _measure(stage, compute, measured_run)
-            played[setting] = {rule: [_play(stage, config) for config in configs] for rule, configs in cases.items()}
+            played[setting] = {
+                rule: [_play(stage, config) for config in configs] for rule, configs in cases.items()
+            }
     if transport.rank != 0:
         return None
     settings = {}
@@ -85,12 +97,23 @@ def run(
             for seed, own in zip(seeds, runs, strict=True):
                 config = case(rule, seed, step_sizes[rule], compute, limit, target)
                 own["predicted_seconds"] = predicted_seconds(config, seconds, RECENT_EPISODES)
-        settings[setting] = {"trajectory_seconds": compute, "measured_seconds": seconds.wave} | _figures(played[setting])
+        settings[setting] = {"trajectory_seconds": compute, "measured_seconds": seconds.wave} | _figures(
+            played[setting]
+        )
     first = {f"{rule}_seconds": settings[SETTINGS[0]][f"{rule}_seconds"] for rule in RULES}
-    return {**first, "return": target, "limit_seconds": limit, "seeds": list(seeds), "ranks": transport.size, "settings": settings}
+    return {
+        **first,
+        "return": target,
+        "limit_seconds": limit,
+        "seeds": list(seeds),
+        "ranks": transport.size,
+        "settings": settings,
+    }
 
 
-def case(rule: str, seed: int, step_size: float, compute: Sequence[float], limit: float, target: float, *more: str) -> Config:
+def case(
+    rule: str, seed: int, step_size: float, compute: Sequence[float], limit: float, target: float, *more: str
+) -> Config:
     """The configuration of one run."""
     groups = ", ".join(f"{{delay: {{trajectory: {time!r}}}}}" for time in compute)
     changes = [
@@ -104,29 +127,42 @@ def case(rule: str, seed: int, step_size: float, compute: Sequence[float], limit
 
 
 def batch_of(rule: str, groups: int) -> int:
-    """Episodes of a round: a wave of every group (sync, malenia) or of three in four (rennala); of a gradient: one wave (afedpg).
+    """Episodes of a round: a wave of every group (sync, malenia) or of three in four (rennala); of a
+    gradient: one wave (afedpg).
 
-    All fast groups deliver at about the same time: with a wave more than that, a round would wait for their next ones and abandon most."""
+    All fast groups deliver at about the same time: with a wave more than that, a round would wait for their
+    next ones and abandon most."""
     return WAVE * {"rennala": max(1, 3 * groups // 4), "afedpg": 1}.get(rule, groups)
 
 
-def _measure(stage: Stage, compute: Sequence[float], measured_run: Callable[[Path], Measured]) -> Seconds | None:
+def _measure(
+    stage: Stage, compute: Sequence[float], measured_run: Callable[[Path], Measured]
+) -> Seconds | None:
     """What groups take, from a short synchronous run that hardly moves; None where the server is not."""
     stage.play(case("sync", 0, 1e-6, compute, 1e6, 1e6, f"stop.updates={FEWEST + 1}"))
-    return None if stage.directory is None else Seconds.of(measured_run(Path(stage.directory) / str(stage.played)))
+    return (
+        None
+        if stage.directory is None
+        else Seconds.of(measured_run(Path(stage.directory) / str(stage.played)))
+    )
 
 
 def _play(stage: Stage, config: Config) -> dict[str, Any]:
-    """One run: seconds (None: not reached in time), rounds before the last, the return in the end; seconds None where the server is not."""
+    """One run: seconds (None: not reached in time), rounds before the last, the return in the end; seconds
+    None where the server is not."""
     moments = stage.play(config)
     if stage.recorder is None:
         return {"seconds": None}
     recorder, limit = stage.recorder, config.stop.seconds
     assert limit is not None
     return {
-        "seconds": recorder.seconds if recorder.seconds < limit else None,  # nothing but the return ends a run before its time
+        "seconds": recorder.seconds
+        if recorder.seconds < limit
+        else None,  # nothing but the return ends a run before its time
         "updates": len(moments),
-        "return_mean": float(np.mean(recorder.recent)) if recorder.recent else None,  # with the last reports, which come after the end
+        "return_mean": float(np.mean(recorder.recent))
+        if recorder.recent
+        else None,  # with the last reports, which come after the end
         "step_size": config.optimizer.step_size,
     }
 
@@ -141,7 +177,8 @@ def _figures(played: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any
 
 
 def middle(seconds: Sequence[float | None]) -> float | None:
-    """The median, where a run that did not arrive took longer than all others; None where the median did not arrive."""
+    """The median, where a run that did not arrive took longer than all others; None where the median did not
+    arrive."""
     ordered = sorted(float("inf") if value is None else value for value in seconds)
     value = float(np.median(ordered))
     return value if np.isfinite(value) else None

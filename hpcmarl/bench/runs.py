@@ -1,7 +1,8 @@
-"""Short training runs, one after the other in one MPI world, watched at the server. Called by the benchmarks that need whole runs.
+"""Short training runs, one after the other in one MPI world, watched at the server. Called by the benchmarks
+that need whole runs.
 
-Every rank works as in `hpcmarl train`, from the first START to the EXIT of each run; starting the ranks is paid once. Knows no
-rule and no figure but how many gradients were used and wasted until when.
+Every rank works as in `hpcmarl train`, from the first START to the EXIT of each run; starting the ranks is
+paid once. Knows no rule and no figure but how many gradients were used and wasted until when.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 
 class Moment(NamedTuple):
-    """A round has ended: seconds of training, trajectories of accepted and of dropped gradients, this process's CPU seconds until then."""
+    """A round has ended: seconds of training, trajectories of accepted and of dropped gradients, this
+    process's CPU seconds until then."""
 
     seconds: float
     used: int
@@ -51,7 +53,8 @@ class WatchedRank(Rank):
 
 
 class Stage:
-    """Where runs are played one after the other: the transport, and a directory that is deleted by `close`."""
+    """Where runs are played one after the other: the transport, and a directory that is deleted by
+    `close`."""
 
     def __init__(self, transport: Transport, hook: AbortHook) -> None:
         self.transport, self.hook = transport, hook
@@ -60,11 +63,14 @@ class Stage:
         self.rank: WatchedRank | None = None  # of the last run
 
     def play(self, config: Config, learner: type[Learner] | None = None) -> list[Moment]:
-        """A whole run; the moments on the server's rank, none elsewhere. Collective. `learner` stands in for the learner role.
+        """A whole run; the moments on the server's rank, none elsewhere. Collective. `learner` stands in for
+        the learner role.
 
         `config` should leave out topology.silence_seconds: a last sign of life would reach the next run."""
         self.played += 1
-        context = prepare(self.transport, config, f"{self.directory}/{self.played}" if self.directory else None, None)
+        context = prepare(
+            self.transport, config, f"{self.directory}/{self.played}" if self.directory else None, None
+        )
         start_logging(context)
         rank = self.hook.rank = WatchedRank(context)
         if learner is not None and "learner" in rank.roles:
@@ -90,7 +96,8 @@ class Stage:
 
 @contextlib.contextmanager
 def on_stage(transport: Transport) -> Iterator[Stage]:
-    """A stage for all runs of a benchmark, on every rank of this world: whoever fails ends the job, otherwise all leave together."""
+    """A stage for all runs of a benchmark, on every rank of this world: whoever fails ends the job, otherwise
+    all leave together."""
     hook = AbortHook(transport)
     stage = Stage(transport, hook)
     try:
@@ -104,10 +111,14 @@ def on_stage(transport: Transport) -> Iterator[Stage]:
 
 
 def ends(moments: Sequence[Moment], after: float) -> tuple[Moment, Moment]:
-    """The first end of a round past `after` seconds, and the last one. Raises HpcmarlError where they are not two."""
+    """The first end of a round past `after` seconds, and the last one. Raises HpcmarlError where they are not
+    two."""
     counted = [moment for moment in moments if moment.seconds >= after]
     if len(counted) < 2:
-        raise HpcmarlError(f"{len(counted)} rounds ended after the first {after:g} s of training, at least 2 are needed: raise --seconds")
+        raise HpcmarlError(
+            f"{len(counted)} rounds ended after the first {after:g} s of training, at least 2 are needed: "
+            "raise --seconds"
+        )
     return counted[0], counted[-1]
 
 

@@ -1,6 +1,8 @@
-"""Simulations whose gradients are those of episodes that are really played, beside bare stepping of the same environment on the same core.
+"""Simulations whose gradients are those of episodes that are really played, beside bare stepping of the same
+environment on the same core.
 
-Called by cli_bench.py; one process. The two take turns in short windows, so that a machine's moods fall on both alike.
+Called by cli_bench.py; one process. The two take turns in short windows, so that a machine's moods fall on
+both alike.
 """
 
 from __future__ import annotations
@@ -32,15 +34,22 @@ def run(config: SimulationConfig, seconds: float) -> list[dict[str, Any]]:
         seconds: Of measuring, in all.
 
     Returns:
-        Rows with method, environment steps a second that were played and that bare stepping makes, their ratio, and events a second.
+        Rows with method, environment steps a second that were played and that bare stepping makes, their
+        ratio, and events a second.
 
     Raises:
         UsageError: The objective is not a policy.
     """
     if not isinstance(config.objective, PolicyObjectiveConfig):
-        raise UsageError(f"bench sampling needs a configuration with objective.name: policy; this one has {config.objective.name}")
+        raise UsageError(
+            "bench sampling needs a configuration with objective.name: policy; this one has "
+            f"{config.objective.name}"
+        )
     endless = {"sim.stop": {"rounds": 1_000_000_000}}
-    return [_measure(name, vary(config, endless | changes, "bench sampling"), seconds / len(METHODS)) for name, changes in METHODS.items()]
+    return [
+        _measure(name, vary(config, endless | changes, "bench sampling"), seconds / len(METHODS))
+        for name, changes in METHODS.items()
+    ]
 
 
 class Playing:
@@ -69,7 +78,15 @@ def _measure(name: str, config: SimulationConfig, seconds: float) -> dict[str, A
     with contextlib.closing(playing.cluster):
         playing.run(0.2 * window)
         playing.events, playing.seconds = 0, 0.0
-        told = beside_bare("played", playing.run, config.objective.env, config.seed, config.objective.slots, 0.5 * seconds, window)
+        told = beside_bare(
+            "played",
+            playing.run,
+            config.objective.env,
+            config.seed,
+            config.objective.slots,
+            0.5 * seconds,
+            window,
+        )
     return {
         "method": name,
         "environment": told["environment"],

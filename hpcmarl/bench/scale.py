@@ -1,12 +1,15 @@
-"""Weak scaling on real ranks whose environments sleep, so that two cores carry many of them; each size beside what the simulator predicts.
+"""Weak scaling on real ranks whose environments sleep, so that two cores carry many of them; each size beside
+what the simulator predicts.
 
-`hpcmarl bench scale` starts one MPI job a size. A size of n ranks has n/2 groups and a server on a rank of its own: each group has a learner and an
-actor, and the last learner acts itself. A trajectory is one step of a small environment and takes `unit` seconds. A round has one trajectory
-of each group, the least that there can be, so that what a round costs shows most.
+`hpcmarl bench scale` starts one MPI job a size. A size of n ranks has n/2 groups and a server on a rank of
+its own: each group has a learner and an actor, and the last learner acts itself. A trajectory is one step of
+a small environment and takes `unit` seconds. A round has one trajectory of each group, the least that there
+can be, so that what a round costs shows most.
 
-efficiency = used gradients a second * unit / groups, between two ends of rounds. With afedpg, whose rounds have one gradient, both ends are those
-of the same group: groups that take the same time finish together, so that a few ends more or less would count much. The predictions are those
-of `hpcmarl simulate --from-run` from the run of the smallest size with the rule sync, one for each reduction.
+efficiency = used gradients a second * unit / groups, between two ends of rounds. With afedpg, whose rounds
+have one gradient, both ends are those of the same group: groups that take the same time finish together, so
+that a few ends more or less would count much. The predictions are those of `hpcmarl simulate --from-run` from
+the run of the smallest size with the rule sync, one for each reduction.
 """
 
 from __future__ import annotations
@@ -33,8 +36,12 @@ from hpcmarl.roles.run import join_world
 from hpcmarl.sim.plan import Measured, predict
 
 REDUCTIONS = ("server", "mpi")
-CASES = (*((rule, reduce) for rule in ("sync", "rennala", "malenia") for reduce in REDUCTIONS), ("afedpg", "server"))  # afedpg sums nothing
-SECONDS_PER_RANK = 0.01  # of a core: a trajectory takes so long for each rank that shares one, and the ranks do not run short of it
+CASES = (
+    *((rule, reduce) for rule in ("sync", "rennala", "malenia") for reduce in REDUCTIONS),
+    ("afedpg", "server"),
+)  # afedpg sums nothing
+# of a core: a trajectory takes so long for each rank that shares one, and the ranks do not run short of it
+SECONDS_PER_RANK = 0.01
 WARM_UP = 4.0  # trajectories of a group that are not counted
 START_SECONDS = 900.0  # for the ranks of a job to start and to end
 
@@ -56,7 +63,14 @@ class Plan:
     @property
     def arguments(self) -> list[str]:
         """The same as options of the command."""
-        return ["--seconds", str(self.seconds), "--unit", str(self.unit), "--repetitions", str(self.repetitions)]
+        return [
+            "--seconds",
+            str(self.seconds),
+            "--unit",
+            str(self.unit),
+            "--repetitions",
+            str(self.repetitions),
+        ]
 
     @property
     def limit(self) -> float:
@@ -73,12 +87,16 @@ def parse_sizes(text: str) -> list[int]:
     words = [word.strip() for word in text.split(",")]
     wrong = [word for word in words if not word.isdecimal() or int(word) < 4]
     if wrong:
-        raise UsageError(f"--ranks {text}: {wrong[0]!r} is not a number of at least 4; allowed: numbers of ranks with commas, for instance 8,16,32")
+        raise UsageError(
+            f"--ranks {text}: {wrong[0]!r} is not a number of at least 4; allowed: numbers of ranks with "
+            "commas, for instance 8,16,32"
+        )
     return sorted({int(word) for word in words})
 
 
 def default_unit(sizes: Sequence[int]) -> float:
-    """Seconds of a trajectory with which the largest size does not run short of processor time. The same for all sizes."""
+    """Seconds of a trajectory with which the largest size does not run short of processor time. The same for
+    all sizes."""
     return SECONDS_PER_RANK * max(sizes) / len(os.sched_getaffinity(0))
 
 
@@ -97,20 +115,32 @@ def run(plan: Plan, keep: Path | None = None) -> list[dict[str, Any]] | None:
     """
     transport = join_world()
     if transport.size < 4:
-        raise UsageError("bench scale needs a server and at least two groups: start four ranks or more: hpcmarl bench scale --ranks 8,16")
+        raise UsageError(
+            "bench scale needs a server and at least two groups: start four ranks or more: hpcmarl bench "
+            "scale --ranks 8,16"
+        )
     compute = [plan.unit] * (transport.size // 2)
     rows = []
     with on_stage(transport) as stage:
-        stage.play(configuration("afedpg", "server", compute, 120.0, f"stop.updates={2 * transport.size}"))  # what is imported late
+        stage.play(
+            configuration("afedpg", "server", compute, 120.0, f"stop.updates={2 * transport.size}")
+        )  # what is imported late
         for rule, reduce in CASES:
             played = []
             for _ in range(plan.repetitions):
                 played.append(stage.play(configuration(rule, reduce, compute, plan.seconds)))
                 if keep is not None and rule == "sync" and stage.directory is not None:
-                    shutil.copytree(Path(stage.directory) / str(stage.played), keep / reduce, dirs_exist_ok=True)
+                    shutil.copytree(
+                        Path(stage.directory) / str(stage.played), keep / reduce, dirs_exist_ok=True
+                    )
             memory = _memory(stage)
             if transport.rank == 0:
-                case_of_row = {"ranks": transport.size, "groups": len(compute), "rule": rule, "reduce": reduce}
+                case_of_row = {
+                    "ranks": transport.size,
+                    "groups": len(compute),
+                    "rule": rule,
+                    "reduce": reduce,
+                }
                 turn = len(compute) if rule == "afedpg" else 1
                 rows.append({**case_of_row, **figures(played, plan.unit, len(compute), turn), **memory})
     return rows if transport.rank == 0 else None
@@ -119,10 +149,21 @@ def run(plan: Plan, keep: Path | None = None) -> list[dict[str, Any]] | None:
 def configuration(rule: str, reduce: str, compute: Sequence[float], seconds: float, *more: str) -> Config:
     """The configuration of one run: `compute` has the seconds of a trajectory of each group."""
     batch = 1 if rule == "afedpg" else len(compute)
-    return case(rule, "ma_trace", compute, seconds, f"rounds.batch={batch}", f"rounds.reduce={reduce}", "topology.actors_per_learner=auto", *more)
+    return case(
+        rule,
+        "ma_trace",
+        compute,
+        seconds,
+        f"rounds.batch={batch}",
+        f"rounds.reduce={reduce}",
+        "topology.actors_per_learner=auto",
+        *more,
+    )
 
 
-def figures(played: Sequence[Sequence[Moment]], unit: float, groups: int, turn: int = 1) -> dict[str, float | None]:
+def figures(
+    played: Sequence[Sequence[Moment]], unit: float, groups: int, turn: int = 1
+) -> dict[str, float | None]:
     """Return means over repetitions, from the ends of rounds of each.
 
     Args:
@@ -132,8 +173,9 @@ def figures(played: Sequence[Sequence[Moment]], unit: float, groups: int, turn: 
         turn: Gradients are counted in multiples of it.
 
     Returns:
-        The efficiency with its standard deviation (None of one repetition), what a round takes longer than `unit` for each trajectory of a group
-        that it uses (afedpg: what a step takes longer than `unit` / groups), and the server's share of a core.
+        The efficiency with its standard deviation (None of one repetition), what a round takes longer than
+        `unit` for each trajectory of a group that it uses (afedpg: what a step takes longer than `unit` /
+        groups), and the server's share of a core.
 
     Raises:
         HpcmarlError: If a repetition has fewer than two rounds after the warm-up.
@@ -141,7 +183,14 @@ def figures(played: Sequence[Sequence[Moment]], unit: float, groups: int, turn: 
     efficiencies, overheads, shares = [], [], []
     for moments in played:
         first, last = ends(moments, WARM_UP * unit)
-        last = next((moment for moment in reversed(moments) if moment.used > first.used and (moment.used - first.used) % turn == 0), last)
+        last = next(
+            (
+                moment
+                for moment in reversed(moments)
+                if moment.used > first.used and (moment.used - first.used) % turn == 0
+            ),
+            last,
+        )
         elapsed, used = last.seconds - first.seconds, last.used - first.used
         rounds = sum(first.seconds < moment.seconds <= last.seconds for moment in moments)
         efficiencies.append(used / elapsed * unit / groups)
@@ -157,12 +206,20 @@ def figures(played: Sequence[Sequence[Moment]], unit: float, groups: int, turn: 
 
 def _memory(stage: Stage) -> dict[str, float]:
     """Memory of the ranks by now: medians, and the server's. Collective."""
-    everyone = np.frombuffer(b"".join(stage.transport.gather(np.array(memory_of(os.getpid())).tobytes()))).reshape(-1, 2)  # [ranks, RSS and USS]
+    everyone = np.frombuffer(
+        b"".join(stage.transport.gather(np.array(memory_of(os.getpid())).tobytes()))
+    ).reshape(-1, 2)  # [ranks, RSS and USS]
     rss, uss = np.median(everyone, axis=0)
-    return {"rss_mb_median": round(float(rss), 1), "uss_mb_median": round(float(uss), 1), "server_uss_mb": round(float(everyone[0, 1]), 1)}
+    return {
+        "rss_mb_median": round(float(rss), 1),
+        "uss_mb_median": round(float(uss), 1),
+        "server_uss_mb": round(float(everyone[0, 1]), 1),
+    }
 
 
-def measure(sizes: Sequence[int], plan: Plan, read: Callable[[Path], Measured], say: Callable[[str], None]) -> dict[str, Any]:
+def measure(
+    sizes: Sequence[int], plan: Plan, read: Callable[[Path], Measured], say: Callable[[str], None]
+) -> dict[str, Any]:
     """Start one job a size, one after the other.
 
     Args:
@@ -183,14 +240,21 @@ def measure(sizes: Sequence[int], plan: Plan, read: Callable[[Path], Measured], 
         for number, size in enumerate(sizes):
             say(f"{size} ranks: {len(CASES)} cases of {plan.repetitions} runs of {plan.seconds:g} s")
             more = ["--keep", str(keep)] if number == 0 else []
-            job = Job(["bench", "scale", "--ranks", str(size), *plan.arguments, *more, "--in-one-world", "--json"], Path(folder) / f"{size}.txt")
+            job = Job(
+                ["bench", "scale", "--ranks", str(size), *plan.arguments, *more, "--in-one-world", "--json"],
+                Path(folder) / f"{size}.txt",
+            )
             code = job.wait(plan.limit)
             if code != 0:
                 why = f"exit code {code}" if code is not None else f"not done after {plan.limit:.0f} s"
                 raise HpcmarlError(f"bench scale with {size} ranks: {why}: {job.last_words()}")
             rows += result_in(job.output.read_text(errors="replace"))
         measured = {reduce: _measured(read, keep / reduce, say) for reduce in REDUCTIONS}
-    return {"rows": with_predictions(rows, measured, plan.unit), "seconds": plan.seconds, "unit_seconds": plan.unit}
+    return {
+        "rows": with_predictions(rows, measured, plan.unit),
+        "seconds": plan.seconds,
+        "unit_seconds": plan.unit,
+    }
 
 
 def result_in(output: str) -> list[dict[str, Any]]:
@@ -202,7 +266,9 @@ def result_in(output: str) -> list[dict[str, Any]]:
     raise HpcmarlError(f"a job of bench scale printed no result: {' '.join(output.split())[-600:]}")
 
 
-def _measured(read: Callable[[Path], Measured], run_directory: Path, say: Callable[[str], None]) -> Measured | None:
+def _measured(
+    read: Callable[[Path], Measured], run_directory: Path, say: Callable[[str], None]
+) -> Measured | None:
     """The times in a run; None, and a line, where there are too few to predict from."""
     try:
         return read(run_directory)
@@ -211,8 +277,11 @@ def _measured(read: Callable[[Path], Measured], run_directory: Path, say: Callab
         return None
 
 
-def with_predictions(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Measured | None], unit: float) -> list[dict[str, Any]]:
-    """The rows with `predicted_efficiency`: of the ideal, as the measured one. None where its reduction has nothing to predict from."""
+def with_predictions(
+    rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Measured | None], unit: float
+) -> list[dict[str, Any]]:
+    """The rows with `predicted_efficiency`: of the ideal, as the measured one. None where its reduction has
+    nothing to predict from."""
     found = []
     for row in rows:
         source, predicted = measured[row["reduce"]], None

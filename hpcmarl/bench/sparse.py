@@ -1,6 +1,8 @@
-"""What sparse weights save where they act and travel: dense beside sparse, by hidden width and sparsity, in one process.
+"""What sparse weights save where they act and travel: dense beside sparse, by hidden width and sparsity, in
+one process.
 
-Called by cli_bench.py. The policy is that of a value-based algorithm, with random masks as at the start of sparse training.
+Called by cli_bench.py. The policy is that of a value-based algorithm, with random masks as at the start of
+sparse training.
 """
 
 from __future__ import annotations
@@ -43,17 +45,27 @@ class Case:
         vector = aligned_zeros(self.layout.size)
         self.layout.draw(vector, width)
         self.flat = FlatParameters(self.layout, {"agent": self.policy}, vector)
-        self.mask: BoolArray = SparseTopology(SparseConfig(sparsity=sparsity), self.layout.layers, self.layout.size, generator).mask
+        self.mask: BoolArray = SparseTopology(
+            SparseConfig(sparsity=sparsity), self.layout.layers, self.layout.size, generator
+        ).mask
         self.parameters: FloatArray = np.where(self.mask, self.flat.vector, np.float32(0.0))
         self.flat.load(self.parameters)
         arrays = {name.removeprefix("agent."): array for name, array in self.layout.named(vector).items()}
-        self.actors = {kind: NumpyPolicy(shape, EpsilonGreedy(action, 0.05), arrays) for kind in ("dense", "csr", "sparse")}
+        self.actors = {
+            kind: NumpyPolicy(shape, EpsilonGreedy(action, 0.05), arrays)
+            for kind in ("dense", "csr", "sparse")
+        }
         self.actors["csr"].become_sparse(measured=False)
         self.actors["sparse"].become_sparse(measured=True)
-        self.frame = PolicyFrame(generator.standard_normal((SLOTS, AGENTS, OBSERVATION)).astype(np.float32), np.ones((SLOTS, AGENTS), bool))
+        self.frame = PolicyFrame(
+            generator.standard_normal((SLOTS, AGENTS, OBSERVATION)).astype(np.float32),
+            np.ones((SLOTS, AGENTS), bool),
+        )
         self.starts, self.memory = np.zeros(SLOTS, bool), np.zeros((SLOTS, AGENTS, width), np.float32)
         self.generator = generator
-        self.episodes = torch.from_numpy(generator.standard_normal((UNROLL, EPISODES, AGENTS, OBSERVATION)).astype(np.float32))
+        self.episodes = torch.from_numpy(
+            generator.standard_normal((UNROLL, EPISODES, AGENTS, OBSERVATION)).astype(np.float32)
+        )
 
     def act(self, kind: str) -> None:
         """One step of every slot."""
@@ -66,11 +78,17 @@ class Case:
         self.act(kind)
 
     def learn(self, masks: tuple[BoolArray, BoolArray] | None) -> None:
-        """A forward and a backward pass over a short unroll; by the recurrence's weights that are there, or by all."""
+        """A forward and a backward pass over a short unroll; by the recurrence's weights that are there, or
+        by all."""
         self.policy.unroll_where(masks)
         self.flat.zero_gradient()
         alive = torch.ones(self.episodes.shape[:3], dtype=torch.bool)
-        raw = self.policy.unroll(self.episodes, alive, torch.zeros(UNROLL, EPISODES, dtype=torch.bool), torch.zeros(EPISODES, *self.memory.shape[1:]))
+        raw = self.policy.unroll(
+            self.episodes,
+            alive,
+            torch.zeros(UNROLL, EPISODES, dtype=torch.bool),
+            torch.zeros(EPISODES, *self.memory.shape[1:]),
+        )
         raw.square().sum().backward()  # type: ignore[no-untyped-call]
 
     def send(self, mask: BoolArray | None) -> None:
@@ -79,11 +97,16 @@ class Case:
 
     def row(self, width: int, sparsity: float, seconds: float) -> dict[str, Any]:
         """Measure for about so long."""
-        calls: dict[str, tuple[Callable[[Any], None], Any]] = {f"{kind}_us": (self.act, kind) for kind in self.actors}
+        calls: dict[str, tuple[Callable[[Any], None], Any]] = {
+            f"{kind}_us": (self.act, kind) for kind in self.actors
+        }
         calls |= {f"{kind}_first_us": (self.act_anew, kind) for kind in ("dense", "sparse")}
         calls |= {"dense_message_us": (self.send, None), "sparse_message_us": (self.send, self.mask)}
         first, second = (self.mask[layer.place].reshape(layer.shape) for layer in self.layout.layers[1:3])
-        calls |= {"dense_learning_us": (self.learn, None), "sparse_learning_us": (self.learn, (first, second))}
+        calls |= {
+            "dense_learning_us": (self.learn, None),
+            "sparse_learning_us": (self.learn, (first, second)),
+        }
         times: dict[str, list[float]] = {name: [] for name in calls}
         began = time.perf_counter()
         while time.perf_counter() - began < seconds or len(times["dense_us"]) <= REPEATS:
@@ -96,10 +119,13 @@ class Case:
         return {
             "width": width,
             "sparsity": sparsity,
-            **{name: round(float(np.median(taken[len(taken) // 4 :])), 1) for name, taken in times.items()},  # the first are cold
+            **{
+                name: round(float(np.median(taken[len(taken) // 4 :])), 1) for name, taken in times.items()
+            },  # the first are cold
             "dense_bytes": vector_message(Kind.WEIGHTS, self.parameters).nbytes,
             "sparse_bytes": vector_message(Kind.WEIGHTS, self.parameters, self.mask).nbytes,
-            "dense_memory_bytes": sum(layer.shape[0] * layer.shape[1] for layer in self.layout.layers) * self.parameters.itemsize,
+            "dense_memory_bytes": sum(layer.shape[0] * layer.shape[1] for layer in self.layout.layers)
+            * self.parameters.itemsize,
             "sparse_memory_bytes": sum(weight.bytes for weight in forms),
             "forms": [weight.form for weight in forms],
         }

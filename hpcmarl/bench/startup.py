@@ -1,7 +1,8 @@
 """What it takes to start a run: seconds to the first update, and what each rank has used by then.
 
-Ranks are looked at from outside, by /proc, when the first row of metrics is there. Opened files are counted by an audit hook that Python
-loads at the start of each rank (a sitecustomize.py on PYTHONPATH) and that keeps its count in a mapped file; libraries are mapped files.
+Ranks are looked at from outside, by /proc, when the first row of metrics is there. Opened files are counted
+by an audit hook that Python loads at the start of each rank (a sitecustomize.py on PYTHONPATH) and that keeps
+its count in a mapped file; libraries are mapped files.
 """
 
 from __future__ import annotations
@@ -95,7 +96,9 @@ def measure(ranks: int) -> dict[str, Any]:
         path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
         began = time.monotonic()
         with mock.patch.dict(os.environ, {COUNTS: str(counts), "PYTHONPATH": path}):
-            job = Job(["train", str(config), "-n", str(ranks), "--run-dir", str(folder / "run")], folder / "output")
+            job = Job(
+                ["train", str(config), "-n", str(ranks), "--run-dir", str(folder / "run")], folder / "output"
+            )
         try:
             progress = Progress(folder / "run")
             while progress.version < 1:
@@ -103,7 +106,11 @@ def measure(ranks: int) -> dict[str, Any]:
                     raise HpcmarlError(f"the run made no update: {job.last_words()}")
                 time.sleep(0.02)
             seconds = time.monotonic() - began
-            found = {rank: usage_of(process, counts) for process, rank in sorted(job.processes().items()) if rank is not None}
+            found = {
+                rank: usage_of(process, counts)
+                for process, rank in sorted(job.processes().items())
+                if rank is not None
+            }
         finally:
             job.kill()
     topology = assign_roles(ranks, [platform.node()] * ranks, load_config(CONFIG).topology)
@@ -141,7 +148,9 @@ def usage_of(process: int, counts: Path) -> Usage:
     ticks = place.joinpath("stat").read_text().rpartition(")")[2].split()[11:13]
     rss_mb, uss_mb = memory_of(process)
     io = dict(line.split() for line in place.joinpath("io").read_text().splitlines())
-    mapped = {line.split(maxsplit=5)[5] for line in place.joinpath("maps").read_text().splitlines() if " /" in line}
+    mapped = {
+        line.split(maxsplit=5)[5] for line in place.joinpath("maps").read_text().splitlines() if " /" in line
+    }
     libraries = [name for name in mapped if ".so" in name]
     return Usage(
         cpu_seconds=sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK"),
@@ -157,7 +166,9 @@ def memory_of(process: int) -> tuple[float, float]:
     """Return the resident memory of a process and its unique set size, in MB."""
     lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
     memory = dict(line.split()[:2] for line in lines)
-    return float(memory["Rss:"]) / 1024, (float(memory["Private_Clean:"]) + float(memory["Private_Dirty:"])) / 1024
+    return float(memory["Rss:"]) / 1024, (
+        float(memory["Private_Clean:"]) + float(memory["Private_Dirty:"])
+    ) / 1024
 
 
 def opened(path: Path) -> int:

@@ -1,7 +1,8 @@
 """Training against bare environment stepping: one world, the same cores, the two alternated in short windows.
 
-Training runs in all ranks as it always does; then it stands still and as many ranks as there are cores step bare environments with
-random actions. Only environment steps whose rollouts became part of an update count as trained.
+Training runs in all ranks as it always does; then it stands still and as many ranks as there are cores step
+bare environments with random actions. Only environment steps whose rollouts became part of an update count as
+trained.
 """
 
 from __future__ import annotations
@@ -53,7 +54,11 @@ def run(config: Config, seconds: float) -> dict[str, Any] | None:
 def _measure(rank: Rank, transport: Transport, config: Config, seconds: float) -> dict[str, Any] | None:
     processes = min(transport.size, len(os.sched_getaffinity(0)))
     seeds = Seeds(config.seed, 1_000_000 + transport.rank)
-    bare = make_bare(config.env, config.topology.environments_per_actor, seeds) if transport.rank < processes else None
+    bare = (
+        make_bare(config.env, config.topology.environments_per_actor, seeds)
+        if transport.rank < processes
+        else None
+    )
     _train(rank, WARM_UP)
     step_bare(bare, 0.5)
     windows = max(2, round(seconds / WINDOW))
@@ -87,7 +92,8 @@ def _measure(rank: Rank, transport: Transport, config: Config, seconds: float) -
         "environment": config.env.id,
         "window_seconds": WINDOW,
         "updates": server.engine.version,
-        "staleness_mean": server.recorder.totals["staleness"] / max(1.0, server.recorder.totals["trajectories"]),
+        "staleness_mean": server.recorder.totals["staleness"]
+        / max(1.0, server.recorder.totals["trajectories"]),
         "trajectories": config.trajectories.enabled,
     }
 
@@ -107,12 +113,19 @@ def _train(rank: Rank, seconds: float) -> float:
 def _trained_steps(rank: Rank) -> int:
     """Environment steps in all updates so far, on the server's rank; 0 elsewhere."""
     server: Any = rank.roles.get("server")
-    return 0 if server is None else trained_steps(rank.context.config.algo, int(server.engine.used), int(server.recorder.totals["env_steps"]))
+    return (
+        0
+        if server is None
+        else trained_steps(
+            rank.context.config.algo, int(server.engine.used), int(server.recorder.totals["env_steps"])
+        )
+    )
 
 
 def trained_steps(algo: Any, used: int, taken: int) -> int:
-    """Environment steps that were learned from, each counted once, however often its unroll was in a gradient (reuse, epochs). used: trajectories
-    in all gradients; taken: environment steps that the learners took in, which says it where trajectories are whole episodes."""
+    """Environment steps that were learned from, each counted once, however often its unroll was in a gradient
+    (reuse, epochs). used: trajectories in all gradients; taken: environment steps that the learners took in,
+    which says it where trajectories are whole episodes."""
     unroll = getattr(algo, "unroll", None)
     if unroll is None:
         return taken
@@ -121,4 +134,6 @@ def trained_steps(algo: Any, used: int, taken: int) -> int:
 
 def _sum_over_ranks(transport: Transport, value: float) -> float:
     """The sum of one number over all ranks, on rank 0."""
-    return sum(float(np.frombuffer(part, np.float64)[0]) for part in transport.gather(np.float64(value).tobytes()))
+    return sum(
+        float(np.frombuffer(part, np.float64)[0]) for part in transport.gather(np.float64(value).tobytes())
+    )

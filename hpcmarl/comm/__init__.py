@@ -1,9 +1,12 @@
-"""The wire: message kinds (`protocol`), the layout of rollouts in them (`layout`), who is who (`topology`), and transports.
+"""The wire: message kinds (`protocol`), the layout of rollouts in them (`layout`), who is who (`topology`),
+and transports.
 
-`mpi` is imported only by those who join an MPI world, since importing it initialises MPI; a reduce backend only by learners that sum.
+`mpi` is imported only by those who join an MPI world, since importing it initialises MPI; a reduce backend
+only by learners that sum.
 """
 
-# rounds.reduce -> module:class of the learners' sums among themselves (comm/sums.py says what such a class is)
+# rounds.reduce -> module:class of the learners' sums among themselves (comm/sums.py says what such a class
+# is)
 BACKENDS = {
     "mpi": "hpcmarl.comm.mpi_sums:MpiSums",
     "horovod": "hpcmarl.comm.horovod_sums:HorovodSums",

@@ -1,4 +1,5 @@
-"""Reads rollouts from messages and packs those that were assembled elsewhere, by layouts (layout.py) made once for each size.
+"""Reads rollouts from messages and packs those that were assembled elsewhere, by layouts (layout.py) made
+once for each size.
 
 Called by learners, replay and the simulator; knows no transport.
 """
@@ -21,8 +22,9 @@ MOST_LAYOUTS = 1024
 
 
 class OpenedMessage(NamedTuple):
-    """A message whose headers have been read: its layout, the bytes of its final frames and of its episodes, the actor that made it and the
-    number that it gave the episode; the rank that sent it and the version of the policies that played."""
+    """A message whose headers have been read: its layout, the bytes of its final frames and of its episodes,
+    the actor that made it and the number that it gave the episode; the rank that sent it and the version of
+    the policies that played."""
 
     buffer: Buffer
     layout: RolloutLayout
@@ -35,9 +37,12 @@ class OpenedMessage(NamedTuple):
 
 
 class RolloutCodec:
-    """Layouts by (T, E), of which the newest are kept; reads messages and packs rollouts that were assembled elsewhere."""
+    """Layouts by (T, E), of which the newest are kept; reads messages and packs rollouts that were assembled
+    elsewhere."""
 
-    def __init__(self, spec: EnvironmentSpec, *, with_state: bool = False, memory: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, spec: EnvironmentSpec, *, with_state: bool = False, memory: Mapping[str, int] | None = None
+    ) -> None:
         self.spec = spec
         self.with_state = with_state
         self.memory = dict(memory or {})
@@ -55,36 +60,69 @@ class RolloutCodec:
         return found
 
     def open(self, buffer: Buffer) -> OpenedMessage:
-        """Read a message's headers, once for messages that are kept. ProtocolError when lengths do not fit."""
+        """Read a message's headers, once for messages that are kept. ProtocolError when lengths do not
+        fit."""
         start = HEADER_BYTES + ROLLOUT_HEADER.itemsize
         if buffer.nbytes < start:
             raise ProtocolError(f"a rollout message of {buffer.nbytes} bytes is too short")
-        steps, slots, finals, episodes, actor, number = buffer[HEADER_BYTES:start].view(ROLLOUT_HEADER)[0].tolist()
+        steps, slots, finals, episodes, actor, number = (
+            buffer[HEADER_BYTES:start].view(ROLLOUT_HEADER)[0].tolist()
+        )
         layout = self.layout(steps, slots)
-        ends = [layout.fixed_bytes, finals * layout.final_dtype.itemsize, episodes * layout.episode_dtype.itemsize]
+        ends = [
+            layout.fixed_bytes,
+            finals * layout.final_dtype.itemsize,
+            episodes * layout.episode_dtype.itemsize,
+        ]
         if min(finals, episodes) < 0 or sum(ends) != buffer.nbytes:
-            raise ProtocolError(f"a rollout message of {buffer.nbytes} bytes where {sum(ends)} were expected: the ranks have different environments")
+            raise ProtocolError(
+                f"a rollout message of {buffer.nbytes} bytes where {sum(ends)} were expected: the ranks have "
+                "different environments"
+            )
         middle = ends[0] + ends[1]
         header = header_of(buffer)
         finals_part, episodes_part = buffer[ends[0] : middle], buffer[middle:]
-        return OpenedMessage(buffer, layout, finals_part, episodes_part, actor, number, int(header["source"]), int(header["version"]))
+        return OpenedMessage(
+            buffer,
+            layout,
+            finals_part,
+            episodes_part,
+            actor,
+            number,
+            int(header["source"]),
+            int(header["version"]),
+        )
 
     def read(self, buffer: Buffer, version: int) -> Rollout:
         """The rollout in a message, as views of its buffer. ProtocolError when lengths do not fit."""
         return self._alone(self.open(buffer), version)
 
     def read_together(self, messages: Sequence[OpenedMessage]) -> list[Rollout]:
-        """Messages of one slot each, those of equally many steps as one rollout: copies, `version` the oldest's, `actor` the first's, and without
-        `episodes`. A message alone in its length is read as by read()."""
+        """Messages of one slot each, those of equally many steps as one rollout: copies, `version` the
+        oldest's, `actor` the first's, and without `episodes`. A message alone in its length is read as by
+        read()."""
         alike: dict[int, list[OpenedMessage]] = {}
         for message in messages:
             alike.setdefault(message.layout.steps, []).append(message)
-        return [self._alone(group[0], group[0].version) if len(group) == 1 else _together(group) for group in alike.values()]
+        return [
+            self._alone(group[0], group[0].version) if len(group) == 1 else _together(group)
+            for group in alike.values()
+        ]
 
     def _alone(self, message: OpenedMessage, version: int) -> Rollout:
         layout = message.layout
-        finals, episodes = message.finals.view(layout.final_dtype), message.episodes.view(layout.episode_dtype)
-        return layout.rollout_of(message.buffer, finals, _read_episodes(episodes, self.spec), version, message.actor, message.number)
+        finals, episodes = (
+            message.finals.view(layout.final_dtype),
+            message.episodes.view(layout.episode_dtype),
+        )
+        return layout.rollout_of(
+            message.buffer,
+            finals,
+            _read_episodes(episodes, self.spec),
+            version,
+            message.actor,
+            message.number,
+        )
 
     def pack(self, rollout: Rollout) -> Buffer:
         """A new message (ROLLOUT, header filled with version and count) that holds a copy of the rollout."""
@@ -94,7 +132,14 @@ class RolloutCodec:
             array[...] = getattr(rollout.policies[policy] if policy else rollout, own)
         for k, (step, slot) in enumerate(rollout.final_index.tolist()):
             observations = {name: policy.final_obs[k] for name, policy in rollout.policies.items()}
-            arena.finals.append((step, FinalFrame(slot, observations, None if rollout.final_state is None else rollout.final_state[k])))
+            arena.finals.append(
+                (
+                    step,
+                    FinalFrame(
+                        slot, observations, None if rollout.final_state is None else rollout.final_state[k]
+                    ),
+                )
+            )
         arena.episodes.extend(rollout.episodes)
         buffer, _ = arena.finish(rollout.version, rollout.actor, rollout.number)
         return write_header(buffer, Kind.ROLLOUT, version=rollout.version, count=rollout.count)
@@ -103,7 +148,9 @@ class RolloutCodec:
 def _together(messages: list[OpenedMessage]) -> Rollout:
     layout = messages[0].layout
     finals = np.concatenate([message.finals for message in messages]).view(layout.final_dtype)
-    finals["slot"] = np.repeat(np.arange(len(messages)), [len(message.finals) // layout.final_dtype.itemsize for message in messages])
+    finals["slot"] = np.repeat(
+        np.arange(len(messages)), [len(message.finals) // layout.final_dtype.itemsize for message in messages]
+    )
     oldest = min(message.version for message in messages)
     return layout.side_by_side([message.buffer for message in messages], finals, oldest, messages[0].actor)
 
@@ -112,7 +159,13 @@ def _read_episodes(records: Array, spec: EnvironmentSpec) -> list[Episode]:
     names = [policy.name for policy in spec.policies]
     return [
         Episode(
-            slot, index, length, return_mean, dict(zip(names, returns.tolist(), strict=True)), bool(terminated), {} if isnan(win) else {"win": win}
+            slot,
+            index,
+            length,
+            return_mean,
+            dict(zip(names, returns.tolist(), strict=True)),
+            bool(terminated),
+            {} if isnan(win) else {"win": win},
         )
         for slot, terminated, index, length, return_mean, win, returns in records.tolist()
     ]

@@ -1,7 +1,8 @@
-"""Wake a rank that sleeps when another one on its host has sent it a message, so that it need not look so often whether one has come.
+"""Wake a rank that sleeps when another one on its host has sent it a message, so that it need not look so
+often whether one has come.
 
-A datagram of one byte to a socket in Linux's abstract namespace: no file is left behind, and MPI itself is untouched. A rank without a doorbell,
-on another host or system, naps as before.
+A datagram of one byte to a socket in Linux's abstract namespace: no file is left behind, and MPI itself is
+untouched. A rank without a doorbell, on another host or system, naps as before.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class Doorbell:
     """The doorbell of one rank, and those of the ranks that it can wake.
 
     Args:
-        token: What the names of all doorbells of a world begin with; the same on every rank, and in no other world (`new_token`).
+        token: What the names of all doorbells of a world begin with; the same on every rank, and in no other
+            world (`new_token`).
         rank: Whose doorbell it is.
     """
 

@@ -18,9 +18,11 @@ from hpcmarl.types import UNNUMBERED, Array, IntArray, Rollout
 
 
 class EpisodeAssembler:
-    """Follows every slot's unfinished episode: its first row in the present arena and the pieces from earlier ones.
+    """Follows every slot's unfinished episode: its first row in the present arena and the pieces from earlier
+    ones.
 
-    numbers [E]: of the episodes under way (Rollout.number); resting [E]: slots without an episode. The caller writes both."""
+    numbers [E]: of the episodes under way (Rollout.number); resting [E]: slots without an episode. The caller
+    writes both."""
 
     def __init__(self, codec: RolloutCodec, slots: int, actor: int, slot_numbers: IntArray) -> None:
         self.codec = codec
@@ -33,18 +35,24 @@ class EpisodeAssembler:
         self.pieces: list[list[dict[str, Array]]] = [[] for _ in range(slots)]
 
     def restart(self, slots: Iterable[int], row: int, version: int) -> int:
-        """Forget the unfinished episodes of `slots`; new ones begin at `row`. Returns how many steps are lost."""
+        """Forget the unfinished episodes of `slots`; new ones begin at `row`. Returns how many steps are
+        lost."""
         lost = 0
         for slot in slots:
             if not self.resting[slot]:
-                lost += row - int(self.begin[slot]) + sum(len(piece["episode_end"]) for piece in self.pieces[slot])
+                lost += (
+                    row
+                    - int(self.begin[slot])
+                    + sum(len(piece["episode_end"]) for piece in self.pieces[slot])
+                )
             self.pieces[slot].clear()
             self.begin[slot] = row
             self.versions[slot] = version
         return lost
 
     def after_step(self, arena: RolloutArena, row: int, version: int) -> list[tuple[Buffer, Rollout]]:
-        """The episodes that ended in `row`, each a message and a Rollout of E = 1; `version` is what new ones are sampled under."""
+        """The episodes that ended in `row`, each a message and a Rollout of E = 1; `version` is what new ones
+        are sampled under."""
         finished = []
         ended = np.flatnonzero(arena.arrays["episode_end"][row])
         for slot in ended.tolist():
@@ -58,7 +66,8 @@ class EpisodeAssembler:
         return finished
 
     def state_dict(self, arena: RolloutArena, row: int) -> dict[str, Any]:
-        """The unfinished episodes, whose next row is `row`: for each slot, its version and its rows so far by array, or nothing."""
+        """The unfinished episodes, whose next row is `row`: for each slot, its version and its rows so far by
+        array, or nothing."""
         unfinished = []
         for slot in range(len(self.begin)):
             pieces = [*self.pieces[slot], _columns(arena, slice(int(self.begin[slot]), row), slot)]
@@ -66,7 +75,8 @@ class EpisodeAssembler:
         return {"versions": self.versions.copy(), "rows": unfinished}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with unfinished episodes, whose next row is the present arena's first; nothing in the state: begin new ones."""
+        """Go on with unfinished episodes, whose next row is the present arena's first; nothing in the state:
+        begin new ones."""
         if not state:
             return
         self.versions[:] = state["versions"]
@@ -106,6 +116,7 @@ class EpisodeAssembler:
 
 
 def _columns(arena: RolloutArena, rows: slice, slot: int) -> dict[str, Array]:
-    """Copies of one slot's rows of every array that has a row a step (not the memory, which is zero at an episode's start)."""
+    """Copies of one slot's rows of every array that has a row a step (not the memory, which is zero at an
+    episode's start)."""
     names = (*arena.layout.frame_names, *arena.layout.step_names)
     return {name: arena.arrays[name][rows, slot].copy() for name in names}

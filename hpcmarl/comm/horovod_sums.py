@@ -1,7 +1,8 @@
-"""Sums by Horovod over the learners' communicator (rounds.reduce: horovod). The only file that imports it; loaded by learners alone.
+"""Sums by Horovod over the learners' communicator (rounds.reduce: horovod). The only file that imports it;
+loaded by learners alone.
 
-Horovod's own thread talks to MPI beside this one, every HOROVOD_CYCLE_TIME milliseconds whether there is a sum or not.
-tools/install_horovod builds it.
+Horovod's own thread talks to MPI beside this one, every HOROVOD_CYCLE_TIME milliseconds whether there is a
+sum or not. tools/install_horovod builds it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ REMEDY = "run tools/install_horovod (docs/cluster.md), or choose rounds.reduce: 
 
 
 def load() -> Any:
-    """horovod.torch; raises ImportError or OSError where it is missing or was built for another torch or MPI."""
+    """horovod.torch; raises ImportError or OSError where it is missing or was built for another torch or
+    MPI."""
     import horovod.torch
 
     return horovod.torch
@@ -35,7 +37,10 @@ class HorovodSums(SumBackend):
         except ModuleNotFoundError as error:
             return f"the module {error.name} is not installed; {REMEDY}"
         except (ImportError, OSError, RuntimeError) as error:
-            return f"Horovod does not load ({' '.join(str(error).split())[:200]}), it was built for another torch or MPI; {REMEDY}"
+            return (
+                f"Horovod does not load ({' '.join(str(error).split())[:200]}), it was built for another "
+                f"torch or MPI; {REMEDY}"
+            )
         return "" if horovod.mpi_built() else f"Horovod was built without MPI; {REMEDY}"
 
     def __init__(self, communicator: Any, hosts: Sequence[str]) -> None:
@@ -49,7 +54,9 @@ class HorovodSums(SumBackend):
         handle = self._horovod.allreduce_async(torch.from_numpy(vector), op=self._horovod.Sum, name="round")
 
         def poll() -> Array | None:
-            return np.asarray(self._horovod.synchronize(handle).numpy()) if self._horovod.poll(handle) else None
+            return (
+                np.asarray(self._horovod.synchronize(handle).numpy()) if self._horovod.poll(handle) else None
+            )
 
         return poll
 

@@ -1,6 +1,8 @@
-"""The hosts of all ranks as one short message, so that what each rank is told at the start does not grow with the number of ranks.
+"""The hosts of all ranks as one short message, so that what each rank is told at the start does not grow with
+the number of ranks.
 
-Called by comm/mpi.py. Launchers number the ranks of a host one after the other, mostly: the message has a host and a count for each such row.
+Called by comm/mpi.py. Launchers number the ranks of a host one after the other, mostly: the message has a
+host and a count for each such row.
 """
 
 from __future__ import annotations
@@ -23,7 +25,15 @@ def pack_hosts(hosts: Sequence[str], deaf: Collection[int]) -> bytes:
     names = list(dict.fromkeys(hosts))
     numbers = {name: number for number, name in enumerate(names)}
     rows = [(numbers[name], len(list(ranks))) for name, ranks in groupby(hosts)]
-    return bytes(pack({"names": names, "rows": np.array(rows, np.int32).reshape(-1, 2), "deaf": np.array(sorted(deaf), np.int32)}))
+    return bytes(
+        pack(
+            {
+                "names": names,
+                "rows": np.array(rows, np.int32).reshape(-1, 2),
+                "deaf": np.array(sorted(deaf), np.int32),
+            }
+        )
+    )
 
 
 def unpack_hosts(message: Buffer) -> tuple[list[str], set[int]]:

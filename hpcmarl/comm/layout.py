@@ -1,9 +1,10 @@
-"""How a Rollout lies in a message: one buffer, in which the actor writes its steps and from which the learner reads, without copies.
+"""How a Rollout lies in a message: one buffer, in which the actor writes its steps and from which the learner
+reads, without copies.
 
     HEADER | ROLLOUT_HEADER | fixed arrays (each 16-byte aligned) | K final frames | J episodes
 
-The fixed arrays depend only on the environment, T and E; the finals and episodes vary, so they come last and a message is
-as long as it has to be. Written by actors, read through codec.py; knows no transport.
+The fixed arrays depend only on the environment, T and E; the finals and episodes vary, so they come last and
+a message is as long as it has to be. Written by actors, read through codec.py; knows no transport.
 """
 
 from __future__ import annotations
@@ -30,16 +31,34 @@ from hpcmarl.types import (
     Rollout,
 )
 
-ROLLOUT_HEADER = np.dtype([("steps", "<i4"), ("slots", "<i4"), ("finals", "<i4"), ("episodes", "<i4"), ("actor", "<i4"), ("number", "<i4")])
+ROLLOUT_HEADER = np.dtype(
+    [
+        ("steps", "<i4"),
+        ("slots", "<i4"),
+        ("finals", "<i4"),
+        ("episodes", "<i4"),
+        ("actor", "<i4"),
+        ("number", "<i4"),
+    ]
+)
 ALIGNMENT = 16
 FRAME_ARRAYS = ("episode_start", "state", "obs", "alive", "action_mask")
 STEP_ARRAYS = ("episode_end", "action", "logp", "reward", "terminated", "truncated")
 
 
 class RolloutLayout:
-    """Offsets of everything in a rollout message of `steps` (T) and `slots` (E); memory: policy -> H of recurrent policies."""
+    """Offsets of everything in a rollout message of `steps` (T) and `slots` (E); memory: policy -> H of
+    recurrent policies."""
 
-    def __init__(self, spec: EnvironmentSpec, steps: int, slots: int, *, with_state: bool = False, memory: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        spec: EnvironmentSpec,
+        steps: int,
+        slots: int,
+        *,
+        with_state: bool = False,
+        memory: Mapping[str, int] | None = None,
+    ) -> None:
         self.spec = spec
         self.steps = steps
         self.slots = slots
@@ -50,12 +69,22 @@ class RolloutLayout:
         self.step_names: list[str] = []  # arrays of T rows: what they do and what comes of it
         self._end = HEADER_BYTES + ROLLOUT_HEADER.itemsize
         self._shared: list[str] = []  # arrays that belong to no policy
-        self._own: dict[str, list[tuple[str, str]]] = {policy.name: [] for policy in spec.policies}  # (array, whole name) of each
+        self._own: dict[str, list[tuple[str, str]]] = {
+            policy.name: [] for policy in spec.policies
+        }  # (array, whole name) of each
         self._place_all()
         self.fixed_bytes = -(-self._end // ALIGNMENT) * ALIGNMENT
         offsets, formats = zip(*self._fields.values(), strict=True)
-        # all fixed arrays as one record: numpy makes a view of each, or of those of many messages, in a single step
-        self._record = np.dtype({"names": list(self._fields), "offsets": offsets, "formats": formats, "itemsize": self.fixed_bytes})
+        # all fixed arrays as one record: numpy makes a view of each, or of those of many messages, in a
+        # single step
+        self._record = np.dtype(
+            {
+                "names": list(self._fields),
+                "offsets": offsets,
+                "formats": formats,
+                "itemsize": self.fixed_bytes,
+            }
+        )
         self.final_dtype = self._final_dtype()
         self.episode_dtype = self._episode_dtype()
         most = steps * slots
@@ -94,19 +123,31 @@ class RolloutLayout:
             for array in ("terminated", "truncated"):
                 self._place(prefix + array, (steps, slots, agents), np.bool_)
             if policy.has_mask:
-                self._place(prefix + "action_mask", (steps + 1, slots, agents, policy.action.mask_size), np.bool_)
+                self._place(
+                    prefix + "action_mask", (steps + 1, slots, agents, policy.action.mask_size), np.bool_
+                )
             if policy.name in self.memory:
                 self._place(prefix + "memory", (slots, agents, self.memory[policy.name]), np.float32)
 
     def _final_dtype(self) -> np.dtype[Any]:
         entries: list[Any] = [("step", "<i4"), ("slot", "<i4")]
-        entries += [(policy.name, "<f4", (len(policy.agents), *policy.observation_shape)) for policy in self.spec.policies]
+        entries += [
+            (policy.name, "<f4", (len(policy.agents), *policy.observation_shape))
+            for policy in self.spec.policies
+        ]
         if self.with_state:
             entries.append(("/state", "<f4", (self.spec.state_size,)))
         return np.dtype(entries)
 
     def _episode_dtype(self) -> np.dtype[Any]:
-        plain = [("slot", "<i4"), ("terminated", "<i4"), ("index", "<i8"), ("length", "<i8"), ("return_mean", "<f8"), ("win", "<f8")]
+        plain = [
+            ("slot", "<i4"),
+            ("terminated", "<i4"),
+            ("index", "<i8"),
+            ("length", "<i8"),
+            ("return_mean", "<f8"),
+            ("win", "<f8"),
+        ]
         return np.dtype([*plain, ("returns", "<f8", (len(self.spec.policies),))])
 
     def arrays(self, buffer: Buffer) -> dict[str, Array]:
@@ -114,7 +155,15 @@ class RolloutLayout:
         record = self._read(buffer)
         return {name: record[name] for name in self._fields}
 
-    def rollout_of(self, buffer: Buffer, finals: Array, episodes: list[Episode], version: int, actor: int, number: int = UNNUMBERED) -> Rollout:
+    def rollout_of(
+        self,
+        buffer: Buffer,
+        finals: Array,
+        episodes: list[Episode],
+        version: int,
+        actor: int,
+        number: int = UNNUMBERED,
+    ) -> Rollout:
         """A Rollout whose arrays are views of the buffer and of the final records."""
         record = self._read(buffer)
         return self._rollout(lambda name: record[name], finals, episodes, version, actor, number)
@@ -123,7 +172,8 @@ class RolloutLayout:
         return buffer[: self.fixed_bytes].view(self._record).reshape(())
 
     def side_by_side(self, buffers: Sequence[Buffer], finals: Array, version: int, actor: int) -> Rollout:
-        """A Rollout of B messages of one slot each (this layout's), whose arrays are views of one copy; slots in `finals` number the messages."""
+        """A Rollout of B messages of one slot each (this layout's), whose arrays are views of one copy; slots
+        in `finals` number the messages."""
         records = np.stack([buffer[: self.fixed_bytes] for buffer in buffers]).view(self._record)[:, 0]
         rows = {*self.frame_names, *self.step_names}
 
@@ -134,7 +184,13 @@ class RolloutLayout:
         return self._rollout(column, finals, [], version, actor)
 
     def _rollout(
-        self, array_of: Callable[[str], Array], finals: Array, episodes: list[Episode], version: int, actor: int, number: int = UNNUMBERED
+        self,
+        array_of: Callable[[str], Array],
+        finals: Array,
+        episodes: list[Episode],
+        version: int,
+        actor: int,
+        number: int = UNNUMBERED,
     ) -> Rollout:
         policies = {}
         for policy, own in self._own.items():
@@ -144,7 +200,16 @@ class RolloutLayout:
         index[:, 0], index[:, 1] = finals["step"], finals["slot"]
         shared: dict[str, Any] = {name: array_of(name) for name in self._shared}
         final_state = finals["/state"] if self.with_state else None
-        return Rollout(policies, final_index=index, version=version, actor=actor, final_state=final_state, episodes=episodes, number=number, **shared)
+        return Rollout(
+            policies,
+            final_index=index,
+            version=version,
+            actor=actor,
+            final_state=final_state,
+            episodes=episodes,
+            number=number,
+            **shared,
+        )
 
 
 class RolloutArena:
@@ -172,7 +237,9 @@ class RolloutArena:
     def _outcome(self, step: int) -> Outcome:
         policies = {}
         for policy in self.layout.spec.policies:
-            views = (self.arrays[f"{policy.name}/{name}"][step] for name in ("reward", "terminated", "truncated"))
+            views = (
+                self.arrays[f"{policy.name}/{name}"][step] for name in ("reward", "terminated", "truncated")
+            )
             policies[policy.name] = PolicyOutcome(*views)
         return Outcome(policies, self.arrays["episode_end"][step])
 
@@ -182,13 +249,15 @@ class RolloutArena:
         self.episodes.clear()
 
     def begin_after(self, other: RolloutArena) -> None:
-        """Begin with what the environments show after the last row of `other`, which may be this very arena."""
+        """Begin with what the environments show after the last row of `other`, which may be this very
+        arena."""
         for name in self.layout.frame_names:
             self.arrays[name][0] = other.arrays[name][other.layout.steps]
         self.begin()
 
     def decide(self, step: int, decisions: Mapping[str, Decision], memory: dict[str, FloatArray]) -> None:
-        """Write what the policies do at this step; `memory` (policy -> [E, N, H]) becomes what it is afterwards."""
+        """Write what the policies do at this step; `memory` (policy -> [E, N, H]) becomes what it is
+        afterwards."""
         for policy, decision in decisions.items():
             assert decision.logp is not None
             self.arrays[policy + "/action"][step] = decision.action
@@ -220,7 +289,9 @@ class RolloutArena:
         _write_episodes(self.buffer[end : end + size].view(layout.episode_dtype), self.episodes, layout.spec)
         header = self.buffer[HEADER_BYTES : HEADER_BYTES + ROLLOUT_HEADER.itemsize].view(ROLLOUT_HEADER)
         header[0] = (layout.steps, layout.slots, len(self.finals), len(self.episodes), actor, number)
-        return self.buffer[: end + size], layout.rollout_of(self.buffer, finals, list(self.episodes), version, actor, number)
+        return self.buffer[: end + size], layout.rollout_of(
+            self.buffer, finals, list(self.episodes), version, actor, number
+        )
 
 
 def _write_episodes(records: Array, episodes: list[Episode], spec: EnvironmentSpec) -> None:

@@ -1,4 +1,5 @@
-"""Ranks inside one process: a world of one rank, several virtual ranks in tests and in replays. No copies, no threads."""
+"""Ranks inside one process: a world of one rank, several virtual ranks in tests and in replays. No copies, no
+threads."""
 
 from __future__ import annotations
 
@@ -9,7 +10,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from hpcmarl.comm.protocol import Buffer, check_header
-from hpcmarl.comm.transport import Message, Reduction, Regrouped, Regrouping, SendHandle, SharedHandle, Transport
+from hpcmarl.comm.transport import (
+    Message,
+    Reduction,
+    Regrouped,
+    Regrouping,
+    SendHandle,
+    SharedHandle,
+    Transport,
+)
 from hpcmarl.errors import HpcmarlError, LaunchError
 from hpcmarl.types import Array
 
@@ -28,7 +37,8 @@ class LocalWorld:
 
 
 class LocalSum(Reduction):
-    """Complete when every member has contributed; summed in rank order, so the result does not depend on who came first."""
+    """Complete when every member has contributed; summed in rank order, so the result does not depend on who
+    came first."""
 
     def __init__(self, parts: dict[int, Array], members: tuple[int, ...]) -> None:
         self.parts = parts
@@ -112,7 +122,9 @@ class LocalTransport(Transport):
         self._sums_started += 1
         parts = self.world.sums.setdefault((self.reduction_members, index), {})
         parts[self.rank] = np.array(vector)
-        self.world.sums.pop((self.reduction_members, index - 2), None)  # everyone has read it, or this sum could not have started
+        self.world.sums.pop(
+            (self.reduction_members, index - 2), None
+        )  # everyone has read it, or this sum could not have started
         return LocalSum(parts, self.reduction_members)
 
     def regroup(self, lost: int, progress: int, state: Callable[[], bytes]) -> Regrouping:

@@ -1,7 +1,9 @@
-"""Messages between MPI ranks. mpi4py is imported in comm/mpi*.py alone, and importing it initialises MPI; the roles see a Transport.
+"""Messages between MPI ranks. mpi4py is imported in comm/mpi*.py alone, and importing it initialises MPI; the
+roles see a Transport.
 
-Messages go by synchronous-mode sends (Issend), whose completion says that the receiver has taken them: flow control without
-acknowledgements of our own. Receives are matched probes into pooled buffers, completed without blocking, delivered in order.
+Messages go by synchronous-mode sends (Issend), whose completion says that the receiver has taken them: flow
+control without acknowledgements of our own. Receives are matched probes into pooled buffers, completed
+without blocking, delivered in order.
 """
 
 from __future__ import annotations
@@ -28,7 +30,16 @@ from hpcmarl.comm.mpi_messages import BufferPool, Incoming, MpiHandle, Way, begi
 from hpcmarl.comm.mpi_spawn import Spawning
 from hpcmarl.comm.mpi_sums import is_death
 from hpcmarl.comm.protocol import Buffer, Kind, announced_bytes, check_header, control, header_of
-from hpcmarl.comm.transport import Message, PeerAborted, PeerFailure, Reduction, Regrouping, SendHandle, SharedHandle, Transport
+from hpcmarl.comm.transport import (
+    Message,
+    PeerAborted,
+    PeerFailure,
+    Reduction,
+    Regrouping,
+    SendHandle,
+    SharedHandle,
+    Transport,
+)
 from hpcmarl.errors import LaunchError
 from hpcmarl.types import Array
 
@@ -41,7 +52,8 @@ SWEEP = 64  # messages under way before finished ones are looked for behind an u
 
 
 class MpiTransport(Transport):
-    """A duplicate of `world`, by default COMM_WORLD, with errors returned as exceptions. `chunk_bytes` is smaller in tests."""
+    """A duplicate of `world`, by default COMM_WORLD, with errors returned as exceptions. `chunk_bytes` is
+    smaller in tests."""
 
     def __init__(self, chunk_bytes: int = CHUNK_BYTES, world: Any = None) -> None:
         world = MPI.COMM_WORLD if world is None else world
@@ -66,7 +78,9 @@ class MpiTransport(Transport):
         self.library = " ".join(library_version().partition(",")[0].split())
         self._ways: dict[int, Way] = {}  # of the ranks that are not reached by their number in `comm`
         self._spawning: dict[int, Spawning] = {}
-        self._sources: list[tuple[Any, int | None]] = [(self.comm, None)]  # where messages come from; whose, if not the MPI source's
+        self._sources: list[tuple[Any, int | None]] = [
+            (self.comm, None)
+        ]  # where messages come from; whose, if not the MPI source's
         self._dead: set[int] = set()  # MPI has said so
         self._newly_dead: list[int] = []
         self._buried: set[int] = set()  # the run goes on without them
@@ -88,12 +102,16 @@ class MpiTransport(Transport):
 
     def _hand_on(self, destination: int, buffer: Buffer) -> None:
         """Pass a message on for a process that is not in everyone's communicator, or to one."""
-        self._send_over(self._ways.get(destination, Way(self.comm, destination, Kind.RELAYED + destination)), buffer)
+        self._send_over(
+            self._ways.get(destination, Way(self.comm, destination, Kind.RELAYED + destination)), buffer
+        )
 
     def _send_over(self, way: Way, buffer: Buffer) -> SendHandle:
         try:
             if buffer.nbytes <= self.chunk_bytes or way.relay:
-                requests = [way.comm.Issend([buffer, MPI.BYTE], way.peer, way.relay or int(header_of(buffer)["kind"]))]
+                requests = [
+                    way.comm.Issend([buffer, MPI.BYTE], way.peer, way.relay or int(header_of(buffer)["kind"]))
+                ]
             else:
                 requests = self._send_chunks(way, buffer)
         except MPI.Exception as error:
@@ -129,7 +147,8 @@ class MpiTransport(Transport):
         return self._deliver()
 
     def _forget_sent(self) -> None:
-        """Let go of the buffers that have arrived; one message to a rank that is slow or frozen does not keep the later ones."""
+        """Let go of the buffers that have arrived; one message to a rank that is slow or frozen does not keep
+        the later ones."""
         while self._outgoing and self._outgoing[0].done():
             self._outgoing.popleft()
         if len(self._outgoing) > self._sweep_at:
@@ -137,16 +156,23 @@ class MpiTransport(Transport):
             self._sweep_at = max(SWEEP, 2 * len(self._outgoing))
 
     def _match(self, comm: Any, rank: int | None) -> bool:
-        """Match one arriving MPI message, if there is one, and start receiving it. `rank`: whose it is; None: the MPI source's."""
+        """Match one arriving MPI message, if there is one, and start receiving it. `rank`: whose it is; None:
+        the MPI source's."""
         try:
             matched = comm.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, self._status)
         except MPI.Exception as error:
             if not (self.survives and is_death(error)):
-                raise PeerFailure(f"MPI reports to rank {self.rank} that another rank has died: {error.Get_error_string()}") from None
+                raise PeerFailure(
+                    f"MPI reports to rank {self.rank} that another rank has died: {error.Get_error_string()}"
+                ) from None
             return self._note_deaths() if rank is None else self._note_end_of(comm)
         if matched is None:
             return False
-        source, tag, size = self._status.Get_source(), self._status.Get_tag(), self._status.Get_count(MPI.BYTE)
+        source, tag, size = (
+            self._status.Get_source(),
+            self._status.Get_tag(),
+            self._status.Get_count(MPI.BYTE),
+        )
         if rank is not None:
             source = rank
         if tag == Kind.ABORT:
@@ -212,7 +238,11 @@ class MpiTransport(Transport):
 
     def newcomers(self) -> list[tuple[int, tuple[int, int] | LaunchError]]:
         found: list[tuple[int, tuple[int, int] | LaunchError]] = []
-        done = {rank: result for rank, spawning in self._spawning.items() if (result := spawning.result()) is not None}
+        done = {
+            rank: result
+            for rank, spawning in self._spawning.items()
+            if (result := spawning.result()) is not None
+        }
         for rank, result in done.items():
             del self._spawning[rank]
             if not isinstance(result, LaunchError):
@@ -226,7 +256,8 @@ class MpiTransport(Transport):
             self._ways[rank] = Way(self.comm, relay, Kind.RELAYED + rank)
 
     def _deliver(self) -> Message | None:
-        """The first complete message none of whose source's earlier ones is still under way; what is for others is handed on."""
+        """The first complete message none of whose source's earlier ones is still under way; what is for
+        others is handed on."""
         behind: set[int] = set()
         for index, incoming in enumerate(self._incoming):
             if incoming.source not in behind and incoming.complete():
@@ -243,14 +274,22 @@ class MpiTransport(Transport):
         return None
 
     def gather_hosts(self) -> list[str]:
-        """The host name of every rank. Collective, for the start of a run; from then on ranks of one host wake each other."""
+        """The host name of every rank. Collective, for the start of a run; from then on ranks of one host
+        wake each other."""
         if self._doorbell is None:
             self._doorbell = Doorbell(self.broadcast(new_token() if self.rank == 0 else None), self.rank)
         own = bytes([self._doorbell.exists]) + self.host.encode()[:HOST_BYTES].ljust(HOST_BYTES, b"\0")
         told = self.gather_at_first(own)  # from then on all doorbells are there
-        everyone = pack_hosts([row[1:].rstrip(b"\0").decode() for row in told], [rank for rank, row in enumerate(told) if not row[0]])
+        everyone = pack_hosts(
+            [row[1:].rstrip(b"\0").decode() for row in told],
+            [rank for rank, row in enumerate(told) if not row[0]],
+        )
         hosts, deaf = unpack_hosts(self.broadcast(everyone if self.rank == 0 else None))
-        others = [rank for rank, host in enumerate(hosts) if host == self.host and rank != self.rank and rank not in deaf]
+        others = [
+            rank
+            for rank, host in enumerate(hosts)
+            if host == self.host and rank != self.rank and rank not in deaf
+        ]
         self._doorbell.connect(others)
         self._woken_by_all = self._doorbell.exists and len(others) == self.size - 1
         return hosts
@@ -258,7 +297,9 @@ class MpiTransport(Transport):
     @property
     def wakes(self) -> bool:
         # what MPI does between messages, nobody announces
-        moving = self._outgoing or self._incoming or self._expecting or self._spawning or len(self._sources) > 1
+        moving = (
+            self._outgoing or self._incoming or self._expecting or self._spawning or len(self._sources) > 1
+        )
         return self._woken_by_all and self._reducing is None and not moving
 
     def rest(self, seconds: float) -> bool:
@@ -300,7 +341,11 @@ class MpiTransport(Transport):
 
     def tell_abort(self) -> None:
         note = control(Kind.ABORT, source=self.rank)
-        others = [peer for peer in range(self.comm.Get_size()) if peer != self.comm.Get_rank() and peer not in self._dead]
+        others = [
+            peer
+            for peer in range(self.comm.Get_size())
+            if peer != self.comm.Get_rank() and peer not in self._dead
+        ]
         with contextlib.suppress(MPI.Exception):  # somebody is dead already
             requests = [self.comm.Isend([note, MPI.BYTE], rank, int(Kind.ABORT)) for rank in others]
             deadline = time.monotonic() + ABORT_SECONDS
@@ -341,7 +386,8 @@ class MpiTransport(Transport):
 
 
 def _duplicate(world: Any) -> Any:
-    """Return a duplicate of a communicator; itself where a rank has died already, which the first collective of the run then reports."""
+    """Return a duplicate of a communicator; itself where a rank has died already, which the first collective
+    of the run then reports."""
     try:
         return world.Dup()
     except MPI.Exception as error:

@@ -1,4 +1,5 @@
-"""What all ranks of a communicator do together, asleep while they wait; and the bare exchange that benchmarks compare with.
+"""What all ranks of a communicator do together, asleep while they wait; and the bare exchange that benchmarks
+compare with.
 
 Called by comm/mpi.py at the start and at the end of a run; knows no roles.
 """
@@ -20,8 +21,8 @@ from hpcmarl.comm.transport import Backoff, PeerAborted, PeerFailure
 
 
 def sleep_until(comm: Any, begin: Callable[[], Any], seconds: float | None = None) -> None:
-    """Wait for the collective whose request `begin` returns without burning a core, for `seconds` at most. Raises PeerFailure when a rank has died,
-    before or meanwhile, PeerAborted when one gives up."""
+    """Wait for the collective whose request `begin` returns without burning a core, for `seconds` at most.
+    Raises PeerFailure when a rank has died, before or meanwhile, PeerAborted when one gives up."""
     backoff = Backoff()
     deadline = time.monotonic() + (seconds or float("inf"))
     try:
@@ -39,8 +40,8 @@ def sleep_until(comm: Any, begin: Callable[[], Any], seconds: float | None = Non
 
 
 def leave_together(comm: Any, seconds: float | None) -> None:
-    """Wait until all ranks are about to leave; one that dies only now has done its part. Where another one gives up this process ends here:
-    nobody would come to MPI_Finalize."""
+    """Wait until all ranks are about to leave; one that dies only now has done its part. Where another one
+    gives up this process ends here: nobody would come to MPI_Finalize."""
     try:
         sleep_until(comm, comm.Ibarrier, seconds)
     except PeerAborted:
@@ -54,7 +55,9 @@ def broadcast(comm: Any, payload: bytes | None) -> bytes:
     """Rank 0's payload, on every rank."""
     length = np.array([len(payload) if payload is not None else 0], np.int64)
     sleep_until(comm, lambda: comm.Ibcast(length, 0))
-    data = np.frombuffer(payload, np.uint8).copy() if payload is not None else np.empty(int(length[0]), np.uint8)
+    data = (
+        np.frombuffer(payload, np.uint8).copy() if payload is not None else np.empty(int(length[0]), np.uint8)
+    )
     sleep_until(comm, lambda: comm.Ibcast([data, MPI.BYTE], 0))
     return data.tobytes()
 

@@ -1,6 +1,8 @@
-"""The learners that sum together: their communicator, its backend, and going on with the survivors when one of them dies.
+"""The learners that sum together: their communicator, its backend, and going on with the survivors when one
+of them dies.
 
-Called by comm/mpi.py; knows communicators and the interface of backends (comm/sums.py), not messages or roles.
+Called by comm/mpi.py; knows communicators and the interface of backends (comm/sums.py), not messages or
+roles.
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ class MpiGroup:
     """The ranks that sum together: `members` are their ranks in `world`."""
 
     def __init__(self, world: Any, ranks: Sequence[int], hosts: Sequence[str], backend: str) -> None:
-        """Collective over `world`. `hosts`: of every rank of the world. The backend is loaded on the members alone.
+        """Collective over `world`. `hosts`: of every rank of the world. The backend is loaded on the members
+        alone.
 
-        Raises, on all members, ConfigError where one of them cannot use the backend and LaunchError where they do not find together."""
+        Raises, on all members, ConfigError where one of them cannot use the backend and LaunchError where
+        they do not find together."""
         self._world = world
         self._hosts = tuple(hosts)
         self._name = backend
@@ -55,7 +59,8 @@ class MpiGroup:
             self._sums = None
 
     def regroup(self, progress: int, state: Callable[[], bytes]) -> bytes | None:
-        """Leave out who has died. Collective among the survivors, also if more of them die meanwhile; waits for a frozen one.
+        """Leave out who has died. Collective among the survivors, also if more of them die meanwhile; waits
+        for a frozen one.
 
         Raises HpcmarlError when the survivors cannot form the backend's group although all of them live."""
         while True:
@@ -66,7 +71,12 @@ class MpiGroup:
             self._comm = self._comm.Shrink()
             self._comm.Set_errhandler(MPI.ERRORS_RETURN)
             group = self._comm.Get_group()
-            before, self.members = self.members, tuple(MPI.Group.Translate_ranks(group, list(range(group.Get_size())), self._world.Get_group()))
+            before, self.members = (
+                self.members,
+                tuple(
+                    MPI.Group.Translate_ranks(group, list(range(group.Get_size())), self._world.Get_group())
+                ),
+            )
             try:
                 newer = self._newest_state(progress, state)
                 problem = self._form()
@@ -78,7 +88,9 @@ class MpiGroup:
                 continue
             if before == self.members:  # the second try among the same
                 why = problem or "see the other learners"
-                raise HpcmarlError(f"rounds.reduce: {self._name}: the surviving learners do not find together again: {why}")
+                raise HpcmarlError(
+                    f"rounds.reduce: {self._name}: the surviving learners do not find together again: {why}"
+                )
 
     def _form(self) -> str:
         """Make the backend's own group of the present members; what went wrong, or nothing. Collective."""
@@ -92,7 +104,8 @@ class MpiGroup:
         return [self._hosts[rank] for rank in self.members]
 
     def _first_text(self, own: str) -> str:
-        """The first member's text that is not empty, with its place, on every member. Texts travel only where there is one."""
+        """The first member's text that is not empty, with its place, on every member. Texts travel only where
+        there is one."""
         size, first = self._comm.Get_size(), np.empty(1, np.int64)
         self._comm.Allreduce(np.array([self._comm.Get_rank() if own else size], np.int64), first, MPI.MIN)
         if first[0] == size:
@@ -121,7 +134,8 @@ class MpiGroup:
 class MpiRegrouping(Regrouping):
     """Regroups in a thread, since MPI's Shrink waits for every survivor, also for one that is frozen.
 
-    The rank itself goes on meanwhile. Otherwise it would be taken for frozen, and nobody would end the one that is."""
+    The rank itself goes on meanwhile. Otherwise it would be taken for frozen, and nobody would end the one
+    that is."""
 
     def __init__(self, group: MpiGroup, progress: int, state: Callable[[], bytes]) -> None:
         self._group, self._progress, self._state = group, progress, state

@@ -19,13 +19,21 @@ def standard_version() -> tuple[int, int]:
 
 def thread_level_name() -> str:
     """single, funneled, serialized or multiple: what MPI was initialised with."""
-    names = {MPI.THREAD_SINGLE: "single", MPI.THREAD_FUNNELED: "funneled", MPI.THREAD_SERIALIZED: "serialized", MPI.THREAD_MULTIPLE: "multiple"}
+    names = {
+        MPI.THREAD_SINGLE: "single",
+        MPI.THREAD_FUNNELED: "funneled",
+        MPI.THREAD_SERIALIZED: "serialized",
+        MPI.THREAD_MULTIPLE: "multiple",
+    }
     return names[MPI.Query_thread()]
 
 
 def survives_deaths() -> bool:
-    """Whether the other ranks live on when one dies: Open MPI from version 5 on, if mpiexec was told --with-ft ulfm."""
-    return MPI.get_vendor()[0] == "Open MPI" and MPI.get_vendor()[1] >= (5, 0) and os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112
+    """Whether the other ranks live on when one dies: Open MPI from version 5 on, if mpiexec was told
+    --with-ft ulfm."""
+    name, version = MPI.get_vendor()
+    fault_tolerant = os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112
+    return name == "Open MPI" and version >= (5, 0) and fault_tolerant
 
 
 def world_size() -> int:

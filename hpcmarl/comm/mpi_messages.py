@@ -14,7 +14,9 @@ from hpcmarl.comm.mpi_sums import is_death
 from hpcmarl.comm.protocol import HEADER_BYTES, Buffer
 from hpcmarl.comm.transport import SendHandle
 
-SMALL_BYTES = 1024  # a message of so many bytes travels with its envelope (4 KiB and more in Open MPI and MPICH): once matched, it is there
+# a message of so many bytes travels with its envelope (4 KiB and more in Open MPI and MPICH): once matched,
+# it is there
+SMALL_BYTES = 1024
 POOLED_BUFFERS = 8  # free ones kept of each size
 
 
@@ -44,7 +46,8 @@ class MpiHandle(SendHandle):
 
 
 class Way(NamedTuple):
-    """How a rank is reached: as `peer` of a communicator, in person or (`relay` > 0, the MPI tag) by a peer that hands messages on to it."""
+    """How a rank is reached: as `peer` of a communicator, in person or (`relay` > 0, the MPI tag) by a peer
+    that hands messages on to it."""
 
     comm: Any
     peer: int
@@ -71,13 +74,21 @@ class BufferPool:
 
 
 class Incoming:
-    """A message being received: one request (none where it is there already), or the chunks of a large one still to be matched.
+    """A message being received: one request (none where it is there already), or the chunks of a large one
+    still to be matched.
 
     `destination`: the rank that a message to be handed on is for, else None."""
 
     __slots__ = ("buffer", "capacity", "destination", "filled", "requests", "source")
 
-    def __init__(self, source: int, buffer: Buffer, capacity: Buffer, request: Any | None, destination: int | None = None) -> None:
+    def __init__(
+        self,
+        source: int,
+        buffer: Buffer,
+        capacity: Buffer,
+        request: Any | None,
+        destination: int | None = None,
+    ) -> None:
         self.source = source
         self.destination = destination
         self.buffer = buffer
@@ -94,7 +105,8 @@ class Incoming:
 
 
 def begin(matched: Any, source: int, buffer: Buffer, capacity: Buffer, destination: int | None) -> Incoming:
-    """Start receiving a matched message; a small one at once, which spares its request and the tests of it."""
+    """Start receiving a matched message; a small one at once, which spares its request and the tests of
+    it."""
     if buffer.nbytes > SMALL_BYTES:
         return Incoming(source, buffer, capacity, matched.Irecv([buffer, MPI.BYTE]), destination)
     incoming = Incoming(source, buffer, capacity, None, destination)

@@ -1,4 +1,5 @@
-"""The transport of a process that was started in the place of a dead rank: everything goes over the rank that started it.
+"""The transport of a process that was started in the place of a dead rank: everything goes over the rank that
+started it.
 
 Called by roles/replacement.py.
 """
@@ -12,8 +13,8 @@ from hpcmarl.comm.protocol import Kind
 
 
 class ReplacementTransport(MpiTransport):
-    """`parent`, the rank that started this process, is the only one that it shares a communicator with. Without it there is no world
-    any more: then all ranks are `lost`."""
+    """`parent`, the rank that started this process, is the only one that it shares a communicator with.
+    Without it there is no world any more: then all ranks are `lost`."""
 
     def __init__(self, process: tuple[int, int]) -> None:
         self.comm, self.rank, self.payload = spawned(process)
@@ -26,5 +27,7 @@ class ReplacementTransport(MpiTransport):
         """Learn how large the world is and who `parent` is; before the first message."""
         self.size = size
         others = [rank for rank in range(size) if rank != self.rank]
-        self._ways = {rank: Way(self.comm, FIRST, 0 if rank == parent else Kind.RELAYED + rank) for rank in others}
+        self._ways = {
+            rank: Way(self.comm, FIRST, 0 if rank == parent else Kind.RELAYED + rank) for rank in others
+        }
         self._sources = [(self.comm, parent)]

@@ -1,7 +1,8 @@
 """New processes in the place of dead ones, by MPI's Spawn and Merge, and how such a process leaves.
 
-Called by comm/mpi.py (the rank that starts one) and by the new process itself. Only those two share a communicator: a
-collective Spawn of all survivors would wait for the slowest of them, and for ever for a frozen one.
+Called by comm/mpi.py (the rank that starts one) and by the new process itself. Only those two share a
+communicator: a collective Spawn of all survivors would wait for the slowest of them, and for ever for a
+frozen one.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Newcomer(NamedTuple):
 
 
 class Spawning:
-    """Starts PROGRAM as `rank` in a thread, since that takes seconds. `result()`: None as long as it is under way."""
+    """Starts PROGRAM as `rank` in a thread, since that takes seconds. `result()`: None as long as it is under
+    way."""
 
     def __init__(self, rank: int, payload: bytes) -> None:
         self._rank, self._payload = rank, payload
@@ -45,7 +47,9 @@ class Spawning:
         """The new process, or why there is none."""
         if self._result is None and time.monotonic() > self._deadline:
             # it has died on the way: MPI waits for it for ever
-            return LaunchError(f"no new process in the place of rank {self._rank} within {LIMIT:.0f} s (MPI_Comm_spawn)")
+            return LaunchError(
+                f"no new process in the place of rank {self._rank} within {LIMIT:.0f} s (MPI_Comm_spawn)"
+            )
         return self._result
 
     def _run(self) -> None:
@@ -53,12 +57,16 @@ class Spawning:
             self._result = self._spawn()
         except MPI.Exception as error:
             why = error.Get_error_string().strip()
-            self._result = LaunchError(f"no new process in the place of rank {self._rank}: {why} (MPI_Comm_spawn)")
+            self._result = LaunchError(
+                f"no new process in the place of rank {self._rank}: {why} (MPI_Comm_spawn)"
+            )
 
     def _spawn(self) -> Newcomer:
         MPI.COMM_SELF.Set_errhandler(MPI.ERRORS_RETURN)
         # the launcher counts the dead one's place as taken
-        information = MPI.Info.Create({"wdir": os.getcwd(), "map_by": "slot:oversubscribe", "bind_to": "none"})
+        information = MPI.Info.Create(
+            {"wdir": os.getcwd(), "map_by": "slot:oversubscribe", "bind_to": "none"}
+        )
         between = MPI.COMM_SELF.Spawn(sys.executable, ["-u", "-m", PROGRAM], 1, information)
         merged = _merge(between, second=False)
         merged.Send(np.array([self._rank, len(self._payload)], np.int64), SECOND)
@@ -69,10 +77,13 @@ class Spawning:
 
 
 def spawned(process: tuple[int, int]) -> tuple[Any, int, bytes]:
-    """In the new process: the communicator with the rank that started it, its own rank, and the payload. LaunchError elsewhere."""
+    """In the new process: the communicator with the rank that started it, its own rank, and the payload.
+    LaunchError elsewhere."""
     between = MPI.Comm.Get_parent()
     if between == MPI.COMM_NULL:
-        raise LaunchError(f"{PROGRAM} is started by a learner in the place of a dead actor (topology.respawn), not by hand")
+        raise LaunchError(
+            f"{PROGRAM} is started by a learner in the place of a dead actor (topology.respawn), not by hand"
+        )
     merged = _merge(between, second=True)
     sizes = np.empty(2, np.int64)
     merged.Recv(sizes, FIRST)
@@ -90,8 +101,8 @@ def _merge(between: Any, *, second: bool) -> Any:
 
 
 def sign_off() -> None:
-    """Tell the launcher that this process ends in order. MPI_Finalize would wait for the rest of the world, which may be gone; without
-    a word the launcher calls the whole job failed."""
+    """Tell the launcher that this process ends in order. MPI_Finalize would wait for the rest of the world,
+    which may be gone; without a word the launcher calls the whole job failed."""
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL("libpmix.so.2")
         while library.PMIx_Initialized():

@@ -1,6 +1,8 @@
-"""How torch.distributed's members find each other: a store of keys whose messages go over MPI, so that no server socket and no file is needed.
+"""How torch.distributed's members find each other: a store of keys whose messages go over MPI, so that no
+server socket and no file is needed.
 
-Called by comm/torch_sums.py. Every set is sent to every member; a get waits until the key has come. Knows no reduction.
+Called by comm/torch_sums.py. Every set is sent to every member; a get waits until the key has come. Knows no
+reduction.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ WAIT_SECONDS = 30.0  # for a member that lives but sets no key
 
 
 class MpiStore(distributed.Store):  # type: ignore[name-defined, misc]  # torch's stubs leave it out
-    """The part of torch's store that process groups use to connect. MPI's errors (a member has died) come out of get and wait."""
+    """The part of torch's store that process groups use to connect. MPI's errors (a member has died) come out
+    of get and wait."""
 
     def __init__(self, communicator: Any) -> None:
         super().__init__()

@@ -1,11 +1,15 @@
-"""Every message between ranks: who tells whom, and the fixed header in front of each. Imported by transports and roles.
+"""Every message between ranks: who tells whom, and the fixed header in front of each. Imported by transports
+and roles.
 
-A message is one contiguous uint8 buffer: HEADER, then a payload that its kind defines. Kinds double as MPI tags, and a rank
-hosts each role at most once, so (rank, kind) names the receiver.
+A message is one contiguous uint8 buffer: HEADER, then a payload that its kind defines. Kinds double as MPI
+tags, and a rank hosts each role at most once, so (rank, kind) names the receiver.
 
-    ROLLOUT     actor   → learner           a Rollout (comm/layout.py); version: of its first step; count: trajectories
-    GRADIENT    learner → server            vector [P], or nothing under AllReduce; version: the round it was made for
-    PARAMETERS  server  → learner           vector [P], or nothing under AllReduce (the learners reduce and step by
+    ROLLOUT     actor   → learner           a Rollout (comm/layout.py); version: of its first step; count:
+        trajectories
+    GRADIENT    learner → server            vector [P], or nothing under AllReduce; version: the round it was
+        made for
+    PARAMETERS  server  → learner           vector [P], or nothing under AllReduce (the learners reduce and
+        step by
                                             themselves); version; env_steps: of the whole run so far
     WEIGHTS     learner → its actors        vector [P]; version; env_steps: of the whole run so far
     REPORT      learner, actor → server     packed tree (hpcmarl.packing): statistics, episodes
@@ -13,20 +17,26 @@ hosts each role at most once, so (rank, kind) names the receiver.
                                             env_steps: of the whole run so far
     SNAPSHOT    server  → learner → actors  nothing: send your state; version
     STATE       learner, actor → server     packed tree: the state; version
-    CLOSE       server  → learner → actors  nothing: the round has enough, begin no further episode of this version (admission: all_begun)
-    CLOSED      actor → learner → server    nothing: none is under way any more; version; count: trajectories that were sent for it
-    LATE        server  → learner           nothing: a gradient for the round `version` came when that was over, and nothing of it was used
+    CLOSE       server  → learner → actors  nothing: the round has enough, begin no further episode of this
+        version (admission: all_begun)
+    CLOSED      actor → learner → server    nothing: none is under way any more; version; count: trajectories
+        that were sent for it
+    LATE        server  → learner           nothing: a gradient for the round `version` came when that was
+        over, and nothing of it was used
     STOP        server  → learner → actors  nothing: finish, send your last STATE (flag FINAL)
     EXIT        server  → everyone          nothing: all is written, leave
     INTERRUPT   anyone  → server            nothing: a signal asked this rank to stop
     ALIVE       anyone  → server            nothing: this rank works (roles/liveness.py)
     LOST        server  → everyone          packed tree: a rank is lost and the run goes on without it
-    REPLACED    learner → server            packed tree: a new process has the place of a dead actor, or has died in its turn
+    REPLACED    learner → server            packed tree: a new process has the place of a dead actor, or has
+        died in its turn
 
-In a league (roles/league.py) all of these go between the ranks of one team, which train a member for a term: `world` is the number of the
-term. Between the league's server and its clients, one on every rank, `world` is 0:
+In a league (roles/league.py) all of these go between the ranks of one team, which train a member for a term:
+`world` is the number of the term. Between the league's server and its clients, one on every rank, `world` is
+0:
 
-    FREE        client → league             packed tree: a rank is there, its team wants a term, or it wants a match
+    FREE        client → league             packed tree: a rank is there, its team wants a term, or it wants a
+        match
     TERM        league → clients of a team  packed tree: train this member from here to there, against these
     OPPONENTS   league → clients of a team  packed tree: go on against these
     PLAYED      client → league             packed tree: how the member in training does against its opponents
@@ -34,8 +44,8 @@ term. Between the league's server and its clients, one on every rank, `world` is
     MATCH       league → client             packed tree: play this evaluation match
     RESULT      client → league             packed tree: how it ended
 
-A vector is P float32; or, with the flag SPARSE and where that is shorter, one bit for each of them (whether it is there; whole words of 32
-bits) and the float32 of those that are. The others are zero.
+A vector is P float32; or, with the flag SPARSE and where that is shorter, one bit for each of them (whether
+it is there; whole words of 32 bits) and the float32 of those that are. The others are zero.
 """
 
 from __future__ import annotations
@@ -77,7 +87,9 @@ FLAG_MORE = 2  # a ROLLOUT: another episode that ended in the same step follows
 FLAG_SPARSE = 4  # a vector: only what is there
 FLAG_WAIT = 8  # WEIGHTS: the learner is behind, so step no further until others come
 FLAG_ALLOTTED = 16  # WEIGHTS: `count` episodes of this version may begin; without it any number
-FLAG_SUMMED = 32  # GRADIENT under AllReduce: it is in the learner's part of its round's sum, even if it comes when the round has enough
+# GRADIENT under AllReduce: it is in the learner's part of its round's sum, even if it comes when the round
+# has enough
+FLAG_SUMMED = 32
 
 
 class Kind(IntEnum):
@@ -133,18 +145,28 @@ def write_header(buffer: Buffer, kind: Kind, **fields: Any) -> Buffer:
 def check_header(buffer: Buffer, source: int) -> Any:
     """The header of a received message; raises ProtocolError where it is none of ours."""
     if buffer.nbytes < HEADER_BYTES:
-        raise ProtocolError(f"a message of {buffer.nbytes} bytes from rank {source} is shorter than a header ({HEADER_BYTES} bytes)")
+        raise ProtocolError(
+            f"a message of {buffer.nbytes} bytes from rank {source} is shorter than a header ({HEADER_BYTES} "
+            "bytes)"
+        )
     header = header_of(buffer)
     if header["magic"] != MAGIC:
-        raise ProtocolError(f"a message from rank {source} does not begin with hpcmarl's mark; do all ranks run the same version?")
+        raise ProtocolError(
+            f"a message from rank {source} does not begin with hpcmarl's mark; do all ranks run the same "
+            "version?"
+        )
     return header
 
 
 def announced_bytes(buffer: Buffer, source: int) -> int:
-    """The length of the message in pieces that this one announces; ProtocolError where no machine could hold it."""
+    """The length of the message in pieces that this one announces; ProtocolError where no machine could hold
+    it."""
     total = int(check_header(buffer, source)["count"])
     if not HEADER_BYTES <= total <= MEMORY_BYTES:
-        raise ProtocolError(f"rank {source} announces a message of {total} bytes; allowed: {HEADER_BYTES} to {MEMORY_BYTES}, this machine's memory")
+        raise ProtocolError(
+            f"rank {source} announces a message of {total} bytes; allowed: {HEADER_BYTES} to {MEMORY_BYTES}, "
+            "this machine's memory"
+        )
     return total
 
 
@@ -156,11 +178,22 @@ def control(kind: Kind, payload: bytes | bytearray = b"", **fields: Any) -> Buff
     return write_header(buffer, kind, **fields)
 
 
-def vector_message(kind: Kind, vector: NDArray[np.float32] | None, mask: NDArray[np.bool_] | None = None, flags: int = 0, **fields: Any) -> Buffer:
+def vector_message(
+    kind: Kind,
+    vector: NDArray[np.float32] | None,
+    mask: NDArray[np.bool_] | None = None,
+    flags: int = 0,
+    **fields: Any,
+) -> Buffer:
     """A new message with a float32 vector [P] (copied) as payload, or without one.
 
-    mask [P]: what of the vector is there. The rest need not arrive, and does not where the message is shorter for it."""
-    if vector is not None and mask is not None and sparse_bytes(vector.size, count := int(np.count_nonzero(mask))) < 4 * vector.size:
+    mask [P]: what of the vector is there. The rest need not arrive, and does not where the message is shorter
+    for it."""
+    if (
+        vector is not None
+        and mask is not None
+        and sparse_bytes(vector.size, count := int(np.count_nonzero(mask))) < 4 * vector.size
+    ):
         buffer = np.empty(HEADER_BYTES + sparse_bytes(vector.size, count), np.uint8)
         bits = np.packbits(mask)
         first = buffer.size - 4 * count
@@ -181,11 +214,14 @@ def sparse_bytes(size: int, count: int) -> int:
 
 
 def vector_of(buffer: Buffer, size: int) -> NDArray[np.float32] | None:
-    """The float32 vector [size] in a message, a view where all of it is there; None where it carries none. Raises as `masked_vector_of`."""
+    """The float32 vector [size] in a message, a view where all of it is there; None where it carries none.
+    Raises as `masked_vector_of`."""
     return masked_vector_of(buffer, size)[0]
 
 
-def masked_vector_of(buffer: Buffer, size: int) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_] | None]:
+def masked_vector_of(
+    buffer: Buffer, size: int
+) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_] | None]:
     """The same and what of it is there [size]; None: all. ProtocolError for any other length."""
     if buffer.nbytes == HEADER_BYTES:
         return None, None
@@ -193,7 +229,9 @@ def masked_vector_of(buffer: Buffer, size: int) -> tuple[NDArray[np.float32] | N
         return _sparse_vector_of(buffer, size)
     if buffer.nbytes != HEADER_BYTES + 4 * size:
         numbers = (buffer.nbytes - HEADER_BYTES) // 4
-        raise ProtocolError(f"a vector of {numbers} numbers where {size} were expected: the ranks have different networks")
+        raise ProtocolError(
+            f"a vector of {numbers} numbers where {size} were expected: the ranks have different networks"
+        )
     return buffer[HEADER_BYTES:].view(np.float32), None
 
 
@@ -204,8 +242,8 @@ def _sparse_vector_of(buffer: Buffer, size: int) -> tuple[NDArray[np.float32], N
     count = int(np.count_nonzero(mask))
     if buffer.nbytes != first + 4 * count:
         raise ProtocolError(
-            f"a sparse vector of {buffer.nbytes - HEADER_BYTES} bytes where {first - HEADER_BYTES} and 4 for each of {count} numbers were expected: "
-            "the ranks have different networks"
+            f"a sparse vector of {buffer.nbytes - HEADER_BYTES} bytes where {first - HEADER_BYTES} and 4 for "
+            f"each of {count} numbers were expected: the ranks have different networks"
         )
     vector = np.zeros(size, np.float32)
     vector[_places(bits.tobytes(), size)] = buffer[first:].view(np.float32)
@@ -214,5 +252,6 @@ def _sparse_vector_of(buffer: Buffer, size: int) -> tuple[NDArray[np.float32], N
 
 @lru_cache(maxsize=2)
 def _places(bits: bytes, size: int) -> NDArray[np.int64]:
-    """The indices of the bits that are set. Masks change every few hundred updates, and to find these costs more than all the rest."""
+    """The indices of the bits that are set. Masks change every few hundred updates, and to find these costs
+    more than all the rest."""
     return np.flatnonzero(np.unpackbits(np.frombuffer(bits, np.uint8), count=size).view(np.bool_))

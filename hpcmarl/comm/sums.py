@@ -1,6 +1,8 @@
-"""How a group of learners sums vectors among itself: what every backend is, and how one is found by its name (comm.BACKENDS).
+"""How a group of learners sums vectors among itself: what every backend is, and how one is found by its name
+(comm.BACKENDS).
 
-Called by comm/mpi_group.py on the learners alone and by the doctor. Imports no backend: each is loaded when it is asked for.
+Called by comm/mpi_group.py on the learners alone and by the doctor. Imports no backend: each is loaded when
+it is asked for.
 """
 
 from __future__ import annotations
@@ -20,20 +22,24 @@ PATIENCE = 20.0  # seconds until a sum that failed while nobody was found dead e
 
 
 class SumBackend(ABC):
-    """Sums over the members of an MPI communicator. Made by all members together; after a death it is abandoned and another one made."""
+    """Sums over the members of an MPI communicator. Made by all members together; after a death it is
+    abandoned and another one made."""
 
     @classmethod
     def problem(cls, hosts: Sequence[str]) -> str:
-        """Why it cannot work on this rank in a group whose members are on `hosts`: one line with the remedy; empty where it can.
+        """Why it cannot work on this rank in a group whose members are on `hosts`: one line with the remedy;
+        empty where it can.
 
         Not collective; may import what the backend needs."""
         return ""
 
     @abstractmethod
     def __init__(self, communicator: Any, hosts: Sequence[str]) -> None:
-        """Collective. `communicator`: the members' mpi4py communicator; `hosts`: the host of each, in the order of their ranks.
+        """Collective. `communicator`: the members' mpi4py communicator; `hosts`: the host of each, in the
+        order of their ranks.
 
-        Raises RuntimeError when the members cannot be brought together (mpi4py's and torch's errors are ones)."""
+        Raises RuntimeError when the members cannot be brought together (mpi4py's and torch's errors are
+        ones)."""
 
     @abstractmethod
     def start(self, vector: Array) -> Reduction:
@@ -51,10 +57,11 @@ class SumBackend(ABC):
 
 
 class LibrarySum(Reduction):
-    """A sum whose library tells a failure by a RuntimeError. `poll` gives the sum when it is complete, else None.
+    """A sum whose library tells a failure by a RuntimeError. `poll` gives the sum when it is complete, else
+    None.
 
-    Mostly a member has died: MPI says so at once, the server tells everyone, and the survivors sum again. Where nobody is found
-    dead within PATIENCE, `result` raises what the library said."""
+    Mostly a member has died: MPI says so at once, the server tells everyone, and the survivors sum again.
+    Where nobody is found dead within PATIENCE, `result` raises what the library said."""
 
     def __init__(self, name: str, begin: Callable[[], Callable[[], Array | None]]) -> None:
         self._name = name
@@ -69,7 +76,9 @@ class LibrarySum(Reduction):
     def result(self) -> Array | None:
         if self._poll is None:
             if time.monotonic() - self._failed_at > PATIENCE:
-                raise HpcmarlError(f"rounds.reduce: {self._name}: a sum failed while all ranks live: {self._failure}")
+                raise HpcmarlError(
+                    f"rounds.reduce: {self._name}: a sum failed while all ranks live: {self._failure}"
+                )
             return None
         try:
             return self._poll()

@@ -1,7 +1,9 @@
-"""A world inside the job's world: the ranks that train one member of a league for one term. Made by roles/league_client.py.
+"""A world inside the job's world: the ranks that train one member of a league for one term. Made by
+roles/league_client.py.
 
-To the roles of such a team it is a transport as any other, with ranks from 0; the client of the job's world hands in what comes for it
-(`deliver`) and whom the job has lost (`lose`). Messages of other teams and of earlier terms never get here: the header says `world`.
+To the roles of such a team it is a transport as any other, with ranks from 0; the client of the job's world
+hands in what comes for it (`deliver`) and whom the job has lost (`lose`). Messages of other teams and of
+earlier terms never get here: the header says `world`.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ BEGINNING = "a team begins with the word of the league's server"  # so nothing i
 
 
 class TeamTransport(Transport):
-    """`ranks`: those of the job, in the order of their numbers in the team; `world`: the number of the term, from 1."""
+    """`ranks`: those of the job, in the order of their numbers in the team; `world`: the number of the term,
+    from 1."""
 
     def __init__(self, job: Transport, ranks: Sequence[int], world: int) -> None:
         self.job, self.ranks, self.world = job, tuple(ranks), world

@@ -1,4 +1,5 @@
-"""Which rank does what: a pure function of the world's size, its hosts and the configuration. Printed by `hpcmarl doctor`.
+"""Which rank does what: a pure function of the world's size, its hosts and the configuration. Printed by
+`hpcmarl doctor`.
 
 Called by every rank at the start, with the same arguments, so nobody has to be told; knows no transport.
 """
@@ -27,7 +28,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Topology:
-    """The roles of a world. Rank 0 is always the server's, and evaluates, too; ranks of a league that are in no group do nothing else."""
+    """The roles of a world. Rank 0 is always the server's, and evaluates, too; ranks of a league that are in
+    no group do nothing else."""
 
     size: int
     hosts: tuple[str, ...]
@@ -55,12 +57,18 @@ class Topology:
         return self._groups_by_rank[rank]
 
     def actor_index(self, rank: int) -> int:
-        """A number for each actor of the run, from 0, in group order. Raises KeyError for a rank without an actor."""
+        """A number for each actor of the run, from 0, in group order. Raises KeyError for a rank without an
+        actor."""
         return self._actor_indices[rank]
 
     def groups_lost(self, lost: Collection[int]) -> list[int]:
-        """The groups that cannot go on without these ranks: their learner is among them, or all of their actors."""
-        return [group.index for group in self.groups if group.learner in lost or all(rank in lost for rank in group.actors)]
+        """The groups that cannot go on without these ranks: their learner is among them, or all of their
+        actors."""
+        return [
+            group.index
+            for group in self.groups
+            if group.learner in lost or all(rank in lost for rank in group.actors)
+        ]
 
     @cached_property
     def actors(self) -> tuple[int, ...]:
@@ -72,21 +80,32 @@ class Topology:
         for rank in range(self.size):
             group = self._groups_by_rank.get(rank)
             index = None if group is None else group.index
-            rows.append({"rank": rank, "host": self.hosts[rank], "roles": "+".join(self.roles_of(rank)), "group": index})
+            rows.append(
+                {
+                    "rank": rank,
+                    "host": self.hosts[rank],
+                    "roles": "+".join(self.roles_of(rank)),
+                    "group": index,
+                }
+            )
         return rows
 
 
 def assign_roles(size: int, hosts: Sequence[str], config: TopologyConfig) -> Topology:
     """Give every rank of the world its roles.
 
-    Rank 0 is the server. The other ranks, taken host by host so that a learner sits beside its actors, are dealt to the
-    groups in blocks of (learner, actors…); with placement: apart all learners come first, then all actors. Where ranks are
-    few the server shares rank 0 with the first learner. The last `config.evaluators` ranks of that order are in no group.
-    Raises ConfigError when the groups do not fit the world, naming the sizes that do.
+    Rank 0 is the server. The other ranks, taken host by host so that a learner sits beside its actors, are
+    dealt to the groups in blocks of (learner, actors…); with placement: apart all learners come first, then
+    all actors. Where ranks are few the server shares rank 0 with the first learner. The last
+    `config.evaluators` ranks of that order are in no group. Raises ConfigError when the groups do not fit the
+    world, naming the sizes that do.
     """
     settings = config.group_list
     if config.evaluators > size - 1:
-        raise ConfigError(f"topology.evaluators: {config.evaluators} of {size} ranks leave nobody to learn; allowed here: 0 to {size - 1}")
+        raise ConfigError(
+            f"topology.evaluators: {config.evaluators} of {size} ranks leave nobody to learn; allowed here: "
+            f"0 to {size - 1}"
+        )
     wanted = [config.actors_per_learner if group.actors is None else group.actors for group in settings]
     trains = size - config.evaluators
     dedicated = _is_dedicated(trains, config, wanted)
@@ -107,12 +126,15 @@ def assign_roles(size: int, hosts: Sequence[str], config: TopologyConfig) -> Top
         groups.append(Group(index, block[0], tuple(block[1:]) or (block[0],)))
         position += 1 + count
     if trains == 2 and not dedicated and len(groups) == 1 and config.actors_per_learner == "auto":
-        groups = [Group(0, groups[0].learner, (groups[0].learner, *groups[0].actors))]  # rank 0 would idle otherwise
+        groups = [
+            Group(0, groups[0].learner, (groups[0].learner, *groups[0].actors))
+        ]  # rank 0 would idle otherwise
     return Topology(size, tuple(hosts), tuple(groups))
 
 
 def _deal(order: Sequence[int], counts: Sequence[int]) -> list[int]:
-    """Ranks in blocks of (learner, actors…) where the first ranks are the learners and the others the actors, in order."""
+    """Ranks in blocks of (learner, actors…) where the first ranks are the learners and the others the actors,
+    in order."""
     learners, actors = order[: len(counts)], iter(order[len(counts) :])
     dealt: list[int] = []
     for learner, count in zip(learners, counts, strict=True):
@@ -130,7 +152,8 @@ def _is_dedicated(size: int, config: TopologyConfig, wanted: Sequence[int | str]
 
 
 def _actor_counts(available: int, wanted: Sequence[int | str], evaluators: int, dedicated: bool) -> list[int]:
-    """Actors of each group: as asked, or an equal share of the ranks that are left (0: the learner steps environments itself)."""
+    """Actors of each group: as asked, or an equal share of the ranks that are left (0: the learner steps
+    environments itself)."""
     groups, size = len(wanted), available + dedicated + evaluators
     beside = f" ({evaluators} of them evaluators)" if evaluators else ""
     server = "a dedicated server" if dedicated else "the server on rank 0 beside the first learner"
@@ -139,14 +162,20 @@ def _actor_counts(available: int, wanted: Sequence[int | str], evaluators: int, 
     left = available - groups - fixed
     if available < groups:
         raise ConfigError(
-            f"topology.groups asks for {groups} learners, but a world of {size} ranks{beside} with {server} has room for {max(available, 0)}; "
-            f"start at least {groups + evaluators + (1 if dedicated else 0)} ranks or lower topology.groups"
+            f"topology.groups asks for {groups} learners, but a world of {size} ranks{beside} with {server} "
+            f"has room for {max(available, 0)}; start at least "
+            f"{groups + evaluators + (1 if dedicated else 0)} ranks or lower topology.groups"
         )
     if left < 0 or (open_groups == 0 and left > 0):
         need = groups + fixed + evaluators
         raise ConfigError(
-            f"topology.actors_per_learner: {groups} groups with {fixed} actors together need {need} ranks (server on rank 0 shared) "
-            f"or {need + 1} (dedicated), not {size}{beside}; change the number of ranks, or set actors_per_learner: auto"
+            f"topology.actors_per_learner: {groups} groups with {fixed} actors together need {need} ranks "
+            f"(server on rank 0 shared) or {need + 1} (dedicated), not {size}{beside}; change the number of "
+            "ranks, or set actors_per_learner: auto"
         )
-    shares = iter([left // open_groups + (index < left % open_groups) for index in range(open_groups)] if open_groups else [])
+    shares = iter(
+        [left // open_groups + (index < left % open_groups) for index in range(open_groups)]
+        if open_groups
+        else []
+    )
     return [next(shares) if actors == "auto" else int(actors) for actors in wanted]

@@ -1,8 +1,10 @@
-"""Sums by torch.distributed among the learners: gloo (TCP between hosts' memories) and nccl (GPUs). Loaded by learners alone.
+"""Sums by torch.distributed among the learners: gloo (TCP between hosts' memories) and nccl (GPUs). Loaded by
+learners alone.
 
-The members find each other over MPI (comm/mpi_store.py); the process groups are made directly, so that torch's global state stays
-untouched and a group can be abandoned. Gloo opens a listening socket in every learner: on the loopback interface when all learners
-are on one host, else on the interface of the host's name, or on GLOO_SOCKET_IFNAME.
+The members find each other over MPI (comm/mpi_store.py); the process groups are made directly, so that
+torch's global state stays untouched and a group can be abandoned. Gloo opens a listening socket in every
+learner: on the loopback interface when all learners are on one host, else on the interface of the host's
+name, or on GLOO_SOCKET_IFNAME.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from hpcmarl.comm.sums import LibrarySum, SumBackend
 from hpcmarl.types import Array
 
 CONNECT_SECONDS = 20.0
-SUM_SECONDS = 86_400.0  # a learner may take its time to join; the dead are found by MPI, the frozen by topology.silence_seconds
+# a learner may take its time to join; the dead are found by MPI, the frozen by topology.silence_seconds
+SUM_SECONDS = 86_400.0
 LOOPBACK = "127.0.0.1"
 
 
@@ -63,8 +66,9 @@ class TorchSums(SumBackend):
         return poll
 
     def abandon(self) -> None:
-        # The group's threads may wait for members that will not answer, and its destructor for the threads: so it is kept, and what
-        # is left of it ends with the process (a run that has lost a rank leaves by os._exit).
+        # The group's threads may wait for members that will not answer, and its destructor for the threads:
+        # so it is kept, and what is left of it ends with the process (a run that has lost a rank leaves by
+        # os._exit).
         if self._group is not None:
             _ABANDONED.append(self._group)
             self._group = None
@@ -98,11 +102,14 @@ class GlooSums(TorchSums):
             try:
                 address = socket.gethostbyname(platform.node())
             except OSError as error:
-                return f"the host name {platform.node()} has no address ({error}); export GLOO_SOCKET_IFNAME=<interface, see ip address>"
+                return (
+                    f"the host name {platform.node()} has no address ({error}); export "
+                    "GLOO_SOCKET_IFNAME=<interface, see ip address>"
+                )
             if address.startswith("127."):
                 return (
-                    f"the host name {platform.node()} means {address}, which the learners on other hosts cannot reach; "
-                    "export GLOO_SOCKET_IFNAME=<interface, see ip address>"
+                    f"the host name {platform.node()} means {address}, which the learners on other hosts "
+                    "cannot reach; export GLOO_SOCKET_IFNAME=<interface, see ip address>"
                 )
         return ""
 
@@ -116,14 +123,18 @@ class GlooSums(TorchSums):
         options._threads = 1
         try:
             if interfaces := os.environ.get("GLOO_SOCKET_IFNAME"):
-                options._devices = [gloo.create_device(interface=interface) for interface in interfaces.split(",")]
+                options._devices = [
+                    gloo.create_device(interface=interface) for interface in interfaces.split(",")
+                ]
             elif len(set(hosts)) == 1:
                 options._devices = [gloo.create_device(hostname=LOOPBACK)]
             else:
                 options._devices = [gloo.create_default_device()]  # the interface of the host's name
             return gloo(store, rank, len(hosts), options)
         except RuntimeError as error:
-            raise RuntimeError(f"{error}; GLOO_SOCKET_IFNAME chooses the interface, see ip address") from error
+            raise RuntimeError(
+                f"{error}; GLOO_SOCKET_IFNAME chooses the interface, see ip address"
+            ) from error
 
 
 class NcclSums(TorchSums):
@@ -134,13 +145,20 @@ class NcclSums(TorchSums):
     @classmethod
     def problem(cls, hosts: Sequence[str]) -> str:
         if not (distributed.is_available() and distributed.is_nccl_available()):
-            return f"torch {torch.__version__} was built without NCCL; install a CUDA build of torch, or choose rounds.reduce: mpi or gloo"
+            return (
+                f"torch {torch.__version__} was built without NCCL; install a CUDA build of torch, or "
+                "choose rounds.reduce: mpi or gloo"
+            )
         if not torch.cuda.is_available():
-            return "this learner sees no CUDA device; ask for one GPU a learner (Slurm: --gpus-per-task=1), or choose rounds.reduce: mpi or gloo"
+            return (
+                "this learner sees no CUDA device; ask for one GPU a learner (Slurm: --gpus-per-task=1), "
+                "or choose rounds.reduce: mpi or gloo"
+            )
         return ""
 
     def _choose_device(self, rank: int, hosts: Sequence[str]) -> torch.device:
-        """The n-th learner of a host takes its n-th GPU; where the launcher shows each one a GPU of its own, that one."""
+        """The n-th learner of a host takes its n-th GPU; where the launcher shows each one a GPU of its own,
+        that one."""
         return torch.device("cuda", list(hosts[:rank]).count(hosts[rank]) % torch.cuda.device_count())
 
     def _make_group(self, store: Any, rank: int, hosts: Sequence[str]) -> Any:

@@ -1,4 +1,5 @@
-"""What a transport is: buffers between ranks without blocking, and one reduction. `local` and `mpi` implement it; roles use it.
+"""What a transport is: buffers between ranks without blocking, and one reduction. `local` and `mpi` implement
+it; roles use it.
 
 Knows message kinds and headers, not their payloads.
 """
@@ -47,11 +48,14 @@ class SharedHandle(SendHandle):
 
 
 class Message:
-    """A received message. `header` is a protocol.HEADER record; `buffer` holds header and payload and is valid until release()."""
+    """A received message. `header` is a protocol.HEADER record; `buffer` holds header and payload and is
+    valid until release()."""
 
     __slots__ = ("_on_release", "buffer", "header", "kind", "source")
 
-    def __init__(self, header: Any, buffer: Buffer, source: int, on_release: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, header: Any, buffer: Buffer, source: int, on_release: Callable[[], None] | None = None
+    ) -> None:
         self.header = header
         self.kind = Kind(int(header["kind"]))
         self.buffer = buffer
@@ -90,7 +94,9 @@ class Regrouping(ABC):
     def done(self) -> bool:
         """Whether they have. Raises HpcmarlError where they cannot."""
 
-    newer: bytes | None = None  # when done: the state of a member that is further; None where this one is not behind
+    newer: bytes | None = (
+        None  # when done: the state of a member that is further; None where this one is not behind
+    )
 
 
 class Regrouped(Regrouping):
@@ -101,7 +107,8 @@ class Regrouped(Regrouping):
 
 
 class Transport(ABC):
-    """Point-to-point messages in order between two ranks, flow-controlled: a send is done when the receiver has taken it."""
+    """Point-to-point messages in order between two ranks, flow-controlled: a send is done when the receiver
+    has taken it."""
 
     rank: int
     size: int
@@ -116,13 +123,14 @@ class Transport(ABC):
         """Start sending a message; the buffer must stay unchanged until the handle is done."""
 
     def shares_memory(self, destination: int) -> bool:
-        """Whether the receiver reads the sender's own buffer, so that a send is done only when the receiver has no more use for it."""
+        """Whether the receiver reads the sender's own buffer, so that a send is done only when the receiver
+        has no more use for it."""
         return destination == self.rank
 
     @abstractmethod
     def receive(self) -> Message | None:
-        """The next complete message, or None; never blocks. Raises PeerFailure when another rank has aborted, or has died where that
-        cannot be survived."""
+        """The next complete message, or None; never blocks. Raises PeerFailure when another rank has aborted,
+        or has died where that cannot be survived."""
 
     @abstractmethod
     def lost(self) -> list[int]:
@@ -130,15 +138,18 @@ class Transport(ABC):
 
     @abstractmethod
     def bury(self, rank: int) -> None:
-        """Go on without a rank: what it sends is not received, what it is sent vanishes (the handle is done at once)."""
+        """Go on without a rank: what it sends is not received, what it is sent vanishes (the handle is done
+        at once)."""
 
     @abstractmethod
     def replace(self, rank: int, payload: bytes) -> None:
-        """Begin to start a process in the place of a buried rank; messages to it will go over this rank. See `newcomers`."""
+        """Begin to start a process in the place of a buried rank; messages to it will go over this rank. See
+        `newcomers`."""
 
     @abstractmethod
     def newcomers(self) -> list[tuple[int, tuple[int, int] | LaunchError]]:
-        """The ranks whose new process is there since the last call: (its number, when it was started; launch/processes.py), or why none is."""
+        """The ranks whose new process is there since the last call: (its number, when it was started;
+        launch/processes.py), or why none is."""
 
     @abstractmethod
     def reach_through(self, rank: int, relay: int) -> None:
@@ -146,15 +157,17 @@ class Transport(ABC):
 
     @property
     def leaves_at_once(self) -> bool:
-        """Whether this process ends without farewell (os._exit): MPI_Finalize may wait for ever for a rank that has died."""
+        """Whether this process ends without farewell (os._exit): MPI_Finalize may wait for ever for a rank
+        that has died."""
         return False
 
     @abstractmethod
     def reduction_group(self, ranks: Sequence[int], hosts: Sequence[str], backend: str) -> None:
-        """Prepare sums over `ranks` by a backend (comm.BACKENDS). Collective: every rank of the world calls it with the same values.
+        """Prepare sums over `ranks` by a backend (comm.BACKENDS). Collective: every rank of the world calls
+        it with the same values.
 
-        `hosts`: the host of every rank of the world. An earlier group is closed. Raises UsageError, on all of `ranks`, where the backend
-        cannot be used."""
+        `hosts`: the host of every rank of the world. An earlier group is closed. Raises UsageError, on all of
+        `ranks`, where the backend cannot be used."""
 
     @abstractmethod
     def start_sum(self, vector: Array) -> Reduction:
@@ -162,10 +175,12 @@ class Transport(ABC):
 
     @abstractmethod
     def regroup(self, lost: int, progress: int, state: Callable[[], bytes]) -> Regrouping:
-        """Begin to leave a dead rank out of the reduction group; sums under way are void where they have not arrived.
+        """Begin to leave a dead rank out of the reduction group; sums under way are void where they have not
+        arrived.
 
-        Collective: all survivors of the group call it when they are told. One of them may be frozen and unheard of as yet, so
-        nobody may wait here: this rank goes on with its messages until the result is there.
+        Collective: all survivors of the group call it when they are told. One of them may be frozen and
+        unheard of as yet, so nobody may wait here: this rank goes on with its messages until the result is
+        there.
 
         Args:
             lost: a member of the reduction group.
@@ -178,15 +193,18 @@ class Transport(ABC):
 
     @abstractmethod
     def broadcast(self, payload: bytes | None) -> bytes:
-        """Rank 0's payload on every rank. Collective, for the start of a run; the others sleep while they wait."""
+        """Rank 0's payload on every rank. Collective, for the start of a run; the others sleep while they
+        wait."""
 
     @abstractmethod
     def gather(self, payload: bytes) -> list[bytes]:
-        """Every rank's payload (of one length on all ranks) on every rank. Collective, for benchmarks: it grows with the square of the ranks."""
+        """Every rank's payload (of one length on all ranks) on every rank. Collective, for benchmarks: it
+        grows with the square of the ranks."""
 
     @abstractmethod
     def gather_at_first(self, payload: bytes) -> list[bytes]:
-        """Every rank's payload (of one length on all ranks) on rank 0, nothing elsewhere. Collective, for the start of a run."""
+        """Every rank's payload (of one length on all ranks) on rank 0, nothing elsewhere. Collective, for the
+        start of a run."""
 
     @abstractmethod
     def gather_hosts(self) -> list[str]:
@@ -198,7 +216,8 @@ class Transport(ABC):
         return False
 
     def rest(self, seconds: float) -> bool:
-        """Sleep for so long, or until a message may have come where this rank can be woken; whether it was woken."""
+        """Sleep for so long, or until a message may have come where this rank can be woken; whether it was
+        woken."""
         time.sleep(seconds)
         return False
 
@@ -211,11 +230,13 @@ class Transport(ABC):
 
     @abstractmethod
     def close(self, seconds: float | None = None) -> None:
-        """Wait for unfinished sends for a moment and leave the world; wait for the other ranks, `seconds` at most: they may have died."""
+        """Wait for unfinished sends for a moment and leave the world; wait for the other ranks, `seconds` at
+        most: they may have died."""
 
 
 class LatestLink:
-    """Sends to one rank where only the newest message matters: at most one under way and one waiting, newer ones replace it.
+    """Sends to one rank where only the newest message matters: at most one under way and one waiting, newer
+    ones replace it.
 
     So a slow or frozen receiver costs its sender two buffers, whatever the rate."""
 
@@ -226,7 +247,8 @@ class LatestLink:
         self._waiting: Buffer | None = None
 
     def offer(self, buffer: Buffer) -> None:
-        """Send now if the last message was taken, else as soon as it is (see `flush`), unless a newer one comes first."""
+        """Send now if the last message was taken, else as soon as it is (see `flush`), unless a newer one
+        comes first."""
         self._waiting = buffer
         self.flush()
 
@@ -249,14 +271,23 @@ RESTS = 25  # times as long are its naps
 
 
 class Backoff:
-    """Sleep between unsuccessful polls: not at all for the first few, then longer and longer up to `longest` seconds.
+    """Sleep between unsuccessful polls: not at all for the first few, then longer and longer up to `longest`
+    seconds.
 
-    A nap is at most a tenth of the wait so far (2 ms are always allowed), so that a message is late by little compared with the
-    time it took to come, and a rank that waits long leaves its core to others. No nap lasts past a moment that is known beforehand.
+    A nap is at most a tenth of the wait so far (2 ms are always allowed), so that a message is late by little
+    compared with the time it took to come, and a rank that waits long leaves its core to others. No nap lasts
+    past a moment that is known beforehand.
 
-    Where messages wake the rank, naps are longer: they are for what nobody announces. `transport`: which wakes it; None: none does."""
+    Where messages wake the rank, naps are longer: they are for what nobody announces. `transport`: which
+    wakes it; None: none does."""
 
-    def __init__(self, shortest: float = 50e-6, longest: float = 10e-3, spins: int = 3, transport: Transport | None = None) -> None:
+    def __init__(
+        self,
+        shortest: float = 50e-6,
+        longest: float = 10e-3,
+        spins: int = 3,
+        transport: Transport | None = None,
+    ) -> None:
         self.shortest, self.longest, self.spins, self.transport = shortest, longest, spins, transport
         self.reset()
 
@@ -274,7 +305,11 @@ class Backoff:
         if self._tries > self.spins:
             growing = min(2e-3, self.shortest * 2.0 ** min(20, self._tries - self.spins - 1))
             wakes = self.transport is not None and self.transport.wakes
-            nap = min(LONGEST_REST, RESTS * growing) if wakes else min(self.longest, max(growing, 0.1 * self._slept))
+            nap = (
+                min(LONGEST_REST, RESTS * growing)
+                if wakes
+                else min(self.longest, max(growing, 0.1 * self._slept))
+            )
             nap = max(0.0, min(nap, until - time.monotonic()))
             self._slept += nap
             if self.transport is None:
@@ -284,7 +319,8 @@ class Backoff:
 
 
 def receive_from(transport: Transport, kind: Kind, timeout: float) -> Message:
-    """Wait for the next message, which must be of `kind`; for benchmarks and checks. TimeoutError after `timeout` seconds."""
+    """Wait for the next message, which must be of `kind`; for benchmarks and checks. TimeoutError after
+    `timeout` seconds."""
     backoff = Backoff(spins=2000)
     deadline = time.monotonic() + timeout
     while (message := transport.receive()) is None:
@@ -292,5 +328,7 @@ def receive_from(transport: Transport, kind: Kind, timeout: float) -> Message:
             raise TimeoutError(f"rank {transport.rank} waited {timeout} s for a {kind.name} message")
         backoff.wait()
     if message.kind is not kind:
-        raise TimeoutError(f"rank {transport.rank} got a {message.kind.name} message where {kind.name} was expected")
+        raise TimeoutError(
+            f"rank {transport.rank} got a {message.kind.name} message where {kind.name} was expected"
+        )
     return message

@@ -1,7 +1,10 @@
-"""The configuration: the models of a run (`schema`, with its parts beside it) and of a simulation, and what reads YAML into them.
+"""The configuration: the models of a run (`schema`, with its parts beside it) and of a simulation, and what
+reads YAML into them.
 
-Everything takes the models as arguments, from here; only the command line and the roles read files (`file`)."""
+Everything takes the models as arguments, from here; only the command line and the roles read files
+(`file`)."""
 
+from hpcmarl.config.algo_checks import common_reward_words
 from hpcmarl.config.algos import (
     ActingForm,
     ActorCriticConfig,
@@ -26,7 +29,6 @@ from hpcmarl.config.algos import (
     ValueCriticConfig,
     VDNConfig,
     WQMIXConfig,
-    common_reward_words,
 )
 from hpcmarl.config.rounds import (
     AdamConfig,

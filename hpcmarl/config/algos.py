@@ -1,4 +1,5 @@
-"""The sections `algo` and the networks in it: one model an algorithm. A new algorithm is a class here and a name in `Algo`."""
+"""The sections `algo` and the networks in it: one model an algorithm. A new algorithm is a class here and a
+name in `Algo`."""
 
 from __future__ import annotations
 
@@ -6,10 +7,22 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from hpcmarl.config.base import Count, Fraction, Natural, NonNegative, PositiveFloat, PositiveInt, Section, Width, section
+from hpcmarl.config.base import (
+    Count,
+    Fraction,
+    Natural,
+    NonNegative,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Width,
+    section,
+)
 
 ActingForm = Literal["auto", "dense", "sparse"]
-CommonReward = Literal["all", "policy", "none"]  # the mean over all agents, or over those of a policy; none: each agent's own
+CommonReward = Literal[
+    "all", "policy", "none"
+]  # the mean over all agents, or over those of a policy; none: each agent's own
 
 
 class NetworkConfig(Section):
@@ -22,7 +35,8 @@ class NetworkConfig(Section):
 
 
 class AlgoConfig(Section):
-    """What every algorithm has. `gradient_episodes`: of one gradient by default, where trajectories are whole episodes."""
+    """What every algorithm has. `gradient_episodes`: of one gradient by default, where trajectories are whole
+    episodes."""
 
     gradient_episodes: ClassVar[int] = 1
     trajectory_unit: ClassVar[Literal["unroll", "episode"]] = "episode"
@@ -50,9 +64,15 @@ class ReinforceConfig(AlgoConfig):
 class ValueLearningConfig(AlgoConfig):
     """What all that learn values share: the units of what their networks see and are rewarded with."""
 
-    normalise_observations: bool = Field(False, description="networks see their inputs in units of their spread so far")
-    normalisation_rate: Annotated[float, Field(gt=0, le=1)] = Field(0.001, description="share of each update in what `so far` means")
-    reward_scale: PositiveFloat = Field(1.0, description="rewards are multiplied by this before learning (not in reports)")
+    normalise_observations: bool = Field(
+        False, description="networks see their inputs in units of their spread so far"
+    )
+    normalisation_rate: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.001, description="share of each update in what `so far` means"
+    )
+    reward_scale: PositiveFloat = Field(
+        1.0, description="rewards are multiplied by this before learning (not in reports)"
+    )
 
 
 class ActorCriticConfig(ValueLearningConfig):
@@ -60,24 +80,53 @@ class ActorCriticConfig(ValueLearningConfig):
 
     trajectory_unit: ClassVar[Literal["unroll", "episode"]] = "unroll"
     unroll: Count = Field(25, description="steps of one unroll, T")
-    critic: Literal["obs", "full", "dec"] = Field("obs", description="critic on all observations, on the environment's state, or one per agent")
+    critic: Literal["obs", "full", "dec"] = Field(
+        "obs", description="critic on all observations, on the environment's state, or one per agent"
+    )
     critic_network: NetworkConfig | None = Field(
-        None, description="default: the shape of `network`, without recurrence; recurrent: true gives the critics of ma_trace and ppo a memory"
+        None,
+        description=(
+            "default: the shape of `network`, without recurrence; recurrent: true gives the critics "
+            "of ma_trace and ppo a memory"
+        ),
     )
     trace_lambda: Fraction = Field(1.0, description="lambda of the trace")
     value_cost: NonNegative = 0.25
     value_loss: Literal["squared", "huber"] = Field(
-        "squared", description="of the critic's error e, in units of its outputs: e^2, or (huber) beyond huber_delta only 2 delta |e| - delta^2"
+        "squared",
+        description=(
+            "of the critic's error e, in units of its outputs: e^2, or (huber) beyond huber_delta "
+            "only 2 delta |e| - delta^2"
+        ),
     )
-    huber_delta: PositiveFloat = Field(10.0, description="where the Huber loss becomes linear (MAPPO's authors: 10)")
-    entropy_cost: NonNegative = Field(0.01, description="the entropy bonus; the initial one where target_entropy is set")
-    entropy_cost_final: NonNegative = Field(0.0, description="what entropy_cost falls to, where entropy_cost_steps says so")
-    entropy_cost_steps: Natural = Field(0, description="environment steps of the run over which entropy_cost falls linearly; 0: it stays")
-    target_entropy: Fraction | None = Field(None, description="learn the entropy cost towards this share of the maximum entropy (discrete actions)")
-    entropy_cost_rate: PositiveFloat = Field(0.1, description="scale of the entropy cost's own gradient (Lagrange rule)")
-    normalise_advantages: bool = Field(False, description="advantages of mean 0 and deviation 1 in each gradient")
-    normalise_values: bool = Field(False, description="critics predict values in units of the spread of their targets so far")
-    agent_id: bool = Field(False, description="append to an observation which agent of its policy sees it (also for critic dec)")
+    huber_delta: PositiveFloat = Field(
+        10.0, description="where the Huber loss becomes linear (MAPPO's authors: 10)"
+    )
+    entropy_cost: NonNegative = Field(
+        0.01, description="the entropy bonus; the initial one where target_entropy is set"
+    )
+    entropy_cost_final: NonNegative = Field(
+        0.0, description="what entropy_cost falls to, where entropy_cost_steps says so"
+    )
+    entropy_cost_steps: Natural = Field(
+        0, description="environment steps of the run over which entropy_cost falls linearly; 0: it stays"
+    )
+    target_entropy: Fraction | None = Field(
+        None,
+        description="learn the entropy cost towards this share of the maximum entropy (discrete actions)",
+    )
+    entropy_cost_rate: PositiveFloat = Field(
+        0.1, description="scale of the entropy cost's own gradient (Lagrange rule)"
+    )
+    normalise_advantages: bool = Field(
+        False, description="advantages of mean 0 and deviation 1 in each gradient"
+    )
+    normalise_values: bool = Field(
+        False, description="critics predict values in units of the spread of their targets so far"
+    )
+    agent_id: bool = Field(
+        False, description="append to an observation which agent of its policy sees it (also for critic dec)"
+    )
 
     @property
     def common_reward(self) -> CommonReward:
@@ -89,8 +138,8 @@ class ValueCriticConfig(ActorCriticConfig):
 
     critic_input: Literal["team", "agent"] = Field(
         "team",
-        description="what critics obs and full see: the same for all agents (one value), or with the own observation of an agent behind it (a value "
-        "for each; MAPPO's agent-specific global state)",
+        description="what critics obs and full see: the same for all agents (one value), or with the own "
+        "observation of an agent behind it (a value for each; MAPPO's agent-specific global state)",
     )
 
 
@@ -99,16 +148,24 @@ class MATraceConfig(ValueCriticConfig):
 
     name: Literal["ma_trace"] = "ma_trace"
     ratios: Literal["joint", "agent"] | None = Field(
-        None, description="importance ratios of the team or of each agent; default: joint, with critic dec: agent"
+        None,
+        description="importance ratios of the team or of each agent; default: joint, with critic dec: agent",
     )
     teams: Literal["auto"] | tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...] = Field(
         "auto",
-        description="policies that a joint ratio covers together, one list a team; auto: those with one reward (env.common_reward), others alone",
+        description=(
+            "policies that a joint ratio covers together, one list a team; auto: those with one "
+            "reward (env.common_reward), others alone"
+        ),
     )
-    rho_max: PositiveFloat = Field(1.0, description="clip of the ratio in the temporal difference and the advantage")
+    rho_max: PositiveFloat = Field(
+        1.0, description="clip of the ratio in the temporal difference and the advantage"
+    )
     c_max: PositiveFloat = Field(1.0, description="clip of the ratio in the trace")
     importance_sampling: bool = Field(True, description="false sets all ratios to 1 (ablation)")
-    reuse: PositiveInt = Field(1, description="how many gradients each rollout takes part in (ratios correct its age)")
+    reuse: PositiveInt = Field(
+        1, description="how many gradients each rollout takes part in (ratios correct its age)"
+    )
 
 
 class COMAConfig(ActorCriticConfig):
@@ -116,8 +173,12 @@ class COMAConfig(ActorCriticConfig):
 
     name: Literal["coma"] = "coma"
     trace_lambda: Fraction = Field(0.8, description="lambda of the critic's TD(lambda) targets")
-    target_every: PositiveInt = Field(200, description="versions after which the target network becomes a copy of the present one")
-    rho_max: PositiveFloat = Field(1.0, description="clip of the importance ratio that a decision's gain is weighed with")
+    target_every: PositiveInt = Field(
+        200, description="versions after which the target network becomes a copy of the present one"
+    )
+    rho_max: PositiveFloat = Field(
+        1.0, description="clip of the importance ratio that a decision's gain is weighed with"
+    )
 
 
 class PPOConfig(ValueCriticConfig):
@@ -125,82 +186,143 @@ class PPOConfig(ValueCriticConfig):
 
     name: Literal["ppo"] = "ppo"
     trace_lambda: Fraction = Field(0.95, description="lambda of the generalised advantage estimation")
-    clip: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="epsilon: beyond 1 ± epsilon a ratio gains nothing")
+    clip: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.2, description="epsilon: beyond 1 ± epsilon a ratio gains nothing"
+    )
     epochs: PositiveInt = Field(5, description="how often each batch is gone through")
     minibatches: PositiveInt = Field(
-        1, description="random parts of a batch, each a gradient of rounds.batch trajectories; a batch has as many trajectories as all of them"
+        1,
+        description=(
+            "random parts of a batch, each a gradient of rounds.batch trajectories; a batch has as "
+            "many trajectories as all of them"
+        ),
     )
     value_cost: NonNegative = 0.5
     advantages: Literal["each_pass", "once"] = Field(
         "each_pass",
-        description="made, with the critic's targets, of the values of each gradient's parameters, or once of those at the batch's beginning "
-        "and normalised over the whole batch (MAPPO's authors: once)",
+        description="made, with the critic's targets, of the values of each gradient's parameters, or once "
+        "of those at the batch's beginning and normalised over the whole batch (MAPPO's authors: once)",
     )
     value_clip: PositiveFloat | None = Field(
         None,
-        description="epsilon, in units of the critic's outputs: the larger loss of the value and of one cut off epsilon from that of the batch's "
-        "beginning (MAPPO's authors: 0.2); null: not cut off",
+        description="epsilon, in units of the critic's outputs: the larger loss of the value and of one cut "
+        "off epsilon from that of the batch's beginning (MAPPO's authors: 0.2); null: not cut off",
     )
     kl_target: PositiveFloat | None = Field(
         None,
-        description="once a gradient finds a larger approximate KL between the policies that sampled and the present ones, its learner leaves out "
-        "the rest of the batch; null: never (as MAPPO's authors)",
+        description="once a gradient finds a larger approximate KL between the policies that sampled and the "
+        "present ones, its learner leaves out the rest of the batch; null: never (as MAPPO's authors)",
     )
-    normalise_advantages: bool = Field(True, description="advantages of mean 0 and deviation 1 in each gradient")
+    normalise_advantages: bool = Field(
+        True, description="advantages of mean 0 and deviation 1 in each gradient"
+    )
 
 
 class DynamicReplayConfig(Section):
-    """RLx2's buffer of dynamic capacity (arXiv 2205.15043): where the policy has moved away from the oldest episodes, a tenth of all leaves."""
+    """RLx2's buffer of dynamic capacity (arXiv 2205.15043): where the policy has moved away from the oldest
+    episodes, a tenth of all leaves."""
 
-    every: Count = Field(400, description="new episodes after which the oldest are looked at (RLx2: 10,000 steps)")
+    every: Count = Field(
+        400, description="new episodes after which the oldest are looked at (RLx2: 10,000 steps)"
+    )
     oldest: Count = Field(64, description="how many of the oldest are looked at (RLx2: 2,048 steps)")
     distance: Fraction = Field(
-        0.5, description="share of their actions that are no longer the best, above which they leave (RLx2, continuous actions: 0.2)"
+        0.5,
+        description=(
+            "share of their actions that are no longer the best, above which they leave (RLx2, "
+            "continuous actions: 0.2)"
+        ),
     )
     least: Count = Field(500, description="episodes that always stay (RLx2: a tenth of the capacity)")
 
 
 class PriorityConfig(Section):
-    """Prioritised replay (arXiv 1511.05952): episodes whose values are far from their targets are drawn more often and weigh less each time."""
+    """Prioritised replay (arXiv 1511.05952): episodes whose values are far from their targets are drawn more
+    often and weigh less each time."""
 
     alpha: Fraction = Field(0.6, description="exponent of the priorities: 0 draws all alike (R2D2: 0.9)")
-    beta: Fraction = Field(0.4, description="exponent of the importance weights at the run's beginning: 1 corrects the draws in full (R2D2: 0.6)")
-    beta_steps: PositiveInt = Field(1_000_000, description="environment steps of the run over which it rises linearly to 1")
+    beta: Fraction = Field(
+        0.4,
+        description=(
+            "exponent of the importance weights at the run's beginning: 1 corrects the draws in full "
+            "(R2D2: 0.6)"
+        ),
+    )
+    beta_steps: PositiveInt = Field(
+        1_000_000, description="environment steps of the run over which it rises linearly to 1"
+    )
     max_share: Fraction = Field(
-        0.9, description="priority: this share of an episode's largest temporal-difference error, the rest of the mean (R2D2)"
+        0.9,
+        description=(
+            "priority: this share of an episode's largest temporal-difference error, the rest of the "
+            "mean (R2D2)"
+        ),
     )
 
 
 class ReplayConfig(Section):
-    """The finished episodes that a learner keeps and learns from again and again; each learner has its own."""
+    """The finished episodes that a learner keeps and learns from again and again; each learner has its
+    own."""
 
     episodes: Count = Field(5000, description="episodes that a learner keeps; the oldest leave")
     megabytes: PositiveFloat = Field(2048.0, description="or so many megabytes, whichever is reached first")
     starts: Count = Field(32, description="episodes that a learner waits for before its first gradient")
-    ratio: PositiveFloat = Field(32.0, description="how often, on average, an episode may be learned from; then the learner waits for new ones")
-    recent: Natural = Field(0, description="MAST's second buffer: part of each gradient comes from so many newest episodes; 0: none (MAST: 128)")
+    ratio: PositiveFloat = Field(
+        32.0,
+        description=(
+            "how often, on average, an episode may be learned from; then the learner waits for new ones"
+        ),
+    )
+    recent: Natural = Field(
+        0,
+        description=(
+            "MAST's second buffer: part of each gradient comes from so many newest episodes; 0: none "
+            "(MAST: 128)"
+        ),
+    )
     recent_share: Fraction = Field(0.375, description="how large that part is (MAST: 12 of 32)")
-    dynamic: DynamicReplayConfig | None = Field(None, description="let the oldest episodes leave early, as RLx2 does; null: never")
-    priority: PriorityConfig | None = Field(None, description="draw by temporal-difference errors instead of all alike; null: all alike")
+    dynamic: DynamicReplayConfig | None = Field(
+        None, description="let the oldest episodes leave early, as RLx2 does; null: never"
+    )
+    priority: PriorityConfig | None = Field(
+        None, description="draw by temporal-difference errors instead of all alike; null: all alike"
+    )
     save: Literal["stop", "checkpoint", "never"] = Field(
-        "stop", description="when it is written to replay/ in the run directory; deterministic runs: with every checkpoint"
+        "stop",
+        description=(
+            "when it is written to replay/ in the run directory; deterministic runs: with every checkpoint"
+        ),
     )
 
 
 class SparseConfig(Section):
-    """Training in which most weights are zero all the time: MAST's and RigL's topology, SET's, or a fixed one."""
+    """Training in which most weights are zero all the time: MAST's and RigL's topology, SET's, or a fixed
+    one."""
 
     sparsity: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.9, description="share of the weights that are zero; small layers are denser (Erdős–Rényi)"
     )
     growth: Literal["gradient", "random", "none"] = Field(
-        "gradient", description="where weights come back: the largest gradient (MAST, RigL, RLx2), anywhere (SET), nowhere (static)"
+        "gradient",
+        description=(
+            "where weights come back: the largest gradient (MAST, RigL, RLx2), anywhere (SET), "
+            "nowhere (static)"
+        ),
     )
     every: PositiveInt = Field(200, description="updates after which weights leave and come")
-    initial_share: Fraction = Field(0.5, description="share of a layer's weights that changes at first; it falls like a cosine")
+    initial_share: Fraction = Field(
+        0.5, description="share of a layer's weights that changes at first; it falls like a cosine"
+    )
     last: PositiveInt = Field(20_000, description="updates after which the topology stays")
-    acting: ActingForm = Field("auto", description="multiply by all weights, by those that are there, or layer by layer by what was measured quicker")
-    learning: Literal["dense", "sparse"] = Field("dense", description="form in which the recurrence learns; sparse is quicker where it is wide")
+    acting: ActingForm = Field(
+        "auto",
+        description=(
+            "multiply by all weights, by those that are there, or layer by layer by what was measured quicker"
+        ),
+    )
+    learning: Literal["dense", "sparse"] = Field(
+        "dense", description="form in which the recurrence learns; sparse is quicker where it is wide"
+    )
 
 
 class AgentNetworkConfig(NetworkConfig):
@@ -209,27 +331,55 @@ class AgentNetworkConfig(NetworkConfig):
     hidden: tuple[Width, ...] = Field((64,), max_length=64, description="units of each hidden layer")
     activation: Literal["tanh", "relu"] = "relu"
     recurrent: bool = Field(True, description="put a GRU between the hidden layers and the action values")
-    dueling: bool = Field(False, description="action values are a value of what is seen and advantages, of mean 0 over the allowed actions")
+    dueling: bool = Field(
+        False,
+        description=(
+            "action values are a value of what is seen and advantages, of mean 0 over the allowed actions"
+        ),
+    )
 
 
 class QLearningConfig(ValueLearningConfig):
-    """What the value-based algorithms share: recurrent agents, replayed episodes, double Q-learning with a target network."""
+    """What the value-based algorithms share: recurrent agents, replayed episodes, double Q-learning with a
+    target network."""
 
     gradient_episodes: ClassVar[int] = 32
     network: AgentNetworkConfig = section(AgentNetworkConfig)
     agent_id: bool = Field(True, description="append to an observation which agent of its policy sees it")
-    obs_last_action: bool = Field(False, description="append to an observation the agent's last action in the episode, one-hot (PyMARL: true)")
-    double_q: bool = Field(True, description="the present network chooses the next action, the target network values it")
-    target_every: PositiveInt = Field(200, description="versions after which the target network becomes a copy of the present one")
-    target_rate: Fraction | None = Field(None, description="instead: it moves by this share of the way at every version")
-    trace_lambda: Fraction = Field(0.0, description="lambda of the TD(lambda) targets; 0: one step (MAST: 0.6 to 0.8)")
-    trace_from: Natural = Field(0, description="environment steps of the run before which lambda is 0 (MAST's hybrid targets: 750000)")
-    n_step: Count = Field(1, description="rewards in a target before the next value; above 1 in place of trace_lambda, which must be 0")
+    obs_last_action: bool = Field(
+        False,
+        description="append to an observation the agent's last action in the episode, one-hot (PyMARL: true)",
+    )
+    double_q: bool = Field(
+        True, description="the present network chooses the next action, the target network values it"
+    )
+    target_every: PositiveInt = Field(
+        200, description="versions after which the target network becomes a copy of the present one"
+    )
+    target_rate: Fraction | None = Field(
+        None, description="instead: it moves by this share of the way at every version"
+    )
+    trace_lambda: Fraction = Field(
+        0.0, description="lambda of the TD(lambda) targets; 0: one step (MAST: 0.6 to 0.8)"
+    )
+    trace_from: Natural = Field(
+        0, description="environment steps of the run before which lambda is 0 (MAST's hybrid targets: 750000)"
+    )
+    n_step: Count = Field(
+        1,
+        description=(
+            "rewards in a target before the next value; above 1 in place of trace_lambda, which must be 0"
+        ),
+    )
     epsilon_start: Fraction = Field(1.0, description="share of random actions at the run's beginning")
     epsilon_final: Fraction = 0.05
-    epsilon_steps: PositiveInt = Field(50_000, description="environment steps of the run over which it falls linearly")
+    epsilon_steps: PositiveInt = Field(
+        50_000, description="environment steps of the run over which it falls linearly"
+    )
     replay: ReplayConfig = section(ReplayConfig)
-    sparse: SparseConfig | None = Field(None, description="sparse training of all weight matrices of agents and mixers")
+    sparse: SparseConfig | None = Field(
+        None, description="sparse training of all weight matrices of agents and mixers"
+    )
 
     @property
     def common_reward(self) -> CommonReward:
@@ -239,8 +389,12 @@ class QLearningConfig(ValueLearningConfig):
 class OperatorConfig(QLearningConfig):
     """How the value of the next step follows from the agents' action values."""
 
-    operator: Literal["max", "mellowmax"] = Field("max", description="mellowmax: MAST's soft mellowmax of each agent's target values")
-    mellowmax_omega: PositiveFloat = Field(5.0, description="omega of the soft mellowmax: for returns of about 20, larger for smaller ones")
+    operator: Literal["max", "mellowmax"] = Field(
+        "max", description="mellowmax: MAST's soft mellowmax of each agent's target values"
+    )
+    mellowmax_omega: PositiveFloat = Field(
+        5.0, description="omega of the soft mellowmax: for returns of about 20, larger for smaller ones"
+    )
     mellowmax_alpha: NonNegative = Field(1.0, description="alpha of the soft mellowmax, in the same way")
 
 
@@ -264,12 +418,20 @@ class MixingConfig(Section):
     """The monotonic mixing network."""
 
     mixer_state: Literal["auto", "full", "obs"] = Field(
-        "auto", description="what the mixer sees: the environment's state, or all observations joined; auto: the state where there is one"
+        "auto",
+        description=(
+            "what the mixer sees: the environment's state, or all observations joined; auto: the "
+            "state where there is one"
+        ),
     )
     mixing_width: Width = Field(32, description="hidden units of the mixing network")
     hypernetwork_width: Width = Field(64, description="hidden units of the networks that make its weights")
     hypernetwork_activation: Literal["relu", "tanh"] = Field(
-        "relu", description="of these networks; tanh bounds the weights, where states have no bounds: with relu values can diverge there"
+        "relu",
+        description=(
+            "of these networks; tanh bounds the weights, where states have no bounds: with relu "
+            "values can diverge there"
+        ),
     )
 
 
@@ -285,14 +447,18 @@ class WQMIXConfig(OperatorConfig, MixingConfig):
     name: Literal["wqmix"] = "wqmix"
     weighting: Literal["central", "optimistic"] = Field("optimistic", description="CW-QMIX or OW-QMIX")
     weight: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="alpha, of the joint actions that count less; default: 0.5, with central weighting 0.75"
+        None,
+        description="alpha, of the joint actions that count less; default: 0.5, with central weighting 0.75",
     )
     central_width: Width = Field(256, description="hidden units of the unrestricted mixer")
 
     @property
     def alpha(self) -> float:
-        """`weight`, or its default. 0.5 is in the authors' command for OW-QMIX in SMAC; their configuration files have 0.1."""
-        return self.weight if self.weight is not None else {"optimistic": 0.5, "central": 0.75}[self.weighting]
+        """`weight`, or its default. 0.5 is in the authors' command for OW-QMIX in SMAC; their configuration
+        files have 0.1."""
+        return (
+            self.weight if self.weight is not None else {"optimistic": 0.5, "central": 0.75}[self.weighting]
+        )
 
 
 class RESConfig(QLearningConfig, MixingConfig):
@@ -300,68 +466,25 @@ class RESConfig(QLearningConfig, MixingConfig):
 
     name: Literal["res"] = "res"
     softmax_beta: NonNegative = Field(
-        0.05, description="inverse temperature of the softmax over joint actions: values that differ by 1/beta weigh 1 to e"
+        0.05,
+        description=(
+            "inverse temperature of the softmax over joint actions: values that differ by 1/beta weigh 1 to e"
+        ),
     )
-    regularisation: NonNegative = Field(0.05, description="lambda, the weight of the distance to the discounted return")
+    regularisation: NonNegative = Field(
+        0.05, description="lambda, the weight of the distance to the discounted return"
+    )
 
 
 Algo = Annotated[
-    ReinforceConfig | MATraceConfig | PPOConfig | COMAConfig | IQLConfig | VDNConfig | QMIXConfig | WQMIXConfig | RESConfig,
+    ReinforceConfig
+    | MATraceConfig
+    | PPOConfig
+    | COMAConfig
+    | IQLConfig
+    | VDNConfig
+    | QMIXConfig
+    | WQMIXConfig
+    | RESConfig,
     Field(discriminator="name"),
 ]
-
-
-def algo_contradictions(algo: AlgoConfig) -> list[str]:
-    """Choices of an algorithm that exclude each other, each as one line that names the keys, why, and what to change."""
-    found = []
-    if isinstance(algo, MATraceConfig) and algo.critic == "dec" and algo.ratios == "joint":
-        found.append("algo.critic: dec has one value per agent and cannot use algo.ratios: joint; use ratios: agent, or critic: obs or full")
-    if isinstance(algo, MATraceConfig) and algo.teams != "auto":
-        found += _team_contradictions(algo, algo.teams)
-    if isinstance(algo, COMAConfig) and algo.critic == "dec":
-        found.append("algo.critic: dec does not see the others' actions that COMA's critic judges by; use critic: obs or full")
-    if isinstance(algo, ActorCriticConfig) and algo.entropy_cost_steps and algo.target_entropy is not None:
-        found.append("algo.entropy_cost_steps: the entropy cost cannot both fall and be learned (algo.target_entropy); remove one of the two keys")
-    if isinstance(algo, ValueCriticConfig) and algo.critic == "dec" and algo.critic_input == "agent":
-        found.append("algo.critic_input: agent adds what an agent sees to a central critic, and algo.critic: dec sees that alone; use obs or full")
-    if isinstance(algo, COMAConfig) and algo.critic_network is not None and algo.critic_network.recurrent:
-        found.append("algo.critic_network.recurrent: true is for the critics of ma_trace and ppo, COMA's have no memory; remove the key")
-    if isinstance(algo, QLearningConfig) and algo.sparse is not None and algo.sparse.learning == "sparse" and not algo.network.recurrent:
-        found.append("algo.sparse.learning: sparse concerns the recurrence, and algo.network.recurrent is false; set learning: dense")
-    if isinstance(algo, QLearningConfig) and algo.n_step > 1 and algo.trace_lambda > 0:
-        found.append(
-            f"algo.n_step: {algo.n_step} looks a fixed number of steps ahead, and algo.trace_lambda {algo.trace_lambda:g} averages over all numbers; "
-            "set n_step: 1 or trace_lambda: 0"
-        )
-    if isinstance(algo, QLearningConfig) and algo.replay.starts > algo.replay.episodes:
-        found.append(f"algo.replay.starts {algo.replay.starts} is more than the algo.replay.episodes {algo.replay.episodes} that are kept; lower it")
-    if isinstance(algo, QLearningConfig) and algo.replay.dynamic is not None and algo.replay.dynamic.least >= algo.replay.episodes:
-        kept = f"{algo.replay.dynamic.least} of the {algo.replay.episodes} episodes (algo.replay.episodes)"
-        found.append(f"algo.replay.dynamic.least: {kept} always stay, so none would leave early; lower it")
-    return found
-
-
-def common_reward_words(algo: AlgoConfig) -> tuple[str, str]:
-    """Name what has agents learn from a common reward, for messages.
-
-    Args:
-        algo: An algorithm whose `common_reward` is not none.
-
-    Returns:
-        The key with its value, and how to have each agent learn from its own reward.
-    """
-    if isinstance(algo, ActorCriticConfig) and not isinstance(algo, COMAConfig):
-        return f"algo.critic: {algo.critic}", "use algo.critic: dec"
-    other = ", or algo.name: iql" if isinstance(algo, QLearningConfig) else ""
-    return f"algo.name: {getattr(algo, 'name', '')}", f"use algo.critic: dec with algo.name: ma_trace or ppo{other}"
-
-
-def _team_contradictions(algo: MATraceConfig, teams: tuple[tuple[str, ...], ...]) -> list[str]:
-    """About algo.teams."""
-    found = []
-    alone = "critic: dec" if algo.critic == "dec" else "ratios: agent" if algo.ratios == "agent" else ""
-    if alone or not algo.importance_sampling:
-        found.append(f"algo.teams: no ratio covers a team with algo.{alone or 'importance_sampling: false'}; remove algo.teams")
-    names = [name for team in teams for name in team]
-    found += [f"algo.teams: policy {name} is in more than one team; name it once" for name in dict.fromkeys(names) if names.count(name) > 1]
-    return found

@@ -1,4 +1,5 @@
-"""What the sections of the configuration are made of: their base class and kinds of values. Called by config.py; knows no section."""
+"""What the sections of the configuration are made of: their base class and kinds of values. Called by
+config.py; knows no section."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """A part of the configuration: immutable, unknown keys are errors. Its validator is built when it is first needed, not where it is imported."""
+    """A part of the configuration: immutable, unknown keys are errors. Its validator is built when it is
+    first needed, not where it is imported."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, defer_build=True)
 

@@ -33,9 +33,16 @@ def differences(before: str, config: Config) -> list[Difference]:
     Raises:
         ConfigError: `before` is no YAML.
     """
-    old, new = _flat(parse(before, "the earlier configuration")[0]), _flat(parse(dump_config(config), "the configuration")[0])
+    old, new = (
+        _flat(parse(before, "the earlier configuration")[0]),
+        _flat(parse(dump_config(config), "the configuration")[0]),
+    )
     keys = [*new, *(key for key in old if key not in new)]
-    return [Difference(key, old.get(key, "-"), new.get(key, "-")) for key in keys if old.get(key, "-") != new.get(key, "-")]
+    return [
+        Difference(key, old.get(key, "-"), new.get(key, "-"))
+        for key in keys
+        if old.get(key, "-") != new.get(key, "-")
+    ]
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, str]:

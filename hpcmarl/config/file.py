@@ -1,7 +1,8 @@
-"""From a YAML file and command-line overrides to a Config, and back. Every mistake is one line that names the place and the remedy.
+"""From a YAML file and command-line overrides to a Config, and back. Every mistake is one line that names the
+place and the remedy.
 
-Called by the commands in cli.py and by whoever reads the config.yaml of a run. Needs PyYAML and pydantic only: knows no
-environment, no rank and no network.
+Called by the commands in cli.py and by whoever reads the config.yaml of a run. Needs PyYAML and pydantic
+only: knows no environment, no rank and no network.
 """
 
 from __future__ import annotations
@@ -16,7 +17,17 @@ from hpcmarl.config import Config, EnvConfig, keys, yaml_text
 from hpcmarl.config.preset_layer import choose_preset, fill_preset
 from hpcmarl.config.presets import PRESETS
 from hpcmarl.config.simulation import SimulationConfig
-from hpcmarl.config.tree import COMMAND_LINE, Tree, apply_changes, dotted, fill_names, parse_override, place_of, short, show
+from hpcmarl.config.tree import (
+    COMMAND_LINE,
+    Tree,
+    apply_changes,
+    dotted,
+    fill_names,
+    parse_override,
+    place_of,
+    short,
+    show,
+)
 from hpcmarl.config.yaml_text import Place
 from hpcmarl.errors import ConfigError
 
@@ -24,14 +35,17 @@ Root = TypeVar("Root", bound=BaseModel)
 
 
 def load_config(path_or_text: str | Path | None, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of a run in a YAML file, changed by `key.sub=value` overrides (values are YAML; list items by number).
+    """The configuration of a run in a YAML file, changed by `key.sub=value` overrides (values are YAML; list
+    items by number).
 
-    A Path, or text of one line, is a file; text with a line break is YAML itself (an empty section line "{}\n" is the least); with None
-    the overrides are all there is. `preset` fills in what neither says (preset_layer.py).
-    An override that switches algo.name or optimizer.name keeps the keys of that section which the new choice has too; its
-    others fall back to the new choice's defaults. An override under topology.groups turns a number of groups into a list.
+    A Path, or text of one line, is a file; text with a line break is YAML itself (an empty section line
+    "{}\n" is the least); with None the overrides are all there is. `preset` fills in what neither says
+    (preset_layer.py). An override that switches algo.name or optimizer.name keeps the keys of that section
+    which the new choice has too; its others fall back to the new choice's defaults. An override under
+    topology.groups turns a number of groups into a list.
 
-    Raises ConfigError, one line: file and line (or "command line"), dotted key, value, what is allowed, the nearest valid key.
+    Raises ConfigError, one line: file and line (or "command line"), dotted key, value, what is allowed, the
+    nearest valid key.
     """
     return _run_config(_read(path_or_text, Config), overrides)
 
@@ -48,14 +62,18 @@ def load_either(path_or_text: str | Path | None, overrides: Sequence[str] = ()) 
 
 
 def vary(config: SimulationConfig, changes: Mapping[str, Any], source: str) -> SimulationConfig:
-    """The configuration with other values for some dotted keys. Raises ConfigError, one line that begins with `source`."""
-    tree = Tree(_listed(config.model_dump(mode="python", exclude_unset=True)), source, SimulationConfig, source)
+    """The configuration with other values for some dotted keys. Raises ConfigError, one line that begins with
+    `source`."""
+    tree = Tree(
+        _listed(config.model_dump(mode="python", exclude_unset=True)), source, SimulationConfig, source
+    )
     apply_changes(tree, [(place_of(key), value) for key, value in changes.items()])
     return _validated(tree, SimulationConfig)
 
 
 def _read(path_or_text: str | Path | None, root: type[BaseModel] | None) -> Tree:
-    """The tree of a file, with lines; without `root` the file decides. Raises ConfigError for a file of the other kind."""
+    """The tree of a file, with lines; without `root` the file decides. Raises ConfigError for a file of the
+    other kind."""
     if path_or_text is None:
         return Tree({}, COMMAND_LINE)
     if isinstance(path_or_text, Path) or "\n" not in path_or_text:
@@ -65,14 +83,22 @@ def _read(path_or_text: str | Path | None, root: type[BaseModel] | None) -> Tree
         content, source = path_or_text, "configuration text"
     data, lines = yaml_text.parse(content, source)
     if data is None:
-        raise ConfigError(f"{source}: empty; a configuration needs at least env.id and one of stop's keys (examples: configs/)")
+        raise ConfigError(
+            f"{source}: empty; a configuration needs at least env.id and one of stop's keys (examples: "
+            "configs/)"
+        )
     if not isinstance(data, dict):
         raise ConfigError(f"{source}: holds {_kind(data)} where sections like env: and stop: are expected")
     actual = SimulationConfig if "sim" in data else Config
     if root is Config and actual is not root:
-        raise ConfigError(f"{source}: has a section sim: it describes a simulation, not a run; use hpcmarl simulate {short(source)}")
+        raise ConfigError(
+            f"{source}: has a section sim: it describes a simulation, not a run; use hpcmarl simulate "
+            f"{short(source)}"
+        )
     if root is SimulationConfig and actual is not root:
-        raise ConfigError(f"{source}: has no section sim: it is no simulation; for a run use hpcmarl train {short(source)}")
+        raise ConfigError(
+            f"{source}: has no section sim: it is no simulation; for a run use hpcmarl train {short(source)}"
+        )
     return Tree(data, source, actual, lines=lines)
 
 
@@ -95,7 +121,10 @@ def _simulation_config(tree: Tree, overrides: Sequence[str]) -> SimulationConfig
 def _validated(tree: Tree, root: type[Root]) -> Root:
     if tree.root is SimulationConfig and tree.data.get("preset") is not None:
         named = show(tree.data["preset"]).strip("'")
-        raise ConfigError(f"{tree.origin(('preset',))}: preset: {named} is for runs (hpcmarl train), and this is a simulation; remove it")
+        raise ConfigError(
+            f"{tree.origin(('preset',))}: preset: {named} is for runs (hpcmarl train), and this is a "
+            "simulation; remove it"
+        )
     fill_names(tree)
     try:
         return root.model_validate(tree.data)
@@ -106,7 +135,8 @@ def _validated(tree: Tree, root: type[Root]) -> Root:
 
 
 def dump_config(config: Config | SimulationConfig) -> str:
-    """YAML text of all values, defaults included, in the order of the schema. load_config gives an equal Config back."""
+    """YAML text of all values, defaults included, in the order of the schema. load_config gives an equal
+    Config back."""
     return yaml_text.write(_listed(config.model_dump(mode="python")))
 
 
@@ -126,7 +156,7 @@ def _listed(value: Any) -> Any:
     return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-# --- errors ----------------------------------------------------------------------------------------------------------
+# --- errors ---
 
 
 def _explain(error: ValidationError, tree: Tree, section: Place = ()) -> str:
@@ -134,8 +164,13 @@ def _explain(error: ValidationError, tree: Tree, section: Place = ()) -> str:
     found: dict[Place, dict[str, Any]] = {}
     for detail in error.errors(include_url=False):
         found.setdefault(section + _place(detail, _value_at(tree.data, section)), dict(detail))
-    # The alternatives of a type each complain: what is wrong inside the one that was meant says more than the whole.
-    places = [place for place in found if not any(other[: len(place)] == place and other != place for other in found)]
+    # The alternatives of a type each complain: what is wrong inside the one that was meant says more than the
+    # whole.
+    places = [
+        place
+        for place in found
+        if not any(other[: len(place)] == place and other != place for other in found)
+    ]
     first = places[0]
     message = _one_finding(first, found[first], tree)
     if len(places) > 1:
@@ -145,11 +180,14 @@ def _explain(error: ValidationError, tree: Tree, section: Place = ()) -> str:
 
 
 def _place(detail: Any, data: Any) -> Place:
-    """pydantic's location without the names of alternatives ("ma_trace", "tuple[GroupConfig, ...]") that are no keys of the file."""
+    """pydantic's location without the names of alternatives ("ma_trace", "tuple[GroupConfig, ...]") that are
+    no keys of the file."""
     place: Place = ()
     location = detail["loc"]
     for position, key in enumerate(location):
-        known = (isinstance(data, dict) and key in data) or (isinstance(data, list) and isinstance(key, int) and key < len(data))
+        known = (isinstance(data, dict) and key in data) or (
+            isinstance(data, list) and isinstance(key, int) and key < len(data)
+        )
         if known:
             data = data[key]
             place = (*place, key)
@@ -160,13 +198,21 @@ def _place(detail: Any, data: Any) -> Place:
 
 def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
     origin, key, kind = tree.origin(place), dotted(place), detail["type"]
-    value = detail["input"].get("name") if kind.startswith("union_tag") and isinstance(detail["input"], dict) else detail["input"]
+    value = (
+        detail["input"].get("name")
+        if kind.startswith("union_tag") and isinstance(detail["input"], dict)
+        else detail["input"]
+    )
     if kind == "value_error":
         return f"{origin if place else _sources(tree)}: {detail['ctx']['error']}"
     if kind == "extra_forbidden":
         return _unknown_key(place, tree)
     if "[key]" in detail["loc"] or kind == "invalid_key":
-        words = "keys must be text" if kind in ("string_type", "invalid_key") else f"a name {_lower(detail['msg'])}"
+        words = (
+            "keys must be text"
+            if kind in ("string_type", "invalid_key")
+            else f"a name {_lower(detail['msg'])}"
+        )
         return f"{origin}: {key}: the key {show(place[-1])} is not allowed; {words}"
     expected = keys.field_at(_schema_place(place), tree.data, tree.root)
     allowed = keys.describe(expected) if expected is not None else _lower(detail["msg"])
@@ -177,7 +223,11 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
     if kind == "missing":
         return f"{origin}: {key} is missing; allowed: {allowed}{_meaning(place, tree.root)}"
     if value is None and "null" not in allowed:
-        remedy = f"{key}={{}} for what holds without it" if origin == COMMAND_LINE and "section" in allowed else "or remove the line"
+        remedy = (
+            f"{key}={{}} for what holds without it"
+            if origin == COMMAND_LINE and "section" in allowed
+            else "or remove the line"
+        )
         return f"{origin}: {key} is empty; allowed: {allowed}{_meaning(place, tree.root)}; {remedy}"
     return f"{origin}: {key} is {show(value)}; allowed: {allowed}{_meaning(place, tree.root)}"
 
@@ -200,7 +250,8 @@ def _unknown_key(place: Place, tree: Tree) -> str:
 
 
 def _schema_place(place: Place) -> Place:
-    """Where the schema says what may stand at a place: what differs in a group's environment has the keys of `env`."""
+    """Where the schema says what may stand at a place: what differs in a group's environment has the keys of
+    `env`."""
     return ("env", *place[4:]) if place[:2] == ("topology", "groups") and place[3:4] == ("env",) else place
 
 
@@ -228,7 +279,9 @@ def _sources(tree: Tree) -> str:
 
 
 def _kind(value: Any) -> str:
-    return {list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}.get(type(value), f"a {type(value).__name__}")
+    return {list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}.get(
+        type(value), f"a {type(value).__name__}"
+    )
 
 
 def _lower(message: str) -> str:

@@ -1,4 +1,5 @@
-"""What keys a configuration may have: walked from the models of config.py, for error messages and for the printed schema.
+"""What keys a configuration may have: walked from the models of config.py, for error messages and for the
+printed schema.
 
 Called by file.py and cli.py. Knows pydantic's field descriptions; reads no file and checks no value.
 """
@@ -20,9 +21,11 @@ from hpcmarl.config import Config
 
 @dataclass(frozen=True)
 class KeyRow:
-    """One line of the schema: dotted key, what is allowed, the default ("required" where there is none), what it means.
+    """One line of the schema: dotted key, what is allowed, the default ("required" where there is none), what
+    it means.
 
-    `only` names the members of a choice (algo.name, optimizer.name) that have the key; empty where all have it.
+    `only` names the members of a choice (algo.name, optimizer.name) that have the key; empty where all have
+    it.
     """
 
     key: str
@@ -33,14 +36,16 @@ class KeyRow:
 
 
 def schema_rows(root: type[BaseModel] = Config) -> list[KeyRow]:
-    """Every key of the configuration in the order of the file, items of lists and dictionaries as `0` and `<name>`.
+    """Every key of the configuration in the order of the file, items of lists and dictionaries as `0` and
+    `<name>`.
 
     `root`, here and below: the model of the whole file, of a run or of a simulation."""
     return list(_rows(root, ""))
 
 
 def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
-    """What a type allows, in words: "a whole number >= 1", "one of sync, rennala, malenia", "a list of ... or empty"."""
+    """What a type allows, in words: "a whole number >= 1", "one of sync, rennala, malenia", "a list of ... or
+    empty"."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return describe(arguments[0], [*arguments[1:], *metadata])
@@ -62,7 +67,8 @@ def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
 
 
 def field_at(path: tuple[str | int, ...], data: Any, root: type[BaseModel] = Config) -> Any:
-    """The type expected at a place of a configuration whose values are `data`, as one Annotated type or bare; None where anything goes."""
+    """The type expected at a place of a configuration whose values are `data`, as one Annotated type or bare;
+    None where anything goes."""
     expected: Any = root
     value = data
     for key in path:
@@ -77,7 +83,8 @@ def field_at(path: tuple[str | int, ...], data: Any, root: type[BaseModel] = Con
 
 
 def keys_at(path: tuple[str | int, ...], data: Any, root: type[BaseModel] = Config) -> list[str]:
-    """The keys that may stand in the section at `path`, given the algorithm and optimizer that `data` chooses."""
+    """The keys that may stand in the section at `path`, given the algorithm and optimizer that `data`
+    chooses."""
     model = _model(field_at(path, data, root), _lookup(data, path))
     return list(model.model_fields) if model is not None else []
 
@@ -85,8 +92,8 @@ def keys_at(path: tuple[str | int, ...], data: Any, root: type[BaseModel] = Conf
 def nearest(key: str, siblings: list[str], section: str, root: type[BaseModel] = Config) -> list[str]:
     """Dotted keys that someone who wrote an unknown key may have meant, best first, at most three.
 
-    A dotted path itself, then the neighbours in the same section by spelling, then keys of that very name elsewhere, then by
-    the spelling of whole paths and of last parts.
+    A dotted path itself, then the neighbours in the same section by spelling, then keys of that very name
+    elsewhere, then by the spelling of whole paths and of last parts.
     """
     prefix = f"{section}." if section else ""
     close = [prefix + name for name in difflib.get_close_matches(key, siblings, n=2, cutoff=0.6)]
@@ -101,7 +108,8 @@ def nearest(key: str, siblings: list[str], section: str, root: type[BaseModel] =
 
 
 def members_of(section: str, root: type[BaseModel] = Config) -> dict[str, type[BaseModel]]:
-    """The choices of a section with a `name`: algo -> {"reinforce": ..., "ma_trace": ...}; empty for other sections."""
+    """The choices of a section with a `name`: algo -> {"reinforce": ..., "ma_trace": ...}; empty for other
+    sections."""
     field = root.model_fields.get(section)
     return _members(field.annotation) if field is not None and field.discriminator else {}
 
@@ -126,7 +134,9 @@ def _plain(annotation: Any) -> list[Any]:
     if get_origin(annotation) is Annotated:
         return _plain(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
-        return [plain for member in get_args(annotation) if member is not type(None) for plain in _plain(member)]
+        return [
+            plain for member in get_args(annotation) if member is not type(None) for plain in _plain(member)
+        ]
     return [annotation]
 
 
@@ -134,7 +144,9 @@ def _model(annotation: Any, value: Any) -> type[BaseModel] | None:
     """The model among a type's alternatives; of several the one that the value's `name` chooses."""
     models: list[type[BaseModel]] = [plain for plain in _plain(annotation) if _is_model(plain)]
     if len(models) > 1 and isinstance(value, dict):
-        models = [model for model in models if model.model_fields["name"].default == value.get("name")] or models
+        models = [
+            model for model in models if model.model_fields["name"].default == value.get("name")
+        ] or models
     return models[0] if models else None
 
 
@@ -184,7 +196,13 @@ def _bounds(metadata: Iterable[Any], unit: str = "") -> str:
 
 
 def _plural(words: str) -> str:
-    plurals = {"a whole number": "whole numbers", "a number": "numbers", "a section": "sections", "a list": "lists", "text": "texts"}
+    plurals = {
+        "a whole number": "whole numbers",
+        "a number": "numbers",
+        "a section": "sections",
+        "a list": "lists",
+        "text": "texts",
+    }
     for singular, plural in plurals.items():
         if words.startswith(singular):
             return plural + words[len(singular) :]
@@ -214,7 +232,8 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[KeyRow]:
 
 
 def _choice_rows(key: str, field: FieldInfo) -> Iterator[KeyRow]:
-    """Rows of a section whose `name` chooses its keys: the name, then each key once, with the members that have it."""
+    """Rows of a section whose `name` chooses its keys: the name, then each key once, with the members that
+    have it."""
     members = _members(field.annotation)
     default = getattr(field.get_default(call_default_factory=True), "name", "required")
     meanings = "; ".join(f"{name}: {first_line(member)}" for name, member in members.items())
@@ -225,7 +244,13 @@ def _choice_rows(key: str, field: FieldInfo) -> Iterator[KeyRow]:
             if row.key != f"{key}.name":
                 seen.setdefault(row, []).append(name)
     for row, names in seen.items():
-        yield KeyRow(row.key, row.allowed, row.default, row.description, () if len(names) == len(members) else tuple(names))
+        yield KeyRow(
+            row.key,
+            row.allowed,
+            row.default,
+            row.description,
+            () if len(names) == len(members) else tuple(names),
+        )
 
 
 def _item_model(annotation: Any) -> type[BaseModel] | None:
@@ -246,7 +271,11 @@ def _default(field: FieldInfo) -> str:
         return "required"
     if isinstance(value, tuple):
         return str(list(value))
-    return {None: "null", True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
+    return (
+        {None: "null", True: "true", False: "false"}.get(value, str(value))
+        if isinstance(value, bool | None)
+        else str(value)
+    )
 
 
 def first_line(model: type[Any]) -> str:

@@ -1,4 +1,5 @@
-"""The sections of a league that its matchmakers, member kinds and evaluation strategies read. docs/league.md has the formulas and their sources."""
+"""The sections of a league that its matchmakers, member kinds and evaluation strategies read. docs/league.md
+has the formulas and their sources."""
 
 from __future__ import annotations
 
@@ -6,7 +7,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hpcmarl.config.base import Count, Fraction, Natural, NonNegative, PositiveFloat, PositiveInt, Section, section
+from hpcmarl.config.base import (
+    Count,
+    Fraction,
+    Natural,
+    NonNegative,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    section,
+)
 
 MetaStrategyName = Literal["uniform", "nash", "replicator", "alpha_rank"]
 
@@ -15,62 +25,112 @@ class LatestConfig(Section):
     """Naive self-play."""
 
     name: Literal["latest"] = "latest"
-    self_share: Fraction = Field(1.0, description="share of episodes against the member's own present weights; the others meet the newest snapshot")
+    self_share: Fraction = Field(
+        1.0,
+        description=(
+            "share of episodes against the member's own present weights; the others meet the newest snapshot"
+        ),
+    )
 
 
 class UniformConfig(Section):
     """Fictitious self-play: all of the past alike."""
 
     name: Literal["uniform"] = "uniform"
-    self_share: Fraction = Field(0.0, description="share of episodes against the member's own present weights; the others meet any snapshot")
+    self_share: Fraction = Field(
+        0.0,
+        description="share of episodes against the member's own weights; the others meet any snapshot",
+    )
 
 
 class QualityConfig(Section):
     """OpenAI Five's quality scores (arXiv 1912.06680)."""
 
     name: Literal["quality"] = "quality"
-    self_share: Fraction = Field(0.8, description="share of episodes against the member's own present weights; the others meet the past by quality")
-    rate: PositiveFloat = Field(0.01, description="eta: a snapshot's quality falls by eta / (N p) when it is beaten")
+    self_share: Fraction = Field(
+        0.8,
+        description=(
+            "share of episodes against the member's own present weights; the others meet the past by quality"
+        ),
+    )
+    rate: PositiveFloat = Field(
+        0.01, description="eta: a snapshot's quality falls by eta / (N p) when it is beaten"
+    )
 
 
 class PfspConfig(Section):
     """AlphaStar's prioritised fictitious self-play."""
 
     name: Literal["pfsp"] = "pfsp"
-    self_share: Fraction = Field(0.0, description="share of episodes against the member's own present weights; the others meet the past by weight")
+    self_share: Fraction = Field(
+        0.0,
+        description=(
+            "share of episodes against the member's own present weights; the others meet the past by weight"
+        ),
+    )
     weighting: Literal["hard", "var", "linear", "linear_capped"] = Field(
-        "hard", description="weight of a snapshot that is beaten with score x: (1-x)^power, x(1-x), 1-x, min(0.5, 1-x)"
+        "hard",
+        description=(
+            "weight of a snapshot that is beaten with score x: (1-x)^power, x(1-x), 1-x, min(0.5, 1-x)"
+        ),
     )
     power: PositiveFloat = Field(2.0, description="power of `hard`")
 
 
 class PsroConfig(Section):
-    """Policy-space response oracles (arXiv 1711.00832): the opponents' meta-strategy in the game of what was evaluated."""
+    """Policy-space response oracles (arXiv 1711.00832): the opponents' meta-strategy in the game of what was
+    evaluated."""
 
     name: Literal["psro"] = "psro"
-    self_share: Fraction = Field(0.0, description="share of episodes against the member's own present weights; the others follow the meta-strategy")
-    meta_strategy: MetaStrategyName = Field("nash", description="what is solved for; nash needs scipy (the extra league)")
-    prior_games: PositiveFloat = Field(1.0, description="drawn games that are added to every pair: a pair never played counts as even")
-    refresh_games: PositiveInt = Field(100, description="evaluated games after which it is solved anew; a new snapshot has it solved at once")
-    replicator_time: PositiveFloat = Field(1000.0, description="how long the replicator dynamics run, in units of 1 / (range of the payoffs)")
+    self_share: Fraction = Field(
+        0.0,
+        description=(
+            "share of episodes against the member's own present weights; the others follow the meta-strategy"
+        ),
+    )
+    meta_strategy: MetaStrategyName = Field(
+        "nash", description="what is solved for; nash needs scipy (the extra league)"
+    )
+    prior_games: PositiveFloat = Field(
+        1.0, description="drawn games that are added to every pair: a pair never played counts as even"
+    )
+    refresh_games: PositiveInt = Field(
+        100, description="evaluated games after which it is solved anew; a new snapshot has it solved at once"
+    )
+    replicator_time: PositiveFloat = Field(
+        1000.0, description="how long the replicator dynamics run, in units of 1 / (range of the payoffs)"
+    )
     alpha: PositiveFloat = Field(100.0, description="ranking intensity of alpha_rank")
-    population: Annotated[int, Field(ge=2, le=1_000_000)] = Field(50, description="individuals in each population of alpha_rank")
+    population: Annotated[int, Field(ge=2, le=1_000_000)] = Field(
+        50, description="individuals in each population of alpha_rank"
+    )
 
 
 class PartnersConfig(Section):
     """Cooperation: partners from the pool, so that a member learns to play with strangers."""
 
     name: Literal["partners"] = "partners"
-    self_share: Fraction = Field(0.0, description="share of episodes in which the member's own present weights play all seats")
-    pool: Literal["others", "all"] = Field("others", description="snapshots of the other members, or of all and so of the member's own past too")
+    self_share: Fraction = Field(
+        0.0, description="share of episodes in which the member's own present weights play all seats"
+    )
+    pool: Literal["others", "all"] = Field(
+        "others", description="snapshots of the other members, or of all and so of the member's own past too"
+    )
 
 
 class FixedConfig(Section):
     """Always the same members."""
 
     name: Literal["fixed"] = "fixed"
-    self_share: Fraction = Field(0.0, description="share of episodes against the member's own present weights; the others meet those of `against`")
-    against: tuple[str, ...] = Field((), description="members, of each of whom the newest snapshot is met; default: all other members")
+    self_share: Fraction = Field(
+        0.0,
+        description=(
+            "share of episodes against the member's own present weights; the others meet those of `against`"
+        ),
+    )
+    against: tuple[str, ...] = Field(
+        (), description="members, of each of whom the newest snapshot is met; default: all other members"
+    )
 
 
 MatchmakingConfig = Annotated[
@@ -82,16 +142,28 @@ MatchmakingConfig = Annotated[
 class LiveConfig(Section):
     """The record of a training member against each snapshot."""
 
-    decay: Annotated[float, Field(gt=0, le=1)] = Field(0.99, description="what an older game still counts after one more against the same snapshot")
-    prior_games: NonNegative = Field(1.0, description="drawn games added to every record: a snapshot beaten once is met again")
+    decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.99, description="what an older game still counts after one more against the same snapshot"
+    )
+    prior_games: NonNegative = Field(
+        1.0, description="drawn games added to every record: a snapshot beaten once is met again"
+    )
 
 
 class FreezeConfig(Section):
-    """When a member of a kind is frozen: at once when it beats all it is measured against, or when time is out."""
+    """When a member of a kind is frozen: at once when it beats all it is measured against, or when time is
+    out."""
 
-    winning: Fraction = Field(0.7, description="live score against every one of them above which it may be frozen early")
-    least_updates: Natural = Field(100, description="updates since the last snapshot before which it never is, not even at the end of the run")
-    most_updates: PositiveInt = Field(200, description="updates since the last snapshot after which it is in any case")
+    winning: Fraction = Field(
+        0.7, description="live score against every one of them above which it may be frozen early"
+    )
+    least_updates: Natural = Field(
+        100,
+        description="updates since the last snapshot before which it never is, not even at the run's end",
+    )
+    most_updates: PositiveInt = Field(
+        200, description="updates since the last snapshot after which it is in any case"
+    )
 
 
 class MainConfig(Section):
@@ -100,11 +172,19 @@ class MainConfig(Section):
     name: Literal["main"] = "main"
     freeze: FreezeConfig = section(FreezeConfig)
     pfsp_share: Fraction = Field(0.5, description="share of PFSP (hard) over the whole pool")
-    verification_share: Fraction = Field(0.15, description="share against exploiters that win and mains that were forgotten; else self-play")
+    verification_share: Fraction = Field(
+        0.15, description="share against exploiters that win and mains that were forgotten; else self-play"
+    )
     power: PositiveFloat = Field(2.0, description="power of PFSP hard")
-    too_strong: Fraction = Field(0.3, description="live score up to which another main is too strong: PFSP var over its past instead")
-    exploited: Fraction = Field(0.3, description="live score below which an exploiter's snapshot has to be met again")
-    forgotten: Fraction = Field(0.7, description="live score below which an old snapshot of a main counts as forgotten")
+    too_strong: Fraction = Field(
+        0.3, description="live score up to which another main is too strong: PFSP var over its past instead"
+    )
+    exploited: Fraction = Field(
+        0.3, description="live score below which an exploiter's snapshot has to be met again"
+    )
+    forgotten: Fraction = Field(
+        0.7, description="live score below which an old snapshot of a main counts as forgotten"
+    )
 
 
 class MainExploiterConfig(Section):
@@ -113,7 +193,9 @@ class MainExploiterConfig(Section):
     name: Literal["main_exploiter"] = "main_exploiter"
     freeze: FreezeConfig = section(FreezeConfig)
     reset: Fraction = Field(1.0, description="chance that a new snapshot is followed by the initial weights")
-    too_strong: Fraction = Field(0.1, description="live score up to which a main is too strong: PFSP var over its past instead")
+    too_strong: Fraction = Field(
+        0.1, description="live score up to which a main is too strong: PFSP var over its past instead"
+    )
 
 
 class LeagueExploiterConfig(Section):
@@ -122,17 +204,23 @@ class LeagueExploiterConfig(Section):
     name: Literal["league_exploiter"] = "league_exploiter"
     freeze: FreezeConfig = section(FreezeConfig)
     reset: Fraction = Field(0.25, description="chance that a new snapshot is followed by the initial weights")
-    weighting: Literal["hard", "var", "linear", "linear_capped"] = Field("linear_capped", description="of its PFSP over the whole pool")
+    weighting: Literal["hard", "var", "linear", "linear_capped"] = Field(
+        "linear_capped", description="of its PFSP over the whole pool"
+    )
     power: PositiveFloat = Field(2.0, description="power of `hard`")
 
 
-MemberKindConfig = Annotated[MainConfig | MainExploiterConfig | LeagueExploiterConfig, Field(discriminator="name")]
+MemberKindConfig = Annotated[
+    MainConfig | MainExploiterConfig | LeagueExploiterConfig, Field(discriminator="name")
+]
 
 
 class StrategySection(Section):
     """What the evaluation strategies share."""
 
-    games_per_pair: Count | None = Field(None, description="games after which a pair is known well enough; default: never")
+    games_per_pair: Count | None = Field(
+        None, description="games after which a pair is known well enough; default: never"
+    )
 
 
 class RoundRobinConfig(StrategySection):
@@ -152,17 +240,26 @@ class PanelConfig(StrategySection):
     """Everybody against the same few."""
 
     name: Literal["panel"] = "panel"
-    panel: tuple[Natural, ...] = Field((0,), min_length=1, max_length=1000, description="numbers of the snapshots that everybody is played against")
+    panel: tuple[Natural, ...] = Field(
+        (0,),
+        min_length=1,
+        max_length=1000,
+        description="numbers of the snapshots that everybody is played against",
+    )
 
 
 class AdaptiveConfig(StrategySection):
     """The pair whose mean score is least certain first."""
 
     name: Literal["adaptive"] = "adaptive"
-    prior_games: PositiveFloat = Field(2.0, description="drawn games that every pair begins with, in the width of its interval")
+    prior_games: PositiveFloat = Field(
+        2.0, description="drawn games that every pair begins with, in the width of its interval"
+    )
 
 
-EvaluationStrategyConfig = Annotated[RoundRobinConfig | LatestPairsConfig | PanelConfig | AdaptiveConfig, Field(discriminator="name")]
+EvaluationStrategyConfig = Annotated[
+    RoundRobinConfig | LatestPairsConfig | PanelConfig | AdaptiveConfig, Field(discriminator="name")
+]
 
 
 def self_play_share(maker: MatchmakingConfig | MemberKindConfig) -> tuple[str, float]:
@@ -172,26 +269,40 @@ def self_play_share(maker: MatchmakingConfig | MemberKindConfig) -> tuple[str, f
         maker: What chooses its opponents.
 
     Returns:
-        The key of the section that says so, and the share that it allows, 0 to 1. Kinds without such a key never play themselves.
+        The key of the section that says so, and the share that it allows, 0 to 1. Kinds without such a key
+        never play themselves.
     """
     if isinstance(maker, MainConfig):
         return "pfsp_share", 1.0 - maker.pfsp_share
     return "self_share", getattr(maker, "self_share", 0.0)
 
 
-def matchmaking_contradictions(key: str, config: MatchmakingConfig | MemberKindConfig, *, cooperative: bool) -> list[str]:
-    """What a matchmaker's section (at `key` in the configuration) does not allow, each as one line that says what to change."""
+def matchmaking_contradictions(
+    key: str, config: MatchmakingConfig | MemberKindConfig, *, cooperative: bool
+) -> list[str]:
+    """What a matchmaker's section (at `key` in the configuration) does not allow, each as one line that says
+    what to change."""
     found = []
     if cooperative and config.name == "psro":
-        found.append(f"{key}.name: psro looks for an equilibrium between opponents, and in a cooperative league there are none; use partners")
+        found.append(
+            f"{key}.name: psro looks for an equilibrium between opponents, and in a cooperative league there "
+            "are none; use partners"
+        )
     if not cooperative and config.name == "partners":
-        found.append(f"{key}.name: partners is for cooperative leagues; use uniform to meet opponents at random")
+        found.append(
+            f"{key}.name: partners is for cooperative leagues; use uniform to meet opponents at random"
+        )
     if isinstance(config, MainConfig) and config.pfsp_share + config.verification_share > 1:
         found.append(
-            f"{key}.pfsp_share {config.pfsp_share} and {key}.verification_share {config.verification_share} are more than 1 together; lower one"
+            f"{key}.pfsp_share {config.pfsp_share} and {key}.verification_share {config.verification_share} "
+            "are more than 1 together; lower one"
         )
-    if isinstance(config, MainConfig | MainExploiterConfig | LeagueExploiterConfig) and config.freeze.least_updates > config.freeze.most_updates:
+    if (
+        isinstance(config, MainConfig | MainExploiterConfig | LeagueExploiterConfig)
+        and config.freeze.least_updates > config.freeze.most_updates
+    ):
         found.append(
-            f"{key}.freeze.least_updates {config.freeze.least_updates} is more than {key}.freeze.most_updates {config.freeze.most_updates}; lower it"
+            f"{key}.freeze.least_updates {config.freeze.least_updates} is more than "
+            f"{key}.freeze.most_updates {config.freeze.most_updates}; lower it"
         )
     return found

@@ -1,6 +1,8 @@
-"""A checked configuration as JSON and back, without checking it again: what rank 0 tells the others (roles/entry.py).
+"""A checked configuration as JSON and back, without checking it again: what rank 0 tells the others
+(roles/entry.py).
 
-Sections travel with the names of their classes, since which of several an `algo` or an `optimizer` is follows from its content alone.
+Sections travel with the names of their classes, since which of several an `algo` or an `optimizer` is follows
+from its content alone.
 """
 
 from __future__ import annotations

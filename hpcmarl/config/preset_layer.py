@@ -1,7 +1,8 @@
 """The lowest layer of a configuration: what its preset sets, and neither the file nor the command line does.
 
-Called by file.py, around the changes of the command line. The order of the layers: schema defaults, preset, file, command line. After loading no
-preset is left: its values stand in the resolved configuration, which means the same to a later version with another preset of that name.
+Called by file.py, around the changes of the command line. The order of the layers: schema defaults, preset,
+file, command line. After loading no preset is left: its values stand in the resolved configuration, which
+means the same to a later version with another preset of that name.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ KEY: Place = ("preset",)
 
 
 def choose_preset(tree: Tree, changes: Sequence[tuple[Place, Any]]) -> Preset | None:
-    """Find the preset of a configuration, and name the sections that it chooses: changes of `algo.name` or `optimizer.name` switch from these.
+    """Find the preset of a configuration, and name the sections that it chooses: changes of `algo.name` or
+    `optimizer.name` switch from these.
 
     Args:
         tree: Values of the file. Sections without a name get the preset's.
@@ -38,7 +40,9 @@ def choose_preset(tree: Tree, changes: Sequence[tuple[Place, Any]]) -> Preset | 
         return None
     preset = PRESETS.get(named) if isinstance(named, str) else None
     if preset is None:
-        raise ConfigError(f"{COMMAND_LINE if given else tree.origin(KEY)}: preset is {show(named)}; {_allowed(named)}")
+        raise ConfigError(
+            f"{COMMAND_LINE if given else tree.origin(KEY)}: preset is {show(named)}; {_allowed(named)}"
+        )
     for section, choice in preset.choices.items():
         values = tree.data.setdefault(section, {})
         if isinstance(values, dict):
@@ -56,7 +60,9 @@ def fill_preset(tree: Tree, preset: Preset) -> None:
     """
     tree.data.pop("preset", None)
     tree.preset = preset.name
-    others = {section for section, choice in preset.choices.items() if _name_of(tree, section, choice) != choice}
+    others = {
+        section for section, choice in preset.choices.items() if _name_of(tree, section, choice) != choice
+    }
     if "algo" in others:
         raise ConfigError(_other_algorithm(tree, preset))
     filled = 0
@@ -66,13 +72,14 @@ def fill_preset(tree: Tree, preset: Preset) -> None:
             filled += _set_where_missing(tree.data, place, setting.value) and place[-1] != "name"
     if not filled:
         raise ConfigError(
-            f"{tree.origin(KEY)}: preset: {preset.name} sets nothing here, {tree.source} sets all of its keys; "
-            "remove preset, or the keys that it is to set"
+            f"{tree.origin(KEY)}: preset: {preset.name} sets nothing here, {tree.source} sets all of its "
+            "keys; remove preset, or the keys that it is to set"
         )
 
 
 def _set_where_missing(data: dict[str, Any], place: Place, value: Any) -> bool:
-    """Set a value unless there is one, and return whether it was set. A section on the way that is no section is left for the schema to refuse."""
+    """Set a value unless there is one, and return whether it was set. A section on the way that is no section
+    is left for the schema to refuse."""
     section: Any = data
     for key in place[:-1]:
         section = section.setdefault(key, {})
@@ -95,7 +102,10 @@ def _other_algorithm(tree: Tree, preset: Preset) -> str:
     shown = show(actual).strip("'")
     fitting = [name for name, other in PRESETS.items() if other.choices["algo"] == actual]
     remedy = f", or use preset: {' or '.join(fitting)}" if fitting else ""
-    line = f"{tree.origin(('algo', 'name'))}: algo.name is {shown}, and preset: {preset.name} is for algo.name: {own}; remove one of them{remedy}"
+    line = (
+        f"{tree.origin(('algo', 'name'))}: algo.name is {shown}, and preset: {preset.name} is for "
+        f"algo.name: {own}; remove one of them{remedy}"
+    )
     return " ".join(line.split())
 
 

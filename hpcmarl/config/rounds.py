@@ -1,4 +1,5 @@
-"""The sections `optimizer` and `rounds`: what a step is and when one is made. The simulator has the same sections."""
+"""The sections `optimizer` and `rounds`: what a step is and when one is made. The simulator has the same
+sections."""
 
 from __future__ import annotations
 
@@ -24,15 +25,20 @@ class OptimizerConfig(Section):
 class ClippingConfig(OptimizerConfig):
     """What the optimizers have that clip gradients."""
 
-    max_gradient_norm: PositiveFloat | None = Field(None, description="clip the gradient of each policy to this norm; null: never")
+    max_gradient_norm: PositiveFloat | None = Field(
+        None, description="clip the gradient of each policy to this norm; null: never"
+    )
     critic_max_gradient_norm: PositiveFloat | None = Field(
-        None, description="clip that of each critic, apart from its policy's, to this norm; null: max_gradient_norm"
+        None,
+        description="clip the gradient of each critic, apart, to this norm; null: max_gradient_norm",
     )
 
     @property
     def max_gradient_norm_of_critics(self) -> float | None:
         """Norm that the gradient of each critic is clipped to; None: unlimited."""
-        return self.max_gradient_norm if self.critic_max_gradient_norm is None else self.critic_max_gradient_norm
+        return (
+            self.max_gradient_norm if self.critic_max_gradient_norm is None else self.critic_max_gradient_norm
+        )
 
 
 class NigtConfig(OptimizerConfig):
@@ -40,12 +46,14 @@ class NigtConfig(OptimizerConfig):
 
     name: Literal["nigt"] = "nigt"
     step_size: PositiveFloat = Field(0.03, description="alpha, the length of a step where it is normalised")
-    momentum: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="eta, the weight of the new gradient")
+    momentum: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.1, description="eta, the weight of the new gradient"
+    )
     extrapolate: bool = Field(True, description="false samples at the parameters themselves (ablation)")
     normalise: Literal["all", "policy", "none"] = Field(
         "all",
-        description="what makes a step of length step_size: all policies together (one objective), each policy (objectives of their own), "
-        "or nothing (ablation); critics always apart",
+        description="what makes a step of length step_size: all policies together (one objective), each "
+        "policy (objectives of their own), or nothing (ablation); critics always apart",
     )
 
 
@@ -58,7 +66,9 @@ class AdamConfig(ClippingConfig):
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     epsilon: PositiveFloat = 1e-5
     warmup_updates: Natural = Field(0, description="step sizes rise linearly over so many updates")
-    decay_updates: Natural = Field(0, description="step sizes fall linearly to final_fraction over so many updates; 0: constant")
+    decay_updates: Natural = Field(
+        0, description="step sizes fall linearly to final_fraction over so many updates; 0: constant"
+    )
     final_fraction: Fraction = 0.1
 
 
@@ -75,9 +85,13 @@ class RmspropConfig(ClippingConfig):
 
     name: Literal["rmsprop"] = "rmsprop"
     step_size: PositiveFloat = 5e-4
-    decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.99, description="of the running mean of squared gradients")
+    decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.99, description="of the running mean of squared gradients"
+    )
     epsilon: PositiveFloat = 1e-5
-    max_gradient_norm: PositiveFloat | None = Field(10.0, description="clip the gradient of each policy to this norm; null: never")
+    max_gradient_norm: PositiveFloat | None = Field(
+        10.0, description="clip the gradient of each policy to this norm; null: never"
+    )
 
 
 class RoundsConfig(Section):
@@ -86,29 +100,56 @@ class RoundsConfig(Section):
     rule: Literal["sync", "rennala", "malenia", "afedpg"] = "sync"
     batch: PositiveInt | None = Field(
         None,
-        description="trajectories of a round, M (afedpg: of each gradient); default: a gradient of every group, reinforce: an episode of every slot",
+        description=(
+            "trajectories of a round, M (afedpg: of each gradient); default: a gradient of every "
+            "group, reinforce: an episode of every slot"
+        ),
     )
-    initial_batch: PositiveInt | None = Field(None, description="trajectories of the first round, M_init; default: batch")
+    initial_batch: PositiveInt | None = Field(
+        None, description="trajectories of the first round, M_init; default: batch"
+    )
     admission: Literal["first_finished", "all_begun"] = Field(
         "first_finished",
-        description="rennala with whole episodes: the first M to finish, which favours short ones, or all that had begun when those were there",
+        description=(
+            "rennala with whole episodes: the first M to finish, which favours short ones, or all "
+            "that had begun when those were there"
+        ),
     )
-    late: Literal["cancel", "ignore"] = Field("cancel", description="unfinished on-policy work: abandon it at the next step, or finish and drop it")
+    late: Literal["cancel", "ignore"] = Field(
+        "cancel", description="unfinished on-policy work: abandon it at the next step, or finish and drop it"
+    )
     reduce: Literal["server", "mpi", "horovod", "gloo", "nccl"] = Field(
-        "server", description="sum at the server, or one AllReduce among the learners, by MPI, Horovod or torch.distributed (nccl: on GPUs)"
+        "server",
+        description=(
+            "sum at the server, or one AllReduce among the learners, by MPI, Horovod or "
+            "torch.distributed (nccl: on GPUs)"
+        ),
     )
-    max_staleness: Natural = Field(16, description="rollouts older than so many versions are dropped (off-policy algorithms)")
-    queue: Count = Field(8, description="rollout messages a learner keeps; the oldest are dropped when it falls behind")
+    max_staleness: Natural = Field(
+        16, description="rollouts older than so many versions are dropped (off-policy algorithms)"
+    )
+    queue: Count = Field(
+        8, description="rollout messages a learner keeps; the oldest are dropped when it falls behind"
+    )
     backpressure: bool = Field(
-        False, description="actors wait while their learner is behind; false: they go on, and the surplus is dropped, or replayed less often"
+        False,
+        description=(
+            "actors wait while their learner is behind; false: they go on, and the surplus is "
+            "dropped, or replayed less often"
+        ),
     )
     on_loss: Literal["auto", "drop", "stop"] = Field(
-        "auto", description="a group has died: go on without it, or stop after a checkpoint; auto: stop with malenia, whose objective would change"
+        "auto",
+        description=(
+            "a group has died: go on without it, or stop after a checkpoint; auto: stop with "
+            "malenia, whose objective would change"
+        ),
     )
 
     @property
     def collective(self) -> bool:
-        """Whether the learners sum among themselves, each with a replica of the optimizer, and the server only counts."""
+        """Whether the learners sum among themselves, each with a replica of the optimizer, and the server
+        only counts."""
         return self.reduce != "server"
 
     @property
@@ -123,25 +164,32 @@ OptimizerSection = Annotated[NigtConfig | AdamConfig | SgdConfig | RmspropConfig
 def critic_contradictions(optimizer: OptimizerConfig, learner: str) -> list[str]:
     """Keys of critics where nothing has one; `learner` says what is trained instead. One line each."""
     return [
-        f"optimizer.{key}: {value} is for critics, and {learner} has none; use optimizer.{key.removeprefix('critic_')}, or remove the key"
+        (
+            f"optimizer.{key}: {value} is for critics, and {learner} has none; use "
+            f"optimizer.{key.removeprefix('critic_')}, or remove the key"
+        )
         for key in ("critic_step_size", "critic_max_gradient_norm")
         if (value := getattr(optimizer, key, None)) is not None
     ]
 
 
 def round_contradictions(rounds: RoundsConfig, groups: int, word: str) -> list[str]:
-    """What excludes each other in `rounds`, with so many groups (`word`: what they are called where the rule is to run)."""
+    """What excludes each other in `rounds`, with so many groups (`word`: what they are called where the rule
+    is to run)."""
     found = []
     if rounds.rule == "malenia" and rounds.batch is not None and rounds.batch < groups:
-        found.append(f"rounds.batch {rounds.batch} is less than the {groups} {word}; malenia needs at least one trajectory of every one of them")
+        found.append(
+            f"rounds.batch {rounds.batch} is less than the {groups} {word}; malenia needs at least one "
+            "trajectory of every one of them"
+        )
     if rounds.rule == "afedpg" and rounds.collective:
         found.append(
-            f"rounds.reduce: {rounds.reduce} does not work with rounds.rule: afedpg, where every gradient is a step "
-            "of its own and there is nothing to sum; use rounds.reduce: server"
+            f"rounds.reduce: {rounds.reduce} does not work with rounds.rule: afedpg, where every gradient is "
+            "a step of its own and there is nothing to sum; use rounds.reduce: server"
         )
     if rounds.admission == "all_begun" and rounds.rule != "rennala":
         found.append(
-            f"rounds.admission: all_begun does not go with rounds.rule: {rounds.rule}, which counts episodes in the order in which they began; "
-            "remove rounds.admission, or set rounds.rule: rennala"
+            f"rounds.admission: all_begun does not go with rounds.rule: {rounds.rule}, which counts episodes "
+            "in the order in which they began; remove rounds.admission, or set rounds.rule: rennala"
         )
     return found

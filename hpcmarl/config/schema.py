@@ -1,7 +1,9 @@
-"""The configuration of a run: frozen pydantic models with defaults, units and cross-field checks. `hpcmarl config schema` prints it.
+"""The configuration of a run: frozen pydantic models with defaults, units and cross-field checks. `hpcmarl
+config schema` prints it.
 
-`file.py` reads YAML into it; everything else takes the models as arguments. Knows no environment, network or rank:
-what only the environment can tell (has it a state? do spaces fit?) is checked where the environment is known.
+`file.py` reads YAML into it; everything else takes the models as arguments. Knows no environment, network or
+rank: what only the environment can tell (has it a state? do spaces fit?) is checked where the environment is
+known.
 """
 
 from __future__ import annotations
@@ -11,12 +13,42 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from hpcmarl.config.algos import ActingForm, ActorCriticConfig, Algo, MATraceConfig, SparseConfig, algo_contradictions
-from hpcmarl.config.base import ActorCount, Count, GroupCount, Natural, NonNegative, PositiveFloat, PositiveInt, Section, section
+from hpcmarl.config.algo_checks import algo_contradictions
+from hpcmarl.config.algos import (
+    ActingForm,
+    ActorCriticConfig,
+    Algo,
+    MATraceConfig,
+    SparseConfig,
+)
+from hpcmarl.config.base import (
+    ActorCount,
+    Count,
+    GroupCount,
+    Natural,
+    NonNegative,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    section,
+)
 from hpcmarl.config.members import LeagueConfig, league_contradictions
 from hpcmarl.config.presets import PresetName
-from hpcmarl.config.rounds import AdamConfig, OptimizerSection, RoundsConfig, critic_contradictions, round_contradictions
-from hpcmarl.config.run import CheckpointConfig, EvalConfig, FaultsConfig, LoggingConfig, StopConfig, TrajectoriesConfig
+from hpcmarl.config.rounds import (
+    AdamConfig,
+    OptimizerSection,
+    RoundsConfig,
+    critic_contradictions,
+    round_contradictions,
+)
+from hpcmarl.config.run import (
+    CheckpointConfig,
+    EvalConfig,
+    FaultsConfig,
+    LoggingConfig,
+    StopConfig,
+    TrajectoriesConfig,
+)
 from hpcmarl.config.slurm import SlurmConfig
 
 
@@ -24,44 +56,73 @@ class EnvConfig(Section):
     """The environment that every actor steps."""
 
     id: str = Field(
-        description="import path: a PettingZoo module (mpe2.simple_spread_v3), package.module:factory; gymnasium:ID, openspiel:GAME, smax:MAP"
+        description=(
+            "import path: a PettingZoo module (mpe2.simple_spread_v3), package.module:factory; "
+            "gymnasium:ID, openspiel:GAME, smax:MAP"
+        )
     )
     kwargs: dict[str, Any] = Field(default={}, description="keyword arguments of the environment's factory")
-    kind: Literal["auto", "parallel", "aec"] = Field("auto", description="which PettingZoo interface to use; auto: parallel where it exists")
+    kind: Literal["auto", "parallel", "aec"] = Field(
+        "auto", description="which PettingZoo interface to use; auto: parallel where it exists"
+    )
     batched: Literal["auto"] | bool = Field(
-        "auto", description="step all slots' games in a few array operations: where hpcmarl has such an environment (auto), always, or never"
+        "auto",
+        description=(
+            "step all slots' games in a few array operations: where hpcmarl has such an environment "
+            "(auto), always, or never"
+        ),
     )
     common_reward: bool | None = Field(
         None,
-        description="all agents have one reward, also those that have left the episode; default: as the environment says of itself, else false",
+        description=(
+            "all agents have one reward, also those that have left the episode; default: as the "
+            "environment says of itself, else false"
+        ),
     )
-    max_steps: PositiveInt | None = Field(None, description="truncate episodes after so many steps (on top of the environment's own limit)")
+    max_steps: PositiveInt | None = Field(
+        None, description="truncate episodes after so many steps (on top of the environment's own limit)"
+    )
     restarts: Natural = Field(3, description="how often an actor may restart environments that raise or hang")
     past_restarts: Literal["stop", "quarantine"] = Field(
-        "stop", description="after that: stop the run with the environment's traceback, or give up the slot, until none is left"
+        "stop",
+        description=(
+            "after that: stop the run with the environment's traceback, or give up the slot, until "
+            "none is left"
+        ),
     )
     step_seconds: PositiveFloat | None = Field(
-        30.0, description="an environment that takes longer for a step counts as hung (ten times as long for a reset); uses SIGALRM"
+        30.0,
+        description=(
+            "an environment that takes longer for a step counts as hung (ten times as long for a "
+            "reset); uses SIGALRM"
+        ),
     )
 
     def changed(self, own: Mapping[str, Any]) -> EnvConfig:
-        """This environment with some keys of its own over it; `kwargs` are merged key by key. Raises pydantic's ValidationError."""
+        """This environment with some keys of its own over it; `kwargs` are merged key by key. Raises
+        pydantic's ValidationError."""
         if not own:
             return self
-        return EnvConfig.model_validate(self.model_dump() | {**own, "kwargs": self.kwargs | own.get("kwargs", {})})
+        return EnvConfig.model_validate(
+            self.model_dump() | {**own, "kwargs": self.kwargs | own.get("kwargs", {})}
+        )
 
 
 class PolicyConfig(Section):
     """Which agents share one policy."""
 
-    agents: tuple[str, ...] = Field(min_length=1, description="agent names or patterns (agent_*, adversary_?)")
+    agents: tuple[str, ...] = Field(
+        min_length=1, description="agent names or patterns (agent_*, adversary_?)"
+    )
 
 
 class DelayConfig(Section):
     """Injected slowness of a group's actors, for studies of unequal ranks (seconds)."""
 
     step: NonNegative = Field(0.0, description="added to every environment step of an actor")
-    trajectory: NonNegative = Field(0.0, description="added once to every trajectory (an unroll, or an episode)")
+    trajectory: NonNegative = Field(
+        0.0, description="added once to every trajectory (an unroll, or an episode)"
+    )
 
 
 class GroupConfig(Section):
@@ -69,25 +130,48 @@ class GroupConfig(Section):
 
     env: dict[str, Any] = Field(default={}, description="keys of `env` that differ in this group")
     delay: DelayConfig = section(DelayConfig)
-    actors: ActorCount | None = Field(None, description="actors of this group; default: topology.actors_per_learner")
+    actors: ActorCount | None = Field(
+        None, description="actors of this group; default: topology.actors_per_learner"
+    )
 
 
 class TopologyConfig(Section):
     """Which rank does what; `hpcmarl doctor` prints the table."""
 
-    groups: GroupCount | tuple[GroupConfig, ...] = Field(1, description="how many learners, or a list with one entry a learner")
-    actors_per_learner: ActorCount | Literal["auto"] = Field("auto", description="auto shares out all ranks; 0: a learner steps its own environments")
-    server: Literal["auto", "dedicated", "shared"] = Field("auto", description="the server has rank 0 to itself, or shares it with the first learner")
-    placement: Literal["beside", "apart"] = Field(
-        "beside", description="a learner beside its actors, or all learners on the first ranks and all actors on the others (heterogeneous jobs)"
+    groups: GroupCount | tuple[GroupConfig, ...] = Field(
+        1, description="how many learners, or a list with one entry a learner"
     )
-    evaluators: Natural = Field(0, description="ranks of a league, the last ones, that train nobody and play its evaluation matches")
+    actors_per_learner: ActorCount | Literal["auto"] = Field(
+        "auto", description="auto shares out all ranks; 0: a learner steps its own environments"
+    )
+    server: Literal["auto", "dedicated", "shared"] = Field(
+        "auto", description="the server has rank 0 to itself, or shares it with the first learner"
+    )
+    placement: Literal["beside", "apart"] = Field(
+        "beside",
+        description=(
+            "a learner beside its actors, or all learners on the first ranks and all actors on the "
+            "others (heterogeneous jobs)"
+        ),
+    )
+    evaluators: Natural = Field(
+        0, description="ranks of a league, the last ones, that train nobody and play its evaluation matches"
+    )
     environments_per_actor: Count = Field(16, description="environment slots stepped together, E")
     threads: PositiveInt = Field(1, description="torch threads of each rank")
     silence_seconds: PositiveFloat | None = Field(
-        60.0, description="a rank that was not heard for so long is killed and treated as dead; more than any environment step may take"
+        60.0,
+        description=(
+            "a rank that was not heard for so long is killed and treated as dead; more than any "
+            "environment step may take"
+        ),
     )
-    respawn: bool = Field(False, description="start a new process in the place of a dead actor (Open MPI 5 under mpiexec --with-ft ulfm)")
+    respawn: bool = Field(
+        False,
+        description=(
+            "start a new process in the place of a dead actor (Open MPI 5 under mpiexec --with-ft ulfm)"
+        ),
+    )
 
     @property
     def group_list(self) -> tuple[GroupConfig, ...]:
@@ -102,10 +186,18 @@ class Config(Section):
     preset: PresetName | None = Field(
         None,
         exclude=True,  # a resolved configuration has its values instead
-        description="fill in what an algorithm's authors set, where neither file nor command line say otherwise (hpcmarl list presets)",
+        description=(
+            "fill in what an algorithm's authors set, where neither file nor command line say "
+            "otherwise (hpcmarl list presets)"
+        ),
     )
     seed: Natural = 0
-    deterministic: bool = Field(False, description="actors wait for every version, so that a run can be repeated bit for bit (sync, one group)")
+    deterministic: bool = Field(
+        False,
+        description=(
+            "actors wait for every version, so that a run can be repeated bit for bit (sync, one group)"
+        ),
+    )
     env: EnvConfig
     policies: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], PolicyConfig] = Field(
         default={}, description="agents by policy; default: agents with the same spaces share one"
@@ -118,7 +210,9 @@ class Config(Section):
     checkpoint: CheckpointConfig = section(CheckpointConfig)
     eval: EvalConfig = section(EvalConfig)
     stop: StopConfig = section(StopConfig)
-    league: LeagueConfig | None = Field(None, description="train many policies against frozen ones; default: a single run")
+    league: LeagueConfig | None = Field(
+        None, description="train many policies against frozen ones; default: a single run"
+    )
     logging: LoggingConfig = section(LoggingConfig)
     faults: FaultsConfig = section(FaultsConfig)
     slurm: SlurmConfig = section(SlurmConfig)
@@ -131,7 +225,10 @@ class Config(Section):
     @model_validator(mode="after")
     def _agree(self) -> Config:
         if self.preset is not None:
-            raise ValueError(f"preset: {self.preset} is filled in by hpcmarl.config.file.load_config, not by the models themselves")
+            raise ValueError(
+                f"preset: {self.preset} is filled in by hpcmarl.config.file.load_config, not by the models "
+                "themselves"
+            )
         for contradiction in contradictions(self):
             raise ValueError(contradiction)
         return self
@@ -150,8 +247,9 @@ def batch_of(config: Config, slots: Sequence[int]) -> int:
         slots: Environment slots of each group.
 
     Returns:
-        As configured, else one gradient's worth of every group (afedpg: of one). That is an episode of every slot for on-policy episodes,
-        so that no slot rests; `gradient_episodes` of replayed ones; one message of an actor for unrolls.
+        As configured, else one gradient's worth of every group (afedpg: of one). That is an episode of every
+        slot for on-policy episodes, so that no slot rests; `gradient_episodes` of replayed ones; one message
+        of an actor for unrolls.
     """
     if config.rounds.batch is not None:
         return config.rounds.batch
@@ -163,7 +261,8 @@ def batch_of(config: Config, slots: Sequence[int]) -> int:
 
 
 def acting_form(config: Config, *, repeatable: bool = False) -> ActingForm:
-    """In which form policies multiply by their weights. Where the result must be `repeatable`, or the run is deterministic, no time decides."""
+    """In which form policies multiply by their weights. Where the result must be `repeatable`, or the run is
+    deterministic, no time decides."""
     sparse: SparseConfig | None = getattr(config.algo, "sparse", None)
     if sparse is None or (sparse.acting == "auto" and (repeatable or config.deterministic)):
         return "dense"
@@ -177,28 +276,43 @@ def contradictions(config: Config) -> list[str]:
     if groups == 0:
         found.append("topology.groups is an empty list; allowed: at least one group")
     if config.stop == StopConfig(seconds_before_limit=config.stop.seconds_before_limit):
-        found.append("stop is empty, the run would never end; set stop.updates, stop.env_steps, stop.seconds or stop.return_mean")
+        found.append(
+            "stop is empty, the run would never end; set stop.updates, stop.env_steps, stop.seconds or "
+            "stop.return_mean"
+        )
     if config.deterministic and (config.rounds.rule != "sync" or groups > 1):
         found.append(
-            f"deterministic: true needs rounds.rule: sync and one group, not {config.rounds.rule} with {groups}: "
-            "the order in which ranks report is not repeatable"
+            f"deterministic: true needs rounds.rule: sync and one group, not {config.rounds.rule} with "
+            f"{groups}: the order in which ranks report is not repeatable"
         )
     if config.deterministic and config.topology.respawn:
-        found.append("topology.respawn: true starts anew what deterministic: true would have to repeat; set one of them to false")
+        found.append(
+            "topology.respawn: true starts anew what deterministic: true would have to repeat; set one of "
+            "them to false"
+        )
     if config.deterministic and config.algo.name == "ppo":
-        found.append("deterministic: true does not go with algo.name: ppo, whose actors go on while it goes through a batch; use ma_trace")
+        found.append(
+            "deterministic: true does not go with algo.name: ppo, whose actors go on while it goes through a "
+            "batch; use ma_trace"
+        )
     found += round_contradictions(config.rounds, groups, "groups")
     if config.eval.episodes == 0 and (config.eval.every_updates or config.eval.every_seconds):
-        found.append("eval.episodes: 0 leaves nothing to play every so often; raise it, or remove eval.every_updates and eval.every_seconds")
+        found.append(
+            "eval.episodes: 0 leaves nothing to play every so often; raise it, or remove eval.every_updates "
+            "and eval.every_seconds"
+        )
     found += algo_contradictions(config.algo)
     if not isinstance(config.algo, ActorCriticConfig):
         found += critic_contradictions(config.optimizer, f"algo.name: {config.algo.name}")
     if config.league is not None and isinstance(config.algo, MATraceConfig) and config.algo.teams != "auto":
-        found.append("algo.teams does not go with a league, where the policies of a side are a team (league.sides); remove it")
+        found.append(
+            "algo.teams does not go with a league, where the policies of a side are a team (league.sides); "
+            "remove it"
+        )
     found += league_contradictions(config)
     if config.rounds.admission == "all_begun" and not (counts_episodes(config) and config.algo.is_on_policy):
         found.append(
-            f"rounds.admission: all_begun does not go with algo.name: {config.algo.name}, which drops no episode at the end of a round; "
-            "set rounds.admission: first_finished"
+            f"rounds.admission: all_begun does not go with algo.name: {config.algo.name}, which drops no "
+            "episode at the end of a round; set rounds.admission: first_finished"
         )
     return found

@@ -1,7 +1,8 @@
-"""The configuration of `hpcmarl simulate`: a cluster in virtual time. It shares `name`, `seed`, `optimizer` and `rounds` with a run.
+"""The configuration of `hpcmarl simulate`: a cluster in virtual time. It shares `name`, `seed`, `optimizer`
+and `rounds` with a run.
 
-`file.py` reads YAML into it (a file with a section `sim` is one), `sweep.py` unfolds `sim.sweep`. Knows no simulator. All times
-are in one unit of virtual time, whichever the reader likes.
+`file.py` reads YAML into it (a file with a section `sim` is one), `sweep.py` unfolds `sim.sweep`. Knows no
+simulator. All times are in one unit of virtual time, whichever the reader likes.
 """
 
 from __future__ import annotations
@@ -21,10 +22,22 @@ from hpcmarl.config import (
     critic_contradictions,
     round_contradictions,
 )
-from hpcmarl.config.base import Count, Natural, NonNegative, PositiveFloat, PositiveInt, Section, Width, section
+from hpcmarl.config.base import (
+    Count,
+    Natural,
+    NonNegative,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Width,
+    section,
+)
 
 Law = Literal["constant", "sqrt", "linear", "random"]
-LAWS = "the mean of worker i = 1 … n: constant: scale; sqrt: scale·√i; linear: scale·i; random: lognormal around scale, drawn once"
+LAWS = (
+    "the mean of worker i = 1 … n: constant: scale; sqrt: scale·√i; linear: scale·i; random: lognormal "
+    "around scale, drawn once"
+)
 BYTES_OF_A_PARAMETER = 4
 
 
@@ -33,12 +46,20 @@ class TimesConfig(Section):
 
     law: Law = Field("constant", description=LAWS)
     scale: NonNegative = 1.0
-    dimension_exponent: float = Field(0.0, description="the means are multiplied by the number of parameters to this power")
+    dimension_exponent: float = Field(
+        0.0, description="the means are multiplied by the number of parameters to this power"
+    )
     spread: NonNegative = Field(0.5, description="law random: standard deviation of the logarithm")
-    values: tuple[NonNegative, ...] | None = Field(None, description="the means themselves, one a worker, instead of law and scale")
-    noise: Literal["none", "lognormal", "exponential"] = Field("none", description="distribution of each single time around its mean")
+    values: tuple[NonNegative, ...] | None = Field(
+        None, description="the means themselves, one a worker, instead of law and scale"
+    )
+    noise: Literal["none", "lognormal", "exponential"] = Field(
+        "none", description="distribution of each single time around its mean"
+    )
     noise_spread: NonNegative = Field(0.5, description="noise lognormal: standard deviation of the logarithm")
-    drift: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="the means swing by this fraction, each worker at a phase of its own")
+    drift: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="the means swing by this fraction, each worker at a phase of its own"
+    )
     drift_period: PositiveFloat = Field(100.0, description="virtual time of one swing")
 
 
@@ -46,16 +67,22 @@ class CommunicationConfig(TimesConfig):
     """One round trip of each worker: `law` and `scale` give the latency."""
 
     bandwidth: PositiveFloat | None = Field(
-        None, description="bytes a unit of time; adds what the parameters, 4 bytes each, take there and back; null: nothing"
+        None,
+        description=(
+            "bytes a unit of time; adds what the parameters, 4 bytes each, take there and back; null: nothing"
+        ),
     )
 
 
 class FailureConfig(Section):
-    """Workers that stop, and lose what they are doing: once at a given time, or again and again at random times."""
+    """Workers that stop, and lose what they are doing: once at a given time, or again and again at random
+    times."""
 
     workers: tuple[Natural, ...] | None = Field(None, description="numbers from 0; null: every worker")
     at: NonNegative | None = Field(None, description="virtual time of the failure")
-    every: PositiveFloat | None = Field(None, description="mean time between failures of a worker (exponential)")
+    every: PositiveFloat | None = Field(
+        None, description="mean time between failures of a worker (exponential)"
+    )
     repair: PositiveFloat | None = Field(None, description="how long it is down; null: for good")
 
 
@@ -68,15 +95,21 @@ class LimitConfig(Section):
 
 
 class TuneConfig(Section):
-    """Which values are tried for each case before it is judged: those with the best mean objective late in the run are taken."""
+    """Which values are tried for each case before it is judged: those with the best mean objective late in
+    the run are taken."""
 
     seeds: tuple[Natural, ...] = Field(min_length=1, description="seeds for tuning only")
-    share: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="the part of sim.stop after which a trial ends")
-    grid: dict[str, tuple[Any, ...]] = Field(min_length=1, description="key: values to try; of several keys all combinations")
+    share: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="the part of sim.stop after which a trial ends"
+    )
+    grid: dict[str, tuple[Any, ...]] = Field(
+        min_length=1, description="key: values to try; of several keys all combinations"
+    )
 
 
 class SweepConfig(Section):
-    """Every method in every setting: names with the keys (section.key: value) that differ. rounds.batch may be a list: a case for each."""
+    """Every method in every setting: names with the keys (section.key: value) that differ. rounds.batch may
+    be a list: a case for each."""
 
     settings: dict[str, dict[str, Any]] = Field({}, description="default: one, without a name of its own")
     methods: dict[str, dict[str, Any]] = Field({}, description="default: one, named after rounds.rule")
@@ -95,16 +128,27 @@ class SimConfig(Section):
         0.0, description="kappa, the time of one round trip: for all, one a worker, or a law"
     )
     charge: Literal["trajectory", "step"] = Field(
-        "trajectory", description="a trajectory takes h_i whatever its length, or h_i·steps/objective.reference_steps (biased towards short ones)"
+        "trajectory",
+        description=(
+            "a trajectory takes h_i whatever its length, or h_i·steps/objective.reference_steps "
+            "(biased towards short ones)"
+        ),
     )
     local_step_size: PositiveFloat | None = Field(
         None,
-        description="rule sync: between two rounds each worker moves its own point by so much along the gradient of each of its trajectories (FedPG)",
+        description=(
+            "rule sync: between two rounds each worker moves its own point by so much along the "
+            "gradient of each of its trajectories (FedPG)"
+        ),
     )
     failures: tuple[FailureConfig, ...] = ()
     stop: LimitConfig = section(LimitConfig)
-    thresholds: tuple[float, ...] = Field((), description="tell when the objective reached each of these (the mean of 5 successive points)")
-    points: Annotated[int, Field(ge=2, le=100_000)] = Field(200, description="at most so many points are kept, evenly over the rounds")
+    thresholds: tuple[float, ...] = Field(
+        (), description="tell when the objective reached each of these (the mean of 5 successive points)"
+    )
+    points: Annotated[int, Field(ge=2, le=100_000)] = Field(
+        200, description="at most so many points are kept, evenly over the rounds"
+    )
     sweep: SweepConfig = section(SweepConfig)
 
 
@@ -112,7 +156,9 @@ class NoObjective(Section):
     """No vectors: gradients are only counted, for throughput and round times."""
 
     name: Literal["none"] = "none"
-    dimension: Count = Field(1, description="number of parameters, d; without an objective for communication times only")
+    dimension: Count = Field(
+        1, description="number of parameters, d; without an objective for communication times only"
+    )
 
 
 class QuadraticsConfig(Section):
@@ -120,20 +166,29 @@ class QuadraticsConfig(Section):
 
     name: Literal["quadratics"] = "quadratics"
     dimension: Width = Field(1, description="number of parameters, d")
-    optima: tuple[float, ...] = Field((0.0,), min_length=1, description="all coordinates of worker i's optimum; in turn where there are more workers")
+    optima: tuple[float, ...] = Field(
+        (0.0,),
+        min_length=1,
+        description="all coordinates of worker i's optimum; in turn where there are more workers",
+    )
     curvature: PositiveFloat = 1.0
-    noise: NonNegative = Field(0.0, description="standard deviation of a gradient, over all coordinates together")
+    noise: NonNegative = Field(
+        0.0, description="standard deviation of a gradient, over all coordinates together"
+    )
     start: float = Field(0.0, description="all coordinates of the first point")
 
 
 class NonconvexConfig(Section):
-    """J_i(x) = -sum_k w_k z_k²/(1 + z_k²), z = R(x - optimum_i): R a random rotation, w_k from 1 to 1/condition."""
+    """J_i(x) = -sum_k w_k z_k²/(1 + z_k²), z = R(x - optimum_i): R a random rotation, w_k from 1 to
+    1/condition."""
 
     name: Literal["nonconvex"] = "nonconvex"
     dimension: Width = Field(20, description="number of parameters, d")
     condition: Annotated[float, Field(ge=1)] = 100.0
     heterogeneity: NonNegative = Field(0.0, description="distance of the workers' optima from the common one")
-    noise: NonNegative = Field(1.0, description="standard deviation of a gradient, over all coordinates together")
+    noise: NonNegative = Field(
+        1.0, description="standard deviation of a gradient, over all coordinates together"
+    )
     start: PositiveFloat = Field(3.0, description="distance of the first point from the common optimum")
 
 
@@ -144,15 +199,22 @@ class SampledWorkerConfig(Section):
 
 
 class PolicyObjectiveConfig(Section):
-    """J_i(theta) = the expected return of a policy in worker i's environment; gradients are those of episodes that are really played."""
+    """J_i(theta) = the expected return of a policy in worker i's environment; gradients are those of episodes
+    that are really played."""
 
     name: Literal["policy"] = "policy"
     env: EnvConfig
-    policies: dict[str, PolicyConfig] = Field({}, description="as of a run; default: agents with the same spaces share one")
+    policies: dict[str, PolicyConfig] = Field(
+        {}, description="as of a run; default: agents with the same spaces share one"
+    )
     algo: Annotated[ReinforceConfig | MATraceConfig, Field(discriminator="name")] = section(ReinforceConfig)
-    reference_steps: Count = Field(100, description="with sim.charge: step, the length of a trajectory that takes h_i")
+    reference_steps: Count = Field(
+        100, description="with sim.charge: step, the length of a trajectory that takes h_i"
+    )
     slots: Count = Field(20, description="episodes that are played side by side")
-    workers: tuple[SampledWorkerConfig, ...] = Field((), description="one entry a worker, in turn where there are more workers; default: all alike")
+    workers: tuple[SampledWorkerConfig, ...] = Field(
+        (), description="one entry a worker, in turn where there are more workers; default: all alike"
+    )
 
     @model_validator(mode="after")
     def _environments_fit(self) -> PolicyObjectiveConfig:
@@ -161,7 +223,9 @@ class PolicyObjectiveConfig(Section):
         return self
 
 
-Objective = Annotated[NoObjective | QuadraticsConfig | NonconvexConfig | PolicyObjectiveConfig, Field(discriminator="name")]
+Objective = Annotated[
+    NoObjective | QuadraticsConfig | NonconvexConfig | PolicyObjectiveConfig, Field(discriminator="name")
+]
 
 
 class SimulationConfig(Section):
@@ -182,7 +246,8 @@ class SimulationConfig(Section):
 
     @property
     def batch(self) -> int:
-        """Trajectories of a round (M): as configured, else one of every worker; with afedpg those of a gradient, one."""
+        """Trajectories of a round (M): as configured, else one of every worker; with afedpg those of a
+        gradient, one."""
         return self.rounds.batch or (1 if self.rounds.rule == "afedpg" else self.sim.workers)
 
     def times(self, key: Literal["compute_times", "communication_times"]) -> CommunicationConfig:
@@ -192,7 +257,11 @@ class SimulationConfig(Section):
             return CommunicationConfig(**given.model_dump())
         if isinstance(given, str):
             return CommunicationConfig.model_validate({"law": given})
-        return CommunicationConfig(values=given) if isinstance(given, tuple) else CommunicationConfig(scale=given)
+        return (
+            CommunicationConfig(values=given)
+            if isinstance(given, tuple)
+            else CommunicationConfig(scale=given)
+        )
 
 
 def simulation_contradictions(config: SimulationConfig) -> list[str]:
@@ -201,11 +270,17 @@ def simulation_contradictions(config: SimulationConfig) -> list[str]:
     found = round_contradictions(config.rounds, sim.workers, "workers (sim.workers)")
     found += _critic_contradictions(config)
     if sim.stop == LimitConfig():
-        found.append("sim.stop is empty, the simulation would never end; set sim.stop.time, sim.stop.gradients or sim.stop.rounds")
+        found.append(
+            "sim.stop is empty, the simulation would never end; set sim.stop.time, sim.stop.gradients or "
+            "sim.stop.rounds"
+        )
     for key in ("compute_times", "communication_times"):
         times = config.times(key)
         if times.values is not None and len(times.values) != sim.workers:
-            found.append(f"sim.{key} has {len(times.values)} values for {sim.workers} workers (sim.workers); give one a worker, or a law")
+            found.append(
+                f"sim.{key} has {len(times.values)} values for {sim.workers} workers (sim.workers); give one "
+                "a worker, or a law"
+            )
     compute = config.times("compute_times")
     if compute.scale == 0 or (compute.values is not None and 0 in compute.values):
         found.append("sim.compute_times is 0 for a worker; a trajectory takes some time: give a number > 0")
@@ -216,33 +291,57 @@ def simulation_contradictions(config: SimulationConfig) -> list[str]:
             found.append(f"sim.failures.{index} stops every worker for good; set repair, or workers")
         unknown = [worker for worker in failure.workers or () if worker >= sim.workers]
         if unknown:
-            found.append(f"sim.failures.{index}.workers names {unknown[0]}; allowed: numbers from 0 to {sim.workers - 1} (sim.workers)")
+            found.append(
+                f"sim.failures.{index}.workers names {unknown[0]}; allowed: numbers from 0 to "
+                f"{sim.workers - 1} (sim.workers)"
+            )
     if sim.charge == "step" and config.objective.name != "policy":
-        found.append("sim.charge: step needs trajectories that have steps; set objective.name to policy, or sim.charge to trajectory")
+        found.append(
+            "sim.charge: step needs trajectories that have steps; set objective.name to policy, or "
+            "sim.charge to trajectory"
+        )
     if sim.charge == "step" and sim.failures:
         found.append("sim.charge: step does not go with sim.failures; remove one of them")
     if sim.local_step_size is not None:
         found += _local_contradictions(config)
     if tune is not None and config.objective.name == "none":
-        found.append("sim.sweep.tune needs an objective to judge by; set objective.name to quadratics, nonconvex or policy")
+        found.append(
+            "sim.sweep.tune needs an objective to judge by; set objective.name to quadratics, nonconvex or "
+            "policy"
+        )
     if sim.thresholds and config.objective.name == "none":
-        found.append("sim.thresholds need an objective that may reach them; set objective.name, or remove the key")
+        found.append(
+            "sim.thresholds need an objective that may reach them; set objective.name, or remove the key"
+        )
     shared = set(tune.seeds if tune else ()) & set(sim.sweep.seeds or (config.seed,))
     if shared:
-        found.append(f"sim.sweep.tune.seeds has {min(shared)}, which is a seed of the results, too; tune on other seeds")
+        found.append(
+            f"sim.sweep.tune.seeds has {min(shared)}, which is a seed of the results, too; tune on other "
+            "seeds"
+        )
     return found
 
 
 def _critic_contradictions(config: SimulationConfig) -> list[str]:
-    """Keys of critics where there is none, and what critics cannot have where episodes are played for the simulator."""
+    """Keys of critics where there is none, and what critics cannot have where episodes are played for the
+    simulator."""
     algo = config.objective.algo if isinstance(config.objective, PolicyObjectiveConfig) else None
     if not isinstance(algo, MATraceConfig):
-        return critic_contradictions(config.optimizer, f"objective.{'name' if algo is None else 'algo.name'}: {(algo or config.objective).name}")
+        return critic_contradictions(
+            config.optimizer,
+            f"objective.{'name' if algo is None else 'algo.name'}: {(algo or config.objective).name}",
+        )
     found = []
     if algo.critic == "full":
-        found.append("objective.algo.critic: full needs the environment's state, which the simulator does not keep; use obs or dec")
+        found.append(
+            "objective.algo.critic: full needs the environment's state, which the simulator does not keep; "
+            "use obs or dec"
+        )
     if algo.critic_network is not None and algo.critic_network.recurrent:
-        found.append("objective.algo.critic_network.recurrent: true needs what critics remember, which the simulator does not keep; remove the key")
+        found.append(
+            "objective.algo.critic_network.recurrent: true needs what critics remember, which the simulator "
+            "does not keep; remove the key"
+        )
     return found
 
 
@@ -250,9 +349,17 @@ def _local_contradictions(config: SimulationConfig) -> list[str]:
     """What excludes local steps."""
     found = []
     if config.rounds.rule != "sync":
-        found.append(f"sim.local_step_size goes with rounds.rule: sync, where workers meet after equal shares, not with {config.rounds.rule}")
+        found.append(
+            "sim.local_step_size goes with rounds.rule: sync, where workers meet after equal shares, not "
+            f"with {config.rounds.rule}"
+        )
     if config.objective.name == "none":
-        found.append("sim.local_step_size needs an objective to move along; set objective.name, or remove the key")
+        found.append(
+            "sim.local_step_size needs an objective to move along; set objective.name, or remove the key"
+        )
     if config.sim.charge == "step":
-        found.append("sim.local_step_size does not go with sim.charge: step, which plays a share's trajectories at one point; remove one of them")
+        found.append(
+            "sim.local_step_size does not go with sim.charge: step, which plays a share's trajectories at "
+            "one point; remove one of them"
+        )
     return found

@@ -1,4 +1,5 @@
-"""The cases of a simulation: `sim.sweep` unfolded into one configuration each. Called by the simulator; runs nothing."""
+"""The cases of a simulation: `sim.sweep` unfolded into one configuration each. Called by the simulator; runs
+nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ BATCH = "rounds.batch"
 
 @dataclass(frozen=True)
 class Case:
-    """One method in one setting. `batch`: the M that tells it from the other cases of a method that lists several, else None."""
+    """One method in one setting. `batch`: the M that tells it from the other cases of a method that lists
+    several, else None."""
 
     setting: str
     method: str
@@ -29,8 +31,9 @@ class Case:
 
 
 def cases(config: SimulationConfig, fixed: Collection[str] = ()) -> list[Case]:
-    """Every method in every setting, in the order of the file. `fixed` are keys that were given on the command line: they hold in
-    every case, whatever the sweep says. Raises ConfigError, one line that names the case and the key."""
+    """Every method in every setting, in the order of the file. `fixed` are keys that were given on the
+    command line: they hold in every case, whatever the sweep says. Raises ConfigError, one line that names
+    the case and the key."""
     sweep = config.sim.sweep
     found = []
     for setting, changes in (sweep.settings or {"default": {}}).items():
@@ -54,11 +57,17 @@ def _is_fixed(key: str, fixed: Collection[str]) -> bool:
     return any(key == other or key.startswith(other + ".") or other.startswith(key + ".") for other in fixed)
 
 
-def candidates(config: SimulationConfig, fixed: Collection[str] = ()) -> Iterator[tuple[dict[str, Any], SimulationConfig]]:
-    """Every combination of the values of `sim.sweep.tune.grid`, with its configuration, but for keys that are `fixed`; none where nothing
-    is left to be tuned."""
+def candidates(
+    config: SimulationConfig, fixed: Collection[str] = ()
+) -> Iterator[tuple[dict[str, Any], SimulationConfig]]:
+    """Every combination of the values of `sim.sweep.tune.grid`, with its configuration, but for keys that are
+    `fixed`; none where nothing is left to be tuned."""
     tune = config.sim.sweep.tune
-    grid = {key: values for key, values in tune.grid.items() if not _is_fixed(key, fixed)} if tune is not None else {}
+    grid = (
+        {key: values for key, values in tune.grid.items() if not _is_fixed(key, fixed)}
+        if tune is not None
+        else {}
+    )
     if not grid:
         return
     for values in itertools.product(*grid.values()):
@@ -72,5 +81,10 @@ def shortened(config: SimulationConfig) -> SimulationConfig:
     if tune is None or tune.share == 1.0:
         return config
     limits = {"time": stop.time and stop.time * tune.share}
-    limits |= {name: limit and max(1, round(limit * tune.share)) for name, limit in (("gradients", stop.gradients), ("rounds", stop.rounds))}
-    return config.model_copy(update={"sim": config.sim.model_copy(update={"stop": stop.model_copy(update=limits)})})
+    limits |= {
+        name: limit and max(1, round(limit * tune.share))
+        for name, limit in (("gradients", stop.gradients), ("rounds", stop.rounds))
+    }
+    return config.model_copy(
+        update={"sim": config.sim.model_copy(update={"stop": stop.model_copy(update=limits)})}
+    )

@@ -1,4 +1,5 @@
-"""The values of a configuration before they are checked, where each was written, and the changes made to them (overrides).
+"""The values of a configuration before they are checked, where each was written, and the changes made to them
+(overrides).
 
 Called by file.py. Knows which sections have choices and which numbers become lists; validates nothing.
 """
@@ -33,15 +34,19 @@ class Tree:
     preset: str = ""  # name of the preset whose values were filled in
 
     def origin(self, place: Place) -> str:
-        """Where the value at `place` was written: "command line", or the file with the line of the key or of its section."""
+        """Where the value at `place` was written: "command line", or the file with the line of the key or of
+        its section."""
         if any(place[: len(key)] == key or key[: len(place)] == place for key in self.overridden if place):
             return self.changed_by
-        known = next((place[:length] for length in range(len(place), 0, -1) if place[:length] in self.lines), None)
+        known = next(
+            (place[:length] for length in range(len(place), 0, -1) if place[:length] in self.lines), None
+        )
         return f"{self.source}, line {self.lines[known]}" if known else self.source
 
 
 def apply_changes(tree: Tree, changes: Sequence[tuple[Place, Any]]) -> None:
-    # Switches first: what the new choice does not have is dropped from the file's keys, never from the other overrides.
+    # Switches first: what the new choice does not have is dropped from the file's keys, never from the other
+    # overrides.
     for place, value in sorted(changes, key=lambda item: not _is_switch(item[0])):
         if _is_switch(place):
             _switch(tree, str(place[0]), value)
@@ -52,7 +57,9 @@ def parse_override(text: str) -> tuple[Place, Any]:
     key, equals, value_text = text.partition("=")
     key = key.strip()
     if not equals or not key or not all(key.split(".")):
-        raise ConfigError(f"{COMMAND_LINE}: {show(text)} is no override; write key.sub=value, for instance stop.seconds=60")
+        raise ConfigError(
+            f"{COMMAND_LINE}: {show(text)} is no override; write key.sub=value, for instance stop.seconds=60"
+        )
     value, _ = yaml_text.parse(value_text, f"{COMMAND_LINE}: {key}={short(value_text)}")
     return place_of(key), value
 
@@ -66,7 +73,8 @@ def _is_switch(place: Place) -> bool:
 
 
 def _switch(tree: Tree, section: str, name: Any) -> None:
-    """Drop from a section the keys that its former choice has and the new one has not. Unknown keys stay, to be reported."""
+    """Drop from a section the keys that its former choice has and the new one has not. Unknown keys stay, to
+    be reported."""
     members = keys.members_of(section, tree.root)
     values = tree.data.get(section)
     if name not in members or not isinstance(values, dict):
@@ -78,21 +86,32 @@ def _switch(tree: Tree, section: str, name: Any) -> None:
 
 
 def _assign(tree: Tree, place: Place, value: Any) -> None:
-    """Write one override into the tree, making sections on the way. Raises ConfigError where the way is blocked."""
+    """Write one override into the tree, making sections on the way. Raises ConfigError where the way is
+    blocked."""
     container: Any = tree.data
     for depth, key in enumerate(place):
         last = depth == len(place) - 1
         if isinstance(container, list):
             if not isinstance(key, int) or key >= len(container):
                 here = ".".join(map(str, place[:depth]))
-                allowed = f"an item number from 0 to {len(container) - 1}" if container else "none, the list is empty"
-                raise ConfigError(f"{COMMAND_LINE}: {dotted(place)}: {here} has no item {key}; allowed: {allowed}")
+                allowed = (
+                    f"an item number from 0 to {len(container) - 1}"
+                    if container
+                    else "none, the list is empty"
+                )
+                raise ConfigError(
+                    f"{COMMAND_LINE}: {dotted(place)}: {here} has no item {key}; allowed: {allowed}"
+                )
         elif isinstance(container, dict):
-            # Keys that are numbers, as in env.kwargs, keep the kind they have in the file; elsewhere keys are text.
+            # Keys that are numbers, as in env.kwargs, keep the kind they have in the file; elsewhere keys are
+            # text.
             key = key if key in container else str(key)
         else:
             here = ".".join(map(str, place[:depth]))
-            raise ConfigError(f"{COMMAND_LINE}: {dotted(place)}: {here} is {show(container)}, which has no parts; set {here} itself")
+            raise ConfigError(
+                f"{COMMAND_LINE}: {dotted(place)}: {here} is {show(container)}, which has no parts; set "
+                f"{here} itself"
+            )
         if last:
             container[key] = value
             tree.overridden.add((*place[:depth], key))
@@ -105,12 +124,16 @@ def _assign(tree: Tree, place: Place, value: Any) -> None:
 
 
 def _is_group_count(value: Any) -> bool:
-    """Whether the groups are given as a number that may become a list: one that is too large is left for the schema to refuse."""
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value <= LARGEST_GROUPS)
+    """Whether the groups are given as a number that may become a list: one that is too large is left for the
+    schema to refuse."""
+    return value is None or (
+        isinstance(value, int) and not isinstance(value, bool) and value <= LARGEST_GROUPS
+    )
 
 
 def fill_names(tree: Tree) -> None:
-    """A section that leaves out `name` means the default choice, as a configuration without the section does."""
+    """A section that leaves out `name` means the default choice, as a configuration without the section
+    does."""
     for section in CHOICES:
         if isinstance(tree.data.get(section), dict) and section in tree.root.model_fields:
             tree.data[section] = {"name": _default_name(section, tree.root), **tree.data[section]}

@@ -1,9 +1,10 @@
-"""Reading and writing YAML with guards: size, duplicate keys, aliases, nesting. Every fault is one line with its place.
+"""Reading and writing YAML with guards: size, duplicate keys, aliases, nesting. Every fault is one line with
+its place.
 
 Called by file.py alone. Knows YAML and positions in a file; knows no configuration key.
 
-Two differences from plain PyYAML, on both the reading and the writing side so that values survive a round trip: `1e-3` is a
-number (YAML 1.2), and dates stay text.
+Two differences from plain PyYAML, on both the reading and the writing side so that values survive a round
+trip: `1e-3` is a number (YAML 1.2), and dates stay text.
 """
 
 from __future__ import annotations
@@ -25,20 +26,31 @@ _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
 
 class _GuardedLoader(yaml.SafeLoader):
-    """PyYAML's safe loader that refuses aliases (expansion bombs), duplicate keys (the first one would be lost silently)
-    and {a:1} (which is a key without a value)."""
+    """PyYAML's safe loader that refuses aliases (expansion bombs), duplicate keys (the first one would be
+    lost silently) and {a:1} (which is a key without a value)."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, f"the alias *{event.anchor} is not supported, write the value out", event.start_mark)
+            raise yaml.composer.ComposerError(
+                None,
+                None,
+                f"the alias *{event.anchor} is not supported, write the value out",
+                event.start_mark,
+            )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         first: dict[Hashable, int] = {}
         for key_node, value_node in node.value:
             key = self.construct_object(key_node, deep=True)
-            if node.flow_style and isinstance(key, str) and ":" in key and key_node.style is None and value_node.value == "":
+            if (
+                node.flow_style
+                and isinstance(key, str)
+                and ":" in key
+                and key_node.style is None
+                and value_node.value == ""
+            ):
                 spaced = key.replace(":", ": ", 1)
                 message = f"{{{key}}} is a key without a value, write a space after the colon: {{{spaced}}}"
                 raise yaml.constructor.ConstructorError(None, None, message, key_node.start_mark)
@@ -60,12 +72,17 @@ class _Dumper(yaml.SafeDumper):
 
 for _class in (_GuardedLoader, _Dumper):
     _class.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP] for first, resolvers in _class.yaml_implicit_resolvers.items()
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
+        for first, resolvers in _class.yaml_implicit_resolvers.items()
     }
     _class.add_implicit_resolver("tag:yaml.org,2002:float", _SHORT_FLOAT, list("-+0123456789"))
-# A list inside a mapping reads better on one line ([64, 64]) than as a column of dashes; mappings stay in blocks.
+# A list inside a mapping reads better on one line ([64, 64]) than as a column of dashes; mappings stay in
+# blocks.
 _Dumper.add_representer(
-    list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=not any(isinstance(item, dict) for item in data))
+    list,
+    lambda dumper, data: dumper.represent_sequence(
+        "tag:yaml.org,2002:seq", data, flow_style=not any(isinstance(item, dict) for item in data)
+    ),
 )
 
 
@@ -75,9 +92,13 @@ def read_file(path: Path) -> bytes:
         with path.open("rb") as stream:
             content = stream.read(SIZE_LIMIT + 1)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; give the path of a YAML configuration (examples: configs/)") from None
+        raise ConfigError(
+            f"{path}: no such file; give the path of a YAML configuration (examples: configs/)"
+        ) from None
     except IsADirectoryError:
-        raise ConfigError(f"{path}: a directory; give a YAML file (a run directory has config.yaml)") from None
+        raise ConfigError(
+            f"{path}: a directory; give a YAML file (a run directory has config.yaml)"
+        ) from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(content) > SIZE_LIMIT:
@@ -88,7 +109,8 @@ def read_file(path: Path) -> bytes:
 def parse(content: bytes | str, source: str) -> tuple[Any, dict[Place, int]]:
     """The value that a YAML text stands for, and the line (from 1) of each key by its place.
 
-    Raises ConfigError with line and column: not YAML, duplicate keys, aliases, tags, several documents, nested too deeply.
+    Raises ConfigError with line and column: not YAML, duplicate keys, aliases, tags, several documents,
+    nested too deeply.
     """
     if len(content) > SIZE_LIMIT:
         raise ConfigError(f"{source}: larger than {SIZE_LIMIT >> 20} MiB; this is no configuration")
@@ -120,12 +142,16 @@ def parse(content: bytes | str, source: str) -> tuple[Any, dict[Place, int]]:
 
 def write(value: Any) -> str:
     """YAML text of plain values in their own order: dicts, lists, text, numbers, booleans, None."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=False)
+    return yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=False
+    )
 
 
 def inline(value: Any) -> str:
     """One value as it stands on one line of a file: null, true, [64, 64], 1.0e-05."""
-    return yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+    return (
+        yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+    )
 
 
 def _collect_lines(loader: _GuardedLoader, node: yaml.Node, place: Place, lines: dict[Place, int]) -> None:

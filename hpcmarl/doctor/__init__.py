@@ -1,6 +1,8 @@
-"""`hpcmarl doctor`: looks for what would make a run fail before it does. Called by cli.py, on one rank or on all of a world.
+"""`hpcmarl doctor`: looks for what would make a run fail before it does. Called by cli.py, on one rank or on
+all of a world.
 
-findings.py holds the lines, checks.py what one process sees, world.py and ping.py what needs all ranks, estimate.py what a job will cost.
+findings.py holds the lines, checks.py what one process sees, world.py and ping.py what needs all ranks,
+estimate.py what a job will cost.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ __all__ = ["Finding", "examine"]
 
 
 def examine(config: Config | None, run_directory: Path, json: bool) -> int:
-    """Examine, print on rank 0, and return the exit code: 1 where a finding is BAD. Every rank of the world calls it."""
+    """Examine, print on rank 0, and return the exit code: 1 where a finding is BAD. Every rank of the world
+    calls it."""
     from hpcmarl.comm.local import LocalWorld
     from hpcmarl.comm.transport import PeerFailure, Transport
     from hpcmarl.doctor import checks, world
@@ -35,7 +38,10 @@ def examine(config: Config | None, run_directory: Path, json: bool) -> int:
             return 0
     except PeerFailure:
         return 1  # rank 0 tells
-    hosts = [str(exchange.reports[rank]["facts"]["host"]) if rank in exchange.reports else "?" for rank in range(size)]
+    hosts = [
+        str(exchange.reports[rank]["facts"]["host"]) if rank in exchange.reports else "?"
+        for rank in range(size)
+    ]
     about_job: list[Finding] = []
     if config is not None:
         environment, spec = checks.check_environment(config)

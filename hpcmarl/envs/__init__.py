@@ -1,8 +1,10 @@
-"""Environments: one interface over PettingZoo's parallel and turn-based ones, Gymnasium's, and natively batched ones. The package's public face.
+"""Environments: one interface over PettingZoo's parallel and turn-based ones, Gymnasium's, and natively
+batched ones. The package's public face.
 
-Called by roles/ and cli.py. A new kind of environment is one file with a slot.SlotAdapter and one line in KINDS; one that steps all
-slots by itself is one file with takes(), describe(), make(), prepare() and bare(), and one line in BATCHED.
-PettingZoo, gymnasium and JAX are imported when an environment is made, not when this package is.
+Called by roles/ and cli.py. A new kind of environment is one file with a slot.SlotAdapter and one line in
+KINDS; one that steps all slots by itself is one file with takes(), describe(), make(), prepare() and bare(),
+and one line in BATCHED. PettingZoo, gymnasium and JAX are imported when an environment is made, not when this
+package is.
 """
 
 from __future__ import annotations
@@ -43,8 +45,8 @@ KINDS: dict[str, str] = {
     "parallel": "hpcmarl.envs.parallel:ParallelSlot",
     "aec": "hpcmarl.envs.aec:TurnSlot",
 }
-# env.id, or what it begins with, before a colon (smax:3m) or the first dot (mpe2.simple_v3) -> modules of natively batched environments, the first
-# that takes it; where none does it is driven one by one
+# env.id, or what it begins with, before a colon (smax:3m) or the first dot (mpe2.simple_v3) -> modules of
+# natively batched environments, the first that takes it; where none does it is driven one by one
 BATCHED: dict[str, tuple[str, ...]] = {
     "mpe2": ("hpcmarl.envs.particles",),
     "hpcmarl.envs.games.particles": ("hpcmarl.envs.particles",),
@@ -58,18 +60,26 @@ BATCHED_ONLY = ("smax", "matrix")
 
 
 def batched_module(config: EnvConfig) -> Any:
-    """The module of the natively batched environment that `env.id` names and `env.batched` allows, or None. Raises as make_environment does, and
-    ConfigError where `env.batched` asks for what there is not."""
+    """The module of the natively batched environment that `env.id` names and `env.batched` allows, or None.
+    Raises as make_environment does, and ConfigError where `env.batched` asks for what there is not."""
     if config.batched is False:
         if config.id.partition(":")[0] in BATCHED_ONLY:
-            raise ConfigError(f"env.batched is false, but {config.id} has no other environment than the batched one; allowed: auto, true")
+            raise ConfigError(
+                f"env.batched is false, but {config.id} has no other environment than the batched one; "
+                "allowed: auto, true"
+            )
         return None
-    found = next((module for module in map(importlib.import_module, _modules(config.id)) if module.takes(config)), None)
+    found = next(
+        (module for module in map(importlib.import_module, _modules(config.id)) if module.takes(config)), None
+    )
     if found is None and config.batched is True:
         from hpcmarl.envs.resolve import resolve
 
         resolve(config)[1].close()  # which says what is wrong where the package refuses the arguments, too
-        raise ConfigError(f"env.batched is true, but there is no batched environment of {config.id} with {_given(config)}; allowed: auto, false")
+        raise ConfigError(
+            f"env.batched is true, but there is no batched environment of {config.id} with {_given(config)}; "
+            "allowed: auto, false"
+        )
     return found
 
 
@@ -79,12 +89,17 @@ def is_batched(config: EnvConfig) -> bool:
 
 
 def batching_remark(config: EnvConfig) -> str:
-    """One line about how the slots of an actor are stepped; empty where there is no choice. Raises as make_environment does."""
+    """One line about how the slots of an actor are stepped; empty where there is no choice. Raises as
+    make_environment does."""
     if is_batched(config):
         return f"{config.id}: all slots of an actor are stepped together (env.batched)"
     if not has_batched_form(config.id):
         return ""
-    reason = "env.batched is false" if config.batched is False else f"there is no batched environment with {_given(config)}"
+    reason = (
+        "env.batched is false"
+        if config.batched is False
+        else f"there is no batched environment with {_given(config)}"
+    )
     return f"{config.id}: the slots of an actor are stepped one after the other, since {reason}"
 
 
@@ -120,8 +135,10 @@ def make_environment(
         policies: Which agents each policy has.
         slots: How many environments.
         seeds: Of their episodes.
-        spec: What describe() returns for them, where it is known already: natively batched environments then need not ask the package.
-        record: Keep the actions of unfinished episodes, so that state_dict() says exactly where the environments stand.
+        spec: What describe() returns for them, where it is known already: natively batched environments then
+            need not ask the package.
+        record: Keep the actions of unfinished episodes, so that state_dict() says exactly where the
+            environments stand.
         with_state: Write env.state() into frames that have room for it.
         skip_bad_numbers: End episodes with observations or rewards that are not finite instead of raising.
 
@@ -129,25 +146,37 @@ def make_environment(
         MissingPackageError, ConfigError, EnvironmentFailure.
     """
     if (module := batched_module(config)) is not None:
-        batch: BatchedEnvironment = module.make(config, spec or describe(config, policies), slots, seeds, record=record, with_state=with_state)
+        batch: BatchedEnvironment = module.make(
+            config, spec or describe(config, policies), slots, seeds, record=record, with_state=with_state
+        )
         return batch
     from hpcmarl.envs.batch import SlotBatch
     from hpcmarl.envs.survey import survey
 
     source, layout = survey(config, policies)
     return SlotBatch(
-        config, source, layout, slots, seeds, adapter=KINDS[source.kind], record=record, with_state=with_state, skip_bad_numbers=skip_bad_numbers
+        config,
+        source,
+        layout,
+        slots,
+        seeds,
+        adapter=KINDS[source.kind],
+        record=record,
+        with_state=with_state,
+        skip_bad_numbers=skip_bad_numbers,
     )
 
 
 def prepare_environment(config: EnvConfig, slots: int) -> None:
-    """Do ahead what takes long the first time in a process: natively batched environments are compiled. Raises as make_environment does."""
+    """Do ahead what takes long the first time in a process: natively batched environments are compiled.
+    Raises as make_environment does."""
     if (module := batched_module(config)) is not None:
         module.prepare(config, slots)
 
 
 def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> EnvironmentSpec:
-    """The spec of an environment: builds one, reads its spaces, closes it. Raises as make_environment does."""
+    """The spec of an environment: builds one, reads its spaces, closes it. Raises as make_environment
+    does."""
     if (module := batched_module(config)) is not None:
         spec: EnvironmentSpec = module.describe(config, policies)
     else:
@@ -155,5 +184,8 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
 
         spec = survey(config, policies)[1].spec
     if config.common_reward and spec.turn_based:
-        raise ConfigError(f"env.common_reward: true is for games whose agents act at once, and {spec.id} is turn-based; remove the key")
+        raise ConfigError(
+            f"env.common_reward: true is for games whose agents act at once, and {spec.id} is turn-based; "
+            "remove the key"
+        )
     return spec

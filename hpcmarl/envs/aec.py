@@ -2,8 +2,9 @@
 
 Called by batch.py through slot.SlotAdapter. Must not know seeds, budgets, episode records or other slots.
 
-After each turn the rewards of every agent are written, flags of whoever died in it (acting or not), and the turns of the dead,
-who may only step(None), are taken here, so that the next row is again a living agent's turn.
+After each turn the rewards of every agent are written, flags of whoever died in it (acting or not), and the
+turns of the dead, who may only step(None), are taken here, so that the next row is again a living agent's
+turn.
 """
 
 from __future__ import annotations
@@ -11,7 +12,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hpcmarl.envs.slot import INFO_MASK, NO_MASK, ONGOING, TERMINATED, TRUNCATED, Layout, Place, SlotAdapter, Views, read_observation, write_mask
+from hpcmarl.envs.slot import (
+    INFO_MASK,
+    NO_MASK,
+    ONGOING,
+    TERMINATED,
+    TRUNCATED,
+    Layout,
+    Place,
+    SlotAdapter,
+    Views,
+    read_observation,
+    write_mask,
+)
 from hpcmarl.errors import EnvironmentFailure
 
 
@@ -77,9 +90,17 @@ class TurnSlot(SlotAdapter):
     def _mark(self, row: int, views: Views) -> None:
         """Write the flags of the agents that died, and take in those that joined."""
         environment = self.environment
-        terminations, truncations, listed = environment.terminations, environment.truncations, environment.agents
+        terminations, truncations, listed = (
+            environment.terminations,
+            environment.truncations,
+            environment.agents,
+        )
         nobody_died = True not in terminations.values() and True not in truncations.values()
-        if nobody_died and len(listed) == len(self._living) and all(agent in self._living for agent in listed):
+        if (
+            nobody_died
+            and len(listed) == len(self._living)
+            and all(agent in self._living for agent in listed)
+        ):
             return
         living = {}
         for agent, place in self._living.items():
@@ -95,14 +116,20 @@ class TurnSlot(SlotAdapter):
         self._join()
 
     def _join(self) -> None:
-        """Take in the agents that the environment lists, that are not dead, and that are not known to live."""
+        """Take in the agents that the environment lists, that are not dead, and that are not known to
+        live."""
         environment = self.environment
         terminations, truncations = environment.terminations, environment.truncations
-        joined = {agent: self._place(agent) for agent in environment.agents if not (terminations.get(agent, False) or truncations.get(agent, False))}
+        joined = {
+            agent: self._place(agent)
+            for agent in environment.agents
+            if not (terminations.get(agent, False) or truncations.get(agent, False))
+        }
         self._living = {**self._living, **joined}
 
     def _bury(self, row: int, views: Views | None) -> None:
-        """Take the turns of the dead until a living agent is selected; what they are still paid belongs to this row."""
+        """Take the turns of the dead until a living agent is selected; what they are still paid belongs to
+        this row."""
         environment = self.environment
         for _ in range(2 * len(self._places) + 1):
             if not environment.agents:
@@ -111,8 +138,13 @@ class TurnSlot(SlotAdapter):
             selected = environment.agent_selection
             if selected in self._living:
                 return
-            if not (environment.terminations.get(selected, False) or environment.truncations.get(selected, False)):
-                raise EnvironmentFailure(f"it is the turn of {selected}, which is not among the living agents {', '.join(map(str, self._living))}")
+            if not (
+                environment.terminations.get(selected, False) or environment.truncations.get(selected, False)
+            ):
+                raise EnvironmentFailure(
+                    f"it is the turn of {selected}, which is not among the living agents "
+                    f"{', '.join(map(str, self._living))}"
+                )
             environment.step(None)
             if views is not None:
                 self._add_rewards()
@@ -120,7 +152,8 @@ class TurnSlot(SlotAdapter):
         raise EnvironmentFailure(f"agent {selected} is dead and keeps its turn after step(None)")
 
     def _write(self, row: int, views: Views) -> None:
-        """Set the observations of the living and write the acting agent's turn into a row that is otherwise blank."""
+        """Set the observations of the living and write the acting agent's turn into a row that is otherwise
+        blank."""
         environment = self.environment
         acting = self._living[environment.agent_selection]
         observations = {}

@@ -1,7 +1,7 @@
 """An environment stepped with random actions and nothing else: what training is measured against.
 
-It makes the environment through the same resolver as training does and then calls PettingZoo directly; a natively batched
-environment steps as many games at once as training does, by its own library's call.
+It makes the environment through the same resolver as training does and then calls PettingZoo directly; a
+natively batched environment steps as many games at once as training does, by its own library's call.
 """
 
 from __future__ import annotations
@@ -21,12 +21,19 @@ from hpcmarl.types import EnvironmentSpec
 DRAWN = 4096  # actions drawn ahead for each agent, so that drawing costs nothing
 
 
-def make_bare(config: EnvConfig, slots: int, seeds: Seeds, spec: EnvironmentSpec | None = None) -> BareEnvironment | BareBatch:
-    """What `slots` slots are measured against: one environment, or a batch of as many where they are batched by themselves.
+def make_bare(
+    config: EnvConfig, slots: int, seeds: Seeds, spec: EnvironmentSpec | None = None
+) -> BareEnvironment | BareBatch:
+    """What `slots` slots are measured against: one environment, or a batch of as many where they are batched
+    by themselves.
 
     spec: what describe() returns, for whatever policies, where it is known already."""
     module = batched_module(config)
-    return BareEnvironment(config, seeds) if module is None else BareBatch(module.bare(config, spec or describe(config, {}), slots, seeds), slots)
+    return (
+        BareEnvironment(config, seeds)
+        if module is None
+        else BareBatch(module.bare(config, spec or describe(config, {}), slots, seeds), slots)
+    )
 
 
 def step_bare(environment: BareBatch | BareEnvironment | None, seconds: float) -> tuple[int, float]:
@@ -54,7 +61,8 @@ class BareBatch:
 
 
 class BareEnvironment:
-    """One environment; `step()` takes one environment step (one turn in an AEC game), resetting with a seed where an episode ends."""
+    """One environment; `step()` takes one environment step (one turn in an AEC game), resetting with a seed
+    where an episode ends."""
 
     steps_per_call = 1
 
@@ -65,7 +73,9 @@ class BareEnvironment:
         self.episode = 0
         self.count = 0
         self._turn_based = source.kind == "aec"
-        self._seen: dict[Any, Any] = {}  # of the agents of a parallel environment that are given masks with their observations
+        self._seen: dict[
+            Any, Any
+        ] = {}  # of the agents of a parallel environment that are given masks with their observations
         self._reset()
         generator = np.random.default_rng(seeds.seed)
         self.actions = {agent: self._draw(agent, generator) for agent in list(self.environment.agents)}
@@ -79,7 +89,11 @@ class BareEnvironment:
         told = self.environment.reset(seed=episode_seed(self.seeds.seed, self.seeds.first_slot, self.episode))
         self.episode += 1
         if not self._turn_based:
-            self._seen = {agent: seen for agent, seen in told[0].items() if isinstance(seen, dict) and "action_mask" in seen}
+            self._seen = {
+                agent: seen
+                for agent, seen in told[0].items()
+                if isinstance(seen, dict) and "action_mask" in seen
+            }
 
     def step(self) -> None:
         """One step with random (where there is a mask, allowed) actions."""
@@ -104,7 +118,9 @@ class BareEnvironment:
         observation, _, terminated, truncated, info = self.environment.last()
         action = None
         if not (terminated or truncated):
-            mask = observation.get("action_mask") if isinstance(observation, dict) else info.get("action_mask")
+            mask = (
+                observation.get("action_mask") if isinstance(observation, dict) else info.get("action_mask")
+            )
             action = _allowed(self.actions[agent][index], mask, index)
         self.environment.step(action)
         if not self.environment.agents:

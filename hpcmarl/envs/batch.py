@@ -1,7 +1,8 @@
-"""Keeps the slots running: seeds, episode records, the restart budget, exact resume. The BatchedEnvironment of PettingZoo.
+"""Keeps the slots running: seeds, episode records, the restart budget, exact resume. The BatchedEnvironment
+of PettingZoo.
 
-Made by the package's make_environment, called by roles/ through base.BatchedEnvironment. Must not know how one environment
-is driven (slot.SlotAdapter does), nor networks, ranks or files.
+Made by the package's make_environment, called by roles/ through base.BatchedEnvironment. Must not know how
+one environment is driven (slot.SlotAdapter does), nor networks, ranks or files.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ class SlotBatch(BatchedEnvironment):
         skip_bad_numbers: bool = False,
     ) -> None:
         if with_state and layout.spec.state_size is None:
-            raise ConfigError(f"env.id {source.id} has no state(); choose algo.critic: obs or dec, or an environment that has one")
+            raise ConfigError(
+                f"env.id {source.id} has no state(); choose algo.critic: obs or dec, or an environment that "
+                "has one"
+            )
         module, _, name = adapter.partition(":")
         cls: Callable[[Any, Layout, bool], SlotAdapter] = getattr(importlib.import_module(module), name)
         self.spec, self.slots = layout.spec, slots
@@ -91,7 +95,9 @@ class SlotBatch(BatchedEnvironment):
     def step(self, actions: Mapping[str, Array], outcome: Outcome, frame: Frame) -> None:
         views = Views(self._names, frame, outcome)
         prefill(views, outcome, self._adapters[0].alive_default)
-        prepared = [prepare(actions[name]) for prepare, name in zip(self._layout.prepare, self._names, strict=True)]
+        prepared = [
+            prepare(actions[name]) for prepare, name in zip(self._layout.prepare, self._names, strict=True)
+        ]
         idle = self._upkeep.idle
         broken = self._play(prepared, idle)
         ended = self._settle(views, idle, broken)
@@ -113,7 +119,9 @@ class SlotBatch(BatchedEnvironment):
         """Step every environment; the slots whose environment raised are returned, and paid for."""
         broken, limit = set(), self._upkeep.limit
         limited = limit.seconds is not None
-        for row, adapter, actions in zip(range(self.slots), self._adapters, zip(*prepared, strict=True), strict=True):
+        for row, adapter, actions in zip(
+            range(self.slots), self._adapters, zip(*prepared, strict=True), strict=True
+        ):
             if row in idle:
                 continue
             try:
@@ -128,7 +136,8 @@ class SlotBatch(BatchedEnvironment):
         return broken
 
     def _settle(self, views: Views, idle: set[int], broken: set[int]) -> list[tuple[int, int]]:
-        """Write what came of the step; returns (row, TERMINATED or TRUNCATED) of the episodes that end. Broken slots are added to `broken`."""
+        """Write what came of the step; returns (row, TERMINATED or TRUNCATED) of the episodes that end.
+        Broken slots are added to `broken`."""
         ended, last = [], self._config.max_steps
         cuts = (self.episode_step + 1 >= last).tolist() if last else self._uncut
         for row, adapter, cut in zip(range(self.slots), self._adapters, cuts, strict=True):
@@ -166,7 +175,10 @@ class SlotBatch(BatchedEnvironment):
                 index=int(self.episode_index[row]),
                 length=int(self.episode_step[row]),
                 return_mean=sum(returns) / sum(self._sizes),
-                returns={name: total / size for name, total, size in zip(self._names, returns, self._sizes, strict=True)},
+                returns={
+                    name: total / size
+                    for name, total, size in zip(self._names, returns, self._sizes, strict=True)
+                },
                 terminated=end == TERMINATED,
                 outcome=adapter.win(),
             )
@@ -183,7 +195,8 @@ class SlotBatch(BatchedEnvironment):
         views.episode_start[row] = True
 
     def _begin(self, row: int, views: Views) -> None:
-        """Begin the slot's next episode; broken resets are paid from the restart budget, empty episodes are passed over."""
+        """Begin the slot's next episode; broken resets are paid from the restart budget, empty episodes are
+        passed over."""
         empty = 0
         while row not in self._upkeep.retired:
             self.episode_index[row] += 1
@@ -200,13 +213,17 @@ class SlotBatch(BatchedEnvironment):
                 self._upkeep.spend(row, error)
                 self._adapters[row].environment = self._upkeep.rebuild(row, self._adapters[row].environment)
             if empty == EMPTY_RESETS:
-                raise EnvironmentFailure(f"environment {self._where(row)}: {EMPTY_RESETS} resets left no agents; a reset must fill env.agents")
+                raise EnvironmentFailure(
+                    f"environment {self._where(row)}: {EMPTY_RESETS} resets left no agents; a reset must "
+                    "fill env.agents"
+                )
         if row in self._upkeep.retired:
             self._adapters[row].rest(row, views)
         views.episode_start[row] = True
 
     def _look_for_bad_numbers(self, outcome: Outcome | None, views: Views) -> None:
-        """Observations or rewards that are not finite: EnvironmentFailure, or the end of the episode in which they came."""
+        """Observations or rewards that are not finite: EnvironmentFailure, or the end of the episode in which
+        they came."""
         for attempt in range(EMPTY_RESETS + 1):
             found = bad_numbers(self.spec, outcome, views)
             for row, agent, what in found:
@@ -223,13 +240,18 @@ class SlotBatch(BatchedEnvironment):
                 self._cut_off(row, outcome, views)
 
     def _cut_off(self, row: int, outcome: Outcome | None, views: Views) -> None:
-        """Make the last step the truncated end of its episode, with zeros for what was no number, and go on in a new environment."""
+        """Make the last step the truncated end of its episode, with zeros for what was no number, and go on
+        in a new environment."""
         adapter = self._adapters[row]
         if outcome is not None:
             if not outcome.episode_end[row]:
                 outcome.episode_end[row] = adapter.abort(row, views)
                 outcome.finals.append(FinalFrame(row, *adapter.final()))
-            outcome.episodes[:] = [episode for episode in outcome.episodes if episode.slot != row or np.isfinite(episode.return_mean)]
+            outcome.episodes[:] = [
+                episode
+                for episode in outcome.episodes
+                if episode.slot != row or np.isfinite(episode.return_mean)
+            ]
             make_finite(row, outcome)
         adapter.environment = self._upkeep.rebuild(row, adapter.environment)
         if outcome is None:
@@ -249,14 +271,21 @@ class SlotBatch(BatchedEnvironment):
 
     def _where(self, row: int) -> str:
         slot = self._seeds.first_slot + row
-        return f"{self.spec.id} in slot {slot} (seed {self._seed(row)}, episode {self.episode_index[row]}, step {self.episode_step[row]})"
+        return (
+            f"{self.spec.id} in slot {slot} (seed {self._seed(row)}, episode {self.episode_index[row]}, "
+            f"step {self.episode_step[row]})"
+        )
 
     def _check_masks(self, views: Views) -> None:
         for row, agent in stuck_agents(self.spec, views):
-            raise EnvironmentFailure(f"environment {self._where(row)} forbids agent {agent} every action; a mask must allow at least one")
+            raise EnvironmentFailure(
+                f"environment {self._where(row)} forbids agent {agent} every action; a mask must allow at "
+                "least one"
+            )
 
     def state_dict(self) -> dict[str, Any]:
-        """restarts, episode [E] (each slot's current one, -1 before the first); with record also the actions since its reset."""
+        """restarts, episode [E] (each slot's current one, -1 before the first); with record also the actions
+        since its reset."""
         state: dict[str, Any] = {"restarts": self.counts["restarts"], "episode": self.episode_index.copy()}
         if self._record:
             state["actions"] = {str(row): self._actions(row) for row in range(self.slots)}
@@ -274,8 +303,9 @@ class SlotBatch(BatchedEnvironment):
     def load_state_dict(self, state: Mapping[str, Any], frame: Frame) -> None:
         """Replay the recorded actions of each slot; without a record begin the next episodes.
 
-        Where the number of slots has changed all slots begin after the furthest episode, so that none is played twice.
-        Raises EnvironmentFailure where a replay ends early or raises: the environment is not deterministic.
+        Where the number of slots has changed all slots begin after the furthest episode, so that none is
+        played twice. Raises EnvironmentFailure where a replay ends early or raises: the environment is not
+        deterministic.
         """
         saved = np.asarray(state["episode"], np.int64)
         same = saved.shape == (self.slots,)
@@ -295,7 +325,10 @@ class SlotBatch(BatchedEnvironment):
     def _replay(self, row: int, actions: Mapping[str, Array], views: Views) -> None:
         adapter = self._adapters[row]
         self._forget(row)
-        prepared = [prepare(np.asarray(actions[name])) for prepare, name in zip(self._layout.prepare, self._names, strict=True)]
+        prepared = [
+            prepare(np.asarray(actions[name]))
+            for prepare, name in zip(self._layout.prepare, self._names, strict=True)
+        ]
         alive = True
         try:
             alive = adapter.begin(self._seed(row), row, views)
@@ -313,10 +346,13 @@ class SlotBatch(BatchedEnvironment):
                 self._recorded[row].append([np.array(actions[name][step]) for name in self._names])
                 self._returns[row] += [sum(rewards) for rewards in adapter.rewards]
         except Exception as error:
-            raise EnvironmentFailure(f"environment {self._where(row)} raised in a replay: {type(error).__name__}: {error}") from error
+            raise EnvironmentFailure(
+                f"environment {self._where(row)} raised in a replay: {type(error).__name__}: {error}"
+            ) from error
         if not alive:
             raise EnvironmentFailure(
-                f"environment {self._where(row)} ended in the replay of an unfinished episode; exact resume needs one that seed and actions determine"
+                f"environment {self._where(row)} ended in the replay of an unfinished episode; exact resume "
+                "needs one that seed and actions determine"
             )
         views.episode_start[row] = self.episode_step[row] == 0
 

@@ -1,7 +1,8 @@
 """Connect four and tic-tac-toe as natively batched environments: all slots' boards in a few arrays.
 
-Made through the package's make_environment for OpenSpiel's and PettingZoo's games (VIEWS) with their usual sizes; others are driven one by one
-(games/openspiel.py, aec.py), with the same seats, views and rewards. Must not know networks, ranks or files.
+Made through the package's make_environment for OpenSpiel's and PettingZoo's games (VIEWS) with their usual
+sizes; others are driven one by one (games/openspiel.py, aec.py), with the same seats, views and rewards. Must
+not know networks, ranks or files.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, IntArra
 
 @dataclass(frozen=True)
 class View:
-    """Who plays a board, and what they see of it: planes of the first player's marks, the second's, and the empty squares, row 0 the bottom.
+    """Who plays a board, and what they see of it: planes of the first player's marks, the second's, and the
+    empty squares, row 0 the bottom.
 
-    relative: [rows, columns, 2], one's own marks and the other's, `upside_down` or not; else [3, rows, columns], the same for both, in which
-    `planes` says which is whose."""
+    relative: [rows, columns, 2], one's own marks and the other's, `upside_down` or not; else [3, rows,
+    columns], the same for both, in which `planes` says which is whose."""
 
     board: Board
     players: tuple[str, str]
@@ -45,7 +47,9 @@ class View:
 VIEWS: dict[str, View] = {
     "openspiel:connect_four": View(CONNECT_FOUR, ("player_0", "player_1")),
     "openspiel:tic_tac_toe": View(TIC_TAC_TOE, ("player_0", "player_1"), planes=(2, 1, 0)),
-    "pettingzoo.classic.connect_four_v3": View(CONNECT_FOUR, ("player_0", "player_1"), relative=True, upside_down=True),
+    "pettingzoo.classic.connect_four_v3": View(
+        CONNECT_FOUR, ("player_0", "player_1"), relative=True, upside_down=True
+    ),
     "pettingzoo.classic.tictactoe_v3": View(TIC_TAC_TOE, ("player_1", "player_2"), relative=True),
 }
 
@@ -56,7 +60,8 @@ def takes(config: EnvConfig) -> bool:
 
 
 def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> EnvironmentSpec:
-    """The spec of a game, from the package that it comes from. Raises MissingPackageError and ConfigError as that does."""
+    """The spec of a game, from the package that it comes from. Raises MissingPackageError and ConfigError as
+    that does."""
     package, _, game = config.id.partition(":")
     if package == "openspiel":
         from hpcmarl.envs.games.openspiel import Play, load
@@ -67,7 +72,9 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
     return survey(config, policies)[1].spec
 
 
-def make(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool, with_state: bool) -> BoardBatch:
+def make(
+    config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool, with_state: bool
+) -> BoardBatch:
     """`slots` games. Raises as describe() does, and where a state is wanted."""
     refuse_state(config, with_state)
     return BoardBatch(config, spec, slots, seeds, record=record)
@@ -78,7 +85,8 @@ def prepare(config: EnvConfig, slots: int) -> None:
 
 
 def bare(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds) -> Callable[[], None]:
-    """A function that takes one step of `slots` games with random, allowed actions: what training is measured against."""
+    """A function that takes one step of `slots` games with random, allowed actions: what training is measured
+    against."""
     return random_steps(make(config, spec, slots, seeds, record=False, with_state=False), seeds)
 
 
@@ -89,8 +97,8 @@ GAINS = np.array([[1.0, -1.0], [-1.0, 1.0]])  # [winner, player]
 class Drawn:
     """How a board is shown, as flat positions in what both players see [2 * size].
 
-    empty: the empty board [2, *shape]. marked, taken [2 * squares, k]: what becomes 1, and what 0, when the first player marks a square (row by
-    row), then when the second does."""
+    empty: the empty board [2, *shape]. marked, taken [2 * squares, k]: what becomes 1, and what 0, when the
+    first player marks a square (row by row), then when the second does."""
 
     def __init__(self, view: View) -> None:
         board, (*marks, empty) = view.board, view.planes
@@ -110,7 +118,9 @@ class Drawn:
 class BoardBatch(NativeBatch):
     """E boards of two players, who take turns. All that the players see is kept up to date move by move."""
 
-    def __init__(self, config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool) -> None:
+    def __init__(
+        self, config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool
+    ) -> None:
         self._view = VIEWS[config.id]
         super().__init__(config, spec, self._view.players, slots, seeds, record=record)
         self._board = board = self._view.board
@@ -118,7 +128,9 @@ class BoardBatch(NativeBatch):
         self._drawn = Drawn(self._view)
         self._shown = np.zeros((slots, *self._drawn.empty.shape), np.float32)
         self._marks = np.zeros((slots, 2), np.uint64)  # bit sets, by player
-        self._open = np.ones((slots, board.actions), np.bool_)  # allowed actions: columns whose top is empty, or empty squares
+        self._open = np.ones(
+            (slots, board.actions), np.bool_
+        )  # allowed actions: columns whose top is empty, or empty squares
         self._heights = np.zeros((slots, board.columns), np.int64)  # of the columns, with gravity
         self._moves = np.zeros(slots, np.int64)
 
@@ -170,18 +182,24 @@ class BoardBatch(NativeBatch):
         return allowed
 
     def _standing(self) -> dict[str, Array]:
-        """planes [E, 3, rows, columns]: of the players' marks and the empty squares, as View has them; moves [E]."""
+        """planes [E, 3, rows, columns]: of the players' marks and the empty squares, as View has them; moves
+        [E]."""
         board = self._board
         marks = (self._marks[..., None] & self._bits) != 0
         planes = np.empty((self.slots, 3, board.rows * board.columns), np.bool_)
         planes[:, self._view.planes] = np.concatenate([marks, ~marks.any(1, keepdims=True)], 1)
-        return {"planes": planes.reshape(self.slots, 3, board.rows, board.columns), "moves": self._moves.copy()}
+        return {
+            "planes": planes.reshape(self.slots, 3, board.rows, board.columns),
+            "moves": self._moves.copy(),
+        }
 
     def _stand(self, state: Mapping[str, Any]) -> None:
         board, planes = self._board, np.asarray(state["planes"], np.bool_)
         first, second, empty = (planes[:, plane] for plane in self._view.planes)
         self._shown[...] = self._view.seen(planes.astype(np.float32))
-        self._marks[...] = (np.stack([first, second], 1).reshape(self.slots, 2, -1) * self._bits).sum(-1, dtype=np.uint64)
+        self._marks[...] = (np.stack([first, second], 1).reshape(self.slots, 2, -1) * self._bits).sum(
+            -1, dtype=np.uint64
+        )
         self._heights[...] = board.rows - empty.sum(1)
         self._open[...] = empty[:, -1] if board.gravity else empty.reshape(self.slots, -1)
         self._moves[:] = state["moves"]

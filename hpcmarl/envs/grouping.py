@@ -41,8 +41,9 @@ class AgentView:
 def group_agents(agents: Sequence[AgentView], policies: Mapping[str, PolicyConfig]) -> tuple[PolicySpec, ...]:
     """Share out the agents. Policies are ordered by their first agent, agents in a policy as in `agents`.
 
-    Configured policies take the agents that their patterns (fnmatch) match. The others: agents with equal spaces share a policy
-    that is named by the common beginning of their names, or policy_K. Raises ConfigError naming `policies`.
+    Configured policies take the agents that their patterns (fnmatch) match. The others: agents with equal
+    spaces share a policy that is named by the common beginning of their names, or policy_K. Raises
+    ConfigError naming `policies`.
     """
     chosen = _configured(agents, policies)
     groups: list[tuple[str, list[AgentView]]] = []
@@ -58,13 +59,20 @@ def group_agents(agents: Sequence[AgentView], policies: Mapping[str, PolicyConfi
     position = {agent.name: number for number, agent in enumerate(agents)}
     groups.sort(key=lambda group: position[group[1][0].name])
     return tuple(
-        PolicySpec(name, tuple(agent.name for agent in members), members[0].observation.shape, members[0].action.space, members[0].has_mask)
+        PolicySpec(
+            name,
+            tuple(agent.name for agent in members),
+            members[0].observation.shape,
+            members[0].action.space,
+            members[0].has_mask,
+        )
         for name, members in groups
     )
 
 
 def teams_of(policies: Sequence[PolicySpec], common_reward: bool) -> tuple[tuple[str, ...], ...]:
-    """Return what EnvironmentSpec.teams says of these policies: with a common reward they are one team, else no team is known."""
+    """Return what EnvironmentSpec.teams says of these policies: with a common reward they are one team, else
+    no team is known."""
     return (tuple(policy.name for policy in policies),) if common_reward else ()
 
 
@@ -76,11 +84,15 @@ def _configured(agents: Sequence[AgentView], policies: Mapping[str, PolicyConfig
         for pattern in config.agents:
             matched = [name for name in names if fnmatchcase(name, pattern)]
             if not matched:
-                raise ConfigError(f"policies.{policy}.agents: {pattern!r} matches no agent; the environment's agents are {', '.join(names)}")
+                raise ConfigError(
+                    f"policies.{policy}.agents: {pattern!r} matches no agent; the environment's agents are "
+                    f"{', '.join(names)}"
+                )
             for name in matched:
                 if chosen.setdefault(name, policy) != policy:
                     raise ConfigError(
-                        f"policies: agent {name} is matched by {chosen[name]} and by {policy}; allowed: one policy an agent; narrow the patterns"
+                        f"policies: agent {name} is matched by {chosen[name]} and by {policy}; allowed: one "
+                        "policy an agent; narrow the patterns"
                     )
     return chosen
 
@@ -89,8 +101,8 @@ def _check_same(policy: str, members: Sequence[AgentView]) -> None:
     for member in members[1:]:
         if member.needs != members[0].needs:
             raise ConfigError(
-                f"policies.{policy}.agents: {members[0].describe()} and {member.describe()} differ; agents of one policy need equal spaces; "
-                "give them policies of their own"
+                f"policies.{policy}.agents: {members[0].describe()} and {member.describe()} differ; agents "
+                "of one policy need equal spaces; give them policies of their own"
             )
 
 
@@ -99,7 +111,11 @@ def _same_spaces(agents: Sequence[AgentView]) -> list[list[AgentView]]:
     for agent in agents:
         for group in groups:
             first = group[0]
-            if agent.needs == first.needs and agent.observation_space == first.observation_space and agent.action_space == first.action_space:
+            if (
+                agent.needs == first.needs
+                and agent.observation_space == first.observation_space
+                and agent.action_space == first.action_space
+            ):
                 group.append(agent)
                 break
         else:
@@ -108,7 +124,8 @@ def _same_spaces(agents: Sequence[AgentView]) -> list[list[AgentView]]:
 
 
 def _name(members: Sequence[AgentView], number: int, taken: set[str]) -> str:
-    """The agents' common beginning without trailing digits and separators; a lone agent's own name; policy_K where that fails."""
+    """The agents' common beginning without trailing digits and separators; a lone agent's own name; policy_K
+    where that fails."""
     names = [agent.name for agent in members]
     name = names[0] if len(names) == 1 else _common_beginning(names).rstrip("0123456789").rstrip("_-. ")
     name = re.sub(r"[^A-Za-z0-9_-]", "_", name)
@@ -119,5 +136,8 @@ def _name(members: Sequence[AgentView], number: int, taken: set[str]) -> str:
 
 def _common_beginning(names: Sequence[str]) -> str:
     first, last = min(names), max(names)
-    length = next((number for number, (left, right) in enumerate(zip(first, last, strict=False)) if left != right), len(first))
+    length = next(
+        (number for number, (left, right) in enumerate(zip(first, last, strict=False)) if left != right),
+        len(first),
+    )
     return first[:length]

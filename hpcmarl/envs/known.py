@@ -1,4 +1,5 @@
-"""Environments that are known to run, for `hpcmarl list envs`. Data only: nothing here is imported to be listed.
+"""Environments that are known to run, for `hpcmarl list envs`. Data only: nothing here is imported to be
+listed.
 
 Any PettingZoo environment works by its import path; this table is no registry, only a place to begin.
 """
@@ -15,8 +16,8 @@ from hpcmarl.config import EnvConfig
 class KnownEnvironment:
     """One line of the list. `package` is what pip installs; `modules` are what must be importable.
 
-    constant_sum: all players' rewards together are the same in every episode. Said of PettingZoo's games alone: `matrix:` and `openspiel:` games
-    tell by themselves.
+    constant_sum: all players' rewards together are the same in every episode. Said of PettingZoo's games
+    alone: `matrix:` and `openspiel:` games tell by themselves.
     """
 
     id: str
@@ -32,7 +33,8 @@ class KnownEnvironment:
         return all(find_spec(module) is not None for module in self.modules)
 
 
-# Environments whose episodes all have the same number of steps for the same keyword arguments, by the beginning of their ids.
+# Environments whose episodes all have the same number of steps for the same keyword arguments, by the
+# beginning of their ids.
 FIXED_LENGTH = (
     "mpe2.",
     "hpcmarl.envs.games.particles:",
@@ -54,14 +56,40 @@ _CLASSIC = ("pettingzoo", "pygame")
 
 KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
     KnownEnvironment("mpe2.simple_v3", "mpe2", _MPE, "parallel", "one agent walks to a landmark"),
-    KnownEnvironment("mpe2.simple_spread_v3", "mpe2", _MPE, "parallel", "cooperative: three agents cover three landmarks"),
-    KnownEnvironment("mpe2.simple_speaker_listener_v4", "mpe2", _MPE, "parallel", "cooperative: a speaker guides a listener, unequal spaces"),
-    KnownEnvironment("mpe2.simple_reference_v3", "mpe2", _MPE, "parallel", "cooperative: two agents move and tell each other where to"),
-    KnownEnvironment("mpe2.simple_adversary_v3", "mpe2", _MPE, "parallel", "two agents hide their goal from an adversary"),
-    KnownEnvironment("mpe2.simple_crypto_v3", "mpe2", _MPE, "parallel", "two agents talk, a third listens in"),
-    KnownEnvironment("mpe2.simple_push_v3", "mpe2", _MPE, "parallel", "an adversary keeps an agent from its goal"),
+    KnownEnvironment(
+        "mpe2.simple_spread_v3", "mpe2", _MPE, "parallel", "cooperative: three agents cover three landmarks"
+    ),
+    KnownEnvironment(
+        "mpe2.simple_speaker_listener_v4",
+        "mpe2",
+        _MPE,
+        "parallel",
+        "cooperative: a speaker guides a listener, unequal spaces",
+    ),
+    KnownEnvironment(
+        "mpe2.simple_reference_v3",
+        "mpe2",
+        _MPE,
+        "parallel",
+        "cooperative: two agents move and tell each other where to",
+    ),
+    KnownEnvironment(
+        "mpe2.simple_adversary_v3", "mpe2", _MPE, "parallel", "two agents hide their goal from an adversary"
+    ),
+    KnownEnvironment(
+        "mpe2.simple_crypto_v3", "mpe2", _MPE, "parallel", "two agents talk, a third listens in"
+    ),
+    KnownEnvironment(
+        "mpe2.simple_push_v3", "mpe2", _MPE, "parallel", "an adversary keeps an agent from its goal"
+    ),
     KnownEnvironment("mpe2.simple_tag_v3", "mpe2", _MPE, "parallel", "three predators, one prey"),
-    KnownEnvironment("mpe2.simple_world_comm_v3", "mpe2", _MPE, "parallel", "predators with a leader that talks, prey, forests"),
+    KnownEnvironment(
+        "mpe2.simple_world_comm_v3",
+        "mpe2",
+        _MPE,
+        "parallel",
+        "predators with a leader that talks, prey, forests",
+    ),
     KnownEnvironment(
         "hpcmarl.envs.games.particles:parallel_env",
         "hpcmarl",
@@ -69,47 +97,155 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
         "parallel",
         "like simple_spread; rewards and dynamics by keyword, for unequal groups",
     ),
-    KnownEnvironment("pettingzoo.classic.rps_v2", "pettingzoo[classic]", _CLASSIC, "parallel", "rock, paper, scissors", True),
-    KnownEnvironment("pettingzoo.classic.tictactoe_v3", "pettingzoo[classic]", _CLASSIC, "aec", "turn-based, masked moves", True),
     KnownEnvironment(
-        "pettingzoo.classic.connect_four_v3", "pettingzoo[classic]", _CLASSIC, "aec", "turn-based, masked moves", True
+        "pettingzoo.classic.rps_v2",
+        "pettingzoo[classic]",
+        _CLASSIC,
+        "parallel",
+        "rock, paper, scissors",
+        True,
     ),
     KnownEnvironment(
-        "pettingzoo.classic.leduc_holdem_v4", "pettingzoo[classic]", ("pettingzoo", "rlcard", "pygame"), "aec", "poker of six cards", True
+        "pettingzoo.classic.tictactoe_v3",
+        "pettingzoo[classic]",
+        _CLASSIC,
+        "aec",
+        "turn-based, masked moves",
+        True,
     ),
-    KnownEnvironment("pettingzoo.classic.texas_holdem_v4", "pettingzoo[classic]", ("pettingzoo", "rlcard", "pygame"), "aec", "limit poker", True),
     KnownEnvironment(
-        "pettingzoo.classic.chess_v6", "pettingzoo[classic]", ("pettingzoo", "chess", "pygame"), "aec", "chess, 4672 masked moves", True
+        "pettingzoo.classic.connect_four_v3",
+        "pettingzoo[classic]",
+        _CLASSIC,
+        "aec",
+        "turn-based, masked moves",
+        True,
     ),
     KnownEnvironment(
-        "openspiel:kuhn_poker", "hpcmarl[league]", _SPIEL, "aec", "poker of three cards; players: 2 to 10 by env.kwargs"
+        "pettingzoo.classic.leduc_holdem_v4",
+        "pettingzoo[classic]",
+        ("pettingzoo", "rlcard", "pygame"),
+        "aec",
+        "poker of six cards",
+        True,
     ),
-    KnownEnvironment("openspiel:leduc_poker", "hpcmarl[league]", _SPIEL, "aec", "poker of six cards, two rounds of betting"),
+    KnownEnvironment(
+        "pettingzoo.classic.texas_holdem_v4",
+        "pettingzoo[classic]",
+        ("pettingzoo", "rlcard", "pygame"),
+        "aec",
+        "limit poker",
+        True,
+    ),
+    KnownEnvironment(
+        "pettingzoo.classic.chess_v6",
+        "pettingzoo[classic]",
+        ("pettingzoo", "chess", "pygame"),
+        "aec",
+        "chess, 4672 masked moves",
+        True,
+    ),
+    KnownEnvironment(
+        "openspiel:kuhn_poker",
+        "hpcmarl[league]",
+        _SPIEL,
+        "aec",
+        "poker of three cards; players: 2 to 10 by env.kwargs",
+    ),
+    KnownEnvironment(
+        "openspiel:leduc_poker", "hpcmarl[league]", _SPIEL, "aec", "poker of six cards, two rounds of betting"
+    ),
     KnownEnvironment("openspiel:liars_dice", "hpcmarl[league]", _SPIEL, "aec", "bluffing with dice"),
     KnownEnvironment("openspiel:connect_four", "hpcmarl[league]", _SPIEL, "aec", "turn-based, masked moves"),
     KnownEnvironment("openspiel:tic_tac_toe", "hpcmarl[league]", _SPIEL, "aec", "turn-based, masked moves"),
-    KnownEnvironment("openspiel:goofspiel", "hpcmarl[league]", _SPIEL, "parallel", "players bid cards at once"),
-    KnownEnvironment("openspiel:matrix_rps", "hpcmarl[league]", _SPIEL, "parallel", "rock, paper, scissors, as OpenSpiel has it"),
-    KnownEnvironment("matrix:rps", "hpcmarl", (), "parallel", "rock, paper, scissors; rounds by env.kwargs"),
-    KnownEnvironment("matrix:biased_rps", "hpcmarl", (), "parallel", "the same, but paper's win over rock counts twice"),
-    KnownEnvironment("matrix:matching_pennies", "hpcmarl", (), "parallel", "one wants equal coins, the other unequal ones"),
-    KnownEnvironment("matrix:prisoners_dilemma", "hpcmarl", (), "parallel", "defecting pays, whatever the other does"),
-    KnownEnvironment("matrix:stag_hunt", "hpcmarl", (), "parallel", "cooperative: much together, or little for sure"),
-    KnownEnvironment("matrix:chicken", "hpcmarl", (), "parallel", "who swerves loses a little, who does not perhaps much"),
-    KnownEnvironment("matrix:battle_of_the_sexes", "hpcmarl", (), "parallel", "to meet is good, where is in dispute"),
-    KnownEnvironment("matrix:coordination", "hpcmarl", (), "parallel", "cooperative: choose the same"),
-    KnownEnvironment("lbforaging:Foraging-8x8-2p-3f-v3", "lbforaging", ("lbforaging",), "parallel", "level-based foraging: pick up food together"),
-    KnownEnvironment("rware:rware-tiny-2ag-v2", "rware", ("rware",), "parallel", "robots carry shelves through a warehouse, rewards are rare"),
-    KnownEnvironment("pettingzoo.sisl.multiwalker_v9", "pettingzoo[sisl]", ("pettingzoo", "Box2D", "pygame"), "parallel", "walkers carry a beam"),
     KnownEnvironment(
-        "pettingzoo.butterfly.knights_archers_zombies_v11", "pettingzoo[butterfly]", ("pettingzoo", "pygame"), "parallel", "agents die one by one"
+        "openspiel:goofspiel", "hpcmarl[league]", _SPIEL, "parallel", "players bid cards at once"
     ),
-    KnownEnvironment("gymnasium:CartPole-v1", "gymnasium", ("gymnasium",), "parallel", "one agent balances a pole"),
-    KnownEnvironment("gymnasium:Pendulum-v1", "gymnasium", ("gymnasium",), "parallel", "one agent, a continuous action: swings a pendulum up"),
-    KnownEnvironment("gymnasium:Hopper-v4", "hpcmarl[mujoco]", _MUJOCO, "parallel", "one agent: a leg with three joints hops"),
-    KnownEnvironment("gymnasium:Walker2d-v4", "hpcmarl[mujoco]", _MUJOCO, "parallel", "one agent: two legs walk in a plane"),
-    KnownEnvironment("gymnasium:Reacher-v4", "hpcmarl[mujoco]", _MUJOCO, "parallel", "one agent: an arm with two joints reaches for a point"),
-    KnownEnvironment("gymnasium:Humanoid-v4", "hpcmarl[mujoco]", _MUJOCO, "parallel", "one agent with 17 joints walks"),
+    KnownEnvironment(
+        "openspiel:matrix_rps",
+        "hpcmarl[league]",
+        _SPIEL,
+        "parallel",
+        "rock, paper, scissors, as OpenSpiel has it",
+    ),
+    KnownEnvironment("matrix:rps", "hpcmarl", (), "parallel", "rock, paper, scissors; rounds by env.kwargs"),
+    KnownEnvironment(
+        "matrix:biased_rps", "hpcmarl", (), "parallel", "the same, but paper's win over rock counts twice"
+    ),
+    KnownEnvironment(
+        "matrix:matching_pennies", "hpcmarl", (), "parallel", "one wants equal coins, the other unequal ones"
+    ),
+    KnownEnvironment(
+        "matrix:prisoners_dilemma", "hpcmarl", (), "parallel", "defecting pays, whatever the other does"
+    ),
+    KnownEnvironment(
+        "matrix:stag_hunt", "hpcmarl", (), "parallel", "cooperative: much together, or little for sure"
+    ),
+    KnownEnvironment(
+        "matrix:chicken", "hpcmarl", (), "parallel", "who swerves loses a little, who does not perhaps much"
+    ),
+    KnownEnvironment(
+        "matrix:battle_of_the_sexes", "hpcmarl", (), "parallel", "to meet is good, where is in dispute"
+    ),
+    KnownEnvironment("matrix:coordination", "hpcmarl", (), "parallel", "cooperative: choose the same"),
+    KnownEnvironment(
+        "lbforaging:Foraging-8x8-2p-3f-v3",
+        "lbforaging",
+        ("lbforaging",),
+        "parallel",
+        "level-based foraging: pick up food together",
+    ),
+    KnownEnvironment(
+        "rware:rware-tiny-2ag-v2",
+        "rware",
+        ("rware",),
+        "parallel",
+        "robots carry shelves through a warehouse, rewards are rare",
+    ),
+    KnownEnvironment(
+        "pettingzoo.sisl.multiwalker_v9",
+        "pettingzoo[sisl]",
+        ("pettingzoo", "Box2D", "pygame"),
+        "parallel",
+        "walkers carry a beam",
+    ),
+    KnownEnvironment(
+        "pettingzoo.butterfly.knights_archers_zombies_v11",
+        "pettingzoo[butterfly]",
+        ("pettingzoo", "pygame"),
+        "parallel",
+        "agents die one by one",
+    ),
+    KnownEnvironment(
+        "gymnasium:CartPole-v1", "gymnasium", ("gymnasium",), "parallel", "one agent balances a pole"
+    ),
+    KnownEnvironment(
+        "gymnasium:Pendulum-v1",
+        "gymnasium",
+        ("gymnasium",),
+        "parallel",
+        "one agent, a continuous action: swings a pendulum up",
+    ),
+    KnownEnvironment(
+        "gymnasium:Hopper-v4",
+        "hpcmarl[mujoco]",
+        _MUJOCO,
+        "parallel",
+        "one agent: a leg with three joints hops",
+    ),
+    KnownEnvironment(
+        "gymnasium:Walker2d-v4", "hpcmarl[mujoco]", _MUJOCO, "parallel", "one agent: two legs walk in a plane"
+    ),
+    KnownEnvironment(
+        "gymnasium:Reacher-v4",
+        "hpcmarl[mujoco]",
+        _MUJOCO,
+        "parallel",
+        "one agent: an arm with two joints reaches for a point",
+    ),
+    KnownEnvironment(
+        "gymnasium:Humanoid-v4", "hpcmarl[mujoco]", _MUJOCO, "parallel", "one agent with 17 joints walks"
+    ),
     KnownEnvironment(
         "hpcmarl.envs.games.starcraft:smac",
         "git+https://github.com/oxwhirl/smac.git",
@@ -124,19 +260,77 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
         "parallel",
         "the same with random units and places",
     ),
-    KnownEnvironment("smax:3m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: three marines against three"),
-    KnownEnvironment("smax:8m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: eight marines against eight"),
+    KnownEnvironment(
+        "smax:3m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: three marines against three"
+    ),
+    KnownEnvironment(
+        "smax:8m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: eight marines against eight"
+    ),
     KnownEnvironment("smax:25m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: 25 marines against 25"),
-    KnownEnvironment("smax:5m_vs_6m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: five marines against six"),
-    KnownEnvironment("smax:10m_vs_11m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: ten marines against eleven"),
-    KnownEnvironment("smax:27m_vs_30m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: 27 marines against 30"),
-    KnownEnvironment("smax:2s3z", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: two stalkers and three zealots on each side"),
-    KnownEnvironment("smax:3s5z", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: three stalkers and five zealots on each side"),
-    KnownEnvironment("smax:3s5z_vs_3s6z", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: 3s5z against one zealot more"),
-    KnownEnvironment("smax:3s_vs_5z", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: three stalkers against five zealots"),
-    KnownEnvironment("smax:6h_vs_8z", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: six hydralisks against eight zealots"),
-    KnownEnvironment("smax:smacv2_5_units", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: five random units on each side, random places"),
-    KnownEnvironment("smax:smacv2_10_units", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: ten random units on each side, random places"),
-    KnownEnvironment("smax:smacv2_20_units", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: twenty random units on each side, random places"),
+    KnownEnvironment(
+        "smax:5m_vs_6m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: five marines against six"
+    ),
+    KnownEnvironment(
+        "smax:10m_vs_11m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: ten marines against eleven"
+    ),
+    KnownEnvironment(
+        "smax:27m_vs_30m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: 27 marines against 30"
+    ),
+    KnownEnvironment(
+        "smax:2s3z",
+        "hpcmarl[smax]",
+        _SMAX,
+        "parallel",
+        "StarCraft-like: two stalkers and three zealots on each side",
+    ),
+    KnownEnvironment(
+        "smax:3s5z",
+        "hpcmarl[smax]",
+        _SMAX,
+        "parallel",
+        "StarCraft-like: three stalkers and five zealots on each side",
+    ),
+    KnownEnvironment(
+        "smax:3s5z_vs_3s6z",
+        "hpcmarl[smax]",
+        _SMAX,
+        "parallel",
+        "StarCraft-like: 3s5z against one zealot more",
+    ),
+    KnownEnvironment(
+        "smax:3s_vs_5z",
+        "hpcmarl[smax]",
+        _SMAX,
+        "parallel",
+        "StarCraft-like: three stalkers against five zealots",
+    ),
+    KnownEnvironment(
+        "smax:6h_vs_8z",
+        "hpcmarl[smax]",
+        _SMAX,
+        "parallel",
+        "StarCraft-like: six hydralisks against eight zealots",
+    ),
+    KnownEnvironment(
+        "smax:smacv2_5_units",
+        "hpcmarl[smax]",
+        _SMAX,
+        "parallel",
+        "StarCraft-like: five random units on each side, random places",
+    ),
+    KnownEnvironment(
+        "smax:smacv2_10_units",
+        "hpcmarl[smax]",
+        _SMAX,
+        "parallel",
+        "StarCraft-like: ten random units on each side, random places",
+    ),
+    KnownEnvironment(
+        "smax:smacv2_20_units",
+        "hpcmarl[smax]",
+        _SMAX,
+        "parallel",
+        "StarCraft-like: twenty random units on each side, random places",
+    ),
 )
 CONSTANT_SUM = frozenset(known.id for known in KNOWN_ENVIRONMENTS if known.constant_sum)

@@ -1,10 +1,13 @@
-"""Matrix games as a natively batched environment: `env.id: matrix:rps`, rounds (and payoffs of one's own) by env.kwargs.
+"""Matrix games as a natively batched environment: `env.id: matrix:rps`, rounds (and payoffs of one's own) by
+env.kwargs.
 
-Made through the package's make_environment, called by roles/ through base.BatchedEnvironment. Must not know networks, ranks or files.
+Made through the package's make_environment, called by roles/ through base.BatchedEnvironment. Must not know
+networks, ranks or files.
 
-player_0 chooses the row, player_1 the column, both at once; an episode is `rounds` rounds, each paid. Observations are float32 [1]: 1, and
-in games whose players could not change seats -1 for player_1. With several rounds the last round follows: one-hot, one's own action and
-then the other's; zeros before the first. Nothing is random here and nothing can break: env.step_seconds and env.restarts do not apply.
+player_0 chooses the row, player_1 the column, both at once; an episode is `rounds` rounds, each paid.
+Observations are float32 [1]: 1, and in games whose players could not change seats -1 for player_1. With
+several rounds the last round follows: one-hot, one's own action and then the other's; zeros before the first.
+Nothing is random here and nothing can break: env.step_seconds and env.restarts do not apply.
 """
 
 from __future__ import annotations
@@ -33,22 +36,32 @@ def takes(config: EnvConfig) -> bool:
 
 
 def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> EnvironmentSpec:
-    """The spec of a game; players with as many actions as each other share a policy by default. Raises ConfigError."""
+    """The spec of a game; players with as many actions as each other share a policy by default. Raises
+    ConfigError."""
     game = find_game(config)
     agents = []
     for name, actions in zip(PLAYERS, game.payoffs.shape[1:], strict=True):
         size = 1 if game.rounds == 1 else 1 + sum(game.payoffs.shape[1:])
         seen, acted = spaces.Box(-1.0, 1.0, (size,), np.float32), spaces.Discrete(actions)
-        agents.append(AgentView(name, seen, acted, view_observation(seen, name), view_action(acted, name), False))
+        agents.append(
+            AgentView(name, seen, acted, view_observation(seen, name), view_action(acted, name), False)
+        )
     groups = group_agents(agents, policies)
     common = bool((game.payoffs[0] == game.payoffs[1]).all())
     if config.common_reward and not common:
-        raise ConfigError(f"env.common_reward: true, but the players of {config.id} have payoffs of their own; set it to false, or remove it")
+        raise ConfigError(
+            f"env.common_reward: true, but the players of {config.id} have payoffs of their own; set it to "
+            "false, or remove it"
+        )
     teams = teams_of(groups, common and config.common_reward is not False)
-    return EnvironmentSpec(config.id, groups, None, turn_based=False, constant_sum=game.constant_sum, teams=teams)
+    return EnvironmentSpec(
+        config.id, groups, None, turn_based=False, constant_sum=game.constant_sum, teams=teams
+    )
 
 
-def make(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool, with_state: bool) -> MatrixBatch:
+def make(
+    config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool, with_state: bool
+) -> MatrixBatch:
     """`slots` games. Raises ConfigError; there is no state."""
     refuse_state(config, with_state)
     return MatrixBatch(config, spec, slots, seeds, record=record)
@@ -60,7 +73,8 @@ def prepare(config: EnvConfig, slots: int) -> None:
 
 
 def bare(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds) -> Callable[[], None]:
-    """A function that takes one step of `slots` games with random actions: what training is measured against."""
+    """A function that takes one step of `slots` games with random actions: what training is measured
+    against."""
     return random_steps(make(config, spec, slots, seeds, record=False, with_state=False), seeds)
 
 
@@ -74,7 +88,9 @@ def first_sight(game: MatrixGame) -> FloatArray:
 class MatrixBatch(NativeBatch):
     """E games of two players."""
 
-    def __init__(self, config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool) -> None:
+    def __init__(
+        self, config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool
+    ) -> None:
         super().__init__(config, spec, PLAYERS, slots, seeds, record=record)
         game = find_game(config)
         self._payoffs, self._rounds = np.moveaxis(game.payoffs, 0, -1), game.rounds  # [rows, columns, 2]

@@ -19,7 +19,10 @@ OWN = "own"  # matrix:own: the payoffs are env.kwargs
 # the row player's payoff, and the column player's where it is not the negative
 GAMES: dict[str, tuple[list[list[float]], list[list[float]] | None]] = {
     "rps": ([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], None),  # rock, paper, scissors
-    "biased_rps": ([[0, -2, 1], [2, 0, -1], [-1, 1, 0]], None),  # paper's win counts twice: equilibrium (1/4, 1/4, 1/2)
+    "biased_rps": (
+        [[0, -2, 1], [2, 0, -1], [-1, 1, 0]],
+        None,
+    ),  # paper's win counts twice: equilibrium (1/4, 1/4, 1/2)
     "matching_pennies": ([[1, -1], [-1, 1]], None),
     "prisoners_dilemma": ([[3, 0], [4, 1]], [[3, 4], [0, 1]]),  # cooperate, defect
     "stag_hunt": ([[4, 0], [3, 2]], [[4, 3], [0, 2]]),  # stag, hare
@@ -32,7 +35,8 @@ LISTED = ", ".join(f"{PACKAGE}:{name}" for name in (*GAMES, OWN))
 
 @dataclass(frozen=True)
 class MatrixGame:
-    """payoffs [2, rows, columns] float64: what player_0 (who chooses the row) and player_1 get; rounds an episode."""
+    """payoffs [2, rows, columns] float64: what player_0 (who chooses the row) and player_1 get; rounds an
+    episode."""
 
     payoffs: Array
     rounds: int
@@ -54,7 +58,9 @@ def find_game(config: EnvConfig) -> MatrixGame:
     """The game that `env.id` names. Raises ConfigError for an unknown one and arguments that do not fit."""
     name = config.id.partition(":")[2]
     if name not in GAMES and name != OWN:
-        raise ConfigError(f"env.id {config.id}: there is no matrix game {name or '(no name)'}; allowed: {LISTED}")
+        raise ConfigError(
+            f"env.id {config.id}: there is no matrix game {name or '(no name)'}; allowed: {LISTED}"
+        )
     if config.kind == "aec":
         raise ConfigError(f"env.kind aec: {config.id} is no game of turns; use parallel or auto")
     allowed = ("rounds", "payoff", "column_payoff") if name == OWN else ("rounds",)
@@ -64,13 +70,21 @@ def find_game(config: EnvConfig) -> MatrixGame:
     rounds = config.kwargs.get("rounds", 1)
     if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 1:
         raise ConfigError(f"env.kwargs.rounds: {rounds!r}; allowed: a whole number from 1 on")
-    row, column = GAMES[name] if name != OWN else (config.kwargs.get("payoff"), config.kwargs.get("column_payoff"))
+    row, column = (
+        GAMES[name] if name != OWN else (config.kwargs.get("payoff"), config.kwargs.get("column_payoff"))
+    )
     if row is None:
-        raise ConfigError(f"env.kwargs.payoff is missing; env.id {config.id} needs the row player's payoff, a list of rows; or choose among {LISTED}")
+        raise ConfigError(
+            f"env.kwargs.payoff is missing; env.id {config.id} needs the row player's payoff, a list of "
+            f"rows; or choose among {LISTED}"
+        )
     own = _matrix("payoff", row)
     other = -own if column is None else _matrix("column_payoff", column)
     if other.shape != own.shape:
-        raise ConfigError(f"env.kwargs.column_payoff has the shape {other.shape}; allowed: that of env.kwargs.payoff, {own.shape}")
+        raise ConfigError(
+            f"env.kwargs.column_payoff has the shape {other.shape}; allowed: that of env.kwargs.payoff, "
+            f"{own.shape}"
+        )
     return MatrixGame(np.stack([own, other]), rounds)
 
 
@@ -80,5 +94,8 @@ def _matrix(key: str, given: Any) -> Array:
     except (TypeError, ValueError):
         matrix = np.zeros(0)
     if matrix.ndim != 2 or matrix.size == 0 or not np.isfinite(matrix).all():
-        raise ConfigError(f"env.kwargs.{key}: {given!r}; allowed: rows of finite numbers, all of one length, such as [[1, -1], [-1, 1]]")
+        raise ConfigError(
+            f"env.kwargs.{key}: {given!r}; allowed: rows of finite numbers, all of one length, such as [[1, "
+            "-1], [-1, 1]]"
+        )
     return matrix

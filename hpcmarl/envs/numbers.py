@@ -15,12 +15,15 @@ from hpcmarl.types import Array, EnvironmentSpec, FloatArray, Outcome
 
 
 def bad_numbers(spec: EnvironmentSpec, outcome: Outcome | None, views: Views) -> list[tuple[int, str, str]]:
-    """(row, agent, what) of rewards, observations and states that are not finite; cheap where there are none. outcome: None after a reset."""
+    """(row, agent, what) of rewards, observations and states that are not finite; cheap where there are none.
+    outcome: None after a reset."""
     total = 0.0
     with np.errstate(all="ignore"):
         for array in _arrays(outcome, views):
             flat = array.reshape(-1)
-            total += float(flat.dot(flat))  # the quickest of numpy's sums; of squares, so that infinities cannot cancel
+            total += float(
+                flat.dot(flat)
+            )  # the quickest of numpy's sums; of squares, so that infinities cannot cancel
     return [] if math.isfinite(total) else list(_each_bad_number(spec, outcome, views))
 
 
@@ -39,7 +42,9 @@ def _arrays(outcome: Outcome | None, views: Views) -> Iterator[FloatArray]:
             yield final.state
 
 
-def _each_bad_number(spec: EnvironmentSpec, outcome: Outcome | None, views: Views) -> Iterator[tuple[int, str, str]]:
+def _each_bad_number(
+    spec: EnvironmentSpec, outcome: Outcome | None, views: Views
+) -> Iterator[tuple[int, str, str]]:
     for policy, obs in zip(spec.policies, views.obs, strict=True):
         for row, column in _bad(obs, 2):
             yield row, policy.agents[column], f"observes {_first_bad(obs[row, column])}"
@@ -50,7 +55,11 @@ def _each_bad_number(spec: EnvironmentSpec, outcome: Outcome | None, views: View
             yield row, policy.agents[column], f"is rewarded with {reward[row, column]}"
         for final in outcome.finals:
             for (column,) in _bad(final.obs[policy.name], 1):
-                yield final.slot, policy.agents[column], f"observes {_first_bad(final.obs[policy.name][column])} at the episode's end"
+                yield (
+                    final.slot,
+                    policy.agents[column],
+                    f"observes {_first_bad(final.obs[policy.name][column])} at the episode's end",
+                )
     if views.state is not None:
         for (row,) in _bad(views.state, 1):
             yield row, "(all)", f"sees the state {_first_bad(views.state[row])}"

@@ -2,8 +2,8 @@
 
 Called by batch.py through slot.SlotAdapter. Must not know seeds, budgets, episode records or other slots.
 
-settle() is the hot path: where every agent lives on it writes observations and rewards and little else. Everything rarer goes
-through _settle_change() and _write().
+settle() is the hot path: where every agent lives on it writes observations and rewards and little else.
+Everything rarer goes through _settle_change() and _write().
 """
 
 from __future__ import annotations
@@ -15,7 +15,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hpcmarl.envs.cycles import Step, step_of
-from hpcmarl.envs.slot import INFO_MASK, NO_MASK, ONGOING, TERMINATED, TRUNCATED, Layout, Place, SlotAdapter, Views, read_observation, write_mask
+from hpcmarl.envs.slot import (
+    INFO_MASK,
+    NO_MASK,
+    ONGOING,
+    TERMINATED,
+    TRUNCATED,
+    Layout,
+    Place,
+    SlotAdapter,
+    Views,
+    read_observation,
+    write_mask,
+)
 from hpcmarl.errors import EnvironmentFailure
 
 
@@ -52,7 +64,9 @@ class ParallelSlot(SlotAdapter):
         self._step: Step = environment.step
 
     def _members_of(self, number: int) -> Members:
-        places = sorted((place for place in self._places if place.policy == number), key=lambda place: place.column)
+        places = sorted(
+            (place for place in self._places if place.policy == number), key=lambda place: place.column
+        )
         agents = [place.agent for place in places]
         pick = itemgetter(*agents) if len(agents) > 1 else lambda told: (told[agents[0]],)
         return Members(agents, pick, places[0].shape, all(place.convert is None for place in places))
@@ -82,7 +96,9 @@ class ParallelSlot(SlotAdapter):
                 seen = pick(observations)
                 for observation in seen:
                     if not plain or observation.__class__ is not np.ndarray or observation.shape != shape:
-                        seen = [read_observation(self._place_of[agent], observations[agent]) for agent in agents]
+                        seen = [
+                            read_observation(self._place_of[agent], observations[agent]) for agent in agents
+                        ]
                         break
                 self.obs[number][:] = seen
             if self._masked:
@@ -108,7 +124,9 @@ class ParallelSlot(SlotAdapter):
                 if place.agent not in acting:
                     self.rewards[place.policy][place.column] = common
 
-    def _settle_change(self, observations: Any, dead: set[Any], flagged: set[Any], row: int, views: Views, cut: bool) -> int:
+    def _settle_change(
+        self, observations: Any, dead: set[Any], flagged: set[Any], row: int, views: Views, cut: bool
+    ) -> int:
         """A step in which somebody died, joined or is absent, or in which the episode ends.
 
         dead: the agents that are terminated; flagged: these and the truncated ones.
@@ -140,7 +158,9 @@ class ParallelSlot(SlotAdapter):
     def _write(self, live: list[Place], observations: Any, row: int, views: Views) -> None:
         """Write the living agents into a blank row; they act in the coming step."""
         for place in live:
-            self.obs[place.policy][place.column] = read_observation(place, _observation_of(place, observations))
+            self.obs[place.policy][place.column] = read_observation(
+                place, _observation_of(place, observations)
+            )
             views.alive[place.policy][row, place.column] = True
         self._write_masks(live, observations, row, views)
         if live:

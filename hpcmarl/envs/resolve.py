@@ -1,7 +1,8 @@
-"""From `env.id` to an environment: imports the module, finds its factory, builds PettingZoo environments of the wanted kind.
+"""From `env.id` to an environment: imports the module, finds its factory, builds PettingZoo environments of
+the wanted kind.
 
-Called by survey.py and batch.py. Imports PettingZoo, and gym.py and games/openspiel.py for Gymnasium's environments and
-OpenSpiel's. Must not know spaces, policies or slots.
+Called by survey.py and batch.py. Imports PettingZoo, and gym.py and games/openspiel.py for Gymnasium's
+environments and OpenSpiel's. Must not know spaces, policies or slots.
 """
 
 from __future__ import annotations
@@ -42,10 +43,11 @@ class Source:
 
 
 def resolve(config: EnvConfig) -> tuple[Source, Any]:
-    """Find the factory of `env.id` and build a first environment with it (its type decides the kind): (source, environment).
+    """Find the factory of `env.id` and build a first environment with it (its type decides the kind):
+    (source, environment).
 
-    Raises MissingPackageError (a package is not installed), ConfigError (env.id, env.kwargs or env.kind is wrong) or
-    EnvironmentFailure (the factory raised).
+    Raises MissingPackageError (a package is not installed), ConfigError (env.id, env.kwargs or env.kind is
+    wrong) or EnvironmentFailure (the factory raised).
     """
     factory = _find(config)
     environment = _construct(factory, config)
@@ -64,7 +66,9 @@ def _find(config: EnvConfig) -> Callable[..., Any]:
 
         return factory(attribute, config)
     module = _import(module_name, config.id)
-    if module_name == "gymnasium" or (attribute and not attribute.isidentifier()):  # importing a package registers its ids
+    if module_name == "gymnasium" or (
+        attribute and not attribute.isidentifier()
+    ):  # importing a package registers its ids
         from hpcmarl.envs.gym import registered
 
         return registered(attribute, config)
@@ -75,31 +79,42 @@ def _import(name: str, id: str) -> Any:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on standard output
     here = os.getcwd()
     if here not in sys.path:
-        sys.path.append(here)  # the user's own module beside the configuration; last, so that it hides no installed one
+        sys.path.append(
+            here
+        )  # the user's own module beside the configuration; last, so that it hides no installed one
     if not all(part.isidentifier() for part in name.split(".")):
         raise ConfigError(
-            f"env.id {id!r} is no import path; allowed: a PettingZoo module (mpe2.simple_spread_v3), package.module:factory, "
-            "gymnasium:ID, or openspiel:GAME"
+            f"env.id {id!r} is no import path; allowed: a PettingZoo module (mpe2.simple_spread_v3), "
+            "package.module:factory, gymnasium:ID, or openspiel:GAME"
         )
     check_importable(id)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=DeprecationWarning)  # PettingZoo's own, about its registry
+            warnings.filterwarnings(
+                "ignore", category=DeprecationWarning
+            )  # PettingZoo's own, about its registry
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
         missing = error.name or name
         if name != missing and not name.startswith(missing + "."):
-            raise MissingPackageError(f"env.id {id} needs the package {missing}, which is not installed; {_hint(name, missing)}") from error
+            raise MissingPackageError(
+                f"env.id {id} needs the package {missing}, which is not installed; {_hint(name, missing)}"
+            ) from error
         raise _not_found(name, missing, id) from error
     except ImportError as error:
-        raise MissingPackageError(f"env.id {id} cannot be imported: {_line(error)}; {_hint(name, name.split('.')[0])}") from error
+        raise MissingPackageError(
+            f"env.id {id} cannot be imported: {_line(error)}; {_hint(name, name.split('.')[0])}"
+        ) from error
 
 
 def _not_found(name: str, missing: str, id: str) -> Exception:
     """The package itself is missing, or it is there and has no such module."""
     parent, _, last = missing.rpartition(".")
     if not parent:
-        return MissingPackageError(f"env.id {id}: there is no package {missing}; {_hint(name, missing)}, or start where {missing}.py lies")
+        return MissingPackageError(
+            f"env.id {id}: there is no package {missing}; {_hint(name, missing)}, or start where "
+            f"{missing}.py lies"
+        )
     package = sys.modules.get(parent)
     modules = [module.name for module in pkgutil.iter_modules(getattr(package, "__path__", []))]
     near = difflib.get_close_matches(last, modules, n=1, cutoff=0.5)
@@ -114,19 +129,29 @@ def _hint(name: str, missing: str) -> str:
 
 def _factory(module: Any, attribute: str, config: EnvConfig) -> Callable[..., Any]:
     """The named callable; without a name parallel_env or env, as `env.kind` wants."""
-    public = sorted(name for name, value in vars(module).items() if callable(value) and not name.startswith("_"))
+    public = sorted(
+        name for name, value in vars(module).items() if callable(value) and not name.startswith("_")
+    )
     if attribute:
         factory = getattr(module, attribute, None)
         if not callable(factory):
-            raise ConfigError(f"env.id {config.id}: {module.__name__} has no factory {attribute}; it has {', '.join(public) or 'none'}")
+            raise ConfigError(
+                f"env.id {config.id}: {module.__name__} has no factory {attribute}; it has "
+                f"{', '.join(public) or 'none'}"
+            )
         return factory  # type: ignore[no-any-return]
-    wanted = {"auto": ("parallel_env", "env"), "parallel": ("parallel_env", "env"), "aec": ("env", "parallel_env")}[config.kind]
+    wanted = {
+        "auto": ("parallel_env", "env"),
+        "parallel": ("parallel_env", "env"),
+        "aec": ("env", "parallel_env"),
+    }[config.kind]
     for name in wanted:
         factory = getattr(module, name, None)
         if callable(factory):
             return factory  # type: ignore[no-any-return]
     raise ConfigError(
-        f"env.id {config.id}: the module has neither parallel_env nor env; name a factory as {config.id}:NAME; it has {', '.join(public) or 'none'}"
+        f"env.id {config.id}: the module has neither parallel_env nor env; name a factory as "
+        f"{config.id}:NAME; it has {', '.join(public) or 'none'}"
     )
 
 
@@ -142,13 +167,19 @@ def _construct(factory: Callable[..., Any], config: EnvConfig) -> Any:
         raise ConfigError(f"{given} does not fit {config.id}: {_line(error)}") from error
     except ImportError as error:
         missing = getattr(error, "name", None) or "a package"
-        raise MissingPackageError(f"env.id {config.id} needs {missing}: {_line(error)}; {_hint(config.id.partition(':')[0], missing)}") from error
+        raise MissingPackageError(
+            f"env.id {config.id} needs {missing}: {_line(error)}; "
+            f"{_hint(config.id.partition(':')[0], missing)}"
+        ) from error
     except Exception as error:
-        raise EnvironmentFailure(f"environment {config.id} could not be built with {given}: {type(error).__name__}: {_line(error)}") from error
+        raise EnvironmentFailure(
+            f"environment {config.id} could not be built with {given}: {type(error).__name__}: {_line(error)}"
+        ) from error
 
 
 def _kind_of(environment: Any, config: EnvConfig) -> str:
-    """parallel, aec or gymnasium, by type or by attributes that only such an environment has (before a reset some refuse to show them)."""
+    """parallel, aec or gymnasium, by type or by attributes that only such an environment has (before a reset
+    some refuse to show them)."""
     from pettingzoo.utils.env import AECEnv, ParallelEnv
 
     from hpcmarl.envs.gym import is_gymnasium
@@ -165,7 +196,8 @@ def _kind_of(environment: Any, config: EnvConfig) -> str:
         return "gymnasium"
     cls = type(environment)
     raise ConfigError(
-        f"env.id {config.id} makes a {cls.__module__}.{cls.__qualname__}; allowed: a PettingZoo ParallelEnv or AECEnv, or a Gymnasium Env"
+        f"env.id {config.id} makes a {cls.__module__}.{cls.__qualname__}; allowed: a PettingZoo ParallelEnv "
+        "or AECEnv, or a Gymnasium Env"
     )
 
 
@@ -188,7 +220,10 @@ def _conversion(environment: Any, kind: str, config: EnvConfig) -> Callable[[Any
     if config.kind == "aec":
         return lambda built: parallel_to_aec(built)
     if not environment.metadata.get("is_parallelizable", False):
-        raise ConfigError(f"env.kind parallel: {config.id} is turn-based and says it cannot be played in parallel; use aec or auto")
+        raise ConfigError(
+            f"env.kind parallel: {config.id} is turn-based and says it cannot be played in parallel; use aec "
+            "or auto"
+        )
     return lambda built: aec_to_parallel(built)
 
 

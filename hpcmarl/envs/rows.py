@@ -12,7 +12,9 @@ import numpy as np
 from hpcmarl.envs.slot import Layout, SlotAdapter, Views
 from hpcmarl.types import DoubleArray, EnvironmentSpec, FloatArray, Outcome
 
-COMMON_REWARD_TOLERANCE = 1e-5  # of the reward, and in its units: agents' rewards may have been added up in another order
+COMMON_REWARD_TOLERANCE = (
+    1e-5  # of the reward, and in its units: agents' rewards may have been added up in another order
+)
 COMMON_REWARD_IS_SET = "env.common_reward is true, or the environment's metadata says so"
 
 
@@ -22,7 +24,9 @@ def prefill(views: Views, outcome: Outcome, alive_default: bool) -> None:
     outcome.episodes.clear()
     outcome.episode_end[...] = 0
     views.episode_start[...] = False
-    for alive, mask, terminated, truncated in zip(views.alive, views.masks, views.terminated, views.truncated, strict=True):
+    for alive, mask, terminated, truncated in zip(
+        views.alive, views.masks, views.terminated, views.truncated, strict=True
+    ):
         alive[...] = alive_default
         terminated[...] = False
         truncated[...] = False
@@ -30,7 +34,9 @@ def prefill(views: Views, outcome: Outcome, alive_default: bool) -> None:
             mask[...] = True
 
 
-def collect_rewards(adapters: Sequence[SlotAdapter], layout: Layout, outcome: Outcome, returns: DoubleArray) -> list[tuple[int, str]]:
+def collect_rewards(
+    adapters: Sequence[SlotAdapter], layout: Layout, outcome: Outcome, returns: DoubleArray
+) -> list[tuple[int, str]]:
     """Copy all slots' rewards, and add the sum over each policy's agents to `returns` [E, policies].
 
     Returns:
@@ -40,19 +46,32 @@ def collect_rewards(adapters: Sequence[SlotAdapter], layout: Layout, outcome: Ou
     for number, target in enumerate(targets):
         rewards = np.array([adapter.rewards[number] for adapter in adapters])
         target[...] = rewards
-        returns[:, number] += np.add.accumulate(rewards, 1)[:, -1]  # one agent after the other, whatever their number
+        returns[:, number] += np.add.accumulate(rewards, 1)[
+            :, -1
+        ]  # one agent after the other, whatever their number
     if not layout.common_reward:
         return []
-    return unequal_rewards(np.concatenate(targets, 1), [agent for policy in layout.spec.policies for agent in policy.agents])
+    return unequal_rewards(
+        np.concatenate(targets, 1), [agent for policy in layout.spec.policies for agent in policy.agents]
+    )
 
 
 def unequal_rewards(rewards: FloatArray, agents: Sequence[str]) -> list[tuple[int, str]]:
-    """(row, what is wrong) where agents that are to have one reward have two. rewards [E, N] of these agents."""
+    """(row, what is wrong) where agents that are to have one reward have two. rewards [E, N] of these
+    agents."""
     least, most = rewards.argmin(1), rewards.argmax(1)
     found = []
-    for row in np.flatnonzero(~np.isclose(rewards.min(1), rewards.max(1), COMMON_REWARD_TOLERANCE, COMMON_REWARD_TOLERANCE, equal_nan=True)).tolist():
-        told = " and ".join(f"{agents[column]} with {rewards[row, column]:g}" for column in (least[row], most[row]))
-        found.append((row, f"rewards {told} in one step, but {COMMON_REWARD_IS_SET}; set env.common_reward to false"))
+    for row in np.flatnonzero(
+        ~np.isclose(
+            rewards.min(1), rewards.max(1), COMMON_REWARD_TOLERANCE, COMMON_REWARD_TOLERANCE, equal_nan=True
+        )
+    ).tolist():
+        told = " and ".join(
+            f"{agents[column]} with {rewards[row, column]:g}" for column in (least[row], most[row])
+        )
+        found.append(
+            (row, f"rewards {told} in one step, but {COMMON_REWARD_IS_SET}; set env.common_reward to false")
+        )
     return found
 
 
@@ -74,7 +93,8 @@ def copy_observations(adapter: SlotAdapter, row: int, views: Views) -> None:
 
 
 def stuck_agents(spec: EnvironmentSpec, views: Views) -> Iterator[tuple[int, str]]:
-    """(row, agent) of acting agents whose mask allows no action, in multi-discrete spaces: none of a component."""
+    """(row, agent) of acting agents whose mask allows no action, in multi-discrete spaces: none of a
+    component."""
     for policy, mask, alive in zip(spec.policies, views.masks, views.alive, strict=True):
         if mask is None:
             continue

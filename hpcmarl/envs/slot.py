@@ -1,7 +1,7 @@
 """One environment slot: what parallel.py and aec.py have in common, and the tables that they work from.
 
-Called by batch.py. An adapter drives one environment and writes one row of the batch's arrays; it must not know seeds,
-budgets, episode records or other slots.
+Called by batch.py. An adapter drives one environment and writes one row of the batch's arrays; it must not
+know seeds, budgets, episode records or other slots.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ WIN_KEYS = ("win", "won", "battle_won")
 
 
 class Place(NamedTuple):
-    """Where an agent stands in the arrays (policy number, column in the policy) and how its observations are read."""
+    """Where an agent stands in the arrays (policy number, column in the policy) and how its observations are
+    read."""
 
     agent: Any
     policy: int
@@ -35,7 +36,8 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """What all slots of an environment share: the spec, the agents' places, and per policy what turns actions into the environment's.
+    """What all slots of an environment share: the spec, the agents' places, and per policy what turns actions
+    into the environment's.
 
     common_reward: all agents have one reward in a step, and those that have left the episode get it, too.
     """
@@ -70,9 +72,10 @@ class Views:
 class SlotAdapter(ABC):
     """Drives one environment.
 
-    `rewards[policy][column]` are those of the last step and `obs[policy][column]` the arrays observed after it: the batch
-    copies them for all slots at once. Everything else is written into the row by the adapter. Before settle() the batch has
-    set, in all rows, alive to `alive_default`, masks to true and flags to false.
+    `rewards[policy][column]` are those of the last step and `obs[policy][column]` the arrays observed after
+    it: the batch copies them for all slots at once. Everything else is written into the row by the adapter.
+    Before settle() the batch has set, in all rows, alive to `alive_default`, masks to true and flags to
+    false.
     """
 
     alive_default: bool
@@ -82,7 +85,10 @@ class SlotAdapter(ABC):
         self.layout = layout
         self.rewards = [[0.0] * len(policy.agents) for policy in layout.spec.policies]
         self._nothing = [np.zeros(policy.observation_shape, np.float32) for policy in layout.spec.policies]
-        self.obs: list[list[Array]] = [[zeros] * len(policy.agents) for zeros, policy in zip(self._nothing, layout.spec.policies, strict=True)]
+        self.obs: list[list[Array]] = [
+            [zeros] * len(policy.agents)
+            for zeros, policy in zip(self._nothing, layout.spec.policies, strict=True)
+        ]
         self.infos: Mapping[Any, Any] = {}
         self._places = layout.places
         self._place_of = {place.agent: place for place in layout.places}
@@ -93,18 +99,20 @@ class SlotAdapter(ABC):
 
     @abstractmethod
     def begin(self, seed: int, row: int, views: Views) -> bool:
-        """Reset the environment, set obs and write the row (not episode_start); false where the episode has no agents."""
+        """Reset the environment, set obs and write the row (not episode_start); false where the episode has
+        no agents."""
 
     @abstractmethod
     def play(self, actions: Sequence[Sequence[Any]]) -> None:
-        """Step the environment with actions[policy][column]: nothing but that, so that one slot's long step does not
-        push the bookkeeping of the others out of the processor's caches."""
+        """Step the environment with actions[policy][column]: nothing but that, so that one slot's long step
+        does not push the bookkeeping of the others out of the processor's caches."""
 
     @abstractmethod
     def settle(self, row: int, views: Views, cut: bool) -> int:
         """Write what came of play(); returns ONGOING, TERMINATED or TRUNCATED.
 
-        While the episode goes on the row of the next frame is written. `cut` truncates all living agents after this step.
+        While the episode goes on the row of the next frame is written. `cut` truncates all living agents
+        after this step.
         """
 
     @abstractmethod
@@ -112,7 +120,8 @@ class SlotAdapter(ABC):
         """The agents that lived before the step that failed, with their last good observations."""
 
     def abort(self, row: int, views: Views) -> int:
-        """Make the failed step the truncated end of the episode, with nothing in it but the last good observations."""
+        """Make the failed step the truncated end of the episode, with nothing in it but the last good
+        observations."""
         self._clear_rewards()
         for terminated, truncated in zip(views.terminated, views.truncated, strict=True):
             terminated[row] = truncated[row] = False
@@ -123,7 +132,10 @@ class SlotAdapter(ABC):
 
     def final(self) -> tuple[dict[str, FloatArray], FloatArray | None]:
         """The observations and the state at the end of a truncated episode; zeros for agents that died."""
-        arrays = [np.zeros((len(policy.agents), *policy.observation_shape), np.float32) for policy in self.layout.spec.policies]
+        arrays = [
+            np.zeros((len(policy.agents), *policy.observation_shape), np.float32)
+            for policy in self.layout.spec.policies
+        ]
         for place, observation in self._final:
             if observation is None:  # of an agent that had none yet when its environment failed
                 continue
@@ -165,7 +177,9 @@ class SlotAdapter(ABC):
         try:
             return self._place_of[agent]
         except KeyError:
-            raise EnvironmentFailure(f"agent {agent} is not among the possible agents {', '.join(map(str, self._place_of))}") from None
+            raise EnvironmentFailure(
+                f"agent {agent} is not among the possible agents {', '.join(map(str, self._place_of))}"
+            ) from None
 
     def _write_state(self, row: int, views: Views) -> None:
         if self._with_state:
@@ -176,24 +190,38 @@ class SlotAdapter(ABC):
     def _read_state(self) -> FloatArray:
         state = np.array(self.environment.state(), np.float32).ravel()
         if state.size != self.layout.spec.state_size:
-            raise EnvironmentFailure(f"the state has {state.size} elements; it had {self.layout.spec.state_size} at first, and must keep its size")
+            raise EnvironmentFailure(
+                f"the state has {state.size} elements; it had {self.layout.spec.state_size} at first, and "
+                "must keep its size"
+            )
         return state
 
 
 def read_observation(place: Place, observation: Any) -> Array:
-    """An observation as an array of the agent's shape. Raises EnvironmentFailure where the shape is another one."""
+    """An observation as an array of the agent's shape. Raises EnvironmentFailure where the shape is another
+    one."""
     array: Array = np.asarray(observation if place.convert is None else place.convert(observation))
     if array.shape != place.shape:
-        raise EnvironmentFailure(f"agent {place.agent} observes an array of shape {array.shape}; its space says {place.shape}")
+        raise EnvironmentFailure(
+            f"agent {place.agent} observes an array of shape {array.shape}; its space says {place.shape}"
+        )
     return array
 
 
 def write_mask(place: Place, given: Any, row: int, views: Views) -> None:
-    """Write an action mask (an array, or one array a component) where the environment gave one; elsewhere all actions stay allowed."""
+    """Write an action mask (an array, or one array a component) where the environment gave one; elsewhere all
+    actions stay allowed."""
     target = views.masks[place.policy]
     if target is None or given is None:
         return
-    mask = np.concatenate([np.asarray(part).ravel() for part in given]) if isinstance(given, tuple) else np.asarray(given).ravel()
+    mask = (
+        np.concatenate([np.asarray(part).ravel() for part in given])
+        if isinstance(given, tuple)
+        else np.asarray(given).ravel()
+    )
     if mask.size != target.shape[-1]:
-        raise EnvironmentFailure(f"agent {place.agent} is given an action mask of {mask.size} elements; its actions need {target.shape[-1]}")
+        raise EnvironmentFailure(
+            f"agent {place.agent} is given an action mask of {mask.size} elements; its actions need "
+            f"{target.shape[-1]}"
+        )
     target[row, place.column] = mask

@@ -1,11 +1,12 @@
-"""SMAX, the StarCraft-like battles of JaxMARL, as a natively batched environment: `env.id: smax:3m`. arXiv 2311.10090.
+"""SMAX, the StarCraft-like battles of JaxMARL, as a natively batched environment: `env.id: smax:3m`. arXiv
+2311.10090.
 
-Made through the package's make_environment, called by roles/ through base.BatchedEnvironment. Must not know JAX (smax_games.py does),
-networks, ranks or files.
+Made through the package's make_environment, called by roles/ through base.BatchedEnvironment. Must not know
+JAX (smax_games.py does), networks, ranks or files.
 
-All slots take a step in one compiled call, one core a process. The team's reward goes to the dead as well, as in JaxMARL ("noble
-sacrifice"). Games cannot be interrupted, raise or hang: env.step_seconds and env.restarts do not apply, and numbers that
-are not finite always stop the run.
+All slots take a step in one compiled call, one core a process. The team's reward goes to the dead as well, as
+in JaxMARL ("noble sacrifice"). Games cannot be interrupted, raise or hang: env.step_seconds and env.restarts
+do not apply, and numbers that are not finite always stop the run.
 """
 
 from __future__ import annotations
@@ -40,12 +41,23 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
     game = find_map(config)
     seen = spaces.Box(-1.0, 1.0, (game.observation_size,), np.float32)
     acted: Any = spaces.Discrete(game.actions) if game.discrete else spaces.Box(0.0, 1.0, (4,), np.float32)
-    agents = [AgentView(name, seen, acted, view_observation(seen, name), view_action(acted, name), game.discrete) for name in game.agents]
+    agents = [
+        AgentView(name, seen, acted, view_observation(seen, name), view_action(acted, name), game.discrete)
+        for name in game.agents
+    ]
     groups = group_agents(agents, policies)
-    return EnvironmentSpec(config.id, groups, game.state_size, turn_based=False, teams=teams_of(groups, config.common_reward is not False))
+    return EnvironmentSpec(
+        config.id,
+        groups,
+        game.state_size,
+        turn_based=False,
+        teams=teams_of(groups, config.common_reward is not False),
+    )
 
 
-def make(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool, with_state: bool) -> SmaxBatch:
+def make(
+    config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool, with_state: bool
+) -> SmaxBatch:
     """`slots` games, compiled: that takes some seconds. Raises as describe does."""
     return SmaxBatch(config, spec, slots, seeds, record=record, with_state=with_state)
 
@@ -56,14 +68,24 @@ def prepare(config: EnvConfig, slots: int) -> None:
 
 
 def bare(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds) -> Any:
-    """A function that takes one step of `slots` games with JaxMARL's own step() and random actions: what training is measured against."""
+    """A function that takes one step of `slots` games with JaxMARL's own step() and random actions: what
+    training is measured against."""
     return load(config.id).random_steps(find_map(config), slots, np.random.default_rng(seeds.seed), DRAWN)
 
 
 class SmaxBatch(BatchedEnvironment):
     """E games of one map. `counts` stay 0: no game breaks."""
 
-    def __init__(self, config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool, with_state: bool) -> None:
+    def __init__(
+        self,
+        config: EnvConfig,
+        spec: EnvironmentSpec,
+        slots: int,
+        seeds: Seeds,
+        *,
+        record: bool,
+        with_state: bool,
+    ) -> None:
         self._jax = load(config.id)
         game = find_map(config)
         self.spec, self.slots = spec, slots
@@ -76,12 +98,17 @@ class SmaxBatch(BatchedEnvironment):
         self._columns = [_columns(policy.agents, game.agents) for policy in spec.policies]
         self._resting = np.zeros(slots, np.bool_)
         self.rests_next = np.zeros(slots, np.bool_)
-        self._limit = np.int32(game.max_steps if config.max_steps is None else min(game.max_steps, config.max_steps))
+        self._limit = np.int32(
+            game.max_steps if config.max_steps is None else min(game.max_steps, config.max_steps)
+        )
         self._games = self._jax.compiled(game, slots)
         self._states = self._games.blank
         self._alive = np.zeros((slots, len(game.agents)), np.bool_)
         self._returns = np.zeros((slots, len(game.agents)))
-        self._actions = np.zeros((slots, len(game.agents), *spec.policies[0].action.shape), np.int32 if game.discrete else np.float32)
+        self._actions = np.zeros(
+            (slots, len(game.agents), *spec.policies[0].action.shape),
+            np.int32 if game.discrete else np.float32,
+        )
         self._current = np.zeros(slots, np.uint32)  # the seeds of the running episodes, and of the next ones
         self._following = np.zeros(slots, np.uint32)
         self._everywhere = np.arange(slots)
@@ -109,7 +136,9 @@ class SmaxBatch(BatchedEnvironment):
         for name, columns in zip(self._names, self._columns, strict=True):
             self._actions[:, columns] = actions[name] if self._discrete else np.clip(actions[name], 0.0, 1.0)
         acted, resting = self._alive, self._resting
-        self._states, last, told, shown = self._games.advance(self._states, self._actions, self._current, self._following, self._limit)
+        self._states, last, told, shown = self._games.advance(
+            self._states, self._actions, self._current, self._following, self._limit
+        )
         ends = told["end"]
         if resting.any():
             ends, acted = np.where(resting, 0, ends), acted & ~resting[:, None]
@@ -123,7 +152,9 @@ class SmaxBatch(BatchedEnvironment):
         self._rest(outcome, views)
         self._check_numbers(outcome, views)
 
-    def _tell(self, told: Mapping[str, Array], ends: Array, acted: Array, views: Views, outcome: Outcome) -> None:
+    def _tell(
+        self, told: Mapping[str, Array], ends: Array, acted: Array, views: Views, outcome: Outcome
+    ) -> None:
         """Rewards and flags of the step. acted [E, N]: who lived before it."""
         outcome.finals.clear()
         outcome.episodes.clear()
@@ -150,13 +181,19 @@ class SmaxBatch(BatchedEnvironment):
             views.state[rows] = shown["state"][rows]
 
     def _finish(self, rows: IntArray, last: Any, told: Mapping[str, Array], outcome: Outcome) -> None:
-        """Tell of the episodes that ended in these rows, and number the next ones. last: the states they were left in."""
+        """Tell of the episodes that ended in these rows, and number the next ones. last: the states they were
+        left in."""
         cut = [row for row in rows.tolist() if outcome.episode_end[row] == TRUNCATED]
         if cut:
             seen = self._look(last)
             for row in cut:
-                obs = {name: np.array(seen["obs"][row][columns]) for name, columns in zip(self._names, self._columns, strict=True)}
-                outcome.finals.append(FinalFrame(row, obs, np.array(seen["state"][row]) if self._with_state else None))
+                obs = {
+                    name: np.array(seen["obs"][row][columns])
+                    for name, columns in zip(self._names, self._columns, strict=True)
+                }
+                outcome.finals.append(
+                    FinalFrame(row, obs, np.array(seen["state"][row]) if self._with_state else None)
+                )
         each = self._returns[rows]
         by_policy = [each[:, columns].mean(1).tolist() for columns in self._columns]
         told_of = zip(
@@ -171,7 +208,9 @@ class SmaxBatch(BatchedEnvironment):
         )
         for row, index, length, mean, returns, terminated, won in told_of:
             returned = dict(zip(self._names, returns, strict=True))
-            outcome.episodes.append(Episode(row, index, length, mean, returned, terminated, {"win": float(won)}))
+            outcome.episodes.append(
+                Episode(row, index, length, mean, returned, terminated, {"win": float(won)})
+            )
         self._begin(rows)
         if self.rests_next.any():
             asleep = rows[self.rests_next[rows]]
@@ -180,7 +219,9 @@ class SmaxBatch(BatchedEnvironment):
             self._look_ahead(asleep)
 
     def _look(self, states: Any) -> dict[str, Array]:
-        shown: dict[str, Array] = self._games.restart(states, self._current, np.zeros(self.slots, np.bool_))[1]
+        shown: dict[str, Array] = self._games.restart(states, self._current, np.zeros(self.slots, np.bool_))[
+            1
+        ]
         return shown
 
     def _begin(self, rows: IntArray) -> None:
@@ -212,8 +253,14 @@ class SmaxBatch(BatchedEnvironment):
     def _check_numbers(self, outcome: Outcome | None, views: Views) -> None:
         for row, agent, what in bad_numbers(self.spec, outcome, views):
             slot = self._seeds.first_slot + row
-            where = f"{self.spec.id} in slot {slot} (seed {self._current[row]}, episode {self.episode_index[row]}, step {self.episode_step[row]})"
-            raise EnvironmentFailure(f"environment {where}: agent {agent} {what}; JaxMARL's own numbers are finite, look at env.kwargs")
+            where = (
+                f"{self.spec.id} in slot {slot} (seed {self._current[row]}, episode "
+                f"{self.episode_index[row]}, step {self.episode_step[row]})"
+            )
+            raise EnvironmentFailure(
+                f"environment {where}: agent {agent} {what}; JaxMARL's own numbers are finite, look at "
+                "env.kwargs"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """restarts, episode [E] (-1 before the first); with record also where the games stand."""
@@ -224,7 +271,8 @@ class SmaxBatch(BatchedEnvironment):
         return state
 
     def load_state_dict(self, state: Mapping[str, Any], frame: Frame) -> None:
-        """Stand where a recording environment stood; without a record, or with another number of slots, begin the next episodes.
+        """Stand where a recording environment stood; without a record, or with another number of slots, begin
+        the next episodes.
 
         Raises EnvironmentFailure where the games are of another map or of another version of JaxMARL.
         """
@@ -239,7 +287,8 @@ class SmaxBatch(BatchedEnvironment):
             self._states = self._jax.from_arrays(state["games"], self._games.blank)
         except (KeyError, ValueError) as error:
             raise EnvironmentFailure(
-                f"environment {self.spec.id}: the saved games do not fit ({error}); resume with the JaxMARL that wrote them"
+                f"environment {self.spec.id}: the saved games do not fit ({error}); resume with the JaxMARL "
+                "that wrote them"
             ) from error
         self.episode_step[:] = state["step"]
         self._returns[:] = state["returns"]
@@ -254,5 +303,10 @@ class SmaxBatch(BatchedEnvironment):
 
 
 def _columns(agents: Sequence[str], everyone: Sequence[str]) -> Any:
-    """Where a policy's agents stand among all: a slice where that is all of them, which numpy reads without a copy."""
-    return slice(None) if list(agents) == list(everyone) else np.array([everyone.index(agent) for agent in agents])
+    """Where a policy's agents stand among all: a slice where that is all of them, which numpy reads without a
+    copy."""
+    return (
+        slice(None)
+        if list(agents) == list(everyone)
+        else np.array([everyone.index(agent) for agent in agents])
+    )

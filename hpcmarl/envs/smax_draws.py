@@ -1,9 +1,10 @@
-"""Random numbers of JAX's threefry generator, computed without loops: the same bits in less time. Salmon et al., SC 2011.
+"""Random numbers of JAX's threefry generator, computed without loops: the same bits in less time. Salmon et
+al., SC 2011.
 
 Called by smax_games.py. Must not know games.
 
-On the CPU, JAX computes the twenty rounds of each draw in a loop, which costs a dozen small kernels and copies a pass. Here they are
-one expression, which XLA fuses into one kernel.
+On the CPU, JAX computes the twenty rounds of each draw in a loop, which costs a dozen small kernels and
+copies a pass. Here they are one expression, which XLA fuses into one kernel.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def key_of(seed: Any) -> Any:
 
 
 def _hash(key: Any, counts: Any) -> tuple[Any, Any]:
-    """Threefry-2x32 of the counts (0, counts), both halves in the shape of `counts` uint32. key [2] uint32."""
+    """Threefry-2x32 of the counts (0, counts), both halves in the shape of `counts` uint32. key [2]
+    uint32."""
     parts = (key[0], key[1], key[0] ^ key[1] ^ PARITY)
     left, right = jnp.broadcast_to(parts[0], counts.shape), counts + parts[1]
     for injection in range(INJECTIONS):
@@ -40,7 +42,8 @@ def _hash(key: Any, counts: Any) -> tuple[Any, Any]:
 
 
 def _once(keys: Any) -> Any:
-    """Keys as they are; XLA would otherwise compute them again in each kernel that draws from them, for each half."""
+    """Keys as they are; XLA would otherwise compute them again in each kernel that draws from them, for each
+    half."""
     hold: Any = jax.lax.optimization_barrier
     return hold(keys)
 
@@ -69,5 +72,11 @@ def _random_bits(key: Any, width: int, shape: tuple[int, ...]) -> Any:
 
 
 _GENERATOR = define_prng_impl(
-    key_shape=(2,), seed=_seed, split=_split, random_bits=_random_bits, fold_in=_fold_in, name="threefry2x32_without_loops", tag="fry_flat"
+    key_shape=(2,),
+    seed=_seed,
+    split=_split,
+    random_bits=_random_bits,
+    fold_in=_fold_in,
+    name="threefry2x32_without_loops",
+    tag="fry_flat",
 )

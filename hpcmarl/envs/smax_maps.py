@@ -1,6 +1,8 @@
-"""From `smax:3m` to the rules of a map: loads JaxMARL with settings that suit a rank among others, and checks env.id and env.kwargs.
+"""From `smax:3m` to the rules of a map: loads JaxMARL with settings that suit a rank among others, and checks
+env.id and env.kwargs.
 
-Called by smax.py. Imports smax_games.py, the file with JAX in it, when a map is wanted; must not know slots, seeds or arrays.
+Called by smax.py. Imports smax_games.py, the file with JAX in it, when a map is wanted; must not know slots,
+seeds or arrays.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ def load(id: str) -> ModuleType:
         return sys.modules[GAMES]
     spec = importlib.util.find_spec("jaxmarl")
     if spec is None or importlib.util.find_spec("jax") is None:
-        raise MissingPackageError(f"env.id {id} needs the package jaxmarl, which is not installed; pip install 'hpcmarl[smax]'")
+        raise MissingPackageError(
+            f"env.id {id} needs the package jaxmarl, which is not installed; pip install 'hpcmarl[smax]'"
+        )
     if "jax" not in sys.modules:
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
@@ -41,14 +45,19 @@ def load(id: str) -> ModuleType:
             return importlib.import_module(GAMES)
         except ImportError as error:
             told = " ".join(str(error).split())
-            raise MissingPackageError(f"env.id {id}: JaxMARL cannot be imported: {told}; pip install 'hpcmarl[smax]'") from error
+            raise MissingPackageError(
+                f"env.id {id}: JaxMARL cannot be imported: {told}; pip install 'hpcmarl[smax]'"
+            ) from error
 
 
 @contextlib.contextmanager
 def _without_other_environments(places: Sequence[str]) -> Iterator[None]:
-    """Import SMAX alone: jaxmarl's own __init__ files load all of its environments, which costs every rank four more seconds and
-    400 MB, and print. Afterwards `import jaxmarl` does what it always does."""
-    bare = {"jaxmarl": places, "jaxmarl.environments": [os.path.join(place, "environments") for place in places]}
+    """Import SMAX alone: jaxmarl's own __init__ files load all of its environments, which costs every rank
+    four more seconds and 400 MB, and print. Afterwards `import jaxmarl` does what it always does."""
+    bare = {
+        "jaxmarl": places,
+        "jaxmarl.environments": [os.path.join(place, "environments") for place in places],
+    }
     bare = {name: path for name, path in bare.items() if name not in sys.modules}
     for name, path in bare.items():
         module: Any = ModuleType(name)
@@ -66,18 +75,28 @@ def find_map(config: EnvConfig) -> Any:
     module = load(config.id)
     name = config.id.partition(":")[2]
     if name not in (names := module.map_names()):
-        raise ConfigError(f"env.id {config.id}: SMAX has no map {name or '(no name)'}; allowed: {', '.join(f'smax:{known}' for known in names)}")
+        raise ConfigError(
+            f"env.id {config.id}: SMAX has no map {name or '(no name)'}; allowed: "
+            f"{', '.join(f'smax:{known}' for known in names)}"
+        )
     if config.kind == "aec":
         raise ConfigError(f"env.kind aec: {config.id} is no game of turns; use parallel or auto")
     for key in FROM_MAP:
         if key in config.kwargs:
-            raise ConfigError(f"env.kwargs.{key}: {config.kwargs[key]} contradicts env.id {config.id}, which says it already; leave it out")
+            raise ConfigError(
+                f"env.kwargs.{key}: {config.kwargs[key]} contradicts env.id {config.id}, which says it "
+                "already; leave it out"
+            )
     if (mode := config.kwargs.get("attack_mode", ATTACK_MODES[0])) not in ATTACK_MODES:
-        raise ConfigError(f"env.kwargs.attack_mode: {mode!r} is unknown to {config.id}; allowed: {', '.join(ATTACK_MODES)}")
+        raise ConfigError(
+            f"env.kwargs.attack_mode: {mode!r} is unknown to {config.id}; allowed: {', '.join(ATTACK_MODES)}"
+        )
     try:
         return _game(name, json.dumps(config.kwargs, sort_keys=True))
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"env.kwargs {config.kwargs} does not fit {config.id}: {' '.join(str(error).split())}") from error
+        raise ConfigError(
+            f"env.kwargs {config.kwargs} does not fit {config.id}: {' '.join(str(error).split())}"
+        ) from error
 
 
 @functools.lru_cache(maxsize=16)

@@ -2,8 +2,9 @@
 
 Called by survey.py. Knows gymnasium's spaces; must not know environments, policies or slots.
 
-Observations become float32 of a fixed shape: a Box keeps its shape (unscaled), everything else is flattened by gymnasium
-(Discrete and MultiDiscrete one-hot, Dict and Tuple in the space's own order). An `action_mask` in a Dict is no observation.
+Observations become float32 of a fixed shape: a Box keeps its shape (unscaled), everything else is flattened
+by gymnasium (Discrete and MultiDiscrete one-hot, Dict and Tuple in the space's own order). An `action_mask`
+in a Dict is no observation.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ Convert = Callable[[Any], Array]
 
 @dataclass(frozen=True)
 class ObservationView:
-    """How an observation is read: its shape for the policy, a conversion (None: it is an array of that shape already),
-    and whether it brings an action mask along."""
+    """How an observation is read: its shape for the policy, a conversion (None: it is an array of that shape
+    already), and whether it brings an action mask along."""
 
     shape: tuple[int, ...]
     convert: Convert | None
@@ -34,7 +35,8 @@ class ObservationView:
 
 @dataclass(frozen=True)
 class ActionView:
-    """How actions are written: our description, and what turns a batch of ours [E, N, *shape] into the environment's, [E][N].
+    """How actions are written: our description, and what turns a batch of ours [E, N, *shape] into the
+    environment's, [E][N].
 
     `key` tells which agents may share one conversion.
     """
@@ -60,8 +62,9 @@ def view_observation(space: Any, agent: str) -> ObservationView:
         return ObservationView(tuple(int(size) for size in space.shape), None, False)
     if not isinstance(space, spaces.Space) or not space.is_np_flattenable:
         raise ConfigError(
-            f"agent {agent} has the observation space {space}; allowed: Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of them; "
-            "wrap the environment so that its observations have a fixed size"
+            f"agent {agent} has the observation space {space}; allowed: Box, Discrete, MultiDiscrete, "
+            "MultiBinary, and Dict or Tuple of them; wrap the environment so that its observations have a "
+            "fixed size"
         )
     size = int(utils.flatdim(space))
 
@@ -76,16 +79,23 @@ def _pick_observation(observation: Any) -> Array:
 
 
 def view_action(space: Any, agent: str) -> ActionView:
-    """Read an action space. Raises ConfigError, naming the agent, for unbounded boxes and for other kinds of spaces."""
+    """Read an action space. Raises ConfigError, naming the agent, for unbounded boxes and for other kinds of
+    spaces."""
     if isinstance(space, spaces.Discrete):
         return _view_discrete(int(space.n), int(space.start))
     if isinstance(space, spaces.MultiDiscrete):
         if space.nvec.ndim != 1:
-            raise ConfigError(f"agent {agent} has the action space {space}; a MultiDiscrete space must have one dimension; wrap the environment")
+            raise ConfigError(
+                f"agent {agent} has the action space {space}; a MultiDiscrete space must have one dimension; "
+                "wrap the environment"
+            )
         return _view_multi_discrete(space)
     if isinstance(space, spaces.Box):
         return _view_box(space, agent)
-    raise ConfigError(f"agent {agent} has the action space {space}; allowed: Discrete, MultiDiscrete or bounded Box; wrap the environment")
+    raise ConfigError(
+        f"agent {agent} has the action space {space}; allowed: Discrete, MultiDiscrete or bounded Box; wrap "
+        "the environment"
+    )
 
 
 def _view_discrete(count: int, start: int) -> ActionView:
@@ -103,24 +113,35 @@ def _view_multi_discrete(space: Any) -> ActionView:
     def prepare(actions: Array) -> list[list[Any]]:
         return [list(row) for row in (actions + start).astype(space.dtype)]
 
-    return ActionView(ActionSpace("multi_discrete", sizes), prepare, ("multi_discrete", sizes, tuple(start.tolist())))
+    return ActionView(
+        ActionSpace("multi_discrete", sizes), prepare, ("multi_discrete", sizes, tuple(start.tolist()))
+    )
 
 
 def _view_box(space: Any, agent: str) -> ActionView:
     if not (np.all(np.isfinite(space.low)) and np.all(np.isfinite(space.high))):
         raise ConfigError(
-            f"agent {agent} has the unbounded action space {space}; allowed: finite bounds in every dimension; "
-            "wrap the environment so that its actions are bounded"
+            f"agent {agent} has the unbounded action space {space}; allowed: finite bounds in every "
+            "dimension; wrap the environment so that its actions are bounded"
         )
     low, high = space.low.ravel(), space.high.ravel()
     if low.size == 0:
-        raise ConfigError(f"agent {agent} has the empty action space {space}; allowed: at least one dimension; wrap the environment")
+        raise ConfigError(
+            f"agent {agent} has the empty action space {space}; allowed: at least one dimension; wrap the "
+            "environment"
+        )
     shape, whole = space.shape, np.issubdtype(space.dtype, np.integer)
 
     def prepare(actions: Array) -> list[list[Any]]:
-        bounded = np.minimum(np.maximum(actions, low), high)  # a new array: environments may keep what they are given
+        bounded = np.minimum(
+            np.maximum(actions, low), high
+        )  # a new array: environments may keep what they are given
         bounded = (np.rint(bounded) if whole else bounded).astype(space.dtype, copy=False)
         return [list(row) for row in bounded.reshape(*actions.shape[:2], *shape)]
 
     bounds = tuple(map(float, low)), tuple(map(float, high))
-    return ActionView(ActionSpace("continuous", (low.size,), *bounds), prepare, ("continuous", shape, str(space.dtype), *bounds))
+    return ActionView(
+        ActionSpace("continuous", (low.size,), *bounds),
+        prepare,
+        ("continuous", shape, str(space.dtype), *bounds),
+    )

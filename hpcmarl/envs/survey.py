@@ -1,4 +1,5 @@
-"""Reads an environment's agents and spaces once: the layout that all its slots share, and the spec that the policies see.
+"""Reads an environment's agents and spaces once: the layout that all its slots share, and the spec that the
+policies see.
 
 Called by the package's make_environment and describe. Must not know slots, seeds of episodes or arrays.
 """
@@ -31,31 +32,46 @@ def survey(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> tuple[Sou
     except HpcmarlError:
         raise
     except Exception as error:
-        raise EnvironmentFailure(f"environment {source.id} failed at its first reset: {type(error).__name__}: {error}") from error
+        raise EnvironmentFailure(
+            f"environment {source.id} failed at its first reset: {type(error).__name__}: {error}"
+        ) from error
     finally:
         environment.close()
 
 
-def _layout(source: Source, environment: Any, policies: Mapping[str, PolicyConfig], common_reward: bool | None) -> Layout:
+def _layout(
+    source: Source, environment: Any, policies: Mapping[str, PolicyConfig], common_reward: bool | None
+) -> Layout:
     infos = _reset(source.kind, environment)
     agents = list(getattr(environment, "possible_agents", None) or environment.agents)
     if not agents:
         raise EnvironmentFailure(f"environment {source.id} has no agents after a reset")
     views = _view_agents(environment, agents, infos)
     specs = group_agents(views, policies)
-    place_of = {name: (number, index) for number, spec in enumerate(specs) for index, name in enumerate(spec.agents)}
+    place_of = {
+        name: (number, index) for number, spec in enumerate(specs) for index, name in enumerate(spec.agents)
+    }
     places = []
     for agent, view in zip(agents, views, strict=True):
         mask = NO_MASK if not view.has_mask else OBSERVATION_MASK if view.observation.has_mask else INFO_MASK
-        places.append(Place(agent, *place_of[view.name], view.observation.shape, view.observation.convert, mask))
+        places.append(
+            Place(agent, *place_of[view.name], view.observation.shape, view.observation.convert, mask)
+        )
     view_of = {view.name: view for view in views}
     turn_based = source.kind == "aec"
     metadata: Mapping[str, Any] = getattr(environment, "metadata", None) or {}
     constant_sum = source.id in CONSTANT_SUM or bool(metadata.get("constant_sum"))
     if common_reward is None:
         common_reward = not turn_based and _says_common_reward(environment)
-    spec = EnvironmentSpec(source.id, specs, _state_size(environment), turn_based, constant_sum, teams_of(specs, common_reward))
-    return Layout(spec, tuple(places), tuple(view_of[policy.agents[0]].action.prepare for policy in specs), common_reward)
+    spec = EnvironmentSpec(
+        source.id, specs, _state_size(environment), turn_based, constant_sum, teams_of(specs, common_reward)
+    )
+    return Layout(
+        spec,
+        tuple(places),
+        tuple(view_of[policy.agents[0]].action.prepare for policy in specs),
+        common_reward,
+    )
 
 
 def _reset(kind: str, environment: Any) -> Mapping[Any, Any]:
@@ -71,10 +87,22 @@ def _view_agents(environment: Any, agents: list[Any], infos: Mapping[Any, Any]) 
     found = []
     for agent in agents:
         name = str(agent)
-        seen, acted = _space(environment, "observation_space", agent), _space(environment, "action_space", agent)
+        seen, acted = (
+            _space(environment, "observation_space", agent),
+            _space(environment, "action_space", agent),
+        )
         observation, action = view_observation(seen, name), view_action(acted, name)
         in_info = isinstance(infos.get(agent), Mapping) and "action_mask" in infos[agent]
-        found.append((name, seen, acted, observation, action, action.space.mask_size > 0 and (observation.has_mask or in_info)))
+        found.append(
+            (
+                name,
+                seen,
+                acted,
+                observation,
+                action,
+                action.space.mask_size > 0 and (observation.has_mask or in_info),
+            )
+        )
     # an agent that joins later is masked if one like it, present now, is
     masked = [(row[1], row[2]) for row in found if row[5]]
     present = set(environment.agents)

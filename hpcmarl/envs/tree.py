@@ -1,7 +1,9 @@
-"""OpenSpiel's small games of turns as natively batched environments: the whole game as tables, all slots stepped by looking up.
+"""OpenSpiel's small games of turns as natively batched environments: the whole game as tables, all slots
+stepped by looking up.
 
-Made through the package's make_environment for `env.id: openspiel:GAME` where the game has at most MAX_POSITIONS positions; larger ones are
-driven one by one (games/openspiel.py), with the same seats, views, rewards and chance moves. Must not know networks, ranks or files.
+Made through the package's make_environment for `env.id: openspiel:GAME` where the game has at most
+MAX_POSITIONS positions; larger ones are driven one by one (games/openspiel.py), with the same seats, views,
+rewards and chance moves. Must not know networks, ranks or files.
 """
 
 from __future__ import annotations
@@ -28,11 +30,13 @@ CHANCE, OVER = -1, -2  # whose turn it is, where it is nobody's
 
 
 class Tree:
-    """Every position of a game, n of them, numbered; 0 is the first. Raises OverflowError where there are too many.
+    """Every position of a game, n of them, numbered; 0 is the first. Raises OverflowError where there are too
+    many.
 
-    turn [n]: whose turn it is; place [n]: the row of a player's turn in child, seen and allowed, and of chance's in ends and after.
-    child [d, A]: the position after an action, -1 where that is forbidden; seen [d, P, *shape]; allowed [d, A]; returns [n, P].
-    ends [c, K]: the probabilities of chance moves added up as games/openspiel.py does, infinity from the last on; after [c, K] the positions.
+    turn [n]: whose turn it is; place [n]: the row of a player's turn in child, seen and allowed, and of
+    chance's in ends and after. child [d, A]: the position after an action, -1 where that is forbidden; seen
+    [d, P, *shape]; allowed [d, A]; returns [n, P]. ends [c, K]: the probabilities of chance moves added up as
+    games/openspiel.py does, infinity from the last on; after [c, K] the positions.
     """
 
     def __init__(self, play: Any) -> None:
@@ -47,11 +51,23 @@ class Tree:
         self.after: Any = []
         self._most = min(MAX_POSITIONS, MAX_NUMBERS // (int(np.prod(play.shape)) * len(play.names)))
         self._visit(play.game.new_initial_state())
-        self.turn, self.place, self.returns = np.array(self.turn), np.array(self.place), np.array(self.returns)
-        self.child, self.seen, self.allowed = np.array(self.child), np.array(self.seen, np.float32), np.array(self.allowed, np.bool_)
+        self.turn, self.place, self.returns = (
+            np.array(self.turn),
+            np.array(self.place),
+            np.array(self.returns),
+        )
+        self.child, self.seen, self.allowed = (
+            np.array(self.child),
+            np.array(self.seen, np.float32),
+            np.array(self.allowed, np.bool_),
+        )
         width = max(map(len, self.ends), default=1)
-        self.ends = np.array([[*ends[:-1], *[np.inf] * (width + 1 - len(ends))] for ends in self.ends]).reshape(-1, width)
-        self.after = np.array([[*after, *[-1] * (width - len(after))] for after in self.after], np.int64).reshape(-1, width)
+        self.ends = np.array(
+            [[*ends[:-1], *[np.inf] * (width + 1 - len(ends))] for ends in self.ends]
+        ).reshape(-1, width)
+        self.after = np.array(
+            [[*after, *[-1] * (width - len(after))] for after in self.after], np.int64
+        ).reshape(-1, width)
 
     def _visit(self, state: Any) -> int:
         """Enter a position and all that follow it; its number."""
@@ -82,7 +98,8 @@ class Tree:
 
 
 def takes(config: EnvConfig) -> bool:
-    """Games of turns that are small enough. Raises MissingPackageError and ConfigError as games/openspiel.py does."""
+    """Games of turns that are small enough. Raises MissingPackageError and ConfigError as games/openspiel.py
+    does."""
     return config.kind != "parallel" and _tree(config) is not None
 
 
@@ -116,13 +133,21 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
 
 
 def spec_of(play: Any, config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> EnvironmentSpec:
-    """The spec of a game of turns that is played by `play` (games/openspiel.py). Raises ConfigError where policies do not fit."""
+    """The spec of a game of turns that is played by `play` (games/openspiel.py). Raises ConfigError where
+    policies do not fit."""
     seen, acted = play.observation_space, play.action_space
-    agents = [AgentView(name, seen, acted, view_observation(seen, name), view_action(acted, name), True) for name in play.names]
-    return EnvironmentSpec(config.id, group_agents(agents, policies), None, turn_based=True, constant_sum=play.constant_sum)
+    agents = [
+        AgentView(name, seen, acted, view_observation(seen, name), view_action(acted, name), True)
+        for name in play.names
+    ]
+    return EnvironmentSpec(
+        config.id, group_agents(agents, policies), None, turn_based=True, constant_sum=play.constant_sum
+    )
 
 
-def make(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool, with_state: bool) -> TreeBatch:
+def make(
+    config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool, with_state: bool
+) -> TreeBatch:
     """`slots` games. Raises as takes() does, and where a state is wanted."""
     refuse_state(config, with_state)
     return TreeBatch(config, spec, slots, seeds, record=record)
@@ -134,14 +159,17 @@ def prepare(config: EnvConfig, slots: int) -> None:
 
 
 def bare(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds) -> Callable[[], None]:
-    """A function that takes one step of `slots` games with random, allowed actions: what training is measured against."""
+    """A function that takes one step of `slots` games with random, allowed actions: what training is measured
+    against."""
     return random_steps(make(config, spec, slots, seeds, record=False, with_state=False), seeds)
 
 
 class TreeBatch(NativeBatch):
     """E games of one tree."""
 
-    def __init__(self, config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool) -> None:
+    def __init__(
+        self, config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool
+    ) -> None:
         self._tree = _found(config)
         super().__init__(config, spec, self._tree.play.names, slots, seeds, record=record)
         self._position = np.zeros(slots, np.int64)
@@ -151,7 +179,8 @@ class TreeBatch(NativeBatch):
     def _begin_games(self, rows: IntArray) -> None:
         seed, first = self._seeds.seed, self._seeds.first_slot
         self._seed[rows] = [
-            episode_seed(seed, first + row, index) for row, index in zip(rows.tolist(), self.episode_index[rows].tolist(), strict=True)
+            episode_seed(seed, first + row, index)
+            for row, index in zip(rows.tolist(), self.episode_index[rows].tolist(), strict=True)
         ]
         self._drawn[rows] = 0
         self._position[rows] = 0

@@ -1,6 +1,8 @@
-"""What is done about environments that raise, hang or give numbers that are none: restarts within a budget, then an end or quarantine.
+"""What is done about environments that raise, hang or give numbers that are none: restarts within a budget,
+then an end or quarantine.
 
-Called by batch.py. Knows how many slots there are and how an environment is built, not how one is driven or stepped.
+Called by batch.py. Knows how many slots there are and how an environment is built, not how one is driven or
+stepped.
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ class StepTimeout(Exception):
 
 
 class TimeLimit:
-    """Interrupts Python code of this process's main thread after a while (SIGALRM); without a limit, or in another thread, it does nothing.
+    """Interrupts Python code of this process's main thread after a while (SIGALRM); without a limit, or in
+    another thread, it does nothing.
 
-    Code that does not come back to the interpreter cannot be interrupted so: then the whole rank falls silent and is given up.
+    Code that does not come back to the interpreter cannot be interrupted so: then the whole rank falls silent
+    and is given up.
     """
 
     _inside = 0.0  # the limit under way, of whichever instance; 0: none
@@ -61,7 +65,10 @@ class TimeLimit:
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     if TimeLimit._inside:
-        raise StepTimeout(f"was still at work after {TimeLimit._inside:g} s (env.step_seconds; a reset may take {RESET_FACTOR:g} times as long)")
+        raise StepTimeout(
+            f"was still at work after {TimeLimit._inside:g} s (env.step_seconds; a reset may take "
+            f"{RESET_FACTOR:g} times as long)"
+        )
 
 
 class Upkeep:
@@ -89,12 +96,16 @@ class Upkeep:
         return EnvironmentFailure(f"environment {self.where(row)} broke the PettingZoo contract: {error}")
 
     def spend(self, row: int, error: Exception) -> None:
-        """Pay one restart; past the budget the slot goes into quarantine, or EnvironmentFailure is raised from the environment's exception."""
+        """Pay one restart; past the budget the slot goes into quarantine, or EnvironmentFailure is raised
+        from the environment's exception."""
         self.counts["hangs"] += isinstance(error, StepTimeout)
         if self.counts["restarts"] < self.config.restarts:
             self.counts["restarts"] += 1
             return
-        told = f"environment {self.where(row)} raised {type(error).__name__}: {error}; env.restarts: {self.config.restarts} allows no further restart"
+        told = (
+            f"environment {self.where(row)} raised {type(error).__name__}: {error}; env.restarts: "
+            f"{self.config.restarts} allows no further restart"
+        )
         if self.config.past_restarts == "stop":
             raise EnvironmentFailure(told) from error
         self.retired.add(row)

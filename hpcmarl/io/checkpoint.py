@@ -1,8 +1,8 @@
 """Checkpoints: one HDF5 file a version, atomic, with a checksum; the newest that verifies is found again.
 
-The server writes them (CheckpointWriter, in the background), `--resume`, `eval` and `data verify` read them. The state is a tree (see
-hpcmarl.packing); all that is known here of a training run's is where its version and its number of steps stand, which must agree.
-A state of S bytes needs S more while it is written.
+The server writes them (CheckpointWriter, in the background), `--resume`, `eval` and `data verify` read them.
+The state is a tree (see hpcmarl.packing); all that is known here of a training run's is where its version and
+its number of steps stand, which must agree. A state of S bytes needs S more while it is written.
 """
 
 from __future__ import annotations
@@ -35,11 +35,13 @@ def checkpoint_path(directory: str | os.PathLike[str], version: int) -> Path:
     return Path(directory) / f"checkpoint-{version:010d}.h5"
 
 
-def save_checkpoint(directory: str | os.PathLike[str], state: dict[str, Tree], *, version: int, attributes: Mapping[str, Any]) -> Path:
+def save_checkpoint(
+    directory: str | os.PathLike[str], state: dict[str, Tree], *, version: int, attributes: Mapping[str, Any]
+) -> Path:
     """Writes the state whole or not at all, reads it back and compares checksums. Returns the file.
 
-    `attributes` (config, env, seeds, …; plain values) become root attributes. Raises StorageError where the disk fails or
-    gives back something else, TypeError for a state that is no tree.
+    `attributes` (config, env, seeds, …; plain values) become root attributes. Raises StorageError where the
+    disk fails or gives back something else, TypeError for a state that is no tree.
     """
     path = checkpoint_path(directory, version)
     write_state(path, CHECKPOINT, _with_stacked_actors(state), {**attributes, "version": version})
@@ -47,7 +49,8 @@ def save_checkpoint(directory: str | os.PathLike[str], state: dict[str, Tree], *
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tree], dict[str, Any]]:
-    """The state and the root attributes. Raises FormatError for a file that is damaged, foreign, newer or contradicts itself."""
+    """The state and the root attributes. Raises FormatError for a file that is damaged, foreign, newer or
+    contradicts itself."""
     state, attributes = read_state(path, CHECKPOINT, "resume from an older checkpoint")
     _unstack_actors(path, state)
     _check_versions(path, state, attributes)
@@ -71,7 +74,8 @@ def _unstack_actors(path: str | os.PathLike[str], state: dict[str, Any]) -> None
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise FormatError(
-            f"{os.fspath(path)}: its states of actors are not what hpcmarl writes ({words}); resume from an older checkpoint"
+            f"{os.fspath(path)}: its states of actors are not what hpcmarl writes ({words}); resume from an "
+            "older checkpoint"
         ) from error
 
 
@@ -81,11 +85,15 @@ def _copied(state: dict[str, Tree]) -> dict[str, Tree]:
     if stacked is state:
         return copy.deepcopy(state)
     actors = stacked["roles"]["actor"]
-    rest = copy.deepcopy({**stacked, "roles": {name: own for name, own in stacked["roles"].items() if name != "actor"}})
+    rest = copy.deepcopy(
+        {**stacked, "roles": {name: own for name, own in stacked["roles"].items() if name != "actor"}}
+    )
     return {**rest, "roles": {**rest["roles"], "actor": actors}}
 
 
-def _check_versions(path: str | os.PathLike[str], state: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+def _check_versions(
+    path: str | os.PathLike[str], state: Mapping[str, Any], attributes: Mapping[str, Any]
+) -> None:
     """Refuse parameters that are not those of the version they are said to be. Raises FormatError."""
     try:
         taken, version = int(state["engine"]["optimizer"]["updates"]), int(state["engine"]["rule"]["round"])
@@ -94,8 +102,8 @@ def _check_versions(path: str | os.PathLike[str], state: Mapping[str, Any], attr
     said = attributes.get("version", version)
     if not taken == version == said:
         raise FormatError(
-            f"{os.fspath(path)}: says version {said}, but its rounds are at {version} and its optimizer has made {taken} steps; "
-            "resume from an older checkpoint"
+            f"{os.fspath(path)}: says version {said}, but its rounds are at {version} and its optimizer has "
+            f"made {taken} steps; resume from an older checkpoint"
         )
 
 
@@ -122,7 +130,8 @@ def _version_of(file: Path) -> int:
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path | None:
-    """The newest checkpoint of a run directory that verifies; bad ones are named in the log. None where there is none.
+    """The newest checkpoint of a run directory that verifies; bad ones are named in the log. None where there
+    is none.
 
     A file is verified and given back. Raises FormatError for a file that does not verify.
     """
@@ -140,7 +149,8 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path | None:
 
 
 def load_newest(path: str | os.PathLike[str]) -> tuple[Path, dict[str, Tree], dict[str, Any]] | None:
-    """Load the newest checkpoint of a run directory that verifies, reading it once; bad ones are named in the log.
+    """Load the newest checkpoint of a run directory that verifies, reading it once; bad ones are named in the
+    log.
 
     Returns:
         The file, its state and its root attributes; None where there is none.
@@ -153,7 +163,9 @@ def load_newest(path: str | os.PathLike[str]) -> tuple[Path, dict[str, Tree], di
     return None
 
 
-def set_aside(directory: str | os.PathLike[str], first: int | None, label: str, spare: Path | None = None) -> list[Path]:
+def set_aside(
+    directory: str | os.PathLike[str], first: int | None, label: str, spare: Path | None = None
+) -> list[Path]:
     """Move checkpoints that a run does not go on from to `directory`/superseded/`label`.
 
     Args:
@@ -192,7 +204,8 @@ class Keeper:
         self._verified: dict[tuple[Path, int], bool] = {}  # (file, time of its last change)
 
     def prune(self, written: Path | None = None) -> None:
-        """Delete what is no longer needed; `written` was written just now: it is good, and it stays. Raises StorageError."""
+        """Delete what is no longer needed; `written` was written just now: it is good, and it stays. Raises
+        StorageError."""
         good = 0
         files = list_checkpoints(self.directory)
         if written in files:
@@ -224,11 +237,14 @@ class Keeper:
 class CheckpointWriter:
     """Writes checkpoints from a background thread, one at a time; of those that wait, the newest wins.
 
-    Errors never stop training by themselves: `poll` hands them over and the caller decides. last_error: of the newest
-    checkpoint that was tried, None when it was written. What a killed writer left under temporary names is removed first.
+    Errors never stop training by themselves: `poll` hands them over and the caller decides. last_error: of
+    the newest checkpoint that was tried, None when it was written. What a killed writer left under temporary
+    names is removed first.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, keep: int, guard: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self, directory: str | os.PathLike[str], *, keep: int, guard: Callable[[], object] = lambda: None
+    ) -> None:
         """Begin the thread.
 
         Args:
@@ -253,8 +269,11 @@ class CheckpointWriter:
         self._thread.start()
         close_at_exit(self)
 
-    def submit(self, state: dict[str, Tree], *, version: int, attributes: Mapping[str, Any], copied: bool = False) -> None:
-        """Copies the state (unless it is `copied`: nobody will change it) and returns at once; it replaces one that still waits."""
+    def submit(
+        self, state: dict[str, Tree], *, version: int, attributes: Mapping[str, Any], copied: bool = False
+    ) -> None:
+        """Copies the state (unless it is `copied`: nobody will change it) and returns at once; it replaces
+        one that still waits."""
         work = (state if copied else _copied(state), version, dict(attributes))
         with self._changed:
             if self._closed:

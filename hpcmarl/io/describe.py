@@ -1,4 +1,5 @@
-"""What files hold and whether they are good: the work behind `hpcmarl data inspect` and `hpcmarl data verify`.
+"""What files hold and whether they are good: the work behind `hpcmarl data inspect` and `hpcmarl data
+verify`.
 
 Knows the formats of this package; prints nothing.
 """
@@ -20,7 +21,16 @@ from hpcmarl.io.metrics import CSV, GROUPS_NPY, read_hdf5, read_hdf5_groups, rea
 from hpcmarl.io.pool import verify_snapshot
 from hpcmarl.io.row_files import check_csv, count_rows, load_npy
 from hpcmarl.io.salvage import list_partials
-from hpcmarl.io.schema import CHECKPOINT, METRICS, SIMULATION, SNAPSHOT, TRAJECTORIES, open_checked, read_attributes, reading
+from hpcmarl.io.schema import (
+    CHECKPOINT,
+    METRICS,
+    SIMULATION,
+    SNAPSHOT,
+    TRAJECTORIES,
+    open_checked,
+    read_attributes,
+    reading,
+)
 from hpcmarl.io.shard import is_live
 from hpcmarl.io.shard_reader import ShardReader, list_shards, verify_shard
 from hpcmarl.io.simulation import read_simulation
@@ -43,7 +53,11 @@ def run_files(path: Path) -> Iterator[Path]:
         yield path
         return
     for file in sorted(path.rglob("*")):
-        if file.suffix in (".h5", PARTIAL) or file.name in (CSV, GROUPS_NPY, "summary.json") or _is_start(file):
+        if (
+            file.suffix in (".h5", PARTIAL)
+            or file.name in (CSV, GROUPS_NPY, "summary.json")
+            or _is_start(file)
+        ):
             yield file
 
 
@@ -55,7 +69,9 @@ def verify_file(path: Path) -> dict[str, Any]:
     """{"path", "status": good, bad or open (a temporary file), "reason"}; reads the whole file."""
     try:
         if path.name.endswith(PARTIAL):
-            reason = "being written" if is_live(path) else "left by a killed writer; see `hpcmarl data salvage`"
+            reason = (
+                "being written" if is_live(path) else "left by a killed writer; see `hpcmarl data salvage`"
+            )
             return {"path": str(path), "status": OPEN, "reason": reason}
         if path.name == CSV:
             check_csv(path)
@@ -66,9 +82,13 @@ def verify_file(path: Path) -> dict[str, Any]:
         elif path.suffix == ".json":
             read_summary(path)
         else:
-            {TRAJECTORIES: verify_shard, CHECKPOINT: verify_checkpoint, SNAPSHOT: verify_snapshot, METRICS: verify_hdf5, SIMULATION: read_simulation}[
-                file_kind(path)
-            ](path)
+            {
+                TRAJECTORIES: verify_shard,
+                CHECKPOINT: verify_checkpoint,
+                SNAPSHOT: verify_snapshot,
+                METRICS: verify_hdf5,
+                SIMULATION: read_simulation,
+            }[file_kind(path)](path)
     except (HpcmarlError, OSError, ValueError) as error:
         reason = str(error).removeprefix(f"{path}: ")
         if path.name.startswith("shard-") and "damaged" in reason and "data salvage" not in reason:
@@ -103,26 +123,39 @@ def _describe_shard(path: Path, *, partial: bool) -> dict[str, Any]:
         index = shard.index
         ended = index["terminated"] | index["truncated"]
         returns = index["return_mean"][np.isfinite(index["return_mean"])]
-        groups = {name.removeprefix("steps/"): group for name, group in shard.layout.items() if name.startswith("steps/")}
+        groups = {
+            name.removeprefix("steps/"): group
+            for name, group in shard.layout.items()
+            if name.startswith("steps/")
+        }
         return {
             **_root(path, attributes),
             "steps": shard.steps,
             "segments": shard.segments,
             "episodes_ended": int(ended.sum()),
             "return_mean": float(returns.mean()) if len(returns) else None,
-            "versions": [int(index["version"].min()), int(index["version"].max())] if shard.segments else None,
+            "versions": [int(index["version"].min()), int(index["version"].max())]
+            if shard.segments
+            else None,
             "policies": {
                 name: {key: f"{column.dtype}{list(column.sizes)}" for key, column in group.columns.items()}
                 for name, group in groups.items()
                 if name != ENVIRONMENT
             },
-            "environment": {key: f"{column.dtype}{list(column.sizes)}" for key, column in groups[ENVIRONMENT].columns.items()},
+            "environment": {
+                key: f"{column.dtype}{list(column.sizes)}"
+                for key, column in groups[ENVIRONMENT].columns.items()
+            },
         }
 
 
 def _outline(tree: Any, depth: int = 0) -> Any:
     if isinstance(tree, dict):
-        return {key: _outline(value, depth + 1) for key, value in tree.items()} if depth < 3 else f"{len(tree)} entries"
+        return (
+            {key: _outline(value, depth + 1) for key, value in tree.items()}
+            if depth < 3
+            else f"{len(tree)} entries"
+        )
     if isinstance(tree, np.ndarray):
         return f"{tree.dtype}{list(tree.shape)}"
     if isinstance(tree, list):
@@ -142,13 +175,19 @@ def _describe_metrics(path: Path) -> dict[str, Any]:
     last = {name: float(values[-1]) for name, values in columns.items() if len(values)}
     rows = {"rows": len(next(iter(columns.values()), ()))}
     if (groups := read_hdf5_groups(path)) is not None:
-        rows |= {"group_rows": len(groups.version), "groups": next((values.shape[1] for values in groups.figures.values()), 0)}
+        rows |= {
+            "group_rows": len(groups.version),
+            "groups": next((values.shape[1] for values in groups.figures.values()), 0),
+        }
     return {**_root(path, attributes), **rows, "last_row": last}
 
 
 def _describe_simulation(path: Path) -> dict[str, Any]:
     found, attributes = read_simulation(path)
-    rows = [{name: case[name] for name in ("setting", "method", "batch")} | {"seeds": len(case["outcomes"])} for case in found]
+    rows = [
+        {name: case[name] for name in ("setting", "method", "batch")} | {"seeds": len(case["outcomes"])}
+        for case in found
+    ]
     return {**_root(path, attributes), "cases": rows}
 
 

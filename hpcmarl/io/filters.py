@@ -1,7 +1,9 @@
-"""Compressed chunks: which HDF5 filters hpcmarl writes, and whether a stored chunk expands past what its dataset declares.
+"""Compressed chunks: which HDF5 filters hpcmarl writes, and whether a stored chunk expands past what its
+dataset declares.
 
-schema.check_safe calls it before anything is read. HDF5 gives a filter's output as much memory as the stream asks for, so that a
-file of one megabyte could take gigabytes: a stream that could is measured here first, in little memory. Knows no format of ours.
+schema.check_safe calls it before anything is read. HDF5 gives a filter's output as much memory as the stream
+asks for, so that a file of one megabyte could take gigabytes: a stream that could is measured here first, in
+little memory. Knows no format of ours.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ SLACK = 64  # bytes beyond the chunk: a checksum that was compressed with it
 
 
 def check_filters(where: str, dataset: h5py.Dataset, chunk_bytes: int, *, damaged: bool = False) -> None:
-    """Raises FormatError for a filter pipeline that hpcmarl does not write and for chunks that expand past `chunk_bytes`;
-    MissingPackageError for a filter that is known and not installed. damaged: a chunk that does not expand at all is accepted."""
+    """Raises FormatError for a filter pipeline that hpcmarl does not write and for chunks that expand past
+    `chunk_bytes`; MissingPackageError for a filter that is known and not installed. damaged: a chunk that
+    does not expand at all is accepted."""
     creation = dataset.id.get_create_plist()
     numbers = [creation.get_filter(position)[0] for position in range(creation.get_nfilters())]
     compressors = [position for position, number in enumerate(numbers) if number not in (SHUFFLE, FLETCHER32)]
@@ -36,7 +39,9 @@ def check_filters(where: str, dataset: h5py.Dataset, chunk_bytes: int, *, damage
         return
     last = compressors[-1]
     if len(compressors) > 1 or SHUFFLE in numbers[last:]:
-        raise FormatError(f"{where} is stored with the filters {numbers}, an order that hpcmarl does not write")
+        raise FormatError(
+            f"{where} is stored with the filters {numbers}, an order that hpcmarl does not write"
+        )
     _check_chunks(where, dataset, numbers[last], last, chunk_bytes, damaged=damaged)
 
 
@@ -46,12 +51,18 @@ def _check_installed(where: str, number: int) -> None:
     try:
         import hdf5plugin  # noqa: F401  (registers its filters)
     except ImportError:
-        raise MissingPackageError(f"{where} is compressed with filter {number}, which is not installed; pip install hdf5plugin") from None
+        raise MissingPackageError(
+            f"{where} is compressed with filter {number}, which is not installed; pip install hdf5plugin"
+        ) from None
     if not h5py.h5z.filter_avail(number):
-        raise FormatError(f"{where} is compressed with filter {number}, which neither h5py nor hdf5plugin knows")
+        raise FormatError(
+            f"{where} is compressed with filter {number}, which neither h5py nor hdf5plugin knows"
+        )
 
 
-def _check_chunks(where: str, dataset: h5py.Dataset, number: int, position: int, chunk_bytes: int, *, damaged: bool) -> None:
+def _check_chunks(
+    where: str, dataset: h5py.Dataset, number: int, position: int, chunk_bytes: int, *, damaged: bool
+) -> None:
     ratio = LARGEST_RATIO.get(number)
     doubtful: list[Any] = []
 
@@ -67,11 +78,15 @@ def _check_chunks(where: str, dataset: h5py.Dataset, number: int, position: int,
         for chunk in doubtful:
             expanded = _expanded(stream.fileno(), number, chunk, allowed)
             if expanded > allowed or (expanded < 0 and not damaged):
-                raise FormatError(f"{where} has a chunk that does not expand to its {chunk_bytes} bytes; the file is damaged or crafted")
+                raise FormatError(
+                    f"{where} has a chunk that does not expand to its {chunk_bytes} bytes; the file is "
+                    "damaged or crafted"
+                )
 
 
 def _expanded(descriptor: int, number: int, chunk: Any, limit: int) -> int:
-    """Bytes that a stored chunk expands to, or just more than `limit`; -1 where the stream is not what the filter writes."""
+    """Bytes that a stored chunk expands to, or just more than `limit`; -1 where the stream is not what the
+    filter writes."""
     if number == DEFLATE:
         return _deflated(descriptor, chunk.byte_offset, chunk.size, limit)
     if number == LZF:
@@ -127,9 +142,11 @@ def _zstd(head: bytes) -> int:
 
 
 def fletcher32_fits(data: bytes, checksum: bytes) -> bool:
-    """Tell whether HDF5 stores this checksum behind these bytes of a chunk. Sums are compared modulo 65,535, where HDF5 has two zeros.
+    """Tell whether HDF5 stores this checksum behind these bytes of a chunk. Sums are compared modulo 65,535,
+    where HDF5 has two zeros.
 
-    Source: H5_checksum_fletcher32 of HDF5: sums over 16-bit words, big-endian, an odd last byte being the high one."""
+    Source: H5_checksum_fletcher32 of HDF5: sums over 16-bit words, big-endian, an odd last byte being the
+    high one."""
     words = np.frombuffer(data + bytes(len(data) % 2), ">u2").astype(np.int64)
     simple = weighted = 0
     for first in range(0, len(words), 1 << 16):

@@ -1,4 +1,5 @@
-"""The layout of a trajectory file: which groups and datasets, their dimensions, types and units. docs/files.md shows it.
+"""The layout of a trajectory file: which groups and datasets, their dimensions, types and units.
+docs/files.md shows it.
 
 Built from an environment's spec for new shards, or read back from a file by salvage and merge. Knows no data.
 """
@@ -39,7 +40,8 @@ class Column:
 
 @dataclass(frozen=True)
 class GroupLayout:
-    """Datasets that grow together along `rows` ("step" or "segment"); `labels` names the places of a dimension (the agents)."""
+    """Datasets that grow together along `rows` ("step" or "segment"); `labels` names the places of a
+    dimension (the agents)."""
 
     rows: str
     columns: dict[str, Column]
@@ -47,7 +49,8 @@ class GroupLayout:
 
     @property
     def chunk_rows(self) -> int:
-        """A power of two, such that the widest dataset's chunks have at most CHUNK_BYTES (one row at least)."""
+        """A power of two, such that the widest dataset's chunks have at most CHUNK_BYTES (one row at
+        least)."""
         widest = max(1, *(column.row_bytes for column in self.columns.values()), 1)
         return 1 << min(max(CHUNK_BYTES // widest, 1).bit_length() - 1, 12 if self.rows == "step" else 9)
 
@@ -55,7 +58,14 @@ class GroupLayout:
 Layout = dict[str, GroupLayout]
 
 
-def _column(dtype: Any, long_name: str, units: str = "1", dims: tuple[str, ...] = (), sizes: tuple[int, ...] = (), **more: Any) -> Column:
+def _column(
+    dtype: Any,
+    long_name: str,
+    units: str = "1",
+    dims: tuple[str, ...] = (),
+    sizes: tuple[int, ...] = (),
+    **more: Any,
+) -> Column:
     return Column(np.dtype(dtype), dims, sizes, {"units": units, "long_name": long_name, **more})
 
 
@@ -68,14 +78,21 @@ INDEX_COLUMNS = {
     "terminated": _column("?", "the episode terminated at the last row"),
     "truncated": _column("?", "the episode was truncated at the last row"),
     "version": _column("i8", "version of the parameters that acted", "updates"),
-    "return_mean": _column("f8", "return of the episode that ended, sum over steps of the mean over agents; NaN if none ended", "reward"),
+    "return_mean": _column(
+        "f8",
+        "return of the episode that ended, sum over steps of the mean over agents; NaN if none ended",
+        "reward",
+    ),
     "actor": _column("i4", "number of the actor among the actors of its run", "index"),
     "rank": _column("i4", "rank that recorded the segment", "index"),
     "run": _column("i4", "run that recorded the segment, its place in the root attribute runs", "index"),
     "start_number": _column("i4", "start of the run that recorded the segment", "index"),
-    "rollout": _column("i8", "rollout that the segment was cut from, counted on its rank in its start", "index"),
+    "rollout": _column(
+        "i8", "rollout that the segment was cut from, counted on its rank in its start", "index"
+    ),
 }
-# which start of which run recorded a segment; files from before these columns hold them once, in their root attributes, or not at all
+# which start of which run recorded a segment; files from before these columns hold them once, in their root
+# attributes, or not at all
 ORIGIN = ("rank", "run", "start_number", "rollout")
 
 
@@ -94,7 +111,11 @@ def _policy_columns(policy: PolicySpec) -> dict[str, Column]:
     def per_agent(dtype: Any, long_name: str, units: str = "1") -> Column:
         return _column(dtype, long_name, units, ("agent",), (agents,))
 
-    bounds = {"action_low": list(action.low), "action_high": list(action.high)} if action.kind == "continuous" else {}
+    bounds = (
+        {"action_low": list(action.low), "action_high": list(action.high)}
+        if action.kind == "continuous"
+        else {}
+    )
     columns = {
         "obs": _observation(policy, "observation before the step"),
         "action": _column(
@@ -114,7 +135,9 @@ def _policy_columns(policy: PolicySpec) -> dict[str, Column]:
         "truncated": per_agent("?", "the agent's episode was truncated at this step"),
     }
     if policy.has_mask:
-        columns["action_mask"] = _column("?", "allowed actions", "1", ("agent", "choice"), (agents, action.mask_size))
+        columns["action_mask"] = _column(
+            "?", "allowed actions", "1", ("agent", "choice"), (agents, action.mask_size)
+        )
     return columns
 
 
@@ -127,16 +150,29 @@ def layout_of_spec(spec: EnvironmentSpec) -> Layout:
     }
     final_environment: dict[str, Column] = {}
     if spec.state_size is not None:
-        environment["state"] = _column("f4", "state of the environment before the step", "1", ("state_feature",), (spec.state_size,))
-        final_environment["state"] = _column("f4", "state after the last row; zeros once terminated", "1", ("state_feature",), (spec.state_size,))
+        environment["state"] = _column(
+            "f4", "state of the environment before the step", "1", ("state_feature",), (spec.state_size,)
+        )
+        final_environment["state"] = _column(
+            "f4",
+            "state after the last row; zeros once terminated",
+            "1",
+            ("state_feature",),
+            (spec.state_size,),
+        )
     for policy in spec.policies:
         if policy.name == ENVIRONMENT:
-            raise ConfigError('policies.env: trajectory files use the name "env" for the environment itself; choose another name')
+            raise ConfigError(
+                'policies.env: trajectory files use the name "env" for the environment itself; choose '
+                "another name"
+            )
         labels = {"agent": tuple(agent.encode() for agent in policy.agents)}
         layout[f"steps/{policy.name}"] = GroupLayout("step", _policy_columns(policy), labels)
         final = {
             "obs": _observation(policy, "observation after the last row; zeros once terminated"),
-            "episode_return": _column("f8", "this policy's return of the episode that ended; NaN if none ended", "reward"),
+            "episode_return": _column(
+                "f8", "this policy's return of the episode that ended; NaN if none ended", "reward"
+            ),
         }
         layout[f"final/{policy.name}"] = GroupLayout("segment", final, labels)
     layout[f"steps/{ENVIRONMENT}"] = GroupLayout("step", environment, {})
@@ -151,7 +187,12 @@ def layout_of_file(file: h5py.File) -> Layout:
 
     Raises FormatError where a group or dataset is missing or odd."""
     where = file.filename
-    paths = [f"{top}/{name}" for top in ("steps", "final") if isinstance(file.get(top), h5py.Group) for name in file[top]]
+    paths = [
+        f"{top}/{name}"
+        for top in ("steps", "final")
+        if isinstance(file.get(top), h5py.Group)
+        for name in file[top]
+    ]
     layout = {}
     for path in [*paths, INDEX]:
         group = file.get(path)
@@ -161,11 +202,17 @@ def layout_of_file(file: h5py.File) -> Layout:
     columns = {name: INDEX_COLUMNS[name] for name in ORIGIN} | layout[INDEX].columns
     layout[INDEX] = replace(layout[INDEX], columns=columns)
     if f"steps/{ENVIRONMENT}" not in layout or not set(INDEX_COLUMNS) <= set(columns):
-        raise FormatError(f"{where}: /steps/{ENVIRONMENT} or a column of /{INDEX} is missing; the file is damaged or foreign")
+        raise FormatError(
+            f"{where}: /steps/{ENVIRONMENT} or a column of /{INDEX} is missing; the file is damaged or "
+            "foreign"
+        )
     for name, column in INDEX_COLUMNS.items():
         found = layout[INDEX].columns[name]
         if found.dtype != column.dtype or found.sizes:
-            raise FormatError(f"{where}: /{INDEX}/{name} has type {found.dtype}, not {column.dtype}; the file is damaged or foreign")
+            raise FormatError(
+                f"{where}: /{INDEX}/{name} has type {found.dtype}, not {column.dtype}; the file is damaged "
+                "or foreign"
+            )
     known = {name: layout[INDEX].columns[name] for name in INDEX_COLUMNS}
     layout[INDEX] = replace(layout[INDEX], columns={**known, **layout[INDEX].columns})
     return layout
@@ -175,24 +222,38 @@ def _group_layout(group: h5py.Group, rows: str) -> GroupLayout:
     columns, labels = {}, {}
     for name, item in group.items():
         if not isinstance(item, h5py.Dataset):
-            raise FormatError(f"{group.file.filename}: {item.name} is not a dataset; the file is damaged or foreign")
+            raise FormatError(
+                f"{group.file.filename}: {item.name} is not a dataset; the file is damaged or foreign"
+            )
         if item.is_scale:
             if item.dtype.kind == "S" and item.ndim == 1:
                 if item.size * item.dtype.itemsize > LARGEST_LABELS:
-                    raise FormatError(f"{group.file.filename}: {item.name} declares {item.size} names; the file is damaged or crafted")
+                    raise FormatError(
+                        f"{group.file.filename}: {item.name} declares {item.size} names; the file is damaged "
+                        "or crafted"
+                    )
                 labels[name] = tuple(bytes(label) for label in item[()])
             continue
         if item.ndim == 0:
             continue
         _check_rows(item)
-        dims = tuple(item.dims[axis][0].name.rsplit("/", 1)[-1] if len(item.dims[axis]) else f"dim_{axis}" for axis in range(1, item.ndim))
+        dims = tuple(
+            item.dims[axis][0].name.rsplit("/", 1)[-1] if len(item.dims[axis]) else f"dim_{axis}"
+            for axis in range(1, item.ndim)
+        )
         attributes = {key: read_attribute(item, key) for key in item.attrs if key != "DIMENSION_LIST"}
         columns[name] = Column(item.dtype, dims, tuple(item.shape[1:]), attributes)
     return GroupLayout(rows, columns, labels)
 
 
 def _check_rows(dataset: h5py.Dataset) -> None:
-    """Readers take whole rows into memory, and writers put whole rows into a chunk, whose size check_safe bounds. Raises FormatError."""
+    """Readers take whole rows into memory, and writers put whole rows into a chunk, whose size check_safe
+    bounds. Raises FormatError."""
     row = math.prod(max(size, 1) for size in dataset.shape[1:]) * dataset.dtype.itemsize
-    if row > LARGEST_CHUNK or (dataset.chunks is not None and dataset.chunks[1:] != tuple(max(size, 1) for size in dataset.shape[1:])):
-        raise FormatError(f"{dataset.file.filename}: {dataset.name} has rows {list(dataset.shape[1:])} in parts; the file is damaged or crafted")
+    if row > LARGEST_CHUNK or (
+        dataset.chunks is not None and dataset.chunks[1:] != tuple(max(size, 1) for size in dataset.shape[1:])
+    ):
+        raise FormatError(
+            f"{dataset.file.filename}: {dataset.name} has rows {list(dataset.shape[1:])} in parts; the file "
+            "is damaged or crafted"
+        )

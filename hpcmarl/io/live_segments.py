@@ -1,6 +1,7 @@
 """Which segments of a run's shards belong to the run as it stands, and which a later start has superseded.
 
-Merge, export, inspection and verification ask here. The starts of a run and their lineage are starts.py's matter.
+Merge, export, inspection and verification ask here. The starts of a run and their lineage are starts.py's
+matter.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ from hpcmarl.types import BoolArray, IntArray
 def run_of(shard: Path) -> Path | None:
     """Return the run directory of RUN/trajectories/rank-NNNN/shard-NNNNNN.h5; None for a file elsewhere."""
     place = shard.absolute().parent
-    return place.parent.parent if place.name.startswith("rank-") and place.parent.name == "trajectories" else None
+    return (
+        place.parent.parent
+        if place.name.startswith("rank-") and place.parent.name == "trajectories"
+        else None
+    )
 
 
 def runs_of(reader: ShardReader) -> list[str]:
@@ -53,7 +58,9 @@ class LiveSegments:
         for start in np.unique(index["start_number"]).tolist():
             for rank in np.unique(index["rank"]).tolist():
                 own = (index["start_number"] == start) & (index["rank"] == rank)
-                live[own] = self._lineages[run].live(start, rank, index["rollout"][own], index["version"][own])
+                live[own] = self._lineages[run].live(
+                    start, rank, index["rollout"][own], index["version"][own]
+                )
         return live
 
     def select(self, reader: ShardReader) -> None:
@@ -67,7 +74,8 @@ def superseded(paths: Sequence[Path]) -> dict[str, dict[str, int]]:
     """Count what later starts have superseded in the shards of these files and directories.
 
     Returns:
-        Number of the start -> {"segments", "steps"}; starts without any are left out, and so are files that cannot be read.
+        Number of the start -> {"segments", "steps"}; starts without any are left out, and so are files that
+        cannot be read.
     """
     live, counts = LiveSegments(), dict[str, dict[str, int]]()
     for shard in (shard for path in paths for shard in list_shards(path) if shard.suffix == ".h5"):
@@ -85,7 +93,8 @@ def superseded(paths: Sequence[Path]) -> dict[str, dict[str, int]]:
 
 
 def overlaps(path: Path) -> list[tuple[Path, str]]:
-    """Find shards that hold rollouts which an earlier one holds, too, in a file or anywhere under a directory.
+    """Find shards that hold rollouts which an earlier one holds, too, in a file or anywhere under a
+    directory.
 
     Returns:
         The later of two such shards, and what is wrong with it in one line.
@@ -94,13 +103,15 @@ def overlaps(path: Path) -> list[tuple[Path, str]]:
 
 
 def refuse_overlaps(shards: Sequence[Path]) -> None:
-    """Raise UsageError where two of these shards hold the same rollouts: those of a run and of its copy, or of a merged file."""
+    """Raise UsageError where two of these shards hold the same rollouts: those of a run and of its copy, or
+    of a merged file."""
     for shard, why in _doubles(shards):
         raise UsageError(f"{shard}: {why}; leave one of them out")
 
 
 def all_shards(path: Path) -> list[Path]:
-    """List the finished shards anywhere under a directory, those of a league's members too; a file stands for itself."""
+    """List the finished shards anywhere under a directory, those of a league's members too; a file stands for
+    itself."""
     return sorted(path.rglob("shard-*.h5")) if path.is_dir() else [path]
 
 
@@ -137,12 +148,15 @@ def _exact_doubles(key: tuple[str, int, int], shards: Sequence[Path]) -> list[tu
 
 
 def _rollouts(reader: ShardReader) -> dict[tuple[str, int, int], IntArray]:
-    """Return the numbers of the rollouts in a shard, rising, by run, start and rank; files from before they had numbers have none."""
+    """Return the numbers of the rollouts in a shard, rising, by run, start and rank; files from before they
+    had numbers have none."""
     index, names = reader.index, runs_of(reader)
     known = index["rollout"] >= 0
     place = np.clip(index["run"], 0, len(names) - 1)
     found = {}
-    for key in np.unique(np.stack([place[known], index["start_number"][known], index["rank"][known]]), axis=1).T.tolist():
+    for key in np.unique(
+        np.stack([place[known], index["start_number"][known], index["rank"][known]]), axis=1
+    ).T.tolist():
         own = known & (place == key[0]) & (index["start_number"] == key[1]) & (index["rank"] == key[2])
         found[names[key[0]], key[1], key[2]] = np.unique(index["rollout"][own]).astype(np.int64)
     return found
@@ -150,9 +164,15 @@ def _rollouts(reader: ShardReader) -> dict[tuple[str, int, int], IntArray]:
 
 def describe_superseded(counts: dict[str, dict[str, int]]) -> list[str]:
     """Put `superseded` into words, a line a start."""
-    return [f"start {start}: {count['segments']} segments, {count['steps']} steps are superseded by a later start" for start, count in counts.items()]
+    return [
+        f"start {start}: {count['segments']} segments, {count['steps']} steps are superseded by a later start"
+        for start, count in counts.items()
+    ]
 
 
 def as_plain(counts: dict[str, dict[str, int]]) -> dict[str, Any]:
     """The counts with their sums, for JSON."""
-    return {**{unit: sum(count[unit] for count in counts.values()) for unit in ("segments", "steps")}, "by_start": counts}
+    return {
+        **{unit: sum(count[unit] for count in counts.values()) for unit in ("segments", "steps")},
+        "by_start": counts,
+    }

@@ -21,23 +21,30 @@ from hpcmarl.io.shard_reader import ShardReader, list_shards
 
 
 def collect_shards(paths: Sequence[Path]) -> list[Path]:
-    """All shards of the given files and directories, in order and once each. Raises UsageError where there is none."""
+    """All shards of the given files and directories, in order and once each. Raises UsageError where there is
+    none."""
     shards = list(dict.fromkeys(shard.resolve() for path in paths for shard in list_shards(path)))
     if not shards:
-        raise UsageError(f"{', '.join(map(str, paths))}: no finished shards (shard-*.h5) there; after a kill try `hpcmarl data salvage`")
+        raise UsageError(
+            f"{', '.join(map(str, paths))}: no finished shards (shard-*.h5) there; after a kill try `hpcmarl "
+            "data salvage`"
+        )
     return shards
 
 
 def _shape(layout: Layout) -> Any:
     """What must agree: everything but the datasets' attributes."""
     return {
-        path: replace(group, columns={name: replace(column, attributes={}) for name, column in group.columns.items()})
+        path: replace(
+            group, columns={name: replace(column, attributes={}) for name, column in group.columns.items()}
+        )
         for path, group in layout.items()
     }
 
 
 def _in_common(shards: Sequence[Path]) -> tuple[Layout, dict[str, Any]]:
-    """Return the layout of all shards and the root attributes of their merged file. Raises UsageError where they do not fit together."""
+    """Return the layout of all shards and the root attributes of their merged file. Raises UsageError where
+    they do not fit together."""
     runs: dict[str, None] = {}
     with ShardReader(shards[0]) as first:
         layout, attributes = first.layout, read_attributes(first.file)
@@ -46,17 +53,22 @@ def _in_common(shards: Sequence[Path]) -> tuple[Layout, dict[str, Any]]:
             own = read_attributes(reader.file)
             if _shape(reader.layout) != _shape(layout) or own.get("env") != attributes.get("env"):
                 environments = f"{own.get('env')} and {attributes.get('env')}"
-                raise UsageError(f"{shard}: another environment or layout than {shards[0]} ({environments}); merge them apart")
+                raise UsageError(
+                    f"{shard}: another environment or layout than {shards[0]} ({environments}); merge them "
+                    "apart"
+                )
             attributes["rank"] = attributes["rank"] if own.get("rank") == attributes["rank"] else -1
             runs |= dict.fromkeys(runs_of(reader))
     return layout, {**attributes, "merged_from": [str(shard) for shard in shards], "runs": list(runs)}
 
 
-def merge_shards(paths: Sequence[Path], output: Path, compression: str = "none", *, superseded: bool = False) -> dict[str, int]:
+def merge_shards(
+    paths: Sequence[Path], output: Path, compression: str = "none", *, superseded: bool = False
+) -> dict[str, int]:
     """Write all shards of `paths` into one file.
 
-    Root attributes are those of the first shard; `merged_from` lists the files, `runs` the runs, and `rank` is -1 where the ranks
-    differ. Every segment keeps its run, start, rank and rollout.
+    Root attributes are those of the first shard; `merged_from` lists the files, `runs` the runs, and `rank`
+    is -1 where the ranks differ. Every segment keeps its run, start, rank and rollout.
 
     Args:
         paths: files and directories.
@@ -68,7 +80,8 @@ def merge_shards(paths: Sequence[Path], output: Path, compression: str = "none",
         shards, steps, segments, bytes, and superseded_segments that were left out.
 
     Raises:
-        UsageError: `output` exists, the shards differ in environment or layout, or two hold the same rollouts.
+        UsageError: `output` exists, the shards differ in environment or layout, or two hold the same
+            rollouts.
         FormatError: a shard is damaged.
         StorageError: the disk fails.
     """
@@ -91,13 +104,21 @@ def merge_shards(paths: Sequence[Path], output: Path, compression: str = "none",
                     append_shard(merged, reader, [runs[name] for name in runs_of(reader)])
             if not merged.segments:
                 where = ", ".join(map(str, paths))
-                raise UsageError(f"{where}: all {left_out} segments there are superseded by later starts; --superseded takes them")
+                raise UsageError(
+                    f"{where}: all {left_out} segments there are superseded by later starts; --superseded "
+                    "takes them"
+                )
             merged.close()
         except BaseException:
             merged.abandon()
             merged.partial.unlink(missing_ok=True)
             raise
-        counts = {"shards": len(shards), "steps": merged.steps, "segments": merged.segments, "bytes": output.stat().st_size}
+        counts = {
+            "shards": len(shards),
+            "steps": merged.steps,
+            "segments": merged.segments,
+            "bytes": output.stat().st_size,
+        }
         return {**counts, "superseded_segments": left_out}
     except (OSError, RuntimeError, ValueError) as error:
         raise storage_error(output, "write", error) from error

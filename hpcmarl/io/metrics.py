@@ -1,7 +1,9 @@
-"""Metrics of a run: metrics.csv and metrics-groups.npy (a row at a time, safe against kills), metrics.h5 (for tools) and summary.json.
+"""Metrics of a run: metrics.csv and metrics-groups.npy (a row at a time, safe against kills), metrics.h5 (for
+tools) and summary.json.
 
-metrics_writer.py writes the first three; report, evaluation and prediction read them. Columns may be added at any row. Figures of single
-groups are not columns, since there may be thousands: metrics-groups.npy has them, and metrics.h5 an array [row, group] for each.
+metrics_writer.py writes the first three; report, evaluation and prediction read them. Columns may be added at
+any row. Figures of single groups are not columns, since there may be thousands: metrics-groups.npy has them,
+and metrics.h5 an array [row, group] for each.
 """
 
 from __future__ import annotations
@@ -21,7 +23,14 @@ from numpy.typing import NDArray
 from hpcmarl.errors import FormatError
 from hpcmarl.io.atomic import read_bytes, storage_error, write_atomically, write_text
 from hpcmarl.io.row_files import VERSION, load_npy, read_csv
-from hpcmarl.io.schema import METRICS, NETCDF_DIMENSION, open_checked, reading, root_attributes, write_attributes
+from hpcmarl.io.schema import (
+    METRICS,
+    NETCDF_DIMENSION,
+    open_checked,
+    reading,
+    root_attributes,
+    write_attributes,
+)
 from hpcmarl.io.table import Table
 
 CSV, GROUPS_NPY, HDF5 = "metrics.csv", "metrics-groups.npy", "metrics.h5"
@@ -46,9 +55,9 @@ class GroupHistory(NamedTuple):
 def write_hdf5(path: Path, table: Table, groups: Table) -> None:
     """Write a metrics.h5, atomically.
 
-    The figures of `table` are 1-D datasets along `row`; "/" in a name becomes ".", the attribute `column` keeps the name. Those of
-    `groups` are datasets [row, group] in `groups/`, beside their `version`. HDF5 fills a buffer, so that no lock of h5py is held
-    while the disk hangs.
+    The figures of `table` are 1-D datasets along `row`; "/" in a name becomes ".", the attribute `column`
+    keeps the name. Those of `groups` are datasets [row, group] in `groups/`, beside their `version`. HDF5
+    fills a buffer, so that no lock of h5py is held while the disk hangs.
     """
     config = path.with_name("config.yaml")
     attributes = {"role": "server", "config": config.read_text(encoding="utf-8") if config.exists() else ""}
@@ -108,7 +117,10 @@ def _unit(name: str) -> str:
 def read_hdf5(path: Path) -> dict[str, Array]:
     """Return the columns of a metrics.h5, [row] each. Raises FormatError."""
     with open_checked(path, METRICS) as file, reading(path):
-        return {str(item.attrs.get("column", item.name[1:])): item[()].astype(np.float64) for item in _datasets(path, file, 1)}
+        return {
+            str(item.attrs.get("column", item.name[1:])): item[()].astype(np.float64)
+            for item in _datasets(path, file, 1)
+        }
 
 
 def read_hdf5_groups(path: Path) -> GroupHistory | None:
@@ -120,9 +132,18 @@ def read_hdf5_groups(path: Path) -> GroupHistory | None:
         found = {item.name.rpartition("/")[2]: item for item in _datasets(path, inner, 1, 2)}
         version = found.pop(VERSION)
         shapes = {item.shape for item in found.values()}
-        if version.ndim != 1 or len(shapes) > 1 or any(len(shape) != 2 or shape[0] != version.size for shape in shapes):
-            raise FormatError(f"{path}: the figures of single groups have different shapes; the file is damaged or crafted")
-        return GroupHistory(version[()].astype(np.float64), {name: item[()].astype(np.float64) for name, item in found.items()})
+        if (
+            version.ndim != 1
+            or len(shapes) > 1
+            or any(len(shape) != 2 or shape[0] != version.size for shape in shapes)
+        ):
+            raise FormatError(
+                f"{path}: the figures of single groups have different shapes; the file is damaged or crafted"
+            )
+        return GroupHistory(
+            version[()].astype(np.float64),
+            {name: item[()].astype(np.float64) for name, item in found.items()},
+        )
 
 
 def verify_hdf5(path: Path) -> None:
@@ -136,14 +157,19 @@ def _datasets(path: Path, place: h5py.Group, *dimensions: int) -> list[h5py.Data
     datasets = [item for item in place.values() if isinstance(item, h5py.Dataset) and not item.is_scale]
     left = os.path.getsize(path)
     for item in datasets:
-        left -= item.size * item.dtype.itemsize  # figures are stored as they are, so that the file bounds what they declare
+        left -= (
+            item.size * item.dtype.itemsize
+        )  # figures are stored as they are, so that the file bounds what they declare
         if item.ndim not in dimensions or item.dtype.kind not in "biuf" or left < 0:
-            raise FormatError(f"{path}: {item.name} declares {item.dtype}{list(item.shape)}; the file is damaged or crafted")
+            raise FormatError(
+                f"{path}: {item.name} declares {item.dtype}{list(item.shape)}; the file is damaged or crafted"
+            )
     return datasets
 
 
 def read_metrics(run_directory: str | os.PathLike[str]) -> dict[str, Array]:
-    """Return all columns of a run, NaN where a row has no value: from metrics.csv, else from metrics.h5. Raises FormatError."""
+    """Return all columns of a run, NaN where a row has no value: from metrics.csv, else from metrics.h5.
+    Raises FormatError."""
     directory = Path(run_directory)
     if (directory / CSV).exists():
         return read_csv(directory / CSV)
@@ -153,7 +179,8 @@ def read_metrics(run_directory: str | os.PathLike[str]) -> dict[str, Array]:
 
 
 def read_groups(run_directory: str | os.PathLike[str]) -> GroupHistory | None:
-    """Return the figures of single groups of a run, from metrics-groups.npy, else from metrics.h5; None where there are none.
+    """Return the figures of single groups of a run, from metrics-groups.npy, else from metrics.h5; None where
+    there are none.
 
     Raises:
         FormatError: If the file is damaged.
@@ -162,7 +189,9 @@ def read_groups(run_directory: str | os.PathLike[str]) -> GroupHistory | None:
     directory = Path(run_directory)
     if (directory / GROUPS_NPY).exists():
         table = load_npy(directory / GROUPS_NPY)
-        return GroupHistory(table.versions, {name: table.values[:, index] for index, name in enumerate(table.names)})
+        return GroupHistory(
+            table.versions, {name: table.values[:, index] for index, name in enumerate(table.names)}
+        )
     return read_hdf5_groups(directory / HDF5) if (directory / HDF5).exists() else None
 
 

@@ -1,6 +1,7 @@
 """Write metrics in the background: whoever has a row hands it over and goes on.
 
-The recorders of runs and leagues call it. A row is in the system's hands a moment later; a file system that stalls holds up nobody.
+The recorders of runs and leagues call it. A row is in the system's hands a moment later; a file system that
+stalls holds up nobody.
 """
 
 from __future__ import annotations
@@ -25,28 +26,38 @@ from hpcmarl.io.sturdy import close_at_exit
 from hpcmarl.io.table import Table, row_limit
 
 LOGGER = logging.getLogger(__name__)
-FIRST_SNAPSHOT_SECONDS, SNAPSHOT_SECONDS = 5.0, 60.0  # metrics.h5 at most so often, and rarer where writing it is slow
+FIRST_SNAPSHOT_SECONDS, SNAPSHOT_SECONDS = (
+    5.0,
+    60.0,
+)  # metrics.h5 at most so often, and rarer where writing it is slow
 RETRY_SECONDS = 10.0  # after an error of the disk
-CLOSE_SECONDS = 20.0  # for what waits, at the end; less than topology.silence_seconds, or the server would look frozen
+CLOSE_SECONDS = (
+    20.0  # for what waits, at the end; less than topology.silence_seconds, or the server would look frozen
+)
 MOST_WAITING = 1000  # rows while the disk stalls, fewer with many groups; past it they are thinned evenly
 
 
 class MetricsWriter:
-    """Append rows to metrics.csv and metrics-groups.npy, keep metrics.h5 up to date, and go on where an earlier run stopped.
+    """Append rows to metrics.csv and metrics-groups.npy, keep metrics.h5 up to date, and go on where an
+    earlier run stopped.
 
     Args:
         run_directory: Where the files are.
-        guard: Raises HpcmarlError when nothing may be written any more, because another job has the directory.
+        guard: Raises HpcmarlError when nothing may be written any more, because another job has the
+            directory.
 
     Attributes:
-        error: Why the last attempt to write failed, in one line; None once all rows could be written. It does not stop training.
+        error: Why the last attempt to write failed, in one line; None once all rows could be written. It does
+            not stop training.
 
     Raises:
         FormatError: If there is a metrics.csv that is not ours.
         StorageError: If it cannot be read.
     """
 
-    def __init__(self, run_directory: str | os.PathLike[str], *, guard: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self, run_directory: str | os.PathLike[str], *, guard: Callable[[], object] | None = None
+    ) -> None:
         self.directory = Path(run_directory)
         self.error: str | None = None
         self._guard = guard
@@ -65,21 +76,27 @@ class MetricsWriter:
         self._thread.start()
         close_at_exit(self)
 
-    def append(self, row: Mapping[str, float], groups: Mapping[str, NDArray[np.float64]] | None = None) -> None:
+    def append(
+        self, row: Mapping[str, float], groups: Mapping[str, NDArray[np.float64]] | None = None
+    ) -> None:
         """Add a row; never waits for the disk.
 
         Args:
-            row: column -> number, `version` among them. A row of the last row's version replaces it, but for figures that it lacks;
-                rows of later versions are dropped.
+            row: column -> number, `version` among them. A row of the last row's version replaces it, but for
+                figures that it lacks; rows of later versions are dropped.
             groups: name -> [G], figures of single groups.
         """
         version = float(row[VERSION])
-        own, figures = dict(row), {name: np.array(values, np.float64) for name, values in (groups or {}).items()}
+        own, figures = (
+            dict(row),
+            {name: np.array(values, np.float64) for name, values in (groups or {}).items()},
+        )
         most = min(MOST_WAITING, row_limit(sum(values.nbytes for values in figures.values())))
         self._hand_over(lambda: self._append(version, own, figures), most)
 
     def truncate(self, version: int | None, aside: Path | None = None) -> None:
-        """Drop the rows of later versions than `version`, which a resumed run writes again. Comes before the first row.
+        """Drop the rows of later versions than `version`, which a resumed run writes again. Comes before the
+        first row.
 
         Args:
             version: Of the checkpoint; None: drop all rows.
@@ -88,12 +105,14 @@ class MetricsWriter:
         self._hand_over(lambda: self._truncate(version, aside), MOST_WAITING)
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until all that was handed over is written, or could not be. Returns False if that takes longer than `seconds`."""
+        """Wait until all that was handed over is written, or could not be. Returns False if that takes longer
+        than `seconds`."""
         with self._condition:
             return self._condition.wait_for(lambda: not (self._waiting or self._busy), seconds)
 
     def close(self) -> None:
-        """Write what waits, and metrics.h5; may be called again. A disk that stalls is waited for once, CLOSE_SECONDS at most."""
+        """Write what waits, and metrics.h5; may be called again. A disk that stalls is waited for once,
+        CLOSE_SECONDS at most."""
         with self._condition:
             again, self._closing = self._closing, True
             self._condition.notify_all()
@@ -101,7 +120,10 @@ class MetricsWriter:
             return
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
-            self.error = f"{self.directory}: the disk has not answered for {CLOSE_SECONDS:g} s; the last rows of the metrics may be missing"
+            self.error = (
+                f"{self.directory}: the disk has not answered for {CLOSE_SECONDS:g} s; the last "
+                "rows of the metrics may be missing"
+            )
             LOGGER.error("%s", self.error)
 
     def _hand_over(self, work: Callable[[], None], most: int) -> None:
@@ -124,7 +146,10 @@ class MetricsWriter:
             with self._condition:
                 self._busy = False
                 self._condition.notify_all()
-                self._condition.wait_for(lambda: bool(self._waiting) or self._closing, RETRY_SECONDS if self.error is not None else None)
+                self._condition.wait_for(
+                    lambda: bool(self._waiting) or self._closing,
+                    RETRY_SECONDS if self.error is not None else None,
+                )
                 waiting, self._waiting, self._stride = self._waiting, [], 1
                 self._busy, closing = True, self._closing
             if not self._may_write():
@@ -154,7 +179,9 @@ class MetricsWriter:
             return False
         return True
 
-    def _append(self, version: float, row: Mapping[str, float], groups: Mapping[str, NDArray[np.float64]]) -> None:
+    def _append(
+        self, version: float, row: Mapping[str, float], groups: Mapping[str, NDArray[np.float64]]
+    ) -> None:
         self._changed = True
         self._table.append(version, row)
         width = len(next(iter(groups.values()), ()))
@@ -172,7 +199,9 @@ class MetricsWriter:
                 aside.parent.mkdir(exist_ok=True)
                 self._csv.path.rename(aside)
             except OSError as error:
-                LOGGER.warning("%s; the rows of an earlier start are dropped", storage_error(aside, "write", error))
+                LOGGER.warning(
+                    "%s; the rows of an earlier start are dropped", storage_error(aside, "write", error)
+                )
         for table in (self._table, self._groups):
             table.cut(-math.inf if version is None else version)
         self._changed = len(self._table) > 0

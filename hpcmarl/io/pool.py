@@ -1,6 +1,8 @@
-"""A league's strategy pool on shared storage: frozen policies, one HDF5 file each (pool/NAME.h5), written once and never changed.
+"""A league's strategy pool on shared storage: frozen policies, one HDF5 file each (pool/NAME.h5), written
+once and never changed.
 
-Whoever trains a member writes its snapshots, everybody reads them (`Pool` keeps the newest few in memory). Knows nothing of who plays whom.
+Whoever trains a member writes its snapshots, everybody reads them (`Pool` keeps the newest few in memory).
+Knows nothing of who plays whom.
 """
 
 from __future__ import annotations
@@ -44,8 +46,11 @@ def snapshot_path(directory: str | os.PathLike[str], name: str) -> Path:
     return Path(directory) / f"{name}.h5"
 
 
-def write_snapshot(directory: str | os.PathLike[str], name: str, parameters: FloatArray, attributes: Mapping[str, Any]) -> Path:
-    """Writes parameters [P] whole or not at all; `attributes` (plain values: config, member, side, term, version, …) say whose they are.
+def write_snapshot(
+    directory: str | os.PathLike[str], name: str, parameters: FloatArray, attributes: Mapping[str, Any]
+) -> Path:
+    """Writes parameters [P] whole or not at all; `attributes` (plain values: config, member, side, term,
+    version, …) say whose they are.
 
     Raises StorageError where the disk fails, FloatingPointError rather than keep a number that is none."""
     path = snapshot_path(directory, name)
@@ -56,12 +61,15 @@ def write_snapshot(directory: str | os.PathLike[str], name: str, parameters: Flo
 def write_snapshot_file(path: Path, parameters: FloatArray, attributes: Mapping[str, Any]) -> None:
     """The same to any file; `attributes` hold its name."""
     if not np.all(np.isfinite(parameters)):
-        raise FloatingPointError(f"the parameters of {attributes['name']} are not finite; lower optimizer.step_size")
+        raise FloatingPointError(
+            f"the parameters of {attributes['name']} are not finite; lower optimizer.step_size"
+        )
     write_state(path, SNAPSHOT, {"parameters": np.array(parameters, np.float32)}, attributes)
 
 
 def read_snapshot(path: str | os.PathLike[str]) -> tuple[FloatArray, dict[str, Any]]:
-    """The parameters [P] and the root attributes. Raises FormatError for a file that is damaged or foreign."""
+    """The parameters [P] and the root attributes. Raises FormatError for a file that is damaged or
+    foreign."""
     state, attributes = read_state(path, SNAPSHOT, "it is left out")
     parameters = state.get("parameters")
     if not isinstance(parameters, np.ndarray) or parameters.ndim != 1 or parameters.dtype != np.float32:
@@ -85,7 +93,8 @@ def list_snapshots(directory: str | os.PathLike[str]) -> list[str]:
 
 
 def quarantine(directory: str | os.PathLike[str], name: str) -> Path:
-    """Put a bad snapshot aside, in pool/quarantine/; returns where it is. Harmless where somebody else has done so."""
+    """Put a bad snapshot aside, in pool/quarantine/; returns where it is. Harmless where somebody else has
+    done so."""
     path = snapshot_path(directory, name)
     aside = path.parent / QUARANTINE / path.name
     with contextlib.suppress(OSError):
@@ -95,7 +104,8 @@ def quarantine(directory: str | os.PathLike[str], name: str) -> Path:
 
 
 class Pool:
-    """Reads snapshots; `keep` vectors stay in memory, so that a pool of a thousand costs no more than one of so many.
+    """Reads snapshots; `keep` vectors stay in memory, so that a pool of a thousand costs no more than one of
+    so many.
 
     untouched: bad files stay where they are, for those who only look."""
 
@@ -104,7 +114,8 @@ class Pool:
         self._kept: OrderedDict[str, FloatArray] = OrderedDict()
 
     def parameters(self, name: str, size: int) -> FloatArray:
-        """The parameters [size] of a snapshot. Raises FormatError where the file does not verify or is of another network; it is put aside then."""
+        """The parameters [size] of a snapshot. Raises FormatError where the file does not verify or is of
+        another network; it is put aside then."""
         if name in self._kept:
             self._kept.move_to_end(name)
             return self._kept[name]
@@ -114,7 +125,9 @@ class Pool:
         try:
             parameters, _ = read_snapshot(path)
             if parameters.size != size:
-                raise FormatError(f"{path}: {parameters.size} parameters where the configuration makes {size}")
+                raise FormatError(
+                    f"{path}: {parameters.size} parameters where the configuration makes {size}"
+                )
         except HpcmarlError as error:
             if self.untouched:
                 raise

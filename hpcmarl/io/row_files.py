@@ -1,7 +1,8 @@
-"""Files that hold a table row by row and survive kills: metrics.csv, and metrics-groups.npy for figures by group.
+"""Files that hold a table row by row and survive kills: metrics.csv, and metrics-groups.npy for figures by
+group.
 
-Rows are added at the end; the whole file is replaced where earlier rows or names change. Readers stream, so that a file
-of any length costs the memory of the rows that are kept.
+Rows are added at the end; the whole file is replaced where earlier rows or names change. Readers stream, so
+that a file of any length costs the memory of the rows that are kept.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from hpcmarl.io.table import Table
 
 VERSION = "version"
 LARGEST_LINE = 16 << 20  # bytes of a row that a reader takes
-LARGEST_CSV = 1 << 30  # bytes that are read in full; larger files, of earlier versions of hpcmarl, are thinned
+LARGEST_CSV = (
+    1 << 30
+)  # bytes that are read in full; larger files, of earlier versions of hpcmarl, are thinned
 LARGEST_VERSION = 2.0**53
 ROWS_AT_ONCE = 256  # written or read
 OLD_GROUP_COLUMN = re.compile(r"group_\d+/")  # figures by group stood in metrics.csv once
@@ -55,7 +58,8 @@ class RowFile(ABC):
         self._rows = 0  # in the file
 
     def update(self) -> None:
-        """Bring the file up to date; without rows there is none. After a failure the next call writes it anew.
+        """Bring the file up to date; without rows there is none. After a failure the next call writes it
+        anew.
 
         Raises:
             StorageError: If the disk fails. The file then ends with a whole row.
@@ -123,7 +127,9 @@ class CsvFile(RowFile):
 
     def _write_all(self, path: Path) -> None:
         heading = io.StringIO()
-        csv.writer(heading, lineterminator="\n").writerow(name.replace("\n", " ") for name in self.table.names)
+        csv.writer(heading, lineterminator="\n").writerow(
+            name.replace("\n", " ") for name in self.table.names
+        )
         with path.open("w", encoding="utf-8", newline="") as stream:
             stream.write(heading.getvalue())
             for start in range(0, len(self.table), ROWS_AT_ONCE):
@@ -152,18 +158,25 @@ class CsvFile(RowFile):
 class NpyFile(RowFile):
     """A table as a NumPy array of records: `version`, then every figure with one number a group.
 
-    The head, whose length stays the same, says how many rows are whole. It is written after them, so that a kill leaves a valid array."""
+    The head, whose length stays the same, says how many rows are whole. It is written after them, so that a
+    kill leaves a valid array."""
 
     def __init__(self, path: Path, table: Table) -> None:
         super().__init__(path, table)
         self._head = 0  # bytes
 
     def _type(self) -> np.dtype[Any]:
-        return np.dtype([(VERSION, "<f8"), *((name, "<f8", (self.table.width,)) for name in self.table.names)])
+        return np.dtype(
+            [(VERSION, "<f8"), *((name, "<f8", (self.table.width,)) for name in self.table.names)]
+        )
 
     def _heading(self, rows: int) -> bytes:
         head = io.BytesIO()
-        description: Any = {"shape": (rows,), "fortran_order": False, "descr": _NPY.dtype_to_descr(self._type())}
+        description: Any = {
+            "shape": (rows,),
+            "fortran_order": False,
+            "descr": _NPY.dtype_to_descr(self._type()),
+        }
         _NPY.write_array_header_2_0(head, description)  # numpy leaves room for the number of rows to grow
         return head.getvalue()
 
@@ -221,7 +234,10 @@ class CsvRows:
         if line.endswith(b"\n"):
             return line
         if len(line) == LARGEST_LINE:
-            raise FormatError(f"{self.path}, line {number}: longer than {LARGEST_LINE >> 20} MiB, which hpcmarl does not write; move the file away")
+            raise FormatError(
+                f"{self.path}, line {number}: longer than {LARGEST_LINE >> 20} MiB, which hpcmarl does not "
+                "write; move the file away"
+            )
         self.cut = len(line)
         return b""
 
@@ -234,9 +250,14 @@ class CsvRows:
             try:
                 if len(cells) != count:
                     raise ValueError
-                yield [float(cell) if cell else math.nan for cell in (cells if columns is None else [cells[index] for index in columns])]
+                yield [
+                    float(cell) if cell else math.nan
+                    for cell in (cells if columns is None else [cells[index] for index in columns])
+                ]
             except ValueError as error:
-                raise FormatError(f"{self.path}, line {number}: not {count} numbers; mend the line or move the file away") from error
+                raise FormatError(
+                    f"{self.path}, line {number}: not {count} numbers; mend the line or move the file away"
+                ) from error
 
 
 @contextlib.contextmanager
@@ -250,7 +271,8 @@ def open_csv(path: Path) -> Iterator[CsvRows]:
 
 
 def load_csv(path: Path) -> Table:
-    """Return a metrics.csv of any length as a table to go on with; figures by group, of earlier versions of hpcmarl, are left out.
+    """Return a metrics.csv of any length as a table to go on with; figures by group, of earlier versions of
+    hpcmarl, are left out.
 
     Raises:
         FormatError: If the file is not a table of metrics with a version in each row.
@@ -261,11 +283,15 @@ def load_csv(path: Path) -> Table:
         kept = [index for index, name in enumerate(file.names) if not OLD_GROUP_COLUMN.match(name)]
         table.add_names([file.names[index] for index in kept])
         if table.names and VERSION not in table.names:
-            raise FormatError(f"{path}: has no column {VERSION}, so that a run cannot go on with it; move the file away")
+            raise FormatError(
+                f"{path}: has no column {VERSION}, so that a run cannot go on with it; move the file away"
+            )
         place = table.names.index(VERSION) if table.names else 0
         for number, row in enumerate(file.rows(kept), start=2):
             if not abs(row[place]) < LARGEST_VERSION:
-                raise FormatError(f"{path}, line {number}: {VERSION} is {row[place]}; mend the line or move the file away")
+                raise FormatError(
+                    f"{path}, line {number}: {VERSION} is {row[place]}; mend the line or move the file away"
+                )
             table.push(row[place], np.array(row)[:, None])
     return table
 
@@ -282,7 +308,10 @@ def read_csv(path: Path) -> dict[str, NDArray[np.float64]]:
         for row in file.rows():
             for values, value in zip(columns, row, strict=True):
                 values.append(value)
-        return {name: np.frombuffer(values) if values else np.zeros(0) for name, values in zip(file.names, columns, strict=True)}
+        return {
+            name: np.frombuffer(values) if values else np.zeros(0)
+            for name, values in zip(file.names, columns, strict=True)
+        }
 
 
 def count_rows(path: Path) -> int:
@@ -305,8 +334,8 @@ def check_csv(path: Path) -> None:
             break
     else:
         raise FormatError(
-            f"{path}: ends in the middle of a row ({rows} whole rows, then {file.cut} bytes): readers leave that row out, and a run that "
-            "goes on here removes it"
+            f"{path}: ends in the middle of a row ({rows} whole rows, then {file.cut} bytes): readers leave "
+            "that row out, and a run that goes on here removes it"
         )
 
 
@@ -331,20 +360,28 @@ def load_npy(path: Path) -> Table:
                 names = record.names or ()
                 shapes = {record[name].shape for name in names[1:]}
                 (width,) = shapes.pop()
-                plain = {record[name].base for name in names} == {np.dtype("<f8")} and names[0] == VERSION and record[VERSION].shape == ()
+                plain = (
+                    {record[name].base for name in names} == {np.dtype("<f8")}
+                    and names[0] == VERSION
+                    and record[VERSION].shape == ()
+                )
             except (ValueError, TypeError, KeyError, SyntaxError, RecursionError, MemoryError) as error:
                 raise FormatError(foreign) from error
             if shapes or not plain or record.itemsize != 8 * (1 + width * (len(names) - 1)):
                 raise FormatError(foreign)
             if rows * record.itemsize > size - stream.tell():
-                raise FormatError(f"{path}: the file is truncated: its head says {rows} rows of {record.itemsize} bytes")
+                raise FormatError(
+                    f"{path}: the file is truncated: its head says {rows} rows of {record.itemsize} bytes"
+                )
             table = Table(width)
             table.add_names(names[1:])
             for start in range(0, rows, ROWS_AT_ONCE):
                 count = min(ROWS_AT_ONCE, rows - start)
                 content = np.frombuffer(stream.read(count * record.itemsize), "<f8").reshape(count, -1)
                 if not (np.abs(content[:, 0]) < LARGEST_VERSION).all():
-                    raise FormatError(f"{path}: row {start} or one after it has no version; the file is damaged")
+                    raise FormatError(
+                        f"{path}: row {start} or one after it has no version; the file is damaged"
+                    )
                 for row in content:
                     table.push(float(row[0]), row[1:].reshape(-1, width))
     except OSError as error:

@@ -1,6 +1,7 @@
 """The run directory: what lies where in it, and whether a place is fit to hold one.
 
-The first rank makes it before anything else is written; every rank asks it for paths. Knows no contents of the files.
+The first rank makes it before anything else is written; every rank asks it for paths. Knows no contents of
+the files.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ CHECKPOINTS = "checkpoints"
 
 
 def home_of(source: Path) -> Path | None:
-    """Return the run directory that a checkpoint or a directory of checkpoints lies in; another directory is its own.
+    """Return the run directory that a checkpoint or a directory of checkpoints lies in; another directory is
+    its own.
 
     None for a file that lies in no run directory."""
     place = source.absolute()
@@ -79,7 +81,11 @@ class RunDirectory:
         write_text(self.config, config)
         free = shutil.disk_usage(self.path).free
         if free < LOW_SPACE_BYTES:
-            LOGGER.warning("%s: only %.1f GB are free; set trajectories.max_gigabytes, or use --run-dir on another disk", self.path, free / 1e9)
+            LOGGER.warning(
+                "%s: only %.1f GB are free; set trajectories.max_gigabytes, or use --run-dir on another disk",
+                self.path,
+                free / 1e9,
+            )
 
     def make_root(self) -> bool:
         """Make the directory itself, and see that files can be written there; whether it is new.
@@ -94,9 +100,18 @@ class RunDirectory:
             with tempfile.TemporaryFile(dir=self.path):
                 pass
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
+            if error.errno in (
+                errno.EACCES,
+                errno.EPERM,
+                errno.EROFS,
+                errno.ENOTDIR,
+                errno.EEXIST,
+                errno.ENAMETOOLONG,
+            ):
                 words = os.strerror(error.errno)
-                raise ConfigError(f"--run-dir {self.path}: cannot write there: {words}; {remedy(error)}") from error
+                raise ConfigError(
+                    f"--run-dir {self.path}: cannot write there: {words}; {remedy(error)}"
+                ) from error
             raise storage_error(self.path, "create the run directory", error) from error
         return new
 
@@ -106,17 +121,29 @@ class RunDirectory:
             self.path.rmdir()
 
     def check(self, *, resuming: bool) -> None:
-        """Refuse a path that cannot hold the run: a file, a dangling link, or, unless the run resumes, a directory that is not empty.
+        """Refuse a path that cannot hold the run: a file, a dangling link, or, unless the run resumes, a
+        directory that is not empty.
 
         Raises:
             ConfigError: one line with the remedy.
         """
         try:
             if self.path.is_symlink() and not self.path.exists():
-                raise ConfigError(f"--run-dir {self.path}: a link to nothing; remove it, or choose another --run-dir")
+                raise ConfigError(
+                    f"--run-dir {self.path}: a link to nothing; remove it, or choose another --run-dir"
+                )
             if self.path.exists() and not self.path.is_dir():
                 raise ConfigError(f"--run-dir {self.path}: a file, not a directory; choose another --run-dir")
-            if not resuming and self.path.is_dir() and any(LOCK not in file.name for file in self.path.iterdir()):
-                raise ConfigError(f"--run-dir {self.path}: not empty; continue that run with --resume {self.path}, or choose a new --run-dir")
+            if (
+                not resuming
+                and self.path.is_dir()
+                and any(LOCK not in file.name for file in self.path.iterdir())
+            ):
+                raise ConfigError(
+                    f"--run-dir {self.path}: not empty; continue that run with --resume {self.path}, or "
+                    "choose a new --run-dir"
+                )
         except OSError as error:
-            raise ConfigError(f"--run-dir {self.path}: cannot be read: {os.strerror(error.errno or 0)}; {remedy(error)}") from error
+            raise ConfigError(
+                f"--run-dir {self.path}: cannot be read: {os.strerror(error.errno or 0)}; {remedy(error)}"
+            ) from error

@@ -1,8 +1,8 @@
 """The exclusive lock on a run directory: one job at a time writes there.
 
-The lock is a file that only one process can create, on NFS and Lustre too. It names its owner, and a thread renews its time. A
-lock is taken over when its owner is provably gone, or has not renewed it for STALE_SECONDS. Ages are measured by the clock of the
-file system, since hosts' clocks differ.
+The lock is a file that only one process can create, on NFS and Lustre too. It names its owner, and a thread
+renews its time. A lock is taken over when its owner is provably gone, or has not renewed it for
+STALE_SECONDS. Ages are measured by the clock of the file system, since hosts' clocks differ.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ STALE_SECONDS = 120.0
 RELEASE_SECONDS = 5.0
 WATCHED_RENEWALS = 2.5  # no takeover before so many were missed under our eyes, in case clocks differ …
 CERTAIN_SECONDS = 3600.0  # … unless the lock is that old
-LOOK_SECONDS = 1.5 * RENEWAL_SECONDS  # a holder that has not looked for so long was frozen, or its file system stalled
+LOOK_SECONDS = (
+    1.5 * RENEWAL_SECONDS
+)  # a holder that has not looked for so long was frozen, or its file system stalled
 LARGEST_LOCK = 1 << 16  # bytes
 Judge = Callable[[Mapping[str, Any]], bool | None]  # whether an owner is gone; None: nothing proves it
 
@@ -50,13 +52,15 @@ class RunLock:
         self._thread: threading.Thread | None = None
 
     def check(self) -> None:
-        """Raise StorageError if another job has taken the lock, so that nothing of this one is written over its files."""
+        """Raise StorageError if another job has taken the lock, so that nothing of this one is written over
+        its files."""
         self._renew()
         if self.lost is not None:
             raise StorageError(self.lost)
 
     def watch(self) -> None:
-        """The same for those who ask at every step: the file is read only after a while without a renewal, as when this process was frozen."""
+        """The same for those who ask at every step: the file is read only after a while without a renewal, as
+        when this process was frozen."""
         if self.lost is None and time.monotonic() - self._looked > LOOK_SECONDS:
             self._renew()
         if self.lost is not None:
@@ -82,18 +86,24 @@ class RunLock:
             return False
 
     def _begin(self) -> None:
-        self._thread = threading.Thread(target=_keep, args=(weakref.ref(self), self._end), name="run-lock", daemon=True)
+        self._thread = threading.Thread(
+            target=_keep, args=(weakref.ref(self), self._end), name="run-lock", daemon=True
+        )
         self._thread.start()
 
     def _renew(self) -> None:
-        """Renew the lock's time if it is still this one's. A failing disk is no loss: the next attempt may succeed."""
+        """Renew the lock's time if it is still this one's. A failing disk is no loss: the next attempt may
+        succeed."""
         self._looked = time.monotonic()
         try:
             holder = _read(self.path)
             if holder.get("token") == self.token:
                 os.utime(self.path)
             elif not self._end.is_set():
-                self.lost = f"{self.path}: taken over by {_words(holder)}, because this job did not renew it for {STALE_SECONDS:g} s; this job ends"
+                self.lost = (
+                    f"{self.path}: taken over by {_words(holder)}, because this job did not renew it "
+                    f"for {STALE_SECONDS:g} s; this job ends"
+                )
         except FileNotFoundError:
             if not self._end.is_set():
                 self._restore()
@@ -113,7 +123,9 @@ class RunLock:
         try:
             os.link(self._own, path)
         except FileExistsError:
-            return path.exists() and os.path.samefile(self._own, path)  # a repeated request of NFS reports its own success as a failure
+            return path.exists() and os.path.samefile(
+                self._own, path
+            )  # a repeated request of NFS reports its own success as a failure
         except OSError as error:
             if error.errno not in NO_HARD_LINKS:
                 raise
@@ -131,7 +143,8 @@ class RunLock:
     def _take_over(self, holder: Mapping[str, Any]) -> None:
         """Replace the lock of an owner that is gone.
 
-        A second file makes the takers take turns: whoever has it looks at the lock again, so that nobody replaces another taker's.
+        A second file makes the takers take turns: whoever has it looks at the lock again, so that nobody
+        replaces another taker's.
         """
         turn = self.path.with_name(f".{NAME}.takeover")
         if not self._create(turn):
@@ -150,13 +163,19 @@ class RunLock:
             turn.unlink(missing_ok=True)
 
 
-def acquire(directory: str | os.PathLike[str], owner: Mapping[str, Any], is_gone: Judge, say: Callable[[str], None] = lambda line: None) -> RunLock:
+def acquire(
+    directory: str | os.PathLike[str],
+    owner: Mapping[str, Any],
+    is_gone: Judge,
+    say: Callable[[str], None] = lambda line: None,
+) -> RunLock:
     """Lock a run directory.
 
     Args:
         directory: the run directory; it exists.
         owner: who locks it (plain values: host, process, job, …); kept in the file.
-        is_gone: judges the owner of an existing lock: True: it has ended, False: it lives, None: nothing proves either.
+        is_gone: judges the owner of an existing lock: True: it has ended, False: it lives, None: nothing
+            proves either.
         say: called with one line before waiting.
 
     Returns:
@@ -171,7 +190,9 @@ def acquire(directory: str | os.PathLike[str], owner: Mapping[str, Any], is_gone
             _wait_or_take_over(lock, is_gone, say)
     except OSError as error:
         words = os.strerror(errno_of(error) or 0)
-        raise ConfigError(f"--run-dir {lock.path.parent}: cannot be locked: {words}; {remedy(error)}") from error
+        raise ConfigError(
+            f"--run-dir {lock.path.parent}: cannot be locked: {words}; {remedy(error)}"
+        ) from error
     except BaseException:
         lock.release()
         raise
@@ -196,15 +217,19 @@ def _wait_or_take_over(lock: RunLock, is_gone: Judge, say: Callable[[str], None]
         began = time.monotonic()
         while gone is None and _may_live(age := lock._age(), time.monotonic() - began):
             if not said:
-                say(f"{lock.path}: {_words(holder)} renewed it {age:.0f} s ago; waiting to see whether that job lives")
+                say(
+                    f"{lock.path}: {_words(holder)} renewed it {age:.0f} s ago; waiting to see whether that "
+                    "job lives"
+                )
                 said = True
             time.sleep(min(1.0, RENEWAL_SECONDS / 5))
             if os.stat(lock.path).st_mtime != first:
                 gone = False
         if gone is False:
             raise ConfigError(
-                f"--run-dir {lock.path.parent}: in use by {_words(holder)}; stop that job or let it end, or choose another --run-dir "
-                f"(the lock of a dead job is taken over {STALE_SECONDS:g} s after its last renewal)"
+                f"--run-dir {lock.path.parent}: in use by {_words(holder)}; stop that job or let it end, or "
+                f"choose another --run-dir (the lock of a dead job is taken over {STALE_SECONDS:g} s after "
+                "its last renewal)"
             )
         lock._take_over(holder)
     except FileNotFoundError:
@@ -212,7 +237,8 @@ def _wait_or_take_over(lock: RunLock, is_gone: Judge, say: Callable[[str], None]
 
 
 def _may_live(age: float, watched: float) -> bool:
-    """Whether the owner of a lock that was renewed `age` seconds ago, and not in the `watched` seconds since, may still live."""
+    """Whether the owner of a lock that was renewed `age` seconds ago, and not in the `watched` seconds since,
+    may still live."""
     return age < STALE_SECONDS or (age < CERTAIN_SECONDS and watched < WATCHED_RENEWALS * RENEWAL_SECONDS)
 
 

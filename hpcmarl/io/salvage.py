@@ -1,8 +1,10 @@
-"""Recovers what killed writers and failing disks left: open and damaged shards become valid ones, never over an existing file.
+"""Recovers what killed writers and failing disks left: open and damaged shards become valid ones, never over
+an existing file.
 
-Called by `hpcmarl data salvage`. What the writer had committed (see shard.py) is copied into a new file with the shard's final
-name; the temporary file stays unless its removal is asked for. Of a damaged shard the segments are copied whose chunks are whole. The copy
-of a finished one takes its name, and the damaged file is kept beside it as *.damaged. Knows no rollout.
+Called by `hpcmarl data salvage`. What the writer had committed (see shard.py) is copied into a new file with
+the shard's final name; the temporary file stays unless its removal is asked for. Of a damaged shard the
+segments are copied whose chunks are whole. The copy of a finished one takes its name, and the damaged file is
+kept beside it as *.damaged. Knows no rollout.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ DAMAGED = ".damaged"
 
 @dataclass(frozen=True)
 class Salvaged:
-    """What became of one temporary file. lost_steps: rows that were begun and not committed (what was never written is unknown)."""
+    """What became of one temporary file. lost_steps: rows that were begun and not committed (what was never
+    written is unknown)."""
 
     path: str
     status: str  # recovered, empty, live, done, unneeded, failed
@@ -50,14 +53,17 @@ class Salvaged:
 
 def list_partials(path: Path) -> list[Path]:
     """The temporary files under a directory; a file stands for itself."""
-    return sorted(file for file in path.rglob("*" + PARTIAL) if not file.is_dir()) if path.is_dir() else [path]
+    return (
+        sorted(file for file in path.rglob("*" + PARTIAL) if not file.is_dir()) if path.is_dir() else [path]
+    )
 
 
 def salvage(path: Path, *, remove: bool = False) -> list[Salvaged]:
     """Recover the temporary files under `path`, and the finished shards whose structure is damaged.
 
     Args:
-        path: a directory or a file. A file is read whole; of a directory's finished shards the structure alone is looked at.
+        path: a directory or a file. A file is read whole; of a directory's finished shards the structure
+            alone is looked at.
         remove: delete what holds nothing more.
 
     Returns:
@@ -84,14 +90,20 @@ def salvage_file(partial: Path, *, remove: bool = False) -> Salvaged:
     if is_live(partial):
         return Salvaged(name, "live", "its writer is still running")
     if not final.name.startswith("shard-") or final.name.endswith(_COPY):
-        return _finish(Salvaged(name, "unneeded", "left by an interrupted write; the last good file is beside it"), partial, remove)
+        return _finish(
+            Salvaged(name, "unneeded", "left by an interrupted write; the last good file is beside it"),
+            partial,
+            remove,
+        )
     if final.exists():
         try:
             verify_shard(final)
         except HpcmarlError as error:
             return Salvaged(name, "failed", f"{final.name} exists and is bad, move it away first: {error}")
         if (holder := _holder(partial, final)) is not None:
-            return _finish(Salvaged(name, "done", f"{holder.name} exists and is good", str(holder)), partial, remove)
+            return _finish(
+                Salvaged(name, "done", f"{holder.name} exists and is good", str(holder)), partial, remove
+            )
     try:
         if not has_beginning(partial):
             return _finish(Salvaged(name, "empty", "its writer died before the first row"), partial, remove)
@@ -107,7 +119,8 @@ def salvage_file(partial: Path, *, remove: bool = False) -> Salvaged:
 
 
 def _holder(partial: Path, final: Path) -> Path | None:
-    """Return the finished shard that was made of a temporary one: not always `final`, which may be another writer's. No segment is in two shards."""
+    """Return the finished shard that was made of a temporary one: not always `final`, which may be another
+    writer's. No segment is in two shards."""
     if os.path.samefile(partial, final):
         return final
     try:
@@ -129,29 +142,39 @@ def _segments_of(shard: Path, *, partial: bool = False, damaged: bool = False) -
     with ShardReader(shard, partial=partial, damaged=damaged) as reader:
         if damaged:
             reader.select(reader.whole())
-        columns = [values.tolist() for name, values in sorted(reader.index.items()) if name not in ("start", "return_mean")]
+        columns = [
+            values.tolist()
+            for name, values in sorted(reader.index.items())
+            if name not in ("start", "return_mean")
+        ]
         return set(zip(*columns, strict=True))
 
 
 def _recover_committed(partial: Path, final: Path) -> Salvaged:
-    """Copy what a killed writer had committed. Raises FormatError where the file is damaged besides, StorageError."""
+    """Copy what a killed writer had committed. Raises FormatError where the file is damaged besides,
+    StorageError."""
     with ShardReader(partial, partial=True) as reader:
         lost = reader.step_rows() - reader.steps
         if not reader.segments:
-            return Salvaged(str(partial), "empty", "nothing was committed before the writer died", lost_steps=lost)
+            return Salvaged(
+                str(partial), "empty", "nothing was committed before the writer died", lost_steps=lost
+            )
         output = copy_shard(reader, final)
         note = f"killed while {', '.join(sorted(reader.torn))} was being written" if reader.torn else ""
         return Salvaged(str(partial), "recovered", note, str(output), reader.steps, reader.segments, lost)
 
 
-def _recover_whole(shard: Path, final: Path, why: str, *, aside: Callable[[], Path] | None = None) -> Salvaged:
+def _recover_whole(
+    shard: Path, final: Path, why: str, *, aside: Callable[[], Path] | None = None
+) -> Salvaged:
     """Copy the segments of a damaged shard whose chunks are whole.
 
     Args:
         shard: the damaged file.
         final: name of the copy.
         why: what is wrong with the damaged file.
-        aside: called when the copy is whole; gives the damaged file another name, so that the copy can replace it.
+        aside: called when the copy is whole; gives the damaged file another name, so that the copy can
+            replace it.
 
     Raises:
         FormatError, StorageError, OSError: not even the structure is there, or the disk fails.
@@ -165,19 +188,25 @@ def _recover_whole(shard: Path, final: Path, why: str, *, aside: Callable[[], Pa
         declared, begun = reader.segments, reader.step_rows()
         reader.select(reader.whole())
         if not reader.segments:
-            return Salvaged(str(shard), "failed", f"{shard}: no segment of it is whole: {why}", lost_steps=begun)
+            return Salvaged(
+                str(shard), "failed", f"{shard}: no segment of it is whole: {why}", lost_steps=begun
+            )
         kept: list[Path] = []
         output = copy_shard(reader, final, None if aside is None else lambda: kept.append(aside()))
         note = f"{declared - reader.segments} of {declared} segments are lost: {why}"
         note += f"; the damaged file is {kept[0].name}" if kept else ""
-        return Salvaged(str(shard), "recovered", note, str(output), reader.steps, reader.segments, begun - reader.steps)
+        return Salvaged(
+            str(shard), "recovered", note, str(output), reader.steps, reader.segments, begun - reader.steps
+        )
 
 
 def _salvage_finished(shard: Path, *, remove: bool) -> Salvaged:
     """Replace a finished, damaged shard by its whole segments; the damaged file is kept beside it."""
     name = str(shard)
     if not shard.name.startswith("shard-") or shard.suffix != ".h5":
-        return Salvaged(name, "failed", f"only shards (shard-*.h5) and temporary files (*{PARTIAL}) can be recovered")
+        return Salvaged(
+            name, "failed", f"only shards (shard-*.h5) and temporary files (*{PARTIAL}) can be recovered"
+        )
     kept: list[Path] = []
     try:
         verify_shard(shard)
@@ -220,13 +249,14 @@ def _keep_aside(shard: Path) -> Path:
 
 
 def copy_shard(reader: ShardReader, final: Path, make_way: Callable[[], object] | None = None) -> Path:
-    """Write the committed, or selected, rows of a shard as a new file, which is read back whole before it has its name.
+    """Write the committed, or selected, rows of a shard as a new file, which is read back whole before it has
+    its name.
 
     Args:
         reader: the opened shard.
         final: name of the new file.
-        make_way: called when the new file is whole but for its name; then the new file replaces `final`. Without it no file is replaced,
-            and the new one has the next free number where `final` is taken.
+        make_way: called when the new file is whole but for its name; then the new file replaces `final`.
+            Without it no file is replaced, and the new one has the next free number where `final` is taken.
 
     Returns:
         The new file.
@@ -235,7 +265,9 @@ def copy_shard(reader: ShardReader, final: Path, make_way: Callable[[], object] 
         StorageError: the disk fails.
         FormatError: the new file, or the one that is read, does not verify.
     """
-    partial = final.with_name(f"{final.name}.{uuid4().hex[:12]}{_COPY}{PARTIAL}")  # another process may do the same
+    partial = final.with_name(
+        f"{final.name}.{uuid4().hex[:12]}{_COPY}{PARTIAL}"
+    )  # another process may do the same
 
     def verify(written: Path) -> None:
         verify_shard(written)
@@ -243,7 +275,9 @@ def copy_shard(reader: ShardReader, final: Path, make_way: Callable[[], object] 
             make_way()
 
     try:
-        shard = ShardFile(final, reader.layout, {**read_attributes(reader.file), "salvaged": True}, partial=partial)
+        shard = ShardFile(
+            final, reader.layout, {**read_attributes(reader.file), "salvaged": True}, partial=partial
+        )
         try:
             append_shard(shard, reader)
             shard.close(verify=verify, replace=make_way is not None)
@@ -257,9 +291,11 @@ def copy_shard(reader: ShardReader, final: Path, make_way: Callable[[], object] 
 
 
 def append_shard(shard: ShardFile, reader: ShardReader, runs: Sequence[int] | None = None) -> None:
-    """Adds all rows of a read shard to an open one, slab by slab; the index is moved by the rows that were there.
+    """Adds all rows of a read shard to an open one, slab by slab; the index is moved by the rows that were
+    there.
 
-    runs: the place that each of its runs has in the open one's root attribute `runs`; default: the same one."""
+    runs: the place that each of its runs has in the open one's root attribute `runs`; default: the same
+    one."""
     first_row = shard.steps
     for group in reader.layout:
         for _, rows in reader.slabs(group):

@@ -1,8 +1,9 @@
-"""What every HDF5 file of hpcmarl has in common: format names and versions, root attributes, and a careful way to open one.
+"""What every HDF5 file of hpcmarl has in common: format names and versions, root attributes, and a careful
+way to open one.
 
-All readers of io/ open files with `open_checked`, which turns damage into one clear line and refuses what a file from
-someone else could do: links and external storage that read other files, datasets that declare more than they hold.
-Knows no particular format's datasets.
+All readers of io/ open files with `open_checked`, which turns damage into one clear line and refuses what a
+file from someone else could do: links and external storage that read other files, datasets that declare more
+than they hold. Knows no particular format's datasets.
 """
 
 from __future__ import annotations
@@ -28,7 +29,12 @@ from hpcmarl.io.sturdy import close, create
 from hpcmarl.io.unfinished import UnfinishedFile
 from hpcmarl.packing import plain
 
-TRAJECTORIES, CHECKPOINT, METRICS, SIMULATION = "hpcmarl-trajectories", "hpcmarl-checkpoint", "hpcmarl-metrics", "hpcmarl-simulation"
+TRAJECTORIES, CHECKPOINT, METRICS, SIMULATION = (
+    "hpcmarl-trajectories",
+    "hpcmarl-checkpoint",
+    "hpcmarl-metrics",
+    "hpcmarl-simulation",
+)
 SNAPSHOT = "hpcmarl-snapshot"
 FORMAT_VERSIONS = {TRAJECTORIES: 1, CHECKPOINT: 1, METRICS: 1, SIMULATION: 1, SNAPSHOT: 1}
 NETCDF_DIMENSION = "This is a netCDF dimension but not a netCDF variable."
@@ -37,8 +43,16 @@ _JSON = "json:"
 
 
 def root_attributes(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes that every file carries; `given` adds to them and overrides (config, env, rank, role, host, seeds…)."""
-    attributes: dict[str, Any] = {"config": "", "env": "", "rank": 0, "role": "", "host": socket.gethostname(), "seeds": []}
+    """The attributes that every file carries; `given` adds to them and overrides (config, env, rank, role,
+    host, seeds…)."""
+    attributes: dict[str, Any] = {
+        "config": "",
+        "env": "",
+        "rank": 0,
+        "role": "",
+        "host": socket.gethostname(),
+        "seeds": [],
+    }
     attributes["created"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     attributes.update(given)
     attributes.update(format=kind, format_version=FORMAT_VERSIONS[kind], hpcmarl_version=hpcmarl.__version__)
@@ -46,7 +60,8 @@ def root_attributes(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encode_value(value: Any) -> Any:
-    """A plain value as an HDF5 attribute: numbers and text as themselves, all else as text "json:…". Raises TypeError."""
+    """A plain value as an HDF5 attribute: numbers and text as themselves, all else as text "json:…". Raises
+    TypeError."""
     value = plain(value)
     if isinstance(value, bool):
         return np.bool_(value)
@@ -65,7 +80,10 @@ def read_attribute(item: h5py.Group | h5py.Dataset, name: str) -> Any:
     """A plain value from an attribute written with `encode_value`. Raises FormatError for anything else."""
     identifier = item.attrs.get_id(name)
     if identifier.shape != ():
-        raise FormatError(f"{item.file.filename}: attribute {name} of {item.name} is not a single value; the file is damaged or foreign")
+        raise FormatError(
+            f"{item.file.filename}: attribute {name} of {item.name} is not a single value; the file is "
+            "damaged or foreign"
+        )
     value = item.attrs[name]
     if isinstance(value, np.generic):
         value = value.item()
@@ -73,9 +91,14 @@ def read_attribute(item: h5py.Group | h5py.Dataset, name: str) -> Any:
         try:
             return json.loads(value[len(_JSON) :])
         except (ValueError, RecursionError) as error:
-            raise FormatError(f"{item.file.filename}: attribute {name} of {item.name} does not parse: {error}") from error
+            raise FormatError(
+                f"{item.file.filename}: attribute {name} of {item.name} does not parse: {error}"
+            ) from error
     if not isinstance(value, (bool, int, float, str)):
-        raise FormatError(f"{item.file.filename}: attribute {name} of {item.name} has an unknown type; the file is damaged or foreign")
+        raise FormatError(
+            f"{item.file.filename}: attribute {name} of {item.name} has an unknown type; the file is damaged "
+            "or foreign"
+        )
     return value
 
 
@@ -106,18 +129,32 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turns whatever HDF5 raises on a damaged file into FormatError, one line."""
     try:
         yield
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError, EOFError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+        EOFError,
+    ) as error:
         if isinstance(error, OSError) and errno_of(error) in LOCK_ERRORS:
             raise FormatError(f"{os.fspath(path)}: the file is locked: {remedy(error)}") from error
-        raise FormatError(f"{os.fspath(path)}: the file is damaged: {' '.join(str(error).split())[:200]}") from error
+        raise FormatError(
+            f"{os.fspath(path)}: the file is damaged: {' '.join(str(error).split())[:200]}"
+        ) from error
 
 
-def open_checked(path: str | os.PathLike[str], kind: str | None, *, unfinished: bool = False, damaged: bool = False) -> h5py.File:
-    """Opens an hpcmarl file for reading. `kind` is one of FORMAT_VERSIONS, None for any of them; unfinished: as a killed writer left it;
-    damaged: chunks may be missing or bad, so that reading them fails.
+def open_checked(
+    path: str | os.PathLike[str], kind: str | None, *, unfinished: bool = False, damaged: bool = False
+) -> h5py.File:
+    """Opens an hpcmarl file for reading. `kind` is one of FORMAT_VERSIONS, None for any of them; unfinished:
+    as a killed writer left it; damaged: chunks may be missing or bad, so that reading them fails.
 
-    Raises FormatError with one line for a file that is missing, empty, truncated, not HDF5, foreign, newer or unsafe;
-    MissingPackageError for a compression filter that is not installed.
+    Raises FormatError with one line for a file that is missing, empty, truncated, not HDF5, foreign, newer or
+    unsafe; MissingPackageError for a compression filter that is not installed.
     """
     path = Path(path)
     try:
@@ -149,9 +186,14 @@ def _open(path: Path, unfinished: bool) -> h5py.File:
     except OSError as error:
         text = str(error)
         if "truncated" in text or "eof" in text.lower():
-            raise FormatError(f"{path}: the file is truncated; restore it from a copy (trajectories: try `hpcmarl data salvage`)") from error
+            raise FormatError(
+                f"{path}: the file is truncated; restore it from a copy (trajectories: try `hpcmarl data "
+                "salvage`)"
+            ) from error
         if "consistency flags" in text or "already open for" in text:
-            raise FormatError(f"{path}: the file is being written, or its writer was killed; try `hpcmarl data salvage`") from error
+            raise FormatError(
+                f"{path}: the file is being written, or its writer was killed; try `hpcmarl data salvage`"
+            ) from error
         raise
 
 
@@ -159,20 +201,30 @@ def check_root(file: h5py.File, kind: str | None) -> None:
     """Format and version of the root attributes. Raises FormatError."""
     found = read_attribute(file, "format") if "format" in file.attrs else None
     if found not in FORMAT_VERSIONS:
-        raise FormatError(f"{file.filename}: an HDF5 file, but not one of hpcmarl (its attribute format is {found!r})")
+        raise FormatError(
+            f"{file.filename}: an HDF5 file, but not one of hpcmarl (its attribute format is {found!r})"
+        )
     if kind is not None and found != kind:
         raise FormatError(f"{file.filename}: holds {found}, not {kind}")
     version = read_attribute(file, "format_version") if "format_version" in file.attrs else None
     if type(version) is not int or version < 1:
-        raise FormatError(f"{file.filename}: its attribute format_version is {version!r}, not a positive integer")
+        raise FormatError(
+            f"{file.filename}: its attribute format_version is {version!r}, not a positive integer"
+        )
     if version > FORMAT_VERSIONS[found]:
-        writer = read_attribute(file, "hpcmarl_version") if "hpcmarl_version" in file.attrs else "a later version"
+        writer = (
+            read_attribute(file, "hpcmarl_version") if "hpcmarl_version" in file.attrs else "a later version"
+        )
         known = FORMAT_VERSIONS[found]
-        raise FormatError(f"{file.filename}: format version {version} is newer than {known}; read it with hpcmarl {writer}, or upgrade")
+        raise FormatError(
+            f"{file.filename}: format version {version} is newer than {known}; read it with hpcmarl "
+            f"{writer}, or upgrade"
+        )
 
 
 def check_safe(file: h5py.File, *, damaged: bool = False) -> None:
-    """Refuses links, external and virtual storage, unknown types and declared sizes past what is stored. Raises FormatError."""
+    """Refuses links, external and virtual storage, unknown types and declared sizes past what is stored.
+    Raises FormatError."""
     size = os.path.getsize(file.filename)
     seen = set()
     waiting: list[h5py.Group] = [file]
@@ -180,18 +232,26 @@ def check_safe(file: h5py.File, *, damaged: bool = False) -> None:
         group = waiting.pop()
         for name in group:
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise FormatError(f"{file.filename}: {group.name}/{name} is a soft or external link; hpcmarl writes none and follows none")
+                raise FormatError(
+                    f"{file.filename}: {group.name}/{name} is a soft or external link; hpcmarl writes none "
+                    "and follows none"
+                )
             item = group[name]
             address = h5py.h5o.get_info(item.id).addr
             if address in seen:
-                raise FormatError(f"{file.filename}: {group.name}/{name} is linked twice; hpcmarl writes no such files")
+                raise FormatError(
+                    f"{file.filename}: {group.name}/{name} is linked twice; hpcmarl writes no such files"
+                )
             seen.add(address)
             if isinstance(item, h5py.Group):
                 waiting.append(item)
             elif isinstance(item, h5py.Dataset):
                 _check_dataset(item, size, damaged=damaged)
             else:
-                raise FormatError(f"{file.filename}: {item.name} is neither group nor dataset; hpcmarl writes no such objects")
+                raise FormatError(
+                    f"{file.filename}: {item.name} is neither group nor dataset; hpcmarl writes no such "
+                    "objects"
+                )
 
 
 def _check_dataset(dataset: h5py.Dataset, file_size: int, *, damaged: bool) -> None:
@@ -209,19 +269,25 @@ def _check_dataset(dataset: h5py.Dataset, file_size: int, *, damaged: bool) -> N
     stored = dataset.id.get_storage_size()
     if layout != h5py.h5d.CHUNKED:
         if declared > max(file_size, 64) or stored < declared:
-            raise FormatError(f"{where} declares {declared} bytes, but {stored} are stored; the file is damaged or crafted")
+            raise FormatError(
+                f"{where} declares {declared} bytes, but {stored} are stored; the file is damaged or crafted"
+            )
         return
     if stored == 0 and dataset.is_scale and dataset.ndim == 1:
         return  # a netCDF dimension without values: never read
     chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize
     needed = math.prod(-(-length // step) for length, step in zip(dataset.shape, dataset.chunks, strict=True))
     if chunk > LARGEST_CHUNK or stored > file_size or dataset.id.get_num_chunks() < needed:
-        raise FormatError(f"{where} declares {needed} chunks of {chunk} bytes, which are not all stored; the file is damaged or crafted")
+        raise FormatError(
+            f"{where} declares {needed} chunks of {chunk} bytes, which are not all stored; the file is "
+            "damaged or crafted"
+        )
     check_filters(where, dataset, chunk)
 
 
 def _check_damaged(where: str, dataset: h5py.Dataset) -> None:
-    """The same for a dataset of which chunks, or the index of chunks, may be missing: what is there must not expand without bound."""
+    """The same for a dataset of which chunks, or the index of chunks, may be missing: what is there must not
+    expand without bound."""
     chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize
     if chunk > LARGEST_CHUNK:
         raise FormatError(f"{where} declares chunks of {chunk} bytes; the file is damaged or crafted")

@@ -1,7 +1,9 @@
-"""Cuts rollouts into segments: the consecutive steps of one slot that belong to one episode. Pure arrays, no files.
+"""Cuts rollouts into segments: the consecutive steps of one slot that belong to one episode. Pure arrays, no
+files.
 
-The shard writer calls it in its background thread. A rollout's arrays are [T, E, ...]; rows on disk are slot-major, E·T of
-them, so that each segment is contiguous. Letters as in hpcmarl.types; R = E·T rows, G segments.
+The shard writer calls it in its background thread. A rollout's arrays are [T, E, ...]; rows on disk are
+slot-major, E·T of them, so that each segment is contiguous. Letters as in hpcmarl.types; R = E·T rows, G
+segments.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ TERMINATED, TRUNCATED = 1, 2
 
 @dataclass
 class Segments:
-    """index: column -> [G], `start` counted from the rollout's first row; final_obs: policy -> [G, N, *observation_shape];
+    """index: column -> [G], `start` counted from the rollout's first row; final_obs: policy -> [G, N,
+        *observation_shape];
     final_state [G, S] or None; episode_return: policy -> [G] float64, NaN where no episode ended."""
 
     index: dict[str, NDArray[Any]]
@@ -33,8 +36,15 @@ def slot_major(array: Array) -> Array:
     return np.ascontiguousarray(array.swapaxes(0, 1)).reshape(-1, *array.shape[2:])
 
 
-def _after(rows: Array, finals: Array, slot: NDArray[np.int64], ends: NDArray[np.uint8], truncated_segments: NDArray[np.int64]) -> Array:
-    """What is seen after each segment's last row: the next row, the truncated episode's last sight, zeros once terminated."""
+def _after(
+    rows: Array,
+    finals: Array,
+    slot: NDArray[np.int64],
+    ends: NDArray[np.uint8],
+    truncated_segments: NDArray[np.int64],
+) -> Array:
+    """What is seen after each segment's last row: the next row, the truncated episode's last sight, zeros
+    once terminated."""
     after: Array = rows[-1][slot]
     after[ends != 0] = 0
     after[truncated_segments] = finals
@@ -44,8 +54,9 @@ def _after(rows: Array, finals: Array, slot: NDArray[np.int64], ends: NDArray[np
 def cut_segments(rollout: Rollout) -> Segments:
     """The segments of a rollout in slot-major order.
 
-    A segment that ends with its episode carries the episode's return from `rollout.episodes` (the k-th end of a slot is the
-    slot's k-th entry), and its number; where there is none, the episodes of a slot are numbered upwards from `rollout.episode`.
+    A segment that ends with its episode carries the episode's return from `rollout.episodes` (the k-th end of
+    a slot is the slot's k-th entry), and its number; where there is none, the episodes of a slot are numbered
+    upwards from `rollout.episode`.
     """
     steps, slots = rollout.steps, rollout.count
     last = rollout.episode_end.T != 0
@@ -56,7 +67,9 @@ def cut_segments(rollout: Rollout) -> Segments:
     ends = rollout.episode_end.T.reshape(-1)[stop - 1]
     first_of_slot = start % steps == 0
     order = np.arange(len(start)) - np.flatnonzero(first_of_slot)[slot]
-    finals = np.searchsorted(stop, rollout.final_index[:, 1].astype(np.int64) * steps + rollout.final_index[:, 0] + 1)
+    finals = np.searchsorted(
+        stop, rollout.final_index[:, 1].astype(np.int64) * steps + rollout.final_index[:, 0] + 1
+    )
     places: dict[int, list[int]] = {}
     for ended in np.flatnonzero(ends):
         number = int(rollout.slots[slot[ended]]) if slots > 1 else -1
@@ -88,7 +101,12 @@ def cut_segments(rollout: Rollout) -> Segments:
     }
     return Segments(
         index=index,
-        final_obs={name: _after(policy.obs, policy.final_obs, slot, ends, finals) for name, policy in rollout.policies.items()},
-        final_state=None if rollout.state is None or rollout.final_state is None else _after(rollout.state, rollout.final_state, slot, ends, finals),
+        final_obs={
+            name: _after(policy.obs, policy.final_obs, slot, ends, finals)
+            for name, policy in rollout.policies.items()
+        },
+        final_state=None
+        if rollout.state is None or rollout.final_state is None
+        else _after(rollout.state, rollout.final_state, slot, ends, finals),
         episode_return=returns,
     )

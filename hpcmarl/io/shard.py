@@ -1,8 +1,10 @@
-"""One trajectory file that is being written: chunks of rows, a commit record, and the rename that makes it final.
+"""One trajectory file that is being written: chunks of rows, a commit record, and the rename that makes it
+final.
 
-The trajectory writer, salvage and merge write shards through here. Knows the layout and no rollout. While it is open the file
-has the name shard-NNNNNN.h5.partial and is in HDF5's SWMR mode, whose order of writing keeps it readable when its writer
-is killed; what /segments/committed counts is then complete. A lock tells salvage that the writer lives.
+The trajectory writer, salvage and merge write shards through here. Knows the layout and no rollout. While it
+is open the file has the name shard-NNNNNN.h5.partial and is in HDF5's SWMR mode, whose order of writing keeps
+it readable when its writer is killed; what /segments/committed counts is then complete. A lock tells salvage
+that the writer lives.
 """
 
 from __future__ import annotations
@@ -29,13 +31,15 @@ _NUMBERED = re.compile(r"shard-(\d{6,})\.h5")
 
 
 def filter_options(compression: str) -> dict[str, Any]:
-    """h5py's options of a compression setting (none, lzf, gzip, zstd, blosc_lz4). Raises MissingPackageError."""
+    """h5py's options of a compression setting (none, lzf, gzip, zstd, blosc_lz4). Raises
+    MissingPackageError."""
     if compression in ("zstd", "blosc_lz4"):
         try:
             import hdf5plugin
         except ImportError as error:
             raise MissingPackageError(
-                f"trajectories.compression: {compression} needs the package hdf5plugin; pip install hdf5plugin, or choose none, lzf or gzip"
+                f"trajectories.compression: {compression} needs the package hdf5plugin; pip install "
+                "hdf5plugin, or choose none, lzf or gzip"
             ) from error
         if compression == "zstd":
             return {"shuffle": True, **hdf5plugin.Zstd(clevel=1)}
@@ -51,11 +55,22 @@ class _Rows:
     def __init__(self, file: h5py.File, path: str, layout: GroupLayout, options: Mapping[str, Any]) -> None:
         group = file.create_group(path)
         self.capacity, self.staged, self.written = layout.chunk_rows, 0, 0
-        self.stage = {name: np.zeros((self.capacity, *column.sizes), column.dtype) for name, column in layout.columns.items()}
+        self.stage = {
+            name: np.zeros((self.capacity, *column.sizes), column.dtype)
+            for name, column in layout.columns.items()
+        }
         self.row_bytes = sum(column.row_bytes for column in layout.columns.values())
-        scales = {layout.rows: group.create_dataset(layout.rows, (0,), "f4", maxshape=(None,), chunks=(self.capacity,))}
+        scales = {
+            layout.rows: group.create_dataset(
+                layout.rows, (0,), "f4", maxshape=(None,), chunks=(self.capacity,)
+            )
+        }
         for name, column in layout.columns.items():
-            storage = {"maxshape": (None, *column.sizes), "chunks": (self.capacity, *(max(size, 1) for size in column.sizes)), "fletcher32": True}
+            storage = {
+                "maxshape": (None, *column.sizes),
+                "chunks": (self.capacity, *(max(size, 1) for size in column.sizes)),
+                "fletcher32": True,
+            }
             dataset = group.create_dataset(name, (0, *column.sizes), column.dtype, **storage, **options)
             for key, value in column.attributes.items():
                 dataset.attrs[key] = encode_value(value)
@@ -87,7 +102,10 @@ class _Rows:
             return
         total = self.written + self.staged
         self.scale.set_extent((total,))
-        for name, dataset in self.datasets.items():  # h5py's low level: its indexing costs more than the writing
+        for (
+            name,
+            dataset,
+        ) in self.datasets.items():  # h5py's low level: its indexing costs more than the writing
             rows = self.stage[name][: self.staged]
             dataset.set_extent((total, *rows.shape[1:]))
             if rows.size:
@@ -108,9 +126,18 @@ def _scale(group: h5py.Group, name: str, size: int, labels: tuple[bytes, ...] | 
 
 
 class ShardFile:
-    """A shard on its way to `path`, or the next number that nobody has. Raises OSError where the disk fails: the caller decides."""
+    """A shard on its way to `path`, or the next number that nobody has. Raises OSError where the disk fails:
+    the caller decides."""
 
-    def __init__(self, path: Path, layout: Layout, attributes: Mapping[str, Any], compression: str = "none", *, partial: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        layout: Layout,
+        attributes: Mapping[str, Any],
+        compression: str = "none",
+        *,
+        partial: Path | None = None,
+    ) -> None:
         self.path, self.partial = path, partial or partial_path(path)
         self.steps = self.segments = 0
         options = filter_options(compression)
@@ -129,7 +156,8 @@ class ShardFile:
             raise
 
     def append(self, rows: Mapping[str, Mapping[str, Array]], steps: int, segments: int) -> None:
-        """Adds `steps` rows to every group under /steps and `segments` rows to the others; rows: group -> column -> array."""
+        """Adds `steps` rows to every group under /steps and `segments` rows to the others; rows: group ->
+        column -> array."""
         for name in self._groups:
             self.append_group(name, rows[name], steps if name.startswith("steps/") else segments)
 
@@ -156,7 +184,9 @@ class ShardFile:
     @property
     def size(self) -> int:
         """Bytes on disk and staged, about."""
-        return os.path.getsize(self.partial) + sum(group.staged * group.row_bytes for group in self._groups.values())
+        return os.path.getsize(self.partial) + sum(
+            group.staged * group.row_bytes for group in self._groups.values()
+        )
 
     def close(self, *, verify: Callable[[Path], object] | None = None, replace: bool = False) -> None:
         """Write all, verify and publish; an empty shard is deleted.
@@ -185,7 +215,8 @@ class ShardFile:
             self.partial.unlink(missing_ok=True)
 
     def _publish(self, verify: Callable[[Path], object]) -> None:
-        """Give the file its name, or, where that is taken, the next of its kind that is not. Raises OSError, FormatError."""
+        """Give the file its name, or, where that is taken, the next of its kind that is not. Raises OSError,
+        FormatError."""
         while True:
             try:
                 publish_new(self.partial, self.path, verify)
@@ -197,7 +228,8 @@ class ShardFile:
                 self.path = self.path.with_name(f"shard-{int(number[1]) + 1:06d}.h5")
 
     def abandon(self) -> None:
-        """Closes the file and leaves it with its temporary name; after an error of the disk as it is there."""
+        """Closes the file and leaves it with its temporary name; after an error of the disk as it is
+        there."""
         file, self._file = self._file, None
         if file is not None:
             close(file, self._sink)

@@ -21,24 +21,33 @@ from hpcmarl.types import Array, BoolArray
 ROW_KEYS = ("slot", "episode", "version", "actor", "rank", "run", "start_number", "rollout", "episode_step")
 SLAB_BYTES = 8 << 20
 CHECKSUM_BYTES = 4  # Fletcher32, behind a chunk's data
-LARGEST_INDEX, INDEX_RATIO = 256 << 20, 64  # the index is held in memory: so many bytes, or so many times the file's own
+LARGEST_INDEX, INDEX_RATIO = (
+    256 << 20,
+    64,
+)  # the index is held in memory: so many bytes, or so many times the file's own
 
 
 def list_shards(path: str | os.PathLike[str]) -> list[Path]:
-    """The finished shards of a run directory, a trajectories/ or rank-NNNN/ directory, in order; a file stands for itself."""
+    """The finished shards of a run directory, a trajectories/ or rank-NNNN/ directory, in order; a file
+    stands for itself."""
     path = Path(path)
     if not path.is_dir():
         return [path]
-    return sorted(shard for pattern in ("shard-*.h5", "rank-*/shard-*.h5", "trajectories/rank-*/shard-*.h5") for shard in path.glob(pattern))
+    return sorted(
+        shard
+        for pattern in ("shard-*.h5", "rank-*/shard-*.h5", "trajectories/rank-*/shard-*.h5")
+        for shard in path.glob(pattern)
+    )
 
 
 class ShardReader:
     """An opened trajectory file. Use it in a `with` statement.
 
     Attributes:
-        steps, segments: its numbers of rows, after `select` of those that are selected.
-        index: the columns of /segments, those of layout.ORIGIN also where the file has them in its root attributes only.
-        torn: datasets whose last chunk was being written again; its committed rows fit the checksum of the write before.
+        steps, segments: its numbers of rows, after `select` of those that are selected. index: the columns of
+        /segments, those of layout.ORIGIN also where the file has them in its root attributes only.
+        torn: datasets whose last chunk was being written again; its committed rows fit the checksum of the
+            write before.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, partial: bool = False, damaged: bool = False) -> None:
@@ -47,7 +56,8 @@ class ShardReader:
         Args:
             path: the file.
             partial: read what a killed writer committed.
-            damaged: accept chunks that are missing or do not fit their checksum; `whole` says which segments have none.
+            damaged: accept chunks that are missing or do not fit their checksum; `whole` says which segments
+                have none.
 
         Raises:
             FormatError: as do all methods.
@@ -64,7 +74,9 @@ class ShardReader:
                 self.segments = self._committed() if partial or damaged else self._rows("segment")
                 self._check_index_size()
                 self._bad: dict[str, BoolArray] = {}  # group -> [rows], rows of bad chunks
-                self.index = {name: self._rows_of(INDEX, name, 0, self.segments) for name in self.layout[INDEX].columns}
+                self.index = {
+                    name: self._rows_of(INDEX, name, 0, self.segments) for name in self.layout[INDEX].columns
+                }
                 self.steps = int(self.index["start"][-1] + self.index["length"][-1]) if self.segments else 0
                 if damaged:
                     self.steps = min(self._lengths("step"))
@@ -126,7 +138,10 @@ class ShardReader:
     def _rows(self, rows: str) -> int:
         lengths = self._lengths(rows)
         if len(lengths) != 1:
-            raise FormatError(f"{self.path}: datasets of one {rows} dimension have different lengths {sorted(lengths)}; the file is damaged")
+            raise FormatError(
+                f"{self.path}: datasets of one {rows} dimension have different lengths {sorted(lengths)}; "
+                "the file is damaged"
+            )
         return int(lengths.pop())
 
     def _committed(self) -> int:
@@ -135,33 +150,51 @@ class ShardReader:
             raise FormatError(f"{self.path}: /{INDEX}/{COMMITTED} is missing; the file is damaged")
         committed = int(record[()])
         if not 0 <= committed <= min(self._lengths("segment")):
-            raise FormatError(f"{self.path}: {committed} segments are committed, but not all of them are there; the file is damaged")
+            raise FormatError(
+                f"{self.path}: {committed} segments are committed, but not all of them are there; the file "
+                "is damaged"
+            )
         return committed
 
     def _check_index_size(self) -> None:
         declared = self.segments * sum(column.row_bytes for column in self.layout[INDEX].columns.values())
         if declared > max(LARGEST_INDEX, INDEX_RATIO * os.path.getsize(self.path)):
-            raise FormatError(f"{self.path}: /{INDEX} declares {declared} bytes, far more than the file has; the file is damaged or crafted")
+            raise FormatError(
+                f"{self.path}: /{INDEX} declares {declared} bytes, far more than the file has; the file is "
+                "damaged or crafted"
+            )
 
     def _check_rows_size(self) -> None:
         """A damaged file may lack chunks, but not nearly all of them."""
         if self.steps > max(LARGEST_INDEX, INDEX_RATIO * os.path.getsize(self.path)):
-            raise FormatError(f"{self.path}: /steps declares {self.steps} rows, far more than the file has; the file is damaged or crafted")
+            raise FormatError(
+                f"{self.path}: /steps declares {self.steps} rows, far more than the file has; the file is "
+                "damaged or crafted"
+            )
 
     def _check_index(self, exact: bool) -> None:
         start, length = self.index["start"], self.index["length"]
         stop = np.cumsum(length)
         rows = self._rows("step") if exact else min(self._lengths("step"))
-        wrong = (length < 1).any() or (length > rows).any() or (start != np.concatenate([[0], stop[:-1]])[: len(start)]).any()
+        wrong = (
+            (length < 1).any()
+            or (length > rows).any()
+            or (start != np.concatenate([[0], stop[:-1]])[: len(start)]).any()
+        )
         if wrong or self.steps > rows or (exact and self.steps != rows):
-            raise FormatError(f"{self.path}: /{INDEX} and the {rows} rows under /steps do not agree; the file is damaged")
+            raise FormatError(
+                f"{self.path}: /{INDEX} and the {rows} rows under /steps do not agree; the file is damaged"
+            )
 
     def step_rows(self) -> int:
         """Rows that the datasets under /steps declare; more than `steps` where the writer was killed."""
         return max(self._lengths("step"))
 
-    def slabs(self, path: str, columns: Sequence[str] | None = None) -> Iterator[tuple[int, dict[str, Array]]]:
-        """The rows of one group in order, about SLAB_BYTES at a time: (first row, column -> array); default: all its columns."""
+    def slabs(
+        self, path: str, columns: Sequence[str] | None = None
+    ) -> Iterator[tuple[int, dict[str, Array]]]:
+        """The rows of one group in order, about SLAB_BYTES at a time: (first row, column -> array); default:
+        all its columns."""
         group = self.layout[path]
         names = list(group.columns) if columns is None else list(columns)
         total = self._stored[1] if group.rows == "step" else self._stored[0]
@@ -199,8 +232,9 @@ class ShardReader:
     def _past_checksum(self, path: str, name: str, dataset: h5py.Dataset, first: int, stop: int) -> Array:
         """Rows whose last chunk does not fit its checksum.
 
-        A writer that is killed while it writes a chunk again, longer by new rows, leaves the committed rows and the checksum of the write
-        before, which had zeros behind them. Rows that do not fit that are damaged: raises OSError."""
+        A writer that is killed while it writes a chunk again, longer by new rows, leaves the committed rows
+        and the checksum of the write before, which had zeros behind them. Rows that do not fit that are
+        damaged: raises OSError."""
         start = (stop - 1) // dataset.chunks[0] * dataset.chunks[0]
         chunk = dataset.id.read_direct_chunk((start, *(0,) * (dataset.ndim - 1)))[1]
         data, checksum = chunk[:-CHECKSUM_BYTES], chunk[-CHECKSUM_BYTES:]
@@ -209,7 +243,9 @@ class ShardReader:
             raise OSError(f"{path}/{name}: rows {start} to {stop - 1} do not fit their checksum")
         self.torn.add(f"{path}/{name}")
         rows = np.frombuffer(data, dataset.dtype).reshape(dataset.chunks)
-        return np.concatenate([dataset[min(first, start) : start], rows[max(first - start, 0) : stop - start]])
+        return np.concatenate(
+            [dataset[min(first, start) : start], rows[max(first - start, 0) : stop - start]]
+        )
 
     def _whole_chunks(self, path: str, dataset: h5py.Dataset, first: int, stop: int) -> Array:
         """Rows of the chunks that are whole, zeros for the others, which are noted."""
@@ -230,7 +266,8 @@ class ShardReader:
         return rows
 
     def _origin(self, name: str, count: int) -> Array:
-        """A column of ORIGIN of a file that has none: from its root attributes, else -1 (the rollout) or 0."""
+        """A column of ORIGIN of a file that has none: from its root attributes, else -1 (the rollout) or
+        0."""
         attribute = {"rank": "rank", "start_number": "start"}.get(name)
         value = self.attributes.get(attribute, 0) if attribute is not None else -1 if name == "rollout" else 0
         return np.full(count, value if isinstance(value, int) else 0, self.layout[INDEX].columns[name].dtype)
@@ -250,13 +287,15 @@ def _stored_plainly(dataset: h5py.Dataset) -> bool:
 
 
 def check_shard(path: str | os.PathLike[str]) -> None:
-    """Structure only: every dataset is there, of one length, all chunks stored, the index fits. Raises FormatError."""
+    """Structure only: every dataset is there, of one length, all chunks stored, the index fits. Raises
+    FormatError."""
     with ShardReader(path):
         pass
 
 
 def verify_shard(path: str | os.PathLike[str]) -> None:
-    """Structure, and reads every chunk against its checksum (Fletcher32), in bounded memory. Raises FormatError."""
+    """Structure, and reads every chunk against its checksum (Fletcher32), in bounded memory. Raises
+    FormatError."""
     with ShardReader(path) as shard:
         for group in shard.layout:
             for _ in shard.slabs(group):

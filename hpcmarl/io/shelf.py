@@ -1,6 +1,8 @@
-"""What is done of an experiment in virtual time that is not done: parts/ in its directory, one HDF5 file a simulation, beside config.yaml.
+"""What is done of an experiment in virtual time that is not done: parts/ in its directory, one HDF5 file a
+simulation, beside config.yaml.
 
-Made by cli_simulate.py, called by sim/running.py as its `Shelf`; knows no simulator: figures and courses are plain trees (tree.py).
+Made by cli_simulate.py, called by sim/running.py as its `Shelf`; knows no simulator: figures and courses are
+plain trees (tree.py).
 """
 
 from __future__ import annotations
@@ -31,19 +33,30 @@ class PartsShelf:
         self.parts = directory / "parts"
 
     def check(self, resume: bool) -> None:
-        """Whether the directory may be used: empty, or the beginnings of the same experiment where that is to be resumed. Raises UsageError."""
+        """Whether the directory may be used: empty, or the beginnings of the same experiment where that is to
+        be resumed. Raises UsageError."""
         if not self.directory.exists() or (self.directory.is_dir() and not any(self.directory.iterdir())):
             return
         written = self.directory / CONFIG_NAME
         if not resume:
-            raise UsageError(f"--out {self.directory}: exists and is not empty; choose another directory, or --resume what was ended in it")
+            raise UsageError(
+                f"--out {self.directory}: exists and is not empty; choose another directory, or --resume "
+                "what was ended in it"
+            )
         if not self.parts.is_dir() or not written.is_file():
-            raise UsageError(f"--resume: {self.directory} holds no unfinished simulation; choose another directory, or leave --resume out")
+            raise UsageError(
+                f"--resume: {self.directory} holds no unfinished simulation; choose another directory, or "
+                "leave --resume out"
+            )
         if written.read_text() != self.config:
-            raise UsageError(f"--resume: {written} is another configuration; give the same file and changes, or choose another --out")
+            raise UsageError(
+                f"--resume: {written} is another configuration; give the same file and changes, or choose "
+                "another --out"
+            )
 
     def get(self, config: str, seed: int) -> tuple[dict[str, Any], dict[str, Array]] | None:
-        """Figures and course of the simulation of a configuration (YAML) with a seed, where it was kept. Raises FormatError for a damaged file."""
+        """Figures and course of the simulation of a configuration (YAML) with a seed, where it was kept.
+        Raises FormatError for a damaged file."""
         path = self._path(config, seed)
         if not path.is_file():
             return None
@@ -64,7 +77,10 @@ class PartsShelf:
 
         def write(partial: Path) -> None:
             with new_file(partial) as file:
-                write_attributes(file, root_attributes(SIMULATION, {"role": "simulator", "config": config, "seeds": [seed]}))
+                write_attributes(
+                    file,
+                    root_attributes(SIMULATION, {"role": "simulator", "config": config, "seeds": [seed]}),
+                )
                 write_tree(file.create_group("outcome"), {"figures": dict(figures), "course": dict(course)})
 
         write_atomically(self._path(config, seed), write)

@@ -1,7 +1,10 @@
-"""simulation.h5: what `hpcmarl simulate` found, case by case. Written by cli_simulate.py, read by analysis/simulation.py and describe.py.
+"""simulation.h5: what `hpcmarl simulate` found, case by case. Written by cli_simulate.py, read by
+analysis/simulation.py and describe.py.
 
-/cases/<index>              attributes setting, method, batch (the M that tells it from others, or null), tuned, trials, config (YAML)
-/cases/<index>/outcomes/<seed's index>   attributes seed and all figures; /course: one dataset a column, [points] float64
+/cases/<index>              attributes setting, method, batch (the M that tells it from others, or null),
+    tuned, trials, config (YAML)
+/cases/<index>/outcomes/<seed's index>   attributes seed and all figures; /course: one dataset a column,
+    [points] float64
 Knows no simulator: cases are plain trees (tree.py).
 """
 
@@ -14,7 +17,15 @@ import numpy as np
 
 from hpcmarl.errors import FormatError
 from hpcmarl.io.atomic import write_atomically
-from hpcmarl.io.schema import SIMULATION, new_file, open_checked, read_attributes, reading, root_attributes, write_attributes
+from hpcmarl.io.schema import (
+    SIMULATION,
+    new_file,
+    open_checked,
+    read_attributes,
+    reading,
+    root_attributes,
+    write_attributes,
+)
 from hpcmarl.io.tree import read_tree, write_tree
 
 FILE_NAME = "simulation.h5"
@@ -22,11 +33,14 @@ _OF_A_CASE = {"setting": str, "method": str, "tuned": dict, "config": str, "outc
 
 
 def write_simulation(path: Path, config: str, seeds: list[int], cases: list[dict[str, Any]]) -> None:
-    """Writes the file, whole or not at all. `config`: the whole configuration as YAML. Raises StorageError."""
+    """Writes the file, whole or not at all. `config`: the whole configuration as YAML. Raises
+    StorageError."""
 
     def write(partial: Path) -> None:
         with new_file(partial) as file:
-            write_attributes(file, root_attributes(SIMULATION, {"role": "simulator", "config": config, "seeds": seeds}))
+            write_attributes(
+                file, root_attributes(SIMULATION, {"role": "simulator", "config": config, "seeds": seeds})
+            )
             write_tree(file.create_group("cases"), {str(index): case for index, case in enumerate(cases)})
 
     write_atomically(path, write, read_simulation)
@@ -39,9 +53,16 @@ def read_simulation(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         tree = read_tree(file["cases"])
         cases = [tree[str(index)] for index in range(len(tree))]
     for index, case in enumerate(cases):
-        wrong = [name for name, kind in _OF_A_CASE.items() if not isinstance(case, dict) or not isinstance(case.get(name), kind)]
+        wrong = [
+            name
+            for name, kind in _OF_A_CASE.items()
+            if not isinstance(case, dict) or not isinstance(case.get(name), kind)
+        ]
         if wrong or not all(_is_outcome(outcome) for outcome in case["outcomes"]):
-            raise FormatError(f"{path}: case {index} is not one ({', '.join(wrong) or 'its outcomes'}); the file is damaged or foreign")
+            raise FormatError(
+                f"{path}: case {index} is not one ({', '.join(wrong) or 'its outcomes'}); the file is "
+                "damaged or foreign"
+            )
     return cases, attributes
 
 
@@ -49,4 +70,7 @@ def _is_outcome(outcome: Any) -> bool:
     """Figures beside a course: columns of one length."""
     course = outcome.get("course") if isinstance(outcome, dict) else None
     columns = list(course.values()) if isinstance(course, dict) else []
-    return bool(columns) and all(isinstance(column, np.ndarray) and column.shape == columns[0].shape and column.ndim == 1 for column in columns)
+    return bool(columns) and all(
+        isinstance(column, np.ndarray) and column.shape == columns[0].shape and column.ndim == 1
+        for column in columns
+    )

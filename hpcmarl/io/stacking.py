@@ -1,7 +1,9 @@
-"""Many trees of one form as one tree of stacked arrays, and back: the states of a thousand actors in some twenty HDF5 objects.
+"""Many trees of one form as one tree of stacked arrays, and back: the states of a thousand actors in some
+twenty HDF5 objects.
 
-Checkpoints store actors' states so. Trees of the same form (keys, kinds of values, types and dimensions of arrays) are stacked together; each
-form makes a stack of its own. Every leaf becomes a dict with one key that says how it is stored.
+Checkpoints store actors' states so. Trees of the same form (keys, kinds of values, types and dimensions of
+arrays) are stacked together; each form makes a stack of its own. Every leaf becomes a dict with one key that
+says how it is stored.
 """
 
 from __future__ import annotations
@@ -33,7 +35,11 @@ def stack(trees: Mapping[str, Tree]) -> dict[str, Tree]:
     forms: dict[Any, list[str]] = {}
     for name, tree in trees.items():
         forms.setdefault(_form(tree), []).append(name)
-    return {MARK: [{"names": names, "tree": _stacked([trees[name] for name in names])} for names in forms.values()]}
+    return {
+        MARK: [
+            {"names": names, "tree": _stacked([trees[name] for name in names])} for names in forms.values()
+        ]
+    }
 
 
 def unstack(stacked: Mapping[str, Any]) -> dict[str, Tree]:
@@ -80,7 +86,11 @@ def _stacked(values: Sequence[Tree]) -> dict[str, Tree]:
         return {type(first).__name__: np.array(own)}
     if all(-_SMALL <= value < _SMALL for value in own):
         return {"int": np.array(own, np.int64)}
-    return {"big": np.frombuffer(b"".join(value.to_bytes(_BIG, "little", signed=True) for value in own), np.uint8).reshape(-1, _BIG).copy()}
+    return {
+        "big": np.frombuffer(b"".join(value.to_bytes(_BIG, "little", signed=True) for value in own), np.uint8)
+        .reshape(-1, _BIG)
+        .copy()
+    }
 
 
 def _stacked_arrays(values: Sequence[Any]) -> dict[str, Tree]:
@@ -109,7 +119,9 @@ def _unstacked(stacked: Mapping[str, Any], count: int) -> list[Tree]:
     if kind == "array":
         return [np.array(value) for value in content]
     if kind == "big":
-        return [int.from_bytes(bytes(value), "little", signed=True) for value in np.asarray(content, np.uint8)]
+        return [
+            int.from_bytes(bytes(value), "little", signed=True) for value in np.asarray(content, np.uint8)
+        ]
     return list(content) if kind == "text" else np.asarray(content).tolist()
 
 
@@ -118,4 +130,7 @@ def _ragged(values: Any, shapes: Any, count: int) -> list[Tree]:
     if shapes.shape[0] != count or (shapes < 0).any() or sizes.sum() != values.size:
         raise ValueError("the shapes of stacked arrays do not fit their values")
     ends = np.cumsum(sizes).tolist()
-    return [values[end - size : end].reshape(shape).copy() for end, size, shape in zip(ends, sizes.tolist(), shapes.tolist(), strict=True)]
+    return [
+        values[end - size : end].reshape(shape).copy()
+        for end, size, shape in zip(ends, sizes.tolist(), shapes.tolist(), strict=True)
+    ]

@@ -1,8 +1,9 @@
 """The starts of a run, one immutable record each, and the lineage that they make.
 
-A run is started once and resumed any number of times. Each start goes on from a checkpoint of an earlier start, or from nothing.
-What an earlier start played after that checkpoint is played again, so its files are superseded. The first rank writes a record
-`starts/start-0003.json` before anything else; readers of trajectories ask `Lineage` which segments still belong to the run.
+A run is started once and resumed any number of times. Each start goes on from a checkpoint of an earlier
+start, or from nothing. What an earlier start played after that checkpoint is played again, so its files are
+superseded. The first rank writes a record `starts/start-0003.json` before anything else; readers of
+trajectories ask `Lineage` which segments still belong to the run.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Start:
 
     Attributes:
         number: 1 for the first start in the run directory, counting up.
-        parent: the start that wrote the checkpoint; None where this start goes on from nothing in this directory.
+        parent: the start that wrote the checkpoint; None where this start goes on from nothing in this
+            directory.
         version: the checkpoint's version; 0 without a checkpoint.
         rollouts: for each rank of the parent, how many of its rollouts the checkpoint knows.
         checkpoint: path of the checkpoint; None without one.
@@ -78,8 +80,8 @@ class Lineage:
             version: [S], parameter version that each segment was sampled under.
 
         Returns:
-            [S], False where a later start has played again, or abandoned, what the segment holds. Segments of a start without a
-            record count as live, since nothing is known against them.
+            [S], False where a later start has played again, or abandoned, what the segment holds. Segments of
+            a start without a record count as live, since nothing is known against them.
         """
         rollout = np.asarray(rollout)
         if start not in self.starts:
@@ -91,7 +93,9 @@ class Lineage:
             return np.ones(rollout.shape, np.bool_)
         if rank in following.rollouts:
             return np.asarray(rollout < following.rollouts[rank], np.bool_)
-        return np.asarray(np.asarray(version) < following.version, np.bool_)  # the checkpoint was written without this rank's state
+        return np.asarray(
+            np.asarray(version) < following.version, np.bool_
+        )  # the checkpoint was written without this rank's state
 
 
 def read_starts(run_directory: str | os.PathLike[str]) -> dict[int, Start]:
@@ -124,7 +128,13 @@ def write_start(run_directory: str | os.PathLike[str], start: Start) -> Path:
         StorageError: the disk fails, or the number is taken.
     """
     path = Path(run_directory) / DIRECTORY / f"start-{start.number:04d}.json"
-    content = json.dumps({**asdict(start), "rollouts": {str(rank): count for rank, count in start.rollouts.items()}}, indent=2) + "\n"
+    content = (
+        json.dumps(
+            {**asdict(start), "rollouts": {str(rank): count for rank, count in start.rollouts.items()}},
+            indent=2,
+        )
+        + "\n"
+    )
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(exist_ok=True)
@@ -148,9 +158,19 @@ def read_start(path: Path) -> Start:
         number = int(record["number"])
         if path.name != f"start-{number:04d}.json" or not (parent is None or 0 < parent < number):
             raise ValueError(f"number {number}, parent {parent}")
-        return Start(number, parent, int(record["version"]), rollouts, checkpoint, dict(record["facts"]), str(record["run"]))
+        return Start(
+            number,
+            parent,
+            int(record["version"]),
+            rollouts,
+            checkpoint,
+            dict(record["facts"]),
+            str(record["run"]),
+        )
     except OSError as error:
         raise storage_error(path, "read", error) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise FormatError(f"{path}: not the record of a start ({words}); restore it from a copy, or remove it") from error
+        raise FormatError(
+            f"{path}: not the record of a start ({words}); restore it from a copy, or remove it"
+        ) from error

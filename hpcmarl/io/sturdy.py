@@ -1,9 +1,10 @@
 """A file for HDF5 to write whose disk may fail: HDF5 is never told, we are.
 
-All HDF5 files are written through here (schema.new_file, shard.ShardFile). HDF5 2.0 ends the process with a segmentation fault when it
-has to close a file after a write that failed, and on a full disk that would end a whole run for the sake of a log. So after the
-first error nothing more reaches the disk, what HDF5 still writes is kept in memory as far as it may read it again, `check`
-raises the error, and the file can be closed. Its repr is the path, which h5py reports as the file's name. Knows no format.
+All HDF5 files are written through here (schema.new_file, shard.ShardFile). HDF5 2.0 ends the process with a
+segmentation fault when it has to close a file after a write that failed, and on a full disk that would end a
+whole run for the sake of a log. So after the first error nothing more reaches the disk, what HDF5 still
+writes is kept in memory as far as it may read it again, `check` raises the error, and the file can be closed.
+Its repr is the path, which h5py reports as the file's name. Knows no format.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class SturdyFile(io.RawIOBase):
         if not fresh:
             path.unlink(missing_ok=True)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with contextlib.suppress(OSError):  # tells salvage that the writer lives; some file systems have no locks
+        with contextlib.suppress(
+            OSError
+        ):  # tells salvage that the writer lives; some file systems have no locks
             fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def __repr__(self) -> str:
@@ -70,7 +73,9 @@ class SturdyFile(io.RawIOBase):
         count = max(0, min(len(view), self._size - self._place))
         done = 0
         with contextlib.suppress(OSError):
-            while done < count and (piece := os.preadv(self._descriptor, [view[done:count]], self._place + done)):
+            while done < count and (
+                piece := os.preadv(self._descriptor, [view[done:count]], self._place + done)
+            ):
                 done += piece
         view[done:count] = bytes(count - done)
         for offset, data in self._after:
@@ -125,7 +130,8 @@ _open_files: weakref.WeakSet[h5py.File] = weakref.WeakSet()
 
 
 def create(path: Path, *, fresh: bool = False, **options: Any) -> tuple[h5py.File, SturdyFile]:
-    """A new HDF5 file and the disk's side of it: ask that one with `check` after writing; `fresh`: as of SturdyFile. Raises OSError."""
+    """A new HDF5 file and the disk's side of it: ask that one with `check` after writing; `fresh`: as of
+    SturdyFile. Raises OSError."""
     with phil:
         if _ended:
             raise OSError(errno.ESHUTDOWN, "the process is ending")
@@ -151,7 +157,8 @@ def close(file: h5py.File, sink: SturdyFile) -> None:
 
 
 def close_at_exit(writer: Closable) -> None:
-    """Has a writer with a thread of its own closed before Python ends, if nobody has: a thread that is cut off inside HDF5 hangs the exit."""
+    """Has a writer with a thread of its own closed before Python ends, if nobody has: a thread that is cut
+    off inside HDF5 hangs the exit."""
     _writers.add(writer)
 
 

@@ -1,7 +1,7 @@
 """A table of metrics in memory: one row a version, in increasing order, of bounded size however long the run.
 
-The newest half always stands in full. When the table is full, older rows are thinned evenly over the versions that they
-cover, to a quarter of the table.
+The newest half always stands in full. When the table is full, older rows are thinned evenly over the versions
+that they cover, to a quarter of the table.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class Table:
         return self._values[: self._rows]
 
     def append(self, version: float, figures: Mapping[str, ArrayLike]) -> None:
-        """Add a row. It replaces a row of its version, whose other figures stay, and drops rows of later versions."""
+        """Add a row. It replaces a row of its version, whose other figures stay, and drops rows of later
+        versions."""
         known = set(self.names)
         self.add_names([name for name in figures if name not in known])
         values = np.full((len(self.names), self.width), np.nan)
@@ -107,7 +108,8 @@ class Table:
     def _thin(self) -> None:
         """Keep of the older half the last row in each of equal spans of versions, and the very first row.
 
-        A span is a power of two of versions and begins at a multiple of it: what a wide span keeps, narrow ones have kept."""
+        A span is a power of two of versions and begins at a multiple of it: what a wide span keeps, narrow
+        ones have kept."""
         older = self.versions[: self._rows // 2]
         wanted = max(1, self._rows // 4)
         span = 1.0

@@ -1,8 +1,8 @@
 """Trajectories on disk: an actor appends rollouts, a background thread writes shards.
 
-The actor role calls `append` on its hot path: it copies the rollout's arrays and returns; all HDF5 work, the cut into segments
-and every error stay in the thread. When the disk is too slow rollouts are dropped and counted; memory is bounded. Knows no
-environment and no network.
+The actor role calls `append` on its hot path: it copies the rollout's arrays and returns; all HDF5 work, the
+cut into segments and every error stay in the thread. When the disk is too slow rollouts are dropped and
+counted; memory is bounded. Knows no environment and no network.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ QUEUE_BYTES = 64 << 20  # what may wait for the disk
 WAKE_BYTES = 1 << 20  # the thread is woken early when so much waits
 WAKE_SECONDS = 0.25
 RETRY_SECONDS = 30.0  # after an error of the disk
-FLUSH_SECONDS = 10.0  # a killed process loses at most what it recorded in so many seconds, once its open shard is salvaged
+# a killed process loses at most what it recorded in so many seconds, once its open shard is salvaged
+FLUSH_SECONDS = 10.0
 FLUSHES_PER_SHARD = 6  # at least
 MANY_ACTORS = 128  # more of them make no more files a day: file systems of clusters bound the number of files
 GOLDEN = 0.6180339887498949  # its multiples are spread evenly over the parts of an interval
@@ -85,7 +86,8 @@ def rollout_bytes(rollout: Rollout) -> int:
 
 
 def shard_seconds(config: TrajectoriesConfig, ranks: int) -> float:
-    """Seconds after which a shard closes that has not reached its size: trajectories.shard_seconds, longer for more than MANY_ACTORS."""
+    """Seconds after which a shard closes that has not reached its size: trajectories.shard_seconds, longer
+    for more than MANY_ACTORS."""
     return config.shard_seconds * max(1.0, ranks / MANY_ACTORS)
 
 
@@ -94,7 +96,9 @@ def files_a_day(config: TrajectoriesConfig, ranks: int) -> float:
     return ranks * 86400.0 / shard_seconds(config, ranks)
 
 
-def shard_rows(rollout: Rollout, first_row: int, origin: Mapping[str, int]) -> tuple[dict[str, dict[str, Array]], int]:
+def shard_rows(
+    rollout: Rollout, first_row: int, origin: Mapping[str, int]
+) -> tuple[dict[str, dict[str, Array]], int]:
     """A rollout as rows of a shard: group -> column -> array, and the number of segments.
 
     first_row: rows before it in the shard; origin: the columns of layout.ORIGIN."""
@@ -114,8 +118,14 @@ def shard_rows(rollout: Rollout, first_row: int, origin: Mapping[str, int]) -> t
         if policy.action_mask is not None:
             arrays["action_mask"] = policy.action_mask[:steps]
         rows[f"steps/{name}"] = {key: slot_major(array) for key, array in arrays.items()}
-        rows[f"final/{name}"] = {"obs": segments.final_obs[name], "episode_return": segments.episode_return[name]}
-    environment = {"episode_start": slot_major(rollout.episode_start[:steps]), "episode_end": slot_major(rollout.episode_end)}
+        rows[f"final/{name}"] = {
+            "obs": segments.final_obs[name],
+            "episode_return": segments.episode_return[name],
+        }
+    environment = {
+        "episode_start": slot_major(rollout.episode_start[:steps]),
+        "episode_end": slot_major(rollout.episode_end),
+    }
     if rollout.state is not None and segments.final_state is not None:
         environment["state"] = slot_major(rollout.state[:steps])
         rows[f"final/{ENVIRONMENT}"] = {"state": segments.final_state}
@@ -127,14 +137,18 @@ def shard_rows(rollout: Rollout, first_row: int, origin: Mapping[str, int]) -> t
 
 
 class TrajectoryWriter:
-    """Writes one rank's rollouts to `directory`/rank-NNNN/shard-NNNNNN.h5, continuing the numbers that are there.
+    """Writes one rank's rollouts to `directory`/rank-NNNN/shard-NNNNNN.h5, continuing the numbers that are
+    there.
 
-    Every rollout that is appended has a number, also where it is dropped: with the rank and the start of the run it identifies the
-    segments that are cut from it. What a killed writer of this rank has left open is recovered first, in the background.
+    Every rollout that is appended has a number, also where it is dropped: with the rank and the start of the
+    run it identifies the segments that are cut from it. What a killed writer of this rank has left open is
+    recovered first, in the background.
 
     Attributes:
-        error: the text of the StorageError that stopped the writing; training goes on. None where there is none.
-        rollouts: the number of the next rollout; set it before the first one where another process has used some.
+        error: the text of the StorageError that stopped the writing; training goes on. None where there is
+            none.
+        rollouts: the number of the next rollout; set it before the first one where another process has used
+            some.
     """
 
     def __init__(
@@ -169,14 +183,25 @@ class TrajectoryWriter:
         self.directory, self.config = Path(directory) / f"rank-{rank:04d}", config
         self.error: str | None = None
         self._layout = layout_of_spec(spec)
-        self._attributes = {**attributes, "env": spec.id, "rank": rank, "role": role, "host": host, "runs": [str(attributes.get("run", ""))]}
+        self._attributes = {
+            **attributes,
+            "env": spec.id,
+            "rank": rank,
+            "role": role,
+            "host": host,
+            "runs": [str(attributes.get("run", ""))],
+        }
         self._origin = {"rank": rank, "run": 0, "start_number": int(attributes.get("start", 0))}
         self._lifetime = shard_seconds(config, ranks)
-        self._first_lifetime = self._lifetime * (0.5 + 0.5 * (rank * GOLDEN % 1.0))  # so that ranks do not close all at once
+        self._first_lifetime = self._lifetime * (
+            0.5 + 0.5 * (rank * GOLDEN % 1.0)
+        )  # so that ranks do not close all at once
         filter_options(config.compression)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            existing = [(file, match) for file in self.directory.iterdir() if (match := _SHARD.match(file.name))]
+            existing = [
+                (file, match) for file in self.directory.iterdir() if (match := _SHARD.match(file.name))
+            ]
             self._number = 1 + max((int(match[1]) for _, match in existing), default=-1)
             self._closed_bytes = sum(file.stat().st_size for file, _ in existing)
         except OSError as error:
@@ -190,7 +215,9 @@ class TrajectoryWriter:
         self._queue: deque[tuple[Rollout, int, int]] = deque()
         self._stopped = self._closing = False
         self._retry_at: float | None = None
-        self._left = [file for file, _ in existing if file.name.endswith(PARTIAL)]  # open shards that a kill or an error ended: to be salvaged
+        self._left = [
+            file for file, _ in existing if file.name.endswith(PARTIAL)
+        ]  # open shards that a kill or an error ended: to be salvaged
         self._check_budget()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._work, name="trajectory-writer", daemon=True)
@@ -198,7 +225,8 @@ class TrajectoryWriter:
         close_at_exit(self)
 
     def append(self, rollout: Rollout) -> None:
-        """Takes a copy of the rollout; never waits for the disk. Raises StorageError after an error where trajectories.on_error says stop."""
+        """Takes a copy of the rollout; never waits for the disk. Raises StorageError after an error where
+        trajectories.on_error says stop."""
         if self.error is not None and self.config.on_error == "stop":
             raise StorageError(self.error)
         number, self.rollouts = self.rollouts, self.rollouts + 1
@@ -217,8 +245,14 @@ class TrajectoryWriter:
 
     @property
     def statistics(self) -> dict[str, int]:
-        """bytes on disk, environment steps and shards written (the open one counts for steps), rollouts dropped."""
-        return {"bytes": self._bytes, "steps": self._steps, "shards": self._shards, "dropped": self._dropped + self._lost}
+        """bytes on disk, environment steps and shards written (the open one counts for steps), rollouts
+        dropped."""
+        return {
+            "bytes": self._bytes,
+            "steps": self._steps,
+            "shards": self._shards,
+            "dropped": self._dropped + self._lost,
+        }
 
     def check(self) -> None:
         """Raises StorageError if writing had to stop because of an error."""
@@ -248,7 +282,9 @@ class TrajectoryWriter:
                     self._take(*self._queue.popleft())
                     self._tend(False)  # also while there is always more: flushes and shards keep their time
                 self._tend(closing)
-            except Exception as error:  # the thread must survive to count what is dropped; the caller reads self.error
+            except (
+                Exception
+            ) as error:  # the thread must survive to count what is dropped; the caller reads self.error
                 self._fail(error)
             if closing:
                 return
@@ -271,7 +307,8 @@ class TrajectoryWriter:
         steps = rollout.steps * rollout.count
         self._shard.append(rows, steps, segments)
         if self._shard.segments == segments:
-            self._shard.flush()  # lays out all of the file's parts before its rows: what is cut off at the end costs rows alone
+            # lays out all of the file's parts before its rows: what is cut off at the end costs rows alone
+            self._shard.flush()
         self._steps += steps
         size = self._shard.size
         self._bytes = self._closed_bytes + size
@@ -280,7 +317,8 @@ class TrajectoryWriter:
             self._close_shard()
 
     def _new_shard(self) -> ShardFile:
-        """Open the next shard. A listing of the directory may be old on a network file system, so that a number may be taken."""
+        """Open the next shard. A listing of the directory may be old on a network file system, so that a
+        number may be taken."""
         attributes = root_attributes(TRAJECTORIES, self._attributes)
         while True:
             path = self.directory / f"shard-{self._number:06d}.h5"
@@ -292,7 +330,11 @@ class TrajectoryWriter:
         limit = self.config.max_gigabytes
         if limit is not None and self._bytes >= limit * 1e9:
             self._stopped = True
-            LOGGER.warning("%s: trajectories.max_gigabytes %g is reached, no more trajectories are written", self.directory, limit)
+            LOGGER.warning(
+                "%s: trajectories.max_gigabytes %g is reached, no more trajectories are written",
+                self.directory,
+                limit,
+            )
 
     def _tend(self, closing: bool) -> None:
         if self._shard is None:
@@ -316,10 +358,20 @@ class TrajectoryWriter:
     def _fail(self, error: Exception) -> None:
         """The open shard is given up; rollouts are dropped and counted until the next attempt."""
         self._stopped = True
-        self._retry_at = time.monotonic() + RETRY_SECONDS if isinstance(error, (OSError, HpcmarlError)) else None
-        known = str(error) if isinstance(error, HpcmarlError) else str(storage_error(self.directory, "write trajectories", error))
+        self._retry_at = (
+            time.monotonic() + RETRY_SECONDS if isinstance(error, (OSError, HpcmarlError)) else None
+        )
+        known = (
+            str(error)
+            if isinstance(error, HpcmarlError)
+            else str(storage_error(self.directory, "write trajectories", error))
+        )
         if self.error is None:
-            then = f"tried again every {RETRY_SECONDS:g} s" if self._retry_at is not None else "no more trajectories are written"
+            then = (
+                f"tried again every {RETRY_SECONDS:g} s"
+                if self._retry_at is not None
+                else "no more trajectories are written"
+            )
             LOGGER.error("%s; rollouts are dropped, earlier shards are whole; %s", known, then)
         self.error = known
         if self._shard is not None:
@@ -328,7 +380,8 @@ class TrajectoryWriter:
             shard.abandon()
 
     def _try_again(self, closing: bool) -> None:
-        """After a while, and at the end, what an error interrupted: the directory, the shards that were open, then new ones."""
+        """After a while, and at the end, what an error interrupted: the directory, the shards that were open,
+        then new ones."""
         if self._retry_at is None or (time.monotonic() < self._retry_at and not closing):
             return
         self._retry_at = None
@@ -339,12 +392,15 @@ class TrajectoryWriter:
             self._stopped = False
 
     def _salvage_left(self) -> None:
-        """Make shards of those that were left open; one whose writer lives, or that cannot be recovered, stays as it is."""
+        """Make shards of those that were left open; one whose writer lives, or that cannot be recovered,
+        stays as it is."""
         found = [salvage_file(partial, remove=True) for partial in self._left if partial.exists()]
         for item in found:
             LOGGER.info("%s: %s, %d steps %s", item.path, item.status, item.steps, item.note)
         self._left = [Path(item.path) for item in found if item.status == "failed"]
-        self._bytes = self._closed_bytes = sum(file.stat().st_size for file in self.directory.iterdir() if _SHARD.match(file.name))
+        self._bytes = self._closed_bytes = sum(
+            file.stat().st_size for file in self.directory.iterdir() if _SHARD.match(file.name)
+        )
 
     def _on_success(self) -> None:
         if self.error is not None:

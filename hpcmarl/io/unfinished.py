@@ -1,10 +1,13 @@
-"""Shows HDF5 a file whose writer was killed as if it had been closed: its marks of an open writer cleared, in memory only.
+"""Shows HDF5 a file whose writer was killed as if it had been closed: its marks of an open writer cleared, in
+memory only.
 
-schema.open_checked uses it for temporary shards. HDF5's own way, its SWMR reader, waits for minutes where metadata is cut
-off, because it takes the writer for alive; read through this class, damage is an error at once. Knows no format of ours.
+schema.open_checked uses it for temporary shards. HDF5's own way, its SWMR reader, waits for minutes where
+metadata is cut off, because it takes the writer for alive; read through this class, damage is an error at
+once. Knows no format of ours.
 
-A superblock of version 2 or 3 with 8-byte addresses (little-endian): signature 8 bytes, version 1, size of addresses 1, size of
-lengths 1, consistency flags 1, base address 8, extension address 8, end of file 8, root address 8, checksum 4.
+A superblock of version 2 or 3 with 8-byte addresses (little-endian): signature 8 bytes, version 1, size of
+addresses 1, size of lengths 1, consistency flags 1, base address 8, extension address 8, end of file 8, root
+address 8, checksum 4.
 """
 
 from __future__ import annotations
@@ -45,7 +48,8 @@ def lookup3(data: bytes) -> int:
 
 
 def has_beginning(path: Path) -> bool:
-    """False where the writer was killed while it still laid out the file, so that no row can be in it. Raises OSError, FormatError."""
+    """False where the writer was killed while it still laid out the file, so that no row can be in it. Raises
+    OSError, FormatError."""
     with open_regular(path) as stream:
         head = stream.read(_FLAGS + 1)
     if not any(head):
@@ -55,7 +59,8 @@ def has_beginning(path: Path) -> bool:
 
 
 class UnfinishedFile(io.RawIOBase):
-    """A read-only view of a file; its repr is the path, so that h5py reports it as the file's name. Raises FormatError, OSError."""
+    """A read-only view of a file; its repr is the path, so that h5py reports it as the file's name. Raises
+    FormatError, OSError."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -64,7 +69,9 @@ class UnfinishedFile(io.RawIOBase):
         head = bytearray(self._file.read(_SIZE) or b"")
         if len(head) < _SIZE or head[8] not in (2, 3) or head[9] != 8:
             self._file.close()
-            raise FormatError(f"{path}: its writer was killed before the file had a beginning, or it is not from hpcmarl")
+            raise FormatError(
+                f"{path}: its writer was killed before the file had a beginning, or it is not from hpcmarl"
+            )
         head[_FLAGS] = 0
         head[_END:36] = os.fstat(self._file.fileno()).st_size.to_bytes(8, "little")
         head[_CHECKSUM:] = lookup3(bytes(head[:_CHECKSUM])).to_bytes(4, "little")

@@ -16,11 +16,14 @@ def resident_memory() -> float:
 
 
 def available_memory() -> float | None:
-    """Bytes that this machine has free for the job, or its cgroup's limit where that is lower; None where the system does not tell."""
+    """Bytes that this machine has free for the job, or its cgroup's limit where that is lower; None where the
+    system does not tell."""
     found = []
     with contextlib.suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        found.append(float(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024)
+        found.append(
+            float(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024
+        )
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -28,7 +31,11 @@ def available_memory() -> float | None:
                 root = Path("/sys/fs/cgroup") / controllers
                 name = "memory.limit_in_bytes" if controllers else "memory.max"
                 own = root / path.lstrip("/")
-                found += [limit for place in (own, *own.parents) if place.is_relative_to(root) and (limit := _limit(place / name))]
+                found += [
+                    limit
+                    for place in (own, *own.parents)
+                    if place.is_relative_to(root) and (limit := _limit(place / name))
+                ]
     return min(found, default=None)
 
 

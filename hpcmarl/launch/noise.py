@@ -8,8 +8,11 @@ import re
 import threading
 from pathlib import Path
 
-# Open MPI's launcher when many ranks leave at the same moment: connections that it still writes to are closed already
-NOISE = re.compile(rb"\[warn\] Epoll (MOD|ADD|DEL)|pmix_ptl_base: send_msg|ptl/base/.*(Broken pipe|Connection reset)")
+# Open MPI's launcher when many ranks leave at the same moment: connections that it still writes to are closed
+# already
+NOISE = re.compile(
+    rb"\[warn\] Epoll (MOD|ADD|DEL)|pmix_ptl_base: send_msg|ptl/base/.*(Broken pipe|Connection reset)"
+)
 UNDECIDED = b"["  # a line that begins so may be noise: it waits for its end
 MOST_LINES = 1000
 
@@ -29,7 +32,8 @@ class NoiseFilter:
         self._thread.start()
 
     def finish(self, seconds: float = 5.0) -> list[bytes]:
-        """Wait until all is copied; returns the kept lines. A process that the launcher left behind may hold the pipe: not for ever."""
+        """Wait until all is copied; returns the kept lines. A process that the launcher left behind may hold
+        the pipe: not for ever."""
         with contextlib.suppress(OSError):
             os.close(self.source)
         self._thread.join(seconds)
@@ -39,7 +43,11 @@ class NoiseFilter:
         held = b""
         while chunk := os.read(self._reader, 1 << 16):
             lines = (held + chunk).splitlines(keepends=True)
-            held = lines.pop() if lines and lines[-1].startswith(UNDECIDED) and not lines[-1].endswith((b"\n", b"\r")) else b""
+            held = (
+                lines.pop()
+                if lines and lines[-1].startswith(UNDECIDED) and not lines[-1].endswith((b"\n", b"\r"))
+                else b""
+            )
             self._pass_on(lines)
         self._pass_on([held])
         os.close(self._reader)

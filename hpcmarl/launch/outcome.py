@@ -1,7 +1,8 @@
 """How a run tells the program that started its ranks what became of it.
 
-A launcher's exit code does not say: with fault tolerance it is 0 where every rank was killed, and 137 where one rank was replaced and
-the run was finished. The variable HPCMARL_OUTCOME names a file that the first rank writes; files beside it say more.
+A launcher's exit code does not say: with fault tolerance it is 0 where every rank was killed, and 137 where
+one rank was replaced and the run was finished. The variable HPCMARL_OUTCOME names a file that the first rank
+writes; files beside it say more.
 """
 
 from __future__ import annotations
@@ -41,14 +42,17 @@ def is_said(environ: Mapping[str, str]) -> bool:
     return bool(path := said_path(environ)) and Path(path).exists()
 
 
-def judge(code: int, path: Path, resumable: Callable[[Path], bool], source: Callable[[], Path | None]) -> tuple[int, str]:
+def judge(
+    code: int, path: Path, resumable: Callable[[Path], bool], source: Callable[[], Path | None]
+) -> tuple[int, str]:
     """Decide what a finished job's exit code is.
 
     Args:
         code: the launcher's.
         path: the file that HPCMARL_OUTCOME named.
         resumable: whether a run directory, or a checkpoint, holds one that verifies.
-        source: what the job was to go on from; None: nothing. Asked where the ranks ended before they had opened a run directory.
+        source: what the job was to go on from; None: nothing. Asked where the ranks ended before they had
+            opened a run directory.
 
     Returns:
         The exit code, and one line for the user, or nothing where it is clear why the job has ended.
@@ -60,7 +64,10 @@ def judge(code: int, path: Path, resumable: Callable[[Path], bool], source: Call
         return code, ""
     run = run_directory(path) or str(source() or "")
     good = bool(run) and resumable(Path(run))
-    line = f"all ranks ended without a word (the launcher's exit code: {code}); they may have been killed for want of memory"
+    line = (
+        f"all ranks ended without a word (the launcher's exit code: {code}); they may have been killed "
+        "for want of memory"
+    )
     if run:
         line += f"; go on with --resume {run}" if good else f"; {run} has no checkpoint to go on from"
     return EXIT_TRY_AGAIN if good else EXIT_FAILURE, "" if said else line

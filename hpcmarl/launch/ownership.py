@@ -17,8 +17,8 @@ def this_owner(environ: Mapping[str, str]) -> dict[str, Any]:
     """Describe this process.
 
     Returns:
-        host, process (its number), started (clock ticks since boot), machine (boot and process namespace: process numbers mean
-        something only there), job and restart (of Slurm; empty and 0 elsewhere).
+        host, process (its number), started (clock ticks since boot), machine (boot and process namespace:
+        process numbers mean something only there), job and restart (of Slurm; empty and 0 elsewhere).
     """
     restart = environ.get("SLURM_RESTART_COUNT", "0")
     return {
@@ -41,15 +41,26 @@ def is_gone(owner: Mapping[str, Any], environ: Mapping[str, str]) -> bool | None
     """Judge whether the owner of a lock has ended.
 
     Returns:
-        True: it has, False: it lives, None: nothing here proves either. The same process counts as ended: it goes on from itself.
-        An earlier start of the same Slurm job has ended, since Slurm requeues a job only then.
+        True: it has, False: it lives, None: nothing here proves either. The same process counts as ended: it
+        goes on from itself. An earlier start of the same Slurm job has ended, since Slurm requeues a job only
+        then.
     """
     here = this_owner(environ)
     process, started = owner.get("process"), owner.get("started")
-    if here["machine"] and owner.get("machine") == here["machine"] and isinstance(process, int) and isinstance(started, int):
+    if (
+        here["machine"]
+        and owner.get("machine") == here["machine"]
+        and isinstance(process, int)
+        and isinstance(started, int)
+    ):
         return process == here["process"] or started == 0 or started_at(process) != started
     restart = owner.get("restart")
-    if here["job"] and owner.get("job") == here["job"] and isinstance(restart, int) and restart < here["restart"]:
+    if (
+        here["job"]
+        and owner.get("job") == here["job"]
+        and isinstance(restart, int)
+        and restart < here["restart"]
+    ):
         return True
     return None
 

@@ -1,4 +1,5 @@
-"""What sbatch and squeue are asked: options checked before anything is written, the script handed over, jobs that have not ended.
+"""What sbatch and squeue are asked: options checked before anything is written, the script handed over, jobs
+that have not ended.
 
 Called by cli_submit.py. Knows nothing of what the script does (launch/slurm.py writes it).
 """
@@ -15,12 +16,15 @@ from hpcmarl.errors import HpcmarlError, UsageError
 
 # the long options of sbatch that may be added; some need a newer Slurm than 22.05, which says so itself
 _NAMES = """
-    acctg-freq batch bb bbf begin bell clusters cluster-constraint comment constraint container contiguous core-spec cores-per-socket
-    cpu-freq cpus-per-gpu deadline delay-boot dependency distribution error exclude exclusive export extra-node-info gid gpu-bind gpu-freq
-    gpus gpus-per-node gpus-per-socket gpus-per-task gres gres-flags hint kill-on-invalid-dep licenses mail-type mail-user mcs-label mem
-    mem-bind mem-per-cpu mem-per-gpu mincpus network nice no-kill nodefile nodelist ntasks-per-core ntasks-per-gpu ntasks-per-socket
-    overcommit oversubscribe power prefer priority profile propagate qos reboot reservation segment sockets-per-node spread-job switches
-    thread-spec threads-per-core time-min tmp tres-bind tres-per-task uid use-min-nodes verbose wait-all-nodes wckey"""
+    acctg-freq batch bb bbf begin bell clusters cluster-constraint comment constraint container
+    contiguous core-spec cores-per-socket cpu-freq cpus-per-gpu deadline delay-boot dependency
+    distribution error exclude exclusive export extra-node-info gid gpu-bind gpu-freq gpus
+    gpus-per-node gpus-per-socket gpus-per-task gres gres-flags hint kill-on-invalid-dep licenses
+    mail-type mail-user mcs-label mem mem-bind mem-per-cpu mem-per-gpu mincpus network nice no-kill
+    nodefile nodelist ntasks-per-core ntasks-per-gpu ntasks-per-socket overcommit oversubscribe
+    power prefer priority profile propagate qos reboot reservation segment sockets-per-node
+    spread-job switches thread-spec threads-per-core time-min tmp tres-bind tres-per-task uid
+    use-min-nodes verbose wait-all-nodes wckey"""
 OPTIONS = frozenset(_NAMES.split())
 # what hpcmarl sets itself -> what to use instead
 OWN = {
@@ -41,12 +45,18 @@ OWN = {
     "open-mode": "nothing: output is always appended",
 }
 SECONDS_FOR_SQUEUE = 60.0
-_TIME = re.compile(r"(?:(?P<days>\d+)-(?P<clock>\d+(?::\d{1,2}){0,2})|(?P<plain>\d+(?::\d{1,2}){0,2}))", re.ASCII)
-TIME_FORMATS = "MINUTES, MINUTES:SECONDS, HOURS:MINUTES:SECONDS, DAYS-HOURS, DAYS-HOURS:MINUTES or DAYS-HOURS:MINUTES:SECONDS"
+_TIME = re.compile(
+    r"(?:(?P<days>\d+)-(?P<clock>\d+(?::\d{1,2}){0,2})|(?P<plain>\d+(?::\d{1,2}){0,2}))", re.ASCII
+)
+TIME_FORMATS = (
+    "MINUTES, MINUTES:SECONDS, HOURS:MINUTES:SECONDS, DAYS-HOURS, DAYS-HOURS:MINUTES or "
+    "DAYS-HOURS:MINUTES:SECONDS"
+)
 
 
 def seconds_of(time: str) -> int:
-    """The seconds of a Slurm time limit such as 04:00:00 or 1-12. Raises UsageError for anything else, and for no time at all."""
+    """The seconds of a Slurm time limit such as 04:00:00 or 1-12. Raises UsageError for anything else, and
+    for no time at all."""
     match = _TIME.fullmatch(time)
     if match is None:
         raise UsageError(f"--time {time}: not a time limit; allowed: {TIME_FORMATS}")
@@ -65,29 +75,39 @@ def check_time(time: str, signal_seconds: int) -> None:
     """The limit must leave time to train before the signal. Raises UsageError."""
     if seconds_of(time) <= signal_seconds:
         raise UsageError(
-            f"--time {time} is no longer than slurm.signal_seconds {signal_seconds}: the job would be asked to stop as it starts; "
-            "raise --time or lower slurm.signal_seconds"
+            f"--time {time} is no longer than slurm.signal_seconds {signal_seconds}: the job would be asked "
+            "to stop as it starts; raise --time or lower slurm.signal_seconds"
         )
 
 
 def check_options(options: Sequence[str], origin: str) -> None:
-    """Names of further sbatch options: known, and not what hpcmarl sets itself. Raises UsageError, naming `origin` and the nearest name."""
+    """Names of further sbatch options: known, and not what hpcmarl sets itself. Raises UsageError, naming
+    `origin` and the nearest name."""
     for option in options:
         name = option.removeprefix("--").partition("=")[0]
         if not option.startswith("--") or not name or " " in name:
-            raise UsageError(f"{origin} {option!r}: write a long option of sbatch with its value, like {origin.split()[-1]}=--gres=gpu:1")
+            raise UsageError(
+                f"{origin} {option!r}: write a long option of sbatch with its value, like "
+                f"{origin.split()[-1]}=--gres=gpu:1"
+            )
         if name in OWN:
             raise UsageError(f"{origin} {option}: hpcmarl sets --{name} itself; use {OWN[name]}")
         if name not in OPTIONS:
             near = difflib.get_close_matches(name, [*OPTIONS, *OWN], 1)
-            raise UsageError(f"{origin} {option}: sbatch has no option --{name}{f'; did you mean --{near[0]}?' if near else ''}")
+            raise UsageError(
+                f"{origin} {option}: sbatch has no option "
+                f"--{name}{f'; did you mean --{near[0]}?' if near else ''}"
+            )
 
 
 def find_sbatch() -> str:
     """Raises HpcmarlError where there is no sbatch."""
     found = shutil.which("sbatch")
     if found is None:
-        raise HpcmarlError("no sbatch on PATH; submit from a login node of the cluster (--dry-run prints the script and needs no Slurm)")
+        raise HpcmarlError(
+            "no sbatch on PATH; submit from a login node of the cluster (--dry-run prints the script and "
+            "needs no Slurm)"
+        )
     return found
 
 
@@ -115,23 +135,42 @@ def live_jobs(jobs: Sequence[str]) -> dict[str, str]:
         command = [program, "--noheader", "--format=%i %T", f"--jobs={','.join(numbers)}"]
         command += [f"--clusters={cluster}"] if cluster else []
         try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS_FOR_SQUEUE, check=False)
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=SECONDS_FOR_SQUEUE,
+                check=False,
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise HpcmarlError(f"{program} does not answer: {error}") from None
-        if done.returncode != 0 and "Invalid job id" not in done.stderr:  # of a single job that ended long ago
-            raise HpcmarlError(f"squeue ended with {done.returncode} and said: {' '.join(done.stderr.split()) or 'nothing'}")
+        if (
+            done.returncode != 0 and "Invalid job id" not in done.stderr
+        ):  # of a single job that ended long ago
+            raise HpcmarlError(
+                f"squeue ended with {done.returncode} and said: {' '.join(done.stderr.split()) or 'nothing'}"
+            )
         lines = [line.split() for line in done.stdout.splitlines()]
         live |= {words[0]: words[1] for words in lines if len(words) == 2 and words[0][0].isdecimal()}
     return live
 
 
 def submit(sbatch: str, script: str, options: Sequence[str] = ()) -> str:
-    """Hand a script to sbatch and return its answer: the job's number, with `;CLUSTER` behind it where there are several.
+    """Hand a script to sbatch and return its answer: the job's number, with `;CLUSTER` behind it where there
+    are several.
 
     Raises HpcmarlError with sbatch's own words where it refuses.
     """
     try:
-        done = subprocess.run([sbatch, "--parsable", *options], input=script, capture_output=True, text=True, errors="replace", check=False)
+        done = subprocess.run(
+            [sbatch, "--parsable", *options],
+            input=script,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
     except OSError as error:
         raise HpcmarlError(f"{sbatch} does not run: {error}") from None
     answer = done.stdout.strip()

@@ -1,4 +1,5 @@
-"""Signals that ask a run to stop: they only set a flag, which the rank's loop looks at. A second SIGINT stops at once."""
+"""Signals that ask a run to stop: they only set a flag, which the rank's loop looks at. A second SIGINT stops
+at once."""
 
 from __future__ import annotations
 
@@ -28,8 +29,9 @@ class StopSignals:
         return self
 
     def ignore_at_exit(self) -> None:
-        """A run that has ended takes no more requests: Python puts the default handlers back before MPI_Finalize is called, and there the
-        signal that asks for a checkpoint would kill the rank and fail the job. Not ignored before: programs started until then would be deaf, too."""
+        """A run that has ended takes no more requests: Python puts the default handlers back before
+        MPI_Finalize is called, and there the signal that asks for a checkpoint would kill the rank and fail
+        the job. Not ignored before: programs started until then would be deaf, too."""
         atexit.register(_ignore)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:

@@ -1,8 +1,9 @@
-"""Batch scripts for Slurm: what `hpcmarl submit` submits and what stands in slurm/ are rendered here, from one template.
+"""Batch scripts for Slurm: what `hpcmarl submit` submits and what stands in slurm/ are rendered here, from
+one template.
 
 Called by cli_submit.py. Knows texts only: no MPI, no torch, no cluster (launch/sbatch.py talks to that).
-slurm/*.sbatch are `by_hand(kind)`; the tests compare them. Every value that comes from outside is quoted for the place it is
-put in, the shell or an #SBATCH line, and none may hold a line break.
+slurm/*.sbatch are `by_hand(kind)`; the tests compare them. Every value that comes from outside is quoted for
+the place it is put in, the shell or an #SBATCH line, and none may hold a line break.
 """
 
 from __future__ import annotations
@@ -20,20 +21,36 @@ KINDS = ("train", "array", "hetjob", "verify")
 _MARK = re.compile("@([a-z_]+)@")
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_@%+=:,./-[]()*&|!~^")
 TITLES = {
-    "train": "One training run. Before its time limit, or when it is preempted, it stops with a checkpoint, requeues itself and goes on.",
-    "array": "A training run for every seed, each in a directory of its own; each stops, requeues itself and goes on like train.sbatch.",
-    "hetjob": "One training run on two kinds of nodes: the server and the learners on the first (GPUs, say), actors on the second.",
+    "train": (
+        "One training run. Before its time limit, or when it is preempted, it stops with a checkpoint, "
+        "requeues itself and goes on."
+    ),
+    "array": (
+        "A training run for every seed, each in a directory of its own; each stops, requeues itself and "
+        "goes on like train.sbatch."
+    ),
+    "hetjob": (
+        "One training run on two kinds of nodes: the server and the learners on the first (GPUs, say), "
+        "actors on the second."
+    ),
     "verify": "Reads every file of a finished run and says whether it is good; exits 1 if one is bad.",
 }
 USAGE = {
     "train": "sbatch --nodes=2 --ntasks-per-node=8 --time=04:00:00 slurm/train.sbatch CONFIG [key=value ...]",
-    "array": "sbatch --array=0-4 --ntasks-per-node=8 --time=04:00:00 slurm/array.sbatch CONFIG [key=value ...]",
-    "hetjob": "sbatch slurm/hetjob.sbatch CONFIG [key=value ...]      (the first component: one rank more than topology.groups)",
+    "array": (
+        "sbatch --array=0-4 --ntasks-per-node=8 --time=04:00:00 slurm/array.sbatch CONFIG [key=value ...]"
+    ),
+    "hetjob": (
+        "sbatch slurm/hetjob.sbatch CONFIG [key=value ...]      (the first component: one rank more "
+        "than topology.groups)"
+    ),
     "verify": "sbatch --dependency=afterok:JOB --kill-on-invalid-dep=yes slurm/verify.sbatch RUN",
 }
 SITE_COMMENTS = """\
-# modules: for instance (gcc/13 openmpi/5.0). environment: a virtual environment's directory; '': what is active at the sbatch.
-# launcher: (srun --mpi=pmix) for Open MPI, (srun --mpi=pmi2) for MPICH and Intel MPI, or (mpirun -n "$SLURM_NTASKS").
+# modules: for instance (gcc/13 openmpi/5.0).
+# environment: a virtual environment's directory; '': what is active at the sbatch.
+# launcher: (srun --mpi=pmix) for Open MPI, (srun --mpi=pmi2) for MPICH and Intel MPI,
+# or (mpirun -n "$SLURM_NTASKS").
 # stage=yes: unpack the environment on each node's own disk ($SLURM_TMPDIR, $TMPDIR or /tmp) first.
 # requeues: how many requeues in a row may bring no newer checkpoint before the job ends."""
 THREADS = """\
@@ -43,24 +60,32 @@ if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
     changes=("topology.threads=$SLURM_CPUS_PER_TASK" "${changes[@]}")
 fi"""
 HETJOB_THREADS = """\
-# A thread for every core of a rank; the components differ in that. Since Slurm 22.05 srun does not take the number from sbatch.
+# A thread for every core of a rank; the components differ in that.
+# Since Slurm 22.05 srun does not take the number from sbatch.
 learner_threads=${SLURM_CPUS_PER_TASK_HET_GROUP_0:-1} actor_threads=${SLURM_CPUS_PER_TASK_HET_GROUP_1:-1}"""
 EACH_NODE = """\
-each_node() { srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --mpi=none "$@"; }"""
+each_node() {
+    local nodes=$SLURM_JOB_NUM_NODES
+    srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --mpi=none "$@"
+}"""
 HETJOB_EACH_NODE = """\
 each_node() {
-    srun --het-group=0 --nodes="$SLURM_JOB_NUM_NODES_HET_GROUP_0" --ntasks="$SLURM_JOB_NUM_NODES_HET_GROUP_0" --mpi=none "$@" &&
-        srun --het-group=1 --nodes="$SLURM_JOB_NUM_NODES_HET_GROUP_1" --ntasks="$SLURM_JOB_NUM_NODES_HET_GROUP_1" --mpi=none "$@"
+    local first=$SLURM_JOB_NUM_NODES_HET_GROUP_0 second=$SLURM_JOB_NUM_NODES_HET_GROUP_1
+    srun --het-group=0 --nodes="$first" --ntasks="$first" --mpi=none "$@" &&
+        srun --het-group=1 --nodes="$second" --ntasks="$second" --mpi=none "$@"
 }"""
 LAUNCH = '"${launcher[@]}" "${train[@]}" "${changes[@]}"'
 HETJOB_LAUNCH = """\
-"${launcher[@]}" --het-group=0 --cpus-per-task="$learner_threads" "${train[@]}" "topology.threads=$learner_threads" "${changes[@]}" : \\
-        --het-group=1 --cpus-per-task="$actor_threads" "${train[@]}" "topology.threads=$actor_threads" "${changes[@]}\""""
+"${launcher[@]}" --het-group=0 --cpus-per-task="$learner_threads" \\
+        "${train[@]}" "topology.threads=$learner_threads" "${changes[@]}" : \\
+        --het-group=1 --cpus-per-task="$actor_threads" \\
+        "${train[@]}" "topology.threads=$actor_threads" "${changes[@]}\""""
 
 
 @dataclass(frozen=True)
 class Component:
-    """Nodes of one kind: a job has one, a heterogeneous job two. `options` are further sbatch options, "--gres=gpu:1"."""
+    """Nodes of one kind: a job has one, a heterogeneous job two. `options` are further sbatch options,
+    "--gres=gpu:1"."""
 
     nodes: int = 1
     tasks_per_node: int = 8
@@ -74,7 +99,8 @@ class Component:
 
 @dataclass(frozen=True)
 class Job:
-    """What to render. `config` and `run_dir` are None in the scripts that take them as arguments; `seeds` are first and last."""
+    """What to render. `config` and `run_dir` are None in the scripts that take them as arguments; `seeds` are
+    first and last."""
 
     kind: str
     name: str = "hpcmarl"
@@ -88,14 +114,16 @@ class Job:
 
 
 def by_hand(kind: str) -> str:
-    """The text of slurm/KIND.sbatch: default site settings, configuration and changes from the command line."""
+    """The text of slurm/KIND.sbatch: default site settings, configuration and changes from the command
+    line."""
     learners, actors = Component(1, 2, 4), Component(2, 16, 1)
     components = {"hetjob": (learners, actors), "verify": (Component(1, 1),)}.get(kind, (Component(),))
     return render(Job(kind, components=components, time="00:30:00" if kind == "verify" else "04:00:00"))
 
 
 def render(job: Job) -> str:
-    """The script. Raises UsageError for a value with a line break, or one that cannot stand in an #SBATCH line."""
+    """The script. Raises UsageError for a value with a line break, or one that cannot stand in an #SBATCH
+    line."""
     het = job.kind == "hetjob"
     parts = {
         "title": _title(job),
@@ -108,13 +136,18 @@ def render(job: Job) -> str:
     }
     template = "verify.sbatch" if job.kind == "verify" else "job.sbatch"
     text = files("hpcmarl.launch").joinpath("templates", template).read_text(encoding="utf-8")
-    return _MARK.sub(lambda mark: parts[mark[1]], text)  # one pass: a value that looks like a mark stays a value
+    return _MARK.sub(
+        lambda mark: parts[mark[1]], text
+    )  # one pass: a value that looks like a mark stays a value
 
 
 def _title(job: Job) -> str:
     if job.config is None and job.run_dir is None:
         more = "" if job.kind == "verify" else "# RUN_DIR=... in front chooses the run directory. "
-        return f"# {TITLES[job.kind]}\n#   {USAGE[job.kind]}\n{more or '# '}`hpcmarl submit` makes the same script for you: docs/cluster.md."
+        return (
+            f"# {TITLES[job.kind]}\n#   {USAGE[job.kind]}\n{more or '# '}`hpcmarl submit` makes the same "
+            "script for you: docs/cluster.md."
+        )
     again = "" if job.kind == "verify" else " Submitted again it goes on with the run."
     return f"# {TITLES[job.kind]}\n# Made by `hpcmarl submit`.{again}"
 
@@ -141,20 +174,31 @@ def _site(job: Job) -> str:
     lines = _site_directives(site, site.partition, job.components[0].options)
     if len(job.components) > 1:
         actors = job.components[1]
-        lines += ["# the second component, for actors", "#SBATCH hetjob", *(directive(line) for line in (*_size(actors), f"--time={job.time}"))]
+        lines += [
+            "# the second component, for actors",
+            "#SBATCH hetjob",
+            *(directive(line) for line in (*_size(actors), f"--time={job.time}")),
+        ]
         lines += _site_directives(site, site.actor_partition, actors.options)
     comments = SITE_COMMENTS.splitlines()
     lines += comments[:1] if job.kind == "verify" else comments
     lines += [f"modules=({' '.join(map(word, site.modules))})", f"environment={word(site.environment or '')}"]
     if job.kind != "verify":
-        lines += [f"launcher=({launcher(site)})", f"stage={'yes' if site.stage else 'no'}", f"requeues={site.requeues}"]
+        lines += [
+            f"launcher=({launcher(site)})",
+            f"stage={'yes' if site.stage else 'no'}",
+            f"requeues={site.requeues}",
+        ]
     return "\n".join(lines)
 
 
 def _site_directives(site: SlurmConfig, partition: str | None, options: Sequence[str]) -> list[str]:
     """Account, partition and more; what is not set is there as a disabled line (two #), to be filled in."""
     named = [("account", site.account), ("partition", partition)]
-    lines = [directive(f"--{name}={value}") if value is not None else f"##SBATCH --{name}=..." for name, value in named]
+    lines = [
+        directive(f"--{name}={value}") if value is not None else f"##SBATCH --{name}=..."
+        for name, value in named
+    ]
     return lines + [directive(option) for option in options]
 
 
@@ -170,7 +214,10 @@ def _run(job: Job) -> str:
         lines += [
             f"run_dir={directory}/seed-$SLURM_ARRAY_TASK_ID",
             'changes+=("seed=$SLURM_ARRAY_TASK_ID")',
-            "job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID # the last task's SLURM_JOB_ID means the whole array",
+            (
+                "job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID # the last task's SLURM_JOB_ID means the "
+                "whole array"
+            ),
         ]
     else:
         lines += [f"run_dir={directory}", "job=$SLURM_JOB_ID"]
@@ -190,7 +237,9 @@ def launcher(site: SlurmConfig) -> str:
 def one_line(value: str) -> str:
     """The value itself. Raises UsageError where it holds a line break or another control character."""
     if not value.isprintable():
-        raise UsageError(f"{value!r} holds a character that cannot stand in a batch script; use printable characters only")
+        raise UsageError(
+            f"{value!r} holds a character that cannot stand in a batch script; use printable characters only"
+        )
     return value
 
 

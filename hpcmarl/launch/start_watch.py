@@ -1,8 +1,10 @@
-"""Watches the ranks of one host while they start, from outside: a rank that waits in MPI_Init can neither look nor speak.
+"""Watches the ranks of one host while they start, from outside: a rank that waits in MPI_Init can neither
+look nor speak.
 
-The first two ranks of each host start this file as a program of their own (`watch_start`), which imports the standard library alone. If
-a rank of this host ends before all have joined the world, or they take too long, it says so in one line and ends the ranks. The
-second watch acts only where the first rank is gone. Should both ranks die, an alarm ends the others.
+The first two ranks of each host start this file as a program of their own (`watch_start`), which imports the
+standard library alone. If a rank of this host ends before all have joined the world, or they take too long,
+it says so in one line and ends the ranks. The second watch acts only where the first rank is gone. Should
+both ranks die, an alarm ends the others.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-LOOK_SECONDS = 0.4  # MPI itself ends the others some three seconds after a death in MPI_Init, without a word about it
+LOOK_SECONDS = (
+    0.4  # MPI itself ends the others some three seconds after a death in MPI_Init, without a word about it
+)
 SETTLING_SECONDS = 10.0  # by then the launcher has started all ranks of a host
 TERM_SECONDS = 3.0  # for a launcher to end its ranks
 ALARM_MARGIN = 30.0  # seconds after that, an alarm ends a rank over which nobody watches
@@ -27,7 +31,8 @@ LOCAL_RANK = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
 LOCAL_SIZE = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
 RANK = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 SIZE = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
-# the launcher lets its ranks meet; without, each finds itself alone in its world, as under srun --mpi=none, and waits for nobody
+# the launcher lets its ranks meet; without, each finds itself alone in its world, as under srun --mpi=none,
+# and waits for nobody
 MEETING = ("PMI_", "PMIX_", "OMPI_COMM_WORLD_")
 # programs that end all their ranks, also those on other hosts, when they get SIGTERM
 LAUNCHERS = ("mpirun", "mpiexec", "mpiexec.hydra", "prterun", "prte", "prted", "orted", "hydra_pmi_proxy")
@@ -60,7 +65,17 @@ def watch_start(environ: Mapping[str, str], said: str) -> StartWatch:
     if local is None or local > 1 or not any(name.startswith(MEETING) for name in environ):
         return StartWatch(None)
     expected = _number(environ, LOCAL_SIZE) or 0
-    command = [sys.executable, "-E", "-S", __file__, str(local), str(os.getppid()), str(expected), str(LIMIT_SECONDS), said]
+    command = [
+        sys.executable,
+        "-E",
+        "-S",
+        __file__,
+        str(local),
+        str(os.getppid()),
+        str(expected),
+        str(LIMIT_SECONDS),
+        said,
+    ]
     return StartWatch(subprocess.Popen(command, stdin=subprocess.PIPE))
 
 
@@ -84,7 +99,12 @@ def _children(parent: int) -> Iterator[int]:
                 yield int(entry.parent.name)
 
 
-def missing_rank(known: Mapping[int, Mapping[str, str]], there: Mapping[int, Mapping[str, str]], expected: int, seconds: float) -> str | None:
+def missing_rank(
+    known: Mapping[int, Mapping[str, str]],
+    there: Mapping[int, Mapping[str, str]],
+    expected: int,
+    seconds: float,
+) -> str | None:
     """Say in words which rank of this host is gone.
 
     Args:
@@ -93,18 +113,33 @@ def missing_rank(known: Mapping[int, Mapping[str, str]], there: Mapping[int, Map
         expected: how many the launcher starts on this host; 0: it does not say.
         seconds: since the watch began.
     """
-    gone = sorted((_number(variables, RANK) or 0, process) for process, variables in known.items() if process not in there)
+    gone = sorted(
+        (_number(variables, RANK) or 0, process)
+        for process, variables in known.items()
+        if process not in there
+    )
     if gone:
         return f"rank {gone[0][0]} (process {gone[0][1]})"
     if seconds > SETTLING_SECONDS and len(there) < expected:
-        absent = sorted(set(range(expected)) - {_number(variables, LOCAL_RANK) or 0 for variables in there.values()})
-        alone = any(_number(variables, SIZE) == expected for variables in there.values())  # all ranks are on this host
-        return f"rank {absent[0]}" if alone and absent else f"the rank with number {absent[0]} of its host" if absent else "a rank"
+        absent = sorted(
+            set(range(expected)) - {_number(variables, LOCAL_RANK) or 0 for variables in there.values()}
+        )
+        alone = any(
+            _number(variables, SIZE) == expected for variables in there.values()
+        )  # all ranks are on this host
+        return (
+            f"rank {absent[0]}"
+            if alone and absent
+            else f"the rank with number {absent[0]} of its host"
+            if absent
+            else "a rank"
+        )
     return None
 
 
 def watch(local: int, parent: int, expected: int, limit: float, said: str) -> None:
-    """Look at the ranks until the one with the number `local` on this host has joined the world; end them all when one is missing."""
+    """Look at the ranks until the one with the number `local` on this host has joined the world; end them all
+    when one is missing."""
     known: dict[int, dict[str, str]] = {}
     starter = f"rank {_number(os.environ, RANK)}"
     began, starter_ended = time.monotonic(), False
@@ -128,7 +163,13 @@ def watch(local: int, parent: int, expected: int, limit: float, said: str) -> No
             # one of a failing job is not the cause: the launcher is ending the others, too
             time.sleep(LOOK_SECONDS)
             if there := siblings(parent):
-                _say(f"error: {missing} on {os.uname().nodename} ended or never came while the ranks were starting; the job ends\n", said)
+                _say(
+                    (
+                        f"error: {missing} on {os.uname().nodename} ended or never came while the ranks were "
+                        "starting; the job ends\n"
+                    ),
+                    said,
+                )
                 end_ranks(parent, list(there))
             return
 

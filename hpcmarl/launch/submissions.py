@@ -1,7 +1,9 @@
-"""The submissions of a run directory: a configuration, a batch script and a job number each, written once and never again.
+"""The submissions of a run directory: a configuration, a batch script and a job number each, written once and
+never again.
 
-`hpcmarl submit` makes DIR/submissions/0001.yaml, 0001.sbatch and 0001.job, then 0002 and so on. The configuration's file is made
-first, exclusively: of two submissions at the same time only one gets the number, also on NFS.
+`hpcmarl submit` makes DIR/submissions/0001.yaml, 0001.sbatch and 0001.job, then 0002 and so on. The
+configuration's file is made first, exclusively: of two submissions at the same time only one gets the number,
+also on NFS.
 """
 
 from __future__ import annotations
@@ -27,12 +29,14 @@ class Submission:
     number: int
 
     def path(self, ending: str) -> Path:
-        """Return the file with this ending: yaml (configuration), sbatch (script) or job (what sbatch answered)."""
+        """Return the file with this ending: yaml (configuration), sbatch (script) or job (what sbatch
+        answered)."""
         return self.directory / FOLDER / f"{self.number:04d}.{ending}"
 
     @property
     def job(self) -> str:
-        """Slurm's job number, with `;CLUSTER` behind it in a multi-cluster set-up; empty if there is none yet."""
+        """Slurm's job number, with `;CLUSTER` behind it in a multi-cluster set-up; empty if there is none
+        yet."""
         try:
             return self.path("job").read_text(encoding="utf-8").strip()
         except FileNotFoundError:
@@ -98,8 +102,8 @@ def claim(directory: Path, config: str) -> Submission:
 def _in_the_making(submission: Submission) -> UsageError:
     path = submission.path("yaml")
     return UsageError(
-        f"--run-dir {submission.directory}: {FOLDER}/{path.name} has no job number yet: another hpcmarl submit is at work or was "
-        f"killed; try again, or remove {path} if `squeue --me` shows no job of it"
+        f"--run-dir {submission.directory}: {FOLDER}/{path.name} has no job number yet: another hpcmarl "
+        f"submit is at work or was killed; try again, or remove {path} if `squeue --me` shows no job of it"
     )
 
 
@@ -110,12 +114,14 @@ def _check_ended(directory: Path, earlier: list[Submission]) -> None:
     try:
         live = sbatch.live_jobs([submission.job for submission in earlier])
     except HpcmarlError as error:
-        raise HpcmarlError(f"--run-dir {directory}: whether its earlier jobs have ended is not known: {error}; try again") from None
+        raise HpcmarlError(
+            f"--run-dir {directory}: whether its earlier jobs have ended is not known: {error}; try again"
+        ) from None
     if live:
         job, state = next(iter(live.items()))
         others = f" and {len(live) - 1} more" if len(live) > 1 else ""
         number = re.split(r"\D", job, maxsplit=1)[0]
         raise UsageError(
-            f"--run-dir {directory}: job {job} ({state}){others} of an earlier submission has it; wait for its end, "
-            f"scancel {number}, or choose another --run-dir"
+            f"--run-dir {directory}: job {job} ({state}){others} of an earlier submission has it; wait for "
+            f"its end, scancel {number}, or choose another --run-dir"
         )

@@ -1,7 +1,8 @@
 """What a league decides: who meets whom, which snapshots are compared next, and what came of it.
 
-Called by the league's server (roles/) and by what shows a league; knows no file, rank, network or environment. Adding a matchmaker, a
-kind of member or an evaluation strategy: a class, a section in config/league.py and a line here.
+Called by the league's server (roles/) and by what shows a league; knows no file, rank, network or
+environment. Adding a matchmaker, a kind of member or an evaluation strategy: a class, a section in
+config/league.py and a line here.
 """
 
 from __future__ import annotations
@@ -52,8 +53,15 @@ def make_kind(config: MemberKindConfig) -> MemberKind:
     return kind
 
 
-def make_strategy(config: EvaluationStrategyConfig, payoff: Payoff, sides: Sequence[str] = ("",), *, cooperative: bool = False) -> EvaluationStrategy:
-    """The evaluation strategy that `config.name` asks for, over this payoff; `sides` and `cooperative` as in `EvaluationStrategy`."""
+def make_strategy(
+    config: EvaluationStrategyConfig,
+    payoff: Payoff,
+    sides: Sequence[str] = ("",),
+    *,
+    cooperative: bool = False,
+) -> EvaluationStrategy:
+    """The evaluation strategy that `config.name` asks for, over this payoff; `sides` and `cooperative` as in
+    `EvaluationStrategy`."""
     constructor: Any = STRATEGIES[config.name]
     strategy: EvaluationStrategy = constructor(config, payoff, sides, cooperative=cooperative)
     return strategy

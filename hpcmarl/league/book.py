@@ -1,7 +1,8 @@
-"""What a league knows: its members and how far they are, the snapshots in the pool, who has met whom, and what is to be played next.
+"""What a league knows: its members and how far they are, the snapshots in the pool, who has met whom, and
+what is to be played next.
 
-Kept by the league's server (roles/league.py), written into its checkpoints, read by `hpcmarl league`. Knows no rank, file or network: a team
-is a number, a snapshot a name.
+Kept by the league's server (roles/league.py), written into its checkpoints, read by `hpcmarl league`. Knows
+no rank, file or network: a team is a number, a snapshot a name.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from hpcmarl.types import IntArray
 
 @dataclass
 class Member:
-    """One member's progress. A life is training from initial weights on; versions are counted in the present one, `before` holds the earlier ones.
+    """One member's progress. A life is training from initial weights on; versions are counted in the present
+    one, `before` holds the earlier ones.
 
-    terms: snapshots frozen, the initial weights (0) not counted; against: games against each snapshot; team: who trains it now."""
+    terms: snapshots frozen, the initial weights (0) not counted; against: games against each snapshot; team:
+    who trains it now."""
 
     index: int
     name: str
@@ -65,17 +68,35 @@ class Member:
 
 
 MOST_MET = 5  # opponents of a term that a snapshot remembers
-PROGRESS = ("life", "version", "frozen_version", "env_steps", "episodes", "updates_before", "env_steps_before", "terms")
+PROGRESS = (
+    "life",
+    "version",
+    "frozen_version",
+    "env_steps",
+    "episodes",
+    "updates_before",
+    "env_steps_before",
+    "terms",
+)
 
 
 class Book:
-    """members: name -> (settings, side); `sides`: one, or the two that meet. Numbers of snapshots are their places in `snapshots`."""
+    """members: name -> (settings, side); `sides`: one, or the two that meet. Numbers of snapshots are their
+    places in `snapshots`."""
 
-    def __init__(self, config: LeagueConfig, members: Mapping[str, tuple[MemberConfig, str]], sides: tuple[str, ...], seed: int) -> None:
+    def __init__(
+        self,
+        config: LeagueConfig,
+        members: Mapping[str, tuple[MemberConfig, str]],
+        sides: tuple[str, ...],
+        seed: int,
+    ) -> None:
         self.config, self.sides, self.seed = config, sides, seed
         self.generator = np.random.default_rng([seed, 6])
         self.members: list[Member] = []
-        answers: dict[str, Matchmaker] = {}  # to the same game: it is solved once for all that answer it alike
+        answers: dict[
+            str, Matchmaker
+        ] = {}  # to the same game: it is solved once for all that answer it alike
         for index, (name, (member, side)) in enumerate(members.items()):
             live = LiveRecord(config.live.decay, config.live.prior_games)
             settings = member.matchmaking or config.matchmaking
@@ -86,11 +107,15 @@ class Book:
         self.snapshots: list[Snapshot] = []
         self.numbers: dict[str, int] = {}
         self.payoff = Payoff(shared_score=config.cooperative)
-        self.strategy = make_strategy(config.evaluation.strategy, self.payoff, sides, cooperative=config.cooperative)
+        self.strategy = make_strategy(
+            config.evaluation.strategy, self.payoff, sides, cooperative=config.cooperative
+        )
         self.changes = 0
         self.matches = 0
         self._good: dict[str, IntArray] = {}  # by side, until a snapshot comes or goes
-        self._played_through: dict[str, tuple[int, bool]] = {}  # by side: after how many games it was looked at
+        self._played_through: dict[
+            str, tuple[int, bool]
+        ] = {}  # by side: after how many games it was looked at
 
     def member(self, name: str) -> Member:
         return next(member for member in self.members if member.name == name)
@@ -99,7 +124,9 @@ class Book:
 
     def seed_of(self, member: Member) -> int:
         """The seed of a member's present life."""
-        return int(np.random.SeedSequence([self.seed, member.index, member.life]).generate_state(1)[0] & 0x7FFFFFFF)
+        return int(
+            np.random.SeedSequence([self.seed, member.index, member.life]).generate_state(1)[0] & 0x7FFFFFFF
+        )
 
     def freezing(self, member: Member) -> FreezeConfig:
         """When this member is frozen."""
@@ -109,7 +136,9 @@ class Book:
         """The version of its present life at which it is frozen in any case."""
         most = self.freezing(member).most_updates
         end = member.frozen_version + most
-        return end if end > member.version else member.version + most  # frozen in vain, when the disk was full
+        return (
+            end if end > member.version else member.version + most
+        )  # frozen in vain, when the disk was full
 
     def candidates(self, member: Member) -> IntArray:
         """The snapshots that it may meet, in order of age."""
@@ -118,12 +147,23 @@ class Book:
 
     def newest(self, member: Member) -> Snapshot | None:
         """Its newest snapshot whose file verifies."""
-        return next((snapshot for snapshot in reversed(self.snapshots) if snapshot.member == member.index and not snapshot.bad), None)
+        return next(
+            (
+                snapshot
+                for snapshot in reversed(self.snapshots)
+                if snapshot.member == member.index and not snapshot.bad
+            ),
+            None,
+        )
 
     def side_numbers(self, side: str) -> IntArray:
         """The snapshots of a side whose files verify, in order of age."""
         if side not in self._good:
-            good = [number for number, snapshot in enumerate(self.snapshots) if snapshot.side == side and not snapshot.bad]
+            good = [
+                number
+                for number, snapshot in enumerate(self.snapshots)
+                if snapshot.side == side and not snapshot.bad
+            ]
             self._good[side] = np.array(good, np.int64)
         return self._good[side]
 
@@ -142,7 +182,9 @@ class Book:
             member=member.index,
             own=self.side_numbers(member.side),
             payoff=self.payoff,
-            kinds=tuple("member" if other.config.kind is None else other.config.kind.name for other in self.members),
+            kinds=tuple(
+                "member" if other.config.kind is None else other.config.kind.name for other in self.members
+            ),
             self_play=len(self.sides) == 1,
             names=tuple(other.name for other in self.members),
         )
@@ -152,7 +194,8 @@ class Book:
         return member.matchmaker.mixture(self.view(member))
 
     def may_begin(self, member: Member) -> bool:
-        """Whether its next term can begin: PSRO answers to what was evaluated, so every pair must have been played once."""
+        """Whether its next term can begin: PSRO answers to what was evaluated, so every pair must have been
+        played once."""
         maker = member.config.matchmaking or self.config.matchmaking
         if member.config.kind is not None or maker.name != "psro":
             return True
@@ -182,7 +225,8 @@ class Book:
         return member.version - member.frozen_version >= self.freezing(member).least_updates
 
     def wins(self, member: Member) -> bool:
-        """Whether it may be frozen before its term is over: it beats all that it is measured against (its kind says whom, else whom it meets)."""
+        """Whether it may be frozen before its term is over: it beats all that it is measured against (its
+        kind says whom, else whom it meets)."""
         freeze = self.freezing(member)
         if freeze.winning >= 1.0 or not self.has_trained(member):
             return False
@@ -197,7 +241,16 @@ class Book:
 
     def add(self, member: Member, name: str, term: int, seconds: float) -> Snapshot:
         """A snapshot of this member has been frozen, as it is now."""
-        snapshot = Snapshot(name, member.index, member.side, term, member.updates, member.all_env_steps, seconds, life=member.life)
+        snapshot = Snapshot(
+            name,
+            member.index,
+            member.side,
+            term,
+            member.updates,
+            member.all_env_steps,
+            seconds,
+            life=member.life,
+        )
         snapshot.met = np.array(member.met.most_common(MOST_MET), np.int64).reshape(-1, 2)
         member.met.clear()
         self.numbers[name] = len(self.snapshots)
@@ -205,7 +258,10 @@ class Book:
         self.payoff.grow(len(self.snapshots))
         self.strategy.add(self.numbers[name], member.side)
         member.terms, member.frozen_version = term, member.version
-        if term and (self.config.fresh or (isinstance(member.matchmaker, MemberKind) and member.matchmaker.resets(self.generator))):
+        if term and (
+            self.config.fresh
+            or (isinstance(member.matchmaker, MemberKind) and member.matchmaker.resets(self.generator))
+        ):
             member.life += 1
             member.updates_before, member.env_steps_before = member.updates, member.all_env_steps
             member.version = member.frozen_version = member.env_steps = 0
@@ -224,7 +280,8 @@ class Book:
     # ---- matches
 
     def next_match(self) -> tuple[str, str] | None:
-        """Two snapshots that should be played now, the row first; they count as being played until `ended`."""
+        """Two snapshots that should be played now, the row first; they count as being played until
+        `ended`."""
         pair = self.strategy.next(self.generator)
         if pair is None:
             return None
@@ -233,7 +290,8 @@ class Book:
         return self.snapshots[row].name, self.snapshots[column].name
 
     def ended(self, row: str, column: str, played: list[float] | None) -> None:
-        """A match is over, or lost (None). played: games, the row's score, the sums of its returns and of their squares, then the column's."""
+        """A match is over, or lost (None). played: games, the row's score, the sums of its returns and of
+        their squares, then the column's."""
         numbers = self.numbers[row], self.numbers[column]
         if played is not None:
             self.payoff.record(*numbers, int(played[0]), *played[1:])
@@ -249,7 +307,12 @@ class Book:
         for member in self.members:
             against = np.array(sorted(member.against.items()), np.int64).reshape(-1, 2)
             kept: dict[str, Any] = {name: getattr(member, name) for name in PROGRESS}
-            members[member.name] = {**kept, "against": against, "live": member.live.state_dict(), "matchmaker": member.matchmaker.state_dict()}
+            members[member.name] = {
+                **kept,
+                "against": against,
+                "live": member.live.state_dict(),
+                "matchmaker": member.matchmaker.state_dict(),
+            }
         return {
             "members": members,
             "snapshots": columns_of(self.snapshots, self.sides),

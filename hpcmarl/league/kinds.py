@@ -1,11 +1,14 @@
-"""AlphaStar's kinds of members: whom each meets, when it is frozen, and whether it starts anew then. Matchmakers with two more questions.
+"""AlphaStar's kinds of members: whom each meets, when it is frozen, and whether it starts anew then.
+Matchmakers with two more questions.
 
-Called by the league's server; knows no file, rank or network. Source: Vinyals et al. 2019 (Nature 575), the supplementary pseudocode. Two
-differences, both since members here meet frozen snapshots: "the present main" is its newest snapshot (a main's own present
-weights are SELF), and where AlphaStar draws a main first and then a branch, the mixture is the average over the mains. In an asymmetric
-game the mains are those of the other side, and there is no self-play.
+Called by the league's server; knows no file, rank or network. Source: Vinyals et al. 2019 (Nature 575), the
+supplementary pseudocode. Two differences, both since members here meet frozen snapshots: "the present main"
+is its newest snapshot (a main's own present weights are SELF), and where AlphaStar draws a main first and
+then a branch, the mixture is the average over the mains. In an asymmetric game the mains are those of the
+other side, and there is no self-play.
 
-    remove_monotonic_suffix -> _before_the_descent    main agents -> kind "main"    players created by m -> snapshots with owners == m
+    remove_monotonic_suffix -> _before_the_descent    main agents -> kind "main"    players created by m ->
+        snapshots with owners == m
 """
 
 from __future__ import annotations
@@ -31,11 +34,14 @@ class MemberKind(Matchmaker):
         """The candidates [C] that the member must beat to be frozen before its time is out."""
 
     def may_freeze(self, view: View, updates: int) -> bool:
-        """Whether the member becomes a snapshot now, so many updates after the last one (or after its beginning)."""
+        """Whether the member becomes a snapshot now, so many updates after the last one (or after its
+        beginning)."""
         if updates < self.freeze.least_updates:
             return False
         scores = view.live_score[self.measured_against(view)]
-        return bool(updates >= self.freeze.most_updates or (len(scores) > 0 and scores.min() > self.freeze.winning))
+        return bool(
+            updates >= self.freeze.most_updates or (len(scores) > 0 and scores.min() > self.freeze.winning)
+        )
 
     def resets(self, generator: np.random.Generator) -> bool:
         """Whether the member goes back to its initial weights, asked once after each snapshot."""
@@ -43,10 +49,11 @@ class MemberKind(Matchmaker):
 
 
 class Main(MemberKind):
-    """35 % self-play, 50 % PFSP over the whole pool, 15 % against exploiters that beat it and mains it has forgotten (else self-play).
+    """35 % self-play, 50 % PFSP over the whole pool, 15 % against exploiters that beat it and mains it has
+    forgotten (else self-play).
 
-    The self-play of a league with several mains is with each of them; one that is too strong is met through its past (PFSP var). It is
-    never reset.
+    The self-play of a league with several mains is with each of them; one that is too strong is met through
+    its past (PFSP var). It is never reset.
     """
 
     summary = "main agent: self-play, PFSP over all, and what it has forgotten"
@@ -81,7 +88,8 @@ class Main(MemberKind):
         return make_mixture(view, weights, own_share)
 
     def _verification(self, view: View, main: int) -> Array | None:
-        """Shares [C] of exploiters that beat the member, else of forgotten snapshots of the main; None where there are neither."""
+        """Shares [C] of exploiters that beat the member, else of forgotten snapshots of the main; None where
+        there are neither."""
         exploiters = _of_kind(view, "main_exploiter")
         if exploiters.any() and view.live_score[exploiters].min() < self.config.exploited:
             return _shares(pfsp_weights(view.live_score, "hard", self.config.power), exploiters)
@@ -94,7 +102,8 @@ class Main(MemberKind):
 
 
 class MainExploiter(MemberKind):
-    """The newest of each main where it wins more than 10 %, else PFSP var through that main's past. By default reset at each snapshot."""
+    """The newest of each main where it wins more than 10 %, else PFSP var through that main's past. By
+    default reset at each snapshot."""
 
     summary = "main exploiter: looks for what beats the present mains"
 
@@ -129,7 +138,9 @@ class LeagueExploiter(MemberKind):
         return np.ones(len(view.candidates), bool)
 
     def mixture(self, view: View) -> Mixture:
-        return make_mixture(view, pfsp_weights(view.live_score, self.config.weighting, self.config.power), 0.0)
+        return make_mixture(
+            view, pfsp_weights(view.live_score, self.config.weighting, self.config.power), 0.0
+        )
 
 
 def _of_kind(view: View, kind: str) -> BoolArray:
@@ -138,7 +149,8 @@ def _of_kind(view: View, kind: str) -> BoolArray:
 
 
 def _mains(view: View, *, with_itself: bool) -> list[int]:
-    """The mains that have a snapshot among the candidates; a main that asks is one of them where it may play itself, even without one."""
+    """The mains that have a snapshot among the candidates; a main that asks is one of them where it may play
+    itself, even without one."""
     found = set(np.unique(view.owners[_of_kind(view, "main")]).tolist())
     if with_itself and view.self_play:
         found.add(view.member)
@@ -155,7 +167,8 @@ def _shares(weights: Array, chosen: BoolArray | None = None) -> Array:
 
 
 def _meeting(view: View, main: int, too_strong: float) -> Array:
-    """Shares [C]: all to the newest snapshot of `main`, or PFSP var over all of its snapshots where the score against the newest is too low."""
+    """Shares [C]: all to the newest snapshot of `main`, or PFSP var over all of its snapshots where the score
+    against the newest is too low."""
     theirs = view.owners == main
     newest = int(np.flatnonzero(theirs)[-1])
     if view.live_score[newest] > too_strong:
@@ -164,9 +177,11 @@ def _meeting(view: View, main: int, too_strong: float) -> Array:
 
 
 def _before_the_descent(past: IntArray, live_score: Array) -> IntArray:
-    """Of a main's snapshots in order of age [K], those up to the last that is beaten more often than the one before it.
+    """Of a main's snapshots in order of age [K], those up to the last that is beaten more often than the one
+    before it.
 
-    Scores fall towards the newest by nature; where they rise again, something older is harder than it ought to be: forgotten.
+    Scores fall towards the newest by nature; where they rise again, something older is harder than it ought
+    to be: forgotten.
     """
     rises = np.flatnonzero(np.diff(live_score[past]) > 0)
     return past[: rises[-1] + 2] if len(rises) else past[:0]

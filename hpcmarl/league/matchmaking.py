@@ -1,7 +1,9 @@
-"""Which opponent, or partner, a training member meets: a distribution over frozen snapshots and over itself (`Mixture`), from what is known (`View`).
+"""Which opponent, or partner, a training member meets: a distribution over frozen snapshots and over itself
+(`Mixture`), from what is known (`View`).
 
-Called by the league's server, once whenever something has changed; actors draw from the mixture for every episode. Knows no file, rank or
-network. A member has a matchmaker of its own: some keep a state. Kinds of members (kinds.py) and psro.py are matchmakers, too.
+Called by the league's server, once whenever something has changed; actors draw from the mixture for every
+episode. Knows no file, rank or network. A member has a matchmaker of its own: some keep a state. Kinds of
+members (kinds.py) and psro.py are matchmakers, too.
 """
 
 from __future__ import annotations
@@ -14,7 +16,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from hpcmarl.config.league import FixedConfig, LatestConfig, PartnersConfig, PfspConfig, QualityConfig, UniformConfig
+from hpcmarl.config.league import (
+    FixedConfig,
+    LatestConfig,
+    PartnersConfig,
+    PfspConfig,
+    QualityConfig,
+    UniformConfig,
+)
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.league.payoff import Payoff
 from hpcmarl.types import Array, IntArray
@@ -27,10 +36,12 @@ class View:
     """What a matchmaker may know of the league at one moment.
 
     candidates [C] int64: numbers of the snapshots that the member may meet, in order of age (the newest last)
-    live_score [C] float64 in [0, 1]: the training member's mean score against each of them (`LiveRecord.mean_score`)
-    owners [C] int64: which member each of them was; `member` is the one that asks, `kinds[i]` the kind of member i
-    own [R] int64: snapshots of the side that the member plays, in order of age (symmetric games: the candidates)
-    payoff: what was evaluated between snapshots       self_play: whether SELF may be drawn (not in asymmetric games)
+    live_score [C] float64 in [0, 1]: the training member's mean score against each of them
+    (`LiveRecord.mean_score`) owners [C] int64: which member each of them was; `member` is the one that asks,
+    `kinds[i]` the kind of member i own [R] int64: snapshots of the side that the member plays, in order of
+    age (symmetric games: the candidates)
+    payoff: what was evaluated between snapshots       self_play: whether SELF may be drawn (not in asymmetric
+        games)
     names[i]: of member i
     """
 
@@ -47,7 +58,8 @@ class View:
 
 @dataclass(frozen=True)
 class Mixture:
-    """A distribution: SELF with probability self_share, snapshots[i] with probability weights[i]; together 1."""
+    """A distribution: SELF with probability self_share, snapshots[i] with probability weights[i]; together
+    1."""
 
     snapshots: IntArray
     weights: Array
@@ -69,18 +81,26 @@ class Mixture:
 
 
 def make_mixture(view: View, weights: Array, self_share: float) -> Mixture:
-    """SELF with self_share, the candidates share the rest in proportion to weights [C] >= 0; alike where all weights vanish.
+    """SELF with self_share, the candidates share the rest in proportion to weights [C] >= 0; alike where all
+    weights vanish.
 
-    Where SELF may not be drawn its share goes to the newest candidate, where there are no candidates theirs goes to SELF.
-    Raises ValueError where there is neither: the pool must hold a snapshot of the other side first.
+    Where SELF may not be drawn its share goes to the newest candidate, where there are no candidates theirs
+    goes to SELF. Raises ValueError where there is neither: the pool must hold a snapshot of the other side
+    first.
     """
     count = len(view.candidates)
     if count == 0:
         if not view.self_play:
-            raise ValueError("there is no snapshot to meet and no self-play: put one of the other side into the pool first")
+            raise ValueError(
+                "there is no snapshot to meet and no self-play: put one of the other side into the pool first"
+            )
         return Mixture(view.candidates, np.zeros(0), 1.0)
     total = float(weights.sum())
-    shares = weights * ((1.0 - self_share) / total) if total > 1e-10 else np.full(count, (1.0 - self_share) / count)
+    shares = (
+        weights * ((1.0 - self_share) / total)
+        if total > 1e-10
+        else np.full(count, (1.0 - self_share) / count)
+    )
     if not view.self_play and self_share:
         shares = shares.copy()
         shares[-1] += self_share
@@ -89,7 +109,8 @@ def make_mixture(view: View, weights: Array, self_share: float) -> Mixture:
 
 
 def pfsp_weights(score: Array, weighting: str, power: float = 2.0) -> Array:
-    """PFSP's weights [C] of opponents against which the mean score is x [C]: AlphaStar's f_hard, f_var and those of its pseudocode."""
+    """PFSP's weights [C] of opponents against which the mean score is x [C]: AlphaStar's f_hard, f_var and
+    those of its pseudocode."""
     lost = np.clip(1.0 - score, 0.0, 1.0)  # sums of decayed games may leave [0, 1] in the last digit
     if weighting == "hard":
         return lost**power
@@ -99,7 +120,8 @@ def pfsp_weights(score: Array, weighting: str, power: float = 2.0) -> Array:
 
 
 class Matchmaker(ABC):
-    """One member's rule. `mixture` depends on the view and on the state alone; it is cheap enough to be asked for at every change."""
+    """One member's rule. `mixture` depends on the view and on the state alone; it is cheap enough to be asked
+    for at every change."""
 
     summary: ClassVar[str] = ""
 
@@ -133,7 +155,8 @@ class Latest(Matchmaker):
 
 
 class Uniform(Matchmaker):
-    """Fictitious self-play (Heinrich, Lanctot and Silver 2015): a best response to the average of the past."""
+    """Fictitious self-play (Heinrich, Lanctot and Silver 2015): a best response to the average of the
+    past."""
 
     summary = "fictitious self-play: all of the past alike"
 
@@ -145,7 +168,8 @@ class Uniform(Matchmaker):
 
 
 class Pfsp(Matchmaker):
-    """Prioritised fictitious self-play (AlphaStar): P(B) in proportion to f(P[A beats B]), by the live scores."""
+    """Prioritised fictitious self-play (AlphaStar): P(B) in proportion to f(P[A beats B]), by the live
+    scores."""
 
     summary = "prioritised fictitious self-play: those that are hard, or near the member's own level"
 
@@ -153,7 +177,11 @@ class Pfsp(Matchmaker):
         self.config = config
 
     def mixture(self, view: View) -> Mixture:
-        return make_mixture(view, pfsp_weights(view.live_score, self.config.weighting, self.config.power), self.config.self_share)
+        return make_mixture(
+            view,
+            pfsp_weights(view.live_score, self.config.weighting, self.config.power),
+            self.config.self_share,
+        )
 
 
 class Partners(Matchmaker):
@@ -165,14 +193,17 @@ class Partners(Matchmaker):
         self.config = config
 
     def mixture(self, view: View) -> Mixture:
-        chosen = np.ones(len(view.candidates), bool) if self.config.pool == "all" else view.owners != view.member
+        chosen = (
+            np.ones(len(view.candidates), bool) if self.config.pool == "all" else view.owners != view.member
+        )
         if view.self_play and not chosen.any():
             return Mixture(view.candidates, np.zeros(len(chosen)), 1.0)
         return make_mixture(view, chosen.astype(np.float64), self.config.self_share)
 
 
 class Fixed(Matchmaker):
-    """A best response to given policies: the newest snapshot of each of some members, and nobody else, whatever comes into the pool."""
+    """A best response to given policies: the newest snapshot of each of some members, and nobody else,
+    whatever comes into the pool."""
 
     summary = "always the same members: the newest snapshot of each of them"
 
@@ -180,13 +211,17 @@ class Fixed(Matchmaker):
         self.config = config
 
     def mixture(self, view: View) -> Mixture:
-        """Raises HpcmarlError where none of them has a snapshot: playing against itself instead would be another experiment."""
+        """Raises HpcmarlError where none of them has a snapshot: playing against itself instead would be
+        another experiment."""
         newest = {owner: place for place, owner in enumerate(view.owners.tolist())}
         chosen = np.zeros(len(view.candidates))
         chosen[[place for owner, place in newest.items() if self._is_met(owner, view)]] = 1.0
         if not chosen.any() and self.config.self_share < 1.0:
             who = ", ".join(self.config.against) or "the other members"
-            raise HpcmarlError(f"league matchmaking fixed: no snapshot of {who} verifies; resume with good files in pool/, or name others")
+            raise HpcmarlError(
+                f"league matchmaking fixed: no snapshot of {who} verifies; resume with good files in pool/, "
+                "or name others"
+            )
         return make_mixture(view, chosen, self.config.self_share)
 
     def _is_met(self, owner: int, view: View) -> bool:
@@ -195,13 +230,17 @@ class Fixed(Matchmaker):
 
 @dataclass
 class Quality(Matchmaker):
-    """OpenAI Five's quality scores (arXiv 1912.06680): the past by softmax(q); each q starts at the highest of the others.
+    """OpenAI Five's quality scores (arXiv 1912.06680): the past by softmax(q); each q starts at the highest
+    of the others.
 
-    When snapshot i is beaten  q_i <- q_i - eta / (N p_i)  with N the number of snapshots and p = softmax(q); nothing changes otherwise.
-    Ours: a draw counts as half a victory (as a step of half the length), and one game lowers no score by more than 1, which
-    concerns results of snapshots with p_i < eta / N only: their number may come late, when 1 / p_i has grown beyond all bounds.
+    When snapshot i is beaten  q_i <- q_i - eta / (N p_i)  with N the number of snapshots and p = softmax(q);
+        nothing changes otherwise.
+    Ours: a draw counts as half a victory (as a step of half the length), and one game lowers no score by more
+    than 1, which concerns results of snapshots with p_i < eta / N only: their number may come late, when 1 /
+    p_i has grown beyond all bounds.
 
-    symbol -> variable -> shape: q -> quality -> [N], eta -> config.rate, numbers of the snapshots -> numbers -> [N]
+    symbol -> variable -> shape: q -> quality -> [N], eta -> config.rate, numbers of the snapshots -> numbers
+        -> [N]
     """
 
     config: QualityConfig
@@ -211,7 +250,9 @@ class Quality(Matchmaker):
 
     def mixture(self, view: View) -> Mixture:
         self._meet(view.candidates)
-        return make_mixture(view, np.exp(self.quality - self.quality.max(initial=-np.inf)), self.config.self_share)
+        return make_mixture(
+            view, np.exp(self.quality - self.quality.max(initial=-np.inf)), self.config.self_share
+        )
 
     def _meet(self, candidates: IntArray) -> None:
         """Those that are new start at the highest score so far; those that are gone are forgotten."""
@@ -235,7 +276,9 @@ class Quality(Matchmaker):
         own = float(self.quality[index])
         left = float(score)
         while left > 0:
-            step = self.config.rate / count * (1.0 + np.exp(min(level - own, 700.0)))  # p_i = 1 / (1 + exp(level - own))
+            step = (
+                self.config.rate / count * (1.0 + np.exp(min(level - own, 700.0)))
+            )  # p_i = 1 / (1 + exp(level - own))
             own -= min(left, 1.0) * min(step, 1.0)
             left -= 1.0
         self.quality[index] = own
@@ -244,4 +287,7 @@ class Quality(Matchmaker):
         return {"numbers": self.numbers.copy(), "quality": self.quality.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.numbers, self.quality = np.array(state["numbers"], np.int64), np.array(state["quality"], np.float64)
+        self.numbers, self.quality = (
+            np.array(state["numbers"], np.int64),
+            np.array(state["quality"], np.float64),
+        )

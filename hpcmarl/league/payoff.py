@@ -1,7 +1,9 @@
-"""What snapshots and members have done against each other: `Payoff` of frozen snapshots, `LiveRecord` of one training member.
+"""What snapshots and members have done against each other: `Payoff` of frozen snapshots, `LiveRecord` of one
+training member.
 
-Called by the league's server, matchmakers and evaluation strategies; knows no file, rank or network. Snapshots are their numbers in the
-pool, 0, 1, 2 and so on. A score is 1 for a win, 0.5 for a draw and 0 for a loss (or a return scaled into [0, 1]); scores are summed over games.
+Called by the league's server, matchmakers and evaluation strategies; knows no file, rank or network.
+Snapshots are their numbers in the pool, 0, 1, 2 and so on. A score is 1 for a win, 0.5 for a draw and 0 for a
+loss (or a return scaled into [0, 1]); scores are summed over games.
 """
 
 from __future__ import annotations
@@ -18,15 +20,18 @@ from hpcmarl.types import Array
 # Rows and columns of a query: numbers of snapshots; None: all of them.
 Numbers = NDArray[Any] | list[int] | tuple[int, ...] | range | None
 _FIELDS = {"games": np.int32, "score": np.float64, "return_sum": np.float64, "return_square_sum": np.float64}
-# Arrays grow by this factor: copying stays a constant share of the work, and no more than 1.6 times the memory is taken.
+# Arrays grow by this factor: copying stays a constant share of the work, and no more than 1.6 times the
+# memory is taken.
 _GROWTH = 1.25
 
 
 class Payoff:
-    """For each ordered pair (row, column): games, the row's summed score, the sum and the sum of squares of the row's own returns.
+    """For each ordered pair (row, column): games, the row's summed score, the sum and the sum of squares of
+    the row's own returns.
 
-    Both orders are filled by one `record`. The column's score is what is left of each game, or with `shared_score` (cooperative
-    games) the same as the row's. 28 bytes a pair: 1,000 snapshots take 28 to 44 MB. `recorded` counts all games.
+    Both orders are filled by one `record`. The column's score is what is left of each game, or with
+    `shared_score` (cooperative games) the same as the row's. 28 bytes a pair: 1,000 snapshots take 28 to 44
+    MB. `recorded` counts all games.
     """
 
     def __init__(self, *, shared_score: bool = False) -> None:
@@ -57,9 +62,11 @@ class Payoff:
         column_return_sum: float,
         column_return_square_sum: float,
     ) -> None:
-        """Add so many games, the row's score in them and both sides' sums of returns; a snapshot that met itself has the mean of both seats.
+        """Add so many games, the row's score in them and both sides' sums of returns; a snapshot that met
+        itself has the mean of both seats.
 
-        Raises ValueError for numbers outside the pool, no games, a score outside [0, games] or sums that are not finite."""
+        Raises ValueError for numbers outside the pool, no games, a score outside [0, games] or sums that are
+        not finite."""
         sums = (row_return_sum, row_return_square_sum, column_return_sum, column_return_square_sum)
         if not (0 <= row < self.size and 0 <= column < self.size and np.all(np.isfinite(sums))):
             raise ValueError(f"snapshots {row} and {column} of {self.size}, sums of returns {sums}")
@@ -83,7 +90,8 @@ class Payoff:
         return table if columns is None else table[:, np.asarray(columns, np.intp)]
 
     def games(self, rows: Numbers = None, columns: Numbers = None) -> Array:
-        """Games of each pair [R, C] int32 (a view where no rows and columns are given: not to be written to)."""
+        """Games of each pair [R, C] int32 (a view where no rows and columns are given: not to be written
+        to)."""
         return self._cells("games", rows, columns)
 
     def score(self, rows: Numbers = None, columns: Numbers = None) -> Array:
@@ -91,23 +99,31 @@ class Payoff:
         return self._cells("score", rows, columns)
 
     def mean_score(self, rows: Numbers = None, columns: Numbers = None, *, prior_games: float = 0.0) -> Array:
-        """Mean score of the rows [R, C] with so many drawn games added to each pair; 0.5 where there are no games at all."""
+        """Mean score of the rows [R, C] with so many drawn games added to each pair; 0.5 where there are no
+        games at all."""
         return mean_scores(self.games(rows, columns), self.score(rows, columns), prior_games)
 
-    def score_error(self, rows: Numbers = None, columns: Numbers = None, *, prior_games: float = 2.0) -> Array:
-        """Standard deviation of the mean score's Beta posterior [R, C]; the prior is Beta(prior_games / 2, prior_games / 2).
+    def score_error(
+        self, rows: Numbers = None, columns: Numbers = None, *, prior_games: float = 2.0
+    ) -> Array:
+        """Standard deviation of the mean score's Beta posterior [R, C]; the prior is Beta(prior_games / 2,
+        prior_games / 2).
 
-        An upper bound where games are drawn or scores lie between 0 and 1. Raises ValueError without a prior."""
+        An upper bound where games are drawn or scores lie between 0 and 1. Raises ValueError without a
+        prior."""
         return score_errors(self.games(rows, columns), self.score(rows, columns), prior_games)
 
     def mean_return(self, rows: Numbers = None, columns: Numbers = None) -> Array:
         """Mean of the rows' own returns [R, C]; NaN where there are no games."""
         games = self.games(rows, columns)
-        mean: Array = np.divide(self._cells("return_sum", rows, columns), games, out=np.full(games.shape, np.nan), where=games > 0)
+        mean: Array = np.divide(
+            self._cells("return_sum", rows, columns), games, out=np.full(games.shape, np.nan), where=games > 0
+        )
         return mean
 
     def return_error(self, rows: Numbers = None, columns: Numbers = None) -> Array:
-        """Standard error of that mean [R, C], from the sample's variance; infinite with fewer than two games."""
+        """Standard error of that mean [R, C], from the sample's variance; infinite with fewer than two
+        games."""
         games = self.games(rows, columns)
         known = games > 1
         count = np.where(known, games, 2)
@@ -125,13 +141,17 @@ class Payoff:
         shapes = {np.shape(state[name]) for name in _FIELDS}
         shape = min(shapes)
         if len(shapes) != 1 or len(shape) != 2 or shape[0] != shape[1]:
-            raise FormatError(f"the payoff's tables have shapes {sorted(shapes)}; they must be square and of one size: use an older checkpoint")
+            raise FormatError(
+                f"the payoff's tables have shapes {sorted(shapes)}; they must be square and of one size: use "
+                "an older checkpoint"
+            )
         self._tables = {name: np.array(state[name], dtype) for name, dtype in _FIELDS.items()}
         self.size, self.recorded = int(shape[0]), int(state["recorded"])
 
 
 def checked_score(games: int, score: float) -> float:
-    """The summed score of so many games, in [0, games] exactly where rounding had led past the ends. ValueError for what cannot be."""
+    """The summed score of so many games, in [0, games] exactly where rounding had led past the ends.
+    ValueError for what cannot be."""
     slack = 1e-9 * games
     if games < 1 or not -slack <= score <= games + slack:
         raise ValueError(f"{games} games cannot have the score {score}")
@@ -141,24 +161,31 @@ def checked_score(games: int, score: float) -> float:
 def mean_scores(games: Array, score: Array, prior_games: float) -> Array:
     """(score + prior/2) / (games + prior), of arrays of one shape; 0.5 where that is 0 / 0."""
     count = games + prior_games
-    mean: Array = np.divide(score + prior_games / 2, count, out=np.full(np.shape(count), 0.5), where=count > 0)
+    mean: Array = np.divide(
+        score + prior_games / 2, count, out=np.full(np.shape(count), 0.5), where=count > 0
+    )
     return mean
 
 
 def score_errors(games: Array, score: Array, prior_games: float) -> Array:
-    """sqrt(m (1 - m) / (n + 1)) for the mean m of `mean_scores` and n = games + prior: the deviation of a Beta distribution."""
+    """sqrt(m (1 - m) / (n + 1)) for the mean m of `mean_scores` and n = games + prior: the deviation of a
+    Beta distribution."""
     if prior_games <= 0:
-        raise ValueError(f"prior_games is {prior_games}; a pair without games has no interval without a prior")
+        raise ValueError(
+            f"prior_games is {prior_games}; a pair without games has no interval without a prior"
+        )
     mean = mean_scores(games, score, prior_games)
     error: Array = np.sqrt(mean * (1 - mean) / (games + prior_games + 1))
     return error
 
 
 class LiveRecord:
-    """Games and score of one training member against each snapshot; older games fade, since the member changes.
+    """Games and score of one training member against each snapshot; older games fade, since the member
+    changes.
 
-    Each game against a snapshot multiplies what was known of that pair by `decay` first (AlphaStar's supplementary pseudocode:
-    0.99). Of several games reported at once the mean score counts for each, so that the order in one report does not matter.
+    Each game against a snapshot multiplies what was known of that pair by `decay` first (AlphaStar's
+    supplementary pseudocode: 0.99). Of several games reported at once the mean score counts for each, so that
+    the order in one report does not matter.
     """
 
     def __init__(self, decay: float = 0.99, prior_games: float = 1.0) -> None:
@@ -168,15 +195,20 @@ class LiveRecord:
         self._score = np.zeros(0)
 
     def record(self, snapshot: int, games: int, score: float) -> None:
-        """The member has played so many games against the snapshot. Raises ValueError for no games or a score outside [0, games]."""
+        """The member has played so many games against the snapshot. Raises ValueError for no games or a score
+        outside [0, games]."""
         if snapshot < 0:
-            raise ValueError(f"snapshot {snapshot}: numbers begin at 0, games of the member with itself are not kept")
+            raise ValueError(
+                f"snapshot {snapshot}: numbers begin at 0, games of the member with itself are not kept"
+            )
         score = checked_score(games, score)
         if snapshot >= len(self._games):
             more = max(snapshot + 1, int(_GROWTH * len(self._games))) - len(self._games)
             self._games, self._score = np.pad(self._games, (0, more)), np.pad(self._score, (0, more))
         kept = self.decay**games
-        gained = games if self.decay == 1.0 else (1.0 - kept) / (1.0 - self.decay)  # 1 + decay + … + decay^(games - 1)
+        gained = (
+            games if self.decay == 1.0 else (1.0 - kept) / (1.0 - self.decay)
+        )  # 1 + decay + … + decay^(games - 1)
         self._games[snapshot] = kept * self._games[snapshot] + gained
         self._score[snapshot] = kept * self._score[snapshot] + gained * score / games
 
@@ -185,7 +217,8 @@ class LiveRecord:
         return self._against(self._games, snapshots)
 
     def mean_score(self, snapshots: NDArray[Any]) -> Array:
-        """Mean score against each of the snapshots [C], with `prior_games` drawn games added; 0.5 where there are no games."""
+        """Mean score against each of the snapshots [C], with `prior_games` drawn games added; 0.5 where there
+        are no games."""
         return mean_scores(self.games(snapshots), self._against(self._score, snapshots), self.prior_games)
 
     def clear(self) -> None:

@@ -1,9 +1,11 @@
-"""PSRO's matchmaker: opponents by the meta-strategy of the game that evaluated snapshots play. Called as matchmakers are; knows no file or rank.
+"""PSRO's matchmaker: opponents by the meta-strategy of the game that evaluated snapshots play. Called as
+matchmakers are; knows no file or rank.
 
-The rows are the snapshots of the member's own side, the columns the candidates; a cell is the row's mean score, of which a win is 1. What is
-drawn from is the columns' mixture: the member trains a best response to it, and the snapshot of that response enlarges the game
-(arXiv 1711.00832). A pair that was never played counts as even (`prior_games` drawn games are added to every pair), so a new snapshot looks
-like a good all-rounder until it has been evaluated: the league's server lets no term begin before every pair was played.
+The rows are the snapshots of the member's own side, the columns the candidates; a cell is the row's mean
+score, of which a win is 1. What is drawn from is the columns' mixture: the member trains a best response to
+it, and the snapshot of that response enlarges the game (arXiv 1711.00832). A pair that was never played
+counts as even (`prior_games` drawn games are added to every pair), so a new snapshot looks like a good
+all-rounder until it has been evaluated: the league's server lets no term begin before every pair was played.
 """
 
 from __future__ import annotations
@@ -19,12 +21,14 @@ from hpcmarl.league.matchmaking import Matchmaker, Mixture, View, make_mixture
 from hpcmarl.maths.meta_strategies import alpha_rank, nash, replicator, uniform
 from hpcmarl.types import Array, IntArray
 
-# alpha-rank's time rises with the cube of its states: about half a second. Only the newest snapshots that make so many states take part.
+# alpha-rank's time rises with the cube of its states: about half a second. Only the newest snapshots that
+# make so many states take part.
 ALPHA_RANK_STATES = 400
 
 
 class Psro(Matchmaker):
-    """The meta-strategy is solved for when a snapshot has come or gone, or `refresh_games` games were evaluated since; a draw costs nothing."""
+    """The meta-strategy is solved for when a snapshot has come or gone, or `refresh_games` games were
+    evaluated since; a draw costs nothing."""
 
     summary: ClassVar[str] = "policy-space response oracles: the meta-strategy of the evaluated game"
 
@@ -39,7 +43,11 @@ class Psro(Matchmaker):
         same = np.array_equal(view.candidates, self._candidates) and np.array_equal(view.own, self._own)
         if not same or view.payoff.recorded - self._recorded >= self.config.refresh_games:
             self.weights = self._solve(view)
-            self._candidates, self._own, self._recorded = view.candidates.copy(), view.own.copy(), view.payoff.recorded
+            self._candidates, self._own, self._recorded = (
+                view.candidates.copy(),
+                view.own.copy(),
+                view.payoff.recorded,
+            )
         return make_mixture(view, self.weights, self.config.self_share)
 
     def _solve(self, view: View) -> Array:
@@ -72,5 +80,8 @@ class Psro(Matchmaker):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.weights = np.array(state["weights"], np.float64)
-        self._candidates, self._own = np.array(state["candidates"], np.int64), np.array(state["own"], np.int64)
+        self._candidates, self._own = (
+            np.array(state["candidates"], np.int64),
+            np.array(state["own"], np.int64),
+        )
         self._recorded = int(state["recorded"])

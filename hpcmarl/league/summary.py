@@ -1,7 +1,9 @@
-"""A league in plain values, for people and for JSON: members, snapshots, payoffs, ratings, and whom each member trained against.
+"""A league in plain values, for people and for JSON: members, snapshots, payoffs, ratings, and whom each
+member trained against.
 
-Called by `hpcmarl league show` and by what draws and exports leagues. Knows the book; no file, network or terminal. None stands for what is not
-known, and `reasons` says why where a whole part is missing. Lists and matrices follow the order of `snapshots`, the order of their making.
+Called by `hpcmarl league show` and by what draws and exports leagues. Knows the book; no file, network or
+terminal. None stands for what is not known, and `reasons` says why where a whole part is missing. Lists and
+matrices follow the order of `snapshots`, the order of their making.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from hpcmarl.types import Array
 
 Result = dict[str, Any]
 Z = 1.96  # deviations to each side in an interval of 95 %
-PRIOR_GAMES = 1.0  # drawn games added to each pair before a mixture is solved for, as the matchmaker psro does
+PRIOR_GAMES = (
+    1.0  # drawn games added to each pair before a mixture is solved for, as the matchmaker psro does
+)
 MOST_NASH = 500  # snapshots of a side whose equilibrium is solved for: up to 9 s here, with payoffs at random
 MOST_RATED_GAMES = 20_000  # games that are told to openskill one by one, some 0.2 ms each
 
@@ -116,13 +120,17 @@ def _member(book: Book, member: Member, ratings: list[Result] | None, means: lis
 
 
 def mean_against_all(book: Book) -> list[float | None]:
-    """Each snapshot's mean score over those that it has met in matches (itself left out), each of them weighing the same."""
+    """Each snapshot's mean score over those that it has met in matches (itself left out), each of them
+    weighing the same."""
     games, score = book.payoff.games().copy(), book.payoff.mean_score()
     np.fill_diagonal(games, 0)
     met = games > 0
     count = met.sum(1)
     total = np.where(met, score, 0.0).sum(1)
-    return [value / number if number else None for value, number in zip(total.tolist(), count.tolist(), strict=True)]
+    return [
+        value / number if number else None
+        for value, number in zip(total.tolist(), count.tolist(), strict=True)
+    ]
 
 
 def _ratings(book: Book, means: list[float | None]) -> list[Result]:
@@ -130,14 +138,18 @@ def _ratings(book: Book, means: list[float | None]) -> list[Result]:
     if book.config.cooperative:
         raise UnknownError("players of a cooperative game do not beat each other; see payoff")
     names = [snapshot.name for snapshot in book.snapshots]
-    rows = [{"snapshot": name, **rated} for name, rated in zip(names, rating_rows(book.payoff.games(), book.payoff.score()), strict=True)]
+    rows = [
+        {"snapshot": name, **rated}
+        for name, rated in zip(names, rating_rows(book.payoff.games(), book.payoff.score()), strict=True)
+    ]
     for row, mean in zip(rows, means, strict=True):
         row["mean_score"] = mean
     return rows
 
 
 def sides_met(book: Book) -> tuple[Array, Array]:
-    """The good snapshots of the first side, and of the side that it meets (the same ones where there is one side). Rows and columns."""
+    """The good snapshots of the first side, and of the side that it meets (the same ones where there is one
+    side). Rows and columns."""
     return book.side_numbers(book.sides[0]), book.side_numbers(book.sides[-1])
 
 
@@ -180,12 +192,18 @@ def _openskill(book: Book) -> list[Result]:
     games, score = book.payoff.games(), book.payoff.score()
     for row, column in np.argwhere(np.triu(games, 1)).tolist():
         skill.record_sum(row, column, int(games[row, column]), float(score[row, column]))
-    columns = zip(book.snapshots, skill.mean.tolist(), skill.deviation.tolist(), skill.ordinal().tolist(), strict=True)
-    return [{"snapshot": each.name, "mean": mean, "deviation": deviation, "ordinal": ordinal} for each, mean, deviation, ordinal in columns]
+    columns = zip(
+        book.snapshots, skill.mean.tolist(), skill.deviation.tolist(), skill.ordinal().tolist(), strict=True
+    )
+    return [
+        {"snapshot": each.name, "mean": mean, "deviation": deviation, "ordinal": ordinal}
+        for each, mean, deviation, ordinal in columns
+    ]
 
 
 def _met(book: Book, member: Member) -> list[Result]:
-    """Whom it trained against, most games first; live_score: what it scores against them of late, with the league's prior."""
+    """Whom it trained against, most games first; live_score: what it scores against them of late, with the
+    league's prior."""
     numbers = np.array(sorted(member.against, key=lambda number: (-member.against[number], number)), np.int64)
     scores = member.live.mean_score(numbers).tolist()
     return [
@@ -195,10 +213,13 @@ def _met(book: Book, member: Member) -> list[Result]:
 
 
 def rating_rows(games: Array, score: Array) -> list[Result]:
-    """Elo points with intervals of 95 % of players [N] by their games and summed scores [N, N]; None where one has played nobody."""
+    """Elo points with intervals of 95 % of players [N] by their games and summed scores [N, N]; None where
+    one has played nobody."""
     fitted = elo(games, score)
     rows = []
-    for rating, error, count in zip(fitted.rating.tolist(), fitted.error.tolist(), (games.sum(1) - games.diagonal()).tolist(), strict=True):
+    for rating, error, count in zip(
+        fitted.rating.tolist(), fitted.error.tolist(), (games.sum(1) - games.diagonal()).tolist(), strict=True
+    ):
         low, high = rating - Z * error, rating + Z * error
         known = {"rating_elo": rating, "rating_elo_low": low, "rating_elo_high": high}
         rows.append({**(known if count else dict.fromkeys(known)), "games": int(count)})

@@ -10,7 +10,8 @@ from hpcmarl.types import Array
 
 
 def all_finite(vector: Array) -> bool:
-    """Return whether no number of a vector [P] is infinite or NaN. The sum of squares says yes at once; only where it does not, all are looked at."""
+    """Return whether no number of a vector [P] is infinite or NaN. The sum of squares says yes at once; only
+    where it does not, all are looked at."""
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.dot(vector, vector)
     return math.isfinite(squares) or bool(np.isfinite(vector).all())

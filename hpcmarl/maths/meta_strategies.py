@@ -1,7 +1,9 @@
-"""Meta-strategies of a game of snapshots: mixtures over rows and columns of a payoff matrix. Called by league/psro.py; knows no league.
+"""Meta-strategies of a game of snapshots: mixtures over rows and columns of a payoff matrix. Called by
+league/psro.py; knows no league.
 
-The game is zero-sum: payoff [m, n] is the row's, the column's is its negative. Every function returns (row mixture [m], column mixture [n]),
-float64, that sum to 1. Payoffs must be finite; ValueError otherwise, or where there are no rows or columns.
+The game is zero-sum: payoff [m, n] is the row's, the column's is its negative. Every function returns (row
+mixture [m], column mixture [n]), float64, that sum to 1. Payoffs must be finite; ValueError otherwise, or
+where there are no rows or columns.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ Matrix = NDArray[np.float64]
 Mixtures = tuple[Matrix, Matrix]
 
 _GAIN = 1e-9  # of payoffs in [0, 1]: what gains less is no better response
-_FIRST = 16  # rows and columns of the first linear program; then twice as many best responses are added each time
+_FIRST = (
+    16  # rows and columns of the first linear program; then twice as many best responses are added each time
+)
 
 
 def uniform(payoff: Matrix) -> Mixtures:
@@ -27,29 +31,40 @@ def uniform(payoff: Matrix) -> Mixtures:
 
 
 def exploitability_of_mixture(payoff: Matrix, row: Matrix, column: Matrix) -> float:
-    """(max_i (A y)_i - min_j (x^T A)_j) / 2 for mixtures x [m] and y [n]: what a best response gains, averaged over both players.
+    """(max_i (A y)_i - min_j (x^T A)_j) / 2 for mixtures x [m] and y [n]: what a best response gains,
+    averaged over both players.
 
-    It is zero at an equilibrium and nowhere else, and never negative: half of what the literature calls NashConv, OpenSpiel's `exploitability`.
+    It is zero at an equilibrium and nowhere else, and never negative: half of what the literature calls
+    NashConv, OpenSpiel's `exploitability`.
     """
     matrix = _checked(payoff)
     return max(0.0, float(np.max(matrix @ column) - np.min(row @ matrix)) / 2)
 
 
 def nash(payoff: Matrix) -> Mixtures:
-    """An equilibrium by linear programming (HiGHS in scipy): x maximises v with x^T A >= v, y are the multipliers of these constraints.
+    """An equilibrium by linear programming (HiGHS in scipy): x maximises v with x^T A >= v, y are the
+    multipliers of these constraints.
 
-    Solved for a few rows and columns first, to which the best responses among all others are added until there are none that gain: in a
-    large pool few snapshots have a share. Where there are several equilibria it is any of them, except that snapshots whose payoffs are the
-    same throughout share alike: where nothing is known yet, the mixtures are uniform. Raises MissingPackageError without scipy.
+    Solved for a few rows and columns first, to which the best responses among all others are added until
+    there are none that gain: in a large pool few snapshots have a share. Where there are several equilibria
+    it is any of them, except that snapshots whose payoffs are the same throughout share alike: where nothing
+    is known yet, the mixtures are uniform. Raises MissingPackageError without scipy.
     """
     matrix = _checked(payoff)
     scaled = (matrix - matrix.min()) / (np.ptp(matrix) or 1.0)
     # distinct rows and columns: [the first of each kind], [which kind each is], [how many of each]
-    _, rows, row_kind, row_count = np.unique(scaled, axis=0, return_index=True, return_inverse=True, return_counts=True)
-    _, columns, column_kind, column_count = np.unique(scaled, axis=1, return_index=True, return_inverse=True, return_counts=True)
+    _, rows, row_kind, row_count = np.unique(
+        scaled, axis=0, return_index=True, return_inverse=True, return_counts=True
+    )
+    _, columns, column_kind, column_count = np.unique(
+        scaled, axis=1, return_index=True, return_inverse=True, return_counts=True
+    )
     game = scaled[np.ix_(rows, columns)]
     count = _FIRST
-    some_rows, some_columns = _best(game.mean(axis=1), -np.inf, count), _best(-game.mean(axis=0), -np.inf, count)
+    some_rows, some_columns = (
+        _best(game.mean(axis=1), -np.inf, count),
+        _best(-game.mean(axis=0), -np.inf, count),
+    )
     while True:
         row, column, value = _program(game[np.ix_(some_rows, some_columns)])
         more_rows = np.setdiff1d(_best(game[:, some_columns] @ column, value + _GAIN, count), some_rows)
@@ -74,7 +89,9 @@ def _program(game: Matrix) -> tuple[Matrix, Matrix, float]:
     try:
         optimize = importlib.import_module("scipy.optimize")
     except ImportError as error:
-        raise MissingPackageError("the meta-strategy nash needs scipy, which is not installed; pip install 'hpcmarl[league]'") from error
+        raise MissingPackageError(
+            "the meta-strategy nash needs scipy, which is not installed; pip install 'hpcmarl[league]'"
+        ) from error
     rows, columns = game.shape
     found = optimize.linprog(
         np.append(np.zeros(rows), -1.0),
@@ -96,9 +113,10 @@ def replicator(payoff: Matrix, time: float = 1000.0) -> Mixtures:
 
         dx_i/dt = x_i ((A y)_i - x^T A y)        dy_j/dt = y_j (x^T A y - (x^T A)_j)
 
-    In logits z with x = softmax(z) that is dz/dt = A y, which a Runge-Kutta method of fourth order follows without leaving the simplex.
-    In zero-sum games the averages' exploitability is at most (log m + log n) / (2 time) and the error of the steps; the mixtures
-    themselves go round in circles. `time` is in units of 1 / (range of the payoffs).
+    In logits z with x = softmax(z) that is dz/dt = A y, which a Runge-Kutta method of fourth order follows
+    without leaving the simplex. In zero-sum games the averages' exploitability is at most (log m + log n) /
+    (2 time) and the error of the steps; the mixtures themselves go round in circles. `time` is in units of 1
+    / (range of the payoffs).
     """
     matrix = _checked(payoff)
     spread = float(np.ptp(matrix))
@@ -114,11 +132,14 @@ def replicator(payoff: Matrix, time: float = 1000.0) -> Mixtures:
         row_mean, column_mean = np.zeros_like(row_logits), np.zeros_like(column_logits)
         for share, weight in ((0.0, 1 / 6), (0.5, 1 / 3), (0.5, 1 / 3), (1.0, 1 / 6)):
             row = _softmax(row_logits if row_slope is None else row_logits + share * step * row_slope)
-            column = _softmax(column_logits if column_slope is None else column_logits + share * step * column_slope)
+            column = _softmax(
+                column_logits if column_slope is None else column_logits + share * step * column_slope
+            )
             row_slope, column_slope = scaled @ column, -(row @ scaled)
             row_mean += weight * row
             column_mean += weight * column
-        # the sum of the stages' slopes, by linearity: so the logits are the payoffs against the averages, and the bound holds
+        # the sum of the stages' slopes, by linearity: so the logits are the payoffs against the averages, and
+        # the bound holds
         row_logits += step * (scaled @ column_mean)
         column_logits -= step * (row_mean @ scaled)
         row_sum += row_mean
@@ -138,11 +159,13 @@ def alpha_rank(payoff: Matrix, alpha: float = 100.0, population: int = 50, *, sy
     A mutant tau takes over a population of m that plays sigma with the fixation probability (eq. 2)
         rho = (1 - e^(-u)) / (1 - e^(-m u)),  u = alpha (f_tau - f_sigma);  1/m where u = 0
     and the mixture is the stationary distribution of the Markov chain with rates proportional to rho.
-    symmetric: one population, whose members meet each other; f is the payoff against the other of the two; payoff [n, n], both mixtures
-    are the same. Else two populations; a state is a pair (row, column), f the payoff of who changes, the mixtures are the marginals.
+    symmetric: one population, whose members meet each other; f is the payoff against the other of the two;
+    payoff [n, n], both mixtures are the same. Else two populations; a state is a pair (row, column), f the
+    payoff of who changes, the mixtures are the marginals.
 
-    In logarithms throughout, without subtractions: right for any alpha. Takes time in proportion to the cube of the number of states, n or
-    m n (docs/league.md says how long). Raises ValueError where a symmetric game's matrix is not square.
+    In logarithms throughout, without subtractions: right for any alpha. Takes time in proportion to the cube
+    of the number of states, n or m n (docs/league.md says how long). Raises ValueError where a symmetric
+    game's matrix is not square.
 
     symbol -> variable: f -> payoff, m -> population, rho -> fixation, alpha -> alpha
     """
@@ -151,7 +174,9 @@ def alpha_rank(payoff: Matrix, alpha: float = 100.0, population: int = 50, *, sy
     if symmetric:
         if rows != columns:
             raise ValueError(f"the matrix of a symmetric game is square, not {rows} x {columns}")
-        mass = _stationary(_log_fixation(alpha * (matrix.T - matrix), population))  # [sigma, tau]: f(tau, sigma) - f(sigma, tau)
+        mass = _stationary(
+            _log_fixation(alpha * (matrix.T - matrix), population)
+        )  # [sigma, tau]: f(tau, sigma) - f(sigma, tau)
         return mass, mass.copy()
     rates = np.full((rows, columns, rows, columns), -np.inf)
     for column in range(columns):
@@ -167,21 +192,29 @@ def alpha_rank(payoff: Matrix, alpha: float = 100.0, population: int = 50, *, sy
 def _log_fixation(gain: Matrix, population: int) -> Matrix:
     """log rho for u = gain: log((1 - e^-|u|) / (1 - e^-m|u|)), and (m - 1) |u| less where u < 0."""
     size = np.maximum(np.abs(gain), 1e-300)
-    chance = np.where(size < 1e-14, -np.log(population), np.log(-np.expm1(-size)) - np.log(-np.expm1(-population * size)))
+    chance = np.where(
+        size < 1e-14, -np.log(population), np.log(-np.expm1(-size)) - np.log(-np.expm1(-population * size))
+    )
     logarithm: Matrix = chance + np.minimum(gain, 0.0) * (population - 1)
     return logarithm
 
 
 def _stationary(rates: Matrix) -> Matrix:
-    """The stationary distribution [N] of an irreducible chain with these logarithms of rates [N, N], whose diagonal is ignored.
+    """The stationary distribution [N] of an irreducible chain with these logarithms of rates [N, N], whose
+    diagonal is ignored.
 
-    State by state is taken out of the chain (Grassmann, Taksar and Heyman 1985): only sums, products and quotients of positive numbers.
+    State by state is taken out of the chain (Grassmann, Taksar and Heyman 1985): only sums, products and
+    quotients of positive numbers.
     """
     rates = rates.copy()
     count = len(rates)
     for state in range(count - 1, 0, -1):
         rates[:state, state] -= np.logaddexp.reduce(rates[state, :state])
-        np.logaddexp(rates[:state, :state], rates[:state, state, None] + rates[state, None, :state], out=rates[:state, :state])
+        np.logaddexp(
+            rates[:state, :state],
+            rates[:state, state, None] + rates[state, None, :state],
+            out=rates[:state, :state],
+        )
     mass = np.zeros(count)
     for state in range(1, count):
         mass[state] = np.logaddexp.reduce(mass[:state] + rates[:state, state])
@@ -191,5 +224,8 @@ def _stationary(rates: Matrix) -> Matrix:
 def _checked(payoff: Matrix) -> Matrix:
     matrix: Matrix = np.asarray(payoff, dtype=np.float64)
     if matrix.ndim != 2 or matrix.size == 0 or not np.all(np.isfinite(matrix)):
-        raise ValueError(f"a payoff matrix has rows and columns of finite numbers, not shape {matrix.shape} with numbers that are not finite")
+        raise ValueError(
+            f"a payoff matrix has rows and columns of finite numbers, not shape {matrix.shape} with numbers "
+            "that are not finite"
+        )
     return matrix

@@ -1,13 +1,17 @@
 """n-step targets for columns with gaps. Called by algos/q_learning.py; knows no networks and no rollouts.
 
-    R_t = sum_{k<n} gamma^k r_{t+k} + gamma^n V_{t+n}     cut short where the episode ends: nothing follows a termination, and after a truncation V
-                                                          is of the last observation, however few rewards come before
+    R_t = sum_{k<n} gamma^k r_{t+k} + gamma^n V_{t+n}     cut short where the episode ends: nothing follows a
+        termination, and after a truncation V
+                                                          is of the last observation, however few rewards come
+                                                          before
 
-Time is counted in a column's own decisions: a row in which it does not act adds its reward and discounts nothing, as in vtrace.py.
-TD(lambda) targets are a mixture of these: R^lambda = (1 - lambda) sum_n lambda^(n-1) R^(n), of which lambda 0 is n = 1 and lambda 1 the whole
-episode. One n looks as far as lambda = 1 - 1/n does on average, but never further than n steps.
+Time is counted in a column's own decisions: a row in which it does not act adds its reward and discounts
+nothing, as in vtrace.py. TD(lambda) targets are a mixture of these: R^lambda = (1 - lambda) sum_n
+lambda^(n-1) R^(n), of which lambda 0 is n = 1 and lambda 1 the whole episode. One n looks as far as lambda =
+1 - 1/n does on average, but never further than n steps.
 
-Rewards on the way are those of the policy that played: no ratio corrects for it, as in Rainbow (arXiv 1710.02298) and R2D2.
+Rewards on the way are those of the policy that played: no ratio corrects for it, as in Rainbow (arXiv
+1710.02298) and R2D2.
 
     symbol -> argument: n n_step   V value   V_T bootstrap   V^f final_value
 """
@@ -38,7 +42,8 @@ def n_step_targets(
         bootstrap: V after the last row, shape [...].
         reward: Shape [T, ...].
         acts: Whether the column takes a decision, shape [T, ...].
-        terminated: Whether it ends there, shape [T, ...]. A row that is truncated as well counts as terminated.
+        terminated: Whether it ends there, shape [T, ...]. A row that is truncated as well counts as
+            terminated.
         truncated: Whether it is cut off there, shape [T, ...].
         final_value: V of the last observation, shape [T, ...]; read at truncated rows.
         discount: gamma.

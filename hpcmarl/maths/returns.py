@@ -7,13 +7,17 @@ import numpy as np
 from hpcmarl.types import Array, BoolArray, FloatArray, IntArray
 
 
-def rewards_to_go(reward: Array, discount: float, mask: BoolArray | None = None, first_step: IntArray | None = None) -> FloatArray:
+def rewards_to_go(
+    reward: Array, discount: float, mask: BoolArray | None = None, first_step: IntArray | None = None
+) -> FloatArray:
     """G_t = sum over h >= t of discount^h r_h: the weights of the trajectory gradient of arXiv 2509.24305.
 
-    The discount counts from the episode's start, not from t, as the paper writes it. Summed in double precision.
+    The discount counts from the episode's start, not from t, as the paper writes it. Summed in double
+    precision.
 
-    reward [T, ...]: one column an episode (and agent); mask [T, ...] bool: false on padding, whose rewards do not count;
-    first_step: index in its episode of row 0, broadcast against reward[0] (default 0). Returns [T, ...] float32.
+    reward [T, ...]: one column an episode (and agent); mask [T, ...] bool: false on padding, whose rewards do
+    not count; first_step: index in its episode of row 0, broadcast against reward[0] (default 0). Returns [T,
+    ...] float32.
     """
     rows = np.arange(reward.shape[0]).reshape(-1, *(1,) * (reward.ndim - 1))
     exponent = rows if first_step is None else rows + first_step

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 
 def falling(start: float, final: float, steps: int, done: int) -> float:
-    """Linearly from `start` to `final` over `steps` steps, of which `done` are behind; constant afterwards."""
+    """Linearly from `start` to `final` over `steps` steps, of which `done` are behind; constant
+    afterwards."""
     return start + (final - start) * min(1.0, done / steps)

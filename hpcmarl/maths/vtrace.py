@@ -1,17 +1,19 @@
 """V-trace targets and advantages for columns with gaps. Called by algos/; knows no networks and no rollouts.
 
     row after a row: V', v' = 0, 0          where the row terminated
-                              V^f, V^f      where it was truncated (V^f: the value of the episode's last observation)
+                              V^f, V^f      where it was truncated (V^f: the value of the episode's last
+                                  observation)
                               the carry     otherwise (after the last row: V_T, V_T)
     row that acts:   rho = min(rho_max, w)   c = lambda min(c_max, w)   delta = rho (r + gamma V' - V)
                      v = V + delta + gamma c (v' - V')    advantage = rho (r + gamma v' - V)    carry: V, v
     gap row:         carry: V' + r, v' + r   (time is counted in own decisions: a gap discounts nothing)
 
-Source: V-trace, arXiv 1802.01561 eq. 1; lambda and the joint ratio as in MA-Trace, arXiv 2111.11229. Gaps are our extension
-for agents that do not act in every row of a turn-based game. Where all act at once a team's column has no gaps inside an episode: its rows after a
-death count as acting (algos/batch.game_rows).
+Source: V-trace, arXiv 1802.01561 eq. 1; lambda and the joint ratio as in MA-Trace, arXiv 2111.11229. Gaps are
+our extension for agents that do not act in every row of a turn-based game. Where all act at once a team's
+column has no gaps inside an episode: its rows after a death count as acting (algos/batch.game_rows).
 
-    symbol -> argument: w exp(log_ratio)   V value   V_T bootstrap   V^f final_value   rho_max, c_max, lambda the same
+    symbol -> argument: w exp(log_ratio)   V value   V_T bootstrap   V^f final_value   rho_max, c_max, lambda
+        the same
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ SMALLEST = np.float32(1e-8)  # instead of nothing in a denominator
 
 @dataclass(frozen=True)
 class VTrace:
-    """targets, advantages and rho [T, ...] float32, zero in gap rows; mean clipped rho and c over the rows that act."""
+    """targets, advantages and rho [T, ...] float32, zero in gap rows; mean clipped rho and c over the rows
+    that act."""
 
     targets: FloatArray
     advantages: FloatArray
@@ -56,9 +59,9 @@ def vtrace(
 ) -> VTrace:
     """The recursion of the module's docstring, each column on its own.
 
-    log_ratio, value, reward, final_value [T, ...] float32; bootstrap [...] float32; acts, terminated, truncated [T, ...] bool.
-    A row that is both terminated and truncated counts as terminated. final_value is read at truncated rows only, value at
-    acting rows only; both must be finite everywhere.
+    log_ratio, value, reward, final_value [T, ...] float32; bootstrap [...] float32; acts, terminated,
+    truncated [T, ...] bool. A row that is both terminated and truncated counts as terminated. final_value is
+    read at truncated rows only, value at acting rows only; both must be finite everywhere.
     """
     ratio = np.exp(np.minimum(log_ratio, LARGEST_LOG_RATIO))
     rho: FloatArray = np.minimum(ratio, np.float32(rho_max)) * acts
@@ -84,9 +87,12 @@ def trace_targets(
     discount: float,
     trace_lambda: float,
 ) -> FloatArray:
-    """Return the targets [T, ...] alone, to the bit those of `vtrace` where all ratios are 1: TD(lambda)'s. Arguments as there."""
+    """Return the targets [T, ...] alone, to the bit those of `vtrace` where all ratios are 1: TD(lambda)'s.
+    Arguments as there."""
     columns = _Columns(value, bootstrap, reward, acts, terminated, truncated, final_value)
-    return columns.targets(acts.astype(np.float32), np.asarray(trace_lambda, np.float32), np.asarray(discount, np.float32))[2]
+    return columns.targets(
+        acts.astype(np.float32), np.asarray(trace_lambda, np.float32), np.asarray(discount, np.float32)
+    )[2]
 
 
 @dataclass
@@ -106,41 +112,61 @@ class _Columns:
         """Rows that end, either way."""
         return self.terminated | self.truncated
 
-    def targets(self, rho: FloatArray, trace: FloatArray, gamma: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Return delta, v - V (in gap rows that of the next decision) and the targets v (0 in gap rows), [T, ...] each, for rho [T, ...] and c."""
+    def targets(
+        self, rho: FloatArray, trace: FloatArray, gamma: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return delta, v - V (in gap rows that of the next decision) and the targets v (0 in gap rows), [T,
+        ...] each, for rho [T, ...] and c."""
         final = np.where(self.terminated, np.float32(0.0), self.final_value)
         after = _values_after(self.value, self.bootstrap, self.reward, self.acts, self.cut, final)
         delta = np.asarray(rho * (self.reward + gamma * after - self.value), np.float32)
-        # The difference v - V obeys a linear recursion: difference_t = delta_t + pass_t * difference_{t+1}, where gaps pass all on.
+        # The difference v - V obeys a linear recursion: difference_t = delta_t + pass_t * difference_{t+1},
+        # where gaps pass all on.
         passed = np.where(self.acts, gamma * trace, np.float32(1.0)) * ~self.cut
         difference = linear_recursion(delta, passed, np.zeros_like(self.bootstrap))
         return delta, difference, np.where(self.acts, self.value + difference, np.float32(0.0))
 
 
 def normalised_advantages(advantages: FloatArray, rho: FloatArray) -> FloatArray:
-    """Advantages A = rho x [n] of any rows, as rho (x - b) in units of its standard deviation, with b = sum(rho x) / sum(rho).
+    """Advantages A = rho x [n] of any rows, as rho (x - b) in units of its standard deviation, with b =
+    sum(rho x) / sum(rho).
 
-    The baseline b is the mean of x under the policy that is learned, as far as the ratios rho [n] (float32, not negative) tell: without
-    it a critic that lags behind a policy that gets worse finds fault with all that was done, and drives the policy to what was not.
+    The baseline b is the mean of x under the policy that is learned, as far as the ratios rho [n] (float32,
+    not negative) tell: without it a critic that lags behind a policy that gets worse finds fault with all
+    that was done, and drives the policy to what was not.
     """
     if not advantages.size:
         return advantages
-    exact, weights = advantages.astype(np.float64), rho.astype(np.float64)  # the differences may be small beside the numbers
+    exact, weights = (
+        advantages.astype(np.float64),
+        rho.astype(np.float64),
+    )  # the differences may be small beside the numbers
     centred = exact - weights * (exact.sum() / max(weights.sum(), SMALLEST))
     return np.asarray(centred / (centred.std() + SMALLEST), np.float32)
 
 
 def linear_recursion(offset: FloatArray, factor: FloatArray, last: FloatArray) -> FloatArray:
-    """x_t = offset_t + factor_t * x_{t+1}, backwards from x_T = last [...]; offset, factor and the result are [T, ...] float32."""
+    """x_t = offset_t + factor_t * x_{t+1}, backwards from x_T = last [...]; offset, factor and the result are
+    [T, ...] float32."""
     result = np.empty_like(offset)
     after = last
-    for row, own, share in zip(result[::-1], offset[::-1], factor[::-1], strict=True):  # quicker than by number
+    for row, own, share in zip(
+        result[::-1], offset[::-1], factor[::-1], strict=True
+    ):  # quicker than by number
         after = np.add(np.multiply(share, after, out=row), own, out=row)
     return result
 
 
-def _values_after(value: FloatArray, bootstrap: FloatArray, reward: FloatArray, acts: BoolArray, cut: BoolArray, cut_value: FloatArray) -> FloatArray:
-    """V' of every row: the value seen at the column's next decision, plus the rewards of the gap rows before it."""
+def _values_after(
+    value: FloatArray,
+    bootstrap: FloatArray,
+    reward: FloatArray,
+    acts: BoolArray,
+    cut: BoolArray,
+    cut_value: FloatArray,
+) -> FloatArray:
+    """V' of every row: the value seen at the column's next decision, plus the rewards of the gap rows before
+    it."""
     if acts.all():
         seen = value
     else:

@@ -1,9 +1,11 @@
-"""How an agent acts, given the raw outputs of its policy's network: one class for each kind of action, in numpy.
+"""How an agent acts, given the raw outputs of its policy's network: one class for each kind of action, in
+numpy.
 
-Learning has the same distributions in torch (heads.py). Log-probabilities are always computed from the action as it is stored, by the same
-formula when acting and when learning.
+Learning has the same distributions in torch (heads.py). Log-probabilities are always computed from the action
+as it is stored, by the same formula when acting and when learning.
 
-    raw [n, K]   action [n, *action.shape]   mask [n, A] bool or None   logp [n]   noise ([n, ...], ...)   (n: any rows)
+    raw [n, K]   action [n, *action.shape]   mask [n, A] bool or None   logp [n]   noise ([n, ...], ...)   (n:
+        any rows)
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from hpcmarl.types import ActionSpace, Array, BoolArray, FloatArray
 
 # Logit of an unavailable action: its probability is exactly zero in float32, yet nothing becomes infinite.
 UNAVAILABLE = -1e9
-# The pre-squash value u of a continuous action is kept within this bound: beyond it float32 cannot tell tanh(u) from 1 well.
+# The pre-squash value u of a continuous action is kept within this bound: beyond it float32 cannot tell
+# tanh(u) from 1 well.
 LARGEST_SQUASH = 5.0
 # Added to the softplus head, so that a fresh network has deviation one; and the least deviation.
 UNIT_SOFTPLUS = math.log(math.e - 1.0)
@@ -43,13 +46,16 @@ class Chooser(ABC):
         """Draw the random numbers that `choose` needs for this many rows."""
 
     @abstractmethod
-    def choose(self, raw: FloatArray, mask: BoolArray | None, noise: Noise | None, with_logp: bool = True) -> tuple[Array, FloatArray | None]:
+    def choose(
+        self, raw: FloatArray, mask: BoolArray | None, noise: Noise | None, with_logp: bool = True
+    ) -> tuple[Array, FloatArray | None]:
         """Choose an action for each row.
 
         Args:
             raw: Raw outputs [n, K].
             mask: Allowed actions [n, A]; None: all are.
-            noise: The rows' random numbers from `draw`; they are overwritten. None: take the most probable actions (continuous: the squashed mean).
+            noise: The rows' random numbers from `draw`; they are overwritten. None: take the most probable
+                actions (continuous: the squashed mean).
             with_logp: Whether log-probabilities are wanted.
 
         Returns:
@@ -60,20 +66,25 @@ class Chooser(ABC):
         """The run has made so many environment steps."""
 
     def chances(self, raw: FloatArray, mask: BoolArray | None) -> FloatArray:
-        """How likely a drawn action is each one, [n, A]; discrete actions only. Raises TypeError for others."""
+        """How likely a drawn action is each one, [n, A]; discrete actions only. Raises TypeError for
+        others."""
         raise TypeError(f"{type(self).__name__} has no table of single actions")
 
     def score(self, raw: FloatArray, action: Array, mask: BoolArray | None) -> FloatArray:
-        """How the log-probabilities of actions change with the raw outputs, [n, K]. Raises TypeError where actions have no such probabilities."""
+        """How the log-probabilities of actions change with the raw outputs, [n, K]. Raises TypeError where
+        actions have no such probabilities."""
         raise TypeError(f"{type(self).__name__} has no log-probabilities that change with its raw outputs")
 
 
 class EpsilonGreedy(Chooser):
-    """Raw outputs are values of discrete actions: the best allowed one (of equal ones the first), with probability `epsilon` any allowed one."""
+    """Raw outputs are values of discrete actions: the best allowed one (of equal ones the first), with
+    probability `epsilon` any allowed one."""
 
     meaning = "values"
 
-    def __init__(self, space: ActionSpace, epsilon: float, schedule: Callable[[int], float] | None = None) -> None:
+    def __init__(
+        self, space: ActionSpace, epsilon: float, schedule: Callable[[int], float] | None = None
+    ) -> None:
         """schedule: epsilon after so many environment steps of the run; None: it stays."""
         self.raw_size = space.sizes[0]
         self.epsilon = epsilon
@@ -86,7 +97,9 @@ class EpsilonGreedy(Chooser):
     def draw(self, rows: int, generator: np.random.Generator) -> Noise:
         return generator.random(rows), generator.random((rows, self.raw_size))
 
-    def choose(self, raw: FloatArray, mask: BoolArray | None, noise: Noise | None, with_logp: bool = True) -> tuple[Array, FloatArray | None]:
+    def choose(
+        self, raw: FloatArray, mask: BoolArray | None, noise: Noise | None, with_logp: bool = True
+    ) -> tuple[Array, FloatArray | None]:
         best = self._best(raw, mask)
         if noise is None:
             return best, np.zeros(len(raw), np.float32) if with_logp else None
@@ -106,14 +119,16 @@ class EpsilonGreedy(Chooser):
     def chances(self, raw: FloatArray, mask: BoolArray | None) -> FloatArray:
         allowed = np.ones(raw.shape, bool) if mask is None else mask
         best = self._best(raw, mask)
-        chances: FloatArray = np.asarray(allowed * (self.epsilon / np.maximum(allowed.sum(-1, keepdims=True), 1)), np.float32)
+        chances: FloatArray = np.asarray(
+            allowed * (self.epsilon / np.maximum(allowed.sum(-1, keepdims=True), 1)), np.float32
+        )
         chances[np.arange(len(raw)), best] += 1.0 - self.epsilon
         return chances
 
 
 def make_chooser(space: ActionSpace) -> Chooser:
-    """Return the chooser that samples from a distribution over this action space. Raises UsageError where continuous bounds are not finite
-    intervals."""
+    """Return the chooser that samples from a distribution over this action space. Raises UsageError where
+    continuous bounds are not finite intervals."""
     return TanhGaussianChooser(space) if space.kind == "continuous" else CategoricalChooser(space)
 
 
@@ -133,13 +148,19 @@ class CategoricalChooser(Chooser):
         noise += TINY
         return (noise,)
 
-    def choose(self, raw: FloatArray, mask: BoolArray | None, noise: Noise | None, with_logp: bool = True) -> tuple[Array, FloatArray | None]:
-        """Unavailable actions have probability zero, and the likeliest one scores above zero whatever the noise: never taken."""
+    def choose(
+        self, raw: FloatArray, mask: BoolArray | None, noise: Noise | None, with_logp: bool = True
+    ) -> tuple[Array, FloatArray | None]:
+        """Unavailable actions have probability zero, and the likeliest one scores above zero whatever the
+        noise: never taken."""
         if mask is not None:
             raw = np.where(mask, raw, FORBIDDEN)
         if self.single:
             return _choose_component(raw, None if noise is None else noise[0], with_logp)
-        parts = [_choose_component(raw[:, part], None if noise is None else noise[0][:, part], with_logp) for part in self.slices]
+        parts = [
+            _choose_component(raw[:, part], None if noise is None else noise[0][:, part], with_logp)
+            for part in self.slices
+        ]
         action = np.stack([taken for taken, _ in parts], axis=-1)
         logps = [logp for _, logp in parts if logp is not None]
         return action, np.add.reduce(logps) if with_logp else None
@@ -166,8 +187,11 @@ class CategoricalChooser(Chooser):
         return slope if mask is None else slope * mask
 
 
-def _choose_component(logits: FloatArray, noise: FloatArray | None, with_logp: bool) -> tuple[Array, FloatArray | None]:
-    """The argmax of probability / exponential noise [n, K] is a draw from the distribution; without noise it is the mode."""
+def _choose_component(
+    logits: FloatArray, noise: FloatArray | None, with_logp: bool
+) -> tuple[Array, FloatArray | None]:
+    """The argmax of probability / exponential noise [n, K] is a draw from the distribution; without noise it
+    is the mode."""
     if noise is None and not with_logp:
         return logits.argmax(1), None
     logits = logits - np.maximum.reduce(logits, 1, keepdims=True)
@@ -180,9 +204,11 @@ def _choose_component(logits: FloatArray, noise: FloatArray | None, with_logp: b
 
 
 class TanhGaussianChooser(Chooser):
-    """action = centre + scale * tanh(u), u ~ Normal(mean, deviation) in every dimension; raw = (mean, softplus^-1 deviation).
+    """action = centre + scale * tanh(u), u ~ Normal(mean, deviation) in every dimension; raw = (mean,
+    softplus^-1 deviation).
 
-    |u| is kept below LARGEST_SQUASH when drawing, and u is recovered from the stored float32 action in double precision.
+    |u| is kept below LARGEST_SQUASH when drawing, and u is recovered from the stored float32 action in double
+        precision.
     Setting of the paper: tanh-squashed Gaussian, softplus deviation head (arXiv 2509.24305, experiments).
     """
 
@@ -190,9 +216,14 @@ class TanhGaussianChooser(Chooser):
 
     def __init__(self, space: ActionSpace) -> None:
         low, high = np.asarray(space.low, np.float64), np.asarray(space.high, np.float64)
-        if low.shape != space.sizes or high.shape != space.sizes or not (np.isfinite(low) & np.isfinite(high) & (low < high)).all():
+        if (
+            low.shape != space.sizes
+            or high.shape != space.sizes
+            or not (np.isfinite(low) & np.isfinite(high) & (low < high)).all()
+        ):
             raise UsageError(
-                f"continuous actions have bounds {space.low} to {space.high}; allowed: finite, low < high; rescale the environment's actions"
+                f"continuous actions have bounds {space.low} to {space.high}; allowed: finite, low < high; "
+                "rescale the environment's actions"
             )
         self.dimensions = space.sizes[0]
         self.raw_size = 2 * self.dimensions
@@ -208,25 +239,37 @@ class TanhGaussianChooser(Chooser):
     def draw(self, rows: int, generator: np.random.Generator) -> Noise:
         return (generator.standard_normal((rows, self.dimensions), dtype=np.float32),)
 
-    def choose(self, raw: FloatArray, mask: BoolArray | None, noise: Noise | None, with_logp: bool = True) -> tuple[Array, FloatArray | None]:
+    def choose(
+        self, raw: FloatArray, mask: BoolArray | None, noise: Noise | None, with_logp: bool = True
+    ) -> tuple[Array, FloatArray | None]:
         mean, deviation = self._moments(raw)
         drawn = mean if noise is None else mean + deviation * noise[0]
-        action = (self._centre + self._scale * np.tanh(np.clip(drawn, -LARGEST_SQUASH, LARGEST_SQUASH))).astype(np.float32)
+        action = (
+            self._centre + self._scale * np.tanh(np.clip(drawn, -LARGEST_SQUASH, LARGEST_SQUASH))
+        ).astype(np.float32)
         return action, self._logp(action, mean, deviation) if with_logp else None
 
     def _moments(self, raw: FloatArray) -> tuple[FloatArray, FloatArray]:
         size = self.dimensions
-        return raw[:, :size], np.logaddexp(raw[:, size:] + np.float32(UNIT_SOFTPLUS), np.float32(0.0)) + np.float32(LEAST_DEVIATION)
+        return raw[:, :size], np.logaddexp(
+            raw[:, size:] + np.float32(UNIT_SOFTPLUS), np.float32(0.0)
+        ) + np.float32(LEAST_DEVIATION)
 
     def _logp(self, action: Array, mean: FloatArray, deviation: FloatArray) -> FloatArray:
         stored = self.unsquash(action)
         log_slope = 2.0 * (math.log(2.0) - stored - np.logaddexp(np.float32(0.0), -2.0 * stored))
-        gaussian = -0.5 * np.square((stored - mean) / deviation) - np.log(deviation) - 0.5 * math.log(2 * math.pi)
+        gaussian = (
+            -0.5 * np.square((stored - mean) / deviation) - np.log(deviation) - 0.5 * math.log(2 * math.pi)
+        )
         return ((gaussian - log_slope).sum(-1) - self.log_scale).astype(np.float32)  # type: ignore[no-any-return]
 
     def score(self, raw: FloatArray, action: Array, mask: BoolArray | None) -> FloatArray:
         mean, deviation = self._moments(raw)
         noise = (self.unsquash(action) - mean) / deviation
-        grows = 0.5 + 0.5 * np.tanh(0.5 * (raw[:, self.dimensions :] + np.float32(UNIT_SOFTPLUS)))  # the deviation, with its raw output
-        slope: FloatArray = np.concatenate([noise / deviation, (np.square(noise) - 1.0) / deviation * grows], 1)
+        grows = 0.5 + 0.5 * np.tanh(
+            0.5 * (raw[:, self.dimensions :] + np.float32(UNIT_SOFTPLUS))
+        )  # the deviation, with its raw output
+        slope: FloatArray = np.concatenate(
+            [noise / deviation, (np.square(noise) - 1.0) / deviation * grows], 1
+        )
         return slope

@@ -1,4 +1,5 @@
-"""The value network: dense layers with one output, perhaps with a GRU between them. Trained by algos/; what its input means is their business."""
+"""The value network: dense layers with one output, perhaps with a GRU between them. Trained by algos/; what
+its input means is their business."""
 
 from __future__ import annotations
 
@@ -16,9 +17,10 @@ from hpcmarl.types import BoolArray
 class Critic(nn.Module):
     """Outputs [...] of inputs [..., D]; where `outputs` is given, so many of each: [..., outputs].
 
-    With `normalise_values` an output is a value in units of the spread of the targets so far (arXiv 2103.01955, section 5.1);
-    `normalise_inputs` does the same to the inputs. Recurrent critics have a memory of `memory_size` numbers (0: none) and go through `unroll` and
-    `step`; units that have no value in a row keep it, an episode's first row starts from zeros."""
+    With `normalise_values` an output is a value in units of the spread of the targets so far (arXiv
+    2103.01955, section 5.1); `normalise_inputs` does the same to the inputs. Recurrent critics have a memory
+    of `memory_size` numbers (0: none) and go through `unroll` and `step`; units that have no value in a row
+    keep it, an episode's first row starts from zeros."""
 
     def __init__(self, shape: CriticShape) -> None:
         """Make the network; its weights are still to be set (flat.py)."""
@@ -31,11 +33,17 @@ class Critic(nn.Module):
         self.body: Dense | None = None
         self.cell: nn.GRUCell | None = None
         if self.memory_size:
-            self.body, self.cell, self.head = _dense(parts["body"]), _cell(parts["cell"]), _dense(parts["head"])
+            self.body, self.cell, self.head = (
+                _dense(parts["body"]),
+                _cell(parts["cell"]),
+                _dense(parts["head"]),
+            )
         else:
             self.layers = _dense(parts["layers"])
 
-    def unroll(self, inputs: torch.Tensor, acts: BoolArray, starts: BoolArray, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def unroll(
+        self, inputs: torch.Tensor, acts: BoolArray, starts: BoolArray, memory: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Recurrent critics only: outputs in the rows that act, and the memory after them.
 
         Args:
@@ -45,18 +53,27 @@ class Critic(nn.Module):
             memory: Before row 0, [B, U, H]; not differentiated.
 
         Returns:
-            Outputs [n] (differentiable) and memories [n, H] of the acting rows, in the order of the dense array.
+            Outputs [n] (differentiable) and memories [n, H] of the acting rows, in the order of the dense
+            array.
         """
         assert self.body is not None
         assert self.cell is not None
         columns = acts.shape[1] * acts.shape[2]
-        packing = Packing(acts.reshape(-1, columns), np.broadcast_to(starts[..., None], acts.shape).reshape(-1, columns))
-        hidden = recur(self.cell, self.body(self._seen(inputs.reshape(-1, inputs.shape[-1])[packing.rows])), memory.reshape(columns, -1), packing)
+        packing = Packing(
+            acts.reshape(-1, columns), np.broadcast_to(starts[..., None], acts.shape).reshape(-1, columns)
+        )
+        hidden = recur(
+            self.cell,
+            self.body(self._seen(inputs.reshape(-1, inputs.shape[-1])[packing.rows])),
+            memory.reshape(columns, -1),
+            packing,
+        )
         hidden = hidden[torch.argsort(packing.rows)]
         return self._out(self.head(hidden)), hidden.detach()
 
     def step(self, inputs: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
-        """Recurrent critics only: outputs [n] of single rows, inputs [n, D] and the memory [n, H] before them."""
+        """Recurrent critics only: outputs [n] of single rows, inputs [n, D] and the memory [n, H] before
+        them."""
         assert self.body is not None
         assert self.cell is not None
         return self._out(self.head(self.cell(self.body(self._seen(inputs)), memory)))
@@ -89,7 +106,8 @@ class Critic(nn.Module):
         return (values - mean) / deviation
 
     def observe(self, inputs: torch.Tensor, targets: torch.Tensor, weight: float) -> None:
-        """Gather inputs [n, D] and target values [n] for the moments, where there are any; each row weighs `weight`."""
+        """Gather inputs [n, D] and target values [n] for the moments, where there are any; each row weighs
+        `weight`."""
         if self._inputs is not None:
             self._inputs.add(inputs, weight)
         if self._targets is not None:

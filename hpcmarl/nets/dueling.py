@@ -1,10 +1,13 @@
-"""Dueling heads (arXiv 1511.06581): action values from a value of what is seen and an advantage of each action. Used by policy.py.
+"""Dueling heads (arXiv 1511.06581): action values from a value of what is seen and an advantage of each
+action. Used by policy.py.
 
     Q(o, a) = V(o) + A(o, a) - mean_{b allowed} A(o, b)
 
-The paper takes the mean over all actions (its equation 9), since all are allowed there. Here masked ones are left out: V is then the mean value of
-what can be done, and no target moves the advantage of an action that cannot. With the mean over all, each update that raises the values of allowed
-actions lowers those of masked ones, so that an action looks the worse the longer it was masked. Which allowed action is best depends on neither.
+The paper takes the mean over all actions (its equation 9), since all are allowed there. Here masked ones are
+left out: V is then the mean value of what can be done, and no target moves the advantage of an action that
+cannot. With the mean over all, each update that raises the values of allowed actions lowers those of masked
+ones, so that an action looks the worse the longer it was masked. Which allowed action is best depends on
+neither.
 
     symbol -> argument, shape:  V value [n, 1]   A advantages [n, A]   allowed mask [n, A] bool; None: all
 """

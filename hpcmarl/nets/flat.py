@@ -1,8 +1,10 @@
-"""Torch modules whose parameters are views of one vector (parameters.py), and their gradients views of another.
+"""Torch modules whose parameters are views of one vector (parameters.py), and their gradients views of
+another.
 
-Modules keep working as usual: their parameters' `.data` and `.grad` are views of the two vectors. Behind the parameters come the modules'
-buffers: numbers that are averaged, not trained (moments.py); their `.grad` gathers what is to be averaged. Nothing may rebind `.data`
-afterwards (no `.to()`, no deepcopy, no `assign=True`).
+Modules keep working as usual: their parameters' `.data` and `.grad` are views of the two vectors. Behind the
+parameters come the modules' buffers: numbers that are averaged, not trained (moments.py); their `.grad`
+gathers what is to be averaged. Nothing may rebind `.data` afterwards (no `.to()`, no deepcopy, no
+`assign=True`).
 """
 
 from __future__ import annotations
@@ -32,10 +34,18 @@ class FlatParameters:
         self._gradient = torch.zeros(layout.size, dtype=torch.float32)
         self.gradient: FloatArray = self._gradient.numpy()
         self._views: list[tuple[torch.Tensor, torch.Tensor]] = []
-        found: dict[str, torch.Tensor] = {f"{name}.{own}": part for name, module in modules.items() for own, part in module.named_parameters()}
-        found |= {f"{name}.{own}": part for name, module in modules.items() for own, part in module.named_buffers()}
+        found: dict[str, torch.Tensor] = {
+            f"{name}.{own}": part
+            for name, module in modules.items()
+            for own, part in module.named_parameters()
+        }
+        found |= {
+            f"{name}.{own}": part for name, module in modules.items() for own, part in module.named_buffers()
+        }
         if [(name, tuple(part.shape)) for name, part in found.items()] != list(layout.shapes.items()):
-            raise ValueError(f"modules have the parameters {sorted(found)}; their description has {sorted(layout.shapes)}")
+            raise ValueError(
+                f"modules have the parameters {sorted(found)}; their description has {sorted(layout.shapes)}"
+            )
         for name, parameter in found.items():
             self._bind(parameter, layout.places[name])
 

@@ -1,6 +1,8 @@
-"""Distributions over actions for learning: log-probabilities and entropies of raw outputs, differentiable. Acting has choosers.py.
+"""Distributions over actions for learning: log-probabilities and entropies of raw outputs, differentiable.
+Acting has choosers.py.
 
-raw [n, K]   action [n, *action.shape]   mask [n, A] bool or None   logp, entropy, maximum entropy [n]   (n: any rows)
+raw [n, K]   action [n, *action.shape]   mask [n, A] bool or None   logp, entropy, maximum entropy [n]   (n:
+    any rows)
 """
 
 from __future__ import annotations
@@ -11,7 +13,13 @@ from abc import ABC, abstractmethod
 import torch
 from torch.nn import functional
 
-from hpcmarl.nets.choosers import LEAST_DEVIATION, UNAVAILABLE, UNIT_SOFTPLUS, CategoricalChooser, TanhGaussianChooser
+from hpcmarl.nets.choosers import (
+    LEAST_DEVIATION,
+    UNAVAILABLE,
+    UNIT_SOFTPLUS,
+    CategoricalChooser,
+    TanhGaussianChooser,
+)
 from hpcmarl.types import ActionSpace
 
 
@@ -19,8 +27,11 @@ class Head(ABC):
     """The distribution over one agent's actions."""
 
     @abstractmethod
-    def evaluate(self, raw: torch.Tensor, action: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probability of the action and entropy of the distribution, in nats, both [n] and differentiable in raw."""
+    def evaluate(
+        self, raw: torch.Tensor, action: torch.Tensor, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probability of the action and entropy of the distribution, in nats, both [n] and differentiable
+        in raw."""
 
     def probabilities(self, raw: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Of every single action, [n, A]; discrete actions only. Raises TypeError for others."""
@@ -37,13 +48,16 @@ def make_head(space: ActionSpace) -> Head:
 
 
 class CategoricalHead(Head):
-    """One masked categorical distribution a component; discrete actions have one component. Entropy is exact."""
+    """One masked categorical distribution a component; discrete actions have one component. Entropy is
+    exact."""
 
     def __init__(self, space: ActionSpace) -> None:
         chooser = CategoricalChooser(space)
         self._single, self._slices = chooser.single, chooser.slices
 
-    def evaluate(self, raw: torch.Tensor, action: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def evaluate(
+        self, raw: torch.Tensor, action: torch.Tensor, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         if mask is not None:
             raw = raw.masked_fill(~mask, UNAVAILABLE)
         if self._single:
@@ -75,18 +89,24 @@ class CategoricalHead(Head):
 class TanhGaussianHead(Head):
     """The tanh-squashed Gaussian of choosers.TanhGaussianChooser.
 
-    Entropy is an estimate at the given action: the Gaussian's own, exact, plus the log-Jacobian log(scale (1 - tanh(u)^2)) with
-    u = mean + deviation * e, where e is the noise that the action shows under the present parameters, held constant (the
-    pathwise gradient). Unbiased where the action came from this very distribution; off-policy it is biased a little.
+    Entropy is an estimate at the given action: the Gaussian's own, exact, plus the log-Jacobian log(scale (1
+    - tanh(u)^2)) with u = mean + deviation * e, where e is the noise that the action shows under the present
+    parameters, held constant (the pathwise gradient). Unbiased where the action came from this very
+    distribution; off-policy it is biased a little.
     """
 
     def __init__(self, space: ActionSpace) -> None:
         self._chooser = TanhGaussianChooser(space)
         self._dimensions, self._log_scale = self._chooser.dimensions, self._chooser.log_scale
 
-    def evaluate(self, raw: torch.Tensor, action: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def evaluate(
+        self, raw: torch.Tensor, action: torch.Tensor, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         size = self._dimensions
-        mean, deviation = raw[..., :size], functional.softplus(raw[..., size:] + UNIT_SOFTPLUS) + LEAST_DEVIATION
+        mean, deviation = (
+            raw[..., :size],
+            functional.softplus(raw[..., size:] + UNIT_SOFTPLUS) + LEAST_DEVIATION,
+        )
         u = torch.from_numpy(self._chooser.unsquash(action.numpy()))
         noise = (u - mean) / deviation
         log_deviation = deviation.log()

@@ -1,7 +1,8 @@
 """Dense layers as torch trains them; acting has numpy_layers.py.
 
-Training goes through one hand-written backward pass for the whole stack (`DenseStack`): on 2400 rows it takes three
-quarters of the time of torch's own layer by layer, since torch's float32 tanh costs twice as much as its logistic function.
+Training goes through one hand-written backward pass for the whole stack (`DenseStack`): on 2400 rows it takes
+three quarters of the time of torch's own layer by layer, since torch's float32 tanh costs twice as much as
+its logistic function.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ MINUS_ONE = torch.tensor(-1.0)
 
 
 class BareLinear(nn.Linear):
-    """A linear layer whose weights are still to be set. (torch's skip_init goes by way of its meta device, which imports sympy: 0.6 s a rank.)"""
+    """A linear layer whose weights are still to be set. (torch's skip_init goes by way of its meta device,
+    which imports sympy: 0.6 s a rank.)"""
 
     def reset_parameters(self) -> None:
         """Draw nothing: torch would draw from its global generator."""
@@ -47,18 +49,25 @@ class Dense(nn.Module):
         self.layers = nn.ModuleList(BareLinear(inputs, outputs) for inputs, outputs in pairwise(shape.sizes))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """inputs [..., first size] -> [..., last size]. Differentiable once, in the parameters and the inputs."""
+        """inputs [..., first size] -> [..., last size]. Differentiable once, in the parameters and the
+        inputs."""
         if not self.layers:
             return inputs
-        parameters = cast("list[torch.Tensor]", [parameter for layer in self.layers for parameter in (layer.weight, layer.bias)])
+        parameters = cast(
+            "list[torch.Tensor]",
+            [parameter for layer in self.layers for parameter in (layer.weight, layer.bias)],
+        )
         rows = inputs.reshape(-1, inputs.shape[-1])
         run = DenseStack.apply if torch.is_grad_enabled() else last_stage
         outputs: torch.Tensor = run(rows, self.activation, self.activate_last, *parameters)
         return outputs.view(*inputs.shape[:-1], outputs.shape[-1])
 
 
-def stages_of(inputs: torch.Tensor, activation: str, activate_last: bool, parameters: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """Compute dense layers one after the other, tanh(x) as 2 sigmoid(2x) - 1 (within 2e-7). Not differentiable.
+def stages_of(
+    inputs: torch.Tensor, activation: str, activate_last: bool, parameters: Sequence[torch.Tensor]
+) -> Iterator[torch.Tensor]:
+    """Compute dense layers one after the other, tanh(x) as 2 sigmoid(2x) - 1 (within 2e-7). Not
+    differentiable.
 
     Args:
         inputs: Shape [n, first size].
@@ -82,7 +91,9 @@ def stages_of(inputs: torch.Tensor, activation: str, activate_last: bool, parame
         yield hidden
 
 
-def last_stage(inputs: torch.Tensor, activation: str, activate_last: bool, *parameters: torch.Tensor) -> torch.Tensor:
+def last_stage(
+    inputs: torch.Tensor, activation: str, activate_last: bool, *parameters: torch.Tensor
+) -> torch.Tensor:
     """Return the last of `stages_of`, where no gradient is wanted: the others are not kept."""
     hidden = inputs
     for hidden in stages_of(inputs, activation, activate_last, parameters):  # noqa: B007  the last one counts
@@ -94,8 +105,11 @@ class DenseStack(torch.autograd.Function):
     """All layers of a Dense in one node of torch's graph."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: torch.Tensor, activation: str, activate_last: bool, *parameters: torch.Tensor) -> torch.Tensor:
-        """inputs [n, first size]; parameters: weight [outputs, inputs] and bias of each layer. Returns [n, last size]."""
+    def forward(
+        ctx: Any, inputs: torch.Tensor, activation: str, activate_last: bool, *parameters: torch.Tensor
+    ) -> torch.Tensor:
+        """inputs [n, first size]; parameters: weight [outputs, inputs] and bias of each layer. Returns [n,
+        last size]."""
         stages = [inputs, *stages_of(inputs, activation, activate_last, parameters)]
         ctx.activation, ctx.activate_last = activation, activate_last
         ctx.save_for_backward(*stages, *parameters)
@@ -104,7 +118,8 @@ class DenseStack(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """slope [n, last size]: the derivative by the outputs; returns those by the inputs and by every parameter."""
+        """slope [n, last size]: the derivative by the outputs; returns those by the inputs and by every
+        parameter."""
         saved = ctx.saved_tensors
         layers = (len(saved) - 1) // 3
         stages, parameters = saved[: layers + 1], saved[layers + 1 :]
@@ -112,7 +127,11 @@ class DenseStack(torch.autograd.Function):
         for layer in range(layers - 1, -1, -1):
             if layer < layers - 1 or ctx.activate_last:
                 after = stages[layer + 1]
-                slope = torch.ops.aten.tanh_backward(slope, after) if ctx.activation == "tanh" else torch.ops.aten.threshold_backward(slope, after, 0)
+                slope = (
+                    torch.ops.aten.tanh_backward(slope, after)
+                    if ctx.activation == "tanh"
+                    else torch.ops.aten.threshold_backward(slope, after, 0)
+                )
             gradients[3 + 2 * layer] = slope.t() @ stages[layer]
             gradients[4 + 2 * layer] = slope.sum(0)
             if layer > 0 or ctx.needs_input_grad[0]:

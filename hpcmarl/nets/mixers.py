@@ -1,4 +1,5 @@
-"""Mixers: the team's value of a joint action from the agents' utilities. Trained by algos/; know no algorithm and no rollout.
+"""Mixers: the team's value of a joint action from the agents' utilities. Trained by algos/; know no algorithm
+and no rollout.
 
 [...]: any rows   K joint actions of each   n agents   S size of the state that the weights depend on
 """
@@ -22,30 +23,36 @@ class SumMixer(nn.Module):
 
 
 class MonotonicMixer(nn.Module):
-    """QMIX (arXiv 1803.11485 section 4): an ELU network whose weights, all positive, and biases are made from the state.
+    """QMIX (arXiv 1803.11485 section 4): an ELU network whose weights, all positive, and biases are made from
+    the state.
 
     So no agent's utility can lower the team's value, and the agents' own best actions are the best joint one.
 
-    With "relu" the weights grow with the state, and where that has no bounds far states amplify what is bootstrapped from them; with "tanh"
-    they are bounded."""
+    With "relu" the weights grow with the state, and where that has no bounds far states amplify what is
+    bootstrapped from them; with "tanh" they are bounded."""
 
     def __init__(self, shape: MonotonicMixerShape) -> None:
         """Make the networks; their weights are still to be set (flat.py)."""
         super().__init__()
         self.agents, self.width = shape.agents, shape.width
         parts = shape.children()
-        self.first, self.second, self.bias, self.value = (_dense(parts[name]) for name in ("first", "second", "bias", "value"))
+        self.first, self.second, self.bias, self.value = (
+            _dense(parts[name]) for name in ("first", "second", "bias", "value")
+        )
 
     def forward(self, utilities: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
         """utilities [..., K, n], state [..., S] -> values [..., K]."""
         first = self.first(state).abs().unflatten(-1, (self.agents, self.width))
         hidden = functional.elu(utilities @ first + self.bias(state).unsqueeze(-2))
-        values: torch.Tensor = (hidden @ self.second(state).abs().unsqueeze(-1)).squeeze(-1) + self.value(state)
+        values: torch.Tensor = (hidden @ self.second(state).abs().unsqueeze(-1)).squeeze(-1) + self.value(
+            state
+        )
         return values
 
 
 class UnrestrictedMixer(nn.Module):
-    """WQMIX's central critic (arXiv 2006.10800 section 5): a plain network of the state and the utilities, plus a value of the state."""
+    """WQMIX's central critic (arXiv 2006.10800 section 5): a plain network of the state and the utilities,
+    plus a value of the state."""
 
     def __init__(self, shape: UnrestrictedMixerShape) -> None:
         """Make the networks; their weights are still to be set (flat.py)."""

@@ -1,12 +1,13 @@
-"""Running mean and deviation of features, for networks that see or predict them in units of their own spread. Used by policy.py, critic.py and, for
-what mixers see, by algos/mixed.py.
+"""Running mean and deviation of features, for networks that see or predict them in units of their own spread.
+Used by policy.py, critic.py and, for what mixers see, by algos/mixed.py.
 
-    m = (n, sum x, sum x^2)     per trajectory, averaged by the optimizer over updates: m <- m + rate (m_batch - m)
+    m = (n, sum x, sum x^2)     per trajectory, averaged by the optimizer over updates: m <- m + rate (m_batch
+        - m)
     mean = m_1 / m_0            deviation^2 = m_2 / m_0 - mean^2
 
-The averages are the end of the parameter vector (flat.py: buffers), and what `add` gathers travels with the gradient: so every rule, way of
-summing and checkpoint carries them, and all ranks see the same ones. The rows of one gradient weigh alike, and the ratio needs no correction
-for the averages' start from zero.
+The averages are the end of the parameter vector (flat.py: buffers), and what `add` gathers travels with the
+gradient: so every rule, way of summing and checkpoint carries them, and all ranks see the same ones. The rows
+of one gradient weigh alike, and the ratio needs no correction for the averages' start from zero.
 
     symbol -> variable, shape:  m moments [1 + 2D]   x rows [n, D]
 """

@@ -1,7 +1,8 @@
-"""Gradients of log-probabilities in numpy: what a policy's parameters do to the chances of the actions that were taken. Without torch.
+"""Gradients of log-probabilities in numpy: what a policy's parameters do to the chances of the actions that
+were taken. Without torch.
 
-For policies of dense layers alone, and for the few rows of an episode, where torch takes longer to begin than numpy to end. The functions are
-those of layers.py and heads.py (tests compare both).
+For policies of dense layers alone, and for the few rows of an episode, where torch takes longer to begin than
+numpy to end. The functions are those of layers.py and heads.py (tests compare both).
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ from hpcmarl.types import Array, BoolArray, FloatArray
 
 def has_numpy_gradient(shape: PolicyShape) -> bool:
     """Whether a policy is made of dense layers alone."""
-    return shape.cell is None and shape.value is None and shape.moments is None and not shape.last_action and not shape.agent_id
+    return (
+        shape.cell is None
+        and shape.value is None
+        and shape.moments is None
+        and not shape.last_action
+        and not shape.agent_id
+    )
 
 
 class ScoreGradient:
@@ -66,7 +73,9 @@ class _Layers:
             outputs += bias
             if index == len(self._weights) - 1:
                 return outputs
-            self._seen.append(np.tanh(outputs, out=outputs) if self._tanh else np.maximum(outputs, 0.0, out=outputs))
+            self._seen.append(
+                np.tanh(outputs, out=outputs) if self._tanh else np.maximum(outputs, 0.0, out=outputs)
+            )
         return inputs
 
     def backward(self, slope: FloatArray) -> None:

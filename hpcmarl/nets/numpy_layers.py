@@ -1,7 +1,9 @@
-"""Layers as numpy runs them, reading the arrays of a parameter vector: for the small batches of acting numpy is quicker than torch.
+"""Layers as numpy runs them, reading the arrays of a parameter vector: for the small batches of acting numpy
+is quicker than torch.
 
-Measured for 18-64-64-5 on 48 rows: numpy 37 microseconds, torch 55; numpy was not slower at any size tried (up to 400-512-512).
-The same functions in torch: layers.py, moments.py, dueling.py. A layer's weights are in `weights`; who changes them tells each by `refresh`.
+Measured for 18-64-64-5 on 48 rows: numpy 37 microseconds, torch 55; numpy was not slower at any size tried
+(up to 400-512-512). The same functions in torch: layers.py, moments.py, dueling.py. A layer's weights are in
+`weights`; who changes them tells each by `refresh`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ class NumpyDense:
 
     def __init__(self, shape: DenseShape, arrays: Arrays) -> None:
         count = len(shape.sizes) - 1
-        self.weights: list[DenseWeight | SparseWeight] = [DenseWeight(arrays[f"layers.{index}.weight"].T) for index in range(count)]
+        self.weights: list[DenseWeight | SparseWeight] = [
+            DenseWeight(arrays[f"layers.{index}.weight"].T) for index in range(count)
+        ]
         self._biases = [arrays[f"layers.{index}.bias"] for index in range(count)]
         self._plain_last = -1 if shape.activate_last else count - 1
         self._tanh = shape.activation == "tanh"
@@ -50,7 +54,9 @@ class NumpyRecurrence:
     def __init__(self, shape: GRUShape, arrays: Arrays) -> None:
         self._width = shape.memory
         self._biases = (arrays["bias_ih"], arrays["bias_hh"])
-        self.weights: list[DenseWeight | SparseWeight] = [DenseWeight(arrays[name].T) for name in ("weight_ih", "weight_hh")]
+        self.weights: list[DenseWeight | SparseWeight] = [
+            DenseWeight(arrays[name].T) for name in ("weight_ih", "weight_hh")
+        ]
 
     def __call__(self, inputs: FloatArray, memory: FloatArray) -> FloatArray:
         """inputs [rows, I], memory [rows, H] -> new memory [rows, H]."""
@@ -96,7 +102,8 @@ def mean_and_deviation(moments: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def numpy_dueling_values(advantages: FloatArray, value: FloatArray, mask: BoolArray | None) -> FloatArray:
-    """Q [n, A] of advantages [n, A] and a value [n, 1] (dueling.py); rows in which nothing is allowed subtract nothing."""
+    """Q [n, A] of advantages [n, A] and a value [n, 1] (dueling.py); rows in which nothing is allowed
+    subtract nothing."""
     values: FloatArray
     if mask is None:
         values = value + advantages - advantages.mean(-1, keepdims=True)

@@ -1,9 +1,11 @@
-"""A policy's network in numpy, for acting: the function of policy.Policy on the same parameter vector, without torch.
+"""A policy's network in numpy, for acting: the function of policy.Policy on the same parameter vector,
+without torch.
 
 Agents that do not act in a row keep their memory; an episode's first row starts from zero memory.
 
-The last action, where a policy sees it, is part of what acting remembers: the memory [E, N, H + A] of a slot is the GRU's, then the one-hot of
-the agent's latest action. So whoever keeps the memory of a slot keeps its last actions too, and an episode begins without one.
+The last action, where a policy sees it, is part of what acting remembers: the memory [E, N, H + A] of a slot
+is the GRU's, then the one-hot of the agent's latest action. So whoever keeps the memory of a slot keeps its
+last actions too, and an episode begins without one.
 """
 
 from __future__ import annotations
@@ -36,16 +38,24 @@ class NumpyPolicy:
         self._agents, self._agent_id = shape.agents, shape.agent_id
         self._normalised = None if shape.moments is None else NumpyMoments(_within("moments", arrays))
         self._body = None if shape.body is None else NumpyDense(shape.body, _within("body", arrays))
-        self._recurrence = None if shape.cell is None else NumpyRecurrence(shape.cell, _within("cell", arrays))
+        self._recurrence = (
+            None if shape.cell is None else NumpyRecurrence(shape.cell, _within("cell", arrays))
+        )
         self._outputs = NumpyDense(shape.outputs, _within("outputs", arrays))
         self._value = None if shape.value is None else NumpyDense(shape.value, _within("value", arrays))
-        self._layers = [part for part in (self._body, self._recurrence, self._outputs, self._value) if part is not None]
+        self._layers = [
+            part for part in (self._body, self._recurrence, self._outputs, self._value) if part is not None
+        ]
         self.sparse: list[SparseWeight] = []
 
     def become_sparse(self, *, measured: bool) -> None:
         """Multiply by the weights that are there only; measured: where that is the quicker way. Once."""
         for layers in self._layers:
-            sparse = [SparseWeight(weight.transposed, measured=measured) for weight in layers.weights if isinstance(weight, DenseWeight)]
+            sparse = [
+                SparseWeight(weight.transposed, measured=measured)
+                for weight in layers.weights
+                if isinstance(weight, DenseWeight)
+            ]
             layers.weights = list(sparse)
             self.sparse += sparse
 
@@ -56,12 +66,20 @@ class NumpyPolicy:
                 weight.refresh()
 
     def act(
-        self, frame: PolicyFrame, starts: BoolArray, memory: FloatArray | None, generator: np.random.Generator, greedy: bool, with_logp: bool = True
+        self,
+        frame: PolicyFrame,
+        starts: BoolArray,
+        memory: FloatArray | None,
+        generator: np.random.Generator,
+        greedy: bool,
+        with_logp: bool = True,
     ) -> Decision:
-        """Decide for E slots of N agents in one batch; arrays as in types.PolicyFrame and types.Decision. Changes nothing passed in.
+        """Decide for E slots of N agents in one batch; arrays as in types.PolicyFrame and types.Decision.
+        Changes nothing passed in.
 
-        Only rows of living agents are computed: in games whose players take turns that is half of the work. Random numbers are drawn for all rows.
-        Agents that are not alive get action 0 and logp 0, and keep their memory.
+        Only rows of living agents are computed: in games whose players take turns that is half of the work.
+        Random numbers are drawn for all rows. Agents that are not alive get action 0 and logp 0, and keep
+        their memory.
         """
         slots, agents = frame.alive.shape
         rows = slots * agents
@@ -79,7 +97,10 @@ class NumpyPolicy:
             noise = None if noise is None else tuple(part.take(living, 0) for part in noise)
         action, logp = self.chooser.choose(raw, mask, noise, with_logp)
         if not everyone:
-            action, logp = _spread(action, living, rows), None if logp is None else _spread(logp, living, rows)
+            action, logp = (
+                _spread(action, living, rows),
+                None if logp is None else _spread(logp, living, rows),
+            )
             if hidden is not None and before is not None:
                 before[living] = hidden
                 hidden = before
@@ -91,7 +112,8 @@ class NumpyPolicy:
         return Decision(chosen, None if logp is None else logp.reshape(slots, agents), after)
 
     def _inputs(self, obs: FloatArray, last: FloatArray | None) -> FloatArray:
-        """What the network sees [E * N, D]: observations [E, N, *shape], last actions [E, N, A], and the agents' one-hot numbers."""
+        """What the network sees [E * N, D]: observations [E, N, *shape], last actions [E, N, A], and the
+        agents' one-hot numbers."""
         slots, agents = obs.shape[:2]
         flat = obs.reshape(slots, agents, -1)
         if last is not None or self._agent_id:
@@ -104,8 +126,11 @@ class NumpyPolicy:
             flat = seen
         return flat.reshape(slots * agents, -1)
 
-    def _remembered(self, memory: FloatArray | None, starts: BoolArray) -> tuple[FloatArray | None, FloatArray | None]:
-        """The GRU's memory [E * N, H] and the last actions [E, N, A] before a step, zero where an episode starts [E]; None for what there is not."""
+    def _remembered(
+        self, memory: FloatArray | None, starts: BoolArray
+    ) -> tuple[FloatArray | None, FloatArray | None]:
+        """The GRU's memory [E * N, H] and the last actions [E, N, A] before a step, zero where an episode
+        starts [E]; None for what there is not."""
         if not self._width + self._actions:
             return None, None
         assert memory is not None
@@ -113,7 +138,9 @@ class NumpyPolicy:
         before = kept[..., : self._width].reshape(-1, self._width) if self._width else None
         return before, (kept[..., self._width :] if self._actions else None)
 
-    def raw(self, obs: FloatArray, before: FloatArray | None = None, mask: BoolArray | None = None) -> tuple[FloatArray, FloatArray | None]:
+    def raw(
+        self, obs: FloatArray, before: FloatArray | None = None, mask: BoolArray | None = None
+    ) -> tuple[FloatArray, FloatArray | None]:
         """Compute the network's outputs.
 
         Args:
@@ -133,8 +160,11 @@ class NumpyPolicy:
         hidden = self._recurrence(hidden, before)
         return self._heads(hidden, mask), hidden
 
-    def _raw_of(self, living: IntArray, obs: FloatArray, before: FloatArray | None, mask: BoolArray | None) -> tuple[FloatArray, FloatArray | None]:
-        """As `raw`, of some of the rows. Sparse forms compute all rows: they are timed anew where the number of rows changes."""
+    def _raw_of(
+        self, living: IntArray, obs: FloatArray, before: FloatArray | None, mask: BoolArray | None
+    ) -> tuple[FloatArray, FloatArray | None]:
+        """As `raw`, of some of the rows. Sparse forms compute all rows: they are timed anew where the number
+        of rows changes."""
         if self.sparse:
             raw, hidden = self.raw(obs, before, mask)
             return raw.take(living, 0), None if hidden is None else hidden.take(living, 0)
@@ -146,8 +176,9 @@ class NumpyPolicy:
         return raw if self._value is None else numpy_dueling_values(raw, self._value(hidden), mask)
 
     def chances(self, obs: FloatArray, mask: BoolArray | None, agent: int) -> FloatArray:
-        """How likely each action is drawn, [n, A], for observations [n, *shape] of one agent and masks [n, A]. Raises TypeError where policies
-        are recurrent or see their last action, whose chances depend on more than an observation, or actions are not discrete."""
+        """How likely each action is drawn, [n, A], for observations [n, *shape] of one agent and masks [n,
+        A]. Raises TypeError where policies are recurrent or see their last action, whose chances depend on
+        more than an observation, or actions are not discrete."""
         if self._recurrence is not None:
             raise TypeError("a recurrent policy acts by its memory, not by one observation")
         if self._actions:
@@ -168,7 +199,8 @@ def _numbers(agents: int) -> FloatArray:
 
 
 def numbered(obs: Array) -> FloatArray:
-    """Observations [..., N, D] of a policy's agents with their one-hot numbers behind them: [..., N, D + N]."""
+    """Observations [..., N, D] of a policy's agents with their one-hot numbers behind them: [..., N, D +
+    N]."""
     agents = obs.shape[-2]
     return np.concatenate([obs, np.broadcast_to(_numbers(agents), (*obs.shape[:-1], agents))], -1)
 
@@ -182,7 +214,8 @@ def last_actions(action: Array, acts: BoolArray, actions: int) -> FloatArray:
         actions: How many there are, A.
 
     Returns:
-        One-hot actions, shape [T + 1, ..., N, A]; zero where the agent has not acted yet. An agent that does not act keeps its last one.
+        One-hot actions, shape [T + 1, ..., N, A]; zero where the agent has not acted yet. An agent that does
+        not act keeps its last one.
     """
     steps = len(action)
     rows = np.arange(steps).reshape(-1, *[1] * (action.ndim - 1))
@@ -202,4 +235,6 @@ def _spread(values: Array, rows: IntArray, count: int) -> Array:
 
 def _within(part: str, arrays: Arrays) -> dict[str, FloatArray]:
     """The arrays of a part, by their names in it."""
-    return {name.removeprefix(f"{part}."): array for name, array in arrays.items() if name.startswith(f"{part}.")}
+    return {
+        name.removeprefix(f"{part}."): array for name, array in arrays.items() if name.startswith(f"{part}.")
+    }

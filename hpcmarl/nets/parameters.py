@@ -1,6 +1,8 @@
-"""The parameter vector: all parameters of a run as one contiguous float32 array, and where in it each of them lies.
+"""The parameter vector: all parameters of a run as one contiguous float32 array, and where in it each of them
+lies.
 
-Trained parameters come first, module after module; behind them those that are averaged (shapes.py). No torch is needed to make, name or read it.
+Trained parameters come first, module after module; behind them those that are averaged (shapes.py). No torch
+is needed to make, name or read it.
 """
 
 from __future__ import annotations
@@ -29,8 +31,14 @@ class ParameterLayout:
 
     def __init__(self, modules: Mapping[str, Shape]) -> None:
         self.modules = dict(modules)
-        self._parameters = {name: parameter for module, shape in modules.items() for name, parameter in shape.parameters(f"{module}.")}
-        ordered = sorted(self._parameters, key=lambda name: self._parameters[name].averaged)  # stable: trained first
+        self._parameters = {
+            name: parameter
+            for module, shape in modules.items()
+            for name, parameter in shape.parameters(f"{module}.")
+        }
+        ordered = sorted(
+            self._parameters, key=lambda name: self._parameters[name].averaged
+        )  # stable: trained first
         self.shapes = {name: self._parameters[name].shape for name in ordered}
         self.places: dict[str, slice] = {}
         start = 0
@@ -42,7 +50,11 @@ class ParameterLayout:
         trained = [name for name in ordered if not self._parameters[name].averaged]
         self.averages = slice(self.places[trained[-1]].stop if trained else 0, self.size)
         self.segments = {module: self._extent(trained, f"{module}.") for module in modules}
-        self.layers = tuple(Layer(self.places[name], (shape[0], shape[1])) for name in trained if len(shape := self.shapes[name]) == 2)
+        self.layers = tuple(
+            Layer(self.places[name], (shape[0], shape[1]))
+            for name in trained
+            if len(shape := self.shapes[name]) == 2
+        )
         self.layer_names = tuple(name for name in trained if len(self.shapes[name]) == 2)
         self._trained = trained
 
@@ -55,7 +67,8 @@ class ParameterLayout:
         return slice(places[0].start, places[-1].stop) if places else slice(0, 0)
 
     def prefix_of(self, wanted: Shape) -> str:
-        """Return what the names of this part's parameters begin with. Raises KeyError for a shape that is not among the modules."""
+        """Return what the names of this part's parameters begin with. Raises KeyError for a shape that is not
+        among the modules."""
         for module, shape in self.modules.items():
             for prefix, part in shape.inner(f"{module}."):
                 if part is wanted:

@@ -1,4 +1,5 @@
-"""The policy network of one policy group in torch, for learning: dense layers, perhaps a GRU, and raw outputs. Acting has numpy_policy.py."""
+"""The policy network of one policy group in torch, for learning: dense layers, perhaps a GRU, and raw
+outputs. Acting has numpy_policy.py."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ from hpcmarl.types import BoolArray
 
 
 class Policy(nn.Module):
-    """Raw outputs [n, K] from inputs [n, D]: observations, with last_action followed by the agent's last action, with agent_id as `numbered` gives
-    them. The weights are still to be set (flat.py)."""
+    """Raw outputs [n, K] from inputs [n, D]: observations, with last_action followed by the agent's last
+    action, with agent_id as `numbered` gives them. The weights are still to be set (flat.py)."""
 
     def __init__(self, shape: PolicyShape) -> None:
         super().__init__()
@@ -28,7 +29,9 @@ class Policy(nn.Module):
         self.agents, self.agent_id = shape.agents, shape.agent_id
         self.width, self.memory_size = shape.width, shape.memory_size
         self.moments = None if shape.moments is None else Moments(shape.moments)
-        self.patterns: tuple[Pattern, Pattern] | None = None  # of the cell's two weights, where it is to multiply by their non-zeros
+        self.patterns: tuple[Pattern, Pattern] | None = (
+            None  # of the cell's two weights, where it is to multiply by their non-zeros
+        )
         self.body = None if shape.body is None else Dense(shape.body)
         self.cell = None if shape.cell is None else gru_cell(shape.cell)
         self.outputs = Dense(shape.outputs)
@@ -40,14 +43,19 @@ class Policy(nn.Module):
         return make_head(self.shape.action)
 
     def unroll_where(self, masks: tuple[BoolArray, BoolArray] | None) -> None:
-        """Recurrent policies: which of the cell's weights [3 H, I] and [3 H, H] are there, so that `unroll` uses, and differentiates by, only
-        these, unless they are most of all. None: all."""
+        """Recurrent policies: which of the cell's weights [3 H, I] and [3 H, H] are there, so that `unroll`
+        uses, and differentiates by, only these, unless they are most of all. None: all."""
         former = self.patterns or (None, None)
         sparse = masks is not None and max(mask.mean() for mask in masks) <= MOST_NON_ZEROS
-        self.patterns = (Pattern.of(masks[0], former[0]), Pattern.of(masks[1], former[1])) if masks is not None and sparse else None
+        self.patterns = (
+            (Pattern.of(masks[0], former[0]), Pattern.of(masks[1], former[1]))
+            if masks is not None and sparse
+            else None
+        )
 
     def forward(self, obs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Feed-forward policies only: obs [n, D] -> raw [n, K]. mask [n, A]: allowed actions, for dueling heads; None: all."""
+        """Feed-forward policies only: obs [n, D] -> raw [n, K]. mask [n, A]: allowed actions, for dueling
+        heads; None: all."""
         seen = self._seen(obs)
         return self._heads(seen if self.body is None else self.body(seen), mask)
 
@@ -67,17 +75,28 @@ class Policy(nn.Module):
         return seen
 
     def unroll(
-        self, obs: torch.Tensor, alive: torch.Tensor, starts: torch.Tensor, memory: torch.Tensor, mask: torch.Tensor | None = None
+        self,
+        obs: torch.Tensor,
+        alive: torch.Tensor,
+        starts: torch.Tensor,
+        memory: torch.Tensor,
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Recurrent policies only. obs [T, B, N, D], alive [T, B, N], starts [T, B], memory [B, N, H] -> raw [T, B, N, K], zero where
-        not alive. mask [T, B, N, A]: as in `forward`."""
+        """Recurrent policies only. obs [T, B, N, D], alive [T, B, N], starts [T, B], memory [B, N, H] -> raw
+        [T, B, N, K], zero where not alive. mask [T, B, N, A]: as in `forward`."""
         assert self.body is not None
         assert self.cell is not None
         shape = alive.shape
         columns = shape[1] * shape[2]
-        packing = Packing(alive.view(-1, columns).numpy(), starts.unsqueeze(-1).expand(shape).reshape(-1, columns).numpy())
+        packing = Packing(
+            alive.view(-1, columns).numpy(), starts.unsqueeze(-1).expand(shape).reshape(-1, columns).numpy()
+        )
         inputs = self.body(self._seen(obs.reshape(-1, obs.shape[-1])[packing.rows]))
         first = memory.view(columns, -1)
-        hidden = recur(self.cell, inputs, first, packing) if self.patterns is None else recur_sparse(self.cell, self.patterns, inputs, first, packing)
+        hidden = (
+            recur(self.cell, inputs, first, packing)
+            if self.patterns is None
+            else recur_sparse(self.cell, self.patterns, inputs, first, packing)
+        )
         raw = self._heads(hidden, None if mask is None else mask.reshape(-1, mask.shape[-1])[packing.rows])
         return spread(raw, packing.rows, shape)

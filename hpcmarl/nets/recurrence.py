@@ -1,15 +1,19 @@
-"""A GRU over columns with gaps, for learning: only the rows that act, packed, forwards and backwards by hand. Used by policy.py.
+"""A GRU over columns with gaps, for learning: only the rows that act, packed, forwards and backwards by hand.
+Used by policy.py.
 
-    gates of row t:  r = sigmoid(W_r x + U_r h + b_r)    z likewise    c = tanh(W_c x + b_c + r (U_c h + d_c))    h' = c + z (h - c)
+    gates of row t:  r = sigmoid(W_r x + U_r h + b_r)    z likewise    c = tanh(W_c x + b_c + r (U_c h + d_c))
+        h' = c + z (h - c)
 
-as torch.nn.GRUCell has them (arXiv 1406.1078 with the reset gate behind the matrix). Whatever does not depend on the row before, the
-products with x and the gradients of all matrices, is one product over all rows; torch's own cell makes a dozen nodes of its graph for each
-row and goes on with columns that have ended (docs/benchmarks.md has figures). Knows no policy and no rollout.
+as torch.nn.GRUCell has them (arXiv 1406.1078 with the reset gate behind the matrix). Whatever does not depend
+on the row before, the products with x and the gradients of all matrices, is one product over all rows;
+torch's own cell makes a dozen nodes of its graph for each row and goes on with columns that have ended
+(docs/benchmarks.md has figures). Knows no policy and no rollout.
 
-Columns are sorted by how many rows they have that act: the j-th acting rows of all columns are step j, and the columns that still have one
-are the first so many of the step before.
+Columns are sorted by how many rows they have that act: the j-th acting rows of all columns are step j, and
+the columns that still have one are the first so many of the step before.
 
-    symbol -> variable, shape:  x inputs [n, I]   h before, h' hidden [n, H]   r, z gates [n, 2H]   c candidate [n, H]   U_c h + d_c echo [n, H]
+    symbol -> variable, shape:  x inputs [n, I]   h before, h' hidden [n, H]   r, z gates [n, 2H]   c
+        candidate [n, H]   U_c h + d_c echo [n, H]
     (n acting rows of C columns)
 """
 
@@ -29,9 +33,10 @@ from hpcmarl.types import BoolArray
 class Packing:
     """Which rows of T rows of C columns act, and in which order a recurrence goes through them.
 
-    rows [n] int64: their places t C + c, step after step.   steps: each step's slice of them.   columns [C] int64: the columns sorted.
-    before [n] int64: where a row's memory comes from: the number of an earlier packed row + C, or of a sorted column's first memory.
-    keeps [n, 1] float32: 0 where an episode began since then, or None where none did.
+    rows [n] int64: their places t C + c, step after step.   steps: each step's slice of them.   columns [C]
+        int64: the columns sorted.
+    before [n] int64: where a row's memory comes from: the number of an earlier packed row + C, or of a sorted
+    column's first memory. keeps [n, 1] float32: 0 where an episode began since then, or None where none did.
     """
 
     def __init__(self, acts: BoolArray, starts: BoolArray) -> None:
@@ -41,7 +46,9 @@ class Packing:
         order = np.argsort(-counts, kind="stable")
         place = np.empty(columns, np.int64)
         place[order] = np.arange(columns)
-        sizes = np.bincount(counts, minlength=length + 1)[:0:-1].cumsum()[::-1]  # of step j: columns with more than j acting rows
+        sizes = np.bincount(counts, minlength=length + 1)[:0:-1].cumsum()[
+            ::-1
+        ]  # of step j: columns with more than j acting rows
         sizes = sizes[sizes > 0]
         ends = sizes.cumsum()
         row, column = np.nonzero(acts)
@@ -49,8 +56,16 @@ class Packing:
         position = (ends - sizes)[step] + place[column]
         packed = np.empty(len(row), np.int64)
         packed[position] = row * columns + column
-        before = np.arange(len(row)) - np.repeat(np.concatenate([[columns], sizes[:-1]])[: len(sizes)], sizes) + columns
-        self.rows, self.columns, self.before = torch.from_numpy(packed), torch.from_numpy(order), torch.from_numpy(before)
+        before = (
+            np.arange(len(row))
+            - np.repeat(np.concatenate([[columns], sizes[:-1]])[: len(sizes)], sizes)
+            + columns
+        )
+        self.rows, self.columns, self.before = (
+            torch.from_numpy(packed),
+            torch.from_numpy(order),
+            torch.from_numpy(before),
+        )
         self.steps = [slice(end - size, end) for end, size in zip(ends.tolist(), sizes.tolist(), strict=True)]
         self.keeps: torch.Tensor | None = None
         if starts.any():
@@ -60,13 +75,15 @@ class Packing:
 
 
 def spread(rows: torch.Tensor, places: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """rows [n, ...] at their places [n] among all rows of `shape`, zeros elsewhere: [*shape, ...]. Differentiable."""
+    """rows [n, ...] at their places [n] among all rows of `shape`, zeros elsewhere: [*shape, ...].
+    Differentiable."""
     dense: torch.Tensor = rows.new_zeros(math.prod(shape), *rows.shape[1:]).index_copy(0, places, rows)
     return dense.view(*shape, *rows.shape[1:])
 
 
 def recur(cell: nn.GRUCell, inputs: torch.Tensor, memory: torch.Tensor, packing: Packing) -> torch.Tensor:
-    """inputs [n, I] of the packed rows, memory [C, H] before row 0 (not differentiated) -> the cell's memory after each of them [n, H].
+    """inputs [n, I] of the packed rows, memory [C, H] before row 0 (not differentiated) -> the cell's memory
+    after each of them [n, H].
 
     Differentiable once, in the cell's parameters and the inputs."""
     parameters = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
@@ -88,7 +105,8 @@ class Recurrence(torch.autograd.Function):
         bias_ih: torch.Tensor,
         bias_hh: torch.Tensor,
     ) -> torch.Tensor:
-        """memory [C, H] of the sorted columns; the parameters are GRUCell's, [3H, I], [3H, H], [3H], [3H]. Returns [n, H]."""
+        """memory [C, H] of the sorted columns; the parameters are GRUCell's, [3H, I], [3H, H], [3H], [3H].
+        Returns [n, H]."""
         width = memory.shape[1]
         both = 2 * width
         gates = torch.addmm(bias_ih[:both] + bias_hh[:both], inputs, weight_ih[:both].t())
@@ -112,7 +130,8 @@ class Recurrence(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """slope [n, H]: the derivative by the memories; returns those by the inputs and by every parameter."""
+        """slope [n, H]: the derivative by the memories; returns those by the inputs and by every
+        parameter."""
         inputs, memory, weight_ih, weight_hh, gates, candidate, echo, hidden = ctx.saved_tensors
         packing: Packing = ctx.packing
         width = memory.shape[1]
@@ -120,9 +139,17 @@ class Recurrence(torch.autograd.Function):
         if packing.keeps is not None:
             before *= packing.keeps
         reset, update = gates[:, :width], gates[:, width:]
-        # d h' / d (what goes into c); and d h' / d (what U makes of h, and what goes into r, z) as one block of 3H
+        # d h' / d (what goes into c); and d h' / d (what U makes of h, and what goes into r, z) as one block
+        # of 3H
         into_candidate = (1.0 - update) * (1.0 - candidate.square())
-        into = torch.cat([into_candidate * echo * reset * (1.0 - reset), (before - candidate) * update * (1.0 - update), into_candidate * reset], -1)
+        into = torch.cat(
+            [
+                into_candidate * echo * reset * (1.0 - reset),
+                (before - candidate) * update * (1.0 - update),
+                into_candidate * reset,
+            ],
+            -1,
+        )
         whole, slopes = torch.empty_like(hidden), into.view(-1, 3, width)
         carried = torch.zeros_like(memory)
         for step in reversed(packing.steps):

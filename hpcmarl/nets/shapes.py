@@ -1,7 +1,8 @@
 """Networks described without torch: names, shapes and initial values of their parameters.
 
-A learner builds torch modules from these descriptions (build.py), every other rank a forward pass in numpy (numpy_policy.py). The order of
-`parameters` is the order in the parameter vector (parameters.py), and the names are those of the torch modules.
+A learner builds torch modules from these descriptions (build.py), every other rank a forward pass in numpy
+(numpy_policy.py). The order of `parameters` is the order in the parameter vector (parameters.py), and the
+names are those of the torch modules.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ GAINS = {"tanh": 5.0 / 3.0, "relu": 2.0**0.5}
 # Gain of a policy's last layer: the first policy is nearly uniform.
 FIRST_POLICY_GAIN = 0.01
 FIRST_VALUE_GAIN = 0.1  # of a last layer: the first values are small beside most rewards
-# Of the layer that makes weights: with the usual widths the first Q_tot moves about as much as one of its utilities. Weights of gain 1 amplify
-# ten times, and every copy of the target network feeds that back.
+# Of the layer that makes weights: with the usual widths the first Q_tot moves about as much as one of its
+# utilities. Weights of gain 1 amplify ten times, and every copy of the target network feeds that back.
 FIRST_WEIGHT_GAIN = 0.25
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], FloatArray]
 
 
 class Parameter(NamedTuple):
-    """One array of parameters. averaged: it is not trained but averaged over updates (moments.py), and lies behind all trained ones."""
+    """One array of parameters. averaged: it is not trained but averaged over updates (moments.py), and lies
+    behind all trained ones."""
 
     shape: tuple[int, ...]
     draw: Draw
@@ -66,9 +68,11 @@ def zeros(_generator: np.random.Generator, shape: tuple[int, ...]) -> FloatArray
 
 
 def orthogonal(gain: float, blocks: int = 1) -> Draw:
-    """Return a function that draws (semi-)orthogonal matrices [O, I], scaled by `gain`; of so many blocks [O / blocks, I] each.
+    """Return a function that draws (semi-)orthogonal matrices [O, I], scaled by `gain`; of so many blocks [O
+    / blocks, I] each.
 
-    Source: arXiv 1312.6120. The decomposition is done in double precision, so that float32 results do not depend on the library's rounding.
+    Source: arXiv 1312.6120. The decomposition is done in double precision, so that float32 results do not
+    depend on the library's rounding.
     """
 
     def draw(generator: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
@@ -86,7 +90,8 @@ def orthogonal(gain: float, blocks: int = 1) -> Draw:
 
 @dataclass(frozen=True)
 class DenseShape(Shape):
-    """Linear layers with the activation after each of them but, unless `activate_last`, the last; `last_gain` scales the last layer's weights."""
+    """Linear layers with the activation after each of them but, unless `activate_last`, the last; `last_gain`
+    scales the last layer's weights."""
 
     sizes: tuple[int, ...]
     activation: str
@@ -108,7 +113,14 @@ class DenseShape(Shape):
         for index in range(len(self.sizes) - 1):
             plain = index == len(self.sizes) - 2 and not self.activate_last
             name = f"{prefix}layers.{index}."
-            stages.append({"kind": "dense", "weight": f"{name}weight", "bias": f"{name}bias", "activation": None if plain else self.activation})
+            stages.append(
+                {
+                    "kind": "dense",
+                    "weight": f"{name}weight",
+                    "bias": f"{name}bias",
+                    "activation": None if plain else self.activation,
+                }
+            )
         return stages
 
 
@@ -162,7 +174,8 @@ class GroupShape(Shape):
 
 @dataclass(frozen=True)
 class PolicyShape(Shape):
-    """A policy network: dense layers, perhaps a GRU, then `raw_size` outputs; with `dueling` the last layer is two (dueling.py).
+    """A policy network: dense layers, perhaps a GRU, then `raw_size` outputs; with `dueling` the last layer
+    is two (dueling.py).
 
     Attributes:
         observation: Size of a flattened observation.
@@ -186,7 +199,14 @@ class PolicyShape(Shape):
     dueling: bool = False
 
     @classmethod
-    def of(cls, spec: PolicySpec, config: NetworkConfig, raw_size: int, last_gain: float = FIRST_POLICY_GAIN, **more: bool) -> PolicyShape:
+    def of(
+        cls,
+        spec: PolicySpec,
+        config: NetworkConfig,
+        raw_size: int,
+        last_gain: float = FIRST_POLICY_GAIN,
+        **more: bool,
+    ) -> PolicyShape:
         """Return the shape of a policy's network; more: see the attributes."""
         return cls(spec.observation_size, len(spec.agents), spec.action, config, raw_size, last_gain, **more)
 
@@ -228,12 +248,22 @@ class PolicyShape(Shape):
     @property
     def outputs(self) -> DenseShape:
         if self.body is None:
-            return DenseShape((self.inputs, *self.config.hidden, self.raw_size), self.config.activation, last_gain=self.last_gain)
-        return DenseShape((self._before_heads, self.raw_size), self.config.activation, last_gain=self.last_gain)
+            return DenseShape(
+                (self.inputs, *self.config.hidden, self.raw_size),
+                self.config.activation,
+                last_gain=self.last_gain,
+            )
+        return DenseShape(
+            (self._before_heads, self.raw_size), self.config.activation, last_gain=self.last_gain
+        )
 
     @property
     def value(self) -> DenseShape | None:
-        return DenseShape((self._before_heads, 1), self.config.activation, last_gain=self.last_gain) if self.dueling else None
+        return (
+            DenseShape((self._before_heads, 1), self.config.activation, last_gain=self.last_gain)
+            if self.dueling
+            else None
+        )
 
     @property
     def _last_hidden(self) -> int:
@@ -244,15 +274,26 @@ class PolicyShape(Shape):
         return self.config.memory if self.config.recurrent else self._last_hidden
 
     def children(self) -> Mapping[str, Shape]:
-        return _present(moments=self.moments, body=self.body, cell=self.cell, outputs=self.outputs, value=self.value)
+        return _present(
+            moments=self.moments, body=self.body, cell=self.cell, outputs=self.outputs, value=self.value
+        )
 
     def stages(self, prefix: str = "") -> list[dict[str, str | None]]:
-        """List what leads from an observation to raw outputs: {kind: normalise, dense, gru or dueling, parameters by name, activation or None}."""
-        found: list[dict[str, str | None]] = [] if self.moments is None else [{"kind": "normalise", "moments": f"{prefix}moments.moments"}]
+        """List what leads from an observation to raw outputs: {kind: normalise, dense, gru or dueling,
+        parameters by name, activation or None}."""
+        found: list[dict[str, str | None]] = (
+            [] if self.moments is None else [{"kind": "normalise", "moments": f"{prefix}moments.moments"}]
+        )
         if self.body is not None:
             found += self.body.stages(f"{prefix}body.")
         if self.cell is not None:
-            found.append({"kind": "gru", **{name: f"{prefix}cell.{name}" for name in self.cell.own()}, "activation": None})
+            found.append(
+                {
+                    "kind": "gru",
+                    **{name: f"{prefix}cell.{name}" for name in self.cell.own()},
+                    "activation": None,
+                }
+            )
         found += self.outputs.stages(f"{prefix}outputs.")
         if self.value is not None:
             value = self.value.stages(f"{prefix}value.")[0]
@@ -262,7 +303,8 @@ class PolicyShape(Shape):
 
 @dataclass(frozen=True)
 class CriticShape(Shape):
-    """A value network: dense layers, perhaps a GRU between them; `outputs` None: one output, without an axis of its own."""
+    """A value network: dense layers, perhaps a GRU between them; `outputs` None: one output, without an axis
+    of its own."""
 
     inputs: int
     config: NetworkConfig
@@ -278,10 +320,14 @@ class CriticShape(Shape):
     def children(self) -> Mapping[str, Shape]:
         hidden, activation = self.config.hidden, self.config.activation
         moments = _present(
-            _inputs=MomentsShape(self.inputs) if self.normalise_inputs else None, _targets=MomentsShape(1) if self.normalise_values else None
+            _inputs=MomentsShape(self.inputs) if self.normalise_inputs else None,
+            _targets=MomentsShape(1) if self.normalise_values else None,
         )
         if not self.config.recurrent:
-            return {**moments, "layers": DenseShape((self.inputs, *hidden, self.outputs or 1), activation, last_gain=1.0)}
+            return {
+                **moments,
+                "layers": DenseShape((self.inputs, *hidden, self.outputs or 1), activation, last_gain=1.0),
+            }
         return {
             **moments,
             "body": DenseShape((self.inputs, *hidden), activation, activate_last=True),
@@ -328,7 +374,9 @@ class UnrestrictedMixerShape(Shape):
     def children(self) -> Mapping[str, Shape]:
         width = self.width
         return {
-            "mixed": DenseShape((self.state + self.agents, width, width, width, 1), "relu", last_gain=FIRST_VALUE_GAIN),
+            "mixed": DenseShape(
+                (self.state + self.agents, width, width, width, 1), "relu", last_gain=FIRST_VALUE_GAIN
+            ),
             "value": DenseShape((self.state, width, 1), "relu", last_gain=FIRST_VALUE_GAIN),
         }
 

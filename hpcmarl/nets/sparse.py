@@ -1,8 +1,10 @@
-"""Weights that inputs are multiplied by when acting: dense, or the quicker of dense and the non-zeros by rows (CSR), which torch multiplies.
+"""Weights that inputs are multiplied by when acting: dense, or the quicker of dense and the non-zeros by rows
+(CSR), which torch multiplies.
 
-Which form is quicker depends on the machine, the rows and the non-zeros, so both are timed on the very inputs. Measured on one core of an EPYC
-with AVX2, 24 rows, 95 % zeros, without DenseWeight's copy: 1024 x 1024 takes 1.0 ms dense and 0.28 ms by its non-zeros, 64 x 64 takes 5 and 11
-microseconds (docs/benchmarks.md).
+Which form is quicker depends on the machine, the rows and the non-zeros, so both are timed on the very
+inputs. Measured on one core of an EPYC with AVX2, 24 rows, 95 % zeros, without DenseWeight's copy: 1024 x
+1024 takes 1.0 ms dense and 0.28 ms by its non-zeros, 64 x 64 takes 5 and 11 microseconds
+(docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ MOST_COPIED = 512 * 1024  # weights; copying more of them after each update cost
 class DenseWeight:
     """`product(inputs [rows, I]) -> [rows, O]` for a weight [O, I] that others change; tell it by `refresh`.
 
-    It multiplies by a transposed copy. For the few rows of acting that takes half to nine tenths of the time that the weight itself takes."""
+    It multiplies by a transposed copy. For the few rows of acting that takes half to nine tenths of the time
+    that the weight itself takes."""
 
     def __init__(self, transposed: FloatArray) -> None:
         """transposed: [I, O], a view of the weight's own memory, which stays valid."""
@@ -42,7 +45,11 @@ class DenseWeight:
 
     def product(self, inputs: FloatArray) -> FloatArray:
         if self._copy is None:
-            self._copy = np.ascontiguousarray(self.transposed) if self.transposed.size <= MOST_COPIED else self.transposed
+            self._copy = (
+                np.ascontiguousarray(self.transposed)
+                if self.transposed.size <= MOST_COPIED
+                else self.transposed
+            )
         product: FloatArray = inputs.dot(self._copy)
         return product
 
@@ -73,10 +80,14 @@ class SparseWeight:
         """Memory of the form in use; CSR's is in addition to the weight itself, which others need."""
         if self._matrix is None:
             return self._values.nbytes
-        return sum(part.numel() * part.element_size() for part in (self._matrix.values(), self._matrix.col_indices(), self._matrix.crow_indices()))
+        return sum(
+            part.numel() * part.element_size()
+            for part in (self._matrix.values(), self._matrix.col_indices(), self._matrix.crow_indices())
+        )
 
     def refresh(self) -> None:
-        """The weight has changed: its values, perhaps which of them are there. Costs nothing until the next product."""
+        """The weight has changed: its values, perhaps which of them are there. Costs nothing until the next
+        product."""
         self._stale = True
         self._dense.refresh()
 
@@ -108,7 +119,8 @@ class SparseWeight:
         self._rows = rows
 
     def _follow(self, count: int) -> None:
-        """Gather the kept weights' new values; start anew where there are non-zeros elsewhere, such as a grown weight after its first update."""
+        """Gather the kept weights' new values; start anew where there are non-zeros elsewhere, such as a
+        grown weight after its first update."""
         assert self._matrix is not None
         kept = self._matrix.values().numpy()
         np.take(self._values, self._places, out=kept, mode="clip")  # the mode that writes without a buffer
@@ -122,9 +134,15 @@ class SparseWeight:
         self._places = np.flatnonzero(self._values != 0)
         starts = np.searchsorted(self._places, np.arange(outputs + 1) * inputs).astype(np.int32)
         columns = (self._places % inputs).astype(np.int32)
-        parts = (torch.from_numpy(starts), torch.from_numpy(columns), torch.from_numpy(self._values[self._places]))
+        parts = (
+            torch.from_numpy(starts),
+            torch.from_numpy(columns),
+            torch.from_numpy(self._values[self._places]),
+        )
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)  # torch: its CSR tensors are a beta feature
+            warnings.filterwarnings(
+                "ignore", message="Sparse", category=UserWarning
+            )  # torch: its CSR tensors are a beta feature
             self._matrix = torch.sparse_csr_tensor(*parts, size=(outputs, inputs), check_invariants=False)
 
     def _choose(self, inputs: FloatArray, count: int) -> None:
@@ -133,7 +151,9 @@ class SparseWeight:
             return
         if self._matrix is None:
             self._convert()
-        dense, sparse = _best_seconds([lambda: self._dense.product(inputs), lambda: self._sparse_product(inputs)])
+        dense, sparse = _best_seconds(
+            [lambda: self._dense.product(inputs), lambda: self._sparse_product(inputs)]
+        )
         if sparse > MARGIN * dense:
             self._matrix = None
 

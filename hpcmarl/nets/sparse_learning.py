@@ -1,7 +1,9 @@
-"""Learning with a matrix of weights of which few are there: torch's products by their non-zeros (CSR), gradients only where weights are.
+"""Learning with a matrix of weights of which few are there: torch's products by their non-zeros (CSR),
+gradients only where weights are.
 
-Used by policy.py for the recurrence, whose two matrices are most of a wide policy; knows no algorithm. A product with many rows goes in parts of
-ROWS: torch's CSR product of 96 rows and a 3072 x 1024 matrix with 95 % zeros takes a third of the dense one's time, that of 5760 rows all of it.
+Used by policy.py for the recurrence, whose two matrices are most of a wide policy; knows no algorithm. A
+product with many rows goes in parts of ROWS: torch's CSR product of 96 rows and a 3072 x 1024 matrix with 95
+% zeros takes a third of the dense one's time, that of 5760 rows all of it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ ROWS = 128
 
 
 class Pattern:
-    """Which weights of a matrix [O, I] are there, in the order of its memory, and in that of its transpose."""
+    """Which weights of a matrix [O, I] are there, in the order of its memory, and in that of its
+    transpose."""
 
     def __init__(self, mask: BoolArray) -> None:
         """mask [O, I]."""
@@ -32,7 +35,10 @@ class Pattern:
         self._by_rows = _starts(rows, self.outputs), torch.from_numpy(columns.astype(np.int32))
         order = np.argsort(columns, kind="stable")
         self._order = torch.from_numpy(order)
-        self._by_columns = _starts(columns[order], self.inputs), torch.from_numpy(rows[order].astype(np.int32))
+        self._by_columns = (
+            _starts(columns[order], self.inputs),
+            torch.from_numpy(rows[order].astype(np.int32)),
+        )
 
     @classmethod
     def of(cls, mask: BoolArray, former: Pattern | None) -> Pattern:
@@ -42,14 +48,24 @@ class Pattern:
     def matrices(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The matrix [O, I] of these values [non-zeros], and its transpose."""
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)  # torch: its CSR tensors are a beta feature
-            straight = torch.sparse_csr_tensor(*self._by_rows, values, size=(self.outputs, self.inputs), check_invariants=False)
-            turned = torch.sparse_csr_tensor(*self._by_columns, values[self._order], size=(self.inputs, self.outputs), check_invariants=False)
+            warnings.filterwarnings(
+                "ignore", message="Sparse", category=UserWarning
+            )  # torch: its CSR tensors are a beta feature
+            straight = torch.sparse_csr_tensor(
+                *self._by_rows, values, size=(self.outputs, self.inputs), check_invariants=False
+            )
+            turned = torch.sparse_csr_tensor(
+                *self._by_columns,
+                values[self._order],
+                size=(self.inputs, self.outputs),
+                check_invariants=False,
+            )
         return straight, turned
 
 
 class SparseMatrix:
-    """A weight [O, I] for one backward pass: `product`s with it, whose gradients reach the weight where the pattern has one."""
+    """A weight [O, I] for one backward pass: `product`s with it, whose gradients reach the weight where the
+    pattern has one."""
 
     def __init__(self, weight: torch.Tensor, pattern: Pattern) -> None:
         self._values: torch.Tensor = Gather.apply(weight, pattern.places)  # type: ignore[no-untyped-call]
@@ -61,7 +77,13 @@ class SparseMatrix:
         return outputs
 
 
-def recur_sparse(cell: nn.GRUCell, patterns: tuple[Pattern, Pattern], inputs: torch.Tensor, memory: torch.Tensor, packing: Packing) -> torch.Tensor:
+def recur_sparse(
+    cell: nn.GRUCell,
+    patterns: tuple[Pattern, Pattern],
+    inputs: torch.Tensor,
+    memory: torch.Tensor,
+    packing: Packing,
+) -> torch.Tensor:
     """What recurrence.recur does, by the weights that are there. patterns: of weight_ih and weight_hh."""
     width = cell.hidden_size
     of_inputs = SparseMatrix(cell.weight_ih, patterns[0]).product(inputs) + cell.bias_ih
@@ -102,21 +124,27 @@ class Product(torch.autograd.Function):
     """rows @ matrix.T; the gradient by the values of the matrix is computed only where these are."""
 
     @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, rows: torch.Tensor, matrix: torch.Tensor, transpose: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, values: torch.Tensor, rows: torch.Tensor, matrix: torch.Tensor, transpose: torch.Tensor
+    ) -> torch.Tensor:
         ctx.save_for_backward(rows)
         ctx.matrix, ctx.transpose = matrix, transpose
         return _product(matrix, rows)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
+    def backward(
+        ctx: Any, slope: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
         (rows,) = ctx.saved_tensors
         by_rows = _product(ctx.transpose, slope) if ctx.needs_input_grad[1] else None
         by_values = None
         if ctx.needs_input_grad[0]:
             for first in range(0, len(rows), ROWS):
                 part = slice(first, first + ROWS)
-                sampled = torch.sparse.sampled_addmm(ctx.matrix, slope[part].t(), rows[part], beta=0.0).values()
+                sampled = torch.sparse.sampled_addmm(
+                    ctx.matrix, slope[part].t(), rows[part], beta=0.0
+                ).values()
                 by_values = sampled if by_values is None else by_values.add_(sampled)
         return by_values, by_rows, None, None
 

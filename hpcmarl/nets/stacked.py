@@ -1,6 +1,8 @@
-"""Policies of one shape at several points of the parameter space at once: each slot acts with parameters of its own. In numpy.
+"""Policies of one shape at several points of the parameter space at once: each slot acts with parameters of
+its own. In numpy.
 
-For the simulator, whose workers stand at different points. For policies of dense layers alone (numpy_gradient.py says which).
+For the simulator, whose workers stand at different points. For policies of dense layers alone
+(numpy_gradient.py says which).
 """
 
 from __future__ import annotations
@@ -18,7 +20,12 @@ from hpcmarl.types import Decision, FloatArray, Frame, PolicyFrame
 class StackedPolicies:
     """E versions of each policy; the e-th acts in slot e."""
 
-    def __init__(self, layout: ParameterLayout, policies: Mapping[str, tuple[str, PolicyShape, Chooser]], points: FloatArray) -> None:
+    def __init__(
+        self,
+        layout: ParameterLayout,
+        policies: Mapping[str, tuple[str, PolicyShape, Chooser]],
+        points: FloatArray,
+    ) -> None:
         """Make it.
 
         Args:
@@ -26,21 +33,29 @@ class StackedPolicies:
             policies: Policy -> what the names of its parameters begin with, its shape, how its agents act.
             points: A vector of parameters for each slot, [E, P].
         """
-        self._policies = {name: _Stacked(layout, prefix, shape, chooser, points) for name, (prefix, shape, chooser) in policies.items()}
+        self._policies = {
+            name: _Stacked(layout, prefix, shape, chooser, points)
+            for name, (prefix, shape, chooser) in policies.items()
+        }
 
     def act(self, frame: Frame, generator: np.random.Generator) -> dict[str, Decision]:
-        """Draw an action for each living agent; others get action 0. Decisions have neither log-probabilities nor memories."""
+        """Draw an action for each living agent; others get action 0. Decisions have neither log-probabilities
+        nor memories."""
         return {name: self._policies[name].act(seen, generator) for name, seen in frame.policies.items()}
 
 
 class _Stacked:
-    def __init__(self, layout: ParameterLayout, prefix: str, shape: PolicyShape, chooser: Chooser, points: FloatArray) -> None:
+    def __init__(
+        self, layout: ParameterLayout, prefix: str, shape: PolicyShape, chooser: Chooser, points: FloatArray
+    ) -> None:
         self._chooser, self._tanh = chooser, shape.outputs.activation == "tanh"
         self._layers = []
         for index in range(len(shape.outputs.sizes) - 1):
             weight, bias = (f"{prefix}outputs.layers.{index}.{name}" for name in ("weight", "bias"))
             stacked = points[:, layout.places[weight]].reshape(len(points), *layout.shapes[weight])
-            self._layers.append((np.ascontiguousarray(stacked.transpose(0, 2, 1)), points[:, None, layout.places[bias]]))
+            self._layers.append(
+                (np.ascontiguousarray(stacked.transpose(0, 2, 1)), points[:, None, layout.places[bias]])
+            )
 
     def act(self, frame: PolicyFrame, generator: np.random.Generator) -> Decision:
         slots, agents = frame.alive.shape
@@ -52,6 +67,10 @@ class _Stacked:
                 hidden = np.tanh(hidden, out=hidden) if self._tanh else np.maximum(hidden, 0.0, out=hidden)
         rows = slots * agents
         mask = None if frame.action_mask is None else frame.action_mask.reshape(rows, -1)
-        action, _ = self._chooser.choose(hidden.reshape(rows, -1), mask, self._chooser.draw(rows, generator), False)
+        action, _ = self._chooser.choose(
+            hidden.reshape(rows, -1), mask, self._chooser.draw(rows, generator), False
+        )
         living = frame.alive.reshape(rows, *[1] * (action.ndim - 1))
-        return Decision((action * living).reshape(slots, agents, *action.shape[1:]).astype(action.dtype), None, None)
+        return Decision(
+            (action * living).reshape(slots, agents, *action.shape[1:]).astype(action.dtype), None, None
+        )

@@ -1,6 +1,7 @@
 """Steps on a flat parameter vector (`OPTIMIZERS`) and, in `rounds`, the rules that say when to step.
 
-Called by the server, by replicas under AllReduce and by anything that replays a trace; knows no transport, network or environment.
+Called by the server, by replicas under AllReduce and by anything that replays a trace; knows no transport,
+network or environment.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,8 @@ def make_optimizer(
     parts: Sequence[Part] = (),
     averages: Averages | None = None,
 ) -> Optimizer:
-    """The optimizer that `config.name` asks for, at `parameters` [P] (copied); `parts` and `averages` as in `Optimizer`."""
+    """The optimizer that `config.name` asks for, at `parameters` [P] (copied); `parts` and `averages` as in
+    `Optimizer`."""
     optimizer = OPTIMIZERS[config.name](config, parameters, parts)
     optimizer.averages = averages
     return optimizer

@@ -1,4 +1,5 @@
-"""Adam (arXiv 1412.6980) as ascent on the aggregated gradient, with warm-up, linear decay and clipping by part."""
+"""Adam (arXiv 1412.6980) as ascent on the aggregated gradient, with warm-up, linear decay and clipping by
+part."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ class Adam(Optimizer):
         self.second: Array = np.zeros_like(self.parameters)
 
     def step_size(self) -> float:
-        """Of the coming update: rises over warmup_updates, then falls over decay_updates to final_fraction of itself; that of critics likewise."""
+        """Of the coming update: rises over warmup_updates, then falls over decay_updates to final_fraction of
+        itself; that of critics likewise."""
         config = self.config
         size: float = config.step_size
         if self.updates < config.warmup_updates:

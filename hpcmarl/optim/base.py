@@ -16,7 +16,8 @@ from hpcmarl.types import Array, Part
 
 @dataclass(frozen=True)
 class Averages:
-    """The vector's end, from `first` on, is no parameter: a step moves it by `rate` of the way to what the direction holds there."""
+    """The vector's end, from `first` on, is no parameter: a step moves it by `rate` of the way to what the
+    direction holds there."""
 
     first: int
     rate: float
@@ -25,12 +26,13 @@ class Averages:
 class Optimizer(ABC):
     """Ascends from `parameters` [P].
 
-    `parts` are the slices of the vector that are optimised apart: each policy's actor, its critic, its learned entropy cost. Gradients are
-    clipped in each by itself, so that no part's large gradient slows another one. Critics have a step size and a clip of their own
-    (`critic_step_size`, `critic_max_gradient_norm`). Without parts the whole vector is one actor.
-    Where `averages` is set, they are in no part and no method sees a direction in them. Where `topology` is set, parameters
-    and what a method remembers of them are zero where there is no weight.
-    Arithmetic is in the dtype of `parameters` (float32 in runs, float64 in tests).
+    `parts` are the slices of the vector that are optimised apart: each policy's actor, its critic, its
+    learned entropy cost. Gradients are clipped in each by itself, so that no part's large gradient slows
+    another one. Critics have a step size and a clip of their own (`critic_step_size`,
+    `critic_max_gradient_norm`). Without parts the whole vector is one actor. Where `averages` is set, they
+    are in no part and no method sees a direction in them. Where `topology` is set, parameters and what a
+    method remembers of them are zero where there is no weight. Arithmetic is in the dtype of `parameters`
+    (float32 in runs, float64 in tests).
     """
 
     def __init__(self, config: Any, parameters: Array, parts: Sequence[Part] = ()) -> None:
@@ -48,18 +50,25 @@ class Optimizer(ABC):
         self._mask()
 
     def point(self) -> Array:
-        """Where the next gradient is to be taken, [P]: the parameters themselves unless the method looks ahead."""
+        """Where the next gradient is to be taken, [P]: the parameters themselves unless the method looks
+        ahead."""
         return self.parameters
 
     def seen(self, direction: Array) -> Array:
         """The direction [P] without what it holds where no weight is."""
-        return direction if self.topology is None else np.where(self.topology.mask, direction, direction.dtype.type(0.0))
+        return (
+            direction
+            if self.topology is None
+            else np.where(self.topology.mask, direction, direction.dtype.type(0.0))
+        )
 
     def step(self, direction: Array) -> None:
-        """Move along the aggregated ascent direction [P]; raises ValueError when the shapes differ, FloatingPointError when a parameter
-        is not finite afterwards."""
+        """Move along the aggregated ascent direction [P]; raises ValueError when the shapes differ,
+        FloatingPointError when a parameter is not finite afterwards."""
         if direction.shape != self.parameters.shape:
-            raise ValueError(f"a direction of shape {direction.shape} for parameters of shape {self.parameters.shape}")
+            raise ValueError(
+                f"a direction of shape {direction.shape} for parameters of shape {self.parameters.shape}"
+            )
         direction = np.asarray(direction, dtype=self.parameters.dtype)
         seen = self.seen(direction)
         if self.averages is None or self.averages.first == self.parameters.size:
@@ -72,7 +81,9 @@ class Optimizer(ABC):
             self._mask()
         if not all_finite(self.parameters):
             bad = int(np.flatnonzero(~np.isfinite(self.parameters))[0])
-            raise FloatingPointError(f"step {self.updates} made parameter {bad} {self.parameters[bad]}; lower optimizer.step_size")
+            raise FloatingPointError(
+                f"step {self.updates} made parameter {bad} {self.parameters[bad]}; lower optimizer.step_size"
+            )
 
     def _move_and_average(self, direction: Array, end: slice, rate: float) -> None:
         seen, before = direction[end].copy(), self.parameters[end].copy()
@@ -95,7 +106,8 @@ class Optimizer(ABC):
         """Change `parameters` in place."""
 
     def _clipped(self, direction: Array) -> Array:
-        """Clip the norm of each part to the configured limit: critics to critic_max_gradient_norm, the others to max_gradient_norm.
+        """Clip the norm of each part to the configured limit: critics to critic_max_gradient_norm, the others
+        to max_gradient_norm.
 
         Args:
             direction: Ascent direction, [P]; not changed.
@@ -116,7 +128,8 @@ class Optimizer(ABC):
         return clipped
 
     def _advance(self, movement: Array) -> None:
-        """Move by `movement` [P], with the critics' own step size, into a new vector: who holds the former one keeps it. `movement` is used up."""
+        """Move by `movement` [P], with the critics' own step size, into a new vector: who holds the former
+        one keeps it. `movement` is used up."""
         self.parameters = np.add(self.parameters, self._critics_scaled(movement), out=movement)
 
     def _critics_scaled(self, movement: Array) -> Array:
@@ -142,7 +155,10 @@ class Optimizer(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state of the same method and size; raises ValueError when the sizes differ."""
         if state["parameters"].shape != self.parameters.shape:
-            raise ValueError(f"the state holds {state['parameters'].size} parameters, this network has {self.parameters.size}")
+            raise ValueError(
+                f"the state holds {state['parameters'].size} parameters, this network has "
+                f"{self.parameters.size}"
+            )
         self.parameters = np.array(state["parameters"], dtype=self.parameters.dtype)
         self.updates = int(state["updates"])
         if self.topology is not None:

@@ -1,19 +1,22 @@
-"""Normalised momentum with implicit gradient transport: the outer loop of Rennala and Malenia NIGT (arXiv 2509.24305).
+"""Normalised momentum with implicit gradient transport: the outer loop of Rennala and Malenia NIGT (arXiv
+2509.24305).
 
     d_0     = g_0                                             first batch
     d_t     = (1 - eta) d_{t-1} + eta g_t                     momentum
     theta_{t+1} = theta_t + alpha d_t / |d_t|                 normalised step
     point_t = theta_t + ((1 - eta) / eta)(theta_t - theta_{t-1})     where g_t is taken (t >= 1)
 
-symbol -> variable: alpha -> step_size, eta -> config.momentum, d -> average [P], theta -> parameters [P], point -> point() [P].
+symbol -> variable: alpha -> step_size, eta -> config.momentum, d -> average [P], theta -> parameters [P],
+    point -> point() [P].
 So |theta_{t+1} - theta_t| = alpha and |point_t - theta_t| = alpha (1 - eta) / eta.
 
 `optimizer.normalise` says which parameters these norms are taken over:
     all      the actors of all policies together: theta of the paper, and the step is along d
     policy   each policy's actor by itself: with K policies the step is alpha sqrt(K) long and not along d
     none     no norm: the step is alpha d (ablation)
-The paper has no critic. A critic is always normalised by itself, with critic_step_size for alpha: its gradient grows with the scale of the
-rewards, and inside a common norm it would leave the actor less of the step. A learned entropy cost is normalised by itself, too.
+The paper has no critic. A critic is always normalised by itself, with critic_step_size for alpha: its
+gradient grows with the scale of the rewards, and inside a common norm it would leave the actor less of the
+step. A learned entropy cost is normalised by itself, too.
 """
 
 from __future__ import annotations
@@ -65,7 +68,13 @@ class Nigt(Optimizer):
         if self.config.normalise == "none":
             return []
         apart = [part for part in self.parts if part.kind != "actor"]
-        groups = [([part.place], self.config.step_size_of_critics if part.kind == "critic" else self.config.step_size) for part in apart]
+        groups = [
+            (
+                [part.place],
+                self.config.step_size_of_critics if part.kind == "critic" else self.config.step_size,
+            )
+            for part in apart
+        ]
         actors = [part.place for part in self.parts if part.kind == "actor"]
         together = [actors] if self.config.normalise == "all" else [[place] for place in actors]
         return [(places, self.config.step_size) for places in together] + groups

@@ -1,4 +1,5 @@
-"""RMSprop (Tieleman and Hinton 2012) as ascent on the aggregated gradient, as torch and PyMARL have it: not centred, without momentum.
+"""RMSprop (Tieleman and Hinton 2012) as ascent on the aggregated gradient, as torch and PyMARL have it: not
+centred, without momentum.
 
 square = decay · square + (1 - decay) · gradient²;   parameters += step_size · gradient / (√square + epsilon)
 """

@@ -1,4 +1,5 @@
-"""Gradient ascent with heavy-ball momentum: velocity = momentum · velocity + gradient; parameters += step_size · velocity."""
+"""Gradient ascent with heavy-ball momentum: velocity = momentum · velocity + gradient; parameters +=
+step_size · velocity."""
 
 from __future__ import annotations
 

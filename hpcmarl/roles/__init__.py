@@ -1,4 +1,5 @@
-"""What ranks do: one readable loop a role (`ROLES`). `run.train` joins the world, `rank.Rank` builds a rank's roles and steps them."""
+"""What ranks do: one readable loop a role (`ROLES`). `run.train` joins the world, `rank.Rank` builds a rank's
+roles and steps them."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hpcmarl.roles.base import Role
 
-# in the order in which a rank that hosts several builds and steps them; a rank imports its own roles alone (learners need torch)
+# in the order in which a rank that hosts several builds and steps them; a rank imports its own roles alone
+# (learners need torch)
 ROLES = {
     "evaluator": "hpcmarl.roles.evaluator:Evaluator",
     "server": "hpcmarl.roles.server:Server",

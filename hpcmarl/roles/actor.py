@@ -1,7 +1,10 @@
-"""The actor: steps its environments under the newest weights and sends rollouts to its learner; waits for it with rounds.backpressure only.
+"""The actor: steps its environments under the newest weights and sends rollouts to its learner; waits for it
+with rounds.backpressure only.
 
-weights of a version ──► act ──► step the environments ──► write a row of the arena ──► (arena full, or an episode over)
-──► send it, go on in the next free arena. With no arena free the learner is behind: the rollout is dropped and counted, or waited for.
+weights of a version ──► act ──► step the environments ──► write a row of the arena ──► (arena full, or an
+    episode over)
+──► send it, go on in the next free arena. With no arena free the learner is behind: the rollout is dropped
+    and counted, or waited for.
 """
 
 from __future__ import annotations
@@ -63,7 +66,11 @@ class Actor(Role):
         self.outbox = Outbox(context, layout, self.index)
         self.row = 0  # of the arena: the coming step
         self.memory = self.algorithm.initial_memory(self.slots)
-        assembler = EpisodeAssembler(self.codec, self.slots, self.index, self.slot_numbers) if context.whole_episodes else None
+        assembler = (
+            EpisodeAssembler(self.codec, self.slots, self.index, self.slot_numbers)
+            if context.whole_episodes
+            else None
+        )
         self.turns = None if assembler is None else EpisodeTurns(self.environment, assembler, self.memory)
         self.version, self.arena_version = -1, -1
         self.started = self.has_weights = self.at_boundary = False
@@ -74,7 +81,12 @@ class Actor(Role):
         self.told_to_wait = False  # the learner is behind
         self.held_since: float | None = None
         self.timer = TrajectoryTimer(self.slots)
-        self.counters: dict[str, float] = {"cancelled_steps": 0, "environment_seconds": 0.0, "acting_seconds": 0.0, "held_seconds": 0.0}
+        self.counters: dict[str, float] = {
+            "cancelled_steps": 0,
+            "environment_seconds": 0.0,
+            "acting_seconds": 0.0,
+            "held_seconds": 0.0,
+        }
         self.report = Interval(max(config.logging.every_seconds, context.topology.size / REPORTS_PER_SECOND))
 
     @property
@@ -92,7 +104,12 @@ class Actor(Role):
         elif message.kind is Kind.START:
             self._start(unpack(message.payload))
         elif message.kind is Kind.SNAPSHOT:
-            self.tell(self.context.topology.server, Kind.STATE, self.state_dict(), version=int(message.header["version"]))
+            self.tell(
+                self.context.topology.server,
+                Kind.STATE,
+                self.state_dict(),
+                version=int(message.header["version"]),
+            )
         elif message.kind is Kind.STOP:
             self.stopping = True
         message.release()
@@ -101,8 +118,8 @@ class Actor(Role):
         self.stopping = self.stopping or self.group.index in groups  # nobody can use its rollouts any more
 
     def _held(self) -> bool:
-        """Whether to stand still (rounds.backpressure): the learner is behind, or has yet to take in what was sent. The time is counted, and
-        how long trajectories take does not include it."""
+        """Whether to stand still (rounds.backpressure): the learner is behind, or has yet to take in what was
+        sent. The time is counted, and how long trajectories take does not include it."""
         held = self.told_to_wait or (self.backpressure and not self.outbox.has_room(self.row))
         if held or self.held_since is not None:
             now = time.perf_counter()
@@ -120,7 +137,8 @@ class Actor(Role):
         self._adopt(int(message.header["version"]), vector, int(message.header["env_steps"]), allotment)
 
     def _adopt(self, version: int, vector: FloatArray | None, env_steps: int, allotment: int) -> None:
-        """Take new weights at once; on-policy work under older ones is abandoned here and now (late: cancel)."""
+        """Take new weights at once; on-policy work under older ones is abandoned here and now (late:
+        cancel)."""
         if vector is None or version < self.version:
             return
         if not self.started:  # START comes from the server, weights from the learner: either may be first
@@ -147,14 +165,17 @@ class Actor(Role):
         """Begin the episodes of a new version."""
         assert self.turns is not None
         self.timer.begin(np.flatnonzero(self.turns.assembler.resting).tolist())
-        lost = self.turns.open(self.version, allotment, self.arena.frames[self.row], self.row, abandon=abandon)
+        lost = self.turns.open(
+            self.version, allotment, self.arena.frames[self.row], self.row, abandon=abandon
+        )
         self.counters["cancelled_steps"] += lost
         if abandon:
             self.timer.begin()
             self._begin_trajectory()
 
     def _close(self, version: int) -> None:
-        """The round has all that it needs: begin no further episode of this version, and tell the learner when none is under way."""
+        """The round has all that it needs: begin no further episode of this version, and tell the learner
+        when none is under way."""
         self.closing, self.told_to_wait = version, False
         if self.turns is not None and self.version == version:
             self.turns.close(self.arena.frames[self.row])
@@ -182,7 +203,9 @@ class Actor(Role):
             self.load_state_dict(state)
         else:
             if "first_episode" in state:  # resumed with other actors: new random numbers, new episodes
-                self.generator = generator_for(self.context.config.seed, "actor", self.index, int(state["version"]))
+                self.generator = generator_for(
+                    self.context.config.seed, "actor", self.index, int(state["version"])
+                )
                 played = {"restarts": 0, "episode": np.array([int(state["first_episode"])])}
                 self.environment.load_state_dict(played, frame)
             else:
@@ -232,7 +255,11 @@ class Actor(Role):
         arena.decide(row, decisions, self.memory)
         acted = time.perf_counter()
         outcome = arena.outcomes[row]
-        self.environment.step({policy: decision.action for policy, decision in decisions.items()}, outcome, arena.frames[row + 1])
+        self.environment.step(
+            {policy: decision.action for policy, decision in decisions.items()},
+            outcome,
+            arena.frames[row + 1],
+        )
         arena.keep(row, outcome)
         self.counters["acting_seconds"] += acted - began
         self.counters["environment_seconds"] += time.perf_counter() - acted
@@ -255,7 +282,9 @@ class Actor(Role):
             self.outbox.go_on_from(self.arena)
             self.row = 0
         if episodes:
-            self.timer.finished([int(rollout.slots[0]) - int(self.slot_numbers[0]) for _, rollout in episodes])
+            self.timer.finished(
+                [int(rollout.slots[0]) - int(self.slot_numbers[0]) for _, rollout in episodes]
+            )
             self._begin_trajectory()
             self.at_boundary = self._quota_done()
 
@@ -314,7 +343,13 @@ class Actor(Role):
         if self.writer is not None:
             self.writer.close()
         self._report()
-        self.tell(self.context.topology.server, Kind.STATE, self.state_dict(), version=self.version, flags=FLAG_FINAL)
+        self.tell(
+            self.context.topology.server,
+            Kind.STATE,
+            self.state_dict(),
+            version=self.version,
+            flags=FLAG_FINAL,
+        )
         self.finished = True
         return True
 
@@ -329,7 +364,9 @@ class Actor(Role):
             "slots": self.slots,
             "version": self.version,
             "rollouts": 0 if self.writer is None else self.writer.rollouts,
-            "unfinished": self.turns.assembler.state_dict(self.arena, self.row) if kept and self.turns is not None else {},
+            "unfinished": self.turns.assembler.state_dict(self.arena, self.row)
+            if kept and self.turns is not None
+            else {},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,6 +1,8 @@
-"""What rank 0 finds out before the roles are built, told to every rank, failures included. Called by roles/run.py and by plans of what to train.
+"""What rank 0 finds out before the roles are built, told to every rank, failures included. Called by
+roles/run.py and by plans of what to train.
 
-Rank 0 alone looks at files: a thousand ranks must neither read the same file at once nor see two states of one that changes.
+Rank 0 alone looks at files: a thousand ranks must neither read the same file at once nor see two states of
+one that changes.
 """
 
 from __future__ import annotations

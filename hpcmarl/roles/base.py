@@ -1,4 +1,5 @@
-"""What a role is, and what every role is given. A role never blocks: messages come in, `step()` does one bit of work."""
+"""What a role is, and what every role is given. A role never blocks: messages come in, `step()` does one bit
+of work."""
 
 from __future__ import annotations
 
@@ -54,12 +55,20 @@ class Context:
     spec: EnvironmentSpec
     resume: dict[str, Any] | None = None  # the checkpoint's state; on the server's rank alone
     job_end: float | None = None  # of the Slurm job around the run, seconds since 1970
-    processes: Mapping[int, tuple[int, int]] = field(default_factory=dict)  # and when each was started; the server knows all, others the server's
+    processes: Mapping[int, tuple[int, int]] = field(
+        default_factory=dict
+    )  # and when each was started; the server knows all, others the server's
     start: FloatArray | None = None  # initial parameters, on the server's rank; default: the algorithm's own
-    game: Callable[[BatchedEnvironment], BatchedEnvironment] | None = None  # what actors play instead of the bare environment
-    whole: EnvironmentSpec | None = None  # of the bare environment, where `spec` is of the part of it that `game` shows
+    game: Callable[[BatchedEnvironment], BatchedEnvironment] | None = (
+        None  # what actors play instead of the bare environment
+    )
+    whole: EnvironmentSpec | None = (
+        None  # of the bare environment, where `spec` is of the part of it that `game` shows
+    )
     start_number: int = 1  # of this start of the run (io/starts.py)
-    start_version: int | None = None  # of the checkpoint that this start went on from; 0: none; None: not known on this rank
+    start_version: int | None = (
+        None  # of the checkpoint that this start went on from; 0: none; None: not known on this rank
+    )
     run_id: str = ""  # of the run directory's run
     lock: RunLock | None = None  # on the run directory; on the server's rank alone
     remarks: tuple[str, ...] = ()  # for the log, when logging begins; on the server's rank alone
@@ -75,11 +84,13 @@ class Context:
         return self.whole or self.spec
 
     def algorithm(self) -> Algorithm:
-        """A new algorithm of this run, which learns; every learner builds it from the same seed. Imports torch."""
+        """A new algorithm of this run, which learns; every learner builds it from the same seed. Imports
+        torch."""
         return make_algorithm(self.spec, self.config.algo, self.config.seed)
 
     def model(self, *, drawn: bool) -> Model:
-        """The networks of this run, without torch. drawn: with initial parameters; else zeros, for who is sent parameters before it acts."""
+        """The networks of this run, without torch. drawn: with initial parameters; else zeros, for who is
+        sent parameters before it acts."""
         return make_model(self.spec, self.config.algo, self.config.seed if drawn else None)
 
     def acting_model(self, *, drawn: bool) -> Model:
@@ -94,7 +105,14 @@ class Context:
         initial = algorithm.initial_parameters() if self.start is None else self.start.copy()
         optimizer = make_optimizer(self.config.optimizer, initial, algorithm.parts, averages)
         if (sparse := self.sparse) is not None:  # the same random numbers for every replica
-            optimizer.become_sparse(SparseTopology(sparse, algorithm.layers, algorithm.size, generator_for(self.config.seed, "server", 0, TOPOLOGY)))
+            optimizer.become_sparse(
+                SparseTopology(
+                    sparse,
+                    algorithm.layers,
+                    algorithm.size,
+                    generator_for(self.config.seed, "server", 0, TOPOLOGY),
+                )
+            )
         return optimizer
 
     @property
@@ -111,7 +129,13 @@ class Context:
     def rule(self) -> RoundRule:
         """A new round rule; learners ask it for their quota and scales, the server runs it."""
         rounds = self.config.rounds
-        return make_rule(rounds.rule, len(self.topology.groups), self.batch, rounds.initial_batch, all_begun=rounds.counts_all_begun)
+        return make_rule(
+            rounds.rule,
+            len(self.topology.groups),
+            self.batch,
+            rounds.initial_batch,
+            all_begun=rounds.counts_all_begun,
+        )
 
     def attributes(self, role: str, index: int = 0) -> dict[str, Any]:
         """What every HDF5 file says about where it comes from."""
@@ -150,11 +174,18 @@ class Context:
     @property
     def batch(self) -> int:
         """Trajectories of a round (M)."""
-        return batch_of(self.config, [len(group.actors) * self.config.topology.environments_per_actor for group in self.topology.groups])
+        return batch_of(
+            self.config,
+            [
+                len(group.actors) * self.config.topology.environments_per_actor
+                for group in self.topology.groups
+            ],
+        )
 
     def queue_limit(self, group: Group) -> int:
-        """Rollout messages that a learner keeps: rounds.queue for each actor (single episodes are smaller, so there are more of them), and for
-        an algorithm that goes through batches again and again (PPO) the present batch and the next."""
+        """Rollout messages that a learner keeps: rounds.queue for each actor (single episodes are smaller, so
+        there are more of them), and for an algorithm that goes through batches again and again (PPO) the
+        present batch and the next."""
         config = self.config
         queue = config.rounds.queue * len(group.actors) * (EPISODES_A_MESSAGE if self.whole_episodes else 1)
         batch = self.batch * int(getattr(config.algo, "minibatches", 0))
@@ -191,7 +222,8 @@ class Role(ABC):
         stopping: Whether it was told to stop.
         finished: Whether nothing is left to do.
         waited: Seconds that its rank has slept since the role was given its START.
-        wake_at: When the next bit of work is due without any message, in seconds of time.monotonic(); infinity where none is.
+        wake_at: When the next bit of work is due without any message, in seconds of time.monotonic();
+            infinity where none is.
     """
 
     name: ClassVar[str]
@@ -206,22 +238,29 @@ class Role(ABC):
 
     @abstractmethod
     def on_message(self, message: Message) -> None:
-        """Take a message that is addressed to this role; release it when its buffer is not needed any more."""
+        """Take a message that is addressed to this role; release it when its buffer is not needed any
+        more."""
 
     @abstractmethod
     def work(self) -> bool:
         """Do one bit of work without blocking; False when there was nothing to do."""
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:  # noqa: B027  most ranks are nothing to most roles
-        """A rank is lost and with it, perhaps, whole groups; messages to it vanish from now on, none comes from it."""
+        """A rank is lost and with it, perhaps, whole groups; messages to it vanish from now on, none comes
+        from it."""
 
     def on_replaced(self, rank: int) -> None:  # noqa: B027
-        """A new process has the place of a lost actor. Called on the server's rank and on that of its learner."""
+        """A new process has the place of a lost actor. Called on the server's rank and on that of its
+        learner."""
 
     def step(self) -> bool:
         """`work`, after an injected fault where the configuration asks for one (tests)."""
         faults = self.context.config.faults
-        if faults.raise_in == self.name and faults.rank in (None, self.context.rank) and self._steps >= faults.after:
+        if (
+            faults.raise_in == self.name
+            and faults.rank in (None, self.context.rank)
+            and self._steps >= faults.after
+        ):
             raise HpcmarlError(f"injected fault: faults.raise_in {self.name} on rank {self.context.rank}")
         self._steps += 1
         return self.work()
@@ -237,7 +276,8 @@ class Role(ABC):
 
 
 def generator_for(seed: int, role: str, index: int, *more: int) -> np.random.Generator:
-    """The random numbers of one role of one run: independent for different roles, indices and further numbers."""
+    """The random numbers of one role of one run: independent for different roles, indices and further
+    numbers."""
     return np.random.default_rng(np.random.SeedSequence([seed, ROLE_NAMES.index(role), index, *more]))
 
 
@@ -258,7 +298,8 @@ class Interval:
 
 
 class Paced(Interval):
-    """An interval that also keeps what is done in it, which may grow with ranks and snapshots, to a small share of the time."""
+    """An interval that also keeps what is done in it, which may grow with ranks and snapshots, to a small
+    share of the time."""
 
     SHARE: ClassVar[float] = 0.002
 
@@ -267,6 +308,7 @@ class Paced(Interval):
         self.least, self._before = seconds, 0.0
 
     def took(self, seconds: float) -> None:
-        """It was done, and took so long. Taking long once (a library loaded, a busy core) changes nothing, doing so twice does."""
+        """It was done, and took so long. Taking long once (a library loaded, a busy core) changes nothing,
+        doing so twice does."""
         self.seconds = max(self.least, min(seconds, self._before) / self.SHARE)
         self._before = seconds

@@ -1,9 +1,10 @@
 """What recurrent critics remember of every slot, carried from unroll to unroll. Called by the learner.
 
-Actors have no critic, so a learner goes through each unroll once when it comes, also through one that is dropped later, and keeps the memory for the
-next unroll of the slot. An unroll begins with that memory in all of its gradients. It is of the parameters at which the unrolls before came, and not
-of the present ones: a bias that shrinks with the step size, as that of an actor's own memory that is sent along (R2D2's stored state). Where an
-unroll is missing (an actor that cannot send drops it) the next one begins with zeros.
+Actors have no critic, so a learner goes through each unroll once when it comes, also through one that is
+dropped later, and keeps the memory for the next unroll of the slot. An unroll begins with that memory in all
+of its gradients. It is of the parameters at which the unrolls before came, and not of the present ones: a
+bias that shrinks with the step size, as that of an actor's own memory that is sent along (R2D2's stored
+state). Where an unroll is missing (an actor that cannot send drops it) the next one begins with zeros.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from hpcmarl.types import FloatArray, IntArray, Rollout
 
 
 class CriticMemory:
-    """By actor: which row of which episode each slot comes to next, [E] each, and what each policy's critic remembers then, [E, U, H]."""
+    """By actor: which row of which episode each slot comes to next, [E] each, and what each policy's critic
+    remembers then, [E, U, H]."""
 
     def __init__(self, algorithm: Algorithm) -> None:
         self.algorithm = algorithm
@@ -30,7 +32,9 @@ class CriticMemory:
             episode, step, memories = carried
             goes_on = (episode == rollout.episode) & (step == rollout.first_step)
             for name, memory in memories.items():
-                rollout.policies[name].critic_memory = np.where(goes_on[:, None, None], memory, np.float32(0.0))
+                rollout.policies[name].critic_memory = np.where(
+                    goes_on[:, None, None], memory, np.float32(0.0)
+                )
         after = self.algorithm.critic_memory(rollout)
         if not after:
             return
@@ -45,7 +49,10 @@ class CriticMemory:
 
     def state_dict(self) -> dict[str, Any]:
         """By actor, for the checkpoint of a run whose actors go on where they were."""
-        return {str(source): [episode, step, memories] for source, (episode, step, memories) in self._carried.items()}
+        return {
+            str(source): [episode, step, memories]
+            for source, (episode, step, memories) in self._carried.items()
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of state_dict."""

@@ -1,4 +1,5 @@
-"""A run's returns against time as text, for the live display: as many points as a terminal can show, however long the run is.
+"""A run's returns against time as text, for the live display: as many points as a terminal can show, however
+long the run is.
 
 Called by display.py. Drawn by plotille in characters of eight dots.
 """
@@ -10,11 +11,17 @@ import math
 MOST_POINTS = 400
 HEIGHT = 8  # lines, without the axis
 MARGIN = 26  # characters that labels and the axis' name take
-UNITS = ((2 * 86400.0, 86400.0, "days"), (2 * 3600.0, 3600.0, "hours"), (600.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
+UNITS = (
+    (2 * 86400.0, 86400.0, "days"),
+    (2 * 3600.0, 3600.0, "hours"),
+    (600.0, 60.0, "minutes"),
+    (0.0, 1.0, "seconds"),
+)
 
 
 class Curve:
-    """Values by time. Where there are too many, every second one is forgotten, and from then on half as many are taken."""
+    """Values by time. Where there are too many, every second one is forgotten, and from then on half as many
+    are taken."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []

@@ -1,7 +1,8 @@
-"""The live display of the server's rank: in a terminal a redrawn panel with the curve of returns, elsewhere a plain line now and then.
+"""The live display of the server's rank: in a terminal a redrawn panel with the curve of returns, elsewhere a
+plain line now and then.
 
-Called by the recorder. A rank that mpiexec started has no terminal of its own, so `hpcmarl train -n` tells the width of the
-user's terminal in HPCMARL_TERMINAL. Everything goes to standard error.
+Called by the recorder. A rank that mpiexec started has no terminal of its own, so `hpcmarl train -n` tells
+the width of the user's terminal in HPCMARL_TERMINAL. Everything goes to standard error.
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ class Display:
         self.enabled = context.config.logging.progress
         width = os.environ.get(TERMINAL, "")
         terminal = width.isdigit() or sys.stderr.isatty()
-        self.console = Console(file=sys.stderr, force_terminal=True, width=int(width) if width.isdigit() else None) if terminal else None
+        self.console = (
+            Console(file=sys.stderr, force_terminal=True, width=int(width) if width.isdigit() else None)
+            if terminal
+            else None
+        )
         self.live: Live | None = None
         self.curve = Curve()
         self.due = Interval(1.0 / REDRAWS_PER_SECOND if self.console else FIRST_LINE)
@@ -68,8 +73,9 @@ class Display:
 
     def _line(self, now: dict[str, Any], speed: float) -> str:
         return (
-            f"{self._share(now)} {now['seconds']:.0f} s, version {now['version']}, {now['env_steps']:,} environment steps "
-            f"({speed:,.0f}/s{_beside_bare(now, speed)}), {now['episodes']:,} episodes, return {now['return_mean']:.2f} ± {now['return_std']:.2f}"
+            f"{self._share(now)} {now['seconds']:.0f} s, version {now['version']}, {now['env_steps']:,} "
+            f"environment steps ({speed:,.0f}/s{_beside_bare(now, speed)}), {now['episodes']:,} episodes, "
+            f"return {now['return_mean']:.2f} ± {now['return_std']:.2f}"
         ).strip() + _lost(now)
 
     def _share(self, now: dict[str, Any]) -> str:
@@ -79,7 +85,11 @@ class Display:
 
     def _done(self, now: dict[str, Any]) -> float | None:
         stop = self.context.config.stop
-        parts = [(stop.updates, now["version"]), (stop.env_steps, now["env_steps"]), (stop.seconds, now["seconds"])]
+        parts = [
+            (stop.updates, now["version"]),
+            (stop.env_steps, now["env_steps"]),
+            (stop.seconds, now["seconds"]),
+        ]
         shares = [value / limit for limit, value in parts if limit]
         return min(1.0, max(shares)) if shares else None
 
@@ -88,14 +98,27 @@ class Display:
         done = self._done(now)
         if done is not None:
             filled = round(30 * done)
-            table.add_row("progress", f"[green]{'━' * filled}[/green][dim]{'━' * (30 - filled)}[/dim] {100 * done:3.0f} %")
+            table.add_row(
+                "progress",
+                f"[green]{'━' * filled}[/green][dim]{'━' * (30 - filled)}[/dim] {100 * done:3.0f} %",
+            )
         table.add_row("time", f"{now['seconds']:.0f} s")
-        table.add_row("updates", f"{now['version']:,}   staleness {now['staleness_mean']:.2f}   wasted {now['wasted_gradients']:,}")
+        table.add_row(
+            "updates",
+            f"{now['version']:,}   staleness {now['staleness_mean']:.2f}   "
+            f"wasted {now['wasted_gradients']:,}",
+        )
         table.add_row("environment steps", f"{now['env_steps']:,}   {speed:,.0f}/s{_beside_bare(now, speed)}")
         table.add_row("shares of time", time_words(now["time_shares"]))
         if lost := _lost(now):
             table.add_row("ranks", f"[red]{lost[2:]}[/red]")
-        table.add_row("return", f"[bold]{now['return_mean']:.2f}[/bold] ± {now['return_std']:.2f}   over {now['episodes']:,} episodes")
+        table.add_row(
+            "return",
+            (
+                f"[bold]{now['return_mean']:.2f}[/bold] ± {now['return_std']:.2f}   over {now['episodes']:,} "
+                "episodes"
+            ),
+        )
         if len(now["groups"]) > 1:
             shown = ", ".join(f"{count:,}" for count in now["groups"][:8])
             table.add_row("by group", shown + (" …" if len(now["groups"]) > 8 else "") + " trajectories")
@@ -107,7 +130,10 @@ class Display:
         if self.console is not None and (curve := self._curve()):
             self.console.print(curve)
         evaluated = summary["eval_return_mean"]
-        text = f"{summary['status']} after {summary['seconds']:.1f} s: {summary['updates']:,} updates, {summary['env_steps']:,} environment steps "
+        text = (
+            f"{summary['status']} after {summary['seconds']:.1f} s: {summary['updates']:,} updates, "
+            f"{summary['env_steps']:,} environment steps "
+        )
         text += f"({summary['env_steps_per_second']:,.0f}/s), return {summary['return_mean']:.2f}"
         text += "" if evaluated is None else f", evaluated {evaluated:.2f}"
         for line in (text, *last_words(summary, self.context.config)):
@@ -128,4 +154,6 @@ def _beside_bare(now: dict[str, Any], speed: float) -> str:
 
 def _lost(now: dict[str, Any]) -> str:
     words = (("lost_ranks", "lost"), ("replaced_ranks", "replaced"))
-    return "".join(f", {now[name]} rank{'s' if now[name] > 1 else ''} {word}" for name, word in words if now[name])
+    return "".join(
+        f", {now[name]} rank{'s' if now[name] > 1 else ''} {word}" for name, word in words if now[name]
+    )

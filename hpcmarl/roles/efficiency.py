@@ -1,4 +1,5 @@
-"""Say how well a run uses its cores: its environment steps beside bare stepping, what its roles spend their time on, what learners leave unused."""
+"""Say how well a run uses its cores: its environment steps beside bare stepping, what its roles spend their
+time on, what learners leave unused."""
 
 from __future__ import annotations
 
@@ -31,14 +32,17 @@ def measure_bare(context: Context, actor: int, group: int) -> float | None:
         group: Index of the actor's group.
 
     Returns:
-        Environment steps a second of one process with a core of its own; None on other actors, and where the environment fails.
+        Environment steps a second of one process with a core of its own; None on other actors, and where the
+        environment fails.
     """
     config = context.config
     if actor != 0 or context.game is not None or config.league is not None or not config.logging.progress:
         return None
     slots = config.topology.environments_per_actor
     try:
-        bare = make_bare(context.group_env(group), slots, Seeds(config.seed, BARE_SEED), context.environment_spec)
+        bare = make_bare(
+            context.group_env(group), slots, Seeds(config.seed, BARE_SEED), context.environment_spec
+        )
         with contextlib.closing(bare):
             bare.step()  # some compile first
             queued = queued_seconds()
@@ -68,7 +72,8 @@ def bare_processes(hosts: Sequence[str], cores: int) -> int:
 
 
 def cores_of_host(ranks: int) -> int:
-    """Return the cores that this process may use; where each of several ranks is bound to a core of its own, those of the host."""
+    """Return the cores that this process may use; where each of several ranks is bound to a core of its own,
+    those of the host."""
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return own if own > 1 or ranks == 1 else os.cpu_count() or 1
 
@@ -77,7 +82,8 @@ class Efficiency:
     """Computes the figures from what actors and learners report; lives in the server's recorder.
 
     Attributes:
-        bare: Environment steps a second of one process that does nothing else; None where that was not measured.
+        bare: Environment steps a second of one process that does nothing else; None where that was not
+            measured.
     """
 
     def __init__(self, config: Config, topology: Topology) -> None:
@@ -93,7 +99,9 @@ class Efficiency:
         """Environment steps a second of all cores if they did nothing else."""
         return self.bare * self.processes if self.bare else None
 
-    def times(self, actors: Mapping[str, float], learners: Mapping[str, float], serving: float, seconds: float) -> dict[str, dict[str, float]]:
+    def times(
+        self, actors: Mapping[str, float], learners: Mapping[str, float], serving: float, seconds: float
+    ) -> dict[str, dict[str, float]]:
         """Return the shares of training time by role.
 
         Args:
@@ -104,13 +112,21 @@ class Efficiency:
         """
         of_actors, of_learners = max(1e-9, self.actors * seconds), max(1e-9, self.learners * seconds)
         return {
-            "actors": {kind: actors.get(f"{kind}_seconds", 0.0) / of_actors for kind in ("acting", "environment", "waiting")},
+            "actors": {
+                kind: actors.get(f"{kind}_seconds", 0.0) / of_actors
+                for kind in ("acting", "environment", "waiting")
+            },
             "learners": {kind: learners[f"{kind}_seconds"] / of_learners for kind in ("learning", "waiting")},
             "server": {"serving": serving / max(1e-9, seconds)},
         }
 
     def figures(
-        self, steps_per_second: float, unused_steps: float, env_steps: float, replay_shortfall: float | None, times: dict[str, dict[str, float]]
+        self,
+        steps_per_second: float,
+        unused_steps: float,
+        env_steps: float,
+        replay_shortfall: float | None,
+        times: dict[str, dict[str, float]],
     ) -> dict[str, Any]:
         """Return the entries of summary.json."""
         return {
@@ -126,35 +142,43 @@ class Efficiency:
 
 def time_words(times: Mapping[str, Mapping[str, float]]) -> str:
     """Return the shares of time by role in one line."""
-    roles = (f"{role} " + ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in shares.items()) for role, shares in times.items())
+    roles = (
+        f"{role} " + ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in shares.items())
+        for role, shares in times.items()
+    )
     return "; ".join(roles)
 
 
 def last_words(summary: Mapping[str, Any], config: Config) -> list[str]:
-    """Return what a user should know at the end of a run: the share of bare stepping, the roles' time, what learners left unused and the remedy."""
+    """Return what a user should know at the end of a run: the share of bare stepping, the roles' time, what
+    learners left unused and the remedy."""
     lines = []
     if summary["share_of_bare"] is not None:
         lines.append(
-            f"{100 * summary['share_of_bare']:.0f} % of bare stepping, which takes {summary['bare_env_steps_per_second']:,.0f} environment steps/s "
+            f"{100 * summary['share_of_bare']:.0f} % of bare stepping, which takes "
+            f"{summary['bare_env_steps_per_second']:,.0f} environment steps/s "
             f"in each of {summary['bare_processes']} processes"
         )
     lines.append(f"time: {time_words(summary['time_shares'])}")
     slower = "" if config.rounds.backpressure else "set rounds.backpressure: true (actors wait), "
     if summary["unused_share"] > UNUSED:
         lines.append(
-            f"the learners were behind and left {100 * summary['unused_share']:.0f} % of the environment steps unused "
-            f"({summary['unused_env_steps']:,}): {slower}use more learners (topology.groups){_less_work(config)}"
+            f"the learners were behind and left {100 * summary['unused_share']:.0f} % of the environment "
+            f"steps unused ({summary['unused_env_steps']:,}): {slower}use more learners "
+            f"(topology.groups){_less_work(config)}"
         )
     if (summary["replay_shortfall"] or 0.0) > UNUSED:
         lines.append(
-            f"the learners were behind and learned {100 * summary['replay_shortfall']:.0f} % less often from episodes than algo.replay.ratio asks: "
-            f"{slower}use more learners (topology.groups) or lower algo.replay.ratio"
+            f"the learners were behind and learned {100 * summary['replay_shortfall']:.0f} % less often from "
+            f"episodes than algo.replay.ratio asks: {slower}use more learners (topology.groups) or lower "
+            "algo.replay.ratio"
         )
     return lines
 
 
 def _less_work(config: Config) -> str:
-    """Return the key, in words, that makes learners go through rollouts less often; nothing where that is once already."""
+    """Return the key, in words, that makes learners go through rollouts less often; nothing where that is
+    once already."""
     algo = config.algo
     if isinstance(algo, QLearningConfig):
         return ""

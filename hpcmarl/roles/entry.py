@@ -1,6 +1,8 @@
-"""How a process gets into its job: signals, MPI, and the configuration, which rank 0 alone reads and tells the others.
+"""How a process gets into its job: signals, MPI, and the configuration, which rank 0 alone reads and tells
+the others.
 
-Called by cli.py, before numpy is loaded: the configuration says how many threads it may have. Then roles/run.py takes over.
+Called by cli.py, before numpy is loaded: the configuration says how many threads it may have. Then
+roles/run.py takes over.
 """
 
 from __future__ import annotations
@@ -24,14 +26,17 @@ FAILED = "rank 0 failed while it read the configuration"
 
 @cache  # MPI starts once
 def enter_world() -> int:
-    """Join the MPI world that a launcher has started this process for; returns the number of ranks, 1 without a launcher.
+    """Join the MPI world that a launcher has started this process for; returns the number of ranks, 1 without
+    a launcher.
 
     Raises:
         LaunchError: If the launcher meant another world than MPI found (silent singletons).
     """
     if not under_launcher(os.environ):
         return 1
-    watch = watch_start(os.environ, said_path(os.environ))  # a rank that dies inside MPI_Init leaves the others waiting there, deaf to signals
+    watch = watch_start(
+        os.environ, said_path(os.environ)
+    )  # a rank that dies inside MPI_Init leaves the others waiting there, deaf to signals
     from hpcmarl.comm import mpi_library
 
     watch.joined()
@@ -40,7 +45,8 @@ def enter_world() -> int:
 
 
 def shared_config(read: Callable[[], Config], signals: StopSignals) -> Config:
-    """What `read` returns on rank 0, on every rank; the others need neither the file nor the time to check it. Collective.
+    """What `read` returns on rank 0, on every rank; the others need neither the file nor the time to check
+    it. Collective.
 
     Args:
         read: Reads and checks the configuration.

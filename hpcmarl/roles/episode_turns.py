@@ -1,7 +1,8 @@
 """Decide which slot of an actor plays which episode of a version, and which slots rest.
 
-A gradient of whole episodes is unbiased only if what it counts was decided before the episodes began: the first to finish are the short ones.
-So the learner says how many episodes an actor may begin under a version, and the actor numbers them in the order in which they begin.
+A gradient of whole episodes is unbiased only if what it counts was decided before the episodes began: the
+first to finish are the short ones. So the learner says how many episodes an actor may begin under a version,
+and the actor numbers them in the order in which they begin.
 """
 
 from __future__ import annotations
@@ -22,16 +23,20 @@ UNLIMITED = 2**62
 class EpisodeTurns:
     """Begin, end and rest the episodes of one actor's slots.
 
-    Slot s of E plays the episodes numbered s, s + E, s + 2E and so on: every slot its k-th before any slot its k+1-th. The numbers of a slot
-    that was given up go to slots that have nothing else to play. Where any number of episodes may begin they have no numbers.
+    Slot s of E plays the episodes numbered s, s + E, s + 2E and so on: every slot its k-th before any slot
+    its k+1-th. The numbers of a slot that was given up go to slots that have nothing else to play. Where any
+    number of episodes may begin they have no numbers.
 
     Args:
         environment: The actor's slots.
-        assembler: What cuts finished episodes out of the arenas; it holds the numbers of the episodes under way.
+        assembler: What cuts finished episodes out of the arenas; it holds the numbers of the episodes under
+            way.
         memory: Recurrent memory by policy, [E, N, H]; set to zero where an episode begins.
     """
 
-    def __init__(self, environment: BatchedEnvironment, assembler: EpisodeAssembler, memory: dict[str, FloatArray]) -> None:
+    def __init__(
+        self, environment: BatchedEnvironment, assembler: EpisodeAssembler, memory: dict[str, FloatArray]
+    ) -> None:
         self.environment, self.assembler, self.memory = environment, assembler, memory
         self.slots = environment.slots
         self.allotment = UNLIMITED
@@ -49,7 +54,8 @@ class EpisodeTurns:
         return self.active == 0
 
     def start(self, version: int, *, between: bool) -> None:
-        """Follow the episodes that the environments have just begun; between: they stand between two versions and show none."""
+        """Follow the episodes that the environments have just begun; between: they stand between two versions
+        and show none."""
         self.assembler.restart(range(self.slots), 0, version)
         self.assembler.resting[:] = between
 
@@ -70,13 +76,16 @@ class EpisodeTurns:
         self._next = np.arange(self.slots)
         self.assembler.numbers[:] = UNNUMBERED
         fresh = frame.episode_start | self.assembler.resting
-        free = np.array([slot for slot in np.flatnonzero(fresh | abandon).tolist() if slot not in self._retired], np.int64)
+        free = np.array(
+            [slot for slot in np.flatnonzero(fresh | abandon).tolist() if slot not in self._retired], np.int64
+        )
         lost = self.assembler.restart(np.flatnonzero(~fresh).tolist(), row, version) if abandon else 0
         self._assign(free.tolist(), version, frame, row, begun=frame.episode_start & ~self.assembler.resting)
         return lost
 
     def allot(self, version: int, allotment: int, frame: Frame, row: int) -> list[int]:
-        """Change how many episodes may begin under the present version; what is under way goes on. Returns the slots that rested until now."""
+        """Change how many episodes may begin under the present version; what is under way goes on. Returns
+        the slots that rested until now."""
         idle = self._idle()
         if allotment == self.allotment:
             return []
@@ -92,7 +101,8 @@ class EpisodeTurns:
         self._mark()
 
     def after_step(self, arena: RolloutArena, row: int, version: int) -> list[tuple[Buffer, Rollout]]:
-        """Return the episodes that ended in `row`, each as a message and a Rollout of one slot; go on in their slots."""
+        """Return the episodes that ended in `row`, each as a message and a Rollout of one slot; go on in
+        their slots."""
         ended = np.flatnonzero(arena.arrays["episode_end"][row]).tolist()
         complete = {episode.slot for episode in arena.episodes}
         finished = self.assembler.after_step(arena, row, version)
@@ -103,11 +113,20 @@ class EpisodeTurns:
         again = [slot for slot in ended if slot not in complete and self.environment.rests_next[slot]]
         if again:
             self.environment.restart_slots(again, frame)
-        self._assign([slot for slot in ended if slot in complete], version, frame, coming, begun=~self.environment.rests_next)
+        self._assign(
+            [slot for slot in ended if slot in complete],
+            version,
+            frame,
+            coming,
+            begun=~self.environment.rests_next,
+        )
         return finished
 
-    def _assign(self, slots: Sequence[int], version: int, frame: Frame, row: int, begun: BoolArray | None = None) -> None:
-        """Give each of these slots the next episode, or let it rest. begun [E]: its environment shows the first step of one already."""
+    def _assign(
+        self, slots: Sequence[int], version: int, frame: Frame, row: int, begun: BoolArray | None = None
+    ) -> None:
+        """Give each of these slots the next episode, or let it rest. begun [E]: its environment shows the
+        first step of one already."""
         begin, rest = [], []
         for slot in slots:
             number = self._take(slot)
@@ -143,7 +162,8 @@ class EpisodeTurns:
         return [slot for slot in np.flatnonzero(self.assembler.resting).tolist() if slot not in self._retired]
 
     def _take(self, slot: int) -> int | None:
-        """The number of the slot's next episode, or one of a slot that was given up; None: there is nothing to play."""
+        """The number of the slot's next episode, or one of a slot that was given up; None: there is nothing
+        to play."""
         if self.allotment == UNLIMITED:
             return UNNUMBERED
         for owner in (slot, *sorted(self._retired)):

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.algos import make_model
-from hpcmarl.config import acting_form
+from hpcmarl.algos.model import Model
+from hpcmarl.config import Config, EvalConfig, acting_form
 from hpcmarl.config.file import load_config
 from hpcmarl.envs import describe
 from hpcmarl.errors import ConfigError, FormatError
@@ -17,51 +18,96 @@ from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from hpcmarl.roles.base import group_environment
 from hpcmarl.roles.evaluator import Match, evaluation_environment, summarise, summarise_agents
 from hpcmarl.roles.origin import check_environments_of
+from hpcmarl.types import EnvironmentSpec
 
 
 def evaluate_checkpoint(
-    path: str, episodes: int | None = None, greedy: bool | None = None, seed: int | None = None, random_agents: Sequence[str] = ()
+    path: str,
+    episodes: int | None = None,
+    greedy: bool | None = None,
+    seed: int | None = None,
+    random_agents: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Figures as of `evaluator.summarise`, with the checkpoint's path and version; None takes the run's own setting.
+    """Figures as of `evaluator.summarise`, with the checkpoint's path and version; None takes the run's own
+    setting.
 
-    `agents` adds each agent's own return_mean and the shares of episodes in which it was positive (won), zero or negative;
-    `random_agents` play at random.
-    Groups that had environments of their own are each judged on theirs, and every figure weighs each group the same.
-    Raises ConfigError for a path that does not exist, FormatError for one without a checkpoint that verifies."""
+    `agents` adds each agent's own return_mean and the shares of episodes in which it was positive (won), zero
+    or negative; `random_agents` play at random. Groups that had environments of their own are each judged on
+    theirs, and every figure weighs each group the same. Raises ConfigError for a path that does not exist,
+    FormatError for one without a checkpoint that verifies."""
     if not Path(path).exists():
         raise ConfigError(f"{path}: no such file or directory; allowed: a run directory or a checkpoint file")
     found = find_checkpoint(path)
     if found is None:
-        raise FormatError(f"{path}: no checkpoint in it verifies; allowed: a run directory with checkpoints/checkpoint-*.h5")
+        raise FormatError(
+            f"{path}: no checkpoint in it verifies; allowed: a run directory with checkpoints/checkpoint-*.h5"
+        )
     state, attributes = load_checkpoint(found)
     if "league" in state:
-        raise ConfigError(f"{found}: the checkpoint is of a league, whose policies are judged against each other; use hpcmarl league match or show")
+        raise ConfigError(
+            f"{found}: the checkpoint is of a league, whose policies are judged against each other; use "
+            "hpcmarl league match or show"
+        )
     text = attributes.get("config")
     if not isinstance(text, str):
         raise FormatError(f"{found}: its attribute config is no text; the file is damaged or foreign")
-    config = load_config(text + "\n")  # the line break makes it YAML whatever it holds: one line would be taken for a file's name
+    config = load_config(
+        text + "\n"
+    )  # the line break makes it YAML whatever it holds: one line would be taken for a file's name
     check_environments_of(found, config)
     spec = describe(config.env, config.policies)
     algorithm = make_model(spec, config.algo, config.seed)
     parameters = np.asarray(state["engine"]["optimizer"]["parameters"], np.float32)
     if parameters.size != algorithm.size:
-        raise FormatError(f"{found}: {parameters.size} parameters where the configuration in it makes {algorithm.size}; was the environment changed?")
+        raise FormatError(
+            f"{found}: {parameters.size} parameters where the configuration in it makes {algorithm.size}; "
+            "was the environment changed?"
+        )
     algorithm.act_by(acting_form(config, repeatable=True))
     algorithm.load_parameters(parameters)
     settings = config.eval
-    chosen = {"episodes": episodes or settings.episodes or 100, "seed": settings.seed if seed is None else seed}
+    chosen = {
+        "episodes": episodes or settings.episodes or 100,
+        "seed": settings.seed if seed is None else seed,
+    }
     settings = settings.model_copy(update=chosen | {"greedy": settings.greedy if greedy is None else greedy})
+    figures = _judge(config, settings, algorithm, spec, random_agents)
+    return {"checkpoint": str(found), "version": int(state["engine"]["rule"]["round"]), **figures}
+
+
+def _judge(
+    config: Config,
+    settings: EvalConfig,
+    algorithm: Model,
+    spec: EnvironmentSpec,
+    random_agents: Sequence[str],
+) -> dict[str, Any]:
+    """Play the episodes of every environment that groups have, and summarise them."""
     environments = [group_environment(config, group) for group in range(len(config.topology.group_list))]
-    different = [environment for index, environment in enumerate(environments) if environment not in environments[:index]]
+    different = [
+        environment
+        for index, environment in enumerate(environments)
+        if environment not in environments[:index]
+    ]
     results, earned = [], []
     for index, environment in enumerate(different):
-        batch = evaluation_environment(environment, config.policies, settings, algorithm.needs_state, index, spec=spec)
-        match = Match(algorithm, batch, settings.episodes, settings.greedy, settings.seed, random_agents, index, by_agent=True)
+        batch = evaluation_environment(
+            environment, config.policies, settings, algorithm.needs_state, index, spec=spec
+        )
+        match = Match(
+            algorithm,
+            batch,
+            settings.episodes,
+            settings.greedy,
+            settings.seed,
+            random_agents,
+            index,
+            by_agent=True,
+        )
         while not match.done:
             match.step()
         match.close()
         results.append(match.episodes)
         earned.append(match.agent_returns)
     weights = [environments.count(environment) for environment in different]
-    figures = {**summarise(results, weights), "agents": summarise_agents(earned, weights)}
-    return {"checkpoint": str(found), "version": int(state["engine"]["rule"]["round"]), **figures}
+    return {**summarise(results, weights), "agents": summarise_agents(earned, weights)}

@@ -1,9 +1,11 @@
-"""What waits at a learner, and which of it makes the next gradient. Called by the learner; knows no optimizer and sends nothing.
+"""What waits at a learner, and which of it makes the next gradient. Called by the learner; knows no optimizer
+and sends nothing.
 
 Queue        rollouts in the order of their arrival; each makes one gradient (algo.reuse: several)
-Iterations   a batch of rollouts is gone through `epochs` times in `minibatches` random parts each, or until the algorithm ends it. The actors go
-             on meanwhile, under the weights of each step: what they began in this iteration or in the one before is the next batch, newest first
-             (rounds.backpressure: oldest)
+Iterations   a batch of rollouts is gone through `epochs` times in `minibatches` random parts each, or until
+    the algorithm ends it. The actors go
+             on meanwhile, under the weights of each step: what they began in this iteration or in the one
+             before is the next batch, newest first (rounds.backpressure: oldest)
 
 Whole episodes that are learned from again and again, off-policy: replay.py.
 """
@@ -28,7 +30,9 @@ from hpcmarl.optim.rounds import RoundRule, share
 from hpcmarl.roles.base import Context, generator_for
 from hpcmarl.types import FloatArray, Rollout
 
-GRADIENTS_KEPT = 4  # a round is over for a short time before its groups know: few gradients are made meanwhile
+GRADIENTS_KEPT = (
+    4  # a round is over for a short time before its groups know: few gradients are made meanwhile
+)
 
 
 @dataclass
@@ -43,7 +47,8 @@ class Entry:
 
 @dataclass
 class Work:
-    """The rollouts of one gradient, the ranks that sampled them, and under which version each trajectory; entries: what a queue keeps of them."""
+    """The rollouts of one gradient, the ranks that sampled them, and under which version each trajectory;
+    entries: what a queue keeps of them."""
 
     rollouts: list[Rollout]
     actor_ranks: list[int]
@@ -57,10 +62,11 @@ class Work:
 
 
 class Queue:
-    """`late`, `overflow`: trajectories dropped since the learner last set them to 0: too old, or more than `limit` messages.
-    `unused_steps`: environment steps since then that were dropped because the learner is behind, not because their round was over.
-    `repeated`: trajectories since then whose gradient came when its round was over, and that make another one.
-    `closing`: the round ends, and all that is here belongs to it. `in_order`: see start_order.py."""
+    """`late`, `overflow`: trajectories dropped since the learner last set them to 0: too old, or more than
+    `limit` messages. `unused_steps`: environment steps since then that were dropped because the learner is
+    behind, not because their round was over. `repeated`: trajectories since then whose gradient came when its
+    round was over, and that make another one. `closing`: the round ends, and all that is here belongs to it.
+    `in_order`: see start_order.py."""
 
     in_order = False
     news = False
@@ -71,7 +77,9 @@ class Queue:
         self.limit = context.queue_limit(group)
         self.reuse = int(getattr(context.config.algo, "reuse", 1))
         self.late = self.overflow = self.repeated = self.unused_steps = 0
-        self._sent: deque[tuple[int, list[Entry]]] = deque()  # of the newest gradients: the round, and the rollouts that make no other
+        self._sent: deque[tuple[int, list[Entry]]] = (
+            deque()
+        )  # of the newest gradients: the round, and the rollouts that make no other
         self.closing = False
 
     # ---- in
@@ -81,7 +89,9 @@ class Queue:
         self.entries.append(Entry(message, rollout, message.source, self.reuse))
         if self._too_old(rollout, version):
             self._drop(self.entries.pop(), late=True)
-        unbounded = self.context.config.deterministic or self.context.config.rounds.counts_all_begun  # actors stop by themselves
+        unbounded = (
+            self.context.config.deterministic or self.context.config.rounds.counts_all_begun
+        )  # actors stop by themselves
         while len(self.entries) > self.limit and not unbounded:
             self._drop(self.entries.popleft(), late=False)
         self._forget_sent(GRADIENTS_KEPT)
@@ -95,10 +105,12 @@ class Queue:
             self._drop(entry, late=True)
 
     def _too_old(self, rollout: Rollout, version: int) -> bool:
-        """On-policy work of an older version is worthless (late: ignore leaves the dropping to the server's rule).
+        """On-policy work of an older version is worthless (late: ignore leaves the dropping to the server's
+        rule).
 
-        A rule that takes gradients of any age would take those, too, though they were sampled for the group's former point; and there
-        versions count the steps of all groups, so that they say little about how far the ratios have to reach."""
+        A rule that takes gradients of any age would take those, too, though they were sampled for the group's
+        former point; and there versions count the steps of all groups, so that they say little about how far
+        the ratios have to reach."""
         age = version - rollout.version
         if self.algorithm.on_policy:
             return age > 0 and (self.rule.any_age or self.context.config.rounds.late == "cancel")
@@ -114,19 +126,25 @@ class Queue:
         entry.message.release()
 
     def behind(self, version: int) -> bool:
-        """Whether the actors are to wait (rounds.backpressure): there is work for the time in which they would sample more.
+        """Whether the actors are to wait (rounds.backpressure): there is work for the time in which they
+        would sample more.
 
         Never in deterministic runs, whose actors stop by themselves."""
         return self.context.config.backpressure and not self.closing and self._plenty(version)
 
     def _plenty(self, version: int) -> bool:
         """Two gradients: one that is being made, and the next."""
-        return 0 < 2 * self._wanted(version, 0) <= sum(entry.uses * entry.rollout.count for entry in self.entries)
+        return (
+            0
+            < 2 * self._wanted(version, 0)
+            <= sum(entry.uses * entry.rollout.count for entry in self.entries)
+        )
 
     # ---- out
 
     def take(self, version: int, delivered: int) -> Work | None:
-        """The rollouts of the next gradient; `delivered`: trajectories that the group has delivered for this version. None: wait."""
+        """The rollouts of the next gradient; `delivered`: trajectories that the group has delivered for this
+        version. None: wait."""
         if not self.entries:
             return None
         target = self.rule.initial_batch if version == 0 else self.rule.batch
@@ -141,13 +159,18 @@ class Queue:
             return None  # one gradient for the whole share costs less than several
         taken: list[Entry] = []
         while self.entries and sum(entry.rollout.count for entry in taken) < wanted:
-            if taken and self.algorithm.on_policy and self.entries[0].rollout.version != taken[0].rollout.version:
+            if (
+                taken
+                and self.algorithm.on_policy
+                and self.entries[0].rollout.version != taken[0].rollout.version
+            ):
                 break
             taken.append(self.entries.popleft())
         return whole(taken)
 
     def _wanted(self, version: int, delivered: int) -> int:
-        """Trajectories of the next gradient: what the group has still to deliver for this version, or an equal share of the round."""
+        """Trajectories of the next gradient: what the group has still to deliver for this version, or an
+        equal share of the round."""
         target = self.rule.initial_batch if version == 0 else self.rule.batch
         quota = self.rule.quota(target)
         if self.closing:
@@ -155,15 +178,23 @@ class Queue:
         return share(target, len(self.rule.present)) if quota is None else quota - delivered
 
     def _take_in_order(self, version: int, delivered: int, quota: int) -> Work | None:
-        """Deterministic runs: every actor's share of the version, in the order of the actors; re-used rollouts come first."""
+        """Deterministic runs: every actor's share of the version, in the order of the actors; re-used
+        rollouts come first."""
         if delivered:
             return None
         each = -(-quota // len(self.group.actors))
         fresh: list[Entry] = []
         for rank in self.group.actors:
-            own = [entry for entry in self.entries if entry.actor_rank == rank and entry.rollout.version == version]
+            own = [
+                entry
+                for entry in self.entries
+                if entry.actor_rank == rank and entry.rollout.version == version
+            ]
             # an actor's step may end more episodes than it owes: all of them are of this version
-            if sum(entry.rollout.count for entry in own) < each or int(own[-1].message.header["flags"]) & FLAG_MORE:
+            if (
+                sum(entry.rollout.count for entry in own) < each
+                or int(own[-1].message.header["flags"]) & FLAG_MORE
+            ):
                 return None
             fresh += own
         taken = [entry for entry in self.entries if entry.rollout.version < version] + fresh
@@ -175,7 +206,8 @@ class Queue:
         return self.algorithm.gradient(work.rollouts)
 
     def done(self, work: Work, version: int) -> None:
-        """The gradient for the round `version` was made: queue again what is to be re-used, keep the rest while the round may be over already."""
+        """The gradient for the round `version` was made: queue again what is to be re-used, keep the rest
+        while the round may be over already."""
         for entry in work.entries:
             entry.uses -= 1
         self.entries.extend(entry for entry in work.entries if entry.uses > 0)
@@ -183,18 +215,27 @@ class Queue:
         self._forget_sent(GRADIENTS_KEPT if self._may_be_late() else 0)
 
     def _may_be_late(self) -> bool:
-        """Whether a round may end without a gradient that was made for it, and off-policy rollouts can make another."""
+        """Whether a round may end without a gradient that was made for it, and off-policy rollouts can make
+        another."""
         config = self.context.config
-        return not (self.algorithm.on_policy or config.deterministic or config.rounds.collective) and self.rule.quota() is None
+        return (
+            not (self.algorithm.on_policy or config.deterministic or config.rounds.collective)
+            and self.rule.quota() is None
+        )
 
     def _forget_sent(self, kept: int) -> None:
-        """Release what the newest `kept` gradients were made of, and still less where the queue has no room for that."""
-        while self._sent and (len(self._sent) > kept or len(self.entries) + sum(len(entries) for _, entries in self._sent) > self.limit):
+        """Release what the newest `kept` gradients were made of, and still less where the queue has no room
+        for that."""
+        while self._sent and (
+            len(self._sent) > kept
+            or len(self.entries) + sum(len(entries) for _, entries in self._sent) > self.limit
+        ):
             for entry in self._sent.popleft()[1]:
                 entry.message.release()
 
     def on_late(self, made_for: int, version: int) -> None:
-        """A gradient came when its round was over: its rollouts make the next one instead, if they are still here and not too old.
+        """A gradient came when its round was over: its rollouts make the next one instead, if they are still
+        here and not too old.
 
         The server takes the gradients of a group in their order, so that of one round the newest are late.
 
@@ -202,7 +243,9 @@ class Queue:
             made_for: The round that the gradient was made for.
             version: The newest parameters.
         """
-        index = max((index for index, (sent_for, _) in enumerate(self._sent) if sent_for == made_for), default=None)
+        index = max(
+            (index for index, (sent_for, _) in enumerate(self._sent) if sent_for == made_for), default=None
+        )
         if index is None:
             return
         entries = self._sent[index][1]
@@ -247,7 +290,13 @@ class Queue:
         if not self.context.config.deterministic:
             return []
         return [
-            [entry.message.buffer.copy(), entry.rollout.version, entry.uses, entry.actor_rank, _critic_memory(entry.rollout)]
+            [
+                entry.message.buffer.copy(),
+                entry.rollout.version,
+                entry.uses,
+                entry.actor_rank,
+                _critic_memory(entry.rollout),
+            ]
             for entry in self.entries
         ]
 
@@ -261,7 +310,8 @@ class Queue:
             self.entries.append(Entry(Message.kept(held, rank), rollout, rank, uses))
 
     def save(self, version: int, *, final: bool) -> None:
-        """Write what is kept to a file of its own, where there is such; the checkpoint of `version` is being made, the last of the run or not."""
+        """Write what is kept to a file of its own, where there is such; the checkpoint of `version` is being
+        made, the last of the run or not."""
 
     def resume(self, run_directory: Path, version: int) -> None:
         """Read that file, from the run that is resumed at the checkpoint of `version`."""
@@ -276,7 +326,9 @@ class Iterations(Queue):
     def __init__(self, context: Context, group: Group, rule: RoundRule, algorithm: Algorithm) -> None:
         super().__init__(context, group, rule, algorithm)
         self.batch: list[Entry] = []
-        self.parts: deque[list[tuple[int, int]]] = deque()  # (entry of the batch, slot) of the trajectories of each coming gradient
+        self.parts: deque[list[tuple[int, int]]] = (
+            deque()
+        )  # (entry of the batch, slot) of the trajectories of each coming gradient
         self.made = self.left_out = 0  # gradients since the last report
         self.begun = (0, 0)  # versions at which the iteration before and this one began
 
@@ -295,7 +347,9 @@ class Iterations(Queue):
         self.made += 1
         part = np.array(sorted(self.parts.popleft()))
         chosen = [(self.batch[index], part[part[:, 0] == index, 1]) for index in np.unique(part[:, 0])]
-        return _work([select(entry.rollout, slots) for entry, slots in chosen], [entry for entry, _ in chosen])
+        return _work(
+            [select(entry.rollout, slots) for entry, slots in chosen], [entry for entry, _ in chosen]
+        )
 
     def _batch_size(self) -> int:
         """Trajectories of an iteration: a part for each gradient must hold the group's share of a round."""
@@ -311,17 +365,22 @@ class Iterations(Queue):
         epochs, parts, missing = self.algorithm.epochs, self.algorithm.minibatches, self._batch_size()
         if sum(entry.rollout.count for entry in self.entries) < missing:
             return False
-        # The newest. Where actors wait, the oldest: what was under way when they were told comes next, before it is too old.
+        # The newest. Where actors wait, the oldest: what was under way when they were told comes next, before
+        # it is too old.
         oldest = self.context.config.rounds.backpressure
         while missing > 0:
             self.batch.append(self.entries.popleft() if oldest else self.entries.pop())
             missing -= self.batch[-1].rollout.count
         if not oldest:
             self.batch.reverse()
-        for entry, rollout in zip(self.batch, self.algorithm.begin_batch([entry.rollout for entry in self.batch]), strict=True):
+        for entry, rollout in zip(
+            self.batch, self.algorithm.begin_batch([entry.rollout for entry in self.batch]), strict=True
+        ):
             entry.rollout = rollout
         self.begun = (self.begun[1], version)
-        rows = [(index, slot) for index, entry in enumerate(self.batch) for slot in range(entry.rollout.count)]
+        rows = [
+            (index, slot) for index, entry in enumerate(self.batch) for slot in range(entry.rollout.count)
+        ]
         generator = generator_for(self.context.config.seed, "learner", self.group.index, version)
         for _ in range(epochs):
             order = generator.permutation(len(rows))
@@ -338,7 +397,8 @@ class Iterations(Queue):
         """The batch is kept until the last part of it has been learned from."""
 
     def end_batch(self) -> None:
-        """The next gradient is of the next batch. A round that counts this group waits until that is sampled; the other groups' batches go on."""
+        """The next gradient is of the next batch. A round that counts this group waits until that is sampled;
+        the other groups' batches go on."""
         self.left_out += len(self.parts)
         self.parts.clear()
 
@@ -346,7 +406,8 @@ class Iterations(Queue):
         """Other parts of the batch may be good."""
 
     def statistics(self) -> dict[str, float]:
-        """Return the share of gradients that were left out since the last time, where a batch may end early."""
+        """Return the share of gradients that were left out since the last time, where a batch may end
+        early."""
         made, left_out, self.made, self.left_out = self.made, self.left_out, 0, 0
         algo = self.context.config.algo
         if not isinstance(algo, PPOConfig) or algo.kl_target is None or not made + left_out:
@@ -355,7 +416,9 @@ class Iterations(Queue):
 
 
 def _critic_memory(rollout: Rollout) -> dict[str, Any]:
-    return {name: part.critic_memory for name, part in rollout.policies.items() if part.critic_memory is not None}
+    return {
+        name: part.critic_memory for name, part in rollout.policies.items() if part.critic_memory is not None
+    }
 
 
 def whole(entries: list[Entry]) -> Work | None:

@@ -1,4 +1,5 @@
-"""Keeps gradients that are not finite from being sent. Called by the learner; knows no queue and no message."""
+"""Keeps gradients that are not finite from being sent. Called by the learner; knows no queue and no
+message."""
 
 from __future__ import annotations
 
@@ -25,18 +26,28 @@ class GradientGuard:
         self._in_a_row = 0
 
     def accepts(self, vector: FloatArray, actor_ranks: Iterable[int], version: int) -> bool:
-        """Whether a gradient [P] of rollouts from these ranks is finite. Raises FloatingPointError where such gradients are not left out."""
+        """Whether a gradient [P] of rollouts from these ranks is finite. Raises FloatingPointError where such
+        gradients are not left out."""
         if all_finite(vector):
             self._in_a_row = 0
             return True
         bad = int(np.flatnonzero(~np.isfinite(vector))[0])
         ranks = ", ".join(map(str, sorted(set(actor_ranks))))
-        told = f"the gradient of rollouts from rank {ranks} at version {version} is not finite (parameter {bad} is {vector[bad]})"
+        told = (
+            f"the gradient of rollouts from rank {ranks} at version {version} is not finite (parameter "
+            f"{bad} is {vector[bad]})"
+        )
         self.refused += 1
         self._in_a_row += 1
         if not self.skip:
-            raise FloatingPointError(f"{told}; lower optimizer.step_size or set optimizer.max_gradient_norm; faults.on_nan: skip leaves it out")
+            raise FloatingPointError(
+                f"{told}; lower optimizer.step_size or set optimizer.max_gradient_norm; faults.on_nan: skip "
+                "leaves it out"
+            )
         if self._in_a_row == BAD_IN_A_ROW:
-            raise FloatingPointError(f"{told}, the {BAD_IN_A_ROW}th in a row; lower optimizer.step_size or set optimizer.max_gradient_norm")
+            raise FloatingPointError(
+                f"{told}, the {BAD_IN_A_ROW}th in a row; lower optimizer.step_size or set "
+                "optimizer.max_gradient_norm"
+            )
         logger.warning("%s; left out", told)
         return False

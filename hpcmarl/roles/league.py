@@ -1,7 +1,10 @@
-"""The league's server: gives members to teams that are free, matches to ranks that are, keeps the book, and ends the run.
+"""The league's server: gives members to teams that are free, matches to ranks that are, keeps the book, and
+ends the run.
 
-FREE (a team) ──► TERM;   PLAYED ──► live records ──► OPPONENTS;   FROZEN ──► the pool ──► payoffs wanted ──► MATCH ──► RESULT ──► payoffs
-A slow or dead team delays nobody: its member waits, the others go on. What is decided is decided in league/book.py; here are messages and time.
+FREE (a team) ──► TERM;   PLAYED ──► live records ──► OPPONENTS;   FROZEN ──► the pool ──► payoffs wanted ──►
+    MATCH ──► RESULT ──► payoffs
+A slow or dead team delays nobody: its member waits, the others go on. What is decided is decided in
+league/book.py; here are messages and time.
 """
 
 from __future__ import annotations
@@ -49,7 +52,9 @@ class League(Role):
         self.heard = True  # something since work was last handed out
         self.opponents_due = Paced(OPPONENTS_SECONDS)
         self.keep_due, self.keep_wanted = Paced(0.0), False
-        self.checkpoint_due = Interval(config.checkpoint.every_seconds) if config.checkpoint.every_seconds else None
+        self.checkpoint_due = (
+            Interval(config.checkpoint.every_seconds) if config.checkpoint.every_seconds else None
+        )
         self.until = 0.0  # of stopping or judging, monotonic
 
     # ---- messages
@@ -100,7 +105,11 @@ class League(Role):
         if told["snapshot"] is not None:
             snapshot = self.book.add(member, told["snapshot"], member.terms + 1, self.records.seconds)
             logger.info(
-                "%s after %d updates, %d environment steps: %s is in the pool", member.name, snapshot.updates, snapshot.env_steps, snapshot.name
+                "%s after %d updates, %d environment steps: %s is in the pool",
+                member.name,
+                snapshot.updates,
+                snapshot.env_steps,
+                snapshot.name,
             )
             self.keep_wanted = True
 
@@ -119,7 +128,8 @@ class League(Role):
             self.book.put_aside(name)
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
-        """Its match is played by another, its team's member trained by another; a dead leader's member goes on from its checkpoint."""
+        """Its match is played by another, its team's member trained by another; a dead leader's member goes
+        on from its checkpoint."""
         if (task := self.matches.pop(rank, None)) is not None:
             self.book.ended(task["row"], task["column"], None)
         self.heard = True
@@ -182,7 +192,8 @@ class League(Role):
         return end is not None and margin is not None and time.time() > end - margin
 
     def _hand_out(self) -> bool:
-        """News of opponents to teams; where anything has happened, terms to free groups and matches to free ranks."""
+        """News of opponents to teams; where anything has happened, terms to free groups and matches to free
+        ranks."""
         if self.phase == "train" and self.opponents_due.due():
             began = time.perf_counter()
             for rank, opponents in self.terms.news():
@@ -192,7 +203,11 @@ class League(Role):
             return False
         self.heard = False
         if self.phase == "train" and self.terms.free_groups:
-            waiting = [member for member in self.book.members if member.team is None and self.records.wants(member) and self.book.may_begin(member)]
+            waiting = [
+                member
+                for member in self.book.members
+                if member.team is None and self.records.wants(member) and self.book.may_begin(member)
+            ]
             for rank, term in self.terms.give(waiting):
                 self.tell(rank, Kind.TERM, term)
         if self.phase in ("train", "judge"):
@@ -202,7 +217,12 @@ class League(Role):
 
     def _give_match(self, rank: int, row: str, column: str) -> None:
         side = self.book.snapshots[self.book.numbers[row]].side
-        self.matches[rank] = {"row": row, "column": column, "side": side, "seed": int(self.book.generator.integers(1 << 31))}
+        self.matches[rank] = {
+            "row": row,
+            "column": column,
+            "side": side,
+            "seed": int(self.book.generator.integers(1 << 31)),
+        }
         self.tell(rank, Kind.MATCH, self.matches[rank])
 
     # ---- the end
@@ -215,17 +235,27 @@ class League(Role):
             return
         self.status, self.phase = status, "stop"
         self.records.end()
-        for world, (member, group) in self.terms.running.items():  # what has hardly trained is kept for a resumption, but not frozen
+        for world, (
+            member,
+            group,
+        ) in self.terms.running.items():  # what has hardly trained is kept for a resumption, but not frozen
             self._end_term(world, group, status if self.book.has_trained(member) else "interrupted")
         self.until = time.monotonic() + STOP_PATIENCE
 
     def _begin_judging(self) -> None:
         """All ranks play matches for a while, unless the run is to go on later."""
         for member, group in self.terms.running.values():
-            logger.warning("no last word from group %d, which trained %s, within %.0f s", group, member.name, STOP_PATIENCE)
+            logger.warning(
+                "no last word from group %d, which trained %s, within %.0f s",
+                group,
+                member.name,
+                STOP_PATIENCE,
+            )
         self.terms.running.clear()
         self.phase, self.heard = "judge", True
-        self.until = time.monotonic() + (self.league.evaluation.final_seconds if self.status == "finished" else 0.0)
+        self.until = time.monotonic() + (
+            self.league.evaluation.final_seconds if self.status == "finished" else 0.0
+        )
         self._hand_out()
 
     def _finish(self) -> None:
@@ -248,7 +278,9 @@ class League(Role):
         if self.book.changes != self.written:
             began, self.written = time.perf_counter(), self.book.changes
             state = {"league": self.book.state_dict(), "records": self.records.state_dict()}
-            self.writer.submit(state, version=self.book.changes, attributes=self.context.attributes("server"), copied=True)
+            self.writer.submit(
+                state, version=self.book.changes, attributes=self.context.attributes("server"), copied=True
+            )
             self.keep_due.took(time.perf_counter() - began)
 
     def _on_error(self, error: StorageError) -> None:

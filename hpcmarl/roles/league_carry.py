@@ -1,4 +1,5 @@
-"""`hpcmarl league carry`: a league's snapshot made to fit a configuration with other observations, checked, as a file that members can start from."""
+"""`hpcmarl league carry`: a league's snapshot made to fit a configuration with other observations, checked,
+as a file that members can start from."""
 
 from __future__ import annotations
 
@@ -21,33 +22,58 @@ NEW_WORD = "new"
 
 
 def carry(league: LeagueRun, name: str, config: Config, features: Sequence[str], out: Path) -> dict[str, Any]:
-    """Carry snapshot or member `name` over to the league that `config` describes, and write it to `out`, which must not exist.
+    """Carry snapshot or member `name` over to the league that `config` describes, and write it to `out`,
+    which must not exist.
 
-    features: POLICY=LIST each, see `parse_features`. Returns snapshot, side, file, parameters, difference (see surgery.Carried), carried, widened,
-    begun (names). Raises UsageError and ConfigError for what does not fit, StorageError, FormatError."""
+    features: POLICY=LIST each, see `parse_features`. Returns snapshot, side, file, parameters, difference
+    (see surgery.Carried), carried, widened, begun (names). Raises UsageError and ConfigError for what does
+    not fit, StorageError, FormatError."""
     if out.exists():
         raise UsageError(f"--out {out}: exists; name another file")
     if config.league is None:
-        raise UsageError("carry needs the configuration of a league to carry the snapshot to; add the section league")
+        raise UsageError(
+            "carry needs the configuration of a league to carry the snapshot to; add the section league"
+        )
     snapshot = league.snapshot(name)
     spec = describe(config.env, config.policies)
     game = game_of(config, spec)
     if snapshot.side not in game.sides:
-        raise UsageError(f"{snapshot.name} plays side {snapshot.side}; the configuration has {', '.join(game.sides)}: name its policies as they were")
+        raise UsageError(
+            f"{snapshot.name} plays side {snapshot.side}; the configuration has {', '.join(game.sides)}: "
+            "name its policies as they were"
+        )
     new = make_model(side_of(spec, game.sides[snapshot.side]), config.algo, config.seed)
     old = league.algorithm(snapshot.side)
     old.load_parameters(league.pool.parameters(snapshot.name, old.size))
     carried = carry_over(old, new, parse_features(features))
-    facts = {"member": snapshot.name, "side": snapshot.side, "life": 1, "version": 0, "env_steps": 0, "opponents": []}
-    written = {**facts, "config": dump_config(config), "env": spec.id, "role": "carry", "seeds": [config.seed]}
-    write_snapshot_file(out, carried.parameters, {**written, "name": out.stem, "carried_from": f"{league.directory}/{snapshot.name}"})
+    facts = {
+        "member": snapshot.name,
+        "side": snapshot.side,
+        "life": 1,
+        "version": 0,
+        "env_steps": 0,
+        "opponents": [],
+    }
+    written = {
+        **facts,
+        "config": dump_config(config),
+        "env": spec.id,
+        "role": "carry",
+        "seeds": [config.seed],
+    }
+    write_snapshot_file(
+        out,
+        carried.parameters,
+        {**written, "name": out.stem, "carried_from": f"{league.directory}/{snapshot.name}"},
+    )
     names = {"carried": carried.carried, "widened": carried.widened, "begun": carried.begun}
     told = {"snapshot": snapshot.name, "side": snapshot.side, "file": str(out)}
     return {**told, "parameters": int(carried.parameters.size), "difference": carried.difference, **names}
 
 
 def parse_features(given: Sequence[str]) -> dict[str, list[int]]:
-    """player=0-9,new*2,12 -> {"player": [0, …, 9, NEW, NEW, 12]}: what each feature of the new observation was. Raises UsageError."""
+    """player=0-9,new*2,12 -> {"player": [0, …, 9, NEW, NEW, 12]}: what each feature of the new observation
+    was. Raises UsageError."""
     found: dict[str, list[int]] = {}
     for text in given:
         policy, equals, rest = text.partition("=")
@@ -64,4 +90,6 @@ def _part(part: str, text: str) -> list[int]:
     first, dash, last = part.partition("-")
     if first.isdecimal() and (not dash or (last.isdecimal() and int(first) <= int(last))):
         return list(range(int(first), int(last if dash else first) + 1))
-    raise UsageError(f"--features {text}: {part!r} is neither a feature (3), a range of them (0-9) nor new or new*2")
+    raise UsageError(
+        f"--features {text}: {part!r} is neither a feature (3), a range of them (0-9) nor new or new*2"
+    )

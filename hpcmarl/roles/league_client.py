@@ -1,7 +1,9 @@
-"""A rank of a league: trains what the league's server gives to its team, and plays evaluation matches meanwhile.
+"""A rank of a league: trains what the league's server gives to its team, and plays evaluation matches
+meanwhile.
 
 FREE ──► TERM ──► the roles of a run, in a world of their own (roles/team.py) ──► FROZEN;   MATCH ──► RESULT
-While a team trains, its actors give a set share of their time to matches; a rank that waits for a term has nothing else to do.
+While a team trains, its actors give a set share of their time to matches; a rank that waits for a term has
+nothing else to do.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ from hpcmarl.roles.versus import side_of
 
 logger = logging.getLogger(__name__)
 TELL_SECONDS = 0.5
-TELLERS_A_SECOND = 25.0  # of all ranks together: the league's server must not drown in what a thousand of them tell
+TELLERS_A_SECOND = (
+    25.0  # of all ranks together: the league's server must not drown in what a thousand of them tell
+)
 
 
 def tell_seconds(ranks: int) -> float:
@@ -48,7 +52,11 @@ class Client(Role):
         assert league is not None
         self.league, self.game = league, game_of(context.config, context.spec)
         self.pool = Pool(context.run_directory / "pool", league.pool_memory)
-        groups = [group for group in context.topology.groups if context.rank == group.learner or context.rank in group.actors]
+        groups = [
+            group
+            for group in context.topology.groups
+            if context.rank == group.learner or context.rank in group.actors
+        ]
         self.group = groups[0].index if groups else None
         self.leads = bool(groups) and groups[0].learner == context.rank
         self.plays = not groups or context.rank in groups[0].actors
@@ -65,7 +73,10 @@ class Client(Role):
         self.tell_due = Interval(tell_seconds(context.topology.size))
 
     def _match_seed(self) -> int:
-        return int(np.random.SeedSequence([self.context.config.eval.seed, self.context.rank]).generate_state(1)[0] & 0x7FFFFFFF)
+        return int(
+            np.random.SeedSequence([self.context.config.eval.seed, self.context.rank]).generate_state(1)[0]
+            & 0x7FFFFFFF
+        )
 
     # ---- messages
 
@@ -124,13 +135,19 @@ class Client(Role):
             self.match_seconds += took
             self.this_match_seconds += took
             if outcome is not None:
-                self.tell(self.context.topology.server, Kind.RESULT, {**outcome, "seconds": self.this_match_seconds})
+                self.tell(
+                    self.context.topology.server, Kind.RESULT, {**outcome, "seconds": self.this_match_seconds}
+                )
                 self.this_match_seconds = 0.0
             return True
         return self.team is not None and self._train(self.team)
 
     def _tell_free(self) -> None:
-        self.tell(self.context.topology.server, Kind.FREE, {"group": self.group if self.leads else None, "plays": self.plays})
+        self.tell(
+            self.context.topology.server,
+            Kind.FREE,
+            {"group": self.group if self.leads else None, "plays": self.plays},
+        )
 
     def _match_is_due(self) -> bool:
         """Matches have their share of the time while the team trains, and all of it while there is none."""

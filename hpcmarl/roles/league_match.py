@@ -1,7 +1,9 @@
-"""`hpcmarl league match`: two players against each other in this process: snapshots of a league or of another one, random moves, or a search.
+"""`hpcmarl league match`: two players against each other in this process: snapshots of a league or of another
+one, random moves, or a search.
 
-No world, no learning. The match is roles/matches.py's, the one that leagues play; here are the players that are no snapshots of this league, and what
-is told of the episodes. Also used by roles/league_tournament.py and league_exploit.py.
+No world, no learning. The match is roles/matches.py's, the one that leagues play; here are the players that
+are no snapshots of this league, and what is told of the episodes. Also used by roles/league_tournament.py and
+league_exploit.py.
 """
 
 from __future__ import annotations
@@ -19,7 +21,16 @@ from hpcmarl.roles.evaluator import random_actions
 from hpcmarl.roles.league_reading import LeagueRun, read_league
 from hpcmarl.roles.matches import Matches
 from hpcmarl.roles.opponents import Player
-from hpcmarl.types import Array, Decision, EnvironmentSpec, Episode, FloatArray, Frame, PolicyFrame, PolicySpec
+from hpcmarl.types import (
+    Array,
+    Decision,
+    EnvironmentSpec,
+    Episode,
+    FloatArray,
+    Frame,
+    PolicyFrame,
+    PolicySpec,
+)
 
 RANDOM, SEARCH, OF = "random", "search:", "@"
 Result = dict[str, Any]
@@ -37,9 +48,17 @@ class RandomPlayer:
         return {}
 
     def act(
-        self, frame: Frame, memory: Mapping[str, FloatArray], generator: np.random.Generator, greedy: bool = False, with_logp: bool = False
+        self,
+        frame: Frame,
+        memory: Mapping[str, FloatArray],
+        generator: np.random.Generator,
+        greedy: bool = False,
+        with_logp: bool = False,
     ) -> dict[str, Decision]:
-        return {name: self._decision(self.spec.policy(name), seen, generator) for name, seen in frame.policies.items()}
+        return {
+            name: self._decision(self.spec.policy(name), seen, generator)
+            for name, seen in frame.policies.items()
+        }
 
     def _decision(self, spec: PolicySpec, seen: PolicyFrame, generator: np.random.Generator) -> Decision:
         action = random_actions(spec.action, seen.alive.shape, seen.action_mask, generator)
@@ -59,7 +78,12 @@ class SearchPlayer:
         return {}
 
     def act(
-        self, frame: Frame, memory: Mapping[str, FloatArray], generator: np.random.Generator, greedy: bool = False, with_logp: bool = False
+        self,
+        frame: Frame,
+        memory: Mapping[str, FloatArray],
+        generator: np.random.Generator,
+        greedy: bool = False,
+        with_logp: bool = False,
     ) -> dict[str, Decision]:
         return {name: self._decision(seen) for name, seen in frame.policies.items()}
 
@@ -74,8 +98,8 @@ class SearchPlayer:
 
 @dataclass(frozen=True)
 class Entrant:
-    """given: the name as told; name: of the snapshot or rule; side: what it plays, None: any. make(side, seed): the player, where it is none of this
-    league's own snapshots."""
+    """given: the name as told; name: of the snapshot or rule; side: what it plays, None: any. make(side,
+    seed): the player, where it is none of this league's own snapshots."""
 
     given: str
     name: str
@@ -85,7 +109,8 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Met:
-    """A match that was played. side: the row's; episodes: as the row saw them; winners: whether somebody wins (league.score: win)."""
+    """A match that was played. side: the row's; episodes: as the row saw them; winners: whether somebody wins
+    (league.score: win)."""
 
     row: str
     column: str
@@ -106,36 +131,68 @@ class Met:
         scores = np.array([episode.outcome["win"] for episode in self.episodes])
         games, score = len(scores), float(scores.sum())
         low, high = wilson_interval(games, score)
-        counts = {name: int((scores == value).sum()) if self.winners else None for name, value in (("wins", 1.0), ("draws", 0.5), ("losses", 0.0))}
+        counts = {
+            name: int((scores == value).sum()) if self.winners else None
+            for name, value in (("wins", 1.0), ("draws", 0.5), ("losses", 0.0))
+        }
         returns = {
             f"{name}_return_{what}": float(getattr(values, what)())
             for name, values in zip(("row", "column"), self.returns, strict=True)
             for what in ("mean", "std")
         }
         lengths = float(np.mean([episode.length for episode in self.episodes]))
-        told = {"row": self.row, "column": self.column, "side": self.side, "greedy": self.greedy, "seed": self.seed, "episodes": games}
-        return {**told, "score": score / games, "score_low": float(low), "score_high": float(high), **counts, **returns, "length_mean": lengths}
+        told = {
+            "row": self.row,
+            "column": self.column,
+            "side": self.side,
+            "greedy": self.greedy,
+            "seed": self.seed,
+            "episodes": games,
+        }
+        return {
+            **told,
+            "score": score / games,
+            "score_low": float(low),
+            "score_high": float(high),
+            **counts,
+            **returns,
+            "length_mean": lengths,
+        }
 
 
 def play_match(
-    league: LeagueRun, first: str, second: str, episodes: int | None = None, greedy: bool | None = None, seed: int | None = None
+    league: LeagueRun,
+    first: str,
+    second: str,
+    episodes: int | None = None,
+    greedy: bool | None = None,
+    seed: int | None = None,
 ) -> Result:
     """`episodes` of first against second; None takes the league's own setting (seed: eval.seed).
 
-    row, column, side, episodes, greedy, seed, score (mean, of the row) with score_low, score_high (Wilson, 95 %), wins, draws, losses (None with
-    league.score: return, where nobody wins), row_return_mean, column_return_mean and their standard deviations, length_mean. Raises as `meet`."""
+    row, column, side, episodes, greedy, seed, score (mean, of the row) with score_low, score_high (Wilson, 95
+    %), wins, draws, losses (None with league.score: return, where nobody wins), row_return_mean,
+    column_return_mean and their standard deviations, length_mean. Raises as `meet`."""
     return meet(league, first, second, episodes, greedy, seed).figures()
 
 
 def meet(
-    league: LeagueRun, first: str | Entrant, second: str | Entrant, episodes: int | None = None, greedy: bool | None = None, seed: int | None = None
+    league: LeagueRun,
+    first: str | Entrant,
+    second: str | Entrant,
+    episodes: int | None = None,
+    greedy: bool | None = None,
+    seed: int | None = None,
 ) -> Met:
     """The same with every episode.
 
-    Raises UsageError for names that are none, ConfigError for players that cannot meet, FormatError for files that do not verify."""
+    Raises UsageError for names that are none, ConfigError for players that cannot meet, FormatError for files
+    that do not verify."""
     assert league.config.league is not None
     given = {"episodes": episodes, "greedy": greedy}
-    evaluation = league.config.league.evaluation.model_copy(update={name: value for name, value in given.items() if value is not None})
+    evaluation = league.config.league.evaluation.model_copy(
+        update={name: value for name, value in given.items() if value is not None}
+    )
     evaluated = league.config.league.model_copy(update={"evaluation": evaluation})
     config = league.config.model_copy(update={"league": evaluated})
     seed = config.eval.seed if seed is None else seed
@@ -160,7 +217,8 @@ def meet(
 
 
 def enter(league: LeagueRun, name: str) -> Entrant:
-    """A snapshot or member of this league, NAME@RUN of another one, random, or search:DEPTH. Raises as `meet`."""
+    """A snapshot or member of this league, NAME@RUN of another one, random, or search:DEPTH. Raises as
+    `meet`."""
     known = name in league.book.numbers or name in league.game.members
     if not known and (name == RANDOM or name.startswith(SEARCH)):
         return Entrant(name, name, None, lambda side, seed: _rule(league, name, side, seed))
@@ -178,7 +236,10 @@ def _visitor(league: LeagueRun, label: str, run: str) -> Entrant:
     snapshot = other.snapshot(label)
     home, away = (_seen(each, snapshot.side) for each in (league, other))
     if home != away:
-        raise ConfigError(f"{label}{OF}{run} plays {away}, but {league.directory} is {home}: they cannot meet; name players of one game")
+        raise ConfigError(
+            f"{label}{OF}{run} plays {away}, but {league.directory} is {home}: they cannot meet; name "
+            "players of one game"
+        )
     player = other.algorithm(snapshot.side)
     player.load_parameters(other.pool.parameters(snapshot.name, player.size))
     return Entrant(f"{label}{OF}{run}", f"{snapshot.name}{OF}{run}", snapshot.side, lambda side, seed: player)
@@ -190,7 +251,13 @@ def _seen(league: LeagueRun, side: str) -> str:
     if names is None:
         return f"{league.spec.id} with the sides {', '.join(league.game.sides)}"
     policies = [league.spec.policy(name) for name in names]
-    spaces = [f"{policy.name} ({', '.join(policy.agents)}; observations {list(policy.observation_shape)}, {_actions(policy)})" for policy in policies]
+    spaces = [
+        (
+            f"{policy.name} ({', '.join(policy.agents)}; observations {list(policy.observation_shape)}, "
+            f"{_actions(policy)})"
+        )
+        for policy in policies
+    ]
     return f"{league.spec.id} with {' and '.join(spaces)}"
 
 

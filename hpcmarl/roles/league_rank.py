@@ -1,4 +1,5 @@
-"""A rank of a league: the league's server on rank 0, a client wherever somebody learns, acts or plays matches. Built by roles/run.py."""
+"""A rank of a league: the league's server on rank 0, a client wherever somebody learns, acts or plays
+matches. Built by roles/run.py."""
 
 from __future__ import annotations
 
@@ -16,7 +17,10 @@ TO_LEAGUE = (Kind.FREE, Kind.PLAYED, Kind.FROZEN, Kind.RESULT, Kind.INTERRUPT)
 class LeagueRank(Rank):
     """Messages of a team's world go to the client, which hands them to the roles of its team."""
 
-    kinds_of_roles: ClassVar[Mapping[str, str]] = {"league": "hpcmarl.roles.league:League", "client": "hpcmarl.roles.league_client:Client"}
+    kinds_of_roles: ClassVar[Mapping[str, str]] = {
+        "league": "hpcmarl.roles.league:League",
+        "client": "hpcmarl.roles.league_client:Client",
+    }
 
     def names_of_roles(self) -> Collection[str]:
         topology, rank = self.context.topology, self.context.rank

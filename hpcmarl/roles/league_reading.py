@@ -1,4 +1,5 @@
-"""A league's run directory as those see it who look at it afterwards: its configuration, game, book and pool. Called by `hpcmarl league`.
+"""A league's run directory as those see it who look at it afterwards: its configuration, game, book and pool.
+Called by `hpcmarl league`.
 
 Changes nothing: a snapshot whose file does not verify stays where it is.
 """
@@ -44,8 +45,8 @@ class LeagueRun:
         return make_model(side_of(self.spec, self.game.sides[side]), self.config.algo, self.config.seed)
 
     def snapshot(self, name: str, others: tuple[str, ...] = ()) -> Snapshot:
-        """A snapshot by its name, or a member's newest one whose file verifies by the member's. Raises UsageError for other names; `others` are
-        names that would have done, too."""
+        """A snapshot by its name, or a member's newest one whose file verifies by the member's. Raises
+        UsageError for other names; `others` are names that would have done, too."""
         book = self.book
         if name in book.numbers:
             return book.snapshots[book.numbers[name]]
@@ -53,18 +54,28 @@ class LeagueRun:
             if member.name == name:
                 found = book.newest(member)
                 if found is None:
-                    raise UsageError(f"{name}: this member has no snapshot that verifies in {self.pool.directory}; name another one")
+                    raise UsageError(
+                        f"{name}: this member has no snapshot that verifies in {self.pool.directory}; name "
+                        "another one"
+                    )
                 return found
-        raise UsageError(f"{name}: {self.directory} has no such snapshot or member; {self._nearest(name, others)}")
+        raise UsageError(
+            f"{name}: {self.directory} has no such snapshot or member; {self._nearest(name, others)}"
+        )
 
     def _nearest(self, name: str, others: tuple[str, ...]) -> str:
         members = [member.name for member in self.book.members]
         near = difflib.get_close_matches(name, [*members, *self.book.numbers, *others], n=3, cutoff=0.5)
-        return f"nearest: {', '.join(near)}" if near else f"allowed: {', '.join([*members, *others])}, and snapshots of these members"
+        return (
+            f"nearest: {', '.join(near)}"
+            if near
+            else f"allowed: {', '.join([*members, *others])}, and snapshots of these members"
+        )
 
 
 def describe_networks(league: LeagueRun, snapshot: Snapshot) -> tuple[dict[str, FloatArray], dict[str, Any]]:
-    """A snapshot's parameters by name, and what makes policies of them, as plain values (docs/league.md). Raises FormatError."""
+    """A snapshot's parameters by name, and what makes policies of them, as plain values (docs/league.md).
+    Raises FormatError."""
     algorithm = league.algorithm(snapshot.side)
     algorithm.load_parameters(league.pool.parameters(snapshot.name, algorithm.size))
     networks, meanings = algorithm.networks(), algorithm.meanings()
@@ -72,7 +83,10 @@ def describe_networks(league: LeagueRun, snapshot: Snapshot) -> tuple[dict[str, 
         policy.name: {
             "agents": list(policy.agents),
             "observation_shape": list(policy.observation_shape),
-            "action": {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(policy.action).items()},
+            "action": {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in asdict(policy.action).items()
+            },
             "has_mask": policy.has_mask,
             "stages": networks[policy.name],
             "last_action_one_hot": bool(algorithm.acting_extras(policy.name)["last action"]),
@@ -82,28 +96,42 @@ def describe_networks(league: LeagueRun, snapshot: Snapshot) -> tuple[dict[str, 
         for policy in algorithm.spec.policies
     }
     env = league.config.env
-    facts: dict[str, Any] = {"snapshot": snapshot.name, "member": league.book.members[snapshot.member].name, "side": snapshot.side}
+    facts: dict[str, Any] = {
+        "snapshot": snapshot.name,
+        "member": league.book.members[snapshot.member].name,
+        "side": snapshot.side,
+    }
     facts |= {"updates": snapshot.updates, "env_steps": snapshot.env_steps}
     config = {"env": env.id, "env_kwargs": dict(env.kwargs), "algorithm": league.config.algo.name}
     return algorithm.named_parameters(), {**facts, **config, "policies": policies}
 
 
 def read_league(path: str) -> LeagueRun:
-    """The league in a run directory (or of one checkpoint file in it), as its newest checkpoint that verifies has it.
+    """The league in a run directory (or of one checkpoint file in it), as its newest checkpoint that verifies
+    has it.
 
-    Raises ConfigError where there is no such path or it holds no league, FormatError where no checkpoint verifies."""
+    Raises ConfigError where there is no such path or it holds no league, FormatError where no checkpoint
+    verifies."""
     if not Path(path).exists():
-        raise ConfigError(f"{path}: no such file or directory; allowed: a league's run directory or a checkpoint file in it")
+        raise ConfigError(
+            f"{path}: no such file or directory; allowed: a league's run directory or a checkpoint file in it"
+        )
     found = find_checkpoint(path)
     if found is None:
-        raise FormatError(f"{path}: no checkpoint in it verifies; allowed: a league's run directory with checkpoints/checkpoint-*.h5")
+        raise FormatError(
+            f"{path}: no checkpoint in it verifies; allowed: a league's run directory with "
+            "checkpoints/checkpoint-*.h5"
+        )
     state, attributes = load_checkpoint(found)
     text = attributes.get("config")
     if not isinstance(text, str):
         raise FormatError(f"{found}: its attribute config is no text; the file is damaged or foreign")
     config = load_config(text + "\n")
     if config.league is None or "league" not in state:
-        raise ConfigError(f"{path}: a run without a league; `hpcmarl eval {path}` judges its policies, `league:` in the configuration makes a league")
+        raise ConfigError(
+            f"{path}: a run without a league; `hpcmarl eval {path}` judges its policies, `league:` in the "
+            "configuration makes a league"
+        )
     check_environments_of(found, config)
     spec = describe(config.env, config.policies)
     game = game_of(config, spec)

@@ -1,6 +1,8 @@
-"""What is written about a league besides checkpoints: time, totals over the members, metrics, the summary, lines while it goes on.
+"""What is written about a league besides checkpoints: time, totals over the members, metrics, the summary,
+lines while it goes on.
 
-Lives on the league's server; the members' own metrics are written by their teams, in members/NAME/. Knows no messages.
+Lives on the league's server; the members' own metrics are written by their teams, in members/NAME/. Knows no
+messages.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ FIRST_LINE, LONGEST_PAUSE = 5.0, 60.0  # seconds between lines
 
 
 class LeagueRecords:
-    """`seconds` is training time over all resumptions; busy_seconds: the processor time of the league's server itself; match_seconds: what all ranks
-    together have spent in matches; actor_seconds: what actors have spent, while their teams trained, in matches and in training."""
+    """`seconds` is training time over all resumptions; busy_seconds: the processor time of the league's
+    server itself; match_seconds: what all ranks together have spent in matches; actor_seconds: what actors
+    have spent, while their teams trained, in matches and in training."""
 
     def __init__(self, context: Context, book: Book) -> None:
         self.context, self.book = context, book
@@ -76,7 +79,9 @@ class LeagueRecords:
             return f"stop.seconds {stop.seconds:g} reached"
         if stop.env_steps is not None and self.env_steps >= stop.env_steps:
             return f"stop.env_steps {stop.env_steps} reached"
-        if stop.updates is not None and not any(self.wants(member) or member.team is not None for member in self.book.members):
+        if stop.updates is not None and not any(
+            self.wants(member) or member.team is not None for member in self.book.members
+        ):
             return f"stop.updates {stop.updates} reached by every member"
         return None
 
@@ -106,8 +111,9 @@ class LeagueRecords:
         if not self.config.logging.progress or not self.line_due.due():
             return
         self.line_due = Interval(min(LONGEST_PAUSE, 2 * self.line_due.seconds))
-        names = ", ".join(f"{member.name} ({member.updates:,} updates)" for member in trained())
-        logger.info("%s", f"{self._share()} {self._words()}; in training: {names or 'nobody'}; {matches} matches under way".strip())
+        names = ", ".join(f"{member.name} ({member.updates:,} updates)" for member in trained()) or "nobody"
+        line = f"{self._share()} {self._words()}; in training: {names}; {matches} matches under way"
+        logger.info("%s", line.strip())
 
     def _share(self) -> str:
         stop = self.config.stop
@@ -119,8 +125,8 @@ class LeagueRecords:
     def _words(self) -> str:
         figures = self._figures()
         return (
-            f"{figures['seconds']:.0f} s, {figures['snapshots']} snapshots, {figures['env_steps']:,} environment steps, "
-            f"{figures['evaluation_games']:,} games in {figures['matches']:,} matches"
+            f"{figures['seconds']:.0f} s, {figures['snapshots']} snapshots, {figures['env_steps']:,} "
+            f"environment steps, {figures['evaluation_games']:,} games in {figures['matches']:,} matches"
         )
 
     # ---- what goes out
@@ -142,7 +148,10 @@ class LeagueRecords:
     def _row(self) -> None:
         row = self._figures()
         for member in self.book.members:
-            row |= {f"{member.name}/updates": member.updates, f"{member.name}/env_steps": member.all_env_steps}
+            row |= {
+                f"{member.name}/updates": member.updates,
+                f"{member.name}/env_steps": member.all_env_steps,
+            }
         self.metrics.append(row)
 
     def finish(self, status: str, error: str | None) -> None:
@@ -168,11 +177,21 @@ class LeagueRecords:
         self.metrics.close()
         keep_summary(self.context, summary)
         logger.info("%s after %s", status, self._words())
-        logger.info("results in %s; ratings: hpcmarl league show %s", self.context.run_directory, self.context.run_directory)
+        logger.info(
+            "results in %s; ratings: hpcmarl league show %s",
+            self.context.run_directory,
+            self.context.run_directory,
+        )
 
     def _member(self, member: Member) -> dict[str, Any]:
         met: Collection[int] = member.against.values()
-        told = {"side": member.side, "terms": member.terms, "lives": member.life, "updates": member.updates, "env_steps": member.all_env_steps}
+        told = {
+            "side": member.side,
+            "terms": member.terms,
+            "lives": member.life,
+            "updates": member.updates,
+            "env_steps": member.all_env_steps,
+        }
         return {**told, "training_games": sum(met), "opponents_met": len(met)}
 
     def close(self) -> None:
@@ -180,8 +199,13 @@ class LeagueRecords:
 
     def state_dict(self) -> dict[str, Any]:
         """Time, so that a resumed run goes on counting."""
-        return {name: getattr(self, name) for name in ("seconds", "busy_seconds", "match_seconds")} | {"actor_seconds": self.actor_seconds.copy()}
+        return {name: getattr(self, name) for name in ("seconds", "busy_seconds", "match_seconds")} | {
+            "actor_seconds": self.actor_seconds.copy()
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.seconds_before, self.busy_seconds = float(state["seconds"]), float(state["busy_seconds"])
-        self.match_seconds, self.actor_seconds = float(state["match_seconds"]), np.array(state["actor_seconds"], np.float64)
+        self.match_seconds, self.actor_seconds = (
+            float(state["match_seconds"]),
+            np.array(state["actor_seconds"], np.float64),
+        )

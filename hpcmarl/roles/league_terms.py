@@ -1,6 +1,8 @@
-"""Which team trains which member: the terms under way, who is told what about them. Kept by the league's server (roles/league.py), which sends it.
+"""Which team trains which member: the terms under way, who is told what about them. Kept by the league's
+server (roles/league.py), which sends it.
 
-A team is a group of the topology; any of them may train any member, one at a time, so that a slow or dead one holds up nobody but itself.
+A team is a group of the topology; any of them may train any member, one at a time, so that a slow or dead one
+holds up nobody but itself.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ class Terms:
         return [member for member, _ in self.running.values()]
 
     def give(self, waiting: Sequence[Member]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Terms for free groups: those who wait and are furthest behind come first. What each rank is to be told."""
+        """Terms for free groups: those who wait and are furthest behind come first. What each rank is to be
+        told."""
         behind = sorted(waiting, key=lambda member: (member.updates, member.index))
         while behind and self.free_groups:
             member, group = behind.pop(0), self.free_groups.pop(0)
@@ -48,7 +51,8 @@ class Terms:
                 yield rank, term
 
     def news(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The mixtures of those that train, where they have changed since the last time, for each rank of their teams."""
+        """The mixtures of those that train, where they have changed since the last time, for each rank of
+        their teams."""
         for number, (member, group) in self.running.items():
             if not self.book.may_begin(member):
                 continue  # its answer would be to something that nobody has played yet
@@ -60,7 +64,8 @@ class Terms:
                     yield rank, {"world": number, **mixture}
 
     def over(self, number: int, group: int) -> Member | None:
-        """A group has ended this term and is free again; the member, or None where another one trains it by now."""
+        """A group has ended this term and is free again; the member, or None where another one trains it by
+        now."""
         if number not in self.running:
             return None
         member, _ = self.running.pop(number)
@@ -71,7 +76,8 @@ class Terms:
         return member
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
-        """A rank is lost and with it, perhaps, groups; a dead leader's member goes on from its checkpoint in another team."""
+        """A rank is lost and with it, perhaps, groups; a dead leader's member goes on from its checkpoint in
+        another team."""
         self._lost.add(rank)
         self._dead_groups.update(groups)
         self.free_groups = [group for group in self.free_groups if group not in self._dead_groups]
@@ -82,7 +88,10 @@ class Terms:
     def _ranks(self, group: int) -> list[int]:
         """The group's ranks that are left, the leader first."""
         found = self.groups[group]
-        return [found.learner, *(rank for rank in found.actors if rank != found.learner and rank not in self._lost)]
+        return [
+            found.learner,
+            *(rank for rank in found.actors if rank != found.learner and rank not in self._lost),
+        ]
 
     def _term(self, member: Member, group: int) -> dict[str, Any]:
         """See team.Term."""
@@ -102,12 +111,19 @@ class Terms:
         }
 
     def _until(self, member: Member) -> int:
-        """The version at which the term ends: when the member is frozen, or has done all that it is to do (stop.updates)."""
+        """The version at which the term ends: when the member is frozen, or has done all that it is to do
+        (stop.updates)."""
         end = self.book.term_end(member)
         return end if self.limit is None else min(end, self.limit - member.updates_before)
 
     def _mixture(self, member: Member) -> dict[str, Any]:
         mixture = self.book.mixture(member)
         chosen = np.flatnonzero(mixture.weights > 0.0)
-        names = " ".join(self.book.snapshots[number].name for number in mixture.snapshots[chosen].tolist())  # one word each, however many
-        return {"names": names, "shares": mixture.weights[chosen].astype(np.float64), "own_share": float(mixture.self_share)}
+        names = " ".join(
+            self.book.snapshots[number].name for number in mixture.snapshots[chosen].tolist()
+        )  # one word each, however many
+        return {
+            "names": names,
+            "shares": mixture.weights[chosen].astype(np.float64),
+            "own_share": float(mixture.self_share),
+        }

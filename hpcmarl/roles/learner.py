@@ -1,10 +1,12 @@
 """The learner: gradients of its actors' rollouts, for the server or for the AllReduce among the learners.
 
-    rollouts ──► feed (feed.py: which of them are next) ──► gradient at the newest parameters ──► server, which says when a round ends
+    rollouts ──► feed (feed.py: which of them are next) ──► gradient at the newest parameters ──► server,
+        which says when a round ends
     server's PARAMETERS (a round has ended) ──► load ──► WEIGHTS to the actors
 
-Under AllReduce the gradient stays here: the server counts, its PARAMETERS carry no vector and mean "reduce now"; every learner
-then takes part in one sum, steps its own replica of the optimizer, and all replicas stay identical.
+Under AllReduce the gradient stays here: the server counts, its PARAMETERS carry no vector and mean "reduce
+now"; every learner then takes part in one sum, steps its own replica of the optimizer, and all replicas stay
+identical.
 """
 
 from __future__ import annotations
@@ -18,7 +20,16 @@ import torch
 
 from hpcmarl.algos.common_reward import CancellingRewards
 from hpcmarl.algos.q_learning import QLearning
-from hpcmarl.comm.protocol import FLAG_ALLOTTED, FLAG_FINAL, FLAG_SUMMED, FLAG_WAIT, Buffer, Kind, masked_vector_of, vector_message
+from hpcmarl.comm.protocol import (
+    FLAG_ALLOTTED,
+    FLAG_FINAL,
+    FLAG_SUMMED,
+    FLAG_WAIT,
+    Buffer,
+    Kind,
+    masked_vector_of,
+    vector_message,
+)
 from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import LatestLink, Message, SendHandle
 from hpcmarl.config import QLearningConfig
@@ -57,14 +68,20 @@ class Learner(Role):
         self.holding = False  # the actors wait
         self.mask: BoolArray | None = None  # which of the present parameters are there, where some are not
         self.env_steps = self.agent_steps = self.learned_steps = 0
-        self.dense_gradient_steps = 0  # of learned_steps: those with gradients of all weights of a sparse network
+        self.dense_gradient_steps = (
+            0  # of learned_steps: those with gradients of all weights of a sparse network
+        )
         self.learning_seconds = 0.0
         self.sending: list[SendHandle] = []
-        self.replica = Replica(context, self.algorithm, self.group.index) if config.rounds.collective else None
+        self.replica = (
+            Replica(context, self.algorithm, self.group.index) if config.rounds.collective else None
+        )
         self.critic_memory = CriticMemory(self.algorithm)
         self.means, self.episodes = Means(), EpisodeLog()
         self.guard = GradientGuard(config)
-        self.report = Interval(max(config.logging.every_seconds, len(context.topology.groups) / REPORTS_PER_SECOND))
+        self.report = Interval(
+            max(config.logging.every_seconds, len(context.topology.groups) / REPORTS_PER_SECOND)
+        )
         self.round_end = RoundEnd(self.group.actors)
         self.cancelling = CancellingRewards(context.spec, config.algo)
         self.last_version = 0
@@ -101,7 +118,9 @@ class Learner(Role):
             for rank in self.links:
                 self.tell(rank, Kind.CLOSE, version=int(message.header["version"]))
         elif message.kind is Kind.CLOSED:
-            self.round_end.closed(message.source, int(message.header["version"]), int(message.header["count"]))
+            self.round_end.closed(
+                message.source, int(message.header["version"]), int(message.header["count"])
+            )
         elif message.kind is Kind.LATE:
             self.feed.on_late(int(message.header["version"]), self.version)
         elif message.kind is Kind.STOP:
@@ -138,7 +157,8 @@ class Learner(Role):
         self.algorithm.on_progress(self.progress)
         self.algorithm.on_version(version)
         self.feed.on_version(version)
-        self._snapshot()  # before the actors get the new weights, while they stand at the boundary in a deterministic run
+        # before the actors get the new weights, while they stand at the boundary in a deterministic run
+        self._snapshot()
         if self.stopping:
             return
         self._publish()
@@ -153,7 +173,8 @@ class Learner(Role):
             link.offer(messages[allotment])
 
     def _weights(self, allotment: int | None) -> Buffer:
-        """The message with the present parameters, whether the actors are to wait, and how many episodes they may begin (None: any number)."""
+        """The message with the present parameters, whether the actors are to wait, and how many episodes they
+        may begin (None: any number)."""
         self.holding = self.feed.behind(self.version)
         flags = (FLAG_WAIT if self.holding else 0) | (0 if allotment is None else FLAG_ALLOTTED)
         fields = {"source": self.context.rank, "role": ROLE_NAMES.index(self.name), "version": self.version}
@@ -162,9 +183,12 @@ class Learner(Role):
         return vector_message(Kind.WEIGHTS, self.algorithm.parameters, mask, flags, **fields)
 
     def _snapshot(self) -> None:
-        """Send the state, and have the actors send theirs, as soon as the version that the server asked for is reached."""
+        """Send the state, and have the actors send theirs, as soon as the version that the server asked for
+        is reached."""
         wanted = self.snapshot_wanted
-        if wanted is None or (self.version < wanted and not self.rule.any_age):  # where any age goes, versions reach one group at a time
+        if wanted is None or (
+            self.version < wanted and not self.rule.any_age
+        ):  # where any age goes, versions reach one group at a time
             return
         self.snapshot_wanted = None
         self.feed.save(wanted, final=False)
@@ -212,11 +236,14 @@ class Learner(Role):
         return True
 
     def _take(self) -> Work | None:
-        """The work for the next gradient, or none if the group has to wait (for rollouts, for a new version, for the line)."""
+        """The work for the next gradient, or none if the group has to wait (for rollouts, for a new version,
+        for the line)."""
         if self.version < 0 or (self.replica is not None and self.replica.busy):
             return None
         self.sending = [handle for handle in self.sending if not handle.done()]
-        return self.feed.take(self.version, self.delivered) if len(self.sending) < GRADIENTS_UNDER_WAY else None
+        return (
+            self.feed.take(self.version, self.delivered) if len(self.sending) < GRADIENTS_UNDER_WAY else None
+        )
 
     def _end_round(self) -> bool:
         """Tell the server once that all of this round is delivered."""
@@ -275,9 +302,11 @@ class Learner(Role):
         self.sending.append(self.transport.send(self.context.topology.server, message))
 
     def _wanted(self) -> BoolArray | None:
-        """What of a gradient at the present parameters its round needs: with sparse layers the weights that are there, [P]; None: all.
+        """What of a gradient at the present parameters its round needs: with sparse layers the weights that
+        are there, [P]; None: all.
 
-        All before the topology grows where gradients are large. Where gradients of any age make a step, the topology may change before that."""
+        All before the topology grows where gradients are large. Where gradients of any age make a step, the
+        topology may change before that."""
         if self.replica is not None:
             return self.replica.summed
         sparse = self.context.sparse
@@ -290,12 +319,27 @@ class Learner(Role):
     def _report(self) -> None:
         self.means.add(self.feed.statistics())
         tree = {"group": self.group.index, "statistics": self.means.take(), "episodes": self.episodes.take()}
-        tree |= {"late": self.feed.late, "overflow": self.feed.overflow, "repeated": self.feed.repeated, "bad_gradients": self.guard.refused}
-        tree |= {"learned_steps": self.learned_steps, "dense_gradient_steps": self.dense_gradient_steps, "warnings": self.cancelling.warnings}
-        tree |= {"unused_steps": self.feed.unused_steps, "learning_seconds": self.learning_seconds, "waiting_seconds": self.waited}
+        tree |= {
+            "late": self.feed.late,
+            "overflow": self.feed.overflow,
+            "repeated": self.feed.repeated,
+            "bad_gradients": self.guard.refused,
+        }
+        tree |= {
+            "learned_steps": self.learned_steps,
+            "dense_gradient_steps": self.dense_gradient_steps,
+            "warnings": self.cancelling.warnings,
+        }
+        tree |= {
+            "unused_steps": self.feed.unused_steps,
+            "learning_seconds": self.learning_seconds,
+            "waiting_seconds": self.waited,
+        }
         self.tell(self.context.topology.server, Kind.REPORT, tree)
         self.feed.unused_steps, self.learning_seconds, self.waited = 0, 0.0, 0.0
-        self.feed.late = self.feed.overflow = self.feed.repeated = self.guard.refused = self.learned_steps = self.dense_gradient_steps = 0
+        self.feed.late = self.feed.overflow = self.feed.repeated = self.guard.refused = self.learned_steps = (
+            self.dense_gradient_steps
+        ) = 0
 
     def _start(self, state: dict[str, Any], version: int) -> None:
         """Take over a resumed run's state, if there is one, and start the actors."""
@@ -310,7 +354,8 @@ class Learner(Role):
             self.feed.resume(Path(state["path"]).parent.parent, version)
 
     def state_dict(self) -> dict[str, Any]:
-        """The algorithm's own state, the replica's optimizer, and rollouts that are still to be re-used (deterministic runs)."""
+        """The algorithm's own state, the replica's optimizer, and rollouts that are still to be re-used
+        (deterministic runs)."""
         state: dict[str, Any] = {"algorithm": self.algorithm.state_dict(), "version": self.version}
         if self.replica is not None:
             state["optimizer"] = self.replica.optimizer.state_dict()
@@ -319,13 +364,20 @@ class Learner(Role):
         return state | {"queue": self.feed.state_dict()}
 
     def _stop(self) -> bool:
-        """Tell the actors, then the last report and state; under AllReduce only when the last round is closed."""
+        """Tell the actors, then the last report and state; under AllReduce only when the last round is
+        closed."""
         if self.finished or (self.replica is not None and self.version < self.last_version):
             return False
         for rank in self.group.actors:
             self.tell(rank, Kind.STOP)
         self._report()
-        self.tell(self.context.topology.server, Kind.STATE, self.state_dict(), version=self.version, flags=FLAG_FINAL)
+        self.tell(
+            self.context.topology.server,
+            Kind.STATE,
+            self.state_dict(),
+            version=self.version,
+            flags=FLAG_FINAL,
+        )
         self.feed.save(self.last_version, final=True)
         self.finished = True
         return True

@@ -1,11 +1,12 @@
 """Which ranks are still there. Called by Rank; knows no role's work.
 
-Every rank tells the server's rank now and then that it is alive; any other message says so too. The server's rank notices who has
-been silent for too long; the others notice when the server's rank does not take their word any more. Ranks that MPI itself finds
-dead are the transport's business. Who has not begun yet is not silent: roles may take minutes to build where many ranks compile their
-games on few cores.
+Every rank tells the server's rank now and then that it is alive; any other message says so too. The server's
+rank notices who has been silent for too long; the others notice when the server's rank does not take their
+word any more. Ranks that MPI itself finds dead are the transport's business. Who has not begun yet is not
+silent: roles may take minutes to build where many ranks compile their games on few cores.
 
-Time is counted only while this rank looks: a job that Slurm suspends as a whole finds nobody silent when it goes on.
+Time is counted only while this rank looks: a job that Slurm suspends as a whole finds nobody silent when it
+goes on.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ START = 10  # times the limit: what a server may take to begin
 
 
 class RunLost(PeerFailure):
-    """A rank is gone that the run cannot go on without: it ends at once, and can be resumed from its last checkpoint."""
+    """A rank is gone that the run cannot go on without: it ends at once, and can be resumed from its last
+    checkpoint."""
 
 
 class ServerLost(RunLost):
@@ -32,7 +34,8 @@ class ServerLost(RunLost):
 
 
 class ServerSilent(ServerLost):
-    """It has not taken this rank's word for too long; the rank that notices it may be the only one to know why the run ends."""
+    """It has not taken this rank's word for too long; the rank that notices it may be the only one to know
+    why the run ends."""
 
 
 class Liveness:
@@ -43,7 +46,9 @@ class Liveness:
         self.limit = context.config.topology.silence_seconds
         self._link = LatestLink(context.transport, self.server)
         self._word = control(Kind.ALIVE, source=context.rank)
-        self._due = Interval(max(1.0, 0.01 * context.topology.size) if self.limit is None else self.limit / BEATS)
+        self._due = Interval(
+            max(1.0, 0.01 * context.topology.size) if self.limit is None else self.limit / BEATS
+        )
         self._last: dict[int, float] = {}
         self._clock, self._looked = 0.0, time.monotonic()
         self._taken = 0.0
@@ -53,7 +58,10 @@ class Liveness:
         """A message of this rank has come."""
         self._last[rank] = self._clock
         if rank == self.server and not self._begun:
-            self._begun, self._taken = True, self._clock  # from now on the limit counts; words sent while it built its roles may still wait
+            self._begun, self._taken = (
+                True,
+                self._clock,
+            )  # from now on the limit counts; words sent while it built its roles may still wait
 
     def forget(self, rank: int) -> None:
         """This rank is known to be lost."""
@@ -70,15 +78,24 @@ class Liveness:
         if self.limit is None or not self._due.due():
             return []
         limit = self.limit
-        return [rank for rank, last in self._last.items() if rank != self.server and self._clock - last > limit]
+        return [
+            rank for rank, last in self._last.items() if rank != self.server and self._clock - last > limit
+        ]
 
     def beat(self) -> None:
-        """On the other ranks: say that this one is alive. Raises ServerSilent when nobody has listened within the limit."""
+        """On the other ranks: say that this one is alive. Raises ServerSilent when nobody has listened within
+        the limit."""
         self._tick()
         if self._link.idle():
             self._taken, self._begun = self._clock, self._begun or self._said
-        elif self.limit is not None and self._clock - self._taken > (limit := self.limit * (1 if self._begun else START)):
-            why = "topology.silence_seconds" if self._begun else "it has not begun; ten times topology.silence_seconds"
+        elif self.limit is not None and self._clock - self._taken > (
+            limit := self.limit * (1 if self._begun else START)
+        ):
+            why = (
+                "topology.silence_seconds"
+                if self._begun
+                else "it has not begun; ten times topology.silence_seconds"
+            )
             raise ServerSilent(f"rank {self.server} (server) has taken no message for {limit:g} s ({why})")
         if self._due.due() and self._link.idle():
             self._link.offer(self._word)

@@ -1,4 +1,5 @@
-"""A rank's log file that survives its disk: a record that cannot be written is counted, told once, and training goes on.
+"""A rank's log file that survives its disk: a record that cannot be written is counted, told once, and
+training goes on.
 
 Called by run.start_logging. Knows the logging module and a path.
 """
@@ -17,7 +18,8 @@ RETRY_SECONDS = 10.0
 
 
 class LogFile(logging.FileHandler):
-    """Opens the file with the first record; after a failure again with a later one, and then says how many were lost."""
+    """Opens the file with the first record; after a failure again with a later one, and then says how many
+    were lost."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, delay=True, encoding="utf-8", errors="backslashreplace")
@@ -45,7 +47,11 @@ class LogFile(logging.FileHandler):
     def _fail(self, error: OSError) -> None:
         if not self.lost:
             with contextlib.suppress(OSError):
-                print(f"{storage_error(self.baseFilename, 'write', error)}; training goes on without this log", file=sys.stderr, flush=True)
+                print(
+                    f"{storage_error(self.baseFilename, 'write', error)}; training goes on without this log",
+                    file=sys.stderr,
+                    flush=True,
+                )
         self.lost += 1
         self.retry_at = time.monotonic() + RETRY_SECONDS
         stream, self.stream = self.stream, None

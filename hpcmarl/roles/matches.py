@@ -26,17 +26,29 @@ DRAWN = 1000  # episodes for which the one opponent is drawn ahead
 
 
 class Matches:
-    """One match at a time, all of them on the same environment slots. A match is {row, column: names of snapshots, side: of the row, seed}.
+    """One match at a time, all of them on the same environment slots. A match is {row, column: names of
+    snapshots, side: of the row, seed}.
 
-    rules: players by name that are no snapshots; a match may name them too. Episodes of the last match are in `match`."""
+    rules: players by name that are no snapshots; a match may name them too. Episodes of the last match are in
+    `match`."""
 
-    def __init__(self, config: Config, spec: EnvironmentSpec, game: Game, pool: Pool, seed: int, rules: Mapping[str, Player] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        spec: EnvironmentSpec,
+        game: Game,
+        pool: Pool,
+        seed: int,
+        rules: Mapping[str, Player] | None = None,
+    ) -> None:
         """seed: of the episodes, of this rank alone."""
         self.rules = rules or {}
         league = config.league
         assert league is not None
         self.config, self.spec, self.game, self.pool, self.league = config, spec, game, pool, league
-        self.settings = EvalConfig(episodes=league.evaluation.episodes, environments=league.evaluation.environments, seed=seed)
+        self.settings = EvalConfig(
+            episodes=league.evaluation.episodes, environments=league.evaluation.environments, seed=seed
+        )
         self.environment: BatchedEnvironment | None = None
         self.algorithms: dict[str, list[Model]] = {}  # by side: one for the row, one for the column
         self.task: dict[str, Any] | None = None
@@ -52,8 +64,8 @@ class Matches:
         self.task, self.match, self.bad = dict(task), None, None
 
     def step(self) -> dict[str, Any] | None:
-        """Play one step of every slot. The outcome at the end: the task with `played` (see Played.row), or with `bad`, a snapshot whose file
-        does not verify."""
+        """Play one step of every slot. The outcome at the end: the task with `played` (see Played.row), or
+        with `bad`, a snapshot whose file does not verify."""
         assert self.task is not None
         if self.match is None:
             self._set_up()
@@ -81,17 +93,22 @@ class Matches:
         except FormatError:
             return
         if self.environment is None:
-            self.environment = evaluation_environment(self.config.env, self.config.policies, self.settings, row.needs_state, spec=self.spec)
+            self.environment = evaluation_environment(
+                self.config.env, self.config.policies, self.settings, row.needs_state, spec=self.spec
+            )
         generator = np.random.default_rng([self.settings.seed, int(self.task["seed"])])
         side = self.game.meets(self.task["side"])
-        opponents = Opponents(self.pool, lambda: self._algorithm(side, 1), generator, at_once=1, stay=DRAWN, rules=self.rules)
+        opponents = Opponents(
+            self.pool, lambda: self._algorithm(side, 1), generator, at_once=1, stay=DRAWN, rules=self.rules
+        )
         opponents.change([self.task["column"]], np.ones(1), 0.0)
         greedy = self.league.evaluation.greedy
         versus = Versus(self.environment, sides, opponents, score_of(self.league), generator, greedy)
         self.match = Match(row, versus, self.settings.episodes, greedy, int(self.task["seed"]))
 
     def _player(self, name: str, side: str, place: int) -> Player:
-        """A rule, or a snapshot's policy. Raises FormatError where its file does not verify, and notes its name."""
+        """A rule, or a snapshot's policy. Raises FormatError where its file does not verify, and notes its
+        name."""
         if name in self.rules:
             return self.rules[name]
         algorithm = self._algorithm(side, place)

@@ -8,14 +8,16 @@ from typing import NamedTuple
 
 from hpcmarl.comm.topology import Topology
 
-RANK_BYTES = 140e6  # resident memory of a small rank: Python, MPI, HDF5, environments; measured 97 (server) and 130 MB (actor)
+# resident memory of a small rank: Python, MPI, HDF5, environments; measured 97 (server) and 130 MB (actor)
+RANK_BYTES = 140e6
 LEARNER_BYTES = 340e6  # the same with torch; measured 288 MB
 ACTOR_VECTORS, LEARNER_VECTORS = 3, 8  # copies of the parameters, the optimizer's and messages' included
 UNKNOWN = -1.0
 
 
 class MemoryFacts(NamedTuple):
-    """Bytes: what a rank takes already, and what its host or cgroup has for the job; UNKNOWN where the system does not tell."""
+    """Bytes: what a rank takes already, and what its host or cgroup has for the job; UNKNOWN where the system
+    does not tell."""
 
     resident: float
     available: float
@@ -52,7 +54,7 @@ def crowded_hosts(topology: Topology, parameters: int, facts: Sequence[MemoryFac
         there = min(known, default=float("inf")) + sum(facts[rank].resident for rank in own)
         if needed > there:
             found.append(
-                f"{host}: {len(own)} ranks take about {needed / 1e9:.1f} GB, and {there / 1e9:.1f} GB are there; "
-                "start fewer ranks on this host, or ask for more memory (--sbatch=--mem=...)"
+                f"{host}: {len(own)} ranks take about {needed / 1e9:.1f} GB, and {there / 1e9:.1f} GB are "
+                "there; start fewer ranks on this host, or ask for more memory (--sbatch=--mem=...)"
             )
     return tuple(found)

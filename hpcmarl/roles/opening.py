@@ -1,7 +1,8 @@
-"""How a run directory is opened: locked, checked, and given the record of one more start. Called by run.prepare, on rank 0 alone.
+"""How a run directory is opened: locked, checked, and given the record of one more start. Called by
+run.prepare, on rank 0 alone.
 
-Everything that can be refused is refused before a file changes. What a start goes on from, and what differs from the start
-before, is collected in `remarks` and logged when logging begins.
+Everything that can be refused is refused before a file changes. What a start goes on from, and what differs
+from the start before, is collected in `remarks` and logged when logging begins.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ def open_run(config: Config, request: Request, topology: Topology, library: str)
         The locked directory and the state to go on from.
 
     Raises:
-        ConfigError: the directory is in use, is not empty, or belongs to another run; the checkpoint does not fit.
+        ConfigError: the directory is in use, is not empty, or belongs to another run; the checkpoint does not
+            fit.
         FormatError: no checkpoint verifies where one was named.
         StorageError: the disk fails.
     """
@@ -100,16 +102,24 @@ def open_run(config: Config, request: Request, topology: Topology, library: str)
         return _opened(config, request, topology, library, home, home)
     source = Path(request.run_dir or "") if request.resume == "auto" else Path(request.resume)
     if request.resume != "auto" and not source.exists():
-        raise ConfigError(f"--resume {request.resume}: no such file or directory; allowed: auto, a run directory or a checkpoint file")
+        raise ConfigError(
+            f"--resume {request.resume}: no such file or directory; allowed: auto, a run directory or a "
+            "checkpoint file"
+        )
     target = Path(request.run_dir) if request.run_dir is not None else home_of(source)
     if request.resume == "auto":
         RunDirectory(source).check(resuming=True)
     if target is None:
-        raise ConfigError(f"--resume {source}: the file lies in no run's checkpoints/; say with --run-dir where the run is to go on")
+        raise ConfigError(
+            f"--resume {source}: the file lies in no run's checkpoints/; say with --run-dir where the run is "
+            "to go on"
+        )
     return _opened(config, request, topology, library, target, source)
 
 
-def _opened(config: Config, request: Request, topology: Topology, library: str, target: Path, source: Path | None) -> OpenedRun:
+def _opened(
+    config: Config, request: Request, topology: Topology, library: str, target: Path, source: Path | None
+) -> OpenedRun:
     """Lock `target` and go on there from `source`, which may be the same directory; None: begin there."""
     directory = RunDirectory(target)
     home = None if source is None else home_of(source)
@@ -119,13 +129,17 @@ def _opened(config: Config, request: Request, topology: Topology, library: str, 
     created = directory.make_root()
     lock: RunLock | None = None
     try:
-        lock = acquire(target, this_owner(os.environ), lambda owner: is_gone(owner, os.environ), logger.warning)
+        lock = acquire(
+            target, this_owner(os.environ), lambda owner: is_gone(owner, os.environ), logger.warning
+        )
         directory.check(resuming=inside)  # another job may have been quicker
         if source is not None and inside:
             loaded, changes = _load(config, request, topology, source, inside=True)
         start = _next_start(target, loaded, _facts(topology, library))
         remarks = _remarks(config, start, loaded, changes)
-        directory.create(dump_config(config), keep=f"start-{start.number - 1:04d}" if start.number > 1 else None)
+        directory.create(
+            dump_config(config), keep=f"start-{start.number - 1:04d}" if start.number > 1 else None
+        )
         if source is not None:
             remarks += _clear_the_way(directory, loaded, start)
         write_start(target, start)
@@ -148,7 +162,8 @@ def _new_directory(config: Config, run_dir: str | None) -> Path:
 
 
 def newest_run(name: str) -> Path | None:
-    """Return the newest directory under runs/ of a run of this very name that has a checkpoint; None where there is none."""
+    """Return the newest directory under runs/ of a run of this very name that has a checkpoint; None where
+    there is none."""
     pattern = re.compile(re.escape(name) + r"-\d{8}-\d{6}(-\d+)?")
     runs = sorted(Path("runs").iterdir(), reverse=True) if Path("runs").is_dir() else []
     for run in runs:
@@ -180,7 +195,8 @@ def _load(
         inside: the run goes on in the checkpoint's own directory.
 
     Returns:
-        The checkpoint and how its configuration differs from the present one; None where `--resume auto` finds none.
+        The checkpoint and how its configuration differs from the present one; None where `--resume auto`
+        finds none.
 
     Raises:
         ConfigError: the checkpoint does not fit.
@@ -191,19 +207,26 @@ def _load(
         return loaded, _check(config, request, topology, loaded, inside=inside)
     found = load_newest(source)
     if found is None and request.resume != "auto":
-        raise FormatError(f"--resume {source}: no checkpoint in it verifies; allowed: a run directory with checkpoints/checkpoint-*.h5")
+        raise FormatError(
+            f"--resume {source}: no checkpoint in it verifies; allowed: a run directory with "
+            "checkpoints/checkpoint-*.h5"
+        )
     if found is None:
         return None, []
     loaded = Loaded(*found)
     return loaded, _check(config, request, topology, loaded, inside=inside)
 
 
-def _check(config: Config, request: Request, topology: Topology, loaded: Loaded, *, inside: bool) -> list[Difference]:
+def _check(
+    config: Config, request: Request, topology: Topology, loaded: Loaded, *, inside: bool
+) -> list[Difference]:
     """Refuse a checkpoint that does not fit; returns how its configuration differs from the present one."""
     if config.league is not None:
         from hpcmarl.roles.league_start import check_league_state
 
-        check_league_state(config, describe(config.env, config.policies), loaded.state, loaded.path, request.run_dir)
+        check_league_state(
+            config, describe(config.env, config.policies), loaded.state, loaded.path, request.run_dir
+        )
     else:
         check_fits(config, loaded.state, loaded.attributes, loaded.path)
         check_same_actors(config, topology, loaded.state, loaded.path)
@@ -215,16 +238,21 @@ def _check(config: Config, request: Request, topology: Topology, loaded: Loaded,
         return changes
     what = "is of another environment" if found.key != OWN_NAME else "belongs to another run"
     raise ConfigError(
-        f"--resume {loaded.path}: the checkpoint {what} ({found}); use its configuration (config.yaml in its run directory), "
-        "another --run-dir, or say --accept-changes"
+        f"--resume {loaded.path}: the checkpoint {what} ({found}); use its configuration (config.yaml in its "
+        "run directory), another --run-dir, or say --accept-changes"
     )
 
 
 def _next_start(target: Path, loaded: Loaded | None, facts: Mapping[str, Any]) -> Start:
-    """Describe this start; its parent is the start that wrote the checkpoint, if that was in this directory."""
+    """Describe this start; its parent is the start that wrote the checkpoint, if that was in this
+    directory."""
     starts = read_starts(target)
     newest = starts[max(starts)] if starts else None
-    start = Start(max(starts, default=0) + 1, facts=facts, run=newest.run if newest is not None else secrets.token_hex(8))
+    start = Start(
+        max(starts, default=0) + 1,
+        facts=facts,
+        run=newest.run if newest is not None else secrets.token_hex(8),
+    )
     if loaded is None:
         return start
     version = int(loaded.attributes.get("version", 0))
@@ -256,11 +284,22 @@ def _remarks(config: Config, start: Start, loaded: Loaded | None, changes: list[
     job = f"job {facts['job']}, " if facts["job"] else ""
     place = f"{job}process {facts['process']} on {facts['host']}, {facts['library']}"
     if loaded is None:
-        again = "no checkpoint to go on from, so it begins at version 0; what earlier starts recorded is superseded"
+        again = (
+            "no checkpoint to go on from, so it begins at version 0; what earlier starts recorded is "
+            "superseded"
+        )
         return [f"start {start.number} of {config.name} ({place}): {again}"] if start.number > 1 else []
-    lines = [f"start {start.number} of {config.name} ({place}): going on from version {start.version}, {loaded.path}"]
+    lines = [
+        (
+            f"start {start.number} of {config.name} ({place}): going on from version {start.version}, "
+            f"{loaded.path}"
+        )
+    ]
     if missing := loaded.state.get("missing"):
-        lines.append(f"{loaded.path} was written without the state of {', '.join(missing)}: those begin with fresh random numbers")
+        lines.append(
+            f"{loaded.path} was written without the state of {', '.join(missing)}: those begin with fresh "
+            "random numbers"
+        )
     shown = [change for change in changes if change.key != OWN_NAME or start.parent is not None]
     lines += [f"changed since that checkpoint: {change}" for change in shown[:SHOWN_DIFFERENCES]]
     if len(shown) > SHOWN_DIFFERENCES:
@@ -269,11 +308,14 @@ def _remarks(config: Config, start: Start, loaded: Loaded | None, changes: list[
 
 
 def _clear_the_way(directory: RunDirectory, loaded: Loaded | None, start: Start) -> list[str]:
-    """Move checkpoints that this start does not go on from aside, and have its own among the others. Returns lines for the log."""
+    """Move checkpoints that this start does not go on from aside, and have its own among the others. Returns
+    lines for the log."""
     label = f"start-{start.number:04d}"
     own = None if loaded is None else directory.checkpoints / loaded.path.name
     inside = own is not None and loaded is not None and own.exists() and own.samefile(loaded.path)
-    moved = set_aside(directory.checkpoints, None if loaded is None else start.version, label, spare=own if inside else None)
+    moved = set_aside(
+        directory.checkpoints, None if loaded is None else start.version, label, spare=own if inside else None
+    )
     if loaded is not None and own is not None and not inside:
         write_atomically(own, lambda partial: shutil.copyfile(loaded.path, partial))
     if not moved:

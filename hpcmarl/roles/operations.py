@@ -6,7 +6,9 @@ from hpcmarl.algos.model import Model
 from hpcmarl.optim.sparse import SparseTopology
 
 
-def count_operations(algorithm: Model, topology: SparseTopology | None, learned_steps: float, dense_gradient_steps: float) -> dict[str, float]:
+def count_operations(
+    algorithm: Model, topology: SparseTopology | None, learned_steps: float, dense_gradient_steps: float
+) -> dict[str, float]:
     """Count the operations of a run, and what they were had no weight been zero.
 
     Args:
@@ -16,11 +18,15 @@ def count_operations(algorithm: Model, topology: SparseTopology | None, learned_
         dense_gradient_steps: Those of them whose gradients were of all weights of a sparse network.
 
     Returns:
-        Both numbers of steps; operations of all learning (training_flops, dense_training_flops); operations of acting in one environment
-        step (acting_flops_per_step, dense_acting_flops_per_step). Empty where the algorithm does not count them.
+        Both numbers of steps; operations of all learning (training_flops, dense_training_flops); operations
+        of acting in one environment step (acting_flops_per_step, dense_acting_flops_per_step). Empty where
+        the algorithm does not count them.
     """
     whole = [1.0] * len(algorithm.layers)
-    dense, counted = algorithm.operations(whole), algorithm.operations(whole if topology is None else topology.densities)
+    dense, counted = (
+        algorithm.operations(whole),
+        algorithm.operations(whole if topology is None else topology.densities),
+    )
     if dense is None or counted is None:
         return {}
     return {

@@ -1,6 +1,7 @@
 """Whom a policy meets: frozen policies of the pool, drawn anew for each episode, and what came of it.
 
-Made by roles/league_client.py for every actor of a team and for every evaluation match; asked by roles/versus.py. Knows no game and no rank.
+Made by roles/league_client.py for every actor of a team and for every evaluation match; asked by
+roles/versus.py. Knows no game and no rank.
 """
 
 from __future__ import annotations
@@ -23,12 +24,18 @@ SELF = ""  # the opponent of an episode in which the policy itself has all seats
 
 
 class Player(Protocol):
-    """What can play a side: an algorithm with parameters loaded, or a rule (roles/league_match.py). As algos/base.py has it."""
+    """What can play a side: an algorithm with parameters loaded, or a rule (roles/league_match.py). As
+    algos/base.py has it."""
 
     needs_state: bool
 
     def act(
-        self, frame: Frame, memory: Mapping[str, FloatArray], generator: np.random.Generator, greedy: bool = False, with_logp: bool = True
+        self,
+        frame: Frame,
+        memory: Mapping[str, FloatArray],
+        generator: np.random.Generator,
+        greedy: bool = False,
+        with_logp: bool = True,
     ) -> dict[str, Decision]: ...
 
     def initial_memory(self, slots: int) -> dict[str, FloatArray]: ...
@@ -36,8 +43,8 @@ class Player(Protocol):
 
 @dataclass
 class Played:
-    """Episodes against one opponent. score: sum of 1 for each that was won, 0.5 drawn, 0 lost (or of scaled returns); own, other: the sides'
-    summed returns, and those of their squares."""
+    """Episodes against one opponent. score: sum of 1 for each that was won, 0.5 drawn, 0 lost (or of scaled
+    returns); own, other: the sides' summed returns, and those of their squares."""
 
     games: int = 0
     score: float = 0.0
@@ -61,8 +68,9 @@ class Played:
 
 
 class Opponents:
-    """Draws from a distribution over snapshots. `at_once` are drawn together and each serves `stay` episodes, in random order, before the next are:
-    so the policies of a batch of slots are few, while every snapshot gets its share. rules: players by name that are not in the pool."""
+    """Draws from a distribution over snapshots. `at_once` are drawn together and each serves `stay` episodes,
+    in random order, before the next are: so the policies of a batch of slots are few, while every snapshot
+    gets its share. rules: players by name that are not in the pool."""
 
     def __init__(
         self,
@@ -86,13 +94,15 @@ class Opponents:
         self._free: list[Model] = []
 
     def change(self, names: Sequence[str], shares: Array, own_share: float) -> None:
-        """From now on draw these with these probabilities (they add up to 1 with `own_share`, that of SELF); who plays goes on to the end."""
+        """From now on draw these with these probabilities (they add up to 1 with `own_share`, that of SELF);
+        who plays goes on to the end."""
         self.names, self.own_share = tuple(names), float(own_share)
         self.shares = np.asarray(shares, float)
         self._hand = []
 
     def draw(self) -> str:
-        """Who plays the coming episode: a snapshot, or SELF. Each draw must be given back. Raises HpcmarlError where no snapshot can be read."""
+        """Who plays the coming episode: a snapshot, or SELF. Each draw must be given back. Raises
+        HpcmarlError where no snapshot can be read."""
         if self.own_share > 0.0 and self.generator.random() < self.own_share:
             return SELF
         while True:
@@ -112,13 +122,21 @@ class Opponents:
         """The next `at_once` snapshots, each `stay` times."""
         good = [index for index, name in enumerate(self.names) if name not in self.bad]
         if not good:
-            raise HpcmarlError(f"{self.pool.directory}: none of the {len(self.names)} opponents can be read; resume the league when they can")
+            raise HpcmarlError(
+                f"{self.pool.directory}: none of the {len(self.names)} opponents can be read; resume the "
+                "league when they can"
+            )
         limits = np.cumsum(self.shares[good])
         if not limits[-1] > 0.0:
             limits = np.arange(1.0, len(good) + 1.0)
         drawn = np.searchsorted(limits, self.generator.random(self.at_once) * limits[-1], side="right")
-        drawn = np.minimum(drawn, np.searchsorted(limits, limits[-1]))  # rounding may have led past the last that can be drawn
-        return [self.names[good[index]] for index in self.generator.permutation(np.repeat(drawn, self.stay)).tolist()]
+        drawn = np.minimum(
+            drawn, np.searchsorted(limits, limits[-1])
+        )  # rounding may have led past the last that can be drawn
+        return [
+            self.names[good[index]]
+            for index in self.generator.permutation(np.repeat(drawn, self.stay)).tolist()
+        ]
 
     def _take(self, name: str) -> None:
         if name not in self._policies and name not in self.rules:

@@ -1,4 +1,5 @@
-"""Whether the environments that a checkpoint's configuration names may be imported. Called by whatever reads a configuration from a checkpoint."""
+"""Whether the environments that a checkpoint's configuration names may be imported. Called by whatever reads
+a configuration from a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,14 +24,16 @@ def environments(config: Config) -> list[EnvConfig]:
 def check_environments_of(checkpoint: Path, config: Config) -> None:
     """Say what will be imported for a checkpoint's configuration, and refuse what nobody vouches for.
 
-    The run's own configuration vouches for an environment with its arguments, and so do those of its earlier starts.
+    The run's own configuration vouches for an environment with its arguments, and so do those of its earlier
+    starts.
 
     Args:
         checkpoint: the file.
         config: the configuration in it.
 
     Raises:
-        ConfigError: an environment is neither that of the run's own configuration nor one that a package of environments offers.
+        ConfigError: an environment is neither that of the run's own configuration nor one that a package of
+            environments offers.
     """
     named = environments(config)
     unknown = {_key(environment): environment for environment in named}
@@ -42,16 +45,23 @@ def check_environments_of(checkpoint: Path, config: Config) -> None:
             break
     for environment in unknown.values():
         if environment.id in known_ids:
-            problem = f"{checkpoint} gives the environment {environment.id} other arguments than the run's config.yaml"
+            problem = (
+                f"{checkpoint} gives the environment {environment.id} other arguments than the run's "
+                "config.yaml"
+            )
         else:
-            problem = f"{checkpoint} names the environment {environment.id}, which is not that of the run's config.yaml"
+            problem = (
+                f"{checkpoint} names the environment {environment.id}, which is not that of the run's "
+                "config.yaml"
+            )
         check_offered(environment.id, problem)
     for id in dict.fromkeys(environment.id for environment in named if not is_native(environment.id)):
         print(f"environment {_shown(id)}: {_shown(origin(id))}", file=sys.stderr)
 
 
 def _own_environments(checkpoint: Path) -> Iterator[EnvConfig]:
-    """Yield the environments of the run that a checkpoint lies in, as its config.yaml and those of its earlier starts have them."""
+    """Yield the environments of the run that a checkpoint lies in, as its config.yaml and those of its
+    earlier starts have them."""
     home = home_of(checkpoint)
     if home is None:
         return

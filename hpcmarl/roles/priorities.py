@@ -1,12 +1,14 @@
-"""Which kept episodes are learned from more often, and how much less each draw of them then counts. Called by replay.py.
+"""Which kept episodes are learned from more often, and how much less each draw of them then counts. Called by
+replay.py.
 
     p_i = (eta max_t |Q_t - R_t| + (1 - eta) mean_t |Q_t - R_t| + SMALLEST)^alpha       P_i = p_i / sum p
-    w_i = (N P_i)^-beta, divided by the largest w of the gradient                       beta rises linearly to 1
+    w_i = (N P_i)^-beta, divided by the largest w of the gradient                       beta rises linearly to
+        1
 
-Sources: prioritised replay, arXiv 1511.05952 (proportional variant, stratified draws); the priority of a whole sequence, R2D2
-(openreview.net/forum?id=r1lyTjAqYX). The errors are those of the last gradient that the episode took part in. A new episode has the largest
-error of those kept, so that it is soon learned from. The largest w is the gradient's, not the replay's: one episode that is known by heart
-would make all others small.
+Sources: prioritised replay, arXiv 1511.05952 (proportional variant, stratified draws); the priority of a
+whole sequence, R2D2 (openreview.net/forum?id=r1lyTjAqYX). The errors are those of the last gradient that the
+episode took part in. A new episode has the largest error of those kept, so that it is soon learned from. The
+largest w is the gradient's, not the replay's: one episode that is known by heart would make all others small.
 
 Plain numpy: summing and searching 5,000 priorities takes a fraction of a millisecond a gradient.
 
@@ -57,7 +59,8 @@ class Priorities:
             generator: One random number a draw is taken from it.
 
         Returns:
-            Indices, shape [count], increasing; one of a high priority may come several times. Index i comes count * P_i times on average.
+            Indices, shape [count], increasing; one of a high priority may come several times. Index i comes
+            count * P_i times on average.
         """
         limits = np.cumsum(self._priorities())
         places = (np.arange(count) + generator.random(count)) / count * limits[-1]

@@ -1,6 +1,8 @@
-"""One rank at work: builds the roles that the topology gives it, routes messages to them, steps them, sleeps when idle.
+"""One rank at work: builds the roles that the topology gives it, routes messages to them, steps them, sleeps
+when idle.
 
-Called by run.train on every rank and, with virtual ranks, by tests. A failure on any rank ends the whole job from here.
+Called by run.train on every rank and, with virtual ranks, by tests. A failure on any rank ends the whole job
+from here.
 """
 
 from __future__ import annotations
@@ -40,11 +42,18 @@ MESSAGES_A_STEP = 256
 
 FOR_THE_RANK = (Kind.EXIT, Kind.LOST, Kind.ALIVE, Kind.REPLACED)
 TO_SERVER = (Kind.GRADIENT, Kind.REPORT, Kind.STATE, Kind.INTERRUPT)
-RECEIVERS = {Kind.ROLLOUT: "learner", Kind.PARAMETERS: "learner", Kind.LATE: "learner", Kind.WEIGHTS: "actor", **dict.fromkeys(TO_SERVER, "server")}
+RECEIVERS = {
+    Kind.ROLLOUT: "learner",
+    Kind.PARAMETERS: "learner",
+    Kind.LATE: "learner",
+    Kind.WEIGHTS: "actor",
+    **dict.fromkeys(TO_SERVER, "server"),
+}
 
 
 class Rank:
-    """The roles of one rank. `step` does one pass over messages and roles; `exit_code` is set when the server has said EXIT."""
+    """The roles of one rank. `step` does one pass over messages and roles; `exit_code` is set when the server
+    has said EXIT."""
 
     kinds_of_roles: ClassVar[Mapping[str, str]] = ROLES
 
@@ -86,7 +95,8 @@ class Rank:
         return busy
 
     def rest(self, backoff: Backoff) -> None:
-        """Sleep after a step with nothing to do, until a role has work at the latest; all roles have waited so long."""
+        """Sleep after a step with nothing to do, until a role has work at the latest; all roles have waited
+        so long."""
         began = time.perf_counter()
         backoff.wait(self.wake_at)
         slept = time.perf_counter() - began
@@ -113,7 +123,8 @@ class Rank:
         message.release()
 
     def _look_around(self) -> None:
-        """Who has died or fallen silent? The server's rank tells everyone, itself too, so that all take it in the same order."""
+        """Who has died or fallen silent? The server's rank tells everyone, itself too, so that all take it in
+        the same order."""
         server = self.context.topology.server
         for rank, process in self.replacements.poll():
             if process is not None:
@@ -135,7 +146,9 @@ class Rank:
         for rank in dead:
             self._tell_lost(rank, "has died", frozen=False)
         for rank in self.liveness.silent():
-            self._tell_lost(rank, f"was not heard for {self.liveness.limit:g} s (topology.silence_seconds)", frozen=True)
+            self._tell_lost(
+                rank, f"was not heard for {self.liveness.limit:g} s (topology.silence_seconds)", frozen=True
+            )
 
     def _tell_lost(self, rank: int, why: str, *, frozen: bool) -> None:
         topology = self.context.topology
@@ -143,7 +156,10 @@ class Rank:
             return
         if not self.transport.survives:
             place = f"rank {rank} ({'+'.join(topology.roles_of(rank))}) on {topology.hosts[rank]}"
-            raise HpcmarlError(f"{place} {why}, and with this MPI library the job cannot go on without it; resume from the last checkpoint")
+            raise HpcmarlError(
+                f"{place} {why}, and with this MPI library the job cannot go on without it; resume from the "
+                "last checkpoint"
+            )
         self.lost.add(rank)
         self.liveness.forget(rank)
         processes = [list(self.processes[rank])] if frozen and rank in self.processes else []
@@ -155,16 +171,30 @@ class Rank:
                 self.transport.send(other, word)
 
     def _go_on_without(self, rank: int, why: str, groups: list[int], processes: list[list[int]]) -> None:
-        """Raises PeerFailure where this rank itself is the one that was given up, RunLost where the learners cannot sum without it."""
+        """Raises PeerFailure where this rank itself is the one that was given up, RunLost where the learners
+        cannot sum without it."""
         context, topology = self.context, self.context.topology
         if rank == context.rank:
             raise PeerFailure(f"the others went on without rank {rank}: it {why}")
         self._end_frozen(rank, processes)
         reduce = context.config.rounds.reduce
-        if context.config.rounds.collective and reduce not in REPAIRABLE and rank in [group.learner for group in topology.groups]:
+        if (
+            context.config.rounds.collective
+            and reduce not in REPAIRABLE
+            and rank in [group.learner for group in topology.groups]
+        ):
             place = f"rank {rank} ({'+'.join(topology.roles_of(rank))}) on {topology.hosts[rank]}"
-            raise RunLost(f"{place} {why}, and with rounds.reduce: {reduce} the other learners cannot go on; resume from the last checkpoint")
-        logger.warning("rank %d (%s) on %s %s; going on without it", rank, "+".join(topology.roles_of(rank)), topology.hosts[rank], why)
+            raise RunLost(
+                f"{place} {why}, and with rounds.reduce: {reduce} the other learners cannot go on; resume "
+                "from the last checkpoint"
+            )
+        logger.warning(
+            "rank %d (%s) on %s %s; going on without it",
+            rank,
+            "+".join(topology.roles_of(rank)),
+            topology.hosts[rank],
+            why,
+        )
         self.transport.bury(rank)
         for role in self.roles.values():
             role.on_lost(rank, groups)
@@ -172,21 +202,37 @@ class Rank:
             self.replacements.begin(rank)
 
     def _tell_replaced(self, rank: int, process: tuple[int, int] | None) -> None:
-        tree = {"rank": rank, "process": None if process is None else list(process), "relay": self.context.rank}
-        self.transport.send(self.context.topology.server, control(Kind.REPLACED, pack(tree), source=self.context.rank))
+        tree = {
+            "rank": rank,
+            "process": None if process is None else list(process),
+            "relay": self.context.rank,
+        }
+        self.transport.send(
+            self.context.topology.server, control(Kind.REPLACED, pack(tree), source=self.context.rank)
+        )
 
     def _on_replaced(self, rank: int, process: list[int] | None, relay: int) -> None:
-        """On the server's rank: a new process has the place of `rank` (None: it has died in its turn, or could not be started)."""
+        """On the server's rank: a new process has the place of `rank` (None: it has died in its turn, or
+        could not be started)."""
         if process is None:
             if rank in self.lost:
                 self.replacements.given_up.add(rank)
                 self.lost.discard(rank)
-            self._tell_lost(rank, "has died" if rank not in self.replacements.given_up else "could not be replaced", frozen=False)
+            self._tell_lost(
+                rank,
+                "has died" if rank not in self.replacements.given_up else "could not be replaced",
+                frozen=False,
+            )
             return
         self.lost.discard(rank)
         self.processes[rank] = (process[0], process[1])
         self.transport.reach_through(rank, relay)
-        logger.warning("rank %d (actor) on %s is replaced by process %d", rank, self.context.topology.hosts[rank], process[0])
+        logger.warning(
+            "rank %d (actor) on %s is replaced by process %d",
+            rank,
+            self.context.topology.hosts[rank],
+            process[0],
+        )
         self.roles["server"].on_replaced(rank)
 
     def _end_frozen(self, rank: int, processes: Sequence[Sequence[int]]) -> None:
@@ -251,8 +297,9 @@ class AbortHook:
         self.fail(failure.exc_value, thread=failure.thread.name if failure.thread else "thread")
 
     def fail(self, error: BaseException | None, thread: str = "") -> None:
-        """Tell what happened and abort the world; does not return under MPI. A rank that ends because of another one is silent, with two
-        exceptions: one rank reports the server's end, or a death before the roles were built, and each reports a server that is silent."""
+        """Tell what happened and abort the world; does not return under MPI. A rank that ends because of
+        another one is silent, with two exceptions: one rank reports the server's end, or a death before the
+        roles were built, and each reports a server that is silent."""
         if isinstance(error, PeerFailure):
             if self.rank is not None:
                 logger.error("%s", error)
@@ -265,9 +312,14 @@ class AbortHook:
                 time.sleep(FORWARDING_SECONDS)
             self._leave(EXIT_TRY_AGAIN if isinstance(error, RunLost) and self._resumable() else EXIT_FAILURE)
         role = self.rank.present if self.rank is not None else self.doing
-        place = f"rank {self.transport.rank} of {self.transport.size} ({role}{', thread ' + thread if thread else ''}) on {self.transport.host}"
+        place = (
+            f"rank {self.transport.rank} of {self.transport.size} "
+            f"({role}{', thread ' + thread if thread else ''}) on {self.transport.host}"
+        )
         text = "".join(traceback.format_exception(error)) if error is not None else ""
-        if self.rank is not None:  # before that there is no log file, and the logger would repeat what follows
+        if (
+            self.rank is not None
+        ):  # before that there is no log file, and the logger would repeat what follows
             logger.error("%s failed: %s", place, error, exc_info=error)
         marked = "".join(f"[rank {self.transport.rank}] {line}\n" for line in text.splitlines())
         sys.stderr.write(f"{marked}error: {place} failed: {type(error).__name__}: {error}; the job ends\n")
@@ -277,7 +329,8 @@ class AbortHook:
         self.transport.abort()
 
     def _report_death_at_start(self) -> None:
-        """Name the ranks that died before the roles were built. The lowest living rank does so; should it be busy, the next ones in turn."""
+        """Name the ranks that died before the roles were built. The lowest living rank does so; should it be
+        busy, the next ones in turn."""
         dead: set[int] = set()
         began = time.monotonic()
         while (waited := time.monotonic() - began) < STARTING_TURNS * TURN_SECONDS:
@@ -299,10 +352,15 @@ class AbortHook:
             time.sleep(0.01)
 
     def _is_first_left(self) -> bool:
-        """Return whether this rank is to report the server's end: no lower rank lives. Others may have died at the same moment, so look for a
-        while; on one host, where a file says whether somebody has reported it, as long as a lower rank seems to live and does not."""
+        """Return whether this rank is to report the server's end: no lower rank lives. Others may have died
+        at the same moment, so look for a while; on one host, where a file says whether somebody has reported
+        it, as long as a lower rank seems to live and does not."""
         dead = set() if self.rank is None else set(self.rank.dead)
-        noted = bool(said_path(os.environ)) and self.rank is not None and len(set(self.rank.context.topology.hosts)) == 1
+        noted = (
+            bool(said_path(os.environ))
+            and self.rank is not None
+            and len(set(self.rank.context.topology.hosts)) == 1
+        )
         limit = STARTING_TURNS * TURN_SECONDS if noted else FORWARDING_SECONDS
         began, lower = time.monotonic(), True
         while (waited := time.monotonic() - began) < limit and not is_said(os.environ):
@@ -319,7 +377,9 @@ class AbortHook:
     def _resumable(self) -> bool:
         from hpcmarl.io.checkpoint import list_checkpoints
 
-        return self.rank is not None and bool(list_checkpoints(self.rank.context.run_directory / "checkpoints"))
+        return self.rank is not None and bool(
+            list_checkpoints(self.rank.context.run_directory / "checkpoints")
+        )
 
     def _close_soon(self) -> None:
         """Close files so that what is written stays readable, but wait for nothing that hangs."""

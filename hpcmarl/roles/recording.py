@@ -30,14 +30,24 @@ from hpcmarl.types import Gradient
 logger = logging.getLogger(__name__)
 GRADIENTS_TELL = ("env_steps", "agent_steps", "staleness", "trajectories")
 LEARNERS_TIME = ("learning_seconds", "waiting_seconds")
-LEARNERS_TELL = ("late", "overflow", "repeated", "unused_steps", "bad_gradients", "learned_steps", "dense_gradient_steps", *LEARNERS_TIME)
+LEARNERS_TELL = (
+    "late",
+    "overflow",
+    "repeated",
+    "unused_steps",
+    "bad_gradients",
+    "learned_steps",
+    "dense_gradient_steps",
+    *LEARNERS_TIME,
+)
 RECENT_EPISODES = 100
 OF_THIS_START = ("quarantined", "trajectory_bytes", "trajectory_shards")  # counters of what is there now
 EPISODES_AHEAD = 100_000  # more than an actor can have played before anybody heard of them
 
 
 def keep_summary(context: Context, summary: dict[str, Any]) -> None:
-    """Write summary.json. Where the disk fails: raises StorageError, or says so, as checkpoint.on_error wants."""
+    """Write summary.json. Where the disk fails: raises StorageError, or says so, as checkpoint.on_error
+    wants."""
     try:
         write_summary(context.run_directory, summary)
     except StorageError as problem:
@@ -47,35 +57,55 @@ def keep_summary(context: Context, summary: dict[str, Any]) -> None:
 
 
 class Recorder:
-    """Counts over the whole run, resumptions included; `seconds` is training time, without start-up and final evaluation.
+    """Counts over the whole run, resumptions included; `seconds` is training time, without start-up and final
+    evaluation.
 
     `watch`: called at the end of every round, by benchmarks."""
 
     def __init__(self, context: Context, algorithm: Model) -> None:
         self.context, self.algorithm = context, algorithm
         self.config = context.config
-        self.metrics = MetricsWriter(context.run_directory, guard=None if context.lock is None else context.lock.watch)
+        self.metrics = MetricsWriter(
+            context.run_directory, guard=None if context.lock is None else context.lock.watch
+        )
         self.display = Display(context)
         self.efficiency = Efficiency(context.config, context.topology)
-        self.totals: dict[str, float] = dict.fromkeys((*GRADIENTS_TELL, *LEARNERS_TELL, "episodes", "seconds_before"), 0.0)
+        self.totals: dict[str, float] = dict.fromkeys(
+            (*GRADIENTS_TELL, *LEARNERS_TELL, "episodes", "seconds_before"), 0.0
+        )
         self.actors: dict[str, dict[str, float]] = {}
         self.group_counts = [0] * len(context.topology.groups)
         self.recent: deque[float] = deque(maxlen=RECENT_EPISODES)
         self.recent_wins: deque[float] = deque(maxlen=RECENT_EPISODES)
         self.recent_by_policy: dict[str, deque[float]] = {}
-        restarts_together = context.whole_episodes and algorithm.on_policy  # all slots at every version: what counts is the rule's matter
+        restarts_together = (
+            context.whole_episodes and algorithm.on_policy
+        )  # all slots at every version: what counts is the rule's matter
         actors = sum(len(group.actors) for group in context.topology.groups)
-        self.heard = SlotsHeard(0 if restarts_together else actors * self.config.topology.environments_per_actor)
+        self.heard = SlotsHeard(
+            0 if restarts_together else actors * self.config.topology.environments_per_actor
+        )
         self.best: float | None = None
-        self.counters_before: dict[str, float] = {}  # of actors: what processes that are gone, or earlier starts, had counted
-        self.lost: list[dict[str, Any]] = []  # of this start of the run: a resumed one has all its ranks again
+        self.counters_before: dict[
+            str, float
+        ] = {}  # of actors: what processes that are gone, or earlier starts, had counted
+        self.lost: list[
+            dict[str, Any]
+        ] = []  # of this start of the run: a resumed one has all its ranks again
         self.evaluation: dict[str, Any] = {}
         self.means = LearnerMeans()
         self.watch: Callable[[Recorder, Engine], None] | None = None
-        slots, cancels = self.config.topology.environments_per_actor, algorithm.on_policy and self.config.rounds.late == "cancel"
+        slots, cancels = (
+            self.config.topology.environments_per_actor,
+            algorithm.on_policy and self.config.rounds.late == "cancel",
+        )
         self.times = GroupTimes(context.topology, slots, on_policy=algorithm.on_policy, cancels=cancels)
         self.row_due = Interval(self.config.logging.every_seconds)
-        self.last_row = self.row_before = (-1, 0.0, 0.0)  # version, seconds, env_steps; and of the last row of an earlier version
+        self.last_row = self.row_before = (
+            -1,
+            0.0,
+            0.0,
+        )  # version, seconds, env_steps; and of the last row of an earlier version
         self.fields: dict[str, Any] = {}
         self._began: float | None = None
         self._ended: float | None = None
@@ -132,11 +162,13 @@ class Recorder:
         self.times.arrived(gradient.group, gradient.version, gradient.count)
 
     def on_accept(self, age: int) -> None:
-        """A gradient was taken; `age`: versions that the newest parameters were ahead of it, times its trajectories."""
+        """A gradient was taken; `age`: versions that the newest parameters were ahead of it, times its
+        trajectories."""
         self.totals["staleness"] += age
 
     def on_report(self, source: int, report: dict[str, Any]) -> None:
-        """From a learner: {group, statistics, episodes, late, overflow, repeated, …}; from an actor: {actor, counters, times}."""
+        """From a learner: {group, statistics, episodes, late, overflow, repeated, …}; from an actor: {actor,
+        counters, times}."""
         if "actor" in report:
             self.actors[str(report["actor"])] = report["counters"]
             self.times.on_actor(int(report["actor"]), report["times"])
@@ -161,7 +193,8 @@ class Recorder:
             self.best = mean
 
     def _settled(self) -> bool:
-        """Whether the newest episodes are enough, and no longer the short ones of those that began together."""
+        """Whether the newest episodes are enough, and no longer the short ones of those that began
+        together."""
         return len(self.recent) == RECENT_EPISODES and self.heard.complete(self._over_actors("quarantined"))
 
     def on_lost(self, rank: int) -> None:
@@ -169,12 +202,17 @@ class Recorder:
         if not any(entry["rank"] == rank for entry in self.missing):
             roles = "+".join(self.context.topology.roles_of(rank))
             self.heard.add(self._slots_of(rank))
-            self.lost.append({"rank": rank, "roles": roles, "seconds": round(self.seconds, 3), "replaced": False})
+            self.lost.append(
+                {"rank": rank, "roles": roles, "seconds": round(self.seconds, 3), "replaced": False}
+            )
 
     def _slots_of(self, rank: int) -> range:
-        """The slots that end with a rank: its own, if it is an actor, and those of its actors if it is a learner."""
+        """The slots that end with a rank: its own, if it is an actor, and those of its actors if it is a
+        learner."""
         topology, slots = self.context.topology, self.config.topology.environments_per_actor
-        actors = [actor for group in topology.groups for actor in group.actors if rank in (actor, group.learner)]
+        actors = [
+            actor for group in topology.groups for actor in group.actors if rank in (actor, group.learner)
+        ]
         indices = [topology.actor_index(actor) for actor in actors]
         return range(min(indices, default=0) * slots, (max(indices, default=-1) + 1) * slots)
 
@@ -199,7 +237,12 @@ class Recorder:
 
     def on_evaluation(self, result: dict[str, Any]) -> None:
         self.evaluation = result
-        logger.info("evaluation at version %d: return %.3f ± %.3f", result["version"], result["return_mean"], result["return_sem"])
+        logger.info(
+            "evaluation at version %d: return %.3f ± %.3f",
+            result["version"],
+            result["return_mean"],
+            result["return_sem"],
+        )
 
     def on_round(self, engine: Engine) -> None:
         """A round is complete; now and then a row of metrics."""
@@ -217,7 +260,11 @@ class Recorder:
 
     def _shown(self, engine: Engine) -> dict[str, Any]:
         """What the live display shows."""
-        more = {"groups": self.group_counts, "time_shares": self._time_shares(), "bare_env_steps_per_second": self.efficiency.all_bare}
+        more = {
+            "groups": self.group_counts,
+            "time_shares": self._time_shares(),
+            "bare_env_steps_per_second": self.efficiency.all_bare,
+        }
         return self._figures(engine) | more
 
     def _time_shares(self) -> dict[str, dict[str, float]]:
@@ -249,16 +296,25 @@ class Recorder:
         if engine.version != self.last_row[0]:  # else the row replaces the last one
             self.row_before = self.last_row
         _, before_seconds, before_steps = self.row_before
-        row["env_steps_per_second"] = (row["env_steps"] - before_steps) / max(1e-9, row["seconds"] - before_seconds)
+        row["env_steps_per_second"] = (row["env_steps"] - before_steps) / max(
+            1e-9, row["seconds"] - before_seconds
+        )
         self.last_row = (engine.version, row["seconds"], row["env_steps"])
-        row |= {f"return/{policy}": float(np.mean(returns)) for policy, returns in self.recent_by_policy.items() if len(self.recent_by_policy) > 1}
+        row |= {
+            f"return/{policy}": float(np.mean(returns))
+            for policy, returns in self.recent_by_policy.items()
+            if len(self.recent_by_policy) > 1
+        }
         row |= self.means.row()
         row |= {f"actors/{name}": total for name, total in self._counters().items()}
         row |= self.times.row()
         if self.recent_wins:
             row["win_rate"] = float(np.mean(self.recent_wins))
         if self.evaluation:
-            row |= {"eval_version": self.evaluation["version"], "eval_return_mean": self.evaluation["return_mean"]}
+            row |= {
+                "eval_version": self.evaluation["version"],
+                "eval_return_mean": self.evaluation["return_mean"],
+            }
         self.metrics.append(row, {"trajectories": np.array(self.group_counts, float), **self.times.groups()})
         self.fields = row
 
@@ -272,7 +328,9 @@ class Recorder:
 
     def finish(self, engine: Engine, status: str, error: str | None) -> None:
         """The last row of metrics and summary.json."""
-        if self._began is not None:  # else nothing was trained, and the rows of earlier starts stay as they are
+        if (
+            self._began is not None
+        ):  # else nothing was trained, and the rows of earlier starts stay as they are
             self._row(engine)
         figures = self._figures(engine)
         speed = figures["env_steps"] / max(1e-9, figures["seconds"])
@@ -285,7 +343,13 @@ class Recorder:
             "updates": engine.version,
             "seconds": figures["seconds"],
             "env_steps_per_second": speed,
-            **self.efficiency.figures(speed, unused, figures["env_steps"], self.fields.get("learner/replay_shortfall"), self._time_shares()),
+            **self.efficiency.figures(
+                speed,
+                unused,
+                figures["env_steps"],
+                self.fields.get("learner/replay_shortfall"),
+                self._time_shares(),
+            ),
             "return_mean": figures["return_mean"],
             "return_std": figures["return_std"],
             "best_return_mean": self.best,
@@ -306,8 +370,16 @@ class Recorder:
             "lost_ranks": self.lost,
             "trajectories_by_group": self.group_counts,
             "environment_batched": is_batched(self.config.env),
-            **{f"environment_{name}": self._over_actors(name) for name in ("restarts", "hangs", "quarantined", "bad_numbers")},
-            **count_operations(self.algorithm, engine.optimizer.topology, self.totals["learned_steps"], self.totals["dense_gradient_steps"]),
+            **{
+                f"environment_{name}": self._over_actors(name)
+                for name in ("restarts", "hangs", "quarantined", "bad_numbers")
+            },
+            **count_operations(
+                self.algorithm,
+                engine.optimizer.topology,
+                self.totals["learned_steps"],
+                self.totals["dense_gradient_steps"],
+            ),
             "checkpoint_error": error,
             "versions": self.context.versions(),
         }
@@ -325,14 +397,22 @@ class Recorder:
     def state_dict(self) -> dict[str, Any]:
         """Counters and the newest returns, so that a resumed run goes on counting."""
         totals = {**self.totals, "seconds_before": self.seconds}
-        counted = {"groups": list(self.group_counts), "times": self.times.state_dict(), "counters": self._counters()}
+        counted = {
+            "groups": list(self.group_counts),
+            "times": self.times.state_dict(),
+            "counters": self._counters(),
+        }
         return {"totals": totals, "recent": np.array(self.recent), "best": self.best, **counted}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.totals.update(state["totals"])
         self.recent.extend(np.asarray(state["recent"]).tolist())
         self.best = state["best"]
-        self.counters_before = {name: float(value) for name, value in state.get("counters", {}).items() if name not in OF_THIS_START}
+        self.counters_before = {
+            name: float(value)
+            for name, value in state.get("counters", {}).items()
+            if name not in OF_THIS_START
+        }
         if "times" in state:  # checkpoints of earlier versions have none
             self.times.load_state_dict(state["times"])
         if len(state["groups"]) == len(self.group_counts):

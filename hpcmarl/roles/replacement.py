@@ -1,7 +1,9 @@
-"""`python -m hpcmarl.roles.replacement`: a process that MPI has started in the place of a dead actor (topology.respawn).
+"""`python -m hpcmarl.roles.replacement`: a process that MPI has started in the place of a dead actor
+(topology.respawn).
 
-It gets the run's configuration from the learner's rank, builds the same role that the dead one had, and serves until the end.
-The run's exit code is the affair of the ranks that mpiexec has started: this process leaves with 0 but for a failure of its own.
+It gets the run's configuration from the learner's rank, builds the same role that the dead one had, and
+serves until the end. The run's exit code is the affair of the ranks that mpiexec has started: this process
+leaves with 0 but for a failure of its own.
 """
 
 from __future__ import annotations
@@ -35,7 +37,17 @@ def context_of(transport: Transport, told: dict[str, Any]) -> Context:
     topology = assign_roles(len(told["hosts"]), told["hosts"], config.topology)
     processes = {topology.server: tuple(told["server"])} if told["server"] else {}
     spec = describe(config.env, config.policies)
-    return Context(config, topology, transport, Path(told["run_directory"]), spec, None, told["job_end"], processes, **told["start"])
+    return Context(
+        config,
+        topology,
+        transport,
+        Path(told["run_directory"]),
+        spec,
+        None,
+        told["job_end"],
+        processes,
+        **told["start"],
+    )
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
-"""Which dead actors get a new process in their place, and starting it (topology.respawn). Called by Rank; knows no messages.
+"""Which dead actors get a new process in their place, and starting it (topology.respawn). Called by Rank;
+knows no messages.
 
-The learner's rank starts it and hands its messages on, so nobody else waits. A server's or a learner's rank is never replaced:
-what only it knew is gone with it.
+The learner's rank starts it and hands its messages on, so nobody else waits. A server's or a learner's rank
+is never replaced: what only it knew is gone with it.
 """
 
 from __future__ import annotations
@@ -40,12 +41,17 @@ class Replacements:
         return {
             rank
             for rank in lost
-            if topology.roles_of(rank) == ("actor",) and rank not in self.given_up and topology.group_of(rank).learner in learners - set(lost)
+            if topology.roles_of(rank) == ("actor",)
+            and rank not in self.given_up
+            and topology.group_of(rank).learner in learners - set(lost)
         }
 
     def is_for(self, rank: int) -> bool:
         """Whether this rank is the one to replace `rank`."""
-        return rank in self.expected({rank}) and self.context.topology.group_of(rank).learner == self.context.rank
+        return (
+            rank in self.expected({rank})
+            and self.context.topology.group_of(rank).learner == self.context.rank
+        )
 
     def begin(self, rank: int) -> None:
         """Begin to start a new process in the place of `rank`."""
@@ -55,7 +61,11 @@ class Replacements:
             "run_directory": str(context.run_directory),
             "hosts": list(context.topology.hosts),
             "job_end": context.job_end,
-            "start": {"start_number": context.start_number, "start_version": context.start_version, "run_id": context.run_id},
+            "start": {
+                "start_number": context.start_number,
+                "start_version": context.start_version,
+                "run_id": context.run_id,
+            },
             "trusted": trusted(),
             "server": list(context.processes.get(context.topology.server, ())),
         }
@@ -65,7 +75,14 @@ class Replacements:
         if self._counts[rank] <= MOST:
             context.transport.replace(rank, bytes(pack(told)))
         else:
-            self._refused.append((rank, LaunchError(f"rank {rank} has died {self._counts[rank]} times: it is not replaced any more")))
+            self._refused.append(
+                (
+                    rank,
+                    LaunchError(
+                        f"rank {rank} has died {self._counts[rank]} times: it is not replaced any more"
+                    ),
+                )
+            )
 
     def poll(self) -> list[tuple[int, tuple[int, int] | None]]:
         """Whose new process is there: its number and start; None where there can be none (logged)."""

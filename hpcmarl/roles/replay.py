@@ -1,11 +1,13 @@
-"""Replay: the finished episodes that a learner keeps, and which of them make the next gradient. Called by the learner, like the feeds in feed.py.
+"""Replay: the finished episodes that a learner keeps, and which of them make the next gradient. Called by the
+learner, like the feeds in feed.py.
 
-Episodes are copied out of their messages and stay as compact as these are; the oldest leave. A gradient draws its share of a round uniformly
-and without repetition, or by priorities (algo.replay.priority, priorities.py), or partly from the newest (algo.replay.recent). Each new episode
-allows so many more to be learned from (ratio): a fast learner waits for its actors, a slow one draws less often from each episode, or has them
-wait (rounds.backpressure); nothing is too old, unless the oldest are asked what the policy would do today (algo.replay.dynamic). In
-deterministic runs the episodes of a version go in together, in the order of the actors. The file (io/checkpoint.py) lies in replay/ of the run
-directory, one a learner.
+Episodes are copied out of their messages and stay as compact as these are; the oldest leave. A gradient draws
+its share of a round uniformly and without repetition, or by priorities (algo.replay.priority, priorities.py),
+or partly from the newest (algo.replay.recent). Each new episode allows so many more to be learned from
+(ratio): a fast learner waits for its actors, a slow one draws less often from each episode, or has them wait
+(rounds.backpressure); nothing is too old, unless the oldest are asked what the policy would do today
+(algo.replay.dynamic). In deterministic runs the episodes of a version go in together, in the order of the
+actors. The file (io/checkpoint.py) lies in replay/ of the run directory, one a learner.
 """
 
 from __future__ import annotations
@@ -44,8 +46,8 @@ MEGABYTE = 1e6
 
 @dataclass(kw_only=True)
 class PrioritisedWork(Work):
-    """Episodes that were drawn by priorities: importance weights [B] in the order of the rollouts and of the slots in each, their numbers in the
-    replay [B], and their errors once the gradient is made."""
+    """Episodes that were drawn by priorities: importance weights [B] in the order of the rollouts and of the
+    slots in each, their numbers in the replay [B], and their errors once the gradient is made."""
 
     weights: FloatArray
     numbers: IntArray
@@ -53,12 +55,15 @@ class PrioritisedWork(Work):
 
 
 class Replay(Queue):
-    """collected: episodes that came in this run; used: how often episodes were learned from; allowed: how many more draws ratio permits;
-    unmade: how many more it would permit, had the episodes not left meanwhile."""
+    """collected: episodes that came in this run; used: how often episodes were learned from; allowed: how
+    many more draws ratio permits; unmade: how many more it would permit, had the episodes not left
+    meanwhile."""
 
     algorithm: QLearning
 
-    def __init__(self, context: Context, group: Group, rule: RoundRule, algorithm: QLearning, config: ReplayConfig) -> None:
+    def __init__(
+        self, context: Context, group: Group, rule: RoundRule, algorithm: QLearning, config: ReplayConfig
+    ) -> None:
         super().__init__(context, group, rule, algorithm)
         self.config = config
         self.codec = context.codec(algorithm)
@@ -67,9 +72,13 @@ class Replay(Queue):
         self.bytes = 0
         self.collected = self.used = 0
         self.allowed = self.unmade = 0.0
-        self.distance: float | None = None  # of the policy from the oldest episodes, when that was last looked at
+        self.distance: float | None = (
+            None  # of the policy from the oldest episodes, when that was last looked at
+        )
         self.draws = 0  # since the present version came
-        self.arrived: dict[int, list[Buffer]] = {}  # in deterministic runs: of each actor, what came for the present version
+        self.arrived: dict[
+            int, list[Buffer]
+        ] = {}  # in deterministic runs: of each actor, what came for the present version
         self.directory = RunDirectory(context.run_directory).replay_directory(group.index)
         self.writer: CheckpointWriter | None = None
 
@@ -92,7 +101,9 @@ class Replay(Queue):
         if self.priorities is not None:
             self.priorities.add(error)
         self.bytes += buffer.nbytes
-        while len(self.episodes) > 1 and (len(self.episodes) > config.episodes or self.bytes > config.megabytes * MEGABYTE):
+        while len(self.episodes) > 1 and (
+            len(self.episodes) > config.episodes or self.bytes > config.megabytes * MEGABYTE
+        ):
             self._forget_oldest()
         self.collected += 1
         if self.collected >= config.starts:
@@ -107,11 +118,14 @@ class Replay(Queue):
             self.priorities.forget_oldest()
 
     def _shrink(self) -> None:
-        """Look at the oldest episodes now and then; where the policy has left them behind, a tenth of all goes."""
+        """Look at the oldest episodes now and then; where the policy has left them behind, a tenth of all
+        goes."""
         dynamic = self.config.dynamic
         if dynamic is None or self.collected % dynamic.every or len(self.episodes) <= dynamic.least:
             return
-        self.distance = self.algorithm.distance(self.codec.read_together(list(islice(self.episodes, dynamic.oldest))))
+        self.distance = self.algorithm.distance(
+            self.codec.read_together(list(islice(self.episodes, dynamic.oldest)))
+        )
         if self.distance > dynamic.distance:
             for _ in range(min(len(self.episodes) // 10, len(self.episodes) - dynamic.least)):
                 self._forget_oldest()
@@ -136,7 +150,8 @@ class Replay(Queue):
         return self._draw(wanted, version) if ready else None
 
     def _all_arrived(self, version: int) -> bool:
-        """Take in the version's episodes, when every actor has sent its share and whatever else ended in that same step."""
+        """Take in the version's episodes, when every actor has sent its share and whatever else ended in that
+        same step."""
         each = actor_quota(self.context, self.group.index, version)
         for rank in self.group.actors:
             own = self.arrived.get(rank, [])
@@ -155,9 +170,15 @@ class Replay(Queue):
         held, config = len(self.episodes), self.config
         newest = min(round(config.recent_share * wanted), config.recent, held)
         count = min(wanted - newest, held)
-        drawn = generator.choice(held, count, replace=False) if self.priorities is None else self.priorities.draw(count, generator)
+        drawn = (
+            generator.choice(held, count, replace=False)
+            if self.priorities is None
+            else self.priorities.draw(count, generator)
+        )
         if newest:
-            drawn = np.concatenate([drawn, held - 1 - generator.choice(min(config.recent, held), newest, replace=False)])
+            drawn = np.concatenate(
+                [drawn, held - 1 - generator.choice(min(config.recent, held), newest, replace=False)]
+            )
         self.used += len(drawn)
         self.allowed -= len(drawn)
         if self.priorities is not None:
@@ -165,18 +186,26 @@ class Replay(Queue):
         return Work(*self._contents(sorted(drawn.tolist())))
 
     def _contents(self, drawn: Sequence[int]) -> tuple[list[Rollout], list[int], list[int]]:
-        """Rollouts of the episodes with these indices, the ranks that sampled them and the versions, as of Work."""
+        """Rollouts of the episodes with these indices, the ranks that sampled them and the versions, as of
+        Work."""
         messages = [self.episodes[index] for index in drawn]
-        return self.codec.read_together(messages), [message.source for message in messages], [message.version for message in messages]
+        return (
+            self.codec.read_together(messages),
+            [message.source for message in messages],
+            [message.version for message in messages],
+        )
 
     def _prioritised(self, priorities: Priorities, drawn: IntArray, count: int) -> Work:
-        """Work of drawn indices, the first `count` of them by priorities. The newest were drawn all alike: nothing is to be corrected there."""
+        """Work of drawn indices, the first `count` of them by priorities. The newest were drawn all alike:
+        nothing is to be corrected there."""
         weights = np.ones(len(drawn))
         weights[:count] = priorities.weights(drawn[:count], self.algorithm.env_steps)
         # by length first: so episodes come in the order of the rollouts, which hold those of equal lengths
         order = np.lexsort((drawn, np.array([self.episodes[index].layout.steps for index in drawn])))
         contents = self._contents(drawn[order].tolist())
-        return PrioritisedWork(*contents, weights=normalised(weights[order]), numbers=priorities.numbers(drawn[order]))
+        return PrioritisedWork(
+            *contents, weights=normalised(weights[order]), numbers=priorities.numbers(drawn[order])
+        )
 
     def gradient(self, work: Work) -> tuple[FloatArray, dict[str, float]]:
         """With importance weights, where there are any."""
@@ -194,38 +223,48 @@ class Replay(Queue):
         """So they do here, and others are drawn next: it may have been the networks' fault."""
 
     def statistics(self) -> dict[str, float]:
-        """replay_ratio: how often an episode was learned from, over the run; at algo.replay.ratio the learner waits for its actors.
-        replay_shortfall: share of what algo.replay.ratio asks for that was not learned.
+        """replay_ratio: how often an episode was learned from, over the run; at algo.replay.ratio the learner
+        waits for its actors. replay_shortfall: share of what algo.replay.ratio asks for that was not learned.
         replay_distance: see algos/q_learning.py, `distance`."""
         return {
             "replay_episodes": len(self.episodes),
             "replay_megabytes": self.bytes / MEGABYTE,
             "replay_ratio": self.used / max(1, self.collected),
-            "replay_shortfall": (self.allowed + self.unmade) / max(1.0, self.used + self.allowed + self.unmade),
+            "replay_shortfall": (self.allowed + self.unmade)
+            / max(1.0, self.used + self.allowed + self.unmade),
             **({} if self.distance is None else {"replay_distance": self.distance}),
         }
 
     # ---- the file
 
     def save(self, version: int, *, final: bool) -> None:
-        """Write the episodes in the background, for the checkpoint of `version`, where algo.replay.save asks for it now."""
+        """Write the episodes in the background, for the checkpoint of `version`, where algo.replay.save asks
+        for it now."""
         every = self.config.save == "checkpoint" or self.context.config.deterministic
         if not self.episodes or not (every or (final and self.config.save == "stop")):
             return
         if self.writer is None:
             with contextlib.suppress(OSError):  # the writer will say so
                 self.directory.parent.mkdir(exist_ok=True)
-            self.writer = CheckpointWriter(self.directory, keep=self.context.config.checkpoint.keep if every else 1)
+            self.writer = CheckpointWriter(
+                self.directory, keep=self.context.config.checkpoint.keep if every else 1
+            )
         counts = {"collected": self.collected, "used": self.used, "allowed": self.allowed}
         buffers = [episode.buffer for episode in self.episodes]
         sizes = np.array([buffer.nbytes for buffer in buffers])
         state: dict[str, Any] = {"episodes": np.concatenate(buffers), "bytes": sizes, **counts}
         if self.priorities is not None:
             state["errors"] = np.array(self.priorities.errors)
-        self.writer.submit(state, version=version, attributes=self.context.attributes("learner", self.group.index), copied=True)
+        self.writer.submit(
+            state,
+            version=version,
+            attributes=self.context.attributes("learner", self.group.index),
+            copied=True,
+        )
 
     def resume(self, run_directory: Path, version: int) -> None:
-        """Go on with the episodes that were written for the checkpoint of `version`, or else with the newest; without any, collect anew."""
+        """Go on with the episodes that were written for the checkpoint of `version`, or else with the newest;
+        without any, collect anew."""
         directory = RunDirectory(run_directory).replay_directory(self.group.index)
         exact = checkpoint_path(directory, version)
         try:
@@ -235,10 +274,17 @@ class Replay(Queue):
                 return
             self._load(load_checkpoint(path)[0])
         except (HpcmarlError, KeyError, TypeError, ValueError) as error:
-            logger.warning("the replay of group %d cannot be used (%s): it is filled anew", self.group.index, error)
+            logger.warning(
+                "the replay of group %d cannot be used (%s): it is filled anew", self.group.index, error
+            )
             return
         if path != exact:
-            logger.warning("the replay of group %d is that of %s, not of version %d", self.group.index, path.name, version)
+            logger.warning(
+                "the replay of group %d is that of %s, not of version %d",
+                self.group.index,
+                path.name,
+                version,
+            )
 
     def _load(self, state: dict[str, Any]) -> None:
         """Raises ProtocolError, KeyError, TypeError or ValueError for what is no replay of this run."""
@@ -248,13 +294,18 @@ class Replay(Queue):
         ends = np.cumsum(sizes).tolist()
         buffers = [whole[end - size : end].copy() for end, size in zip(ends, sizes.tolist(), strict=True)]
         for buffer in buffers:
-            check_episode(self.codec.read(buffer, int(check_header(buffer, self.context.rank)["version"])), self.context.spec)
+            check_episode(
+                self.codec.read(buffer, int(check_header(buffer, self.context.rank)["version"])),
+                self.context.spec,
+            )
         counts = (int(state["collected"]), int(state["used"]), float(state["allowed"]))
         if not all(math.isfinite(count) for count in counts):
             raise ValueError(f"counts are {counts}")
         errors = np.asarray(state.get("errors", [UNKNOWN] * len(buffers)), np.float64)
         if errors.shape != sizes.shape or not (np.isfinite(errors) & (errors >= 0)).all():
-            raise ValueError(f"errors of {errors.size} episodes, {len(buffers)} are in it, or some are no numbers >= 0")
+            raise ValueError(
+                f"errors of {errors.size} episodes, {len(buffers)} are in it, or some are no numbers >= 0"
+            )
         for buffer, error in zip(buffers, errors.tolist(), strict=True):
             self._keep(buffer, error)
         self.collected, self.used, self.allowed = counts
@@ -269,14 +320,20 @@ class Replay(Queue):
 
 
 def check_episode(rollout: Rollout, spec: EnvironmentSpec) -> None:
-    """Raises ValueError for a rollout from a file that is not one whole episode of this environment with finite numbers."""
+    """Raises ValueError for a rollout from a file that is not one whole episode of this environment with
+    finite numbers."""
     end = rollout.episode_end[:, 0] if rollout.count == 1 and rollout.steps else np.zeros(1)
     last = [[rollout.steps - 1, 0]] if end[-1] == 2 else []
     if end[:-1].any() or end[-1] not in (1, 2) or rollout.final_index.tolist() != last:
         raise ValueError("an episode in it is not whole")
     for policy in spec.policies:
         part = rollout.policies[policy.name]
-        numbers = [part.obs, part.reward, part.final_obs, *(array for array in (rollout.state, rollout.final_state) if array is not None)]
+        numbers = [
+            part.obs,
+            part.reward,
+            part.final_obs,
+            *(array for array in (rollout.state, rollout.final_state) if array is not None),
+        ]
         if not all(np.isfinite(array).all() for array in numbers):
             raise ValueError(f"an episode in it has numbers of {policy.name} that are not finite")
         if part.action.min() < 0 or part.action.max() >= policy.action.sizes[0]:

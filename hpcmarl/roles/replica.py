@@ -1,7 +1,9 @@
-"""One learner's side of AllReduce: its own gradient sum, the collective sum at a round's end, its replica of the optimizer.
+"""One learner's side of AllReduce: its own gradient sum, the collective sum at a round's end, its replica of
+the optimizer.
 
-Called by the learner. One AllReduce a round carries (scaled sum, count): what a learner finished after the server had counted
-enough still counts, and a learner with nothing joins with zeros. Identical inputs keep all replicas identical.
+Called by the learner. One AllReduce a round carries (scaled sum, count): what a learner finished after the
+server had counted enough still counts, and a learner with nothing joins with zeros. Identical inputs keep all
+replicas identical.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ class Replica:
         self.sum: Array = np.zeros_like(self.optimizer.parameters)
         self.count = 0
         self._closing: deque[int] = deque()
-        self._contribution: Array | None = None  # of the round that is being closed; kept until its sum has arrived
+        self._contribution: Array | None = (
+            None  # of the round that is being closed; kept until its sum has arrived
+        )
         self._reduction: Reduction | None = None
         self._regrouping: Regrouping | None = None
         self._lost: deque[int] = deque()  # learners to be left out
@@ -48,7 +52,11 @@ class Replica:
     def summed(self) -> BoolArray | None:
         """What of this round's sums is needed; None: all. The same on every learner, as all masks are."""
         topology = self.optimizer.topology
-        return None if topology is None or needs_all(topology.plan, self.optimizer.updates + 1) else topology.mask
+        return (
+            None
+            if topology is None or needs_all(topology.plan, self.optimizer.updates + 1)
+            else topology.mask
+        )
 
     def start(self, state: dict[str, Any] | None) -> tuple[Array, int]:
         """The first point and its version, after loading a resumed run's optimizer."""
@@ -66,7 +74,8 @@ class Replica:
         self._closing.append(version)
 
     def poll(self) -> tuple[Array, int] | None:
-        """The new point and version when a round's sum has arrived; starts the sum if it is due. Never blocks.
+        """The new point and version when a round's sum has arrived; starts the sum if it is due. Never
+        blocks.
 
         Raises FloatingPointError when the summed direction is not finite."""
         if self._regrouping is not None:
@@ -77,7 +86,9 @@ class Replica:
             if self._contribution is None:
                 number = self.sum.dtype.type
                 own = self.sum if self.summed is None else np.compress(self.summed, self.sum)
-                self._contribution = np.append(own * number(self.rule.local_scale(self.count)), number(self.count))
+                self._contribution = np.append(
+                    own * number(self.rule.local_scale(self.count)), number(self.count)
+                )
                 self.sum[:] = 0.0
                 self.count = 0
             self._reduction = self.transport.start_sum(self._contribution)
@@ -100,7 +111,8 @@ class Replica:
         return self.optimizer.point(), self._closing.popleft()
 
     def go_on_without(self, lost: int) -> tuple[Array, int] | None:
-        """Begin to leave a dead learner out of the sums; the round under way is summed again among the survivors (`poll`).
+        """Begin to leave a dead learner out of the sums; the round under way is summed again among the
+        survivors (`poll`).
 
         Returns:
             The new point and version where the sum that was under way has arrived all the same.
@@ -120,10 +132,13 @@ class Replica:
         while self._lost and self._regrouping is None:
             lost = self._lost.popleft()
             if lost in self.transport.reduction_members:
-                self._regrouping = self.transport.regroup(lost, self.optimizer.updates, lambda: bytes(pack(self.optimizer.state_dict())))
+                self._regrouping = self.transport.regroup(
+                    lost, self.optimizer.updates, lambda: bytes(pack(self.optimizer.state_dict()))
+                )
 
     def _regrouped(self) -> tuple[Array, int] | None:
-        """Go on from the last round that was completed anywhere when the survivors have found together; the point where that is news."""
+        """Go on from the last round that was completed anywhere when the survivors have found together; the
+        point where that is news."""
         assert self._regrouping is not None
         if not self._regrouping.done():
             return None

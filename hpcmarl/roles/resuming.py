@@ -1,7 +1,8 @@
 """Whether the state in a checkpoint is one that this run can go on from, asked before anything is written.
 
-Called by opening.open_run on rank 0. A checksum only says that a file is as it was written; who wrote it, and what, it does not say.
-Knows the outline of the state that server, learners and actors give to roles/saving.py; knows no file and no message.
+Called by opening.open_run on rank 0. A checksum only says that a file is as it was written; who wrote it, and
+what, it does not say. Knows the outline of the state that server, learners and actors give to
+roles/saving.py; knows no file and no message.
 """
 
 from __future__ import annotations
@@ -29,22 +30,32 @@ def check_fits(config: Config, state: dict[str, Any], attributes: dict[str, Any]
     from hpcmarl.algos import make_model
 
     if "league" in state:
-        raise ConfigError(f"--resume {source}: the checkpoint is of a league; use its configuration (config.yaml beside its checkpoints)")
+        raise ConfigError(
+            f"--resume {source}: the checkpoint is of a league; use its configuration (config.yaml beside "
+            "its checkpoints)"
+        )
     try:
         saved = state["engine"]["optimizer"]
         size = int(saved["parameters"].size)
     except (KeyError, TypeError, AttributeError) as error:
-        raise FormatError(f"{source}: holds no state of a training run ({error}); resume from a file in a run's checkpoints/") from error
+        raise FormatError(
+            f"{source}: holds no state of a training run ({error}); resume from a file in a run's "
+            "checkpoints/"
+        ) from error
     algorithm = make_model(describe(config.env, config.policies), config.algo, config.seed)
     expected = algorithm.size
     if size != expected:
         raise ConfigError(
-            f"--resume {source}: the checkpoint holds {size} parameters of {attributes.get('env', 'its environment')}, the configuration "
+            f"--resume {source}: the checkpoint holds {size} parameters of "
+            f"{attributes.get('env', 'its environment')}, the configuration "
             f"makes {expected}; use the configuration of that run (config.yaml beside its checkpoints)"
         )
     keys = {"nigt": "average", "adam": "first", "sgd": "velocity", "rmsprop": "square"}
     if keys[config.optimizer.name] not in saved:
-        raise ConfigError(f"--resume {source}: the checkpoint was written with another optimizer than optimizer.name: {config.optimizer.name}")
+        raise ConfigError(
+            f"--resume {source}: the checkpoint was written with another optimizer than optimizer.name: "
+            f"{config.optimizer.name}"
+        )
     check_state(config, state, expected, source)
     for group, own in state["roles"]["learner"].items():
         try:
@@ -52,29 +63,39 @@ def check_fits(config: Config, state: dict[str, Any], attributes: dict[str, Any]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise FormatError(
-                f"{source}: the state of learner {group} is not that of {config.algo.name} ({words}); resume another checkpoint"
+                f"{source}: the state of learner {group} is not that of {config.algo.name} ({words}); resume "
+                "another checkpoint"
             ) from error
 
 
 def check_same_actors(config: Config, topology: Topology, state: dict[str, Any], source: Path) -> None:
-    """Refuse to resume a deterministic run from a checkpoint that cannot be gone on from bit for bit. Raises ConfigError."""
+    """Refuse to resume a deterministic run from a checkpoint that cannot be gone on from bit for bit. Raises
+    ConfigError."""
     if not config.deterministic:
         return
     remedy = "resume an older checkpoint, or set deterministic: false"
     if missing := state.get("missing"):
-        raise ConfigError(f"--resume {source}: deterministic: true, but the checkpoint lacks the state of {', '.join(missing)}; {remedy}")
+        raise ConfigError(
+            f"--resume {source}: deterministic: true, but the checkpoint lacks the state of "
+            f"{', '.join(missing)}; {remedy}"
+        )
     actors, saved = len(topology.actors), state["roles"]["actor"]
     if len(saved) != actors:
         raise ConfigError(
-            f"--resume {source}: deterministic: true, but {len(saved)} actors wrote the checkpoint and there are {actors} now; {remedy}"
+            f"--resume {source}: deterministic: true, but {len(saved)} actors wrote the checkpoint and there "
+            f"are {actors} now; {remedy}"
         )
     slots = config.topology.environments_per_actor
     if other := next((own["slots"] for own in saved.values() if own["slots"] != slots), None):
-        raise ConfigError(f"--resume {source}: deterministic: true, but topology.environments_per_actor was {other} and is {slots} now; {remedy}")
+        raise ConfigError(
+            f"--resume {source}: deterministic: true, but topology.environments_per_actor was {other} and is "
+            f"{slots} now; {remedy}"
+        )
 
 
 def check_state(config: Config, state: dict[str, Any], size: int, source: Path) -> None:
-    """`size`: parameters of this run's network. Raises FormatError, one line that names the file and the part."""
+    """`size`: parameters of this run's network. Raises FormatError, one line that names the file and the
+    part."""
     checks: dict[str, Callable[[Any], None]] = {
         "engine": lambda own: _check_engine(config, own, size),
         "recorder": _check_recorder,
@@ -85,21 +106,33 @@ def check_state(config: Config, state: dict[str, Any], size: int, source: Path) 
             check(state[part])
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
             words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise FormatError(f"{source}: its state/{part} is not that of a run ({words}); resume from another checkpoint") from error
+            raise FormatError(
+                f"{source}: its state/{part} is not that of a run ({words}); resume from another checkpoint"
+            ) from error
 
 
 def _check_engine(config: Config, state: dict[str, Any], size: int) -> None:
     """Loads it into an engine like the server's, and looks at what came of it."""
     groups = len(config.topology.group_list)
     optimizer = make_optimizer(config.optimizer, np.zeros(size, np.float32), ())
-    engine = Engine(make_rule(config.rounds.rule, groups, config.rounds.batch or groups, config.rounds.initial_batch), optimizer)
+    engine = Engine(
+        make_rule(config.rounds.rule, groups, config.rounds.batch or groups, config.rounds.initial_batch),
+        optimizer,
+    )
     engine.load_state_dict(state)
-    if getattr(config.algo, "sparse", None) is not None and np.shape(state["optimizer"]["topology"]["mask"]) != (size,):
+    if getattr(config.algo, "sparse", None) is not None and np.shape(
+        state["optimizer"]["topology"]["mask"]
+    ) != (size,):
         raise ValueError("optimizer/topology/mask is of another network")
     for name, value in optimizer.state_dict().items():
         if isinstance(value, np.ndarray) and value.shape != (size,):
             raise ValueError(f"optimizer/{name} has shape {list(value.shape)}, not [{size}]")
-    for name, number in {"rule/round": engine.version, "optimizer/updates": optimizer.updates, "used": engine.used, "wasted": engine.wasted}.items():
+    for name, number in {
+        "rule/round": engine.version,
+        "optimizer/updates": optimizer.updates,
+        "used": engine.used,
+        "wasted": engine.wasted,
+    }.items():
         if not 0 <= number < LARGEST_VERSION:
             raise ValueError(f"{name} is {number}")
 

@@ -1,4 +1,5 @@
-"""Know when everything that a group had begun in a round has arrived at its learner (rounds.admission: all_begun)."""
+"""Know when everything that a group had begun in a round has arrived at its learner (rounds.admission:
+all_begun)."""
 
 from __future__ import annotations
 
@@ -43,7 +44,9 @@ class RoundEnd:
 
     def due(self) -> int | None:
         """Return the version whose round is closed here, once; None where something is still to come."""
-        waits = any(self.arrived[actor] < self._sent.get(actor, self.arrived[actor] + 1) for actor in self.actors)
+        waits = any(
+            self.arrived[actor] < self._sent.get(actor, self.arrived[actor] + 1) for actor in self.actors
+        )
         if self._version is None or self._told or waits:
             return None
         self._told = True

@@ -1,7 +1,8 @@
-"""`train`: what every rank of a run calls. Joins the world, lets rank 0 prepare, builds the rank and serves until the end.
+"""`train`: what every rank of a run calls. Joins the world, lets rank 0 prepare, builds the rank and serves
+until the end.
 
-Rank 0 alone reads checkpoints and makes the run directory; whatever is wrong is known everywhere before a role is built, so that
-a bad configuration ends a thousand ranks with one line.
+Rank 0 alone reads checkpoints and makes the run directory; whatever is wrong is known everywhere before a
+role is built, so that a bad configuration ends a thousand ranks with one line.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ FINISHING_SECONDS = 3600.0  # the same where the server's rank has something to 
 PROBLEM_BYTES = 1000
 # what these say of every term, the league's server says of them all
 TOLD_BY_THE_LEAGUE = ("hpcmarl.roles.server", "hpcmarl.roles.recording", "hpcmarl.roles.display")
-Plan = Callable[[Transport], tuple[Config, str | None]]  # configuration and run directory, the same on every rank
+Plan = Callable[
+    [Transport], tuple[Config, str | None]
+]  # configuration and run directory, the same on every rank
 Finish = Callable[[Path], None]
 
 
@@ -62,21 +65,34 @@ def join_world() -> Transport:
 
 
 def train(
-    config: Config, run_dir: str | None = None, resume: str | None = None, *, accept_changes: bool = False, signals: StopSignals | None = None
+    config: Config,
+    run_dir: str | None = None,
+    resume: str | None = None,
+    *,
+    accept_changes: bool = False,
+    signals: StopSignals | None = None,
 ) -> int:
-    """Train as this process's rank; returns the exit code (0, or 75 when a signal stopped the run after a good checkpoint).
+    """Train as this process's rank; returns the exit code (0, or 75 when a signal stopped the run after a
+    good checkpoint).
 
-    `run_dir`: where to write (default runs/<name>-<time>); `resume`: "auto", a run directory or a checkpoint file; `accept_changes`: go on
-    even from another environment's checkpoint, or in another run's directory; `signals`: which may have come already.
-    Raises HpcmarlError subclasses; a failure after the start aborts the whole world instead."""
+    `run_dir`: where to write (default runs/<name>-<time>); `resume`: "auto", a run directory or a checkpoint
+    file; `accept_changes`: go on even from another environment's checkpoint, or in another run's directory;
+    `signals`: which may have come already. Raises HpcmarlError subclasses; a failure after the start aborts
+    the whole world instead."""
     return train_planned(lambda _: (config, run_dir), resume, accept_changes=accept_changes, signals=signals)
 
 
 def train_planned(
-    plan: Plan, resume: str | None = None, finish: Finish | None = None, *, accept_changes: bool = False, signals: StopSignals | None = None
+    plan: Plan,
+    resume: str | None = None,
+    finish: Finish | None = None,
+    *,
+    accept_changes: bool = False,
+    signals: StopSignals | None = None,
 ) -> int:
-    """The same where what is trained, and where it is written, is found out by the world (`plan`, called on every rank). finish: called on the
-    server's rank with the run's directory when the run is done and whole, while the others wait."""
+    """The same where what is trained, and where it is written, is found out by the world (`plan`, called on
+    every rank). finish: called on the server's rank with the run's directory when the run is done and whole,
+    while the others wait."""
     signals = (signals or StopSignals()).install()
     end = job_end(os.environ)
     transport = join_world()
@@ -132,7 +148,8 @@ def make_rank(context: Context) -> Rank:
 
 
 def _close(hook: AbortHook) -> None:
-    """After a failure in a world of one rank: what is written stays readable, and no thread writes while Python ends."""
+    """After a failure in a world of one rank: what is written stays readable, and no thread writes while
+    Python ends."""
     if hook.rank is not None:
         hook.rank.close()
 
@@ -146,7 +163,8 @@ def prepare(
     *,
     accept_changes: bool = False,
 ) -> Context:
-    """Rank 0 checks everything and makes the run directory; all ranks get the outcome. Raises what rank 0 raised, on every rank."""
+    """Rank 0 checks everything and makes the run directory; all ranks get the outcome. Raises what rank 0
+    raised, on every rank."""
     hosts = transport.gather_hosts()
     try:
         topology = assign_roles(transport.size, hosts, config.topology)
@@ -166,27 +184,41 @@ def prepare(
         opened.append(open_run(config, Request(run_dir, resume, accept_changes), topology, transport.library))
         tell_run_directory(opened[0].directory, os.environ)
         start = opened[0].start
-        told = {"directory": str(opened[0].directory), "start": start.number, "version": start.version, "run": start.run}
+        told = {
+            "directory": str(opened[0].directory),
+            "start": start.number,
+            "version": start.version,
+            "run": start.run,
+        }
         return told | {"spec": spec.tree(), "server": list(processes.get(topology.server, ()))}
 
     found = told_by_first(transport, check_and_open)
     spec = EnvironmentSpec.of_tree(found["spec"])  # ranks that play no environment need not import it
     context = Context(config, topology, transport, Path(found["directory"]), spec, None, end)
-    context = replace(context, start_number=found["start"], start_version=found["version"], run_id=found["run"])
+    context = replace(
+        context, start_number=found["start"], start_version=found["version"], run_id=found["run"]
+    )
     if not opened:
-        return replace(context, processes={topology.server: tuple(found["server"])} if found["server"] else {})
+        return replace(
+            context, processes={topology.server: tuple(found["server"])} if found["server"] else {}
+        )
     context = replace(context, processes=processes)
     crowded = crowded_hosts(topology, context.model(drawn=False).size if config.league is None else 0, memory)
-    return replace(context, resume=opened[0].state, lock=opened[0].lock, remarks=opened[0].remarks, warnings=crowded)
+    return replace(
+        context, resume=opened[0].state, lock=opened[0].lock, remarks=opened[0].remarks, warnings=crowded
+    )
 
 
 def form_reduction_group(transport: Transport, config: Config, topology: Topology) -> str:
-    """Bring the learners together that will sum among themselves; on rank 0 why that cannot be done, in one line, or nothing. Collective."""
+    """Bring the learners together that will sum among themselves; on rank 0 why that cannot be done, in one
+    line, or nothing. Collective."""
     if not config.rounds.collective:
         return ""
     own = ""
     try:
-        transport.reduction_group([group.learner for group in topology.groups], topology.hosts, config.rounds.reduce)
+        transport.reduction_group(
+            [group.learner for group in topology.groups], topology.hosts, config.rounds.reduce
+        )
     except UsageError as error:
         own = str(error)
     texts = transport.gather_at_first(own.encode()[:PROBLEM_BYTES].ljust(PROBLEM_BYTES, b"\0"))
@@ -194,18 +226,30 @@ def form_reduction_group(transport: Transport, config: Config, topology: Topolog
 
 
 def _processes(transport: Transport) -> tuple[dict[int, tuple[int, int]], list[MemoryFacts]]:
-    """On rank 0 each rank's process, so that a frozen one can be ended, and its memory; no processes where the ranks are virtual. Collective."""
+    """On rank 0 each rank's process, so that a frozen one can be ended, and its memory; no processes where
+    the ranks are virtual. Collective."""
     available = available_memory()
-    own = np.array([os.getpid(), started_at(os.getpid()), resident_memory(), UNKNOWN if available is None else available], np.int64)
+    own = np.array(
+        [
+            os.getpid(),
+            started_at(os.getpid()),
+            resident_memory(),
+            UNKNOWN if available is None else available,
+        ],
+        np.int64,
+    )
     everyone = [np.frombuffer(part, np.int64).tolist() for part in transport.gather_at_first(own.tobytes())]
     virtual = transport.shares_memory((transport.rank + 1) % transport.size)
     if virtual:
         return {}, [MemoryFacts(0.0, UNKNOWN)] * transport.size
-    return {rank: (pid, start) for rank, (pid, start, *_) in enumerate(everyone)}, [MemoryFacts(resident, free) for *_, resident, free in everyone]
+    return {rank: (pid, start) for rank, (pid, start, *_) in enumerate(everyone)}, [
+        MemoryFacts(resident, free) for *_, resident, free in everyone
+    ]
 
 
 def check_environments(config: Config) -> EnvironmentSpec:
-    """Return what the environments of all groups look like to the policies. Raises ConfigError where they differ or do not suit the algorithm."""
+    """Return what the environments of all groups look like to the policies. Raises ConfigError where they
+    differ or do not suit the algorithm."""
     from hpcmarl.algos.design import make_design
 
     spec = describe(config.env, config.policies)
@@ -213,10 +257,15 @@ def check_environments(config: Config) -> EnvironmentSpec:
         own = group_environment(config, group)
         if own != config.env:
             other = describe(own, config.policies)
-            if (other.policies, other.state_size, other.turn_based) != (spec.policies, spec.state_size, spec.turn_based):
+            if (other.policies, other.state_size, other.turn_based) != (
+                spec.policies,
+                spec.state_size,
+                spec.turn_based,
+            ):
                 raise ConfigError(
-                    f"topology.groups.{group}.env changes the observation, action or state spaces of {spec.id}; "
-                    "groups may differ in rewards and dynamics only, since they train the same policies"
+                    f"topology.groups.{group}.env changes the observation, action or state spaces of "
+                    f"{spec.id}; groups may differ in rewards and dynamics only, since they train the same "
+                    "policies"
                 )
     if config.league is not None:
         from hpcmarl.roles.league_start import check_league
@@ -228,17 +277,22 @@ def check_environments(config: Config) -> EnvironmentSpec:
 
 
 def start_logging(context: Context) -> None:
-    """Every rank to logs/rank-NNNN.log; the server's rank to standard error as well, beginning with what to know about the environment."""
+    """Every rank to logs/rank-NNNN.log; the server's rank to standard error as well, beginning with what to
+    know about the environment."""
     level = context.config.logging.level.upper()
     handlers: list[logging.Handler] = [LogFile(RunDirectory(context.run_directory).log_path(context.rank))]
     if context.rank == context.topology.server:
         shown = logging.StreamHandler()
         shown.setFormatter(logging.Formatter("%(message)s"))
         handlers.append(shown)
-    handlers[0].setFormatter(logging.Formatter(f"%(asctime)s rank {context.rank} %(levelname)s %(name)s: %(message)s"))
+    handlers[0].setFormatter(
+        logging.Formatter(f"%(asctime)s rank {context.rank} %(levelname)s %(name)s: %(message)s")
+    )
     if context.config.league is not None:
         for handler in handlers:
-            handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name not in TOLD_BY_THE_LEAGUE)
+            handler.addFilter(
+                lambda record: record.levelno >= logging.WARNING or record.name not in TOLD_BY_THE_LEAGUE
+            )
     logging.basicConfig(level=level, handlers=handlers, force=True)
     roles = "+".join(context.topology.roles_of(context.rank))
     if context.rank == context.topology.server and (remark := image_remark(context.spec)):
@@ -249,4 +303,6 @@ def start_logging(context: Context) -> None:
         logging.getLogger(__name__).warning("%s", warning)
     for remark in context.remarks:
         logging.getLogger(__name__).info("%s", remark)
-    logging.getLogger(__name__).debug("rank %d of %d is %s on %s", context.rank, context.topology.size, roles, context.transport.host)
+    logging.getLogger(__name__).debug(
+        "rank %d of %d is %s on %s", context.rank, context.topology.size, roles, context.transport.host
+    )

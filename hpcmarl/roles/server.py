@@ -1,6 +1,8 @@
-"""The server: the round rule, the steps, the versions. Everything that is written about a run goes through it.
+"""The server: the round rule, the steps, the versions. Everything that is written about a run goes through
+it.
 
-GRADIENT ──► engine (rule, optimizer) ──► a round is complete ──► new version ──► PARAMETERS to the groups that the rule names
+GRADIENT ──► engine (rule, optimizer) ──► a round is complete ──► new version ──► PARAMETERS to the groups
+    that the rule names
 now and then: SNAPSHOT ──► STATE of every role ──► checkpoint;   evaluation;   a row of metrics
 the end: STOP ──► last STATE of every role ──► final checkpoint ──► final evaluation ──► summary ──► EXIT
 """
@@ -45,7 +47,9 @@ class Server(Role):
         algorithm = evaluator.algorithm
         self.engine = Engine(context.rule(), context.optimizer(algorithm))
         self.links = [LatestLink(self.transport, group.learner) for group in context.topology.groups]
-        self.behind: set[int] = set()  # groups whose newest point may not be on its way yet: only these are looked at in every step
+        self.behind: set[int] = (
+            set()
+        )  # groups whose newest point may not be on its way yet: only these are looked at in every step
         self.waiting = Waiting(self.engine.rule, context.topology)
         self.recorder = Recorder(context, algorithm)
         self.snapshots = Snapshots(context)
@@ -53,7 +57,9 @@ class Server(Role):
         self.status = "finished"
         self.stop_wanted: str | None = None
         self.evaluate_every = Interval(config.eval.every_seconds) if config.eval.every_seconds else None
-        self.checkpoint_every = Interval(config.checkpoint.every_seconds) if config.checkpoint.every_seconds else None
+        self.checkpoint_every = (
+            Interval(config.checkpoint.every_seconds) if config.checkpoint.every_seconds else None
+        )
         self.patience = Interval(STOP_PATIENCE)
         self.stop_at = self._time_to_stop()
 
@@ -66,9 +72,13 @@ class Server(Role):
             self.recorder.on_report(message.source, unpack(message.payload))
         elif message.kind is Kind.STATE:
             final = bool(int(message.header["flags"]) & FLAG_FINAL)
-            self.snapshots.on_state(ROLE_NAMES[int(message.header["role"])], message.source, unpack(message.payload), final=final)
+            self.snapshots.on_state(
+                ROLE_NAMES[int(message.header["role"])], message.source, unpack(message.payload), final=final
+            )
         elif message.kind is Kind.CLOSED and self.phase == "train":
-            self._carry_out(self.engine.on_closed(int(message.header["group"]), int(message.header["version"])))
+            self._carry_out(
+                self.engine.on_closed(int(message.header["group"]), int(message.header["version"]))
+            )
         elif message.kind is Kind.INTERRUPT:
             self.ask_to_stop("interrupted")
         message.release()
@@ -77,7 +87,9 @@ class Server(Role):
         # the whole header at once: field by field it would cost more than the rule and the sum
         _, _, _, _, version, group, _, count, env_steps, agent_steps, staleness, flags = message.header.item()
         vector = vector_of(message.buffer, self.engine.optimizer.parameters.size)
-        gradient = Gradient(group, version, count, vector, env_steps, agent_steps, staleness, summed=bool(flags & FLAG_SUMMED))
+        gradient = Gradient(
+            group, version, count, vector, env_steps, agent_steps, staleness, summed=bool(flags & FLAG_SUMMED)
+        )
         self.recorder.on_gradient(gradient)
         if self.phase != "train":
             self.engine.on_last(gradient)
@@ -87,7 +99,9 @@ class Server(Role):
         if isinstance(commands[0], Accept):
             self.recorder.on_accept(commands[0].age * gradient.count)
         elif not gradient.summed and not self.evaluator.algorithm.on_policy:
-            self.tell(self.context.topology.groups[gradient.group].learner, Kind.LATE, version=gradient.version)
+            self.tell(
+                self.context.topology.groups[gradient.group].learner, Kind.LATE, version=gradient.version
+            )
         self._carry_out(commands)
         self.recorder.times.served(time.perf_counter() - began)
 
@@ -98,7 +112,9 @@ class Server(Role):
                 self._after_round(command)
             elif isinstance(command, Close):
                 for group in command.groups:
-                    self.tell(self.context.topology.groups[group].learner, Kind.CLOSE, version=command.version)
+                    self.tell(
+                        self.context.topology.groups[group].learner, Kind.CLOSE, version=command.version
+                    )
 
     def _after_round(self, publish: Publish) -> None:
         """A round is complete: checkpoint, evaluate, stop or go on."""
@@ -121,15 +137,28 @@ class Server(Role):
         self.recorder.times.published(version, publish.groups)
 
     def _publish(self, publish: Publish) -> None:
-        """Offer the new point to the groups; under AllReduce only the word that the round is closed (never replaced by a newer one)."""
-        fields: dict[str, Any] = {"source": self.context.rank, "role": ROLE_NAMES.index(self.name), "version": publish.version}
+        """Offer the new point to the groups; under AllReduce only the word that the round is closed (never
+        replaced by a newer one)."""
+        fields: dict[str, Any] = {
+            "source": self.context.rank,
+            "role": ROLE_NAMES.index(self.name),
+            "version": publish.version,
+        }
         fields["env_steps"] = int(self.recorder.totals["env_steps"])
         if self.context.config.rounds.collective:
             for group in publish.groups:
-                self.transport.send(self.context.topology.groups[group].learner, vector_message(Kind.PARAMETERS, None, **fields))
+                self.transport.send(
+                    self.context.topology.groups[group].learner,
+                    vector_message(Kind.PARAMETERS, None, **fields),
+                )
             return
         topology = self.engine.optimizer.topology
-        message = vector_message(Kind.PARAMETERS, self.engine.optimizer.point(), None if topology is None else topology.mask, **fields)
+        message = vector_message(
+            Kind.PARAMETERS,
+            self.engine.optimizer.point(),
+            None if topology is None else topology.mask,
+            **fields,
+        )
         for group in publish.groups:
             self.links[group].offer(message)
         self.behind.update(publish.groups)
@@ -143,7 +172,8 @@ class Server(Role):
             )
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
-        """Nobody waits for the lost any more; the run goes on with the others, or stops if it was asked to or nobody is left."""
+        """Nobody waits for the lost any more; the run goes on with the others, or stops if it was asked to or
+        nobody is left."""
         self.recorder.on_lost(rank)
         led = [group for group in self.context.topology.groups if group.learner == rank]
         orphans = [actor for group in led for actor in group.actors]
@@ -155,8 +185,12 @@ class Server(Role):
         if set(rule.present) <= set(groups):
             logger.warning("no group is left: stopping")
             self._stop_after_loss()
-        elif self.context.config.deterministic or (groups and (wanted == "stop" or (wanted == "auto" and not rule.pooled))):
-            logger.warning("stopping at version %d: a rank was lost (rounds.on_loss: %s)", self.engine.version, wanted)
+        elif self.context.config.deterministic or (
+            groups and (wanted == "stop" or (wanted == "auto" and not rule.pooled))
+        ):
+            logger.warning(
+                "stopping at version %d: a rank was lost (rounds.on_loss: %s)", self.engine.version, wanted
+            )
             self._stop_after_loss()
         else:
             for group in set(groups) - rule.lost:
@@ -170,11 +204,16 @@ class Server(Role):
             self._begin_stop("interrupted")
 
     def on_replaced(self, rank: int) -> None:
-        """A new process acts in the place of a dead actor: it begins afresh, with random numbers that nobody has had."""
+        """A new process acts in the place of a dead actor: it begins afresh, with random numbers that nobody
+        has had."""
         episode = self.recorder.on_replaced(rank)
         if self.phase == "train":
             self.snapshots.expect_again(rank)
-            state = {"version": self.engine.version, "first_episode": episode, "first_rollout": len(self.recorder.lost) * ROLLOUTS_AHEAD}
+            state = {
+                "version": self.engine.version,
+                "first_episode": episode,
+                "first_rollout": len(self.recorder.lost) * ROLLOUTS_AHEAD,
+            }
             self.tell(rank, Kind.START, state, version=self.engine.version, count=ROLE_NAMES.index("actor"))
 
     # ---- work
@@ -189,12 +228,24 @@ class Server(Role):
         if self.phase == "start":
             self._start()
             return True
-        if self.phase == "train" and self.stop_wanted is None and (reason := self.recorder.time_is_up()) is not None:
+        if (
+            self.phase == "train"
+            and self.stop_wanted is None
+            and (reason := self.recorder.time_is_up()) is not None
+        ):
             logger.info("stopping at version %d: %s", self.engine.version, reason)
             self._want_stop("finished")
             return True
-        if self.phase == "train" and self.stop_wanted is None and self.stop_at is not None and time.time() > self.stop_at:
-            logger.info("stopping at version %d: the Slurm job ends soon (stop.seconds_before_limit)", self.engine.version)
+        if (
+            self.phase == "train"
+            and self.stop_wanted is None
+            and self.stop_at is not None
+            and time.time() > self.stop_at
+        ):
+            logger.info(
+                "stopping at version %d: the Slurm job ends soon (stop.seconds_before_limit)",
+                self.engine.version,
+            )
             self._want_stop("interrupted")
             return True
         if self.phase == "stop" and self._all_is_said():
@@ -215,7 +266,11 @@ class Server(Role):
             self.engine.load_state_dict(resume["engine"])
             self.recorder.load_state_dict(resume["recorder"])
         for role, rank, state in states:
-            fields = {"version": self.engine.version, "env_steps": int(self.recorder.totals["env_steps"]), "count": ROLE_NAMES.index(role)}
+            fields = {
+                "version": self.engine.version,
+                "env_steps": int(self.recorder.totals["env_steps"]),
+                "count": ROLE_NAMES.index(role),
+            }
             self.tell(rank, Kind.START, state, **fields)
         if not self.context.config.rounds.collective:
             self._publish(Publish(self.engine.version, tuple(range(len(self.links)))))
@@ -232,25 +287,39 @@ class Server(Role):
     def _warn_of_length_bias(self) -> None:
         config, rule = self.context.config, self.engine.rule
         drops_episodes = self.context.whole_episodes and config.algo.is_on_policy
-        if drops_episodes and not rule.in_order and not config.rounds.counts_all_begun and not has_fixed_length(config.env):
+        if (
+            drops_episodes
+            and not rule.in_order
+            and not config.rounds.counts_all_begun
+            and not has_fixed_length(config.env)
+        ):
             logger.warning(
-                "rounds.rule: rennala counts the first %d episodes to finish: where lengths vary, short episodes weigh more than they should; "
-                "set rounds.admission: all_begun, or rounds.rule: sync",
+                "rounds.rule: rennala counts the first %d episodes to finish: where lengths vary, short "
+                "episodes weigh more than they should; set rounds.admission: all_begun, or rounds.rule: sync",
                 rule.batch,
             )
 
     def _time_to_stop(self) -> float | None:
-        """Some time before the Slurm job ends; in a short job a quarter of it, or a requeued job would never get anywhere."""
+        """Some time before the Slurm job ends; in a short job a quarter of it, or a requeued job would never
+        get anywhere."""
         end, margin = self.context.job_end, self.context.config.stop.seconds_before_limit
-        return None if end is None or margin is None else end - min(margin, 0.25 * max(0.0, end - time.time()))
+        return (
+            None if end is None or margin is None else end - min(margin, 0.25 * max(0.0, end - time.time()))
+        )
 
     def ask_to_stop(self, status: str) -> None:
-        """Somebody wants the run to end: "interrupted", to be resumed, or "finished". Harmless when it is ending anyway."""
+        """Somebody wants the run to end: "interrupted", to be resumed, or "finished". Harmless when it is
+        ending anyway."""
         if self.phase == "start":
             self.stop_wanted = self.stop_wanted or status  # what the run resumes from is taken over first
         elif self.phase == "train":
             self._want_stop(status)
-        elif status == "interrupted" and self.phase in ("stop", "evaluate") and self.status == "finished" and self._evaluates():
+        elif (
+            status == "interrupted"
+            and self.phase in ("stop", "evaluate")
+            and self.status == "finished"
+            and self._evaluates()
+        ):
             logger.info("interrupted: the evaluation is given up, the run can be resumed for it")
             self.status = status
             self.evaluator.cancel()
@@ -279,7 +348,9 @@ class Server(Role):
     def _all_is_said(self) -> bool:
         """Whether the last states are there, or those that are missing are waited for no longer."""
         snapshots = self.snapshots
-        return snapshots.all_final() or (self.patience.due() and not snapshots.needs_more_final(self.engine.version))
+        return snapshots.all_final() or (
+            self.patience.due() and not snapshots.needs_more_final(self.engine.version)
+        )
 
     def _after_stop(self) -> None:
         missing = self.snapshots.missing_final()
@@ -288,7 +359,9 @@ class Server(Role):
         state = self.snapshots.write_final(self.engine.version, self._state())
         self.phase = "evaluate"
         if state is not None and self.context.config.eval.episodes and self.status == "finished":
-            self.evaluator.request(state["engine"]["optimizer"]["parameters"], self.engine.version, self.recorder.on_evaluation)
+            self.evaluator.request(
+                state["engine"]["optimizer"]["parameters"], self.engine.version, self.recorder.on_evaluation
+            )
 
     def _finish(self) -> None:
         error = self.snapshots.close()
@@ -300,7 +373,10 @@ class Server(Role):
             good = "there is no good one" if kept is None else f"the last good one is of version {kept}"
             logger.error("the last checkpoint is not written, %s: %s", good, error)
         # actors first: the word for a replaced one goes over its learner
-        for rank in sorted(range(self.context.topology.size), key=lambda rank: self.context.topology.roles_of(rank) != ("actor",)):
+        for rank in sorted(
+            range(self.context.topology.size),
+            key=lambda rank: self.context.topology.roles_of(rank) != ("actor",),
+        ):
             self.tell(rank, Kind.EXIT, count=code)
         self.phase, self.finished = "done", True
 

@@ -1,4 +1,5 @@
-"""Let a learner count on-policy episodes in the order in which they began, and tell its actors how many to begin."""
+"""Let a learner count on-policy episodes in the order in which they began, and tell its actors how many to
+begin."""
 
 from __future__ import annotations
 
@@ -20,8 +21,9 @@ WAVES_AHEAD = 2  # where a group goes on until the round ends: one that is playe
 class StartOrder(Queue):
     """Hold back an episode until all that began before it have arrived.
 
-    Where the rule gives a group a quota, its actors begin just as many episodes, and all of them count. Under Malenia a group goes on until the
-    round ends: it begins a wave of M / n episodes after another, and each counts as a whole.
+    Where the rule gives a group a quota, its actors begin just as many episodes, and all of them count. Under
+    Malenia a group goes on until the round ends: it begins a wave of M / n episodes after another, and each
+    counts as a whole.
 
     Attributes:
         news: Whether allotments have changed since the learner last told its actors.
@@ -35,7 +37,9 @@ class StartOrder(Queue):
         self._lives = dict.fromkeys(group.actors, 0)  # living actors: how often each was replaced
         self._replaced: Counter[int] = Counter()
         self._begun = dict.fromkeys(group.actors, 0)
-        self._ahead = dict.fromkeys(group.actors, 0)  # what the others had begun when an actor came in a dead one's place
+        self._ahead = dict.fromkeys(
+            group.actors, 0
+        )  # what the others had begun when an actor came in a dead one's place
         self._expected: deque[Place] = deque()  # in the order in which they begin
         self._arrived: dict[Place, Entry] = {}
         self._ready: deque[Entry] = deque()
@@ -80,7 +84,11 @@ class StartOrder(Queue):
         if self._version < 0 or not self._lives:
             return
         quota = self._quota()
-        missing = WAVES_AHEAD * self._wave() - len(self._expected) - len(self._ready) if quota is None else quota - self._allotted
+        missing = (
+            WAVES_AHEAD * self._wave() - len(self._expected) - len(self._ready)
+            if quota is None
+            else quota - self._allotted
+        )
         for _ in range(missing):
             rank = min(self._lives, key=lambda rank: self._ahead[rank] + self._begun[rank])
             self._expected.append((rank, self._lives[rank], self._begun[rank]))
@@ -99,7 +107,9 @@ class StartOrder(Queue):
 
     def add(self, message: Message, rollout: Rollout, version: int) -> None:
         if rollout.version != version:
-            super().add(message, rollout, version)  # late: cancel drops it, late: ignore leaves that to the rule
+            super().add(
+                message, rollout, version
+            )  # late: cancel drops it, late: ignore leaves that to the rule
             return
         place = (message.source, self._lives.get(message.source, 0), rollout.number)
         self._arrived[place] = Entry(message, rollout, message.source, 1)
@@ -128,7 +138,14 @@ class StartOrder(Queue):
     def _take_old(self) -> Work | None:
         """Episodes of one older version, for the rule to drop."""
         first = self.entries[0].rollout.version
-        same = next((index for index, entry in zip(count(), self.entries, strict=False) if entry.rollout.version != first), len(self.entries))
+        same = next(
+            (
+                index
+                for index, entry in zip(count(), self.entries, strict=False)
+                if entry.rollout.version != first
+            ),
+            len(self.entries),
+        )
         taken = list(islice(self.entries, same))
         for _ in taken:
             self.entries.popleft()

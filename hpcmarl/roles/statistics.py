@@ -35,7 +35,8 @@ class Means:
 
 
 class LearnerMeans(Means):
-    """What all learners tell of their gradients, for rows of metrics; says once where values are larger than any return can be, and grow."""
+    """What all learners tell of their gradients, for rows of metrics; says once where values are larger than
+    any return can be, and grow."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,9 +63,11 @@ class LearnerMeans(Means):
         if before is not None and self._excess is not None and self._excess > before and not self._told:
             self._told = True
             logger.warning(
-                "values diverge: they are %.3g on average and growing, and with the rewards seen no return can exceed %.3g; "
-                "try a smaller optimizer.step_size, for policy gradients a larger algo.entropy_cost, or algo.normalise_advantages: true, "
-                "for action values algo.hypernetwork_activation: tanh (with a mixer), algo.operator: mellowmax, or algo.name: vdn",
+                "values diverge: they are %.3g on average and growing, and with the rewards seen no return "
+                "can exceed %.3g; try a smaller optimizer.step_size, for policy gradients a larger "
+                "algo.entropy_cost, or algo.normalise_advantages: true, for action values "
+                "algo.hypernetwork_activation: tanh (with a mixer), algo.operator: mellowmax, or algo.name: "
+                "vdn",
                 value,
                 limit,
             )
@@ -83,7 +86,8 @@ class EpisodeLog:
         self._slots.extend(int(rollout.slots[episode.slot]) for episode in rollout.episodes)
 
     def take(self) -> dict[str, Any]:
-        """Arrays [episodes]: return_mean, length, win (NaN where unknown), slot (of the run), and returns/<policy>; empty dict for none."""
+        """Arrays [episodes]: return_mean, length, win (NaN where unknown), slot (of the run), and
+        returns/<policy>; empty dict for none."""
         episodes, self._episodes = self._episodes, []
         slots, self._slots = self._slots, []
         return {**episode_columns(episodes), "slot": np.array(slots, np.int64)} if episodes else {}
@@ -92,8 +96,8 @@ class EpisodeLog:
 class SlotsHeard:
     """Know whether every slot has finished an episode since all began together.
 
-    Before that the finished episodes are the short ones, and their mean return is not the policy's. Later, episodes end at any time, and those
-    that end are like those that begin.
+    Before that the finished episodes are the short ones, and their mean return is not the policy's. Later,
+    episodes end at any time, and those that end are like those that begin.
     """
 
     def __init__(self, slots: int) -> None:
@@ -117,5 +121,7 @@ def episode_columns(episodes: list[Episode]) -> dict[str, Any]:
         "return_mean": np.array([episode.return_mean for episode in episodes]),
         "length": np.array([episode.length for episode in episodes], np.int64),
         "win": np.array([episode.outcome.get("win", np.nan) for episode in episodes]),
-        "returns": {name: np.array([episode.returns[name] for episode in episodes]) for name in episodes[0].returns},
+        "returns": {
+            name: np.array([episode.returns[name] for episode in episodes]) for name in episodes[0].returns
+        },
     }

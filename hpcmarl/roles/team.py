@@ -1,7 +1,9 @@
-"""A term of a member on one of the ranks of its team: the roles of an ordinary run, in a world of their own, against frozen opponents.
+"""A term of a member on one of the ranks of its team: the roles of an ordinary run, in a world of their own,
+against frozen opponents.
 
-Made by roles/league_client.py. The team's first rank leads: it has the run's server and learner, keeps the member's checkpoints and metrics in the
-member's own directory, and freezes a snapshot when the term is over. Knows nothing of how opponents are chosen.
+Made by roles/league_client.py. The team's first rank leads: it has the run's server and learner, keeps the
+member's checkpoints and metrics in the member's own directory, and freezes a snapshot when the term is over.
+Knows nothing of how opponents are chosen.
 """
 
 from __future__ import annotations
@@ -37,16 +39,17 @@ from hpcmarl.roles.sides import Game, score_of
 from hpcmarl.roles.versus import Versus, side_of
 
 logger = logging.getLogger(__name__)
-TERMS_OF_A_START = 1_000_000  # each term is a start of its member's run: its number counts on from one start of the league to the next
+# each term is a start of its member's run: its number counts on from one start of the league to the next
+TERMS_OF_A_START = 1_000_000
 MOST_NAMED = 100  # opponents in a snapshot's attributes, which have little room
 
 
 @dataclass(frozen=True)
 class Term:
-    """What a team is to do. world: its number, from 1; ranks: of the job, the leader first; group: in topology.groups; until: the member's
-    version at which the term ends; directory: the member's, in the run's; snapshot: the name of what is frozen; seed, life: of the
-    member; start: the snapshot that it begins a life as, None: random weights; names (with spaces between), shares, own_share: see
-    Opponents.change."""
+    """What a team is to do. world: its number, from 1; ranks: of the job, the leader first; group: in
+    topology.groups; until: the member's version at which the term ends; directory: the member's, in the
+    run's; snapshot: the name of what is frozen; seed, life: of the member; start: the snapshot that it begins
+    a life as, None: random weights; names (with spaces between), shares, own_share: see Opponents.change."""
 
     world: int
     member: str
@@ -73,8 +76,12 @@ def term_config(config: Config, term: Term) -> Config:
             "seed": term.seed,
             "name": term.member,
             "stop": StopConfig(updates=term.until, seconds_before_limit=None),
-            "topology": config.topology.model_copy(update={"groups": (group,), "silence_seconds": None}),  # the job's ranks look after that
-            "eval": config.eval.model_copy(update={"episodes": 0, "every_updates": None, "every_seconds": None}),
+            "topology": config.topology.model_copy(
+                update={"groups": (group,), "silence_seconds": None}
+            ),  # the job's ranks look after that
+            "eval": config.eval.model_copy(
+                update={"episodes": 0, "every_updates": None, "every_seconds": None}
+            ),
             "logging": config.logging.model_copy(update={"progress": False}),
         }
     )
@@ -83,8 +90,8 @@ def term_config(config: Config, term: Term) -> Config:
 def lock_member(directory: Path, start: int) -> RunLock:
     """Lock a member's directory for a term.
 
-    The league's server gives a member to one team at a time: whoever had it before has been given up. A leader that was frozen finds
-    out when it wakes, before it writes over the next team's files.
+    The league's server gives a member to one team at a time: whoever had it before has been given up. A
+    leader that was frozen finds out when it wakes, before it writes over the next team's files.
 
     Args:
         directory: the member's; it exists.
@@ -95,7 +102,11 @@ def lock_member(directory: Path, start: int) -> RunLock:
         ConfigError: the directory cannot be locked.
     """
     try:
-        return acquire(directory, {**this_owner(os.environ), "start": start}, lambda owner: True if owner.get("start", 0) < start else None)
+        return acquire(
+            directory,
+            {**this_owner(os.environ), "start": start},
+            lambda owner: True if owner.get("start", 0) < start else None,
+        )
     except ConfigError as error:
         if (read_owner(directory) or {}).get("start", 0) > start:
             raise PeerFailure(f"the others went on without this rank: {error}") from error
@@ -119,7 +130,11 @@ class Team:
         generator = np.random.default_rng([term.seed, term.world, self.transport.rank])
         path = context.run_directory / term.directory
         hosts = tuple(context.topology.hosts[rank] for rank in term.ranks)
-        actors = tuple(term.ranks.index(rank) for rank in context.topology.groups[term.group].actors if rank in term.ranks)
+        actors = tuple(
+            term.ranks.index(rank)
+            for rank in context.topology.groups[term.group].actors
+            if rank in term.ranks
+        )
         self.inner = Context(
             config,
             Topology(len(hosts), hosts, (Group(0, 0, actors),)),
@@ -127,7 +142,9 @@ class Team:
             path,
             side_of(context.spec, own.own),
             whole=context.spec,
-            game=lambda environment: Versus(environment, own, opponents, score_of(league), generator, league.evaluation.greedy),
+            game=lambda environment: Versus(
+                environment, own, opponents, score_of(league), generator, league.evaluation.greedy
+            ),
             start_number=context.start_number * TERMS_OF_A_START + term.world,
             run_id=context.run_id,
         )
@@ -138,7 +155,10 @@ class Team:
             self.inner = replace(self.inner, resume=self._resumed())
             self._record_start()
             if self.inner.resume is None and term.start is not None:
-                self.inner = replace(self.inner, start=opponents.pool.parameters(term.start, self.inner.model(drawn=False).size))
+                self.inner = replace(
+                    self.inner,
+                    start=opponents.pool.parameters(term.start, self.inner.model(drawn=False).size),
+                )
         self.rank = Rank(self.inner)
 
     def _resumed(self) -> dict[str, Any] | None:
@@ -151,7 +171,8 @@ class Team:
         return {**state, "path": str(found)}
 
     def _record_start(self) -> None:
-        """On the leader: record that this term goes on from the member's checkpoint, so that what is played again is superseded."""
+        """On the leader: record that this term goes on from the member's checkpoint, so that what is played
+        again is superseded."""
         resume, number = self.inner.resume or {}, self.inner.start_number
         facts = {"member": self.term.member, "ranks": list(self.term.ranks)}
         start = Start(number, facts=facts, run=self.context.run_id)
@@ -159,7 +180,13 @@ class Team:
         if isinstance(origin, dict) and origin.get("run") == start.run and 0 < int(origin["number"]) < number:
             rollouts = {int(rank): int(count) for rank, count in origin["rollouts"].items()}
             version = int(resume["engine"]["rule"]["round"])
-            start = replace(start, parent=int(origin["number"]), version=version, rollouts=rollouts, checkpoint=str(resume["path"]))
+            start = replace(
+                start,
+                parent=int(origin["number"]),
+                version=version,
+                rollouts=rollouts,
+                checkpoint=str(resume["path"]),
+            )
         write_start(self.inner.run_directory, start)
 
     @property
@@ -173,7 +200,8 @@ class Team:
 
     @contextlib.contextmanager
     def _in_charge(self) -> Iterator[None]:
-        """Where the member is another team's by now, leave alone: this rank was frozen and given up, and the others are well."""
+        """Where the member is another team's by now, leave alone: this rank was frozen and given up, and the
+        others are well."""
         try:
             yield
         except StorageError as error:
@@ -190,11 +218,13 @@ class Team:
         return server
 
     def stop(self, status: str) -> None:
-        """On the leader: end the term at its next version. finished: and freeze it; interrupted: to be gone on with later."""
+        """On the leader: end the term at its next version. finished: and freeze it; interrupted: to be gone
+        on with later."""
         self.server.ask_to_stop(status)
 
     def freeze(self) -> dict[str, Any]:
-        """On the leader, when the term is done: write the snapshot. What there is to tell the league's server about the term."""
+        """On the leader, when the term is done: write the snapshot. What there is to tell the league's server
+        about the term."""
         server, term = self.server, self.term
         totals = server.recorder.totals
         told = {
@@ -213,9 +243,20 @@ class Team:
         with self._in_charge():
             if self.inner.lock is not None:
                 self.inner.lock.check()
-        attributes = {**self.inner.attributes("learner"), **facts, "side": term.side, "life": term.life, "opponents": self._met_most()}
+        attributes = {
+            **self.inner.attributes("learner"),
+            **facts,
+            "side": term.side,
+            "life": term.life,
+            "opponents": self._met_most(),
+        }
         try:
-            write_snapshot(self.context.run_directory / "pool", term.snapshot, server.engine.optimizer.parameters, attributes)
+            write_snapshot(
+                self.context.run_directory / "pool",
+                term.snapshot,
+                server.engine.optimizer.parameters,
+                attributes,
+            )
         except StorageError as error:
             if self.context.config.checkpoint.on_error == "stop":
                 raise

@@ -1,7 +1,9 @@
-"""How long trajectories, gradients and answers take, group by group: what `hpcmarl simulate --from-run` predicts from.
+"""How long trajectories, gradients and answers take, group by group: what `hpcmarl simulate --from-run`
+predicts from.
 
-TrajectoryTimer lives in an actor, GroupTimes in the server's recorder. Sums only, so that a run of any length keeps a few numbers a
-group; they survive resuming. Knows no message and no file. What is not measured: work that was abandoned before its end.
+TrajectoryTimer lives in an actor, GroupTimes in the server's recorder. Sums only, so that a run of any length
+keeps a few numbers a group; they survive resuming. Knows no message and no file. What is not measured: work
+that was abandoned before its end.
 """
 
 from __future__ import annotations
@@ -16,13 +18,16 @@ import numpy as np
 from hpcmarl.comm.topology import Topology
 from hpcmarl.types import Array
 
-COUNT, SECONDS, SQUARES = range(3)  # of trajectories: how many, the sum of their durations, and of the squares of these
+COUNT, SECONDS, SQUARES = range(
+    3
+)  # of trajectories: how many, the sum of their durations, and of the squares of these
 REPORTS, LEARNING, REPLIES, REPLY_SECONDS, WAVES = range(3, 8)
 SUMS = 8
 
 
 class TrajectoryTimer:
-    """Durations of one actor's trajectories, slot by slot: from the first step's turn (injected delays included) to their delivery."""
+    """Durations of one actor's trajectories, slot by slot: from the first step's turn (injected delays
+    included) to their delivery."""
 
     def __init__(self, slots: int) -> None:
         self._began = np.full(slots, time.perf_counter())
@@ -50,29 +55,37 @@ class TrajectoryTimer:
 class GroupTimes:
     """The server's sums over the whole run, [groups, SUMS], and the columns of metrics that are made of them.
 
-    `cancels`: actors begin anew with every point, so that what passes between a point and a group's first gradient at it, less the
-    trajectories themselves, is what the exchange takes. Else work goes on meanwhile, and the shortest such time is taken."""
+    `cancels`: actors begin anew with every point, so that what passes between a point and a group's first
+    gradient at it, less the trajectories themselves, is what the exchange takes. Else work goes on meanwhile,
+    and the shortest such time is taken."""
 
     def __init__(self, topology: Topology, slots: int, *, on_policy: bool, cancels: bool) -> None:
         groups = topology.groups
         self.slots = [slots * len(group.actors) for group in groups]
         self.on_policy, self.cancels = on_policy, cancels
-        self._group_of_actor = {topology.actor_index(rank): group.index for group in groups for rank in group.actors}
+        self._group_of_actor = {
+            topology.actor_index(rank): group.index for group in groups for rank in group.actors
+        }
         self._sums: Array = np.zeros((len(groups), SUMS))
         self._shortest = np.full(len(groups), math.inf)
         self._server = np.zeros(2)  # gradients, seconds
         self._told: dict[int, Array] = {}  # actor -> its newest sums, which are in `_sums` already
-        self._published: dict[int, tuple[int, float]] = {}  # groups that have not answered their point: its version, and when it was sent
+        self._published: dict[
+            int, tuple[int, float]
+        ] = {}  # groups that have not answered their point: its version, and when it was sent
 
     def on_actor(self, actor: int, sums: Sequence[float]) -> None:
         """An actor's sums so far; they begin at zero again where a new process took its place."""
         newest = np.array(sums, dtype=np.float64)
         before = self._told.get(actor, np.zeros(3))
         self._told[actor] = newest
-        self._sums[self._group_of_actor[actor], :REPORTS] += newest - before if newest[COUNT] >= before[COUNT] else newest
+        self._sums[self._group_of_actor[actor], :REPORTS] += (
+            newest - before if newest[COUNT] >= before[COUNT] else newest
+        )
 
     def on_learner(self, group: int, statistics: Mapping[str, float]) -> None:
-        """A learner's means since it last told; with gradient_seconds, of one trajectory, if it made any gradient."""
+        """A learner's means since it last told; with gradient_seconds, of one trajectory, if it made any
+        gradient."""
         if "gradient_seconds" in statistics:
             self._sums[group, [REPORTS, LEARNING]] += 1.0, statistics["gradient_seconds"]
 
@@ -86,7 +99,11 @@ class GroupTimes:
         """A gradient has come; the first one at a point answers it."""
         if self._published.get(group, (-1, 0.0))[0] == version:
             elapsed = time.perf_counter() - self._published.pop(group)[1]
-            self._sums[group, [REPLIES, REPLY_SECONDS, WAVES]] += 1.0, elapsed, math.ceil(count / self.slots[group])
+            self._sums[group, [REPLIES, REPLY_SECONDS, WAVES]] += (
+                1.0,
+                elapsed,
+                math.ceil(count / self.slots[group]),
+            )
             self._shortest[group] = min(self._shortest[group], elapsed)
 
     def served(self, seconds: float) -> None:
@@ -103,7 +120,8 @@ class GroupTimes:
         return {"server/gradient_seconds": self._server[1] / self._server[0]} if self._server[0] else {}
 
     def groups(self) -> dict[str, Array]:
-        """Figures of single groups, name -> [G]: means of the whole run; NaN where a group has delivered no trajectory, or none of the kind."""
+        """Figures of single groups, name -> [G]: means of the whole run; NaN where a group has delivered no
+        trajectory, or none of the kind."""
         sums = self._sums.T
         with np.errstate(divide="ignore", invalid="ignore"):
             there = np.where(sums[COUNT] > 0, 1.0, np.nan)
@@ -126,9 +144,16 @@ class GroupTimes:
 
     def state_dict(self) -> dict[str, Any]:
         """The sums, by group."""
-        return {"sums": self._sums.copy(), "shortest": self._shortest.copy(), "server": self._server.copy(), "slots": list(self.slots)}
+        return {
+            "sums": self._sums.copy(),
+            "shortest": self._shortest.copy(),
+            "server": self._server.copy(),
+            "slots": list(self.slots),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on summing; a run that goes on with other groups measures anew."""
         if list(state["slots"]) == self.slots:
-            self._sums, self._shortest, self._server = (np.array(state[name], dtype=np.float64) for name in ("sums", "shortest", "server"))
+            self._sums, self._shortest, self._server = (
+                np.array(state[name], dtype=np.float64) for name in ("sums", "shortest", "server")
+            )

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 def trajectory_writer(context: Context, index: int, *, with_state: bool) -> TrajectoryWriter | None:
-    """Return the writer of one actor's trajectories; None where they are not kept. The state is kept where rollouts carry it."""
+    """Return the writer of one actor's trajectories; None where they are not kept. The state is kept where
+    rollouts carry it."""
     config = context.config.trajectories
     if not config.enabled:
         return None
@@ -22,4 +23,6 @@ def trajectory_writer(context: Context, index: int, *, with_state: bool) -> Traj
     rank, host = context.rank, context.transport.host
     spec = context.spec if with_state else replace(context.spec, state_size=None)
     ranks, attributes = len(context.topology.actors), context.attributes("actor", index)
-    return TrajectoryWriter(directory, spec, config, rank=rank, role="actor", host=host, attributes=attributes, ranks=ranks)
+    return TrajectoryWriter(
+        directory, spec, config, rank=rank, role="actor", host=host, attributes=attributes, ranks=ranks
+    )

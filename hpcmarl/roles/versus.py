@@ -1,15 +1,17 @@
-"""A game of which one side is to be learned: frozen policies play the rest, inside what looks like any other environment.
+"""A game of which one side is to be learned: frozen policies play the rest, inside what looks like any other
+environment.
 
-Made for the actors of a league's teams and for evaluation matches (roles/league_client.py). To the algorithm, agents that others play are
-agents that are not there: never alive. Knows no rank and no file.
+Made for the actors of a league's teams and for evaluation matches (roles/league_client.py). To the algorithm,
+agents that others play are agents that are not there: never alive. Knows no rank and no file.
 
-Two sides of different policies (predators, prey): the member's policies are all that is shown. One policy for everybody (connect four,
-simple_spread): in every episode the member has `own_seats` of the seats, others from episode to episode, its opponent has the rest; against SELF it
-has all of them.
+Two sides of different policies (predators, prey): the member's policies are all that is shown. One policy for
+everybody (connect four, simple_spread): in every episode the member has `own_seats` of the seats, others from
+episode to episode, its opponent has the rest; against SELF it has all of them.
 
-The reward of a seat that the opponent plays is the mean over the own seats. So the mean over all seats, which algorithms with one reward for the
-team learn from, is the mean over the own seats, whoever is met. The own seats' rewards stay as they are for algorithms that learn from each
-agent's own, which read none of a seat that never acts.
+The reward of a seat that the opponent plays is the mean over the own seats. So the mean over all seats, which
+algorithms with one reward for the team learn from, is the mean over the own seats, whoever is met. The own
+seats' rewards stay as they are for algorithms that learn from each agent's own, which read none of a seat
+that never acts.
 """
 
 from __future__ import annotations
@@ -23,7 +25,18 @@ import numpy as np
 
 from hpcmarl.envs import BatchedEnvironment, new_frame, new_outcome
 from hpcmarl.roles.opponents import SELF, Opponents
-from hpcmarl.types import Array, BoolArray, DoubleArray, EnvironmentSpec, FinalFrame, FloatArray, Frame, IntArray, Outcome, PolicyFrame
+from hpcmarl.types import (
+    Array,
+    BoolArray,
+    DoubleArray,
+    EnvironmentSpec,
+    FinalFrame,
+    FloatArray,
+    Frame,
+    IntArray,
+    Outcome,
+    PolicyFrame,
+)
 
 Score = Callable[[float, float], float]
 ZERO = np.float32(0.0)
@@ -31,7 +44,8 @@ ZERO = np.float32(0.0)
 
 @dataclass(frozen=True)
 class Sides:
-    """own, other: the policies of the two sides; equal where one policy plays everybody. own_seats: of the agents, in that case."""
+    """own, other: the policies of the two sides; equal where one policy plays everybody. own_seats: of the
+    agents, in that case."""
 
     own: tuple[str, ...]
     other: tuple[str, ...]
@@ -43,17 +57,25 @@ class Sides:
 
 
 def side_of(spec: EnvironmentSpec, policies: Sequence[str]) -> EnvironmentSpec:
-    """The environment as those see it who play these policies, as one team. Their rewards alone have no constant sum."""
+    """The environment as those see it who play these policies, as one team. Their rewards alone have no
+    constant sum."""
     own = tuple(spec.policy(name) for name in policies)
     return replace(spec, policies=own, teams=(tuple(policies),), constant_sum=False)
 
 
 class Versus(BatchedEnvironment):
-    """`environment` shown from one side. score(own return, other's return): what an episode counts, 0 to 1; a side's return is the sum over steps
-    of the mean over its agents of the reward. greedy: the others take their most probable actions."""
+    """`environment` shown from one side. score(own return, other's return): what an episode counts, 0 to 1; a
+    side's return is the sum over steps of the mean over its agents of the reward. greedy: the others take
+    their most probable actions."""
 
     def __init__(
-        self, environment: BatchedEnvironment, sides: Sides, opponents: Opponents, score: Score, generator: np.random.Generator, greedy: bool = False
+        self,
+        environment: BatchedEnvironment,
+        sides: Sides,
+        opponents: Opponents,
+        score: Score,
+        generator: np.random.Generator,
+        greedy: bool = False,
     ) -> None:
         self.environment, self.sides, self.opponents, self.score = environment, sides, opponents, score
         self.generator, self.greedy = generator, greedy
@@ -65,10 +87,13 @@ class Versus(BatchedEnvironment):
         self.who = [SELF] * self.slots
         self.drawn = [False] * self.slots
         others = side_of(self.whole, sides.other)
-        self.frame = new_frame(others, self.slots)  # what the other side sees; of a shared policy only `alive`
+        self.frame = new_frame(
+            others, self.slots
+        )  # what the other side sees; of a shared policy only `alive`
         self.outcome = new_outcome(others, self.slots)
         self.replies: dict[str, Array] = {
-            policy.name: np.zeros((self.slots, len(policy.agents), *policy.action.shape), policy.action.dtype) for policy in others.policies
+            policy.name: np.zeros((self.slots, len(policy.agents), *policy.action.shape), policy.action.dtype)
+            for policy in others.policies
         }
         self.memory: dict[str, Array] = {}
         self.earned = np.zeros((2, self.slots))  # each side's return so far
@@ -78,7 +103,8 @@ class Versus(BatchedEnvironment):
             self._draw_up_seats()
 
     def _draw_up_seats(self) -> None:
-        """Make the tables of who has which seats of the one policy [2, N + 1, N]: the own ones from seat 0, 1, ... on, or, last, all of them."""
+        """Make the tables of who has which seats of the one policy [2, N + 1, N]: the own ones from seat 0,
+        1, ... on, or, last, all of them."""
         (policy,) = self.spec.policies
         self._seats_of, seats = policy.name, len(policy.agents)
         own = np.ones((seats + 1, seats), np.bool_)
@@ -113,10 +139,18 @@ class Versus(BatchedEnvironment):
             self.environment.step({name: np.where(own, chosen, replies)}, outcome, frame)
             self._share_reward(outcome, self._settle(outcome))
         else:
-            whole = Outcome({**self.outcome.policies, **outcome.policies}, outcome.episode_end, outcome.finals, outcome.episodes)
+            whole = Outcome(
+                {**self.outcome.policies, **outcome.policies},
+                outcome.episode_end,
+                outcome.finals,
+                outcome.episodes,
+            )
             self.environment.step({**self.replies, **actions}, whole, self._whole_frame(frame))
             outcome.episodes = whole.episodes
-            outcome.finals = [FinalFrame(last.slot, {name: last.obs[name] for name in self.sides.own}, last.state) for last in whole.finals]
+            outcome.finals = [
+                FinalFrame(last.slot, {name: last.obs[name] for name in self.sides.own}, last.state)
+                for last in whole.finals
+            ]
             self._settle(whole)
         ended = outcome.episode_end.nonzero()[0]
         if len(ended):
@@ -153,7 +187,9 @@ class Versus(BatchedEnvironment):
         if self.sides.symmetric:
             seats = self.seats.shape[2]
             firsts = ((rows + self.episode_index[rows]) % seats).tolist()
-            kinds = [seats if self.who[slot] == SELF else first for slot, first in zip(slots, firsts, strict=True)]
+            kinds = [
+                seats if self.who[slot] == SELF else first for slot, first in zip(slots, firsts, strict=True)
+            ]
             self.seats[:, rows] = self._seat_table[:, kinds]
             self.agents[:, rows] = self._agent_table[:, kinds]
 
@@ -169,9 +205,12 @@ class Versus(BatchedEnvironment):
         self._reply(rows, frame)
 
     def _reply(self, rows: IntArray, frame: Frame) -> None:
-        """Choose the others' actions for the coming step, one forward pass for each of them that has a turn."""
+        """Choose the others' actions for the coming step, one forward pass for each of them that has a
+        turn."""
         shown = frame if self.sides.symmetric else self.frame
-        acting = functools.reduce(np.logical_or, [np.logical_or.reduce(part.alive, 1) for part in self.frame.policies.values()])
+        acting = functools.reduce(
+            np.logical_or, [np.logical_or.reduce(part.alive, 1) for part in self.frame.policies.values()]
+        )
         turns: dict[str, list[int]] = {}
         for slot in rows[acting[rows]].tolist():
             turns.setdefault(self.who[slot], []).append(slot)
@@ -179,16 +218,22 @@ class Versus(BatchedEnvironment):
             policy, chosen = self.opponents.policy(who), np.array(slots, np.int64)
             if not self.memory:
                 self.memory = policy.initial_memory(self.slots)
-            seen = {name: _rows(shown.policies[name], theirs.alive, chosen) for name, theirs in self.frame.policies.items()}
+            seen = {
+                name: _rows(shown.policies[name], theirs.alive, chosen)
+                for name, theirs in self.frame.policies.items()
+            }
             memory = {name: of[chosen] for name, of in self.memory.items()}
             turn = Frame(seen, None, frame.episode_start.take(chosen))
-            for name, decision in policy.act(turn, memory, self.generator, self.greedy, with_logp=False).items():
+            for name, decision in policy.act(
+                turn, memory, self.generator, self.greedy, with_logp=False
+            ).items():
                 self.replies[name][chosen] = decision.action
                 if decision.memory is not None:
                     self.memory[name][chosen] = decision.memory
 
     def _settle(self, whole: Outcome) -> FloatArray | DoubleArray:
-        """Add up both sides' rewards, tell of the episodes that are over, and return the sums of this step [2, E]."""
+        """Add up both sides' rewards, tell of the episodes that are over, and return the sums of this step
+        [2, E]."""
         totals: FloatArray | DoubleArray
         if self.sides.symmetric:
             totals = np.add.reduce(np.where(self.seats, whole.policies[self._seats_of].reward, ZERO), 2)

@@ -1,4 +1,5 @@
-"""Says whom a round waits for when it takes long. Called by the server; the rule knows which groups it cannot do without."""
+"""Says whom a round waits for when it takes long. Called by the server; the rule knows which groups it cannot
+do without."""
 
 from __future__ import annotations
 
@@ -37,7 +38,13 @@ class Waiting:
             return  # anybody's work would do, or nobody has done anything
         names = [f"group {group} (learner: rank {self._learner(group)})" for group in awaited[:SHOWN]]
         more = f" and {len(awaited) - SHOWN} more" if len(awaited) > SHOWN else ""
-        logger.warning("round %d has waited %.0f s for %s%s; the others have done their part", self.rule.round, waited, ", ".join(names), more)
+        logger.warning(
+            "round %d has waited %.0f s for %s%s; the others have done their part",
+            self.rule.round,
+            waited,
+            ", ".join(names),
+            more,
+        )
 
     def _learner(self, group: int) -> str:
         rank = self.topology.groups[group].learner

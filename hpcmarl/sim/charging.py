@@ -1,7 +1,9 @@
-"""Compute times of trajectories that are charged by their length: h_i · steps / reference. Called by the cluster with `sim.charge: step`.
+"""Compute times of trajectories that are charged by their length: h_i · steps / reference. Called by the
+cluster with `sim.charge: step`.
 
-A trajectory then has to be played when its worker begins it, at the point where that worker stands; what is abandoned was played in vain.
-Mind the bias: with rennala "the first M to finish" are short ones more often than not, and so are the gradients that count.
+A trajectory then has to be played when its worker begins it, at the point where that worker stands; what is
+abandoned was played in vain. Mind the bias: with rennala "the first M to finish" are short ones more often
+than not, and so are the gradients that count.
 """
 
 from __future__ import annotations
@@ -16,11 +18,18 @@ from hpcmarl.types import Array
 
 
 class TimesByStep:
-    """In the place of `Times`: plays a trajectory each time one is begun, and keeps it in the objective until its gradient is asked for."""
+    """In the place of `Times`: plays a trajectory each time one is begun, and keeps it in the objective until
+    its gradient is asked for."""
 
     fixed: list[float] | None = None  # lengths vary
 
-    def __init__(self, times: Times, objective: Sampled, point_of: Callable[[int], Array], generator: np.random.Generator) -> None:
+    def __init__(
+        self,
+        times: Times,
+        objective: Sampled,
+        point_of: Callable[[int], Array],
+        generator: np.random.Generator,
+    ) -> None:
         """point_of: worker -> where it stands now."""
         self.times, self.objective, self.point_of, self.generator = times, objective, point_of, generator
 

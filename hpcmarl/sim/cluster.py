@@ -1,13 +1,18 @@
-"""A cluster in virtual time: a queue of finished trajectories that drives the Engine, the very object that the server runs.
+"""A cluster in virtual time: a queue of finished trajectories that drives the Engine, the very object that
+the server runs.
 
-    a worker finishes ──► Engine.on_gradient ──► nothing: it goes on or waits; a round is complete: the workers that it names begin anew
+    a worker finishes ──► Engine.on_gradient ──► nothing: it goes on or waits; a round is complete: the
+        workers that it names begin anew
 
 What is charged (h_i: a trajectory whatever its length, kappa_i: one round trip of worker i):
-    sync, afedpg        a worker's own round trip for each delivery: it arrives kappa_i + (its share)·h_i after the worker was told the point
-    rennala, malenia    counts travel in no time; when they suffice, max kappa_i passes for the sum and the new point, then all begin
-`late: cancel` ends unfinished work when a round does; with `ignore` a worker first finishes, and the rule drops what it made.
-`admission: all_begun` (rennala): when the counts suffice the workers finish what they have begun, and it counts; then the sum is made.
-Called by experiment.py. Knows no file, no plot, and not what the rules are for.
+    sync, afedpg        a worker's own round trip for each delivery: it arrives kappa_i + (its share)·h_i
+        after the worker was told the point
+    rennala, malenia    counts travel in no time; when they suffice, max kappa_i passes for the sum and the
+        new point, then all begin
+`late: cancel` ends unfinished work when a round does; with `ignore` a worker first finishes, and the rule
+drops what it made. `admission: all_begun` (rennala): when the counts suffice the workers finish what they
+have begun, and it counts; then the sum is made. Called by experiment.py. Knows no file, no plot, and not what
+the rules are for.
 """
 
 from __future__ import annotations
@@ -38,9 +43,11 @@ SENTINEL = -1  # stands in the queue for the workers that were not yet put there
 
 
 class Cluster:
-    """`now`: virtual time of the newest event; `published`: when the newest round was over and its point was told; `ended`: why it is over.
+    """`now`: virtual time of the newest event; `published`: when the newest round was over and its point was
+    told; `ended`: why it is over.
 
-    used: trajectories of all rounds that are over; abandoned: those that were cancelled; events: gradients that arrived, failures and repairs."""
+    used: trajectories of all rounds that are over; abandoned: those that were cancelled; events: gradients
+    that arrived, failures and repairs."""
 
     def __init__(self, config: SimulationConfig, seed: int) -> None:
         self.config = config
@@ -48,11 +55,17 @@ class Cluster:
         streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(5)]
         self.workers, self.noise = sim.workers, streams[4]
         self.objective = make_objective(config, streams[3])
-        dimension = self.objective.size if self.objective is not None else getattr(config.objective, "dimension", 1)
-        self.compute: Times | TimesByStep = Times(config.times("compute_times"), sim.workers, dimension, streams[0])
+        dimension = (
+            self.objective.size if self.objective is not None else getattr(config.objective, "dimension", 1)
+        )
+        self.compute: Times | TimesByStep = Times(
+            config.times("compute_times"), sim.workers, dimension, streams[0]
+        )
         self.exchange = Times(config.times("communication_times"), sim.workers, dimension, streams[1])
         self.failures = Failures(sim.failures, sim.workers, streams[2])
-        rule = make_rule(rounds.rule, sim.workers, config.batch, rounds.initial_batch, all_begun=rounds.counts_all_begun)
+        rule = make_rule(
+            rounds.rule, sim.workers, config.batch, rounds.initial_batch, all_begun=rounds.counts_all_begun
+        )
         start = np.zeros(1) if self.objective is None else self.objective.initial()
         parts = () if self.objective is None else self.objective.parts
         self.engine = Engine(rule, make_optimizer(config.optimizer, start, parts))
@@ -65,16 +78,27 @@ class Cluster:
         self._all_begun = rounds.counts_all_begun and sim.workers > 1
         self._closing = False  # the round has enough, and workers finish what they have begun
         self._cancel = rounds.late == "cancel" or rule.waits or self._all_begun
-        self._own = rule.any_age or not self._cancel  # whether workers may stand at points of different versions
+        self._own = (
+            rule.any_age or not self._cancel
+        )  # whether workers may stand at points of different versions
         self._versions = [0] * sim.workers if self._own else []
         self._points: list[Array] = [start] * (sim.workers if rule.any_age else 0)
         self._point = start
         self._arrived: list[int] = []  # whose gradients the round's step is to be made of
-        self._ahead: dict[int, float] = {}  # worker -> how long its gradient lies ready before it arrives: its next one began then
-        self._loads = [0] * sim.workers  # where workers wait for their point: trajectories of the delivery under way
+        self._ahead: dict[
+            int, float
+        ] = {}  # worker -> how long its gradient lies ready before it arrives: its next one began then
+        self._loads = [
+            0
+        ] * sim.workers  # where workers wait for their point: trajectories of the delivery under way
         self._sampled = self._charge_by_step() if sim.charge == "step" else None
-        self._unplayed = self._play_together() if self._sampled is None and rule.any_age and config.objective.name == "policy" else None
-        # With times that never vary a round's first arrivals are known beforehand: the others are put into the queue when they are due.
+        self._unplayed = (
+            self._play_together()
+            if self._sampled is None and rule.any_age and config.objective.name == "policy"
+            else None
+        )
+        # With times that never vary a round's first arrivals are known beforehand: the others are put into
+        # the queue when they are due.
         lazy = self.compute.fixed if not rule.waits and self._cancel and not sim.failures else None
         self._order = sorted((time, worker) for worker, time in enumerate(lazy)) if lazy is not None else []
         self._waiting = 0  # how many of `_order` are in the queue
@@ -82,14 +106,17 @@ class Cluster:
         self._begin_all(0.0)
 
     def _charge_by_step(self) -> Sampled:
-        """Let compute times follow the trajectories' lengths, which are played when they begin; returns who plays them."""
+        """Let compute times follow the trajectories' lengths, which are played when they begin; returns who
+        plays them."""
         from hpcmarl.sim.charging import TimesByStep
         from hpcmarl.sim.sampled import Sampled
 
         assert isinstance(self.compute, Times)
         assert isinstance(self.objective, Sampled)
         points = self._points if self.engine.rule.any_age else None
-        self.compute = TimesByStep(self.compute, self.objective, lambda worker: points[worker] if points else self._point, self.noise)
+        self.compute = TimesByStep(
+            self.compute, self.objective, lambda worker: points[worker] if points else self._point, self.noise
+        )
         return self.objective
 
     def _play_together(self) -> Unplayed:
@@ -149,10 +176,17 @@ class Cluster:
                     begin = max(now, self.published)
                 if ahead:
                     begin -= ahead.pop(worker, 0.0)
-                heapq.heapreplace(queue, (begin + (fixed[worker] if fixed is not None else self.compute.draw(worker, begin)), worker))
+                heapq.heapreplace(
+                    queue,
+                    (
+                        begin + (fixed[worker] if fixed is not None else self.compute.draw(worker, begin)),
+                        worker,
+                    ),
+                )
 
     def _close(self, worker: int) -> None:
-        """A worker has nothing under way while the round is being closed; the first time nor have those that are down."""
+        """A worker has nothing under way while the round is being closed; the first time nor have those that
+        are down."""
         done = [worker] if self._closing else [worker, *self.failures.down]
         self._closing = True
         for each in done:
@@ -169,8 +203,9 @@ class Cluster:
         return self.objective.weighted([worker] * count, np.ones(count), self._points[worker], self.noise)
 
     def _step(self, step: Command) -> None:
-        """A round's step at once, as replicas make it under AllReduce: the engine has only counted, and the gradients of all that arrived are
-        taken together, each with its worker's scale. A gradient by itself costs more than all else that its arrival does."""
+        """A round's step at once, as replicas make it under AllReduce: the engine has only counted, and the
+        gradients of all that arrived are taken together, each with its worker's scale. A gradient by itself
+        costs more than all else that its arrival does."""
         assert self.objective is not None
         assert isinstance(step, Step)
         workers, self._arrived = self._arrived, []
@@ -186,7 +221,8 @@ class Cluster:
         self._point = self.engine.optimizer.point()
 
     def _on_round(self, commands: list[Command], worker: int | None) -> None:
-        """A round is complete: time passes for the new point, then the workers that are named begin. `worker` ended it (None: a loss did)."""
+        """A round is complete: time passes for the new point, then the workers that are named begin. `worker`
+        ended it (None: a loss did)."""
         rule, before = self.engine.rule, self.published
         publish = commands[-1]
         assert isinstance(publish, Publish)
@@ -203,7 +239,9 @@ class Cluster:
         if self.trace.due(publish.version):
             self._keep(publish.version, duration)
         stop = self.config.sim.stop
-        if (stop.rounds and publish.version >= stop.rounds) or (stop.gradients and self.engine.used >= stop.gradients):
+        if (stop.rounds and publish.version >= stop.rounds) or (
+            stop.gradients and self.engine.used >= stop.gradients
+        ):
             self.ended = "finished"
         elif rule.any_age and worker is not None:
             self._versions[worker] = publish.version
@@ -212,7 +250,9 @@ class Cluster:
             heapq.heapreplace(self._queue, (self.now + self._delivery(worker, self.now), worker))
         else:
             if self._cancel:
-                self.abandoned += 0 if rule.waits or self._all_begun else len(rule.present) - len(self.failures.down) - 1
+                self.abandoned += (
+                    0 if rule.waits or self._all_begun else len(rule.present) - len(self.failures.down) - 1
+                )
                 self._begin_all(self.published)
             elif worker is not None:
                 heapq.heappop(self._queue)
@@ -221,7 +261,8 @@ class Cluster:
     # ---- beginning work
 
     def _missing(self, worker: int) -> int:
-        """Trajectories of its share that a worker which waits for points has not delivered; where each has its own, a whole gradient's."""
+        """Trajectories of its share that a worker which waits for points has not delivered; where each has
+        its own, a whole gradient's."""
         rule = self.engine.rule
         if rule.any_age:
             return rule.batch if self._versions[worker] else rule.initial_batch
@@ -233,7 +274,11 @@ class Cluster:
         if self._unplayed is not None:
             self._unplayed.add(worker)
         fixed, exchange = self.compute.fixed, self.exchange.fixed
-        work = count * fixed[worker] if fixed is not None else sum(self.compute.draw(worker, begin) for _ in range(count))
+        work = (
+            count * fixed[worker]
+            if fixed is not None
+            else sum(self.compute.draw(worker, begin) for _ in range(count))
+        )
         return work + (exchange[worker] if exchange is not None else self.exchange.draw(worker, begin))
 
     def _share_anew(self) -> None:
@@ -260,7 +305,11 @@ class Cluster:
             return
         rule, down = self.engine.rule, self.failures.down
         if rule.waits:
-            self._queue = [(begin + self._delivery(worker, begin), worker) for worker in rule.present if worker not in down]
+            self._queue = [
+                (begin + self._delivery(worker, begin), worker)
+                for worker in rule.present
+                if worker not in down
+            ]
         else:
             times = self.compute.draw_all(begin)
             self._queue = [(begin + times[worker], worker) for worker in rule.present if worker not in down]
@@ -292,7 +341,9 @@ class Cluster:
         if worker in rule.lost:
             return
         if up:
-            if not self._closing and (not rule.waits or self._missing(worker) > 0):  # else it had delivered its share and waits
+            if not self._closing and (
+                not rule.waits or self._missing(worker) > 0
+            ):  # else it had delivered its share and waits
                 self._begin(worker, time if rule.waits else max(time, self.published))
             return
         left = [entry for entry in self._queue if entry[1] != worker]
@@ -306,7 +357,8 @@ class Cluster:
             self._close(worker)
 
     def _on_lost(self, worker: int) -> None:
-        """A worker is gone for good: the run goes on without it or ends, as `rounds.on_loss` says of real ranks."""
+        """A worker is gone for good: the run goes on without it or ends, as `rounds.on_loss` says of real
+        ranks."""
         rule, wanted = self.engine.rule, self.config.rounds.on_loss
         self.failures.down.discard(worker)
         if len(rule.present) == 1:
@@ -331,13 +383,20 @@ class Cluster:
         """One point of the trace."""
         parameters, value, slope = self.engine.optimizer.parameters, math.nan, math.nan
         if self.objective is not None:
-            value, slope = self.objective.value(parameters), float(np.linalg.norm(self.objective.slope(parameters)))
+            value, slope = (
+                self.objective.value(parameters),
+                float(np.linalg.norm(self.objective.slope(parameters))),
+            )
         counts = (float(self.engine.used), float(self.engine.wasted))
-        self.trace.add(number, (self.published, float(number), *counts, duration, value, slope, float(parameters.mean())))
+        self.trace.add(
+            number, (self.published, float(number), *counts, duration, value, slope, float(parameters.mean()))
+        )
 
     @property
     def progress(self) -> float:
         """The part of the nearest limit that is done, from 0 to 1."""
         stop = self.config.sim.stop
         done = ((self.now, stop.time), (self.engine.used, stop.gradients), (self.engine.version, stop.rounds))
-        return 1.0 if self.ended else min(1.0, max((have / limit for have, limit in done if limit), default=0.0))
+        return (
+            1.0 if self.ended else min(1.0, max((have / limit for have, limit in done if limit), default=0.0))
+        )

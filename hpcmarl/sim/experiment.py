@@ -1,4 +1,5 @@
-"""Simulates every case of a configuration with every seed, after tuning where that is asked for. Called by cli_simulate.py; writes nothing."""
+"""Simulates every case of a configuration with every seed, after tuning where that is asked for. Called by
+cli_simulate.py; writes nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from hpcmarl.sim.running import Outcome, Progress, Runner, Task
 
 @dataclass(frozen=True)
 class CaseResult:
-    """A case with what was tuned for it (empty: nothing) and one outcome a seed. `trials`: (values, mean late objective) of each candidate."""
+    """A case with what was tuned for it (empty: nothing) and one outcome a seed. `trials`: (values, mean late
+    objective) of each candidate."""
 
     case: Case
     tuned: dict[str, Any]
@@ -36,12 +38,16 @@ class CaseResult:
         """When the objective reached each of sim.thresholds.
 
         Returns:
-            For each: threshold; over the seeds that reached it the least and most time, min and max (None: no seed did); the median over all seeds
-            (None: fewer than half did); reached: how many did; seeds: how many there are.
+            For each: threshold; over the seeds that reached it the least and most time, min and max (None: no
+            seed did); the median over all seeds (None: fewer than half did); reached: how many did; seeds:
+            how many there are.
         """
         by_seed = [outcome.figures["threshold_times"] for outcome in self.outcomes]
         thresholds = self.case.config.sim.thresholds
-        return [{"threshold": threshold} | _spread(times) for threshold, times in zip(thresholds, zip(*by_seed, strict=True), strict=True)]
+        return [
+            {"threshold": threshold} | _spread(times)
+            for threshold, times in zip(thresholds, zip(*by_seed, strict=True), strict=True)
+        ]
 
 
 def simulate(
@@ -50,9 +56,10 @@ def simulate(
     progress: Progress = lambda done, words: None,
     runner: Runner | None = None,
 ) -> list[CaseResult]:
-    """The results of all cases, in the order of the file. `fixed` as in config.sweep.cases; `progress` is told the part that is done (0 to 1) and
-    what is under way; `runner`: where they run (default: here, one after the other), which changes no result. Raises ConfigError for a case
-    that contradicts itself, before anything is simulated."""
+    """The results of all cases, in the order of the file. `fixed` as in config.sweep.cases; `progress` is
+    told the part that is done (0 to 1) and what is under way; `runner`: where they run (default: here, one
+    after the other), which changes no result. Raises ConfigError for a case that contradicts itself, before
+    anything is simulated."""
     work = [(case, list(candidates(case.config, fixed))) for case in cases(config, fixed)]
     trials = [
         Task(shortened(candidate), seed, f"{case.setting}, {case.label}, tuning, seed {seed}")
@@ -62,10 +69,17 @@ def simulate(
     ]
     total = len(trials) + sum(len(_seeds(case)) for case, _ in work)
     runner = runner or Runner()
-    late = iter([outcome.figures["objective"] for outcome in runner.run(trials, lambda done, words: progress(done / total, words))])
+    late = iter(
+        [
+            outcome.figures["objective"]
+            for outcome in runner.run(trials, lambda done, words: progress(done / total, words))
+        ]
+    )
     chosen = []
     for case, tried in work:
-        scores = [(changes, float(np.mean([next(late) for _ in _tuning_seeds(case)]))) for changes, _ in tried]
+        scores = [
+            (changes, float(np.mean([next(late) for _ in _tuning_seeds(case)]))) for changes, _ in tried
+        ]
         chosen.append((scores, *_best(case, tried, scores)))
     tasks = [
         Task(config, seed, f"{case.setting}, {case.label}, seed {seed}")
@@ -73,13 +87,19 @@ def simulate(
         for seed in _seeds(case)
     ]
     outcomes = iter(runner.run(tasks, lambda done, words: progress((len(trials) + done) / total, words)))
-    return [CaseResult(case, best, scores, [next(outcomes) for _ in _seeds(case)]) for (case, _), (scores, best, _) in zip(work, chosen, strict=True)]
+    return [
+        CaseResult(case, best, scores, [next(outcomes) for _ in _seeds(case)])
+        for (case, _), (scores, best, _) in zip(work, chosen, strict=True)
+    ]
 
 
 def _best(
-    case: Case, tried: Sequence[tuple[dict[str, Any], SimulationConfig]], scores: Sequence[tuple[dict[str, Any], float]]
+    case: Case,
+    tried: Sequence[tuple[dict[str, Any], SimulationConfig]],
+    scores: Sequence[tuple[dict[str, Any], float]],
 ) -> tuple[dict[str, Any], SimulationConfig]:
-    """The values with the best finite score (of equal ones the last), and their configuration; nothing tuned where there is none."""
+    """The values with the best finite score (of equal ones the last), and their configuration; nothing tuned
+    where there is none."""
     finite = [score for _, score in scores if math.isfinite(score)]
     for (changes, candidate), (_, score) in zip(reversed(tried), reversed(scores), strict=True):
         if finite and score == max(finite):

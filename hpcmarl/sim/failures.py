@@ -12,13 +12,18 @@ from hpcmarl.config.simulation import FailureConfig
 
 
 class Failures:
-    """A queue of failures and repairs. A worker that is down cannot fail again: what is due then is passed over."""
+    """A queue of failures and repairs. A worker that is down cannot fail again: what is due then is passed
+    over."""
 
-    def __init__(self, configs: Sequence[FailureConfig], workers: int, generator: np.random.Generator) -> None:
+    def __init__(
+        self, configs: Sequence[FailureConfig], workers: int, generator: np.random.Generator
+    ) -> None:
         self.configs = configs
         self.generator = generator
         self.down: set[int] = set()
-        self._queue: list[tuple[float, int, int, bool]] = []  # time, worker, which entry of the configuration, up
+        self._queue: list[
+            tuple[float, int, int, bool]
+        ] = []  # time, worker, which entry of the configuration, up
         for index, config in enumerate(configs):
             for worker in config.workers if config.workers is not None else range(workers):
                 self._plan(index, worker, 0.0)
@@ -47,6 +52,8 @@ class Failures:
     def _plan(self, index: int, worker: int, now: float) -> None:
         config = self.configs[index]
         if config.every is not None:
-            heapq.heappush(self._queue, (now + float(self.generator.exponential(config.every)), worker, index, False))
+            heapq.heappush(
+                self._queue, (now + float(self.generator.exponential(config.every)), worker, index, False)
+            )
         elif config.at is not None and now == 0.0:
             heapq.heappush(self._queue, (config.at, worker, index, False))

@@ -1,9 +1,13 @@
-"""Local steps between two rounds (FedPG): each worker moves a point of its own along its trajectories' gradients. Called by the cluster.
+"""Local steps between two rounds (FedPG): each worker moves a point of its own along its trajectories'
+gradients. Called by the cluster.
 
-    x_i <- point;   for each trajectory of worker i in the round:  u = g_i(x_i) / |g_i(x_i)|,   x_i <- x_i + beta u
+    x_i <- point;   for each trajectory of worker i in the round:  u = g_i(x_i) / |g_i(x_i)|,   x_i <- x_i +
+        beta u
 
-symbol -> variable: beta -> step_size, x_i -> points[i], u -> units. What a worker delivers is the sum of its units, so that the mean over all
-trajectories of a round, times beta and the trajectories of a worker, is the mean of the workers' movements: the step of federated averaging.
+symbol -> variable: beta -> step_size, x_i -> points[i], u -> units. What a worker delivers is the sum of its
+    units, so that the mean over all
+trajectories of a round, times beta and the trajectories of a worker, is the mean of the workers' movements:
+the step of federated averaging.
 """
 
 from __future__ import annotations
@@ -17,8 +21,15 @@ from hpcmarl.sim.objectives import Objective
 from hpcmarl.types import Array
 
 
-def sum_of_local_steps(objective: Objective, workers: Sequence[int], point: Array, step_size: float, generator: np.random.Generator) -> Array:
-    """Play the trajectories of a round one after the other for each worker, and those of different workers side by side.
+def sum_of_local_steps(
+    objective: Objective,
+    workers: Sequence[int],
+    point: Array,
+    step_size: float,
+    generator: np.random.Generator,
+) -> Array:
+    """Play the trajectories of a round one after the other for each worker, and those of different workers
+    side by side.
 
     Args:
         objective: Whose gradients are followed.
@@ -33,7 +44,9 @@ def sum_of_local_steps(objective: Objective, workers: Sequence[int], point: Arra
     points, left, total = dict.fromkeys(workers, point), Counter(workers), np.zeros_like(point)
     while left:
         moving = sorted(left)
-        for worker, gradient in zip(moving, objective.apart(moving, [points[worker] for worker in moving], generator), strict=True):
+        for worker, gradient in zip(
+            moving, objective.apart(moving, [points[worker] for worker in moving], generator), strict=True
+        ):
             norm = float(np.linalg.norm(gradient))
             if norm > 0:
                 total += gradient / norm

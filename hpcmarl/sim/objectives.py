@@ -1,4 +1,5 @@
-"""What a simulated cluster maximises: J(x) = (1/n) sum_i J_i(x), one J_i a worker. Called by the cluster; knows no time and no rule.
+"""What a simulated cluster maximises: J(x) = (1/n) sum_i J_i(x), one J_i a worker. Called by the cluster;
+knows no time and no rule.
 
 A new objective is a class here, one line in OBJECTIVES and a section in config/simulation.py.
 """
@@ -20,7 +21,8 @@ LARGEST_BLOCK = 1 << 20  # numbers in the gradients that are taken together
 
 
 class Objective(ABC):
-    """`size`: number of parameters, P. Vectors are float64. `parts`: what of them is optimised apart (optim/base.py)."""
+    """`size`: number of parameters, P. Vectors are float64. `parts`: what of them is optimised apart
+    (optim/base.py)."""
 
     size: int
     parts: tuple[Part, ...] = ()
@@ -31,27 +33,37 @@ class Objective(ABC):
 
     @abstractmethod
     def gradient(self, worker: int, point: Array, generator: np.random.Generator) -> Array:
-        """The ascent direction [P] that one trajectory of `worker` gives at `point` [P]: grad J_i and noise."""
+        """The ascent direction [P] that one trajectory of `worker` gives at `point` [P]: grad J_i and
+        noise."""
 
     def gradients(self, workers: Sequence[int], point: Array, generator: np.random.Generator) -> Array:
-        """The same for several trajectories, [number of workers, P]; an objective that can do better than one by one overrides it."""
+        """The same for several trajectories, [number of workers, P]; an objective that can do better than one
+        by one overrides it."""
         return np.array([self.gradient(worker, point, generator) for worker in workers])
 
     def apart(self, workers: Sequence[int], points: Sequence[Array], generator: np.random.Generator) -> Array:
-        """One gradient of each of several workers, which stand at points [P] of their own: [number of workers, P]."""
-        return np.array([self.gradient(worker, point, generator) for worker, point in zip(workers, points, strict=True)])
+        """One gradient of each of several workers, which stand at points [P] of their own: [number of
+        workers, P]."""
+        return np.array(
+            [self.gradient(worker, point, generator) for worker, point in zip(workers, points, strict=True)]
+        )
 
-    def weighted(self, workers: Sequence[int], weights: Array, point: Array, generator: np.random.Generator) -> Array:
+    def weighted(
+        self, workers: Sequence[int], weights: Array, point: Array, generator: np.random.Generator
+    ) -> Array:
         """The sum of what `gradients` gives, each times its weight (weights [number of workers]): [P]."""
         total = np.zeros(self.size)
         rows = max(1, LARGEST_BLOCK // self.size)
         for first in range(0, len(workers), rows):
-            total += weights[first : first + rows] @ self.gradients(workers[first : first + rows], point, generator)
+            total += weights[first : first + rows] @ self.gradients(
+                workers[first : first + rows], point, generator
+            )
         return total
 
     @abstractmethod
     def value(self, point: Array) -> float:
-        """J at `point` [P], without noise; where that is not known, an estimate from what was sampled since it was last asked for, or NaN."""
+        """J at `point` [P], without noise; where that is not known, an estimate from what was sampled since
+        it was last asked for, or NaN."""
 
     @abstractmethod
     def slope(self, point: Array) -> Array:
@@ -62,7 +74,8 @@ class Objective(ABC):
 
 
 class Analytic(Objective):
-    """Gradients that are a formula: `slopes` gives grad J_i for many workers, Gaussian noise of `deviation` (over all coordinates) is added."""
+    """Gradients that are a formula: `slopes` gives grad J_i for many workers, Gaussian noise of `deviation`
+    (over all coordinates) is added."""
 
     deviation: float
 
@@ -104,9 +117,11 @@ class Quadratics(Analytic):
 
 
 class Nonconvex(Analytic):
-    """J_i(x) = -sum_k w_k u_k²/(1 + u_k²) with u = R(x - o_i): rotation R [P, P], weights w [P], optima o [n, P].
+    """J_i(x) = -sum_k w_k u_k²/(1 + u_k²) with u = R(x - o_i): rotation R [P, P], weights w [P], optima o [n,
+    P].
 
-    Each term is convex near its optimum only (|u| < 1/sqrt 3) and nearly flat far away; gradient and Hessian are Lipschitz."""
+    Each term is convex near its optimum only (|u| < 1/sqrt 3) and nearly flat far away; gradient and Hessian
+    are Lipschitz."""
 
     def __init__(self, config: NonconvexConfig, workers: int, generator: np.random.Generator) -> None:
         self.config, self.size, self.deviation = config, config.dimension, config.noise
@@ -143,11 +158,16 @@ class Nonconvex(Analytic):
 
 
 # name -> the class, or module:name of one that is imported when it is asked for
-OBJECTIVES: dict[str, Any] = {"quadratics": Quadratics, "nonconvex": Nonconvex, "policy": "hpcmarl.sim.sampled:Sampled"}
+OBJECTIVES: dict[str, Any] = {
+    "quadratics": Quadratics,
+    "nonconvex": Nonconvex,
+    "policy": "hpcmarl.sim.sampled:Sampled",
+}
 
 
 def make_objective(config: SimulationConfig, generator: np.random.Generator) -> Objective | None:
-    """The objective that `objective.name` asks for, drawn from `generator`; None where gradients are only counted."""
+    """The objective that `objective.name` asks for, drawn from `generator`; None where gradients are only
+    counted."""
     chosen: Any = OBJECTIVES.get(config.objective.name)
     if isinstance(chosen, str):
         module, _, name = chosen.partition(":")

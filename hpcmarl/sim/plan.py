@@ -1,10 +1,12 @@
-"""From the times that a run has measured to what another size or mix of nodes would do, rule by rule. Called by cli_plan.py.
+"""From the times that a run has measured to what another size or mix of nodes would do, rule by rule. Called
+by cli_plan.py.
 
-`fit` reads the columns of a run's metrics (roles/timing.py writes them), `predict` drives the simulator with them. Knows no file.
-One worker of the simulator is one group, and one of its trajectories stands for as many as the smallest group makes at once: slots
-that are stepped together are ready together.
+`fit` reads the columns of a run's metrics (roles/timing.py writes them), `predict` drives the simulator with
+them. Knows no file. One worker of the simulator is one group, and one of its trajectories stands for as many
+as the smallest group makes at once: slots that are stepped together are ready together.
 
-symbol -> name: h_i -> seconds of a trajectory of group i, kappa_i -> exchange_seconds, M -> batch, n -> groups.
+symbol -> name: h_i -> seconds of a trajectory of group i, kappa_i -> exchange_seconds, M -> batch, n ->
+    groups.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ WARM_UP = 0.2  # of a run's rows are left out of its own throughput: start-up is
 ROUNDS, EVENTS = 400, 300_000  # so long a simulation is
 MARGIN = 0.05  # a rule has to be so much better to be preferred to a plainer one
 PLAIN_FIRST = ("sync", "rennala", "afedpg")
-REMEDY = "predict from a run that was recorded by this version and in which every group finishes trajectories (rounds.rule: sync, longer)"
+REMEDY = (
+    "predict from a run that was recorded by this version and in which every group finishes "
+    "trajectories (rounds.rule: sync, longer)"
+)
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,9 @@ class GroupTime:
 
 @dataclass(frozen=True)
 class Measured:
-    """A run as it was. share: trajectories of a group in a round; continues: off-policy, work outlives a point; differ: groups have
-    environments of their own; rate, round_seconds: what the run itself came to, NaN where it has too few rows."""
+    """A run as it was. share: trajectories of a group in a round; continues: off-policy, work outlives a
+    point; differ: groups have environments of their own; rate, round_seconds: what the run itself came to,
+    NaN where it has too few rows."""
 
     groups: tuple[GroupTime, ...]
     server_seconds: float
@@ -82,42 +88,79 @@ class Slow:
         except ValueError:
             slow = cls(math.nan, math.nan)
         if not (colon and 0 <= slow.share <= 1 and 0 < slow.factor < math.inf):
-            raise UsageError(f"--slow {text}: allowed: SHARE:FACTORx with a share from 0 to 1 and a factor above 0, for instance 0.1:10x")
+            raise UsageError(
+                f"--slow {text}: allowed: SHARE:FACTORx with a share from 0 to 1 and a factor above 0, for "
+                "instance 0.1:10x"
+            )
         return slow
 
 
-def fit(columns: Mapping[str, Array], config: Config, source: str, figures: Mapping[str, Array], versions: Array) -> Measured:
-    """The times in a run's metrics: `columns` of metrics.csv, and of metrics.h5 the `figures` of single groups [R, G] with their `versions` [R].
-    Raises UsageError, one line that begins with `source`, where there are none or too few, or where
-    gradients are made of replayed episodes: how many actors play says little about how many a round takes."""
+def fit(
+    columns: Mapping[str, Array], config: Config, source: str, figures: Mapping[str, Array], versions: Array
+) -> Measured:
+    """The times in a run's metrics: `columns` of metrics.csv, and of metrics.h5 the `figures` of single
+    groups [R, G] with their `versions` [R]. Raises UsageError, one line that begins with `source`, where
+    there are none or too few, or where gradients are made of replayed episodes: how many actors play says
+    little about how many a round takes."""
     if isinstance(config.algo, QLearningConfig):
         raise UsageError(
-            f"{source}: cannot be predicted from: with algo.name: {config.algo.name} rounds are made of replayed episodes, not of new ones"
+            f"{source}: cannot be predicted from: with algo.name: {config.algo.name} rounds are made of "
+            "replayed episodes, not of new ones"
         )
-    names = ("slots", "trajectory_seconds", "trajectory_spread_seconds", "gradient_seconds", "exchange_seconds", "timed_trajectories")
+    names = (
+        "slots",
+        "trajectory_seconds",
+        "trajectory_spread_seconds",
+        "gradient_seconds",
+        "exchange_seconds",
+        "timed_trajectories",
+    )
     count = len(config.topology.group_list)
     table = {name: [_newest(_of_group(figures, name, group)) for group in range(count)] for name in names}
     for group, timed in enumerate(table["timed_trajectories"]):
         if not timed >= FEWEST or not all(table[name][group] > 0 for name in names[:2]):
             have = "no" if math.isnan(timed) else f"only {timed:.0f}"
-            raise UsageError(f"{source}: no timing data to predict from: {have} finished trajectories of group {group} were timed; {REMEDY}")
+            raise UsageError(
+                f"{source}: no timing data to predict from: {have} finished trajectories of group {group} "
+                f"were timed; {REMEDY}"
+            )
     known = [value for value in table["exchange_seconds"] if math.isfinite(value)]
     if not known:
-        raise UsageError(f"{source}: no timing data to predict from: no group has answered a new point; {REMEDY}")
+        raise UsageError(
+            f"{source}: no timing data to predict from: no group has answered a new point; {REMEDY}"
+        )
     rounds, batch = config.rounds, batch_of(config, [int(slots) for slots in table["slots"]])
     continues = not counts_episodes(config)  # unrolls are corrected for their age, whole episodes are not
-    exchanges = [value if math.isfinite(value) else float(np.mean(known)) for value in table["exchange_seconds"]]
-    if continues or rounds.late == "ignore":  # a group for which the others wait has nothing ready: its shortest answer holds a trajectory, too
+    exchanges = [
+        value if math.isfinite(value) else float(np.mean(known)) for value in table["exchange_seconds"]
+    ]
+    if (
+        continues or rounds.late == "ignore"
+    ):  # a group for which the others wait has nothing ready: its shortest answer holds a trajectory, too
         exchanges = [min(known)] * count
     groups = tuple(
         GroupTime(int(slots), seconds, np.nan_to_num(spread), np.nan_to_num(learning), exchange)
-        for slots, seconds, spread, learning, exchange in zip(*(table[name] for name in names[:4]), exchanges, strict=True)
+        for slots, seconds, spread, learning, exchange in zip(
+            *(table[name] for name in names[:4]), exchanges, strict=True
+        )
     )
     share = float(batch) if rounds.rule == "afedpg" else batch / count
     differ = any(group.env != config.topology.group_list[0].env for group in config.topology.group_list)
-    share = max(share, config.topology.environments_per_actor if continues else 1.0)  # no gradient is made of less
+    share = max(
+        share, config.topology.environments_per_actor if continues else 1.0
+    )  # no gradient is made of less
     server = float(np.nan_to_num(_newest(columns.get("server/gradient_seconds", ()))))
-    return Measured(groups, server, rounds.rule, share, rounds.late, rounds.admission, continues, differ, *_own_figures(columns, figures, versions))
+    return Measured(
+        groups,
+        server,
+        rounds.rule,
+        share,
+        rounds.late,
+        rounds.admission,
+        continues,
+        differ,
+        *_own_figures(columns, figures, versions),
+    )
 
 
 def _of_group(figures: Mapping[str, Array], name: str, group: int) -> Array:
@@ -133,9 +176,15 @@ def _newest(column: Any) -> float:
     return float(values[-1]) if values.size else math.nan
 
 
-def _own_figures(columns: Mapping[str, Array], figures: Mapping[str, Array], group_versions: Array) -> tuple[float, float]:
-    """Trajectories a second and seconds a round of the run itself, after its warm-up and when every group has delivered."""
-    rows = [np.asarray(columns.get(name, ()), dtype=np.float64) for name in ("seconds", "version", "used_gradients")]
+def _own_figures(
+    columns: Mapping[str, Array], figures: Mapping[str, Array], group_versions: Array
+) -> tuple[float, float]:
+    """Trajectories a second and seconds a round of the run itself, after its warm-up and when every group has
+    delivered."""
+    rows = [
+        np.asarray(columns.get(name, ()), dtype=np.float64)
+        for name in ("seconds", "version", "used_gradients")
+    ]
     if min(map(len, rows)) < 2:
         return math.nan, math.nan
     seconds, versions, used = rows
@@ -145,7 +194,8 @@ def _own_figures(columns: Mapping[str, Array], figures: Mapping[str, Array], gro
         complete = float(group_versions[int(np.argmax(delivered))]) if delivered.any() else math.inf
     warm = (seconds >= WARM_UP * seconds[-1]) & (versions >= complete)
     first = min(int(np.argmax(warm)), len(seconds) - 2) if warm.any() else len(seconds) - 2
-    # the last row is written when the run ends, perhaps in the middle of a round; all others when a round does
+    # the last row is written when the run ends, perhaps in the middle of a round; all others when a round
+    # does
     last = len(seconds) - (2 if len(seconds) - first > 2 else 1)
     passed, rounds = seconds[last] - seconds[first], versions[last] - versions[first]
     if passed <= 0 or rounds <= 0:
@@ -154,7 +204,8 @@ def _own_figures(columns: Mapping[str, Array], figures: Mapping[str, Array], gro
 
 
 def seconds_of(measured: Measured, groups: int, slow: Slow | None) -> Array:
-    """Seconds per trajectory of each of so many groups, [groups]: the measured ones in turn, the last ones slowed."""
+    """Seconds per trajectory of each of so many groups, [groups]: the measured ones in turn, the last ones
+    slowed."""
     seconds = np.array([measured.groups[index % len(measured.groups)].seconds for index in range(groups)])
     if slow is not None and slow.share > 0:
         seconds[groups - max(1, round(slow.share * groups)) :] *= slow.factor
@@ -166,14 +217,27 @@ def simulation(measured: Measured, rule: str, seconds: Array) -> tuple[Simulatio
     groups, share = len(seconds), measured.share
     together = min(group.slots for group in measured.groups)
     each = max(1, math.ceil(share / together - 1e-9))
-    wanted = {"sync": groups * math.ceil(share - 1e-9), "afedpg": math.ceil(share - 1e-9)}.get(rule, math.ceil(share * groups - 1e-9))
+    wanted = {"sync": groups * math.ceil(share - 1e-9), "afedpg": math.ceil(share - 1e-9)}.get(
+        rule, math.ceil(share * groups - 1e-9)
+    )
     batch = {"sync": groups * each, "afedpg": each}.get(rule, max(1, math.ceil(wanted / together)))
     batch = max(batch, groups) if rule == "malenia" else batch
     queue = 0.0 if rule == "afedpg" else measured.server_seconds * (groups - len(measured.groups))
-    exchanges = [max(0.0, measured.groups[index % len(measured.groups)].exchange_seconds + queue) for index in range(groups)]
+    exchanges = [
+        max(0.0, measured.groups[index % len(measured.groups)].exchange_seconds + queue)
+        for index in range(groups)
+    ]
     block = together * seconds
-    variation = float(np.sqrt(np.mean([(group.spread_seconds / group.trajectory_seconds) ** 2 for group in measured.groups])))
-    noise = {"noise": "lognormal", "noise_spread": math.sqrt(math.log1p(variation**2))} if variation > SMALLEST_VARIATION else {}
+    variation = float(
+        np.sqrt(
+            np.mean([(group.spread_seconds / group.trajectory_seconds) ** 2 for group in measured.groups])
+        )
+    )
+    noise = (
+        {"noise": "lognormal", "noise_spread": math.sqrt(math.log1p(variation**2))}
+        if variation > SMALLEST_VARIATION
+        else {}
+    )
     longest = each * float(block.max()) + max(exchanges)
     time = max(20 * longest, min(ROUNDS * longest, EVENTS / float(np.sum(1.0 / block))))
     sim = {
@@ -183,13 +247,18 @@ def simulation(measured: Measured, rule: str, seconds: Array) -> tuple[Simulatio
         "stop": {"time": time},
     }
     late = "cancel" if measured.continues else measured.late
-    rounds = {"rule": rule, "batch": batch, "late": late} | ({"admission": measured.admission} if rule == "rennala" else {})
+    rounds = {"rule": rule, "batch": batch, "late": late} | (
+        {"admission": measured.admission} if rule == "rennala" else {}
+    )
     config = SimulationConfig.model_validate({"rounds": rounds, "sim": sim})
     return config, wanted / batch
 
 
-def predict(measured: Measured, groups: int, rules: Sequence[str], slow: Slow | None = None) -> dict[str, Any]:
-    """Figures by rule: trajectories_per_second, round_seconds, efficiency (of the rate at which all groups together make trajectories)."""
+def predict(
+    measured: Measured, groups: int, rules: Sequence[str], slow: Slow | None = None
+) -> dict[str, Any]:
+    """Figures by rule: trajectories_per_second, round_seconds, efficiency (of the rate at which all groups
+    together make trajectories)."""
     seconds = seconds_of(measured, groups, slow)
     possible = float(np.sum(1.0 / seconds))
     found: dict[str, Any] = {}
@@ -197,16 +266,23 @@ def predict(measured: Measured, groups: int, rules: Sequence[str], slow: Slow | 
         config, worth = simulation(measured, rule, seconds)
         figures = run_one(config, 0, kind=Continuing if measured.continues else Cluster).figures
         rate, round_seconds = worth * figures["gradients_per_time"], figures["round_time_mean"]
-        if rule == "afedpg":  # rounds overlap: what counts is how soon step follows step, and the server makes one at a time
+        if (
+            rule == "afedpg"
+        ):  # rounds overlap: what counts is how soon step follows step, and the server makes one at a time
             steps = figures["rounds"] / figures["time"]
             bounded = min(steps, 1.0 / measured.server_seconds) if measured.server_seconds else steps
             rate, round_seconds = rate * bounded / steps, 1.0 / bounded
-        found[rule] = {"trajectories_per_second": rate, "round_seconds": round_seconds, "efficiency": rate / possible}
+        found[rule] = {
+            "trajectories_per_second": rate,
+            "round_seconds": round_seconds,
+            "efficiency": rate / possible,
+        }
     return found
 
 
 def best_rule(found: Mapping[str, Mapping[str, float]], *, differ: bool) -> tuple[str, str]:
-    """The rule to take, and why in one line: of those that maximise the right objective the fastest, the plainer one where it is close."""
+    """The rule to take, and why in one line: of those that maximise the right objective the fastest, the
+    plainer one where it is close."""
     if differ:
         fair = [rule for rule in ("sync", "malenia") if rule in found] or list(found)
         words = "groups have environments of their own, and only sync and malenia weigh them equally"
@@ -216,5 +292,9 @@ def best_rule(found: Mapping[str, Mapping[str, float]], *, differ: bool) -> tupl
     rates = {rule: found[rule]["trajectories_per_second"] for rule in fair}
     fastest = max(rates.values())
     chosen = next(rule for rule in fair if rates[rule] >= (1.0 - MARGIN) * fastest)
-    most = "the most" if rates[chosen] == fastest else f"within {100 * MARGIN:.0f} % of the most, and the plainer rule"
+    most = (
+        "the most"
+        if rates[chosen] == fastest
+        else f"within {100 * MARGIN:.0f} % of the most, and the plainer rule"
+    )
     return chosen, f"{words}; {rates[chosen]:.4g} trajectories a second are {most}"

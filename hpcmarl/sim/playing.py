@@ -1,4 +1,5 @@
-"""Episodes that are played side by side for the simulator: the first one of each slot, kept as a rollout of its own.
+"""Episodes that are played side by side for the simulator: the first one of each slot, kept as a rollout of
+its own.
 
 Called by sampled.py. Knows no worker, no time and no rule; how agents act is told by the caller.
 """
@@ -34,7 +35,14 @@ OUTCOME = ("reward", "terminated", "truncated")
 class Playground:
     """`slots` slots of one environment that are stepped together."""
 
-    def __init__(self, environment: EnvConfig, policies: dict[str, PolicyConfig], spec: EnvironmentSpec, slots: int, seeds: Seeds) -> None:
+    def __init__(
+        self,
+        environment: EnvConfig,
+        policies: dict[str, PolicyConfig],
+        spec: EnvironmentSpec,
+        slots: int,
+        seeds: Seeds,
+    ) -> None:
         """Raises as make_environment() does."""
         self.slots = slots
         self.environment = make_environment(environment, policies, slots, seeds, spec=spec)
@@ -64,10 +72,14 @@ class Playground:
         row = 0
         while len(finished) < count:
             decisions = act(frame, memory)
-            memory |= {name: decision.memory for name, decision in decisions.items() if decision.memory is not None}
+            memory |= {
+                name: decision.memory for name, decision in decisions.items() if decision.memory is not None
+            }
             for name, kept in columns.items():
                 kept.see(frame.policies[name], decisions[name])
-            environment.step({name: decision.action for name, decision in decisions.items()}, outcome, following)
+            environment.step(
+                {name: decision.action for name, decision in decisions.items()}, outcome, following
+            )
             row += 1
             for name, kept in columns.items():
                 kept.learn(outcome.policies[name])
@@ -84,7 +96,9 @@ class Playground:
         for name, kept in columns.items():
             kept.see(frame.policies[name], None)
         arrays = {name: kept.arrays() for name, kept in columns.items()}
-        return [_rollout(arrays, begin[slot], *finished[slot], finals.get(slot), begun) for slot in range(count)]
+        return [
+            _rollout(arrays, begin[slot], *finished[slot], finals.get(slot), begun) for slot in range(count)
+        ]
 
     def close(self) -> None:
         """Close the environments."""
@@ -116,23 +130,39 @@ class _Columns:
 
     def arrays(self) -> dict[str, Array]:
         """The columns [T, E, ...], or [T + 1, E, ...] of what was seen."""
-        seen = {"obs": np.array(self._obs), "alive": np.array(self._alive)} | ({"action_mask": np.array(self._masks)} if self._masks else {})
+        seen = {"obs": np.array(self._obs), "alive": np.array(self._alive)} | (
+            {"action_mask": np.array(self._masks)} if self._masks else {}
+        )
         told = (np.array(column) for column in zip(*self._told, strict=True))
         found = seen | {"action": np.array(self._actions)} | dict(zip(OUTCOME, told, strict=True))
-        said = [np.zeros_like(reward) if logp is None else logp for logp, reward in zip(self._logp, found["reward"], strict=True)]
+        said = [
+            np.zeros_like(reward) if logp is None else logp
+            for logp, reward in zip(self._logp, found["reward"], strict=True)
+        ]
         return found | {"logp": np.array(said, np.float32)}
 
 
 def _rollout(
-    arrays: dict[str, dict[str, Array]], begin: int, end: int, episode: Episode, final: FinalFrame | None, begun: Memory
+    arrays: dict[str, dict[str, Array]],
+    begin: int,
+    end: int,
+    episode: Episode,
+    final: FinalFrame | None,
+    begun: Memory,
 ) -> Rollout:
     slot, steps = slice(episode.slot, episode.slot + 1), end - begin
     cut = final is not None and not episode.terminated
     policies = {}
     for name, columns in arrays.items():
         own = {column: array[begin : end + (column in FRAME), slot] for column, array in columns.items()}
-        last = np.array(final.obs[name], np.float32)[None] if final is not None and cut else np.zeros((0, *own["obs"].shape[2:]), np.float32)
-        policies[name] = PolicyRollout(**own, final_obs=last, memory=begun[name][slot] if name in begun else None)
+        last = (
+            np.array(final.obs[name], np.float32)[None]
+            if final is not None and cut
+            else np.zeros((0, *own["obs"].shape[2:]), np.float32)
+        )
+        policies[name] = PolicyRollout(
+            **own, final_obs=last, memory=begun[name][slot] if name in begun else None
+        )
     start, ends = np.zeros((steps + 1, 1), np.bool_), np.zeros((steps, 1), np.uint8)
     start[0], ends[-1] = True, 1 if episode.terminated else 2
     return Rollout(

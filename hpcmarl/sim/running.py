@@ -1,7 +1,9 @@
-"""One simulation to its end, and where several run: in this process, or in processes of their own. Called by experiment.py and plan.py.
+"""One simulation to its end, and where several run: in this process, or in processes of their own. Called by
+experiment.py and plan.py.
 
-What a simulation finds depends on its configuration and seed alone, so neither the place nor the order changes a result. Writes no file; a
-`Shelf` that is passed in may keep what is done, for a run that goes on later.
+What a simulation finds depends on its configuration and seed alone, so neither the place nor the order
+changes a result. Writes no file; a `Shelf` that is passed in may keep what is done, for a run that goes on
+later.
 """
 
 from __future__ import annotations
@@ -69,7 +71,8 @@ class Runner:
         self.shelf = shelf
 
     def run(self, tasks: Sequence[Task], progress: Progress) -> list[Outcome]:
-        """Their outcomes, in their order. `progress` is told how many are done (with fractions) and what is or was under way."""
+        """Their outcomes, in their order. `progress` is told how many are done (with fractions) and what is
+        or was under way."""
         found: dict[int, Outcome] = {}
         for index, task in enumerate(tasks):
             kept = self.shelf.get(dump_config(task.config), task.seed) if self.shelf is not None else None
@@ -81,14 +84,24 @@ class Runner:
         else:
             for index in left:
                 task = tasks[index]
-                self._done(index, task, run_one(task.config, task.seed, lambda part: progress(len(found) + part, task.words)), found)  # noqa: B023
+                self._done(index, task, self._run_here(task, len(found), progress), found)
         progress(len(tasks), "")
         return [found[index] for index in range(len(tasks))]
 
-    def _run_apart(self, tasks: Sequence[Task], left: Sequence[int], found: dict[int, Outcome], progress: Progress) -> None:
-        context = multiprocessing.get_context("spawn")  # what this process has loaded may hold threads and locks: no fork
+    def _run_here(self, task: Task, done: int, progress: Progress) -> Outcome:
+        return run_one(task.config, task.seed, lambda part: progress(done + part, task.words))
+
+    def _run_apart(
+        self, tasks: Sequence[Task], left: Sequence[int], found: dict[int, Outcome], progress: Progress
+    ) -> None:
+        context = multiprocessing.get_context(
+            "spawn"
+        )  # what this process has loaded may hold threads and locks: no fork
         with ProcessPoolExecutor(min(self.jobs, len(left)), context, initializer=_leave_with_parent) as pool:
-            futures = {pool.submit(run_text, dump_config(tasks[index].config), tasks[index].seed): index for index in left}
+            futures = {
+                pool.submit(run_text, dump_config(tasks[index].config), tasks[index].seed): index
+                for index in left
+            }
             try:
                 for future in as_completed(futures):
                     index = futures[future]
@@ -121,11 +134,20 @@ def _leave_after(parent: BaseProcess) -> None:
     os._exit(1)
 
 
-def run_one(config: SimulationConfig, seed: int, progress: Callable[[float], object] = lambda part: None, kind: type[Cluster] = Cluster) -> Outcome:
-    """One simulation to its end. A step that leaves the finite numbers ends it: `ended` then says so, and its late figures are NaN."""
+def run_one(
+    config: SimulationConfig,
+    seed: int,
+    progress: Callable[[float], object] = lambda part: None,
+    kind: type[Cluster] = Cluster,
+) -> Outcome:
+    """One simulation to its end. A step that leaves the finite numbers ends it: `ended` then says so, and its
+    late figures are NaN."""
     cluster = kind(config, seed)
     began = time.perf_counter()
-    with contextlib.closing(cluster), np.errstate(over="ignore", invalid="ignore"):  # the engine looks for what is not finite
+    with (
+        contextlib.closing(cluster),
+        np.errstate(over="ignore", invalid="ignore"),
+    ):  # the engine looks for what is not finite
         try:
             while cluster.ended is None:
                 cluster.run(SAMPLED_SLICE if config.objective.name == "policy" else SLICE)
@@ -137,7 +159,8 @@ def run_one(config: SimulationConfig, seed: int, progress: Callable[[float], obj
 
 
 def round_time_bound(cluster: Cluster) -> float:
-    """What no round takes longer than, where the paper has a bound: times that never vary, no failures, rennala or malenia; else NaN."""
+    """What no round takes longer than, where the paper has a bound: times that never vary, no failures,
+    rennala or malenia; else NaN."""
     compute, exchange, rounds = cluster.compute.fixed, cluster.exchange.fixed, cluster.config.rounds
     bound = {"rennala": rennala_bound, "malenia": malenia_bound}.get(rounds.rule)
     if bound is None or compute is None or exchange is None or cluster.config.sim.failures:
@@ -174,15 +197,19 @@ def figures_of(cluster: Cluster, course: dict[str, Array], seconds: float) -> di
         return figures
     for name in ("objective", "gradient_norm", "parameter_mean"):
         if name in course:
-            figures[name] = float(np.nanmean(course[name][late])) if finite and not np.isnan(course[name][late]).all() else math.nan
+            figures[name] = (
+                float(np.nanmean(course[name][late]))
+                if finite and not np.isnan(course[name][late]).all()
+                else math.nan
+            )
     figures.setdefault("objective", math.nan)
     figures["threshold_times"] = [time_to(threshold, course) for threshold in cluster.config.sim.thresholds]
     return figures
 
 
 def time_to(threshold: float, course: dict[str, Array]) -> float | None:
-    """Virtual time at which the mean objective of WINDOW successive points (all there are, where there are fewer) first reaches the threshold;
-    None where it never does."""
+    """Virtual time at which the mean objective of WINDOW successive points (all there are, where there are
+    fewer) first reaches the threshold; None where it never does."""
     values = course.get("objective", np.array([]))
     known = ~np.isnan(values)
     values, times = values[known], course["time"][known]

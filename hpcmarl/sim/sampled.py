@@ -1,10 +1,13 @@
-"""An objective that is sampled: the return of a policy, with gradients of episodes that are really played. Called by the cluster.
+"""An objective that is sampled: the return of a policy, with gradients of episodes that are really played.
+Called by the cluster.
 
-The parameters are the flat vector of the algorithm (reinforce or ma_trace), and gradients are that algorithm's: those of reinforce in numpy, but in
-torch where policies have more than dense layers, and those of ma_trace in torch, with whole episodes for unrolls. Knows no time and no rule.
-Environments are imported when `objective.name` is policy.
+The parameters are the flat vector of the algorithm (reinforce or ma_trace), and gradients are that
+algorithm's: those of reinforce in numpy, but in torch where policies have more than dense layers, and those
+of ma_trace in torch, with whole episodes for unrolls. Knows no time and no rule. Environments are imported
+when `objective.name` is policy.
 
-    point [P] float64 -> float32 networks -> so many episodes, side by side, each the first of its slot -> one backward pass
+    point [P] float64 -> float32 networks -> so many episodes, side by side, each the first of its slot -> one
+        backward pass
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ LARGEST_SEED = 1 << 31
 class Sampled(Objective):
     """`value` is the mean return of the episodes since it was last asked for (NaN: none).
 
-    Where workers' environments differ it is the mean of the workers' own, each with its newest episodes (NaN until all have delivered)."""
+    Where workers' environments differ it is the mean of the workers' own, each with its newest episodes (NaN
+    until all have delivered)."""
 
     def __init__(self, config: PolicyObjectiveConfig, workers: int, generator: np.random.Generator) -> None:
         changes = [worker.env for worker in config.workers] or [{}]
@@ -47,17 +51,28 @@ class Sampled(Objective):
         self._asks_logp = not isinstance(config.algo, ReinforceConfig)
         self.size, self.reference_steps = self.algorithm.size, config.reference_steps
         self.parts = self.algorithm.parts
-        self._stages = [Stages(config, spec, environment, Seeds(seed, index * 4 * config.slots)) for index, environment in enumerate(different)]
+        self._stages = [
+            Stages(config, spec, environment, Seeds(seed, index * 4 * config.slots))
+            for index, environment in enumerate(different)
+        ]
         self._returns: list[list[float]] = [[] for _ in range(workers)]
-        self._newest = [float("nan")] * (workers if len(different) > 1 else 1)  # means, of each worker where environments differ
+        self._newest = [float("nan")] * (
+            workers if len(different) > 1 else 1
+        )  # means, of each worker where environments differ
         self.steps_played = 0
-        self._begun: list[deque[Rollout]] | None = None  # by worker, gradients not yet asked for; None: none is played before
+        self._begun: list[deque[Rollout]] | None = (
+            None  # by worker, gradients not yet asked for; None: none is played before
+        )
 
     def initial(self) -> Array:
         return self.algorithm.initial_parameters().astype(np.float64)
 
-    def weighted(self, workers: Sequence[int], weights: Array, point: Array, generator: np.random.Generator) -> Array:
-        rollouts = self._begun_by(workers) if self._begun is not None else self._play(workers, point, generator)
+    def weighted(
+        self, workers: Sequence[int], weights: Array, point: Array, generator: np.random.Generator
+    ) -> Array:
+        rollouts = (
+            self._begun_by(workers) if self._begun is not None else self._play(workers, point, generator)
+        )
         for worker, rollout in zip(workers, rollouts, strict=True):
             self._returns[worker].append(rollout.episodes[0].return_mean)
         if self._begun is not None:
@@ -70,7 +85,12 @@ class Sampled(Objective):
         self.algorithm.on_progress(self.steps_played)
         total = np.zeros(self.size)
         for weight in dict.fromkeys(weights.tolist()):
-            total += weight * self.algorithm.gradient([rollout for rollout, own in zip(rollouts, weights, strict=True) if own == weight])[0]
+            total += (
+                weight
+                * self.algorithm.gradient(
+                    [rollout for rollout, own in zip(rollouts, weights, strict=True) if own == weight]
+                )[0]
+            )
         return total
 
     def gradient(self, worker: int, point: Array, generator: np.random.Generator) -> Array:
@@ -83,22 +103,28 @@ class Sampled(Objective):
         return self._side_by_side(workers, lambda part, slots: act)
 
     def _side_by_side(self, workers: Sequence[int], acting: Callable[[list[int], int], Act]) -> list[Rollout]:
-        """The same where `acting` says how so many slots act, the first of which play for these of the workers, by their places in `workers`."""
+        """The same where `acting` says how so many slots act, the first of which play for these of the
+        workers, by their places in `workers`."""
         played: list[Rollout | None] = [None] * len(workers)
         for number, stage in enumerate(self._stages):
             wanted = [index for index, worker in enumerate(workers) if self._stage_of[worker] == number]
             for ground, part in stage.parts(wanted):
-                rollouts = ground.play(len(part), acting(part, ground.slots), self.algorithm.initial_memory(ground.slots))
+                rollouts = ground.play(
+                    len(part), acting(part, ground.slots), self.algorithm.initial_memory(ground.slots)
+                )
                 self.steps_played += sum(rollout.steps for rollout in rollouts)
                 for index, rollout in zip(part, rollouts, strict=True):
                     played[index] = rollout
         return [rollout for rollout in played if rollout is not None]
 
     def begin(self, workers: Sequence[int], point: Array, generator: np.random.Generator) -> list[int]:
-        """Play an episode for each worker now, whose gradients are asked for later (sim.charge: step); returns how many steps each has."""
+        """Play an episode for each worker now, whose gradients are asked for later (sim.charge: step);
+        returns how many steps each has."""
         return self._keep(workers, self._play(workers, point, generator))
 
-    def begin_apart(self, workers: Sequence[int], points: Sequence[Array], generator: np.random.Generator) -> None:
+    def begin_apart(
+        self, workers: Sequence[int], points: Sequence[Array], generator: np.random.Generator
+    ) -> None:
         """The same where each worker stands at a point of its own."""
         if isinstance(self.algorithm, NumpyReinforce):
             vectors, algorithm = np.array(points, np.float32), self.algorithm
@@ -150,7 +176,8 @@ class Sampled(Objective):
         return float(np.mean(self._newest)) if any(told) else float("nan")
 
     def _by_stage(self) -> list[list[float]]:
-        """The returns since the last point: of each worker where environments differ, else of all together."""
+        """The returns since the last point: of each worker where environments differ, else of all
+        together."""
         if len(self._stages) > 1:
             return self._returns
         return [[value for returns in self._returns for value in returns]]
@@ -164,7 +191,8 @@ class Sampled(Objective):
 
 
 class Unplayed:
-    """Deliveries under way whose episodes are still to be played: all of them together, each at its worker's point, when the first is asked for."""
+    """Deliveries under way whose episodes are still to be played: all of them together, each at its worker's
+    point, when the first is asked for."""
 
     def __init__(self, objective: Sampled) -> None:
         self._objective = objective
@@ -194,14 +222,16 @@ class Unplayed:
 class Stages:
     """Where the episodes of one environment are played: side by side in as many slots as they need."""
 
-    def __init__(self, config: PolicyObjectiveConfig, spec: EnvironmentSpec, environment: EnvConfig, seeds: Seeds) -> None:
+    def __init__(
+        self, config: PolicyObjectiveConfig, spec: EnvironmentSpec, environment: EnvConfig, seeds: Seeds
+    ) -> None:
         """seeds: whose first_slot has 4 · slots to itself."""
         self._config, self._spec, self._environment, self._seeds = config, spec, environment, seeds
         self._made: dict[int, Playground] = {}
 
     def parts(self, wanted: Sequence[int]) -> Iterator[tuple[Playground, list[int]]]:
-        """Divide what is wanted among playgrounds; where it is more than slots, one batch of slots after the other, so that short episodes
-        weigh no more."""
+        """Divide what is wanted among playgrounds; where it is more than slots, one batch of slots after the
+        other, so that short episodes weigh no more."""
         most = self._config.slots
         for first in range(0, len(wanted), most):
             part = list(wanted[first : first + most])
@@ -219,7 +249,8 @@ class Stages:
 
 
 def _rounded(count: int) -> int:
-    """A few slots more than are needed: 1, 2, 3, 4, 6, 8, 12, 16, … Slots that rest cost time, and so do many playgrounds."""
+    """A few slots more than are needed: 1, 2, 3, 4, 6, 8, 12, 16, … Slots that rest cost time, and so do many
+    playgrounds."""
     power = 1 << (count - 1).bit_length()
     return 3 * power // 4 if power >= 4 and count <= 3 * power // 4 else power
 
@@ -239,5 +270,8 @@ def _common_spec(config: PolicyObjectiveConfig, environments: Sequence[EnvConfig
     specs = [describe(environment, config.policies) for environment in environments]
     for spec in specs[1:]:
         if spec.policies != specs[0].policies:
-            raise ConfigError("objective.workers: their environments have different agents or spaces; one policy vector needs equal ones")
+            raise ConfigError(
+                "objective.workers: their environments have different agents or spaces; one policy vector "
+                "needs equal ones"
+            )
     return specs[0]

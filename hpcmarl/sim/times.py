@@ -1,6 +1,8 @@
-"""How long a worker takes for a trajectory (h_i), or a message for its round trip (kappa_i). Called by the cluster.
+"""How long a worker takes for a trajectory (h_i), or a message for its round trip (kappa_i). Called by the
+cluster.
 
-h_i(t) = mean_i · (1 + drift · sin(2 pi (t / period + i / n))) · noise, with noise of mean 1. Knows no event and no rule.
+h_i(t) = mean_i · (1 + drift · sin(2 pi (t / period + i / n))) · noise, with noise of mean 1. Knows no event
+and no rule.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from hpcmarl.types import Array
 BLOCK = 4096  # noise is drawn in blocks: one number at a time costs a microsecond
 
 
-def worker_means(config: CommunicationConfig, workers: int, dimension: int, generator: np.random.Generator) -> Array:
+def worker_means(
+    config: CommunicationConfig, workers: int, dimension: int, generator: np.random.Generator
+) -> Array:
     """The mean time of each worker, [n] float64, in the order of the workers."""
     numbers = np.arange(1, workers + 1, dtype=np.float64)
     if config.values is not None:
@@ -23,7 +27,9 @@ def worker_means(config: CommunicationConfig, workers: int, dimension: int, gene
     else:
         shape = {"constant": np.ones(workers), "sqrt": np.sqrt(numbers), "linear": numbers}
         if config.law == "random":
-            shape["random"] = np.exp(config.spread * generator.standard_normal(workers) - 0.5 * config.spread**2)
+            shape["random"] = np.exp(
+                config.spread * generator.standard_normal(workers) - 0.5 * config.spread**2
+            )
         means = config.scale * shape[config.law]
     means *= float(dimension) ** config.dimension_exponent
     if config.bandwidth is not None:
@@ -32,9 +38,12 @@ def worker_means(config: CommunicationConfig, workers: int, dimension: int, gene
 
 
 class Times:
-    """`fixed`: each worker's time where it never varies, else None; `draw` gives the time of what begins now."""
+    """`fixed`: each worker's time where it never varies, else None; `draw` gives the time of what begins
+    now."""
 
-    def __init__(self, config: CommunicationConfig, workers: int, dimension: int, generator: np.random.Generator) -> None:
+    def __init__(
+        self, config: CommunicationConfig, workers: int, dimension: int, generator: np.random.Generator
+    ) -> None:
         self.config = config
         self.generator = generator
         self.means = worker_means(config, workers, dimension, generator)
@@ -51,7 +60,9 @@ class Times:
         time = self._means[worker]
         config = self.config
         if config.drift:
-            time *= 1.0 + config.drift * math.sin(2 * math.pi * (now / config.drift_period + self._phases[worker]))
+            time *= 1.0 + config.drift * math.sin(
+                2 * math.pi * (now / config.drift_period + self._phases[worker])
+            )
         if config.noise != "none":
             if not self._block:
                 self._block = self._noise(BLOCK).tolist()
@@ -64,7 +75,9 @@ class Times:
             return self.fixed
         times = self.means
         if self.config.drift:
-            times = times * (1.0 + self.config.drift * np.sin(2 * np.pi * (now / self.config.drift_period + self._phases)))
+            times = times * (
+                1.0 + self.config.drift * np.sin(2 * np.pi * (now / self.config.drift_period + self._phases))
+            )
         if self.config.noise != "none":
             times = times * self._noise(len(times))
         listed: list[float] = times.tolist()

@@ -1,4 +1,5 @@
-"""The course of a simulation at a bounded number of points, whatever its length. Called by the cluster; knows plain numbers only."""
+"""The course of a simulation at a bounded number of points, whatever its length. Called by the cluster; knows
+plain numbers only."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from hpcmarl.types import Array
 
 
 class Trace:
-    """Keeps every stride-th round; when `points` are full, every second one is forgotten and the stride doubles."""
+    """Keeps every stride-th round; when `points` are full, every second one is forgotten and the stride
+    doubles."""
 
     def __init__(self, columns: tuple[str, ...], points: int) -> None:
         self.columns = columns

@@ -1,4 +1,5 @@
-"""`hpcmarl bench faults`: a few kills of the whole job, every one of them recovered from, and nothing left running."""
+"""`hpcmarl bench faults`: a few kills of the whole job, every one of them recovered from, and nothing left
+running."""
 
 import json
 import os
@@ -49,15 +50,37 @@ LONG = pytest.mark.long("a kill campaign")
 
 @pytest.mark.timeout(280)
 @pytest.mark.parametrize(
-    ("kills", "ranks", "reduce"), [(2, 2, "server"), pytest.param(3, 4, "server", marks=LONG), pytest.param(3, 3, "mpi", marks=LONG)]
+    ("kills", "ranks", "reduce"),
+    [(2, 2, "server"), pytest.param(3, 4, "server", marks=LONG), pytest.param(3, 3, "mpi", marks=LONG)],
 )
 def test_killed_job_is_resumed_after_each_kill(tmp_path, campaign_environment, kills, ranks, reduce):
-    options = ["--kills", str(kills), "-n", str(ranks), "--seed", "7", "--what", "job", "--run-dir", str(tmp_path), "--json", "--reduce", reduce]
+    options = [
+        "--kills",
+        str(kills),
+        "-n",
+        str(ranks),
+        "--seed",
+        "7",
+        "--what",
+        "job",
+        "--run-dir",
+        str(tmp_path),
+        "--json",
+        "--reduce",
+        reduce,
+    ]
     command = [sys.executable, "-m", "hpcmarl", "bench", "faults", *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=270, env=campaign_environment)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, timeout=270, env=campaign_environment
+    )
     assert done.returncode == 0, done.stderr + done.stdout
     result = json.loads(done.stdout)
-    assert (result["injected"], result["survived"], result["resumed"], result["corrupt_files"]) == (kills, 0, kills, 0)
+    assert (result["injected"], result["survived"], result["resumed"], result["corrupt_files"]) == (
+        kills,
+        0,
+        kills,
+        0,
+    )
     assert result["failures"] == []
     assert result["exit_code"] == 75
     assert result["files_verified"] >= 1 + kills
@@ -85,8 +108,21 @@ def test_job_that_cannot_start_is_reported_in_one_line(run, tmp_path):
 
 
 def test_terminated_campaign_leaves_no_processes(tmp_path, campaign_environment):
-    command = [sys.executable, "-m", "hpcmarl", "bench", "faults", "--kills", "5", "--run-dir", str(tmp_path), "--json"]
-    campaign = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=campaign_environment)
+    command = [
+        sys.executable,
+        "-m",
+        "hpcmarl",
+        "bench",
+        "faults",
+        "--kills",
+        "5",
+        "--run-dir",
+        str(tmp_path),
+        "--json",
+    ]
+    campaign = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=campaign_environment
+    )
     try:
         assert wait_until(lambda: len(processes_of(campaign_environment)) > 3, 60)
         campaign.terminate()

@@ -1,4 +1,5 @@
-"""Jobs in which every rank, or the server and another rank, are killed: somebody says so, and the exit code tells."""
+"""Jobs in which every rank, or the server and another rank, are killed: somebody says so, and the exit code
+tells."""
 
 from __future__ import annotations
 
@@ -36,7 +37,18 @@ def train(tmp_path: Path, ranks: int, kill: KillRanks) -> tuple[int, str]:
     config = tmp_path / "config.yaml"
     config.write_text(SPREAD)
     changes = ("stop.updates=1000000", "checkpoint.every_updates=20")
-    command = [sys.executable, "-m", "hpcmarl", "train", str(config), "-n", str(ranks), "--run-dir", str(kill.directory), *changes]
+    command = [
+        sys.executable,
+        "-m",
+        "hpcmarl",
+        "train",
+        str(config),
+        "-n",
+        str(ranks),
+        "--run-dir",
+        str(kill.directory),
+        *changes,
+    ]
     job = run(command, dict(os.environ), limit=120, meanwhile=kill)
     assert kill.done, job.text
     assert not job.orphans

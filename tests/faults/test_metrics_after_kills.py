@@ -1,4 +1,5 @@
-"""Rows of metrics of real ranks that are killed: no version twice, figures of groups no older than the rows."""
+"""Rows of metrics of real ranks that are killed: no version twice, figures of groups no older than the
+rows."""
 
 import csv
 
@@ -24,7 +25,15 @@ def versions_in(directory):
 def test_no_version_is_twice_after_real_kills(tmp_path):
     run = tmp_path / "run"
     (tmp_path / "c.yaml").write_text(SPREAD)
-    train = ["train", str(tmp_path / "c.yaml"), "-n", "2", "--run-dir", str(run), "logging.every_seconds=0.001"]
+    train = [
+        "train",
+        str(tmp_path / "c.yaml"),
+        "-n",
+        "2",
+        "--run-dir",
+        str(run),
+        "logging.every_seconds=0.001",
+    ]
 
     def killed_at(rows, *changes):
         """The versions that a start leaves which is killed when it has added so many."""

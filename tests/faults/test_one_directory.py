@@ -28,7 +28,18 @@ def arguments(tmp_path: Path, *changes: str) -> list[str]:
     config = tmp_path / "config.yaml"
     config.write_text(SPREAD)
     kept = ("trajectories={enabled: true, shard_seconds: 0.3}", "logging.every_seconds=0.001")
-    return ["train", str(config), "-n", "3", "--run-dir", str(tmp_path / "run"), "--resume", "auto", *kept, *changes]
+    return [
+        "train",
+        str(config),
+        "-n",
+        "3",
+        "--run-dir",
+        str(tmp_path / "run"),
+        "--resume",
+        "auto",
+        *kept,
+        *changes,
+    ]
 
 
 def rows(run: Path) -> int:
@@ -38,7 +49,9 @@ def rows(run: Path) -> int:
 
 def test_second_job_in_a_directory_is_refused(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    first = Job(arguments(tmp_path, "stop.updates=1000000", "checkpoint.every_updates=10"), tmp_path / "first.log")
+    first = Job(
+        arguments(tmp_path, "stop.updates=1000000", "checkpoint.every_updates=10"), tmp_path / "first.log"
+    )
     try:
         wait_until(lambda: rows(run) > 5 or not first.running, 60)
         owner = read_owner(run)
@@ -47,7 +60,11 @@ def test_second_job_in_a_directory_is_refused(tmp_path: Path) -> None:
         second = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert second.returncode == 2, second.stderr
         assert [line for line in second.stderr.splitlines() if line.startswith("error: ")] == [
-            next(line for line in second.stderr.splitlines() if f"in use by process {owner['process']} on " in line)
+            next(
+                line
+                for line in second.stderr.splitlines()
+                if f"in use by process {owner['process']} on " in line
+            )
         ]
         before = rows(run)
         wait_until(lambda: rows(run) > before or not first.running, 30)

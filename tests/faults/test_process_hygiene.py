@@ -1,4 +1,5 @@
-"""What a run leaves on the machine: no listening sockets, files with the modes that the user asked for, no secrets."""
+"""What a run leaves on the machine: no listening sockets, files with the modes that the user asked for, no
+secrets."""
 
 import os
 import socket
@@ -52,7 +53,9 @@ def listening_sockets(process):
 def test_listening_socket_is_detected():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = struct.pack(">H", server.getsockname()[1]).hex().upper()
-        assert any(name == "tcp" and address.endswith(port) for name, address in listening_sockets(os.getpid()))
+        assert any(
+            name == "tcp" and address.endswith(port) for name, address in listening_sockets(os.getpid())
+        )
 
 
 def test_running_rank_has_no_listening_sockets(tmp_path):
@@ -66,11 +69,18 @@ def test_running_rank_has_no_listening_sockets(tmp_path):
         job.kill()
 
 
-@pytest.mark.parametrize(("mask", "file_mode", "directory_mode"), [(0o077, 0o600, 0o700), (0o022, 0o644, 0o755), (0o002, 0o664, 0o775)])
+@pytest.mark.parametrize(
+    ("mask", "file_mode", "directory_mode"),
+    [(0o077, 0o600, 0o700), (0o022, 0o644, 0o755), (0o002, 0o664, 0o775)],
+)
 def test_modes_follow_the_umask(tmp_path, mask, file_mode, directory_mode):
     before = os.umask(mask)
     try:
-        changes = ("trajectories={enabled: true, shard_seconds: 0.2}", "checkpoint.every_updates=1", "logging.every_seconds=0.001")
+        changes = (
+            "trajectories={enabled: true, shard_seconds: 0.2}",
+            "checkpoint.every_updates=1",
+            "logging.every_seconds=0.001",
+        )
         run_world(1, tmp_path / "run", *changes)
         (tmp_path / "run" / "trajectories" / "rank-0000" / "shard-000099.h5.partial").write_bytes(b"")
         leave_partial_files(tmp_path / "run")
@@ -81,7 +91,17 @@ def test_modes_follow_the_umask(tmp_path, mask, file_mode, directory_mode):
         wanted = directory_mode if path.is_dir() else file_mode
         assert stat.S_IMODE(path.stat().st_mode) == wanted, path
         names.add(path.name.split("-")[0])
-    assert {"run", "config.yaml", "summary.json", "metrics.csv", "metrics.h5", "checkpoint", "shard", "rank", "open.h5"} <= names
+    assert {
+        "run",
+        "config.yaml",
+        "summary.json",
+        "metrics.csv",
+        "metrics.h5",
+        "checkpoint",
+        "shard",
+        "rank",
+        "open.h5",
+    } <= names
 
 
 def leave_partial_files(run):
@@ -100,10 +120,28 @@ def leave_partial_files(run):
 @pytest.mark.parametrize("broken", [False, True])
 def test_no_secret_of_the_environment_is_written(tmp_path, broken):
     marker = "hunter2-0123456789"
-    secrets = {name: marker for name in ("HPCMARL_TEST_SECRET", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "WANDB_API_KEY", "GITHUB_TOKEN")}
+    secrets = {
+        name: marker
+        for name in (
+            "HPCMARL_TEST_SECRET",
+            "AWS_SECRET_ACCESS_KEY",
+            "AWS_SESSION_TOKEN",
+            "WANDB_API_KEY",
+            "GITHUB_TOKEN",
+        )
+    }
     (tmp_path / "c.yaml").write_text(CONFIG)
     changes = ["faults.raise_in=learner", "faults.after=20"] if broken else ["stop.updates=20"]
-    command = [sys.executable, "-m", "hpcmarl", "train", str(tmp_path / "c.yaml"), *changes, "--run-dir", str(tmp_path / "run")]
+    command = [
+        sys.executable,
+        "-m",
+        "hpcmarl",
+        "train",
+        str(tmp_path / "c.yaml"),
+        *changes,
+        "--run-dir",
+        str(tmp_path / "run"),
+    ]
     done = subprocess.run(command, env={**os.environ, **secrets}, capture_output=True, timeout=200)
     assert done.returncode == (1 if broken else 0), done.stderr
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]

@@ -24,7 +24,8 @@ def config(tmp_path):
 
 
 class Hit:
-    """Sends a signal to one rank once the run has written a checkpoint; `after` is when, by the monotonic clock.
+    """Sends a signal to one rank once the run has written a checkpoint; `after` is when, by the monotonic
+    clock.
 
     `until`: when the server's log has these words, the run is asked to stop."""
 
@@ -36,7 +37,9 @@ class Hit:
         if self.after is None and list(self.directory.glob("checkpoints/checkpoint-*.h5")):
             os.kill(rank_processes(str(self.directory))[self.rank], self.number)
             self.after = time.monotonic()
-        elif self.until is not None and any(self.until in log.read_text() for log in self.directory.glob("logs/rank-0000.log")):
+        elif self.until is not None and any(
+            self.until in log.read_text() for log in self.directory.glob("logs/rank-0000.log")
+        ):
             os.kill(rank_processes(str(self.directory))[1], signal.SIGUSR1)
             self.until = None
 
@@ -59,10 +62,23 @@ def updates_of(directory):
     return final_state(directory)["engine"]["optimizer"]["updates"]
 
 
-def train_and_hit(library, ranks, config, directory, rank, *changes, number=signal.SIGKILL, updates=MORE, until=None, hit=None):
+def train_and_hit(
+    library,
+    ranks,
+    config,
+    directory,
+    rank,
+    *changes,
+    number=signal.SIGKILL,
+    updates=MORE,
+    until=None,
+    hit=None,
+):
     hit = hit or Hit(directory, rank, number, until)
     always = (f"stop.updates={updates}", "checkpoint.every_updates=20", "topology.silence_seconds=3")
-    job = run_train(library, ranks, config, "--run-dir", str(directory), *always, *changes, limit=150, meanwhile=hit)
+    job = run_train(
+        library, ranks, config, "--run-dir", str(directory), *always, *changes, limit=150, meanwhile=hit
+    )
     assert hit.after is not None, f"the run ended before it could be hit:\n{job.text}"
     assert not job.orphans
     return job, time.monotonic() - hit.after
@@ -77,7 +93,13 @@ def train_and_hit(library, ranks, config, directory, rank, *changes, number=sign
         (5, 3, "learner", ("topology.groups=2", "rounds.reduce=mpi")),
         (4, 2, "learner+actor", (*THREE_LEARNERS, "rounds.reduce=gloo")),
         pytest.param(4, 2, "learner+actor", (*THREE_LEARNERS, "rounds.reduce=horovod"), marks=needs_horovod),
-        pytest.param(5, 4, "actor", ("topology.groups=2", "rounds.rule=malenia", "rounds.on_loss=drop"), marks=OTHER_RULES),
+        pytest.param(
+            5,
+            4,
+            "actor",
+            ("topology.groups=2", "rounds.rule=malenia", "rounds.on_loss=drop"),
+            marks=OTHER_RULES,
+        ),
     ],
 )
 def test_a_killed_rank_does_not_end_the_run(ranks, victim, role, changes, config, tmp_path):
@@ -90,7 +112,12 @@ def test_a_killed_rank_does_not_end_the_run(ranks, victim, role, changes, config
 
 
 def test_death_beside_a_frozen_learner_kills_no_other(config, tmp_path):
-    four = ("topology.groups=4", "topology.actors_per_learner=0", "topology.server=dedicated", "rounds.reduce=mpi")
+    four = (
+        "topology.groups=4",
+        "topology.actors_per_learner=0",
+        "topology.server=dedicated",
+        "rounds.reduce=mpi",
+    )
     hit = HitBoth(tmp_path / "run", frozen=2, killed=3)
     job, _ = train_and_hit("openmpi", 5, config, tmp_path / "run", 3, *four, hit=hit)
     assert job.code == 0, job.text
@@ -101,18 +128,32 @@ def test_death_beside_a_frozen_learner_kills_no_other(config, tmp_path):
 
 def test_a_killed_actor_is_replaced(config, tmp_path):
     told = "is replaced by process"
-    job, _ = train_and_hit("openmpi", 4, config, tmp_path / "run", 3, "topology.respawn=true", updates=ENDLESS, until=told)
+    job, _ = train_and_hit(
+        "openmpi", 4, config, tmp_path / "run", 3, "topology.respawn=true", updates=ENDLESS, until=told
+    )
     assert job.code == 75, job.text
     assert [(row["rank"], row["replaced"]) for row in summary(tmp_path / "run")["lost_ranks"]] == [(3, True)]
     assert "rank 3 (actor) on " in job.text
     assert told in job.text
 
 
-@pytest.mark.parametrize(("ranks", "victim", "changes"), [(4, 2, ()), (5, 3, ("topology.groups=2", "rounds.reduce=mpi"))])
+@pytest.mark.parametrize(
+    ("ranks", "victim", "changes"), [(4, 2, ()), (5, 3, ("topology.groups=2", "rounds.reduce=mpi"))]
+)
 def test_frozen_rank_is_detected_and_removed(ranks, victim, changes, config, tmp_path):
     """The second one is a learner that the other waits for in a collective sum."""
     told = "was not heard for 3 s (topology.silence_seconds)"
-    job, _ = train_and_hit("openmpi", ranks, config, tmp_path / "run", victim, *changes, number=signal.SIGSTOP, updates=ENDLESS, until=told)
+    job, _ = train_and_hit(
+        "openmpi",
+        ranks,
+        config,
+        tmp_path / "run",
+        victim,
+        *changes,
+        number=signal.SIGSTOP,
+        updates=ENDLESS,
+        until=told,
+    )
     assert job.code == 75, job.text
     assert [row["rank"] for row in summary(tmp_path / "run")["lost_ranks"]] == [victim]
     assert told in job.text
@@ -121,7 +162,10 @@ def test_frozen_rank_is_detected_and_removed(ranks, victim, changes, config, tmp
 
 @pytest.mark.parametrize(
     ("number", "limit", "told"),
-    [(signal.SIGKILL, 10, "has died"), (signal.SIGSTOP, 10 + 3, "has taken no message for 3 s (topology.silence_seconds)")],
+    [
+        (signal.SIGKILL, 10, "has died"),
+        (signal.SIGSTOP, 10 + 3, "has taken no message for 3 s (topology.silence_seconds)"),
+    ],
 )
 def test_lost_server_ends_the_run_which_can_be_resumed(number, limit, told, config, tmp_path):
     directory = tmp_path / "run"
@@ -130,7 +174,9 @@ def test_lost_server_ends_the_run_which_can_be_resumed(number, limit, told, conf
     assert f"error: rank 0 (server) {told}; the job ends" in job.text
     assert seconds < limit
     version = final_state(directory)["engine"]["rule"]["round"]
-    again = run_train("openmpi", 1, config, "--run-dir", str(directory), "--resume", "auto", f"stop.updates={version + 5}")
+    again = run_train(
+        "openmpi", 1, config, "--run-dir", str(directory), "--resume", "auto", f"stop.updates={version + 5}"
+    )
     assert again.code == 0, again.text
     assert summary(directory)["updates"] == version + 5
     assert f"checkpoint-{version:010d}" in summary(directory)["resumed_from"]
@@ -144,7 +190,11 @@ class SignalInWriting:
 
     def __call__(self, _session):
         finished = self.directory.glob("checkpoints/checkpoint-*.h5")
-        if not self.done and any(int(path.stem[-10:]) >= self.reached for path in finished) and any(self.directory.glob("checkpoints/*.partial")):
+        if (
+            not self.done
+            and any(int(path.stem[-10:]) >= self.reached for path in finished)
+            and any(self.directory.glob("checkpoints/*.partial"))
+        ):
             os.kill(rank_processes(str(self.directory))[0], signal.SIGUSR1)
             self.done = True
 
@@ -152,8 +202,16 @@ class SignalInWriting:
 @pytest.mark.parametrize("reduce", ["server", "mpi"])
 def test_signal_while_a_checkpoint_is_written_loses_nothing(reduce, config, tmp_path):
     directory = tmp_path / "run"
-    changes = ("stop.updates=1000000", "checkpoint.every_updates=1", f"rounds.reduce={reduce}", "topology.groups=2", "topology.actors_per_learner=0")
-    job = run_train("openmpi", 2, config, "--run-dir", str(directory), *changes, meanwhile=SignalInWriting(directory, 5))
+    changes = (
+        "stop.updates=1000000",
+        "checkpoint.every_updates=1",
+        f"rounds.reduce={reduce}",
+        "topology.groups=2",
+        "topology.actors_per_learner=0",
+    )
+    job = run_train(
+        "openmpi", 2, config, "--run-dir", str(directory), *changes, meanwhile=SignalInWriting(directory, 5)
+    )
     assert job.code == 75, job.text
     assert updates_of(directory) == summary(directory)["updates"]
     assert not list(directory.glob("checkpoints/*.partial"))

@@ -38,14 +38,25 @@ class KillAtStart:
 def arguments(tmp_path: Path, *more: str) -> list[str]:
     config = tmp_path / "config.yaml"
     config.write_text(SPREAD)
-    return ["-m", "hpcmarl", "train", str(config), "--run-dir", str(tmp_path / "run"), "stop.updates=1000000", *more]
+    return [
+        "-m",
+        "hpcmarl",
+        "train",
+        str(config),
+        "--run-dir",
+        str(tmp_path / "run"),
+        "stop.updates=1000000",
+        *more,
+    ]
 
 
 def errors(text: str) -> list[str]:
     return [line for line in text.splitlines() if "error:" in line]
 
 
-@pytest.mark.parametrize(("rank", "after"), [(2, 0.0), (0, 0.8), pytest.param(3, 1.6, marks=pytest.mark.long("one more moment"))])
+@pytest.mark.parametrize(
+    ("rank", "after"), [(2, 0.0), (0, 0.8), pytest.param(3, 1.6, marks=pytest.mark.long("one more moment"))]
+)
 def test_death_at_start_ends_train_with_one_line(rank: int, after: float, tmp_path: Path) -> None:
     kill = KillAtStart(str(tmp_path / "run"), rank, after)
     job = run([sys.executable, *arguments(tmp_path), "-n", "4"], dict(os.environ), limit=60, meanwhile=kill)
@@ -60,7 +71,12 @@ def test_death_at_start_ends_train_with_one_line(rank: int, after: float, tmp_pa
 def test_death_at_start_of_a_resumed_run_can_be_resumed(tmp_path: Path) -> None:
     run_world(2, tmp_path / "run", "stop.updates=2")
     kill = KillAtStart(str(tmp_path / "run"), 1, 0.5)
-    job = run([sys.executable, *arguments(tmp_path, "--resume", "auto", "-n", "3")], dict(os.environ), limit=60, meanwhile=kill)
+    job = run(
+        [sys.executable, *arguments(tmp_path, "--resume", "auto", "-n", "3")],
+        dict(os.environ),
+        limit=60,
+        meanwhile=kill,
+    )
     assert kill.process, job.text
     assert job.code == 75, job.text
     assert len(errors(job.text)) == 1, job.text
@@ -79,7 +95,8 @@ def test_death_at_start_ends_a_bare_mpiexec(library: str, tmp_path: Path) -> Non
 
 
 def test_a_slow_rank_says_that_it_is_alone(tmp_path: Path) -> None:
-    """As under srun --mpi=none: the ranks do not meet, and the end of a quick one is no reason to end a slow one."""
+    """As under srun --mpi=none: the ranks do not meet, and the end of a quick one is no reason to end a slow
+    one."""
     program = tmp_path / "rank.py"
     program.write_text(
         "import os, sys, time\n"
@@ -91,10 +108,16 @@ def test_a_slow_rank_says_that_it_is_alone(tmp_path: Path) -> None:
     )
     launcher = (
         "import os, subprocess, sys\n"
-        "ranks = [subprocess.Popen([sys.executable, sys.argv[1]], env=os.environ | {'SLURM_PROCID': n, 'SLURM_LOCALID': n}) for n in '01']\n"
+        "ranks = [subprocess.Popen([sys.executable, sys.argv[1]], env=os.environ | {'SLURM_PROCID': n, "
+        "'SLURM_LOCALID': n}) for n in '01']\n"
         "print([rank.wait() for rank in ranks])\n"
     )
-    environment = {**os.environ, "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_ID": "0", "PYTHONPATH": str(Path(start_watch.__file__).parents[2])}
+    environment = {
+        **os.environ,
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_ID": "0",
+        "PYTHONPATH": str(Path(start_watch.__file__).parents[2]),
+    }
     job = run([sys.executable, "-c", launcher, str(program)], environment, limit=60)
     assert "[2, 2]" in job.text
 
@@ -150,9 +173,19 @@ def test_death_before_roles_are_built_is_one_line(place: str, victim: int, tmp_p
     program = tmp_path / "dying.py"
     program.write_text(DYING)
     given = [*arguments(tmp_path)[2:], "rounds.reduce=mpi", "rounds.rule=sync", "topology.groups=2"]
-    command, environment = mpi_command("openmpi", 4, [sys.executable, str(program), place, str(victim), *given])
+    command, environment = mpi_command(
+        "openmpi", 4, [sys.executable, str(program), place, str(victim), *given]
+    )
     outcome = tmp_path / "code"
-    job = run(command, {**environment, "PYTHONPATH": str(Path(start_watch.__file__).parents[2]), "HPCMARL_OUTCOME": str(outcome)}, limit=60)
+    job = run(
+        command,
+        {
+            **environment,
+            "PYTHONPATH": str(Path(start_watch.__file__).parents[2]),
+            "HPCMARL_OUTCOME": str(outcome),
+        },
+        limit=60,
+    )
     assert job.code != 0, job.text
     assert len(errors(job.text)) == 1, job.text
     assert f"rank {victim} " in errors(job.text)[0]

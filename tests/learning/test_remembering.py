@@ -1,12 +1,23 @@
-"""Recurrent policies learn what cannot be done without memory: a number that is seen in an episode's first step, to be named in all of them."""
+"""Recurrent policies learn what cannot be done without memory: a number that is seen in an episode's first
+step, to be named in all of them."""
 
 import pytest
 
 from tests.support.worlds import ECHO, SPREAD, run_world, summary
 
-RECALL = ("env={id: 'tests.support.environments:Recall'}", "algo.network={hidden: [16], recurrent: true, memory: 16}", "eval.episodes=100")
+RECALL = (
+    "env={id: 'tests.support.environments:Recall'}",
+    "algo.network={hidden: [16], recurrent: true, memory: 16}",
+    "eval.episodes=100",
+)
 VALUES = ("stop.updates=300", "algo.epsilon_steps=3000")
-POLICIES = ("stop.updates=200", "rounds.batch=8", "topology.environments_per_actor=8", "optimizer={name: adam, step_size: 0.01}", "algo.discount=0.5")
+POLICIES = (
+    "stop.updates=200",
+    "rounds.batch=8",
+    "topology.environments_per_actor=8",
+    "optimizer={name: adam, step_size: 0.01}",
+    "algo.discount=0.5",
+)
 pytestmark = pytest.mark.slow("trains until something is learned")
 OTHERS = pytest.mark.long("a learning run; vdn and ma_trace learn in the default lane")
 MEMORYLESS = ("algo.network.recurrent=false",)
@@ -17,12 +28,21 @@ def earned(directory, text, *changes):
     return summary(directory)["eval_return_mean"]
 
 
-@pytest.mark.parametrize("name", ["vdn", *(pytest.param(name, marks=OTHERS) for name in ("iql", "qmix", "wqmix", "res"))])
+@pytest.mark.parametrize(
+    "name", ["vdn", *(pytest.param(name, marks=OTHERS) for name in ("iql", "qmix", "wqmix", "res"))]
+)
 def test_recurrent_value_based_agents_solve_the_memory_task(tmp_path, name):
-    assert earned(tmp_path, ECHO, *VALUES, f"algo.name={name}", *(("rounds.batch=32",) if name == "wqmix" else ())) > 0.9
+    assert (
+        earned(
+            tmp_path, ECHO, *VALUES, f"algo.name={name}", *(("rounds.batch=32",) if name == "wqmix" else ())
+        )
+        > 0.9
+    )
 
 
-@pytest.mark.parametrize("name", ["ma_trace", *(pytest.param(name, marks=OTHERS) for name in ("reinforce", "coma", "ppo"))])
+@pytest.mark.parametrize(
+    "name", ["ma_trace", *(pytest.param(name, marks=OTHERS) for name in ("reinforce", "coma", "ppo"))]
+)
 def test_recurrent_policy_gradient_agents_solve_memory_task(tmp_path, name):
     critic = () if name == "reinforce" else ("algo.critic=full", "algo.value_cost=1", "stop.updates=400")
     assert earned(tmp_path, SPREAD, *POLICIES, f"algo.name={name}", *critic) > 0.9
@@ -30,7 +50,8 @@ def test_recurrent_policy_gradient_agents_solve_memory_task(tmp_path, name):
 
 @OTHERS
 def test_coma_with_memoryless_critic_fails_the_memory_task(tmp_path):
-    """Its critic has no memory, and all of its agents' credit comes from there: observations of nothing name no action better than another."""
+    """Its critic has no memory, and all of its agents' credit comes from there: observations of nothing name
+    no action better than another."""
     assert earned(tmp_path, SPREAD, *POLICIES, "algo.name=coma", "algo.critic=obs") < 0.7
 
 

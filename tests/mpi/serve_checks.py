@@ -2,8 +2,8 @@
 
 serve_checks.py DIRECTORY CHECK…
 
-Every rank writes a file `RANK.failed` with its traceback into the check's folder where it fails; the world ends with it, since the
-other ranks would wait for ever. Rank 0 writes `passed` when all ranks are through.
+Every rank writes a file `RANK.failed` with its traceback into the check's folder where it fails; the world
+ends with it, since the other ranks would wait for ever. Rank 0 writes `passed` when all ranks are through.
 """
 
 import faulthandler

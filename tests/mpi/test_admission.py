@@ -1,4 +1,5 @@
-"""Rounds that count all episodes that had begun, on real ranks: the word that a round has enough may overtake its parameters."""
+"""Rounds that count all episodes that had begun, on real ranks: the word that a round has enough may overtake
+its parameters."""
 
 import pytest
 

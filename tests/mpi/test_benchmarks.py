@@ -1,4 +1,5 @@
-"""Benchmarks that start ranks of their own, from the command line; short ones on shared ranks are in tests/mpi/checks/benchmarks.py."""
+"""Benchmarks that start ranks of their own, from the command line; short ones on shared ranks are in
+tests/mpi/checks/benchmarks.py."""
 
 import json
 import sys
@@ -8,7 +9,11 @@ import pytest
 from tests.support.benchmark_figures import check_comm, check_costs, check_returns, check_stragglers
 from tests.support.launch import run
 
-pytestmark = [pytest.mark.mpi, pytest.mark.long("benchmarks that measure for seconds"), pytest.mark.timeout(170)]
+pytestmark = [
+    pytest.mark.mpi,
+    pytest.mark.long("benchmarks that measure for seconds"),
+    pytest.mark.timeout(170),
+]
 
 
 def bench(*arguments):
@@ -30,7 +35,9 @@ def test_bench_comm_reports_the_gradient_message_rate():
 
 
 def test_bench_stragglers_reports_seconds_to_a_return():
-    told = bench("stragglers", "-n", "3", "--until-return", "-100", "--limit", "30", "--unit", "0.01", "--seeds", "1")
+    told = bench(
+        "stragglers", "-n", "3", "--until-return", "-100", "--limit", "30", "--unit", "0.01", "--seeds", "1"
+    )
     check_returns(told, target=-100, limit=30)
 
 

@@ -9,7 +9,15 @@ import pytest
 from hpcmarl.config.file import load_config
 from hpcmarl.io.pool import list_snapshots
 from hpcmarl.roles.run import train
-from tests.support.launch import LIBRARIES, mpi_command, python_of, rank_processes, ranks_take_seconds, run, run_train
+from tests.support.launch import (
+    LIBRARIES,
+    mpi_command,
+    python_of,
+    rank_processes,
+    ranks_take_seconds,
+    run,
+    run_train,
+)
 from tests.support.leagues import RPS
 from tests.support.worlds import final_state, summary
 
@@ -59,7 +67,9 @@ class Kill:
 def test_member_of_a_killed_leader_continues_in_the_other_team(config, tmp_path):
     directory = tmp_path / "run"
     changes = (*TWO_TEAMS, "stop.updates=60", "league.freeze.most_updates=10", "checkpoint.every_updates=5")
-    job = run_train("openmpi", 3, config, "--run-dir", str(directory), *changes, meanwhile=Kill(directory, 4, 1))
+    job = run_train(
+        "openmpi", 3, config, "--run-dir", str(directory), *changes, meanwhile=Kill(directory, 4, 1)
+    )
     assert job.code == 0, job.text
     assert not job.orphans
     told = summary(directory)
@@ -70,7 +80,9 @@ def test_member_of_a_killed_leader_continues_in_the_other_team(config, tmp_path)
 def test_killed_league_resumes_on_fewer_ranks_without_loss(config, tmp_path):
     directory = tmp_path / "run"
     changes = ("stop.updates=40", "league.freeze.most_updates=10")
-    job = run_train("openmpi", 3, config, "--run-dir", str(directory), *TWO_TEAMS, *changes, meanwhile=Kill(directory, 5))
+    job = run_train(
+        "openmpi", 3, config, "--run-dir", str(directory), *TWO_TEAMS, *changes, meanwhile=Kill(directory, 5)
+    )
     assert not job.orphans
     assert not (directory / "summary.json").exists(), job.text
     there, known = list_snapshots(directory / "pool"), final_state(directory)["league"]
@@ -80,7 +92,11 @@ def test_killed_league_resumes_on_fewer_ranks_without_loss(config, tmp_path):
     state = final_state(directory)["league"]
     names = state["snapshots"]["names"].split()
     assert set(there) <= set(names)
-    assert sorted(names) == list_snapshots(directory / "pool") == [f"{member}-{term:06d}" for member in "ab" for term in range(5)]
+    assert (
+        sorted(names)
+        == list_snapshots(directory / "pool")
+        == [f"{member}-{term:06d}" for member in "ab" for term in range(5)]
+    )
     size = len(known["snapshots"]["names"].split())
     assert (state["payoff"]["games"][:size, :size] >= known["payoff"]["games"]).all()
     assert summary(directory)["seconds"] > 0

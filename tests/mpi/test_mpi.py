@@ -1,4 +1,5 @@
-"""Real ranks under both MPI libraries: messages, training, exact resume, traces, failures, worlds that are not what was asked for."""
+"""Real ranks under both MPI libraries: messages, training, exact resume, traces, failures, worlds that are
+not what was asked for."""
 
 import json
 import signal
@@ -9,7 +10,16 @@ import pytest
 
 from hpcmarl.algos import ALGORITHMS
 from hpcmarl.bench.jobs import Progress
-from tests.support.launch import LIBRARIES, mpi_command, needs_mpich, python_of, ranks_take_seconds, run, run_program, run_train
+from tests.support.launch import (
+    LIBRARIES,
+    mpi_command,
+    needs_mpich,
+    python_of,
+    ranks_take_seconds,
+    run,
+    run_program,
+    run_train,
+)
 from tests.support.waiting import wait_until
 from tests.support.worlds import SPREAD, summary
 
@@ -25,7 +35,13 @@ def config(tmp_path):
 
 FAILING = [
     ("openmpi", "actor"),
-    pytest.param("openmpi", "learner", marks=pytest.mark.long("test_a_failing_rank_ends_a_job_that_train_started has a failing learner, too")),
+    pytest.param(
+        "openmpi",
+        "learner",
+        marks=pytest.mark.long(
+            "test_a_failing_rank_ends_a_job_that_train_started has a failing learner, too"
+        ),
+    ),
     ("openmpi", "server"),
     ("openmpi", "evaluator"),
     pytest.param("mpich", "actor", marks=needs_mpich),
@@ -34,7 +50,13 @@ FAILING = [
 
 @pytest.mark.parametrize(("library", "role"), FAILING)
 def test_failing_rank_ends_the_job_and_names_its_role(library, role, config, tmp_path):
-    changes = (f"faults.raise_in={role}", "faults.after=20", "stop.updates=1000000", "eval.every_updates=1", "eval.episodes=2")
+    changes = (
+        f"faults.raise_in={role}",
+        "faults.after=20",
+        "stop.updates=1000000",
+        "eval.every_updates=1",
+        "eval.episodes=2",
+    )
     job = run_train(library, 4, config, "--run-dir", str(tmp_path / "run"), *changes)
     assert job.code != 0
     assert f"({role}" in job.text
@@ -61,7 +83,17 @@ def test_early_finished_rank_does_not_block_shutdown():
 
 
 def test_a_failing_rank_ends_a_job_that_train_started(config, tmp_path):
-    command = [sys.executable, "-m", "hpcmarl", "train", str(config), "-n", "4", "--run-dir", str(tmp_path / "run")]
+    command = [
+        sys.executable,
+        "-m",
+        "hpcmarl",
+        "train",
+        str(config),
+        "-n",
+        "4",
+        "--run-dir",
+        str(tmp_path / "run"),
+    ]
     job = run([*command, "faults.raise_in=learner", "faults.after=20", "stop.updates=1000000"])
     assert job.code not in (0, 2)
     assert "rank 1 of 4 (learner)" in job.text
@@ -93,18 +125,27 @@ def test_only_the_first_rank_reads_the_configuration(library, config, tmp_path):
     program = tmp_path / "only.py"
     program.write_text(ONLY_THE_FIRST)
     changes = ("stop.updates=2", "eval.episodes=0", "--run-dir", str(tmp_path / "run"))
-    command, environment = mpi_command(library, 3, [python_of(library), str(program), "train", str(config), *changes])
+    command, environment = mpi_command(
+        library, 3, [python_of(library), str(program), "train", str(config), *changes]
+    )
     job = run(command, environment)
     assert job.code == 0, job.text
     assert summary(tmp_path / "run")["updates"] == 2
     command[-len(changes)] = "stop.updates=none"
     job = run(command, environment)
     assert job.code == 2, job.text
-    assert [line for line in job.text.splitlines() if "error:" in line] == [next(line for line in job.text.splitlines() if "stop.updates" in line)]
+    assert [line for line in job.text.splitlines() if "error:" in line] == [
+        next(line for line in job.text.splitlines() if "stop.updates" in line)
+    ]
 
 
 def test_image_observations_are_warned_about_once(config, tmp_path):
-    images = ("env.id=tests.support.environments:screen", "env.kwargs={}", "stop={seconds: 1}", "eval.episodes=0")
+    images = (
+        "env.id=tests.support.environments:screen",
+        "env.kwargs={}",
+        "stop={seconds: 1}",
+        "eval.episodes=0",
+    )
     job = run_train("openmpi", 2, config, "--run-dir", str(tmp_path / "run"), *images)
     assert job.code == 0, job.text
     assert job.text.count("look like images (64x64x3, 12,288 numbers)") == 1
@@ -121,8 +162,23 @@ def test_singleton_worlds_are_rejected_with_a_hint(config, tmp_path):
 
 
 def test_signal_checkpoints_all_ranks_and_the_run_resumes(config, tmp_path):
-    command = [sys.executable, "-m", "hpcmarl", "train", str(config), "-n", "3", "--run-dir", str(tmp_path / "run")]
-    process = subprocess.Popen([*command, "stop.updates=1000000"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    command = [
+        sys.executable,
+        "-m",
+        "hpcmarl",
+        "train",
+        str(config),
+        "-n",
+        "3",
+        "--run-dir",
+        str(tmp_path / "run"),
+    ]
+    process = subprocess.Popen(
+        [*command, "stop.updates=1000000"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     wait_until(lambda: Progress(tmp_path / "run").version > 5, 60)
     process.send_signal(signal.SIGUSR1)
     assert process.wait(timeout=30) == 75
@@ -139,7 +195,15 @@ def test_signal_checkpoints_all_ranks_and_the_run_resumes(config, tmp_path):
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_mpiexec_ranks_train_and_their_files_verify(library, ranks, config, tmp_path, run_json):
-    job = run_train(library, ranks, config, "--run-dir", str(tmp_path / "run"), "eval.episodes=2", "trajectories.enabled=true")
+    job = run_train(
+        library,
+        ranks,
+        config,
+        "--run-dir",
+        str(tmp_path / "run"),
+        "eval.episodes=2",
+        "trajectories.enabled=true",
+    )
     assert job.code == 0, job.text
     told = summary(tmp_path / "run")
     assert (told["status"], told["ranks"], told["updates"]) == ("finished", ranks, 6)
@@ -157,4 +221,6 @@ def test_learners_alone_load_torch(tmp_path):
         assert len(ranks) == 3
         for roles, loaded in (rank.split("=") for rank in ranks):
             assert ("torch" in loaded) == ("learner" in roles), job.text
-            assert ("mpe2" in loaded) == ("server" in roles), job.text  # it asks what the environment is like, and tells the others
+            assert ("mpe2" in loaded) == ("server" in roles), (
+                job.text
+            )  # it asks what the environment is like, and tells the others

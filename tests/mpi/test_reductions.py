@@ -12,7 +12,9 @@ def test_missing_backend_is_one_line_before_training(tmp_path, monkeypatch):
     config = tmp_path / "config.yaml"
     config.write_text(SPREAD)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    job = run_train("openmpi", 3, config, "--run-dir", str(tmp_path / "run"), "topology.groups=2", "rounds.reduce=nccl")
+    job = run_train(
+        "openmpi", 3, config, "--run-dir", str(tmp_path / "run"), "topology.groups=2", "rounds.reduce=nccl"
+    )
     assert job.code == 2, job.text
     assert job.text.count("error: rounds.reduce: nccl: ") == 1
     assert "choose rounds.reduce: mpi or gloo" in job.text

@@ -27,10 +27,14 @@ def worlds(request, tmp_path_factory):
     """Library -> its world, which runs the checks that were chosen, and no others."""
     chosen: dict[str, list[str]] = {}
     for item in request.session.items:
-        if item.function is test_shared_ranks_pass and not any(marker.name == "skipif" and marker.args[0] for marker in item.iter_markers()):
+        if item.function is test_shared_ranks_pass and not any(
+            marker.name == "skipif" and marker.args[0] for marker in item.iter_markers()
+        ):
             chosen.setdefault(item.callspec.params["library"], []).append(item.callspec.params["check"])
     made = {
-        library: RankWorld(library, max(CHECKS[name].ranks for name in names), names, tmp_path_factory.mktemp(library))
+        library: RankWorld(
+            library, max(CHECKS[name].ranks for name in names), names, tmp_path_factory.mktemp(library)
+        )
         for library, names in chosen.items()
     }
     yield made

@@ -17,7 +17,12 @@ TOOL = Path(__file__).parents[2] / "tools/correctness"
 
 def tool(*arguments, code=0):
     done = subprocess.run(
-        [sys.executable, TOOL, *arguments], cwd="/", capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": ""}
+        [sys.executable, TOOL, *arguments],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": ""},
     )
     assert done.returncode == code, done.stderr
     return done
@@ -48,7 +53,10 @@ def test_parts_of_the_page_are_not_written_alone():
 
 
 def test_tables_are_written_between_the_markers(module):
-    rows = [Result(kind, f"{kind} subject", "value", "reference", 1200, "cases", 3e-7, 1e-5, 1.0) for kind in module.HEADINGS]
+    rows = [
+        Result(kind, f"{kind} subject", "value", "reference", 1200, "cases", 3e-7, 1e-5, 1.0)
+        for kind in module.HEADINGS
+    ]
     page = module.renewed(f"before {module.BEGIN} old {module.END} after", rows)
     assert page.startswith("before ")
     assert page.endswith(" after")
@@ -60,8 +68,23 @@ def test_tables_are_written_between_the_markers(module):
 
 
 def test_a_difference_above_its_bound_is_an_error(module, monkeypatch, capsys):
-    wrong = Comparison("maths", "wrong", "value", "reference", lambda seed: ([1.0], [1.5]), 1, 1, 0.1, "cases", 1, False, "")
-    absent = Comparison("maths", "absent", "value", "reference", lambda seed: 1 / 0, 1, 1, 0.1, "cases", 1, False, "no_such_package")
+    wrong = Comparison(
+        "maths", "wrong", "value", "reference", lambda seed: ([1.0], [1.5]), 1, 1, 0.1, "cases", 1, False, ""
+    )
+    absent = Comparison(
+        "maths",
+        "absent",
+        "value",
+        "reference",
+        lambda seed: 1 / 0,
+        1,
+        1,
+        0.1,
+        "cases",
+        1,
+        False,
+        "no_such_package",
+    )
     monkeypatch.setattr("tests.support.comparisons.COMPARISONS", [wrong, absent])
     monkeypatch.setattr(sys, "argv", ["correctness"])
     monkeypatch.setattr(module.logging, "disable", lambda level: None)

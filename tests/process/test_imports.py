@@ -21,11 +21,20 @@ HEAVY = ("torch", "numpy", "h5py", "mpi4py", "pettingzoo", "rich")
     [
         ("import hpcmarl", (*HEAVY, "pydantic", "typer")),
         (HELP.format(["hpcmarl", "--help"]), (*HEAVY, "pydantic")),
-        (HELP.format(["hpcmarl", "train", "--help"]), HEAVY),  # typer itself loads pydantic for a command's arguments
+        (
+            HELP.format(["hpcmarl", "train", "--help"]),
+            HEAVY,
+        ),  # typer itself loads pydantic for a command's arguments
         (HELP.format(["hpcmarl", "config", "--help"]), HEAVY),
         (HELP.format(["hpcmarl", "submit", str(CONFIGS / "quickstart.yaml"), "--dry-run"]), HEAVY),
     ],
-    ids=["import hpcmarl", "hpcmarl --help", "hpcmarl train --help", "hpcmarl config --help", "hpcmarl submit --dry-run"],
+    ids=[
+        "import hpcmarl",
+        "hpcmarl --help",
+        "hpcmarl train --help",
+        "hpcmarl config --help",
+        "hpcmarl submit --dry-run",
+    ],
 )
 def test_help_and_dry_run_load_no_heavy_packages(code, heavy):
     program = f"{code}\nimport sys\nprint('loaded:', *[name for name in {heavy} if name in sys.modules])"
@@ -41,8 +50,13 @@ def test_launcher_loads_neither_mpi_nor_torch():
 
 
 def test_the_data_command_is_light():
-    script = "import sys, hpcmarl.cli_data; print(sorted({'h5py', 'numpy', 'torch', 'pydantic', 'rich.table'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env={**os.environ})
+    script = (
+        "import sys, hpcmarl.cli_data; print(sorted({'h5py', 'numpy', 'torch', 'pydantic', "
+        "'rich.table'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env={**os.environ}
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -54,11 +68,14 @@ def test_formula_simulation_loads_no_torch_or_environments():
     assert done.stdout.strip() == "loaded:"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("jaxmarl") is None, reason="needs JaxMARL: pip install 'hpcmarl[smax]'")
+@pytest.mark.skipif(
+    importlib.util.find_spec("jaxmarl") is None, reason="needs JaxMARL: pip install 'hpcmarl[smax]'"
+)
 def test_describing_smax_loads_no_other_game_and_prints_none() -> None:
     program = (
-        "import sys; from hpcmarl.config import EnvConfig; from hpcmarl.envs import describe; describe(EnvConfig(id='smax:3m'), {});"
-        "print(any(name.startswith('jaxmarl.environments.storm') for name in sys.modules), 'jaxmarl' in sys.modules)"
+        "import sys; from hpcmarl.config import EnvConfig; from hpcmarl.envs import describe; "
+        "describe(EnvConfig(id='smax:3m'), {});print(any(name.startswith('jaxmarl.environments.storm') for "
+        "name in sys.modules), 'jaxmarl' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False False\n"
@@ -76,7 +93,8 @@ def test_commands_that_only_act_or_read_load_no_torch(tmp_path):
         ["data", "inspect", str(shard)],
     ]
     program = (
-        f"import sys, hpcmarl.cli\nfor arguments in {commands!r}:\n    sys.argv = ['hpcmarl', *arguments]\n    try:\n        hpcmarl.cli.main()\n"
+        f"import sys, hpcmarl.cli\nfor arguments in {commands!r}:\n    sys.argv = ['hpcmarl', *arguments]\n  "
+        "  try:\n        hpcmarl.cli.main()\n"
         "    except SystemExit as end:\n        assert not end.code, (arguments, end.code)\n"
         "    print('loaded:', arguments[0], *{'torch'} & set(sys.modules))"
     )

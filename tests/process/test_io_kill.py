@@ -1,4 +1,5 @@
-"""Writers killed at random moments: finished files verify, what was committed is salvaged, the newest checkpoint loads."""
+"""Writers killed at random moments: finished files verify, what was committed is salvaged, the newest
+checkpoint loads."""
 
 import shutil
 import signal
@@ -28,8 +29,10 @@ from hpcmarl.io.trajectory import TrajectoryWriter
 from hpcmarl.io.unfinished import lookup3
 from tests.support.rollouts import make_spec
 from tests.support.trajectories import rollout_number, state_number
-config = TrajectoriesConfig(shard_seconds=float(sys.argv[2]), shard_megabytes=float(sys.argv[3]), compression=sys.argv[4])
-trajectories = TrajectoryWriter(sys.argv[1] + "/trajectories", make_spec(), config, rank=0, role="actor", host="h", attributes={})
+seconds, megabytes = map(float, sys.argv[2:4])
+config = TrajectoriesConfig(shard_seconds=seconds, shard_megabytes=megabytes, compression=sys.argv[4])
+told = {"rank": 0, "role": "actor", "host": "h", "attributes": {}}
+trajectories = TrajectoryWriter(sys.argv[1] + "/trajectories", make_spec(), config, **told)
 checkpoints = CheckpointWriter(sys.argv[1] + "/checkpoints", keep=3)
 metrics = MetricsWriter(sys.argv[1])
 print("ready", flush=True)
@@ -117,8 +120,15 @@ def test_killed_writer_leaves_salvageable_files(tmp_path, seed, shard_seconds, s
 
 def test_salvage_rejects_damaged_open_shards_quickly(tmp_path):
     """HDF5's own SWMR reader waits for minutes here; the test's time-out would tell."""
-    script = WRITER.replace("range(100_000)", "range(40)").replace("time.sleep(0.004)", "time.sleep(0.02)") + "import os; os.kill(os.getpid(), 9)"
-    subprocess.run([sys.executable, "-c", script, str(tmp_path), "2", "100", "none"], stdout=subprocess.DEVNULL, timeout=60)
+    script = (
+        WRITER.replace("range(100_000)", "range(40)").replace("time.sleep(0.004)", "time.sleep(0.02)")
+        + "import os; os.kill(os.getpid(), 9)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path), "2", "100", "none"],
+        stdout=subprocess.DEVNULL,
+        timeout=60,
+    )
     (partial,) = (tmp_path / "trajectories").rglob("*.h5.partial")
     good = partial.read_bytes()
     for length in range(0, len(good), max(1, len(good) // 40)):

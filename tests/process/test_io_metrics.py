@@ -14,7 +14,9 @@ def test_read_only_run_directory_is_rejected(tmp_path):
     place = tmp_path / "locked"
     place.mkdir()
     if os.geteuid() == 0:
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(place)], capture_output=True).returncode:
+        if subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(place)], capture_output=True
+        ).returncode:
             pytest.skip("root may write everywhere, and mounting is not permitted")
     else:
         place.chmod(stat.S_IRUSR | stat.S_IXUSR)

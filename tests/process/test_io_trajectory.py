@@ -29,7 +29,13 @@ print(writer.statistics["dropped"] > 0)
 
 
 def run_full_disk(directory, megabytes, **options):
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(directory), str(megabytes)], capture_output=True, text=True, timeout=60, **options)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(directory), str(megabytes)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        **options,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -37,7 +43,12 @@ def run_full_disk(directory, megabytes, **options):
 def test_a_full_disk_keeps_earlier_shards(tmp_path):
     mount = tmp_path / "small"
     mount.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(mount)], capture_output=True).returncode:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(mount)], capture_output=True
+        ).returncode
+    ):
         pytest.skip("needs root and the right to mount a small tmpfs")
     try:
         error, dropped = run_full_disk(mount, 2)

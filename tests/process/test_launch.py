@@ -12,19 +12,34 @@ from pathlib import Path
 import pytest
 
 from hpcmarl.errors import LaunchError
-from hpcmarl.launch.mpiexec import MpiProgram, end_session, find_mpiexec, run_ranks, session_members, supervise
+from hpcmarl.launch.mpiexec import (
+    MpiProgram,
+    end_session,
+    find_mpiexec,
+    run_ranks,
+    session_members,
+    supervise,
+)
 from tests.support.waiting import has_ended, wait_until
 from tests.support.worlds import SPREAD
 
 
 def leader(code, **variables):
     """A Python that runs `supervise` on a shell command, as the launching parent does."""
-    program = f"import os, sys\nfrom hpcmarl.launch.mpiexec import supervise\nsys.exit(supervise(['sh', '-c', {code!r}], os.environ))"
-    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env={**os.environ, **variables})
+    program = (
+        "import os, sys\nfrom hpcmarl.launch.mpiexec import supervise\nsys.exit(supervise(['sh', "
+        f"'-c', {code!r}], os.environ))"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env={**os.environ, **variables}
+    )
 
 
 def test_mpiexec_beside_python_precedes_the_path(tmp_path, monkeypatch):
-    for name, version in (("venv", "mpiexec (Open MPI) 5.0.1"), ("site", "HYDRA build details:\n Version: 4.2.0")):
+    for name, version in (
+        ("venv", "mpiexec (Open MPI) 5.0.1"),
+        ("site", "HYDRA build details:\n Version: 4.2.0"),
+    ):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "mpiexec").write_text(f"#!/bin/sh\necho '{version}'\n")
@@ -44,7 +59,9 @@ def test_ranks_draw_the_returns_in_the_users_terminal(tmp_path):
     changes = ["stop={seconds: 4}", "logging.progress=true"]
     terminal, end = pty.openpty()
     termios.tcsetwinsize(end, (40, 100))
-    with subprocess.Popen([*command, *changes], cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=end) as job:
+    with subprocess.Popen(
+        [*command, *changes], cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=end
+    ) as job:
         os.close(end)
         shown = b""
         with contextlib.suppress(OSError):  # nobody has the other end any more
@@ -72,14 +89,19 @@ class TestSupervision:
             ("exit 0", 1),  # every rank was killed
             ("echo 0 >$HPCMARL_OUTCOME; exit 137", 0),  # a replaced rank was killed in its turn
             ("echo $PWD >$HPCMARL_OUTCOME.run; exit 0", 75),
-            ("echo $PWD >$HPCMARL_OUTCOME.run; touch $HPCMARL_OUTCOME.said; exit 1", 75),  # a rank was missing at the start
+            (
+                "echo $PWD >$HPCMARL_OUTCOME.run; touch $HPCMARL_OUTCOME.said; exit 1",
+                75,
+            ),  # a rank was missing at the start
         ],
     )
     def test_reported_outcome_overrides_the_exit_code(self, script, code, tmp_path, monkeypatch):
         mpiexec = tmp_path / "mpiexec"
         mpiexec.write_text(f"#!/bin/sh\ncd {tmp_path}\n{script}\n")
         mpiexec.chmod(0o755)
-        monkeypatch.setattr("hpcmarl.launch.mpiexec.find_mpiexec", lambda environ: MpiProgram(mpiexec, "openmpi", (5, 0)))
+        monkeypatch.setattr(
+            "hpcmarl.launch.mpiexec.find_mpiexec", lambda environ: MpiProgram(mpiexec, "openmpi", (5, 0))
+        )
         assert run_ranks(2, ["train"], os.environ, lambda run: run == tmp_path) == code
 
     @pytest.mark.parametrize("script", ["exit 0", "touch $HPCMARL_OUTCOME.said; exit 1"])
@@ -87,7 +109,9 @@ class TestSupervision:
         mpiexec = tmp_path / "mpiexec"
         mpiexec.write_text(f"#!/bin/sh\n{script}\n")
         mpiexec.chmod(0o755)
-        monkeypatch.setattr("hpcmarl.launch.mpiexec.find_mpiexec", lambda environ: MpiProgram(mpiexec, "openmpi", (5, 0)))
+        monkeypatch.setattr(
+            "hpcmarl.launch.mpiexec.find_mpiexec", lambda environ: MpiProgram(mpiexec, "openmpi", (5, 0))
+        )
         assert run_ranks(2, ["train"], os.environ, lambda run: run == tmp_path, lambda: tmp_path) == 75
         assert capfd.readouterr().err.count(f"--resume {tmp_path}") == ("said" not in script)
         assert run_ranks(2, ["train"], os.environ, lambda run: False, lambda: tmp_path) == 1
@@ -96,7 +120,9 @@ class TestSupervision:
         mpiexec = tmp_path / "mpiexec"
         mpiexec.write_text("#!/bin/sh\nexit 7\n")
         mpiexec.chmod(0o755)
-        monkeypatch.setattr("hpcmarl.launch.mpiexec.find_mpiexec", lambda environ: MpiProgram(mpiexec, "openmpi", (5, 0)))
+        monkeypatch.setattr(
+            "hpcmarl.launch.mpiexec.find_mpiexec", lambda environ: MpiProgram(mpiexec, "openmpi", (5, 0))
+        )
         assert run_ranks(2, ["doctor"], os.environ) == 7
 
     def test_supervise_restores_signal_handlers(self):
@@ -113,7 +139,10 @@ class TestSupervision:
         assert process.wait(20) == 75
 
     def test_second_signal_ends_all_processes(self):
-        process = leader("trap 'echo asked' USR1; (trap '' USR1 TERM INT; echo $$; exec sleep 300) & echo $!; while :; do sleep 0.05; done")
+        process = leader(
+            "trap 'echo asked' USR1; (trap '' USR1 TERM INT; echo $$; exec sleep 300) & echo $!; while :; do "
+            "sleep 0.05; done"
+        )
         numbers = {int(process.stdout.readline()) for _ in range(2)}
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == "asked\n"
@@ -152,7 +181,8 @@ class TestStopSignals:
     ENDING = (
         "import ctypes, sys\n"
         "from hpcmarl.launch.signals import StopSignals\n"
-        "ctypes.pythonapi.Py_AtExit(ctypes.cast(ctypes.CDLL(None).pause, ctypes.c_void_p))\n"  # stands for MPI_Finalize, called at the same place
+        # stands for MPI_Finalize, called at the same place
+        "ctypes.pythonapi.Py_AtExit(ctypes.cast(ctypes.CDLL(None).pause, ctypes.c_void_p))\n"
         "StopSignals().install().ignore_at_exit()\n"
         "sys.stdout.write('leaving')\n"
     )
@@ -173,6 +203,9 @@ class TestStopSignals:
             "import subprocess\n"
             "from hpcmarl.launch.signals import StopSignals\n"
             "StopSignals().install().ignore_at_exit()\n"
-            "print(subprocess.run(['bash', '-c', 'trap \"exit 7\" TERM; kill -TERM $$; exit 0']).returncode)\n"
+            "print(subprocess.run(['bash', '-c', 'trap \"exit 7\" TERM; kill -TERM $$; exit "
+            "0']).returncode)\n"
         )
-        assert subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True).stdout == "7\n"
+        assert (
+            subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True).stdout == "7\n"
+        )

@@ -26,7 +26,8 @@ figures:
 experiments:
   tiny:
     config: configs/mpe/spread_qmix.yaml
-    changes: [stop.updates=2, eval.episodes=3, rounds.batch=2, algo.replay.starts=2, topology.environments_per_actor=2]
+    changes: [stop.updates=2, eval.episodes=3, rounds.batch=2, algo.replay.starts=2,
+              topology.environments_per_actor=2]
     ranks: 1
     minutes: 0.1
   broken: {config: configs/mpe/spread_qmix.yaml, changes: [algo.discount=7], ranks: 1, minutes: 0.1}
@@ -34,11 +35,15 @@ experiments:
 
 
 def command_of(tmp_path, *arguments, program=f'"{sys.executable}" -m hpcmarl "$@"'):
-    """The tool's command and environment, with this very Python's hpcmarl, or another shell command, as the program."""
+    """The tool's command and environment, with this very Python's hpcmarl, or another shell command, as the
+    program."""
     path = tmp_path / "hpcmarl"
     path.write_text(f'#!/bin/sh\nexport PYTHONPATH="{ROOT}:$PYTHONPATH"\nexec {program}\n')
     path.chmod(0o755)
-    return [sys.executable, str(ROOT / "tools" / "learning"), *map(str, arguments)], {**os.environ, "HPCMARL": str(path)}
+    return [sys.executable, str(ROOT / "tools" / "learning"), *map(str, arguments)], {
+        **os.environ,
+        "HPCMARL": str(path),
+    }
 
 
 def learning(tmp_path, *arguments):
@@ -58,12 +63,16 @@ def test_every_experiment_is_a_configuration_that_loads(tmp_path, table):
         config = load_config(ROOT / experiment["config"], experiment.get("changes", []))
         assert f"runs/{table}/{name}-0" in line
         if table == "learning":
-            assert config.stop.env_steps is not None, f"{name} would not end after the same experience on every machine"
+            assert config.stop.env_steps is not None, (
+                f"{name} would not end after the same experience on every machine"
+            )
 
 
 def test_closed_output_pipe_causes_no_error(tmp_path):
     command, environment = command_of(tmp_path, "--list")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as listing:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as listing:
         listing.stdout.close()  # as `| head` does
         assert listing.stderr.read() == b""
 
@@ -76,15 +85,34 @@ def test_finished_runs_are_not_repeated_and_failures_reported(tmp_path):
     assert done.returncode == 0, done.stderr
     written = (out / "table.csv").read_text()
     rows = list(csv.DictReader(written.splitlines()))
-    assert list(rows[0]) == ["experiment", "seed", "updates", "eval_return_mean", "policies", "good", "newest", "others", "nowhere", "command"]
-    assert [(row["experiment"], row["seed"], row["updates"]) for row in rows] == [("tiny", "3", "2"), ("tiny", "5", "2")]
-    assert rows[0]["command"].startswith("hpcmarl train configs/mpe/spread_qmix.yaml -n 1 --run-dir runs/table/tiny-3 stop.updates=2")
+    assert list(rows[0]) == [
+        "experiment",
+        "seed",
+        "updates",
+        "eval_return_mean",
+        "policies",
+        "good",
+        "newest",
+        "others",
+        "nowhere",
+        "command",
+    ]
+    assert [(row["experiment"], row["seed"], row["updates"]) for row in rows] == [
+        ("tiny", "3", "2"),
+        ("tiny", "5", "2"),
+    ]
+    assert rows[0]["command"].startswith(
+        "hpcmarl train configs/mpe/spread_qmix.yaml -n 1 --run-dir runs/table/tiny-3 stop.updates=2"
+    )
     returns = [float(row["eval_return_mean"]) for row in rows]
     mean, error = sum(returns) / 2, abs(returns[0] - returns[1]) / 2
     each = sorted(row["good"] for row in rows)
     assert [row["newest"] for row in rows] == ["good", "good"]
     assert "| experiment | seeds | updates | evaluated return | by policy | good files |\n" in done.stdout
-    assert f"| tiny | 2 | 2 | {mean:.2f} ± {error:.2f} | {5 * mean:.2f} ± {5 * error:.2f} | {each[0]} ({each[0]}, {each[0]}) |" in done.stdout
+    assert (
+        f"| tiny | 2 | 2 | {mean:.2f} ± {error:.2f} | {5 * mean:.2f} ± {5 * error:.2f} | {each[0]} "
+        f"({each[0]}, {each[0]}) |"
+    ) in done.stdout
     again = learning(tmp_path, "tiny", "broken", "--seeds", "3,5", "--table", table, "--out", out)
     assert again.returncode == 1
     assert "broken, seed 3 ended with exit code 2" in again.stderr
@@ -102,7 +130,8 @@ def test_unknown_experiment_exits_with_code_2(tmp_path):
 def test_termination_stops_the_training_and_writes_no_row(tmp_path):
     table, out, told = tmp_path / "table.yaml", tmp_path / "out", tmp_path / "told"
     table.write_text(TINY)
-    program = f"""sh -c 'trap "echo stopped >> {told}; exit 75" TERM; echo $$ > {told}; while true; do sleep 0.05; done'"""
+    trap = f'trap "echo stopped >> {told}; exit 75" TERM'
+    program = f"sh -c '{trap}; echo $$ > {told}; while true; do sleep 0.05; done'"
     called, environment = command_of(tmp_path, "tiny", "--table", table, "--out", out, program=program)
     with subprocess.Popen(called, env=environment) as running:
         until = time.monotonic() + 60

@@ -1,4 +1,5 @@
-"""tools/paper: what it lists, a tiny run of it, that it repeats nothing, and that it names every configuration there is."""
+"""tools/paper: what it lists, a tiny run of it, that it repeats nothing, and that it names every
+configuration there is."""
 
 import os
 import subprocess
@@ -16,7 +17,9 @@ def paper(*arguments, **environ):
 def hpcmarl(tmp_path):
     """This very Python's hpcmarl as a command."""
     path = tmp_path / "hpcmarl"
-    path.write_text(f'#!/bin/sh\nexport PYTHONPATH="{ROOT}:$PYTHONPATH"\nexec "{sys.executable}" -m hpcmarl "$@"\n')
+    path.write_text(
+        f'#!/bin/sh\nexport PYTHONPATH="{ROOT}:$PYTHONPATH"\nexec "{sys.executable}" -m hpcmarl "$@"\n'
+    )
     path.chmod(0o755)
     return str(path)
 
@@ -26,7 +29,9 @@ def test_every_configuration_is_listed(tmp_path):
     assert done.returncode == 0
     for path in (ROOT / "configs" / "paper").glob("*.yaml"):
         simulated = "sim:" in path.read_text()
-        assert (f"hpcmarl simulate configs/paper/{path.name} " if simulated else f"hpcmarl bench {path.stem} ") in done.stdout
+        assert (
+            f"hpcmarl simulate configs/paper/{path.name} " if simulated else f"hpcmarl bench {path.stem} "
+        ) in done.stdout
     assert all("about" in line and "hpcmarl " in line for line in done.stdout.splitlines())
 
 

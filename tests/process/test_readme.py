@@ -1,4 +1,5 @@
-"""The commands that the README shows (blocks marked `bash run`) are run as they stand, in order, in one working directory."""
+"""The commands that the README shows (blocks marked `bash run`) are run as they stand, in order, in one
+working directory."""
 
 import os
 import re
@@ -23,6 +24,13 @@ def test_readme_commands_exit_with_zero(tmp_path):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for block in BLOCKS:
-        done = subprocess.run(["bash", "-euo", "pipefail", "-c", block], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block],
+            cwd=tmp_path,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         assert done.returncode == 0, f"{block}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"first", "alone"}

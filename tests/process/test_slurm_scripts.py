@@ -1,4 +1,5 @@
-"""Batch scripts: what is rendered, byte for byte; nothing from outside is read as a command; the wait that signals interrupt."""
+"""Batch scripts: what is rendered, byte for byte; nothing from outside is read as a command; the wait that
+signals interrupt."""
 
 import os
 import shutil
@@ -34,10 +35,32 @@ SITE = SlurmConfig(
 DIRECTORY = "/scratch/me/it's 100%"
 PATHS = {"config": f"{DIRECTORY}/submitted.yaml", "run_dir": DIRECTORY}
 CASES = {
-    "train": Job("train", "big", "1-12", (Component(2, 8, 4, ("--gres=gpu:1", "--comment=two words")),), SITE, **PATHS, output="/out/%j.out"),
-    "mpirun": Job("train", site=SlurmConfig(launcher="mpirun", launcher_options=("--with-ft", "ulfm")), config="/a/b.yaml", run_dir="/a/run"),
-    "array": Job("array", site=SlurmConfig(mpi=None), seeds=(3, 7), config="/a/b.yaml", run_dir="/a/run", output="/a/run/slurm-%A_%a.out"),
-    "hetjob": Job("hetjob", components=(Component(1, 3, 8, ("--gres=gpu:1",)), Component(4, 16)), site=SITE, **PATHS),
+    "train": Job(
+        "train",
+        "big",
+        "1-12",
+        (Component(2, 8, 4, ("--gres=gpu:1", "--comment=two words")),),
+        SITE,
+        **PATHS,
+        output="/out/%j.out",
+    ),
+    "mpirun": Job(
+        "train",
+        site=SlurmConfig(launcher="mpirun", launcher_options=("--with-ft", "ulfm")),
+        config="/a/b.yaml",
+        run_dir="/a/run",
+    ),
+    "array": Job(
+        "array",
+        site=SlurmConfig(mpi=None),
+        seeds=(3, 7),
+        config="/a/b.yaml",
+        run_dir="/a/run",
+        output="/a/run/slurm-%A_%a.out",
+    ),
+    "hetjob": Job(
+        "hetjob", components=(Component(1, 3, 8, ("--gres=gpu:1",)), Component(4, 16)), site=SITE, **PATHS
+    ),
     "verify": Job("verify", "big-verify", "00:30:00", (Component(1, 1),), SITE, run_dir=DIRECTORY),
 }
 
@@ -47,7 +70,9 @@ def assert_holds(path, text):
     if os.environ.get("HPCMARL_RENEW_GOLDEN"):
         path.write_text(text)
     found = path.read_text() if path.exists() else ""
-    assert found == text, f"{path.relative_to(ROOT)} is not what is rendered now; if the change is wanted: {RENEW}"
+    assert found == text, (
+        f"{path.relative_to(ROOT)} is not what is rendered now; if the change is wanted: {RENEW}"
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -60,12 +85,20 @@ def test_rendered_scripts_equal_the_golden_files(name):
     assert_holds(GOLDEN / f"{name}.sbatch", render(CASES[name]))
 
 
-@pytest.mark.parametrize("text", [*map(by_hand, KINDS), *map(render, CASES.values())], ids=[*(f"slurm/{kind}" for kind in KINDS), *CASES])
+@pytest.mark.parametrize(
+    "text",
+    [*map(by_hand, KINDS), *map(render, CASES.values())],
+    ids=[*(f"slurm/{kind}" for kind in KINDS), *CASES],
+)
 def test_scripts_are_valid_bash_without_placeholders(text):
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
     assert not [line for line in text.splitlines() if line.strip().startswith("@")]
-    first_command = next(index for index, line in enumerate(text.splitlines()) if line and not line.startswith("#"))
-    assert not any(line.startswith("#SBATCH") for line in text.splitlines()[first_command:])  # sbatch would not read them
+    first_command = next(
+        index for index, line in enumerate(text.splitlines()) if line and not line.startswith("#")
+    )
+    assert not any(
+        line.startswith("#SBATCH") for line in text.splitlines()[first_command:]
+    )  # sbatch would not read them
 
 
 SCRIPTS = [
@@ -87,17 +120,28 @@ def test_shell_scripts_pass_static_checks(path):
     assert done.returncode == 0, done.stdout
 
 
-PRINTABLE = st.text(st.characters(exclude_categories=["C", "Z"], include_characters=" "), min_size=1, max_size=30)
+PRINTABLE = st.text(
+    st.characters(exclude_categories=["C", "Z"], include_characters=" "), min_size=1, max_size=30
+)
 
 
 @settings(max_examples=30, deadline=None)
 @given(PRINTABLE, PRINTABLE)
 def test_user_values_stay_one_quoted_shell_word(module, directory):
-    """The site block and the run block are run by a real shell: nothing is expanded or executed, whatever the values are."""
-    text = render(Job("train", site=SlurmConfig(modules=(module,)), config=f"/c/{directory}", run_dir=directory))
+    """The site block and the run block are run by a real shell: nothing is expanded or executed, whatever the
+    values are."""
+    text = render(
+        Job("train", site=SlurmConfig(modules=(module,)), config=f"/c/{directory}", run_dir=directory)
+    )
     lines = [line for line in text.splitlines() if line.startswith(("modules=", "config=", "run_dir="))]
     program = "\n".join([*lines, 'printf "%s\\n" "${modules[0]}" "$config" "$run_dir"'])
-    done = subprocess.run([shutil.which("bash"), "-c", program], capture_output=True, text=True, check=True, env={"PATH": "/nowhere"})
+    done = subprocess.run(
+        [shutil.which("bash"), "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": "/nowhere"},
+    )
     assert done.stdout == f"{module}\n/c/{directory}\n{directory}\n"
 
 
@@ -117,7 +161,7 @@ def test_ambiguous_sbatch_options_are_rejected(value):
         directive(value)
 
 
-# --- the wait loop, with programs that stand in for Slurm's ----------------------------------------------------------------
+# --- the wait loop, with programs that stand in for Slurm's ---
 
 RANKS = """#!/usr/bin/env bash
 # stands for srun and the ranks: at USR1 it needs a while to write its checkpoint
@@ -125,14 +169,19 @@ leave() { [ "${OUTCOME:-yes}" = no ] || [ "$1" -gt 128 ] || echo "$1" > "$HPCMAR
 trap 'sleep 0.3; leave "${AT_SIGNAL:-75}"' USR1
 echo "$OMP_NUM_THREADS $*" > "$HERE/arguments"
 [ -z "${MISSING:-}" ] || touch "$HPCMARL_OUTCOME.said"
-[ -z "${WRITES:-}" ] || { mkdir -p "$HERE/run/checkpoints"; touch "$HERE/run/checkpoints/checkpoint-$WRITES.h5"; }
+there=$HERE/run/checkpoints
+[ -z "${WRITES:-}" ] || { mkdir -p "$there"; touch "$there/checkpoint-$WRITES.h5"; }
 touch "$HERE/started"
 for _ in $(seq 100); do sleep 0.05; [ ! -e "$HERE/finish" ] || leave "$(cat "$HERE/finish")"; done
 """
 # squeue says what stands in `state`; the first `deaf` times it says that nobody answers
 SQUEUE = """#!/bin/sh
 left=$(cat "$HERE/deaf" 2>/dev/null || echo 0)
-if [ "$left" -gt 0 ]; then echo $((left - 1)) > "$HERE/deaf"; echo 'squeue: error: Socket timed out' >&2; exit 1; fi
+if [ "$left" -gt 0 ]; then
+    echo $((left - 1)) > "$HERE/deaf"
+    echo 'squeue: error: Socket timed out' >&2
+    exit 1
+fi
 cat "$HERE/state" 2>/dev/null || echo RUNNING
 """
 SLEEP = """#!/bin/sh
@@ -147,7 +196,8 @@ def job_of(directory, **site):
 
 @pytest.fixture
 def job(tmp_path):
-    """The rendered script, started; its launcher, squeue and scontrol are stand-ins that write down what they are asked."""
+    """The rendered script, started; its launcher, squeue and scontrol are stand-ins that write down what they
+    are asked."""
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "srun").write_text(RANKS)
@@ -160,7 +210,13 @@ def job(tmp_path):
     started = []
 
     def start(text=text, **environ):
-        number = {"SLURM_JOB_ID": "77", "SLURM_NTASKS": "8", "SLURM_CPUS_PER_TASK": "3", "SLURM_JOB_NUM_NODES": "1", "HERE": str(tmp_path)}
+        number = {
+            "SLURM_JOB_ID": "77",
+            "SLURM_NTASKS": "8",
+            "SLURM_CPUS_PER_TASK": "3",
+            "SLURM_JOB_NUM_NODES": "1",
+            "HERE": str(tmp_path),
+        }
         process = subprocess.Popen(
             ["bash", "-s"],
             stdin=subprocess.PIPE,
@@ -187,7 +243,9 @@ def requeued(directory):
     return path.read_text().split("\n")[:-1] if path.exists() else []
 
 
-@pytest.mark.parametrize("signals", [[signal.SIGUSR1], [signal.SIGTERM], [signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1]])
+@pytest.mark.parametrize(
+    "signals", [[signal.SIGUSR1], [signal.SIGTERM], [signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1]]
+)
 def test_a_signal_waits_for_the_checkpoint_and_requeues_once(job, tmp_path, signals):
     process = job()
     wait_until((tmp_path / "started").exists)
@@ -198,7 +256,10 @@ def test_a_signal_waits_for_the_checkpoint_and_requeues_once(job, tmp_path, sign
     assert process.wait(10) == 75
     assert requeued(tmp_path) == ["requeue 77"]
     arguments = (tmp_path / "arguments").read_text()
-    assert arguments == f"3 --mpi=pmix python3 -m hpcmarl train /c.yaml --run-dir {tmp_path}/run --resume auto topology.threads=3\n"
+    assert arguments == (
+        f"3 --mpi=pmix python3 -m hpcmarl train /c.yaml --run-dir {tmp_path}/run --resume auto "
+        "topology.threads=3\n"
+    )
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 139])
@@ -236,7 +297,9 @@ def test_a_cancelled_job_is_not_requeued(job, tmp_path):
 def test_a_signal_before_the_start_requeues_without_starting(job, tmp_path):
     text = render(job_of(tmp_path))
     before, mark, after = text.partition("# A thread for every core")
-    process = job(f'{before}touch "$HERE/preparing"; until [ -e "$HERE/signalled" ]; do sleep 0.02; done\n{mark}{after}')
+    process = job(
+        f'{before}touch "$HERE/preparing"; until [ -e "$HERE/signalled" ]; do sleep 0.02; done\n{mark}{after}'
+    )
     wait_until((tmp_path / "preparing").exists)
     process.send_signal(signal.SIGUSR1)
     (tmp_path / "signalled").touch()
@@ -271,7 +334,9 @@ echo 0 > "$HPCMARL_OUTCOME"
 def stage(job, directory, **environ):
     """Run a job that unpacks its environment under `directory`/node; its exit code and what it says."""
     (directory / "bin" / "srun").write_text(STAGING)
-    (directory / "environment-of-mine" / "lib" / "python3" / "site-packages").mkdir(parents=True, exist_ok=True)
+    (directory / "environment-of-mine" / "lib" / "python3" / "site-packages").mkdir(
+        parents=True, exist_ok=True
+    )
     (directory / "environment-of-mine" / "mine").touch()
     (directory / "node").mkdir(exist_ok=True)
     text = render(job_of(directory, stage=True, environment=str(directory / "environment-of-mine")))
@@ -342,7 +407,9 @@ def test_rank_that_is_missing_at_the_start_requeues_the_job(job, tmp_path):
     put_checkpoint(tmp_path, 20)
     assert end_with(job, tmp_path, "1", OUTCOME="no", MISSING="yes")[0] == 137
     assert requeued(tmp_path) == ["requeue 77"]
-    assert end_with(job, tmp_path, "1", OUTCOME="no")[0] == 1  # what was said of an earlier start does not count
+    assert (
+        end_with(job, tmp_path, "1", OUTCOME="no")[0] == 1
+    )  # what was said of an earlier start does not count
     assert requeued(tmp_path) == ["requeue 77"]
 
 
@@ -374,7 +441,9 @@ def test_progress_of_a_start_that_the_controller_ended_counts(job, tmp_path):
     put_checkpoint(tmp_path, 20)
     for _ in range(3):
         end_with(job, tmp_path, "75")
-    put_checkpoint(tmp_path, 30)  # by a start that was preempted without grace: the script did not see its end
+    put_checkpoint(
+        tmp_path, 30
+    )  # by a start that was preempted without grace: the script did not see its end
     end_with(job, tmp_path, "75")
     assert len(requeued(tmp_path)) == 4
 

@@ -19,7 +19,8 @@ echo "4$number;cluster"
 
 SQUEUE = """#!/bin/sh
 # stands for squeue: `queue` holds its lines; `deaf` stands for a controller that does not answer
-[ ! -e "{login_node}/deaf" ] || {{ echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1; }}
+fail() {{ echo "slurm_load_jobs error: $1" >&2; exit 1; }}
+[ ! -e "{login_node}/deaf" ] || fail 'Unable to contact slurm controller'
 [ -e "{login_node}/queue" ] || {{ echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1; }}
 echo "$@" > "{login_node}/asked"
 cat "{login_node}/queue"
@@ -34,7 +35,9 @@ def slurm(login_node, monkeypatch):
     for name, text in {"sbatch": SBATCH, "squeue": SQUEUE}.items():
         (place / name).write_text(text.format(login_node=place))
         (place / name).chmod(0o755)
-    monkeypatch.setattr("shutil.which", lambda name, path=None: str(place / name) if (place / name).exists() else None)
+    monkeypatch.setattr(
+        "shutil.which", lambda name, path=None: str(place / name) if (place / name).exists() else None
+    )
     return place / "sbatch"
 
 
@@ -42,12 +45,23 @@ def test_rejected_submission_quotes_sbatch_and_leaves_nothing(run, login_node, s
     slurm.write_text("#!/bin/sh\necho 'sbatch: error: Invalid qos specification' >&2\nexit 1\n")
     code, _, err = run("submit", "tiny.yaml", "--run-dir", "runs/x")
     assert code == 1
-    assert "error: sbatch refused the job (exit code 1) and said: sbatch: error: Invalid qos specification\n" in err
+    assert (
+        "error: sbatch refused the job (exit code 1) and said: sbatch: error: Invalid qos specification\n"
+        in err
+    )
     assert not (login_node / "runs" / "x").exists()
 
 
 def test_submitted_script_and_configuration_are_kept(run, login_node, slurm):
-    code, out, _ = run("submit", "tiny.yaml", "rounds.rule=rennala", "--partition=short", "--run-dir=runs/x", "--depend-verify", "--seeds=2")
+    code, out, _ = run(
+        "submit",
+        "tiny.yaml",
+        "rounds.rule=rennala",
+        "--partition=short",
+        "--run-dir=runs/x",
+        "--depend-verify",
+        "--seeds=2",
+    )
     assert code == 0
     assert out.startswith(f"job 41, run directory {login_node}/runs/x\njob 42 verifies it afterwards")
     place = login_node / "runs" / "x" / "submissions"
@@ -58,7 +72,9 @@ def test_submitted_script_and_configuration_are_kept(run, login_node, slurm):
     assert "#SBATCH --array=3-4\n" in script
     assert f"\nconfig={place}/0001.yaml\n" in script
     assert (place / "0001.job").read_text() == "41;cluster\n"
-    assert (slurm.parent / "call2").read_text() == "--parsable --dependency=afterok:41 --kill-on-invalid-dep=yes\n"
+    assert (
+        slurm.parent / "call2"
+    ).read_text() == "--parsable --dependency=afterok:41 --kill-on-invalid-dep=yes\n"
     assert f"\nrun_dir={login_node}/runs/x\n" in (slurm.parent / "script2").read_text()
 
 
@@ -81,13 +97,16 @@ def test_directory_of_a_waiting_job_is_refused(run, login_node, slurm):
     code, out, err = run(*submit, "optimizer.step_size=0.5")
     assert (code, out) == (2, "")
     assert err == (
-        f"error: --run-dir {login_node}/runs/x: job 41 (PENDING) of an earlier submission has it; wait for its end, "
-        "scancel 41, or choose another --run-dir\n"
+        f"error: --run-dir {login_node}/runs/x: job 41 (PENDING) of an earlier submission has it; wait for "
+        "its end, scancel 41, or choose another --run-dir\n"
     )
     assert kept(login_node) == before
     assert (slurm.parent / "asked").read_text() == "--noheader --format=%i %T --jobs=41 --clusters=cluster\n"
     (slurm.parent / "queue").write_text("41_[3-4] PENDING\n41_2 RUNNING\n")
-    assert "job 41_[3-4] (PENDING) and 1 more of an earlier submission has it; wait for its end, scancel 41," in run(*submit)[2]
+    assert (
+        "job 41_[3-4] (PENDING) and 1 more of an earlier submission has it; wait for its end, scancel 41,"
+        in run(*submit)[2]
+    )
 
 
 def test_directory_is_refused_while_squeue_does_not_answer(run, login_node, slurm):
@@ -96,7 +115,10 @@ def test_directory_is_refused_while_squeue_does_not_answer(run, login_node, slur
     before = kept(login_node)
     code, _, err = run("submit", "tiny.yaml", "--run-dir=runs/x")
     assert code == 1
-    assert "whether its earlier jobs have ended is not known: squeue ended with 1 and said: slurm_load_jobs error: Unable to contact" in err
+    assert (
+        "whether its earlier jobs have ended is not known: squeue ended with 1 and said: slurm_load_jobs "
+        "error: Unable to contact"
+    ) in err
     assert kept(login_node) == before
     assert run("submit", "tiny.yaml", "--run-dir=runs/y")[0] == 0  # nothing to ask
 
@@ -160,7 +182,11 @@ def test_submissions_of_one_second_get_directories_of_their_own(run, login_node,
     ("version", "changes", "words"),
     [
         ("mpiexec (Open MPI) 5.0.11", [], "with slurm.launcher=mpirun the run goes on without it\n"),
-        ("mpiexec (Open MPI) 5.0.11", ["topology.respawn=true"], "without it, and replaces actors (topology.respawn, which srun cannot)\n"),
+        (
+            "mpiexec (Open MPI) 5.0.11",
+            ["topology.respawn=true"],
+            "without it, and replaces actors (topology.respawn, which srun cannot)\n",
+        ),
         ("mpiexec (Open MPI) 5.0.11", ["slurm.launcher=mpirun"], ""),
         ("mpiexec (Open MPI) 4.1.4", [], ""),
         ("HYDRA build details: Version: 5.0.2", [], ""),
@@ -171,7 +197,9 @@ def test_submit_tells_where_mpirun_serves_better(run, login_node, slurm, version
     program.parent.mkdir(parents=True)
     program.write_text(f'#!/bin/sh\necho "{version}"\n')
     program.chmod(0o755)
-    code, out, err = run("submit", "tiny.yaml", f"slurm.environment={login_node}/env", "--run-dir=runs/x", *changes)
+    code, out, err = run(
+        "submit", "tiny.yaml", f"slurm.environment={login_node}/env", "--run-dir=runs/x", *changes
+    )
     assert code == 0, err
     advice = [line for line in out.splitlines(keepends=True) if line.startswith("under srun a dead rank")]
     assert "".join(advice).endswith(words)

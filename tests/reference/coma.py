@@ -1,4 +1,5 @@
-"""COMA's loss written from its equations with loops over slots, rows and agents: the slow twin of algos/coma.py."""
+"""COMA's loss written from its equations with loops over slots, rows and agents: the slow twin of
+algos/coma.py."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from tests.reference.ppo import LiteralPPO
 
 
 class LiteralCOMA(LiteralPPO):
-    """One unroll (slot) of one policy. Rewards, ends and rows are the team's, for dead agents, too; in turn-based games rows are an agent's own."""
+    """One unroll (slot) of one policy. Rewards, ends and rows are the team's, for dead agents, too; in
+    turn-based games rows are an agent's own."""
 
     def valued(self, t: int, agent: int) -> bool:
         """Has the agent a value in row t?"""
@@ -18,7 +20,11 @@ class LiteralCOMA(LiteralPPO):
 
     def done(self, t: int, agent: int) -> int:
         """Its action; where it does not act the last output."""
-        return int(self.part.action[t, self.slot, agent]) if self.acting(t, agent) else self.policy.action.sizes[0]
+        return (
+            int(self.part.action[t, self.slot, agent])
+            if self.acting(t, agent)
+            else self.policy.action.sizes[0]
+        )
 
     def closing(self, agent: int) -> int | None:
         """The last row of an unroll that ends before its episode does."""
@@ -43,7 +49,12 @@ class LiteralCOMA(LiteralPPO):
         number = np.zeros(self.agents, np.float32)
         number[agent] = 1.0
         if self.config.critic == "full":
-            seen = [self.rollout.state[t, self.slot], *others, self.part.obs[t, self.slot, agent].reshape(-1), number]
+            seen = [
+                self.rollout.state[t, self.slot],
+                *others,
+                self.part.obs[t, self.slot, agent].reshape(-1),
+                number,
+            ]
         else:
             seen = [*parts, *others, number]
         values: torch.Tensor = critic(torch.from_numpy(np.concatenate(seen)))
@@ -96,8 +107,12 @@ class LiteralCOMA(LiteralPPO):
             if self.part.action_mask is None or self.part.action_mask[t, self.slot, agent, action]:
                 average += self.logp_of(t, agent, action).exp().item() * values[action].item()
         logp, entropy = self.logp_and_entropy(t, agent)
-        ratio = min(self.config.rho_max, float(np.exp(logp.item() - float(self.part.logp[t, self.slot, agent]))))
-        return ratio * logp * (values[self.done(t, agent)].item() - average) + self.config.entropy_cost * entropy
+        ratio = min(
+            self.config.rho_max, float(np.exp(logp.item() - float(self.part.logp[t, self.slot, agent])))
+        )
+        return (
+            ratio * logp * (values[self.done(t, agent)].item() - average) + self.config.entropy_cost * entropy
+        )
 
     def logp_of(self, t: int, agent: int, action: int) -> torch.Tensor:
         """Of an action that was perhaps not taken."""

@@ -1,4 +1,5 @@
-"""A game small enough to list its trajectories, and the exact gradient of the expected return by automatic differentiation."""
+"""A game small enough to list its trajectories, and the exact gradient of the expected return by automatic
+differentiation."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ GAME = make_spec(agents=AGENTS, action=ActionSpace("discrete", (ACTIONS,)))
 def all_trajectories(seed: int, steps: int = STEPS) -> Rollout:
     """List all trajectories of a random game of two agents, one a slot.
 
-    Observations, states and rewards are random numbers that depend on all joint actions before. The last step terminates the episode."""
+    Observations, states and rewards are random numbers that depend on all joint actions before. The last step
+    terminates the episode."""
     generator = np.random.default_rng(seed)
     rollout = random_rollout(GAME, steps, JOINT**steps, generator, whole_episode=True, truncations=False)
     part = rollout.policies["agent"]
@@ -44,7 +46,8 @@ def _log_probabilities(algorithm: Algorithm, rollout: Rollout) -> torch.Tensor:
 
 
 def exact_gradient(algorithm: Algorithm, rollout: Rollout, discount: float) -> Array:
-    """Differentiate J = sum over trajectories of probability times discounted return, the mean of the agents' rewards; [P]."""
+    """Differentiate J = sum over trajectories of probability times discounted return, the mean of the agents'
+    rewards; [P]."""
     logp = _log_probabilities(algorithm, rollout)
     weights = torch.tensor([discount**t for t in range(rollout.steps)])
     returns = (torch.from_numpy(rollout.policies["agent"].reward).mean(-1) * weights[:, None]).sum(0)
@@ -54,7 +57,8 @@ def exact_gradient(algorithm: Algorithm, rollout: Rollout, discount: float) -> A
 
 
 def expected_gradient(algorithm: Algorithm, rollout: Rollout) -> Array:
-    """Average the algorithm's gradient over all trajectories, each weighed by its probability under the present policy; [P]."""
+    """Average the algorithm's gradient over all trajectories, each weighed by its probability under the
+    present policy; [P]."""
     logp = _log_probabilities(algorithm, rollout).detach().numpy()
     rollout.policies["agent"].logp[:] = logp
     chances = np.exp(logp.sum((0, 2)))

@@ -1,4 +1,5 @@
-"""MA-Trace written from its equations with loops over slots, rows and agents: the slow twin of algos/ma_trace.py.
+"""MA-Trace written from its equations with loops over slots, rows and agents: the slow twin of
+algos/ma_trace.py.
 
 It shares the networks and the heads with the algorithm (tested on their own), and nothing else.
 """
@@ -21,7 +22,9 @@ class Literal:
         self.algorithm, self.rollout, self.policy, self.slot = algorithm, rollout, policy, slot
         self.config, self.part = algorithm._config, rollout.policies[policy.name]
         self.steps, self.agents = rollout.steps, len(policy.agents)
-        self.finals = {int(step): index for index, (step, where) in enumerate(rollout.final_index) if where == slot}
+        self.finals = {
+            int(step): index for index, (step, where) in enumerate(rollout.final_index) if where == slot
+        }
 
     owner = 0  # whose value the team's is, where each agent has one
 
@@ -29,7 +32,9 @@ class Literal:
         module, part, slot = self.algorithm._policies[self.policy.name], self.part, self.slot
         raw = module(torch.from_numpy(self.told(part.obs[t, slot, agent], agent)[None]))
         mask = None if part.action_mask is None else torch.from_numpy(part.action_mask[t, slot, agent][None])
-        logp, entropy = module.head.evaluate(raw, torch.from_numpy(np.asarray(part.action[t, slot, agent])[None]), mask)
+        logp, entropy = module.head.evaluate(
+            raw, torch.from_numpy(np.asarray(part.action[t, slot, agent])[None]), mask
+        )
         return logp[0], entropy[0]
 
     def told(self, obs: FloatArray, agent: int) -> FloatArray:
@@ -38,7 +43,10 @@ class Literal:
         return np.append(obs.reshape(-1), np.array(number, np.float32))
 
     def value(self, t: int, agent: int, *, final: bool = False) -> torch.Tensor:
-        critic, seen = self.algorithm._critics[self.policy.name], torch.from_numpy(self.seen(t, agent, final=final))
+        critic, seen = (
+            self.algorithm._critics[self.policy.name],
+            torch.from_numpy(self.seen(t, agent, final=final)),
+        )
         if critic.memory_size:
             memory = self.remembered(t + 1 if final else t, agent)
             if not final and self.rollout.episode_start[t, self.slot]:
@@ -49,9 +57,14 @@ class Literal:
         return value
 
     def remembered(self, rows: int, agent: int) -> torch.Tensor:
-        """What a recurrent critic remembers after so many rows: torch's own cell, row by row, in those that count."""
+        """What a recurrent critic remembers after so many rows: torch's own cell, row by row, in those that
+        count."""
         critic, before = self.algorithm._critics[self.policy.name], self.part.critic_memory
-        memory = torch.zeros(1, critic.memory_size) if before is None else torch.from_numpy(before[self.slot, agent][None])
+        memory = (
+            torch.zeros(1, critic.memory_size)
+            if before is None
+            else torch.from_numpy(before[self.slot, agent][None])
+        )
         for t in range(rows):
             if self.rollout.episode_start[t, self.slot]:
                 memory = torch.zeros_like(memory)
@@ -68,13 +81,18 @@ class Literal:
             seen = self.told((self.part.final_obs if final else self.part.obs)[where][agent], agent)
         else:
             parts = [rollout.policies[each.name] for each in self.algorithm.spec.policies]
-            seen = np.concatenate([(part.final_obs if final else part.obs)[where].reshape(-1) for part in parts])
+            seen = np.concatenate(
+                [(part.final_obs if final else part.obs)[where].reshape(-1) for part in parts]
+            )
         if self.config.critic_input == "agent":
-            seen = np.append(seen, self.told((self.part.final_obs if final else self.part.obs)[where][agent], agent))
+            seen = np.append(
+                seen, self.told((self.part.final_obs if final else self.part.obs)[where][agent], agent)
+            )
         return np.asarray(seen)
 
     def counts(self, t: int, agent: int | None) -> bool:
-        """Is row t one of the agent's time, or (None) of the team's: a step of an episode that somebody plays in the unroll, or that ends there."""
+        """Is row t one of the agent's time, or (None) of the team's: a step of an episode that somebody plays
+        in the unroll, or that ends there."""
         rollout, slot = self.rollout, self.slot
         if agent is not None or self.algorithm.spec.turn_based:
             return bool(self.acting(t, agent))
@@ -83,10 +101,13 @@ class Literal:
             first -= 1
         while last < self.steps - 1 and not rollout.episode_end[last, slot]:
             last += 1
-        return bool(rollout.episode_end[last, slot]) or any(part.alive[first : last + 1, slot].any() for part in rollout.policies.values())
+        return bool(rollout.episode_end[last, slot]) or any(
+            part.alive[first : last + 1, slot].any() for part in rollout.policies.values()
+        )
 
     def team_ends(self, t: int) -> tuple[bool, bool]:
-        """Terminated, truncated after row t: with a value where any agent lived until it was cut off, of the whole game where all act at once."""
+        """Terminated, truncated after row t: with a value where any agent lived until it was cut off, of the
+        whole game where all act at once."""
         end = int(self.rollout.episode_end[t, self.slot])
         parts = [self.part] if self.algorithm.spec.turn_based else list(self.rollout.policies.values())
         truncated = end == 2 and any(part.truncated[t, self.slot].any() for part in parts)
@@ -96,18 +117,35 @@ class Literal:
         """Of all that act in row t among the policies of the team."""
         spec, given = self.algorithm.spec, self.config.teams
         teams = spec.teams if given == "auto" else given
-        mates = (self.policy.name,) if spec.turn_based else next((team for team in teams if self.policy.name in team), (self.policy.name,))
-        return sum(Literal(self.algorithm, self.rollout, spec.policy(name), self.slot).own_log_ratio(t, None) for name in mates)
+        mates = (
+            (self.policy.name,)
+            if spec.turn_based
+            else next((team for team in teams if self.policy.name in team), (self.policy.name,))
+        )
+        return sum(
+            Literal(self.algorithm, self.rollout, spec.policy(name), self.slot).own_log_ratio(t, None)
+            for name in mates
+        )
 
     def own_log_ratio(self, t: int, agent: int | None) -> float:
         """log pi - log mu of this policy's agents that act in row t, or of one of them."""
-        return sum(self.logp_and_entropy(t, k)[0].item() - float(self.part.logp[t, self.slot, k]) for k in self.acting(t, agent))
+        return sum(
+            self.logp_and_entropy(t, k)[0].item() - float(self.part.logp[t, self.slot, k])
+            for k in self.acting(t, agent)
+        )
 
     def acting(self, t: int, agent: int | None) -> list[int]:
-        return [k for k in ([agent] if agent is not None else range(self.agents)) if self.part.alive[t, self.slot, k]]
+        return [
+            k
+            for k in ([agent] if agent is not None else range(self.agents))
+            if self.part.alive[t, self.slot, k]
+        ]
 
-    def column(self, agent: int | None, weight_agent: int | None) -> tuple[dict[int, float], dict[int, float]]:
-        """Targets and advantages by row. agent: whose rewards, flags, values (None: the team); weight_agent: whose ratio (None: joint)."""
+    def column(
+        self, agent: int | None, weight_agent: int | None
+    ) -> tuple[dict[int, float], dict[int, float]]:
+        """Targets and advantages by row. agent: whose rewards, flags, values (None: the team); weight_agent:
+        whose ratio (None: joint)."""
         config, part, slot = self.config, self.part, self.slot
         owner = self.owner if agent is None else agent
         targets: dict[int, float] = {}
@@ -119,7 +157,10 @@ class Literal:
             if agent is None:
                 terminated, truncated = self.team_ends(t)
             else:
-                terminated, truncated = bool(part.terminated[t, slot, agent]), bool(part.truncated[t, slot, agent])
+                terminated, truncated = (
+                    bool(part.terminated[t, slot, agent]),
+                    bool(part.truncated[t, slot, agent]),
+                )
             if terminated:
                 return 0.0, 0.0
             if truncated:
@@ -132,15 +173,27 @@ class Literal:
         def row(t: int) -> tuple[float, float]:
             if t == closed:
                 return (self.value(t, owner).item(),) * 2
-            rewards = [float(part.reward[t, slot, k]) for k in (range(self.agents) if agent is None else [agent])]
+            rewards = [
+                float(part.reward[t, slot, k]) for k in (range(self.agents) if agent is None else [agent])
+            ]
             reward = config.reward_scale * sum(rewards) / len(rewards)
             next_value, next_target = after(t)
             if not self.counts(t, agent):
                 return next_value + reward, next_target + reward
-            ratio = math.exp(self.team_ratio(t) if weight_agent is None else self.own_log_ratio(t, weight_agent))
+            ratio = math.exp(
+                self.team_ratio(t) if weight_agent is None else self.own_log_ratio(t, weight_agent)
+            )
             ratio = ratio if config.importance_sampling else 1.0
-            rho, c, value = min(config.rho_max, ratio), config.trace_lambda * min(config.c_max, ratio), self.value(t, owner).item()
-            targets[t] = value + rho * (reward + config.discount * next_value - value) + config.discount * c * (next_target - next_value)
+            rho, c, value = (
+                min(config.rho_max, ratio),
+                config.trace_lambda * min(config.c_max, ratio),
+                self.value(t, owner).item(),
+            )
+            targets[t] = (
+                value
+                + rho * (reward + config.discount * next_value - value)
+                + config.discount * c * (next_target - next_value)
+            )
             advantages[t] = rho * (reward + config.discount * next_target - value)
             return value, targets[t]
 
@@ -149,7 +202,8 @@ class Literal:
         return targets, advantages
 
     def close(self, agent: int | None) -> int | None:
-        """In a turn-based game, the last decision of an unroll that ends in a gap without the episode's end in between."""
+        """In a turn-based game, the last decision of an unroll that ends in a gap without the episode's end
+        in between."""
         if not self.algorithm.spec.turn_based or self.acting(self.steps, agent):
             return None
         return self.last_decision(agent)
@@ -179,16 +233,23 @@ class Literal:
                 total = total - logp * columns[k][1].get(t, 0.0) - config.entropy_cost * entropy
             if each and self.counts(t, None):
                 for k in range(self.agents):
-                    total = total + config.value_cost * (columns[k][0][t] - self.value(t, k)) ** 2 / self.agents
+                    total = (
+                        total + config.value_cost * (columns[k][0][t] - self.value(t, k)) ** 2 / self.agents
+                    )
             elif central and self.counts(t, None):
                 valued = team or range(self.agents)
-                target = columns[0][0].get(t) if joint else sum(columns[k][0][t] for k in valued) / len(valued)
+                target = (
+                    columns[0][0].get(t) if joint else sum(columns[k][0][t] for k in valued) / len(valued)
+                )
                 if target is not None:
                     total = total + config.value_cost * (target - self.value(t, 0)) ** 2
             elif not central:
                 for k in team:
                     if t in columns[k][0]:
-                        total = total + config.value_cost * (columns[k][0][t] - self.value(t, k)) ** 2 / self.agents
+                        total = (
+                            total
+                            + config.value_cost * (columns[k][0][t] - self.value(t, k)) ** 2 / self.agents
+                        )
         return total / self.steps
 
 

@@ -11,7 +11,8 @@ def course(gradients: Array, start: Array, alpha: float, eta: float) -> tuple[Ar
     """Step along gradients [n, P] that are given beforehand.
 
     Returns:
-        The points at which each gradient is taken, [n, P], and the parameters before the first and after each step, [n + 1, P].
+        The points at which each gradient is taken, [n, P], and the parameters before the first and after each
+        step, [n + 1, P].
     """
     points, theta, d = [start], [start], gradients[0]
     theta.append(start + alpha * d / np.linalg.norm(d))

@@ -1,4 +1,5 @@
-"""PPO's loss written from its equations with loops over slots, rows and agents: the slow twin of algos/ppo.py."""
+"""PPO's loss written from its equations with loops over slots, rows and agents: the slow twin of
+algos/ppo.py."""
 
 from __future__ import annotations
 
@@ -9,7 +10,9 @@ import torch
 from hpcmarl.types import FloatArray
 from tests.reference.ma_trace import Literal
 
-Settled = dict[tuple[str, int, int, int | None], tuple[float, float]]  # of policy, slot, row, agent: advantage and target
+Settled = dict[
+    tuple[str, int, int, int | None], tuple[float, float]
+]  # of policy, slot, row, agent: advantage and target
 
 
 class LiteralPPO(Literal):
@@ -18,7 +21,10 @@ class LiteralPPO(Literal):
     settled: Settled | None = None
 
     def reward(self, t: int, agent: int | None) -> float:
-        rewards = [float(self.part.reward[t, self.slot, k]) for k in (range(self.agents) if agent is None else [agent])]
+        rewards = [
+            float(self.part.reward[t, self.slot, k])
+            for k in (range(self.agents) if agent is None else [agent])
+        ]
         return self.config.reward_scale * sum(rewards) / len(rewards)
 
     def ends(self, t: int, agent: int | None) -> tuple[bool, bool]:
@@ -29,7 +35,8 @@ class LiteralPPO(Literal):
         return self.team_ends(t)
 
     def following(self, t: int, agent: int | None) -> tuple[float, int | None]:
-        """What is seen after the decision at t: its value (with the rewards of gaps before it) and its row, None where the chain ends."""
+        """What is seen after the decision at t: its value (with the rewards of gaps before it) and its row,
+        None where the chain ends."""
         owner, gathered, closed = self.owner if agent is None else agent, 0.0, self.close(agent)
         while True:
             terminated, truncated = self.ends(t, agent)
@@ -49,12 +56,17 @@ class LiteralPPO(Literal):
         total, weight, row = 0.0, 1.0, t
         while row is not None:
             seen, after = self.following(row, agent)
-            total += weight * (self.reward(row, agent) + self.config.discount * seen - self.value(row, self.owner if agent is None else agent).item())
+            total += weight * (
+                self.reward(row, agent)
+                + self.config.discount * seen
+                - self.value(row, self.owner if agent is None else agent).item()
+            )
             weight, row = weight * self.config.discount * self.config.trace_lambda, after
         return total
 
     def estimate(self, t: int, agent: int | None) -> tuple[float, float]:
-        """The actor's advantage and the value's target: of the present values, or settled when the batch began."""
+        """The actor's advantage and the value's target: of the present values, or settled when the batch
+        began."""
         if self.settled is not None:
             return self.settled[self.policy.name, self.slot, t, agent]
         advantage = self.advantage(t, agent)
@@ -63,7 +75,12 @@ class LiteralPPO(Literal):
     def value_loss(self, t: int, agent: int | None) -> torch.Tensor:
         """Of the value of row t; cut off near what the batch's beginning recorded."""
         owner = self.owner if agent is None else agent
-        config, value, records, target = self.config, self.value(t, owner), self.rollout.records, self.estimate(t, agent)[1]
+        config, value, records, target = (
+            self.config,
+            self.value(t, owner),
+            self.rollout.records,
+            self.estimate(t, agent)[1],
+        )
 
         def single(said: torch.Tensor) -> torch.Tensor:
             error = said - target
@@ -92,19 +109,26 @@ class LiteralPPO(Literal):
                 ratio = (logp - float(self.part.logp[t, self.slot, k])).exp()
                 advantage = self.estimate(t, agent)[0] if counts else 0.0
                 clipped = min(max(ratio.item(), 1 - config.clip), 1 + config.clip)
-                total = total - (ratio * advantage if ratio.item() * advantage <= clipped * advantage else torch.tensor(clipped * advantage))
+                total = total - (
+                    ratio * advantage
+                    if ratio.item() * advantage <= clipped * advantage
+                    else torch.tensor(clipped * advantage)
+                )
                 total = total - config.entropy_cost * entropy
                 if counts and not central:
                     total = total + config.value_cost * self.value_loss(t, k) / self.agents
             if central and self.counts(t, None) and t != self.close(None):
                 for owner in range(self.agents if each else 1):
                     self.owner = owner
-                    total = total + config.value_cost * self.value_loss(t, None) / (self.agents if each else 1)
+                    total = total + config.value_cost * self.value_loss(t, None) / (
+                        self.agents if each else 1
+                    )
         return total / self.steps
 
 
 def settle(algorithm, rollouts) -> list[Settled]:
-    """Estimates of a batch that begins at the present parameters, one table a rollout; normalised over the batch where that is asked for."""
+    """Estimates of a batch that begins at the present parameters, one table a rollout; normalised over the
+    batch where that is asked for."""
     config, tables = algorithm._config, [Settled() for _ in rollouts]
     for policy in algorithm.spec.policies:
         weighed = []
@@ -112,7 +136,12 @@ def settle(algorithm, rollouts) -> list[Settled]:
             for slot in range(rollout.count):
                 one = LiteralPPO(algorithm, rollout, policy, slot)
                 units = [None] if config.critic != "dec" else range(len(policy.agents))
-                for t, agent in ((t, agent) for t in range(one.steps) for agent in units if one.counts(t, agent) and t != one.close(agent)):
+                for t, agent in (
+                    (t, agent)
+                    for t in range(one.steps)
+                    for agent in units
+                    if one.counts(t, agent) and t != one.close(agent)
+                ):
                     table[policy.name, slot, t, agent] = one.estimate(t, agent)
                     weighed += [(table, (policy.name, slot, t, agent))] * len(one.acting(t, agent))
         if config.normalise_advantages:
@@ -125,7 +154,8 @@ def settle(algorithm, rollouts) -> list[Settled]:
 
 
 def literal_gradient(algorithm, rollouts, settled: list[Settled] | None = None) -> FloatArray:
-    """The sum over all slots and policies; settled: of `settle`, where estimates are not of the present parameters."""
+    """The sum over all slots and policies; settled: of `settle`, where estimates are not of the present
+    parameters."""
     algorithm._flat.zero_gradient()
     for number, rollout in enumerate(rollouts):
         for policy in algorithm.spec.policies:

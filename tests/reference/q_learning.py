@@ -1,4 +1,5 @@
-"""The value-based losses written from their equations with loops over episodes, rows and agents: slow twins of algos/iql.py to res.py."""
+"""The value-based losses written from their equations with loops over episodes, rows and agents: slow twins
+of algos/iql.py to res.py."""
 
 from __future__ import annotations
 
@@ -34,7 +35,11 @@ class Literal:
         part = self.part(policy)
         if t < self.length:
             return torch.tensor(part.obs[t, self.slot, k].reshape(-1))
-        return torch.tensor(part.final_obs[self.final, k].reshape(-1)) if self.truncated else torch.zeros(policy.observation_size)
+        return (
+            torch.tensor(part.final_obs[self.final, k].reshape(-1))
+            if self.truncated
+            else torch.zeros(policy.observation_size)
+        )
 
     def allowed(self, t: int, policy, k: int) -> list[int]:
         mask = self.part(policy).action_mask
@@ -45,7 +50,11 @@ class Literal:
         if self.algorithm.needs_state:
             if t < self.length:
                 return torch.tensor(self.rollout.state[t, self.slot])
-            return torch.tensor(self.rollout.final_state[self.final]) if self.truncated else torch.zeros(self.spec.state_size)
+            return (
+                torch.tensor(self.rollout.final_state[self.final])
+                if self.truncated
+                else torch.zeros(self.spec.state_size)
+            )
         return torch.cat([self.obs(t, policy, k) for policy, k in self.agents])
 
     def reward(self, t: int, agents) -> float:
@@ -88,29 +97,40 @@ class Literal:
         return networks.others[mixer](stacked[None], self.state(t))[0]
 
     def joint(self, networks, rows: dict, actions: dict, t: int, mixer: str = "mixer") -> torch.Tensor:
-        """The mixed value of the agents' actions {(policy, agent): action}; who does not act has utility 0."""
-        chosen = [rows[t, p.name, k][actions[p.name, k]] if self.acts(t, p, k) else 0.0 for p, k in self.agents]
+        """The mixed value of the agents' actions {(policy, agent): action}; who does not act has utility
+        0."""
+        chosen = [
+            rows[t, p.name, k][actions[p.name, k]] if self.acts(t, p, k) else 0.0 for p, k in self.agents
+        ]
         return self.mix(networks, chosen, t, mixer)
 
     def greedy(self, rows: dict, t: int) -> dict:
         return {(p.name, k): self.best(rows, t, p, k) for p, k in self.agents if self.acts(t, p, k)}
 
     def done(self, t: int) -> dict:
-        return {(p.name, k): int(self.part(p).action[t, self.slot, k]) for p, k in self.agents if self.acts(t, p, k)}
+        return {
+            (p.name, k): int(self.part(p).action[t, self.slot, k])
+            for p, k in self.agents
+            if self.acts(t, p, k)
+        }
 
     def mellowmax(self, values: torch.Tensor, allowed: list[int]) -> torch.Tensor:
         values = values[allowed]
         weights = torch.softmax(self.config.mellowmax_alpha * values, 0)
-        return (weights * (self.config.mellowmax_omega * values).exp()).sum().log() / self.config.mellowmax_omega
+        return (
+            weights * (self.config.mellowmax_omega * values).exp()
+        ).sum().log() / self.config.mellowmax_omega
 
     # ---- targets
 
     def targets(self, value, reward, counts, ends, trace_lambda: float, n_step: int = 1) -> dict[int, float]:
-        """R_t of the rows that count. value(t), reward(t): numbers; counts(t): a decision; ends(t): 0, 1 terminated, 2 truncated."""
+        """R_t of the rows that count. value(t), reward(t): numbers; counts(t): a decision; ends(t): 0, 1
+        terminated, 2 truncated."""
         found: dict[int, float] = {}
 
         def after(t: int) -> tuple[float, float]:
-            """V and R of what follows row t: of the next decision, with the rewards of rows without one before it."""
+            """V and R of what follows row t: of the next decision, with the rewards of rows without one
+            before it."""
             end = ends(t)
             if end:
                 return (0.0, 0.0) if end == 1 else (value(t + 1), value(t + 1))
@@ -184,7 +204,10 @@ class Literal:
                 return self.softmax(rows, later, t)
             if getattr(config, "operator", "max") == "mellowmax":
                 source, mixer = (central_later, "central mixer") if name == "wqmix" else (later, "mixer")
-                own = [self.mellowmax(source[t, p.name, k], self.allowed(t, p, k)) if self.acts(t, p, k) else 0.0 for p, k in self.agents]
+                own = [
+                    self.mellowmax(source[t, p.name, k], self.allowed(t, p, k)) if self.acts(t, p, k) else 0.0
+                    for p, k in self.agents
+                ]
                 return self.mix(target, own, t, mixer).item()
             if name == "wqmix":
                 return self.joint(target, central_later, self.greedy(rows, t), t, "central mixer").item()
@@ -210,7 +233,11 @@ class Literal:
             if name == "wqmix":
                 best = self.greedy(rows, t)
                 value_best = self.joint(target, central_later, best, t, "central mixer").item()
-                full = mixed.item() < wanted if config.weighting == "optimistic" else best == self.done(t) or wanted > value_best
+                full = (
+                    mixed.item() < wanted
+                    if config.weighting == "optimistic"
+                    else best == self.done(t) or wanted > value_best
+                )
                 total = total + (1.0 if full else config.alpha) * (mixed - wanted) ** 2
                 total = total + (self.joint(online, central, self.done(t), t, "central mixer") - wanted) ** 2
             else:
@@ -220,7 +247,8 @@ class Literal:
         return total, errors
 
     def softmax(self, rows: dict, later: dict, t: int) -> float:
-        """The target network's values of the joint actions near the greedy one, weighed by the present network's; without double_q by its own."""
+        """The target network's values of the joint actions near the greedy one, weighed by the present
+        network's; without double_q by its own."""
         best = self.greedy(rows if self.config.double_q else later, t)
         near = {tuple(sorted(best.items()))}
         for (policy, k), a in itertools.product(self.agents, range(9)):

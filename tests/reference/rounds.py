@@ -1,4 +1,5 @@
-"""The round rules written as the papers have them: all deliveries are kept, and the counts are taken anew after each."""
+"""The round rules written as the papers have them: all deliveries are kept, and the counts are taken anew
+after each."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from hpcmarl.types import Array
 
 
 class Delivery(NamedTuple):
-    """A group's sum of gradients of `count` trajectories of a version; without a vector: the group has nothing under way."""
+    """A group's sum of gradients of `count` trajectories of a version; without a vector: the group has
+    nothing under way."""
 
     group: int
     version: int
@@ -21,12 +23,15 @@ class Delivery(NamedTuple):
     vector: Array | None
 
 
-def directions(rule: str, groups: int, batch: int, deliveries: Sequence[Delivery], *, all_begun: bool = False) -> list[Array]:
+def directions(
+    rule: str, groups: int, batch: int, deliveries: Sequence[Delivery], *, all_begun: bool = False
+) -> list[Array]:
     """Return the direction of each round, [P] each.
 
-    afedpg: every delivery of any age is a round. The others drop what is older than the round. sync: every group owes ceil(batch / groups).
-    rennala: the batch-th trajectory ends the round; with all_begun, each group then ends what it has under way, which counts too.
-    malenia (arXiv 2509.24305): the round ends when the harmonic mean of the counts is batch / groups; groups weigh alike.
+    afedpg: every delivery of any age is a round. The others drop what is older than the round. sync: every
+    group owes ceil(batch / groups). rennala: the batch-th trajectory ends the round; with all_begun, each
+    group then ends what it has under way, which counts too. malenia (arXiv 2509.24305): the round ends when
+    the harmonic mean of the counts is batch / groups; groups weigh alike.
     """
     found: list[Array] = []
     held: list[Delivery] = []
@@ -57,7 +62,10 @@ def _complete(rule: str, groups: int, batch: int, counts: list[int]) -> bool:
 
 
 def _direction(rule: str, groups: int, held: list[Delivery], counts: list[int]) -> Array:
-    vectors = [[one.vector for one in held if one.group == group and one.vector is not None] for group in range(groups)]
+    vectors = [
+        [one.vector for one in held if one.group == group and one.vector is not None]
+        for group in range(groups)
+    ]
     sums = [np.sum(own, 0) for own in vectors if own]
     if rule == "malenia":
         total: Array = np.sum([own / count for own, count in zip(sums, counts, strict=True)], 0) / groups

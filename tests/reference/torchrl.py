@@ -1,8 +1,10 @@
-"""What torchrl's own functions (extra `dev`) make of our arrays: V-trace, generalised advantages, TD(lambda) and the mixers.
+"""What torchrl's own functions (extra `dev`) make of our arrays: V-trace, generalised advantages, TD(lambda)
+and the mixers.
 
-torchrl knows no gaps: a column's acting rows are given to it one after the other, each with what our definition says comes after it. Time is
-counted in own decisions, so the rewards of a gap count, discounted once, with the decision before it. Rows: reward, value, value after
-(next acting row; bootstrap after the unroll; the last observation where an episode was truncated), done, terminated.
+torchrl knows no gaps: a column's acting rows are given to it one after the other, each with what our
+definition says comes after it. Time is counted in own decisions, so the rewards of a gap count, discounted
+once, with the decision before it. Rows: reward, value, value after (next acting row; bootstrap after the
+unroll; the last observation where an episode was truncated), done, terminated.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from tests.support.algorithms import make
 
 
 def estimates() -> Any:
-    """torchrl's estimates of values, imported where they are needed: collecting tests need not take two seconds longer."""
+    """torchrl's estimates of values, imported where they are needed: collecting tests need not take two
+    seconds longer."""
     return importlib.import_module("torchrl.objectives.value.functional")
 
 
@@ -46,7 +49,8 @@ class Sequence:
 
 
 def random_columns(seed: int, steps: int, columns: int, acting: float) -> tuple[Columns, np.random.Generator]:
-    """Several episodes in a row, ended by terminations and truncations, some of them in a gap; agents that die early or come late are gaps."""
+    """Several episodes in a row, ended by terminations and truncations, some of them in a gap; agents that
+    die early or come late are gaps."""
     generator = np.random.default_rng(seed)
     shape = (steps, 1, columns)
 
@@ -54,17 +58,30 @@ def random_columns(seed: int, steps: int, columns: int, acting: float) -> tuple[
         return generator.standard_normal(size).astype(np.float32)
 
     acts, ends = generator.random(shape) < acting, generator.random(shape)
-    return Columns(normal(*shape), normal(*shape[1:]), normal(*shape), normal(*shape), acts, ends < 0.1, (ends >= 0.1) & (ends < 0.2)), generator
+    return Columns(
+        normal(*shape),
+        normal(*shape[1:]),
+        normal(*shape),
+        normal(*shape),
+        acts,
+        ends < 0.1,
+        (ends >= 0.1) & (ends < 0.2),
+    ), generator
 
 
 def sequence_of(data: Columns, column: int, discount: float) -> Sequence:
-    """One column, row by row: from each acting row on through its gap until the next one or the episode's end."""
+    """One column, row by row: from each acting row on through its gap until the next one or the episode's
+    end."""
     own = {name: np.asarray(array)[:, 0, column] for name, array in vars(data).items() if name != "last"}
     rows = np.flatnonzero(own["acts"]).tolist()
     reward, after, done = [], [], []
     for row in rows:
         earned, at = float(own["reward"][row]), row
-        while not (own["terminated"][at] or own["truncated"][at]) and at + 1 < len(own["acts"]) and not own["acts"][at + 1]:
+        while (
+            not (own["terminated"][at] or own["truncated"][at])
+            and at + 1 < len(own["acts"])
+            and not own["acts"][at + 1]
+        ):
             at += 1
             earned += discount * float(own["reward"][at])
         last = at + 1 == len(own["acts"])
@@ -72,12 +89,16 @@ def sequence_of(data: Columns, column: int, discount: float) -> Sequence:
         going_on = float(data.last[0, column]) if last else float(own["value"][at + 1])
         after.append(float(own["final"][at]) if own["truncated"][at] else going_on)
         reward.append(earned)
-    numbers = [torch.tensor(array, dtype=torch.float32).view(-1, 1) for array in (reward, own["value"][rows], after)]
+    numbers = [
+        torch.tensor(array, dtype=torch.float32).view(-1, 1) for array in (reward, own["value"][rows], after)
+    ]
     flags = torch.tensor(done, dtype=torch.bool).view(-1, 2)
     return Sequence(rows, *numbers, flags[:, :1], flags[:, 1:])
 
 
-def by_column(data: Columns, discount: float, estimate: Callable[[Sequence, int], tuple[torch.Tensor, ...]]) -> tuple[Array, ...]:
+def by_column(
+    data: Columns, discount: float, estimate: Callable[[Sequence, int], tuple[torch.Tensor, ...]]
+) -> tuple[Array, ...]:
     """Apply an estimate to each column's sequence.
 
     Args:
@@ -101,13 +122,24 @@ def by_column(data: Columns, discount: float, estimate: Callable[[Sequence, int]
     return found or (np.zeros((steps, 1, columns), np.float32),) * 2
 
 
-def vtrace_estimate(data: Columns, target: Array, behaviour: Array, discount: float, rho_max: float, c_max: float) -> tuple[Array, ...]:
-    """Advantages and targets of torchrl's vtrace_advantage_estimate; target, behaviour [T, 1, C]: log-probabilities."""
+def vtrace_estimate(
+    data: Columns, target: Array, behaviour: Array, discount: float, rho_max: float, c_max: float
+) -> tuple[Array, ...]:
+    """Advantages and targets of torchrl's vtrace_advantage_estimate; target, behaviour [T, 1, C]:
+    log-probabilities."""
 
     def estimate(own: Sequence, column: int) -> tuple[torch.Tensor, ...]:
         logs = (torch.from_numpy(array[own.rows, 0, column])[:, None] for array in (target, behaviour))
         made: tuple[torch.Tensor, ...] = estimates().vtrace_advantage_estimate(
-            discount, *logs, own.value, own.after, own.reward, own.done, own.terminated, rho_thresh=rho_max, c_thresh=c_max
+            discount,
+            *logs,
+            own.value,
+            own.after,
+            own.reward,
+            own.done,
+            own.terminated,
+            rho_thresh=rho_max,
+            c_thresh=c_max,
         )
         return made
 
@@ -131,13 +163,20 @@ def lambda_returns(data: Columns, discount: float, trace_lambda: float) -> Array
     return by_column(
         data,
         discount,
-        lambda own, _: (estimates().td_lambda_return_estimate(discount, trace_lambda, own.after, own.reward, own.done, own.terminated),),
+        lambda own, _: (
+            estimates().td_lambda_return_estimate(
+                discount, trace_lambda, own.after, own.reward, own.done, own.terminated
+            ),
+        ),
     )[0]
 
 
 def monotonic_mixer(ours: MonotonicMixer, state: int) -> nn.Module:
-    """torchrl's QMixer with our weights: its weight-making networks are single layers, so that ours, of two, take their place."""
-    theirs: nn.Module = mixers().QMixer(state_shape=(state,), mixing_embed_dim=ours.width, n_agents=ours.agents, device="cpu")
+    """torchrl's QMixer with our weights: its weight-making networks are single layers, so that ours, of two,
+    take their place."""
+    theirs: nn.Module = mixers().QMixer(
+        state_shape=(state,), mixing_embed_dim=ours.width, n_agents=ours.agents, device="cpu"
+    )
     theirs.hyper_w_1, theirs.hyper_w_final = _copied(ours.first), _copied(ours.second)
     theirs.hyper_b_1, theirs.V = _copied(ours.bias), _copied(ours.value)
     return theirs
@@ -153,11 +192,14 @@ def _copied(dense: nn.Module) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def mixed(agents: int, state: int, width: int, hyper: int, seed: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def mixed(
+    agents: int, state: int, width: int, hyper: int, seed: int
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Mix random utilities by our mixer and by torchrl's with the same random weights, biases too.
 
     Returns:
-        Of each: Q_tot [4, 6], and the gradients of a random weighing of it by the utilities, the states and every weight.
+        Of each: Q_tot [4, 6], and the gradients of a random weighing of it by the utilities, the states and
+            every weight.
     """
     generator = torch.Generator().manual_seed(seed)
     ours: MonotonicMixer = make(MonotonicMixerShape(agents, state, width, hyper), seed)
@@ -167,9 +209,20 @@ def mixed(agents: int, state: int, width: int, hyper: int, seed: int) -> tuple[l
     utilities = torch.randn(4, 6, agents, generator=generator, requires_grad=True)
     states = torch.randn(4, 6, state, generator=generator, requires_grad=True)
     weight = torch.randn(4, 6, generator=generator)
-    found, wanted = ours(utilities.unsqueeze(-2), states).squeeze(-1), theirs(utilities.unsqueeze(-1), states).squeeze(-1)
-    own = [parameter for part in (ours.first, ours.second, ours.bias, ours.value) for parameter in part.parameters()]
-    other = [parameter for part in (theirs.hyper_w_1, theirs.hyper_w_final, theirs.hyper_b_1, theirs.V) for parameter in part.parameters()]
+    found, wanted = (
+        ours(utilities.unsqueeze(-2), states).squeeze(-1),
+        theirs(utilities.unsqueeze(-1), states).squeeze(-1),
+    )
+    own = [
+        parameter
+        for part in (ours.first, ours.second, ours.bias, ours.value)
+        for parameter in part.parameters()
+    ]
+    other = [
+        parameter
+        for part in (theirs.hyper_w_1, theirs.hyper_w_final, theirs.hyper_b_1, theirs.V)
+        for parameter in part.parameters()
+    ]
     assert len(own) == len(other) == 14
     slopes = torch.autograd.grad((found * weight).sum(), [utilities, states, *own])
     twins = torch.autograd.grad((wanted * weight).sum(), [utilities, states, *other])

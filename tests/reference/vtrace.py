@@ -25,8 +25,11 @@ class Column:
         return tuple(vars(self).values())
 
 
-def random_columns(seed: int, steps: int, columns: int, *, acting: float = 0.7, ends: float = 0.2, ratio: float = 0.7) -> Column:
-    """Draw columns. acting: share of rows with a decision; ends: of rows that end an episode; ratio: deviation of log-ratios."""
+def random_columns(
+    seed: int, steps: int, columns: int, *, acting: float = 0.7, ends: float = 0.2, ratio: float = 0.7
+) -> Column:
+    """Draw columns. acting: share of rows with a decision; ends: of rows that end an episode; ratio:
+    deviation of log-ratios."""
     generator = np.random.default_rng(seed)
 
     def normal(*shape: int) -> np.ndarray:
@@ -34,12 +37,15 @@ def random_columns(seed: int, steps: int, columns: int, *, acting: float = 0.7, 
 
     shape = (steps, columns)
     return Column(
-        ratio * normal(*shape), normal(*shape), normal(columns), normal(*shape), generator.random(shape) < acting,
-        generator.random(shape) < ends / 2, generator.random(shape) < ends / 2, normal(*shape),
+        ratio * normal(*shape), normal(*shape), normal(columns), normal(*shape),
+        generator.random(shape) < acting, generator.random(shape) < ends / 2,
+        generator.random(shape) < ends / 2, normal(*shape),
     )  # fmt: skip
 
 
-def slow_vtrace(data: Column, column: int, gamma: float, lam: float, rho_max: float, c_max: float) -> tuple[np.ndarray, np.ndarray]:
+def slow_vtrace(
+    data: Column, column: int, gamma: float, lam: float, rho_max: float, c_max: float
+) -> tuple[np.ndarray, np.ndarray]:
     """One column, from the recursion in words: what does the row after show, and what is its target?"""
     steps = len(data.value)
     targets, advantages = np.zeros(steps), np.zeros(steps)

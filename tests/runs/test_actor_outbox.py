@@ -22,11 +22,18 @@ class OnItsWay(SendHandle):
         return self.arrived
 
 
-@pytest.mark.parametrize(("text", "extra", "room"), [(SPREAD, ("algo.unroll=4",), 8), (ECHO, ("topology.environments_per_actor=40",), 64)])
+@pytest.mark.parametrize(
+    ("text", "extra", "room"),
+    [(SPREAD, ("algo.unroll=4",), 8), (ECHO, ("topology.environments_per_actor=40",), 64)],
+)
 def test_actor_pauses_when_its_outbox_is_full(monkeypatch, tmp_path, text, extra, room):
-    """A learner that is busy says nothing; how much of what was sent has not arrived is known to the actor alone."""
+    """A learner that is busy says nothing; how much of what was sent has not arrived is known to the actor
+    alone."""
     world = LocalWorld(2)
-    ranks = [make_rank(prepare(transport, load_config(text, [*extra, ON]), str(tmp_path), None)) for transport in world.transports]
+    ranks = [
+        make_rank(prepare(transport, load_config(text, [*extra, ON]), str(tmp_path), None))
+        for transport in world.transports
+    ]
     actor = ranks[1].roles["actor"]
     try:
         while not actor.has_weights:
@@ -34,7 +41,9 @@ def test_actor_pauses_when_its_outbox_is_full(monkeypatch, tmp_path, text, extra
                 rank.step()
         actor.told_to_wait = False
         sent = []
-        monkeypatch.setattr(actor.outbox.context.transport, "send", lambda *_: sent.append(OnItsWay()) or sent[-1])
+        monkeypatch.setattr(
+            actor.outbox.context.transport, "send", lambda *_: sent.append(OnItsWay()) or sent[-1]
+        )
         monkeypatch.setattr(actor.context.transport, "shares_memory", lambda _: False)
         actor.outbox.limit = actor.outbox._under_way_limit()
         stands_still(actor)

@@ -22,7 +22,17 @@ CASES = [
     (5, (TWO_GROUPS, "rounds.rule=malenia", "rounds.reduce=mpi", "rounds.batch=16"), 60),
     (2, (TWO_GROUPS, "rounds.rule=afedpg", "rounds.batch=1"), 250),
     (2, (TWO_GROUPS, "rounds.rule=rennala", "rounds.batch=16", "rounds.admission=all_begun"), 40),
-    (5, (TWO_GROUPS, "rounds.rule=rennala", "rounds.batch=4", "rounds.admission=all_begun", "rounds.reduce=mpi"), 40),
+    (
+        5,
+        (
+            TWO_GROUPS,
+            "rounds.rule=rennala",
+            "rounds.batch=4",
+            "rounds.admission=all_begun",
+            "rounds.reduce=mpi",
+        ),
+        40,
+    ),
     (2, ("rounds.rule=rennala", "rounds.batch=1"), 250),
 ]
 
@@ -37,7 +47,8 @@ def test_a_longer_way_to_a_higher_reward_is_learned(tmp_path, size, changes):
 def test_expected_direction_is_the_gradient(tmp_path, size, changes, updates):
     found, true = slope(tmp_path, size, *changes, updates=updates)
     assert true == pytest.approx(0.25, abs=0.01)
-    # one episode's estimate deviates by 0.75: that is 0.05 over 250 episodes; episodes counted as they finish give -0.5
+    # one episode's estimate deviates by 0.75: that is 0.05 over 250 episodes; episodes counted as they finish
+    # give -0.5
     assert found == pytest.approx(true, abs=0.2)
 
 
@@ -50,7 +61,13 @@ def test_first_finished_episodes_are_biased_and_said_to_be(tmp_path, caplog):
 
 @pytest.mark.parametrize("changes", [("rounds.admission=all_begun",), ("env.id=mpe2.simple_spread_v3",)])
 def test_unbiased_rounds_give_no_warning(tmp_path, caplog, changes):
-    small = ("rounds.rule=rennala", "rounds.batch=4", "stop.updates=2", "eval.episodes=0", "topology.environments_per_actor=2")
+    small = (
+        "rounds.rule=rennala",
+        "rounds.batch=4",
+        "stop.updates=2",
+        "eval.episodes=0",
+        "topology.environments_per_actor=2",
+    )
     with caplog.at_level(logging.WARNING):
         run_world(2, tmp_path, TWO_GROUPS, *small, *changes, text=GAME)
     assert not [record for record in caplog.records if "short episodes" in record.message]
@@ -64,13 +81,17 @@ def test_agreed_episodes_are_all_used(tmp_path):
 
 
 def test_default_batch_is_an_episode_of_every_slot(tmp_path):
-    run_world(3, tmp_path, "topology.environments_per_actor=3", "stop.updates=4", "eval.episodes=0", text=GAME)
+    run_world(
+        3, tmp_path, "topology.environments_per_actor=3", "stop.updates=4", "eval.episodes=0", text=GAME
+    )
     told = summary(tmp_path)
     assert told["used_gradients"] == 4 * 3 * sum("actor" in roles for roles in told["roles"])
 
 
 @pytest.mark.parametrize("respawn", ["false", "true"])
-@pytest.mark.parametrize("changes", [(), ("rounds.rule=malenia", TWO_GROUPS, "rounds.batch=24"), ("rounds.batch=3",)])
+@pytest.mark.parametrize(
+    "changes", [(), ("rounds.rule=malenia", TWO_GROUPS, "rounds.batch=24"), ("rounds.batch=3",)]
+)
 def test_episodes_of_a_dead_actor_are_played_by_others(tmp_path, respawn, changes):
     size = 7 if TWO_GROUPS in changes else 4
     run_world(
@@ -89,15 +110,45 @@ def test_episodes_of_a_dead_actor_are_played_by_others(tmp_path, respawn, change
 
 @pytest.mark.parametrize("respawn", ["false", "true"])
 def test_round_closes_without_a_dead_actor(tmp_path, respawn):
-    changes = ("rounds.rule=rennala", TWO_GROUPS, "rounds.admission=all_begun", "rounds.batch=12", "topology.environments_per_actor=4")
+    changes = (
+        "rounds.rule=rennala",
+        TWO_GROUPS,
+        "rounds.admission=all_begun",
+        "rounds.batch=12",
+        "topology.environments_per_actor=4",
+    )
     for at in (3, 5):
-        run_world(7, tmp_path / str(at), *changes, f"topology.respawn={respawn}", "stop.updates=12", text=GAME, deaths={6: at, 4: at + 2}, order=at)
+        run_world(
+            7,
+            tmp_path / str(at),
+            *changes,
+            f"topology.respawn={respawn}",
+            "stop.updates=12",
+            text=GAME,
+            deaths={6: at, 4: at + 2},
+            order=at,
+        )
         assert summary(tmp_path / str(at))["updates"] == 12
 
 
 def test_round_closes_without_a_dead_group(tmp_path):
-    changes = ("rounds.rule=rennala", "topology.groups=3", "rounds.admission=all_begun", "rounds.batch=12", "topology.actors_per_learner=0")
-    run_world(4, tmp_path, *changes, "topology.server=dedicated", "stop.updates=20", "rounds.on_loss=drop", text=GAME, deaths={3: 4, 2: 9})
+    changes = (
+        "rounds.rule=rennala",
+        "topology.groups=3",
+        "rounds.admission=all_begun",
+        "rounds.batch=12",
+        "topology.actors_per_learner=0",
+    )
+    run_world(
+        4,
+        tmp_path,
+        *changes,
+        "topology.server=dedicated",
+        "stop.updates=20",
+        "rounds.on_loss=drop",
+        text=GAME,
+        deaths={3: 4, 2: 9},
+    )
     assert summary(tmp_path)["updates"] == 20
 
 
@@ -105,14 +156,23 @@ def test_deterministic_runs_resume_to_the_bit(tmp_path):
     exact = ("deterministic=true", "rounds.batch=7", "topology.environments_per_actor=4", "eval.episodes=0")
     run_world(3, tmp_path / "whole", *exact, "stop.updates=12", text=GAME)
     run_world(3, tmp_path / "half", *exact, "stop.updates=6", text=GAME)
-    run_world(3, tmp_path / "half", *exact, "stop.updates=12", text=GAME, resume=str(tmp_path / "half"), order=5)
+    run_world(
+        3, tmp_path / "half", *exact, "stop.updates=12", text=GAME, resume=str(tmp_path / "half"), order=5
+    )
     np.testing.assert_array_equal(final_parameters(tmp_path / "whole"), final_parameters(tmp_path / "half"))
 
 
-@pytest.mark.parametrize("changes", [("rounds.batch=13",), ("rounds.rule=malenia", TWO_GROUPS, "rounds.batch=20")])
+@pytest.mark.parametrize(
+    "changes", [("rounds.batch=13",), ("rounds.rule=malenia", TWO_GROUPS, "rounds.batch=20")]
+)
 @pytest.mark.parametrize("restarts", [0, 1000])
 def test_broken_episodes_are_played_again(tmp_path, changes, restarts):
-    fragile = ("env.kwargs={breaks_every: 30}", f"env.restarts={restarts}", "env.past_restarts=quarantine", "topology.environments_per_actor=8")
+    fragile = (
+        "env.kwargs={breaks_every: 30}",
+        f"env.restarts={restarts}",
+        "env.past_restarts=quarantine",
+        "topology.environments_per_actor=8",
+    )
     run_world(3, tmp_path, *changes, *fragile, "stop.updates=8", "eval.episodes=0", text=GAME)
     told = summary(tmp_path)
     assert told["updates"] == 8
@@ -122,18 +182,38 @@ def test_broken_episodes_are_played_again(tmp_path, changes, restarts):
 
 @pytest.mark.parametrize("changes", [(), ("topology.groups=2",)])
 def test_first_episodes_to_finish_do_not_stop_a_run(tmp_path, changes):
-    """Half of the episodes earn 1 at once, the others 0 after 100 steps: the first hundred to finish earn 1."""
-    game = ("env.kwargs={steps: 100, reward: 0.0}", "topology.environments_per_actor=150", "eval.episodes=0", "logging.every_seconds=0.001")
-    still = ("algo={name: ma_trace, unroll: 10}", "optimizer={name: sgd, step_size: 1.0e-9}", "rounds.batch=150")
+    """Half of the episodes earn 1 at once, the others 0 after 100 steps: the first hundred to finish earn
+    1."""
+    game = (
+        "env.kwargs={steps: 100, reward: 0.0}",
+        "topology.environments_per_actor=150",
+        "eval.episodes=0",
+        "logging.every_seconds=0.001",
+    )
+    still = (
+        "algo={name: ma_trace, unroll: 10}",
+        "optimizer={name: sgd, step_size: 1.0e-9}",
+        "rounds.batch=150",
+    )
     run_world(2, tmp_path, *game, *still, *changes, "stop={return_mean: 0.9, updates: 25}", text=GAME)
     told = summary(tmp_path)
     assert told["updates"] == 25
     assert told["best_return_mean"] < 0.9
 
 
-@pytest.mark.parametrize("changes", [("rounds.batch=5",), ("rounds.rule=malenia", TWO_GROUPS, "rounds.batch=8")])
+@pytest.mark.parametrize(
+    "changes", [("rounds.batch=5",), ("rounds.rule=malenia", TWO_GROUPS, "rounds.batch=8")]
+)
 def test_refused_gradients_do_not_stop_a_round(tmp_path, monkeypatch, changes):
     calls = itertools.count()
     monkeypatch.setattr(GradientGuard, "accepts", lambda *_: next(calls) % 3 != 0)
-    run_world(3, tmp_path, *changes, "stop.updates=12", "eval.episodes=0", "topology.environments_per_actor=4", text=GAME)
+    run_world(
+        3,
+        tmp_path,
+        *changes,
+        "stop.updates=12",
+        "eval.episodes=0",
+        "topology.environments_per_actor=4",
+        text=GAME,
+    )
     assert summary(tmp_path)["updates"] == 12

@@ -8,7 +8,11 @@ from tests.support.worlds import final_parameters, run_world, summary
 COUNTER = ("algo.name=coma", "algo.target_every=3")
 
 
-@pytest.mark.parametrize("extra", [(), ("rounds.reduce=mpi",), ("algo.network.recurrent=true", "algo.normalise_values=true")], ids=str)
+@pytest.mark.parametrize(
+    "extra",
+    [(), ("rounds.reduce=mpi",), ("algo.network.recurrent=true", "algo.normalise_values=true")],
+    ids=str,
+)
 def test_coma_resume_equals_uninterrupted_run(tmp_path, extra):
     keys = (*COUNTER, *extra, "deterministic=true", "rounds.rule=sync")
     run_world(4, tmp_path / "whole", *keys, "stop.updates=10")

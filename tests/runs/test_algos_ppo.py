@@ -10,7 +10,12 @@ PPO = ("algo.name=ppo", "algo.epochs=2", "algo.minibatches=2")
 
 def test_one_rank_collects_a_batch_from_single_unrolls(tmp_path):
     """The learner holds on to what its own rank's actor has sent: there must be room for all of a batch."""
-    changes = ("algo={name: ppo, unroll: 4, epochs: 1, minibatches: 4}", "rounds.batch=8", "rounds.queue=2", "topology.environments_per_actor=1")
+    changes = (
+        "algo={name: ppo, unroll: 4, epochs: 1, minibatches: 4}",
+        "rounds.batch=8",
+        "rounds.queue=2",
+        "topology.environments_per_actor=1",
+    )
     run_world(1, tmp_path, *changes, "stop.updates=9")
     assert summary(tmp_path)["updates"] == 9
 
@@ -26,7 +31,12 @@ def test_one_rank_collects_a_batch_from_single_unrolls(tmp_path):
         ("algo.network.recurrent=true", "algo.agent_id=true"),
         ("algo.value_clip=0.2", "algo.value_loss=huber", "algo.normalise_values=true"),
         ("algo.advantages=once", "rounds.reduce=mpi"),
-        ("algo.critic_network={hidden: [8], recurrent: true, memory: 5}", "algo.advantages=once", "algo.value_clip=0.2", "algo.critic_input=agent"),
+        (
+            "algo.critic_network={hidden: [8], recurrent: true, memory: 5}",
+            "algo.advantages=once",
+            "algo.value_clip=0.2",
+            "algo.critic_input=agent",
+        ),
     ],
 )
 def test_ppo_trains_and_resumes_on_ranks(tmp_path, size, changes):
@@ -42,7 +52,14 @@ def test_ppo_trains_and_resumes_on_ranks(tmp_path, size, changes):
 
 @pytest.mark.parametrize(
     "changes",
-    [(), ("rounds.reduce=mpi",), ("rounds.rule=rennala",), ("rounds.rule=malenia",), ("rounds.rule=afedpg",), ("rounds.backpressure=true",)],
+    [
+        (),
+        ("rounds.reduce=mpi",),
+        ("rounds.rule=rennala",),
+        ("rounds.rule=malenia",),
+        ("rounds.rule=afedpg",),
+        ("rounds.backpressure=true",),
+    ],
 )
 def test_batches_that_end_early_hold_nobody_up(changes, tmp_path, monkeypatch):
     """Of two groups sometimes one ends its batch, sometimes the other, at any gradient."""
@@ -60,6 +77,8 @@ def test_batches_that_end_early_hold_nobody_up(changes, tmp_path, monkeypatch):
 
 def test_a_kl_target_leaves_out_most_passes(tmp_path):
     """Nothing is near enough for 1e-12: of the four gradients of a batch the first one or two are made."""
-    ranks = run_world(1, tmp_path, *PPO, "algo.kl_target=1e-12", "logging.every_seconds=1000", "stop.updates=20")
+    ranks = run_world(
+        1, tmp_path, *PPO, "algo.kl_target=1e-12", "logging.every_seconds=1000", "stop.updates=20"
+    )
     feed = ranks[0].roles["learner"].feed
     assert feed.begun[1] >= 18

@@ -1,8 +1,9 @@
-"""Every algorithm with every kind of environment, network, topology, round rule, reduction and optimizer: it trains and resumes, or is refused.
+"""Every algorithm with every kind of environment, network, topology, round rule, reduction and optimizer: it
+trains and resumes, or is refused.
 
-The default lane trains few combinations that have every pair of settings (tests/support/pairs.py); `--all` adds every algorithm with
-every environment and topology. The algorithms are those of the registry: a new one is tried here without being named. Every refusal
-stands in REFUSED, so that none comes unnoticed.
+The default lane trains few combinations that have every pair of settings (tests/support/pairs.py); `--all`
+adds every algorithm with every environment and topology. The algorithms are those of the registry: a new one
+is tried here without being named. Every refusal stands in REFUSED, so that none comes unnoticed.
 """
 
 import itertools
@@ -29,7 +30,11 @@ checkpoint: {every_seconds: null}
 SPREAD = ("env.id=mpe2.simple_spread_v3", "env.kwargs={max_cycles: 5}")
 ENVIRONMENTS = {
     "equal spaces": SPREAD,
-    "unequal spaces": ("env.id=mpe2.simple_speaker_listener_v4", "env.kwargs={max_cycles: 5}", "env.common_reward=true"),
+    "unequal spaces": (
+        "env.id=mpe2.simple_speaker_listener_v4",
+        "env.kwargs={max_cycles: 5}",
+        "env.common_reward=true",
+    ),
     "turns and masks": ("env.id=pettingzoo.classic.tictactoe_v3",),
     "masks, agents come and go": ("env.id=tests.support.environments:MaskedCrowd",),
     "continuous": ("env.id=mpe2.simple_spread_v3", "env.kwargs={max_cycles: 5, continuous_actions: true}"),
@@ -59,14 +64,18 @@ SERVER_ONLY = "afedpg"  # each of its gradients is a step: nothing to sum
 
 
 def allowed(row):
-    return (row["environment"], row["algorithm"]) not in REFUSED and (row["rule"], row["reduce"]) != (SERVER_ONLY, "mpi")
+    return (row["environment"], row["algorithm"]) not in REFUSED and (row["rule"], row["reduce"]) != (
+        SERVER_ONLY,
+        "mpi",
+    )
 
 
 CHOSEN = choose(FACTORS, allowed)
 
 
 def train_and_resume(directory, algorithm, size, *changes):
-    """Make two updates, then one more from the checkpoint; returns the summary, and the parameters at the stop and at the end."""
+    """Make two updates, then one more from the checkpoint; returns the summary, and the parameters at the
+    stop and at the end."""
     own = [f"algo.name={algorithm}"]
     if algorithm in ("ma_trace", "ppo", "coma"):
         own += ["algo.unroll=5"]
@@ -81,7 +90,8 @@ def train_and_resume(directory, algorithm, size, *changes):
 
 
 def learned_and_resumed(told, first, last):
-    """Return whether the run made all updates, and the last of them changed parameters that are all finite."""
+    """Return whether the run made all updates, and the last of them changed parameters that are all
+    finite."""
     done = (told["status"], told["updates"]) == ("finished", 3) and np.isfinite(told["eval_return_mean"])
     return done and np.isfinite(last).all() and not np.array_equal(first, last)
 
@@ -90,16 +100,29 @@ def changes_of(row):
     """The number of ranks and the overrides of a combination."""
     size, *topology = TOPOLOGIES[row["topology"]]
     rounds = (f"rounds.rule={row['rule']}", f"rounds.reduce={row['reduce']}", f"rounds.late={row['late']}")
-    return size, *ENVIRONMENTS[row["environment"]], *NETWORKS[row["network"]], *topology, *rounds, f"optimizer.name={row['optimizer']}"
+    return (
+        size,
+        *ENVIRONMENTS[row["environment"]],
+        *NETWORKS[row["network"]],
+        *topology,
+        *rounds,
+        f"optimizer.name={row['optimizer']}",
+    )
 
 
 def test_the_chosen_combinations_have_every_allowed_pair():
-    everything = [row for row in itertools.product(*FACTORS.values()) if allowed(dict(zip(FACTORS, row, strict=True)))]
-    assert pairs_of([tuple(row.values()) for row in CHOSEN], list(FACTORS)) == pairs_of(everything, list(FACTORS))
+    everything = [
+        row for row in itertools.product(*FACTORS.values()) if allowed(dict(zip(FACTORS, row, strict=True)))
+    ]
+    assert pairs_of([tuple(row.values()) for row in CHOSEN], list(FACTORS)) == pairs_of(
+        everything, list(FACTORS)
+    )
     assert len(CHOSEN) <= 50
 
 
-@pytest.mark.parametrize("row", CHOSEN, ids=lambda row: "-".join(value.replace(" ", "_") for value in row.values()))
+@pytest.mark.parametrize(
+    "row", CHOSEN, ids=lambda row: "-".join(value.replace(" ", "_") for value in row.values())
+)
 def test_every_pair_of_settings(tmp_path, row):
     assert learned_and_resumed(*train_and_resume(tmp_path, row["algorithm"], *changes_of(row)))
 

@@ -6,8 +6,19 @@ from tests.support.worlds import ECHO, SPREAD, run_world, summary
 
 ON = "rounds.backpressure=true"
 # eight actors make three trajectories while their learner makes one gradient of two
-CROWD = ("topology.groups=1", "topology.server=dedicated", "rounds.batch=2", "rounds.queue=2", "stop.updates=60")
-PPO = ("algo.name=ppo", "algo.epochs=12", "algo.minibatches=2", "rounds.batch=12")  # 24 of the 64 trajectories that they make meanwhile
+CROWD = (
+    "topology.groups=1",
+    "topology.server=dedicated",
+    "rounds.batch=2",
+    "rounds.queue=2",
+    "stop.updates=60",
+)
+PPO = (
+    "algo.name=ppo",
+    "algo.epochs=12",
+    "algo.minibatches=2",
+    "rounds.batch=12",
+)  # 24 of the 64 trajectories that they make meanwhile
 
 
 def actors_of(ranks):
@@ -22,19 +33,33 @@ def held(ranks):
 def test_backpressure_drops_no_trajectories(tmp_path, extra):
     ranks = run_world(10, tmp_path / "free", *CROWD, *extra)
     told = summary(tmp_path / "free")
-    lost = told["dropped_rollouts"] + told["wasted_gradients"] + sum(actor.outbox.dropped_steps for actor in actors_of(ranks))
+    lost = (
+        told["dropped_rollouts"]
+        + told["wasted_gradients"]
+        + sum(actor.outbox.dropped_steps for actor in actors_of(ranks))
+    )
     assert lost > 0
     assert held(ranks) == 0
     ranks = run_world(10, tmp_path / "waiting", *CROWD, *extra, ON)
     told = summary(tmp_path / "waiting")
-    assert told["dropped_rollouts"] == told["wasted_gradients"] == sum(actor.outbox.dropped_steps for actor in actors_of(ranks)) == 0
+    assert (
+        told["dropped_rollouts"]
+        == told["wasted_gradients"]
+        == sum(actor.outbox.dropped_steps for actor in actors_of(ranks))
+        == 0
+    )
     assert told["updates"] == 60
     assert held(ranks) > 0
 
 
 @pytest.mark.parametrize(("size", "groups"), [(1, 1), (5, 1), (5, 2)])
 def test_backpressure_keeps_the_replay_ratio(tmp_path, size, groups):
-    changes = (f"topology.groups={groups}", f"rounds.batch={16 * groups}", "algo.replay.ratio=64", "stop.updates=120")
+    changes = (
+        f"topology.groups={groups}",
+        f"rounds.batch={16 * groups}",
+        "algo.replay.ratio=64",
+        "stop.updates=120",
+    )
     found = {}
     for pressure in ("false", "true"):
         ranks = run_world(size, tmp_path / pressure, *changes, f"rounds.backpressure={pressure}", text=ECHO)
@@ -47,7 +72,13 @@ def test_backpressure_keeps_the_replay_ratio(tmp_path, size, groups):
 
 @pytest.mark.parametrize("rule", ["sync", "rennala", "malenia", "afedpg"])
 @pytest.mark.parametrize(
-    ("text", "extra"), [(SPREAD, ()), (SPREAD, PPO), (SPREAD, ("algo.name=reinforce",)), (ECHO, ("algo.replay={ratio: 64, starts: 16}",))]
+    ("text", "extra"),
+    [
+        (SPREAD, ()),
+        (SPREAD, PPO),
+        (SPREAD, ("algo.name=reinforce",)),
+        (ECHO, ("algo.replay={ratio: 64, starts: 16}",)),
+    ],
 )
 def test_every_rule_resumes_under_backpressure(tmp_path, rule, text, extra):
     changes = ("topology.groups=3", "stop.updates=12", "rounds.batch=6", f"rounds.rule={rule}", ON)
@@ -60,7 +91,14 @@ def test_every_rule_resumes_under_backpressure(tmp_path, rule, text, extra):
 @pytest.mark.parametrize(("text", "extra"), [(SPREAD, ()), (ECHO, ("algo.replay={ratio: 64, starts: 16}",))])
 def test_group_may_deliver_more_than_its_share_of_a_round(tmp_path, text, extra):
     stuck = ", {delay: {trajectory: 1000}}"
-    changes = (f"topology.groups=[{{}}{4 * stuck}]", "rounds.rule=rennala", "rounds.batch=40", "rounds.queue=100", "stop.updates=4", ON)
+    changes = (
+        f"topology.groups=[{{}}{4 * stuck}]",
+        "rounds.rule=rennala",
+        "rounds.batch=40",
+        "rounds.queue=100",
+        "stop.updates=4",
+        ON,
+    )
     run_world(12, tmp_path, *extra, *changes, text=text)
     told = summary(tmp_path)
     assert told["updates"] == 4

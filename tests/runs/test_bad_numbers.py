@@ -61,7 +61,10 @@ def test_non_finite_gradient_is_skipped_and_counted(tmp_path, monkeypatch):
 
 def test_non_finite_gradient_error_names_rank_and_parameter(tmp_path, monkeypatch):
     spoil_gradients(monkeypatch, lambda call: call == 3)
-    with pytest.raises(FloatingPointError, match=r"rollouts from rank [12] at version \d+ is not finite \(parameter 3 is inf\)"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"rollouts from rank [12] at version \d+ is not finite \(parameter 3 is inf\)",
+    ):
         run_world(3, tmp_path)
 
 

@@ -1,4 +1,5 @@
-"""What a run refuses before it starts, each in one line that names the place; nothing already written is harmed."""
+"""What a run refuses before it starts, each in one line that names the place; nothing already written is
+harmed."""
 
 import h5py
 import pytest
@@ -19,7 +20,11 @@ def refused(kind, words, tmp_path, *changes, size=1, resume=None, text=SPREAD):
         (("topology.groups=3",), ConfigError, "topology.groups"),
         (("topology.environments_per_actor=0",), ConfigError, "environments_per_actor"),
         (("rounds.rule=fedpg",), ConfigError, "rounds.rule"),
-        (("rounds.rule=afedpg", "rounds.reduce=mpi"), ConfigError, "rounds.reduce: mpi does not work with rounds.rule: afedpg"),
+        (
+            ("rounds.rule=afedpg", "rounds.reduce=mpi"),
+            ConfigError,
+            "rounds.reduce: mpi does not work with rounds.rule: afedpg",
+        ),
         (("algo.unrol=3",), ConfigError, "unroll"),
         (("optimizer.name=nigt", "optimizer.momentum=1.5"), ConfigError, "momentum"),
         (("deterministic=true", "rounds.rule=rennala"), ConfigError, "deterministic"),
@@ -27,7 +32,11 @@ def refused(kind, words, tmp_path, *changes, size=1, resume=None, text=SPREAD):
         (("env.id=nowhere.at_all",), MissingPackageError, "nowhere"),
         (("env.id=mpe2.simple_spraed_v3",), ConfigError, "simple_spread_v3"),
         (("env.kwargs.wrong=1",), ConfigError, "wrong"),
-        (("topology.groups=[{env: {id: mpe2.simple_tag_v3, kwargs: {}}}]",), HpcmarlError, "topology.groups.0|kwargs"),
+        (
+            ("topology.groups=[{env: {id: mpe2.simple_tag_v3, kwargs: {}}}]",),
+            HpcmarlError,
+            "topology.groups.0|kwargs",
+        ),
     ],
 )
 def test_invalid_settings_are_rejected_before_writing(changes, kind, words, tmp_path):
@@ -36,7 +45,13 @@ def test_invalid_settings_are_rejected_before_writing(changes, kind, words, tmp_
 
 
 def test_central_critic_without_state_is_rejected(tmp_path):
-    refused(ConfigError, "algo.critic", tmp_path, "env={id: 'tests.support.environments:Masked'}", "algo.critic=full")
+    refused(
+        ConfigError,
+        "algo.critic",
+        tmp_path,
+        "env={id: 'tests.support.environments:Masked'}",
+        "algo.critic=full",
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -68,5 +83,10 @@ def test_failing_environment_is_restarted_within_its_budget(tmp_path):
     run_world(1, tmp_path / "patient", broken, "algo.unroll=12")
     assert summary(tmp_path / "patient")["updates"] == 6
     with pytest.raises(EnvironmentFailure) as caught:
-        run_world(1, tmp_path / "strict", "env={id: 'tests.support.environments:Fragile', kwargs: {step: 4}, restarts: 2}", "stop.updates=1000")
+        run_world(
+            1,
+            tmp_path / "strict",
+            "env={id: 'tests.support.environments:Fragile', kwargs: {step: 4}, restarts: 2}",
+            "stop.updates=1000",
+        )
     assert caught.value.__cause__ is not None

@@ -26,12 +26,18 @@ def versions(directory: Path) -> list[int]:
     found = []
     for path in list_checkpoints(directory):
         state, attributes = load_checkpoint(path)
-        assert state["engine"]["optimizer"]["updates"] == state["engine"]["rule"]["round"] == attributes["version"]
+        assert (
+            state["engine"]["optimizer"]["updates"]
+            == state["engine"]["rule"]["round"]
+            == attributes["version"]
+        )
         found.append(int(attributes["version"]))
     return sorted(found)
 
 
-def test_allreduce_checkpoint_without_learners_is_not_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_allreduce_checkpoint_without_learners_is_not_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     ranks = run_world(5, tmp_path / "run", *COLLECTIVE, *EVERY, "stop.updates=500", deaths={1: 12, 3: 12})
     found = versions(tmp_path / "run")
     assert found
@@ -46,7 +52,9 @@ def test_allreduce_run_without_any_checkpoint_fails(tmp_path: Path) -> None:
     assert ranks[0].exit_code == 1
 
 
-def test_allreduce_checkpoint_waits_for_slow_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_allreduce_checkpoint_waits_for_slow_gradients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(saving, "PATIENCE", 0.0)
     monkeypatch.setattr(server, "STOP_PATIENCE", 0.0)
     run_world(5, tmp_path / "run", *COLLECTIVE, *EVERY)
@@ -55,7 +63,9 @@ def test_allreduce_checkpoint_waits_for_slow_gradients(tmp_path: Path, monkeypat
     assert len(found) > 2
 
 
-def test_missing_states_are_named_when_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_states_are_named_when_resuming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(server, "STOP_PATIENCE", 0.0)
     run_world(3, tmp_path / "run")
     state, _ = load_checkpoint(list_checkpoints(tmp_path / "run")[0])
@@ -66,7 +76,9 @@ def test_missing_states_are_named_when_resuming(tmp_path: Path, monkeypatch: pyt
     assert "actor 0" in caplog.text
 
 
-def test_deterministic_checkpoint_waits_for_every_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deterministic_checkpoint_waits_for_every_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(saving, "PATIENCE", 0.0)
     monkeypatch.setattr(server, "STOP_PATIENCE", 0.0)
     deterministic = ("deterministic=true", "checkpoint.every_updates=2", "checkpoint.keep=9")
@@ -78,7 +90,9 @@ def test_deterministic_checkpoint_waits_for_every_state(tmp_path: Path, monkeypa
     np.testing.assert_array_equal(*[state["engine"]["optimizer"]["parameters"] for state in states])
 
 
-def test_deterministic_run_refuses_an_incomplete_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deterministic_run_refuses_an_incomplete_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(server, "STOP_PATIENCE", 0.0)
     run_world(3, tmp_path / "run")
     before = sorted(tmp_path.rglob("*"))
@@ -93,7 +107,9 @@ def test_deterministic_run_refuses_other_actors(tmp_path: Path) -> None:
         run_world(5, tmp_path / "run", "deterministic=true", "stop.updates=8", resume=str(tmp_path / "run"))
 
 
-def test_lost_final_checkpoint_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_lost_final_checkpoint_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     whole = checkpoints.save_checkpoint
 
     def full(directory: Path, state: object, *, version: int, **rest: object) -> Path:
@@ -118,14 +134,25 @@ def test_resuming_an_older_checkpoint_abandons_the_newer(tmp_path: Path) -> None
     older = list_checkpoints(run)[1]
     run_world(3, run, "checkpoint.keep=2", "stop.updates=5", resume=str(older))
     assert versions(run) == [4, 5]
-    assert [path.name for path in (run / "checkpoints" / "superseded" / "start-0003").iterdir()] == ["checkpoint-0000000006.h5"]
+    assert [path.name for path in (run / "checkpoints" / "superseded" / "start-0003").iterdir()] == [
+        "checkpoint-0000000006.h5"
+    ]
     records = [json.loads(path.read_text()) for path in sorted((run / "starts").glob("*.json"))]
-    assert [(record["number"], record["parent"], record["version"]) for record in records] == [(1, None, 0), (2, 1, 4), (3, 1, 4)]
+    assert [(record["number"], record["parent"], record["version"]) for record in records] == [
+        (1, None, 0),
+        (2, 1, 4),
+        (3, 1, 4),
+    ]
 
 
 def test_replaced_actor_records_in_the_same_start(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    kept = ("trajectories.enabled=true", "topology.respawn=true", "checkpoint.every_updates=5", "stop.updates=40")
+    kept = (
+        "trajectories.enabled=true",
+        "topology.respawn=true",
+        "checkpoint.every_updates=5",
+        "stop.updates=40",
+    )
     run_world(3, run, *kept, deaths={2: 10})
     run_world(3, run, *kept, "stop.updates=80", deaths={2: 50}, resume=str(run))
     assert overlaps(run) == []
@@ -133,7 +160,9 @@ def test_replaced_actor_records_in_the_same_start(tmp_path: Path) -> None:
     for shard in list_shards(run):
         with ShardReader(shard) as reader:
             for start in set(reader.index["start_number"].tolist()):
-                found.setdefault((start, int(reader.attributes["rank"])), []).extend(reader.index["rollout"].tolist())
+                found.setdefault((start, int(reader.attributes["rank"])), []).extend(
+                    reader.index["rollout"].tolist()
+                )
     assert {start for start, _ in found} == {1, 2}
     for start in (1, 2):
         assert max(found[start, 2]) >= server.ROLLOUTS_AHEAD  # the process that came in the dead one's place
@@ -141,7 +170,10 @@ def test_replaced_actor_records_in_the_same_start(tmp_path: Path) -> None:
 
 
 def test_deterministic_run_resumes_from_whole_states(tmp_path: Path) -> None:
-    run, deterministic = tmp_path / "run", ("deterministic=true", "checkpoint.every_updates=2", "checkpoint.keep=9")
+    run, deterministic = (
+        tmp_path / "run",
+        ("deterministic=true", "checkpoint.every_updates=2", "checkpoint.keep=9"),
+    )
     ranks = run_world(3, run, *deterministic, "stop.updates=30", deaths={2: 9})
     assert ranks[0].exit_code == 75
     found = [load_checkpoint(path)[0] for path in list_checkpoints(run)]

@@ -1,4 +1,5 @@
-"""`hpcmarl league`: what it says of small leagues trained here, its JSON, its errors; players that are no snapshots."""
+"""`hpcmarl league`: what it says of small leagues trained here, its JSON, its errors; players that are no
+snapshots."""
 
 import csv
 import json
@@ -22,15 +23,29 @@ from hpcmarl.roles.run import train
 from tests.support.leagues import COMMON, NAMED_RPS, PENNIES
 
 ROOT = Path(__file__).parents[2]
-HUNT = NAMED_RPS.replace("matrix:rps", "matrix:stag_hunt").replace("league:", "league:\n  cooperative: true\n  score: return\n  return_range: [0, 4]")
+HUNT = NAMED_RPS.replace("matrix:rps", "matrix:stag_hunt").replace(
+    "league:", "league:\n  cooperative: true\n  score: return\n  return_range: [0, 4]"
+)
 TICTACTOE = f"""
 name: tictactoe
 env: {{id: pettingzoo.classic.tictactoe_v3}}
 algo: {{name: ma_trace, unroll: 4, critic: dec, network: {{hidden: [8]}}}}
 stop: {{updates: 1}}
-league: {{evaluation: {{episodes: 4, environments: 4, final_seconds: 0.0}}, freeze: {{most_updates: 1, winning: 1.0}}}}
+league:
+  evaluation: {{episodes: 4, environments: 4, final_seconds: 0.0}}
+  freeze: {{most_updates: 1, winning: 1.0}}
 {COMMON}"""
-CONTRACT = {"members", "ratings", "payoff", "games", "exploitability", "snapshots", "alpha_rank", "openskill", "trained_against"}
+CONTRACT = {
+    "members",
+    "ratings",
+    "payoff",
+    "games",
+    "exploitability",
+    "snapshots",
+    "alpha_rank",
+    "openskill",
+    "trained_against",
+}
 
 
 def trained(text, directory):
@@ -67,9 +82,16 @@ def test_league_show_matches_the_checkpoint(rps, run_json):
     for row, scores in enumerate(shown["payoff"]):
         for column, score in enumerate(scores):
             games = league["payoff"]["games"][row, column]
-            assert score == (None if games == 0 else pytest.approx(league["payoff"]["score"][row, column] / games))
+            assert score == (
+                None if games == 0 else pytest.approx(league["payoff"]["score"][row, column] / games)
+            )
     main, other = shown["members"]
-    assert (main["name"], main["matchmaking"], main["updates"], main["newest"]) == ("main", "pfsp", 6, "main-000003")
+    assert (main["name"], main["matchmaking"], main["updates"], main["newest"]) == (
+        "main",
+        "pfsp",
+        6,
+        "main-000003",
+    )
     assert other["training_games"] == 0  # it only ever met itself
     assert sum(met["games"] for met in shown["trained_against"]["main"]) == main["training_games"] > 0
     assert set(shown["reasons"]) <= {"openskill"}
@@ -80,7 +102,11 @@ def test_ratings_lie_within_their_intervals(rps, run_json):
     assert sum(each["rating_elo"] for each in shown["ratings"]) == pytest.approx(0, abs=1e-6)
     for number, each in enumerate(shown["ratings"]):
         assert each["rating_elo_low"] < each["rating_elo"] < each["rating_elo_high"]
-        met = [score for column, score in enumerate(shown["payoff"][number]) if score is not None and column != number]
+        met = [
+            score
+            for column, score in enumerate(shown["payoff"][number])
+            if score is not None and column != number
+        ]
         assert each["mean_score"] == pytest.approx(np.mean(met))
     newest = next(each for each in shown["ratings"] if each["snapshot"] == "main-000003")
     assert shown["members"][0]["rating_elo"] == newest["rating_elo"]
@@ -123,7 +149,9 @@ def test_only_opposite_sides_have_payoffs(pennies, run_json, run):
     assert any(score is not None for scores in shown["payoff"] for score in scores)
     for name in ("nash", "alpha_rank"):
         for own in ("row", "column"):
-            assert sum(share for share, of in zip(shown[name], side, strict=True) if of == own) == pytest.approx(1)
+            assert sum(
+                share for share, of in zip(shown[name], side, strict=True) if of == own
+            ) == pytest.approx(1)
     (pair,) = shown["exploitability"]["members"]
     assert pair["snapshots"] == ["row-000002", "column-000002"]
     code, out, _ = run("league", "show", pennies)
@@ -135,7 +163,14 @@ def test_only_opposite_sides_have_payoffs(pennies, run_json, run):
 def test_league_show_prints_every_section(rps, run):
     code, out, err = run("league", "show", rps)
     assert (code, err) == (0, "")
-    for part in ("members, by their newest", "payoff: mean score", "trained against", "exploitability, exact", "itself only", "main-000003"):
+    for part in (
+        "members, by their newest",
+        "payoff: mean score",
+        "trained against",
+        "exploitability, exact",
+        "itself only",
+        "main-000003",
+    ):
         assert part in out
     assert "shown are" not in out
 
@@ -143,8 +178,13 @@ def test_league_show_prints_every_section(rps, run):
 def test_large_pools_print_newest_and_highest_rated_snapshots(rps, run, monkeypatch):
     monkeypatch.setattr("hpcmarl.cli_league_show.MOST_SHOWN", 3)
     _, out, _ = run("league", "show", rps)
-    assert "shown are 3 of 8 rows and 3 of 8 columns, the newest of each member and the highest rated; --json has all" in out
-    rows = [line.split()[1] for line in out.splitlines() if line.startswith(("1 ", "2 ", "3 ")) and "-0" in line]
+    assert (
+        "shown are 3 of 8 rows and 3 of 8 columns, the newest of each member and the highest rated; --json "
+        "has all"
+    ) in out
+    rows = [
+        line.split()[1] for line in out.splitlines() if line.startswith(("1 ", "2 ", "3 ")) and "-0" in line
+    ]
     assert len(rows) == 3
     assert {"main-000003", "other-000003"} < set(rows)
 
@@ -152,7 +192,12 @@ def test_large_pools_print_newest_and_highest_rated_snapshots(rps, run, monkeypa
 def test_bad_newest_checkpoint_is_skipped_and_not_moved(rps, tmp_path, run_json):
     copy = shutil.copytree(rps, tmp_path / "copy")
     newest = find_checkpoint(copy)
-    save_checkpoint(copy / "checkpoints", load_checkpoint(newest)[0], version=999999, attributes=load_checkpoint(newest)[1])
+    save_checkpoint(
+        copy / "checkpoints",
+        load_checkpoint(newest)[0],
+        version=999999,
+        attributes=load_checkpoint(newest)[1],
+    )
     broken = copy / "checkpoints" / "checkpoint-0000999999.h5"
     broken.write_bytes(broken.read_bytes()[:-100])
     snapshot = snapshot_path(copy / "pool", "main-000003")
@@ -169,7 +214,10 @@ def test_large_games_and_recurrent_nets_lack_exploitability(tictactoe, rps, run_
     assert shown["exploitability"] is None
     assert "neither a matrix game" in shown["reasons"]["exploitability"]
     recurrent = trained(
-        NAMED_RPS.replace("hidden: [8]", "hidden: [8], recurrent: true, memory: 4").replace("updates: 6", "updates: 2"), tmp_path / "gru"
+        NAMED_RPS.replace("hidden: [8]", "hidden: [8], recurrent: true, memory: 4").replace(
+            "updates: 6", "updates: 2"
+        ),
+        tmp_path / "gru",
     )
     code, out, _ = run("league", "show", recurrent)
     assert code == 0
@@ -188,7 +236,12 @@ def test_a_cooperative_league_has_payoffs_and_no_ratings(tmp_path, run_json):
 
 def test_match_score_counts_draws_as_half_a_win(rps, run_json):
     found = run_json("league", "match", rps, "main", "other-000000", "--episodes", 50, "--seed", 3)
-    assert (found["row"], found["column"], found["episodes"], found["seed"]) == ("main-000003", "other-000000", 50, 3)
+    assert (found["row"], found["column"], found["episodes"], found["seed"]) == (
+        "main-000003",
+        "other-000000",
+        50,
+        3,
+    )
     assert found["wins"] + found["draws"] + found["losses"] == 50
     assert found["score"] == pytest.approx((found["wins"] + found["draws"] / 2) / 50)
     assert found["score_low"] < found["score"] < found["score_high"]
@@ -223,7 +276,9 @@ def test_searching_opponents_beat_random_ones(tictactoe, run_json, run):
     assert run_json("league", "match", tictactoe, "player", "search:1", "--episodes", 8)["episodes"] == 8
     code, _, err = run("league", "match", tictactoe, "search:x", "random")
     assert code == 2
-    assert err.splitlines()[-1] == "error: search:x: the depth of a search is a number of plies, as in search:3"
+    assert (
+        err.splitlines()[-1] == "error: search:x: the depth of a search is a number of plies, as in search:3"
+    )
 
 
 def test_snapshot_addressed_by_league_plays_identically(rps, run_json, tmp_path):
@@ -232,18 +287,29 @@ def test_snapshot_addressed_by_league_plays_identically(rps, run_json, tmp_path)
     assert away["column"] == f"other-000003@{rps}"
     assert {**away, "column": home["column"]} == home
     wider = trained(NAMED_RPS.replace("[8]", "[5, 5]"), tmp_path / "wider")  # another network
-    assert run_json("league", "match", rps, f"main@{wider}", f"main-000000@{wider}", "--episodes", 4)["episodes"] == 4
+    assert (
+        run_json("league", "match", rps, f"main@{wider}", f"main-000000@{wider}", "--episodes", 4)["episodes"]
+        == 4
+    )
 
 
 def test_tournament_plays_every_pair_of_entrants(rps, run_json, run):
     names = ["main", "other-000000", f"other@{rps}", "random"]
     found = run_json("league", "tournament", rps, *names, "--episodes", 30, "--seed", 3)
-    assert [each["entrant"] for each in found["entrants"]] == ["main-000003", "other-000000", f"other-000003@{rps}", "random"]
+    assert [each["entrant"] for each in found["entrants"]] == [
+        "main-000003",
+        "other-000000",
+        f"other-000003@{rps}",
+        "random",
+    ]
     score, games = np.array(found["score"], float), np.array(found["games"])
     off = ~np.eye(4, dtype=bool)
     assert (games == 30 * off).all()
     np.testing.assert_allclose((score + score.T)[off], 1.0)
-    assert score[0, 1] == run_json("league", "match", rps, "main", "other-000000", "--episodes", 30, "--seed", 3)["score"]
+    assert (
+        score[0, 1]
+        == run_json("league", "match", rps, "main", "other-000000", "--episodes", 30, "--seed", 3)["score"]
+    )
     for each, own in zip(found["entrants"], score, strict=True):
         assert each["mean_score"] == pytest.approx(np.nanmean(own))
         assert each["rating_elo_low"] < each["rating_elo"] < each["rating_elo_high"]
@@ -251,11 +317,15 @@ def test_tournament_plays_every_pair_of_entrants(rps, run_json, run):
     np.testing.assert_allclose(np.array(found["mean_return"], float)[off], 2 * score[off] - 1, atol=1e-12)
     code, out, _ = run("league", "tournament", rps, *names, "--episodes", 4)
     assert code == 0
-    assert sorted(line.split()[1] for line in out.splitlines()[1:5]) == sorted(each["entrant"] for each in found["entrants"])
+    assert sorted(line.split()[1] for line in out.splitlines()[1:5]) == sorted(
+        each["entrant"] for each in found["entrants"]
+    )
 
 
 def test_two_sided_tournament_pairs_opposite_sides_only(pennies, run_json):
-    found = run_json("league", "tournament", pennies, "row", "column", "column-000000", "random", "--episodes", 4)
+    found = run_json(
+        "league", "tournament", pennies, "row", "column", "column-000000", "random", "--episodes", 4
+    )
     assert (np.array(found["games"]) > 0).tolist() == [
         [False, True, True, True],
         [True, False, False, True],
@@ -265,7 +335,9 @@ def test_two_sided_tournament_pairs_opposite_sides_only(pennies, run_json):
 
 
 def test_cooperative_tournament_has_no_ratings(tmp_path, run_json):
-    found = run_json("league", "tournament", trained(HUNT, tmp_path / "hunt"), "main", "other", "--episodes", 4)
+    found = run_json(
+        "league", "tournament", trained(HUNT, tmp_path / "hunt"), "main", "other", "--episodes", 4
+    )
     assert found["score"][0][1] == found["score"][1][0] is not None
     assert [each["rating_elo"] for each in found["entrants"]] == [None, None]
 
@@ -288,7 +360,11 @@ def test_exported_parameters_reproduce_the_policy(rps, run_json, tmp_path):
     assert result["parameters"]["path"] == str(out)
     about = json.loads((tmp_path / "main.json").read_text())
     policy = about["policies"]["player"]
-    assert (about["format"], about["snapshot"], policy["outputs"]) == ("hpcmarl-policy", "main-000003", "logits")
+    assert (about["format"], about["snapshot"], policy["outputs"]) == (
+        "hpcmarl-policy",
+        "main-000003",
+        "logits",
+    )
     with np.load(out) as arrays:
         assert {name: list(arrays[name].shape) for name in arrays.files} == about["parameters"]
         hidden = np.ones((1, 1), np.float32)
@@ -302,7 +378,9 @@ def test_exported_parameters_reproduce_the_policy(rps, run_json, tmp_path):
     vector = read_snapshot(snapshot_path(rps / "pool", "main-000003"))[0]
     algorithm.load_parameters(vector)
     np.testing.assert_array_equal(whole, vector)
-    np.testing.assert_allclose(chances, algorithm.chances("player", np.ones((1, 1), np.float32), None), rtol=1e-5)
+    np.testing.assert_allclose(
+        chances, algorithm.chances("player", np.ones((1, 1), np.float32), None), rtol=1e-5
+    )
 
 
 def test_the_payoff_table_has_every_pair_that_played(rps, run_json, tmp_path):
@@ -313,7 +391,11 @@ def test_the_payoff_table_has_every_pair_that_played(rps, run_json, tmp_path):
     with out.open() as stream:
         lines = list(csv.DictReader(stream))
     assert list(lines[0]) == ["row", "column", "games", "mean_score", "mean_return"]
-    assert len(lines) == result["table"]["pairs"] == sum(count > 0 for counts in shown["games"] for count in counts)
+    assert (
+        len(lines)
+        == result["table"]["pairs"]
+        == sum(count > 0 for counts in shown["games"] for count in counts)
+    )
     for line in lines:
         row, column = names.index(line["row"]), names.index(line["column"])
         assert int(line["games"]) == shown["games"][row][column]
@@ -354,24 +436,65 @@ def test_league_show_writes_plots(rps, run_json, tmp_path):
         (("show", "EMPTY"), 1, "no checkpoint in it verifies"),
         (("show", "SINGLE"), 2, "a run without a league; `hpcmarl eval"),
         (("match", "RPS", "mian", "other"), 2, "mian: RPS has no such snapshot or member; nearest: main"),
-        (("match", "RPS", "main", "xyz"), 2, "xyz: RPS has no such snapshot or member; allowed: main, other, random, and snapshots of these members"),
+        (
+            ("match", "RPS", "main", "xyz"),
+            2,
+            (
+                "xyz: RPS has no such snapshot or member; allowed: main, other, random, and snapshots of "
+                "these members"
+            ),
+        ),
         (("match", "RPS", "main", "search:1"), 2, "env.id matrix:rps has no searching opponent; allowed: "),
         (("match", "RPS", "main-00003", "other"), 2, "nearest: main-000003"),
-        (("match", "PENNIES", "row", "row-000000"), 2, "row and row-000000 both play side row of matrix:matching_pennies; for one of them name a"),
-        (("match", "RPS", "main", "row@PENNIES"), 2, "row@PENNIES plays matrix:matching_pennies with row (player_0; observations [1], discrete"),
+        (
+            ("match", "PENNIES", "row", "row-000000"),
+            2,
+            "row and row-000000 both play side row of matrix:matching_pennies; for one of them name a",
+        ),
+        (
+            ("match", "RPS", "main", "row@PENNIES"),
+            2,
+            "row@PENNIES plays matrix:matching_pennies with row (player_0; observations [1], discrete",
+        ),
         (("match", "RPS", "main", "main@NOWHERE"), 2, "NOWHERE: no such file or directory"),
         (("tournament", "RPS", "main"), 2, "a tournament needs two players or more; told: main"),
-        (("tournament", "RPS", "main", "main-000003", "other"), 2, "main and main-000003 are the same player; name each once"),
-        (("tournament", "PENNIES", "row", "row-000000"), 2, "all of row, row-000000 play side row of matrix:matching_pennies; name players of both"),
+        (
+            ("tournament", "RPS", "main", "main-000003", "other"),
+            2,
+            "main and main-000003 are the same player; name each once",
+        ),
+        (
+            ("tournament", "PENNIES", "row", "row-000000"),
+            2,
+            "all of row, row-000000 play side row of matrix:matching_pennies; name players of both",
+        ),
         (("export", "RPS"), 2, "league export needs --member NAME or --snapshot NAME with --out FILE.npz"),
         (("export", "RPS", "--member", "main"), 2, "league export needs"),
-        (("export", "RPS", "--member", "main", "--snapshot", "main-000001", "--out", "a.npz"), 2, "league export needs"),
-        (("export", "RPS", "--member", "main-000001", "--out", "a.npz"), 2, "--member main-000001: RPS has no such member; allowed: main, other"),
+        (
+            ("export", "RPS", "--member", "main", "--snapshot", "main-000001", "--out", "a.npz"),
+            2,
+            "league export needs",
+        ),
+        (
+            ("export", "RPS", "--member", "main-000001", "--out", "a.npz"),
+            2,
+            "--member main-000001: RPS has no such member; allowed: main, other",
+        ),
         (("export", "RPS", "--snapshot", "main-000009", "--out", "a.npz"), 2, "nearest: "),
         (("export", "RPS", "--member", "main", "--out", "a.csv"), 2, "let the name end in .npz"),
-        (("export", "RPS", "--member", "main", "--out", "no/a.npz"), 2, "there is no directory no; make it first"),
-        (("export", "RPS", "--table", "there.csv"), 2, "there.csv: exists; choose another name or delete it first"),
-        pytest.param(("show", "RPS", "--plots", "there.csv"), 2, "--plots there.csv: ", id="plots"),  # no directory, or no matplotlib
+        (
+            ("export", "RPS", "--member", "main", "--out", "no/a.npz"),
+            2,
+            "there is no directory no; make it first",
+        ),
+        (
+            ("export", "RPS", "--table", "there.csv"),
+            2,
+            "there.csv: exists; choose another name or delete it first",
+        ),
+        pytest.param(
+            ("show", "RPS", "--plots", "there.csv"), 2, "--plots there.csv: ", id="plots"
+        ),  # no directory, or no matplotlib
     ],
 )
 def test_league_command_errors_are_one_line(rps, pennies, tmp_path, monkeypatch, run, arguments, code, text):
@@ -380,7 +503,12 @@ def test_league_command_errors_are_one_line(rps, pennies, tmp_path, monkeypatch,
     (tmp_path / "EMPTY").mkdir()
     config = "name: single\nenv: {id: a.b}\nstop: {updates: 1}\n"
     (tmp_path / "SINGLE" / "checkpoints").mkdir(parents=True)
-    save_checkpoint(tmp_path / "SINGLE" / "checkpoints", {"engine": {"round": 1}}, version=1, attributes={"config": config})
+    save_checkpoint(
+        tmp_path / "SINGLE" / "checkpoints",
+        {"engine": {"round": 1}},
+        version=1,
+        attributes={"config": config},
+    )
     (tmp_path / "RPS").symlink_to(rps)
     (tmp_path / "PENNIES").symlink_to(pennies)
     ended, out, err = run("league", *arguments)
@@ -434,7 +562,8 @@ def test_snapshots_record_their_most_met_opponents(rps):
 
 
 def test_league_figures_exist_in_command_output(rps, run_json):
-    """All but those of the server and of games with names of their own, whose commands and keys are looked at as they stand."""
+    """All but those of the server and of games with names of their own, whose commands and keys are looked at
+    as they stand."""
     take = runpy.run_path(str(ROOT / "tools" / "learning"))["take"]
     figures = yaml.safe_load((ROOT / "tools" / "league.yaml").read_text())["figures"]
     played = run_json("league", "match", rps, "main", "other", "--episodes", 8)

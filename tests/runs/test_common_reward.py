@@ -22,11 +22,20 @@ def test_unknown_opponents_are_warned_about_once(tmp_path, caplog, critic, told)
     run_world(5, tmp_path, f"algo.critic={critic}", text=DUEL)
     found = [record.message for record in caplog.records if "learns from the mean reward" in record.message]
     assert len(found) == told
-    assert all("algo.critic: obs" in text and "duellist" in text and text.endswith("use algo.critic: dec") for text in found)
+    assert all(
+        "algo.critic: obs" in text and "duellist" in text and text.endswith("use algo.critic: dec")
+        for text in found
+    )
 
 
-@pytest.mark.parametrize("changes", [("env.id=matrix:rps",), ("env.id=matrix:rps", "league.matchmaking={name: latest}")], ids=["run", "league"])
+@pytest.mark.parametrize(
+    "changes",
+    [("env.id=matrix:rps",), ("env.id=matrix:rps", "league.matchmaking={name: latest}")],
+    ids=["run", "league"],
+)
 def test_known_opponents_are_refused_before_anything_is_written(tmp_path, changes):
-    with pytest.raises(ConfigError, match=r"algo\.critic: obs learns from the mean reward .* use algo\.critic: dec$"):
+    with pytest.raises(
+        ConfigError, match=r"algo\.critic: obs learns from the mean reward .* use algo\.critic: dec$"
+    ):
         run_world(1, tmp_path / "run", *changes, "topology.groups=1", text=DUEL)
     assert not (tmp_path / "run").exists()

@@ -65,6 +65,11 @@ def test_checkpoint_with_an_invalid_state_is_rejected(tmp_path, change):
     change(state)
     path = save_checkpoint(tmp_path, state, version=6, attributes=attributes)
     with pytest.raises(FormatError, match=str(path)) as caught:
-        prepare(LocalWorld(1).transports[0], load_config(SPREAD, ("stop.updates=9",)), str(tmp_path / "again"), str(path))
+        prepare(
+            LocalWorld(1).transports[0],
+            load_config(SPREAD, ("stop.updates=9",)),
+            str(tmp_path / "again"),
+            str(path),
+        )
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "again").exists()

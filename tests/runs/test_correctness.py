@@ -5,7 +5,9 @@ import pytest
 from tests.support.comparisons import COMPARISONS, Comparison
 
 
-@pytest.mark.parametrize("comparison", [each for each in COMPARISONS if each.runs], ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    "comparison", [each for each in COMPARISONS if each.runs], ids=lambda each: each.name
+)
 def test_mean_direction_is_within_its_bound(comparison: Comparison) -> None:
     result = comparison.measure(1)
     assert result.difference <= result.bound

@@ -15,7 +15,11 @@ from hpcmarl.io.metrics import read_metrics
 from tests.support.disks import fill_up
 from tests.support.worlds import run_world, summary
 
-KEPT = ("trajectories={enabled: true, shard_seconds: 0.5}", "checkpoint.every_updates=1", "logging.every_seconds=0.001")
+KEPT = (
+    "trajectories={enabled: true, shard_seconds: 0.5}",
+    "checkpoint.every_updates=1",
+    "logging.every_seconds=0.001",
+)
 LONG = ("stop.updates=60",)
 
 
@@ -44,7 +48,9 @@ def test_run_continues_on_full_disk_and_writes_again_later(small_disk, caplog, m
     versions = []
 
     def free():
-        versions.append(max((load_checkpoint(path)[1]["version"] for path in list_checkpoints(run)), default=0))
+        versions.append(
+            max((load_checkpoint(path)[1]["version"] for path in list_checkpoints(run)), default=0)
+        )
         assert all_good(run)
         ballast.unlink()
 
@@ -89,7 +95,9 @@ def test_run_that_cannot_start_on_a_full_disk_changes_nothing(small_disk):
 @pytest.mark.parametrize("key", ["checkpoint.on_error=stop", "trajectories.on_error=stop"])
 def test_full_disk_stops_the_run_if_configured(small_disk, key):
     fill_up(small_disk, 120_000)
-    with pytest.raises(StorageError, match=r"^[^\n]*No space left on device; the disk is full: free some space[^\n]*$"):
+    with pytest.raises(
+        StorageError, match=r"^[^\n]*No space left on device; the disk is full: free some space[^\n]*$"
+    ):
         run_world(1, small_disk / "run", *KEPT, *LONG, key)
     assert all_good(small_disk / "run")
 
@@ -111,7 +119,10 @@ def break_writing(monkeypatch, number):
 
     def file(name, mode="r", **options):
         if mode == "w":
-            raise OSError(f"Unable to synchronously create file (unable to lock file, errno = {number}, error message = 'x')")
+            raise OSError(
+                f"Unable to synchronously create file (unable to lock file, errno = {number}, error message "
+                "= 'x')"
+            )
         return true_file(name, mode, **options)
 
     monkeypatch.setattr(h5py, "File", file)
@@ -126,7 +137,10 @@ def test_run_continues_after_each_storage_error_and_logs_remedy(tmp_path, monkey
     assert summary(tmp_path / "run")["updates"] == 12
     assert NUMBERS[number] in summary(tmp_path / "run")["checkpoint_error"]
     for words in ("training goes on, the last good checkpoint is untouched", "trajectories"):
-        assert any(words in record.getMessage() and NUMBERS[number] in record.getMessage() for record in caplog.records), words
+        assert any(
+            words in record.getMessage() and NUMBERS[number] in record.getMessage()
+            for record in caplog.records
+        ), words
     assert find_checkpoint(tmp_path / "run") == before
     with pytest.raises(StorageError, match=NUMBERS[number]):
         run_world(1, tmp_path / "run", *KEPT, "stop.updates=40", "checkpoint.on_error=stop", resume="auto")

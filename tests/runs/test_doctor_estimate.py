@@ -19,6 +19,14 @@ def test_bytes_of_a_step_are_those_in_a_shard(tmp_path, critic):
     shard = list_shards(tmp_path)[0]
     with h5py.File(shard) as file:
         names = ("step", "segment", "feature", "agent", "state_feature", "committed")  # axes and a counter
-        file.visititems(lambda name, item: sizes.append(item.nbytes) if hasattr(item, "nbytes") and name.split("/")[-1] not in names else None)
+        file.visititems(
+            lambda name, item: (
+                sizes.append(item.nbytes)
+                if hasattr(item, "nbytes") and name.split("/")[-1] not in names
+                else None
+            )
+        )
         steps = file["steps/env/episode_start"].shape[0]
-    assert workload(config, describe(config.env, config.policies)).step_bytes == pytest.approx(sum(sizes) / steps, rel=0.01)
+    assert workload(config, describe(config.env, config.policies)).step_bytes == pytest.approx(
+        sum(sizes) / steps, rel=0.01
+    )

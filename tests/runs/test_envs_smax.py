@@ -11,7 +11,9 @@ import pytest
 from tests.support.worlds import final_parameters, run_world, summary
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
-needs_jaxmarl = pytest.mark.skipif(importlib.util.find_spec("jaxmarl") is None, reason="needs JaxMARL: pip install 'hpcmarl[smax]'")
+needs_jaxmarl = pytest.mark.skipif(
+    importlib.util.find_spec("jaxmarl") is None, reason="needs JaxMARL: pip install 'hpcmarl[smax]'"
+)
 MARINES = "smax:3m"
 
 

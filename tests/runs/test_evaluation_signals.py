@@ -17,10 +17,15 @@ from tests.support.worlds import SPREAD, final_state, run_world, summary
 LIMIT = 200_000
 
 
-def run_until_evaluating(directory: Path, job_end: float | None, then: Callable[[list[Rank]], None], *changes: str) -> list[Rank]:
+def run_until_evaluating(
+    directory: Path, job_end: float | None, then: Callable[[list[Rank]], None], *changes: str
+) -> list[Rank]:
     """Two ranks, stepped to their end; `then` is called once when an evaluation is under way."""
     config = load_config(SPREAD, ["eval.episodes=100000", *changes])
-    ranks = [make_rank(prepare(transport, config, str(directory), None, job_end)) for transport in LocalWorld(2).transports]
+    ranks = [
+        make_rank(prepare(transport, config, str(directory), None, job_end))
+        for transport in LocalWorld(2).transports
+    ]
     called = False
     try:
         for _ in range(LIMIT):

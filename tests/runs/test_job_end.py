@@ -14,7 +14,9 @@ from tests.support.worlds import SPREAD, summary
 def test_run_stops_a_margin_before_the_job_end(left, margin, tmp_path):
     from hpcmarl.roles.rank import Rank
 
-    context = prepare(LocalWorld(1).transports[0], load_config(SPREAD), str(tmp_path), None, time.time() + left)
+    context = prepare(
+        LocalWorld(1).transports[0], load_config(SPREAD), str(tmp_path), None, time.time() + left
+    )
     rank = Rank(context)
     server = rank.roles["server"]
     assert server.stop_at == pytest.approx(context.job_end - margin, abs=1.0)

@@ -1,7 +1,9 @@
-"""Small problems with known solutions: every algorithm, round rule and reduction solves them, or is unable to by its mathematics.
+"""Small problems with known solutions: every algorithm, round rule and reduction solves them, or is unable to
+by its mathematics.
 
-The games and their exact solutions are in tests/support/small_games.py. The default lane has each algorithm solve each problem once, with the
-rules and reductions spread over them; `--all` has every combination. docs/correctness.md has the same table, which is checked here.
+The games and their exact solutions are in tests/support/small_games.py. The default lane has each algorithm
+solve each problem once, with the rules and reductions spread over them; `--all` has every combination.
+docs/correctness.md has the same table, which is checked here.
 """
 
 from __future__ import annotations
@@ -54,11 +56,25 @@ REDUCTIONS = ("server", "mpi")
 # afedpg makes a step of each gradient: there is nothing to sum (tests/unit/test_config_errors.py)
 ROUNDS = [(rule, reduce) for rule in RULES for reduce in REDUCTIONS if (rule, reduce) != ("afedpg", "mpi")]
 
-OWN_REWARD = "learns from its own rewards, which end with its agent: what leaving earns the others later is no part of its return"
-ADDITIVE = "the sum of two utilities that is nearest to the payoffs of uniform play is largest at another entry"
-MONOTONIC = "the matrix nearest to the payoffs of uniform play that rises with each utility is largest at another entry"
-MARGINAL = "the value of an action is its mean over the other agent's uniform play, and that of the best entry's row is the lowest"
-LOCAL = "gradient ascent of independent policies from near uniform play rises to another equilibrium; a baseline does not change that gradient"
+OWN_REWARD = (
+    "learns from its own rewards, which end with its agent: what leaving earns the others later is "
+    "no part of its return"
+)
+ADDITIVE = (
+    "the sum of two utilities that is nearest to the payoffs of uniform play is largest at another entry"
+)
+MONOTONIC = (
+    "the matrix nearest to the payoffs of uniform play that rises with each utility is largest at "
+    "another entry"
+)
+MARGINAL = (
+    "the value of an action is its mean over the other agent's uniform play, and that of the best "
+    "entry's row is the lowest"
+)
+LOCAL = (
+    "gradient ascent of independent policies from near uniform play rises to another equilibrium; a "
+    "baseline does not change that gradient"
+)
 # (problem, algorithm) -> why it ends elsewhere
 UNABLE = {
     ("a death that pays", "iql"): OWN_REWARD,
@@ -71,7 +87,8 @@ UNABLE = {
     ("penalties", "qmix"): MONOTONIC,
     ("penalties", "res"): MONOTONIC,
 }
-# Policy gradients can end at the best play without memory (0.5): that of 6 of 20 seeds (ppo), of 1 of 6 (reinforce); the seed 0 is among them
+# Policy gradients can end at the best play without memory (0.5): that of 6 of 20 seeds (ppo), of 1 of 6
+# (reinforce); the seed 0 is among them
 OTHER_SEED = {("a delayed reward", "ppo"): 1, ("memory", "reinforce"): 1}
 # problem -> the return of the policies that these algorithms end at
 WORSE = {"a death that pays": games.best_return(games.Leaving(alone=2.0, movable=0)), "penalties": 0.0}
@@ -85,7 +102,8 @@ def name(parts):
 
 
 def rounds_of(problem, algorithm):
-    """The rule and reduction of a case in the default lane: each algorithm and each problem meets all of them."""
+    """The rule and reduction of a case in the default lane: each algorithm and each problem meets all of
+    them."""
     return ROUNDS[(list(PROBLEMS).index(problem) + list(ALGORITHMS).index(algorithm)) % len(ROUNDS)]
 
 
@@ -98,29 +116,49 @@ def settings(algorithm, problem, rule):
     """What an algorithm is run with."""
     changes = [f"algo.name={algorithm}", f"seed={OTHER_SEED.get((problem, algorithm), 0)}"]
     if algorithm == "reinforce":
-        # without a baseline its gradient is loud: with absent agents one seed was still on its way after 150 updates under sync
+        # without a baseline its gradient is loud: with absent agents one seed was still on its way after 150
+        # updates under sync
         changes += [f"stop.updates={300 if problem == 'absent agents' else 150}", "optimizer.step_size=0.04"]
         # of episodes of unequal length the first ones to finish would be too short ones (below)
         changes += ["rounds.admission=all_begun"] if rule == "rennala" else []
     if algorithm in CRITICS:
-        # the actor is slower than its critic, and explores until late; a step of afedpg is a gradient of one group of the two, three versions old
-        # on average: critics that take large steps overshoot there, while those of other rules, whose gradients are fresher, do not
+        # the actor is slower than its critic, and explores until late; a step of afedpg is a gradient of one
+        # group of the two, three versions old on average: critics that take large steps overshoot there,
+        # while those of other rules, whose gradients are fresher, do not
         slow = rule == "afedpg"
-        changes += ["optimizer={step_size: 0.01, critic_step_size: 0.03}" if slow else "optimizer={step_size: 0.02, critic_step_size: 0.05}"]
+        changes += [
+            "optimizer={step_size: 0.01, critic_step_size: 0.03}"
+            if slow
+            else "optimizer={step_size: 0.02, critic_step_size: 0.05}"
+        ]
         updates = 150 if algorithm != "ppo" else 200 if problem in ONE_STEP else 400
-        changes += [f"stop.updates={updates * (2 if slow else 1)}", f"algo.entropy_cost_steps={2000 if problem in ONE_STEP else 4000}"]
+        changes += [
+            f"stop.updates={updates * (2 if slow else 1)}",
+            f"algo.entropy_cost_steps={2000 if problem in ONE_STEP else 4000}",
+        ]
         changes += ["algo.entropy_cost=0.2", "algo.unroll=4", "algo.value_cost=1"]
         changes += [f"algo.critic={'full' if problem in WITH_MEMORY else 'obs'}"]
         changes += ["algo.target_every=5"] if algorithm == "coma" else []
     if algorithm in VALUES:
-        changes += ["topology.environments_per_actor=4", "rounds.batch=32", "stop.updates=160", "optimizer.step_size=0.02"]
+        changes += [
+            "topology.environments_per_actor=4",
+            "rounds.batch=32",
+            "stop.updates=160",
+            "optimizer.step_size=0.02",
+        ]
         changes += ["algo.network.recurrent=false", "algo.replay={starts: 16, episodes: 200, ratio: 100000}"]
         # penalties: uniform play to the end, of which the fixed points below are known
-        changes += ["algo.target_every=5", "algo.epsilon_steps=1000", f"algo.epsilon_final={1 if problem == 'penalties' else 0.05}"]
+        changes += [
+            "algo.target_every=5",
+            "algo.epsilon_steps=1000",
+            f"algo.epsilon_final={1 if problem == 'penalties' else 0.05}",
+        ]
     if algorithm in MIXERS:
         changes += ["algo.mixing_width=8", "algo.hypernetwork_width=16"]
     changes += ["algo.central_width=16", "algo.weight=0.1"] if algorithm == "wqmix" else []
-    changes += ["algo.softmax_beta=10"] if algorithm == "res" else []  # in one over the unit of returns: these are small
+    changes += (
+        ["algo.softmax_beta=10"] if algorithm == "res" else []
+    )  # in one over the unit of returns: these are small
     if problem == "penalties" and algorithm != "reinforce":
         changes += ["algo.reward_scale=0.1"]
     return changes
@@ -130,22 +168,36 @@ def earned(directory, problem, algorithm, rule, reduce, *changes, greedy):
     """Train, and return the mean return of the evaluation. Value-based algorithms play greedily."""
     make, kwargs, own = PROBLEMS[problem]
     place = f"env={{id: '{make.__module__}:{make.__name__}', kwargs: {kwargs}}}"
-    keys = (place, *settings(algorithm, problem, rule), *own, f"rounds.rule={rule}", f"rounds.reduce={reduce}", f"eval.greedy={greedy}")
+    keys = (
+        place,
+        *settings(algorithm, problem, rule),
+        *own,
+        f"rounds.rule={rule}",
+        f"rounds.reduce={reduce}",
+        f"eval.greedy={greedy}",
+    )
     run_world(2, directory, *keys, *changes, text=RUN)
     return summary(directory)["eval_return_mean"]
 
 
 def check(directory, problem, algorithm, rule, reduce, *changes):
-    """Raises AssertionError unless the algorithm solves the problem, or ends where it must if it is unable to."""
+    """Raises AssertionError unless the algorithm solves the problem, or ends where it must if it is unable
+    to."""
     if (problem, algorithm) in UNABLE:
-        assert earned(directory, problem, algorithm, rule, reduce, *changes, greedy=True) == pytest.approx(WORSE[problem], abs=1e-6)
+        assert earned(directory, problem, algorithm, rule, reduce, *changes, greedy=True) == pytest.approx(
+            WORSE[problem], abs=1e-6
+        )
         return
     best = games.best_return(game(problem), memory=problem in WITH_MEMORY)
     if algorithm in VALUES:
-        assert earned(directory, problem, algorithm, rule, reduce, *changes, greedy=True) == pytest.approx(best, abs=1e-6)
+        assert earned(directory, problem, algorithm, rule, reduce, *changes, greedy=True) == pytest.approx(
+            best, abs=1e-6
+        )
         return
     # policies that are drawn from: nine tenths of the way from uniform play to the optimum
-    assert earned(directory, problem, algorithm, rule, reduce, *changes, greedy=False) > best - 0.1 * (best - games.random_return(game(problem)))
+    assert earned(directory, problem, algorithm, rule, reduce, *changes, greedy=False) > best - 0.1 * (
+        best - games.random_return(game(problem))
+    )
 
 
 @pytest.mark.parametrize(("problem", "algorithm"), EVERY_PAIR, ids=map(name, EVERY_PAIR))
@@ -163,13 +215,22 @@ def test_every_combination_solves_or_is_unable(tmp_path, problem, algorithm, rul
 def test_default_cases_have_every_pair():
     names = ("problem", "algorithm", "rule", "reduce")
     chosen = [(problem, algorithm, *rounds_of(problem, algorithm)) for problem, algorithm in EVERY_PAIR]
-    assert pairs_of(chosen, names) == pairs_of([(*pair, *rounds) for pair in EVERY_PAIR for rounds in ROUNDS], names)
+    assert pairs_of(chosen, names) == pairs_of(
+        [(*pair, *rounds) for pair in EVERY_PAIR for rounds in ROUNDS], names
+    )
 
 
 @pytest.mark.parametrize(("problem", "algorithm"), REPEATED, ids=map(name, REPEATED))
 def test_same_case_gives_the_same_result(tmp_path, problem, algorithm):
     for time in ("once", "again"):
-        earned(tmp_path / time, problem, algorithm, *rounds_of(problem, algorithm), "stop.updates=40", greedy=True)
+        earned(
+            tmp_path / time,
+            problem,
+            algorithm,
+            *rounds_of(problem, algorithm),
+            "stop.updates=40",
+            greedy=True,
+        )
     np.testing.assert_array_equal(final_parameters(tmp_path / "once"), final_parameters(tmp_path / "again"))
 
 
@@ -243,11 +304,20 @@ def table():
     lines = [f"| problem | best | {' | '.join(ALGORITHMS)} |", f"| --- | --- |{' --- |' * len(ALGORITHMS)}"]
     for problem in PROBLEMS:
         cells = [
-            f"{WORSE[problem]:g} ({reasons.index(UNABLE[problem, algorithm]) + 1})" if (problem, algorithm) in UNABLE else "solved"
+            f"{WORSE[problem]:g} ({reasons.index(UNABLE[problem, algorithm]) + 1})"
+            if (problem, algorithm) in UNABLE
+            else "solved"
             for algorithm in ALGORITHMS
         ]
-        lines.append(f"| {problem} | {games.best_return(game(problem), memory=problem in WITH_MEMORY):g} | {' | '.join(cells)} |")
-    return [*lines, "", *(f"{number}. {reason[0].upper()}{reason[1:]}." for number, reason in enumerate(reasons, 1))]
+        lines.append(
+            f"| {problem} | {games.best_return(game(problem), memory=problem in WITH_MEMORY):g} | "
+            f"{' | '.join(cells)} |"
+        )
+    return [
+        *lines,
+        "",
+        *(f"{number}. {reason[0].upper()}{reason[1:]}." for number, reason in enumerate(reasons, 1)),
+    ]
 
 
 def test_page_has_the_table_of_these_tests():

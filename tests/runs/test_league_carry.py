@@ -12,7 +12,9 @@ from hpcmarl.io.pool import read_snapshot, snapshot_path
 from tests.support.leagues import RPS
 from tests.support.worlds import final_state, run_world
 
-ROUNDS = RPS.replace('{id: "matrix:rps"}', '{id: "matrix:rps", kwargs: {rounds: 2}}')  # seven features instead of one
+ROUNDS = RPS.replace(
+    '{id: "matrix:rps"}', '{id: "matrix:rps", kwargs: {rounds: 2}}'
+)  # seven features instead of one
 FEATURES = "player=0,new*6"
 
 
@@ -33,7 +35,9 @@ def invoke(league, *arguments):
 
 def test_carried_snapshot_starts_a_member_of_a_new_league(league, tmp_path):
     out = tmp_path / "a.h5"
-    code, told, _ = invoke(league, "a", league / "rounds.yaml", "--features", FEATURES, "--out", out, "--json")
+    code, told, _ = invoke(
+        league, "a", league / "rounds.yaml", "--features", FEATURES, "--out", out, "--json"
+    )
     assert code == 0
     result = json.loads(told)
     assert result["snapshot"] == "a-000003"
@@ -44,18 +48,29 @@ def test_carried_snapshot_starts_a_member_of_a_new_league(league, tmp_path):
     assert parameters.size == result["parameters"]
     assert attributes["carried_from"].endswith("/a-000003")
     kind = "{name: main_exploiter, freeze: {least_updates: 1, most_updates: 2}}"  # reset after each term
-    changes = (f"league.members={{main: {{kind: {{name: main}}}}, a: {{start: {out}, kind: {kind}}}}}", "optimizer={name: sgd, step_size: 1.0e-12}")
+    changes = (
+        f"league.members={{main: {{kind: {{name: main}}}}, a: {{start: {out}, kind: {kind}}}}}",
+        "optimizer={name: sgd, step_size: 1.0e-12}",
+    )
     run_world(1, tmp_path / "run", *changes, text=ROUNDS)
     assert final_state(tmp_path / "run")["league"]["members"]["a"]["life"] > 2
     for term in (0, 1, 2):  # hardly any step is taken: each life begins there
-        np.testing.assert_allclose(read_snapshot(snapshot_path(tmp_path / "run" / "pool", f"a-{term:06d}"))[0], parameters, atol=1e-6)
+        np.testing.assert_allclose(
+            read_snapshot(snapshot_path(tmp_path / "run" / "pool", f"a-{term:06d}"))[0], parameters, atol=1e-6
+        )
     main, _ = read_snapshot(snapshot_path(tmp_path / "run" / "pool", "main-000000"))
     assert not np.allclose(main, parameters)
 
 
 def test_mismatched_start_is_rejected_before_writing(league, tmp_path):
     start = snapshot_path(league / "run" / "pool", "a-000003")
-    with pytest.raises(ConfigError, match=r"league\.members\.a\.start: .*a-000003\.h5 holds \d+ parameters where the configuration makes \d+"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"league\.members\.a\.start: .*a-000003\.h5 holds \d+ parameters where the configuration makes "
+            r"\d+"
+        ),
+    ):
         run_world(1, tmp_path / "run", f"league.members={{a: {{start: {start}}}}}", text=ROUNDS)
     assert not (tmp_path / "run").exists()
 
@@ -81,7 +96,9 @@ def test_invalid_carry_arguments_raise_usage_errors(league, tmp_path, arguments,
 
 def test_a_file_that_exists_is_not_overwritten(league, tmp_path):
     (tmp_path / "x.h5").write_text("mine")
-    _, _, error = invoke(league, "a", league / "rounds.yaml", "--features", FEATURES, "--out", tmp_path / "x.h5")
+    _, _, error = invoke(
+        league, "a", league / "rounds.yaml", "--features", FEATURES, "--out", tmp_path / "x.h5"
+    )
     with pytest.raises(UsageError, match="exists; name another file"):
         raise error
     assert (tmp_path / "x.h5").read_text() == "mine"

@@ -73,9 +73,17 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
-def test_woken_leader_leaves_alone_and_its_member_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_woken_leader_leaves_alone_and_its_member_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On another host nobody can kill it: it wakes before it has read that it was given up."""
-    changes = ("topology.groups=2", "topology.actors_per_learner=0", "topology.server=dedicated", "stop.updates=60", "checkpoint.every_updates=1")
+    changes = (
+        "topology.groups=2",
+        "topology.actors_per_learner=0",
+        "topology.server=dedicated",
+        "stop.updates=60",
+        "checkpoint.every_updates=1",
+    )
     config, world = load_config(RPS, [*changes, "league.freeze.most_updates=30"]), LocalWorld(3)
     ranks = [make_rank(prepare(transport, config, str(tmp_path), None)) for transport in world.transports]
     first, second = (rank.roles["client"] for rank in ranks[1:])
@@ -84,7 +92,14 @@ def test_woken_leader_leaves_alone_and_its_member_goes_on(tmp_path: Path, monkey
         member, directory = first.team.term.member, first.team.inner.run_directory
         world.dead.add(1)
         healthy = [ranks[0], ranks[2]]
-        step_until(healthy, lambda: second.team is not None and second.team.term.member == member and second.team.server.engine.version >= 6)
+        step_until(
+            healthy,
+            lambda: (
+                second.team is not None
+                and second.team.term.member == member
+                and second.team.server.engine.version >= 6
+            ),
+        )
         second.team.server.recorder.metrics.wait()
         second.team.server.snapshots.writer.wait()
         monkeypatch.setattr(run_lock, "LOOK_SECONDS", 0.0)  # it has been frozen for long

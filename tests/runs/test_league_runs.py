@@ -1,4 +1,5 @@
-"""Whole leagues on virtual ranks: teams of all sizes, ends and resumptions, dead ranks, bad files, what is refused."""
+"""Whole leagues on virtual ranks: teams of all sizes, ends and resumptions, dead ranks, bad files, what is
+refused."""
 
 import logging
 from pathlib import Path
@@ -20,7 +21,9 @@ from tests.support.worlds import final_state, run_world, summary
 def book(directory, *sides):
     """The newest checkpoint's book, with snapshots by name, and the names in order."""
     state = final_state(directory)["league"]
-    snapshots = {snapshot.name: snapshot for snapshot in snapshots_from(state["snapshots"], sides or ("player",))}
+    snapshots = {
+        snapshot.name: snapshot for snapshot in snapshots_from(state["snapshots"], sides or ("player",))
+    }
     return {**state, "snapshots": snapshots, "order": list(snapshots)}
 
 
@@ -32,18 +35,27 @@ def test_every_world_size_freezes_every_term_of_every_member(tmp_path, size, gro
     told = summary(tmp_path)
     assert told["status"] == "finished"
     assert told["snapshots"] == 8
-    assert {name: (row["updates"], row["terms"]) for name, row in told["members"].items()} == {"a": (6, 3), "b": (6, 3)}
+    assert {name: (row["updates"], row["terms"]) for name, row in told["members"].items()} == {
+        "a": (6, 3),
+        "b": (6, 3),
+    }
     state = book(tmp_path)
     assert sorted(state["order"]) == NAMES
     assert state["payoff"]["games"].sum() == 2 * told["evaluation_games"] > 0
     assert np.array_equal(state["payoff"]["games"], state["payoff"]["games"].T)
-    np.testing.assert_allclose(state["payoff"]["score"] + state["payoff"]["score"].T, state["payoff"]["games"])
+    np.testing.assert_allclose(
+        state["payoff"]["score"] + state["payoff"]["score"].T, state["payoff"]["games"]
+    )
     for name in "ab":
         assert state["members"][name]["version"] == 6
         assert state["members"][name]["against"][:, 1].sum() == told["members"][name]["training_games"] > 0
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs" / "league").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted((Path(__file__).parents[2] / "configs" / "league").glob("*.yaml")),
+    ids=lambda path: path.stem,
+)
 def test_shipped_league_configurations_run(tmp_path, path):
     short = ("stop={updates: 2}", "league.evaluation.final_seconds=0.5", "logging.progress=false")
     ranks = run_world(4, tmp_path, *short, text=path.read_text())
@@ -85,16 +97,24 @@ def test_interrupted_league_resumes_on_any_number_of_ranks(tmp_path, before, aft
     stood, spent = book(tmp_path), summary(tmp_path)["match_seconds"]
     reached = {name: member["version"] for name, member in stood["members"].items()}
     assert sum(reached.values()) < 80
-    ranks = run_world(after[0], tmp_path, f"topology.groups={after[1]}", *changes, text=RPS, resume=str(tmp_path))
+    ranks = run_world(
+        after[0], tmp_path, f"topology.groups={after[1]}", *changes, text=RPS, resume=str(tmp_path)
+    )
     assert {rank.exit_code for rank in ranks} == {0}
     state, told = book(tmp_path), summary(tmp_path)
     assert told["resumed_from"] is not None
     assert told["match_seconds"] > spent
     assert {name: row["updates"] for name, row in told["members"].items()} == {"a": 40, "b": 40}
-    assert sorted(state["order"]) == list_snapshots(tmp_path / "pool") == [f"{m}-{term:06d}" for m in "ab" for term in range(3)]
+    assert (
+        sorted(state["order"])
+        == list_snapshots(tmp_path / "pool")
+        == [f"{m}-{term:06d}" for m in "ab" for term in range(3)]
+    )
     assert state["order"][: len(stood["order"])] == stood["order"]
     known = len(stood["order"])
-    assert (state["payoff"]["games"][:known, :known] >= stood["payoff"]["games"]).all()  # nothing that was played is forgotten
+    assert (
+        state["payoff"]["games"][:known, :known] >= stood["payoff"]["games"]
+    ).all()  # nothing that was played is forgotten
 
 
 def test_resume_adopts_snapshots_newer_than_the_checkpoint(tmp_path):
@@ -115,7 +135,15 @@ def test_damaged_snapshot_is_quarantined_and_league_continues(tmp_path, caplog):
     path = tmp_path / "pool" / "a-000002.h5"
     path.write_bytes(path.read_bytes()[:-100])
     (tmp_path / "pool" / "b-000001.h5").unlink()
-    ranks = run_world(3, tmp_path, "stop.updates=30", "league.freeze.most_updates=12", "topology.groups=2", text=RPS, resume=str(tmp_path))
+    ranks = run_world(
+        3,
+        tmp_path,
+        "stop.updates=30",
+        "league.freeze.most_updates=12",
+        "topology.groups=2",
+        text=RPS,
+        resume=str(tmp_path),
+    )
     assert {rank.exit_code for rank in ranks} == {0}
     assert sorted(summary(tmp_path)["quarantined"]) == ["a-000002", "b-000001"]
     assert "a-000002" in caplog.text
@@ -128,15 +156,34 @@ def test_damaged_snapshot_is_quarantined_and_league_continues(tmp_path, caplog):
 @pytest.mark.parametrize("rank", [1, 4], ids=["leader", "actor"])
 def test_a_dead_rank_costs_no_member_its_terms(tmp_path, rank):
     """Ranks 1 to 3 and 4 to 6 are the teams; of the second, rank 4 leads: of the first, rank 1."""
-    ranks = run_world(7, tmp_path, "topology.groups=2", "stop.updates=20", "league.freeze.most_updates=10", text=RPS, deaths={rank: 3})
+    ranks = run_world(
+        7,
+        tmp_path,
+        "topology.groups=2",
+        "stop.updates=20",
+        "league.freeze.most_updates=10",
+        text=RPS,
+        deaths={rank: 3},
+    )
     assert ranks[0].exit_code == 0
     told = summary(tmp_path)
     assert [row["rank"] for row in told["lost_ranks"]] == [rank]
-    assert {name: (row["updates"], row["terms"]) for name, row in told["members"].items()} == {"a": (20, 2), "b": (20, 2)}
+    assert {name: (row["updates"], row["terms"]) for name, row in told["members"].items()} == {
+        "a": (20, 2),
+        "b": (20, 2),
+    }
 
 
 def test_team_continues_after_an_actor_dies(tmp_path):
-    ranks = run_world(4, tmp_path, "stop.updates=20", "league.freeze.most_updates=10", "league.members={a: {}}", text=RPS, deaths={3: 2})
+    ranks = run_world(
+        4,
+        tmp_path,
+        "stop.updates=20",
+        "league.freeze.most_updates=10",
+        "league.members={a: {}}",
+        text=RPS,
+        deaths={3: 2},
+    )
     assert ranks[0].exit_code == 0
     assert summary(tmp_path)["members"]["a"]["updates"] == 20
 
@@ -159,7 +206,12 @@ def test_team_does_not_wait_for_a_rank_dead_before_start(tmp_path, monkeypatch):
 
 
 def test_evaluators_play_all_matches_when_share_is_zero(tmp_path):
-    alone = ("league.members={a: {}}", "league.evaluation.share=0", "league.evaluation.final_seconds=0", "league.evaluation.episodes=2")
+    alone = (
+        "league.members={a: {}}",
+        "league.evaluation.share=0",
+        "league.evaluation.final_seconds=0",
+        "league.evaluation.episodes=2",
+    )
     run_world(4, tmp_path / "with", *alone, "topology.evaluators=1", text=RPS)
     told = summary(tmp_path / "with")
     assert told["roles"] == ["server+evaluator+learner", "actor", "actor", "evaluator"]
@@ -171,7 +223,12 @@ def test_evaluators_play_all_matches_when_share_is_zero(tmp_path):
 def test_reported_match_share_follows_the_configured_share(tmp_path):
     shares = {}
     for share in (0.1, 0.6):
-        keys = (f"league.evaluation.share={share}", "league.evaluation.final_seconds=0", "stop.updates=150", "league.freeze.most_updates=50")
+        keys = (
+            f"league.evaluation.share={share}",
+            "league.evaluation.final_seconds=0",
+            "stop.updates=150",
+            "league.freeze.most_updates=50",
+        )
         run_world(3, tmp_path / str(share), *keys, text=RPS)
         told = summary(tmp_path / str(share))
         shares[share] = told["match_share"]
@@ -180,7 +237,8 @@ def test_reported_match_share_follows_the_configured_share(tmp_path):
 
 
 def test_a_league_leaves_the_levels_of_loggers_alone(tmp_path):
-    """What a term's roles tell is held back where a process's logging is set up, not for whatever runs in the process later."""
+    """What a term's roles tell is held back where a process's logging is set up, not for whatever runs in the
+    process later."""
     run_world(1, tmp_path, "league.members={a: {}}", text=RPS)
     for name in TOLD_BY_THE_LEAGUE:
         assert logging.getLogger(name).level == logging.NOTSET
@@ -201,18 +259,36 @@ def test_last_term_ends_with_the_run(tmp_path):
 @pytest.mark.parametrize(("least", "terms"), [(0, [0, 1]), (1000, [0])])
 def test_unfinished_term_is_frozen_after_enough_updates(tmp_path, least, terms):
     freeze = f"league.freeze={{least_updates: {least}, most_updates: 1000}}"
-    run_world(1, tmp_path, freeze, "league.members={a: {}}", "stop.updates=null", "stop.env_steps=400", text=RPS)
+    run_world(
+        1, tmp_path, freeze, "league.members={a: {}}", "stop.updates=null", "stop.env_steps=400", text=RPS
+    )
     state = book(tmp_path)
     assert [state["snapshots"][name].term for name in state["order"]] == terms
     reached = state["members"]["a"]["version"]
     assert reached > 0
-    run_world(1, tmp_path, freeze, "league.members={a: {}}", "stop.updates=null", "stop.env_steps=8000", text=RPS, resume=str(tmp_path))
+    run_world(
+        1,
+        tmp_path,
+        freeze,
+        "league.members={a: {}}",
+        "stop.updates=null",
+        "stop.env_steps=8000",
+        text=RPS,
+        resume=str(tmp_path),
+    )
     assert book(tmp_path)["members"]["a"]["version"] > reached  # nothing of it was lost
 
 
 def test_exploiters_are_reset_and_winners_frozen_early(tmp_path):
-    kind = "{name: main_exploiter, reset: 1, freeze: {least_updates: 1, most_updates: 3, winning: 0}}"  # any score is enough: one update each
-    run_world(1, tmp_path, "stop.updates=12", f"league.members={{main: {{kind: {{name: main}}}}, exploiter: {{kind: {kind}}}}}", text=RPS)
+    # any score is enough: one update each
+    kind = "{name: main_exploiter, reset: 1, freeze: {least_updates: 1, most_updates: 3, winning: 0}}"
+    run_world(
+        1,
+        tmp_path,
+        "stop.updates=12",
+        f"league.members={{main: {{kind: {{name: main}}}}, exploiter: {{kind: {kind}}}}}",
+        text=RPS,
+    )
     state = book(tmp_path)
     assert state["members"]["exploiter"]["life"] == state["members"]["exploiter"]["terms"] + 1 > 4
     assert state["members"]["main"]["life"] == 1
@@ -231,7 +307,9 @@ def test_fresh_members_restart_each_term(tmp_path):
 
 
 def test_psro_league_completes_the_payoff_before_each_term(tmp_path):
-    run_world(3, tmp_path, "league.matchmaking={name: psro}", "league.members={a: {}}", "stop.updates=10", text=RPS)
+    run_world(
+        3, tmp_path, "league.matchmaking={name: psro}", "league.members={a: {}}", "stop.updates=10", text=RPS
+    )
     state = book(tmp_path)
     games = state["payoff"]["games"][:-1, :-1]  # the last snapshot came at the end
     assert (games[~np.eye(len(games), dtype=bool)] > 0).all()
@@ -247,7 +325,10 @@ def start(tmp_path):
 
 def frozen(start):
     """b stays what it starts as; a meets b half of the time, itself the rest."""
-    return f"league.members={{a: {{matchmaking: {{name: fixed, against: [b], self_share: 0.5}}}}, b: {{start: {start}, trains: false}}}}"
+    return (
+        f"league.members={{a: {{matchmaking: {{name: fixed, against: [b], self_share: 0.5}}}}, b: "
+        f"{{start: {start}, trains: false}}}}"
+    )
 
 
 def test_non_training_member_stays_fixed_and_is_evaluated(tmp_path, start):
@@ -268,10 +349,14 @@ def test_non_training_member_stays_fixed_and_is_evaluated(tmp_path, start):
 
 def test_league_with_a_non_training_member_resumes(tmp_path, start):
     run = tmp_path / "run"
-    ranks = run_world(2, run, frozen(start), "stop.updates=40", "league.freeze.most_updates=20", text=RPS, interrupt=4)
+    ranks = run_world(
+        2, run, frozen(start), "stop.updates=40", "league.freeze.most_updates=20", text=RPS, interrupt=4
+    )
     assert {rank.exit_code for rank in ranks} == {75}
     written = (run / "pool" / "b-000000.h5").read_bytes()
-    ranks = run_world(1, run, frozen(start), "stop.updates=40", "league.freeze.most_updates=20", text=RPS, resume=str(run))
+    ranks = run_world(
+        1, run, frozen(start), "stop.updates=40", "league.freeze.most_updates=20", text=RPS, resume=str(run)
+    )
     assert {rank.exit_code for rank in ranks} == {0}
     assert {name: row["updates"] for name, row in summary(run)["members"].items()} == {"a": 40, "b": 0}
     assert (run / "pool" / "b-000000.h5").read_bytes() == written
@@ -292,7 +377,10 @@ def test_unreadable_sole_fixed_opponent_raises(tmp_path, start):
         ("{a: {}, b: {trains: false}}", r"league.members.b.trains: false needs league.members.b.start"),
         ("{a: {trains: false, start: a.h5}}", r"all of them have trains: false"),
         ("{a: {}, b: {trains: false, start: b.h5}}", r"topology.groups: 2 learners for 1 members that train"),
-        ("{a: {}, b: {matchmaking: {name: fixed, against: [c]}}}", r"matchmaking.against names c, which is no member; allowed: a, b"),
+        (
+            "{a: {}, b: {matchmaking: {name: fixed, against: [c]}}}",
+            r"matchmaking.against names c, which is no member; allowed: a, b",
+        ),
         ("{a: {matchmaking: {name: fixed}}, b: {}}", None),
     ],
 )
@@ -334,13 +422,32 @@ def test_more_teams_than_members_are_refused(tmp_path):
     ("changes", "message"),
     [
         (["league.members={p: {side: predators}}"], "nobody plays side prey"),
-        (["league.members={p: {side: predators}, q: {side: prey, matchmaking: {name: fixed, against: [q]}}}"], "q plays side prey and would meet"),
-        (["league.members={p: {side: predator}, q: {side: prey}}"], "league.members.p.side is predator; allowed: predators, prey"),
+        (
+            [
+                (
+                    "league.members={p: {side: predators}, q: {side: prey, matchmaking: {name: fixed, "
+                    "against: [q]}}}"
+                )
+            ],
+            "q plays side prey and would meet",
+        ),
+        (
+            ["league.members={p: {side: predator}, q: {side: prey}}"],
+            "league.members.p.side is predator; allowed: predators, prey",
+        ),
         (["league.members={p: {side: predators}, q: {}}"], "league.members.q.side is None"),
         (["league.sides={all: [predators]}"], "policy prey of mpe2.simple_tag_v3 is on 0 sides"),
         (["league.sides={all: [predators, prey], others: [foxes]}"], "names the policy foxes"),
         (["league.sides={all: [predators, prey]}"], "has one agent|two or more"),
-        (['policies={a: {agents: [adversary_0]}, b: {agents: ["adversary_[12]"]}, c: {agents: ["agent_*"]}}'], "put them on two sides"),
+        (
+            [
+                (
+                    'policies={a: {agents: [adversary_0]}, b: {agents: ["adversary_[12]"]}, c: {agents: '
+                    '["agent_*"]}}'
+                )
+            ],
+            "put them on two sides",
+        ),
     ],
 )
 def test_inconsistent_sides_and_members_are_rejected(tmp_path, changes, message):

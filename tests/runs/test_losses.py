@@ -19,7 +19,13 @@ def lost_ranks(directory):
 @pytest.mark.parametrize("rule", ["sync", "rennala", "afedpg"])
 @pytest.mark.parametrize("victim", [3, 4])  # an actor of two, and a learner
 def test_run_continues_without_a_dead_actor_or_learner(rule, victim, tmp_path):
-    changes = (f"rounds.rule={rule}", "rounds.batch=8", "topology.groups=2", "stop.updates=20", "checkpoint.every_updates=4")
+    changes = (
+        f"rounds.rule={rule}",
+        "rounds.batch=8",
+        "topology.groups=2",
+        "stop.updates=20",
+        "checkpoint.every_updates=4",
+    )
     ranks = run_world(7, tmp_path, *changes, deaths={victim: 5})
     assert ranks[0].context.topology.roles_of(victim) == ({3: "actor", 4: "learner"}[victim],)
     assert (summary(tmp_path)["status"], summary(tmp_path)["updates"]) == ("finished", 20)
@@ -29,7 +35,12 @@ def test_run_continues_without_a_dead_actor_or_learner(rule, victim, tmp_path):
 
 @pytest.mark.parametrize(("ranks", "groups"), [(4, 1), (3, 1), (5, 2)])
 def test_dead_actor_is_replaced_by_a_new_process(ranks, groups, tmp_path):
-    changes = ("topology.respawn=true", f"topology.groups={groups}", "stop.updates=12", "checkpoint.every_updates=1")
+    changes = (
+        "topology.respawn=true",
+        f"topology.groups={groups}",
+        "stop.updates=12",
+        "checkpoint.every_updates=1",
+    )
     last = ranks - 1
     world = run_world(ranks, tmp_path, *changes, deaths={last: 4})
     told = summary(tmp_path)
@@ -59,15 +70,32 @@ def test_group_without_a_replaceable_actor_is_lost(tmp_path, monkeypatch):
 
 
 def test_collective_learners_continue_after_losses(tmp_path):
-    changes = ("rounds.reduce=mpi", "topology.groups=3", "topology.actors_per_learner=1", "stop.updates=20", "checkpoint.every_updates=4")
+    changes = (
+        "rounds.reduce=mpi",
+        "topology.groups=3",
+        "topology.actors_per_learner=1",
+        "stop.updates=20",
+        "checkpoint.every_updates=4",
+    )
     ranks = run_world(7, tmp_path, *changes, deaths={3: 5, 5: 11}, order=3)
-    replicas = [rank.roles["learner"].replica.optimizer for rank in ranks if "learner" in rank.roles and rank.context.rank not in (3, 5)]
+    replicas = [
+        rank.roles["learner"].replica.optimizer
+        for rank in ranks
+        if "learner" in rank.roles and rank.context.rank not in (3, 5)
+    ]
     assert [replica.updates for replica in replicas] == [20]
     assert (summary(tmp_path)["updates"], lost_ranks(tmp_path)) == (20, [3, 5])
 
 
 def test_the_survivors_replicas_stay_identical(tmp_path):
-    changes = ("rounds.reduce=mpi", "rounds.rule=rennala", "rounds.batch=5", "topology.groups=3", "topology.actors_per_learner=0", "stop.updates=20")
+    changes = (
+        "rounds.reduce=mpi",
+        "rounds.rule=rennala",
+        "rounds.batch=5",
+        "topology.groups=3",
+        "topology.actors_per_learner=0",
+        "stop.updates=20",
+    )
     ranks = run_world(4, tmp_path, *changes, "topology.server=dedicated", deaths={2: 7}, order=1)
     one, other = (ranks[rank].roles["learner"].replica.optimizer for rank in (1, 3))
     assert one.updates == other.updates == 20
@@ -76,7 +104,13 @@ def test_the_survivors_replicas_stay_identical(tmp_path):
 
 @pytest.mark.parametrize(("wanted", "code"), [("auto", 75), ("stop", 75), ("drop", 0)])
 def test_malenia_stops_or_continues_on_loss_as_configured(wanted, code, tmp_path):
-    changes = ("rounds.rule=malenia", "rounds.batch=8", "topology.groups=2", "stop.updates=12", f"rounds.on_loss={wanted}")
+    changes = (
+        "rounds.rule=malenia",
+        "rounds.batch=8",
+        "topology.groups=2",
+        "stop.updates=12",
+        f"rounds.on_loss={wanted}",
+    )
     ranks = run_world(5, tmp_path, *changes, deaths={4: 5})
     assert ranks[0].exit_code == code
     assert list(tmp_path.glob("checkpoints/checkpoint-*.h5"))
@@ -109,8 +143,13 @@ def test_deterministic_run_stops_after_a_loss(tmp_path):
 
 
 def test_loss_of_the_awaited_group_ends_its_round(tmp_path):
-    """Its learner dies when the other group has delivered: the round ends there and then, not with another gradient."""
-    changes = ("topology.groups=[{}, {delay: {trajectory: 0.05}}]", "topology.actors_per_learner=0", "topology.server=dedicated")
+    """Its learner dies when the other group has delivered: the round ends there and then, not with another
+    gradient."""
+    changes = (
+        "topology.groups=[{}, {delay: {trajectory: 0.05}}]",
+        "topology.actors_per_learner=0",
+        "topology.server=dedicated",
+    )
     rounds = []
 
     def dies(ranks):

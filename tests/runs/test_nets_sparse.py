@@ -17,7 +17,9 @@ def products(monkeypatch):
     """One entry for each product by non-zeros."""
     made = []
     multiply = SparseWeight._sparse_product
-    monkeypatch.setattr(SparseWeight, "_sparse_product", lambda weight, inputs: made.append(1) or multiply(weight, inputs))
+    monkeypatch.setattr(
+        SparseWeight, "_sparse_product", lambda weight, inputs: made.append(1) or multiply(weight, inputs)
+    )
     return made
 
 
@@ -31,7 +33,9 @@ def test_run_and_evaluation_use_the_configured_form(tmp_path, products):
         figures.append(evaluate_checkpoint(str(tmp_path / form), episodes=4)["return_mean"])
         assert bool(products) == (form == "sparse")
     # rounding changes no action of this game here, so that both runs learn the same
-    np.testing.assert_allclose(final_parameters(tmp_path / "sparse"), final_parameters(tmp_path / "dense"), atol=1e-6)
+    np.testing.assert_allclose(
+        final_parameters(tmp_path / "sparse"), final_parameters(tmp_path / "dense"), atol=1e-6
+    )
     assert figures[0] == figures[1]
 
 

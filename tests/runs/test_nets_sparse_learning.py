@@ -15,13 +15,28 @@ SPARSE = (NETWORK, "algo.sparse.sparsity=0.8", "algo.sparse.every=3", "algo.repl
 def test_sparse_learning_run_equals_the_dense_run(tmp_path, monkeypatch, extra):
     asked = []
     wanted = Learner._wanted
-    monkeypatch.setattr(Learner, "_wanted", lambda learner: (asked.append((learner.version, wanted(learner) is None)), wanted(learner))[1])
+    monkeypatch.setattr(
+        Learner,
+        "_wanted",
+        lambda learner: (asked.append((learner.version, wanted(learner) is None)), wanted(learner))[1],
+    )
     products = []
     product = sparse_learning._product
-    monkeypatch.setattr(sparse_learning, "_product", lambda matrix, rows: products.append(1) or product(matrix, rows))
+    monkeypatch.setattr(
+        sparse_learning, "_product", lambda matrix, rows: products.append(1) or product(matrix, rows)
+    )
     found = []
     for form in ("dense", "sparse"):
-        run_world(3, tmp_path / form, *SPARSE, *extra, f"algo.sparse.learning={form}", "deterministic=true", "stop.updates=8", text=ECHO)
+        run_world(
+            3,
+            tmp_path / form,
+            *SPARSE,
+            *extra,
+            f"algo.sparse.learning={form}",
+            "deterministic=true",
+            "stop.updates=8",
+            text=ECHO,
+        )
         found.append(final_state(tmp_path / form)["engine"]["optimizer"])
         assert bool(products) == (form == "sparse")
     np.testing.assert_array_equal(found[0]["topology"]["mask"], found[1]["topology"]["mask"])

@@ -6,7 +6,15 @@ import pytest
 from tests.support.worlds import final_parameters, run_world, summary
 
 
-@pytest.mark.parametrize("keys", [("algo.name=ma_trace",), ("algo.name=ppo", "algo.epochs=2"), ("algo.name=ma_trace", "rounds.reduce=mpi")], ids=str)
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("algo.name=ma_trace",),
+        ("algo.name=ppo", "algo.epochs=2"),
+        ("algo.name=ma_trace", "rounds.reduce=mpi"),
+    ],
+    ids=str,
+)
 def test_actor_critic_run_learns_return_moments(keys, tmp_path):
     both = ("algo.normalise_values=true", "algo.normalise_observations=true", "algo.normalisation_rate=0.5")
     run_world(3, tmp_path / "run", *keys, *both, "stop.updates=4")
@@ -19,7 +27,10 @@ def test_actor_critic_run_learns_return_moments(keys, tmp_path):
 @pytest.mark.parametrize("keys", [(), ("rounds.reduce=mpi", "topology.groups=2")], ids=str)
 @pytest.mark.parametrize("name", ["iql", "vdn", "qmix", "wqmix", "res"])
 def test_value_based_run_learns_observation_moments(name, keys, tmp_path):
-    algo = f"algo={{name: {name}, normalise_observations: true, normalisation_rate: 0.5, network: {{hidden: [8], memory: 4}}, replay: {{starts: 4}}}}"
+    algo = (
+        f"algo={{name: {name}, normalise_observations: true, normalisation_rate: 0.5, network: {{hidden: "
+        f"[8], memory: 4}}, replay: {{starts: 4}}}}"
+    )
     run_world(4, tmp_path / "run", algo, *keys, "rounds.batch=8", "stop.updates=4")
     assert summary(tmp_path / "run")["updates"] == 4
     rows = 1.0 - 0.5**4  # of averages that started from nothing

@@ -77,10 +77,14 @@ def test_start_without_checkpoint_supersedes_the_earlier(tmp_path: Path) -> None
         path.write_bytes(b"damaged")
     run_world(2, run, resume="auto")
     assert records(run) == [(1, None, 0), (2, None, 0)]
-    assert [path.name for path in (run / "checkpoints" / "superseded" / "start-0002").iterdir()] == ["checkpoint-0000000006.h5"]
+    assert [path.name for path in (run / "checkpoints" / "superseded" / "start-0002").iterdir()] == [
+        "checkpoint-0000000006.h5"
+    ]
 
 
-def test_differences_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_differences_are_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "run"
     run_world(2, run)
     monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
@@ -102,7 +106,10 @@ def test_another_environment_is_refused_unless_accepted(tmp_path: Path) -> None:
     run_world(2, run, *CLIMBING)
     other = load_config(SPREAD, [*CLIMBING, "env.id=matrix:chicken", "stop.updates=8"])
     transport = LocalWorld(1).transports[0]
-    with pytest.raises(ConfigError, match=r"is of another environment \(env\.id: matrix:stag_hunt -> matrix:chicken\); .*--accept-changes"):
+    with pytest.raises(
+        ConfigError,
+        match=r"of another environment \(env\.id: matrix:stag_hunt -> matrix:chicken\); .*--accept-changes",
+    ):
         prepare(transport, other, str(run), "auto")
     context = prepare(transport, other, str(run), "auto", accept_changes=True)
     assert context.lock is not None
@@ -111,7 +118,9 @@ def test_another_environment_is_refused_unless_accepted(tmp_path: Path) -> None:
 
 def test_another_name_in_the_same_directory_is_refused(tmp_path: Path) -> None:
     run_world(2, tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"belongs to another run \(name: run -> other\); .*--accept-changes"):
+    with pytest.raises(
+        ConfigError, match=r"belongs to another run \(name: run -> other\); .*--accept-changes"
+    ):
         run_world(2, tmp_path / "run", "name=other", resume="auto")
     run_world(2, tmp_path / "new", "name=other", resume=str(list_checkpoints(tmp_path / "run")[0]))
 
@@ -129,7 +138,10 @@ def test_checkpoint_goes_on_in_a_new_directory(tmp_path: Path) -> None:
     run_world(2, one, "stop.updates=7", resume=str(one))
     run_world(2, two, "stop.updates=8", "checkpoint.keep=9", resume=str(list_checkpoints(one)[0]))
     assert records(two) == [(1, None, 7)]
-    assert [path.name for path in list_checkpoints(two)] == ["checkpoint-0000000008.h5", "checkpoint-0000000007.h5"]
+    assert [path.name for path in list_checkpoints(two)] == [
+        "checkpoint-0000000008.h5",
+        "checkpoint-0000000007.h5",
+    ]
     run_world(2, two, "stop.updates=9", resume=str(list_checkpoints(two)[1]))
     assert records(two) == [(1, None, 7), (2, None, 7)]
 
@@ -152,7 +164,9 @@ def test_superseded_checkpoint_can_be_gone_on_from(tmp_path: Path) -> None:
     ]
 
 
-def test_auto_takes_no_run_whose_name_only_begins_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_no_run_whose_name_only_begins_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     run_world(2, Path("runs/quick-2-20260101-120000"), "name=quick-2")
     context = prepare(LocalWorld(1).transports[0], load_config(SPREAD, ["name=quick"]), None, "auto")

@@ -7,7 +7,12 @@ from hpcmarl.errors import FormatError
 from hpcmarl.roles.learner import Learner
 from tests.support.worlds import ECHO, final_state, run_world, summary
 
-SPARSE = ("algo.sparse.sparsity=0.8", "algo.sparse.every=4", "algo.network={hidden: [32], recurrent: true, memory: 16}", "algo.replay.starts=6")
+SPARSE = (
+    "algo.sparse.sparsity=0.8",
+    "algo.sparse.every=4",
+    "algo.network={hidden: [32], recurrent: true, memory: 16}",
+    "algo.replay.starts=6",
+)
 
 
 # ---- whole runs
@@ -49,7 +54,8 @@ def test_value_based_algorithms_train_sparse_and_count_flops(tmp_path, algorithm
     ids=str,
 )
 def test_dense_gradients_are_counted_where_they_are_made(tmp_path, monkeypatch, changes, grows):
-    """Of versions 0 to 7 those before a growth; under AFedPG all, since the topology may grow before any of them arrives."""
+    """Of versions 0 to 7 those before a growth; under AFedPG all, since the topology may grow before any of
+    them arrives."""
     learned = []
     learn = Learner._learn
 
@@ -64,10 +70,18 @@ def test_dense_gradients_are_counted_where_they_are_made(tmp_path, monkeypatch, 
     assert told["learned_steps"] == sum(steps for _, steps in learned) > 0
     assert told["dense_gradient_steps"] == sum(steps for update, steps in learned if update in grows)
     sparse, dense, steps, whole = (
-        told[name] for name in ("acting_flops_per_step", "dense_acting_flops_per_step", "learned_steps", "dense_gradient_steps")
+        told[name]
+        for name in (
+            "acting_flops_per_step",
+            "dense_acting_flops_per_step",
+            "learned_steps",
+            "dense_gradient_steps",
+        )
     )
     assert sparse < 0.35 * dense  # VDN has no layers beside its agents': a forward pass acts
-    assert told["training_flops"] == pytest.approx(4 * sparse * (steps - whole) + (3 * sparse + dense) * whole)
+    assert told["training_flops"] == pytest.approx(
+        4 * sparse * (steps - whole) + (3 * sparse + dense) * whole
+    )
     assert told["dense_training_flops"] == pytest.approx(4 * dense * steps)
 
 
@@ -77,7 +91,11 @@ def test_dense_run_counts_all_flops(tmp_path):
     assert told["training_flops"] == told["dense_training_flops"] > 0
 
 
-@pytest.mark.parametrize("extra", [(), ("rounds.reduce=mpi",), ("algo.sparse.growth=random",), ("algo.normalise_observations=true",)], ids=str)
+@pytest.mark.parametrize(
+    "extra",
+    [(), ("rounds.reduce=mpi",), ("algo.sparse.growth=random",), ("algo.normalise_observations=true",)],
+    ids=str,
+)
 def test_sparse_resume_equals_uninterrupted_run(tmp_path, extra):
     changes = (*extra, "deterministic=true", "algo.sparse.every=3")
     whole = run(tmp_path, "whole", *changes, "stop.updates=10")

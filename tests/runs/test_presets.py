@@ -23,12 +23,16 @@ trajectories: {enabled: false}
 stop: {updates: 4}
 logging: {progress: false}
 checkpoint: {every_seconds: null}
-league: {matchmaking: {name: latest}, freeze: {most_updates: 2}, evaluation: {episodes: 8, environments: 4, final_seconds: 0.2}}
+league:
+  matchmaking: {name: latest}
+  freeze: {most_updates: 2}
+  evaluation: {episodes: 8, environments: 4, final_seconds: 0.2}
 """
 
 
 def trained(directory, size, *changes, text=RUN):
-    """The summary and the configuration of a run that ended after two updates by gradients that are finite and not zero."""
+    """The summary and the configuration of a run that ended after two updates by gradients that are finite
+    and not zero."""
     run_world(size, directory, *changes, text=text)
     told, config = summary(directory), load_config(directory / "config.yaml")
     optimizer = final_state(directory)["engine"]["optimizer"]
@@ -51,7 +55,12 @@ def test_preset_trains_two_updates(tmp_path, name, size):
 
 @pytest.mark.parametrize(("groups", "slots"), [(1, 8), (2, 4)])
 def test_batch_is_that_of_all_groups_together(tmp_path, groups, slots):
-    changes = [f"topology.groups={groups}", f"topology.environments_per_actor={slots}", "algo.unroll=20", "algo.epochs=2"]
+    changes = [
+        f"topology.groups={groups}",
+        f"topology.environments_per_actor={slots}",
+        "algo.unroll=20",
+        "algo.epochs=2",
+    ]
     told, _ = trained(tmp_path, 4, "preset=mappo", *changes)
     assert told["used_gradients"] == 2 * 8
 
@@ -60,17 +69,25 @@ def test_replayed_episodes_are_learned_from_as_published(tmp_path):
     run_world(2, tmp_path, "preset=vdn", "stop.updates=40", text=RUN)
     told = summary(tmp_path)
     assert told["used_gradients"] == 40 * 32
-    assert 32 + 39 <= told["episodes"] <= 32 + 39 + 3  # an episode an update once there are 32; actors may have gone on
+    assert (
+        32 + 39 <= told["episodes"] <= 32 + 39 + 3
+    )  # an episode an update once there are 32; actors may have gone on
 
 
-@pytest.mark.parametrize(("name", "change"), [("mappo", "algo.critic=obs"), ("coma", "algo.critic=obs"), ("ippo", "seed=0"), ("qmix", "seed=0")])
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("mappo", "algo.critic=obs"), ("coma", "algo.critic=obs"), ("ippo", "seed=0"), ("qmix", "seed=0")],
+)
 def test_presets_train_without_a_state(tmp_path, name, change):
     trained(tmp_path, 2, f"preset={name}", "env.id=tests.support.environments:Echo", change)
 
 
 @pytest.mark.parametrize("name", ["mappo", "coma"])
 def test_state_that_is_missing_is_one_line(tmp_path, name):
-    with pytest.raises(ConfigError, match=r"algo\.critic: full needs the environment's state, .* use algo\.critic: obs or dec"):
+    with pytest.raises(
+        ConfigError,
+        match=r"algo\.critic: full needs the environment's state, .* use algo\.critic: obs or dec",
+    ):
         run_world(1, tmp_path, f"preset={name}", "env.id=tests.support.environments:Echo", text=RUN)
 
 

@@ -20,7 +20,9 @@ def test_replicas_equal_the_server_result(rule, groups, batch, tmp_path):
     for dtype in (np.float64, np.float32):
         for transport in world.transports:
             transport.reduction_group(range(groups), ["here"] * groups, "mpi")
-        replicas = [new_replica(trace, group, world.transports[group].start_sum, dtype) for group in range(groups)]
+        replicas = [
+            new_replica(trace, group, world.transports[group].start_sum, dtype) for group in range(groups)
+        ]
         for _ in itertools.zip_longest(*(play(trace, replica) for replica in replicas)):
             pass
         expected = server_result(trace, dtype)

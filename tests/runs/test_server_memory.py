@@ -1,4 +1,5 @@
-"""What the server holds on to grows with the groups that it serves, not with rounds, and hardly with the ranks of a group."""
+"""What the server holds on to grows with the groups that it serves, not with rounds, and hardly with the
+ranks of a group."""
 
 import types
 from collections import deque
@@ -23,11 +24,22 @@ stop: {updates: 40}
 logging: {progress: false, every_seconds: 0.001}
 checkpoint: {every_seconds: null}
 """
-ELSEWHERE = (Context, Config, Transport, types.FunctionType, types.MethodType, types.ModuleType, type, torch.nn.Module, torch.Tensor)
+ELSEWHERE = (
+    Context,
+    Config,
+    Transport,
+    types.FunctionType,
+    types.MethodType,
+    types.ModuleType,
+    type,
+    torch.nn.Module,
+    torch.Tensor,
+)
 
 
 def held(thing, seen=None):
-    """(array sizes, other things) that can be reached from an object, without what belongs to the whole rank."""
+    """(array sizes, other things) that can be reached from an object, without what belongs to the whole
+    rank."""
     seen = set() if seen is None else seen
     if thing is None or id(thing) in seen or isinstance(thing, ELSEWHERE):
         return [], 0
@@ -50,8 +62,12 @@ def held(thing, seen=None):
 
 
 def server_of(tmp_path, size, *overrides):
-    server = run_world(size, tmp_path / f"{size}-{'-'.join(overrides)}".replace("/", "_")[:150], *overrides, text=TINY)[0].roles["server"]
-    server.snapshots.final = None  # every rank's last state: there for the last checkpoint, when the rounds are over
+    server = run_world(
+        size, tmp_path / f"{size}-{'-'.join(overrides)}".replace("/", "_")[:150], *overrides, text=TINY
+    )[0].roles["server"]
+    server.snapshots.final = (
+        None  # every rank's last state: there for the last checkpoint, when the rounds are over
+    )
     return server
 
 
@@ -67,10 +83,15 @@ def test_held_counts_arrays_and_objects_once():
 
 @pytest.mark.parametrize("rule", ["sync", "rennala", "malenia", "afedpg"])
 def test_server_memory_does_not_grow_with_rounds(tmp_path, rule):
-    few, many = (server_of(tmp_path, 3, f"rounds.rule={rule}", "topology.groups=2", f"stop.updates={updates}") for updates in (40, 240))
+    few, many = (
+        server_of(tmp_path, 3, f"rounds.rule={rule}", "topology.groups=2", f"stop.updates={updates}")
+        for updates in (40, 240)
+    )
     assert many.engine.version >= 240
     (arrays, others), (more_arrays, more) = held(few), held(many)
-    spread = 100  # what may just be there or not: unanswered points, reports, a sum of a round that has begun; one object a round would be 200
+    # what may just be there or not: unanswered points, reports, a sum of a round that has begun; one object a
+    # round would be 200
+    spread = 100
     assert sum(more_arrays) <= sum(arrays) + 4 * many.engine.optimizer.parameters.nbytes
     assert more <= others + spread
 
@@ -83,8 +104,13 @@ def test_server_vectors_do_not_grow_with_actors(tmp_path):
     (arrays, others), (more_arrays, more) = held(alone), held(crowded)
     vector = alone.engine.optimizer.parameters.nbytes
     large, more_large = (len([size for size in sizes if size >= vector]) for sizes in (arrays, more_arrays))
-    assert more_large <= large + 4  # in a round that has begun there may be up to two sums, and a point on its way to each group
+    assert (
+        more_large <= large + 4
+    )  # in a round that has begun there may be up to two sums, and a point on its way to each group
     actors = len(crowded.context.topology.actors) - len(alone.context.topology.actors)
     assert actors == 6
     assert more - others <= 40 * actors  # an actor's newest counters
-    assert sum(size for size in more_arrays if size < vector) <= sum(size for size in arrays if size < vector) + 64 * actors
+    assert (
+        sum(size for size in more_arrays if size < vector)
+        <= sum(size for size in arrays if size < vector) + 64 * actors
+    )

@@ -6,10 +6,24 @@ from tests.support.worlds import run_world
 
 
 def test_a_run_is_predicted_by_its_own_times(run, tmp_path):
-    """Virtual ranks share one thread, so that sleeping actors keep nobody from working and times are those of the delays."""
+    """Virtual ranks share one thread, so that sleeping actors keep nobody from working and times are those of
+    the delays."""
     delays = "topology.groups=[{delay: {trajectory: 0.05}}, {delay: {trajectory: 0.1}}]"
-    changes = ("algo.name=reinforce", "optimizer.name=nigt", "topology.environments_per_actor=1", "topology.actors_per_learner=0")
-    run_world(2, tmp_path / "run", delays, *changes, "rounds.batch=2", "stop.updates=6", "logging.every_seconds=0.05")
+    changes = (
+        "algo.name=reinforce",
+        "optimizer.name=nigt",
+        "topology.environments_per_actor=1",
+        "topology.actors_per_learner=0",
+    )
+    run_world(
+        2,
+        tmp_path / "run",
+        delays,
+        *changes,
+        "rounds.batch=2",
+        "stop.updates=6",
+        "logging.every_seconds=0.05",
+    )
     resumed = ("stop.updates=10", "logging.every_seconds=0.05")
     run_world(2, tmp_path / "run", delays, *changes, "rounds.batch=2", *resumed, resume=str(tmp_path / "run"))
     code, out, _ = run("simulate", "--from-run", tmp_path / "run", "--json")

@@ -18,8 +18,18 @@ def sent(monkeypatch):
 
     def spy(transport, destination, buffer):
         header = header_of(buffer)
-        if int(header["kind"]) in (Kind.GRADIENT, Kind.PARAMETERS, Kind.WEIGHTS) and buffer.size > HEADER_BYTES:
-            seen.append((Kind(int(header["kind"])), int(header["version"]), buffer.size - HEADER_BYTES, bool(int(header["flags"]) & FLAG_SPARSE)))
+        if (
+            int(header["kind"]) in (Kind.GRADIENT, Kind.PARAMETERS, Kind.WEIGHTS)
+            and buffer.size > HEADER_BYTES
+        ):
+            seen.append(
+                (
+                    Kind(int(header["kind"])),
+                    int(header["version"]),
+                    buffer.size - HEADER_BYTES,
+                    bool(int(header["flags"]) & FLAG_SPARSE),
+                )
+            )
         return send(transport, destination, buffer)
 
     monkeypatch.setattr(local.LocalTransport, "send", spy)
@@ -27,14 +37,20 @@ def sent(monkeypatch):
 
 
 def both_ways(tmp_path, monkeypatch, size, *changes):
-    """Final optimizer states and the last direction's norm of a run with sparse messages, and of the same with whole ones."""
+    """Final optimizer states and the last direction's norm of a run with sparse messages, and of the same
+    with whole ones."""
     found = []
     for name in ("sparse", "dense"):
         if name == "dense":
             monkeypatch.setattr(protocol, "sparse_bytes", lambda size, count: 4 * size)
             monkeypatch.setattr(Replica, "summed", None)
         ranks = run_world(size, tmp_path / name, *SPARSE, *changes, "stop.updates=10", text=ECHO)
-        found.append((final_state(tmp_path / name)["engine"]["optimizer"], ranks[0].roles["server"].engine.direction_norm))
+        found.append(
+            (
+                final_state(tmp_path / name)["engine"]["optimizer"],
+                ranks[0].roles["server"].engine.direction_norm,
+            )
+        )
     return found
 
 
@@ -76,7 +92,9 @@ def test_sparse_messages_do_not_change_training(tmp_path, monkeypatch, sent, cha
         assert sparse == wanted, (kind, version)
         assert length < 0.45 * 4 * size if sparse else length == 4 * size
     kinds = {kind for kind, *_ in sent}
-    assert kinds == ({Kind.WEIGHTS} if "rounds.reduce=mpi" in changes else {Kind.GRADIENT, Kind.PARAMETERS, Kind.WEIGHTS})
+    assert kinds == (
+        {Kind.WEIGHTS} if "rounds.reduce=mpi" in changes else {Kind.GRADIENT, Kind.PARAMETERS, Kind.WEIGHTS}
+    )
 
 
 def test_dense_runs_and_nearly_dense_ones_send_whole_vectors(tmp_path, sent):
@@ -89,9 +107,17 @@ def test_dense_runs_and_nearly_dense_ones_send_whole_vectors(tmp_path, sent):
 def test_learners_reduce_only_active_weights(tmp_path, monkeypatch):
     sizes = []
     start = local.LocalTransport.start_sum
-    monkeypatch.setattr(local.LocalTransport, "start_sum", lambda transport, vector: sizes.append(vector.size) or start(transport, vector))
-    run_world(5, tmp_path / "run", *SPARSE, "topology.groups=2", "rounds.reduce=mpi", "stop.updates=7", text=ECHO)
+    monkeypatch.setattr(
+        local.LocalTransport,
+        "start_sum",
+        lambda transport, vector: sizes.append(vector.size) or start(transport, vector),
+    )
+    run_world(
+        5, tmp_path / "run", *SPARSE, "topology.groups=2", "rounds.reduce=mpi", "stop.updates=7", text=ECHO
+    )
     size, active = (final_state(tmp_path / "run")["engine"]["optimizer"]["parameters"].size, [])
     mask = final_state(tmp_path / "run")["engine"]["optimizer"]["topology"]["mask"]
     active = int(np.count_nonzero(mask))  # weights leave and come in equal numbers
-    assert sizes == [count + 1 for update in range(1, 8) for count in [size if update % EVERY == 0 else active] * 2]
+    assert sizes == [
+        count + 1 for update in range(1, 8) for count in [size if update % EVERY == 0 else active] * 2
+    ]

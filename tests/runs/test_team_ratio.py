@@ -1,4 +1,5 @@
-"""Whole runs of MA-Trace with a team of two policies, of deaths in a game whose reward is common, and of teams that the environment does not have."""
+"""Whole runs of MA-Trace with a team of two policies, of deaths in a game whose reward is common, and of
+teams that the environment does not have."""
 
 import numpy as np
 import pytest
@@ -7,11 +8,16 @@ from hpcmarl.errors import ConfigError
 from tests.support.worlds import final_parameters, run_world, summary
 
 LISTENER = ("env.id=mpe2.simple_speaker_listener_v4", "env.common_reward=true")
-FADING = ("env={id: 'tests.support.environments:Fading', common_reward: true}", "policies={a: {agents: [agent_0]}, b: {agents: [agent_1]}}")
+FADING = (
+    "env={id: 'tests.support.environments:Fading', common_reward: true}",
+    "policies={a: {agents: [agent_0]}, b: {agents: [agent_1]}}",
+)
 
 
 @pytest.mark.parametrize(
-    "changes", [LISTENER, FADING, (*FADING, "env.common_reward=false", "algo.teams=[[a, b]]")], ids=["listener", "deaths", "named"]
+    "changes",
+    [LISTENER, FADING, (*FADING, "env.common_reward=false", "algo.teams=[[a, b]]")],
+    ids=["listener", "deaths", "named"],
 )
 def test_team_of_two_policies_resumes_exactly(tmp_path, changes):
     keys = (*changes, "deterministic=true", "rounds.rule=sync")
@@ -29,5 +35,8 @@ def test_common_reward_is_what_a_run_reports(tmp_path):
 
 
 def test_unknown_team_ends_the_run_before_it_begins(tmp_path):
-    with pytest.raises(ConfigError, match=r"algo\.teams names the policy prey, which .* has not; allowed: speaker_0, listener_0"):
+    with pytest.raises(
+        ConfigError,
+        match=r"algo\.teams names the policy prey, which .* has not; allowed: speaker_0, listener_0",
+    ):
         run_world(1, tmp_path, *LISTENER, "algo.teams=[[speaker_0, prey]]")

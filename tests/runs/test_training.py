@@ -1,4 +1,5 @@
-"""Whole runs on virtual ranks: every topology, rule and optimizer; repeatable, resumable, counting what is lost."""
+"""Whole runs on virtual ranks: every topology, rule and optimizer; repeatable, resumable, counting what is
+lost."""
 
 import numpy as np
 import pytest
@@ -24,7 +25,15 @@ def test_every_world_size_trains(tmp_path, size, reduce):
 @pytest.mark.parametrize("optimizer", ["nigt", "adam", "sgd"])
 @pytest.mark.parametrize("reduce", ["server", "mpi"])
 def test_every_rule_optimizer_and_reduction_trains(tmp_path, rule, optimizer, reduce):
-    run_world(5, tmp_path, GROUPS, f"rounds.rule={rule}", f"optimizer.name={optimizer}", f"rounds.reduce={reduce}", "rounds.batch=4")
+    run_world(
+        5,
+        tmp_path,
+        GROUPS,
+        f"rounds.rule={rule}",
+        f"optimizer.name={optimizer}",
+        f"rounds.reduce={reduce}",
+        "rounds.batch=4",
+    )
     assert summary(tmp_path)["updates"] == 6
 
 
@@ -40,7 +49,13 @@ def test_reinforce_counts_whole_episodes(tmp_path, rule, late):
 @pytest.mark.parametrize("optimizer", ["nigt", "adam", "sgd"])
 @pytest.mark.parametrize("size", [1, 4, 7])
 def test_afedpg_steps_with_every_gradient(tmp_path, size, optimizer):
-    changes = ("rounds.rule=afedpg", f"topology.groups={min(3, size)}", f"optimizer.name={optimizer}", "stop.updates=30", "rounds.max_staleness=0")
+    changes = (
+        "rounds.rule=afedpg",
+        f"topology.groups={min(3, size)}",
+        f"optimizer.name={optimizer}",
+        "stop.updates=30",
+        "rounds.max_staleness=0",
+    )
     ranks = run_world(size, tmp_path, *changes, "checkpoint.every_updates=10", order=4)
     told = summary(tmp_path)
     assert (told["updates"], told["wasted_gradients"]) == (30, 0)
@@ -53,7 +68,13 @@ def test_afedpg_steps_with_every_gradient(tmp_path, size, optimizer):
 
 def test_afedpg_reports_staleness_of_slow_groups(tmp_path):
     slow = "topology.groups=[{}, {delay: {trajectory: 0.05}}]"
-    changes = ("topology.actors_per_learner=0", "rounds.rule=afedpg", "rounds.batch=2", "stop.updates=60", "topology.server=dedicated")
+    changes = (
+        "topology.actors_per_learner=0",
+        "rounds.rule=afedpg",
+        "rounds.batch=2",
+        "stop.updates=60",
+        "topology.server=dedicated",
+    )
     run_world(3, tmp_path, slow, *changes)
     told = summary(tmp_path)
     fast_count, slow_count = told["trajectories_by_group"]
@@ -64,7 +85,15 @@ def test_afedpg_reports_staleness_of_slow_groups(tmp_path):
 
 @pytest.mark.parametrize("late", ["cancel", "ignore"])
 def test_afedpg_uses_one_whole_episode_per_update(tmp_path, late):
-    changes = ("algo.name=reinforce", "optimizer.name=nigt", GROUPS, "rounds.rule=afedpg", f"rounds.late={late}", "rounds.batch=1", "stop.updates=30")
+    changes = (
+        "algo.name=reinforce",
+        "optimizer.name=nigt",
+        GROUPS,
+        "rounds.rule=afedpg",
+        f"rounds.late={late}",
+        "rounds.batch=1",
+        "stop.updates=30",
+    )
     ranks = run_world(5, tmp_path, *changes, order=3)
     told = summary(tmp_path)
     assert told["updates"] == told["used_gradients"] == 30  # a gradient is an episode
@@ -78,12 +107,27 @@ def test_cancelled_actor_abandons_unfinished_work(tmp_path):
 
 
 def test_late_work_is_counted_as_wasted_when_ignored(tmp_path):
-    run_world(5, tmp_path, *REINFORCE, GROUPS, "rounds.rule=rennala", "rounds.batch=3", "rounds.late=ignore", order=1)
+    run_world(
+        5,
+        tmp_path,
+        *REINFORCE,
+        GROUPS,
+        "rounds.rule=rennala",
+        "rounds.batch=3",
+        "rounds.late=ignore",
+        order=1,
+    )
     assert summary(tmp_path)["wasted_gradients"] > 0
 
 
 def test_off_policy_work_that_came_late_is_learned_from_again(tmp_path):
-    changes = ("topology.groups=3", "topology.actors_per_learner=0", "topology.server=dedicated", "rounds.rule=rennala", "rounds.batch=4")
+    changes = (
+        "topology.groups=3",
+        "topology.actors_per_learner=0",
+        "topology.server=dedicated",
+        "rounds.rule=rennala",
+        "rounds.batch=4",
+    )
     run_world(4, tmp_path, *changes, "stop.updates=20", order=1)
     told = summary(tmp_path)
     assert told["wasted_gradients"] >= told["repeated_gradients"] > 0
@@ -98,7 +142,11 @@ def test_off_policy_work_that_came_late_is_learned_from_again(tmp_path):
         ("algo.network.recurrent=true",),
         ("rounds.reduce=mpi",),
         REINFORCE,
-        ("algo.reuse=2", "algo.value_loss=huber", "algo.critic_network={hidden: [8], recurrent: true, memory: 5}"),
+        (
+            "algo.reuse=2",
+            "algo.value_loss=huber",
+            "algo.critic_network={hidden: [8], recurrent: true, memory: 5}",
+        ),
     ],
 )
 def test_resumed_run_equals_uninterrupted_run(tmp_path, extra):
@@ -121,7 +169,9 @@ def test_deterministic_run_is_independent_of_rank_order(tmp_path):
 
 def test_checkpoints_do_not_change_a_run(tmp_path):
     run_world(4, tmp_path / "a", "deterministic=true", "stop.updates=9")
-    run_world(4, tmp_path / "b", "deterministic=true", "stop.updates=9", "checkpoint.every_updates=2", order=5)
+    run_world(
+        4, tmp_path / "b", "deterministic=true", "stop.updates=9", "checkpoint.every_updates=2", order=5
+    )
     np.testing.assert_array_equal(final_parameters(tmp_path / "a"), final_parameters(tmp_path / "b"))
     # one that is due while the last is being written is left out; three are kept
     assert 2 <= len(list((tmp_path / "b" / "checkpoints").glob("*.h5"))) <= 3
@@ -142,7 +192,9 @@ def test_run_stopped_inside_a_round_resumes(tmp_path):
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
-@pytest.mark.parametrize("changes", [("rounds.batch=30", "algo.reuse=3"), (*REINFORCE, "rounds.batch=200", "rounds.queue=40")])
+@pytest.mark.parametrize(
+    "changes", [("rounds.batch=30", "algo.reuse=3"), (*REINFORCE, "rounds.batch=200", "rounds.queue=40")]
+)
 def test_round_may_exceed_the_trajectories_in_flight(tmp_path, size, changes):
     run_world(size, tmp_path, *changes, "stop.updates=3")
     assert summary(tmp_path)["updates"] == 3
@@ -157,12 +209,22 @@ def test_different_seeds_give_different_parameters(tmp_path):
 def test_the_two_reductions_agree_on_the_same_data(tmp_path):
     for reduce in ("server", "mpi"):
         run_world(4, tmp_path / reduce, "deterministic=true", f"rounds.reduce={reduce}")
-    np.testing.assert_allclose(final_parameters(tmp_path / "server"), final_parameters(tmp_path / "mpi"), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        final_parameters(tmp_path / "server"), final_parameters(tmp_path / "mpi"), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_malenia_uses_every_group_despite_a_slow_one(tmp_path):
     groups = "topology.groups=[{}, {delay: {trajectory: 0.05}}]"
-    run_world(3, tmp_path, groups, "topology.actors_per_learner=0", "rounds.rule=malenia", "rounds.batch=8", "stop.updates=4")
+    run_world(
+        3,
+        tmp_path,
+        groups,
+        "topology.actors_per_learner=0",
+        "rounds.rule=malenia",
+        "rounds.batch=8",
+        "stop.updates=4",
+    )
     fast, slow = summary(tmp_path)["trajectories_by_group"]
     assert slow >= 4 * 2
     assert fast > slow
@@ -177,5 +239,13 @@ def test_evaluation_runs_during_and_after_training(tmp_path):
 
 def test_every_group_environment_is_evaluated(tmp_path):
     groups = "topology.groups=[{}, {env: {kwargs: {local_ratio: 0.0}}}]"
-    run_world(3, tmp_path, groups, "topology.actors_per_learner=0", "rounds.rule=malenia", "rounds.batch=4", "eval.episodes=2")
+    run_world(
+        3,
+        tmp_path,
+        groups,
+        "topology.actors_per_learner=0",
+        "rounds.rule=malenia",
+        "rounds.batch=4",
+        "eval.episodes=2",
+    )
     assert len(summary(tmp_path)["evaluation"]["return_by_environment"]) == 2

@@ -20,7 +20,7 @@ from hpcmarl.io.checkpoint import list_checkpoints, load_checkpoint, save_checkp
 from tests.support.leagues import RPS
 from tests.support.worlds import ECHO, run_world
 
-PRINTER = '''
+PRINTER = """
 import pathlib
 
 pathlib.Path("ran").touch()
@@ -28,7 +28,7 @@ pathlib.Path("ran").touch()
 
 def env(**_):
     raise ValueError("no environment")
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Nothing is trusted at first, and a module that leaves a trace when it is imported lies in the working directory."""
+    """Nothing is trusted at first, and a module that leaves a trace when it is imported lies in the working
+    directory."""
     monkeypatch.setenv(VARIABLE, "")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "smuggled", raising=False)

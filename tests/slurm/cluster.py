@@ -42,7 +42,13 @@ class Cluster:
     def run(self, *command: str | Path, limit: float = 60.0) -> subprocess.CompletedProcess[str]:
         """A command of a user on the login node, with its output."""
         return subprocess.run(
-            [str(word) for word in command], env=self.environ, cwd=self.directory, capture_output=True, text=True, timeout=limit, check=False
+            [str(word) for word in command],
+            env=self.environ,
+            cwd=self.directory,
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            check=False,
         )
 
     def ask(self, *command: str | Path) -> str:
@@ -54,7 +60,9 @@ class Cluster:
     def submit(self, name: str, *arguments: str, config: str = "tiny.yaml") -> Run:
         """`hpcmarl submit` of a configuration into the run directory `name`."""
         directory = self.directory / "runs" / name
-        done = self.run(sys.executable, "-m", "hpcmarl", "submit", config, "--time=5", "--run-dir", directory, *arguments)
+        done = self.run(
+            sys.executable, "-m", "hpcmarl", "submit", config, "--time=5", "--run-dir", directory, *arguments
+        )
         assert done.returncode == 0, done.stderr
         numbers = re.findall(r"^job (\d+)", done.stdout, re.MULTILINE)
         return Run(self, numbers[0], directory, numbers[1:])
@@ -65,7 +73,9 @@ class Cluster:
         directory.mkdir(parents=True)
         script = ROOT / "slurm" / "train.sbatch"
         environ = f"--export=ALL,RUN_DIR={directory}"
-        return self.sbatch(*options, environ, f"--output={directory}/slurm-%j.out", script, "tiny.yaml", *changes), directory
+        return self.sbatch(
+            *options, environ, f"--output={directory}/slurm-%j.out", script, "tiny.yaml", *changes
+        ), directory
 
     def sbatch(self, *arguments: str | Path) -> str:
         return self.ask("sbatch", "--parsable", *arguments)
@@ -76,9 +86,14 @@ class Cluster:
         return next(word.removeprefix(f"{key}=") for word in text.split() if word.startswith(f"{key}="))
 
     def wait(self, job: str, *states: str, limit: float = 90.0, on_failure: Callable[[], str] = str) -> str:
-        """Until the job is in one of these states; a job that ends otherwise, or the limit, fails the test."""
+        """Until the job is in one of these states; a job that ends otherwise, or the limit, fails the
+        test."""
         ended = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED"}
-        self.until(lambda: self.show(job, "JobState") in {*states, *ended}, limit, lambda: f"job {job}, {' or '.join(states)}\n{on_failure()}")
+        self.until(
+            lambda: self.show(job, "JobState") in {*states, *ended},
+            limit,
+            lambda: f"job {job}, {' or '.join(states)}\n{on_failure()}",
+        )
         state = self.show(job, "JobState")
         assert state in states, f"job {job} is {state}, not {' or '.join(states)}\n{on_failure()}"
         return state
@@ -112,9 +127,12 @@ class Run:
 
     @property
     def output(self) -> str:
-        """What all its jobs have printed, in the order of time; the tasks of an array print beside their run directories."""
+        """What all its jobs have printed, in the order of time; the tasks of an array print beside their run
+        directories."""
         files = [*self.directory.glob("*.out"), *self.directory.parent.glob(f"slurm-{self.job}.out")]
-        return "\n".join(path.read_text(errors="replace") for path in sorted(files, key=lambda path: path.stat().st_mtime))
+        return "\n".join(
+            path.read_text(errors="replace") for path in sorted(files, key=lambda path: path.stat().st_mtime)
+        )
 
     def rows(self) -> int:
         """Rows of metrics so far: how far the training is."""
@@ -124,11 +142,16 @@ class Run:
     def hosts(self) -> dict[int, str]:
         """Where each rank was, by its log."""
         logs = "".join(path.read_text() for path in (self.directory / "logs").iterdir())
-        return {int(rank): host for rank, host in re.findall(r": rank (\d+) of \d+ is \S+ on (\S+)$", logs, re.MULTILINE)}
+        return {
+            int(rank): host
+            for rank, host in re.findall(r": rank (\d+) of \d+ is \S+ on (\S+)$", logs, re.MULTILINE)
+        }
 
     def wait_for_training(self, rows: int = 2) -> None:
         start = self.rows()
-        self.cluster.until(lambda: self.rows() >= start + rows, 60, lambda: f"training in {self.directory}\n{self.output}")
+        self.cluster.until(
+            lambda: self.rows() >= start + rows, 60, lambda: f"training in {self.directory}\n{self.output}"
+        )
 
     def finish(self, limit: float = 120.0) -> dict[str, Any]:
         """Wait for the job's good end; returns its summary."""
@@ -143,7 +166,8 @@ class Run:
 
 
 def check_nothing_lost(run: Run, restarts: int | None = None) -> None:
-    """A finished run that was stopped at least once: every start began where the one before had ended, and the run went on."""
+    """A finished run that was stopped at least once: every start began where the one before had ended, and
+    the run went on."""
     stops, summary = run.stops(), run.summary
     assert stops, run.output
     assert stops == sorted(stops)

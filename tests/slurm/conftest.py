@@ -1,4 +1,5 @@
-"""One cluster for all tests of this directory, stopped at the end whatever happens, also should pytest be killed."""
+"""One cluster for all tests of this directory, stopped at the end whatever happens, also should pytest be
+killed."""
 
 import os
 import subprocess
@@ -15,7 +16,11 @@ def cluster(tmp_path_factory):
     if reason := missing_programs():
         pytest.skip(reason)
     directory = tmp_path_factory.mktemp("slurm")
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_", "OMPI_", "PMI", "OMP_"))}
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SLURM_", "SBATCH_", "OMPI_", "PMI", "OMP_"))
+    }
     environ |= {
         "SLURM_CONF": str(directory / "cluster" / "slurm.conf"),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -30,5 +35,7 @@ def cluster(tmp_path_factory):
         assert started.returncode == 0, started.stderr
         yield Cluster(directory, environ)
     finally:
-        stopped = subprocess.run([TOOL, "stop", directory / "cluster"], capture_output=True, text=True, timeout=60, check=False)
+        stopped = subprocess.run(
+            [TOOL, "stop", directory / "cluster"], capture_output=True, text=True, timeout=60, check=False
+        )
     assert stopped.returncode == 0, stopped.stderr

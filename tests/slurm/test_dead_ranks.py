@@ -1,4 +1,5 @@
-"""Ranks killed inside a job over two nodes, with Open MPI's fault tolerance: it goes on, or is requeued and goes on."""
+"""Ranks killed inside a job over two nodes, with Open MPI's fault tolerance: it goes on, or is requeued and
+goes on."""
 
 import os
 import signal
@@ -8,7 +9,11 @@ import pytest
 from hpcmarl.io.checkpoint import list_checkpoints
 from tests.support.launch import rank_processes
 
-pytestmark = [pytest.mark.slurm, pytest.mark.mpi, pytest.mark.slow("jobs wait for Slurm: scheduling, requeueing and time limits take seconds")]
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.mpi,
+    pytest.mark.slow("jobs wait for Slurm: scheduling, requeueing and time limits take seconds"),
+]
 LASTING = ("stop.updates=400", "checkpoint.every_updates=5")
 
 
@@ -21,7 +26,9 @@ def test_dead_actor_is_replaced_and_dead_server_requeues_the_job(cluster):
     run = cluster.submit("dead", "--nodes=2", "--ntasks-per-node=2", *LASTING, *mpirun)
     run.wait_for_training(10)
     kill(run, 3)
-    cluster.until(lambda: "rank 3 (actor) on node2 is replaced by process " in run.output, 30, lambda: run.output)
+    cluster.until(
+        lambda: "rank 3 (actor) on node2 is replaced by process " in run.output, 30, lambda: run.output
+    )
     run.wait_for_training(10)
     kill(run, 0)
     run.finish(limit=150)

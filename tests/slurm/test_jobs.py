@@ -1,6 +1,7 @@
 """Whole jobs as a user of a cluster sees them: submitted, stopped, requeued, preempted, cancelled, verified.
 
-The order matters for the time all this takes: what has to wait for a time limit is submitted first and looked at last.
+The order matters for the time all this takes: what has to wait for a time limit is submitted first and looked
+at last.
 """
 
 import subprocess
@@ -13,28 +14,43 @@ import pytest
 from tests.slurm.cluster import Run, check_nothing_lost
 from tests.support.launch import MPICH_PYTHON, needs_mpich
 
-pytestmark = [pytest.mark.slurm, pytest.mark.mpi, pytest.mark.slow("jobs wait for Slurm: scheduling, requeueing and time limits take seconds")]
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.mpi,
+    pytest.mark.slow("jobs wait for Slurm: scheduling, requeueing and time limits take seconds"),
+]
 # mpirun binds ranks to cores by itself, of which this machine has fewer than the cluster claims
-LAUNCHERS = {"srun": ["slurm.launcher=srun"], "mpirun": ["slurm.launcher=mpirun", "slurm.launcher_options=[--bind-to, none]"]}
+LAUNCHERS = {
+    "srun": ["slurm.launcher=srun"],
+    "mpirun": ["slurm.launcher=mpirun", "slurm.launcher_options=[--bind-to, none]"],
+}
 TWO_NODES = ("--nodes=2", "--ntasks-per-node=2")
-A_RANK_A_NODE = ("--nodes=2", "--ntasks-per-node=1")  # where the job is what is tested: starting ranks takes most of the time
+A_RANK_A_NODE = (
+    "--nodes=2",
+    "--ntasks-per-node=1",
+)  # where the job is what is tested: starting ranks takes most of the time
 MANY = "stop.updates=30"  # three seconds and more: there is time to send a signal
 
 
 @pytest.fixture(scope="module")
 def limited(cluster):
-    """Runs that need more than one job of a minute: the signal to stop comes from Slurm, 29 to 59 seconds after the start.
+    """Runs that need more than one job of a minute: the signal to stop comes from Slurm, 29 to 59 seconds
+    after the start.
 
-    It looks every 30 s whether a limit comes within signal_seconds + 30 s, and whether one has passed. These runs end with an update,
-    not with a second, so that one that was stopped always has something left to do: 110 take two actors, which wait 0.2 s in each
-    of the six steps of an update, 66 seconds at least. The third run gets no signal that means anything: the clock stops it
-    (stop.seconds_before_limit).
+    It looks every 30 s whether a limit comes within signal_seconds + 30 s, and whether one has passed. These
+    runs end with an update, not with a second, so that one that was stopped always has something left to do:
+    110 take two actors, which wait 0.2 s in each of the six steps of an update, 66 seconds at least. The
+    third run gets no signal that means anything: the clock stops it (stop.seconds_before_limit).
     """
     size = ("--nodes=2", "--ntasks-per-node=1", "--time=1")
     slow = ("stop.updates=110", "topology.groups.0.delay.step=0.2")
     signalled = (*size, *slow, "slurm.signal_seconds=1", "stop.seconds_before_limit=null")
-    runs = {name: cluster.submit(f"limit-{name}", *signalled, *launcher) for name, launcher in LAUNCHERS.items()}
-    job, directory = cluster.by_hand("limit-clock", *size, "--signal=B:CONT@1", changes=("stop.updates=100000", "stop.seconds=45"))
+    runs = {
+        name: cluster.submit(f"limit-{name}", *signalled, *launcher) for name, launcher in LAUNCHERS.items()
+    }
+    job, directory = cluster.by_hand(
+        "limit-clock", *size, "--signal=B:CONT@1", changes=("stop.updates=100000", "stop.seconds=45")
+    )
     return {**runs, "clock": Run(cluster, job, directory, [])}
 
 
@@ -45,7 +61,9 @@ def submitted_first(limited):
 
 def test_two_node_jobs_train_and_dependent_jobs_verify(cluster):
     more = ("trajectories.enabled=true", "--depend-verify")
-    for run in [cluster.submit(f"plain-{name}", *TWO_NODES, *launcher, *more) for name, launcher in LAUNCHERS.items()]:
+    for run in [
+        cluster.submit(f"plain-{name}", *TWO_NODES, *launcher, *more) for name, launcher in LAUNCHERS.items()
+    ]:
         summary = run.finish()
         assert (summary["ranks"], summary["updates"]) == (4, 5)
         assert len(set(run.hosts().values())) == 2
@@ -54,7 +72,9 @@ def test_two_node_jobs_train_and_dependent_jobs_verify(cluster):
 
 
 def test_failed_run_cancels_its_dependent_job(cluster):
-    run = cluster.submit("broken", "--ntasks-per-node=2", "faults.raise_in=actor", "faults.after=50", "--depend-verify")
+    run = cluster.submit(
+        "broken", "--ntasks-per-node=2", "faults.raise_in=actor", "faults.after=50", "--depend-verify"
+    )
     cluster.wait(run.job, "FAILED", on_failure=lambda: run.output)
     assert cluster.show(run.job, "ExitCode") == "1:0"
     cluster.wait(run.later[0], "CANCELLED", limit=30)
@@ -62,7 +82,9 @@ def test_failed_run_cancels_its_dependent_job(cluster):
 
 def test_shipped_slurm_script_accepts_config_and_overrides(cluster):
     options = ("--nodes=2", "--ntasks-per-node=1", "--time=5")
-    job, _ = cluster.by_hand("refused", *options, changes=("name=a b",))  # one word, although it has a blank: names have none
+    job, _ = cluster.by_hand(
+        "refused", *options, changes=("name=a b",)
+    )  # one word, although it has a blank: names have none
     cluster.wait(job, "FAILED")
     assert cluster.show(job, "ExitCode") == "2:0"
     job, directory = cluster.by_hand("by hand", *options, changes=("stop.updates=3", "name=ab"))
@@ -87,7 +109,15 @@ def test_srun_singletons_are_rejected_with_the_pmix_hint(cluster):
 
 
 def test_sbatch_refusal_is_quoted_in_the_error(cluster):
-    done = cluster.run(sys.executable, "-m", "hpcmarl", "submit", "tiny.yaml", "--partition=nowhere", "--run-dir=runs/nowhere")
+    done = cluster.run(
+        sys.executable,
+        "-m",
+        "hpcmarl",
+        "submit",
+        "tiny.yaml",
+        "--partition=nowhere",
+        "--run-dir=runs/nowhere",
+    )
     assert done.returncode == 1
     assert "sbatch refused the job" in done.stderr
     assert "invalid partition specified" in done.stderr
@@ -95,7 +125,10 @@ def test_sbatch_refusal_is_quoted_in_the_error(cluster):
 
 
 def test_scancel_signal_checkpoints_and_requeues_the_job(cluster):
-    runs = [cluster.submit(f"signal-{name}", *A_RANK_A_NODE, MANY, *launcher, "--depend-verify") for name, launcher in LAUNCHERS.items()]
+    runs = [
+        cluster.submit(f"signal-{name}", *A_RANK_A_NODE, MANY, *launcher, "--depend-verify")
+        for name, launcher in LAUNCHERS.items()
+    ]
     for run in runs:
         run.wait_for_training()
         cluster.ask("scancel", "--batch", "--signal=USR1", run.job)
@@ -103,22 +136,39 @@ def test_scancel_signal_checkpoints_and_requeues_the_job(cluster):
         run.finish()
         check_nothing_lost(run, restarts=1)
         assert "SIGUSR1: asking the ranks for a checkpoint" in run.output
-        cluster.wait(run.later[0], "COMPLETED", limit=30)  # the job was requeued, not failed: what depends on it has waited
+        cluster.wait(
+            run.later[0], "COMPLETED", limit=30
+        )  # the job was requeued, not failed: what depends on it has waited
 
 
 def test_cancelled_job_checkpoints_and_is_not_requeued(cluster):
     run = cluster.submit("cancelled", *A_RANK_A_NODE, MANY)
     run.wait_for_training()
-    again = cluster.run(sys.executable, "-m", "hpcmarl", "submit", "tiny.yaml", "--run-dir", run.directory, "optimizer.step_size=0.5")
+    again = cluster.run(
+        sys.executable,
+        "-m",
+        "hpcmarl",
+        "submit",
+        "tiny.yaml",
+        "--run-dir",
+        run.directory,
+        "optimizer.step_size=0.5",
+    )
     assert again.returncode == 2
     assert f"job {run.job} (RUNNING) of an earlier submission has it" in again.stderr
     cluster.ask("scancel", run.job)
     cluster.wait(run.job, "CANCELLED", limit=40, on_failure=lambda: run.output)
-    cluster.until(lambda: not cluster.ask("squeue", "--noheader", f"--jobs={run.job}"), 20, lambda: "the end of the cancelled job")
+    cluster.until(
+        lambda: not cluster.ask("squeue", "--noheader", f"--jobs={run.job}"),
+        20,
+        lambda: "the end of the cancelled job",
+    )
     assert run.summary["status"] == "interrupted"
     assert cluster.show(run.job, "JobState") == "CANCELLED"
     assert cluster.show(run.job, "Restarts") == "0"
-    assert "Invalid job id" in cluster.run("squeue", "--jobs=999999").stderr  # by these words submit knows that a job is gone
+    assert (
+        "Invalid job id" in cluster.run("squeue", "--jobs=999999").stderr
+    )  # by these words submit knows that a job is gone
     (run.directory / "submissions" / "0001.job").unlink()
     (run.directory / "submissions" / "0001.job").write_text("999999\n")
     run = cluster.submit("cancelled", *A_RANK_A_NODE, MANY)
@@ -144,7 +194,14 @@ def test_preempted_jobs_checkpoint_and_resume(cluster):
         runs[node] = cluster.submit(f"preempted-{name}", f"--sbatch=--nodelist={node}", *long, *launcher)
     for node, run in runs.items():
         run.wait_for_training()
-        urgent[node] = cluster.sbatch("--partition=high", f"--nodelist={node}", "--nodes=1", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+        urgent[node] = cluster.sbatch(
+            "--partition=high",
+            f"--nodelist={node}",
+            "--nodes=1",
+            "--exclusive",
+            "--output=/dev/null",
+            "--wrap=sleep 1",
+        )
     for node, run in runs.items():
         run.finish()
         check_nothing_lost(run, restarts=1)
@@ -154,9 +211,13 @@ def test_preempted_jobs_checkpoint_and_resume(cluster):
 def test_array_tasks_have_own_directories_and_requeue_alone(cluster):
     (cluster.directory / "seeds.yaml").write_text((cluster.directory / "tiny.yaml").read_text() + "seed: 7\n")
     array = cluster.submit("array", "--seeds=2", "--ntasks-per-node=2", MANY, config="seeds.yaml")
-    seeds = {seed: Run(cluster, f"{array.job}_{seed}", array.directory / f"seed-{seed}", []) for seed in (7, 8)}
+    seeds = {
+        seed: Run(cluster, f"{array.job}_{seed}", array.directory / f"seed-{seed}", []) for seed in (7, 8)
+    }
     seeds[8].wait_for_training()
-    cluster.ask("scancel", "--batch", "--signal=USR1", seeds[8].job)  # the last task: its own number is the array's
+    cluster.ask(
+        "scancel", "--batch", "--signal=USR1", seeds[8].job
+    )  # the last task: its own number is the array's
     for seed, run in seeds.items():
         run.finish()
         assert f"\nseed: {seed}\n" in (run.directory / "config.yaml").read_text()
@@ -166,7 +227,13 @@ def test_array_tasks_have_own_directories_and_requeue_alone(cluster):
 
 def test_a_heterogeneous_job_is_one_world(cluster):
     # Slurm 22.05 and PMIx: names of the first component's nodes must come first
-    size = ("--ntasks-per-node=3", "--cpus-per-task=2", "--hetjob=2x1", "--sbatch=--nodelist=node1", "--actor-sbatch=--nodelist=node[2-3]")
+    size = (
+        "--ntasks-per-node=3",
+        "--cpus-per-task=2",
+        "--hetjob=2x1",
+        "--sbatch=--nodelist=node1",
+        "--actor-sbatch=--nodelist=node[2-3]",
+    )
     run = cluster.submit("het", *size, "topology.groups=2")
     summary = run.finish()
     assert summary["roles"] == ["server+evaluator", "learner", "learner", "actor", "actor"]
@@ -177,13 +244,24 @@ def test_environment_is_staged_on_every_node_and_removed(cluster):
     environment = cluster.directory / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     packages = next((environment / "lib").glob("python3*/site-packages"))
-    note = f"import os, sys; open({str(cluster.directory / 'prefixes')!r}, 'a').write(sys.prefix + ' ' + os.uname().nodename + chr(10))"
-    (packages / "shared.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n{note}\n")
+    note = (
+        f"import os, sys; open({str(cluster.directory / 'prefixes')!r}, 'a').write(sys.prefix + ' ' + "
+        "os.uname().nodename + chr(10))"
+    )
+    (packages / "shared.pth").write_text(
+        f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n{note}\n"
+    )
     local = cluster.directory / "cluster" / "local"
     # each node has a directory of its own there; the library stays where it is
     cluster.environ |= {"TMPDIR": str(local), "MPI4PY_LIBMPI": str(Path(sys.prefix) / "lib" / "libmpi.so.40")}
     try:
-        run = cluster.submit("staged", "--nodes=2", "--ntasks-per-node=1", f"slurm.environment={environment}", "slurm.stage=true")
+        run = cluster.submit(
+            "staged",
+            "--nodes=2",
+            "--ntasks-per-node=1",
+            f"slurm.environment={environment}",
+            "slurm.stage=true",
+        )
         run.finish()
     finally:
         del cluster.environ["TMPDIR"], cluster.environ["MPI4PY_LIBMPI"]
@@ -201,5 +279,7 @@ def test_time_limited_job_resumes_until_the_run_is_done(cluster, limited, launch
     check_nothing_lost(run)
     told = "the Slurm job ends soon" if launcher == "clock" else "SIGUSR1: asking the ranks for a checkpoint"
     asked = run.output.count(told)
-    assert len(run.stops()) <= asked <= len(run.stops()) + 1  # the last may come when the run has just ended by itself
+    assert (
+        len(run.stops()) <= asked <= len(run.stops()) + 1
+    )  # the last may come when the run has just ended by itself
     assert "TIME LIMIT" not in run.output

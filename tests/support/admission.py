@@ -23,7 +23,8 @@ TWO_GROUPS = "topology.groups=2"
 
 
 def slope(directory: Path, size: int, *changes: str, updates: int, order: int = 1) -> tuple[float, float]:
-    """Measure the mean direction of all rounds where the parameters hardly move, for the logit of the long way.
+    """Measure the mean direction of all rounds where the parameters hardly move, for the logit of the long
+    way.
 
     Args:
         directory: Run directory.
@@ -44,5 +45,6 @@ def slope(directory: Path, size: int, *changes: str, updates: int, order: int = 
     last = algorithm.named_parameters()[name]
     odds = np.exp(first[1, 0] - first[0, 0])
     long_way = odds / (1 + odds)
-    # the column of the input that is 1 where the decision is made; rewards are 1 for the short way and 2 for the long one
+    # the column of the input that is 1 where the decision is made; rewards are 1 for the short way and 2 for
+    # the long one
     return float((last - first)[1, 0] / (1e-4 * updates)), float((2 - 1) * long_way * (1 - long_way))

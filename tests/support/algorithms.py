@@ -19,19 +19,35 @@ from hpcmarl.nets.shapes import PolicyShape, Shape
 from hpcmarl.types import ActionSpace, EnvironmentSpec, FloatArray, PolicySpec, Rollout
 from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
 
-TEAM_AND_PREY = make_spec(PolicySpec("team", ("t0", "t1", "t2"), (4,), MULTI_DISCRETE, True), PolicySpec("prey", ("p0",), (2, 3), CONTINUOUS))
-TWO_TEAMS = make_spec(PolicySpec("team", ("t0", "t1", "t2"), (4,), DISCRETE, True), PolicySpec("prey", ("p0",), (2, 3), DISCRETE))
+TEAM_AND_PREY = make_spec(
+    PolicySpec("team", ("t0", "t1", "t2"), (4,), MULTI_DISCRETE, True),
+    PolicySpec("prey", ("p0",), (2, 3), CONTINUOUS),
+)
+TWO_TEAMS = make_spec(
+    PolicySpec("team", ("t0", "t1", "t2"), (4,), DISCRETE, True),
+    PolicySpec("prey", ("p0",), (2, 3), DISCRETE),
+)
 TURNS = make_spec(agents=2, turn_based=True, has_mask=True)
 
 
-def rollouts_of(spec: EnvironmentSpec, *, steps: int = 9, slots: int = 3, seed: int = 0, count: int = 2, memory: int | None = None) -> list[Rollout]:
+def rollouts_of(
+    spec: EnvironmentSpec,
+    *,
+    steps: int = 9,
+    slots: int = 3,
+    seed: int = 0,
+    count: int = 2,
+    memory: int | None = None,
+) -> list[Rollout]:
     generator = np.random.default_rng(seed)
     return [random_rollout(spec, steps, slots, generator, deaths=True, memory=memory) for _ in range(count)]
 
 
 def outlived_rows(rollouts: Sequence[Rollout]) -> int:
     """Count the rows in which all agents of one policy are dead or absent, of each policy."""
-    return sum(int((~part.alive[:-1].any(-1)).sum()) for rollout in rollouts for part in rollout.policies.values())
+    return sum(
+        int((~part.alive[:-1].any(-1)).sum()) for rollout in rollouts for part in rollout.policies.values()
+    )
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -53,7 +69,9 @@ def make(shape: Shape, seed: int = 0) -> Any:
 
 def arrays_of(module: torch.nn.Module) -> dict[str, FloatArray]:
     """Return a module's parameters and buffers by name, as its twin in numpy reads them."""
-    return {name: part.detach().numpy() for name, part in (*module.named_parameters(), *module.named_buffers())}
+    return {
+        name: part.detach().numpy() for name, part in (*module.named_parameters(), *module.named_buffers())
+    }
 
 
 def acting(policy: Policy, chooser: Chooser | None = None) -> NumpyPolicy:

@@ -6,11 +6,16 @@ RULES = ("rennala", "malenia", "sync", "afedpg")
 
 
 def check_stragglers(told, ranks):
-    """Efficiencies of two settings; on a busy machine all may be low, or have too few rounds, but none is above what the groups make."""
+    """Efficiencies of two settings; on a busy machine all may be low, or have too few rounds, but none is
+    above what the groups make."""
     assert told["ranks"] == ranks
     for setting in told["settings"].values():
-        assert setting["ideal_gradients_per_second"] == pytest.approx(sum(1 / time for time in setting["trajectory_seconds"]))
-        assert all(0 < setting[f"{rule}_efficiency"] < 1.2 for rule in RULES if setting[f"{rule}_efficiency"])  # short runs round
+        assert setting["ideal_gradients_per_second"] == pytest.approx(
+            sum(1 / time for time in setting["trajectory_seconds"])
+        )
+        assert all(
+            0 < setting[f"{rule}_efficiency"] < 1.2 for rule in RULES if setting[f"{rule}_efficiency"]
+        )  # short runs round
     assert told["settings"]["one_rank_10x_slower"]["sync_efficiency_expected"] == pytest.approx(0.2 / 1.1)
     assert told["afedpg_efficiency"] == told["settings"]["one_rank_10x_slower"]["afedpg_efficiency"]
 
@@ -25,9 +30,13 @@ def check_comm(told, ranks):
 
 
 def check_returns(told, target, limit):
-    """Any return is better than the target: it is reached as soon as there are 100 episodes, on ranks and in the simulator."""
+    """Any return is better than the target: it is reached as soon as there are 100 episodes, on ranks and in
+    the simulator."""
     for setting in told["settings"].values():
-        assert all(own >= 0.9 * asked for own, asked in zip(setting["measured_seconds"], setting["trajectory_seconds"], strict=True))
+        assert all(
+            own >= 0.9 * asked
+            for own, asked in zip(setting["measured_seconds"], setting["trajectory_seconds"], strict=True)
+        )
         for rule in RULES:
             assert 0 < setting[f"{rule}_seconds"] < limit
             assert 0 < setting[f"{rule}_predicted_seconds"] < limit
@@ -36,7 +45,8 @@ def check_returns(told, target, limit):
 
 
 def check_costs(told, ranks, unit):
-    """Shares of processor time and memory of the server and its learners; each group sleeps `unit` seconds for a gradient."""
+    """Shares of processor time and memory of the server and its learners; each group sleeps `unit` seconds
+    for a gradient."""
     assert (told["ranks"], set(told["rules"])) == (ranks, set(RULES))
     for figures in told["rules"].values():
         assert 0 < figures["gradients_per_second"] < 1.2 * (ranks - 1) / unit

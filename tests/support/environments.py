@@ -1,6 +1,7 @@
 """Small environments whose every number can be worked out by hand, for the tests of hpcmarl.envs.
 
-Importable by env.id, for instance tests.support.environments:Crowd. Observations tell the agent's number and the step.
+Importable by env.id, for instance tests.support.environments:Crowd. Observations tell the agent's number and
+the step.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ OBSERVATION = spaces.Box(-1000.0, 1000.0, (3,), np.float32)
 
 
 class Crowd(ParallelEnv):
-    """Agents come and go by a plan: agent -> (first step, last step, how it leaves). After the last of them the episode ends.
+    """Agents come and go by a plan: agent -> (first step, last step, how it leaves). After the last of them
+    the episode ends.
 
-    how: "terminated", "truncated", "both" (flags of the last step), "vanish" (no flag at all) or "stay" (flagged, but still listed).
-    Rewards are 1 + action + 10 * number of the agent. The seed shows in the observations.
+    how: "terminated", "truncated", "both" (flags of the last step), "vanish" (no flag at all) or "stay"
+    (flagged, but still listed). Rewards are 1 + action + 10 * number of the agent. The seed shows in the
+    observations.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"name": "crowd_v0"}
@@ -50,9 +53,17 @@ class Crowd(ParallelEnv):
 
     def step(self, actions: dict[str, Any]) -> Any:
         listed = set(self.agents)
-        rewards = {agent: 1.0 + float(action) + 10 * self.possible_agents.index(agent) for agent, action in actions.items()}
-        leaving = {agent: how for agent, (_, last, how) in self.plan.items() if last == self.time and agent in listed}
-        terminated = {agent: leaving.get(agent) in ("terminated", "both", "stay") or self._stays(agent) for agent in listed}
+        rewards = {
+            agent: 1.0 + float(action) + 10 * self.possible_agents.index(agent)
+            for agent, action in actions.items()
+        }
+        leaving = {
+            agent: how for agent, (_, last, how) in self.plan.items() if last == self.time and agent in listed
+        }
+        terminated = {
+            agent: leaving.get(agent) in ("terminated", "both", "stay") or self._stays(agent)
+            for agent in listed
+        }
         truncated = {agent: leaving.get(agent) in ("truncated", "both") for agent in listed}
         self.time += 1
         self.agents = [
@@ -77,12 +88,16 @@ class Crowd(ParallelEnv):
 
 
 class MaskedCrowd(Crowd):
-    """A Crowd whose agents may not do at step k what is k (mod 4). Raises ValueError on a forbidden action."""
+    """A Crowd whose agents may not do at step k what is k (mod 4). Raises ValueError on a forbidden
+    action."""
 
     metadata: ClassVar[dict[str, Any]] = {"name": "masked_crowd_v0"}
 
     def _told(self, infos: dict[str, Any]) -> dict[str, Any]:
-        return {agent: {**info, "action_mask": (np.arange(4) != self.time % 4).astype(np.int8)} for agent, info in infos.items()}
+        return {
+            agent: {**info, "action_mask": (np.arange(4) != self.time % 4).astype(np.int8)}
+            for agent, info in infos.items()
+        }
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         observations, infos = super().reset(seed, options)
@@ -96,9 +111,11 @@ class MaskedCrowd(Crowd):
 
 
 class Masked(ParallelEnv):
-    """Two agents whose masks come by info; component sizes (2, 3). Action k of the second component is forbidden at step k (mod 3).
+    """Two agents whose masks come by info; component sizes (2, 3). Action k of the second component is
+    forbidden at step k (mod 3).
 
-    forbid: at this step agent b is forbidden everything in the first component. Raises ValueError on a forbidden action.
+    forbid: at this step agent b is forbidden everything in the first component. Raises ValueError on a
+    forbidden action.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"name": "masked_v0"}
@@ -107,14 +124,23 @@ class Masked(ParallelEnv):
         self.possible_agents, self.forbid, self.length = ["a", "b"], forbid, length
 
     def observation_space(self, agent: str) -> spaces.Space:
-        return spaces.Dict({"kind": spaces.Discrete(2), "time": spaces.Box(0, 100, (2,), np.int64), "bits": spaces.MultiBinary(2)})
+        return spaces.Dict(
+            {
+                "kind": spaces.Discrete(2),
+                "time": spaces.Box(0, 100, (2,), np.int64),
+                "bits": spaces.MultiBinary(2),
+            }
+        )
 
     def action_space(self, agent: str) -> spaces.Space:
         return spaces.MultiDiscrete([2, 3], start=[0, 5])
 
     def _all(self) -> Any:
         bits = np.array([1, 0], np.int8)
-        observations = {agent: {"kind": np.int64(number), "time": np.array([self.time, 9]), "bits": bits} for number, agent in enumerate(self.agents)}
+        observations = {
+            agent: {"kind": np.int64(number), "time": np.array([self.time, 9]), "bits": bits}
+            for number, agent in enumerate(self.agents)
+        }
         infos = {}
         for agent in self.agents:
             second = np.ones(3, np.int8)
@@ -138,12 +164,19 @@ class Masked(ParallelEnv):
         agents = self.agents
         if over:
             self.agents = []
-        return observations, dict.fromkeys(agents, 0.0), dict.fromkeys(agents, over), dict.fromkeys(agents, False), infos
+        return (
+            observations,
+            dict.fromkeys(agents, 0.0),
+            dict.fromkeys(agents, over),
+            dict.fromkeys(agents, False),
+            infos,
+        )
 
 
 class Echo(ParallelEnv):
-    """Two agents see a number; each earns its share of 1 for each step in which it names it. Episodes of unequal lengths, 2 to 6 steps;
-    every other one is cut off (truncated) instead of ended. The seed decides all of it."""
+    """Two agents see a number; each earns its share of 1 for each step in which it names it. Episodes of
+    unequal lengths, 2 to 6 steps; every other one is cut off (truncated) instead of ended. The seed decides
+    all of it."""
 
     metadata: ClassVar[dict[str, Any]] = {"name": "echo_v0"}
 
@@ -157,7 +190,9 @@ class Echo(ParallelEnv):
         return spaces.Discrete(3)
 
     def _all(self) -> dict[str, np.ndarray]:
-        return {agent: np.eye(3, dtype=np.float32)[int(self.numbers[self.time])] for agent in self.possible_agents}
+        return {
+            agent: np.eye(3, dtype=np.float32)[int(self.numbers[self.time])] for agent in self.possible_agents
+        }
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         generator = np.random.default_rng(seed)
@@ -172,17 +207,25 @@ class Echo(ParallelEnv):
         over, everyone = self.time == self.length, list(self.agents)
         self.agents = [] if over else everyone
         rewards = {agent: right[agent] / self.length for agent in everyone}
-        ended, cut = dict.fromkeys(everyone, over and not self.cut), dict.fromkeys(everyone, over and self.cut)
+        ended, cut = (
+            dict.fromkeys(everyone, over and not self.cut),
+            dict.fromkeys(everyone, over and self.cut),
+        )
         return self._all(), rewards, ended, cut, {agent: {} for agent in everyone}
 
 
 class Recall(Echo):
-    """Echo with one number for the whole episode, seen in its first step only: without memory nobody earns more than 0.53 on average."""
+    """Echo with one number for the whole episode, seen in its first step only: without memory nobody earns
+    more than 0.53 on average."""
 
     metadata: ClassVar[dict[str, Any]] = {"name": "recall_v0"}
 
     def _all(self) -> dict[str, np.ndarray]:
-        return super()._all() if self.time == 0 else {agent: np.zeros(3, np.float32) for agent in self.possible_agents}
+        return (
+            super()._all()
+            if self.time == 0
+            else {agent: np.zeros(3, np.float32) for agent in self.possible_agents}
+        )
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         beginning = super().reset(seed, options)
@@ -194,7 +237,8 @@ class Recall(Echo):
 
 
 class Fading(ParallelEnv):
-    """A team of two for four steps, each of which earns 1 for all that are listed; agent_0 is gone after two. says: the metadata tell of that."""
+    """A team of two for four steps, each of which earns 1 for all that are listed; agent_0 is gone after two.
+    says: the metadata tell of that."""
 
     metadata: ClassVar[dict[str, Any]] = {"name": "fading_v0"}
 
@@ -221,15 +265,24 @@ class Fading(ParallelEnv):
         self.time += 1
         ends = {agent: self.time == (2 if agent == "agent_0" else 4) for agent in acted}
         self.agents = [agent for agent in acted if not ends[agent]]
-        return self._observe(), dict.fromkeys(acted, 1.0), ends, dict.fromkeys(acted, False), {agent: {} for agent in acted}
+        return (
+            self._observe(),
+            dict.fromkeys(acted, 1.0),
+            ends,
+            dict.fromkeys(acted, False),
+            {agent: {} for agent in acted},
+        )
 
 
 class Fragile(Crowd):
-    """Two agents for ten steps; raises at a step, in a reset, or shows observations of a wrong shape, every so many episodes."""
+    """Two agents for ten steps; raises at a step, in a reset, or shows observations of a wrong shape, every
+    so many episodes."""
 
     built = 0
 
-    def __init__(self, step: int = -1, reset_every: int = 0, wrong_shape: bool = False, steps: int = 10) -> None:
+    def __init__(
+        self, step: int = -1, reset_every: int = 0, wrong_shape: bool = False, steps: int = 10
+    ) -> None:
         super().__init__({"walker_0": (0, steps - 1, "truncated"), "walker_1": (0, steps - 1, "truncated")})
         self.break_at, self.reset_every, self.wrong_shape, self.resets = step, reset_every, wrong_shape, 0
         Fragile.built += 1
@@ -270,7 +323,13 @@ class NoPossibleAgents(Crowd):
         over, agents = self.time == 2, self.agents
         self.agents = [] if over else agents
         observations = {agent: self._observe(agent) for agent in agents}
-        return observations, dict.fromkeys(agents, 1.0), dict.fromkeys(agents, over), dict.fromkeys(agents, False), {}
+        return (
+            observations,
+            dict.fromkeys(agents, 1.0),
+            dict.fromkeys(agents, over),
+            dict.fromkeys(agents, False),
+            {},
+        )
 
 
 class Boxed(ParallelEnv):
@@ -295,7 +354,13 @@ class Boxed(ParallelEnv):
 
     def step(self, actions: dict[str, Any]) -> Any:
         Boxed.given.append(actions["lone_0"])
-        return {"lone_0": self.seen.sample()}, {"lone_0": 0.5}, {"lone_0": False}, {"lone_0": False}, {"lone_0": {}}
+        return (
+            {"lone_0": self.seen.sample()},
+            {"lone_0": 0.5},
+            {"lone_0": False},
+            {"lone_0": False},
+            {"lone_0": {}},
+        )
 
 
 def screen() -> Boxed:
@@ -327,12 +392,16 @@ def boxed_text() -> Boxed:
 
 
 def boxed_observing_tuple() -> Boxed:
-    return Boxed(spaces.Discrete(2), spaces.Tuple((spaces.Discrete(3, start=2), spaces.Box(-1, 1, ()), spaces.MultiDiscrete([2, 2]))))
+    return Boxed(
+        spaces.Discrete(2),
+        spaces.Tuple((spaces.Discrete(3, start=2), spaces.Box(-1, 1, ()), spaces.MultiDiscrete([2, 2]))),
+    )
 
 
 class Duel(AECEnv):
-    """Three players in turn. Each turn pays the player 1 and every other living one 0.5; action 1 kills the next living player,
-    who is paid -3; the last one alive is truncated after its next turn. Dead players still have their turn, with None."""
+    """Three players in turn. Each turn pays the player 1 and every other living one 0.5; action 1 kills the
+    next living player, who is paid -3; the last one alive is truncated after its next turn. Dead players
+    still have their turn, with None."""
 
     metadata: ClassVar[dict[str, Any]] = {"name": "duel_v0", "render_modes": []}
 
@@ -352,7 +421,10 @@ class Duel(AECEnv):
         self.agents, self.time = list(self.possible_agents), 0
         self.rewards = dict.fromkeys(self.agents, 0.0)
         self._cumulative_rewards = dict.fromkeys(self.agents, 0.0)
-        self.terminations, self.truncations = dict.fromkeys(self.agents, False), dict.fromkeys(self.agents, False)
+        self.terminations, self.truncations = (
+            dict.fromkeys(self.agents, False),
+            dict.fromkeys(self.agents, False),
+        )
         self.infos = {agent: {} for agent in self.agents}
         self.agent_selection = "p0"
 
@@ -371,7 +443,9 @@ class Duel(AECEnv):
             self.agent_selection = self._after(agent)
             return
         living = self._living()
-        self.rewards = {other: (1.0 if other == agent else 0.5 if other in living else 0.0) for other in self.agents}
+        self.rewards = {
+            other: (1.0 if other == agent else 0.5 if other in living else 0.0) for other in self.agents
+        }
         self.time += 1
         if len(living) == 1:
             self.truncations[agent] = True
@@ -387,7 +461,8 @@ class Alien:
 
 
 class Spoiled(Crowd):
-    """Two agents for eight steps; every fifth episode something is wrong at its third step (`what`), or already in the reset."""
+    """Two agents for eight steps; every fifth episode something is wrong at its third step (`what`), or
+    already in the reset."""
 
     episodes = 0
 
@@ -420,14 +495,21 @@ class Spoiled(Crowd):
 
 
 class ShortOrLong(ParallelEnv):
-    """One decision counts, the first: action 0 ends the episode at once with reward 1, action 1 ends it `steps` steps later with `reward`.
+    """One decision counts, the first: action 0 ends the episode at once with reward 1, action 1 ends it
+    `steps` steps later with `reward`.
 
-    Observations: [1, 0] where the decision is made, [0, 1] while nothing depends on what is done. One of `breaks_every` episodes raises."""
+    Observations: [1, 0] where the decision is made, [0, 1] while nothing depends on what is done. One of
+    `breaks_every` episodes raises."""
 
     metadata: ClassVar[dict[str, Any]] = {"name": "short_or_long_v0"}
 
     def __init__(self, steps: int = 10, reward: float = 2.0, breaks_every: int = 0) -> None:
-        self.possible_agents, self.steps, self.reward, self.breaks_every = ["chooser"], steps, reward, breaks_every
+        self.possible_agents, self.steps, self.reward, self.breaks_every = (
+            ["chooser"],
+            steps,
+            reward,
+            breaks_every,
+        )
 
     def observation_space(self, agent: str) -> spaces.Space:
         return spaces.Box(0.0, 1.0, (2,), np.float32)
@@ -453,7 +535,8 @@ class ShortOrLong(ParallelEnv):
 
 
 class Difference(ParallelEnv):
-    """Two agents, two rounds: each gets its own action less the other's. Nothing says that this is zero-sum."""
+    """Two agents, two rounds: each gets its own action less the other's. Nothing says that this is
+    zero-sum."""
 
     metadata: ClassVar[dict[str, Any]] = {"name": "difference_v0"}
 
@@ -467,7 +550,10 @@ class Difference(ParallelEnv):
         return spaces.Discrete(3)
 
     def _observe(self) -> dict[str, np.ndarray]:
-        return {agent: np.array([number, self.time, 0], np.float32) for number, agent in enumerate(self.possible_agents)}
+        return {
+            agent: np.array([number, self.time, 0], np.float32)
+            for number, agent in enumerate(self.possible_agents)
+        }
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         self.time, self.agents = 0, list(self.possible_agents)
@@ -480,11 +566,18 @@ class Difference(ParallelEnv):
         rewards = dict(zip(self.possible_agents, (first - second, second - first), strict=True))
         ends = dict.fromkeys(self.possible_agents, over)
         self.agents = [] if over else self.agents
-        return self._observe(), rewards, ends, dict.fromkeys(self.possible_agents, False), {agent: {} for agent in self.possible_agents}
+        return (
+            self._observe(),
+            rewards,
+            ends,
+            dict.fromkeys(self.possible_agents, False),
+            {agent: {} for agent in self.possible_agents},
+        )
 
 
 class Switching(ParallelEnv):
-    """Two agents see nothing but ones and earn an eighth for each of eight steps in which they do not repeat their last action.
+    """Two agents see nothing but ones and earn an eighth for each of eight steps in which they do not repeat
+    their last action.
 
     An agent that does not know its last action has no better policy than one that switches by chance."""
 
@@ -501,14 +594,22 @@ class Switching(ParallelEnv):
         return spaces.Discrete(2)
 
     def _all(self) -> Any:
-        return {agent: np.ones(1, np.float32) for agent in self.possible_agents}, {agent: {} for agent in self.possible_agents}
+        return {agent: np.ones(1, np.float32) for agent in self.possible_agents}, {
+            agent: {} for agent in self.possible_agents
+        }
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        self.agents, self.time, self.last = list(self.possible_agents), 0, dict.fromkeys(self.possible_agents, -1)
+        self.agents, self.time, self.last = (
+            list(self.possible_agents),
+            0,
+            dict.fromkeys(self.possible_agents, -1),
+        )
         return self._all()
 
     def step(self, actions: dict[str, Any]) -> Any:
-        rewards = {agent: float(int(action) != self.last[agent]) / self.STEPS for agent, action in actions.items()}
+        rewards = {
+            agent: float(int(action) != self.last[agent]) / self.STEPS for agent, action in actions.items()
+        }
         self.last = {agent: int(action) for agent, action in actions.items()}
         self.time += 1
         over, everyone = self.time == self.STEPS, list(self.agents)

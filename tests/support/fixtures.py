@@ -52,7 +52,9 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_ID"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("hpcmarl.roles.entry.enter_world", lambda: 1)  # also where a test pretends that there is a launcher
+    monkeypatch.setattr(
+        "hpcmarl.roles.entry.enter_world", lambda: 1
+    )  # also where a test pretends that there is a launcher
     (tmp_path / "tiny.yaml").write_text(CONFIG)
     return tmp_path
 
@@ -83,7 +85,10 @@ def started(monkeypatch):
     return calls
 
 
-SUBMITTED = "name: tiny\nseed: 3\nenv: {id: a.b}\nstop: {updates: 3}\nslurm: {partition: long, options: [--exclusive]}\n"
+SUBMITTED = (
+    "name: tiny\nseed: 3\nenv: {id: a.b}\nstop: {updates: 3}\nslurm: {partition: long, options: "
+    "[--exclusive]}\n"
+)
 
 
 @pytest.fixture
@@ -100,7 +105,9 @@ def login_node(tmp_path, monkeypatch):
 def shard(tmp_path):
     """A shard of one rollout of 20 steps and 4 slots."""
     generator = np.random.default_rng(3)
-    writer = TrajectoryWriter(tmp_path / "run", make_spec(), TrajectoriesConfig(), rank=0, role="actor", host="h", attributes={})
+    writer = TrajectoryWriter(
+        tmp_path / "run", make_spec(), TrajectoriesConfig(), rank=0, role="actor", host="h", attributes={}
+    )
     writer.append(random_rollout(make_spec(), 20, 4, generator))
     writer.close()
     return list_shards(tmp_path / "run")[0]
@@ -119,7 +126,12 @@ def small_disk(tmp_path):
     """A file system of 32 MB of its own: small enough to fill up, too large for the runs here to do so."""
     place = tmp_path / "disk"
     place.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(place)], capture_output=True).returncode:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(place)], capture_output=True
+        ).returncode
+    ):
         pytest.skip("needs root and the right to mount a small tmpfs")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
@@ -144,7 +156,8 @@ def product_timing(monkeypatch):
 
 @pytest.fixture(scope="session")
 def quick_compiler():
-    """Have JAX compile SMAX without optimisation, if nothing has loaded JAX before: compiling takes most of these tests' time."""
+    """Have JAX compile SMAX without optimisation, if nothing has loaded JAX before: compiling takes most of
+    these tests' time."""
     if importlib.util.find_spec("jaxmarl") is None or "jax" in sys.modules:
         return
     from hpcmarl.envs.smax_maps import load

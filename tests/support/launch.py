@@ -1,4 +1,5 @@
-"""Starts MPI ranks for tests: a hard time limit, everything of the job ended afterwards, nothing left behind unnoticed."""
+"""Starts MPI ranks for tests: a hard time limit, everything of the job ended afterwards, nothing left behind
+unnoticed."""
 
 from __future__ import annotations
 
@@ -20,11 +21,15 @@ from hpcmarl.launch.mpiexec import command_line, program_of, session_members
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / "tests" / "mpi" / "programs"
 MPICH_PYTHON = os.environ.get("HPCMARL_MPICH_PYTHON", "")
-needs_mpich = pytest.mark.skipif(not MPICH_PYTHON, reason="set HPCMARL_MPICH_PYTHON (tools/test makes that environment)")
+needs_mpich = pytest.mark.skipif(
+    not MPICH_PYTHON, reason="set HPCMARL_MPICH_PYTHON (tools/test makes that environment)"
+)
 ranks_take_seconds = pytest.mark.slow("each MPI rank takes two seconds of a core to start")
 LIBRARIES = ["openmpi", pytest.param("mpich", marks=needs_mpich)]
 
-SCRATCH = tempfile.TemporaryDirectory(prefix="hpcmarl-tests-", ignore_cleanup_errors=True)  # removed when the tests end
+SCRATCH = tempfile.TemporaryDirectory(
+    prefix="hpcmarl-tests-", ignore_cleanup_errors=True
+)  # removed when the tests end
 ON_THEIR_WAY_OUT = 5.0  # seconds that a busy machine may take to end processes that were killed
 HOROVOD = find_spec("horovod") is not None
 needs_horovod = pytest.mark.skipif(not HOROVOD, reason="Horovod is not installed: run tools/install_horovod")
@@ -32,7 +37,8 @@ needs_horovod = pytest.mark.skipif(not HOROVOD, reason="Horovod is not installed
 
 @dataclass
 class Job:
-    """What a finished job left: exit code, both outputs as one text, seconds in all and from the first error line to the end."""
+    """What a finished job left: exit code, both outputs as one text, seconds in all and from the first error
+    line to the end."""
 
     code: int
     text: str
@@ -51,8 +57,12 @@ def mpi_command(library: str, ranks: int, command: Sequence[str]) -> tuple[list[
     environment = dict(os.environ)
     environment["PATH"] = f"{Path(python_of(library)).parent}{os.pathsep}{environment['PATH']}"
     mpiexec = Path(python_of(library)).parent / "mpiexec"
-    program = program_of(mpiexec, subprocess.run([mpiexec, "--version"], capture_output=True, text=True, check=True).stdout)
-    start, extra = command_line(ranks, program, environment, os.geteuid() == 0, tempfile.mkdtemp(dir=SCRATCH.name))
+    program = program_of(
+        mpiexec, subprocess.run([mpiexec, "--version"], capture_output=True, text=True, check=True).stdout
+    )
+    start, extra = command_line(
+        ranks, program, environment, os.geteuid() == 0, tempfile.mkdtemp(dir=SCRATCH.name)
+    )
     return [*start, *command], environment | extra
 
 
@@ -63,11 +73,19 @@ def run(
     cwd: Path | None = None,
     meanwhile: Callable[[int], object] = id,
 ) -> Job:
-    """Run a command in a session of its own; past the limit it is killed and the test fails with what it had printed.
+    """Run a command in a session of its own; past the limit it is killed and the test fails with what it had
+    printed.
 
     `meanwhile` is called again and again with the session's number."""
     began = time.monotonic()
-    process = subprocess.Popen(list(command), env=environment, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    process = subprocess.Popen(
+        list(command),
+        env=environment,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
     killer = subprocess.Popen(["sleep", str(limit)])
     text, first_error = "", None
     try:
@@ -116,7 +134,9 @@ def run_train(
     meanwhile: Callable[[int], object] = id,
 ) -> Job:
     """`hpcmarl train` joined by ranks that mpiexec started."""
-    command, environment = mpi_command(library, ranks, [python_of(library), "-m", "hpcmarl", "train", str(config), *arguments])
+    command, environment = mpi_command(
+        library, ranks, [python_of(library), "-m", "hpcmarl", "train", str(config), *arguments]
+    )
     return run(command, environment, limit, cwd, meanwhile)
 
 

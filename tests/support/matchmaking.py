@@ -11,4 +11,6 @@ def section(**keys):
 
 
 def chances(mixture):
-    return {SELF: mixture.self_share} | dict(zip(mixture.snapshots.tolist(), mixture.weights.tolist(), strict=True))
+    return {SELF: mixture.self_share} | dict(
+        zip(mixture.snapshots.tolist(), mixture.weights.tolist(), strict=True)
+    )

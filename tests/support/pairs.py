@@ -1,4 +1,5 @@
-"""Few combinations that have every pair: what goes wrong does so, nearly always, by one setting or by two that meet."""
+"""Few combinations that have every pair: what goes wrong does so, nearly always, by one setting or by two
+that meet."""
 
 from __future__ import annotations
 
@@ -8,15 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 
-def pairs_of(rows: Sequence[Sequence[str]], names: Sequence[str]) -> set[tuple[tuple[str, str], tuple[str, str]]]:
+def pairs_of(
+    rows: Sequence[Sequence[str]], names: Sequence[str]
+) -> set[tuple[tuple[str, str], tuple[str, str]]]:
     """Return the pairs ((factor, value), (factor, value)) that the rows have."""
     return {pair for row in rows for pair in itertools.combinations(zip(names, row, strict=True), 2)}
 
 
-def choose(factors: Mapping[str, Sequence[str]], allowed: Callable[[Mapping[str, str]], bool]) -> list[dict[str, str]]:
+def choose(
+    factors: Mapping[str, Sequence[str]], allowed: Callable[[Mapping[str, str]], bool]
+) -> list[dict[str, str]]:
     """Choose combinations that have every pair of values which any allowed combination has.
 
-    The one that adds most new pairs is taken, again and again. Equals are taken in an order that is drawn once, always the same.
+    The one that adds most new pairs is taken, again and again. Equals are taken in an order that is drawn
+    once, always the same.
 
     Args:
         factors: Values by name.
@@ -25,7 +31,17 @@ def choose(factors: Mapping[str, Sequence[str]], allowed: Callable[[Mapping[str,
     names = list(factors)
     rows = np.array([row for row in itertools.product(*map(range, map(len, factors.values())))], np.int64)
     values = list(factors.values())
-    rows = rows[[allowed({name: values[place][index] for place, (name, index) in enumerate(zip(names, row, strict=True))}) for row in rows]]
+    rows = rows[
+        [
+            allowed(
+                {
+                    name: values[place][index]
+                    for place, (name, index) in enumerate(zip(names, row, strict=True))
+                }
+            )
+            for row in rows
+        ]
+    ]
     np.random.default_rng(0).shuffle(rows)
     columns = [
         (rows[:, left] == first) & (rows[:, right] == second)
@@ -38,5 +54,10 @@ def choose(factors: Mapping[str, Sequence[str]], allowed: Callable[[Mapping[str,
     while missing.any():
         best = int(np.argmax(has @ missing))
         missing &= 1 - has[best]
-        chosen.append({name: values[place][index] for place, (name, index) in enumerate(zip(names, rows[best], strict=True))})
+        chosen.append(
+            {
+                name: values[place][index]
+                for place, (name, index) in enumerate(zip(names, rows[best], strict=True))
+            }
+        )
     return chosen

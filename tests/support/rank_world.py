@@ -1,7 +1,8 @@
-"""Real ranks that many tests share: one mpiexec that runs a list of checks in turn (tests/mpi/serve_checks.py).
+"""Real ranks that many tests share: one mpiexec that runs a list of checks in turn
+(tests/mpi/serve_checks.py).
 
-Each check's outcome is read as soon as it is there, so that a test lasts as long as its check. Where a check fails, its world ends; the
-checks after it run in a new one.
+Each check's outcome is read as soon as it is there, so that a test lasts as long as its check. Where a check
+fails, its world ends; the checks after it run in a new one.
 """
 
 from __future__ import annotations
@@ -47,28 +48,46 @@ class RankWorld:
         while not (folder / "passed").exists():
             if self._process is None:
                 self._start(self.checks[self.checks.index(name) :])
-            elif self._process.poll() is not None or list(folder.glob("*.failed")) or time.monotonic() > deadline:
+            elif (
+                self._process.poll() is not None
+                or list(folder.glob("*.failed"))
+                or time.monotonic() > deadline
+            ):
                 time.sleep(10 * POLL_SECONDS)  # other ranks may be writing theirs
                 self.close()
-                reasons = [f"rank {path.stem}:\n{path.read_text()}" for path in sorted(folder.glob("*.failed"))]
-                pytest.fail("\n".join(reasons) or f"the world ended or took longer than {LIMIT_SECONDS:g} s:\n{self._end_of_output()}")
+                reasons = [
+                    f"rank {path.stem}:\n{path.read_text()}" for path in sorted(folder.glob("*.failed"))
+                ]
+                pytest.fail(
+                    "\n".join(reasons)
+                    or f"the world ended or took longer than {LIMIT_SECONDS:g} s:\n{self._end_of_output()}"
+                )
             time.sleep(POLL_SECONDS)
 
     def _start(self, names: Sequence[str]) -> None:
         command, environment = mpi_command(
-            self.library, self.ranks, [python_of(self.library), "-m", "tests.mpi.serve_checks", str(self.directory), *names]
+            self.library,
+            self.ranks,
+            [python_of(self.library), "-m", "tests.mpi.serve_checks", str(self.directory), *names],
         )
         environment["PYTHONPATH"] = str(ROOT)
         with self._output.open("ab") as output:
             self._process = subprocess.Popen(
-                command, env=environment, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                command,
+                env=environment,
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
 
     def _end_of_output(self) -> str:
         return self._output.read_text(errors="replace")[-4000:]
 
     def close(self) -> None:
-        """End the world; the next check starts another one. Where all checks have passed it ends by itself, and leaves no files behind."""
+        """End the world; the next check starts another one. Where all checks have passed it ends by itself,
+        and leaves no files behind."""
         if self._process is not None:
             if (self.directory / self.checks[-1] / "passed").exists():
                 with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,4 +1,5 @@
-"""Gradients that a run's server was given, recorded, and played again: to an engine, or to replicas that sum among themselves."""
+"""Gradients that a run's server was given, recorded, and played again: to an engine, or to replicas that sum
+among themselves."""
 
 from __future__ import annotations
 
@@ -44,19 +45,30 @@ class Trace:
         """To a file for other processes."""
         rows = [(each.group, each.version, each.count) for each in self.gradients]
         vectors = np.array([each.vector for each in self.gradients])
-        np.savez(path, rule=self.rule, groups=self.groups, batch=self.batch, rows=rows, vectors=vectors, start=self.start)
+        np.savez(
+            path,
+            rule=self.rule,
+            groups=self.groups,
+            batch=self.batch,
+            rows=rows,
+            vectors=vectors,
+            start=self.start,
+        )
 
 
 def load_trace(path: str) -> Trace:
     """What `save` wrote."""
     held = np.load(path)
     rows = zip(held["rows"].tolist(), held["vectors"], strict=True)
-    gradients = [Gradient(group, version, count, vector, 0, 0, 0.0) for (group, version, count), vector in rows]
+    gradients = [
+        Gradient(group, version, count, vector, 0, 0, 0.0) for (group, version, count), vector in rows
+    ]
     return Trace(str(held["rule"]), int(held["groups"]), int(held["batch"]), gradients, held["start"])
 
 
 def record(directory: Path, rule: str, groups: int, batch: int, updates: int = 6) -> Trace:
-    """Train with a server on virtual ranks, one learner a group without actors, and keep what reaches the rule."""
+    """Train with a server on virtual ranks, one learner a group without actors, and keep what reaches the
+    rule."""
     trace = Trace(rule, groups, batch, [], np.empty(0))
     handle = Engine.on_gradient
 
@@ -65,9 +77,21 @@ def record(directory: Path, rule: str, groups: int, batch: int, updates: int = 6
         trace.gradients.append(replace(gradient, vector=np.array(gradient.vector)))
         return handle(engine, gradient)
 
-    changes = (f"rounds.rule={rule}", f"rounds.batch={batch}", f"topology.groups={groups}", f"stop.updates={updates}")
+    changes = (
+        f"rounds.rule={rule}",
+        f"rounds.batch={batch}",
+        f"topology.groups={groups}",
+        f"stop.updates={updates}",
+    )
     with mock.patch.object(Engine, "on_gradient", keep):
-        run_world(groups + 1, directory, *changes, "topology.actors_per_learner=0", "topology.server=dedicated", order=4)
+        run_world(
+            groups + 1,
+            directory,
+            *changes,
+            "topology.actors_per_learner=0",
+            "topology.server=dedicated",
+            order=4,
+        )
     return trace
 
 
@@ -75,7 +99,11 @@ def new_optimizer(trace: Trace, dtype: Any) -> Optimizer:
     """At the start of the trace; the first half of the parameters is two actors, the second a critic."""
     size = trace.start.size
     places = (slice(0, size // 4), slice(size // 4, size // 2), slice(size // 2, size))
-    parts = [Part("one", "actor", places[0]), Part("other", "actor", places[1]), Part("other", "critic", places[2])]
+    parts = [
+        Part("one", "actor", places[0]),
+        Part("other", "actor", places[1]),
+        Part("other", "critic", places[2]),
+    ]
     return make_optimizer(OPTIMIZERS[trace.rule], trace.start.astype(dtype), parts)
 
 
@@ -91,7 +119,9 @@ def server_result(trace: Trace, dtype: Any) -> np.ndarray:
 def new_replica(trace: Trace, group: int, start_sum: Any, dtype: Any) -> Replica:
     """A learner's replica outside a run."""
     context: Any = SimpleNamespace(
-        transport=SimpleNamespace(start_sum=start_sum), rule=trace.new_rule, optimizer=lambda _: new_optimizer(trace, dtype)
+        transport=SimpleNamespace(start_sum=start_sum),
+        rule=trace.new_rule,
+        optimizer=lambda _: new_optimizer(trace, dtype),
     )
     algorithm: Any = SimpleNamespace(size=trace.start.size)
     return Replica(context, algorithm, group)

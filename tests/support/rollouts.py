@@ -9,7 +9,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hpcmarl.types import ActionSpace, Array, BoolArray, EnvironmentSpec, FloatArray, PolicyRollout, PolicySpec, Rollout
+from hpcmarl.types import (
+    ActionSpace,
+    Array,
+    BoolArray,
+    EnvironmentSpec,
+    FloatArray,
+    PolicyRollout,
+    PolicySpec,
+    Rollout,
+)
 
 DISCRETE = ActionSpace("discrete", (5,))
 MULTI_DISCRETE = ActionSpace("multi_discrete", (3, 4))
@@ -24,9 +33,12 @@ def make_spec(
     state_size: int | None = 7,
     turn_based: bool = False,
 ) -> EnvironmentSpec:
-    """A specification of the given policies, or else of one policy "agent" with `agents` agents that see 6 numbers."""
+    """A specification of the given policies, or else of one policy "agent" with `agents` agents that see 6
+    numbers."""
     if not policies:
-        policies = (PolicySpec("agent", tuple(f"agent_{index}" for index in range(agents)), (6,), action, has_mask),)
+        policies = (
+            PolicySpec("agent", tuple(f"agent_{index}" for index in range(agents)), (6,), action, has_mask),
+        )
     return EnvironmentSpec("tests.random", policies, state_size, turn_based)
 
 
@@ -40,11 +52,15 @@ def random_mask(space: ActionSpace, shape: tuple[int, ...], generator: np.random
     return np.concatenate(parts, axis=-1) if parts else np.zeros((*shape, 0), bool)
 
 
-def random_action(space: ActionSpace, shape: tuple[int, ...], generator: np.random.Generator, mask: BoolArray | None = None) -> Array:
+def random_action(
+    space: ActionSpace, shape: tuple[int, ...], generator: np.random.Generator, mask: BoolArray | None = None
+) -> Array:
     """Actions [*shape, *space.shape] inside the bounds and the mask."""
     if space.kind == "continuous":
         low, high = np.asarray(space.low), np.asarray(space.high)
-        return (low + (high - low) * generator.uniform(0.02, 0.98, (*shape, space.sizes[0]))).astype(np.float32)
+        return (low + (high - low) * generator.uniform(0.02, 0.98, (*shape, space.sizes[0]))).astype(
+            np.float32
+        )
     columns, start = [], 0
     for size in space.sizes:
         score = generator.random((*shape, size))
@@ -69,8 +85,9 @@ def random_rollout(
 ) -> Rollout:
     """A rollout of `steps` steps (T) of `slots` slots (E); episodes end at random steps.
 
-    deaths: agents die (or stay absent from an episode's start) at random. truncations: half of the ends are truncations.
-    memory: width of a recurrent memory before step 0. whole_episode: one episode from its first to its last step.
+    deaths: agents die (or stay absent from an episode's start) at random. truncations: half of the ends are
+    truncations. memory: width of a recurrent memory before step 0. whole_episode: one episode from its first
+    to its last step.
     """
     end = (generator.random((steps, slots)) < (0.0 if whole_episode else end_rate)).astype(np.uint8)
     if whole_episode:
@@ -87,7 +104,9 @@ def random_rollout(
     for policy in spec.policies:
         alive = living[:, :, first : first + len(policy.agents)]
         first += len(policy.agents)
-        policies[policy.name] = _policy_rollout(policy, alive, end, final_index, generator, memory, spec.turn_based)
+        policies[policy.name] = _policy_rollout(
+            policy, alive, end, final_index, generator, memory, spec.turn_based
+        )
     has_state = spec.state_size is not None
     return Rollout(
         policies=policies,
@@ -104,19 +123,27 @@ def random_rollout(
     )
 
 
-def _living(start: BoolArray, agents: int, generator: np.random.Generator, deaths: bool, turn_based: bool) -> BoolArray:
+def _living(
+    start: BoolArray, agents: int, generator: np.random.Generator, deaths: bool, turn_based: bool
+) -> BoolArray:
     """Who acts, [T+1, E, agents]: taking turns, or from an episode's start until death."""
     rows, slots = start.shape
     alive = np.ones((rows, slots, agents), bool)
     if turn_based:
         turn = generator.integers(agents, size=slots)
         for row in range(rows):
-            turn = np.where(generator.random(slots) < 0.1, turn, (turn + 1) % agents)  # sometimes a player moves twice
+            turn = np.where(
+                generator.random(slots) < 0.1, turn, (turn + 1) % agents
+            )  # sometimes a player moves twice
             alive[row] = np.arange(agents) == turn[:, None]
     elif deaths:
         now = np.ones((slots, agents), bool)
         for row in range(rows):
-            now = np.where(start[row][:, None], generator.random((slots, agents)) < 0.9, now & (generator.random((slots, agents)) < 0.85))
+            now = np.where(
+                start[row][:, None],
+                generator.random((slots, agents)) < 0.9,
+                now & (generator.random((slots, agents)) < 0.85),
+            )
             alive[row] = now
     return alive
 
@@ -173,12 +200,14 @@ def written_rollout(
     action: Mapping[str, Array] | None = None,
     logp: Mapping[str, Array] | None = None,
 ) -> Rollout:
-    """A rollout of one unroll or several whose rewards, deaths and ends are given, for results that are known in closed form.
+    """A rollout of one unroll or several whose rewards, deaths and ends are given, for results that are known
+    in closed form.
 
-    Observations and states are the row's number, one-hot; a truncated episode's last ones are those of the row after. Agents that act and do not
-    live on have died. Behaviour is uniform unless given.
+    Observations and states are the row's number, one-hot; a truncated episode's last ones are those of the
+    row after. Agents that act and do not live on have died. Behaviour is uniform unless given.
 
-    alive: policy -> [T+1, E, N]; reward: policy -> [T, E, N]; end [T, E]; action, logp: policy -> [T, E, N], default 0 and log(1/A).
+    alive: policy -> [T+1, E, N]; reward: policy -> [T, E, N]; end [T, E]; action, logp: policy -> [T, E, N],
+        default 0 and log(1/A).
     """
     steps, slots = end.shape
     final_index = np.argwhere(end == 2).astype(np.int32)

@@ -1,7 +1,8 @@
-"""Small cooperative games whose optimum is found by enumeration: what tests/runs/test_known_problems.py has every algorithm solve.
+"""Small cooperative games whose optimum is found by enumeration: what tests/runs/test_known_problems.py has
+every algorithm solve.
 
-Each game's only chance is its start, one of `starts` equally likely ones. Rewards are common: all agents that are listed get the same.
-Importable by env.id, for instance tests.support.small_games:Leaving.
+Each game's only chance is its start, one of `starts` equally likely ones. Rewards are common: all agents that
+are listed get the same. Importable by env.id, for instance tests.support.small_games:Leaving.
 """
 
 from __future__ import annotations
@@ -55,7 +56,13 @@ class SmallGame(ParallelEnv):
         # an agent that stays is seen again; one that leaves has ended, whether the others go on or not
         ends = {agent: agent not in going_on for agent in acted}
         listed = [agent for agent in self.possible_agents if agent in acted or agent in going_on]
-        return self._observations(listed), dict.fromkeys(acted, reward), ends, dict.fromkeys(acted, False), {agent: {} for agent in listed}
+        return (
+            self._observations(listed),
+            dict.fromkeys(acted, reward),
+            ends,
+            dict.fromkeys(acted, False),
+            {agent: {} for agent in listed},
+        )
 
     def _observations(self, agents: list[str]) -> dict[str, np.ndarray]:
         return {agent: np.array(self.see(agent), np.float32) for agent in agents}
@@ -74,7 +81,8 @@ class SmallGame(ParallelEnv):
 
 
 class Leaving(SmallGame):
-    """Each step pays 1 with both agents there and `alone` with one. Action 1 leaves, that step included; `movable` agents can, the first ones.
+    """Each step pays 1 with both agents there and `alone` with one. Action 1 leaves, that step included;
+    `movable` agents can, the first ones.
 
     The episode ends after five steps, or when nobody is left.
     """
@@ -95,12 +103,17 @@ class Leaving(SmallGame):
         return [float(number == 0), float(number == 1), self.time / self.length, float(len(self.agents) < 2)]
 
     def play(self, actions: dict[str, int]) -> tuple[float, list[str]]:
-        stay = [agent for agent, action in actions.items() if action == 0 or self.possible_agents.index(agent) >= self.movable]
+        stay = [
+            agent
+            for agent, action in actions.items()
+            if action == 0 or self.possible_agents.index(agent) >= self.movable
+        ]
         return (1.0 if len(actions) == 2 else self.alone), (stay if self.time + 1 < self.length else [])
 
 
 class Lock(SmallGame):
-    """Two agents of unlike spaces see a number each, out of two and of three; one step, paid 1 if both name their own."""
+    """Two agents of unlike spaces see a number each, out of two and of three; one step, paid 1 if both name
+    their own."""
 
     possible_agents: ClassVar[list[str]] = ["pair", "triple"]
     sizes: ClassVar[tuple[int, ...]] = (2, 3)
@@ -122,8 +135,9 @@ class Lock(SmallGame):
 class Relay(SmallGame):
     """The first agent is alone for two steps; the second comes for the last two; the third never does.
 
-    The first one's first action opens the gate (it must name the number that it sees), or is paid 0.5 at once. With an open gate each of
-    the second one's steps pays 1 if it names the number, with a closed one 0.25; else nothing.
+    The first one's first action opens the gate (it must name the number that it sees), or is paid 0.5 at
+    once. With an open gate each of the second one's steps pays 1 if it names the number, with a closed one
+    0.25; else nothing.
     """
 
     possible_agents: ClassVar[list[str]] = ["first", "second", "third"]
@@ -136,7 +150,13 @@ class Relay(SmallGame):
         return ["first"]
 
     def see(self, agent: str) -> list[float]:
-        return [float(self.start == 0), float(self.start == 1), float(agent == "first"), float(self.time == 0), float(self.open)]
+        return [
+            float(self.start == 0),
+            float(self.start == 1),
+            float(agent == "first"),
+            float(self.time == 0),
+            float(self.open),
+        ]
 
     def play(self, actions: dict[str, int]) -> tuple[float, list[str]]:
         later = [] if self.time == 3 else ["first", "second"] if self.time >= 1 else ["first"]
@@ -148,7 +168,8 @@ class Relay(SmallGame):
 
 
 class Delayed(SmallGame):
-    """One agent, five steps, of which the first decides: action 0 is paid 0.5 at once, action 1 is paid 1 in the last step."""
+    """One agent, five steps, of which the first decides: action 0 is paid 0.5 at once, action 1 is paid 1 in
+    the last step."""
 
     possible_agents: ClassVar[list[str]] = ["chooser"]
     sizes: ClassVar[tuple[int, ...]] = (6,)
@@ -171,7 +192,8 @@ class Delayed(SmallGame):
 
 
 class Remember(SmallGame):
-    """One agent sees a number in the first of three steps, nothing in the others, and is paid 1 in the last one if it names it."""
+    """One agent sees a number in the first of three steps, nothing in the others, and is paid 1 in the last
+    one if it names it."""
 
     possible_agents: ClassVar[list[str]] = ["rememberer"]
     sizes: ClassVar[tuple[int, ...]] = (2,)
@@ -186,7 +208,10 @@ class Remember(SmallGame):
         return [float(self.time == 0 and self.start == number) for number in range(2)]
 
     def state(self) -> np.ndarray:
-        return np.array([self.start == 0, self.start == 1, *(self.time == step for step in range(self.length + 1))], np.float32)
+        return np.array(
+            [self.start == 0, self.start == 1, *(self.time == step for step in range(self.length + 1))],
+            np.float32,
+        )
 
     def play(self, actions: dict[str, int]) -> tuple[float, list[str]]:
         last = self.time == self.length - 1
@@ -291,24 +316,39 @@ def random_return(env: Any) -> float:
 
 
 def additive_fit(payoff: list[list[float]]) -> np.ndarray:
-    """Return the nearest matrix, in squares, whose entries are sums of a row's and a column's number: what VDN makes of uniform play."""
+    """Return the nearest matrix, in squares, whose entries are sums of a row's and a column's number: what
+    VDN makes of uniform play."""
     matrix = np.array(payoff, np.float64)
     rows, columns = matrix.shape
-    design = np.array([[*np.eye(rows)[row], *np.eye(columns)[column]] for row, column in itertools.product(range(rows), range(columns))])
+    design = np.array(
+        [
+            [*np.eye(rows)[row], *np.eye(columns)[column]]
+            for row, column in itertools.product(range(rows), range(columns))
+        ]
+    )
     solution = np.linalg.lstsq(design, matrix.ravel(), rcond=None)[0]
     return (design @ solution).reshape(matrix.shape)
 
 
 def monotonic_fit(payoff: list[list[float]]) -> np.ndarray:
-    """Return the nearest matrix, in squares, that rises with a row's and a column's number, whatever these are: QMIX's of uniform play.
+    """Return the nearest matrix, in squares, that rises with a row's and a column's number, whatever these
+    are: QMIX's of uniform play.
 
-    For each order of rows and of columns a matrix that rises along both is a constant and a sum of upper sets, each weighed by 0 or more.
+    For each order of rows and of columns a matrix that rises along both is a constant and a sum of upper
+    sets, each weighed by 0 or more.
     """
     matrix = np.array(payoff, np.float64)
     rows, columns = matrix.shape
     # in an upper set each row has the columns from its border on, and borders never rise from row to row
-    borders = [border for border in itertools.product(range(columns + 1), repeat=rows) if all(a >= b for a, b in itertools.pairwise(border))]
-    sets = np.array([[[column >= first for column in range(columns)] for first in border] for border in borders], np.float64)
+    borders = [
+        border
+        for border in itertools.product(range(columns + 1), repeat=rows)
+        if all(a >= b for a, b in itertools.pairwise(border))
+    ]
+    sets = np.array(
+        [[[column >= first for column in range(columns)] for first in border] for border in borders],
+        np.float64,
+    )
     # all entries are a set, too: with its negative there is any constant
     design = np.concatenate([sets.reshape(-1, matrix.size), -np.ones((1, matrix.size))]).T
     best, least = matrix, np.inf
@@ -323,12 +363,16 @@ def monotonic_fit(payoff: list[list[float]]) -> np.ndarray:
 
 
 def gradient_ascent(payoff: list[list[float]], steps: int = 2000, step_size: float = 0.05) -> float:
-    """Return the mean payoff after exact gradient ascent in the logits of two independent softmax policies, from uniform play."""
+    """Return the mean payoff after exact gradient ascent in the logits of two independent softmax policies,
+    from uniform play."""
     matrix = np.array(payoff, np.float64)
     logits = [np.zeros(size) for size in matrix.shape]
     for _ in range(steps):
         row, column = (np.exp(own - own.max()) / np.exp(own - own.max()).sum() for own in logits)
         gains = matrix @ column, row @ matrix
-        logits = [own + step_size * chances * (gain - chances @ gain) for own, chances, gain in zip(logits, (row, column), gains, strict=True)]
+        logits = [
+            own + step_size * chances * (gain - chances @ gain)
+            for own, chances, gain in zip(logits, (row, column), gains, strict=True)
+        ]
     row, column = (np.exp(own - own.max()) / np.exp(own - own.max()).sum() for own in logits)
     return float(row @ matrix @ column)

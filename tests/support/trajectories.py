@@ -21,7 +21,11 @@ def with_episodes(rollout: Rollout, generator: np.random.Generator) -> Rollout:
         counts[slot] += 1
         value = float(generator.normal())
         returns = {name: value + place for place, name in enumerate(rollout.policies)}
-        episodes.append(Episode(int(rollout.slots[slot]), index, 1, value, returns, bool(rollout.episode_end[step, slot] == 1)))
+        episodes.append(
+            Episode(
+                int(rollout.slots[slot]), index, 1, value, returns, bool(rollout.episode_end[step, slot] == 1)
+            )
+        )
     return replace(rollout, episodes=episodes)
 
 
@@ -35,7 +39,9 @@ def slow_segments(rollout: Rollout) -> list[dict]:
             end = rollout.episode_end[step, slot]
             if not end and step < rollout.steps - 1:
                 continue
-            finals = [k for k, (at, where) in enumerate(rollout.final_index.tolist()) if (at, where) == (step, slot)]
+            finals = [
+                k for k, (at, where) in enumerate(rollout.final_index.tolist()) if (at, where) == (step, slot)
+            ]
             segment = {
                 "slot": int(rollout.slots[slot]),
                 "episode": episode,
@@ -48,11 +54,23 @@ def slow_segments(rollout: Rollout) -> list[dict]:
                 "final": {},
             }
             for name, policy in rollout.policies.items():
-                after = policy.obs[step + 1, slot] if not end else policy.final_obs[finals[0]] if end == 2 else np.zeros_like(policy.obs[0, 0])
+                after = (
+                    policy.obs[step + 1, slot]
+                    if not end
+                    else policy.final_obs[finals[0]]
+                    if end == 2
+                    else np.zeros_like(policy.obs[0, 0])
+                )
                 segment["final"][name] = after
             if rollout.state is not None:
                 state, final = rollout.state, rollout.final_state
-                segment["final"]["env"] = state[step + 1, slot] if not end else final[finals[0]] if end == 2 else np.zeros_like(state[0, 0])
+                segment["final"]["env"] = (
+                    state[step + 1, slot]
+                    if not end
+                    else final[finals[0]]
+                    if end == 2
+                    else np.zeros_like(state[0, 0])
+                )
             segments.append(segment)
             first, episode = step + 1, episode + 1
     return segments
@@ -90,11 +108,19 @@ def check_segments(files, rollouts):
                 np.testing.assert_array_equal(values[rows], own, err_msg=key)
             assert ("action_mask" in columns) == (policy.action_mask is not None)
             np.testing.assert_array_equal(data[f"final/{name}"]["obs"][place], segment["final"][name])
-            np.testing.assert_equal(data[f"final/{name}"]["episode_return"][place], segment["return"] + number)
-        np.testing.assert_array_equal(data["steps/env"]["episode_end"][rows], rollout.episode_end[first:stop, segment["column"]])
-        np.testing.assert_array_equal(data["steps/env"]["episode_start"][rows], rollout.episode_start[first:stop, segment["column"]])
+            np.testing.assert_equal(
+                data[f"final/{name}"]["episode_return"][place], segment["return"] + number
+            )
+        np.testing.assert_array_equal(
+            data["steps/env"]["episode_end"][rows], rollout.episode_end[first:stop, segment["column"]]
+        )
+        np.testing.assert_array_equal(
+            data["steps/env"]["episode_start"][rows], rollout.episode_start[first:stop, segment["column"]]
+        )
         if rollout.state is not None:
-            np.testing.assert_array_equal(data["steps/env"]["state"][rows], rollout.state[first:stop, segment["column"]])
+            np.testing.assert_array_equal(
+                data["steps/env"]["state"][rows], rollout.state[first:stop, segment["column"]]
+            )
             np.testing.assert_array_equal(data["final/env"]["state"][place], segment["final"]["env"])
 
 

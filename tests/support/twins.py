@@ -1,4 +1,5 @@
-"""Plays environments through hpcmarl.envs with random actions, and against an independent rollout (the slow twin).
+"""Plays environments through hpcmarl.envs with random actions, and against an independent rollout (the slow
+twin).
 
 Used by the tests of envs/.
 """
@@ -12,11 +13,21 @@ import numpy as np
 import pytest
 
 from hpcmarl.config import EnvConfig, PolicyConfig
-from hpcmarl.envs import BATCHED, BatchedEnvironment, Seeds, episode_seed, make_environment, new_frame, new_outcome
+from hpcmarl.envs import (
+    BATCHED,
+    BatchedEnvironment,
+    Seeds,
+    episode_seed,
+    make_environment,
+    new_frame,
+    new_outcome,
+)
 from hpcmarl.envs.batch import SlotBatch
 
 
-def draw_actions(environment: BatchedEnvironment, frame: Any, generator: np.random.Generator) -> dict[str, Any]:
+def draw_actions(
+    environment: BatchedEnvironment, frame: Any, generator: np.random.Generator
+) -> dict[str, Any]:
     """Random allowed actions for all agents, alive or not."""
     actions = {}
     for policy in environment.spec.policies:
@@ -46,7 +57,9 @@ def copies(view: Any) -> dict[str, Any]:
     return {key: None if array is None else array.copy() for key, array in vars(view).items()}
 
 
-def play(environment: BatchedEnvironment, steps: int, with_state: bool = False, seed: int = 0) -> list[dict[str, Any]]:
+def play(
+    environment: BatchedEnvironment, steps: int, with_state: bool = False, seed: int = 0
+) -> list[dict[str, Any]]:
     """Rows of copies: the frame before the step, the actions, the outcome."""
     generator, rows = np.random.default_rng(seed), []
     frames = [new_frame(environment.spec, environment.slots, with_state) for _ in range(2)]
@@ -56,23 +69,38 @@ def play(environment: BatchedEnvironment, steps: int, with_state: bool = False, 
     for step in range(steps):
         frame, following = frames[step % 2], frames[(step + 1) % 2]
         actions = draw_actions(environment, frame, generator)
-        row = {"actions": actions, "start": frame.episode_start.copy(), "state": None if frame.state is None else frame.state.copy()}
+        row = {
+            "actions": actions,
+            "start": frame.episode_start.copy(),
+            "state": None if frame.state is None else frame.state.copy(),
+        }
         row["frame"] = {name: copies(view) for name, view in frame.policies.items()}
         dirty(outcome)
         dirty(following)
         environment.step(actions, outcome, following)
         row["outcome"] = {name: copies(view) for name, view in outcome.policies.items()}
-        row |= {"end": outcome.episode_end.copy(), "finals": list(outcome.finals), "episodes": list(outcome.episodes)}
+        row |= {
+            "end": outcome.episode_end.copy(),
+            "finals": list(outcome.finals),
+            "episodes": list(outcome.episodes),
+        }
         rows.append(row)
     return rows
 
 
 def assert_equals_twin(
-    build: Callable[[], Any], environment: BatchedEnvironment, rows: list[dict[str, Any]], seeds: Seeds, max_steps: int | None
+    build: Callable[[], Any],
+    environment: BatchedEnvironment,
+    rows: list[dict[str, Any]],
+    seeds: Seeds,
+    max_steps: int | None,
 ) -> None:
-    """Roll out PettingZoo's environment slot by slot, in the plainest way, and compare every element of every row."""
+    """Roll out PettingZoo's environment slot by slot, in the plainest way, and compare every element of every
+    row."""
     spec = environment.spec
-    at = {agent: (policy.name, column) for policy in spec.policies for column, agent in enumerate(policy.agents)}
+    at = {
+        agent: (policy.name, column) for policy in spec.policies for column, agent in enumerate(policy.agents)
+    }
     for slot in range(environment.slots):
         twin, episode, first, total = build(), -1, True, 0.0
         for number, row in enumerate(rows):
@@ -86,12 +114,20 @@ def assert_equals_twin(
             for agent, (policy, column) in at.items():
                 shown = row["frame"][policy]
                 assert shown["alive"][slot, column] == (agent in living), where
-                expected = np.asarray(observations[agent], np.float32) if agent in living else np.zeros(spec.policy(policy).observation_shape)
+                expected = (
+                    np.asarray(observations[agent], np.float32)
+                    if agent in living
+                    else np.zeros(spec.policy(policy).observation_shape)
+                )
                 np.testing.assert_array_equal(shown["obs"][slot, column], expected, err_msg=where)
             actions = {agent: row["actions"][at[agent][0]][slot, at[agent][1]] for agent in living}
             for agent, action in actions.items():
                 space = twin.action_space(agent)
-                actions[agent] = np.clip(action, space.low, space.high).reshape(space.shape) if hasattr(space, "low") else action
+                actions[agent] = (
+                    np.clip(action, space.low, space.high).reshape(space.shape)
+                    if hasattr(space, "low")
+                    else action
+                )
             observations, rewards, terminated, truncated, _ = twin.step(actions)
             length += 1
             total += sum(float(rewards[agent]) for agent in living) / len(at)
@@ -100,21 +136,35 @@ def assert_equals_twin(
             ends = not remaining or length == max_steps
             cut_off = set()
             for agent, (policy, column) in at.items():
-                got = {key: row["outcome"][policy][key][slot, column] for key in ("reward", "terminated", "truncated")}
+                got = {
+                    key: row["outcome"][policy][key][slot, column]
+                    for key in ("reward", "terminated", "truncated")
+                }
                 acted = agent in living
-                ended = acted and (terminated.get(agent) or (agent not in twin.agents and not truncated.get(agent)))
+                ended = acted and (
+                    terminated.get(agent) or (agent not in twin.agents and not truncated.get(agent))
+                )
                 stopped = acted and not ended and (truncated.get(agent) or ends)
                 cut_off |= {agent} if stopped else set()
                 reward = np.float32(rewards[agent] if acted else 0)
-                assert got == {"reward": reward, "terminated": bool(ended), "truncated": bool(stopped)}, (where, agent)
+                assert got == {"reward": reward, "terminated": bool(ended), "truncated": bool(stopped)}, (
+                    where,
+                    agent,
+                )
             assert row["end"][slot] == (0 if not ends else 2 if cut_off else 1), where
             finals = [final for final in row["finals"] if final.slot == slot]
             assert len(finals) == int(ends and bool(cut_off)), where
             for agent, (policy, column) in at.items() if finals else ():
-                expected = observations[agent] if agent in cut_off else np.zeros(spec.policy(policy).observation_shape)
+                expected = (
+                    observations[agent]
+                    if agent in cut_off
+                    else np.zeros(spec.policy(policy).observation_shape)
+                )
                 np.testing.assert_array_equal(finals[0].obs[policy][column], np.asarray(expected, np.float32))
             episodes = [found for found in row["episodes"] if found.slot == slot]
-            assert [(found.index, found.length, found.terminated) for found in episodes] == ([(episode, length, not cut_off)] if ends else [])
+            assert [(found.index, found.length, found.terminated) for found in episodes] == (
+                [(episode, length, not cut_off)] if ends else []
+            )
             if episodes:
                 assert episodes[0].return_mean == pytest.approx(total)
                 weighted = [episodes[0].returns[policy.name] * len(policy.agents) for policy in spec.policies]
@@ -122,8 +172,11 @@ def assert_equals_twin(
             first = ends
 
 
-def assert_equals_slots(config: EnvConfig, policies: Mapping[str, PolicyConfig], kind: type[BatchedEnvironment], seed: int) -> None:
-    """A natively batched environment against the same games driven one by one: every element of 60 frames and outcomes of three slots."""
+def assert_equals_slots(
+    config: EnvConfig, policies: Mapping[str, PolicyConfig], kind: type[BatchedEnvironment], seed: int
+) -> None:
+    """A natively batched environment against the same games driven one by one: every element of 60 frames and
+    outcomes of three slots."""
     seeds = Seeds(seed, 5)
     batch = make_environment(config, policies, 3, seeds)
     assert isinstance(batch, kind)
@@ -151,10 +204,14 @@ def assert_same(ours: Any, theirs: Any) -> None:
         assert ours == pytest.approx(theirs)
 
 
-def assert_equals_rows(env: Any, agents: tuple[str, ...], rows: list[dict[str, Any]], slot: int, seeds: Seeds) -> None:
-    """Play the recorded actions with PettingZoo's own loop (agent_iter, last) and compare what each agent got and saw.
+def assert_equals_rows(
+    env: Any, agents: tuple[str, ...], rows: list[dict[str, Any]], slot: int, seeds: Seeds
+) -> None:
+    """Play the recorded actions with PettingZoo's own loop (agent_iter, last) and compare what each agent got
+    and saw.
 
-    Credit is compared as PettingZoo counts it: what last() tells an agent at its turn is what it earned since its last one.
+    Credit is compared as PettingZoo counts it: what last() tells an agent at its turn is what it earned since
+    its last one.
     """
     name = next(iter(rows[0]["frame"]))
     number, episode = 0, 0
@@ -177,7 +234,9 @@ def assert_equals_rows(env: Any, agents: tuple[str, ...], rows: list[dict[str, A
             observation = seen["observation"] if isinstance(seen, dict) else seen
             np.testing.assert_array_equal(view["obs"][slot, column], np.asarray(observation, np.float32))
             if isinstance(seen, dict):
-                np.testing.assert_array_equal(view["action_mask"][slot, column], seen["action_mask"].astype(bool))
+                np.testing.assert_array_equal(
+                    view["action_mask"][slot, column], seen["action_mask"].astype(bool)
+                )
                 others = [other for other in range(len(agents)) if other != column]
                 assert view["action_mask"][slot, others].all()
             for other, value in zip(agents, rows[number]["outcome"][name]["reward"][slot], strict=True):
@@ -189,7 +248,10 @@ def assert_equals_rows(env: Any, agents: tuple[str, ...], rows: list[dict[str, A
         assert not any(row["end"][slot] for row in rows[begin : number - 1])
         for column, agent in enumerate(agents):
             assert earned[agent] == pytest.approx(told[agent]), agent
-            got = [[row["outcome"][name][key][slot, column] for key in ("terminated", "truncated")] for row in rows[begin:number]]
+            got = [
+                [row["outcome"][name][key][slot, column] for key in ("terminated", "truncated")]
+                for row in rows[begin:number]
+            ]
             assert np.sum(got, axis=0).tolist() == [int(flag) for flag in flags[agent]], agent
         (record,) = [found for found in last["episodes"] if found.slot == slot]
         assert (record.index, record.length) == (episode, number - begin)

@@ -12,10 +12,19 @@ from hpcmarl.config import AgentNetworkConfig, IQLConfig, QMIXConfig, RESConfig,
 from hpcmarl.types import ActionSpace, EnvironmentSpec, PolicySpec, Rollout
 from tests.support.rollouts import DISCRETE, make_spec, random_rollout
 
-CONFIGS: dict[str, Any] = {"iql": IQLConfig, "vdn": VDNConfig, "qmix": QMIXConfig, "wqmix": WQMIXConfig, "res": RESConfig}
+CONFIGS: dict[str, Any] = {
+    "iql": IQLConfig,
+    "vdn": VDNConfig,
+    "qmix": QMIXConfig,
+    "wqmix": WQMIXConfig,
+    "res": RESConfig,
+}
 NETWORK = AgentNetworkConfig(hidden=(5,), recurrent=True, memory=4)
 DUELING = AgentNetworkConfig(hidden=(5,), recurrent=True, memory=4, dueling=True)
-TWO = (PolicySpec("scouts", ("a", "b"), (4,), DISCRETE, True), PolicySpec("carriers", ("c",), (3,), ActionSpace("discrete", (3,))))
+TWO = (
+    PolicySpec("scouts", ("a", "b"), (4,), DISCRETE, True),
+    PolicySpec("carriers", ("c",), (3,), ActionSpace("discrete", (3,))),
+)
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("iql", {}),
     ("iql", {"trace_lambda": 0.7, "double_q": False, "agent_id": False}),
@@ -23,7 +32,15 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("vdn", {"reward_scale": 0.5}),
     ("vdn", {"trace_lambda": 0.6, "operator": "mellowmax"}),
     ("qmix", {}),
-    ("qmix", {"mixer_state": "obs", "trace_lambda": 1.0, "double_q": False, "network": AgentNetworkConfig(hidden=(5,), recurrent=False)}),
+    (
+        "qmix",
+        {
+            "mixer_state": "obs",
+            "trace_lambda": 1.0,
+            "double_q": False,
+            "network": AgentNetworkConfig(hidden=(5,), recurrent=False),
+        },
+    ),
     ("qmix", {"operator": "mellowmax", "mellowmax_omega": 2.0, "mellowmax_alpha": 0.5}),
     ("wqmix", {"central_width": 5, "weighting": "optimistic", "weight": 0.3}),
     ("wqmix", {"central_width": 5, "weighting": "central", "trace_lambda": 0.4}),
@@ -61,8 +78,17 @@ def make(name: str, spec: EnvironmentSpec | None = None, *, seed: int = 1, **key
     return algorithm
 
 
-def episodes(spec: EnvironmentSpec, memory: int = 4, lengths: Sequence[int] = (3, 6, 1, 5, 4), slots: int = 1, seed: int = 0) -> list[Rollout]:
+def episodes(
+    spec: EnvironmentSpec,
+    memory: int = 4,
+    lengths: Sequence[int] = (3, 6, 1, 5, 4),
+    slots: int = 1,
+    seed: int = 0,
+) -> list[Rollout]:
     """Whole episodes of these lengths, ended by terminations and truncations, with deaths."""
     generators = (np.random.default_rng(length + 100 * seed) for length in lengths)
     pairs = zip(lengths, generators, strict=True)
-    return [random_rollout(spec, length, slots, own, deaths=True, whole_episode=True, memory=memory) for length, own in pairs]
+    return [
+        random_rollout(spec, length, slots, own, deaths=True, whole_episode=True, memory=memory)
+        for length, own in pairs
+    ]

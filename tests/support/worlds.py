@@ -30,7 +30,13 @@ checkpoint: {every_seconds: null}
 """
 ECHO = """
 env: {id: "tests.support.environments:Echo"}
-algo: {name: vdn, discount: 0.5, network: {hidden: [16], recurrent: false}, epsilon_steps: 1500, target_every: 20, replay: {starts: 16}}
+algo:
+  name: vdn
+  discount: 0.5
+  network: {hidden: [16], recurrent: false}
+  epsilon_steps: 1500
+  target_every: 20
+  replay: {starts: 16}
 optimizer: {name: rmsprop, step_size: 0.005}
 rounds: {batch: 16}
 topology: {environments_per_actor: 4}
@@ -55,9 +61,9 @@ def run_world(
 ) -> list[Rank]:
     """Train on `size` virtual ranks until all have left; `order` seeds the order in which they are stepped.
 
-    interrupt: the version at which a signal comes; of a league: the number of changes in its book.
-    deaths: rank -> the version at which it dies, or whether it dies now, given all ranks; a new process in its place (topology.respawn)
-    is a new Rank in the list returned."""
+    interrupt: the version at which a signal comes; of a league: the number of changes in its book. deaths:
+    rank -> the version at which it dies, or whether it dies now, given all ranks; a new process in its place
+    (topology.respawn) is a new Rank in the list returned."""
     config = load_config(text, overrides)
     world = LocalWorld(size)
     generator = np.random.default_rng(order)

@@ -19,7 +19,9 @@ KEYS = {"discount": 0.9, "trace_lambda": 0.8, "advantages": "once"}
 
 def make(spec, **keys):
     algorithm = make_algorithm(spec, PPOConfig(**{**KEYS, "network": NetworkConfig(hidden=(5,)), **keys}), 0)
-    algorithm.load_parameters(np.random.default_rng(1).standard_normal(algorithm.size).astype(np.float32) * np.float32(0.6))
+    algorithm.load_parameters(
+        np.random.default_rng(1).standard_normal(algorithm.size).astype(np.float32) * np.float32(0.6)
+    )
     return algorithm
 
 
@@ -44,19 +46,27 @@ def test_later_gradient_in_turn_based_games_is_literal():
     algorithm, rollouts = make(TURNS, critic="dec", normalise_advantages=False), rollouts_of(TURNS, steps=6)
     begun, settled = algorithm.begin_batch(rollouts), settle(algorithm, rollouts)
     move(algorithm)
-    np.testing.assert_allclose(algorithm.gradient(begun)[0], literal_gradient(algorithm, begun, settled), atol=3e-4, rtol=3e-4)
+    np.testing.assert_allclose(
+        algorithm.gradient(begun)[0], literal_gradient(algorithm, begun, settled), atol=3e-4, rtol=3e-4
+    )
 
 
 def test_first_gradient_equals_that_of_fresh_advantages():
     algorithm, rollouts = make(make_spec(), value_clip=0.2), rollouts_of(make_spec(), slots=4)
-    np.testing.assert_allclose(algorithm.gradient(algorithm.begin_batch(rollouts))[0], algorithm.gradient(rollouts)[0], atol=1e-4)
+    np.testing.assert_allclose(
+        algorithm.gradient(algorithm.begin_batch(rollouts))[0], algorithm.gradient(rollouts)[0], atol=1e-4
+    )
 
 
 def test_minibatches_are_normalised_as_one_batch():
-    """Two unrolls of one step with rewards 0 and 2, one a minibatch: by itself each would have an advantage of 0."""
+    """Two unrolls of one step with rewards 0 and 2, one a minibatch: by itself each would have an advantage
+    of 0."""
     spec = make_spec(agents=1)
     ends = np.ones((1, 1), np.int64)
-    rollouts = [written_rollout(spec, {"agent": np.ones((2, 1, 1))}, {"agent": np.full((1, 1, 1), reward)}, ends) for reward in (0.0, 2.0)]
+    rollouts = [
+        written_rollout(spec, {"agent": np.ones((2, 1, 1))}, {"agent": np.full((1, 1, 1), reward)}, ends)
+        for reward in (0.0, 2.0)
+    ]
     algorithm = make(spec)
     algorithm.load_parameters(np.zeros(algorithm.size, np.float32))
     begun = algorithm.begin_batch(rollouts)
@@ -75,7 +85,14 @@ def test_parts_sum_to_the_whole_with_normalised_advantages():
 
 @pytest.mark.parametrize("critic", ["obs", "dec"])
 def test_later_gradient_equals_the_bare_torch_loop(critic):
-    config = load_config(SPREAD, ["algo={name: ppo, advantages: once, value_clip: 0.1}", f"algo.critic={critic}", "algo.network.hidden=[8]"])
+    config = load_config(
+        SPREAD,
+        [
+            "algo={name: ppo, advantages: once, value_clip: 0.1}",
+            f"algo.critic={critic}",
+            "algo.network.hidden=[8]",
+        ],
+    )
     spec = make_spec()
     algorithm = make_algorithm(spec, config.algo, 0)
     bare = BareValueCritic(config, algorithm)

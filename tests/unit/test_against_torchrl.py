@@ -1,4 +1,5 @@
-"""V-trace, generalised advantages, TD(lambda) targets and the mixers against torchrl's own implementations (tests only, extra `dev`), to 1e-5."""
+"""V-trace, generalised advantages, TD(lambda) targets and the mixers against torchrl's own implementations
+(tests only, extra `dev`), to 1e-5."""
 
 from __future__ import annotations
 
@@ -15,7 +16,15 @@ from hpcmarl.algos.episodes import episodes_of
 from hpcmarl.config import AgentNetworkConfig, IQLConfig, PPOConfig, VDNConfig
 from hpcmarl.maths.vtrace import vtrace
 from hpcmarl.nets.mixers import SumMixer
-from tests.reference.torchrl import estimates, generalised_advantages, lambda_returns, mixed, mixers, random_columns, vtrace_estimate
+from tests.reference.torchrl import (
+    estimates,
+    generalised_advantages,
+    lambda_returns,
+    mixed,
+    mixers,
+    random_columns,
+    vtrace_estimate,
+)
 from tests.support.rollouts import make_spec, random_rollout
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -29,7 +38,16 @@ def test_v_trace_equals_torchrl(seed, steps, discount, rho_max, c_max, acting):
     """Targets and policy-gradient advantages of maths/vtrace.py with lambda 1 (torchrl's has no lambda)."""
     data, generator = random_columns(seed, steps, 3, acting)
     target, behaviour = (generator.standard_normal(data.value.shape).astype(np.float32) for _ in range(2))
-    given_ = (target - behaviour, data.value, data.last, data.reward, data.acts, data.terminated, data.truncated, data.final)
+    given_ = (
+        target - behaviour,
+        data.value,
+        data.last,
+        data.reward,
+        data.acts,
+        data.terminated,
+        data.truncated,
+        data.final,
+    )
     found = vtrace(*given_, discount=discount, rho_max=rho_max, c_max=c_max)
     advantages, targets = vtrace_estimate(data, target, behaviour, discount, rho_max, c_max)
     np.testing.assert_allclose(found.targets, targets, **CLOSE)
@@ -51,11 +69,18 @@ def test_generalised_advantages_equal_torchrl(seed, steps, discount, trace_lambd
 @given(seeds, st.lists(st.integers(1, 15), min_size=1, max_size=4), discounts, unit)
 @settings(max_examples=40, deadline=None)
 def test_team_td_lambda_targets_equal_torchrl(seed, steps, discount, trace_lambda):
-    """VDN's targets R of whole episodes of unlike lengths: V of the row after, that of the last observation where the episode was truncated."""
-    algorithm = make_algorithm(make_spec(), VDNConfig(discount=discount, trace_lambda=trace_lambda, network=AgentNetworkConfig(recurrent=False)), 0)
+    """VDN's targets R of whole episodes of unlike lengths: V of the row after, that of the last observation
+    where the episode was truncated."""
+    algorithm = make_algorithm(
+        make_spec(),
+        VDNConfig(discount=discount, trace_lambda=trace_lambda, network=AgentNetworkConfig(recurrent=False)),
+        0,
+    )
     generator = np.random.default_rng(seed)
     episodes = episodes_of(
-        join([random_rollout(algorithm.spec, length, 1, generator, whole_episode=True) for length in steps]), algorithm.spec, agent_id=True
+        join([random_rollout(algorithm.spec, length, 1, generator, whole_episode=True) for length in steps]),
+        algorithm.spec,
+        agent_id=True,
     )
     columns = algorithm._columns(episodes)
     future = torch.from_numpy(generator.standard_normal((max(steps) + 1, len(steps), 1)).astype(np.float32))
@@ -63,8 +88,13 @@ def test_team_td_lambda_targets_equal_torchrl(seed, steps, discount, trace_lambd
     for slot, length in enumerate(steps):
         done = torch.zeros(length, 1, dtype=torch.bool)
         done[-1] = True
-        reward, terminated = (torch.from_numpy(np.ascontiguousarray(array[:length, slot])) for array in (columns.reward, columns.terminated))
-        wanted = estimates().td_lambda_return_estimate(discount, trace_lambda, future[1 : length + 1, slot], reward, done, terminated)
+        reward, terminated = (
+            torch.from_numpy(np.ascontiguousarray(array[:length, slot]))
+            for array in (columns.reward, columns.terminated)
+        )
+        wanted = estimates().td_lambda_return_estimate(
+            discount, trace_lambda, future[1 : length + 1, slot], reward, done, terminated
+        )
         np.testing.assert_allclose(found[:length, slot].numpy(), wanted.numpy(), **CLOSE)
 
 
@@ -72,19 +102,40 @@ def test_team_td_lambda_targets_equal_torchrl(seed, steps, discount, trace_lambd
 @settings(max_examples=40, deadline=None)
 def test_td_lambda_targets_of_dying_agents_equal_torchrl(seed, steps, discount, trace_lambda):
     """IQL's targets of each agent: until its own end, which is a termination where it died in mid-episode."""
-    algorithm = make_algorithm(make_spec(), IQLConfig(discount=discount, trace_lambda=trace_lambda, network=AgentNetworkConfig(recurrent=False)), 0)
+    algorithm = make_algorithm(
+        make_spec(),
+        IQLConfig(discount=discount, trace_lambda=trace_lambda, network=AgentNetworkConfig(recurrent=False)),
+        0,
+    )
     generator = np.random.default_rng(seed)
     rollout = random_rollout(algorithm.spec, steps, 2, generator, deaths=True, whole_episode=True)
     part = rollout.policies["agent"]
     future = generator.standard_normal((steps + 1, 2, 3)).astype(np.float32)
-    columns = Columns(future[:-1], np.zeros((2, 3), np.float32), future[1:], part.reward, part.alive[:-1], part.terminated, part.truncated)
+    columns = Columns(
+        future[:-1],
+        np.zeros((2, 3), np.float32),
+        future[1:],
+        part.reward,
+        part.alive[:-1],
+        part.terminated,
+        part.truncated,
+    )
     found = algorithm._targets(columns, torch.from_numpy(future)).numpy()
     for slot in range(2):
-        one = Columns(*(array[:, slot : slot + 1] if array.ndim == 3 else array[slot : slot + 1] for array in vars(columns).values()))
-        np.testing.assert_allclose(found[:, slot : slot + 1], lambda_returns(one, discount, trace_lambda), **CLOSE)
+        one = Columns(
+            *(
+                array[:, slot : slot + 1] if array.ndim == 3 else array[slot : slot + 1]
+                for array in vars(columns).values()
+            )
+        )
+        np.testing.assert_allclose(
+            found[:, slot : slot + 1], lambda_returns(one, discount, trace_lambda), **CLOSE
+        )
 
 
-@pytest.mark.parametrize(("agents", "state", "width", "hyper"), [(3, 7, 8, 12), (1, 4, 3, 5), (10, 60, 32, 64)])
+@pytest.mark.parametrize(
+    ("agents", "state", "width", "hyper"), [(3, 7, 8, 12), (1, 4, 3, 5), (10, 60, 32, 64)]
+)
 @pytest.mark.parametrize("seed", range(3))
 def test_qmix_mixer_equals_torchrl(agents, state, width, hyper, seed):
     """Q_tot and its gradients by the utilities, the state and every weight."""
@@ -96,4 +147,6 @@ def test_vdn_mixer_equals_torchrl():
     """The sum of the utilities."""
     utilities = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     theirs = mixers().VDNMixer(n_agents=4, device="cpu")
-    torch.testing.assert_close(SumMixer()(utilities, None), theirs(utilities.unsqueeze(-1)).squeeze(-1), **CLOSE)
+    torch.testing.assert_close(
+        SumMixer()(utilities, None), theirs(utilities.unsqueeze(-1)).squeeze(-1), **CLOSE
+    )

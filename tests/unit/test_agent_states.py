@@ -1,4 +1,5 @@
-"""Central critics that also see one agent's own observation (algo.critic_input: agent): literal references, bare loops, closed forms."""
+"""Central critics that also see one agent's own observation (algo.critic_input: agent): literal references,
+bare loops, closed forms."""
 
 import numpy as np
 import pytest
@@ -15,13 +16,21 @@ from tests.support.algorithms import TEAM_AND_PREY, outlived_rows, rollouts_of
 from tests.support.rollouts import DISCRETE, make_spec, random_rollout, written_rollout
 from tests.support.worlds import SPREAD
 
-KEYS = {"critic_input": "agent", "discount": 0.9, "trace_lambda": 0.8, "entropy_cost": 0.1, "normalise_advantages": False}
+KEYS = {
+    "critic_input": "agent",
+    "discount": 0.9,
+    "trace_lambda": 0.8,
+    "entropy_cost": 0.1,
+    "normalise_advantages": False,
+}
 REMEMBERING = NetworkConfig(hidden=(5,), recurrent=True, memory=4)
 
 
 def make(spec, algorithm, **keys):
     made = make_algorithm(spec, algorithm(**{**KEYS, "network": NetworkConfig(hidden=(5,)), **keys}), 0)
-    made.load_parameters(np.random.default_rng(1).standard_normal(made.size).astype(np.float32) * np.float32(0.6))
+    made.load_parameters(
+        np.random.default_rng(1).standard_normal(made.size).astype(np.float32) * np.float32(0.6)
+    )
     return made
 
 
@@ -45,7 +54,9 @@ def test_gradient_equals_the_literal_implementation(spec, critic, algorithm, lit
     np.testing.assert_allclose(found, literal.literal_gradient(made, rollouts), atol=3e-4, rtol=3e-4)
 
 
-@pytest.mark.parametrize("algo", ["{name: ma_trace, critic: full}", "{name: ppo, critic: obs, agent_id: true}"])
+@pytest.mark.parametrize(
+    "algo", ["{name: ma_trace, critic: full}", "{name: ppo, critic: obs, agent_id: true}"]
+)
 def test_gradient_equals_the_bare_torch_loop(algo):
     config = load_config(SPREAD, [f"algo={algo}", "algo.critic_input=agent", "algo.network.hidden=[8]"])
     algorithm = make_algorithm(make_spec(), config.algo, 0)
@@ -57,7 +68,9 @@ def test_gradient_equals_the_bare_torch_loop(algo):
 
 
 def test_recorded_estimates_are_of_each_agent():
-    algorithm = make(TEAM_AND_PREY, PPOConfig, critic="full", advantages="once", value_clip=0.1, normalise_advantages=True)
+    algorithm = make(
+        TEAM_AND_PREY, PPOConfig, critic="full", advantages="once", value_clip=0.1, normalise_advantages=True
+    )
     rollouts = rollouts_of(TEAM_AND_PREY)
     begun = algorithm.begin_batch(rollouts)
     assert begun[0].records["team"].outputs.shape[-1] == 3
@@ -66,10 +79,13 @@ def test_recorded_estimates_are_of_each_agent():
 
 
 def test_dying_agents_value_still_holds_the_teams_return():
-    """Agent 1 dies in the first of three steps, each of which earns both 1: its last decision is worth 1 + 0.5 + 0.25, as the other's."""
+    """Agent 1 dies in the first of three steps, each of which earns both 1: its last decision is worth 1 +
+    0.5 + 0.25, as the other's."""
     spec = make_spec(agents=2)
     alive = np.array([[1, 1], [1, 0], [1, 0], [1, 0]])[:, None]
-    rollout = written_rollout(spec, {"agent": alive}, {"agent": np.ones((3, 1, 2))}, np.array([[0], [0], [1]]))
+    rollout = written_rollout(
+        spec, {"agent": alive}, {"agent": np.ones((3, 1, 2))}, np.array([[0], [0], [1]])
+    )
     algorithm = make(spec, PPOConfig, discount=0.5, trace_lambda=1.0, advantages="once", critic="full")
     targets = algorithm.begin_batch([rollout])[0].records["agent"].targets
     np.testing.assert_allclose(targets[:, 0], [[1.75, 1.75], [1.5, 1.5], [1.0, 1.0]], atol=1e-5)
@@ -86,5 +102,7 @@ def test_changed_observations_begin_such_critics_anew(critic):
 
 
 def test_agents_own_observation_needs_a_central_critic():
-    with pytest.raises(ConfigError, match=r"algo\.critic_input: agent adds what an agent sees to a central critic"):
+    with pytest.raises(
+        ConfigError, match=r"algo\.critic_input: agent adds what an agent sees to a central critic"
+    ):
         load_config(SPREAD, ["algo={name: ppo, critic: dec, critic_input: agent}"])

@@ -1,4 +1,5 @@
-"""Acting and learning are one policy: rollouts made by `act` have importance ratios of one when `gradient` evaluates them."""
+"""Acting and learning are one policy: rollouts made by `act` have importance ratios of one when `gradient`
+evaluates them."""
 
 from __future__ import annotations
 
@@ -18,17 +19,26 @@ SPEC = make_spec(
 )
 
 
-def make(spec: EnvironmentSpec, recurrent: bool, activation: str = "tanh", *, agent_id: bool = False) -> Algorithm:
+def make(
+    spec: EnvironmentSpec, recurrent: bool, activation: str = "tanh", *, agent_id: bool = False
+) -> Algorithm:
     network = NetworkConfig(hidden=(16, 16), activation=activation, recurrent=recurrent, memory=8)
     # Wide clips: the mean ratio is then told as it is.
-    algorithm = make_algorithm(spec, MATraceConfig(network=network, rho_max=100.0, ratios="agent", agent_id=agent_id), 0)
-    algorithm.load_parameters(algorithm.parameters + 0.3 * np.random.default_rng(5).standard_normal(algorithm.size).astype(np.float32))
+    algorithm = make_algorithm(
+        spec, MATraceConfig(network=network, rho_max=100.0, ratios="agent", agent_id=agent_id), 0
+    )
+    algorithm.load_parameters(
+        algorithm.parameters
+        + 0.3 * np.random.default_rng(5).standard_normal(algorithm.size).astype(np.float32)
+    )
     return algorithm
 
 
 def frame_of(rollout: Rollout, step: int) -> Frame:
     parts = {
-        name: PolicyFrame(part.obs[step], part.alive[step], None if part.action_mask is None else part.action_mask[step])
+        name: PolicyFrame(
+            part.obs[step], part.alive[step], None if part.action_mask is None else part.action_mask[step]
+        )
         for name, part in rollout.policies.items()
     }
     return Frame(parts, None, rollout.episode_start[step])
@@ -53,7 +63,9 @@ def act_out(algorithm: Algorithm, rollout: Rollout, seed: int, greedy: bool = Fa
 @pytest.mark.parametrize("greedy", [False, True])
 @pytest.mark.parametrize("agent_id", [False, True])
 @pytest.mark.parametrize(("recurrent", "activation"), [(False, "tanh"), (False, "relu"), (True, "tanh")])
-def test_importance_ratios_of_own_rollouts_are_one(recurrent: bool, activation: str, agent_id: bool, greedy: bool) -> None:
+def test_importance_ratios_of_own_rollouts_are_one(
+    recurrent: bool, activation: str, agent_id: bool, greedy: bool
+) -> None:
     algorithm = make(SPEC, recurrent, activation, agent_id=agent_id)
     rollouts = [random_rollout(SPEC, 12, 4, np.random.default_rng(seed), deaths=True) for seed in range(2)]
     for seed, rollout in enumerate(rollouts):
@@ -61,7 +73,9 @@ def test_importance_ratios_of_own_rollouts_are_one(recurrent: bool, activation: 
     _, statistics = algorithm.gradient(rollouts)
     for policy in SPEC.policies:
         assert statistics[f"mean_rho_{policy.name}"] == pytest.approx(1.0, abs=1e-4)
-    moved = algorithm.parameters + 0.2 * np.random.default_rng(9).standard_normal(algorithm.size).astype(np.float32)
+    moved = algorithm.parameters + 0.2 * np.random.default_rng(9).standard_normal(algorithm.size).astype(
+        np.float32
+    )
     algorithm.load_parameters(moved)
     assert abs(algorithm.gradient(rollouts)[1]["mean_rho_talker"] - 1.0) > 1e-3
 
@@ -90,5 +104,9 @@ def test_loading_parameters_changes_actions_immediately() -> None:
 
 def test_initial_memory_has_one_row_an_agent() -> None:
     memory = make(SPEC, True).initial_memory(4)
-    assert {name: array.shape for name, array in memory.items()} == {"walker": (4, 2, 8), "talker": (4, 3, 8), "mover": (4, 1, 8)}
+    assert {name: array.shape for name, array in memory.items()} == {
+        "walker": (4, 2, 8),
+        "talker": (4, 3, 8),
+        "mover": (4, 1, 8),
+    }
     assert all(array.dtype == np.float32 and not array.any() for array in memory.values())

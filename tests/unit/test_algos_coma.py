@@ -17,7 +17,13 @@ from tests.support.worlds import SPREAD
 
 def make(spec, **keys):
     """Random parameters of the networks and of their twins."""
-    keys = {"network": NetworkConfig(hidden=(5,)), "discount": 0.9, "entropy_cost": 0.1, "rho_max": 1.2, **keys}
+    keys = {
+        "network": NetworkConfig(hidden=(5,)),
+        "discount": 0.9,
+        "entropy_cost": 0.1,
+        "rho_max": 1.2,
+        **keys,
+    }
     made = make_algorithm(spec, COMAConfig(**keys), 0)
     for version, seed in enumerate((1, 2)):
         made.load_parameters(np.random.default_rng(seed).standard_normal(made.size).astype(np.float32) * 0.6)
@@ -38,9 +44,15 @@ def test_equals_the_literal_implementation(spec, critic, agent_id):
 
 
 def test_turn_based_players_keep_their_own_transitions():
-    spec = make_spec(PolicySpec("white", ("w",), (4,), DISCRETE, True), PolicySpec("black", ("b",), (4,), DISCRETE, True), turn_based=True)
+    spec = make_spec(
+        PolicySpec("white", ("w",), (4,), DISCRETE, True),
+        PolicySpec("black", ("b",), (4,), DISCRETE, True),
+        turn_based=True,
+    )
     algorithm, rollouts = make(spec), rollouts_of(spec, steps=6)
-    np.testing.assert_allclose(algorithm.gradient(rollouts)[0], literal_gradient(algorithm, rollouts), atol=2e-4, rtol=2e-4)
+    np.testing.assert_allclose(
+        algorithm.gradient(rollouts)[0], literal_gradient(algorithm, rollouts), atol=2e-4, rtol=2e-4
+    )
 
 
 def test_normalised_values_equal_the_literal_implementation_too():
@@ -54,12 +66,15 @@ def test_normalised_values_equal_the_literal_implementation_too():
     vector[algorithm.averages] = [4.0, 2.0, 9.0]
     algorithm.load_parameters(vector)
     found, trained = algorithm.gradient(rollouts)[0], slice(algorithm.averages.start)
-    np.testing.assert_allclose(found[trained], literal_gradient(algorithm, rollouts)[trained], atol=2e-4, rtol=2e-4)
+    np.testing.assert_allclose(
+        found[trained], literal_gradient(algorithm, rollouts)[trained], atol=2e-4, rtol=2e-4
+    )
     assert found[algorithm.averages][0] > 0
 
 
 def test_advantage_is_zero_when_own_actions_are_equivalent():
-    """Where the critic does not depend on an agent's action, nothing is to be learned for it, however good the team's value."""
+    """Where the critic does not depend on an agent's action, nothing is to be learned for it, however good
+    the team's value."""
     spec = make_spec(agents=2)
     algorithm = make(spec, entropy_cost=0.0, value_cost=0.0, network=NetworkConfig(hidden=()))
     rollout = random_rollout(spec, 6, 3, np.random.default_rng(0))

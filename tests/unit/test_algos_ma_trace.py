@@ -1,4 +1,5 @@
-"""MA-Trace against a literal implementation, agent by agent and row by row, and the properties that its users rely on."""
+"""MA-Trace against a literal implementation, agent by agent and row by row, and the properties that its users
+rely on."""
 
 from __future__ import annotations
 
@@ -26,18 +27,37 @@ from tests.support.worlds import SPREAD
 def make(spec: EnvironmentSpec, *, recurrent: bool = False, seed: int = 1, **keys: Any) -> MATrace:
     """Random parameters, and ratios and costs that make every term count."""
     network = NetworkConfig(hidden=(5,), recurrent=recurrent, memory=4)
-    config = MATraceConfig(**{"network": network, "discount": 0.9, "rho_max": 1.5, "c_max": 1.2, "trace_lambda": 0.8, "entropy_cost": 0.1, **keys})
+    config = MATraceConfig(
+        **{
+            "network": network,
+            "discount": 0.9,
+            "rho_max": 1.5,
+            "c_max": 1.2,
+            "trace_lambda": 0.8,
+            "entropy_cost": 0.1,
+            **keys,
+        }
+    )
     algorithm = make_algorithm(spec, config, 0)
     assert isinstance(algorithm, MATrace)
-    algorithm.load_parameters(np.random.default_rng(seed).standard_normal(algorithm.size).astype(np.float32) * 0.6)
+    algorithm.load_parameters(
+        np.random.default_rng(seed).standard_normal(algorithm.size).astype(np.float32) * 0.6
+    )
     return algorithm
 
 
-VARIANTS: list[dict[str, Any]] = [{"critic": "obs"}, {"critic": "full"}, {"critic": "obs", "ratios": "agent"}, {"critic": "dec"}]
+VARIANTS: list[dict[str, Any]] = [
+    {"critic": "obs"},
+    {"critic": "full"},
+    {"critic": "obs", "ratios": "agent"},
+    {"critic": "dec"},
+]
 NUMBERED: list[dict[str, Any]] = [{"critic": "full", "agent_id": True}, {"critic": "dec", "agent_id": True}]
 
 
-@pytest.mark.parametrize("keys", VARIANTS + NUMBERED, ids=["obs", "full", "obs_agent", "dec", "full_numbered", "dec_numbered"])
+@pytest.mark.parametrize(
+    "keys", VARIANTS + NUMBERED, ids=["obs", "full", "obs_agent", "dec", "full_numbered", "dec_numbered"]
+)
 @pytest.mark.parametrize("spec", [make_spec(), TEAM_AND_PREY], ids=["one_policy", "two_policies"])
 def test_equals_the_literal_implementation(spec: EnvironmentSpec, keys: dict[str, Any]) -> None:
     algorithm, rollouts = make(spec, reward_scale=0.5, **keys), rollouts_of(spec)
@@ -53,20 +73,30 @@ def test_equals_the_literal_implementation(spec: EnvironmentSpec, keys: dict[str
 @pytest.mark.parametrize("seed", range(4))
 def test_turn_based_games_keep_per_agent_transitions(seed: int) -> None:
     algorithm, rollouts = make(TURNS, critic="dec"), rollouts_of(TURNS, seed=seed, steps=6)
-    np.testing.assert_allclose(algorithm.gradient(rollouts)[0], literal_gradient(algorithm, rollouts), atol=2e-4, rtol=2e-4)
+    np.testing.assert_allclose(
+        algorithm.gradient(rollouts)[0], literal_gradient(algorithm, rollouts), atol=2e-4, rtol=2e-4
+    )
 
 
 def test_turn_based_policy_per_player_allows_central_critic() -> None:
-    spec = make_spec(PolicySpec("white", ("w",), (4,), DISCRETE, True), PolicySpec("black", ("b",), (4,), DISCRETE, True), turn_based=True)
+    spec = make_spec(
+        PolicySpec("white", ("w",), (4,), DISCRETE, True),
+        PolicySpec("black", ("b",), (4,), DISCRETE, True),
+        turn_based=True,
+    )
     for critic in ("obs", "full"):
         algorithm, rollouts = make(spec, critic=critic), rollouts_of(spec, steps=6)
-        np.testing.assert_allclose(algorithm.gradient(rollouts)[0], literal_gradient(algorithm, rollouts), atol=2e-4, rtol=2e-4)
+        np.testing.assert_allclose(
+            algorithm.gradient(rollouts)[0], literal_gradient(algorithm, rollouts), atol=2e-4, rtol=2e-4
+        )
 
 
 def test_disabling_importance_sampling_sets_ratios_to_one() -> None:
     spec = make_spec()
     algorithm, rollouts = make(spec, importance_sampling=False), rollouts_of(spec)
-    np.testing.assert_allclose(algorithm.gradient(rollouts)[0], literal_gradient(algorithm, rollouts), atol=2e-4, rtol=2e-4)
+    np.testing.assert_allclose(
+        algorithm.gradient(rollouts)[0], literal_gradient(algorithm, rollouts), atol=2e-4, rtol=2e-4
+    )
     assert algorithm.gradient(rollouts)[1]["mean_rho"] == 1.0
 
 
@@ -88,7 +118,8 @@ def test_gradient_is_additive_over_rollouts(keys: dict[str, Any], recurrent: boo
 
 @pytest.mark.parametrize("keys", VARIANTS, ids=["obs", "full", "obs_agent", "dec"])
 def test_dead_agents_contribute_zero(keys: dict[str, Any]) -> None:
-    """Whatever stands in their actions, log-probabilities and masks. (Their observations are zero by contract: central critics read them.)"""
+    """Whatever stands in their actions, log-probabilities and masks. (Their observations are zero by
+    contract: central critics read them.)"""
     algorithm, rollouts = make(TEAM_AND_PREY, **keys), rollouts_of(TEAM_AND_PREY)
     before, _ = algorithm.gradient(rollouts)
     changed = copy.deepcopy(rollouts)
@@ -110,7 +141,9 @@ def on_policy_logp(algorithm: MATrace, rollouts: list[Rollout]) -> None:
             part = rollout.policies[policy.name]
             for index in np.argwhere(part.alive[: rollout.steps]):
                 t, slot, agent = map(int, index)
-                part.logp[t, slot, agent] = Literal(algorithm, rollout, policy, slot).logp_and_entropy(t, agent)[0].item()
+                part.logp[t, slot, agent] = (
+                    Literal(algorithm, rollout, policy, slot).logp_and_entropy(t, agent)[0].item()
+                )
 
 
 def test_on_policy_ratio_settings_give_equal_gradients() -> None:
@@ -123,7 +156,8 @@ def test_on_policy_ratio_settings_give_equal_gradients() -> None:
 
 
 def test_termination_cuts_and_truncation_bootstraps() -> None:
-    """Changing what follows an end changes nothing; changing the last observation matters for truncations only."""
+    """Changing what follows an end changes nothing; changing the last observation matters for truncations
+    only."""
     spec = make_spec()
     algorithm = make(spec, critic="full")
     rollout = random_rollout(spec, 4, 1, np.random.default_rng(2), end_rate=0.0)
@@ -149,9 +183,18 @@ def test_termination_cuts_and_truncation_bootstraps() -> None:
 
 
 def test_critic_gradient_equals_finite_differences() -> None:
-    """With advantages frozen out (values play no part in the targets at lambda 1, ratio 1, terminated), the slope is the regression's."""
+    """With advantages frozen out (values play no part in the targets at lambda 1, ratio 1, terminated), the
+    slope is the regression's."""
     spec = make_spec(agents=1)
-    algorithm = make(spec, importance_sampling=False, trace_lambda=1.0, entropy_cost=0.0, rho_max=1.0, c_max=1.0, value_cost=0.25)
+    algorithm = make(
+        spec,
+        importance_sampling=False,
+        trace_lambda=1.0,
+        entropy_cost=0.0,
+        rho_max=1.0,
+        c_max=1.0,
+        value_cost=0.25,
+    )
     rollout = random_rollout(spec, 5, 2, np.random.default_rng(0), end_rate=0.0)
     rollout.episode_end[-1], rollout.policies["agent"].terminated[-1] = 1, True
     origin = algorithm.parameters.copy()
@@ -167,7 +210,9 @@ def test_critic_gradient_equals_finite_differences() -> None:
             losses.append(algorithm.gradient([rollout])[1]["value_loss"])
         algorithm.load_parameters(origin)
         # Summed over the two unrolls; value_loss is their mean.
-        assert -0.25 * 2 * (losses[0] - losses[1]) / 2e-2 == pytest.approx(float(found[index]), abs=5e-3, rel=1e-2)
+        assert -0.25 * 2 * (losses[0] - losses[1]) / 2e-2 == pytest.approx(
+            float(found[index]), abs=5e-3, rel=1e-2
+        )
 
 
 def test_recurrent_gradient_uses_memory_and_episode_starts() -> None:
@@ -201,7 +246,11 @@ def test_learned_entropy_cost_moves_entropy_to_its_target() -> None:
             assert part.action_mask is not None
             maximum += float(np.log(part.action_mask[:-1].sum(-1)[part.alive[:-1]]).sum())
             for t, slot, agent in np.argwhere(part.alive[:-1]):
-                entropy += Literal(algorithm, rollout, spec.policies[0], int(slot)).logp_and_entropy(int(t), int(agent))[1].item()
+                entropy += (
+                    Literal(algorithm, rollout, spec.policies[0], int(slot))
+                    .logp_and_entropy(int(t), int(agent))[1]
+                    .item()
+                )
         assert found[-1] == pytest.approx(0.5 * (target * maximum - entropy) / 9, rel=1e-3)
         assert np.sign(found[-1]) == sign
         # The rule moves the cost alone; the bonus weighs exp(log c).
@@ -224,7 +273,8 @@ def test_entropy_cost_decays_with_environment_steps() -> None:
 
 
 def test_normalised_advantages_have_mean_zero() -> None:
-    """Where all actions are as likely, what the policy gains is the sum of its advantages times one logarithm."""
+    """Where all actions are as likely, what the policy gains is the sum of its advantages times one
+    logarithm."""
     spec, rollouts = make_spec(), rollouts_of(make_spec())
     plain, normalised = make(spec), make(spec, normalise_advantages=True)
     for algorithm in (plain, normalised):
@@ -282,7 +332,9 @@ def test_segments_split_the_gradient_by_policy() -> None:
         rollout.policies["prey"].alive[:] = False
     found, statistics = algorithm.gradient(rollouts)
     algorithm.load_parameters(found)
-    by_part = {name: max(np.abs(found).max() for found in slopes) for name, slopes in _by_part(algorithm).items()}
+    by_part = {
+        name: max(np.abs(found).max() for found in slopes) for name, slopes in _by_part(algorithm).items()
+    }
     assert by_part.pop("prey.actor") == 0.0  # who does not act gains nothing
     assert len(by_part) == 3
     assert min(by_part.values()) > 1e-3  # its critic learns what the game is worth all the same
@@ -307,7 +359,9 @@ def _by_part(algorithm: MATrace) -> dict[str, list[np.ndarray]]:
         (make_spec(), {"target_entropy": 0.5, "entropy_cost": 0.0}, "algo.entropy_cost"),
     ],
 )
-def test_ma_trace_rejects_incompatible_settings(spec: EnvironmentSpec, keys: dict[str, Any], words: str) -> None:
+def test_ma_trace_rejects_incompatible_settings(
+    spec: EnvironmentSpec, keys: dict[str, Any], words: str
+) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
         make_algorithm(spec, MATraceConfig(**keys), 0)
     assert "\n" not in str(caught.value)

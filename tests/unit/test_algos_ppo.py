@@ -21,16 +21,29 @@ from tests.support.worlds import SPREAD
 
 def make(spec, *, algorithm=PPOConfig, **keys):
     """Random parameters and logp: ratios on both sides of both clips."""
-    config = algorithm(**{"network": NetworkConfig(hidden=(5,)), "discount": 0.9, "trace_lambda": 0.8, "entropy_cost": 0.1, **keys})
+    config = algorithm(
+        **{
+            "network": NetworkConfig(hidden=(5,)),
+            "discount": 0.9,
+            "trace_lambda": 0.8,
+            "entropy_cost": 0.1,
+            **keys,
+        }
+    )
     made = make_algorithm(spec, config, 0)
     made.load_parameters(np.random.default_rng(1).standard_normal(made.size).astype(np.float32) * 0.6)
     return made
 
 
-@pytest.mark.parametrize(("critic", "agent_id"), [("obs", False), ("full", False), ("dec", False), ("obs", True), ("dec", True)])
+@pytest.mark.parametrize(
+    ("critic", "agent_id"), [("obs", False), ("full", False), ("dec", False), ("obs", True), ("dec", True)]
+)
 @pytest.mark.parametrize("spec", [make_spec(), TEAM_AND_PREY], ids=["one_policy", "two_policies"])
 def test_equals_the_literal_implementation(spec, critic, agent_id):
-    algorithm, rollouts = make(spec, critic=critic, agent_id=agent_id, reward_scale=0.5, normalise_advantages=False), rollouts_of(spec)
+    algorithm, rollouts = (
+        make(spec, critic=critic, agent_id=agent_id, reward_scale=0.5, normalise_advantages=False),
+        rollouts_of(spec),
+    )
     assert outlived_rows(rollouts) > 0
     wanted = literal_gradient(algorithm, rollouts)
     found, statistics = algorithm.gradient(rollouts)
@@ -42,8 +55,13 @@ def test_equals_the_literal_implementation(spec, critic, agent_id):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_turn_based_games_keep_per_agent_transitions(seed):
-    algorithm, rollouts = make(TURNS, critic="dec", normalise_advantages=False), rollouts_of(TURNS, seed=seed, steps=6)
-    np.testing.assert_allclose(algorithm.gradient(rollouts)[0], literal_gradient(algorithm, rollouts), atol=2e-4, rtol=2e-4)
+    algorithm, rollouts = (
+        make(TURNS, critic="dec", normalise_advantages=False),
+        rollouts_of(TURNS, seed=seed, steps=6),
+    )
+    np.testing.assert_allclose(
+        algorithm.gradient(rollouts)[0], literal_gradient(algorithm, rollouts), atol=2e-4, rtol=2e-4
+    )
 
 
 def test_normalised_advantages_ignore_a_reward_offset():
@@ -58,7 +76,12 @@ def test_normalised_advantages_ignore_a_reward_offset():
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_slot_subset_gradients_sum_to_the_whole(recurrent):
     spec = TEAM_AND_PREY
-    algorithm = make(spec, algorithm=MATraceConfig, critic="full", network=NetworkConfig(hidden=(5,), recurrent=recurrent, memory=4))
+    algorithm = make(
+        spec,
+        algorithm=MATraceConfig,
+        critic="full",
+        network=NetworkConfig(hidden=(5,), recurrent=recurrent, memory=4),
+    )
     rollout = rollouts_of(spec, slots=5, count=1, memory=4 if recurrent else None)[0]
     parts = [select(rollout, np.array(slots)) for slots in ([0, 3], [1], [2, 4])]
     assert [part.count for part in parts] == [2, 1, 2]
@@ -78,13 +101,20 @@ class FakeMessage:
 
 
 def feed_of(batch, epochs, minibatches, *changes, rule=None):
-    context = SimpleNamespace(queue_limit=lambda group: 8, config=load_config(SPREAD, ["algo.name=ppo", *changes]))
+    context = SimpleNamespace(
+        queue_limit=lambda group: 8, config=load_config(SPREAD, ["algo.name=ppo", *changes])
+    )
     algorithm = SimpleNamespace(on_policy=False, epochs=epochs, minibatches=minibatches, begin_batch=list)
-    return Iterations(context, SimpleNamespace(index=0, actors=(1, 2)), rule or make_rule("sync", 1, batch), algorithm)
+    return Iterations(
+        context, SimpleNamespace(index=0, actors=(1, 2)), rule or make_rule("sync", 1, batch), algorithm
+    )
 
 
 def arrive(feed, version, source, slots=2):
-    rollout, letter = random_rollout(make_spec(), 3, slots, np.random.default_rng(source)), FakeMessage(source)
+    rollout, letter = (
+        random_rollout(make_spec(), 3, slots, np.random.default_rng(source)),
+        FakeMessage(source),
+    )
     rollout.version, rollout.actor = version, source
     feed.add(letter, rollout, version)
     return letter
@@ -129,7 +159,8 @@ def test_next_batch_takes_newest_of_two_iterations():
 
 
 def uses_when_a_round_closes_early(seed):
-    """How often each of four trajectories counts, gone through twice in halves, where the other group ends the round under the second half."""
+    """How often each of four trajectories counts, gone through twice in halves, where the other group ends
+    the round under the second half."""
     rule = make_rule("rennala", 2, 4)
     feed = feed_of(4, 2, 2, f"seed={seed}", rule=rule)
     for source in (1, 2):
@@ -151,7 +182,8 @@ def uses_when_a_round_closes_early(seed):
 
 
 def test_parts_dropped_by_a_closing_round_are_drawn_evenly():
-    """They make fewer passes of a batch (6 of 8 uses here), and favour no trajectory: which part is late has nothing to do with what is in it."""
+    """They make fewer passes of a batch (6 of 8 uses here), and favour no trajectory: which part is late has
+    nothing to do with what is in it."""
     seeds = 400
     uses = np.array([uses_when_a_round_closes_early(seed) for seed in range(seeds)])
     assert (uses.sum(1) == 6).all()
@@ -165,7 +197,10 @@ def test_batch_ends_above_the_kl_target(target, ends):
     spec = make_spec()
     algorithm, rollouts = make(spec, kl_target=target), rollouts_of(spec)
     for rollout in rollouts:
-        part, evaluation = rollout.policies["agent"], evaluate(algorithm._policies["agent"], join([rollout]).policies["agent"], rollout.episode_start)
+        part, evaluation = (
+            rollout.policies["agent"],
+            evaluate(algorithm._policies["agent"], join([rollout]).policies["agent"], rollout.episode_start),
+        )
         part.logp[:] = evaluation.rows.spread(evaluation.logp.detach().numpy()) + np.float32(np.log(2))
     statistics = algorithm.gradient(rollouts)[1]
     assert statistics["approximate_kl"] == pytest.approx(np.log(2) - 0.5, abs=1e-4)

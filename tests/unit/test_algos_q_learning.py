@@ -1,4 +1,5 @@
-"""IQL, VDN, QMIX, WQMIX and RES against literal twins; acting, exploration, target networks, mixed spaces, matrix games that they should solve."""
+"""IQL, VDN, QMIX, WQMIX and RES against literal twins; acting, exploration, target networks, mixed spaces,
+matrix games that they should solve."""
 
 import itertools
 
@@ -34,9 +35,13 @@ def test_equals_the_literal_implementation(name, keys):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_weighed_gradients_and_errors_equal_the_literal_ones(name):
-    """Weights in the order of the rollouts and of their slots; an episode's errors are those of all its rows (and agents)."""
+    """Weights in the order of the rollouts and of their slots; an episode's errors are those of all its rows
+    (and agents)."""
     algorithm = make(name, **({"central_width": 5} if name == "wqmix" else {}))
-    rollouts = [*episodes(algorithm.spec, lengths=(3, 6, 1)), *episodes(algorithm.spec, lengths=(4,), slots=2)]
+    rollouts = [
+        *episodes(algorithm.spec, lengths=(3, 6, 1)),
+        *episodes(algorithm.spec, lengths=(4,), slots=2),
+    ]
     weights = np.random.default_rng(0).uniform(0.1, 1.0, 5).astype(np.float32)
     errors = literal_errors(algorithm, rollouts)
     wanted = literal_gradient(algorithm, rollouts, weights.tolist())
@@ -54,7 +59,10 @@ def test_weighed_gradients_and_errors_equal_the_literal_ones(name):
 def test_value_limit_is_largest_reward_over_one_minus_gamma(name):
     """The largest reward so far, of the team or of an agent, over 1 - gamma; nothing without discounting."""
     algorithm = make(name, discount=0.9, reward_scale=0.5)
-    first, second = ([random_rollout(algorithm.spec, 4, 1, np.random.default_rng(seed), whole_episode=True, memory=4)] for seed in (0, 1))
+    first, second = (
+        [random_rollout(algorithm.spec, 4, 1, np.random.default_rng(seed), whole_episode=True, memory=4)]
+        for seed in (0, 1)
+    )
     limits = [algorithm.gradient(rollouts)[1]["value_limit"] for rollouts in (first, second, first)]
 
     def largest(rollouts):
@@ -77,14 +85,19 @@ def test_gradient_ignores_order_and_padding_of_episodes(name):
     np.testing.assert_allclose(backwards, algorithm.gradient(rollouts)[0], atol=1e-4, rtol=1e-4)
     if name == "iql":  # acting agents differ in number between episodes
         return
-    pair = [random_rollout(algorithm.spec, 4, slots, np.random.default_rng(slots), whole_episode=True, memory=4) for slots in (1, 2)]
+    pair = [
+        random_rollout(algorithm.spec, 4, slots, np.random.default_rng(slots), whole_episode=True, memory=4)
+        for slots in (1, 2)
+    ]
     summed = sum(algorithm.gradient([rollout])[0] for rollout in pair)
     np.testing.assert_allclose(algorithm.gradient(pair)[0], summed, atol=1e-4, rtol=1e-4)
 
 
 def test_gradient_does_not_modify_rollouts():
     algorithm, rollout = make("qmix"), episodes(make_spec(*TWO))[1]
-    before = {name: array.copy() for name, array in vars(rollout.policies["scouts"]).items() if array is not None}
+    before = {
+        name: array.copy() for name, array in vars(rollout.policies["scouts"]).items() if array is not None
+    }
     algorithm.gradient([rollout])
     for name, array in before.items():
         np.testing.assert_array_equal(getattr(rollout.policies["scouts"], name), array, err_msg=name)
@@ -100,27 +113,39 @@ def test_turn_based_games_are_for_independent_learners_only():
 
 
 def test_turn_based_n_steps_are_own_decisions():
-    """Two agents take turns: two steps of the first are its decisions in rows 0 and 2, with what it earns in row 1 and 3."""
+    """Two agents take turns: two steps of the first are its decisions in rows 0 and 2, with what it earns in
+    row 1 and 3."""
     spec = make_spec(agents=2, turn_based=True, state_size=None)
     algorithm = make("iql", spec, n_step=2)
-    rollout = random_rollout(spec, 5, 1, np.random.default_rng(0), whole_episode=True, truncations=False, memory=4)
+    rollout = random_rollout(
+        spec, 5, 1, np.random.default_rng(0), whole_episode=True, truncations=False, memory=4
+    )
     part = rollout.policies["agent"]
     part.alive[:5, 0] = [[True, False], [False, True]] * 2 + [[True, False]]
     columns = Columns(part.reward, part.alive[:5], part.terminated, part.truncated)
     value = np.random.default_rng(1).standard_normal((6, 1, 2)).astype(np.float32)
     found, reward = algorithm._targets(columns, torch.from_numpy(value)).numpy()[:, 0], part.reward[:, 0]
-    assert found[0, 0] == pytest.approx(reward[0, 0] + 0.9 * (reward[1, 0] + reward[2, 0]) + 0.81 * (reward[3, 0] + value[4, 0, 0]), rel=1e-5)
-    assert found[1, 1] == pytest.approx(reward[1, 1] + 0.9 * (reward[2, 1] + reward[3, 1] + 0.9 * reward[4, 1]), rel=1e-5)
+    assert found[0, 0] == pytest.approx(
+        reward[0, 0] + 0.9 * (reward[1, 0] + reward[2, 0]) + 0.81 * (reward[3, 0] + value[4, 0, 0]), rel=1e-5
+    )
+    assert found[1, 1] == pytest.approx(
+        reward[1, 1] + 0.9 * (reward[2, 1] + reward[3, 1] + 0.9 * reward[4, 1]), rel=1e-5
+    )
 
 
 def test_turn_based_target_spans_to_the_next_decision():
     spec = make_spec(agents=2, turn_based=True, state_size=None)
     algorithm = make("iql", spec, double_q=False)
-    rollout = random_rollout(spec, 3, 1, np.random.default_rng(0), whole_episode=True, truncations=False, memory=4)
+    rollout = random_rollout(
+        spec, 3, 1, np.random.default_rng(0), whole_episode=True, truncations=False, memory=4
+    )
     part = rollout.policies["agent"]
     part.alive[:3, 0] = [[True, False], [False, True], [True, False]]
     targets = {}
-    algorithm._targets, own = (lambda columns, *rest, **keys: targets.setdefault("R", own(columns, *rest, **keys))), algorithm._targets
+    algorithm._targets, own = (
+        (lambda columns, *rest, **keys: targets.setdefault("R", own(columns, *rest, **keys))),
+        algorithm._targets,
+    )
     values = {}
     algorithm._utilities, other = (lambda *given: values.setdefault("V", other(*given))), algorithm._utilities
     algorithm.gradient([rollout])
@@ -132,7 +157,13 @@ def test_turn_based_target_spans_to_the_next_decision():
 
 @pytest.mark.parametrize("action", [MULTI_DISCRETE, CONTINUOUS])
 def test_non_discrete_actions_are_rejected(action):
-    with pytest.raises(ConfigError, match=rf"algo\.name: qmix values single discrete actions, but policy agent of tests\.random has {action.kind}"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"algo\.name: qmix values single discrete actions, but policy agent of tests\.random has "
+            rf"{action.kind}"
+        ),
+    ):
         make("qmix", make_spec(action=action))
 
 
@@ -149,7 +180,9 @@ def test_missing_state_is_rejected_or_built_from_observations():
 
 
 def frame(slots, generator, mask=None):
-    seen = PolicyFrame(generator.standard_normal((slots, 3, 6)).astype(np.float32), np.ones((slots, 3), bool), mask)
+    seen = PolicyFrame(
+        generator.standard_normal((slots, 3, 6)).astype(np.float32), np.ones((slots, 3), bool), mask
+    )
     return Frame({"agent": seen}, None, np.ones(slots, bool))
 
 
@@ -174,7 +207,10 @@ def test_epsilon_decays_with_steps_and_respects_the_mask():
 def test_greedy_evaluation_uses_the_final_epsilon():
     algorithm = make("vdn", make_spec(), epsilon_final=0.0)
     seen, memory = frame(50, np.random.default_rng(0)), algorithm.initial_memory(50)
-    decisions = [algorithm.act(seen, memory, np.random.default_rng(seed), greedy=seed == 1)["agent"].action for seed in range(2)]
+    decisions = [
+        algorithm.act(seen, memory, np.random.default_rng(seed), greedy=seed == 1)["agent"].action
+        for seed in range(2)
+    ]
     np.testing.assert_array_equal(*decisions)
 
 
@@ -183,11 +219,16 @@ def test_agent_id_distinguishes_agents_of_a_policy():
     same.policies["agent"].obs[:] = 1.0
     for agent_id in (True, False):
         algorithm = make("vdn", make_spec(), agent_id=agent_id)
-        decision = algorithm.act(same, algorithm.initial_memory(1), np.random.default_rng(0), greedy=True)["agent"]
+        decision = algorithm.act(same, algorithm.initial_memory(1), np.random.default_rng(0), greedy=True)[
+            "agent"
+        ]
         assert np.array_equal(decision.memory[0, 0], decision.memory[0, 1]) != agent_id
 
 
-@pytest.mark.parametrize(("name", "keys"), [("vdn", {}), ("qmix", {"agent_id": False}), ("iql", {"network": AgentNetworkConfig(recurrent=False)})])
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [("vdn", {}), ("qmix", {"agent_id": False}), ("iql", {"network": AgentNetworkConfig(recurrent=False)})],
+)
 def test_distance_is_the_share_of_changed_greedy_actions(name, keys):
     algorithm = make(name, **keys)
     rollouts = episodes(algorithm.spec)
@@ -196,11 +237,19 @@ def test_distance_is_the_share_of_changed_greedy_actions(name, keys):
         memory = algorithm.initial_memory(1)
         for step in range(rollout.steps):
             seen = {
-                name: PolicyFrame(part.obs[step], part.alive[step], None if part.action_mask is None else part.action_mask[step])
+                name: PolicyFrame(
+                    part.obs[step],
+                    part.alive[step],
+                    None if part.action_mask is None else part.action_mask[step],
+                )
                 for name, part in rollout.policies.items()
             }
-            decisions = algorithm.act(Frame(seen, None, rollout.episode_start[step]), memory, np.random.default_rng(0), greedy=True)
-            memory = {name: decision.memory for name, decision in decisions.items() if decision.memory is not None}
+            decisions = algorithm.act(
+                Frame(seen, None, rollout.episode_start[step]), memory, np.random.default_rng(0), greedy=True
+            )
+            memory = {
+                name: decision.memory for name, decision in decisions.items() if decision.memory is not None
+            }
             for name, part in rollout.policies.items():
                 otherwise += int((part.alive[step] & (decisions[name].action != part.action[step])).sum())
                 acted += int(part.alive[step].sum())
@@ -231,7 +280,9 @@ def test_target_rate_averages_and_its_state_resumes():
         algorithm.on_version(version)
         algorithm.on_version(version)
         if version == 2:
-            np.testing.assert_allclose(algorithm.state_dict()["target"], before + 0.25 * (1 - before), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(
+                algorithm.state_dict()["target"], before + 0.25 * (1 - before), rtol=1e-5, atol=1e-6
+            )
             other.load_state_dict(algorithm.state_dict())
             other.load_parameters(np.ones(algorithm.size, np.float32))
             other.on_version(3)
@@ -252,8 +303,8 @@ def test_trace_lambda_applies_after_trace_from_steps():
 
 
 def game(payoffs, steps=1):
-    """All joint trajectories of two agents in a game, as one rollout: one step, or the two-step game of QMIX (section 6), in which
-    the first agent's first action chooses the second step's payoffs."""
+    """All joint trajectories of two agents in a game, as one rollout: one step, or the two-step game of QMIX
+    (section 6), in which the first agent's first action chooses the second step's payoffs."""
     size = len(payoffs[0])
     choices = list(itertools.product(range(size), repeat=2 * steps))
     slots = len(choices)
@@ -272,18 +323,34 @@ def game(payoffs, steps=1):
     flags = np.zeros((steps, slots, 2), bool)
     ended, end, alive = flags.copy(), np.zeros((steps, slots), np.uint8), np.ones((steps + 1, slots, 2), bool)
     ended[-1], end[-1] = True, 1
-    part = PolicyRollout(obs, alive, action, np.zeros_like(reward), reward, ended, flags, np.zeros((0, 2, 3), np.float32), None, None)
+    part = PolicyRollout(
+        obs,
+        alive,
+        action,
+        np.zeros_like(reward),
+        reward,
+        ended,
+        flags,
+        np.zeros((0, 2, 3), np.float32),
+        None,
+        None,
+    )
     zeros = np.zeros(slots, np.int64)
     start = np.zeros((steps + 1, slots), bool)
     start[0] = True
-    spec = EnvironmentSpec("tests.game", (PolicySpec("agent", ("a", "b"), (3,), ActionSpace("discrete", (size,))),), None, False)
+    spec = EnvironmentSpec(
+        "tests.game", (PolicySpec("agent", ("a", "b"), (3,), ActionSpace("discrete", (size,))),), None, False
+    )
     return spec, Rollout({"agent": part}, start, end, np.zeros((0, 2), np.int32), zeros, zeros, zeros, 0, 0)
 
 
 def solve(name, payoffs, steps=1, updates=400, **keys):
-    """What the greedy joint actions earn after so many updates on all joint trajectories alike (as with epsilon 1)."""
+    """What the greedy joint actions earn after so many updates on all joint trajectories alike (as with
+    epsilon 1)."""
     spec, rollout = game(payoffs, steps)
-    config = CONFIGS[name](network=AgentNetworkConfig(hidden=(32,), recurrent=False), target_every=20, discount=1.0, **keys)
+    config = CONFIGS[name](
+        network=AgentNetworkConfig(hidden=(32,), recurrent=False), target_every=20, discount=1.0, **keys
+    )
     algorithm = make_algorithm(spec, config, 0)
     optimizer = make_optimizer(RmspropConfig(step_size=3e-3), algorithm.initial_parameters())
     for version in range(updates):
@@ -293,9 +360,17 @@ def solve(name, payoffs, steps=1, updates=400, **keys):
     algorithm.load_parameters(optimizer.point())
     chosen = []
     for step in range(steps):
-        slot = next(slot for slot in range(rollout.count) if all((rollout.policies["agent"].action[t, slot] == chosen[t]).all() for t in range(step)))
+        slot = next(
+            slot
+            for slot in range(rollout.count)
+            if all((rollout.policies["agent"].action[t, slot] == chosen[t]).all() for t in range(step))
+        )
         seen = PolicyFrame(rollout.policies["agent"].obs[step, slot : slot + 1], np.ones((1, 2), bool))
-        chosen.append(algorithm.act(Frame({"agent": seen}, None, np.ones(1, bool)), {}, np.random.default_rng(0), greedy=True)["agent"].action[0])
+        chosen.append(
+            algorithm.act(
+                Frame({"agent": seen}, None, np.ones(1, bool)), {}, np.random.default_rng(0), greedy=True
+            )["agent"].action[0]
+        )
     return payoffs[int(chosen[0][0]) if steps == 2 else 0][int(chosen[-1][0])][int(chosen[-1][1])]
 
 
@@ -310,7 +385,8 @@ def test_two_step_game_is_solved_by_mixers_but_not_vdn(name, earned):
 
 @pytest.mark.parametrize(("beta", "earned"), [(5.0, 8), (RESConfig().softmax_beta, 7)])
 def test_res_needs_a_beta_that_suits_the_returns(beta, earned):
-    """At 0.05 the state worth 8, 1 and 1 to the joint actions near the greedy one is valued at 3.9, below the other state's 7."""
+    """At 0.05 the state worth 8, 1 and 1 to the joint actions near the greedy one is valued at 3.9, below the
+    other state's 7."""
     assert solve("res", TWO_STEPS, steps=2, softmax_beta=beta) == earned
 
 
@@ -331,7 +407,11 @@ def test_non_monotonic_payoff_is_solved_by_weighting_only(name, keys, earned):
 @pytest.mark.parametrize(("weighting", "alpha"), [("optimistic", 0.5), ("central", 0.75)])
 def test_wqmix_default_alpha_depends_on_the_weighting(weighting, alpha):
     keys = {"weighting": weighting, "central_width": 5}
-    default, given, other = make("wqmix", **keys), make("wqmix", **keys, weight=alpha), make("wqmix", **keys, weight=0.1)
+    default, given, other = (
+        make("wqmix", **keys),
+        make("wqmix", **keys, weight=alpha),
+        make("wqmix", **keys, weight=0.1),
+    )
     rollouts = episodes(default.spec)
     found = default.gradient(rollouts)[0]
     np.testing.assert_array_equal(found, given.gradient(rollouts)[0])
@@ -339,18 +419,34 @@ def test_wqmix_default_alpha_depends_on_the_weighting(weighting, alpha):
 
 
 def test_agent_networks_are_recurrent_by_default():
-    assert load_config(SPREAD, ["algo.name=vdn", "algo.network.hidden=[7]"]).algo.network == AgentNetworkConfig(hidden=(7,))
+    assert load_config(
+        SPREAD, ["algo.name=vdn", "algo.network.hidden=[7]"]
+    ).algo.network == AgentNetworkConfig(hidden=(7,))
     assert AgentNetworkConfig(hidden=(7,)).recurrent
 
 
 def test_value_based_configs_reject_incompatible_settings():
-    with pytest.raises(ConfigError, match=r"algo\.replay\.starts 40 is more than the algo\.replay\.episodes 30"):
+    with pytest.raises(
+        ConfigError, match=r"algo\.replay\.starts 40 is more than the algo\.replay\.episodes 30"
+    ):
         load_config(SPREAD, ["algo.name=vdn", "algo.replay={starts: 40, episodes: 30}"])
-    with pytest.raises(ConfigError, match=r"algo\.n_step: 3 looks a fixed number of steps ahead, and algo\.trace_lambda 0\.6 .* set n_step: 1 or"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"algo\.n_step: 3 looks a fixed number of steps ahead, and algo\.trace_lambda 0\.6 .* set "
+            r"n_step: 1 or"
+        ),
+    ):
         load_config(SPREAD, ["algo.name=vdn", "algo.n_step=3", "algo.trace_lambda=0.6"])
     with pytest.raises(ConfigError, match=r"algo\.operator"):
         load_config(SPREAD, ["algo.name=res", "algo.operator=max"])
-    with pytest.raises(ConfigError, match=r"algo\.replay\.dynamic\.least: 500 of the 400 episodes .* always stay, so none would leave early"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"algo\.replay\.dynamic\.least: 500 of the 400 episodes .* always stay, so none would leave "
+            r"early"
+        ),
+    ):
         load_config(SPREAD, ["algo.name=vdn", "algo.replay={episodes: 400, dynamic: {}}"])
 
 
@@ -361,7 +457,9 @@ def test_pick_and_spread_restore_rows_among_zeros(share):
     dense = torch.randn((4, 3, 2, 5), generator=generator, requires_grad=True)
     places = Places(chosen)
     picked = places.pick(dense)
-    assert picked.tolist() == [dense[place].tolist() for place in itertools.product(range(4), range(3), range(2)) if chosen[place]]
+    assert picked.tolist() == [
+        dense[place].tolist() for place in itertools.product(range(4), range(3), range(2)) if chosen[place]
+    ]
     back = places.spread(picked)
     expected = dense * chosen.unsqueeze(-1)
     assert torch.equal(back, expected)
@@ -374,11 +472,16 @@ def test_pick_and_spread_restore_rows_among_zeros(share):
 
 @pytest.mark.parametrize(("every", "more"), [(200, 0.024), (20, 0.24), (1, 4.75)])
 def test_growth_by_gradient_adds_dense_weight_gradients(every, more):
-    """At 95 % sparsity in all layers one gradient of `every` costs 0.95 of a dense pass more than the four passes over a twentieth."""
+    """At 95 % sparsity in all layers one gradient of `every` costs 0.95 of a dense pass more than the four
+    passes over a twentieth."""
     algorithm = make("qmix")
     layers = len(algorithm.layers)
     sparse, dense = algorithm.operations([0.05] * layers), algorithm.operations([1.0] * layers)
     assert sparse.training(every, 0) == pytest.approx(0.05 * dense.training(every, 0))
     assert sparse.training(every, 1) / sparse.training(every, 0) - 1 == pytest.approx(more, rel=0.02)
-    assert dense.training(every, 1) == pytest.approx(dense.training(every, 0)) == pytest.approx(every * dense.learning)
+    assert (
+        dense.training(every, 1)
+        == pytest.approx(dense.training(every, 0))
+        == pytest.approx(every * dense.learning)
+    )
     assert sparse.acting == pytest.approx(0.05 * dense.acting)

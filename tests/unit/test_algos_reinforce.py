@@ -24,18 +24,30 @@ def make(spec: EnvironmentSpec, *, recurrent: bool = False, discount: float = 0.
     """An algorithm with random parameters: the initial policy is uniform, which would hide mistakes."""
     network = NetworkConfig(hidden=(5,), recurrent=recurrent, memory=4)
     algorithm = make_algorithm(spec, ReinforceConfig(discount=discount, network=network), 0)
-    algorithm.load_parameters(np.random.default_rng(1).standard_normal(algorithm.size).astype(np.float32) * 0.7)
+    algorithm.load_parameters(
+        np.random.default_rng(1).standard_normal(algorithm.size).astype(np.float32) * 0.7
+    )
     return algorithm
 
 
-def episodes(spec: EnvironmentSpec, lengths: Sequence[int], seed: int = 0, memory: int | None = None) -> list[Rollout]:
+def episodes(
+    spec: EnvironmentSpec, lengths: Sequence[int], seed: int = 0, memory: int | None = None
+) -> list[Rollout]:
     generator = np.random.default_rng(seed)
-    return [random_rollout(spec, length, 1, generator, deaths=True, whole_episode=True, memory=memory) for length in lengths]
+    return [
+        random_rollout(spec, length, 1, generator, deaths=True, whole_episode=True, memory=memory)
+        for length in lengths
+    ]
 
 
 @pytest.mark.parametrize(
     "spec",
-    [make_spec(), make_spec(action=MULTI_DISCRETE, has_mask=True), make_spec(*TWO_POLICIES), make_spec(agents=2, turn_based=True, has_mask=True)],
+    [
+        make_spec(),
+        make_spec(action=MULTI_DISCRETE, has_mask=True),
+        make_spec(*TWO_POLICIES),
+        make_spec(agents=2, turn_based=True, has_mask=True),
+    ],
     ids=["team", "masked", "two_policies", "turn_based"],
 )
 def test_equals_the_brute_force_double_loop(spec: EnvironmentSpec) -> None:
@@ -51,7 +63,10 @@ def test_equals_the_brute_force_double_loop(spec: EnvironmentSpec) -> None:
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_gradient_ignores_padding_and_is_additive(recurrent: bool) -> None:
     spec = make_spec(*TWO_POLICIES)
-    algorithm, rollouts = make(spec, recurrent=recurrent), episodes(spec, [2, 9, 4], memory=4 if recurrent else None)
+    algorithm, rollouts = (
+        make(spec, recurrent=recurrent),
+        episodes(spec, [2, 9, 4], memory=4 if recurrent else None),
+    )
     together, _ = algorithm.gradient(rollouts)
     apart = sum(algorithm.gradient([rollout])[0] for rollout in rollouts)
     assert np.abs(together).max() > 0.01
@@ -60,9 +75,13 @@ def test_gradient_ignores_padding_and_is_additive(recurrent: bool) -> None:
 
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_policy_gradient_equals_finite_differences(recurrent: bool) -> None:
-    """The gradient of the surrogate sum_t weight_t log pi_t, along random directions; log pi through acting's own numpy path."""
+    """The gradient of the surrogate sum_t weight_t log pi_t, along random directions; log pi through acting's
+    own numpy path."""
     spec = make_spec(agents=2)
-    algorithm, rollouts = make(spec, recurrent=recurrent), episodes(spec, [6], seed=3, memory=4 if recurrent else None)
+    algorithm, rollouts = (
+        make(spec, recurrent=recurrent),
+        episodes(spec, [6], seed=3, memory=4 if recurrent else None),
+    )
     origin = algorithm.parameters.copy()
     found, _ = algorithm.gradient(rollouts)
     generator = np.random.default_rng(0)
@@ -105,7 +124,8 @@ def test_never_acting_policy_has_zero_gradient() -> None:
 
 
 def test_a_bandit_is_solved() -> None:
-    """One step, reward 1 for action 3: following the gradient makes it certain. Fails when the sign is wrong."""
+    """One step, reward 1 for action 3: following the gradient makes it certain. Fails when the sign is
+    wrong."""
     spec = make_spec(PolicySpec("p", ("a",), (1,), ActionSpace("discrete", (5,))), state_size=None)
     algorithm = make_algorithm(spec, ReinforceConfig(network=NetworkConfig(hidden=(8,))), 0)
     generator = np.random.default_rng(0)
@@ -124,7 +144,12 @@ def test_a_bandit_is_solved() -> None:
 
 def test_reinforce_properties_and_empty_state_dict() -> None:
     algorithm = make(make_spec(DISCRETE_POLICY))
-    assert (algorithm.unit, algorithm.on_policy, algorithm.unroll, algorithm.needs_state) == ("episode", True, None, False)
+    assert (algorithm.unit, algorithm.on_policy, algorithm.unroll, algorithm.needs_state) == (
+        "episode",
+        True,
+        None,
+        False,
+    )
     assert algorithm.state_dict() == {}
     algorithm.load_state_dict({})
     with pytest.raises(ValueError, match="unknown_entry"):

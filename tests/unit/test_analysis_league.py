@@ -1,4 +1,5 @@
-"""A league's pictures and files, from made-up leagues of any size: what is drawn where, what is left out, that nothing is drawn outside."""
+"""A league's pictures and files, from made-up leagues of any size: what is drawn where, what is left out,
+that nothing is drawn outside."""
 
 import csv
 import json
@@ -21,10 +22,21 @@ def made_up(members, terms, sides=("player",), played=0.8, resets=False):
     for term in range(terms):
         for member, name in enumerate(names):
             older = generator.permutation(len(snapshots))[:5]
-            met = [{"snapshot": snapshots[other]["name"], "games": int(generator.integers(1, 99))} for other in older]
+            met = [
+                {"snapshot": snapshots[other]["name"], "games": int(generator.integers(1, 99))}
+                for other in older
+            ]
             life = 1 + (term // 3 if resets and member else 0)
-            facts = {"side": sides[member % len(sides)], "term": term, "life": life, "env_steps": 5000 * term, "seconds": 60.0 * term + member}
-            snapshots.append({"name": f"{name}-{term:06d}", "member": name, "met_most": met if term else [], **facts})
+            facts = {
+                "side": sides[member % len(sides)],
+                "term": term,
+                "life": life,
+                "env_steps": 5000 * term,
+                "seconds": 60.0 * term + member,
+            }
+            snapshots.append(
+                {"name": f"{name}-{term:06d}", "member": name, "met_most": met if term else [], **facts}
+            )
             skill.append(40.0 * term)
     own = np.array([each["side"] for each in snapshots])
     games = np.triu(generator.random((len(own), len(own))) < played, 1) * 32
@@ -37,12 +49,28 @@ def made_up(members, terms, sides=("player",), played=0.8, resets=False):
         {"rating_elo": rating, "rating_elo_low": rating - error, "rating_elo_high": rating + error}
         for rating, error in zip(fitted.rating.tolist(), fitted.error.tolist(), strict=True)
     ]
-    payoff = [[won / count if count else None for won, count in zip(*pair, strict=True)] for pair in zip(score.tolist(), games.tolist(), strict=True)]
+    payoff = [
+        [won / count if count else None for won, count in zip(*pair, strict=True)]
+        for pair in zip(score.tolist(), games.tolist(), strict=True)
+    ]
     members_told = [{"name": name} for name in names]
-    return {"name": "made", "env": "up", "sides": list(sides), "members": members_told, "snapshots": snapshots, "payoff": payoff, "ratings": rated}
+    return {
+        "name": "made",
+        "env": "up",
+        "sides": list(sides),
+        "members": members_told,
+        "snapshots": snapshots,
+        "payoff": payoff,
+        "ratings": rated,
+    }
 
 
-SIZES = {"three": made_up(1, 3), "sixty": made_up(6, 10, resets=True), "sides": made_up(4, 3, ("predators", "prey")), "one": made_up(1, 1)}
+SIZES = {
+    "three": made_up(1, 3),
+    "sixty": made_up(6, 10, resets=True),
+    "sides": made_up(4, 3, ("predators", "prey")),
+    "one": made_up(1, 1),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -72,10 +100,19 @@ def test_heat_map_shows_each_pair_with_separate_labels(size):
         for column, other in enumerate(columns):
             score = told["payoff"][number][other]
             assert shown.mask[row, column] if score is None else shown[row, column] == pytest.approx(score)
-    labels = [label for one in (axis, *axis.child_axes) for label in (*one.get_xticklabels(), *one.get_yticklabels()) if label.get_text()]
+    labels = [
+        label
+        for one in (axis, *axis.child_axes)
+        for label in (*one.get_xticklabels(), *one.get_yticklabels())
+        if label.get_text()
+    ]
     assert not inside(figure, labels)
-    assert {label.get_text() for label in labels} >= {told["snapshots"][number]["member"] for number in (*rows, *columns)}
-    known = sum(score is not None for number in rows for other in columns for score in [told["payoff"][number][other]])
+    assert {label.get_text() for label in labels} >= {
+        told["snapshots"][number]["member"] for number in (*rows, *columns)
+    }
+    known = sum(
+        score is not None for number in rows for other in columns for score in [told["payoff"][number][other]]
+    )
     assert len(axis.texts) == (known if max(shown.shape) <= pictures.NUMBERS_UP_TO else 0)
 
 
@@ -95,7 +132,9 @@ def test_rating_curves_break_where_a_member_was_reset():
     first = curves[0]
     own = [number for number, each in enumerate(told["snapshots"]) if each["member"] == "league_exploiter-1"]
     assert first.get_xdata().tolist() == [told["snapshots"][number]["env_steps"] for number in own]
-    assert first.get_ydata().tolist() == pytest.approx([told["ratings"][number]["rating_elo"] for number in own])
+    assert first.get_ydata().tolist() == pytest.approx(
+        [told["ratings"][number]["rating_elo"] for number in own]
+    )
     assert len({line.get_color() for line in curves}) == 6
 
 
@@ -126,13 +165,17 @@ def test_lineage_arrows_point_at_most_met_opponents(size):
     title = axis.title.get_window_extent()
     assert not any(arrow.arrow_patch.get_window_extent().overlaps(title) for arrow in arrows)
     crosses = [line for line in axis.lines if line.get_marker() == "x"]
-    assert len(crosses) == sum(len({each["life"] for each in told["snapshots"] if each["member"] == name}) - 1 for name in places)
+    assert len(crosses) == sum(
+        len({each["life"] for each in told["snapshots"] if each["member"] == name}) - 1 for name in places
+    )
 
 
 def test_large_pools_have_arrows_for_newest_snapshots_only(monkeypatch):
     monkeypatch.setattr(pictures, "MOST_SOURCES", 7)
     axis = pictures.lineage_picture(SIZES["sixty"]).axes[0]
-    assert {arrow.xyann[0] for arrow in axis.texts} == {each["seconds"] / 60 for each in SIZES["sixty"]["snapshots"][-7:]}
+    assert {arrow.xyann[0] for arrow in axis.texts} == {
+        each["seconds"] / 60 for each in SIZES["sixty"]["snapshots"][-7:]
+    }
     assert "whom each of the newest 7 met most" in axis.get_title(loc="left")
 
 
@@ -161,7 +204,9 @@ def test_written_parameters_have_a_json_description(tmp_path):
     told = write_parameters(tmp_path / "p.npz", arrays, {"snapshot": "main-000001"})
     assert told["parameters"] == 8
     with np.load(tmp_path / "p.npz") as read:
-        assert {name: read[name].tolist() for name in read.files} == {name: value.tolist() for name, value in arrays.items()}
+        assert {name: read[name].tolist() for name in read.files} == {
+            name: value.tolist() for name, value in arrays.items()
+        }
     about = json.loads((tmp_path / "p.json").read_text())
     assert (about["snapshot"], about["parameters"]) == ("main-000001", {"a.weight": [2, 3], "a.bias": [2]})
     with pytest.raises(UsageError, match=r"p\.npz: exists"):
@@ -172,7 +217,13 @@ def test_written_parameters_have_a_json_description(tmp_path):
 
 
 def test_pairs_without_games_are_not_in_the_table(tmp_path):
-    told = write_payoff(tmp_path / "t.csv", ["a", "b"], [[0, 3], [3, 0]], [[None, 1.0], [0.0, None]], [[None, 2.5], [-2.5, None]])
+    told = write_payoff(
+        tmp_path / "t.csv",
+        ["a", "b"],
+        [[0, 3], [3, 0]],
+        [[None, 1.0], [0.0, None]],
+        [[None, 2.5], [-2.5, None]],
+    )
     assert told["pairs"] == 2
     with (tmp_path / "t.csv").open() as stream:
         assert list(csv.reader(stream))[1:] == [["a", "b", "3", "1.0", "2.5"], ["b", "a", "3", "0.0", "-2.5"]]

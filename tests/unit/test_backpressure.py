@@ -12,10 +12,18 @@ from hpcmarl.roles.timing import TrajectoryTimer
 from tests.support.worlds import SPREAD
 
 
-@pytest.mark.parametrize(("kind", "extra", "count"), [(Queue, (), 4), (Queue, ("algo.reuse=2",), 2), (Iterations, (), 6)])
+@pytest.mark.parametrize(
+    ("kind", "extra", "count"), [(Queue, (), 4), (Queue, ("algo.reuse=2",), 2), (Iterations, (), 6)]
+)
 def test_learner_is_behind_at_two_gradients_or_a_full_batch(kind, extra, count):
-    for key, expected in (("rounds.backpressure=true", True), ("rounds.backpressure=false", False), ("deterministic=true", False)):
-        context = SimpleNamespace(config=load_config(SPREAD, ["rounds.backpressure=true", *extra, key]), queue_limit=lambda _: 8)
+    for key, expected in (
+        ("rounds.backpressure=true", True),
+        ("rounds.backpressure=false", False),
+        ("deterministic=true", False),
+    ):
+        context = SimpleNamespace(
+            config=load_config(SPREAD, ["rounds.backpressure=true", *extra, key]), queue_limit=lambda _: 8
+        )
         algorithm = SimpleNamespace(on_policy=False, epochs=2, minibatches=3)
         feed = kind(context, SimpleNamespace(index=0, actors=(1,)), make_rule("sync", 1, 2), algorithm)
         for index in range(count):

@@ -17,13 +17,17 @@ ENVIRONMENTS = "tests.support.environments"
 
 
 def play(config, steps, *, skip=True, slots=2):
-    """Play with fixed actions; every frame and outcome must be finite. Returns the environment and the ends by slot."""
+    """Play with fixed actions; every frame and outcome must be finite. Returns the environment and the ends
+    by slot."""
     environment = make_environment(config, {}, slots, Seeds(0, 10), skip_bad_numbers=skip)
     frame, outcome = new_frame(environment.spec, slots), new_outcome(environment.spec, slots)
     environment.reset(frame)
     ends = []
     for _ in range(steps):
-        actions = {policy.name: np.zeros((slots, len(policy.agents)), np.int64) for policy in environment.spec.policies}
+        actions = {
+            policy.name: np.zeros((slots, len(policy.agents)), np.int64)
+            for policy in environment.spec.policies
+        }
         environment.step(actions, outcome, frame)
         for policy in environment.spec.policies:
             assert np.isfinite(frame.policies[policy.name].obs).all()
@@ -36,7 +40,13 @@ def play(config, steps, *, skip=True, slots=2):
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("observation", r"Spoiled in slot 1\d \(seed \d+, episode \d+, step \d+\): agent walker_1 observes nan \(component 0 of 3\)"),
+        (
+            "observation",
+            (
+                r"Spoiled in slot 1\d \(seed \d+, episode \d+, step \d+\): agent walker_1 observes nan "
+                r"\(component 0 of 3\)"
+            ),
+        ),
         ("reward", r"Spoiled in slot 1\d .*: agent walker_0 is rewarded with -inf; faults\.on_nan: skip"),
         ("reset", r"Spoiled in slot 1\d .*step 0\): agent walker_1 observes nan"),
     ],
@@ -52,7 +62,9 @@ def test_episode_with_a_non_finite_value_is_truncated(what):
     assert environment.counts["bad_numbers"] >= 2
     assert environment.counts["restarts"] == 0
     assert set(ends[ends > 0]) == {2}  # truncated, never terminated
-    accidents = 0 if what == "reset" else environment.counts["bad_numbers"]  # a bad reset ends no episode but its own, which had no step
+    accidents = (
+        0 if what == "reset" else environment.counts["bad_numbers"]
+    )  # a bad reset ends no episode but its own, which had no step
     assert (ends > 0).sum() >= 64 * 2 // 8 + accidents // 2
     assert environment.episode_index.sum() >= (ends > 0).sum()
 
@@ -63,7 +75,9 @@ def test_repeated_non_finite_reset_raises():
 
 
 def test_a_hung_environment_is_interrupted_and_replaced():
-    config = EnvConfig(id=f"{ENVIRONMENTS}:Spoiled", kwargs={"what": "hang", "seconds": 60.0}, step_seconds=0.2, restarts=9)
+    config = EnvConfig(
+        id=f"{ENVIRONMENTS}:Spoiled", kwargs={"what": "hang", "seconds": 60.0}, step_seconds=0.2, restarts=9
+    )
     began = time.monotonic()
     environment, ends = play(config, 30)
     assert time.monotonic() - began < 30
@@ -72,17 +86,28 @@ def test_a_hung_environment_is_interrupted_and_replaced():
 
 
 def test_hang_past_the_restart_budget_raises_step_timeout():
-    config = EnvConfig(id=f"{ENVIRONMENTS}:Spoiled", kwargs={"what": "hang", "seconds": 60.0}, step_seconds=0.1, restarts=0)
-    with pytest.raises(EnvironmentFailure, match=r"StepTimeout: was still at work after 0\.1 s \(env\.step_seconds"):
+    config = EnvConfig(
+        id=f"{ENVIRONMENTS}:Spoiled", kwargs={"what": "hang", "seconds": 60.0}, step_seconds=0.1, restarts=0
+    )
+    with pytest.raises(
+        EnvironmentFailure, match=r"StepTimeout: was still at work after 0\.1 s \(env\.step_seconds"
+    ):
         play(config, 60)
 
 
 def test_slots_past_the_restart_budget_are_quarantined():
-    config = EnvConfig(id=f"{ENVIRONMENTS}:Spoiled", kwargs={"what": "raise", "every": 3}, restarts=1, past_restarts="quarantine")
+    config = EnvConfig(
+        id=f"{ENVIRONMENTS}:Spoiled",
+        kwargs={"what": "raise", "every": 3},
+        restarts=1,
+        past_restarts="quarantine",
+    )
     environment = make_environment(config, {}, 2, Seeds(0))
     frame, outcome = new_frame(environment.spec, 2), new_outcome(environment.spec, 2)
     environment.reset(frame)
-    actions = {policy.name: np.zeros((2, len(policy.agents)), np.int64) for policy in environment.spec.policies}
+    actions = {
+        policy.name: np.zeros((2, len(policy.agents)), np.int64) for policy in environment.spec.policies
+    }
     alive = []
 
     def go_on():
@@ -100,7 +125,10 @@ def test_slots_past_the_restart_budget_are_quarantined():
 
 def test_optimizer_step_to_infinite_parameters_raises():
     optimizer = make_optimizer(AdamConfig(step_size=1e38), np.full(2, 3e38, np.float32), [slice(0, 2)])
-    with pytest.raises(FloatingPointError, match=r"step 1 made parameter 0 inf; lower optimizer\.step_size"), np.errstate(all="ignore"):
+    with (
+        pytest.raises(FloatingPointError, match=r"step 1 made parameter 0 inf; lower optimizer\.step_size"),
+        np.errstate(all="ignore"),
+    ):
         optimizer.step(np.ones(2, np.float32))
 
 
@@ -112,4 +140,6 @@ def test_large_finite_numbers_are_no_bad_ones() -> None:
     views = Views([policy.name for policy in spec.policies], frame, outcome)
     assert bad_numbers(spec, outcome, views) == []
     told.reward[1, 0] = np.inf
-    assert [(row, what) for row, _, what in bad_numbers(spec, outcome, views)] == [(1, "is rewarded with inf")]
+    assert [(row, what) for row, _, what in bad_numbers(spec, outcome, views)] == [
+        (1, "is rewarded with inf")
+    ]

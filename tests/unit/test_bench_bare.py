@@ -12,7 +12,9 @@ def test_both_forms_are_measured_where_there_are_two():
     assert told == [row["environment"] for row in rows]
     particles, matrix, package = rows
     assert particles["slots"] == 8
-    assert particles["ratio"] == pytest.approx(particles["batched_steps_per_second"] / particles["package_steps_per_second"])
+    assert particles["ratio"] == pytest.approx(
+        particles["batched_steps_per_second"] / particles["package_steps_per_second"]
+    )
     assert matrix["batched_steps_per_second"] > 0
     assert (matrix["package_steps_per_second"], matrix["ratio"]) == (None, None)
     assert package["package_steps_per_second"] > 0

@@ -1,4 +1,5 @@
-"""The benchmark of a league's server: its simulated teams do what real ones do, and the figures are of the server alone."""
+"""The benchmark of a league's server: its simulated teams do what real ones do, and the figures are of the
+server alone."""
 
 import json
 
@@ -8,7 +9,22 @@ from hpcmarl.cli import app
 
 
 def test_simulated_teams_train_freeze_and_play():
-    done = CliRunner().invoke(app, ["bench", "league", "--members", "3", "--snapshots", "20", "--seconds", "4", "--term-seconds", "1.5", "--json"])
+    done = CliRunner().invoke(
+        app,
+        [
+            "bench",
+            "league",
+            "--members",
+            "3",
+            "--snapshots",
+            "20",
+            "--seconds",
+            "4",
+            "--term-seconds",
+            "1.5",
+            "--json",
+        ],
+    )
     assert done.exit_code == 0, done.output
     [row] = json.loads(done.stdout)["rows"]
     assert row["members"] == 3

@@ -1,4 +1,5 @@
-"""`hpcmarl bench learning`: the bare loops learn from the same trajectories by the same gradient, whatever the algorithm; figures are there."""
+"""`hpcmarl bench learning`: the bare loops learn from the same trajectories by the same gradient, whatever
+the algorithm; figures are there."""
 
 import json
 
@@ -9,7 +10,12 @@ from hpcmarl.config.file import load_config
 from hpcmarl.errors import UsageError
 from tests.support.worlds import ECHO, SPREAD
 
-VALUES = ("algo.network={hidden: [8], recurrent: true, memory: 6}", "rounds.batch=5", "algo.replay.starts=5", "optimizer.max_gradient_norm=10")
+VALUES = (
+    "algo.network={hidden: [8], recurrent: true, memory: 6}",
+    "rounds.batch=5",
+    "algo.replay.starts=5",
+    "optimizer.max_gradient_norm=10",
+)
 CRITICS = ("rounds.batch=4", "algo.unroll=7", "optimizer={name: adam, max_gradient_norm: 1.0}")
 
 
@@ -28,11 +34,27 @@ def short(monkeypatch):
     ("text", "changes"),
     [
         (ECHO, ("algo.name=iql", "algo.trace_lambda=0.5", *VALUES)),
-        (SPREAD, ("algo={name: iql, n_step: 3, network: {dueling: true}}", "optimizer.name=rmsprop", *VALUES)),
+        (
+            SPREAD,
+            ("algo={name: iql, n_step: 3, network: {dueling: true}}", "optimizer.name=rmsprop", *VALUES),
+        ),
         (SPREAD, ("algo={name: vdn, reward_scale: 0.5}", "optimizer.name=rmsprop", *VALUES)),
-        (SPREAD, ("algo={name: qmix, double_q: false, trace_lambda: 0.8}", "optimizer.name=rmsprop", *VALUES)),
-        (SPREAD, ("algo={name: wqmix, central_width: 16, network: {recurrent: false, dueling: true}}", "optimizer.name=rmsprop", *VALUES)),
-        (SPREAD, ("algo={name: res, agent_id: false, obs_last_action: true}", "optimizer.name=rmsprop", *VALUES)),
+        (
+            SPREAD,
+            ("algo={name: qmix, double_q: false, trace_lambda: 0.8}", "optimizer.name=rmsprop", *VALUES),
+        ),
+        (
+            SPREAD,
+            (
+                "algo={name: wqmix, central_width: 16, network: {recurrent: false, dueling: true}}",
+                "optimizer.name=rmsprop",
+                *VALUES,
+            ),
+        ),
+        (
+            SPREAD,
+            ("algo={name: res, agent_id: false, obs_last_action: true}", "optimizer.name=rmsprop", *VALUES),
+        ),
         (SPREAD, ("algo.normalise_advantages=true", "algo.trace_lambda=0.9", *CRITICS)),
         (SPREAD, ("algo.critic=dec", *CRITICS)),
         (SPREAD, ("algo={name: ppo, minibatches: 2, network: {activation: relu}}", *CRITICS)),
@@ -54,9 +76,20 @@ def test_bare_loop_gradient_equals_the_algorithm_gradient(short, text, changes):
 @pytest.mark.parametrize(
     "changes",
     [
-        ("algo={name: qmix, target_every: 3}", "optimizer={name: rmsprop, step_size: 0.001}", *VALUES, "optimizer.max_gradient_norm=0.1"),
-        (*CRITICS, "optimizer={name: adam, step_size: 0.001, critic_step_size: 0.004, max_gradient_norm: 0.1}"),
-        (*CRITICS, "optimizer={name: sgd, step_size: 0.1, max_gradient_norm: 0.3, critic_max_gradient_norm: 0.02}"),
+        (
+            "algo={name: qmix, target_every: 3}",
+            "optimizer={name: rmsprop, step_size: 0.001}",
+            *VALUES,
+            "optimizer.max_gradient_norm=0.1",
+        ),
+        (
+            *CRITICS,
+            "optimizer={name: adam, step_size: 0.001, critic_step_size: 0.004, max_gradient_norm: 0.1}",
+        ),
+        (
+            *CRITICS,
+            "optimizer={name: sgd, step_size: 0.1, max_gradient_norm: 0.3, critic_max_gradient_norm: 0.02}",
+        ),
     ],
     ids=["qmix", "critic_step_size", "critic_clip"],
 )
@@ -83,9 +116,15 @@ def test_bare_loop_parameters_match_after_several_updates(short, changes):
     [
         ("algo={name: reinforce}", "algo.name: there is no bare loop of reinforce"),
         ("algo.normalise_values=true", "algo.normalise_values: True is not in the bare loops; use False"),
-        ("algo.network.recurrent=true", "algo.network.recurrent: true is in the bare loops of value-based algorithms only"),
+        (
+            "algo.network.recurrent=true",
+            "algo.network.recurrent: true is in the bare loops of value-based algorithms only",
+        ),
         ("optimizer.name=nigt", "optimizer.name: torch has no nigt to compare with"),
-        ("env.kwargs.continuous_actions=true", "env.id: the bare loops need agents of one policy with single discrete actions"),
+        (
+            "env.kwargs.continuous_actions=true",
+            "env.id: the bare loops need agents of one policy with single discrete actions",
+        ),
     ],
 )
 def test_unsupported_comparisons_raise_usage_errors(short, changes, told):
@@ -95,9 +134,17 @@ def test_unsupported_comparisons_raise_usage_errors(short, changes, told):
 
 def test_bench_learning_command_prints_the_ratios(run, short, tmp_path):
     (tmp_path / "echo.yaml").write_text(ECHO)
-    code, out, _ = run("bench", "learning", tmp_path / "echo.yaml", "rounds.batch=3", "--seconds", "0.1", "--json")
+    code, out, _ = run(
+        "bench", "learning", tmp_path / "echo.yaml", "rounds.batch=3", "--seconds", "0.1", "--json"
+    )
     assert code == 0
-    assert {"updates_per_second", "bare_updates_per_second", "ratio", "ratio_median", "gradient_difference"} <= set(json.loads(out))
+    assert {
+        "updates_per_second",
+        "bare_updates_per_second",
+        "ratio",
+        "ratio_median",
+        "gradient_difference",
+    } <= set(json.loads(out))
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,20 @@ from hpcmarl.errors import UsageError
 from tests.support.leagues import RPS, TAG
 
 
-@pytest.mark.parametrize(("text", "slots", "episodes", "length"), [(RPS, 4, 8, 1), (TAG, 4, 4, 5)], ids=["rps", "tag"])
+@pytest.mark.parametrize(
+    ("text", "slots", "episodes", "length"), [(RPS, 4, 8, 1), (TAG, 4, 4, 5)], ids=["rps", "tag"]
+)
 def test_matches_are_played_and_counted(text, slots, episodes, length, monkeypatch):
     monkeypatch.setattr(matches, "WINDOW", 0.3)
     told = matches.run(load_config(text), 0.6)
     assert told["slots"] == slots
     assert told["matches_per_second"] > 0
     assert told["games_per_second"] == pytest.approx(episodes * told["matches_per_second"])
-    assert 0 < told["ratio"] == pytest.approx(told["match_env_steps_per_second"] / told["bare_env_steps_per_second"])
+    assert (
+        0
+        < told["ratio"]
+        == pytest.approx(told["match_env_steps_per_second"] / told["bare_env_steps_per_second"])
+    )
     # all episodes are equally long: but for the match that was cut off at the end every step counts
     whole = told["matches_per_second"] * episodes * length / told["match_env_steps_per_second"]
     assert told["counted_share_of_steps"] == pytest.approx(whole, rel=0.2)

@@ -12,7 +12,9 @@ from hpcmarl.nets import sparse as forms
 def test_bench_sparse_has_a_row_per_width_and_sparsity(run, monkeypatch):
     monkeypatch.setattr(sparse, "WIDTHS", (8, 40))
     monkeypatch.setattr(sparse, "SPARSITIES", (0.0, 0.9))
-    monkeypatch.setattr(forms, "_best_seconds", lambda calls: [1.0, 0.1])  # the form does not hang on a busy machine
+    monkeypatch.setattr(
+        forms, "_best_seconds", lambda calls: [1.0, 0.1]
+    )  # the form does not hang on a busy machine
     code, out, _ = run("bench", "sparse", "--seconds", "0.2", "--json")
     rows = json.loads(out)["rows"]
     assert code == 0
@@ -43,6 +45,8 @@ def test_bench_sparse_has_a_row_per_width_and_sparsity(run, monkeypatch):
             assert set(row["forms"]) == {"dense"}
         else:
             there = size - weights + 0.1 * weights
-            assert row["sparse_bytes"] == pytest.approx(HEADER_BYTES + sparse_bytes(size, round(there)), rel=0.02)
+            assert row["sparse_bytes"] == pytest.approx(
+                HEADER_BYTES + sparse_bytes(size, round(there)), rel=0.02
+            )
             assert row["forms"].count("csr") >= 3
             assert row["sparse_memory_bytes"] < 0.5 * row["dense_memory_bytes"]

@@ -6,7 +6,10 @@ from hpcmarl.bench.startup import Usage, summarise, usage_of
 
 
 def test_figures_are_medians_and_maxima_by_role():
-    found = {rank: Usage(float(rank), 100.0 + rank, 50.0 + rank, 10 * rank, 1000 * rank, rank == 1) for rank in range(5)}
+    found = {
+        rank: Usage(float(rank), 100.0 + rank, 50.0 + rank, 10 * rank, 1000 * rank, rank == 1)
+        for rank in range(5)
+    }
     told = summarise({0: "server", 1: "learner", 2: "actor", 3: "actor", 4: "actor"}, found)
     assert told["actor"] == {
         "cpu_seconds_median": 3.0,

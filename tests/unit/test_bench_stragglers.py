@@ -1,4 +1,5 @@
-"""The arithmetic of `hpcmarl bench stragglers` and of the moments it reads; the configurations that it runs."""
+"""The arithmetic of `hpcmarl bench stragglers` and of the moments it reads; the configurations that it
+runs."""
 
 import json
 import math
@@ -18,7 +19,9 @@ from hpcmarl.maths.round_times import ideal_rate
 def test_expected_sync_efficiency_follows_the_slowest_group(compute):
     ideal = sum(1 / time for time in compute)
     assert ideal_rate(compute) == pytest.approx(ideal)
-    assert expected(compute)["sync_efficiency_expected"] == pytest.approx(len(compute) * min(1 / time for time in compute) / ideal)
+    assert expected(compute)["sync_efficiency_expected"] == pytest.approx(
+        len(compute) * min(1 / time for time in compute) / ideal
+    )
 
 
 def test_expected_rennala_efficiency_counts_abandoned_work():
@@ -30,7 +33,9 @@ def test_expected_rennala_efficiency_counts_abandoned_work():
 
 def test_compute_seconds_of_each_setting_are_as_specified():
     assert compute_seconds("one_rank_10x_slower", 3, 0.2) == pytest.approx([0.2, 0.2, 2.0])
-    assert compute_seconds("sqrt", 4, 0.5) == pytest.approx([0.5, 0.5 * math.sqrt(2), 0.5 * math.sqrt(3), 1.0])
+    assert compute_seconds("sqrt", 4, 0.5) == pytest.approx(
+        [0.5, 0.5 * math.sqrt(2), 0.5 * math.sqrt(3), 1.0]
+    )
 
 
 @pytest.mark.parametrize(("rule", "algorithm"), CASES)
@@ -38,8 +43,17 @@ def test_each_case_makes_one_gradient_per_trajectory(rule, algorithm):
     config = case(rule, algorithm, [0.1, 0.25, 0.1], 4.0)
     assert (config.rounds.rule, config.algo.name, config.stop.seconds) == (rule, algorithm, 4.0)
     assert [group.delay.trajectory for group in config.topology.group_list] == [0.1, 0.25, 0.1]
-    assert config.rounds.batch == batch_of(rule, algorithm, 3) == {"sync": 3, "afedpg": 1}.get(rule, 24 if algorithm == "reinforce" else 12)
-    assert config.topology.environments_per_actor == config.env.max_steps == getattr(config.algo, "unroll", 1) == 1
+    assert (
+        config.rounds.batch
+        == batch_of(rule, algorithm, 3)
+        == {"sync": 3, "afedpg": 1}.get(rule, 24 if algorithm == "reinforce" else 12)
+    )
+    assert (
+        config.topology.environments_per_actor
+        == config.env.max_steps
+        == getattr(config.algo, "unroll", 1)
+        == 1
+    )
 
 
 def test_used_gradient_rate_is_measured_between_round_ends():

@@ -1,4 +1,5 @@
-"""The arithmetic and the configurations of `bench heterogeneous`, `bench costs` and `bench stragglers --until-return`."""
+"""The arithmetic and the configurations of `bench heterogeneous`, `bench costs` and `bench stragglers
+--until-return`."""
 
 import math
 import mmap
@@ -26,7 +27,12 @@ def test_paper_configuration_equals_the_benchmark_one():
 def test_heterogeneous_case_sets_delays_batch_and_offsets(rule):
     delays = (0.1, 0.1, 1.0, 1.0)
     config = heterogeneous.case(rule, 7, 0.05, 12.0, delays)
-    assert (config.rounds.rule, config.seed, config.optimizer.step_size, config.stop.seconds) == (rule, 7, 0.05, 12.0)
+    assert (config.rounds.rule, config.seed, config.optimizer.step_size, config.stop.seconds) == (
+        rule,
+        7,
+        0.05,
+        12.0,
+    )
     assert tuple(group.delay.trajectory for group in config.topology.group_list) == delays
     assert config.rounds.batch == (8 if rule == "afedpg" else 32)
     offsets = [group_environment(config, group).kwargs["offset"][0] for group in range(4)]
@@ -67,27 +73,39 @@ def test_median_time_counts_missing_runs_as_slowest():
 
 @pytest.mark.parametrize("rule", returns.RULES)
 def test_predicted_workers_deliver_what_groups_do(rule):
-    """Each episode of a wave is a worker's, or each wave a worker's where it makes a gradient: as many episodes a second either way."""
+    """Each episode of a wave is a worker's, or each wave a worker's where it makes a gradient: as many
+    episodes a second either way."""
     config = returns.case(rule, 3, 0.2, [0.1, 0.1, 1.0], 30.0, 8.0)
-    simulated = predicted_returns.simulation(config, predicted_returns.Seconds([0.1, 0.1, 1.0], [0.01, 0.02, 0.03]))
+    simulated = predicted_returns.simulation(
+        config, predicted_returns.Seconds([0.1, 0.1, 1.0], [0.01, 0.02, 0.03])
+    )
     times = simulated.times("compute_times").values
     assert sum(1 / time for time in times) == pytest.approx(4 * (1 / 0.1 + 1 / 0.1 + 1 / 1.0))
-    assert simulated.times("communication_times").values == ((0.01, 0.02, 0.03) if rule == "afedpg" else (0.01,) * 4 + (0.02,) * 4 + (0.03,) * 4)
-    assert (simulated.rounds.rule, simulated.rounds.batch, simulated.optimizer) == (rule, config.rounds.batch, config.optimizer)
+    assert simulated.times("communication_times").values == (
+        (0.01, 0.02, 0.03) if rule == "afedpg" else (0.01,) * 4 + (0.02,) * 4 + (0.03,) * 4
+    )
+    assert (simulated.rounds.rule, simulated.rounds.batch, simulated.optimizer) == (
+        rule,
+        config.rounds.batch,
+        config.optimizer,
+    )
     assert simulated.objective.env == config.env
 
 
 def test_first_time_is_when_the_newest_episodes_are_good_enough():
     course = {"time": np.array([0.0, 1.0, 2.0, 3.0, 4.0]), "used": np.array([0.0, 4.0, 6.0, 10.0, 12.0])}
     course["objective"] = np.array([np.nan, 0.0, 3.0, 3.0, -9.0])
-    assert predicted_returns.first_time(course, 3.0, 6) == 3.0  # the mean of two episodes of round 2 and the four of round 3
+    assert (
+        predicted_returns.first_time(course, 3.0, 6) == 3.0
+    )  # the mean of two episodes of round 2 and the four of round 3
     assert predicted_returns.first_time(course, 1.0, 6) == 2.0
     assert predicted_returns.first_time(course, 1.81, 10) is None
     assert predicted_returns.first_time(course, -9.0, 20) is None  # there are not so many
 
 
 def test_rule_costs_are_computed_from_moments():
-    # a round of four trajectories of two groups every 0.5 s, of which 0.4 s are the two trajectories that each makes
+    # a round of four trajectories of two groups every 0.5 s, of which 0.4 s are the two trajectories that
+    # each makes
     moments = [Moment(0.5 * number, 4 * number, 0, 0.01 * number) for number in range(1, 11)]
     learners = np.array([[5.0, 0.5, 10], [5.0, 1.0, 20]])
     told = costs.figures(moments, learners, 0.2)
@@ -105,10 +123,18 @@ def test_virtual_worker_costs_cover_every_rule_and_size(monkeypatch):
     monkeypatch.setattr(costs, "LEAST_EVENTS", 84)
     told = costs.virtual()
     for rows in told.values():
-        assert [(row["rule"], row["workers"]) for row in rows] == [(rule, workers) for rule in RULES for workers in (2, 7)]
-        assert all(row["gradients"] >= 84 and row["rounds"] >= 1 and row["microseconds_per_gradient"] > 0 for row in rows)
-    # all arrive in turn: sync's rounds are of one trajectory of everybody, rennala's and malenia's of four, afedpg's of one of anybody
-    assert [row["rounds"] for row in told["engine"]] == [{"sync": 84 // n, "afedpg": 84}.get(rule, 84 // (4 * n)) for rule in RULES for n in (2, 7)]
+        assert [(row["rule"], row["workers"]) for row in rows] == [
+            (rule, workers) for rule in RULES for workers in (2, 7)
+        ]
+        assert all(
+            row["gradients"] >= 84 and row["rounds"] >= 1 and row["microseconds_per_gradient"] > 0
+            for row in rows
+        )
+    # all arrive in turn: sync's rounds are of one trajectory of everybody, rennala's and malenia's of four,
+    # afedpg's of one of anybody
+    assert [row["rounds"] for row in told["engine"]] == [
+        {"sync": 84 // n, "afedpg": 84}.get(rule, 84 // (4 * n)) for rule in RULES for n in (2, 7)
+    ]
 
 
 def test_resident_memory_grows_with_an_allocation():
@@ -129,14 +155,24 @@ class FakeStage:
     def play(self, config):
         self.played.append((config.seed, config.optimizer.step_size))
         score = -abs(config.optimizer.step_size - 0.06)
-        self.recorder = SimpleNamespace(evaluation={"return_by_environment": [score] * 4, "version": 5}, group_counts=[1, 2, 3, 4])
+        self.recorder = SimpleNamespace(
+            evaluation={"return_by_environment": [score] * 4, "version": 5}, group_counts=[1, 2, 3, 4]
+        )
 
 
 def test_the_step_size_is_tuned_on_a_seed_that_is_not_scored():
     stage = FakeStage()
     told = heterogeneous._rule(stage, "malenia", 2, 1.0, (0.1, 0.1, 1.0, 1.0))
-    assert stage.played == [*((heterogeneous.TUNING_SEED, size) for size in heterogeneous.STEP_SIZES), (0, 0.06), (1, 0.06)]
-    assert (told["step_size"], told["objective_mean"], told["trajectories_by_group"]) == (0.06, 0.0, [1.0, 2.0, 3.0, 4.0])
+    assert stage.played == [
+        *((heterogeneous.TUNING_SEED, size) for size in heterogeneous.STEP_SIZES),
+        (0, 0.06),
+        (1, 0.06),
+    ]
+    assert (told["step_size"], told["objective_mean"], told["trajectories_by_group"]) == (
+        0.06,
+        0.0,
+        [1.0, 2.0, 3.0, 4.0],
+    )
     assert told["tuning_objectives"]["0.2"] == pytest.approx(-0.14)
 
 
@@ -145,5 +181,7 @@ def test_run_that_misses_the_return_has_no_time():
     stage.play = lambda config: [Moment(2.5, 8, 0), Moment(4.0, 16, 0)]
     config = returns.case("sync", 0, 0.1, [0.1, 1.0], 30.0, -6.0)
     for ended, expected in ((4.5, 4.5), (30.0, None), (30.2, None)):
-        stage.recorder = SimpleNamespace(recent=[-6.5] * 100, seconds=ended)  # late reports may have lowered the mean again
+        stage.recorder = SimpleNamespace(
+            recent=[-6.5] * 100, seconds=ended
+        )  # late reports may have lowered the mean again
         assert returns._play(stage, config)["seconds"] == expected

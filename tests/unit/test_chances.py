@@ -1,4 +1,5 @@
-"""Policies as tables of chances, against what they sample and the log-probabilities that come with it; parameters by name, stage by stage."""
+"""Policies as tables of chances, against what they sample and the log-probabilities that come with it;
+parameters by name, stage by stage."""
 
 import numpy as np
 import pytest
@@ -10,13 +11,21 @@ from hpcmarl.types import ActionSpace, Frame, PolicyFrame, PolicySpec
 from tests.support.rollouts import make_spec
 
 DISCRETE = ActionSpace("discrete", (4,))
-SPEC = make_spec(PolicySpec("walkers", ("a", "b"), (3, 2), DISCRETE, True), PolicySpec("flyer", ("c",), (5,), DISCRETE))
+SPEC = make_spec(
+    PolicySpec("walkers", ("a", "b"), (3, 2), DISCRETE, True), PolicySpec("flyer", ("c",), (5,), DISCRETE)
+)
 ALGORITHMS = {
-    "ma_trace": "{name: ma_trace, critic: obs, network: {hidden: [8, 6], activation: relu}, normalise_observations: true}",
+    "ma_trace": (
+        "{name: ma_trace, critic: obs, network: {hidden: [8, 6], activation: relu}, "
+        "normalise_observations: true}"
+    ),
     "ppo": "{name: ppo, critic: obs, network: {hidden: [6]}, agent_id: true, normalise_observations: true}",
     "reinforce": "{name: reinforce, network: {hidden: []}}",
     "iql": "{name: iql, network: {hidden: [8], recurrent: false}, agent_id: true, epsilon_final: 0.3}",
-    "dueling": "{name: iql, network: {hidden: [8], recurrent: false, dueling: true}, agent_id: true, epsilon_final: 0.3}",
+    "dueling": (
+        "{name: iql, network: {hidden: [8], recurrent: false, dueling: true}, agent_id: true, "
+        "epsilon_final: 0.3}"
+    ),
 }
 
 
@@ -57,7 +66,9 @@ def test_action_probabilities_match_sampled_frequencies(name, policy):
     action, logp = decision.action[:, last].reshape(3, draws), decision.logp[:, last].reshape(3, draws)
     for row in range(3):
         counts = np.bincount(action[row], minlength=4) / draws
-        assert np.all(np.abs(counts - chances[row]) <= 5 * np.sqrt(chances[row] * (1 - chances[row]) / draws) + 1e-6)
+        assert np.all(
+            np.abs(counts - chances[row]) <= 5 * np.sqrt(chances[row] * (1 - chances[row]) / draws) + 1e-6
+        )
         assert_allclose(np.exp(logp[row]), chances[row][action[row]], rtol=1e-4)
 
 
@@ -78,7 +89,9 @@ def test_named_parameters_concatenate_to_the_vector(name):
     algorithm = make(ALGORITHMS[name])
     named = algorithm.named_parameters()
     assert len(set(named)) == len(named)
-    assert_array_equal(np.sort(np.concatenate([part.ravel() for part in named.values()])), np.sort(algorithm.parameters))
+    assert_array_equal(
+        np.sort(np.concatenate([part.ravel() for part in named.values()])), np.sort(algorithm.parameters)
+    )
     ends = np.cumsum([part.size for part in named.values()])
     for part, piece in zip(named.values(), np.split(algorithm.parameters, ends[:-1]), strict=True):
         assert_array_equal(part.ravel(), piece)
@@ -96,27 +109,44 @@ def played(stages, named, obs, memory):
             moments = named[stage["moments"]].astype(np.float64)
             size = len(moments) // 2
             mean = moments[1 : 1 + size] / moments[0]
-            deviation = np.sqrt(np.maximum(moments[1 + size :] / moments[0] - mean**2, (1e-3 * (1 + np.abs(mean))) ** 2))
+            deviation = np.sqrt(
+                np.maximum(moments[1 + size :] / moments[0] - mean**2, (1e-3 * (1 + np.abs(mean))) ** 2)
+            )
             hidden = np.clip((hidden - mean) / deviation, -10, 10)
         elif stage["kind"] == "gru":
             inner = hidden @ named[stage["weight_ih"]].T + named[stage["bias_ih"]]
             outer = memory @ named[stage["weight_hh"]].T + named[stage["bias_hh"]]
-            (reset_in, update_in, new_in), (reset_out, update_out, new_out) = np.split(inner, 3, 1), np.split(outer, 3, 1)
+            (reset_in, update_in, new_in), (reset_out, update_out, new_out) = (
+                np.split(inner, 3, 1),
+                np.split(outer, 3, 1),
+            )
             update = logistic(update_in + update_out)
-            hidden = (1 - update) * np.tanh(new_in + logistic(reset_in + reset_out) * new_out) + update * memory
+            hidden = (1 - update) * np.tanh(
+                new_in + logistic(reset_in + reset_out) * new_out
+            ) + update * memory
         elif stage["kind"] == "dueling":
-            value, advantage = ((hidden @ named[stage[f"{which}weight"]].T + named[stage[f"{which}bias"]]) for which in ("value_", ""))
+            value, advantage = (
+                (hidden @ named[stage[f"{which}weight"]].T + named[stage[f"{which}bias"]])
+                for which in ("value_", "")
+            )
             hidden = value + advantage - advantage.mean(1, keepdims=True)
         else:
             hidden = hidden @ named[stage["weight"]].T + named[stage["bias"]]
-            hidden = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0), None: lambda x: x}[stage["activation"]](hidden)
+            hidden = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0), None: lambda x: x}[
+                stage["activation"]
+            ](hidden)
     return hidden
 
 
 MORE = {
     "recurrent": "{name: ma_trace, critic: dec, network: {hidden: [4], recurrent: true, memory: 3}}",
-    "last action": "{name: vdn, network: {hidden: [4], recurrent: true, memory: 3}, agent_id: true, obs_last_action: true}",
-    "dueling": "{name: iql, network: {hidden: [4], recurrent: true, memory: 3, dueling: true}, agent_id: true}",
+    "last action": (
+        "{name: vdn, network: {hidden: [4], recurrent: true, memory: 3}, agent_id: true, "
+        "obs_last_action: true}"
+    ),
+    "dueling": (
+        "{name: iql, network: {hidden: [4], recurrent: true, memory: 3, dueling: true}, agent_id: true}"
+    ),
 }
 
 
@@ -140,7 +170,9 @@ def test_network_stages_reproduce_greedy_actions(algo):
         chosen = algorithm.act(frame, before, generator, greedy=True)[policy.name].action[:, 0]
         assert_array_equal(chosen, raw.argmax(1))
         if not before:
-            assert_allclose(algorithm.raw_outputs(policy.name, np.concatenate(seen, 1).astype(np.float32)), raw, atol=1e-4)
+            assert_allclose(
+                algorithm.raw_outputs(policy.name, np.concatenate(seen, 1).astype(np.float32)), raw, atol=1e-4
+            )
 
 
 def test_outputs_are_logits_or_values_by_algorithm():

@@ -1,4 +1,5 @@
-"""The commands: exit codes, one-line errors, what is started with -n, JSON on standard output. Work behind them is replaced."""
+"""The commands: exit codes, one-line errors, what is started with -n, JSON on standard output. Work behind
+them is replaced."""
 
 import json
 import re
@@ -47,7 +48,14 @@ class TestUsage:
             assert f"hpcmarl {command}" in out.split("\n", 1)[1]  # an example
 
     @pytest.mark.parametrize(
-        "arguments", [["bogus"], ["train", "--bogus"], ["eval"], ["train", "tiny.yaml", "-n", "0"], ["train", "tiny.yaml", "-n", "x"]]
+        "arguments",
+        [
+            ["bogus"],
+            ["train", "--bogus"],
+            ["eval"],
+            ["train", "tiny.yaml", "-n", "0"],
+            ["train", "tiny.yaml", "-n", "x"],
+        ],
     )
     def test_wrong_usage_exits_with_code_2(self, run, here, arguments):
         code, _, err = run(*arguments)
@@ -71,7 +79,9 @@ class TestUsage:
             (["bench", "throughput", "none.yaml"], "none.yaml: no such file"),
         ],
     )
-    def test_user_errors_are_one_line_and_exit_with_code_2(self, run, here, trained, started, arguments, words):
+    def test_user_errors_are_one_line_and_exit_with_code_2(
+        self, run, here, trained, started, arguments, words
+    ):
         code, out, err = run(*arguments)
         assert code == 2
         assert out == ""
@@ -117,7 +127,10 @@ class TestTrain:
         checkpoint.write_bytes(b"")
         run("train", "--resume", "r", "stop.updates=8")
         run("train", "stop.updates=9", "--resume", str(checkpoint))
-        assert [(config.stop.updates, resume) for config, _, resume in trained] == [(8, "r"), (9, str(checkpoint))]
+        assert [(config.stop.updates, resume) for config, _, resume in trained] == [
+            (8, "r"),
+            (9, str(checkpoint)),
+        ]
         run("train", "--resume", "r", "-n", "2", "seed=1")
         assert started[0][1] == ["train", "seed=1", "--resume", "r"]
 
@@ -136,7 +149,9 @@ class TestTrain:
         assert "leave -n out" in err
 
     def test_an_error_of_hpcmarl_itself_is_raised_whole(self, here, monkeypatch):
-        monkeypatch.setitem(sys.modules, "hpcmarl.roles.run", types.SimpleNamespace(train=lambda *_, **__: 1 / 0))
+        monkeypatch.setitem(
+            sys.modules, "hpcmarl.roles.run", types.SimpleNamespace(train=lambda *_, **__: 1 / 0)
+        )
         monkeypatch.setattr(sys, "argv", ["hpcmarl", "train", "tiny.yaml"])
         with pytest.raises(ZeroDivisionError):
             cli.main()
@@ -155,12 +170,19 @@ class TestOutput:
 
     def test_config_schema_prints_a_table_and_json(self, run):
         lines = run("config", "schema")[1].splitlines()
-        assert any(re.match(r"topology\.groups\.0\.delay\.step +a number >= 0 +0\.0 +added to every", line) for line in lines)
+        assert any(
+            re.match(r"topology\.groups\.0\.delay\.step +a number >= 0 +0\.0 +added to every", line)
+            for line in lines
+        )
         assert json.loads(run("config", "schema", "--json")[1])["properties"]["rounds"]
 
     @pytest.mark.parametrize(
         ("what", "key", "name"),
-        [("envs", "environments", "mpe2.simple_spread_v3"), ("algos", "algorithms", "ma_trace"), ("rules", "rules", "rennala")],
+        [
+            ("envs", "environments", "mpe2.simple_spread_v3"),
+            ("algos", "algorithms", "ma_trace"),
+            ("rules", "rules", "rennala"),
+        ],
     )
     def test_list_commands_print_tables_and_json(self, run, what, key, name):
         rows = json.loads(run("list", what, "--json")[1])[key]
@@ -176,17 +198,29 @@ class TestOutput:
             calls.append((str(path), episodes, greedy, seed, random))
             return {"return_mean": 1.5, "episodes": 4}
 
-        monkeypatch.setitem(sys.modules, "hpcmarl.roles.evaluation", types.SimpleNamespace(evaluate_checkpoint=evaluate))
+        monkeypatch.setitem(
+            sys.modules, "hpcmarl.roles.evaluation", types.SimpleNamespace(evaluate_checkpoint=evaluate)
+        )
         (here / "config.yaml").write_text(CONFIG)
-        assert json.loads(run("eval", ".", "--episodes", "4", "--json")[1]) == {"return_mean": 1.5, "episodes": 4}
-        assert run("eval", ".", "--sample", "--seed", "3", "--random", "a_0")[1].splitlines() == ["return_mean  1.5", "episodes     4"]
+        assert json.loads(run("eval", ".", "--episodes", "4", "--json")[1]) == {
+            "return_mean": 1.5,
+            "episodes": 4,
+        }
+        assert run("eval", ".", "--sample", "--seed", "3", "--random", "a_0")[1].splitlines() == [
+            "return_mean  1.5",
+            "episodes     4",
+        ]
         assert calls == [(".", 4, None, None, ()), (".", None, False, 3, ["a_0"])]
 
     def test_bench_starts_ranks_or_runs_in_process(self, run, here, started, monkeypatch):
         monkeypatch.setitem(
-            sys.modules, "hpcmarl.bench.throughput", types.SimpleNamespace(run=lambda config, seconds: {"name": config.name, "seconds": seconds})
+            sys.modules,
+            "hpcmarl.bench.throughput",
+            types.SimpleNamespace(run=lambda config, seconds: {"name": config.name, "seconds": seconds}),
         )
-        monkeypatch.setitem(sys.modules, "hpcmarl.bench.comm", types.SimpleNamespace(run=lambda config, seconds: None))
+        monkeypatch.setitem(
+            sys.modules, "hpcmarl.bench.comm", types.SimpleNamespace(run=lambda config, seconds: None)
+        )
         assert run("bench", "comm", "-n", "4", "--seconds", "2", "--json")[0] == 7
         assert run("bench", "stragglers", "--unit", "0.1")[0] == 7
         assert started == [
@@ -195,15 +229,27 @@ class TestOutput:
         ]
         monkeypatch.setenv("PMI_SIZE", "4")
         monkeypatch.setenv("PMI_RANK", "0")
-        assert json.loads(run("bench", "throughput", "tiny.yaml", "--seconds", "2", "--json")[1]) == {"name": "tiny", "seconds": 2.0}
+        assert json.loads(run("bench", "throughput", "tiny.yaml", "--seconds", "2", "--json")[1]) == {
+            "name": "tiny",
+            "seconds": 2.0,
+        }
         assert json.loads(run("bench", "throughput", "name=other", "--json")[1])["name"] == "other"
         assert run("bench", "comm", "--json")[:2] == (0, "")  # a rank that has nothing to tell
         assert len(started) == 2
 
     def test_bench_sparse_prints_rows_as_table_and_json(self, run, monkeypatch):
-        rows = [{"width": 8, "sparsity": 0.5, "forms": "csr dense"}, {"width": 16, "sparsity": 0.5, "forms": "dense"}]
-        monkeypatch.setitem(sys.modules, "hpcmarl.bench.sparse", types.SimpleNamespace(run=lambda seconds: [row | {"s": seconds} for row in rows]))
-        assert json.loads(run("bench", "sparse", "--seconds", "3", "--json")[1]) == {"rows": [row | {"s": 3.0} for row in rows]}
+        rows = [
+            {"width": 8, "sparsity": 0.5, "forms": "csr dense"},
+            {"width": 16, "sparsity": 0.5, "forms": "dense"},
+        ]
+        monkeypatch.setitem(
+            sys.modules,
+            "hpcmarl.bench.sparse",
+            types.SimpleNamespace(run=lambda seconds: [row | {"s": seconds} for row in rows]),
+        )
+        assert json.loads(run("bench", "sparse", "--seconds", "3", "--json")[1]) == {
+            "rows": [row | {"s": 3.0} for row in rows]
+        }
         table = run("bench", "sparse")[1].splitlines()
         assert table[0].split() == ["width", "sparsity", "forms", "s"]
         assert len(table) == 3

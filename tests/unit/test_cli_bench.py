@@ -1,4 +1,5 @@
-"""Benchmarks on ranks, from the command line: outside a world they start one with their own arguments, inside they measure."""
+"""Benchmarks on ranks, from the command line: outside a world they start one with their own arguments, inside
+they measure."""
 
 import json
 import sys
@@ -6,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hpcmarl import cli_bench
+from hpcmarl import cli_bench, cli_bench_ranks
 
 
 @pytest.fixture
@@ -19,6 +20,7 @@ def started(monkeypatch):
         raise SystemExit(0)
 
     monkeypatch.setattr(cli_bench, "start", start)
+    monkeypatch.setattr(cli_bench_ranks, "start", start)
     monkeypatch.setattr("hpcmarl.launch.world.under_launcher", lambda environ: False)
     return calls
 
@@ -27,7 +29,22 @@ def started(monkeypatch):
     ("arguments", "ranks"),
     [
         (("stragglers", "--seconds", "2.5", "--unit", "0.5", "--json"), 7),
-        (("stragglers", "--seconds", "10.0", "--unit", "0.1", "--until-return", "8.0", "--limit", "60.0", "--seeds", "2"), 3),
+        (
+            (
+                "stragglers",
+                "--seconds",
+                "10.0",
+                "--unit",
+                "0.1",
+                "--until-return",
+                "8.0",
+                "--limit",
+                "60.0",
+                "--seeds",
+                "2",
+            ),
+            3,
+        ),
         (("costs", "-n", "4", "--seconds", "3.0", "--json"), 4),
     ],
 )
@@ -44,7 +61,11 @@ def joined(monkeypatch):
 
 
 def test_benchmarks_inside_a_world_measure_there(run, joined, monkeypatch):
-    monkeypatch.setitem(sys.modules, "hpcmarl.bench.stragglers", SimpleNamespace(run=lambda seconds, unit: {"told": [seconds, unit]}))
+    monkeypatch.setitem(
+        sys.modules,
+        "hpcmarl.bench.stragglers",
+        SimpleNamespace(run=lambda seconds, unit: {"told": [seconds, unit]}),
+    )
     code, out, _ = run("bench", "stragglers", "--seconds", "2.5", "--unit", "0.5", "--json")
     assert (code, json.loads(out)) == (0, {"told": [2.5, 0.5]})
 

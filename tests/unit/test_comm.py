@@ -34,7 +34,9 @@ SPECS = {
     "masked": make_spec(has_mask=True),
     "turns": make_spec(turn_based=True, agents=2),
     "two policies": make_spec(
-        PolicySpec("a", ("a_0", "a_1"), (4, 2), CONTINUOUS), PolicySpec("b", ("b_0",), (3,), MULTI_DISCRETE, True), state_size=None
+        PolicySpec("a", ("a_0", "a_1"), (4, 2), CONTINUOUS),
+        PolicySpec("b", ("b_0",), (3,), MULTI_DISCRETE, True),
+        state_size=None,
     ),
 }
 
@@ -45,7 +47,9 @@ SPECS = {
 def test_rollout_round_trips_through_a_message(name, steps, slots, seed, with_state):
     spec = SPECS[name]
     rollout = random_rollout(spec, steps, slots, np.random.default_rng(seed), deaths=True)
-    rollout.episodes = [Episode(0, 3, 12, 1.5, {policy.name: 2.5 for policy in spec.policies}, True, {"win": 1.0})]
+    rollout.episodes = [
+        Episode(0, 3, 12, 1.5, {policy.name: 2.5 for policy in spec.policies}, True, {"win": 1.0})
+    ]
     codec = RolloutCodec(spec, with_state=with_state)
     if with_state and rollout.state is None:
         return
@@ -76,11 +80,17 @@ def test_reading_a_rollout_does_not_copy():
 
 @pytest.mark.parametrize("name", SPECS)
 @settings(max_examples=15, deadline=None)
-@given(lengths=st.lists(st.integers(1, 4), min_size=1, max_size=7), seed=st.integers(0, 2**32 - 1), with_state=st.booleans())
+@given(
+    lengths=st.lists(st.integers(1, 4), min_size=1, max_size=7),
+    seed=st.integers(0, 2**32 - 1),
+    with_state=st.booleans(),
+)
 def test_messages_read_together_equal_separate_reads(name, lengths, seed, with_state):
     spec, generator = SPECS[name], np.random.default_rng(seed)
     codec = RolloutCodec(spec, with_state=with_state, memory={policy.name: 3 for policy in spec.policies})
-    rollouts = [random_rollout(spec, length, 1, generator, deaths=True, whole_episode=True) for length in lengths]
+    rollouts = [
+        random_rollout(spec, length, 1, generator, deaths=True, whole_episode=True) for length in lengths
+    ]
     for version, rollout in enumerate(rollouts):
         rollout.version = 10 - version
         for policy in rollout.policies.values():
@@ -89,8 +99,14 @@ def test_messages_read_together_equal_separate_reads(name, lengths, seed, with_s
     together = codec.read_together([codec.open(message) for message in messages])
     assert [rollout.steps for rollout in together] == list(dict.fromkeys(lengths))
     for rollout in together:
-        alike = [codec.read(message, 0) for message, length in zip(messages, lengths, strict=True) if length == rollout.steps]
-        assert rollout.version == min(10 - number for number, length in enumerate(lengths) if length == rollout.steps)
+        alike = [
+            codec.read(message, 0)
+            for message, length in zip(messages, lengths, strict=True)
+            if length == rollout.steps
+        ]
+        assert rollout.version == min(
+            10 - number for number, length in enumerate(lengths) if length == rollout.steps
+        )
         assert_same(asdict(join([rollout])), asdict(join(alike)))
         np.testing.assert_array_equal(rollout.episode, [one.episode[0] for one in alike])
 
@@ -117,7 +133,9 @@ def test_vector_of_wrong_size_raises_protocol_error():
 def test_masked_vector_round_trips_bit_for_bit(seed, size, share):
     generator = np.random.default_rng(seed)
     mask = generator.random(size) < share
-    vector = generator.integers(0, 2**32, size, np.uint32).view(np.float32)  # with infinities, all kinds of NaN
+    vector = generator.integers(0, 2**32, size, np.uint32).view(
+        np.float32
+    )  # with infinities, all kinds of NaN
     vector[generator.random(size) < 0.2] = -0.0
     vector[generator.random(size) < 0.2] = 0.0
     message = vector_message(Kind.WEIGHTS, vector, mask, version=3)
@@ -136,7 +154,16 @@ def test_masked_vector_round_trips_bit_for_bit(seed, size, share):
 
 @pytest.mark.parametrize("size", [70, 100])  # words of bits: 3, 4
 @pytest.mark.parametrize(
-    "change", ["cut to the header and a byte", "cut in the bits", "cut by a number", "cut by a byte", "longer", "more bits", "smaller network"]
+    "change",
+    [
+        "cut to the header and a byte",
+        "cut in the bits",
+        "cut by a number",
+        "cut by a byte",
+        "longer",
+        "more bits",
+        "smaller network",
+    ],
 )
 def test_damaged_sparse_vector_raises_protocol_error(size, change):
     mask = np.arange(size) % 7 == 0
@@ -145,7 +172,12 @@ def test_damaged_sparse_vector_raises_protocol_error(size, change):
     assert vector_of(message, size).sum() == mask.sum()
     if change == "more bits":
         message[HEADER_BYTES] |= 0x7F
-    cuts = {"cut to the header and a byte": HEADER_BYTES + 1, "cut in the bits": HEADER_BYTES + 6, "cut by a number": -4, "cut by a byte": -1}
+    cuts = {
+        "cut to the header and a byte": HEADER_BYTES + 1,
+        "cut in the bits": HEADER_BYTES + 6,
+        "cut by a number": -4,
+        "cut by a byte": -1,
+    }
     damaged = np.append(message, np.zeros(4, np.uint8)) if change == "longer" else message[: cuts.get(change)]
     with pytest.raises(ProtocolError, match="different networks"):
         masked_vector_of(damaged, size - 40 if change == "smaller network" else size)

@@ -1,4 +1,5 @@
-"""Teams that learn from a mean reward which is always the same: refused where that is known, warned about where it is found out."""
+"""Teams that learn from a mean reward which is always the same: refused where that is known, warned about
+where it is found out."""
 
 from __future__ import annotations
 
@@ -36,13 +37,23 @@ def spec_of(id: str, policies: dict[str, PolicyConfig] | None = None, **kwargs: 
     return describe(EnvConfig(id=id, kwargs=kwargs), policies or {})
 
 
-@pytest.mark.parametrize("id", ["matrix:rps", "matrix:biased_rps", "matrix:matching_pennies", "pettingzoo.classic.rps_v2", *OPENSPIEL])
+@pytest.mark.parametrize(
+    "id",
+    ["matrix:rps", "matrix:biased_rps", "matrix:matching_pennies", "pettingzoo.classic.rps_v2", *OPENSPIEL],
+)
 def test_games_know_that_they_are_constant_sum(id: str) -> None:
     assert spec_of(id).constant_sum
 
 
 @pytest.mark.parametrize(
-    "id", ["matrix:prisoners_dilemma", "matrix:stag_hunt", "matrix:coordination", "openspiel:matrix_pd", "mpe2.simple_spread_v3"]
+    "id",
+    [
+        "matrix:prisoners_dilemma",
+        "matrix:stag_hunt",
+        "matrix:coordination",
+        "openspiel:matrix_pd",
+        "mpe2.simple_spread_v3",
+    ],
 )
 def test_other_games_are_not_constant_sum(id: str) -> None:
     assert not spec_of(id).constant_sum
@@ -66,9 +77,21 @@ REFUSED = {
     "ma_trace": (MATraceConfig(), "algo.critic: obs learns", "use algo.critic: dec"),
     "ppo": (PPOConfig(critic="obs"), "algo.critic: obs learns", "use algo.critic: dec"),
     "coma": (COMAConfig(), "algo.name: coma learns", "use algo.critic: dec with algo.name: ma_trace or ppo"),
-    "reinforce": (ReinforceConfig(), "algo.name: reinforce learns", "use algo.critic: dec with algo.name: ma_trace or ppo"),
-    "vdn": (VDNConfig(), "algo.name: vdn learns", "algo.critic: dec with algo.name: ma_trace or ppo, or algo.name: iql"),
-    "qmix": (QMIXConfig(mixer_state="obs"), "algo.name: qmix learns", "algo.critic: dec with algo.name: ma_trace or ppo, or algo.name: iql"),
+    "reinforce": (
+        ReinforceConfig(),
+        "algo.name: reinforce learns",
+        "use algo.critic: dec with algo.name: ma_trace or ppo",
+    ),
+    "vdn": (
+        VDNConfig(),
+        "algo.name: vdn learns",
+        "algo.critic: dec with algo.name: ma_trace or ppo, or algo.name: iql",
+    ),
+    "qmix": (
+        QMIXConfig(mixer_state="obs"),
+        "algo.name: qmix learns",
+        "algo.critic: dec with algo.name: ma_trace or ppo, or algo.name: iql",
+    ),
 }
 
 
@@ -84,7 +107,11 @@ def test_shared_policy_of_opponents_needs_its_own_rewards(algo: AlgoConfig, key:
     make_algorithm(spec_of("matrix:stag_hunt"), algo, 0)
 
 
-@pytest.mark.parametrize("algo", [MATraceConfig(critic="dec"), PPOConfig(critic="dec"), IQLConfig()], ids=["ma_trace", "ppo", "iql"])
+@pytest.mark.parametrize(
+    "algo",
+    [MATraceConfig(critic="dec"), PPOConfig(critic="dec"), IQLConfig()],
+    ids=["ma_trace", "ppo", "iql"],
+)
 def test_independent_learners_may_share_a_policy(algo: AlgoConfig) -> None:
     make_algorithm(spec_of("matrix:rps"), algo, 0)
 
@@ -93,7 +120,9 @@ def test_opponents_with_policies_of_their_own_are_no_team() -> None:
     spec = spec_of("matrix:matching_pennies", EACH)
     for algo in (MATraceConfig(critic="obs"), COMAConfig(), ReinforceConfig()):
         make_algorithm(spec, algo, 0)
-    with pytest.raises(ConfigError, match=r"algo\.name: vdn learns from the mean reward of all players"):  # whatever the policies
+    with pytest.raises(
+        ConfigError, match=r"algo\.name: vdn learns from the mean reward of all players"
+    ):  # whatever the policies
         make_algorithm(spec, VDNConfig(), 0)
 
 
@@ -124,7 +153,17 @@ def test_teams_are_those_whose_mean_reward_is_learned(name: str, teams: list[tup
 def _configs() -> list[type[AlgoConfig]]:
     from hpcmarl.config import RESConfig, WQMIXConfig
 
-    found: list[type[AlgoConfig]] = [ReinforceConfig, MATraceConfig, PPOConfig, COMAConfig, IQLConfig, VDNConfig, QMIXConfig, WQMIXConfig, RESConfig]
+    found: list[type[AlgoConfig]] = [
+        ReinforceConfig,
+        MATraceConfig,
+        PPOConfig,
+        COMAConfig,
+        IQLConfig,
+        VDNConfig,
+        QMIXConfig,
+        WQMIXConfig,
+        RESConfig,
+    ]
     assert {each().name for each in found} == set(ALGORITHMS)
     return found
 
@@ -146,7 +185,11 @@ def seen(algo: AlgoConfig, rewards: str, episodes: int, policies: tuple[PolicySp
     return watch.warnings
 
 
-@pytest.mark.parametrize("algo", [MATraceConfig(), PPOConfig(), COMAConfig(), ReinforceConfig(), VDNConfig()], ids=lambda algo: algo.name)
+@pytest.mark.parametrize(
+    "algo",
+    [MATraceConfig(), PPOConfig(), COMAConfig(), ReinforceConfig(), VDNConfig()],
+    ids=lambda algo: algo.name,
+)
 def test_rewards_that_always_cancel_are_warned_about_once(algo: AlgoConfig) -> None:
     (warning,) = seen(algo, "cancel", EPISODES + 20)
     assert "mean reward of all agents of policy team" in warning
@@ -211,8 +254,14 @@ def league_problem(*changes: str) -> str:
     [
         (("league.matchmaking.self_share=0.5",), "league.matchmaking.self_share"),
         (("league.matchmaking={name: latest}",), "league.matchmaking.self_share"),
-        (("league.members.a.matchmaking={name: uniform, self_share: 0.1}",), "league.members.a.matchmaking.self_share"),
-        (("league.members={a: {kind: {name: main}}, b: {kind: {name: main_exploiter}}}",), "league.members.a.kind.pfsp_share"),
+        (
+            ("league.members.a.matchmaking={name: uniform, self_share: 0.1}",),
+            "league.members.a.matchmaking.self_share",
+        ),
+        (
+            ("league.members={a: {kind: {name: main}}, b: {kind: {name: main_exploiter}}}",),
+            "league.members.a.kind.pfsp_share",
+        ),
     ],
 )
 @pytest.mark.parametrize("env", ["matrix:rps", "matrix:chicken"])
@@ -239,8 +288,16 @@ def test_other_team_learners_are_refused_in_self_play(algo: str) -> None:
     [
         (),
         ("league.matchmaking={name: psro}",),
-        ("league.members={a: {kind: {name: main, pfsp_share: 1, verification_share: 0}}, b: {kind: {name: league_exploiter}}}",),
-        ("league.matchmaking={name: latest}", "league.members.a.matchmaking={name: uniform}"),  # nobody uses the first
+        (
+            (
+                "league.members={a: {kind: {name: main, pfsp_share: 1, verification_share: 0}}, b: {kind: "
+                "{name: league_exploiter}}}"
+            ),
+        ),
+        (
+            "league.matchmaking={name: latest}",
+            "league.members.a.matchmaking={name: uniform}",
+        ),  # nobody uses the first
     ],
 )
 def test_central_critics_may_meet_others_alone(changes: tuple[str, ...]) -> None:
@@ -250,7 +307,11 @@ def test_central_critics_may_meet_others_alone(changes: tuple[str, ...]) -> None
 
 
 def test_cooperative_self_play_may_have_a_central_critic() -> None:
-    changes = (*COOPERATIVE, "env.id=mpe2.simple_spread_v3", "league.matchmaking={name: partners, self_share: 0.5}")
+    changes = (
+        *COOPERATIVE,
+        "env.id=mpe2.simple_spread_v3",
+        "league.matchmaking={name: partners, self_share: 0.5}",
+    )
     assert league_problem(*changes) == ""
     assert league_problem(SHARED, *changes) == ""
     text = league_problem(*changes, "env.id=matrix:rps")

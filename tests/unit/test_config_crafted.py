@@ -21,7 +21,12 @@ def test_path_like_run_and_policy_names_are_rejected(name):
             load_config(BASE + f'policies: {{"{name}": {{agents: [x]}}}}\n')
 
 
-TAGS = ["!!python/object/apply:os.system ['touch {}']", "!!python/object/new:os.system ['touch {}']", "!!python/name:os.system", "!!python/module:os"]
+TAGS = [
+    "!!python/object/apply:os.system ['touch {}']",
+    "!!python/object/new:os.system ['touch {}']",
+    "!!python/name:os.system",
+    "!!python/module:os",
+]
 
 
 @pytest.mark.parametrize("tag", TAGS)
@@ -41,7 +46,9 @@ def test_nested_aliases_are_refused_before_they_expand():
 def test_checkpoint_cannot_point_to_a_configuration_file(tmp_path):
     other = tmp_path / "other.yaml"
     other.write_text(SPREAD)
-    path = save_checkpoint(tmp_path, {"engine": {"optimizer": {}}}, version=1, attributes={"config": str(other)})
+    path = save_checkpoint(
+        tmp_path, {"engine": {"optimizer": {}}}, version=1, attributes={"config": str(other)}
+    )
     with pytest.raises(ConfigError, match="configuration"):
         evaluate_checkpoint(str(path))
     with h5py.File(path, "r+") as file:

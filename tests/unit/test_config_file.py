@@ -16,10 +16,33 @@ BASE = "env: {id: a.b}\nstop: {updates: 3}\n"
 EXAMPLES = sorted(Path(__file__).parents[2].glob("configs/**/*.yaml"))
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=12) | st.sampled_from(
-    ["1e-3", "yes", "null", "~", "2024-01-01", "0x10", "1_000", "*a", "&b", "- x", "a: b", "#", "", " ", ".inf", "1:30", "=", "<<"]
+    [
+        "1e-3",
+        "yes",
+        "null",
+        "~",
+        "2024-01-01",
+        "0x10",
+        "1_000",
+        "*a",
+        "&b",
+        "- x",
+        "a: b",
+        "#",
+        "",
+        " ",
+        ".inf",
+        "1:30",
+        "=",
+        "<<",
+    ]
 )
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**12), 10**12) | st.floats(allow_nan=False, allow_infinity=False) | words,
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**12), 10**12)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | words,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
     max_leaves=8,
 )
@@ -27,11 +50,25 @@ values = st.recursive(
 
 @st.composite
 def configs(draw):
-    optimizer = draw(st.sampled_from([NigtConfig(), AdamConfig(step_size=1e-5), AdamConfig(max_gradient_norm=0.5)]))
-    algo = draw(st.sampled_from([ReinforceConfig(discount=0.5), MATraceConfig(critic="dec"), MATraceConfig(critic_network={"hidden": (3,)})]))
+    optimizer = draw(
+        st.sampled_from([NigtConfig(), AdamConfig(step_size=1e-5), AdamConfig(max_gradient_norm=0.5)])
+    )
+    algo = draw(
+        st.sampled_from(
+            [
+                ReinforceConfig(discount=0.5),
+                MATraceConfig(critic="dec"),
+                MATraceConfig(critic_network={"hidden": (3,)}),
+            ]
+        )
+    )
     groups = draw(
         st.integers(1, 3)
-        | st.lists(st.builds(GroupConfig, delay=st.just({"step": 0.25}), actors=st.none() | st.integers(0, 3)), min_size=1, max_size=3)
+        | st.lists(
+            st.builds(GroupConfig, delay=st.just({"step": 0.25}), actors=st.none() | st.integers(0, 3)),
+            min_size=1,
+            max_size=3,
+        )
     )
     return Config.model_validate(
         {
@@ -68,7 +105,9 @@ def test_loaded_defaults_equal_the_schema_defaults():
 
 
 def test_exponents_are_numbers_and_dates_stay_text():
-    config = load_config("name: 2024-01-01\nenv: {id: a.b, kwargs: {rate: 1e-3, text: '1e-3'}}\nstop: {updates: 3}\n")
+    config = load_config(
+        "name: 2024-01-01\nenv: {id: a.b, kwargs: {rate: 1e-3, text: '1e-3'}}\nstop: {updates: 3}\n"
+    )
     assert config.name == "2024-01-01"
     assert config.env.kwargs == {"rate": 0.001, "text": "1e-3"}
 
@@ -82,7 +121,16 @@ def test_a_section_without_name_means_the_default_choice():
 
 class TestOverrides:
     def test_override_values_are_parsed_as_yaml(self):
-        config = load_config(BASE, ["seed=7", "algo.network.hidden=[8, 4]", "algo.network.recurrent=yes", "stop.updates=", "stop.seconds=1e1"])
+        config = load_config(
+            BASE,
+            [
+                "seed=7",
+                "algo.network.hidden=[8, 4]",
+                "algo.network.recurrent=yes",
+                "stop.updates=",
+                "stop.seconds=1e1",
+            ],
+        )
         assert (config.seed, config.algo.network.hidden, config.algo.network.recurrent) == (7, (8, 4), True)
         assert (config.stop.updates, config.stop.seconds) == (None, 10.0)
 
@@ -93,14 +141,19 @@ class TestOverrides:
         assert load_config(BASE, ["env.kwargs={'a:1': 2, 'b:': }"]).env.kwargs == {"a:1": 2, "b:": None}
 
     def test_overrides_create_sections_and_keep_other_keys(self):
-        config = load_config("env: {id: a.b, kwargs: {N: 2, M: 5}}\nstop: {updates: 3}\n", ["env.kwargs.N=3", "env.kwargs.deep.er=1"])
+        config = load_config(
+            "env: {id: a.b, kwargs: {N: 2, M: 5}}\nstop: {updates: 3}\n",
+            ["env.kwargs.N=3", "env.kwargs.deep.er=1"],
+        )
         assert config.env.kwargs == {"N": 3, "M": 5, "deep": {"er": 1}}
 
     def test_later_overrides_win(self):
         assert load_config(BASE, ["seed=1", "seed=2"]).seed == 2
 
     def test_override_sets_an_item_of_a_list(self):
-        config = load_config(BASE + "topology: {groups: [{}, {actors: 2}]}\n", ["topology.groups.0.delay.step=0.1"])
+        config = load_config(
+            BASE + "topology: {groups: [{}, {actors: 2}]}\n", ["topology.groups.0.delay.step=0.1"]
+        )
         assert [group.delay.step for group in config.topology.group_list] == [0.1, 0.0]
         assert [group.actors for group in config.topology.group_list] == [None, 2]
 
@@ -112,12 +165,17 @@ class TestOverrides:
         assert load_config(BASE, ["env.kwargs.0=1"]).env.kwargs == {"0": 1}
 
     def test_switching_the_algorithm_keeps_common_keys_only(self):
-        config = load_config(BASE + "algo: {name: ma_trace, unroll: 4, discount: 0.5}\n", ["algo.name=reinforce"])
+        config = load_config(
+            BASE + "algo: {name: ma_trace, unroll: 4, discount: 0.5}\n", ["algo.name=reinforce"]
+        )
         assert config.algo == ReinforceConfig(discount=0.5)
 
     def test_switching_the_optimizer_ignores_override_order(self):
         text = BASE + "optimizer: {name: adam, step_size: 0.5, beta1: 0.1}\n"
-        for overrides in (["optimizer.name=nigt", "optimizer.momentum=0.3"], ["optimizer.momentum=0.3", "optimizer.name=nigt"]):
+        for overrides in (
+            ["optimizer.name=nigt", "optimizer.momentum=0.3"],
+            ["optimizer.momentum=0.3", "optimizer.name=nigt"],
+        ):
             assert load_config(text, overrides).optimizer == NigtConfig(step_size=0.5, momentum=0.3)
 
     def test_switching_does_not_hide_misspelt_keys(self):
@@ -125,7 +183,9 @@ class TestOverrides:
             load_config(BASE + "algo: {name: ma_trace, unrol: 4}\n", ["algo.name=reinforce"])
 
     def test_switching_does_not_drop_other_overrides(self):
-        with pytest.raises(ConfigError, match=r"command line: unknown key algo\.unroll .* belongs to algo\.name: ma_trace"):
+        with pytest.raises(
+            ConfigError, match=r"command line: unknown key algo\.unroll .* belongs to algo\.name: ma_trace"
+        ):
             load_config(BASE, ["algo.unroll=4", "algo.name=reinforce"])
 
 

@@ -9,7 +9,9 @@ from hpcmarl.config.base import Section
 from hpcmarl.config.file import dump_config, load_config
 from hpcmarl.config.plain import _subclasses, from_json, to_json
 
-CONFIGS = sorted(path for path in (Path(__file__).parents[2] / "configs").rglob("*.yaml") if "sim:" not in path.read_text())
+CONFIGS = sorted(
+    path for path in (Path(__file__).parents[2] / "configs").rglob("*.yaml") if "sim:" not in path.read_text()
+)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -25,7 +27,9 @@ def test_configurations_arrive_as_they_were(path):
 
 def test_values_of_any_kind_keep_their_types():
     kwargs = {"a": [1, 2.5, None], "b": {"section": "Config", "tuple": [1]}, "c": float("inf"), "d": "x"}
-    config = load_config(CONFIGS[0]).model_copy(update={"env": load_config(CONFIGS[0]).env.model_copy(update={"kwargs": kwargs})})
+    config = load_config(CONFIGS[0]).model_copy(
+        update={"env": load_config(CONFIGS[0]).env.model_copy(update={"kwargs": kwargs})}
+    )
     assert from_json(to_json(config)).env.kwargs == kwargs
 
 

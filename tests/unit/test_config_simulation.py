@@ -20,24 +20,45 @@ sim:
 """
 
 REFUSED = {
-    "a worker's time": ("sim.compute_times=0", ["sim.compute_times is 0", "a number > 0 or a list of numbers > 0 or one of constant, sqrt"]),
+    "a worker's time": (
+        "sim.compute_times=0",
+        ["sim.compute_times is 0", "a number > 0 or a list of numbers > 0 or one of constant, sqrt"],
+    ),
     "zero by law": ("sim.compute_times={scale: 0}", ["sim.compute_times is 0 for a worker"]),
     "negative delay": ("sim.communication_times=-1", ["sim.communication_times is -1", "a number >= 0"]),
-    "negative delay in a list": ("sim.communication_times=[0, -1]", ["sim.communication_times.1 is -1", ">= 0"]),
-    "negative delay in a law": ("sim.communication_times={law: sqrt, scale: -1}", ["sim.communication_times.scale is -1", ">= 0"]),
+    "negative delay in a list": (
+        "sim.communication_times=[0, -1]",
+        ["sim.communication_times.1 is -1", ">= 0"],
+    ),
+    "negative delay in a law": (
+        "sim.communication_times={law: sqrt, scale: -1}",
+        ["sim.communication_times.scale is -1", ">= 0"],
+    ),
     "unknown law": ("sim.compute_times=sqart", ["'sqart'", "one of constant, sqrt, linear, random"]),
-    "key of a law": ("sim.compute_times={lw: sqrt}", ["unknown key sim.compute_times.lw", "did you mean sim.compute_times.law?"]),
+    "key of a law": (
+        "sim.compute_times={lw: sqrt}",
+        ["unknown key sim.compute_times.lw", "did you mean sim.compute_times.law?"],
+    ),
     "too few times": ("sim.compute_times=[1, 2]", ["2 values for 10 workers"]),
-    "afedpg by AllReduce": ("rounds={rule: afedpg, reduce: mpi}", ["rounds.reduce: mpi does not work with rounds.rule: afedpg", "reduce: server"]),
+    "afedpg by AllReduce": (
+        "rounds={rule: afedpg, reduce: mpi}",
+        ["rounds.reduce: mpi does not work with rounds.rule: afedpg", "reduce: server"],
+    ),
     "malenia with few": ("rounds={rule: malenia, batch: 9}", ["rounds.batch 9 is less than the 10 workers"]),
     "momentum": ("optimizer={name: nigt, momentum: 1.01}", ["optimizer.momentum is 1.01", "> 0 and <= 1"]),
     "no momentum": ("optimizer={name: nigt, momentum: 0}", ["optimizer.momentum is 0"]),
-    "critic of nobody": ("optimizer.critic_step_size=1", ["optimizer.critic_step_size: 1.0 is for critics", "objective.name: none has none"]),
+    "critic of nobody": (
+        "optimizer.critic_step_size=1",
+        ["optimizer.critic_step_size: 1.0 is for critics", "objective.name: none has none"],
+    ),
     "no end": ("sim.stop={}", ["sim.stop is empty"]),
     "failure without a time": ("sim.failures=[{repair: 3}]", ["sim.failures.0 needs either"]),
     "everybody fails for good": ("sim.failures=[{every: 3}]", ["stops every worker for good"]),
     "worker that is none": ("sim.failures=[{at: 1, workers: [10]}]", ["names 10", "from 0 to 9"]),
-    "tuning without an objective": ("sim.sweep.tune={seeds: [7], grid: {optimizer.step_size: [1]}}", ["needs an objective"]),
+    "tuning without an objective": (
+        "sim.sweep.tune={seeds: [7], grid: {optimizer.step_size: [1]}}",
+        ["needs an objective"],
+    ),
     "section of a run": ("env.id=a.b", ["unknown key env"]),
 }
 
@@ -61,12 +82,16 @@ def test_run_and_simulation_configs_are_distinguished():
     assert "use hpcmarl train" in refusal(load_simulation, "env: {id: a.b}\nstop: {updates: 3}\n")
     assert isinstance(load_either(BASE), SimulationConfig)
     assert "rounds.batch 1 is less than the 2 groups" in refusal(
-        load_config, "env: {id: a}\nstop: {updates: 1}\n", ["topology.groups=2", "rounds={rule: malenia, batch: 1}"]
+        load_config,
+        "env: {id: a}\nstop: {updates: 1}\n",
+        ["topology.groups=2", "rounds={rule: malenia, batch: 1}"],
     )
 
 
 def test_afedpg_and_allreduce_exclude_each_other_in_a_run():
-    assert "nothing to sum" in refusal(load_config, "env: {id: a}\nstop: {updates: 1}\nrounds: {rule: afedpg, reduce: mpi}\n")
+    assert "nothing to sum" in refusal(
+        load_config, "env: {id: a}\nstop: {updates: 1}\nrounds: {rule: afedpg, reduce: mpi}\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,7 +124,9 @@ class TestSweeps:
     def test_sweep_expands_settings_methods_and_batches(self):
         found = cases(load_simulation(SWEEP))
         assert [(case.setting, case.method, case.batch) for case in found] == [
-            (setting, *rest) for setting in ("slow", "fast") for rest in (("sync", None), ("rennala", 4), ("rennala", 8))
+            (setting, *rest)
+            for setting in ("slow", "fast")
+            for rest in (("sync", None), ("rennala", 4), ("rennala", 8))
         ]
         assert [case.config.sim.compute_times for case in found] == [5, 5, 5, 1, 1, 1]
         assert [case.config.optimizer.name for case in found] == ["nigt"] * 3 + ["sgd"] * 3
@@ -115,9 +142,10 @@ class TestSweeps:
         config = load_simulation(SWEEP, ["sim.compute_times={law: sqrt}", *fixed])
         found = cases(config, ["sim.compute_times", "rounds.batch", "optimizer.name"])
         assert [(case.method, case.batch) for case in found] == [("sync", None), ("rennala", 6)] * 2
-        assert {(case.config.times("compute_times").scale, case.config.rounds.batch, case.config.optimizer.name) for case in found} == {
-            (2, 6, "adam")
-        }
+        assert {
+            (case.config.times("compute_times").scale, case.config.rounds.batch, case.config.optimizer.name)
+            for case in found
+        } == {(2, 6, "adam")}
 
     def test_errors_name_the_case_of_the_sweep(self):
         config = load_simulation(SWEEP, ["sim.sweep.methods={bad: {rounds.rule: malenia, rounds.batch: 3}}"])
@@ -128,7 +156,10 @@ class TestSweeps:
     def test_candidates_are_all_combinations(self):
         grid = "{optimizer.step_size: [1, 2], optimizer.momentum: [0.1, 0.2, 0.3]}"
         config = load_simulation(SWEEP, [f"sim.sweep.tune={{seeds: [9], grid: {grid}}}"])
-        found = [(changes["optimizer.step_size"], candidate.optimizer.momentum) for changes, candidate in candidates(config)]
+        found = [
+            (changes["optimizer.step_size"], candidate.optimizer.momentum)
+            for changes, candidate in candidates(config)
+        ]
         assert found == [(step, momentum) for step in (1, 2) for momentum in (0.1, 0.2, 0.3)]
         assert len(list(candidates(config, ["optimizer.momentum"]))) == 2
         assert list(candidates(load_simulation(SWEEP))) == []
@@ -150,6 +181,8 @@ def test_vary_changes_only_the_given_keys():
 
 def test_the_schema_lists_short_forms_and_long_ones():
     rows = {row.key: row for row in schema_rows(SimulationConfig)}
-    assert rows["sim.compute_times"].allowed.startswith("a number > 0 or a list of numbers > 0 or one of constant, sqrt, linear, random or a section")
+    assert rows["sim.compute_times"].allowed.startswith(
+        "a number > 0 or a list of numbers > 0 or one of constant, sqrt, linear, random or a section"
+    )
     assert {"sim.compute_times.law", "sim.failures.0.every", "objective.name", "rounds.rule"} <= rows.keys()
     assert "env.id" not in rows

@@ -25,7 +25,9 @@ def test_difference_is_within_its_bound(comparison: Comparison) -> None:
     assert result.largest > 100 * result.bound or result.largest > 0.3  # not a comparison of zeros
 
 
-@pytest.mark.parametrize(("kind", "registry"), [("algorithm", ALGORITHMS), ("optimizer", OPTIMIZERS), ("rule", RULES)])
+@pytest.mark.parametrize(
+    ("kind", "registry"), [("algorithm", ALGORITHMS), ("optimizer", OPTIMIZERS), ("rule", RULES)]
+)
 def test_everything_registered_is_compared(kind: str, registry: dict[str, type]) -> None:
     subjects = {each.subject for each in COMPARISONS if each.kind == kind}
     assert {subject.partition(",")[0] for subject in subjects} == set(registry)
@@ -33,13 +35,17 @@ def test_everything_registered_is_compared(kind: str, registry: dict[str, type])
     assert all(f"| {subject} |" in PAGE for subject in subjects)
 
 
-@pytest.mark.parametrize("rule", ["sync", "rennala, all_begun", "rennala, first_finished", "malenia", "afedpg"])
+@pytest.mark.parametrize(
+    "rule", ["sync", "rennala, all_begun", "rennala, first_finished", "malenia", "afedpg"]
+)
 def test_each_admission_has_its_direction_measured(rule: str) -> None:
     assert [each for each in COMPARISONS if each.subject == rule and "mean direction" in each.quantity]
 
 
 def test_page_has_a_row_for_each_comparison() -> None:
-    rows = re.findall(r"(?m)^\| (.*?) \| (.*?) \| (.*?) \| [\d,]+[\w ]* \| ([\d.e+-]+) \| ([\d.e+-]+) \|$", PAGE)
+    rows = re.findall(
+        r"(?m)^\| (.*?) \| (.*?) \| (.*?) \| [\d,]+[\w ]* \| ([\d.e+-]+) \| ([\d.e+-]+) \|$", PAGE
+    )
     assert [row[:3] for row in rows] == [(each.subject, each.quantity, each.against) for each in COMPARISONS]
     assert all(float(found) <= float(bound) for *_, found, bound in rows)
 

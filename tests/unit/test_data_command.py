@@ -21,7 +21,10 @@ from hpcmarl.types import PolicySpec
 from tests.support.rollouts import MULTI_DISCRETE, make_spec, random_rollout
 from tests.support.trajectories import read, with_episodes
 
-SPEC = make_spec(PolicySpec("walkers", ("a", "b"), (4,), MULTI_DISCRETE, True), PolicySpec("flyer", ("c",), (2, 2), MULTI_DISCRETE))
+SPEC = make_spec(
+    PolicySpec("walkers", ("a", "b"), (4,), MULTI_DISCRETE, True),
+    PolicySpec("flyer", ("c",), (2, 2), MULTI_DISCRETE),
+)
 
 
 def call(*arguments, code=0):
@@ -41,11 +44,21 @@ def run(tmp_path):
     directory.create("seed: 1\n")
     generator = np.random.default_rng(0)
     for rank in (1, 2):
-        writer = TrajectoryWriter(directory.trajectories, SPEC, TrajectoriesConfig(), rank=rank, role="actor", host="h", attributes={})
+        writer = TrajectoryWriter(
+            directory.trajectories,
+            SPEC,
+            TrajectoriesConfig(),
+            rank=rank,
+            role="actor",
+            host="h",
+            attributes={},
+        )
         for _ in range(3):
             writer.append(with_episodes(random_rollout(SPEC, 6, 2, generator, end_rate=0.5), generator))
         writer.close()
-    save_checkpoint(directory.checkpoints, {"engine": {"round": 7, "parameters": np.zeros(5)}}, version=7, attributes={})
+    save_checkpoint(
+        directory.checkpoints, {"engine": {"round": 7, "parameters": np.zeros(5)}}, version=7, attributes={}
+    )
     metrics = MetricsWriter(directory.path)
     metrics.append({"version": 7, "x": float("nan")})
     metrics.close()
@@ -56,7 +69,13 @@ def run(tmp_path):
 def test_inspect_reports_run_shard_checkpoint_and_metrics(run):
     shard, checkpoint = list_shards(run)[0], run / "checkpoints" / "checkpoint-0000000007.h5"
     whole, one, state, metrics = call_json("inspect", run, shard, checkpoint, run / "metrics.h5")["files"]
-    assert (whole["status"], whole["shards"], whole["steps"], whole["ranks"], whole["metrics_rows"]) == ("done", 2, 72, [1, 2], 1)
+    assert (whole["status"], whole["shards"], whole["steps"], whole["ranks"], whole["metrics_rows"]) == (
+        "done",
+        2,
+        72,
+        [1, 2],
+        1,
+    )
     assert whole["checkpoints"] == [checkpoint.name]
     assert (one["steps"], one["env"], one["rank"]) == (36, "tests.random", 1)
     assert one["policies"]["walkers"]["obs"] == "float32[2, 4]"
@@ -119,7 +138,9 @@ def test_merge_command_writes_one_file_and_rejects_existing(run, tmp_path):
     assert (result["shards"], result["steps"]) == (2, 72)
     assert call_json("verify", tmp_path / "all.h5")["good"] == 1
     with pytest.raises(UsageError, match="exists"):
-        CliRunner().invoke(data_app, ["merge", str(run), "--out", str(tmp_path / "all.h5")], catch_exceptions=False)
+        CliRunner().invoke(
+            data_app, ["merge", str(run), "--out", str(tmp_path / "all.h5")], catch_exceptions=False
+        )
 
 
 def test_exported_npz_equals_the_shards(run, tmp_path):
@@ -130,7 +151,9 @@ def test_exported_npz_equals_the_shards(run, tmp_path):
         with np.load(out) as archive:
             assert sorted(archive.files) == sorted(result["columns"])
             for name in shards[0][group]:
-                np.testing.assert_array_equal(archive[name], np.concatenate([data[group][name] for data in shards]))
+                np.testing.assert_array_equal(
+                    archive[name], np.concatenate([data[group][name] for data in shards])
+                )
             if table != "segments":
                 with ShardReader(list_shards(run)[0]) as reader:
                     keys = reader.row_keys(0, reader.steps)
@@ -153,7 +176,9 @@ def test_exported_csv_equals_the_shards(run, tmp_path):
     call("export", run, "--out", tmp_path / "segments.csv")
     with (tmp_path / "segments.csv").open() as stream:
         lines = list(csv.DictReader(stream))
-    assert [int(line["length"]) for line in lines] == np.concatenate([data[INDEX]["length"] for data in shards]).tolist()
+    assert [int(line["length"]) for line in lines] == np.concatenate(
+        [data[INDEX]["length"] for data in shards]
+    ).tolist()
     call("export", run, "--out", tmp_path / "steps.txt", "--format", "csv", "--table", "walkers")
     with (tmp_path / "steps.txt").open() as stream:
         lines = list(csv.DictReader(stream))
@@ -171,7 +196,10 @@ def test_exported_csv_equals_the_shards(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["--out", "x.npz", "--table", "nobody"], r"--table nobody.*walkers"), (["--out", "x.parquet"], "neither npz nor csv")],
+    [
+        (["--out", "x.npz", "--table", "nobody"], r"--table nobody.*walkers"),
+        (["--out", "x.parquet"], "neither npz nor csv"),
+    ],
 )
 def test_export_rejects_unknown_tables_and_formats(run, tmp_path, arguments, words):
     with pytest.raises(UsageError, match=words):

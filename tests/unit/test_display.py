@@ -29,9 +29,21 @@ FIGURES = {
     "time_shares": {"actors": {"acting": 0.25, "waiting": 0.5}, "server": {"serving": 0.125}},
     "bare_env_steps_per_second": None,
 }
-KEPT_UP = {"share_of_bare": None, "unused_share": 0.0, "replay_shortfall": None, "time_shares": {"learners": {"learning": 0.5}}}
+KEPT_UP = {
+    "share_of_bare": None,
+    "unused_share": 0.0,
+    "replay_shortfall": None,
+    "time_shares": {"learners": {"learning": 0.5}},
+}
 
-SUMMARY = {"status": "finished", "seconds": 61.0, "updates": 48, "env_steps": 9000, "env_steps_per_second": 147.5, "return_mean": -21.5} | KEPT_UP
+SUMMARY = {
+    "status": "finished",
+    "seconds": 61.0,
+    "updates": 48,
+    "env_steps": 9000,
+    "env_steps_per_second": 147.5,
+    "return_mean": -21.5,
+} | KEPT_UP
 SUMMARY["eval_return_mean"] = None
 
 
@@ -86,7 +98,12 @@ def test_returns_are_drawn_while_a_run_goes_on_and_at_its_end(monkeypatch):
     display.console.file = shown = io.TextIOWrapper(io.BytesIO(), "utf-8")
     for number in range(6):
         display.due = Interval(0.0)
-        display.update(lambda number=number: FIGURES | {"seconds": 10.0 * number, "return_mean": -26.0 + 3 * number if number else float("nan")})
+        display.update(
+            lambda number=number: (
+                FIGURES
+                | {"seconds": 10.0 * number, "return_mean": -26.0 + 3 * number if number else float("nan")}
+            )
+        )
     display.finish(SUMMARY)
     shown.seek(0)
     text = shown.read()
@@ -121,7 +138,9 @@ def test_nothing_is_shown_without_progress(monkeypatch):
     display.update(lambda: pytest.fail("figures were asked for"))
 
 
-@pytest.mark.parametrize(("evaluated", "words"), [(None, "return -21.50"), (-18.25, "return -21.50, evaluated -18.25")])
+@pytest.mark.parametrize(
+    ("evaluated", "words"), [(None, "return -21.50"), (-18.25, "return -21.50, evaluated -18.25")]
+)
 def test_last_line_tells_what_was_reached(monkeypatch, caplog, evaluated, words):
     with caplog.at_level(logging.INFO):
         display_of(monkeypatch=monkeypatch).finish({**SUMMARY, "eval_return_mean": evaluated})

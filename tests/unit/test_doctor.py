@@ -16,7 +16,8 @@ from hpcmarl.doctor.ping import AllPairs
 
 
 def exchange(size, lose=lambda source, destination: False, dead=()):
-    """Virtual ranks that ping each other under a clock that is stepped; messages for which `lose` holds vanish."""
+    """Virtual ranks that ping each other under a clock that is stepped; messages for which `lose` holds
+    vanish."""
     local, now = LocalWorld(size), [0.0]
     ranks = {}
     for rank in (rank for rank in range(size) if rank not in dead):
@@ -41,7 +42,9 @@ class TestPing:
     def test_all_pings_arrive_before_the_deadline(self, size):
         part, seconds = exchange(size)
         assert part.failures() == []
-        assert {rank: report["facts"]["rank"] for rank, report in part.reports.items()} == {rank: rank for rank in range(size)}
+        assert {rank: report["facts"]["rank"] for rank, report in part.reports.items()} == {
+            rank: rank for rank in range(size)
+        }
         assert seconds < 1.0
 
     def test_lost_ping_names_source_and_destination(self):
@@ -63,7 +66,14 @@ class TestPing:
 def reports_of(places, problem=()):
     """Reports of ranks: rank -> (host, cores)."""
     return {
-        rank: {"facts": {"host": host, "cores": list(cores), "memory": 1e12, "write_problem": dict(problem).get(rank, "")}}
+        rank: {
+            "facts": {
+                "host": host,
+                "cores": list(cores),
+                "memory": 1e12,
+                "write_problem": dict(problem).get(rank, ""),
+            }
+        }
         for rank, (host, cores) in places.items()
     }
 
@@ -85,17 +95,32 @@ class TestFindings:
         assert not any_bad(findings[:1])
 
     def test_core_finding_warns_of_oversubscribed_hosts(self):
-        reports = reports_of({rank: ("h0" if rank < 4 else "h1", range(4)) for rank in range(5)}, problem={4: "Read-only"})
+        reports = reports_of(
+            {rank: ("h0" if rank < 4 else "h1", range(4)) for rank in range(5)}, problem={4: "Read-only"}
+        )
         findings = world.judge_facts(reports, threads=2)
-        assert [(finding.status, finding.name) for finding in findings] == [("WARN", "cores"), ("OK", "cores"), ("BAD", "run directory")]
+        assert [(finding.status, finding.name) for finding in findings] == [
+            ("WARN", "cores"),
+            ("OK", "cores"),
+            ("BAD", "run directory"),
+        ]
         assert findings[0].value == "h0: ranks 0-3 with 2 threads each on 4 cores"
-        assert findings[0].remedy.startswith("3 ranks are useful on these cores, of which the server's waits most of the time")
+        assert findings[0].remedy.startswith(
+            "3 ranks are useful on these cores, of which the server's waits most of the time"
+        )
         assert "rank 4 on h1: Read-only" in findings[2].value
 
     def test_a_host_without_the_server_has_a_rank_a_core(self):
-        findings = world.judge_facts(reports_of({0: ("h0", range(4)), **{rank: ("h1", range(2)) for rank in (1, 2, 3)}}), threads=1)
-        assert [(finding.status, finding.name) for finding in findings] == [("OK", "cores"), ("WARN", "cores")]
-        assert findings[1].remedy.startswith("2 ranks are useful on these cores; more only where environments sleep")
+        findings = world.judge_facts(
+            reports_of({0: ("h0", range(4)), **{rank: ("h1", range(2)) for rank in (1, 2, 3)}}), threads=1
+        )
+        assert [(finding.status, finding.name) for finding in findings] == [
+            ("OK", "cores"),
+            ("WARN", "cores"),
+        ]
+        assert findings[1].remedy.startswith(
+            "2 ranks are useful on these cores; more only where environments sleep"
+        )
 
     def test_cores_of_a_host_are_the_union_of_its_ranks_cores(self):
         bound = reports_of({0: ("h", [0, 1]), 1: ("h", [2, 3]), 2: ("h", [4, 5])})
@@ -105,7 +130,9 @@ class TestFindings:
         assert (finding.status, finding.value) == ("WARN", "h: ranks 0-2 with 1 thread each on 1 core")
 
     def test_ranks_that_are_bound_to_too_few_cores_are_named(self):
-        reports = reports_of({0: ("h", range(8)), 1: ("h", [0]), 2: ("h", [1]), 3: ("h", range(8)), 5: ("h", [2])})
+        reports = reports_of(
+            {0: ("h", range(8)), 1: ("h", [0]), 2: ("h", [1]), 3: ("h", range(8)), 5: ("h", [2])}
+        )
         reports.pop(3)
         (finding,) = world.judge_facts(reports, threads=2)
         assert finding.status == "WARN"
@@ -131,7 +158,10 @@ class TestFindings:
 
     def test_storage_finding_checks_directory_and_file_locks(self, tmp_path, monkeypatch):
         target = tmp_path / "not" / "yet"
-        assert [(finding.name, finding.status) for finding in checks.check_storage(target)][:2] == [("run directory", "OK"), ("HDF5 locking", "OK")]
+        assert [(finding.name, finding.status) for finding in checks.check_storage(target)][:2] == [
+            ("run directory", "OK"),
+            ("HDF5 locking", "OK"),
+        ]
         assert list(tmp_path.iterdir()) == []
 
         def no_locks(*arguments):
@@ -160,18 +190,26 @@ class TestFindings:
         assert nothing is None
         assert bad.status == "BAD"
         assert bad.remedy
-        good, spec = checks.check_environment(load_config("env: {id: mpe2.simple_spread_v3}\nstop: {updates: 1}\n"))
+        good, spec = checks.check_environment(
+            load_config("env: {id: mpe2.simple_spread_v3}\nstop: {updates: 1}\n")
+        )
         assert "3 agents, discrete" in good.value
         assert spec.policies[0].agents == ("agent_0", "agent_1", "agent_2")
 
     def test_image_environment_is_warned_about(self):
-        seen, _ = checks.check_environment(load_config("env: {id: tests.support.environments:screen}\nstop: {updates: 1}\n"))
+        seen, _ = checks.check_environment(
+            load_config("env: {id: tests.support.environments:screen}\nstop: {updates: 1}\n")
+        )
         assert seen.status == "WARN"
         assert "look like images (64x64x3, 12,288 numbers)" in seen.value
         assert "wrapper" in seen.remedy
 
     def test_missing_packages_are_reported_with_install_command(self, monkeypatch):
-        monkeypatch.setattr(checks, "OPTIONAL_PACKAGES", {"numpy": ("numpy", "no"), "surely-not-there": ("surely_not_there", "pip install it")})
+        monkeypatch.setattr(
+            checks,
+            "OPTIONAL_PACKAGES",
+            {"numpy": ("numpy", "no"), "surely-not-there": ("surely_not_there", "pip install it")},
+        )
         there, missing = checks.check_packages()
         assert there.remedy == ""
         assert (missing.value, missing.remedy) == ("not installed", "pip install it")

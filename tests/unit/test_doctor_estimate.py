@@ -20,7 +20,8 @@ def findings_of(ranks, *changes, known=False, hosts=None, **more):
 
 
 @pytest.mark.parametrize(
-    ("ranks", "text"), [([], "ranks "), ([3], "rank 3"), ([0, 1, 2], "ranks 0-2"), ([9, 0, 1, 4, 5, 6], "ranks 0-1, 4-6, 9")]
+    ("ranks", "text"),
+    [([], "ranks "), ([3], "rank 3"), ([0, 1, 2], "ranks 0-2"), ([9, 0, 1, 4, 5, 6], "ranks 0-1, 4-6, 9")],
 )
 def test_ranks_are_written_as_ranges(ranks, text):
     assert in_words(ranks) == text
@@ -36,7 +37,9 @@ def test_files_a_day_are_bounded_by_default():
 
 
 def test_bytes_in_all_and_the_limit_are_told():
-    value = findings_of(4, "stop.env_steps=2000000", "trajectories.every=2", "trajectories.max_gigabytes=3", known=True)["trajectory bytes"].value
+    value = findings_of(
+        4, "stop.env_steps=2000000", "trajectories.every=2", "trajectories.max_gigabytes=3", known=True
+    )["trajectory bytes"].value
     assert value.endswith(" at 1,000 steps/s of all actors, 0.3 GB in all; never more than 6 GB")
 
 
@@ -54,14 +57,20 @@ def test_parameters_weigh_more_on_learners_and_the_server():
     config = load_config(SPREAD)
     topology = assign_roles(4, ["server", "learner", "actor", "actor"], config.topology)
     small, large = (
-        {host: needed for host, _, needed in estimates.memory_of_hosts(config, topology, Workload(300, parameters))} for parameters in (0, 1_000_000)
+        {
+            host: needed
+            for host, _, needed in estimates.memory_of_hosts(config, topology, Workload(300, parameters))
+        }
+        for parameters in (0, 1_000_000)
     )
     more = {host: large[host] - small[host] for host in large}
     assert more == {"server": 44e6, "learner": 44e6, "actor": 2 * 12e6}
 
 
 def test_memory_of_a_replay_is_its_limit():
-    before, after = (findings_of(4, "algo.name=vdn", f"algo.replay.megabytes={size}")["memory"].value for size in (1, 5001))
+    before, after = (
+        findings_of(4, "algo.name=vdn", f"algo.replay.megabytes={size}")["memory"].value for size in (1, 5001)
+    )
     assert [float(value.split(" GB")[0].split()[-1]) for value in (before, after)] == [0.9, 5.9]
 
 

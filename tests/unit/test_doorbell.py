@@ -1,4 +1,5 @@
-"""Waking a rank that sleeps: doorbells of one process's ranks, and how long a rank naps where messages wake it."""
+"""Waking a rank that sleeps: doorbells of one process's ranks, and how long a rank naps where messages wake
+it."""
 
 import pytest
 
@@ -63,7 +64,9 @@ def test_naps_are_longer_where_messages_wake_the_rank(monkeypatch):
 def test_woken_rank_looks_again_at_once(monkeypatch):
     naps = []
     (end,) = LocalWorld(1).transports
-    monkeypatch.setattr(transport.Transport, "rest", lambda _, seconds: naps.append(seconds) or len(naps) == 3)
+    monkeypatch.setattr(
+        transport.Transport, "rest", lambda _, seconds: naps.append(seconds) or len(naps) == 3
+    )
     backoff = Backoff(spins=1, transport=end)
     for _ in range(6):
         backoff.wait()

@@ -30,14 +30,18 @@ def usage(monkeypatch):
     return Efficiency(load_config(SPREAD), assign_roles(5, ["a", "a", "a", "b", "b"], groups))
 
 
-@pytest.mark.parametrize(("hosts", "cores", "processes"), [(["a"], 8, 1), (["a"] * 9, 2, 2), (["a", "a", "a", "b"], 2, 3)])
+@pytest.mark.parametrize(
+    ("hosts", "cores", "processes"), [(["a"], 8, 1), (["a"] * 9, 2, 2), (["a", "a", "a", "b"], 2, 3)]
+)
 def test_bare_processes_are_ranks_up_to_the_cores_of_each_host(hosts, cores, processes):
     assert bare_processes(hosts, cores) == processes
 
 
 def test_times_are_shares_of_the_training_time_of_a_role(usage):
     actors = {"acting_seconds": 5.0, "environment_seconds": 10.0, "waiting_seconds": 2.0, "held_seconds": 1.0}
-    times = usage.times(actors, {"learning_seconds": 4.0, "waiting_seconds": 16.0, "late": 3.0}, serving=1.0, seconds=10.0)
+    times = usage.times(
+        actors, {"learning_seconds": 4.0, "waiting_seconds": 16.0, "late": 3.0}, serving=1.0, seconds=10.0
+    )
     assert times == {
         "actors": {"acting": 0.25, "environment": 0.5, "waiting": 0.1},
         "learners": {"learning": 0.2, "waiting": 0.8},
@@ -56,7 +60,9 @@ def test_bare_stepping_is_measured_by_the_first_actor_alone(monkeypatch):
     monkeypatch.setattr(efficiency, "BARE_SECONDS", 0.01)
 
     def context(config, game=None):
-        return SimpleNamespace(config=config, game=game, environment_spec=None, group_env=lambda group: config.env)
+        return SimpleNamespace(
+            config=config, game=game, environment_spec=None, group_env=lambda group: config.env
+        )
 
     shown = load_config(ECHO, ["logging.progress=true"])
     assert measure_bare(context(shown), 0, 0) > 0
@@ -72,7 +78,16 @@ def test_time_in_the_run_queue_does_not_count_as_bare_stepping(monkeypatch):
     monkeypatch.setattr(efficiency, "queued_seconds", lambda: next(queued))
     monkeypatch.setattr(efficiency, "step_bare", lambda bare, seconds: (1000, 8.0))
     config = load_config(ECHO, ["logging.progress=true"])
-    assert measure_bare(SimpleNamespace(config=config, game=None, environment_spec=None, group_env=lambda group: config.env), 0, 0) == 200.0
+    assert (
+        measure_bare(
+            SimpleNamespace(
+                config=config, game=None, environment_spec=None, group_env=lambda group: config.env
+            ),
+            0,
+            0,
+        )
+        == 200.0
+    )
 
 
 def test_last_words_name_bare_stepping_and_times():
@@ -86,12 +101,20 @@ def test_last_words_name_bare_stepping_and_times():
     ("changes", "remedy"),
     [
         ((), "set rounds.backpressure: true (actors wait), use more learners (topology.groups)"),
-        (("algo.name=ppo", "algo.epochs=4"), "use more learners (topology.groups) or lower algo.epochs (now 4)"),
-        (("algo.reuse=2", "rounds.backpressure=true"), "unused (300): use more learners (topology.groups) or lower algo.reuse (now 2)"),
+        (
+            ("algo.name=ppo", "algo.epochs=4"),
+            "use more learners (topology.groups) or lower algo.epochs (now 4)",
+        ),
+        (
+            ("algo.reuse=2", "rounds.backpressure=true"),
+            "unused (300): use more learners (topology.groups) or lower algo.reuse (now 2)",
+        ),
     ],
 )
 def test_unused_work_is_reported_with_its_remedy(changes, remedy):
-    line = last_words(SUMMARY | {"unused_share": 0.3, "unused_env_steps": 300}, load_config(SPREAD, changes))[-1]
+    line = last_words(SUMMARY | {"unused_share": 0.3, "unused_env_steps": 300}, load_config(SPREAD, changes))[
+        -1
+    ]
     assert "30 % of the environment steps unused (300)" in line
     assert remedy in line
 

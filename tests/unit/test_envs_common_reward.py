@@ -1,4 +1,5 @@
-"""Rewards of agents that PettingZoo no longer lists: none of their own, and the team's where all have one (env.common_reward)."""
+"""Rewards of agents that PettingZoo no longer lists: none of their own, and the team's where all have one
+(env.common_reward)."""
 
 from __future__ import annotations
 
@@ -23,9 +24,15 @@ def played(steps: int = 4, **keys: Any) -> tuple[list[Any], Any]:
 
 
 def test_rewards_of_the_dead_dilute_the_mean_unless_common() -> None:
-    """One of two leaves after two of four steps that earn 1 each: a team's return of 4 is told, and learned, as 3."""
+    """One of two leaves after two of four steps that earn 1 each: a team's return of 4 is told, and learned,
+    as 3."""
     alone, spec = played()
-    assert [row["outcome"]["agent"]["reward"][0].tolist() for row in alone] == [[1, 1], [1, 1], [0, 1], [0, 1]]
+    assert [row["outcome"]["agent"]["reward"][0].tolist() for row in alone] == [
+        [1, 1],
+        [1, 1],
+        [0, 1],
+        [0, 1],
+    ]
     assert alone[-1]["episodes"][0].return_mean == 3.0
     assert spec.teams == ()
     for keys in ({"common_reward": True}, {"kwargs": {"says": True}}):
@@ -35,7 +42,9 @@ def test_rewards_of_the_dead_dilute_the_mean_unless_common() -> None:
         assert spec.teams == (("agent",),)
         for mine, theirs in zip(common, alone, strict=True):
             for name in ("terminated", "truncated"):
-                np.testing.assert_array_equal(mine["outcome"]["agent"][name], theirs["outcome"]["agent"][name])
+                np.testing.assert_array_equal(
+                    mine["outcome"]["agent"][name], theirs["outcome"]["agent"][name]
+                )
     assert played(kwargs={"says": True}, common_reward=False)[0][-1]["episodes"][0].return_mean == 3.0
 
 
@@ -49,7 +58,10 @@ def test_a_dead_policy_gets_the_common_reward_of_others() -> None:
 
 def test_unequal_rewards_are_no_common_reward() -> None:
     environment = make_environment(EnvConfig(id=CROWD, common_reward=True), {}, 1, Seeds(0))
-    with pytest.raises(EnvironmentFailure, match=r"rewards walker_0 with .* and walker_1 with .*; set env\.common_reward to false") as caught:
+    with pytest.raises(
+        EnvironmentFailure,
+        match=r"rewards walker_0 with .* and walker_1 with .*; set env\.common_reward to false",
+    ) as caught:
         play(environment, 3)
     assert "\n" not in str(caught.value)
 
@@ -57,9 +69,18 @@ def test_unequal_rewards_are_no_common_reward() -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"id": "matrix:rps"}, "env.common_reward: true, but the players of matrix:rps have payoffs of their own"),
-        ({"id": "tests.support.environments:Duel", "kind": "aec"}, "env.common_reward: true is for games whose agents act at once"),
-        ({"id": "pettingzoo.classic.tictactoe_v3"}, "env.common_reward: true is for games whose agents act at once"),
+        (
+            {"id": "matrix:rps"},
+            "env.common_reward: true, but the players of matrix:rps have payoffs of their own",
+        ),
+        (
+            {"id": "tests.support.environments:Duel", "kind": "aec"},
+            "env.common_reward: true is for games whose agents act at once",
+        ),
+        (
+            {"id": "pettingzoo.classic.tictactoe_v3"},
+            "env.common_reward: true is for games whose agents act at once",
+        ),
     ],
     ids=str,
 )

@@ -17,7 +17,8 @@ AGENTS = ["red", "green", "blue"]
 
 
 class Noisy(AECEnv):
-    """Agents see noise that is drawn when they are observed, are paid in every turn, and die one after the other at the ends of cycles.
+    """Agents see noise that is drawn when they are observed, are paid in every turn, and die one after the
+    other at the ends of cycles.
 
     early: the agent that dies in the middle of the first cycle instead.
     """
@@ -39,7 +40,10 @@ class Noisy(AECEnv):
         self.generator = np.random.default_rng(seed)
         self.agents = list(self.possible_agents)
         self.rewards = self._cumulative_rewards = dict.fromkeys(self.agents, 0.0)
-        self.terminations, self.truncations = dict.fromkeys(self.agents, False), dict.fromkeys(self.agents, False)
+        self.terminations, self.truncations = (
+            dict.fromkeys(self.agents, False),
+            dict.fromkeys(self.agents, False),
+        )
         self.infos = {agent: {} for agent in self.agents}
         self.agent_selection = self.agents[0]
         self.cycles = 0
@@ -53,7 +57,9 @@ class Noisy(AECEnv):
             return
         acting = self.agent_selection
         self._cumulative_rewards = dict.fromkeys(self.agents, 0.0)
-        self.rewards = {agent: float(action) + (agent == acting) + self.generator.random() for agent in self.agents}
+        self.rewards = {
+            agent: float(action) + (agent == acting) + self.generator.random() for agent in self.agents
+        }
         self.infos = {agent: {"by": acting} for agent in self.agents}
         coming = self.agents.index(acting) + 1
         if coming < len(self.agents):

@@ -28,17 +28,39 @@ TESTS = "tests.support.environments"
         ({"id": "mpe2.simple-spread"}, ConfigError, "is no import path"),
         ({"id": "tests.support.rollouts"}, ConfigError, "neither parallel_env nor env"),
         ({"id": f"{TESTS}:crowd"}, ConfigError, "it has .*Crowd"),
-        ({"id": f"{TESTS}:Alien"}, ConfigError, "makes a tests.support.environments.Alien; allowed: a PettingZoo"),
-        ({"id": "gymnasium:make", "kwargs": {"id": "CartPole-v1"}}, ConfigError, "no environment make registered"),
-        ({"id": "mpe2.simple_spread_v3", "kwargs": {"agents": 4}}, ConfigError, "env.kwargs {'agents': 4} does not fit.*unexpected keyword"),
-        ({"id": "pettingzoo.classic.tictactoe_v3", "kind": "parallel"}, ConfigError, "env.kind parallel: .* use aec or auto"),
+        (
+            {"id": f"{TESTS}:Alien"},
+            ConfigError,
+            "makes a tests.support.environments.Alien; allowed: a PettingZoo",
+        ),
+        (
+            {"id": "gymnasium:make", "kwargs": {"id": "CartPole-v1"}},
+            ConfigError,
+            "no environment make registered",
+        ),
+        (
+            {"id": "mpe2.simple_spread_v3", "kwargs": {"agents": 4}},
+            ConfigError,
+            "env.kwargs {'agents': 4} does not fit.*unexpected keyword",
+        ),
+        (
+            {"id": "pettingzoo.classic.tictactoe_v3", "kind": "parallel"},
+            ConfigError,
+            "env.kind parallel: .* use aec or auto",
+        ),
         ({"id": f"{TESTS}:boxed_unbounded"}, ConfigError, "agent lone_0 has the unbounded action space"),
         ({"id": f"{TESTS}:boxed_binary"}, ConfigError, "allowed: Discrete, MultiDiscrete or bounded Box"),
         ({"id": f"{TESTS}:boxed_text"}, ConfigError, "agent lone_0 has the observation space"),
-        ({"id": f"{TESTS}:NoPossibleAgents", "kwargs": {"empty_from": 0}}, EnvironmentFailure, "no agents after a reset"),
+        (
+            {"id": f"{TESTS}:NoPossibleAgents", "kwargs": {"empty_from": 0}},
+            EnvironmentFailure,
+            "no agents after a reset",
+        ),
     ],
 )
-def test_invalid_environments_raise_one_line_errors(config: dict[str, Any], error: type[Exception], words: str) -> None:
+def test_invalid_environments_raise_one_line_errors(
+    config: dict[str, Any], error: type[Exception], words: str
+) -> None:
     with pytest.raises(error, match=words) as caught:
         describe(EnvConfig(**config), {})
     assert "\n" not in str(caught.value)
@@ -46,7 +68,9 @@ def test_invalid_environments_raise_one_line_errors(config: dict[str, Any], erro
 
 def test_environment_error_names_the_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "needs_much.py").write_text("import no_such_package_at_all\n")
-    (tmp_path / "beside_the_config.py").write_text("from tests.support.environments import Crowd\n\n\ndef parallel_env():\n    return Crowd()\n")
+    (tmp_path / "beside_the_config.py").write_text(
+        "from tests.support.environments import Crowd\n\n\ndef parallel_env():\n    return Crowd()\n"
+    )
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MissingPackageError, match="needs the package no_such_package_at_all"):
         describe(EnvConfig(id="needs_much"), {})
@@ -72,19 +96,33 @@ def test_known_environments_that_are_installed_can_be_described() -> None:
 
 def names(id: str, policies: dict[str, Any] | None = None, **kwargs: Any) -> dict[str, tuple[str, ...]]:
     chosen = {name: PolicyConfig(agents=agents) for name, agents in (policies or {}).items()}
-    return {policy.name: policy.agents for policy in describe(EnvConfig(id=id, kwargs=kwargs), chosen).policies}
+    return {
+        policy.name: policy.agents for policy in describe(EnvConfig(id=id, kwargs=kwargs), chosen).policies
+    }
 
 
 def test_agents_with_equal_spaces_share_a_policy() -> None:
     assert names("mpe2.simple_spread_v3", N=12) == {"agent": tuple(f"agent_{number}" for number in range(12))}
-    assert names("mpe2.simple_tag_v3") == {"adversary": ("adversary_0", "adversary_1", "adversary_2"), "agent_0": ("agent_0",)}
+    assert names("mpe2.simple_tag_v3") == {
+        "adversary": ("adversary_0", "adversary_1", "adversary_2"),
+        "agent_0": ("agent_0",),
+    }
     assert names("mpe2.simple_crypto_v3") == {"eve_0": ("eve_0",), "policy_1": ("bob_0", "alice_0")}
-    assert names("mpe2.simple_speaker_listener_v4") == {"speaker_0": ("speaker_0",), "listener_0": ("listener_0",)}
+    assert names("mpe2.simple_speaker_listener_v4") == {
+        "speaker_0": ("speaker_0",),
+        "listener_0": ("listener_0",),
+    }
 
 
 def test_policy_patterns_override_the_default_grouping() -> None:
-    assert names("mpe2.simple_spread_v3", {"lead": ("agent_1",)}) == {"agent": ("agent_0", "agent_2"), "lead": ("agent_1",)}
-    assert names("mpe2.simple_spread_v3", {"agent": ("agent_1",)}) == {"policy_0": ("agent_0", "agent_2"), "agent": ("agent_1",)}
+    assert names("mpe2.simple_spread_v3", {"lead": ("agent_1",)}) == {
+        "agent": ("agent_0", "agent_2"),
+        "lead": ("agent_1",),
+    }
+    assert names("mpe2.simple_spread_v3", {"agent": ("agent_1",)}) == {
+        "policy_0": ("agent_0", "agent_2"),
+        "agent": ("agent_1",),
+    }
     each = {f"own_{number}": (f"agent_{number}",) for number in range(3)}
     assert list(names("mpe2.simple_spread_v3", each)) == list(each)
 
@@ -107,11 +145,19 @@ def test_invalid_policy_patterns_raise_config_errors(policies: dict[str, Any], w
 def test_every_agent_belongs_to_exactly_one_policy(cut: int, second: int) -> None:
     policies = {f"own_{number}": (f"agent_{number}",) for number in {cut, second}}
     found = names("mpe2.simple_spread_v3", policies, N=9)
-    assert sorted(agent for agents in found.values() for agent in agents) == [f"agent_{number}" for number in range(9)]
+    assert sorted(agent for agents in found.values() for agent in agents) == [
+        f"agent_{number}" for number in range(9)
+    ]
 
 
 def fragile(restarts: int, **kwargs: Any) -> Any:
-    return make_environment(EnvConfig(id=f"{TESTS}:Fragile", kwargs=kwargs, restarts=restarts), {}, 2, Seeds(0, 10), with_state=True)
+    return make_environment(
+        EnvConfig(id=f"{TESTS}:Fragile", kwargs=kwargs, restarts=restarts),
+        {},
+        2,
+        Seeds(0, 10),
+        with_state=True,
+    )
 
 
 def test_failed_environment_is_replaced_and_truncated() -> None:
@@ -135,7 +181,10 @@ def test_failed_environment_is_replaced_and_truncated() -> None:
 
 def test_failure_past_the_budget_names_slot_and_keeps_cause() -> None:
     environment = fragile(restarts=1, step=2)
-    words = r"Fragile in slot 11 \(seed \d+, episode 0, step 2\) raised RuntimeError: the wheel came off; env.restarts: 1"
+    words = (
+        r"Fragile in slot 11 \(seed \d+, episode 0, step 2\) raised RuntimeError: the wheel came off; "
+        r"env.restarts: 1"
+    )
     with pytest.raises(EnvironmentFailure, match=words) as caught:
         play(environment, 3, with_state=True)
     assert isinstance(caught.value.__cause__, RuntimeError)
@@ -153,7 +202,10 @@ def test_failing_reset_counts_against_the_restart_budget() -> None:
 
 def test_contract_violation_raises_immediately() -> None:
     environment = fragile(restarts=9, wrong_shape=True)
-    words = r"broke the PettingZoo contract: agent walker_1 observes an array of shape \(1,\); its space says \(3,\)"
+    words = (
+        r"broke the PettingZoo contract: agent walker_1 observes an array of shape \(1,\); its space "
+        r"says \(3,\)"
+    )
     with pytest.raises(EnvironmentFailure, match=words):
         play(environment, 2, with_state=True)
 

@@ -1,4 +1,5 @@
-"""envs/: Gymnasium environments of one agent and of several, against the same environment stepped by hand; registered ids and their mistakes."""
+"""envs/: Gymnasium environments of one agent and of several, against the same environment stepped by hand;
+registered ids and their mistakes."""
 
 from __future__ import annotations
 
@@ -39,7 +40,11 @@ def test_single_agent_environment_equals_manual_stepping(id: str, limit: int) ->
         environment.step({"agent_0": np.array([[action]])}, outcome, frame)
         expected, reward, terminated, truncated, _ = twin.step(action)
         told = outcome.policies["agent_0"]
-        assert (told.reward[0, 0], told.terminated[0, 0], told.truncated[0, 0]) == (reward, terminated, truncated)
+        assert (told.reward[0, 0], told.terminated[0, 0], told.truncated[0, 0]) == (
+            reward,
+            terminated,
+            truncated,
+        )
         if terminated or truncated:
             ends.append((bool(terminated), bool(truncated)))
             if truncated:
@@ -65,10 +70,16 @@ def test_continuous_action_is_clipped_to_its_bounds() -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"id": "gymnasium:CratPole-v1"}, "no environment CratPole-v1 registered; did you mean gymnasium:CartPole-v1"),
+        (
+            {"id": "gymnasium:CratPole-v1"},
+            "no environment CratPole-v1 registered; did you mean gymnasium:CartPole-v1",
+        ),
         ({"id": "gymnasium"}, r"no environment \(no name\) registered; gymnasium.registry lists them"),
         ({"id": "gymnasium:os:CartPole-v1"}, "no environment os:CartPole-v1 registered"),
-        ({"id": CARTPOLE, "kwargs": {"wheels": 4}}, "env.kwargs {'wheels': 4} does not fit gymnasium:CartPole-v1"),
+        (
+            {"id": CARTPOLE, "kwargs": {"wheels": 4}},
+            "env.kwargs {'wheels': 4} does not fit gymnasium:CartPole-v1",
+        ),
         ({"id": CARTPOLE, "kind": "aec"}, "env.kind aec: gymnasium:CartPole-v1 is no game of turns"),
         ({"id": "gymnasium:Hopper-v2"}, "cannot be made: .*choose a newer version"),
     ],
@@ -84,7 +95,10 @@ def test_missing_mujoco_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
         raise gymnasium.error.DependencyNotInstalled("MuJoCo is not installed")
 
     monkeypatch.setattr(gymnasium, "make", make)
-    with pytest.raises(MissingPackageError, match=r"env.id gymnasium:Hopper-v4 needs a package .*; pip install 'hpcmarl\[mujoco\]'$"):
+    with pytest.raises(
+        MissingPackageError,
+        match=r"env.id gymnasium:Hopper-v4 needs a package .*; pip install 'hpcmarl\[mujoco\]'$",
+    ):
         describe(EnvConfig(id="gymnasium:Hopper-v4"), {})
 
 
@@ -139,7 +153,10 @@ def test_multi_agent_environment_equals_manual_stepping() -> None:
         expected, rewards, terminated, truncated, _ = twin.step(tuple(actions))
         told = outcome.policies["agent"]
         np.testing.assert_array_equal(told.reward[0], np.array(rewards, np.float32))
-        assert (told.terminated[0].tolist(), told.truncated[0].tolist()) == ([terminated] * 2, [truncated] * 2)
+        assert (told.terminated[0].tolist(), told.truncated[0].tolist()) == (
+            [terminated] * 2,
+            [truncated] * 2,
+        )
         rewarded += sum(rewards)
         if terminated or truncated:
             cut += truncated
@@ -152,7 +169,9 @@ def test_multi_agent_environment_equals_manual_stepping() -> None:
 class Uneven(gymnasium.Env):
     """Two agents with spaces of their own; one is through before the other."""
 
-    observation_space = gymnasium.spaces.Tuple([gymnasium.spaces.Discrete(3), gymnasium.spaces.Box(-1, 1, (2,))])
+    observation_space = gymnasium.spaces.Tuple(
+        [gymnasium.spaces.Discrete(3), gymnasium.spaces.Box(-1, 1, (2,))]
+    )
     action_space = gymnasium.spaces.Tuple([gymnasium.spaces.Discrete(2), gymnasium.spaces.Box(-1, 1, (1,))])
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:

@@ -1,4 +1,5 @@
-"""envs/: the games that leagues are played in: who plays them, in which policies, and rock-paper-scissors against PettingZoo's own."""
+"""envs/: the games that leagues are played in: who plays them, in which policies, and rock-paper-scissors
+against PettingZoo's own."""
 
 from __future__ import annotations
 
@@ -18,7 +19,11 @@ PREDATORS = ("adversary_0", "adversary_1", "adversary_2")
 @pytest.mark.parametrize(
     ("id", "patterns", "expected"),
     [
-        ("mpe2.simple_tag_v3", {}, {"adversary": (PREDATORS, (16,), 5, False), "agent_0": (("agent_0",), (14,), 5, False)}),
+        (
+            "mpe2.simple_tag_v3",
+            {},
+            {"adversary": (PREDATORS, (16,), 5, False), "agent_0": (("agent_0",), (14,), 5, False)},
+        ),
         (
             "mpe2.simple_tag_v3",
             {"predators": "adversary_*", "prey": "agent_*"},
@@ -30,7 +35,11 @@ PREDATORS = ("adversary_0", "adversary_1", "adversary_2")
             {"spy": (("adversary_0",), (8,), 5, False), "prey": (("agent_0", "agent_1"), (10,), 5, False)},
         ),
         ("mpe2.simple_spread_v3", {}, {"agent": (("agent_0", "agent_1", "agent_2"), (18,), 5, False)}),
-        ("pettingzoo.classic.connect_four_v3", {}, {"player": (("player_0", "player_1"), (6, 7, 2), 7, True)}),
+        (
+            "pettingzoo.classic.connect_four_v3",
+            {},
+            {"player": (("player_0", "player_1"), (6, 7, 2), 7, True)},
+        ),
         ("pettingzoo.classic.tictactoe_v3", {}, {"player": (("player_1", "player_2"), (3, 3, 2), 9, True)}),
         ("pettingzoo.classic.leduc_holdem_v4", {}, {"player": (("player_0", "player_1"), (36,), 4, True)}),
         ("pettingzoo.classic.rps_v2", {}, {"player": (("player_0", "player_1"), (4,), 3, False)}),
@@ -41,10 +50,18 @@ PREDATORS = ("adversary_0", "adversary_1", "adversary_2")
         ),
     ],
 )
-def test_league_games_split_agents_into_policies(id: str, patterns: dict[str, str], expected: dict[str, Any]) -> None:
-    config, policies = EnvConfig(id=id), {name: PolicyConfig(agents=(pattern,)) for name, pattern in patterns.items()}
+def test_league_games_split_agents_into_policies(
+    id: str, patterns: dict[str, str], expected: dict[str, Any]
+) -> None:
+    config, policies = (
+        EnvConfig(id=id),
+        {name: PolicyConfig(agents=(pattern,)) for name, pattern in patterns.items()},
+    )
     spec = describe(config, policies)
-    found = {policy.name: (policy.agents, policy.observation_shape, policy.action.sizes[0], policy.has_mask) for policy in spec.policies}
+    found = {
+        policy.name: (policy.agents, policy.observation_shape, policy.action.sizes[0], policy.has_mask)
+        for policy in spec.policies
+    }
     assert found == expected
     rows = play(make_environment(config, policies, 2, Seeds(1)), 120)
     episodes = [episode for row in rows for episode in row["episodes"]]
@@ -78,7 +95,9 @@ def test_pettingzoo_rock_paper_scissors_equals_twin() -> None:
             seen, *told = self.game.step(actions)
             return {agent: np.eye(4)[int(view)] for agent, view in seen.items()}, *told
 
-    environment = make_environment(EnvConfig(id="pettingzoo.classic.rps_v2", kwargs={"max_cycles": 6}), {}, 2, Seeds(4))
+    environment = make_environment(
+        EnvConfig(id="pettingzoo.classic.rps_v2", kwargs={"max_cycles": 6}), {}, 2, Seeds(4)
+    )
     rows = play(environment, 20)
     assert_equals_twin(Plain, environment, rows, Seeds(4), None)
     assert all((row["outcome"]["player"]["reward"].sum(-1) == 0).all() for row in rows)

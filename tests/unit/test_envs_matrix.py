@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from pettingzoo.utils.env import ParallelEnv
 
 from hpcmarl.config import EnvConfig, PolicyConfig
-from hpcmarl.envs import KNOWN_ENVIRONMENTS, Seeds, describe, make_environment, new_frame, new_outcome, prepare_environment
+from hpcmarl.envs import (
+    KNOWN_ENVIRONMENTS,
+    Seeds,
+    describe,
+    make_environment,
+    new_frame,
+    new_outcome,
+    prepare_environment,
+)
 from hpcmarl.envs.bare import make_bare
 from hpcmarl.envs.matrix_games import GAMES, find_game
 from hpcmarl.errors import ConfigError
@@ -30,7 +38,9 @@ class MatrixTwin(ParallelEnv):
         self.rounds, self.sizes = rounds, (len(row), len(row[0]))
         self.possible_agents = ["player_0", "player_1"]
         square = len(row) == len(row[0])
-        self.symmetric = square and all(self.own[i][j] == self.other[j][i] for i in range(len(row)) for j in range(len(row)))
+        self.symmetric = square and all(
+            self.own[i][j] == self.other[j][i] for i in range(len(row)) for j in range(len(row))
+        )
 
     def observation_space(self, agent: str) -> spaces.Space:
         return spaces.Box(-1.0, 1.0, (1 if self.rounds == 1 else 1 + sum(self.sizes),), np.float32)
@@ -43,7 +53,10 @@ class MatrixTwin(ParallelEnv):
         for seat, agent in enumerate(self.possible_agents):
             parts = [1.0 if seat == 0 or self.symmetric else -1.0]
             for who in (seat, 1 - seat) if self.rounds > 1 else ():
-                parts += [float(self.last is not None and self.last[who] == action) for action in range(self.sizes[who])]
+                parts += [
+                    float(self.last is not None and self.last[who] == action)
+                    for action in range(self.sizes[who])
+                ]
             shown[agent] = np.array(parts, np.float32)
         return shown
 
@@ -59,7 +72,13 @@ class MatrixTwin(ParallelEnv):
         over = self.step_number == self.rounds
         names = self.possible_agents
         self.agents = [] if over else list(names)
-        return self.seen(), rewards, dict.fromkeys(names, over), dict.fromkeys(names, False), {name: {} for name in names}
+        return (
+            self.seen(),
+            rewards,
+            dict.fromkeys(names, over),
+            dict.fromkeys(names, False),
+            {name: {} for name in names},
+        )
 
 
 OWN = {"payoff": [[1, 2, 3], [-4, 5, 0.5]], "column_payoff": [[0, 1, 0], [2, 2, -1]]}
@@ -71,7 +90,9 @@ OWN = {"payoff": [[1, 2, 3], [-4, 5, 0.5]], "column_payoff": [[0, 1, 0], [2, 2, 
 def test_matrix_games_equal_the_pettingzoo_twin(name: str, rounds: int, max_steps: int | None) -> None:
     row, column = GAMES[name] if name in GAMES else OWN.values()
     kwargs = {"rounds": rounds} | (OWN if name == "own" else {})
-    environment = make_environment(EnvConfig(id=f"matrix:{name}", kwargs=kwargs, max_steps=max_steps), {}, 4, Seeds(0))
+    environment = make_environment(
+        EnvConfig(id=f"matrix:{name}", kwargs=kwargs, max_steps=max_steps), {}, 4, Seeds(0)
+    )
     assert [policy.agents for policy in environment.spec.policies] == (
         [("player_0",), ("player_1",)] if name == "own" else [("player_0", "player_1")]
     )
@@ -83,7 +104,9 @@ def test_matrix_games_equal_the_pettingzoo_twin(name: str, rounds: int, max_step
 
 def test_matrix_game_players_may_have_separate_policies() -> None:
     policies = {"second": PolicyConfig(agents=("player_1",)), "first": PolicyConfig(agents=("player_0",))}
-    environment = make_environment(EnvConfig(id="matrix:matching_pennies", kwargs={"rounds": 2}), policies, 3, Seeds(0))
+    environment = make_environment(
+        EnvConfig(id="matrix:matching_pennies", kwargs={"rounds": 2}), policies, 3, Seeds(0)
+    )
     assert [policy.name for policy in environment.spec.policies] == ["first", "second"]
     rows = play(environment, 10)
     assert_equals_twin(lambda: MatrixTwin([[1, -1], [-1, 1]], None, 2), environment, rows, Seeds(0), None)
@@ -93,10 +116,14 @@ def test_rock_paper_scissors_rewards_match_the_rules() -> None:
     environment = make_environment(EnvConfig(id="matrix:rps"), {}, 3, Seeds(0))
     frame, outcome = new_frame(environment.spec, 3), new_outcome(environment.spec, 3)
     environment.reset(frame)
-    environment.step({"player": np.array([[0, 1], [0, 2], [1, 1]])}, outcome, frame)  # rock is beaten by paper and beats scissors
+    environment.step(
+        {"player": np.array([[0, 1], [0, 2], [1, 1]])}, outcome, frame
+    )  # rock is beaten by paper and beats scissors
     assert outcome.policies["player"].reward.tolist() == [[-1, 1], [1, -1], [0, 0]]
     assert outcome.episode_end.tolist() == [1, 1, 1]
-    assert [(episode.slot, episode.index, episode.length, episode.return_mean) for episode in outcome.episodes] == [
+    assert [
+        (episode.slot, episode.index, episode.length, episode.return_mean) for episode in outcome.episodes
+    ] == [
         (0, 0, 1, 0.0),
         (1, 0, 1, 0.0),
         (2, 0, 1, 0.0),
@@ -159,17 +186,26 @@ def test_resumed_matrix_games_continue_identically(steps: int, rounds: int, reco
         ({"id": "matrix:rpsls"}, "there is no matrix game rpsls; allowed: matrix:rps, .*matrix:own"),
         ({"id": "matrix"}, r"no matrix game \(no name\)"),
         ({"id": "matrix:rps", "kind": "aec"}, "matrix:rps is no game of turns"),
-        ({"id": "matrix:rps", "kwargs": {"payoff": [[1]]}}, "env.kwargs.payoff does not fit matrix:rps; allowed: rounds"),
+        (
+            {"id": "matrix:rps", "kwargs": {"payoff": [[1]]}},
+            "env.kwargs.payoff does not fit matrix:rps; allowed: rounds",
+        ),
         ({"id": "matrix:rps", "kwargs": {"rounds": 0}}, "env.kwargs.rounds: 0; allowed"),
         ({"id": "matrix:rps", "kwargs": {"rounds": True}}, "env.kwargs.rounds: True"),
         ({"id": "matrix:own"}, "env.kwargs.payoff is missing"),
         ({"id": "matrix:own", "kwargs": {"payoff": [[1, 2], [3]]}}, "allowed: rows of finite numbers"),
         ({"id": "matrix:own", "kwargs": {"payoff": [[1, float("nan")]]}}, "allowed: rows of finite numbers"),
-        ({"id": "matrix:own", "kwargs": {"payoff": [[1, 2]], "column_payoff": [[1], [2]]}}, r"has the shape \(2, 1\); allowed: .*\(1, 2\)"),
+        (
+            {"id": "matrix:own", "kwargs": {"payoff": [[1, 2]], "column_payoff": [[1], [2]]}},
+            r"has the shape \(2, 1\); allowed: .*\(1, 2\)",
+        ),
     ],
 )
 def test_invalid_matrix_settings_raise_one_line_errors(config: dict[str, Any], words: str) -> None:
-    for call in (lambda: describe(EnvConfig(**config), {}), lambda: prepare_environment(EnvConfig(**config), 2)):
+    for call in (
+        lambda: describe(EnvConfig(**config), {}),
+        lambda: prepare_environment(EnvConfig(**config), 2),
+    ):
         with pytest.raises(ConfigError, match=words) as caught:
             call()
         assert "\n" not in str(caught.value)
@@ -182,7 +218,9 @@ def test_matrix_games_reject_state_requests() -> None:
 
 def test_named_matrix_games_have_expected_payoffs() -> None:
     for name in GAMES:
-        assert find_game(EnvConfig(id=f"matrix:{name}")).symmetric == (name not in ("matching_pennies", "battle_of_the_sexes"))
+        assert find_game(EnvConfig(id=f"matrix:{name}")).symmetric == (
+            name not in ("matching_pennies", "battle_of_the_sexes")
+        )
     biased = find_game(EnvConfig(id="matrix:biased_rps")).payoffs[0]
     np.testing.assert_allclose(biased @ [0.25, 0.25, 0.5], 0)
     listed = [known for known in KNOWN_ENVIRONMENTS if known.id.startswith("matrix:")]

@@ -12,12 +12,28 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hpcmarl.config import EnvConfig, PolicyConfig
-from hpcmarl.envs import KNOWN_ENVIRONMENTS, Seeds, boards, describe, episode_seed, make_environment, new_frame, new_outcome, tree
+from hpcmarl.envs import (
+    KNOWN_ENVIRONMENTS,
+    Seeds,
+    boards,
+    describe,
+    episode_seed,
+    make_environment,
+    new_frame,
+    new_outcome,
+    tree,
+)
 from hpcmarl.envs.bare import BareEnvironment, make_bare
 from hpcmarl.envs.draws import uniform
 from hpcmarl.envs.resolve import resolve
 from hpcmarl.errors import ConfigError, EnvironmentFailure, MissingPackageError
-from tests.support.twins import assert_equals_rows, assert_equals_slots, assert_equals_twin, draw_actions, play
+from tests.support.twins import (
+    assert_equals_rows,
+    assert_equals_slots,
+    assert_equals_twin,
+    draw_actions,
+    play,
+)
 
 if importlib.util.find_spec("pyspiel") is None:
     pytest.skip("needs OpenSpiel: pip install 'hpcmarl[league]'", allow_module_level=True)
@@ -88,7 +104,8 @@ def test_games_of_simultaneous_moves_equal_their_twins(name: str, kwargs: dict[s
 @given(seed=st.integers(0, 2**31 - 1), case=st.sampled_from(TURNS))
 @settings(max_examples=60, deadline=None)
 def test_observations_and_masks_equal_those_of_pyspiel(seed: int, case: tuple[str, dict[str, Any]]) -> None:
-    """The state is rebuilt by pyspiel from the history of moves; masked actions are legal there, and no others."""
+    """The state is rebuilt by pyspiel from the history of moves; masked actions are legal there, and no
+    others."""
     name, kwargs = case
     environment = resolve(config(name, kwargs))[1]
     game = pyspiel.load_game(name, kwargs)
@@ -102,7 +119,11 @@ def test_observations_and_masks_equal_those_of_pyspiel(seed: int, case: tuple[st
             state.apply_action(action)
         for player, agent in enumerate(environment.possible_agents):
             seen = environment.observe(agent)
-            tensor = state.information_state_tensor(player) if game.get_type().provides_information_state_tensor else state.observation_tensor(player)
+            tensor = (
+                state.information_state_tensor(player)
+                if game.get_type().provides_information_state_tensor
+                else state.observation_tensor(player)
+            )
             np.testing.assert_array_equal(seen["observation"].ravel(), np.array(tensor, np.float32))
             legal = state.legal_actions() if player == state.current_player() else []
             assert np.flatnonzero(seen["action_mask"]).tolist() == legal
@@ -117,14 +138,18 @@ def test_observations_and_masks_equal_those_of_pyspiel(seed: int, case: tuple[st
 def test_openspiel_seed_repeats_bit_for_bit_others_differ(name: str, kwargs: dict[str, Any]) -> None:
     def history(seed: int) -> list[Any]:
         rows = play(make_environment(config(name, kwargs), {}, 3, Seeds(seed)), 40)
-        return [row["frame"]["player"]["obs"].tobytes() + row["outcome"]["player"]["reward"].tobytes() for row in rows]
+        return [
+            row["frame"]["player"]["obs"].tobytes() + row["outcome"]["player"]["reward"].tobytes()
+            for row in rows
+        ]
 
     assert history(4) == history(4)
     assert history(4) != history(5)
 
 
 def test_chance_follows_its_probabilities() -> None:
-    """Kuhn's deal: each of the six ordered pairs of cards equally often (400 a pair; six standard deviations are 110)."""
+    """Kuhn's deal: each of the six ordered pairs of cards equally often (400 a pair; six standard deviations
+    are 110)."""
     environment = resolve(config("kuhn_poker", {}))[1]
     deals: dict[tuple[int, ...], int] = {}
     for number in range(2400):
@@ -139,7 +164,10 @@ def test_chance_follows_its_probabilities() -> None:
 def test_resumed_openspiel_games_continue_identically(name: str) -> None:
     """One goes on, the other takes over in the middle of games: the same from then on."""
     original, resumed = (make_environment(config(name, {}), {}, 4, Seeds(3), record=True) for _ in range(2))
-    frames, outcomes = [new_frame(original.spec, 4) for _ in range(2)], [new_outcome(original.spec, 4) for _ in range(2)]
+    frames, outcomes = (
+        [new_frame(original.spec, 4) for _ in range(2)],
+        [new_outcome(original.spec, 4) for _ in range(2)],
+    )
     generator, ended = np.random.default_rng(0), 0
     original.reset(frames[0])
     for step in range(80):
@@ -158,8 +186,14 @@ def test_resumed_openspiel_games_continue_identically(name: str) -> None:
 
 
 def test_openspiel_players_may_have_separate_policies() -> None:
-    spec = describe(config("kuhn_poker", {}), {"first": PolicyConfig(agents=("player_0",)), "second": PolicyConfig(agents=("player_1",))})
-    assert [(policy.name, policy.agents) for policy in spec.policies] == [("first", ("player_0",)), ("second", ("player_1",))]
+    spec = describe(
+        config("kuhn_poker", {}),
+        {"first": PolicyConfig(agents=("player_0",)), "second": PolicyConfig(agents=("player_1",))},
+    )
+    assert [(policy.name, policy.agents) for policy in spec.policies] == [
+        ("first", ("player_0",)),
+        ("second", ("player_1",)),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -169,12 +203,18 @@ def test_openspiel_players_may_have_separate_policies() -> None:
         ("", {}, r"no game \(no name\)"),
         ("kuhn_poker(players=3)", {}, "has no game kuhn_poker"),
         ("kuhn_poker", {"player": 3}, "openspiel:kuhn_poker has no parameter player; allowed: players"),
-        ("kuhn_poker", {"players": 33}, "env.kwargs {'players': 33} does not fit openspiel:kuhn_poker: .*max_num_players"),
+        (
+            "kuhn_poker",
+            {"players": 33},
+            "env.kwargs {'players': 33} does not fit openspiel:kuhn_poker: .*max_num_players",
+        ),
         ("kuhn_poker", {"players": [1]}, "does not fit openspiel:kuhn_poker"),
         ("mfg_garnet", {}, "is a mean-field game"),
     ],
 )
-def test_invalid_openspiel_settings_raise_one_line_errors(name: str, kwargs: dict[str, Any], words: str) -> None:
+def test_invalid_openspiel_settings_raise_one_line_errors(
+    name: str, kwargs: dict[str, Any], words: str
+) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
         describe(config(name, kwargs), {})
     assert "\n" not in str(caught.value)
@@ -197,13 +237,19 @@ def test_unsupported_openspiel_games_are_rejected() -> None:
 def test_missing_openspiel_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyspiel", None)
     tree._walk.cache_clear()
-    with pytest.raises(MissingPackageError, match=r"openspiel:kuhn_poker needs OpenSpiel.*'hpcmarl\[league\]'"):
+    with pytest.raises(
+        MissingPackageError, match=r"openspiel:kuhn_poker needs OpenSpiel.*'hpcmarl\[league\]'"
+    ):
         describe(config("kuhn_poker", {}), {})
 
 
 def test_openspiel_games_are_listed_and_step_bare() -> None:
     listed = [known for known in KNOWN_ENVIRONMENTS if known.id.startswith("openspiel:")]
-    assert {known.id for known in listed} >= {"openspiel:kuhn_poker", "openspiel:leduc_poker", "openspiel:connect_four"}
+    assert {known.id for known in listed} >= {
+        "openspiel:kuhn_poker",
+        "openspiel:leduc_poker",
+        "openspiel:connect_four",
+    }
     assert all(known.installed and known.package == "hpcmarl[league]" for known in listed)
     for known in listed:
         turn_based = describe(EnvConfig(id=known.id), {}).turn_based
@@ -235,7 +281,9 @@ def test_small_games_are_tabulated_and_boards_batched() -> None:
 
 
 @given(
-    game=st.sampled_from([*TURNS[:5], ("deep_sea", {"size": 3}), ("tiny_hanabi", {}), ("dark_hex", {"board_size": 2})]),
+    game=st.sampled_from(
+        [*TURNS[:5], ("deep_sea", {"size": 3}), ("tiny_hanabi", {}), ("dark_hex", {"board_size": 2})]
+    ),
     seed=st.integers(0, 1000),
     max_steps=st.one_of(st.none(), st.integers(1, 5)),
     apart=st.booleans(),
@@ -244,16 +292,22 @@ def test_small_games_are_tabulated_and_boards_batched() -> None:
 @example(game=("connect_four", {}), seed=2, max_steps=None, apart=True)
 @example(game=("leduc_poker", {}), seed=3, max_steps=4, apart=True)
 @settings(max_examples=20, deadline=None)
-def test_batched_openspiel_games_equal_single_games(game: tuple[str, dict[str, Any]], seed: int, max_steps: int | None, apart: bool) -> None:
+def test_batched_openspiel_games_equal_single_games(
+    game: tuple[str, dict[str, Any]], seed: int, max_steps: int | None, apart: bool
+) -> None:
     """Every element of every frame and outcome."""
     chosen = config(*game, max_steps=max_steps)
     policies = {"second": PolicyConfig(agents=("player_1",))} if apart and game[0] != "deep_sea" else {}
-    assert_equals_slots(chosen, policies, boards.BoardBatch if chosen.id in boards.VIEWS else tree.TreeBatch, seed)
+    assert_equals_slots(
+        chosen, policies, boards.BoardBatch if chosen.id in boards.VIEWS else tree.TreeBatch, seed
+    )
 
 
 def test_intermediate_rewards_are_paid_at_their_step() -> None:
     """Deep sea: each step to the right costs 0.01 / size, and the last one finds the treasure."""
-    environment = make_environment(config("deep_sea", {"size": 3, "randomize_actions": False}), {}, 1, Seeds(0))
+    environment = make_environment(
+        config("deep_sea", {"size": 3, "randomize_actions": False}), {}, 1, Seeds(0)
+    )
     assert isinstance(environment, tree.TreeBatch)
     frame, outcome = new_frame(environment.spec, 1), new_outcome(environment.spec, 1)
     environment.reset(frame)
@@ -314,7 +368,10 @@ def test_masked_board_move_raises_with_slot_and_player() -> None:
     frame, outcome = new_frame(environment.spec, 2), new_outcome(environment.spec, 2)
     environment.reset(frame)
     environment.step({"player": np.array([[3, 0], [4, 0]])}, outcome, frame)
-    with pytest.raises(EnvironmentFailure, match="openspiel:tic_tac_toe in slot 1: player_1 took action 4, which its mask forbids"):
+    with pytest.raises(
+        EnvironmentFailure,
+        match="openspiel:tic_tac_toe in slot 1: player_1 took action 4, which its mask forbids",
+    ):
         environment.step({"player": np.array([[0, 0], [0, 4]])}, outcome, frame)
 
 
@@ -322,7 +379,10 @@ def test_masked_tree_action_raises_with_slot_and_player() -> None:
     environment = make_environment(config("leduc_poker", {}), {}, 2, Seeds(0, 6))
     frame, outcome = new_frame(environment.spec, 2), new_outcome(environment.spec, 2)
     environment.reset(frame)
-    with pytest.raises(EnvironmentFailure, match="openspiel:leduc_poker in slot 6: player_0 took action 0, which its mask forbids"):
+    with pytest.raises(
+        EnvironmentFailure,
+        match="openspiel:leduc_poker in slot 6: player_0 took action 0, which its mask forbids",
+    ):
         environment.step({"player": np.zeros((2, 2), np.int64)}, outcome, frame)
 
 

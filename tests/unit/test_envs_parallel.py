@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcmarl.config import EnvConfig, PolicyConfig
-from hpcmarl.envs import BatchedEnvironment, Seeds, describe, episode_seed, make_environment, new_frame, new_outcome
+from hpcmarl.envs import (
+    BatchedEnvironment,
+    Seeds,
+    describe,
+    episode_seed,
+    make_environment,
+    new_frame,
+    new_outcome,
+)
 from hpcmarl.errors import EnvironmentFailure
 from tests.support.environments import Boxed, Crowd
 from tests.support.twins import assert_equals_twin, play
@@ -34,17 +42,30 @@ HOWS = ("terminated", "truncated", "both", "vanish", "stay")
 )
 def test_mpe_equals_twin(module: str, kwargs: dict[str, Any], max_steps: int | None) -> None:
     seeds = Seeds(5, 40)
-    environment = make_environment(EnvConfig(id=f"mpe2.{module}", kwargs=kwargs, max_steps=max_steps), {}, 3, seeds)
+    environment = make_environment(
+        EnvConfig(id=f"mpe2.{module}", kwargs=kwargs, max_steps=max_steps), {}, 3, seeds
+    )
     rows = play(environment, 30)
-    assert_equals_twin(lambda: importlib.import_module(f"mpe2.{module}").parallel_env(**kwargs), environment, rows, seeds, max_steps)
+    assert_equals_twin(
+        lambda: importlib.import_module(f"mpe2.{module}").parallel_env(**kwargs),
+        environment,
+        rows,
+        seeds,
+        max_steps,
+    )
     assert sum(len(row["episodes"]) for row in rows) >= 3
     environment.close()
 
 
 def plans() -> st.SearchStrategy[dict[str, tuple[int, int, str]]]:
-    stay = st.tuples(st.integers(0, 3), st.integers(0, 4), st.sampled_from(HOWS)).map(lambda plan: (plan[0], plan[0] + plan[1], plan[2]))
+    stay = st.tuples(st.integers(0, 3), st.integers(0, 4), st.sampled_from(HOWS)).map(
+        lambda plan: (plan[0], plan[0] + plan[1], plan[2])
+    )
     return st.lists(stay, min_size=1, max_size=4).map(
-        lambda found: {f"walker_{number}": (0 if number == 0 else plan[0], plan[1], plan[2]) for number, plan in enumerate(found)}
+        lambda found: {
+            f"walker_{number}": (0 if number == 0 else plan[0], plan[1], plan[2])
+            for number, plan in enumerate(found)
+        }
     )
 
 
@@ -52,15 +73,20 @@ def plans() -> st.SearchStrategy[dict[str, tuple[int, int, str]]]:
 @settings(max_examples=60, deadline=None)
 def test_death_and_joining_equal_twin(plan: dict[str, Any], max_steps: int | None) -> None:
     seeds = Seeds(1)
-    environment = make_environment(EnvConfig(id=CROWD, kwargs={"plan": plan}, max_steps=max_steps), {}, 2, seeds)
+    environment = make_environment(
+        EnvConfig(id=CROWD, kwargs={"plan": plan}, max_steps=max_steps), {}, 2, seeds
+    )
     assert_equals_twin(lambda: Crowd(plan), environment, play(environment, 14), seeds, max_steps)
 
 
 def test_crowd_flags_and_final_observations_match_plan() -> None:
-    """walker_0 is terminated at step 3, walker_2 (2-4) has both flags, walker_1 is truncated and walker_3 vanishes at step 5."""
+    """walker_0 is terminated at step 3, walker_2 (2-4) has both flags, walker_1 is truncated and walker_3
+    vanishes at step 5."""
     environment = make_environment(EnvConfig(id=CROWD), {}, 1, Seeds(0), with_state=True)
     rows = play(environment, 7, with_state=True)
-    flags = np.array([[row["outcome"]["walker"][key][0] for key in ("terminated", "truncated")] for row in rows])
+    flags = np.array(
+        [[row["outcome"]["walker"][key][0] for key in ("terminated", "truncated")] for row in rows]
+    )
     expected = np.zeros((7, 2, 4), bool)
     expected[3, 0, 0] = expected[4, 0, 2] = expected[5, 1, 1] = expected[5, 0, 3] = True
     np.testing.assert_array_equal(flags, expected)
@@ -95,7 +121,12 @@ def test_same_seeds_same_data_and_slots_differ() -> None:
 
 
 def test_episode_seeds_are_distinct_31_bit_numbers() -> None:
-    seeds = [episode_seed(seed, slot, index) for seed in (0, 1, 2**40) for slot in range(20) for index in range(130)]
+    seeds = [
+        episode_seed(seed, slot, index)
+        for seed in (0, 1, 2**40)
+        for slot in range(20)
+        for index in range(130)
+    ]
     assert len(set(seeds)) > len(seeds) - 5
     assert all(0 <= seed < 2**31 for seed in seeds)
     assert episode_seed(3, 4, 5) == episode_seed(3, 4, 5)
@@ -105,7 +136,9 @@ def test_episode_seeds_are_distinct_31_bit_numbers() -> None:
 @settings(max_examples=12, deadline=None)
 def test_resume_by_action_replay_continues_identically(step: int, max_steps: int | None) -> None:
     def make() -> BatchedEnvironment:
-        return make_environment(EnvConfig(id=SPREAD, max_steps=max_steps, kwargs={"max_cycles": 11}), {}, 2, Seeds(4), record=True)
+        return make_environment(
+            EnvConfig(id=SPREAD, max_steps=max_steps, kwargs={"max_cycles": 11}), {}, 2, Seeds(4), record=True
+        )
 
     original, resumed = make(), make()
     frames = [new_frame(original.spec, 2) for _ in range(2)]
@@ -117,13 +150,17 @@ def test_resume_by_action_replay_continues_identically(step: int, max_steps: int
     resumed.load_state_dict(original.state_dict(), frames[1])
     for _ in range(12):
         for name in ("obs", "alive"):
-            np.testing.assert_array_equal(getattr(frames[0].policies["agent"], name), getattr(frames[1].policies["agent"], name))
+            np.testing.assert_array_equal(
+                getattr(frames[0].policies["agent"], name), getattr(frames[1].policies["agent"], name)
+            )
         np.testing.assert_array_equal(frames[0].episode_start, frames[1].episode_start)
         np.testing.assert_array_equal(original.episode_step, resumed.episode_step)
         actions = {"agent": generator.integers(0, 5, (2, 3))}
         original.step(actions, outcomes[0], frames[0])
         resumed.step(actions, outcomes[1], frames[1])
-        np.testing.assert_array_equal(outcomes[0].policies["agent"].reward, outcomes[1].policies["agent"].reward)
+        np.testing.assert_array_equal(
+            outcomes[0].policies["agent"].reward, outcomes[1].policies["agent"].reward
+        )
         assert outcomes[0].episodes == outcomes[1].episodes
 
 
@@ -184,7 +221,12 @@ def test_non_contiguous_arrays_are_written_in_place() -> None:
 def test_multi_discrete_masks_are_read_from_infos() -> None:
     environment = make_environment(EnvConfig(id="tests.support.environments:Masked"), {}, 2, Seeds(0))
     (policy,) = environment.spec.policies
-    assert (policy.name, policy.has_mask, policy.action.sizes, policy.observation_shape) == ("policy_0", True, (2, 3), (6,))
+    assert (policy.name, policy.has_mask, policy.action.sizes, policy.observation_shape) == (
+        "policy_0",
+        True,
+        (2, 3),
+        (6,),
+    )
     rows = play(environment, 20)
     for step, row in enumerate(rows):
         time = step % 7
@@ -195,7 +237,9 @@ def test_multi_discrete_masks_are_read_from_infos() -> None:
 
 
 def test_fully_masked_agent_raises_with_its_name() -> None:
-    environment = make_environment(EnvConfig(id="tests.support.environments:Masked", kwargs={"forbid": 2}), {}, 1, Seeds(0))
+    environment = make_environment(
+        EnvConfig(id="tests.support.environments:Masked", kwargs={"forbid": 2}), {}, 1, Seeds(0)
+    )
     with pytest.raises(EnvironmentFailure, match=r"agent b every action"):
         play(environment, 4)
 
@@ -222,7 +266,10 @@ def test_tuple_observations_are_flattened() -> None:
     spec = describe(EnvConfig(id="tests.support.environments:boxed_observing_tuple"), {})
     assert spec.policies[0].observation_shape == (3 + 1 + 4,)
     environment = make_environment(
-        EnvConfig(id="tests.support.environments:boxed_observing_tuple"), {"one": PolicyConfig(agents=("lone_*",))}, 1, Seeds(0)
+        EnvConfig(id="tests.support.environments:boxed_observing_tuple"),
+        {"one": PolicyConfig(agents=("lone_*",))},
+        1,
+        Seeds(0),
     )
     rows = play(environment, 5)
     for row in rows:

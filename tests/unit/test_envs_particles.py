@@ -1,4 +1,5 @@
-"""The particle tasks beside the package's environments, which are driven one by one: the same games for the same seeds and actions."""
+"""The particle tasks beside the package's environments, which are driven one by one: the same games for the
+same seeds and actions."""
 
 from __future__ import annotations
 
@@ -11,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcmarl.config import EnvConfig, PolicyConfig
-from hpcmarl.envs import BatchedEnvironment, Seeds, batching_remark, episode_seed, has_fixed_length, make_environment, new_frame, new_outcome
+from hpcmarl.envs import (
+    BatchedEnvironment,
+    Seeds,
+    batching_remark,
+    episode_seed,
+    has_fixed_length,
+    make_environment,
+    new_frame,
+    new_outcome,
+)
 from hpcmarl.envs.batch import SlotBatch
 from hpcmarl.envs.particles import TASKS
 from hpcmarl.envs.particles.batch import ParticleBatch
@@ -19,7 +29,11 @@ from hpcmarl.errors import ConfigError, EnvironmentFailure
 
 SLOTS = 3
 ARGUMENTS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
-    "mpe2.simple_spread_v3": {"N": st.integers(1, 5), "local_ratio": st.floats(0, 1), "terminate_on_success": st.booleans()},
+    "mpe2.simple_spread_v3": {
+        "N": st.integers(1, 5),
+        "local_ratio": st.floats(0, 1),
+        "terminate_on_success": st.booleans(),
+    },
     "mpe2.simple_reference_v3": {"local_ratio": st.floats(0, 1)},
     "mpe2.simple_adversary_v3": {"N": st.integers(1, 4)},
     "mpe2.simple_tag_v3": {
@@ -50,21 +64,32 @@ MEMBERS: dict[str, st.SearchStrategy[Any]] = {
     "collisions": st.floats(-2, 2),
     "effort": st.floats(-2, 2),
 }
-EVERYWHERE = {"max_cycles": st.integers(1, 12), "continuous_actions": st.booleans(), "dynamic_rescaling": st.booleans()}
+EVERYWHERE = {
+    "max_cycles": st.integers(1, 12),
+    "continuous_actions": st.booleans(),
+    "dynamic_rescaling": st.booleans(),
+}
 
 
 @st.composite
 def games(draw: st.DrawFn) -> EnvConfig:
     """A task with some of its arguments."""
     task = draw(st.sampled_from(sorted(TASKS)))
-    kwargs = draw(st.fixed_dictionaries({}, optional=MEMBERS if task == FAMILY else {**EVERYWHERE, **ARGUMENTS.get(task, {})}))
+    kwargs = draw(
+        st.fixed_dictionaries(
+            {}, optional=MEMBERS if task == FAMILY else {**EVERYWHERE, **ARGUMENTS.get(task, {})}
+        )
+    )
     return EnvConfig(id=task, kwargs=kwargs, max_steps=draw(st.none() | st.integers(1, 12)))
 
 
 def pair(config: EnvConfig, seed: int = 3, **options: Any) -> tuple[BatchedEnvironment, BatchedEnvironment]:
     """The batched environment, and the package's."""
     batched, single = (config.model_copy(update={"batched": value}) for value in (True, False))
-    both = tuple(make_environment(each, {}, SLOTS, Seeds(seed, 7), with_state=True, **options) for each in (batched, single))
+    both = tuple(
+        make_environment(each, {}, SLOTS, Seeds(seed, 7), with_state=True, **options)
+        for each in (batched, single)
+    )
     assert (type(both[0]), type(both[1])) == (ParticleBatch, SlotBatch)
     assert both[0].spec == both[1].spec
     return both[0], both[1]
@@ -112,7 +137,12 @@ class Player:
             np.testing.assert_array_equal(told.terminated, theirs.policies[name].terminated)
             np.testing.assert_array_equal(told.truncated, theirs.policies[name].truncated)
         for own, other in zip(mine.episodes, theirs.episodes, strict=True):
-            assert (own.slot, own.index, own.length, own.terminated) == (other.slot, other.index, other.length, other.terminated)
+            assert (own.slot, own.index, own.length, own.terminated) == (
+                other.slot,
+                other.index,
+                other.length,
+                other.terminated,
+            )
             assert own.returns == pytest.approx(other.returns)
             assert own.return_mean == pytest.approx(other.return_mean)
         for last, other in zip(mine.finals, theirs.finals, strict=True):
@@ -150,11 +180,19 @@ def test_places_and_rewards_agree_to_nine_digits(config: EnvConfig, seed: int) -
         player.step()
         for row, adapter in enumerate(theirs._adapters):
             world = getattr(adapter.environment.unwrapped, "world", None)
-            places = [entity.state.p_pos for entity in world.entities] if config.id != FAMILY else world.position[0]
+            places = (
+                [entity.state.p_pos for entity in world.entities]
+                if config.id != FAMILY
+                else world.position[0]
+            )
             np.testing.assert_allclose(mine._world.position[row], places, rtol=0, atol=1e-9)
             if not player.outcomes[0].episode_end[row]:
                 names = [body.name for body in mine._world.agents]
-                columns = {name: (policy, place) for policy, own in enumerate(mine.spec.policies) for place, name in enumerate(own.agents)}
+                columns = {
+                    name: (policy, place)
+                    for policy, own in enumerate(mine.spec.policies)
+                    for place, name in enumerate(own.agents)
+                }
                 paid = [adapter.rewards[columns[name][0]][columns[name][1]] for name in names]
                 np.testing.assert_allclose(told[row], paid, rtol=0, atol=1e-9)
 
@@ -165,11 +203,15 @@ def test_whole_episodes_equal_those_of_the_package(task: str) -> None:
     for _ in range(55):
         player.step()
     ended = 55 // (15 if task == FAMILY else 25)
-    assert [environment.episode_index.tolist() for environment in player.environments] == [[ended] * SLOTS] * 2
+    assert [environment.episode_index.tolist() for environment in player.environments] == [
+        [ended] * SLOTS
+    ] * 2
 
 
 def test_games_that_succeed_end_early() -> None:
-    player = Player(pair(EnvConfig(id="mpe2.simple_tag_v3", kwargs={"terminate_on_success": True, "max_cycles": 200})), 1)
+    player = Player(
+        pair(EnvConfig(id="mpe2.simple_tag_v3", kwargs={"terminate_on_success": True, "max_cycles": 200})), 1
+    )
     for _ in range(60):
         player.step()
     assert player.environments[0].episode_index.sum() > 0  # somebody was caught
@@ -184,22 +226,39 @@ def test_no_slot_may_be_restarted(task: str) -> None:
     assert environment.episode_index.tolist() == [0] * SLOTS
 
 
-@pytest.mark.parametrize("task", ["mpe2.simple_reference_v3", "mpe2.simple_world_comm_v3", "mpe2.simple_push_v3"])
+@pytest.mark.parametrize(
+    "task", ["mpe2.simple_reference_v3", "mpe2.simple_world_comm_v3", "mpe2.simple_push_v3"]
+)
 def test_pictures_equal_those_of_the_package(task: str) -> None:
     """Of the second episode of a slot, played beside mpe2's own environment."""
-    batch = make_environment(EnvConfig(id=task, kwargs={"max_cycles": 6}, batched=True), {}, SLOTS, Seeds(5, 2))
+    batch = make_environment(
+        EnvConfig(id=task, kwargs={"max_cycles": 6}, batched=True), {}, SLOTS, Seeds(5, 2)
+    )
     assert isinstance(batch, ParticleBatch)
     twin = import_module(task).parallel_env(max_cycles=6, render_mode="rgb_array")
-    frame, outcome, generator = new_frame(batch.spec, SLOTS), new_outcome(batch.spec, SLOTS), np.random.default_rng(0)
+    frame, outcome, generator = (
+        new_frame(batch.spec, SLOTS),
+        new_outcome(batch.spec, SLOTS),
+        np.random.default_rng(0),
+    )
     batch.reset(frame)
     for step in range(10):
         if step == 6:
             twin.reset(seed=episode_seed(5, 3, 1))
         sizes = {policy.name: (policy.action.sizes[0], policy.agents) for policy in batch.spec.policies}
-        actions = {name: generator.integers(size, size=(SLOTS, len(agents))) for name, (size, agents) in sizes.items()}
+        actions = {
+            name: generator.integers(size, size=(SLOTS, len(agents)))
+            for name, (size, agents) in sizes.items()
+        }
         batch.step(actions, outcome, frame)
         if step >= 6:
-            twin.step({agent: int(action) for name, (_, agents) in sizes.items() for agent, action in zip(agents, actions[name][1], strict=True)})
+            twin.step(
+                {
+                    agent: int(action)
+                    for name, (_, agents) in sizes.items()
+                    for agent, action in zip(agents, actions[name][1], strict=True)
+                }
+            )
     picture = batch.picture(1)
     assert picture.std() > 0
     np.testing.assert_array_equal(picture, twin.render())
@@ -233,7 +292,8 @@ def test_resting_slots_show_nothing_and_begin_again() -> None:
 
 
 def test_slots_that_never_began_disturb_no_arithmetic() -> None:
-    """Playgrounds of the simulator have more slots than they need: bodies on top of each other would push with infinite force."""
+    """Playgrounds of the simulator have more slots than they need: bodies on top of each other would push
+    with infinite force."""
     batch = make_environment(EnvConfig(id=FAMILY, batched=True), {}, 3, Seeds(0))
     frame, outcome = new_frame(batch.spec, 3), new_outcome(batch.spec, 3)
     batch.rest_slots([1, 2])
@@ -247,11 +307,16 @@ def test_slots_that_never_began_disturb_no_arithmetic() -> None:
 
 def test_recorded_games_resume_where_they_stood() -> None:
     config = EnvConfig(id="mpe2.simple_push_v3", batched=True)
-    first, second = (make_environment(config, {}, SLOTS, Seeds(1), record=True, with_state=True) for _ in range(2))
+    first, second = (
+        make_environment(config, {}, SLOTS, Seeds(1), record=True, with_state=True) for _ in range(2)
+    )
     frames = [new_frame(first.spec, SLOTS, with_state=True) for _ in range(2)]
     outcomes = [new_outcome(first.spec, SLOTS) for _ in range(2)]
     generator = np.random.default_rng(0)
-    drawn = [{policy.name: generator.integers(5, size=(SLOTS, 1)) for policy in first.spec.policies} for _ in range(40)]
+    drawn = [
+        {policy.name: generator.integers(5, size=(SLOTS, 1)) for policy in first.spec.policies}
+        for _ in range(40)
+    ]
     first.reset(frames[0])
     for actions in drawn[:17]:
         first.step(actions, outcomes[0], frames[0])
@@ -266,7 +331,10 @@ def test_recorded_games_resume_where_they_stood() -> None:
 def test_policies_have_the_agents_that_they_are_given() -> None:
     policies = {"chasers": PolicyConfig(agents=("adversary_*",)), "prey": PolicyConfig(agents=("agent_*",))}
     config = EnvConfig(id="mpe2.simple_tag_v3", kwargs={"num_good": 2})
-    mine, theirs = (make_environment(config.model_copy(update={"batched": value}), policies, SLOTS, Seeds(4)) for value in (True, False))
+    mine, theirs = (
+        make_environment(config.model_copy(update={"batched": value}), policies, SLOTS, Seeds(4))
+        for value in (True, False)
+    )
     frames = [new_frame(mine.spec, SLOTS) for _ in range(2)]
     mine.reset(frames[0])
     theirs.reset(frames[1])
@@ -276,7 +344,9 @@ def test_policies_have_the_agents_that_they_are_given() -> None:
 
 def test_unequal_rewards_are_refused_where_they_are_to_be_common() -> None:
     for batched in (True, False):
-        config = EnvConfig(id="mpe2.simple_spread_v3", common_reward=True, batched=batched, kwargs={"max_cycles": 400})
+        config = EnvConfig(
+            id="mpe2.simple_spread_v3", common_reward=True, batched=batched, kwargs={"max_cycles": 400}
+        )
         environment = make_environment(config, {}, SLOTS, Seeds(0))
         frame, outcome = new_frame(environment.spec, SLOTS), new_outcome(environment.spec, SLOTS)
         environment.reset(frame)
@@ -286,12 +356,16 @@ def test_unequal_rewards_are_refused_where_they_are_to_be_common() -> None:
             for chosen in actions:
                 environment.step({"agent": chosen}, outcome, frame)
 
-        with pytest.raises(EnvironmentFailure, match=r"in slot \d+.*rewards agent_\d with .*set env\.common_reward to false"):
+        with pytest.raises(
+            EnvironmentFailure, match=r"in slot \d+.*rewards agent_\d with .*set env\.common_reward to false"
+        ):
             play()
 
 
 def test_actions_that_are_no_numbers_are_an_error() -> None:
-    environment = make_environment(EnvConfig(id="mpe2.simple_v3", kwargs={"continuous_actions": True}), {}, SLOTS, Seeds(0, 7))
+    environment = make_environment(
+        EnvConfig(id="mpe2.simple_v3", kwargs={"continuous_actions": True}), {}, SLOTS, Seeds(0, 7)
+    )
     frame, outcome = new_frame(environment.spec, SLOTS), new_outcome(environment.spec, SLOTS)
     environment.reset(frame)
     (policy,) = environment.spec.policies
@@ -302,10 +376,18 @@ def test_actions_that_are_no_numbers_are_an_error() -> None:
         environment.step(actions, outcome, frame)
 
 
-@pytest.mark.parametrize("kwargs", [{"curriculum": True}, {"num_agent_neighbors": 1}, {"render_mode": "rgb_array"}])
+@pytest.mark.parametrize(
+    "kwargs", [{"curriculum": True}, {"num_agent_neighbors": 1}, {"render_mode": "rgb_array"}]
+)
 def test_what_only_the_package_has_is_left_to_it(kwargs: dict[str, Any]) -> None:
     config = EnvConfig(id="mpe2.simple_spread_v3", kwargs=kwargs)
-    with pytest.raises(ConfigError, match=r"env\.batched is true, but there is no batched environment of mpe2\.simple_spread_v3 with env\.kwargs"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"env\.batched is true, but there is no batched environment of mpe2\.simple_spread_v3 with "
+            r"env\.kwargs"
+        ),
+    ):
         make_environment(config.model_copy(update={"batched": True}), {}, SLOTS, Seeds(0))
     assert isinstance(make_environment(config, {}, SLOTS, Seeds(0)), SlotBatch)
 
@@ -329,8 +411,14 @@ def test_numbers_that_make_odd_games_are_left_to_the_package(task: str, kwargs: 
     ("config", "words"),
     [
         ({}, ": all slots of an actor are stepped together (env.batched)"),
-        ({"batched": False}, ": the slots of an actor are stepped one after the other, since env.batched is false"),
-        ({"kwargs": {"curriculum": True}}, ", since there is no batched environment with env.kwargs {'curriculum': True}"),
+        (
+            {"batched": False},
+            ": the slots of an actor are stepped one after the other, since env.batched is false",
+        ),
+        (
+            {"kwargs": {"curriculum": True}},
+            ", since there is no batched environment with env.kwargs {'curriculum': True}",
+        ),
         ({"kind": "aec"}, ", since there is no batched environment with env.kwargs {} and env.kind aec"),
         ({"id": "pettingzoo.classic.rps_v2"}, ""),
     ],
@@ -346,11 +434,15 @@ def test_arguments_are_refused_in_the_words_of_the_package(kwargs: dict[str, Any
     told = []
     for batched in (True, "auto", False):
         with pytest.raises((ConfigError, EnvironmentFailure)) as caught:
-            make_environment(EnvConfig(id="mpe2.simple_spread_v3", kwargs=kwargs, batched=batched), {}, SLOTS, Seeds(0))
+            make_environment(
+                EnvConfig(id="mpe2.simple_spread_v3", kwargs=kwargs, batched=batched), {}, SLOTS, Seeds(0)
+            )
         told.append(str(caught.value))
     assert told[0] == told[1] == told[2]
 
 
 def test_environments_without_another_form_refuse_batched_false() -> None:
-    with pytest.raises(ConfigError, match=r"env\.batched is false, but matrix:climbing has no other environment"):
+    with pytest.raises(
+        ConfigError, match=r"env\.batched is false, but matrix:climbing has no other environment"
+    ):
         make_environment(EnvConfig(id="matrix:climbing", batched=False), {}, 1, Seeds(0))

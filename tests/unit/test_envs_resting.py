@@ -1,4 +1,5 @@
-"""Slots that rest after an episode, in every kind of environment: no reset is lost and no episode left out."""
+"""Slots that rest after an episode, in every kind of environment: no reset is lost and no episode left
+out."""
 
 import numpy as np
 import pytest
@@ -63,6 +64,10 @@ def test_slot_rests_after_its_episode_and_loses_none(name, kwargs, needs):
     assert resting.environment.episode_index[0] == 0
     resting.environment.rests_next[0] = False
     resting.environment.restart_slots([0], resting.frame)
-    assert (resting.environment.episode_index[0], resting.environment.episode_step[0], resting.alive(0)) == (1, 0, True)
+    assert (resting.environment.episode_index[0], resting.environment.episode_step[0], resting.alive(0)) == (
+        1,
+        0,
+        True,
+    )
     for policy, obs in wanted.items():
         np.testing.assert_array_equal(resting.seen(0)[policy], obs)

@@ -1,6 +1,7 @@
 """envs/: SMAX as a natively batched environment, against JaxMARL stepped one game at a time.
 
-Compiling takes most of the time: all tests play SLOTS games of 3m, for which it is done once, and without optimisation.
+Compiling takes most of the time: all tests play SLOTS games of 3m, for which it is done once, and without
+optimisation.
 """
 
 from __future__ import annotations
@@ -13,7 +14,16 @@ import numpy as np
 import pytest
 
 from hpcmarl.config import EnvConfig, PolicyConfig
-from hpcmarl.envs import KNOWN_ENVIRONMENTS, BatchedEnvironment, Seeds, describe, episode_seed, make_environment, new_frame, new_outcome
+from hpcmarl.envs import (
+    KNOWN_ENVIRONMENTS,
+    BatchedEnvironment,
+    Seeds,
+    describe,
+    episode_seed,
+    make_environment,
+    new_frame,
+    new_outcome,
+)
 from hpcmarl.envs.bare import make_bare, step_bare
 from hpcmarl.envs.smax_maps import GAMES, load
 from hpcmarl.errors import ConfigError, EnvironmentFailure, MissingPackageError
@@ -21,15 +31,21 @@ from hpcmarl.packing import pack, unpack
 from tests.support.twins import draw_actions, play
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
-needs_jaxmarl = pytest.mark.skipif(importlib.util.find_spec("jaxmarl") is None, reason="needs JaxMARL: pip install 'hpcmarl[smax]'")
+needs_jaxmarl = pytest.mark.skipif(
+    importlib.util.find_spec("jaxmarl") is None, reason="needs JaxMARL: pip install 'hpcmarl[smax]'"
+)
 SLOTS = 4
 SEEDS = Seeds(7, 10)
 MARINES = "smax:3m"
 
 
-def make(policies: dict[str, Any] | None = None, *, record: bool = False, with_state: bool = False, **config: Any) -> BatchedEnvironment:
+def make(
+    policies: dict[str, Any] | None = None, *, record: bool = False, with_state: bool = False, **config: Any
+) -> BatchedEnvironment:
     chosen = {name: PolicyConfig(agents=agents) for name, agents in (policies or {}).items()}
-    return make_environment(EnvConfig(id=MARINES, **config), chosen, SLOTS, SEEDS, record=record, with_state=with_state)
+    return make_environment(
+        EnvConfig(id=MARINES, **config), chosen, SLOTS, SEEDS, record=record, with_state=with_state
+    )
 
 
 class Twin:
@@ -54,7 +70,9 @@ class Twin:
         """The team's reward, and who is dead."""
         self.step_number += 1
         chosen = {agent: np.int32(action) for agent, action in zip(self.rules.agents, actions, strict=True)}
-        _, self.state, rewards, dones, _ = self.rules.step_env(self.key(self.seed, self.step_number), self.state, chosen)
+        _, self.state, rewards, dones, _ = self.rules.step_env(
+            self.key(self.seed, self.step_number), self.state, chosen
+        )
         return float(rewards["ally_2"]), {agent: bool(dead) for agent, dead in dones.items()}
 
     def seen(self) -> tuple[Any, Any, Any]:
@@ -64,14 +82,18 @@ class Twin:
         return np.stack([shown[name] for name in self.rules.agents]), masks, self.world()
 
     def world(self) -> Any:
-        """Each unit's health, place and cooldown, each a share of its most, and type; then all sides and types."""
+        """Each unit's health, place and cooldown, each a share of its most, and type; then all sides and
+        types."""
         game, rows = self.state.state, []
         for unit in range(6):
             row, kind = np.zeros(10, np.float32), int(game.unit_types[unit])
             if game.unit_alive[unit]:
                 row[0] = game.unit_health[unit] / self.rules.unit_type_health[kind]
                 row[1:3] = np.asarray(game.unit_positions[unit]) / 32
-                row[3] = min(1.0, max(0.0, game.unit_weapon_cooldowns[unit] / self.rules.unit_type_weapon_cooldowns[kind]))
+                row[3] = min(
+                    1.0,
+                    max(0.0, game.unit_weapon_cooldowns[unit] / self.rules.unit_type_weapon_cooldowns[kind]),
+                )
                 row[4 + kind] = 1.0
             rows.append(row)
         return np.concatenate([*rows, np.asarray(game.unit_teams), np.asarray(game.unit_types) / 5])
@@ -99,8 +121,15 @@ def test_draws_without_loops_equal_those_of_jax(seed: int) -> None:
         first, second, third = jax.random.split(folded, 3)
         chances = jax.numpy.array([0.1, 0.0, 0.6, 0.3])
         bits = [jax.random.bits(third, (2, 3), f"uint{width}") for width in (8, 16, 32)]
-        many = jax.vmap(lambda each: jax.random.uniform(each, minval=-0.5))(jax.random.split(second, (2, 5)).reshape(-1))
-        return bits, many, jax.random.choice(first, 4, (20,), p=chances), jax.random.categorical(second, jax.numpy.log(chances), shape=(9,))
+        many = jax.vmap(lambda each: jax.random.uniform(each, minval=-0.5))(
+            jax.random.split(second, (2, 5)).reshape(-1)
+        )
+        return (
+            bits,
+            many,
+            jax.random.choice(first, 4, (20,), p=chances),
+            jax.random.categorical(second, jax.numpy.log(chances), shape=(9,)),
+        )
 
     def draw_long(key: Any) -> Any:
         with jax.enable_x64(True):
@@ -182,7 +211,12 @@ def check_slot(twin: Twin, rows: list[dict[str, Any]], slot: int, max_steps: int
         told = [each for each in row["episodes"] if each.slot == slot]
         assert len(told) == first, where
         for each in told:
-            assert (each.index, each.length, each.terminated, each.outcome) == (episode, length, decided, {"win": float(twin.won())}), where
+            assert (each.index, each.length, each.terminated, each.outcome) == (
+                episode,
+                length,
+                decided,
+                {"win": float(twin.won())},
+            ), where
             assert each.return_mean == pytest.approx(total, abs=1e-4)
         alive = survivors
 
@@ -263,7 +297,10 @@ def test_smax_slots_restart_and_rest_separately() -> None:
 @needs_jaxmarl
 def test_smax_policies_may_split_the_team() -> None:
     whole, split = make(), make({"last": ("ally_2",)})
-    assert [(policy.name, policy.agents) for policy in split.spec.policies] == [("ally", ("ally_0", "ally_1")), ("last", ("ally_2",))]
+    assert [(policy.name, policy.agents) for policy in split.spec.policies] == [
+        ("ally", ("ally_0", "ally_1")),
+        ("last", ("ally_2",)),
+    ]
     frames = [new_frame(environment.spec, SLOTS) for environment in (whole, split)]
     outcomes = [new_outcome(environment.spec, SLOTS) for environment in (whole, split)]
     whole.reset(frames[0])
@@ -275,7 +312,9 @@ def test_smax_policies_may_split_the_team() -> None:
         for name in ("obs", "alive", "action_mask"):
             parts = [getattr(frames[1].policies[policy], name) for policy in ("ally", "last")]
             np.testing.assert_array_equal(np.concatenate(parts, 1), getattr(frames[0].policies["ally"], name))
-        assert [e.return_mean for e in outcomes[0].episodes] == pytest.approx([e.return_mean for e in outcomes[1].episodes])
+        assert [e.return_mean for e in outcomes[0].episodes] == pytest.approx(
+            [e.return_mean for e in outcomes[1].episodes]
+        )
 
 
 @needs_jaxmarl
@@ -291,13 +330,17 @@ def test_resumed_smax_games_continue_identically(step: int) -> None:
     resumed.load_state_dict(unpack(bytes(pack(original.state_dict()))), frames[1])
     for _ in range(20):
         for name in ("obs", "alive", "action_mask"):
-            np.testing.assert_array_equal(getattr(frames[0].policies["ally"], name), getattr(frames[1].policies["ally"], name))
+            np.testing.assert_array_equal(
+                getattr(frames[0].policies["ally"], name), getattr(frames[1].policies["ally"], name)
+            )
         np.testing.assert_array_equal(frames[0].episode_start, frames[1].episode_start)
         np.testing.assert_array_equal(original.episode_step, resumed.episode_step)
         actions = draw_actions(original, frames[0], generator)
         original.step(actions, outcomes[0], frames[0])
         resumed.step(actions, outcomes[1], frames[1])
-        np.testing.assert_array_equal(outcomes[0].policies["ally"].reward, outcomes[1].policies["ally"].reward)
+        np.testing.assert_array_equal(
+            outcomes[0].policies["ally"].reward, outcomes[1].policies["ally"].reward
+        )
         assert outcomes[0].episodes == outcomes[1].episodes
 
 
@@ -316,7 +359,10 @@ def test_smax_resume_on_other_slots_starts_new_episodes() -> None:
     assert other.episode_index.tolist() == [6] * SLOTS
     assert frame.episode_start.all()
     state["games"]["state_unit_health"] = state["games"]["state_unit_health"][:, :2]
-    with pytest.raises(EnvironmentFailure, match=r"the saved games do not fit \(state_unit_health is float32 \(4, 2\), not float32 \(4, 6\)\)"):
+    with pytest.raises(
+        EnvironmentFailure,
+        match=r"the saved games do not fit \(state_unit_health is float32 \(4, 2\), not float32 \(4, 6\)\)",
+    ):
         other.load_state_dict(state, frame)
 
 
@@ -326,10 +372,19 @@ def test_smax_resume_on_other_slots_starts_new_episodes() -> None:
     [
         ({"id": "smax:3n"}, r"env.id smax:3n: SMAX has no map 3n; allowed: smax:3m, .*smax:smacv2_20_units$"),
         ({"id": "smax"}, r"SMAX has no map \(no name\)"),
-        ({"id": MARINES, "kwargs": {"wheels": 4}}, r"env.kwargs {'wheels': 4} does not fit smax:3m: .*wheels"),
-        ({"id": MARINES, "kwargs": {"observation_type": "round"}}, "does not fit smax:3m: Unknown observation_type: 'round'"),
+        (
+            {"id": MARINES, "kwargs": {"wheels": 4}},
+            r"env.kwargs {'wheels': 4} does not fit smax:3m: .*wheels",
+        ),
+        (
+            {"id": MARINES, "kwargs": {"observation_type": "round"}},
+            "does not fit smax:3m: Unknown observation_type: 'round'",
+        ),
         ({"id": MARINES, "kwargs": {"num_allies": 4}}, "env.kwargs.num_allies: 4 contradicts env.id smax:3m"),
-        ({"id": MARINES, "kwargs": {"attack_mode": "kind"}}, "env.kwargs.attack_mode: 'kind' is unknown to smax:3m; allowed: closest, random"),
+        (
+            {"id": MARINES, "kwargs": {"attack_mode": "kind"}},
+            "env.kwargs.attack_mode: 'kind' is unknown to smax:3m; allowed: closest, random",
+        ),
         ({"id": MARINES, "kind": "aec"}, "env.kind aec: smax:3m is no game of turns"),
     ],
 )
@@ -343,7 +398,11 @@ def test_missing_jaxmarl_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delitem(sys.modules, GAMES, raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        MissingPackageError, match=r"env.id smax:3m needs the package jaxmarl, which is not installed; pip install 'hpcmarl\[smax\]'$"
+        MissingPackageError,
+        match=(
+            r"env.id smax:3m needs the package jaxmarl, which is not installed; pip install "
+            r"'hpcmarl\[smax\]'$"
+        ),
     ):
         describe(EnvConfig(id=MARINES), {})
 
@@ -358,8 +417,18 @@ def test_known_smax_maps_exist_and_accept_arguments() -> None:
     assert (len(five.policies[0].agents), five.policies[0].action.sizes, five.state_size) == (5, (11,), 132)
     assert five.teams == (("ally",),)
     assert describe(EnvConfig(id="smax:5m_vs_6m", common_reward=False), {}).teams == ()
-    free = describe(EnvConfig(id=MARINES, kwargs={"action_type": "continuous", "unit_type_health": [45.0, 125.0, 160.0, 150.0, 35.0, 80.0]}), {})
-    assert (free.policies[0].action.kind, free.policies[0].action.sizes, free.policies[0].has_mask) == ("continuous", (4,), False)
+    free = describe(
+        EnvConfig(
+            id=MARINES,
+            kwargs={"action_type": "continuous", "unit_type_health": [45.0, 125.0, 160.0, 150.0, 35.0, 80.0]},
+        ),
+        {},
+    )
+    assert (free.policies[0].action.kind, free.policies[0].action.sizes, free.policies[0].has_mask) == (
+        "continuous",
+        (4,),
+        False,
+    )
 
 
 @needs_jaxmarl

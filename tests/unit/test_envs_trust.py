@@ -1,4 +1,5 @@
-"""Which environments may be imported: packages of environments, the user's own, nothing that a file smuggles in."""
+"""Which environments may be imported: packages of environments, the user's own, nothing that a file smuggles
+in."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from hpcmarl.envs.resolve import resolve
 from hpcmarl.envs.trust import VARIABLE, check_importable, check_offered, holds_environments, origin, trust
 from hpcmarl.errors import ConfigError
 
-# what must not run because a configuration names it: the standard library, hpcmarl, and installed packages without environments
+# what must not run because a configuration names it: the standard library, hpcmarl, and installed packages
+# without environments
 CODE = [
     "os:system",
     "subprocess:run",
@@ -68,10 +70,21 @@ def forget() -> None:
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """Lay down a distribution of one module in a directory of packages, or elsewhere."""
 
-    def lay(package: str, *requirements: str, url: dict[str, object] | None = None, name: str = "", place: Path = tmp_path / "site") -> None:
+    def lay(
+        package: str,
+        *requirements: str,
+        url: dict[str, object] | None = None,
+        name: str = "",
+        place: Path = tmp_path / "site",
+    ) -> None:
         record = place / f"{name or package}-1.0.dist-info"
         record.mkdir(parents=True)
-        lines = ["Metadata-Version: 2.1", f"Name: {name or package}", "Version: 1.0", *(f"Requires-Dist: {text}" for text in requirements)]
+        lines = [
+            "Metadata-Version: 2.1",
+            f"Name: {name or package}",
+            "Version: 1.0",
+            *(f"Requires-Dist: {text}" for text in requirements),
+        ]
         (record / "METADATA").write_text("\n".join(lines) + "\n")
         (record / "RECORD").write_text(f"{package}.py,,\n")
         if url is not None:
@@ -92,7 +105,9 @@ def refused(id: str) -> bool:
 
 @pytest.mark.parametrize("id", CODE)
 def test_code_that_is_no_environment_is_refused(id: str) -> None:
-    with pytest.raises(ConfigError, match=rf"env\.id {id} is no environment: the package .* holds none; .*--trust {id}"):
+    with pytest.raises(
+        ConfigError, match=rf"env\.id {id} is no environment: the package .* holds none; .*--trust {id}"
+    ):
         check_importable(id)
     with pytest.raises(ConfigError, match="is no environment"):
         resolve(EnvConfig(id=id))
@@ -104,9 +119,14 @@ def test_environments_of_packages_need_nobody_to_vouch(id: str) -> None:
     check_offered(id, "problem")
 
 
-@pytest.mark.parametrize("id", [*CODE, *LOADERS, "tests.support.environments:Echo", "nowhere:env", "", ":", "a b:c"])
+@pytest.mark.parametrize(
+    "id", [*CODE, *LOADERS, "tests.support.environments:Echo", "nowhere:env", "", ":", "a b:c"]
+)
 def test_what_no_package_offers_is_refused(id: str) -> None:
-    with pytest.raises(ConfigError, match=r"^problem; no package that depends on .*; importing it \(.*\) runs its code: say --trust"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^problem; no package that depends on .*; importing it \(.*\) runs its code: say --trust",
+    ):
         check_offered(id, "problem")
 
 
@@ -119,7 +139,12 @@ def test_only_packages_that_need_the_libraries_count(install: Install) -> None:
     install("tested_package", 'gymnasium[atari] ; python_version < "3.99" and extra == "testing"')
     install("direct_package", "PettingZoo>=1.24")
     install("marked_package", 'gymnasium (>=1.0) ; python_version >= "3"')
-    assert [refused(f"{name}_package:make") for name in ("plain", "tested", "direct", "marked")] == [True, True, False, False]
+    assert [refused(f"{name}_package:make") for name in ("plain", "tested", "direct", "marked")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     check_offered("direct_package:parallel_env", "problem")
     with pytest.raises(ConfigError, match=r"direct-package 1\.0"):
         check_offered("direct_package:make", "problem")
@@ -130,7 +155,9 @@ def test_package_from_a_directory_or_repository_is_ones_own(install: Install, tm
     install("of_repository", url={"url": "https://example.org/x.git", "vcs_info": {"vcs": "git"}})
     install("of_lost_directory", url={"url": (tmp_path / "gone").as_uri(), "dir_info": {}})
     install("of_archive", url={"url": "https://example.org/x.whl", "archive_info": {}})
-    assert [refused(f"of_{name}:make") for name in ("directory", "repository", "lost_directory", "archive")] == [False, False, True, True]
+    assert [
+        refused(f"of_{name}:make") for name in ("directory", "repository", "lost_directory", "archive")
+    ] == [False, False, True, True]
 
 
 def test_every_owner_of_a_package_must_hold_environments(install: Install) -> None:
@@ -141,7 +168,9 @@ def test_every_owner_of_a_package_must_hold_environments(install: Install) -> No
     assert not holds_environments("shared_name")
 
 
-def test_records_in_the_working_directory_prove_nothing(install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_in_the_working_directory_prove_nothing(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     install("planted", "gymnasium", place=tmp_path / "run")
     monkeypatch.chdir(tmp_path / "run")
     monkeypatch.syspath_prepend("")
@@ -175,8 +204,12 @@ def test_origin_says_where_code_comes_from(tmp_path: Path, monkeypatch: pytest.M
     assert origin("own_module:make") == str(tmp_path / "own_module.py")
 
 
-def test_own_module_does_not_read_the_records_of_all_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_module_does_not_read_the_records_of_all_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "own_module.py").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module.metadata, "packages_distributions", lambda: pytest.fail("a thousand ranks would do so"))
+    monkeypatch.setattr(
+        module.metadata, "packages_distributions", lambda: pytest.fail("a thousand ranks would do so")
+    )
     check_importable("own_module:make")

@@ -28,7 +28,9 @@ def test_classic_games_equal_pettingzoos_own_loop(game: str) -> None:
     assert policy.has_mask
     rows = play(environment, 90)
     for slot in range(2):
-        assert_equals_rows(importlib.import_module(f"pettingzoo.classic.{game}").env(), policy.agents, rows, slot, seeds)
+        assert_equals_rows(
+            importlib.import_module(f"pettingzoo.classic.{game}").env(), policy.agents, rows, slot, seeds
+        )
     assert sum(len(row["episodes"]) for row in rows) >= 4
 
 
@@ -67,7 +69,8 @@ class CumulativeDuel(Duel):
 
 
 def test_duel_rewards_flags_and_turns_match_the_script() -> None:
-    """p0 kills p1 (whose turn is then taken by the adapter), p2 kills p0, p2 plays on alone and is truncated."""
+    """p0 kills p1 (whose turn is then taken by the adapter), p2 kills p0, p2 plays on alone and is
+    truncated."""
     environment = make_environment(EnvConfig(id=DUEL), {}, 1, Seeds(0))
     frame, outcome = new_frame(environment.spec, 1), new_outcome(environment.spec, 1)
     environment.reset(frame)
@@ -96,7 +99,9 @@ def test_duel_rewards_flags_and_turns_match_the_script() -> None:
 
 
 def test_max_steps_truncates_every_living_agent() -> None:
-    environment = make_environment(EnvConfig(id="pettingzoo.classic.tictactoe_v3", max_steps=3), {}, 1, Seeds(0))
+    environment = make_environment(
+        EnvConfig(id="pettingzoo.classic.tictactoe_v3", max_steps=3), {}, 1, Seeds(0)
+    )
     rows = play(environment, 6)
     for row in (rows[2], rows[5]):
         assert row["outcome"]["player"]["truncated"].all()
@@ -107,7 +112,9 @@ def test_max_steps_truncates_every_living_agent() -> None:
 
 def test_resumed_masked_game_equals_the_original() -> None:
     def make() -> Any:
-        return make_environment(EnvConfig(id="pettingzoo.classic.connect_four_v3"), {}, 2, Seeds(3), record=True)
+        return make_environment(
+            EnvConfig(id="pettingzoo.classic.connect_four_v3"), {}, 2, Seeds(3), record=True
+        )
 
     original, resumed = make(), make()
     play(original, 23)
@@ -116,7 +123,9 @@ def test_resumed_masked_game_equals_the_original() -> None:
     again = new_frame(original.spec, 2)
     original.load_state_dict(original.state_dict(), again)
     for name in ("obs", "alive", "action_mask"):
-        np.testing.assert_array_equal(getattr(frame.policies["player"], name), getattr(again.policies["player"], name))
+        np.testing.assert_array_equal(
+            getattr(frame.policies["player"], name), getattr(again.policies["player"], name)
+        )
     assert frame.policies["player"].alive.sum(-1).tolist() == [1, 1]
     resumed.step({"player": frame.policies["player"].action_mask.argmax(-1)}, outcome, frame)
     assert resumed.counts["restarts"] == 0
@@ -131,10 +140,15 @@ def test_env_kind_converts_between_parallel_and_turn_based() -> None:
     assert [index for index, row in enumerate(rows) if row["end"][0]] == [11, 23]
     assert rows[11]["outcome"]["agent"]["truncated"].all()
     plan = {"a": (0, 1, "terminated"), "b": (0, 3, "truncated"), "c": (0, 2, "both")}
-    crowd = make_environment(EnvConfig(id="tests.support.environments:Crowd", kind="aec", kwargs={"plan": plan}), {}, 1, Seeds(0))
+    crowd = make_environment(
+        EnvConfig(id="tests.support.environments:Crowd", kind="aec", kwargs={"plan": plan}), {}, 1, Seeds(0)
+    )
     rows = play(crowd, 9)  # rounds of 3, 3, 2 and 1 turns
     assert [row["end"][0] for row in rows] == [0] * 8 + [2]
-    assert [[row["outcome"]["policy_0"][key][0].tolist() for key in ("terminated", "truncated")] for row in (rows[5], rows[7], rows[8])] == [
+    assert [
+        [row["outcome"]["policy_0"][key][0].tolist() for key in ("terminated", "truncated")]
+        for row in (rows[5], rows[7], rows[8])
+    ] == [
         [[True, False, False], [False, False, False]],
         [[False, False, True], [False, False, False]],
         [[False, False, False], [False, True, False]],

@@ -15,7 +15,9 @@ def test_greedy_policies_repeat_and_random_opponents_vary():
     algorithm = make_algorithm(describe(environment, {}), MATraceConfig(critic="dec"), 0)
 
     def returns(names, seed):
-        match = Match(algorithm, make_environment(environment, {}, 4, Seeds(seed)), 12, True, seed, names, by_agent=True)
+        match = Match(
+            algorithm, make_environment(environment, {}, 4, Seeds(seed)), 12, True, seed, names, by_agent=True
+        )
         while not match.done:
             match.step()
         match.close()
@@ -36,13 +38,16 @@ def test_every_slot_plays_its_share():
 
 
 def test_environments_of_one_evaluation_have_unlike_episodes():
-    """Equal seeds correlate their returns (0.97 in two lengths of simple_spread); the error of their mean is that of independent ones."""
+    """Equal seeds correlate their returns (0.97 in two lengths of simple_spread); the error of their mean is
+    that of independent ones."""
     spread = EnvConfig(id="mpe2.simple_spread_v3", kwargs={"max_cycles": 3})
     algorithm = make_algorithm(describe(spread, {}), MATraceConfig(critic="dec"), 0)
 
     def returns(index, seed=0):
         settings = EvalConfig(episodes=6, environments=2, seed=seed)
-        match = Match(algorithm, evaluation_environment(spread, {}, settings, False, index), 6, True, seed, index=index)
+        match = Match(
+            algorithm, evaluation_environment(spread, {}, settings, False, index), 6, True, seed, index=index
+        )
         while not match.done:
             match.step()
         match.close()
@@ -56,7 +61,9 @@ def test_environments_of_one_evaluation_have_unlike_episodes():
 def played(returns, length=1, wins=()):
     outcomes = [{"win": float(win)} for win in wins] or [{} for _ in returns]
     pairs = enumerate(zip(returns, outcomes, strict=True))
-    return [Episode(0, index, length, value, {"agent": value}, True, outcome) for index, (value, outcome) in pairs]
+    return [
+        Episode(0, index, length, value, {"agent": value}, True, outcome) for index, (value, outcome) in pairs
+    ]
 
 
 def test_groups_are_weighted_independently_of_episode_count():
@@ -65,10 +72,15 @@ def test_groups_are_weighted_independently_of_episode_count():
 
 
 def test_all_evaluation_figures_weigh_groups_alike():
-    """Three groups play the first environment and one the second; two and four episodes of them were played."""
-    found = summarise([played([0.0, 2.0], 15, [1, 0]), played([3.0, 5.0, 3.0, 5.0], 100, [1, 1, 1, 0])], [3, 1])
+    """Three groups play the first environment and one the second; two and four episodes of them were
+    played."""
+    found = summarise(
+        [played([0.0, 2.0], 15, [1, 0]), played([3.0, 5.0, 3.0, 5.0], 100, [1, 1, 1, 0])], [3, 1]
+    )
     assert found["return_mean"] == found["returns"]["agent"] == pytest.approx(0.75 * 1 + 0.25 * 4)
-    assert found["return_std"] == pytest.approx(np.sqrt(1.0 + 0.75 * (1 - 1.75) ** 2 + 0.25 * (4 - 1.75) ** 2))
+    assert found["return_std"] == pytest.approx(
+        np.sqrt(1.0 + 0.75 * (1 - 1.75) ** 2 + 0.25 * (4 - 1.75) ** 2)
+    )
     assert found["return_sem"] == pytest.approx(np.sqrt(0.75**2 * 1.0 / 2 + 0.25**2 * 1.0 / 4))
     assert found["win_rate"] == pytest.approx(0.75 * 0.5 + 0.25 * 0.75)
     assert found["length_mean"] == pytest.approx(0.75 * 15 + 0.25 * 100)
@@ -89,15 +101,25 @@ def test_win_rate_is_of_the_environments_that_tell_it():
 
 
 def test_standard_error_is_the_spread_of_repeated_evaluations():
-    """Environments of means 0 and 10: what lies between them is no error of the mean, which has the same share of each."""
+    """Environments of means 0 and 10: what lies between them is no error of the mean, which has the same
+    share of each."""
     generator = np.random.default_rng(0)
-    repeats = [summarise([played(generator.normal(0, 1, 40)), played(generator.normal(10, 3, 10))], [1, 1]) for _ in range(400)]
+    repeats = [
+        summarise([played(generator.normal(0, 1, 40)), played(generator.normal(10, 3, 10))], [1, 1])
+        for _ in range(400)
+    ]
     spread = np.std([found["return_mean"] for found in repeats])
     assert np.mean([found["return_sem"] for found in repeats]) == pytest.approx(spread, rel=0.1)
     assert np.mean([found["return_std"] for found in repeats]) > 5.0
 
 
 def test_agents_figures_weigh_groups_alike():
-    found = summarise_agents([{"a": [1.0, -1.0], "b": [0.0, 0.0]}, {"a": [3.0, 3.0, 3.0, 3.0], "b": [-1.0, 0.0, 0.0, 1.0]}], [1, 3])
-    assert found["a"] == pytest.approx({"return_mean": 0.75 * 3.0, "positive": 0.25 * 0.5 + 0.75, "zero": 0.0, "negative": 0.25 * 0.5})
-    assert found["b"] == pytest.approx({"return_mean": 0.0, "positive": 0.75 * 0.25, "zero": 0.25 + 0.75 * 0.5, "negative": 0.75 * 0.25})
+    found = summarise_agents(
+        [{"a": [1.0, -1.0], "b": [0.0, 0.0]}, {"a": [3.0, 3.0, 3.0, 3.0], "b": [-1.0, 0.0, 0.0, 1.0]}], [1, 3]
+    )
+    assert found["a"] == pytest.approx(
+        {"return_mean": 0.75 * 3.0, "positive": 0.25 * 0.5 + 0.75, "zero": 0.0, "negative": 0.25 * 0.5}
+    )
+    assert found["b"] == pytest.approx(
+        {"return_mean": 0.0, "positive": 0.75 * 0.25, "zero": 0.25 + 0.75 * 0.5, "negative": 0.75 * 0.25}
+    )

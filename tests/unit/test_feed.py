@@ -1,4 +1,5 @@
-"""What waits at a learner: what a deterministic run takes together, and what becomes of gradients that come too late."""
+"""What waits at a learner: what a deterministic run takes together, and what becomes of gradients that come
+too late."""
 
 from types import SimpleNamespace
 
@@ -17,8 +18,15 @@ from tests.support.worlds import SPREAD
 
 def test_episodes_that_ended_in_the_same_step_are_taken_together():
     codec = RolloutCodec(make_spec())
-    context = SimpleNamespace(queue_limit=lambda _: 8, config=load_config(SPREAD, ["algo.name=reinforce", "deterministic=true"]))
-    feed = Queue(context, SimpleNamespace(index=0, actors=(1,)), make_rule("sync", 1, 2), SimpleNamespace(on_policy=True))
+    context = SimpleNamespace(
+        queue_limit=lambda _: 8, config=load_config(SPREAD, ["algo.name=reinforce", "deterministic=true"])
+    )
+    feed = Queue(
+        context,
+        SimpleNamespace(index=0, actors=(1,)),
+        make_rule("sync", 1, 2),
+        SimpleNamespace(on_policy=True),
+    )
     for index, flags in enumerate((0, FLAG_MORE, 0)):
         assert feed.take(0, 0) is None
         rollout = random_rollout(make_spec(), 3, 1, np.random.default_rng(index), whole_episode=True)
@@ -42,8 +50,16 @@ class Sent:
 
 def queue(rule="rennala", *overrides, on_policy=False, limit=8):
     """A queue of one of two groups, and the messages of four rollouts in it, of two trajectories each."""
-    context = SimpleNamespace(queue_limit=lambda _: limit, config=load_config(SPREAD, ["rounds.batch=4", "rounds.max_staleness=2", *overrides]))
-    feed = Queue(context, SimpleNamespace(index=0, actors=(1,)), make_rule(rule, 2, 4), SimpleNamespace(on_policy=on_policy))
+    context = SimpleNamespace(
+        queue_limit=lambda _: limit,
+        config=load_config(SPREAD, ["rounds.batch=4", "rounds.max_staleness=2", *overrides]),
+    )
+    feed = Queue(
+        context,
+        SimpleNamespace(index=0, actors=(1,)),
+        make_rule(rule, 2, 4),
+        SimpleNamespace(on_policy=on_policy),
+    )
     messages = [Sent() for _ in range(4)]
     for message in messages:
         feed.add(message, SimpleNamespace(version=0, count=2, steps=6), 0)

@@ -9,7 +9,8 @@ from hpcmarl.roles.rank import AbortHook
 
 
 class Watched:
-    """The transport of rank 2 of four, to which MPI reports rank 1's death after so many seconds; the clock moves by naps alone."""
+    """The transport of rank 2 of four, to which MPI reports rank 1's death after so many seconds; the clock
+    moves by naps alone."""
 
     rank = 2
 

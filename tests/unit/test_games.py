@@ -1,4 +1,5 @@
-"""envs/games: the family of particle games, against mpe2's own simple_spread and against physics and rewards written out; who may be imported."""
+"""envs/games: the family of particle games, against mpe2's own simple_spread and against physics and rewards
+written out; who may be imported."""
 
 import math
 
@@ -36,7 +37,10 @@ def test_particle_game_is_determined_by_its_seed():
 
 
 def test_default_particle_dynamics_equal_simple_spread():
-    ours, theirs = parallel_env(agents=3, landmarks=3, max_cycles=20), simple_spread_v3.parallel_env(N=3, max_cycles=20)
+    ours, theirs = (
+        parallel_env(agents=3, landmarks=3, max_cycles=20),
+        simple_spread_v3.parallel_env(N=3, max_cycles=20),
+    )
     theirs.reset(seed=1)
     ours.reset(seed=2)
     ours.world.position[0] = [entity.state.p_pos for entity in theirs.unwrapped.world.entities]
@@ -52,9 +56,21 @@ def test_default_particle_dynamics_equal_simple_spread():
 
 
 @settings(max_examples=40, deadline=None)
-@given(NUMBER, NUMBER, st.floats(0.5, 4), st.floats(0, 0.9), st.floats(0, 9), st.floats(0.1, 1.5), st.integers(0, 4))
-def test_dynamics_of_one_agent_are_those_of_the_docstring(east, north, mass, damping, thrust, max_speed, action):
-    game = parallel_env(agents=1, mass=mass, damping=damping, thrust=thrust, max_speed=max_speed, wind=[east, north])
+@given(
+    NUMBER,
+    NUMBER,
+    st.floats(0.5, 4),
+    st.floats(0, 0.9),
+    st.floats(0, 9),
+    st.floats(0.1, 1.5),
+    st.integers(0, 4),
+)
+def test_dynamics_of_one_agent_are_those_of_the_docstring(
+    east, north, mass, damping, thrust, max_speed, action
+):
+    game = parallel_env(
+        agents=1, mass=mass, damping=damping, thrust=thrust, max_speed=max_speed, wind=[east, north]
+    )
     place = game.reset(seed=0)[0]["agent_0"][2:4].astype(float)
     velocity = np.zeros(2)
     for _ in range(5):
@@ -67,10 +83,30 @@ def test_dynamics_of_one_agent_are_those_of_the_docstring(east, north, mass, dam
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10), st.integers(1, 3), st.integers(1, 3), NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER)
-def test_rewards_are_those_of_the_docstring(seed, agents, landmarks, coverage, preferred, east, north, collisions, effort, bonus):
+@given(
+    st.integers(0, 10),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    NUMBER,
+    NUMBER,
+    NUMBER,
+    NUMBER,
+    NUMBER,
+    NUMBER,
+    NUMBER,
+)
+def test_rewards_are_those_of_the_docstring(
+    seed, agents, landmarks, coverage, preferred, east, north, collisions, effort, bonus
+):
     game = parallel_env(
-        agents, landmarks, coverage=coverage, preferred_distance=preferred, offset=[east, north], collisions=collisions, effort=effort, bonus=bonus
+        agents,
+        landmarks,
+        coverage=coverage,
+        preferred_distance=preferred,
+        offset=[east, north],
+        collisions=collisions,
+        effort=effort,
+        bonus=bonus,
     )
     game.reset(seed=seed)
     actions = {agent: seed % 5 if agent == "agent_0" else 0 for agent in game.agents}
@@ -81,7 +117,9 @@ def test_rewards_are_those_of_the_docstring(seed, agents, landmarks, coverage, p
         nearest = min(math.hypot(px - x - east, py - y - north) for px, py in where)
         team -= coverage * (nearest - preferred) ** 2 / landmarks
     for number, (name, reward) in enumerate(rewards.items()):
-        touching = sum(math.dist(where[number], other) < 0.3 for index, other in enumerate(where) if index != number)
+        touching = sum(
+            math.dist(where[number], other) < 0.3 for index, other in enumerate(where) if index != number
+        )
         own = -collisions * touching - (effort if actions[name] else 0.0)
         assert reward == pytest.approx(team + own, abs=1e-9)
 
@@ -105,11 +143,15 @@ def test_benchmark_groups_have_conflicting_objectives():
     members = [{"agents": 2, "landmarks": 1, "max_cycles": 15, **group.env["kwargs"]} for group in groups]
     specs = [describe(EnvConfig(id=GAME, kwargs=member), {}) for member in members]
     assert all(spec.policies == specs[0].policies for spec in specs)
-    right, between, left = ([walk(np.array([x, 0.0]), member) for member in members] for x in (1.0, 0.0, -1.0))
+    right, between, left = (
+        [walk(np.array([x, 0.0]), member) for member in members] for x in (1.0, 0.0, -1.0)
+    )
     for number, ours in enumerate((right, right, left, left)):
         theirs = left if ours is right else right
         assert ours[number] > between[number] > theirs[number]
-    assert np.mean(between) > max(np.mean(right), np.mean(left)) + 1  # what is best for half of the groups is not for their mean
+    assert (
+        np.mean(between) > max(np.mean(right), np.mean(left)) + 1
+    )  # what is best for half of the groups is not for their mean
 
 
 @pytest.mark.parametrize(
@@ -130,12 +172,23 @@ def test_invalid_game_arguments_are_rejected_by_name(kwargs, words):
         describe(EnvConfig(id=GAME, kwargs=kwargs), {})
 
 
-@pytest.mark.parametrize("id", ["hpcmarl.bench.runs:Stage", "hpcmarl.envs.resolve:resolve", "hpcmarl.envs.games:x", "hpcmarl.envs.gamesome:x"])
+@pytest.mark.parametrize(
+    "id",
+    [
+        "hpcmarl.bench.runs:Stage",
+        "hpcmarl.envs.resolve:resolve",
+        "hpcmarl.envs.games:x",
+        "hpcmarl.envs.gamesome:x",
+    ],
+)
 def test_other_package_modules_are_no_environments(id):
     with pytest.raises(ConfigError, match="is no environment"):
         describe(EnvConfig(id=id), {})
 
 
 def test_unknown_game_module_suggests_the_nearest_name():
-    with pytest.raises(ConfigError, match=r"hpcmarl\.envs\.games has no module particle; did you mean hpcmarl\.envs\.games\.particles"):
+    with pytest.raises(
+        ConfigError,
+        match=r"hpcmarl\.envs\.games has no module particle; did you mean hpcmarl\.envs\.games\.particles",
+    ):
         describe(EnvConfig(id="hpcmarl.envs.games.particle:parallel_env"), {})

@@ -20,7 +20,8 @@ DEATHS = {0: 2, 1: 9, 2: 9}  # unit -> the step in which it dies
 
 
 class FakeStarCraft2Env:
-    """Three units with six actions; unit 0 dies in step 2; the battle is over after `length` steps, won, lost or out of time."""
+    """Three units with six actions; unit 0 dies in step 2; the battle is over after `length` steps, won, lost
+    or out of time."""
 
     def __init__(self, map_name: str, length: int = 4, how: str = "won") -> None:
         if map_name != "3m":
@@ -71,7 +72,13 @@ def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_starcraft_battle_is_adapted_with_masks_and_win(how: str) -> None:
     environment = make_environment(EnvConfig(id=SMAC, kwargs={"how": how}), {}, 1, Seeds(0), with_state=True)
     (policy,) = environment.spec.policies
-    assert (policy.name, len(policy.agents), policy.observation_shape, policy.action.sizes, policy.has_mask) == ("unit", 3, (2,), (6,), True)
+    assert (
+        policy.name,
+        len(policy.agents),
+        policy.observation_shape,
+        policy.action.sizes,
+        policy.has_mask,
+    ) == ("unit", 3, (2,), (6,), True)
     rows = play(environment, 5, with_state=True)
     assert [row["frame"]["unit"]["alive"][0].tolist() for row in rows] == [
         [True] * 3,
@@ -87,11 +94,17 @@ def test_starcraft_battle_is_adapted_with_masks_and_win(how: str) -> None:
     late = how == "late"
     assert rows[3]["outcome"]["unit"]["terminated"][0].tolist() == [False, not late, not late]
     assert rows[3]["outcome"]["unit"]["truncated"][0].tolist() == [False, late, late]
-    assert [row["outcome"]["unit"]["reward"][0].tolist() for row in rows[:4]] == [[0.5] * 3] * 4  # the dead unit has the team's, too
+    assert [row["outcome"]["unit"]["reward"][0].tolist() for row in rows[:4]] == [
+        [0.5] * 3
+    ] * 4  # the dead unit has the team's, too
     (episode,) = rows[3]["episodes"]
     assert episode.return_mean == 2.0
     assert environment.spec.teams == (("unit",),)
-    assert (episode.length, episode.terminated, episode.outcome) == (4, not late, {"win": float(how == "won")})
+    assert (episode.length, episode.terminated, episode.outcome) == (
+        4,
+        not late,
+        {"win": float(how == "won")},
+    )
 
 
 @pytest.mark.usefixtures("installed")
@@ -99,14 +112,20 @@ def test_unknown_map_and_missing_game_raise(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ConfigError, match=r"env.kwargs map_name: 4m, nothing else: '4m' is missing"):
         describe(EnvConfig(id=SMAC, kwargs={"map_name": "4m"}), {})
     monkeypatch.setenv("SC2PATH", "/no/such/place")
-    with pytest.raises(MissingPackageError, match=r"needs StarCraft II: there is no directory /no/such/place; install it .* SC2PATH$"):
+    with pytest.raises(
+        MissingPackageError,
+        match=r"needs StarCraft II: there is no directory /no/such/place; install it .* SC2PATH$",
+    ):
         describe(EnvConfig(id=SMAC), {})
 
 
 @pytest.mark.parametrize("package", ["smac", "smacv2"])
 def test_missing_smac_package_error_names_starcraft(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    words = f"{package} needs {package} and StarCraft II: .*; pip install git.https://github.com/oxwhirl/{package}.git"
+    words = (
+        f"{package} needs {package} and StarCraft II: .*; pip install "
+        f"git.https://github.com/oxwhirl/{package}.git"
+    )
     with pytest.raises(MissingPackageError, match=words) as caught:
         describe(EnvConfig(id=f"hpcmarl.envs.games.starcraft:{package}"), {})
     assert "\n" not in str(caught.value)

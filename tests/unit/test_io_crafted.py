@@ -1,4 +1,5 @@
-"""Crafted files: compression bombs, odd filters, devices, links, indices that lie. Each is refused in one line, in little memory."""
+"""Crafted files: compression bombs, odd filters, devices, links, indices that lie. Each is refused in one
+line, in little memory."""
 
 import contextlib
 import io
@@ -67,7 +68,9 @@ def craft_two_compressors(group):
     creation.set_deflate(9)
     creation.set_deflate(9)
     space = h5py.h5s.create_simple((1024,))
-    h5py.h5d.create(group.id, b"x", h5py.h5t.NATIVE_UINT8, space, creation).write(h5py.h5s.ALL, h5py.h5s.ALL, np.zeros(1024, np.uint8))
+    h5py.h5d.create(group.id, b"x", h5py.h5t.NATIVE_UINT8, space, creation).write(
+        h5py.h5s.ALL, h5py.h5s.ALL, np.zeros(1024, np.uint8)
+    )
 
 
 def craft_unknown_filter(group):
@@ -118,7 +121,9 @@ def test_valid_compressed_chunks_are_accepted(tmp_path, compression, content):
     with h5py.File(tmp_path / "x.h5", "w", libver="latest") as file:
         for rows in (1, 100, 1 << 17, 1 << 23):
             data = np.zeros(rows, np.float32) if content == "zeros" else generator.random(rows, np.float32)
-            file.create_dataset(f"x{rows}", data=data, chunks=(rows,), fletcher32=True, **filter_options(compression))
+            file.create_dataset(
+                f"x{rows}", data=data, chunks=(rows,), fletcher32=True, **filter_options(compression)
+            )
     with h5py.File(tmp_path / "x.h5") as file:
         check_safe(file)
 
@@ -161,7 +166,9 @@ def test_crafted_metrics_datasets_are_rejected(tmp_path):
 
 def npy_head(*figures, rows=1):
     head = io.BytesIO()
-    np.lib.format.write_array_header_2_0(head, {"shape": (rows,), "fortran_order": False, "descr": [("version", "<f8"), *figures]})
+    np.lib.format.write_array_header_2_0(
+        head, {"shape": (rows,), "fortran_order": False, "descr": [("version", "<f8"), *figures]}
+    )
     return head.getvalue()
 
 
@@ -187,7 +194,9 @@ def test_crafted_group_metrics_are_rejected(tmp_path, content):
     assert verify_file(tmp_path / "metrics-groups.npy")["status"] == BAD
 
 
-@pytest.mark.parametrize("text", ["version\n" + "1" * 200_000 + '"\n', "version\n1\0\n", 'version\n"' + "1" * 200_000 + '"\n'])
+@pytest.mark.parametrize(
+    "text", ["version\n" + "1" * 200_000 + '"\n', "version\n1\0\n", 'version\n"' + "1" * 200_000 + '"\n']
+)
 def test_malformed_metrics_csv_is_rejected(tmp_path, text):
     (tmp_path / "metrics.csv").write_text(text)
     with pytest.raises(FormatError, match=r"metrics.csv"):
@@ -197,7 +206,12 @@ def test_malformed_metrics_csv_is_rejected(tmp_path, text):
 
 def test_malformed_or_huge_summary_is_bad(tmp_path):
     summary = tmp_path / "summary.json"
-    for text in ("[" * 100_000, '{"status": ' + "9" * 5000 + "}", "\ud800".encode("utf-8", "surrogatepass"), "{"):
+    for text in (
+        "[" * 100_000,
+        '{"status": ' + "9" * 5000 + "}",
+        "\ud800".encode("utf-8", "surrogatepass"),
+        "{",
+    ):
         summary.write_bytes(text if isinstance(text, bytes) else text.encode())
         assert verify_file(summary)["status"] == BAD
         assert describe(tmp_path)["status"] is None
@@ -207,7 +221,9 @@ def test_malformed_or_huge_summary_is_bad(tmp_path):
     assert "larger" in verify_file(summary)["reason"]
 
 
-@pytest.mark.parametrize("name", ["metrics.csv", "summary.json", "shard-000000.h5", "checkpoint-0000000001.h5"])
+@pytest.mark.parametrize(
+    "name", ["metrics.csv", "summary.json", "shard-000000.h5", "checkpoint-0000000001.h5"]
+)
 def test_devices_and_pipes_are_not_read(tmp_path, name):
     (tmp_path / name).symlink_to("/dev/zero")
     assert "not a regular file" in verify_file(tmp_path / name)["reason"]
@@ -230,7 +246,9 @@ def test_symlinked_temporary_files_are_not_written_through(shard, tmp_path):
 
 
 def test_control_characters_do_not_reach_the_terminal(tmp_path):
-    path = save_checkpoint(tmp_path, {"\x1b]0;owned\x07": 1}, version=1, attributes={"env": "\x1b[2J", "host": "a\u202eb"})
+    path = save_checkpoint(
+        tmp_path, {"\x1b]0;owned\x07": 1}, version=1, attributes={"env": "\x1b[2J", "host": "a\u202eb"}
+    )
     printed = CliRunner().invoke(data_app, ["inspect", str(path)]).stdout
     assert "owned" in printed
     assert not set(printed) & {"\x1b", "\x07", "\u202e"}

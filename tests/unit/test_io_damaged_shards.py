@@ -30,7 +30,9 @@ STEPS, SLOTS, ROLLOUTS = 50, 4, 120
 def shard(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """A shard of many chunks."""
     config = TrajectoriesConfig(compression=request.param)
-    writer = TrajectoryWriter(tmp_path, make_spec(), config, rank=1, role="actor", host="h", attributes={"start": 1})
+    writer = TrajectoryWriter(
+        tmp_path, make_spec(), config, rank=1, role="actor", host="h", attributes={"start": 1}
+    )
     generator = np.random.default_rng(0)
     for _ in range(ROLLOUTS):
         writer.append(random_rollout(make_spec(), STEPS, SLOTS, generator))
@@ -63,9 +65,15 @@ def rows(path: Path) -> dict[tuple[int, ...], bytes]:
     """(rollout, slot, episode, first step, length) -> rewards of a segment."""
     with ShardReader(path) as reader:
         reward = np.concatenate([slab["reward"] for _, slab in reader.slabs("steps/agent")])
-        keys = [reader.index[name].tolist() for name in ("rollout", "slot", "episode", "first_step", "length")]
+        keys = [
+            reader.index[name].tolist() for name in ("rollout", "slot", "episode", "first_step", "length")
+        ]
         starts = reader.index["start"].tolist()
-        return {key: reward[start : start + key[-1]].tobytes() for start, *key in zip(starts, *keys, strict=True) for key in [(*key,)]}
+        return {
+            key: reward[start : start + key[-1]].tobytes()
+            for start, *key in zip(starts, *keys, strict=True)
+            for key in [(*key,)]
+        }
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
@@ -173,7 +181,9 @@ def test_earlier_damaged_file_is_never_replaced(shard: Path) -> None:
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_salvage_killed_at_any_moment_leaves_the_name(shard: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+def test_salvage_killed_at_any_moment_leaves_the_name(
+    shard: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
     """The name of a shard always stands for the damaged file or for the recovered one."""
     content = shard.read_bytes()[:-400_000]
     shard.write_bytes(content)
@@ -202,7 +212,9 @@ def test_salvage_killed_at_any_moment_leaves_the_name(shard: Path, monkeypatch: 
     assert all(file.read_bytes() == content for file in kept)
 
 
-def test_failed_check_of_the_copy_keeps_the_damaged_shard(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_check_of_the_copy_keeps_the_damaged_shard(
+    shard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = shard.read_bytes()[:-400_000]
     shard.write_bytes(content)
 
@@ -232,7 +244,9 @@ def test_output_names_the_file_that_was_written(open_shard: Path, monkeypatch: p
     verify_shard(final.with_name("shard-000001.h5"))
 
 
-def test_two_salvages_at_once_use_different_temporary_names(open_shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_salvages_at_once_use_different_temporary_names(
+    open_shard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[str] = []
     publish = shards.publish_new
 
@@ -264,7 +278,9 @@ def test_chunks_that_were_never_stored_are_no_zeros(shard: Path) -> None:
     """HDF5 gives zeros for a chunk that its index does not have."""
     whole = rows(shard)
     with h5py.File(shard, "r+") as file:
-        for dataset in [item for group in file["steps"].values() for item in group.values() if not item.is_scale]:
+        for dataset in [
+            item for group in file["steps"].values() for item in group.values() if not item.is_scale
+        ]:
             chunk, length = dataset.chunks[0], len(dataset)
             dataset.resize(length // chunk * chunk, axis=0)
             dataset.resize(length, axis=0)
@@ -292,7 +308,9 @@ def test_bad_last_chunk_of_an_open_shard_is_no_data(open_shard: Path) -> None:
 @pytest.mark.parametrize("size", [2, 3, 10, 4097, 65_536])
 def test_fletcher32_is_what_hdf5_stores(tmp_path: Path, size: int) -> None:
     generator = np.random.default_rng(size)
-    for number, data in enumerate([generator.integers(0, 256, size), np.full(size, 255), np.zeros(size, np.int64)]):
+    for number, data in enumerate(
+        [generator.integers(0, 256, size), np.full(size, 255), np.zeros(size, np.int64)]
+    ):
         with h5py.File(tmp_path / f"{number}.h5", "w") as file:
             dataset = file.create_dataset("x", data=data.astype(np.uint8), chunks=(size,), fletcher32=True)
             stored = dataset.id.read_direct_chunk((0,))[1]
@@ -302,12 +320,21 @@ def test_fletcher32_is_what_hdf5_stores(tmp_path: Path, size: int) -> None:
 
 @pytest.mark.parametrize("remove", [False, True])
 def test_open_shard_beside_anothers_shard_is_not_lost(open_shard: Path, remove: bool) -> None:
-    """Two writers with old listings of the directory: one published the name, the other was killed before it could take the next."""
+    """Two writers with old listings of the directory: one published the name, the other was killed before it
+    could take the next."""
     final = open_shard.with_name("shard-000000.h5")
     assert salvage_file(open_shard).output == str(final)
     own = rows(final)
     final.unlink()
-    writer = TrajectoryWriter(final.parent, make_spec(), TrajectoriesConfig(), rank=1, role="actor", host="h", attributes={"start": 2})
+    writer = TrajectoryWriter(
+        final.parent,
+        make_spec(),
+        TrajectoriesConfig(),
+        rank=1,
+        role="actor",
+        host="h",
+        attributes={"start": 2},
+    )
     writer.append(random_rollout(make_spec(), STEPS, SLOTS, np.random.default_rng(1)))
     writer.close()
     (other,) = list_shards(final.parent)

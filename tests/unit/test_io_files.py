@@ -1,4 +1,5 @@
-"""Atomic files, checked opening, trees in HDF5 and checkpoints: round trips, damage, crafted files, failing disks."""
+"""Atomic files, checked opening, trees in HDF5 and checkpoints: round trips, damage, crafted files, failing
+disks."""
 
 import contextlib
 import errno
@@ -26,11 +27,21 @@ from hpcmarl.io.checkpoint import (
     set_aside,
     verify_checkpoint,
 )
-from hpcmarl.io.schema import CHECKPOINT, METRICS, NETCDF_DIMENSION, check_safe, open_checked, root_attributes, write_attributes
+from hpcmarl.io.schema import (
+    CHECKPOINT,
+    METRICS,
+    NETCDF_DIMENSION,
+    check_safe,
+    open_checked,
+    root_attributes,
+    write_attributes,
+)
 from hpcmarl.io.tree import read_tree, write_tree
 from tests.support.trees import TREES, same
 
-NAMES = st.text(max_size=6) | st.sampled_from(["", ".", "..", "a/b", "%", "%list", "%002F", "json:1", "\0", "\ud800", "DIMENSION_LIST"])
+NAMES = st.text(max_size=6) | st.sampled_from(
+    ["", ".", "..", "a/b", "%", "%list", "%002F", "json:1", "\0", "\ud800", "DIMENSION_LIST"]
+)
 
 
 def state_of(number: int) -> dict:
@@ -75,7 +86,9 @@ def test_publish_syncs_before_the_rename(tmp_path, monkeypatch):
     assert calls == ["fsync", "verify", "rename", "fsync"]
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOENT, errno.EDQUOT, errno.EFBIG])
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOENT, errno.EDQUOT, errno.EFBIG]
+)
 def test_storage_errors_name_path_and_remedy(number):
     quoted = OSError(f"Can't write data (file write failed: errno = {number}, error message = 'x')")
     for error in (OSError(number, "x"), quoted):
@@ -131,7 +144,12 @@ def test_checkpoint_trees_reject_unsupported_values(tmp_path):
 
 
 def test_checkpoint_round_trip_and_root_attributes(tmp_path):
-    path = save_checkpoint(tmp_path / "checkpoints", state_of(1), version=1234, attributes={"config": "x: 1\n", "env": "e", "seeds": [1, 2**80]})
+    path = save_checkpoint(
+        tmp_path / "checkpoints",
+        state_of(1),
+        version=1234,
+        attributes={"config": "x: 1\n", "env": "e", "seeds": [1, 2**80]},
+    )
     assert path.name == "checkpoint-0000001234.h5"
     state, attributes = load_checkpoint(path)
     assert same(state, state_of(1))
@@ -186,7 +204,9 @@ def test_foreign_files_raise_one_line_errors(tmp_path):
         file["x"] = 1
     assert "not one of hpcmarl" in message("foreign.h5")
     with h5py.File(tmp_path / "newer.h5", "w") as file:
-        write_attributes(file, {**root_attributes(CHECKPOINT, {}), "format_version": 99, "hpcmarl_version": "9.9"})
+        write_attributes(
+            file, {**root_attributes(CHECKPOINT, {}), "format_version": 99, "hpcmarl_version": "9.9"}
+        )
     assert "99 is newer" in message("newer.h5")
     assert "hpcmarl 9.9" in message("newer.h5")
     with h5py.File(tmp_path / "other.h5", "w") as file:
@@ -289,7 +309,10 @@ def test_find_checkpoint_falls_back_and_names_the_bad_file(tmp_path, caplog):
     assert find_checkpoint(tmp_path) is None
     assert find_checkpoint(tmp_path / "missing") is None
     run.mkdir()
-    paths = [save_checkpoint(run / "checkpoints", state_of(number), version=number, attributes={}) for number in (1, 5, 20)]
+    paths = [
+        save_checkpoint(run / "checkpoints", state_of(number), version=number, attributes={})
+        for number in (1, 5, 20)
+    ]
     assert find_checkpoint(run) == paths[2]
     assert find_checkpoint(run / "checkpoints") == paths[2]
     (run / "checkpoints" / "checkpoint-0000000099.h5.partial").write_bytes(b"half")
@@ -303,7 +326,10 @@ def test_find_checkpoint_falls_back_and_names_the_bad_file(tmp_path, caplog):
 
 
 def test_pruning_keeps_the_newest_that_verify(tmp_path):
-    paths = [save_checkpoint(tmp_path, state_of(number), version=number, attributes={}) for number in (1, 2, 3, 4, 5)]
+    paths = [
+        save_checkpoint(tmp_path, state_of(number), version=number, attributes={})
+        for number in (1, 2, 3, 4, 5)
+    ]
     paths[3].write_bytes(paths[3].read_bytes()[:-10])
     Keeper(tmp_path, 2).prune()
     assert list_checkpoints(tmp_path) == [paths[4], paths[3], paths[2]]  # the bad one does not count
@@ -312,7 +338,9 @@ def test_pruning_keeps_the_newest_that_verify(tmp_path):
 
 
 def test_pruning_never_deletes_what_was_just_written(tmp_path):
-    abandoned = [save_checkpoint(tmp_path, state_of(number), version=number, attributes={}) for number in (20, 30, 40)]
+    abandoned = [
+        save_checkpoint(tmp_path, state_of(number), version=number, attributes={}) for number in (20, 30, 40)
+    ]
     writer = CheckpointWriter(tmp_path, keep=2)
     writer.submit(state_of(5), version=5, attributes={})
     writer.close()
@@ -321,7 +349,9 @@ def test_pruning_never_deletes_what_was_just_written(tmp_path):
 
 
 def test_newer_checkpoints_move_aside(tmp_path):
-    paths = [save_checkpoint(tmp_path, state_of(number), version=number, attributes={}) for number in (1, 2, 3)]
+    paths = [
+        save_checkpoint(tmp_path, state_of(number), version=number, attributes={}) for number in (1, 2, 3)
+    ]
     moved = set_aside(tmp_path, 2, "start-0002")
     assert sorted(moved) == [tmp_path / "superseded" / "start-0002" / path.name for path in paths[1:]]
     assert list_checkpoints(tmp_path) == paths[:1]
@@ -330,12 +360,19 @@ def test_newer_checkpoints_move_aside(tmp_path):
 
 
 def test_checkpoint_that_contradicts_itself_is_refused(tmp_path):
-    state = {"engine": {"rule": {"round": 56}, "optimizer": {"updates": 0, "parameters": np.zeros(3, np.float32)}}}
+    state = {
+        "engine": {"rule": {"round": 56}, "optimizer": {"updates": 0, "parameters": np.zeros(3, np.float32)}}
+    }
     path = checkpoint_path(tmp_path, 56)
     state_file.write_state(path, CHECKPOINT, state, {"version": 56})
-    with pytest.raises(FormatError, match=r"version 56, but its rounds are at 56 and its optimizer has made 0 steps; resume from an older"):
+    with pytest.raises(
+        FormatError,
+        match=r"version 56, but its rounds are at 56 and its optimizer has made 0 steps; resume from an",
+    ):
         load_checkpoint(path)
-    good = save_checkpoint(tmp_path, {"engine": {"rule": {"round": 9}, "optimizer": {"updates": 9}}}, version=9, attributes={})
+    good = save_checkpoint(
+        tmp_path, {"engine": {"rule": {"round": 9}, "optimizer": {"updates": 9}}}, version=9, attributes={}
+    )
     assert find_checkpoint(tmp_path) == good
 
 
@@ -375,7 +412,10 @@ def test_the_newest_waiting_checkpoint_wins(tmp_path, monkeypatch):
         writer.submit({}, version=version, attributes={})
     go_on.set()
     writer.close()
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-0000000004.h5", "checkpoint-0000000001.h5"]
+    assert [path.name for path in list_checkpoints(tmp_path)] == [
+        "checkpoint-0000000004.h5",
+        "checkpoint-0000000001.h5",
+    ]
     with pytest.raises(StorageError, match="closed"):
         writer.submit({}, version=5, attributes={})
 

@@ -35,7 +35,9 @@ def test_salvage_leaves_a_live_shard_unchanged(tmp_path, monkeypatch):
 
 
 def test_salvage_never_overwrites_and_reports_a_status(tmp_path):
-    writer = TrajectoryWriter(tmp_path, make_spec(), TrajectoriesConfig(), rank=0, role="actor", host="h", attributes={})
+    writer = TrajectoryWriter(
+        tmp_path, make_spec(), TrajectoriesConfig(), rank=0, role="actor", host="h", attributes={}
+    )
     writer.append(rollout_number(0))
     writer.close()
     shard = list_shards(tmp_path)[0]
@@ -70,9 +72,12 @@ def test_lookup3_matches_the_reference_value():
 
 
 def half_flushed(directory):
-    """An open shard after one flush, and after a second one of the same chunks: (path, bytes before, bytes after, [(offset, size) of chunks])."""
+    """An open shard after one flush, and after a second one of the same chunks: (path, bytes before, bytes
+    after, [(offset, size) of chunks])."""
     whole = directory / "shard-000009.h5"
-    writer = TrajectoryWriter(directory, make_spec(), TrajectoriesConfig(), rank=0, role="actor", host="h", attributes={})
+    writer = TrajectoryWriter(
+        directory, make_spec(), TrajectoriesConfig(), rank=0, role="actor", host="h", attributes={}
+    )
     for number in range(4):
         writer.append(rollout_number(number))
     writer.close()
@@ -88,12 +93,19 @@ def half_flushed(directory):
     chunks = []
     shard.partial.write_bytes(states[0])
     with open_checked(shard.partial, TRAJECTORIES, unfinished=True) as file:
-        file.visititems(lambda _, item: chunks.extend(chunks_of(item)) if isinstance(item, h5py.Dataset) and item.chunks else None)
+        file.visititems(
+            lambda _, item: (
+                chunks.extend(chunks_of(item)) if isinstance(item, h5py.Dataset) and item.chunks else None
+            )
+        )
     return shard.partial, *states, chunks
 
 
 def chunks_of(dataset):
-    return [(info.byte_offset, info.size) for info in map(dataset.id.get_chunk_info, range(dataset.id.get_num_chunks()))]
+    return [
+        (info.byte_offset, info.size)
+        for info in map(dataset.id.get_chunk_info, range(dataset.id.get_num_chunks()))
+    ]
 
 
 def test_salvage_keeps_committed_rows_of_a_torn_chunk(tmp_path):

@@ -1,4 +1,5 @@
-"""Superseded segments: found by the lineage of starts, left out of merges and exports, kept where asked for."""
+"""Superseded segments: found by the lineage of starts, left out of merges and exports, kept where asked
+for."""
 
 from __future__ import annotations
 
@@ -29,7 +30,15 @@ STEPS, SLOTS = 6, 2
 def record(run: Path, start: int, rank: int, rollouts: int, first: int = 0, name: str = "abc") -> None:
     """One shard of one rank in one start of a run."""
     attributes = {"run": name, "start": start}
-    writer = TrajectoryWriter(run / "trajectories", make_spec(), TrajectoriesConfig(), rank=rank, role="actor", host="h", attributes=attributes)
+    writer = TrajectoryWriter(
+        run / "trajectories",
+        make_spec(),
+        TrajectoriesConfig(),
+        rank=rank,
+        role="actor",
+        host="h",
+        attributes=attributes,
+    )
     writer.rollouts = first
     generator = np.random.default_rng([start, rank])
     for _ in range(rollouts):
@@ -40,7 +49,8 @@ def record(run: Path, start: int, rank: int, rollouts: int, first: int = 0, name
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """Start 1 recorded 5 rollouts on ranks 1 and 2; start 2 went on from a checkpoint that knew 3 of rank 1's and none of rank 2's."""
+    """Start 1 recorded 5 rollouts on ranks 1 and 2; start 2 went on from a checkpoint that knew 3 of rank 1's
+    and none of rank 2's."""
     run = tmp_path / "run"
     run.mkdir()
     record(run, 1, 1, 5)
@@ -92,7 +102,9 @@ def test_merged_segments_keep_their_run_and_rank(run: Path, tmp_path: Path) -> N
 
 
 def test_merge_of_nothing_but_superseded_segments_is_refused(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"all .* segments there are superseded by later starts; --superseded takes them"):
+    with pytest.raises(
+        UsageError, match=r"all .* segments there are superseded by later starts; --superseded takes them"
+    ):
         merge_shards([run / "trajectories" / "rank-0002"], tmp_path / "merged.h5")
 
 
@@ -154,7 +166,10 @@ def test_a_run_and_its_copy_are_not_taken_together(run: Path, tmp_path: Path, fo
     shutil.copytree(run, tmp_path / "copy")
     out = tmp_path / f"out.{form}"
     write = merge_shards if form == "merge" else partial(export, form=form)
-    with pytest.raises(UsageError, match=r"copy.*-000000.h5: holds rollouts 0 to 4 of rank 1 in start 1, which .*run.* holds, too"):
+    with pytest.raises(
+        UsageError,
+        match=r"copy.*-000000.h5: holds rollouts 0 to 4 of rank 1 in start 1, which .*run.* holds, too",
+    ):
         write([run, tmp_path / "copy"], out)
     assert not out.exists()
     assert list(tmp_path.glob("*.partial")) == []
@@ -177,13 +192,20 @@ def test_exported_rows_keep_their_run_and_rollout(run: Path, tmp_path: Path, tab
     export([run, other], tmp_path / "x.npz", form="npz", table=table)
     found = np.load(tmp_path / "x.npz")
     assert found["runs"].tolist() == ["abc", "xyz"]
-    keys = {(*row,) for row in zip(*(found[name].tolist() for name in ("run", "start_number", "rank", "rollout")), strict=True)}
+    keys = {
+        (*row,)
+        for row in zip(
+            *(found[name].tolist() for name in ("run", "start_number", "rank", "rollout")), strict=True
+        )
+    }
     assert keys == LIVE | {(1, 1, 1, 0), (1, 1, 1, 1)}
     assert len(found["run"]) == len(found["slot"])
     export([run, other], tmp_path / "x.csv", form="csv", table=table)
     with (tmp_path / "x.csv").open() as stream:
         lines = list(csv.DictReader(stream))
-    named = {(line["run"], *(int(line[name]) for name in ("start_number", "rank", "rollout"))) for line in lines}
+    named = {
+        (line["run"], *(int(line[name]) for name in ("start_number", "rank", "rollout"))) for line in lines
+    }
     assert named == {(["abc", "xyz"][key[0]], *key[1:]) for key in keys}
 
 
@@ -211,7 +233,9 @@ def test_shards_of_two_writers_never_share_a_name(tmp_path: Path) -> None:
 
 
 def test_a_taken_name_is_never_replaced(tmp_path: Path) -> None:
-    writer = TrajectoryWriter(tmp_path, make_spec(), TrajectoriesConfig(), rank=1, role="actor", host="h", attributes={})
+    writer = TrajectoryWriter(
+        tmp_path, make_spec(), TrajectoriesConfig(), rank=1, role="actor", host="h", attributes={}
+    )
     (tmp_path / "rank-0001" / "shard-000000.h5").write_bytes(b"another's")
     writer.append(random_rollout(make_spec(), STEPS, SLOTS, np.random.default_rng(1)))
     writer.close()
@@ -228,7 +252,10 @@ def test_files_a_day_are_bounded() -> None:
 
 def test_ranks_close_their_first_shards_at_different_times(tmp_path: Path) -> None:
     given = {"role": "actor", "host": "h", "attributes": {}}
-    writers = [TrajectoryWriter(tmp_path, make_spec(), TrajectoriesConfig(), rank=rank, **given) for rank in range(50)]
+    writers = [
+        TrajectoryWriter(tmp_path, make_spec(), TrajectoriesConfig(), rank=rank, **given)
+        for rank in range(50)
+    ]
     first = sorted(writer._first_lifetime for writer in writers)
     for writer in writers:
         writer.close()

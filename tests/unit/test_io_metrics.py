@@ -24,7 +24,9 @@ from hpcmarl.io.metrics_writer import MetricsWriter
 from hpcmarl.io.row_files import read_csv
 from hpcmarl.io.run_directory import RunDirectory
 
-NAMES = st.sampled_from(["version", "a", "return/agent", "return.agent", 'with "quotes", commas', "é", "seconds"])
+NAMES = st.sampled_from(
+    ["version", "a", "return/agent", "return.agent", 'with "quotes", commas', "é", "seconds"]
+)
 VALUES = st.floats() | st.integers(-(2**70), 2**70)
 
 
@@ -116,9 +118,12 @@ def test_a_start_without_a_checkpoint_begins_anew(tmp_path):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(st.lists(st.integers(0, 2), max_size=6), st.booleans(), st.integers(0, 9)), max_size=5))
+@given(
+    st.lists(st.tuples(st.lists(st.integers(0, 2), max_size=6), st.booleans(), st.integers(0, 9)), max_size=5)
+)
 def test_no_version_is_twice_after_any_starts(tmp_path_factory, starts):
-    """Each start goes on from a checkpoint or from nothing, adds rows of the same or the next versions, and is killed or ends."""
+    """Each start goes on from a checkpoint or from nothing, adds rows of the same or the next versions, and
+    is killed or ends."""
     directory, version = tmp_path_factory.mktemp("run"), 0
     for steps, killed, kept in starts:
         version = min(kept, version)
@@ -248,8 +253,13 @@ def test_xarray_opens_metrics(tmp_path):
     xarray = pytest.importorskip("xarray")
     pytest.importorskip("h5netcdf")
     writer = begun(tmp_path)
-    writer.append({"version": 1, "return/agent": -3.5, "env_steps_per_second": 7, "groups": 2, "row": 1}, {"slots": np.array([1.0, 2.0])})
-    writer.append({"version": 2}, {"slots": np.array([1.0, 3.0]), "gradient_seconds": np.array([0.5, math.nan])})
+    writer.append(
+        {"version": 1, "return/agent": -3.5, "env_steps_per_second": 7, "groups": 2, "row": 1},
+        {"slots": np.array([1.0, 2.0])},
+    )
+    writer.append(
+        {"version": 2}, {"slots": np.array([1.0, 3.0]), "gradient_seconds": np.array([0.5, math.nan])}
+    )
     writer.close()
     with xarray.open_dataset(tmp_path / "metrics.h5", engine="h5netcdf") as dataset:
         assert dataset["return.agent"].dims == ("row",)
@@ -270,7 +280,10 @@ def test_group_figures_equal_in_both_files_and_in_numpy(tmp_path):
     writer = begun(tmp_path)
     generator = np.random.default_rng(1)
     for version in range(0, 30, 3):
-        writer.append({"version": version}, {"slots": generator.random(5), **({"late": generator.random(5)} if version > 9 else {})})
+        writer.append(
+            {"version": version},
+            {"slots": generator.random(5), **({"late": generator.random(5)} if version > 9 else {})},
+        )
     writer.close()
     found, stored = read_groups(tmp_path), read_hdf5_groups(tmp_path / "metrics.h5")
     plain = np.load(tmp_path / "metrics-groups.npy")
@@ -344,7 +357,8 @@ def test_long_runs_are_thinned_in_the_files(tmp_path, small):
 
 
 def test_forged_long_file_of_an_earlier_version_is_resumed(tmp_path, small):
-    """A year of rows with columns by group, a restart of which superseded rows, and duplicates, as earlier versions left them."""
+    """A year of rows with columns by group, a restart of which superseded rows, and duplicates, as earlier
+    versions left them."""
     names = [f"group_{group}/{figure}" for group in range(100) for figure in ("trajectories", "slots")]
     cells = ",".join("5" for _ in names)
     versions = [*range(30), *range(3000), 2999, *range(3000, 4000)]
@@ -464,7 +478,15 @@ def test_endless_line_is_refused(tmp_path, monkeypatch):
 
 
 def test_summary_has_no_nan(tmp_path):
-    summary = {"a": math.nan, "b": np.float32(0.5), "c": [np.inf, 1], "d": {"e": np.arange(2)}, "f": Path("x"), "g": None, "h": np.int64(3)}
+    summary = {
+        "a": math.nan,
+        "b": np.float32(0.5),
+        "c": [np.inf, 1],
+        "d": {"e": np.arange(2)},
+        "f": Path("x"),
+        "g": None,
+        "h": np.int64(3),
+    }
     write_summary(tmp_path, summary)
     expected = {"a": None, "b": 0.5, "c": [None, 1], "d": {"e": [0, 1]}, "f": "x", "g": None, "h": 3}
     assert json.loads((tmp_path / "summary.json").read_text()) == expected

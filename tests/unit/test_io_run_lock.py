@@ -104,7 +104,9 @@ def test_one_of_many_that_try_at_once_has_the_lock(tmp_path: Path) -> None:
     def attempt() -> None:
         barrier.wait()
         try:
-            held.append(acquire(tmp_path, OWNER, lambda holder: True if holder.get("token") == "old" else None))
+            held.append(
+                acquire(tmp_path, OWNER, lambda holder: True if holder.get("token") == "old" else None)
+            )
         except ConfigError:
             refused.append(1)
 

@@ -24,8 +24,19 @@ ARRAYS = st.builds(
     st.sampled_from(["f4", "i8", "?"]),
     st.integers(0, 99),
 )
-LEAVES = st.none() | st.booleans() | st.integers(-(2**127), 2**127) | st.floats(allow_nan=False) | st.text(max_size=4) | ARRAYS
-TREES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab", max_size=2), inner, max_size=3), max_leaves=6)
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**127), 2**127)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=4)
+    | ARRAYS
+)
+TREES = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab", max_size=2), inner, max_size=3),
+    max_leaves=6,
+)
 
 
 @settings(max_examples=150, deadline=None)

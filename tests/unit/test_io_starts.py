@@ -17,7 +17,10 @@ from hpcmarl.io.starts import Lineage, Start, read_lineage, read_starts, write_s
 
 
 def test_records_read_back_as_written(tmp_path: Path) -> None:
-    starts = [Start(1, facts={"host": "n1"}), Start(2, 1, 40, {1: 7, 3: 9}, "checkpoints/checkpoint-0000000040.h5")]
+    starts = [
+        Start(1, facts={"host": "n1"}),
+        Start(2, 1, 40, {1: 7, 3: 9}, "checkpoints/checkpoint-0000000040.h5"),
+    ]
     for start in starts:
         write_start(tmp_path, start)
     assert read_starts(tmp_path) == {start.number: start for start in starts}

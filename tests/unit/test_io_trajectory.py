@@ -36,7 +36,15 @@ ATTRIBUTES = {"config": "seed: 3\n", "seeds": [3, 4]}
 
 def write(directory, spec: EnvironmentSpec, rollouts, start=0, **config):
     attributes = {**ATTRIBUTES, "start": start}
-    writer = TrajectoryWriter(directory, spec, TrajectoriesConfig(**config), rank=2, role="actor", host="node", attributes=attributes)
+    writer = TrajectoryWriter(
+        directory,
+        spec,
+        TrajectoriesConfig(**config),
+        rank=2,
+        role="actor",
+        host="node",
+        attributes=attributes,
+    )
     for rollout in rollouts:
         writer.append(rollout)
     writer.close()
@@ -44,27 +52,47 @@ def write(directory, spec: EnvironmentSpec, rollouts, start=0, **config):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 9), st.integers(1, 4), st.booleans(), st.sampled_from([0.0, 0.2, 0.9, 1.0]), st.integers(0, 2**32))
+@given(
+    st.integers(1, 9),
+    st.integers(1, 4),
+    st.booleans(),
+    st.sampled_from([0.0, 0.2, 0.9, 1.0]),
+    st.integers(0, 2**32),
+)
 def test_segments_equal_the_reference_implementation(steps, slots, deaths, end_rate, seed):
     generator = np.random.default_rng(seed)
-    rollout = with_episodes(random_rollout(make_spec(*TWO), steps, slots, generator, deaths=deaths, end_rate=end_rate), generator)
-    rollout = replace(rollout, slots=rollout.slots + 10, episodes=[replace(item, slot=item.slot + 10) for item in rollout.episodes])
+    rollout = with_episodes(
+        random_rollout(make_spec(*TWO), steps, slots, generator, deaths=deaths, end_rate=end_rate), generator
+    )
+    rollout = replace(
+        rollout,
+        slots=rollout.slots + 10,
+        episodes=[replace(item, slot=item.slot + 10) for item in rollout.episodes],
+    )
     segments = cut_segments(rollout)
     expected = slow_segments(rollout)
-    assert segments.index["length"].tolist() == [stop - first for first, stop in (segment["steps"] for segment in expected)]
-    assert segments.index["start"].tolist() == [segment["column"] * steps + segment["steps"][0] for segment in expected]
+    assert segments.index["length"].tolist() == [
+        stop - first for first, stop in (segment["steps"] for segment in expected)
+    ]
+    assert segments.index["start"].tolist() == [
+        segment["column"] * steps + segment["steps"][0] for segment in expected
+    ]
     for name in ("slot", "episode", "first_step", "terminated", "truncated"):
         assert segments.index[name].tolist() == [segment[name] for segment in expected]
     np.testing.assert_array_equal(segments.index["return_mean"], [segment["return"] for segment in expected])
     for name in rollout.policies:
-        np.testing.assert_array_equal(segments.final_obs[name], [segment["final"][name] for segment in expected])
+        np.testing.assert_array_equal(
+            segments.final_obs[name], [segment["final"][name] for segment in expected]
+        )
     np.testing.assert_array_equal(segments.final_state, [segment["final"]["env"] for segment in expected])
     assert set(INDEX_COLUMNS) - set(ORIGIN) == set(segments.index)
 
 
 def test_slot_major_orders_rows_by_slot_then_step():
     array = np.arange(2 * 3 * 5).reshape(2, 3, 5)
-    assert slot_major(array).tolist() == [array[step, slot].tolist() for slot in range(3) for step in range(2)]
+    assert slot_major(array).tolist() == [
+        array[step, slot].tolist() for slot in range(3) for step in range(2)
+    ]
 
 
 def test_episode_numbers_follow_the_episode_records():
@@ -81,14 +109,23 @@ def test_whole_episode_segment_has_its_return():
     rollout = random_rollout(make_spec(), 7, 1, generator, whole_episode=True)
     rollout = replace(rollout, slots=np.array([4]), episodes=[Episode(0, 3, 7, 1.5, {"agent": 1.5}, True)])
     index = cut_segments(rollout).index
-    assert (index["return_mean"].tolist(), index["slot"].tolist(), index["length"].tolist()) == ([1.5], [4], [7])
+    assert (index["return_mean"].tolist(), index["slot"].tolist(), index["length"].tolist()) == (
+        [1.5],
+        [4],
+        [7],
+    )
 
 
 @pytest.mark.parametrize("compression", ["none", "lzf", "gzip", "zstd", "blosc_lz4"])
 def test_round_trip_with_every_compression(tmp_path, compression):
     generator = np.random.default_rng(1)
     spec = make_spec(*TWO)
-    rollouts = [with_episodes(random_rollout(spec, int(generator.integers(1, 9)), 3, generator, deaths=True), generator) for _ in range(8)]
+    rollouts = [
+        with_episodes(
+            random_rollout(spec, int(generator.integers(1, 9)), 3, generator, deaths=True), generator
+        )
+        for _ in range(8)
+    ]
     writer = write(tmp_path, spec, rollouts, compression=compression)
     assert writer.error is None
     (shard,) = list_shards(tmp_path)
@@ -135,7 +172,9 @@ def test_append_copies_arrays_reused_by_the_caller(tmp_path):
     spec = make_spec(has_mask=True)
     rollout = with_episodes(random_rollout(spec, 5, 2, generator), generator)
     kept = copy_rollout(rollout)
-    writer = TrajectoryWriter(tmp_path, spec, TrajectoriesConfig(), rank=0, role="actor", host="h", attributes={})
+    writer = TrajectoryWriter(
+        tmp_path, spec, TrajectoriesConfig(), rank=0, role="actor", host="h", attributes={}
+    )
     writer.append(rollout)
     for holder in (rollout, *rollout.policies.values()):
         for value in vars(holder).values():
@@ -152,7 +191,11 @@ def test_shard_numbers_continue_after_existing_shards(tmp_path):
     write(tmp_path, make_spec(), rollouts)
     (tmp_path / "rank-0002" / "shard-000007.h5.partial").write_bytes(b"killed")
     write(tmp_path, make_spec(), rollouts)
-    assert sorted(os.listdir(tmp_path / "rank-0002")) == ["shard-000000.h5", "shard-000007.h5.partial", "shard-000008.h5"]
+    assert sorted(os.listdir(tmp_path / "rank-0002")) == [
+        "shard-000000.h5",
+        "shard-000007.h5.partial",
+        "shard-000008.h5",
+    ]
 
 
 def test_nothing_appended_leaves_no_file(tmp_path):
@@ -171,7 +214,15 @@ def test_shards_close_by_time_without_further_appends(tmp_path, monkeypatch):
     published = threading.Event()
     close = ShardFile.close
     monkeypatch.setattr(ShardFile, "close", lambda shard: (close(shard), published.set()))
-    writer = TrajectoryWriter(tmp_path, make_spec(), TrajectoriesConfig(shard_seconds=0.05), rank=0, role="actor", host="h", attributes={})
+    writer = TrajectoryWriter(
+        tmp_path,
+        make_spec(),
+        TrajectoriesConfig(shard_seconds=0.05),
+        rank=0,
+        role="actor",
+        host="h",
+        attributes={},
+    )
     writer.append(random_rollout(make_spec(), 4, 2, np.random.default_rng(0)))
     assert published.wait(30)
     assert len(list_shards(tmp_path)) == 1
@@ -218,7 +269,9 @@ def test_full_queue_drops_and_counts_trajectories(tmp_path, monkeypatch):
     monkeypatch.setattr(trajectory, "QUEUE_BYTES", 3 * rollout_bytes(rollout))
     go_on, store = threading.Event(), TrajectoryWriter._store
     monkeypatch.setattr(TrajectoryWriter, "_store", lambda self, *item: (go_on.wait(30), store(self, *item)))
-    writer = TrajectoryWriter(tmp_path, make_spec(), TrajectoriesConfig(), rank=0, role="actor", host="h", attributes={})
+    writer = TrajectoryWriter(
+        tmp_path, make_spec(), TrajectoriesConfig(), rank=0, role="actor", host="h", attributes={}
+    )
     for _ in range(10):
         writer.append(rollout)
     go_on.set()
@@ -246,7 +299,15 @@ def test_disk_failure_never_raises_in_append(tmp_path, monkeypatch, caplog):
 
 def test_trajectory_writer_rejects_invalid_arguments(tmp_path, monkeypatch):
     def make(spec=None, directory=tmp_path, **config):
-        return TrajectoryWriter(directory, spec or make_spec(), TrajectoriesConfig(**config), rank=0, role="actor", host="h", attributes={})
+        return TrajectoryWriter(
+            directory,
+            spec or make_spec(),
+            TrajectoriesConfig(**config),
+            rank=0,
+            role="actor",
+            host="h",
+            attributes={},
+        )
 
     with pytest.raises(ConfigError, match=r"policies\.env"):
         make(make_spec(PolicySpec("env", ("a",), (3,), DISCRETE)))

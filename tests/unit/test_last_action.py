@@ -1,4 +1,5 @@
-"""The last action as an input: what acting feeds and what learning reads are the same, and an episode begins without one."""
+"""The last action as an input: what acting feeds and what learning reads are the same, and an episode begins
+without one."""
 
 from dataclasses import replace
 
@@ -27,20 +28,25 @@ def make(name, spec, recurrent, **keys):
 
 def frame_of(rollout, step):
     parts = {
-        name: PolicyFrame(part.obs[step], part.alive[step], None if part.action_mask is None else part.action_mask[step])
+        name: PolicyFrame(
+            part.obs[step], part.alive[step], None if part.action_mask is None else part.action_mask[step]
+        )
         for name, part in rollout.policies.items()
     }
     return Frame(parts, None, rollout.episode_start[step])
 
 
 def act_through(algorithm, rollout, memory, forget=False):
-    """Write the greedy actions into a rollout of whole episodes, step by step as an actor does. Returns the memory before each step.
+    """Write the greedy actions into a rollout of whole episodes, step by step as an actor does. Returns the
+    memory before each step.
 
     forget: acting loses the last actions after each step."""
     before = []
     for step in range(rollout.steps):
         before.append(memory["agent"].copy())
-        decision = algorithm.act(frame_of(rollout, step), memory, np.random.default_rng(0), greedy=True)["agent"]
+        decision = algorithm.act(frame_of(rollout, step), memory, np.random.default_rng(0), greedy=True)[
+            "agent"
+        ]
         rollout.policies["agent"].action[step] = decision.action
         memory = {"agent": decision.memory}
         if forget:
@@ -69,7 +75,9 @@ def test_learning_reads_the_last_actions_that_acting_fed(name, turn_based, recur
     spec = make_spec(has_mask=True, turn_based=turn_based)
     algorithm = make(name, spec, recurrent, agent_id=agent_id)
     rollout = random_rollout(spec, 9, 40, np.random.default_rng(2), deaths=True, whole_episode=True)
-    stale = {name: np.ones_like(array) for name, array in algorithm.initial_memory(40).items()}  # of the episodes before
+    stale = {
+        name: np.ones_like(array) for name, array in algorithm.initial_memory(40).items()
+    }  # of the episodes before
     before = act_through(algorithm, rollout, stale)
     acted = np.logical_or.accumulate(rollout.policies["agent"].alive[:8])
     np.testing.assert_array_equal(before[1:, ..., -ACTIONS:].sum(-1), acted)
@@ -84,7 +92,10 @@ def test_an_episode_begins_without_a_last_action(recurrent):
     algorithm = make("vdn", spec, recurrent)
     rollout = random_rollout(spec, 1, 30, np.random.default_rng(3), whole_episode=True)
     empty = algorithm.initial_memory(30)
-    full = {name: np.random.default_rng(4).standard_normal(array.shape).astype(np.float32) for name, array in empty.items()}
+    full = {
+        name: np.random.default_rng(4).standard_normal(array.shape).astype(np.float32)
+        for name, array in empty.items()
+    }
     frame, going_on = frame_of(rollout, 0), replace(frame_of(rollout, 0), episode_start=np.zeros(30, bool))
     first, second, third = (
         algorithm.act(each, memory, np.random.default_rng(0), greedy=True)["agent"]
@@ -99,7 +110,9 @@ def test_an_episode_begins_without_a_last_action(recurrent):
 def test_agents_that_do_not_act_keep_their_last_action():
     spec = make_spec()
     algorithm = make("vdn", spec, recurrent=False)
-    memory = {"agent": np.eye(ACTIONS, dtype=np.float32)[np.random.default_rng(0).integers(ACTIONS, size=(6, 3))]}
+    memory = {
+        "agent": np.eye(ACTIONS, dtype=np.float32)[np.random.default_rng(0).integers(ACTIONS, size=(6, 3))]
+    }
     frame = frame_of(random_rollout(spec, 1, 6, np.random.default_rng(1), whole_episode=True), 0)
     frame.episode_start[:] = False
     frame.policies["agent"].alive[:, 1] = False

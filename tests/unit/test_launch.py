@@ -11,7 +11,14 @@ from hpcmarl.launch.threads import VARIABLES, set_thread_environment
 from hpcmarl.launch.world import check_world, launcher_world, library_kind
 
 OPEN_MPI, MPICH = "Open MPI v5.0.11, package: ...", "MPICH Version:\t5.0.2"
-BATCH = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_NPROCS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_NUM_NODES": "2"}
+BATCH = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_NTASKS": "8",
+    "SLURM_NPROCS": "8",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_JOB_NUM_NODES": "2",
+}
 STEP = {**BATCH, "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}
 MPIRUN = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "1", "PMIX_RANK": "1"}
 HYDRA = {"PMI_SIZE": "4", "PMI_RANK": "3", "MPI_LOCALNRANKS": "4"}
@@ -44,11 +51,16 @@ class TestWorld:
         world = launcher_world(environ)
         assert (world.launcher.name, world.size, world.rank) == (name, size, rank)
 
-    @pytest.mark.parametrize("environ", [{}, BATCH, {"OMPI_COMM_WORLD_SIZE": "x", "OMPI_COMM_WORLD_RANK": "0"}, {"PMIX_RANK": "0"}])
+    @pytest.mark.parametrize(
+        "environ", [{}, BATCH, {"OMPI_COMM_WORLD_SIZE": "x", "OMPI_COMM_WORLD_RANK": "0"}, {"PMIX_RANK": "0"}]
+    )
     def test_launcher_world_is_none_without_valid_variables(self, environ):
         assert launcher_world(environ) is None
 
-    @pytest.mark.parametrize(("environ", "size"), [({}, 1), (BATCH, 1), (BATCH, 8), (STEP, 4), (MPIRUN, 4), (HYDRA, 4), ({"PMIX_RANK": "0"}, 1)])
+    @pytest.mark.parametrize(
+        ("environ", "size"),
+        [({}, 1), (BATCH, 1), (BATCH, 8), (STEP, 4), (MPIRUN, 4), (HYDRA, 4), ({"PMIX_RANK": "0"}, 1)],
+    )
     def test_check_world_accepts_matching_world_sizes(self, environ, size):
         check_world(size, environ, OPEN_MPI)
 
@@ -58,7 +70,16 @@ class TestWorld:
             (STEP, 1, OPEN_MPI, ["srun started 4 separate worlds", "Open MPI needs srun --mpi=pmix"]),
             (STEP, 1, MPICH, ["MPICH needs srun --mpi=pmi2"]),
             (STEP, 1, "", ["--mpi=pmix", "--mpi=pmi2"]),
-            (MPIRUN, 1, MPICH, ["mpirun of Open MPI started 4", "another MPI than the one mpi4py loaded, MPICH", "MPI4PY_MPIABI"]),
+            (
+                MPIRUN,
+                1,
+                MPICH,
+                [
+                    "mpirun of Open MPI started 4",
+                    "another MPI than the one mpi4py loaded, MPICH",
+                    "MPI4PY_MPIABI",
+                ],
+            ),
             (HYDRA, 1, OPEN_MPI, ["another MPI than the one mpi4py loaded, Open MPI"]),
             (MPIRUN, 1, OPEN_MPI, ["did not connect"]),
             (MPIRUN, 2, OPEN_MPI, ["says 4 ranks (OMPI_COMM_WORLD_SIZE) but the MPI world has 2"]),
@@ -86,7 +107,11 @@ class TestMpiexec:
         [
             ("mpiexec (Open MPI) 5.0.11\n\nReport bugs to ...", "openmpi", (5, 0, 11)),
             ("mpirun (OpenRTE) 4.1.4\n", "openmpi", (4, 1, 4)),
-            ("HYDRA build details:\n    Version:                                 5.0.2\n", "mpich", (5, 0, 2)),
+            (
+                "HYDRA build details:\n    Version:                                 5.0.2\n",
+                "mpich",
+                (5, 0, 2),
+            ),
             ("Intel(R) MPI Library for Linux* OS, Version 2021.10 Build 20230619\n", "intel", (2021, 10)),
             ("something else", "unknown", ()),
         ],
@@ -108,12 +133,21 @@ class TestMpiexec:
         assert "--with-ft" not in command
         assert "^rdma" in command
         assert added == {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-        assert command_line(3, MpiProgram(Path("/m"), "mpich", (5, 0, 2)), {}, is_root=True, scratch="/s") == (["/m", "-n", "3"], {})
+        assert command_line(
+            3, MpiProgram(Path("/m"), "mpich", (5, 0, 2)), {}, is_root=True, scratch="/s"
+        ) == (["/m", "-n", "3"], {})
 
     def test_multi_node_allocation_gets_no_extra_flags(self):
         program = MpiProgram(Path("/m"), "openmpi", (5, 0, 11))
         assert command_line(3, program, BATCH, is_root=False, scratch="/s") == (["/m", "-n", "3"], {})
-        assert len(command_line(3, program, {**BATCH, "SLURM_JOB_NUM_NODES": "1"}, is_root=False, scratch="/s")[0]) > 3
+        assert (
+            len(
+                command_line(3, program, {**BATCH, "SLURM_JOB_NUM_NODES": "1"}, is_root=False, scratch="/s")[
+                    0
+                ]
+            )
+            > 3
+        )
 
     def test_run_ranks_rejects_a_nested_world(self):
         with pytest.raises(LaunchError, match="leave -n out"):

@@ -7,7 +7,10 @@ from hpcmarl.roles.league_carry import parse_features
 
 
 def test_feature_lists_accept_numbers_ranges_and_new():
-    assert parse_features(["player=0-2,new*2,7", "prey=new"]) == {"player": [0, 1, 2, -1, -1, 7], "prey": [-1]}
+    assert parse_features(["player=0-2,new*2,7", "prey=new"]) == {
+        "player": [0, 1, 2, -1, -1, 7],
+        "prey": [-1],
+    }
 
 
 @pytest.mark.parametrize("text", ["player=3-1", "player=new*x", "player=", "=0", "player=0,,1", "player=-1"])

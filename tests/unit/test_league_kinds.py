@@ -1,4 +1,5 @@
-"""AlphaStar's kinds of members against its pseudocode, branch by branch, and their rules of freezing and starting anew."""
+"""AlphaStar's kinds of members against its pseudocode, branch by branch, and their rules of freezing and
+starting anew."""
 
 import numpy as np
 import pytest
@@ -21,11 +22,21 @@ def section(**keys):
 
 def view(live, owners, member=0, self_play=True, kinds=ROLES):
     numbers = np.arange(len(live)) * 3
-    return View(numbers, np.asarray(live, float), np.asarray(owners, np.int64), member, numbers, Payoff(), kinds, self_play)
+    return View(
+        numbers,
+        np.asarray(live, float),
+        np.asarray(owners, np.int64),
+        member,
+        numbers,
+        Payoff(),
+        kinds,
+        self_play,
+    )
 
 
 def spread(weights, share, into):
-    """Add `share` to the chances of those with weights {number: weight}, in proportion; alike where they vanish."""
+    """Add `share` to the chances of those with weights {number: weight}, in proportion; alike where they
+    vanish."""
     total = sum(weights.values())
     for number, weight in weights.items():
         into[number] = into.get(number, 0.0) + share * (weight / total if total > 1e-10 else 1 / len(weights))
@@ -65,7 +76,11 @@ def literal_main(live, owners, member, self_play):
     return found
 
 
-leagues = st.lists(st.tuples(st.sampled_from([0.0, 0.05, 0.2, 0.5, 0.65, 0.8, 1.0]), st.integers(0, 3)), min_size=1, max_size=8)
+leagues = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.05, 0.2, 0.5, 0.65, 0.8, 1.0]), st.integers(0, 3)),
+    min_size=1,
+    max_size=8,
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -73,7 +88,9 @@ leagues = st.lists(st.tuples(st.sampled_from([0.0, 0.05, 0.2, 0.5, 0.65, 0.8, 1.
 def test_main_opponents_follow_the_alphastar_pseudocode(league, member, self_play):
     live, owners = zip(*league, strict=True)
     mixture = make_kind(section(name="main")).mixture(view(live, owners, member, self_play))
-    expected = dict.fromkeys([SELF, *range(0, 3 * len(live), 3)], 0.0) | literal_main(live, owners, member, self_play)
+    expected = dict.fromkeys([SELF, *range(0, 3 * len(live), 3)], 0.0) | literal_main(
+        live, owners, member, self_play
+    )
     assert chances(mixture) == pytest.approx(expected, abs=1e-9)
 
 
@@ -82,7 +99,12 @@ def test_main_splits_evenly_between_self_play_and_pfsp():
     assert chances(mixture) == pytest.approx({SELF: 0.5, 0: 0.5 * 0.01 / 0.17, 3: 0.5 * 0.16 / 0.17})
     forgotten = make_kind(section(name="main")).mixture(view([0.4, 0.6, 0.5], [0, 0, 0]))
     assert chances(forgotten) == pytest.approx(
-        {SELF: 0.35, 0: 0.5 * 0.36 / 0.77 + 0.15 * 0.36 / 0.52, 3: 0.5 * 0.16 / 0.77 + 0.15 * 0.16 / 0.52, 6: 0.5 * 0.25 / 0.77}
+        {
+            SELF: 0.35,
+            0: 0.5 * 0.36 / 0.77 + 0.15 * 0.36 / 0.52,
+            3: 0.5 * 0.16 / 0.77 + 0.15 * 0.16 / 0.52,
+            6: 0.5 * 0.25 / 0.77,
+        }
     )
     assert make_kind(section(name="main")).mixture(view([], [])).self_share == 1.0
 
@@ -94,11 +116,17 @@ def test_main_exploiter_plays_newest_or_past_mains():
     past = {3: 0.5 * 0.25 / 0.34, 9: 0.5 * 0.09 / 0.34}
     assert found == pytest.approx({SELF: 0.0, 0: 0.0, 6: 0.5, 12: 0.0, 15: 0.0} | past)
     assert chances(kind.mixture(view([0.0, 0.0], [0, 0], member=1))) == {SELF: 0.0, 0: 0.5, 3: 0.5}
-    assert chances(kind.mixture(view([0.3, 0.9], [2, 2], member=1))) == {SELF: 0.0, 0: 0.5, 3: 0.5}  # no main yet
+    assert chances(kind.mixture(view([0.3, 0.9], [2, 2], member=1))) == {
+        SELF: 0.0,
+        0: 0.5,
+        3: 0.5,
+    }  # no main yet
 
 
 def test_league_exploiter_plays_all_snapshots_by_pfsp():
-    found = chances(make_kind(section(name="league_exploiter")).mixture(view([0.9, 0.3, 0.0], [0, 1, 2], member=2)))
+    found = chances(
+        make_kind(section(name="league_exploiter")).mixture(view([0.9, 0.3, 0.0], [0, 1, 2], member=2))
+    )
     assert found == pytest.approx({SELF: 0.0, 0: 0.1 / 1.1, 3: 0.5 / 1.1, 6: 0.5 / 1.1})
 
 
@@ -135,7 +163,9 @@ def test_reset_probability_depends_on_the_member_kind():
 def test_asymmetric_main_plays_mains_of_the_other_side():
     """Members 0 and 1 are mains of two sides: all candidates are the other one's."""
     seen = view([0.9, 0.5], [1, 1], member=0, self_play=False, kinds=("main", "main"))
-    assert chances(make_kind(section(name="main")).mixture(seen)) == pytest.approx({SELF: 0.0, 0: 0.5 * 0.01 / 0.26, 3: 0.5 * 0.25 / 0.26 + 0.5})
+    assert chances(make_kind(section(name="main")).mixture(seen)) == pytest.approx(
+        {SELF: 0.0, 0: 0.5 * 0.01 / 0.26, 3: 0.5 * 0.25 / 0.26 + 0.5}
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,8 +173,16 @@ def test_asymmetric_main_plays_mains_of_the_other_side():
     [
         ({"name": "psro"}, True, ["league.matchmaking.name: psro", "use partners"]),
         ({"name": "partners"}, False, ["league.matchmaking.name: partners", "use uniform"]),
-        ({"name": "main", "pfsp_share": 0.9, "verification_share": 0.2}, False, ["pfsp_share 0.9", "verification_share 0.2"]),
-        ({"name": "main", "freeze": {"least_updates": 300}}, False, ["league.matchmaking.freeze.least_updates 300", "most_updates 200"]),
+        (
+            {"name": "main", "pfsp_share": 0.9, "verification_share": 0.2},
+            False,
+            ["pfsp_share 0.9", "verification_share 0.2"],
+        ),
+        (
+            {"name": "main", "freeze": {"least_updates": 300}},
+            False,
+            ["league.matchmaking.freeze.least_updates 300", "most_updates 200"],
+        ),
     ],
 )
 def test_contradictions_name_the_keys_and_the_remedy(keys, cooperative, words):
@@ -154,7 +192,9 @@ def test_contradictions_name_the_keys_and_the_remedy(keys, cooperative, words):
     assert "\n" not in line
 
 
-@pytest.mark.parametrize("keys", [{"name": "psro"}, {"name": "uniform"}, {"name": "main"}, {"name": "league_exploiter"}])
+@pytest.mark.parametrize(
+    "keys", [{"name": "psro"}, {"name": "uniform"}, {"name": "main"}, {"name": "league_exploiter"}]
+)
 def test_valid_matchmaking_has_no_contradictions(keys):
     config = TypeAdapter(MatchmakingConfig | MemberKindConfig).validate_python(keys)
     assert matchmaking_contradictions("league.matchmaking", config, cooperative=False) == []

@@ -16,22 +16,32 @@ from hpcmarl.packing import pack, unpack
 from tests.support.matchmaking import chances, section
 
 scores = st.lists(st.floats(0, 1), min_size=1, max_size=9)
-# Of up to a million games: nearer to 0 and 1, 1 - (1 - x) is another number than x, and weights that vanish for the one way of writing a formula are
-# there for the other.
+# Of up to a million games: nearer to 0 and 1, 1 - (1 - x) is another number than x, and weights that vanish
+# for the one way of writing a formula are there for the other.
 scores_of_games = st.lists(st.integers(0, 10**6).map(lambda points: points / 10**6), min_size=1, max_size=9)
 
 
 def view(live_score, *, candidates=None, owners=None, member=0, self_play=True, payoff=None):
     numbers = np.arange(len(live_score)) * 2 if candidates is None else np.asarray(candidates, np.int64)
     owners = np.zeros(len(numbers), np.int64) if owners is None else np.asarray(owners)
-    return View(numbers, np.asarray(live_score, np.float64), owners, member, numbers, payoff or Payoff(), self_play=self_play)
+    return View(
+        numbers,
+        np.asarray(live_score, np.float64),
+        owners,
+        member,
+        numbers,
+        payoff or Payoff(),
+        self_play=self_play,
+    )
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(sorted(set(MATCHMAKERS) - {"psro", "fixed"})), scores, st.floats(0, 1), st.booleans())
 def test_every_mixture_is_a_distribution_with_its_self_share(name, live, share, self_play):
     owners = np.arange(len(live)) % 3
-    mixture = make_matchmaker(section(name=name, self_share=share)).mixture(view(live, owners=owners, self_play=self_play))
+    mixture = make_matchmaker(section(name=name, self_share=share)).mixture(
+        view(live, owners=owners, self_play=self_play)
+    )
     assert (mixture.weights >= 0).all()
     assert mixture.self_share + mixture.weights.sum() == pytest.approx(1.0)
     nobody_else = name == "partners" and len(live) == 1 and self_play
@@ -49,7 +59,9 @@ def test_pfsp_weights_equal_the_alphastar_formula(live, power):
     }
     for weighting, formula in formulas.items():
         weights = [formula(x) for x in live]
-        expected = [w / sum(weights) for w in weights] if sum(weights) > 1e-10 else [1 / len(live)] * len(live)
+        expected = (
+            [w / sum(weights) for w in weights] if sum(weights) > 1e-10 else [1 / len(live)] * len(live)
+        )
         mixture = make_matchmaker(section(name="pfsp", weighting=weighting, power=power)).mixture(view(live))
         np.testing.assert_allclose(mixture.weights, expected, atol=1e-12)
 
@@ -70,18 +82,53 @@ def test_rounded_scores_outside_the_unit_range_have_weights():
 def test_latest_uniform_and_partners_have_expected_weights():
     live = [0.5] * 4
     assert chances(make_matchmaker(section(name="latest")).mixture(view(live)))[SELF] == 1.0
-    assert chances(make_matchmaker(section(name="latest", self_share=0.25)).mixture(view(live))) == {SELF: 0.25, 0: 0, 2: 0, 4: 0, 6: 0.75}
-    assert chances(make_matchmaker(section(name="uniform")).mixture(view(live))) == {SELF: 0, 0: 0.25, 2: 0.25, 4: 0.25, 6: 0.25}
+    assert chances(make_matchmaker(section(name="latest", self_share=0.25)).mixture(view(live))) == {
+        SELF: 0.25,
+        0: 0,
+        2: 0,
+        4: 0,
+        6: 0.75,
+    }
+    assert chances(make_matchmaker(section(name="uniform")).mixture(view(live))) == {
+        SELF: 0,
+        0: 0.25,
+        2: 0.25,
+        4: 0.25,
+        6: 0.25,
+    }
     owners = [1, 0, 2, 0]
-    assert chances(make_matchmaker(section(name="partners")).mixture(view(live, owners=owners))) == {SELF: 0, 0: 0.5, 2: 0, 4: 0.5, 6: 0}
-    assert make_matchmaker(section(name="partners", pool="all")).mixture(view(live, owners=owners)).weights.tolist() == [0.25] * 4
+    assert chances(make_matchmaker(section(name="partners")).mixture(view(live, owners=owners))) == {
+        SELF: 0,
+        0: 0.5,
+        2: 0,
+        4: 0.5,
+        6: 0,
+    }
+    assert (
+        make_matchmaker(section(name="partners", pool="all"))
+        .mixture(view(live, owners=owners))
+        .weights.tolist()
+        == [0.25] * 4
+    )
 
 
 def test_fixed_plays_only_the_newest_snapshot_of_its_members():
     names = ("a", "b", "c")
     seen = replace(view([0.9, 0.1, 0.5, 0.5], owners=[1, 0, 2, 1]), names=names)
-    assert chances(make_matchmaker(section(name="fixed")).mixture(seen)) == {SELF: 0, 0: 0, 2: 0, 4: 0.5, 6: 0.5}
-    assert chances(make_matchmaker(section(name="fixed", against=["b"])).mixture(seen)) == {SELF: 0, 0: 0, 2: 0, 4: 0, 6: 1}
+    assert chances(make_matchmaker(section(name="fixed")).mixture(seen)) == {
+        SELF: 0,
+        0: 0,
+        2: 0,
+        4: 0.5,
+        6: 0.5,
+    }
+    assert chances(make_matchmaker(section(name="fixed", against=["b"])).mixture(seen)) == {
+        SELF: 0,
+        0: 0,
+        2: 0,
+        4: 0,
+        6: 1,
+    }
     partly = make_matchmaker(section(name="fixed", against=["a", "c"], self_share=0.2)).mixture(seen)
     assert chances(partly) == {SELF: 0.2, 0: 0, 2: 0.4, 4: 0.4, 6: 0}
     gone = replace(view([0.9], owners=[0]), names=names)
@@ -110,7 +157,10 @@ def quality_twin(q, wins, rate):
 
 @example(5, [(0, 1, 3)] * 8)  # so many victories that the score would fall by more than 1
 @settings(max_examples=50, deadline=None)
-@given(st.integers(1, 6), st.lists(st.tuples(st.integers(0, 5), st.integers(1, 3), st.integers(0, 3)), max_size=15))
+@given(
+    st.integers(1, 6),
+    st.lists(st.tuples(st.integers(0, 5), st.integers(1, 3), st.integers(0, 3)), max_size=15),
+)
 def test_quality_scores_follow_the_openai_five_rule(count, results):
     matchmaker = make_matchmaker(section(name="quality", rate=0.05))
     numbers = np.arange(count) * 2

@@ -14,7 +14,11 @@ SIZE = 4
 match = st.tuples(
     st.integers(0, SIZE - 1),
     st.integers(0, SIZE - 1),
-    st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.floats(-9, 9), st.floats(-9, 9)), min_size=1, max_size=4),
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.floats(-9, 9), st.floats(-9, 9)),
+        min_size=1,
+        max_size=4,
+    ),
 )
 
 
@@ -23,7 +27,16 @@ def recorded(matches, size=SIZE, **options):
     payoff.grow(size)
     for row, column, games in matches:
         score, rows, columns = np.array(games).T
-        payoff.record(row, column, len(games), score.sum(), rows.sum(), (rows**2).sum(), columns.sum(), (columns**2).sum())
+        payoff.record(
+            row,
+            column,
+            len(games),
+            score.sum(),
+            rows.sum(),
+            (rows**2).sum(),
+            columns.sum(),
+            (columns**2).sum(),
+        )
     return payoff
 
 
@@ -84,7 +97,14 @@ def test_submatrices_are_rows_and_columns_of_the_whole():
     rng = np.random.default_rng(0)
     payoff = recorded([(int(i), int(j), [(1.0, 1.0, 0.0)]) for i, j in rng.integers(0, 6, (40, 2))], 6)
     rows, columns = np.array([5, 2]), [0, 1, 4]
-    for query in (payoff.games, payoff.score, payoff.mean_score, payoff.score_error, payoff.mean_return, payoff.return_error):
+    for query in (
+        payoff.games,
+        payoff.score,
+        payoff.mean_score,
+        payoff.score_error,
+        payoff.mean_return,
+        payoff.return_error,
+    ):
         np.testing.assert_array_equal(query(rows, columns), query()[np.ix_(rows, columns)])
 
 
@@ -107,7 +127,16 @@ def test_thousand_snapshot_payoff_stays_within_documented_memory():
 
 
 @pytest.mark.parametrize(
-    "change", [{"row": 3}, {"column": -1}, {"games": 0}, {"score": 2.5}, {"score": -0.1}, {"row_return_sum": np.nan}, {"column_return_sum": np.inf}]
+    "change",
+    [
+        {"row": 3},
+        {"column": -1},
+        {"games": 0},
+        {"score": 2.5},
+        {"score": -0.1},
+        {"row_return_sum": np.nan},
+        {"column_return_sum": np.inf},
+    ],
 )
 def test_impossible_payoff_results_are_rejected(change):
     payoff = recorded([], 3)
@@ -146,7 +175,11 @@ def test_inconsistent_saved_tables_are_rejected():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5), st.floats(0, 1)), max_size=12), st.sampled_from([0.5, 0.99, 1.0]), st.floats(0, 3))
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5), st.floats(0, 1)), max_size=12),
+    st.sampled_from([0.5, 0.99, 1.0]),
+    st.floats(0, 3),
+)
 def test_live_record_equals_per_game_decay(reports, decay, prior):
     record = LiveRecord(decay, prior)
     games, score = np.zeros(5), np.zeros(5)
@@ -158,7 +191,10 @@ def test_live_record_equals_per_game_decay(reports, decay, prior):
     numbers = np.array([4, 0, 2, 1, 3])
     again = LiveRecord(decay, prior)
     again.load_state_dict(unpack(pack(record.state_dict())))
-    expected = [(s + prior / 2) / (g + prior) if g + prior else 0.5 for g, s in zip(games[numbers], score[numbers], strict=True)]
+    expected = [
+        (s + prior / 2) / (g + prior) if g + prior else 0.5
+        for g, s in zip(games[numbers], score[numbers], strict=True)
+    ]
     for each in (record, again):
         np.testing.assert_allclose(each.games(numbers), games[numbers], rtol=1e-9)
         np.testing.assert_allclose(each.mean_score(numbers), expected, rtol=1e-9)

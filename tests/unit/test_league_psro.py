@@ -30,7 +30,15 @@ def view(payoff, own=None, candidates=None, self_play=True):
     everybody = np.arange(payoff.size)
     candidates = everybody if candidates is None else np.asarray(candidates)
     own = everybody if own is None else np.asarray(own)
-    return View(candidates, np.full(len(candidates), 0.5), np.zeros(len(candidates), int), 0, own, payoff, self_play=self_play)
+    return View(
+        candidates,
+        np.full(len(candidates), 0.5),
+        np.zeros(len(candidates), int),
+        0,
+        own,
+        payoff,
+        self_play=self_play,
+    )
 
 
 # rock, paper, scissors, and one that loses to all three
@@ -39,7 +47,9 @@ GAME = np.array([[0.5, 0, 1, 1], [1, 0.5, 0, 1], [0, 1, 0.5, 1], [0, 0, 0, 0.5]]
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_psro_weights_equal_the_meta_strategy(solver):
-    mixture = make_matchmaker(section(name="psro", meta_strategy=solver, self_share=0.2)).mixture(view(played(GAME)))
+    mixture = make_matchmaker(section(name="psro", meta_strategy=solver, self_share=0.2)).mixture(
+        view(played(GAME))
+    )
     expected = [0.2] * 4 if solver == "uniform" else [0.8 / 3] * 3 + [0.0]
     np.testing.assert_allclose(mixture.weights, expected, atol=0.01)
     assert mixture.self_share == 0.2
@@ -59,15 +69,25 @@ def test_asymmetric_psro_uses_the_mixture_of_the_other_side(solver):
 def test_unplayed_pairs_count_as_even():
     score = GAME.copy()
     score[:, 3] = score[3, :] = np.nan
-    drawn = make_matchmaker(section(name="psro", meta_strategy="nash", prior_games=1e-6)).mixture(view(played(score)))
-    assert exploitability_of_mixture(np.where(np.isnan(score), 0.5, score), drawn.weights, drawn.weights) == pytest.approx(0.0, abs=1e-3)
-    nothing = make_matchmaker(section(name="psro", meta_strategy="nash")).mixture(view(played(np.full((5, 5), np.nan))))
+    drawn = make_matchmaker(section(name="psro", meta_strategy="nash", prior_games=1e-6)).mixture(
+        view(played(score))
+    )
+    assert exploitability_of_mixture(
+        np.where(np.isnan(score), 0.5, score), drawn.weights, drawn.weights
+    ) == pytest.approx(0.0, abs=1e-3)
+    nothing = make_matchmaker(section(name="psro", meta_strategy="nash")).mixture(
+        view(played(np.full((5, 5), np.nan)))
+    )
     np.testing.assert_allclose(nothing.weights, 0.2)
 
 
 def test_meta_strategy_is_recomputed_on_new_pool_or_games(monkeypatch):
     solved = []
-    monkeypatch.setattr(psro, "nash", lambda score: solved.append(score.shape) or (None, np.full(score.shape[1], 1 / score.shape[1])))
+    monkeypatch.setattr(
+        psro,
+        "nash",
+        lambda score: solved.append(score.shape) or (None, np.full(score.shape[1], 1 / score.shape[1])),
+    )
     payoff = played(GAME)
     matchmaker = make_matchmaker(section(name="psro", refresh_games=10))
     for _ in range(5):
@@ -91,13 +111,17 @@ def test_alpha_rank_uses_only_the_newest_of_large_pools(monkeypatch):
     score = 0.5 + np.triu(rng.uniform(-0.5, 0.5, (12, 12)), 1)
     payoff = played(score, 10)
     monkeypatch.setattr(psro, "ALPHA_RANK_STATES", 9)
-    mixture = make_matchmaker(section(name="psro", meta_strategy="alpha_rank", alpha=1.0)).mixture(view(payoff))
+    mixture = make_matchmaker(section(name="psro", meta_strategy="alpha_rank", alpha=1.0)).mixture(
+        view(payoff)
+    )
     newest = np.arange(3, 12)
     expected = alpha_rank(payoff.mean_score(newest, newest, prior_games=1.0), 1.0, 50, symmetric=True)[0]
     np.testing.assert_allclose(mixture.weights, np.append(np.zeros(3), expected))
     sides = view(payoff, own=[0, 2, 4, 6, 8], candidates=[1, 3, 5, 7], self_play=False)
     mixture = make_matchmaker(section(name="psro", meta_strategy="alpha_rank", alpha=1.0)).mixture(sides)
-    expected = alpha_rank(payoff.mean_score([4, 6, 8], [3, 5, 7], prior_games=1.0), 1.0, 50, symmetric=False)[1]
+    expected = alpha_rank(payoff.mean_score([4, 6, 8], [3, 5, 7], prior_games=1.0), 1.0, 50, symmetric=False)[
+        1
+    ]
     np.testing.assert_allclose(mixture.weights, np.append(0.0, expected))
 
 
@@ -109,9 +133,11 @@ def test_psro_without_own_snapshots_is_uniform():
 
 @pytest.mark.parametrize(("solver", "more"), [("nash", 6), ("replicator", 6), ("alpha_rank", 2)])
 def test_psro_best_responses_reach_the_rps_equilibrium(solver, more):
-    """Snapshots are pure strategies, each the exact best response to what was drawn from before; naive self-play would go round for ever.
+    """Snapshots are pure strategies, each the exact best response to what was drawn from before; naive
+    self-play would go round for ever.
 
-    alpha-rank counts a strategy that is in the pool twice as two, so for it the pool ends when it has each once."""
+    alpha-rank counts a strategy that is in the pool twice as two, so for it the pool ends when it has each
+    once."""
     game = GAME[:3, :3]
     pool, payoff = [0], Payoff()
     payoff.grow(1)

@@ -48,7 +48,8 @@ def test_skills_rank_players_and_deviation_shrinks(models):
 
 
 @pytest.mark.parametrize(
-    ("games", "score", "each"), [(4, 2.0, [0, 1, 0, 1]), (3, 1.5, [0, 1, 0.5]), (2, 2.0, [1, 1]), (1, 0.0, [0]), (2, 0.5, [0, 0.5])]
+    ("games", "score", "each"),
+    [(4, 2.0, [0, 1, 0, 1]), (3, 1.5, [0, 1, 0.5]), (2, 2.0, [1, 1]), (1, 0.0, [0]), (2, 0.5, [0, 0.5])],
 )
 def test_record_sum_equals_evenly_mixed_games(models, games, score, each):
     one, other = SkillRatings(), SkillRatings()

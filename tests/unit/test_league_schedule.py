@@ -23,7 +23,9 @@ SETTINGS = [
 
 
 def strategy(payoff, sides=("",), cooperative=False, **keys):
-    return make_strategy(TypeAdapter(EvaluationStrategyConfig).validate_python(keys), payoff, sides, cooperative=cooperative)
+    return make_strategy(
+        TypeAdapter(EvaluationStrategyConfig).validate_python(keys), payoff, sides, cooperative=cooperative
+    )
 
 
 def literal_pairs(keys, sides_of, sides, cooperative):
@@ -35,7 +37,9 @@ def literal_pairs(keys, sides_of, sides, cooperative):
             older = older[-keys["opponents"] :]
         if keys["name"] == "panel" and new not in keys["panel"]:
             older = [old for old in older if old in keys["panel"]]
-        found |= {(old, new) if sides.index(sides_of[old]) <= sides.index(side) else (new, old) for old in older}
+        found |= {
+            (old, new) if sides.index(sides_of[old]) <= sides.index(side) else (new, old) for old in older
+        }
         if cooperative and len(sides) == 1:
             found.add((new, new))
     return found
@@ -55,7 +59,11 @@ def literal_best(keys, pairs, payoff, playing):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(SETTINGS), st.sampled_from(["symmetric", "cooperative", "sides"]), st.integers(0, 2**32 - 1))
+@given(
+    st.sampled_from(SETTINGS),
+    st.sampled_from(["symmetric", "cooperative", "sides"]),
+    st.integers(0, 2**32 - 1),
+)
 def test_next_pair_equals_a_full_search(keys, game, seed):
     rng = np.random.default_rng(seed)
     sides = ("prey", "cats") if game == "sides" else ("",)
@@ -137,10 +145,14 @@ def test_one_search_of_a_large_pool_serves_many_pairs(monkeypatch):
     for number in range(40):
         rule.add(number)
     looks, look = [], type(rule)._look
-    monkeypatch.setattr(type(rule), "_look", lambda self, generator: (looks.append(1), look(self, generator))[1])
+    monkeypatch.setattr(
+        type(rule), "_look", lambda self, generator: (looks.append(1), look(self, generator))[1]
+    )
     for _ in range(3 * AHEAD):
         pair = rule.next(rng)
-        assert pair in literal_best({"name": "adaptive"}, {tuple(each) for each in rule.pairs().tolist()}, payoff, rule.playing)
+        assert pair in literal_best(
+            {"name": "adaptive"}, {tuple(each) for each in rule.pairs().tolist()}, payoff, rule.playing
+        )
         rule.begun(*pair, 2)
     assert len(looks) == 3
 

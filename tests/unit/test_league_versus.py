@@ -1,4 +1,5 @@
-"""A game seen from one side: what is hidden, what is paid, who replies; against the bare game stepped with the same actions."""
+"""A game seen from one side: what is hidden, what is paid, who replies; against the bare game stepped with
+the same actions."""
 
 import numpy as np
 import pytest
@@ -48,14 +49,31 @@ class Listening:
         self.environment.step(actions, outcome, frame)
 
 
-def make(tmp_path, config, policies, sides, slots=4, own_share=0.0, recurrent=False, critic="dec", names=("other-000001", "other-000002"), algo=None):
+def make(
+    tmp_path,
+    config,
+    policies,
+    sides,
+    slots=4,
+    own_share=0.0,
+    recurrent=False,
+    critic="dec",
+    names=("other-000001", "other-000002"),
+    algo=None,
+):
     """The game, the member's policy and what the others are."""
     spec = describe(config, policies)
     settings = algo or MATraceConfig(critic=critic, network=NetworkConfig(hidden=(8,), recurrent=recurrent))
     theirs = side_of(spec, sides.other)
     for seed, name in enumerate(names, 1):
         write_snapshot(tmp_path, name, make_algorithm(theirs, settings, seed).initial_parameters(), {})
-    opponents = Opponents(Pool(tmp_path, 4), lambda: make_algorithm(theirs, settings, 0), np.random.default_rng(0), at_once=2, stay=2)
+    opponents = Opponents(
+        Pool(tmp_path, 4),
+        lambda: make_algorithm(theirs, settings, 0),
+        np.random.default_rng(0),
+        at_once=2,
+        stay=2,
+    )
     opponents.change(names, np.full(len(names), (1 - own_share) / len(names)), own_share)
     bare = Listening(make_environment(config, policies, slots, Seeds(3)))
     versus = Versus(bare, sides, opponents, win, np.random.default_rng(1))
@@ -75,7 +93,10 @@ def play(versus, own, steps):
             if decision.memory is not None:
                 memory[name] = decision.memory
         shapes = {policy.name: (versus.slots, len(policy.agents)) for policy in versus.spec.policies}
-        seats = {name: versus.seats[0].copy() if versus.sides.symmetric else np.ones(shape, bool) for name, shape in shapes.items()}
+        seats = {
+            name: versus.seats[0].copy() if versus.sides.symmetric else np.ones(shape, bool)
+            for name, shape in shapes.items()
+        }
         who = list(versus.who)
         versus.step({name: decision.action for name, decision in decisions.items()}, outcome, frames[1])
         seen = {name: (part.obs.copy(), part.alive.copy()) for name, part in frames[0].policies.items()}
@@ -106,11 +127,17 @@ def test_versus_environment_masks_but_preserves_the_game(tmp_path, config, polic
             obs, alive = seen[name]
             np.testing.assert_array_equal(obs, frames[0].policies[name].obs)
             np.testing.assert_array_equal(alive, frames[0].policies[name].alive & seats[name])
-            np.testing.assert_array_equal(heard[name][alive], decisions[name].action[alive])  # what was decided is what is played
+            np.testing.assert_array_equal(
+                heard[name][alive], decisions[name].action[alive]
+            )  # what was decided is what is played
         twin.step(heard, bare, frames[1])
         for name in sides.own:
-            np.testing.assert_array_equal(outcome.policies[name].reward[seats[name]], bare.policies[name].reward[seats[name]])
-            np.testing.assert_array_equal(outcome.policies[name].terminated, bare.policies[name].terminated & seats[name])
+            np.testing.assert_array_equal(
+                outcome.policies[name].reward[seats[name]], bare.policies[name].reward[seats[name]]
+            )
+            np.testing.assert_array_equal(
+                outcome.policies[name].terminated, bare.policies[name].terminated & seats[name]
+            )
         np.testing.assert_array_equal(outcome.episode_end, bare.episode_end)
         frames.reverse()
     assert sum(len(outcome.episodes) for _, _, outcome, _, _ in told) > 4
@@ -119,9 +146,12 @@ def test_versus_environment_masks_but_preserves_the_game(tmp_path, config, polic
 @pytest.mark.parametrize("own_seats", [1, 2])
 @pytest.mark.parametrize("own_share", [0.0, 0.5, 1.0])
 def test_team_reward_is_the_mean_over_own_seats(tmp_path, own_seats, own_share):
-    """Agents see rewards of their own here, so that the mean over all seats is another number than that over some."""
+    """Agents see rewards of their own here, so that the mean over all seats is another number than that over
+    some."""
     config = SPREAD.model_copy(update={"kwargs": {"max_cycles": 5, "local_ratio": 0.9}})
-    versus, own, _ = make(tmp_path, config, {}, Sides(("agent",), ("agent",), own_seats=own_seats), own_share=own_share)
+    versus, own, _ = make(
+        tmp_path, config, {}, Sides(("agent",), ("agent",), own_seats=own_seats), own_share=own_share
+    )
     twin = make_environment(config, {}, versus.slots, Seeds(3))
     frame, returns, found = new_frame(twin.spec, twin.slots), np.zeros(4), []
     twin.reset(frame)
@@ -143,9 +173,19 @@ def test_team_reward_is_the_mean_over_own_seats(tmp_path, own_seats, own_share):
 
 
 # whatever is played: both players get 1 a round, or the row player 1 and the column player 3
-ONES = EnvConfig(id="matrix:own", kwargs={"payoff": [[1, 1], [1, 1]], "column_payoff": [[1, 1], [1, 1]], "rounds": 3})
-UNEQUAL = EnvConfig(id="matrix:own", kwargs={"payoff": [[1, 1], [1, 1]], "column_payoff": [[3, 3], [3, 3]], "rounds": 3})
-TEAMS = [MATraceConfig(critic="obs"), PPOConfig(critic="obs"), COMAConfig(critic="obs"), VDNConfig(), QMIXConfig(mixer_state="obs")]
+ONES = EnvConfig(
+    id="matrix:own", kwargs={"payoff": [[1, 1], [1, 1]], "column_payoff": [[1, 1], [1, 1]], "rounds": 3}
+)
+UNEQUAL = EnvConfig(
+    id="matrix:own", kwargs={"payoff": [[1, 1], [1, 1]], "column_payoff": [[3, 3], [3, 3]], "rounds": 3}
+)
+TEAMS = [
+    MATraceConfig(critic="obs"),
+    PPOConfig(critic="obs"),
+    COMAConfig(critic="obs"),
+    VDNConfig(),
+    QMIXConfig(mixer_state="obs"),
+]
 AGENTS = [MATraceConfig(critic="dec"), PPOConfig(critic="dec"), IQLConfig()]
 
 
@@ -154,7 +194,10 @@ def episode_rollout(versus, own, steps=3):
     told = play(versus, own, steps)
     policies = {}
     for policy in versus.spec.policies:
-        rows = [(seen[policy.name], decisions[policy.name], outcome.policies[policy.name]) for seen, decisions, outcome, _, _ in told]
+        rows = [
+            (seen[policy.name], decisions[policy.name], outcome.policies[policy.name])
+            for seen, decisions, outcome, _, _ in told
+        ]
         nothing = np.zeros_like(rows[0][0][0]), np.zeros_like(rows[0][0][1])
         policies[policy.name] = PolicyRollout(
             obs=np.stack([seen[0] for seen, _, _ in rows] + [nothing[0]]),
@@ -169,11 +212,23 @@ def episode_rollout(versus, own, steps=3):
     slots = np.arange(versus.slots, dtype=np.int64)
     start, end = np.zeros((steps + 1, len(slots)), bool), np.zeros((steps, len(slots)), np.uint8)
     start[[0, -1]], end[-1] = True, 1
-    return Rollout(policies, start, end, np.zeros((0, 2), np.int32), np.zeros_like(slots), np.zeros_like(slots), slots, 0, 0)
+    return Rollout(
+        policies,
+        start,
+        end,
+        np.zeros((0, 2), np.int32),
+        np.zeros_like(slots),
+        np.zeros_like(slots),
+        slots,
+        0,
+        0,
+    )
 
 
 def learner(algo, versus):
-    settings = algo.model_copy(update={"discount": 0.5, "network": type(algo.network)(hidden=(4,), recurrent=False)})
+    settings = algo.model_copy(
+        update={"discount": 0.5, "network": type(algo.network)(hidden=(4,), recurrent=False)}
+    )
     return make_algorithm(versus.spec, settings, 0)
 
 
@@ -182,15 +237,21 @@ def learner(algo, versus):
 def test_team_learners_see_the_same_reward_whoever_is_met(tmp_path, algo, own_share):
     """A learner's value limit is the largest reward that it learns from, over 1 - discount."""
     versus, own, _ = make(tmp_path, ONES, {}, Sides(("player",), ("player",)), own_share=own_share)
-    assert learner(algo, versus).gradient([episode_rollout(versus, own)])[1]["value_limit"] == pytest.approx(2.0)
+    assert learner(algo, versus).gradient([episode_rollout(versus, own)])[1]["value_limit"] == pytest.approx(
+        2.0
+    )
 
 
 @pytest.mark.parametrize("algo", AGENTS, ids=lambda algo: algo.name)
 @pytest.mark.parametrize(("own_share", "largest"), [(0.0, 1.0), (1.0, 3.0)])
 def test_independent_learners_see_their_rewards_unscaled(tmp_path, algo, own_share, largest):
     """The one slot's first seat is the row player's."""
-    versus, own, _ = make(tmp_path, UNEQUAL, {}, Sides(("player",), ("player",)), slots=1, own_share=own_share)
-    assert learner(algo, versus).gradient([episode_rollout(versus, own)])[1]["value_limit"] == pytest.approx(2.0 * largest)
+    versus, own, _ = make(
+        tmp_path, UNEQUAL, {}, Sides(("player",), ("player",)), slots=1, own_share=own_share
+    )
+    assert learner(algo, versus).gradient([episode_rollout(versus, own)])[1]["value_limit"] == pytest.approx(
+        2.0 * largest
+    )
 
 
 @pytest.mark.parametrize("own_share", [0.0, 1.0])
@@ -199,7 +260,11 @@ def test_reinforce_sees_the_same_reward_whoever_is_met(tmp_path, own_share):
     algorithm, rollout = learner(ReinforceConfig(), versus), episode_rollout(versus, own)
     algorithm.load_parameters(algorithm.initial_parameters())
     part = rollout.policies["player"]
-    logp = np.log(np.take_along_axis(algorithm.chances("player", part.obs[:3].reshape(6, -1), None), part.action.reshape(6, 1), 1))
+    logp = np.log(
+        np.take_along_axis(
+            algorithm.chances("player", part.obs[:3].reshape(6, -1), None), part.action.reshape(6, 1), 1
+        )
+    )
     to_go = np.array([1.75, 0.75, 0.25])  # rewards of 1, discounted by a half
     wanted = (logp.reshape(3, 2) * part.alive[:3, 0] * to_go[:, None]).sum()
     assert part.alive[:3].sum() == (6 if own_share else 3)
@@ -217,11 +282,16 @@ def test_episode_records_own_return_and_opponent(tmp_path):
             assert own_seat.sum() == 1
             result = earned[episode.slot][own_seat][0]
             assert episode.return_mean == result
-            assert episode.outcome == {"win": win(result, -result), "other_return": -result}  # the game is zero-sum
+            assert episode.outcome == {
+                "win": win(result, -result),
+                "other_return": -result,
+            }  # the game is zero-sum
             counted.setdefault(who[episode.slot], []).append(result)
             earned[episode.slot] = 0.0
     played = opponents.take_played()
-    assert {name: row.games for name, row in played.items()} == {name: len(results) for name, results in counted.items()}
+    assert {name: row.games for name, row in played.items()} == {
+        name: len(results) for name, results in counted.items()
+    }
     assert len(played) == 2
     for name, results in counted.items():
         expected = [
@@ -259,7 +329,9 @@ LAST_ACTION = IQLConfig(obs_last_action=True, network=AgentNetworkConfig(hidden=
 @pytest.mark.parametrize("algo", [None, LAST_ACTION], ids=["gru", "last action"])
 def test_opponent_memory_resets_each_episode(tmp_path, algo):
     sides = Sides(("predators",), ("prey",))
-    versus, own, opponents = make(tmp_path, TAG, TAG_POLICIES, sides, slots=1, recurrent=True, names=("other-000001",), algo=algo)
+    versus, own, opponents = make(
+        tmp_path, TAG, TAG_POLICIES, sides, slots=1, recurrent=True, names=("other-000001",), algo=algo
+    )
     versus.greedy = True
     play(versus, own, 15)  # episodes of six steps
     replies = [heard["prey"] for heard in versus.environment.heard]
@@ -294,7 +366,9 @@ def some(tmp_path, count, **settings):
     for number in range(count):
         write_snapshot(tmp_path, f"m-{number:06d}", np.array([number], np.float32), {})
     opponents = Opponents(Pool(tmp_path, 2), Numbered, np.random.default_rng(0), **settings)
-    opponents.change([f"m-{number:06d}" for number in range(count)], np.arange(count) / np.arange(count).sum(), 0.0)
+    opponents.change(
+        [f"m-{number:06d}" for number in range(count)], np.arange(count) / np.arange(count).sum(), 0.0
+    )
     return opponents
 
 

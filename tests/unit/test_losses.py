@@ -49,10 +49,19 @@ def test_rennala_keeps_trajectories_of_a_lost_group():
 
 
 def test_malenia_weighs_remaining_groups_equally():
-    engine = Engine(make_rule("malenia", 3, 6), make_optimizer(SgdConfig(step_size=1.0), np.zeros(3, np.float32), [slice(0, 3)]))
-    sums = {0: np.array([6.0, 0, 0], np.float32), 1: np.array([0, 8.0, 0], np.float32), 2: np.array([0, 0, 9.0], np.float32)}
+    engine = Engine(
+        make_rule("malenia", 3, 6),
+        make_optimizer(SgdConfig(step_size=1.0), np.zeros(3, np.float32), [slice(0, 3)]),
+    )
+    sums = {
+        0: np.array([6.0, 0, 0], np.float32),
+        1: np.array([0, 8.0, 0], np.float32),
+        2: np.array([0, 0, 9.0], np.float32),
+    }
     for group, count in ((0, 3), (2, 3)):
-        assert [type(each) for each in engine.on_gradient(Gradient(group, 0, count, sums[group], 0, 0, 0.0))] == [Accept]
+        assert [
+            type(each) for each in engine.on_gradient(Gradient(group, 0, count, sums[group], 0, 0, 0.0))
+        ] == [Accept]
     assert engine.on_lost(2) == []
     engine.on_gradient(Gradient(1, 0, 4, sums[1], 0, 0, 0.0))
     # the mean over two objectives: (6/3)/2 and (8/4)/2, nothing of the lost one
@@ -60,7 +69,10 @@ def test_malenia_weighs_remaining_groups_equally():
 
 
 def test_loss_of_the_awaited_group_steps_with_the_others_sum():
-    engine = Engine(make_rule("sync", 2, 2), make_optimizer(SgdConfig(step_size=1.0), np.zeros(2, np.float32), [slice(0, 2)]))
+    engine = Engine(
+        make_rule("sync", 2, 2),
+        make_optimizer(SgdConfig(step_size=1.0), np.zeros(2, np.float32), [slice(0, 2)]),
+    )
     engine.on_gradient(Gradient(0, 0, 2, np.array([4.0, 2.0], np.float32), 0, 0, 0.0))
     assert [type(each) for each in engine.on_lost(1)] == [Step, Publish]
     np.testing.assert_allclose(engine.optimizer.parameters, [2.0, 1.0])
@@ -135,7 +147,9 @@ def test_rank_sends_heartbeats_and_detects_a_silent_server(watched):
 
 
 def test_server_gets_ten_times_the_timeout_before_it_starts(watched):
-    clock, _, other, transports = watched  # it builds its roles: games are compiled while other ranks have the cores
+    clock, _, other, transports = (
+        watched  # it builds its roles: games are compiled while other ranks have the cores
+    )
 
     beat_for(clock, other, 99)
     transports[0].receive().release()
@@ -145,7 +159,10 @@ def test_server_gets_ten_times_the_timeout_before_it_starts(watched):
 
 
 def test_limit_of_silence_counts_from_the_first_message(watched):
-    clock, _, other, _ = watched  # its START is here, and it has not looked yet at the words that came while it built its roles
+    clock, _, other, _ = (
+        # its START is here, and it has not looked yet at the words that came while it built its roles
+        watched
+    )
 
     beat_for(clock, other, 50)
     other.heard(0)
@@ -156,7 +173,9 @@ def test_limit_of_silence_counts_from_the_first_message(watched):
 
 def test_server_that_never_starts_raises_server_lost(watched):
     clock, _, other, _ = watched
-    with pytest.raises(ServerLost, match=r"no message for 100 s \(it has not begun; ten times topology\.silence_seconds\)"):
+    with pytest.raises(
+        ServerLost, match=r"no message for 100 s \(it has not begun; ten times topology\.silence_seconds\)"
+    ):
         beat_for(clock, other, 120)
 
 
@@ -180,7 +199,9 @@ def test_rank_declared_lost_exits_with_peer_failure(tmp_path):
 
 def test_the_end_of_a_job_is_read_from_slurm():
     soon = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 100))
-    assert end_of(f"JobId=7 StartTime=2026-01-01T00:00:00 EndTime={soon} Deadline=N/A") == pytest.approx(time.time() + 100, abs=2)
+    assert end_of(f"JobId=7 StartTime=2026-01-01T00:00:00 EndTime={soon} Deadline=N/A") == pytest.approx(
+        time.time() + 100, abs=2
+    )
     assert end_of("JobId=7 EndTime=Unknown") is None
     assert end_of("JobId=7 EndTime=2020-01-01T00:00:00") is None
     assert job_end({"SLURM_JOB_ID": "7", "SLURM_JOB_END_TIME": "1800000000"}) == 1_800_000_000

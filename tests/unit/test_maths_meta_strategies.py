@@ -14,7 +14,9 @@ from hpcmarl.maths import meta_strategies as meta
 
 pytest.importorskip("scipy")
 ROCK_PAPER_SCISSORS = np.array([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]])
-matrices = st.tuples(st.integers(1, 4), st.integers(1, 4)).flatmap(lambda shape: arrays(np.float64, shape, elements=st.floats(-3, 3, width=32)))
+matrices = st.tuples(st.integers(1, 4), st.integers(1, 4)).flatmap(
+    lambda shape: arrays(np.float64, shape, elements=st.floats(-3, 3, width=32))
+)
 
 
 def antisymmetric(draw_of, n):
@@ -42,7 +44,9 @@ def by_support(payoff):
     """An equilibrium by going through all supports of equal size (of a game in which one exists there)."""
     rows, columns = payoff.shape
     for size in range(1, min(rows, columns) + 1):
-        for own, theirs in itertools.product(itertools.combinations(range(rows), size), itertools.combinations(range(columns), size)):
+        for own, theirs in itertools.product(
+            itertools.combinations(range(rows), size), itertools.combinations(range(columns), size)
+        ):
             block = payoff[np.ix_(own, theirs)]
             # block y = v 1, sum y = 1, and the same for x
             system = np.block([[block, -np.ones((size, 1))], [np.ones((1, size)), np.zeros((1, 1))]])
@@ -51,7 +55,10 @@ def by_support(payoff):
             if min(abs(np.linalg.det(system)), abs(np.linalg.det(twin))) < 1e-9:
                 continue
             row, column = np.zeros(rows), np.zeros(columns)
-            row[list(own)], column[list(theirs)] = np.linalg.solve(twin, right)[:-1], np.linalg.solve(system, right)[:-1]
+            row[list(own)], column[list(theirs)] = (
+                np.linalg.solve(twin, right)[:-1],
+                np.linalg.solve(system, right)[:-1],
+            )
             if min(row.min(), column.min()) > -1e-9 and literal_exploitability(payoff, row, column) < 1e-9:
                 return row, column
     raise AssertionError("no equilibrium")
@@ -104,7 +111,9 @@ def literal_replicator(payoff, time, step):
 
 def test_replicator_equals_the_integrated_equation():
     payoff = np.array([[0.1, 0.9, 0.3], [0.6, 0.0, 1.0]])
-    for found, expected in zip(meta.replicator(payoff, 8.0), literal_replicator(payoff, 8.0, 1e-3), strict=True):
+    for found, expected in zip(
+        meta.replicator(payoff, 8.0), literal_replicator(payoff, 8.0, 1e-3), strict=True
+    ):
         np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
@@ -168,13 +177,16 @@ def test_the_order_of_snapshots_does_not_matter(seed, rows, columns, symmetric):
     payoff = antisymmetric(seed, rows) if symmetric else rng.normal(size=(rows, columns))
     order = rng.permutation(rows)
     other = order if symmetric else rng.permutation(columns)
-    for (name, (row, column)), (_, shuffled) in zip(all_of(payoff), all_of(payoff[np.ix_(order, other)]), strict=True):
+    for (name, (row, column)), (_, shuffled) in zip(
+        all_of(payoff), all_of(payoff[np.ix_(order, other)]), strict=True
+    ):
         np.testing.assert_allclose(shuffled[0], row[order], atol=1e-6, err_msg=name)
         np.testing.assert_allclose(shuffled[1], column[other], atol=1e-6, err_msg=name)
 
 
 def literal_alpha_rank(payoffs, alpha, population):
-    """Rates by the sum over the number of mutants, the stationary distribution by least squares; payoffs: one, or one for each side."""
+    """Rates by the sum over the number of mutants, the stationary distribution by least squares; payoffs:
+    one, or one for each side."""
     shape = payoffs[0].shape if len(payoffs) == 2 else payoffs[0].shape[:1]
     states = list(itertools.product(*map(range, shape)))
     chain = np.zeros((len(states), len(states)))
@@ -182,7 +194,11 @@ def literal_alpha_rank(payoffs, alpha, population):
         changed = [k for k in range(len(shape)) if old[k] != new[k]]
         if len(changed) == 1:
             k = changed[0]
-            gain = payoffs[k][new] - payoffs[k][old] if len(shape) == 2 else payoffs[0][new[0], old[0]] - payoffs[0][old[0], new[0]]
+            gain = (
+                payoffs[k][new] - payoffs[k][old]
+                if len(shape) == 2
+                else payoffs[0][new[0], old[0]] - payoffs[0][old[0], new[0]]
+            )
             chain[one, other] = 1 / sum(np.exp(-alpha * gain * mutants) for mutants in range(population))
     np.fill_diagonal(chain, -chain.sum(axis=1))
     system = np.vstack([chain.T, np.ones(len(states))])
@@ -191,20 +207,30 @@ def literal_alpha_rank(payoffs, alpha, population):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(2, 4), st.integers(1, 3), st.floats(0.01, 2.0), st.integers(2, 6))
+@given(
+    st.integers(0, 2**32 - 1), st.integers(2, 4), st.integers(1, 3), st.floats(0.01, 2.0), st.integers(2, 6)
+)
 def test_alpha_rank_equals_its_stationary_distribution(seed, rows, columns, alpha, population):
     payoff = np.random.default_rng(seed).uniform(-1, 1, (rows, columns))
     for found, expected in zip(
-        meta.alpha_rank(payoff, alpha, population, symmetric=False), literal_alpha_rank([payoff, -payoff], alpha, population), strict=True
+        meta.alpha_rank(payoff, alpha, population, symmetric=False),
+        literal_alpha_rank([payoff, -payoff], alpha, population),
+        strict=True,
     ):
         np.testing.assert_allclose(found, expected, atol=1e-7)
     one = antisymmetric(seed, rows)
-    np.testing.assert_allclose(meta.alpha_rank(one, alpha, population, symmetric=True)[0], literal_alpha_rank([one], alpha, population)[0], atol=1e-7)
+    np.testing.assert_allclose(
+        meta.alpha_rank(one, alpha, population, symmetric=True)[0],
+        literal_alpha_rank([one], alpha, population)[0],
+        atol=1e-7,
+    )
 
 
 @pytest.mark.parametrize("alpha", [0.1, 1.0, 10.0])
 def test_alpha_rank_equals_openspiel(alpha):
-    alpharank = pytest.importorskip("open_spiel.python.egt.alpharank", reason="OpenSpiel is not installed (extra league)")
+    alpharank = pytest.importorskip(
+        "open_spiel.python.egt.alpharank", reason="OpenSpiel is not installed (extra league)"
+    )
     rng = np.random.default_rng(3)
     for size in (2, 5):
         payoff = antisymmetric(size, size)
@@ -219,7 +245,8 @@ def test_alpha_rank_equals_openspiel(alpha):
 
 @pytest.mark.parametrize("alpha", [1e3, 1e6, 1e12])
 def test_alpha_rank_is_stable_for_large_alpha(alpha):
-    """Unequal stakes in a circle: whatever wins takes over, so the circle is even; a weak fourth has nothing."""
+    """Unequal stakes in a circle: whatever wins takes over, so the circle is even; a weak fourth has
+    nothing."""
     payoff = np.array([[0, -1, 2, 3], [1, 0, -5, 3], [-2, 5, 0, 3], [-3, -3, -3, 0.0]])
     for mixture in meta.alpha_rank(payoff, alpha, 50, symmetric=True):
         np.testing.assert_allclose(mixture, [1 / 3, 1 / 3, 1 / 3, 0], atol=1e-9)
@@ -250,7 +277,12 @@ def test_missing_scipy_error_names_the_extra(monkeypatch):
 
 @pytest.mark.parametrize("payoff", [np.zeros((0, 2)), np.zeros(3), [[np.nan]], [[0.0, np.inf]]])
 def test_invalid_payoff_matrices_are_rejected(payoff):
-    for solve in (meta.uniform, meta.nash, meta.replicator, lambda matrix: meta.alpha_rank(matrix, symmetric=False)):
+    for solve in (
+        meta.uniform,
+        meta.nash,
+        meta.replicator,
+        lambda matrix: meta.alpha_rank(matrix, symmetric=False),
+    ):
         with pytest.raises(ValueError, match="finite"):
             solve(np.asarray(payoff))
     with pytest.raises(ValueError, match="square"):

@@ -24,7 +24,8 @@ def random_columns(seed, steps, acting=0.7, ends=0.2):
 
 
 def walk(data, column, start, n):
-    """From a decision: rewards of n decisions and of the rows between them, then the value of the next decision."""
+    """From a decision: rewards of n decisions and of the rows between them, then the value of the next
+    decision."""
     value, bootstrap, reward, acts, terminated, truncated, final = (array[..., column] for array in data)
     total, weight, taken = 0.0, 1.0, 0
     for t in range(start, len(value)):
@@ -56,20 +57,35 @@ def test_n_step_targets_equal_a_walk_along_the_column(seed, steps, n, acting):
 def test_td_lambda_targets_are_a_mixture_of_n_step_targets(seed, steps, trace_lambda):
     """(1 - lambda) sum_n lambda^(n-1) R^(n), where no n beyond the number of rows makes a difference."""
     data = random_columns(seed, steps)
-    wanted = vtrace(np.zeros((steps, 3), np.float32), *data, discount=GAMMA, trace_lambda=trace_lambda).targets
+    wanted = vtrace(
+        np.zeros((steps, 3), np.float32), *data, discount=GAMMA, trace_lambda=trace_lambda
+    ).targets
     each = [n_step_targets(*data, discount=GAMMA, n_step=n) for n in range(1, steps + 1)]
-    mixed = (1 - trace_lambda) * sum(trace_lambda ** (n - 1) * own for n, own in enumerate(each[:-1], 1)) + trace_lambda ** (steps - 1) * each[-1]
+    mixed = (1 - trace_lambda) * sum(
+        trace_lambda ** (n - 1) * own for n, own in enumerate(each[:-1], 1)
+    ) + trace_lambda ** (steps - 1) * each[-1]
     np.testing.assert_allclose(mixed, wanted, atol=2e-5)
 
 
 def test_n_step_targets_of_a_constant_reward_are_geometric_sums():
-    """Reward 1, values of 5, ten rows, then a termination: (1 - g^n)/(1 - g) + 5 g^n, without the last term in the last n rows."""
+    """Reward 1, values of 5, ten rows, then a termination: (1 - g^n)/(1 - g) + 5 g^n, without the last term
+    in the last n rows."""
     ones, no = np.ones((10, 1), np.float32), np.zeros((10, 1), bool)
     ended = no.copy()
     ended[-1] = True
     for n in (1, 3, 10, 40):
-        found = n_step_targets(5 * ones, 7 * ones[0], ones, ~no, ended, no, 9 * ones, discount=GAMMA, n_step=n)[:, 0]
+        found = n_step_targets(
+            5 * ones, 7 * ones[0], ones, ~no, ended, no, 9 * ones, discount=GAMMA, n_step=n
+        )[:, 0]
         left = np.minimum(n, 10 - np.arange(10))
-        np.testing.assert_allclose(found, (1 - GAMMA**left) / (1 - GAMMA) + 5 * GAMMA**n * (np.arange(10) + n < 10), rtol=1e-5)
-        cut = n_step_targets(5 * ones, 7 * ones[0], ones, ~no, no, ended, 9 * ones, discount=GAMMA, n_step=n)[:, 0]
-        np.testing.assert_allclose(cut, (1 - GAMMA**left) / (1 - GAMMA) + np.where(np.arange(10) + n < 10, 5, 9) * GAMMA**left, rtol=1e-5)
+        np.testing.assert_allclose(
+            found, (1 - GAMMA**left) / (1 - GAMMA) + 5 * GAMMA**n * (np.arange(10) + n < 10), rtol=1e-5
+        )
+        cut = n_step_targets(5 * ones, 7 * ones[0], ones, ~no, no, ended, 9 * ones, discount=GAMMA, n_step=n)[
+            :, 0
+        ]
+        np.testing.assert_allclose(
+            cut,
+            (1 - GAMMA**left) / (1 - GAMMA) + np.where(np.arange(10) + n < 10, 5, 9) * GAMMA**left,
+            rtol=1e-5,
+        )

@@ -39,7 +39,9 @@ def test_soft_mellowmax_is_its_formula_over_the_allowed_actions(seed, omega, alp
     for row in range(4):
         q = [float(value) for value, allowed in zip(values[row], mask[row], strict=True) if allowed]
         weight = [math.exp(alpha * x) / sum(math.exp(alpha * y) for y in q) for x in q]
-        assert float(found[row]) == pytest.approx(math.log(sum(w * math.exp(omega * x) for w, x in zip(weight, q, strict=True))) / omega)
+        assert float(found[row]) == pytest.approx(
+            math.log(sum(w * math.exp(omega * x) for w, x in zip(weight, q, strict=True))) / omega
+        )
         assert sum(w * x for w, x in zip(weight, q, strict=True)) - 1e-9 <= float(found[row]) <= max(q) + 1e-9
 
 
@@ -71,17 +73,27 @@ def test_near_greedy_lists_single_agent_deviations_once(seed):
     utilities, exists = near_greedy([first, second], [mask, None], acts, greedy)
     assert utilities.shape == (3, 1 + 2 * 4 + 3, 3)
     for row in range(3):
-        agents = [(first[row, 0], mask[row, 0], acts[0][row, 0]), (first[row, 1], mask[row, 1], acts[0][row, 1])]
+        agents = [
+            (first[row, 0], mask[row, 0], acts[0][row, 0]),
+            (first[row, 1], mask[row, 1], acts[0][row, 1]),
+        ]
         agents.append((second[row, 0], torch.ones(3, dtype=torch.bool), acts[1][row, 0]))
         best = [int(action) for action in (*greedy[0][row], greedy[1][row, 0])]
         wanted = set()
         for joint in itertools.product(range(4), range(4), range(3)):
             changed = [k for k in range(3) if joint[k] != best[k]]
             if len(changed) <= 1 and all(agents[k][2] and agents[k][1][joint[k]] for k in changed):
-                wanted.add(tuple(float(values[a]) if alive else 0.0 for (values, _, alive), a in zip(agents, joint, strict=True)))
+                wanted.add(
+                    tuple(
+                        float(values[a]) if alive else 0.0
+                        for (values, _, alive), a in zip(agents, joint, strict=True)
+                    )
+                )
         found = [tuple(each) for each in utilities[row][exists[row]].tolist()]
         assert len(found) == len(set(found))
-        assert {tuple(round(x, 9) for x in each) for each in found} == {tuple(round(x, 9) for x in each) for each in wanted}
+        assert {tuple(round(x, 9) for x in each) for each in found} == {
+            tuple(round(x, 9) for x in each) for each in wanted
+        }
 
 
 @settings(max_examples=20, deadline=None)
@@ -90,8 +102,13 @@ def test_softmax_value_equals_its_weighted_mean(seed, beta):
     (scores, exists), (values, _) = some(seed, 3, 7), some(seed + 1, 3, 7)
     for row, found in enumerate(softmax_value(scores, values, exists, beta).tolist()):
         there = [joint for joint in range(7) if exists[row, joint]]
-        weight = [math.exp(beta * (float(scores[row, joint]) - max(float(scores[row, other]) for other in there))) for joint in there]
-        assert found == pytest.approx(sum(w * float(values[row, joint]) for w, joint in zip(weight, there, strict=True)) / sum(weight))
+        weight = [
+            math.exp(beta * (float(scores[row, joint]) - max(float(scores[row, other]) for other in there)))
+            for joint in there
+        ]
+        assert found == pytest.approx(
+            sum(w * float(values[row, joint]) for w, joint in zip(weight, there, strict=True)) / sum(weight)
+        )
 
 
 def test_softmax_value_ignores_joint_actions_that_do_not_exist():
@@ -102,14 +119,17 @@ def test_softmax_value_ignores_joint_actions_that_do_not_exist():
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
 @pytest.mark.parametrize("beta", [RESConfig().softmax_beta, 5.0])
 def test_softmax_value_overestimates_less_than_double_q(beta, correlation):
-    """Every joint action is worth 0; both networks see that with noise of deviation 1 per agent and action, the target's partly the same."""
+    """Every joint action is worth 0; both networks see that with noise of deviation 1 per agent and action,
+    the target's partly the same."""
     rows, agents, actions = 20_000, 3, 5
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn((2, rows, agents, actions), generator=generator, dtype=torch.float64)
     online, target = noise[0], correlation * noise[0] + math.sqrt(1 - correlation**2) * noise[1]
     acts, greedy = torch.ones(rows, agents, dtype=torch.bool), greedy_actions(online, None)
     double_q = taken(target, greedy).sum(-1).mean()
-    (scores, exists), (values, _) = (near_greedy([each], [None], [acts], [greedy]) for each in (online, target))
+    (scores, exists), (values, _) = (
+        near_greedy([each], [None], [acts], [greedy]) for each in (online, target)
+    )
     scores, values = scores.sum(-1), values.sum(-1)
     tempered, single = (softmax_value(weighing, values, exists, beta).mean() for weighing in (scores, values))
     assert tempered < double_q + 0.01  # the standard error of their difference is below 0.005

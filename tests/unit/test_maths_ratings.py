@@ -1,4 +1,5 @@
-"""Ratings against a general optimiser and closed forms, intervals against their definition and against draws."""
+"""Ratings against a general optimiser and closed forms, intervals against their definition and against
+draws."""
 
 import numpy as np
 import pytest
@@ -41,7 +42,11 @@ def literal_errors(rating, games, score, tau):
     for i in range(count):
         for j in range(count):
             e, f = np.eye(count)[i] * step, np.eye(count)[j] * step
-            corners = [literal_posterior(rating + a * e + b * f, games, score, tau) * a * b for a in (1, -1) for b in (1, -1)]
+            corners = [
+                literal_posterior(rating + a * e + b * f, games, score, tau) * a * b
+                for a in (1, -1)
+                for b in (1, -1)
+            ]
             hessian[i, j] = sum(corners) / (4 * step**2)
     covariance = np.linalg.inv(-hessian)
     from_mean = np.eye(count) - 1 / count
@@ -54,9 +59,13 @@ def test_elo_equals_a_general_optimizer(seed, players, tau):
     minimize = pytest.importorskip("scipy.optimize").minimize
     games, score = table(seed, players)
     found = ratings.elo(games, score, tau)
-    best = minimize(lambda r: -literal_posterior(r * 100, games, score, tau), np.zeros(players), options={"gtol": 1e-8})
+    best = minimize(
+        lambda r: -literal_posterior(r * 100, games, score, tau), np.zeros(players), options={"gtol": 1e-8}
+    )
     np.testing.assert_allclose(found.rating, best.x * 100, atol=0.05)
-    np.testing.assert_allclose(found.error, literal_errors(found.rating, games, score, tau), rtol=2e-3, atol=0.01)
+    np.testing.assert_allclose(
+        found.error, literal_errors(found.rating, games, score, tau), rtol=2e-3, atol=0.01
+    )
     assert found.rating.mean() == pytest.approx(0.0, abs=1e-6)
 
 

@@ -12,7 +12,9 @@ from hpcmarl.maths.returns import rewards_to_go
 
 def slow_rewards_to_go(reward: np.ndarray, discount: float, length: int, first: int) -> list[float]:
     """One column, written as the paper does."""
-    return [sum(discount ** (first + h) * float(reward[h]) for h in range(t, length)) for t in range(len(reward))]
+    return [
+        sum(discount ** (first + h) * float(reward[h]) for h in range(t, length)) for t in range(len(reward))
+    ]
 
 
 @settings(max_examples=40, deadline=None)
@@ -25,7 +27,11 @@ def test_rewards_to_go_equal_the_double_sum(steps: int, columns: int, discount: 
     mask = np.arange(steps)[:, None] < length
     found = rewards_to_go(reward, discount, mask, first)
     for column in range(columns):
-        np.testing.assert_allclose(found[:, column], slow_rewards_to_go(reward[:, column], discount, length[column], first[column]), atol=1e-5)
+        np.testing.assert_allclose(
+            found[:, column],
+            slow_rewards_to_go(reward[:, column], discount, length[column], first[column]),
+            atol=1e-5,
+        )
 
 
 def test_rewards_to_go_discount_from_the_episode_start() -> None:

@@ -16,7 +16,10 @@ speeds = st.lists(st.floats(0.05, 20.0), min_size=1, max_size=8)
 
 
 def simulated(rule, compute, batch, *overrides):
-    text = f"rounds: {{rule: {rule}, batch: {batch}}}\nsim: {{workers: {len(compute)}, compute_times: {list(compute)}, stop: {{rounds: 6}}}}\n"
+    text = (
+        f"rounds: {{rule: {rule}, batch: {batch}}}\nsim: {{workers: {len(compute)}, compute_times: "
+        f"{list(compute)}, stop: {{rounds: 6}}}}\n"
+    )
     cluster = Cluster(load_simulation(text, overrides), 0)
     while cluster.ended is None:
         cluster.run(1000)
@@ -46,7 +49,10 @@ def test_rennala_round_time_equals_counting_within_bound(compute, batch):
 @given(speeds, st.integers(0, 40))
 def test_malenia_round_time_equals_counting_within_bound(compute, more):
     batch, n = len(compute) + more, len(compute)
-    expected = counted_time(compute, lambda counts: min(counts) > 0 and n / sum(1 / count for count in counts) >= batch / n * (1 - 1e-9))
+    expected = counted_time(
+        compute,
+        lambda counts: min(counts) > 0 and n / sum(1 / count for count in counts) >= batch / n * (1 - 1e-9),
+    )
     assert round_times.malenia_time(compute, batch) == pytest.approx(expected)
     bound = max(max(compute), 2 * (batch / n) * sum(compute) / n)
     assert round_times.malenia_bound(compute, batch) == pytest.approx(bound)
@@ -68,15 +74,23 @@ def test_round_rates_equal_the_simulator(compute, batch, exchange):
 
 def test_afedpg_rate_equals_the_simulator():
     compute, kappa = [1.0, 2.0, 5.0], [0.5, 0.0, 1.0]
-    cluster = simulated("afedpg", compute, 2, f"sim.communication_times={kappa}", "sim.stop={gradients: 20000}")
+    cluster = simulated(
+        "afedpg", compute, 2, f"sim.communication_times={kappa}", "sim.stop={gradients: 20000}"
+    )
     assert round_times.afedpg_rate(compute, kappa, 2) == pytest.approx(2 / 2.5 + 2 / 4 + 2 / 11)
-    assert cluster.engine.used / cluster.published == pytest.approx(round_times.afedpg_rate(compute, kappa, 2), rel=1e-3)
+    assert cluster.engine.used / cluster.published == pytest.approx(
+        round_times.afedpg_rate(compute, kappa, 2), rel=1e-3
+    )
 
 
 def test_rates_match_the_published_table():
     """papers: n = 10, d = 30,498; gradients per time of sync, afedpg and rennala with M = 20, 30, 50."""
     root = np.sqrt(np.arange(1, 11))
-    rows = {(1, 0): (10, 10, 10, 10, 10), (0, 1): (1.58, 2.51, 2.45, 2.97, 3.53), (0, 30498**0.25): (0.22, 0.35, 0.43, 0.62, 0.95)}
+    rows = {
+        (1, 0): (10, 10, 10, 10, 10),
+        (0, 1): (1.58, 2.51, 2.45, 2.97, 3.53),
+        (0, 30498**0.25): (0.22, 0.35, 0.43, 0.62, 0.95),
+    }
     for (equal, scale), expected in rows.items():
         compute, kappa = (np.ones(10), np.zeros(10)) if equal else (root, scale * root)
         found = [round_times.sync_rate(compute, kappa, 10), round_times.afedpg_rate(compute, kappa)]

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcmarl.maths.sparsity import changing_share, dense_flops, drop_and_grow, erdos_renyi, growing_flops, random_mask
+from hpcmarl.maths.sparsity import (
+    changing_share,
+    dense_flops,
+    drop_and_grow,
+    erdos_renyi,
+    growing_flops,
+    random_mask,
+)
 
 SHAPES = st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=1, max_size=6)
 
@@ -78,7 +85,8 @@ def test_dense_flops_equal_the_counted_operations():
 
 @pytest.mark.parametrize("between", [1, 19, 199])
 def test_growing_flops_average_to_the_formula_of_rigl(between):
-    """arXiv 1911.11134: three passes a step, `between` steps with a sparse gradient, then one with a dense one."""
+    """arXiv 1911.11134: three passes a step, `between` steps with a sparse gradient, then one with a dense
+    one."""
     sparse, dense = 5.0, 100.0
     mean = (between * 3 * sparse + growing_flops(sparse, dense, 3)) / (between + 1)
     assert mean == pytest.approx((3 * sparse * between + 2 * sparse + dense) / (between + 1))

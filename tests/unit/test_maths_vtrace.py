@@ -17,10 +17,13 @@ def run(data: Column, **settings_: float) -> VTrace:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.integers(0, 2**31), st.integers(1, 8), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.3, 0.99, 1.0]),
-    st.sampled_from([0.0, 0.6, 1.0]), st.sampled_from([0.5, 1.0, 3.0]), st.sampled_from([0.5, 1.0, 2.0]),
+    st.integers(0, 2**31), st.integers(1, 8),
+    st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.3, 0.99, 1.0]), st.sampled_from([0.0, 0.6, 1.0]),
+    st.sampled_from([0.5, 1.0, 3.0]), st.sampled_from([0.5, 1.0, 2.0]),
 )  # fmt: skip
-def test_vtrace_equals_the_recursive_reference(seed: int, steps: int, acting: float, gamma: float, lam: float, rho_max: float, c_max: float) -> None:
+def test_vtrace_equals_the_recursive_reference(
+    seed: int, steps: int, acting: float, gamma: float, lam: float, rho_max: float, c_max: float
+) -> None:
     data = random_columns(seed, steps, 3, acting=acting)
     found = run(data, discount=gamma, trace_lambda=lam, rho_max=rho_max, c_max=c_max)
     for column in range(3):
@@ -29,8 +32,12 @@ def test_vtrace_equals_the_recursive_reference(seed: int, steps: int, acting: fl
         np.testing.assert_allclose(found.advantages[:, column], advantages, atol=2e-5)
     acts = data.acts
     if acts.any():
-        assert found.mean_rho == pytest.approx(np.minimum(np.exp(data.log_ratio), rho_max)[acts].mean(), abs=1e-5)
-        assert found.mean_c == pytest.approx(lam * np.minimum(np.exp(data.log_ratio), c_max)[acts].mean(), abs=1e-5)
+        assert found.mean_rho == pytest.approx(
+            np.minimum(np.exp(data.log_ratio), rho_max)[acts].mean(), abs=1e-5
+        )
+        assert found.mean_c == pytest.approx(
+            lam * np.minimum(np.exp(data.log_ratio), c_max)[acts].mean(), abs=1e-5
+        )
     assert not found.targets[~acts].any()
     assert not found.advantages[~acts].any()
 
@@ -49,7 +56,10 @@ def test_on_policy_vtrace_equals_the_n_step_return(seed: int, steps: int) -> Non
     data = random_columns(seed, steps, 2, acting=1.1, ends=0.0, ratio=0.0)
     found = run(data)
     for t in range(steps):
-        n_step = sum(0.9 ** (k - t) * data.reward[k] for k in range(t, steps)) + 0.9 ** (steps - t) * data.bootstrap
+        n_step = (
+            sum(0.9 ** (k - t) * data.reward[k] for k in range(t, steps))
+            + 0.9 ** (steps - t) * data.bootstrap
+        )
         np.testing.assert_allclose(found.targets[t], n_step, atol=1e-5)
         np.testing.assert_allclose(found.advantages[t], n_step - data.value[t], atol=1e-5)
 
@@ -59,7 +69,9 @@ def test_vtrace_with_lambda_zero_is_one_step() -> None:
     found = run(data, trace_lambda=0.0)
     following = np.concatenate([data.value[1:], data.bootstrap[None]])
     rho = np.minimum(np.exp(data.log_ratio), 1)
-    np.testing.assert_allclose(found.targets, data.value + rho * (data.reward + 0.9 * following - data.value), atol=1e-5)
+    np.testing.assert_allclose(
+        found.targets, data.value + rho * (data.reward + 0.9 * following - data.value), atol=1e-5
+    )
 
 
 def test_vtrace_cuts_at_termination_and_bootstraps_truncation() -> None:
@@ -68,16 +80,24 @@ def test_vtrace_cuts_at_termination_and_bootstraps_truncation() -> None:
     before = run(data)
     changed = random_columns(4, 6, 1, acting=1.1, ends=0.0, ratio=0.0)
     changed.terminated, changed.truncated = data.terminated, data.truncated
-    changed.reward[3:], changed.value[3:], changed.bootstrap[:], changed.final_value[:] = 7.0, -5.0, 9.0, data.final_value
+    changed.reward[3:], changed.value[3:], changed.bootstrap[:], changed.final_value[:] = (
+        7.0,
+        -5.0,
+        9.0,
+        data.final_value,
+    )
     after = run(changed)
     np.testing.assert_array_equal(before.targets[:3], after.targets[:3])
     np.testing.assert_array_equal(before.advantages[:3], after.advantages[:3])
     assert before.targets[2, 0] == pytest.approx(float(data.reward[2, 0]), abs=1e-6)
-    assert before.targets[4, 0] == pytest.approx(float(data.reward[4, 0] + 0.9 * data.final_value[4, 0]), abs=1e-6)
+    assert before.targets[4, 0] == pytest.approx(
+        float(data.reward[4, 0] + 0.9 * data.final_value[4, 0]), abs=1e-6
+    )
 
 
 def test_a_gap_adds_its_reward_without_a_discount() -> None:
-    """Acting in rows 0 and 3 only, terminated at 3: the target of row 0 is r0 + gamma (r1 + r2 + r3)... with r1, r2 as they come."""
+    """Acting in rows 0 and 3 only, terminated at 3: the target of row 0 is r0 + gamma (r1 + r2 + r3)... with
+    r1, r2 as they come."""
     data = random_columns(5, 4, 1, acting=1.1, ends=0.0, ratio=0.0)
     data.acts[1:3], data.terminated[3] = False, True
     r = data.reward[:, 0]
@@ -100,7 +120,11 @@ def test_vtrace_accepts_any_trailing_shape() -> None:
 
 
 def test_linear_recursion_computes_a_known_case() -> None:
-    found = linear_recursion(np.array([[1.0], [2.0]], np.float32), np.array([[0.5], [3.0]], np.float32), np.array([10.0], np.float32))
+    found = linear_recursion(
+        np.array([[1.0], [2.0]], np.float32),
+        np.array([[0.5], [3.0]], np.float32),
+        np.array([10.0], np.float32),
+    )
     assert found.tolist() == [[17.0], [32.0]]
 
 
@@ -108,15 +132,24 @@ def test_linear_recursion_computes_a_known_case() -> None:
 @given(st.integers(0, 2**31), st.integers(2, 40), st.floats(-100, 100))
 def test_normalised_advantages_are_standardised_for_any_offset(seed: int, rows: int, off: float) -> None:
     generator = np.random.default_rng(seed)
-    rho, found = generator.uniform(0, 1, rows).astype(np.float32), generator.normal(size=rows).astype(np.float32)
+    rho, found = (
+        generator.uniform(0, 1, rows).astype(np.float32),
+        generator.normal(size=rows).astype(np.float32),
+    )
     weighed = rho * found
     result = normalised_advantages(weighed, rho)
     assert result.mean() == pytest.approx(0.0, abs=1e-5)
     baseline = sum(map(float, weighed)) / sum(map(float, rho))
     slow = [float(x) - float(r) * baseline for r, x in zip(rho, weighed, strict=True)]
-    np.testing.assert_allclose(result, np.array(slow) / (np.std(slow) + 1e-8), atol=1e-5)  # 1e-8: against division by zero
-    rounding = 2e-7 * (1 + abs(off)) / np.std(slow)  # of `weighed` and of its shifted twin, in units of the result
-    np.testing.assert_allclose(normalised_advantages(rho * (found + np.float32(off)), rho), result, atol=1e-5 + 10 * rounding)
+    np.testing.assert_allclose(
+        result, np.array(slow) / (np.std(slow) + 1e-8), atol=1e-5
+    )  # 1e-8: against division by zero
+    rounding = (
+        2e-7 * (1 + abs(off)) / np.std(slow)
+    )  # of `weighed` and of its shifted twin, in units of the result
+    np.testing.assert_allclose(
+        normalised_advantages(rho * (found + np.float32(off)), rho), result, atol=1e-5 + 10 * rounding
+    )
 
 
 def test_normalised_advantages_of_zero_weight_rows_are_zero() -> None:
@@ -124,4 +157,6 @@ def test_normalised_advantages_of_zero_weight_rows_are_zero() -> None:
     assert normalised_advantages(advantages, rho)[1] == 0.0
     for rows in (np.zeros(0, np.float32), np.zeros(3, np.float32)):
         np.testing.assert_array_equal(normalised_advantages(rows, rows), rows)
-    np.testing.assert_array_equal(normalised_advantages(np.full(1, 7.0, np.float32), np.ones(1, np.float32)), [0.0])
+    np.testing.assert_array_equal(
+        normalised_advantages(np.full(1, 7.0, np.float32), np.ones(1, np.float32)), [0.0]
+    )

@@ -21,7 +21,10 @@ from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, random_
 SPACES = [DISCRETE, MULTI_DISCRETE, CONTINUOUS]
 
 
-TWO: dict[str, Shape] = {"left": DenseShape((3, 4, 2), "tanh"), "right": CriticShape(5, NetworkConfig(hidden=(6,)))}
+TWO: dict[str, Shape] = {
+    "left": DenseShape((3, 4, 2), "tanh"),
+    "right": CriticShape(5, NetworkConfig(hidden=(6,))),
+}
 
 
 # --- the flat vector
@@ -32,7 +35,9 @@ def test_flat_vector_holds_all_parameters_in_order() -> None:
     layout = ParameterLayout(TWO)
     assert layout.size == 16 + 10 + 36 + 7
     assert layout.segments == {"left": slice(0, 26), "right": slice(26, 69)}
-    parameters = torch.cat([parameter.detach().reshape(-1) for module in modules.values() for parameter in module.parameters()]).numpy()
+    parameters = torch.cat(
+        [parameter.detach().reshape(-1) for module in modules.values() for parameter in module.parameters()]
+    ).numpy()
     np.testing.assert_array_equal(flat.vector, parameters)
     assert flat.vector.any()
 
@@ -60,7 +65,9 @@ def test_loading_changes_the_modules_and_they_stay_views() -> None:
     segments = ParameterLayout(TWO).segments
     flat.load(np.arange(69, dtype=np.float32))
     assert modules["left"].layers[0].weight[0].tolist() == [0.0, 1.0, 2.0]
-    modules["left"].load_state_dict({key: torch.full_like(value, 7.0) for key, value in modules["left"].state_dict().items()})
+    modules["left"].load_state_dict(
+        {key: torch.full_like(value, 7.0) for key, value in modules["left"].state_dict().items()}
+    )
     assert (flat.vector[segments["left"]] == 7.0).all()
     assert (flat.vector[segments["right"]] != 7.0).all()
     with pytest.raises(ValueError, match="69"):
@@ -157,15 +164,25 @@ def test_recurrent_unroll_equals_acting_step_by_step(hidden: tuple[int, ...]) ->
         actions.append(decision.action)
         logps.append(decision.logp)
     raw = policy.unroll(*map(torch.from_numpy, (obs.reshape(steps, slots, 2, 6), alive, starts, first)))
-    again, _ = policy.head.evaluate(raw.reshape(-1, raw.shape[-1]), torch.from_numpy(np.stack(actions).reshape(-1, 2)), None)
-    np.testing.assert_allclose(np.stack(logps)[alive], again.detach().numpy().reshape(alive.shape)[alive], atol=1e-4)
+    again, _ = policy.head.evaluate(
+        raw.reshape(-1, raw.shape[-1]), torch.from_numpy(np.stack(actions).reshape(-1, 2)), None
+    )
+    np.testing.assert_allclose(
+        np.stack(logps)[alive], again.detach().numpy().reshape(alive.shape)[alive], atol=1e-4
+    )
 
 
 def test_dead_agents_get_zero_actions_and_logp() -> None:
     for space in SPACES:
         policy = make_policy(space, False)
         alive = np.array([[True, False]])
-        decision = acting(policy).act(PolicyFrame(np.ones((1, 2, 2, 3), np.float32), alive), np.zeros(1, bool), None, np.random.default_rng(3), False)
+        decision = acting(policy).act(
+            PolicyFrame(np.ones((1, 2, 2, 3), np.float32), alive),
+            np.zeros(1, bool),
+            None,
+            np.random.default_rng(3),
+            False,
+        )
         assert decision.action.shape == (1, 2, *space.shape)
         assert not np.any(decision.action[0, 1])
         assert decision.logp[0, 1] == 0
@@ -178,7 +195,9 @@ def test_living_agents_act_as_if_all_lived() -> None:
     obs = generator.standard_normal((5, 2, 6)).astype(np.float32)
     alive, mask = generator.random((5, 2)) < 0.5, random_mask(DISCRETE, (5, 2), generator)
     decisions = [
-        acting(policy).act(PolicyFrame(obs, living, mask), np.zeros(5, bool), None, np.random.default_rng(5), False)
+        acting(policy).act(
+            PolicyFrame(obs, living, mask), np.zeros(5, bool), None, np.random.default_rng(5), False
+        )
         for living in (np.ones((5, 2), bool), alive)
     ]
     assert 0 < np.count_nonzero(alive) < alive.size

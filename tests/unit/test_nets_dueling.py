@@ -1,4 +1,5 @@
-"""Dueling heads against their formula; what masked actions do to them; acting, learning and sparse layers agree."""
+"""Dueling heads against their formula; what masked actions do to them; acting, learning and sparse layers
+agree."""
 
 import numpy as np
 import pytest
@@ -40,7 +41,11 @@ def test_values_equal_the_formula_row_by_row():
     mask[:3] = [[True] * 4, [False] * 4, [False, True, False, False]]
     for allowed in (mask, None):
         found = numpy_dueling_values(advantage, value, allowed)
-        twin = dueling_values(torch.from_numpy(advantage), torch.from_numpy(value), None if allowed is None else torch.from_numpy(allowed))
+        twin = dueling_values(
+            torch.from_numpy(advantage),
+            torch.from_numpy(value),
+            None if allowed is None else torch.from_numpy(allowed),
+        )
         np.testing.assert_allclose(found, twin.numpy(), atol=1e-6)
         for row in range(20):
             counted = advantage[row] if allowed is None else advantage[row, allowed[row]]
@@ -85,7 +90,11 @@ def test_acting_and_learning_compute_the_same_values(name, network):
     choose = chooser.choose
     chooser.choose = lambda raw, *rest: told.append(raw) or choose(raw, *rest)
     for step in range(6):
-        frame = Frame({"agent": PolicyFrame(part.obs[step], part.alive[step], part.action_mask[step])}, None, rollout.episode_start[step])
+        frame = Frame(
+            {"agent": PolicyFrame(part.obs[step], part.alive[step], part.action_mask[step])},
+            None,
+            rollout.episode_start[step],
+        )
         decision = algorithm.act(frame, memory, np.random.default_rng(0), greedy=True)["agent"]
         memory, part.action[step] = {"agent": decision.memory}, decision.action
     learned, _ = values_of(algorithm, rollout)
@@ -121,7 +130,9 @@ def test_sparse_forms_of_all_layers_act_alike(name, layers, measured):
     config = VDNConfig(network=NETWORKS[name], sparse=SparseConfig(sparsity=0.6))
     dense, sparse = (make_algorithm(spec, config, 0) for _ in range(2))
     topology = SparseTopology(config.sparse, dense.layers, dense.size, np.random.default_rng(0))
-    vector = np.where(topology.mask, np.random.default_rng(1).standard_normal(dense.size), 0.0).astype(np.float32)
+    vector = np.where(topology.mask, np.random.default_rng(1).standard_normal(dense.size), 0.0).astype(
+        np.float32
+    )
     sparse.act_by("auto" if measured else "sparse")
     inputs = np.random.default_rng(2).standard_normal((30, dense.acting_inputs("agent"))).astype(np.float32)
     told = []
@@ -141,4 +152,6 @@ def test_the_value_layer_stays_dense_in_sparse_training():
     assert shares[192, 64] < 0.2
     costs = algorithm.operations([1.0] * len(algorithm.layers))
     plain = make_algorithm(make_spec(), VDNConfig(), 0)
-    assert costs.acting - plain.operations([1.0] * len(plain.layers)).acting == 3 * (64 + 63)  # of three agents: products and sums
+    assert costs.acting - plain.operations([1.0] * len(plain.layers)).acting == 3 * (
+        64 + 63
+    )  # of three agents: products and sums

@@ -1,4 +1,5 @@
-"""The distributions over actions: drawing (numpy) and evaluating (torch) agree with each other and with the theory."""
+"""The distributions over actions: drawing (numpy) and evaluating (torch) agree with each other and with the
+theory."""
 
 from __future__ import annotations
 
@@ -19,13 +20,17 @@ from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, random_
 SPACES = [DISCRETE, MULTI_DISCRETE, CONTINUOUS]
 
 
-def random_rows(space: ActionSpace, seed: int, rows: int, masked: bool) -> tuple[np.ndarray, np.ndarray | None]:
+def random_rows(
+    space: ActionSpace, seed: int, rows: int, masked: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
     generator = np.random.default_rng(seed)
     raw = (2 * generator.standard_normal((rows, make_chooser(space).raw_size))).astype(np.float32)
     return raw, random_mask(space, (rows,), generator) if masked and space.mask_size else None
 
 
-def choose(chooser: Chooser, raw: np.ndarray, mask: np.ndarray | None, generator: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+def choose(
+    chooser: Chooser, raw: np.ndarray, mask: np.ndarray | None, generator: np.random.Generator | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Actions and log-probabilities; the most probable actions without a generator."""
     action, logp = chooser.choose(raw, mask, None if generator is None else chooser.draw(len(raw), generator))
     assert logp is not None
@@ -34,11 +39,15 @@ def choose(chooser: Chooser, raw: np.ndarray, mask: np.ndarray | None, generator
 
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from(SPACES), st.integers(0, 2**31), st.booleans(), st.booleans())
-def test_sampled_logp_equals_evaluated_logp(space: ActionSpace, seed: int, masked: bool, greedy: bool) -> None:
+def test_sampled_logp_equals_evaluated_logp(
+    space: ActionSpace, seed: int, masked: bool, greedy: bool
+) -> None:
     head, chooser = make_head(space), make_chooser(space)
     raw, mask = random_rows(space, seed, 40, masked)
     action, logp = choose(chooser, raw, mask, None if greedy else np.random.default_rng(seed))
-    again, entropy = head.evaluate(torch.from_numpy(raw), torch.from_numpy(action), None if mask is None else torch.from_numpy(mask))
+    again, entropy = head.evaluate(
+        torch.from_numpy(raw), torch.from_numpy(action), None if mask is None else torch.from_numpy(mask)
+    )
     assert action.shape == (40, *space.shape)
     assert action.dtype == space.dtype
     assert logp.dtype == np.float32
@@ -48,7 +57,9 @@ def test_sampled_logp_equals_evaluated_logp(space: ActionSpace, seed: int, maske
 
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from([*SPACES, "values"]), st.integers(0, 2**31), st.booleans(), st.booleans())
-def test_actions_do_not_depend_on_wanting_logp(space: ActionSpace | str, seed: int, masked: bool, greedy: bool) -> None:
+def test_actions_do_not_depend_on_wanting_logp(
+    space: ActionSpace | str, seed: int, masked: bool, greedy: bool
+) -> None:
     chooser = EpsilonGreedy(DISCRETE, 0.4) if isinstance(space, str) else make_chooser(space)
     raw, mask = random_rows(DISCRETE if isinstance(space, str) else space, seed, 40, masked)
     told = []
@@ -96,7 +107,9 @@ def test_sampled_frequencies_match_the_softmax(space: ActionSpace) -> None:
     chooser = make_chooser(space)
     raw, mask = random_rows(space, 5, 1, True)
     assert mask is not None
-    action, _ = choose(chooser, np.repeat(raw, 40_000, 0), np.repeat(mask, 40_000, 0), np.random.default_rng(0))
+    action, _ = choose(
+        chooser, np.repeat(raw, 40_000, 0), np.repeat(mask, 40_000, 0), np.random.default_rng(0)
+    )
     first = action if space.kind == "discrete" else action[:, 0]
     logits = np.where(mask[0], raw[0], -np.inf)[: space.sizes[0]]
     wanted = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
@@ -120,7 +133,9 @@ def test_entropy_equals_the_mean_negative_logp(space: ActionSpace) -> None:
     np.testing.assert_allclose(entropy.numpy(), surprise, atol=1e-5)
     uniform = head.evaluate(torch.zeros_like(torch.from_numpy(raw)), action, torch_mask)[1]
     np.testing.assert_allclose(head.maximum_entropy(torch_mask, 4).numpy(), uniform.numpy(), atol=1e-5)
-    assert head.maximum_entropy(None, 2).tolist() == pytest.approx([math.log(math.prod(space.sizes))] * 2, rel=1e-6)
+    assert head.maximum_entropy(None, 2).tolist() == pytest.approx(
+        [math.log(math.prod(space.sizes))] * 2, rel=1e-6
+    )
 
 
 def test_continuous_density_integrates_to_one() -> None:
@@ -128,7 +143,11 @@ def test_continuous_density_integrates_to_one() -> None:
     head = make_head(space)
     raw = np.array([[0.4, 0.3]], np.float32)
     grid = np.linspace(2.0, 5.0, 60_001)[1:-1]
-    logp, estimates = head.evaluate(torch.from_numpy(np.repeat(raw, len(grid), 0)), torch.from_numpy(grid.astype(np.float32)[:, None]), None)
+    logp, estimates = head.evaluate(
+        torch.from_numpy(np.repeat(raw, len(grid), 0)),
+        torch.from_numpy(grid.astype(np.float32)[:, None]),
+        None,
+    )
     density = np.exp(logp.double().numpy())
     width = grid[1] - grid[0]
     assert density.sum() * width == pytest.approx(1.0, abs=2e-3)
@@ -152,13 +171,19 @@ def test_saturated_continuous_policies_stay_finite() -> None:
 
 
 def test_continuous_entropy_gradient_equals_finite_differences() -> None:
-    """The pathwise slope of the estimate, averaged over draws, against finite differences of the averaged estimate itself."""
-    head, chooser = make_head(ActionSpace("continuous", (1,), (-1.0,), (1.0,))), make_chooser(ActionSpace("continuous", (1,), (-1.0,), (1.0,)))
+    """The pathwise slope of the estimate, averaged over draws, against finite differences of the averaged
+    estimate itself."""
+    head, chooser = (
+        make_head(ActionSpace("continuous", (1,), (-1.0,), (1.0,))),
+        make_chooser(ActionSpace("continuous", (1,), (-1.0,), (1.0,))),
+    )
 
     def entropy(mean: float, shift: float) -> float:
         grid = np.linspace(-1, 1, 20_001)[1:-1]
         raw = torch.tensor([[mean, shift]]).expand(len(grid), 2)
-        logp = head.evaluate(raw, torch.from_numpy(grid.astype(np.float32)[:, None]), None)[0].double().numpy()
+        logp = (
+            head.evaluate(raw, torch.from_numpy(grid.astype(np.float32)[:, None]), None)[0].double().numpy()
+        )
         return float(-(np.exp(logp) * logp).sum() * (grid[1] - grid[0]))
 
     leaf = torch.tensor([[0.5, 0.2]], requires_grad=True)
@@ -166,7 +191,10 @@ def test_continuous_entropy_gradient_equals_finite_differences() -> None:
     action, _ = choose(chooser, raw, None, np.random.default_rng(0))
     head.evaluate(leaf.expand(100_000, 2), torch.from_numpy(action), None)[1].mean().backward()
     assert leaf.grad is not None
-    wanted = [(entropy(0.51, 0.2) - entropy(0.49, 0.2)) / 0.02, (entropy(0.5, 0.21) - entropy(0.5, 0.19)) / 0.02]
+    wanted = [
+        (entropy(0.51, 0.2) - entropy(0.49, 0.2)) / 0.02,
+        (entropy(0.5, 0.21) - entropy(0.5, 0.19)) / 0.02,
+    ]
     np.testing.assert_allclose(leaf.grad[0].numpy(), wanted, atol=0.01)
 
 

@@ -1,4 +1,5 @@
-"""Mixers against the equations, written with loops; and that no agent's utility can lower a monotonic mixer's value."""
+"""Mixers against the equations, written with loops; and that no agent's utility can lower a monotonic mixer's
+value."""
 
 import numpy as np
 import torch
@@ -30,11 +31,17 @@ def test_monotonic_mixer_equals_the_qmix_equation():
     for row in range(2):
         s = state[row].tolist()
         first = np.abs(np.reshape(two_layers(mixer.first, s), (agents, width)))
-        second, bias, value = np.abs(two_layers(mixer.second, s)), linear(mixer.bias, 0, s), two_layers(mixer.value, s)[0]
+        second, bias, value = (
+            np.abs(two_layers(mixer.second, s)),
+            linear(mixer.bias, 0, s),
+            two_layers(mixer.value, s)[0],
+        )
         for joint in range(7):
             hidden = np.array(utilities[row, joint].tolist()) @ first + bias
             hidden = np.where(hidden > 0, hidden, np.exp(hidden) - 1)
-            np.testing.assert_allclose(found[row, joint].item(), hidden @ second + value, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(
+                found[row, joint].item(), hidden @ second + value, rtol=1e-4, atol=1e-5
+            )
 
 
 def test_tanh_mixer_weights_are_bounded_in_the_state():
@@ -56,11 +63,16 @@ def test_monotonic_mixer_gradients_are_non_negative():
 
 def test_unrestricted_mixer_may_have_negative_gradients():
     mixer = make(UnrestrictedMixerShape(4, 6, 8), 3)
-    state, utilities = torch.randn(9, 6, generator=generator(4)), torch.randn(9, 3, 4, generator=generator(5), requires_grad=True)
+    state, utilities = (
+        torch.randn(9, 6, generator=generator(4)),
+        torch.randn(9, 3, 4, generator=generator(5), requires_grad=True),
+    )
     values = mixer(utilities, state)
     for row, joint in ((0, 0), (8, 2)):
         np.testing.assert_allclose(
-            values[row, joint].item(), mixer(utilities[row : row + 1, joint : joint + 1], state[row : row + 1]).item(), rtol=1e-5
+            values[row, joint].item(),
+            mixer(utilities[row : row + 1, joint : joint + 1], state[row : row + 1]).item(),
+            rtol=1e-5,
         )
     values.sum().backward()
     assert (utilities.grad < 0).any()

@@ -1,4 +1,5 @@
-"""The packed GRU against torch's own cell, one row after the other: values, gradients, gaps, beginnings of episodes."""
+"""The packed GRU against torch's own cell, one row after the other: values, gradients, gaps, beginnings of
+episodes."""
 
 import numpy as np
 import pytest
@@ -29,19 +30,30 @@ def compare(acts, starts, seed=0):
     for parameter in cell.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator)
     inputs = torch.randn(*acts.shape, INPUTS, generator=generator, requires_grad=True)
-    memory, weight = torch.randn(acts.shape[1], WIDTH, generator=generator), torch.randn(*acts.shape, WIDTH, generator=generator)
+    memory, weight = (
+        torch.randn(acts.shape[1], WIDTH, generator=generator),
+        torch.randn(*acts.shape, WIDTH, generator=generator),
+    )
     acting, own = torch.from_numpy(acts), (*cell.parameters(), inputs)
     wanted = in_a_loop(cell, inputs, memory, acting, torch.from_numpy(starts))
     slopes = torch.autograd.grad((wanted * weight)[acting].sum(), own)
     packing = Packing(acts, starts)
     found = recur(cell, inputs.view(-1, INPUTS)[packing.rows], memory, packing)
     torch.testing.assert_close(found, wanted.view(-1, WIDTH)[packing.rows], atol=1e-5, rtol=1e-5)
-    for slope, other in zip(torch.autograd.grad((found * weight.view(-1, WIDTH)[packing.rows]).sum(), own), slopes, strict=True):
+    for slope, other in zip(
+        torch.autograd.grad((found * weight.view(-1, WIDTH)[packing.rows]).sum(), own), slopes, strict=True
+    ):
         torch.testing.assert_close(slope, other, atol=2e-5, rtol=1e-4)
     return len(found)
 
 
-@given(st.integers(1, 9), st.integers(1, 6), st.sampled_from([0.0, 0.3, 0.7, 1.0]), st.sampled_from([0.0, 0.2]), st.integers(0, 999))
+@given(
+    st.integers(1, 9),
+    st.integers(1, 6),
+    st.sampled_from([0.0, 0.3, 0.7, 1.0]),
+    st.sampled_from([0.0, 0.2]),
+    st.integers(0, 999),
+)
 @settings(max_examples=40, deadline=None)
 def test_packed_gru_equals_grucell_in_acting_rows(steps, columns, share, begins, seed):
     generator = np.random.default_rng(seed)
@@ -56,7 +68,10 @@ def test_packed_gru_handles_columns_of_different_length():
 
 @pytest.mark.parametrize("row", [0, 2, 3])
 def test_episode_start_in_a_gap_resets_the_memory(row):
-    acts, starts = np.array([[True, True], [True, False], [False, False], [True, True]]), np.zeros((4, 2), bool)
+    acts, starts = (
+        np.array([[True, True], [True, False], [False, False], [True, True]]),
+        np.zeros((4, 2), bool),
+    )
     starts[row] = True
     assert compare(acts, starts) == 5
 
@@ -65,5 +80,7 @@ def test_packing_contains_each_acting_row_once():
     acts = np.random.default_rng(0).random((7, 5)) < 0.6
     packing = Packing(acts, np.zeros_like(acts))
     assert sorted(packing.rows.tolist()) == np.flatnonzero(acts).tolist()
-    assert [step.stop - step.start for step in packing.steps] == [(acts.sum(0) > step).sum() for step in range(acts.sum(0).max())]
+    assert [step.stop - step.start for step in packing.steps] == [
+        (acts.sum(0) > step).sum() for step in range(acts.sum(0).max())
+    ]
     assert packing.keeps is None

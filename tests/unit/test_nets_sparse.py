@@ -1,4 +1,5 @@
-"""Products with the non-zeros of sparse layers: equal to dense ones, dense where that is asked for or quicker."""
+"""Products with the non-zeros of sparse layers: equal to dense ones, dense where that is asked for or
+quicker."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ SPARSE = ("algo.sparse.sparsity=0.8", "algo.sparse.every=2")
 
 
 def sparse_matrix(generator, outputs, inputs, density):
-    return (generator.standard_normal((outputs, inputs)) * (generator.random((outputs, inputs)) < density)).astype(np.float32)
+    return (
+        generator.standard_normal((outputs, inputs)) * (generator.random((outputs, inputs)) < density)
+    ).astype(np.float32)
 
 
 @settings(max_examples=40, deadline=None)
@@ -39,11 +42,15 @@ def test_sparse_products_follow_value_and_mask_changes(seed, outputs, inputs, ro
         elif kind == "fewer":
             weight[generator.random(weight.shape) < 0.5] = 0.0
         else:
-            weight[:] = sparse_matrix(generator, outputs, inputs, {"elsewhere": 0.3, "none": 0.0, "all": 1.0}[kind])
+            weight[:] = sparse_matrix(
+                generator, outputs, inputs, {"elsewhere": 0.3, "none": 0.0, "all": 1.0}[kind]
+            )
         weights.refresh()
         for _ in range(2):
             given_rows = generator.standard_normal((rows, inputs)).astype(np.float32)
-            np.testing.assert_allclose(weights.product(given_rows), given_rows.astype(float) @ weight.T, atol=1e-5)
+            np.testing.assert_allclose(
+                weights.product(given_rows), given_rows.astype(float) @ weight.T, atol=1e-5
+            )
             assert weights.form == "csr" or measured
 
 
@@ -93,14 +100,19 @@ def test_sparse_actor_equals_the_dense_actor(recurrent):
     dense, other = acting(modules["p"]), acting(modules["p"])
     other.become_sparse(measured=False)
     assert len(other.sparse) == (5 if recurrent else 3)
-    frame = PolicyFrame(generator.standard_normal((3, 2, 2, 3)).astype(np.float32), np.array([[True, False], [True, True], [True, True]]))
+    frame = PolicyFrame(
+        generator.standard_normal((3, 2, 2, 3)).astype(np.float32),
+        np.array([[True, False], [True, True], [True, True]]),
+    )
     memory = generator.standard_normal((3, 2, 5)).astype(np.float32) if recurrent else None
     starts = np.array([False, True, False])
     for density in (0.2, 0.2, 0.6):
         flat.load(sparse_matrix(generator, 1, len(flat.vector), density)[0])
         dense.refresh()
         other.refresh()
-        wanted, found = (actor.act(frame, starts, memory, np.random.default_rng(1), False) for actor in (dense, other))
+        wanted, found = (
+            actor.act(frame, starts, memory, np.random.default_rng(1), False) for actor in (dense, other)
+        )
         np.testing.assert_array_equal(found.action, wanted.action)
         np.testing.assert_allclose(found.logp, wanted.logp, atol=1e-5)
         if recurrent:
@@ -109,7 +121,9 @@ def test_sparse_actor_equals_the_dense_actor(recurrent):
 
 
 def test_loading_parameters_refreshes_sparse_actors():
-    config = load_config(ECHO, ["algo.sparse.acting=sparse", "algo.network={hidden: [16], recurrent: true, memory: 8}"])
+    config = load_config(
+        ECHO, ["algo.sparse.acting=sparse", "algo.network={hidden: [16], recurrent: true, memory: 8}"]
+    )
     dense, other = (make_algorithm(make_spec(), config.algo, 1) for _ in range(2))
     other.act_by(acting_form(config))
     generator, policy = np.random.default_rng(2), dense.spec.policies[0]
@@ -120,7 +134,9 @@ def test_loading_parameters_refreshes_sparse_actors():
         after = []
         for algorithm in (dense, other):
             algorithm.load_parameters(vector)
-            after.append(algorithm.act(frame, algorithm.initial_memory(2), generator, greedy=True)[policy.name].memory)
+            after.append(
+                algorithm.act(frame, algorithm.initial_memory(2), generator, greedy=True)[policy.name].memory
+            )
         np.testing.assert_allclose(after[1], after[0], atol=1e-5)
         assert after[0].any()
 

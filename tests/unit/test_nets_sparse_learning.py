@@ -47,7 +47,10 @@ def test_sparse_unroll_equals_the_dense_unroll():
     obs = torch.from_numpy(generator.standard_normal((6, 3, 2, 6)).astype(np.float32))
     alive, starts = (torch.from_numpy(generator.random(shape) < 0.6) for shape in ((6, 3, 2), (6, 3)))
     memory, results = torch.from_numpy(generator.standard_normal((3, 2, 5)).astype(np.float32)), []
-    masks = tuple(mask[flat.place_of(weight)].reshape(weight.shape) for weight in (policy.cell.weight_ih, policy.cell.weight_hh))
+    masks = tuple(
+        mask[flat.place_of(weight)].reshape(weight.shape)
+        for weight in (policy.cell.weight_ih, policy.cell.weight_hh)
+    )
     for given in (None, masks):
         policy.unroll_where(given)
         assert (policy.patterns is None) == (given is None)
@@ -76,7 +79,9 @@ def test_masked_gradients_equal_the_dense_gradients(name):
         mask[layer.place] = generator.random(layer.place.stop - layer.place.start) < 0.25
     rollouts = [random_rollout(spec, 6, 1, generator) for _ in range(3)]
     for version in (0, 1):  # the target network keeps the weights of version 0
-        algorithm.load_parameters(np.where(mask, generator.standard_normal(algorithm.size) * 0.3, 0.0).astype(np.float32))
+        algorithm.load_parameters(
+            np.where(mask, generator.standard_normal(algorithm.size) * 0.3, 0.0).astype(np.float32)
+        )
         algorithm.on_version(version)
     dense, _ = algorithm.gradient(rollouts)
     algorithm.learn_where(mask)

@@ -68,7 +68,11 @@ def test_moments_accumulate_over_batches():
 
 
 PARTS = [Part("one", "actor", slice(0, 3)), Part("other", "actor", slice(3, 5))]
-OPTIMIZERS = [NigtConfig(step_size=0.3), AdamConfig(step_size=0.1), SgdConfig(step_size=0.1, momentum=0.5, max_gradient_norm=1.0)]
+OPTIMIZERS = [
+    NigtConfig(step_size=0.3),
+    AdamConfig(step_size=0.1),
+    SgdConfig(step_size=0.1, momentum=0.5, max_gradient_norm=1.0),
+]
 
 
 @pytest.mark.parametrize("config", OPTIMIZERS)
@@ -111,7 +115,9 @@ def test_normalised_observations_equal_prescaled_inputs(cls):
     part = next(iter(rollout.policies.values()))
     size = part.obs.shape[-1]
     known = (np.random.default_rng(3).standard_normal((100, size)) * 2 + 1).astype(np.float32)
-    made.load_parameters(np.concatenate([trained, of(known), of(known)]))  # the policy's moments, the critic's
+    made.load_parameters(
+        np.concatenate([trained, of(known), of(known)])
+    )  # the policy's moments, the critic's
     found = made.gradient([rollout])[0]
     seen, acts = part.obs[:6].reshape(6, 4, -1, size), part.alive[:6]
     np.testing.assert_allclose(found[made.averages][: 1 + 2 * size] * 6, of(seen[acts]), rtol=1e-4, atol=1e-4)
@@ -136,7 +142,11 @@ def test_normalised_observations_equal_prescaled_inputs(cls):
 )
 def test_value_based_normalisation_equals_prescaled_inputs(cls, keys, recurrent):
     spec, generator = make_spec(), np.random.default_rng(1)
-    common = {"network": AgentNetworkConfig(hidden=(5,), recurrent=recurrent, memory=4), "agent_id": False, "discount": 0.9} | keys
+    common = {
+        "network": AgentNetworkConfig(hidden=(5,), recurrent=recurrent, memory=4),
+        "agent_id": False,
+        "discount": 0.9,
+    } | keys
     made = make_algorithm(spec, cls(**common, normalise_observations=True), 0)
     plain = make_algorithm(spec, cls(**common), 0)
     trained = generator.standard_normal(plain.size).astype(np.float32) * 0.4
@@ -150,7 +160,16 @@ def test_value_based_normalisation_equals_prescaled_inputs(cls, keys, recurrent)
     for algorithm in (made, plain):  # target networks
         algorithm.on_version(0)
     rollouts = [
-        random_rollout(spec, 5, 1, np.random.default_rng(seed), deaths=True, whole_episode=True, memory=4 if recurrent else None) for seed in range(4)
+        random_rollout(
+            spec,
+            5,
+            1,
+            np.random.default_rng(seed),
+            deaths=True,
+            whole_episode=True,
+            memory=4 if recurrent else None,
+        )
+        for seed in range(4)
     ]
     assert {int(rollout.episode_end[-1, 0]) for rollout in rollouts} == {1, 2}
     found = made.gradient(rollouts)[0]
@@ -161,7 +180,9 @@ def test_value_based_normalisation_equals_prescaled_inputs(cls, keys, recurrent)
         last = part.truncated[-1, 0] & ~part.terminated[-1, 0]
         rows += [part.final_obs[0][last].reshape(-1, size)] if last.any() else []
     wanted = of(np.concatenate(rows))
-    np.testing.assert_allclose(gathered[: 1 + 2 * size], wanted * len(rollouts) / wanted[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        gathered[: 1 + 2 * size], wanted * len(rollouts) / wanted[0], rtol=1e-4, atol=1e-4
+    )
     for rollout in rollouts:
         part = rollout.policies["agent"]
         for name in ("obs", "final_obs"):
@@ -174,7 +195,8 @@ def test_value_based_normalisation_equals_prescaled_inputs(cls, keys, recurrent)
 
 
 def test_target_network_uses_moments_from_the_first_update():
-    """Until the first update nothing is known of what is seen; a copy of that would value raw inputs for `target_every` versions."""
+    """Until the first update nothing is known of what is seen; a copy of that would value raw inputs for
+    `target_every` versions."""
     algorithm = make_algorithm(make_spec(), QMIXConfig(normalise_observations=True, target_every=100), 0)
     targets = []
     for version in range(4):
@@ -192,7 +214,9 @@ def test_agent_ids_are_normalised_too():
     spec = make_spec()
     rollout = random_rollout(spec, 6, 4, np.random.default_rng(0))
     part, agents = rollout.policies["agent"], len(spec.policy("agent").agents)
-    algorithm = make_algorithm(spec, MATraceConfig(critic="dec", agent_id=True, normalise_observations=True), 0)
+    algorithm = make_algorithm(
+        spec, MATraceConfig(critic="dec", agent_id=True, normalise_observations=True), 0
+    )
     found = algorithm.gradient([rollout])[0][algorithm.averages] * 6
     numbers = np.broadcast_to(np.eye(agents), (6, 4, agents, agents))
     wanted = of(np.concatenate([part.obs[:6].reshape(6, 4, agents, -1), numbers], -1)[part.alive[:6]])
@@ -224,14 +248,22 @@ def test_critic_outputs_and_values_convert_both_ways():
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_normalised_gradients_are_additive_over_rollouts(recurrent):
     spec, network = TEAM_AND_PREY, NetworkConfig(hidden=(5,), recurrent=recurrent, memory=4)
-    algorithm = make_algorithm(spec, MATraceConfig(normalise_values=True, normalise_observations=True, critic="full", network=network), 0)
+    algorithm = make_algorithm(
+        spec,
+        MATraceConfig(normalise_values=True, normalise_observations=True, critic="full", network=network),
+        0,
+    )
     rollouts = rollouts_of(spec, slots=3, memory=4 if recurrent else None)
     first = algorithm.gradient(rollouts)[0]
-    np.testing.assert_allclose(sum(algorithm.gradient([rollout])[0] for rollout in rollouts), first, atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(
+        sum(algorithm.gradient([rollout])[0] for rollout in rollouts), first, atol=1e-4, rtol=1e-4
+    )
     vector = algorithm.parameters.copy()
     vector[algorithm.averages] = first[algorithm.averages]
     algorithm.load_parameters(vector)
     for name, policy in algorithm._policies.items():
         obs = rollouts[0].policies[name].obs[:1, :, :1].reshape(-1, spec.policy(name).observation_size)
-        np.testing.assert_allclose(NumpyMoments(arrays_of(policy.moments))(obs), policy.moments(torch.from_numpy(obs)), rtol=1e-5)
+        np.testing.assert_allclose(
+            NumpyMoments(arrays_of(policy.moments))(obs), policy.moments(torch.from_numpy(obs)), rtol=1e-5
+        )
         assert np.abs(NumpyMoments(arrays_of(policy.moments))(obs) - obs).max() > 0.01

@@ -1,4 +1,5 @@
-"""REINFORCE's gradient in numpy beside torch's, on episodes of every kind of action; policies at several points at once."""
+"""REINFORCE's gradient in numpy beside torch's, on episodes of every kind of action; policies at several
+points at once."""
 
 from __future__ import annotations
 
@@ -24,13 +25,19 @@ GAMES: list[tuple[str, dict[str, Any]]] = [
 
 
 def config_of(activation: str = "tanh") -> ReinforceConfig:
-    return ReinforceConfig(name="reinforce", discount=0.9, network=NetworkConfig(hidden=(12, 9), activation=activation))
+    return ReinforceConfig(
+        name="reinforce", discount=0.9, network=NetworkConfig(hidden=(12, 9), activation=activation)
+    )
 
 
 def played(environment: EnvConfig, spec: EnvironmentSpec, model: Any, count: int = 3) -> list[Rollout]:
     ground = Playground(environment, {}, spec, count, Seeds(2))
     generator = np.random.default_rng(0)
-    rollouts = ground.play(count, lambda frame, memory: model.act(frame, memory, generator, with_logp=False), model.initial_memory(count))
+    rollouts = ground.play(
+        count,
+        lambda frame, memory: model.act(frame, memory, generator, with_logp=False),
+        model.initial_memory(count),
+    )
     ground.close()
     return rollouts
 
@@ -40,13 +47,18 @@ def played(environment: EnvConfig, spec: EnvironmentSpec, model: Any, count: int
 def test_numpy_gradients_equal_those_of_torch(task: str, kwargs: dict[str, Any], activation: str) -> None:
     environment = EnvConfig(id=task, kwargs=kwargs)
     spec = describe(environment, {})
-    theirs, mine = make_algorithm(spec, config_of(activation), 5), NumpyReinforce.of(spec, config_of(activation), 5)
+    theirs, mine = (
+        make_algorithm(spec, config_of(activation), 5),
+        NumpyReinforce.of(spec, config_of(activation), 5),
+    )
     assert mine is not None
     point = mine.initial_parameters() + np.random.default_rng(1).normal(0, 0.1, mine.size).astype(np.float32)
     for model in (theirs, mine):
         model.load_parameters(point)
     rollouts, weights = played(environment, spec, mine), [1.0, -0.5, 2.0]
-    expected = sum(weight * theirs.gradient([rollout])[0] for weight, rollout in zip(weights, rollouts, strict=True))
+    expected = sum(
+        weight * theirs.gradient([rollout])[0] for weight, rollout in zip(weights, rollouts, strict=True)
+    )
     found = mine.weighted_gradient(rollouts, weights)
     assert np.abs(expected).max() > 0
     np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
@@ -61,7 +73,9 @@ def test_episodes_without_a_decision_add_nothing(task: str, kwargs: dict[str, An
     first, second, _ = played(environment, spec, mine)
     for part in second.policies.values():
         part.alive[...] = False
-    np.testing.assert_allclose(mine.weighted_gradient([first, second], [1.0, 1.0]), mine.weighted_gradient([first], [1.0]), rtol=1e-6)
+    np.testing.assert_allclose(
+        mine.weighted_gradient([first, second], [1.0, 1.0]), mine.weighted_gradient([first], [1.0]), rtol=1e-6
+    )
     assert not mine.weighted_gradient([second], [1.0]).any()
 
 
@@ -77,7 +91,9 @@ def test_each_slot_acts_with_the_parameters_of_its_point(task: str, kwargs: dict
     mine, model = NumpyReinforce.of(spec, config_of(), 5), make_model(spec, config_of(), 5)
     assert mine is not None
     generator = np.random.default_rng(3)
-    points = np.array([mine.initial_parameters() + generator.normal(0, 0.5, mine.size) for _ in range(4)], np.float32)
+    points = np.array(
+        [mine.initial_parameters() + generator.normal(0, 0.5, mine.size) for _ in range(4)], np.float32
+    )
     frame = new_frame(spec, 4)
     for seen in frame.policies.values():
         seen.obs[...] = generator.normal(size=seen.obs.shape)

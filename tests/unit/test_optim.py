@@ -26,7 +26,9 @@ def test_nigt_equals_the_published_loop(seed, eta, alpha):
     for t, gradient in enumerate(gradients):
         np.testing.assert_allclose(optimizer.point(), points[t], rtol=1e-9, atol=1e-9 / eta)
         apart = alpha * (1 - eta) / eta if t else 0.0
-        assert np.linalg.norm(optimizer.point() - optimizer.parameters) == pytest.approx(apart, rel=1e-6, abs=1e-12)
+        assert np.linalg.norm(optimizer.point() - optimizer.parameters) == pytest.approx(
+            apart, rel=1e-6, abs=1e-12
+        )
         optimizer.step(gradient)
     np.testing.assert_allclose(optimizer.parameters, theta[6], rtol=1e-9, atol=1e-12)
 
@@ -34,7 +36,10 @@ def test_nigt_equals_the_published_loop(seed, eta, alpha):
 def actors(*sizes):
     """Policies of so many parameters, one after the other."""
     ends = np.cumsum(sizes).tolist()
-    return [Part(f"policy_{number}", "actor", slice(end - size, end)) for number, (size, end) in enumerate(zip(sizes, ends, strict=True))]
+    return [
+        Part(f"policy_{number}", "actor", slice(end - size, end))
+        for number, (size, end) in enumerate(zip(sizes, ends, strict=True))
+    ]
 
 
 def test_nigt_steps_along_the_direction_of_all_policies():
@@ -55,7 +60,9 @@ def test_nigt_step_length_does_not_depend_on_policies(seed, policies, eta):
         optimizer.step(gradient)
         whole.step(gradient)
         assert np.linalg.norm(optimizer.parameters - before) == pytest.approx(alpha, rel=1e-12)
-        assert np.linalg.norm(optimizer.point() - optimizer.parameters) == pytest.approx(alpha * (1 - eta) / eta, rel=1e-9, abs=1e-12)
+        assert np.linalg.norm(optimizer.point() - optimizer.parameters) == pytest.approx(
+            alpha * (1 - eta) / eta, rel=1e-9, abs=1e-12
+        )
     np.testing.assert_allclose(optimizer.parameters, whole.parameters, rtol=1e-12, atol=1e-14)
 
 
@@ -65,7 +72,9 @@ def test_nigt_can_normalise_each_policy_by_itself():
     np.testing.assert_allclose(optimizer.parameters, [0.3, 0.4, 0.5, 0, 0, 0, 0])
 
 
-@pytest.mark.parametrize("change", [{"extrapolate": False}, {"normalise": "none"}], ids=["extrapolate", "normalise"])
+@pytest.mark.parametrize(
+    "change", [{"extrapolate": False}, {"normalise": "none"}], ids=["extrapolate", "normalise"]
+)
 def test_nigt_ablations_change_only_their_own_part(change):
     gradients = directions(3, 3)
     plain = make_optimizer(NigtConfig(), np.zeros(7))
@@ -147,14 +156,21 @@ def test_critics_have_a_clip_of_their_own(config):
     gradient = np.array([30.0, 40.0, 30.0, 40.0, 70.0, 50.0, 0.03, 0.04])
     clipped = np.array([0.6, 0.8, 3.0, 4.0, 1.0, 1.0, 0.03, 0.04])
     found = course(config(max_gradient_norm=1.0, critic_max_gradient_norm=5.0, step_size=0.1), [gradient])
-    np.testing.assert_allclose(found, course(config(max_gradient_norm=None, step_size=0.1), [clipped]), rtol=1e-12)
+    np.testing.assert_allclose(
+        found, course(config(max_gradient_norm=None, step_size=0.1), [clipped]), rtol=1e-12
+    )
     same = course(config(max_gradient_norm=1.0, step_size=0.1), [gradient])
     clipped[CRITIC] = [0.6, 0.8, 0.03, 0.04]
-    np.testing.assert_allclose(same, course(config(max_gradient_norm=None, step_size=0.1), [clipped]), rtol=1e-12)
+    np.testing.assert_allclose(
+        same, course(config(max_gradient_norm=None, step_size=0.1), [clipped]), rtol=1e-12
+    )
 
 
 def test_a_critic_clip_alone_leaves_actors_unclipped():
-    found = course(SgdConfig(step_size=1.0, critic_max_gradient_norm=1.0), [np.array([30.0, 40.0, 30.0, 40.0, 70.0, 50.0, 0.0, 0.0])])
+    found = course(
+        SgdConfig(step_size=1.0, critic_max_gradient_norm=1.0),
+        [np.array([30.0, 40.0, 30.0, 40.0, 70.0, 50.0, 0.0, 0.0])],
+    )
     np.testing.assert_allclose(found[0], [30, 40, 0.6, 0.8, 70, 50, 0, 0])
 
 
@@ -190,7 +206,9 @@ def test_rmsprop_equals_torch_rmsprop_maximising(seed):
     start = directions(seed + 1, 1)[0]
     parameter = torch.nn.Parameter(torch.tensor(start))
     twin = torch.optim.RMSprop([parameter], lr=0.02, alpha=0.9, eps=1e-4, maximize=True)
-    optimizer = make_optimizer(RmspropConfig(step_size=0.02, decay=0.9, epsilon=1e-4, max_gradient_norm=2.0), start)
+    optimizer = make_optimizer(
+        RmspropConfig(step_size=0.02, decay=0.9, epsilon=1e-4, max_gradient_norm=2.0), start
+    )
     for gradient in gradients:
         parameter.grad = torch.tensor(gradient * min(1.0, 2.0 / np.linalg.norm(gradient)))
         twin.step()
@@ -199,7 +217,9 @@ def test_rmsprop_equals_torch_rmsprop_maximising(seed):
 
 
 def test_adam_warms_up_and_decays():
-    optimizer = make_optimizer(AdamConfig(step_size=1.0, warmup_updates=4, decay_updates=10, final_fraction=0.2), np.zeros(1))
+    optimizer = make_optimizer(
+        AdamConfig(step_size=1.0, warmup_updates=4, decay_updates=10, final_fraction=0.2), np.zeros(1)
+    )
     sizes = []
     for _ in range(20):
         sizes.append(optimizer.step_size())
@@ -242,7 +262,10 @@ def test_restored_optimizer_continues_bit_for_bit(config, critic_step_size):
     assert np.array_equal(second.point(), whole.point())
 
 
-@pytest.mark.parametrize("config", [AdamConfig(max_gradient_norm=0.5), RmspropConfig(max_gradient_norm=0.5), SgdConfig(momentum=0.5)])
+@pytest.mark.parametrize(
+    "config",
+    [AdamConfig(max_gradient_norm=0.5), RmspropConfig(max_gradient_norm=0.5), SgdConfig(momentum=0.5)],
+)
 def test_steps_change_neither_direction_nor_former_point(config):
     optimizer, (first, second) = make_optimizer(config, np.ones(7)), directions(3, 2)
     optimizer.step(first)

@@ -13,13 +13,24 @@ from hpcmarl.optim.sparse import SparseTopology
 from hpcmarl.types import Layer
 from tests.support.worlds import ECHO
 
-LAYERS = (Layer(slice(0, 40), (4, 10)), Layer(slice(44, 64), (5, 4)), Layer(slice(69, 71), (1, 2)))  # biases in between
+LAYERS = (
+    Layer(slice(0, 40), (4, 10)),
+    Layer(slice(44, 64), (5, 4)),
+    Layer(slice(69, 71), (1, 2)),
+)  # biases in between
 SIZE = 74  # the last two are averages
-OPTIMIZERS = [NigtConfig(step_size=0.3), AdamConfig(step_size=0.1), SgdConfig(step_size=0.1, momentum=0.5), RmspropConfig()]
+OPTIMIZERS = [
+    NigtConfig(step_size=0.3),
+    AdamConfig(step_size=0.1),
+    SgdConfig(step_size=0.1, momentum=0.5),
+    RmspropConfig(),
+]
 
 
 def plan(growth="gradient", **keys):
-    return SparseConfig(**{"sparsity": 0.7, "growth": growth, "every": 3, "last": 20, "initial_share": 0.5, **keys})
+    return SparseConfig(
+        **{"sparsity": 0.7, "growth": growth, "every": 3, "last": 20, "initial_share": 0.5, **keys}
+    )
 
 
 def topology(growth="gradient", seed=0, **keys):
@@ -43,7 +54,9 @@ def test_masks_have_the_sparsity_and_leave_biases_alone():
     made = topology()
     assert made.mask[outside()].all()
     assert made.active == pytest.approx(0.3 * 62, abs=2)
-    assert [made.mask[layer.place].sum() for layer in LAYERS] == [round(d * n) for d, n in zip(made.densities, (40, 20, 2), strict=True)]
+    assert [made.mask[layer.place].sum() for layer in LAYERS] == [
+        round(d * n) for d, n in zip(made.densities, (40, 20, 2), strict=True)
+    ]
     assert not np.array_equal(made.mask, topology(seed=1).mask)
 
 
@@ -76,7 +89,9 @@ def test_grown_weights_start_at_zero_at_largest_gradients():
     optimizer.step(direction)
     place, after = LAYERS[0].place, optimizer.topology.mask
     share = 0.25 * (1 + np.cos(np.pi * 3 / 20))
-    twin = drop_and_grow(moved[place], before[place], np.abs(direction[place]), int(share * before[place].sum()))
+    twin = drop_and_grow(
+        moved[place], before[place], np.abs(direction[place]), int(share * before[place].sum())
+    )
     assert after[place].tolist() == twin.tolist() != before[place].tolist()
     new = after & ~before
     assert new[place].any()
@@ -94,7 +109,8 @@ def test_grown_weights_start_at_zero_at_largest_gradients():
     ],
 )
 def test_first_step_of_a_grown_weight_is_several_step_sizes(config, first):
-    """Its moments are zero where those of the others have settled: (1 - beta1) / sqrt(1 - beta2) of a step size, beta1 0 with RMSprop."""
+    """Its moments are zero where those of the others have settled: (1 - beta1) / sqrt(1 - beta2) of a step
+    size, beta1 0 with RMSprop."""
     optimizer = make_optimizer(config, np.random.default_rng(1).standard_normal(SIZE))
     optimizer.become_sparse(topology(every=6000, last=100_000))
     before = optimizer.topology.mask.copy()

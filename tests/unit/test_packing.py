@@ -72,7 +72,12 @@ def test_crafted_buffers_raise(buffer):
         unpack(buffer)
 
 
-FOREIGN_ARRAYS = [np.array(["text"]), np.zeros(2, [("a", "f4")]), np.zeros(1, np.longdouble), np.array([None])]
+FOREIGN_ARRAYS = [
+    np.array(["text"]),
+    np.zeros(2, [("a", "f4")]),
+    np.zeros(1, np.longdouble),
+    np.array([None]),
+]
 
 
 @pytest.mark.parametrize("tree", [{1: 2}, {"a": object()}, 2**128, {"a": {1, 2}}, b"bytes", *FOREIGN_ARRAYS])
@@ -86,7 +91,10 @@ def test_pack_rejects_cycles_and_keeps_generator_states():
     cycle.append(cycle)
     with pytest.raises(TypeError, match="cycle"):
         pack(cycle)
-    assert same(unpack(pack({"a": np.float32(0.5), "b": np.int64(3), "c": np.bool_(True), "d": (1, 2)})), {"a": 0.5, "b": 3, "c": True, "d": [1, 2]})
+    assert same(
+        unpack(pack({"a": np.float32(0.5), "b": np.int64(3), "c": np.bool_(True), "d": (1, 2)})),
+        {"a": 0.5, "b": 3, "c": True, "d": [1, 2]},
+    )
     generator = np.random.default_rng(3)
     state = unpack(pack(generator.bit_generator.state))
     other = np.random.default_rng(4)

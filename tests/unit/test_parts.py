@@ -1,4 +1,5 @@
-"""Which slices of the parameter vector are optimised apart, and that neither critics nor learned entropy costs take a step away from actors."""
+"""Which slices of the parameter vector are optimised apart, and that neither critics nor learned entropy
+costs take a step away from actors."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ from hpcmarl.optim import make_optimizer
 from hpcmarl.types import Array, PolicySpec
 from tests.support.rollouts import DISCRETE, make_spec, random_rollout
 
-TEAM_AND_PREY = make_spec(PolicySpec("team", ("a", "b"), (4,), DISCRETE), PolicySpec("prey", ("c",), (3,), DISCRETE))
+TEAM_AND_PREY = make_spec(
+    PolicySpec("team", ("a", "b"), (4,), DISCRETE), PolicySpec("prey", ("c",), (3,), DISCRETE)
+)
 ACTOR_CRITICS = [MATraceConfig, PPOConfig, COMAConfig]
 CLIP = 0.5
 CLIPPED: list[ClippingConfig] = [
@@ -38,25 +41,38 @@ CLIPPED: list[ClippingConfig] = [
 ]
 
 
-def step_of(optimizer_config: ClippingConfig | NigtConfig, algorithm: Algorithm, seed: int = 0) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Gradient and change of each kind of part after one step on a random rollout of 16 slots; both [size of the part]."""
+def step_of(
+    optimizer_config: ClippingConfig | NigtConfig, algorithm: Algorithm, seed: int = 0
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Gradient and change of each kind of part after one step on a random rollout of 16 slots; both [size of
+    the part]."""
     rollout = random_rollout(algorithm.spec, 25, 16, np.random.default_rng(seed))
     direction = algorithm.gradient([rollout])[0] / rollout.count
     optimizer = make_optimizer(optimizer_config, algorithm.parameters, algorithm.parts)
     before = optimizer.parameters.copy()
     optimizer.step(direction)
     moved = optimizer.parameters - before
-    return {part.kind: direction[part.place] for part in algorithm.parts}, {part.kind: moved[part.place] for part in algorithm.parts}
+    return {part.kind: direction[part.place] for part in algorithm.parts}, {
+        part.kind: moved[part.place] for part in algorithm.parts
+    }
 
 
 @pytest.mark.parametrize("config", ACTOR_CRITICS)
 @pytest.mark.parametrize("target_entropy", [None, 0.3])
 @pytest.mark.parametrize("normalised", [False, True])
-def test_actor_critics_split_into_actor_critic_and_cost(config: type[AlgoConfig], target_entropy: float | None, normalised: bool) -> None:
-    keys = {"target_entropy": target_entropy, "normalise_observations": normalised, "normalise_values": normalised}
+def test_actor_critics_split_into_actor_critic_and_cost(
+    config: type[AlgoConfig], target_entropy: float | None, normalised: bool
+) -> None:
+    keys = {
+        "target_entropy": target_entropy,
+        "normalise_observations": normalised,
+        "normalise_values": normalised,
+    }
     algorithm = make_algorithm(TEAM_AND_PREY, config.model_validate(keys), 0)
     kinds = ["actor", "critic", "cost"] if target_entropy is not None else ["actor", "critic"]
-    assert [(part.policy, part.kind) for part in algorithm.parts] == [(name, kind) for name in ("team", "prey") for kind in kinds]
+    assert [(part.policy, part.kind) for part in algorithm.parts] == [
+        (name, kind) for name in ("team", "prey") for kind in kinds
+    ]
     places = [part.place for part in algorithm.parts]
     assert [place.start for place in places] == [0, *[place.stop for place in places[:-1]]]
     assert places[-1].stop == algorithm.averages.start
@@ -71,11 +87,15 @@ def test_actor_critics_split_into_actor_critic_and_cost(config: type[AlgoConfig]
         start += parameter.size
 
 
-@pytest.mark.parametrize("config", [ReinforceConfig, IQLConfig, VDNConfig, QMIXConfig, WQMIXConfig, RESConfig])
+@pytest.mark.parametrize(
+    "config", [ReinforceConfig, IQLConfig, VDNConfig, QMIXConfig, WQMIXConfig, RESConfig]
+)
 def test_one_loss_makes_one_part(config: type[AlgoConfig]) -> None:
     algorithm = make_algorithm(TEAM_AND_PREY, config(), 0)
     alone = issubclass(config, ReinforceConfig | IQLConfig)
-    assert [(part.policy, part.kind) for part in algorithm.parts] == ([("team", "actor"), ("prey", "actor")] if alone else [("team", "actor")])
+    assert [(part.policy, part.kind) for part in algorithm.parts] == (
+        [("team", "actor"), ("prey", "actor")] if alone else [("team", "actor")]
+    )
     assert algorithm.parts[0].place.start == 0
     assert algorithm.parts[-1].place.stop == algorithm.averages.start
 
@@ -99,13 +119,22 @@ def test_learned_entropy_cost_takes_no_share_of_the_clip(optimizer: ClippingConf
         assert moved["cost"][0] == pytest.approx(-CLIP, rel=1e-5)
 
 
-@pytest.mark.parametrize("optimizer", [*CLIPPED, NigtConfig(), NigtConfig(normalise="policy")], ids=["sgd", "adam", "rmsprop", "nigt", "nigt-policy"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [*CLIPPED, NigtConfig(), NigtConfig(normalise="policy")],
+    ids=["sgd", "adam", "rmsprop", "nigt", "nigt-policy"],
+)
 @pytest.mark.parametrize("config", [MATraceConfig, PPOConfig])
-def test_reward_scale_leaves_the_actor_its_step(optimizer: ClippingConfig | NigtConfig, config: type[MATraceConfig | PPOConfig]) -> None:
-    """Normalised advantages of a critic that says 0 do not depend on the scale of rewards, its own gradient does."""
+def test_reward_scale_leaves_the_actor_its_step(
+    optimizer: ClippingConfig | NigtConfig, config: type[MATraceConfig | PPOConfig]
+) -> None:
+    """Normalised advantages of a critic that says 0 do not depend on the scale of rewards, its own gradient
+    does."""
     found = []
     for scale in (1.0, 128.0):  # a power of two: nothing is rounded in another way
-        algorithm = make_algorithm(make_spec(), config(reward_scale=scale, normalise_advantages=True, critic="obs"), 0)
+        algorithm = make_algorithm(
+            make_spec(), config(reward_scale=scale, normalise_advantages=True, critic="obs"), 0
+        )
         vector = algorithm.initial_parameters()
         vector[algorithm.parts[1].place] = 0.0
         algorithm.load_parameters(vector)

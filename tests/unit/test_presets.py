@@ -1,4 +1,5 @@
-"""Presets: the lowest layer of a configuration. What file and command line say outranks them, and nothing of them is left to a later version."""
+"""Presets: the lowest layer of a configuration. What file and command line say outranks them, and nothing of
+them is left to a later version."""
 
 import json
 import re
@@ -57,7 +58,9 @@ class TestData:
     @each_preset
     def test_every_value_names_a_file_of_the_authors(self, name):
         preset = PRESETS[name]
-        sources = [setting.source for setting in preset.settings.values()] + [gap.source for gap in preset.gaps]
+        sources = [setting.source for setting in preset.settings.values()] + [
+            gap.source for gap in preset.gaps
+        ]
         used = set()
         for source in sources:
             path, colon, words = source.partition(": ")
@@ -66,11 +69,15 @@ class TestData:
             assert words
             used.add(path)
         assert used == set(preset.files)
-        assert len({path.rpartition("/")[2] for path in used}) == len(used)  # the page names files by their last part
+        assert len({path.rpartition("/")[2] for path in used}) == len(
+            used
+        )  # the page names files by their last part
         assert all(len(commit) == 40 and int(commit, 16) for commit in preset.files.values())
 
     @pytest.mark.parametrize(
-        ("name", "change"), [(name, gap.change) for name, preset in PRESETS.items() for gap in preset.gaps if gap.change], ids=str
+        ("name", "change"),
+        [(name, gap.change) for name, preset in PRESETS.items() for gap in preset.gaps if gap.change],
+        ids=str,
     )
     def test_gaps_are_still_refused(self, name, change):
         """If this fails, a key has come: make the gap a setting."""
@@ -81,7 +88,13 @@ class TestData:
     def test_length_ranks_and_environment_are_left_alone(self, name):
         sections = {key.partition(".")[0] for key in PRESETS[name].settings}
         assert sections <= {"algo", "optimizer", "rounds", "topology"}
-        assert not {"topology.groups", "topology.actors_per_learner", "topology.server", "rounds.rule", "rounds.reduce"} & set(PRESETS[name].settings)
+        assert not {
+            "topology.groups",
+            "topology.actors_per_learner",
+            "topology.server",
+            "rounds.rule",
+            "rounds.reduce",
+        } & set(PRESETS[name].settings)
 
     @each_preset
     def test_one_actor_delivers_whole_gradients(self, name):
@@ -98,12 +111,18 @@ class TestLayers:
         assert config == load_config(BASE + "preset: mappo\n")
 
     def test_file_outranks_the_preset(self):
-        config = load_config(BASE + "preset: qmix\nalgo: {double_q: false, network: {memory: 5}}\nrounds: {batch: 7}\n")
+        config = load_config(
+            BASE + "preset: qmix\nalgo: {double_q: false, network: {memory: 5}}\nrounds: {batch: 7}\n"
+        )
         assert (config.algo.double_q, config.algo.network.memory, config.rounds.batch) == (False, 5, 7)
-        assert config.algo.network == AgentNetworkConfig(hidden=(64,), activation="relu", recurrent=True, memory=5)
+        assert config.algo.network == AgentNetworkConfig(
+            hidden=(64,), activation="relu", recurrent=True, memory=5
+        )
         assert config.algo.replay.ratio == 32.0
 
-    @pytest.mark.parametrize("overrides", [["preset=qmix", "rounds.batch=7"], ["rounds.batch=7", "preset=qmix"]])
+    @pytest.mark.parametrize(
+        "overrides", [["preset=qmix", "rounds.batch=7"], ["rounds.batch=7", "preset=qmix"]]
+    )
     def test_command_line_outranks_the_preset_in_any_order(self, overrides):
         config = load_config(BASE, overrides)
         assert (config.rounds.batch, config.algo.name) == (7, "qmix")
@@ -113,27 +132,37 @@ class TestLayers:
         assert load_config(BASE + "preset: qmix\n", ["preset=null"]) == load_config(BASE)
 
     def test_explicit_null_outranks_the_preset(self):
-        config = load_config(BASE + "preset: coma\nalgo: {critic_network: null}\noptimizer: {max_gradient_norm: null}\n")
+        config = load_config(
+            BASE + "preset: coma\nalgo: {critic_network: null}\noptimizer: {max_gradient_norm: null}\n"
+        )
         assert config.algo.critic_network is None
         assert config.optimizer.max_gradient_norm is None
 
     def test_sections_without_a_name_have_that_of_the_preset(self):
         config = load_config(BASE + "preset: qmix\noptimizer: {decay: 0.5}\n")
-        assert config.optimizer == RmspropConfig(step_size=5e-4, decay=0.5, epsilon=1e-5, max_gradient_norm=10.0)
+        assert config.optimizer == RmspropConfig(
+            step_size=5e-4, decay=0.5, epsilon=1e-5, max_gradient_norm=10.0
+        )
         assert load_config(BASE + "preset: qmix\n", ["algo={discount: 0.5}"]).algo.discount == 0.5
 
-    @pytest.mark.parametrize(("text", "overrides"), [("optimizer: {name: adam}\n", []), ("", ["optimizer.name=adam"])])
+    @pytest.mark.parametrize(
+        ("text", "overrides"), [("optimizer: {name: adam}\n", []), ("", ["optimizer.name=adam"])]
+    )
     def test_another_optimizer_takes_none_of_its_values(self, text, overrides):
         config = load_config(BASE + "preset: qmix\n" + text, overrides)
         assert config.optimizer == AdamConfig()
         assert config.algo.name == "qmix"
 
     def test_optimizer_of_the_file_switches_from_the_presets(self):
-        config = load_config(BASE + "preset: qmix\noptimizer: {decay: 0.5, step_size: 0.25}\n", ["optimizer.name=adam"])
+        config = load_config(
+            BASE + "preset: qmix\noptimizer: {decay: 0.5, step_size: 0.25}\n", ["optimizer.name=adam"]
+        )
         assert config.optimizer == AdamConfig(step_size=0.25)
 
     def test_groups_with_settings_of_their_own_stay(self):
-        config = load_config(BASE + "preset: ma_trace\ntopology: {groups: 2}\n", ["topology.groups.1.delay.step=0.5"])
+        config = load_config(
+            BASE + "preset: ma_trace\ntopology: {groups: 2}\n", ["topology.groups.1.delay.step=0.5"]
+        )
         assert [group.delay.step for group in config.topology.group_list] == [0.0, 0.5]
         assert config.topology.environments_per_actor == 16
 
@@ -154,7 +183,9 @@ class TestResolved:
         assert load_config(text) == before
 
     def test_a_preset_is_not_left_unread_by_the_models(self):
-        with pytest.raises(ValueError, match=r"preset: mappo is filled in by hpcmarl\.config\.file\.load_config"):
+        with pytest.raises(
+            ValueError, match=r"preset: mappo is filled in by hpcmarl\.config\.file\.load_config"
+        ):
             Config.model_validate({"preset": "mappo", "env": {"id": "a.b"}, "stop": {"updates": 3}})
 
 
@@ -162,17 +193,31 @@ ERRORS = {
     "unknown": (
         BASE + "preset: mapo\n",
         (),
-        ["line 3: preset is 'mapo'; did you mean mappo? allowed: mappo, ippo, qmix, vdn, coma, ma_trace or null"],
+        [
+            (
+                "line 3: preset is 'mapo'; did you mean mappo? allowed: mappo, ippo, qmix, vdn, coma, "
+                "ma_trace or null"
+            )
+        ],
     ),
     "capitals": (BASE, ("preset=MA-Trace",), ["command line: preset is 'MA-Trace'; did you mean ma_trace?"]),
     "nothing near": (BASE, ("preset=zzz",), ["preset is 'zzz'; allowed: mappo"]),
     "no text": (BASE + "preset: [mappo]\n", (), ["line 3: preset is ['mappo']; allowed: mappo"]),
-    "parts of it": (BASE, ("preset.mappo=1",), ["command line: preset is {'mappo': 1}; allowed: one of mappo"]),
+    "parts of it": (
+        BASE,
+        ("preset.mappo=1",),
+        ["command line: preset is {'mappo': 1}; allowed: one of mappo"],
+    ),
     "misspelt key": (BASE + "presett: mappo\n", (), ["unknown key presett", "did you mean preset?"]),
     "another algorithm in the file": (
         BASE + "preset: mappo\nalgo: {name: coma}\n",
         (),
-        ["line 4: algo.name is coma, and preset: mappo is for algo.name: ppo; remove one of them, or use preset: coma"],
+        [
+            (
+                "line 4: algo.name is coma, and preset: mappo is for algo.name: ppo; remove one of them, or "
+                "use preset: coma"
+            )
+        ],
     ),
     "another algorithm on the command line": (
         BASE + "preset: mappo\n",
@@ -185,11 +230,23 @@ ERRORS = {
         ["line 3: algo.name is ma_trace", "preset: qmix"],
     ),
     "a list as algorithm": (BASE + "algo: {name: [mappo]}\n", (), ["algo.name is ['mappo']"]),
-    "a list as algorithm with a preset": (BASE + "preset: vdn\nalgo: {name: [vdn]}\n", (), ["line 4: algo.name is ['vdn'], and preset: vdn is for"]),
-    "null as algorithm with a preset": (BASE + "preset: vdn\nalgo: {name: null}\n", (), ["line 4: algo.name is null, and preset: vdn is for"]),
+    "a list as algorithm with a preset": (
+        BASE + "preset: vdn\nalgo: {name: [vdn]}\n",
+        (),
+        ["line 4: algo.name is ['vdn'], and preset: vdn is for"],
+    ),
+    "null as algorithm with a preset": (
+        BASE + "preset: vdn\nalgo: {name: null}\n",
+        (),
+        ["line 4: algo.name is null, and preset: vdn is for"],
+    ),
     "an empty section": (BASE + "preset: vdn\noptimizer:\n", (), ["line 4: optimizer is empty"]),
     "text as a section": (BASE + "preset: vdn\nrounds: sync\n", (), ["line 4: rounds is 'sync'"]),
-    "preset as algorithm": (BASE + "algo: {name: mappo}\n", (), ["algo.name is 'mappo'", "mappo is a preset: write preset: mappo"]),
+    "preset as algorithm": (
+        BASE + "algo: {name: mappo}\n",
+        (),
+        ["algo.name is 'mappo'", "mappo is a preset: write preset: mappo"],
+    ),
     "key of another algorithm": (
         BASE + "preset: qmix\nalgo: {unroll: 5}\n",
         (),
@@ -203,14 +260,26 @@ ERRORS = {
     "contradiction with both": (
         BASE + "preset: mappo\n",
         ("deterministic=true",),
-        ["configuration text with preset: mappo and deterministic from the command line: deterministic: true does not go"],
+        [
+            (
+                "configuration text with preset: mappo and deterministic from the command line: "
+                "deterministic: true does not go"
+            )
+        ],
     ),
     "self-play": (
         BASE + "preset: mappo\npolicies: {p: {agents: ['*']}}\nleague: {matchmaking: {name: latest}}\n",
         (),
-        ["with preset: mappo: algo.critic: full learns from the mean reward of all seats", "use algo.critic: dec"],
+        [
+            "with preset: mappo: algo.critic: full learns from the mean reward of all seats",
+            "use algo.critic: dec",
+        ],
     ),
-    "command line alone": (None, ("preset=mappo", "env.id=a.b"), ["command line with preset: mappo: stop is empty"]),
+    "command line alone": (
+        None,
+        ("preset=mappo", "env.id=a.b"),
+        ["command line with preset: mappo: stop is empty"],
+    ),
     "no environment": (None, ("preset=mappo",), ["command line: env is missing"]),
 }
 
@@ -226,13 +295,20 @@ def test_mistakes_are_one_line_that_says_the_remedy(case):
 def test_a_preset_over_a_resolved_file_is_refused():
     resolved = dump_config(load_config(BASE + "preset: mappo\n"))
     line = message(resolved, "preset=ippo")
-    assert line.startswith("command line: preset: ippo sets nothing here, configuration text sets all of its keys; remove preset, or the keys")
+    assert line.startswith(
+        "command line: preset: ippo sets nothing here, configuration text sets all of its keys; remove "
+        "preset, or the keys"
+    )
 
 
 @pytest.mark.parametrize("load", [load_either])
-@pytest.mark.parametrize(("text", "overrides"), [(SIMULATION + "preset: mappo\n", ()), (SIMULATION, ("preset=mappo",))])
+@pytest.mark.parametrize(
+    ("text", "overrides"), [(SIMULATION + "preset: mappo\n", ()), (SIMULATION, ("preset=mappo",))]
+)
 def test_simulations_refuse_presets(text, overrides, load):
-    assert "preset: mappo is for runs (hpcmarl train), and this is a simulation; remove it" in message(text, *overrides, load=load)
+    assert "preset: mappo is for runs (hpcmarl train), and this is a simulation; remove it" in message(
+        text, *overrides, load=load
+    )
 
 
 def test_sweeps_of_simulations_refuse_presets():
@@ -244,7 +320,9 @@ def test_sweeps_of_simulations_refuse_presets():
 
 
 def test_independent_critics_load_in_a_league():
-    config = load_config(BASE + "preset: ippo\npolicies: {p: {agents: ['*']}}\nleague: {matchmaking: {name: latest}}\n")
+    config = load_config(
+        BASE + "preset: ippo\npolicies: {p: {agents: ['*']}}\nleague: {matchmaking: {name: latest}}\n"
+    )
     assert config.league is not None
     assert config.algo.critic == "dec"
 
@@ -259,17 +337,27 @@ class TestCommands:
         assert code == 0
         (here / "again.yaml").write_text(out)
         assert load_config(here / "again.yaml") == load_config(BASE + "preset: mappo\n")
-        assert run("config", "show", "tiny.yaml", "preset=qmix")[1] == dump_config(load_config(here / "tiny.yaml", ["preset=qmix"]))
+        assert run("config", "show", "tiny.yaml", "preset=qmix")[1] == dump_config(
+            load_config(here / "tiny.yaml", ["preset=qmix"])
+        )
 
     def test_check_needs_no_file(self, run, here):
         assert run("config", "check", *self.ALONE)[:2] == (0, "command line is valid: a.b, ppo, adam, sync\n")
-        assert run("config", "check", "tiny.yaml", "preset=coma")[:2] == (0, "tiny.yaml is valid: a.b, coma, rmsprop, sync\n")
+        assert run("config", "check", "tiny.yaml", "preset=coma")[:2] == (
+            0,
+            "tiny.yaml is valid: a.b, coma, rmsprop, sync\n",
+        )
 
     def test_schema_names_the_presets(self, run):
         lines = run("config", "schema")[1].splitlines()
-        assert any(line.split()[:8] == ["preset", "one", "of", "mappo,", "ippo,", "qmix,", "vdn,", "coma,"] for line in lines)
+        assert any(
+            line.split()[:8] == ["preset", "one", "of", "mappo,", "ippo,", "qmix,", "vdn,", "coma,"]
+            for line in lines
+        )
         assert "mappo" in json.dumps(json.loads(run("config", "schema", "--json")[1])["properties"]["preset"])
-        assert not any(line.startswith("preset ") for line in run("config", "schema", "--simulation")[1].splitlines())
+        assert not any(
+            line.startswith("preset ") for line in run("config", "schema", "--simulation")[1].splitlines()
+        )
 
     def test_list_prints_a_table_and_json(self, run):
         rows = json.loads(run("list", "presets", "--json")[1])["presets"]
@@ -293,7 +381,10 @@ class TestCommands:
     def test_train_needs_no_file(self, run, here, trained, started):
         assert run("train", *self.ALONE)[0] == 75
         assert run("train", *self.ALONE, "--resume", "auto")[0] == 75
-        assert [(config, resume) for config, _, resume in trained] == [(load_config(None, self.ALONE), None), (load_config(None, self.ALONE), "auto")]
+        assert [(config, resume) for config, _, resume in trained] == [
+            (load_config(None, self.ALONE), None),
+            (load_config(None, self.ALONE), "auto"),
+        ]
         assert run("train", *self.ALONE, "-n", "2", "--run-dir", "d")[0] == 7
         assert started == [(2, ["train", *self.ALONE, "--run-dir", "d"])]
 
@@ -327,7 +418,13 @@ class TestCommands:
     def test_simulate_refuses_a_preset(self, run, here):
         (here / "sim.yaml").write_text(SIMULATION)
         code, _, err = run("simulate", "sim.yaml", "preset=mappo")
-        assert (code, err) == (2, "error: command line: preset: mappo is for runs (hpcmarl train), and this is a simulation; remove it\n")
+        assert (code, err) == (
+            2,
+            (
+                "error: command line: preset: mappo is for runs (hpcmarl train), and this is a simulation; "
+                "remove it\n"
+            ),
+        )
 
 
 def test_the_page_has_the_tables_of_today():

@@ -1,4 +1,5 @@
-"""Prioritised draws and importance weights against closed forms and a literal walk; how they work in a replay."""
+"""Prioritised draws and importance weights against closed forms and a literal walk; how they work in a
+replay."""
 
 import numpy as np
 import pytest
@@ -65,10 +66,13 @@ def test_importance_weights_have_their_closed_form(env_steps, beta):
 
 
 def test_full_correction_makes_draws_count_as_if_all_were_alike():
-    """At beta 1 an episode's mean weight in a gradient, how often it is drawn times its weight, is the same for all."""
+    """At beta 1 an episode's mean weight in a gradient, how often it is drawn times its weight, is the same
+    for all."""
     priorities = make([0.5, 2.0, 0.3, 1.0], alpha=0.6, beta=1.0)
     every = np.arange(4)
-    np.testing.assert_allclose(chances(priorities.errors, 0.6) * priorities.weights(every, 0), np.full(4, 0.25), rtol=1e-6)
+    np.testing.assert_allclose(
+        chances(priorities.errors, 0.6) * priorities.weights(every, 0), np.full(4, 0.25), rtol=1e-6
+    )
 
 
 def test_new_episodes_have_the_largest_error_of_those_kept():

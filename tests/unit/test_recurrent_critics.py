@@ -1,4 +1,5 @@
-"""Critics with a memory: against the literal references and torch's own GRU, carried over unrolls' borders, learning what others cannot."""
+"""Critics with a memory: against the literal references and torch's own GRU, carried over unrolls' borders,
+learning what others cannot."""
 
 from dataclasses import replace
 
@@ -23,9 +24,13 @@ REMEMBERING = NetworkConfig(hidden=(5,), recurrent=True, memory=4)
 
 
 def make(spec, algorithm=MATraceConfig, **keys):
-    config = algorithm(**{**PLAIN, "network": NetworkConfig(hidden=(5,)), "critic_network": REMEMBERING, **keys})
+    config = algorithm(
+        **{**PLAIN, "network": NetworkConfig(hidden=(5,)), "critic_network": REMEMBERING, **keys}
+    )
     made = make_algorithm(spec, config, 0)
-    made.load_parameters(np.random.default_rng(1).standard_normal(made.size).astype(np.float32) * np.float32(0.6))
+    made.load_parameters(
+        np.random.default_rng(1).standard_normal(made.size).astype(np.float32) * np.float32(0.6)
+    )
     return made
 
 
@@ -34,14 +39,25 @@ def remembering(algorithm, rollouts):
     generator = np.random.default_rng(3)
     for rollout in rollouts:
         for name, memory in algorithm.critic_memory(rollout).items():
-            rollout.policies[name].critic_memory = np.tanh(generator.standard_normal(memory.shape)).astype(np.float32)
+            rollout.policies[name].critic_memory = np.tanh(generator.standard_normal(memory.shape)).astype(
+                np.float32
+            )
     return rollouts
 
 
-@pytest.mark.parametrize(("algorithm", "literal"), [(MATraceConfig, ma_trace), (PPOConfig, ppo)], ids=["ma_trace", "ppo"])
+@pytest.mark.parametrize(
+    ("algorithm", "literal"), [(MATraceConfig, ma_trace), (PPOConfig, ppo)], ids=["ma_trace", "ppo"]
+)
 @pytest.mark.parametrize(
     ("spec", "critic"),
-    [(make_spec(), "full"), (make_spec(), "obs"), (make_spec(), "dec"), (TEAM_AND_PREY, "full"), (TEAM_AND_PREY, "dec"), (TURNS, "dec")],
+    [
+        (make_spec(), "full"),
+        (make_spec(), "obs"),
+        (make_spec(), "dec"),
+        (TEAM_AND_PREY, "full"),
+        (TEAM_AND_PREY, "dec"),
+        (TURNS, "dec"),
+    ],
     ids=["full", "obs", "dec", "two_full", "two_dec", "turns"],
 )
 def test_gradient_equals_the_literal_implementation(spec, critic, algorithm, literal):
@@ -54,9 +70,18 @@ def test_gradient_equals_the_literal_implementation(spec, critic, algorithm, lit
     assert np.abs(found - made.gradient(rollouts)[0]).max() > 1e-3  # what it remembers matters
 
 
-@pytest.mark.parametrize("algo", ["{name: ma_trace, critic: dec}", "{name: ppo, critic: obs, normalise_advantages: false}"])
+@pytest.mark.parametrize(
+    "algo", ["{name: ma_trace, critic: dec}", "{name: ppo, critic: obs, normalise_advantages: false}"]
+)
 def test_gradient_equals_the_bare_torch_loop(algo):
-    config = load_config(SPREAD, [f"algo={algo}", "algo.network={hidden: [8]}", "algo.critic_network={hidden: [8], recurrent: true, memory: 6}"])
+    config = load_config(
+        SPREAD,
+        [
+            f"algo={algo}",
+            "algo.network={hidden: [8]}",
+            "algo.critic_network={hidden: [8], recurrent: true, memory: 6}",
+        ],
+    )
     spec = make_spec()
     algorithm = make_algorithm(spec, config.algo, 0)
     bare = BareValueCritic(config, algorithm)
@@ -69,14 +94,22 @@ def test_gradient_equals_the_bare_torch_loop(algo):
 def pieces(rollout, length):
     """One long unroll as an actor sends it in several."""
     for start in range(0, rollout.steps, length):
-        rows, finals = slice(start, start + length + 1), (rollout.final_index[:, 0] // length) == start // length
+        rows, finals = (
+            slice(start, start + length + 1),
+            (rollout.final_index[:, 0] // length) == start // length,
+        )
         inner = slice(start, start + length)
         policies = {}
         for name, part in rollout.policies.items():
             outer = {key: getattr(part, key)[rows] for key in ("obs", "alive")}
-            within = {key: getattr(part, key)[inner] for key in ("action", "logp", "reward", "terminated", "truncated")}
+            within = {
+                key: getattr(part, key)[inner]
+                for key in ("action", "logp", "reward", "terminated", "truncated")
+            }
             mask = None if part.action_mask is None else part.action_mask[rows]
-            policies[name] = replace(part, **outer, **within, final_obs=part.final_obs[finals], action_mask=mask)
+            policies[name] = replace(
+                part, **outer, **within, final_obs=part.final_obs[finals], action_mask=mask
+            )
         episode, step = following(replace(rollout, episode_end=rollout.episode_end[:start]))
         yield replace(
             rollout,
@@ -132,7 +165,9 @@ def test_carried_memory_survives_a_checkpoint():
     carrier.attach(7, first)
     resumed.load_state_dict(carrier.state_dict())
     resumed.attach(7, second)
-    np.testing.assert_array_equal(second.policies["agent"].critic_memory, algorithm.critic_memory(first)["agent"])
+    np.testing.assert_array_equal(
+        second.policies["agent"].critic_memory, algorithm.critic_memory(first)["agent"]
+    )
 
 
 def test_slots_keep_their_memory_in_parts_of_rollouts():
@@ -143,26 +178,35 @@ def test_slots_keep_their_memory_in_parts_of_rollouts():
 
 
 def recalled(seed, border):
-    """Sixteen slots see +1 or -1 in the first of four steps and nothing later; the last step is rewarded with that number."""
+    """Sixteen slots see +1 or -1 in the first of four steps and nothing later; the last step is rewarded with
+    that number."""
     generator = np.random.default_rng(seed)
     whole = random_rollout(make_spec(agents=1, state_size=None), 4, 16, generator, end_rate=0.0)
     part, number = whole.policies["agent"], generator.choice([-1.0, 1.0], 16).astype(np.float32)
     part.obs[:], part.reward[:] = 0.0, 0.0
     part.obs[0, :, 0, 0], part.reward[-1, :, 0] = number, number
-    whole.episode_start[0], whole.episode_start[-1], whole.episode_end[-1], whole.first_step[:] = True, True, 1, 0
+    whole.episode_start[0], whole.episode_start[-1], whole.episode_end[-1], whole.first_step[:] = (
+        True,
+        True,
+        1,
+        0,
+    )
     part.terminated[-1] = True
     return list(pieces(whole, border))
 
 
 @pytest.mark.parametrize("remembers", [True, False])
 def test_values_of_what_was_seen_before_the_border_are_learned(remembers):
-    """The second unroll of each episode shows nothing: only a memory that is carried over the border tells +1 from -1."""
+    """The second unroll of each episode shows nothing: only a memory that is carried over the border tells +1
+    from -1."""
     network = NetworkConfig(hidden=(8,), recurrent=remembers, memory=8)
     plain = {"discount": 1.0, "entropy_cost": 0.0, "value_cost": 0.5, "importance_sampling": False}
     config = MATraceConfig(**plain, network=NetworkConfig(hidden=(4,)), critic_network=network)
     algorithm = make_algorithm(make_spec(agents=1, state_size=None), config, 0)
     carrier, explained = CriticMemory(algorithm), 0.0
-    optimizer = torch.optim.Adam([vector := torch.nn.Parameter(torch.from_numpy(algorithm.initial_parameters()))], 0.02)
+    optimizer = torch.optim.Adam(
+        [vector := torch.nn.Parameter(torch.from_numpy(algorithm.initial_parameters()))], 0.02
+    )
     for number in range(150):
         for piece in recalled(number, 2):
             carrier.attach(1, piece)
@@ -175,5 +219,7 @@ def test_values_of_what_was_seen_before_the_border_are_learned(remembers):
 
 
 def test_coma_refuses_a_recurrent_critic():
-    with pytest.raises(ConfigError, match=r"algo\.critic_network\.recurrent: true is for the critics of ma_trace and ppo"):
+    with pytest.raises(
+        ConfigError, match=r"algo\.critic_network\.recurrent: true is for the critics of ma_trace and ppo"
+    ):
         load_config(SPREAD, ["algo.name=coma", "algo.critic_network={recurrent: true}"])

@@ -16,7 +16,9 @@ STEPS, SLOTS, AGENTS, SIZE = 4, 6, 2, 6
 
 def make():
     network = NetworkConfig(hidden=(5,), recurrent=True, memory=4)
-    algorithm = make_algorithm(make_spec(agents=AGENTS, state_size=None), MATraceConfig(network=network, unroll=STEPS), 0)
+    algorithm = make_algorithm(
+        make_spec(agents=AGENTS, state_size=None), MATraceConfig(network=network, unroll=STEPS), 0
+    )
     vector = np.random.default_rng(1).standard_normal(algorithm.size).astype(np.float32)
     algorithm.load_parameters(vector)
     return algorithm, vector
@@ -26,7 +28,9 @@ def play(algorithm, observations):
     """The decisions of an episode's first steps, and the memory after them."""
     memory, decisions = algorithm.initial_memory(SLOTS)["agent"], []
     for step, obs in enumerate(observations):
-        frame = Frame({"agent": PolicyFrame(obs, np.ones((SLOTS, AGENTS), bool))}, None, np.full(SLOTS, step == 0))
+        frame = Frame(
+            {"agent": PolicyFrame(obs, np.ones((SLOTS, AGENTS), bool))}, None, np.full(SLOTS, step == 0)
+        )
         decisions.append(algorithm.act(frame, {"agent": memory}, np.random.default_rng(step))["agent"])
         memory = decisions[-1].memory
     return decisions, memory
@@ -36,24 +40,44 @@ def second_unroll(algorithm, observations):
     """Steps T to 2 T of episodes with these observations [2 T + 1, ...], as an actor sends them."""
     memory = play(algorithm, observations[:STEPS])[1]
     decisions = play(algorithm, observations[:-1])[0][STEPS:]
-    action, logp = (np.stack([getattr(decision, name) for decision in decisions]) for name in ("action", "logp"))
+    action, logp = (
+        np.stack([getattr(decision, name) for decision in decisions]) for name in ("action", "logp")
+    )
     nothing, alive = np.zeros(logp.shape, bool), np.ones((STEPS + 1, SLOTS, AGENTS), bool)
     none = np.zeros((0, AGENTS, SIZE), np.float32)
-    part = PolicyRollout(observations[STEPS:], alive, action, logp, np.zeros_like(logp), nothing, nothing, none, None, memory)
+    part = PolicyRollout(
+        observations[STEPS:], alive, action, logp, np.zeros_like(logp), nothing, nothing, none, None, memory
+    )
     slots, end = np.arange(SLOTS), np.zeros((STEPS, SLOTS), np.uint8)
-    return Rollout({"agent": part}, np.zeros((STEPS + 1, SLOTS), bool), end, np.zeros((0, 2), np.int32), slots, slots, slots, 0, 0)
+    return Rollout(
+        {"agent": part},
+        np.zeros((STEPS + 1, SLOTS), bool),
+        end,
+        np.zeros((0, 2), np.int32),
+        slots,
+        slots,
+        slots,
+        0,
+        0,
+    )
 
 
 def log_probabilities(algorithm, rollout):
     batch = join([rollout])
-    return evaluate(algorithm._policies["agent"], batch.policies["agent"], batch.episode_start).logp.detach().numpy()
+    return (
+        evaluate(algorithm._policies["agent"], batch.policies["agent"], batch.episode_start)
+        .logp.detach()
+        .numpy()
+    )
 
 
 def test_memory_of_a_reused_unroll_ages_with_the_parameters():
-    """There is no burn-in. Log-probabilities, and so importance ratios, are off by what the first memory has moved since the sampling: by
-    nothing at first, then in proportion to the change of the parameters."""
+    """There is no burn-in. Log-probabilities, and so importance ratios, are off by what the first memory has
+    moved since the sampling: by nothing at first, then in proportion to the change of the parameters."""
     algorithm, vector = make()
-    observations = np.random.default_rng(2).standard_normal((2 * STEPS + 1, SLOTS, AGENTS, SIZE)).astype(np.float32)
+    observations = (
+        np.random.default_rng(2).standard_normal((2 * STEPS + 1, SLOTS, AGENTS, SIZE)).astype(np.float32)
+    )
     change = np.random.default_rng(3).standard_normal(vector.size).astype(np.float32)
     rollout = second_unroll(algorithm, observations)
     part = rollout.policies["agent"]
@@ -61,7 +85,11 @@ def test_memory_of_a_reused_unroll_ages_with_the_parameters():
     errors = []
     for scale in (0.01, 0.02):
         algorithm.load_parameters(vector + np.float32(scale) * change)
-        fresh = replace(rollout, policies={"agent": replace(part, memory=play(algorithm, observations[:STEPS])[1])})
-        errors.append(np.abs(log_probabilities(algorithm, rollout) - log_probabilities(algorithm, fresh)).mean())
+        fresh = replace(
+            rollout, policies={"agent": replace(part, memory=play(algorithm, observations[:STEPS])[1])}
+        )
+        errors.append(
+            np.abs(log_probabilities(algorithm, rollout) - log_probabilities(algorithm, fresh)).mean()
+        )
     assert errors[0] > 1e-3
     assert errors[1] / errors[0] == pytest.approx(2.0, rel=0.2)

@@ -43,7 +43,9 @@ def letter(index, source=1, length=3, flags=0):
 
 
 def replay_of(tmp_path, *, batch=4, rule="sync", deterministic=False, actors=(1,), codec=CODEC, **keys):
-    config = load_config(ECHO, [f"rounds.rule={rule}", f"rounds.batch={batch}", f"deterministic={str(deterministic).lower()}"])
+    config = load_config(
+        ECHO, [f"rounds.rule={rule}", f"rounds.batch={batch}", f"deterministic={str(deterministic).lower()}"]
+    )
     keys = ReplayConfig(**{"starts": 3, "ratio": 2.0, **keys})
     config = config.model_copy(update={"algo": config.algo.model_copy(update={"replay": keys})})
     group = SimpleNamespace(index=0, actors=actors)
@@ -145,7 +147,12 @@ def test_dynamic_replay_evicts_distant_old_episodes(tmp_path):
     replay = replay_of(tmp_path, dynamic={"every": 20, "oldest": 3, "distance": 0.5, "least": 30})
     replay.algorithm = SimpleNamespace(distance=distance)
     fill(replay, range(100))
-    assert looked == [[0, 1, 2], [4, 5, 6], [9, 10, 11], [9, 10, 11]]  # after 40, 60, 80 and 100: not while the least number is there
+    assert looked == [
+        [0, 1, 2],
+        [4, 5, 6],
+        [9, 10, 11],
+        [9, 10, 11],
+    ]  # after 40, 60, 80 and 100: not while the least number is there
     assert (len(replay.episodes), replay.collected) == (100 - 9, 100)
     assert replay.bytes == sum(episode.buffer.nbytes for episode in replay.episodes)
     assert replay.statistics()["replay_distance"] == 0.3
@@ -205,7 +212,8 @@ def test_replay_file_round_trips_and_bad_files_are_logged(tmp_path, caplog):
 
 
 class Weighing:
-    """An algorithm that finds errors, known by the episode's index, and remembers the weights that episodes had."""
+    """An algorithm that finds errors, known by the episode's index, and remembers the weights that episodes
+    had."""
 
     env_steps = 0
 
@@ -229,7 +237,9 @@ def learn(replay, version):
 def test_errors_and_weights_reach_their_episodes(tmp_path):
     """Episodes of unlike lengths, drawn several times at once, while the oldest leave."""
     algorithm = Weighing(lambda index: float(index % 7))
-    replay = replay_of(tmp_path, batch=12, ratio=1e6, episodes=20, priority={"alpha": 1.0, "beta": 1.0, "max_share": 1.0})
+    replay = replay_of(
+        tmp_path, batch=12, ratio=1e6, episodes=20, priority={"alpha": 1.0, "beta": 1.0, "max_share": 1.0}
+    )
     replay.algorithm = algorithm
     learned = set()
     for turn in range(30):
@@ -239,7 +249,9 @@ def test_errors_and_weights_reach_their_episodes(tmp_path):
         found = learn(replay, turn)
         first = replay.collected - len(replay.episodes)
         weights = before.sum() / (len(before) * before[np.array(found) - first])
-        np.testing.assert_allclose([algorithm.weights[index] for index in found], weights / weights.max(), rtol=1e-5)
+        np.testing.assert_allclose(
+            [algorithm.weights[index] for index in found], weights / weights.max(), rtol=1e-5
+        )
         learned.update(found)
         for index, error in enumerate(replay.priorities.errors, first):
             if index in learned:
@@ -260,7 +272,8 @@ def test_rare_errors_are_drawn_often(tmp_path):
 
 
 def updates_until_rare_is_known(tmp_path, **keys):
-    """Gradients after which the value of what 3 of 600 episodes did is within 0.2 of their reward, 1; the others did another thing, for 0."""
+    """Gradients after which the value of what 3 of 600 episodes did is within 0.2 of their reward, 1; the
+    others did another thing, for 0."""
     spec = make_spec(agents=1)
     config = VDNConfig(network=AgentNetworkConfig(hidden=(), recurrent=False), agent_id=False, discount=0.5)
     algorithm = make_algorithm(spec, config, 0)
@@ -269,7 +282,9 @@ def updates_until_rare_is_known(tmp_path, **keys):
     replay = replay_of(tmp_path, batch=8, ratio=1e6, codec=RolloutCodec(spec), **keys)
     replay.algorithm = algorithm
     for index in range(600):
-        rollout = random_rollout(spec, 1, 1, np.random.default_rng(index), whole_episode=True, truncations=False)
+        rollout = random_rollout(
+            spec, 1, 1, np.random.default_rng(index), whole_episode=True, truncations=False
+        )
         part, rare = rollout.policies["agent"], index % 200 == 50
         part.obs[:], part.action[:], part.reward[:] = np.eye(6)[int(rare)], int(rare), float(rare)
         buffer = RolloutCodec(spec).pack(rollout)
@@ -291,8 +306,11 @@ def test_prioritised_replay_learns_rare_episodes_sooner(tmp_path):
 
 
 def test_newest_episodes_count_as_if_all_were_drawn_alike(tmp_path):
-    """Weights before normalisation are 1 for the newest, whatever their errors; for what priorities drew (N P)^-beta."""
-    replay = replay_of(tmp_path, batch=8, ratio=1e6, recent=4, recent_share=0.5, priority={"alpha": 1.0, "beta": 1.0})
+    """Weights before normalisation are 1 for the newest, whatever their errors; for what priorities drew (N
+    P)^-beta."""
+    replay = replay_of(
+        tmp_path, batch=8, ratio=1e6, recent=4, recent_share=0.5, priority={"alpha": 1.0, "beta": 1.0}
+    )
     replay.algorithm = Weighing(lambda index: 1.0)
     fill(replay, range(40))
     replay.priorities.errors.extend([3.0 if index < 20 else 0.0 for index in range(40)])
@@ -306,7 +324,12 @@ def test_newest_episodes_count_as_if_all_were_drawn_alike(tmp_path):
 
 
 def test_dynamic_replay_keeps_errors_with_their_episodes(tmp_path):
-    replay = replay_of(tmp_path, dynamic={"every": 20, "oldest": 3, "distance": 0.0, "least": 30}, ratio=1e6, priority={"max_share": 1.0})
+    replay = replay_of(
+        tmp_path,
+        dynamic={"every": 20, "oldest": 3, "distance": 0.0, "least": 30},
+        ratio=1e6,
+        priority={"max_share": 1.0},
+    )
     replay.algorithm = Weighing(float)
     replay.algorithm.distance = lambda rollouts: 1.0
     fill(replay, range(39))
@@ -326,7 +349,11 @@ def test_replay_file_keeps_priorities(tmp_path, caplog):
     learn(replay, 0)
     replay.save(1, final=False)
     replay.close()
-    other, fewer, without = replay_of(tmp_path, **keys), replay_of(tmp_path, episodes=4, **keys), replay_of(tmp_path, batch=3)
+    other, fewer, without = (
+        replay_of(tmp_path, **keys),
+        replay_of(tmp_path, episodes=4, **keys),
+        replay_of(tmp_path, batch=3),
+    )
     for each in (other, fewer, without):
         each.algorithm = Weighing(lambda index: 0.1 + index / 3)
         each.resume(tmp_path, 1)
@@ -386,7 +413,10 @@ def test_replay_file_with_invalid_episodes_is_ignored(tmp_path, caplog, harm):
     assert not other.episodes
 
 
-@pytest.mark.parametrize(("save", "final", "files"), [("stop", False, 0), ("stop", True, 1), ("never", True, 0), ("checkpoint", False, 1)])
+@pytest.mark.parametrize(
+    ("save", "final", "files"),
+    [("stop", False, 0), ("stop", True, 1), ("never", True, 0), ("checkpoint", False, 1)],
+)
 def test_replay_is_saved_according_to_its_setting(tmp_path, save, final, files):
     replay = replay_of(tmp_path, save=save)
     fill(replay, range(3))

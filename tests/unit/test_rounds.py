@@ -74,7 +74,10 @@ def test_malenia_needs_every_group():
     assert closed(rule.on_gradient(1, 0, 1))
 
 
-@pytest.mark.parametrize(("name", "expected"), [("rennala", (6.0 + 3.0) / 6), ("sync", (6.0 + 3.0) / 6), ("malenia", (6.0 / 3 + 3.0 / 3) / 2)])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("rennala", (6.0 + 3.0) / 6), ("sync", (6.0 + 3.0) / 6), ("malenia", (6.0 / 3 + 3.0 / 3) / 2)],
+)
 def test_engine_combines_group_sums_by_rule(name, expected):
     engine = Engine(make_rule(name, 2, 6), make_optimizer(SgdConfig(step_size=1.0), np.zeros(1)))
     for group, count, total in ((0, 1, 1.0), (0, 2, 5.0), (1, 3, 3.0)):
@@ -88,7 +91,9 @@ def test_unequal_counts_weigh_groups_equally_in_malenia_only():
     for name in ("rennala", "malenia"):
         engine = Engine(make_rule(name, 2, 4), make_optimizer(SgdConfig(step_size=1.0), np.zeros(1)))
         engine.on_gradient(Gradient(0, 0, 3, np.array([3.0])))
-        engine.on_gradient(Gradient(1, 0, 3 if name == "malenia" else 1, np.array([-3.0 if name == "malenia" else -1.0])))
+        engine.on_gradient(
+            Gradient(1, 0, 3 if name == "malenia" else 1, np.array([-3.0 if name == "malenia" else -1.0]))
+        )
         results[name] = float(engine.optimizer.parameters[0])
     assert results["malenia"] == pytest.approx(0.0)
     assert results["rennala"] == pytest.approx(0.5)
@@ -105,11 +110,15 @@ def test_non_finite_direction_raises_before_the_step():
 @given(st.sampled_from(list(RULES)), st.integers(1, 4), st.integers(1, 9), st.integers(0, 2**32 - 1))
 def test_every_trajectory_is_counted_once_and_state_resumes(name, groups, batch, seed):
     generator = np.random.default_rng(seed)
-    engine = Engine(make_rule(name, groups, max(batch, groups)), make_optimizer(SgdConfig(step_size=0.1), np.zeros(3)))
+    engine = Engine(
+        make_rule(name, groups, max(batch, groups)), make_optimizer(SgdConfig(step_size=0.1), np.zeros(3))
+    )
     total, copies = 0, []
     for _ in range(60):
         version = max(0, engine.version - int(generator.integers(0, 2)))
-        gradient = Gradient(int(generator.integers(groups)), version, int(generator.integers(1, 4)), generator.normal(size=3))
+        gradient = Gradient(
+            int(generator.integers(groups)), version, int(generator.integers(1, 4)), generator.normal(size=3)
+        )
         commands = engine.on_gradient(gradient)
         total += gradient.count
         if any(isinstance(command, Step) for command in commands):
@@ -118,7 +127,9 @@ def test_every_trajectory_is_counted_once_and_state_resumes(name, groups, batch,
     assert engine.version == engine.optimizer.updates == len(copies)
     if copies:
         state, parameters = copies[0]
-        other = Engine(make_rule(name, groups, max(batch, groups)), make_optimizer(SgdConfig(step_size=0.1), np.ones(3)))
+        other = Engine(
+            make_rule(name, groups, max(batch, groups)), make_optimizer(SgdConfig(step_size=0.1), np.ones(3))
+        )
         other.load_state_dict(state)
         assert other.version == 1
         assert np.array_equal(other.optimizer.parameters, parameters)
@@ -156,7 +167,9 @@ def test_afedpg_with_nigt_equals_the_published_loop(seed, momentum, groups):
     generator = np.random.default_rng(seed)
     alpha, size = 0.25, 3
     start = generator.normal(size=size)
-    engine = Engine(make_rule("afedpg", groups, 1), make_optimizer(NigtConfig(step_size=alpha, momentum=momentum), start))
+    engine = Engine(
+        make_rule("afedpg", groups, 1), make_optimizer(NigtConfig(step_size=alpha, momentum=momentum), start)
+    )
     theta, d, versions = start.copy(), None, [0] * groups
     for _ in range(25):
         group, g = int(generator.integers(groups)), generator.normal(size=size)
@@ -172,7 +185,12 @@ def test_afedpg_with_nigt_equals_the_published_loop(seed, momentum, groups):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.sampled_from(["sync", "rennala", "malenia"]), st.integers(1, 6), st.integers(1, 40), st.integers(0, 2**32 - 1))
+@given(
+    st.sampled_from(["sync", "rennala", "malenia"]),
+    st.integers(1, 6),
+    st.integers(1, 40),
+    st.integers(0, 2**32 - 1),
+)
 def test_incremental_round_end_equals_full_recount(name, groups, batch, seed):
     generator = np.random.default_rng(seed)
     rule = make_rule(name, groups, batch)
@@ -180,7 +198,11 @@ def test_incremental_round_end_equals_full_recount(name, groups, batch, seed):
     for _ in range(120):
         if len(rule.present) > 1 and generator.random() < 0.02:
             lost = int(generator.choice(rule.present))
-            counts = [0] * groups if closed(rule.on_lost(lost)) else [0 if g == lost and name == "malenia" else c for g, c in enumerate(counts)]
+            counts = (
+                [0] * groups
+                if closed(rule.on_lost(lost))
+                else [0 if g == lost and name == "malenia" else c for g, c in enumerate(counts)]
+            )
         group, count = int(generator.choice(rule.present)), int(generator.integers(1, 4))
         counts[group] += count
         twin = make_rule(name, groups, batch)

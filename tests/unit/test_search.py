@@ -1,4 +1,5 @@
-"""envs/games/search.py: searching opponents, against a slow recursive twin and on positions set up by hand."""
+"""envs/games/search.py: searching opponents, against a slow recursive twin and on positions set up by
+hand."""
 
 from __future__ import annotations
 
@@ -19,8 +20,15 @@ from hpcmarl.errors import ConfigError
 
 SPIEL = importlib.util.find_spec("pyspiel") is not None
 CLASSIC = "pettingzoo.classic.connect_four_v3"
-IDS = [pytest.param(id, marks=pytest.mark.skipif(id.startswith("openspiel") and not SPIEL, reason="needs OpenSpiel")) for id in GAMES]
-Squares = tuple[tuple[int, ...], ...]  # [rows][columns], the bottom row first: 1 the mover's, -1 the other's, 0 empty
+IDS = [
+    pytest.param(
+        id, marks=pytest.mark.skipif(id.startswith("openspiel") and not SPIEL, reason="needs OpenSpiel")
+    )
+    for id in GAMES
+]
+Squares = tuple[
+    tuple[int, ...], ...
+]  # [rows][columns], the bottom row first: 1 the mover's, -1 the other's, 0 empty
 
 
 def move(board: Board, squares: Squares, action: int) -> Squares | None:
@@ -66,12 +74,17 @@ def worth(board: Board, squares: Squares, action: int, depth: int) -> int | None
     if depth == 1:
         return sum(line[board.columns // 2] for line in after)
     turned = tuple(tuple(-mark for mark in line) for line in after)
-    replies = [reply for answer in range(board.actions) if (reply := worth(board, turned, answer, depth - 1)) is not None]
+    replies = [
+        reply
+        for answer in range(board.actions)
+        if (reply := worth(board, turned, answer, depth - 1)) is not None
+    ]
     return -max(replies) if replies else 0
 
 
 def position(board: Board, moves: list[int]) -> Squares | None:
-    """After these moves (taken modulo what is allowed) from an empty board, seen by whoever is next; None where the game is over."""
+    """After these moves (taken modulo what is allowed) from an empty board, seen by whoever is next; None
+    where the game is over."""
     squares: Squares = ((0,) * board.columns,) * board.rows
     for choice in moves:
         allowed = [action for action in range(board.actions) if move(board, squares, action) is not None]
@@ -86,7 +99,12 @@ def position(board: Board, moves: list[int]) -> Squares | None:
 
 
 def bits(board: Board, squares: Squares, mark: int) -> Any:
-    found = sum(1 << board.bit(row, column) for row, line in enumerate(squares) for column, value in enumerate(line) if value == mark)
+    found = sum(
+        1 << board.bit(row, column)
+        for row, line in enumerate(squares)
+        for column, value in enumerate(line)
+        if value == mark
+    )
     return np.array([found], np.uint64)
 
 
@@ -123,8 +141,14 @@ def test_full_boards_before_the_horizon_have_value_zero() -> None:
 
 def test_chunked_search_equals_the_whole_search(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(0)
-    boards = [found for _ in range(40) if (found := position(CONNECT_FOUR, generator.integers(0, 50, 8).tolist())) is not None]
-    own, other = (np.concatenate([bits(CONNECT_FOUR, squares, mark) for squares in boards]) for mark in (1, -1))
+    boards = [
+        found
+        for _ in range(40)
+        if (found := position(CONNECT_FOUR, generator.integers(0, 50, 8).tolist())) is not None
+    ]
+    own, other = (
+        np.concatenate([bits(CONNECT_FOUR, squares, mark) for squares in boards]) for mark in (1, -1)
+    )
     whole = Negamax(CONNECT_FOUR).worth(own, other, 3)
     monkeypatch.setattr("hpcmarl.envs.games.search.MAX_POSITIONS", 7**3 * 6)
     np.testing.assert_array_equal(Negamax(CONNECT_FOUR).worth(own, other, 3), whole)
@@ -166,7 +190,10 @@ def test_searcher_finds_connect_four_tactics(id: str) -> None:
 
 
 def test_one_ply_does_not_see_the_threat() -> None:
-    chosen = {Table(CLASSIC, [2, 5, 2, 5, 2]).ask(Searcher(CLASSIC, 1, np.random.default_rng(seed))) for seed in range(3)}
+    chosen = {
+        Table(CLASSIC, [2, 5, 2, 5, 2]).ask(Searcher(CLASSIC, 1, np.random.default_rng(seed)))
+        for seed in range(3)
+    }
     assert chosen == {3}  # the middle, where the other wins next
 
 
@@ -181,7 +208,8 @@ def test_searcher_finds_tic_tac_toe_wins_and_blocks(id: str) -> None:
 
 
 def test_equal_moves_are_drawn_evenly() -> None:
-    """Where the centre of tic-tac-toe is taken, the squares above and below it are worth the same to one ply."""
+    """Where the centre of tic-tac-toe is taken, the squares above and below it are worth the same to one
+    ply."""
     searcher = Searcher("pettingzoo.classic.tictactoe_v3", 1, np.random.default_rng(0))
     seen = np.zeros((800, 3, 3, 2), np.float32)
     seen[:, 1, 1, 1] = 1
@@ -197,7 +225,8 @@ def test_equal_moves_are_drawn_evenly() -> None:
 
 @pytest.mark.parametrize("id", IDS)
 def test_deeper_searchers_beat_random_players(id: str) -> None:
-    """Played through hpcmarl.envs, seats changing with the slot: the searcher never makes a forbidden move and wins nearly all."""
+    """Played through hpcmarl.envs, seats changing with the slot: the searcher never makes a forbidden move
+    and wins nearly all."""
     slots = 8
     environment = make_environment(EnvConfig(id=id), {}, slots, Seeds(0))
     frame, outcome = new_frame(environment.spec, slots), new_outcome(environment.spec, slots)

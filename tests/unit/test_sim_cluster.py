@@ -1,4 +1,5 @@
-"""The cluster in virtual time: against engines that replay its traces one gradient at a time, written-out timings, limits of quadratics."""
+"""The cluster in virtual time: against engines that replay its traces one gradient at a time, written-out
+timings, limits of quadratics."""
 
 import itertools
 from dataclasses import replace
@@ -15,7 +16,8 @@ from hpcmarl.sim.cluster import Cluster
 
 TEXT = "sim: {workers: 5, stop: {rounds: 12}}\n"
 QUADRATICS = "objective={name: quadratics, dimension: 3, optima: [1, -2, 0.5], start: 3}"
-FAR = "sim.failures=[{at: 1e9, workers: [0]}]"  # never due; but with failures to come no arrival is known beforehand
+# never due; but with failures to come no arrival is known beforehand
+FAR = "sim.failures=[{at: 1e9, workers: [0]}]"
 
 
 def cluster_of(*overrides, seed=0, text=TEXT):
@@ -50,7 +52,12 @@ def recorded(*overrides, seed=0):
 @pytest.mark.parametrize("optimizer", ["nigt", "adam", "sgd"])
 @pytest.mark.parametrize("late", ["cancel", "ignore"])
 def test_replayed_trace_gives_the_same_parameters(rule, optimizer, late):
-    changes = (QUADRATICS, f"rounds={{rule: {rule}, batch: 7, late: {late}}}", f"optimizer.name={optimizer}", "sim.compute_times=linear")
+    changes = (
+        QUADRATICS,
+        f"rounds={{rule: {rule}, batch: 7, late: {late}}}",
+        f"optimizer.name={optimizer}",
+        "sim.compute_times=linear",
+    )
     cluster, trace = recorded(*changes, "sim.communication_times=0.3")
     config = cluster.config
     optima = [1.0, -2.0, 0.5, 1.0, -2.0]
@@ -60,14 +67,23 @@ def test_replayed_trace_gives_the_same_parameters(rule, optimizer, late):
         vector = gradient.count * (optima[gradient.group] - points[gradient.version])
         twin.on_gradient(replace(gradient, vector=vector))
         points[twin.version] = twin.optimizer.point().copy()
-    assert (twin.version, twin.used, twin.wasted) == (cluster.engine.version, cluster.engine.used, cluster.engine.wasted)
+    assert (twin.version, twin.used, twin.wasted) == (
+        cluster.engine.version,
+        cluster.engine.used,
+        cluster.engine.wasted,
+    )
     assert twin.version == 12
     np.testing.assert_allclose(cluster.engine.optimizer.parameters, twin.optimizer.parameters, rtol=1e-10)
 
 
 def test_round_time_of_each_rule_matches_hand_results():
     """h = 1, 2, 3 and kappa = 0.5, 1, 2."""
-    times = ("sim.workers=3", "sim.compute_times=linear", "sim.communication_times=[0.5, 1, 2]", "sim.stop.rounds=1")
+    times = (
+        "sim.workers=3",
+        "sim.compute_times=linear",
+        "sim.communication_times=[0.5, 1, 2]",
+        "sim.stop.rounds=1",
+    )
     assert finished(*times, "rounds.rule=sync").published == 3 + 2
     assert finished(*times, "rounds.rule=sync", "rounds.batch=4").published == 2 * 3 + 2  # two of each
     assert finished(*times, "rounds.rule=afedpg").published == 1.5
@@ -78,7 +94,13 @@ def test_round_time_of_each_rule_matches_hand_results():
 
 
 def test_late_work_is_cancelled_or_wasted():
-    changes = ("sim.workers=2", "sim.compute_times=[1, 2.5]", "rounds.rule=rennala", "rounds.batch=2", "sim.communication_times=0.25")
+    changes = (
+        "sim.workers=2",
+        "sim.compute_times=[1, 2.5]",
+        "rounds.rule=rennala",
+        "rounds.batch=2",
+        "sim.communication_times=0.25",
+    )
     cancelled, ignored = finished(*changes), finished(*changes, "rounds.late=ignore")
     assert (cancelled.engine.wasted, cancelled.abandoned) == (0, 11)
     assert cancelled.published == pytest.approx(12 * 2.25)
@@ -97,15 +119,32 @@ def test_late_work_is_cancelled_or_wasted():
 )
 def test_lazy_event_queue_equals_the_eager_one(rule, compute, more, events):
     batch = more + (len(compute) if rule == "malenia" else 1)
-    changes = (f"sim.workers={len(compute)}", f"sim.compute_times={compute}", f"rounds={{rule: {rule}, batch: {batch}}}", "sim.stop.rounds=4")
+    changes = (
+        f"sim.workers={len(compute)}",
+        f"sim.compute_times={compute}",
+        f"rounds={{rule: {rule}, batch: {batch}}}",
+        "sim.stop.rounds=4",
+    )
     lazy, eager = finished(*changes, events=events), finished(*changes, FAR, events=events)
-    assert (lazy.published, lazy.engine.used, lazy.abandoned) == (eager.published, eager.engine.used, eager.abandoned)
+    assert (lazy.published, lazy.engine.used, lazy.abandoned) == (
+        eager.published,
+        eager.engine.used,
+        eager.abandoned,
+    )
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_simulation_is_determined_by_its_seed(rule):
-    changes = (f"rounds={{rule: {rule}, batch: 6}}", "sim.compute_times={law: random, noise: exponential, drift: 0.3}", "sim.communication_times=0.1")
-    changes = (*changes, "sim.failures=[{every: 5, repair: 2}]", "objective={name: nonconvex, dimension: 4, heterogeneity: 0.5}")
+    changes = (
+        f"rounds={{rule: {rule}, batch: 6}}",
+        "sim.compute_times={law: random, noise: exponential, drift: 0.3}",
+        "sim.communication_times=0.1",
+    )
+    changes = (
+        *changes,
+        "sim.failures=[{every: 5, repair: 2}]",
+        "objective={name: nonconvex, dimension: 4, heterogeneity: 0.5}",
+    )
     runs = [finished(*changes, seed=seed, events=events) for seed, events in ((0, 7), (0, 1000), (1, 1000))]
     assert runs[0].published == runs[1].published != runs[2].published
     np.testing.assert_array_equal(runs[0].engine.optimizer.parameters, runs[1].engine.optimizer.parameters)
@@ -113,7 +152,13 @@ def test_simulation_is_determined_by_its_seed(rule):
 
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_simulator_memory_does_not_grow_with_rounds(rule):
-    cluster = cluster_of(f"rounds={{rule: {rule}, batch: 5}}", "sim.points=16", QUADRATICS, "sim.stop={gradients: 100000}", "sim.compute_times=sqrt")
+    cluster = cluster_of(
+        f"rounds={{rule: {rule}, batch: 5}}",
+        "sim.points=16",
+        QUADRATICS,
+        "sim.stop={gradients: 100000}",
+        "sim.compute_times=sqrt",
+    )
     sizes = set()
     for _ in range(5):
         cluster.run(1200)
@@ -129,38 +174,58 @@ class TestFailures:
     CHANGES = ("sim.workers=3", "sim.compute_times=1", "sim.stop={time: 20.5}")
 
     def test_repaired_worker_restarts_its_lost_work(self):
-        cluster = finished(*self.CHANGES, "rounds.rule=sync", "sim.failures=[{workers: [1], at: 2.5, repair: 4}]")
+        cluster = finished(
+            *self.CHANGES, "rounds.rule=sync", "sim.failures=[{workers: [1], at: 2.5, repair: 4}]"
+        )
         # rounds end at 1, 2, then worker 1 is away from 2.5 to 6.5 and delivers at 7.5
         assert cluster.trace.arrays()["time"].tolist()[:5] == [0, 1, 2, 7.5, 8.5]
 
     def test_repaired_idle_worker_does_not_deliver_twice(self):
-        changes = ("sim.compute_times=[1, 1, 5]", "sim.failures=[{workers: [1], at: 2, repair: 1}]", "rounds.rule=sync")
+        changes = (
+            "sim.compute_times=[1, 1, 5]",
+            "sim.failures=[{workers: [1], at: 2, repair: 1}]",
+            "rounds.rule=sync",
+        )
         cluster = finished(*self.CHANGES, *changes)
         assert cluster.trace.arrays()["time"].tolist()[:3] == [0, 5, 10]
         assert cluster.engine.used == 3 * cluster.engine.version
 
     @pytest.mark.parametrize("rule", ["sync", "rennala", "afedpg"])
     def test_remaining_workers_continue_after_a_loss(self, rule):
-        cluster = finished(*self.CHANGES, f"rounds={{rule: {rule}, batch: 3}}", "sim.failures=[{workers: [0, 2], at: 3.5}]")
+        cluster = finished(
+            *self.CHANGES, f"rounds={{rule: {rule}, batch: 3}}", "sim.failures=[{workers: [0, 2], at: 3.5}]"
+        )
         assert cluster.engine.rule.present == (1,)
         assert cluster.ended == "finished"
         assert cluster.published > 15
         assert cluster.used == 3 * cluster.engine.version
 
     def test_malenia_stops_on_loss_unless_configured(self):
-        changes = (*self.CHANGES, "rounds={rule: malenia, batch: 3}", "sim.failures=[{workers: [0], at: 3.5}]")
+        changes = (
+            *self.CHANGES,
+            "rounds={rule: malenia, batch: 3}",
+            "sim.failures=[{workers: [0], at: 3.5}]",
+        )
         assert finished(*changes).ended == "worker 0 was lost (rounds.on_loss: auto)"
         assert finished(*changes, "rounds.on_loss=drop").ended == "finished"
 
     @pytest.mark.parametrize("rule", sorted(RULES))
     def test_losing_the_last_worker_ends_the_simulation(self, rule):
-        changes = (*self.CHANGES, f"rounds={{rule: {rule}, batch: 3, on_loss: drop}}", "sim.failures=[{at: 3.5}]")
+        changes = (
+            *self.CHANGES,
+            f"rounds={{rule: {rule}, batch: 3, on_loss: drop}}",
+            "sim.failures=[{at: 3.5}]",
+        )
         assert finished(*changes).ended == "the last worker was lost"
 
     @pytest.mark.parametrize("rule", sorted(RULES))
     @pytest.mark.parametrize("late", ["cancel", "ignore"])
     def test_repeated_failures_reduce_but_do_not_stop_progress(self, rule, late):
-        changes = (f"rounds={{rule: {rule}, batch: 6, late: {late}}}", "sim.stop={time: 500}", "sim.failures=[{every: 20, repair: 3}]")
+        changes = (
+            f"rounds={{rule: {rule}, batch: 6, late: {late}}}",
+            "sim.stop={time: 500}",
+            "sim.failures=[{every: 20, repair: 3}]",
+        )
         shaky, sound = finished(*changes, QUADRATICS), finished(*changes[:2], QUADRATICS)
         assert shaky.ended == sound.ended == "finished"
         assert 0.3 * sound.engine.used < shaky.engine.used < sound.engine.used
@@ -172,25 +237,46 @@ def test_simulation_ends_at_each_stop_condition(stop, rule):
     cluster = finished(f"sim.stop={stop}", f"rounds={{rule: {rule}, batch: 5}}")
     assert cluster.ended == "finished"
     assert cluster.progress == 1.0
-    limits = {"{time": cluster.now <= 30, "{gradients": 30 <= cluster.engine.used < 35, "{rounds": cluster.engine.version == 30}
+    limits = {
+        "{time": cluster.now <= 30,
+        "{gradients": 30 <= cluster.engine.used < 35,
+        "{rounds": cluster.engine.version == 30,
+    }
     assert limits[stop.split(":")[0]]
 
 
 def test_rounds_of_a_thousand_workers_take_equal_time():
-    cluster = finished("sim.workers=1000", "sim.compute_times=sqrt", "rounds={rule: rennala, batch: 2000}", "sim.stop={rounds: 5}")
+    cluster = finished(
+        "sim.workers=1000",
+        "sim.compute_times=sqrt",
+        "rounds={rule: rennala, batch: 2000}",
+        "sim.stop={rounds: 5}",
+    )
     assert cluster.engine.used == 10_000
     per_round = [
-        len(list(group)) for _, group in itertools.groupby([cluster.round_time_min, cluster.round_time_max], key=lambda time: round(time, 9))
+        len(list(group))
+        for _, group in itertools.groupby(
+            [cluster.round_time_min, cluster.round_time_max], key=lambda time: round(time, 9)
+        )
     ]
     assert per_round == [2]  # all rounds take the same time
 
 
 def test_all_that_had_begun_counts_when_the_round_has_enough():
-    """h = 1, 2, 3 and M = 3: the third arrives at 2; one worker began again at 2, one at 0: both arrive at 3, where the round ends."""
+    """h = 1, 2, 3 and M = 3: the third arrives at 2; one worker began again at 2, one at 0: both arrive at 3,
+    where the round ends."""
     rounds = "rounds={rule: rennala, batch: 3, admission: all_begun}"
-    cluster, trace = recorded(rounds, "sim.workers=3", "sim.compute_times=linear", "sim.stop={rounds: 10}", QUADRATICS)
+    cluster, trace = recorded(
+        rounds, "sim.workers=3", "sim.compute_times=linear", "sim.stop={rounds: 10}", QUADRATICS
+    )
     assert (cluster.now, cluster.engine.used, cluster.engine.wasted, cluster.abandoned) == (30.0, 50, 0, 0)
-    assert [(gradient.group, gradient.version) for gradient in trace[:5]] == [(0, 0), (0, 0), (1, 0), (0, 0), (2, 0)]
+    assert [(gradient.group, gradient.version) for gradient in trace[:5]] == [
+        (0, 0),
+        (0, 0),
+        (1, 0),
+        (0, 0),
+        (2, 0),
+    ]
 
 
 @settings(max_examples=30, deadline=None)

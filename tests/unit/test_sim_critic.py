@@ -1,4 +1,5 @@
-"""MA-Trace's gradients in the simulator: whole episodes for unrolls, a critic that is optimised beside the policy."""
+"""MA-Trace's gradients in the simulator: whole episodes for unrolls, a critic that is optimised beside the
+policy."""
 
 import numpy as np
 import pytest
@@ -21,7 +22,8 @@ def slices(objective):
 
 
 def test_critics_that_value_nothing_leave_reinforce_per_step():
-    """With V = 0, lambda = 1, no discount and no entropy bonus the actor's gradient of an episode of T steps is REINFORCE's over T."""
+    """With V = 0, lambda = 1, no discount and no entropy bonus the actor's gradient of an episode of T steps
+    is REINFORCE's over T."""
     objective, plain = (objective_of("objective.algo.discount=1", text=text) for text in (CRITIC, CARTPOLE))
     place = slices(objective)
     point = objective.initial()
@@ -36,7 +38,8 @@ def test_critics_that_value_nothing_leave_reinforce_per_step():
 
 
 def test_episodes_keep_what_ratios_and_bootstrapping_need():
-    """The behaviour's log probabilities are those of the point, and an episode that was cut off ends with its last observation."""
+    """The behaviour's log probabilities are those of the point, and an episode that was cut off ends with its
+    last observation."""
     objective = objective_of("objective.env.max_steps=7")
     point = objective.initial()
     rollouts = objective._play([0, 1, 2, 0], point, np.random.default_rng(2))
@@ -72,8 +75,16 @@ def test_a_seed_repeats_a_simulation_with_a_critic(rule):
     ("text", "change", "words"),
     [
         (CRITIC, "objective.algo.critic=full", "objective.algo.critic: full needs the environment's state"),
-        (CRITIC, "objective.algo.critic_network={hidden: [8], recurrent: true}", "critic_network.recurrent: true needs what critics remember"),
-        (CARTPOLE, "optimizer.critic_step_size=0.1", "optimizer.critic_step_size: 0.1 is for critics, and objective.algo.name: reinforce has none"),
+        (
+            CRITIC,
+            "objective.algo.critic_network={hidden: [8], recurrent: true}",
+            "critic_network.recurrent: true needs what critics remember",
+        ),
+        (
+            CARTPOLE,
+            "optimizer.critic_step_size=0.1",
+            "optimizer.critic_step_size: 0.1 is for critics, and objective.algo.name: reinforce has none",
+        ),
     ],
 )
 def test_simulations_reject_what_their_critics_lack(text, change, words):

@@ -1,4 +1,5 @@
-"""Local steps of the simulator's workers (FedPG): against federated averaging written out, with formulas and with episodes that are played."""
+"""Local steps of the simulator's workers (FedPG): against federated averaging written out, with formulas and
+with episodes that are played."""
 
 import numpy as np
 import pytest
@@ -26,7 +27,8 @@ def finished(text, *changes):
 
 
 def test_rounds_of_local_steps_average_the_workers_points():
-    """Four local steps a round: with sgd's step_size of four local ones the new point is the mean of where the workers got to."""
+    """Four local steps a round: with sgd's step_size of four local ones the new point is the mean of where
+    the workers got to."""
     point = np.full(3, 3.0)
     for _ in range(7):
         places = []
@@ -41,7 +43,11 @@ def test_rounds_of_local_steps_average_the_workers_points():
 
 
 def test_local_steps_take_no_time_of_their_own():
-    assert finished(QUADRATICS).published == finished(QUADRATICS, "sim.local_step_size=null").published == 7 * (4 + 2)
+    assert (
+        finished(QUADRATICS).published
+        == finished(QUADRATICS, "sim.local_step_size=null").published
+        == 7 * (4 + 2)
+    )
 
 
 def test_a_worker_at_its_optimum_stays_there():
@@ -52,8 +58,11 @@ def test_a_worker_at_its_optimum_stays_there():
 
 @pytest.mark.parametrize("network", ["{hidden: [8]}", "{hidden: [8], recurrent: true}"])
 def test_local_steps_follow_episodes_of_each_workers_point(network):
-    """In numpy and in torch; the second time a worker plays, it stands a step further along its own first episode."""
-    objective = make_objective(load_simulation(CARTPOLE.replace("{hidden: [8]}", network)), np.random.default_rng(3))
+    """In numpy and in torch; the second time a worker plays, it stands a step further along its own first
+    episode."""
+    objective = make_objective(
+        load_simulation(CARTPOLE.replace("{hidden: [8]}", network)), np.random.default_rng(3)
+    )
     seen, apart = [], objective.apart
 
     def note(workers, points, generator):

@@ -22,7 +22,9 @@ def test_time_laws_give_the_specified_means():
     assert times_of(law="linear").means.tolist() == [1, 2, 3, 4]
     assert times_of(values=(4, 3, 2, 1)).means.tolist() == [4, 3, 2, 1]
     assert times_of(scale=3, dimension_exponent=0.25).means.tolist() == [6, 6, 6, 6]
-    assert times_of(scale=0.5, bandwidth=64).means.tolist() == [2.5] * 4  # 2 · 4 · 16 bytes at 64 a unit of time
+    assert (
+        times_of(scale=0.5, bandwidth=64).means.tolist() == [2.5] * 4
+    )  # 2 · 4 · 16 bytes at 64 a unit of time
     drawn = times_of(workers=20_000, law="random", scale=2, spread=0.7).means
     assert drawn.mean() == pytest.approx(2, rel=0.02)
     assert np.log(drawn).std() == pytest.approx(0.7, rel=0.02)
@@ -34,7 +36,9 @@ def test_noise_leaves_the_means_as_they_are(noise):
     assert one.fixed is None
     drawn = np.array([[one.draw(worker, 0.0) for worker in range(4)] for _ in range(10_000)])
     np.testing.assert_allclose(drawn.mean(axis=0), [1, 2, 3, 4], rtol=0.05)
-    np.testing.assert_allclose(np.mean([all_at_once.draw_all(0.0) for _ in range(10_000)], axis=0), [1, 2, 3, 4], rtol=0.05)
+    np.testing.assert_allclose(
+        np.mean([all_at_once.draw_all(0.0) for _ in range(10_000)], axis=0), [1, 2, 3, 4], rtol=0.05
+    )
     assert (drawn > 0).all()
 
 
@@ -68,7 +72,9 @@ def test_objective_gradients_equal_finite_differences(name, seed):
     np.testing.assert_allclose(objective.slope(point), numeric, atol=1e-6)
     each = [objective.gradient(worker, point, generator) for worker in range(3)]
     np.testing.assert_allclose(np.mean(each, axis=0), objective.slope(point), atol=1e-12)
-    np.testing.assert_allclose(objective.gradients([2, 0, 2], point, generator), [each[2], each[0], each[2]], atol=1e-12)
+    np.testing.assert_allclose(
+        objective.gradients([2, 0, 2], point, generator), [each[2], each[0], each[2]], atol=1e-12
+    )
     assert set(EXACT) == set(OBJECTIVES) - {"policy"}  # which has no formula: test_sim_sampled.py
 
 
@@ -77,7 +83,9 @@ def test_gradient_noise_has_zero_mean_and_given_deviation(name):
     text = EXACT[name].replace("noise: 0", "").rstrip("}, ") + ", noise: 2}"
     objective, generator = objective_of(text), np.random.default_rng(0)
     exact = objective_of(EXACT[name])
-    errors = objective.gradients([1] * 4000, objective.initial(), generator) - exact.gradient(1, exact.initial(), generator)
+    errors = objective.gradients([1] * 4000, objective.initial(), generator) - exact.gradient(
+        1, exact.initial(), generator
+    )
     np.testing.assert_allclose(errors.mean(axis=0), 0, atol=0.1)
     assert np.sqrt((errors**2).sum(axis=1).mean()) == pytest.approx(2, rel=0.03)
 
@@ -85,7 +93,12 @@ def test_gradient_noise_has_zero_mean_and_given_deviation(name):
 def test_nonconvex_objective_changes_curvature():
     """Curved downwards near the optimum, upwards further away; without heterogeneity its maximum is 0."""
     objective = objective_of("{name: nonconvex, dimension: 1, noise: 0}")
-    curvature = [objective.value(np.array([x + 0.1])) + objective.value(np.array([x - 0.1])) - 2 * objective.value(np.array([x])) for x in (0.0, 1.5)]
+    curvature = [
+        objective.value(np.array([x + 0.1]))
+        + objective.value(np.array([x - 0.1]))
+        - 2 * objective.value(np.array([x]))
+        for x in (0.0, 1.5)
+    ]
     assert curvature[0] < 0 < curvature[1]
     assert objective.value(np.zeros(1)) == 0
 

@@ -29,14 +29,22 @@ def row(times, *, slots=1, spread=0.0, exchange=0.5, timed=100.0, server=0.0):
     """A row of metrics of groups with these seconds a trajectory."""
     told = {"version": 10.0, "seconds": 20.0, "used_gradients": 40.0, "server/gradient_seconds": server}
     for group, seconds in enumerate(times):
-        figures = {"slots": slots, "timed_trajectories": timed, "trajectory_seconds": seconds, "trajectory_spread_seconds": spread}
+        figures = {
+            "slots": slots,
+            "timed_trajectories": timed,
+            "trajectory_seconds": seconds,
+            "trajectory_spread_seconds": spread,
+        }
         figures |= {"gradient_seconds": 1e-4, "exchange_seconds": exchange}
         told |= {f"group_{group}/{name}": value for name, value in figures.items()}
     return told
 
 
 def columns(*rows):
-    return {name: np.array([each.get(name, np.nan) for each in rows], float) for name in dict.fromkeys(name for each in rows for name in each)}
+    return {
+        name: np.array([each.get(name, np.nan) for each in rows], float)
+        for name in dict.fromkeys(name for each in rows for name in each)
+    }
 
 
 def scalars(each):
@@ -47,8 +55,14 @@ def scalars(each):
 def group_figures(each):
     """What metrics.h5 has of single groups in a row: name -> [G]."""
     names = dict.fromkeys(name.partition("/")[2] for name in each if name.startswith("group_"))
-    count = 1 + max((int(name.partition("/")[0].removeprefix("group_")) for name in each if name.startswith("group_")), default=-1)
-    return {name: np.array([each.get(f"group_{group}/{name}", np.nan) for group in range(count)]) for name in names}
+    count = 1 + max(
+        (int(name.partition("/")[0].removeprefix("group_")) for name in each if name.startswith("group_")),
+        default=-1,
+    )
+    return {
+        name: np.array([each.get(f"group_{group}/{name}", np.nan) for group in range(count)])
+        for name in names
+    }
 
 
 def fit_rows(*rows, changes=()):
@@ -96,7 +110,9 @@ def test_used_trajectories_are_limited_to_the_group_share():
 def test_off_policy_work_continues_during_the_exchange():
     changes = ("algo={name: ma_trace}", "topology.environments_per_actor=1")
     found = predict(measured([1.0, 3.0], *changes, exchange=0.25), 4, RULES)
-    assert found["sync"]["round_seconds"] == pytest.approx(6.0, rel=0.01)  # 0.25 passes while the next trajectory is made
+    assert found["sync"]["round_seconds"] == pytest.approx(
+        6.0, rel=0.01
+    )  # 0.25 passes while the next trajectory is made
     assert found["sync"]["trajectories_per_second"] == pytest.approx(8 / 6.0, rel=0.01)
     assert found["afedpg"]["efficiency"] == pytest.approx(1.0, rel=0.01)
 
@@ -112,7 +128,10 @@ def test_off_policy_work_ready_during_the_exchange_counts(rule, spread):
 
 
 def test_varying_times_lengthen_sync_rounds():
-    constant, varying = (predict(measured([1.0] * 2, spread=spread), 16, ("sync",))["sync"]["round_seconds"] for spread in (0.0, 0.3))
+    constant, varying = (
+        predict(measured([1.0] * 2, spread=spread), 16, ("sync",))["sync"]["round_seconds"]
+        for spread in (0.0, 0.3)
+    )
     generator = np.random.default_rng(0)
     sigma = np.sqrt(np.log1p(0.3**2))
     slowest = np.exp(sigma * generator.standard_normal((4000, 16, 2)) - sigma**2 / 2).sum(axis=2).max(axis=1)
@@ -123,13 +142,20 @@ def test_varying_times_lengthen_sync_rounds():
 def test_server_processes_gradients_sequentially():
     found = predict(measured([1.0, 1.0], server=0.01), 100, ("sync", "afedpg"))
     assert found["sync"]["round_seconds"] == pytest.approx(2.5 + 98 * 0.01)
-    assert predict(measured([1.0, 1.0], server=0.1), 100, ("afedpg",))["afedpg"]["round_seconds"] == pytest.approx(0.1)
+    assert predict(measured([1.0, 1.0], server=0.1), 100, ("afedpg",))["afedpg"][
+        "round_seconds"
+    ] == pytest.approx(0.1)
 
 
 def test_slow_option_slows_a_share_of_the_groups():
     run = measured([1.0, 3.0])
     assert seconds_of(run, 4, Slow.parse("0.5:10x")).tolist() == [1.0, 3.0, 10.0, 30.0]
-    assert seconds_of(run, 4, Slow.parse("0.01:2")).tolist() == [1.0, 3.0, 1.0, 6.0]  # a share above 0 is one group at least
+    assert seconds_of(run, 4, Slow.parse("0.01:2")).tolist() == [
+        1.0,
+        3.0,
+        1.0,
+        6.0,
+    ]  # a share above 0 is one group at least
     assert seconds_of(run, 3, Slow.parse("0:10x")).tolist() == [1.0, 3.0, 1.0]
 
 
@@ -162,13 +188,29 @@ def test_fit_uses_newest_row_and_fills_missing_exchange():
     assert (run.rate, run.round_seconds) == (8.0, 0.5)
     newer["group_1/exchange_seconds"] = 0.25
     assert [group.exchange_seconds for group in fit_rows(newer).groups] == [0.75, 0.25]
-    assert [group.exchange_seconds for group in fit_rows(newer, changes=["rounds.late=ignore"]).groups] == [0.25, 0.25]
+    assert [group.exchange_seconds for group in fit_rows(newer, changes=["rounds.late=ignore"]).groups] == [
+        0.25,
+        0.25,
+    ]
 
 
 def test_measured_rate_covers_whole_rounds_of_all_groups():
-    course = [(0.5, 1, 2, 0), (5.0, 3, 6, 0), (9.0, 5, 10, 1), (13.0, 15, 40, 9), (13.5, 15, 41, 9)]  # seconds, version, used, of group 1
+    course = [
+        (0.5, 1, 2, 0),
+        (5.0, 3, 6, 0),
+        (9.0, 5, 10, 1),
+        (13.0, 15, 40, 9),
+        (13.5, 15, 41, 9),
+    ]  # seconds, version, used, of group 1
     rows = [
-        row([1.0, 3.0]) | {"seconds": at, "version": version, "used_gradients": used, "group_0/trajectories": used, "group_1/trajectories": late}
+        row([1.0, 3.0])
+        | {
+            "seconds": at,
+            "version": version,
+            "used_gradients": used,
+            "group_0/trajectories": used,
+            "group_1/trajectories": late,
+        }
         for at, version, used, late in course
     ]
     run = fit_rows(*rows)
@@ -218,7 +260,9 @@ def test_from_run_errors_are_one_line_with_exit_code_2(run, tmp_path, monkeypatc
 
 def test_from_run_prints_a_table_or_json(run, tmp_path):
     measured = run_directory(tmp_path / "good", row([1.0, 3.0]))
-    code, out, _ = run("simulate", "--from-run", measured, "--groups", 4, "--rule", "sync", "--rule", "rennala")
+    code, out, _ = run(
+        "simulate", "--from-run", measured, "--groups", 4, "--rule", "sync", "--rule", "rennala"
+    )
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == ["rule", "sync", "rennala", "best:"]
     code, out, _ = run("simulate", "--from-run", measured, "--groups", 4, "--slow", "0.25:2x", "--json")
@@ -280,5 +324,8 @@ def test_slow_option_rejects_non_numbers():
 
 
 def test_prediction_rejects_replay_algorithms():
-    with pytest.raises(UsageError, match=r"here: cannot be predicted from: with algo\.name: vdn rounds are made of replayed episodes"):
+    with pytest.raises(
+        UsageError,
+        match=r"here: cannot be predicted from: with algo\.name: vdn rounds are made of replayed episodes",
+    ):
         measured([1.0, 3.0], "algo.name=vdn", "optimizer.name=rmsprop")

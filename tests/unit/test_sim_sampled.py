@@ -1,4 +1,5 @@
-"""Simulations with really sampled gradients: which episodes count and how, what is charged for them, and that a seed repeats them."""
+"""Simulations with really sampled gradients: which episodes count and how, what is charged for them, and that
+a seed repeats them."""
 
 import numpy as np
 import pytest
@@ -28,7 +29,9 @@ def test_sampled_episodes_are_whole_first_episodes():
     for rollout in rollouts:
         assert rollout.episode_start[0, 0]
         assert np.flatnonzero(rollout.episode_end[:, 0]).tolist() == [rollout.steps - 1]
-        assert rollout.episodes[0].return_mean == rollout.episodes[0].length == rollout.steps  # CartPole pays 1 a step
+        assert (
+            rollout.episodes[0].return_mean == rollout.episodes[0].length == rollout.steps
+        )  # CartPole pays 1 a step
         assert rollout.policies["agent_0"].alive[:-1].all()
     lengths = [rollout.steps for rollout in rollouts]
     assert len(set(lengths)) > 3
@@ -44,7 +47,10 @@ def test_direction_is_the_weighted_sum_of_gradients(monkeypatch, weights, networ
     config = load_simulation(CARTPOLE.replace("{hidden: [8]}", network)).objective
     torch = make_algorithm(describe(config.env, {}), config.algo, 0)
     torch.load_parameters(point.astype(np.float32))
-    expected = sum(weight * torch.gradient([rollout])[0].astype(float) for weight, rollout in zip(weights, played, strict=True))
+    expected = sum(
+        weight * torch.gradient([rollout])[0].astype(float)
+        for weight, rollout in zip(weights, played, strict=True)
+    )
     monkeypatch.setattr(objective, "_play", lambda workers, point, generator: played)
     found = objective.weighted([0, 1, 2, 0], np.array(weights), point, np.random.default_rng(5))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
@@ -70,11 +76,15 @@ def test_sampled_simulation_improves_its_return():
 @pytest.mark.parametrize("rule", ["sync", "rennala", "malenia", "afedpg"])
 def test_used_trajectories_are_exactly_those_played(rule):
     batch = "" if rule == "afedpg" else "rounds.batch=6"
-    config = load_simulation(CARTPOLE, [f"rounds.rule={rule}", batch or "rounds.batch=1", "sim.stop.rounds=4"])
+    config = load_simulation(
+        CARTPOLE, [f"rounds.rule={rule}", batch or "rounds.batch=1", "sim.stop.rounds=4"]
+    )
     cluster = Cluster(config, 0)
     played = []
     original = cluster.objective._side_by_side
-    cluster.objective._side_by_side = lambda workers, *rest: played.extend(workers) or original(workers, *rest)
+    cluster.objective._side_by_side = lambda workers, *rest: (
+        played.extend(workers) or original(workers, *rest)
+    )
     while cluster.ended is None:
         cluster.run(10)
     under_way = 2 if rule == "afedpg" else 0  # played side by side with those that arrived
@@ -83,12 +93,15 @@ def test_used_trajectories_are_exactly_those_played(rule):
 
 
 def test_trajectories_are_played_where_their_workers_stand():
-    """Of afedpg, whose workers stand apart: what is played together gives the gradients that each alone would have."""
+    """Of afedpg, whose workers stand apart: what is played together gives the gradients that each alone would
+    have."""
     config = load_simulation(CARTPOLE, ["rounds={rule: afedpg}", "sim.stop.rounds=12"])
     cluster = Cluster(config, 0)
     objective, found, points = cluster.objective, [], {}
     begin, weighted = objective.begin_apart, objective.weighted
-    objective.begin_apart = lambda workers, where, noise: points.update(zip(workers, where, strict=True)) or begin(workers, where, noise)
+    objective.begin_apart = lambda workers, where, noise: (
+        points.update(zip(workers, where, strict=True)) or begin(workers, where, noise)
+    )
 
     def compared(workers, weights, point, noise):
         np.testing.assert_array_equal(points[workers[0]], point)
@@ -116,13 +129,20 @@ def test_playgrounds_have_few_idle_slots_and_seeds_of_their_own():
         assert all(len(part) <= ground.slots <= max(3, 1.5 * len(part)) for ground, part in parts)
         seen += [ground for ground, _ in parts if ground not in seen]
     first = [ground.environment._seeds.first_slot for ground in seen]
-    numbers = [slot for start, ground in zip(first, seen, strict=True) for slot in range(start, start + ground.slots)]
+    numbers = [
+        slot for start, ground in zip(first, seen, strict=True) for slot in range(start, start + ground.slots)
+    ]
     assert len({*numbers}) == len(numbers) <= 80
     objective.close()
 
 
 def test_what_a_worker_had_under_way_is_lost_when_it_fails():
-    cluster = Cluster(load_simulation(CARTPOLE, ["sim.failures=[{every: 4, repair: 1}]", "sim.stop.rounds=60", "rounds={rule: afedpg}"]), 2)
+    cluster = Cluster(
+        load_simulation(
+            CARTPOLE, ["sim.failures=[{every: 4, repair: 1}]", "sim.stop.rounds=60", "rounds={rule: afedpg}"]
+        ),
+        2,
+    )
     failures = 0
     while cluster.ended is None:
         cluster.run(1)
@@ -131,13 +151,21 @@ def test_what_a_worker_had_under_way_is_lost_when_it_fails():
             break
         under_way = {worker for _, worker in cluster._queue}
         begun = cluster.objective._begun or [()] * 3
-        assert [len(begun[worker]) + (worker in cluster._unplayed) for worker in range(3)] == [worker in under_way for worker in range(3)]
+        assert [len(begun[worker]) + (worker in cluster._unplayed) for worker in range(3)] == [
+            worker in under_way for worker in range(3)
+        ]
     assert failures > 3
     assert cluster.ended == "finished"
 
 
 def test_step_charge_makes_time_proportional_to_length():
-    changes = ["sim.workers=1", "sim.charge=step", "objective.reference_steps=10", "sim.compute_times=2", "rounds={rule: sync, batch: 1}"]
+    changes = [
+        "sim.workers=1",
+        "sim.charge=step",
+        "objective.reference_steps=10",
+        "sim.compute_times=2",
+        "rounds={rule: sync, batch: 1}",
+    ]
     course = run_one(load_simulation(CARTPOLE, changes), 0).course
     np.testing.assert_allclose(np.diff(course["time"]), 2 * course["objective"][1:] / 10 + 0.5)
 
@@ -153,13 +181,16 @@ def test_step_charge_makes_time_proportional_to_length():
     ],
 )
 def test_step_charge_uses_trajectories_begun_by_each_worker(rounds):
-    """Each one that counts was begun by its worker at the round's point; what is begun and not used is forgotten."""
+    """Each one that counts was begun by its worker at the round's point; what is begun and not used is
+    forgotten."""
     config = load_simulation(CARTPOLE, ["sim.charge=step", f"rounds={{{rounds}}}", "sim.stop.rounds=4"])
     cluster = Cluster(config, 1)
     begun, used = [], []
     objective = cluster.objective
     begin, take = objective.begin, objective._begun_by
-    objective.begin = lambda workers, point, generator: begun.extend((worker, point.copy()) for worker in workers) or begin(workers, point, generator)
+    objective.begin = lambda workers, point, generator: (
+        begun.extend((worker, point.copy()) for worker in workers) or begin(workers, point, generator)
+    )
     objective._begun_by = lambda workers: used.extend(workers) or take(workers)
     while cluster.ended is None:
         cluster.run(10)
@@ -169,9 +200,18 @@ def test_step_charge_uses_trajectories_begun_by_each_worker(rounds):
 
 
 def test_short_trajectories_finish_first_when_steps_are_charged():
-    changes = ["sim.workers=10", "sim.compute_times=1", "rounds.batch=4", "optimizer.step_size=1e-9", "sim.stop.rounds=30"]
+    changes = [
+        "sim.workers=10",
+        "sim.compute_times=1",
+        "rounds.batch=4",
+        "optimizer.step_size=1e-9",
+        "sim.stop.rounds=30",
+    ]
     settings_of = (("step", "first_finished"), ("step", "all_begun"), ("trajectory", "first_finished"))
-    configs = [load_simulation(CARTPOLE, [*changes, f"sim.charge={charge}", f"rounds.admission={admission}"]) for charge, admission in settings_of]
+    configs = [
+        load_simulation(CARTPOLE, [*changes, f"sim.charge={charge}", f"rounds.admission={admission}"])
+        for charge, admission in settings_of
+    ]
     first, begun, whole = (run_one(config, 0).course["objective"][1:] for config in configs)
     assert first.mean() < 0.8 * whole.mean()
     # the ratio of a sum to a number that depends on it is off by a share of 1 / M; here some 14 of each round
@@ -184,14 +224,20 @@ def test_workers_may_have_environments_of_their_own():
     rollouts = objective._play([0, 1, 2, 1], objective.initial(), np.random.default_rng(0))
     assert [rollout.steps for rollout in rollouts] == [3, 5, 3, 5]
     objective.weighted([0, 1, 2, 1], np.ones(4), objective.initial(), np.random.default_rng(0))
-    assert objective.value(objective.initial()) == pytest.approx((3 + 5 + 3) / 3)  # each worker's J_i weighs the same
+    assert objective.value(objective.initial()) == pytest.approx(
+        (3 + 5 + 3) / 3
+    )  # each worker's J_i weighs the same
     objective.weighted([0], np.ones(1), objective.initial(), np.random.default_rng(0))
-    assert objective.value(objective.initial()) == pytest.approx((3 + 5 + 3) / 3)  # a worker that delivered nothing new still counts
+    assert objective.value(objective.initial()) == pytest.approx(
+        (3 + 5 + 3) / 3
+    )  # a worker that delivered nothing new still counts
     assert np.isnan(objective.value(objective.initial()))
     late = objective_of(CARTPOLE, workers)
     late.weighted([0, 2], np.ones(2), late.initial(), np.random.default_rng(0))
     assert np.isnan(late.value(late.initial()))  # worker 1's share is not known yet
-    with pytest.raises(ConfigError, match=r"objective.workers: their environments have different agents or spaces"):
+    with pytest.raises(
+        ConfigError, match=r"objective.workers: their environments have different agents or spaces"
+    ):
         objective_of(CARTPOLE, 'objective.workers=[{}, {env: {id: "gymnasium:Acrobot-v1"}}]')
     with pytest.raises(ConfigError, match=r"objective\.policy|objective"):
         load_simulation(CARTPOLE, ["objective.workers=[{env: {idd: x}}]"])
@@ -200,10 +246,16 @@ def test_workers_may_have_environments_of_their_own():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (["sim.charge=step", "sim.failures=[{at: 1, workers: [0]}]"], "sim.charge: step does not go with sim.failures"),
+        (
+            ["sim.charge=step", "sim.failures=[{at: 1, workers: [0]}]"],
+            "sim.charge: step does not go with sim.failures",
+        ),
         (["sim.charge=step", "objective={name: quadratics}"], "sim.charge: step needs trajectories"),
         (["sim.thresholds=[3]", "objective={name: none}"], "sim.thresholds need an objective"),
-        (["sim.sweep.tune={seeds: [9], share: 0, grid: {optimizer.step_size: [1]}}"], "sim.sweep.tune.share is 0"),
+        (
+            ["sim.sweep.tune={seeds: [9], share: 0, grid: {optimizer.step_size: [1]}}"],
+            "sim.sweep.tune.share is 0",
+        ),
     ],
 )
 def test_sampled_simulation_rejects_incompatible_settings(changes, words):
@@ -233,10 +285,18 @@ def test_time_to_a_threshold_is_the_first_window_that_reaches_it(values, thresho
     course = {"time": np.arange(len(values)) * 2.0, "objective": np.array(values, float)}
     if begins_unknown:
         course["objective"][0] = np.nan
-    known = [(time, value) for time, value in zip(course["time"], course["objective"], strict=True) if not np.isnan(value)]
+    known = [
+        (time, value)
+        for time, value in zip(course["time"], course["objective"], strict=True)
+        if not np.isnan(value)
+    ]
     window = min(5, len(known))
     expected = next(
-        (known[end - 1][0] for end in range(max(window, 1), len(known) + 1) if sum(v for _, v in known[end - window : end]) >= threshold * window),
+        (
+            known[end - 1][0]
+            for end in range(max(window, 1), len(known) + 1)
+            if sum(v for _, v in known[end - window : end]) >= threshold * window
+        ),
         None,
     )
     assert time_to(threshold - 1e-9, course) == expected

@@ -1,4 +1,5 @@
-"""`hpcmarl simulate` from the command line to its files: figures against closed forms, results that read back, mistakes."""
+"""`hpcmarl simulate` from the command line to its files: figures against closed forms, results that read
+back, mistakes."""
 
 import json
 from pathlib import Path
@@ -41,7 +42,9 @@ def small(tmp_path):
 
 
 def test_throughput_table_matches_the_published_rates(run, tmp_path):
-    code, out, _ = run("simulate", PAPER / "throughput.yaml", "--json", "--out", tmp_path / "out", "sim.stop.gradients=20000")
+    code, out, _ = run(
+        "simulate", PAPER / "throughput.yaml", "--json", "--out", tmp_path / "out", "sim.stop.gradients=20000"
+    )
     assert code == 0
     found = json.loads(out)["gradients_per_time"]
     expected = {
@@ -50,14 +53,24 @@ def test_throughput_table_matches_the_published_rates(run, tmp_path):
         "sqrt_dimension": [0.22, 0.35, 0.43, 0.62, 0.95],
     }
     for setting, row in expected.items():
-        rates = [found[setting]["sync"], found[setting]["afedpg"], *(found[setting]["rennala"][batch] for batch in ("20", "30", "50"))]
+        rates = [
+            found[setting]["sync"],
+            found[setting]["afedpg"],
+            *(found[setting]["rennala"][batch] for batch in ("20", "30", "50")),
+        ]
         np.testing.assert_allclose(rates, row, atol=0.005)
 
 
 def test_throughput_overrides_match_closed_forms(run, tmp_path):
     """n, M, h and kappa changed on the command line, against closed forms."""
     compute, kappa = [0.5, 1.0, 3.0], [2.0, 0.25, 1.0]
-    changes = ("sim.workers=3", "rounds.batch=7", f"sim.compute_times={compute}", f"sim.communication_times={kappa}", "sim.stop.gradients=21000")
+    changes = (
+        "sim.workers=3",
+        "rounds.batch=7",
+        f"sim.compute_times={compute}",
+        f"sim.communication_times={kappa}",
+        "sim.stop.gradients=21000",
+    )
     code, out, _ = run("simulate", PAPER / "throughput.yaml", "--json", "--out", tmp_path / "out", *changes)
     assert code == 0
     for found in json.loads(out)["gradients_per_time"].values():
@@ -74,7 +87,11 @@ def test_simulate_writes_config_results_summary_and_plots(run, small, tmp_path):
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"config.yaml", "simulation.h5", "summary.json", "throughput.png", "objective.png"}
     assert load_simulation(tmp_path / "out" / "config.yaml") == load_simulation(small)
-    assert all((tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG") for name in names if name.endswith("png"))
+    assert all(
+        (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+        for name in names
+        if name.endswith("png")
+    )
     told = json.loads((tmp_path / "out" / "summary.json").read_text())
     found, attributes = read_simulation(tmp_path / "out" / "simulation.h5")
     assert attributes["seeds"] == told["seeds"] == [0, 1]
@@ -87,7 +104,12 @@ def test_simulate_writes_config_results_summary_and_plots(run, small, tmp_path):
     assert told["gradients_per_time"]["near"]["rennala"]["3"] == pytest.approx(np.mean(rates))
     assert told["tuned"]["far"]["sync"] == found[3]["tuned"]
     assert verify_file(tmp_path / "out" / "simulation.h5")["status"] == GOOD
-    assert describe(tmp_path / "out" / "simulation.h5")["cases"][1] == {"setting": "near", "method": "rennala", "batch": 3, "seeds": 2}
+    assert describe(tmp_path / "out" / "simulation.h5")["cases"][1] == {
+        "setting": "near",
+        "method": "rennala",
+        "batch": 3,
+        "seeds": 2,
+    }
 
 
 def test_results_use_all_seeds_and_tuned_values():
@@ -103,7 +125,11 @@ def test_results_use_all_seeds_and_tuned_values():
         assert [outcome.seed for outcome in result.outcomes] == [0, 1]
     first = results[0]
     chosen = first.case.config.model_copy(
-        update={"optimizer": first.case.config.optimizer.model_copy(update={"step_size": first.tuned["optimizer.step_size"]})}
+        update={
+            "optimizer": first.case.config.optimizer.model_copy(
+                update={"step_size": first.tuned["optimizer.step_size"]}
+            )
+        }
     )
     again = run_one(chosen, 1)
     np.testing.assert_array_equal(again.course["objective"], first.outcomes[1].course["objective"])
@@ -116,7 +142,11 @@ def test_round_times_stay_within_the_reported_bound(rule):
     figures = run_one(load_simulation(text), 0).figures
     assert np.isfinite(figures["round_time_bound"]) == (rule in ("rennala", "malenia"))
     assert not figures["round_time_max"] > figures["round_time_bound"]
-    for change in ("sim.compute_times={noise: exponential}", "sim.failures=[{at: 1, workers: [0]}]", "rounds.late=ignore"):
+    for change in (
+        "sim.compute_times={noise: exponential}",
+        "sim.failures=[{at: 1, workers: [0]}]",
+        "rounds.late=ignore",
+    ):
         assert np.isnan(run_one(load_simulation(text, [change]), 0).figures["round_time_bound"])
 
 
@@ -134,7 +164,10 @@ def test_diverging_simulation_is_reported_and_not_chosen():
     ("arguments", "words"),
     [
         (["rounds={rule: afedpg, reduce: mpi}"], "rounds.reduce: mpi"),
-        (["sim.sweep.methods={m: {rounds.rule: malenia, rounds.batch: 2}}"], "rounds.batch 2 is less than the 3 workers"),
+        (
+            ["sim.sweep.methods={m: {rounds.rule: malenia, rounds.batch: 2}}"],
+            "rounds.batch 2 is less than the 3 workers",
+        ),
         (["optimizer.momentum=1.5"], "optimizer.momentum"),
         (["sim.communication_times=-2"], "sim.communication_times is -2"),
     ],
@@ -153,9 +186,9 @@ def test_jobs_change_no_result(small, run, tmp_path):
     (one, _), (two, _) = (read_simulation(tmp_path / name / "simulation.h5") for name in ("one", "two"))
     for first, second in zip(one, two, strict=True):
         for left, right in zip(first["outcomes"], second["outcomes"], strict=True):
-            assert {name: str(value) for name, value in left.items() if name not in ("seconds", "course")} == {
-                name: str(value) for name, value in right.items() if name not in ("seconds", "course")
-            }
+            assert {
+                name: str(value) for name, value in left.items() if name not in ("seconds", "course")
+            } == {name: str(value) for name, value in right.items() if name not in ("seconds", "course")}
             for name, column in left["course"].items():
                 np.testing.assert_array_equal(column, right["course"][name])
 
@@ -182,7 +215,9 @@ def test_interrupted_simulation_resumes_where_it_stopped(run, small, tmp_path, m
     assert first == 5
     assert not (out / "parts").exists()
     assert run("simulate", small, "--out", tmp_path / "whole")[0] == 0
-    told, whole = (json.loads((directory / "summary.json").read_text()) for directory in (out, tmp_path / "whole"))
+    told, whole = (
+        json.loads((directory / "summary.json").read_text()) for directory in (out, tmp_path / "whole")
+    )
     for key in ("tuned", "objective", "gradients_per_time", "ended"):
         assert told[key] == whole[key]
 
@@ -197,7 +232,9 @@ def test_resuming_needs_something_to_resume(run, small, tmp_path):
 
 
 def test_summary_reports_the_times_to_each_threshold(run, small, tmp_path):
-    code, out, _ = run("simulate", small, "--json", "--out", tmp_path / "out", "sim.sweep.tune=", "sim.thresholds=[-1.2, 1]")
+    code, out, _ = run(
+        "simulate", small, "--json", "--out", tmp_path / "out", "sim.sweep.tune=", "sim.thresholds=[-1.2, 1]"
+    )
     assert code == 0
     told = json.loads(out)
     (found, _) = read_simulation(tmp_path / "out" / "simulation.h5")
@@ -221,7 +258,9 @@ def test_condensed_simulation_preserves_config_and_outcomes(run, small, tmp_path
     assert load_simulation(stored["config"]).sim.thresholds == (-1.2,)
     for kept, case in zip(stored["cases"], cases, strict=True):
         assert kept["tuned"] == case["tuned"]
-        assert [own["objective"] for own in kept["outcomes"]] == [outcome["objective"] for outcome in case["outcomes"]]
+        assert [own["objective"] for own in kept["outcomes"]] == [
+            outcome["objective"] for outcome in case["outcomes"]
+        ]
         course = {name: np.array(column) for name, column in kept["course"].items()}
         assert len(course["time"]) == 50
         assert (course["percentile_20"] <= course["median"] + 1e-9).all()

@@ -14,7 +14,9 @@ from tests.support.worlds import SPREAD
 def queue_of(rule, *, actors=(1, 2), version=0, limit=1000, late="cancel"):
     config = load_config(SPREAD, ["algo.name=reinforce", f"rounds.late={late}"])
     context = SimpleNamespace(config=config, queue_limit=lambda _: limit)
-    queue = StartOrder(context, SimpleNamespace(index=0, actors=actors), rule, SimpleNamespace(on_policy=True))
+    queue = StartOrder(
+        context, SimpleNamespace(index=0, actors=actors), rule, SimpleNamespace(on_policy=True)
+    )
     queue.on_version(version)
     return queue
 

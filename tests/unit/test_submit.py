@@ -33,8 +33,14 @@ from hpcmarl.launch.sbatch import seconds_of
         (["tiny.yaml", "--actor-sbatch=--gres=gpu:1"], "--actor-sbatch needs --hetjob"),
         (["tiny.yaml", "--hetjob=4"], "write NODESxTASKS"),
         (["tiny.yaml", "--hetjob=0x4"], "write NODESxTASKS"),
-        (["tiny.yaml", "--hetjob=1x4", "--ntasks-per-node=2", "slurm.launcher=mpirun"], "mpirun sees the first component only"),
-        (["tiny.yaml", "--hetjob=1x4", "--ntasks-per-node=4"], "the first component has 4 ranks but the server and 1 learners take 2"),
+        (
+            ["tiny.yaml", "--hetjob=1x4", "--ntasks-per-node=2", "slurm.launcher=mpirun"],
+            "mpirun sees the first component only",
+        ),
+        (
+            ["tiny.yaml", "--hetjob=1x4", "--ntasks-per-node=4"],
+            "the first component has 4 ranks but the server and 1 learners take 2",
+        ),
         (["tiny.yaml", "topology.groups=9", "--ntasks-per-node=8"], "topology.groups asks for 9 learners"),
     ],
 )
@@ -47,7 +53,15 @@ def test_submit_errors_are_one_line_and_exit_with_code_2(run, login_node, argume
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("5", 300), ("5:30", 330), ("1:00:00", 3600), ("2-3", 183600), ("1-02:30", 95400), ("1-00:00:01", 86401)]
+    ("text", "seconds"),
+    [
+        ("5", 300),
+        ("5:30", 330),
+        ("1:00:00", 3600),
+        ("2-3", 183600),
+        ("1-02:30", 95400),
+        ("1-00:00:01", 86401),
+    ],
 )
 def test_time_limits_are_read_like_slurm_reads_them(text, seconds):
     assert seconds_of(text) == seconds
@@ -67,16 +81,38 @@ def test_missing_sbatch_is_reported(run, login_node):
 
 
 def test_a_dry_run_prints_the_script_and_touches_nothing(run, login_node):
-    code, out, err = run("submit", "tiny.yaml", "--nodes=2", "--ntasks-per-node=4", "--dry-run", "--sbatch=--gres=gpu:1", "slurm.environment=/e")
+    code, out, err = run(
+        "submit",
+        "tiny.yaml",
+        "--nodes=2",
+        "--ntasks-per-node=4",
+        "--dry-run",
+        "--sbatch=--gres=gpu:1",
+        "slurm.environment=/e",
+    )
     assert code == 0
     assert err == ""
-    for line in ("#SBATCH --nodes=2", "#SBATCH --partition=long", "#SBATCH --exclusive", "#SBATCH --gres=gpu:1", "environment=/e"):
+    for line in (
+        "#SBATCH --nodes=2",
+        "#SBATCH --partition=long",
+        "#SBATCH --exclusive",
+        "#SBATCH --gres=gpu:1",
+        "environment=/e",
+    ):
         assert f"\n{line}\n" in out
     assert [path.name for path in login_node.iterdir()] == ["tiny.yaml"]
 
 
 def test_heterogeneous_job_puts_actors_on_second_component(run, login_node):
-    code, out, _ = run("submit", "tiny.yaml", "topology.groups=3", "--ntasks-per-node=4", "--hetjob=2x8", "--actor-sbatch=--mem=8G", "--dry-run")
+    code, out, _ = run(
+        "submit",
+        "tiny.yaml",
+        "topology.groups=3",
+        "--ntasks-per-node=4",
+        "--hetjob=2x8",
+        "--actor-sbatch=--mem=8G",
+        "--dry-run",
+    )
     assert code == 0
     first, second = out.split("#SBATCH hetjob\n")
     assert "#SBATCH --ntasks-per-node=4\n" in first
@@ -87,7 +123,9 @@ def test_heterogeneous_job_puts_actors_on_second_component(run, login_node):
 @pytest.mark.parametrize("shared", [True, False])
 def test_placement_apart_separates_learners_from_actors(shared):
     config = TopologyConfig(
-        groups=(GroupConfig(actors=2), GroupConfig(), GroupConfig()), placement="apart", server="shared" if shared else "dedicated"
+        groups=(GroupConfig(actors=2), GroupConfig(), GroupConfig()),
+        placement="apart",
+        server="shared" if shared else "dedicated",
     )
     learners = 3 if shared else 4
     hosts = ["gpu"] * learners + ["cpu0"] * 3 + ["cpu1"] * 3

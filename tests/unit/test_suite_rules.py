@@ -41,7 +41,11 @@ def test_test_files_import_no_other_test_file(path):
 def test_test_names_are_short_and_unique_in_their_scope(path):
     for scope in ast.walk(ast.parse(path.read_text())):
         if isinstance(scope, ast.Module | ast.ClassDef):
-            names = [node.name for node in scope.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test")]
+            names = [
+                node.name
+                for node in scope.body
+                if isinstance(node, ast.FunctionDef) and node.name.startswith("test")
+            ]
             assert len(names) == len(set(names)), path
             assert not [name for name in names if len(name) > LONGEST_NAME]
 

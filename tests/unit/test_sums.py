@@ -29,7 +29,10 @@ def test_every_choice_has_a_backend():
     choices = set(get_args(RoundsConfig.model_fields["reduce"].annotation))
     assert choices == {"server", *BACKENDS}
     assert set(REPAIRABLE) < set(BACKENDS)
-    assert [RoundsConfig(reduce=choice).collective for choice in ("server", *BACKENDS)] == [False, *[True] * len(BACKENDS)]
+    assert [RoundsConfig(reduce=choice).collective for choice in ("server", *BACKENDS)] == [
+        False,
+        *[True] * len(BACKENDS),
+    ]
     assert all(issubclass(find_backend(name), SumBackend) for name in BACKENDS if name != "mpi")
 
 
@@ -84,7 +87,9 @@ def test_failed_sum_raises_if_all_ranks_stay_alive(monkeypatch):
     failed = LibrarySum("gloo", begin)
     assert failed.result() is None
     monkeypatch.setattr(sums, "PATIENCE", 0.0)
-    with pytest.raises(HpcmarlError, match=r"rounds\.reduce: gloo: a sum failed while all ranks live: connection reset"):
+    with pytest.raises(
+        HpcmarlError, match=r"rounds\.reduce: gloo: a sum failed while all ranks live: connection reset"
+    ):
         failed.result()
 
 
@@ -120,7 +125,9 @@ class Refusing:
 def test_backend_problem_of_one_rank_is_reported_on_all():
     config = load_config(SPREAD, ("rounds.reduce=horovod",))
     topology = assign_roles(2, ["here", "there"], config.topology)
-    assert form_reduction_group(Refusing(), config, topology) == "rounds.reduce: horovod: nothing is installed"
+    assert (
+        form_reduction_group(Refusing(), config, topology) == "rounds.reduce: horovod: nothing is installed"
+    )
     assert form_reduction_group(Refusing(), load_config(SPREAD), topology) == ""
 
 
@@ -133,7 +140,10 @@ def test_a_bad_backend_leaves_no_run_directory(monkeypatch, tmp_path):
 
 def test_doctor_reports_every_reduction_backend(monkeypatch):
     monkeypatch.setitem(sys.modules, "horovod", None)
-    found = {finding.name.split()[-1]: finding for finding in check_reductions(load_config(SPREAD, ("rounds.reduce=horovod",)))}
+    found = {
+        finding.name.split()[-1]: finding
+        for finding in check_reductions(load_config(SPREAD, ("rounds.reduce=horovod",)))
+    }
     assert list(found) == ["gloo", "horovod", "nccl"]
     assert (found["gloo"].status, found["gloo"].value) == ("OK", "works")
     assert found["horovod"].status == "BAD"

@@ -17,7 +17,10 @@ FIVE = ActionSpace("discrete", (5,))
 
 def spec(*sizes, action=FIVE, state=None):
     names = ("walkers", "runners")
-    policies = tuple(PolicySpec(name, tuple(f"{name}_{k}" for k in range(2)), (size,), action) for name, size in zip(names, sizes, strict=False))
+    policies = tuple(
+        PolicySpec(name, tuple(f"{name}_{k}" for k in range(2)), (size,), action)
+        for name, size in zip(names, sizes, strict=False)
+    )
     return EnvironmentSpec("made:up", policies, state, turn_based=False)
 
 
@@ -31,8 +34,12 @@ def make(where, *changes, seed=0, hidden="[8, 6]"):
     for name, array in algorithm.named_parameters().items():
         if name.endswith("moments"):  # counts and squares are no arbitrary numbers
             size = (len(array) - 1) // 2
-            array[:] = np.concatenate([[4.0], generator.standard_normal(size), 4.0 + generator.random(size) * 9])
-    kept = {name: array.copy() for name, array in algorithm.named_parameters().items() if name.endswith("moments")}
+            array[:] = np.concatenate(
+                [[4.0], generator.standard_normal(size), 4.0 + generator.random(size) * 9]
+            )
+    kept = {
+        name: array.copy() for name, array in algorithm.named_parameters().items() if name.endswith("moments")
+    }
     algorithm.load_parameters(vector)
     for name, array in algorithm.named_parameters().items():
         if name in kept:
@@ -41,14 +48,17 @@ def make(where, *changes, seed=0, hidden="[8, 6]"):
 
 
 def act(algorithm, observations, steps=4):
-    """Log-probabilities of what is drawn with one and the same generator, step by step; observations: policy -> [steps, 3, 2, D]."""
+    """Log-probabilities of what is drawn with one and the same generator, step by step; observations: policy
+    -> [steps, 3, 2, D]."""
     generator, memory, told = np.random.default_rng(5), algorithm.initial_memory(3), []
     for step in range(steps):
         frame = new_frame(algorithm.spec, 3)
         for name, seen in frame.policies.items():
             seen.obs[:], seen.alive[:] = observations[name][step], True
         decisions = algorithm.act(frame, memory, generator)
-        memory = {name: decision.memory for name, decision in decisions.items() if decision.memory is not None}
+        memory = {
+            name: decision.memory for name, decision in decisions.items() if decision.memory is not None
+        }
         told.append(np.stack([decision.action + decision.logp for decision in decisions.values()]))
     return np.stack(told)
 
@@ -68,14 +78,21 @@ def act(algorithm, observations, steps=4):
         ("algo.name=vdn", "algo.normalise_observations=true"),
         ("algo.name=vdn", "algo.obs_last_action=true"),
         ("algo.name=vdn", "algo.network.dueling=true"),
-        ("algo.name=vdn", "algo.network.recurrent=false", "algo.network.dueling=true", "algo.network.hidden=[]"),
+        (
+            "algo.name=vdn",
+            "algo.network.recurrent=false",
+            "algo.network.dueling=true",
+            "algo.network.hidden=[]",
+        ),
         ("algo.name=iql", "algo.obs_last_action=true", "algo.agent_id=false", "algo.network.recurrent=false"),
         ("algo.name=coma", "algo.critic=obs"),
         ("algo.name=coma", "algo.critic=obs", "algo.agent_id=true"),
     ],
     ids=" ".join,
 )
-@pytest.mark.parametrize("features", [[0, 1, 2, 3, NEW, NEW], [NEW, 2, 0, NEW, 3, 1], [3, 2, 1, 0]], ids=["more", "mixed", "order"])
+@pytest.mark.parametrize(
+    "features", [[0, 1, 2, 3, NEW, NEW], [NEW, 2, 0, NEW, 3, 1], [3, 2, 1, 0]], ids=["more", "mixed", "order"]
+)
 def test_carried_policies_ignore_new_features(changes, features):
     old, new = make(spec(4), *changes, seed=1), make(spec(len(features)), *changes, seed=2)
     carried = carry_over(old, new, {"walkers": features})
@@ -96,7 +113,9 @@ def test_carried_critic_ignores_new_features():
     old, new = make(spec(4), "algo.critic=obs", seed=1), make(spec(6), "algo.critic=obs", seed=2)
     features = [NEW, 2, 0, NEW, 3, 1]
     carry_over(old, new, {"walkers": features})
-    before, after = (algorithm.named_parameters()["walkers.critic.layers.layers.0.weight"] for algorithm in (old, new))
+    before, after = (
+        algorithm.named_parameters()["walkers.critic.layers.layers.0.weight"] for algorithm in (old, new)
+    )
     seen = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
     widened = np.random.default_rng(1).standard_normal((2, 6)).astype(np.float32)
     for place, feature in enumerate(features):
@@ -108,12 +127,18 @@ def test_carried_critic_ignores_new_features():
 def test_only_the_changed_policy_requires_features():
     old, new = make(spec(4, 3), "algo.critic=obs", seed=1), make(spec(5, 3), "algo.critic=obs", seed=2)
     carried = carry_over(old, new, {"walkers": [0, 1, 2, 3, NEW]})
-    assert {name.rpartition(".layers.")[0] for name in carried.begun} == {"walkers.critic.layers", "runners.critic.layers"}
+    assert {name.rpartition(".layers.")[0] for name in carried.begun} == {
+        "walkers.critic.layers",
+        "runners.critic.layers",
+    }
     assert carried.widened == ["walkers.actor.outputs.layers.0.weight"]
 
 
 def test_mixer_of_the_state_is_carried_over_unchanged():
-    old, new = make(spec(4, state=7), "algo.name=qmix", seed=1), make(spec(5, state=7), "algo.name=qmix", seed=2)
+    old, new = (
+        make(spec(4, state=7), "algo.name=qmix", seed=1),
+        make(spec(5, state=7), "algo.name=qmix", seed=2),
+    )
     carried = carry_over(old, new, {"walkers": [0, 1, 2, 3, NEW]})
     assert not carried.begun
     assert any(name.startswith("(team)") for name in carried.carried)
@@ -122,7 +147,15 @@ def test_mixer_of_the_state_is_carried_over_unchanged():
 @pytest.mark.parametrize(
     ("before", "after", "features", "message"),
     [
-        (spec(4), spec(6), {}, r"sees 6 features where the snapshot saw 4; say which are which, for instance --features walkers=0-3,new\*2"),
+        (
+            spec(4),
+            spec(6),
+            {},
+            (
+                r"sees 6 features where the snapshot saw 4; say which are which, for instance --features "
+                r"walkers=0-3,new\*2"
+            ),
+        ),
         (spec(4), spec(6), {"walkers": [0, 1, 2, 3]}, "4 given, and it sees 6"),
         (spec(4), spec(5), {"walkers": [0, 1, 2, 4, NEW]}, "4 is none of the old features 0 to 3"),
         (spec(4), spec(5), {"walkers": [0, 1, 2, 2, NEW]}, "every old feature must have one place"),
@@ -149,8 +182,19 @@ def test_other_hidden_layers_are_refused(hidden):
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        (("algo.obs_last_action=true",), (), "policy walkers had 5 inputs for the last action in the snapshot and has 0 now; keep algo.agent_id"),
-        ((), ("algo.agent_id=false",), "policy walkers had 2 inputs for the number of the agent in the snapshot and has 0 now"),
+        (
+            ("algo.obs_last_action=true",),
+            (),
+            (
+                "policy walkers had 5 inputs for the last action in the snapshot and has 0 now; keep "
+                "algo.agent_id"
+            ),
+        ),
+        (
+            (),
+            ("algo.agent_id=false",),
+            "policy walkers had 2 inputs for the number of the agent in the snapshot and has 0 now",
+        ),
     ],
 )
 def test_other_inputs_behind_the_observation_are_refused(before, after, message):

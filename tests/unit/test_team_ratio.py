@@ -1,6 +1,8 @@
-"""MA-Trace's ratios of teams of several policies, against exact enumeration of all that can be played in a game of one step or two.
+"""MA-Trace's ratios of teams of several policies, against exact enumeration of all that can be played in a
+game of one step or two.
 
-Every joint sequence of actions is one rollout; weighed by how likely the policies of an age play it, the gradients add up to an expectation.
+Every joint sequence of actions is one rollout; weighed by how likely the policies of an age play it, the
+gradients add up to an expectation.
 """
 
 from __future__ import annotations
@@ -31,25 +33,41 @@ ALONE: Any = (("left",), ("right",))
 
 def spec_of(steps: int, *teams: tuple[str, ...]) -> EnvironmentSpec:
     """One agent a policy; observations and states are the row's number."""
-    policies = [PolicySpec(name, (name,), (steps + 1,), ActionSpace("discrete", (ACTIONS,))) for name in NAMES]
+    policies = [
+        PolicySpec(name, (name,), (steps + 1,), ActionSpace("discrete", (ACTIONS,))) for name in NAMES
+    ]
     return replace(make_spec(*policies, state_size=steps + 1), teams=teams)
 
 
 def make(spec: EnvironmentSpec, **keys: Any) -> MATrace:
     """Random weights, ratios that no clip changes."""
-    settings = {"critic": "full", "network": NetworkConfig(hidden=()), "discount": DISCOUNT, "rho_max": FREE, "c_max": FREE, "entropy_cost": 0.0}
+    settings = {
+        "critic": "full",
+        "network": NetworkConfig(hidden=()),
+        "discount": DISCOUNT,
+        "rho_max": FREE,
+        "c_max": FREE,
+        "entropy_cost": 0.0,
+    }
     algorithm = make_algorithm(spec, MATraceConfig(**(settings | keys)), 0)
     assert isinstance(algorithm, MATrace)
-    algorithm.load_parameters(np.random.default_rng(3).standard_normal(algorithm.size).astype(np.float32) * 0.7)
+    algorithm.load_parameters(
+        np.random.default_rng(3).standard_normal(algorithm.size).astype(np.float32) * 0.7
+    )
     return algorithm
 
 
 def present_chances(algorithm: MATrace, steps: int) -> Chances:
-    return {name: algorithm.chances(name, np.eye(steps + 1, dtype=np.float32)[:steps], None) for name in NAMES}
+    return {
+        name: algorithm.chances(name, np.eye(steps + 1, dtype=np.float32)[:steps], None) for name in NAMES
+    }
 
 
 def former_chances(steps: int) -> Chances:
-    return {name: np.random.default_rng(number).dirichlet([2.0] * ACTIONS, steps) for number, name in enumerate(NAMES)}
+    return {
+        name: np.random.default_rng(number).dirichlet([2.0] * ACTIONS, steps)
+        for number, name in enumerate(NAMES)
+    }
 
 
 def expectation(algorithm: MATrace, steps: int, played_by: Chances, rewards: np.ndarray) -> FloatArray:
@@ -59,11 +77,16 @@ def expectation(algorithm: MATrace, steps: int, played_by: Chances, rewards: np.
         done = {"left": np.array(left), "right": np.array(right)}
         likely = {name: played_by[name][np.arange(steps), actions] for name, actions in done.items()}
         earned = rewards[np.arange(steps), done["left"], done["right"]]
-        total += np.prod(list(likely.values())) * algorithm.gradient([written(algorithm.spec, done, likely, earned)])[0]
+        total += (
+            np.prod(list(likely.values()))
+            * algorithm.gradient([written(algorithm.spec, done, likely, earned)])[0]
+        )
     return total.astype(np.float32)
 
 
-def written(spec: EnvironmentSpec, done: dict[str, np.ndarray], likely: dict[str, np.ndarray], earned: np.ndarray) -> Rollout:
+def written(
+    spec: EnvironmentSpec, done: dict[str, np.ndarray], likely: dict[str, np.ndarray], earned: np.ndarray
+) -> Rollout:
     steps = len(earned)
     end = np.zeros((steps, 1), np.uint8)
     end[-1] = 1
@@ -86,7 +109,9 @@ def rewards_of(steps: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-@pytest.mark.parametrize(("known", "teams"), [((NAMES,), "auto"), ((), (NAMES,))], ids=["common_reward", "configured"])
+@pytest.mark.parametrize(
+    ("known", "teams"), [((NAMES,), "auto"), ((), (NAMES,))], ids=["common_reward", "configured"]
+)
 def test_team_ratios_correct_for_all_that_has_changed(steps: int, known: Any, teams: Any) -> None:
     algorithm = make(spec_of(steps, *known), teams=teams)
     wanted = expectation(algorithm, steps, present_chances(algorithm, steps), rewards_of(steps))
@@ -95,9 +120,12 @@ def test_team_ratios_correct_for_all_that_has_changed(steps: int, known: Any, te
     np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("known", "teams"), [((), "auto"), ((NAMES,), ALONE)], ids=["unknown_rewards", "configured"])
+@pytest.mark.parametrize(
+    ("known", "teams"), [((), "auto"), ((NAMES,), ALONE)], ids=["unknown_rewards", "configured"]
+)
 def test_policies_alone_are_corrected_for_their_own_age(known: Any, teams: Any) -> None:
-    """What `left` learns is then its gradient beside the former `right`; beside the present one it is another."""
+    """What `left` learns is then its gradient beside the former `right`; beside the present one it is
+    another."""
     algorithm = make(spec_of(1, *known), teams=teams)
     now, former = present_chances(algorithm, 1), former_chances(1)
     own = algorithm.segments["left"]
@@ -108,19 +136,29 @@ def test_policies_alone_are_corrected_for_their_own_age(known: Any, teams: Any) 
 
 
 def test_ratios_never_cover_opponents() -> None:
-    """Two play together against a third, whose log-probabilities change nothing for them, nor theirs for it."""
-    policies = [PolicySpec(name, (name,), (2,), ActionSpace("discrete", (ACTIONS,))) for name in ("left", "right", "other")]
+    """Two play together against a third, whose log-probabilities change nothing for them, nor theirs for
+    it."""
+    policies = [
+        PolicySpec(name, (name,), (2,), ActionSpace("discrete", (ACTIONS,)))
+        for name in ("left", "right", "other")
+    ]
     algorithm = make(make_spec(*policies, state_size=2), teams=(NAMES,))
     shape = {policy.name: np.ones((2, 1, 1)) for policy in policies}
-    rollout = written_rollout(algorithm.spec, shape, {name: array[:1] for name, array in shape.items()}, np.ones((1, 1), np.uint8))
+    rollout = written_rollout(
+        algorithm.spec, shape, {name: array[:1] for name, array in shape.items()}, np.ones((1, 1), np.uint8)
+    )
     before = algorithm.gradient([rollout])[0]
     rollout.policies["other"].logp -= 0.5
     after = algorithm.gradient([rollout])[0]
-    changed = {name: not np.array_equal(before[place], after[place]) for name, place in algorithm.segments.items()}
+    changed = {
+        name: not np.array_equal(before[place], after[place]) for name, place in algorithm.segments.items()
+    }
     assert changed == {"left": False, "right": False, "other": True}
     rollout.policies["right"].logp -= 0.5
     last = algorithm.gradient([rollout])[0]
-    changed = {name: not np.array_equal(after[place], last[place]) for name, place in algorithm.segments.items()}
+    changed = {
+        name: not np.array_equal(after[place], last[place]) for name, place in algorithm.segments.items()
+    }
     assert changed == {"left": True, "right": True, "other": False}
 
 
@@ -129,15 +167,24 @@ def test_ratios_never_cover_opponents() -> None:
     [
         ({"id": "mpe2.simple_tag_v3"}, None, ()),
         ({"id": "mpe2.simple_speaker_listener_v4"}, None, ()),
-        ({"id": "mpe2.simple_speaker_listener_v4", "common_reward": True}, None, (("speaker_0", "listener_0"),)),
+        (
+            {"id": "mpe2.simple_speaker_listener_v4", "common_reward": True},
+            None,
+            (("speaker_0", "listener_0"),),
+        ),
         ({"id": "matrix:rps"}, ("player_0", "player_1"), ()),
         ({"id": "matrix:coordination"}, ("player_0", "player_1"), (("player_0", "player_1"),)),
         ({"id": "matrix:coordination", "common_reward": False}, ("player_0", "player_1"), ()),
     ],
     ids=str,
 )
-def test_teams_are_known_where_the_reward_is_common(config: dict[str, Any], policies: Any, teams: Any) -> None:
-    assert describe(EnvConfig(**config), {name: PolicyConfig(agents=(name,)) for name in policies or ()}).teams == teams
+def test_teams_are_known_where_the_reward_is_common(
+    config: dict[str, Any], policies: Any, teams: Any
+) -> None:
+    assert (
+        describe(EnvConfig(**config), {name: PolicyConfig(agents=(name,)) for name in policies or ()}).teams
+        == teams
+    )
 
 
 def test_a_leagues_side_is_a_team_without_its_opponents() -> None:
@@ -153,9 +200,18 @@ def test_a_leagues_side_is_a_team_without_its_opponents() -> None:
     ("changes", "words"),
     [
         (("algo.teams=[[a], [b, a]]",), "algo.teams: policy a is in more than one team"),
-        (("algo.teams=[[a, b]]", "algo.critic=dec"), "algo.teams: no ratio covers a team with algo.critic: dec"),
-        (("algo.teams=[[a, b]]", "algo.ratios=agent"), "algo.teams: no ratio covers a team with algo.ratios: agent"),
-        (("algo.teams=[[a, b]]", "algo.importance_sampling=false"), "algo.teams: no ratio covers a team with algo.importance_sampling: false"),
+        (
+            ("algo.teams=[[a, b]]", "algo.critic=dec"),
+            "algo.teams: no ratio covers a team with algo.critic: dec",
+        ),
+        (
+            ("algo.teams=[[a, b]]", "algo.ratios=agent"),
+            "algo.teams: no ratio covers a team with algo.ratios: agent",
+        ),
+        (
+            ("algo.teams=[[a, b]]", "algo.importance_sampling=false"),
+            "algo.teams: no ratio covers a team with algo.importance_sampling: false",
+        ),
         (("algo.teams=[[a, b]]", "league={}"), "algo.teams does not go with a league"),
         (("algo.teams=[[]]",), "algo.teams"),
         (("algo.teams=all",), "algo.teams"),
@@ -168,7 +224,10 @@ def test_senseless_teams_are_one_line_errors(changes: tuple[str, ...], words: st
 
 
 def test_teams_must_fit_the_environment() -> None:
-    with pytest.raises(ConfigError, match=r"algo\.teams names the policy prey, which tests\.random has not; allowed: left, right"):
+    with pytest.raises(
+        ConfigError,
+        match=r"algo\.teams names the policy prey, which tests\.random has not; allowed: left, right",
+    ):
         make(spec_of(1), teams=(("left", "prey"),))
     with pytest.raises(ConfigError, match=r"algo\.teams: tests\.random is turn-based"):
         make(replace(spec_of(1), turn_based=True), teams=(NAMES,))

@@ -37,15 +37,33 @@ def test_every_rank_has_one_place(size, groups, nodes, evaluators, server, place
 
 def test_evaluators_are_the_last_ranks():
     topology = assign_roles(8, ["a"] * 4 + ["b"] * 4, TopologyConfig(groups=2, evaluators=3))
-    assert [row["roles"] for row in topology.table()] == ["server+evaluator+learner", "actor", "actor", "learner", "actor"] + ["evaluator"] * 3
+    assert [row["roles"] for row in topology.table()] == [
+        "server+evaluator+learner",
+        "actor",
+        "actor",
+        "learner",
+        "actor",
+    ] + ["evaluator"] * 3
 
 
 @pytest.mark.parametrize(
     ("size", "changes", "message"),
     [
-        (2, {"evaluators": 2}, r"topology.evaluators: 2 of 2 ranks leave nobody to learn; allowed here: 0 to 1"),
-        (4, {"evaluators": 2, "groups": 3}, r"4 ranks \(2 of them evaluators\) with .* has room for 2; start at least 5 ranks"),
-        (7, {"evaluators": 1, "groups": 2, "actors_per_learner": 1}, r"need 5 ranks .* or 6 .*, not 7 \(1 of them evaluators\); change"),
+        (
+            2,
+            {"evaluators": 2},
+            r"topology.evaluators: 2 of 2 ranks leave nobody to learn; allowed here: 0 to 1",
+        ),
+        (
+            4,
+            {"evaluators": 2, "groups": 3},
+            r"4 ranks \(2 of them evaluators\) with .* has room for 2; start at least 5 ranks",
+        ),
+        (
+            7,
+            {"evaluators": 1, "groups": 2, "actors_per_learner": 1},
+            r"need 5 ranks .* or 6 .*, not 7 \(1 of them evaluators\); change",
+        ),
     ],
 )
 def test_impossible_topologies_name_the_allowed_sizes(size, changes, message):

@@ -38,12 +38,16 @@ def test_value_limit_counts_all_turns_between_decisions():
 def test_actor_critics_report_value_limit_and_mean_value(name, critic):
     spec = make_spec(action=DISCRETE)
     keys = {"network": NetworkConfig(hidden=(4,)), "discount": 0.9, "reward_scale": 0.5}
-    algorithm = make_algorithm(spec, CONFIGS[name](**keys, **({} if name == "coma" else {"critic": critic})), 0)
+    algorithm = make_algorithm(
+        spec, CONFIGS[name](**keys, **({} if name == "coma" else {"critic": critic})), 0
+    )
     rollout = random_rollout(spec, 5, 2, np.random.default_rng(0))
     statistics = algorithm.gradient([rollout])[1]
     reward = rollout.policies["agent"].reward
     team = name == "coma" or critic == "obs"
-    assert statistics["value_limit"] == pytest.approx(0.5 * np.abs(reward.mean(-1) if team else reward).max() / 0.1, rel=1e-5)
+    assert statistics["value_limit"] == pytest.approx(
+        0.5 * np.abs(reward.mean(-1) if team else reward).max() / 0.1, rel=1e-5
+    )
     algorithm.load_parameters(np.zeros(algorithm.size, np.float32))
     assert algorithm.gradient([rollout])[1]["value"] == 0.0
     assert statistics["value"] != 0.0

@@ -1,4 +1,5 @@
-"""The critics' losses in closed form, against the literal PPO and the bare torch loops; what a batch's beginning records."""
+"""The critics' losses in closed form, against the literal PPO and the bare torch loops; what a batch's
+beginning records."""
 
 from types import SimpleNamespace
 
@@ -41,7 +42,10 @@ def recorded(algorithm, rollouts):
 
 def test_losses_and_slopes_in_closed_form():
     config = PPOConfig(value_loss="huber", huber_delta=2.0)
-    outputs, wanted = torch.tensor([0.0, 0.0, 0.0, 0.0], requires_grad=True), torch.tensor([1.0, -1.0, 5.0, -5.0])
+    outputs, wanted = (
+        torch.tensor([0.0, 0.0, 0.0, 0.0], requires_grad=True),
+        torch.tensor([1.0, -1.0, 5.0, -5.0]),
+    )
     losses = value_losses(config, outputs, wanted)
     assert losses.tolist() == [1.0, 1.0, 16.0, 16.0]
     assert torch.autograd.grad(losses.sum(), outputs)[0].tolist() == [-2.0, 2.0, -4.0, 4.0]
@@ -82,12 +86,16 @@ def test_clipped_huber_gradient_equals_the_literal_one(spec, critic):
 def test_clipped_gradient_in_turn_based_games_is_literal():
     algorithm = make(TURNS, critic="dec", value_clip=0.1)
     begun = recorded(algorithm, rollouts_of(TURNS, steps=6))
-    np.testing.assert_allclose(algorithm.gradient(begun)[0], literal_gradient(algorithm, begun), atol=2e-4, rtol=2e-4)
+    np.testing.assert_allclose(
+        algorithm.gradient(begun)[0], literal_gradient(algorithm, begun), atol=2e-4, rtol=2e-4
+    )
 
 
 def test_first_gradient_of_a_batch_is_not_clipped():
     algorithm, rollouts = make(make_spec(), value_clip=0.01), rollouts_of(make_spec())
-    np.testing.assert_allclose(algorithm.gradient(algorithm.begin_batch(rollouts))[0], algorithm.gradient(rollouts)[0], atol=1e-5)
+    np.testing.assert_allclose(
+        algorithm.gradient(algorithm.begin_batch(rollouts))[0], algorithm.gradient(rollouts)[0], atol=1e-5
+    )
 
 
 def test_records_follow_their_slots_into_minibatches():
@@ -100,7 +108,8 @@ def test_records_follow_their_slots_into_minibatches():
 
 
 def test_a_batch_keeps_the_values_of_its_beginning():
-    """However far the parameters have moved by the last of its gradients; the next batch has values of its own."""
+    """However far the parameters have moved by the last of its gradients; the next batch has values of its
+    own."""
     spec = make_spec()
     algorithm = make(spec, value_clip=0.2, epochs=2, minibatches=1)
     context = SimpleNamespace(queue_limit=lambda group: 8, config=load_config(SPREAD, ["algo.name=ppo"]))
@@ -129,7 +138,10 @@ def test_a_batch_keeps_the_values_of_its_beginning():
     ],
 )
 def test_gradient_equals_the_bare_torch_loop(kind, algo):
-    config, spec = load_config(SPREAD, [f"algo={algo}", "algo.network.hidden=[8]", "algo.normalise_advantages=false"]), make_spec()
+    config, spec = (
+        load_config(SPREAD, [f"algo={algo}", "algo.network.hidden=[8]", "algo.normalise_advantages=false"]),
+        make_spec(),
+    )
     algorithm = make_algorithm(spec, config.algo, 0)
     bare = kind(config, algorithm)
     begun = recorded(algorithm, rollouts_of(spec, count=1))

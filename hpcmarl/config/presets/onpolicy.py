@@ -1,4 +1,5 @@
-"""MAPPO and IPPO as in marlbenchmark/on-policy: the defaults of its config.py, and what its scripts for SMAC change."""
+"""MAPPO and IPPO as in marlbenchmark/on-policy: the defaults of its config.py, and what its scripts for SMAC
+change."""
 
 from dataclasses import replace
 
@@ -38,7 +39,9 @@ MAPPO = Preset(
         "algo.name": Setting("ppo", f"{SCRIPT}: algo rmappo"),
         "algo.critic": Setting("full", f"{CONFIG}: use_centralized_V True, use_obs_instead_of_state False"),
         "algo.unroll": Setting(400, f"{SCRIPT}: episode_length 400"),
-        "algo.epochs": Setting(15, f"{CONFIG}: ppo_epoch 15", "their scripts have 15 for 3m, 5 for 3s5z and MMM2"),
+        "algo.epochs": Setting(
+            15, f"{CONFIG}: ppo_epoch 15", "their scripts have 15 for 3m, 5 for 3s5z and MMM2"
+        ),
         "algo.minibatches": Setting(1, f"{CONFIG}: num_mini_batch 1"),
         "algo.clip": Setting(0.2, f"{CONFIG}: clip_param 0.2"),
         "algo.discount": Setting(0.99, f"{CONFIG}: gamma 0.99"),
@@ -47,26 +50,44 @@ MAPPO = Preset(
         "algo.critic_input": Setting("agent", f"{PROGRAM}: use_state_agent True"),
         "algo.critic_network.hidden": Setting([64, 64], f"{NETWORKS}: R_Critic has the actor's base"),
         "algo.critic_network.activation": Setting("relu", f"{CONFIG}: use_ReLU True"),
-        "algo.critic_network.recurrent": Setting(True, f"{NETWORKS}: R_Critic has an RNNLayer", "its memory is carried from unroll to unroll"),
+        "algo.critic_network.recurrent": Setting(
+            True, f"{NETWORKS}: R_Critic has an RNNLayer", "its memory is carried from unroll to unroll"
+        ),
         "algo.critic_network.memory": Setting(64, f"{NETWORKS}: RNNLayer of hidden_size"),
-        "algo.value_cost": Setting(0.5, f"{CONFIG}: value_loss_coef 1", "their squared error has the factor 1/2"),
-        "algo.value_loss": Setting("huber", f"{LOSSES}: huber_loss", "theirs has no gradient where a value is more than delta too high"),
+        "algo.value_cost": Setting(
+            0.5, f"{CONFIG}: value_loss_coef 1", "their squared error has the factor 1/2"
+        ),
+        "algo.value_loss": Setting(
+            "huber",
+            f"{LOSSES}: huber_loss",
+            "theirs has no gradient where a value is more than delta too high",
+        ),
         "algo.huber_delta": Setting(10.0, f"{CONFIG}: huber_delta 10"),
         "algo.value_clip": Setting(0.2, f"{TRAINER}: cal_value_loss, clip_param 0.2"),
         "algo.advantages": Setting("once", f"{TRAINER}: train"),
         "algo.kl_target": Setting(None, f"{TRAINER}: ppo_update, no early end"),
-        "algo.normalise_advantages": Setting(True, f"{TRAINER}: train divides by mean and deviation of a batch"),
+        "algo.normalise_advantages": Setting(
+            True, f"{TRAINER}: train divides by mean and deviation of a batch"
+        ),
         "algo.normalise_values": Setting(True, f"{CONFIG}: use_valuenorm True"),
         "algo.normalise_observations": Setting(
-            True, f"{CONFIG}: use_feature_normalization True", "LayerNorm of each input there, running mean and spread of each feature here"
+            True,
+            f"{CONFIG}: use_feature_normalization True",
+            "LayerNorm of each input there, running mean and spread of each feature here",
         ),
-        "algo.normalisation_rate": Setting(1e-5, f"{VALUE_NORM}: beta 0.99999", "1 - beta, for each gradient"),
+        "algo.normalisation_rate": Setting(
+            1e-5, f"{VALUE_NORM}: beta 0.99999", "1 - beta, for each gradient"
+        ),
         "algo.agent_id": Setting(True, f"{STARCRAFT}: obs_agent_id True"),
-        "algo.network.hidden": Setting([64, 64], f"{CONFIG}: hidden_size 64, layer_N 1", "layer_N counts the layers after the first one"),
+        "algo.network.hidden": Setting(
+            [64, 64], f"{CONFIG}: hidden_size 64, layer_N 1", "layer_N counts the layers after the first one"
+        ),
         "algo.network.activation": Setting("relu", f"{CONFIG}: use_ReLU True"),
         "algo.network.recurrent": Setting(True, f"{PROGRAM}: rmappo sets use_recurrent_policy"),
         "algo.network.memory": Setting(64, f"{NETWORKS}: RNNLayer of hidden_size"),
-        "optimizer.name": Setting("adam", f"{OPTIMIZERS}: torch.optim.Adam, one for the actor and one for the critic"),
+        "optimizer.name": Setting(
+            "adam", f"{OPTIMIZERS}: torch.optim.Adam, one for the actor and one for the critic"
+        ),
         "optimizer.step_size": Setting(5e-4, f"{CONFIG}: lr 5e-4"),
         "optimizer.critic_step_size": Setting(5e-4, f"{CONFIG}: critic_lr 5e-4"),
         "optimizer.beta1": Setting(0.9, f"{OPTIMIZERS}: torch's default"),
@@ -75,8 +96,12 @@ MAPPO = Preset(
         "optimizer.warmup_updates": Setting(0, f"{CONFIG}: no warm-up"),
         "optimizer.decay_updates": Setting(0, f"{CONFIG}: use_linear_lr_decay False"),
         "optimizer.max_gradient_norm": Setting(10.0, f"{CONFIG}: max_grad_norm 10"),
-        "optimizer.critic_max_gradient_norm": Setting(10.0, f"{TRAINER}: the critic is clipped to max_grad_norm apart"),
-        "rounds.batch": Setting(8, f"{SCRIPT}: n_rollout_threads 8, num_mini_batch 1", "unrolls of a gradient"),
+        "optimizer.critic_max_gradient_norm": Setting(
+            10.0, f"{TRAINER}: the critic is clipped to max_grad_norm apart"
+        ),
+        "rounds.batch": Setting(
+            8, f"{SCRIPT}: n_rollout_threads 8, num_mini_batch 1", "unrolls of a gradient"
+        ),
         "rounds.backpressure": Setting(True, f"{BUFFER}: every step of the buffer is learned from"),
         "topology.environments_per_actor": Setting(8, f"{SCRIPT}: n_rollout_threads 8"),
     },
@@ -107,6 +132,8 @@ IPPO = replace(
     settings={
         **MAPPO.settings,
         "algo.critic": Setting("dec", f"{PROGRAM}: ippo sets use_centralized_V False"),
-        "algo.critic_input": Setting("team", f"{PROGRAM}: use_centralized_V False", "an agent's own observation, whatever the key says"),
+        "algo.critic_input": Setting(
+            "team", f"{PROGRAM}: use_centralized_V False", "an agent's own observation, whatever the key says"
+        ),
     },
 )

@@ -30,7 +30,8 @@ class Gap:
         theirs: What their code does.
         ours: What happens here instead.
         source: As of a Setting.
-        change: What would set it, "key=value", and is refused today; a test says when it no longer is. Empty: nothing comes near.
+        change: What would set it, "key=value", and is refused today; a test says when it no longer is. Empty:
+            nothing comes near.
     """
 
     theirs: str
@@ -79,5 +80,9 @@ class Preset:
     @property
     def choices(self) -> dict[str, str]:
         """What the preset chooses by name: {"algo": ..., "optimizer": ...}."""
-        named = {key.removesuffix(".name"): setting.value for key, setting in self.settings.items() if key.endswith(".name")}
+        named = {
+            key.removesuffix(".name"): setting.value
+            for key, setting in self.settings.items()
+            if key.endswith(".name")
+        }
         return {section: name for section, name in named.items() if "." not in section}

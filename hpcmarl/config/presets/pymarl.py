@@ -37,7 +37,10 @@ AGENTS: dict[str, Setting] = {
     "optimizer.max_gradient_norm": Setting(10.0, f"{DEFAULT}: grad_norm_clip 10"),
 }
 LAST_ACTION = Gap(
-    "the last action is an input of the agents (obs_last_action)", "it is not", f"{DEFAULT}: obs_last_action True", "algo.obs_last_action=true"
+    "the last action is an input of the agents (obs_last_action)",
+    "it is not",
+    f"{DEFAULT}: obs_last_action True",
+    "algo.obs_last_action=true",
 )
 
 
@@ -50,14 +53,18 @@ def _replayed(yaml: str) -> dict[str, Setting]:
         "algo.double_q": Setting(True, f"{yaml}: double_q True"),
         "algo.operator": Setting("max", f"{Q_LEARNER}: the value of the best action"),
         "algo.trace_lambda": Setting(0.0, f"{Q_LEARNER}: one-step targets"),
-        "algo.target_every": Setting(200, f"{yaml}: target_update_interval 200", "episodes there, versions here: one of each an update"),
+        "algo.target_every": Setting(
+            200, f"{yaml}: target_update_interval 200", "episodes there, versions here: one of each an update"
+        ),
         "algo.target_rate": Setting(None, f"{Q_LEARNER}: copies, no moving average"),
         "algo.epsilon_start": Setting(1.0, f"{yaml}: epsilon_start 1.0"),
         "algo.epsilon_final": Setting(0.05, f"{yaml}: epsilon_finish 0.05"),
         "algo.epsilon_steps": Setting(50_000, f"{yaml}: epsilon_anneal_time 50000"),
         "algo.replay.episodes": Setting(5000, f"{yaml}: buffer_size 5000"),
         "algo.replay.starts": Setting(32, f"{RUN}: can_sample(batch_size)"),
-        "algo.replay.ratio": Setting(32.0, f"{RUN}: a batch of 32 after every episode", "batch_size over batch_size_run"),
+        "algo.replay.ratio": Setting(
+            32.0, f"{RUN}: a batch of 32 after every episode", "batch_size over batch_size_run"
+        ),
         "algo.replay.recent": Setting(0, f"{RUN}: one buffer, drawn from uniformly"),
         "rounds.batch": Setting(32, f"{DEFAULT}: batch_size 32", "episodes of a gradient"),
         "rounds.backpressure": Setting(True, f"{RUN}: sampling and learning take turns"),
@@ -65,7 +72,13 @@ def _replayed(yaml: str) -> dict[str, Setting]:
     }
 
 
-REPLAYED_GAPS = (Gap("dead agents' values of doing nothing enter the team's value", "they count as 0", f"{Q_LEARNER}: the mixer gets all agents"),)
+REPLAYED_GAPS = (
+    Gap(
+        "dead agents' values of doing nothing enter the team's value",
+        "they count as 0",
+        f"{Q_LEARNER}: the mixer gets all agents",
+    ),
+)
 
 QMIX = Preset(
     name="qmix",
@@ -74,7 +87,8 @@ QMIX = Preset(
     repository=REPOSITORY,
     files={
         **COMMITS,
-        # a copy that runs 32 environments side by side; its other values are those of oxwhirl/wqmix, src/config/algs/qmix_w.yaml at 1d140d8, too
+        # a copy that runs 32 environments side by side; its other values are those of oxwhirl/wqmix,
+        # src/config/algs/qmix_w.yaml at 1d140d8, too
         QMIX_YAML: "76286f588589995b17d5895068dd083522d44b52",
         MIXER: "023de7ed5bc2840257e9a0dac8d33e0f3919fd4a",
     },
@@ -82,7 +96,9 @@ QMIX = Preset(
         "algo.name": Setting("qmix", f"{QMIX_YAML}: mixer qmix"),
         **_replayed(QMIX_YAML),
         "topology.environments_per_actor": Setting(
-            1, f"{DEFAULT}: batch_size_run 1", "as in vdn.yaml and in oxwhirl/wqmix, qmix_w.yaml; the copy of qmix.yaml read here runs 32"
+            1,
+            f"{DEFAULT}: batch_size_run 1",
+            "as in vdn.yaml and in oxwhirl/wqmix, qmix_w.yaml; the copy of qmix.yaml read here runs 32",
         ),
         "algo.mixing_width": Setting(32, f"{QMIX_YAML}: mixing_embed_dim 32"),
         "algo.hypernetwork_width": Setting(64, f"{QMIX_YAML}: hypernet_layers 2, hypernet_embed 64"),
@@ -120,30 +136,57 @@ COMA = Preset(
         "algo.critic": Setting("full", f"{COMA_CRITIC}: the state and the agent's observation"),
         "algo.critic_network.hidden": Setting([128, 128], f"{COMA_CRITIC}: fc1, fc2 of 128 units"),
         "algo.critic_network.activation": Setting("relu", f"{COMA_CRITIC}: F.relu"),
-        "algo.unroll": Setting(60, f"{RUN}: whole episodes", "the limit of SMAC's 3m, since actor-critics learn from unrolls here"),
+        "algo.unroll": Setting(
+            60,
+            f"{RUN}: whole episodes",
+            "the limit of SMAC's 3m, since actor-critics learn from unrolls here",
+        ),
         "algo.trace_lambda": Setting(0.8, f"{COMA_YAML}: td_lambda 0.8"),
-        "algo.target_every": Setting(200, f"{COMA_YAML}: target_update_interval 200", "steps of the critic there, versions here"),
+        "algo.target_every": Setting(
+            200, f"{COMA_YAML}: target_update_interval 200", "steps of the critic there, versions here"
+        ),
         "algo.value_cost": Setting(1.0, f"{COMA_LEARNER}: the mean of the squared errors"),
         "algo.entropy_cost": Setting(0.0, f"{COMA_LEARNER}: coma_loss has no entropy"),
         "algo.normalise_advantages": Setting(False, f"{COMA_LEARNER}: advantages as they are"),
         "algo.normalise_values": Setting(False, f"{COMA_LEARNER}: targets as they are"),
         "optimizer.critic_step_size": Setting(5e-4, f"{COMA_YAML}: critic_lr 0.0005"),
-        "optimizer.critic_max_gradient_norm": Setting(10.0, f"{COMA_LEARNER}: the critic is clipped to grad_norm_clip apart"),
+        "optimizer.critic_max_gradient_norm": Setting(
+            10.0, f"{COMA_LEARNER}: the critic is clipped to grad_norm_clip apart"
+        ),
         "rounds.batch": Setting(8, f"{COMA_YAML}: batch_size 8", "unrolls of a gradient"),
         "rounds.backpressure": Setting(True, f"{RUN}: sampling and learning take turns"),
         "topology.environments_per_actor": Setting(8, f"{COMA_YAML}: batch_size_run 8"),
     },
     gaps=(
         Gap(
-            "a share of 0.5 of the actions' probabilities is uniform, falling to 0.01 over 100,000 steps (epsilon_start, epsilon_finish)",
+            (
+                "a share of 0.5 of the actions' probabilities is uniform, falling to 0.01 over 100,000 steps "
+                "(epsilon_start, epsilon_finish)"
+            ),
             "policies are sampled as they are, and nothing else explores",
             f"{CONTROLLER}: epsilon floor",
         ),
         LAST_ACTION,
-        Gap("the critic sees the last actions of all agents, too", "it does not", f"{COMA_CRITIC}: last actions"),
-        Gap("a step of the critic for every time step of a batch, from the last one back", "one a gradient", f"{COMA_LEARNER}: _train_critic"),
-        Gap("a batch is 8 whole episodes", "8 unrolls of algo.unroll steps, with the target critic's value at their ends", f"{RUN}: buffer.sample"),
-        Gap("forbidden actions are left out after the softmax (mask_before_softmax False)", "before it", f"{COMA_YAML}: mask_before_softmax False"),
+        Gap(
+            "the critic sees the last actions of all agents, too",
+            "it does not",
+            f"{COMA_CRITIC}: last actions",
+        ),
+        Gap(
+            "a step of the critic for every time step of a batch, from the last one back",
+            "one a gradient",
+            f"{COMA_LEARNER}: _train_critic",
+        ),
+        Gap(
+            "a batch is 8 whole episodes",
+            "8 unrolls of algo.unroll steps, with the target critic's value at their ends",
+            f"{RUN}: buffer.sample",
+        ),
+        Gap(
+            "forbidden actions are left out after the softmax (mask_before_softmax False)",
+            "before it",
+            f"{COMA_YAML}: mask_before_softmax False",
+        ),
         Gap(
             "the actor's loss is the mean over agents, and its gradient is clipped to 10",
             "the sum over a policy's agents, so that the same clip is tighter by their number",

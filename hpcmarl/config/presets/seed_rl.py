@@ -1,4 +1,5 @@
-"""MA-Trace as in awarelab/seed_rl, its authors' code: the defaults of the program that their README runs, which is MA-Trace (obs)."""
+"""MA-Trace as in awarelab/seed_rl, its authors' code: the defaults of the program that their README runs,
+which is MA-Trace (obs)."""
 
 from hpcmarl.config.presets.preset import Gap, Preset, Setting
 
@@ -15,7 +16,10 @@ MA_TRACE = Preset(
     summary="MA-Trace (obs): a critic on all observations, 32 unrolls of 100 steps a gradient",
     paper="arXiv 2111.11229",
     repository="awarelab/seed_rl",
-    files=dict.fromkeys((README, PROGRAM, LEARNER, VTRACE, NETWORKS, WRAPPERS, FLAGS), "ad7b7143c144c56027ead9b147230d3eb76cc56f"),
+    files=dict.fromkeys(
+        (README, PROGRAM, LEARNER, VTRACE, NETWORKS, WRAPPERS, FLAGS),
+        "ad7b7143c144c56027ead9b147230d3eb76cc56f",
+    ),
     settings={
         "algo.name": Setting("ma_trace", f"{README}: run_local.sh starcraft vtrace"),
         "algo.critic": Setting("obs", f"{NETWORKS}: full_state_critic False"),
@@ -27,10 +31,14 @@ MA_TRACE = Preset(
         "algo.unroll": Setting(100, f"{LEARNER}: unroll_length 100"),
         "algo.discount": Setting(0.99, f"{LEARNER}: discounting 0.99"),
         "algo.trace_lambda": Setting(1.0, f"{LEARNER}: lambda_ 1"),
-        "algo.value_cost": Setting(0.25, f"{LEARNER}: baseline_cost 0.5", "their squared error has the factor 1/2"),
+        "algo.value_cost": Setting(
+            0.25, f"{LEARNER}: baseline_cost 0.5", "their squared error has the factor 1/2"
+        ),
         "algo.entropy_cost": Setting(1.0, f"{LEARNER}: entropy_cost 1", "the first one; it is learned"),
         "algo.target_entropy": Setting(
-            1e-6, f"{LEARNER}: target_entropy 0.00001", "theirs in nats of the joint policy, ours a share of the largest, taken as 10 nats"
+            1e-6,
+            f"{LEARNER}: target_entropy 0.00001",
+            "theirs in nats of the joint policy, ours a share of the largest, taken as 10 nats",
         ),
         "algo.normalise_advantages": Setting(False, f"{LEARNER}: pg_advantages as they are"),
         "algo.normalise_values": Setting(False, f"{LEARNER}: v_error as it is"),
@@ -50,7 +58,9 @@ MA_TRACE = Preset(
         "rounds.batch": Setting(32, f"{LEARNER}: batch_size 32", "unrolls of a gradient"),
         "rounds.backpressure": Setting(True, f"{LEARNER}: unroll_queue holds one unroll, actors wait"),
         "topology.environments_per_actor": Setting(
-            16, f"{FLAGS}: env_batch_size 1", "README.md recommends 20 actors with one environment each; 16 divides the batch"
+            16,
+            f"{FLAGS}: env_batch_size 1",
+            "README.md recommends 20 actors with one environment each; 16 divides the batch",
         ),
     },
     gaps=(
@@ -59,7 +69,13 @@ MA_TRACE = Preset(
             "with the step size of the weights: e times less in no fewer than 1000 updates",
             f"{LEARNER}: entropy_cost_param",
         ),
-        Gap("first weights by Keras (Glorot, LeCun), logits not below -50", "orthogonal ones, logits without a floor", f"{NETWORKS}: _head"),
-        Gap("an episode that is cut off ends without value", "its last value counts", f"{LEARNER}: discounts"),
+        Gap(
+            "first weights by Keras (Glorot, LeCun), logits not below -50",
+            "orthogonal ones, logits without a floor",
+            f"{NETWORKS}: _head",
+        ),
+        Gap(
+            "an episode that is cut off ends without value", "its last value counts", f"{LEARNER}: discounts"
+        ),
     ),
 )

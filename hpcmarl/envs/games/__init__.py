@@ -1,1 +1,2 @@
-"""Environments that ship with hpcmarl, made for studies: `env.id: hpcmarl.envs.games.NAME:FACTORY`. One file each; nothing is imported here."""
+"""Environments that ship with hpcmarl, made for studies: `env.id: hpcmarl.envs.games.NAME:FACTORY`. One file
+each; nothing is imported here."""

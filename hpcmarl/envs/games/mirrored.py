@@ -1,6 +1,8 @@
-"""A Gymnasium environment as it is or mirrored: the two workers of the Malenia experiment of arXiv 2509.24305. Needs gymnasium.
+"""A Gymnasium environment as it is or mirrored: the two workers of the Malenia experiment of arXiv
+2509.24305. Needs gymnasium.
 
-One worker sees (s, 0), the other (-s, 1); actions and rewards are the same. Built by resolve.py from `env.id: hpcmarl.envs.games.mirrored:make`.
+One worker sees (s, 0), the other (-s, 1); actions and rewards are the same. Built by resolve.py from `env.id:
+hpcmarl.envs.games.mirrored:make`.
 """
 
 from __future__ import annotations
@@ -28,4 +30,6 @@ def make(id: str, mirrored: bool = False, **kwargs: Any) -> gymnasium.Env[Array,
     sign, bit = (-1.0, 1.0) if mirrored else (1.0, 0.0)
     size = int(np.prod(environment.observation_space.shape or (1,)))
     space = gymnasium.spaces.Box(-np.inf, np.inf, (size + 1,))
-    return gymnasium.wrappers.TransformObservation(environment, lambda seen: np.append(sign * np.asarray(seen, np.float32), np.float32(bit)), space)
+    return gymnasium.wrappers.TransformObservation(
+        environment, lambda seen: np.append(sign * np.asarray(seen, np.float32), np.float32(bit)), space
+    )

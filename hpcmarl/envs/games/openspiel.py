@@ -1,9 +1,11 @@
-"""OpenSpiel's games as PettingZoo environments: `env.id: openspiel:kuhn_poker`, the game's parameters by env.kwargs. arXiv 1908.09453.
+"""OpenSpiel's games as PettingZoo environments: `env.id: openspiel:kuhn_poker`, the game's parameters by
+env.kwargs. arXiv 1908.09453.
 
-Built by resolve.py. Must know nothing of policies, slots or ranks. Games of turns become AEC environments, games of simultaneous
-moves parallel ones; agents are player_0, player_1, ... What an agent sees is its information state tensor (all that it has seen and
-done) where the game has one, else its observation tensor, and nothing else. Chance moves follow from the episode's seed, so that seed
-and actions determine an episode. A step's rewards are by how much the players' returns have grown.
+Built by resolve.py. Must know nothing of policies, slots or ranks. Games of turns become AEC environments,
+games of simultaneous moves parallel ones; agents are player_0, player_1, ... What an agent sees is its
+information state tensor (all that it has seen and done) where the game has one, else its observation tensor,
+and nothing else. Chance moves follow from the episode's seed, so that seed and actions determine an episode.
+A step's rewards are by how much the players' returns have grown.
 """
 
 from __future__ import annotations
@@ -29,24 +31,37 @@ NEAR = 3  # games that are told when one is unknown
 
 
 def factory(name: str, config: EnvConfig) -> Callable[..., Any]:
-    """What makes environments of the game; env.kwargs are its parameters. Raises MissingPackageError and, naming what is wrong, ConfigError."""
+    """What makes environments of the game; env.kwargs are its parameters. Raises MissingPackageError and,
+    naming what is wrong, ConfigError."""
     game = load(name, config)
-    kind = SimultaneousMoves if game.get_type().dynamics == _pyspiel(config.id).GameType.Dynamics.SIMULTANEOUS else Turns
+    kind = (
+        SimultaneousMoves
+        if game.get_type().dynamics == _pyspiel(config.id).GameType.Dynamics.SIMULTANEOUS
+        else Turns
+    )
     return lambda **kwargs: kind(game)
 
 
 def load(name: str, config: EnvConfig) -> Any:
-    """The pyspiel game that `env.id` and env.kwargs name, one that can be played here. Raises as factory() does."""
+    """The pyspiel game that `env.id` and env.kwargs name, one that can be played here. Raises as factory()
+    does."""
     pyspiel = _pyspiel(config.id)
     parameters = {kind.short_name: kind.parameter_specification for kind in pyspiel.registered_games()}
     if name not in parameters:
         near = difflib.get_close_matches(name, parameters, n=NEAR, cutoff=0.5)
-        meant = f"did you mean {', '.join(f'{PACKAGE}:{other}' for other in near)}?" if near else "pyspiel.registered_names() lists them"
+        meant = (
+            f"did you mean {', '.join(f'{PACKAGE}:{other}' for other in near)}?"
+            if near
+            else "pyspiel.registered_names() lists them"
+        )
         raise ConfigError(f"env.id {config.id}: OpenSpiel has no game {name or '(no name)'}; {meant}")
     given = f"env.kwargs {config.kwargs}"
     for key in config.kwargs:
         if key not in parameters[name]:
-            raise ConfigError(f"{given}: {config.id} has no parameter {key}; allowed: {', '.join(sorted(parameters[name])) or 'none'}")
+            raise ConfigError(
+                f"{given}: {config.id} has no parameter {key}; allowed: "
+                f"{', '.join(sorted(parameters[name])) or 'none'}"
+            )
     try:
         game = pyspiel.load_game(name, dict(config.kwargs))
     except (pyspiel.SpielError, TypeError, ValueError) as error:
@@ -59,7 +74,9 @@ def _pyspiel(id: str) -> ModuleType:
     try:
         import pyspiel
     except ImportError as error:
-        raise MissingPackageError(f"env.id {id} needs OpenSpiel, which is not installed; pip install 'hpcmarl[league]'") from error
+        raise MissingPackageError(
+            f"env.id {id} needs OpenSpiel, which is not installed; pip install 'hpcmarl[league]'"
+        ) from error
     module: ModuleType = pyspiel
     return module
 
@@ -71,7 +88,10 @@ def _refuse(game: Any, kinds: Any, id: str) -> None:
     if about.dynamics == kinds.Dynamics.MEAN_FIELD:
         wrong = "is a mean-field game; allowed: games of turns and of simultaneous moves"
     elif about.chance_mode == kinds.ChanceMode.SAMPLED_STOCHASTIC:
-        wrong = "draws its chance moves itself, so that a seed does not determine an episode; allowed: games with explicit chance moves"
+        wrong = (
+            "draws its chance moves itself, so that a seed does not determine an episode; allowed: games "
+            "with explicit chance moves"
+        )
     elif not (about.provides_information_state_tensor or about.provides_observation_tensor):
         wrong = "has neither information state nor observation tensors; allowed: games with one of them"
     elif game.num_distinct_actions() > MAX_ACTIONS:
@@ -81,13 +101,15 @@ def _refuse(game: Any, kinds: Any, id: str) -> None:
 
 
 def chances(state: Any) -> tuple[list[int], list[float]]:
-    """The moves that chance may make, and their probabilities added up: a number u makes the first one whose sum is above u."""
+    """The moves that chance may make, and their probabilities added up: a number u makes the first one whose
+    sum is above u."""
     actions, probabilities = zip(*state.chance_outcomes(), strict=True)
     return list(actions), np.cumsum(probabilities).tolist()
 
 
 class Play:
-    """One game being played: moves chance, shows what players see, adds up what they got. The part that both kinds of environment share."""
+    """One game being played: moves chance, shows what players see, adds up what they got. The part that both
+    kinds of environment share."""
 
     def __init__(self, game: Any) -> None:
         self.game = game
@@ -114,7 +136,8 @@ class Play:
         self._move_chance()
 
     def apply(self, actions: list[int]) -> dict[str, float]:
-        """Make a move (one action, or one of each player), then those of chance: what each agent got by them."""
+        """Make a move (one action, or one of each player), then those of chance: what each agent got by
+        them."""
         if len(actions) == 1:
             self.state.apply_action(actions[0])
         else:
@@ -150,7 +173,12 @@ class Turns(AECEnv):  # type: ignore[misc]
     def __init__(self, game: Any) -> None:
         super().__init__()
         self.play = Play(game)
-        self.metadata = {"name": "openspiel", "is_parallelizable": False, "render_modes": [], "constant_sum": self.play.constant_sum}
+        self.metadata = {
+            "name": "openspiel",
+            "is_parallelizable": False,
+            "render_modes": [],
+            "constant_sum": self.play.constant_sum,
+        }
         self.possible_agents = list(self.play.names)
         self.agents: list[str] = []
         self._players = {name: player for player, name in enumerate(self.possible_agents)}
@@ -198,7 +226,10 @@ class Turns(AECEnv):  # type: ignore[misc]
         """The agent's view; where it is not its turn every action is masked."""
         player = self._players[agent]
         acting = player == self.play.state.current_player()
-        return {"observation": self.play.tensor(player), "action_mask": self.play.mask(player) if acting else self._nothing}
+        return {
+            "observation": self.play.tensor(player),
+            "action_mask": self.play.mask(player) if acting else self._nothing,
+        }
 
     def render(self) -> None:
         """Nothing is drawn."""
@@ -208,7 +239,8 @@ class Turns(AECEnv):  # type: ignore[misc]
 
 
 class SimultaneousMoves(ParallelEnv):  # type: ignore[misc]
-    """A game whose players move at once. Who cannot choose (another's turn, in games that have such) may take action 0 alone, which does nothing."""
+    """A game whose players move at once. Who cannot choose (another's turn, in games that have such) may take
+    action 0 alone, which does nothing."""
 
     render_mode = None
 
@@ -226,7 +258,9 @@ class SimultaneousMoves(ParallelEnv):  # type: ignore[misc]
     def action_space(self, agent: str) -> Any:
         return self.play.action_space
 
-    def reset(self, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def reset(
+        self, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         self.play.begin(seed)
         self.agents = [] if self.play.state.is_terminal() else list(self.possible_agents)
         return self._seen(), {agent: {} for agent in self.agents}
@@ -238,12 +272,20 @@ class SimultaneousMoves(ParallelEnv):  # type: ignore[misc]
             if not self._mask(player)[action]:
                 raise ValueError(f"player_{player} may not take action {action} in {self.play.state}")
         state = self.play.state
-        rewards = self.play.apply(chosen if state.is_simultaneous_node() else [chosen[state.current_player()]])
+        rewards = self.play.apply(
+            chosen if state.is_simultaneous_node() else [chosen[state.current_player()]]
+        )
         over = state.is_terminal()
         names = self.possible_agents
         if over:
             self.agents = []
-        return self._seen(), rewards, dict.fromkeys(names, over), dict.fromkeys(names, False), {name: {} for name in names}
+        return (
+            self._seen(),
+            rewards,
+            dict.fromkeys(names, over),
+            dict.fromkeys(names, False),
+            {name: {} for name in names},
+        )
 
     def _mask(self, player: int) -> Array:
         mask = self.play.mask(player)
@@ -251,7 +293,10 @@ class SimultaneousMoves(ParallelEnv):  # type: ignore[misc]
 
     def _seen(self) -> dict[str, dict[str, Array]]:
         play = self.play
-        return {name: {"observation": play.tensor(player), "action_mask": self._mask(player)} for player, name in enumerate(play.names)}
+        return {
+            name: {"observation": play.tensor(player), "action_mask": self._mask(player)}
+            for player, name in enumerate(play.names)
+        }
 
     def render(self) -> None:
         """Nothing is drawn."""

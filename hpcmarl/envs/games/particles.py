@@ -1,7 +1,8 @@
-"""The family of particle games of envs/particles/family.py as PettingZoo environments: for `env.batched: false`, for other programs, for a look.
+"""The family of particle games of envs/particles/family.py as PettingZoo environments: for `env.batched:
+false`, for other programs, for a look.
 
-Built by resolve.py from `env.id: hpcmarl.envs.games.particles:parallel_env`, whose arguments it checks. Must know nothing of groups, rounds
-or learners.
+Built by resolve.py from `env.id: hpcmarl.envs.games.particles:parallel_env`, whose arguments it checks. Must
+know nothing of groups, rounds or learners.
 """
 
 from __future__ import annotations
@@ -39,9 +40,11 @@ def parallel_env(
     effort: float = 0.0,
     bonus: float = 0.0,
 ) -> Particles:
-    """A member of the family; only agents and landmarks change its observations [4 + 2·landmarks + 4·(agents - 1)].
+    """A member of the family; only agents and landmarks change its observations [4 + 2·landmarks + 4·(agents
+    - 1)].
 
-    Positions are in units of half the arena's side. A step lasts 0.1 time units, and a force F changes a velocity by 0.1 F / mass.
+    Positions are in units of half the arena's side. A step lasts 0.1 time units, and a force F changes a
+    velocity by 0.1 F / mass.
 
     Args:
         agents: Their number.
@@ -57,14 +60,17 @@ def parallel_env(
         preferred_distance: From the wanted place.
         collisions: What it costs an agent to touch another.
         effort: What a push costs the agent.
-        bonus: Of everybody in each step; one that centres returns spares REINFORCE, which has no baseline, much noise.
+        bonus: Of everybody in each step; one that centres returns spares REINFORCE, which has no baseline,
+            much noise.
 
     Raises:
         ConfigError: An argument is not allowed; says which one, and what is.
     """
     given = dict(locals())
     _check(given)
-    return Particles(Family(1, **{name: value for name, value in given.items() if name != "max_cycles"}), max_cycles)
+    return Particles(
+        Family(1, **{name: value for name, value in given.items() if name != "max_cycles"}), max_cycles
+    )
 
 
 def _check(given: Mapping[str, Any]) -> None:
@@ -74,12 +80,27 @@ def _check(given: Mapping[str, Any]) -> None:
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 10_000:
                 raise ConfigError(f"env.kwargs.{name} is {value!r}; allowed: a whole number from 1 to 10000")
         elif name in VECTORS:
-            if not isinstance(value, list | tuple) or len(value) != 2 or not all(_is_number(part) and abs(part) <= 1e6 for part in value):
-                raise ConfigError(f"env.kwargs.{name} is {value!r}; allowed: two numbers from -1e+06 to 1e+06, for example [0.5, 0]")
+            if (
+                not isinstance(value, list | tuple)
+                or len(value) != 2
+                or not all(_is_number(part) and abs(part) <= 1e6 for part in value)
+            ):
+                raise ConfigError(
+                    f"env.kwargs.{name} is {value!r}; allowed: two numbers from -1e+06 to 1e+06, for example "
+                    "[0.5, 0]"
+                )
         elif not (name == "max_speed" and value is None):
-            low, high = (0.0, 1.0) if name == "damping" else (1e-6, 1e6) if name in ("mass", "max_speed") else (-1e6, 1e6)
+            low, high = (
+                (0.0, 1.0)
+                if name == "damping"
+                else (1e-6, 1e6)
+                if name in ("mass", "max_speed")
+                else (-1e6, 1e6)
+            )
             if not _is_number(value) or not low <= value <= high:
-                raise ConfigError(f"env.kwargs.{name} is {value!r}; allowed: a number from {low:g} to {high:g}")
+                raise ConfigError(
+                    f"env.kwargs.{name} is {value!r}; allowed: a number from {low:g} to {high:g}"
+                )
 
 
 def _is_number(value: Any) -> bool:
@@ -87,7 +108,8 @@ def _is_number(value: Any) -> bool:
 
 
 class Particles(ParallelEnv):  # type: ignore[misc]
-    """A game of the family. Five actions: stay, left, right, down, up; all agents are truncated after `max_cycles` steps."""
+    """A game of the family. Five actions: stay, left, right, down, up; all agents are truncated after
+    `max_cycles` steps."""
 
     metadata: ClassVar[dict[str, Any]] = {"name": "particles", "render_modes": [], "is_parallelizable": True}
     render_mode = None
@@ -109,8 +131,11 @@ class Particles(ParallelEnv):  # type: ignore[misc]
     def action_space(self, agent: str) -> spaces.Discrete:
         return self._action_space
 
-    def reset(self, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[dict[str, FloatArray], dict[str, Any]]:
-        """Everybody at a place of its own, drawn with `seed` where one is given, else with what follows of the former one."""
+    def reset(
+        self, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, FloatArray], dict[str, Any]]:
+        """Everybody at a place of its own, drawn with `seed` where one is given, else with what follows of
+        the former one."""
         if seed is not None:
             self.generator = np.random.default_rng(seed)
         self.world.begin(np.array([0]), [self.generator])
@@ -127,7 +152,13 @@ class Particles(ParallelEnv):  # type: ignore[misc]
         over = self.steps >= self.max_cycles
         if over:
             self.agents = []
-        return self._observations(), rewards, dict.fromkeys(names, False), dict.fromkeys(names, over), {name: {} for name in names}
+        return (
+            self._observations(),
+            rewards,
+            dict.fromkeys(names, False),
+            dict.fromkeys(names, over),
+            {name: {} for name in names},
+        )
 
     def state(self) -> FloatArray:
         """All observations, one after the other."""

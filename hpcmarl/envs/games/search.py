@@ -1,13 +1,15 @@
-"""Opponents that search, to measure policies against: negamax to a fixed depth in connect four and tic-tac-toe, many games at once.
+"""Opponents that search, to measure policies against: negamax to a fixed depth in connect four and
+tic-tac-toe, many games at once.
 
 Called by whoever evaluates policies. Knows boards and numpy; must not know networks, ranks or files.
 
-Boards are bit sets (uint64): bit = column * (rows + 1) + height, with an empty bit above each column, so that shifted lines never run over
-an edge. All positions after d plies are one array [n, A, ..., A]: a search of n games is a few dozen numpy calls, whatever n is.
+Boards are bit sets (uint64): bit = column * (rows + 1) + height, with an empty bit above each column, so that
+shifted lines never run over an edge. All positions after d plies are one array [n, A, ..., A]: a search of n
+games is a few dozen numpy calls, whatever n is.
 
-A move is worth, to its maker, WIN + (plies left) if it wins by force within the horizon (sooner is better), as much less than nothing if it loses
-by force, 0 if the board is full before the horizon; else the marks in the middle column at the horizon, its own less the other's. Among
-equally good moves one is drawn.
+A move is worth, to its maker, WIN + (plies left) if it wins by force within the horizon (sooner is better),
+as much less than nothing if it loses by force, 0 if the board is full before the horizon; else the marks in
+the middle column at the horizon, its own less the other's. Among equally good moves one is drawn.
 """
 
 from __future__ import annotations
@@ -24,14 +26,17 @@ from hpcmarl.errors import ConfigError
 from hpcmarl.types import Array, BoolArray, IntArray
 
 WIN = 100  # more than the middle column can be worth, and than any depth
-MAX_POSITIONS = 200_000  # at the horizon, in one go: more games are searched in parts, and one game's may not be more
+MAX_POSITIONS = (
+    200_000  # at the horizon, in one go: more games are searched in parts, and one game's may not be more
+)
 FEW = 1000  # bit sets whose lines are sought in all directions at once
 Bits = NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
 class Board:
-    """A board on which `line` marks in a row win; with gravity an action is a column, else a square, numbered row by row."""
+    """A board on which `line` marks in a row win; with gravity an action is a column, else a square, numbered
+    row by row."""
 
     rows: int
     columns: int
@@ -60,12 +65,18 @@ class Board:
         """[A] where an action's mark may lie: the squares of a column, or the square."""
         if not self.gravity:
             return self.places
-        return np.array([sum(1 << self.bit(row, column) for row in range(self.rows)) for column in range(self.columns)], np.uint64)
+        return np.array(
+            [sum(1 << self.bit(row, column) for row in range(self.rows)) for column in range(self.columns)],
+            np.uint64,
+        )
 
     @property
     def bits(self) -> Bits:
         """[rows, columns]: each square as a bit set of one."""
-        return np.array([[1 << self.bit(row, column) for column in range(self.columns)] for row in range(self.rows)], np.uint64)
+        return np.array(
+            [[1 << self.bit(row, column) for column in range(self.columns)] for row in range(self.rows)],
+            np.uint64,
+        )
 
     @property
     def shifts(self) -> tuple[int, ...]:
@@ -74,7 +85,8 @@ class Board:
 
     @cached_property
     def _joins(self) -> Bits:
-        """[joins, directions]: shifts by which runs of marks are joined to longer ones, until a line is left."""
+        """[joins, directions]: shifts by which runs of marks are joined to longer ones, until a line is
+        left."""
         steps, length = [], 1
         while length < self.line:
             steps.append(min(length, self.line - length))
@@ -102,7 +114,8 @@ def _joined(runs: Bits, shifts: Bits) -> Bits:
 
 @dataclass(frozen=True)
 class Game:
-    """A board, and how an observation [n, *shape] is read: whose marks are where, bool [n, rows, columns], the mover's and the other's."""
+    """A board, and how an observation [n, *shape] is read: whose marks are where, bool [n, rows, columns],
+    the mover's and the other's."""
 
     board: Board
     read: Callable[[Array], tuple[BoolArray, BoolArray]]
@@ -115,7 +128,8 @@ def _relative(observations: Array, upside_down: bool) -> tuple[BoolArray, BoolAr
 
 
 def _absolute(observations: Array, first: int, second: int) -> tuple[BoolArray, BoolArray]:
-    """OpenSpiel's: [n, 3, rows, columns], where `first` and `second` are the planes of the players who begin and who answer."""
+    """OpenSpiel's: [n, 3, rows, columns], where `first` and `second` are the planes of the players who begin
+    and who answer."""
     one, two = observations[:, first] > 0.5, observations[:, second] > 0.5
     begins = (one.sum((1, 2)) == two.sum((1, 2)))[:, None, None]
     return np.where(begins, one, two), np.where(begins, two, one)
@@ -132,10 +146,12 @@ GAMES: dict[str, Game] = {
 
 
 class Searcher:
-    """Plays one of GAMES by looking `depth` plies ahead: 1 takes wins, 2 blocks them as well, 3 sees its own double threats."""
+    """Plays one of GAMES by looking `depth` plies ahead: 1 takes wins, 2 blocks them as well, 3 sees its own
+    double threats."""
 
     def __init__(self, id: str, depth: int, generator: np.random.Generator) -> None:
-        """id: an env.id; generator: draws among equally good moves. Raises ConfigError for other games and depths."""
+        """id: an env.id; generator: draws among equally good moves. Raises ConfigError for other games and
+        depths."""
         if id not in GAMES:
             raise ConfigError(f"env.id {id} has no searching opponent; allowed: {', '.join(GAMES)}")
         deepest = int(math.log(MAX_POSITIONS, GAMES[id].board.actions))
@@ -145,7 +161,8 @@ class Searcher:
         self._tree = Negamax(self._game.board)
 
     def __call__(self, observations: Array, masks: BoolArray) -> IntArray:
-        """Actions int64 [n] for observations [n, *shape] of the agents to move, and their masks [n, A]; 0 where nothing is allowed."""
+        """Actions int64 [n] for observations [n, *shape] of the agents to move, and their masks [n, A]; 0
+        where nothing is allowed."""
         own, other = (self._bits(marks) for marks in self._game.read(np.asarray(observations)))
         worth = np.where(masks, self._tree.worth(own, other, self._depth), -np.inf)
         best = (worth == worth.max(-1, keepdims=True)) & masks
@@ -169,9 +186,13 @@ class Negamax:
         self._counts = np.array([bits.bit_count() for bits in range(1 << board.rows)], np.int8)
 
     def worth(self, own: Bits, other: Bits, depth: int) -> Array:
-        """int16 [n, A]: what each move is worth to the mover (own, other [n]); meaningless for moves that are not allowed."""
+        """int16 [n, A]: what each move is worth to the mover (own, other [n]); meaningless for moves that are
+        not allowed."""
         part = max(1, MAX_POSITIONS // self.board.actions**depth)
-        found = [self._moves(own[start : start + part], other[start : start + part], depth)[0] for start in range(0, len(own), part)]
+        found = [
+            self._moves(own[start : start + part], other[start : start + part], depth)[0]
+            for start in range(0, len(own), part)
+        ]
         return np.concatenate(found) if found else np.zeros((0, self.board.actions), np.int16)
 
     def _moves(self, own: Bits, other: Bits, depth: int) -> tuple[Array, BoolArray]:
@@ -191,5 +212,7 @@ class Negamax:
 
     def _middle(self, marks: Bits) -> NDArray[np.int16]:
         """How many marks lie in the middle column."""
-        counted: NDArray[np.int16] = self._counts[((marks >> self._low) & self._column).astype(np.intp)].astype(np.int16)
+        counted: NDArray[np.int16] = self._counts[
+            ((marks >> self._low) & self._column).astype(np.intp)
+        ].astype(np.int16)
         return counted

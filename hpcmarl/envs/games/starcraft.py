@@ -1,9 +1,12 @@
-"""SMAC and SMACv2, the battles of StarCraft II itself, as a PettingZoo parallel environment. arXiv 1902.04043, 2212.07489.
+"""SMAC and SMACv2, the battles of StarCraft II itself, as a PettingZoo parallel environment. arXiv
+1902.04043, 2212.07489.
 
-Built by resolve.py from `env.id: hpcmarl.envs.games.starcraft:smac` (or `:smacv2`). Both projects bring a PettingZoo file along, for a PettingZoo of
-before 1.24, gym, and without wins, states and time limits: so this one drives their StarCraft2Env. Must know nothing of ranks or learners.
+Built by resolve.py from `env.id: hpcmarl.envs.games.starcraft:smac` (or `:smacv2`). Both projects bring a
+PettingZoo file along, for a PettingZoo of before 1.24, gym, and without wins, states and time limits: so this
+one drives their StarCraft2Env. Must know nothing of ranks or learners.
 
-A unit is an agent. Action 0 is for the dead alone, who are no agents here. StarCraft II draws its own random numbers: episodes are not repeatable.
+A unit is an agent. Action 0 is for the dead alone, who are no agents here. StarCraft II draws its own random
+numbers: episodes are not repeatable.
 """
 
 from __future__ import annotations
@@ -24,13 +27,17 @@ WEBSITE = "https://github.com/Blizzard/s2client-proto#downloads"
 
 
 def smac(map_name: str = "3m", **options: Any) -> Battle:
-    """A map of SMAC; options are StarCraft2Env's. Raises MissingPackageError, naming StarCraft II, and ConfigError."""
+    """A map of SMAC; options are StarCraft2Env's. Raises MissingPackageError, naming StarCraft II, and
+    ConfigError."""
     return Battle(_import("smac.env", "smac").StarCraft2Env, map_name, options)
 
 
 def smacv2(map_name: str = "10gen_terran", **options: Any) -> Battle:
-    """A map of SMACv2; options (capability_config among them) are those of its StarCraftCapabilityEnvWrapper. Raises as smac does."""
-    return Battle(_import("smacv2.env.starcraft2.wrapper", "smacv2").StarCraftCapabilityEnvWrapper, map_name, options)
+    """A map of SMACv2; options (capability_config among them) are those of its StarCraftCapabilityEnvWrapper.
+    Raises as smac does."""
+    return Battle(
+        _import("smacv2.env.starcraft2.wrapper", "smacv2").StarCraftCapabilityEnvWrapper, map_name, options
+    )
 
 
 def _import(module: str, package: str) -> Any:
@@ -39,15 +46,21 @@ def _import(module: str, package: str) -> Any:
         found = importlib.import_module(module)
     except ImportError as error:
         advice = f"pip install git+https://github.com/oxwhirl/{package}.git"
-        raise MissingPackageError(f"{needs} {package} and StarCraft II: {' '.join(str(error).split())}; {advice}, and {WEBSITE}") from error
+        raise MissingPackageError(
+            f"{needs} {package} and StarCraft II: {' '.join(str(error).split())}; {advice}, and {WEBSITE}"
+        ) from error
     place = Path(os.environ.get("SC2PATH", "~/StarCraftII")).expanduser()
     if not place.is_dir():
-        raise MissingPackageError(f"{needs} StarCraft II: there is no directory {place}; install it ({WEBSITE}) and name its directory in SC2PATH")
+        raise MissingPackageError(
+            f"{needs} StarCraft II: there is no directory {place}; install it ({WEBSITE}) and name its "
+            "directory in SC2PATH"
+        )
     return found
 
 
 class Battle(ParallelEnv):  # type: ignore[misc]
-    """One game. Its reward is the team's: the environment's driver gives it to dead units, too (`common_reward`)."""
+    """One game. Its reward is the team's: the environment's driver gives it to dead units, too
+    (`common_reward`)."""
 
     metadata: ClassVar[dict[str, Any]] = {"name": "starcraft", "common_reward": True}
 
@@ -56,7 +69,10 @@ class Battle(ParallelEnv):  # type: ignore[misc]
             self.game = make(map_name=map_name, **options)
         except KeyError as error:  # looked up in the table of maps, or missing among the options
             given = f"env.kwargs map_name: {map_name}, {', '.join(options) or 'nothing else'}"
-            raise ConfigError(f"{given}: {error} is missing; allowed: a map that the package lists, and the arguments it wants") from error
+            raise ConfigError(
+                f"{given}: {error} is missing; allowed: a map that the package lists, and the arguments it "
+                "wants"
+            ) from error
         about = self.game.get_env_info()
         self.possible_agents = [f"unit_{index}" for index in range(about["n_agents"])]
         self.agents: list[str] = []
@@ -72,13 +88,17 @@ class Battle(ParallelEnv):  # type: ignore[misc]
     def action_space(self, agent: str) -> Any:
         return self.action_spaces[agent]
 
-    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Begin a battle. The seed is not used: StarCraft II takes one only when its process is started."""
         self.game.reset()
         self.agents = list(self.possible_agents)
         return self._observe(), {agent: {} for agent in self.agents}
 
-    def step(self, actions: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float], dict[str, bool], dict[str, bool], dict[str, Any]]:
+    def step(
+        self, actions: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, float], dict[str, bool], dict[str, bool], dict[str, Any]]:
         reward, over, info = self.game.step([int(actions.get(agent, 0)) for agent in self.possible_agents])
         acted, late = self.agents, bool(over and info.get("episode_limit", False))
         seen = self._observe()

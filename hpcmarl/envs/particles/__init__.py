@@ -1,8 +1,9 @@
-"""Particle environments, mpe2's and a family of our own, as natively batched ones: all slots' games in a few arrays, some hundred times as fast.
+"""Particle environments, mpe2's and a family of our own, as natively batched ones: all slots' games in a few
+arrays, some hundred times as fast.
 
-Made through the package's make_environment. A task is one file with a World of its own and one line in TASKS; what the package's environment has
-and a World does not (rendering, nearest neighbours, curricula) is left to the package, whose games these are: for the same seeds and actions
-they show and pay the same.
+Made through the package's make_environment. A task is one file with a World of its own and one line in TASKS;
+what the package's environment has and a World does not (rendering, nearest neighbours, curricula) is left to
+the package, whose games these are: for the same seeds and actions they show and pay the same.
 """
 
 from __future__ import annotations
@@ -53,11 +54,16 @@ def task_of(config: EnvConfig) -> type[World]:
 
 def arguments_of(config: EnvConfig) -> dict[str, Any]:
     """The arguments that a task has of its own, with their defaults."""
-    return {name: parameter.default for name, parameter in inspect.signature(task_of(config)).parameters.items() if name != "slots"}
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(task_of(config)).parameters.items()
+        if name != "slots"
+    }
 
 
 def missing(config: EnvConfig) -> str:
-    """Which argument these environments do not have, or not with this value, as `name: value`; empty where they have all."""
+    """Which argument these environments do not have, or not with this value, as `name: value`; empty where
+    they have all."""
     task, own = task_of(config), arguments_of(config)
     for name, value in config.kwargs.items():
         if name == "max_cycles" or type(own.get(name)) is int:
@@ -83,11 +89,15 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
     return survey(config, policies)[1].spec
 
 
-def make(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool, with_state: bool) -> ParticleBatch:
+def make(
+    config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool, with_state: bool
+) -> ParticleBatch:
     """`slots` games. Raises as describe() does."""
     from hpcmarl.envs.particles.batch import ParticleBatch
 
-    world = task_of(config)(slots, **{name: config.kwargs[name] for name in arguments_of(config).keys() & config.kwargs.keys()})
+    world = task_of(config)(
+        slots, **{name: config.kwargs[name] for name in arguments_of(config).keys() & config.kwargs.keys()}
+    )
     return ParticleBatch(config, spec, world, seeds, record=record, with_state=with_state)
 
 
@@ -96,7 +106,8 @@ def prepare(config: EnvConfig, slots: int) -> None:
 
 
 def bare(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds) -> Callable[[], None]:
-    """A function that takes one step of `slots` games with random actions: what training is measured against."""
+    """A function that takes one step of `slots` games with random actions: what training is measured
+    against."""
     from hpcmarl.envs.particles.batch import random_steps
 
     return random_steps(make(config, spec, slots, seeds, record=False, with_state=False), seeds)

@@ -11,7 +11,8 @@ from hpcmarl.types import DoubleArray, IntArray
 
 
 class Adversary(World):
-    """N agents are paid for how far the adversary is from the goal and how near one of them is; it is paid for being near."""
+    """N agents are paid for how far the adversary is from the goal and how near one of them is; it is paid
+    for being near."""
 
     least = MappingProxyType({"N": 1})
     drawn = ("goal",)

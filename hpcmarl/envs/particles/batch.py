@@ -1,4 +1,5 @@
-"""Games of one particle task as a batched environment: actions to forces and words, what the World shows into frames.
+"""Games of one particle task as a batched environment: actions to forces and words, what the World shows into
+frames.
 
 Made through the package's make(). Must not know what a task is about, networks, ranks or files.
 """
@@ -24,10 +25,22 @@ if TYPE_CHECKING:
 
 
 class ParticleBatch(NativeBatch):
-    """E games of a World. with_state: frames show the state, which is all that the agents see, in their order."""
+    """E games of a World. with_state: frames show the state, which is all that the agents see, in their
+    order."""
 
-    def __init__(self, config: EnvConfig, spec: EnvironmentSpec, world: World, seeds: Seeds, *, record: bool, with_state: bool) -> None:
-        super().__init__(config, spec, [body.name for body in world.agents], world.slots, seeds, record=record)
+    def __init__(
+        self,
+        config: EnvConfig,
+        spec: EnvironmentSpec,
+        world: World,
+        seeds: Seeds,
+        *,
+        record: bool,
+        with_state: bool,
+    ) -> None:
+        super().__init__(
+            config, spec, [body.name for body in world.agents], world.slots, seeds, record=record
+        )
         self._world, self._cycles = world, int(config.kwargs.get("max_cycles", world.max_cycles))
         self._continuous = bool(config.kwargs.get("continuous_actions", False))
         self._limit = min(self._cycles, config.max_steps or self._cycles)
@@ -46,7 +59,9 @@ class ParticleBatch(NativeBatch):
     def _begin_games(self, rows: IntArray) -> None:
         seed, first = self._seeds.seed, self._seeds.first_slot
         episodes = zip(rows.tolist(), self.episode_index[rows].tolist(), strict=True)
-        self._world.begin(rows, [np.random.default_rng(episode_seed(seed, first + row, index)) for row, index in episodes])
+        self._world.begin(
+            rows, [np.random.default_rng(episode_seed(seed, first + row, index)) for row, index in episodes]
+        )
 
     def _joint(self, actions: Mapping[str, Array]) -> Array:
         """All players' actions, [E, P], or [E, P, K] where they are continuous, padded."""
@@ -59,17 +74,27 @@ class ParticleBatch(NativeBatch):
 
     def _play(self, rows: IntArray, actions: Array) -> tuple[Array, BoolArray]:
         world = self._world
-        self._pushes[rows], self._words[rows] = self._continuous_forces(actions) if self._continuous else self._forces(actions)
+        self._pushes[rows], self._words[rows] = (
+            self._continuous_forces(actions) if self._continuous else self._forces(actions)
+        )
         world.step(self._pushes, self._words if self._speaks.any() else None)
         rewards, ends = world.rewards()[rows], world.over()
         for number, player in np.argwhere(~np.isfinite(rewards))[:1].tolist():
             where = f"environment {self.spec.id} in slot {self._seeds.first_slot + int(rows[number])}"
-            raise EnvironmentFailure(f"{where}: agent {self._players[player]} is rewarded with {rewards[number, player]}")
+            raise EnvironmentFailure(
+                f"{where}: agent {self._players[player]} is rewarded with {rewards[number, player]}"
+            )
         if self._common_reward:
             for number, told in unequal_rewards(rewards.astype(np.float32), self._players):
-                raise EnvironmentFailure(f"environment {self.spec.id} in slot {self._seeds.first_slot + int(rows[number])} {told}")
+                raise EnvironmentFailure(
+                    f"environment {self.spec.id} in slot {self._seeds.first_slot + int(rows[number])} {told}"
+                )
         # the package cuts an episode at its last step, even if it is over there
-        over = np.zeros(len(rows), np.bool_) if ends is None else ends[rows] & (self.episode_step[rows] + 1 < self._cycles)
+        over = (
+            np.zeros(len(rows), np.bool_)
+            if ends is None
+            else ends[rows] & (self.episode_step[rows] + 1 < self._cycles)
+        )
         return rewards, over
 
     def _forces(self, actions: IntArray) -> tuple[DoubleArray, DoubleArray | float]:
@@ -101,8 +126,13 @@ class ParticleBatch(NativeBatch):
         return seen
 
     def _places_of(self, seats: slice | list[int]) -> list[tuple[int, slice]]:
-        """Where the players of these seats stand in the blocks of observations: as few pieces as there can be."""
-        numbers = [(block, place) for block, part in enumerate(self._world.observations()) for place in range(part.shape[1])]
+        """Where the players of these seats stand in the blocks of observations: as few pieces as there can
+        be."""
+        numbers = [
+            (block, place)
+            for block, part in enumerate(self._world.observations())
+            for place in range(part.shape[1])
+        ]
         pieces: list[tuple[int, slice]] = []
         for block, place in numbers[seats] if isinstance(seats, slice) else [numbers[seat] for seat in seats]:
             if pieces and pieces[-1][0] == block and pieces[-1][1].stop == place:
@@ -124,7 +154,8 @@ class ParticleBatch(NativeBatch):
         return None
 
     def picture(self, slot: int) -> NDArray[np.uint8]:
-        """Paint the game of a slot as the package does, [height, width, 3]. Raises ConfigError for tasks that the package does not have."""
+        """Paint the game of a slot as the package does, [height, width, 3]. Raises ConfigError for tasks that
+        the package does not have."""
         if self._painter is None:
             from hpcmarl.envs.particles.picture import Painter
 
@@ -147,7 +178,8 @@ class ParticleBatch(NativeBatch):
 
 
 def random_steps(batch: ParticleBatch, seeds: Seeds) -> Callable[[], None]:
-    """A function that takes one step of all games with random actions, drawn ahead: what training is measured against."""
+    """A function that takes one step of all games with random actions, drawn ahead: what training is measured
+    against."""
     frame, outcome = new_frame(batch.spec, batch.slots), new_outcome(batch.spec, batch.slots)
     generator = np.random.default_rng(seeds.seed)
     drawn: dict[str, Array] = {}

@@ -15,7 +15,9 @@ class Crypto(World):
     drawn = ("goal", "key")
 
     def __init__(self, slots: int) -> None:
-        self.agents = [Body(name, collides=False, moves=False, speaks=True) for name in ("eve_0", "bob_0", "alice_0")]
+        self.agents = [
+            Body(name, collides=False, moves=False, speaks=True) for name in ("eve_0", "bob_0", "alice_0")
+        ]
         self.landmarks = [Body(f"landmark {number}", collides=False) for number in range(2)]
         self.goal, self.key = np.zeros(slots, np.int64), np.zeros(slots, np.int64)
         super().__init__(slots)
@@ -27,10 +29,16 @@ class Crypto(World):
 
     def rewards(self) -> DoubleArray:
         said = self.word[:, :2]  # by eve and bob
-        errors = np.square(said - self.alphabet[self.goal][:, None]).sum(-1) * said.any(-1)  # silence is no error
+        errors = np.square(said - self.alphabet[self.goal][:, None]).sum(-1) * said.any(
+            -1
+        )  # silence is no error
         eve, good = -errors[:, 0], errors[:, 0] - errors[:, 1]
         return np.stack([eve, good, good], 1)
 
     def observations(self) -> list[DoubleArray]:
         goal, key, alice = self.alphabet[self.goal], self.alphabet[self.key], self.word[:, 2]
-        return [alice[:, None], np.concatenate([key, alice], -1)[:, None], np.concatenate([goal, key], -1)[:, None]]
+        return [
+            alice[:, None],
+            np.concatenate([key, alice], -1)[:, None],
+            np.concatenate([goal, key], -1)[:, None],
+        ]

@@ -1,9 +1,11 @@
 """A family of games with simple_spread's observations and actions, and other rewards and dynamics by keyword.
 
-Groups with different members of the family are what Malenia (arXiv 2509.24305) is for: nothing in an observation says which member is played, so
-that one policy has to serve all of them. As a PettingZoo environment, and with its arguments checked: envs/games/particles.py.
+Groups with different members of the family are what Malenia (arXiv 2509.24305) is for: nothing in an
+observation says which member is played, so that one policy has to serve all of them. As a PettingZoo
+environment, and with its arguments checked: envs/games/particles.py.
 
-    r_a = bonus - coverage · mean_l ( min_b |x_b - x_l - offset| - preferred_distance )²  - collisions · (agents touching a)  - effort · [a pushes]
+    r_a = bonus - coverage · mean_l ( min_b |x_b - x_l - offset| - preferred_distance )²  - collisions ·
+        (agents touching a)  - effort · [a pushes]
 
 x: positions of agents a, b and of landmarks l.
 """
@@ -20,7 +22,8 @@ from hpcmarl.types import BoolArray, DoubleArray
 
 
 class Family(Walkers):
-    """A member of the family. The arguments are those of parallel_env() in envs/games/particles.py, which says what they are."""
+    """A member of the family. The arguments are those of parallel_env() in envs/games/particles.py, which
+    says what they are."""
 
     max_cycles = 15
 

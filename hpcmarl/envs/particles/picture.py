@@ -1,4 +1,5 @@
-"""Pictures of particle games, painted by the package's own environment, which is set to the state of a game that is played here.
+"""Pictures of particle games, painted by the package's own environment, which is set to the state of a game
+that is played here.
 
 Made by batch.py when the first picture is asked for: pygame is imported then.
 """
@@ -23,10 +24,14 @@ class Painter:
         """Raises ConfigError for tasks that the package does not have."""
         if not config.id.startswith("mpe2."):
             raise ConfigError(f"env.id {config.id} has no pictures; mpe2's tasks have")
-        painted = config.model_copy(update={"batched": False, "kwargs": {**config.kwargs, "render_mode": "rgb_array"}})
+        painted = config.model_copy(
+            update={"batched": False, "kwargs": {**config.kwargs, "render_mode": "rgb_array"}}
+        )
         self._environment: Any = resolve(painted)[1]
 
-    def paint(self, seed: int, position: DoubleArray, velocity: DoubleArray, word: DoubleArray) -> NDArray[np.uint8]:
+    def paint(
+        self, seed: int, position: DoubleArray, velocity: DoubleArray, word: DoubleArray
+    ) -> NDArray[np.uint8]:
         """Paint a game.
 
         Args:

@@ -35,5 +35,12 @@ class Push(World):
         marks, others = seen_from(self.places, self.marks), self.places[:, ::-1] - self.places
         good = slice(1, 2)
         target = seen_from(self.places[:, good], self.mark(self.goal))
-        seen = beside(self.velocity[:, good], target, GOAL_COLOURS[self.goal], marks[:, good], self._colours, others[:, good])
+        seen = beside(
+            self.velocity[:, good],
+            target,
+            GOAL_COLOURS[self.goal],
+            marks[:, good],
+            self._colours,
+            others[:, good],
+        )
         return [beside(self.velocity[:, :1], marks[:, :1], others[:, :1]), seen]

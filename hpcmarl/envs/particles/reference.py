@@ -11,7 +11,8 @@ COLOURS = np.array([[0.75, 0.25, 0.25], [0.25, 0.75, 0.25], [0.25, 0.25, 0.75]])
 
 
 class Reference(World):
-    """Each agent is paid for how near the other one is to the goal that it knows; local_ratio of that is its own."""
+    """Each agent is paid for how near the other one is to the goal that it knows; local_ratio of that is its
+    own."""
 
     letters = 10
     drawn = ("goals",)
@@ -35,4 +36,6 @@ class Reference(World):
         return rewards
 
     def observations(self) -> list[DoubleArray]:
-        return [beside(self.velocity, seen_from(self.places, self.marks), COLOURS[self.goals], self.word[:, ::-1])]
+        return [
+            beside(self.velocity, seen_from(self.places, self.marks), COLOURS[self.goals], self.word[:, ::-1])
+        ]

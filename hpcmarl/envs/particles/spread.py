@@ -14,7 +14,8 @@ CAPTURE = 0.1  # so near to a landmark an agent covers it
 
 
 class Walkers(World):
-    """Agents of one size among landmarks that they can stand on. Everybody sees everything and hears the others, who never speak."""
+    """Agents of one size among landmarks that they can stand on. Everybody sees everything and hears the
+    others, who never speak."""
 
     def __init__(self, slots: int, agents: int, landmarks: int) -> None:
         self.agents = [Body(f"agent_{number}", size=SIZE) for number in range(agents)]
@@ -30,14 +31,25 @@ class Walkers(World):
 
     def observations(self) -> list[DoubleArray]:
         places = self.places
-        return [beside(self.velocity, places, seen_from(places, self.marks), seen_from(places, places[:, self._others]), self._silence)]
+        return [
+            beside(
+                self.velocity,
+                places,
+                seen_from(places, self.marks),
+                seen_from(places, places[:, self._others]),
+                self._silence,
+            )
+        ]
 
 
 class Spread(Walkers):
     """N agents are paid together for having one near each landmark, and pay for touching each other."""
 
     least = MappingProxyType({"N": 1})
-    def __init__(self, slots: int, N: int = 3, local_ratio: float = 0.5, terminate_on_success: bool = False) -> None:
+
+    def __init__(
+        self, slots: int, N: int = 3, local_ratio: float = 0.5, terminate_on_success: bool = False
+    ) -> None:
         self.local_ratio, self.ends = local_ratio, terminate_on_success
         super().__init__(slots, N, N)
 

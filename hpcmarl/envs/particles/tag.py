@@ -14,11 +14,23 @@ class Tag(World):
     """Adversaries are paid for touching the others, who pay for that and for leaving the arena."""
 
     least = MappingProxyType({"num_good": 1, "num_adversaries": 1, "num_obstacles": 0})
+
     def __init__(
-        self, slots: int, num_good: int = 1, num_adversaries: int = 3, num_obstacles: int = 2, terminate_on_success: bool = False
+        self,
+        slots: int,
+        num_good: int = 1,
+        num_adversaries: int = 3,
+        num_obstacles: int = 2,
+        terminate_on_success: bool = False,
     ) -> None:
-        chasers = [Body(f"adversary_{number}", size=0.075, acceleration=3.0, max_speed=1.0) for number in range(num_adversaries)]
-        self.agents = [*chasers, *(Body(f"agent_{number}", acceleration=4.0, max_speed=1.3) for number in range(num_good))]
+        chasers = [
+            Body(f"adversary_{number}", size=0.075, acceleration=3.0, max_speed=1.0)
+            for number in range(num_adversaries)
+        ]
+        self.agents = [
+            *chasers,
+            *(Body(f"agent_{number}", acceleration=4.0, max_speed=1.3) for number in range(num_good)),
+        ]
         self.landmarks = [Body(f"landmark {number}", size=0.2, reach=0.9) for number in range(num_obstacles)]
         self.chasers, self.ends = num_adversaries, terminate_on_success
         super().__init__(slots)
@@ -39,7 +51,9 @@ class Tag(World):
 
     def observations(self) -> list[DoubleArray]:
         places, first, games = self.places, self.chasers, self.slots
-        seen = beside(self.velocity, places, seen_from(places, self.marks), seen_from(places, places[:, self._others]))
+        seen = beside(
+            self.velocity, places, seen_from(places, self.marks), seen_from(places, places[:, self._others])
+        )
         prey = self.velocity[:, self._prey].reshape(games, -1)
         fellows = self.velocity[:, self._fellows].reshape(games, len(self._prey), -1)
         return [beside(seen[:, :first], prey), beside(seen[:, first:], fellows)]

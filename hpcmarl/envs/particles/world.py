@@ -1,7 +1,8 @@
 """The physics of mpe2's particles for many games at once: forces, contacts, motion and words.
 
-The base of the tasks (spread.py, tag.py, …), which add how a game begins, what it is worth and what is seen. Called by batch.py; knows numpy alone.
-Positions are in units of half the arena's side, a step lasts TIME_STEP time units. All numbers are mpe2's (tests compare both).
+The base of the tasks (spread.py, tag.py, …), which add how a game begins, what it is worth and what is seen.
+Called by batch.py; knows numpy alone. Positions are in units of half the arena's side, a step lasts TIME_STEP
+time units. All numbers are mpe2's (tests compare both).
 
     A agents, M entities (agents, then landmarks), C letters of an agent's word, E games, n of them (`rows`)
 """
@@ -32,7 +33,8 @@ DIRECTIONS = np.array([[0.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1
 class Body:
     """An agent or a landmark; of a landmark only `name`, `size`, `reach` and `collides` count.
 
-    reach: how far from the middle it begins at most. speaks: it says a word each step. acceleration: of its pushes. max_speed: None: no limit.
+    reach: how far from the middle it begins at most. speaks: it says a word each step. acceleration: of its
+    pushes. max_speed: None: no limit.
     """
 
     name: str
@@ -47,7 +49,8 @@ class Body:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Which entities can touch: pairs [K, 2] of them, the sum of their sizes [K], and for each agent which pairs push it, and which way."""
+    """Which entities can touch: pairs [K, 2] of them, the sum of their sizes [K], and for each agent which
+    pairs push it, and which way."""
 
     first: IntArray
     second: IntArray
@@ -58,9 +61,17 @@ class Pairs:
     @classmethod
     def of(cls, agents: Sequence[Body], landmarks: Sequence[Body]) -> Pairs:
         bodies = [*agents, *landmarks]
-        both = [(a, b) for a in range(len(agents)) for b in range(a + 1, len(bodies)) if bodies[a].collides and bodies[b].collides]
+        both = [
+            (a, b)
+            for a in range(len(agents))
+            for b in range(a + 1, len(bodies))
+            if bodies[a].collides and bodies[b].collides
+        ]
         both = [(a, b) for a, b in both if agents[a].moves or (b < len(agents) and agents[b].moves)]
-        each = [[(number, 1.0 if pair[0] == agent else -1.0) for number, pair in enumerate(both) if agent in pair] for agent in range(len(agents))]
+        each = [
+            [(number, 1.0 if pair[0] == agent else -1.0) for number, pair in enumerate(both) if agent in pair]
+            for agent in range(len(agents))
+        ]
         most = max(map(len, each), default=0)
         padded = [own + [(len(both), 0.0)] * (most - len(own)) for own in each]
         table = np.array(padded, np.float64).reshape(len(agents), most, 2)
@@ -82,7 +93,9 @@ class World(ABC):
     """
 
     max_cycles: int = 25  # steps of an episode where env.kwargs do not say
-    least: Mapping[str, int] = MappingProxyType({})  # of arguments that count something; with fewer the package's environment is used
+    least: Mapping[str, int] = MappingProxyType(
+        {}
+    )  # of arguments that count something; with fewer the package's environment is used
     agents: Sequence[Body]
     landmarks: Sequence[Body]
     letters: int = 2
@@ -95,7 +108,9 @@ class World(ABC):
         count, entities = len(self.agents), len(self.agents) + len(self.landmarks)
         self._reach = np.array([[body.reach] for body in (*self.agents, *self.landmarks)])
         self.position = np.zeros((slots, entities, 2))
-        self.position[:, :, 0] = np.arange(entities)  # apart: bodies that stand on each other push with infinite force
+        self.position[:, :, 0] = np.arange(
+            entities
+        )  # apart: bodies that stand on each other push with infinite force
         self.velocity = np.zeros((slots, count, 2))
         self.word = np.zeros((slots, count, self.letters))
         self._pairs = Pairs.of(self.agents, self.landmarks)
@@ -107,7 +122,8 @@ class World(ABC):
     # ---- what a task adds
 
     def begin(self, rows: IntArray, generators: Generators) -> None:
-        """Put new games into these slots, each with the random numbers that the package draws for it, in its order."""
+        """Put new games into these slots, each with the random numbers that the package draws for it, in its
+        order."""
         self.scatter(rows, generators)
 
     @abstractmethod
@@ -159,7 +175,9 @@ class World(ABC):
         position, velocity = self.places, self.velocity
         position += velocity * TIME_STEP
         velocity *= 1.0 - self.damping
-        velocity += force * (TIME_STEP / self.mass)  # agents that stand still push nobody and touch nobody, in all tasks
+        velocity += force * (
+            TIME_STEP / self.mass
+        )  # agents that stand still push nobody and touch nobody, in all tasks
         if self._limited:
             speed = length(velocity)
             fast = speed > self._limits
@@ -198,7 +216,9 @@ class World(ABC):
     def others(self, agents: Sequence[int], among: Sequence[int] | None = None) -> IntArray:
         """The other agents (of those in `among`) of each of these, in order: [n, k]."""
         among = range(len(self.agents)) if among is None else among
-        return np.array([[other for other in among if other != agent] for agent in agents], np.int64).reshape(len(agents), -1)
+        return np.array([[other for other in among if other != agent] for agent in agents], np.int64).reshape(
+            len(agents), -1
+        )
 
 
 def distances(first: Array, second: Array) -> DoubleArray:
@@ -219,7 +239,8 @@ def length(apart: Array) -> DoubleArray:
 
 
 def seen_from(places: Array, things: Array) -> DoubleArray:
-    """Where things [E, J, 2], or for each agent its own [E, n, J, 2], are as seen from places [E, n, 2]: [E, n, 2 J]."""
+    """Where things [E, J, 2], or for each agent its own [E, n, J, 2], are as seen from places [E, n, 2]: [E,
+    n, 2 J]."""
     apart = (things if things.ndim == 4 else things[:, None]) - places[:, :, None]
     return apart.reshape(*places.shape[:2], -1)
 
@@ -227,11 +248,18 @@ def seen_from(places: Array, things: Array) -> DoubleArray:
 def beside(*parts: Array) -> DoubleArray:
     """Parts of observations, each [E, n, d] or [E, d] of all n agents, one after the other: [E, n, D]."""
     games, agents = parts[0].shape[:2]
-    return np.concatenate([part if part.ndim == 3 else np.broadcast_to(part[:, None], (games, agents, part.shape[1])) for part in parts], -1)
+    return np.concatenate(
+        [
+            part if part.ndim == 3 else np.broadcast_to(part[:, None], (games, agents, part.shape[1]))
+            for part in parts
+        ],
+        -1,
+    )
 
 
 def outside(places: Array) -> DoubleArray:
-    """What it costs to leave the arena: [..., 2] -> [...], nothing within 0.9 and at most 10 for each coordinate."""
+    """What it costs to leave the arena: [..., 2] -> [...], nothing within 0.9 and at most 10 for each
+    coordinate."""
     far = np.abs(places)
     cost = np.where(far < 1.0, (far - 0.9) * 10.0, np.minimum(np.exp(2.0 * far - 2.0), 10.0))
     total: DoubleArray = np.where(far < 0.9, 0.0, cost).sum(-1)

@@ -1,7 +1,7 @@
 """When a round ends: the rules (`RULES`) and the engine that drives one rule and one optimizer.
 
-A rule sees who delivered how many trajectories for which round, never a transport, a clock or a vector; so the MPI server,
-the in-process driver and a simulator run the same object.
+A rule sees who delivered how many trajectories for which round, never a transport, a clock or a vector; so
+the MPI server, the in-process driver and a simulator run the same object.
 """
 
 from hpcmarl.optim.rounds.afedpg import AFedPG
@@ -32,7 +32,9 @@ __all__ = [
 ]
 
 
-def make_rule(name: str, groups: int, batch: int, initial_batch: int | None = None, *, all_begun: bool = False) -> RoundRule:
+def make_rule(
+    name: str, groups: int, batch: int, initial_batch: int | None = None, *, all_begun: bool = False
+) -> RoundRule:
     """Make the rule `name`.
 
     Args:

@@ -1,6 +1,7 @@
 """What every round rule is: a state machine over reports of (group, round, count). Called by the engine only.
 
-Legend (arXiv 2509.24305): n -> groups, M -> batch, M_init -> initial_batch, M_i -> counts[i], round index -> round.
+Legend (arXiv 2509.24305): n -> groups, M -> batch, M_init -> initial_batch, M_i -> counts[i], round index ->
+    round.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any, ClassVar, NamedTuple
 
 # Named tuples where a simulation makes millions of them.
 class Accept(NamedTuple):
-    """Add this group's gradient to its sum; `age`: by how many versions the newest parameters are ahead of it."""
+    """Add this group's gradient to its sum; `age`: by how many versions the newest parameters are ahead of
+    it."""
 
     group: int
     age: int
@@ -29,21 +31,24 @@ class Drop:
 
 
 class Step(NamedTuple):
-    """The round is complete: combine the sums with `scales` (one a group, or one for the pooled sum), multiply by `total_scale` and step."""
+    """The round is complete: combine the sums with `scales` (one a group, or one for the pooled sum),
+    multiply by `total_scale` and step."""
 
     scales: tuple[float, ...]
     total_scale: float
 
 
 class Publish(NamedTuple):
-    """Send the new point of version `version` to `groups`; whoever works for an older round abandons it (late: cancel)."""
+    """Send the new point of version `version` to `groups`; whoever works for an older round abandons it
+    (late: cancel)."""
 
     version: int
     groups: tuple[int, ...]
 
 
 class Close(NamedTuple):
-    """Round `version` has enough: `groups` begin no further trajectory, deliver those under way, and say so (RoundRule.on_closed)."""
+    """Round `version` has enough: `groups` begin no further trajectory, deliver those under way, and say so
+    (RoundRule.on_closed)."""
 
     version: int
     groups: tuple[int, ...]
@@ -56,14 +61,17 @@ POOLED = (1.0,)  # scales of the one sum of a pooled rule
 class RoundRule(ABC):
     """Counts trajectories by group until the round is complete.
 
-    The direction of a round is  total_scale(sum of M_i) · sum_i local_scale(M_i) · S_i,  where S_i is group i's gradient sum:
-    a server multiplies so, and under AllReduce each learner scales its own S_i and divides after the reduction.
-    `pooled`: all local scales are 1, so that one sum serves for all groups.
-    `any_age`: a gradient of any version is accepted and is a round by itself; else what is older than the round is dropped.
-    `waits`: a group delivers once and waits for its next point, with its sum in that message; else it goes on until the round ends.
-    `in_order`: whether a group delivers its trajectories in the order in which they began, so that long ones count as often as short ones.
+    The direction of a round is  total_scale(sum of M_i) · sum_i local_scale(M_i) · S_i,  where S_i is group
+        i's gradient sum:
+    a server multiplies so, and under AllReduce each learner scales its own S_i and divides after the
+    reduction. `pooled`: all local scales are 1, so that one sum serves for all groups. `any_age`: a gradient
+    of any version is accepted and is a round by itself; else what is older than the round is dropped.
+    `waits`: a group delivers once and waits for its next point, with its sum in that message; else it goes on
+    until the round ends. `in_order`: whether a group delivers its trajectories in the order in which they
+    began, so that long ones count as often as short ones.
 
-    A group that is lost (its ranks have died) is not waited for any more; the rule goes on with those that are `present`.
+    A group that is lost (its ranks have died) is not waited for any more; the rule goes on with those that
+    are `present`.
     """
 
     pooled: ClassVar[bool] = True
@@ -94,7 +102,8 @@ class RoundRule(ABC):
         return self.initial_batch if self.round == 0 else self.batch
 
     def quota(self, target: int | None = None) -> int | None:
-        """After how many trajectories a group has done its share of the round and waits; None: it goes on until the round ends.
+        """After how many trajectories a group has done its share of the round and waits; None: it goes on
+        until the round ends.
 
         `target` is the round's number of trajectories (default: of the present round)."""
         return (target or self.target) if len(self.present) == 1 else None
@@ -116,9 +125,11 @@ class RoundRule(ABC):
         return 1.0 / total
 
     def on_gradient(self, group: int, version: int, count: int) -> list[Command]:
-        """Take note of `count` trajectories of `group` at the parameters `version`; returns what to do, in order.
+        """Take note of `count` trajectories of `group` at the parameters `version`; returns what to do, in
+        order.
 
-        Raises ValueError for a group out of range, a count below one or a version of the future: a programming error."""
+        Raises ValueError for a group out of range, a count below one or a version of the future: a
+        programming error."""
         self._check(group, version, count)
         if version < self.round or group in self.lost:
             return [Drop(group, count, self.round - version)]
@@ -128,7 +139,9 @@ class RoundRule(ABC):
 
     def _check(self, group: int, version: int, count: int) -> None:
         if not 0 <= group < self.groups or count < 1 or version > self.round:
-            raise ValueError(f"group {group} of {self.groups}, count {count}, version {version} in round {self.round}")
+            raise ValueError(
+                f"group {group} of {self.groups}, count {count}, version {version} in round {self.round}"
+            )
 
     def _count(self, group: int, count: int) -> None:
         self.counts[group] += count
@@ -139,15 +152,18 @@ class RoundRule(ABC):
         self.counts[group] = 0
 
     def _may_end(self) -> bool:
-        """A cheap condition without which the round is not complete: with thousands of groups `complete` is not asked for each gradient."""
+        """A cheap condition without which the round is not complete: with thousands of groups `complete` is
+        not asked for each gradient."""
         return self.total >= self.target
 
     def on_closed(self, group: int, version: int) -> list[Command]:
-        """A group has delivered all that it had begun in the round `version`, as Close asked. Most rules never ask."""
+        """A group has delivered all that it had begun in the round `version`, as Close asked. Most rules
+        never ask."""
         return []
 
     def on_lost(self, group: int) -> list[Command]:
-        """A group has died: what it delivered in this round still counts where one sum serves for all; nobody waits for more.
+        """A group has died: what it delivered in this round still counts where one sum serves for all; nobody
+        waits for more.
 
         Raises ValueError for the last group: there is nobody left to go on with."""
         if self.present in ((group,), ()):
@@ -174,7 +190,8 @@ class RoundRule(ABC):
         self.total = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The round's index; counts of an unfinished round are not kept, since their gradients are not either."""
+        """The round's index; counts of an unfinished round are not kept, since their gradients are not
+        either."""
         return {"round": self.round}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

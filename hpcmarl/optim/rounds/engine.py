@@ -1,4 +1,5 @@
-"""Drives one rule and one optimizer: gradients in, commands out. The server, tests, traces and a simulator all run this object.
+"""Drives one rule and one optimizer: gradients in, commands out. The server, tests, traces and a simulator
+all run this object.
 
 Knows no transport, clock, file or network.
 """
@@ -33,10 +34,12 @@ class Engine:
         return self.rule.round
 
     def on_gradient(self, gradient: Gradient) -> list[Command]:
-        """Hand a gradient to the rule and carry out its Accept and Step; returns the commands for the caller's knowledge.
+        """Hand a gradient to the rule and carry out its Accept and Step; returns the commands for the
+        caller's knowledge.
 
-        The vector is copied or added at once, so its memory may be reused. A gradient without vector (AllReduce) is only
-        counted; then the caller's replicas step. Raises FloatingPointError when a direction is not finite."""
+        The vector is copied or added at once, so its memory may be reused. A gradient without vector
+        (AllReduce) is only counted; then the caller's replicas step. Raises FloatingPointError when a
+        direction is not finite."""
         commands = self.rule.on_gradient(gradient.group, gradient.version, gradient.count)
         for command in commands:
             if isinstance(command, Accept):
@@ -56,11 +59,13 @@ class Engine:
             self.used += gradient.count
 
     def on_lost(self, group: int) -> list[Command]:
-        """A group has died: hand it to the rule and step if that ends the round (under AllReduce the replicas do)."""
+        """A group has died: hand it to the rule and step if that ends the round (under AllReduce the replicas
+        do)."""
         return self._finish(self.rule.on_lost(group))
 
     def on_closed(self, group: int, version: int) -> list[Command]:
-        """A group has nothing under way for the round `version`: hand that to the rule and step if that ends the round."""
+        """A group has nothing under way for the round `version`: hand that to the rule and step if that ends
+        the round."""
         return self._finish(self.rule.on_closed(group, version))
 
     def _finish(self, commands: list[Command]) -> list[Command]:
@@ -71,9 +76,13 @@ class Engine:
 
     def step(self, direction: Array) -> None:
         """Step along a round's combined direction [P]."""
-        seen = self.optimizer.seen(direction)  # gradients of weights that are not there come now and then only
+        seen = self.optimizer.seen(
+            direction
+        )  # gradients of weights that are not there come now and then only
         self.direction_norm = float(np.linalg.norm(seen))
-        if not np.isfinite(self.direction_norm) or (seen is not direction and not np.isfinite(direction).all()):
+        if not np.isfinite(self.direction_norm) or (
+            seen is not direction and not np.isfinite(direction).all()
+        ):
             raise FloatingPointError(f"the direction of round {self.optimizer.updates} is not finite")
         self.optimizer.step(direction)
 
@@ -97,7 +106,12 @@ class Engine:
         return total
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rule": self.rule.state_dict(), "optimizer": self.optimizer.state_dict(), "used": self.used, "wasted": self.wasted}
+        return {
+            "rule": self.rule.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "used": self.used,
+            "wasted": self.wasted,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.rule.load_state_dict(state["rule"])

@@ -1,4 +1,5 @@
-"""Malenia (arXiv 2509.24305): each group has its own objective J_i; the mean of the objectives is maximised, whatever the speeds."""
+"""Malenia (arXiv 2509.24305): each group has its own objective J_i; the mean of the objectives is maximised,
+whatever the speeds."""
 
 import numpy as np
 
@@ -9,10 +10,12 @@ MARGIN = 1e-6  # the running sum of 1/M_i is good to better than that
 
 
 class Malenia(RoundRule):
-    """A round ends when the harmonic mean of the counts reaches M / n; the direction is (1/n) sum_i S_i / M_i.
+    """A round ends when the harmonic mean of the counts reaches M / n; the direction is (1/n) sum_i S_i /
+    M_i.
 
-    The harmonic mean is 0 as long as one group has delivered nothing: every group reports in every round.
-    n counts the groups that are present: without a lost group the mean is over fewer objectives, another one than before."""
+    The harmonic mean is 0 as long as one group has delivered nothing: every group reports in every round. n
+    counts the groups that are present: without a lost group the mean is over fewer objectives, another one
+    than before."""
 
     pooled = False
     inverse = 0.0  # sum of 1/M_i over those that have reported, kept up to date gradient by gradient

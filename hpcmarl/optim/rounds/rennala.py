@@ -1,4 +1,5 @@
-"""Rennala (arXiv 2509.24305): groups sample the same objective; the first M trajectories end the round, whoever made them."""
+"""Rennala (arXiv 2509.24305): groups sample the same objective; the first M trajectories end the round,
+whoever made them."""
 
 from __future__ import annotations
 
@@ -8,12 +9,14 @@ from hpcmarl.optim.rounds.base import Close, Command, RoundRule
 
 
 class Rennala(RoundRule):
-    """End a round when sum_i M_i >= M; the direction is (sum_i S_i) / (sum_i M_i). Unfinished work is abandoned.
+    """End a round when sum_i M_i >= M; the direction is (sum_i S_i) / (sum_i M_i). Unfinished work is
+    abandoned.
 
-    The published model has trajectories of one length. Where lengths vary, the first M to finish are short ones more often than not, and the
-    direction is that of another objective. With `all_begun` the M-th trajectory begins the end of the round only: every trajectory that had
-    begun is finished and counts. Whether to begin one then depends on earlier ones alone, so that by Wald's identity the expected sum is the
-    expected number times the gradient. A round takes longer by the rest of its longest trajectory.
+    The published model has trajectories of one length. Where lengths vary, the first M to finish are short
+    ones more often than not, and the direction is that of another objective. With `all_begun` the M-th
+    trajectory begins the end of the round only: every trajectory that had begun is finished and counts.
+    Whether to begin one then depends on earlier ones alone, so that by Wald's identity the expected sum is
+    the expected number times the gradient. A round takes longer by the rest of its longest trajectory.
 
     Args:
         all_begun: Whether trajectories under way when M are there still count.
@@ -21,10 +24,14 @@ class Rennala(RoundRule):
 
     summary = "the first M trajectories of any groups end the round (homogeneous objectives)"
 
-    def __init__(self, groups: int, batch: int, initial_batch: int | None = None, *, all_begun: bool = False) -> None:
+    def __init__(
+        self, groups: int, batch: int, initial_batch: int | None = None, *, all_begun: bool = False
+    ) -> None:
         super().__init__(groups, batch, initial_batch)
         self.all_begun = all_begun and groups > 1  # one group has a quota
-        self._closed: set[int] | None = None  # groups with nothing under way; None: the round still needs more
+        self._closed: set[int] | None = (
+            None  # groups with nothing under way; None: the round still needs more
+        )
 
     @property
     def in_order(self) -> bool:
@@ -34,7 +41,11 @@ class Rennala(RoundRule):
         return sum(self.counts) >= self.target
 
     def awaited(self) -> tuple[int, ...]:
-        return () if self._closed is None else tuple(group for group in self.present if group not in self._closed)
+        return (
+            ()
+            if self._closed is None
+            else tuple(group for group in self.present if group not in self._closed)
+        )
 
     def on_closed(self, group: int, version: int) -> list[Command]:
         if self._closed is None or version != self.round:

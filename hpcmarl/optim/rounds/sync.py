@@ -1,10 +1,12 @@
-"""Synchronous rounds: every group delivers an equal share of M and waits for the slowest (the baseline of arXiv 2509.24305)."""
+"""Synchronous rounds: every group delivers an equal share of M and waits for the slowest (the baseline of
+arXiv 2509.24305)."""
 
 from hpcmarl.optim.rounds.base import RoundRule, share
 
 
 class Sync(RoundRule):
-    """A round ends when every group has delivered ceil(M / n) trajectories; the direction is the mean over all of them."""
+    """A round ends when every group has delivered ceil(M / n) trajectories; the direction is the mean over
+    all of them."""
 
     waits = True
     summary = "every group delivers its share, all wait for the slowest"
@@ -13,7 +15,9 @@ class Sync(RoundRule):
         return share(target or self.target, len(self.present))
 
     def awaited(self) -> tuple[int, ...]:
-        return tuple(group for group in self.present if self.counts[group] < share(self.target, len(self.present)))
+        return tuple(
+            group for group in self.present if self.counts[group] < share(self.target, len(self.present))
+        )
 
     def complete(self) -> bool:
         return min(self.counts[group] for group in self.present) >= share(self.target, len(self.present))

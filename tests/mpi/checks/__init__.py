@@ -1,6 +1,8 @@
-"""What is checked on real ranks that several checks share (tests/mpi/serve_checks.py runs them, tests/mpi/test_shared_ranks.py reports).
+"""What is checked on real ranks that several checks share (tests/mpi/serve_checks.py runs them,
+tests/mpi/test_shared_ranks.py reports).
 
-A check is a function that every rank of a part of the world calls with its `Ranks`; it raises where something is wrong.
+A check is a function that every rank of a part of the world calls with its `Ranks`; it raises where something
+is wrong.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ class Ranks:
         resume: str | None = None,
         before: Callable[[Rank, Context], None] = lambda rank, context: None,
     ) -> Rank:
-        """Train a configuration until it ends, in the folder `name`; `before` is called between building and serving.
+        """Train a configuration until it ends, in the folder `name`; `before` is called between building and
+        serving.
 
         Returns:
             This rank, closed.
@@ -88,22 +91,30 @@ class Check:
 CHECKS: dict[str, Check] = {}
 
 
-def on_ranks(*sizes: int, libraries: Sequence[str] = ("openmpi", "mpich"), **several: Sequence[Any]) -> Callable[..., Any]:
-    """Register a function as checks: one for each number of ranks and each combination of the keyword arguments' values."""
+def on_ranks(
+    *sizes: int, libraries: Sequence[str] = ("openmpi", "mpich"), **several: Sequence[Any]
+) -> Callable[..., Any]:
+    """Register a function as checks: one for each number of ranks and each combination of the keyword
+    arguments' values."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         for size, *values in itertools.product(sizes, *several.values()):
-            label = "-".join([str(size), *(value[0] if isinstance(value, tuple) else str(value) for value in values)])
+            label = "-".join(
+                [str(size), *(value[0] if isinstance(value, tuple) else str(value) for value in values)]
+            )
             name = f"{function.__name__}[{label}]"
             assert name not in CHECKS, name
-            CHECKS[name] = Check(name, function, size, dict(zip(several, values, strict=True)), tuple(libraries))
+            CHECKS[name] = Check(
+                name, function, size, dict(zip(several, values, strict=True)), tuple(libraries)
+            )
         return function
 
     return register
 
 
 def load_checks() -> dict[str, Check]:
-    """Return all checks, in the order in which they run: the reductions first, while no rank has loaded a backend."""
+    """Return all checks, in the order in which they run: the reductions first, while no rank has loaded a
+    backend."""
     from tests.mpi.checks import reductions  # noqa: F401, I001  the first
     from tests.mpi.checks import benchmarks, broken, leagues, messages, training  # noqa: F401
 

@@ -23,10 +23,16 @@ def message(source: int, number: int) -> np.ndarray:
 @on_ranks(1, 2, 4)
 def messages_arrive_whole_and_in_order(ranks: Ranks) -> None:
     transport = ranks.transport(chunk_bytes=CHUNK_BYTES)
-    handles = [transport.send(rank, message(ranks.rank, number)) for number in range(len(SIZES)) for rank in range(ranks.size)]
+    handles = [
+        transport.send(rank, message(ranks.rank, number))
+        for number in range(len(SIZES))
+        for rank in range(ranks.size)
+    ]
     expected = dict.fromkeys(range(ranks.size), 0)
     backoff, deadline = Backoff(), time.monotonic() + 60
-    while any(number < len(SIZES) for number in expected.values()) or not all(handle.done() for handle in handles):
+    while any(number < len(SIZES) for number in expected.values()) or not all(
+        handle.done() for handle in handles
+    ):
         assert time.monotonic() < deadline, f"rank {ranks.rank} waits for {expected}"
         received = transport.receive()
         if received is None:
@@ -34,7 +40,9 @@ def messages_arrive_whole_and_in_order(ranks: Ranks) -> None:
             continue
         backoff.reset()
         number = int(received.header["count"])
-        assert number == expected[received.source], f"message {number} of rank {received.source}, not {expected[received.source]}"
+        assert number == expected[received.source], (
+            f"message {number} of rank {received.source}, not {expected[received.source]}"
+        )
         assert np.array_equal(received.buffer, message(received.source, number))
         expected[received.source] += 1
         received.release()
@@ -47,7 +55,10 @@ def a_message_waits_for_an_earlier_incomplete_one(ranks: Ranks) -> None:
     from hpcmarl.comm.mpi_messages import Incoming
 
     transport = ranks.transport()
-    first, second, other = (Incoming(source, message(source, number), message(source, number), None) for source, number in ((1, 5), (1, 1), (2, 2)))
+    first, second, other = (
+        Incoming(source, message(source, number), message(source, number), None)
+        for source, number in ((1, 5), (1, 1), (2, 2))
+    )
     first.filled = 0
     transport._incoming.extend([first, second, other])
     assert transport.receive().source == 2

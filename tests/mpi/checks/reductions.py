@@ -1,4 +1,5 @@
-"""Sums among real learners by each backend: the numbers of a server, and runs that go on by another backend."""
+"""Sums among real learners by each backend: the numbers of a server, and runs that go on by another
+backend."""
 
 import os
 import sys
@@ -26,7 +27,8 @@ def loaded_backends() -> list[str]:
 @on_ranks(4, libraries=("openmpi",), backend=("horovod",))
 @on_ranks(4, backend=("mpi", "gloo"))
 def ranks_sum_what_a_server_sums(ranks: Ranks, backend: str) -> None:
-    """The last rank stands by: it must load no backend. The others play recorded gradients and compare with a server."""
+    """The last rank stands by: it must load no backend. The others play recorded gradients and compare with a
+    server."""
     from hpcmarl.comm.mpi_group import MpiGroup  # starts MPI
 
     standing_by = ranks.rank == ranks.size - 1
@@ -35,16 +37,27 @@ def ranks_sum_what_a_server_sums(ranks: Ranks, backend: str) -> None:
     transport = ranks.transport()
     hosts = transport.gather_hosts()
     for number, (rule, groups, batch) in enumerate(TRACES):
-        trace = record(ranks.directory / f"{number}-{ranks.rank}", rule, groups, batch, updates=4)  # the same on every rank
+        trace = record(
+            ranks.directory / f"{number}-{ranks.rank}", rule, groups, batch, updates=4
+        )  # the same on every rank
         group = MpiGroup(transport.comm, list(range(groups)), hosts, backend)
         for dtype in (np.float64, np.float32) if ranks.rank < groups else ():
             replica = new_replica(trace, ranks.rank, group.start_sum, dtype)
             for _ in play(trace, replica):
                 time.sleep(1e-4)
             exact = dtype is np.float64 and (rule != "malenia" or groups < 3)
-            # the sums of float32 gradients are exact in float64, whatever the order; with malenia three scaled ones are not
-            rounding = {"rtol": 0.0} if exact else {"rtol": 1e-12} if dtype is np.float64 else {"rtol": 1e-4, "atol": 1e-6}
-            np.testing.assert_allclose(replica.optimizer.parameters, server_result(trace, dtype), err_msg=rule, **rounding)
+            # the sums of float32 gradients are exact in float64, whatever the order; with malenia three
+            # scaled ones are not
+            rounding = (
+                {"rtol": 0.0}
+                if exact
+                else {"rtol": 1e-12}
+                if dtype is np.float64
+                else {"rtol": 1e-4, "atol": 1e-6}
+            )
+            np.testing.assert_allclose(
+                replica.optimizer.parameters, server_result(trace, dtype), err_msg=rule, **rounding
+            )
             digests = group._comm.allgather(replica.optimizer.parameters.tobytes())
             assert len(set(digests)) == 1, "the replicas differ"
         group.close()

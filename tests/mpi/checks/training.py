@@ -1,4 +1,5 @@
-"""Whole runs on real ranks: every size, resumed, deterministic, sparse, with replay, and their traces played again."""
+"""Whole runs on real ranks: every size, resumed, deterministic, sparse, with replay, and their traces played
+again."""
 
 from dataclasses import replace
 from unittest import mock
@@ -43,7 +44,10 @@ def sparse_messages_train_as_whole_ones_do(ranks: Ranks, reduce: str) -> None:
     changes = (*SPARSE, f"rounds.reduce={reduce}", "deterministic=true", "stop.updates=8")
     ranks.train(ECHO, *changes)
     if ranks.rank == 0:
-        with mock.patch.object(protocol, "sparse_bytes", lambda size, count: 4 * size), mock.patch.object(Replica, "summed", None):
+        with (
+            mock.patch.object(protocol, "sparse_bytes", lambda size, count: 4 * size),
+            mock.patch.object(Replica, "summed", None),
+        ):
             run_world(3, ranks.directory / "virtual", *changes, text=ECHO)
         states = [final_state(ranks.directory / name)["engine"]["optimizer"] for name in ("run", "virtual")]
         assert_same(*states, updates=8)
@@ -55,18 +59,29 @@ def a_deterministic_run_equals_virtual_ranks(ranks: Ranks) -> None:
     ranks.train(SPREAD, "deterministic=true", "stop.updates=8", resume="auto")
     if ranks.rank == 0:
         run_world(4, ranks.directory / "virtual", "deterministic=true", "stop.updates=8")
-        np.testing.assert_array_equal(final_parameters(ranks.directory / "run"), final_parameters(ranks.directory / "virtual"))
+        np.testing.assert_array_equal(
+            final_parameters(ranks.directory / "run"), final_parameters(ranks.directory / "virtual")
+        )
 
 
 @on_ranks(3, libraries=("openmpi",))
 def a_replaying_run_equals_virtual_ranks(ranks: Ranks) -> None:
-    changes = ("deterministic=true", "algo.replay={starts: 6, ratio: 3}", "algo.epsilon_steps=150", "algo.target_every=3")
+    changes = (
+        "deterministic=true",
+        "algo.replay={starts: 6, ratio: 3}",
+        "algo.epsilon_steps=150",
+        "algo.target_every=3",
+    )
     ranks.train(ECHO, *changes, "stop.updates=4")
     ranks.train(ECHO, *changes, "stop.updates=8", resume="auto")
     if ranks.rank == 0:
         run_world(3, ranks.directory / "virtual", *changes, "stop.updates=8", text=ECHO)
-        np.testing.assert_array_equal(final_parameters(ranks.directory / "run"), final_parameters(ranks.directory / "virtual"))
-        assert (ranks.directory / "run" / "replay" / "group-0000" / "checkpoint-0000000008.h5") in list(run_files(ranks.directory / "run"))
+        np.testing.assert_array_equal(
+            final_parameters(ranks.directory / "run"), final_parameters(ranks.directory / "virtual")
+        )
+        assert (ranks.directory / "run" / "replay" / "group-0000" / "checkpoint-0000000008.h5") in list(
+            run_files(ranks.directory / "run")
+        )
         assert not files_that_are_not_good(ranks)
 
 
@@ -80,7 +95,14 @@ def actors_wait_for_a_slow_learner(ranks: Ranks) -> None:
         assert 8 < held["used"] / counted <= 64
 
 
-RENNALA = ("rennala", "rounds.rule=rennala", "rounds.batch=5", "algo.name=reinforce", "optimizer.name=nigt", "rounds.late=ignore")
+RENNALA = (
+    "rennala",
+    "rounds.rule=rennala",
+    "rounds.batch=5",
+    "algo.name=reinforce",
+    "optimizer.name=nigt",
+    "rounds.late=ignore",
+)
 OTHERS = (
     ("malenia", "rounds.rule=malenia", "rounds.batch=6", "optimizer.name=nigt"),
     ("sync", "rounds.rule=sync", "optimizer.name=adam"),

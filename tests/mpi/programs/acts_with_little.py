@@ -1,4 +1,5 @@
-"""Trains with every algorithm in one world of a server, a learner and an actor; prints for each which of torch and mpe2 each rank has loaded."""
+"""Trains with every algorithm in one world of a server, a learner and an actor; prints for each which of
+torch and mpe2 each rank has loaded."""
 
 import sys
 from pathlib import Path
@@ -12,23 +13,37 @@ from tests.support.worlds import SPREAD
 
 KEPT = ("env:", "topology:", "logging:")
 BASE = "\n".join(line for line in SPREAD.splitlines() if line.startswith(KEPT))
-MORE = {"iql": ["algo.replay.starts=2"], "vdn": ["algo.replay.starts=2"], "qmix": ["algo.replay.starts=2"]} | {
-    name: ["algo.replay.starts=2", "algo.normalise_observations=true"] for name in ("wqmix", "res")
-}
+MORE = {
+    "iql": ["algo.replay.starts=2"],
+    "vdn": ["algo.replay.starts=2"],
+    "qmix": ["algo.replay.starts=2"],
+} | {name: ["algo.replay.starts=2", "algo.normalise_observations=true"] for name in ("wqmix", "res")}
 
 transport = join_world()
 hook = AbortHook(transport)
 try:
     for name in ALGORITHMS:
-        changes = [f"algo.name={name}", "rounds.batch=4", "stop.updates=2", "eval.episodes=2", *MORE.get(name, [])]
+        changes = [
+            f"algo.name={name}",
+            "rounds.batch=4",
+            "stop.updates=2",
+            "eval.episodes=2",
+            *MORE.get(name, []),
+        ]
         context = prepare(transport, load_config(BASE, changes), str(Path(sys.argv[1]) / name), None)
         rank = make_rank(context)
         assert serve(rank, StopSignals()) == 0
         rank.close()
-        loaded = transport.gather("+".join(name for name in ("torch", "mpe2") if name in sys.modules).ljust(10).encode())
+        loaded = transport.gather(
+            "+".join(name for name in ("torch", "mpe2") if name in sys.modules).ljust(10).encode()
+        )
         if transport.rank == 0:
             roles = ["+".join(context.topology.roles_of(each)) for each in range(transport.size)]
-            print(name, *(f"{role}={names.decode().strip()}" for role, names in zip(roles, loaded, strict=True)), flush=True)
+            print(
+                name,
+                *(f"{role}={names.decode().strip()}" for role, names in zip(roles, loaded, strict=True)),
+                flush=True,
+            )
     transport.close()
 except BaseException as error:
     hook.fail(error)

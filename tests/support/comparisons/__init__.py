@@ -1,4 +1,5 @@
-"""What algorithms, optimizers, round rules and formulas are compared with: tools/correctness prints the table, tests check every bound."""
+"""What algorithms, optimizers, round rules and formulas are compared with: tools/correctness prints the
+table, tests check every bound."""
 
 from tests.support.comparisons import algorithms, maths, optimizers, published, rules  # noqa: F401  fills COMPARISONS
 from tests.support.comparisons.base import COMPARISONS, KINDS, Comparison, Result, difference

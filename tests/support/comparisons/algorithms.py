@@ -1,4 +1,5 @@
-"""Gradients of the algorithms: literal implementations, the exact gradient by enumeration, torchrl's mixers and targets."""
+"""Gradients of the algorithms: literal implementations, the exact gradient by enumeration, torchrl's mixers
+and targets."""
 
 from __future__ import annotations
 
@@ -49,19 +50,33 @@ def _random(spec: EnvironmentSpec, config: Any, seed: int) -> Any:
 
 
 @compared(
-    "algorithm", "reinforce", "gradient of whole episodes", "double sum of the paper, `tests/reference/reinforce.py`", bound=ROUNDING, cases=24, few=4
+    "algorithm",
+    "reinforce",
+    "gradient of whole episodes",
+    "double sum of the paper, `tests/reference/reinforce.py`",
+    bound=ROUNDING,
+    cases=24,
+    few=4,
 )
 def reinforce_literal(seed: int) -> Pair:
     spec = (TEAM, make_spec(action=MULTI_DISCRETE, has_mask=True), TEAM_AND_PREY, TURNS)[seed % 4]
     algorithm = _random(spec, ReinforceConfig(discount=0.9, network=NETWORK), seed)
     generator = np.random.default_rng(seed)
-    rollouts = [random_rollout(spec, length, 1, generator, deaths=True, whole_episode=True) for length in (3, 8, 1, 5)]
+    rollouts = [
+        random_rollout(spec, length, 1, generator, deaths=True, whole_episode=True) for length in (3, 8, 1, 5)
+    ]
     return algorithm.gradient(rollouts)[0], reinforce.literal_gradient(algorithm, rollouts, 0.9)
 
 
-def _actor_critic(settings: list[tuple[EnvironmentSpec, dict[str, Any]]], config: Any, reference: ModuleType, seed: int) -> Pair:
+def _actor_critic(
+    settings: list[tuple[EnvironmentSpec, dict[str, Any]]], config: Any, reference: ModuleType, seed: int
+) -> Pair:
     spec, keys = settings[seed % len(settings)]
-    algorithm = _random(spec, config(**{"network": NETWORK, "discount": 0.9, "trace_lambda": 0.8, "entropy_cost": 0.1, **keys}), seed)
+    algorithm = _random(
+        spec,
+        config(**{"network": NETWORK, "discount": 0.9, "trace_lambda": 0.8, "entropy_cost": 0.1, **keys}),
+        seed,
+    )
     rollouts = rollouts_of(spec, seed=seed, count=1)
     return algorithm.gradient(rollouts)[0], reference.literal_gradient(algorithm, rollouts)
 
@@ -90,19 +105,43 @@ COMA: list[tuple[EnvironmentSpec, dict[str, Any]]] = [
 ]
 
 
-@compared("algorithm", "ma_trace", "gradient, with deaths and ends", "`tests/reference/ma_trace.py`", bound=ROUNDING, cases=24, few=8)
+@compared(
+    "algorithm",
+    "ma_trace",
+    "gradient, with deaths and ends",
+    "`tests/reference/ma_trace.py`",
+    bound=ROUNDING,
+    cases=24,
+    few=8,
+)
 def ma_trace_literal(seed: int) -> Pair:
     clips = [(spec, {"rho_max": 1.5, "c_max": 1.2, **keys}) for spec, keys in MA_TRACE]
     return _actor_critic(clips, MATraceConfig, ma_trace, seed)
 
 
-@compared("algorithm", "ppo", "gradient, with deaths and ends", "`tests/reference/ppo.py`", bound=ROUNDING, cases=20, few=4)
+@compared(
+    "algorithm",
+    "ppo",
+    "gradient, with deaths and ends",
+    "`tests/reference/ppo.py`",
+    bound=ROUNDING,
+    cases=20,
+    few=4,
+)
 def ppo_literal(seed: int) -> Pair:
     plain = [(spec, {"normalise_advantages": False, **keys}) for spec, keys in PPO]
     return _actor_critic(plain, PPOConfig, ppo, seed)
 
 
-@compared("algorithm", "coma", "gradient, with deaths and ends", "`tests/reference/coma.py`", bound=ROUNDING, cases=20, few=4)
+@compared(
+    "algorithm",
+    "coma",
+    "gradient, with deaths and ends",
+    "`tests/reference/coma.py`",
+    bound=ROUNDING,
+    cases=20,
+    few=4,
+)
 def coma_literal(seed: int) -> Pair:
     return _actor_critic([(spec, {"rho_max": 1.2, **keys}) for spec, keys in COMA], COMAConfig, coma, seed)
 
@@ -117,7 +156,15 @@ def _value_based(name: str) -> None:
         return algorithm.gradient(rollouts)[0], q_learning.literal_gradient(algorithm, rollouts)
 
     few = len(settings)
-    compared("algorithm", name, "gradient, with deaths and ends", "`tests/reference/q_learning.py`", bound=ROUNDING, cases=12, few=few)(literal)
+    compared(
+        "algorithm",
+        name,
+        "gradient, with deaths and ends",
+        "`tests/reference/q_learning.py`",
+        bound=ROUNDING,
+        cases=12,
+        few=few,
+    )(literal)
 
 
 for _name in dict.fromkeys(name for name, _ in SETTINGS):
@@ -128,12 +175,16 @@ for _name in dict.fromkeys(name for name, _ in SETTINGS):
 
 
 def _enumerated(config: Any, seed: int, scale: float, discount: float) -> Pair:
-    return _actor_gradients(_random(enumeration.GAME, config, seed), enumeration.all_trajectories(seed), scale, discount)
+    return _actor_gradients(
+        _random(enumeration.GAME, config, seed), enumeration.all_trajectories(seed), scale, discount
+    )
 
 
 def _actor_gradients(algorithm: Any, rollout: Rollout, scale: float, discount: float) -> Pair:
     """The expected gradient and the exact one, of the actor."""
-    actor = np.concatenate([np.arange(part.place.start, part.place.stop) for part in algorithm.parts if part.kind == "actor"])
+    actor = np.concatenate(
+        [np.arange(part.place.start, part.place.stop) for part in algorithm.parts if part.kind == "actor"]
+    )
     found = scale * enumeration.expected_gradient(algorithm, rollout)
     return found[actor], enumeration.exact_gradient(algorithm, rollout, discount)[actor]
 
@@ -147,7 +198,8 @@ def reinforce_enumerated(seed: int) -> Pair:
 
 
 def _undiscounted(config: Any, **keys: Any) -> Any:
-    """Settings without bias: whole episodes, no discount, whole returns; the critic is random and must not matter."""
+    """Settings without bias: whole episodes, no discount, whole returns; the critic is random and must not
+    matter."""
     return config(network=NETWORK, discount=1.0, trace_lambda=1.0, entropy_cost=0.0, critic="full", **keys)
 
 
@@ -170,12 +222,16 @@ def ppo_enumerated(seed: int) -> Pair:
     cases=20,
 )
 def coma_enumerated(seed: int) -> Pair:
-    """One step, so that a linear critic of the other agent's action can hold the true values of all own actions."""
+    """One step, so that a linear critic of the other agent's action can hold the true values of all own
+    actions."""
     rollout = enumeration.all_trajectories(seed, 1)
     config = COMAConfig(network=NetworkConfig(hidden=()), discount=1.0, entropy_cost=0.0, critic="full")
     algorithm = _random(enumeration.GAME, config, seed)
     part = rollout.policies["agent"]
-    worth = {tuple(actions): float(reward) for actions, reward in zip(part.action[0].tolist(), part.reward[0].mean(-1), strict=True)}
+    worth = {
+        tuple(actions): float(reward)
+        for actions, reward in zip(part.action[0].tolist(), part.reward[0].mean(-1), strict=True)
+    }
     critic = dict(algorithm._critics["agent"].named_parameters())
     weight = next(parameter for parameter in critic.values() if parameter.ndim == 2)
     with torch.no_grad():
@@ -191,35 +247,69 @@ def coma_enumerated(seed: int) -> Pair:
 # ---- torchrl
 
 
-@compared("algorithm", "qmix", "mixer: joint value and all gradients", "torchrl `QMixer`", bound=1e-5, cases=30, needs="torchrl")
+@compared(
+    "algorithm",
+    "qmix",
+    "mixer: joint value and all gradients",
+    "torchrl `QMixer`",
+    bound=1e-5,
+    cases=30,
+    needs="torchrl",
+)
 def qmix_mixer(seed: int) -> Pair:
     agents, state, width, hyper = ((3, 7, 8, 12), (1, 4, 3, 5), (10, 60, 32, 64))[seed % 3]
     return theirs.mixed(agents, state, width, hyper, seed)
 
 
-@compared("algorithm", "vdn", "mixer: joint value", "torchrl `VDNMixer`", bound=1e-6, cases=30, needs="torchrl")
+@compared(
+    "algorithm", "vdn", "mixer: joint value", "torchrl `VDNMixer`", bound=1e-6, cases=30, needs="torchrl"
+)
 def vdn_mixer(seed: int) -> Pair:
     utilities = torch.randn(5, 4, generator=torch.Generator().manual_seed(seed))
     twin = theirs.mixers().VDNMixer(n_agents=4, device="cpu")
     return SumMixer()(utilities, None), twin(utilities.unsqueeze(-1)).squeeze(-1)
 
 
-@compared("algorithm", "iql", "TD(λ) targets of agents that die", "torchrl `td_lambda_return_estimate`", bound=1e-5, cases=50, few=5, needs="torchrl")
+@compared(
+    "algorithm",
+    "iql",
+    "TD(λ) targets of agents that die",
+    "torchrl `td_lambda_return_estimate`",
+    bound=1e-5,
+    cases=50,
+    few=5,
+    needs="torchrl",
+)
 def iql_targets(seed: int) -> Pair:
     generator = np.random.default_rng(seed)
-    discount, trace_lambda, steps = generator.uniform(0.5, 1.0), generator.uniform(), int(generator.integers(2, 15))
-    config = IQLConfig(discount=discount, trace_lambda=trace_lambda, network=AgentNetworkConfig(recurrent=False))
+    discount, trace_lambda, steps = (
+        generator.uniform(0.5, 1.0),
+        generator.uniform(),
+        int(generator.integers(2, 15)),
+    )
+    config = IQLConfig(
+        discount=discount, trace_lambda=trace_lambda, network=AgentNetworkConfig(recurrent=False)
+    )
     algorithm: Any = make_algorithm(TEAM, config, 0)
     part = random_rollout(TEAM, steps, 1, generator, deaths=True, whole_episode=True).policies["agent"]
     future = generator.standard_normal((steps + 1, 1, 3)).astype(np.float32)
     last = np.zeros((1, 3), np.float32)
-    columns = Columns(future[:-1], last, future[1:], part.reward, part.alive[:-1], part.terminated, part.truncated)
+    columns = Columns(
+        future[:-1], last, future[1:], part.reward, part.alive[:-1], part.terminated, part.truncated
+    )
     found: Array = algorithm._targets(columns, torch.from_numpy(future)).numpy()
     return found, theirs.lambda_returns(columns, discount, trace_lambda)
 
 
 @compared(
-    "algorithm", "ppo", "advantages and targets (GAE)", "torchrl `generalized_advantage_estimate`", bound=1e-5, cases=50, few=5, needs="torchrl"
+    "algorithm",
+    "ppo",
+    "advantages and targets (GAE)",
+    "torchrl `generalized_advantage_estimate`",
+    bound=1e-5,
+    cases=50,
+    few=5,
+    needs="torchrl",
 )
 def ppo_advantages(seed: int) -> Pair:
     generator = np.random.default_rng(seed)

@@ -83,7 +83,17 @@ class Comparison:
             found, wanted = self.function(seed)
             worst = max(worst, difference(found, wanted))
             largest = max(largest, max(float(np.abs(part).max(initial=0.0)) for part in _parts(wanted)))
-        return Result(self.kind, self.subject, self.quantity, self.against, seeds * self.each, self.unit, worst, self.bound, largest)
+        return Result(
+            self.kind,
+            self.subject,
+            self.quantity,
+            self.against,
+            seeds * self.each,
+            self.unit,
+            worst,
+            self.bound,
+            largest,
+        )
 
 
 COMPARISONS: list[Comparison] = []
@@ -107,7 +117,22 @@ def compared(
     assert kind in KINDS
 
     def add(function: Callable[[int], tuple[Any, Any]]) -> Callable[[int], tuple[Any, Any]]:
-        COMPARISONS.append(Comparison(kind, subject, quantity, against, function, cases, min(few, cases), bound, unit, each, runs, needs))
+        COMPARISONS.append(
+            Comparison(
+                kind,
+                subject,
+                quantity,
+                against,
+                function,
+                cases,
+                min(few, cases),
+                bound,
+                unit,
+                each,
+                runs,
+                needs,
+            )
+        )
         return function
 
     return add
@@ -116,8 +141,8 @@ def compared(
 def difference(found: Any, wanted: Any) -> float:
     """Return the largest difference of two arrays, or of two sequences of arrays, pair by pair.
 
-    Each pair's is a share of the reference's largest entry where that exceeds 1, else absolute: max |found - wanted| / max(1, max |wanted|).
-    Infinite where something is not finite.
+    Each pair's is a share of the reference's largest entry where that exceeds 1, else absolute: max |found -
+    wanted| / max(1, max |wanted|). Infinite where something is not finite.
 
     Raises:
         ValueError: Where shapes differ.

@@ -25,40 +25,99 @@ from tests.support.value_based import make
 Pair = tuple[Any, Any]
 
 
-@compared("maths", "returns", "discounted rewards to go", "double sum in Python floats", bound=1e-6, cases=200, few=20)
+@compared(
+    "maths",
+    "returns",
+    "discounted rewards to go",
+    "double sum in Python floats",
+    bound=1e-6,
+    cases=200,
+    few=20,
+)
 def returns(seed: int) -> Pair:
     generator = np.random.default_rng(seed)
     steps, discount = int(generator.integers(1, 30)), generator.uniform(0.05, 1.0)
     reward = generator.standard_normal(steps).astype(np.float32)
-    return rewards_to_go(reward, discount), [sum(discount**h * float(reward[h]) for h in range(t, steps)) for t in range(steps)]
+    return rewards_to_go(reward, discount), [
+        sum(discount**h * float(reward[h]) for h in range(t, steps)) for t in range(steps)
+    ]
 
 
-@compared("maths", "V-trace", "targets and advantages, with gaps", "recursion, `tests/reference/vtrace.py`", bound=1e-5, cases=100, few=10)
+@compared(
+    "maths",
+    "V-trace",
+    "targets and advantages, with gaps",
+    "recursion, `tests/reference/vtrace.py`",
+    bound=1e-5,
+    cases=100,
+    few=10,
+)
 def vtrace_recursion(seed: int) -> Pair:
     generator = np.random.default_rng(seed)
-    gamma, lam, rho_max, c_max = generator.uniform(0.3, 1.0), generator.uniform(), generator.uniform(0.5, 3.0), generator.uniform(0.5, 2.0)
+    gamma, lam, rho_max, c_max = (
+        generator.uniform(0.3, 1.0),
+        generator.uniform(),
+        generator.uniform(0.5, 3.0),
+        generator.uniform(0.5, 2.0),
+    )
     data = random_columns(seed, int(generator.integers(1, 20)), 3)
     found = vtrace(*data.arguments(), discount=gamma, trace_lambda=lam, rho_max=rho_max, c_max=c_max)
     columns = [slow_vtrace(data, column, gamma, lam, rho_max, c_max) for column in range(3)]
     return (found.targets, found.advantages), [np.stack(parts, -1) for parts in zip(*columns, strict=True)]
 
 
-@compared("maths", "V-trace", "targets and advantages, λ = 1", "torchrl `vtrace_advantage_estimate`", bound=1e-5, cases=50, few=5, needs="torchrl")
+@compared(
+    "maths",
+    "V-trace",
+    "targets and advantages, λ = 1",
+    "torchrl `vtrace_advantage_estimate`",
+    bound=1e-5,
+    cases=50,
+    few=5,
+    needs="torchrl",
+)
 def vtrace_torchrl(seed: int) -> Pair:
     data, generator = theirs.random_columns(seed, 1 + seed % 40, 3, (1.0, 0.6)[seed % 2])
-    discount, rho_max, c_max = generator.uniform(0.5, 1.0), generator.uniform(0.1, 2.0), generator.uniform(0.1, 1.0)
+    discount, rho_max, c_max = (
+        generator.uniform(0.5, 1.0),
+        generator.uniform(0.1, 2.0),
+        generator.uniform(0.1, 1.0),
+    )
     target, behaviour = (generator.standard_normal(data.value.shape).astype(np.float32) for _ in range(2))
-    given = (target - behaviour, data.value, data.last, data.reward, data.acts, data.terminated, data.truncated, data.final)
+    given = (
+        target - behaviour,
+        data.value,
+        data.last,
+        data.reward,
+        data.acts,
+        data.terminated,
+        data.truncated,
+        data.final,
+    )
     found = vtrace(*given, discount=discount, rho_max=rho_max, c_max=c_max)
-    return (found.advantages, found.targets), theirs.vtrace_estimate(data, target, behaviour, discount, rho_max, c_max)
+    return (found.advantages, found.targets), theirs.vtrace_estimate(
+        data, target, behaviour, discount, rho_max, c_max
+    )
 
 
-@compared("maths", "V-trace", "targets, λ = 1, all ratios 1", "closed form: n-step return", bound=1e-5, cases=100, few=10)
+@compared(
+    "maths",
+    "V-trace",
+    "targets, λ = 1, all ratios 1",
+    "closed form: n-step return",
+    bound=1e-5,
+    cases=100,
+    few=10,
+)
 def vtrace_on_policy(seed: int) -> Pair:
     steps = 1 + seed % 20
     data = random_columns(seed, steps, 2, acting=1.1, ends=0.0, ratio=0.0)
     found = vtrace(*data.arguments(), discount=0.9)
-    powers = [sum(0.9 ** (k - t) * data.reward[k].astype(float) for k in range(t, steps)) + 0.9 ** (steps - t) * data.bootstrap for t in range(steps)]
+    powers = [
+        sum(0.9 ** (k - t) * data.reward[k].astype(float) for k in range(t, steps))
+        + 0.9 ** (steps - t) * data.bootstrap
+        for t in range(steps)
+    ]
     return found.targets, np.array(powers)
 
 
@@ -72,7 +131,15 @@ def _action_values(generator: np.random.Generator, *shape: int) -> tuple[Array, 
     return values, mask
 
 
-@compared("maths", "soft mellowmax", "value over the allowed actions", "its formula in Python floats", bound=1e-12, cases=200, few=20)
+@compared(
+    "maths",
+    "soft mellowmax",
+    "value over the allowed actions",
+    "its formula in Python floats",
+    bound=1e-12,
+    cases=200,
+    few=20,
+)
 def mellowmax(seed: int) -> Pair:
     generator = np.random.default_rng(seed)
     values, mask = _action_values(generator, 4, 6)
@@ -85,9 +152,18 @@ def mellowmax(seed: int) -> Pair:
     return soft_mellowmax(torch.tensor(values), torch.tensor(mask), omega, alpha), wanted
 
 
-@compared("maths", "softmax of RES", "value, double estimator", "enumeration of 60 joint actions", bound=1e-12, cases=100, few=10)
+@compared(
+    "maths",
+    "softmax of RES",
+    "value, double estimator",
+    "enumeration of 60 joint actions",
+    bound=1e-12,
+    cases=100,
+    few=10,
+)
 def res_softmax(seed: int) -> Pair:
-    """Joint values are products of weights and utilities, as unlike for the two networks as the utilities are."""
+    """Joint values are products of weights and utilities, as unlike for the two networks as the utilities
+    are."""
     generator, beta = np.random.default_rng(seed), (0.05, 1.0, 5.0)[seed % 3]
     sizes = (5, 4, 3)
     (online, mask), target = _action_values(generator, 3, 5), generator.standard_normal((3, 5)) * 3
@@ -99,9 +175,13 @@ def res_softmax(seed: int) -> Pair:
     joints = [
         joint
         for joint in itertools.product(*map(range, sizes))
-        if sum(one != other for one, other in zip(joint, best, strict=True)) <= 1 and all(mask[agent, joint[agent]] for agent in range(3))
+        if sum(one != other for one, other in zip(joint, best, strict=True)) <= 1
+        and all(mask[agent, joint[agent]] for agent in range(3))
     ]
-    scores, values = (np.array([sum(weights[k] * own[k, joint[k]] for k in range(3)) for joint in joints]) for own in (online, target))
+    scores, values = (
+        np.array([sum(weights[k] * own[k, joint[k]] for k in range(3)) for joint in joints])
+        for own in (online, target)
+    )
     chances = np.exp(beta * (scores - scores.max()))
     tensors = [torch.tensor(array)[None] for array in (online, target)]
     allowed, acts = torch.tensor(mask)[None], torch.ones(1, 3, dtype=torch.bool)
@@ -114,24 +194,49 @@ def res_softmax(seed: int) -> Pair:
 # ---- sparse networks
 
 
-@compared("maths", "Erdős–Rényi", "densities of up to six layers", "bisection for ε in `d = min(1, ε(I+O)/(IO))`", bound=1e-9, cases=300, few=30)
+@compared(
+    "maths",
+    "Erdős–Rényi",
+    "densities of up to six layers",
+    "bisection for ε in `d = min(1, ε(I+O)/(IO))`",
+    bound=1e-9,
+    cases=300,
+    few=30,
+)
 def densities(seed: int) -> Pair:
     generator = np.random.default_rng(seed)
     shapes = [tuple(generator.integers(1, 300, 2).tolist()) for _ in range(int(generator.integers(1, 7)))]
     sparsity = generator.uniform(0.0, 0.99)
-    sizes, scores = np.array([o * i for o, i in shapes], float), np.array([(o + i) / (o * i) for o, i in shapes])
+    sizes, scores = (
+        np.array([o * i for o, i in shapes], float),
+        np.array([(o + i) / (o * i) for o, i in shapes]),
+    )
     low, high = 0.0, 1.0 / scores.min()
     for _ in range(200):
         middle = (low + high) / 2
-        low, high = (middle, high) if (np.minimum(1, middle * scores) * sizes).sum() < (1 - sparsity) * sizes.sum() else (low, middle)
+        low, high = (
+            (middle, high)
+            if (np.minimum(1, middle * scores) * sizes).sum() < (1 - sparsity) * sizes.sum()
+            else (low, middle)
+        )
     return erdos_renyi(shapes, sparsity), np.minimum(1, low * scores)
 
 
-@compared("maths", "operations", "acting of recurrent agents", "torch `FlopCounterMode`, less one sum an output", bound=1e-12, cases=20)
+@compared(
+    "maths",
+    "operations",
+    "acting of recurrent agents",
+    "torch `FlopCounterMode`, less one sum an output",
+    bound=1e-12,
+    cases=20,
+)
 def acting_operations(seed: int) -> Pair:
     """torch counts 2 I O for a matrix of I inputs; I products take I - 1 sums."""
     generator = np.random.default_rng(seed)
-    hidden, memory = tuple(generator.integers(3, 40, int(generator.integers(1, 3))).tolist()), int(generator.integers(3, 40))
+    hidden, memory = (
+        tuple(generator.integers(3, 40, int(generator.integers(1, 3))).tolist()),
+        int(generator.integers(3, 40)),
+    )
     algorithm = make("qmix", network=AgentNetworkConfig(hidden=hidden, recurrent=True, memory=memory))
     counted = 0
     for policy in algorithm.spec.policies:
@@ -144,7 +249,15 @@ def acting_operations(seed: int) -> Pair:
     return algorithm.operations([1.0] * len(algorithm.layers)).acting, float(counted)
 
 
-@compared("maths", "operations", "learning with growth rounds", "RigL's `(3 f_S ΔT + 2 f_S + f_D)/(ΔT + 1)`", bound=1e-12, cases=200, few=20)
+@compared(
+    "maths",
+    "operations",
+    "learning with growth rounds",
+    "RigL's `(3 f_S ΔT + 2 f_S + f_D)/(ΔT + 1)`",
+    bound=1e-12,
+    cases=200,
+    few=20,
+)
 def growth_rounds(seed: int) -> Pair:
     generator = np.random.default_rng(seed)
     dense, between = generator.uniform(1.0, 2.0), int(generator.integers(1, 300))
@@ -156,16 +269,33 @@ def growth_rounds(seed: int) -> Pair:
 # ---- evaluation
 
 
-@compared("maths", "evaluation", "mean and stratified error, two environments", "all 729 samples of 3 episodes each", bound=1e-12, cases=20)
+@compared(
+    "maths",
+    "evaluation",
+    "mean and stratified error, two environments",
+    "all 729 samples of 3 episodes each",
+    bound=1e-12,
+    cases=20,
+)
 def stratified_error(seed: int) -> Pair:
-    """Episodes are drawn from three equally likely returns an environment. The error of those three is the spread of the mean over all samples."""
+    """Episodes are drawn from three equally likely returns an environment. The error of those three is the
+    spread of the mean over all samples."""
     generator = np.random.default_rng(seed)
     weights, returns_ = generator.integers(1, 6, 2).tolist(), generator.normal(size=(2, 3)) * [[1.0], [4.0]]
 
     def evaluated(samples: Any) -> Any:
-        played = [[Episode(0, index, 1, float(value), {"agent": value}, True, {}) for index, value in enumerate(own)] for own in samples]
+        played = [
+            [
+                Episode(0, index, 1, float(value), {"agent": value}, True, {})
+                for index, value in enumerate(own)
+            ]
+            for own in samples
+        ]
         return summarise(played, weights)
 
-    means = [evaluated(samples)["return_mean"] for samples in itertools.product(*(itertools.product(own, repeat=3) for own in returns_))]
+    means = [
+        evaluated(samples)["return_mean"]
+        for samples in itertools.product(*(itertools.product(own, repeat=3) for own in returns_))
+    ]
     found = evaluated(returns_)
     return [found["return_mean"], found["return_sem"]], [np.mean(means), np.std(means)]

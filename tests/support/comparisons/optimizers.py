@@ -46,7 +46,15 @@ def _clipped(gradients: Array, limit: float) -> Array:
     return gradients * np.minimum(1.0, limit / np.linalg.norm(gradients, axis=1, keepdims=True))
 
 
-@compared("optimizer", "nigt", "points and parameters of 12 steps", "published loop, `tests/reference/nigt.py`", bound=1e-12, cases=200, few=20)
+@compared(
+    "optimizer",
+    "nigt",
+    "points and parameters of 12 steps",
+    "published loop, `tests/reference/nigt.py`",
+    bound=1e-12,
+    cases=200,
+    few=20,
+)
 def nigt_loop(seed: int) -> Pair:
     generator, gradients, start = _directions(seed)
     alpha, eta = generator.uniform(1e-3, 0.5), (0.01, 0.1, 0.5, 1.0)[seed % 4]
@@ -58,7 +66,9 @@ def nigt_loop(seed: int) -> Pair:
     return (np.array(points), np.array(theta)), nigt.course(gradients, start, alpha, eta)
 
 
-@compared("optimizer", "nigt", "‖lookahead − θ‖ of 12 steps", "closed form α(1−η)/η", bound=1e-10, cases=200, few=20)
+@compared(
+    "optimizer", "nigt", "‖lookahead − θ‖ of 12 steps", "closed form α(1−η)/η", bound=1e-10, cases=200, few=20
+)
 def nigt_invariant(seed: int) -> Pair:
     generator, gradients, start = _directions(seed)
     alpha, eta = generator.uniform(1e-3, 0.5), (0.001, 0.01, 0.1)[seed % 3]
@@ -69,10 +79,22 @@ def nigt_invariant(seed: int) -> Pair:
     return found, [alpha * (1 - eta) / eta] * STEPS
 
 
-@compared("optimizer", "adam", "parameters of 12 steps, clipped", "`torch.optim.Adam`", bound=1e-12, cases=200, few=20)
+@compared(
+    "optimizer",
+    "adam",
+    "parameters of 12 steps, clipped",
+    "`torch.optim.Adam`",
+    bound=1e-12,
+    cases=200,
+    few=20,
+)
 def adam(seed: int) -> Pair:
     generator, gradients, start = _directions(seed)
-    size, first, second = generator.uniform(1e-4, 0.1), generator.uniform(0.5, 0.95), generator.uniform(0.9, 0.999)
+    size, first, second = (
+        generator.uniform(1e-4, 0.1),
+        generator.uniform(0.5, 0.95),
+        generator.uniform(0.9, 0.999),
+    )
     config = AdamConfig(step_size=size, beta1=first, beta2=second, epsilon=1e-6, max_gradient_norm=2.0)
 
     def twin(parameters: Any) -> Any:
@@ -81,7 +103,15 @@ def adam(seed: int) -> Pair:
     return _course(config, gradients, start), _torch_course(twin, _clipped(gradients, 2.0), start)
 
 
-@compared("optimizer", "rmsprop", "parameters of 12 steps, clipped", "`torch.optim.RMSprop`", bound=1e-12, cases=200, few=20)
+@compared(
+    "optimizer",
+    "rmsprop",
+    "parameters of 12 steps, clipped",
+    "`torch.optim.RMSprop`",
+    bound=1e-12,
+    cases=200,
+    few=20,
+)
 def rmsprop(seed: int) -> Pair:
     generator, gradients, start = _directions(seed)
     size, decay = generator.uniform(1e-4, 0.1), generator.uniform(0.8, 0.99)
@@ -93,7 +123,9 @@ def rmsprop(seed: int) -> Pair:
     return _course(config, gradients, start), _torch_course(twin, _clipped(gradients, 2.0), start)
 
 
-@compared("optimizer", "sgd", "parameters of 12 steps, clipped", "`torch.optim.SGD`", bound=1e-12, cases=200, few=20)
+@compared(
+    "optimizer", "sgd", "parameters of 12 steps, clipped", "`torch.optim.SGD`", bound=1e-12, cases=200, few=20
+)
 def sgd(seed: int) -> Pair:
     generator, gradients, start = _directions(seed)
     size, momentum = generator.uniform(1e-4, 0.1), generator.uniform(0.0, 0.95)

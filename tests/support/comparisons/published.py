@@ -13,10 +13,12 @@ from tests.support.comparisons.base import compared
 
 Pair = tuple[Any, Any]
 BETWEEN = 100  # updates with sparse gradients between two with dense ones
-# github.com/google-research/rigl, README: ResNet-50; length of the training, training and inference FLOPs in shares of the dense network's
+# github.com/google-research/rigl, README: ResNet-50; length of the training, training and inference FLOPs in
+# shares of the dense network's
 RIGL = [
-    (5, 2.09, 0.42), (5, 1.14, 0.23), (5, 1.23, 0.24), (5, 0.66, 0.13), (5, 0.63, 0.12), (5, 0.42, 0.08), (5, 0.45, 0.09), (5, 0.34, 0.07),
-    (5, 0.29, 0.05), (40, 2.32, 0.05), (1, 0.42, 0.42), (1, 0.23, 0.23), (1, 0.24, 0.24), (1, 0.13, 0.13),
+    (5, 2.09, 0.42), (5, 1.14, 0.23), (5, 1.23, 0.24), (5, 0.66, 0.13), (5, 0.63, 0.12),
+    (5, 0.42, 0.08), (5, 0.45, 0.09), (5, 0.34, 0.07), (5, 0.29, 0.05), (40, 2.32, 0.05),
+    (1, 0.42, 0.42), (1, 0.23, 0.23), (1, 0.24, 0.24), (1, 0.13, 0.13),
 ]  # fmt: skip
 
 
@@ -30,8 +32,11 @@ RIGL = [
     each=14,
 )
 def rigl(seed: int) -> Pair:
-    """Both columns are rounded to two decimals, which the bound adds up. That is too coarse for the share of the growth rounds, 0.003."""
-    found = [(BETWEEN * 3 * sparse + growing_flops(sparse, 1.0, 3)) / (3 * (BETWEEN + 1)) for _, _, sparse in RIGL]
+    """Both columns are rounded to two decimals, which the bound adds up. That is too coarse for the share of
+    the growth rounds, 0.003."""
+    found = [
+        (BETWEEN * 3 * sparse + growing_flops(sparse, 1.0, 3)) / (3 * (BETWEEN + 1)) for _, _, sparse in RIGL
+    ]
     return found, [training / length for length, training, _ in RIGL]
 
 

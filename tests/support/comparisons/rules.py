@@ -1,7 +1,9 @@
-"""The round rules: literal references, exact limits, times by counting, and the direction that REINFORCE's episodes make of a round.
+"""The round rules: literal references, exact limits, times by counting, and the direction that REINFORCE's
+episodes make of a round.
 
-Directions come from whole runs on virtual ranks in ShortOrLong, where the gradient is p (1 - p) (2 - 1): a short episode earns 1 and a long one 2.
-The bound is four standard errors: an episode's estimate has the deviation 0.75, and a round of M averages at least M episodes.
+Directions come from whole runs on virtual ranks in ShortOrLong, where the gradient is p (1 - p) (2 - 1): a
+short episode earns 1 and a long one 2. The bound is four standard errors: an episode's estimate has the
+deviation 0.75, and a round of M averages at least M episodes.
 """
 
 from __future__ import annotations
@@ -31,11 +33,15 @@ SIZE, DELIVERIES = 3, 80
 
 
 def _engine(rule: str, seed: int, *, all_begun: bool = False) -> Pair:
-    """Play random deliveries, some of them late, to an engine; the reference is played what the engine was."""
+    """Play random deliveries, some of them late, to an engine; the reference is played what the engine
+    was."""
     generator = np.random.default_rng(seed)
     groups = int(generator.integers(2 if all_begun else 1, 5))
     batch = int(generator.integers(groups, 13))
-    engine = Engine(make_rule(rule, groups, batch, all_begun=all_begun), make_optimizer(SgdConfig(step_size=1.0), np.zeros(SIZE)))
+    engine = Engine(
+        make_rule(rule, groups, batch, all_begun=all_begun),
+        make_optimizer(SgdConfig(step_size=1.0), np.zeros(SIZE)),
+    )
     played: list[Delivery] = []
     course = [engine.optimizer.parameters.copy()]
 
@@ -46,7 +52,9 @@ def _engine(rule: str, seed: int, *, all_begun: bool = False) -> Pair:
 
     for _ in range(DELIVERIES):
         version, before = max(0, engine.version - int(generator.integers(0, 2))), engine.version
-        closing = any(isinstance(command, Close) for command in deliver(int(generator.integers(groups)), version))
+        closing = any(
+            isinstance(command, Close) for command in deliver(int(generator.integers(groups)), version)
+        )
         if closing:
             for group in generator.permutation(groups).tolist():
                 for _ in range(int(generator.integers(0, 3))):
@@ -55,14 +63,24 @@ def _engine(rule: str, seed: int, *, all_begun: bool = False) -> Pair:
                 engine.on_closed(group, engine.version)
         if engine.version > before:
             course.append(engine.optimizer.parameters.copy())
-    return np.diff(course, axis=0), np.array(directions(rule, groups, batch, played, all_begun=all_begun)).reshape(-1, SIZE)
+    return np.diff(course, axis=0), np.array(
+        directions(rule, groups, batch, played, all_begun=all_begun)
+    ).reshape(-1, SIZE)
 
 
 def _literal(rule: str, title: str, *, all_begun: bool = False) -> None:
     def literal(seed: int) -> Pair:
         return _engine(rule, seed, all_begun=all_begun)
 
-    compared("rule", title, "directions of a server's rounds", "`tests/reference/rounds.py`", bound=1e-12, cases=100, few=20)(literal)
+    compared(
+        "rule",
+        title,
+        "directions of a server's rounds",
+        "`tests/reference/rounds.py`",
+        bound=1e-12,
+        cases=100,
+        few=20,
+    )(literal)
 
 
 ALL_BEGUN = "rennala, all_begun"
@@ -74,8 +92,12 @@ _literal("rennala", ALL_BEGUN, all_begun=True)
 
 
 def quadratic_limit(rule: str, batch: int) -> float:
-    """Where a simulated rule settles on two quadratics of optima 2 and 0, whose workers take 1 and 10 a gradient."""
-    text = "sim: {workers: 2, compute_times: [1, 10], stop: {time: 20000}}\nobjective: {name: quadratics, optima: [2, 0], start: 1.5}\n"
+    """Where a simulated rule settles on two quadratics of optima 2 and 0, whose workers take 1 and 10 a
+    gradient."""
+    text = (
+        "sim: {workers: 2, compute_times: [1, 10], stop: {time: 20000}}\nobjective: {name: quadratics, "
+        "optima: [2, 0], start: 1.5}\n"
+    )
     changes = (f"rounds={{rule: {rule}, batch: {batch}}}", "optimizer={name: sgd, step_size: 0.03}")
     cluster = Cluster(load_simulation(text, changes), 0)
     while cluster.ended is None:
@@ -84,7 +106,12 @@ def quadratic_limit(rule: str, batch: int) -> float:
     return float(course["parameter_mean"][course["time"] > 15_000].mean())
 
 
-LIMITS = {"sync": (4, 1.0, "1"), "malenia": (20, 1.0, "1"), "afedpg": (1, 20 / 11, "20/11"), "rennala": (20, 1.9, "19/10")}
+LIMITS = {
+    "sync": (4, 1.0, "1"),
+    "malenia": (20, 1.0, "1"),
+    "afedpg": (1, 20 / 11, "20/11"),
+    "rennala": (20, 1.9, "19/10"),
+}
 
 
 def _limit(rule: str) -> None:
@@ -109,17 +136,38 @@ def _workers(seed: int) -> tuple[list[float], int]:
     return compute, len(compute) + int(generator.integers(0, 41))
 
 
-@compared("rule", "rennala", "time of a round of fixed workers", "counting, trajectory by trajectory", bound=1e-12, cases=300, few=30)
+@compared(
+    "rule",
+    "rennala",
+    "time of a round of fixed workers",
+    "counting, trajectory by trajectory",
+    bound=1e-12,
+    cases=300,
+    few=30,
+)
 def rennala_time(seed: int) -> Pair:
     compute, batch = _workers(seed)
-    return round_times.rennala_time(compute, batch), counted_time(compute, lambda counts: sum(counts) >= batch)
+    return round_times.rennala_time(compute, batch), counted_time(
+        compute, lambda counts: sum(counts) >= batch
+    )
 
 
-@compared("rule", "malenia", "time of a round of fixed workers", "counting, trajectory by trajectory", bound=1e-12, cases=300, few=30)
+@compared(
+    "rule",
+    "malenia",
+    "time of a round of fixed workers",
+    "counting, trajectory by trajectory",
+    bound=1e-12,
+    cases=300,
+    few=30,
+)
 def malenia_time(seed: int) -> Pair:
     compute, batch = _workers(seed)
     n = len(compute)
-    wanted = counted_time(compute, lambda counts: min(counts) > 0 and n / sum(1 / count for count in counts) >= batch / n * (1 - 1e-9))
+    wanted = counted_time(
+        compute,
+        lambda counts: min(counts) > 0 and n / sum(1 / count for count in counts) >= batch / n * (1 - 1e-9),
+    )
     return round_times.malenia_time(compute, batch), wanted
 
 
@@ -128,7 +176,15 @@ def _excess(time: float, bound: float) -> Pair:
     return [1.0 + max(0.0, time / bound - 1.0)], [1.0]
 
 
-@compared("rule", "rennala", "excess of the round time over its bound", "`min_m (M+m)/Σ_{i≤m} 1/h_i`", bound=1e-12, cases=300, few=30)
+@compared(
+    "rule",
+    "rennala",
+    "excess of the round time over its bound",
+    "`min_m (M+m)/Σ_{i≤m} 1/h_i`",
+    bound=1e-12,
+    cases=300,
+    few=30,
+)
 def rennala_bound(seed: int) -> Pair:
     compute, batch = _workers(seed)
     ordered = sorted(compute)
@@ -136,10 +192,21 @@ def rennala_bound(seed: int) -> Pair:
     return _excess(round_times.rennala_time(compute, batch), bound)
 
 
-@compared("rule", "malenia", "excess of the round time over its bound", "`max{h_n, 2(M/n)·mean(h)}`", bound=1e-12, cases=300, few=30)
+@compared(
+    "rule",
+    "malenia",
+    "excess of the round time over its bound",
+    "`max{h_n, 2(M/n)·mean(h)}`",
+    bound=1e-12,
+    cases=300,
+    few=30,
+)
 def malenia_bound(seed: int) -> Pair:
     compute, batch = _workers(seed)
-    return _excess(round_times.malenia_time(compute, batch), max(max(compute), 2 * batch / len(compute) * float(np.mean(compute))))
+    return _excess(
+        round_times.malenia_time(compute, batch),
+        max(max(compute), 2 * batch / len(compute) * float(np.mean(compute))),
+    )
 
 
 # ---- the direction of REINFORCE's rounds
@@ -157,7 +224,9 @@ def _direction(rule: str, title: str, size: int, batch: int, updates: int, *chan
 
     bound = 4 * DEVIATION / np.sqrt(batch * updates)
     quantity = "mean direction of REINFORCE, short and long episodes"
-    compared("rule", title, quantity, CLOSED_FORM, bound=bound, unit="episodes", each=batch * updates, runs=True)(measured)
+    compared(
+        "rule", title, quantity, CLOSED_FORM, bound=bound, unit="episodes", each=batch * updates, runs=True
+    )(measured)
 
 
 _direction("sync", "sync", 3, 32, 60)
@@ -181,7 +250,8 @@ HALF = 16  # of a batch: the least harmonic mean of both groups' counts
     runs=True,
 )
 def malenia_unequal(seed: int) -> Pair:
-    """One group's long episodes earn 4 after three steps, so that more of its episodes come than of the other's."""
+    """One group's long episodes earn 4 after three steps, so that more of its episodes come than of the
+    other's."""
     with tempfile.TemporaryDirectory() as directory:
         changes = (UNEQUAL, "rounds.rule=malenia", f"rounds.batch={2 * HALF}", f"seed={seed}")
         found, _ = slope(Path(directory), 2, *changes, updates=60, order=seed + 1)
@@ -199,7 +269,16 @@ def malenia_unequal(seed: int) -> Pair:
     runs=True,
 )
 def first_finished(seed: int) -> Pair:
-    """32 episodes begin and the first 4 to finish count. Fewer than 4 short ones are as good as never among them."""
+    """32 episodes begin and the first 4 to finish count. Fewer than 4 short ones are as good as never among
+    them."""
     with tempfile.TemporaryDirectory() as directory:
-        found, _ = slope(Path(directory), 2, TWO_GROUPS, "rounds.rule=rennala", "rounds.batch=4", f"seed={seed}", updates=60)
+        found, _ = slope(
+            Path(directory),
+            2,
+            TWO_GROUPS,
+            "rounds.rule=rennala",
+            "rounds.batch=4",
+            f"seed={seed}",
+            updates=60,
+        )
     return found, -0.5
