@@ -55,5 +55,5 @@ setup(
             "torchrl",  # its targets and mixers are compared with ours
         ],
     },
-    entry_points={"console_scripts": ["hpcmarl = hpcmarl.cli:main"]},
+    entry_points={"console_scripts": ["hpcmarl = hpcmarl.cli.main:main"]},
 )

@@ -9,17 +9,17 @@ central one.
     gain_t = sum_k min( w_t A_t, clip(w_t, 1 - epsilon, 1 + epsilon) A_t )
 
 A batch is gone through `epochs` times in `minibatches` random parts, each a gradient and a step of its own
-(roles/feed.py). V, and with it A and v, are of the parameters of each step (algo.advantages: each_pass):
-advantages of fresh values learn no worse than those of the batch's beginning (arXiv 2006.05990, section 3.5).
-With `once` A and v are made of the V of the batch's beginning, as MAPPO's authors do, and A is normalised
-over all that one learner has in its batch instead of over a gradient. Actors have no critic. With value_clip
-(value_loss.py) the learner records the critic's outputs when a batch begins, before its first gradient: those
-of MAPPO's authors are of the sampling, which is the same moment where sampling and learning take turns. With
-kl_target a batch ends with the first gradient that finds a larger KL(mu, pi), estimated by w - 1 - log w,
-mean over acting rows and policies. That gradient is still delivered, since its round may wait for it; the
-learner's next one is of its next batch. Each learner judges by its own part. Critics (algo.critic): dec is
-IPPO; obs, full are MAPPO, where all agents of a policy share the team's A (with critic_input agent each has
-one of its own values). The rest of the loss: actor_critic.py.
+(roles/learner/rollout_queue.py). V, and with it A and v, are of the parameters of each step (algo.advantages:
+each_pass): advantages of fresh values learn no worse than those of the batch's beginning (arXiv 2006.05990,
+section 3.5). With `once` A and v are made of the V of the batch's beginning, as MAPPO's authors do, and A is
+normalised over all that one learner has in its batch instead of over a gradient. Actors have no critic. With
+value_clip (value_loss.py) the learner records the critic's outputs when a batch begins, before its first
+gradient: those of MAPPO's authors are of the sampling, which is the same moment where sampling and learning
+take turns. With kl_target a batch ends with the first gradient that finds a larger KL(mu, pi), estimated by w
+- 1 - log w, mean over acting rows and policies. That gradient is still delivered, since its round may wait
+for it; the learner's next one is of its next batch. Each learner judges by its own part. Critics
+(algo.critic): dec is IPPO; obs, full are MAPPO, where all agents of a policy share the team's A (with
+critic_input agent each has one of its own values). The rest of the loss: actor_critic.py.
 
     symbol -> variable, shape:  gamma discount   lambda trace_lambda   epsilon clip   r reward [T, B, U]   V
         value [T, B, U]   A advantages [T, B, U]

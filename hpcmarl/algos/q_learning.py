@@ -11,8 +11,9 @@ mean over all valued rows of a gradient:
 
 lambda is `trace_lambda` once the run has made `trace_from` environment steps, 0 before. With `n_step` above 1
 (and lambda 0) R is the n-step return instead (maths/n_step.py). Recurrent agents (DRQN) run over each episode
-from its first row. Replay (algo.replay, roles/replay.py) says which episodes; their age does not matter to
-the equations. w is 1 unless the replay has priorities: then it is the importance weight of the row's episode.
+from its first row. Replay (algo.replay, roles/learner/replay_buffer.py) says which episodes; their age does
+not matter to the equations. w is 1 unless the replay has priorities: then it is the importance weight of the
+row's episode.
 
     symbol -> variable, shape:  gamma discount   lambda trace_lambda   Q values [T+1, B, N, A]   Q' later   V
         future [T+1, B, U]

@@ -4,7 +4,7 @@ arXiv 1912.06680, section 3.3).
 A feature that was seen before keeps its weights, a new one begins with weights of zero, so that every output
 stays what it was whatever the new feature shows; learning can use it from there. A critic of all agents'
 observations is widened agent by agent; one of the environment's state stays as it is where the state does.
-Called by roles/league_carry.py; knows arrays and algorithms, no file.
+Called by league/commands/transfer.py; knows arrays and algorithms, no file.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ Subclasses say what the policy gains (`_gain`) and which targets V learns from (
   dec         V per agent, of what its policy sees; the loss of its values is averaged over the policy's
       agents.
 Recurrent critics (algo.critic_network.recurrent) go through each unroll from its first row, with the memory
-that the learner had of the slot when the unroll came (roles/critic_memory.py); gradients stop at the first
-row. An episode's first row begins with zeros. Turn-based games: an agent whose turn it is not at the unroll's
-end closes its column at its last decision, whose V it knows. The loss and symbols: actor_critic.py.
+that the learner had of the slot when the unroll came (roles/learner/critic_memory.py); gradients stop at the
+first row. An episode's first row begins with zeros. Turn-based games: an agent whose turn it is not at the
+unroll's end closes its column at its last decision, whose V it knows. The loss and symbols: actor_critic.py.
 """
 
 from __future__ import annotations

@@ -17,10 +17,10 @@ import numpy as np
 
 from hpcmarl.errors import UsageError
 from hpcmarl.io.atomic import write_atomically
-from hpcmarl.io.layout import ENVIRONMENT, INDEX
-from hpcmarl.io.live_segments import LiveSegments, refuse_overlaps, runs_of
-from hpcmarl.io.merge import collect_shards
-from hpcmarl.io.shard_reader import ROW_KEYS, ShardReader
+from hpcmarl.io.trajectories.layout import ENVIRONMENT, INDEX
+from hpcmarl.io.trajectories.live_segments import LiveSegments, refuse_overlaps, runs_of
+from hpcmarl.io.trajectories.merge import collect_shards
+from hpcmarl.io.trajectories.shard_reader import ROW_KEYS, ShardReader
 from hpcmarl.types import Array
 
 

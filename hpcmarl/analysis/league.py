@@ -1,7 +1,7 @@
 """Pictures of a league: who beats whom, ratings over training, and which snapshot trained against which.
 Called by `hpcmarl league show --plots`.
 
-Reads the plain values of league/summary.py and knows no league itself. matplotlib is an extra
+Reads the plain values of league/core/summary.py and knows no league itself. matplotlib is an extra
 (analysis/simulation.py says how to get it).
 """
 

@@ -1,5 +1,5 @@
 """A picture of `hpcmarl bench scale`: efficiency against the number of ranks, by rule and reduction. Called
-by cli_bench.py.
+by cli/bench.py.
 
 Knows the rows of the result alone. matplotlib is an extra (analysis/simulation.py says how to get it).
 """

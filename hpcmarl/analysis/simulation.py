@@ -1,5 +1,5 @@
 """Pictures of a simulation.h5: gradients per time by setting and method, the objective against virtual time.
-Called by cli_simulate.py.
+Called by cli/simulate.py.
 
 Knows the file, not the simulator. matplotlib is an extra: without it `plots_possible` says so.
 """

@@ -1,7 +1,7 @@
 """Acting against bare environment stepping: one process without MPI, no learner; the two alternated in short
 windows.
 
-Called by cli_bench.py. What an actor does between two rollouts: a batched forward pass for each policy, and
+Called by cli/bench.py. What an actor does between two rollouts: a batched forward pass for each policy, and
 one step of all slots.
 """
 
@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from hpcmarl.algos import make_model
-from hpcmarl.bench.beside import beside_bare
+from hpcmarl.bench.paired_throughput import beside_bare
 from hpcmarl.config import Config, acting_form
 from hpcmarl.envs import Seeds, describe, make_environment, new_frame, new_outcome
 from hpcmarl.roles.base import generator_for

@@ -1,7 +1,7 @@
 """Natively batched environments beside the packages whose games they are, each stepped with random actions on
 one core.
 
-Called by cli_bench.py; one process. The two take turns in short windows, so that a machine's moods fall on
+Called by cli/bench.py; one process. The two take turns in short windows, so that a machine's moods fall on
 both alike.
 """
 

@@ -15,15 +15,15 @@ import numpy as np
 from hpcmarl.algos import make_model
 from hpcmarl.bench.flood import flood
 from hpcmarl.comm import BACKENDS
-from hpcmarl.comm.layout import RolloutLayout
 from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, write_header
 from hpcmarl.comm.transport import Backoff, SendHandle, Transport, receive_from
 from hpcmarl.config import Config
 from hpcmarl.envs import describe
 from hpcmarl.errors import UsageError
 from hpcmarl.roles.base import ARENA_STEPS
-from hpcmarl.roles.rank import AbortHook
-from hpcmarl.roles.run import join_world
+from hpcmarl.rollouts.layout import RolloutLayout
+from hpcmarl.runtime.rank import AbortHook
+from hpcmarl.train import join_world
 
 SIZES = {"64 KiB": 1 << 16, "1 MiB": 1 << 20, "4 MiB": 1 << 22, "16 MiB": 1 << 24}
 ROUNDS = 5
@@ -114,7 +114,7 @@ def _compare(transport: Any, size: int, seconds: float) -> dict[str, float]:
     peer = 1 - transport.rank
     buffer = write_header(np.zeros(max(size, HEADER_BYTES), np.uint8), Kind.PING)
     repeats = int(max(3, min(2000, seconds / (2 * ROUNDS) / (20e-6 + size / 1e9))))
-    from hpcmarl.comm.mpi_collectives import bare_ping_pong  # importing it initialises MPI
+    from hpcmarl.comm.mpi.collectives import bare_ping_pong  # importing it initialises MPI
 
     bare, ours = [], []
     for _ in range(ROUNDS + 1):

@@ -21,10 +21,10 @@ from hpcmarl.config.file import load_simulation
 from hpcmarl.errors import UsageError
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.rounds import RULES, Engine, make_rule
-from hpcmarl.roles.feed import Work
-from hpcmarl.roles.learner import Learner
-from hpcmarl.roles.run import join_world
+from hpcmarl.roles.learner.learner import Learner
+from hpcmarl.roles.learner.rollout_queue import Work
 from hpcmarl.sim.cluster import Cluster
+from hpcmarl.train import join_world
 from hpcmarl.types import Array, Gradient
 
 UNIT = 0.2  # seconds of a trajectory

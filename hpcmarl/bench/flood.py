@@ -12,8 +12,8 @@ from hpcmarl.comm.protocol import Buffer, Kind, vector_message
 from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import Transport
 from hpcmarl.config.file import load_config
-from hpcmarl.roles.learner import Learner
-from hpcmarl.roles.rank import AbortHook
+from hpcmarl.roles.learner.learner import Learner
+from hpcmarl.runtime.rank import AbortHook
 
 # The actors sleep through the run. Rennala, so that a message is added to a sum and every thousandth makes a
 # step.

@@ -1,7 +1,7 @@
 """What the decisions of a league cost its server: matchmaking, evaluation strategies and ratings over a pool
 of made-up results, in one process.
 
-Called by cli_bench.py. Snapshots have true strengths; results are drawn from them, so that mixtures and pairs
+Called by cli/bench.py. Snapshots have true strengths; results are drawn from them, so that mixtures and pairs
 look as in a run.
 """
 
@@ -16,10 +16,17 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from hpcmarl.config.league import EvaluationStrategyConfig, MatchmakingConfig, MemberKindConfig
-from hpcmarl.league import KINDS, MATCHMAKERS, STRATEGIES, make_kind, make_matchmaker, make_strategy
-from hpcmarl.league.matchmaking import Matchmaker, View
-from hpcmarl.league.payoff import LiveRecord, Payoff
-from hpcmarl.league.ratings import SkillRatings
+from hpcmarl.league.core.matchmaking import Matchmaker, View
+from hpcmarl.league.core.payoff import LiveRecord, Payoff
+from hpcmarl.league.core.ratings import SkillRatings
+from hpcmarl.league.core.registry import (
+    KINDS,
+    MATCHMAKERS,
+    STRATEGIES,
+    make_kind,
+    make_matchmaker,
+    make_strategy,
+)
 from hpcmarl.maths.ratings import elo, expected_score
 from hpcmarl.types import Array
 

@@ -1,9 +1,9 @@
 """The league's server beside simulated teams, in real time: what share of its time it needs, and whether its
-memory grows. Called by cli_bench.py.
+memory grows. Called by cli/bench.py.
 
-The server is the one that trains (roles/league.py), with its checkpoints and metrics. Teams only answer: they
-say as often as real ones how far they are and how episodes ended, freeze one and the same policy when a term
-is over, and return each match after a while with a random outcome.
+The server is the one that trains (league/runtime/league_server.py), with its checkpoints and metrics. Teams
+only answer: they say as often as real ones how far they are and how episodes ended, freeze one and the same
+policy when a term is over, and return each match after a while with a random outcome.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from hpcmarl.comm.protocol import Kind, control
 from hpcmarl.comm.transport import Transport
 from hpcmarl.config.file import load_config
 from hpcmarl.io.pool import Pool, snapshot_name, write_snapshot
+from hpcmarl.league.runtime.client import tell_seconds
+from hpcmarl.league.runtime.league_server import League
 from hpcmarl.packing import pack, unpack
 from hpcmarl.roles.base import Interval
-from hpcmarl.roles.league import League
-from hpcmarl.roles.league_client import tell_seconds
-from hpcmarl.roles.rank import Rank
-from hpcmarl.roles.run import make_rank, prepare
+from hpcmarl.runtime.rank import Rank
+from hpcmarl.train import make_rank, prepare
 from hpcmarl.types import FloatArray
 
 LEAGUE = """

@@ -1,10 +1,10 @@
 """Learning against a bare torch loop: one process without MPI; the two alternated in short windows. Called by
-cli_bench.py.
+cli/bench.py.
 
 Trajectories are really played first, with the untrained policies. hpcmarl's update is all that a learner and
 the server do with a round of one learner: messages read (of replayed episodes all but the headers, which a
 replay reads once, when they come), rollouts joined, targets, loss, backward pass, the flat vector summed and
-stepped, parameters loaded, the target network followed. The bare loop's (bare_learning.py) begins with
+stepped, parameters loaded, the target network followed. The bare loop's (learning.py) begins with
 stacked tensors and ends with a step of torch.optim.
 """
 
@@ -21,11 +21,8 @@ import torch
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.base import Algorithm
 from hpcmarl.algos.batch import select
-from hpcmarl.bench.bare_critics import BareCOMA, BareValueCritic
-from hpcmarl.bench.bare_learning import BareLoop, BareValues
-from hpcmarl.comm.codec import OpenedMessage
-from hpcmarl.comm.episodes import EpisodeAssembler
-from hpcmarl.comm.layout import RolloutArena
+from hpcmarl.bench.reference.critics import BareCOMA, BareValueCritic
+from hpcmarl.bench.reference.learning import BareLoop, BareValues
 from hpcmarl.comm.local import LocalWorld
 from hpcmarl.comm.protocol import Buffer
 from hpcmarl.comm.topology import assign_roles
@@ -34,7 +31,10 @@ from hpcmarl.envs import Seeds, describe, make_environment
 from hpcmarl.errors import UsageError
 from hpcmarl.optim.rounds import Engine, make_rule, share
 from hpcmarl.roles.base import Context, generator_for
-from hpcmarl.roles.guard import GradientGuard
+from hpcmarl.roles.learner.nonfinite import GradientGuard
+from hpcmarl.rollouts.assembler import EpisodeAssembler
+from hpcmarl.rollouts.codec import OpenedMessage
+from hpcmarl.rollouts.layout import RolloutArena
 from hpcmarl.types import Array, Gradient, Rollout
 
 WINDOW = 1.0  # seconds of each kind in turn

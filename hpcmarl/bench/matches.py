@@ -1,7 +1,7 @@
 """Evaluation matches of a league against bare environment stepping: one process without MPI; the two
 alternated in short windows.
 
-Called by cli_bench.py. What a rank does that waits for a term: matches/s between two untrained snapshots,
+Called by cli/bench.py. What a rank does that waits for a term: matches/s between two untrained snapshots,
 read from a pool on disk.
 """
 
@@ -15,14 +15,14 @@ from typing import Any
 import torch
 
 from hpcmarl.algos import make_model
-from hpcmarl.bench.beside import beside_bare
+from hpcmarl.bench.paired_throughput import beside_bare
 from hpcmarl.config import Config
 from hpcmarl.envs import describe
 from hpcmarl.errors import UsageError
 from hpcmarl.io.pool import Pool, snapshot_name, write_snapshot
-from hpcmarl.roles.matches import Matches
-from hpcmarl.roles.sides import game_of
-from hpcmarl.roles.versus import side_of
+from hpcmarl.league.runtime.matches import Matches
+from hpcmarl.league.runtime.opponent_env import side_of
+from hpcmarl.league.runtime.sides import game_of
 
 WINDOW = 1.0  # seconds of each kind in turn
 

@@ -21,9 +21,9 @@ from hpcmarl.bench.stragglers import SETTINGS, compute_seconds
 from hpcmarl.config import Config
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import UsageError
-from hpcmarl.roles.recording import RECENT_EPISODES
-from hpcmarl.roles.run import join_world
+from hpcmarl.roles.server.recorder import RECENT_EPISODES
 from hpcmarl.sim.plan import FEWEST, Measured
+from hpcmarl.train import join_world
 
 CONFIG = """name: time-to-return
 env:

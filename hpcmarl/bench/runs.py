@@ -20,12 +20,12 @@ from hpcmarl.errors import HpcmarlError
 from hpcmarl.launch.signals import StopSignals
 from hpcmarl.optim.rounds import Engine
 from hpcmarl.roles.base import Context
-from hpcmarl.roles.rank import AbortHook, Rank, serve
-from hpcmarl.roles.recording import Recorder
-from hpcmarl.roles.run import prepare, start_logging
+from hpcmarl.roles.server.recorder import Recorder
+from hpcmarl.runtime.rank import AbortHook, Rank, serve
+from hpcmarl.train import prepare, start_logging
 
 if TYPE_CHECKING:
-    from hpcmarl.roles.learner import Learner  # imports torch, on learners alone
+    from hpcmarl.roles.learner.learner import Learner  # imports torch, on learners alone
 
 
 class Moment(NamedTuple):

@@ -1,7 +1,7 @@
 """Simulations whose gradients are those of episodes that are really played, beside bare stepping of the same
 environment on the same core.
 
-Called by cli_bench.py; one process. The two take turns in short windows, so that a machine's moods fall on
+Called by cli/bench.py; one process. The two take turns in short windows, so that a machine's moods fall on
 both alike.
 """
 
@@ -11,7 +11,7 @@ import contextlib
 import time
 from typing import Any
 
-from hpcmarl.bench.beside import beside_bare
+from hpcmarl.bench.paired_throughput import beside_bare
 from hpcmarl.config.file import vary
 from hpcmarl.config.simulation import PolicyObjectiveConfig, SimulationConfig
 from hpcmarl.errors import UsageError

@@ -26,14 +26,14 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.bench.jobs import Job
+from hpcmarl.bench.faults.jobs import Job
 from hpcmarl.bench.runs import Moment, Stage, ends, on_stage
 from hpcmarl.bench.startup import memory_of
 from hpcmarl.bench.stragglers import case
 from hpcmarl.config import Config
 from hpcmarl.errors import HpcmarlError, UsageError
-from hpcmarl.roles.run import join_world
 from hpcmarl.sim.plan import Measured, predict
+from hpcmarl.train import join_world
 
 REDUCTIONS = ("server", "mpi")
 CASES = (

@@ -1,7 +1,7 @@
 """What sparse weights save where they act and travel: dense beside sparse, by hidden width and sparsity, in
 one process.
 
-Called by cli_bench.py. The policy is that of a value-based algorithm, with random masks as at the start of
+Called by cli/bench.py. The policy is that of a value-based algorithm, with random masks as at the start of
 sparse training.
 """
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from hpcmarl.bench.jobs import Job, Progress
+from hpcmarl.bench.faults.jobs import Job, Progress
 from hpcmarl.comm.topology import assign_roles
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import HpcmarlError

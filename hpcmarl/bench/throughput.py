@@ -19,8 +19,8 @@ from hpcmarl.comm.transport import Backoff, Transport
 from hpcmarl.config import Config
 from hpcmarl.envs import Seeds
 from hpcmarl.envs.bare import make_bare, step_bare
-from hpcmarl.roles.rank import AbortHook, Rank
-from hpcmarl.roles.run import join_world, prepare, start_logging
+from hpcmarl.runtime.rank import AbortHook, Rank
+from hpcmarl.train import join_world, prepare, start_logging
 
 WINDOW = 2.5  # seconds of each kind in turn
 WARM_UP = 2.0

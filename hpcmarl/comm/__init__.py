@@ -5,13 +5,13 @@ and transports.
 only by learners that sum.
 """
 
-# rounds.reduce -> module:class of the learners' sums among themselves (comm/sums.py says what such a class
-# is)
+# rounds.reduce -> module:class of the learners' sums among themselves (comm/reductions/base.py says what such
+# a class is)
 BACKENDS = {
-    "mpi": "hpcmarl.comm.mpi_sums:MpiSums",
-    "horovod": "hpcmarl.comm.horovod_sums:HorovodSums",
-    "gloo": "hpcmarl.comm.torch_sums:GlooSums",
-    "nccl": "hpcmarl.comm.torch_sums:NcclSums",
+    "mpi": "hpcmarl.comm.reductions.mpi_allreduce:MpiSums",
+    "horovod": "hpcmarl.comm.reductions.horovod_allreduce:HorovodSums",
+    "gloo": "hpcmarl.comm.reductions.torch_allreduce:GlooSums",
+    "nccl": "hpcmarl.comm.reductions.torch_allreduce:NcclSums",
 }
 # those that the survivors of a dead learner can form again; under the others the run ends and is resumed
 REPAIRABLE = ("mpi", "horovod", "gloo")

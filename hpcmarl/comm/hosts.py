@@ -1,8 +1,8 @@
 """The hosts of all ranks as one short message, so that what each rank is told at the start does not grow with
 the number of ranks.
 
-Called by comm/mpi.py. Launchers number the ranks of a host one after the other, mostly: the message has a
-host and a count for each such row.
+Called by comm/mpi/mpi_transport.py. Launchers number the ranks of a host one after the other, mostly: the
+message has a host and a count for each such row.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ and roles.
 A message is one contiguous uint8 buffer: HEADER, then a payload that its kind defines. Kinds double as MPI
 tags, and a rank hosts each role at most once, so (rank, kind) names the receiver.
 
-    ROLLOUT     actor   → learner           a Rollout (comm/layout.py); version: of its first step; count:
+    ROLLOUT     actor   → learner           a Rollout (rollouts/layout.py); version: of its first step; count:
         trajectories
     GRADIENT    learner → server            vector [P], or nothing under AllReduce; version: the round it was
         made for
@@ -26,14 +26,14 @@ tags, and a rank hosts each role at most once, so (rank, kind) names the receive
     STOP        server  → learner → actors  nothing: finish, send your last STATE (flag FINAL)
     EXIT        server  → everyone          nothing: all is written, leave
     INTERRUPT   anyone  → server            nothing: a signal asked this rank to stop
-    ALIVE       anyone  → server            nothing: this rank works (roles/liveness.py)
+    ALIVE       anyone  → server            nothing: this rank works (runtime/heartbeat.py)
     LOST        server  → everyone          packed tree: a rank is lost and the run goes on without it
     REPLACED    learner → server            packed tree: a new process has the place of a dead actor, or has
         died in its turn
 
-In a league (roles/league.py) all of these go between the ranks of one team, which train a member for a term:
-`world` is the number of the term. Between the league's server and its clients, one on every rank, `world` is
-0:
+In a league (league/runtime/league_server.py) all of these go between the ranks of one team, which train a
+member for a term: `world` is the number of the term. Between the league's server and its clients, one on
+every rank, `world` is 0:
 
     FREE        client → league             packed tree: a rank is there, its team wants a term, or it wants a
         match

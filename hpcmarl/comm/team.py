@@ -1,5 +1,5 @@
 """A world inside the job's world: the ranks that train one member of a league for one term. Made by
-roles/league_client.py.
+league/runtime/client.py.
 
 To the roles of such a team it is a transport as any other, with ranks from 0; the client of the job's world
 hands in what comes for it (`deliver`) and whom the job has lost (`lose`). Messages of other teams and of

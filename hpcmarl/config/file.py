@@ -1,7 +1,7 @@
 """From a YAML file and command-line overrides to a Config, and back. Every mistake is one line that names the
 place and the remedy.
 
-Called by the commands in cli.py and by whoever reads the config.yaml of a run. Needs PyYAML and pydantic
+Called by the commands in cli/main.py and by whoever reads the config.yaml of a run. Needs PyYAML and pydantic
 only: knows no environment, no rank and no network.
 """
 

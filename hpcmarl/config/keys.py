@@ -1,7 +1,7 @@
 """What keys a configuration may have: walked from the models of config.py, for error messages and for the
 printed schema.
 
-Called by file.py and cli.py. Knows pydantic's field descriptions; reads no file and checks no value.
+Called by file.py and cli/main.py. Knows pydantic's field descriptions; reads no file and checks no value.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """A checked configuration as JSON and back, without checking it again: what rank 0 tells the others
-(roles/entry.py).
+(runtime/entry.py).
 
 Sections travel with the names of their classes, since which of several an `algo` or an `optimizer` is follows
 from its content alone.

@@ -1,5 +1,5 @@
-"""`hpcmarl doctor`: looks for what would make a run fail before it does. Called by cli.py, on one rank or on
-all of a world.
+"""`hpcmarl doctor`: looks for what would make a run fail before it does. Called by cli/main.py, on one rank
+or on all of a world.
 
 findings.py holds the lines, checks.py what one process sees, world.py and ping.py what needs all ranks,
 estimate.py what a job will cost.
@@ -28,7 +28,7 @@ def examine(config: Config | None, run_directory: Path, json: bool) -> int:
     findings, library, size = world.check_library(os.environ)
     transport: Transport = LocalWorld(1).transports[0]
     if size > 1:
-        from hpcmarl.comm.mpi import MpiTransport
+        from hpcmarl.comm.mpi.mpi_transport import MpiTransport
 
         transport = MpiTransport()
     try:

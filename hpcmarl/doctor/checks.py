@@ -21,7 +21,7 @@ from pathlib import Path
 
 import hpcmarl
 from hpcmarl.comm import BACKENDS
-from hpcmarl.comm.sums import find_backend
+from hpcmarl.comm.reductions.base import find_backend
 from hpcmarl.config import Config
 from hpcmarl.doctor.findings import Finding, Status
 from hpcmarl.errors import HpcmarlError

@@ -17,9 +17,9 @@ from hpcmarl.config import Config
 from hpcmarl.config.algos import QLearningConfig
 from hpcmarl.doctor.findings import Finding, Status
 from hpcmarl.errors import HpcmarlError
-from hpcmarl.io.layout import layout_of_spec
-from hpcmarl.io.trajectory import QUEUE_BYTES, files_a_day, shard_seconds
-from hpcmarl.roles.memory import least_bytes
+from hpcmarl.io.trajectories.layout import layout_of_spec
+from hpcmarl.io.trajectories.writer import QUEUE_BYTES, files_a_day, shard_seconds
+from hpcmarl.runtime.host_memory import least_bytes
 from hpcmarl.types import EnvironmentSpec
 
 # stat and open calls of a rank until it trains, by strace: 5,900 of an actor, 26,600 of a learner, which

@@ -32,7 +32,7 @@ def check_library(environ: Mapping[str, str]) -> tuple[list[Finding], str, int]:
     """The MPI library, its thread level and the world against the launcher; the library's version text ("" if
     none loads); the size."""
     try:
-        mpi_library: Any = importlib.import_module("hpcmarl.comm.mpi_library")
+        mpi_library: Any = importlib.import_module("hpcmarl.comm.mpi.library")
     except Exception as error:  # no libmpi: RuntimeError; a broken one: ImportError, OSError
         return (
             [

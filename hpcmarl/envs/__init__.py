@@ -1,10 +1,10 @@
 """Environments: one interface over PettingZoo's parallel and turn-based ones, Gymnasium's, and natively
 batched ones. The package's public face.
 
-Called by roles/ and cli.py. A new kind of environment is one file with a slot.SlotAdapter and one line in
-KINDS; one that steps all slots by itself is one file with takes(), describe(), make(), prepare() and bare(),
-and one line in BATCHED. PettingZoo, gymnasium and JAX are imported when an environment is made, not when this
-package is.
+Called by roles/ and cli/main.py. A new kind of environment is one file with a slot.SlotAdapter and one line
+in KINDS; one that steps all slots by itself is one file with takes(), describe(), make(), prepare() and
+bare(), and one line in BATCHED. PettingZoo, gymnasium and JAX are imported when an environment is made, not
+when this package is.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ __all__ = [
 
 # kind -> the class that drives one environment of that kind, as module:name
 KINDS: dict[str, str] = {
-    "parallel": "hpcmarl.envs.parallel:ParallelSlot",
-    "aec": "hpcmarl.envs.aec:TurnSlot",
+    "parallel": "hpcmarl.envs.adapters.parallel:ParallelSlot",
+    "aec": "hpcmarl.envs.adapters.aec:TurnSlot",
 }
 # env.id, or what it begins with, before a colon (smax:3m) or the first dot (mpe2.simple_v3) -> modules of
 # natively batched environments, the first that takes it; where none does it is driven one by one
 BATCHED: dict[str, tuple[str, ...]] = {
     "mpe2": ("hpcmarl.envs.particles",),
     "hpcmarl.envs.games.particles": ("hpcmarl.envs.particles",),
-    "pettingzoo.classic.connect_four_v3": ("hpcmarl.envs.boards",),
-    "pettingzoo.classic.tictactoe_v3": ("hpcmarl.envs.boards",),
-    "smax": ("hpcmarl.envs.smax",),
-    "matrix": ("hpcmarl.envs.matrix",),
-    "openspiel": ("hpcmarl.envs.boards", "hpcmarl.envs.tree"),
+    "pettingzoo.classic.connect_four_v3": ("hpcmarl.envs.native.boards",),
+    "pettingzoo.classic.tictactoe_v3": ("hpcmarl.envs.native.boards",),
+    "smax": ("hpcmarl.envs.smax.env",),
+    "matrix": ("hpcmarl.envs.native.matrix",),
+    "openspiel": ("hpcmarl.envs.native.boards", "hpcmarl.envs.native.game_tree"),
 }
 BATCHED_ONLY = ("smax", "matrix")
 
@@ -151,7 +151,7 @@ def make_environment(
         )
         return batch
     from hpcmarl.envs.batch import SlotBatch
-    from hpcmarl.envs.survey import survey
+    from hpcmarl.envs.probe import survey
 
     source, layout = survey(config, policies)
     return SlotBatch(
@@ -180,7 +180,7 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
     if (module := batched_module(config)) is not None:
         spec: EnvironmentSpec = module.describe(config, policies)
     else:
-        from hpcmarl.envs.survey import survey
+        from hpcmarl.envs.probe import survey
 
         spec = survey(config, policies)[1].spec
     if config.common_reward and spec.turn_based:

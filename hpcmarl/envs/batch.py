@@ -17,11 +17,17 @@ import numpy as np
 
 from hpcmarl.config import EnvConfig
 from hpcmarl.envs.base import BatchedEnvironment, Seeds, episode_seed, new_outcome
-from hpcmarl.envs.numbers import bad_numbers, make_finite
+from hpcmarl.envs.batch_arrays import (
+    collect_observations,
+    collect_rewards,
+    copy_observations,
+    prefill,
+    stuck_agents,
+)
+from hpcmarl.envs.nonfinite import bad_numbers, make_finite
 from hpcmarl.envs.resolve import Source
-from hpcmarl.envs.rows import collect_observations, collect_rewards, copy_observations, prefill, stuck_agents
 from hpcmarl.envs.slot import TERMINATED, TRUNCATED, Layout, SlotAdapter, Views
-from hpcmarl.envs.upkeep import Upkeep
+from hpcmarl.envs.supervision import Upkeep
 from hpcmarl.errors import ConfigError, EnvironmentFailure
 from hpcmarl.types import Array, Episode, FinalFrame, Frame, Outcome
 

@@ -1,6 +1,6 @@
 """Which agents share a policy: by their spaces, unless the configuration says otherwise.
 
-Called by survey.py. Knows names and descriptions of spaces; must not know environments or slots.
+Called by probe.py. Knows names and descriptions of spaces; must not know environments or slots.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From `env.id` to an environment: imports the module, finds its factory, builds PettingZoo environments of
 the wanted kind.
 
-Called by survey.py and batch.py. Imports PettingZoo, and gym.py and games/openspiel.py for Gymnasium's
+Called by probe.py and batch.py. Imports PettingZoo, and gym.py and games/openspiel.py for Gymnasium's
 environments and OpenSpiel's. Must not know spaces, policies or slots.
 """
 
@@ -69,7 +69,7 @@ def _find(config: EnvConfig) -> Callable[..., Any]:
     if module_name == "gymnasium" or (
         attribute and not attribute.isidentifier()
     ):  # importing a package registers its ids
-        from hpcmarl.envs.gym import registered
+        from hpcmarl.envs.adapters.gym import registered
 
         return registered(attribute, config)
     return _factory(module, attribute, config)
@@ -182,7 +182,7 @@ def _kind_of(environment: Any, config: EnvConfig) -> str:
     some refuse to show them)."""
     from pettingzoo.utils.env import AECEnv, ParallelEnv
 
-    from hpcmarl.envs.gym import is_gymnasium
+    from hpcmarl.envs.adapters.gym import is_gymnasium
 
     if isinstance(environment, ParallelEnv):
         return "parallel"
@@ -209,7 +209,7 @@ def _conversion(environment: Any, kind: str, config: EnvConfig) -> Callable[[Any
     """What makes the built environment one of the wanted kind."""
     from pettingzoo.utils import aec_to_parallel, parallel_to_aec
 
-    from hpcmarl.envs.gym import GymnasiumAgents
+    from hpcmarl.envs.adapters.gym import GymnasiumAgents
 
     if kind == "gymnasium":
         if config.kind == "aec":

@@ -1,6 +1,6 @@
 """Gymnasium spaces in our terms: what a policy sees of an observation, what an environment gets of an action.
 
-Called by survey.py. Knows gymnasium's spaces; must not know environments, policies or slots.
+Called by probe.py. Knows gymnasium's spaces; must not know environments, policies or slots.
 
 Observations become float32 of a fixed shape: a Box keeps its shape (unscaled), everything else is flattened
 by gymnasium (Discrete and MultiDiscrete one-hot, Dict and Tuple in the space's own order). An `action_mask`

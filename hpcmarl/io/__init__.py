@@ -2,5 +2,6 @@
 imports h5py.
 
 Knows environments and rollouts by `types` alone; no torch, no network. Import the modules you need from here,
-for instance `from hpcmarl.io.trajectory import TrajectoryWriter`; docs/files.md describes every file.
+for instance `from hpcmarl.io.trajectories.writer import TrajectoryWriter`; docs/files.md describes every
+file.
 """

@@ -19,10 +19,10 @@ from typing import Any
 
 from hpcmarl.errors import FormatError, HpcmarlError, StorageError
 from hpcmarl.io.atomic import PARTIAL, storage_error
-from hpcmarl.io.schema import CHECKPOINT
+from hpcmarl.io.hdf5.fault_tolerant_file import close_at_exit
+from hpcmarl.io.hdf5.schema import CHECKPOINT
+from hpcmarl.io.hdf5.state_file import read_state, write_state
 from hpcmarl.io.stacking import MARK, stack, unstack
-from hpcmarl.io.state_file import read_state, write_state
-from hpcmarl.io.sturdy import close_at_exit
 from hpcmarl.packing import Tree
 
 LOGGER = logging.getLogger(__name__)

@@ -15,13 +15,7 @@ import numpy as np
 from hpcmarl.errors import FormatError, HpcmarlError
 from hpcmarl.io.atomic import PARTIAL
 from hpcmarl.io.checkpoint import list_checkpoints, verify_checkpoint
-from hpcmarl.io.layout import ENVIRONMENT
-from hpcmarl.io.live_segments import as_plain, superseded
-from hpcmarl.io.metrics import CSV, GROUPS_NPY, read_hdf5, read_hdf5_groups, read_summary, verify_hdf5
-from hpcmarl.io.pool import verify_snapshot
-from hpcmarl.io.row_files import check_csv, count_rows, load_npy
-from hpcmarl.io.salvage import list_partials
-from hpcmarl.io.schema import (
+from hpcmarl.io.hdf5.schema import (
     CHECKPOINT,
     METRICS,
     SIMULATION,
@@ -31,12 +25,18 @@ from hpcmarl.io.schema import (
     read_attributes,
     reading,
 )
-from hpcmarl.io.shard import is_live
-from hpcmarl.io.shard_reader import ShardReader, list_shards, verify_shard
+from hpcmarl.io.hdf5.state_file import read_state
+from hpcmarl.io.metrics import CSV, GROUPS_NPY, read_hdf5, read_hdf5_groups, read_summary, verify_hdf5
+from hpcmarl.io.pool import verify_snapshot
+from hpcmarl.io.row_files import check_csv, count_rows, load_npy
 from hpcmarl.io.simulation import read_simulation
 from hpcmarl.io.starts import DIRECTORY as STARTS
 from hpcmarl.io.starts import read_start, read_starts
-from hpcmarl.io.state_file import read_state
+from hpcmarl.io.trajectories.layout import ENVIRONMENT
+from hpcmarl.io.trajectories.live_segments import as_plain, superseded
+from hpcmarl.io.trajectories.salvage import list_partials
+from hpcmarl.io.trajectories.shard import is_live
+from hpcmarl.io.trajectories.shard_reader import ShardReader, list_shards, verify_shard
 
 GOOD, BAD, OPEN = "good", "bad", "open"
 

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 
 from hpcmarl.errors import FormatError
 from hpcmarl.io.atomic import read_bytes, storage_error, write_atomically, write_text
-from hpcmarl.io.row_files import VERSION, load_npy, read_csv
-from hpcmarl.io.schema import (
+from hpcmarl.io.hdf5.schema import (
     METRICS,
     NETCDF_DIMENSION,
     open_checked,
@@ -31,6 +30,7 @@ from hpcmarl.io.schema import (
     root_attributes,
     write_attributes,
 )
+from hpcmarl.io.row_files import VERSION, load_npy, read_csv
 from hpcmarl.io.table import Table
 
 CSV, GROUPS_NPY, HDF5 = "metrics.csv", "metrics-groups.npy", "metrics.h5"

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from hpcmarl.errors import FormatError, HpcmarlError, StorageError
 from hpcmarl.io.atomic import storage_error
+from hpcmarl.io.hdf5.fault_tolerant_file import close_at_exit
 from hpcmarl.io.metrics import CSV, GROUPS_NPY, HDF5, write_hdf5
 from hpcmarl.io.row_files import VERSION, CsvFile, NpyFile, RowFile, load_csv, load_npy
-from hpcmarl.io.sturdy import close_at_exit
 from hpcmarl.io.table import Table, row_limit
 
 LOGGER = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.errors import FormatError, HpcmarlError
-from hpcmarl.io.schema import SNAPSHOT
-from hpcmarl.io.state_file import read_state, write_state
+from hpcmarl.io.hdf5.schema import SNAPSHOT
+from hpcmarl.io.hdf5.state_file import read_state, write_state
 from hpcmarl.types import FloatArray
 
 LOGGER = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""simulation.h5: what `hpcmarl simulate` found, case by case. Written by cli_simulate.py, read by
+"""simulation.h5: what `hpcmarl simulate` found, case by case. Written by cli/simulate.py, read by
 analysis/simulation.py and describe.py.
 
 /cases/<index>              attributes setting, method, batch (the M that tells it from others, or null),
@@ -17,7 +17,7 @@ import numpy as np
 
 from hpcmarl.errors import FormatError
 from hpcmarl.io.atomic import write_atomically
-from hpcmarl.io.schema import (
+from hpcmarl.io.hdf5.schema import (
     SIMULATION,
     new_file,
     open_checked,
@@ -26,7 +26,7 @@ from hpcmarl.io.schema import (
     root_attributes,
     write_attributes,
 )
-from hpcmarl.io.tree import read_tree, write_tree
+from hpcmarl.io.hdf5.tree import read_tree, write_tree
 
 FILE_NAME = "simulation.h5"
 _OF_A_CASE = {"setting": str, "method": str, "tuned": dict, "config": str, "outcomes": list}

@@ -1,7 +1,7 @@
 """Starting N ranks on this machine (or in this allocation) with mpiexec, and leaving no process behind.
 
-Called by cli.py for `-n RANKS`. Imports neither MPI nor torch: what it knows of an MPI library it reads from
-`mpiexec --version`.
+Called by cli/main.py for `-n RANKS`. Imports neither MPI nor torch: what it knows of an MPI library it reads
+from `mpiexec --version`.
 
 Signals: mpiexec kills its ranks within half a second of SIGINT or SIGTERM (seen with Open MPI 5, handlers or
 not), but hands SIGUSR1 on. So the first SIGINT, SIGTERM, SIGHUP or SIGUSR1 becomes SIGUSR1, at which the

@@ -1,7 +1,7 @@
 """What sbatch and squeue are asked: options checked before anything is written, the script handed over, jobs
 that have not ended.
 
-Called by cli_submit.py. Knows nothing of what the script does (launch/slurm.py writes it).
+Called by cli/submit.py. Knows nothing of what the script does (launch/slurm.py writes it).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Batch scripts for Slurm: what `hpcmarl submit` submits and what stands in slurm/ are rendered here, from
 one template.
 
-Called by cli_submit.py. Knows texts only: no MPI, no torch, no cluster (launch/sbatch.py talks to that).
+Called by cli/submit.py. Knows texts only: no MPI, no torch, no cluster (launch/sbatch.py talks to that).
 slurm/*.sbatch are `by_hand(kind)`; the tests compare them. Every value that comes from outside is quoted for
 the place it is put in, the shell or an #SBATCH line, and none may hold a line break.
 """

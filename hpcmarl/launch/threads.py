@@ -1,5 +1,5 @@
-"""Threads of the numerical libraries, set through the environment before they load. Called by cli.py; knows
-no library.
+"""Threads of the numerical libraries, set through the environment before they load. Called by cli/main.py;
+knows no library.
 
 Ranks share the cores of a machine: left alone, every rank would start one thread a core and they would fight.
 """

@@ -1,4 +1,4 @@
-"""When the Slurm job around this process ends. Called by roles/run.py before MPI is initialised, since it may
+"""When the Slurm job around this process ends. Called by train.py before MPI is initialised, since it may
 start a program.
 
 The variable SLURM_JOB_END_TIME stands in the environment of jobs from Slurm 22.05 on; older ones are asked by

@@ -1,5 +1,5 @@
 """Meta-strategies of a game of snapshots: mixtures over rows and columns of a payoff matrix. Called by
-league/psro.py; knows no league.
+league/core/psro.py; knows no league.
 
 The game is zero-sum: payoff [m, n] is the row's, the column's is its negative. Every function returns (row
 mixture [m], column mixture [n]), float64, that sum to 1. Payoffs must be finite; ValueError otherwise, or

@@ -1,4 +1,4 @@
-"""What ranks do: one readable loop a role (`ROLES`). `run.train` joins the world, `rank.Rank` builds a rank's
+"""What ranks do: one readable loop a role (`ROLES`). `train.train` joins the world, `runtime.rank` builds a rank's
 roles and steps them."""
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 # (learners need torch)
 ROLES = {
     "evaluator": "hpcmarl.roles.evaluator:Evaluator",
-    "server": "hpcmarl.roles.server:Server",
-    "learner": "hpcmarl.roles.learner:Learner",
-    "actor": "hpcmarl.roles.actor:Actor",
+    "server": "hpcmarl.roles.server.server:Server",
+    "learner": "hpcmarl.roles.learner.learner:Learner",
+    "actor": "hpcmarl.roles.actor.actor:Actor",
 }
 
 

@@ -19,7 +19,6 @@ import numpy as np
 
 from hpcmarl.algos import make_algorithm, make_model
 from hpcmarl.algos.model import Model
-from hpcmarl.comm.codec import RolloutCodec
 from hpcmarl.comm.protocol import Kind, control
 from hpcmarl.comm.topology import ROLE_NAMES, Group, Topology
 from hpcmarl.comm.transport import Message, SendHandle, Transport
@@ -33,6 +32,7 @@ from hpcmarl.optim.base import Averages, Optimizer
 from hpcmarl.optim.rounds import RoundRule, make_rule
 from hpcmarl.optim.sparse import SparseTopology
 from hpcmarl.packing import pack
+from hpcmarl.rollouts.codec import RolloutCodec
 from hpcmarl.types import EnvironmentSpec, FloatArray
 
 if TYPE_CHECKING:

@@ -2,8 +2,8 @@
 counts for the next one.
 
 Called by plan.py for runs whose algorithm corrects the age of its rollouts. What is ready while a new point
-travels is learned from again at that point (roles/feed.py), so that nothing is lost; a group that waits for
-its point has rollouts ready when it comes.
+travels is learned from again at that point (roles/learner/rollout_queue.py), so that nothing is lost; a group
+that waits for its point has rollouts ready when it comes.
 """
 
 from __future__ import annotations

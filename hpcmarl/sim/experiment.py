@@ -1,5 +1,5 @@
 """Simulates every case of a configuration with every seed, after tuning where that is asked for. Called by
-cli_simulate.py; writes nothing."""
+cli/simulate.py; writes nothing."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """From the times that a run has measured to what another size or mix of nodes would do, rule by rule. Called
-by cli_plan.py.
+by cli/plan.py.
 
 `fit` reads the columns of a run's metrics (roles/timing.py writes them), `predict` drives the simulator with
 them. Knows no file. One worker of the simulator is one group, and one of its trajectories stands for as many

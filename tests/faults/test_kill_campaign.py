@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcmarl.bench.jobs import Job, Progress, wait_until
+from hpcmarl.bench.faults.jobs import Job, Progress, wait_until
 from hpcmarl.io.describe import run_files, verify_file
 from tests.support.launch import ranks_take_seconds
 
@@ -138,7 +138,7 @@ def test_corrupt_files_are_counted(tmp_path):
     """The judge itself: a file under a final name that does not verify is counted, once."""
     import numpy as np
 
-    from hpcmarl.bench.faults import Campaign
+    from hpcmarl.bench.faults.campaign import Campaign
 
     campaign = Campaign(tmp_path, "job", 4, np.random.default_rng(0))
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)

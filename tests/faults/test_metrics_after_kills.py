@@ -5,7 +5,7 @@ import csv
 
 import pytest
 
-from hpcmarl.bench.jobs import Job, Progress, wait_until
+from hpcmarl.bench.faults.jobs import Job, Progress, wait_until
 from hpcmarl.io.describe import verify_file
 from hpcmarl.io.metrics import read_groups
 from tests.support.launch import ranks_take_seconds

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpcmarl.bench.jobs import Job, wait_until
+from hpcmarl.bench.faults.jobs import Job, wait_until
 from hpcmarl.io.describe import run_files, verify_file
-from hpcmarl.io.live_segments import overlaps, superseded
-from hpcmarl.io.merge import merge_shards
 from hpcmarl.io.row_files import read_csv
 from hpcmarl.io.run_lock import read_owner
-from hpcmarl.io.shard_reader import ShardReader
+from hpcmarl.io.trajectories.live_segments import overlaps, superseded
+from hpcmarl.io.trajectories.merge import merge_shards
+from hpcmarl.io.trajectories.shard_reader import ShardReader
 from tests.support.launch import ranks_take_seconds
 from tests.support.worlds import SPREAD, summary
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcmarl.bench.jobs import Job, Progress, wait_until
+from hpcmarl.bench.faults.jobs import Job, Progress, wait_until
 from tests.support.worlds import run_world
 
 CONFIG = """
@@ -108,8 +108,8 @@ def leave_partial_files(run):
     """A temporary file as a killed writer leaves it, and a log."""
     import logging
 
-    from hpcmarl.io.sturdy import SturdyFile
-    from hpcmarl.roles.logfile import LogFile
+    from hpcmarl.io.hdf5.fault_tolerant_file import SturdyFile
+    from hpcmarl.runtime.log_files import LogFile
 
     SturdyFile(run / "open.h5").close()
     handler = LogFile(run / "logs" / "rank-0000.log")

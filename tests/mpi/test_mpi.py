@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from hpcmarl.algos import ALGORITHMS
-from hpcmarl.bench.jobs import Progress
+from hpcmarl.bench.faults.jobs import Progress
 from tests.support.launch import (
     LIBRARIES,
     mpi_command,

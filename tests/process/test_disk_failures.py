@@ -2,7 +2,7 @@
 
 import logging
 
-from hpcmarl.roles.logfile import LogFile
+from hpcmarl.runtime.log_files import LogFile
 from tests.support.disks import fill_up
 
 # ---- logs and the summary

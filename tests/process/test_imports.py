@@ -12,7 +12,10 @@ from tests.support.leagues import RPS
 from tests.support.worlds import run_world
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-HELP = "import sys; sys.argv = {}; import hpcmarl.cli\ntry: hpcmarl.cli.main()\nexcept SystemExit: pass"
+HELP = (
+    "import sys; sys.argv = {}; import hpcmarl.cli.main\ntry: hpcmarl.cli.main.main()\nexcept SystemExit: "
+    "pass"
+)
 HEAVY = ("torch", "numpy", "h5py", "mpi4py", "pettingzoo", "rich")
 
 
@@ -51,7 +54,7 @@ def test_launcher_loads_neither_mpi_nor_torch():
 
 def test_the_data_command_is_light():
     script = (
-        "import sys, hpcmarl.cli_data; print(sorted({'h5py', 'numpy', 'torch', 'pydantic', "
+        "import sys, hpcmarl.cli.data; print(sorted({'h5py', 'numpy', 'torch', 'pydantic', "
         "'rich.table'} & set(sys.modules)))"
     )
     done = subprocess.run(
@@ -93,8 +96,9 @@ def test_commands_that_only_act_or_read_load_no_torch(tmp_path):
         ["data", "inspect", str(shard)],
     ]
     program = (
-        f"import sys, hpcmarl.cli\nfor arguments in {commands!r}:\n    sys.argv = ['hpcmarl', *arguments]\n  "
-        "  try:\n        hpcmarl.cli.main()\n"
+        f"import sys, hpcmarl.cli.main\nfor arguments in {commands!r}:\n    sys.argv = ['hpcmarl', "
+        "*arguments]\n  "
+        "  try:\n        hpcmarl.cli.main.main()\n"
         "    except SystemExit as end:\n        assert not end.code, (arguments, end.code)\n"
         "    print('loaded:', arguments[0], *{'torch'} & set(sys.modules))"
     )

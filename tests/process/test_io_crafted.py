@@ -13,7 +13,7 @@ from tests.support.chunks import fill
 COMMANDS = """
 import json, os, resource, sys
 from pathlib import Path
-from hpcmarl.cli_data import data_app
+from hpcmarl.cli.data import data_app
 from hpcmarl.errors import HpcmarlError
 from typer.testing import CliRunner
 path, out = sys.argv[1:3]

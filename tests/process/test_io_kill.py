@@ -12,11 +12,11 @@ import pytest
 
 from hpcmarl.io.atomic import PARTIAL
 from hpcmarl.io.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint, verify_checkpoint
-from hpcmarl.io.layout import INDEX
 from hpcmarl.io.metrics import read_metrics
-from hpcmarl.io.salvage import salvage, salvage_file
-from hpcmarl.io.shard import is_live
-from hpcmarl.io.shard_reader import list_shards, verify_shard
+from hpcmarl.io.trajectories.layout import INDEX
+from hpcmarl.io.trajectories.salvage import salvage, salvage_file
+from hpcmarl.io.trajectories.shard import is_live
+from hpcmarl.io.trajectories.shard_reader import list_shards, verify_shard
 from tests.support.trajectories import check_segments, read, rollout_number, state_number
 from tests.support.waiting import wait_until
 
@@ -25,8 +25,8 @@ import sys, time
 from hpcmarl.config.run import TrajectoriesConfig
 from hpcmarl.io.checkpoint import CheckpointWriter
 from hpcmarl.io.metrics_writer import MetricsWriter
-from hpcmarl.io.trajectory import TrajectoryWriter
-from hpcmarl.io.unfinished import lookup3
+from hpcmarl.io.trajectories.writer import TrajectoryWriter
+from hpcmarl.io.hdf5.unclosed_file import lookup3
 from tests.support.rollouts import make_spec
 from tests.support.trajectories import rollout_number, state_number
 seconds, megabytes = map(float, sys.argv[2:4])

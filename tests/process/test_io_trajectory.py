@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from hpcmarl.io.shard_reader import list_shards, verify_shard
+from hpcmarl.io.trajectories.shard_reader import list_shards, verify_shard
 
 FULL_DISK = """
 import sys, time, numpy as np
 from hpcmarl.config.run import TrajectoriesConfig
-from hpcmarl.io.trajectory import TrajectoryWriter
+from hpcmarl.io.trajectories.writer import TrajectoryWriter
 from tests.support.rollouts import make_spec, random_rollout
 spec, generator = make_spec(), np.random.default_rng(0)
 config = TrajectoriesConfig(shard_megabytes=float(sys.argv[2]))

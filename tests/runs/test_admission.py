@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import pytest
 
-from hpcmarl.roles.guard import GradientGuard
+from hpcmarl.roles.learner.nonfinite import GradientGuard
 from tests.support.admission import GAME, TWO_GROUPS, slope
 from tests.support.worlds import final_parameters, run_world, summary
 

@@ -12,9 +12,10 @@ import pytest
 from hpcmarl.errors import ConfigError, StorageError
 from hpcmarl.io import checkpoint as checkpoints
 from hpcmarl.io.checkpoint import list_checkpoints, load_checkpoint
-from hpcmarl.io.live_segments import overlaps
-from hpcmarl.io.shard_reader import ShardReader, list_shards
-from hpcmarl.roles import saving, server
+from hpcmarl.io.trajectories.live_segments import overlaps
+from hpcmarl.io.trajectories.shard_reader import ShardReader, list_shards
+from hpcmarl.roles.server import checkpointing as saving
+from hpcmarl.roles.server import server
 from tests.support.worlds import run_world, summary
 
 COLLECTIVE = ("rounds.reduce=mpi", "topology.groups=2", "topology.server=dedicated")

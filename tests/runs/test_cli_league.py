@@ -14,12 +14,12 @@ import yaml
 from hpcmarl.config.file import load_config
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from hpcmarl.io.pool import list_snapshots, read_snapshot, snapshot_path
-from hpcmarl.league import KINDS, MATCHMAKERS, STRATEGIES
-from hpcmarl.league.summary import summarise
-from hpcmarl.roles.league_exploitability import exploitability
-from hpcmarl.roles.league_match import play_match
-from hpcmarl.roles.league_reading import read_league
-from hpcmarl.roles.run import train
+from hpcmarl.league.commands.exploitability import exploitability
+from hpcmarl.league.commands.match import play_match
+from hpcmarl.league.commands.reader import read_league
+from hpcmarl.league.core.registry import KINDS, MATCHMAKERS, STRATEGIES
+from hpcmarl.league.core.summary import summarise
+from hpcmarl.train import train
 from tests.support.leagues import COMMON, NAMED_RPS, PENNIES
 
 ROOT = Path(__file__).parents[2]
@@ -176,7 +176,7 @@ def test_league_show_prints_every_section(rps, run):
 
 
 def test_large_pools_print_newest_and_highest_rated_snapshots(rps, run, monkeypatch):
-    monkeypatch.setattr("hpcmarl.cli_league_show.MOST_SHOWN", 3)
+    monkeypatch.setattr("hpcmarl.cli.league_show.MOST_SHOWN", 3)
     _, out, _ = run("league", "show", rps)
     assert (
         "shown are 3 of 8 rows and 3 of 8 columns, the newest of each member and the highest rated; --json "

@@ -5,7 +5,7 @@ import pytest
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError, FormatError
 from hpcmarl.io.checkpoint import save_checkpoint
-from hpcmarl.roles.run import prepare
+from hpcmarl.train import prepare
 from tests.support.worlds import SPREAD, run_world
 
 FACTORIES = {
@@ -15,7 +15,7 @@ FACTORIES = {
     "yaml:unsafe_load": {"stream": "!!python/object/apply:os.system ['touch PLACE']"},
     "torch.utils.cpp_extension:load": {"name": "x", "sources": []},
     "numpy:load": {"file": "PLACE"},
-    "hpcmarl.cli:main": {},
+    "hpcmarl.cli.main:main": {},
     "typer:launch": {"url": "PLACE"},
     "pickle:loads": {},
     "antigravity:geohash": {},

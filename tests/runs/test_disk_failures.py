@@ -7,11 +7,11 @@ import h5py
 import pytest
 
 from hpcmarl.errors import FormatError, StorageError
-from hpcmarl.io import trajectory
 from hpcmarl.io.atomic import PARTIAL
 from hpcmarl.io.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint
 from hpcmarl.io.describe import run_files, verify_file
 from hpcmarl.io.metrics import read_metrics
+from hpcmarl.io.trajectories import writer as trajectory
 from tests.support.disks import fill_up
 from tests.support.worlds import run_world, summary
 
@@ -175,7 +175,7 @@ def test_only_a_missing_checkpoint_directory_is_recreated(tmp_path, caplog, what
 
 
 def test_unwritable_summary_is_logged_or_raises(tmp_path, monkeypatch, caplog):
-    from hpcmarl.roles import recording
+    from hpcmarl.roles.server import recorder as recording
 
     def full(*_):
         raise StorageError("summary.json: cannot write: No space left on device; the disk is full")

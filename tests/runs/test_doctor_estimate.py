@@ -6,7 +6,7 @@ import pytest
 from hpcmarl.config.file import load_config
 from hpcmarl.doctor.estimate import workload
 from hpcmarl.envs import describe
-from hpcmarl.io.shard_reader import list_shards
+from hpcmarl.io.trajectories.shard_reader import list_shards
 from tests.support.worlds import SPREAD, run_world
 
 

@@ -6,13 +6,13 @@ import pytest
 
 from hpcmarl.comm.local import LocalWorld
 from hpcmarl.config.file import load_config
-from hpcmarl.roles.run import prepare
+from hpcmarl.train import prepare
 from tests.support.worlds import SPREAD, summary
 
 
 @pytest.mark.parametrize(("left", "margin"), [(1000.0, 60.0), (40.0, 10.0)])
 def test_run_stops_a_margin_before_the_job_end(left, margin, tmp_path):
-    from hpcmarl.roles.rank import Rank
+    from hpcmarl.runtime.rank import Rank
 
     context = prepare(
         LocalWorld(1).transports[0], load_config(SPREAD), str(tmp_path), None, time.time() + left

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from hpcmarl.cli_league import league_app
+from hpcmarl.cli.league import league_app
 from hpcmarl.errors import ConfigError, UsageError
 from hpcmarl.io.pool import read_snapshot, snapshot_path
 from tests.support.leagues import RPS

@@ -15,13 +15,13 @@ from hpcmarl.errors import StorageError
 from hpcmarl.io import run_lock
 from hpcmarl.io.checkpoint import list_checkpoints
 from hpcmarl.io.describe import run_files, verify_file
-from hpcmarl.io.live_segments import overlaps, superseded
 from hpcmarl.io.run_lock import acquire
-from hpcmarl.io.shard_reader import ShardReader, list_shards
 from hpcmarl.io.starts import read_starts
-from hpcmarl.roles.rank import Rank
-from hpcmarl.roles.run import make_rank, prepare
-from hpcmarl.roles.team import lock_member
+from hpcmarl.io.trajectories.live_segments import overlaps, superseded
+from hpcmarl.io.trajectories.shard_reader import ShardReader, list_shards
+from hpcmarl.league.runtime.team import lock_member
+from hpcmarl.runtime.rank import Rank
+from hpcmarl.train import make_rank, prepare
 from tests.support.leagues import RPS
 from tests.support.worlds import LIMIT, SPREAD, run_world, summary
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from hpcmarl.errors import StorageError
-from hpcmarl.roles import replacing
-from hpcmarl.roles.liveness import ServerLost
-from hpcmarl.roles.recording import EPISODES_AHEAD
+from hpcmarl.roles.server.recorder import EPISODES_AHEAD
+from hpcmarl.runtime import respawn as replacing
+from hpcmarl.runtime.heartbeat import ServerLost
 from tests.support.worlds import final_state, run_world, summary
 
 # ---- runs

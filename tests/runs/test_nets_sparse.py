@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hpcmarl.evaluate import evaluate_checkpoint
 from hpcmarl.nets.sparse import SparseWeight
-from hpcmarl.roles.evaluation import evaluate_checkpoint
 from tests.support.worlds import ECHO, final_parameters, run_world
 
 SPARSE = ("algo.sparse.sparsity=0.8", "algo.sparse.every=2")

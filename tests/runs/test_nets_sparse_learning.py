@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hpcmarl.nets import sparse_learning
-from hpcmarl.roles.learner import Learner
+from hpcmarl.roles.learner.learner import Learner
 from tests.support.worlds import ECHO, final_state, run_world
 
 NETWORK = "algo.network={hidden: [16], recurrent: true, memory: 12}"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hpcmarl.errors import FormatError
-from hpcmarl.roles.learner import Learner
+from hpcmarl.roles.learner.learner import Learner
 from tests.support.worlds import ECHO, final_state, run_world, summary
 
 SPARSE = (

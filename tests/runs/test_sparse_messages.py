@@ -5,7 +5,7 @@ import pytest
 
 from hpcmarl.comm import local, protocol
 from hpcmarl.comm.protocol import FLAG_SPARSE, HEADER_BYTES, Kind, header_of
-from hpcmarl.roles.replica import Replica
+from hpcmarl.roles.learner.optimizer_replica import Replica
 from tests.support.sparse import EVERY, SPARSE, assert_same
 from tests.support.worlds import ECHO, final_state, run_world
 

@@ -3,7 +3,7 @@
 import pytest
 
 from hpcmarl.comm import BACKENDS
-from hpcmarl.roles.liveness import RunLost
+from hpcmarl.runtime.heartbeat import RunLost
 from tests.support.worlds import run_world, summary
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from hpcmarl.cli import app
-from hpcmarl.cli_league import league_app
+from hpcmarl.cli.league import league_app
+from hpcmarl.cli.main import app
 from hpcmarl.envs.trust import VARIABLE
 from hpcmarl.errors import ConfigError
 from hpcmarl.io.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint

@@ -10,10 +10,10 @@ import types
 import numpy as np
 import pytest
 
-from hpcmarl import cli
+from hpcmarl.cli import main as cli
 from hpcmarl.config.run import TrajectoriesConfig
-from hpcmarl.io.shard_reader import list_shards
-from hpcmarl.io.trajectory import TrajectoryWriter
+from hpcmarl.io.trajectories.shard_reader import list_shards
+from hpcmarl.io.trajectories.writer import TrajectoryWriter
 from tests.support.rollouts import make_spec, random_rollout
 
 
@@ -53,7 +53,7 @@ def here(tmp_path, monkeypatch):
     for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(
-        "hpcmarl.roles.entry.enter_world", lambda: 1
+        "hpcmarl.runtime.entry.enter_world", lambda: 1
     )  # also where a test pretends that there is a launcher
     (tmp_path / "tiny.yaml").write_text(CONFIG)
     return tmp_path
@@ -68,7 +68,7 @@ def trained(monkeypatch):
         calls.append((config, run_dir, resume))
         return 75
 
-    monkeypatch.setitem(sys.modules, "hpcmarl.roles.run", types.SimpleNamespace(train=train))
+    monkeypatch.setitem(sys.modules, "hpcmarl.train", types.SimpleNamespace(train=train))
     return calls
 
 
@@ -160,7 +160,7 @@ def quick_compiler():
     these tests' time."""
     if importlib.util.find_spec("jaxmarl") is None or "jax" in sys.modules:
         return
-    from hpcmarl.envs.smax_maps import load
+    from hpcmarl.envs.smax.maps import load
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0")

@@ -3,7 +3,7 @@
 from pydantic import TypeAdapter
 
 from hpcmarl.config.league import MatchmakingConfig
-from hpcmarl.league.matchmaking import SELF
+from hpcmarl.league.core.matchmaking import SELF
 
 
 def section(**keys):

@@ -16,7 +16,7 @@ from hpcmarl.config import AdamConfig, NigtConfig
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.base import Optimizer
 from hpcmarl.optim.rounds import Accept, Engine, Publish, RoundRule, make_rule
-from hpcmarl.roles.replica import Replica
+from hpcmarl.roles.learner.optimizer_replica import Replica
 from hpcmarl.types import Gradient, Part
 from tests.support.worlds import run_world
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from hpcmarl.io.layout import INDEX
-from hpcmarl.io.shard_reader import ShardReader
+from hpcmarl.io.trajectories.layout import INDEX
+from hpcmarl.io.trajectories.shard_reader import ShardReader
 from hpcmarl.types import Episode, Rollout
 from tests.support.rollouts import make_spec, random_rollout
 

@@ -14,9 +14,9 @@ from hpcmarl.comm.local import LocalWorld
 from hpcmarl.config.file import load_config
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from hpcmarl.packing import unpack
-from hpcmarl.roles.rank import Rank
-from hpcmarl.roles.replacement import context_of
-from hpcmarl.roles.run import make_rank, prepare
+from hpcmarl.respawned_actor import context_of
+from hpcmarl.runtime.rank import Rank
+from hpcmarl.train import make_rank, prepare
 
 SPREAD = """
 env: {id: mpe2.simple_spread_v3, kwargs: {max_cycles: 5}}

@@ -6,7 +6,7 @@ import torch
 
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.batch import select
-from hpcmarl.bench.bare_critics import BareValueCritic
+from hpcmarl.bench.reference.critics import BareValueCritic
 from hpcmarl.config import NetworkConfig, PPOConfig
 from hpcmarl.config.file import load_config
 from tests.reference.ppo import literal_gradient, settle

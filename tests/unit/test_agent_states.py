@@ -6,7 +6,7 @@ import pytest
 
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.surgery import carry_over
-from hpcmarl.bench.bare_critics import BareValueCritic
+from hpcmarl.bench.reference.critics import BareValueCritic
 from hpcmarl.config import MATraceConfig, NetworkConfig, PPOConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError

@@ -12,7 +12,7 @@ from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError
 from hpcmarl.optim.rounds import make_rule
 from hpcmarl.optim.rounds.base import Accept
-from hpcmarl.roles.feed import Iterations
+from hpcmarl.roles.learner.rollout_queue import Iterations
 from tests.reference.ppo import literal_gradient
 from tests.support.algorithms import TEAM_AND_PREY, TURNS, outlived_rows, rollouts_of
 from tests.support.rollouts import CONTINUOUS, MULTI_DISCRETE, make_spec, random_rollout

@@ -7,7 +7,7 @@ import pytest
 
 from hpcmarl.config.file import load_config
 from hpcmarl.optim.rounds import make_rule
-from hpcmarl.roles.feed import Iterations, Queue
+from hpcmarl.roles.learner.rollout_queue import Iterations, Queue
 from hpcmarl.roles.timing import TrajectoryTimer
 from tests.support.worlds import SPREAD
 

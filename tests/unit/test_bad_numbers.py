@@ -7,7 +7,7 @@ import pytest
 
 from hpcmarl.config import AdamConfig, EnvConfig
 from hpcmarl.envs import Seeds, describe, make_environment, new_frame, new_outcome
-from hpcmarl.envs.numbers import bad_numbers
+from hpcmarl.envs.nonfinite import bad_numbers
 from hpcmarl.envs.slot import Views
 from hpcmarl.errors import EnvironmentFailure
 from hpcmarl.optim import make_optimizer

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hpcmarl.bench import league
-from hpcmarl.league import KINDS, MATCHMAKERS, STRATEGIES
+from hpcmarl.league.core.registry import KINDS, MATCHMAKERS, STRATEGIES
 
 pytest.importorskip("scipy")
 

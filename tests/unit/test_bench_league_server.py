@@ -5,7 +5,7 @@ import json
 
 from typer.testing import CliRunner
 
-from hpcmarl.cli import app
+from hpcmarl.cli.main import app
 
 
 def test_simulated_teams_train_freeze_and_play():

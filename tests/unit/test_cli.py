@@ -8,7 +8,8 @@ import types
 
 import pytest
 
-from hpcmarl import __version__, cli
+from hpcmarl import __version__
+from hpcmarl.cli import main as cli
 from tests.support.fixtures import CONFIG
 
 COMMANDS = [
@@ -149,9 +150,7 @@ class TestTrain:
         assert "leave -n out" in err
 
     def test_an_error_of_hpcmarl_itself_is_raised_whole(self, here, monkeypatch):
-        monkeypatch.setitem(
-            sys.modules, "hpcmarl.roles.run", types.SimpleNamespace(train=lambda *_, **__: 1 / 0)
-        )
+        monkeypatch.setitem(sys.modules, "hpcmarl.train", types.SimpleNamespace(train=lambda *_, **__: 1 / 0))
         monkeypatch.setattr(sys, "argv", ["hpcmarl", "train", "tiny.yaml"])
         with pytest.raises(ZeroDivisionError):
             cli.main()
@@ -199,7 +198,7 @@ class TestOutput:
             return {"return_mean": 1.5, "episodes": 4}
 
         monkeypatch.setitem(
-            sys.modules, "hpcmarl.roles.evaluation", types.SimpleNamespace(evaluate_checkpoint=evaluate)
+            sys.modules, "hpcmarl.evaluate", types.SimpleNamespace(evaluate_checkpoint=evaluate)
         )
         (here / "config.yaml").write_text(CONFIG)
         assert json.loads(run("eval", ".", "--episodes", "4", "--json")[1]) == {
@@ -261,7 +260,7 @@ class TestOutput:
         def data_app(arguments, prog_name):
             calls.append((arguments, prog_name))
 
-        monkeypatch.setitem(sys.modules, "hpcmarl.cli_data", types.SimpleNamespace(data_app=data_app))
+        monkeypatch.setitem(sys.modules, "hpcmarl.cli.data", types.SimpleNamespace(data_app=data_app))
         run("data", "inspect", "a", "--json")
         run("data", "--help")
         assert calls == [(["inspect", "a", "--json"], "hpcmarl data"), (["--help"], "hpcmarl data")]

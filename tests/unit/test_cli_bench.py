@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hpcmarl import cli_bench, cli_bench_ranks
+from hpcmarl.cli import bench as cli_bench
+from hpcmarl.cli import bench_ranks as cli_bench_ranks
 
 
 @pytest.fixture

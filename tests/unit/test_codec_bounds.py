@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hpcmarl.comm import codec as codecs
-from hpcmarl.comm.codec import RolloutCodec
+from hpcmarl.rollouts import codec as codecs
+from hpcmarl.rollouts.codec import RolloutCodec
 from tests.support.rollouts import make_spec, random_rollout
 
 

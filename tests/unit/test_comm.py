@@ -8,8 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcmarl.algos.batch import join
-from hpcmarl.comm.codec import RolloutCodec
-from hpcmarl.comm.layout import RolloutArena
 from hpcmarl.comm.local import LocalWorld
 from hpcmarl.comm.protocol import (
     FLAG_SPARSE,
@@ -25,6 +23,8 @@ from hpcmarl.comm.protocol import (
 )
 from hpcmarl.comm.transport import LatestLink
 from hpcmarl.errors import ProtocolError
+from hpcmarl.rollouts.codec import RolloutCodec
+from hpcmarl.rollouts.layout import RolloutArena
 from hpcmarl.types import Episode, PolicySpec
 from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
 from tests.support.twins import assert_same

@@ -23,7 +23,7 @@ from hpcmarl.config import (
 from hpcmarl.config.file import load_config
 from hpcmarl.envs import describe
 from hpcmarl.errors import ConfigError
-from hpcmarl.roles.league_start import check_league
+from hpcmarl.league.runtime.startup import check_league
 from hpcmarl.types import EnvironmentSpec, PolicySpec
 from tests.support.rollouts import DISCRETE, make_spec, random_rollout
 

@@ -5,8 +5,8 @@ import pytest
 
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError, FormatError
+from hpcmarl.evaluate import evaluate_checkpoint
 from hpcmarl.io.checkpoint import save_checkpoint
-from hpcmarl.roles.evaluation import evaluate_checkpoint
 from tests.support.worlds import SPREAD
 
 BASE = "env: {id: a.b}\nstop: {updates: 3}\n"

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from hpcmarl.cli_data import data_app
+from hpcmarl.cli.data import data_app
 from hpcmarl.config.run import TrajectoriesConfig
 from hpcmarl.errors import UsageError
 from hpcmarl.io.checkpoint import save_checkpoint
-from hpcmarl.io.layout import INDEX
 from hpcmarl.io.metrics import write_summary
 from hpcmarl.io.metrics_writer import MetricsWriter
 from hpcmarl.io.run_directory import RunDirectory
-from hpcmarl.io.shard_reader import ShardReader, list_shards
-from hpcmarl.io.trajectory import TrajectoryWriter
+from hpcmarl.io.trajectories.layout import INDEX
+from hpcmarl.io.trajectories.shard_reader import ShardReader, list_shards
+from hpcmarl.io.trajectories.writer import TrajectoryWriter
 from hpcmarl.types import PolicySpec
 from tests.support.rollouts import MULTI_DISCRETE, make_spec, random_rollout
 from tests.support.trajectories import read, with_episodes

@@ -10,13 +10,13 @@ import pytest
 
 from hpcmarl.config.run import TrajectoriesConfig
 from hpcmarl.errors import StorageError
-from hpcmarl.io import trajectory
 from hpcmarl.io.atomic import PARTIAL
 from hpcmarl.io.checkpoint import CheckpointWriter
-from hpcmarl.io.shard import ShardFile
-from hpcmarl.io.shard_reader import ShardReader, list_shards
-from hpcmarl.io.trajectory import TrajectoryWriter
-from hpcmarl.roles.logfile import LogFile
+from hpcmarl.io.trajectories import writer as trajectory
+from hpcmarl.io.trajectories.shard import ShardFile
+from hpcmarl.io.trajectories.shard_reader import ShardReader, list_shards
+from hpcmarl.io.trajectories.writer import TrajectoryWriter
+from hpcmarl.runtime.log_files import LogFile
 from tests.support.rollouts import make_spec, random_rollout
 from tests.support.waiting import wait_until
 

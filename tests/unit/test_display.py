@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from hpcmarl.config.file import load_config
 from hpcmarl.roles.base import Interval
-from hpcmarl.roles.curve import MOST_POINTS, Curve
-from hpcmarl.roles.display import Display
+from hpcmarl.roles.server.curve import MOST_POINTS, Curve
+from hpcmarl.roles.server.progress import Display
 from tests.support.worlds import SPREAD
 
 FIGURES = {

@@ -10,7 +10,7 @@ from gymnasium.spaces import Box, Discrete
 from pettingzoo import AECEnv
 from pettingzoo.utils import aec_to_parallel, wrappers
 
-from hpcmarl.envs.cycles import Cycle, step_of
+from hpcmarl.envs.adapters.cycles import Cycle, step_of
 from tests.support.environments import Crowd
 
 AGENTS = ["red", "green", "blue"]

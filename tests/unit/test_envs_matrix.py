@@ -22,7 +22,7 @@ from hpcmarl.envs import (
     prepare_environment,
 )
 from hpcmarl.envs.bare import make_bare
-from hpcmarl.envs.matrix_games import GAMES, find_game
+from hpcmarl.envs.native.matrix_games import GAMES, find_game
 from hpcmarl.errors import ConfigError
 from tests.support.twins import assert_equals_twin, dirty, play
 

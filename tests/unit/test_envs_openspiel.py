@@ -15,16 +15,16 @@ from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs import (
     KNOWN_ENVIRONMENTS,
     Seeds,
-    boards,
     describe,
     episode_seed,
     make_environment,
     new_frame,
     new_outcome,
-    tree,
 )
 from hpcmarl.envs.bare import BareEnvironment, make_bare
-from hpcmarl.envs.draws import uniform
+from hpcmarl.envs.native import boards
+from hpcmarl.envs.native import game_tree as tree
+from hpcmarl.envs.native.counter_rng import uniform
 from hpcmarl.envs.resolve import resolve
 from hpcmarl.errors import ConfigError, EnvironmentFailure, MissingPackageError
 from tests.support.twins import (

@@ -25,7 +25,7 @@ from hpcmarl.envs import (
     new_outcome,
 )
 from hpcmarl.envs.bare import make_bare, step_bare
-from hpcmarl.envs.smax_maps import GAMES, load
+from hpcmarl.envs.smax.maps import GAMES, load
 from hpcmarl.errors import ConfigError, EnvironmentFailure, MissingPackageError
 from hpcmarl.packing import pack, unpack
 from tests.support.twins import draw_actions, play
@@ -114,7 +114,7 @@ def test_draws_without_loops_equal_those_of_jax(seed: int) -> None:
     load(MARINES)
     import jax
 
-    from hpcmarl.envs.smax_draws import key_of
+    from hpcmarl.envs.smax.draws import key_of
 
     def draw(key: Any) -> Any:
         folded = jax.random.fold_in(key, 2**31 + 5)

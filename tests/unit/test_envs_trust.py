@@ -21,7 +21,7 @@ from hpcmarl.errors import ConfigError
 CODE = [
     "os:system",
     "subprocess:run",
-    "hpcmarl.roles.run:train",
+    "hpcmarl.train:train",
     "hpcmarl.envs.games.starcraft:_import",
     "torch:load",
     "yaml:unsafe_load",

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcmarl.config import EnvConfig, PolicyConfig
-from hpcmarl.envs import Seeds, boards, describe, make_environment, new_frame, new_outcome
+from hpcmarl.envs import Seeds, describe, make_environment, new_frame, new_outcome
+from hpcmarl.envs.native import boards
 from hpcmarl.errors import EnvironmentFailure
 from tests.support.environments import Duel
 from tests.support.twins import assert_equals_rows, assert_equals_slots, play

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hpcmarl.comm.codec import RolloutCodec
 from hpcmarl.comm.protocol import FLAG_MORE, header_of
 from hpcmarl.comm.transport import Message
 from hpcmarl.config.file import load_config
 from hpcmarl.optim.rounds import make_rule
-from hpcmarl.roles.feed import Queue, whole
+from hpcmarl.roles.learner.rollout_queue import Queue, whole
+from hpcmarl.rollouts.codec import RolloutCodec
 from tests.support.rollouts import make_spec, random_rollout
 from tests.support.worlds import SPREAD
 

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hpcmarl.roles import rank as rank_module
-from hpcmarl.roles.rank import AbortHook
+from hpcmarl.runtime import rank as rank_module
+from hpcmarl.runtime.rank import AbortHook
 
 
 class Watched:

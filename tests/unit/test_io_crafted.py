@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from hpcmarl.cli_data import data_app
+from hpcmarl.cli.data import data_app
 from hpcmarl.errors import FormatError, HpcmarlError
 from hpcmarl.io.atomic import PARTIAL, write_text
 from hpcmarl.io.checkpoint import load_checkpoint, save_checkpoint
 from hpcmarl.io.describe import BAD, describe, verify_file
+from hpcmarl.io.hdf5.schema import CHECKPOINT, check_safe, root_attributes, write_attributes
 from hpcmarl.io.metrics import read_groups, read_hdf5, read_hdf5_groups, read_metrics
 from hpcmarl.io.metrics_writer import MetricsWriter
-from hpcmarl.io.salvage import salvage
-from hpcmarl.io.schema import CHECKPOINT, check_safe, root_attributes, write_attributes
-from hpcmarl.io.shard_reader import verify_shard
+from hpcmarl.io.trajectories.salvage import salvage
+from hpcmarl.io.trajectories.shard_reader import verify_shard
 from tests.support.chunks import fill
 
 COMPRESSIONS = ["none", "lzf", "gzip", "zstd", "blosc_lz4"]
@@ -115,7 +115,7 @@ def test_unsafe_datasets_are_rejected(tmp_path, craft):
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("content", ["zeros", "noise"])
 def test_valid_compressed_chunks_are_accepted(tmp_path, compression, content):
-    from hpcmarl.io.shard import filter_options
+    from hpcmarl.io.trajectories.shard import filter_options
 
     generator = np.random.default_rng(0)
     with h5py.File(tmp_path / "x.h5", "w", libver="latest") as file:

@@ -13,14 +13,14 @@ import pytest
 
 from hpcmarl.config.run import TrajectoriesConfig
 from hpcmarl.errors import FormatError
-from hpcmarl.io import shard as shards
-from hpcmarl.io.filters import fletcher32_fits
-from hpcmarl.io.layout import layout_of_spec
-from hpcmarl.io.salvage import salvage, salvage_file
-from hpcmarl.io.schema import TRAJECTORIES, root_attributes
-from hpcmarl.io.shard import ShardFile
-from hpcmarl.io.shard_reader import ShardReader, list_shards, verify_shard
-from hpcmarl.io.trajectory import TrajectoryWriter, shard_rows
+from hpcmarl.io.hdf5.filters import fletcher32_fits
+from hpcmarl.io.hdf5.schema import TRAJECTORIES, root_attributes
+from hpcmarl.io.trajectories import shard as shards
+from hpcmarl.io.trajectories.layout import layout_of_spec
+from hpcmarl.io.trajectories.salvage import salvage, salvage_file
+from hpcmarl.io.trajectories.shard import ShardFile
+from hpcmarl.io.trajectories.shard_reader import ShardReader, list_shards, verify_shard
+from hpcmarl.io.trajectories.writer import TrajectoryWriter, shard_rows
 from tests.support.rollouts import make_spec, random_rollout
 
 STEPS, SLOTS, ROLLOUTS = 50, 4, 120
@@ -221,7 +221,7 @@ def test_failed_check_of_the_copy_keeps_the_damaged_shard(
     def bad(path: Path) -> None:
         raise FormatError(f"{path}: a bad disk")
 
-    monkeypatch.setattr("hpcmarl.io.salvage.verify_shard", bad)
+    monkeypatch.setattr("hpcmarl.io.trajectories.salvage.verify_shard", bad)
     assert salvage_file(shard).status == "failed"
     assert shard.read_bytes() == content
     assert list(shard.parent.iterdir()) == [shard]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcmarl.errors import FormatError, StorageError
-from hpcmarl.io import atomic, state_file
+from hpcmarl.io import atomic
 from hpcmarl.io import checkpoint as checkpoints
 from hpcmarl.io.atomic import publish, storage_error, write_atomically, write_text
 from hpcmarl.io.checkpoint import (
@@ -27,7 +27,8 @@ from hpcmarl.io.checkpoint import (
     set_aside,
     verify_checkpoint,
 )
-from hpcmarl.io.schema import (
+from hpcmarl.io.hdf5 import state_file
+from hpcmarl.io.hdf5.schema import (
     CHECKPOINT,
     METRICS,
     NETCDF_DIMENSION,
@@ -36,7 +37,7 @@ from hpcmarl.io.schema import (
     root_attributes,
     write_attributes,
 )
-from hpcmarl.io.tree import read_tree, write_tree
+from hpcmarl.io.hdf5.tree import read_tree, write_tree
 from tests.support.trees import TREES, same
 
 NAMES = st.text(max_size=6) | st.sampled_from(

@@ -8,18 +8,18 @@ import numpy as np
 
 from hpcmarl.config.run import TrajectoriesConfig
 from hpcmarl.io.atomic import PARTIAL
-from hpcmarl.io.salvage import append_shard, salvage_file
-from hpcmarl.io.schema import TRAJECTORIES, open_checked, read_attributes
-from hpcmarl.io.shard import ShardFile
-from hpcmarl.io.shard_reader import ShardReader, list_shards
-from hpcmarl.io.trajectory import TrajectoryWriter
-from hpcmarl.io.unfinished import lookup3
+from hpcmarl.io.hdf5.schema import TRAJECTORIES, open_checked, read_attributes
+from hpcmarl.io.hdf5.unclosed_file import lookup3
+from hpcmarl.io.trajectories.salvage import append_shard, salvage_file
+from hpcmarl.io.trajectories.shard import ShardFile
+from hpcmarl.io.trajectories.shard_reader import ShardReader, list_shards
+from hpcmarl.io.trajectories.writer import TrajectoryWriter
 from tests.support.rollouts import make_spec
 from tests.support.trajectories import check_segments, read, rollout_number
 
 
 def test_salvage_leaves_a_live_shard_unchanged(tmp_path, monkeypatch):
-    monkeypatch.setattr("hpcmarl.io.trajectory.WAKE_SECONDS", 0.01)
+    monkeypatch.setattr("hpcmarl.io.trajectories.writer.WAKE_SECONDS", 0.01)
     config = TrajectoriesConfig(shard_seconds=600)
     writer = TrajectoryWriter(tmp_path, make_spec(), config, rank=0, role="actor", host="h", attributes={})
     writer.append(rollout_number(0))

@@ -15,13 +15,13 @@ import pytest
 from hpcmarl.analysis.export import export
 from hpcmarl.config.run import TrajectoriesConfig
 from hpcmarl.errors import UsageError
-from hpcmarl.io import trajectory
-from hpcmarl.io.live_segments import LiveSegments, overlaps, superseded
-from hpcmarl.io.merge import merge_shards
-from hpcmarl.io.schema import encode_value
-from hpcmarl.io.shard_reader import ShardReader, list_shards, verify_shard
+from hpcmarl.io.hdf5.schema import encode_value
 from hpcmarl.io.starts import Start, write_start
-from hpcmarl.io.trajectory import TrajectoryWriter, files_a_day, shard_seconds
+from hpcmarl.io.trajectories import writer as trajectory
+from hpcmarl.io.trajectories.live_segments import LiveSegments, overlaps, superseded
+from hpcmarl.io.trajectories.merge import merge_shards
+from hpcmarl.io.trajectories.shard_reader import ShardReader, list_shards, verify_shard
+from hpcmarl.io.trajectories.writer import TrajectoryWriter, files_a_day, shard_seconds
 from tests.support.rollouts import make_spec, random_rollout
 
 STEPS, SLOTS = 6, 2

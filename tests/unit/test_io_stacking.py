@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from hpcmarl.errors import FormatError
 from hpcmarl.io.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
-from hpcmarl.io.schema import CHECKPOINT
+from hpcmarl.io.hdf5.schema import CHECKPOINT
+from hpcmarl.io.hdf5.state_file import write_state
 from hpcmarl.io.stacking import MARK, stack, unstack
-from hpcmarl.io.state_file import write_state
 from hpcmarl.packing import digest
 
 ARRAYS = st.builds(

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from hpcmarl.config.run import TrajectoriesConfig
 from hpcmarl.errors import ConfigError, FormatError, MissingPackageError, StorageError, UsageError
-from hpcmarl.io import trajectory
-from hpcmarl.io.layout import COMMITTED, INDEX, INDEX_COLUMNS, ORIGIN
-from hpcmarl.io.merge import merge_shards
-from hpcmarl.io.schema import read_attributes
-from hpcmarl.io.segments import cut_segments, slot_major
-from hpcmarl.io.shard import ShardFile
-from hpcmarl.io.shard_reader import check_shard, list_shards, verify_shard
-from hpcmarl.io.trajectory import TrajectoryWriter, copy_rollout, rollout_bytes
+from hpcmarl.io.hdf5.schema import read_attributes
+from hpcmarl.io.trajectories import writer as trajectory
+from hpcmarl.io.trajectories.layout import COMMITTED, INDEX, INDEX_COLUMNS, ORIGIN
+from hpcmarl.io.trajectories.merge import merge_shards
+from hpcmarl.io.trajectories.segments import cut_segments, slot_major
+from hpcmarl.io.trajectories.shard import ShardFile
+from hpcmarl.io.trajectories.shard_reader import check_shard, list_shards, verify_shard
+from hpcmarl.io.trajectories.writer import TrajectoryWriter, copy_rollout, rollout_bytes
 from hpcmarl.types import EnvironmentSpec, Episode, PolicySpec
 from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
 from tests.support.trajectories import check_segments, read, slow_segments, with_episodes
@@ -230,7 +230,7 @@ def test_shards_close_by_time_without_further_appends(tmp_path, monkeypatch):
 
 
 def test_shards_close_on_time_while_the_queue_is_never_empty(tmp_path, monkeypatch):
-    monkeypatch.setattr("hpcmarl.io.trajectory.WAKE_SECONDS", 0.01)
+    monkeypatch.setattr("hpcmarl.io.trajectories.writer.WAKE_SECONDS", 0.01)
     config = TrajectoriesConfig(shard_seconds=0.1)
     writer = TrajectoryWriter(tmp_path, make_spec(), config, rank=0, role="actor", host="h", attributes={})
     rollout = random_rollout(make_spec(), 4, 2, np.random.default_rng(1))

@@ -3,7 +3,7 @@
 import pytest
 
 from hpcmarl.errors import UsageError
-from hpcmarl.roles.league_carry import parse_features
+from hpcmarl.league.commands.transfer import parse_features
 
 
 def test_feature_lists_accept_numbers_ranges_and_new():

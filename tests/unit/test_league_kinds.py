@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from hpcmarl.config.league import MatchmakingConfig, MemberKindConfig, matchmaking_contradictions
-from hpcmarl.league import KINDS, make_kind
-from hpcmarl.league.matchmaking import SELF, View
-from hpcmarl.league.payoff import Payoff
+from hpcmarl.league.core.matchmaking import SELF, View
+from hpcmarl.league.core.payoff import Payoff
+from hpcmarl.league.core.registry import KINDS, make_kind
 from tests.support.matchmaking import chances
 
 ROLES = ("main", "main_exploiter", "league_exploiter", "main")

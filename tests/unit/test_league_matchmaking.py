@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hpcmarl.errors import HpcmarlError
-from hpcmarl.league import MATCHMAKERS, make_matchmaker
-from hpcmarl.league.matchmaking import SELF, Mixture, View, make_mixture
-from hpcmarl.league.payoff import Payoff
+from hpcmarl.league.core.matchmaking import SELF, Mixture, View, make_mixture
+from hpcmarl.league.core.payoff import Payoff
+from hpcmarl.league.core.registry import MATCHMAKERS, make_matchmaker
 from hpcmarl.packing import pack, unpack
 from tests.support.matchmaking import chances, section
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcmarl.errors import FormatError
-from hpcmarl.league.payoff import LiveRecord, Payoff
+from hpcmarl.league.core.payoff import LiveRecord, Payoff
 from hpcmarl.packing import pack, unpack
 
 SIZE = 4

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from hpcmarl.league import psro
-from hpcmarl.league.matchmaking import SELF, View
-from hpcmarl.league.payoff import Payoff
+from hpcmarl.league.core import psro
+from hpcmarl.league.core.matchmaking import SELF, View
+from hpcmarl.league.core.payoff import Payoff
 from hpcmarl.maths.meta_strategies import alpha_rank, exploitability_of_mixture
 from hpcmarl.packing import pack, unpack
 from tests.support.matchmaking import chances, section
 
 pytest.importorskip("scipy")
-from hpcmarl.league import make_matchmaker
+from hpcmarl.league.core.registry import make_matchmaker
 
 SOLVERS = ["uniform", "nash", "replicator", "alpha_rank"]
 

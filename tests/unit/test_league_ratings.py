@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hpcmarl.errors import FormatError, MissingPackageError
-from hpcmarl.league.ratings import SkillRatings
+from hpcmarl.league.core.ratings import SkillRatings
 from hpcmarl.packing import pack, unpack
 
 

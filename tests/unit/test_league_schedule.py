@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from hpcmarl.config.league import EvaluationStrategyConfig
-from hpcmarl.league import STRATEGIES, make_strategy
-from hpcmarl.league.payoff import Payoff
-from hpcmarl.league.schedule import AHEAD
+from hpcmarl.league.core.payoff import Payoff
+from hpcmarl.league.core.registry import STRATEGIES, make_strategy
+from hpcmarl.league.core.schedule import AHEAD
 from hpcmarl.packing import pack, unpack
 
 SETTINGS = [

@@ -21,8 +21,8 @@ from hpcmarl.config import (
 from hpcmarl.envs import Seeds, describe, make_environment, new_frame, new_outcome
 from hpcmarl.errors import FormatError, HpcmarlError
 from hpcmarl.io.pool import Pool, write_snapshot
-from hpcmarl.roles.opponents import SELF, Opponents
-from hpcmarl.roles.versus import Sides, Versus, side_of
+from hpcmarl.league.runtime.opponent_env import Sides, Versus, side_of
+from hpcmarl.league.runtime.opponents import SELF, Opponents
 from hpcmarl.types import PolicyRollout, Rollout
 
 TAG = EnvConfig(id="mpe2.simple_tag_v3", kwargs={"max_cycles": 6})

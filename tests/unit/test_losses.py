@@ -12,9 +12,9 @@ from hpcmarl.config.file import load_config
 from hpcmarl.launch.timelimit import end_of, job_end
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.rounds import Accept, Drop, Engine, Publish, Step, make_rule
-from hpcmarl.roles import liveness
-from hpcmarl.roles.liveness import Liveness, ServerLost
-from hpcmarl.roles.run import prepare
+from hpcmarl.runtime import heartbeat as liveness
+from hpcmarl.runtime.heartbeat import Liveness, ServerLost
+from hpcmarl.train import prepare
 from hpcmarl.types import Gradient
 from tests.support.worlds import SPREAD
 
@@ -182,7 +182,7 @@ def test_server_that_never_starts_raises_server_lost(watched):
 def test_rank_declared_lost_exits_with_peer_failure(tmp_path):
     from hpcmarl.comm.transport import PeerFailure
     from hpcmarl.packing import pack
-    from hpcmarl.roles.rank import Rank
+    from hpcmarl.runtime.rank import Rank
 
     transports = LocalWorld(2).transports
     contexts = [prepare(transport, load_config(SPREAD), str(tmp_path), None) for transport in transports]

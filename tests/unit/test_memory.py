@@ -5,7 +5,14 @@ from __future__ import annotations
 from hpcmarl.comm.topology import assign_roles
 from hpcmarl.config import TopologyConfig
 from hpcmarl.launch.memory import available_memory, resident_memory
-from hpcmarl.roles.memory import LEARNER_BYTES, RANK_BYTES, UNKNOWN, MemoryFacts, crowded_hosts, least_bytes
+from hpcmarl.runtime.host_memory import (
+    LEARNER_BYTES,
+    RANK_BYTES,
+    UNKNOWN,
+    MemoryFacts,
+    crowded_hosts,
+    least_bytes,
+)
 
 HOSTS = ["small"] * 3 + ["large"] * 3
 

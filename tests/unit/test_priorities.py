@@ -6,7 +6,7 @@ import pytest
 
 from hpcmarl.algos.q_learning import EpisodeErrors
 from hpcmarl.config import PriorityConfig
-from hpcmarl.roles.priorities import SMALLEST, UNKNOWN, Priorities, normalised
+from hpcmarl.roles.learner.priorities import SMALLEST, UNKNOWN, Priorities, normalised
 
 ERRORS = [0.5, 2.0, 0.0, 1.0, 4.0]
 

@@ -9,11 +9,11 @@ import torch
 
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.batch import select
-from hpcmarl.bench.bare_critics import BareValueCritic
+from hpcmarl.bench.reference.critics import BareValueCritic
 from hpcmarl.config import MATraceConfig, NetworkConfig, PPOConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError
-from hpcmarl.roles.critic_memory import CriticMemory, following
+from hpcmarl.roles.learner.critic_memory import CriticMemory, following
 from tests.reference import ma_trace, ppo
 from tests.support.algorithms import TEAM_AND_PREY, TURNS, rollouts_of
 from tests.support.rollouts import make_spec, random_rollout

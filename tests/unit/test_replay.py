@@ -8,7 +8,6 @@ import pytest
 
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.q_learning import EpisodeErrors
-from hpcmarl.comm.codec import RolloutCodec
 from hpcmarl.comm.protocol import FLAG_MORE, header_of
 from hpcmarl.comm.transport import Message
 from hpcmarl.config import AgentNetworkConfig, ReplayConfig, SgdConfig, VDNConfig
@@ -16,8 +15,9 @@ from hpcmarl.config.file import load_config
 from hpcmarl.io.checkpoint import list_checkpoints
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.rounds import make_rule
-from hpcmarl.roles.priorities import SMALLEST, UNKNOWN
-from hpcmarl.roles.replay import Replay
+from hpcmarl.roles.learner.priorities import SMALLEST, UNKNOWN
+from hpcmarl.roles.learner.replay_buffer import Replay
+from hpcmarl.rollouts.codec import RolloutCodec
 from tests.support.rollouts import make_spec, random_rollout
 from tests.support.worlds import ECHO
 

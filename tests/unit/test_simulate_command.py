@@ -11,7 +11,7 @@ import pytest
 from hpcmarl.analysis import simulation as analysis
 from hpcmarl.config.file import load_simulation
 from hpcmarl.errors import FormatError
-from hpcmarl.io import shelf
+from hpcmarl.io import partial_results as shelf
 from hpcmarl.io.describe import GOOD, describe, verify_file
 from hpcmarl.io.metrics import json_text
 from hpcmarl.io.simulation import read_simulation

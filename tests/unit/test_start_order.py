@@ -6,8 +6,8 @@ import pytest
 
 from hpcmarl.config.file import load_config
 from hpcmarl.optim.rounds import make_rule
-from hpcmarl.roles.round_end import RoundEnd
-from hpcmarl.roles.start_order import StartOrder
+from hpcmarl.roles.learner.round_end import RoundEnd
+from hpcmarl.roles.learner.start_order import StartOrder
 from tests.support.worlds import SPREAD
 
 

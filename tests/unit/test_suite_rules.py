@@ -58,9 +58,9 @@ FORBIDDEN_IN_UNITS = {
     "tests.support.rank_world",
     "tests.support.worlds.run_world",
     "tests.support.replays.record",
-    "hpcmarl.roles.run.make_rank",
-    "hpcmarl.roles.run.train",
-    "hpcmarl.roles.rank.serve",
+    "hpcmarl.train.make_rank",
+    "hpcmarl.train.train",
+    "hpcmarl.runtime.rank.serve",
 }
 
 

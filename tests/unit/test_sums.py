@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from hpcmarl.comm import BACKENDS, REPAIRABLE, sums
-from hpcmarl.comm.horovod_sums import HorovodSums
+from hpcmarl.comm import BACKENDS, REPAIRABLE
 from hpcmarl.comm.local import LocalWorld
-from hpcmarl.comm.sums import LibrarySum, SumBackend, find_backend
+from hpcmarl.comm.reductions import base as sums
+from hpcmarl.comm.reductions.base import LibrarySum, SumBackend, find_backend
+from hpcmarl.comm.reductions.horovod_allreduce import HorovodSums
+from hpcmarl.comm.reductions.torch_allreduce import GlooSums, NcclSums
 from hpcmarl.comm.topology import assign_roles
-from hpcmarl.comm.torch_sums import GlooSums, NcclSums
 from hpcmarl.config import RoundsConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.doctor.checks import check_reductions
 from hpcmarl.errors import HpcmarlError, UsageError
-from hpcmarl.roles.run import form_reduction_group, prepare
+from hpcmarl.train import form_reduction_group, prepare
 from tests.support.worlds import SPREAD
 
 # ---- backends
@@ -132,7 +133,7 @@ def test_backend_problem_of_one_rank_is_reported_on_all():
 
 
 def test_a_bad_backend_leaves_no_run_directory(monkeypatch, tmp_path):
-    monkeypatch.setattr("hpcmarl.roles.run.form_reduction_group", lambda *_: "rounds.reduce: nccl: no")
+    monkeypatch.setattr("hpcmarl.train.form_reduction_group", lambda *_: "rounds.reduce: nccl: no")
     with pytest.raises(UsageError, match=r"rounds\.reduce: nccl: no"):
         prepare(LocalWorld(1).transports[0], load_config(SPREAD), str(tmp_path / "run"), None)
     assert not (tmp_path / "run").exists()

@@ -20,7 +20,7 @@ from hpcmarl.config import EnvConfig, MATraceConfig, NetworkConfig, PolicyConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.envs import describe
 from hpcmarl.errors import ConfigError
-from hpcmarl.roles.versus import side_of
+from hpcmarl.league.runtime.opponent_env import side_of
 from hpcmarl.types import ActionSpace, EnvironmentSpec, FloatArray, PolicySpec, Rollout
 from tests.support.rollouts import make_spec, written_rollout
 from tests.support.worlds import SPREAD

@@ -10,11 +10,11 @@ import torch
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.batch import join, select
 from hpcmarl.algos.value_loss import clipped_value_losses, value_losses
-from hpcmarl.bench.bare_critics import BareCOMA, BareValueCritic
+from hpcmarl.bench.reference.critics import BareCOMA, BareValueCritic
 from hpcmarl.config import NetworkConfig, PPOConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.optim.rounds import make_rule
-from hpcmarl.roles.feed import Iterations
+from hpcmarl.roles.learner.rollout_queue import Iterations
 from tests.reference.ppo import LiteralPPO, literal_gradient
 from tests.support.algorithms import TEAM_AND_PREY, TURNS, rollouts_of
 from tests.support.rollouts import make_spec

@@ -5,8 +5,8 @@ import pytest
 from hpcmarl.comm.topology import assign_roles
 from hpcmarl.config import TopologyConfig
 from hpcmarl.optim.rounds import make_rule
-from hpcmarl.roles import waiting
-from hpcmarl.roles.waiting import Waiting
+from hpcmarl.roles.server import stragglers as waiting
+from hpcmarl.roles.server.stragglers import Waiting
 
 
 @pytest.fixture

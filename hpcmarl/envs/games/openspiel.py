@@ -21,7 +21,7 @@ from gymnasium import spaces
 from pettingzoo.utils.env import AECEnv, ParallelEnv
 
 from hpcmarl.config import EnvConfig
-from hpcmarl.envs.draws import uniform
+from hpcmarl.envs.native.counter_rng import uniform
 from hpcmarl.errors import ConfigError, MissingPackageError
 from hpcmarl.types import Array, FloatArray
 

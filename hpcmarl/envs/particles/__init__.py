@@ -84,7 +84,7 @@ def takes(config: EnvConfig) -> bool:
 
 def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> EnvironmentSpec:
     """The spec of the package's environment, which checks the arguments. Raises as make_environment does."""
-    from hpcmarl.envs.survey import survey
+    from hpcmarl.envs.probe import survey
 
     return survey(config, policies)[1].spec
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from hpcmarl.config import EnvConfig
 from hpcmarl.envs.base import Seeds, episode_seed, new_frame, new_outcome
-from hpcmarl.envs.native import DRAWN, NativeBatch
+from hpcmarl.envs.batch_arrays import unequal_rewards
+from hpcmarl.envs.native.base import DRAWN, NativeBatch
 from hpcmarl.envs.particles.world import PUSHES, World
-from hpcmarl.envs.rows import unequal_rewards
 from hpcmarl.errors import EnvironmentFailure
 from hpcmarl.types import Array, BoolArray, DoubleArray, EnvironmentSpec, FloatArray, IntArray
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from hpcmarl.config.file import load_config
 from hpcmarl.launch.signals import StopSignals
 from hpcmarl.roles.base import Context
-from hpcmarl.roles.rank import Rank, serve
-from hpcmarl.roles.run import make_rank, prepare
+from hpcmarl.runtime.rank import Rank, serve
+from hpcmarl.train import make_rank, prepare
 
 if TYPE_CHECKING:  # importing it starts MPI, which the tests' own process must not
-    from hpcmarl.comm.mpi import MpiTransport
+    from hpcmarl.comm.mpi.mpi_transport import MpiTransport
 
 LIMIT_SECONDS = 100.0  # for one check, on busy cores
 
@@ -44,7 +44,7 @@ class Ranks:
 
     def transport(self, **keys: Any) -> MpiTransport:
         """Return a transport between these ranks. Collective; close it."""
-        from hpcmarl.comm.mpi import MpiTransport
+        from hpcmarl.comm.mpi.mpi_transport import MpiTransport
 
         return MpiTransport(world=self.comm, **keys)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from unittest import mock
 
-from hpcmarl.cli_plan import measured_run
+from hpcmarl.cli.plan import measured_run
 from hpcmarl.config.file import load_config
 from tests.mpi.checks import Ranks, on_ranks
 from tests.support.benchmark_figures import check_comm, check_costs, check_returns, check_stragglers

@@ -52,7 +52,7 @@ def messages_arrive_whole_and_in_order(ranks: Ranks) -> None:
 @on_ranks(1)
 def a_message_waits_for_an_earlier_incomplete_one(ranks: Ranks) -> None:
     """The chunks of rank 1's first message are on their way: its second one waits, rank 2's does not."""
-    from hpcmarl.comm.mpi_messages import Incoming
+    from hpcmarl.comm.mpi.messages import Incoming
 
     transport = ranks.transport()
     first, second, other = (

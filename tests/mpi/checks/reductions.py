@@ -11,13 +11,13 @@ import pytest
 
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import HpcmarlError
-from hpcmarl.roles.run import prepare
+from hpcmarl.train import prepare
 from tests.mpi.checks import Ranks, on_ranks
 from tests.support.replays import new_replica, play, record, server_result
 from tests.support.worlds import SPREAD, summary
 
 TRACES = [("rennala", 3, 2), ("sync", 3, 6), ("malenia", 3, 8), ("malenia", 2, 6)]
-BACKENDS = ("horovod", "hpcmarl.comm.horovod_sums", "hpcmarl.comm.torch_sums")
+BACKENDS = ("horovod", "hpcmarl.comm.reductions.horovod_allreduce", "hpcmarl.comm.reductions.torch_allreduce")
 
 
 def loaded_backends() -> list[str]:
@@ -29,7 +29,7 @@ def loaded_backends() -> list[str]:
 def ranks_sum_what_a_server_sums(ranks: Ranks, backend: str) -> None:
     """The last rank stands by: it must load no backend. The others play recorded gradients and compare with a
     server."""
-    from hpcmarl.comm.mpi_group import MpiGroup  # starts MPI
+    from hpcmarl.comm.mpi.group import MpiGroup  # starts MPI
 
     standing_by = ranks.rank == ranks.size - 1
     if standing_by:

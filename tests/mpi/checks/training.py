@@ -10,7 +10,7 @@ from hpcmarl.comm import protocol
 from hpcmarl.io.checkpoint import list_checkpoints, load_checkpoint
 from hpcmarl.io.describe import run_files, verify_file
 from hpcmarl.optim.rounds import Engine
-from hpcmarl.roles.replica import Replica
+from hpcmarl.roles.learner.optimizer_replica import Replica
 from tests.mpi.checks import Ranks, on_ranks
 from tests.support.sparse import SPARSE, assert_same
 from tests.support.worlds import ECHO, SPREAD, final_parameters, final_state, run_world, summary

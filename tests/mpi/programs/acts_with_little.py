@@ -7,8 +7,8 @@ from pathlib import Path
 from hpcmarl.algos import ALGORITHMS
 from hpcmarl.config.file import load_config
 from hpcmarl.launch.signals import StopSignals
-from hpcmarl.roles.rank import AbortHook, serve
-from hpcmarl.roles.run import join_world, make_rank, prepare
+from hpcmarl.runtime.rank import AbortHook, serve
+from hpcmarl.train import join_world, make_rank, prepare
 from tests.support.worlds import SPREAD
 
 KEPT = ("env:", "topology:", "logging:")

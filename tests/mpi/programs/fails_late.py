@@ -2,8 +2,8 @@
 
 import time
 
-from hpcmarl.roles.rank import AbortHook
-from hpcmarl.roles.run import join_world
+from hpcmarl.runtime.rank import AbortHook
+from hpcmarl.train import join_world
 
 transport = join_world()
 hook = AbortHook(transport)

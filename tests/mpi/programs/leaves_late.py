@@ -3,7 +3,7 @@
 import os
 import time
 
-from hpcmarl.roles.run import join_world
+from hpcmarl.train import join_world
 
 transport = join_world()
 if transport.rank == 1:

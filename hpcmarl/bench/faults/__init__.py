@@ -1,0 +1,1 @@
+"""Kill running jobs on purpose and check what survives."""

@@ -1,0 +1,1 @@
+"""Learning written as plain torch loops, to measure against."""

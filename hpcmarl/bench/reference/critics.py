@@ -1,0 +1,294 @@
+"""Bare torch loops of the actor-critics, MA-Trace, PPO and COMA, for `hpcmarl bench learning`. See
+learning.py.
+
+The recursions run row by row in torch, for all trajectories at once; gap rows hand on what comes after them
+(maths/vtrace.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from hpcmarl.algos.batch import Batch, Rows, join, seen_by
+from hpcmarl.algos.value_critic import own_input
+from hpcmarl.bench.reference.learning import BareAgent, BareLoop, multilayer
+from hpcmarl.config import Config
+from hpcmarl.types import Rollout
+
+UNAVAILABLE = -1e9
+
+
+@dataclass
+class Unrolls:
+    """obs [T, B, N, D], alive, mask (None: all), action, logp (of the policy that sampled) likewise; seen:
+    the critic's inputs, [T+1, B, U, D], or with COMA [T, B, N, D]; finals [K, U, D] at `ends` (step, slot).
+    Of the units, [T, B, U]: reward (scaled), acts, terminated, truncated; before: the critic's outputs when
+    the batch began, where they count; settled: targets and the agents' advantages [T, B, N], where these were
+    made then."""
+
+    obs: torch.Tensor
+    alive: torch.Tensor
+    mask: torch.Tensor | None
+    action: torch.Tensor
+    logp: torch.Tensor
+    seen: torch.Tensor
+    finals: torch.Tensor
+    ends: tuple[torch.Tensor, torch.Tensor]
+    reward: torch.Tensor
+    acts: torch.Tensor
+    terminated: torch.Tensor
+    truncated: torch.Tensor
+    before: torch.Tensor | None = None
+    settled: tuple[torch.Tensor, torch.Tensor] | None = None
+
+
+def recursion(
+    inputs: Unrolls,
+    value: torch.Tensor,
+    last: torch.Tensor,
+    final: torch.Tensor,
+    ratios: tuple[torch.Tensor, torch.Tensor],
+    discount: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """V-trace targets and advantages [T, B, U]; ratios: rho and c, [T, B, U]."""
+    rho, trace = ratios
+    targets, advantages = torch.zeros_like(value), torch.zeros_like(value)
+    next_value = next_target = last
+    for row in reversed(range(len(value))):
+        cut = torch.where(inputs.terminated[row], 0.0, final[row])
+        ends = inputs.terminated[row] | inputs.truncated[row]
+        next_value, next_target = torch.where(ends, cut, next_value), torch.where(ends, cut, next_target)
+        reward, own, acts = inputs.reward[row], value[row], inputs.acts[row]
+        change = rho[row] * (reward + discount * next_value - own)
+        target = own + change + discount * trace[row] * (next_target - next_value)
+        advantages[row] = acts * rho[row] * (reward + discount * next_target - own)
+        targets[row] = acts * target
+        next_value, next_target = (
+            torch.where(acts, own, next_value + reward),
+            torch.where(acts, target, next_target + reward),
+        )
+    return targets, advantages
+
+
+class BareCritic(BareLoop):
+    """What the three have in common: the policy's side."""
+
+    def __init__(self, config: Config, algorithm: Any, inputs: int, outputs: int) -> None:
+        given: Any = config
+        self.config = given.algo
+        policy, network = algorithm.spec.policies[0], self.config.network
+        critic = self.config.critic_network or network
+        agent = BareAgent(algorithm.acting_inputs(policy.name), policy.action.sizes[0], network)
+        self.remembers = self.config.critic_network is not None and critic.recurrent
+        values = (
+            BareAgent(inputs, outputs, critic)
+            if self.remembers
+            else multilayer((inputs, *critic.hidden, outputs), critic.activation)
+        )
+        super().__init__(config, algorithm, nn.ModuleDict({"agent": agent, "critic": values}))
+
+    def stack(self, rollouts: Sequence[Rollout]) -> Unrolls:
+        batch = join(rollouts)
+        policy, steps = self.algorithm.spec.policies[0], batch.steps
+        part: Any = batch.policies[policy.name]
+        seen, finals, columns = self._inputs(batch)
+        reward, acts, terminated, truncated = (
+            torch.from_numpy(np.array(array))
+            for array in (columns.reward, columns.acts, columns.terminated, columns.truncated)
+        )
+        return Unrolls(
+            torch.from_numpy(np.array(seen_by(self.algorithm._policies[policy.name], part))),
+            torch.from_numpy(np.array(part.alive[:steps])),
+            None if part.action_mask is None else torch.from_numpy(np.array(part.action_mask[:steps])),
+            torch.from_numpy(np.array(part.action)),
+            torch.from_numpy(np.array(part.logp)),
+            torch.from_numpy(np.array(seen)),
+            torch.from_numpy(np.array(finals)),
+            (torch.from_numpy(batch.final_step), torch.from_numpy(batch.final_slot)),
+            reward,
+            acts,
+            terminated,
+            truncated,
+            before=None
+            if batch.records is None
+            else torch.from_numpy(np.array(batch.records[policy.name].outputs)),
+        )
+
+    def _inputs(self, batch: Batch) -> tuple[Any, Any, Any]:
+        """The critic's inputs, those of truncated episodes' ends, and the units' columns."""
+        owner: Any = self.algorithm
+        part = batch.policies[owner.spec.policies[0].name]
+        if self.config.critic == "dec":
+            seen, finals = own_input(part, self.config.agent_id)
+        else:
+            seen, finals = owner._central_input(batch)
+            if getattr(self.config, "critic_input", "team") == "agent":
+                own, last = own_input(part, self.config.agent_id)
+                seen, finals = (
+                    np.concatenate([np.repeat(a, b.shape[-2], -2), b], -1)
+                    for a, b in ((seen, own), (finals, last))
+                )
+        zeros = np.zeros(seen.shape[:3], np.float32)
+        rows = owner._rows(owner.spec.policies[0], batch, owner._game(batch))
+        return (
+            seen,
+            finals,
+            owner._columns(batch, part, rows, zeros[:-1], zeros[-1], np.zeros(finals.shape[:2], np.float32)),
+        )
+
+    def _policy(self, inputs: Unrolls) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of all rows: log-probabilities of all actions [T, B, N, A], of the one taken, and the acting rows'
+        summed entropy."""
+        logits = self.module["agent"](inputs.obs)
+        if inputs.mask is not None:
+            logits = logits.masked_fill(~inputs.mask, UNAVAILABLE)
+        every = functional.log_softmax(logits, -1)
+        entropy = -(every.exp() * every).sum(-1)
+        return (
+            every,
+            every.gather(-1, inputs.action.unsqueeze(-1)).squeeze(-1),
+            (entropy * inputs.alive).sum(),
+        )
+
+    def _loss(
+        self, inputs: Unrolls, gain: torch.Tensor, error: torch.Tensor, entropy: torch.Tensor
+    ) -> torch.Tensor:
+        steps, slots = inputs.alive.shape[:2]
+        loss: torch.Tensor = (self.config.value_cost * error - gain - self.config.entropy_cost * entropy) / (
+            steps * slots
+        )
+        return loss
+
+    def _value_losses(self, wanted: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        error = wanted - outputs
+        if self.config.value_loss == "squared":
+            return error.square()
+        size, delta = error.abs(), self.config.huber_delta
+        return torch.where(size <= delta, error.square(), delta * (2.0 * size - delta))
+
+    def _normalised(self, advantages: torch.Tensor, rho: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
+        """[T, B, U] -> [T, B, N], where asked about their mean and in units of the deviation over the acting
+        rows."""
+        advantages, rho = advantages.expand(alive.shape), rho.expand(alive.shape)
+        if not self.config.normalise_advantages:
+            return advantages
+        centred = advantages - rho * (advantages[alive].sum() / rho[alive].sum().clamp(min=1e-8))
+        return centred / (centred[alive].std(correction=0) + 1e-8)
+
+
+class BareValueCritic(BareCritic):
+    """MA-Trace with one ratio a unit (joint, or with critic dec of each agent), and PPO. A recurrent critic
+    goes from zeros through unrolls of which no row is the first or last of an episode."""
+
+    def __init__(self, config: Config, algorithm: Any) -> None:
+        spec = algorithm.spec
+        policy = spec.policies[0]
+        chosen: Any = config.algo
+        own, everybody = algorithm.acting_inputs(policy.name), len(policy.agents) * policy.observation_size
+        inputs = {"full": spec.state_size or 0, "dec": own, "obs": everybody}[chosen.critic] + (
+            own if chosen.critic_input == "agent" else 0
+        )
+        super().__init__(config, algorithm, inputs, 1)
+
+    def loss(self, inputs: Unrolls) -> torch.Tensor:
+        config, every = self.config, self.module["critic"](inputs.seen).squeeze(-1)
+        outputs, (_, logp, entropy) = every[:-1], self._policy(inputs)
+        if inputs.settled is None:
+            targets, advantages, ratios = self._estimates(inputs, every.detach(), logp.detach())
+            advantages = self._normalised(advantages, ratios * inputs.acts, inputs.alive)
+        else:
+            targets, advantages = inputs.settled
+        losses = self._value_losses(targets, outputs)
+        if inputs.before is not None:
+            epsilon = config.value_clip
+            near = torch.minimum(torch.maximum(outputs, inputs.before - epsilon), inputs.before + epsilon)
+            losses = torch.maximum(losses, self._value_losses(targets, near))
+        error = (losses * inputs.acts).sum() / outputs.shape[-1]
+        if config.name == "ppo":
+            ratio = (logp - inputs.logp).exp()
+            gains = torch.minimum(
+                ratio * advantages, ratio.clamp(1 - config.clip, 1 + config.clip) * advantages
+            )
+        else:
+            gains = logp * advantages
+        return self._loss(inputs, (gains * inputs.alive).sum(), error, entropy)
+
+    def settled(self, inputs: Unrolls) -> Unrolls:
+        """The inputs with targets and advantages of the present parameters, for gradients of a batch that
+        begins now."""
+        with torch.no_grad():
+            every, (_, logp, _) = self.module["critic"](inputs.seen).squeeze(-1), self._policy(inputs)
+            targets, advantages, ratios = self._estimates(inputs, every, logp)
+            return replace(
+                inputs, settled=(targets, self._normalised(advantages, ratios * inputs.acts, inputs.alive))
+            )
+
+    @torch.no_grad()
+    def _estimates(
+        self, inputs: Unrolls, every: torch.Tensor, logp: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Targets, advantages and the ratios in them, [T, B, U]; every [T+1, B, U]: the values of all
+        rows."""
+        config, value, last = self.config, every[:-1], every[-1]
+        final = value.clone()
+        if not self.remembers:
+            final[inputs.ends] = self.module["critic"](inputs.finals).squeeze(-1)
+        if config.name == "ppo":
+            ratios = (torch.ones_like(value), torch.full_like(value, config.trace_lambda))
+            targets, _ = recursion(inputs, value, last, final, ratios, config.discount)
+            return targets, torch.where(inputs.acts, targets - value, 0.0), ratios[0]
+        difference = (logp - inputs.logp) * inputs.alive
+        ratio = (difference if config.critic == "dec" else difference.sum(-1, keepdim=True)).exp()
+        ratios = (ratio.clamp(max=config.rho_max), config.trace_lambda * ratio.clamp(max=config.c_max))
+        targets, advantages = recursion(inputs, value, last, final, ratios, config.discount)
+        return targets, advantages, ratios[0]
+
+
+class BareCOMA(BareCritic):
+    """COMA: the critic's last output is of agents that do nothing."""
+
+    def __init__(self, config: Config, algorithm: Any) -> None:
+        policy = algorithm.spec.policies[0]
+        super().__init__(
+            config,
+            algorithm,
+            algorithm._critics[policy.name].layers.layers[0].in_features,
+            policy.action.sizes[0] + 1,
+        )
+
+    def _inputs(self, batch: Batch) -> tuple[Any, Any, Any]:
+        owner: Any = self.algorithm
+        policy = owner.spec.policies[0]
+        part = batch.policies[policy.name]
+        shape = part.reward.shape
+        everybody = owner._inputs(
+            policy, batch, owner._central_input(batch)[0], Rows(np.ones(shape, np.bool_))
+        )
+        rows = owner._agent_rows(policy, batch, owner._game(batch))
+        columns = owner._agent_columns(batch, part, rows, np.zeros(shape, np.float32))
+        return everybody.reshape(*shape, -1), np.zeros((0, 1), np.float32), columns
+
+    def loss(self, inputs: Unrolls) -> torch.Tensor:
+        config = self.config
+        outputs = self.module["critic"](inputs.seen)
+        nothing = outputs.shape[-1] - 1
+        done = torch.where(inputs.alive, inputs.action, nothing).unsqueeze(-1)
+        every, logp, entropy = self._policy(inputs)
+        chosen = outputs.gather(-1, done).squeeze(-1)
+        with torch.no_grad():
+            later = self.target["critic"](inputs.seen).gather(-1, done).squeeze(-1)
+            ratios = (torch.ones_like(later), torch.full_like(later, config.trace_lambda))
+            targets, _ = recursion(inputs, later, torch.zeros_like(later[0]), later, ratios, config.discount)
+            ratio = (logp - inputs.logp).exp().clamp(max=config.rho_max)
+            weights = self._normalised(
+                ratio * (chosen - (every.exp() * outputs[..., :nothing]).sum(-1)), ratio, inputs.alive
+            )
+        error = (self._value_losses(targets, chosen) * inputs.acts).sum() / outputs.shape[2]
+        return self._loss(inputs, (logp * weights * inputs.alive).sum(), error, entropy)

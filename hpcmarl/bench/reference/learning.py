@@ -1,0 +1,340 @@
+"""Bare torch loops: what somebody would write for one algorithm on one machine, for `hpcmarl bench learning`
+to compare with.
+
+The same networks, with the same parameters in the same order, and the same loss on inputs that are stacked
+already: plain torch modules, torch's autograd, a step of torch.optim. Here what all have in common, and the
+value-based algorithms; critics.py has the actor-critics. Called by learning.py; its test compares the
+gradients with those of algos/. Single discrete actions of one policy's agents.
+
+    T steps   B trajectories   N agents   U units with a value, 1 or N   A actions   S state      rows T+1:
+        with each episode's closing row
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
+
+from hpcmarl.algos.base import Algorithm
+from hpcmarl.algos.batch import join
+from hpcmarl.algos.design import mixer_state, mixer_state_size
+from hpcmarl.algos.episodes import episodes_of
+from hpcmarl.config import Config
+from hpcmarl.errors import UsageError
+from hpcmarl.maths.qlearning import greedy_actions, near_greedy, optimistic_weights, softmax_value, taken
+from hpcmarl.types import FloatArray, Rollout
+
+
+def multilayer(sizes: Sequence[int], activation: str, *, activate_last: bool = False) -> nn.Sequential:
+    """Linear layers with the activation between them, and behind the last one where asked."""
+    parts: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes):
+        parts += [nn.Linear(inputs, outputs), nn.Tanh() if activation == "tanh" else nn.ReLU()]
+    return nn.Sequential(*(parts if activate_last else parts[:-1]))
+
+
+class BareLoop(ABC):
+    """`module` is trained; `target` a copy that becomes equal to it every `algo.target_every` updates, where
+    the algorithm has that key."""
+
+    def __init__(self, config: Config, algorithm: Algorithm, module: nn.Module) -> None:
+        self.algorithm, self.updates = algorithm, 0
+        self.module: Any = module
+        vector_to_parameters(torch.from_numpy(algorithm.initial_parameters()), module.parameters())
+        self.target: Any = copy.deepcopy(module).requires_grad_(False)
+        self.optimizer = torch_optimizer(config, module)
+        chosen: Any = config.optimizer
+        self.clips: list[tuple[list[nn.Parameter], float | None]] = [
+            (
+                list(part.parameters()),
+                chosen.max_gradient_norm_of_critics if name == "critic" else chosen.max_gradient_norm,
+            )
+            for name, part in _optimised_apart(module).items()
+        ]
+        self.every: int | None = getattr(config.algo, "target_every", None)
+
+    @abstractmethod
+    def stack(self, rollouts: Sequence[Rollout]) -> Any:
+        """The inputs of an update, before anything is timed."""
+
+    @abstractmethod
+    def loss(self, inputs: Any) -> torch.Tensor:
+        """The mean over trajectories, differentiable."""
+
+    def update(self, inputs: Any) -> None:
+        """One step of torch.optim on the loss."""
+        self.optimizer.zero_grad()
+        self.loss(inputs).backward()  # type: ignore[no-untyped-call]
+        for parameters, limit in self.clips:
+            if limit is not None:
+                clip_grad_norm_(parameters, limit)
+        self.optimizer.step()
+        self.updates += 1
+        if self.every is not None and self.updates % self.every == 0:
+            self.target.load_state_dict(self.module.state_dict())
+
+    def gradient(self, inputs: Any) -> FloatArray:
+        """The loss's gradient [P] in the order of the algorithm's vector."""
+        self.optimizer.zero_grad()
+        self.loss(inputs).backward()  # type: ignore[no-untyped-call]
+        return parameters_to_vector(
+            [torch.zeros_like(own) if own.grad is None else own.grad for own in self.module.parameters()]
+        ).numpy()
+
+
+def torch_optimizer(config: Config, module: nn.Module) -> torch.optim.Optimizer:
+    """torch's own optimizer with the same settings, at a constant step size. Raises UsageError where torch
+    has none."""
+    chosen: Any = config.optimizer
+    size, critic_size = chosen.step_size, chosen.step_size_of_critics
+    groups: list[dict[str, Any]] = [
+        {"params": part.parameters(), "lr": critic_size if name == "critic" else size}
+        for name, part in _optimised_apart(module).items()
+    ]
+    if chosen.name == "adam":
+        return torch.optim.Adam(groups, size, (chosen.beta1, chosen.beta2), chosen.epsilon)
+    if chosen.name == "rmsprop":
+        return torch.optim.RMSprop(groups, size, chosen.decay, chosen.epsilon)
+    if chosen.name == "sgd":
+        return torch.optim.SGD(groups, size, chosen.momentum)
+    raise UsageError(
+        f"optimizer.name: torch has no {chosen.name} to compare with; use optimizer.name=adam, rmsprop or sgd"
+    )
+
+
+def _optimised_apart(module: nn.Module) -> dict[str, nn.Module]:
+    """What is clipped by itself and has a step size of its own: agent and critic of an actor-critic, else
+    everything together."""
+    return dict(module.named_children()) if hasattr(module, "critic") else {"all": module}
+
+
+class BareAgent(nn.Module):
+    """Values or logits [rows, B, N, K] of observations [rows, B, N, D]; recurrent over the rows where asked,
+    from zero memory. dueling: with two heads; then allowed actions [rows, B, N, K] matter."""
+
+    def __init__(self, inputs: int, outputs: int, network: Any, *, dueling: bool = False) -> None:
+        super().__init__()
+        self.recurrent = bool(network.recurrent)
+        last = network.hidden[-1] if network.hidden else inputs
+        if self.recurrent or dueling:
+            self.body = multilayer((inputs, *network.hidden), network.activation, activate_last=True)
+        if self.recurrent:
+            self.memory = nn.GRU(last, network.memory)
+            last = network.memory
+        whole = (last, outputs) if self.recurrent or dueling else (inputs, *network.hidden, outputs)
+        self.outputs = multilayer(whole, network.activation)
+        self.value = nn.Linear(last, 1) if dueling else None
+
+    def forward(self, obs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        hidden = obs
+        if hasattr(self, "body"):
+            hidden = self.body(obs)
+        if self.recurrent:
+            hidden = self.memory(hidden.flatten(1, 2))[0].view(*obs.shape[:-1], -1)
+        values: torch.Tensor = self.outputs(hidden)
+        if self.value is None:
+            return values
+        allowed = torch.ones_like(values) if mask is None else mask.float()
+        mean = (values * allowed).sum(-1, keepdim=True) / allowed.sum(-1, keepdim=True).clamp(min=1.0)
+        centred: torch.Tensor = self.value(hidden) + values - mean
+        return centred
+
+
+class BareMixer(nn.Module):
+    """QMIX's: utilities [..., K, n], state [..., S] -> [..., K]."""
+
+    def __init__(self, agents: int, state: int, width: int, hyper: int, activation: str) -> None:
+        super().__init__()
+        self.agents, self.width = agents, width
+        self.first = multilayer((state, hyper, agents * width), activation)
+        self.second = multilayer((state, hyper, width), activation)
+        self.bias = multilayer((state, width), activation)
+        self.value = multilayer((state, width, 1), activation)
+
+    def forward(self, utilities: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        first = self.first(state).abs().unflatten(-1, (self.agents, self.width))
+        hidden = functional.elu(utilities @ first + self.bias(state).unsqueeze(-2))
+        values: torch.Tensor = (hidden @ self.second(state).abs().unsqueeze(-1)).squeeze(-1) + self.value(
+            state
+        )
+        return values
+
+
+class BareCentral(nn.Module):
+    """WQMIX's unrestricted mixer, the same shapes."""
+
+    def __init__(self, agents: int, state: int, width: int) -> None:
+        super().__init__()
+        self.mixed = multilayer((state + agents, width, width, width, 1), "relu")
+        self.value = multilayer((state, width, 1), "relu")
+
+    def forward(self, utilities: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        seen = state.unsqueeze(-2).expand(*utilities.shape[:-1], state.shape[-1])
+        values: torch.Tensor = self.mixed(torch.cat([seen, utilities], -1)).squeeze(-1) + self.value(state)
+        return values
+
+
+@dataclass
+class Stacked:
+    """obs [T+1, B, N, D], alive [T+1, B, N], mask [T+1, B, N, A] or None, action [T, B, N], state [T+1, B, S]
+    or None; of the units [T, B, U]: reward (scaled), counted 1 where there is a step, goes_on 0 where the
+    future is worth nothing, ended."""
+
+    obs: torch.Tensor
+    alive: torch.Tensor
+    mask: torch.Tensor | None
+    action: torch.Tensor
+    state: torch.Tensor | None
+    reward: torch.Tensor
+    counted: torch.Tensor
+    goes_on: torch.Tensor
+    ended: torch.Tensor
+
+
+class BareValues(BareLoop):
+    """IQL, VDN, QMIX, WQMIX and RES."""
+
+    def __init__(self, config: Config, algorithm: Any) -> None:
+        given: Any = config
+        self.config = given.algo
+        self.name: str = self.config.name
+        policy = algorithm.spec.policies[0]
+        agents, actions = len(policy.agents), policy.action.sizes[0]
+        inputs = algorithm.acting_inputs(policy.name)
+        parts: dict[str, nn.Module] = {
+            "agent": BareAgent(inputs, actions, self.config.network, dueling=self.config.network.dueling)
+        }
+        if self.name in ("qmix", "wqmix", "res"):
+            state = mixer_state_size(algorithm.spec, mixer_state(algorithm.spec, self.config))
+            widths = self.config.mixing_width, self.config.hypernetwork_width
+            parts["mixer"] = BareMixer(agents, state, *widths, self.config.hypernetwork_activation)
+            if self.name == "wqmix":
+                parts["central_mixer"] = BareCentral(agents, state, self.config.central_width)
+                parts["central_agent"] = BareAgent(
+                    inputs, actions, self.config.network, dueling=self.config.network.dueling
+                )
+        super().__init__(config, algorithm, nn.ModuleDict(parts))
+
+    def stack(self, rollouts: Sequence[Rollout]) -> Stacked:
+        inputs = {"agent_id": self.config.agent_id, "last_action": self.config.obs_last_action}
+        episodes = episodes_of(join(rollouts), self.algorithm.spec, **inputs)
+        part = episodes.parts[0]
+        owner: Any = self.algorithm
+        columns: Any = part if self.name == "iql" else owner._columns(episodes)
+        state = owner._states(episodes) if "mixer" in self.module else None
+        flags = [
+            torch.from_numpy(array)
+            for array in (columns.acts, ~columns.terminated, columns.terminated | columns.truncated)
+        ]
+        reward = torch.from_numpy(columns.reward * np.float32(self.config.reward_scale))
+        return Stacked(
+            part.obs,
+            part.alive,
+            part.mask,
+            part.action,
+            state,
+            reward,
+            flags[0].float(),
+            flags[1].float(),
+            flags[2],
+        )
+
+    def loss(self, inputs: Stacked) -> torch.Tensor:
+        own, target = self.module, self.target
+        values = own["agent"](inputs.obs, inputs.mask)
+        with torch.no_grad():
+            later = target["agent"](inputs.obs, inputs.mask)
+            greedy = greedy_actions(values if self.config.double_q else later, inputs.mask)
+            if self.name == "wqmix":
+                central_later = target["central_agent"](inputs.obs, inputs.mask)
+                future = self._mixed(target["central_mixer"], inputs, taken(central_later, greedy))
+            elif self.name == "res":
+                future = self._near_greedy(inputs, values, later, greedy)
+            else:
+                future = self._mixed(getattr(target, "mixer", None), inputs, taken(later, greedy))
+            targets = self._targets(inputs, future, self.config.trace_lambda, self.config.n_step)
+        chosen = taken(values[:-1], inputs.action)
+        total = self._mixed(getattr(own, "mixer", None), inputs, chosen)
+        errors = (total - targets).square()
+        if self.name == "res":
+            with torch.no_grad():
+                returns = self._targets(inputs, torch.zeros_like(future), 1.0)
+            errors = errors + self.config.regularisation * (total - returns).square()
+        if self.name == "wqmix":
+            central = self._mixed(
+                own["central_mixer"],
+                inputs,
+                taken(own["central_agent"](inputs.obs, inputs.mask)[:-1], inputs.action),
+            )
+            errors = (
+                optimistic_weights(total.detach(), targets, self.config.alpha) * errors
+                + (central - targets).square()
+            )
+        loss: torch.Tensor = (errors * inputs.counted).sum() / inputs.counted.sum()
+        return loss
+
+    def _mixed(self, mixer: Any, inputs: Stacked, utilities: torch.Tensor) -> torch.Tensor:
+        """[rows, B, N] -> [rows, B, U]."""
+        if self.name == "iql":
+            return utilities
+        present = utilities * inputs.alive[: len(utilities)]
+        if mixer is None:
+            return present.sum(-1, keepdim=True)
+        assert inputs.state is not None
+        mixed: torch.Tensor = mixer(present.unsqueeze(-2), inputs.state[: len(utilities)])
+        return mixed
+
+    def _near_greedy(
+        self, inputs: Stacked, values: torch.Tensor, later: torch.Tensor, greedy: torch.Tensor
+    ) -> torch.Tensor:
+        assert inputs.state is not None
+        state, acts, actions = (array.flatten(0, 1) for array in (inputs.state, inputs.alive, greedy))
+        mask = None if inputs.mask is None else inputs.mask.flatten(0, 1)
+        joint, exists = near_greedy([later.flatten(0, 1)], [mask], [acts], [actions])
+        scores = totals = self.target["mixer"](joint, state)
+        if self.config.double_q:
+            scores = self.module["mixer"](
+                near_greedy([values.flatten(0, 1)], [mask], [acts], [actions])[0], state
+            )
+        return softmax_value(scores, totals, exists, self.config.softmax_beta).view(
+            *inputs.state.shape[:2], 1
+        )
+
+    def _targets(
+        self, inputs: Stacked, future: torch.Tensor, trace_lambda: float, n_step: int = 1
+    ) -> torch.Tensor:
+        gamma: float = self.config.discount
+        after = future[1:] * inputs.goes_on
+        if n_step > 1:
+            return self._n_step_targets(inputs, future, after, n_step)
+        if trace_lambda == 0:
+            return inputs.reward + gamma * after
+        targets = torch.empty_like(after)
+        last = after[-1]
+        for row in reversed(range(len(after))):
+            ahead = torch.where(inputs.ended[row], after[row], last)
+            last = inputs.reward[row] + gamma * ((1 - trace_lambda) * after[row] + trace_lambda * ahead)
+            targets[row] = last
+        return targets
+
+    def _n_step_targets(
+        self, inputs: Stacked, future: torch.Tensor, after: torch.Tensor, n_step: int
+    ) -> torch.Tensor:
+        targets, ahead = torch.empty_like(after), [after[-1]] * n_step
+        for row in reversed(range(len(after))):
+            longer = [
+                inputs.reward[row] + self.config.discount * torch.where(inputs.ended[row], after[row], each)
+                for each in ahead
+            ]
+            targets[row], ahead = longer[-1], [future[row], *longer[:-1]]
+        return targets

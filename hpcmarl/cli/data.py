@@ -1,0 +1,241 @@
+"""`hpcmarl data …`: parses arguments, calls io/ and analysis/export, prints. The logic is there; nothing
+heavy is imported here.
+
+With --json one object goes to standard output and everything else to standard error. Errors are
+hpcmarl.errors; the caller (cli/main.py) turns them into one line and an exit code.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hpcmarl.cli.common import finite, print_columns, print_json
+
+data_app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Inspect, verify, salvage, merge or export HDF5 files.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", exists=True, help="files or run directories")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
+Superseded = Annotated[
+    bool, typer.Option("--superseded", help="also what later starts of a run have superseded")
+]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="the file to write; must not exist")]
+
+
+class Compression(StrEnum):
+    """The settings of trajectories.compression."""
+
+    none = "none"
+    lzf = "lzf"
+    gzip = "gzip"
+    zstd = "zstd"
+    blosc_lz4 = "blosc_lz4"
+
+
+class Form(StrEnum):
+    """What export writes."""
+
+    npz = "npz"
+    csv = "csv"
+
+
+def _flat(prefix: str, value: Any) -> list[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        return [
+            line
+            for key, item in value.items()
+            for line in _flat(f"{prefix}.{key}" if prefix else str(key), item)
+        ]
+    if isinstance(value, list) and len(value) > 4:
+        return [(prefix, f"{', '.join(map(str, value[:3]))}, … {value[-1]} ({len(value)})")]
+    return [
+        (
+            prefix,
+            ", ".join(map(str, value))
+            if isinstance(value, list)
+            else f"{value:.6g}"
+            if isinstance(value, float)
+            else str(value),
+        )
+    ]
+
+
+@data_app.command()
+def inspect(paths: Paths, as_json: Json = False) -> None:
+    """Show what files and run directories hold.
+
+    \b
+    hpcmarl data inspect runs/quickstart-20260101-120000
+    hpcmarl data inspect runs/*/checkpoints/checkpoint-0000000100.h5 --json
+    """
+    from hpcmarl.io.describe import describe
+
+    found = [finite(describe(path)) for path in paths]
+    if as_json:
+        print_json({"files": found})
+        return
+    for number, item in enumerate(found):
+        if number:
+            typer.echo()
+        print_columns(_flat("", item), ("what", "value"))
+
+
+@data_app.command()
+def verify(paths: Paths, as_json: Json = False) -> None:
+    """Read every file whole and say whether it is good.
+
+    Exits 1 if one is bad. Temporary files of running or killed writers count as open, not as bad. Says what
+    later starts of a run have superseded: what was played after the checkpoint that they went on from.
+
+    \b
+    hpcmarl data verify runs/quickstart-20260101-120000
+    """
+    from hpcmarl.io.describe import BAD, run_files, verify_file
+    from hpcmarl.io.trajectories.live_segments import (
+        all_shards,
+        as_plain,
+        describe_superseded,
+        overlaps,
+        superseded,
+    )
+
+    found = [verify_file(file) for path in paths for file in run_files(path)]
+    found += [
+        {"path": str(shard), "status": BAD, "reason": why}
+        for path in paths
+        if path.is_dir()
+        for shard, why in overlaps(path)
+    ]
+    gone = superseded([shard for path in paths if path.is_dir() for shard in all_shards(path)])
+    counts = {status: sum(item["status"] == status for item in found) for status in ("good", "bad", "open")}
+    if as_json:
+        print_json({"files": found, **counts, "superseded": as_plain(gone)})
+    else:
+        if found:
+            print_columns(
+                [(item["status"], item["path"], item["reason"]) for item in found],
+                ("status", "file", "reason"),
+            )
+        for line in describe_superseded(gone):
+            typer.echo(line)
+        typer.echo(f"{counts['good']} good, {counts['bad']} bad, {counts['open']} open")
+    if any(item["status"] == BAD for item in found):
+        raise typer.Exit(1)
+
+
+@data_app.command()
+def salvage(
+    paths: Paths,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="delete temporary files once nothing more can be got from them")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Recover what killed writers and failing disks left: open and damaged shards become valid ones.
+
+    Never overwrites a file and never touches one whose writer lives. Says what was lost. Exits 1 if something
+    could not be recovered. A damaged shard is kept beside as *.damaged. One that is named is read whole,
+    those of a run only if their structure is damaged.
+
+    \b
+    hpcmarl data salvage runs/quickstart-20260101-120000
+    hpcmarl data salvage runs/quickstart-20260101-120000 --remove
+    """
+    from hpcmarl.io.trajectories.salvage import salvage as recover
+
+    found = [item for path in paths for item in recover(path, remove=remove)]
+    if as_json:
+        steps, lost = sum(item.steps for item in found), sum(item.lost_steps for item in found)
+        print_json(
+            {"files": [item.as_dict() for item in found], "recovered_steps": steps, "lost_steps_known": lost}
+        )
+    elif not found:
+        typer.echo(
+            "no shard is open or cut short: nothing to recover (`hpcmarl data verify` reads all bytes and "
+            "names bad shards)"
+        )
+    else:
+        rows = []
+        for item in found:
+            note = (item.note or f"now {item.output}") + (", removed" if item.removed else "")
+            rows.append(
+                (item.status, item.path, str(item.steps), str(item.segments), str(item.lost_steps), note)
+            )
+        print_columns(rows, ("status", "file", "steps", "segments", "lost steps", "note"))
+    if any(item.status == "failed" for item in found):
+        raise typer.Exit(1)
+
+
+@data_app.command()
+def merge(
+    paths: Paths,
+    out: Out,
+    compression: Annotated[
+        Compression, typer.Option("--compression", help="of the merged file")
+    ] = Compression.none,
+    with_superseded: Superseded = False,
+    as_json: Json = False,
+) -> None:
+    """Put many shards into one file of the same layout, in bounded memory.
+
+    \b
+    hpcmarl data merge runs/quickstart-20260101-120000 --out all.h5 --compression zstd
+    """
+    from hpcmarl.io.trajectories.merge import merge_shards
+
+    result = merge_shards(paths, out, compression.value, superseded=with_superseded)
+    if as_json:
+        print_json({"path": str(out), **result})
+    else:
+        left_out = (
+            f", {result['superseded_segments']} superseded segments left out"
+            if result["superseded_segments"]
+            else ""
+        )
+        typer.echo(
+            f"{out}: {result['steps']} steps in {result['segments']} segments of {result['shards']} shards, "
+            f"{result['bytes']} bytes{left_out}"
+        )
+
+
+@data_app.command(name="export")
+def export_table(
+    paths: Paths,
+    out: Out,
+    form: Annotated[
+        Form | None, typer.Option("--format", help="default: by the ending of --out", show_default=False)
+    ] = None,
+    table: Annotated[str, typer.Option("--table", help="segments, env, or a policy: its steps")] = "segments",
+    with_superseded: Superseded = False,
+    as_json: Json = False,
+) -> None:
+    """Write one table of trajectories as npz or csv.
+
+    \b
+    hpcmarl data export runs/quickstart-20260101-120000 --out episodes.csv
+    hpcmarl data export runs/quickstart-20260101-120000 --table agent --out steps.npz
+    """
+    from hpcmarl.analysis.export import export
+    from hpcmarl.errors import UsageError
+
+    if form is None:
+        if out.suffix not in (".npz", ".csv"):
+            raise UsageError(
+                f"--out {out}: the ending says neither npz nor csv; add --format npz or --format csv"
+            )
+        form = Form(out.suffix[1:])
+    result = export(paths, out, form=form.value, table=table, superseded=with_superseded)
+    if as_json:
+        print_json({"path": str(out), **result})
+    else:
+        typer.echo(f"{out}: {result['rows']} rows, {len(result['columns'])} columns, {result['bytes']} bytes")

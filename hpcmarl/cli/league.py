@@ -1,0 +1,310 @@
+"""`hpcmarl league …`: parses arguments, asks roles/, league/ and analysis/, prints. Nothing heavy is imported
+here.
+
+With --json one object goes to standard output and everything else to standard error. What `show` prints is in
+cli/league_show.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hpcmarl.cli.common import (
+    Json,
+    Overrides,
+    Ranks,
+    Trust,
+    check_single,
+    config_of,
+    finite,
+    load,
+    option,
+    print_json,
+    printable,
+    resume_source,
+    set_threads,
+    start,
+    trust_options,
+)
+from hpcmarl.cli.league_play import Run, match, tournament
+from hpcmarl.errors import UsageError
+
+league_app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help=(
+        "Show a league, play matches and tournaments, train exploiters of them, export them or carry them "
+        "over."
+    ),
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+league_app.command()(match)
+league_app.command()(tournament)
+
+
+@league_app.command()
+def show(
+    run: Run,
+    plots: Annotated[
+        Path | None,
+        typer.Option("--plots", metavar="DIR", help="also write pictures there (hpcmarl[analysis])"),
+    ] = None,
+    trusted: Trust = None,
+    as_json: Json = False,
+) -> None:
+    """Members with ratings, payoffs, whom each trained against, exploitability.
+
+    Ratings are Elo points with intervals of 95 %, scores 1 for a win, 0.5 for a draw, 0 for a loss;
+    docs/league.md has the rest.
+
+    \b
+    hpcmarl league show runs/rps
+    hpcmarl league show runs/rps --json | python -m json.tool
+    hpcmarl league show runs/rps --plots pictures
+    """
+    set_threads(1)
+    from hpcmarl.league.commands.exploit import trained_responses, with_trained
+    from hpcmarl.league.commands.exploitability import exploitability
+    from hpcmarl.league.commands.reader import read_league
+    from hpcmarl.league.core.summary import summarise
+
+    if plots is not None:
+        _check_plots(plots)
+    league = read_league(run)
+    facts = {
+        "run": run,
+        "checkpoint": str(league.checkpoint),
+        "name": league.config.name,
+        "env": league.config.env.id,
+    }
+    result: dict[str, Any] = {**facts, **summarise(league.book)}
+    exact, reason = exploitability(league, result["nash"])
+    result["exploitability"] = with_trained(exact, trained_responses(league))
+    if reason:
+        result["reasons"]["exploitability"] = reason
+    written = []
+    if plots is not None:
+        from hpcmarl.analysis.league import plot_league
+
+        written = [str(path) for path in plot_league(result, plots)]
+    if as_json:
+        print_json(finite({**result, "plots": written}))
+        return
+    from hpcmarl.cli.league_show import print_league
+
+    print_league(result)
+    for path in written:
+        typer.echo(f"wrote {path}")
+
+
+@league_app.command()
+def export(
+    run: Run,
+    member: Annotated[
+        str | None, typer.Option("--member", metavar="NAME", help="the newest snapshot of this member")
+    ] = None,
+    snapshot: Annotated[str | None, typer.Option("--snapshot", metavar="NAME", help="this snapshot")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE.npz", help="the parameters; must not exist")
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option("--table", metavar="FILE.csv", help="the payoff table; must not exist")
+    ] = None,
+    trusted: Trust = None,
+    as_json: Json = False,
+) -> None:
+    """Write a snapshot's parameters for use elsewhere, or the payoff table.
+
+    FILE.npz holds the parameters by name, FILE.json beside it describes the networks. docs/league.md has the
+    formats.
+
+    \b
+    hpcmarl league export runs/rps --member main --out main.npz
+    hpcmarl league export runs/rps --table payoff.csv
+    """
+    named = [name for name in (member, snapshot) if name is not None]
+    if len(named) > 1 or bool(named) != (out is not None) or (out is None and table is None):
+        raise UsageError(
+            "league export needs --member NAME or --snapshot NAME with --out FILE.npz, or --table FILE.csv, "
+            "or both"
+        )
+    set_threads(1)
+    from hpcmarl.analysis.league_export import check_outputs, write_parameters, write_payoff
+    from hpcmarl.league.commands.reader import describe_networks, read_league
+    from hpcmarl.league.core.summary import summarise
+
+    league = read_league(run)
+    if member is not None and member not in league.game.members:
+        raise UsageError(
+            f"--member {member}: {run} has no such member; allowed: {', '.join(league.game.members)}"
+        )
+    check_outputs(out, table)
+    result: dict[str, Any] = {}
+    if out is not None:
+        chosen = league.snapshot(named[0])
+        parameters, description = describe_networks(league, chosen)
+        result["parameters"] = write_parameters(out, parameters, description)
+    if table is not None:
+        told = summarise(league.book)
+        names = [each["name"] for each in told["snapshots"]]
+        result["table"] = write_payoff(table, names, told["games"], told["payoff"], told["mean_return"])
+    if as_json:
+        print_json(result)
+        return
+    for what in result.values():
+        typer.echo(
+            ", ".join(
+                f"{key} {value}" if isinstance(value, int) else str(value) for key, value in what.items()
+            )
+        )
+
+
+@league_app.command()
+def carry(
+    run: Run,
+    snapshot: Annotated[
+        str, typer.Argument(metavar="SNAPSHOT", help="a snapshot, or a member (its newest one)")
+    ],
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="the league to carry it to, with the new observations")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE.h5", help="the new snapshot; must not exist")
+    ],
+    features: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--features",
+            metavar="POLICY=LIST",
+            help="what each new feature was: 0-9,new*2,10",
+            show_default=False,
+        ),
+    ] = None,
+    trusted: Trust = None,
+    as_json: Json = False,
+) -> None:
+    """Make a snapshot fit changed observations without changing what it does.
+
+    New features begin with weights of zero; that the outputs stay is checked. A member of a new league begins
+    there with league.members.NAME.start: FILE.h5.
+
+    \b
+    hpcmarl league carry runs/tag prey configs/tag_with_wind.yaml --features prey=0-13,new*2 --out prey.h5
+    """
+    set_threads(1)
+    from hpcmarl.cli.common import load
+    from hpcmarl.league.commands.reader import read_league
+    from hpcmarl.league.commands.transfer import carry as carry_over
+
+    result = carry_over(read_league(run), snapshot, load(config, []), features or [], out)
+    if as_json:
+        print_json(result)
+        return
+    typer.echo(f"{result['snapshot']} to {result['file']}: {result['parameters']} parameters")
+    typer.echo(f"outputs change by {result['difference']:.1e} of the largest")
+    for what in ("widened", "begun"):
+        if result[what]:
+            typer.echo(f"{what}: {', '.join(result[what])}")
+
+
+@league_app.command()
+def exploit(
+    run: Run,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="the policy to exploit: a snapshot, or a member (its newest one)"
+        ),
+    ],
+    overrides: Overrides = None,
+    ranks: Ranks = None,
+    run_dir: Annotated[
+        str | None, typer.Option("--run-dir", metavar="DIR", help="default: RUN/exploiters/SNAPSHOT")
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="auto|DIR|CHECKPOINT", help="go on from a checkpoint")
+    ] = None,
+    episodes: Annotated[int, typer.Option("--episodes", min=2, help="at the end, against the target")] = 1000,
+    trusted: Trust = None,
+    as_json: Json = False,
+) -> None:
+    """Train an opponent against one frozen policy: what it gains, a best response gains at least.
+
+    It trains as RUN did, with RUN's configuration and changes to it, until the same limit unless
+    stop.updates, stop.env_steps or stop.seconds is given; on ranks started here (-n) or in the MPI world
+    around this command. The outcome is in exploit.json, and in `hpcmarl league show RUN`.
+
+     hpcmarl league exploit runs/connect_four main -n 4 stop.seconds=600 srun --mpi=pmix hpcmarl league
+    exploit runs/tag prey-000012 --resume auto hpcmarl league exploit runs/rps main optimizer.step_size=0.002
+    seed=1 --run-dir runs/rps/exploiters/main-slow
+
+    --resume auto takes the newest checkpoint of the directory. Exit codes as of hpcmarl train.
+    """
+    changes = list(overrides or ())
+    load(str(config_of(run)), [])  # sets its threads
+    if ranks is not None and ranks > 1:
+        flags = [
+            *option("--run-dir", run_dir),
+            *option("--resume", resume),
+            "--episodes",
+            str(episodes),
+            *(["--json"] if as_json else []),
+        ]
+        arguments = ["league", "exploit", run, name, *changes, *flags, *trust_options(trusted)]
+        start(ranks, arguments, trains=True, source=lambda: resume_source(run_dir, resume, None))
+    check_single(ranks)
+    from hpcmarl.league.commands.exploit import Exploitation
+    from hpcmarl.train import train_planned
+
+    exploitation = Exploitation(run, name, changes, run_dir, resume, episodes)
+
+    def finish(directory: Path) -> None:
+        _print_exploit(exploitation.judge(directory), as_json)
+
+    raise typer.Exit(train_planned(exploitation.plan, resume, finish))
+
+
+def _print_exploit(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(result)
+        return
+    target, baseline = printable(result["target"]), printable(result["baseline"])
+    trained = f"{result['updates']:,} updates, {result['env_steps']:,} environment steps"
+    typer.echo(
+        f"{result['exploiter']} ({trained}) against {target}, {result['episodes']} episodes, "
+        f"{'greedy' if result['greedy'] else 'sampled'}"
+    )
+    typer.echo(
+        f"score of the exploiter: {result['score']:.3f} (95 % from {result['score_low']:.3f} to "
+        f"{result['score_high']:.3f})"
+    )
+    typer.echo(f"its mean return: {result['return_mean']:.4g} (standard error {result['return_sem']:.2g})")
+    typer.echo(
+        f"that of {baseline} against {target}: {result['baseline_return_mean']:.4g} (standard error "
+        f"{result['baseline_return_sem']:.2g})"
+    )
+    typer.echo(
+        f"a best response to {target} gains at least {result['gain']:.4g} (95 % from "
+        f"{result['gain_low']:.4g} to {result['gain_high']:.4g})"
+    )
+    typer.echo(f"wrote {printable(result['file'])}")
+
+
+def _check_plots(directory: Path) -> None:
+    """Raises MissingPackageError without matplotlib, UsageError for what is no directory: before the league
+    is read."""
+    from hpcmarl.analysis.simulation import INSTALL, plots_possible
+    from hpcmarl.errors import MissingPackageError
+
+    if not plots_possible():
+        raise MissingPackageError(f"--plots {directory}: {INSTALL}")
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(
+            f"--plots {directory}: not a directory; name one, which is made where it does not exist"
+        )

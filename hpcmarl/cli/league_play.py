@@ -1,0 +1,146 @@
+"""`hpcmarl league match` and `tournament`: parses arguments, asks roles/, prints. Commands of cli/league.py;
+nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from hpcmarl.cli.common import Json, Trust, finite, print_columns, print_json, printable, set_threads
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="run directory of a league, or a checkpoint in it")]
+Episodes = Annotated[
+    int | None,
+    typer.Option("--episodes", min=1, help="default: league.evaluation.episodes", show_default=False),
+]
+Greedy = Annotated[
+    bool | None,
+    typer.Option("--greedy/--sample", help="default: league.evaluation.greedy", show_default=False),
+]
+Seed = Annotated[
+    int | None, typer.Option("--seed", min=0, help="default: eval.seed of the run", show_default=False)
+]
+MOST_SHOWN = 12  # entrants whose scores against each other are printed
+
+
+def match(
+    run: Run,
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="A",
+            help=(
+                "a snapshot, a member (its newest one), either of another league as NAME@RUN, random, or "
+                "search:DEPTH"
+            ),
+        ),
+    ],
+    second: Annotated[str, typer.Argument(metavar="B", help="the same")],
+    episodes: Episodes = None,
+    greedy: Greedy = None,
+    seed: Seed = None,
+    trusted: Trust = None,
+    as_json: Json = False,
+) -> None:
+    """Play A against B; the score is A's.
+
+    search:DEPTH looks so many plies ahead, in connect four and tic-tac-toe.
+
+    \b
+    hpcmarl league match runs/rps main-000012 main-000003 --episodes 500
+    hpcmarl league match runs/connect_four main search:3 --episodes 200 --greedy --json
+    hpcmarl league match runs/connect_four main main@runs/another
+    """
+    set_threads(1)
+    from hpcmarl.league.commands.match import play_match
+    from hpcmarl.league.commands.reader import read_league
+
+    result = play_match(read_league(run), first, second, episodes, greedy, seed)
+    if as_json:
+        print_json(finite(result))
+        return
+    row, column = printable(result["row"]), printable(result["column"])
+    typer.echo(
+        f"{row} against {column}, {result['episodes']} episodes, seed {result['seed']}, "
+        f"{'greedy' if result['greedy'] else 'sampled'}"
+    )
+    typer.echo(
+        f"score of {row}: {result['score']:.3f} (95 % from {result['score_low']:.3f} to "
+        f"{result['score_high']:.3f})"
+    )
+    if result["wins"] is not None:
+        typer.echo(f"{result['wins']} won, {result['draws']} drawn, {result['losses']} lost")
+    rows = []
+    for key, name in (("row", row), ("column", column)):
+        rows.append((name, f"{result[f'{key}_return_mean']:.4g}", f"{result[f'{key}_return_std']:.4g}"))
+    print_columns(rows, ("player", "mean return", "std"), right=(1, 2))
+
+
+def tournament(
+    run: Run,
+    players: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PLAYER...", help="as in match: snapshots, members, NAME@RUN, random, search:DEPTH"
+        ),
+    ],
+    episodes: Episodes = None,
+    greedy: Greedy = None,
+    seed: Seed = None,
+    trusted: Trust = None,
+    as_json: Json = False,
+) -> None:
+    """Play all PLAYERs against each other and rate them on one scale, in Elo points.
+
+    \b
+    hpcmarl league tournament runs/a player player-000000 player@runs/b search:3 --episodes 200
+    """
+    set_threads(1)
+    from hpcmarl.league.commands.reader import read_league
+    from hpcmarl.league.commands.tournament import Tournament
+
+    played = Tournament(read_league(run), players, episodes, greedy, seed)
+    with typer.progressbar(played.pairs, label="matches", file=sys.stderr) as pairs:
+        for row, column in pairs:
+            played.play(row, column)
+    result = played.result()
+    if as_json:
+        print_json(finite(result))
+    else:
+        _print_tournament(result)
+
+
+def _print_tournament(result: dict[str, Any]) -> None:
+    """Best first where there are ratings."""
+    entrants = result["entrants"]
+    order = sorted(range(len(entrants)), key=lambda number: -(entrants[number]["rating_elo"] or 0.0))
+    rows = []
+    for place, number in enumerate(order, start=1):
+        told = entrants[number]
+        rating, low, high = (told[f"rating_elo{end}"] for end in ("", "_low", "_high"))
+        rated = ("-", "-") if rating is None else (f"{rating:+.0f}", f"{low:+.0f} to {high:+.0f}")
+        rows.append(
+            (
+                str(place),
+                printable(told["entrant"]),
+                *rated,
+                f"{told['mean_score']:.3f}",
+                f"{told['games']:,}",
+            )
+        )
+    print_columns(rows, ("", "player", "rating", "95 %", "score", "games"), right=(0, 2, 3, 4, 5))
+    if len(order) > MOST_SHOWN:
+        return
+    typer.echo("\nmean score of the row against the column (- : did not meet)")
+    cells = [
+        (
+            str(place),
+            *("-" if (score := result["score"][row][column]) is None else f"{score:.2f}" for column in order),
+        )
+        for place, row in enumerate(order, start=1)
+    ]
+    print_columns(
+        cells, ("", *(str(place) for place in range(1, len(order) + 1))), right=range(len(order) + 1)
+    )

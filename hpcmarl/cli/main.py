@@ -1,0 +1,277 @@
+"""The commands. Each is one function that imports what it needs when it runs, so that `--help` loads nothing
+heavy.
+
+Started by the console script and by `python -m hpcmarl`. Parses arguments, prints, chooses exit codes
+(errors.py); the work is done elsewhere. A new command is one function here, in cli/show.py where it only
+shows, in cli/bench.py where it measures, or in a file of its own (cli/data.py, cli/league.py,
+cli/simulate.py, cli/submit.py). With --json a command prints one JSON object on standard output and all else
+on standard error.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpcmarl import __version__
+from hpcmarl.cli.bench_ranks import bench_app
+from hpcmarl.cli.common import (
+    Json,
+    OptionalConfig,
+    Overrides,
+    Ranks,
+    Trust,
+    check_single,
+    config_of,
+    load,
+    names_environment,
+    new_run_dir,
+    option,
+    print_result,
+    printable,
+    resume_source,
+    set_threads,
+    split_overrides,
+    start,
+    trust_options,
+)
+from hpcmarl.cli.show import config_app, list_app
+from hpcmarl.cli.simulate import simulate
+from hpcmarl.cli.submit import submit
+from hpcmarl.errors import HpcmarlError
+
+if TYPE_CHECKING:
+    from hpcmarl.config import Config
+
+# between two garbage collections: those after every 700, Python's default, took a tenth of the time of
+# importing
+NEW_OBJECTS = 50_000
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Multi-agent reinforcement learning on Slurm clusters and one machine, over MPI.",
+    epilog="First run: hpcmarl train configs/quickstart.yaml -n 4",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(config_app, name="config")
+app.add_typer(list_app, name="list")
+app.add_typer(bench_app, name="bench")
+app.command()(simulate)
+app.command()(submit)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hpcmarl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
+@app.command()
+def train(
+    config: OptionalConfig = None,
+    overrides: Overrides = None,
+    ranks: Ranks = None,
+    run_dir: Annotated[
+        str | None, typer.Option("--run-dir", metavar="DIR", help="default: runs/NAME-DATE-TIME")
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="auto|RUN|CHECKPOINT", help="go on from a checkpoint")
+    ] = None,
+    trusted: Trust = None,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="go on even with another environment or name")
+    ] = False,
+) -> None:
+    """Train policies.
+
+    On ranks started here (-n) or in the MPI world around this command (mpirun, srun).
+
+    \b
+    hpcmarl train configs/quickstart.yaml -n 4 stop.seconds=30
+    mpirun -n 8 hpcmarl train configs/quickstart.yaml rounds.rule=rennala
+    hpcmarl train --resume runs/quickstart-20260101-120000 -n 4
+    hpcmarl train preset=mappo env.id=mpe2.simple_spread_v3 stop.env_steps=2000000 -n 4
+
+    Overrides are YAML values; list items by number (topology.groups.0.delay.step=0.1 also turns a number of
+    groups into a list). algo.name=... or optimizer.name=... switches the section: it keeps the keys that both
+    choices have, the others get the new choice's defaults. preset=... fills in what an algorithm's authors
+    set, where neither the file nor an override says otherwise (hpcmarl list presets).
+
+    --resume auto takes the newest run of the same name; with a run or checkpoint CONFIG may be left out. What
+        differs from the
+    checkpoint's configuration is said; another environment, or another run's directory, is refused unless
+    --accept-changes is given. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 stopped by a
+    signal after a good checkpoint.
+    """
+    config, changes = split_overrides(config, overrides)
+
+    def read() -> Config:
+        from hpcmarl.config.file import load_config
+
+        alone = config is None and not (resume in (None, "auto") and names_environment(changes))
+        return load_config(config_of(resume) if alone else config and Path(config), changes)
+
+    from hpcmarl.launch.signals import StopSignals
+    from hpcmarl.runtime.entry import shared_config
+
+    signals = StopSignals()
+    settings = shared_config(read, signals)
+    set_threads(settings.topology.threads)
+    if ranks is not None and ranks > 1:
+        if run_dir is None and resume is None:
+            run_dir = str(new_run_dir(settings.name))
+        options = [
+            *option("--run-dir", run_dir),
+            *option("--resume", resume),
+            *(["--accept-changes"] if accept_changes else []),
+        ]
+        options += trust_options(trusted)
+        arguments = ["train", *([config] if config else []), *changes, *options]
+        start(ranks, arguments, trains=True, source=lambda: resume_source(run_dir, resume, settings.name))
+    check_single(ranks)
+    from hpcmarl.train import train as train_ranks
+
+    raise typer.Exit(train_ranks(settings, run_dir, resume, accept_changes=accept_changes, signals=signals))
+
+
+@app.command(name="eval")
+def evaluate(
+    path: Annotated[str, typer.Argument(metavar="RUN|CHECKPOINT", help="run directory or checkpoint file")],
+    episodes: Annotated[
+        int | None,
+        typer.Option("--episodes", min=1, help="default: eval.episodes of the run", show_default=False),
+    ] = None,
+    greedy: Annotated[
+        bool | None,
+        typer.Option("--greedy/--sample", help="default: eval.greedy of the run", show_default=False),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="default: eval.seed of the run", show_default=False)
+    ] = None,
+    random: Annotated[
+        list[str] | None,
+        typer.Option("--random", metavar="AGENT", help="this agent plays at random (repeatable)"),
+    ] = None,
+    trusted: Trust = None,
+    as_json: Json = False,
+) -> None:
+    """Play episodes with trained policies, without learning.
+
+    The environment must be that of the run's config.yaml, or one that a package depending on PettingZoo or
+    Gymnasium offers; --trust ID imports it all the same.
+
+    \b
+    hpcmarl eval runs/quickstart-20260101-120000 --episodes 200 --json
+    hpcmarl eval runs/tictactoe --random player_2 --episodes 500
+    """
+    config_of(path)
+    set_threads(1)
+    from hpcmarl.evaluate import evaluate_checkpoint
+
+    print_result(evaluate_checkpoint(path, episodes, greedy, seed, random or ()), as_json)
+
+
+@app.command()
+def doctor(
+    config: OptionalConfig = None,
+    overrides: Overrides = None,
+    ranks: Ranks = None,
+    run_dir: Annotated[
+        str, typer.Option("--run-dir", metavar="DIR", help="where runs will be written")
+    ] = "runs",
+    as_json: Json = False,
+) -> None:
+    """Look for what would make a run fail.
+
+    MPI, the launcher, roles, messages between all ranks, storage, packages.
+
+    \b
+    hpcmarl doctor
+    hpcmarl doctor configs/quickstart.yaml -n 4
+    srun --mpi=pmix hpcmarl doctor configs/quickstart.yaml --run-dir /scratch/me/runs
+
+    Exits 1 when a line says BAD.
+    """
+    config, changes = split_overrides(config, overrides)
+    settings = load(config, changes) if config is not None or changes else None
+    if ranks is not None and ranks > 1:
+        flags = ["--json"] if as_json else []
+        start(ranks, ["doctor", *([config] if config else []), *changes, "--run-dir", run_dir, *flags])
+    check_single(ranks)
+    from hpcmarl.doctor import examine
+
+    raise typer.Exit(examine(settings, Path(run_dir), as_json))
+
+
+@app.command(
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "allow_interspersed_args": False,
+        "help_option_names": [],
+    },
+    add_help_option=False,
+)
+def data(context: typer.Context) -> None:
+    """Inspect, verify, salvage, merge or export HDF5 files."""
+    from hpcmarl.cli.data import data_app
+
+    data_app(context.args, prog_name="hpcmarl data")
+
+
+@app.command(
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "allow_interspersed_args": False,
+        "help_option_names": [],
+    },
+    add_help_option=False,
+)
+def league(context: typer.Context) -> None:
+    """Show a league, play matches between its policies, train exploiters of them, or export them."""
+    from hpcmarl.cli.league import league_app
+
+    league_app(context.args, prog_name="hpcmarl league")
+
+
+def main() -> None:
+    """The console script: run a command; one line and an exit code for what is the user's to mend, a
+    traceback for what is ours."""
+    gc.set_threshold(NEW_OBJECTS)
+    try:
+        app(prog_name="hpcmarl")
+    except HpcmarlError as error:
+        sys.stdout.flush()
+        if not (error.everywhere and _rank_label()):  # rank 0 says what all have found
+            print(
+                f"{_rank_label()}error: {printable(' '.join(str(error).split()))}",
+                file=sys.stderr,
+                flush=True,
+            )
+        sys.exit(error.exit_code)
+
+
+def _rank_label() -> str:
+    """Which rank speaks, where several write to one terminal; nothing for rank 0."""
+    from hpcmarl.launch.world import launcher_world
+
+    world = launcher_world(os.environ)
+    return f"rank {world.rank}: " if world is not None and world.rank > 0 else ""

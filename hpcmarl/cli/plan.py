@@ -1,0 +1,100 @@
+"""`hpcmarl simulate --from-run`: what a run's measured times say about another number or mix of groups. Part
+of cli/main.py, lazy like it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from hpcmarl.cli.common import print_table
+from hpcmarl.errors import UsageError
+
+if TYPE_CHECKING:
+    from hpcmarl.sim.plan import Measured
+
+LARGEST = 100_000  # groups
+
+
+def plan(run: str, groups: int | None, slow: str | None, rules: Sequence[str], as_json: bool) -> None:
+    """Read a run's metrics, predict, print."""
+    from hpcmarl.optim.rounds import RULES
+    from hpcmarl.sim.plan import Slow, best_rule, predict
+
+    unknown = [rule for rule in rules if rule not in RULES]
+    if unknown:
+        raise UsageError(f"--rule {unknown[0]}: unknown; allowed: {', '.join(RULES)}")
+    if groups is not None and not 1 <= groups <= LARGEST:
+        raise UsageError(f"--groups {groups}: allowed: a number from 1 to {LARGEST}")
+    slower = None if slow is None else Slow.parse(slow)
+    measured = measured_run(Path(run))
+    wanted = len(measured.groups) if groups is None else groups
+    found = predict(measured, wanted, list(dict.fromkeys(rules)) or list(RULES), slower)
+    best, reason = best_rule(found, differ=measured.differ)
+    if as_json:
+        from hpcmarl.io.metrics import json_text
+
+        typer.echo(
+            json_text(
+                _told(run, measured, wanted, slow) | {"rules": found, "best_rule": best, "reason": reason}
+            )
+        )
+        return
+    print_table([{"rule": rule, **_cells(figures)} for rule, figures in found.items()])
+    typer.echo(f"best: {best}: {reason}")
+    if math.isfinite(measured.rate):
+        typer.echo(
+            (
+                f"the run itself ({measured.rule}, {len(measured.groups)} groups): {measured.rate:.4g} "
+                "trajectories a second"
+            ),
+            err=True,
+        )
+
+
+def measured_run(run: Path) -> Measured:
+    """Return the times that a run has measured. Raises UsageError where it is no run, or has measured too
+    few."""
+    from hpcmarl.config.file import load_config
+    from hpcmarl.io.metrics import read_groups, read_metrics
+    from hpcmarl.io.run_directory import RunDirectory
+    from hpcmarl.sim.plan import fit
+
+    paths = RunDirectory(run)
+    if not paths.config.is_file():
+        raise UsageError(
+            f"--from-run {run}: not a run directory, it holds no config.yaml; give one that hpcmarl train "
+            "has made"
+        )
+    groups = read_groups(run)
+    columns, config = read_metrics(run), load_config(paths.config)
+    figures, versions = ({}, columns["version"][:0]) if groups is None else (groups.figures, groups.version)
+    return fit(columns, config, f"--from-run {run}", figures, versions)
+
+
+def _told(run: str, measured: Measured, groups: int, slow: str | None) -> dict[str, Any]:
+    """What the prediction is made from; null where the run has too few rows."""
+    return {
+        "from_run": run,
+        "groups": groups,
+        "slow": slow,
+        "measured_rule": measured.rule,
+        "measured_groups": len(measured.groups),
+        "measured_trajectories_per_second": measured.rate,
+        "measured_round_seconds": measured.round_seconds,
+        "trajectory_seconds": [group.seconds for group in measured.groups],
+        "exchange_seconds": [group.exchange_seconds for group in measured.groups],
+        "server_gradient_seconds": measured.server_seconds,
+        "trajectories_per_group_and_round": measured.share,
+    }
+
+
+def _cells(figures: dict[str, float]) -> dict[str, str]:
+    return {
+        "trajectories/s": f"{figures['trajectories_per_second']:.4g}",
+        "round [s]": f"{figures['round_seconds']:.4g}",
+        "efficiency": f"{figures['efficiency']:.1%}",
+    }

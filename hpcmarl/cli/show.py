@@ -1,0 +1,209 @@
+"""The commands that show without training: config and list. Part of cli/main.py, and lazy like it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from hpcmarl.cli.common import (
+    Json,
+    OptionalConfig,
+    Overrides,
+    file_and_changes,
+    print_rows,
+    print_table,
+)
+
+if TYPE_CHECKING:
+    pass
+
+config_app = typer.Typer(no_args_is_help=True, help="Show, check or explain a configuration.")
+list_app = typer.Typer(
+    no_args_is_help=True,
+    help="List known environments, algorithms, presets, round rules or what a league chooses from.",
+)
+
+
+@config_app.command()
+def show(config: OptionalConfig = None, overrides: Overrides = None) -> None:
+    """Print the whole configuration, defaults and the values of a preset included, as YAML that can be used
+    again.
+
+    \b
+    hpcmarl config show configs/quickstart.yaml optimizer.name=nigt > mine.yaml
+    hpcmarl config show preset=mappo env.id=mpe2.simple_spread_v3 stop.env_steps=2000000
+    """
+    from hpcmarl.config.file import dump_config, load_either
+
+    typer.echo(dump_config(load_either(*file_and_changes(config, overrides))), nl=False)
+
+
+@config_app.command()
+def check(config: OptionalConfig = None, overrides: Overrides = None) -> None:
+    """Say whether a configuration is valid; exits 2 with one line if not.
+
+    \b
+    hpcmarl config check configs/quickstart.yaml rounds.rule=malenia
+    """
+    from hpcmarl.config import Config
+    from hpcmarl.config.file import load_either
+
+    path, changes = file_and_changes(config, overrides)
+    source, settings = path or "command line", load_either(path, changes)
+    if isinstance(settings, Config):
+        typer.echo(
+            f"{source} is valid: {settings.env.id}, {settings.algo.name}, {settings.optimizer.name}, "
+            f"{settings.rounds.rule}"
+        )
+        return
+    from hpcmarl.config.sweep import candidates, cases
+
+    found = cases(settings, [change.partition("=")[0].strip() for change in changes])
+    for case in found:
+        list(candidates(case.config))
+    typer.echo(f"{source} is valid: a simulation of {len(found)} cases, objective {settings.objective.name}")
+
+
+@config_app.command()
+def schema(
+    as_json: Annotated[bool, typer.Option("--json", help="JSON schema, for editors")] = False,
+    simulation: Annotated[bool, typer.Option("--simulation", help="of files for hpcmarl simulate")] = False,
+) -> None:
+    """Every key: what is allowed, the default, what it means.
+
+    \b
+    hpcmarl config schema | grep delay
+    hpcmarl config schema --simulation
+    """
+    from hpcmarl.config import Config
+    from hpcmarl.config.keys import schema_rows
+    from hpcmarl.config.simulation import SimulationConfig
+
+    root = SimulationConfig if simulation else Config
+    if as_json:
+        typer.echo(json.dumps(root.model_json_schema(), indent=2))
+        return
+    print_table(
+        [
+            {
+                "key": row.key,
+                "allowed": row.allowed,
+                "default": row.default,
+                "meaning": row.description + (f" [{', '.join(row.only)}]" if row.only else ""),
+            }
+            for row in schema_rows(root)
+        ]
+    )
+
+
+@list_app.command(name="envs")
+def list_environments(as_json: Json = False) -> None:
+    """Environments that are known to run; any PettingZoo environment works by its import path.
+
+    `batched`: many games are stepped together (env.batched).
+    """
+    from hpcmarl.envs import KNOWN_ENVIRONMENTS, has_batched_form
+
+    print_rows(
+        "environments",
+        [
+            {"id": known.id, "kind": known.kind, "installed": known.installed}
+            | {"batched": has_batched_form(known.id), "package": known.package, "summary": known.summary}
+            for known in KNOWN_ENVIRONMENTS
+        ],
+        as_json,
+    )
+
+
+@list_app.command(name="algos")
+def list_algorithms(as_json: Json = False) -> None:
+    """Algorithms, for algo.name."""
+    from hpcmarl.config.keys import first_line, members_of
+
+    print_rows(
+        "algorithms",
+        [{"name": name, "summary": first_line(model)} for name, model in members_of("algo").items()],
+        as_json,
+    )
+
+
+@list_app.command(name="presets")
+def list_presets(
+    as_json: Json = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="the tables of docs/presets.md")] = False,
+) -> None:
+    """Settings of algorithms' authors, for preset. --json adds every value with its source, and what no key
+    expresses."""
+    from hpcmarl.config.presets import PRESETS
+
+    if as_markdown:
+        from hpcmarl.analysis.presets import markdown
+
+        typer.echo(markdown(), nl=False)
+        return
+    rows = []
+    for preset in PRESETS.values():
+        row: dict[str, Any] = {
+            "name": preset.name,
+            "algorithm": preset.choices["algo"],
+            "optimizer": preset.choices["optimizer"],
+        }
+        row |= {"paper": preset.paper, "code": f"github.com/{preset.repository}", "summary": preset.summary}
+        if as_json:
+            gaps = [
+                {"theirs": gap.theirs, "ours": gap.ours, "source": preset.cite(gap.source)}
+                for gap in preset.gaps
+            ]
+            row |= {"values": preset.values, "sources": preset.sources, "gaps": gaps}
+        rows.append(row)
+    print_rows("presets", rows, as_json)
+
+
+@list_app.command(name="rules")
+def list_rules(as_json: Json = False) -> None:
+    """Rules that end a round, for rounds.rule."""
+    from hpcmarl.config.keys import first_line
+    from hpcmarl.optim.rounds import RULES
+
+    print_rows(
+        "rules", [{"name": name, "summary": first_line(rule)} for name, rule in RULES.items()], as_json
+    )
+
+
+@list_app.command(name="matchmakers")
+def list_matchmakers(as_json: Json = False) -> None:
+    """Whom members of a league meet: matchmakers, and kinds of members, which choose by themselves."""
+    from hpcmarl.config.league import MatchmakingConfig, MemberKindConfig
+
+    choices = {
+        "league.matchmaking.name": MatchmakingConfig,
+        "league.members.<name>.kind.name": MemberKindConfig,
+    }
+    rows = [
+        {"name": name, "key": key, "summary": summary}
+        for key, union in choices.items()
+        for name, summary in _summaries(union)
+    ]
+    print_rows("matchmakers", rows, as_json)
+
+
+@list_app.command(name="evaluations")
+def list_evaluations(as_json: Json = False) -> None:
+    """Which snapshots of a league are compared next, for league.evaluation.strategy.name."""
+    from hpcmarl.config.league import EvaluationStrategyConfig
+
+    print_rows(
+        "evaluations",
+        [{"name": name, "summary": summary} for name, summary in _summaries(EvaluationStrategyConfig)],
+        as_json,
+    )
+
+
+def _summaries(union: Any) -> list[tuple[str, str]]:
+    """Name and first line of each model of a choice by name."""
+    from hpcmarl.config.keys import first_line
+
+    models = get_args(get_args(union)[0])
+    return [(str(model.model_fields["name"].default), first_line(model)) for model in models]

@@ -1,0 +1,360 @@
+"""`hpcmarl submit`: checks a run before it waits in a queue, renders its batch script, hands it to sbatch.
+Part of cli/main.py, and lazy.
+
+The script's text is made in launch/slurm.py, sbatch is asked in launch/sbatch.py.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time as clock
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpcmarl.cli.common import OptionalConfig, Overrides, file_and_changes
+from hpcmarl.errors import ConfigError, HpcmarlError, UsageError
+
+if TYPE_CHECKING:
+    from hpcmarl.comm.topology import Topology
+    from hpcmarl.config import Config
+    from hpcmarl.launch.slurm import Component, Job
+    from hpcmarl.launch.submissions import Submission
+
+DIFFERENCES_SHOWN = 10
+Extra = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sbatch", metavar="OPTION", help="further sbatch option, --sbatch=--gres=gpu:1 (repeatable)"
+    ),
+]
+ActorExtra = Annotated[
+    list[str] | None,
+    typer.Option("--actor-sbatch", metavar="OPTION", help="the same for the actors' component of --hetjob"),
+]
+
+
+def submit(
+    config: OptionalConfig = None,
+    overrides: Overrides = None,
+    nodes: Annotated[int, typer.Option("--nodes", min=1)] = 1,
+    tasks: Annotated[int, typer.Option("--ntasks-per-node", min=1, help="ranks of each node")] = 8,
+    cores: Annotated[
+        int | None,
+        typer.Option("--cpus-per-task", min=1, help="cores, and threads, of each rank", show_default=False),
+    ] = None,
+    time: Annotated[
+        str, typer.Option("--time", metavar="LIMIT", help="of each start; the run goes on after it")
+    ] = "04:00:00",
+    seeds: Annotated[
+        int | None,
+        typer.Option("--seeds", min=1, help="an array: so many runs, from the configuration's seed on"),
+    ] = None,
+    hetjob: Annotated[
+        str | None,
+        typer.Option("--hetjob", metavar="NODESxTASKS", help="put the actors on nodes of their own"),
+    ] = None,
+    partition: Annotated[str | None, typer.Option("--partition", help="default: slurm.partition")] = None,
+    account: Annotated[str | None, typer.Option("--account", help="default: slurm.account")] = None,
+    extra: Extra = None,
+    actor_extra: ActorExtra = None,
+    run_dir: Annotated[
+        str | None, typer.Option("--run-dir", metavar="DIR", help="default: runs/NAME-DATE-TIME")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--depend-verify", help="afterwards a job that verifies the run's files")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the script and submit nothing")] = False,
+) -> None:
+    """Train on a Slurm cluster.
+
+    The job stops with a checkpoint before its time limit or at preemption, requeues itself and goes on until
+    it is done.
+
+    \b
+    hpcmarl submit configs/quickstart.yaml --nodes 2 --ntasks-per-node 8 --time 04:00:00 --seeds 5 --dry-run
+    hpcmarl submit configs/quickstart.yaml slurm.partition=gpu slurm.modules='[openmpi/5.0]' --depend-verify
+    hpcmarl submit preset=qmix env.id=smax:3m stop.env_steps=2000000 --ntasks-per-node 4
+    hpcmarl submit configs/cluster/rennala_nigt.yaml --ntasks-per-node 9 --sbatch=--gres=gpu:1 --hetjob 4x16
+
+    The cluster's settings (account, partition, modules, launcher) are the section slurm of the configuration.
+    With --hetjob the first component holds the server and the learners: one rank more than topology.groups.
+    Submitted again with the --run-dir of an earlier run, it goes on with that, once its job has ended.
+    """
+    from hpcmarl.config.file import load_config
+
+    path, given = file_and_changes(config, overrides)
+    changes = list(given)
+    for key, value in (("partition", partition), ("account", account)):
+        changes += [f"slurm.{key}={json.dumps(value)}"] if value is not None else []
+    if hetjob is not None:
+        changes = ["topology.placement=apart", "topology.server=dedicated", *changes]
+    settings = load_config(path, changes)
+    _check_seeds(seeds, hetjob, given)
+    job = _job(
+        settings, (nodes, tasks, cores), hetjob, time, (extra or [], actor_extra or []), seeds, run_dir
+    )
+    topology = _check_roles(settings, job)
+    if dry_run:
+        _show(job, verify)
+        return
+    _send(job, settings, run_dir is None, verify)
+    _tell_estimate(settings, topology, site_stages=job.site.stage)
+
+
+def _job(
+    settings: Config,
+    size: tuple[int, int, int | None],
+    hetjob: str | None,
+    time: str,
+    extras: tuple[Sequence[str], Sequence[str]],
+    seeds: int | None,
+    run_dir: str | None,
+) -> Job:
+    """What will be rendered, checked. Raises UsageError."""
+    from hpcmarl.launch import sbatch
+    from hpcmarl.launch.slurm import Component, Job, directive, render
+    from hpcmarl.launch.submissions import Submission
+
+    site = settings.slurm
+    sbatch.check_time(time, site.signal_seconds)
+    sbatch.check_options(site.options, "slurm.options")
+    sbatch.check_options(site.actor_options, "slurm.actor_options")
+    sbatch.check_options(extras[0], "--sbatch")
+    sbatch.check_options(extras[1], "--actor-sbatch")
+    components = [Component(*size, (*site.options, *extras[0]))]
+    if hetjob is not None:
+        components.append(_actor_component(hetjob, (*site.actor_options, *extras[1])))
+        if site.launcher == "mpirun":
+            raise UsageError(
+                "--hetjob with slurm.launcher: mpirun: mpirun sees the first component only; use "
+                "slurm.launcher=srun"
+            )
+    elif extras[1]:
+        raise UsageError("--actor-sbatch needs --hetjob: without it there is one component only (--sbatch)")
+    if site.environment is None and sys.prefix != sys.base_prefix:
+        site = site.model_copy(update={"environment": sys.prefix})
+    if site.stage and site.environment is None:
+        raise UsageError(
+            "slurm.stage needs slurm.environment: the directory of the virtual environment to unpack on the "
+            "nodes"
+        )
+    directory = (
+        Path(run_dir)
+        if run_dir is not None
+        else Path("runs") / f"{settings.name}-{clock.strftime('%Y%m%d-%H%M%S')}"
+    )
+    job = Job(
+        kind="hetjob" if hetjob is not None else "array" if seeds is not None else "train",
+        name=settings.name,
+        time=time,
+        components=tuple(components),
+        site=site,
+        seeds=(settings.seed, settings.seed + (seeds or 1) - 1),
+    )
+    job = _placed(job, Submission(directory.absolute(), 1))
+    directive(f"--output={job.output}", f"--run-dir {job.run_dir}")  # refused before it is made
+    render(job)  # so are the options
+    return job
+
+
+def _placed(job: Job, submission: Submission) -> Job:
+    """The job of this submission: its configuration, run directory and output."""
+    directory = str(submission.directory)
+    output = f"{directory.replace('%', '%%')}/slurm-{'%A_%a' if job.kind == 'array' else '%j'}.out"
+    return replace(job, config=str(submission.path("yaml")), run_dir=directory, output=output)
+
+
+def _actor_component(text: str, options: tuple[str, ...]) -> Component:
+    from hpcmarl.launch.slurm import Component
+
+    nodes, _, tasks = text.partition("x")
+    if not (nodes.isdecimal() and tasks.isdecimal() and int(nodes) and int(tasks)):
+        raise UsageError(
+            f"--hetjob {text}: write NODESxTASKS, nodes for actors and ranks on each: --hetjob 4x16"
+        )
+    return Component(int(nodes), int(tasks), None, options)
+
+
+def _check_seeds(seeds: int | None, hetjob: str | None, overrides: Sequence[str]) -> None:
+    if seeds is None:
+        return
+    if hetjob is not None:
+        raise UsageError(
+            "--seeds with --hetjob: Slurm has no arrays of heterogeneous jobs; submit one job a seed "
+            "(seed=0, seed=1, ...)"
+        )
+    if any(change.partition("=")[0].strip() == "seed" for change in overrides) and seeds > 1:
+        raise UsageError(
+            f"--seeds {seeds} with a fixed seed on the command line: leave out one (seeds count up from the "
+            "configuration's seed)"
+        )
+
+
+def _check_roles(settings: Config, job: Job) -> Topology:
+    """The roles, which must fit the ranks: better said now than after a day in the queue. Raises ConfigError
+    or UsageError."""
+    from hpcmarl.comm.topology import assign_roles
+
+    hosts = [
+        f"{'first' if part == 0 else 'second'} component, node {task // component.tasks_per_node + 1}"
+        if len(job.components) > 1
+        else f"node {task // component.tasks_per_node + 1}"
+        for part, component in enumerate(job.components)
+        for task in range(component.tasks)
+    ]
+    topology = assign_roles(len(hosts), hosts, settings.topology)
+    if job.kind != "hetjob":
+        return topology
+    first = job.components[0].tasks
+    misplaced = [
+        rank
+        for rank in range(len(hosts))
+        if (topology.roles_of(rank) in (("actor",), ("evaluator",))) != (rank >= first)
+    ]
+    if misplaced:
+        needed = len(topology.groups) + (
+            not any(group.learner == topology.server for group in topology.groups)
+        )
+        raise UsageError(
+            f"--hetjob: the first component has {first} ranks but the server and {len(topology.groups)} "
+            f"learners take {needed}; set --nodes and --ntasks-per-node to {needed} ranks together, or "
+            "change topology.groups"
+        )
+    return topology
+
+
+def _verification(job: Job) -> Job:
+    """The job that verifies the run's files afterwards."""
+    from hpcmarl.launch.slurm import Component, Job
+
+    return Job(
+        kind="verify",
+        name=f"{job.name}-verify",
+        time="00:30:00",
+        components=(Component(1, 1),),
+        site=job.site,
+        run_dir=job.run_dir,
+        output=str(job.output).replace("slurm-%A_%a", "verify-%j").replace("slurm-%j", "verify-%j"),
+    )
+
+
+def _show(job: Job, verify: bool) -> None:
+    """Print the scripts."""
+    from hpcmarl.launch.slurm import render
+
+    typer.echo(render(job), nl=False)
+    if verify:
+        typer.echo(
+            (
+                "\n# ---- then: sbatch --dependency=afterok:JOB "
+                f"--kill-on-invalid-dep=yes\n{render(_verification(job))}"
+            ),
+            nl=False,
+        )
+
+
+def _send(job: Job, settings: Config, default_directory: bool, verify: bool) -> None:
+    """Write what the job will read, and submit.
+
+    Raises:
+        UsageError: If the run directory cannot be written, or belongs to a job that has not ended.
+        HpcmarlError: If sbatch refuses the job, or squeue does not answer.
+    """
+    from hpcmarl.config.file import dump_config
+    from hpcmarl.launch import sbatch
+    from hpcmarl.launch.slurm import render
+    from hpcmarl.launch.submissions import claim, list_submissions, new_directory
+
+    program = sbatch.find_sbatch()
+    directory = Path(str(job.run_dir))
+    try:
+        directory = new_directory(directory) if default_directory else directory
+        # The configuration as it is now: what the user changes while the job waits or between its restarts
+        # does not count.
+        submission = claim(directory, dump_config(settings))
+        job = _placed(job, submission)
+        submission.write("sbatch", render(job))
+    except OSError as error:
+        raise UsageError(
+            f"--run-dir {directory}: cannot write there: {error.strerror}; choose another"
+        ) from None
+    changed = _changes(settings, directory, list_submissions(directory)[:-1])
+    try:
+        answer = sbatch.submit(program, render(job))
+    except HpcmarlError:
+        submission.remove()
+        raise
+    number = answer.partition(";")[0]
+    typer.echo(f"job {number}, run directory {directory}")
+    try:
+        submission.write("job", f"{answer}\n")
+    except OSError as error:
+        path = submission.path("job")
+        raise HpcmarlError(
+            f"{path}: cannot be written: {error.strerror}; write {answer} into it, or scancel {number}"
+        ) from None
+    if verify:
+        dependency = [f"--dependency=afterok:{number}", "--kill-on-invalid-dep=yes"]
+        later = sbatch.submit(program, render(_verification(job)), dependency).partition(";")[0]
+        typer.echo(f"job {later} verifies it afterwards, output {directory}/verify-{later}.out")
+    for line in (*changed, *_advice(settings, job)):
+        typer.echo(line)
+
+
+def _changes(settings: Config, directory: Path, earlier: Sequence[Submission]) -> list[str]:
+    """Lines that compare the configuration with that of the run's last submission; none for a new run."""
+    from hpcmarl.config.differences import differences
+
+    former = earlier[-1].path("yaml") if earlier else directory / "config.yaml"
+    if not former.is_file():
+        return []
+    try:
+        lines = differences(former.read_text(encoding="utf-8"), settings)
+    except (ConfigError, OSError, UnicodeDecodeError) as error:
+        return [f"it goes on with the run there, whose configuration cannot be compared: {error}"]
+    heading = f"it goes on with the run there; beside {former.relative_to(directory)} "
+    if not lines:
+        return [f"{heading}nothing has changed"]
+    shown = [f"  {line}" for line in lines[:DIFFERENCES_SHOWN]]
+    more = [f"  and {len(lines) - DIFFERENCES_SHOWN} more"] if len(lines) > DIFFERENCES_SHOWN else []
+    return [f"{heading}{len(lines)} value{'s have' if len(lines) > 1 else ' has'} changed:", *shown, *more]
+
+
+def _advice(settings: Config, job: Job) -> list[str]:
+    """Lines about a launcher that serves better."""
+    from hpcmarl.launch.mpiexec import mpiexec_of
+
+    if job.site.launcher != "srun" or job.kind == "hetjob":
+        return []
+    program = mpiexec_of(job.site.environment)
+    if program is None or program.library != "openmpi" or program.version < (5,):
+        return []
+    respawn = (
+        ", and replaces actors (topology.respawn, which srun cannot)" if settings.topology.respawn else ""
+    )
+    return [
+        (
+            "under srun a dead rank ends the job, which is requeued and starts again; with "
+            f"slurm.launcher=mpirun the run goes on without it{respawn}"
+        )
+    ]
+
+
+def _tell_estimate(settings: Config, topology: Topology, *, site_stages: bool) -> None:
+    """Print on standard error what the job will ask of file systems and memory.
+
+    Its environment is not made for that, which takes seconds: the doctor does so, and adds bytes of
+    trajectories and of networks."""
+    from hpcmarl.doctor.estimate import estimate
+
+    largest = Counter(topology.hosts).most_common(1)[0][0]
+    for finding in estimate(settings, topology, None, staged=site_stages):
+        if finding.name != "memory" or finding.value.startswith(f"{largest}: "):
+            remedy = f"; {finding.remedy}" if finding.remedy else ""
+            typer.echo(f"estimate: {finding.name}: {finding.value}{remedy}", err=True)

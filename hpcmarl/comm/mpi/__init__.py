@@ -1,0 +1,1 @@
+"""The transport over MPI. Importing most of it initialises MPI."""

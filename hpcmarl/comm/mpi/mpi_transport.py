@@ -1,0 +1,396 @@
+"""Messages between MPI ranks. mpi4py is imported in comm/mpi*.py alone, and importing it initialises MPI; the
+roles see a Transport.
+
+Messages go by synchronous-mode sends (Issend), whose completion says that the receiver has taken them: flow
+control without acknowledgements of our own. Receives are matched probes into pooled buffers, completed
+without blocking, delivered in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from hpcmarl.comm.doorbell import Doorbell, new_token
+from hpcmarl.comm.hosts import pack_hosts, unpack_hosts
+from hpcmarl.comm.mpi.collectives import broadcast, gather, gather_at_first, leave_together
+from hpcmarl.comm.mpi.group import MpiGroup, MpiRegrouping
+from hpcmarl.comm.mpi.library import library_version, survives_deaths
+from hpcmarl.comm.mpi.messages import BufferPool, Incoming, MpiHandle, Way, begin, complete
+from hpcmarl.comm.mpi.spawn import Spawning
+from hpcmarl.comm.protocol import Buffer, Kind, announced_bytes, check_header, control, header_of
+from hpcmarl.comm.reductions.mpi_allreduce import is_death
+from hpcmarl.comm.transport import (
+    Message,
+    PeerAborted,
+    PeerFailure,
+    Reduction,
+    Regrouping,
+    SendHandle,
+    SharedHandle,
+    Transport,
+)
+from hpcmarl.errors import LaunchError
+from hpcmarl.types import Array
+
+CHUNK_BYTES = 1 << 30  # MPI counts are 32 bits wide in MPI-3 libraries
+HOST_BYTES = 255  # of a host's name
+SENDING_SECONDS = 5.0  # how long a rank that is done waits until its messages are taken
+ABORT_SECONDS = 1.0  # how long a failing rank tries to tell the others
+MATCHED = 64  # messages received ahead of their delivery; what is not matched keeps its sender waiting
+SWEEP = 64  # messages under way before finished ones are looked for behind an unfinished one
+
+
+class MpiTransport(Transport):
+    """A duplicate of `world`, by default COMM_WORLD, with errors returned as exceptions. `chunk_bytes` is
+    smaller in tests."""
+
+    def __init__(self, chunk_bytes: int = CHUNK_BYTES, world: Any = None) -> None:
+        world = MPI.COMM_WORLD if world is None else world
+        self.comm = _duplicate(world)
+        self.comm.Set_errhandler(MPI.ERRORS_RETURN)
+        self.rank = self.comm.Get_rank()
+        self.size = self.comm.Get_size()
+        self._prepare(chunk_bytes)
+
+    def _prepare(self, chunk_bytes: int) -> None:
+        self.host = platform.node()
+        self.chunk_bytes = chunk_bytes
+        self._status = MPI.Status()
+        self._outgoing: deque[MpiHandle] = deque()
+        self._sweep_at = SWEEP
+        self._to_self: deque[tuple[Buffer, SharedHandle]] = deque()
+        self._incoming: deque[Incoming] = deque()
+        self._expecting: dict[int, Incoming] = {}  # source -> large message whose chunks come next
+        self._pool = BufferPool()
+        self._reducing: MpiGroup | None = None
+        self.survives = self.can_replace = survives_deaths()
+        self.library = " ".join(library_version().partition(",")[0].split())
+        self._ways: dict[int, Way] = {}  # of the ranks that are not reached by their number in `comm`
+        self._spawning: dict[int, Spawning] = {}
+        self._sources: list[tuple[Any, int | None]] = [
+            (self.comm, None)
+        ]  # where messages come from; whose, if not the MPI source's
+        self._dead: set[int] = set()  # MPI has said so
+        self._newly_dead: list[int] = []
+        self._buried: set[int] = set()  # the run goes on without them
+        self._doorbell: Doorbell | None = None
+        self._woken_by_all = False  # every other rank can ring
+        self._remains: list[Incoming] = []  # of messages that will not come: MPI may still hold their buffers
+
+    def send(self, destination: int, buffer: Buffer) -> SendHandle:
+        if destination == self.rank:
+            own = SharedHandle()
+            self._to_self.append((buffer, own))
+            return own
+        way = self._ways.get(destination)
+        if way is None:
+            if destination in self._dead or destination in self._buried:
+                return SendHandle()
+            way = Way(self.comm, destination)
+        return self._send_over(way, buffer)
+
+    def _hand_on(self, destination: int, buffer: Buffer) -> None:
+        """Pass a message on for a process that is not in everyone's communicator, or to one."""
+        self._send_over(
+            self._ways.get(destination, Way(self.comm, destination, Kind.RELAYED + destination)), buffer
+        )
+
+    def _send_over(self, way: Way, buffer: Buffer) -> SendHandle:
+        try:
+            if buffer.nbytes <= self.chunk_bytes or way.relay:
+                requests = [
+                    way.comm.Issend([buffer, MPI.BYTE], way.peer, way.relay or int(header_of(buffer)["kind"]))
+                ]
+            else:
+                requests = self._send_chunks(way, buffer)
+        except MPI.Exception as error:
+            if not is_death(error):
+                raise
+            return SendHandle()  # the next receive() finds out who has died
+        handle = MpiHandle(requests, buffer)
+        self._outgoing.append(handle)
+        if self._doorbell is not None and way.comm is self.comm:
+            self._doorbell.ring(way.peer)
+        return handle
+
+    def _send_chunks(self, way: Way, buffer: Buffer) -> list[Any]:
+        """Announce the length, then send the pieces; MPI keeps the order between two ranks."""
+        announcement = control(Kind.CHUNKED, count=buffer.nbytes)
+        requests = [way.comm.Issend([announcement, MPI.BYTE], way.peer, int(Kind.CHUNKED))]
+        starts = range(0, buffer.nbytes, self.chunk_bytes)
+        pieces = [buffer[start : start + self.chunk_bytes] for start in starts]
+        requests += [way.comm.Issend([piece, MPI.BYTE], way.peer, int(Kind.CHUNK)) for piece in pieces]
+        self._outgoing.append(MpiHandle(requests[:1], announcement))
+        return requests
+
+    def receive(self) -> Message | None:
+        self._forget_sent()
+        if self._to_self:
+            buffer, own = self._to_self.popleft()
+            return Message(check_header(buffer, self.rank), buffer, self.rank, own.release)
+        if len(self._incoming) >= MATCHED and (message := self._deliver()) is not None:
+            return message
+        for comm, rank in tuple(self._sources):
+            while self._match(comm, rank) and len(self._incoming) < MATCHED:
+                pass
+        return self._deliver()
+
+    def _forget_sent(self) -> None:
+        """Let go of the buffers that have arrived; one message to a rank that is slow or frozen does not keep
+        the later ones."""
+        while self._outgoing and self._outgoing[0].done():
+            self._outgoing.popleft()
+        if len(self._outgoing) > self._sweep_at:
+            self._outgoing = deque(handle for handle in self._outgoing if not handle.done())
+            self._sweep_at = max(SWEEP, 2 * len(self._outgoing))
+
+    def _match(self, comm: Any, rank: int | None) -> bool:
+        """Match one arriving MPI message, if there is one, and start receiving it. `rank`: whose it is; None:
+        the MPI source's."""
+        try:
+            matched = comm.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, self._status)
+        except MPI.Exception as error:
+            if not (self.survives and is_death(error)):
+                raise PeerFailure(
+                    f"MPI reports to rank {self.rank} that another rank has died: {error.Get_error_string()}"
+                ) from None
+            return self._note_deaths() if rank is None else self._note_end_of(comm)
+        if matched is None:
+            return False
+        source, tag, size = (
+            self._status.Get_source(),
+            self._status.Get_tag(),
+            self._status.Get_count(MPI.BYTE),
+        )
+        if rank is not None:
+            source = rank
+        if tag == Kind.ABORT:
+            if rank is not None:
+                self.tell_abort()  # the others cannot hear it
+            raise PeerAborted(f"rank {source} has failed; rank {self.rank} ends with it")
+        if source in self._buried and rank is None:  # frozen, given up, and awake again
+            matched.Recv([np.empty(size, np.uint8), MPI.BYTE])
+        elif tag == Kind.CHUNK:
+            large = self._expecting[source]
+            large.requests.append(matched.Irecv([large.buffer[large.filled : large.filled + size], MPI.BYTE]))
+            large.filled += size
+            if large.filled >= large.buffer.nbytes:
+                del self._expecting[source]
+        elif tag == Kind.CHUNKED:
+            announcement = np.empty(size, np.uint8)
+            matched.Recv([announcement, MPI.BYTE])
+            whole = np.empty(announced_bytes(announcement, source), np.uint8)
+            self._expecting[source] = large = Incoming(source, whole, whole, None)
+            large.filled = 0
+            self._incoming.append(large)
+        else:
+            capacity = self._pool.take(size)
+            buffer = capacity[:size]
+            destination = tag - Kind.RELAYED if tag >= Kind.RELAYED else None
+            self._incoming.append(begin(matched, source, buffer, capacity, destination))
+        return True
+
+    def _note_deaths(self) -> bool:
+        """Ask MPI who has died, and have it report on the living again; whether there was anybody new."""
+        self.comm.Ack_failed()
+        group = self.comm.Get_failed()
+        failed = MPI.Group.Translate_ranks(group, list(range(group.Get_size())), self.comm.Get_group())
+        new = sorted(set(failed) - self._dead)
+        self._dead.update(new)
+        self._newly_dead += new
+        return bool(new)
+
+    def _note_end_of(self, comm: Any) -> bool:
+        """The other process of a communicator of two has died: whoever is reached over it is lost."""
+        lost = [rank for rank, way in self._ways.items() if way.comm is comm]
+        for rank in lost:
+            del self._ways[rank]
+        self._sources = [source for source in self._sources if source[0] is not comm]
+        self._dead.update(lost)
+        self._newly_dead += lost
+        return False
+
+    def lost(self) -> list[int]:
+        found, self._newly_dead = self._newly_dead, []
+        return found
+
+    def bury(self, rank: int) -> None:
+        self._buried.add(rank)
+        self._ways.pop(rank, None)
+        self._sources = [source for source in self._sources if source[1] != rank]
+        self._expecting.pop(rank, None)
+        self._remains += [incoming for incoming in self._incoming if incoming.source == rank]
+        self._incoming = deque(incoming for incoming in self._incoming if incoming.source != rank)
+
+    def replace(self, rank: int, payload: bytes) -> None:
+        self._spawning[rank] = Spawning(rank, payload)
+
+    def newcomers(self) -> list[tuple[int, tuple[int, int] | LaunchError]]:
+        found: list[tuple[int, tuple[int, int] | LaunchError]] = []
+        done = {
+            rank: result
+            for rank, spawning in self._spawning.items()
+            if (result := spawning.result()) is not None
+        }
+        for rank, result in done.items():
+            del self._spawning[rank]
+            if not isinstance(result, LaunchError):
+                self._ways[rank] = result.way
+                self._sources.append((result.way.comm, rank))
+            found.append((rank, result if isinstance(result, LaunchError) else result.process))
+        return found
+
+    def reach_through(self, rank: int, relay: int) -> None:
+        if relay != self.rank:
+            self._ways[rank] = Way(self.comm, relay, Kind.RELAYED + rank)
+
+    def _deliver(self) -> Message | None:
+        """The first complete message none of whose source's earlier ones is still under way; what is for
+        others is handed on."""
+        behind: set[int] = set()
+        for index, incoming in enumerate(self._incoming):
+            if incoming.source not in behind and incoming.complete():
+                del self._incoming[index]
+                header = check_header(incoming.buffer, incoming.source)
+                source = incoming.source
+                if incoming.destination is not None:
+                    source = int(header["source"])
+                    if incoming.destination != self.rank:
+                        self._hand_on(incoming.destination, incoming.buffer)
+                        return self._deliver()
+                return Message(header, incoming.buffer, source, partial(self._pool.give, incoming.capacity))
+            behind.add(incoming.source)
+        return None
+
+    def gather_hosts(self) -> list[str]:
+        """The host name of every rank. Collective, for the start of a run; from then on ranks of one host
+        wake each other."""
+        if self._doorbell is None:
+            self._doorbell = Doorbell(self.broadcast(new_token() if self.rank == 0 else None), self.rank)
+        own = bytes([self._doorbell.exists]) + self.host.encode()[:HOST_BYTES].ljust(HOST_BYTES, b"\0")
+        told = self.gather_at_first(own)  # from then on all doorbells are there
+        everyone = pack_hosts(
+            [row[1:].rstrip(b"\0").decode() for row in told],
+            [rank for rank, row in enumerate(told) if not row[0]],
+        )
+        hosts, deaf = unpack_hosts(self.broadcast(everyone if self.rank == 0 else None))
+        others = [
+            rank
+            for rank, host in enumerate(hosts)
+            if host == self.host and rank != self.rank and rank not in deaf
+        ]
+        self._doorbell.connect(others)
+        self._woken_by_all = self._doorbell.exists and len(others) == self.size - 1
+        return hosts
+
+    @property
+    def wakes(self) -> bool:
+        # what MPI does between messages, nobody announces
+        moving = (
+            self._outgoing or self._incoming or self._expecting or self._spawning or len(self._sources) > 1
+        )
+        return self._woken_by_all and self._reducing is None and not moving
+
+    def rest(self, seconds: float) -> bool:
+        if self._doorbell is None:
+            return super().rest(seconds)
+        return self._doorbell.wait(seconds)
+
+    def reduction_group(self, ranks: Sequence[int], hosts: Sequence[str], backend: str) -> None:
+        if self._reducing is not None:
+            self._reducing.close()
+            self._reducing = None
+        try:
+            self._reducing = MpiGroup(self.comm, ranks, hosts, backend)
+        except MPI.Exception as error:
+            if not is_death(error):
+                raise
+            raise PeerFailure(f"MPI reports to rank {self.rank} that another rank has died") from None
+
+    @property
+    def reduction_members(self) -> tuple[int, ...]:  # type: ignore[override]
+        return () if self._reducing is None else self._reducing.members
+
+    def start_sum(self, vector: Array) -> Reduction:
+        assert self._reducing is not None
+        return self._reducing.start_sum(vector)
+
+    def regroup(self, lost: int, progress: int, state: Callable[[], bytes]) -> Regrouping:
+        assert self._reducing is not None
+        return MpiRegrouping(self._reducing, progress, state)
+
+    def broadcast(self, payload: bytes | None) -> bytes:
+        return broadcast(self.comm, payload)
+
+    def gather(self, payload: bytes) -> list[bytes]:
+        return gather(self.comm, payload)
+
+    def gather_at_first(self, payload: bytes) -> list[bytes]:
+        return gather_at_first(self.comm, payload)
+
+    def tell_abort(self) -> None:
+        note = control(Kind.ABORT, source=self.rank)
+        others = [
+            peer
+            for peer in range(self.comm.Get_size())
+            if peer != self.comm.Get_rank() and peer not in self._dead
+        ]
+        with contextlib.suppress(MPI.Exception):  # somebody is dead already
+            requests = [self.comm.Isend([note, MPI.BYTE], rank, int(Kind.ABORT)) for rank in others]
+            deadline = time.monotonic() + ABORT_SECONDS
+            while complete(requests) is False and time.monotonic() < deadline:
+                time.sleep(1e-3)
+
+    def abort(self) -> None:
+        # MPI_Abort alone is not enough: with fault tolerance on, Open MPI lets the other ranks live
+        self.tell_abort()
+        if os.environ.get("OMPI_MCA_mpi_ft_enable") != "1":  # noqa: SIM112  set by mpiexec --with-ft ulfm
+            MPI.COMM_WORLD.Abort(1)
+        os._exit(1)
+
+    def close(self, seconds: float | None = None) -> None:
+        while self._spawning:  # a process that is just coming up would wait for this one for ever
+            self.newcomers()
+            time.sleep(1e-2)
+        deadline = time.monotonic() + SENDING_SECONDS
+        while self._outgoing and time.monotonic() < deadline:
+            if self._outgoing[0].done():
+                self._outgoing.popleft()
+            else:
+                time.sleep(1e-3)
+        if not self._dead and not self._buried:  # so that nobody spins in Finalize while another still writes
+            self._close_reducing(seconds)
+            leave_together(self.comm, seconds)
+
+    def _close_reducing(self, seconds: float | None) -> None:
+        """End the learners' backend, which waits for all of them."""
+        if self._reducing is not None:
+            closing = threading.Thread(target=self._reducing.close, daemon=True)
+            closing.start()
+            closing.join(seconds)
+
+    @property
+    def leaves_at_once(self) -> bool:
+        return self.survives
+
+
+def _duplicate(world: Any) -> Any:
+    """Return a duplicate of a communicator; itself where a rank has died already, which the first collective
+    of the run then reports."""
+    try:
+        return world.Dup()
+    except MPI.Exception as error:
+        if not is_death(error):
+            raise
+        return world

@@ -1,0 +1,171 @@
+"""Sums by torch.distributed among the learners: gloo (TCP between hosts' memories) and nccl (GPUs). Loaded by
+learners alone.
+
+The members find each other over MPI (comm/reductions/torch_store.py); the process groups are made directly,
+so that torch's global state stays untouched and a group can be abandoned. Gloo opens a listening socket in
+every learner: on the loopback interface when all learners are on one host, else on the interface of the
+host's name, or on GLOO_SOCKET_IFNAME.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import socket
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.distributed as distributed
+
+from hpcmarl.comm.reductions.base import LibrarySum, SumBackend
+from hpcmarl.types import Array
+
+CONNECT_SECONDS = 20.0
+# a learner may take its time to join; the dead are found by MPI, the frozen by topology.silence_seconds
+SUM_SECONDS = 86_400.0
+LOOPBACK = "127.0.0.1"
+
+
+class TorchSums(SumBackend):
+    """What gloo and nccl have in common."""
+
+    name: ClassVar[str]
+
+    def __init__(self, communicator: Any, hosts: Sequence[str]) -> None:
+        from hpcmarl.comm.reductions.torch_store import MpiStore
+
+        self.device = self._choose_device(communicator.Get_rank(), hosts)
+        self._store = MpiStore(communicator)  # torch does not keep a store alive that is written in Python
+        self._group: Any = self._make_group(self._store, communicator.Get_rank(), hosts)
+
+    @abstractmethod
+    def _choose_device(self, rank: int, hosts: Sequence[str]) -> torch.device:
+        """Where this member's vectors are summed."""
+
+    @abstractmethod
+    def _make_group(self, store: Any, rank: int, hosts: Sequence[str]) -> Any:
+        """A connected torch process group. Collective; raises RuntimeError when a member does not come."""
+
+    def start(self, vector: Array) -> LibrarySum:
+        return LibrarySum(self.name, lambda: self._begin(vector))
+
+    def _begin(self, vector: Array) -> Callable[[], Array | None]:
+        tensor = torch.tensor(vector, device=self.device)  # a copy: the sum is in place
+        work = self._group.allreduce([tensor], _sum_options())
+
+        def poll() -> Array | None:
+            if not work.is_completed():
+                return None
+            work.wait()  # raises where the sum has failed
+            return np.asarray(tensor.cpu().numpy())
+
+        return poll
+
+    def abandon(self) -> None:
+        # The group's threads may wait for members that will not answer, and its destructor for the threads:
+        # so it is kept, and what is left of it ends with the process (a run that has lost a rank leaves by
+        # os._exit).
+        if self._group is not None:
+            _ABANDONED.append(self._group)
+            self._group = None
+
+    def close(self) -> None:
+        self._group = None
+
+
+_ABANDONED: list[Any] = []
+
+
+def _sum_options() -> Any:
+    options: Any = distributed.AllreduceOptions()
+    options.reduceOp = distributed.ReduceOp.SUM
+    options.timeout = datetime.timedelta(seconds=SUM_SECONDS)
+    if hasattr(options, "asyncOp"):  # torch 2.8 on
+        options.asyncOp = True
+    return options
+
+
+class GlooSums(TorchSums):
+    """On the processor, over TCP."""
+
+    name = "gloo"
+
+    @classmethod
+    def problem(cls, hosts: Sequence[str]) -> str:
+        if not (distributed.is_available() and distributed.is_gloo_available()):
+            return f"torch {torch.__version__} was built without gloo; choose rounds.reduce: mpi"
+        if len(set(hosts)) > 1 and not os.environ.get("GLOO_SOCKET_IFNAME"):
+            try:
+                address = socket.gethostbyname(platform.node())
+            except OSError as error:
+                return (
+                    f"the host name {platform.node()} has no address ({error}); export "
+                    "GLOO_SOCKET_IFNAME=<interface, see ip address>"
+                )
+            if address.startswith("127."):
+                return (
+                    f"the host name {platform.node()} means {address}, which the learners on other hosts "
+                    "cannot reach; export GLOO_SOCKET_IFNAME=<interface, see ip address>"
+                )
+        return ""
+
+    def _choose_device(self, rank: int, hosts: Sequence[str]) -> torch.device:
+        return torch.device("cpu")
+
+    def _make_group(self, store: Any, rank: int, hosts: Sequence[str]) -> Any:
+        gloo: Any = distributed.ProcessGroupGloo
+        options = gloo._Options()
+        options._timeout = datetime.timedelta(seconds=CONNECT_SECONDS)
+        options._threads = 1
+        try:
+            if interfaces := os.environ.get("GLOO_SOCKET_IFNAME"):
+                options._devices = [
+                    gloo.create_device(interface=interface) for interface in interfaces.split(",")
+                ]
+            elif len(set(hosts)) == 1:
+                options._devices = [gloo.create_device(hostname=LOOPBACK)]
+            else:
+                options._devices = [gloo.create_default_device()]  # the interface of the host's name
+            return gloo(store, rank, len(hosts), options)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"{error}; GLOO_SOCKET_IFNAME chooses the interface, see ip address"
+            ) from error
+
+
+class NcclSums(TorchSums):
+    """On the learners' GPUs: the vector is moved to the device and back."""
+
+    name = "nccl"
+
+    @classmethod
+    def problem(cls, hosts: Sequence[str]) -> str:
+        if not (distributed.is_available() and distributed.is_nccl_available()):
+            return (
+                f"torch {torch.__version__} was built without NCCL; install a CUDA build of torch, or "
+                "choose rounds.reduce: mpi or gloo"
+            )
+        if not torch.cuda.is_available():
+            return (
+                "this learner sees no CUDA device; ask for one GPU a learner (Slurm: --gpus-per-task=1), "
+                "or choose rounds.reduce: mpi or gloo"
+            )
+        return ""
+
+    def _choose_device(self, rank: int, hosts: Sequence[str]) -> torch.device:
+        """The n-th learner of a host takes its n-th GPU; where the launcher shows each one a GPU of its own,
+        that one."""
+        return torch.device("cuda", list(hosts[:rank]).count(hosts[rank]) % torch.cuda.device_count())
+
+    def _make_group(self, store: Any, rank: int, hosts: Sequence[str]) -> Any:
+        torch.cuda.set_device(self.device)
+        nccl: Any = distributed.ProcessGroupNCCL
+        group = nccl(store, rank, len(hosts), datetime.timedelta(seconds=SUM_SECONDS))
+        # NCCL connects at the first sum and blocks for it: here, where everybody waits anyway
+        group.allreduce([torch.zeros(1, device=self.device)], _sum_options()).wait()
+        torch.cuda.synchronize(self.device)
+        return group

@@ -1,0 +1,1 @@
+"""One slot of a PettingZoo or Gymnasium environment."""

@@ -1,0 +1,1 @@
+"""Games whose slots are stepped together in numpy."""

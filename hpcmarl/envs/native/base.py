@@ -1,0 +1,305 @@
+"""What natively batched games in numpy have in common: seats, episodes, resting slots, frames and outcomes.
+
+The base of matrix.py, game_tree.py and boards.py, called by roles/ through base.BatchedEnvironment. Must not
+know the games' rules, networks, ranks or files. Nothing can break in such games: env.step_seconds and
+env.restarts do not apply, and `counts` stay 0. All players end together.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.config import EnvConfig
+from hpcmarl.envs.base import BatchedEnvironment, Seeds, new_frame, new_outcome
+from hpcmarl.envs.slot import ONGOING, TERMINATED, TRUNCATED
+from hpcmarl.errors import ConfigError, EnvironmentFailure
+from hpcmarl.types import (
+    Array,
+    BoolArray,
+    EnvironmentSpec,
+    Episode,
+    FinalFrame,
+    FloatArray,
+    Frame,
+    IntArray,
+    Outcome,
+)
+
+DRAWN = 64  # steps whose random numbers are drawn ahead for bare stepping
+
+
+class NativeBatch(BatchedEnvironment):
+    """E games of P players, in the order of `players`. A subclass says how they begin, go on and look, for
+    the slots `rows` [n].
+
+    `rows` is `_everywhere` where all slots are meant. Arrays that show the games are not changed by who gets
+    them."""
+
+    def __init__(
+        self,
+        config: EnvConfig,
+        spec: EnvironmentSpec,
+        players: Sequence[str],
+        slots: int,
+        seeds: Seeds,
+        *,
+        record: bool,
+    ) -> None:
+        self.spec, self.slots = spec, slots
+        self.counts = Counter(restarts=0, hangs=0, bad_numbers=0, quarantined=0)
+        self.episode_index = np.full(slots, -1, np.int64)
+        self.episode_step = np.zeros(slots, np.int64)
+        self._players, self._seeds, self._record, self._limit = players, seeds, record, config.max_steps
+        self._seats = [
+            (policy.name, _selection([players.index(agent) for agent in policy.agents]))
+            for policy in spec.policies
+        ]
+        self._one_policy = self._seats == [
+            (spec.policies[0].name, slice(0, len(players)))
+        ]  # whose agents are the players, in their order
+        self._everywhere, self._nowhere = np.arange(slots), np.zeros(slots, np.bool_)
+        self._resting = np.zeros(slots, np.bool_)
+        self.rests_next = np.zeros(slots, np.bool_)
+        self._returns = np.zeros((slots, len(players)))
+
+    @abstractmethod
+    def _begin_games(self, rows: IntArray) -> None:
+        """Put new games into these slots; episode_index is that of the new episodes."""
+
+    @abstractmethod
+    def _play(self, rows: IntArray, actions: IntArray) -> tuple[Array, BoolArray]:
+        """actions [n, P] -> rewards [n, P] and whether the games are over [n]. Raises EnvironmentFailure for
+        a forbidden action."""
+
+    def _seen(self, rows: IntArray) -> FloatArray:
+        """What the players see: float32 [n, P, *shape]. Where they see arrays of several shapes `_seen_by`
+        says it instead."""
+        raise NotImplementedError
+
+    def _seen_by(self, rows: IntArray) -> dict[str, FloatArray]:
+        """The same by policy: [n, N, *shape]."""
+        seen = self._seen(rows)
+        return {name: seen[:, seats] for name, seats in self._seats}
+
+    def _state_of(self, rows: IntArray) -> FloatArray | None:
+        """The state [n, S] of what `_seen_by` has just shown; None in games without one, or where it is not
+        wanted."""
+        return None
+
+    @abstractmethod
+    def _acting(self, rows: IntArray) -> BoolArray:
+        """Who has to act: [n, P]."""
+
+    @abstractmethod
+    def _allowed(self, rows: IntArray) -> BoolArray | None:
+        """What they may do, [n, P, A], all that they could where it is not their turn; None in games without
+        masks."""
+
+    @abstractmethod
+    def _standing(self) -> dict[str, Array]:
+        """Where the games stand: what _stand needs."""
+
+    @abstractmethod
+    def _stand(self, state: Mapping[str, Any]) -> None:
+        """Put the games where they stood."""
+
+    def reset(self, frame: Frame) -> None:
+        self.restart_slots(range(self.slots), frame)
+
+    def restart_slots(self, slots: Sequence[int], frame: Frame) -> None:
+        rows = np.array(list(slots), np.int64)
+        self._resting[rows] = False
+        self._begin(rows)
+        self._show(rows, frame)
+        frame.episode_start[rows] = True
+
+    def rest_slots(self, slots: Sequence[int]) -> None:
+        self._resting[list(slots)] = True
+
+    def step(self, actions: Mapping[str, Array], outcome: Outcome, frame: Frame) -> None:
+        joint = self._joint(actions)
+        if np.count_nonzero(self._resting):
+            rows = (~self._resting).nonzero()[0]
+            rewards, over = np.zeros(self._returns.shape), np.zeros(self.slots, np.bool_)
+            rewards[rows], over[rows] = self._play(rows, joint[rows])
+        else:
+            rewards, over = self._play(self._everywhere, joint)
+        self._returns += rewards
+        self.episode_step += 1
+        outcome.finals.clear()
+        outcome.episodes.clear()
+        ends = outcome.episode_end
+        ends.fill(ONGOING)
+        ends[over] = TERMINATED
+        truncated = self._nowhere
+        if self._limit is not None:
+            truncated = ~over & ~self._resting & (self.episode_step >= self._limit)
+            ends[truncated] = TRUNCATED
+        for name, seats in self._seats:
+            told = outcome.policies[name]
+            told.reward[...] = rewards[:, seats]
+            told.terminated[...] = over[:, None]
+            told.truncated[...] = truncated[:, None]
+        finished = ends.nonzero()[0]
+        if len(finished):
+            self._finish(finished, truncated[finished], outcome)
+        self._show(self._everywhere, frame)
+        np.not_equal(ends, ONGOING, out=frame.episode_start)
+
+    def _joint(self, actions: Mapping[str, Array]) -> Array:
+        """All players' actions, [E, P]."""
+        if self._one_policy:
+            return actions[self._seats[0][0]]
+        joint = np.empty((self.slots, len(self._players)), np.int64)
+        for name, seats in self._seats:
+            joint[:, seats] = actions[name]
+        return joint
+
+    def _finish(self, rows: IntArray, truncated: BoolArray, outcome: Outcome) -> None:
+        """Tell of the episodes that ended in these rows, and whether they were cut off [n]; begin the next
+        ones."""
+        cut = rows[truncated]
+        if len(cut):
+            seen, state = self._seen_by(cut), self._state_of(cut)
+            for number, row in enumerate(cut.tolist()):
+                views = {name: part[number].astype(np.float32) for name, part in seen.items()}
+                outcome.finals.append(FinalFrame(row, views, None if state is None else state[number]))
+        each = self._returns[rows]
+        means = _means(each)
+        by_policy = {
+            name: means if self._one_policy else _means(each[:, seats]) for name, seats in self._seats
+        }
+        places = zip(
+            rows.tolist(),
+            self.episode_index[rows].tolist(),
+            self.episode_step[rows].tolist(),
+            truncated.tolist(),
+            strict=True,
+        )
+        for number, (row, index, length, cut_off) in enumerate(places):
+            returns = {name: own[number] for name, own in by_policy.items()}
+            outcome.episodes.append(Episode(row, index, length, means[number], returns, not cut_off))
+        self._begin(rows)
+        if np.count_nonzero(self.rests_next):
+            asleep = rows[self.rests_next[rows]]
+            self._resting[asleep] = True
+            self.episode_index[asleep] -= 1  # restart_slots begins the next episode
+
+    def _forbid(self, rows: IntArray, players: IntArray, actions: IntArray, wrong: BoolArray) -> None:
+        """Raises EnvironmentFailure for the first of the moves [n] that is wrong."""
+        for number in np.flatnonzero(wrong)[:1].tolist():
+            slot = self._seeds.first_slot + int(rows[number])
+            name = self._players[players[number]]
+            raise EnvironmentFailure(
+                f"environment {self.spec.id} in slot {slot}: {name} took action {actions[number]}, which its "
+                "mask forbids"
+            )
+
+    def _begin(self, rows: IntArray) -> None:
+        """These slots stand at the beginning of their next episode."""
+        self.episode_index[rows] += 1
+        self.episode_step[rows] = 0
+        self._returns[rows] = 0.0
+        self._begin_games(rows)
+
+    def _show(self, rows: IntArray, frame: Frame) -> None:
+        """Write what is seen before the next step into these rows; nobody acts and nothing is seen in slots
+        that rest."""
+        seen, acting, allowed = self._seen_by(rows), self._acting(rows), self._allowed(rows)
+        where = slice(None) if rows is self._everywhere else rows
+        asleep = rows[self._resting[rows]] if np.count_nonzero(self._resting) else ()
+        for name, seats in self._seats:
+            view = frame.policies[name]
+            view.obs[where] = seen[name]
+            view.alive[where] = acting[:, seats]
+            if view.action_mask is not None and allowed is not None:
+                view.action_mask[where] = allowed[:, seats]
+            if len(asleep):
+                view.obs[asleep], view.alive[asleep] = 0.0, False
+                if view.action_mask is not None:
+                    view.action_mask[asleep] = True
+        if frame.state is not None and (state := self._state_of(rows)) is not None:
+            frame.state[where] = state
+            if len(asleep):
+                frame.state[asleep] = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """restarts, episode [E] (-1 before the first); with record also where the games stand."""
+        state: dict[str, Any] = {"restarts": 0, "episode": self.episode_index.copy()}
+        if self._record:
+            state |= {
+                "games": self._standing(),
+                "step": self.episode_step.copy(),
+                "returns": self._returns.copy(),
+            }
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any], frame: Frame) -> None:
+        """Stand where a recording environment stood; without a record, or with another number of slots, begin
+        the next episodes."""
+        saved = np.asarray(state["episode"], np.int64)
+        same = saved.shape == (self.slots,)
+        self.episode_index[:] = saved if same else saved.max(initial=-1)
+        if not (self._record and same and "games" in state) or (saved < 0).any():
+            self.reset(frame)
+            return
+        self._begin_games(self._everywhere)
+        self._stand(state["games"])
+        self.episode_step[:], self._returns[...] = state["step"], state["returns"]
+        self._show(self._everywhere, frame)
+        frame.episode_start[...] = self.episode_step == 0
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _selection(seats: list[int]) -> slice | list[int]:
+    """What selects these seats of an array [E, P, ...], without a copy where they are neighbours."""
+    run = slice(seats[0], seats[-1] + 1)
+    return run if seats == list(range(run.start, run.stop)) else seats
+
+
+def _means(returns: Array) -> list[float]:
+    """The means of returns [n, N] over agents, [n]."""
+    return (np.add.reduce(returns, 1) / returns.shape[1]).tolist()  # type: ignore[no-any-return]
+
+
+def refuse_state(config: EnvConfig, with_state: bool) -> None:
+    """Raises ConfigError where a state is wanted: these games have none."""
+    if with_state:
+        raise ConfigError(
+            f"env.id {config.id} has no state(); choose algo.critic: obs or dec, or an environment that has "
+            "one"
+        )
+
+
+def random_steps(batch: NativeBatch, seeds: Seeds) -> Callable[[], None]:
+    """A function that takes one step of all games with random, allowed actions: what training is measured
+    against."""
+    frame, outcome = new_frame(batch.spec, batch.slots), new_outcome(batch.spec, batch.slots)
+    generator = np.random.default_rng(seeds.seed)
+    sizes = {
+        policy.name: (DRAWN, batch.slots, len(policy.agents), policy.action.mask_size)
+        for policy in batch.spec.policies
+    }
+    drawn = {name: generator.random(size) for name, size in sizes.items()}
+    batch.reset(frame)
+    count = 0
+
+    def take() -> None:
+        nonlocal count
+        actions = {}
+        for name, numbers in drawn.items():
+            mask = frame.policies[name].action_mask
+            actions[name] = (
+                numbers[count % DRAWN] if mask is None else numbers[count % DRAWN] * mask
+            ).argmax(-1)
+        batch.step(actions, outcome, frame)
+        count += 1
+
+    return take

@@ -1,0 +1,205 @@
+"""Connect four and tic-tac-toe as natively batched environments: all slots' boards in a few arrays.
+
+Made through the package's make_environment for OpenSpiel's and PettingZoo's games (VIEWS) with their usual
+sizes; others are driven one by one (games/openspiel.py, aec.py), with the same seats, views and rewards. Must
+not know networks, ranks or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.config import EnvConfig, PolicyConfig
+from hpcmarl.envs.base import Seeds
+from hpcmarl.envs.games.search import CONNECT_FOUR, TIC_TAC_TOE, Board
+from hpcmarl.envs.native.base import NativeBatch, random_steps, refuse_state
+from hpcmarl.envs.native.game_tree import spec_of
+from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, IntArray
+
+
+@dataclass(frozen=True)
+class View:
+    """Who plays a board, and what they see of it: planes of the first player's marks, the second's, and the
+    empty squares, row 0 the bottom.
+
+    relative: [rows, columns, 2], one's own marks and the other's, `upside_down` or not; else [3, rows,
+    columns], the same for both, in which `planes` says which is whose."""
+
+    board: Board
+    players: tuple[str, str]
+    planes: tuple[int, int, int] = (0, 1, 2)
+    relative: bool = False
+    upside_down: bool = False
+
+    def seen(self, planes: FloatArray) -> FloatArray:
+        """[n, 3, rows, columns] -> [n, 2, *shape]: what each of the two players sees."""
+        if not self.relative:
+            return np.repeat(planes[:, None], 2, 1)
+        marks = planes[:, :2, ::-1] if self.upside_down else planes[:, :2]
+        first = marks.transpose(0, 2, 3, 1)
+        return np.stack([first, first[..., ::-1]], 1)
+
+
+VIEWS: dict[str, View] = {
+    "openspiel:connect_four": View(CONNECT_FOUR, ("player_0", "player_1")),
+    "openspiel:tic_tac_toe": View(TIC_TAC_TOE, ("player_0", "player_1"), planes=(2, 1, 0)),
+    "pettingzoo.classic.connect_four_v3": View(
+        CONNECT_FOUR, ("player_0", "player_1"), relative=True, upside_down=True
+    ),
+    "pettingzoo.classic.tictactoe_v3": View(TIC_TAC_TOE, ("player_1", "player_2"), relative=True),
+}
+
+
+def takes(config: EnvConfig) -> bool:
+    """The games of VIEWS as they are without parameters."""
+    return config.kind != "parallel" and config.id in VIEWS and not config.kwargs
+
+
+def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> EnvironmentSpec:
+    """The spec of a game, from the package that it comes from. Raises MissingPackageError and ConfigError as
+    that does."""
+    package, _, game = config.id.partition(":")
+    if package == "openspiel":
+        from hpcmarl.envs.games.openspiel import Play, load
+
+        return spec_of(Play(load(game, config)), config, policies)
+    from hpcmarl.envs.probe import survey
+
+    return survey(config, policies)[1].spec
+
+
+def make(
+    config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool, with_state: bool
+) -> BoardBatch:
+    """`slots` games. Raises as describe() does, and where a state is wanted."""
+    refuse_state(config, with_state)
+    return BoardBatch(config, spec, slots, seeds, record=record)
+
+
+def prepare(config: EnvConfig, slots: int) -> None:
+    """Nothing takes long."""
+
+
+def bare(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds) -> Callable[[], None]:
+    """A function that takes one step of `slots` games with random, allowed actions: what training is measured
+    against."""
+    return random_steps(make(config, spec, slots, seeds, record=False, with_state=False), seeds)
+
+
+TURNS = np.eye(2, dtype=np.bool_)  # [player to move, player]
+GAINS = np.array([[1.0, -1.0], [-1.0, 1.0]])  # [winner, player]
+
+
+class Drawn:
+    """How a board is shown, as flat positions in what both players see [2 * size].
+
+    empty: the empty board [2, *shape]. marked, taken [2 * squares, k]: what becomes 1, and what 0, when the
+    first player marks a square (row by row), then when the second does."""
+
+    def __init__(self, view: View) -> None:
+        board, (*marks, empty) = view.board, view.planes
+        squares = np.arange(board.rows * board.columns)
+        planes = np.zeros((2, len(squares), 3, board.rows * board.columns), np.float32)
+        planes[:, :, empty] = 1.0
+        shape = (3, board.rows, board.columns)
+        self.empty = view.seen(planes[0, :1].reshape(1, *shape))[0]
+        planes[:, squares, empty, squares] = 0.0
+        for player, plane in enumerate(marks):
+            planes[player, squares, plane, squares] = 1.0
+        change = view.seen(planes.reshape(-1, *shape)).reshape(2 * len(squares), -1) - self.empty.reshape(-1)
+        self.marked = (change > 0).nonzero()[1].reshape(2 * len(squares), -1)
+        self.taken = (change < 0).nonzero()[1].reshape(2 * len(squares), -1)
+
+
+class BoardBatch(NativeBatch):
+    """E boards of two players, who take turns. All that the players see is kept up to date move by move."""
+
+    def __init__(
+        self, config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool
+    ) -> None:
+        self._view = VIEWS[config.id]
+        super().__init__(config, spec, self._view.players, slots, seeds, record=record)
+        self._board = board = self._view.board
+        self._bits = board.bits.reshape(-1)
+        self._drawn = Drawn(self._view)
+        self._shown = np.zeros((slots, *self._drawn.empty.shape), np.float32)
+        self._marks = np.zeros((slots, 2), np.uint64)  # bit sets, by player
+        self._open = np.ones(
+            (slots, board.actions), np.bool_
+        )  # allowed actions: columns whose top is empty, or empty squares
+        self._heights = np.zeros((slots, board.columns), np.int64)  # of the columns, with gravity
+        self._moves = np.zeros(slots, np.int64)
+
+    def _begin_games(self, rows: IntArray) -> None:
+        self._shown[rows] = self._drawn.empty
+        self._marks[rows] = 0
+        self._open[rows] = True
+        self._heights[rows] = 0
+        self._moves[rows] = 0
+
+    def _play(self, rows: IntArray, actions: IntArray) -> tuple[Array, BoolArray]:
+        board, moves = self._board, self._moves[rows]
+        players = moves & 1
+        chosen = actions[self._everywhere[: len(rows)], players]
+        place, owner = rows * board.actions + chosen, rows * 2 + players  # in flat arrays
+        allowed = self._open.reshape(-1)[place]
+        if np.count_nonzero(allowed) < len(rows):
+            self._forbid(rows, players, chosen, ~allowed)
+        square = chosen
+        if board.gravity:
+            height = self._heights.reshape(-1)[place]
+            square = height * board.columns + chosen
+            height += 1
+            self._heights.reshape(-1)[place] = height
+            self._open.reshape(-1)[place] = height < board.rows
+        else:
+            self._open.reshape(-1)[place] = False
+        move, first = players * len(self._bits) + square, (rows * self._drawn.empty.size)[:, None]
+        shown = self._shown.reshape(-1)
+        shown[first + self._drawn.marked[move]] = 1.0
+        if self._drawn.taken.size:
+            shown[first + self._drawn.taken[move]] = 0.0
+        marks = self._marks.reshape(-1)[owner] | self._bits[square]
+        self._marks.reshape(-1)[owner] = marks
+        moves += 1
+        self._moves[rows] = moves
+        won = board.wins(marks)
+        return GAINS[players] * won[:, None], won | (moves == len(self._bits))
+
+    def _seen(self, rows: IntArray) -> FloatArray:
+        return self._shown if rows is self._everywhere else self._shown[rows]
+
+    def _acting(self, rows: IntArray) -> BoolArray:
+        acting: BoolArray = TURNS[self._moves[rows] & 1]
+        return acting
+
+    def _allowed(self, rows: IntArray) -> BoolArray:
+        allowed: BoolArray = self._open[rows][:, None] | TURNS[~self._moves[rows] & 1][..., None]
+        return allowed
+
+    def _standing(self) -> dict[str, Array]:
+        """planes [E, 3, rows, columns]: of the players' marks and the empty squares, as View has them; moves
+        [E]."""
+        board = self._board
+        marks = (self._marks[..., None] & self._bits) != 0
+        planes = np.empty((self.slots, 3, board.rows * board.columns), np.bool_)
+        planes[:, self._view.planes] = np.concatenate([marks, ~marks.any(1, keepdims=True)], 1)
+        return {
+            "planes": planes.reshape(self.slots, 3, board.rows, board.columns),
+            "moves": self._moves.copy(),
+        }
+
+    def _stand(self, state: Mapping[str, Any]) -> None:
+        board, planes = self._board, np.asarray(state["planes"], np.bool_)
+        first, second, empty = (planes[:, plane] for plane in self._view.planes)
+        self._shown[...] = self._view.seen(planes.astype(np.float32))
+        self._marks[...] = (np.stack([first, second], 1).reshape(self.slots, 2, -1) * self._bits).sum(
+            -1, dtype=np.uint64
+        )
+        self._heights[...] = board.rows - empty.sum(1)
+        self._open[...] = empty[:, -1] if board.gravity else empty.reshape(self.slots, -1)
+        self._moves[:] = state["moves"]

@@ -1,0 +1,1 @@
+"""JaxMARL's SMAX, all slots in one compiled step."""

@@ -1,0 +1,104 @@
+"""From `smax:3m` to the rules of a map: loads JaxMARL with settings that suit a rank among others, and checks
+env.id and env.kwargs.
+
+Called by env.py. Imports games.py, the file with JAX in it, when a map is wanted; must not know slots,
+seeds or arrays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+from hpcmarl.config import EnvConfig
+from hpcmarl.errors import ConfigError, MissingPackageError
+
+GAMES = "hpcmarl.envs.smax.games"
+# what JAX reads when it is imported: no accelerator, and no threads that take other ranks' cores
+SETTINGS = {"JAX_PLATFORMS": "cpu", "PJRT_NPROC": "1", "NPROC": "1"}
+ATTACK_MODES = ("closest", "random")
+FROM_MAP = ("scenario", "num_allies", "num_enemies")  # arguments that the map's name stands for
+
+
+def load(id: str) -> ModuleType:
+    """games.py, with JAX on one core. Raises MissingPackageError where JaxMARL is not installed."""
+    if GAMES in sys.modules:
+        return sys.modules[GAMES]
+    spec = importlib.util.find_spec("jaxmarl")
+    if spec is None or importlib.util.find_spec("jax") is None:
+        raise MissingPackageError(
+            f"env.id {id} needs the package jaxmarl, which is not installed; pip install 'hpcmarl[smax]'"
+        )
+    if "jax" not in sys.modules:
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
+    with _without_other_environments(list(spec.submodule_search_locations or [])):
+        try:
+            return importlib.import_module(GAMES)
+        except ImportError as error:
+            told = " ".join(str(error).split())
+            raise MissingPackageError(
+                f"env.id {id}: JaxMARL cannot be imported: {told}; pip install 'hpcmarl[smax]'"
+            ) from error
+
+
+@contextlib.contextmanager
+def _without_other_environments(places: Sequence[str]) -> Iterator[None]:
+    """Import SMAX alone: jaxmarl's own __init__ files load all of its environments, which costs every rank
+    four more seconds and 400 MB, and print. Afterwards `import jaxmarl` does what it always does."""
+    bare = {
+        "jaxmarl": places,
+        "jaxmarl.environments": [os.path.join(place, "environments") for place in places],
+    }
+    bare = {name: path for name, path in bare.items() if name not in sys.modules}
+    for name, path in bare.items():
+        module: Any = ModuleType(name)
+        module.__path__ = path
+        sys.modules[name] = module
+    try:
+        yield
+    finally:
+        for name in bare:
+            del sys.modules[name]
+
+
+def find_map(config: EnvConfig) -> Any:
+    """The map's rules. Raises ConfigError for an unknown map and arguments that do not fit."""
+    module = load(config.id)
+    name = config.id.partition(":")[2]
+    if name not in (names := module.map_names()):
+        raise ConfigError(
+            f"env.id {config.id}: SMAX has no map {name or '(no name)'}; allowed: "
+            f"{', '.join(f'smax:{known}' for known in names)}"
+        )
+    if config.kind == "aec":
+        raise ConfigError(f"env.kind aec: {config.id} is no game of turns; use parallel or auto")
+    for key in FROM_MAP:
+        if key in config.kwargs:
+            raise ConfigError(
+                f"env.kwargs.{key}: {config.kwargs[key]} contradicts env.id {config.id}, which says it "
+                "already; leave it out"
+            )
+    if (mode := config.kwargs.get("attack_mode", ATTACK_MODES[0])) not in ATTACK_MODES:
+        raise ConfigError(
+            f"env.kwargs.attack_mode: {mode!r} is unknown to {config.id}; allowed: {', '.join(ATTACK_MODES)}"
+        )
+    try:
+        return _game(name, json.dumps(config.kwargs, sort_keys=True))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"env.kwargs {config.kwargs} does not fit {config.id}: {' '.join(str(error).split())}"
+        ) from error
+
+
+@functools.lru_cache(maxsize=16)
+def _game(name: str, options: str) -> Any:
+    return sys.modules[GAMES].Game(name, json.loads(options))

@@ -1,0 +1,1 @@
+"""What all HDF5 files share: attributes, trees, filters, failing disks."""

@@ -1,0 +1,1 @@
+"""Trajectory shards: write, read, merge, salvage."""

@@ -1,0 +1,259 @@
+"""The layout of a trajectory file: which groups and datasets, their dimensions, types and units.
+docs/files.md shows it.
+
+Built from an environment's spec for new shards, or read back from a file by salvage and merge. Knows no data.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hpcmarl.errors import ConfigError, FormatError
+from hpcmarl.io.hdf5.schema import LARGEST_CHUNK, read_attribute
+from hpcmarl.types import EnvironmentSpec, PolicySpec
+
+ENVIRONMENT = "env"
+INDEX = "segments"
+COMMITTED = "committed"
+CHUNK_BYTES = 1 << 19
+LARGEST_LABELS = 16 << 20  # bytes of the names of a dimension's places, when read
+
+
+@dataclass(frozen=True)
+class Column:
+    """One dataset [rows, *sizes]; `dims` names the sizes, `attributes` go with it (units, long_name, …)."""
+
+    dtype: np.dtype[Any]
+    dims: tuple[str, ...]
+    sizes: tuple[int, ...]
+    attributes: dict[str, Any]
+
+    @property
+    def row_bytes(self) -> int:
+        return int(np.prod(self.sizes, dtype=np.int64)) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class GroupLayout:
+    """Datasets that grow together along `rows` ("step" or "segment"); `labels` names the places of a
+    dimension (the agents)."""
+
+    rows: str
+    columns: dict[str, Column]
+    labels: dict[str, tuple[bytes, ...]]
+
+    @property
+    def chunk_rows(self) -> int:
+        """A power of two, such that the widest dataset's chunks have at most CHUNK_BYTES (one row at
+        least)."""
+        widest = max(1, *(column.row_bytes for column in self.columns.values()), 1)
+        return 1 << min(max(CHUNK_BYTES // widest, 1).bit_length() - 1, 12 if self.rows == "step" else 9)
+
+
+Layout = dict[str, GroupLayout]
+
+
+def _column(
+    dtype: Any,
+    long_name: str,
+    units: str = "1",
+    dims: tuple[str, ...] = (),
+    sizes: tuple[int, ...] = (),
+    **more: Any,
+) -> Column:
+    return Column(np.dtype(dtype), dims, sizes, {"units": units, "long_name": long_name, **more})
+
+
+INDEX_COLUMNS = {
+    "slot": _column("i4", "environment slot in its rank", "index"),
+    "episode": _column("i8", "episode of the slot", "index"),
+    "first_step": _column("i8", "step of the episode at the segment's first row", "index"),
+    "start": _column("i8", "first row in the groups under /steps", "index"),
+    "length": _column("i8", "number of rows", "steps"),
+    "terminated": _column("?", "the episode terminated at the last row"),
+    "truncated": _column("?", "the episode was truncated at the last row"),
+    "version": _column("i8", "version of the parameters that acted", "updates"),
+    "return_mean": _column(
+        "f8",
+        "return of the episode that ended, sum over steps of the mean over agents; NaN if none ended",
+        "reward",
+    ),
+    "actor": _column("i4", "number of the actor among the actors of its run", "index"),
+    "rank": _column("i4", "rank that recorded the segment", "index"),
+    "run": _column("i4", "run that recorded the segment, its place in the root attribute runs", "index"),
+    "start_number": _column("i4", "start of the run that recorded the segment", "index"),
+    "rollout": _column(
+        "i8", "rollout that the segment was cut from, counted on its rank in its start", "index"
+    ),
+}
+# which start of which run recorded a segment; files from before these columns hold them once, in their root
+# attributes, or not at all
+ORIGIN = ("rank", "run", "start_number", "rollout")
+
+
+def _feature_dims(shape: tuple[int, ...]) -> tuple[str, ...]:
+    return ("feature",) if len(shape) == 1 else tuple(f"feature_{place}" for place in range(len(shape)))
+
+
+def _observation(policy: PolicySpec, long_name: str) -> Column:
+    shape = policy.observation_shape
+    return _column("f4", long_name, "1", ("agent", *_feature_dims(shape)), (len(policy.agents), *shape))
+
+
+def _policy_columns(policy: PolicySpec) -> dict[str, Column]:
+    agents, action = len(policy.agents), policy.action
+
+    def per_agent(dtype: Any, long_name: str, units: str = "1") -> Column:
+        return _column(dtype, long_name, units, ("agent",), (agents,))
+
+    bounds = (
+        {"action_low": list(action.low), "action_high": list(action.high)}
+        if action.kind == "continuous"
+        else {}
+    )
+    columns = {
+        "obs": _observation(policy, "observation before the step"),
+        "action": _column(
+            action.dtype,
+            "action taken",
+            "1" if action.kind == "continuous" else "index",
+            ("agent", *(("component",) if action.shape else ())),
+            (agents, *action.shape),
+            action_kind=action.kind,
+            action_sizes=list(action.sizes),
+            **bounds,
+        ),
+        "reward": per_agent("f4", "reward of the step", "reward"),
+        "alive": per_agent("?", "the agent acts at this step"),
+        "logp": per_agent("f4", "log probability of the action under the acting policy", "nat"),
+        "terminated": per_agent("?", "the agent's episode terminated at this step"),
+        "truncated": per_agent("?", "the agent's episode was truncated at this step"),
+    }
+    if policy.has_mask:
+        columns["action_mask"] = _column(
+            "?", "allowed actions", "1", ("agent", "choice"), (agents, action.mask_size)
+        )
+    return columns
+
+
+def layout_of_spec(spec: EnvironmentSpec) -> Layout:
+    """The layout of an environment's shards. Raises ConfigError for a policy whose name the layout needs."""
+    layout: Layout = {}
+    environment = {
+        "episode_start": _column("?", "first step of an episode"),
+        "episode_end": _column("u1", "0 goes on, 1 terminated, 2 truncated"),
+    }
+    final_environment: dict[str, Column] = {}
+    if spec.state_size is not None:
+        environment["state"] = _column(
+            "f4", "state of the environment before the step", "1", ("state_feature",), (spec.state_size,)
+        )
+        final_environment["state"] = _column(
+            "f4",
+            "state after the last row; zeros once terminated",
+            "1",
+            ("state_feature",),
+            (spec.state_size,),
+        )
+    for policy in spec.policies:
+        if policy.name == ENVIRONMENT:
+            raise ConfigError(
+                'policies.env: trajectory files use the name "env" for the environment itself; choose '
+                "another name"
+            )
+        labels = {"agent": tuple(agent.encode() for agent in policy.agents)}
+        layout[f"steps/{policy.name}"] = GroupLayout("step", _policy_columns(policy), labels)
+        final = {
+            "obs": _observation(policy, "observation after the last row; zeros once terminated"),
+            "episode_return": _column(
+                "f8", "this policy's return of the episode that ended; NaN if none ended", "reward"
+            ),
+        }
+        layout[f"final/{policy.name}"] = GroupLayout("segment", final, labels)
+    layout[f"steps/{ENVIRONMENT}"] = GroupLayout("step", environment, {})
+    if final_environment:
+        layout[f"final/{ENVIRONMENT}"] = GroupLayout("segment", final_environment, {})
+    layout[INDEX] = GroupLayout("segment", dict(INDEX_COLUMNS), {})
+    return layout
+
+
+def layout_of_file(file: h5py.File) -> Layout:
+    """The layout of an opened trajectory file, with the columns of ORIGIN also where the file has none.
+
+    Raises FormatError where a group or dataset is missing or odd."""
+    where = file.filename
+    paths = [
+        f"{top}/{name}"
+        for top in ("steps", "final")
+        if isinstance(file.get(top), h5py.Group)
+        for name in file[top]
+    ]
+    layout = {}
+    for path in [*paths, INDEX]:
+        group = file.get(path)
+        if not isinstance(group, h5py.Group):
+            raise FormatError(f"{where}: the group {path} is missing; the file is damaged or foreign")
+        layout[path] = _group_layout(group, "step" if path.startswith("steps/") else "segment")
+    columns = {name: INDEX_COLUMNS[name] for name in ORIGIN} | layout[INDEX].columns
+    layout[INDEX] = replace(layout[INDEX], columns=columns)
+    if f"steps/{ENVIRONMENT}" not in layout or not set(INDEX_COLUMNS) <= set(columns):
+        raise FormatError(
+            f"{where}: /steps/{ENVIRONMENT} or a column of /{INDEX} is missing; the file is damaged or "
+            "foreign"
+        )
+    for name, column in INDEX_COLUMNS.items():
+        found = layout[INDEX].columns[name]
+        if found.dtype != column.dtype or found.sizes:
+            raise FormatError(
+                f"{where}: /{INDEX}/{name} has type {found.dtype}, not {column.dtype}; the file is damaged "
+                "or foreign"
+            )
+    known = {name: layout[INDEX].columns[name] for name in INDEX_COLUMNS}
+    layout[INDEX] = replace(layout[INDEX], columns={**known, **layout[INDEX].columns})
+    return layout
+
+
+def _group_layout(group: h5py.Group, rows: str) -> GroupLayout:
+    columns, labels = {}, {}
+    for name, item in group.items():
+        if not isinstance(item, h5py.Dataset):
+            raise FormatError(
+                f"{group.file.filename}: {item.name} is not a dataset; the file is damaged or foreign"
+            )
+        if item.is_scale:
+            if item.dtype.kind == "S" and item.ndim == 1:
+                if item.size * item.dtype.itemsize > LARGEST_LABELS:
+                    raise FormatError(
+                        f"{group.file.filename}: {item.name} declares {item.size} names; the file is damaged "
+                        "or crafted"
+                    )
+                labels[name] = tuple(bytes(label) for label in item[()])
+            continue
+        if item.ndim == 0:
+            continue
+        _check_rows(item)
+        dims = tuple(
+            item.dims[axis][0].name.rsplit("/", 1)[-1] if len(item.dims[axis]) else f"dim_{axis}"
+            for axis in range(1, item.ndim)
+        )
+        attributes = {key: read_attribute(item, key) for key in item.attrs if key != "DIMENSION_LIST"}
+        columns[name] = Column(item.dtype, dims, tuple(item.shape[1:]), attributes)
+    return GroupLayout(rows, columns, labels)
+
+
+def _check_rows(dataset: h5py.Dataset) -> None:
+    """Readers take whole rows into memory, and writers put whole rows into a chunk, whose size check_safe
+    bounds. Raises FormatError."""
+    row = math.prod(max(size, 1) for size in dataset.shape[1:]) * dataset.dtype.itemsize
+    if row > LARGEST_CHUNK or (
+        dataset.chunks is not None and dataset.chunks[1:] != tuple(max(size, 1) for size in dataset.shape[1:])
+    ):
+        raise FormatError(
+            f"{dataset.file.filename}: {dataset.name} has rows {list(dataset.shape[1:])} in parts; the file "
+            "is damaged or crafted"
+        )

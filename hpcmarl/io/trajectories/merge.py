@@ -1,0 +1,124 @@
+"""Many shards as one file of the same layout: rows one after the other, in memory that does not grow.
+
+Called by `hpcmarl data merge`. Knows no rollout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hpcmarl.errors import UsageError
+from hpcmarl.io.atomic import storage_error
+from hpcmarl.io.hdf5.schema import read_attributes
+from hpcmarl.io.trajectories.layout import Layout
+from hpcmarl.io.trajectories.live_segments import LiveSegments, refuse_overlaps, runs_of
+from hpcmarl.io.trajectories.salvage import append_shard
+from hpcmarl.io.trajectories.shard import ShardFile
+from hpcmarl.io.trajectories.shard_reader import ShardReader, list_shards
+
+
+def collect_shards(paths: Sequence[Path]) -> list[Path]:
+    """All shards of the given files and directories, in order and once each. Raises UsageError where there is
+    none."""
+    shards = list(dict.fromkeys(shard.resolve() for path in paths for shard in list_shards(path)))
+    if not shards:
+        raise UsageError(
+            f"{', '.join(map(str, paths))}: no finished shards (shard-*.h5) there; after a kill try `hpcmarl "
+            "data salvage`"
+        )
+    return shards
+
+
+def _shape(layout: Layout) -> Any:
+    """What must agree: everything but the datasets' attributes."""
+    return {
+        path: replace(
+            group, columns={name: replace(column, attributes={}) for name, column in group.columns.items()}
+        )
+        for path, group in layout.items()
+    }
+
+
+def _in_common(shards: Sequence[Path]) -> tuple[Layout, dict[str, Any]]:
+    """Return the layout of all shards and the root attributes of their merged file. Raises UsageError where
+    they do not fit together."""
+    runs: dict[str, None] = {}
+    with ShardReader(shards[0]) as first:
+        layout, attributes = first.layout, read_attributes(first.file)
+    for shard in shards:
+        with ShardReader(shard) as reader:
+            own = read_attributes(reader.file)
+            if _shape(reader.layout) != _shape(layout) or own.get("env") != attributes.get("env"):
+                environments = f"{own.get('env')} and {attributes.get('env')}"
+                raise UsageError(
+                    f"{shard}: another environment or layout than {shards[0]} ({environments}); merge them "
+                    "apart"
+                )
+            attributes["rank"] = attributes["rank"] if own.get("rank") == attributes["rank"] else -1
+            runs |= dict.fromkeys(runs_of(reader))
+    return layout, {**attributes, "merged_from": [str(shard) for shard in shards], "runs": list(runs)}
+
+
+def merge_shards(
+    paths: Sequence[Path], output: Path, compression: str = "none", *, superseded: bool = False
+) -> dict[str, int]:
+    """Write all shards of `paths` into one file.
+
+    Root attributes are those of the first shard; `merged_from` lists the files, `runs` the runs, and `rank`
+    is -1 where the ranks differ. Every segment keeps its run, start, rank and rollout.
+
+    Args:
+        paths: files and directories.
+        output: the new file.
+        compression: of the new file.
+        superseded: also what later starts of the runs have superseded.
+
+    Returns:
+        shards, steps, segments, bytes, and superseded_segments that were left out.
+
+    Raises:
+        UsageError: `output` exists, the shards differ in environment or layout, or two hold the same
+            rollouts.
+        FormatError: a shard is damaged.
+        StorageError: the disk fails.
+    """
+    if output.exists():
+        raise UsageError(f"--out {output}: exists; choose another name or delete it first")
+    shards = collect_shards(paths)
+    refuse_overlaps(shards)
+    layout, attributes = _in_common(shards)
+    runs = {name: place for place, name in enumerate(attributes["runs"])}
+    live, left_out = LiveSegments(), 0
+    try:
+        merged = ShardFile(output, layout, attributes, compression)
+        try:
+            for shard in shards:
+                with ShardReader(shard) as reader:
+                    whole = reader.segments
+                    if not superseded:
+                        live.select(reader)
+                    left_out += whole - reader.segments
+                    append_shard(merged, reader, [runs[name] for name in runs_of(reader)])
+            if not merged.segments:
+                where = ", ".join(map(str, paths))
+                raise UsageError(
+                    f"{where}: all {left_out} segments there are superseded by later starts; --superseded "
+                    "takes them"
+                )
+            merged.close()
+        except BaseException:
+            merged.abandon()
+            merged.partial.unlink(missing_ok=True)
+            raise
+        counts = {
+            "shards": len(shards),
+            "steps": merged.steps,
+            "segments": merged.segments,
+            "bytes": output.stat().st_size,
+        }
+        return {**counts, "superseded_segments": left_out}
+    except (OSError, RuntimeError, ValueError) as error:
+        raise storage_error(output, "write", error) from error

@@ -1,0 +1,408 @@
+"""Trajectories on disk: an actor appends rollouts, a background thread writes shards.
+
+The actor role calls `append` on its hot path: it copies the rollout's arrays and returns; all HDF5 work, the
+cut into segments and every error stay in the thread. When the disk is too slow rollouts are dropped and
+counted; memory is bounded. Knows no environment and no network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.config.run import TrajectoriesConfig
+from hpcmarl.errors import HpcmarlError, StorageError
+from hpcmarl.io.atomic import PARTIAL, storage_error
+from hpcmarl.io.hdf5.fault_tolerant_file import close_at_exit
+from hpcmarl.io.hdf5.schema import TRAJECTORIES, root_attributes
+from hpcmarl.io.trajectories.layout import ENVIRONMENT, INDEX, ORIGIN, layout_of_spec
+from hpcmarl.io.trajectories.salvage import salvage_file
+from hpcmarl.io.trajectories.segments import cut_segments, slot_major
+from hpcmarl.io.trajectories.shard import ShardFile, filter_options
+from hpcmarl.types import Array, EnvironmentSpec, PolicyRollout, Rollout
+
+LOGGER = logging.getLogger(__name__)
+QUEUE_BYTES = 64 << 20  # what may wait for the disk
+WAKE_BYTES = 1 << 20  # the thread is woken early when so much waits
+WAKE_SECONDS = 0.25
+RETRY_SECONDS = 30.0  # after an error of the disk
+# a killed process loses at most what it recorded in so many seconds, once its open shard is salvaged
+FLUSH_SECONDS = 10.0
+FLUSHES_PER_SHARD = 6  # at least
+MANY_ACTORS = 128  # more of them make no more files a day: file systems of clusters bound the number of files
+GOLDEN = 0.6180339887498949  # its multiples are spread evenly over the parts of an interval
+_SHARD = re.compile(r"shard-(\d+)\.h5")
+
+
+def copy_rollout(rollout: Rollout) -> Rollout:
+    """A copy that shares no array with the caller (memory, which is not stored, is left out)."""
+    policies = {
+        name: PolicyRollout(
+            policy.obs.copy(),
+            policy.alive.copy(),
+            policy.action.copy(),
+            policy.logp.copy(),
+            policy.reward.copy(),
+            policy.terminated.copy(),
+            policy.truncated.copy(),
+            policy.final_obs.copy(),
+            None if policy.action_mask is None else policy.action_mask.copy(),
+        )
+        for name, policy in rollout.policies.items()
+    }
+    return Rollout(
+        policies,
+        rollout.episode_start.copy(),
+        rollout.episode_end.copy(),
+        rollout.final_index.copy(),
+        rollout.first_step.copy(),
+        rollout.episode.copy(),
+        rollout.slots.copy(),
+        rollout.version,
+        rollout.actor,
+        None if rollout.state is None else rollout.state.copy(),
+        None if rollout.final_state is None else rollout.final_state.copy(),
+        list(rollout.episodes),
+    )
+
+
+def rollout_bytes(rollout: Rollout) -> int:
+    """About what a rollout occupies, in bytes."""
+    size = 0 if rollout.state is None else rollout.state.nbytes
+    for policy in rollout.policies.values():
+        size += policy.obs.nbytes + policy.action.nbytes + 4 * policy.reward.nbytes
+        size += 0 if policy.action_mask is None else policy.action_mask.nbytes
+    return size
+
+
+def shard_seconds(config: TrajectoriesConfig, ranks: int) -> float:
+    """Seconds after which a shard closes that has not reached its size: trajectories.shard_seconds, longer
+    for more than MANY_ACTORS."""
+    return config.shard_seconds * max(1.0, ranks / MANY_ACTORS)
+
+
+def files_a_day(config: TrajectoriesConfig, ranks: int) -> float:
+    """Shards that `ranks` actors close in a day because of their age, all together."""
+    return ranks * 86400.0 / shard_seconds(config, ranks)
+
+
+def shard_rows(
+    rollout: Rollout, first_row: int, origin: Mapping[str, int]
+) -> tuple[dict[str, dict[str, Array]], int]:
+    """A rollout as rows of a shard: group -> column -> array, and the number of segments.
+
+    first_row: rows before it in the shard; origin: the columns of layout.ORIGIN."""
+    segments = cut_segments(rollout)
+    steps = rollout.steps
+    rows: dict[str, dict[str, Array]] = {}
+    for name, policy in rollout.policies.items():
+        arrays = {
+            "obs": policy.obs[:steps],
+            "action": policy.action,
+            "reward": policy.reward,
+            "alive": policy.alive[:steps],
+            "logp": policy.logp,
+            "terminated": policy.terminated,
+            "truncated": policy.truncated,
+        }
+        if policy.action_mask is not None:
+            arrays["action_mask"] = policy.action_mask[:steps]
+        rows[f"steps/{name}"] = {key: slot_major(array) for key, array in arrays.items()}
+        rows[f"final/{name}"] = {
+            "obs": segments.final_obs[name],
+            "episode_return": segments.episode_return[name],
+        }
+    environment = {
+        "episode_start": slot_major(rollout.episode_start[:steps]),
+        "episode_end": slot_major(rollout.episode_end),
+    }
+    if rollout.state is not None and segments.final_state is not None:
+        environment["state"] = slot_major(rollout.state[:steps])
+        rows[f"final/{ENVIRONMENT}"] = {"state": segments.final_state}
+    rows[f"steps/{ENVIRONMENT}"] = environment
+    count = len(segments.index["start"])
+    whence = {name: np.full(count, origin[name]) for name in ORIGIN}
+    rows[INDEX] = {**segments.index, "start": segments.index["start"] + first_row, **whence}
+    return rows, count
+
+
+class TrajectoryWriter:
+    """Writes one rank's rollouts to `directory`/rank-NNNN/shard-NNNNNN.h5, continuing the numbers that are
+    there.
+
+    Every rollout that is appended has a number, also where it is dropped: with the rank and the start of the
+    run it identifies the segments that are cut from it. What a killed writer of this rank has left open is
+    recovered first, in the background.
+
+    Attributes:
+        error: the text of the StorageError that stopped the writing; training goes on. None where there is
+            none.
+        rollouts: the number of the next rollout; set it before the first one where another process has used
+            some.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        spec: EnvironmentSpec,
+        config: TrajectoriesConfig,
+        *,
+        rank: int,
+        role: str,
+        host: str,
+        attributes: Mapping[str, Any],
+        ranks: int = 1,
+    ) -> None:
+        """Open the directory; nothing is written before the first rollout.
+
+        Args:
+            directory: the run's trajectories/.
+            spec: of the environment.
+            config: section trajectories.
+            rank: this rank.
+            role: what it is.
+            host: where it is.
+            attributes: for the root of every shard: config as YAML text, seeds, run, start, ….
+            ranks: that write shards at the same time.
+
+        Raises:
+            MissingPackageError: a compression that is not installed.
+            ConfigError: a policy's name that the layout needs.
+            StorageError: the directory cannot be made.
+        """
+        self.directory, self.config = Path(directory) / f"rank-{rank:04d}", config
+        self.error: str | None = None
+        self._layout = layout_of_spec(spec)
+        self._attributes = {
+            **attributes,
+            "env": spec.id,
+            "rank": rank,
+            "role": role,
+            "host": host,
+            "runs": [str(attributes.get("run", ""))],
+        }
+        self._origin = {"rank": rank, "run": 0, "start_number": int(attributes.get("start", 0))}
+        self._lifetime = shard_seconds(config, ranks)
+        self._first_lifetime = self._lifetime * (
+            0.5 + 0.5 * (rank * GOLDEN % 1.0)
+        )  # so that ranks do not close all at once
+        filter_options(config.compression)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            existing = [
+                (file, match) for file in self.directory.iterdir() if (match := _SHARD.match(file.name))
+            ]
+            self._number = 1 + max((int(match[1]) for _, match in existing), default=-1)
+            self._closed_bytes = sum(file.stat().st_size for file, _ in existing)
+        except OSError as error:
+            raise storage_error(self.directory, "write trajectories", error) from error
+        self._shard: ShardFile | None = None
+        self._opened = self._flushed = 0.0
+        self.rollouts = 0
+        self._seen = self._dropped = self._lost = self._steps = self._shards = 0
+        self._bytes = self._closed_bytes
+        self._put = self._taken = 0  # bytes; like _dropped and _lost, each is written by one thread alone
+        self._queue: deque[tuple[Rollout, int, int]] = deque()
+        self._stopped = self._closing = False
+        self._retry_at: float | None = None
+        self._left = [
+            file for file, _ in existing if file.name.endswith(PARTIAL)
+        ]  # open shards that a kill or an error ended: to be salvaged
+        self._check_budget()
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="trajectory-writer", daemon=True)
+        self._thread.start()
+        close_at_exit(self)
+
+    def append(self, rollout: Rollout) -> None:
+        """Takes a copy of the rollout; never waits for the disk. Raises StorageError after an error where
+        trajectories.on_error says stop."""
+        if self.error is not None and self.config.on_error == "stop":
+            raise StorageError(self.error)
+        number, self.rollouts = self.rollouts, self.rollouts + 1
+        self._seen += 1
+        if (self._seen - 1) % self.config.every:
+            return
+        waiting = self._put - self._taken
+        if self._stopped or waiting >= QUEUE_BYTES:
+            self._dropped += 1
+            return
+        size = rollout_bytes(rollout)
+        self._queue.append((copy_rollout(rollout), size, number))
+        self._put += size
+        if waiting + size > WAKE_BYTES:
+            self._wake.set()
+
+    @property
+    def statistics(self) -> dict[str, int]:
+        """bytes on disk, environment steps and shards written (the open one counts for steps), rollouts
+        dropped."""
+        return {
+            "bytes": self._bytes,
+            "steps": self._steps,
+            "shards": self._shards,
+            "dropped": self._dropped + self._lost,
+        }
+
+    def check(self) -> None:
+        """Raises StorageError if writing had to stop because of an error."""
+        if self.error is not None:
+            raise StorageError(self.error)
+
+    def close(self) -> None:
+        """Writes what waits, closes the shard and ends the thread. Ask `error` afterwards."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join()
+        self._stopped = True
+
+    def _work(self) -> None:
+        if self._left:
+            try:
+                self._salvage_left()
+            except Exception as error:
+                self._fail(error)
+        while True:
+            self._wake.wait(WAKE_SECONDS)
+            self._wake.clear()
+            closing = self._closing
+            try:
+                self._try_again(closing)
+                while self._queue:
+                    self._take(*self._queue.popleft())
+                    self._tend(False)  # also while there is always more: flushes and shards keep their time
+                self._tend(closing)
+            except (
+                Exception
+            ) as error:  # the thread must survive to count what is dropped; the caller reads self.error
+                self._fail(error)
+            if closing:
+                return
+
+    def _take(self, rollout: Rollout, size: int, number: int) -> None:
+        stored = False
+        try:
+            if not self._stopped:
+                self._store(rollout, number)
+                stored = True
+        finally:
+            self._taken += size
+            self._lost += not stored
+
+    def _store(self, rollout: Rollout, number: int) -> None:
+        if self._shard is None:
+            self._shard = self._new_shard()
+            self._opened = self._flushed = time.monotonic()
+        rows, segments = shard_rows(rollout, self._shard.steps, {**self._origin, "rollout": number})
+        steps = rollout.steps * rollout.count
+        self._shard.append(rows, steps, segments)
+        if self._shard.segments == segments:
+            # lays out all of the file's parts before its rows: what is cut off at the end costs rows alone
+            self._shard.flush()
+        self._steps += steps
+        size = self._shard.size
+        self._bytes = self._closed_bytes + size
+        self._check_budget()
+        if self._stopped or size >= self.config.shard_megabytes * 1e6:
+            self._close_shard()
+
+    def _new_shard(self) -> ShardFile:
+        """Open the next shard. A listing of the directory may be old on a network file system, so that a
+        number may be taken."""
+        attributes = root_attributes(TRAJECTORIES, self._attributes)
+        while True:
+            path = self.directory / f"shard-{self._number:06d}.h5"
+            self._number += 1
+            with contextlib.suppress(FileExistsError):
+                return ShardFile(path, self._layout, attributes, self.config.compression)
+
+    def _check_budget(self) -> None:
+        limit = self.config.max_gigabytes
+        if limit is not None and self._bytes >= limit * 1e9:
+            self._stopped = True
+            LOGGER.warning(
+                "%s: trajectories.max_gigabytes %g is reached, no more trajectories are written",
+                self.directory,
+                limit,
+            )
+
+    def _tend(self, closing: bool) -> None:
+        if self._shard is None:
+            return
+        now = time.monotonic()
+        if closing or now - self._opened >= self._first_lifetime:
+            self._first_lifetime = self._lifetime
+            self._close_shard()
+        elif now - self._flushed >= min(FLUSH_SECONDS, self._lifetime / FLUSHES_PER_SHARD):
+            self._shard.flush()
+            self._flushed = now
+            self._on_success()
+
+    def _close_shard(self) -> None:
+        assert self._shard is not None
+        self._shard.close()
+        self._on_success()
+        self._closed_bytes += os.path.getsize(self._shard.path)
+        self._bytes, self._shards, self._shard = self._closed_bytes, self._shards + 1, None
+
+    def _fail(self, error: Exception) -> None:
+        """The open shard is given up; rollouts are dropped and counted until the next attempt."""
+        self._stopped = True
+        self._retry_at = (
+            time.monotonic() + RETRY_SECONDS if isinstance(error, (OSError, HpcmarlError)) else None
+        )
+        known = (
+            str(error)
+            if isinstance(error, HpcmarlError)
+            else str(storage_error(self.directory, "write trajectories", error))
+        )
+        if self.error is None:
+            then = (
+                f"tried again every {RETRY_SECONDS:g} s"
+                if self._retry_at is not None
+                else "no more trajectories are written"
+            )
+            LOGGER.error("%s; rollouts are dropped, earlier shards are whole; %s", known, then)
+        self.error = known
+        if self._shard is not None:
+            shard, self._shard = self._shard, None
+            self._left.append(shard.partial)
+            shard.abandon()
+
+    def _try_again(self, closing: bool) -> None:
+        """After a while, and at the end, what an error interrupted: the directory, the shards that were open,
+        then new ones."""
+        if self._retry_at is None or (time.monotonic() < self._retry_at and not closing):
+            return
+        self._retry_at = None
+        for place in (self.directory.parent, self.directory):
+            place.mkdir(exist_ok=True)  # no further up: a run directory that is gone may be a disk that is
+        self._salvage_left()
+        if not closing:
+            self._stopped = False
+
+    def _salvage_left(self) -> None:
+        """Make shards of those that were left open; one whose writer lives, or that cannot be recovered,
+        stays as it is."""
+        found = [salvage_file(partial, remove=True) for partial in self._left if partial.exists()]
+        for item in found:
+            LOGGER.info("%s: %s, %d steps %s", item.path, item.status, item.steps, item.note)
+        self._left = [Path(item.path) for item in found if item.status == "failed"]
+        self._bytes = self._closed_bytes = sum(
+            file.stat().st_size for file in self.directory.iterdir() if _SHARD.match(file.name)
+        )
+
+    def _on_success(self) -> None:
+        if self.error is not None:
+            LOGGER.info("%s: trajectories are written again", self.directory)
+            self.error = None

@@ -1,0 +1,1 @@
+"""The work behind `hpcmarl league`: matches, tournaments, exploiters."""

@@ -1,0 +1,299 @@
+"""`hpcmarl league match`: two players against each other in this process: snapshots of a league or of another
+one, random moves, or a search.
+
+No world, no learning. The match is league/runtime/matches.py's, the one that leagues play; here are the
+players that are no snapshots of this league, and what is told of the episodes. Also used by
+league/commands/tournament.py and exploit.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.envs.games.search import GAMES, Searcher
+from hpcmarl.errors import ConfigError, UsageError
+from hpcmarl.league.commands.reader import LeagueRun, read_league
+from hpcmarl.league.runtime.matches import Matches
+from hpcmarl.league.runtime.opponents import Player
+from hpcmarl.maths.ratings import wilson_interval
+from hpcmarl.roles.evaluator import random_actions
+from hpcmarl.types import (
+    Array,
+    Decision,
+    EnvironmentSpec,
+    Episode,
+    FloatArray,
+    Frame,
+    PolicyFrame,
+    PolicySpec,
+)
+
+RANDOM, SEARCH, OF = "random", "search:", "@"
+Result = dict[str, Any]
+
+
+class RandomPlayer:
+    """Any allowed action, all alike; where actions are continuous, any within the bounds."""
+
+    needs_state = False
+
+    def __init__(self, spec: EnvironmentSpec) -> None:
+        self.spec = spec
+
+    def initial_memory(self, slots: int) -> dict[str, FloatArray]:
+        return {}
+
+    def act(
+        self,
+        frame: Frame,
+        memory: Mapping[str, FloatArray],
+        generator: np.random.Generator,
+        greedy: bool = False,
+        with_logp: bool = False,
+    ) -> dict[str, Decision]:
+        return {
+            name: self._decision(self.spec.policy(name), seen, generator)
+            for name, seen in frame.policies.items()
+        }
+
+    def _decision(self, spec: PolicySpec, seen: PolicyFrame, generator: np.random.Generator) -> Decision:
+        action = random_actions(spec.action, seen.alive.shape, seen.action_mask, generator)
+        action[~seen.alive] = 0
+        return Decision(action, None)
+
+
+class SearchPlayer:
+    """Plays by looking some plies ahead (envs/games/search.py)."""
+
+    needs_state = False
+
+    def __init__(self, id: str, depth: int, seed: int) -> None:
+        self._search = Searcher(id, depth, np.random.default_rng([seed, depth]))
+
+    def initial_memory(self, slots: int) -> dict[str, FloatArray]:
+        return {}
+
+    def act(
+        self,
+        frame: Frame,
+        memory: Mapping[str, FloatArray],
+        generator: np.random.Generator,
+        greedy: bool = False,
+        with_logp: bool = False,
+    ) -> dict[str, Decision]:
+        return {name: self._decision(seen) for name, seen in frame.policies.items()}
+
+    def _decision(self, seen: PolicyFrame) -> Decision:
+        acting = np.nonzero(seen.alive)
+        action = np.zeros(seen.alive.shape, np.int64)
+        assert seen.action_mask is not None
+        if len(acting[0]):
+            action[acting] = self._search(seen.obs[acting], seen.action_mask[acting])
+        return Decision(action, None)
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """given: the name as told; name: of the snapshot or rule; side: what it plays, None: any. make(side,
+    seed): the player, where it is none of this league's own snapshots."""
+
+    given: str
+    name: str
+    side: str | None
+    make: Callable[[str, int], Player] | None = None
+
+
+@dataclass(frozen=True)
+class Met:
+    """A match that was played. side: the row's; episodes: as the row saw them; winners: whether somebody wins
+    (league.score: win)."""
+
+    row: str
+    column: str
+    side: str
+    greedy: bool
+    seed: int
+    episodes: list[Episode]
+    winners: bool
+
+    @property
+    def returns(self) -> tuple[Array, Array]:
+        """The row's and the column's, of each episode."""
+        other = [episode.outcome["other_return"] for episode in self.episodes]
+        return np.array([episode.return_mean for episode in self.episodes]), np.array(other)
+
+    def figures(self) -> Result:
+        """See play_match."""
+        scores = np.array([episode.outcome["win"] for episode in self.episodes])
+        games, score = len(scores), float(scores.sum())
+        low, high = wilson_interval(games, score)
+        counts = {
+            name: int((scores == value).sum()) if self.winners else None
+            for name, value in (("wins", 1.0), ("draws", 0.5), ("losses", 0.0))
+        }
+        returns = {
+            f"{name}_return_{what}": float(getattr(values, what)())
+            for name, values in zip(("row", "column"), self.returns, strict=True)
+            for what in ("mean", "std")
+        }
+        lengths = float(np.mean([episode.length for episode in self.episodes]))
+        told = {
+            "row": self.row,
+            "column": self.column,
+            "side": self.side,
+            "greedy": self.greedy,
+            "seed": self.seed,
+            "episodes": games,
+        }
+        return {
+            **told,
+            "score": score / games,
+            "score_low": float(low),
+            "score_high": float(high),
+            **counts,
+            **returns,
+            "length_mean": lengths,
+        }
+
+
+def play_match(
+    league: LeagueRun,
+    first: str,
+    second: str,
+    episodes: int | None = None,
+    greedy: bool | None = None,
+    seed: int | None = None,
+) -> Result:
+    """`episodes` of first against second; None takes the league's own setting (seed: eval.seed).
+
+    row, column, side, episodes, greedy, seed, score (mean, of the row) with score_low, score_high (Wilson, 95
+    %), wins, draws, losses (None with league.score: return, where nobody wins), row_return_mean,
+    column_return_mean and their standard deviations, length_mean. Raises as `meet`."""
+    return meet(league, first, second, episodes, greedy, seed).figures()
+
+
+def meet(
+    league: LeagueRun,
+    first: str | Entrant,
+    second: str | Entrant,
+    episodes: int | None = None,
+    greedy: bool | None = None,
+    seed: int | None = None,
+) -> Met:
+    """The same with every episode.
+
+    Raises UsageError for names that are none, ConfigError for players that cannot meet, FormatError for files
+    that do not verify."""
+    assert league.config.league is not None
+    given = {"episodes": episodes, "greedy": greedy}
+    evaluation = league.config.league.evaluation.model_copy(
+        update={name: value for name, value in given.items() if value is not None}
+    )
+    evaluated = league.config.league.model_copy(update={"evaluation": evaluation})
+    config = league.config.model_copy(update={"league": evaluated})
+    seed = config.eval.seed if seed is None else seed
+    row, column = (enter(league, player) if isinstance(player, str) else player for player in (first, second))
+    side = _side(league, row, column)
+    rules: dict[str, Player] = {}
+    for entrant, plays in ((row, side), (column, league.game.meets(side))):
+        if entrant.make is not None:
+            rules[entrant.name] = entrant.make(plays, seed)
+        else:
+            _check(league, entrant.name, plays)
+    matches = Matches(config, league.spec, league.game, league.pool, seed, rules)
+    try:
+        matches.begin({"row": row.name, "column": column.name, "side": side, "seed": seed})
+        while matches.step() is None:
+            pass
+        assert matches.match is not None
+        played = matches.match.episodes
+    finally:
+        matches.close()
+    return Met(row.name, column.name, side, evaluation.greedy, seed, played, evaluated.score == "win")
+
+
+def enter(league: LeagueRun, name: str) -> Entrant:
+    """A snapshot or member of this league, NAME@RUN of another one, random, or search:DEPTH. Raises as
+    `meet`."""
+    known = name in league.book.numbers or name in league.game.members
+    if not known and (name == RANDOM or name.startswith(SEARCH)):
+        return Entrant(name, name, None, lambda side, seed: _rule(league, name, side, seed))
+    label, of, run = name.partition(OF)
+    if of and not known:
+        return _visitor(league, label, run)
+    searches = (f"{SEARCH}1", f"{SEARCH}3") if league.config.env.id in GAMES else ()
+    snapshot = league.snapshot(name, (RANDOM, *searches))
+    return Entrant(name, snapshot.name, snapshot.side)
+
+
+def _visitor(league: LeagueRun, label: str, run: str) -> Entrant:
+    """A snapshot of another league of the same game; its network may be another one."""
+    other = read_league(run)
+    snapshot = other.snapshot(label)
+    home, away = (_seen(each, snapshot.side) for each in (league, other))
+    if home != away:
+        raise ConfigError(
+            f"{label}{OF}{run} plays {away}, but {league.directory} is {home}: they cannot meet; name "
+            "players of one game"
+        )
+    player = other.algorithm(snapshot.side)
+    player.load_parameters(other.pool.parameters(snapshot.name, player.size))
+    return Entrant(f"{label}{OF}{run}", f"{snapshot.name}{OF}{run}", snapshot.side, lambda side, seed: player)
+
+
+def _seen(league: LeagueRun, side: str) -> str:
+    """What a side of a league sees and does, in words: those of whom it is the same can meet."""
+    names = league.game.sides.get(side)
+    if names is None:
+        return f"{league.spec.id} with the sides {', '.join(league.game.sides)}"
+    policies = [league.spec.policy(name) for name in names]
+    spaces = [
+        (
+            f"{policy.name} ({', '.join(policy.agents)}; observations {list(policy.observation_shape)}, "
+            f"{_actions(policy)})"
+        )
+        for policy in policies
+    ]
+    return f"{league.spec.id} with {' and '.join(spaces)}"
+
+
+def _actions(policy: PolicySpec) -> str:
+    action = policy.action
+    bounds = f" from {list(action.low)} to {list(action.high)}" if action.kind == "continuous" else ""
+    return f"{action.kind} actions {list(action.sizes)}{bounds}"
+
+
+def can_meet(league: LeagueRun, first: Entrant, second: Entrant) -> bool:
+    """Whether their sides play against each other."""
+    return len(league.game.sides) == 1 or first.side is None or first.side != second.side
+
+
+def _side(league: LeagueRun, row: Entrant, column: Entrant) -> str:
+    """What the row plays. Raises ConfigError where both play the same side of an asymmetric game."""
+    sides = list(league.game.sides)
+    if row.side is None:
+        return sides[0] if column.side is None else league.game.meets(column.side)
+    if not can_meet(league, row, column):
+        raise ConfigError(
+            f"{row.given} and {column.given} both play side {row.side} of {league.spec.id}; "
+            f"for one of them name a member or snapshot of side {league.game.meets(row.side)}"
+        )
+    return row.side
+
+
+def _rule(league: LeagueRun, name: str, side: str, seed: int) -> Player:
+    if name == RANDOM:
+        return RandomPlayer(league.spec)
+    depth = name.removeprefix(SEARCH)
+    if not depth.isdigit():
+        raise UsageError(f"{name}: the depth of a search is a number of plies, as in {SEARCH}3")
+    return SearchPlayer(league.config.env.id, int(depth), seed)
+
+
+def _check(league: LeagueRun, name: str, side: str) -> None:
+    """Read the file first: its error says what is wrong with it. Raises FormatError."""
+    league.pool.parameters(name, league.algorithm(side).size)

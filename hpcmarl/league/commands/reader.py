@@ -1,0 +1,140 @@
+"""A league's run directory as those see it who look at it afterwards: its configuration, game, book and pool.
+Called by `hpcmarl league`.
+
+Changes nothing: a snapshot whose file does not verify stays where it is.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hpcmarl.algos import make_model
+from hpcmarl.algos.model import Model
+from hpcmarl.config import Config
+from hpcmarl.config.file import load_config
+from hpcmarl.envs import describe
+from hpcmarl.errors import ConfigError, FormatError, UsageError
+from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
+from hpcmarl.io.pool import Pool
+from hpcmarl.league.core.snapshots import Snapshot
+from hpcmarl.league.core.state import Book
+from hpcmarl.league.runtime.opponent_env import side_of
+from hpcmarl.league.runtime.sides import Game, game_of
+from hpcmarl.league.runtime.startup import read_book
+from hpcmarl.roles.origin import check_environments_of
+from hpcmarl.types import EnvironmentSpec, FloatArray
+
+
+@dataclass
+class LeagueRun:
+    """What a run directory holds. checkpoint: the file that the book was read from."""
+
+    directory: Path
+    checkpoint: Path
+    config: Config
+    spec: EnvironmentSpec
+    game: Game
+    book: Book
+    pool: Pool
+
+    def algorithm(self, side: str) -> Model:
+        """Networks for the snapshots of a side, with initial weights."""
+        return make_model(side_of(self.spec, self.game.sides[side]), self.config.algo, self.config.seed)
+
+    def snapshot(self, name: str, others: tuple[str, ...] = ()) -> Snapshot:
+        """A snapshot by its name, or a member's newest one whose file verifies by the member's. Raises
+        UsageError for other names; `others` are names that would have done, too."""
+        book = self.book
+        if name in book.numbers:
+            return book.snapshots[book.numbers[name]]
+        for member in book.members:
+            if member.name == name:
+                found = book.newest(member)
+                if found is None:
+                    raise UsageError(
+                        f"{name}: this member has no snapshot that verifies in {self.pool.directory}; name "
+                        "another one"
+                    )
+                return found
+        raise UsageError(
+            f"{name}: {self.directory} has no such snapshot or member; {self._nearest(name, others)}"
+        )
+
+    def _nearest(self, name: str, others: tuple[str, ...]) -> str:
+        members = [member.name for member in self.book.members]
+        near = difflib.get_close_matches(name, [*members, *self.book.numbers, *others], n=3, cutoff=0.5)
+        return (
+            f"nearest: {', '.join(near)}"
+            if near
+            else f"allowed: {', '.join([*members, *others])}, and snapshots of these members"
+        )
+
+
+def describe_networks(league: LeagueRun, snapshot: Snapshot) -> tuple[dict[str, FloatArray], dict[str, Any]]:
+    """A snapshot's parameters by name, and what makes policies of them, as plain values (docs/league.md).
+    Raises FormatError."""
+    algorithm = league.algorithm(snapshot.side)
+    algorithm.load_parameters(league.pool.parameters(snapshot.name, algorithm.size))
+    networks, meanings = algorithm.networks(), algorithm.meanings()
+    policies = {
+        policy.name: {
+            "agents": list(policy.agents),
+            "observation_shape": list(policy.observation_shape),
+            "action": {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in asdict(policy.action).items()
+            },
+            "has_mask": policy.has_mask,
+            "stages": networks[policy.name],
+            "last_action_one_hot": bool(algorithm.acting_extras(policy.name)["last action"]),
+            "agent_one_hot": bool(getattr(league.config.algo, "agent_id", False)),
+            "outputs": meanings[policy.name],
+        }
+        for policy in algorithm.spec.policies
+    }
+    env = league.config.env
+    facts: dict[str, Any] = {
+        "snapshot": snapshot.name,
+        "member": league.book.members[snapshot.member].name,
+        "side": snapshot.side,
+    }
+    facts |= {"updates": snapshot.updates, "env_steps": snapshot.env_steps}
+    config = {"env": env.id, "env_kwargs": dict(env.kwargs), "algorithm": league.config.algo.name}
+    return algorithm.named_parameters(), {**facts, **config, "policies": policies}
+
+
+def read_league(path: str) -> LeagueRun:
+    """The league in a run directory (or of one checkpoint file in it), as its newest checkpoint that verifies
+    has it.
+
+    Raises ConfigError where there is no such path or it holds no league, FormatError where no checkpoint
+    verifies."""
+    if not Path(path).exists():
+        raise ConfigError(
+            f"{path}: no such file or directory; allowed: a league's run directory or a checkpoint file in it"
+        )
+    found = find_checkpoint(path)
+    if found is None:
+        raise FormatError(
+            f"{path}: no checkpoint in it verifies; allowed: a league's run directory with "
+            "checkpoints/checkpoint-*.h5"
+        )
+    state, attributes = load_checkpoint(found)
+    text = attributes.get("config")
+    if not isinstance(text, str):
+        raise FormatError(f"{found}: its attribute config is no text; the file is damaged or foreign")
+    config = load_config(text + "\n")
+    if config.league is None or "league" not in state:
+        raise ConfigError(
+            f"{path}: a run without a league; `hpcmarl eval {path}` judges its policies, `league:` in the "
+            "configuration makes a league"
+        )
+    check_environments_of(found, config)
+    spec = describe(config.env, config.policies)
+    game = game_of(config, spec)
+    directory = found.resolve().parent.parent
+    pool = Pool(directory / "pool", config.league.pool_memory, untouched=True)
+    return LeagueRun(Path(path), found, config, spec, game, read_book(config, game, state, found), pool)

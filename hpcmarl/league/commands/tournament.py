@@ -1,0 +1,100 @@
+"""`hpcmarl league tournament`: everybody against everybody, players of one league or of several, rated
+together. In this process.
+
+Called by cli/league_play.py. Ratings within a league are relative to its own pool; those of a tournament are
+on one scale for all that entered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+
+from hpcmarl.errors import UsageError
+from hpcmarl.league.commands.match import Result, can_meet, enter, meet
+from hpcmarl.league.commands.reader import LeagueRun
+from hpcmarl.league.core.summary import known_cells, rating_rows
+
+
+class Tournament:
+    """pairs: of the entrants' numbers, those whose sides meet. Give each to `play`, then ask for the
+    `result`."""
+
+    def __init__(
+        self,
+        league: LeagueRun,
+        names: Sequence[str],
+        episodes: int | None,
+        greedy: bool | None,
+        seed: int | None,
+    ) -> None:
+        """Settings as in `play_match`. Raises as `enter`, and UsageError for fewer than two entrants or one
+        that comes twice."""
+        self.league, self.settings = league, (episodes, greedy, seed)
+        self.entrants = [enter(league, name) for name in names]
+        self.names = [entrant.name for entrant in self.entrants]
+        if len(self.names) < 2:
+            raise UsageError(f"a tournament needs two players or more; told: {', '.join(names) or 'none'}")
+        if twice := [entrant.given for entrant in self.entrants if self.names.count(entrant.name) > 1]:
+            raise UsageError(f"{' and '.join(twice)} are the same player; name each once")
+        numbered = combinations(range(len(self.names)), 2)
+        self.pairs = [
+            (row, column)
+            for row, column in numbered
+            if can_meet(league, self.entrants[row], self.entrants[column])
+        ]
+        if not self.pairs:
+            raise UsageError(
+                f"all of {', '.join(names)} play side {self.entrants[0].side} of {league.spec.id}; name "
+                "players of both sides"
+            )
+        size = (len(self.names), len(self.names))
+        self.conditions: Result = {}  # episodes, greedy, seed, as the matches were played
+        self.games, self.score, self.returns = np.zeros(size, np.int64), np.zeros(size), np.zeros(size)
+
+    def play(self, row: int, column: int) -> None:
+        """All episodes of one pair."""
+        told = meet(self.league, self.entrants[row], self.entrants[column], *self.settings).figures()
+        self.conditions = {name: told[name] for name in ("episodes", "greedy", "seed")}
+        cooperative = self.league.config.league is not None and self.league.config.league.cooperative
+        won = told["score"] * told["episodes"]
+        self.games[row, column] = self.games[column, row] = told["episodes"]
+        self.score[row, column], self.score[column, row] = won, won if cooperative else told["episodes"] - won
+        self.returns[row, column], self.returns[column, row] = (
+            told["row_return_mean"],
+            told["column_return_mean"],
+        )
+
+    def result(self) -> Result:
+        """env, episodes, greedy, seed; entrants, a list: entrant, side, mean_score (all that it met weigh the
+        same), games, rating_elo with rating_elo_low and rating_elo_high (95 %; None in a cooperative game);
+        score, mean_return, games: matrices of rows against columns, None where they did not meet."""
+        league = self.league.config.league
+        assert league is not None
+        met = self.games > 0
+        score = np.divide(self.score, self.games, out=np.zeros(self.score.shape), where=met)
+        ratings = rating_rows(self.games, self.score)
+        entrants: list[Result] = []
+        for number, (entrant, rating) in enumerate(zip(self.entrants, ratings, strict=True)):
+            known = {
+                name: None if league.cooperative and name != "games" else value
+                for name, value in rating.items()
+            }
+            entrants.append(
+                {
+                    "entrant": entrant.name,
+                    "side": entrant.side,
+                    "mean_score": float(score[number][met[number]].mean()),
+                    **known,
+                }
+            )
+        return {
+            "env": self.league.config.env.id,
+            **self.conditions,
+            "entrants": entrants,
+            "score": known_cells(self.games, score),
+            "mean_return": known_cells(self.games, self.returns),
+            "games": self.games.tolist(),
+        }

@@ -1,0 +1,95 @@
+"""`hpcmarl league carry`: a league's snapshot made to fit a configuration with other observations, checked,
+as a file that members can start from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hpcmarl.algos import make_model
+from hpcmarl.algos.surgery import NEW, carry_over
+from hpcmarl.config import Config
+from hpcmarl.config.file import dump_config
+from hpcmarl.envs import describe
+from hpcmarl.errors import UsageError
+from hpcmarl.io.pool import write_snapshot_file
+from hpcmarl.league.commands.reader import LeagueRun
+from hpcmarl.league.runtime.opponent_env import side_of
+from hpcmarl.league.runtime.sides import game_of
+
+NEW_WORD = "new"
+
+
+def carry(league: LeagueRun, name: str, config: Config, features: Sequence[str], out: Path) -> dict[str, Any]:
+    """Carry snapshot or member `name` over to the league that `config` describes, and write it to `out`,
+    which must not exist.
+
+    features: POLICY=LIST each, see `parse_features`. Returns snapshot, side, file, parameters, difference
+    (see surgery.Carried), carried, widened, begun (names). Raises UsageError and ConfigError for what does
+    not fit, StorageError, FormatError."""
+    if out.exists():
+        raise UsageError(f"--out {out}: exists; name another file")
+    if config.league is None:
+        raise UsageError(
+            "carry needs the configuration of a league to carry the snapshot to; add the section league"
+        )
+    snapshot = league.snapshot(name)
+    spec = describe(config.env, config.policies)
+    game = game_of(config, spec)
+    if snapshot.side not in game.sides:
+        raise UsageError(
+            f"{snapshot.name} plays side {snapshot.side}; the configuration has {', '.join(game.sides)}: "
+            "name its policies as they were"
+        )
+    new = make_model(side_of(spec, game.sides[snapshot.side]), config.algo, config.seed)
+    old = league.algorithm(snapshot.side)
+    old.load_parameters(league.pool.parameters(snapshot.name, old.size))
+    carried = carry_over(old, new, parse_features(features))
+    facts = {
+        "member": snapshot.name,
+        "side": snapshot.side,
+        "life": 1,
+        "version": 0,
+        "env_steps": 0,
+        "opponents": [],
+    }
+    written = {
+        **facts,
+        "config": dump_config(config),
+        "env": spec.id,
+        "role": "carry",
+        "seeds": [config.seed],
+    }
+    write_snapshot_file(
+        out,
+        carried.parameters,
+        {**written, "name": out.stem, "carried_from": f"{league.directory}/{snapshot.name}"},
+    )
+    names = {"carried": carried.carried, "widened": carried.widened, "begun": carried.begun}
+    told = {"snapshot": snapshot.name, "side": snapshot.side, "file": str(out)}
+    return {**told, "parameters": int(carried.parameters.size), "difference": carried.difference, **names}
+
+
+def parse_features(given: Sequence[str]) -> dict[str, list[int]]:
+    """player=0-9,new*2,12 -> {"player": [0, …, 9, NEW, NEW, 12]}: what each feature of the new observation
+    was. Raises UsageError."""
+    found: dict[str, list[int]] = {}
+    for text in given:
+        policy, equals, rest = text.partition("=")
+        if not equals or not policy:
+            raise UsageError(f"--features {text}: allowed: POLICY=LIST, for instance player=0-9,new*2")
+        found[policy] = [feature for part in rest.split(",") for feature in _part(part.strip(), text)]
+    return found
+
+
+def _part(part: str, text: str) -> list[int]:
+    word, star, count = part.partition("*")
+    if word == NEW_WORD and (not star or count.isdecimal()):
+        return [NEW] * (int(count) if star else 1)
+    first, dash, last = part.partition("-")
+    if first.isdecimal() and (not dash or (last.isdecimal() and int(first) <= int(last))):
+        return list(range(int(first), int(last if dash else first) + 1))
+    raise UsageError(
+        f"--features {text}: {part!r} is neither a feature (3), a range of them (0-9) nor new or new*2"
+    )

@@ -1,0 +1,1 @@
+"""What a league decides, without ranks or files."""

@@ -1,0 +1,1 @@
+"""A league on ranks: its server, its clients, teams and matches."""

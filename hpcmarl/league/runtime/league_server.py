@@ -1,0 +1,293 @@
+"""The league's server: gives members to teams that are free, matches to ranks that are, keeps the book, and
+ends the run.
+
+FREE (a team) ──► TERM;   PLAYED ──► live records ──► OPPONENTS;   FROZEN ──► the pool ──► payoffs wanted ──►
+    MATCH ──► RESULT ──► payoffs
+A slow or dead team delays nobody: its member waits, the others go on. What is decided is decided in
+league/core/state.py; here are messages and time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hpcmarl.comm.protocol import Kind
+from hpcmarl.comm.transport import Message
+from hpcmarl.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_TRY_AGAIN, StorageError
+from hpcmarl.io.checkpoint import CheckpointWriter
+from hpcmarl.league.runtime.assignments import Terms
+from hpcmarl.league.runtime.recorder import LeagueRecords
+from hpcmarl.league.runtime.sides import game_of
+from hpcmarl.league.runtime.startup import adopt_snapshots, freeze_beginnings, new_book
+from hpcmarl.packing import unpack
+from hpcmarl.roles.base import Context, Interval, Paced, Role
+
+logger = logging.getLogger(__name__)
+OPPONENTS_SECONDS = 1.0
+STOP_PATIENCE = 60.0
+
+
+class League(Role):
+    """On rank 0. phase: train → stop → judge → done."""
+
+    name = "league"
+
+    def __init__(self, context: Context, neighbours: Mapping[str, Role]) -> None:
+        super().__init__(context, neighbours)
+        config = context.config
+        assert config.league is not None
+        self.league, self.game = config.league, game_of(config, context.spec)
+        self.book = new_book(config, self.game)
+        self.pool = context.run_directory / "pool"
+        self.records = LeagueRecords(context, self.book)
+        self.writer = CheckpointWriter(context.run_directory / "checkpoints", keep=config.checkpoint.keep)
+        self.written = -1
+        self.terms = Terms(context, self.book)
+        self.free_ranks: list[int] = []
+        self.matches: dict[int, dict[str, Any]] = {}  # by rank
+        self.phase, self.status = "start", "finished"
+        self.heard = True  # something since work was last handed out
+        self.opponents_due = Paced(OPPONENTS_SECONDS)
+        self.keep_due, self.keep_wanted = Paced(0.0), False
+        self.checkpoint_due = (
+            Interval(config.checkpoint.every_seconds) if config.checkpoint.every_seconds else None
+        )
+        self.until = 0.0  # of stopping or judging, monotonic
+
+    # ---- messages
+
+    def on_message(self, message: Message) -> None:
+        began = time.thread_time()
+        self.heard = True
+        if message.kind is Kind.INTERRUPT:
+            self._begin_stop("interrupted")
+        else:
+            told = unpack(message.payload)
+            if message.kind is Kind.FREE:
+                self._on_free(message.source, told)
+            elif message.kind is Kind.PLAYED:
+                self._on_played(told)
+            elif message.kind is Kind.FROZEN:
+                self._on_frozen(told)
+            elif message.kind is Kind.RESULT:
+                self._on_result(message.source, told)
+        message.release()
+        self.records.busy_seconds += time.thread_time() - began
+
+    def _on_free(self, rank: int, told: Mapping[str, Any]) -> None:
+        if told["group"] is not None:
+            self.terms.free_groups.append(int(told["group"]))
+        if told["plays"]:
+            self.free_ranks.append(rank)
+
+    def _on_played(self, told: Mapping[str, Any]) -> None:
+        self.records.on_seconds(*told.get("seconds", ()))
+        if told["world"] not in self.terms.running:
+            return
+        member, group = self.terms.running[told["world"]]
+        if "progress" in told:
+            self.book.on_progress(member, *told["progress"])
+        for name, (games, score) in told.get("played", {}).items():
+            self.book.on_played(member, name, int(games), score)
+        for name in told.get("bad", ()):
+            self._put_aside(name)
+        if self.phase == "train" and self.book.wins(member):
+            self._end_term(told["world"], group, "finished")
+
+    def _on_frozen(self, told: Mapping[str, Any]) -> None:
+        member = self.terms.over(told["world"], int(told["group"]))
+        if member is None:
+            return
+        self.book.on_progress(member, told["version"], told["env_steps"], told["episodes"])
+        if told["snapshot"] is not None:
+            snapshot = self.book.add(member, told["snapshot"], member.terms + 1, self.records.seconds)
+            logger.info(
+                "%s after %d updates, %d environment steps: %s is in the pool",
+                member.name,
+                snapshot.updates,
+                snapshot.env_steps,
+                snapshot.name,
+            )
+            self.keep_wanted = True
+
+    def _on_result(self, rank: int, told: Mapping[str, Any]) -> None:
+        if self.matches.pop(rank, None) is None:
+            return
+        self.free_ranks.append(rank)
+        self.records.match_seconds += told["seconds"]
+        if told["bad"] is not None:
+            self._put_aside(told["bad"])
+        self.book.ended(told["row"], told["column"], told["played"])
+
+    def _put_aside(self, name: str) -> None:
+        if not self.book.snapshots[self.book.numbers[name]].bad:
+            logger.warning("snapshot %s does not verify: nobody meets it any more", name)
+            self.book.put_aside(name)
+
+    def on_lost(self, rank: int, groups: Sequence[int]) -> None:
+        """Its match is played by another, its team's member trained by another; a dead leader's member goes
+        on from its checkpoint."""
+        if (task := self.matches.pop(rank, None)) is not None:
+            self.book.ended(task["row"], task["column"], None)
+        self.heard = True
+        self.free_ranks = [free for free in self.free_ranks if free != rank]
+        self.records.on_lost(rank)
+        self.terms.on_lost(rank, groups)
+        if self.phase == "train" and self.terms.nobody_is_left:
+            logger.warning("no group is left: stopping")
+            self._begin_stop("interrupted")
+
+    # ---- work
+
+    def work(self) -> bool:
+        began = time.thread_time()
+        worked = self._work()
+        if worked:
+            self.records.busy_seconds += time.thread_time() - began
+        return worked
+
+    def _work(self) -> bool:
+        if self.phase == "start":
+            self._start()
+            return True
+        if (error := self.writer.poll()) is not None:
+            self._on_error(error)
+        if self.phase == "train":
+            if (reason := self.records.stop_reason()) is not None:
+                logger.info("stopping: %s", reason)
+                self._begin_stop("finished")
+                return True
+            if self.context.job_end is not None and self._job_ends():
+                logger.info("stopping: the Slurm job ends soon (stop.seconds_before_limit)")
+                self._begin_stop("interrupted")
+                return True
+            self.keep_wanted |= self.checkpoint_due is not None and self.checkpoint_due.due()
+            if self.keep_wanted and self.keep_due.due():
+                self._keep()
+            self.records.tick(self.terms.trained, len(self.matches))
+        worked = self._hand_out()
+        if self.phase == "stop" and (not self.terms.running or time.monotonic() > self.until):
+            self._begin_judging()
+            return True
+        if self.phase == "judge" and (time.monotonic() > self.until or not self.matches):
+            self._finish()
+            return True
+        return worked
+
+    def _start(self) -> None:
+        if self.context.resume is not None:
+            self.book.load_state_dict(self.context.resume["league"])
+            self.records.load_state_dict(self.context.resume["records"])
+        adopt_snapshots(self.book, self.pool, self.records.seconds)
+        freeze_beginnings(self.context, self.book, self.game, self.pool)
+        self.records.begin()
+        self._keep()
+        self.phase = "train"
+
+    def _job_ends(self) -> bool:
+        end, margin = self.context.job_end, self.context.config.stop.seconds_before_limit
+        return end is not None and margin is not None and time.time() > end - margin
+
+    def _hand_out(self) -> bool:
+        """News of opponents to teams; where anything has happened, terms to free groups and matches to free
+        ranks."""
+        if self.phase == "train" and self.opponents_due.due():
+            began = time.perf_counter()
+            for rank, opponents in self.terms.news():
+                self.tell(rank, Kind.OPPONENTS, opponents)
+            self.opponents_due.took(time.perf_counter() - began)
+        if not self.heard:
+            return False
+        self.heard = False
+        if self.phase == "train" and self.terms.free_groups:
+            waiting = [
+                member
+                for member in self.book.members
+                if member.team is None and self.records.wants(member) and self.book.may_begin(member)
+            ]
+            for rank, term in self.terms.give(waiting):
+                self.tell(rank, Kind.TERM, term)
+        if self.phase in ("train", "judge"):
+            while self.free_ranks and (pair := self.book.next_match()) is not None:
+                self._give_match(self.free_ranks.pop(0), *pair)
+        return True
+
+    def _give_match(self, rank: int, row: str, column: str) -> None:
+        side = self.book.snapshots[self.book.numbers[row]].side
+        self.matches[rank] = {
+            "row": row,
+            "column": column,
+            "side": side,
+            "seed": int(self.book.generator.integers(1 << 31)),
+        }
+        self.tell(rank, Kind.MATCH, self.matches[rank])
+
+    # ---- the end
+
+    def _end_term(self, world: int, group: int, status: str) -> None:
+        self.tell(self.context.topology.groups[group].learner, Kind.STOP, {"world": world, "status": status})
+
+    def _begin_stop(self, status: str) -> None:
+        if self.phase not in ("start", "train"):
+            return
+        self.status, self.phase = status, "stop"
+        self.records.end()
+        for world, (
+            member,
+            group,
+        ) in self.terms.running.items():  # what has hardly trained is kept for a resumption, but not frozen
+            self._end_term(world, group, status if self.book.has_trained(member) else "interrupted")
+        self.until = time.monotonic() + STOP_PATIENCE
+
+    def _begin_judging(self) -> None:
+        """All ranks play matches for a while, unless the run is to go on later."""
+        for member, group in self.terms.running.values():
+            logger.warning(
+                "no last word from group %d, which trained %s, within %.0f s",
+                group,
+                member.name,
+                STOP_PATIENCE,
+            )
+        self.terms.running.clear()
+        self.phase, self.heard = "judge", True
+        self.until = time.monotonic() + (
+            self.league.evaluation.final_seconds if self.status == "finished" else 0.0
+        )
+        self._hand_out()
+
+    def _finish(self) -> None:
+        for task in self.matches.values():
+            self.book.ended(task["row"], task["column"], None)
+        self._keep()
+        self.writer.close()
+        error = self.writer.last_error
+        if error is not None:
+            self._on_error(error)
+        self.records.finish(self.status, None if error is None else str(error))
+        code = EXIT_SUCCESS if self.status == "finished" else EXIT_FAILURE if error else EXIT_TRY_AGAIN
+        for rank in range(self.context.topology.size):
+            self.tell(rank, Kind.EXIT, count=code)
+        self.phase, self.finished = "done", True
+
+    def _keep(self) -> None:
+        """Write the book, where anything has changed."""
+        self.keep_wanted = False
+        if self.book.changes != self.written:
+            began, self.written = time.perf_counter(), self.book.changes
+            state = {"league": self.book.state_dict(), "records": self.records.state_dict()}
+            self.writer.submit(
+                state, version=self.book.changes, attributes=self.context.attributes("server"), copied=True
+            )
+            self.keep_due.took(time.perf_counter() - began)
+
+    def _on_error(self, error: StorageError) -> None:
+        if self.context.config.checkpoint.on_error == "stop":
+            raise error
+        logger.error("%s; the league goes on, the last good checkpoint is untouched", error)
+
+    def close(self) -> None:
+        self.records.close()
+        self.writer.close()

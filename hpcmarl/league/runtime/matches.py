@@ -1,0 +1,130 @@
+"""Evaluation matches between frozen policies on one rank, a step of all slots at a time.
+
+Called by league/runtime/client.py and league/commands/match.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.algos import make_model
+from hpcmarl.algos.model import Model
+from hpcmarl.config import Config, EvalConfig
+from hpcmarl.envs import BatchedEnvironment
+from hpcmarl.errors import FormatError
+from hpcmarl.io.pool import Pool
+from hpcmarl.league.runtime.opponent_env import Versus, side_of
+from hpcmarl.league.runtime.opponents import Opponents, Played, Player
+from hpcmarl.league.runtime.sides import Game, score_of
+from hpcmarl.roles.evaluator import Match, evaluation_environment
+from hpcmarl.types import EnvironmentSpec
+
+DRAWN = 1000  # episodes for which the one opponent is drawn ahead
+
+
+class Matches:
+    """One match at a time, all of them on the same environment slots. A match is {row, column: names of
+    snapshots, side: of the row, seed}.
+
+    rules: players by name that are no snapshots; a match may name them too. Episodes of the last match are in
+    `match`."""
+
+    def __init__(
+        self,
+        config: Config,
+        spec: EnvironmentSpec,
+        game: Game,
+        pool: Pool,
+        seed: int,
+        rules: Mapping[str, Player] | None = None,
+    ) -> None:
+        """seed: of the episodes, of this rank alone."""
+        self.rules = rules or {}
+        league = config.league
+        assert league is not None
+        self.config, self.spec, self.game, self.pool, self.league = config, spec, game, pool, league
+        self.settings = EvalConfig(
+            episodes=league.evaluation.episodes, environments=league.evaluation.environments, seed=seed
+        )
+        self.environment: BatchedEnvironment | None = None
+        self.algorithms: dict[str, list[Model]] = {}  # by side: one for the row, one for the column
+        self.task: dict[str, Any] | None = None
+        self.match: Match | None = None
+        self.bad: str | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self.task is not None
+
+    def begin(self, task: Mapping[str, Any]) -> None:
+        """Take a match on; nothing is played yet."""
+        self.task, self.match, self.bad = dict(task), None, None
+
+    def step(self) -> dict[str, Any] | None:
+        """Play one step of every slot. The outcome at the end: the task with `played` (see Played.row), or
+        with `bad`, a snapshot whose file does not verify."""
+        assert self.task is not None
+        if self.match is None:
+            self._set_up()
+        if self.bad is None:
+            assert self.match is not None
+            self.match.step()
+            if not self.match.done:
+                return None
+        task, self.task = self.task, None
+        return {**task, "played": None if self.bad else self._played().row(), "bad": self.bad}
+
+    def _played(self) -> Played:
+        assert self.match is not None
+        played = Played()
+        for episode in self.match.episodes:
+            played.add(episode.outcome["win"], episode.return_mean, episode.outcome["other_return"])
+        return played
+
+    def _set_up(self) -> None:
+        assert self.task is not None
+        sides = self.game.from_side(self.task["side"])
+        try:
+            row = self._player(self.task["row"], self.task["side"], 0)
+            self._player(self.task["column"], self.game.meets(self.task["side"]), 1)
+        except FormatError:
+            return
+        if self.environment is None:
+            self.environment = evaluation_environment(
+                self.config.env, self.config.policies, self.settings, row.needs_state, spec=self.spec
+            )
+        generator = np.random.default_rng([self.settings.seed, int(self.task["seed"])])
+        side = self.game.meets(self.task["side"])
+        opponents = Opponents(
+            self.pool, lambda: self._algorithm(side, 1), generator, at_once=1, stay=DRAWN, rules=self.rules
+        )
+        opponents.change([self.task["column"]], np.ones(1), 0.0)
+        greedy = self.league.evaluation.greedy
+        versus = Versus(self.environment, sides, opponents, score_of(self.league), generator, greedy)
+        self.match = Match(row, versus, self.settings.episodes, greedy, int(self.task["seed"]))
+
+    def _player(self, name: str, side: str, place: int) -> Player:
+        """A rule, or a snapshot's policy. Raises FormatError where its file does not verify, and notes its
+        name."""
+        if name in self.rules:
+            return self.rules[name]
+        algorithm = self._algorithm(side, place)
+        try:
+            algorithm.load_parameters(self.pool.parameters(name, algorithm.size))
+        except FormatError:
+            self.bad = name
+            raise
+        return algorithm
+
+    def _algorithm(self, side: str, place: int) -> Model:
+        if side not in self.algorithms:
+            spec = side_of(self.spec, self.game.sides[side])
+            self.algorithms[side] = [make_model(spec, self.config.algo, self.config.seed) for _ in range(2)]
+        return self.algorithms[side][place]
+
+    def close(self) -> None:
+        if self.environment is not None:
+            self.environment.close()

@@ -1,0 +1,275 @@
+"""A game of which one side is to be learned: frozen policies play the rest, inside what looks like any other
+environment.
+
+Made for the actors of a league's teams and for evaluation matches (league/runtime/client.py). To the
+algorithm, agents that others play are agents that are not there: never alive. Knows no rank and no file.
+
+Two sides of different policies (predators, prey): the member's policies are all that is shown. One policy for
+everybody (connect four, simple_spread): in every episode the member has `own_seats` of the seats, others from
+episode to episode, its opponent has the rest; against SELF it has all of them.
+
+The reward of a seat that the opponent plays is the mean over the own seats. So the mean over all seats, which
+algorithms with one reward for the team learn from, is the mean over the own seats, whoever is met. The own
+seats' rewards stay as they are for algorithms that learn from each agent's own, which read none of a seat
+that never acts.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.envs import BatchedEnvironment, new_frame, new_outcome
+from hpcmarl.league.runtime.opponents import SELF, Opponents
+from hpcmarl.types import (
+    Array,
+    BoolArray,
+    DoubleArray,
+    EnvironmentSpec,
+    FinalFrame,
+    FloatArray,
+    Frame,
+    IntArray,
+    Outcome,
+    PolicyFrame,
+)
+
+Score = Callable[[float, float], float]
+ZERO = np.float32(0.0)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """own, other: the policies of the two sides; equal where one policy plays everybody. own_seats: of the
+    agents, in that case."""
+
+    own: tuple[str, ...]
+    other: tuple[str, ...]
+    own_seats: int = 1
+
+    @property
+    def symmetric(self) -> bool:
+        return self.own == self.other
+
+
+def side_of(spec: EnvironmentSpec, policies: Sequence[str]) -> EnvironmentSpec:
+    """The environment as those see it who play these policies, as one team. Their rewards alone have no
+    constant sum."""
+    own = tuple(spec.policy(name) for name in policies)
+    return replace(spec, policies=own, teams=(tuple(policies),), constant_sum=False)
+
+
+class Versus(BatchedEnvironment):
+    """`environment` shown from one side. score(own return, other's return): what an episode counts, 0 to 1; a
+    side's return is the sum over steps of the mean over its agents of the reward. greedy: the others take
+    their most probable actions."""
+
+    def __init__(
+        self,
+        environment: BatchedEnvironment,
+        sides: Sides,
+        opponents: Opponents,
+        score: Score,
+        generator: np.random.Generator,
+        greedy: bool = False,
+    ) -> None:
+        self.environment, self.sides, self.opponents, self.score = environment, sides, opponents, score
+        self.generator, self.greedy = generator, greedy
+        self.whole, self.spec = environment.spec, side_of(environment.spec, sides.own)
+        self.slots, self.counts = environment.slots, environment.counts
+        self.episode_index, self.episode_step = environment.episode_index, environment.episode_step
+        self.rests_next = environment.rests_next
+        self._all = np.arange(self.slots)
+        self.who = [SELF] * self.slots
+        self.drawn = [False] * self.slots
+        others = side_of(self.whole, sides.other)
+        self.frame = new_frame(
+            others, self.slots
+        )  # what the other side sees; of a shared policy only `alive`
+        self.outcome = new_outcome(others, self.slots)
+        self.replies: dict[str, Array] = {
+            policy.name: np.zeros((self.slots, len(policy.agents), *policy.action.shape), policy.action.dtype)
+            for policy in others.policies
+        }
+        self.memory: dict[str, Array] = {}
+        self.earned = np.zeros((2, self.slots))  # each side's return so far
+        counts = [[sum(len(policy.agents) for policy in side.policies)] for side in (self.spec, others)]
+        self.agents = np.array(counts, np.float32).repeat(self.slots, 1)  # [2, E]: how many play on each side
+        if sides.symmetric:
+            self._draw_up_seats()
+
+    def _draw_up_seats(self) -> None:
+        """Make the tables of who has which seats of the one policy [2, N + 1, N]: the own ones from seat 0,
+        1, ... on, or, last, all of them."""
+        (policy,) = self.spec.policies
+        self._seats_of, seats = policy.name, len(policy.agents)
+        own = np.ones((seats + 1, seats), np.bool_)
+        for first in range(seats):
+            own[first] = (np.arange(seats) - first) % seats < self.sides.own_seats
+        self._seat_table = np.stack([own, ~own])
+        self._agent_table = np.maximum(self._seat_table.sum(2), 1).astype(np.float32)
+        self.seats = self._seat_table[:, [seats] * self.slots]  # [2, E, N]: the own side's, the other side's
+
+    # ---- the interface of an environment
+
+    @property
+    def retired(self) -> Collection[int]:
+        return self.environment.retired
+
+    def reset(self, frame: Frame) -> None:
+        self.environment.reset(self._whole_frame(frame))
+        self._begin(range(self.slots), frame)
+
+    def restart_slots(self, slots: Sequence[int], frame: Frame) -> None:
+        self.environment.restart_slots(slots, self._whole_frame(frame))
+        self._begin(slots, frame)
+
+    def rest_slots(self, slots: Sequence[int]) -> None:
+        self.environment.rest_slots(slots)
+
+    def step(self, actions: Mapping[str, Array], outcome: Outcome, frame: Frame) -> None:
+        if self.sides.symmetric:
+            name = self._seats_of
+            chosen, replies = actions[name], self.replies[name]
+            own = self.seats[0].reshape(*self.seats.shape[1:], *[1] * (chosen.ndim - 2))
+            self.environment.step({name: np.where(own, chosen, replies)}, outcome, frame)
+            self._share_reward(outcome, self._settle(outcome))
+        else:
+            whole = Outcome(
+                {**self.outcome.policies, **outcome.policies},
+                outcome.episode_end,
+                outcome.finals,
+                outcome.episodes,
+            )
+            self.environment.step({**self.replies, **actions}, whole, self._whole_frame(frame))
+            outcome.episodes = whole.episodes
+            outcome.finals = [
+                FinalFrame(last.slot, {name: last.obs[name] for name in self.sides.own}, last.state)
+                for last in whole.finals
+            ]
+            self._settle(whole)
+        ended = outcome.episode_end.nonzero()[0]
+        if len(ended):
+            self._seat(ended.tolist())
+        self._show(self._all, frame)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.environment.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any], frame: Frame) -> None:
+        self.environment.load_state_dict(state, self._whole_frame(frame))
+        self._begin(range(self.slots), frame)
+
+    def close(self) -> None:
+        self.environment.close()
+
+    # ---- who plays
+
+    def _begin(self, slots: Sequence[int], frame: Frame) -> None:
+        """New episodes have begun in these slots."""
+        self._seat(slots)
+        self._show(np.array(slots, np.int64), frame)
+
+    def _seat(self, slots: Sequence[int]) -> None:
+        """Draw an opponent for the coming episode of each slot, and seats."""
+        for slot in slots:
+            if self.drawn[slot]:
+                self.opponents.give_back(self.who[slot])
+            self.who[slot], self.drawn[slot] = self.opponents.draw(), True
+        rows = np.array(slots, np.int64)
+        self.earned[:, rows] = 0.0
+        for memory in self.memory.values():
+            memory[rows] = 0.0
+        if self.sides.symmetric:
+            seats = self.seats.shape[2]
+            firsts = ((rows + self.episode_index[rows]) % seats).tolist()
+            kinds = [
+                seats if self.who[slot] == SELF else first for slot, first in zip(slots, firsts, strict=True)
+            ]
+            self.seats[:, rows] = self._seat_table[:, kinds]
+            self.agents[:, rows] = self._agent_table[:, kinds]
+
+    def _show(self, rows: IntArray, frame: Frame) -> None:
+        """Let the other side reply to what these slots show, and hide it from the own side."""
+        where = slice(None) if len(rows) == self.slots else rows
+        if self.sides.symmetric:
+            name = self._seats_of
+            alive, theirs = frame.policies[name].alive, self.frame.policies[name].alive
+            own, other = self.seats
+            theirs[where] = alive[where] & other[where]
+            alive[where] &= own[where]
+        self._reply(rows, frame)
+
+    def _reply(self, rows: IntArray, frame: Frame) -> None:
+        """Choose the others' actions for the coming step, one forward pass for each of them that has a
+        turn."""
+        shown = frame if self.sides.symmetric else self.frame
+        acting = functools.reduce(
+            np.logical_or, [np.logical_or.reduce(part.alive, 1) for part in self.frame.policies.values()]
+        )
+        turns: dict[str, list[int]] = {}
+        for slot in rows[acting[rows]].tolist():
+            turns.setdefault(self.who[slot], []).append(slot)
+        for who, slots in turns.items():
+            policy, chosen = self.opponents.policy(who), np.array(slots, np.int64)
+            if not self.memory:
+                self.memory = policy.initial_memory(self.slots)
+            seen = {
+                name: _rows(shown.policies[name], theirs.alive, chosen)
+                for name, theirs in self.frame.policies.items()
+            }
+            memory = {name: of[chosen] for name, of in self.memory.items()}
+            turn = Frame(seen, None, frame.episode_start.take(chosen))
+            for name, decision in policy.act(
+                turn, memory, self.generator, self.greedy, with_logp=False
+            ).items():
+                self.replies[name][chosen] = decision.action
+                if decision.memory is not None:
+                    self.memory[name][chosen] = decision.memory
+
+    def _settle(self, whole: Outcome) -> FloatArray | DoubleArray:
+        """Add up both sides' rewards, tell of the episodes that are over, and return the sums of this step
+        [2, E]."""
+        totals: FloatArray | DoubleArray
+        if self.sides.symmetric:
+            totals = np.add.reduce(np.where(self.seats, whole.policies[self._seats_of].reward, ZERO), 2)
+        else:
+            totals = np.zeros((2, self.slots))
+            for total, names in zip(totals, (self.sides.own, self.sides.other), strict=True):
+                for name in names:
+                    total += np.add.reduce(whole.policies[name].reward, 1)
+        self.earned += np.divide(totals, self.agents, dtype=np.float64)
+        for episode in whole.episodes:
+            own, other = self.earned[:, episode.slot].tolist()
+            if (who := self.who[episode.slot]) != SELF:
+                score = self.score(own, other)
+                self.opponents.record(who, score, own, other)
+                episode.outcome = {"win": score, "other_return": other}
+            episode.return_mean = own
+            episode.returns = dict.fromkeys(self.sides.own, own)
+        return totals
+
+    def _share_reward(self, outcome: Outcome, totals: FloatArray | DoubleArray) -> None:
+        """Give the opponent's seats the mean reward of the own ones, and no end of an episode."""
+        part, (own, other) = outcome.policies[self._seats_of], self.seats
+        np.copyto(part.reward, (totals[0] / self.agents[0])[:, None], where=other)
+        part.terminated &= own
+        part.truncated &= own
+
+    # ---- frames
+
+    def _whole_frame(self, frame: Frame) -> Frame:
+        """A frame for the environment: the caller's arrays for the own side, ours for the other."""
+        if self.sides.symmetric:
+            return frame
+        return Frame({**self.frame.policies, **frame.policies}, frame.state, frame.episode_start)
+
+
+def _rows(shown: PolicyFrame, alive: BoolArray, slots: IntArray) -> PolicyFrame:
+    """Some slots of a frame (copied), in which others are alive than are shown."""
+    mask = None if shown.action_mask is None else shown.action_mask.take(slots, 0)
+    return PolicyFrame(shown.obs.take(slots, 0), alive.take(slots, 0), mask)

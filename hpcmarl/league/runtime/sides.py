@@ -1,0 +1,118 @@
+"""The sides of a league's game and who plays them, from the configuration and the environment's spec. Called
+where a league begins or is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpcmarl.config import Config
+from hpcmarl.config.members import LeagueConfig, MemberConfig
+from hpcmarl.errors import ConfigError
+from hpcmarl.league.runtime.opponent_env import Score, Sides
+from hpcmarl.types import EnvironmentSpec
+
+
+@dataclass(frozen=True)
+class Game:
+    """sides: side -> its policies; one side where one policy can play everybody, else two. members: name ->
+    settings; side: member -> side."""
+
+    sides: dict[str, tuple[str, ...]]
+    members: dict[str, MemberConfig]
+    side: dict[str, str]
+    own_seats: int
+
+    def from_side(self, side: str) -> Sides:
+        """The game as that side sees it."""
+        other = next((policies for name, policies in self.sides.items() if name != side), self.sides[side])
+        return Sides(self.sides[side], other, self.own_seats)
+
+    def meets(self, side: str) -> str:
+        """The side that it plays against."""
+        return next((name for name in self.sides if name != side), side)
+
+
+def game_of(config: Config, spec: EnvironmentSpec) -> Game:
+    """Raises ConfigError where the game has other than one or two sides, a side has no member, or a member
+    has no side."""
+    league = config.league
+    assert league is not None
+    policies = {policy.name: policy for policy in spec.policies}
+    sides = _sides(league, spec)
+    if len(sides) == 1:
+        (names,) = sides.values()
+        seats = len(policies[names[0]].agents)
+        if len(names) > 1 or seats < 2:
+            raise ConfigError(
+                f"league: {spec.id} has one agent; a league needs two or more, who play with or against each "
+                "other"
+            )
+        if not league.own_seats < seats:
+            raise ConfigError(
+                f"league.own_seats: {league.own_seats} of {seats} agents of {spec.id} leaves no seat to "
+                "opponents; lower it"
+            )
+    elif league.own_seats != 1:
+        raise ConfigError(
+            f"league.own_seats: {league.own_seats} is for games in which one policy plays all; {spec.id} has "
+            f"sides {', '.join(sides)}"
+        )
+    members = league.member_list or {name: MemberConfig(side=name) for name in sides}
+    side = {name: _side_of(name, member, sides, spec) for name, member in members.items()}
+    for name in sides:
+        if name not in side.values():
+            raise ConfigError(
+                f"league.members: nobody plays side {name} of {spec.id}; give a member `side: {name}`, or "
+                "leave league.members out"
+            )
+    groups, training = len(config.topology.group_list), sum(member.trains for member in members.values())
+    if groups > training:
+        raise ConfigError(
+            f"topology.groups: {groups} learners for {training} members that train, and only one can train "
+            "each at a time; lower it"
+        )
+    return Game(sides, members, side, league.own_seats)
+
+
+def _sides(league: LeagueConfig, spec: EnvironmentSpec) -> dict[str, tuple[str, ...]]:
+    names = [policy.name for policy in spec.policies]
+    sides = dict(league.sides) or {name: (name,) for name in names}
+    given = [name for policies in sides.values() for name in policies]
+    if unknown := [name for name in given if name not in names]:
+        raise ConfigError(
+            f"league.sides names the policy {unknown[0]}, which {spec.id} has not; allowed: "
+            f"{', '.join(names)}"
+        )
+    if sorted(given) != sorted(names):
+        odd = next(name for name in names if given.count(name) != 1)
+        raise ConfigError(
+            f"league.sides: policy {odd} of {spec.id} is on {given.count(odd)} sides; each must be on one"
+        )
+    if len(sides) > 2:
+        raise ConfigError(
+            f"league: {spec.id} has the policies {', '.join(names)}; put them on two sides, league.sides: "
+            "{NAME: [POLICY, ...], ...}"
+        )
+    return sides
+
+
+def _side_of(
+    name: str, member: MemberConfig, sides: dict[str, tuple[str, ...]], spec: EnvironmentSpec
+) -> str:
+    if member.side is None and len(sides) == 1:
+        return next(iter(sides))
+    if member.side not in sides:
+        raise ConfigError(
+            f"league.members.{name}.side is {member.side}; allowed: {', '.join(sides)}, the sides of "
+            f"{spec.id}"
+        )
+    return member.side
+
+
+def score_of(league: LeagueConfig) -> Score:
+    """What an episode counts for a side, from both sides' returns."""
+    if league.score == "win":
+        return lambda own, other: 0.5 if own == other else float(own > other)
+    assert league.return_range is not None
+    worst, best = league.return_range
+    return lambda own, other: min(1.0, max(0.0, (own - worst) / (best - worst)))

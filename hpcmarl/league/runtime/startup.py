@@ -1,0 +1,191 @@
+"""How a league begins, or goes on: checks before anything is written, initial weights in the pool, snapshots
+that the last checkpoint does not know.
+
+Called by train.py and league/runtime/league_server.py, on rank 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import Any
+
+from hpcmarl.algos import make_model
+from hpcmarl.config import Config
+from hpcmarl.config.members import self_play_contradictions
+from hpcmarl.errors import ConfigError, FormatError
+from hpcmarl.io.pool import (
+    list_snapshots,
+    parse_name,
+    quarantine,
+    read_snapshot,
+    snapshot_name,
+    snapshot_path,
+    write_snapshot,
+)
+from hpcmarl.league.core.state import Book
+from hpcmarl.league.runtime.opponent_env import side_of
+from hpcmarl.league.runtime.sides import Game, game_of
+from hpcmarl.roles.base import Context
+from hpcmarl.types import EnvironmentSpec
+
+logger = logging.getLogger(__name__)
+
+
+def check_league(config: Config, spec: EnvironmentSpec) -> None:
+    """Each side must have a member, the algorithm suit each side, and those whom a member always meets be
+    there. Raises ConfigError."""
+    game = game_of(config, spec)
+    _check_met(config, game)
+    if len(game.sides) == 1 and not spec.turn_based:
+        for contradiction in self_play_contradictions(config, constant_sum=spec.constant_sum):
+            raise ConfigError(contradiction)
+    sizes = {}
+    for side, policies in game.sides.items():
+        try:
+            sizes[side] = make_model(side_of(spec, policies), config.algo, config.seed).size
+        except ConfigError as error:
+            raise ConfigError(f"{error} (side {side} of the league)") from error
+    for name, member in game.members.items():
+        if member.start is not None and (found := read_snapshot(member.start)[0].size) != (
+            size := sizes[game.side[name]]
+        ):
+            raise ConfigError(
+                f"league.members.{name}.start: {member.start} holds {found} parameters where the "
+                f"configuration makes {size}; hpcmarl league carry makes a snapshot fit changed observations"
+            )
+
+
+def _check_met(config: Config, game: Game) -> None:
+    """Matchmaking `fixed` must name members, one of the other side among them. Raises ConfigError."""
+    assert config.league is not None
+    for name, member in game.members.items():
+        own = member.matchmaking
+        maker, key = (
+            (own, f"league.members.{name}.matchmaking")
+            if own is not None
+            else (config.league.matchmaking, "league.matchmaking")
+        )
+        if maker.name != "fixed" or member.kind is not None or not member.trains:
+            continue
+        if unknown := [other for other in maker.against if other not in game.members]:
+            raise ConfigError(
+                f"{key}.against names {unknown[0]}, which is no member; allowed: {', '.join(game.members)}"
+            )
+        met = maker.against or [other for other in game.members if other != name]
+        if maker.self_share < 1.0 and not any(
+            game.side[other] == game.meets(game.side[name]) for other in met
+        ):
+            raise ConfigError(
+                f"{key}.against: {name} plays side {game.side[name]} and would meet nobody; name members of "
+                f"side {game.meets(game.side[name])}"
+            )
+
+
+def new_book(config: Config, game: Game) -> Book:
+    """The book of a league in which nothing has happened."""
+    assert config.league is not None
+    members = {name: (member, game.side[name]) for name, member in game.members.items()}
+    return Book(config.league, members, tuple(game.sides), config.seed)
+
+
+def read_book(config: Config, game: Game, state: dict[str, Any], source: Path) -> Book:
+    """The book as a checkpoint's state has it. Raises FormatError where the state is not that of this
+    league."""
+    book = new_book(config, game)
+    try:
+        book.load_state_dict(state["league"])
+        float(state["records"]["seconds"])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise FormatError(
+            f"{source}: its state is not that of this league ({words}); use another checkpoint"
+        ) from error
+    return book
+
+
+def check_league_state(
+    config: Config, spec: EnvironmentSpec, state: dict[str, Any], source: Path, run_dir: str | None
+) -> None:
+    """Whether this league can go on from the state of a checkpoint, asked before anything is written. Raises
+    ConfigError or FormatError."""
+    if "league" not in state:
+        raise ConfigError(
+            f"--resume {source}: the checkpoint is of a single run, the configuration has a league; remove "
+            "league, or resume a league"
+        )
+    if run_dir is not None and Path(run_dir).resolve() != source.parent.parent.resolve():
+        raise ConfigError(
+            f"--run-dir {run_dir}: a league goes on where its pool is, in {source.parent.parent}; leave "
+            "--run-dir out"
+        )
+    game = game_of(config, spec)
+    if missing := set(game.members).symmetric_difference(state["league"]["members"]):
+        name = sorted(missing)[0]
+        where = "not in the checkpoint" if name in game.members else "not in league.members"
+        raise ConfigError(
+            f"--resume {source}: member {name} is {where}; use the configuration of that league (config.yaml "
+            "beside its checkpoints)"
+        )
+    read_book(config, game, state, source)
+
+
+def adopt_snapshots(book: Book, pool: Path, seconds: float) -> None:
+    """Take in what was frozen after the last checkpoint was written, and notice what is gone."""
+    there = list_snapshots(pool)
+    for snapshot in book.snapshots:
+        if not snapshot.bad and snapshot.name not in there:
+            logger.warning(
+                "%s: no such file; nobody meets %s any more",
+                snapshot_path(pool, snapshot.name),
+                snapshot.name,
+            )
+            book.put_aside(snapshot.name)
+    members = {member.name: member for member in book.members}
+    for name in there:
+        owner, term = parse_name(name)
+        if name in book.numbers or owner not in members or term == 0:
+            continue
+        member = members[owner]
+        try:
+            _, attributes = read_snapshot(snapshot_path(pool, name))
+            life, version, env_steps = (int(attributes[key]) for key in ("life", "version", "env_steps"))
+        except (FormatError, KeyError, TypeError, ValueError) as error:
+            logger.warning("%s; it is put aside in %s", error, quarantine(pool, name).parent)
+            continue
+        if term != member.terms + 1 or life != member.life:
+            logger.warning(
+                "%s is no continuation of %s as the checkpoint has it; it is left alone", name, owner
+            )
+            continue
+        book.on_progress(member, version, env_steps, member.episodes)
+        book.add(member, name, term, seconds)
+        logger.info("%s was frozen after the last checkpoint: it is in the pool", name)
+
+
+def freeze_beginnings(context: Context, book: Book, game: Game, pool: Path) -> None:
+    """Every member's initial weights are its snapshot 0: somebody to meet from the first episode on."""
+    config = context.config
+    with contextlib.suppress(FileExistsError):
+        pool.mkdir()
+    for member in book.members:
+        name = snapshot_name(member.name, 0)
+        if name in book.numbers:
+            continue
+        spec = side_of(context.spec, game.sides[member.side])
+        if member.config.start is None:
+            parameters = make_model(spec, config.algo, book.seed_of(member)).initial_parameters()
+        else:
+            parameters, _ = read_snapshot(member.config.start)
+        facts = {
+            "member": member.name,
+            "side": member.side,
+            "life": member.life,
+            "version": 0,
+            "env_steps": 0,
+            "opponents": [],
+        }
+        attributes = {**context.attributes("server"), **facts}
+        write_snapshot(pool, name, parameters, attributes)
+        book.add(member, name, 0, 0.0)

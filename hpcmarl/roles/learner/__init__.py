@@ -1,0 +1,1 @@
+"""The learner: turns rollouts into gradients."""

@@ -1,0 +1,387 @@
+"""The learner: gradients of its actors' rollouts, for the server or for the AllReduce among the learners.
+
+    rollouts ──► feed (rollout_queue.py: which of them are next) ──► gradient at the newest parameters ──►
+        server,
+        which says when a round ends
+    server's PARAMETERS (a round has ended) ──► load ──► WEIGHTS to the actors
+
+Under AllReduce the gradient stays here: the server counts, its PARAMETERS carry no vector and mean "reduce
+now"; every learner then takes part in one sum, steps its own replica of the optimizer, and all replicas stay
+identical.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpcmarl.algos.common_reward import CancellingRewards
+from hpcmarl.algos.q_learning import QLearning
+from hpcmarl.comm.protocol import (
+    FLAG_ALLOTTED,
+    FLAG_FINAL,
+    FLAG_SUMMED,
+    FLAG_WAIT,
+    Buffer,
+    Kind,
+    masked_vector_of,
+    vector_message,
+)
+from hpcmarl.comm.topology import ROLE_NAMES
+from hpcmarl.comm.transport import LatestLink, Message, SendHandle
+from hpcmarl.config import QLearningConfig
+from hpcmarl.optim.sparse import needs_all
+from hpcmarl.packing import unpack
+from hpcmarl.roles.base import REPORTS_PER_SECOND, Context, Interval, Role
+from hpcmarl.roles.learner.critic_memory import CriticMemory
+from hpcmarl.roles.learner.nonfinite import GradientGuard
+from hpcmarl.roles.learner.optimizer_replica import Replica
+from hpcmarl.roles.learner.replay_buffer import Replay
+from hpcmarl.roles.learner.rollout_queue import Iterations, Queue, Work
+from hpcmarl.roles.learner.round_end import RoundEnd
+from hpcmarl.roles.learner.start_order import StartOrder
+from hpcmarl.roles.statistics import EpisodeLog, Means
+from hpcmarl.types import BoolArray, FloatArray
+
+GRADIENTS_UNDER_WAY = 2
+
+
+class Learner(Role):
+    """Learns for one group."""
+
+    name = "learner"
+
+    def __init__(self, context: Context, neighbours: Mapping[str, Role]) -> None:
+        super().__init__(context, neighbours)
+        config = context.config
+        self.group = context.topology.group_of(context.rank)
+        torch.set_num_threads(config.topology.threads)
+        self.algorithm = context.algorithm()
+        self.codec = context.codec(self.algorithm)
+        self.rule = context.rule()
+        self.links = {rank: LatestLink(self.transport, rank) for rank in self.group.actors}
+        self.feed = self._make_feed()
+        self.version, self.delivered = -1, 0
+        self.holding = False  # the actors wait
+        self.mask: BoolArray | None = None  # which of the present parameters are there, where some are not
+        self.env_steps = self.agent_steps = self.learned_steps = 0
+        self.dense_gradient_steps = (
+            0  # of learned_steps: those with gradients of all weights of a sparse network
+        )
+        self.learning_seconds = 0.0
+        self.sending: list[SendHandle] = []
+        self.replica = (
+            Replica(context, self.algorithm, self.group.index) if config.rounds.collective else None
+        )
+        self.critic_memory = CriticMemory(self.algorithm)
+        self.means, self.episodes = Means(), EpisodeLog()
+        self.guard = GradientGuard(config)
+        self.report = Interval(
+            max(config.logging.every_seconds, len(context.topology.groups) / REPORTS_PER_SECOND)
+        )
+        self.round_end = RoundEnd(self.group.actors)
+        self.cancelling = CancellingRewards(context.spec, config.algo)
+        self.last_version = 0
+        self.snapshot_wanted: int | None = None
+        self.progress = 0  # environment steps of the whole run, as the server told
+
+    def _make_feed(self) -> Queue:
+        """What the algorithm wants."""
+        algo, given = self.context.config.algo, (self.context, self.group, self.rule)
+        if isinstance(algo, QLearningConfig):
+            assert isinstance(self.algorithm, QLearning)
+            return Replay(*given, self.algorithm, algo.replay)
+        if self.context.in_order:
+            return StartOrder(*given, self.algorithm)
+        return (Iterations if self.algorithm.epochs else Queue)(*given, self.algorithm)
+
+    # ---- messages
+
+    def on_message(self, message: Message) -> None:
+        if message.kind is Kind.ROLLOUT:
+            self._on_rollout(message)
+            return
+        if message.kind is Kind.PARAMETERS:
+            self._on_parameters(message)
+        elif message.kind is Kind.START:
+            self.progress = int(message.header["env_steps"])
+            self._start(unpack(message.payload), int(message.header["version"]))
+        elif message.kind is Kind.SNAPSHOT:
+            self.snapshot_wanted = int(message.header["version"])
+            self._snapshot()
+        elif message.kind is Kind.CLOSE:
+            self.round_end.begin(int(message.header["version"]))
+            self.feed.closing = True
+            for rank in self.links:
+                self.tell(rank, Kind.CLOSE, version=int(message.header["version"]))
+        elif message.kind is Kind.CLOSED:
+            self.round_end.closed(
+                message.source, int(message.header["version"]), int(message.header["count"])
+            )
+        elif message.kind is Kind.LATE:
+            self.feed.on_late(int(message.header["version"]), self.version)
+        elif message.kind is Kind.STOP:
+            self.stopping, self.last_version = True, int(message.header["version"])
+        message.release()
+
+    def _on_rollout(self, message: Message) -> None:
+        rollout = self.codec.read(message.buffer, int(message.header["version"]))
+        self.env_steps += int(message.header["env_steps"])
+        self.agent_steps += int(message.header["agent_steps"])
+        if rollout.version == self.version:
+            self.round_end.arrived[message.source] += rollout.count
+        if not self.feed.in_order:
+            self.episodes.add(rollout)
+        self.cancelling.see(rollout)
+        self.critic_memory.attach(message.source, rollout)
+        self.feed.add(message, rollout, self.version)
+
+    def _on_parameters(self, message: Message) -> None:
+        version, self.progress = int(message.header["version"]), int(message.header["env_steps"])
+        vector, mask = masked_vector_of(message.buffer, self.algorithm.size)
+        if self.replica is not None and vector is None:
+            self.replica.close_round(version)
+        elif vector is not None and version > self.version:
+            self.mask = mask
+            self._adopt(vector, version)
+
+    def _adopt(self, vector: FloatArray, version: int) -> None:
+        """New parameters: forget what is too old, tell the actors."""
+        self.algorithm.load_parameters(vector)
+        self.version, self.delivered = version, 0
+        self.round_end.on_version(version)
+        self.feed.closing = self.round_end.closing
+        self.algorithm.on_progress(self.progress)
+        self.algorithm.on_version(version)
+        self.feed.on_version(version)
+        # before the actors get the new weights, while they stand at the boundary in a deterministic run
+        self._snapshot()
+        if self.stopping:
+            return
+        self._publish()
+
+    def _publish(self) -> None:
+        """Send the present parameters to every actor; actors with the same allotment share a message."""
+        messages: dict[int | None, Buffer] = {}
+        for rank, link in self.links.items():
+            allotment = self.feed.allotment(rank)
+            if allotment not in messages:
+                messages[allotment] = self._weights(allotment)
+            link.offer(messages[allotment])
+
+    def _weights(self, allotment: int | None) -> Buffer:
+        """The message with the present parameters, whether the actors are to wait, and how many episodes they
+        may begin (None: any number)."""
+        self.holding = self.feed.behind(self.version)
+        flags = (FLAG_WAIT if self.holding else 0) | (0 if allotment is None else FLAG_ALLOTTED)
+        fields = {"source": self.context.rank, "role": ROLE_NAMES.index(self.name), "version": self.version}
+        fields |= {"env_steps": self.progress, "count": allotment or 0}
+        mask = self.mask if self.replica is None else self.replica.mask
+        return vector_message(Kind.WEIGHTS, self.algorithm.parameters, mask, flags, **fields)
+
+    def _snapshot(self) -> None:
+        """Send the state, and have the actors send theirs, as soon as the version that the server asked for
+        is reached."""
+        wanted = self.snapshot_wanted
+        if wanted is None or (
+            self.version < wanted and not self.rule.any_age
+        ):  # where any age goes, versions reach one group at a time
+            return
+        self.snapshot_wanted = None
+        self.feed.save(wanted, final=False)
+        for rank in self.group.actors:
+            self.tell(rank, Kind.SNAPSHOT, version=wanted)
+        self.tell(self.context.topology.server, Kind.STATE, self.state_dict(), version=wanted)
+
+    def on_lost(self, rank: int, groups: Sequence[int]) -> None:
+        if self.links.pop(rank, None) is not None:
+            self.round_end.actors.discard(rank)
+            self.critic_memory.forget(rank)
+            self.feed.on_actor_lost(rank)
+        if not set(self.rule.present) <= set(groups):  # else the server stops the run
+            for group in set(groups) - self.rule.lost:
+                self.rule.on_lost(group)
+            self.feed.on_groups_lost(self.version)
+        if self.replica is not None and (reduced := self.replica.go_on_without(rank)) is not None:
+            self._adopt(*reduced)
+
+    def on_replaced(self, rank: int) -> None:
+        self.links[rank] = LatestLink(self.transport, rank)
+        self.feed.on_actor_replaced(rank)
+        if self.version >= 0 and not self.feed.closing:  # else with the next version
+            self.links[rank].offer(self._weights(self.feed.allotment(rank)))
+
+    # ---- work
+
+    def work(self) -> bool:
+        for link in self.links.values():
+            link.flush()
+        if self.replica is not None and (reduced := self.replica.poll()) is not None:
+            self._adopt(*reduced)
+            return True
+        if self.stopping:
+            return self._stop()
+        if self.version >= 0 and self.report.due():  # until its START a learner has only waited
+            self._report()
+        if self.feed.news or (self.holding and not self.feed.behind(self.version)):
+            self.feed.news = False
+            self._publish()  # the round may need more of this group before it ends
+        work = self._take()
+        if work is None:
+            return self._end_round()
+        self._learn(work)
+        return True
+
+    def _take(self) -> Work | None:
+        """The work for the next gradient, or none if the group has to wait (for rollouts, for a new version,
+        for the line)."""
+        if self.version < 0 or (self.replica is not None and self.replica.busy):
+            return None
+        self.sending = [handle for handle in self.sending if not handle.done()]
+        return (
+            self.feed.take(self.version, self.delivered) if len(self.sending) < GRADIENTS_UNDER_WAY else None
+        )
+
+    def _end_round(self) -> bool:
+        """Tell the server once that all of this round is delivered."""
+        if self.feed.entries or (version := self.round_end.due()) is None:
+            return False
+        self.tell(self.context.topology.server, Kind.CLOSED, version=version, group=self.group.index)
+        return True
+
+    def _learn(self, work: Work) -> None:
+        """Compute the gradient of these rollouts, send or keep it."""
+        rollouts, count = work.rollouts, work.count
+        began = time.perf_counter()
+        wanted = self._wanted()
+        self.algorithm.learn_where(wanted)
+        vector, statistics = self.feed.gradient(work)
+        if not self.guard.accepts(vector, work.actor_ranks, self.version):
+            self.feed.refuse(work)
+            return
+        seconds = time.perf_counter() - began
+        self.learning_seconds += seconds
+        statistics["gradient_seconds"] = seconds / count
+        version = rollouts[0].version if self.algorithm.on_policy else self.version
+        current = version == self.version
+        self.delivered += count if current else 0
+        # replayed episodes may be newer than the checkpoint that the run was resumed from
+        staleness = float(sum(max(0, self.version - sampled) for sampled in work.versions))
+        self.means.add(statistics, count)
+        steps = sum(rollout.steps * rollout.count for rollout in rollouts)
+        self.learned_steps += steps
+        self.dense_gradient_steps += steps if wanted is None and self.context.sparse is not None else 0
+        if self.feed.in_order and current:
+            for rollout in rollouts:
+                self.episodes.add(rollout)
+        self.feed.done(work, version)
+        if self.algorithm.ends_batch(statistics):
+            self.feed.end_batch()
+        summed = 0
+        if self.replica is not None and current:  # what is older is left for the rule to drop
+            self.replica.add(vector, count)
+            summed = FLAG_SUMMED
+        message = vector_message(
+            Kind.GRADIENT,
+            None if self.replica is not None else vector,
+            wanted,
+            summed,
+            source=self.context.rank,
+            role=ROLE_NAMES.index(self.name),
+            group=self.group.index,
+            version=version,
+            count=count,
+            env_steps=self.env_steps,
+            agent_steps=self.agent_steps,
+            staleness=staleness,
+        )
+        self.env_steps = self.agent_steps = 0
+        self.sending.append(self.transport.send(self.context.topology.server, message))
+
+    def _wanted(self) -> BoolArray | None:
+        """What of a gradient at the present parameters its round needs: with sparse layers the weights that
+        are there, [P]; None: all.
+
+        All before the topology grows where gradients are large. Where gradients of any age make a step, the
+        topology may change before that."""
+        if self.replica is not None:
+            return self.replica.summed
+        sparse = self.context.sparse
+        if sparse is None or (self.rule.any_age and sparse.growth != "none"):
+            return None
+        return None if needs_all(sparse, self.version + 1) else self.mask
+
+    # ---- bookkeeping
+
+    def _report(self) -> None:
+        self.means.add(self.feed.statistics())
+        tree = {"group": self.group.index, "statistics": self.means.take(), "episodes": self.episodes.take()}
+        tree |= {
+            "late": self.feed.late,
+            "overflow": self.feed.overflow,
+            "repeated": self.feed.repeated,
+            "bad_gradients": self.guard.refused,
+        }
+        tree |= {
+            "learned_steps": self.learned_steps,
+            "dense_gradient_steps": self.dense_gradient_steps,
+            "warnings": self.cancelling.warnings,
+        }
+        tree |= {
+            "unused_steps": self.feed.unused_steps,
+            "learning_seconds": self.learning_seconds,
+            "waiting_seconds": self.waited,
+        }
+        self.tell(self.context.topology.server, Kind.REPORT, tree)
+        self.feed.unused_steps, self.learning_seconds, self.waited = 0, 0.0, 0.0
+        self.feed.late = self.feed.overflow = self.feed.repeated = self.guard.refused = self.learned_steps = (
+            self.dense_gradient_steps
+        ) = 0
+
+    def _start(self, state: dict[str, Any], version: int) -> None:
+        """Take over a resumed run's state, if there is one, and start the actors."""
+        self.waited = 0.0
+        if "algorithm" in state:
+            self.algorithm.load_state_dict(state["algorithm"])
+        if self.replica is not None:
+            self._adopt(*self.replica.start(state.get("optimizer")))
+        self.feed.load_state_dict(state.get("queue", []), self.codec)
+        self.critic_memory.load_state_dict(state.get("critic_memory", {}))
+        if "path" in state:
+            self.feed.resume(Path(state["path"]).parent.parent, version)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The algorithm's own state, the replica's optimizer, and rollouts that are still to be re-used
+        (deterministic runs)."""
+        state: dict[str, Any] = {"algorithm": self.algorithm.state_dict(), "version": self.version}
+        if self.replica is not None:
+            state["optimizer"] = self.replica.optimizer.state_dict()
+        if self.context.config.deterministic:  # others begin new episodes
+            state["critic_memory"] = self.critic_memory.state_dict()
+        return state | {"queue": self.feed.state_dict()}
+
+    def _stop(self) -> bool:
+        """Tell the actors, then the last report and state; under AllReduce only when the last round is
+        closed."""
+        if self.finished or (self.replica is not None and self.version < self.last_version):
+            return False
+        for rank in self.group.actors:
+            self.tell(rank, Kind.STOP)
+        self._report()
+        self.tell(
+            self.context.topology.server,
+            Kind.STATE,
+            self.state_dict(),
+            version=self.version,
+            flags=FLAG_FINAL,
+        )
+        self.feed.save(self.last_version, final=True)
+        self.finished = True
+        return True
+
+    def close(self) -> None:
+        self.feed.close()

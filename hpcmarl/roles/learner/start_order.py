@@ -1,0 +1,155 @@
+"""Let a learner count on-policy episodes in the order in which they began, and tell its actors how many to
+begin."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from itertools import count, islice
+
+from hpcmarl.algos.base import Algorithm
+from hpcmarl.comm.topology import Group
+from hpcmarl.comm.transport import Message
+from hpcmarl.optim.rounds import RoundRule
+from hpcmarl.roles.base import Context
+from hpcmarl.roles.learner.rollout_queue import Entry, Queue, Work, whole
+from hpcmarl.types import Rollout
+
+Place = tuple[int, int, int]  # rank of the actor, how often it was replaced, number of the episode
+WAVES_AHEAD = 2  # where a group goes on until the round ends: one that is played, and the next
+
+
+class StartOrder(Queue):
+    """Hold back an episode until all that began before it have arrived.
+
+    Where the rule gives a group a quota, its actors begin just as many episodes, and all of them count. Under
+    Malenia a group goes on until the round ends: it begins a wave of M / n episodes after another, and each
+    counts as a whole.
+
+    Attributes:
+        news: Whether allotments have changed since the learner last told its actors.
+    """
+
+    in_order = True
+
+    def __init__(self, context: Context, group: Group, rule: RoundRule, algorithm: Algorithm) -> None:
+        super().__init__(context, group, rule, algorithm)
+        self.news = False
+        self._lives = dict.fromkeys(group.actors, 0)  # living actors: how often each was replaced
+        self._replaced: Counter[int] = Counter()
+        self._begun = dict.fromkeys(group.actors, 0)
+        self._ahead = dict.fromkeys(
+            group.actors, 0
+        )  # what the others had begun when an actor came in a dead one's place
+        self._expected: deque[Place] = deque()  # in the order in which they begin
+        self._arrived: dict[Place, Entry] = {}
+        self._ready: deque[Entry] = deque()
+        self._version = -1
+        self._allotted = 0  # of the present version, without those that came to nothing
+
+    # ---- allotments
+
+    def allotment(self, rank: int) -> int:
+        return self._begun.get(rank, 0)
+
+    def on_version(self, version: int) -> None:
+        super().on_version(version)
+        for entry in (*self._arrived.values(), *self._ready):
+            self._drop(entry, late=True)
+        self._arrived.clear()
+        self._ready.clear()
+        self._expected.clear()
+        self._begun = dict.fromkeys(self._lives, 0)
+        self._ahead = dict.fromkeys(self._lives, 0)
+        self._version, self._allotted = version, 0
+        self._top_up()
+
+    def on_groups_lost(self, version: int) -> None:  # shares grow
+        self._top_up()
+
+    def on_actor_lost(self, rank: int) -> None:  # the others play what it had begun
+        life = self._lives.pop(rank, None)
+        gone = {place for place in self._expected if place[:2] == (rank, life) and place not in self._arrived}
+        self._expected = deque(place for place in self._expected if place not in gone)
+        self._allotted -= len(gone)
+        self._top_up()
+
+    def on_actor_replaced(self, rank: int) -> None:
+        self._replaced[rank] += 1
+        self._ahead[rank] = min((self._ahead[other] + self._begun[other] for other in self._lives), default=0)
+        self._lives[rank], self._begun[rank] = self._replaced[rank], 0
+        self._top_up()
+
+    def _top_up(self) -> None:
+        """Let living actors begin what the group's quota lacks, or what is missing of the waves ahead."""
+        if self._version < 0 or not self._lives:
+            return
+        quota = self._quota()
+        missing = (
+            WAVES_AHEAD * self._wave() - len(self._expected) - len(self._ready)
+            if quota is None
+            else quota - self._allotted
+        )
+        for _ in range(missing):
+            rank = min(self._lives, key=lambda rank: self._ahead[rank] + self._begun[rank])
+            self._expected.append((rank, self._lives[rank], self._begun[rank]))
+            self._begun[rank] += 1
+            self._allotted += 1
+            self.news = True
+
+    def _quota(self) -> int | None:
+        return self.rule.quota(self.rule.initial_batch if self._version == 0 else self.rule.batch)
+
+    def _wave(self) -> int:
+        """Return the episodes of one gradient where a group goes on until the round ends."""
+        return self._wanted(self._version, 0)
+
+    # ---- episodes
+
+    def add(self, message: Message, rollout: Rollout, version: int) -> None:
+        if rollout.version != version:
+            super().add(
+                message, rollout, version
+            )  # late: cancel drops it, late: ignore leaves that to the rule
+            return
+        place = (message.source, self._lives.get(message.source, 0), rollout.number)
+        self._arrived[place] = Entry(message, rollout, message.source, 1)
+        while self._expected and self._expected[0] in self._arrived:
+            self._ready.append(self._arrived.pop(self._expected.popleft()))
+
+    def take(self, version: int, delivered: int) -> Work | None:
+        if self.entries:
+            return self._take_old()
+        quota = self._quota()
+        wanted = self._wave() if quota is None else quota - delivered
+        if quota is not None and not self.context.config.deterministic:
+            wanted = min(wanted, max(1, self.limit // 2))  # a large share is delivered in parts
+        if wanted <= 0 or len(self._ready) < wanted:
+            return None
+        taken = [self._ready.popleft() for _ in range(wanted)]
+        self._top_up()
+        return whole(taken)
+
+    def refuse(self, work: Work) -> None:
+        super().refuse(work)
+        if work.versions[0] == self._version:
+            self._allotted -= work.count  # others are played in their place
+            self._top_up()
+
+    def _take_old(self) -> Work | None:
+        """Episodes of one older version, for the rule to drop."""
+        first = self.entries[0].rollout.version
+        same = next(
+            (
+                index
+                for index, entry in zip(count(), self.entries, strict=False)
+                if entry.rollout.version != first
+            ),
+            len(self.entries),
+        )
+        taken = list(islice(self.entries, same))
+        for _ in taken:
+            self.entries.popleft()
+        return whole(taken)
+
+    def behind(self, version: int) -> bool:  # allotments bound what actors send
+        return False

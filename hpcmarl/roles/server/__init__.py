@@ -1,0 +1,1 @@
+"""The server: collects gradients, steps the optimizer, records and checkpoints."""

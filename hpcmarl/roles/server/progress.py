@@ -1,0 +1,159 @@
+"""The live display of the server's rank: in a terminal a redrawn panel with the curve of returns, elsewhere a
+plain line now and then.
+
+Called by the recorder. A rank that mpiexec started has no terminal of its own, so `hpcmarl train -n` tells
+the width of the user's terminal in HPCMARL_TERMINAL. Everything goes to standard error.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from hpcmarl.launch.world import TERMINAL
+from hpcmarl.roles.base import Context, Interval
+from hpcmarl.roles.efficiency import last_words, time_words
+from hpcmarl.roles.server.curve import Curve
+
+logger = logging.getLogger(__name__)
+REDRAWS_PER_SECOND = 2.0
+WIDEST_CURVE = 100  # characters
+FIRST_LINE, LONGEST_PAUSE = 5.0, 60.0  # seconds between plain lines: doubled until the longest
+
+
+class Display:
+    """`update` is cheap: the figures are asked for only when something is to be drawn."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.enabled = context.config.logging.progress
+        width = os.environ.get(TERMINAL, "")
+        terminal = width.isdigit() or sys.stderr.isatty()
+        self.console = (
+            Console(file=sys.stderr, force_terminal=True, width=int(width) if width.isdigit() else None)
+            if terminal
+            else None
+        )
+        self.live: Live | None = None
+        self.curve = Curve()
+        self.due = Interval(1.0 / REDRAWS_PER_SECOND if self.console else FIRST_LINE)
+        self.last = (time.monotonic(), 0)
+
+    def update(self, figures: Callable[[], dict[str, Any]]) -> None:
+        """Draw what is due."""
+        if not self.enabled or not self.due.due():
+            return
+        now = figures()
+        speed = (now["env_steps"] - self.last[1]) / max(1e-9, time.monotonic() - self.last[0])
+        self.last = (time.monotonic(), now["env_steps"])
+        if self.console is None:
+            logger.info("%s", self._line(now, speed))
+            self.due = Interval(min(LONGEST_PAUSE, 2 * self.due.seconds))
+            return
+        self.curve.add(now["seconds"], now["return_mean"])
+        if self.live is None:
+            self.live = Live(console=self.console, auto_refresh=False, transient=True)
+            self.live.start()
+        self.live.update(Group(self._panel(now, speed), self._curve()), refresh=True)
+
+    def _curve(self) -> Text:
+        """The returns so far, where the terminal can show them."""
+        if self.console is None or not self.console.encoding.startswith("utf"):
+            return Text()
+        return Text(self.curve.text(min(WIDEST_CURVE, self.console.width)))
+
+    def _line(self, now: dict[str, Any], speed: float) -> str:
+        return (
+            f"{self._share(now)} {now['seconds']:.0f} s, version {now['version']}, {now['env_steps']:,} "
+            f"environment steps ({speed:,.0f}/s{_beside_bare(now, speed)}), {now['episodes']:,} episodes, "
+            f"return {now['return_mean']:.2f} ± {now['return_std']:.2f}"
+        ).strip() + _lost(now)
+
+    def _share(self, now: dict[str, Any]) -> str:
+        """How much of the nearest limit is done, as "37 %"."""
+        done = self._done(now)
+        return "" if done is None else f"{100 * done:.0f} %,"
+
+    def _done(self, now: dict[str, Any]) -> float | None:
+        stop = self.context.config.stop
+        parts = [
+            (stop.updates, now["version"]),
+            (stop.env_steps, now["env_steps"]),
+            (stop.seconds, now["seconds"]),
+        ]
+        shares = [value / limit for limit, value in parts if limit]
+        return min(1.0, max(shares)) if shares else None
+
+    def _panel(self, now: dict[str, Any], speed: float) -> Table:
+        table = Table(box=None, show_header=False, padding=(0, 1))
+        done = self._done(now)
+        if done is not None:
+            filled = round(30 * done)
+            table.add_row(
+                "progress",
+                f"[green]{'━' * filled}[/green][dim]{'━' * (30 - filled)}[/dim] {100 * done:3.0f} %",
+            )
+        table.add_row("time", f"{now['seconds']:.0f} s")
+        table.add_row(
+            "updates",
+            f"{now['version']:,}   staleness {now['staleness_mean']:.2f}   "
+            f"wasted {now['wasted_gradients']:,}",
+        )
+        table.add_row("environment steps", f"{now['env_steps']:,}   {speed:,.0f}/s{_beside_bare(now, speed)}")
+        table.add_row("shares of time", time_words(now["time_shares"]))
+        if lost := _lost(now):
+            table.add_row("ranks", f"[red]{lost[2:]}[/red]")
+        table.add_row(
+            "return",
+            (
+                f"[bold]{now['return_mean']:.2f}[/bold] ± {now['return_std']:.2f}   over {now['episodes']:,} "
+                "episodes"
+            ),
+        )
+        if len(now["groups"]) > 1:
+            shown = ", ".join(f"{count:,}" for count in now["groups"][:8])
+            table.add_row("by group", shown + (" …" if len(now["groups"]) > 8 else "") + " trajectories")
+        return table
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """The last word: what was reached and where it lies."""
+        self.close()
+        if self.console is not None and (curve := self._curve()):
+            self.console.print(curve)
+        evaluated = summary["eval_return_mean"]
+        text = (
+            f"{summary['status']} after {summary['seconds']:.1f} s: {summary['updates']:,} updates, "
+            f"{summary['env_steps']:,} environment steps "
+        )
+        text += f"({summary['env_steps_per_second']:,.0f}/s), return {summary['return_mean']:.2f}"
+        text += "" if evaluated is None else f", evaluated {evaluated:.2f}"
+        for line in (text, *last_words(summary, self.context.config)):
+            logger.info("%s", line)
+        logger.info("results in %s", self.context.run_directory)
+
+    def close(self) -> None:
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+
+def _beside_bare(now: dict[str, Any], speed: float) -> str:
+    """The share of bare stepping, where that was measured."""
+    bare = now["bare_env_steps_per_second"]
+    return "" if bare is None else f", {100 * speed / bare:.0f} % of bare stepping"
+
+
+def _lost(now: dict[str, Any]) -> str:
+    words = (("lost_ranks", "lost"), ("replaced_ranks", "replaced"))
+    return "".join(
+        f", {now[name]} rank{'s' if now[name] > 1 else ''} {word}" for name, word in words if now[name]
+    )

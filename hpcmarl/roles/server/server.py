@@ -1,0 +1,396 @@
+"""The server: the round rule, the steps, the versions. Everything that is written about a run goes through
+it.
+
+GRADIENT ──► engine (rule, optimizer) ──► a round is complete ──► new version ──► PARAMETERS to the groups
+    that the rule names
+now and then: SNAPSHOT ──► STATE of every role ──► checkpoint;   evaluation;   a row of metrics
+the end: STOP ──► last STATE of every role ──► final checkpoint ──► final evaluation ──► summary ──► EXIT
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hpcmarl.comm.protocol import FLAG_FINAL, FLAG_SUMMED, Kind, vector_message, vector_of
+from hpcmarl.comm.topology import ROLE_NAMES
+from hpcmarl.comm.transport import LatestLink, Message
+from hpcmarl.envs import has_fixed_length
+from hpcmarl.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_TRY_AGAIN
+from hpcmarl.optim.rounds import Accept, Close, Command, Engine, Publish
+from hpcmarl.packing import unpack
+from hpcmarl.roles.base import Context, Interval, Role
+from hpcmarl.roles.evaluator import Evaluator
+from hpcmarl.roles.server.checkpointing import Snapshots
+from hpcmarl.roles.server.recorder import Recorder
+from hpcmarl.roles.server.stragglers import Waiting
+from hpcmarl.types import Gradient
+
+logger = logging.getLogger(__name__)
+STOP_PATIENCE = 20.0  # seconds to wait for the last states before the run ends without them
+ROLLOUTS_AHEAD = 1 << 40  # numbers of a replaced actor's rollouts begin past those of the process that died
+
+
+class Server(Role):
+    """Rank 0; the evaluator beside it judges the policies."""
+
+    name = "server"
+
+    def __init__(self, context: Context, neighbours: Mapping[str, Role]) -> None:
+        super().__init__(context, neighbours)
+        config = context.config
+        evaluator = neighbours["evaluator"]
+        assert isinstance(evaluator, Evaluator)
+        self.evaluator = evaluator
+        algorithm = evaluator.algorithm
+        self.engine = Engine(context.rule(), context.optimizer(algorithm))
+        self.links = [LatestLink(self.transport, group.learner) for group in context.topology.groups]
+        self.behind: set[int] = (
+            set()
+        )  # groups whose newest point may not be on its way yet: only these are looked at in every step
+        self.waiting = Waiting(self.engine.rule, context.topology)
+        self.recorder = Recorder(context, algorithm)
+        self.snapshots = Snapshots(context)
+        self.phase = "start"  # start → train → stop → evaluate → done
+        self.status = "finished"
+        self.stop_wanted: str | None = None
+        self.evaluate_every = Interval(config.eval.every_seconds) if config.eval.every_seconds else None
+        self.checkpoint_every = (
+            Interval(config.checkpoint.every_seconds) if config.checkpoint.every_seconds else None
+        )
+        self.patience = Interval(STOP_PATIENCE)
+        self.stop_at = self._time_to_stop()
+
+    # ---- messages
+
+    def on_message(self, message: Message) -> None:
+        if message.kind is Kind.GRADIENT:
+            self._on_gradient(message)
+        elif message.kind is Kind.REPORT:
+            self.recorder.on_report(message.source, unpack(message.payload))
+        elif message.kind is Kind.STATE:
+            final = bool(int(message.header["flags"]) & FLAG_FINAL)
+            self.snapshots.on_state(
+                ROLE_NAMES[int(message.header["role"])], message.source, unpack(message.payload), final=final
+            )
+        elif message.kind is Kind.CLOSED and self.phase == "train":
+            self._carry_out(
+                self.engine.on_closed(int(message.header["group"]), int(message.header["version"]))
+            )
+        elif message.kind is Kind.INTERRUPT:
+            self.ask_to_stop("interrupted")
+        message.release()
+
+    def _on_gradient(self, message: Message) -> None:
+        # the whole header at once: field by field it would cost more than the rule and the sum
+        _, _, _, _, version, group, _, count, env_steps, agent_steps, staleness, flags = message.header.item()
+        vector = vector_of(message.buffer, self.engine.optimizer.parameters.size)
+        gradient = Gradient(
+            group, version, count, vector, env_steps, agent_steps, staleness, summed=bool(flags & FLAG_SUMMED)
+        )
+        self.recorder.on_gradient(gradient)
+        if self.phase != "train":
+            self.engine.on_last(gradient)
+            return
+        began = time.perf_counter()
+        commands = self.engine.on_gradient(gradient)
+        if isinstance(commands[0], Accept):
+            self.recorder.on_accept(commands[0].age * gradient.count)
+        elif not gradient.summed and not self.evaluator.algorithm.on_policy:
+            self.tell(
+                self.context.topology.groups[gradient.group].learner, Kind.LATE, version=gradient.version
+            )
+        self._carry_out(commands)
+        self.recorder.times.served(time.perf_counter() - began)
+
+    def _carry_out(self, commands: Sequence[Command]) -> None:
+        """Do what the engine leaves to its caller."""
+        for command in commands:
+            if isinstance(command, Publish) and self.phase == "train":
+                self._after_round(command)
+            elif isinstance(command, Close):
+                for group in command.groups:
+                    self.tell(
+                        self.context.topology.groups[group].learner, Kind.CLOSE, version=command.version
+                    )
+
+    def _after_round(self, publish: Publish) -> None:
+        """A round is complete: checkpoint, evaluate, stop or go on."""
+        config, version = self.context.config, publish.version
+        self.recorder.on_round(self.engine)
+        self.waiting.round_ended()
+        if (reason := self.recorder.stop_reason(version)) is not None or self.stop_wanted is not None:
+            logger.info("stopping at version %d: %s", version, reason or self.stop_wanted)
+            self._begin_stop(self.stop_wanted or "finished")
+            if config.rounds.collective:
+                self._publish(publish)  # the learners still have to close this round
+            return
+        due = self.checkpoint_every is not None and self.checkpoint_every.due()
+        if due or (config.checkpoint.every_updates and version % config.checkpoint.every_updates == 0):
+            self.snapshots.request(version, self._state())
+        due = self.evaluate_every is not None and self.evaluate_every.due()
+        if due or (config.eval.every_updates and version % config.eval.every_updates == 0):
+            self._evaluate(version)
+        self._publish(publish)
+        self.recorder.times.published(version, publish.groups)
+
+    def _publish(self, publish: Publish) -> None:
+        """Offer the new point to the groups; under AllReduce only the word that the round is closed (never
+        replaced by a newer one)."""
+        fields: dict[str, Any] = {
+            "source": self.context.rank,
+            "role": ROLE_NAMES.index(self.name),
+            "version": publish.version,
+        }
+        fields["env_steps"] = int(self.recorder.totals["env_steps"])
+        if self.context.config.rounds.collective:
+            for group in publish.groups:
+                self.transport.send(
+                    self.context.topology.groups[group].learner,
+                    vector_message(Kind.PARAMETERS, None, **fields),
+                )
+            return
+        topology = self.engine.optimizer.topology
+        message = vector_message(
+            Kind.PARAMETERS,
+            self.engine.optimizer.point(),
+            None if topology is None else topology.mask,
+            **fields,
+        )
+        for group in publish.groups:
+            self.links[group].offer(message)
+        self.behind.update(publish.groups)
+
+    def _evaluate(self, version: int) -> None:
+        if not self.context.config.rounds.collective:
+            self.evaluator.request(self.engine.optimizer.parameters, version, self.recorder.on_evaluation)
+        elif self.snapshots.request(version, self._state()):
+            self.snapshots.when_complete = lambda state: self.evaluator.request(
+                state["engine"]["optimizer"]["parameters"], version, self.recorder.on_evaluation
+            )
+
+    def on_lost(self, rank: int, groups: Sequence[int]) -> None:
+        """Nobody waits for the lost any more; the run goes on with the others, or stops if it was asked to or
+        nobody is left."""
+        self.recorder.on_lost(rank)
+        led = [group for group in self.context.topology.groups if group.learner == rank]
+        orphans = [actor for group in led for actor in group.actors]
+        for gone in (rank, *orphans):
+            self.snapshots.forget(gone)
+        rule, wanted = self.engine.rule, self.context.config.rounds.on_loss
+        if self.phase not in ("start", "train"):
+            return
+        if set(rule.present) <= set(groups):
+            logger.warning("no group is left: stopping")
+            self._stop_after_loss()
+        elif self.context.config.deterministic or (
+            groups and (wanted == "stop" or (wanted == "auto" and not rule.pooled))
+        ):
+            logger.warning(
+                "stopping at version %d: a rank was lost (rounds.on_loss: %s)", self.engine.version, wanted
+            )
+            self._stop_after_loss()
+        else:
+            for group in set(groups) - rule.lost:
+                self._carry_out(self.engine.on_lost(group))
+
+    def _stop_after_loss(self) -> None:
+        """Stop at once; a run that has not begun first takes over what it resumes from."""
+        if self.phase == "start":
+            self.stop_wanted = "interrupted"
+        else:
+            self._begin_stop("interrupted")
+
+    def on_replaced(self, rank: int) -> None:
+        """A new process acts in the place of a dead actor: it begins afresh, with random numbers that nobody
+        has had."""
+        episode = self.recorder.on_replaced(rank)
+        if self.phase == "train":
+            self.snapshots.expect_again(rank)
+            state = {
+                "version": self.engine.version,
+                "first_episode": episode,
+                "first_rollout": len(self.recorder.lost) * ROLLOUTS_AHEAD,
+            }
+            self.tell(rank, Kind.START, state, version=self.engine.version, count=ROLE_NAMES.index("actor"))
+
+    # ---- work
+
+    def work(self) -> bool:
+        if self.behind:
+            self.behind = {group for group in self.behind if not self.links[group].flush()}
+        worked = self.snapshots.poll()
+        self.recorder.tick(self.engine)
+        if self.phase == "train":
+            self.waiting.poll()
+        if self.phase == "start":
+            self._start()
+            return True
+        if (
+            self.phase == "train"
+            and self.stop_wanted is None
+            and (reason := self.recorder.time_is_up()) is not None
+        ):
+            logger.info("stopping at version %d: %s", self.engine.version, reason)
+            self._want_stop("finished")
+            return True
+        if (
+            self.phase == "train"
+            and self.stop_wanted is None
+            and self.stop_at is not None
+            and time.time() > self.stop_at
+        ):
+            logger.info(
+                "stopping at version %d: the Slurm job ends soon (stop.seconds_before_limit)",
+                self.engine.version,
+            )
+            self._want_stop("interrupted")
+            return True
+        if self.phase == "stop" and self._all_is_said():
+            self._after_stop()
+            return True
+        if self.phase == "evaluate" and self.stop_at is not None and time.time() > self.stop_at:
+            self.ask_to_stop("interrupted")
+        if self.phase == "evaluate" and self.evaluator.idle:
+            self._finish()
+            return True
+        return worked
+
+    def _start(self) -> None:
+        """Give every role its state, then the learners the first parameters."""
+        resume = self.context.resume
+        states = self.snapshots.distribute(resume)
+        if resume is not None:
+            self.engine.load_state_dict(resume["engine"])
+            self.recorder.load_state_dict(resume["recorder"])
+        for role, rank, state in states:
+            fields = {
+                "version": self.engine.version,
+                "env_steps": int(self.recorder.totals["env_steps"]),
+                "count": ROLE_NAMES.index(role),
+            }
+            self.tell(rank, Kind.START, state, **fields)
+        if not self.context.config.rounds.collective:
+            self._publish(Publish(self.engine.version, tuple(range(len(self.links)))))
+        if self.stop_wanted is not None:  # before anything was trained
+            self._begin_stop(self.stop_wanted)
+            return
+        self.recorder.begin()
+        self._warn_of_length_bias()
+        self.phase = "train"
+        if (reason := self.recorder.stop_reason(self.engine.version)) is not None:
+            logger.info("nothing left to do: %s", reason)
+            self._begin_stop("finished")
+
+    def _warn_of_length_bias(self) -> None:
+        config, rule = self.context.config, self.engine.rule
+        drops_episodes = self.context.whole_episodes and config.algo.is_on_policy
+        if (
+            drops_episodes
+            and not rule.in_order
+            and not config.rounds.counts_all_begun
+            and not has_fixed_length(config.env)
+        ):
+            logger.warning(
+                "rounds.rule: rennala counts the first %d episodes to finish: where lengths vary, short "
+                "episodes weigh more than they should; set rounds.admission: all_begun, or rounds.rule: sync",
+                rule.batch,
+            )
+
+    def _time_to_stop(self) -> float | None:
+        """Some time before the Slurm job ends; in a short job a quarter of it, or a requeued job would never
+        get anywhere."""
+        end, margin = self.context.job_end, self.context.config.stop.seconds_before_limit
+        return (
+            None if end is None or margin is None else end - min(margin, 0.25 * max(0.0, end - time.time()))
+        )
+
+    def ask_to_stop(self, status: str) -> None:
+        """Somebody wants the run to end: "interrupted", to be resumed, or "finished". Harmless when it is
+        ending anyway."""
+        if self.phase == "start":
+            self.stop_wanted = self.stop_wanted or status  # what the run resumes from is taken over first
+        elif self.phase == "train":
+            self._want_stop(status)
+        elif (
+            status == "interrupted"
+            and self.phase in ("stop", "evaluate")
+            and self.status == "finished"
+            and self._evaluates()
+        ):
+            logger.info("interrupted: the evaluation is given up, the run can be resumed for it")
+            self.status = status
+            self.evaluator.cancel()
+
+    def _evaluates(self) -> bool:
+        """Whether an evaluation is under way or to come."""
+        return not self.evaluator.idle or (self.phase == "stop" and self.context.config.eval.episodes > 0)
+
+    def _want_stop(self, status: str) -> None:
+        """Stop now; a deterministic run at the end of its round, where it can be continued bit for bit."""
+        if self.context.config.deterministic and self.phase == "train":
+            self.stop_wanted = self.stop_wanted or status
+        else:
+            self._begin_stop(status)
+
+    def _begin_stop(self, status: str) -> None:
+        self.status, self.phase = status, "stop"
+        if status == "interrupted":
+            self.evaluator.cancel()  # it may take longer than the signal leaves time for
+        self.recorder.end()
+        self.snapshots.expect_final()
+        for group in self.context.topology.groups:
+            self.tell(group.learner, Kind.STOP, version=self.engine.version)
+        self.patience = Interval(STOP_PATIENCE)
+
+    def _all_is_said(self) -> bool:
+        """Whether the last states are there, or those that are missing are waited for no longer."""
+        snapshots = self.snapshots
+        return snapshots.all_final() or (
+            self.patience.due() and not snapshots.needs_more_final(self.engine.version)
+        )
+
+    def _after_stop(self) -> None:
+        missing = self.snapshots.missing_final()
+        if missing:
+            logger.warning("no last state from %s within %.0f s", ", ".join(missing), STOP_PATIENCE)
+        state = self.snapshots.write_final(self.engine.version, self._state())
+        self.phase = "evaluate"
+        if state is not None and self.context.config.eval.episodes and self.status == "finished":
+            self.evaluator.request(
+                state["engine"]["optimizer"]["parameters"], self.engine.version, self.recorder.on_evaluation
+            )
+
+    def _finish(self) -> None:
+        error = self.snapshots.close()
+        self.recorder.finish(self.engine, self.status, error)
+        code = self._exit_code(error)
+        if error is not None and error != self.snapshots.not_written:  # which has been logged
+            kept = self.snapshots.writer.last_version
+            kept = self.snapshots.resumed_version if kept is None else kept
+            good = "there is no good one" if kept is None else f"the last good one is of version {kept}"
+            logger.error("the last checkpoint is not written, %s: %s", good, error)
+        # actors first: the word for a replaced one goes over its learner
+        for rank in sorted(
+            range(self.context.topology.size),
+            key=lambda rank: self.context.topology.roles_of(rank) != ("actor",),
+        ):
+            self.tell(rank, Kind.EXIT, count=code)
+        self.phase, self.finished = "done", True
+
+    def _exit_code(self, error: str | None) -> int:
+        """What the job ends with: "try again" promises a good checkpoint, success that nothing is lost."""
+        if self.status == "finished":
+            return EXIT_SUCCESS if error is None else EXIT_FAILURE
+        if error is None or (self.snapshots.writer.last_error is None and self.snapshots.resumable):
+            return EXIT_TRY_AGAIN
+        return EXIT_FAILURE
+
+    def _state(self) -> dict[str, Any]:
+        return {"engine": self.engine.state_dict(), "recorder": self.recorder.state_dict()}
+
+    def close(self) -> None:
+        self.recorder.close()
+        self.snapshots.close()

@@ -1,0 +1,1 @@
+"""How the steps of a rollout lie in a message."""

@@ -1,0 +1,171 @@
+"""Reads rollouts from messages and packs those that were assembled elsewhere, by layouts (layout.py) made
+once for each size.
+
+Called by learners, replay and the simulator; knows no transport.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from math import isnan
+from typing import NamedTuple
+
+import numpy as np
+
+from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, header_of, write_header
+from hpcmarl.errors import ProtocolError
+from hpcmarl.rollouts.layout import ROLLOUT_HEADER, RolloutArena, RolloutLayout
+from hpcmarl.types import Array, EnvironmentSpec, Episode, FinalFrame, Rollout
+
+MOST_LAYOUTS = 1024
+
+
+class OpenedMessage(NamedTuple):
+    """A message whose headers have been read: its layout, the bytes of its final frames and of its episodes,
+    the actor that made it and the number that it gave the episode; the rank that sent it and the version of
+    the policies that played."""
+
+    buffer: Buffer
+    layout: RolloutLayout
+    finals: Buffer
+    episodes: Buffer
+    actor: int
+    number: int
+    source: int
+    version: int
+
+
+class RolloutCodec:
+    """Layouts by (T, E), of which the newest are kept; reads messages and packs rollouts that were assembled
+    elsewhere."""
+
+    def __init__(
+        self, spec: EnvironmentSpec, *, with_state: bool = False, memory: Mapping[str, int] | None = None
+    ) -> None:
+        self.spec = spec
+        self.with_state = with_state
+        self.memory = dict(memory or {})
+        self._layouts: OrderedDict[tuple[int, int], RolloutLayout] = OrderedDict()
+
+    def layout(self, steps: int, slots: int) -> RolloutLayout:
+        """The layout for T steps of E slots."""
+        found = self._layouts.get((steps, slots))
+        if found is None:
+            found = RolloutLayout(self.spec, steps, slots, with_state=self.with_state, memory=self.memory)
+            self._layouts[steps, slots] = found
+            if len(self._layouts) > MOST_LAYOUTS:  # episodes of any length may come
+                self._layouts.popitem(last=False)
+        self._layouts.move_to_end((steps, slots))
+        return found
+
+    def open(self, buffer: Buffer) -> OpenedMessage:
+        """Read a message's headers, once for messages that are kept. ProtocolError when lengths do not
+        fit."""
+        start = HEADER_BYTES + ROLLOUT_HEADER.itemsize
+        if buffer.nbytes < start:
+            raise ProtocolError(f"a rollout message of {buffer.nbytes} bytes is too short")
+        steps, slots, finals, episodes, actor, number = (
+            buffer[HEADER_BYTES:start].view(ROLLOUT_HEADER)[0].tolist()
+        )
+        layout = self.layout(steps, slots)
+        ends = [
+            layout.fixed_bytes,
+            finals * layout.final_dtype.itemsize,
+            episodes * layout.episode_dtype.itemsize,
+        ]
+        if min(finals, episodes) < 0 or sum(ends) != buffer.nbytes:
+            raise ProtocolError(
+                f"a rollout message of {buffer.nbytes} bytes where {sum(ends)} were expected: the ranks have "
+                "different environments"
+            )
+        middle = ends[0] + ends[1]
+        header = header_of(buffer)
+        finals_part, episodes_part = buffer[ends[0] : middle], buffer[middle:]
+        return OpenedMessage(
+            buffer,
+            layout,
+            finals_part,
+            episodes_part,
+            actor,
+            number,
+            int(header["source"]),
+            int(header["version"]),
+        )
+
+    def read(self, buffer: Buffer, version: int) -> Rollout:
+        """The rollout in a message, as views of its buffer. ProtocolError when lengths do not fit."""
+        return self._alone(self.open(buffer), version)
+
+    def read_together(self, messages: Sequence[OpenedMessage]) -> list[Rollout]:
+        """Messages of one slot each, those of equally many steps as one rollout: copies, `version` the
+        oldest's, `actor` the first's, and without `episodes`. A message alone in its length is read as by
+        read()."""
+        alike: dict[int, list[OpenedMessage]] = {}
+        for message in messages:
+            alike.setdefault(message.layout.steps, []).append(message)
+        return [
+            self._alone(group[0], group[0].version) if len(group) == 1 else _together(group)
+            for group in alike.values()
+        ]
+
+    def _alone(self, message: OpenedMessage, version: int) -> Rollout:
+        layout = message.layout
+        finals, episodes = (
+            message.finals.view(layout.final_dtype),
+            message.episodes.view(layout.episode_dtype),
+        )
+        return layout.rollout_of(
+            message.buffer,
+            finals,
+            _read_episodes(episodes, self.spec),
+            version,
+            message.actor,
+            message.number,
+        )
+
+    def pack(self, rollout: Rollout) -> Buffer:
+        """A new message (ROLLOUT, header filled with version and count) that holds a copy of the rollout."""
+        arena = RolloutArena(self.layout(rollout.steps, rollout.count))
+        for name, array in arena.arrays.items():
+            policy, _, own = name.rpartition("/")
+            array[...] = getattr(rollout.policies[policy] if policy else rollout, own)
+        for k, (step, slot) in enumerate(rollout.final_index.tolist()):
+            observations = {name: policy.final_obs[k] for name, policy in rollout.policies.items()}
+            arena.finals.append(
+                (
+                    step,
+                    FinalFrame(
+                        slot, observations, None if rollout.final_state is None else rollout.final_state[k]
+                    ),
+                )
+            )
+        arena.episodes.extend(rollout.episodes)
+        buffer, _ = arena.finish(rollout.version, rollout.actor, rollout.number)
+        return write_header(buffer, Kind.ROLLOUT, version=rollout.version, count=rollout.count)
+
+
+def _together(messages: list[OpenedMessage]) -> Rollout:
+    layout = messages[0].layout
+    finals = np.concatenate([message.finals for message in messages]).view(layout.final_dtype)
+    finals["slot"] = np.repeat(
+        np.arange(len(messages)), [len(message.finals) // layout.final_dtype.itemsize for message in messages]
+    )
+    oldest = min(message.version for message in messages)
+    return layout.side_by_side([message.buffer for message in messages], finals, oldest, messages[0].actor)
+
+
+def _read_episodes(records: Array, spec: EnvironmentSpec) -> list[Episode]:
+    names = [policy.name for policy in spec.policies]
+    return [
+        Episode(
+            slot,
+            index,
+            length,
+            return_mean,
+            dict(zip(names, returns.tolist(), strict=True)),
+            bool(terminated),
+            {} if isnan(win) else {"win": win},
+        )
+        for slot, terminated, index, length, return_mean, win, returns in records.tolist()
+    ]

@@ -1,0 +1,1 @@
+"""A rank of a run: its start, its loop, signs of life, replacements."""

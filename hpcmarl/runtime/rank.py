@@ -1,0 +1,394 @@
+"""One rank at work: builds the roles that the topology gives it, routes messages to them, steps them, sleeps
+when idle.
+
+Called by train.train on every rank and, with virtual ranks, by tests. A failure on any rank ends the whole job
+from here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, NoReturn
+
+from hpcmarl.comm import REPAIRABLE
+from hpcmarl.comm.protocol import Kind, control
+from hpcmarl.comm.topology import ROLE_NAMES
+from hpcmarl.comm.transport import Backoff, Message, PeerAborted, PeerFailure, Transport
+from hpcmarl.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_TRY_AGAIN, HpcmarlError
+from hpcmarl.launch.outcome import is_said, said_path, tell_said
+from hpcmarl.launch.processes import kill_process
+from hpcmarl.launch.signals import StopSignals
+from hpcmarl.packing import pack, unpack
+from hpcmarl.roles import ROLES, load_role
+from hpcmarl.roles.base import Context, Role
+from hpcmarl.runtime.heartbeat import Liveness, RunLost, ServerLost, ServerSilent
+from hpcmarl.runtime.respawn import Replacements
+
+logger = logging.getLogger(__name__)
+
+CLOSING_SECONDS = 4.0
+FORWARDING_SECONDS = 0.3  # launchers pass on what a rank has said while the job lives
+TURN_SECONDS = 3.0  # for a rank that may be reading a checkpoint to notice a death at the start
+STARTING_TURNS = 4  # ranks that may report a death; the others leave in silence
+FIRST_OTHER = 1  # the server has rank 0
+MESSAGES_A_STEP = 256
+
+FOR_THE_RANK = (Kind.EXIT, Kind.LOST, Kind.ALIVE, Kind.REPLACED)
+TO_SERVER = (Kind.GRADIENT, Kind.REPORT, Kind.STATE, Kind.INTERRUPT)
+RECEIVERS = {
+    Kind.ROLLOUT: "learner",
+    Kind.PARAMETERS: "learner",
+    Kind.LATE: "learner",
+    Kind.WEIGHTS: "actor",
+    **dict.fromkeys(TO_SERVER, "server"),
+}
+
+
+class Rank:
+    """The roles of one rank. `step` does one pass over messages and roles; `exit_code` is set when the server
+    has said EXIT."""
+
+    kinds_of_roles: ClassVar[Mapping[str, str]] = ROLES
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.transport = context.transport
+        self.roles: dict[str, Role] = {}
+        self.exit_code: int | None = None
+        self.liveness = Liveness(context)
+        self.lost: set[int] = set()
+        self.dead: set[int] = set()  # found by this rank itself
+        self.processes = dict(context.processes)
+        self.replacements = Replacements(context)
+        self.present = "building its roles"
+        for name, place in self.kinds_of_roles.items():
+            if name in self.names_of_roles():
+                self.present = name
+                self.roles[name] = load_role(place)(context, self.roles)
+
+    def names_of_roles(self) -> Collection[str]:
+        """The roles of this rank."""
+        return self.context.topology.roles_of(self.context.rank)
+
+    def step(self) -> bool:
+        """Hand out what has arrived, step every role; False when there was nothing to do."""
+        busy = False
+        for _ in range(MESSAGES_A_STEP):  # a flood must not keep the roles from their work
+            message = self.transport.receive()
+            if message is None:
+                break
+            busy = True
+            self.liveness.heard(message.source)
+            self._take(message)
+        if self.exit_code is None:
+            self._look_around()
+        for name, role in self.roles.items():
+            self.present = name
+            busy = role.step() or busy
+        return busy
+
+    def rest(self, backoff: Backoff) -> None:
+        """Sleep after a step with nothing to do, until a role has work at the latest; all roles have waited
+        so long."""
+        began = time.perf_counter()
+        backoff.wait(self.wake_at)
+        slept = time.perf_counter() - began
+        for role in self.roles.values():
+            role.waited += slept
+
+    @property
+    def wake_at(self) -> float:
+        """When a role has work without any message, in seconds of time.monotonic()."""
+        return min(role.wake_at for role in self.roles.values())
+
+    def _take(self, message: Message) -> None:
+        """Hand a message to the role that it is for; some concern the rank as a whole."""
+        if message.kind not in FOR_THE_RANK:
+            self.present = receiver(message)
+            self.roles[self.present].on_message(message)
+            return
+        if message.kind is Kind.EXIT:
+            self.exit_code = int(message.header["count"])
+        elif message.kind is Kind.LOST:
+            self._go_on_without(**unpack(message.payload))
+        elif message.kind is Kind.REPLACED:
+            self._on_replaced(**unpack(message.payload))
+        message.release()
+
+    def _look_around(self) -> None:
+        """Who has died or fallen silent? The server's rank tells everyone, itself too, so that all take it in
+        the same order."""
+        server = self.context.topology.server
+        for rank, process in self.replacements.poll():
+            if process is not None:
+                self.roles["learner"].on_replaced(rank)
+            self._tell_replaced(rank, process)
+        dead = self.transport.lost()
+        self.dead.update(dead)
+        if self.context.rank != server:
+            if server in dead:
+                raise ServerLost(f"rank {server} (server) has died")
+            try:
+                self.liveness.beat()
+            except ServerLost:
+                self._end_frozen(server, [self.processes[server]] if server in self.processes else [])
+                raise
+            for rank in self.replacements.started.intersection(dead):  # nobody else can see that
+                self._tell_replaced(rank, None)
+            return
+        for rank in dead:
+            self._tell_lost(rank, "has died", frozen=False)
+        for rank in self.liveness.silent():
+            self._tell_lost(
+                rank, f"was not heard for {self.liveness.limit:g} s (topology.silence_seconds)", frozen=True
+            )
+
+    def _tell_lost(self, rank: int, why: str, *, frozen: bool) -> None:
+        topology = self.context.topology
+        if rank in self.lost:
+            return
+        if not self.transport.survives:
+            place = f"rank {rank} ({'+'.join(topology.roles_of(rank))}) on {topology.hosts[rank]}"
+            raise HpcmarlError(
+                f"{place} {why}, and with this MPI library the job cannot go on without it; resume from the "
+                "last checkpoint"
+            )
+        self.lost.add(rank)
+        self.liveness.forget(rank)
+        processes = [list(self.processes[rank])] if frozen and rank in self.processes else []
+        groups = topology.groups_lost(self.lost - self.replacements.expected(self.lost))
+        note = pack({"rank": rank, "why": why, "groups": groups, "processes": processes})
+        word = control(Kind.LOST, note, source=self.context.rank)
+        for other in range(topology.size):
+            if other not in self.lost or (frozen and other == rank):  # a frozen one reads it when it wakes
+                self.transport.send(other, word)
+
+    def _go_on_without(self, rank: int, why: str, groups: list[int], processes: list[list[int]]) -> None:
+        """Raises PeerFailure where this rank itself is the one that was given up, RunLost where the learners
+        cannot sum without it."""
+        context, topology = self.context, self.context.topology
+        if rank == context.rank:
+            raise PeerFailure(f"the others went on without rank {rank}: it {why}")
+        self._end_frozen(rank, processes)
+        reduce = context.config.rounds.reduce
+        if (
+            context.config.rounds.collective
+            and reduce not in REPAIRABLE
+            and rank in [group.learner for group in topology.groups]
+        ):
+            place = f"rank {rank} ({'+'.join(topology.roles_of(rank))}) on {topology.hosts[rank]}"
+            raise RunLost(
+                f"{place} {why}, and with rounds.reduce: {reduce} the other learners cannot go on; resume "
+                "from the last checkpoint"
+            )
+        logger.warning(
+            "rank %d (%s) on %s %s; going on without it",
+            rank,
+            "+".join(topology.roles_of(rank)),
+            topology.hosts[rank],
+            why,
+        )
+        self.transport.bury(rank)
+        for role in self.roles.values():
+            role.on_lost(rank, groups)
+        if self.replacements.is_for(rank) and not self.roles["learner"].stopping:
+            self.replacements.begin(rank)
+
+    def _tell_replaced(self, rank: int, process: tuple[int, int] | None) -> None:
+        tree = {
+            "rank": rank,
+            "process": None if process is None else list(process),
+            "relay": self.context.rank,
+        }
+        self.transport.send(
+            self.context.topology.server, control(Kind.REPLACED, pack(tree), source=self.context.rank)
+        )
+
+    def _on_replaced(self, rank: int, process: list[int] | None, relay: int) -> None:
+        """On the server's rank: a new process has the place of `rank` (None: it has died in its turn, or
+        could not be started)."""
+        if process is None:
+            if rank in self.lost:
+                self.replacements.given_up.add(rank)
+                self.lost.discard(rank)
+            self._tell_lost(
+                rank,
+                "has died" if rank not in self.replacements.given_up else "could not be replaced",
+                frozen=False,
+            )
+            return
+        self.lost.discard(rank)
+        self.processes[rank] = (process[0], process[1])
+        self.transport.reach_through(rank, relay)
+        logger.warning(
+            "rank %d (actor) on %s is replaced by process %d",
+            rank,
+            self.context.topology.hosts[rank],
+            process[0],
+        )
+        self.roles["server"].on_replaced(rank)
+
+    def _end_frozen(self, rank: int, processes: Sequence[Sequence[int]]) -> None:
+        """Kill another rank's process if it is on this host, or the launcher would wait for it."""
+        hosts = self.context.topology.hosts
+        for pid, start in processes:
+            if hosts[rank] == hosts[self.context.rank]:
+                kill_process(pid, start)
+
+    def interrupt(self) -> None:
+        """A signal has come: the server stops the run."""
+        next(iter(self.roles.values())).tell(self.context.topology.server, Kind.INTERRUPT)
+
+    def close(self) -> None:
+        """Close every role, also after a failure of one of them."""
+        for role in self.roles.values():
+            try:
+                role.close()
+            except Exception:
+                logger.exception("closing the %s failed", role.name)
+        if self.context.lock is not None:
+            self.context.lock.release()
+
+
+def receiver(message: Message) -> str:
+    """The role that a message is for."""
+    if message.kind is Kind.START:
+        return ROLE_NAMES[int(message.header["count"])]
+    if message.kind is Kind.CLOSED:
+        return "server" if ROLE_NAMES[int(message.header["role"])] == "learner" else "learner"
+    if message.kind in (Kind.SNAPSHOT, Kind.STOP, Kind.CLOSE):
+        return "learner" if ROLE_NAMES[int(message.header["role"])] == "server" else "actor"
+    return RECEIVERS[message.kind]
+
+
+def serve(rank: Rank, signals: StopSignals) -> int:
+    """Run a rank until the server says EXIT; returns the exit code."""
+    backoff = Backoff(transport=rank.transport)
+    told = False
+    while rank.exit_code is None:
+        if signals.pending and not told:
+            logger.info("signal %s: stopping at the next update", signals.name)
+            rank.interrupt()
+            told = True
+        if rank.step():
+            backoff.reset()
+        else:
+            rank.rest(backoff)
+    return rank.exit_code if rank.exit_code is not None else EXIT_SUCCESS
+
+
+class AbortHook:
+    """Ends the whole job when this rank fails, in whatever thread: role, rank, host and traceback first."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.rank: Rank | None = None
+        self.doing = "starting"
+        threading.excepthook = self._on_thread_failure
+
+    def _on_thread_failure(self, failure: Any) -> None:
+        self.fail(failure.exc_value, thread=failure.thread.name if failure.thread else "thread")
+
+    def fail(self, error: BaseException | None, thread: str = "") -> None:
+        """Tell what happened and abort the world; does not return under MPI. A rank that ends because of
+        another one is silent, with two exceptions: one rank reports the server's end, or a death before the
+        roles were built, and each reports a server that is silent."""
+        if isinstance(error, PeerFailure):
+            if self.rank is not None:
+                logger.error("%s", error)
+            elif not isinstance(error, PeerAborted):
+                self._report_death_at_start()
+            if isinstance(error, ServerSilent) or (isinstance(error, ServerLost) and self._is_first_left()):
+                tell_said(os.environ)
+                sys.stderr.write(f"error: {error}; the job ends\n")
+                sys.stderr.flush()
+                time.sleep(FORWARDING_SECONDS)
+            self._leave(EXIT_TRY_AGAIN if isinstance(error, RunLost) and self._resumable() else EXIT_FAILURE)
+        role = self.rank.present if self.rank is not None else self.doing
+        place = (
+            f"rank {self.transport.rank} of {self.transport.size} "
+            f"({role}{', thread ' + thread if thread else ''}) on {self.transport.host}"
+        )
+        text = "".join(traceback.format_exception(error)) if error is not None else ""
+        if (
+            self.rank is not None
+        ):  # before that there is no log file, and the logger would repeat what follows
+            logger.error("%s failed: %s", place, error, exc_info=error)
+        marked = "".join(f"[rank {self.transport.rank}] {line}\n" for line in text.splitlines())
+        sys.stderr.write(f"{marked}error: {place} failed: {type(error).__name__}: {error}; the job ends\n")
+        sys.stderr.flush()
+        self._close_soon()
+        time.sleep(FORWARDING_SECONDS)
+        self.transport.abort()
+
+    def _report_death_at_start(self) -> None:
+        """Name the ranks that died before the roles were built. The lowest living rank does so; should it be
+        busy, the next ones in turn."""
+        dead: set[int] = set()
+        began = time.monotonic()
+        while (waited := time.monotonic() - began) < STARTING_TURNS * TURN_SECONDS:
+            try:
+                if (message := self.transport.receive()) is not None:
+                    message.release()
+            except PeerFailure:  # somebody has said it, or with this MPI library nobody can be asked
+                return
+            dead.update(self.transport.lost())
+            lower = sum(rank not in dead for rank in range(self.transport.rank))
+            if dead and waited > FORWARDING_SECONDS + lower * TURN_SECONDS and not is_said(os.environ):
+                names = ", ".join(str(rank) for rank in sorted(dead))
+                sys.stderr.write(f"error: rank {names} died while the ranks were starting; the job ends\n")
+                sys.stderr.flush()
+                tell_said(os.environ)
+                self.transport.tell_abort()
+                time.sleep(FORWARDING_SECONDS)
+                return
+            time.sleep(0.01)
+
+    def _is_first_left(self) -> bool:
+        """Return whether this rank is to report the server's end: no lower rank lives. Others may have died
+        at the same moment, so look for a while; on one host, where a file says whether somebody has reported
+        it, as long as a lower rank seems to live and does not."""
+        dead = set() if self.rank is None else set(self.rank.dead)
+        noted = (
+            bool(said_path(os.environ))
+            and self.rank is not None
+            and len(set(self.rank.context.topology.hosts)) == 1
+        )
+        limit = STARTING_TURNS * TURN_SECONDS if noted else FORWARDING_SECONDS
+        began, lower = time.monotonic(), True
+        while (waited := time.monotonic() - began) < limit and not is_said(os.environ):
+            with contextlib.suppress(HpcmarlError):
+                if (message := self.transport.receive()) is not None:
+                    message.release()
+            dead.update(self.transport.lost())
+            lower = any(rank not in dead for rank in range(FIRST_OTHER, self.transport.rank))
+            if not lower and waited > FORWARDING_SECONDS:
+                break
+            time.sleep(0.01)
+        return not lower and not is_said(os.environ)
+
+    def _resumable(self) -> bool:
+        from hpcmarl.io.checkpoint import list_checkpoints
+
+        return self.rank is not None and bool(
+            list_checkpoints(self.rank.context.run_directory / "checkpoints")
+        )
+
+    def _close_soon(self) -> None:
+        """Close files so that what is written stays readable, but wait for nothing that hangs."""
+        guard = threading.Timer(CLOSING_SECONDS, os._exit, (1,))
+        guard.daemon = True
+        guard.start()
+        if self.rank is not None:
+            self.rank.close()
+
+    def _leave(self, code: int) -> NoReturn:
+        self._close_soon()
+        os._exit(code)  # MPI_Finalize would wait for ranks that are gone

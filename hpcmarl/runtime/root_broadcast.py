@@ -1,0 +1,35 @@
+"""What rank 0 finds out before the roles are built, told to every rank, failures included. Called by
+train.py and by plans of what to train.
+
+Rank 0 alone looks at files: a thousand ranks must neither read the same file at once nor see two states of
+one that changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import hpcmarl.errors
+from hpcmarl.comm.transport import Transport
+from hpcmarl.errors import HpcmarlError
+from hpcmarl.packing import pack, unpack
+
+
+def told_by_first(transport: Transport, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `find` returns on rank 0 (arrays and plain values), on every rank. Collective.
+
+    Raises on every rank the HpcmarlError that it raised there, marked as known `everywhere`."""
+    told: dict[str, Any] = {}
+    if transport.rank == 0:
+        try:
+            told = {"found": find()}
+        except HpcmarlError as error:
+            told = {"error": str(error), "type": type(error).__name__}
+    told = unpack(transport.broadcast(bytes(pack(told)) if transport.rank == 0 else None))
+    if "error" in told:
+        failure = getattr(hpcmarl.errors, told["type"])(told["error"])
+        failure.everywhere = True
+        raise failure
+    found: dict[str, Any] = told["found"]
+    return found
