@@ -78,7 +78,8 @@ def condensed(path: Path) -> dict[str, Any]:
     cases, attributes = read_simulation(path)
     found = []
     for case in cases:
-        kept = {name: case[name] for name in ("setting", "method", "batch", "tuned", "trials")}
+        kept = {name: case[name] for name in ("setting", "method", "batch", "tuned")}
+        kept["trials"] = [trial | {"objective": _short(trial["objective"])} for trial in case["trials"]]
         kept["outcomes"] = [
             {name: outcome[name] for name in OF_A_SEED if name in outcome} for outcome in case["outcomes"]
         ]
@@ -97,6 +98,10 @@ def _stored_course(case: dict[str, Any]) -> dict[str, list[float]]:
         name: [float(f"{value:.4g}") for value in column[:: GRID // STORED]]
         for name, column in course.items()
     }
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
 
 
 def _figure(

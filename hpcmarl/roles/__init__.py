@@ -1,5 +1,7 @@
-"""What ranks do: one readable loop a role (`ROLES`). `train.train` joins the world, `runtime.rank` builds a rank's
-roles and steps them."""
+"""What ranks do: one readable loop a role (`ROLES`).
+
+`train.train` joins the world; `runtime.rank` builds the roles of a rank and steps them.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""One rank at work: builds the roles that the topology gives it, routes messages to them, steps them, sleeps
-when idle.
+"""One rank at work: build its roles, route messages to them, step them, sleep when there is nothing to do.
 
-Called by train.train on every rank and, with virtual ranks, by tests. A failure on any rank ends the whole job
-from here.
+A failure on any rank ends the whole job from here.
 """
 
 from __future__ import annotations
