@@ -30,6 +30,7 @@ from hpcmarl.config.algos import (
     VDNConfig,
     WQMIXConfig,
 )
+from hpcmarl.config.environment import EnvConfig, PolicyConfig
 from hpcmarl.config.rounds import (
     AdamConfig,
     NigtConfig,
@@ -41,18 +42,8 @@ from hpcmarl.config.rounds import (
     round_contradictions,
 )
 from hpcmarl.config.run import EvalConfig, StopConfig
-from hpcmarl.config.schema import (
-    Config,
-    DelayConfig,
-    EnvConfig,
-    GroupConfig,
-    PolicyConfig,
-    TopologyConfig,
-    acting_form,
-    batch_of,
-    contradictions,
-    counts_episodes,
-)
+from hpcmarl.config.schema import Config, acting_form, batch_of, contradictions, counts_episodes
+from hpcmarl.config.topology import DelayConfig, GroupConfig, TopologyConfig
 
 __all__ = [
     "ActingForm",

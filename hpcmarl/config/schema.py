@@ -8,8 +8,8 @@ known.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -22,17 +22,13 @@ from hpcmarl.config.algos import (
     SparseConfig,
 )
 from hpcmarl.config.base import (
-    ActorCount,
-    Count,
-    GroupCount,
     Natural,
-    NonNegative,
-    PositiveFloat,
-    PositiveInt,
     Section,
     section,
 )
-from hpcmarl.config.members import LeagueConfig, league_contradictions
+from hpcmarl.config.environment import EnvConfig, PolicyConfig
+from hpcmarl.config.league_checks import league_contradictions
+from hpcmarl.config.members import LeagueConfig
 from hpcmarl.config.presets import PresetName
 from hpcmarl.config.rounds import (
     AdamConfig,
@@ -50,133 +46,7 @@ from hpcmarl.config.run import (
     TrajectoriesConfig,
 )
 from hpcmarl.config.slurm import SlurmConfig
-
-
-class EnvConfig(Section):
-    """The environment that every actor steps."""
-
-    id: str = Field(
-        description=(
-            "import path: a PettingZoo module (mpe2.simple_spread_v3), package.module:factory; "
-            "gymnasium:ID, openspiel:GAME, smax:MAP"
-        )
-    )
-    kwargs: dict[str, Any] = Field(default={}, description="keyword arguments of the environment's factory")
-    kind: Literal["auto", "parallel", "aec"] = Field(
-        "auto", description="which PettingZoo interface to use; auto: parallel where it exists"
-    )
-    batched: Literal["auto"] | bool = Field(
-        "auto",
-        description=(
-            "step all slots' games in a few array operations: where hpcmarl has such an environment "
-            "(auto), always, or never"
-        ),
-    )
-    common_reward: bool | None = Field(
-        None,
-        description=(
-            "all agents have one reward, also those that have left the episode; default: as the "
-            "environment says of itself, else false"
-        ),
-    )
-    max_steps: PositiveInt | None = Field(
-        None, description="truncate episodes after so many steps (on top of the environment's own limit)"
-    )
-    restarts: Natural = Field(3, description="how often an actor may restart environments that raise or hang")
-    past_restarts: Literal["stop", "quarantine"] = Field(
-        "stop",
-        description=(
-            "after that: stop the run with the environment's traceback, or give up the slot, until "
-            "none is left"
-        ),
-    )
-    step_seconds: PositiveFloat | None = Field(
-        30.0,
-        description=(
-            "an environment that takes longer for a step counts as hung (ten times as long for a "
-            "reset); uses SIGALRM"
-        ),
-    )
-
-    def changed(self, own: Mapping[str, Any]) -> EnvConfig:
-        """This environment with some keys of its own over it; `kwargs` are merged key by key. Raises
-        pydantic's ValidationError."""
-        if not own:
-            return self
-        return EnvConfig.model_validate(
-            self.model_dump() | {**own, "kwargs": self.kwargs | own.get("kwargs", {})}
-        )
-
-
-class PolicyConfig(Section):
-    """Which agents share one policy."""
-
-    agents: tuple[str, ...] = Field(
-        min_length=1, description="agent names or patterns (agent_*, adversary_?)"
-    )
-
-
-class DelayConfig(Section):
-    """Injected slowness of a group's actors, for studies of unequal ranks (seconds)."""
-
-    step: NonNegative = Field(0.0, description="added to every environment step of an actor")
-    trajectory: NonNegative = Field(
-        0.0, description="added once to every trajectory (an unroll, or an episode)"
-    )
-
-
-class GroupConfig(Section):
-    """One learner with its actors."""
-
-    env: dict[str, Any] = Field(default={}, description="keys of `env` that differ in this group")
-    delay: DelayConfig = section(DelayConfig)
-    actors: ActorCount | None = Field(
-        None, description="actors of this group; default: topology.actors_per_learner"
-    )
-
-
-class TopologyConfig(Section):
-    """Which rank does what; `hpcmarl doctor` prints the table."""
-
-    groups: GroupCount | tuple[GroupConfig, ...] = Field(
-        1, description="how many learners, or a list with one entry a learner"
-    )
-    actors_per_learner: ActorCount | Literal["auto"] = Field(
-        "auto", description="auto shares out all ranks; 0: a learner steps its own environments"
-    )
-    server: Literal["auto", "dedicated", "shared"] = Field(
-        "auto", description="the server has rank 0 to itself, or shares it with the first learner"
-    )
-    placement: Literal["beside", "apart"] = Field(
-        "beside",
-        description=(
-            "a learner beside its actors, or all learners on the first ranks and all actors on the "
-            "others (heterogeneous jobs)"
-        ),
-    )
-    evaluators: Natural = Field(
-        0, description="ranks of a league, the last ones, that train nobody and play its evaluation matches"
-    )
-    environments_per_actor: Count = Field(16, description="environment slots stepped together, E")
-    threads: PositiveInt = Field(1, description="torch threads of each rank")
-    silence_seconds: PositiveFloat | None = Field(
-        60.0,
-        description=(
-            "a rank that was not heard for so long is killed and treated as dead; more than any "
-            "environment step may take"
-        ),
-    )
-    respawn: bool = Field(
-        False,
-        description=(
-            "start a new process in the place of a dead actor (Open MPI 5 under mpiexec --with-ft ulfm)"
-        ),
-    )
-
-    @property
-    def group_list(self) -> tuple[GroupConfig, ...]:
-        """One entry a group, in order."""
-        return (GroupConfig(),) * self.groups if isinstance(self.groups, int) else self.groups
+from hpcmarl.config.topology import TopologyConfig
 
 
 class Config(Section):

@@ -13,7 +13,7 @@ from typing import Any
 
 from hpcmarl.algos import make_model
 from hpcmarl.config import Config
-from hpcmarl.config.members import self_play_contradictions
+from hpcmarl.config.league_checks import self_play_contradictions
 from hpcmarl.errors import ConfigError, FormatError
 from hpcmarl.io.pool import (
     list_snapshots,

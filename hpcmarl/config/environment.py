@@ -1,0 +1,79 @@
+"""The sections `env` and `policies`: which environment is stepped, and which agents share a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from hpcmarl.config.base import (
+    Natural,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
+
+
+class EnvConfig(Section):
+    """The environment that every actor steps."""
+
+    id: str = Field(
+        description=(
+            "import path: a PettingZoo module (mpe2.simple_spread_v3), package.module:factory; "
+            "gymnasium:ID, openspiel:GAME, smax:MAP"
+        )
+    )
+    kwargs: dict[str, Any] = Field(default={}, description="keyword arguments of the environment's factory")
+    kind: Literal["auto", "parallel", "aec"] = Field(
+        "auto", description="which PettingZoo interface to use; auto: parallel where it exists"
+    )
+    batched: Literal["auto"] | bool = Field(
+        "auto",
+        description=(
+            "step all slots' games in a few array operations: where hpcmarl has such an environment "
+            "(auto), always, or never"
+        ),
+    )
+    common_reward: bool | None = Field(
+        None,
+        description=(
+            "all agents have one reward, also those that have left the episode; default: as the "
+            "environment says of itself, else false"
+        ),
+    )
+    max_steps: PositiveInt | None = Field(
+        None, description="truncate episodes after so many steps (on top of the environment's own limit)"
+    )
+    restarts: Natural = Field(3, description="how often an actor may restart environments that raise or hang")
+    past_restarts: Literal["stop", "quarantine"] = Field(
+        "stop",
+        description=(
+            "after that: stop the run with the environment's traceback, or give up the slot, until "
+            "none is left"
+        ),
+    )
+    step_seconds: PositiveFloat | None = Field(
+        30.0,
+        description=(
+            "an environment that takes longer for a step counts as hung (ten times as long for a "
+            "reset); uses SIGALRM"
+        ),
+    )
+
+    def changed(self, own: Mapping[str, Any]) -> EnvConfig:
+        """This environment with some keys of its own over it; `kwargs` are merged key by key. Raises
+        pydantic's ValidationError."""
+        if not own:
+            return self
+        return EnvConfig.model_validate(
+            self.model_dump() | {**own, "kwargs": self.kwargs | own.get("kwargs", {})}
+        )
+
+
+class PolicyConfig(Section):
+    """Which agents share one policy."""
+
+    agents: tuple[str, ...] = Field(
+        min_length=1, description="agent names or patterns (agent_*, adversary_?)"
+    )
