@@ -30,7 +30,7 @@ OF_A_SEED = (
     "round_time_mean",
     "round_time_bound",
 )
-LEGEND_COLUMNS = 5
+LEGEND_COLUMNS = 2  # and one for each panel
 BAND = (20, 80)  # percentiles, as in arXiv 2509.24305
 INSTALL = "plots need matplotlib: pip install 'hpcmarl[analysis]'"
 
@@ -196,7 +196,7 @@ def _objective(cases: Sequence[dict[str, Any]], name: str, thresholds: Sequence[
     figure.legend(
         *axes[0][0].get_legend_handles_labels(),
         loc="outside lower center",
-        ncols=LEGEND_COLUMNS,
+        ncols=LEGEND_COLUMNS + len(settings),
         frameon=False,
     )
     return figure
