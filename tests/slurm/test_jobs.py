@@ -30,6 +30,7 @@ A_RANK_A_NODE = (
     "--ntasks-per-node=1",
 )  # where the job is what is tested: starting ranks takes most of the time
 MANY = "stop.updates=30"  # three seconds and more: there is time to send a signal
+LONG = "stop.updates=150"  # fifteen seconds and more: there is time to ask for a job, then to cancel it
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,7 @@ def test_scancel_signal_checkpoints_and_requeues_the_job(cluster):
 
 
 def test_cancelled_job_checkpoints_and_is_not_requeued(cluster):
-    run = cluster.submit("cancelled", *A_RANK_A_NODE, MANY)
+    run = cluster.submit("cancelled", *A_RANK_A_NODE, LONG)
     run.wait_for_training()
     again = cluster.run(
         sys.executable,
@@ -171,7 +172,7 @@ def test_cancelled_job_checkpoints_and_is_not_requeued(cluster):
     )  # by these words submit knows that a job is gone
     (run.directory / "submissions" / "0001.job").unlink()
     (run.directory / "submissions" / "0001.job").write_text("999999\n")
-    run = cluster.submit("cancelled", *A_RANK_A_NODE, MANY)
+    run = cluster.submit("cancelled", *A_RANK_A_NODE, LONG)
     assert (run.directory / "submissions" / "0002.job").read_text() == f"{run.job}\n"
     run.finish()
     check_nothing_lost(run, restarts=0)
