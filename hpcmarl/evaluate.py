@@ -51,9 +51,8 @@ def evaluate_checkpoint(
     text = attributes.get("config")
     if not isinstance(text, str):
         raise FormatError(f"{found}: its attribute config is no text; the file is damaged or foreign")
-    config = load_config(
-        text + "\n"
-    )  # the line break makes it YAML whatever it holds: one line would be taken for a file's name
+    # the line break makes it YAML whatever it holds: one line would be taken for a file's name
+    config = load_config(text + "\n")
     check_environments_of(found, config)
     spec = describe(config.env, config.policies)
     algorithm = make_model(spec, config.algo, config.seed)

@@ -51,9 +51,8 @@ TOLD_BY_THE_LEAGUE = (
     "hpcmarl.roles.server.recorder",
     "hpcmarl.roles.server.progress",
 )
-Plan = Callable[
-    [Transport], tuple[Config, str | None]
-]  # configuration and run directory, the same on every rank
+# configuration and run directory, the same on every rank
+Plan = Callable[[Transport], tuple[Config, str | None]]
 Finish = Callable[[Path], None]
 
 

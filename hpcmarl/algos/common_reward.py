@@ -66,9 +66,8 @@ class CancellingRewards:
     def __init__(self, spec: EnvironmentSpec, algo: AlgoConfig) -> None:
         self.warnings: list[str] = []
         self._algo = algo
-        self._paid = dict.fromkeys(
-            teams_of(spec, algo), False
-        )  # team -> whether any agent had a reward; teams with a mean reward leave
+        # team -> whether any agent had a reward; teams with a mean reward leave
+        self._paid = dict.fromkeys(teams_of(spec, algo), False)
         self._episodes = 0
 
     def see(self, rollout: Rollout) -> None:

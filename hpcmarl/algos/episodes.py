@@ -140,10 +140,11 @@ def _seen(
 ) -> FloatArray:
     """What the policy's network sees, [T+1, B, N, D]: observations, then last actions and numbers as
     `episodes_of` says. Written once."""
+    # -1 would not do where there are no finals
     size, agents = (
         int(np.prod(part.obs.shape[3:])),
         part.obs.shape[2],
-    )  # -1 would not do where there are no finals
+    )
     seen = np.empty((*part.obs.shape[:3], size + actions + (agents if agent_id else 0)), np.float32)
     observed = part.obs.reshape(*part.obs.shape[:3], size)
     _close(

@@ -127,9 +127,8 @@ class PPO(ValueCritic):
         gain = torch.minimum(ratio * weight, ratio.clamp(1.0 - clip, 1.0 + clip) * weight).sum()
         with torch.no_grad():
             outside = float(((ratio - 1.0).abs() > clip).float().sum())
-            divergence = float(
-                (ratio - 1.0 - log_ratio).sum()
-            )  # KL(mu, pi), the estimator that is never negative
+            # KL(mu, pi), the estimator that is never negative
+            divergence = float((ratio - 1.0 - log_ratio).sum())
         count = max(evaluation.rows.count, 1)
         return gain, {"clip_fraction": outside / count, "approximate_kl": divergence / count}
 

@@ -19,11 +19,12 @@ from hpcmarl.errors import ConfigError
 from hpcmarl.types import FloatArray, IntArray, PolicySpec
 
 NEW = -1  # in place of the number of an old feature
+# names' ends of what reads a critic's input
 CRITIC_INPUTS = (
     ".layers.layers.0.weight",
     ".body.layers.0.weight",
     "._inputs.moments",
-)  # names' ends of what reads a critic's input
+)
 CHECKED_ROWS = 256
 TOLERANCE = 1e-4  # of an output, next to the largest: sums are taken in another order
 
@@ -128,9 +129,8 @@ def _features(old: Model, new: Model, name: str, features: Mapping[str, Sequence
 def _columns(old: Model, new: Model, policy: PolicySpec, features: IntArray) -> dict[str, IntArray]:
     """The parameters that read this policy's observations: for each of their inputs the old input, or NEW."""
     width, found = old.spec.policy(policy.name).observation_size, {}
-    own = np.concatenate(
-        [features, np.arange(width, old.acting_inputs(policy.name))]
-    )  # last actions and numbers of agents follow the observation
+    # last actions and numbers of agents follow the observation
+    own = np.concatenate([features, np.arange(width, old.acting_inputs(policy.name))])
     for stage in new.networks()[policy.name]:
         first = stage.get("weight") or stage.get("weight_ih")
         name = str(first or stage["moments"])
@@ -148,10 +148,11 @@ def _columns(old: Model, new: Model, policy: PolicySpec, features: IntArray) -> 
         if not new.known_critic_inputs:
             found[name] = np.zeros(0, np.int64)  # fits nothing: begins anew
             continue
+        # a critic of one agent's observation (and number), or of all
         one = _inputs(array) - len(features) in (
             0,
             len(own) - len(features),
-        )  # a critic of one agent's observation (and number), or of all
+        )
         blocks = 1 if one else len(policy.agents)
         rest = _inputs(array) - blocks * len(features)
         if rest >= 0 and (blocks == 1 or len(new.spec.policies) == 1):

@@ -23,10 +23,11 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 STROKES = ("-", "--", "-.", ":")
 NUMBERS_UP_TO = 14  # snapshots an axis with numbers in the cells
 MOST_LABELS = 30  # an axis
+# of the lineage: in all, while each snapshot has one, and from each snapshot
 MOST_EDGES, MOST_EDGES_EACH = (
     90,
     3,
-)  # of the lineage: in all, while each snapshot has one, and from each snapshot
+)
 NEVER = "#d9d9d9"
 MOST_SOURCES = 150  # snapshots whose arrows are drawn: the newest
 HIGHEST_ARC = 0.36  # of the way to the next row
@@ -230,9 +231,10 @@ def lineage_picture(result: Result) -> Any:
     rows = np.array([row[each["member"]] for each in snapshots], np.float64)
     width, height = 9.0, float(np.clip(1.4 + 0.85 * len(members), 2.4, 12.0))
     figure, axis = pyplot.subplots(figsize=(width, height), layout="constrained")
+    # a minute, a row: about
     inches = np.array(
         [(width - 1.5) / max(float(np.ptp(minutes)), 1e-9), (height - 1.1) / (len(members) + 0.2)]
-    )  # a minute, a row: about
+    )
     most = int(np.clip(MOST_EDGES // max(1, len(snapshots)), 1, MOST_EDGES_EACH))
     drawn = range(max(0, len(snapshots) - MOST_SOURCES), len(snapshots))
     for number in drawn:
@@ -283,12 +285,10 @@ def _arrow(axis: Any, ends: Array, inches: Array, share: float, colour: str) -> 
     rows a slight bow; neither is higher than HIGHEST_ARC of a row."""
     length = float(np.linalg.norm((ends[1] - ends[0]) * inches))
     steepest = 0.5 if ends[0][1] == ends[1][1] else 0.12
-    bend = min(
-        steepest, 2 * HIGHEST_ARC * float(inches[1]) / max(length, 1e-9)
-    )  # an arc's height is half its bend times its length
-    bend = (
-        bend if ends[1][0] <= ends[0][0] else -bend
-    )  # above the row, also where the other snapshot is the younger one
+    # an arc's height is half its bend times its length
+    bend = min(steepest, 2 * HIGHEST_ARC * float(inches[1]) / max(length, 1e-9))
+    # above the row, also where the other snapshot is the younger one
+    bend = bend if ends[1][0] <= ends[0][0] else -bend
     look = {
         "arrowstyle": "-|>,head_width=0.18,head_length=0.35",
         "shrinkA": 3,

@@ -89,9 +89,10 @@ def _sums(transport: Transport) -> list[dict[str, Any]]:
             while reduction.result() is None:
                 backoff.wait()
             times.append(time.perf_counter() - began)
+        # the first warms up
         rows.append(
             {"backend": backend, "elements": SUMMED, "milliseconds": 1e3 * float(np.median(times[1:]))}
-        )  # the first warms up
+        )
     return rows
 
 

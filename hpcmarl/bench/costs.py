@@ -69,9 +69,8 @@ def real(seconds: float) -> dict[str, Any] | None:
         )
     compute = [UNIT] * (transport.size - 1)
     with on_stage(transport) as stage:
-        stage.play(
-            case("afedpg", "ma_trace", compute, 60.0, f"stop.updates={2 * transport.size}")
-        )  # what is imported late
+        # what is imported late
+        stage.play(case("afedpg", "ma_trace", compute, 60.0, f"stop.updates={2 * transport.size}"))
         rules = {rule: _measure(stage, rule, compute, seconds) for rule in MEASURED}
     if transport.rank != 0:
         return None

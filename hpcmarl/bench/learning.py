@@ -44,9 +44,8 @@ BARE: dict[str, Callable[[Config, Any], BareLoop]] = {
     **dict.fromkeys(("ma_trace", "ppo"), BareValueCritic),
     "coma": BareCOMA,
 }
-Part = list[
-    tuple[OpenedMessage, Array | None]
-]  # messages, as a replay holds them, and which of their trajectories (None: all)
+# messages, as a replay holds them, and which of their trajectories (None: all)
+Part = list[tuple[OpenedMessage, Array | None]]
 
 
 class Learning:

@@ -69,9 +69,8 @@ def predicted_seconds(config: Config, seconds: Seconds, episodes: int) -> float 
 def simulation(config: Config, seconds: Seconds) -> SimulationConfig:
     """The run in virtual time."""
     wave = config.topology.environments_per_actor
-    together = (
-        wave if config.rounds.rule == "afedpg" else 1
-    )  # episodes that a simulated worker plays one after the other
+    # episodes that a simulated worker plays one after the other
+    together = wave if config.rounds.rule == "afedpg" else 1
     times = np.repeat(seconds.wave, wave // together) / together
     exchanges = np.repeat(seconds.exchange, wave // together)
     algo = config.algo.model_dump()

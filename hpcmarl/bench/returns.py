@@ -75,17 +75,20 @@ def run(
             "bench stragglers -n 9"
         )
     times = {setting: compute_seconds(setting, transport.size - 1, unit) for setting in SETTINGS}
+    cases = {
+        setting: {
+            rule: [case(rule, seed, step_sizes[rule], compute, limit, target) for seed in seeds]
+            for rule in RULES
+        }
+        for setting, compute in times.items()
+    }
     played: dict[str, dict[str, list[dict[str, Any]]]] = {}
     measured: dict[str, Seconds | None] = {}
     with on_stage(transport) as stage:
         for setting, compute in times.items():
-            cases = {
-                rule: [case(rule, seed, step_sizes[rule], compute, limit, target) for seed in seeds]
-                for rule in RULES
-            }
             measured[setting] = _measure(stage, compute, measured_run)
             played[setting] = {
-                rule: [_play(stage, config) for config in configs] for rule, configs in cases.items()
+                rule: [_play(stage, config) for config in configs] for rule, configs in cases[setting].items()
             }
     if transport.rank != 0:
         return None
@@ -93,13 +96,11 @@ def run(
     for setting, compute in times.items():
         seconds = measured[setting]
         assert seconds is not None
-        for rule, runs in played[setting].items():
-            for seed, own in zip(seeds, runs, strict=True):
-                config = case(rule, seed, step_sizes[rule], compute, limit, target)
+        for rule, configs in cases[setting].items():
+            for config, own in zip(configs, played[setting][rule], strict=True):
                 own["predicted_seconds"] = predicted_seconds(config, seconds, RECENT_EPISODES)
-        settings[setting] = {"trajectory_seconds": compute, "measured_seconds": seconds.wave} | _figures(
-            played[setting]
-        )
+        facts = {"trajectory_seconds": compute, "measured_seconds": seconds.wave}
+        settings[setting] = facts | _figures(played[setting])
     first = {f"{rule}_seconds": settings[SETTINGS[0]][f"{rule}_seconds"] for rule in RULES}
     return {
         **first,

@@ -36,10 +36,11 @@ from hpcmarl.sim.plan import Measured, predict
 from hpcmarl.train import join_world
 
 REDUCTIONS = ("server", "mpi")
+# afedpg sums nothing
 CASES = (
     *((rule, reduce) for rule in ("sync", "rennala", "malenia") for reduce in REDUCTIONS),
     ("afedpg", "server"),
-)  # afedpg sums nothing
+)
 # of a core: a trajectory takes so long for each rank that shares one, and the ranks do not run short of it
 SECONDS_PER_RANK = 0.01
 WARM_UP = 4.0  # trajectories of a group that are not counted
@@ -122,9 +123,8 @@ def run(plan: Plan, keep: Path | None = None) -> list[dict[str, Any]] | None:
     compute = [plan.unit] * (transport.size // 2)
     rows = []
     with on_stage(transport) as stage:
-        stage.play(
-            configuration("afedpg", "server", compute, 120.0, f"stop.updates={2 * transport.size}")
-        )  # what is imported late
+        # what is imported late
+        stage.play(configuration("afedpg", "server", compute, 120.0, f"stop.updates={2 * transport.size}"))
         for rule, reduce in CASES:
             played = []
             for _ in range(plan.repetitions):

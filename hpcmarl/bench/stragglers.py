@@ -60,9 +60,10 @@ def run(seconds: float, unit: float) -> dict[str, Any] | None:
         )
     compute = {setting: compute_seconds(setting, transport.size - 1, unit) for setting in SETTINGS}
     with on_stage(transport) as stage:
+        # what is imported late
         stage.play(
             case("afedpg", "ma_trace", compute[SETTINGS[0]], WARM_UP, f"stop.updates={transport.size}")
-        )  # what is imported late
+        )
         moments = {
             name: {label: stage.play(case(*label, times, seconds)) for label in CASES}
             for name, times in compute.items()

@@ -122,9 +122,8 @@ class LocalTransport(Transport):
         self._sums_started += 1
         parts = self.world.sums.setdefault((self.reduction_members, index), {})
         parts[self.rank] = np.array(vector)
-        self.world.sums.pop(
-            (self.reduction_members, index - 2), None
-        )  # everyone has read it, or this sum could not have started
+        # everyone has read it, or this sum could not have started
+        self.world.sums.pop((self.reduction_members, index - 2), None)
         return LocalSum(parts, self.reduction_members)
 
     def regroup(self, lost: int, progress: int, state: Callable[[], bytes]) -> Regrouping:

@@ -126,9 +126,8 @@ def assign_roles(size: int, hosts: Sequence[str], config: TopologyConfig) -> Top
         groups.append(Group(index, block[0], tuple(block[1:]) or (block[0],)))
         position += 1 + count
     if trains == 2 and not dedicated and len(groups) == 1 and config.actors_per_learner == "auto":
-        groups = [
-            Group(0, groups[0].learner, (groups[0].learner, *groups[0].actors))
-        ]  # rank 0 would idle otherwise
+        # rank 0 would idle otherwise
+        groups = [Group(0, groups[0].learner, (groups[0].learner, *groups[0].actors))]
     return Topology(size, tuple(hosts), tuple(groups))
 
 

@@ -20,9 +20,8 @@ from hpcmarl.config.base import (
 )
 
 ActingForm = Literal["auto", "dense", "sparse"]
-CommonReward = Literal[
-    "all", "policy", "none"
-]  # the mean over all agents, or over those of a policy; none: each agent's own
+# the mean over all agents, or over those of a policy; none: each agent's own
+CommonReward = Literal["all", "policy", "none"]
 
 
 class NetworkConfig(Section):

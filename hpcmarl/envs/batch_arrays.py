@@ -46,9 +46,8 @@ def collect_rewards(
     for number, target in enumerate(targets):
         rewards = np.array([adapter.rewards[number] for adapter in adapters])
         target[...] = rewards
-        returns[:, number] += np.add.accumulate(rewards, 1)[
-            :, -1
-        ]  # one agent after the other, whatever their number
+        # one agent after the other, whatever their number
+        returns[:, number] += np.add.accumulate(rewards, 1)[:, -1]
     if not layout.common_reward:
         return []
     return unequal_rewards(

@@ -21,9 +21,8 @@ def bad_numbers(spec: EnvironmentSpec, outcome: Outcome | None, views: Views) ->
     with np.errstate(all="ignore"):
         for array in _arrays(outcome, views):
             flat = array.reshape(-1)
-            total += float(
-                flat.dot(flat)
-            )  # the quickest of numpy's sums; of squares, so that infinities cannot cancel
+            # the quickest of numpy's sums; of squares, so that infinities cannot cancel
+            total += float(flat.dot(flat))
     return [] if math.isfinite(total) else list(_each_bad_number(spec, outcome, views))
 
 

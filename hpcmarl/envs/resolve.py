@@ -79,9 +79,8 @@ def _import(name: str, id: str) -> Any:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on standard output
     here = os.getcwd()
     if here not in sys.path:
-        sys.path.append(
-            here
-        )  # the user's own module beside the configuration; last, so that it hides no installed one
+        # the user's own module beside the configuration; last, so that it hides no installed one
+        sys.path.append(here)
     if not all(part.isidentifier() for part in name.split(".")):
         raise ConfigError(
             f"env.id {id!r} is no import path; allowed: a PettingZoo module (mpe2.simple_spread_v3), "
@@ -90,9 +89,8 @@ def _import(name: str, id: str) -> Any:
     check_importable(id)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", category=DeprecationWarning
-            )  # PettingZoo's own, about its registry
+            # PettingZoo's own, about its registry
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
         missing = error.name or name

@@ -133,9 +133,8 @@ def _view_box(space: Any, agent: str) -> ActionView:
     shape, whole = space.shape, np.issubdtype(space.dtype, np.integer)
 
     def prepare(actions: Array) -> list[list[Any]]:
-        bounded = np.minimum(
-            np.maximum(actions, low), high
-        )  # a new array: environments may keep what they are given
+        # a new array: environments may keep what they are given
+        bounded = np.minimum(np.maximum(actions, low), high)
         bounded = (np.rint(bounded) if whole else bounded).astype(space.dtype, copy=False)
         return [list(row) for row in bounded.reshape(*actions.shape[:2], *shape)]
 

@@ -32,15 +32,15 @@ VARIABLE = "HPCMARL_TRUST"
 LIBRARIES = frozenset({"pettingzoo", "gymnasium"})  # what depends on these holds environments
 OWN = "hpcmarl"
 NATIVE = ("smax", "matrix", "openspiel")  # kinds of environments that hpcmarl makes itself
+# PettingZoo's names for the factories of a module; "": the first of them
 OFFERED = (
     "",
     "parallel_env",
     "env",
     "raw_env",
-)  # PettingZoo's names for the factories of a module; "": the first of them
-_OWN_GAME = re.compile(
-    r"hpcmarl\.envs\.games\.[a-z]\w*(:[A-Za-z]\w*)?"
-)  # no private function: some of them import
+)
+# no private function: some of them import
+_OWN_GAME = re.compile(r"hpcmarl\.envs\.games\.[a-z]\w*(:[A-Za-z]\w*)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EXTRA = re.compile(r"\bextra\b")
 
@@ -141,9 +141,8 @@ def distributions(package: str) -> tuple[str, ...]:
     """Return the installed distributions that a top-level package belongs to, by their normalised names."""
     if not package.isidentifier():
         return ()
-    namesake = _installed(
-        package
-    )  # mostly they have the same name, and finding out otherwise reads the records of all
+    # mostly they have the same name, and finding out otherwise reads the records of all
+    namesake = _installed(package)
     if namesake is not None and _owns(namesake, package):
         return (_normalised(package),)
     place = _place(package)
@@ -163,9 +162,8 @@ def _place(package: str) -> Path | None:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):
         spec = None
-    spec = spec or importlib.machinery.PathFinder.find_spec(
-        package, [os.getcwd()]
-    )  # where a user's own module is found
+    # where a user's own module is found
+    spec = spec or importlib.machinery.PathFinder.find_spec(package, [os.getcwd()])
     if spec is None:
         return None
     if spec.submodule_search_locations:

@@ -19,11 +19,12 @@ from hpcmarl.errors import FormatError, StorageError
 
 PARTIAL = ".partial"
 NO_HARD_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV)
+# 524 is the kernel's ENOTSUPP, which NFS and Lustre answer where locks are off
 LOCK_ERRORS = (
     errno.EAGAIN,
     errno.ENOLCK,
     524,
-)  # 524 is the kernel's ENOTSUPP, which NFS and Lustre answer where locks are off
+)
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space, or put the run on another disk with --run-dir",

@@ -157,9 +157,8 @@ def _datasets(path: Path, place: h5py.Group, *dimensions: int) -> list[h5py.Data
     datasets = [item for item in place.values() if isinstance(item, h5py.Dataset) and not item.is_scale]
     left = os.path.getsize(path)
     for item in datasets:
-        left -= (
-            item.size * item.dtype.itemsize
-        )  # figures are stored as they are, so that the file bounds what they declare
+        # figures are stored as they are, so that the file bounds what they declare
+        left -= item.size * item.dtype.itemsize
         if item.ndim not in dimensions or item.dtype.kind not in "biuf" or left < 0:
             raise FormatError(
                 f"{path}: {item.name} declares {item.dtype}{list(item.shape)}; the file is damaged or crafted"

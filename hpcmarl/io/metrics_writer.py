@@ -26,10 +26,11 @@ from hpcmarl.io.row_files import VERSION, CsvFile, NpyFile, RowFile, load_csv, l
 from hpcmarl.io.table import Table, row_limit
 
 LOGGER = logging.getLogger(__name__)
+# metrics.h5 at most so often, and rarer where writing it is slow
 FIRST_SNAPSHOT_SECONDS, SNAPSHOT_SECONDS = (
     5.0,
     60.0,
-)  # metrics.h5 at most so often, and rarer where writing it is slow
+)
 RETRY_SECONDS = 10.0  # after an error of the disk
 CLOSE_SECONDS = (
     20.0  # for what waits, at the end; less than topology.silence_seconds, or the server would look frozen

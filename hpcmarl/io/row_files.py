@@ -28,9 +28,8 @@ from hpcmarl.io.table import Table
 
 VERSION = "version"
 LARGEST_LINE = 16 << 20  # bytes of a row that a reader takes
-LARGEST_CSV = (
-    1 << 30
-)  # bytes that are read in full; larger files, of earlier versions of hpcmarl, are thinned
+# bytes that are read in full; larger files, of earlier versions of hpcmarl, are thinned
+LARGEST_CSV = 1 << 30
 LARGEST_VERSION = 2.0**53
 ROWS_AT_ONCE = 256  # written or read
 OLD_GROUP_COLUMN = re.compile(r"group_\d+/")  # figures by group stood in metrics.csv once

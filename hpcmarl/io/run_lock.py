@@ -27,9 +27,8 @@ STALE_SECONDS = 120.0
 RELEASE_SECONDS = 5.0
 WATCHED_RENEWALS = 2.5  # no takeover before so many were missed under our eyes, in case clocks differ …
 CERTAIN_SECONDS = 3600.0  # … unless the lock is that old
-LOOK_SECONDS = (
-    1.5 * RENEWAL_SECONDS
-)  # a holder that has not looked for so long was frozen, or its file system stalled
+# a holder that has not looked for so long was frozen, or its file system stalled
+LOOK_SECONDS = 1.5 * RENEWAL_SECONDS
 LARGEST_LOCK = 1 << 16  # bytes
 Judge = Callable[[Mapping[str, Any]], bool | None]  # whether an owner is gone; None: nothing proves it
 
@@ -123,9 +122,8 @@ class RunLock:
         try:
             os.link(self._own, path)
         except FileExistsError:
-            return path.exists() and os.path.samefile(
-                self._own, path
-            )  # a repeated request of NFS reports its own success as a failure
+            # a repeated request of NFS reports its own success as a failure
+            return path.exists() and os.path.samefile(self._own, path)
         except OSError as error:
             if error.errno not in NO_HARD_LINKS:
                 raise

@@ -93,9 +93,8 @@ class Lineage:
             return np.ones(rollout.shape, np.bool_)
         if rank in following.rollouts:
             return np.asarray(rollout < following.rollouts[rank], np.bool_)
-        return np.asarray(
-            np.asarray(version) < following.version, np.bool_
-        )  # the checkpoint was written without this rank's state
+        # the checkpoint was written without this rank's state
+        return np.asarray(np.asarray(version) < following.version, np.bool_)
 
 
 def read_starts(run_directory: str | os.PathLike[str]) -> dict[int, Start]:

@@ -136,9 +136,8 @@ def render(job: Job) -> str:
     }
     template = "verify.sbatch" if job.kind == "verify" else "job.sbatch"
     text = files("hpcmarl.launch").joinpath("templates", template).read_text(encoding="utf-8")
-    return _MARK.sub(
-        lambda mark: parts[mark[1]], text
-    )  # one pass: a value that looks like a mark stays a value
+    # one pass: a value that looks like a mark stays a value
+    return _MARK.sub(lambda mark: parts[mark[1]], text)
 
 
 def _title(job: Job) -> str:

@@ -124,9 +124,8 @@ def missing_rank(
         absent = sorted(
             set(range(expected)) - {_number(variables, LOCAL_RANK) or 0 for variables in there.values()}
         )
-        alone = any(
-            _number(variables, SIZE) == expected for variables in there.values()
-        )  # all ranks are on this host
+        # all ranks are on this host
+        alone = any(_number(variables, SIZE) == expected for variables in there.values())
         return (
             f"rank {absent[0]}"
             if alone and absent

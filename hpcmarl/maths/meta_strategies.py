@@ -174,9 +174,8 @@ def alpha_rank(payoff: Matrix, alpha: float = 100.0, population: int = 50, *, sy
     if symmetric:
         if rows != columns:
             raise ValueError(f"the matrix of a symmetric game is square, not {rows} x {columns}")
-        mass = _stationary(
-            _log_fixation(alpha * (matrix.T - matrix), population)
-        )  # [sigma, tau]: f(tau, sigma) - f(sigma, tau)
+        # [sigma, tau]: f(tau, sigma) - f(sigma, tau)
+        mass = _stationary(_log_fixation(alpha * (matrix.T - matrix), population))
         return mass, mass.copy()
     rates = np.full((rows, columns, rows, columns), -np.inf)
     for column in range(columns):

@@ -137,10 +137,11 @@ def normalised_advantages(advantages: FloatArray, rho: FloatArray) -> FloatArray
     """
     if not advantages.size:
         return advantages
+    # the differences may be small beside the numbers
     exact, weights = (
         advantages.astype(np.float64),
         rho.astype(np.float64),
-    )  # the differences may be small beside the numbers
+    )
     centred = exact - weights * (exact.sum() / max(weights.sum(), SMALLEST))
     return np.asarray(centred / (centred.std() + SMALLEST), np.float32)
 

@@ -266,9 +266,8 @@ class TanhGaussianChooser(Chooser):
     def score(self, raw: FloatArray, action: Array, mask: BoolArray | None) -> FloatArray:
         mean, deviation = self._moments(raw)
         noise = (self.unsquash(action) - mean) / deviation
-        grows = 0.5 + 0.5 * np.tanh(
-            0.5 * (raw[:, self.dimensions :] + np.float32(UNIT_SOFTPLUS))
-        )  # the deviation, with its raw output
+        # the deviation, with its raw output
+        grows = 0.5 + 0.5 * np.tanh(0.5 * (raw[:, self.dimensions :] + np.float32(UNIT_SOFTPLUS)))
         slope: FloatArray = np.concatenate(
             [noise / deviation, (np.square(noise) - 1.0) / deviation * grows], 1
         )

@@ -36,9 +36,8 @@ class ParameterLayout:
             for module, shape in modules.items()
             for name, parameter in shape.parameters(f"{module}.")
         }
-        ordered = sorted(
-            self._parameters, key=lambda name: self._parameters[name].averaged
-        )  # stable: trained first
+        # stable: trained first
+        ordered = sorted(self._parameters, key=lambda name: self._parameters[name].averaged)
         self.shapes = {name: self._parameters[name].shape for name in ordered}
         self.places: dict[str, slice] = {}
         start = 0

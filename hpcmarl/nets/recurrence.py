@@ -46,9 +46,8 @@ class Packing:
         order = np.argsort(-counts, kind="stable")
         place = np.empty(columns, np.int64)
         place[order] = np.arange(columns)
-        sizes = np.bincount(counts, minlength=length + 1)[:0:-1].cumsum()[
-            ::-1
-        ]  # of step j: columns with more than j acting rows
+        # of step j: columns with more than j acting rows
+        sizes = np.bincount(counts, minlength=length + 1)[:0:-1].cumsum()[::-1]
         sizes = sizes[sizes > 0]
         ends = sizes.cumsum()
         row, column = np.nonzero(acts)

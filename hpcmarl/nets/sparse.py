@@ -140,9 +140,8 @@ class SparseWeight:
             torch.from_numpy(self._values[self._places]),
         )
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="Sparse", category=UserWarning
-            )  # torch: its CSR tensors are a beta feature
+            # torch: its CSR tensors are a beta feature
+            warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
             self._matrix = torch.sparse_csr_tensor(*parts, size=(outputs, inputs), check_invariants=False)
 
     def _choose(self, inputs: FloatArray, count: int) -> None:

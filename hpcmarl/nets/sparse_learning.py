@@ -48,9 +48,8 @@ class Pattern:
     def matrices(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The matrix [O, I] of these values [non-zeros], and its transpose."""
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="Sparse", category=UserWarning
-            )  # torch: its CSR tensors are a beta feature
+            # torch: its CSR tensors are a beta feature
+            warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
             straight = torch.sparse_csr_tensor(
                 *self._by_rows, values, size=(self.outputs, self.inputs), check_invariants=False
             )

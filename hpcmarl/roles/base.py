@@ -55,9 +55,8 @@ class Context:
     spec: EnvironmentSpec
     resume: dict[str, Any] | None = None  # the checkpoint's state; on the server's rank alone
     job_end: float | None = None  # of the Slurm job around the run, seconds since 1970
-    processes: Mapping[int, tuple[int, int]] = field(
-        default_factory=dict
-    )  # and when each was started; the server knows all, others the server's
+    # and when each was started; the server knows all, others the server's
+    processes: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     start: FloatArray | None = None  # initial parameters, on the server's rank; default: the algorithm's own
     game: Callable[[BatchedEnvironment], BatchedEnvironment] | None = (
         None  # what actors play instead of the bare environment

@@ -18,9 +18,8 @@ import numpy as np
 from hpcmarl.comm.topology import Topology
 from hpcmarl.types import Array
 
-COUNT, SECONDS, SQUARES = range(
-    3
-)  # of trajectories: how many, the sum of their durations, and of the squares of these
+# of trajectories: how many, the sum of their durations, and of the squares of these
+COUNT, SECONDS, SQUARES = range(3)
 REPORTS, LEARNING, REPLIES, REPLY_SECONDS, WAVES = range(3, 8)
 SUMS = 8
 

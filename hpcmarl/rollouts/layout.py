@@ -69,9 +69,8 @@ class RolloutLayout:
         self.step_names: list[str] = []  # arrays of T rows: what they do and what comes of it
         self._end = HEADER_BYTES + ROLLOUT_HEADER.itemsize
         self._shared: list[str] = []  # arrays that belong to no policy
-        self._own: dict[str, list[tuple[str, str]]] = {
-            policy.name: [] for policy in spec.policies
-        }  # (array, whole name) of each
+        # (array, whole name) of each
+        self._own: dict[str, list[tuple[str, str]]] = {policy.name: [] for policy in spec.policies}
         self._place_all()
         self.fixed_bytes = -(-self._end // ALIGNMENT) * ALIGNMENT
         offsets, formats = zip(*self._fields.values(), strict=True)

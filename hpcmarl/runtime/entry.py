@@ -34,9 +34,8 @@ def enter_world() -> int:
     """
     if not under_launcher(os.environ):
         return 1
-    watch = watch_start(
-        os.environ, said_path(os.environ)
-    )  # a rank that dies inside MPI_Init leaves the others waiting there, deaf to signals
+    # a rank that dies inside MPI_Init leaves the others waiting there, deaf to signals
+    watch = watch_start(os.environ, said_path(os.environ))
     from hpcmarl.comm.mpi import library as mpi_library
 
     watch.joined()

@@ -58,10 +58,11 @@ class Liveness:
         """A message of this rank has come."""
         self._last[rank] = self._clock
         if rank == self.server and not self._begun:
+            # from now on the limit counts; words sent while it built its roles may still wait
             self._begun, self._taken = (
                 True,
                 self._clock,
-            )  # from now on the limit counts; words sent while it built its roles may still wait
+            )
 
     def forget(self, rank: int) -> None:
         """This rank is known to be lost."""

@@ -78,9 +78,8 @@ class Cluster:
         self._all_begun = rounds.counts_all_begun and sim.workers > 1
         self._closing = False  # the round has enough, and workers finish what they have begun
         self._cancel = rounds.late == "cancel" or rule.waits or self._all_begun
-        self._own = (
-            rule.any_age or not self._cancel
-        )  # whether workers may stand at points of different versions
+        # whether workers may stand at points of different versions
+        self._own = rule.any_age or not self._cancel
         self._versions = [0] * sim.workers if self._own else []
         self._points: list[Array] = [start] * (sim.workers if rule.any_age else 0)
         self._point = start

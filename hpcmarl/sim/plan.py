@@ -146,9 +146,8 @@ def fit(
     )
     share = float(batch) if rounds.rule == "afedpg" else batch / count
     differ = any(group.env != config.topology.group_list[0].env for group in config.topology.group_list)
-    share = max(
-        share, config.topology.environments_per_actor if continues else 1.0
-    )  # no gradient is made of less
+    # no gradient is made of less
+    share = max(share, config.topology.environments_per_actor if continues else 1.0)
     server = float(np.nan_to_num(_newest(columns.get("server/gradient_seconds", ()))))
     return Measured(
         groups,

@@ -94,9 +94,8 @@ class Runner:
     def _run_apart(
         self, tasks: Sequence[Task], left: Sequence[int], found: dict[int, Outcome], progress: Progress
     ) -> None:
-        context = multiprocessing.get_context(
-            "spawn"
-        )  # what this process has loaded may hold threads and locks: no fork
+        # what this process has loaded may hold threads and locks: no fork
+        context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(self.jobs, len(left)), context, initializer=_leave_with_parent) as pool:
             futures = {
                 pool.submit(run_text, dump_config(tasks[index].config), tasks[index].seed): index

@@ -56,9 +56,8 @@ class Sampled(Objective):
             for index, environment in enumerate(different)
         ]
         self._returns: list[list[float]] = [[] for _ in range(workers)]
-        self._newest = [float("nan")] * (
-            workers if len(different) > 1 else 1
-        )  # means, of each worker where environments differ
+        # means, of each worker where environments differ
+        self._newest = [float("nan")] * (workers if len(different) > 1 else 1)
         self.steps_played = 0
         self._begun: list[deque[Rollout]] | None = (
             None  # by worker, gradients not yet asked for; None: none is played before

@@ -221,6 +221,5 @@ def test_learners_alone_load_torch(tmp_path):
         assert len(ranks) == 3
         for roles, loaded in (rank.split("=") for rank in ranks):
             assert ("torch" in loaded) == ("learner" in roles), job.text
-            assert ("mpe2" in loaded) == ("server" in roles), (
-                job.text
-            )  # it asks what the environment is like, and tells the others
+            # it asks what the environment is like, and tells the others
+            assert ("mpe2" in loaded) == ("server" in roles), job.text

@@ -96,9 +96,8 @@ def test_scripts_are_valid_bash_without_placeholders(text):
     first_command = next(
         index for index, line in enumerate(text.splitlines()) if line and not line.startswith("#")
     )
-    assert not any(
-        line.startswith("#SBATCH") for line in text.splitlines()[first_command:]
-    )  # sbatch would not read them
+    # sbatch would not read them
+    assert not any(line.startswith("#SBATCH") for line in text.splitlines()[first_command:])
 
 
 SCRIPTS = [
@@ -407,9 +406,8 @@ def test_rank_that_is_missing_at_the_start_requeues_the_job(job, tmp_path):
     put_checkpoint(tmp_path, 20)
     assert end_with(job, tmp_path, "1", OUTCOME="no", MISSING="yes")[0] == 137
     assert requeued(tmp_path) == ["requeue 77"]
-    assert (
-        end_with(job, tmp_path, "1", OUTCOME="no")[0] == 1
-    )  # what was said of an earlier start does not count
+    # what was said of an earlier start does not count
+    assert end_with(job, tmp_path, "1", OUTCOME="no")[0] == 1
     assert requeued(tmp_path) == ["requeue 77"]
 
 
@@ -441,9 +439,8 @@ def test_progress_of_a_start_that_the_controller_ended_counts(job, tmp_path):
     put_checkpoint(tmp_path, 20)
     for _ in range(3):
         end_with(job, tmp_path, "75")
-    put_checkpoint(
-        tmp_path, 30
-    )  # by a start that was preempted without grace: the script did not see its end
+    # by a start that was preempted without grace: the script did not see its end
+    put_checkpoint(tmp_path, 30)
     end_with(job, tmp_path, "75")
     assert len(requeued(tmp_path)) == 4
 

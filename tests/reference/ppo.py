@@ -10,9 +10,8 @@ import torch
 from hpcmarl.types import FloatArray
 from tests.reference.ma_trace import Literal
 
-Settled = dict[
-    tuple[str, int, int, int | None], tuple[float, float]
-]  # of policy, slot, row, agent: advantage and target
+# of policy, slot, row, agent: advantage and target
+Settled = dict[tuple[str, int, int, int | None], tuple[float, float]]
 
 
 class LiteralPPO(Literal):

@@ -13,12 +13,13 @@ CROWD = (
     "rounds.queue=2",
     "stop.updates=60",
 )
+# 24 of the 64 trajectories that they make meanwhile
 PPO = (
     "algo.name=ppo",
     "algo.epochs=12",
     "algo.minibatches=2",
     "rounds.batch=12",
-)  # 24 of the 64 trajectories that they make meanwhile
+)
 
 
 def actors_of(ranks):

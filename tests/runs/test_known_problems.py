@@ -156,9 +156,8 @@ def settings(algorithm, problem, rule):
     if algorithm in MIXERS:
         changes += ["algo.mixing_width=8", "algo.hypernetwork_width=16"]
     changes += ["algo.central_width=16", "algo.weight=0.1"] if algorithm == "wqmix" else []
-    changes += (
-        ["algo.softmax_beta=10"] if algorithm == "res" else []
-    )  # in one over the unit of returns: these are small
+    # in one over the unit of returns: these are small
+    changes += ["algo.softmax_beta=10"] if algorithm == "res" else []
     if problem == "penalties" and algorithm != "reinforce":
         changes += ["algo.reward_scale=0.1"]
     return changes

@@ -12,9 +12,8 @@ from hpcmarl.io.pool import read_snapshot, snapshot_path
 from tests.support.leagues import RPS
 from tests.support.worlds import final_state, run_world
 
-ROUNDS = RPS.replace(
-    '{id: "matrix:rps"}', '{id: "matrix:rps", kwargs: {rounds: 2}}'
-)  # seven features instead of one
+# seven features instead of one
+ROUNDS = RPS.replace('{id: "matrix:rps"}', '{id: "matrix:rps", kwargs: {rounds: 2}}')
 FEATURES = "player=0,new*6"
 
 

@@ -23,9 +23,8 @@ def test_a_version_has_one_row_over_all_starts(tmp_path, reduce):
     assert versions_in(tmp_path / "run") == [1, 2, 3, 4, 5, 6]
     run_world(3, tmp_path / "run", *changes, "stop.updates=9", resume=str(tmp_path / "run"))
     assert versions_in(tmp_path / "run") == [*range(1, 10)]
-    run_world(
-        3, tmp_path / "run", *changes, "stop.updates=9", resume=str(tmp_path / "run")
-    )  # nothing left to do
+    # nothing left to do
+    run_world(3, tmp_path / "run", *changes, "stop.updates=9", resume=str(tmp_path / "run"))
     assert versions_in(tmp_path / "run") == [*range(1, 10)]
     groups = read_groups(tmp_path / "run")
     assert groups.version.tolist() == [*range(1, 10)]

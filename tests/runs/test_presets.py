@@ -69,9 +69,8 @@ def test_replayed_episodes_are_learned_from_as_published(tmp_path):
     run_world(2, tmp_path, "preset=vdn", "stop.updates=40", text=RUN)
     told = summary(tmp_path)
     assert told["used_gradients"] == 40 * 32
-    assert (
-        32 + 39 <= told["episodes"] <= 32 + 39 + 3
-    )  # an episode an update once there are 32; actors may have gone on
+    # an episode an update once there are 32; actors may have gone on
+    assert 32 + 39 <= told["episodes"] <= 32 + 39 + 3
 
 
 @pytest.mark.parametrize(

@@ -104,9 +104,8 @@ def test_checkpoints_do_not_change_a_replay_run(tmp_path):
         [path.name for path in list_checkpoints(tmp_path / "b" / place)]
         for place in ("replay/group-0000", "checkpoints")
     ]
-    assert (
-        versions[0][0] == versions[1][0]
-    )  # of those that wait to be written the newest wins, so that others may differ
+    # of those that wait to be written the newest wins, so that others may differ
+    assert versions[0][0] == versions[1][0]
 
 
 def test_checkpoint_resumes_without_its_replay(tmp_path, caplog):

@@ -104,9 +104,8 @@ def test_server_vectors_do_not_grow_with_actors(tmp_path):
     (arrays, others), (more_arrays, more) = held(alone), held(crowded)
     vector = alone.engine.optimizer.parameters.nbytes
     large, more_large = (len([size for size in sizes if size >= vector]) for sizes in (arrays, more_arrays))
-    assert (
-        more_large <= large + 4
-    )  # in a round that has begun there may be up to two sums, and a point on its way to each group
+    # in a round that has begun there may be up to two sums, and a point on its way to each group
+    assert more_large <= large + 4
     actors = len(crowded.context.topology.actors) - len(alone.context.topology.actors)
     assert actors == 6
     assert more - others <= 40 * actors  # an actor's newest counters

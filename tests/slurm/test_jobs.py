@@ -25,10 +25,11 @@ LAUNCHERS = {
     "mpirun": ["slurm.launcher=mpirun", "slurm.launcher_options=[--bind-to, none]"],
 }
 TWO_NODES = ("--nodes=2", "--ntasks-per-node=2")
+# where the job is what is tested: starting ranks takes most of the time
 A_RANK_A_NODE = (
     "--nodes=2",
     "--ntasks-per-node=1",
-)  # where the job is what is tested: starting ranks takes most of the time
+)
 MANY = "stop.updates=30"  # three seconds and more: there is time to send a signal
 LONG = "stop.updates=150"  # fifteen seconds and more: there is time to ask for a job, then to cancel it
 
@@ -83,9 +84,8 @@ def test_failed_run_cancels_its_dependent_job(cluster):
 
 def test_shipped_slurm_script_accepts_config_and_overrides(cluster):
     options = ("--nodes=2", "--ntasks-per-node=1", "--time=5")
-    job, _ = cluster.by_hand(
-        "refused", *options, changes=("name=a b",)
-    )  # one word, although it has a blank: names have none
+    # one word, although it has a blank: names have none
+    job, _ = cluster.by_hand("refused", *options, changes=("name=a b",))
     cluster.wait(job, "FAILED")
     assert cluster.show(job, "ExitCode") == "2:0"
     job, directory = cluster.by_hand("by hand", *options, changes=("stop.updates=3", "name=ab"))
@@ -137,9 +137,8 @@ def test_scancel_signal_checkpoints_and_requeues_the_job(cluster):
         run.finish()
         check_nothing_lost(run, restarts=1)
         assert "SIGUSR1: asking the ranks for a checkpoint" in run.output
-        cluster.wait(
-            run.later[0], "COMPLETED", limit=30
-        )  # the job was requeued, not failed: what depends on it has waited
+        # the job was requeued, not failed: what depends on it has waited
+        cluster.wait(run.later[0], "COMPLETED", limit=30)
 
 
 def test_cancelled_job_checkpoints_and_is_not_requeued(cluster):
@@ -167,9 +166,8 @@ def test_cancelled_job_checkpoints_and_is_not_requeued(cluster):
     assert run.summary["status"] == "interrupted"
     assert cluster.show(run.job, "JobState") == "CANCELLED"
     assert cluster.show(run.job, "Restarts") == "0"
-    assert (
-        "Invalid job id" in cluster.run("squeue", "--jobs=999999").stderr
-    )  # by these words submit knows that a job is gone
+    # by these words submit knows that a job is gone
+    assert "Invalid job id" in cluster.run("squeue", "--jobs=999999").stderr
     (run.directory / "submissions" / "0001.job").unlink()
     (run.directory / "submissions" / "0001.job").write_text("999999\n")
     run = cluster.submit("cancelled", *A_RANK_A_NODE, LONG)
@@ -216,9 +214,8 @@ def test_array_tasks_have_own_directories_and_requeue_alone(cluster):
         seed: Run(cluster, f"{array.job}_{seed}", array.directory / f"seed-{seed}", []) for seed in (7, 8)
     }
     seeds[8].wait_for_training()
-    cluster.ask(
-        "scancel", "--batch", "--signal=USR1", seeds[8].job
-    )  # the last task: its own number is the array's
+    # the last task: its own number is the array's
+    cluster.ask("scancel", "--batch", "--signal=USR1", seeds[8].job)
     for seed, run in seeds.items():
         run.finish()
         assert f"\nseed: {seed}\n" in (run.directory / "config.yaml").read_text()
@@ -280,7 +277,6 @@ def test_time_limited_job_resumes_until_the_run_is_done(cluster, limited, launch
     check_nothing_lost(run)
     told = "the Slurm job ends soon" if launcher == "clock" else "SIGUSR1: asking the ranks for a checkpoint"
     asked = run.output.count(told)
-    assert (
-        len(run.stops()) <= asked <= len(run.stops()) + 1
-    )  # the last may come when the run has just ended by itself
+    # the last may come when the run has just ended by itself
+    assert len(run.stops()) <= asked <= len(run.stops()) + 1
     assert "TIME LIMIT" not in run.output

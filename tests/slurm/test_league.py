@@ -34,9 +34,8 @@ def test_two_node_league_is_requeued_and_resumes_its_pool(cluster):
     (cluster.directory / "league.yaml").write_text(LEAGUE)
     run = cluster.submit("league", "--nodes=2", "--ntasks-per-node=2", config="league.yaml")
     pool = run.directory / "pool"
-    cluster.until(
-        lambda: pool.is_dir() and len(list_snapshots(pool)) >= 4, 60, lambda: run.output
-    )  # two beginnings and two terms at least
+    # two beginnings and two terms at least
+    cluster.until(lambda: pool.is_dir() and len(list_snapshots(pool)) >= 4, 60, lambda: run.output)
     cluster.ask("scancel", "--batch", "--signal=USR1", run.job)
     cluster.until(lambda: run.summary, 30, lambda: run.output)
     stopped = run.summary

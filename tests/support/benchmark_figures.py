@@ -13,9 +13,8 @@ def check_stragglers(told, ranks):
         assert setting["ideal_gradients_per_second"] == pytest.approx(
             sum(1 / time for time in setting["trajectory_seconds"])
         )
-        assert all(
-            0 < setting[f"{rule}_efficiency"] < 1.2 for rule in RULES if setting[f"{rule}_efficiency"]
-        )  # short runs round
+        # short runs round
+        assert all(0 < setting[f"{rule}_efficiency"] < 1.2 for rule in RULES if setting[f"{rule}_efficiency"])
     assert told["settings"]["one_rank_10x_slower"]["sync_efficiency_expected"] == pytest.approx(0.2 / 1.1)
     assert told["afedpg_efficiency"] == told["settings"]["one_rank_10x_slower"]["afedpg_efficiency"]
 

@@ -52,9 +52,8 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_ID"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(
-        "hpcmarl.runtime.entry.enter_world", lambda: 1
-    )  # also where a test pretends that there is a launcher
+    # also where a test pretends that there is a launcher
+    monkeypatch.setattr("hpcmarl.runtime.entry.enter_world", lambda: 1)
     (tmp_path / "tiny.yaml").write_text(CONFIG)
     return tmp_path
 

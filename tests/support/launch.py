@@ -27,9 +27,8 @@ needs_mpich = pytest.mark.skipif(
 ranks_take_seconds = pytest.mark.slow("each MPI rank takes two seconds of a core to start")
 LIBRARIES = ["openmpi", pytest.param("mpich", marks=needs_mpich)]
 
-SCRATCH = tempfile.TemporaryDirectory(
-    prefix="hpcmarl-tests-", ignore_cleanup_errors=True
-)  # removed when the tests end
+# removed when the tests end
+SCRATCH = tempfile.TemporaryDirectory(prefix="hpcmarl-tests-", ignore_cleanup_errors=True)
 ON_THEIR_WAY_OUT = 5.0  # seconds that a busy machine may take to end processes that were killed
 HOROVOD = find_spec("horovod") is not None
 needs_horovod = pytest.mark.skipif(not HOROVOD, reason="Horovod is not installed: run tools/install_horovod")

@@ -132,9 +132,8 @@ def _living(
     if turn_based:
         turn = generator.integers(agents, size=slots)
         for row in range(rows):
-            turn = np.where(
-                generator.random(slots) < 0.1, turn, (turn + 1) % agents
-            )  # sometimes a player moves twice
+            # sometimes a player moves twice
+            turn = np.where(generator.random(slots) < 0.1, turn, (turn + 1) % agents)
             alive[row] = np.arange(agents) == turn[:, None]
     elif deaths:
         now = np.ones((slots, agents), bool)

@@ -62,9 +62,8 @@ def test_episode_with_a_non_finite_value_is_truncated(what):
     assert environment.counts["bad_numbers"] >= 2
     assert environment.counts["restarts"] == 0
     assert set(ends[ends > 0]) == {2}  # truncated, never terminated
-    accidents = (
-        0 if what == "reset" else environment.counts["bad_numbers"]
-    )  # a bad reset ends no episode but its own, which had no step
+    # a bad reset ends no episode but its own, which had no step
+    accidents = 0 if what == "reset" else environment.counts["bad_numbers"]
     assert (ends > 0).sum() >= 64 * 2 // 8 + accidents // 2
     assert environment.episode_index.sum() >= (ends > 0).sum()
 

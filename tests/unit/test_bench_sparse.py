@@ -12,9 +12,8 @@ from hpcmarl.nets import sparse as forms
 def test_bench_sparse_has_a_row_per_width_and_sparsity(run, monkeypatch):
     monkeypatch.setattr(sparse, "WIDTHS", (8, 40))
     monkeypatch.setattr(sparse, "SPARSITIES", (0.0, 0.9))
-    monkeypatch.setattr(
-        forms, "_best_seconds", lambda calls: [1.0, 0.1]
-    )  # the form does not hang on a busy machine
+    # the form does not hang on a busy machine
+    monkeypatch.setattr(forms, "_best_seconds", lambda calls: [1.0, 0.1])
     code, out, _ = run("bench", "sparse", "--seconds", "0.2", "--json")
     rows = json.loads(out)["rows"]
     assert code == 0

@@ -95,9 +95,8 @@ def test_predicted_workers_deliver_what_groups_do(rule):
 def test_first_time_is_when_the_newest_episodes_are_good_enough():
     course = {"time": np.array([0.0, 1.0, 2.0, 3.0, 4.0]), "used": np.array([0.0, 4.0, 6.0, 10.0, 12.0])}
     course["objective"] = np.array([np.nan, 0.0, 3.0, 3.0, -9.0])
-    assert (
-        predicted_returns.first_time(course, 3.0, 6) == 3.0
-    )  # the mean of two episodes of round 2 and the four of round 3
+    # the mean of two episodes of round 2 and the four of round 3
+    assert predicted_returns.first_time(course, 3.0, 6) == 3.0
     assert predicted_returns.first_time(course, 1.0, 6) == 2.0
     assert predicted_returns.first_time(course, 1.81, 10) is None
     assert predicted_returns.first_time(course, -9.0, 20) is None  # there are not so many
@@ -181,7 +180,6 @@ def test_run_that_misses_the_return_has_no_time():
     stage.play = lambda config: [Moment(2.5, 8, 0), Moment(4.0, 16, 0)]
     config = returns.case("sync", 0, 0.1, [0.1, 1.0], 30.0, -6.0)
     for ended, expected in ((4.5, 4.5), (30.0, None), (30.2, None)):
-        stage.recorder = SimpleNamespace(
-            recent=[-6.5] * 100, seconds=ended
-        )  # late reports may have lowered the mean again
+        # late reports may have lowered the mean again
+        stage.recorder = SimpleNamespace(recent=[-6.5] * 100, seconds=ended)
         assert returns._play(stage, config)["seconds"] == expected

@@ -133,9 +133,8 @@ def test_vector_of_wrong_size_raises_protocol_error():
 def test_masked_vector_round_trips_bit_for_bit(seed, size, share):
     generator = np.random.default_rng(seed)
     mask = generator.random(size) < share
-    vector = generator.integers(0, 2**32, size, np.uint32).view(
-        np.float32
-    )  # with infinities, all kinds of NaN
+    # with infinities, all kinds of NaN
+    vector = generator.integers(0, 2**32, size, np.uint32).view(np.float32)
     vector[generator.random(size) < 0.2] = -0.0
     vector[generator.random(size) < 0.2] = 0.0
     message = vector_message(Kind.WEIGHTS, vector, mask, version=3)

@@ -116,9 +116,8 @@ def test_rock_paper_scissors_rewards_match_the_rules() -> None:
     environment = make_environment(EnvConfig(id="matrix:rps"), {}, 3, Seeds(0))
     frame, outcome = new_frame(environment.spec, 3), new_outcome(environment.spec, 3)
     environment.reset(frame)
-    environment.step(
-        {"player": np.array([[0, 1], [0, 2], [1, 1]])}, outcome, frame
-    )  # rock is beaten by paper and beats scissors
+    # rock is beaten by paper and beats scissors
+    environment.step({"player": np.array([[0, 1], [0, 2], [1, 1]])}, outcome, frame)
     assert outcome.policies["player"].reward.tolist() == [[-1, 1], [1, -1], [0, 0]]
     assert outcome.episode_end.tolist() == [1, 1, 1]
     assert [

@@ -149,9 +149,8 @@ def test_benchmark_groups_have_conflicting_objectives():
     for number, ours in enumerate((right, right, left, left)):
         theirs = left if ours is right else right
         assert ours[number] > between[number] > theirs[number]
-    assert (
-        np.mean(between) > max(np.mean(right), np.mean(left)) + 1
-    )  # what is best for half of the groups is not for their mean
+    # what is best for half of the groups is not for their mean
+    assert np.mean(between) > max(np.mean(right), np.mean(left)) + 1
 
 
 @pytest.mark.parametrize(

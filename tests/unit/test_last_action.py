@@ -75,9 +75,8 @@ def test_learning_reads_the_last_actions_that_acting_fed(name, turn_based, recur
     spec = make_spec(has_mask=True, turn_based=turn_based)
     algorithm = make(name, spec, recurrent, agent_id=agent_id)
     rollout = random_rollout(spec, 9, 40, np.random.default_rng(2), deaths=True, whole_episode=True)
-    stale = {
-        name: np.ones_like(array) for name, array in algorithm.initial_memory(40).items()
-    }  # of the episodes before
+    # of the episodes before
+    stale = {name: np.ones_like(array) for name, array in algorithm.initial_memory(40).items()}
     before = act_through(algorithm, rollout, stale)
     acted = np.logical_or.accumulate(rollout.policies["agent"].alive[:8])
     np.testing.assert_array_equal(before[1:, ..., -ACTIONS:].sum(-1), acted)

@@ -116,11 +116,12 @@ def test_main_exploiter_plays_newest_or_past_mains():
     past = {3: 0.5 * 0.25 / 0.34, 9: 0.5 * 0.09 / 0.34}
     assert found == pytest.approx({SELF: 0.0, 0: 0.0, 6: 0.5, 12: 0.0, 15: 0.0} | past)
     assert chances(kind.mixture(view([0.0, 0.0], [0, 0], member=1))) == {SELF: 0.0, 0: 0.5, 3: 0.5}
+    # no main yet
     assert chances(kind.mixture(view([0.3, 0.9], [2, 2], member=1))) == {
         SELF: 0.0,
         0: 0.5,
         3: 0.5,
-    }  # no main yet
+    }
 
 
 def test_league_exploiter_plays_all_snapshots_by_pfsp():

@@ -127,9 +127,8 @@ def test_versus_environment_masks_but_preserves_the_game(tmp_path, config, polic
             obs, alive = seen[name]
             np.testing.assert_array_equal(obs, frames[0].policies[name].obs)
             np.testing.assert_array_equal(alive, frames[0].policies[name].alive & seats[name])
-            np.testing.assert_array_equal(
-                heard[name][alive], decisions[name].action[alive]
-            )  # what was decided is what is played
+            # what was decided is what is played
+            np.testing.assert_array_equal(heard[name][alive], decisions[name].action[alive])
         twin.step(heard, bare, frames[1])
         for name in sides.own:
             np.testing.assert_array_equal(
@@ -282,10 +281,11 @@ def test_episode_records_own_return_and_opponent(tmp_path):
             assert own_seat.sum() == 1
             result = earned[episode.slot][own_seat][0]
             assert episode.return_mean == result
+            # the game is zero-sum
             assert episode.outcome == {
                 "win": win(result, -result),
                 "other_return": -result,
-            }  # the game is zero-sum
+            }
             counted.setdefault(who[episode.slot], []).append(result)
             earned[episode.slot] = 0.0
     played = opponents.take_played()

@@ -141,12 +141,10 @@ def test_normalised_advantages_are_standardised_for_any_offset(seed: int, rows: 
     assert result.mean() == pytest.approx(0.0, abs=1e-5)
     baseline = sum(map(float, weighed)) / sum(map(float, rho))
     slow = [float(x) - float(r) * baseline for r, x in zip(rho, weighed, strict=True)]
-    np.testing.assert_allclose(
-        result, np.array(slow) / (np.std(slow) + 1e-8), atol=1e-5
-    )  # 1e-8: against division by zero
-    rounding = (
-        2e-7 * (1 + abs(off)) / np.std(slow)
-    )  # of `weighed` and of its shifted twin, in units of the result
+    # 1e-8: against division by zero
+    np.testing.assert_allclose(result, np.array(slow) / (np.std(slow) + 1e-8), atol=1e-5)
+    # of `weighed` and of its shifted twin, in units of the result
+    rounding = 2e-7 * (1 + abs(off)) / np.std(slow)
     np.testing.assert_allclose(
         normalised_advantages(rho * (found + np.float32(off)), rho), result, atol=1e-5 + 10 * rounding
     )

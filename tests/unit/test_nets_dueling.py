@@ -152,6 +152,5 @@ def test_the_value_layer_stays_dense_in_sparse_training():
     assert shares[192, 64] < 0.2
     costs = algorithm.operations([1.0] * len(algorithm.layers))
     plain = make_algorithm(make_spec(), VDNConfig(), 0)
-    assert costs.acting - plain.operations([1.0] * len(plain.layers)).acting == 3 * (
-        64 + 63
-    )  # of three agents: products and sums
+    # of three agents: products and sums
+    assert costs.acting - plain.operations([1.0] * len(plain.layers)).acting == 3 * (64 + 63)

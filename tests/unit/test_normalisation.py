@@ -115,9 +115,8 @@ def test_normalised_observations_equal_prescaled_inputs(cls):
     part = next(iter(rollout.policies.values()))
     size = part.obs.shape[-1]
     known = (np.random.default_rng(3).standard_normal((100, size)) * 2 + 1).astype(np.float32)
-    made.load_parameters(
-        np.concatenate([trained, of(known), of(known)])
-    )  # the policy's moments, the critic's
+    # the policy's moments, the critic's
+    made.load_parameters(np.concatenate([trained, of(known), of(known)]))
     found = made.gradient([rollout])[0]
     seen, acts = part.obs[:6].reshape(6, 4, -1, size), part.alive[:6]
     np.testing.assert_allclose(found[made.averages][: 1 + 2 * size] * 6, of(seen[acts]), rtol=1e-4, atol=1e-4)

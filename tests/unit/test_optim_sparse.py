@@ -13,11 +13,12 @@ from hpcmarl.optim.sparse import SparseTopology
 from hpcmarl.types import Layer
 from tests.support.worlds import ECHO
 
+# biases in between
 LAYERS = (
     Layer(slice(0, 40), (4, 10)),
     Layer(slice(44, 64), (5, 4)),
     Layer(slice(69, 71), (1, 2)),
-)  # biases in between
+)
 SIZE = 74  # the last two are averages
 OPTIMIZERS = [
     NigtConfig(step_size=0.3),

@@ -69,9 +69,8 @@ class TestData:
             assert words
             used.add(path)
         assert used == set(preset.files)
-        assert len({path.rpartition("/")[2] for path in used}) == len(
-            used
-        )  # the page names files by their last part
+        # the page names files by their last part
+        assert len({path.rpartition("/")[2] for path in used}) == len(used)
         assert all(len(commit) == 40 and int(commit, 16) for commit in preset.files.values())
 
     @pytest.mark.parametrize(

@@ -147,12 +147,13 @@ def test_dynamic_replay_evicts_distant_old_episodes(tmp_path):
     replay = replay_of(tmp_path, dynamic={"every": 20, "oldest": 3, "distance": 0.5, "least": 30})
     replay.algorithm = SimpleNamespace(distance=distance)
     fill(replay, range(100))
+    # after 40, 60, 80 and 100: not while the least number is there
     assert looked == [
         [0, 1, 2],
         [4, 5, 6],
         [9, 10, 11],
         [9, 10, 11],
-    ]  # after 40, 60, 80 and 100: not while the least number is there
+    ]
     assert (len(replay.episodes), replay.collected) == (100 - 9, 100)
     assert replay.bytes == sum(episode.buffer.nbytes for episode in replay.episodes)
     assert replay.statistics()["replay_distance"] == 0.3

@@ -26,9 +26,8 @@ IDS = [
     )
     for id in GAMES
 ]
-Squares = tuple[
-    tuple[int, ...], ...
-]  # [rows][columns], the bottom row first: 1 the mover's, -1 the other's, 0 empty
+# [rows][columns], the bottom row first: 1 the mover's, -1 the other's, 0 empty
+Squares = tuple[tuple[int, ...], ...]
 
 
 def move(board: Board, squares: Squares, action: int) -> Squares | None:

@@ -22,9 +22,8 @@ def test_time_laws_give_the_specified_means():
     assert times_of(law="linear").means.tolist() == [1, 2, 3, 4]
     assert times_of(values=(4, 3, 2, 1)).means.tolist() == [4, 3, 2, 1]
     assert times_of(scale=3, dimension_exponent=0.25).means.tolist() == [6, 6, 6, 6]
-    assert (
-        times_of(scale=0.5, bandwidth=64).means.tolist() == [2.5] * 4
-    )  # 2 · 4 · 16 bytes at 64 a unit of time
+    # 2 · 4 · 16 bytes at 64 a unit of time
+    assert times_of(scale=0.5, bandwidth=64).means.tolist() == [2.5] * 4
     drawn = times_of(workers=20_000, law="random", scale=2, spread=0.7).means
     assert drawn.mean() == pytest.approx(2, rel=0.02)
     assert np.log(drawn).std() == pytest.approx(0.7, rel=0.02)

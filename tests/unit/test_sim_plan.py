@@ -110,9 +110,8 @@ def test_used_trajectories_are_limited_to_the_group_share():
 def test_off_policy_work_continues_during_the_exchange():
     changes = ("algo={name: ma_trace}", "topology.environments_per_actor=1")
     found = predict(measured([1.0, 3.0], *changes, exchange=0.25), 4, RULES)
-    assert found["sync"]["round_seconds"] == pytest.approx(
-        6.0, rel=0.01
-    )  # 0.25 passes while the next trajectory is made
+    # 0.25 passes while the next trajectory is made
+    assert found["sync"]["round_seconds"] == pytest.approx(6.0, rel=0.01)
     assert found["sync"]["trajectories_per_second"] == pytest.approx(8 / 6.0, rel=0.01)
     assert found["afedpg"]["efficiency"] == pytest.approx(1.0, rel=0.01)
 
@@ -150,12 +149,13 @@ def test_server_processes_gradients_sequentially():
 def test_slow_option_slows_a_share_of_the_groups():
     run = measured([1.0, 3.0])
     assert seconds_of(run, 4, Slow.parse("0.5:10x")).tolist() == [1.0, 3.0, 10.0, 30.0]
+    # a share above 0 is one group at least
     assert seconds_of(run, 4, Slow.parse("0.01:2")).tolist() == [
         1.0,
         3.0,
         1.0,
         6.0,
-    ]  # a share above 0 is one group at least
+    ]
     assert seconds_of(run, 3, Slow.parse("0:10x")).tolist() == [1.0, 3.0, 1.0]
 
 
@@ -195,13 +195,14 @@ def test_fit_uses_newest_row_and_fills_missing_exchange():
 
 
 def test_measured_rate_covers_whole_rounds_of_all_groups():
+    # seconds, version, used, of group 1
     course = [
         (0.5, 1, 2, 0),
         (5.0, 3, 6, 0),
         (9.0, 5, 10, 1),
         (13.0, 15, 40, 9),
         (13.5, 15, 41, 9),
-    ]  # seconds, version, used, of group 1
+    ]
     rows = [
         row([1.0, 3.0])
         | {

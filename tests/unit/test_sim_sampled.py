@@ -29,9 +29,8 @@ def test_sampled_episodes_are_whole_first_episodes():
     for rollout in rollouts:
         assert rollout.episode_start[0, 0]
         assert np.flatnonzero(rollout.episode_end[:, 0]).tolist() == [rollout.steps - 1]
-        assert (
-            rollout.episodes[0].return_mean == rollout.episodes[0].length == rollout.steps
-        )  # CartPole pays 1 a step
+        # CartPole pays 1 a step
+        assert rollout.episodes[0].return_mean == rollout.episodes[0].length == rollout.steps
         assert rollout.policies["agent_0"].alive[:-1].all()
     lengths = [rollout.steps for rollout in rollouts]
     assert len(set(lengths)) > 3
@@ -224,13 +223,11 @@ def test_workers_may_have_environments_of_their_own():
     rollouts = objective._play([0, 1, 2, 1], objective.initial(), np.random.default_rng(0))
     assert [rollout.steps for rollout in rollouts] == [3, 5, 3, 5]
     objective.weighted([0, 1, 2, 1], np.ones(4), objective.initial(), np.random.default_rng(0))
-    assert objective.value(objective.initial()) == pytest.approx(
-        (3 + 5 + 3) / 3
-    )  # each worker's J_i weighs the same
+    # each worker's J_i weighs the same
+    assert objective.value(objective.initial()) == pytest.approx((3 + 5 + 3) / 3)
     objective.weighted([0], np.ones(1), objective.initial(), np.random.default_rng(0))
-    assert objective.value(objective.initial()) == pytest.approx(
-        (3 + 5 + 3) / 3
-    )  # a worker that delivered nothing new still counts
+    # a worker that delivered nothing new still counts
+    assert objective.value(objective.initial()) == pytest.approx((3 + 5 + 3) / 3)
     assert np.isnan(objective.value(objective.initial()))
     late = objective_of(CARTPOLE, workers)
     late.weighted([0, 2], np.ones(2), late.initial(), np.random.default_rng(0))

@@ -86,12 +86,10 @@ def test_rewards_after_a_policys_death_are_discounted(config, critic):
     wanted = returns(steps)
     assert wanted[0] == pytest.approx(8.784, abs=1e-3)
     advantage = found[f"policy0.{OUTPUTS}"][0] / (1 - 1 / ACTIONS)
-    np.testing.assert_allclose(
-        advantage, [wanted[0], *[0.0] * steps], atol=1e-4
-    )  # the actor learns where it acts alone
-    seen_by_other = found[f"policy0.{CRITIC}"][
-        0, -(steps + 1) :
-    ]  # the state, or the other agent's observation
+    # the actor learns where it acts alone
+    np.testing.assert_allclose(advantage, [wanted[0], *[0.0] * steps], atol=1e-4)
+    # the state, or the other agent's observation
+    seen_by_other = found[f"policy0.{CRITIC}"][0, -(steps + 1) :]
     np.testing.assert_allclose(seen_by_other[:steps], wanted, rtol=1e-5)
 
 

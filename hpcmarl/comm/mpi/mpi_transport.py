@@ -78,9 +78,8 @@ class MpiTransport(Transport):
         self.library = " ".join(library_version().partition(",")[0].split())
         self._ways: dict[int, Way] = {}  # of the ranks that are not reached by their number in `comm`
         self._spawning: dict[int, Spawning] = {}
-        self._sources: list[tuple[Any, int | None]] = [
-            (self.comm, None)
-        ]  # where messages come from; whose, if not the MPI source's
+        # where messages come from; whose, if not the MPI source's
+        self._sources: list[tuple[Any, int | None]] = [(self.comm, None)]
         self._dead: set[int] = set()  # MPI has said so
         self._newly_dead: list[int] = []
         self._buried: set[int] = set()  # the run goes on without them

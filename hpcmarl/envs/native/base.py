@@ -59,9 +59,8 @@ class NativeBatch(BatchedEnvironment):
             (policy.name, _selection([players.index(agent) for agent in policy.agents]))
             for policy in spec.policies
         ]
-        self._one_policy = self._seats == [
-            (spec.policies[0].name, slice(0, len(players)))
-        ]  # whose agents are the players, in their order
+        # whose agents are the players, in their order
+        self._one_policy = self._seats == [(spec.policies[0].name, slice(0, len(players)))]
         self._everywhere, self._nowhere = np.arange(slots), np.zeros(slots, np.bool_)
         self._resting = np.zeros(slots, np.bool_)
         self.rests_next = np.zeros(slots, np.bool_)

@@ -128,9 +128,8 @@ class BoardBatch(NativeBatch):
         self._drawn = Drawn(self._view)
         self._shown = np.zeros((slots, *self._drawn.empty.shape), np.float32)
         self._marks = np.zeros((slots, 2), np.uint64)  # bit sets, by player
-        self._open = np.ones(
-            (slots, board.actions), np.bool_
-        )  # allowed actions: columns whose top is empty, or empty squares
+        # allowed actions: columns whose top is empty, or empty squares
+        self._open = np.ones((slots, board.actions), np.bool_)
         self._heights = np.zeros((slots, board.columns), np.int64)  # of the columns, with gravity
         self._moves = np.zeros(slots, np.int64)
 

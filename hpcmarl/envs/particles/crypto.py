@@ -29,9 +29,8 @@ class Crypto(World):
 
     def rewards(self) -> DoubleArray:
         said = self.word[:, :2]  # by eve and bob
-        errors = np.square(said - self.alphabet[self.goal][:, None]).sum(-1) * said.any(
-            -1
-        )  # silence is no error
+        # silence is no error
+        errors = np.square(said - self.alphabet[self.goal][:, None]).sum(-1) * said.any(-1)
         eve, good = -errors[:, 0], errors[:, 0] - errors[:, 1]
         return np.stack([eve, good, good], 1)
 

@@ -93,9 +93,8 @@ class World(ABC):
     """
 
     max_cycles: int = 25  # steps of an episode where env.kwargs do not say
-    least: Mapping[str, int] = MappingProxyType(
-        {}
-    )  # of arguments that count something; with fewer the package's environment is used
+    # of arguments that count something; with fewer the package's environment is used
+    least: Mapping[str, int] = MappingProxyType({})
     agents: Sequence[Body]
     landmarks: Sequence[Body]
     letters: int = 2
@@ -108,9 +107,8 @@ class World(ABC):
         count, entities = len(self.agents), len(self.agents) + len(self.landmarks)
         self._reach = np.array([[body.reach] for body in (*self.agents, *self.landmarks)])
         self.position = np.zeros((slots, entities, 2))
-        self.position[:, :, 0] = np.arange(
-            entities
-        )  # apart: bodies that stand on each other push with infinite force
+        # apart: bodies that stand on each other push with infinite force
+        self.position[:, :, 0] = np.arange(entities)
         self.velocity = np.zeros((slots, count, 2))
         self.word = np.zeros((slots, count, self.letters))
         self._pairs = Pairs.of(self.agents, self.landmarks)
@@ -175,9 +173,8 @@ class World(ABC):
         position, velocity = self.places, self.velocity
         position += velocity * TIME_STEP
         velocity *= 1.0 - self.damping
-        velocity += force * (
-            TIME_STEP / self.mass
-        )  # agents that stand still push nobody and touch nobody, in all tasks
+        # agents that stand still push nobody and touch nobody, in all tasks
+        velocity += force * (TIME_STEP / self.mass)
         if self._limited:
             speed = length(velocity)
             fast = speed > self._limits

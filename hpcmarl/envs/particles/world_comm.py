@@ -54,9 +54,8 @@ class WorldComm(World):
 
     def begin(self, rows: IntArray, generators: Generators) -> None:
         self.scatter(rows, generators)
-        self.scatter(
-            rows, generators, len(self.agents) + self.food
-        )  # the package draws these places a second time
+        # the package draws these places a second time
+        self.scatter(rows, generators, len(self.agents) + self.food)
 
     def rewards(self) -> DoubleArray:
         chasers, good = self.places[:, : self.chasers], self.places[:, self.chasers :]
@@ -70,13 +69,11 @@ class WorldComm(World):
 
     def observations(self) -> list[DoubleArray]:
         places, first, games = self.places, self.chasers, self.slots
-        hidden = distances(places, self.marks[:, self.forests :]) < (
-            self._sizes[:, None] + 0.3
-        )  # [E, A, forests]
+        # [E, A, forests]
+        hidden = distances(places, self.marks[:, self.forests :]) < (self._sizes[:, None] + 0.3)
         anywhere: BoolArray = np.asarray(hidden.any(2))
-        together: BoolArray = np.asarray(
-            (hidden[:, :, None] & hidden[:, None]).any(3)
-        )  # [E, A, A], in a forest
+        # [E, A, A], in a forest
+        together: BoolArray = np.asarray((hidden[:, :, None] & hidden[:, None]).any(3))
         sees = together | ~(anywhere[:, :, None] | anywhere[:, None])
         sees[:, 0] = True
         shown = np.take_along_axis(sees, np.broadcast_to(self._others, (games, *self._others.shape)), 2)[

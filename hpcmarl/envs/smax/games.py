@@ -94,9 +94,8 @@ class Game:
         rows = world[: units * len(rules.own_features)].reshape(units, -1)
         cooldowns = rows[:, 4:] @ rules.unit_type_weapon_cooldowns
         places = rows[:, 1:3] / jnp.array([rules.map_width, rules.map_height])
-        waits = jnp.clip(
-            rows[:, 3] / jnp.where(cooldowns > 0, cooldowns, 1.0), 0.0, 1.0
-        )  # who is dead has no type
+        # who is dead has no type
+        waits = jnp.clip(rows[:, 3] / jnp.where(cooldowns > 0, cooldowns, 1.0), 0.0, 1.0)
         features = jnp.concatenate([rows[:, :1], places, waits[:, None], rows[:, 4:]], -1)
         teams, kinds = jnp.split(world[rows.size :], 2)
         return jnp.concatenate([features.reshape(-1), teams, kinds / max(1, types - 1)])

@@ -44,9 +44,8 @@ def write_state(path: Path, kind: str, state: dict[str, Tree], attributes: Mappi
             write_tree(file.create_group("state"), state)
 
     try:
-        path.parent.mkdir(
-            exist_ok=True
-        )  # without its parents: a run directory that is gone may be a disk that is
+        # without its parents: a run directory that is gone may be a disk that is
+        path.parent.mkdir(exist_ok=True)
         write_atomically(path, write, lambda partial: read_state(partial, kind))
     except OSError as error:
         raise storage_error(path, "write", error) from error

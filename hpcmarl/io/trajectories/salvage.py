@@ -265,9 +265,8 @@ def copy_shard(reader: ShardReader, final: Path, make_way: Callable[[], object] 
         StorageError: the disk fails.
         FormatError: the new file, or the one that is read, does not verify.
     """
-    partial = final.with_name(
-        f"{final.name}.{uuid4().hex[:12]}{_COPY}{PARTIAL}"
-    )  # another process may do the same
+    # another process may do the same
+    partial = final.with_name(f"{final.name}.{uuid4().hex[:12]}{_COPY}{PARTIAL}")
 
     def verify(written: Path) -> None:
         verify_shard(written)

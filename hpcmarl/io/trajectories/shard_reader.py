@@ -21,10 +21,11 @@ from hpcmarl.types import Array, BoolArray
 ROW_KEYS = ("slot", "episode", "version", "actor", "rank", "run", "start_number", "rollout", "episode_step")
 SLAB_BYTES = 8 << 20
 CHECKSUM_BYTES = 4  # Fletcher32, behind a chunk's data
+# the index is held in memory: so many bytes, or so many times the file's own
 LARGEST_INDEX, INDEX_RATIO = (
     256 << 20,
     64,
-)  # the index is held in memory: so many bytes, or so many times the file's own
+)
 
 
 def list_shards(path: str | os.PathLike[str]) -> list[Path]:

@@ -193,9 +193,8 @@ class TrajectoryWriter:
         }
         self._origin = {"rank": rank, "run": 0, "start_number": int(attributes.get("start", 0))}
         self._lifetime = shard_seconds(config, ranks)
-        self._first_lifetime = self._lifetime * (
-            0.5 + 0.5 * (rank * GOLDEN % 1.0)
-        )  # so that ranks do not close all at once
+        # so that ranks do not close all at once
+        self._first_lifetime = self._lifetime * (0.5 + 0.5 * (rank * GOLDEN % 1.0))
         filter_options(config.compression)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -215,9 +214,8 @@ class TrajectoryWriter:
         self._queue: deque[tuple[Rollout, int, int]] = deque()
         self._stopped = self._closing = False
         self._retry_at: float | None = None
-        self._left = [
-            file for file, _ in existing if file.name.endswith(PARTIAL)
-        ]  # open shards that a kill or an error ended: to be salvaged
+        # open shards that a kill or an error ended: to be salvaged
+        self._left = [file for file, _ in existing if file.name.endswith(PARTIAL)]
         self._check_budget()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._work, name="trajectory-writer", daemon=True)

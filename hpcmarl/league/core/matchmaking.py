@@ -276,9 +276,8 @@ class Quality(Matchmaker):
         own = float(self.quality[index])
         left = float(score)
         while left > 0:
-            step = (
-                self.config.rate / count * (1.0 + np.exp(min(level - own, 700.0)))
-            )  # p_i = 1 / (1 + exp(level - own))
+            # p_i = 1 / (1 + exp(level - own))
+            step = self.config.rate / count * (1.0 + np.exp(min(level - own, 700.0)))
             own -= min(left, 1.0) * min(step, 1.0)
             left -= 1.0
         self.quality[index] = own

@@ -206,9 +206,8 @@ class LiveRecord:
             more = max(snapshot + 1, int(_GROWTH * len(self._games))) - len(self._games)
             self._games, self._score = np.pad(self._games, (0, more)), np.pad(self._score, (0, more))
         kept = self.decay**games
-        gained = (
-            games if self.decay == 1.0 else (1.0 - kept) / (1.0 - self.decay)
-        )  # 1 + decay + … + decay^(games - 1)
+        # 1 + decay + … + decay^(games - 1)
+        gained = games if self.decay == 1.0 else (1.0 - kept) / (1.0 - self.decay)
         self._games[snapshot] = kept * self._games[snapshot] + gained
         self._score[snapshot] = kept * self._score[snapshot] + gained * score / games
 

@@ -136,9 +136,8 @@ class Book:
         """The version of its present life at which it is frozen in any case."""
         most = self.freezing(member).most_updates
         end = member.frozen_version + most
-        return (
-            end if end > member.version else member.version + most
-        )  # frozen in vain, when the disk was full
+        # frozen in vain, when the disk was full
+        return end if end > member.version else member.version + most
 
     def candidates(self, member: Member) -> IntArray:
         """The snapshots that it may meet, in order of age."""

@@ -119,9 +119,8 @@ class Terms:
     def _mixture(self, member: Member) -> dict[str, Any]:
         mixture = self.book.mixture(member)
         chosen = np.flatnonzero(mixture.weights > 0.0)
-        names = " ".join(
-            self.book.snapshots[number].name for number in mixture.snapshots[chosen].tolist()
-        )  # one word each, however many
+        # one word each, however many
+        names = " ".join(self.book.snapshots[number].name for number in mixture.snapshots[chosen].tolist())
         return {
             "names": names,
             "shares": mixture.weights[chosen].astype(np.float64),

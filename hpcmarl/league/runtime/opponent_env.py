@@ -87,9 +87,8 @@ class Versus(BatchedEnvironment):
         self.who = [SELF] * self.slots
         self.drawn = [False] * self.slots
         others = side_of(self.whole, sides.other)
-        self.frame = new_frame(
-            others, self.slots
-        )  # what the other side sees; of a shared policy only `alive`
+        # what the other side sees; of a shared policy only `alive`
+        self.frame = new_frame(others, self.slots)
         self.outcome = new_outcome(others, self.slots)
         self.replies: dict[str, Array] = {
             policy.name: np.zeros((self.slots, len(policy.agents), *policy.action.shape), policy.action.dtype)

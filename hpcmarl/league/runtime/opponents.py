@@ -130,9 +130,8 @@ class Opponents:
         if not limits[-1] > 0.0:
             limits = np.arange(1.0, len(good) + 1.0)
         drawn = np.searchsorted(limits, self.generator.random(self.at_once) * limits[-1], side="right")
-        drawn = np.minimum(
-            drawn, np.searchsorted(limits, limits[-1])
-        )  # rounding may have led past the last that can be drawn
+        # rounding may have led past the last that can be drawn
+        drawn = np.minimum(drawn, np.searchsorted(limits, limits[-1]))
         return [
             self.names[good[index]]
             for index in self.generator.permutation(np.repeat(drawn, self.stay)).tolist()

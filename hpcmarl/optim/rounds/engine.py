@@ -76,9 +76,8 @@ class Engine:
 
     def step(self, direction: Array) -> None:
         """Step along a round's combined direction [P]."""
-        seen = self.optimizer.seen(
-            direction
-        )  # gradients of weights that are not there come now and then only
+        # gradients of weights that are not there come now and then only
+        seen = self.optimizer.seen(direction)
         self.direction_norm = float(np.linalg.norm(seen))
         if not np.isfinite(self.direction_norm) or (
             seen is not direction and not np.isfinite(direction).all()

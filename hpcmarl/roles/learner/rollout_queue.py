@@ -77,9 +77,8 @@ class Queue:
         self.limit = context.queue_limit(group)
         self.reuse = int(getattr(context.config.algo, "reuse", 1))
         self.late = self.overflow = self.repeated = self.unused_steps = 0
-        self._sent: deque[tuple[int, list[Entry]]] = (
-            deque()
-        )  # of the newest gradients: the round, and the rollouts that make no other
+        # of the newest gradients: the round, and the rollouts that make no other
+        self._sent: deque[tuple[int, list[Entry]]] = deque()
         self.closing = False
 
     # ---- in
@@ -89,9 +88,8 @@ class Queue:
         self.entries.append(Entry(message, rollout, message.source, self.reuse))
         if self._too_old(rollout, version):
             self._drop(self.entries.pop(), late=True)
-        unbounded = (
-            self.context.config.deterministic or self.context.config.rounds.counts_all_begun
-        )  # actors stop by themselves
+        # actors stop by themselves
+        unbounded = self.context.config.deterministic or self.context.config.rounds.counts_all_begun
         while len(self.entries) > self.limit and not unbounded:
             self._drop(self.entries.popleft(), late=False)
         self._forget_sent(GRADIENTS_KEPT)
@@ -326,9 +324,8 @@ class Iterations(Queue):
     def __init__(self, context: Context, group: Group, rule: RoundRule, algorithm: Algorithm) -> None:
         super().__init__(context, group, rule, algorithm)
         self.batch: list[Entry] = []
-        self.parts: deque[list[tuple[int, int]]] = (
-            deque()
-        )  # (entry of the batch, slot) of the trajectories of each coming gradient
+        # (entry of the batch, slot) of the trajectories of each coming gradient
+        self.parts: deque[list[tuple[int, int]]] = deque()
         self.made = self.left_out = 0  # gradients since the last report
         self.begun = (0, 0)  # versions at which the iteration before and this one began
 

@@ -37,9 +37,8 @@ class StartOrder(Queue):
         self._lives = dict.fromkeys(group.actors, 0)  # living actors: how often each was replaced
         self._replaced: Counter[int] = Counter()
         self._begun = dict.fromkeys(group.actors, 0)
-        self._ahead = dict.fromkeys(
-            group.actors, 0
-        )  # what the others had begun when an actor came in a dead one's place
+        # what the others had begun when an actor came in a dead one's place
+        self._ahead = dict.fromkeys(group.actors, 0)
         self._expected: deque[Place] = deque()  # in the order in which they begin
         self._arrived: dict[Place, Entry] = {}
         self._ready: deque[Entry] = deque()
@@ -107,9 +106,8 @@ class StartOrder(Queue):
 
     def add(self, message: Message, rollout: Rollout, version: int) -> None:
         if rollout.version != version:
-            super().add(
-                message, rollout, version
-            )  # late: cancel drops it, late: ignore leaves that to the rule
+            # late: cancel drops it, late: ignore leaves that to the rule
+            super().add(message, rollout, version)
             return
         place = (message.source, self._lives.get(message.source, 0), rollout.number)
         self._arrived[place] = Entry(message, rollout, message.source, 1)

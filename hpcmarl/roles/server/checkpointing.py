@@ -50,9 +50,10 @@ class Snapshots:
         self.told: StorageError | None = None
         self.collective, self.deterministic = context.config.rounds.collective, context.config.deterministic
         self.names_by_role = {(role, name) for (role, _), name in self.names.items()}
+        # it lies here, too
         self.resumed_version = (
             None if context.resume is None else int(context.resume["engine"]["rule"]["round"])
-        )  # it lies here, too
+        )
         self.not_written: str | None = None  # why the newest checkpoint was not even tried
 
     def forget(self, rank: int) -> None:

@@ -78,9 +78,8 @@ class Recorder:
         self.recent: deque[float] = deque(maxlen=RECENT_EPISODES)
         self.recent_wins: deque[float] = deque(maxlen=RECENT_EPISODES)
         self.recent_by_policy: dict[str, deque[float]] = {}
-        restarts_together = (
-            context.whole_episodes and algorithm.on_policy
-        )  # all slots at every version: what counts is the rule's matter
+        # all slots at every version: what counts is the rule's matter
+        restarts_together = context.whole_episodes and algorithm.on_policy
         actors = sum(len(group.actors) for group in context.topology.groups)
         self.heard = SlotsHeard(
             0 if restarts_together else actors * self.config.topology.environments_per_actor
@@ -101,11 +100,12 @@ class Recorder:
         )
         self.times = GroupTimes(context.topology, slots, on_policy=algorithm.on_policy, cancels=cancels)
         self.row_due = Interval(self.config.logging.every_seconds)
+        # version, seconds, env_steps; and of the last row of an earlier version
         self.last_row = self.row_before = (
             -1,
             0.0,
             0.0,
-        )  # version, seconds, env_steps; and of the last row of an earlier version
+        )
         self.fields: dict[str, Any] = {}
         self._began: float | None = None
         self._ended: float | None = None

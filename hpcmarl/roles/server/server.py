@@ -47,9 +47,8 @@ class Server(Role):
         algorithm = evaluator.algorithm
         self.engine = Engine(context.rule(), context.optimizer(algorithm))
         self.links = [LatestLink(self.transport, group.learner) for group in context.topology.groups]
-        self.behind: set[int] = (
-            set()
-        )  # groups whose newest point may not be on its way yet: only these are looked at in every step
+        # groups whose newest point may not be on its way yet: only these are looked at in every step
+        self.behind: set[int] = set()
         self.waiting = Waiting(self.engine.rule, context.topology)
         self.recorder = Recorder(context, algorithm)
         self.snapshots = Snapshots(context)

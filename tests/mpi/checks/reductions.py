@@ -37,9 +37,8 @@ def ranks_sum_what_a_server_sums(ranks: Ranks, backend: str) -> None:
     transport = ranks.transport()
     hosts = transport.gather_hosts()
     for number, (rule, groups, batch) in enumerate(TRACES):
-        trace = record(
-            ranks.directory / f"{number}-{ranks.rank}", rule, groups, batch, updates=4
-        )  # the same on every rank
+        # the same on every rank
+        trace = record(ranks.directory / f"{number}-{ranks.rank}", rule, groups, batch, updates=4)
         group = MpiGroup(transport.comm, list(range(groups)), hosts, backend)
         for dtype in (np.float64, np.float32) if ranks.rank < groups else ():
             replica = new_replica(trace, ranks.rank, group.start_sum, dtype)
