@@ -224,9 +224,8 @@ class ValueCritic(ActorCritic):
     ) -> tuple[FloatArray, FloatArray]:
         """Targets of the value rows [n], and 1 where they count, 0 where the column was closed there."""
         targets = trace.targets
-        if (
-            targets.shape[-1] > columns.value.shape[-1]
-        ):  # of each agent, for one value: of those that act, or of all where none does
+        # of each agent, for one value: of those that act, or of all where none does
+        if targets.shape[-1] > columns.value.shape[-1]:
             weight = np.where(anybody([acts]), acts, np.True_)
             targets = (targets * weight).sum(-1, keepdims=True) / weight.sum(-1, keepdims=True).astype(
                 np.float32

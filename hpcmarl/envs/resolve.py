@@ -66,9 +66,8 @@ def _find(config: EnvConfig) -> Callable[..., Any]:
 
         return factory(attribute, config)
     module = _import(module_name, config.id)
-    if module_name == "gymnasium" or (
-        attribute and not attribute.isidentifier()
-    ):  # importing a package registers its ids
+    # importing a package registers its ids
+    if module_name == "gymnasium" or (attribute and not attribute.isidentifier()):
         from hpcmarl.envs.adapters.gym import registered
 
         return registered(attribute, config)

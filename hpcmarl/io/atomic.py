@@ -125,9 +125,8 @@ def publish_new(partial: Path, path: Path, verify: Callable[[Path], object] | No
     try:
         os.link(partial, path)
     except FileExistsError:
-        if not os.path.samefile(
-            partial, path
-        ):  # a repeated request of NFS reports its own success as a failure
+        # a repeated request of NFS reports its own success as a failure
+        if not os.path.samefile(partial, path):
             raise
     except OSError as error:
         if error.errno not in NO_HARD_LINKS:

@@ -272,9 +272,8 @@ def session_members(session: int) -> list[int]:
 
 
 def _kill(how: Callable[[int, int], None], number: int) -> None:
-    with contextlib.suppress(
-        ProcessLookupError, PermissionError
-    ):  # gone by now, or its number given to somebody else's process
+    # gone by now, or its number given to somebody else's process
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         how(number, signal.SIGKILL)
 
 

@@ -145,9 +145,8 @@ def live_jobs(jobs: Sequence[str]) -> dict[str, str]:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise HpcmarlError(f"{program} does not answer: {error}") from None
-        if (
-            done.returncode != 0 and "Invalid job id" not in done.stderr
-        ):  # of a single job that ended long ago
+        # of a single job that ended long ago
+        if done.returncode != 0 and "Invalid job id" not in done.stderr:
             raise HpcmarlError(
                 f"squeue ended with {done.returncode} and said: {' '.join(done.stderr.split()) or 'nothing'}"
             )

@@ -86,9 +86,8 @@ def elo(
     for _ in range(_ITERATIONS):
         slope, curvature = information(natural)
         step = np.linalg.solve(curvature, slope)
-        while (reached := goodness(natural + step)) < best - 1e-9 * abs(
-            best
-        ):  # too far: the quadratic holds near by only
+        # too far: the quadratic holds near by only
+        while (reached := goodness(natural + step)) < best - 1e-9 * abs(best):
             step /= 2
         natural, best = natural + step, reached
         if np.max(np.abs(step), initial=0.0) < _TOLERANCE:

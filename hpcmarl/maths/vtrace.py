@@ -151,9 +151,8 @@ def linear_recursion(offset: FloatArray, factor: FloatArray, last: FloatArray) -
     [T, ...] float32."""
     result = np.empty_like(offset)
     after = last
-    for row, own, share in zip(
-        result[::-1], offset[::-1], factor[::-1], strict=True
-    ):  # quicker than by number
+    # quicker than by number
+    for row, own, share in zip(result[::-1], offset[::-1], factor[::-1], strict=True):
         after = np.add(np.multiply(share, after, out=row), own, out=row)
     return result
 

@@ -315,9 +315,8 @@ class AbortHook:
             f"({role}{', thread ' + thread if thread else ''}) on {self.transport.host}"
         )
         text = "".join(traceback.format_exception(error)) if error is not None else ""
-        if (
-            self.rank is not None
-        ):  # before that there is no log file, and the logger would repeat what follows
+        # before that there is no log file, and the logger would repeat what follows
+        if self.rank is not None:
             logger.error("%s failed: %s", place, error, exc_info=error)
         marked = "".join(f"[rank {self.transport.rank}] {line}\n" for line in text.splitlines())
         sys.stderr.write(f"{marked}error: {place} failed: {type(error).__name__}: {error}; the job ends\n")

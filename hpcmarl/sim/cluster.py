@@ -340,9 +340,8 @@ class Cluster:
         if worker in rule.lost:
             return
         if up:
-            if not self._closing and (
-                not rule.waits or self._missing(worker) > 0
-            ):  # else it had delivered its share and waits
+            # else it had delivered its share and waits
+            if not self._closing and (not rule.waits or self._missing(worker) > 0):
                 self._begin(worker, time if rule.waits else max(time, self.published))
             return
         left = [entry for entry in self._queue if entry[1] != worker]

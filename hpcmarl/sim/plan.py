@@ -134,9 +134,8 @@ def fit(
     exchanges = [
         value if math.isfinite(value) else float(np.mean(known)) for value in table["exchange_seconds"]
     ]
-    if (
-        continues or rounds.late == "ignore"
-    ):  # a group for which the others wait has nothing ready: its shortest answer holds a trajectory, too
+    # a group for which the others wait has nothing ready: its shortest answer holds a trajectory, too
+    if continues or rounds.late == "ignore":
         exchanges = [min(known)] * count
     groups = tuple(
         GroupTime(int(slots), seconds, np.nan_to_num(spread), np.nan_to_num(learning), exchange)
@@ -265,9 +264,8 @@ def predict(
         config, worth = simulation(measured, rule, seconds)
         figures = run_one(config, 0, kind=Continuing if measured.continues else Cluster).figures
         rate, round_seconds = worth * figures["gradients_per_time"], figures["round_time_mean"]
-        if (
-            rule == "afedpg"
-        ):  # rounds overlap: what counts is how soon step follows step, and the server makes one at a time
+        # rounds overlap: what counts is how soon step follows step, and the server makes one at a time
+        if rule == "afedpg":
             steps = figures["rounds"] / figures["time"]
             bounded = min(steps, 1.0 / measured.server_seconds) if measured.server_seconds else steps
             rate, round_seconds = rate * bounded / steps, 1.0 / bounded

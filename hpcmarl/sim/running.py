@@ -143,10 +143,11 @@ def run_one(
     late figures are NaN."""
     cluster = kind(config, seed)
     began = time.perf_counter()
+    # the engine looks for what is not finite
     with (
         contextlib.closing(cluster),
         np.errstate(over="ignore", invalid="ignore"),
-    ):  # the engine looks for what is not finite
+    ):
         try:
             while cluster.ended is None:
                 cluster.run(SAMPLED_SLICE if config.objective.name == "policy" else SLICE)

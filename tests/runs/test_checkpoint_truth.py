@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -170,7 +172,18 @@ def test_replaced_actor_records_in_the_same_start(tmp_path: Path) -> None:
         assert max(found[start, 1]) < server.ROLLOUTS_AHEAD
 
 
-def test_deterministic_run_resumes_from_whole_states(tmp_path: Path) -> None:
+@pytest.mark.parametrize("disk_seconds", [0.0, 0.3])
+def test_deterministic_run_resumes_from_whole_states(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk_seconds: float
+) -> None:
+    """Also where a slow disk has not written the first whole checkpoint when the rank dies."""
+    save = checkpoints.save_checkpoint
+
+    def slowly(*arguments: Any, **named: Any) -> Path:
+        time.sleep(disk_seconds)
+        return save(*arguments, **named)
+
+    monkeypatch.setattr(checkpoints, "save_checkpoint", slowly)
     run, deterministic = (
         tmp_path / "run",
         ("deterministic=true", "checkpoint.every_updates=2", "checkpoint.keep=9"),

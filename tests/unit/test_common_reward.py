@@ -120,9 +120,8 @@ def test_opponents_with_policies_of_their_own_are_no_team() -> None:
     spec = spec_of("matrix:matching_pennies", EACH)
     for algo in (MATraceConfig(critic="obs"), COMAConfig(), ReinforceConfig()):
         make_algorithm(spec, algo, 0)
-    with pytest.raises(
-        ConfigError, match=r"algo\.name: vdn learns from the mean reward of all players"
-    ):  # whatever the policies
+    # whatever the policies
+    with pytest.raises(ConfigError, match=r"algo\.name: vdn learns from the mean reward of all players"):
         make_algorithm(spec, VDNConfig(), 0)
 
 

@@ -138,9 +138,8 @@ class Campaign:
             while self.tally.injected < kills:
                 went_on = self._kill_job() if self.what == "job" else self._kill_rank()
                 failed = 0 if went_on else failed + 1
-                if failed == (
-                    FAILED_STARTS if self.tally.injected else 1
-                ):  # before the first kill nothing was harmed: another start does no better
+                # before the first kill nothing was harmed: another start does no better
+                if failed == (FAILED_STARTS if self.tally.injected else 1):
                     raise HpcmarlError(
                         f"{failed} start{'s in a row' if failed > 1 else ''} made no update: "
                         f"{self.tally.failures[-1]}"
@@ -284,9 +283,8 @@ class Campaign:
         for item in salvage(trajectories, remove=True) if trajectories.is_dir() else ():
             self.tally.salvaged += item.status == "recovered"
             told = f"salvage: {item.note}"
-            if (
-                item.status == "failed" and told not in self.tally.failures
-            ):  # the file stays, and is met again after the next kill
+            # the file stays, and is met again after the next kill
+            if item.status == "failed" and told not in self.tally.failures:
                 self.tally.failures.append(told)
         found = find_checkpoint(self.directory) if self.directory.is_dir() else None
         self.checkpoint = (found, int(load_checkpoint(found)[1]["version"]) if found else 0)

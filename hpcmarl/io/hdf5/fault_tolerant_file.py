@@ -39,9 +39,8 @@ class SturdyFile(io.RawIOBase):
         if not fresh:
             path.unlink(missing_ok=True)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with contextlib.suppress(
-            OSError
-        ):  # tells salvage that the writer lives; some file systems have no locks
+        # tells salvage that the writer lives; some file systems have no locks
+        with contextlib.suppress(OSError):
             fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def __repr__(self) -> str:

@@ -187,9 +187,8 @@ class Learner(Role):
         """Send the state, and have the actors send theirs, as soon as the version that the server asked for
         is reached."""
         wanted = self.snapshot_wanted
-        if wanted is None or (
-            self.version < wanted and not self.rule.any_age
-        ):  # where any age goes, versions reach one group at a time
+        # where any age goes, versions reach one group at a time
+        if wanted is None or (self.version < wanted and not self.rule.any_age):
             return
         self.snapshot_wanted = None
         self.feed.save(wanted, final=False)

@@ -177,11 +177,12 @@ class Snapshots:
         """
         there = {(role, name) for role, own in state["roles"].items() for name in own}
         state["missing"] = [f"{role} {name}" for role, name in sorted(self.names_by_role - there)]
+        if self.deterministic and state["missing"]:
+            self.writer.wait()  # a whole checkpoint may be on its way to the disk
         last = self.writer.last_version if self.writer.last_version is not None else self.resumed_version
         lack = "no learner's parameters" if "optimizer" not in state["engine"] else ""
-        if (
-            not lack and self.deterministic and state["missing"] and last is not None
-        ):  # without an earlier one this is better than nothing
+        # without an earlier one this is better than nothing
+        if not lack and self.deterministic and state["missing"] and last is not None:
             lack = f"no state of {', '.join(state['missing'])}"
         if lack:
             kept = "there is no earlier one" if last is None else f"the last good one is of version {last}"

@@ -328,9 +328,8 @@ class Recorder:
 
     def finish(self, engine: Engine, status: str, error: str | None) -> None:
         """The last row of metrics and summary.json."""
-        if (
-            self._began is not None
-        ):  # else nothing was trained, and the rows of earlier starts stay as they are
+        # else nothing was trained, and the rows of earlier starts stay as they are
+        if self._began is not None:
             self._row(engine)
         figures = self._figures(engine)
         speed = figures["env_steps"] / max(1e-9, figures["seconds"])
