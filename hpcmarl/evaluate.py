@@ -10,7 +10,7 @@ import numpy as np
 
 from hpcmarl.algos import make_model
 from hpcmarl.algos.model import Model
-from hpcmarl.config import Config, EvalConfig, acting_form
+from hpcmarl.config import Config, EvalConfig, inference_form
 from hpcmarl.config.file import load_config
 from hpcmarl.envs import describe
 from hpcmarl.errors import ConfigError, FormatError
@@ -62,7 +62,7 @@ def evaluate_checkpoint(
             f"{found}: {parameters.size} parameters where the configuration in it makes {algorithm.size}; "
             "was the environment changed?"
         )
-    algorithm.act_by(acting_form(config, repeatable=True))
+    algorithm.set_weight_format(inference_form(config, repeatable=True))
     algorithm.load_parameters(parameters)
     settings = config.eval
     chosen = {

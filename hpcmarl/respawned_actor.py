@@ -30,23 +30,23 @@ logger = logging.getLogger(__name__)
 MPI_START_SECONDS = 60.0
 
 
-def context_of(transport: Transport, told: dict[str, Any]) -> Context:
+def context_of(transport: Transport, start_message: dict[str, Any]) -> Context:
     """What the dead rank was given at the start of the run."""
-    trust(told["trusted"])  # what the launcher starts has the launcher's variables, not the ranks'
-    config = load_config(told["config"])
-    topology = assign_roles(len(told["hosts"]), told["hosts"], config.topology)
-    processes = {topology.server: tuple(told["server"])} if told["server"] else {}
+    trust(start_message["trusted"])  # what the launcher starts has the launcher's variables, not the ranks'
+    config = load_config(start_message["config"])
+    topology = assign_roles(len(start_message["hosts"]), start_message["hosts"], config.topology)
+    processes = {topology.server: tuple(start_message["server"])} if start_message["server"] else {}
     spec = describe(config.env, config.policies)
     return Context(
         config,
         topology,
         transport,
-        Path(told["run_directory"]),
+        Path(start_message["run_directory"]),
         spec,
         None,
-        told["job_end"],
+        start_message["job_end"],
         processes,
-        **told["start"],
+        **start_message["start"],
     )
 
 
@@ -55,14 +55,14 @@ def main() -> None:
     signals = StopSignals().install()
     faulthandler.dump_traceback_later(MPI_START_SECONDS, exit=True)  # should the parent die meanwhile
     from hpcmarl.comm.mpi.respawned import ReplacementTransport
-    from hpcmarl.comm.mpi.spawn import sign_off
+    from hpcmarl.comm.mpi.spawn import finalize_pmix
 
     transport = ReplacementTransport((os.getpid(), started_at(os.getpid())))
     faulthandler.cancel_dump_traceback_later()
-    told = unpack(transport.payload)
+    start_message = unpack(transport.payload)
     hook = AbortHook(transport)
     try:
-        context = context_of(transport, told)
+        context = context_of(transport, start_message)
         transport.join(context.topology.size, context.topology.group_of(context.rank).learner)
         start_logging(context)
         hook.rank = rank = Rank(context)
@@ -73,7 +73,7 @@ def main() -> None:
         rank.close()
         transport.close()
         logging.shutdown()
-        sign_off()
+        finalize_pmix()
     except BaseException as error:
         hook.fail(error)
     os._exit(0)  # MPI_Finalize would wait for ranks that may be gone

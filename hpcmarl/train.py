@@ -26,7 +26,7 @@ from hpcmarl.envs import batching_remark, describe, image_remark
 from hpcmarl.errors import EXIT_SUCCESS, ConfigError, HpcmarlError, UsageError
 from hpcmarl.io.run_directory import RunDirectory
 from hpcmarl.launch.memory import available_memory, resident_memory
-from hpcmarl.launch.outcome import tell_outcome, tell_run_directory
+from hpcmarl.launch.outcome import report_outcome, report_run_directory
 from hpcmarl.launch.processes import started_at
 from hpcmarl.launch.signals import StopSignals
 from hpcmarl.launch.timelimit import job_end
@@ -35,7 +35,7 @@ from hpcmarl.runtime.entry import enter_world
 from hpcmarl.runtime.host_memory import UNKNOWN, MemoryFacts, crowded_hosts
 from hpcmarl.runtime.log_files import LogFile
 from hpcmarl.runtime.rank import AbortHook, Rank, serve
-from hpcmarl.runtime.root_broadcast import told_by_first
+from hpcmarl.runtime.root_broadcast import run_on_root_and_broadcast
 from hpcmarl.types import EnvironmentSpec
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def train_planned(
         if transport.rank == context.topology.server:
             if finish is not None and code == EXIT_SUCCESS:
                 finish(context.run_directory)
-            tell_outcome(code, os.environ)
+            report_outcome(code, os.environ)
             seconds = LEAVING_SECONDS
         signals.ignore_at_exit()
         transport.close(seconds if transport.leaves_at_once else None)
@@ -185,17 +185,17 @@ def prepare(
         from hpcmarl.opening import Request, open_run  # HDF5 is loaded where checkpoints are read
 
         opened.append(open_run(config, Request(run_dir, resume, accept_changes), topology, transport.library))
-        tell_run_directory(opened[0].directory, os.environ)
+        report_run_directory(opened[0].directory, os.environ)
         start = opened[0].start
-        told = {
+        facts = {
             "directory": str(opened[0].directory),
             "start": start.number,
             "version": start.version,
             "run": start.run,
         }
-        return told | {"spec": spec.tree(), "server": list(processes.get(topology.server, ()))}
+        return facts | {"spec": spec.tree(), "server": list(processes.get(topology.server, ()))}
 
-    found = told_by_first(transport, check_and_open)
+    found = run_on_root_and_broadcast(transport, check_and_open)
     spec = EnvironmentSpec.of_tree(found["spec"])  # ranks that play no environment need not import it
     context = Context(config, topology, transport, Path(found["directory"]), spec, None, end)
     context = replace(

@@ -7,14 +7,14 @@ entropy cost. Unrolls of T steps.
 k runs over the agents of a policy that act in row t. Subclasses say what V is a value of: of rows
 (value_critic.py), of actions (coma.py). Rewards and flags (algo.critic): with obs or full, critics on all
 agents' observations or on the state, r is the mean over the policy's agents, absent ones 0, and an end is the
-episode's; with dec they are each agent's own. Time: with obs or full every row of the game counts
-(batch.game_rows): it is discounted, valued and learned from by every policy's critic, whoever of its agents
-has died; the policy's gain has the rows in which an agent acts. With dec an agent's time ends with its death.
-In turn-based games time is counted in a policy's own decisions, with the rewards of the turns between them
-added up. With normalise_advantages those of one gradient have mean 0, weighed by their ratios, and deviation
-1 (maths/vtrace.py). With normalise_values V is in units of the spread of its targets in L alone
-(nets/moments.py). The entropy cost is fixed, or falls linearly with the run's environment steps, or is
-learned as exp(log c) with gradient entropy_cost_rate (target - H) in log c.
+episode's; with independent critics they are each agent's own. Time: with joint_observation or state every row
+of the game counts (batch.game_rows): it is discounted, valued and learned from by every policy's critic,
+whoever of its agents has died; the policy's gain has the rows in which an agent acts. With independent
+critics an agent's time ends with its death. In turn-based games time is counted in a policy's own decisions,
+with the rewards of the turns between them added up. With normalise_advantages those of one gradient have mean
+0, weighed by their ratios, and deviation 1 (maths/vtrace.py). With normalise_values V is in units of the
+spread of its targets in L alone (nets/moments.py). The entropy cost is fixed, or falls linearly with the
+run's environment steps, or is learned as exp(log c) with gradient entropy_cost_rate (target - H) in log c.
 
     symbol -> variable, shape:  r reward [T, B, U]   V value [T, B, U]   v targets   H entropy [n]   (U units
         with a value: 1 or N agents)
@@ -59,7 +59,7 @@ class Columns:
     last: FloatArray
     final: FloatArray
     reward: FloatArray
-    acts: BoolArray
+    active: BoolArray
     terminated: BoolArray
     truncated: BoolArray
 
@@ -86,7 +86,7 @@ class ActorCritic(Algorithm):
 
     def __init__(self, spec: EnvironmentSpec, config: ActorCriticConfig, seed: int) -> None:
         super().__init__(spec, config, seed)
-        self._config, self._central = config, config.critic != "dec"
+        self._config, self._central = config, config.critic != "independent"
         self._critics = critics_of(self._modules)
         self._entropy_cost = config.entropy_cost
         self._limit = ValueLimit(spec, config.discount)
@@ -142,18 +142,18 @@ class ActorCritic(Algorithm):
         if game is not None:
             return game
         part = batch.policies[policy.name]
-        acts = part.alive[: batch.steps]
+        active = part.alive[: batch.steps]
         if not self._central:
-            return UnitRows(acts, part.terminated, part.truncated)
+            return UnitRows(active, part.terminated, part.truncated)
         truncated = (batch.episode_end == 2)[:, :, None] & anybody([part.truncated])
-        return UnitRows(anybody([acts]), (batch.episode_end > 0)[:, :, None] & ~truncated, truncated)
+        return UnitRows(anybody([active]), (batch.episode_end > 0)[:, :, None] & ~truncated, truncated)
 
     def _agent_rows(self, policy: PolicySpec, batch: Batch, game: UnitRows | None) -> UnitRows:
         """The rows in which each agent has a value, [T, B, N]: the game's, or in turn-based games those of
         its policy's only agent."""
         rows, shape = self._rows(policy, batch, game), batch.policies[policy.name].reward.shape
         return UnitRows(
-            *(np.broadcast_to(array, shape) for array in (rows.acts, rows.terminated, rows.truncated))
+            *(np.broadcast_to(array, shape) for array in (rows.active, rows.terminated, rows.truncated))
         )
 
     def _normalised(self, advantages: FloatArray, rho: FloatArray) -> FloatArray:
@@ -179,7 +179,7 @@ class ActorCritic(Algorithm):
         final_value[batch.final_step, batch.final_slot] = final
         reward = reward * np.float32(self._config.reward_scale)
         self._limit.see(reward)
-        return Columns(value, last, final_value, reward, rows.acts, rows.terminated, rows.truncated)
+        return Columns(value, last, final_value, reward, rows.active, rows.terminated, rows.truncated)
 
     def _observe(
         self,
@@ -214,9 +214,9 @@ class ActorCritic(Algorithm):
 
     def _central_input(self, batch: Batch) -> tuple[Array, Array]:
         """The central critics' input [T+1, B, 1, D], and that of truncated episodes' ends [K, 1, D]."""
-        if self._config.critic == "full":
+        if self._config.critic == "state":
             if batch.state is None or batch.final_state is None:
-                raise ValueError("algo.critic is full, but a rollout carries no state")
+                raise ValueError("algo.critic is state, but a rollout carries no state")
             return batch.state[:, :, None], batch.final_state[:, None]
         parts = [batch.policies[policy.name] for policy in self.spec.policies]
         rows, slots, finals = batch.steps + 1, batch.slots, len(batch.final_step)
@@ -239,18 +239,18 @@ def close_at_last_decision(columns: Columns, acts_next: BoolArray) -> None:
     """Columns that end in a gap: their value after the last row is of an observation they did not act on, so
     never trained. The last decision's own value is known; it closes the column, and that decision itself is
     left out."""
-    steps = len(columns.acts)
+    steps = len(columns.active)
     rows = np.arange(steps).reshape(-1, 1, 1)
-    last_act = np.where(columns.acts, rows, -1).max(0)
+    last_act = np.where(columns.active, rows, -1).max(0)
     last_cut = np.where(columns.terminated | columns.truncated, rows, -1).max(0)
     slot, unit = np.nonzero(~acts_next & (last_act > last_cut))
     at = (last_act[slot, unit], slot, unit)
-    columns.acts, columns.truncated, columns.reward = (
-        columns.acts.copy(),
+    columns.active, columns.truncated, columns.reward = (
+        columns.active.copy(),
         columns.truncated.copy(),
         columns.reward.copy(),
     )
-    columns.acts[at], columns.truncated[at], columns.reward[at] = False, True, 0.0
+    columns.active[at], columns.truncated[at], columns.reward[at] = False, True, 0.0
 
 
 def explained_variance(targets: FloatArray, values: FloatArray) -> float:

@@ -35,7 +35,7 @@ class Algorithm(Model, ABC):
         """The parameters now loaded are those of `version`. Called on learners, for every version that they
         adopt; the same one may come twice."""
 
-    def learn_where(self, mask: BoolArray | None) -> None:
+    def set_gradient_mask(self, mask: BoolArray | None) -> None:
         """The coming gradients must be right where mask [P] is true, and no parameter is other than zero
         elsewhere; None: right everywhere.
 

@@ -123,7 +123,7 @@ class UnitRows:
     """In which rows the units of a critic stand for something, and how these end, [T, B, U] bool each: U is 1
     for a team, N for single agents."""
 
-    acts: BoolArray
+    active: BoolArray
     terminated: BoolArray
     truncated: BoolArray
 
@@ -140,21 +140,21 @@ def game_rows(batch: Batch) -> UnitRows:
         Rows [T, B, 1].
     """
     parts = batch.policies.values()
-    acts = anybody([part.alive[: batch.steps] for part in parts])
+    active = anybody([part.alive[: batch.steps] for part in parts])
     ends = (batch.episode_end > 0)[:, :, None]
-    if not acts.all():
+    if not active.all():
         ended = np.flip(np.logical_or.accumulate(np.flip(ends, 0), 0), 0)  # here or later
-        acts = (ended | (acts & ~ended).any(0)) & batch.inside[:, :, None]
+        active = (ended | (active & ~ended).any(0)) & batch.inside[:, :, None]
     truncated = (batch.episode_end == 2)[:, :, None] & anybody([part.truncated for part in parts])
-    return UnitRows(acts, ends & ~truncated, truncated)
+    return UnitRows(active, ends & ~truncated, truncated)
 
 
 def anybody(parts: Sequence[BoolArray]) -> BoolArray:
     """Say whether any agent of any policy acts, from arrays [..., N], one a policy: [..., 1]. (numpy reduces
     few numbers at a time slowly.)"""
-    acts = [part[..., agent] for part in parts for agent in range(part.shape[-1])]
-    found = acts[0].copy()
-    for each in acts[1:]:
+    active = [part[..., agent] for part in parts for agent in range(part.shape[-1])]
+    found = active[0].copy()
+    for each in active[1:]:
         found |= each
     return found[..., None]
 

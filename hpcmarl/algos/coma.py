@@ -25,7 +25,7 @@ In turn-based games an agent has the rows of its own turns. The rest of the loss
 
     symbol -> variable, shape:  gamma discount   lambda trace_lambda   Q outputs [m, A+1]   Q̄ later [m]   r
         reward [T, B, N]   y targets [m]
-    A advantages [n]   pi chances [n, A]          (m rows with a value, n of them rows in which an agent acts)
+    A advantages [n]   pi action_probs [n, A]     (m rows with a value, n of them with an action)
 """
 
 from __future__ import annotations
@@ -80,31 +80,31 @@ class COMA(ActorCritic):
             policy.action.sizes[0],
         )
         alive, game = part.alive[:steps], self._agent_rows(policy, batch, shared.game)
-        rows = Rows(game.acts)
-        seen = tensor(self._inputs(policy, batch, shared.central_input[0], rows))
+        rows = Rows(game.active)
+        critic_inputs = tensor(self._inputs(policy, batch, shared.central_input[0], rows))
         done = tensor(rows.pick(np.where(alive, part.action, nothing))).unsqueeze(-1)
         acting = tensor(rows.pick(alive))
-        outputs = critic(seen)
+        outputs = critic(critic_inputs)
         chosen = outputs.gather(-1, done).squeeze(-1)
         with torch.no_grad():
-            later = target.values(target(seen)).gather(-1, done).squeeze(-1).numpy()
+            later = target.values(target(critic_inputs)).gather(-1, done).squeeze(-1).numpy()
             worth = critic.values(chosen.detach())
-            chances = self._policies[policy.name].head.probabilities(evaluation.raw, evaluation.mask)
-            advantages = worth[acting] - (chances * critic.values(outputs[acting, :nothing])).sum(-1)
+            action_probs = self._policies[policy.name].head.probabilities(evaluation.raw, evaluation.mask)
+            advantages = worth[acting] - (action_probs * critic.values(outputs[acting, :nothing])).sum(-1)
             ratio = (
                 (evaluation.logp - tensor(evaluation.rows.pick(part.logp))).exp().clamp(max=config.rho_max)
             )
         columns = self._agent_columns(batch, part, game, rows.spread(later))
-        targets, counts = rows.pick(self._targets(columns)), rows.pick(columns.acts)
-        wanted = tensor(targets)
-        error = value_losses(config, chosen, critic.outputs_for(wanted))[tensor(counts)].sum() / len(
+        target_values, counts = rows.pick(self._targets(columns)), rows.pick(columns.active)
+        targets = tensor(target_values)
+        error = value_losses(config, chosen, critic.outputs_for(targets))[tensor(counts)].sum() / len(
             policy.agents
         )
         gain = (evaluation.logp * tensor(self._normalised((ratio * advantages).numpy(), ratio.numpy()))).sum()
         spread, cost = self._entropy_terms(policy, evaluation)
         objective = (gain - config.value_cost * error + spread) / steps
         objective.backward()  # type: ignore[no-untyped-call]
-        self._observe(policy, part, evaluation, (seen, wanted, tensor(counts)))
+        self._observe(policy, part, evaluation, (critic_inputs, targets, tensor(counts)))
         acted = max(evaluation.rows.count, 1)
         return {
             "policy_loss": -float(gain.detach()) / (steps * batch.slots),
@@ -113,7 +113,7 @@ class COMA(ActorCritic):
             "entropy_cost": cost,
             "mean_rho": float(ratio.mean()) if evaluation.rows.count else 1.0,
             "value": float(worth.mean()) if rows.count else 0.0,
-            "explained_variance": explained_variance(targets[counts], worth.numpy()[counts]),
+            "explained_variance": explained_variance(target_values[counts], worth.numpy()[counts]),
         }
 
     def _agent_columns(self, batch: Batch, part: PolicyBatch, rows: UnitRows, value: FloatArray) -> Columns:
@@ -132,7 +132,7 @@ class COMA(ActorCritic):
             columns.value,
             columns.last,
             columns.reward,
-            columns.acts,
+            columns.active,
             columns.terminated,
             columns.truncated,
             columns.final,
@@ -155,7 +155,7 @@ class COMA(ActorCritic):
             start = first + agent * policy.action.sizes[0]
             others[:, :, agent, start : start + policy.action.sizes[0]] = 0.0
         parts = [np.broadcast_to(central[:steps], (*rows.shape, central.shape[-1])), others]
-        if self._config.critic == "full":
+        if self._config.critic == "state":
             parts.append(batch.policies[policy.name].obs[:steps].reshape(*rows.shape, -1))
         parts.append(np.broadcast_to(np.eye(agents, dtype=np.float32), (*rows.shape, agents)))
         return np.concatenate([rows.pick(np.ascontiguousarray(array)) for array in parts], -1)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hpcmarl.config import AlgoConfig, common_reward_words
+from hpcmarl.config import AlgoConfig, common_reward_text
 from hpcmarl.errors import ConfigError
 from hpcmarl.types import EnvironmentSpec, Rollout
 
@@ -47,7 +47,7 @@ def check_common_reward(spec: EnvironmentSpec, algo: AlgoConfig) -> None:
     """
     everybody = tuple(policy.name for policy in spec.policies)
     if spec.constant_sum and everybody in teams_of(spec, algo):
-        key, remedy = common_reward_words(algo)
+        key, remedy = common_reward_text(algo)
         raise ConfigError(
             f"{key} learns from the mean reward of all players, which in the constant-sum game {spec.id} is "
             f"always the same; {remedy}"
@@ -88,7 +88,7 @@ class CancellingRewards:
 
     def _warn(self, policies: Sequence[str]) -> None:
         if policies:
-            key, remedy = common_reward_words(self._algo)
+            key, remedy = common_reward_text(self._algo)
             agents = f"all agents of policy {' and '.join(policies)}"
             self.warnings.append(
                 f"{key} learns from the mean reward of {agents}; it was 0 in all of {EPISODES} episodes, "

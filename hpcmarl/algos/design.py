@@ -67,7 +67,7 @@ class Design:
             each module.
         needs_state: Whether rollouts must carry the environment's state.
         known_critic_inputs: Whether critics see all observations, one, or the state alone, so that they can
-            be widened (surgery.py).
+            be widened (transfer.py).
         averaging_rate: Share of each update in what is averaged (nets/moments.py).
         target: How a target network of everything follows; None: there is none.
         counts_operations: Whether floating-point operations of a step are counted.
@@ -117,11 +117,12 @@ def reinforce_design(spec: EnvironmentSpec, config: ReinforceConfig) -> Design:
 
 def value_critic_design(spec: EnvironmentSpec, config: ValueCriticConfig) -> Design:
     """Describe policies with critics of what is seen (value_critic.py)."""
-    each = config.critic != "dec" and config.critic_input == "agent"
+    each = config.critic != "independent" and config.critic_input == "agent"
     if isinstance(config, MATraceConfig):
-        if config.critic == "dec" and config.ratios == "joint":
+        if config.critic == "independent" and config.ratios == "joint":
             raise ConfigError(
-                "algo.ratios: joint does not go with algo.critic: dec, which has one value per agent; use "
+                "algo.ratios: joint does not go with algo.critic: independent, which has one value per "
+                "agent; use "
                 "algo.ratios: agent"
             )
         teammates(spec, config)
@@ -142,7 +143,7 @@ def coma_design(spec: EnvironmentSpec, config: COMAConfig) -> Design:
     joint = sum(len(policy.agents) * policy.action.sizes[0] for policy in spec.policies)
     critics = {}
     for policy in spec.policies:
-        own = policy.observation_size if config.critic == "full" else 0
+        own = policy.observation_size if config.critic == "state" else 0
         critics[policy.name] = _critic_shape(
             spec, policy, config, own + joint + len(policy.agents), policy.action.sizes[0] + 1
         )
@@ -176,7 +177,7 @@ def _actor_critic_design(
         choosers,
         modules,
         parts,
-        needs_state=config.critic == "full",
+        needs_state=config.critic == "state",
         averaging_rate=config.normalisation_rate,
     )
 
@@ -189,9 +190,9 @@ def _critic_shape(
     outputs: int | None = None,
 ) -> CriticShape:
     """A critic of a policy's rows; `more` inputs than those that algo.critic names."""
-    if config.critic == "full":
+    if config.critic == "state":
         inputs = spec.state_size or 0
-    elif config.critic == "dec":
+    elif config.critic == "independent":
         inputs = policy.observation_size + (len(policy.agents) if config.agent_id else 0)
     else:
         inputs = sum(len(each.agents) * each.observation_size for each in spec.policies)
@@ -203,14 +204,19 @@ def _critic_shape(
 
 def check_actor_critic(spec: EnvironmentSpec, config: ActorCriticConfig) -> None:
     """Raises ConfigError where the environment does not fit the configuration."""
-    if config.critic == "full" and spec.state_size is None:
+    if config.critic == "state" and spec.state_size is None:
         raise ConfigError(
-            f"algo.critic: full needs the environment's state, and {spec.id} has none; use algo.critic: obs "
-            "or dec"
+            f"algo.critic: state needs the environment's state, and {spec.id} has none; use algo.critic: "
+            "joint_observation "
+            "or independent"
         )
-    if spec.turn_based and config.critic != "dec" and any(len(policy.agents) > 1 for policy in spec.policies):
+    if (
+        spec.turn_based
+        and config.critic != "independent"
+        and any(len(policy.agents) > 1 for policy in spec.policies)
+    ):
         raise ConfigError(
-            "algo.critic: dec is needed for turn-based games whose agents share a policy, not "
+            "algo.critic: independent is needed for turn-based games whose agents share a policy, not "
             f"{config.critic} (env.id: {spec.id})"
         )
     if config.target_entropy is not None:
@@ -231,7 +237,7 @@ def check_coma(spec: EnvironmentSpec, config: COMAConfig) -> None:
     if spec.turn_based and any(len(policy.agents) > 1 for policy in spec.policies):
         raise ConfigError(
             f"algo.name: coma judges what all agents of a policy do at once, and in {spec.id} they take "
-            "turns; use algo.name: ppo or ma_trace with algo.critic: dec"
+            "turns; use algo.name: ppo or ma_trace with algo.critic: independent"
         )
     for policy in spec.policies:
         if policy.action.kind != "discrete":
@@ -295,26 +301,28 @@ def mixed_design(spec: EnvironmentSpec, config: QLearningConfig) -> Design:
         others |= {f"central {policy.name}": _agent_shape(policy, config) for policy in spec.policies}
     design = _q_learning_design(spec, config, others)
     # one loss trains everything: clipping and normalising look at the whole gradient
-    return replace(design, parts=(("team", "actor", ""),), needs_state=seen == "full")
+    return replace(design, parts=(("team", "actor", ""),), needs_state=seen == "state")
 
 
-def mixer_state(spec: EnvironmentSpec, config: QLearningConfig) -> Literal["full", "obs", "none"]:
+def mixer_state(
+    spec: EnvironmentSpec, config: QLearningConfig
+) -> Literal["state", "joint_observation", "none"]:
     """Return what the mixer sees. Raises ConfigError where the environment does not have it."""
     if not isinstance(config, MixingConfig):
         return "none"
-    if config.mixer_state == "full" and spec.state_size is None:
+    if config.mixer_state == "state" and spec.state_size is None:
         raise ConfigError(
-            f"algo.mixer_state: full needs the environment's state, and {spec.id} has none; use "
-            "algo.mixer_state: obs"
+            f"algo.mixer_state: state needs the environment's state, and {spec.id} has none; use "
+            "algo.mixer_state: joint_observation"
         )
     if config.mixer_state == "auto":
-        return "full" if spec.state_size is not None else "obs"
+        return "state" if spec.state_size is not None else "joint_observation"
     return config.mixer_state
 
 
-def mixer_state_size(spec: EnvironmentSpec, seen: Literal["full", "obs", "none"]) -> int:
+def mixer_state_size(spec: EnvironmentSpec, seen: Literal["state", "joint_observation", "none"]) -> int:
     """Return S, the size of what the mixer sees."""
-    if seen == "full":
+    if seen == "state":
         return spec.state_size or 0
     return sum(len(policy.agents) * policy.observation_size for policy in spec.policies)
 

@@ -33,7 +33,7 @@ class PolicyEpisodes:
 
     obs: torch.Tensor
     alive: torch.Tensor
-    acts: BoolArray
+    active: BoolArray
     mask: torch.Tensor | None
     action: torch.Tensor
     reward: FloatArray
@@ -130,13 +130,13 @@ def _part(
         mask[lengths, slots] = _last_masks(part, mask, lengths) if turn_based else mask[lengths - 1, slots]
     arrays = (part.reward, part.terminated, part.truncated, known)
     masked = None if mask is None else tensor(mask)
-    acts = part.alive[:-1] & batch.inside[..., None]
-    seen = _seen(batch, part, lengths, acts, actions, agent_id)
-    return PolicyEpisodes(tensor(seen), tensor(alive), acts, masked, tensor(part.action), *arrays)
+    active = part.alive[:-1] & batch.inside[..., None]
+    seen = _seen(batch, part, lengths, active, actions, agent_id)
+    return PolicyEpisodes(tensor(seen), tensor(alive), active, masked, tensor(part.action), *arrays)
 
 
 def _seen(
-    batch: Batch, part: PolicyBatch, lengths: Array, acts: BoolArray, actions: int, agent_id: bool
+    batch: Batch, part: PolicyBatch, lengths: Array, active: BoolArray, actions: int, agent_id: bool
 ) -> FloatArray:
     """What the policy's network sees, [T+1, B, N, D]: observations, then last actions and numbers as
     `episodes_of` says. Written once."""
@@ -151,7 +151,7 @@ def _seen(
         seen[..., :size], batch, observed, part.final_obs.reshape(*part.final_obs.shape[:2], size), lengths
     )
     if actions:
-        seen[..., size : size + actions] = last_actions(part.action, acts, actions)
+        seen[..., size : size + actions] = last_actions(part.action, active, actions)
     if agent_id:
         seen[..., size + actions :] = np.eye(agents, dtype=np.float32)
     return seen

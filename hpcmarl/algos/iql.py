@@ -30,17 +30,17 @@ class IQL(QLearning):
         for part, value, future in zip(
             episodes.parts, values, self._utilities(episodes, values, later), strict=True
         ):
-            columns = Columns(part.reward, part.acts, part.terminated, part.truncated)
+            columns = Columns(part.reward, part.active, part.terminated, part.truncated)
             targets.append(self._targets(columns, future, part.known))
             chosen.append(taken(value[:steps], part.action))
-        acts, target, own = (
-            tensor(np.concatenate([part.acts for part in episodes.parts], -1)),
+        active, target, own = (
+            tensor(np.concatenate([part.active for part in episodes.parts], -1)),
             torch.cat(targets, -1),
             torch.cat(chosen, -1),
         )
-        difference, rows = (own - target) * acts, max(1, int(acts.sum()))
+        difference, rows = (own - target) * active, max(1, int(active.sum()))
         statistics = {
-            "value": float((own.detach() * acts).sum()) / rows,
+            "value": float((own.detach() * active).sum()) / rows,
             "target": float(target.sum()) / rows,
         }
-        return Fit(difference.square(), difference.detach().abs(), acts, statistics)
+        return Fit(difference.square(), difference.detach().abs(), active, statistics)

@@ -5,12 +5,12 @@
     v_t = V_t + delta_t + gamma c_t (v_{t+1} - V_{t+1})          delta_t = rho_t (r_t + gamma V_{t+1} - V_t)
     A_t = rho_t (r_t + gamma v_{t+1} - V_t)                      gain_t = sum_k log pi(a_k|o_k) A_t
 
-The rest of the loss, the critics (algo.critic) and what k runs over: actor_critic.py. With critic obs or
-full, algo.ratios:
+The rest of the loss, the critics (algo.critic) and what k runs over: actor_critic.py. With critic
+joint_observation or state, algo.ratios:
   joint   the equations above.   agent   w, A per agent (an agent that does not act has w = 1); v_t is the
       mean of the acting agents' targets.
-With critic dec V, w, r, flags and A are per agent; with critic_input agent V and A are, each agent's v_t with
-its own V.
+With critic independent V, w, r, flags and A are per agent; with critic_input agent V and A are, each agent's
+v_t with its own V.
 
 The k of w runs over the acting agents of all policies of a team (algo.teams), the k of gain_t over one
 policy's: what a team's reward is worth depends on all who work for it, and all of them have changed since the
@@ -57,7 +57,7 @@ class MATrace(ValueCritic):
         config = self._config
         log_ratio = self._log_ratio(policy, batch, evaluations)
         shape = np.broadcast_shapes(log_ratio.shape, columns.value.shape)
-        arrays = (columns.reward, columns.acts, columns.terminated, columns.truncated, columns.final)
+        arrays = (columns.reward, columns.active, columns.terminated, columns.truncated, columns.final)
         return vtrace(
             broadcast(log_ratio, shape),
             broadcast(columns.value, shape),
@@ -83,7 +83,7 @@ class MATrace(ValueCritic):
         )
         return np.asarray(team.sum(-1, keepdims=True))
 
-    def _gain(
+    def _surrogate_objective(
         self, part: PolicyBatch, evaluation: Evaluation, advantages: FloatArray
     ) -> tuple[torch.Tensor, dict[str, float]]:
         return (evaluation.logp * tensor(advantages)).sum(), {}

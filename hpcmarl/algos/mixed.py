@@ -52,12 +52,12 @@ class Team:
         self, losses: torch.Tensor, total: torch.Tensor, targets: torch.Tensor, **statistics: float
     ) -> Fit:
         """Of losses, values and targets, all [T, B]."""
-        told = {"value": self.mean(total), "target": self.mean(targets), **statistics}
-        losses, errors, acts = (
+        reported = {"value": self.mean(total), "target": self.mean(targets), **statistics}
+        losses, errors, active = (
             rows.unsqueeze(-1)
             for rows in (losses * self.counted, (total.detach() - targets).abs(), self.counted)
         )
-        return Fit(losses, errors, acts, told)
+        return Fit(losses, errors, active, reported)
 
 
 class Mixed(QLearning):
@@ -85,7 +85,7 @@ class Mixed(QLearning):
 
     def _team(self, episodes: Episodes) -> Team:
         columns = self._columns(episodes)
-        counted = tensor(columns.acts[..., 0])
+        counted = tensor(columns.active[..., 0])
         return Team(
             episodes,
             self._states(episodes),
@@ -141,7 +141,7 @@ class Mixed(QLearning):
         """What the mixer sees, [T+1, B, S]; of size 0 where it sees nothing."""
         if self._state == "none":
             return torch.zeros(episodes.steps + 1, episodes.count, 0)
-        if self._state == "full":
+        if self._state == "state":
             if episodes.state is None:
                 raise ValueError("the mixer sees the environment's state, but a rollout carries none")
             return episodes.state
@@ -154,12 +154,12 @@ class Mixed(QLearning):
     def _columns(self, episodes: Episodes) -> Columns:
         """The team's rows. One with nobody left at the end of a truncated episode has no future to bootstrap
         from."""
-        acts = anybody([part.acts for part in episodes.parts])
+        active = anybody([part.active for part in episodes.parts])
         reward = np.concatenate([part.reward for part in episodes.parts], -1).mean(-1, keepdims=True)
         truncated = (episodes.end == 2)[..., None] & anybody(
             [part.truncated & ~part.terminated for part in episodes.parts]
         )
-        return Columns(reward, acts, (episodes.end > 0)[..., None] & ~truncated, truncated)
+        return Columns(reward, active, (episodes.end > 0)[..., None] & ~truncated, truncated)
 
 
 def _present(episodes: Episodes) -> Places:

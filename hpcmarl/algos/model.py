@@ -14,7 +14,7 @@ import numpy as np
 
 from hpcmarl.algos.design import OTHERS, Design
 from hpcmarl.algos.target import Target
-from hpcmarl.config import ActingForm
+from hpcmarl.config import InferenceForm
 from hpcmarl.maths.sparsity import Operations, dense_flops, growing_flops
 from hpcmarl.nets.numpy_policy import NumpyPolicy
 from hpcmarl.nets.parameters import ParameterLayout, aligned_zeros
@@ -36,7 +36,7 @@ class Model:
         (default: one a policy).
     averages: the vector's end, which is averaged (nets/moments.py) by `averaging_rate` an update and not
     trained; empty where nothing is. layers: the matrices of weights in the vector. known_critic_inputs:
-    whether critics see all observations, one, or the state alone, so that they can be widened (surgery.py).
+    whether critics see all observations, one, or the state alone, so that they can be widened (transfer.py).
     parameters: [P], the living vector itself (do not keep it).
     """
 
@@ -92,7 +92,7 @@ class Model:
 
     # ---- acting
 
-    def act_by(self, form: ActingForm) -> None:
+    def set_weight_format(self, form: InferenceForm) -> None:
         """Which form of the weights `act` multiplies by: dense as long as this is not called, the non-zeros
         (sparse), or what is quicker (auto).
 
@@ -130,13 +130,15 @@ class Model:
             for name, seen in frame.policies.items()
         }
 
-    def chances(self, policy: str, obs: FloatArray, mask: BoolArray | None, agent: int = 0) -> FloatArray:
+    def action_probs(
+        self, policy: str, obs: FloatArray, mask: BoolArray | None, agent: int = 0
+    ) -> FloatArray:
         """How likely `act`, when it is not greedy, chooses each action: [n, A] for observations [n, *shape]
         of one policy's agents and masks [n, A]. agent: which of them sees all that, for policies that know
         who acts.
 
         Raises TypeError where the policy is recurrent or its actions are not discrete."""
-        return self._actors[policy].chances(obs, mask, agent)
+        return self._actors[policy].action_probs(obs, mask, agent)
 
     def raw_outputs(self, policy: str, inputs: FloatArray) -> FloatArray:
         """What a policy's network gives [n, K] for inputs [n, D], with an empty memory where it is recurrent,
@@ -201,7 +203,7 @@ class Model:
             for (count, _), layer in zip(rows, self.layers, strict=True)
         ]
         costs = [density * cost for density, cost in zip(densities, dense, strict=True)]
-        acting = sum(cost for (_, acts), cost in zip(rows, costs, strict=True) if acts)
+        acting = sum(cost for (_, active), cost in zip(rows, costs, strict=True) if active)
         return Operations(
             acting, PASSES_OF_LEARNING * sum(costs), growing_flops(sum(costs), sum(dense), PASSES_OF_LEARNING)
         )

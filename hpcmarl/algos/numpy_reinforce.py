@@ -77,13 +77,13 @@ class NumpyReinforce(Model):
     ) -> tuple[FloatArray, Array, Array | None, FloatArray]:
         """The rows [n] in which an agent acted: what it saw [n, D], what it did, what it might have done, and
         what that is worth."""
-        acts = part.alive[:-1, 0]
-        seen = part.obs[:-1, 0][acts]
-        mask = None if part.action_mask is None else part.action_mask[:-1, 0][acts]
-        worth = weight * self._to_go(part)[acts]
+        active = part.alive[:-1, 0]
+        seen = part.obs[:-1, 0][active]
+        mask = None if part.action_mask is None else part.action_mask[:-1, 0][active]
+        worth = weight * self._to_go(part)[active]
         return (
             seen.reshape(len(seen), math.prod(seen.shape[1:])),
-            part.action[:, 0][acts],
+            part.action[:, 0][active],
             mask,
             worth.astype(np.float32),
         )

@@ -18,8 +18,8 @@ gradient: those of MAPPO's authors are of the sampling, which is the same moment
 take turns. With kl_target a batch ends with the first gradient that finds a larger KL(mu, pi), estimated by w
 - 1 - log w, mean over acting rows and policies. That gradient is still delivered, since its round may wait
 for it; the learner's next one is of its next batch. Each learner judges by its own part. Critics
-(algo.critic): dec is IPPO; obs, full are MAPPO, where all agents of a policy share the team's A (with
-critic_input agent each has one of its own values). The rest of the loss: actor_critic.py.
+(algo.critic): independent is IPPO; joint_observation and state are MAPPO, where all agents of a policy share
+the team's A (with critic_input agent each has one of its own values). The rest of the loss: actor_critic.py.
 
     symbol -> variable, shape:  gamma discount   lambda trace_lambda   epsilon clip   r reward [T, B, U]   V
         value [T, B, U]   A advantages [T, B, U]
@@ -94,11 +94,11 @@ class PPO(ValueCritic):
         )
 
     def _value_losses(
-        self, outputs: torch.Tensor, wanted: torch.Tensor, before: FloatArray | None
+        self, outputs: torch.Tensor, targets: torch.Tensor, before: FloatArray | None
     ) -> torch.Tensor:
         if before is None or self._config.value_clip is None:
-            return value_losses(self._config, outputs, wanted)
-        return clipped_value_losses(self._config, outputs, wanted, tensor(before), self._config.value_clip)
+            return value_losses(self._config, outputs, targets)
+        return clipped_value_losses(self._config, outputs, targets, tensor(before), self._config.value_clip)
 
     def ends_batch(self, statistics: Mapping[str, float]) -> bool:
         return self._config.kl_target is not None and statistics["approximate_kl"] > self._config.kl_target
@@ -107,7 +107,7 @@ class PPO(ValueCritic):
         self, policy: PolicySpec, columns: Columns, batch: Batch, evaluations: Mapping[str, Evaluation]
     ) -> VTrace:
         """V-trace with all ratios 1 has GAE's targets; the advantages are what these add to the values."""
-        arrays = (columns.reward, columns.acts, columns.terminated, columns.truncated, columns.final)
+        arrays = (columns.reward, columns.active, columns.terminated, columns.truncated, columns.final)
         trace = vtrace(
             np.zeros_like(columns.value),
             columns.value,
@@ -116,10 +116,10 @@ class PPO(ValueCritic):
             discount=self._config.discount,
             trace_lambda=self._config.trace_lambda,
         )
-        advantages = np.where(columns.acts, trace.targets - columns.value, np.float32(0.0))
+        advantages = np.where(columns.active, trace.targets - columns.value, np.float32(0.0))
         return replace(trace, advantages=advantages)
 
-    def _gain(
+    def _surrogate_objective(
         self, part: PolicyBatch, evaluation: Evaluation, advantages: FloatArray
     ) -> tuple[torch.Tensor, dict[str, float]]:
         log_ratio = evaluation.logp - tensor(evaluation.rows.pick(part.logp))

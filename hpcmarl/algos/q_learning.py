@@ -59,7 +59,7 @@ class Columns:
     """Rows with a value, [T, B, U]: what is rewarded, who acts, how it ends."""
 
     reward: FloatArray
-    acts: BoolArray
+    active: BoolArray
     terminated: BoolArray
     truncated: BoolArray
 
@@ -73,7 +73,7 @@ class Fit:
 
     losses: torch.Tensor
     errors: torch.Tensor
-    acts: torch.Tensor
+    active: torch.Tensor
     statistics: dict[str, float]
 
 
@@ -105,10 +105,10 @@ class QLearning(Algorithm):
     def on_version(self, version: int) -> None:
         self.target.on_version(version, self.parameters)
 
-    def learn_where(self, mask: BoolArray | None) -> None:
-        """As in Algorithm, where algo.sparse.learning is sparse; the target network's weights may be those of
+    def set_gradient_mask(self, mask: BoolArray | None) -> None:
+        """As in Algorithm, where algo.sparse.training is sparse; the target network's weights may be those of
         earlier masks."""
-        if self._config.sparse is None or self._config.sparse.learning == "dense":
+        if self._config.sparse is None or self._config.sparse.training == "dense":
             return
         for policy, later in zip(self._online.policies.values(), self._target.policies.values(), strict=True):
             cell, former = policy.cell, later.cell
@@ -164,7 +164,7 @@ class QLearning(Algorithm):
             later = self._values(self._target, episodes)
         fit = self._fit(episodes, values, later)
         losses = fit.losses if weights is None else fit.losses * tensor(weights)[:, None]
-        loss = losses.sum() / max(1, int(fit.acts.sum()))
+        loss = losses.sum() / max(1, int(fit.active.sum()))
         (-loss * episodes.count).backward()  # type: ignore[no-untyped-call]
         if self._config.normalise_observations:
             self._observe(episodes)
@@ -209,10 +209,10 @@ class QLearning(Algorithm):
         with torch.no_grad():
             best = self._greedy(episodes, self._values(self._online, episodes))
         others = sum(
-            int((part.acts & (chosen[:-1] != part.action).numpy()).sum())
+            int((part.active & (chosen[:-1] != part.action).numpy()).sum())
             for chosen, part in zip(best, episodes.parts, strict=True)
         )
-        return others / max(1, sum(int(part.acts.sum()) for part in episodes.parts))
+        return others / max(1, sum(int(part.active.sum()) for part in episodes.parts))
 
     @abstractmethod
     def _fit(self, episodes: Episodes, values: list[torch.Tensor], later: list[torch.Tensor]) -> Fit:
@@ -263,13 +263,13 @@ class QLearning(Algorithm):
         known [T+1, B, U]: an agent that is cut off where no observation is known is worth V_t still."""
         config, value = self._config, future.numpy()
         reward = columns.reward * np.float32(config.reward_scale)
-        self._limit.see(reward, columns.acts)
+        self._limit.see(reward, columns.active)
         final = value[1:] if known is None else np.where(known[1:], value[1:], value[:-1])
         given = (
             value[:-1],
             np.zeros_like(value[0]),
             reward,
-            columns.acts,
+            columns.active,
             columns.terminated,
             columns.truncated,
             final,
@@ -281,8 +281,8 @@ class QLearning(Algorithm):
 
 
 def _errors_of(fit: Fit) -> EpisodeErrors:
-    errors = fit.errors.double() * fit.acts
-    count = fit.acts.sum((0, 2)).clamp(min=1)
+    errors = fit.errors.double() * fit.active
+    count = fit.active.sum((0, 2)).clamp(min=1)
     return EpisodeErrors(errors.amax((0, 2)).numpy(), (errors.sum((0, 2)) / count).numpy())
 
 

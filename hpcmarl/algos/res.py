@@ -53,11 +53,11 @@ class RES(Mixed):
         """Mix each joint action of U. Returns the networks' Q_tot [R, K] and which of them exist [R, K]."""
         present, parts = team.present, team.episodes.parts
         masks = [None if part.mask is None else present.pick(part.mask) for part in parts]
-        acts = [present.pick(part.alive) for part in parts]
+        active = [present.pick(part.alive) for part in parts]
         joint, exists = near_greedy(
             [present.pick(value) for value in values],
             masks,
-            acts,
+            active,
             [present.pick(action) for action in greedy],
         )
         totals: torch.Tensor = networks.others["mixer"](joint, self._seen(networks, present.pick(team.state)))

@@ -3,13 +3,11 @@ ma_trace.py and ppo.py.
 
 Subclasses say what the policy gains (`_gain`) and which targets V learns from (`_trace`). Critics
 (algo.critic):
-  obs, full   one V a row of the game, of all agents' observations or of the state; with algo.critic_input:
-      agent one V an agent, of that and of the
-              agent's own observation (and number, with agent_id), in every row of the game, also after its
-              death, when it sees zeros: the team's time, rewards and ends, the loss averaged over the
-              policy's agents.
-  dec         V per agent, of what its policy sees; the loss of its values is averaged over the policy's
-      agents.
+  joint_observation, state   one V for each row of the game, from all agents' observations or from the state.
+      With algo.critic_input: agent, one V for each agent, from that and from the agent's own observation (and
+      number, with agent_id), in every row of the game. A dead agent has zeros there: time, rewards and ends
+      are the team's. The loss is the mean over the policy's agents.
+  independent   one V for each agent, from its own input; the loss is the mean over the policy's agents.
 Recurrent critics (algo.critic_network.recurrent) go through each unroll from its first row, with the memory
 that the learner had of the slot when the unroll came (roles/learner/critic_memory.py); gradients stop at the
 first row. An episode's first row begins with zeros. Turn-based games: an agent whose turn it is not at the
@@ -58,7 +56,7 @@ class Valued:
 
     rows: UnitRows
     units: Rows
-    seen: torch.Tensor
+    critic_inputs: torch.Tensor
     outputs: torch.Tensor
     values: FloatArray
     after: Array
@@ -92,24 +90,19 @@ class ValueCritic(ActorCritic):
         config, part, evaluation = self._config, batch.policies[policy.name], shared.evaluations[policy.name]
         critic, valued = self._critics[policy.name], self._valued(policy, batch, shared)
         estimates = self._estimates(policy, batch, shared, valued)
-        gain, told = self._gain(part, evaluation, estimates.advantages)
-        values, targets, counted, wanted = (
-            valued.values,
-            estimates.targets,
-            estimates.counted,
-            tensor(estimates.targets),
-        )
+        gain, statistics = self._surrogate_objective(part, evaluation, estimates.advantages)
+        values, counted, targets = valued.values, estimates.counted, tensor(estimates.targets)
         before = None if batch.records is None else valued.units.pick(batch.records[policy.name].outputs)
-        losses = self._value_losses(valued.outputs, critic.outputs_for(wanted), before)
+        losses = self._value_losses(valued.outputs, critic.outputs_for(targets), before)
         error = (losses * tensor(counted)).sum() / (
             1 if self._central and not self._each else len(policy.agents)
         )
         spread, cost = self._entropy_terms(policy, evaluation)
         objective = (gain - config.value_cost * error + spread) / batch.steps
         objective.backward()  # type: ignore[no-untyped-call]
-        self._observe(policy, part, evaluation, (valued.seen, wanted, tensor(counted > 0)))
+        self._observe(policy, part, evaluation, (valued.critic_inputs, targets, tensor(counted > 0)))
         size = batch.steps * batch.slots
-        return told | {
+        return statistics | {
             "policy_loss": -float(gain.detach()) / size,
             "value_loss": float(error.detach()) / size,
             "entropy": float(evaluation.entropy.detach().sum()) / max(evaluation.rows.count, 1),
@@ -117,7 +110,7 @@ class ValueCritic(ActorCritic):
             "mean_rho": estimates.mean_rho,
             "mean_c": estimates.mean_c,
             "value": float(values.mean()) if values.size else 0.0,
-            "explained_variance": explained_variance(targets[counted > 0], values[counted > 0]),
+            "explained_variance": explained_variance(estimates.targets[counted > 0], values[counted > 0]),
         }
 
     def _valued(self, policy: PolicySpec, batch: Batch, shared: Shared) -> Valued:
@@ -129,15 +122,20 @@ class ValueCritic(ActorCritic):
             else self._rows(policy, batch, shared.game)
         )
         critic = self._critics[policy.name]
-        units = Rows(rows.acts)
-        seen, before = tensor(units.pick(inputs[: batch.steps])), batch.policies[policy.name].critic_memory
+        units = Rows(rows.active)
+        critic_inputs, before = (
+            tensor(units.pick(inputs[: batch.steps])),
+            batch.policies[policy.name].critic_memory,
+        )
         outputs, memory = (
-            recall(critic, batch, inputs, rows.acts, before) if critic.memory_size else (critic(seen), None)
+            recall(critic, batch, inputs, rows.active, before)
+            if critic.memory_size
+            else (critic(critic_inputs), None)
         )
         return Valued(
             rows,
             units,
-            seen,
+            critic_inputs,
             outputs,
             critic.values(outputs.detach()).numpy(),
             inputs[batch.steps],
@@ -163,8 +161,10 @@ class ValueCritic(ActorCritic):
             return central
         own = own_input(part, self._config.agent_id)
         rows, finals = (
-            np.concatenate([np.broadcast_to(seen, (*each.shape[:-1], seen.shape[-1])), each], -1)
-            for seen, each in zip(central, own, strict=True)
+            np.concatenate(
+                [np.broadcast_to(critic_inputs, (*each.shape[:-1], critic_inputs.shape[-1])), each], -1
+            )
+            for critic_inputs, each in zip(central, own, strict=True)
         )
         return rows, finals
 
@@ -177,31 +177,31 @@ class ValueCritic(ActorCritic):
     def _fresh(self, policy: PolicySpec, batch: Batch, shared: Shared, valued: Valued) -> Estimates:
         """The same with advantages as they are."""
         part = batch.policies[policy.name]
-        acts, acts_next = part.alive[: batch.steps], part.alive[batch.steps]
+        active, acts_next = part.alive[: batch.steps], part.alive[batch.steps]
         later = _later_values(self._critics[policy.name], valued.after, valued.finals, valued.memory)
         columns = self._columns(batch, part, valued.rows, valued.units.spread(valued.values), *later)
         columns = replace(columns, reward=broadcast(columns.reward, columns.value.shape))
         if self.spec.turn_based:
             close_at_last_decision(columns, anybody([acts_next]) if self._central else acts_next)
         trace = self._trace(policy, columns, batch, shared.evaluations)
-        agents = Rows(acts)
+        agents = Rows(active)
         advantages, rho = (
-            agents.pick(broadcast(array, acts.shape)) for array in (trace.advantages, trace.rho)
+            agents.pick(broadcast(array, active.shape)) for array in (trace.advantages, trace.rho)
         )
         return Estimates(
             advantages,
             rho,
-            *self._unit_targets(trace, columns, acts, valued.units),
+            *self._unit_targets(trace, columns, active, valued.units),
             trace.mean_rho,
             trace.mean_c,
         )
 
     def _value_losses(
-        self, outputs: torch.Tensor, wanted: torch.Tensor, before: FloatArray | None
+        self, outputs: torch.Tensor, targets: torch.Tensor, before: FloatArray | None
     ) -> torch.Tensor:
         """The losses [n] of the critic's outputs [n]; before [n]: those of the batch's beginning, where they
         were recorded."""
-        return value_losses(self._config, outputs, wanted)
+        return value_losses(self._config, outputs, targets)
 
     @abstractmethod
     def _trace(
@@ -213,24 +213,24 @@ class ValueCritic(ActorCritic):
         evaluations: of all policies, by name."""
 
     @abstractmethod
-    def _gain(
+    def _surrogate_objective(
         self, part: PolicyBatch, evaluation: Evaluation, advantages: FloatArray
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """What the policy gains, summed over its acting rows with their advantages [n], differentiable; and
         statistics."""
 
     def _unit_targets(
-        self, trace: VTrace, columns: Columns, acts: BoolArray, units: Rows
+        self, trace: VTrace, columns: Columns, active: BoolArray, units: Rows
     ) -> tuple[FloatArray, FloatArray]:
         """Targets of the value rows [n], and 1 where they count, 0 where the column was closed there."""
         targets = trace.targets
         # of each agent, for one value: of those that act, or of all where none does
         if targets.shape[-1] > columns.value.shape[-1]:
-            weight = np.where(anybody([acts]), acts, np.True_)
+            weight = np.where(anybody([active]), active, np.True_)
             targets = (targets * weight).sum(-1, keepdims=True) / weight.sum(-1, keepdims=True).astype(
                 np.float32
             )
-        return units.pick(targets), units.pick(columns.acts.astype(np.float32))
+        return units.pick(targets), units.pick(columns.active.astype(np.float32))
 
 
 def own_input(part: PolicyBatch, agent_id: bool) -> tuple[Array, Array]:
@@ -244,7 +244,7 @@ def own_input(part: PolicyBatch, agent_id: bool) -> tuple[Array, Array]:
 
 
 def recall(
-    critic: Critic, batch: Batch, inputs: Array, acts: BoolArray, before: FloatArray | None
+    critic: Critic, batch: Batch, inputs: Array, active: BoolArray, before: FloatArray | None
 ) -> tuple[torch.Tensor, Memory]:
     """Go through the unrolls with a recurrent critic.
 
@@ -259,13 +259,13 @@ def recall(
         Outputs of the acting rows [n], differentiable, and the memory.
     """
     steps, starts = batch.steps, batch.episode_start
-    now = np.zeros((*acts.shape[1:], critic.memory_size), np.float32) if before is None else before
-    outputs, hidden = critic.unroll(tensor(inputs[:steps]), acts, starts[:steps], tensor(now))
-    remembered = np.zeros((*acts.shape, critic.memory_size), np.float32)
-    remembered[acts] = hidden.numpy()
+    now = np.zeros((*active.shape[1:], critic.memory_size), np.float32) if before is None else before
+    outputs, hidden = critic.unroll(tensor(inputs[:steps]), active, starts[:steps], tensor(now))
+    remembered = np.zeros((*active.shape, critic.memory_size), np.float32)
+    remembered[active] = hidden.numpy()
     for row in range(steps):
         now = np.where(starts[row][:, None, None], np.float32(0.0), now)
-        now = remembered[row] = np.where(acts[row][..., None], remembered[row], now)
+        now = remembered[row] = np.where(active[row][..., None], remembered[row], now)
     after = np.where(starts[steps][:, None, None], np.float32(0.0), now)
     return outputs, Memory(after, remembered[batch.final_step, batch.final_slot])
 
@@ -275,13 +275,14 @@ def _later_values(
 ) -> tuple[FloatArray, FloatArray]:
     """Values of the row after the unroll [B, U] and of truncated episodes' ends [K, U], without gradient."""
     slots, units, size = last.shape
-    seen = tensor(np.concatenate([last.reshape(-1, size), finals.reshape(-1, size)]))
+    critic_inputs = tensor(np.concatenate([last.reshape(-1, size), finals.reshape(-1, size)]))
     with torch.no_grad():
         if memory is None:
-            outputs = critic(seen)
+            outputs = critic(critic_inputs)
         else:
             outputs = critic.step(
-                seen, tensor(np.concatenate([array.reshape(-1, critic.memory_size) for array in memory]))
+                critic_inputs,
+                tensor(np.concatenate([array.reshape(-1, critic.memory_size) for array in memory])),
             )
         values = critic.values(outputs).numpy()
     return values[: slots * units].reshape(slots, units), values[slots * units :].reshape(-1, units)

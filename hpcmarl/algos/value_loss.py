@@ -9,7 +9,7 @@ meaning. The authors of MAPPO halve both losses: their value_loss_coef 1 is a va
 (marlbenchmark/on-policy, utils/util.py) loses the branch of errors below -delta, which have no gradient
 there; here both sides are linear.
 
-    symbol -> variable, shape:  y wanted [n]   o outputs [n]   o_0 before [n]   delta huber_delta   epsilon
+    symbol -> variable, shape:  y targets [n]   o outputs [n]   o_0 before [n]   delta huber_delta   epsilon
         value_clip
 """
 
@@ -21,20 +21,20 @@ from torch.nn import functional
 from hpcmarl.config import ActorCriticConfig
 
 
-def value_losses(config: ActorCriticConfig, outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Return L [n] of a critic's outputs [n], differentiable, in whose units the targets `wanted` [n] are."""
+def value_losses(config: ActorCriticConfig, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return L [n] of a critic's outputs [n], differentiable, in whose units the `targets` [n] are."""
     if config.value_loss == "squared":
-        return (wanted - outputs).square()
-    return 2.0 * functional.huber_loss(outputs, wanted, reduction="none", delta=config.huber_delta)
+        return (targets - outputs).square()
+    return 2.0 * functional.huber_loss(outputs, targets, reduction="none", delta=config.huber_delta)
 
 
 def clipped_value_losses(
     config: ActorCriticConfig,
     outputs: torch.Tensor,
-    wanted: torch.Tensor,
+    targets: torch.Tensor,
     before: torch.Tensor,
     epsilon: float,
 ) -> torch.Tensor:
     """Return the clipped losses [n]. before [n]: the outputs when the batch began."""
     near = before + (outputs - before).clamp(-epsilon, epsilon)
-    return torch.maximum(value_losses(config, outputs, wanted), value_losses(config, near, wanted))
+    return torch.maximum(value_losses(config, outputs, targets), value_losses(config, near, targets))

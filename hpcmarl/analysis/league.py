@@ -175,9 +175,9 @@ def ratings_picture(result: Result) -> Any:
             "color": COLOURS[place % len(COLOURS)],
             "linestyle": STROKES[place // len(COLOURS) % len(STROKES)],
         }
-        for part, life in enumerate(_lives(result, known)):
-            steps = [result["snapshots"][number]["env_steps"] for number in life]
-            rated = [result["ratings"][number] for number in life]
+        for part, generation in enumerate(_generations(result, known)):
+            steps = [result["snapshots"][number]["env_steps"] for number in generation]
+            rated = [result["ratings"][number] for number in generation]
             label = member["name"] if part == 0 else None
             axis.plot(
                 steps,
@@ -190,7 +190,7 @@ def ratings_picture(result: Result) -> Any:
             )
             band = ([each["rating_elo_low"] for each in rated], [each["rating_elo_high"] for each in rated])
             axis.fill_between(steps, *band, color=style["color"], alpha=0.15, linewidth=0)
-            if len(life) == 1:
+            if len(generation) == 1:
                 axis.vlines(steps, *band, color=style["color"], alpha=0.3, linewidth=3)
     axis.axhline(0.0, color="0.6", linewidth=0.8, zorder=0)
     axis.set(xlabel="environment steps of the member", ylabel="rating (Elo points; mean 0)")
@@ -204,15 +204,19 @@ def ratings_picture(result: Result) -> Any:
     return figure
 
 
-def _lives(result: Result, numbers: list[int]) -> list[list[int]]:
+def _generations(result: Result, numbers: list[int]) -> list[list[int]]:
     """A member's snapshots, apart where it began anew."""
-    lives: list[list[int]] = []
+    generations: list[list[int]] = []
     for number in numbers:
-        if lives and result["snapshots"][number]["life"] == result["snapshots"][lives[-1][-1]]["life"]:
-            lives[-1].append(number)
+        if (
+            generations
+            and result["snapshots"][number]["generation"]
+            == result["snapshots"][generations[-1][-1]]["generation"]
+        ):
+            generations[-1].append(number)
         else:
-            lives.append([number])
-    return lives
+            generations.append([number])
+    return generations
 
 
 # ---- who trained against whom
@@ -246,18 +250,18 @@ def lineage_picture(result: Result) -> Any:
             _arrow(axis, ends, inches, met["games"] / total, COLOURS[int(rows[number]) % len(COLOURS)])
     for place, name in enumerate(members):
         own = [number for number, each in enumerate(snapshots) if each["member"] == name]
-        lives = _lives(result, own)
-        for life in lives:
+        generations = _generations(result, own)
+        for generation in generations:
             axis.plot(
-                minutes[life],
-                rows[life],
+                minutes[generation],
+                rows[generation],
                 color=COLOURS[place % len(COLOURS)],
                 linewidth=1.6,
                 marker="o",
                 markersize=5,
                 zorder=3,
             )
-        for before, after in pairwise(lives):
+        for before, after in pairwise(generations):
             axis.plot(
                 (minutes[before[-1]] + minutes[after[0]]) / 2,
                 place,
@@ -272,7 +276,7 @@ def lineage_picture(result: Result) -> Any:
     axis.set_xlabel("minutes since the league began")
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)
-    resets = ", x: began anew" if any(each["life"] > 1 for each in snapshots) else ""
+    resets = ", x: began anew" if any(each["generation"] > 1 for each in snapshots) else ""
     which = "each" if len(drawn) == len(snapshots) else f"each of the newest {len(drawn)}"
     axis.set_title(
         _title(result, f"snapshots, and whom {which} met most in training{resets}"), loc="left", fontsize=10

@@ -11,8 +11,8 @@ import time
 from typing import Any
 
 from hpcmarl.algos import make_model
-from hpcmarl.bench.paired_throughput import beside_bare
-from hpcmarl.config import Config, acting_form
+from hpcmarl.bench.paired_throughput import paired_throughput
+from hpcmarl.config import Config, inference_form
 from hpcmarl.envs import Seeds, describe, make_environment, new_frame, new_outcome
 from hpcmarl.roles.base import generator_for
 
@@ -25,7 +25,7 @@ class Acting:
     def __init__(self, config: Config) -> None:
         self.slots = config.topology.environments_per_actor
         self.algorithm = make_model(describe(config.env, config.policies), config.algo, config.seed)
-        self.algorithm.act_by(acting_form(config))
+        self.algorithm.set_weight_format(inference_form(config))
         self.environment = make_environment(
             config.env, config.policies, self.slots, Seeds(config.seed), with_state=self.algorithm.needs_state
         )
@@ -66,6 +66,6 @@ def run(config: Config, seconds: float) -> dict[str, Any]:
     acting = Acting(config)
     acting.run(0.2)
     acting.seconds = acting.processor_seconds = 0.0
-    told = beside_bare("acting", acting.run, config.env, config.seed, acting.slots, seconds, WINDOW)
+    figures = paired_throughput("acting", acting.run, config.env, config.seed, acting.slots, seconds, WINDOW)
     acting.environment.close()
-    return {**told, "acting_processor_share": acting.processor_seconds / acting.seconds}
+    return {**figures, "acting_processor_share": acting.processor_seconds / acting.seconds}

@@ -28,7 +28,7 @@ def batched_environments() -> list[str]:
 
 
 def run(
-    environments: Iterable[str], slots: int, seconds: float, tell: Callable[[str], None]
+    environments: Iterable[str], slots: int, seconds: float, report: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """Measure each environment.
 
@@ -36,7 +36,7 @@ def run(
         environments: Their ids.
         slots: Games that are stepped together.
         seconds: Of measuring an environment, in all.
-        tell: Called with the id of the environment that comes next.
+        report: Called with the id of the environment that comes next.
 
     Returns:
         Rows with environment, slots and environment steps a second of one core, batched and by the package;
@@ -47,7 +47,7 @@ def run(
     """
     rows = []
     for name in environments:
-        tell(name)
+        report(name)
         rows.append(measure(EnvConfig(id=name), slots, seconds))
     return rows
 

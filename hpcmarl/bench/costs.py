@@ -22,7 +22,7 @@ from hpcmarl.errors import UsageError
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.rounds import RULES, Engine, make_rule
 from hpcmarl.roles.learner.learner import Learner
-from hpcmarl.roles.learner.rollout_queue import Work
+from hpcmarl.roles.learner.rollout_queue import GradientBatch
 from hpcmarl.sim.cluster import Cluster
 from hpcmarl.train import join_world
 from hpcmarl.types import Array, Gradient
@@ -53,7 +53,7 @@ class MeteredLearner(Learner):
             self.first = self.first or self.last
         return super().work()
 
-    def _learn(self, work: Work) -> None:
+    def _learn(self, work: GradientBatch) -> None:
         self.gradients += work.count  # one of a trajectory each, as the server counts them
         super()._learn(work)
 
@@ -80,10 +80,14 @@ def real(seconds: float) -> dict[str, Any] | None:
 def _measure(stage: Stage, rule: str, compute: Sequence[float], seconds: float) -> dict[str, Any]:
     moments = stage.play(case(rule, "ma_trace", compute, seconds), MeteredLearner)
     learner: Any = stage.rank.roles.get("learner") if stage.rank is not None else None
-    told = np.zeros(3)  # seconds, CPU seconds, gradients
+    own_sums = np.zeros(3)  # seconds, CPU seconds, gradients
     if learner is not None and learner.first is not None:
-        told[:] = learner.last[0] - learner.first[0], learner.last[1] - learner.first[1], learner.gradients
-    everyone = np.frombuffer(b"".join(stage.transport.gather(told.tobytes()))).reshape(-1, 3)
+        own_sums[:] = (
+            learner.last[0] - learner.first[0],
+            learner.last[1] - learner.first[1],
+            learner.gradients,
+        )
+    everyone = np.frombuffer(b"".join(stage.transport.gather(own_sums.tobytes()))).reshape(-1, 3)
     return (
         figures(moments, everyone[1:], min(compute)) | {"server_resident_megabytes": resident_megabytes()}
         if moments

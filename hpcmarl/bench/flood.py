@@ -22,7 +22,7 @@ env: {id: mpe2.simple_v3}
 algo: {network: {hidden: [8]}}
 optimizer: {name: sgd, step_size: 0.0001}
 rounds: {rule: rennala, batch: 1000}
-topology: {actors_per_learner: 0, server: dedicated, silence_seconds: null}
+topology: {actors_per_learner: 0, server: dedicated, heartbeat_timeout_seconds: null}
 trajectories: {enabled: false}
 checkpoint: {every_seconds: null}
 eval: {episodes: 0}

@@ -35,7 +35,7 @@ topology:
   actors_per_learner: 0
   environments_per_actor: 8
   server: dedicated
-  silence_seconds: null
+  heartbeat_timeout_seconds: null
   groups:
     - {env: {kwargs: {offset: [1.0, 0]}}, delay: {trajectory: 0.06}}
     - {env: {kwargs: {offset: [1.0, 0], mass: 1.5, wind: [0.5, 0]}}, delay: {trajectory: 0.06}}

@@ -22,7 +22,7 @@ from hpcmarl.comm.protocol import Kind, control
 from hpcmarl.comm.transport import Transport
 from hpcmarl.config.file import load_config
 from hpcmarl.io.pool import Pool, snapshot_name, write_snapshot
-from hpcmarl.league.runtime.client import tell_seconds
+from hpcmarl.league.runtime.client import report_seconds
 from hpcmarl.league.runtime.league_server import League
 from hpcmarl.packing import pack, unpack
 from hpcmarl.roles.base import Interval
@@ -32,8 +32,8 @@ from hpcmarl.types import FloatArray
 
 LEAGUE = """
 env: {id: "matrix:rps"}
-algo: {name: ma_trace, critic: dec, unroll: 1, network: {hidden: [16]}}
-topology: {server: dedicated, actors_per_learner: 0, silence_seconds: null}
+algo: {name: ma_trace, critic: independent, unroll: 1, network: {hidden: [16]}}
+topology: {server: dedicated, actors_per_learner: 0, heartbeat_timeout_seconds: null}
 trajectories: {enabled: false}
 stop: {seconds: 1000000}
 logging: {progress: false}
@@ -61,7 +61,7 @@ class SimulatedTeam:
         self.match: dict[str, Any] | None = None
         self.began = self.match_over = 0.0
         self.seconds = term_seconds * self.generator.random()
-        self.tell_due = Interval(tell_seconds(transport.size) * (0.5 + self.generator.random()))
+        self.tell_due = Interval(report_seconds(transport.size) * (0.5 + self.generator.random()))
         self._tell(Kind.FREE, {"group": transport.rank - 1, "plays": True})
 
     def step(self) -> None:
@@ -88,9 +88,9 @@ class SimulatedTeam:
             )
             self.match = None
         if self.term is not None and self.tell_due.due():
-            self._tell_progress(self.term, min(1.0, (now - self.began) / self.seconds))
+            self._report_progress(self.term, min(1.0, (now - self.began) / self.seconds))
 
-    def _tell_progress(self, term: dict[str, Any], share: float) -> None:
+    def _report_progress(self, term: dict[str, Any], share: float) -> None:
         version = int(term["until"]) - round((1.0 - share) * UPDATES_A_TERM)
         facts = {"member": term["member"], "world": term["world"]}
         names = term["names"].split()
@@ -132,7 +132,7 @@ def freeze(pool: Path, name: str, parameters: FloatArray, version: int) -> None:
         "member": name.rpartition("-")[0],
         "version": version,
         "env_steps": 1000 * version,
-        "life": 1,
+        "generation": 1,
         "side": "player",
         "opponents": [],
     }

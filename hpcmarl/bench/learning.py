@@ -21,8 +21,8 @@ import torch
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.base import Algorithm
 from hpcmarl.algos.batch import select
-from hpcmarl.bench.reference.critics import BareCOMA, BareValueCritic
-from hpcmarl.bench.reference.learning import BareLoop, BareValues
+from hpcmarl.bench.reference.critics import ReferenceCOMA, ReferenceValueCritic
+from hpcmarl.bench.reference.learning import ReferenceLoop, ReferenceValues
 from hpcmarl.comm.local import LocalWorld
 from hpcmarl.comm.protocol import Buffer
 from hpcmarl.comm.topology import assign_roles
@@ -31,7 +31,7 @@ from hpcmarl.envs import Seeds, describe, make_environment
 from hpcmarl.errors import UsageError
 from hpcmarl.optim.rounds import Engine, make_rule, share
 from hpcmarl.roles.base import Context, generator_for
-from hpcmarl.roles.learner.nonfinite import GradientGuard
+from hpcmarl.roles.learner.nonfinite import NonFiniteGradientFilter
 from hpcmarl.rollouts.assembler import EpisodeAssembler
 from hpcmarl.rollouts.codec import OpenedMessage
 from hpcmarl.rollouts.layout import RolloutArena
@@ -39,10 +39,10 @@ from hpcmarl.types import Array, Gradient, Rollout
 
 WINDOW = 1.0  # seconds of each kind in turn
 BATCHES = 4  # that are learned from in turn
-BARE: dict[str, Callable[[Config, Any], BareLoop]] = {
-    **dict.fromkeys(("iql", "vdn", "qmix", "wqmix", "res"), BareValues),
-    **dict.fromkeys(("ma_trace", "ppo"), BareValueCritic),
-    "coma": BareCOMA,
+BARE: dict[str, Callable[[Config, Any], ReferenceLoop]] = {
+    **dict.fromkeys(("iql", "vdn", "qmix", "wqmix", "res"), ReferenceValues),
+    **dict.fromkeys(("ma_trace", "ppo"), ReferenceValueCritic),
+    "coma": ReferenceCOMA,
 }
 # messages, as a replay holds them, and which of their trajectories (None: all)
 Part = list[tuple[OpenedMessage, Array | None]]
@@ -55,7 +55,7 @@ class Learning:
         transport = LocalWorld(1).transports[0]
         topology = assign_roles(1, [transport.host], TopologyConfig())
         self.context = Context(config, topology, transport, Path(), algorithm.spec)
-        self.algorithm, self.guard = algorithm, GradientGuard(config)
+        self.algorithm, self.guard = algorithm, NonFiniteGradientFilter(config)
         self.codec = self.context.codec(algorithm)
         self.batch = share(self.context.batch, len(config.topology.group_list))
         self.parts = [part for _ in range(BATCHES) for part in self._play()]
@@ -99,7 +99,7 @@ class Learning:
         self.guard.accepts(vector, (), version)
         count = sum(rollout.count for rollout in rollouts)
         self.engine.on_gradient(Gradient(0, version, count, vector))
-        self.algorithm.load_parameters(self.engine.optimizer.point())
+        self.algorithm.load_parameters(self.engine.optimizer.query_point())
         self.algorithm.on_version(self.engine.version)
 
 
@@ -162,7 +162,7 @@ def check(config: Config, algorithm: Algorithm) -> None:
         "importance_sampling": True,
     }
     plain |= {"operator": "max", "target_rate": None, "sparse": None, "weighting": "optimistic"}
-    if chosen.name == "ma_trace" and chosen.critic != "dec":
+    if chosen.name == "ma_trace" and chosen.critic != "independent":
         plain["ratios"] = "joint" if chosen.ratios == "joint" else None
     for key, value in plain.items():
         if getattr(chosen, key, value) != value:

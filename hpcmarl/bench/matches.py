@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from hpcmarl.algos import make_model
-from hpcmarl.bench.paired_throughput import beside_bare
+from hpcmarl.bench.paired_throughput import paired_throughput
 from hpcmarl.config import Config
 from hpcmarl.envs import describe
 from hpcmarl.errors import UsageError
@@ -77,11 +77,13 @@ def run(config: Config, seconds: float) -> dict[str, Any]:
         playing = Playing(config, Path(directory) / "pool")
         playing.run(0.5)
         playing.forget()
-        told = beside_bare("match", playing.run, config.env, config.seed, playing.slots, seconds, WINDOW)
+        figures = paired_throughput(
+            "match", playing.run, config.env, config.seed, playing.slots, seconds, WINDOW
+        )
         playing.matches.close()
     return {
         "matches_per_second": playing.finished / playing.seconds,
         "games_per_second": playing.games / playing.seconds,
-        **told,
+        **figures,
         "counted_share_of_steps": min(1.0, playing.counted_steps / playing.steps),
     }

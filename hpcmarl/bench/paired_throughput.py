@@ -19,7 +19,7 @@ WARM_UP = 0.5  # seconds of bare stepping
 FIRST_SLOT = 1_000_000  # far from the slots of what is measured
 
 
-def beside_bare(
+def paired_throughput(
     name: str,
     step: Callable[[float], tuple[int, float]],
     environment: EnvConfig,

@@ -31,7 +31,8 @@ env:
   kwargs: {agents: 2, landmarks: 1, max_cycles: 15, bonus: 1.0}
 algo: {name: reinforce, discount: 0.99, network: {hidden: [32]}}
 optimizer: {name: nigt, momentum: 0.3}
-topology: {actors_per_learner: 0, environments_per_actor: 4, server: dedicated, silence_seconds: null}
+topology:
+  {actors_per_learner: 0, environments_per_actor: 4, server: dedicated, heartbeat_timeout_seconds: null}
 trajectories: {enabled: false}
 checkpoint: {every_seconds: null}
 eval: {episodes: 0}
@@ -170,11 +171,11 @@ def _play(stage: Stage, config: Config) -> dict[str, Any]:
 
 def _figures(played: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Of each rule the medians, and all runs."""
-    told: dict[str, Any] = {}
+    medians: dict[str, Any] = {}
     for rule, runs in played.items():
-        told[f"{rule}_seconds"] = middle([run["seconds"] for run in runs])
-        told[f"{rule}_predicted_seconds"] = middle([run["predicted_seconds"] for run in runs])
-    return told | {"runs": played}
+        medians[f"{rule}_seconds"] = middle([run["seconds"] for run in runs])
+        medians[f"{rule}_predicted_seconds"] = middle([run["predicted_seconds"] for run in runs])
+    return medians | {"runs": played}
 
 
 def middle(seconds: Sequence[float | None]) -> float | None:

@@ -66,7 +66,8 @@ class Stage:
         """A whole run; the moments on the server's rank, none elsewhere. Collective. `learner` stands in for
         the learner role.
 
-        `config` should leave out topology.silence_seconds: a last sign of life would reach the next run."""
+        `config` should leave out topology.heartbeat_timeout_seconds: a last sign of life would reach the next
+        run."""
         self.played += 1
         context = prepare(
             self.transport, config, f"{self.directory}/{self.played}" if self.directory else None, None

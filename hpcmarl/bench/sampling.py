@@ -11,7 +11,7 @@ import contextlib
 import time
 from typing import Any
 
-from hpcmarl.bench.paired_throughput import beside_bare
+from hpcmarl.bench.paired_throughput import paired_throughput
 from hpcmarl.config.file import vary
 from hpcmarl.config.simulation import PolicyObjectiveConfig, SimulationConfig
 from hpcmarl.errors import UsageError
@@ -78,7 +78,7 @@ def _measure(name: str, config: SimulationConfig, seconds: float) -> dict[str, A
     with contextlib.closing(playing.cluster):
         playing.run(0.2 * window)
         playing.events, playing.seconds = 0, 0.0
-        told = beside_bare(
+        figures = paired_throughput(
             "played",
             playing.run,
             config.objective.env,
@@ -89,9 +89,9 @@ def _measure(name: str, config: SimulationConfig, seconds: float) -> dict[str, A
         )
     return {
         "method": name,
-        "environment": told["environment"],
-        "played_steps_per_second": told["played_env_steps_per_second"],
-        "bare_steps_per_second": told["bare_env_steps_per_second"],
-        "ratio": told["ratio"],
+        "environment": figures["environment"],
+        "played_steps_per_second": figures["played_env_steps_per_second"],
+        "bare_steps_per_second": figures["bare_env_steps_per_second"],
+        "ratio": figures["ratio"],
         "events_per_second": playing.events / playing.seconds,
     }

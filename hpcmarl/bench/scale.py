@@ -247,7 +247,7 @@ def measure(
             code = job.wait(plan.limit)
             if code != 0:
                 why = f"exit code {code}" if code is not None else f"not done after {plan.limit:.0f} s"
-                raise HpcmarlError(f"bench scale with {size} ranks: {why}: {job.last_words()}")
+                raise HpcmarlError(f"bench scale with {size} ranks: {why}: {job.closing_lines()}")
             rows += result_in(job.output.read_text(errors="replace"))
         measured = {reduce: _measured(read, keep / reduce, say) for reduce in REDUCTIONS}
     return {

@@ -103,7 +103,7 @@ def measure(ranks: int) -> dict[str, Any]:
             progress = Progress(folder / "run")
             while progress.version < 1:
                 if not job.running or time.monotonic() - began > LIMIT_SECONDS:
-                    raise HpcmarlError(f"the run made no update: {job.last_words()}")
+                    raise HpcmarlError(f"the run made no update: {job.closing_lines()}")
                 time.sleep(0.02)
             seconds = time.monotonic() - began
             found = {

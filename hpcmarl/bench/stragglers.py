@@ -31,7 +31,8 @@ CONFIG = """name: stragglers
 env: {id: mpe2.simple_v3, max_steps: 1}
 algo: {network: {hidden: [8]}}
 optimizer: {name: sgd, step_size: 0.0001}
-topology: {actors_per_learner: 0, environments_per_actor: 1, server: dedicated, silence_seconds: null}
+topology:
+  {actors_per_learner: 0, environments_per_actor: 1, server: dedicated, heartbeat_timeout_seconds: null}
 trajectories: {enabled: false}
 checkpoint: {every_seconds: null}
 eval: {episodes: 0}

@@ -100,7 +100,7 @@ def stragglers(
 
     set_threads(1)
     if not under_launcher(os.environ):
-        told = (
+        figures = (
             ["--until-return", str(until_return), "--limit", str(limit), "--seeds", str(seeds)]
             if until_return is not None
             else []
@@ -114,7 +114,7 @@ def stragglers(
                 str(seconds),
                 "--unit",
                 str(unit),
-                *told,
+                *figures,
                 *(["--json"] if as_json else []),
             ],
         )

@@ -151,9 +151,11 @@ def export(
         parameters, description = describe_networks(league, chosen)
         result["parameters"] = write_parameters(out, parameters, description)
     if table is not None:
-        told = summarise(league.book)
-        names = [each["name"] for each in told["snapshots"]]
-        result["table"] = write_payoff(table, names, told["games"], told["payoff"], told["mean_return"])
+        summary = summarise(league.book)
+        names = [each["name"] for each in summary["snapshots"]]
+        result["table"] = write_payoff(
+            table, names, summary["games"], summary["payoff"], summary["mean_return"]
+        )
     if as_json:
         print_json(result)
         return
@@ -195,14 +197,14 @@ def carry(
     there with league.members.NAME.start: FILE.h5.
 
     \b
-    hpcmarl league carry runs/tag prey configs/tag_with_wind.yaml --features prey=0-13,new*2 --out prey.h5
+    hpcmarl league transfer runs/tag prey configs/tag_with_wind.yaml --features prey=0-13,new*2 --out prey.h5
     """
     set_threads(1)
     from hpcmarl.cli.common import load
     from hpcmarl.league.commands.reader import read_league
-    from hpcmarl.league.commands.transfer import carry as carry_over
+    from hpcmarl.league.commands.transfer import carry as transfer_parameters
 
-    result = carry_over(read_league(run), snapshot, load(config, []), features or [], out)
+    result = transfer_parameters(read_league(run), snapshot, load(config, []), features or [], out)
     if as_json:
         print_json(result)
         return

@@ -118,16 +118,16 @@ def _print_tournament(result: dict[str, Any]) -> None:
     order = sorted(range(len(entrants)), key=lambda number: -(entrants[number]["rating_elo"] or 0.0))
     rows = []
     for place, number in enumerate(order, start=1):
-        told = entrants[number]
-        rating, low, high = (told[f"rating_elo{end}"] for end in ("", "_low", "_high"))
+        entrant = entrants[number]
+        rating, low, high = (entrant[f"rating_elo{end}"] for end in ("", "_low", "_high"))
         rated = ("-", "-") if rating is None else (f"{rating:+.0f}", f"{low:+.0f} to {high:+.0f}")
         rows.append(
             (
                 str(place),
-                printable(told["entrant"]),
+                printable(entrant["entrant"]),
                 *rated,
-                f"{told['mean_score']:.3f}",
-                f"{told['games']:,}",
+                f"{entrant['mean_score']:.3f}",
+                f"{entrant['games']:,}",
             )
         )
     print_columns(rows, ("", "player", "rating", "95 %", "score", "games"), right=(0, 2, 3, 4, 5))

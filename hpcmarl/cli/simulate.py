@@ -109,11 +109,11 @@ def simulate(
         raise UsageError("--resume needs --out DIR, the directory of the simulation that is to go on")
     settings = load_simulation(Path(config), overrides or ())
     directory = Path(out) if out is not None else new_run_dir(settings.name)
-    from hpcmarl.io.partial_results import PartsShelf
+    from hpcmarl.io.partial_results import PartialResultStore
     from hpcmarl.sim.experiment import simulate as run
     from hpcmarl.sim.running import Runner
 
-    shelf = PartsShelf(directory, dump_config(settings))
+    shelf = PartialResultStore(directory, dump_config(settings))
     shelf.check(resume)
     began = time.perf_counter()
     with _Bar() as bar:

@@ -93,7 +93,7 @@ def submit(
     for key, value in (("partition", partition), ("account", account)):
         changes += [f"slurm.{key}={json.dumps(value)}"] if value is not None else []
     if hetjob is not None:
-        changes = ["topology.placement=apart", "topology.server=dedicated", *changes]
+        changes = ["topology.placement=separate", "topology.server=dedicated", *changes]
     settings = load_config(path, changes)
     _check_seeds(seeds, hetjob, given)
     job = _job(
@@ -104,7 +104,7 @@ def submit(
         _show(job, verify)
         return
     _send(job, settings, run_dir is None, verify)
-    _tell_estimate(settings, topology, site_stages=job.site.stage)
+    _report_estimate(settings, topology, site_stages=job.site.stage)
 
 
 def _job(
@@ -346,7 +346,7 @@ def _advice(settings: Config, job: Job) -> list[str]:
     ]
 
 
-def _tell_estimate(settings: Config, topology: Topology, *, site_stages: bool) -> None:
+def _report_estimate(settings: Config, topology: Topology, *, site_stages: bool) -> None:
     """Print on standard error what the job will ask of file systems and memory.
 
     Its environment is not made for that, which takes seconds: the doctor does so, and adds bytes of

@@ -8,10 +8,10 @@ only by learners that sum.
 # rounds.reduce -> module:class of the learners' sums among themselves (comm/reductions/base.py says what such
 # a class is)
 BACKENDS = {
-    "mpi": "hpcmarl.comm.reductions.mpi_allreduce:MpiSums",
-    "horovod": "hpcmarl.comm.reductions.horovod_allreduce:HorovodSums",
-    "gloo": "hpcmarl.comm.reductions.torch_allreduce:GlooSums",
-    "nccl": "hpcmarl.comm.reductions.torch_allreduce:NcclSums",
+    "mpi": "hpcmarl.comm.reductions.mpi_allreduce:MpiAllReduce",
+    "horovod": "hpcmarl.comm.reductions.horovod_allreduce:HorovodAllReduce",
+    "gloo": "hpcmarl.comm.reductions.torch_allreduce:GlooAllReduce",
+    "nccl": "hpcmarl.comm.reductions.torch_allreduce:NcclAllReduce",
 }
 # those that the survivors of a dead learner can form again; under the others the run ends and is resumed
 REPAIRABLE = ("mpi", "horovod", "gloo")

@@ -38,6 +38,6 @@ def pack_hosts(hosts: Sequence[str], deaf: Collection[int]) -> bytes:
 
 def unpack_hosts(message: Buffer) -> tuple[list[str], set[int]]:
     """Return the host of each rank, and the ranks without a doorbell."""
-    told = unpack(message)
-    hosts = [told["names"][number] for number, count in told["rows"].tolist() for _ in range(count)]
-    return hosts, set(told["deaf"].tolist())
+    table = unpack(message)
+    hosts = [table["names"][number] for number, count in table["rows"].tolist() for _ in range(count)]
+    return hosts, set(table["deaf"].tolist())

@@ -30,7 +30,7 @@ class LocalWorld:
         self.size = size
         self.queues: list[deque[tuple[int, Buffer, SharedHandle]]] = [deque() for _ in range(size)]
         self.dead: set[int] = set()  # tests add to it
-        self.newcomers: list[tuple[int, bytes]] = []  # (rank, payload): tests start them
+        self.poll_respawned: list[tuple[int, bytes]] = []  # (rank, payload): tests start them
         self.sums: dict[tuple[tuple[int, ...], int], dict[int, Array]] = {}
         self.broadcasted: bytes = b""
         self.transports = [LocalTransport(self, rank) for rank in range(size)]
@@ -91,17 +91,17 @@ class LocalTransport(Transport):
         self._known_dead.update(found)
         return found
 
-    def bury(self, rank: int) -> None:
+    def mark_failed(self, rank: int) -> None:
         self._buried.add(rank)
 
     def replace(self, rank: int, payload: bytes) -> None:
         self.world.queues[rank].clear()
         self.world.transports[rank] = LocalTransport(self.world, rank)
-        self.world.newcomers.append((rank, payload))
+        self.world.poll_respawned.append((rank, payload))
         self._receive_again(rank)
         self._new.append(rank)
 
-    def newcomers(self) -> list[tuple[int, tuple[int, int] | LaunchError]]:
+    def poll_respawned(self) -> list[tuple[int, tuple[int, int] | LaunchError]]:
         found, self._new = self._new, []
         return [(rank, (0, 0)) for rank in found]
 

@@ -15,7 +15,7 @@ tags, and a rank hosts each role at most once, so (rank, kind) names the receive
     REPORT      learner, actor → server     packed tree (hpcmarl.packing): statistics, episodes
     START       server  → everyone          packed tree: the role's state of a resumed run, or an empty one;
                                             env_steps: of the whole run so far
-    SNAPSHOT    server  → learner → actors  nothing: send your state; version
+    CHECKPOINT_REQUEST  server  → learner → actors  nothing: send your state; version
     STATE       learner, actor → server     packed tree: the state; version
     CLOSE       server  → learner → actors  nothing: the round has enough, begin no further episode of this
         version (admission: all_begun)
@@ -101,7 +101,7 @@ class Kind(IntEnum):
     WEIGHTS = 4
     REPORT = 5
     START = 6
-    SNAPSHOT = 7
+    CHECKPOINT_REQUEST = 7
     STATE = 8
     STOP = 9
     EXIT = 10

@@ -63,10 +63,10 @@ class TeamTransport(Transport):
         found, self._lost = self._lost, []
         return found
 
-    def bury(self, rank: int) -> None:
+    def mark_failed(self, rank: int) -> None:
         self._buried.add(rank)
 
-    def newcomers(self) -> list[tuple[int, tuple[int, int] | LaunchError]]:
+    def poll_respawned(self) -> list[tuple[int, tuple[int, int] | LaunchError]]:
         return []
 
     def close(self, seconds: float | None = None) -> None:

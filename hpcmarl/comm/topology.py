@@ -95,8 +95,8 @@ def assign_roles(size: int, hosts: Sequence[str], config: TopologyConfig) -> Top
     """Give every rank of the world its roles.
 
     Rank 0 is the server. The other ranks, taken host by host so that a learner sits beside its actors, are
-    dealt to the groups in blocks of (learner, actors…); with placement: apart all learners come first, then
-    all actors. Where ranks are few the server shares rank 0 with the first learner. The last
+    dealt to the groups in blocks of (learner, actors…); with placement: separate all learners come first,
+    then all actors. Where ranks are few the server shares rank 0 with the first learner. The last
     `config.evaluators` ranks of that order are in no group. Raises ConfigError when the groups do not fit the
     world, naming the sizes that do.
     """
@@ -118,7 +118,7 @@ def assign_roles(size: int, hosts: Sequence[str], config: TopologyConfig) -> Top
         order.sort(key=lambda rank: rank != 0)  # the first learner is on the server's rank
     order = order[:available]
     counts = _actor_counts(available, wanted, config.evaluators, dedicated)
-    if config.placement == "apart":  # the learners come first; below each takes its actors from the rest
+    if config.placement == "separate":  # the learners come first; below each takes its actors from the rest
         order = _deal(order, counts)
     groups, position = [], 0
     for index, count in enumerate(counts):

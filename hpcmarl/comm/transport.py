@@ -137,17 +137,17 @@ class Transport(ABC):
         """Ranks that were found dead since the last call."""
 
     @abstractmethod
-    def bury(self, rank: int) -> None:
+    def mark_failed(self, rank: int) -> None:
         """Go on without a rank: what it sends is not received, what it is sent vanishes (the handle is done
         at once)."""
 
     @abstractmethod
     def replace(self, rank: int, payload: bytes) -> None:
         """Begin to start a process in the place of a buried rank; messages to it will go over this rank. See
-        `newcomers`."""
+        `poll_respawned`."""
 
     @abstractmethod
-    def newcomers(self) -> list[tuple[int, tuple[int, int] | LaunchError]]:
+    def poll_respawned(self) -> list[tuple[int, tuple[int, int] | LaunchError]]:
         """The ranks whose new process is there since the last call: (its number, when it was started;
         launch/processes.py), or why none is."""
 
@@ -221,7 +221,7 @@ class Transport(ABC):
         time.sleep(seconds)
         return False
 
-    def tell_abort(self) -> None:  # noqa: B027  virtual ranks see it by themselves
+    def announce_abort(self) -> None:  # noqa: B027  virtual ranks see it by themselves
         """Tell the other ranks that this one is about to end the job and has said why."""
 
     @abstractmethod

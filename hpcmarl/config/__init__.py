@@ -4,15 +4,15 @@ reads YAML into them.
 Everything takes the models as arguments, from here; only the command line and the roles read files
 (`file`)."""
 
-from hpcmarl.config.algo_checks import common_reward_words
+from hpcmarl.config.algo_checks import common_reward_text
 from hpcmarl.config.algos import (
-    ActingForm,
     ActorCriticConfig,
     AgentNetworkConfig,
     Algo,
     AlgoConfig,
     COMAConfig,
     CommonReward,
+    InferenceForm,
     IQLConfig,
     MATraceConfig,
     MixingConfig,
@@ -42,11 +42,10 @@ from hpcmarl.config.rounds import (
     round_contradictions,
 )
 from hpcmarl.config.run import EvalConfig, StopConfig
-from hpcmarl.config.schema import Config, acting_form, batch_of, contradictions, counts_episodes
+from hpcmarl.config.schema import Config, batch_of, contradictions, counts_episodes, inference_form
 from hpcmarl.config.topology import DelayConfig, GroupConfig, TopologyConfig
 
 __all__ = [
-    "ActingForm",
     "ActorCriticConfig",
     "AdamConfig",
     "AgentNetworkConfig",
@@ -60,6 +59,7 @@ __all__ = [
     "EvalConfig",
     "GroupConfig",
     "IQLConfig",
+    "InferenceForm",
     "MATraceConfig",
     "MixingConfig",
     "NetworkConfig",
@@ -83,11 +83,11 @@ __all__ = [
     "VDNConfig",
     "ValueCriticConfig",
     "WQMIXConfig",
-    "acting_form",
     "batch_of",
-    "common_reward_words",
+    "common_reward_text",
     "contradictions",
     "counts_episodes",
     "critic_contradictions",
+    "inference_form",
     "round_contradictions",
 ]

@@ -16,27 +16,30 @@ def algo_contradictions(algo: AlgoConfig) -> list[str]:
     """Choices of an algorithm that exclude each other, each as one line that names the keys, why, and what to
     change."""
     found = _replay_contradictions(algo) if isinstance(algo, QLearningConfig) else []
-    if isinstance(algo, MATraceConfig) and algo.critic == "dec" and algo.ratios == "joint":
+    if isinstance(algo, MATraceConfig) and algo.critic == "independent" and algo.ratios == "joint":
         found.append(
-            "algo.critic: dec has one value per agent and cannot use algo.ratios: joint; use ratios: agent, "
-            "or critic: obs or full"
+            "algo.critic: independent has one value per agent and cannot use algo.ratios: joint; use ratios: "
+            "agent, "
+            "or critic: joint_observation or state"
         )
     if isinstance(algo, MATraceConfig) and algo.teams != "auto":
         found += _team_contradictions(algo, algo.teams)
-    if isinstance(algo, COMAConfig) and algo.critic == "dec":
+    if isinstance(algo, COMAConfig) and algo.critic == "independent":
         found.append(
-            "algo.critic: dec does not see the others' actions that COMA's critic judges by; use critic: obs "
-            "or full"
+            "algo.critic: independent does not see the others' actions that COMA's critic judges by; use "
+            "critic: joint_observation "
+            "or state"
         )
     if isinstance(algo, ActorCriticConfig) and algo.entropy_cost_steps and algo.target_entropy is not None:
         found.append(
             "algo.entropy_cost_steps: the entropy cost cannot both fall and be learned "
             "(algo.target_entropy); remove one of the two keys"
         )
-    if isinstance(algo, ValueCriticConfig) and algo.critic == "dec" and algo.critic_input == "agent":
+    if isinstance(algo, ValueCriticConfig) and algo.critic == "independent" and algo.critic_input == "agent":
         found.append(
-            "algo.critic_input: agent adds what an agent sees to a central critic, and algo.critic: dec sees "
-            "that alone; use obs or full"
+            "algo.critic_input: agent adds what an agent sees to a central critic, and algo.critic: "
+            "independent sees "
+            "that alone; use joint_observation or state"
         )
     if isinstance(algo, COMAConfig) and algo.critic_network is not None and algo.critic_network.recurrent:
         found.append(
@@ -46,7 +49,7 @@ def algo_contradictions(algo: AlgoConfig) -> list[str]:
     return found
 
 
-def common_reward_words(algo: AlgoConfig) -> tuple[str, str]:
+def common_reward_text(algo: AlgoConfig) -> tuple[str, str]:
     """Name what has agents learn from a common reward, for messages.
 
     Args:
@@ -56,18 +59,24 @@ def common_reward_words(algo: AlgoConfig) -> tuple[str, str]:
         The key with its value, and how to have each agent learn from its own reward.
     """
     if isinstance(algo, ActorCriticConfig) and not isinstance(algo, COMAConfig):
-        return f"algo.critic: {algo.critic}", "use algo.critic: dec"
+        return f"algo.critic: {algo.critic}", "use algo.critic: independent"
     other = ", or algo.name: iql" if isinstance(algo, QLearningConfig) else ""
     return (
         f"algo.name: {getattr(algo, 'name', '')}",
-        f"use algo.critic: dec with algo.name: ma_trace or ppo{other}",
+        f"use algo.critic: independent with algo.name: ma_trace or ppo{other}",
     )
 
 
 def _team_contradictions(algo: MATraceConfig, teams: tuple[tuple[str, ...], ...]) -> list[str]:
     """About algo.teams."""
     found = []
-    alone = "critic: dec" if algo.critic == "dec" else "ratios: agent" if algo.ratios == "agent" else ""
+    alone = (
+        "critic: independent"
+        if algo.critic == "independent"
+        else "ratios: agent"
+        if algo.ratios == "agent"
+        else ""
+    )
     if alone or not algo.importance_sampling:
         found.append(
             f"algo.teams: no ratio covers a team with algo.{alone or 'importance_sampling: false'}; remove "
@@ -85,19 +94,20 @@ def _team_contradictions(algo: MATraceConfig, teams: tuple[tuple[str, ...], ...]
 def _replay_contradictions(algo: QLearningConfig) -> list[str]:
     """Report choices of a value-based algorithm that exclude each other."""
     found = []
-    if algo.sparse is not None and algo.sparse.learning == "sparse" and not algo.network.recurrent:
+    if algo.sparse is not None and algo.sparse.training == "sparse" and not algo.network.recurrent:
         found.append(
-            "algo.sparse.learning: sparse concerns the recurrence, and algo.network.recurrent is false; set "
-            "learning: dense"
+            "algo.sparse.training: sparse concerns the recurrence, and algo.network.recurrent is false; set "
+            "training: dense"
         )
     if algo.n_step > 1 and algo.trace_lambda > 0:
         found.append(
             f"algo.n_step: {algo.n_step} looks a fixed number of steps ahead, and algo.trace_lambda "
             f"{algo.trace_lambda:g} averages over all numbers; set n_step: 1 or trace_lambda: 0"
         )
-    if algo.replay.starts > algo.replay.episodes:
+    if algo.replay.learning_starts > algo.replay.episodes:
         found.append(
-            f"algo.replay.starts {algo.replay.starts} is more than the algo.replay.episodes "
+            f"algo.replay.learning_starts {algo.replay.learning_starts} is more than the "
+            "algo.replay.episodes "
             f"{algo.replay.episodes} that are kept; lower it"
         )
     if algo.replay.dynamic is not None and algo.replay.dynamic.least >= algo.replay.episodes:

@@ -19,7 +19,7 @@ from hpcmarl.config.base import (
     section,
 )
 
-ActingForm = Literal["auto", "dense", "sparse"]
+InferenceForm = Literal["auto", "dense", "sparse"]
 # the mean over all agents, or over those of a policy; none: each agent's own
 CommonReward = Literal["all", "policy", "none"]
 
@@ -79,8 +79,9 @@ class ActorCriticConfig(ValueLearningConfig):
 
     trajectory_unit: ClassVar[Literal["unroll", "episode"]] = "unroll"
     unroll: Count = Field(25, description="steps of one unroll, T")
-    critic: Literal["obs", "full", "dec"] = Field(
-        "obs", description="critic on all observations, on the environment's state, or one per agent"
+    critic: Literal["joint_observation", "state", "independent"] = Field(
+        "joint_observation",
+        description="critic on all observations, on the environment's state, or one per agent",
     )
     critic_network: NetworkConfig | None = Field(
         None,
@@ -124,12 +125,13 @@ class ActorCriticConfig(ValueLearningConfig):
         False, description="critics predict values in units of the spread of their targets so far"
     )
     agent_id: bool = Field(
-        False, description="append to an observation which agent of its policy sees it (also for critic dec)"
+        False,
+        description="append to an observation which agent of its policy sees it (critic: independent, too)",
     )
 
     @property
     def common_reward(self) -> CommonReward:
-        return "none" if self.critic == "dec" else "policy"
+        return "none" if self.critic == "independent" else "policy"
 
 
 class ValueCriticConfig(ActorCriticConfig):
@@ -137,7 +139,8 @@ class ValueCriticConfig(ActorCriticConfig):
 
     critic_input: Literal["team", "agent"] = Field(
         "team",
-        description="what critics obs and full see: the same for all agents (one value), or with the own "
+        description="what critics joint_observation and state see: the same for all agents (one value), or "
+        "with the own "
         "observation of an agent behind it (a value for each; MAPPO's agent-specific global state)",
     )
 
@@ -148,7 +151,9 @@ class MATraceConfig(ValueCriticConfig):
     name: Literal["ma_trace"] = "ma_trace"
     ratios: Literal["joint", "agent"] | None = Field(
         None,
-        description="importance ratios of the team or of each agent; default: joint, with critic dec: agent",
+        description=(
+            "importance ratios of the team or of each agent; default: joint, with critic: independent: agent"
+        ),
     )
     teams: Literal["auto"] | tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...] = Field(
         "auto",
@@ -181,7 +186,8 @@ class COMAConfig(ActorCriticConfig):
 
 
 class PPOConfig(ValueCriticConfig):
-    """PPO (arXiv 1707.06347): IPPO with critic dec, MAPPO with critic obs or full."""
+    """PPO (arXiv 1707.06347): IPPO with critic: independent, MAPPO with critic: joint_observation or
+    state."""
 
     name: Literal["ppo"] = "ppo"
     trace_lambda: Fraction = Field(0.95, description="lambda of the generalised advantage estimation")
@@ -265,8 +271,10 @@ class ReplayConfig(Section):
 
     episodes: Count = Field(5000, description="episodes that a learner keeps; the oldest leave")
     megabytes: PositiveFloat = Field(2048.0, description="or so many megabytes, whichever is reached first")
-    starts: Count = Field(32, description="episodes that a learner waits for before its first gradient")
-    ratio: PositiveFloat = Field(
+    learning_starts: Count = Field(
+        32, description="episodes that a learner waits for before its first gradient"
+    )
+    samples_per_insert: PositiveFloat = Field(
         32.0,
         description=(
             "how often, on average, an episode may be learned from; then the learner waits for new ones"
@@ -313,13 +321,13 @@ class SparseConfig(Section):
         0.5, description="share of a layer's weights that changes at first; it falls like a cosine"
     )
     last: PositiveInt = Field(20_000, description="updates after which the topology stays")
-    acting: ActingForm = Field(
+    inference: InferenceForm = Field(
         "auto",
         description=(
             "multiply by all weights, by those that are there, or layer by layer by what was measured quicker"
         ),
     )
-    learning: Literal["dense", "sparse"] = Field(
+    training: Literal["dense", "sparse"] = Field(
         "dense", description="form in which the recurrence learns; sparse is quicker where it is wide"
     )
 
@@ -416,7 +424,7 @@ class VDNConfig(OperatorConfig):
 class MixingConfig(Section):
     """The monotonic mixing network."""
 
-    mixer_state: Literal["auto", "full", "obs"] = Field(
+    mixer_state: Literal["auto", "state", "joint_observation"] = Field(
         "auto",
         description=(
             "what the mixer sees: the environment's state, or all observations joined; auto: the "

@@ -46,7 +46,7 @@ class EnvConfig(Section):
         None, description="truncate episodes after so many steps (on top of the environment's own limit)"
     )
     restarts: Natural = Field(3, description="how often an actor may restart environments that raise or hang")
-    past_restarts: Literal["stop", "quarantine"] = Field(
+    on_restart_limit: Literal["stop", "quarantine"] = Field(
         "stop",
         description=(
             "after that: stop the run with the environment's traceback, or give up the slot, until "

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from hpcmarl.config import Config, EnvConfig, keys, yaml_text
 from hpcmarl.config.preset_layer import choose_preset, fill_preset
 from hpcmarl.config.presets import PRESETS
+from hpcmarl.config.renamed import renamed_key, renamed_value
 from hpcmarl.config.simulation import SimulationConfig
 from hpcmarl.config.tree import (
     COMMAND_LINE,
@@ -229,7 +230,9 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
             else "or remove the line"
         )
         return f"{origin}: {key} is empty; allowed: {allowed}{_meaning(place, tree.root)}; {remedy}"
-    return f"{origin}: {key} is {show(value)}; allowed: {allowed}{_meaning(place, tree.root)}"
+    renamed = renamed_value(place, value)
+    hint = "" if renamed is None else f"; {value} was renamed to {renamed}"
+    return f"{origin}: {key} is {show(value)}; allowed: {allowed}{_meaning(place, tree.root)}{hint}"
 
 
 def _unknown_key(place: Place, tree: Tree) -> str:
@@ -242,6 +245,8 @@ def _unknown_key(place: Place, tree: Tree) -> str:
     owners = [member for member, model in members.items() if key in model.model_fields]
     suggestions = keys.nearest(key, siblings, dotted(place[:-1]), tree.root)
     hint = f"did you mean {' or '.join(suggestions)}? " if suggestions else ""
+    if (renamed := renamed_key((*section, key))) is not None:
+        hint = f"it was renamed to {renamed}; "
     if "." in key and key in suggestions:
         hint = f"sections are nested in a file: {key.replace('.', ': {')}: ...{'}' * key.count('.')}; "
     if owners:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from hpcmarl.config.algo_checks import common_reward_words
+from hpcmarl.config.algo_checks import common_reward_text
 from hpcmarl.config.environment import PolicyConfig
 from hpcmarl.config.league import (
     MatchmakingConfig,
@@ -140,7 +140,7 @@ def self_play_contradictions(run: LeagueRun, *, constant_sum: bool = False) -> l
     for key, maker in _makers_in_use(league).items():
         name, share = self_play_share(maker)
         if share > 0.0:
-            common, remedy = common_reward_words(run.algo)
+            common, remedy = common_reward_text(run.algo)
             why = "a constant-sum game" if constant_sum else "league.cooperative: false"
             return [
                 f"{common} learns from the mean reward of all seats where a member plays itself "

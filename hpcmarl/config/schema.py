@@ -15,9 +15,9 @@ from pydantic import Field, model_validator
 
 from hpcmarl.config.algo_checks import algo_contradictions
 from hpcmarl.config.algos import (
-    ActingForm,
     ActorCriticConfig,
     Algo,
+    InferenceForm,
     MATraceConfig,
     SparseConfig,
 )
@@ -130,13 +130,13 @@ def batch_of(config: Config, slots: Sequence[int]) -> int:
     return max(each) if config.rounds.rule == "afedpg" else sum(each)
 
 
-def acting_form(config: Config, *, repeatable: bool = False) -> ActingForm:
+def inference_form(config: Config, *, repeatable: bool = False) -> InferenceForm:
     """In which form policies multiply by their weights. Where the result must be `repeatable`, or the run is
     deterministic, no time decides."""
     sparse: SparseConfig | None = getattr(config.algo, "sparse", None)
-    if sparse is None or (sparse.acting == "auto" and (repeatable or config.deterministic)):
+    if sparse is None or (sparse.inference == "auto" and (repeatable or config.deterministic)):
         return "dense"
-    return sparse.acting
+    return sparse.inference
 
 
 def contradictions(config: Config) -> list[str]:

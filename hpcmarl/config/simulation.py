@@ -332,10 +332,10 @@ def _critic_contradictions(config: SimulationConfig) -> list[str]:
             f"objective.{'name' if algo is None else 'algo.name'}: {(algo or config.objective).name}",
         )
     found = []
-    if algo.critic == "full":
+    if algo.critic == "state":
         found.append(
-            "objective.algo.critic: full needs the environment's state, which the simulator does not keep; "
-            "use obs or dec"
+            "objective.algo.critic: state needs the environment's state, which the simulator does not keep; "
+            "use joint_observation or independent"
         )
     if algo.critic_network is not None and algo.critic_network.recurrent:
         found.append(

@@ -50,8 +50,8 @@ class TopologyConfig(Section):
     server: Literal["auto", "dedicated", "shared"] = Field(
         "auto", description="the server has rank 0 to itself, or shares it with the first learner"
     )
-    placement: Literal["beside", "apart"] = Field(
-        "beside",
+    placement: Literal["colocated", "separate"] = Field(
+        "colocated",
         description=(
             "a learner beside its actors, or all learners on the first ranks and all actors on the "
             "others (heterogeneous jobs)"
@@ -62,7 +62,7 @@ class TopologyConfig(Section):
     )
     environments_per_actor: Count = Field(16, description="environment slots stepped together, E")
     threads: PositiveInt = Field(1, description="torch threads of each rank")
-    silence_seconds: PositiveFloat | None = Field(
+    heartbeat_timeout_seconds: PositiveFloat | None = Field(
         60.0,
         description=(
             "a rank that was not heard for so long is killed and treated as dead; more than any "

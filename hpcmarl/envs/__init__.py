@@ -151,9 +151,9 @@ def make_environment(
         )
         return batch
     from hpcmarl.envs.batch import SlotBatch
-    from hpcmarl.envs.probe import survey
+    from hpcmarl.envs.probe import probe
 
-    source, layout = survey(config, policies)
+    source, layout = probe(config, policies)
     return SlotBatch(
         config,
         source,
@@ -180,9 +180,9 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
     if (module := batched_module(config)) is not None:
         spec: EnvironmentSpec = module.describe(config, policies)
     else:
-        from hpcmarl.envs.probe import survey
+        from hpcmarl.envs.probe import probe
 
-        spec = survey(config, policies)[1].spec
+        spec = probe(config, policies)[1].spec
     if config.common_reward and spec.turn_based:
         raise ConfigError(
             f"env.common_reward: true is for games whose agents act at once, and {spec.id} is turn-based; "

@@ -86,12 +86,14 @@ class BareEnvironment:
         return [space.sample() for _ in range(DRAWN)]
 
     def _reset(self) -> None:
-        told = self.environment.reset(seed=episode_seed(self.seeds.seed, self.seeds.first_slot, self.episode))
+        result = self.environment.reset(
+            seed=episode_seed(self.seeds.seed, self.seeds.first_slot, self.episode)
+        )
         self.episode += 1
         if not self._turn_based:
             self._seen = {
                 agent: seen
-                for agent, seen in told[0].items()
+                for agent, seen in result[0].items()
                 if isinstance(seen, dict) and "action_mask" in seen
             }
 
@@ -107,9 +109,9 @@ class BareEnvironment:
         masked = self._seen
         for agent in masked.keys() & chosen.keys():
             chosen[agent] = _allowed(chosen[agent], masked[agent]["action_mask"], index)
-        told = self.environment.step(chosen)
+        result = self.environment.step(chosen)
         if masked:
-            self._seen = {agent: told[0][agent] for agent in masked if agent in told[0]}
+            self._seen = {agent: result[0][agent] for agent in masked if agent in result[0]}
         if not self.environment.agents:
             self._reset()
 

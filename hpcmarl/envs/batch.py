@@ -24,10 +24,10 @@ from hpcmarl.envs.batch_arrays import (
     prefill,
     stuck_agents,
 )
-from hpcmarl.envs.nonfinite import bad_numbers, make_finite
+from hpcmarl.envs.nonfinite import find_nonfinite, make_finite
 from hpcmarl.envs.resolve import Source
 from hpcmarl.envs.slot import TERMINATED, TRUNCATED, Layout, SlotAdapter, Views
-from hpcmarl.envs.supervision import Upkeep
+from hpcmarl.envs.supervision import EnvSupervisor
 from hpcmarl.errors import ConfigError, EnvironmentFailure
 from hpcmarl.types import Array, Episode, FinalFrame, Frame, Outcome
 
@@ -53,7 +53,8 @@ class SlotBatch(BatchedEnvironment):
     ) -> None:
         if with_state and layout.spec.state_size is None:
             raise ConfigError(
-                f"env.id {source.id} has no state(); choose algo.critic: obs or dec, or an environment that "
+                f"env.id {source.id} has no state(); choose algo.critic: joint_observation or independent, "
+                "or an environment that "
                 "has one"
             )
         module, _, name = adapter.partition(":")
@@ -64,7 +65,7 @@ class SlotBatch(BatchedEnvironment):
         self.rests_next = np.zeros(slots, np.bool_)
         self._config, self._source, self._layout, self._seeds = config, source, layout, seeds
         self._record, self._skip_bad_numbers = record, skip_bad_numbers
-        self._upkeep = Upkeep(config, source, slots, self._where)
+        self._upkeep = EnvSupervisor(config, source, slots, self._where)
         self.counts = self._upkeep.counts
         self._names, self._sizes = layout.names, [len(policy.agents) for policy in layout.spec.policies]
         self._adapters: list[SlotAdapter] = []
@@ -107,8 +108,8 @@ class SlotBatch(BatchedEnvironment):
         idle = self._upkeep.idle
         broken = self._play(prepared, idle)
         ended = self._settle(views, idle, broken)
-        for row, told in collect_rewards(self._adapters, self._layout, outcome, self._returns):
-            raise EnvironmentFailure(f"environment {self._where(row)} {told}")
+        for row, problem in collect_rewards(self._adapters, self._layout, outcome, self._returns):
+            raise EnvironmentFailure(f"environment {self._where(row)} {problem}")
         if self._record:
             for row in set(range(self.slots)) - idle:
                 self._recorded[row].append([np.array(actions[name][row]) for name in self._names])
@@ -136,7 +137,7 @@ class SlotBatch(BatchedEnvironment):
                 adapter.play(actions)
             except Exception as error:
                 limit.stop()
-                self._upkeep.spend(row, error)
+                self._upkeep.consume_restart(row, error)
                 broken.add(row)
         limit.stop()
         return broken
@@ -153,9 +154,9 @@ class SlotBatch(BatchedEnvironment):
             try:
                 end = adapter.settle(row, views, cut) if row not in broken else adapter.abort(row, views)
             except EnvironmentFailure as error:
-                raise self._upkeep.breach(row, error) from error
+                raise self._upkeep.contract_error(row, error) from error
             except Exception as error:
-                self._upkeep.spend(row, error)
+                self._upkeep.consume_restart(row, error)
                 broken.add(row)
                 end = adapter.abort(row, views)
             if end:
@@ -169,7 +170,7 @@ class SlotBatch(BatchedEnvironment):
             try:
                 obs, state = adapter.final()
             except Exception as error:
-                raise self._upkeep.breach(row, error) from error
+                raise self._upkeep.contract_error(row, error) from error
             outcome.finals.append(FinalFrame(row, obs, state))
         if crashed:
             adapter.environment = self._upkeep.rebuild(row, adapter.environment)
@@ -214,9 +215,9 @@ class SlotBatch(BatchedEnvironment):
                     break
                 empty += 1
             except EnvironmentFailure as error:
-                raise self._upkeep.breach(row, error) from error
+                raise self._upkeep.contract_error(row, error) from error
             except Exception as error:
-                self._upkeep.spend(row, error)
+                self._upkeep.consume_restart(row, error)
                 self._adapters[row].environment = self._upkeep.rebuild(row, self._adapters[row].environment)
             if empty == EMPTY_RESETS:
                 raise EnvironmentFailure(
@@ -231,14 +232,16 @@ class SlotBatch(BatchedEnvironment):
         """Observations or rewards that are not finite: EnvironmentFailure, or the end of the episode in which
         they came."""
         for attempt in range(EMPTY_RESETS + 1):
-            found = bad_numbers(self.spec, outcome, views)
+            found = find_nonfinite(self.spec, outcome, views)
             for row, agent, what in found:
-                told = f"environment {self._where(row)}: agent {agent} {what}"
+                problem = f"environment {self._where(row)}: agent {agent} {what}"
                 if not self._skip_bad_numbers:
-                    raise EnvironmentFailure(f"{told}; faults.on_nan: skip would end such episodes and go on")
+                    raise EnvironmentFailure(
+                        f"{problem}; faults.on_nan: skip would end such episodes and go on"
+                    )
                 if attempt == EMPTY_RESETS:
-                    raise EnvironmentFailure(f"{told}, after each of {EMPTY_RESETS} resets")
-                logger.warning("%s; the episode is cut off there", told)
+                    raise EnvironmentFailure(f"{problem}, after each of {EMPTY_RESETS} resets")
+                logger.warning("%s; the episode is cut off there", problem)
             if not found:
                 return
             for row in {row for row, _, _ in found}:

@@ -65,11 +65,14 @@ def unequal_rewards(rewards: FloatArray, agents: Sequence[str]) -> list[tuple[in
             rewards.min(1), rewards.max(1), COMMON_REWARD_TOLERANCE, COMMON_REWARD_TOLERANCE, equal_nan=True
         )
     ).tolist():
-        told = " and ".join(
+        unequal = " and ".join(
             f"{agents[column]} with {rewards[row, column]:g}" for column in (least[row], most[row])
         )
         found.append(
-            (row, f"rewards {told} in one step, but {COMMON_REWARD_IS_SET}; set env.common_reward to false")
+            (
+                row,
+                f"rewards {unequal} in one step, but {COMMON_REWARD_IS_SET}; set env.common_reward to false",
+            )
         )
     return found
 

@@ -14,7 +14,9 @@ from hpcmarl.envs.slot import Views
 from hpcmarl.types import Array, EnvironmentSpec, FloatArray, Outcome
 
 
-def bad_numbers(spec: EnvironmentSpec, outcome: Outcome | None, views: Views) -> list[tuple[int, str, str]]:
+def find_nonfinite(
+    spec: EnvironmentSpec, outcome: Outcome | None, views: Views
+) -> list[tuple[int, str, str]]:
     """(row, agent, what) of rewards, observations and states that are not finite; cheap where there are none.
     outcome: None after a reset."""
     total = 0.0

@@ -21,7 +21,7 @@ from hpcmarl.errors import EnvironmentFailure, HpcmarlError
 from hpcmarl.types import EnvironmentSpec
 
 
-def survey(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> tuple[Source, Layout]:
+def probe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> tuple[Source, Layout]:
     """Build one environment, reset it, read it, close it.
 
     Raises MissingPackageError, ConfigError (env or policies do not fit) or EnvironmentFailure (it raised).

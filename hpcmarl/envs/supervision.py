@@ -71,7 +71,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
         )
 
 
-class Upkeep:
+class EnvSupervisor:
     """Pays for what breaks. `retired`: slots in quarantine; `resting`: left out for a while.
 
     `counts`: restarts, hangs, bad_numbers, quarantined of this process."""
@@ -84,34 +84,34 @@ class Upkeep:
         self.limit = TimeLimit(config.step_seconds)
         self.retired: set[int] = set()
         self.resting: set[int] = set()
-        self.counts: Counter[str] = Counter(restarts=0, hangs=0, bad_numbers=0, quarantined=0)
+        self.counts: Counter[str] = Counter(restarts=0, hangs=0, find_nonfinite=0, quarantined=0)
 
     @property
     def idle(self) -> set[int]:
         """The slots that are not stepped."""
         return self.retired | self.resting
 
-    def breach(self, row: int, error: Exception) -> EnvironmentFailure:
+    def contract_error(self, row: int, error: Exception) -> EnvironmentFailure:
         """The exception for an environment that does not keep to the interface: no restart helps."""
         return EnvironmentFailure(f"environment {self.where(row)} broke the PettingZoo contract: {error}")
 
-    def spend(self, row: int, error: Exception) -> None:
+    def consume_restart(self, row: int, error: Exception) -> None:
         """Pay one restart; past the budget the slot goes into quarantine, or EnvironmentFailure is raised
         from the environment's exception."""
         self.counts["hangs"] += isinstance(error, StepTimeout)
         if self.counts["restarts"] < self.config.restarts:
             self.counts["restarts"] += 1
             return
-        told = (
+        problem = (
             f"environment {self.where(row)} raised {type(error).__name__}: {error}; env.restarts: "
             f"{self.config.restarts} allows no further restart"
         )
-        if self.config.past_restarts == "stop":
-            raise EnvironmentFailure(told) from error
+        if self.config.on_restart_limit == "stop":
+            raise EnvironmentFailure(problem) from error
         self.retired.add(row)
         self.counts["quarantined"] = len(self.retired)
         if len(self.retired) == self.slots:
-            raise EnvironmentFailure(f"{told}, and all {self.slots} slots are in quarantine") from error
+            raise EnvironmentFailure(f"{problem}, and all {self.slots} slots are in quarantine") from error
 
     def rebuild(self, row: int, old: Any) -> Any:
         """A new environment in the place of a broken one; the old one where the slot had to be given up."""
@@ -122,5 +122,5 @@ class Upkeep:
                 with self.limit.around():
                     return self.source.build()
             except Exception as error:
-                self.spend(row, error)
+                self.consume_restart(row, error)
         return old

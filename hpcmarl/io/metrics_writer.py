@@ -32,9 +32,8 @@ FIRST_SNAPSHOT_SECONDS, SNAPSHOT_SECONDS = (
     60.0,
 )
 RETRY_SECONDS = 10.0  # after an error of the disk
-CLOSE_SECONDS = (
-    20.0  # for what waits, at the end; less than topology.silence_seconds, or the server would look frozen
-)
+# at the end, for rows that wait; below topology.heartbeat_timeout_seconds, or the server would look frozen
+CLOSE_SECONDS = 20.0
 MOST_WAITING = 1000  # rows while the disk stalls, fewer with many groups; past it they are thinned evenly
 
 

@@ -1,8 +1,8 @@
 """What is done of an experiment in virtual time that is not done: parts/ in its directory, one HDF5 file a
 simulation, beside config.yaml.
 
-Made by cli/simulate.py, called by sim/running.py as its `Shelf`; knows no simulator: figures and courses are
-plain trees (tree.py).
+Made by cli/simulate.py, called by sim/running.py as its `ResultStore`; knows no simulator: figures and
+courses are plain trees (tree.py).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CONFIG_NAME = "config.yaml"
 WORTH = 1.0  # seconds that a simulation took for it to be kept
 
 
-class PartsShelf:
+class PartialResultStore:
     """Keeps simulations that took WORTH seconds or more. `directory`: of the whole experiment."""
 
     def __init__(self, directory: Path, config: str) -> None:

@@ -100,7 +100,7 @@ class RunLock:
                 os.utime(self.path)
             elif not self._end.is_set():
                 self.lost = (
-                    f"{self.path}: taken over by {_words(holder)}, because this job did not renew it "
+                    f"{self.path}: taken over by {_text(holder)}, because this job did not renew it "
                     f"for {STALE_SECONDS:g} s; this job ends"
                 )
         except FileNotFoundError:
@@ -216,7 +216,7 @@ def _wait_or_take_over(lock: RunLock, is_gone: Judge, say: Callable[[str], None]
         while gone is None and _may_live(age := lock._age(), time.monotonic() - began):
             if not said:
                 say(
-                    f"{lock.path}: {_words(holder)} renewed it {age:.0f} s ago; waiting to see whether that "
+                    f"{lock.path}: {_text(holder)} renewed it {age:.0f} s ago; waiting to see whether that "
                     "job lives"
                 )
                 said = True
@@ -225,7 +225,7 @@ def _wait_or_take_over(lock: RunLock, is_gone: Judge, say: Callable[[str], None]
                 gone = False
         if gone is False:
             raise ConfigError(
-                f"--run-dir {lock.path.parent}: in use by {_words(holder)}; stop that job or let it end, or "
+                f"--run-dir {lock.path.parent}: in use by {_text(holder)}; stop that job or let it end, or "
                 f"choose another --run-dir (the lock of a dead job is taken over {STALE_SECONDS:g} s after "
                 "its last renewal)"
             )
@@ -258,7 +258,7 @@ def _read(path: Path) -> dict[str, Any]:
     return holder if isinstance(holder, dict) else {}
 
 
-def _words(holder: Mapping[str, Any]) -> str:
+def _text(holder: Mapping[str, Any]) -> str:
     job = f"job {holder['job']}, " if holder.get("job") else ""
     return f"{job}process {holder.get('process', 'unknown')} on {holder.get('host', 'an unknown host')}"
 

@@ -88,7 +88,7 @@ def mpiexec_of(environment: str | None) -> MpiProgram | None:
 
 def _asked(found: str) -> MpiProgram:
     try:
-        told = subprocess.run(
+        result = subprocess.run(
             [found, "--version"],
             capture_output=True,
             errors="replace",
@@ -100,7 +100,7 @@ def _asked(found: str) -> MpiProgram:
         raise LaunchError(
             f"{found} --version does not work ({error}); reinstall it or put another mpiexec first on PATH"
         ) from None
-    return program_of(Path(found), told.stdout + told.stderr)
+    return program_of(Path(found), result.stdout + result.stderr)
 
 
 def program_of(path: Path, version_text: str) -> MpiProgram:

@@ -17,12 +17,12 @@ OUTCOME = "HPCMARL_OUTCOME"
 _SPOKEN = (EXIT_FAILURE, EXIT_USAGE, EXIT_TRY_AGAIN)  # a rank that ends the job with these has said why
 
 
-def tell_outcome(code: int, environ: Mapping[str, str]) -> None:
+def report_outcome(code: int, environ: Mapping[str, str]) -> None:
     """Write down that the run has ended with this exit code."""
     _write(environ, "", str(code))
 
 
-def tell_run_directory(path: Path, environ: Mapping[str, str]) -> None:
+def report_run_directory(path: Path, environ: Mapping[str, str]) -> None:
     """Write down where the run is, for what is said should every rank be killed."""
     _write(environ, ".run", str(path.absolute()))
 
@@ -32,7 +32,7 @@ def said_path(environ: Mapping[str, str]) -> str:
     return f"{environ[OUTCOME]}.said" if environ.get(OUTCOME) else ""
 
 
-def tell_said(environ: Mapping[str, str]) -> None:
+def report_explained(environ: Mapping[str, str]) -> None:
     """Note that the reason for the end of the job has been said."""
     _write(environ, ".said", "")
 
@@ -57,8 +57,8 @@ def judge(
     Returns:
         The exit code, and one line for the user, or nothing where it is clear why the job has ended.
     """
-    if (told := _read(path)).isdecimal():
-        return int(told), ""
+    if (noted := _read(path)).isdecimal():
+        return int(noted), ""
     said = path.with_name(path.name + ".said").exists()
     if code in _SPOKEN and not said:
         return code, ""

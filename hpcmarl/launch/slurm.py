@@ -221,7 +221,7 @@ def _run(job: Job) -> str:
     else:
         lines += [f"run_dir={directory}", "job=$SLURM_JOB_ID"]
     if job.kind == "hetjob" and job.config is None:
-        lines.append('changes=(topology.placement=apart topology.server=dedicated "${changes[@]}")')
+        lines.append('changes=(topology.placement=separate topology.server=dedicated "${changes[@]}")')
     return "\n".join(lines)
 
 

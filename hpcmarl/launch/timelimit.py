@@ -21,12 +21,12 @@ SECONDS_FOR_SCONTROL = 10.0
 def job_end(environ: Mapping[str, str]) -> float | None:
     """The end of the job in seconds since 1970; None outside a Slurm job, without a limit, and on ranks other
     than 0."""
-    job, told = environ.get("SLURM_JOB_ID", ""), environ.get("SLURM_JOB_END_TIME", "")
+    job, end_time = environ.get("SLURM_JOB_ID", ""), environ.get("SLURM_JOB_END_TIME", "")
     world = launcher_world(environ)
     if not job.isdecimal() or (world is not None and world.rank > 0):
         return None
-    if told.isdecimal():
-        return float(told)
+    if end_time.isdecimal():
+        return float(end_time)
     try:
         answer = subprocess.run(
             ["scontrol", "show", "job", job, "--oneliner"],

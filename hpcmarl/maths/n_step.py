@@ -27,7 +27,7 @@ def n_step_targets(
     value: FloatArray,
     bootstrap: FloatArray,
     reward: FloatArray,
-    acts: BoolArray,
+    active: BoolArray,
     terminated: BoolArray,
     truncated: BoolArray,
     final_value: FloatArray,
@@ -59,6 +59,6 @@ def n_step_targets(
         ahead = np.where(truncated[row], final_value[row], ahead)
         ahead = np.where(terminated[row], np.float32(0.0), ahead)
         longer = reward[row] + gamma * ahead
-        targets[row] = np.where(acts[row], longer[-1], np.float32(0.0))
-        ahead = np.where(acts[row], np.concatenate([value[row][None], longer[:-1]]), reward[row] + ahead)
+        targets[row] = np.where(active[row], longer[-1], np.float32(0.0))
+        ahead = np.where(active[row], np.concatenate([value[row][None], longer[:-1]]), reward[row] + ahead)
     return targets

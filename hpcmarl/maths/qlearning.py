@@ -49,7 +49,7 @@ def soft_mellowmax(
 def near_greedy(
     values: Sequence[torch.Tensor],
     masks: Sequence[torch.Tensor | None],
-    acts: Sequence[torch.Tensor],
+    active: Sequence[torch.Tensor],
     greedy: Sequence[torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The greedy joint action and all that differ from it in one agent's action: RES's neighbourhood, arXiv
@@ -59,11 +59,11 @@ def near_greedy(
     greedy [R, N] actions. Returns the agents' utilities [R, K, n] and which of the joint actions exist [R, K]
     bool: each once, allowed, of an acting agent."""
     best = torch.cat(
-        [taken(value, action) * act for value, action, act in zip(values, greedy, acts, strict=True)], -1
+        [taken(value, action) * act for value, action, act in zip(values, greedy, active, strict=True)], -1
     )
     utilities, exists = [best.unsqueeze(1)], [torch.ones(len(best), 1, dtype=torch.bool)]
     first = 0
-    for value, mask, act, action in zip(values, masks, acts, greedy, strict=True):
+    for value, mask, act, action in zip(values, masks, active, greedy, strict=True):
         rows, agents, actions = value.shape
         joint = best[:, None, None, :].repeat(1, agents, actions, 1)
         own = torch.arange(agents)

@@ -47,7 +47,7 @@ def vtrace(
     value: FloatArray,
     bootstrap: FloatArray,
     reward: FloatArray,
-    acts: BoolArray,
+    active: BoolArray,
     terminated: BoolArray,
     truncated: BoolArray,
     final_value: FloatArray,
@@ -64,22 +64,22 @@ def vtrace(
     read at truncated rows only, value at acting rows only; both must be finite everywhere.
     """
     ratio = np.exp(np.minimum(log_ratio, LARGEST_LOG_RATIO))
-    rho: FloatArray = np.minimum(ratio, np.float32(rho_max)) * acts
+    rho: FloatArray = np.minimum(ratio, np.float32(rho_max)) * active
     trace = np.minimum(ratio, np.float32(c_max)) * np.float32(trace_lambda)
-    columns = _Columns(value, bootstrap, reward, acts, terminated, truncated, final_value)
+    columns = _Columns(value, bootstrap, reward, active, terminated, truncated, final_value)
     gamma: FloatArray = np.asarray(discount, np.float32)
     delta, difference, targets = columns.targets(rho, trace, gamma)
     difference_after = np.concatenate([difference[1:], np.zeros_like(difference[:1])]) * ~columns.cut
     advantages: FloatArray = delta + rho * (gamma * difference_after)
-    count = max(int(np.count_nonzero(acts)), 1)
-    return VTrace(targets, advantages, rho, float(rho.sum()) / count, float((trace * acts).sum()) / count)
+    count = max(int(np.count_nonzero(active)), 1)
+    return VTrace(targets, advantages, rho, float(rho.sum()) / count, float((trace * active).sum()) / count)
 
 
 def trace_targets(
     value: FloatArray,
     bootstrap: FloatArray,
     reward: FloatArray,
-    acts: BoolArray,
+    active: BoolArray,
     terminated: BoolArray,
     truncated: BoolArray,
     final_value: FloatArray,
@@ -89,9 +89,9 @@ def trace_targets(
 ) -> FloatArray:
     """Return the targets [T, ...] alone, to the bit those of `vtrace` where all ratios are 1: TD(lambda)'s.
     Arguments as there."""
-    columns = _Columns(value, bootstrap, reward, acts, terminated, truncated, final_value)
+    columns = _Columns(value, bootstrap, reward, active, terminated, truncated, final_value)
     return columns.targets(
-        acts.astype(np.float32), np.asarray(trace_lambda, np.float32), np.asarray(discount, np.float32)
+        active.astype(np.float32), np.asarray(trace_lambda, np.float32), np.asarray(discount, np.float32)
     )[2]
 
 
@@ -102,7 +102,7 @@ class _Columns:
     value: FloatArray
     bootstrap: FloatArray
     reward: FloatArray
-    acts: BoolArray
+    active: BoolArray
     terminated: BoolArray
     truncated: BoolArray
     final_value: FloatArray
@@ -118,13 +118,13 @@ class _Columns:
         """Return delta, v - V (in gap rows that of the next decision) and the targets v (0 in gap rows), [T,
         ...] each, for rho [T, ...] and c."""
         final = np.where(self.terminated, np.float32(0.0), self.final_value)
-        after = _values_after(self.value, self.bootstrap, self.reward, self.acts, self.cut, final)
+        after = _values_after(self.value, self.bootstrap, self.reward, self.active, self.cut, final)
         delta = np.asarray(rho * (self.reward + gamma * after - self.value), np.float32)
         # The difference v - V obeys a linear recursion: difference_t = delta_t + pass_t * difference_{t+1},
         # where gaps pass all on.
-        passed = np.where(self.acts, gamma * trace, np.float32(1.0)) * ~self.cut
+        passed = np.where(self.active, gamma * trace, np.float32(1.0)) * ~self.cut
         difference = linear_recursion(delta, passed, np.zeros_like(self.bootstrap))
-        return delta, difference, np.where(self.acts, self.value + difference, np.float32(0.0))
+        return delta, difference, np.where(self.active, self.value + difference, np.float32(0.0))
 
 
 def normalised_advantages(advantages: FloatArray, rho: FloatArray) -> FloatArray:
@@ -161,19 +161,19 @@ def _values_after(
     value: FloatArray,
     bootstrap: FloatArray,
     reward: FloatArray,
-    acts: BoolArray,
+    active: BoolArray,
     cut: BoolArray,
     cut_value: FloatArray,
 ) -> FloatArray:
     """V' of every row: the value seen at the column's next decision, plus the rewards of the gap rows before
     it."""
-    if acts.all():
+    if active.all():
         seen = value
     else:
-        gap_cut = ~acts & cut
+        gap_cut = ~active & cut
         seen = linear_recursion(
-            np.where(acts, value, reward + np.where(gap_cut, cut_value, np.float32(0.0))),
-            (~acts & ~cut).astype(np.float32),
+            np.where(active, value, reward + np.where(gap_cut, cut_value, np.float32(0.0))),
+            (~active & ~cut).astype(np.float32),
             bootstrap,
         )
     following = np.concatenate([seen[1:], bootstrap[None]])

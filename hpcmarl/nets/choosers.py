@@ -65,7 +65,7 @@ class Chooser(ABC):
     def on_progress(self, env_steps: int) -> None:  # noqa: B027  most do not change in the course of a run
         """The run has made so many environment steps."""
 
-    def chances(self, raw: FloatArray, mask: BoolArray | None) -> FloatArray:
+    def action_probs(self, raw: FloatArray, mask: BoolArray | None) -> FloatArray:
         """How likely a drawn action is each one, [n, A]; discrete actions only. Raises TypeError for
         others."""
         raise TypeError(f"{type(self).__name__} has no table of single actions")
@@ -116,14 +116,14 @@ class EpsilonGreedy(Chooser):
         best: Array = (raw if mask is None else np.where(mask, raw, -np.inf)).argmax(1)
         return best
 
-    def chances(self, raw: FloatArray, mask: BoolArray | None) -> FloatArray:
+    def action_probs(self, raw: FloatArray, mask: BoolArray | None) -> FloatArray:
         allowed = np.ones(raw.shape, bool) if mask is None else mask
         best = self._best(raw, mask)
-        chances: FloatArray = np.asarray(
+        action_probs: FloatArray = np.asarray(
             allowed * (self.epsilon / np.maximum(allowed.sum(-1, keepdims=True), 1)), np.float32
         )
-        chances[np.arange(len(raw)), best] += 1.0 - self.epsilon
-        return chances
+        action_probs[np.arange(len(raw)), best] += 1.0 - self.epsilon
+        return action_probs
 
 
 def make_chooser(space: ActionSpace) -> Chooser:
@@ -165,13 +165,13 @@ class CategoricalChooser(Chooser):
         logps = [logp for _, logp in parts if logp is not None]
         return action, np.add.reduce(logps) if with_logp else None
 
-    def chances(self, raw: FloatArray, mask: BoolArray | None) -> FloatArray:
+    def action_probs(self, raw: FloatArray, mask: BoolArray | None) -> FloatArray:
         if not self.single:
-            return super().chances(raw, mask)
+            return super().action_probs(raw, mask)
         allowed = raw if mask is None else np.where(mask, raw, FORBIDDEN)
         weight = np.exp(allowed - allowed.max(-1, keepdims=True))
-        chances: FloatArray = weight / weight.sum(-1, keepdims=True)
-        return chances
+        action_probs: FloatArray = weight / weight.sum(-1, keepdims=True)
+        return action_probs
 
     def score(self, raw: FloatArray, action: Array, mask: BoolArray | None) -> FloatArray:
         if mask is not None:

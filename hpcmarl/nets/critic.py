@@ -42,7 +42,7 @@ class Critic(nn.Module):
             self.layers = _dense(parts["layers"])
 
     def unroll(
-        self, inputs: torch.Tensor, acts: BoolArray, starts: BoolArray, memory: torch.Tensor
+        self, inputs: torch.Tensor, active: BoolArray, starts: BoolArray, memory: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Recurrent critics only: outputs in the rows that act, and the memory after them.
 
@@ -58,9 +58,9 @@ class Critic(nn.Module):
         """
         assert self.body is not None
         assert self.cell is not None
-        columns = acts.shape[1] * acts.shape[2]
+        columns = active.shape[1] * active.shape[2]
         packing = Packing(
-            acts.reshape(-1, columns), np.broadcast_to(starts[..., None], acts.shape).reshape(-1, columns)
+            active.reshape(-1, columns), np.broadcast_to(starts[..., None], active.shape).reshape(-1, columns)
         )
         hidden = recur(
             self.cell,

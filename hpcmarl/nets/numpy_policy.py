@@ -175,7 +175,7 @@ class NumpyPolicy:
         raw = self._outputs(hidden)
         return raw if self._value is None else numpy_dueling_values(raw, self._value(hidden), mask)
 
-    def chances(self, obs: FloatArray, mask: BoolArray | None, agent: int) -> FloatArray:
+    def action_probs(self, obs: FloatArray, mask: BoolArray | None, agent: int) -> FloatArray:
         """How likely each action is drawn, [n, A], for observations [n, *shape] of one agent and masks [n,
         A]. Raises TypeError where policies are recurrent or see their last action, whose chances depend on
         more than an observation, or actions are not discrete."""
@@ -186,7 +186,7 @@ class NumpyPolicy:
         inputs = obs.reshape(len(obs), -1)
         if self._agent_id:
             inputs = numbered(np.repeat(inputs[:, None], self._agents, 1))[:, agent]
-        return self.chooser.chances(self.raw(inputs, mask=mask)[0], mask)
+        return self.chooser.action_probs(self.raw(inputs, mask=mask)[0], mask)
 
     def _seen(self, obs: FloatArray) -> FloatArray:
         return obs if self._normalised is None else self._normalised(obs)
@@ -205,7 +205,7 @@ def numbered(obs: Array) -> FloatArray:
     return np.concatenate([obs, np.broadcast_to(_numbers(agents), (*obs.shape[:-1], agents))], -1)
 
 
-def last_actions(action: Array, acts: BoolArray, actions: int) -> FloatArray:
+def last_actions(action: Array, active: BoolArray, actions: int) -> FloatArray:
     """What each agent did last before each row of an episode.
 
     Args:
@@ -219,7 +219,7 @@ def last_actions(action: Array, acts: BoolArray, actions: int) -> FloatArray:
     """
     steps = len(action)
     rows = np.arange(steps).reshape(-1, *[1] * (action.ndim - 1))
-    latest = np.maximum.accumulate(np.where(acts, rows, -1), 0)  # row of the latest action up to this one
+    latest = np.maximum.accumulate(np.where(active, rows, -1), 0)  # row of the latest action up to this one
     chosen = np.take_along_axis(action, np.maximum(latest, 0), 0)
     seen = np.zeros((steps + 1, *action.shape[1:], actions), np.float32)
     seen[1:] = np.eye(actions, dtype=np.float32)[chosen] * (latest >= 0)[..., None]

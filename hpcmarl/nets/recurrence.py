@@ -39,10 +39,10 @@ class Packing:
     column's first memory. keeps [n, 1] float32: 0 where an episode began since then, or None where none did.
     """
 
-    def __init__(self, acts: BoolArray, starts: BoolArray) -> None:
+    def __init__(self, active: BoolArray, starts: BoolArray) -> None:
         """acts [T, C]; starts [T, C]: the first row of an episode, in which the memory is zero."""
-        length, columns = acts.shape
-        counts = acts.sum(0)
+        length, columns = active.shape
+        counts = active.sum(0)
         order = np.argsort(-counts, kind="stable")
         place = np.empty(columns, np.int64)
         place[order] = np.arange(columns)
@@ -50,8 +50,8 @@ class Packing:
         sizes = np.bincount(counts, minlength=length + 1)[:0:-1].cumsum()[::-1]
         sizes = sizes[sizes > 0]
         ends = sizes.cumsum()
-        row, column = np.nonzero(acts)
-        step = (acts.cumsum(0) - 1)[row, column]
+        row, column = np.nonzero(active)
+        step = (active.cumsum(0) - 1)[row, column]
         position = (ends - sizes)[step] + place[column]
         packed = np.empty(len(row), np.int64)
         packed[position] = row * columns + column

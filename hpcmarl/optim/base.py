@@ -49,7 +49,7 @@ class Optimizer(ABC):
         self.topology = topology
         self._mask()
 
-    def point(self) -> Array:
+    def query_point(self) -> Array:
         """Where the next gradient is to be taken, [P]: the parameters themselves unless the method looks
         ahead."""
         return self.parameters

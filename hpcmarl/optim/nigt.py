@@ -7,7 +7,7 @@
     point_t = theta_t + ((1 - eta) / eta)(theta_t - theta_{t-1})     where g_t is taken (t >= 1)
 
 symbol -> variable: alpha -> step_size, eta -> config.momentum, d -> average [P], theta -> parameters [P],
-    point -> point() [P].
+    point -> query_point() [P].
 So |theta_{t+1} - theta_t| = alpha and |point_t - theta_t| = alpha (1 - eta) / eta.
 
 `optimizer.normalise` says which parameters these norms are taken over:
@@ -43,7 +43,7 @@ class Nigt(Optimizer):
         self.average: Array = np.zeros_like(self.parameters)
         self.movement: Array = np.zeros_like(self.parameters)  # theta_t - theta_{t-1}
 
-    def point(self) -> Array:
+    def query_point(self) -> Array:
         if not self.config.extrapolate or self.updates == 0:
             return self.parameters
         ahead = (1.0 - self.config.momentum) / self.config.momentum

@@ -22,7 +22,7 @@ from hpcmarl.algos.model import Model
 from hpcmarl.comm.protocol import Kind, control
 from hpcmarl.comm.topology import ROLE_NAMES, Group, Topology
 from hpcmarl.comm.transport import Message, SendHandle, Transport
-from hpcmarl.config import Config, EnvConfig, SparseConfig, acting_form, batch_of, counts_episodes
+from hpcmarl.config import Config, EnvConfig, SparseConfig, batch_of, counts_episodes, inference_form
 from hpcmarl.config.file import dump_config
 from hpcmarl.envs import BatchedEnvironment
 from hpcmarl.errors import HpcmarlError
@@ -95,7 +95,7 @@ class Context:
     def acting_model(self, *, drawn: bool) -> Model:
         """The same for a role that acts."""
         model = self.model(drawn=drawn)
-        model.act_by(acting_form(self.config))
+        model.set_weight_format(inference_form(self.config))
         return model
 
     def optimizer(self, algorithm: Model) -> Optimizer:
@@ -267,7 +267,7 @@ class Role(ABC):
     def close(self) -> None:  # noqa: B027  most roles hold nothing
         """Give back files and environments; also called after a failure."""
 
-    def tell(self, destination: int, kind: Kind, tree: Any = None, **fields: Any) -> SendHandle:
+    def send(self, destination: int, kind: Kind, tree: Any = None, **fields: Any) -> SendHandle:
         """Send a small message: a packed tree, or nothing."""
         payload = b"" if tree is None else pack(tree)
         header = {"source": self.context.rank, "role": ROLE_NAMES.index(self.name), **fields}

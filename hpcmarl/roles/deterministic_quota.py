@@ -19,5 +19,9 @@ def actor_quota(context: Context, group: int, version: int) -> int:
     assert quota is not None  # deterministic runs are synchronous
     algo = context.config.algo
     if isinstance(algo, QLearningConfig):
-        quota = max(1, math.ceil(quota / algo.replay.ratio), algo.replay.starts if version == 0 else 0)
+        quota = max(
+            1,
+            math.ceil(quota / algo.replay.samples_per_insert),
+            algo.replay.learning_starts if version == 0 else 0,
+        )
     return -(-quota // len(context.topology.groups[group].actors))

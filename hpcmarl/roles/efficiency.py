@@ -140,7 +140,7 @@ class Efficiency:
         }
 
 
-def time_words(times: Mapping[str, Mapping[str, float]]) -> str:
+def format_times(times: Mapping[str, Mapping[str, float]]) -> str:
     """Return the shares of time by role in one line."""
     roles = (
         f"{role} " + ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in shares.items())
@@ -149,7 +149,7 @@ def time_words(times: Mapping[str, Mapping[str, float]]) -> str:
     return "; ".join(roles)
 
 
-def last_words(summary: Mapping[str, Any], config: Config) -> list[str]:
+def closing_lines(summary: Mapping[str, Any], config: Config) -> list[str]:
     """Return what a user should know at the end of a run: the share of bare stepping, the roles' time, what
     learners left unused and the remedy."""
     lines = []
@@ -159,7 +159,7 @@ def last_words(summary: Mapping[str, Any], config: Config) -> list[str]:
             f"{summary['bare_env_steps_per_second']:,.0f} environment steps/s "
             f"in each of {summary['bare_processes']} processes"
         )
-    lines.append(f"time: {time_words(summary['time_shares'])}")
+    lines.append(f"time: {format_times(summary['time_shares'])}")
     slower = "" if config.rounds.backpressure else "set rounds.backpressure: true (actors wait), "
     if summary["unused_share"] > UNUSED:
         lines.append(
@@ -170,8 +170,9 @@ def last_words(summary: Mapping[str, Any], config: Config) -> list[str]:
     if (summary["replay_shortfall"] or 0.0) > UNUSED:
         lines.append(
             f"the learners were behind and learned {100 * summary['replay_shortfall']:.0f} % less often from "
-            f"episodes than algo.replay.ratio asks: {slower}use more learners (topology.groups) or lower "
-            "algo.replay.ratio"
+            f"episodes than algo.replay.samples_per_insert asks: {slower}use more learners (topology.groups) "
+            "or lower "
+            "algo.replay.samples_per_insert"
         )
     return lines
 

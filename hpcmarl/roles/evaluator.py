@@ -131,7 +131,7 @@ def evaluation_environment(
     """
     slots = min(settings.environments, settings.episodes)
     stopping, seeds = (
-        environment.model_copy(update={"past_restarts": "stop"}),
+        environment.model_copy(update={"on_restart_limit": "stop"}),
         Seeds(settings.seed, index * slots),
     )
     return make_environment(

@@ -61,10 +61,10 @@ def shared_config(read: Callable[[], Config], signals: StopSignals) -> Config:
         return read()
     from hpcmarl.comm.mpi.start import broadcast_at_start, is_first
 
-    told = broadcast_at_start(_read_or_fail(read) if is_first() else None)
-    if told is None:
+    message = broadcast_at_start(_read_or_fail(read) if is_first() else None)
+    if message is None:
         return read()  # a rank has died: what comes next finds out which, and says so
-    word = json.loads(told)
+    word = json.loads(message)
     if "config" in word:
         config: Config = from_json(word["config"])
         return config

@@ -43,7 +43,7 @@ class Liveness:
 
     def __init__(self, context: Context) -> None:
         self.server = context.topology.server
-        self.limit = context.config.topology.silence_seconds
+        self.limit = context.config.topology.heartbeat_timeout_seconds
         self._link = LatestLink(context.transport, self.server)
         self._word = control(Kind.ALIVE, source=context.rank)
         self._due = Interval(
@@ -93,9 +93,9 @@ class Liveness:
             limit := self.limit * (1 if self._begun else START)
         ):
             why = (
-                "topology.silence_seconds"
+                "topology.heartbeat_timeout_seconds"
                 if self._begun
-                else "it has not begun; ten times topology.silence_seconds"
+                else "it has not begun; ten times topology.heartbeat_timeout_seconds"
             )
             raise ServerSilent(f"rank {self.server} (server) has taken no message for {limit:g} s ({why})")
         if self._due.due() and self._link.idle():

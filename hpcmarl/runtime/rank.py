@@ -20,14 +20,14 @@ from hpcmarl.comm.protocol import Kind, control
 from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import Backoff, Message, PeerAborted, PeerFailure, Transport
 from hpcmarl.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_TRY_AGAIN, HpcmarlError
-from hpcmarl.launch.outcome import is_said, said_path, tell_said
+from hpcmarl.launch.outcome import is_said, report_explained, said_path
 from hpcmarl.launch.processes import kill_process
 from hpcmarl.launch.signals import StopSignals
 from hpcmarl.packing import pack, unpack
 from hpcmarl.roles import ROLES, load_role
 from hpcmarl.roles.base import Context, Role
 from hpcmarl.runtime.heartbeat import Liveness, RunLost, ServerLost, ServerSilent
-from hpcmarl.runtime.respawn import Replacements
+from hpcmarl.runtime.respawn import RespawnManager
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Rank:
         self.lost: set[int] = set()
         self.dead: set[int] = set()  # found by this rank itself
         self.processes = dict(context.processes)
-        self.replacements = Replacements(context)
+        self.replacements = RespawnManager(context)
         self.present = "building its roles"
         for name, place in self.kinds_of_roles.items():
             if name in self.names_of_roles():
@@ -127,7 +127,7 @@ class Rank:
         for rank, process in self.replacements.poll():
             if process is not None:
                 self.roles["learner"].on_replaced(rank)
-            self._tell_replaced(rank, process)
+            self._report_replaced(rank, process)
         dead = self.transport.lost()
         self.dead.update(dead)
         if self.context.rank != server:
@@ -139,16 +139,18 @@ class Rank:
                 self._end_frozen(server, [self.processes[server]] if server in self.processes else [])
                 raise
             for rank in self.replacements.started.intersection(dead):  # nobody else can see that
-                self._tell_replaced(rank, None)
+                self._report_replaced(rank, None)
             return
         for rank in dead:
-            self._tell_lost(rank, "has died", frozen=False)
+            self._report_lost(rank, "has died", frozen=False)
         for rank in self.liveness.silent():
-            self._tell_lost(
-                rank, f"was not heard for {self.liveness.limit:g} s (topology.silence_seconds)", frozen=True
+            self._report_lost(
+                rank,
+                f"was not heard for {self.liveness.limit:g} s (topology.heartbeat_timeout_seconds)",
+                frozen=True,
             )
 
-    def _tell_lost(self, rank: int, why: str, *, frozen: bool) -> None:
+    def _report_lost(self, rank: int, why: str, *, frozen: bool) -> None:
         topology = self.context.topology
         if rank in self.lost:
             return
@@ -193,13 +195,13 @@ class Rank:
             topology.hosts[rank],
             why,
         )
-        self.transport.bury(rank)
+        self.transport.mark_failed(rank)
         for role in self.roles.values():
             role.on_lost(rank, groups)
         if self.replacements.is_for(rank) and not self.roles["learner"].stopping:
             self.replacements.begin(rank)
 
-    def _tell_replaced(self, rank: int, process: tuple[int, int] | None) -> None:
+    def _report_replaced(self, rank: int, process: tuple[int, int] | None) -> None:
         tree = {
             "rank": rank,
             "process": None if process is None else list(process),
@@ -216,7 +218,7 @@ class Rank:
             if rank in self.lost:
                 self.replacements.given_up.add(rank)
                 self.lost.discard(rank)
-            self._tell_lost(
+            self._report_lost(
                 rank,
                 "has died" if rank not in self.replacements.given_up else "could not be replaced",
                 frozen=False,
@@ -242,7 +244,7 @@ class Rank:
 
     def interrupt(self) -> None:
         """A signal has come: the server stops the run."""
-        next(iter(self.roles.values())).tell(self.context.topology.server, Kind.INTERRUPT)
+        next(iter(self.roles.values())).send(self.context.topology.server, Kind.INTERRUPT)
 
     def close(self) -> None:
         """Close every role, also after a failure of one of them."""
@@ -261,7 +263,7 @@ def receiver(message: Message) -> str:
         return ROLE_NAMES[int(message.header["count"])]
     if message.kind is Kind.CLOSED:
         return "server" if ROLE_NAMES[int(message.header["role"])] == "learner" else "learner"
-    if message.kind in (Kind.SNAPSHOT, Kind.STOP, Kind.CLOSE):
+    if message.kind in (Kind.CHECKPOINT_REQUEST, Kind.STOP, Kind.CLOSE):
         return "learner" if ROLE_NAMES[int(message.header["role"])] == "server" else "actor"
     return RECEIVERS[message.kind]
 
@@ -269,12 +271,12 @@ def receiver(message: Message) -> str:
 def serve(rank: Rank, signals: StopSignals) -> int:
     """Run a rank until the server says EXIT; returns the exit code."""
     backoff = Backoff(transport=rank.transport)
-    told = False
+    has_forwarded = False
     while rank.exit_code is None:
-        if signals.pending and not told:
+        if signals.pending and not has_forwarded:
             logger.info("signal %s: stopping at the next update", signals.name)
             rank.interrupt()
-            told = True
+            has_forwarded = True
         if rank.step():
             backoff.reset()
         else:
@@ -304,7 +306,7 @@ class AbortHook:
             elif not isinstance(error, PeerAborted):
                 self._report_death_at_start()
             if isinstance(error, ServerSilent) or (isinstance(error, ServerLost) and self._is_first_left()):
-                tell_said(os.environ)
+                report_explained(os.environ)
                 sys.stderr.write(f"error: {error}; the job ends\n")
                 sys.stderr.flush()
                 time.sleep(FORWARDING_SECONDS)
@@ -342,8 +344,8 @@ class AbortHook:
                 names = ", ".join(str(rank) for rank in sorted(dead))
                 sys.stderr.write(f"error: rank {names} died while the ranks were starting; the job ends\n")
                 sys.stderr.flush()
-                tell_said(os.environ)
-                self.transport.tell_abort()
+                report_explained(os.environ)
+                self.transport.announce_abort()
                 time.sleep(FORWARDING_SECONDS)
                 return
             time.sleep(0.01)

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 MOST = 10  # processes in one place; whatever dies that often dies of the same cause
 
 
-class Replacements:
+class RespawnManager:
     """`started`: the places in which this rank has started a process. `given_up`: those that stay empty."""
 
     def __init__(self, context: Context) -> None:
@@ -56,7 +56,7 @@ class Replacements:
     def begin(self, rank: int) -> None:
         """Begin to start a new process in the place of `rank`."""
         context = self.context
-        told = {
+        start_message = {
             "config": dump_config(context.config),
             "run_directory": str(context.run_directory),
             "hosts": list(context.topology.hosts),
@@ -73,7 +73,7 @@ class Replacements:
         self.started.discard(rank)
         self._under_way += 1
         if self._counts[rank] <= MOST:
-            context.transport.replace(rank, bytes(pack(told)))
+            context.transport.replace(rank, bytes(pack(start_message)))
         else:
             self._refused.append(
                 (
@@ -88,7 +88,7 @@ class Replacements:
         """Whose new process is there: its number and start; None where there can be none (logged)."""
         if not self._under_way:
             return []
-        found = [*self.context.transport.newcomers(), *self._refused]
+        found = [*self.context.transport.poll_respawned(), *self._refused]
         self._under_way -= len(found)
         self._refused.clear()
         for rank, process in found:

@@ -16,20 +16,20 @@ from hpcmarl.errors import HpcmarlError
 from hpcmarl.packing import pack, unpack
 
 
-def told_by_first(transport: Transport, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def run_on_root_and_broadcast(transport: Transport, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What `find` returns on rank 0 (arrays and plain values), on every rank. Collective.
 
     Raises on every rank the HpcmarlError that it raised there, marked as known `everywhere`."""
-    told: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     if transport.rank == 0:
         try:
-            told = {"found": find()}
+            result = {"found": find()}
         except HpcmarlError as error:
-            told = {"error": str(error), "type": type(error).__name__}
-    told = unpack(transport.broadcast(bytes(pack(told)) if transport.rank == 0 else None))
-    if "error" in told:
-        failure = getattr(hpcmarl.errors, told["type"])(told["error"])
+            result = {"error": str(error), "type": type(error).__name__}
+    result = unpack(transport.broadcast(bytes(pack(result)) if transport.rank == 0 else None))
+    if "error" in result:
+        failure = getattr(hpcmarl.errors, result["type"])(result["error"])
         failure.everywhere = True
         raise failure
-    found: dict[str, Any] = told["found"]
+    found: dict[str, Any] = result["found"]
     return found

@@ -217,7 +217,7 @@ class Cluster:
         if self._sampled is not None:
             self._sampled.forget()
         self.engine.step(step.total_scale * direction)
-        self._point = self.engine.optimizer.point()
+        self._point = self.engine.optimizer.query_point()
 
     def _on_round(self, commands: list[Command], worker: int | None) -> None:
         """A round is complete: time passes for the new point, then the workers that are named begin. `worker`
@@ -245,7 +245,7 @@ class Cluster:
         elif rule.any_age and worker is not None:
             self._versions[worker] = publish.version
             if self.objective is not None:
-                self._points[worker] = self.engine.optimizer.point()
+                self._points[worker] = self.engine.optimizer.query_point()
             heapq.heapreplace(self._queue, (self.now + self._delivery(worker, self.now), worker))
         else:
             if self._cancel:

@@ -133,8 +133,8 @@ class _Columns:
         seen = {"obs": np.array(self._obs), "alive": np.array(self._alive)} | (
             {"action_mask": np.array(self._masks)} if self._masks else {}
         )
-        told = (np.array(column) for column in zip(*self._told, strict=True))
-        found = seen | {"action": np.array(self._actions)} | dict(zip(OUTCOME, told, strict=True))
+        outcomes = (np.array(column) for column in zip(*self._told, strict=True))
+        found = seen | {"action": np.array(self._actions)} | dict(zip(OUTCOME, outcomes, strict=True))
         said = [
             np.zeros_like(reward) if logp is None else logp
             for logp, reward in zip(self._logp, found["reward"], strict=True)

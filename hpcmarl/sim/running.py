@@ -2,8 +2,8 @@
 experiment.py and plan.py.
 
 What a simulation finds depends on its configuration and seed alone, so neither the place nor the order
-changes a result. Writes no file; a `Shelf` that is passed in may keep what is done, for a run that goes on
-later.
+changes a result. Writes no file; a `ResultStore` that is passed in may keep what is done, for a run that goes
+on later.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Task:
     words: str
 
 
-class Shelf(Protocol):
+class ResultStore(Protocol):
     """Where figures and courses are kept as soon as they are there, by configuration (YAML) and seed."""
 
     def get(self, config: str, seed: int) -> tuple[dict[str, Any], dict[str, Array]] | None:
@@ -66,7 +66,7 @@ class Shelf(Protocol):
 class Runner:
     """Runs tasks, `jobs` at a time (1: in this process)."""
 
-    def __init__(self, jobs: int = 1, shelf: Shelf | None = None) -> None:
+    def __init__(self, jobs: int = 1, shelf: ResultStore | None = None) -> None:
         self.jobs = jobs
         self.shelf = shelf
 

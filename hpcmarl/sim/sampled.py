@@ -167,12 +167,12 @@ class Sampled(Objective):
             self._begun[worker].clear()
 
     def value(self, point: Array) -> float:
-        told = self._by_stage()
-        for index, returns in enumerate(told):
+        by_stage = self._by_stage()
+        for index, returns in enumerate(by_stage):
             if returns:
                 self._newest[index] = float(np.mean(returns))
         self._returns = [[] for _ in self._returns]
-        return float(np.mean(self._newest)) if any(told) else float("nan")
+        return float(np.mean(self._newest)) if any(by_stage) else float("nan")
 
     def _by_stage(self) -> list[list[float]]:
         """The returns since the last point: of each worker where environments differ, else of all

@@ -156,7 +156,7 @@ def test_kill_ends_the_job_and_all_its_ranks(tmp_path):
     run = tmp_path / "run"
     job = Job(["train", str(tmp_path / "c.yaml"), "-n", "2", "--run-dir", str(run)], tmp_path / "out")
     try:
-        assert wait_until(lambda: Progress(run).version > 1, 120), job.last_words()
+        assert wait_until(lambda: Progress(run).version > 1, 120), job.closing_lines()
         processes = job.processes()
         assert sorted(rank for rank in processes.values() if rank is not None) == [0, 1]
         assert job.process.pid in processes

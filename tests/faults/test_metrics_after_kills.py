@@ -39,7 +39,7 @@ def test_no_version_is_twice_after_real_kills(tmp_path):
         """The versions that a start leaves which is killed when it has added so many."""
         job = Job([*train, LONG, *changes], tmp_path / "out")
         try:
-            assert wait_until(lambda: Progress(run).version >= rows, 60), job.last_words()
+            assert wait_until(lambda: Progress(run).version >= rows, 60), job.closing_lines()
         finally:
             job.kill()
         assert verify_file(run / "metrics.csv")["status"] == "good"
@@ -52,7 +52,7 @@ def test_no_version_is_twice_after_real_kills(tmp_path):
     assert first == [*range(1, len(first) + 1)]
     job = Job([*train, "stop.updates=8", "--resume", "auto"], tmp_path / "out")
     try:
-        assert job.process.wait(60) == 0, job.last_words()
+        assert job.process.wait(60) == 0, job.closing_lines()
     finally:
         job.kill()
     assert versions_in(run) == [*range(1, 9)]

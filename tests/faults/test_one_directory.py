@@ -80,7 +80,7 @@ def test_job_killed_before_a_checkpoint_begins_anew(tmp_path: Path) -> None:
     first = Job(arguments(tmp_path, "stop.updates=1000000"), tmp_path / "first.log")
     try:
         wait_until(lambda: len(list(run.glob("trajectories/*/shard-*.h5"))) >= 2 or not first.running, 60)
-        assert first.running, first.last_words()
+        assert first.running, first.closing_lines()
     finally:
         first.kill()
     assert not list(run.glob("checkpoints/*.h5"))
@@ -89,7 +89,7 @@ def test_job_killed_before_a_checkpoint_begins_anew(tmp_path: Path) -> None:
         wait_until(lambda: not again.running, 90)
     finally:
         again.kill()
-    assert summary(run)["updates"] == 40, again.last_words()
+    assert summary(run)["updates"] == 40, again.closing_lines()
     assert (np.diff(read_csv(run / "metrics.csv")["version"]) > 0).all()
     assert overlaps(run) == []
     assert set(superseded([run])) == {"1"}

@@ -63,7 +63,7 @@ def test_running_rank_has_no_listening_sockets(tmp_path):
     (tmp_path / "c.yaml").write_text(CONFIG)
     job = Job(["train", str(tmp_path / "c.yaml"), "--run-dir", str(tmp_path / "run")], tmp_path / "out")
     try:
-        assert wait_until(lambda: Progress(tmp_path / "run").version > 2, 120), job.last_words()
+        assert wait_until(lambda: Progress(tmp_path / "run").version > 2, 120), job.closing_lines()
         assert [found for process in job.processes() for found in listening_sockets(process)] == []
     finally:
         job.kill()
@@ -108,10 +108,10 @@ def leave_partial_files(run):
     """A temporary file as a killed writer leaves it, and a log."""
     import logging
 
-    from hpcmarl.io.hdf5.fault_tolerant_file import SturdyFile
+    from hpcmarl.io.hdf5.fault_tolerant_file import FaultTolerantFile
     from hpcmarl.runtime.log_files import LogFile
 
-    SturdyFile(run / "open.h5").close()
+    FaultTolerantFile(run / "open.h5").close()
     handler = LogFile(run / "logs" / "rank-0000.log")
     handler.emit(logging.LogRecord("x", logging.INFO, "x", 1, "x", (), None))
     handler.close()

@@ -75,7 +75,11 @@ def train_and_hit(
     hit=None,
 ):
     hit = hit or Hit(directory, rank, number, until)
-    always = (f"stop.updates={updates}", "checkpoint.every_updates=20", "topology.silence_seconds=3")
+    always = (
+        f"stop.updates={updates}",
+        "checkpoint.every_updates=20",
+        "topology.heartbeat_timeout_seconds=3",
+    )
     job = run_train(
         library, ranks, config, "--run-dir", str(directory), *always, *changes, limit=150, meanwhile=hit
     )
@@ -142,7 +146,7 @@ def test_a_killed_actor_is_replaced(config, tmp_path):
 )
 def test_frozen_rank_is_detected_and_removed(ranks, victim, changes, config, tmp_path):
     """The second one is a learner that the other waits for in a collective sum."""
-    told = "was not heard for 3 s (topology.silence_seconds)"
+    told = "was not heard for 3 s (topology.heartbeat_timeout_seconds)"
     job, _ = train_and_hit(
         "openmpi",
         ranks,
@@ -164,7 +168,7 @@ def test_frozen_rank_is_detected_and_removed(ranks, victim, changes, config, tmp
     ("number", "limit", "told"),
     [
         (signal.SIGKILL, 10, "has died"),
-        (signal.SIGSTOP, 10 + 3, "has taken no message for 3 s (topology.silence_seconds)"),
+        (signal.SIGSTOP, 10 + 3, "has taken no message for 3 s (topology.heartbeat_timeout_seconds)"),
     ],
 )
 def test_lost_server_ends_the_run_which_can_be_resumed(number, limit, told, config, tmp_path):

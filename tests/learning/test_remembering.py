@@ -44,7 +44,7 @@ def test_recurrent_value_based_agents_solve_the_memory_task(tmp_path, name):
     "name", ["ma_trace", *(pytest.param(name, marks=OTHERS) for name in ("reinforce", "coma", "ppo"))]
 )
 def test_recurrent_policy_gradient_agents_solve_memory_task(tmp_path, name):
-    critic = () if name == "reinforce" else ("algo.critic=full", "algo.value_cost=1", "stop.updates=400")
+    critic = () if name == "reinforce" else ("algo.critic=state", "algo.value_cost=1", "stop.updates=400")
     assert earned(tmp_path, SPREAD, *POLICIES, f"algo.name={name}", *critic) > 0.9
 
 
@@ -52,7 +52,7 @@ def test_recurrent_policy_gradient_agents_solve_memory_task(tmp_path, name):
 def test_coma_with_memoryless_critic_fails_the_memory_task(tmp_path):
     """Its critic has no memory, and all of its agents' credit comes from there: observations of nothing name
     no action better than another."""
-    assert earned(tmp_path, SPREAD, *POLICIES, "algo.name=coma", "algo.critic=obs") < 0.7
+    assert earned(tmp_path, SPREAD, *POLICIES, "algo.name=coma", "algo.critic=joint_observation") < 0.7
 
 
 @pytest.mark.parametrize(("text", "changes"), [(ECHO, VALUES), (SPREAD, POLICIES)], ids=["vdn", "ma_trace"])

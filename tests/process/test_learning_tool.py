@@ -26,7 +26,7 @@ figures:
 experiments:
   tiny:
     config: configs/mpe/spread_qmix.yaml
-    changes: [stop.updates=2, eval.episodes=3, rounds.batch=2, algo.replay.starts=2,
+    changes: [stop.updates=2, eval.episodes=3, rounds.batch=2, algo.replay.learning_starts=2,
               topology.environments_per_actor=2]
     ranks: 1
     minutes: 0.1

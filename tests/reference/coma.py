@@ -48,7 +48,7 @@ class LiteralCOMA(LiteralPPO):
             parts.append(part.obs[t, self.slot].reshape(-1))
         number = np.zeros(self.agents, np.float32)
         number[agent] = 1.0
-        if self.config.critic == "full":
+        if self.config.critic == "state":
             seen = [
                 self.rollout.state[t, self.slot],
                 *others,

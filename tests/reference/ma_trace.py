@@ -68,16 +68,16 @@ class Literal:
         for t in range(rows):
             if self.rollout.episode_start[t, self.slot]:
                 memory = torch.zeros_like(memory)
-            if self.counts(t, agent if self.config.critic == "dec" else None):
+            if self.counts(t, agent if self.config.critic == "independent" else None):
                 memory = critic.cell(critic.body(torch.from_numpy(self.seen(t, agent))[None]), memory)
         return memory
 
     def seen(self, t: int, agent: int, *, final: bool = False) -> FloatArray:
         """The critic's input."""
         rollout, where = self.rollout, self.finals[t] if final else (t, self.slot)
-        if self.config.critic == "full":
+        if self.config.critic == "state":
             seen = rollout.final_state[where] if final else rollout.state[where]  # type: ignore[index]
-        elif self.config.critic == "dec":
+        elif self.config.critic == "independent":
             seen = self.told((self.part.final_obs if final else self.part.obs)[where][agent], agent)
         else:
             parts = [rollout.policies[each.name] for each in self.algorithm.spec.policies]
@@ -220,7 +220,7 @@ class Literal:
     def loss(self) -> torch.Tensor:
         config = self.config
         total = torch.zeros(())
-        central = config.critic != "dec"
+        central = config.critic != "independent"
         joint = central and config.ratios != "agent"
         each, columns = config.critic_input == "agent", {}
         for k in range(self.agents):

@@ -98,7 +98,7 @@ class LiteralPPO(Literal):
 
     def loss(self) -> torch.Tensor:
         config, total = self.config, torch.zeros(())
-        central, each = config.critic != "dec", config.critic_input == "agent"
+        central, each = config.critic != "independent", config.critic_input == "agent"
         for t in range(self.steps):
             team = self.acting(t, None)
             for k in team:
@@ -134,7 +134,7 @@ def settle(algorithm, rollouts) -> list[Settled]:
         for rollout, table in zip(rollouts, tables, strict=True):
             for slot in range(rollout.count):
                 one = LiteralPPO(algorithm, rollout, policy, slot)
-                units = [None] if config.critic != "dec" else range(len(policy.agents))
+                units = [None] if config.critic != "independent" else range(len(policy.agents))
                 for t, agent in (
                     (t, agent)
                     for t in range(one.steps)

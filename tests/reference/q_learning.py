@@ -25,7 +25,7 @@ class Literal:
     def part(self, policy):
         return self.rollout.policies[policy.name]
 
-    def acts(self, t: int, policy, k: int) -> bool:
+    def active(self, t: int, policy, k: int) -> bool:
         part = self.part(policy)
         if t < self.length:
             return bool(part.alive[t, self.slot, k])
@@ -71,7 +71,7 @@ class Literal:
             memory = torch.zeros(1, network.width) if network.width else None
             last = torch.zeros(policy.action.sizes[0])
             for t in range(self.length + 1):
-                if not self.acts(t, policy, k):
+                if not self.active(t, policy, k):
                     continue
                 seen = self.obs(t, policy, k)
                 if self.config.obs_last_action:
@@ -100,18 +100,18 @@ class Literal:
         """The mixed value of the agents' actions {(policy, agent): action}; who does not act has utility
         0."""
         chosen = [
-            rows[t, p.name, k][actions[p.name, k]] if self.acts(t, p, k) else 0.0 for p, k in self.agents
+            rows[t, p.name, k][actions[p.name, k]] if self.active(t, p, k) else 0.0 for p, k in self.agents
         ]
         return self.mix(networks, chosen, t, mixer)
 
     def greedy(self, rows: dict, t: int) -> dict:
-        return {(p.name, k): self.best(rows, t, p, k) for p, k in self.agents if self.acts(t, p, k)}
+        return {(p.name, k): self.best(rows, t, p, k) for p, k in self.agents if self.active(t, p, k)}
 
     def done(self, t: int) -> dict:
         return {
             (p.name, k): int(self.part(p).action[t, self.slot, k])
             for p, k in self.agents
-            if self.acts(t, p, k)
+            if self.active(t, p, k)
         }
 
     def mellowmax(self, values: torch.Tensor, allowed: list[int]) -> torch.Tensor:
@@ -182,7 +182,7 @@ class Literal:
             targets = self.targets(
                 value,
                 lambda t, policy=policy, k=k: self.reward(t, [(policy, k)]),
-                lambda t, policy=policy, k=k: self.acts(t, policy, k),
+                lambda t, policy=policy, k=k: self.active(t, policy, k),
                 ends,
                 self.config.trace_lambda,
                 self.config.n_step,
@@ -205,7 +205,9 @@ class Literal:
             if getattr(config, "operator", "max") == "mellowmax":
                 source, mixer = (central_later, "central mixer") if name == "wqmix" else (later, "mixer")
                 own = [
-                    self.mellowmax(source[t, p.name, k], self.allowed(t, p, k)) if self.acts(t, p, k) else 0.0
+                    self.mellowmax(source[t, p.name, k], self.allowed(t, p, k))
+                    if self.active(t, p, k)
+                    else 0.0
                     for p, k in self.agents
                 ]
                 return self.mix(target, own, t, mixer).item()
@@ -214,7 +216,7 @@ class Literal:
             return self.joint(target, later, self.greedy(rows if config.double_q else later, t), t).item()
 
         def counts(t):
-            return any(self.acts(t, p, k) for p, k in self.agents)
+            return any(self.active(t, p, k) for p, k in self.agents)
 
         def ends(t):
             if t + 1 < self.length:

@@ -57,13 +57,13 @@ def random_columns(seed: int, steps: int, columns: int, acting: float) -> tuple[
     def normal(*size: int) -> np.ndarray:
         return generator.standard_normal(size).astype(np.float32)
 
-    acts, ends = generator.random(shape) < acting, generator.random(shape)
+    active, ends = generator.random(shape) < acting, generator.random(shape)
     return Columns(
         normal(*shape),
         normal(*shape[1:]),
         normal(*shape),
         normal(*shape),
-        acts,
+        active,
         ends < 0.1,
         (ends >= 0.1) & (ends < 0.2),
     ), generator
@@ -73,18 +73,18 @@ def sequence_of(data: Columns, column: int, discount: float) -> Sequence:
     """One column, row by row: from each acting row on through its gap until the next one or the episode's
     end."""
     own = {name: np.asarray(array)[:, 0, column] for name, array in vars(data).items() if name != "last"}
-    rows = np.flatnonzero(own["acts"]).tolist()
+    rows = np.flatnonzero(own["active"]).tolist()
     reward, after, done = [], [], []
     for row in rows:
         earned, at = float(own["reward"][row]), row
         while (
             not (own["terminated"][at] or own["truncated"][at])
-            and at + 1 < len(own["acts"])
-            and not own["acts"][at + 1]
+            and at + 1 < len(own["active"])
+            and not own["active"][at + 1]
         ):
             at += 1
             earned += discount * float(own["reward"][at])
-        last = at + 1 == len(own["acts"])
+        last = at + 1 == len(own["active"])
         done.append((bool(own["terminated"][at] or own["truncated"][at]), bool(own["terminated"][at])))
         going_on = float(data.last[0, column]) if last else float(own["value"][at + 1])
         after.append(float(own["final"][at]) if own["truncated"][at] else going_on)

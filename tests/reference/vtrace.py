@@ -15,7 +15,7 @@ class Column:
     value: np.ndarray
     bootstrap: np.ndarray
     reward: np.ndarray
-    acts: np.ndarray
+    active: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
     final_value: np.ndarray
@@ -60,7 +60,7 @@ def slow_vtrace(
     def row(t: int) -> tuple[float, float]:
         next_value, next_target = after(t)
         reward, value = float(data.reward[t, column]), float(data.value[t, column])
-        if not data.acts[t, column]:
+        if not data.active[t, column]:
             return next_value + reward, next_target + reward
         w = float(np.exp(np.float64(data.log_ratio[t, column])))
         rho, c = min(rho_max, w), lam * min(c_max, w)

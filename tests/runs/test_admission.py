@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import pytest
 
-from hpcmarl.roles.learner.nonfinite import GradientGuard
+from hpcmarl.roles.learner.nonfinite import NonFiniteGradientFilter
 from tests.support.admission import GAME, TWO_GROUPS, slope
 from tests.support.worlds import final_parameters, run_world, summary
 
@@ -170,7 +170,7 @@ def test_broken_episodes_are_played_again(tmp_path, changes, restarts):
     fragile = (
         "env.kwargs={breaks_every: 30}",
         f"env.restarts={restarts}",
-        "env.past_restarts=quarantine",
+        "env.on_restart_limit=quarantine",
         "topology.environments_per_actor=8",
     )
     run_world(3, tmp_path, *changes, *fragile, "stop.updates=8", "eval.episodes=0", text=GAME)
@@ -206,7 +206,7 @@ def test_first_episodes_to_finish_do_not_stop_a_run(tmp_path, changes):
 )
 def test_refused_gradients_do_not_stop_a_round(tmp_path, monkeypatch, changes):
     calls = itertools.count()
-    monkeypatch.setattr(GradientGuard, "accepts", lambda *_: next(calls) % 3 != 0)
+    monkeypatch.setattr(NonFiniteGradientFilter, "accepts", lambda *_: next(calls) % 3 != 0)
     run_world(
         3,
         tmp_path,

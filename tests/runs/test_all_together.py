@@ -80,9 +80,9 @@ def train_and_resume(directory, algorithm, size, *changes):
     if algorithm in ("ma_trace", "ppo", "coma"):
         own += ["algo.unroll=5"]
     if algorithm in ("ma_trace", "ppo"):
-        own += ["algo.critic=dec"]
+        own += ["algo.critic=independent"]
     if algorithm in VALUES:
-        own += ["algo.replay.starts=4"]
+        own += ["algo.replay.learning_starts=4"]
     run_world(size, directory, *own, *changes, text=TINY)
     first = final_parameters(directory)
     run_world(size, directory, *own, *changes, "stop.updates=3", text=TINY, resume="auto")

@@ -58,7 +58,7 @@ def test_backpressure_keeps_the_replay_ratio(tmp_path, size, groups):
     changes = (
         f"topology.groups={groups}",
         f"rounds.batch={16 * groups}",
-        "algo.replay.ratio=64",
+        "algo.replay.samples_per_insert=64",
         "stop.updates=120",
     )
     found = {}
@@ -78,7 +78,7 @@ def test_backpressure_keeps_the_replay_ratio(tmp_path, size, groups):
         (SPREAD, ()),
         (SPREAD, PPO),
         (SPREAD, ("algo.name=reinforce",)),
-        (ECHO, ("algo.replay={ratio: 64, starts: 16}",)),
+        (ECHO, ("algo.replay={samples_per_insert: 64, learning_starts: 16}",)),
     ],
 )
 def test_every_rule_resumes_under_backpressure(tmp_path, rule, text, extra):
@@ -89,7 +89,9 @@ def test_every_rule_resumes_under_backpressure(tmp_path, rule, text, extra):
     assert summary(tmp_path)["updates"] == 16
 
 
-@pytest.mark.parametrize(("text", "extra"), [(SPREAD, ()), (ECHO, ("algo.replay={ratio: 64, starts: 16}",))])
+@pytest.mark.parametrize(
+    ("text", "extra"), [(SPREAD, ()), (ECHO, ("algo.replay={samples_per_insert: 64, learning_starts: 16}",))]
+)
 def test_group_may_deliver_more_than_its_share_of_a_round(tmp_path, text, extra):
     stuck = ", {delay: {trajectory: 1000}}"
     changes = (

@@ -28,7 +28,7 @@ def refused(kind, words, tmp_path, *changes, size=1, resume=None, text=SPREAD):
         (("algo.unrol=3",), ConfigError, "unroll"),
         (("optimizer.name=nigt", "optimizer.momentum=1.5"), ConfigError, "momentum"),
         (("deterministic=true", "rounds.rule=rennala"), ConfigError, "deterministic"),
-        (("algo.critic=dec", "algo.ratios=joint"), ConfigError, "ratios"),
+        (("algo.critic=independent", "algo.ratios=joint"), ConfigError, "ratios"),
         (("env.id=nowhere.at_all",), MissingPackageError, "nowhere"),
         (("env.id=mpe2.simple_spraed_v3",), ConfigError, "simple_spread_v3"),
         (("env.kwargs.wrong=1",), ConfigError, "wrong"),
@@ -50,7 +50,7 @@ def test_central_critic_without_state_is_rejected(tmp_path):
         "algo.critic",
         tmp_path,
         "env={id: 'tests.support.environments:Masked'}",
-        "algo.critic=full",
+        "algo.critic=state",
     )
     assert not (tmp_path / "run").exists()
 

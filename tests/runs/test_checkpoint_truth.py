@@ -58,8 +58,8 @@ def test_allreduce_run_without_any_checkpoint_fails(tmp_path: Path) -> None:
 def test_allreduce_checkpoint_waits_for_slow_gradients(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(saving, "PATIENCE", 0.0)
-    monkeypatch.setattr(server, "STOP_PATIENCE", 0.0)
+    monkeypatch.setattr(saving, "STATE_TIMEOUT", 0.0)
+    monkeypatch.setattr(server, "FINAL_STATE_TIMEOUT", 0.0)
     run_world(5, tmp_path / "run", *COLLECTIVE, *EVERY)
     found = versions(tmp_path / "run")
     assert found[-1] == 12
@@ -69,7 +69,7 @@ def test_allreduce_checkpoint_waits_for_slow_gradients(
 def test_missing_states_are_named_when_resuming(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(server, "STOP_PATIENCE", 0.0)
+    monkeypatch.setattr(server, "FINAL_STATE_TIMEOUT", 0.0)
     run_world(3, tmp_path / "run")
     state, _ = load_checkpoint(list_checkpoints(tmp_path / "run")[0])
     assert "actor 0" in state["missing"]
@@ -82,8 +82,8 @@ def test_missing_states_are_named_when_resuming(
 def test_deterministic_checkpoint_waits_for_every_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(saving, "PATIENCE", 0.0)
-    monkeypatch.setattr(server, "STOP_PATIENCE", 0.0)
+    monkeypatch.setattr(saving, "STATE_TIMEOUT", 0.0)
+    monkeypatch.setattr(server, "FINAL_STATE_TIMEOUT", 0.0)
     deterministic = ("deterministic=true", "checkpoint.every_updates=2", "checkpoint.keep=9")
     run_world(3, tmp_path / "whole", *deterministic, "stop.updates=8")
     run_world(3, tmp_path / "halves", *deterministic, "stop.updates=4")
@@ -96,7 +96,7 @@ def test_deterministic_checkpoint_waits_for_every_state(
 def test_deterministic_run_refuses_an_incomplete_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "STOP_PATIENCE", 0.0)
+    monkeypatch.setattr(server, "FINAL_STATE_TIMEOUT", 0.0)
     run_world(3, tmp_path / "run")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ConfigError, match=r"deterministic: .* lacks the state of .*actor 0"):

@@ -29,7 +29,7 @@ HUNT = NAMED_RPS.replace("matrix:rps", "matrix:stag_hunt").replace(
 TICTACTOE = f"""
 name: tictactoe
 env: {{id: pettingzoo.classic.tictactoe_v3}}
-algo: {{name: ma_trace, unroll: 4, critic: dec, network: {{hidden: [8]}}}}
+algo: {{name: ma_trace, unroll: 4, critic: independent, network: {{hidden: [8]}}}}
 stop: {{updates: 1}}
 league:
   evaluation: {{episodes: 4, environments: 4, final_seconds: 0.0}}
@@ -120,8 +120,8 @@ def test_snapshot_exploitability_matches_its_action_table(rps, run_json):
         (name,) = member["snapshots"]
         algorithm = league.algorithm("player")
         algorithm.load_parameters(read_snapshot(snapshot_path(rps / "pool", name))[0])
-        chances = algorithm.chances("player", np.ones((1, 1), np.float32), None)[0]
-        assert member["exploitability"] == pytest.approx((payoff @ chances).max(), abs=1e-6)
+        action_probs = algorithm.action_probs("player", np.ones((1, 1), np.float32), None)[0]
+        assert member["exploitability"] == pytest.approx((payoff @ action_probs).max(), abs=1e-6)
         assert member["share_of_range"] == pytest.approx(member["exploitability"] / 2)
     assert shown["game_range"] == 2
     assert shown["nash"]["exploitability"] >= 0
@@ -136,7 +136,7 @@ def test_uniform_mixture_averages_the_snapshot_policies(rps):
     every = []
     for name in list_snapshots(rps / "pool"):
         algorithm.load_parameters(league.pool.parameters(name, algorithm.size))
-        every.append(algorithm.chances("player", np.ones((1, 1), np.float32), None)[0])
+        every.append(algorithm.action_probs("player", np.ones((1, 1), np.float32), None)[0])
     payoff = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
     assert found["uniform"]["exploitability"] == pytest.approx((payoff @ np.mean(every, 0)).max(), abs=1e-6)
 
@@ -372,14 +372,14 @@ def test_exported_parameters_reproduce_the_policy(rps, run_json, tmp_path):
             hidden = hidden @ arrays[stage["weight"]].T + arrays[stage["bias"]]
             hidden = np.tanh(hidden) if stage["activation"] == "tanh" else hidden
         whole = np.concatenate([arrays[name].ravel() for name in about["parameters"]])
-    chances = np.exp(hidden) / np.exp(hidden).sum()
+    action_probs = np.exp(hidden) / np.exp(hidden).sum()
     league = read_league(str(rps))
     algorithm = league.algorithm("player")
     vector = read_snapshot(snapshot_path(rps / "pool", "main-000003"))[0]
     algorithm.load_parameters(vector)
     np.testing.assert_array_equal(whole, vector)
     np.testing.assert_allclose(
-        chances, algorithm.chances("player", np.ones((1, 1), np.float32), None), rtol=1e-5
+        action_probs, algorithm.action_probs("player", np.ones((1, 1), np.float32), None), rtol=1e-5
     )
 
 

@@ -17,13 +17,15 @@ stop: {updates: 20}
 """
 
 
-@pytest.mark.parametrize(("critic", "told"), [("obs", 1), ("dec", 0)])
+@pytest.mark.parametrize(("critic", "told"), [("joint_observation", 1), ("independent", 0)])
 def test_unknown_opponents_are_warned_about_once(tmp_path, caplog, critic, told):
     run_world(5, tmp_path, f"algo.critic={critic}", text=DUEL)
     found = [record.message for record in caplog.records if "learns from the mean reward" in record.message]
     assert len(found) == told
     assert all(
-        "algo.critic: obs" in text and "duellist" in text and text.endswith("use algo.critic: dec")
+        "algo.critic: joint_observation" in text
+        and "duellist" in text
+        and text.endswith("use algo.critic: independent")
         for text in found
     )
 
@@ -35,7 +37,8 @@ def test_unknown_opponents_are_warned_about_once(tmp_path, caplog, critic, told)
 )
 def test_known_opponents_are_refused_before_anything_is_written(tmp_path, changes):
     with pytest.raises(
-        ConfigError, match=r"algo\.critic: obs learns from the mean reward .* use algo\.critic: dec$"
+        ConfigError,
+        match=r"critic: joint_observation learns from the mean reward .* use algo\.critic: independent$",
     ):
         run_world(1, tmp_path / "run", *changes, "topology.groups=1", text=DUEL)
     assert not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ from hpcmarl.io.trajectories.shard_reader import list_shards
 from tests.support.worlds import SPREAD, run_world
 
 
-@pytest.mark.parametrize("critic", ["obs", "full"])
+@pytest.mark.parametrize("critic", ["joint_observation", "state"])
 def test_bytes_of_a_step_are_those_in_a_shard(tmp_path, critic):
     changes = (f"algo.critic={critic}", "trajectories.enabled=true", "env.kwargs.max_cycles=6")
     run_world(2, tmp_path, *changes)

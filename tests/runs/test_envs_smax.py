@@ -20,7 +20,7 @@ MARINES = "smax:3m"
 TRAINING = """
 env: {id: "smax:3m", max_steps: 12}
 deterministic: true
-algo: {name: ma_trace, critic: full, unroll: 5, network: {hidden: [8]}}
+algo: {name: ma_trace, critic: state, unroll: 5, network: {hidden: [8]}}
 topology: {environments_per_actor: 4}
 rounds: {batch: 4}
 trajectories: {enabled: false}

@@ -8,7 +8,7 @@ from tests.support.worlds import run_world, summary
 
 TICTACTOE = """
 env: {id: pettingzoo.classic.tictactoe_v3}
-algo: {name: ma_trace, critic: dec, unroll: 6, network: {hidden: [8]}}
+algo: {name: ma_trace, critic: independent, unroll: 6, network: {hidden: [8]}}
 topology: {environments_per_actor: 3}
 eval: {episodes: 7}
 stop: {updates: 3}

@@ -146,7 +146,10 @@ def settings(algorithm, problem, rule):
             "stop.updates=160",
             "optimizer.step_size=0.02",
         ]
-        changes += ["algo.network.recurrent=false", "algo.replay={starts: 16, episodes: 200, ratio: 100000}"]
+        changes += [
+            "algo.network.recurrent=false",
+            "algo.replay={learning_starts: 16, episodes: 200, samples_per_insert: 100000}",
+        ]
         # penalties: uniform play to the end, of which the fixed points below are known
         changes += [
             "algo.target_every=5",
@@ -282,7 +285,9 @@ def test_penalties_mislead_means_and_gradients_as_stated():
 @pytest.mark.parametrize("algorithm", ["ma_trace", "ppo"])
 def test_critics_of_own_rewards_end_with_their_agent(tmp_path, algorithm):
     """As with iql: a critic of each agent's own rewards does not know what leaving earns the others."""
-    found = earned(tmp_path, "a death that pays", algorithm, "sync", "server", "algo.critic=dec", greedy=True)
+    found = earned(
+        tmp_path, "a death that pays", algorithm, "sync", "server", "algo.critic=independent", greedy=True
+    )
     assert found == pytest.approx(WORSE["a death that pays"], abs=1e-6)
 
 

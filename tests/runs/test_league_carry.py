@@ -52,8 +52,8 @@ def test_carried_snapshot_starts_a_member_of_a_new_league(league, tmp_path):
         "optimizer={name: sgd, step_size: 1.0e-12}",
     )
     run_world(1, tmp_path / "run", *changes, text=ROUNDS)
-    assert final_state(tmp_path / "run")["league"]["members"]["a"]["life"] > 2
-    for term in (0, 1, 2):  # hardly any step is taken: each life begins there
+    assert final_state(tmp_path / "run")["league"]["members"]["a"]["generation"] > 2
+    for term in (0, 1, 2):  # hardly any step is taken: each generation begins there
         np.testing.assert_allclose(
             read_snapshot(snapshot_path(tmp_path / "run" / "pool", f"a-{term:06d}"))[0], parameters, atol=1e-6
         )

@@ -290,8 +290,8 @@ def test_exploiters_are_reset_and_winners_frozen_early(tmp_path):
         text=RPS,
     )
     state = book(tmp_path)
-    assert state["members"]["exploiter"]["life"] == state["members"]["exploiter"]["terms"] + 1 > 4
-    assert state["members"]["main"]["life"] == 1
+    assert state["members"]["exploiter"]["generation"] == state["members"]["exploiter"]["terms"] + 1 > 4
+    assert state["members"]["main"]["generation"] == 1
     owners = {state["snapshots"][name].member for name in state["order"]}
     assert owners == {0, 1}
 
@@ -299,7 +299,7 @@ def test_exploiters_are_reset_and_winners_frozen_early(tmp_path):
 def test_fresh_members_restart_each_term(tmp_path):
     run_world(1, tmp_path, "league.fresh=true", "league.members={a: {}}", text=RPS)
     state = book(tmp_path)
-    assert state["members"]["a"]["life"] == 4
+    assert state["members"]["a"]["generation"] == 4
     assert [state["snapshots"][name].updates for name in state["order"]] == [0, 2, 4, 6]
     versions = [read_snapshot(tmp_path / "pool" / f"a-{term:06d}.h5")[1]["version"] for term in range(4)]
     assert versions == [0, 2, 2, 2]

@@ -26,7 +26,12 @@ def products(monkeypatch):
 def test_run_and_evaluation_use_the_configured_form(tmp_path, products):
     figures = []
     for form in ("dense", "sparse"):
-        changes = (*SPARSE, "deterministic=true", f"algo.sparse.acting={form}", "algo.replay.starts=6")
+        changes = (
+            *SPARSE,
+            "deterministic=true",
+            f"algo.sparse.inference={form}",
+            "algo.replay.learning_starts=6",
+        )
         run_world(2, tmp_path / form, *changes, text=ECHO)
         assert bool(products) == (form == "sparse")
         products.clear()
@@ -40,7 +45,7 @@ def test_run_and_evaluation_use_the_configured_form(tmp_path, products):
 
 
 def test_auto_form_is_measured_in_runs_and_dense_in_evaluation(tmp_path, products, product_timing):
-    run_world(2, tmp_path, *SPARSE, "algo.replay.starts=6", text=ECHO)
+    run_world(2, tmp_path, *SPARSE, "algo.replay.learning_starts=6", text=ECHO)
     assert product_timing["calls"]
     assert products
     products.clear()

@@ -8,7 +8,7 @@ from hpcmarl.roles.learner.learner import Learner
 from tests.support.worlds import ECHO, final_state, run_world
 
 NETWORK = "algo.network={hidden: [16], recurrent: true, memory: 12}"
-SPARSE = (NETWORK, "algo.sparse.sparsity=0.8", "algo.sparse.every=3", "algo.replay.starts=6")
+SPARSE = (NETWORK, "algo.sparse.sparsity=0.8", "algo.sparse.every=3", "algo.replay.learning_starts=6")
 
 
 @pytest.mark.parametrize("extra", [(), ("rounds.reduce=mpi",), ("algo.network.dueling=true",)], ids=str)
@@ -32,7 +32,7 @@ def test_sparse_learning_run_equals_the_dense_run(tmp_path, monkeypatch, extra):
             tmp_path / form,
             *SPARSE,
             *extra,
-            f"algo.sparse.learning={form}",
+            f"algo.sparse.training={form}",
             "deterministic=true",
             "stop.updates=8",
             text=ECHO,

@@ -29,7 +29,7 @@ def test_actor_critic_run_learns_return_moments(keys, tmp_path):
 def test_value_based_run_learns_observation_moments(name, keys, tmp_path):
     algo = (
         f"algo={{name: {name}, normalise_observations: true, normalisation_rate: 0.5, network: {{hidden: "
-        f"[8], memory: 4}}, replay: {{starts: 4}}}}"
+        f"[8], memory: 4}}, replay: {{learning_starts: 4}}}}"
     )
     run_world(4, tmp_path / "run", algo, *keys, "rounds.batch=8", "stop.updates=4")
     assert summary(tmp_path / "run")["updates"] == 4

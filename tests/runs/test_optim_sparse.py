@@ -11,7 +11,7 @@ SPARSE = (
     "algo.sparse.sparsity=0.8",
     "algo.sparse.every=4",
     "algo.network={hidden: [32], recurrent: true, memory: 16}",
-    "algo.replay.starts=6",
+    "algo.replay.learning_starts=6",
 )
 
 

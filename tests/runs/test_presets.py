@@ -75,7 +75,12 @@ def test_replayed_episodes_are_learned_from_as_published(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "change"),
-    [("mappo", "algo.critic=obs"), ("coma", "algo.critic=obs"), ("ippo", "seed=0"), ("qmix", "seed=0")],
+    [
+        ("mappo", "algo.critic=joint_observation"),
+        ("coma", "algo.critic=joint_observation"),
+        ("ippo", "seed=0"),
+        ("qmix", "seed=0"),
+    ],
 )
 def test_presets_train_without_a_state(tmp_path, name, change):
     trained(tmp_path, 2, f"preset={name}", "env.id=tests.support.environments:Echo", change)
@@ -85,7 +90,8 @@ def test_presets_train_without_a_state(tmp_path, name, change):
 def test_state_that_is_missing_is_one_line(tmp_path, name):
     with pytest.raises(
         ConfigError,
-        match=r"algo\.critic: full needs the environment's state, .* use algo\.critic: obs or dec",
+        match=r"algo\.critic: state needs the environment's state, .* use algo\.critic: joint_observation "
+        "or independent",
     ):
         run_world(1, tmp_path, f"preset={name}", "env.id=tests.support.environments:Echo", text=RUN)
 
@@ -104,4 +110,4 @@ def test_league_trains_with_a_preset(tmp_path):
     assert [rank.exit_code for rank in ranks] == [0, 0, 0]
     told = summary(tmp_path)
     assert (told["status"], told["updates"] >= 4) == ("finished", True)
-    assert load_config(tmp_path / "config.yaml").algo.critic == "dec"
+    assert load_config(tmp_path / "config.yaml").algo.critic == "independent"

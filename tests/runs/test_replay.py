@@ -50,7 +50,7 @@ EXACT = (
     "deterministic=true",
     "algo.network.recurrent=true",
     "algo.network.memory=8",
-    "algo.replay={starts: 6, ratio: 3, recent: 4}",
+    "algo.replay={learning_starts: 6, samples_per_insert: 3, recent: 4}",
 )
 PRIORITY = (
     "algo.replay.priority={beta_steps: 300}",

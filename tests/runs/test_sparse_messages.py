@@ -5,7 +5,7 @@ import pytest
 
 from hpcmarl.comm import local, protocol
 from hpcmarl.comm.protocol import FLAG_SPARSE, HEADER_BYTES, Kind, header_of
-from hpcmarl.roles.learner.optimizer_replica import Replica
+from hpcmarl.roles.learner.optimizer_replica import OptimizerReplica
 from tests.support.sparse import EVERY, SPARSE, assert_same
 from tests.support.worlds import ECHO, final_state, run_world
 
@@ -43,7 +43,7 @@ def both_ways(tmp_path, monkeypatch, size, *changes):
     for name in ("sparse", "dense"):
         if name == "dense":
             monkeypatch.setattr(protocol, "sparse_bytes", lambda size, count: 4 * size)
-            monkeypatch.setattr(Replica, "summed", None)
+            monkeypatch.setattr(OptimizerReplica, "summed", None)
         ranks = run_world(size, tmp_path / name, *SPARSE, *changes, "stop.updates=10", text=ECHO)
         found.append(
             (
@@ -98,7 +98,7 @@ def test_sparse_messages_do_not_change_training(tmp_path, monkeypatch, sent, cha
 
 
 def test_dense_runs_and_nearly_dense_ones_send_whole_vectors(tmp_path, sent):
-    run_world(2, tmp_path / "dense", "algo.replay.starts=6", text=ECHO)
+    run_world(2, tmp_path / "dense", "algo.replay.learning_starts=6", text=ECHO)
     run_world(2, tmp_path / "nearly", *SPARSE, "algo.sparse.sparsity=0.01", text=ECHO)
     assert sent
     assert not any(message[3] for message in sent)

@@ -14,7 +14,7 @@ pytestmark = [
 LEAGUE = """
 name: league
 env: {id: "matrix:rps"}
-algo: {name: ma_trace, critic: dec, unroll: 1, network: {hidden: [8]}}
+algo: {name: ma_trace, critic: independent, unroll: 1, network: {hidden: [8]}}
 topology:
   server: dedicated
   environments_per_actor: 4

@@ -2,7 +2,7 @@
 
 RPS = """
 env: {id: "matrix:rps"}
-algo: {name: ma_trace, critic: dec, unroll: 4, network: {hidden: [4]}}
+algo: {name: ma_trace, critic: independent, unroll: 4, network: {hidden: [4]}}
 topology: {environments_per_actor: 2}
 trajectories: {enabled: false}
 stop: {updates: 6}
@@ -37,7 +37,7 @@ optimizer: {name: adam, step_size: 0.01}
 NAMED_RPS = f"""
 name: rps
 env: {{id: "matrix:rps"}}
-algo: {{name: ma_trace, unroll: 4, critic: dec, network: {{hidden: [8]}}}}
+algo: {{name: ma_trace, unroll: 4, critic: independent, network: {{hidden: [8]}}}}
 stop: {{updates: 6}}
 league:
   members: {{main: {{}}, other: {{matchmaking: {{name: latest}}}}}}
@@ -49,7 +49,7 @@ PENNIES = f"""
 name: pennies
 env: {{id: "matrix:matching_pennies"}}
 policies: {{row: {{agents: [player_0]}}, column: {{agents: [player_1]}}}}
-algo: {{name: ma_trace, unroll: 4, critic: dec, network: {{hidden: [8]}}}}
+algo: {{name: ma_trace, unroll: 4, critic: independent, network: {{hidden: [8]}}}}
 stop: {{updates: 4}}
 league:
   matchmaking: {{name: uniform}}

@@ -16,7 +16,7 @@ from hpcmarl.config import AdamConfig, NigtConfig
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.base import Optimizer
 from hpcmarl.optim.rounds import Accept, Engine, Publish, RoundRule, make_rule
-from hpcmarl.roles.learner.optimizer_replica import Replica
+from hpcmarl.roles.learner.optimizer_replica import OptimizerReplica
 from hpcmarl.types import Gradient, Part
 from tests.support.worlds import run_world
 
@@ -116,7 +116,7 @@ def server_result(trace: Trace, dtype: Any) -> np.ndarray:
     return engine.optimizer.parameters
 
 
-def new_replica(trace: Trace, group: int, start_sum: Any, dtype: Any) -> Replica:
+def new_replica(trace: Trace, group: int, start_sum: Any, dtype: Any) -> OptimizerReplica:
     """A learner's replica outside a run."""
     context: Any = SimpleNamespace(
         transport=SimpleNamespace(start_sum=start_sum),
@@ -124,10 +124,10 @@ def new_replica(trace: Trace, group: int, start_sum: Any, dtype: Any) -> Replica
         optimizer=lambda _: new_optimizer(trace, dtype),
     )
     algorithm: Any = SimpleNamespace(size=trace.start.size)
-    return Replica(context, algorithm, group)
+    return OptimizerReplica(context, algorithm, group)
 
 
-def play(trace: Trace, replica: Replica) -> Iterator[None]:
+def play(trace: Trace, replica: OptimizerReplica) -> Iterator[None]:
     """Give a replica its group's part of the trace; yields while it waits for the others."""
     rule = trace.new_rule()
     for gradient in trace.gradients:

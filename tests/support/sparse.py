@@ -7,7 +7,7 @@ SPARSE = (
     "algo.sparse.sparsity=0.8",
     f"algo.sparse.every={EVERY}",
     "algo.network={hidden: [32], recurrent: true, memory: 16}",
-    "algo.replay.starts=6",
+    "algo.replay.learning_starts=6",
 )
 
 

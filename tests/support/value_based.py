@@ -35,7 +35,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     (
         "qmix",
         {
-            "mixer_state": "obs",
+            "mixer_state": "joint_observation",
             "trace_lambda": 1.0,
             "double_q": False,
             "network": AgentNetworkConfig(hidden=(5,), recurrent=False),
@@ -46,7 +46,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("wqmix", {"central_width": 5, "weighting": "central", "trace_lambda": 0.4}),
     ("wqmix", {"central_width": 5, "weighting": "central", "operator": "mellowmax"}),
     ("res", {"softmax_beta": 0.7, "regularisation": 0.5}),
-    ("res", {"softmax_beta": 5.0, "trace_lambda": 0.5, "mixer_state": "obs"}),
+    ("res", {"softmax_beta": 5.0, "trace_lambda": 0.5, "mixer_state": "joint_observation"}),
     ("res", {"softmax_beta": 5.0, "double_q": False}),
     ("res", {}),
     ("iql", {"network": DUELING}),
@@ -61,7 +61,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("res", {"n_step": 2, "softmax_beta": 0.7, "regularisation": 0.5}),
     ("iql", {"obs_last_action": True, "agent_id": False}),
     ("vdn", {"obs_last_action": True, "network": AgentNetworkConfig(hidden=(5,), recurrent=False)}),
-    ("qmix", {"obs_last_action": True, "mixer_state": "obs"}),
+    ("qmix", {"obs_last_action": True, "mixer_state": "joint_observation"}),
     ("wqmix", {"obs_last_action": True, "central_width": 5}),
 ]
 

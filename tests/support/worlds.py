@@ -36,7 +36,7 @@ algo:
   network: {hidden: [16], recurrent: false}
   epsilon_steps: 1500
   target_every: 20
-  replay: {starts: 16}
+  replay: {learning_starts: 16}
 optimizer: {name: rmsprop, step_size: 0.005}
 rounds: {batch: 16}
 topology: {environments_per_actor: 4}
@@ -78,8 +78,8 @@ def run_world(
                 ranks[0].interrupt()
             due = [rank for rank, at in deaths.items() if (at(ranks) if callable(at) else version >= at)]
             world.dead.update(rank for rank in due if deaths.pop(rank) is not None)
-            while world.newcomers:
-                place, payload = world.newcomers.pop()
+            while world.poll_respawned:
+                place, payload = world.poll_respawned.pop()
                 ranks[place] = Rank(context_of(world.transports[place], unpack(payload)))
             left = [rank for rank in ranks if rank.exit_code is None and rank.context.rank not in world.dead]
             if not left:

@@ -6,7 +6,7 @@ import torch
 
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.batch import select
-from hpcmarl.bench.reference.critics import BareValueCritic
+from hpcmarl.bench.reference.critics import ReferenceValueCritic
 from hpcmarl.config import NetworkConfig, PPOConfig
 from hpcmarl.config.file import load_config
 from tests.reference.ppo import literal_gradient, settle
@@ -31,7 +31,7 @@ def move(algorithm):
 
 
 @pytest.mark.parametrize("normalised", [False, True])
-@pytest.mark.parametrize("critic", ["obs", "full", "dec"])
+@pytest.mark.parametrize("critic", ["joint_observation", "state", "independent"])
 @pytest.mark.parametrize("spec", [make_spec(), TEAM_AND_PREY], ids=["one_policy", "two_policies"])
 def test_later_gradient_equals_the_literal_one(spec, critic, normalised):
     algorithm, rollouts = make(spec, critic=critic, normalise_advantages=normalised), rollouts_of(spec)
@@ -43,7 +43,10 @@ def test_later_gradient_equals_the_literal_one(spec, critic, normalised):
 
 
 def test_later_gradient_in_turn_based_games_is_literal():
-    algorithm, rollouts = make(TURNS, critic="dec", normalise_advantages=False), rollouts_of(TURNS, steps=6)
+    algorithm, rollouts = (
+        make(TURNS, critic="independent", normalise_advantages=False),
+        rollouts_of(TURNS, steps=6),
+    )
     begun, settled = algorithm.begin_batch(rollouts), settle(algorithm, rollouts)
     move(algorithm)
     np.testing.assert_allclose(
@@ -83,7 +86,7 @@ def test_parts_sum_to_the_whole_with_normalised_advantages():
     np.testing.assert_allclose(summed, algorithm.gradient(begun)[0], atol=2e-4)
 
 
-@pytest.mark.parametrize("critic", ["obs", "dec"])
+@pytest.mark.parametrize("critic", ["joint_observation", "independent"])
 def test_later_gradient_equals_the_bare_torch_loop(critic):
     config = load_config(
         SPREAD,
@@ -95,7 +98,7 @@ def test_later_gradient_equals_the_bare_torch_loop(critic):
     )
     spec = make_spec()
     algorithm = make_algorithm(spec, config.algo, 0)
-    bare = BareValueCritic(config, algorithm)
+    bare = ReferenceValueCritic(config, algorithm)
     begun = algorithm.begin_batch(rollouts_of(spec, count=1))
     inputs = bare.settled(bare.stack(begun))
     move(algorithm)

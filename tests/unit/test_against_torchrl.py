@@ -43,7 +43,7 @@ def test_v_trace_equals_torchrl(seed, steps, discount, rho_max, c_max, acting):
         data.value,
         data.last,
         data.reward,
-        data.acts,
+        data.active,
         data.terminated,
         data.truncated,
         data.final,

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from hpcmarl.algos import make_algorithm
-from hpcmarl.algos.surgery import carry_over
-from hpcmarl.bench.reference.critics import BareValueCritic
+from hpcmarl.algos.transfer import transfer_parameters
+from hpcmarl.bench.reference.critics import ReferenceValueCritic
 from hpcmarl.config import MATraceConfig, NetworkConfig, PPOConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError
@@ -44,7 +44,7 @@ def make(spec, algorithm, **keys):
     ],
     ids=["joint", "agent", "ppo", "ppo_recurrent"],
 )
-@pytest.mark.parametrize("critic", ["obs", "full"])
+@pytest.mark.parametrize("critic", ["joint_observation", "state"])
 @pytest.mark.parametrize("spec", [make_spec(), TEAM_AND_PREY], ids=["one_policy", "two_policies"])
 def test_gradient_equals_the_literal_implementation(spec, critic, algorithm, literal, keys):
     made, rollouts = make(spec, algorithm, critic=critic, **keys), rollouts_of(spec, steps=6)
@@ -55,12 +55,12 @@ def test_gradient_equals_the_literal_implementation(spec, critic, algorithm, lit
 
 
 @pytest.mark.parametrize(
-    "algo", ["{name: ma_trace, critic: full}", "{name: ppo, critic: obs, agent_id: true}"]
+    "algo", ["{name: ma_trace, critic: state}", "{name: ppo, critic: joint_observation, agent_id: true}"]
 )
 def test_gradient_equals_the_bare_torch_loop(algo):
     config = load_config(SPREAD, [f"algo={algo}", "algo.critic_input=agent", "algo.network.hidden=[8]"])
     algorithm = make_algorithm(make_spec(), config.algo, 0)
-    bare = BareValueCritic(config, algorithm)
+    bare = ReferenceValueCritic(config, algorithm)
     rollout = random_rollout(make_spec(), 7, 3, np.random.default_rng(0), deaths=True)
     own, other = algorithm.gradient([rollout])[0] / rollout.count, -bare.gradient(bare.stack([rollout]))
     assert np.abs(other).max() > 1e-2
@@ -69,7 +69,7 @@ def test_gradient_equals_the_bare_torch_loop(algo):
 
 def test_recorded_estimates_are_of_each_agent():
     algorithm = make(
-        TEAM_AND_PREY, PPOConfig, critic="full", advantages="once", value_clip=0.1, normalise_advantages=True
+        TEAM_AND_PREY, PPOConfig, critic="state", advantages="once", value_clip=0.1, normalise_advantages=True
     )
     rollouts = rollouts_of(TEAM_AND_PREY)
     begun = algorithm.begin_batch(rollouts)
@@ -86,17 +86,17 @@ def test_dying_agents_value_still_holds_the_teams_return():
     rollout = written_rollout(
         spec, {"agent": alive}, {"agent": np.ones((3, 1, 2))}, np.array([[0], [0], [1]])
     )
-    algorithm = make(spec, PPOConfig, discount=0.5, trace_lambda=1.0, advantages="once", critic="full")
+    algorithm = make(spec, PPOConfig, discount=0.5, trace_lambda=1.0, advantages="once", critic="state")
     targets = algorithm.begin_batch([rollout])[0].records["agent"].targets
     np.testing.assert_allclose(targets[:, 0], [[1.75, 1.75], [1.5, 1.5], [1.0, 1.0]], atol=1e-5)
 
 
-@pytest.mark.parametrize("critic", ["obs", "full"])
+@pytest.mark.parametrize("critic", ["joint_observation", "state"])
 def test_changed_observations_begin_such_critics_anew(critic):
     """They are joined of what surgery cannot tell apart; policies are carried over."""
     spec = make_spec(PolicySpec("agent", ("a", "b"), (3,), DISCRETE))
     old, new = make(spec, PPOConfig, critic=critic), make(spec, PPOConfig, critic=critic)
-    carried = carry_over(old, new, {"agent": [2, 0, 1]})
+    carried = transfer_parameters(old, new, {"agent": [2, 0, 1]})
     assert carried.begun == ["agent.critic.layers.layers.0.weight"]
     assert carried.difference < 1e-5
 
@@ -105,4 +105,4 @@ def test_agents_own_observation_needs_a_central_critic():
     with pytest.raises(
         ConfigError, match=r"algo\.critic_input: agent adds what an agent sees to a central critic"
     ):
-        load_config(SPREAD, ["algo={name: ppo, critic: dec, critic_input: agent}"])
+        load_config(SPREAD, ["algo={name: ppo, critic: independent, critic_input: agent}"])

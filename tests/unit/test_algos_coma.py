@@ -31,7 +31,9 @@ def make(spec, **keys):
     return made
 
 
-@pytest.mark.parametrize(("critic", "agent_id"), [("obs", False), ("full", False), ("full", True)])
+@pytest.mark.parametrize(
+    ("critic", "agent_id"), [("joint_observation", False), ("state", False), ("state", True)]
+)
 @pytest.mark.parametrize("spec", [make_spec(), TWO_TEAMS], ids=["one_policy", "two_policies"])
 def test_equals_the_literal_implementation(spec, critic, agent_id):
     algorithm, rollouts = make(spec, critic=critic, agent_id=agent_id, reward_scale=0.5), rollouts_of(spec)
@@ -113,8 +115,8 @@ def test_target_critic_follows_at_the_given_rate():
 
 
 def test_coma_rejects_incompatible_settings():
-    with pytest.raises(ConfigError, match=r"algo\.critic: dec does not see"):
-        load_config(SPREAD, ["algo.name=coma", "algo.critic=dec"])
+    with pytest.raises(ConfigError, match=r"algo\.critic: independent does not see"):
+        load_config(SPREAD, ["algo.name=coma", "algo.critic=independent"])
     with pytest.raises(ConfigError, match="continuous"):
         make(make_spec(action=CONTINUOUS))
     with pytest.raises(ConfigError, match="they take turns"):

@@ -47,16 +47,21 @@ def make(spec: EnvironmentSpec, *, recurrent: bool = False, seed: int = 1, **key
 
 
 VARIANTS: list[dict[str, Any]] = [
-    {"critic": "obs"},
-    {"critic": "full"},
-    {"critic": "obs", "ratios": "agent"},
-    {"critic": "dec"},
+    {"critic": "joint_observation"},
+    {"critic": "state"},
+    {"critic": "joint_observation", "ratios": "agent"},
+    {"critic": "independent"},
 ]
-NUMBERED: list[dict[str, Any]] = [{"critic": "full", "agent_id": True}, {"critic": "dec", "agent_id": True}]
+NUMBERED: list[dict[str, Any]] = [
+    {"critic": "state", "agent_id": True},
+    {"critic": "independent", "agent_id": True},
+]
 
 
 @pytest.mark.parametrize(
-    "keys", VARIANTS + NUMBERED, ids=["obs", "full", "obs_agent", "dec", "full_numbered", "dec_numbered"]
+    "keys",
+    VARIANTS + NUMBERED,
+    ids=["joint_observation", "state", "obs_agent", "independent", "full_numbered", "dec_numbered"],
 )
 @pytest.mark.parametrize("spec", [make_spec(), TEAM_AND_PREY], ids=["one_policy", "two_policies"])
 def test_equals_the_literal_implementation(spec: EnvironmentSpec, keys: dict[str, Any]) -> None:
@@ -72,7 +77,7 @@ def test_equals_the_literal_implementation(spec: EnvironmentSpec, keys: dict[str
 
 @pytest.mark.parametrize("seed", range(4))
 def test_turn_based_games_keep_per_agent_transitions(seed: int) -> None:
-    algorithm, rollouts = make(TURNS, critic="dec"), rollouts_of(TURNS, seed=seed, steps=6)
+    algorithm, rollouts = make(TURNS, critic="independent"), rollouts_of(TURNS, seed=seed, steps=6)
     np.testing.assert_allclose(
         algorithm.gradient(rollouts)[0], literal_gradient(algorithm, rollouts), atol=2e-4, rtol=2e-4
     )
@@ -84,7 +89,7 @@ def test_turn_based_policy_per_player_allows_central_critic() -> None:
         PolicySpec("black", ("b",), (4,), DISCRETE, True),
         turn_based=True,
     )
-    for critic in ("obs", "full"):
+    for critic in ("joint_observation", "state"):
         algorithm, rollouts = make(spec, critic=critic), rollouts_of(spec, steps=6)
         np.testing.assert_allclose(
             algorithm.gradient(rollouts)[0], literal_gradient(algorithm, rollouts), atol=2e-4, rtol=2e-4
@@ -116,7 +121,7 @@ def test_gradient_is_additive_over_rollouts(keys: dict[str, Any], recurrent: boo
     np.testing.assert_allclose(together, apart, atol=5e-4, rtol=5e-4)
 
 
-@pytest.mark.parametrize("keys", VARIANTS, ids=["obs", "full", "obs_agent", "dec"])
+@pytest.mark.parametrize("keys", VARIANTS, ids=["joint_observation", "state", "obs_agent", "independent"])
 def test_dead_agents_contribute_zero(keys: dict[str, Any]) -> None:
     """Whatever stands in their actions, log-probabilities and masks. (Their observations are zero by
     contract: central critics read them.)"""
@@ -129,7 +134,7 @@ def test_dead_agents_contribute_zero(keys: dict[str, Any]) -> None:
         assert dead[:-1].any()
         part.action[dead[:-1]] = 2
         part.logp[dead[:-1]] = -50
-        if keys["critic"] == "dec":
+        if keys["critic"] == "independent":
             part.obs[dead] = 1e3
     np.testing.assert_array_equal(algorithm.gradient(changed)[0], before)
 
@@ -159,7 +164,7 @@ def test_termination_cuts_and_truncation_bootstraps() -> None:
     """Changing what follows an end changes nothing; changing the last observation matters for truncations
     only."""
     spec = make_spec()
-    algorithm = make(spec, critic="full")
+    algorithm = make(spec, critic="state")
     rollout = random_rollout(spec, 4, 1, np.random.default_rng(2), end_rate=0.0)
     part = rollout.policies["agent"]
     assert not part.terminated.any()
@@ -289,7 +294,7 @@ def test_normalised_advantages_have_mean_zero() -> None:
 
 
 def test_gradient_is_repeatable_and_has_no_side_effects() -> None:
-    algorithm, rollouts = make(TURNS, critic="dec"), rollouts_of(TURNS)
+    algorithm, rollouts = make(TURNS, critic="independent"), rollouts_of(TURNS)
     kept, parameters = copy.deepcopy(rollouts), algorithm.parameters.copy()
     first, second = algorithm.gradient(rollouts)[0], algorithm.gradient(rollouts)[0]
     np.testing.assert_array_equal(first, second)
@@ -317,7 +322,7 @@ def test_algorithm_properties_and_seeding_match_the_config() -> None:
     np.testing.assert_array_equal(one.initial_parameters(), same.initial_parameters())
     assert not np.array_equal(one.initial_parameters(), other.initial_parameters())
     assert (one.unit, one.on_policy, one.unroll, one.needs_state) == ("unroll", False, 7, False)
-    assert make_algorithm(spec, MATraceConfig(critic="full"), 0).needs_state
+    assert make_algorithm(spec, MATraceConfig(critic="state"), 0).needs_state
     assert one.parameters.dtype == np.float32
     assert one.segments == {"agent": slice(0, one.size)}
     one.load_parameters(np.zeros(one.size, np.float32))
@@ -352,9 +357,13 @@ def _by_part(algorithm: MATrace) -> dict[str, list[np.ndarray]]:
 @pytest.mark.parametrize(
     ("spec", "keys", "words"),
     [
-        (make_spec(state_size=None), {"critic": "full"}, "algo.critic"),
-        (TURNS, {"critic": "obs"}, "dec is needed for turn-based games whose agents share a policy"),
-        (make_spec(), {"critic": "dec", "ratios": "joint"}, "algo.ratios"),
+        (make_spec(state_size=None), {"critic": "state"}, "algo.critic"),
+        (
+            TURNS,
+            {"critic": "joint_observation"},
+            "independent is needed for turn-based games whose agents share a policy",
+        ),
+        (make_spec(), {"critic": "independent", "ratios": "joint"}, "algo.ratios"),
         (make_spec(action=CONTINUOUS), {"target_entropy": 0.5}, "algo.target_entropy"),
         (make_spec(), {"target_entropy": 0.5, "entropy_cost": 0.0}, "algo.entropy_cost"),
     ],

@@ -12,7 +12,7 @@ from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError
 from hpcmarl.optim.rounds import make_rule
 from hpcmarl.optim.rounds.base import Accept
-from hpcmarl.roles.learner.rollout_queue import Iterations
+from hpcmarl.roles.learner.rollout_queue import MinibatchSampler
 from tests.reference.ppo import literal_gradient
 from tests.support.algorithms import TEAM_AND_PREY, TURNS, outlived_rows, rollouts_of
 from tests.support.rollouts import CONTINUOUS, MULTI_DISCRETE, make_spec, random_rollout
@@ -36,7 +36,14 @@ def make(spec, *, algorithm=PPOConfig, **keys):
 
 
 @pytest.mark.parametrize(
-    ("critic", "agent_id"), [("obs", False), ("full", False), ("dec", False), ("obs", True), ("dec", True)]
+    ("critic", "agent_id"),
+    [
+        ("joint_observation", False),
+        ("state", False),
+        ("independent", False),
+        ("joint_observation", True),
+        ("independent", True),
+    ],
 )
 @pytest.mark.parametrize("spec", [make_spec(), TEAM_AND_PREY], ids=["one_policy", "two_policies"])
 def test_equals_the_literal_implementation(spec, critic, agent_id):
@@ -56,7 +63,7 @@ def test_equals_the_literal_implementation(spec, critic, agent_id):
 @pytest.mark.parametrize("seed", range(3))
 def test_turn_based_games_keep_per_agent_transitions(seed):
     algorithm, rollouts = (
-        make(TURNS, critic="dec", normalise_advantages=False),
+        make(TURNS, critic="independent", normalise_advantages=False),
         rollouts_of(TURNS, seed=seed, steps=6),
     )
     np.testing.assert_allclose(
@@ -65,7 +72,7 @@ def test_turn_based_games_keep_per_agent_transitions(seed):
 
 
 def test_normalised_advantages_ignore_a_reward_offset():
-    algorithm = make(make_spec(), discount=1e-9, value_cost=0.0, entropy_cost=0.0, critic="dec")
+    algorithm = make(make_spec(), discount=1e-9, value_cost=0.0, entropy_cost=0.0, critic="independent")
     rollout = random_rollout(make_spec(), 6, 4, np.random.default_rng(0), deaths=False)
     before = algorithm.gradient([rollout])[0]
     for part in rollout.policies.values():
@@ -79,7 +86,7 @@ def test_slot_subset_gradients_sum_to_the_whole(recurrent):
     algorithm = make(
         spec,
         algorithm=MATraceConfig,
-        critic="full",
+        critic="state",
         network=NetworkConfig(hidden=(5,), recurrent=recurrent, memory=4),
     )
     rollout = rollouts_of(spec, slots=5, count=1, memory=4 if recurrent else None)[0]
@@ -105,7 +112,7 @@ def feed_of(batch, epochs, minibatches, *changes, rule=None):
         queue_limit=lambda group: 8, config=load_config(SPREAD, ["algo.name=ppo", *changes])
     )
     algorithm = SimpleNamespace(on_policy=False, epochs=epochs, minibatches=minibatches, begin_batch=list)
-    return Iterations(
+    return MinibatchSampler(
         context, SimpleNamespace(index=0, actors=(1, 2)), rule or make_rule("sync", 1, batch), algorithm
     )
 
@@ -257,7 +264,7 @@ def test_ppo_rejects_incompatible_settings():
         load_config(SPREAD, ["algo.name=ppo", "deterministic=true"])
     with pytest.raises(ConfigError, match=r"algo\.clip"):
         load_config(SPREAD, ["algo.name=ppo", "algo.clip=1.5"])
-    with pytest.raises(ConfigError, match="critic: dec is needed"):
+    with pytest.raises(ConfigError, match="critic: independent is needed"):
         make(TURNS)
 
 

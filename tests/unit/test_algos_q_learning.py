@@ -169,8 +169,8 @@ def test_non_discrete_actions_are_rejected(action):
 
 def test_missing_state_is_rejected_or_built_from_observations():
     stateless = make_spec(state_size=None)
-    with pytest.raises(ConfigError, match=r"algo\.mixer_state: full needs the environment's state"):
-        make("qmix", stateless, mixer_state="full")
+    with pytest.raises(ConfigError, match=r"algo\.mixer_state: state needs the environment's state"):
+        make("qmix", stateless, mixer_state="state")
     assert not make("qmix", stateless).needs_state
     assert make("qmix", make_spec()).needs_state
     assert not make("vdn", make_spec()).needs_state
@@ -354,10 +354,10 @@ def solve(name, payoffs, steps=1, updates=400, **keys):
     algorithm = make_algorithm(spec, config, 0)
     optimizer = make_optimizer(RmspropConfig(step_size=3e-3), algorithm.initial_parameters())
     for version in range(updates):
-        algorithm.load_parameters(optimizer.point())
+        algorithm.load_parameters(optimizer.query_point())
         algorithm.on_version(version)
         optimizer.step(algorithm.gradient([rollout])[0] / rollout.count)
-    algorithm.load_parameters(optimizer.point())
+    algorithm.load_parameters(optimizer.query_point())
     chosen = []
     for step in range(steps):
         slot = next(
@@ -427,9 +427,9 @@ def test_agent_networks_are_recurrent_by_default():
 
 def test_value_based_configs_reject_incompatible_settings():
     with pytest.raises(
-        ConfigError, match=r"algo\.replay\.starts 40 is more than the algo\.replay\.episodes 30"
+        ConfigError, match=r"algo\.replay\.learning_starts 40 is more than the algo\.replay\.episodes 30"
     ):
-        load_config(SPREAD, ["algo.name=vdn", "algo.replay={starts: 40, episodes: 30}"])
+        load_config(SPREAD, ["algo.name=vdn", "algo.replay={learning_starts: 40, episodes: 30}"])
     with pytest.raises(
         ConfigError,
         match=(

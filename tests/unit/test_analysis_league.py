@@ -26,11 +26,11 @@ def made_up(members, terms, sides=("player",), played=0.8, resets=False):
                 {"snapshot": snapshots[other]["name"], "games": int(generator.integers(1, 99))}
                 for other in older
             ]
-            life = 1 + (term // 3 if resets and member else 0)
+            generation = 1 + (term // 3 if resets and member else 0)
             facts = {
                 "side": sides[member % len(sides)],
                 "term": term,
-                "life": life,
+                "generation": generation,
                 "env_steps": 5000 * term,
                 "seconds": 60.0 * term + member,
             }
@@ -128,7 +128,7 @@ def test_rating_curves_break_where_a_member_was_reset():
     told = SIZES["sixty"]
     axis = pictures.ratings_picture(told).axes[0]
     curves = [line for line in axis.lines if line.get_marker() == "o"]
-    assert len(curves) == 1 + 5 * 4  # ten terms in lives of three, but the first member's
+    assert len(curves) == 1 + 5 * 4  # ten terms in generations of three, but the first member's
     first = curves[0]
     own = [number for number, each in enumerate(told["snapshots"]) if each["member"] == "league_exploiter-1"]
     assert first.get_xdata().tolist() == [told["snapshots"][number]["env_steps"] for number in own]
@@ -166,7 +166,8 @@ def test_lineage_arrows_point_at_most_met_opponents(size):
     assert not any(arrow.arrow_patch.get_window_extent().overlaps(title) for arrow in arrows)
     crosses = [line for line in axis.lines if line.get_marker() == "x"]
     assert len(crosses) == sum(
-        len({each["life"] for each in told["snapshots"] if each["member"] == name}) - 1 for name in places
+        len({each["generation"] for each in told["snapshots"] if each["member"] == name}) - 1
+        for name in places
     )
 
 

@@ -7,13 +7,14 @@ import pytest
 
 from hpcmarl.config.file import load_config
 from hpcmarl.optim.rounds import make_rule
-from hpcmarl.roles.learner.rollout_queue import Iterations, Queue
+from hpcmarl.roles.learner.rollout_queue import MinibatchSampler, RolloutQueue
 from hpcmarl.roles.timing import TrajectoryTimer
 from tests.support.worlds import SPREAD
 
 
 @pytest.mark.parametrize(
-    ("kind", "extra", "count"), [(Queue, (), 4), (Queue, ("algo.reuse=2",), 2), (Iterations, (), 6)]
+    ("kind", "extra", "count"),
+    [(RolloutQueue, (), 4), (RolloutQueue, ("algo.reuse=2",), 2), (MinibatchSampler, (), 6)],
 )
 def test_learner_is_behind_at_two_gradients_or_a_full_batch(kind, extra, count):
     for key, expected in (

@@ -7,7 +7,7 @@ import pytest
 
 from hpcmarl.config import AdamConfig, EnvConfig
 from hpcmarl.envs import Seeds, describe, make_environment, new_frame, new_outcome
-from hpcmarl.envs.nonfinite import bad_numbers
+from hpcmarl.envs.nonfinite import find_nonfinite
 from hpcmarl.envs.slot import Views
 from hpcmarl.errors import EnvironmentFailure
 from hpcmarl.optim import make_optimizer
@@ -99,7 +99,7 @@ def test_slots_past_the_restart_budget_are_quarantined():
         id=f"{ENVIRONMENTS}:Spoiled",
         kwargs={"what": "raise", "every": 3},
         restarts=1,
-        past_restarts="quarantine",
+        on_restart_limit="quarantine",
     )
     environment = make_environment(config, {}, 2, Seeds(0))
     frame, outcome = new_frame(environment.spec, 2), new_outcome(environment.spec, 2)
@@ -137,8 +137,8 @@ def test_large_finite_numbers_are_no_bad_ones() -> None:
     (seen,), (told,) = frame.policies.values(), outcome.policies.values()
     seen.obs[...], told.reward[...] = 3e38, -3e38  # their sums and squares are beyond float32
     views = Views([policy.name for policy in spec.policies], frame, outcome)
-    assert bad_numbers(spec, outcome, views) == []
+    assert find_nonfinite(spec, outcome, views) == []
     told.reward[1, 0] = np.inf
-    assert [(row, what) for row, _, what in bad_numbers(spec, outcome, views)] == [
+    assert [(row, what) for row, _, what in find_nonfinite(spec, outcome, views)] == [
         (1, "is rewarded with inf")
     ]

@@ -13,7 +13,7 @@ from tests.support.worlds import ECHO, SPREAD
 VALUES = (
     "algo.network={hidden: [8], recurrent: true, memory: 6}",
     "rounds.batch=5",
-    "algo.replay.starts=5",
+    "algo.replay.learning_starts=5",
     "optimizer.max_gradient_norm=10",
 )
 CRITICS = ("rounds.batch=4", "algo.unroll=7", "optimizer={name: adam, max_gradient_norm: 1.0}")
@@ -56,10 +56,13 @@ def short(monkeypatch):
             ("algo={name: res, agent_id: false, obs_last_action: true}", "optimizer.name=rmsprop", *VALUES),
         ),
         (SPREAD, ("algo.normalise_advantages=true", "algo.trace_lambda=0.9", *CRITICS)),
-        (SPREAD, ("algo.critic=dec", *CRITICS)),
+        (SPREAD, ("algo.critic=independent", *CRITICS)),
         (SPREAD, ("algo={name: ppo, minibatches: 2, network: {activation: relu}}", *CRITICS)),
-        (SPREAD, ("algo={name: ppo, critic: dec, normalise_advantages: false}", *CRITICS)),
-        (SPREAD, ("algo={name: ppo, critic: dec, agent_id: true, normalise_advantages: false}", *CRITICS)),
+        (SPREAD, ("algo={name: ppo, critic: independent, normalise_advantages: false}", *CRITICS)),
+        (
+            SPREAD,
+            ("algo={name: ppo, critic: independent, agent_id: true, normalise_advantages: false}", *CRITICS),
+        ),
         (SPREAD, ("algo={name: coma, network: {hidden: [8]}}", *CRITICS)),
     ],
 )

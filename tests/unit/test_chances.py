@@ -16,10 +16,13 @@ SPEC = make_spec(
 )
 ALGORITHMS = {
     "ma_trace": (
-        "{name: ma_trace, critic: obs, network: {hidden: [8, 6], activation: relu}, "
+        "{name: ma_trace, critic: joint_observation, network: {hidden: [8, 6], activation: relu}, "
         "normalise_observations: true}"
     ),
-    "ppo": "{name: ppo, critic: obs, network: {hidden: [6]}, agent_id: true, normalise_observations: true}",
+    "ppo": (
+        "{name: ppo, critic: joint_observation, network: {hidden: [6]}, agent_id: true, "
+        "normalise_observations: true}"
+    ),
     "reinforce": "{name: reinforce, network: {hidden: []}}",
     "iql": "{name: iql, network: {hidden: [8], recurrent: false}, agent_id: true, epsilon_final: 0.3}",
     "dueling": (
@@ -56,10 +59,10 @@ def test_action_probabilities_match_sampled_frequencies(name, policy):
     obs = generator.normal(size=(3, *policy.observation_shape)).astype(np.float32)
     mask = np.array([[1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 1]], np.bool_) if policy.has_mask else None
     last = len(policy.agents) - 1
-    chances = algorithm.chances(policy.name, obs, mask, last)
-    assert_allclose(chances.sum(1), 1, rtol=1e-5)
+    action_probs = algorithm.action_probs(policy.name, obs, mask, last)
+    assert_allclose(action_probs.sum(1), 1, rtol=1e-5)
     if mask is not None:
-        assert_array_equal(chances[~mask], 0)
+        assert_array_equal(action_probs[~mask], 0)
     draws = 4000
     repeated = frame_of(policy, np.repeat(obs, draws, 0), None if mask is None else np.repeat(mask, draws, 0))
     decision = algorithm.act(repeated, {}, generator)[policy.name]
@@ -67,21 +70,28 @@ def test_action_probabilities_match_sampled_frequencies(name, policy):
     for row in range(3):
         counts = np.bincount(action[row], minlength=4) / draws
         assert np.all(
-            np.abs(counts - chances[row]) <= 5 * np.sqrt(chances[row] * (1 - chances[row]) / draws) + 1e-6
+            np.abs(counts - action_probs[row])
+            <= 5 * np.sqrt(action_probs[row] * (1 - action_probs[row]) / draws) + 1e-6
         )
-        assert_allclose(np.exp(logp[row]), chances[row][action[row]], rtol=1e-4)
+        assert_allclose(np.exp(logp[row]), action_probs[row][action[row]], rtol=1e-4)
 
 
 def test_recurrent_and_non_discrete_policies_have_no_table():
-    recurrent = make("{name: ma_trace, critic: dec, network: {hidden: [4], recurrent: true, memory: 3}}")
+    recurrent = make(
+        "{name: ma_trace, critic: independent, network: {hidden: [4], recurrent: true, memory: 3}}"
+    )
     with pytest.raises(TypeError, match="a recurrent policy acts by its memory"):
-        recurrent.chances("flyer", np.zeros((1, 5), np.float32), None)
+        recurrent.action_probs("flyer", np.zeros((1, 5), np.float32), None)
     parts = make_spec(PolicySpec("hands", ("a",), (2,), ActionSpace("multi_discrete", (2, 3))))
     with pytest.raises(TypeError, match="no table of single actions"):
-        make("{name: ma_trace, critic: dec}", parts).chances("hands", np.zeros((1, 2), np.float32), None)
+        make("{name: ma_trace, critic: independent}", parts).action_probs(
+            "hands", np.zeros((1, 2), np.float32), None
+        )
     smooth = make_spec(PolicySpec("arm", ("a",), (2,), ActionSpace("continuous", (1,), (-1.0,), (1.0,))))
     with pytest.raises(TypeError, match="no table of single actions"):
-        make("{name: ma_trace, critic: dec}", smooth).chances("arm", np.zeros((1, 2), np.float32), None)
+        make("{name: ma_trace, critic: independent}", smooth).action_probs(
+            "arm", np.zeros((1, 2), np.float32), None
+        )
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -139,7 +149,7 @@ def played(stages, named, obs, memory):
 
 
 MORE = {
-    "recurrent": "{name: ma_trace, critic: dec, network: {hidden: [4], recurrent: true, memory: 3}}",
+    "recurrent": "{name: ma_trace, critic: independent, network: {hidden: [4], recurrent: true, memory: 3}}",
     "last action": (
         "{name: vdn, network: {hidden: [4], recurrent: true, memory: 3}, agent_id: true, "
         "obs_last_action: true}"

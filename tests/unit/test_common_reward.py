@@ -74,23 +74,31 @@ def test_environments_declare_it_in_their_metadata(monkeypatch: pytest.MonkeyPat
 
 
 REFUSED = {
-    "ma_trace": (MATraceConfig(), "algo.critic: obs learns", "use algo.critic: dec"),
-    "ppo": (PPOConfig(critic="obs"), "algo.critic: obs learns", "use algo.critic: dec"),
-    "coma": (COMAConfig(), "algo.name: coma learns", "use algo.critic: dec with algo.name: ma_trace or ppo"),
+    "ma_trace": (MATraceConfig(), "algo.critic: joint_observation learns", "use algo.critic: independent"),
+    "ppo": (
+        PPOConfig(critic="joint_observation"),
+        "algo.critic: joint_observation learns",
+        "use algo.critic: independent",
+    ),
+    "coma": (
+        COMAConfig(),
+        "algo.name: coma learns",
+        "use algo.critic: independent with algo.name: ma_trace or ppo",
+    ),
     "reinforce": (
         ReinforceConfig(),
         "algo.name: reinforce learns",
-        "use algo.critic: dec with algo.name: ma_trace or ppo",
+        "use algo.critic: independent with algo.name: ma_trace or ppo",
     ),
     "vdn": (
         VDNConfig(),
         "algo.name: vdn learns",
-        "algo.critic: dec with algo.name: ma_trace or ppo, or algo.name: iql",
+        "algo.critic: independent with algo.name: ma_trace or ppo, or algo.name: iql",
     ),
     "qmix": (
-        QMIXConfig(mixer_state="obs"),
+        QMIXConfig(mixer_state="joint_observation"),
         "algo.name: qmix learns",
-        "algo.critic: dec with algo.name: ma_trace or ppo, or algo.name: iql",
+        "algo.critic: independent with algo.name: ma_trace or ppo, or algo.name: iql",
     ),
 }
 
@@ -109,7 +117,7 @@ def test_shared_policy_of_opponents_needs_its_own_rewards(algo: AlgoConfig, key:
 
 @pytest.mark.parametrize(
     "algo",
-    [MATraceConfig(critic="dec"), PPOConfig(critic="dec"), IQLConfig()],
+    [MATraceConfig(critic="independent"), PPOConfig(critic="independent"), IQLConfig()],
     ids=["ma_trace", "ppo", "iql"],
 )
 def test_independent_learners_may_share_a_policy(algo: AlgoConfig) -> None:
@@ -118,7 +126,7 @@ def test_independent_learners_may_share_a_policy(algo: AlgoConfig) -> None:
 
 def test_opponents_with_policies_of_their_own_are_no_team() -> None:
     spec = spec_of("matrix:matching_pennies", EACH)
-    for algo in (MATraceConfig(critic="obs"), COMAConfig(), ReinforceConfig()):
+    for algo in (MATraceConfig(critic="joint_observation"), COMAConfig(), ReinforceConfig()):
         make_algorithm(spec, algo, 0)
     # whatever the policies
     with pytest.raises(ConfigError, match=r"algo\.name: vdn learns from the mean reward of all players"):
@@ -192,7 +200,7 @@ def seen(algo: AlgoConfig, rewards: str, episodes: int, policies: tuple[PolicySp
 def test_rewards_that_always_cancel_are_warned_about_once(algo: AlgoConfig) -> None:
     (warning,) = seen(algo, "cancel", EPISODES + 20)
     assert "mean reward of all agents of policy team" in warning
-    assert "algo.critic: dec" in warning
+    assert "algo.critic: independent" in warning
     assert "\n" not in warning
     assert seen(algo, "cancel", EPISODES - 2) == []
 
@@ -223,14 +231,14 @@ def test_three_players_whose_rewards_round_are_found() -> None:
 
 
 def test_independent_learners_are_not_watched() -> None:
-    assert seen(MATraceConfig(critic="dec"), "cancel", EPISODES + 20) == []
+    assert seen(MATraceConfig(critic="independent"), "cancel", EPISODES + 20) == []
 
 
 # ---- leagues in which one policy plays all seats
 
 LEAGUE = """
 env: {id: "matrix:rps"}
-algo: {name: ppo, critic: obs}
+algo: {name: ppo, critic: joint_observation}
 stop: {updates: 3}
 league: {matchmaking: {name: pfsp}}
 """
@@ -266,19 +274,19 @@ def league_problem(*changes: str) -> str:
 @pytest.mark.parametrize("env", ["matrix:rps", "matrix:chicken"])
 def test_opponents_in_self_play_have_no_common_reward(env: str, changes: tuple[str, ...], key: str) -> None:
     text = league_problem(f"env.id={env}", *changes)
-    assert text.startswith("algo.critic: obs learns from the mean reward of all seats")
+    assert text.startswith("algo.critic: joint_observation learns from the mean reward of all seats")
     assert f"({key})" in text
-    assert text.endswith("use algo.critic: dec")
+    assert text.endswith("use algo.critic: independent")
     with pytest.raises(ConfigError) as raised:  # known before the environment is made
         load_config(LEAGUE, (SHARED, *changes))
     assert f"({key})" in str(raised.value)
-    assert league_problem(f"env.id={env}", SHARED, "algo.critic=dec", *changes) == ""
+    assert league_problem(f"env.id={env}", SHARED, "algo.critic=independent", *changes) == ""
 
 
 @pytest.mark.parametrize("algo", ["{name: vdn}", "{name: reinforce}", "{name: coma}"])
 def test_other_team_learners_are_refused_in_self_play(algo: str) -> None:
     changes = (f"algo={algo}", "league.matchmaking.self_share=0.5")
-    assert "use algo.critic: dec with algo.name: ma_trace or ppo" in league_problem(*changes)
+    assert "use algo.critic: independent with algo.name: ma_trace or ppo" in league_problem(*changes)
     assert league_problem(f"algo={algo}") == ""
 
 

@@ -243,3 +243,22 @@ def test_any_text_loads_or_is_refused_in_one_line(text):
 @given(st.text(st.sampled_from("envalgo.stopunam0123=[]{}:,-'\" "), max_size=30))
 def test_any_override_loads_or_is_refused_in_one_line(text):
     assert "\n" not in refusal(BASE, text)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ("topology.silence_seconds=3", "it was renamed to heartbeat_timeout_seconds"),
+        ("env.past_restarts=stop", "it was renamed to on_restart_limit"),
+        ("algo={name: qmix, replay: {starts: 3}}", "it was renamed to learning_starts"),
+        ("algo={name: qmix, replay: {ratio: 3}}", "it was renamed to samples_per_insert"),
+        ("algo={name: qmix, sparse: {acting: dense}}", "it was renamed to inference"),
+        ("algo={name: qmix, sparse: {learning: dense}}", "it was renamed to training"),
+        ("algo={name: ppo, critic: dec}", "dec was renamed to independent"),
+        ("algo={name: qmix, mixer_state: full}", "full was renamed to state"),
+        ("topology.placement=apart", "apart was renamed to separate"),
+        ("topology.groups=[{env: {past_restarts: stop}}]", "it was renamed to on_restart_limit"),
+    ],
+)
+def test_renamed_keys_and_values_suggest_the_new_name(change, found):
+    assert found in message(BASE, change)

@@ -57,7 +57,7 @@ def configs(draw):
         st.sampled_from(
             [
                 ReinforceConfig(discount=0.5),
-                MATraceConfig(critic="dec"),
+                MATraceConfig(critic="independent"),
                 MATraceConfig(critic_network={"hidden": (3,)}),
             ]
         )

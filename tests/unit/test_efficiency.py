@@ -8,7 +8,7 @@ from hpcmarl.comm.topology import assign_roles
 from hpcmarl.config import TopologyConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.roles import efficiency
-from hpcmarl.roles.efficiency import Efficiency, bare_processes, last_words, measure_bare
+from hpcmarl.roles.efficiency import Efficiency, bare_processes, closing_lines, measure_bare
 from tests.support.worlds import ECHO, SPREAD
 
 SUMMARY = {
@@ -91,7 +91,7 @@ def test_time_in_the_run_queue_does_not_count_as_bare_stepping(monkeypatch):
 
 
 def test_last_words_name_bare_stepping_and_times():
-    assert last_words(SUMMARY, load_config(SPREAD)) == [
+    assert closing_lines(SUMMARY, load_config(SPREAD)) == [
         "80 % of bare stepping, which takes 5,000 environment steps/s in each of 2 processes",
         "time: actors acting 30 %",
     ]
@@ -112,14 +112,14 @@ def test_last_words_name_bare_stepping_and_times():
     ],
 )
 def test_unused_work_is_reported_with_its_remedy(changes, remedy):
-    line = last_words(SUMMARY | {"unused_share": 0.3, "unused_env_steps": 300}, load_config(SPREAD, changes))[
-        -1
-    ]
+    line = closing_lines(
+        SUMMARY | {"unused_share": 0.3, "unused_env_steps": 300}, load_config(SPREAD, changes)
+    )[-1]
     assert "30 % of the environment steps unused (300)" in line
     assert remedy in line
 
 
 def test_replay_that_falls_behind_is_reported_with_its_remedy():
-    line = last_words(SUMMARY | {"replay_shortfall": 0.4}, load_config(ECHO))[-1]
-    assert "40 % less often from episodes than algo.replay.ratio asks" in line
-    assert line.endswith("lower algo.replay.ratio")
+    line = closing_lines(SUMMARY | {"replay_shortfall": 0.4}, load_config(ECHO))[-1]
+    assert "40 % less often from episodes than algo.replay.samples_per_insert asks" in line
+    assert line.endswith("lower algo.replay.samples_per_insert")

@@ -12,7 +12,7 @@ from hpcmarl.types import Episode
 
 def test_greedy_policies_repeat_and_random_opponents_vary():
     environment = EnvConfig(id="pettingzoo.classic.tictactoe_v3")
-    algorithm = make_algorithm(describe(environment, {}), MATraceConfig(critic="dec"), 0)
+    algorithm = make_algorithm(describe(environment, {}), MATraceConfig(critic="independent"), 0)
 
     def returns(names, seed):
         match = Match(
@@ -29,7 +29,7 @@ def test_greedy_policies_repeat_and_random_opponents_vary():
 
 def test_every_slot_plays_its_share():
     environment = EnvConfig(id="pettingzoo.classic.tictactoe_v3")
-    algorithm = make_algorithm(describe(environment, {}), MATraceConfig(critic="dec"), 0)
+    algorithm = make_algorithm(describe(environment, {}), MATraceConfig(critic="independent"), 0)
     match = Match(algorithm, make_environment(environment, {}, 4, Seeds(0)), 10, False, 0)
     while not match.done:
         match.step()
@@ -41,7 +41,7 @@ def test_environments_of_one_evaluation_have_unlike_episodes():
     """Equal seeds correlate their returns (0.97 in two lengths of simple_spread); the error of their mean is
     that of independent ones."""
     spread = EnvConfig(id="mpe2.simple_spread_v3", kwargs={"max_cycles": 3})
-    algorithm = make_algorithm(describe(spread, {}), MATraceConfig(critic="dec"), 0)
+    algorithm = make_algorithm(describe(spread, {}), MATraceConfig(critic="independent"), 0)
 
     def returns(index, seed=0):
         settings = EvalConfig(episodes=6, environments=2, seed=seed)

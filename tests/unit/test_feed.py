@@ -10,7 +10,7 @@ from hpcmarl.comm.protocol import FLAG_MORE, header_of
 from hpcmarl.comm.transport import Message
 from hpcmarl.config.file import load_config
 from hpcmarl.optim.rounds import make_rule
-from hpcmarl.roles.learner.rollout_queue import Queue, whole
+from hpcmarl.roles.learner.rollout_queue import RolloutQueue, whole
 from hpcmarl.rollouts.codec import RolloutCodec
 from tests.support.rollouts import make_spec, random_rollout
 from tests.support.worlds import SPREAD
@@ -21,7 +21,7 @@ def test_episodes_that_ended_in_the_same_step_are_taken_together():
     context = SimpleNamespace(
         queue_limit=lambda _: 8, config=load_config(SPREAD, ["algo.name=reinforce", "deterministic=true"])
     )
-    feed = Queue(
+    feed = RolloutQueue(
         context,
         SimpleNamespace(index=0, actors=(1,)),
         make_rule("sync", 1, 2),
@@ -54,7 +54,7 @@ def queue(rule="rennala", *overrides, on_policy=False, limit=8):
         queue_limit=lambda _: limit,
         config=load_config(SPREAD, ["rounds.batch=4", "rounds.max_staleness=2", *overrides]),
     )
-    feed = Queue(
+    feed = RolloutQueue(
         context,
         SimpleNamespace(index=0, actors=(1,)),
         make_rule(rule, 2, 4),

@@ -56,14 +56,14 @@ def act_through(algorithm, rollout, memory, forget=False):
 
 def test_last_actions_equal_a_walk_through_the_rows():
     generator = np.random.default_rng(0)
-    action, acts = generator.integers(4, size=(6, 3, 2)), generator.random((6, 3, 2)) < 0.5
-    found = last_actions(action, acts, 4)
+    action, active = generator.integers(4, size=(6, 3, 2)), generator.random((6, 3, 2)) < 0.5
+    found = last_actions(action, active, 4)
     for slot in range(3):
         for agent in range(2):
             last = np.zeros(4)
             for row in range(7):
                 np.testing.assert_array_equal(found[row, slot, agent], last)
-                if row < 6 and acts[row, slot, agent]:
+                if row < 6 and active[row, slot, agent]:
                     last = np.eye(4)[action[row, slot, agent]]
 
 
@@ -142,4 +142,4 @@ def test_last_action_is_off_unless_asked_for():
 
 def test_policies_that_see_their_last_action_have_no_table():
     with pytest.raises(TypeError, match="a policy that sees its last action does not act by one observation"):
-        make("iql", make_spec(), recurrent=False).chances("agent", np.zeros((1, 6), np.float32), None)
+        make("iql", make_spec(), recurrent=False).action_probs("agent", np.zeros((1, 6), np.float32), None)

@@ -1,4 +1,4 @@
-"""`hpcmarl league carry`: its arguments."""
+"""`hpcmarl league transfer`: its arguments."""
 
 import pytest
 

@@ -21,7 +21,7 @@ from hpcmarl.config import (
 from hpcmarl.envs import Seeds, describe, make_environment, new_frame, new_outcome
 from hpcmarl.errors import FormatError, HpcmarlError
 from hpcmarl.io.pool import Pool, write_snapshot
-from hpcmarl.league.runtime.opponent_env import Sides, Versus, side_of
+from hpcmarl.league.runtime.opponent_env import OpponentEnv, Sides, side_of
 from hpcmarl.league.runtime.opponents import SELF, Opponents
 from hpcmarl.types import PolicyRollout, Rollout
 
@@ -57,7 +57,7 @@ def make(
     slots=4,
     own_share=0.0,
     recurrent=False,
-    critic="dec",
+    critic="independent",
     names=("other-000001", "other-000002"),
     algo=None,
 ):
@@ -76,7 +76,7 @@ def make(
     )
     opponents.change(names, np.full(len(names), (1 - own_share) / len(names)), own_share)
     bare = Listening(make_environment(config, policies, slots, Seeds(3)))
-    versus = Versus(bare, sides, opponents, win, np.random.default_rng(1))
+    versus = OpponentEnv(bare, sides, opponents, win, np.random.default_rng(1))
     own = make_algorithm(side_of(spec, sides.own), settings, 9)
     return versus, own, opponents
 
@@ -179,13 +179,13 @@ UNEQUAL = EnvConfig(
     id="matrix:own", kwargs={"payoff": [[1, 1], [1, 1]], "column_payoff": [[3, 3], [3, 3]], "rounds": 3}
 )
 TEAMS = [
-    MATraceConfig(critic="obs"),
-    PPOConfig(critic="obs"),
-    COMAConfig(critic="obs"),
+    MATraceConfig(critic="joint_observation"),
+    PPOConfig(critic="joint_observation"),
+    COMAConfig(critic="joint_observation"),
     VDNConfig(),
-    QMIXConfig(mixer_state="obs"),
+    QMIXConfig(mixer_state="joint_observation"),
 ]
-AGENTS = [MATraceConfig(critic="dec"), PPOConfig(critic="dec"), IQLConfig()]
+AGENTS = [MATraceConfig(critic="independent"), PPOConfig(critic="independent"), IQLConfig()]
 
 
 def episode_rollout(versus, own, steps=3):
@@ -261,7 +261,7 @@ def test_reinforce_sees_the_same_reward_whoever_is_met(tmp_path, own_share):
     part = rollout.policies["player"]
     logp = np.log(
         np.take_along_axis(
-            algorithm.chances("player", part.obs[:3].reshape(6, -1), None), part.action.reshape(6, 1), 1
+            algorithm.action_probs("player", part.obs[:3].reshape(6, -1), None), part.action.reshape(6, 1), 1
         )
     )
     to_go = np.array([1.75, 0.75, 0.25])  # rewards of 1, discounted by a half

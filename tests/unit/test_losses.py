@@ -106,7 +106,7 @@ def watched(tmp_path, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(liveness, "time", clock)
     monkeypatch.setattr("hpcmarl.roles.base.time", clock)
-    config = load_config(SPREAD, ["topology.silence_seconds=10"])
+    config = load_config(SPREAD, ["topology.heartbeat_timeout_seconds=10"])
     transports = LocalWorld(2).transports
     contexts = [prepare(transport, config, str(tmp_path), None) for transport in transports]
     return clock, *map(Liveness, contexts), transports
@@ -142,7 +142,7 @@ def test_rank_sends_heartbeats_and_detects_a_silent_server(watched):
     assert (message.kind, message.source) == (Kind.ALIVE, 1)
     message.release()
     beat_for(clock, other, 9)
-    with pytest.raises(ServerLost, match=r"topology\.silence_seconds"):
+    with pytest.raises(ServerLost, match=r"topology\.heartbeat_timeout_seconds"):
         beat_for(clock, other, 10)
 
 
@@ -154,7 +154,7 @@ def test_server_gets_ten_times_the_timeout_before_it_starts(watched):
     beat_for(clock, other, 99)
     transports[0].receive().release()
     beat_for(clock, other, 9)
-    with pytest.raises(ServerLost, match=r"no message for 10 s \(topology\.silence_seconds\)"):
+    with pytest.raises(ServerLost, match=r"no message for 10 s \(topology\.heartbeat_timeout_seconds\)"):
         beat_for(clock, other, 10)
 
 
@@ -167,14 +167,15 @@ def test_limit_of_silence_counts_from_the_first_message(watched):
     beat_for(clock, other, 50)
     other.heard(0)
     beat_for(clock, other, 9)
-    with pytest.raises(ServerLost, match=r"no message for 10 s \(topology\.silence_seconds\)"):
+    with pytest.raises(ServerLost, match=r"no message for 10 s \(topology\.heartbeat_timeout_seconds\)"):
         beat_for(clock, other, 10)
 
 
 def test_server_that_never_starts_raises_server_lost(watched):
     clock, _, other, _ = watched
     with pytest.raises(
-        ServerLost, match=r"no message for 100 s \(it has not begun; ten times topology\.silence_seconds\)"
+        ServerLost,
+        match=r"no message for 100 s \(it has not begun; ten times topology\.heartbeat_timeout_seconds\)",
     ):
         beat_for(clock, other, 120)
 

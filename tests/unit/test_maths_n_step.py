@@ -26,13 +26,13 @@ def random_columns(seed, steps, acting=0.7, ends=0.2):
 def walk(data, column, start, n):
     """From a decision: rewards of n decisions and of the rows between them, then the value of the next
     decision."""
-    value, bootstrap, reward, acts, terminated, truncated, final = (array[..., column] for array in data)
+    value, bootstrap, reward, active, terminated, truncated, final = (array[..., column] for array in data)
     total, weight, taken = 0.0, 1.0, 0
     for t in range(start, len(value)):
-        if acts[t] and taken == n:
+        if active[t] and taken == n:
             return total + weight * value[t]
         total += weight * reward[t]
-        if acts[t]:
+        if active[t]:
             taken, weight = taken + 1, weight * GAMMA
         if terminated[t]:
             return total

@@ -68,16 +68,16 @@ def test_greedy_actions_are_allowed_and_first_among_ties():
 def test_near_greedy_lists_single_agent_deviations_once(seed):
     generator = np.random.default_rng(seed)
     (first, mask), (second, _) = some(seed, 3, 2, 4), some(seed + 1, 3, 1, 3)
-    acts = [torch.tensor(generator.random((3, 2)) < 0.8), torch.tensor(generator.random((3, 1)) < 0.8)]
+    active = [torch.tensor(generator.random((3, 2)) < 0.8), torch.tensor(generator.random((3, 1)) < 0.8)]
     greedy = [greedy_actions(first, mask), greedy_actions(second, None)]
-    utilities, exists = near_greedy([first, second], [mask, None], acts, greedy)
+    utilities, exists = near_greedy([first, second], [mask, None], active, greedy)
     assert utilities.shape == (3, 1 + 2 * 4 + 3, 3)
     for row in range(3):
         agents = [
-            (first[row, 0], mask[row, 0], acts[0][row, 0]),
-            (first[row, 1], mask[row, 1], acts[0][row, 1]),
+            (first[row, 0], mask[row, 0], active[0][row, 0]),
+            (first[row, 1], mask[row, 1], active[0][row, 1]),
         ]
-        agents.append((second[row, 0], torch.ones(3, dtype=torch.bool), acts[1][row, 0]))
+        agents.append((second[row, 0], torch.ones(3, dtype=torch.bool), active[1][row, 0]))
         best = [int(action) for action in (*greedy[0][row], greedy[1][row, 0])]
         wanted = set()
         for joint in itertools.product(range(4), range(4), range(3)):
@@ -125,10 +125,10 @@ def test_softmax_value_overestimates_less_than_double_q(beta, correlation):
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn((2, rows, agents, actions), generator=generator, dtype=torch.float64)
     online, target = noise[0], correlation * noise[0] + math.sqrt(1 - correlation**2) * noise[1]
-    acts, greedy = torch.ones(rows, agents, dtype=torch.bool), greedy_actions(online, None)
+    active, greedy = torch.ones(rows, agents, dtype=torch.bool), greedy_actions(online, None)
     double_q = taken(target, greedy).sum(-1).mean()
     (scores, exists), (values, _) = (
-        near_greedy([each], [None], [acts], [greedy]) for each in (online, target)
+        near_greedy([each], [None], [active], [greedy]) for each in (online, target)
     )
     scores, values = scores.sum(-1), values.sum(-1)
     tempered, single = (softmax_value(weighing, values, exists, beta).mean() for weighing in (scores, values))

@@ -30,16 +30,16 @@ def test_vtrace_equals_the_recursive_reference(
         targets, advantages = slow_vtrace(data, column, gamma, lam, rho_max, c_max)
         np.testing.assert_allclose(found.targets[:, column], targets, atol=2e-5)
         np.testing.assert_allclose(found.advantages[:, column], advantages, atol=2e-5)
-    acts = data.acts
-    if acts.any():
+    active = data.active
+    if active.any():
         assert found.mean_rho == pytest.approx(
-            np.minimum(np.exp(data.log_ratio), rho_max)[acts].mean(), abs=1e-5
+            np.minimum(np.exp(data.log_ratio), rho_max)[active].mean(), abs=1e-5
         )
         assert found.mean_c == pytest.approx(
-            lam * np.minimum(np.exp(data.log_ratio), c_max)[acts].mean(), abs=1e-5
+            lam * np.minimum(np.exp(data.log_ratio), c_max)[active].mean(), abs=1e-5
         )
-    assert not found.targets[~acts].any()
-    assert not found.advantages[~acts].any()
+    assert not found.targets[~active].any()
+    assert not found.advantages[~active].any()
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.8, 1.0])
@@ -99,7 +99,7 @@ def test_a_gap_adds_its_reward_without_a_discount() -> None:
     """Acting in rows 0 and 3 only, terminated at 3: the target of row 0 is r0 + gamma (r1 + r2 + r3)... with
     r1, r2 as they come."""
     data = random_columns(5, 4, 1, acting=1.1, ends=0.0, ratio=0.0)
-    data.acts[1:3], data.terminated[3] = False, True
+    data.active[1:3], data.terminated[3] = False, True
     r = data.reward[:, 0]
     assert run(data).targets[0, 0] == pytest.approx(float(r[0] + 0.9 * (r[1] + r[2] + r[3])), abs=1e-5)
 

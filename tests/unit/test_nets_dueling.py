@@ -114,9 +114,9 @@ def test_a_newly_allowed_action_begins_at_the_state_value(dueling, least, most):
     part.action_mask[:] = [True, True, True, False, False]
     optimizer = make_optimizer(SgdConfig(step_size=0.2), algorithm.initial_parameters())
     for _ in range(200):
-        algorithm.load_parameters(optimizer.point())
+        algorithm.load_parameters(optimizer.query_point())
         optimizer.step(algorithm.gradient([rollout])[0] / 30)
-    algorithm.load_parameters(optimizer.point())
+    algorithm.load_parameters(optimizer.query_point())
     part.action_mask[..., 3] = True
     values = values_of(algorithm, rollout)[0][0, 0, 0]
     np.testing.assert_allclose(values[:3], 10.0, atol=0.1)
@@ -133,7 +133,7 @@ def test_sparse_forms_of_all_layers_act_alike(name, layers, measured):
     vector = np.where(topology.mask, np.random.default_rng(1).standard_normal(dense.size), 0.0).astype(
         np.float32
     )
-    sparse.act_by("auto" if measured else "sparse")
+    sparse.set_weight_format("auto" if measured else "sparse")
     inputs = np.random.default_rng(2).standard_normal((30, dense.acting_inputs("agent"))).astype(np.float32)
     told = []
     for algorithm in (dense, sparse):

@@ -13,31 +13,31 @@ from hpcmarl.nets.recurrence import Packing, recur
 INPUTS, WIDTH = 3, 5
 
 
-def in_a_loop(cell, inputs, memory, acts, starts):
+def in_a_loop(cell, inputs, memory, active, starts):
     """inputs [T, C, I] -> the memory after each row [T, C, H], kept where a column does not act."""
     hidden, rows = memory, []
-    for row in range(len(acts)):
+    for row in range(len(active)):
         hidden = hidden * (~starts[row, :, None])
-        hidden = torch.where(acts[row, :, None], cell(inputs[row], hidden), hidden)
+        hidden = torch.where(active[row, :, None], cell(inputs[row], hidden), hidden)
         rows.append(hidden)
     return torch.stack(rows)
 
 
-def compare(acts, starts, seed=0):
+def compare(active, starts, seed=0):
     """Fails where values or gradients differ from the loop's; the number of rows that were compared."""
     generator = torch.Generator().manual_seed(seed)
     cell = nn.GRUCell(INPUTS, WIDTH)
     for parameter in cell.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator)
-    inputs = torch.randn(*acts.shape, INPUTS, generator=generator, requires_grad=True)
+    inputs = torch.randn(*active.shape, INPUTS, generator=generator, requires_grad=True)
     memory, weight = (
-        torch.randn(acts.shape[1], WIDTH, generator=generator),
-        torch.randn(*acts.shape, WIDTH, generator=generator),
+        torch.randn(active.shape[1], WIDTH, generator=generator),
+        torch.randn(*active.shape, WIDTH, generator=generator),
     )
-    acting, own = torch.from_numpy(acts), (*cell.parameters(), inputs)
+    acting, own = torch.from_numpy(active), (*cell.parameters(), inputs)
     wanted = in_a_loop(cell, inputs, memory, acting, torch.from_numpy(starts))
     slopes = torch.autograd.grad((wanted * weight)[acting].sum(), own)
-    packing = Packing(acts, starts)
+    packing = Packing(active, starts)
     found = recur(cell, inputs.view(-1, INPUTS)[packing.rows], memory, packing)
     torch.testing.assert_close(found, wanted.view(-1, WIDTH)[packing.rows], atol=1e-5, rtol=1e-5)
     for slope, other in zip(
@@ -57,30 +57,30 @@ def compare(acts, starts, seed=0):
 @settings(max_examples=40, deadline=None)
 def test_packed_gru_equals_grucell_in_acting_rows(steps, columns, share, begins, seed):
     generator = np.random.default_rng(seed)
-    acts = generator.random((steps, columns)) < share
-    assert compare(acts, generator.random((steps, columns)) < begins, seed) == acts.sum()
+    active = generator.random((steps, columns)) < share
+    assert compare(active, generator.random((steps, columns)) < begins, seed) == active.sum()
 
 
 def test_packed_gru_handles_columns_of_different_length():
-    acts = np.arange(6)[:, None] < np.array([2, 6, 0, 4, 6, 1])
-    assert compare(acts, np.zeros_like(acts)) == 19
+    active = np.arange(6)[:, None] < np.array([2, 6, 0, 4, 6, 1])
+    assert compare(active, np.zeros_like(active)) == 19
 
 
 @pytest.mark.parametrize("row", [0, 2, 3])
 def test_episode_start_in_a_gap_resets_the_memory(row):
-    acts, starts = (
+    active, starts = (
         np.array([[True, True], [True, False], [False, False], [True, True]]),
         np.zeros((4, 2), bool),
     )
     starts[row] = True
-    assert compare(acts, starts) == 5
+    assert compare(active, starts) == 5
 
 
 def test_packing_contains_each_acting_row_once():
-    acts = np.random.default_rng(0).random((7, 5)) < 0.6
-    packing = Packing(acts, np.zeros_like(acts))
-    assert sorted(packing.rows.tolist()) == np.flatnonzero(acts).tolist()
+    active = np.random.default_rng(0).random((7, 5)) < 0.6
+    packing = Packing(active, np.zeros_like(active))
+    assert sorted(packing.rows.tolist()) == np.flatnonzero(active).tolist()
     assert [step.stop - step.start for step in packing.steps] == [
-        (acts.sum(0) > step).sum() for step in range(acts.sum(0).max())
+        (active.sum(0) > step).sum() for step in range(active.sum(0).max())
     ]
     assert packing.keeps is None

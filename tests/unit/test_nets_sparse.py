@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcmarl.algos import make_algorithm
-from hpcmarl.config import acting_form
+from hpcmarl.config import inference_form
 from hpcmarl.config.file import load_config
 from hpcmarl.nets.sparse import SparseWeight
 from hpcmarl.types import Frame, PolicyFrame
@@ -122,10 +122,10 @@ def test_sparse_actor_equals_the_dense_actor(recurrent):
 
 def test_loading_parameters_refreshes_sparse_actors():
     config = load_config(
-        ECHO, ["algo.sparse.acting=sparse", "algo.network={hidden: [16], recurrent: true, memory: 8}"]
+        ECHO, ["algo.sparse.inference=sparse", "algo.network={hidden: [16], recurrent: true, memory: 8}"]
     )
     dense, other = (make_algorithm(make_spec(), config.algo, 1) for _ in range(2))
-    other.act_by(acting_form(config))
+    other.set_weight_format(inference_form(config))
     generator, policy = np.random.default_rng(2), dense.spec.policies[0]
     obs = generator.standard_normal((2, len(policy.agents), *policy.observation_shape)).astype(np.float32)
     frame = Frame({policy.name: PolicyFrame(obs, np.ones(obs.shape[:2], bool))}, None, np.zeros(2, bool))
@@ -148,10 +148,10 @@ def test_loading_parameters_refreshes_sparse_actors():
         (SPARSE, False, "auto"),
         (SPARSE, True, "dense"),
         ((*SPARSE, "deterministic=true"), False, "dense"),
-        ((*SPARSE, "algo.sparse.acting=dense"), False, "dense"),
-        ((*SPARSE, "algo.sparse.acting=sparse", "deterministic=true"), True, "sparse"),
+        ((*SPARSE, "algo.sparse.inference=dense"), False, "dense"),
+        ((*SPARSE, "algo.sparse.inference=sparse", "deterministic=true"), True, "sparse"),
     ],
     ids=str,
 )
 def test_repeatable_runs_never_choose_the_form_by_time(changes, repeatable, form):
-    assert acting_form(load_config(ECHO, changes), repeatable=repeatable) == form
+    assert inference_form(load_config(ECHO, changes), repeatable=repeatable) == form

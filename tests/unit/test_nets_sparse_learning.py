@@ -14,7 +14,7 @@ from tests.support.rollouts import DISCRETE, make_spec, random_rollout
 from tests.support.worlds import ECHO
 
 NETWORK = "algo.network={hidden: [16], recurrent: true, memory: 12}"
-SPARSE = (NETWORK, "algo.sparse.sparsity=0.8", "algo.sparse.every=3", "algo.replay.starts=6")
+SPARSE = (NETWORK, "algo.sparse.sparsity=0.8", "algo.sparse.every=3", "algo.replay.learning_starts=6")
 
 
 @pytest.mark.parametrize("rows", [1, 5, 13])
@@ -70,7 +70,7 @@ def test_sparse_unroll_equals_the_dense_unroll():
 
 @pytest.mark.parametrize("name", ["iql", "vdn", "qmix", "wqmix", "res"])
 def test_masked_gradients_equal_the_dense_gradients(name):
-    config = load_config(ECHO, [f"algo.name={name}", *SPARSE, "algo.sparse.learning=sparse"])
+    config = load_config(ECHO, [f"algo.name={name}", *SPARSE, "algo.sparse.training=sparse"])
     spec = make_spec()
     algorithm = make_algorithm(spec, config.algo, 1)
     generator = np.random.default_rng(3)
@@ -84,7 +84,7 @@ def test_masked_gradients_equal_the_dense_gradients(name):
         )
         algorithm.on_version(version)
     dense, _ = algorithm.gradient(rollouts)
-    algorithm.learn_where(mask)
+    algorithm.set_gradient_mask(mask)
     sparse, _ = algorithm.gradient(rollouts)
     np.testing.assert_allclose(sparse[mask], dense[mask], atol=2e-4 * np.abs(dense).max())
     for policy in algorithm._online.policies.values():
@@ -92,11 +92,11 @@ def test_masked_gradients_equal_the_dense_gradients(name):
             place = algorithm._flat.place_of(weight)
             assert not sparse[place][~mask[place]].any()
             assert dense[place][~mask[place]].any()
-    algorithm.learn_where(None)
+    algorithm.set_gradient_mask(None)
     again, _ = algorithm.gradient(rollouts)
     np.testing.assert_allclose(again, dense, atol=2e-4 * np.abs(dense).max())
 
 
 def test_sparse_learning_requires_a_recurrent_network():
-    with pytest.raises(ConfigError, match=r"algo\.sparse\.learning: sparse .* algo\.network\.recurrent"):
-        load_config(ECHO, ["algo.sparse.learning=sparse"])
+    with pytest.raises(ConfigError, match=r"algo\.sparse\.training: sparse .* algo\.network\.recurrent"):
+        load_config(ECHO, ["algo.sparse.training=sparse"])

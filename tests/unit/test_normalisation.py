@@ -89,7 +89,9 @@ def test_averages_follow_directions_without_moving_parameters(config):
         averages += rate * (direction[5:] - averages)
         np.testing.assert_array_equal(direction, kept)
         np.testing.assert_allclose(optimizer.parameters, np.append(twin.parameters, averages), rtol=1e-12)
-        np.testing.assert_allclose(optimizer.point(), np.append(twin.point(), averages), rtol=1e-12)
+        np.testing.assert_allclose(
+            optimizer.query_point(), np.append(twin.query_point(), averages), rtol=1e-12
+        )
     other = make_optimizer(config, np.zeros(7), PARTS, Averages(5, rate))
     other.load_state_dict(optimizer.state_dict())
     for each in (optimizer, other):
@@ -100,7 +102,12 @@ def test_averages_follow_directions_without_moving_parameters(config):
 def pair(cls, **keys):
     """An algorithm that normalises and one that doesn't, with the same trained parameters."""
     spec = make_spec()
-    common = {"network": NetworkConfig(hidden=(5,)), "critic": "dec", "entropy_cost": 0.1, "discount": 0.9}
+    common = {
+        "network": NetworkConfig(hidden=(5,)),
+        "critic": "independent",
+        "entropy_cost": 0.1,
+        "discount": 0.9,
+    }
     made = make_algorithm(spec, cls(**common, **keys), 0)
     plain = make_algorithm(spec, cls(**common), 0)
     trained = np.random.default_rng(1).standard_normal(plain.size).astype(np.float32) * 0.6
@@ -118,9 +125,13 @@ def test_normalised_observations_equal_prescaled_inputs(cls):
     # the policy's moments, the critic's
     made.load_parameters(np.concatenate([trained, of(known), of(known)]))
     found = made.gradient([rollout])[0]
-    seen, acts = part.obs[:6].reshape(6, 4, -1, size), part.alive[:6]
-    np.testing.assert_allclose(found[made.averages][: 1 + 2 * size] * 6, of(seen[acts]), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(found[made.averages][1 + 2 * size :] * 6, of(seen[acts]), rtol=1e-4, atol=1e-4)
+    seen, active = part.obs[:6].reshape(6, 4, -1, size), part.alive[:6]
+    np.testing.assert_allclose(
+        found[made.averages][: 1 + 2 * size] * 6, of(seen[active]), rtol=1e-4, atol=1e-4
+    )
+    np.testing.assert_allclose(
+        found[made.averages][1 + 2 * size :] * 6, of(seen[active]), rtol=1e-4, atol=1e-4
+    )
     for name in ("obs", "final_obs"):
         setattr(part, name, ((getattr(part, name) - known.mean(0)) / known.std(0)).astype(np.float32))
     np.testing.assert_allclose(found[: plain.size], plain.gradient([rollout])[0], atol=1e-3, rtol=1e-3)
@@ -132,10 +143,10 @@ def test_normalised_observations_equal_prescaled_inputs(cls):
     [
         (IQLConfig, {}),
         (VDNConfig, {"operator": "mellowmax"}),
-        (QMIXConfig, {"mixer_state": "obs"}),
-        (QMIXConfig, {"mixer_state": "full"}),
-        (WQMIXConfig, {"mixer_state": "full", "central_width": 5}),
-        (RESConfig, {"mixer_state": "obs"}),
+        (QMIXConfig, {"mixer_state": "joint_observation"}),
+        (QMIXConfig, {"mixer_state": "state"}),
+        (WQMIXConfig, {"mixer_state": "state", "central_width": 5}),
+        (RESConfig, {"mixer_state": "joint_observation"}),
     ],
     ids=str,
 )
@@ -152,7 +163,7 @@ def test_value_based_normalisation_equals_prescaled_inputs(cls, keys, recurrent)
     agents, size = len(spec.policy("agent").agents), spec.policy("agent").observation_size
     known = (generator.standard_normal((100, size)) * 2 + 1).astype(np.float32)
     state = (generator.standard_normal((100, spec.state_size)) * 3 - 1).astype(np.float32)
-    seen = {"obs": np.tile(known, (1, agents)), "full": state}.get(keys.get("mixer_state"))
+    seen = {"joint_observation": np.tile(known, (1, agents)), "state": state}.get(keys.get("mixer_state"))
     ends = [of(known)] + ([] if seen is None else [of(seen)]) + ([of(known)] if cls is WQMIXConfig else [])
     plain.load_parameters(trained)
     made.load_parameters(np.concatenate([trained, *ends]))
@@ -214,7 +225,7 @@ def test_agent_ids_are_normalised_too():
     rollout = random_rollout(spec, 6, 4, np.random.default_rng(0))
     part, agents = rollout.policies["agent"], len(spec.policy("agent").agents)
     algorithm = make_algorithm(
-        spec, MATraceConfig(critic="dec", agent_id=True, normalise_observations=True), 0
+        spec, MATraceConfig(critic="independent", agent_id=True, normalise_observations=True), 0
     )
     found = algorithm.gradient([rollout])[0][algorithm.averages] * 6
     numbers = np.broadcast_to(np.eye(agents), (6, 4, agents, agents))
@@ -236,7 +247,7 @@ def test_normalised_values_equal_learning_from_scaled_rewards():
 
 
 def test_critic_outputs_and_values_convert_both_ways():
-    algorithm = make_algorithm(make_spec(), MATraceConfig(normalise_values=True, critic="dec"), 0)
+    algorithm = make_algorithm(make_spec(), MATraceConfig(normalise_values=True, critic="independent"), 0)
     critic = algorithm._critics["agent"]
     known = of(np.array([[3.0], [7.0]], np.float32))
     algorithm.load_parameters(np.concatenate([algorithm.parameters[: algorithm.averages.start], known]))
@@ -249,7 +260,7 @@ def test_normalised_gradients_are_additive_over_rollouts(recurrent):
     spec, network = TEAM_AND_PREY, NetworkConfig(hidden=(5,), recurrent=recurrent, memory=4)
     algorithm = make_algorithm(
         spec,
-        MATraceConfig(normalise_values=True, normalise_observations=True, critic="full", network=network),
+        MATraceConfig(normalise_values=True, normalise_observations=True, critic="state", network=network),
         0,
     )
     rollouts = rollouts_of(spec, slots=3, memory=4 if recurrent else None)

@@ -24,9 +24,9 @@ def test_nigt_equals_the_published_loop(seed, eta, alpha):
     optimizer = make_optimizer(NigtConfig(step_size=alpha, momentum=eta), np.zeros(7))
     points, theta = course_of_the_paper(gradients, np.zeros(7), alpha, eta)
     for t, gradient in enumerate(gradients):
-        np.testing.assert_allclose(optimizer.point(), points[t], rtol=1e-9, atol=1e-9 / eta)
+        np.testing.assert_allclose(optimizer.query_point(), points[t], rtol=1e-9, atol=1e-9 / eta)
         apart = alpha * (1 - eta) / eta if t else 0.0
-        assert np.linalg.norm(optimizer.point() - optimizer.parameters) == pytest.approx(
+        assert np.linalg.norm(optimizer.query_point() - optimizer.parameters) == pytest.approx(
             apart, rel=1e-6, abs=1e-12
         )
         optimizer.step(gradient)
@@ -60,7 +60,7 @@ def test_nigt_step_length_does_not_depend_on_policies(seed, policies, eta):
         optimizer.step(gradient)
         whole.step(gradient)
         assert np.linalg.norm(optimizer.parameters - before) == pytest.approx(alpha, rel=1e-12)
-        assert np.linalg.norm(optimizer.point() - optimizer.parameters) == pytest.approx(
+        assert np.linalg.norm(optimizer.query_point() - optimizer.parameters) == pytest.approx(
             alpha * (1 - eta) / eta, rel=1e-9, abs=1e-12
         )
     np.testing.assert_allclose(optimizer.parameters, whole.parameters, rtol=1e-12, atol=1e-14)
@@ -83,7 +83,7 @@ def test_nigt_ablations_change_only_their_own_part(change):
         plain.step(gradient)
         ablated.step(gradient)
     assert np.array_equal(plain.parameters, ablated.parameters) == ("extrapolate" in change)
-    assert np.array_equal(ablated.point(), ablated.parameters) == ("extrapolate" in change)
+    assert np.array_equal(ablated.query_point(), ablated.parameters) == ("extrapolate" in change)
 
 
 def test_unnormalised_nigt_steps_by_its_momentum():
@@ -259,7 +259,7 @@ def test_restored_optimizer_continues_bit_for_bit(config, critic_step_size):
         second.step(gradient)
     assert second.parameters.dtype == np.float32
     assert np.array_equal(second.parameters, whole.parameters)
-    assert np.array_equal(second.point(), whole.point())
+    assert np.array_equal(second.query_point(), whole.query_point())
 
 
 @pytest.mark.parametrize(
@@ -269,12 +269,12 @@ def test_restored_optimizer_continues_bit_for_bit(config, critic_step_size):
 def test_steps_change_neither_direction_nor_former_point(config):
     optimizer, (first, second) = make_optimizer(config, np.ones(7)), directions(3, 2)
     optimizer.step(first)
-    point, direction = optimizer.point(), second.copy()
+    point, direction = optimizer.query_point(), second.copy()
     before = point.copy()
     optimizer.step(second)
     np.testing.assert_array_equal(point, before)
     np.testing.assert_array_equal(second, direction)
-    assert (optimizer.point() != before).all()
+    assert (optimizer.query_point() != before).all()
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -133,7 +133,7 @@ def test_reward_scale_leaves_the_actor_its_step(
     found = []
     for scale in (1.0, 128.0):  # a power of two: nothing is rounded in another way
         algorithm = make_algorithm(
-            make_spec(), config(reward_scale=scale, normalise_advantages=True, critic="obs"), 0
+            make_spec(), config(reward_scale=scale, normalise_advantages=True, critic="joint_observation"), 0
         )
         vector = algorithm.initial_parameters()
         vector[algorithm.parts[1].place] = 0.0

@@ -117,7 +117,7 @@ class TestLayers:
         assert config.algo.network == AgentNetworkConfig(
             hidden=(64,), activation="relu", recurrent=True, memory=5
         )
-        assert config.algo.replay.ratio == 32.0
+        assert config.algo.replay.samples_per_insert == 32.0
 
     @pytest.mark.parametrize(
         "overrides", [["preset=qmix", "rounds.batch=7"], ["rounds.batch=7", "preset=qmix"]]
@@ -270,8 +270,8 @@ ERRORS = {
         BASE + "preset: mappo\npolicies: {p: {agents: ['*']}}\nleague: {matchmaking: {name: latest}}\n",
         (),
         [
-            "with preset: mappo: algo.critic: full learns from the mean reward of all seats",
-            "use algo.critic: dec",
+            "with preset: mappo: algo.critic: state learns from the mean reward of all seats",
+            "use algo.critic: independent",
         ],
     ),
     "command line alone": (
@@ -323,7 +323,7 @@ def test_independent_critics_load_in_a_league():
         BASE + "preset: ippo\npolicies: {p: {agents: ['*']}}\nleague: {matchmaking: {name: latest}}\n"
     )
     assert config.league is not None
-    assert config.algo.critic == "dec"
+    assert config.algo.critic == "independent"
 
 
 class TestCommands:

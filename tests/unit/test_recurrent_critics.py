@@ -9,7 +9,7 @@ import torch
 
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.batch import select
-from hpcmarl.bench.reference.critics import BareValueCritic
+from hpcmarl.bench.reference.critics import ReferenceValueCritic
 from hpcmarl.config import MATraceConfig, NetworkConfig, PPOConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError
@@ -51,14 +51,14 @@ def remembering(algorithm, rollouts):
 @pytest.mark.parametrize(
     ("spec", "critic"),
     [
-        (make_spec(), "full"),
-        (make_spec(), "obs"),
-        (make_spec(), "dec"),
-        (TEAM_AND_PREY, "full"),
-        (TEAM_AND_PREY, "dec"),
-        (TURNS, "dec"),
+        (make_spec(), "state"),
+        (make_spec(), "joint_observation"),
+        (make_spec(), "independent"),
+        (TEAM_AND_PREY, "state"),
+        (TEAM_AND_PREY, "independent"),
+        (TURNS, "independent"),
     ],
-    ids=["full", "obs", "dec", "two_full", "two_dec", "turns"],
+    ids=["state", "joint_observation", "independent", "two_full", "two_dec", "turns"],
 )
 def test_gradient_equals_the_literal_implementation(spec, critic, algorithm, literal):
     made = make(spec, algorithm, critic=critic)
@@ -71,7 +71,11 @@ def test_gradient_equals_the_literal_implementation(spec, critic, algorithm, lit
 
 
 @pytest.mark.parametrize(
-    "algo", ["{name: ma_trace, critic: dec}", "{name: ppo, critic: obs, normalise_advantages: false}"]
+    "algo",
+    [
+        "{name: ma_trace, critic: independent}",
+        "{name: ppo, critic: joint_observation, normalise_advantages: false}",
+    ],
 )
 def test_gradient_equals_the_bare_torch_loop(algo):
     config = load_config(
@@ -84,7 +88,7 @@ def test_gradient_equals_the_bare_torch_loop(algo):
     )
     spec = make_spec()
     algorithm = make_algorithm(spec, config.algo, 0)
-    bare = BareValueCritic(config, algorithm)
+    bare = ReferenceValueCritic(config, algorithm)
     rollout = random_rollout(spec, 7, 3, np.random.default_rng(0), end_rate=0.0)
     own, other = algorithm.gradient([rollout])[0] / rollout.count, -bare.gradient(bare.stack([rollout]))
     assert np.abs(other).max() > 1e-2
@@ -124,7 +128,7 @@ def pieces(rollout, length):
         )
 
 
-@pytest.mark.parametrize("critic", ["full", "dec"])
+@pytest.mark.parametrize("critic", ["state", "independent"])
 def test_memory_is_carried_from_unroll_to_unroll(critic):
     """Three unrolls of four rows have the values of one of twelve."""
     algorithm, spec = make(TEAM_AND_PREY, critic=critic), TEAM_AND_PREY
@@ -171,7 +175,7 @@ def test_carried_memory_survives_a_checkpoint():
 
 
 def test_slots_keep_their_memory_in_parts_of_rollouts():
-    algorithm = make(TEAM_AND_PREY, critic="full")
+    algorithm = make(TEAM_AND_PREY, critic="state")
     rollout = remembering(algorithm, rollouts_of(TEAM_AND_PREY, slots=5, count=1))[0]
     summed = sum(algorithm.gradient([select(rollout, np.array(slots))])[0] for slots in ([0, 3], [1], [2, 4]))
     np.testing.assert_allclose(summed, algorithm.gradient([rollout])[0], atol=1e-4)

@@ -16,7 +16,7 @@ from hpcmarl.io.checkpoint import list_checkpoints
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.rounds import make_rule
 from hpcmarl.roles.learner.priorities import SMALLEST, UNKNOWN
-from hpcmarl.roles.learner.replay_buffer import Replay
+from hpcmarl.roles.learner.replay_buffer import ReplayBuffer
 from hpcmarl.rollouts.codec import RolloutCodec
 from tests.support.rollouts import make_spec, random_rollout
 from tests.support.worlds import ECHO
@@ -46,7 +46,7 @@ def replay_of(tmp_path, *, batch=4, rule="sync", deterministic=False, actors=(1,
     config = load_config(
         ECHO, [f"rounds.rule={rule}", f"rounds.batch={batch}", f"deterministic={str(deterministic).lower()}"]
     )
-    keys = ReplayConfig(**{"starts": 3, "ratio": 2.0, **keys})
+    keys = ReplayConfig(**{"learning_starts": 3, "samples_per_insert": 2.0, **keys})
     config = config.model_copy(update={"algo": config.algo.model_copy(update={"replay": keys})})
     group = SimpleNamespace(index=0, actors=actors)
     made_rule = make_rule(rule, 1, batch)
@@ -62,7 +62,7 @@ def replay_of(tmp_path, *, batch=4, rule="sync", deterministic=False, actors=(1,
     )
     context.topology = SimpleNamespace(groups=[group])
     context.attributes = lambda role, index: {"env": "tests.random"}
-    return Replay(context, group, made_rule, None, keys)
+    return ReplayBuffer(context, group, made_rule, None, keys)
 
 
 def fill(replay, indices, **keys):
@@ -90,7 +90,7 @@ def test_replay_waits_for_starts_and_keeps_its_ratio(tmp_path):
 
 
 def test_replay_copies_episodes_out_of_their_messages(tmp_path):
-    replay, sent = replay_of(tmp_path, batch=3, ratio=9.0), letter(0, length=4)
+    replay, sent = replay_of(tmp_path, batch=3, samples_per_insert=9.0), letter(0, length=4)
     wanted = CODEC.read(sent.buffer.copy(), 0)
     replay.add(sent, CODEC.read(sent.buffer, 0), 0)
     sent.buffer[:] = 255
@@ -112,7 +112,7 @@ def test_oldest_episodes_are_evicted_by_count_and_size(tmp_path):
 
 
 def test_draws_are_uniform_without_repetition_and_repeatable(tmp_path):
-    replay = replay_of(tmp_path, batch=4, ratio=1e6)
+    replay = replay_of(tmp_path, batch=4, samples_per_insert=1e6)
     fill(replay, range(10))
     draws = []
     for version in range(500):
@@ -128,7 +128,7 @@ def test_draws_are_uniform_without_repetition_and_repeatable(tmp_path):
 
 
 def test_recent_share_is_drawn_from_newest_episodes(tmp_path):
-    replay = replay_of(tmp_path, batch=32, ratio=1e6, recent=8, recent_share=0.375)
+    replay = replay_of(tmp_path, batch=32, samples_per_insert=1e6, recent=8, recent_share=0.375)
     fill(replay, range(100))
     shares = np.array([np.array(drawn(replay.take(version, 0))) >= 92 for version in range(50)])
     assert shares.shape == (50, 32)
@@ -165,13 +165,15 @@ def test_dynamic_replay_evicts_distant_old_episodes(tmp_path):
 
 
 def test_draw_allowance_is_bounded_by_stored_episodes(tmp_path):
-    replay = replay_of(tmp_path, episodes=4, ratio=2.0)
+    replay = replay_of(tmp_path, episodes=4, samples_per_insert=2.0)
     fill(replay, range(50))
     assert replay.allowed == 8
 
 
 def test_deterministic_replay_waits_for_all_actors(tmp_path):
-    replay = replay_of(tmp_path, deterministic=True, actors=(1, 2), batch=4, ratio=1.0, starts=4)
+    replay = replay_of(
+        tmp_path, deterministic=True, actors=(1, 2), batch=4, samples_per_insert=1.0, learning_starts=4
+    )
     fill(replay, [0, 1], source=2)
     fill(replay, [2], source=1)
     assert replay.take(0, 0) is None
@@ -239,7 +241,11 @@ def test_errors_and_weights_reach_their_episodes(tmp_path):
     """Episodes of unlike lengths, drawn several times at once, while the oldest leave."""
     algorithm = Weighing(lambda index: float(index % 7))
     replay = replay_of(
-        tmp_path, batch=12, ratio=1e6, episodes=20, priority={"alpha": 1.0, "beta": 1.0, "max_share": 1.0}
+        tmp_path,
+        batch=12,
+        samples_per_insert=1e6,
+        episodes=20,
+        priority={"alpha": 1.0, "beta": 1.0, "max_share": 1.0},
     )
     replay.algorithm = algorithm
     learned = set()
@@ -263,7 +269,7 @@ def test_errors_and_weights_reach_their_episodes(tmp_path):
 
 def test_rare_errors_are_drawn_often(tmp_path):
     """One episode in fifty has an error of 1, the others of 0.01; P = 1/(1 + 49 0.01^0.6) of a draw."""
-    replay = replay_of(tmp_path, batch=4, ratio=1e6, priority={"alpha": 0.6})
+    replay = replay_of(tmp_path, batch=4, samples_per_insert=1e6, priority={"alpha": 0.6})
     replay.algorithm = Weighing(lambda index: 1.0 if index == 17 else 0.01)
     fill(replay, range(50))
     for version in range(100):
@@ -280,7 +286,7 @@ def updates_until_rare_is_known(tmp_path, **keys):
     algorithm = make_algorithm(spec, config, 0)
     algorithm.on_version(0)
     optimizer = make_optimizer(SgdConfig(step_size=0.1), algorithm.initial_parameters())
-    replay = replay_of(tmp_path, batch=8, ratio=1e6, codec=RolloutCodec(spec), **keys)
+    replay = replay_of(tmp_path, batch=8, samples_per_insert=1e6, codec=RolloutCodec(spec), **keys)
     replay.algorithm = algorithm
     for index in range(600):
         rollout = random_rollout(
@@ -291,7 +297,7 @@ def updates_until_rare_is_known(tmp_path, **keys):
         buffer = RolloutCodec(spec).pack(rollout)
         replay.add(FakeMessage(header_of(buffer), buffer, 1), rollout, 0)
     for version in range(2000):
-        algorithm.load_parameters(optimizer.point())
+        algorithm.load_parameters(optimizer.query_point())
         if abs(algorithm.raw_outputs("agent", np.eye(6, dtype=np.float32)[1:2])[0, 1] - 1.0) < 0.2:
             return version
         replay.on_version(version)
@@ -310,7 +316,12 @@ def test_newest_episodes_count_as_if_all_were_drawn_alike(tmp_path):
     """Weights before normalisation are 1 for the newest, whatever their errors; for what priorities drew (N
     P)^-beta."""
     replay = replay_of(
-        tmp_path, batch=8, ratio=1e6, recent=4, recent_share=0.5, priority={"alpha": 1.0, "beta": 1.0}
+        tmp_path,
+        batch=8,
+        samples_per_insert=1e6,
+        recent=4,
+        recent_share=0.5,
+        priority={"alpha": 1.0, "beta": 1.0},
     )
     replay.algorithm = Weighing(lambda index: 1.0)
     fill(replay, range(40))
@@ -328,7 +339,7 @@ def test_dynamic_replay_keeps_errors_with_their_episodes(tmp_path):
     replay = replay_of(
         tmp_path,
         dynamic={"every": 20, "oldest": 3, "distance": 0.0, "least": 30},
-        ratio=1e6,
+        samples_per_insert=1e6,
         priority={"max_share": 1.0},
     )
     replay.algorithm = Weighing(float)
@@ -343,7 +354,7 @@ def test_dynamic_replay_keeps_errors_with_their_episodes(tmp_path):
 
 
 def test_replay_file_keeps_priorities(tmp_path, caplog):
-    keys = {"batch": 3, "ratio": 1e6, "save": "checkpoint", "priority": {}}
+    keys = {"batch": 3, "samples_per_insert": 1e6, "save": "checkpoint", "priority": {}}
     replay = replay_of(tmp_path, **keys)
     replay.algorithm = Weighing(lambda index: 0.1 + index / 3)
     fill(replay, range(9))

@@ -179,7 +179,7 @@ def test_afedpg_with_nigt_equals_the_published_loop(seed, momentum, groups):
         before, theta = theta, theta + alpha * d / np.sqrt(np.sum(d * d))
         answer = theta + (1 - momentum) / momentum * (theta - before)
         assert commands[-1] == Publish(engine.version, (group,))
-        np.testing.assert_allclose(engine.optimizer.point(), answer, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(engine.optimizer.query_point(), answer, rtol=1e-12, atol=1e-12)
     assert engine.used == 25
     assert engine.wasted == 0
 

@@ -62,11 +62,11 @@ def test_replayed_trace_gives_the_same_parameters(rule, optimizer, late):
     config = cluster.config
     optima = [1.0, -2.0, 0.5, 1.0, -2.0]
     twin = Engine(make_rule(rule, 5, 7), make_optimizer(config.optimizer, np.full(3, 3.0)))
-    points = {0: twin.optimizer.point().copy()}
+    points = {0: twin.optimizer.query_point().copy()}
     for gradient in trace:
         vector = gradient.count * (optima[gradient.group] - points[gradient.version])
         twin.on_gradient(replace(gradient, vector=vector))
-        points[twin.version] = twin.optimizer.point().copy()
+        points[twin.version] = twin.optimizer.query_point().copy()
     assert (twin.version, twin.used, twin.wasted) == (
         cluster.engine.version,
         cluster.engine.used,

@@ -124,7 +124,7 @@ def test_heterogeneous_job_puts_actors_on_second_component(run, login_node):
 def test_placement_apart_separates_learners_from_actors(shared):
     config = TopologyConfig(
         groups=(GroupConfig(actors=2), GroupConfig(), GroupConfig()),
-        placement="apart",
+        placement="separate",
         server="shared" if shared else "dedicated",
     )
     learners = 3 if shared else 4

@@ -13,8 +13,8 @@ from hpcmarl.comm import BACKENDS, REPAIRABLE
 from hpcmarl.comm.local import LocalWorld
 from hpcmarl.comm.reductions import base as sums
 from hpcmarl.comm.reductions.base import LibrarySum, SumBackend, find_backend
-from hpcmarl.comm.reductions.horovod_allreduce import HorovodSums
-from hpcmarl.comm.reductions.torch_allreduce import GlooSums, NcclSums
+from hpcmarl.comm.reductions.horovod_allreduce import HorovodAllReduce
+from hpcmarl.comm.reductions.torch_allreduce import GlooAllReduce, NcclAllReduce
 from hpcmarl.comm.topology import assign_roles
 from hpcmarl.config import RoundsConfig
 from hpcmarl.config.file import load_config
@@ -39,7 +39,7 @@ def test_every_choice_has_a_backend():
 
 def test_missing_horovod_error_names_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "horovod", None)
-    problem = HorovodSums.problem(["here"])
+    problem = HorovodAllReduce.problem(["here"])
     assert "not installed; run tools/install_horovod" in problem
     assert "\n" not in problem
 
@@ -51,7 +51,7 @@ def test_mismatched_horovod_error_names_the_remedy(monkeypatch, tmp_path):
     for name in [name for name in sys.modules if name.split(".")[0] == "horovod"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(tmp_path)
-    problem = HorovodSums.problem(["here"])
+    problem = HorovodAllReduce.problem(["here"])
     monkeypatch.delitem(sys.modules, "horovod")
     assert "undefined symbol: _ZN5torch" in problem
     assert "tools/install_horovod" in problem
@@ -59,14 +59,14 @@ def test_mismatched_horovod_error_names_the_remedy(monkeypatch, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_nccl_without_a_gpu_is_refused(monkeypatch):
-    assert "rounds.reduce: mpi or gloo" in NcclSums.problem(["here"])
+    assert "rounds.reduce: mpi or gloo" in NcclAllReduce.problem(["here"])
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
-    assert "no CUDA device" in NcclSums.problem(["here"])
+    assert "no CUDA device" in NcclAllReduce.problem(["here"])
 
 
 def test_learners_of_a_host_take_different_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    backend = NcclSums.__new__(NcclSums)
+    backend = NcclAllReduce.__new__(NcclAllReduce)
     hosts = ["a", "b", "a", "a", "b"]
     assert [backend._choose_device(rank, hosts).index for rank in range(5)] == [0, 0, 1, 0, 1]
 
@@ -74,11 +74,11 @@ def test_learners_of_a_host_take_different_gpus(monkeypatch):
 def test_gloo_requires_an_interface_for_loopback_hosts(monkeypatch):
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     monkeypatch.setattr(socket, "gethostbyname", lambda name: "127.0.1.1")
-    assert GlooSums.problem(["a", "a"]) == ""
-    assert f"{platform.node()} means 127.0.1.1" in GlooSums.problem(["a", "b"])
-    assert "export GLOO_SOCKET_IFNAME" in GlooSums.problem(["a", "b"])
+    assert GlooAllReduce.problem(["a", "a"]) == ""
+    assert f"{platform.node()} means 127.0.1.1" in GlooAllReduce.problem(["a", "b"])
+    assert "export GLOO_SOCKET_IFNAME" in GlooAllReduce.problem(["a", "b"])
     monkeypatch.setattr(socket, "gethostbyname", lambda name: "10.0.0.7")
-    assert GlooSums.problem(["a", "b"]) == ""
+    assert GlooAllReduce.problem(["a", "b"]) == ""
 
 
 def test_failed_sum_raises_if_all_ranks_stay_alive(monkeypatch):
@@ -87,7 +87,7 @@ def test_failed_sum_raises_if_all_ranks_stay_alive(monkeypatch):
 
     failed = LibrarySum("gloo", begin)
     assert failed.result() is None
-    monkeypatch.setattr(sums, "PATIENCE", 0.0)
+    monkeypatch.setattr(sums, "FAILURE_TIMEOUT", 0.0)
     with pytest.raises(
         HpcmarlError, match=r"rounds\.reduce: gloo: a sum failed while all ranks live: connection reset"
     ):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hpcmarl.algos import make_algorithm
-from hpcmarl.algos.surgery import NEW, carry_over
+from hpcmarl.algos.transfer import NEW, transfer_parameters
 from hpcmarl.config.file import load_config
 from hpcmarl.envs import new_frame
 from hpcmarl.errors import ConfigError
@@ -66,13 +66,13 @@ def act(algorithm, observations, steps=4):
 @pytest.mark.parametrize(
     "changes",
     [
-        ("algo.critic=dec",),
-        ("algo.critic=dec", "algo.agent_id=true", "algo.normalise_observations=true"),
-        ("algo.critic=obs",),
-        ("algo.critic=obs", "algo.normalise_observations=true", "algo.normalise_values=true"),
-        ("algo.critic=dec", "algo.network.recurrent=true"),
-        ("algo.critic=obs", "algo.critic_network={hidden: [8], recurrent: true}"),
-        ("algo.name=ppo", "algo.critic=dec"),
+        ("algo.critic=independent",),
+        ("algo.critic=independent", "algo.agent_id=true", "algo.normalise_observations=true"),
+        ("algo.critic=joint_observation",),
+        ("algo.critic=joint_observation", "algo.normalise_observations=true", "algo.normalise_values=true"),
+        ("algo.critic=independent", "algo.network.recurrent=true"),
+        ("algo.critic=joint_observation", "algo.critic_network={hidden: [8], recurrent: true}"),
+        ("algo.name=ppo", "algo.critic=independent"),
         ("algo.name=iql",),
         ("algo.name=vdn", "algo.network.recurrent=false"),
         ("algo.name=vdn", "algo.normalise_observations=true"),
@@ -85,8 +85,8 @@ def act(algorithm, observations, steps=4):
             "algo.network.hidden=[]",
         ),
         ("algo.name=iql", "algo.obs_last_action=true", "algo.agent_id=false", "algo.network.recurrent=false"),
-        ("algo.name=coma", "algo.critic=obs"),
-        ("algo.name=coma", "algo.critic=obs", "algo.agent_id=true"),
+        ("algo.name=coma", "algo.critic=joint_observation"),
+        ("algo.name=coma", "algo.critic=joint_observation", "algo.agent_id=true"),
     ],
     ids=" ".join,
 )
@@ -95,7 +95,7 @@ def act(algorithm, observations, steps=4):
 )
 def test_carried_policies_ignore_new_features(changes, features):
     old, new = make(spec(4), *changes, seed=1), make(spec(len(features)), *changes, seed=2)
-    carried = carry_over(old, new, {"walkers": features})
+    carried = transfer_parameters(old, new, {"walkers": features})
     assert carried.difference < 1e-5
     assert not carried.begun
     generator = np.random.default_rng(3)
@@ -110,9 +110,12 @@ def test_carried_policies_ignore_new_features(changes, features):
 
 def test_carried_critic_ignores_new_features():
     """The critic of all agents' observations reads them agent by agent."""
-    old, new = make(spec(4), "algo.critic=obs", seed=1), make(spec(6), "algo.critic=obs", seed=2)
+    old, new = (
+        make(spec(4), "algo.critic=joint_observation", seed=1),
+        make(spec(6), "algo.critic=joint_observation", seed=2),
+    )
     features = [NEW, 2, 0, NEW, 3, 1]
-    carry_over(old, new, {"walkers": features})
+    transfer_parameters(old, new, {"walkers": features})
     before, after = (
         algorithm.named_parameters()["walkers.critic.layers.layers.0.weight"] for algorithm in (old, new)
     )
@@ -125,8 +128,11 @@ def test_carried_critic_ignores_new_features():
 
 
 def test_only_the_changed_policy_requires_features():
-    old, new = make(spec(4, 3), "algo.critic=obs", seed=1), make(spec(5, 3), "algo.critic=obs", seed=2)
-    carried = carry_over(old, new, {"walkers": [0, 1, 2, 3, NEW]})
+    old, new = (
+        make(spec(4, 3), "algo.critic=joint_observation", seed=1),
+        make(spec(5, 3), "algo.critic=joint_observation", seed=2),
+    )
+    carried = transfer_parameters(old, new, {"walkers": [0, 1, 2, 3, NEW]})
     assert {name.rpartition(".layers.")[0] for name in carried.begun} == {
         "walkers.critic.layers",
         "runners.critic.layers",
@@ -139,7 +145,7 @@ def test_mixer_of_the_state_is_carried_over_unchanged():
         make(spec(4, state=7), "algo.name=qmix", seed=1),
         make(spec(5, state=7), "algo.name=qmix", seed=2),
     )
-    carried = carry_over(old, new, {"walkers": [0, 1, 2, 3, NEW]})
+    carried = transfer_parameters(old, new, {"walkers": [0, 1, 2, 3, NEW]})
     assert not carried.begun
     assert any(name.startswith("(team)") for name in carried.carried)
 
@@ -170,13 +176,13 @@ def test_mixer_of_the_state_is_carried_over_unchanged():
 )
 def test_incompatible_networks_are_rejected(before, after, features, message):
     with pytest.raises(ConfigError, match=message):
-        carry_over(make(before), make(after), features)
+        transfer_parameters(make(before), make(after), features)
 
 
 @pytest.mark.parametrize("hidden", ["[8, 7]", "[7, 6]", "[8]", "[]"])
 def test_other_hidden_layers_are_refused(hidden):
     with pytest.raises(ConfigError, match=r"keep algo\.network as it was"):
-        carry_over(make(spec(4)), make(spec(5), hidden=hidden), {"walkers": [0, 1, 2, 3, NEW]})
+        transfer_parameters(make(spec(4)), make(spec(5), hidden=hidden), {"walkers": [0, 1, 2, 3, NEW]})
 
 
 @pytest.mark.parametrize(
@@ -199,4 +205,6 @@ def test_other_hidden_layers_are_refused(hidden):
 )
 def test_other_inputs_behind_the_observation_are_refused(before, after, message):
     with pytest.raises(ConfigError, match=message):
-        carry_over(make(spec(4), "algo.name=vdn", *before), make(spec(4), "algo.name=vdn", *after), {})
+        transfer_parameters(
+            make(spec(4), "algo.name=vdn", *before), make(spec(4), "algo.name=vdn", *after), {}
+        )

@@ -42,7 +42,7 @@ def spec_of(steps: int, *teams: tuple[str, ...]) -> EnvironmentSpec:
 def make(spec: EnvironmentSpec, **keys: Any) -> MATrace:
     """Random weights, ratios that no clip changes."""
     settings = {
-        "critic": "full",
+        "critic": "state",
         "network": NetworkConfig(hidden=()),
         "discount": DISCOUNT,
         "rho_max": FREE,
@@ -59,7 +59,8 @@ def make(spec: EnvironmentSpec, **keys: Any) -> MATrace:
 
 def present_chances(algorithm: MATrace, steps: int) -> Chances:
     return {
-        name: algorithm.chances(name, np.eye(steps + 1, dtype=np.float32)[:steps], None) for name in NAMES
+        name: algorithm.action_probs(name, np.eye(steps + 1, dtype=np.float32)[:steps], None)
+        for name in NAMES
     }
 
 
@@ -201,8 +202,8 @@ def test_a_leagues_side_is_a_team_without_its_opponents() -> None:
     [
         (("algo.teams=[[a], [b, a]]",), "algo.teams: policy a is in more than one team"),
         (
-            ("algo.teams=[[a, b]]", "algo.critic=dec"),
-            "algo.teams: no ratio covers a team with algo.critic: dec",
+            ("algo.teams=[[a, b]]", "algo.critic=independent"),
+            "algo.teams: no ratio covers a team with algo.critic: independent",
         ),
         (
             ("algo.teams=[[a, b]]", "algo.ratios=agent"),

@@ -16,7 +16,12 @@ from tests.support.rollouts import make_spec, written_rollout
 
 DISCOUNT = 0.9
 ACTIONS = 3
-CENTRAL = [(MATraceConfig, "obs"), (MATraceConfig, "full"), (PPOConfig, "full"), (PPOConfig, "obs")]
+CENTRAL = [
+    (MATraceConfig, "joint_observation"),
+    (MATraceConfig, "state"),
+    (PPOConfig, "state"),
+    (PPOConfig, "joint_observation"),
+]
 OUTPUTS, CRITIC = "actor.outputs.layers.0.weight", "critic.layers.layers.0.weight"
 
 
@@ -124,7 +129,7 @@ def test_agents_of_one_policy_share_the_teams_time(ratios):
     end = np.zeros((steps, 1), np.uint8)
     end[-1] = 1
     found = slopes(
-        linear(spec, MATraceConfig, critic="full", ratios=ratios), written_rollout(spec, alive, reward, end)
+        linear(spec, MATraceConfig, critic="state", ratios=ratios), written_rollout(spec, alive, reward, end)
     )
     np.testing.assert_allclose(found[f"policy0.{CRITIC}"][0, :steps], returns(steps), rtol=1e-5)
     assert not found[f"policy1.{CRITIC}"].any()
@@ -140,7 +145,7 @@ def test_a_turn_based_game_counts_time_in_own_decisions():
     end[-1] = 1
     reward = {name: np.ones((steps, 1, 1)) for name in ("policy0", "policy1")}
     rollout = written_rollout(spec, {"policy0": turns == 0, "policy1": turns == 1}, reward, end)
-    found = slopes(linear(spec, MATraceConfig, critic="full"), rollout)
+    found = slopes(linear(spec, MATraceConfig, critic="state"), rollout)
     second = 1 + DISCOUNT  # acts in row 2, is paid in rows 2 and 3
     np.testing.assert_allclose(
         found[f"policy0.{CRITIC}"][0, :steps], [1 + DISCOUNT * (1 + second), 0, second, 0], rtol=1e-5
@@ -159,7 +164,7 @@ def test_game_rows_are_the_steps_of_episodes_that_are_played():
     end[3, 0], end[2, 2], end[4, 2] = 2, 1, 2
     reward = {name: np.zeros((steps, slots, 1)) for name in ("policy0", "policy1")}
     rows = game_rows(join([written_rollout(spec, {"policy0": first, "policy1": second}, reward, end)]))
-    assert rows.acts[..., 0].T.tolist() == [[True] * 4 + [False], [True] * 5, [True] * 5, [False] * 5]
+    assert rows.active[..., 0].T.tolist() == [[True] * 4 + [False], [True] * 5, [True] * 5, [False] * 5]
     assert np.argwhere(rows.terminated[..., 0]).tolist() == [[2, 2], [3, 0]]
     assert np.argwhere(rows.truncated[..., 0]).tolist() == [[4, 2]]
 
@@ -179,7 +184,7 @@ def coma_targets(steps, deaths, end, last=0.0, teams=(2,), **keys):
     ends = np.zeros((steps, 1), np.uint8)
     ends[-1] = end
     reward = {name: np.ones(array.shape) for name, array in action.items()}
-    algorithm = linear(spec, COMAConfig, critic="full", **keys)
+    algorithm = linear(spec, COMAConfig, critic="state", **keys)
     if last:
         algorithm._target_critics["policy0"].layers.layers[0].bias.data[-1] = last
     found = slopes(algorithm, written_rollout(spec, alive, reward, ends, action=action))[f"policy0.{CRITIC}"][
@@ -263,12 +268,12 @@ def learned_chances(config, steps, updates, **keys):
     nothing is sampled."""
     spec, rollouts = parting(steps, loss=0.2)
     algorithm, seen = (
-        linear(spec, config, critic="full", value_cost=1.0, **keys),
+        linear(spec, config, critic="state", value_cost=1.0, **keys),
         np.eye(steps + 1, dtype=np.float32)[:steps],
     )
     for version in range(updates):
         algorithm.on_version(version)
-        chances = algorithm.chances("leaver", seen, None)
+        chances = algorithm.action_probs("leaver", seen, None)
         stays = np.cumprod([1.0, *chances[:, 0]])
         total = np.zeros(algorithm.size)
         for rollout, likely in zip(rollouts, [*(chances[:, 1] * stays[:-1]), stays[-1]], strict=True):
@@ -278,7 +283,7 @@ def learned_chances(config, steps, updates, **keys):
             )
             total += likely * algorithm.gradient([rollout])[0]
         algorithm.load_parameters((algorithm.parameters + 0.2 * total).astype(np.float32))
-    return algorithm.chances("leaver", seen, None)[:, 1]
+    return algorithm.action_probs("leaver", seen, None)[:, 1]
 
 
 @pytest.mark.parametrize(

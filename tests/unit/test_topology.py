@@ -15,7 +15,7 @@ from hpcmarl.errors import ConfigError
     nodes=st.integers(1, 4),
     evaluators=st.integers(0, 8),
     server=st.sampled_from(["auto", "dedicated", "shared"]),
-    placement=st.sampled_from(["beside", "apart"]),
+    placement=st.sampled_from(["colocated", "separate"]),
 )
 def test_every_rank_has_one_place(size, groups, nodes, evaluators, server, placement):
     hosts = [f"node{rank % nodes}" for rank in range(size)]

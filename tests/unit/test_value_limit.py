@@ -34,7 +34,7 @@ def test_value_limit_counts_all_turns_between_decisions():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("critic", ["obs", "dec"])
+@pytest.mark.parametrize("critic", ["joint_observation", "independent"])
 def test_actor_critics_report_value_limit_and_mean_value(name, critic):
     spec = make_spec(action=DISCRETE)
     keys = {"network": NetworkConfig(hidden=(4,)), "discount": 0.9, "reward_scale": 0.5}
@@ -44,7 +44,7 @@ def test_actor_critics_report_value_limit_and_mean_value(name, critic):
     rollout = random_rollout(spec, 5, 2, np.random.default_rng(0))
     statistics = algorithm.gradient([rollout])[1]
     reward = rollout.policies["agent"].reward
-    team = name == "coma" or critic == "obs"
+    team = name == "coma" or critic == "joint_observation"
     assert statistics["value_limit"] == pytest.approx(
         0.5 * np.abs(reward.mean(-1) if team else reward).max() / 0.1, rel=1e-5
     )

@@ -10,11 +10,11 @@ import torch
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.batch import join, select
 from hpcmarl.algos.value_loss import clipped_value_losses, value_losses
-from hpcmarl.bench.reference.critics import BareCOMA, BareValueCritic
+from hpcmarl.bench.reference.critics import ReferenceCOMA, ReferenceValueCritic
 from hpcmarl.config import NetworkConfig, PPOConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.optim.rounds import make_rule
-from hpcmarl.roles.learner.rollout_queue import Iterations
+from hpcmarl.roles.learner.rollout_queue import MinibatchSampler
 from tests.reference.ppo import LiteralPPO, literal_gradient
 from tests.support.algorithms import TEAM_AND_PREY, TURNS, rollouts_of
 from tests.support.rollouts import make_spec
@@ -68,7 +68,7 @@ def test_clipped_losses_in_closed_form(output, target, loss, slope):
     assert torch.autograd.grad(losses.sum(), outputs)[0].item() == pytest.approx(slope)
 
 
-@pytest.mark.parametrize("critic", ["obs", "full", "dec"])
+@pytest.mark.parametrize("critic", ["joint_observation", "state", "independent"])
 @pytest.mark.parametrize("spec", [make_spec(), TEAM_AND_PREY], ids=["one_policy", "two_policies"])
 def test_clipped_huber_gradient_equals_the_literal_one(spec, critic):
     algorithm = make(spec, critic=critic, value_clip=0.2, value_loss="huber", huber_delta=0.7)
@@ -76,7 +76,7 @@ def test_clipped_huber_gradient_equals_the_literal_one(spec, critic):
     policy = spec.policies[0]
     said = LiteralPPO(algorithm, rollouts[0], policy, 1).value(0, 0).item()
     begun = recorded(algorithm, rollouts)
-    counts = LiteralPPO(algorithm, rollouts[0], policy, 1).counts(0, 0 if critic == "dec" else None)
+    counts = LiteralPPO(algorithm, rollouts[0], policy, 1).counts(0, 0 if critic == "independent" else None)
     assert begun[0].records[policy.name].outputs[0, 1, 0] == pytest.approx(said if counts else 0.0, abs=1e-5)
     found = algorithm.gradient(begun)[0]
     np.testing.assert_allclose(found, literal_gradient(algorithm, begun), atol=2e-4, rtol=2e-4)
@@ -84,7 +84,7 @@ def test_clipped_huber_gradient_equals_the_literal_one(spec, critic):
 
 
 def test_clipped_gradient_in_turn_based_games_is_literal():
-    algorithm = make(TURNS, critic="dec", value_clip=0.1)
+    algorithm = make(TURNS, critic="independent", value_clip=0.1)
     begun = recorded(algorithm, rollouts_of(TURNS, steps=6))
     np.testing.assert_allclose(
         algorithm.gradient(begun)[0], literal_gradient(algorithm, begun), atol=2e-4, rtol=2e-4
@@ -113,7 +113,9 @@ def test_a_batch_keeps_the_values_of_its_beginning():
     spec = make_spec()
     algorithm = make(spec, value_clip=0.2, epochs=2, minibatches=1)
     context = SimpleNamespace(queue_limit=lambda group: 8, config=load_config(SPREAD, ["algo.name=ppo"]))
-    feed = Iterations(context, SimpleNamespace(index=0, actors=(1,)), make_rule("sync", 1, 3), algorithm)
+    feed = MinibatchSampler(
+        context, SimpleNamespace(index=0, actors=(1,)), make_rule("sync", 1, 3), algorithm
+    )
     rollouts, said = rollouts_of(spec, count=2), []
     for version in range(4):
         if version % 2 == 0:
@@ -131,10 +133,13 @@ def test_a_batch_keeps_the_values_of_its_beginning():
 @pytest.mark.parametrize(
     ("kind", "algo"),
     [
-        (BareValueCritic, "{name: ppo, critic: obs, value_clip: 0.1, value_loss: huber, huber_delta: 0.5}"),
-        (BareValueCritic, "{name: ppo, critic: dec, value_clip: 0.1}"),
-        (BareValueCritic, "{name: ma_trace, critic: full, value_loss: huber, huber_delta: 0.5}"),
-        (BareCOMA, "{name: coma, value_loss: huber, huber_delta: 0.5}"),
+        (
+            ReferenceValueCritic,
+            "{name: ppo, critic: joint_observation, value_clip: 0.1, value_loss: huber, huber_delta: 0.5}",
+        ),
+        (ReferenceValueCritic, "{name: ppo, critic: independent, value_clip: 0.1}"),
+        (ReferenceValueCritic, "{name: ma_trace, critic: state, value_loss: huber, huber_delta: 0.5}"),
+        (ReferenceCOMA, "{name: coma, value_loss: huber, huber_delta: 0.5}"),
     ],
 )
 def test_gradient_equals_the_bare_torch_loop(kind, algo):

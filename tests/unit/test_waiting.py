@@ -6,7 +6,7 @@ from hpcmarl.comm.topology import assign_roles
 from hpcmarl.config import TopologyConfig
 from hpcmarl.optim.rounds import make_rule
 from hpcmarl.roles.server import stragglers as waiting
-from hpcmarl.roles.server.stragglers import Waiting
+from hpcmarl.roles.server.stragglers import StragglerMonitor
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def clock(monkeypatch):
 
 def watch(rule, clock):
     topology = assign_roles(4, ["a", "a", "b", "b"], TopologyConfig(groups=3, actors_per_learner=0))
-    return Waiting(rule, topology)
+    return StragglerMonitor(rule, topology)
 
 
 @pytest.mark.parametrize(("name", "batch"), [("malenia", 6), ("sync", 3)])

@@ -199,7 +199,7 @@ class Campaign:
         self.startup_seconds = time.monotonic() - job.began
         if not self._updated() or (resuming and not self._continues()):
             self.tally.failures.append(
-                f"{self.startup_seconds:.0f} s after the start it had not gone on: {job.last_words()}"
+                f"{self.startup_seconds:.0f} s after the start it had not gone on: {job.closing_lines()}"
             )
             job.kill()
             return False
@@ -254,7 +254,7 @@ class Campaign:
         victim = int(self.generator.choice(self.victims))
         numbers = [number for number, rank in job.processes().items() if rank == victim]
         if not numbers:
-            raise HpcmarlError(f"rank {victim} is not there to be killed: {job.last_words()}")
+            raise HpcmarlError(f"rank {victim} is not there to be killed: {job.closing_lines()}")
         before, at = self.progress.version, time.monotonic()
         kill_process(numbers[0])
         self.tally.injected += 1
@@ -269,7 +269,7 @@ class Campaign:
         else:
             self.pending += 1
             self.tally.failures.append(
-                f"rank {victim} killed at version {before}, exit {self.exit_code}: {job.last_words()}"
+                f"rank {victim} killed at version {before}, exit {self.exit_code}: {job.closing_lines()}"
             )
         return True
 
@@ -282,10 +282,10 @@ class Campaign:
         trajectories = self.directory / "trajectories"
         for item in salvage(trajectories, remove=True) if trajectories.is_dir() else ():
             self.tally.salvaged += item.status == "recovered"
-            told = f"salvage: {item.note}"
+            failure = f"salvage: {item.note}"
             # the file stays, and is met again after the next kill
-            if item.status == "failed" and told not in self.tally.failures:
-                self.tally.failures.append(told)
+            if item.status == "failed" and failure not in self.tally.failures:
+                self.tally.failures.append(failure)
         found = find_checkpoint(self.directory) if self.directory.is_dir() else None
         self.checkpoint = (found, int(load_checkpoint(found)[1]["version"]) if found else 0)
 

@@ -93,7 +93,7 @@ class Job:
         finally:
             self.kill()
 
-    def last_words(self) -> str:
+    def closing_lines(self) -> str:
         """The end of what it printed, on one line."""
         with contextlib.suppress(OSError):
             return " ".join(self.output.read_text(errors="replace").split())[-600:]

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from hpcmarl.algos.batch import Batch, Rows, join, seen_by
 from hpcmarl.algos.value_critic import own_input
-from hpcmarl.bench.reference.learning import BareAgent, BareLoop, multilayer
+from hpcmarl.bench.reference.learning import ReferenceAgent, ReferenceLoop, multilayer
 from hpcmarl.config import Config
 from hpcmarl.types import Rollout
 
@@ -38,11 +38,11 @@ class Unrolls:
     mask: torch.Tensor | None
     action: torch.Tensor
     logp: torch.Tensor
-    seen: torch.Tensor
+    critic_inputs: torch.Tensor
     finals: torch.Tensor
     ends: tuple[torch.Tensor, torch.Tensor]
     reward: torch.Tensor
-    acts: torch.Tensor
+    active: torch.Tensor
     terminated: torch.Tensor
     truncated: torch.Tensor
     before: torch.Tensor | None = None
@@ -65,19 +65,19 @@ def recursion(
         cut = torch.where(inputs.terminated[row], 0.0, final[row])
         ends = inputs.terminated[row] | inputs.truncated[row]
         next_value, next_target = torch.where(ends, cut, next_value), torch.where(ends, cut, next_target)
-        reward, own, acts = inputs.reward[row], value[row], inputs.acts[row]
+        reward, own, active = inputs.reward[row], value[row], inputs.active[row]
         change = rho[row] * (reward + discount * next_value - own)
         target = own + change + discount * trace[row] * (next_target - next_value)
-        advantages[row] = acts * rho[row] * (reward + discount * next_target - own)
-        targets[row] = acts * target
+        advantages[row] = active * rho[row] * (reward + discount * next_target - own)
+        targets[row] = active * target
         next_value, next_target = (
-            torch.where(acts, own, next_value + reward),
-            torch.where(acts, target, next_target + reward),
+            torch.where(active, own, next_value + reward),
+            torch.where(active, target, next_target + reward),
         )
     return targets, advantages
 
 
-class BareCritic(BareLoop):
+class ReferenceCritic(ReferenceLoop):
     """What the three have in common: the policy's side."""
 
     def __init__(self, config: Config, algorithm: Any, inputs: int, outputs: int) -> None:
@@ -85,10 +85,10 @@ class BareCritic(BareLoop):
         self.config = given.algo
         policy, network = algorithm.spec.policies[0], self.config.network
         critic = self.config.critic_network or network
-        agent = BareAgent(algorithm.acting_inputs(policy.name), policy.action.sizes[0], network)
+        agent = ReferenceAgent(algorithm.acting_inputs(policy.name), policy.action.sizes[0], network)
         self.remembers = self.config.critic_network is not None and critic.recurrent
         values = (
-            BareAgent(inputs, outputs, critic)
+            ReferenceAgent(inputs, outputs, critic)
             if self.remembers
             else multilayer((inputs, *critic.hidden, outputs), critic.activation)
         )
@@ -98,10 +98,10 @@ class BareCritic(BareLoop):
         batch = join(rollouts)
         policy, steps = self.algorithm.spec.policies[0], batch.steps
         part: Any = batch.policies[policy.name]
-        seen, finals, columns = self._inputs(batch)
-        reward, acts, terminated, truncated = (
+        critic_inputs, finals, columns = self._inputs(batch)
+        reward, active, terminated, truncated = (
             torch.from_numpy(np.array(array))
-            for array in (columns.reward, columns.acts, columns.terminated, columns.truncated)
+            for array in (columns.reward, columns.active, columns.terminated, columns.truncated)
         )
         return Unrolls(
             torch.from_numpy(np.array(seen_by(self.algorithm._policies[policy.name], part))),
@@ -109,11 +109,11 @@ class BareCritic(BareLoop):
             None if part.action_mask is None else torch.from_numpy(np.array(part.action_mask[:steps])),
             torch.from_numpy(np.array(part.action)),
             torch.from_numpy(np.array(part.logp)),
-            torch.from_numpy(np.array(seen)),
+            torch.from_numpy(np.array(critic_inputs)),
             torch.from_numpy(np.array(finals)),
             (torch.from_numpy(batch.final_step), torch.from_numpy(batch.final_slot)),
             reward,
-            acts,
+            active,
             terminated,
             truncated,
             before=None
@@ -125,20 +125,20 @@ class BareCritic(BareLoop):
         """The critic's inputs, those of truncated episodes' ends, and the units' columns."""
         owner: Any = self.algorithm
         part = batch.policies[owner.spec.policies[0].name]
-        if self.config.critic == "dec":
-            seen, finals = own_input(part, self.config.agent_id)
+        if self.config.critic == "independent":
+            critic_inputs, finals = own_input(part, self.config.agent_id)
         else:
-            seen, finals = owner._central_input(batch)
+            critic_inputs, finals = owner._central_input(batch)
             if getattr(self.config, "critic_input", "team") == "agent":
                 own, last = own_input(part, self.config.agent_id)
-                seen, finals = (
+                critic_inputs, finals = (
                     np.concatenate([np.repeat(a, b.shape[-2], -2), b], -1)
-                    for a, b in ((seen, own), (finals, last))
+                    for a, b in ((critic_inputs, own), (finals, last))
                 )
-        zeros = np.zeros(seen.shape[:3], np.float32)
+        zeros = np.zeros(critic_inputs.shape[:3], np.float32)
         rows = owner._rows(owner.spec.policies[0], batch, owner._game(batch))
         return (
-            seen,
+            critic_inputs,
             finals,
             owner._columns(batch, part, rows, zeros[:-1], zeros[-1], np.zeros(finals.shape[:2], np.float32)),
         )
@@ -166,8 +166,8 @@ class BareCritic(BareLoop):
         )
         return loss
 
-    def _value_losses(self, wanted: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
-        error = wanted - outputs
+    def _value_losses(self, targets: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        error = targets - outputs
         if self.config.value_loss == "squared":
             return error.square()
         size, delta = error.abs(), self.config.huber_delta
@@ -183,26 +183,26 @@ class BareCritic(BareLoop):
         return centred / (centred[alive].std(correction=0) + 1e-8)
 
 
-class BareValueCritic(BareCritic):
-    """MA-Trace with one ratio a unit (joint, or with critic dec of each agent), and PPO. A recurrent critic
-    goes from zeros through unrolls of which no row is the first or last of an episode."""
+class ReferenceValueCritic(ReferenceCritic):
+    """MA-Trace with one ratio a unit (joint, or with critic independent of each agent), and PPO. A recurrent
+    critic goes from zeros through unrolls of which no row is the first or last of an episode."""
 
     def __init__(self, config: Config, algorithm: Any) -> None:
         spec = algorithm.spec
         policy = spec.policies[0]
         chosen: Any = config.algo
         own, everybody = algorithm.acting_inputs(policy.name), len(policy.agents) * policy.observation_size
-        inputs = {"full": spec.state_size or 0, "dec": own, "obs": everybody}[chosen.critic] + (
-            own if chosen.critic_input == "agent" else 0
-        )
+        inputs = {"state": spec.state_size or 0, "independent": own, "joint_observation": everybody}[
+            chosen.critic
+        ] + (own if chosen.critic_input == "agent" else 0)
         super().__init__(config, algorithm, inputs, 1)
 
     def loss(self, inputs: Unrolls) -> torch.Tensor:
-        config, every = self.config, self.module["critic"](inputs.seen).squeeze(-1)
+        config, every = self.config, self.module["critic"](inputs.critic_inputs).squeeze(-1)
         outputs, (_, logp, entropy) = every[:-1], self._policy(inputs)
         if inputs.settled is None:
             targets, advantages, ratios = self._estimates(inputs, every.detach(), logp.detach())
-            advantages = self._normalised(advantages, ratios * inputs.acts, inputs.alive)
+            advantages = self._normalised(advantages, ratios * inputs.active, inputs.alive)
         else:
             targets, advantages = inputs.settled
         losses = self._value_losses(targets, outputs)
@@ -210,7 +210,7 @@ class BareValueCritic(BareCritic):
             epsilon = config.value_clip
             near = torch.minimum(torch.maximum(outputs, inputs.before - epsilon), inputs.before + epsilon)
             losses = torch.maximum(losses, self._value_losses(targets, near))
-        error = (losses * inputs.acts).sum() / outputs.shape[-1]
+        error = (losses * inputs.active).sum() / outputs.shape[-1]
         if config.name == "ppo":
             ratio = (logp - inputs.logp).exp()
             gains = torch.minimum(
@@ -224,10 +224,13 @@ class BareValueCritic(BareCritic):
         """The inputs with targets and advantages of the present parameters, for gradients of a batch that
         begins now."""
         with torch.no_grad():
-            every, (_, logp, _) = self.module["critic"](inputs.seen).squeeze(-1), self._policy(inputs)
+            every, (_, logp, _) = (
+                self.module["critic"](inputs.critic_inputs).squeeze(-1),
+                self._policy(inputs),
+            )
             targets, advantages, ratios = self._estimates(inputs, every, logp)
             return replace(
-                inputs, settled=(targets, self._normalised(advantages, ratios * inputs.acts, inputs.alive))
+                inputs, settled=(targets, self._normalised(advantages, ratios * inputs.active, inputs.alive))
             )
 
     @torch.no_grad()
@@ -243,15 +246,15 @@ class BareValueCritic(BareCritic):
         if config.name == "ppo":
             ratios = (torch.ones_like(value), torch.full_like(value, config.trace_lambda))
             targets, _ = recursion(inputs, value, last, final, ratios, config.discount)
-            return targets, torch.where(inputs.acts, targets - value, 0.0), ratios[0]
+            return targets, torch.where(inputs.active, targets - value, 0.0), ratios[0]
         difference = (logp - inputs.logp) * inputs.alive
-        ratio = (difference if config.critic == "dec" else difference.sum(-1, keepdim=True)).exp()
+        ratio = (difference if config.critic == "independent" else difference.sum(-1, keepdim=True)).exp()
         ratios = (ratio.clamp(max=config.rho_max), config.trace_lambda * ratio.clamp(max=config.c_max))
         targets, advantages = recursion(inputs, value, last, final, ratios, config.discount)
         return targets, advantages, ratios[0]
 
 
-class BareCOMA(BareCritic):
+class ReferenceCOMA(ReferenceCritic):
     """COMA: the critic's last output is of agents that do nothing."""
 
     def __init__(self, config: Config, algorithm: Any) -> None:
@@ -277,18 +280,18 @@ class BareCOMA(BareCritic):
 
     def loss(self, inputs: Unrolls) -> torch.Tensor:
         config = self.config
-        outputs = self.module["critic"](inputs.seen)
+        outputs = self.module["critic"](inputs.critic_inputs)
         nothing = outputs.shape[-1] - 1
         done = torch.where(inputs.alive, inputs.action, nothing).unsqueeze(-1)
         every, logp, entropy = self._policy(inputs)
         chosen = outputs.gather(-1, done).squeeze(-1)
         with torch.no_grad():
-            later = self.target["critic"](inputs.seen).gather(-1, done).squeeze(-1)
+            later = self.target["critic"](inputs.critic_inputs).gather(-1, done).squeeze(-1)
             ratios = (torch.ones_like(later), torch.full_like(later, config.trace_lambda))
             targets, _ = recursion(inputs, later, torch.zeros_like(later[0]), later, ratios, config.discount)
             ratio = (logp - inputs.logp).exp().clamp(max=config.rho_max)
             weights = self._normalised(
                 ratio * (chosen - (every.exp() * outputs[..., :nothing]).sum(-1)), ratio, inputs.alive
             )
-        error = (self._value_losses(targets, chosen) * inputs.acts).sum() / outputs.shape[2]
+        error = (self._value_losses(targets, chosen) * inputs.active).sum() / outputs.shape[2]
         return self._loss(inputs, (logp * weights * inputs.alive).sum(), error, entropy)

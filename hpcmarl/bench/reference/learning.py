@@ -43,7 +43,7 @@ def multilayer(sizes: Sequence[int], activation: str, *, activate_last: bool = F
     return nn.Sequential(*(parts if activate_last else parts[:-1]))
 
 
-class BareLoop(ABC):
+class ReferenceLoop(ABC):
     """`module` is trained; `target` a copy that becomes equal to it every `algo.target_every` updates, where
     the algorithm has that key."""
 
@@ -118,7 +118,7 @@ def _optimised_apart(module: nn.Module) -> dict[str, nn.Module]:
     return dict(module.named_children()) if hasattr(module, "critic") else {"all": module}
 
 
-class BareAgent(nn.Module):
+class ReferenceAgent(nn.Module):
     """Values or logits [rows, B, N, K] of observations [rows, B, N, D]; recurrent over the rows where asked,
     from zero memory. dueling: with two heads; then allowed actions [rows, B, N, K] matter."""
 
@@ -150,7 +150,7 @@ class BareAgent(nn.Module):
         return centred
 
 
-class BareMixer(nn.Module):
+class ReferenceMixer(nn.Module):
     """QMIX's: utilities [..., K, n], state [..., S] -> [..., K]."""
 
     def __init__(self, agents: int, state: int, width: int, hyper: int, activation: str) -> None:
@@ -170,7 +170,7 @@ class BareMixer(nn.Module):
         return values
 
 
-class BareCentral(nn.Module):
+class ReferenceCentral(nn.Module):
     """WQMIX's unrestricted mixer, the same shapes."""
 
     def __init__(self, agents: int, state: int, width: int) -> None:
@@ -201,7 +201,7 @@ class Stacked:
     ended: torch.Tensor
 
 
-class BareValues(BareLoop):
+class ReferenceValues(ReferenceLoop):
     """IQL, VDN, QMIX, WQMIX and RES."""
 
     def __init__(self, config: Config, algorithm: Any) -> None:
@@ -212,15 +212,15 @@ class BareValues(BareLoop):
         agents, actions = len(policy.agents), policy.action.sizes[0]
         inputs = algorithm.acting_inputs(policy.name)
         parts: dict[str, nn.Module] = {
-            "agent": BareAgent(inputs, actions, self.config.network, dueling=self.config.network.dueling)
+            "agent": ReferenceAgent(inputs, actions, self.config.network, dueling=self.config.network.dueling)
         }
         if self.name in ("qmix", "wqmix", "res"):
             state = mixer_state_size(algorithm.spec, mixer_state(algorithm.spec, self.config))
             widths = self.config.mixing_width, self.config.hypernetwork_width
-            parts["mixer"] = BareMixer(agents, state, *widths, self.config.hypernetwork_activation)
+            parts["mixer"] = ReferenceMixer(agents, state, *widths, self.config.hypernetwork_activation)
             if self.name == "wqmix":
-                parts["central_mixer"] = BareCentral(agents, state, self.config.central_width)
-                parts["central_agent"] = BareAgent(
+                parts["central_mixer"] = ReferenceCentral(agents, state, self.config.central_width)
+                parts["central_agent"] = ReferenceAgent(
                     inputs, actions, self.config.network, dueling=self.config.network.dueling
                 )
         super().__init__(config, algorithm, nn.ModuleDict(parts))
@@ -234,7 +234,7 @@ class BareValues(BareLoop):
         state = owner._states(episodes) if "mixer" in self.module else None
         flags = [
             torch.from_numpy(array)
-            for array in (columns.acts, ~columns.terminated, columns.terminated | columns.truncated)
+            for array in (columns.active, ~columns.terminated, columns.terminated | columns.truncated)
         ]
         reward = torch.from_numpy(columns.reward * np.float32(self.config.reward_scale))
         return Stacked(
@@ -298,13 +298,13 @@ class BareValues(BareLoop):
         self, inputs: Stacked, values: torch.Tensor, later: torch.Tensor, greedy: torch.Tensor
     ) -> torch.Tensor:
         assert inputs.state is not None
-        state, acts, actions = (array.flatten(0, 1) for array in (inputs.state, inputs.alive, greedy))
+        state, active, actions = (array.flatten(0, 1) for array in (inputs.state, inputs.alive, greedy))
         mask = None if inputs.mask is None else inputs.mask.flatten(0, 1)
-        joint, exists = near_greedy([later.flatten(0, 1)], [mask], [acts], [actions])
+        joint, exists = near_greedy([later.flatten(0, 1)], [mask], [active], [actions])
         scores = totals = self.target["mixer"](joint, state)
         if self.config.double_q:
             scores = self.module["mixer"](
-                near_greedy([values.flatten(0, 1)], [mask], [acts], [actions])[0], state
+                near_greedy([values.flatten(0, 1)], [mask], [active], [actions])[0], state
             )
         return softmax_value(scores, totals, exists, self.config.softmax_beta).view(
             *inputs.state.shape[:2], 1

@@ -45,7 +45,7 @@ class MpiHandle(SendHandle):
         return not self.requests
 
 
-class Way(NamedTuple):
+class Route(NamedTuple):
     """How a rank is reached: as `peer` of a communicator, in person or (`relay` > 0, the MPI tag) by a peer
     that hands messages on to it."""
 

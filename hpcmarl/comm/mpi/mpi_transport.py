@@ -26,7 +26,7 @@ from hpcmarl.comm.hosts import pack_hosts, unpack_hosts
 from hpcmarl.comm.mpi.collectives import broadcast, gather, gather_at_first, leave_together
 from hpcmarl.comm.mpi.group import MpiGroup, MpiRegrouping
 from hpcmarl.comm.mpi.library import library_version, survives_deaths
-from hpcmarl.comm.mpi.messages import BufferPool, Incoming, MpiHandle, Way, begin, complete
+from hpcmarl.comm.mpi.messages import BufferPool, Incoming, MpiHandle, Route, begin, complete
 from hpcmarl.comm.mpi.spawn import Spawning
 from hpcmarl.comm.protocol import Buffer, Kind, announced_bytes, check_header, control, header_of
 from hpcmarl.comm.reductions.mpi_allreduce import is_death
@@ -76,7 +76,7 @@ class MpiTransport(Transport):
         self._reducing: MpiGroup | None = None
         self.survives = self.can_replace = survives_deaths()
         self.library = " ".join(library_version().partition(",")[0].split())
-        self._ways: dict[int, Way] = {}  # of the ranks that are not reached by their number in `comm`
+        self._ways: dict[int, Route] = {}  # of the ranks that are not reached by their number in `comm`
         self._spawning: dict[int, Spawning] = {}
         # where messages come from; whose, if not the MPI source's
         self._sources: list[tuple[Any, int | None]] = [(self.comm, None)]
@@ -96,16 +96,16 @@ class MpiTransport(Transport):
         if way is None:
             if destination in self._dead or destination in self._buried:
                 return SendHandle()
-            way = Way(self.comm, destination)
+            way = Route(self.comm, destination)
         return self._send_over(way, buffer)
 
     def _hand_on(self, destination: int, buffer: Buffer) -> None:
         """Pass a message on for a process that is not in everyone's communicator, or to one."""
         self._send_over(
-            self._ways.get(destination, Way(self.comm, destination, Kind.RELAYED + destination)), buffer
+            self._ways.get(destination, Route(self.comm, destination, Kind.RELAYED + destination)), buffer
         )
 
-    def _send_over(self, way: Way, buffer: Buffer) -> SendHandle:
+    def _send_over(self, way: Route, buffer: Buffer) -> SendHandle:
         try:
             if buffer.nbytes <= self.chunk_bytes or way.relay:
                 requests = [
@@ -123,7 +123,7 @@ class MpiTransport(Transport):
             self._doorbell.ring(way.peer)
         return handle
 
-    def _send_chunks(self, way: Way, buffer: Buffer) -> list[Any]:
+    def _send_chunks(self, way: Route, buffer: Buffer) -> list[Any]:
         """Announce the length, then send the pieces; MPI keeps the order between two ranks."""
         announcement = control(Kind.CHUNKED, count=buffer.nbytes)
         requests = [way.comm.Issend([announcement, MPI.BYTE], way.peer, int(Kind.CHUNKED))]
@@ -176,7 +176,7 @@ class MpiTransport(Transport):
             source = rank
         if tag == Kind.ABORT:
             if rank is not None:
-                self.tell_abort()  # the others cannot hear it
+                self.announce_abort()  # the others cannot hear it
             raise PeerAborted(f"rank {source} has failed; rank {self.rank} ends with it")
         if source in self._buried and rank is None:  # frozen, given up, and awake again
             matched.Recv([np.empty(size, np.uint8), MPI.BYTE])
@@ -224,7 +224,7 @@ class MpiTransport(Transport):
         found, self._newly_dead = self._newly_dead, []
         return found
 
-    def bury(self, rank: int) -> None:
+    def mark_failed(self, rank: int) -> None:
         self._buried.add(rank)
         self._ways.pop(rank, None)
         self._sources = [source for source in self._sources if source[1] != rank]
@@ -235,7 +235,7 @@ class MpiTransport(Transport):
     def replace(self, rank: int, payload: bytes) -> None:
         self._spawning[rank] = Spawning(rank, payload)
 
-    def newcomers(self) -> list[tuple[int, tuple[int, int] | LaunchError]]:
+    def poll_respawned(self) -> list[tuple[int, tuple[int, int] | LaunchError]]:
         found: list[tuple[int, tuple[int, int] | LaunchError]] = []
         done = {
             rank: result
@@ -252,7 +252,7 @@ class MpiTransport(Transport):
 
     def reach_through(self, rank: int, relay: int) -> None:
         if relay != self.rank:
-            self._ways[rank] = Way(self.comm, relay, Kind.RELAYED + rank)
+            self._ways[rank] = Route(self.comm, relay, Kind.RELAYED + rank)
 
     def _deliver(self) -> Message | None:
         """The first complete message none of whose source's earlier ones is still under way; what is for
@@ -278,10 +278,10 @@ class MpiTransport(Transport):
         if self._doorbell is None:
             self._doorbell = Doorbell(self.broadcast(new_token() if self.rank == 0 else None), self.rank)
         own = bytes([self._doorbell.exists]) + self.host.encode()[:HOST_BYTES].ljust(HOST_BYTES, b"\0")
-        told = self.gather_at_first(own)  # from then on all doorbells are there
+        rows = self.gather_at_first(own)  # from then on all doorbells are there
         everyone = pack_hosts(
-            [row[1:].rstrip(b"\0").decode() for row in told],
-            [rank for rank, row in enumerate(told) if not row[0]],
+            [row[1:].rstrip(b"\0").decode() for row in rows],
+            [rank for rank, row in enumerate(rows) if not row[0]],
         )
         hosts, deaf = unpack_hosts(self.broadcast(everyone if self.rank == 0 else None))
         others = [
@@ -338,7 +338,7 @@ class MpiTransport(Transport):
     def gather_at_first(self, payload: bytes) -> list[bytes]:
         return gather_at_first(self.comm, payload)
 
-    def tell_abort(self) -> None:
+    def announce_abort(self) -> None:
         note = control(Kind.ABORT, source=self.rank)
         others = [
             peer
@@ -353,14 +353,14 @@ class MpiTransport(Transport):
 
     def abort(self) -> None:
         # MPI_Abort alone is not enough: with fault tolerance on, Open MPI lets the other ranks live
-        self.tell_abort()
+        self.announce_abort()
         if os.environ.get("OMPI_MCA_mpi_ft_enable") != "1":  # noqa: SIM112  set by mpiexec --with-ft ulfm
             MPI.COMM_WORLD.Abort(1)
         os._exit(1)
 
     def close(self, seconds: float | None = None) -> None:
         while self._spawning:  # a process that is just coming up would wait for this one for ever
-            self.newcomers()
+            self.poll_respawned()
             time.sleep(1e-2)
         deadline = time.monotonic() + SENDING_SECONDS
         while self._outgoing and time.monotonic() < deadline:

@@ -6,7 +6,7 @@ Called by respawned_actor.py.
 
 from __future__ import annotations
 
-from hpcmarl.comm.mpi.messages import Way
+from hpcmarl.comm.mpi.messages import Route
 from hpcmarl.comm.mpi.mpi_transport import CHUNK_BYTES, MpiTransport
 from hpcmarl.comm.mpi.spawn import FIRST, spawned
 from hpcmarl.comm.protocol import Kind
@@ -28,6 +28,6 @@ class ReplacementTransport(MpiTransport):
         self.size = size
         others = [rank for rank in range(size) if rank != self.rank]
         self._ways = {
-            rank: Way(self.comm, FIRST, 0 if rank == parent else Kind.RELAYED + rank) for rank in others
+            rank: Route(self.comm, FIRST, 0 if rank == parent else Kind.RELAYED + rank) for rank in others
         }
         self._sources = [(self.comm, parent)]

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from mpi4py import MPI
 
-from hpcmarl.comm.mpi.messages import Way
+from hpcmarl.comm.mpi.messages import Route
 from hpcmarl.errors import LaunchError
 
 FIRST, SECOND = 0, 1  # in the merged communicator: who started the other
@@ -29,7 +29,7 @@ PROGRAM = "hpcmarl.respawned_actor"
 class Newcomer(NamedTuple):
     """A process that was started: the way to it, its number and when it was started."""
 
-    way: Way
+    way: Route
     process: tuple[int, int]
 
 
@@ -73,7 +73,7 @@ class Spawning:
         merged.Send([np.frombuffer(self._payload, np.uint8), MPI.BYTE], SECOND)
         process = np.empty(2, np.int64)
         merged.Recv(process, SECOND)
-        return Newcomer(Way(merged, SECOND), (int(process[0]), int(process[1])))
+        return Newcomer(Route(merged, SECOND), (int(process[0]), int(process[1])))
 
 
 def spawned(process: tuple[int, int]) -> tuple[Any, int, bytes]:
@@ -100,7 +100,7 @@ def _merge(between: Any, *, second: bool) -> Any:
     return merged
 
 
-def sign_off() -> None:
+def finalize_pmix() -> None:
     """Tell the launcher that this process ends in order. MPI_Finalize would wait for the rest of the world,
     which may be gone; without a word the launcher calls the whole job failed."""
     with contextlib.suppress(OSError, AttributeError):

@@ -18,7 +18,7 @@ from hpcmarl.comm.transport import Reduction
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.types import Array
 
-PATIENCE = 20.0  # seconds until a sum that failed while nobody was found dead ends the run
+FAILURE_TIMEOUT = 20.0  # seconds until a sum that failed while nobody was found dead ends the run
 
 
 class SumBackend(ABC):
@@ -61,7 +61,7 @@ class LibrarySum(Reduction):
     None.
 
     Mostly a member has died: MPI says so at once, the server tells everyone, and the survivors sum again.
-    Where nobody is found dead within PATIENCE, `result` raises what the library said."""
+    Where nobody is found dead within FAILURE_TIMEOUT, `result` raises what the library said."""
 
     def __init__(self, name: str, begin: Callable[[], Callable[[], Array | None]]) -> None:
         self._name = name
@@ -75,7 +75,7 @@ class LibrarySum(Reduction):
 
     def result(self) -> Array | None:
         if self._poll is None:
-            if time.monotonic() - self._failed_at > PATIENCE:
+            if time.monotonic() - self._failed_at > FAILURE_TIMEOUT:
                 raise HpcmarlError(
                     f"rounds.reduce: {self._name}: a sum failed while all ranks live: {self._failure}"
                 )

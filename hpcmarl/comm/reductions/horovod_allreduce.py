@@ -27,7 +27,7 @@ def load() -> Any:
     return horovod.torch
 
 
-class HorovodSums(SumBackend):
+class HorovodAllReduce(SumBackend):
     """Horovod keeps one state a process, so there is at most one of these at a time."""
 
     @classmethod

@@ -44,7 +44,7 @@ class MpiSum(Reduction):
             return None
 
 
-class MpiSums(SumBackend):
+class MpiAllReduce(SumBackend):
     """Needs nothing but the communicator."""
 
     def __init__(self, communicator: Any, hosts: Sequence[str]) -> None:

@@ -25,12 +25,13 @@ from hpcmarl.comm.reductions.base import LibrarySum, SumBackend
 from hpcmarl.types import Array
 
 CONNECT_SECONDS = 20.0
-# a learner may take its time to join; the dead are found by MPI, the frozen by topology.silence_seconds
+# a learner may take its time to join; the dead are found by MPI, the frozen by
+# topology.heartbeat_timeout_seconds
 SUM_SECONDS = 86_400.0
 LOOPBACK = "127.0.0.1"
 
 
-class TorchSums(SumBackend):
+class TorchAllReduce(SumBackend):
     """What gloo and nccl have in common."""
 
     name: ClassVar[str]
@@ -89,7 +90,7 @@ def _sum_options() -> Any:
     return options
 
 
-class GlooSums(TorchSums):
+class GlooAllReduce(TorchAllReduce):
     """On the processor, over TCP."""
 
     name = "gloo"
@@ -137,7 +138,7 @@ class GlooSums(TorchSums):
             ) from error
 
 
-class NcclSums(TorchSums):
+class NcclAllReduce(TorchAllReduce):
     """On the learners' GPUs: the vector is moved to the device and back."""
 
     name = "nccl"

@@ -37,7 +37,7 @@ MAPPO = Preset(
     },
     settings={
         "algo.name": Setting("ppo", f"{SCRIPT}: algo rmappo"),
-        "algo.critic": Setting("full", f"{CONFIG}: use_centralized_V True, use_obs_instead_of_state False"),
+        "algo.critic": Setting("state", f"{CONFIG}: use_centralized_V True, use_obs_instead_of_state False"),
         "algo.unroll": Setting(400, f"{SCRIPT}: episode_length 400"),
         "algo.epochs": Setting(
             15, f"{CONFIG}: ppo_epoch 15", "their scripts have 15 for 3m, 5 for 3s5z and MMM2"
@@ -131,7 +131,7 @@ IPPO = replace(
     summary="MAPPO with a critic of each agent's own observation",
     settings={
         **MAPPO.settings,
-        "algo.critic": Setting("dec", f"{PROGRAM}: ippo sets use_centralized_V False"),
+        "algo.critic": Setting("independent", f"{PROGRAM}: ippo sets use_centralized_V False"),
         "algo.critic_input": Setting(
             "team", f"{PROGRAM}: use_centralized_V False", "an agent's own observation, whatever the key says"
         ),

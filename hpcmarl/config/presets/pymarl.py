@@ -61,8 +61,8 @@ def _replayed(yaml: str) -> dict[str, Setting]:
         "algo.epsilon_final": Setting(0.05, f"{yaml}: epsilon_finish 0.05"),
         "algo.epsilon_steps": Setting(50_000, f"{yaml}: epsilon_anneal_time 50000"),
         "algo.replay.episodes": Setting(5000, f"{yaml}: buffer_size 5000"),
-        "algo.replay.starts": Setting(32, f"{RUN}: can_sample(batch_size)"),
-        "algo.replay.ratio": Setting(
+        "algo.replay.learning_starts": Setting(32, f"{RUN}: can_sample(batch_size)"),
+        "algo.replay.samples_per_insert": Setting(
             32.0, f"{RUN}: a batch of 32 after every episode", "batch_size over batch_size_run"
         ),
         "algo.replay.recent": Setting(0, f"{RUN}: one buffer, drawn from uniformly"),
@@ -133,7 +133,7 @@ COMA = Preset(
     settings={
         "algo.name": Setting("coma", f"{COMA_YAML}: learner coma_learner"),
         **AGENTS,
-        "algo.critic": Setting("full", f"{COMA_CRITIC}: the state and the agent's observation"),
+        "algo.critic": Setting("state", f"{COMA_CRITIC}: the state and the agent's observation"),
         "algo.critic_network.hidden": Setting([128, 128], f"{COMA_CRITIC}: fc1, fc2 of 128 units"),
         "algo.critic_network.activation": Setting("relu", f"{COMA_CRITIC}: F.relu"),
         "algo.unroll": Setting(

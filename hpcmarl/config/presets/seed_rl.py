@@ -22,7 +22,7 @@ MA_TRACE = Preset(
     ),
     settings={
         "algo.name": Setting("ma_trace", f"{README}: run_local.sh starcraft vtrace"),
-        "algo.critic": Setting("obs", f"{NETWORKS}: full_state_critic False"),
+        "algo.critic": Setting("joint_observation", f"{NETWORKS}: full_state_critic False"),
         "algo.ratios": Setting("joint", f"{LEARNER}: log_prob of the joint action"),
         "algo.rho_max": Setting(1.0, f"{VTRACE}: clip_rho_threshold 1, clip_pg_rho_threshold 1"),
         "algo.c_max": Setting(1.0, f"{VTRACE}: cs, at most 1"),

@@ -46,7 +46,7 @@ class TurnSlot(SlotAdapter):
         self.infos = self.environment.infos
         self._join()
         self._before = self._living
-        self._bury(row, None)
+        self._mark_dead(row, None)
         self._blank(row, views)
         if self._living:
             self._write(row, views)
@@ -64,7 +64,7 @@ class TurnSlot(SlotAdapter):
         self._add_rewards()
         self.infos = dict(self.environment.infos)  # before the dead are forgotten
         self._mark(row, views)
-        self._bury(row, views)
+        self._mark_dead(row, views)
         if cut and self._living:
             for place in self._living.values():
                 if place.agent in self._before:
@@ -127,7 +127,7 @@ class TurnSlot(SlotAdapter):
         }
         self._living = {**self._living, **joined}
 
-    def _bury(self, row: int, views: Views | None) -> None:
+    def _mark_dead(self, row: int, views: Views | None) -> None:
         """Take the turns of the dead until a living agent is selected; what they are still paid belongs to
         this row."""
         environment = self.environment

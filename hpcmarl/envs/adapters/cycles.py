@@ -68,11 +68,11 @@ class Cycle:
             given = inner.rewards
             for other in inner.agents:
                 rewards[other] += given[other]
-        told = dict(inner.terminations), dict(inner.truncations), dict(inner.infos)
+        ends = dict(inner.terminations), dict(inner.truncations), dict(inner.infos)
         observations = {agent: inner.observe(agent) for agent in inner.agents}
         while inner.agents and (
             inner.terminations[inner.agent_selection] or inner.truncations[inner.agent_selection]
         ):
             inner.step(None)  # PettingZoo's way to take the dead off the list
         self._converted.agents = inner.agents
-        return observations, rewards, *told
+        return observations, rewards, *ends

@@ -123,9 +123,9 @@ class GymnasiumAgents:
         )
         rewards = {agent: float(part) for agent, part in self._of_agents(reward).items()}
         ends, cuts = self._flags(terminated), self._flags(truncated)
-        told = self._of_agents(observation), rewards, ends, cuts, dict.fromkeys(self.agents, info)
+        result = self._of_agents(observation), rewards, ends, cuts, dict.fromkeys(self.agents, info)
         self.agents = [agent for agent in self.agents if not (ends[agent] or cuts[agent])]
-        return told
+        return result
 
     def _step_alone(
         self, actions: dict[str, Any]

@@ -68,7 +68,7 @@ class ParallelSlot(SlotAdapter):
             (place for place in self._places if place.policy == number), key=lambda place: place.column
         )
         agents = [place.agent for place in places]
-        pick = itemgetter(*agents) if len(agents) > 1 else lambda told: (told[agents[0]],)
+        pick = itemgetter(*agents) if len(agents) > 1 else lambda by_agent: (by_agent[agents[0]],)
         return Members(agents, pick, places[0].shape, all(place.convert is None for place in places))
 
     def begin(self, seed: int, row: int, views: Views) -> bool:

@@ -106,8 +106,8 @@ class Battle(ParallelEnv):  # type: ignore[misc]
         ends = {agent: agent in dead or (over and not late) for agent in acted}
         cuts = {agent: late and agent not in dead for agent in acted}
         self.agents = [agent for agent in acted if not (ends[agent] or cuts[agent])]
-        told = {"win": bool(info.get("battle_won", False))}
-        return seen, dict.fromkeys(acted, float(reward)), ends, cuts, dict.fromkeys(acted, told)
+        info_of_agent = {"win": bool(info.get("battle_won", False))}
+        return seen, dict.fromkeys(acted, float(reward)), ends, cuts, dict.fromkeys(acted, info_of_agent)
 
     def _observe(self) -> dict[str, Any]:
         """Of the agents that acted last."""

@@ -51,7 +51,7 @@ class NativeBatch(BatchedEnvironment):
         record: bool,
     ) -> None:
         self.spec, self.slots = spec, slots
-        self.counts = Counter(restarts=0, hangs=0, bad_numbers=0, quarantined=0)
+        self.counts = Counter(restarts=0, hangs=0, find_nonfinite=0, quarantined=0)
         self.episode_index = np.full(slots, -1, np.int64)
         self.episode_step = np.zeros(slots, np.int64)
         self._players, self._seeds, self._record, self._limit = players, seeds, record, config.max_steps
@@ -140,10 +140,10 @@ class NativeBatch(BatchedEnvironment):
             truncated = ~over & ~self._resting & (self.episode_step >= self._limit)
             ends[truncated] = TRUNCATED
         for name, seats in self._seats:
-            told = outcome.policies[name]
-            told.reward[...] = rewards[:, seats]
-            told.terminated[...] = over[:, None]
-            told.truncated[...] = truncated[:, None]
+            own = outcome.policies[name]
+            own.reward[...] = rewards[:, seats]
+            own.terminated[...] = over[:, None]
+            own.truncated[...] = truncated[:, None]
         finished = ends.nonzero()[0]
         if len(finished):
             self._finish(finished, truncated[finished], outcome)
@@ -272,7 +272,8 @@ def refuse_state(config: EnvConfig, with_state: bool) -> None:
     """Raises ConfigError where a state is wanted: these games have none."""
     if with_state:
         raise ConfigError(
-            f"env.id {config.id} has no state(); choose algo.critic: obs or dec, or an environment that has "
+            f"env.id {config.id} has no state(); choose algo.critic: joint_observation or independent, or an "
+            "environment that has "
             "one"
         )
 

@@ -67,9 +67,9 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
         from hpcmarl.envs.games.openspiel import Play, load
 
         return spec_of(Play(load(game, config)), config, policies)
-    from hpcmarl.envs.probe import survey
+    from hpcmarl.envs.probe import probe
 
-    return survey(config, policies)[1].spec
+    return probe(config, policies)[1].spec
 
 
 def make(

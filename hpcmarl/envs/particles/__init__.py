@@ -84,9 +84,9 @@ def takes(config: EnvConfig) -> bool:
 
 def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> EnvironmentSpec:
     """The spec of the package's environment, which checks the arguments. Raises as make_environment does."""
-    from hpcmarl.envs.probe import survey
+    from hpcmarl.envs.probe import probe
 
-    return survey(config, policies)[1].spec
+    return probe(config, policies)[1].spec
 
 
 def make(

@@ -85,9 +85,10 @@ class ParticleBatch(NativeBatch):
                 f"{where}: agent {self._players[player]} is rewarded with {rewards[number, player]}"
             )
         if self._common_reward:
-            for number, told in unequal_rewards(rewards.astype(np.float32), self._players):
+            for number, problem in unequal_rewards(rewards.astype(np.float32), self._players):
                 raise EnvironmentFailure(
-                    f"environment {self.spec.id} in slot {self._seeds.first_slot + int(rows[number])} {told}"
+                    f"environment {self.spec.id} in slot {self._seeds.first_slot + int(rows[number])} "
+                    f"{problem}"
                 )
         # the package cuts an episode at its last step, even if it is over there
         over = (

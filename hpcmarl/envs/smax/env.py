@@ -21,7 +21,7 @@ from gymnasium import spaces
 from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs.base import BatchedEnvironment, Seeds, episode_seed
 from hpcmarl.envs.grouping import AgentView, group_agents, teams_of
-from hpcmarl.envs.nonfinite import bad_numbers
+from hpcmarl.envs.nonfinite import find_nonfinite
 from hpcmarl.envs.slot import TERMINATED, TRUNCATED, Views
 from hpcmarl.envs.smax.maps import find_map, load
 from hpcmarl.envs.spaces import view_action, view_observation
@@ -89,7 +89,7 @@ class SmaxBatch(BatchedEnvironment):
         self._jax = load(config.id)
         game = find_map(config)
         self.spec, self.slots = spec, slots
-        self.counts = Counter(restarts=0, hangs=0, bad_numbers=0, quarantined=0)
+        self.counts = Counter(restarts=0, hangs=0, find_nonfinite=0, quarantined=0)
         self.episode_index = np.full(slots, -1, np.int64)
         self.episode_step = np.zeros(slots, np.int64)
         self._seeds, self._record, self._with_state = seeds, record, with_state
@@ -136,35 +136,35 @@ class SmaxBatch(BatchedEnvironment):
         for name, columns in zip(self._names, self._columns, strict=True):
             self._actions[:, columns] = actions[name] if self._discrete else np.clip(actions[name], 0.0, 1.0)
         acted, resting = self._alive, self._resting
-        self._states, last, told, shown = self._games.advance(
+        self._states, last, result, shown = self._games.advance(
             self._states, self._actions, self._current, self._following, self._limit
         )
-        ends = told["end"]
+        ends = result["end"]
         if resting.any():
             ends, acted = np.where(resting, 0, ends), acted & ~resting[:, None]
         over = ends != 0
         self.episode_step += 1
-        self._tell(told, ends, acted, views, outcome)
+        self._tell(result, ends, acted, views, outcome)
         self._show(shown, views, None)
         views.episode_start[...] = over
         if over.any():
-            self._finish(np.flatnonzero(over), last, told, outcome)
+            self._finish(np.flatnonzero(over), last, result, outcome)
         self._rest(outcome, views)
         self._check_numbers(outcome, views)
 
     def _tell(
-        self, told: Mapping[str, Array], ends: Array, acted: Array, views: Views, outcome: Outcome
+        self, result: Mapping[str, Array], ends: Array, acted: Array, views: Views, outcome: Outcome
     ) -> None:
         """Rewards and flags of the step. acted [E, N]: who lived before it."""
         outcome.finals.clear()
         outcome.episodes.clear()
         outcome.episode_end[...] = ends
-        self._returns += told["reward"]
-        survived = acted & told["survive"]
+        self._returns += result["reward"]
+        survived = acted & result["survive"]
         truncated = survived & (ends == TRUNCATED)[:, None]
         terminated = acted & ~survived | survived & (ends == TERMINATED)[:, None]
         for number, (name, columns) in enumerate(zip(self._names, self._columns, strict=True)):
-            outcome.policies[name].reward[...] = told["reward"][:, columns]
+            outcome.policies[name].reward[...] = result["reward"][:, columns]
             views.terminated[number][...] = terminated[:, columns]
             views.truncated[number][...] = truncated[:, columns]
 
@@ -180,7 +180,7 @@ class SmaxBatch(BatchedEnvironment):
         if views.state is not None:
             views.state[rows] = shown["state"][rows]
 
-    def _finish(self, rows: IntArray, last: Any, told: Mapping[str, Array], outcome: Outcome) -> None:
+    def _finish(self, rows: IntArray, last: Any, result: Mapping[str, Array], outcome: Outcome) -> None:
         """Tell of the episodes that ended in these rows, and number the next ones. last: the states they were
         left in."""
         cut = [row for row in rows.tolist() if outcome.episode_end[row] == TRUNCATED]
@@ -203,7 +203,7 @@ class SmaxBatch(BatchedEnvironment):
             (each.sum(1) / each.shape[1]).tolist(),
             zip(*by_policy, strict=True),
             (outcome.episode_end[rows] == TERMINATED).tolist(),
-            told["win"][rows].tolist(),
+            result["win"][rows].tolist(),
             strict=True,
         )
         for row, index, length, mean, returns, terminated, won in told_of:
@@ -251,7 +251,7 @@ class SmaxBatch(BatchedEnvironment):
                 mask[rows] = True
 
     def _check_numbers(self, outcome: Outcome | None, views: Views) -> None:
-        for row, agent, what in bad_numbers(self.spec, outcome, views):
+        for row, agent, what in find_nonfinite(self.spec, outcome, views):
             slot = self._seeds.first_slot + row
             where = (
                 f"{self.spec.id} in slot {slot} (seed {self._current[row]}, episode "

@@ -166,8 +166,8 @@ class Games:
         N], end [E] uint8 (types.Outcome.episode_end), win [E], survive [E, N]. The games that ended show
         their next episode.
         """
-        coming, last, told, shown = self._advance(states, actions, seeds, following, limit)
-        return coming, last, _numpy(told), _numpy(shown)
+        coming, last, result, shown = self._advance(states, actions, seeds, following, limit)
+        return coming, last, _numpy(result), _numpy(shown)
 
 
 @lru_cache(maxsize=16)

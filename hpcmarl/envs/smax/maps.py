@@ -44,9 +44,9 @@ def load(id: str) -> ModuleType:
         try:
             return importlib.import_module(GAMES)
         except ImportError as error:
-            told = " ".join(str(error).split())
+            reason = " ".join(str(error).split())
             raise MissingPackageError(
-                f"env.id {id}: JaxMARL cannot be imported: {told}; pip install 'hpcmarl[smax]'"
+                f"env.id {id}: JaxMARL cannot be imported: {reason}; pip install 'hpcmarl[smax]'"
             ) from error
 
 

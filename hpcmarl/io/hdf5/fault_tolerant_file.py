@@ -25,7 +25,7 @@ from h5py._objects import phil
 KEPT = 1 << 20  # bytes: larger writes are data, which HDF5 does not read again
 
 
-class SturdyFile(io.RawIOBase):
+class FaultTolerantFile(io.RawIOBase):
     """A new file, open for reading and writing; an old one of that name is removed, never written through.
 
     With `fresh` an old one stays, and FileExistsError is raised. Raises OSError."""
@@ -128,13 +128,13 @@ _writers: weakref.WeakSet[Closable] = weakref.WeakSet()
 _open_files: weakref.WeakSet[h5py.File] = weakref.WeakSet()
 
 
-def create(path: Path, *, fresh: bool = False, **options: Any) -> tuple[h5py.File, SturdyFile]:
+def create(path: Path, *, fresh: bool = False, **options: Any) -> tuple[h5py.File, FaultTolerantFile]:
     """A new HDF5 file and the disk's side of it: ask that one with `check` after writing; `fresh`: as of
     SturdyFile. Raises OSError."""
     with phil:
         if _ended:
             raise OSError(errno.ESHUTDOWN, "the process is ending")
-        sink = SturdyFile(path, fresh=fresh)
+        sink = FaultTolerantFile(path, fresh=fresh)
         try:
             file = h5py.File(sink, "w", **options)
         except BaseException:
@@ -144,7 +144,7 @@ def create(path: Path, *, fresh: bool = False, **options: Any) -> tuple[h5py.Fil
     return file, sink
 
 
-def close(file: h5py.File, sink: SturdyFile) -> None:
+def close(file: h5py.File, sink: FaultTolerantFile) -> None:
     """Closes both; a failed disk is no error here."""
     try:
         file.close()

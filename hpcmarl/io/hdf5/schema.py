@@ -26,7 +26,7 @@ from hpcmarl.errors import FormatError
 from hpcmarl.io.atomic import LOCK_ERRORS, errno_of, open_regular, remedy, storage_error
 from hpcmarl.io.hdf5.fault_tolerant_file import close, create
 from hpcmarl.io.hdf5.filters import check_filters
-from hpcmarl.io.hdf5.unclosed_file import UnfinishedFile
+from hpcmarl.io.hdf5.unclosed_file import UnclosedHDF5File
 from hpcmarl.packing import plain
 
 TRAJECTORIES, CHECKPOINT, METRICS, SIMULATION = (
@@ -182,7 +182,7 @@ def open_checked(
 
 def _open(path: Path, unfinished: bool) -> h5py.File:
     try:
-        return h5py.File(UnfinishedFile(path) if unfinished else path, "r")
+        return h5py.File(UnclosedHDF5File(path) if unfinished else path, "r")
     except OSError as error:
         text = str(error)
         if "truncated" in text or "eof" in text.lower():

@@ -88,7 +88,7 @@ class _Reader:
     def __init__(self, budget: int) -> None:
         self.budget = budget
 
-    def spend(self, group: h5py.Group, size: int) -> None:
+    def consume_restart(self, group: h5py.Group, size: int) -> None:
         self.budget -= size
         if self.budget < 0:
             raise FormatError(
@@ -105,7 +105,7 @@ class _Reader:
         items: dict[str, Any] = {}
         for name in group.attrs:
             items[_decode_name(name)] = value = read_attribute(group, name)
-            self.spend(group, len(value) if isinstance(value, (str, list, dict)) else 1)
+            self.consume_restart(group, len(value) if isinstance(value, (str, list, dict)) else 1)
         for name in group:
             item = group[name]
             items[_decode_name(name)] = (
@@ -125,7 +125,7 @@ class _Reader:
         return items
 
     def array(self, dataset: h5py.Dataset) -> NDArray[Any]:
-        self.spend(dataset.parent, math.prod(dataset.shape) * dataset.dtype.itemsize)
+        self.consume_restart(dataset.parent, math.prod(dataset.shape) * dataset.dtype.itemsize)
         array = np.empty(dataset.shape, dataset.dtype)
         if array.size:
             dataset.read_direct(array)

@@ -58,7 +58,7 @@ def has_beginning(path: Path) -> bool:
     return not flags & _WRITING or bool(flags & _SWMR_WRITING)
 
 
-class UnfinishedFile(io.RawIOBase):
+class UnclosedHDF5File(io.RawIOBase):
     """A read-only view of a file; its repr is the path, so that h5py reports it as the file's name. Raises
     FormatError, OSError."""
 

@@ -141,7 +141,7 @@ class Met:
             for what in ("mean", "std")
         }
         lengths = float(np.mean([episode.length for episode in self.episodes]))
-        told = {
+        facts = {
             "row": self.row,
             "column": self.column,
             "side": self.side,
@@ -150,7 +150,7 @@ class Met:
             "episodes": games,
         }
         return {
-            **told,
+            **facts,
             "score": score / games,
             "score_low": float(low),
             "score_high": float(high),

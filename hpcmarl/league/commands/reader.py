@@ -20,9 +20,9 @@ from hpcmarl.errors import ConfigError, FormatError, UsageError
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from hpcmarl.io.pool import Pool
 from hpcmarl.league.core.snapshots import Snapshot
-from hpcmarl.league.core.state import Book
+from hpcmarl.league.core.state import LeagueState
 from hpcmarl.league.runtime.opponent_env import side_of
-from hpcmarl.league.runtime.sides import Game, game_of
+from hpcmarl.league.runtime.sides import GameSides, game_of
 from hpcmarl.league.runtime.startup import read_book
 from hpcmarl.roles.origin import check_environments_of
 from hpcmarl.types import EnvironmentSpec, FloatArray
@@ -36,8 +36,8 @@ class LeagueRun:
     checkpoint: Path
     config: Config
     spec: EnvironmentSpec
-    game: Game
-    book: Book
+    game: GameSides
+    book: LeagueState
     pool: Pool
 
     def algorithm(self, side: str) -> Model:

@@ -56,15 +56,18 @@ class Tournament:
 
     def play(self, row: int, column: int) -> None:
         """All episodes of one pair."""
-        told = meet(self.league, self.entrants[row], self.entrants[column], *self.settings).figures()
-        self.conditions = {name: told[name] for name in ("episodes", "greedy", "seed")}
+        figures = meet(self.league, self.entrants[row], self.entrants[column], *self.settings).figures()
+        self.conditions = {name: figures[name] for name in ("episodes", "greedy", "seed")}
         cooperative = self.league.config.league is not None and self.league.config.league.cooperative
-        won = told["score"] * told["episodes"]
-        self.games[row, column] = self.games[column, row] = told["episodes"]
-        self.score[row, column], self.score[column, row] = won, won if cooperative else told["episodes"] - won
+        won = figures["score"] * figures["episodes"]
+        self.games[row, column] = self.games[column, row] = figures["episodes"]
+        self.score[row, column], self.score[column, row] = (
+            won,
+            won if cooperative else figures["episodes"] - won,
+        )
         self.returns[row, column], self.returns[column, row] = (
-            told["row_return_mean"],
-            told["column_return_mean"],
+            figures["row_return_mean"],
+            figures["column_return_mean"],
         )
 
     def result(self) -> Result:

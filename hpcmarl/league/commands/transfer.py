@@ -1,5 +1,5 @@
-"""`hpcmarl league carry`: a league's snapshot made to fit a configuration with other observations, checked,
-as a file that members can start from."""
+"""`hpcmarl league transfer`: a league's snapshot made to fit a configuration with other observations,
+checked, as a file that members can start from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmarl.algos import make_model
-from hpcmarl.algos.surgery import NEW, carry_over
+from hpcmarl.algos.transfer import NEW, transfer_parameters
 from hpcmarl.config import Config
 from hpcmarl.config.file import dump_config
 from hpcmarl.envs import describe
@@ -26,8 +26,8 @@ def carry(league: LeagueRun, name: str, config: Config, features: Sequence[str],
     which must not exist.
 
     features: POLICY=LIST each, see `parse_features`. Returns snapshot, side, file, parameters, difference
-    (see surgery.Carried), carried, widened, begun (names). Raises UsageError and ConfigError for what does
-    not fit, StorageError, FormatError."""
+    (see surgery.Transferred), carried, widened, begun (names). Raises UsageError and ConfigError for what
+    does not fit, StorageError, FormatError."""
     if out.exists():
         raise UsageError(f"--out {out}: exists; name another file")
     if config.league is None:
@@ -45,11 +45,11 @@ def carry(league: LeagueRun, name: str, config: Config, features: Sequence[str],
     new = make_model(side_of(spec, game.sides[snapshot.side]), config.algo, config.seed)
     old = league.algorithm(snapshot.side)
     old.load_parameters(league.pool.parameters(snapshot.name, old.size))
-    carried = carry_over(old, new, parse_features(features))
+    carried = transfer_parameters(old, new, parse_features(features))
     facts = {
         "member": snapshot.name,
         "side": snapshot.side,
-        "life": 1,
+        "generation": 1,
         "version": 0,
         "env_steps": 0,
         "opponents": [],
@@ -67,8 +67,8 @@ def carry(league: LeagueRun, name: str, config: Config, features: Sequence[str],
         {**written, "name": out.stem, "carried_from": f"{league.directory}/{snapshot.name}"},
     )
     names = {"carried": carried.carried, "widened": carried.widened, "begun": carried.begun}
-    told = {"snapshot": snapshot.name, "side": snapshot.side, "file": str(out)}
-    return {**told, "parameters": int(carried.parameters.size), "difference": carried.difference, **names}
+    facts = {"snapshot": snapshot.name, "side": snapshot.side, "file": str(out)}
+    return {**facts, "parameters": int(carried.parameters.size), "difference": carried.difference, **names}
 
 
 def parse_features(given: Sequence[str]) -> dict[str, list[int]]:

@@ -20,8 +20,8 @@ class Snapshot:
     """A frozen policy. member: its index; updates, env_steps: of the member in all, when it was frozen; bad:
     its file does not verify.
 
-    life: of its member, another one after a reset. met [k, 2]: the snapshots that its term met most, and in
-    how many games; what a run that was killed met after its last checkpoint is not known."""
+    generation: of its member, another one after a reset. met [k, 2]: the snapshots that its term met most,
+    and in how many games; what a run that was killed met after its last checkpoint is not known."""
 
     name: str
     member: int
@@ -31,7 +31,7 @@ class Snapshot:
     env_steps: int
     seconds: float
     bad: bool = False
-    life: int = 1
+    generation: int = 1
     met: IntArray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
 
 
@@ -42,7 +42,7 @@ COLUMNS = {
     "env_steps": np.int64,
     "seconds": np.float64,
     "bad": np.bool_,
-    "life": np.int64,
+    "generation": np.int64,
 }
 
 

@@ -27,8 +27,8 @@ from hpcmarl.types import IntArray
 
 @dataclass
 class Member:
-    """One member's progress. A life is training from initial weights on; versions are counted in the present
-    one, `before` holds the earlier ones.
+    """One member's progress. A generation is training from initial weights on; versions are counted in the
+    present one, `before` holds the earlier ones.
 
     terms: snapshots frozen, the initial weights (0) not counted; against: games against each snapshot; team:
     who trains it now."""
@@ -39,7 +39,7 @@ class Member:
     config: MemberConfig
     live: LiveRecord
     matchmaker: Matchmaker
-    life: int = 1
+    generation: int = 1
     version: int = 0
     frozen_version: int = 0
     env_steps: int = 0
@@ -53,23 +53,23 @@ class Member:
 
     @property
     def updates(self) -> int:
-        """In all its lives."""
+        """In all its generations."""
         return self.updates_before + self.version
 
     @property
     def all_env_steps(self) -> int:
-        """In all its lives."""
+        """In all its generations."""
         return self.env_steps_before + self.env_steps
 
     @property
     def directory(self) -> str:
         """Its checkpoints and metrics, in the run's directory."""
-        return f"members/{self.name}/{self.life:04d}"
+        return f"members/{self.name}/{self.generation:04d}"
 
 
 MOST_MET = 5  # opponents of a term that a snapshot remembers
 PROGRESS = (
-    "life",
+    "generation",
     "version",
     "frozen_version",
     "env_steps",
@@ -80,7 +80,7 @@ PROGRESS = (
 )
 
 
-class Book:
+class LeagueState:
     """members: name -> (settings, side); `sides`: one, or the two that meet. Numbers of snapshots are their
     places in `snapshots`."""
 
@@ -123,9 +123,10 @@ class Book:
     # ---- members
 
     def seed_of(self, member: Member) -> int:
-        """The seed of a member's present life."""
+        """The seed of a member's present generation."""
         return int(
-            np.random.SeedSequence([self.seed, member.index, member.life]).generate_state(1)[0] & 0x7FFFFFFF
+            np.random.SeedSequence([self.seed, member.index, member.generation]).generate_state(1)[0]
+            & 0x7FFFFFFF
         )
 
     def freezing(self, member: Member) -> FreezeConfig:
@@ -133,7 +134,7 @@ class Book:
         return member.config.kind.freeze if member.config.kind is not None else self.config.freeze
 
     def term_end(self, member: Member) -> int:
-        """The version of its present life at which it is frozen in any case."""
+        """The version of its present generation at which it is frozen in any case."""
         most = self.freezing(member).most_updates
         end = member.frozen_version + most
         # frozen in vain, when the disk was full
@@ -192,7 +193,7 @@ class Book:
         """Whom it is to meet now. Raises ValueError where there is nobody."""
         return member.matchmaker.mixture(self.view(member))
 
-    def may_begin(self, member: Member) -> bool:
+    def is_ready(self, member: Member) -> bool:
         """Whether its next term can begin: PSRO answers to what was evaluated, so every pair must have been
         played once."""
         maker = member.config.matchmaking or self.config.matchmaking
@@ -207,7 +208,7 @@ class Book:
         return complete
 
     def on_progress(self, member: Member, version: int, env_steps: int, episodes: int) -> None:
-        """How far it is in its present life."""
+        """How far it is in its present generation."""
         self.changes += version != member.version
         member.version, member.env_steps, member.episodes = version, env_steps, episodes
 
@@ -248,7 +249,7 @@ class Book:
             member.updates,
             member.all_env_steps,
             seconds,
-            life=member.life,
+            generation=member.generation,
         )
         snapshot.met = np.array(member.met.most_common(MOST_MET), np.int64).reshape(-1, 2)
         member.met.clear()
@@ -261,14 +262,14 @@ class Book:
             self.config.fresh
             or (isinstance(member.matchmaker, MemberKind) and member.matchmaker.resets(self.generator))
         ):
-            member.life += 1
+            member.generation += 1
             member.updates_before, member.env_steps_before = member.updates, member.all_env_steps
             member.version = member.frozen_version = member.env_steps = 0
             member.live.clear()
         self._pool_changed()
         return snapshot
 
-    def put_aside(self, name: str) -> None:
+    def quarantine(self, name: str) -> None:
         """A snapshot's file does not verify: nobody meets it any more."""
         number = self.numbers[name]
         if not self.snapshots[number].bad:

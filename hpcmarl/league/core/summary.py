@@ -16,7 +16,7 @@ import numpy as np
 from hpcmarl.errors import MissingPackageError
 from hpcmarl.league.core.psro import ALPHA_RANK_STATES
 from hpcmarl.league.core.ratings import SkillRatings
-from hpcmarl.league.core.state import Book, Member
+from hpcmarl.league.core.state import LeagueState, Member
 from hpcmarl.maths.meta_strategies import Mixtures, alpha_rank, nash
 from hpcmarl.maths.ratings import elo
 from hpcmarl.types import Array
@@ -34,7 +34,7 @@ class UnknownError(Exception):
     """A part that cannot be had, and why; never leaves this module."""
 
 
-def summarise(book: Book) -> Result:
+def summarise(book: LeagueState) -> Result:
     """See the module's docstring; units are in the keys or in docs/league.md."""
     reasons: dict[str, str] = {}
     means = mean_against_all(book)
@@ -78,7 +78,7 @@ def known_cells(games: Array, values: Array) -> list[list[float | None]]:
     ]
 
 
-def _snapshot(book: Book, number: int) -> Result:
+def _snapshot(book: LeagueState, number: int) -> Result:
     snapshot = book.snapshots[number]
     met = [{"snapshot": book.snapshots[other].name, "games": games} for other, games in snapshot.met.tolist()]
     return {
@@ -89,13 +89,15 @@ def _snapshot(book: Book, number: int) -> Result:
         "updates": snapshot.updates,
         "env_steps": snapshot.env_steps,
         "seconds": snapshot.seconds,
-        "life": snapshot.life,
+        "generation": snapshot.generation,
         "bad": snapshot.bad,
         "met_most": met,
     }
 
 
-def _member(book: Book, member: Member, ratings: list[Result] | None, means: list[float | None]) -> Result:
+def _member(
+    book: LeagueState, member: Member, ratings: list[Result] | None, means: list[float | None]
+) -> Result:
     newest = book.newest(member)
     number = None if newest is None else book.numbers[newest.name]
     rated = {} if ratings is None or number is None else ratings[number]
@@ -109,7 +111,7 @@ def _member(book: Book, member: Member, ratings: list[Result] | None, means: lis
         "trains": member.config.trains,
         "newest": None if newest is None else newest.name,
         "snapshots": sum(snapshot.member == member.index for snapshot in book.snapshots),
-        "lives": member.life,
+        "generations": member.generation,
         "updates": member.updates,
         "env_steps": member.all_env_steps,
         **{name: rated.get(name) for name in ("rating_elo", "rating_elo_low", "rating_elo_high")},
@@ -119,7 +121,7 @@ def _member(book: Book, member: Member, ratings: list[Result] | None, means: lis
     }
 
 
-def mean_against_all(book: Book) -> list[float | None]:
+def mean_against_all(book: LeagueState) -> list[float | None]:
     """Each snapshot's mean score over those that it has met in matches (itself left out), each of them
     weighing the same."""
     games, score = book.payoff.games().copy(), book.payoff.mean_score()
@@ -133,7 +135,7 @@ def mean_against_all(book: Book) -> list[float | None]:
     ]
 
 
-def _ratings(book: Book, means: list[float | None]) -> list[Result]:
+def _ratings(book: LeagueState, means: list[float | None]) -> list[Result]:
     """Elo of each snapshot by a Bradley-Terry fit of all games (maths/ratings.py)."""
     if book.config.cooperative:
         raise UnknownError("players of a cooperative game do not beat each other; see payoff")
@@ -147,13 +149,13 @@ def _ratings(book: Book, means: list[float | None]) -> list[Result]:
     return rows
 
 
-def sides_met(book: Book) -> tuple[Array, Array]:
+def sides_met(book: LeagueState) -> tuple[Array, Array]:
     """The good snapshots of the first side, and of the side that it meets (the same ones where there is one
     side). Rows and columns."""
     return book.side_numbers(book.sides[0]), book.side_numbers(book.sides[-1])
 
 
-def _side_mixtures(book: Book, solve: Callable[[Array], Mixtures], most: int) -> Mixtures:
+def _side_mixtures(book: LeagueState, solve: Callable[[Array], Mixtures], most: int) -> Mixtures:
     rows, columns = sides_met(book)
     if book.config.cooperative:
         raise UnknownError("a cooperative game has no opponents to mix against")
@@ -164,7 +166,7 @@ def _side_mixtures(book: Book, solve: Callable[[Array], Mixtures], most: int) ->
     return solve(book.payoff.mean_score(rows, columns, prior_games=PRIOR_GAMES))
 
 
-def _alpha_rank(book: Book) -> Mixtures:
+def _alpha_rank(book: LeagueState) -> Mixtures:
     rows, columns = sides_met(book)
     symmetric = len(book.sides) == 1
     states = len(rows) if symmetric else len(rows) * len(columns)
@@ -173,7 +175,7 @@ def _alpha_rank(book: Book) -> Mixtures:
     return _side_mixtures(book, lambda payoff: alpha_rank(payoff, symmetric=symmetric), states)
 
 
-def _spread(book: Book, mixtures: Mixtures) -> list[float]:
+def _spread(book: LeagueState, mixtures: Mixtures) -> list[float]:
     """One share for each snapshot; those of a side add up to 1, bad ones have none."""
     shares = np.zeros(len(book.snapshots))
     for numbers, mixture in zip(sides_met(book), mixtures, strict=True):
@@ -181,7 +183,7 @@ def _spread(book: Book, mixtures: Mixtures) -> list[float]:
     return shares.tolist()
 
 
-def _openskill(book: Book) -> list[Result]:
+def _openskill(book: LeagueState) -> list[Result]:
     """Weng and Lin's ratings, the pairs told in the order of the snapshots."""
     if book.config.cooperative:
         raise UnknownError("players of a cooperative game do not beat each other; see payoff")
@@ -201,7 +203,7 @@ def _openskill(book: Book) -> list[Result]:
     ]
 
 
-def _met(book: Book, member: Member) -> list[Result]:
+def _met(book: LeagueState, member: Member) -> list[Result]:
     """Whom it trained against, most games first; live_score: what it scores against them of late, with the
     league's prior."""
     numbers = np.array(sorted(member.against, key=lambda number: (-member.against[number], number)), np.int64)

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.io.pool import snapshot_name
-from hpcmarl.league.core.state import Book, Member
+from hpcmarl.league.core.state import LeagueState, Member
 from hpcmarl.roles.base import Context
 
 
 class Terms:
     """running: by the term's number, who is trained by which group."""
 
-    def __init__(self, context: Context, book: Book) -> None:
+    def __init__(self, context: Context, book: LeagueState) -> None:
         self.groups, self.book, self.limit = context.topology.groups, book, context.config.stop.updates
         self.free_groups: list[int] = []
         self.running: dict[int, tuple[Member, int]] = {}
@@ -54,12 +54,12 @@ class Terms:
         """The mixtures of those that train, where they have changed since the last time, for each rank of
         their teams."""
         for number, (member, group) in self.running.items():
-            if not self.book.may_begin(member):
+            if not self.book.is_ready(member):
                 continue  # its answer would be to something that nobody has played yet
             mixture = self._mixture(member)
-            told = mixture["names"].encode() + mixture["shares"].tobytes()
-            if self._told.get(number) != told:
-                self._told[number] = told
+            mixture_bytes = mixture["names"].encode() + mixture["shares"].tobytes()
+            if self._told.get(number) != mixture_bytes:
+                self._told[number] = mixture_bytes
                 for rank in self._ranks(group):
                     yield rank, {"world": number, **mixture}
 
@@ -94,7 +94,7 @@ class Terms:
         ]
 
     def _term(self, member: Member, group: int) -> dict[str, Any]:
-        """See team.Term."""
+        """See team.TrainingAssignment."""
         return {
             "world": self.number,
             "member": member.name,
@@ -105,7 +105,7 @@ class Terms:
             "directory": member.directory,
             "snapshot": snapshot_name(member.name, member.terms + 1),
             "seed": self.book.seed_of(member),
-            "life": member.life,
+            "generation": member.generation,
             "start": None if member.config.start is None else snapshot_name(member.name, 0),
             **self._mixture(member),
         }

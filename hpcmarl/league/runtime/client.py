@@ -25,21 +25,21 @@ from hpcmarl.league.runtime.matches import Matches
 from hpcmarl.league.runtime.opponent_env import side_of
 from hpcmarl.league.runtime.opponents import Opponents
 from hpcmarl.league.runtime.sides import game_of
-from hpcmarl.league.runtime.team import Team, Term
+from hpcmarl.league.runtime.team import Team, TrainingAssignment
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import Context, Interval, Role
 from hpcmarl.runtime.heartbeat import RunLost
 
 logger = logging.getLogger(__name__)
 TELL_SECONDS = 0.5
-TELLERS_A_SECOND = (
+MAX_REPORTS_PER_SECOND = (
     25.0  # of all ranks together: the league's server must not drown in what a thousand of them tell
 )
 
 
-def tell_seconds(ranks: int) -> float:
+def report_seconds(ranks: int) -> float:
     """How often each of so many ranks says what its episodes came to."""
-    return max(TELL_SECONDS, ranks / TELLERS_A_SECOND)
+    return max(TELL_SECONDS, ranks / MAX_REPORTS_PER_SECOND)
 
 
 class Client(Role):
@@ -63,15 +63,15 @@ class Client(Role):
         self.plays = not groups or context.rank in groups[0].actors
         self.matches = Matches(context.config, context.spec, self.game, self.pool, self._match_seed())
         self.team: Team | None = None
-        self.terms: deque[Term] = deque()
+        self.terms: deque[TrainingAssignment] = deque()
         self.lost: set[int] = set()
         self.early: list[Message] = []  # of terms that this rank has not begun
         self.begun = 0  # the newest term's number
         self.training_seconds = self.match_seconds = 0.0  # in this term
-        self.told_seconds = (0.0, 0.0)  # matches and training of this term, as the server was told
+        self.reported_seconds = (0.0, 0.0)  # matches and training of this term, as the server was told
         self.this_match_seconds = 0.0
         self.told_free = False
-        self.tell_due = Interval(tell_seconds(context.topology.size))
+        self.tell_due = Interval(report_seconds(context.topology.size))
 
     def _match_seed(self) -> int:
         return int(
@@ -83,7 +83,7 @@ class Client(Role):
 
     def on_message(self, message: Message) -> None:
         if message.kind is Kind.TERM:
-            self.terms.append(Term(**unpack(message.payload)))
+            self.terms.append(TrainingAssignment(**unpack(message.payload)))
         elif message.kind is Kind.MATCH:
             self.matches.begin(unpack(message.payload))
         elif message.kind is Kind.OPPONENTS:
@@ -125,7 +125,7 @@ class Client(Role):
     def work(self) -> bool:
         if not self.told_free:
             self.told_free = True
-            self._tell_free()
+            self._report_free()
         if self.team is None and self.terms:
             self._begin(self.terms.popleft())
             return True
@@ -136,15 +136,15 @@ class Client(Role):
             self.match_seconds += took
             self.this_match_seconds += took
             if outcome is not None:
-                self.tell(
+                self.send(
                     self.context.topology.server, Kind.RESULT, {**outcome, "seconds": self.this_match_seconds}
                 )
                 self.this_match_seconds = 0.0
             return True
         return self.team is not None and self._train(self.team)
 
-    def _tell_free(self) -> None:
-        self.tell(
+    def _report_free(self) -> None:
+        self.send(
             self.context.topology.server,
             Kind.FREE,
             {"group": self.group if self.leads else None, "plays": self.plays},
@@ -155,7 +155,7 @@ class Client(Role):
         share = self.league.evaluation.share
         return self.team is None or self.match_seconds * (1.0 - share) < share * self.training_seconds
 
-    def _begin(self, term: Term) -> None:
+    def _begin(self, term: TrainingAssignment) -> None:
         own = self.game.from_side(term.side)
         other, config = side_of(self.context.spec, own.other), self.context.config
         generator = np.random.default_rng([term.seed, term.world, self.context.rank])
@@ -168,7 +168,7 @@ class Client(Role):
         )
         self.begun = term.world
         self.training_seconds = self.match_seconds = 0.0
-        self.told_seconds = (0.0, 0.0)
+        self.reported_seconds = (0.0, 0.0)
         self.team = Team(self.context, self.game, term, opponents)
         for rank in self.lost.intersection(term.ranks):  # they died while the term was on its way
             self.team.transport.lose(rank)
@@ -187,30 +187,36 @@ class Client(Role):
         if busy:
             self.training_seconds += time.perf_counter() - began
         if self.tell_due.due() or team.done:
-            self._tell_progress(team)
+            self._report_progress(team)
         if team.done:
-            told = team.freeze() if team.leads else None
+            report = team.freeze() if team.leads else None
             self._leave(team)
-            if told is not None:
-                self.tell(self.context.topology.server, Kind.FROZEN, {**told, "group": self.group})
+            if report is not None:
+                self.send(self.context.topology.server, Kind.FROZEN, {**report, "group": self.group})
         return busy
 
-    def _tell_progress(self, team: Team) -> None:
+    def _report_progress(self, team: Team) -> None:
         """How far the member is (the leader tells), and what this rank's episodes came to."""
-        told: dict[str, Any] = {"member": team.term.member, "world": team.term.world}
+        report: dict[str, Any] = {"member": team.term.member, "world": team.term.world}
         if team.leads:
             totals = team.server.recorder.totals
-            told["progress"] = [team.server.engine.version, int(totals["env_steps"]), int(totals["episodes"])]
+            report["progress"] = [
+                team.server.engine.version,
+                int(totals["env_steps"]),
+                int(totals["episodes"]),
+            ]
         if played := team.opponents.take_played():
-            told["played"] = {name: own.row()[:2] for name, own in played.items()}
+            report["played"] = {name: own.row()[:2] for name, own in played.items()}
         if team.opponents.bad:
-            told["bad"] = sorted(team.opponents.bad)
+            report["bad"] = sorted(team.opponents.bad)
         if self.plays:
             spent = self.match_seconds, self.training_seconds
-            told["seconds"] = [now - before for now, before in zip(spent, self.told_seconds, strict=True)]
-            self.told_seconds = spent
-        if len(told) > 2:
-            self.tell(self.context.topology.server, Kind.PLAYED, told)
+            report["seconds"] = [
+                now - before for now, before in zip(spent, self.reported_seconds, strict=True)
+            ]
+            self.reported_seconds = spent
+        if len(report) > 2:
+            self.send(self.context.topology.server, Kind.PLAYED, report)
 
     def _leave(self, team: Team) -> None:
         self.team = None

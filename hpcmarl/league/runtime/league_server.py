@@ -27,7 +27,7 @@ from hpcmarl.roles.base import Context, Interval, Paced, Role
 
 logger = logging.getLogger(__name__)
 OPPONENTS_SECONDS = 1.0
-STOP_PATIENCE = 60.0
+STOP_TIMEOUT = 60.0
 
 
 class League(Role):
@@ -65,45 +65,45 @@ class League(Role):
         if message.kind is Kind.INTERRUPT:
             self._begin_stop("interrupted")
         else:
-            told = unpack(message.payload)
+            report = unpack(message.payload)
             if message.kind is Kind.FREE:
-                self._on_free(message.source, told)
+                self._on_free(message.source, report)
             elif message.kind is Kind.PLAYED:
-                self._on_played(told)
+                self._on_played(report)
             elif message.kind is Kind.FROZEN:
-                self._on_frozen(told)
+                self._on_frozen(report)
             elif message.kind is Kind.RESULT:
-                self._on_result(message.source, told)
+                self._on_result(message.source, report)
         message.release()
         self.records.busy_seconds += time.thread_time() - began
 
-    def _on_free(self, rank: int, told: Mapping[str, Any]) -> None:
-        if told["group"] is not None:
-            self.terms.free_groups.append(int(told["group"]))
-        if told["plays"]:
+    def _on_free(self, rank: int, report: Mapping[str, Any]) -> None:
+        if report["group"] is not None:
+            self.terms.free_groups.append(int(report["group"]))
+        if report["plays"]:
             self.free_ranks.append(rank)
 
-    def _on_played(self, told: Mapping[str, Any]) -> None:
-        self.records.on_seconds(*told.get("seconds", ()))
-        if told["world"] not in self.terms.running:
+    def _on_played(self, report: Mapping[str, Any]) -> None:
+        self.records.on_seconds(*report.get("seconds", ()))
+        if report["world"] not in self.terms.running:
             return
-        member, group = self.terms.running[told["world"]]
-        if "progress" in told:
-            self.book.on_progress(member, *told["progress"])
-        for name, (games, score) in told.get("played", {}).items():
+        member, group = self.terms.running[report["world"]]
+        if "progress" in report:
+            self.book.on_progress(member, *report["progress"])
+        for name, (games, score) in report.get("played", {}).items():
             self.book.on_played(member, name, int(games), score)
-        for name in told.get("bad", ()):
+        for name in report.get("bad", ()):
             self._put_aside(name)
         if self.phase == "train" and self.book.wins(member):
-            self._end_term(told["world"], group, "finished")
+            self._end_term(report["world"], group, "finished")
 
-    def _on_frozen(self, told: Mapping[str, Any]) -> None:
-        member = self.terms.over(told["world"], int(told["group"]))
+    def _on_frozen(self, report: Mapping[str, Any]) -> None:
+        member = self.terms.over(report["world"], int(report["group"]))
         if member is None:
             return
-        self.book.on_progress(member, told["version"], told["env_steps"], told["episodes"])
-        if told["snapshot"] is not None:
-            snapshot = self.book.add(member, told["snapshot"], member.terms + 1, self.records.seconds)
+        self.book.on_progress(member, report["version"], report["env_steps"], report["episodes"])
+        if report["snapshot"] is not None:
+            snapshot = self.book.add(member, report["snapshot"], member.terms + 1, self.records.seconds)
             logger.info(
                 "%s after %d updates, %d environment steps: %s is in the pool",
                 member.name,
@@ -113,19 +113,19 @@ class League(Role):
             )
             self.keep_wanted = True
 
-    def _on_result(self, rank: int, told: Mapping[str, Any]) -> None:
+    def _on_result(self, rank: int, report: Mapping[str, Any]) -> None:
         if self.matches.pop(rank, None) is None:
             return
         self.free_ranks.append(rank)
-        self.records.match_seconds += told["seconds"]
-        if told["bad"] is not None:
-            self._put_aside(told["bad"])
-        self.book.ended(told["row"], told["column"], told["played"])
+        self.records.match_seconds += report["seconds"]
+        if report["bad"] is not None:
+            self._put_aside(report["bad"])
+        self.book.ended(report["row"], report["column"], report["played"])
 
     def _put_aside(self, name: str) -> None:
         if not self.book.snapshots[self.book.numbers[name]].bad:
             logger.warning("snapshot %s does not verify: nobody meets it any more", name)
-            self.book.put_aside(name)
+            self.book.quarantine(name)
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
         """Its match is played by another, its team's member trained by another; a dead leader's member goes
@@ -197,7 +197,7 @@ class League(Role):
         if self.phase == "train" and self.opponents_due.due():
             began = time.perf_counter()
             for rank, opponents in self.terms.news():
-                self.tell(rank, Kind.OPPONENTS, opponents)
+                self.send(rank, Kind.OPPONENTS, opponents)
             self.opponents_due.took(time.perf_counter() - began)
         if not self.heard:
             return False
@@ -206,10 +206,10 @@ class League(Role):
             waiting = [
                 member
                 for member in self.book.members
-                if member.team is None and self.records.wants(member) and self.book.may_begin(member)
+                if member.team is None and self.records.wants(member) and self.book.is_ready(member)
             ]
             for rank, term in self.terms.give(waiting):
-                self.tell(rank, Kind.TERM, term)
+                self.send(rank, Kind.TERM, term)
         if self.phase in ("train", "judge"):
             while self.free_ranks and (pair := self.book.next_match()) is not None:
                 self._give_match(self.free_ranks.pop(0), *pair)
@@ -223,12 +223,12 @@ class League(Role):
             "side": side,
             "seed": int(self.book.generator.integers(1 << 31)),
         }
-        self.tell(rank, Kind.MATCH, self.matches[rank])
+        self.send(rank, Kind.MATCH, self.matches[rank])
 
     # ---- the end
 
     def _end_term(self, world: int, group: int, status: str) -> None:
-        self.tell(self.context.topology.groups[group].learner, Kind.STOP, {"world": world, "status": status})
+        self.send(self.context.topology.groups[group].learner, Kind.STOP, {"world": world, "status": status})
 
     def _begin_stop(self, status: str) -> None:
         if self.phase not in ("start", "train"):
@@ -240,7 +240,7 @@ class League(Role):
             group,
         ) in self.terms.running.items():  # what has hardly trained is kept for a resumption, but not frozen
             self._end_term(world, group, status if self.book.has_trained(member) else "interrupted")
-        self.until = time.monotonic() + STOP_PATIENCE
+        self.until = time.monotonic() + STOP_TIMEOUT
 
     def _begin_judging(self) -> None:
         """All ranks play matches for a while, unless the run is to go on later."""
@@ -249,7 +249,7 @@ class League(Role):
                 "no last word from group %d, which trained %s, within %.0f s",
                 group,
                 member.name,
-                STOP_PATIENCE,
+                STOP_TIMEOUT,
             )
         self.terms.running.clear()
         self.phase, self.heard = "judge", True
@@ -269,7 +269,7 @@ class League(Role):
         self.records.finish(self.status, None if error is None else str(error))
         code = EXIT_SUCCESS if self.status == "finished" else EXIT_FAILURE if error else EXIT_TRY_AGAIN
         for rank in range(self.context.topology.size):
-            self.tell(rank, Kind.EXIT, count=code)
+            self.send(rank, Kind.EXIT, count=code)
         self.phase, self.finished = "done", True
 
     def _keep(self) -> None:

@@ -16,9 +16,9 @@ from hpcmarl.config import Config, EvalConfig
 from hpcmarl.envs import BatchedEnvironment
 from hpcmarl.errors import FormatError
 from hpcmarl.io.pool import Pool
-from hpcmarl.league.runtime.opponent_env import Versus, side_of
+from hpcmarl.league.runtime.opponent_env import OpponentEnv, side_of
 from hpcmarl.league.runtime.opponents import Opponents, Played, Player
-from hpcmarl.league.runtime.sides import Game, score_of
+from hpcmarl.league.runtime.sides import GameSides, score_of
 from hpcmarl.roles.evaluator import Match, evaluation_environment
 from hpcmarl.types import EnvironmentSpec
 
@@ -36,7 +36,7 @@ class Matches:
         self,
         config: Config,
         spec: EnvironmentSpec,
-        game: Game,
+        game: GameSides,
         pool: Pool,
         seed: int,
         rules: Mapping[str, Player] | None = None,
@@ -103,7 +103,7 @@ class Matches:
         )
         opponents.change([self.task["column"]], np.ones(1), 0.0)
         greedy = self.league.evaluation.greedy
-        versus = Versus(self.environment, sides, opponents, score_of(self.league), generator, greedy)
+        versus = OpponentEnv(self.environment, sides, opponents, score_of(self.league), generator, greedy)
         self.match = Match(row, versus, self.settings.episodes, greedy, int(self.task["seed"]))
 
     def _player(self, name: str, side: str, place: int) -> Player:

@@ -63,7 +63,7 @@ def side_of(spec: EnvironmentSpec, policies: Sequence[str]) -> EnvironmentSpec:
     return replace(spec, policies=own, teams=(tuple(policies),), constant_sum=False)
 
 
-class Versus(BatchedEnvironment):
+class OpponentEnv(BatchedEnvironment):
     """`environment` shown from one side. score(own return, other's return): what an episode counts, 0 to 1; a
     side's return is the sum over steps of the mean over its agents of the reward. greedy: the others take
     their most probable actions."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.io.metrics_writer import MetricsWriter
-from hpcmarl.league.core.state import Book, Member
+from hpcmarl.league.core.state import LeagueState, Member
 from hpcmarl.roles.base import Context, Interval, Paced
 from hpcmarl.roles.server.recorder import keep_summary
 
@@ -28,7 +28,7 @@ class LeagueRecords:
     server itself; match_seconds: what all ranks together have spent in matches; actor_seconds: what actors
     have spent, while their teams trained, in matches and in training."""
 
-    def __init__(self, context: Context, book: Book) -> None:
+    def __init__(self, context: Context, book: LeagueState) -> None:
         self.context, self.book = context, book
         self.config = context.config
         self.metrics = MetricsWriter(context.run_directory)
@@ -64,7 +64,7 @@ class LeagueRecords:
 
     @property
     def env_steps(self) -> int:
-        """Of all members in all their lives."""
+        """Of all members in all their generations."""
         return sum(member.all_env_steps for member in self.book.members)
 
     def wants(self, member: Member) -> bool:
@@ -112,7 +112,7 @@ class LeagueRecords:
             return
         self.line_due = Interval(min(LONGEST_PAUSE, 2 * self.line_due.seconds))
         names = ", ".join(f"{member.name} ({member.updates:,} updates)" for member in trained()) or "nobody"
-        line = f"{self._share()} {self._words()}; in training: {names}; {matches} matches under way"
+        line = f"{self._share()} {self._text()}; in training: {names}; {matches} matches under way"
         logger.info("%s", line.strip())
 
     def _share(self) -> str:
@@ -122,7 +122,7 @@ class LeagueRecords:
         shares = [value / limit for limit, value in parts if limit]
         return f"{100 * min(1.0, max(shares)):.0f} %," if shares else ""
 
-    def _words(self) -> str:
+    def _text(self) -> str:
         figures = self._figures()
         return (
             f"{figures['seconds']:.0f} s, {figures['snapshots']} snapshots, {figures['env_steps']:,} "
@@ -176,7 +176,7 @@ class LeagueRecords:
         }
         self.metrics.close()
         keep_summary(self.context, summary)
-        logger.info("%s after %s", status, self._words())
+        logger.info("%s after %s", status, self._text())
         logger.info(
             "results in %s; ratings: hpcmarl league show %s",
             self.context.run_directory,
@@ -185,14 +185,14 @@ class LeagueRecords:
 
     def _member(self, member: Member) -> dict[str, Any]:
         met: Collection[int] = member.against.values()
-        told = {
+        facts = {
             "side": member.side,
             "terms": member.terms,
-            "lives": member.life,
+            "generations": member.generation,
             "updates": member.updates,
             "env_steps": member.all_env_steps,
         }
-        return {**told, "training_games": sum(met), "opponents_met": len(met)}
+        return {**facts, "training_games": sum(met), "opponents_met": len(met)}
 
     def close(self) -> None:
         self.metrics.close()

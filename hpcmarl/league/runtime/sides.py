@@ -13,7 +13,7 @@ from hpcmarl.types import EnvironmentSpec
 
 
 @dataclass(frozen=True)
-class Game:
+class GameSides:
     """sides: side -> its policies; one side where one policy can play everybody, else two. members: name ->
     settings; side: member -> side."""
 
@@ -32,7 +32,7 @@ class Game:
         return next((name for name in self.sides if name != side), side)
 
 
-def game_of(config: Config, spec: EnvironmentSpec) -> Game:
+def game_of(config: Config, spec: EnvironmentSpec) -> GameSides:
     """Raises ConfigError where the game has other than one or two sides, a side has no member, or a member
     has no side."""
     league = config.league
@@ -71,7 +71,7 @@ def game_of(config: Config, spec: EnvironmentSpec) -> Game:
             f"topology.groups: {groups} learners for {training} members that train, and only one can train "
             "each at a time; lower it"
         )
-    return Game(sides, members, side, league.own_seats)
+    return GameSides(sides, members, side, league.own_seats)
 
 
 def _sides(league: LeagueConfig, spec: EnvironmentSpec) -> dict[str, tuple[str, ...]]:

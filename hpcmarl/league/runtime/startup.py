@@ -24,9 +24,9 @@ from hpcmarl.io.pool import (
     snapshot_path,
     write_snapshot,
 )
-from hpcmarl.league.core.state import Book
+from hpcmarl.league.core.state import LeagueState
 from hpcmarl.league.runtime.opponent_env import side_of
-from hpcmarl.league.runtime.sides import Game, game_of
+from hpcmarl.league.runtime.sides import GameSides, game_of
 from hpcmarl.roles.base import Context
 from hpcmarl.types import EnvironmentSpec
 
@@ -53,11 +53,12 @@ def check_league(config: Config, spec: EnvironmentSpec) -> None:
         ):
             raise ConfigError(
                 f"league.members.{name}.start: {member.start} holds {found} parameters where the "
-                f"configuration makes {size}; hpcmarl league carry makes a snapshot fit changed observations"
+                f"configuration makes {size}; hpcmarl league transfer makes a snapshot fit changed "
+                "observations"
             )
 
 
-def _check_met(config: Config, game: Game) -> None:
+def _check_met(config: Config, game: GameSides) -> None:
     """Matchmaking `fixed` must name members, one of the other side among them. Raises ConfigError."""
     assert config.league is not None
     for name, member in game.members.items():
@@ -83,14 +84,14 @@ def _check_met(config: Config, game: Game) -> None:
             )
 
 
-def new_book(config: Config, game: Game) -> Book:
+def new_book(config: Config, game: GameSides) -> LeagueState:
     """The book of a league in which nothing has happened."""
     assert config.league is not None
     members = {name: (member, game.side[name]) for name, member in game.members.items()}
-    return Book(config.league, members, tuple(game.sides), config.seed)
+    return LeagueState(config.league, members, tuple(game.sides), config.seed)
 
 
-def read_book(config: Config, game: Game, state: dict[str, Any], source: Path) -> Book:
+def read_book(config: Config, game: GameSides, state: dict[str, Any], source: Path) -> LeagueState:
     """The book as a checkpoint's state has it. Raises FormatError where the state is not that of this
     league."""
     book = new_book(config, game)
@@ -131,7 +132,7 @@ def check_league_state(
     read_book(config, game, state, source)
 
 
-def adopt_snapshots(book: Book, pool: Path, seconds: float) -> None:
+def adopt_snapshots(book: LeagueState, pool: Path, seconds: float) -> None:
     """Take in what was frozen after the last checkpoint was written, and notice what is gone."""
     there = list_snapshots(pool)
     for snapshot in book.snapshots:
@@ -141,7 +142,7 @@ def adopt_snapshots(book: Book, pool: Path, seconds: float) -> None:
                 snapshot_path(pool, snapshot.name),
                 snapshot.name,
             )
-            book.put_aside(snapshot.name)
+            book.quarantine(snapshot.name)
     members = {member.name: member for member in book.members}
     for name in there:
         owner, term = parse_name(name)
@@ -150,11 +151,13 @@ def adopt_snapshots(book: Book, pool: Path, seconds: float) -> None:
         member = members[owner]
         try:
             _, attributes = read_snapshot(snapshot_path(pool, name))
-            life, version, env_steps = (int(attributes[key]) for key in ("life", "version", "env_steps"))
+            generation, version, env_steps = (
+                int(attributes[key]) for key in ("generation", "version", "env_steps")
+            )
         except (FormatError, KeyError, TypeError, ValueError) as error:
             logger.warning("%s; it is put aside in %s", error, quarantine(pool, name).parent)
             continue
-        if term != member.terms + 1 or life != member.life:
+        if term != member.terms + 1 or generation != member.generation:
             logger.warning(
                 "%s is no continuation of %s as the checkpoint has it; it is left alone", name, owner
             )
@@ -164,7 +167,7 @@ def adopt_snapshots(book: Book, pool: Path, seconds: float) -> None:
         logger.info("%s was frozen after the last checkpoint: it is in the pool", name)
 
 
-def freeze_beginnings(context: Context, book: Book, game: Game, pool: Path) -> None:
+def freeze_beginnings(context: Context, book: LeagueState, game: GameSides, pool: Path) -> None:
     """Every member's initial weights are its snapshot 0: somebody to meet from the first episode on."""
     config = context.config
     with contextlib.suppress(FileExistsError):
@@ -181,7 +184,7 @@ def freeze_beginnings(context: Context, book: Book, game: Game, pool: Path) -> N
         facts = {
             "member": member.name,
             "side": member.side,
-            "life": member.life,
+            "generation": member.generation,
             "version": 0,
             "env_steps": 0,
             "opponents": [],

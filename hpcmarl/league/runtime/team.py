@@ -30,9 +30,9 @@ from hpcmarl.io.run_directory import RunDirectory
 from hpcmarl.io.run_lock import RunLock, acquire, read_owner
 from hpcmarl.io.starts import Start, write_start
 from hpcmarl.launch.ownership import this_owner
-from hpcmarl.league.runtime.opponent_env import Versus, side_of
+from hpcmarl.league.runtime.opponent_env import OpponentEnv, side_of
 from hpcmarl.league.runtime.opponents import Opponents
-from hpcmarl.league.runtime.sides import Game, score_of
+from hpcmarl.league.runtime.sides import GameSides, score_of
 from hpcmarl.roles.base import Context
 from hpcmarl.roles.server.server import Server
 from hpcmarl.roles.state_checks import check_state
@@ -45,11 +45,12 @@ MOST_NAMED = 100  # opponents in a snapshot's attributes, which have little room
 
 
 @dataclass(frozen=True)
-class Term:
+class TrainingAssignment:
     """What a team is to do. world: its number, from 1; ranks: of the job, the leader first; group: in
     topology.groups; until: the member's version at which the term ends; directory: the member's, in the
-    run's; snapshot: the name of what is frozen; seed, life: of the member; start: the snapshot that it begins
-    a life as, None: random weights; names (with spaces between), shares, own_share: see Opponents.change."""
+    run's; snapshot: the name of what is frozen; seed, generation: of the member; start: the snapshot that it
+    begins a generation as, None: random weights; names (with spaces between), shares, own_share: see
+    Opponents.change."""
 
     world: int
     member: str
@@ -60,14 +61,14 @@ class Term:
     directory: str
     snapshot: str
     seed: int
-    life: int
+    generation: int
     start: str | None
     names: str
     shares: Any
     own_share: float
 
 
-def term_config(config: Config, term: Term) -> Config:
+def term_config(config: Config, term: TrainingAssignment) -> Config:
     """The configuration of a term as a run of its own."""
     group = config.topology.group_list[term.group]
     return config.model_copy(
@@ -77,7 +78,7 @@ def term_config(config: Config, term: Term) -> Config:
             "name": term.member,
             "stop": StopConfig(updates=term.until, seconds_before_limit=None),
             "topology": config.topology.model_copy(
-                update={"groups": (group,), "silence_seconds": None}
+                update={"groups": (group,), "heartbeat_timeout_seconds": None}
             ),  # the job's ranks look after that
             "eval": config.eval.model_copy(
                 update={"episodes": 0, "every_updates": None, "every_seconds": None}
@@ -116,7 +117,9 @@ def lock_member(directory: Path, start: int) -> RunLock:
 class Team:
     """`done`: the term is over on this rank; `step` until then."""
 
-    def __init__(self, context: Context, game: Game, term: Term, opponents: Opponents) -> None:
+    def __init__(
+        self, context: Context, game: GameSides, term: TrainingAssignment, opponents: Opponents
+    ) -> None:
         """context: the job's."""
         self.term, self.opponents, self.context = term, opponents, context
         self.transport = TeamTransport(context.transport, term.ranks, term.world)
@@ -142,7 +145,7 @@ class Team:
             path,
             side_of(context.spec, own.own),
             whole=context.spec,
-            game=lambda environment: Versus(
+            game=lambda environment: OpponentEnv(
                 environment, own, opponents, score_of(league), generator, league.evaluation.greedy
             ),
             start_number=context.start_number * TERMS_OF_A_START + term.world,
@@ -227,7 +230,7 @@ class Team:
         about the term."""
         server, term = self.server, self.term
         totals = server.recorder.totals
-        told = {
+        facts_of_snapshot = {
             "member": term.member,
             "world": term.world,
             "snapshot": None,
@@ -238,8 +241,8 @@ class Team:
             "seconds": server.recorder.seconds,
         }
         if server.status != "finished":
-            return told
-        facts = {name: told[name] for name in ("member", "version", "env_steps")}
+            return facts_of_snapshot
+        facts = {name: facts_of_snapshot[name] for name in ("member", "version", "env_steps")}
         with self._in_charge():
             if self.inner.lock is not None:
                 self.inner.lock.check()
@@ -247,7 +250,7 @@ class Team:
             **self.inner.attributes("learner"),
             **facts,
             "side": term.side,
-            "life": term.life,
+            "generation": term.generation,
             "opponents": self._met_most(),
         }
         try:
@@ -261,8 +264,8 @@ class Team:
             if self.context.config.checkpoint.on_error == "stop":
                 raise
             logger.error("%s; %s goes on without having been frozen", error, term.member)
-            return told
-        return {**told, "snapshot": term.snapshot}
+            return facts_of_snapshot
+        return {**facts_of_snapshot, "snapshot": term.snapshot}
 
     def _met_most(self) -> list[str]:
         """Those with the largest shares when the term began."""

@@ -21,7 +21,7 @@ from hpcmarl.comm.transport import Message
 from hpcmarl.envs import Seeds, make_environment
 from hpcmarl.packing import unpack
 from hpcmarl.roles.actor.episode_turns import UNLIMITED, EpisodeTurns
-from hpcmarl.roles.actor.sender import Outbox
+from hpcmarl.roles.actor.sender import RolloutSender
 from hpcmarl.roles.actor.trajectories import trajectory_writer
 from hpcmarl.roles.base import REPORTS_PER_SECOND, Context, Interval, Role, generator_for
 from hpcmarl.roles.deterministic_quota import actor_quota
@@ -63,7 +63,7 @@ class Actor(Role):
         self.writer = trajectory_writer(context, self.index, with_state=self.algorithm.needs_state)
         self.slot_numbers = np.arange(self.index * self.slots, (self.index + 1) * self.slots, dtype=np.int64)
         layout = self.codec.layout(context.arena_steps, self.slots)
-        self.outbox = Outbox(context, layout, self.index)
+        self.outbox = RolloutSender(context, layout, self.index)
         self.row = 0  # of the arena: the coming step
         self.memory = self.algorithm.initial_memory(self.slots)
         assembler = (
@@ -103,8 +103,8 @@ class Actor(Role):
             self._close(int(message.header["version"]))
         elif message.kind is Kind.START:
             self._start(unpack(message.payload))
-        elif message.kind is Kind.SNAPSHOT:
-            self.tell(
+        elif message.kind is Kind.CHECKPOINT_REQUEST:
+            self.send(
                 self.context.topology.server,
                 Kind.STATE,
                 self.state_dict(),
@@ -189,7 +189,7 @@ class Actor(Role):
             return False
         self.closed = self.closing
         sent = self.outbox.sent if self.version == self.closing else 0
-        self.tell(self.group.learner, Kind.CLOSED, version=self.closing, count=sent)
+        self.send(self.group.learner, Kind.CLOSED, version=self.closing, count=sent)
         return True
 
     def _start(self, state: dict[str, Any]) -> None:
@@ -329,12 +329,12 @@ class Actor(Role):
         return True
 
     def _report(self) -> None:
-        told: dict[str, Any] = {**self.counters, "waiting_seconds": self.waited}
-        told |= {**self.environment.counts, "dropped_steps": self.outbox.dropped_steps}
+        counters: dict[str, Any] = {**self.counters, "waiting_seconds": self.waited}
+        counters |= {**self.environment.counts, "dropped_steps": self.outbox.dropped_steps}
         if self.writer is not None:
-            told |= {f"trajectory_{name}": value for name, value in self.writer.statistics.items()}
-        report = {"actor": self.index, "counters": told, "times": self.timer.sums, "bare": self.bare}
-        self.tell(self.context.topology.server, Kind.REPORT, report)
+            counters |= {f"trajectory_{name}": value for name, value in self.writer.statistics.items()}
+        report = {"actor": self.index, "counters": counters, "times": self.timer.sums, "bare": self.bare}
+        self.send(self.context.topology.server, Kind.REPORT, report)
 
     def _stop(self) -> bool:
         """Close the open shard, tell the last counters and state, and be done."""
@@ -343,7 +343,7 @@ class Actor(Role):
         if self.writer is not None:
             self.writer.close()
         self._report()
-        self.tell(
+        self.send(
             self.context.topology.server,
             Kind.STATE,
             self.state_dict(),

@@ -23,7 +23,7 @@ ARENAS = 3  # one being written, two on their way
 EPISODES_UNDER_WAY = 64
 
 
-class Outbox:
+class RolloutSender:
     """`arena` is the one being written; `sent` counts trajectories since the actor last set it to 0.
 
     env_steps: steps taken since the last message, told with the next one; dropped_steps: environment steps of

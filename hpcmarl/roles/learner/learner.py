@@ -38,10 +38,10 @@ from hpcmarl.optim.sparse import needs_all
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import REPORTS_PER_SECOND, Context, Interval, Role
 from hpcmarl.roles.learner.critic_memory import CriticMemory
-from hpcmarl.roles.learner.nonfinite import GradientGuard
-from hpcmarl.roles.learner.optimizer_replica import Replica
-from hpcmarl.roles.learner.replay_buffer import Replay
-from hpcmarl.roles.learner.rollout_queue import Iterations, Queue, Work
+from hpcmarl.roles.learner.nonfinite import NonFiniteGradientFilter
+from hpcmarl.roles.learner.optimizer_replica import OptimizerReplica
+from hpcmarl.roles.learner.replay_buffer import ReplayBuffer
+from hpcmarl.roles.learner.rollout_queue import GradientBatch, MinibatchSampler, RolloutQueue
 from hpcmarl.roles.learner.round_end import RoundEnd
 from hpcmarl.roles.learner.start_order import StartOrder
 from hpcmarl.roles.statistics import EpisodeLog, Means
@@ -75,11 +75,11 @@ class Learner(Role):
         self.learning_seconds = 0.0
         self.sending: list[SendHandle] = []
         self.replica = (
-            Replica(context, self.algorithm, self.group.index) if config.rounds.collective else None
+            OptimizerReplica(context, self.algorithm, self.group.index) if config.rounds.collective else None
         )
         self.critic_memory = CriticMemory(self.algorithm)
         self.means, self.episodes = Means(), EpisodeLog()
-        self.guard = GradientGuard(config)
+        self.guard = NonFiniteGradientFilter(config)
         self.report = Interval(
             max(config.logging.every_seconds, len(context.topology.groups) / REPORTS_PER_SECOND)
         )
@@ -89,15 +89,15 @@ class Learner(Role):
         self.snapshot_wanted: int | None = None
         self.progress = 0  # environment steps of the whole run, as the server told
 
-    def _make_feed(self) -> Queue:
+    def _make_feed(self) -> RolloutQueue:
         """What the algorithm wants."""
         algo, given = self.context.config.algo, (self.context, self.group, self.rule)
         if isinstance(algo, QLearningConfig):
             assert isinstance(self.algorithm, QLearning)
-            return Replay(*given, self.algorithm, algo.replay)
+            return ReplayBuffer(*given, self.algorithm, algo.replay)
         if self.context.in_order:
             return StartOrder(*given, self.algorithm)
-        return (Iterations if self.algorithm.epochs else Queue)(*given, self.algorithm)
+        return (MinibatchSampler if self.algorithm.epochs else RolloutQueue)(*given, self.algorithm)
 
     # ---- messages
 
@@ -110,14 +110,14 @@ class Learner(Role):
         elif message.kind is Kind.START:
             self.progress = int(message.header["env_steps"])
             self._start(unpack(message.payload), int(message.header["version"]))
-        elif message.kind is Kind.SNAPSHOT:
+        elif message.kind is Kind.CHECKPOINT_REQUEST:
             self.snapshot_wanted = int(message.header["version"])
             self._snapshot()
         elif message.kind is Kind.CLOSE:
             self.round_end.begin(int(message.header["version"]))
             self.feed.closing = True
             for rank in self.links:
-                self.tell(rank, Kind.CLOSE, version=int(message.header["version"]))
+                self.send(rank, Kind.CLOSE, version=int(message.header["version"]))
         elif message.kind is Kind.CLOSED:
             self.round_end.closed(
                 message.source, int(message.header["version"]), int(message.header["count"])
@@ -193,8 +193,8 @@ class Learner(Role):
         self.snapshot_wanted = None
         self.feed.save(wanted, final=False)
         for rank in self.group.actors:
-            self.tell(rank, Kind.SNAPSHOT, version=wanted)
-        self.tell(self.context.topology.server, Kind.STATE, self.state_dict(), version=wanted)
+            self.send(rank, Kind.CHECKPOINT_REQUEST, version=wanted)
+        self.send(self.context.topology.server, Kind.STATE, self.state_dict(), version=wanted)
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
         if self.links.pop(rank, None) is not None:
@@ -235,7 +235,7 @@ class Learner(Role):
         self._learn(work)
         return True
 
-    def _take(self) -> Work | None:
+    def _take(self) -> GradientBatch | None:
         """The work for the next gradient, or none if the group has to wait (for rollouts, for a new version,
         for the line)."""
         if self.version < 0 or (self.replica is not None and self.replica.busy):
@@ -249,15 +249,15 @@ class Learner(Role):
         """Tell the server once that all of this round is delivered."""
         if self.feed.entries or (version := self.round_end.due()) is None:
             return False
-        self.tell(self.context.topology.server, Kind.CLOSED, version=version, group=self.group.index)
+        self.send(self.context.topology.server, Kind.CLOSED, version=version, group=self.group.index)
         return True
 
-    def _learn(self, work: Work) -> None:
+    def _learn(self, work: GradientBatch) -> None:
         """Compute the gradient of these rollouts, send or keep it."""
         rollouts, count = work.rollouts, work.count
         began = time.perf_counter()
         wanted = self._wanted()
-        self.algorithm.learn_where(wanted)
+        self.algorithm.set_gradient_mask(wanted)
         vector, statistics = self.feed.gradient(work)
         if not self.guard.accepts(vector, work.actor_ranks, self.version):
             self.feed.refuse(work)
@@ -335,7 +335,7 @@ class Learner(Role):
             "learning_seconds": self.learning_seconds,
             "waiting_seconds": self.waited,
         }
-        self.tell(self.context.topology.server, Kind.REPORT, tree)
+        self.send(self.context.topology.server, Kind.REPORT, tree)
         self.feed.unused_steps, self.learning_seconds, self.waited = 0, 0.0, 0.0
         self.feed.late = self.feed.overflow = self.feed.repeated = self.guard.refused = self.learned_steps = (
             self.dense_gradient_steps
@@ -369,9 +369,9 @@ class Learner(Role):
         if self.finished or (self.replica is not None and self.version < self.last_version):
             return False
         for rank in self.group.actors:
-            self.tell(rank, Kind.STOP)
+            self.send(rank, Kind.STOP)
         self._report()
-        self.tell(
+        self.send(
             self.context.topology.server,
             Kind.STATE,
             self.state_dict(),

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 BAD_IN_A_ROW = 100  # gradients that are not finite, until even faults.on_nan: skip gives up
 
 
-class GradientGuard:
+class NonFiniteGradientFilter:
     """`refused` counts since the learner last set it to 0."""
 
     def __init__(self, config: Config) -> None:
@@ -33,7 +33,7 @@ class GradientGuard:
             return True
         bad = int(np.flatnonzero(~np.isfinite(vector))[0])
         ranks = ", ".join(map(str, sorted(set(actor_ranks))))
-        told = (
+        problem = (
             f"the gradient of rollouts from rank {ranks} at version {version} is not finite (parameter "
             f"{bad} is {vector[bad]})"
         )
@@ -41,13 +41,14 @@ class GradientGuard:
         self._in_a_row += 1
         if not self.skip:
             raise FloatingPointError(
-                f"{told}; lower optimizer.step_size or set optimizer.max_gradient_norm; faults.on_nan: skip "
+                f"{problem}; lower optimizer.step_size or set optimizer.max_gradient_norm; faults.on_nan: "
+                "skip "
                 "leaves it out"
             )
         if self._in_a_row == BAD_IN_A_ROW:
             raise FloatingPointError(
-                f"{told}, the {BAD_IN_A_ROW}th in a row; lower optimizer.step_size or set "
+                f"{problem}, the {BAD_IN_A_ROW}th in a row; lower optimizer.step_size or set "
                 "optimizer.max_gradient_norm"
             )
-        logger.warning("%s; left out", told)
+        logger.warning("%s; left out", problem)
         return False

@@ -21,7 +21,7 @@ from hpcmarl.roles.base import Context
 from hpcmarl.types import Array, BoolArray, FloatArray
 
 
-class Replica:
+class OptimizerReplica:
     """`busy` while a round is being closed, or learners are left out: the learner then makes no gradient."""
 
     def __init__(self, context: Context, algorithm: Algorithm, group: int) -> None:
@@ -62,7 +62,7 @@ class Replica:
         """The first point and its version, after loading a resumed run's optimizer."""
         if state is not None:
             self.optimizer.load_state_dict(state)
-        return self.optimizer.point(), self.optimizer.updates
+        return self.optimizer.query_point(), self.optimizer.updates
 
     def add(self, vector: FloatArray, count: int) -> None:
         """Add a gradient to this round's own sum."""
@@ -108,7 +108,7 @@ class Replica:
         if not np.all(np.isfinite(direction)):
             raise FloatingPointError(f"the summed direction of round {self.optimizer.updates} is not finite")
         self.optimizer.step(direction)
-        return self.optimizer.point(), self._closing.popleft()
+        return self.optimizer.query_point(), self._closing.popleft()
 
     def go_on_without(self, lost: int) -> tuple[Array, int] | None:
         """Begin to leave a dead learner out of the sums; the round under way is summed again among the
@@ -149,4 +149,4 @@ class Replica:
             return None
         self.optimizer.load_state_dict(unpack(newer))  # this learner's contribution is in it
         self._contribution = None
-        return self.optimizer.point(), self._closing.popleft()
+        return self.optimizer.query_point(), self._closing.popleft()

@@ -36,7 +36,7 @@ from hpcmarl.optim.rounds import RoundRule
 from hpcmarl.roles.base import Context, generator_for
 from hpcmarl.roles.deterministic_quota import actor_quota
 from hpcmarl.roles.learner.priorities import UNKNOWN, Priorities, normalised
-from hpcmarl.roles.learner.rollout_queue import Queue, Work
+from hpcmarl.roles.learner.rollout_queue import GradientBatch, RolloutQueue
 from hpcmarl.rollouts.codec import OpenedMessage
 from hpcmarl.types import EnvironmentSpec, FloatArray, IntArray, Rollout
 
@@ -45,7 +45,7 @@ MEGABYTE = 1e6
 
 
 @dataclass(kw_only=True)
-class PrioritisedWork(Work):
+class PrioritisedWork(GradientBatch):
     """Episodes that were drawn by priorities: importance weights [B] in the order of the rollouts and of the
     slots in each, their numbers in the replay [B], and their errors once the gradient is made."""
 
@@ -54,7 +54,7 @@ class PrioritisedWork(Work):
     errors: EpisodeErrors | None = None
 
 
-class Replay(Queue):
+class ReplayBuffer(RolloutQueue):
     """collected: episodes that came in this run; used: how often episodes were learned from; allowed: how
     many more draws ratio permits; unmade: how many more it would permit, had the episodes not left
     meanwhile."""
@@ -106,11 +106,11 @@ class Replay(Queue):
         ):
             self._forget_oldest()
         self.collected += 1
-        if self.collected >= config.starts:
+        if self.collected >= config.learning_starts:
             # what an episode still allowed when it left is forgotten
-            most = max(config.ratio, 1.0) * len(self.episodes)
-            self.unmade += max(0.0, self.allowed + config.ratio - most)
-            self.allowed = min(self.allowed + config.ratio, most)
+            most = max(config.samples_per_insert, 1.0) * len(self.episodes)
+            self.unmade += max(0.0, self.allowed + config.samples_per_insert - most)
+            self.allowed = min(self.allowed + config.samples_per_insert, most)
 
     def _forget_oldest(self) -> None:
         self.bytes -= self.episodes.popleft().buffer.nbytes
@@ -136,17 +136,18 @@ class Replay(Queue):
 
     def _plenty(self, version: int) -> bool:
         """Draws for two gradients."""
-        return self.collected >= self.config.starts and self.allowed >= 2 * self._wanted(version, 0) > 0
+        started = self.collected >= self.config.learning_starts
+        return started and self.allowed >= 2 * self._wanted(version, 0) > 0
 
     # ---- out
 
-    def take(self, version: int, delivered: int) -> Work | None:
+    def take(self, version: int, delivered: int) -> GradientBatch | None:
         wanted = self._wanted(version, delivered)
         if self.context.config.deterministic:
             ready = wanted > 0 and (delivered > 0 or self._all_arrived(version))
         else:
             wanted = min(wanted, len(self.episodes))
-            ready = wanted > 0 and self.collected >= self.config.starts and self.allowed >= wanted
+            ready = wanted > 0 and self.collected >= self.config.learning_starts and self.allowed >= wanted
         return self._draw(wanted, version) if ready else None
 
     def _all_arrived(self, version: int) -> bool:
@@ -163,7 +164,7 @@ class Replay(Queue):
                 self._shrink()
         return True
 
-    def _draw(self, wanted: int, version: int) -> Work:
+    def _draw(self, wanted: int, version: int) -> GradientBatch:
         """At most `wanted` episodes."""
         generator = generator_for(self.context.config.seed, "learner", self.group.index, version, self.draws)
         self.draws += 1
@@ -183,7 +184,7 @@ class Replay(Queue):
         self.allowed -= len(drawn)
         if self.priorities is not None:
             return self._prioritised(self.priorities, drawn, count)
-        return Work(*self._contents(sorted(drawn.tolist())))
+        return GradientBatch(*self._contents(sorted(drawn.tolist())))
 
     def _contents(self, drawn: Sequence[int]) -> tuple[list[Rollout], list[int], list[int]]:
         """Rollouts of the episodes with these indices, the ranks that sampled them and the versions, as of
@@ -195,7 +196,7 @@ class Replay(Queue):
             [message.version for message in messages],
         )
 
-    def _prioritised(self, priorities: Priorities, drawn: IntArray, count: int) -> Work:
+    def _prioritised(self, priorities: Priorities, drawn: IntArray, count: int) -> GradientBatch:
         """Work of drawn indices, the first `count` of them by priorities. The newest were drawn all alike:
         nothing is to be corrected there."""
         weights = np.ones(len(drawn))
@@ -207,25 +208,26 @@ class Replay(Queue):
             *contents, weights=normalised(weights[order]), numbers=priorities.numbers(drawn[order])
         )
 
-    def gradient(self, work: Work) -> tuple[FloatArray, dict[str, float]]:
+    def gradient(self, work: GradientBatch) -> tuple[FloatArray, dict[str, float]]:
         """With importance weights, where there are any."""
         if not isinstance(work, PrioritisedWork):
             return super().gradient(work)
         vector, statistics, work.errors = self.algorithm.weighed_gradient(work.rollouts, work.weights)
         return vector, statistics
 
-    def done(self, work: Work, version: int) -> None:
+    def done(self, work: GradientBatch, version: int) -> None:
         """Episodes stay; their priorities follow what the gradient found."""
         if self.priorities is not None and isinstance(work, PrioritisedWork) and work.errors is not None:
             self.priorities.learn(work.numbers, work.errors)
 
-    def refuse(self, work: Work) -> None:
+    def refuse(self, work: GradientBatch) -> None:
         """So they do here, and others are drawn next: it may have been the networks' fault."""
 
     def statistics(self) -> dict[str, float]:
-        """replay_ratio: how often an episode was learned from, over the run; at algo.replay.ratio the learner
-        waits for its actors. replay_shortfall: share of what algo.replay.ratio asks for that was not learned.
-        replay_distance: see algos/q_learning.py, `distance`."""
+        """replay_ratio: how often an episode was learned from, over the run; at
+        algo.replay.samples_per_insert the learner waits for its actors. replay_shortfall: share of what
+        algo.replay.samples_per_insert asks for that was not learned. replay_distance: see
+        algos/q_learning.py, `distance`."""
         return {
             "replay_episodes": len(self.episodes),
             "replay_megabytes": self.bytes / MEGABYTE,

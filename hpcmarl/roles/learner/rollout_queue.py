@@ -36,7 +36,7 @@ GRADIENTS_KEPT = (
 
 
 @dataclass
-class Entry:
+class QueuedRollout:
     """A rollout and how many more gradients it takes part in; its memory is the message's."""
 
     message: Message
@@ -46,14 +46,14 @@ class Entry:
 
 
 @dataclass
-class Work:
+class GradientBatch:
     """The rollouts of one gradient, the ranks that sampled them, and under which version each trajectory;
     entries: what a queue keeps of them."""
 
     rollouts: list[Rollout]
     actor_ranks: list[int]
     versions: list[int]
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[QueuedRollout] = field(default_factory=list)
 
     @property
     def count(self) -> int:
@@ -61,7 +61,7 @@ class Work:
         return len(self.versions)
 
 
-class Queue:
+class RolloutQueue:
     """`late`, `overflow`: trajectories dropped since the learner last set them to 0: too old, or more than
     `limit` messages. `unused_steps`: environment steps since then that were dropped because the learner is
     behind, not because their round was over. `repeated`: trajectories since then whose gradient came when its
@@ -73,19 +73,19 @@ class Queue:
 
     def __init__(self, context: Context, group: Group, rule: RoundRule, algorithm: Algorithm) -> None:
         self.context, self.group, self.rule, self.algorithm = context, group, rule, algorithm
-        self.entries: deque[Entry] = deque()
+        self.entries: deque[QueuedRollout] = deque()
         self.limit = context.queue_limit(group)
         self.reuse = int(getattr(context.config.algo, "reuse", 1))
         self.late = self.overflow = self.repeated = self.unused_steps = 0
         # of the newest gradients: the round, and the rollouts that make no other
-        self._sent: deque[tuple[int, list[Entry]]] = deque()
+        self._sent: deque[tuple[int, list[QueuedRollout]]] = deque()
         self.closing = False
 
     # ---- in
 
     def add(self, message: Message, rollout: Rollout, version: int) -> None:
         """Take in a rollout while the newest parameters are `version`; a full queue loses its oldest."""
-        self.entries.append(Entry(message, rollout, message.source, self.reuse))
+        self.entries.append(QueuedRollout(message, rollout, message.source, self.reuse))
         if self._too_old(rollout, version):
             self._drop(self.entries.pop(), late=True)
         # actors stop by themselves
@@ -114,7 +114,7 @@ class Queue:
             return age > 0 and (self.rule.any_age or self.context.config.rounds.late == "cancel")
         return not self.rule.any_age and age > self.context.config.rounds.max_staleness
 
-    def _drop(self, entry: Entry, *, late: bool) -> None:
+    def _drop(self, entry: QueuedRollout, *, late: bool) -> None:
         if late:
             self.late += entry.rollout.count
         else:
@@ -140,7 +140,7 @@ class Queue:
 
     # ---- out
 
-    def take(self, version: int, delivered: int) -> Work | None:
+    def take(self, version: int, delivered: int) -> GradientBatch | None:
         """The rollouts of the next gradient; `delivered`: trajectories that the group has delivered for this
         version. None: wait."""
         if not self.entries:
@@ -155,7 +155,7 @@ class Queue:
         waiting = sum(entry.rollout.count for entry in self.entries)
         if quota is not None and waiting < wanted and len(self.entries) < max(1, self.limit // 2):
             return None  # one gradient for the whole share costs less than several
-        taken: list[Entry] = []
+        taken: list[QueuedRollout] = []
         while self.entries and sum(entry.rollout.count for entry in taken) < wanted:
             if (
                 taken
@@ -175,13 +175,13 @@ class Queue:
             return len(self.entries)
         return share(target, len(self.rule.present)) if quota is None else quota - delivered
 
-    def _take_in_order(self, version: int, delivered: int, quota: int) -> Work | None:
+    def _take_in_order(self, version: int, delivered: int, quota: int) -> GradientBatch | None:
         """Deterministic runs: every actor's share of the version, in the order of the actors; re-used
         rollouts come first."""
         if delivered:
             return None
         each = -(-quota // len(self.group.actors))
-        fresh: list[Entry] = []
+        fresh: list[QueuedRollout] = []
         for rank in self.group.actors:
             own = [
                 entry
@@ -199,11 +199,11 @@ class Queue:
         self.entries.clear()
         return whole(taken)
 
-    def gradient(self, work: Work) -> tuple[FloatArray, dict[str, float]]:
+    def gradient(self, work: GradientBatch) -> tuple[FloatArray, dict[str, float]]:
         """The work's ascent direction and statistics (algos/base.py)."""
         return self.algorithm.gradient(work.rollouts)
 
-    def done(self, work: Work, version: int) -> None:
+    def done(self, work: GradientBatch, version: int) -> None:
         """The gradient for the round `version` was made: queue again what is to be re-used, keep the rest
         while the round may be over already."""
         for entry in work.entries:
@@ -257,7 +257,7 @@ class Queue:
     def end_batch(self) -> None:
         """Leave out what is still to come of the present batch, where work comes in batches."""
 
-    def refuse(self, work: Work) -> None:
+    def refuse(self, work: GradientBatch) -> None:
         """The gradient was no good: its rollouts make no other."""
         for entry in work.entries:
             entry.message.release()
@@ -305,7 +305,7 @@ class Queue:
             rollout = codec.read(held, version)
             for name, memory in memories.items():
                 rollout.policies[name].critic_memory = np.array(memory, np.float32)
-            self.entries.append(Entry(Message.kept(held, rank), rollout, rank, uses))
+            self.entries.append(QueuedRollout(Message.kept(held, rank), rollout, rank, uses))
 
     def save(self, version: int, *, final: bool) -> None:
         """Write what is kept to a file of its own, where there is such; the checkpoint of `version` is being
@@ -318,12 +318,12 @@ class Queue:
         """Wait for what is being written."""
 
 
-class Iterations(Queue):
+class MinibatchSampler(RolloutQueue):
     """Goes through batches of rollouts again and again, as the algorithm's `epochs` and `minibatches` say."""
 
     def __init__(self, context: Context, group: Group, rule: RoundRule, algorithm: Algorithm) -> None:
         super().__init__(context, group, rule, algorithm)
-        self.batch: list[Entry] = []
+        self.batch: list[QueuedRollout] = []
         # (entry of the batch, slot) of the trajectories of each coming gradient
         self.parts: deque[list[tuple[int, int]]] = deque()
         self.made = self.left_out = 0  # gradients since the last report
@@ -337,7 +337,7 @@ class Iterations(Queue):
     def _too_old(self, rollout: Rollout, version: int) -> bool:
         return rollout.version < self.begun[0]
 
-    def take(self, version: int, delivered: int) -> Work | None:
+    def take(self, version: int, delivered: int) -> GradientBatch | None:
         quota = self.rule.quota(self.rule.initial_batch if version == 0 else self.rule.batch)
         if (quota is not None and delivered >= quota) or not (self.parts or self._begin(version)):
             return None
@@ -390,7 +390,7 @@ class Iterations(Queue):
             entry.message.release()
         self.batch = []
 
-    def done(self, work: Work, version: int) -> None:
+    def done(self, work: GradientBatch, version: int) -> None:
         """The batch is kept until the last part of it has been learned from."""
 
     def end_batch(self) -> None:
@@ -399,7 +399,7 @@ class Iterations(Queue):
         self.left_out += len(self.parts)
         self.parts.clear()
 
-    def refuse(self, work: Work) -> None:
+    def refuse(self, work: GradientBatch) -> None:
         """Other parts of the batch may be good."""
 
     def statistics(self) -> dict[str, float]:
@@ -418,11 +418,11 @@ def _critic_memory(rollout: Rollout) -> dict[str, Any]:
     }
 
 
-def whole(entries: list[Entry]) -> Work | None:
+def whole(entries: list[QueuedRollout]) -> GradientBatch | None:
     """The work of whole rollouts; None for none."""
     return _work([entry.rollout for entry in entries], entries) if entries else None
 
 
-def _work(rollouts: list[Rollout], entries: list[Entry]) -> Work:
+def _work(rollouts: list[Rollout], entries: list[QueuedRollout]) -> GradientBatch:
     versions = [rollout.version for rollout in rollouts for _ in range(rollout.count)]
-    return Work(rollouts, [entry.actor_rank for entry in entries], versions, entries)
+    return GradientBatch(rollouts, [entry.actor_rank for entry in entries], versions, entries)

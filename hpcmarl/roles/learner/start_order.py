@@ -11,14 +11,14 @@ from hpcmarl.comm.topology import Group
 from hpcmarl.comm.transport import Message
 from hpcmarl.optim.rounds import RoundRule
 from hpcmarl.roles.base import Context
-from hpcmarl.roles.learner.rollout_queue import Entry, Queue, Work, whole
+from hpcmarl.roles.learner.rollout_queue import GradientBatch, QueuedRollout, RolloutQueue, whole
 from hpcmarl.types import Rollout
 
 Place = tuple[int, int, int]  # rank of the actor, how often it was replaced, number of the episode
 WAVES_AHEAD = 2  # where a group goes on until the round ends: one that is played, and the next
 
 
-class StartOrder(Queue):
+class StartOrder(RolloutQueue):
     """Hold back an episode until all that began before it have arrived.
 
     Where the rule gives a group a quota, its actors begin just as many episodes, and all of them count. Under
@@ -40,8 +40,8 @@ class StartOrder(Queue):
         # what the others had begun when an actor came in a dead one's place
         self._ahead = dict.fromkeys(group.actors, 0)
         self._expected: deque[Place] = deque()  # in the order in which they begin
-        self._arrived: dict[Place, Entry] = {}
-        self._ready: deque[Entry] = deque()
+        self._arrived: dict[Place, QueuedRollout] = {}
+        self._ready: deque[QueuedRollout] = deque()
         self._version = -1
         self._allotted = 0  # of the present version, without those that came to nothing
 
@@ -110,11 +110,11 @@ class StartOrder(Queue):
             super().add(message, rollout, version)
             return
         place = (message.source, self._lives.get(message.source, 0), rollout.number)
-        self._arrived[place] = Entry(message, rollout, message.source, 1)
+        self._arrived[place] = QueuedRollout(message, rollout, message.source, 1)
         while self._expected and self._expected[0] in self._arrived:
             self._ready.append(self._arrived.pop(self._expected.popleft()))
 
-    def take(self, version: int, delivered: int) -> Work | None:
+    def take(self, version: int, delivered: int) -> GradientBatch | None:
         if self.entries:
             return self._take_old()
         quota = self._quota()
@@ -127,13 +127,13 @@ class StartOrder(Queue):
         self._top_up()
         return whole(taken)
 
-    def refuse(self, work: Work) -> None:
+    def refuse(self, work: GradientBatch) -> None:
         super().refuse(work)
         if work.versions[0] == self._version:
             self._allotted -= work.count  # others are played in their place
             self._top_up()
 
-    def _take_old(self) -> Work | None:
+    def _take_old(self) -> GradientBatch | None:
         """Episodes of one older version, for the rule to drop."""
         first = self.entries[0].rollout.version
         same = next(

@@ -24,10 +24,10 @@ from hpcmarl.io.checkpoint import CheckpointWriter
 from hpcmarl.roles.base import Context
 
 logger = logging.getLogger(__name__)
-PATIENCE = 10.0  # seconds
+STATE_TIMEOUT = 10.0  # seconds
 
 
-class Snapshots:
+class CheckpointCoordinator:
     """At most one snapshot is being collected; a request that comes meanwhile is refused."""
 
     def __init__(self, context: Context) -> None:
@@ -47,7 +47,7 @@ class Snapshots:
         self.waiting: set[tuple[str, int]] = set()
         self.final: dict[tuple[str, int], Any] | None = None
         self.when_complete: Callable[[dict[str, Any]], None] | None = None
-        self.told: StorageError | None = None
+        self.reported: StorageError | None = None
         self.collective, self.deterministic = context.config.rounds.collective, context.config.deterministic
         self.names_by_role = {(role, name) for (role, _), name in self.names.items()}
         # it lies here, too
@@ -71,10 +71,13 @@ class Snapshots:
         if self.pending is not None:
             return False
         self.pending = self._begun(state)
-        self.version, self.deadline = version, time.monotonic() + PATIENCE
+        self.version, self.deadline = version, time.monotonic() + STATE_TIMEOUT
         self.waiting = set(self.expected)
         word = control(
-            Kind.SNAPSHOT, source=self.context.rank, role=ROLE_NAMES.index("server"), version=version
+            Kind.CHECKPOINT_REQUEST,
+            source=self.context.rank,
+            role=ROLE_NAMES.index("server"),
+            version=version,
         )
         for group in self.context.topology.groups:
             self.context.transport.send(group.learner, word)
@@ -137,7 +140,7 @@ class Snapshots:
 
     def missing_final(self) -> list[str]:
         """Roles that have not sent their last state, in words."""
-        return [self._words([name]) for name in sorted(self.expected - (self.final or {}).keys())]
+        return [self._text([name]) for name in sorted(self.expected - (self.final or {}).keys())]
 
     def write_final(self, version: int, state: dict[str, Any]) -> dict[str, Any] | None:
         """Write the last checkpoint; returns its state, or None where there is no optimizer of that
@@ -263,14 +266,14 @@ class Snapshots:
     def _on_error(self, error: StorageError) -> None:
         """Tell it once, or end the run: checkpoint.on_error. The last good checkpoint is untouched either
         way."""
-        if error is self.told:
+        if error is self.reported:
             return
-        self.told = error
+        self.reported = error
         if self.context.config.checkpoint.on_error == "stop" or (
             self.lock is not None and self.lock.lost is not None
         ):
             raise error
         logger.error("%s; training goes on, the last good checkpoint is untouched", error)
 
-    def _words(self, names: Any) -> str:
+    def _text(self, names: Any) -> str:
         return ", ".join(f"{role} on rank {rank}" for role, rank in names)

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from hpcmarl.launch.world import TERMINAL
 from hpcmarl.roles.base import Context, Interval
-from hpcmarl.roles.efficiency import last_words, time_words
+from hpcmarl.roles.efficiency import closing_lines, format_times
 from hpcmarl.roles.server.curve import Curve
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class Display:
             f"wasted {now['wasted_gradients']:,}",
         )
         table.add_row("environment steps", f"{now['env_steps']:,}   {speed:,.0f}/s{_beside_bare(now, speed)}")
-        table.add_row("shares of time", time_words(now["time_shares"]))
+        table.add_row("shares of time", format_times(now["time_shares"]))
         if lost := _lost(now):
             table.add_row("ranks", f"[red]{lost[2:]}[/red]")
         table.add_row(
@@ -136,7 +136,7 @@ class Display:
         )
         text += f"({summary['env_steps_per_second']:,.0f}/s), return {summary['return_mean']:.2f}"
         text += "" if evaluated is None else f", evaluated {evaluated:.2f}"
-        for line in (text, *last_words(summary, self.context.config)):
+        for line in (text, *closing_lines(summary, self.context.config)):
             logger.info("%s", line)
         logger.info("results in %s", self.context.run_directory)
 

@@ -3,7 +3,7 @@ it.
 
 GRADIENT ──► engine (rule, optimizer) ──► a round is complete ──► new version ──► PARAMETERS to the groups
     that the rule names
-now and then: SNAPSHOT ──► STATE of every role ──► checkpoint;   evaluation;   a row of metrics
+now and then: CHECKPOINT_REQUEST ──► STATE of every role ──► checkpoint;   evaluation;   a row of metrics
 the end: STOP ──► last STATE of every role ──► final checkpoint ──► final evaluation ──► summary ──► EXIT
 """
 
@@ -23,13 +23,13 @@ from hpcmarl.optim.rounds import Accept, Close, Command, Engine, Publish
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import Context, Interval, Role
 from hpcmarl.roles.evaluator import Evaluator
-from hpcmarl.roles.server.checkpointing import Snapshots
+from hpcmarl.roles.server.checkpointing import CheckpointCoordinator
 from hpcmarl.roles.server.recorder import Recorder
-from hpcmarl.roles.server.stragglers import Waiting
+from hpcmarl.roles.server.stragglers import StragglerMonitor
 from hpcmarl.types import Gradient
 
 logger = logging.getLogger(__name__)
-STOP_PATIENCE = 20.0  # seconds to wait for the last states before the run ends without them
+FINAL_STATE_TIMEOUT = 20.0  # seconds to wait for the last states before the run ends without them
 ROLLOUTS_AHEAD = 1 << 40  # numbers of a replaced actor's rollouts begin past those of the process that died
 
 
@@ -49,9 +49,9 @@ class Server(Role):
         self.links = [LatestLink(self.transport, group.learner) for group in context.topology.groups]
         # groups whose newest point may not be on its way yet: only these are looked at in every step
         self.behind: set[int] = set()
-        self.waiting = Waiting(self.engine.rule, context.topology)
+        self.waiting = StragglerMonitor(self.engine.rule, context.topology)
         self.recorder = Recorder(context, algorithm)
-        self.snapshots = Snapshots(context)
+        self.snapshots = CheckpointCoordinator(context)
         self.phase = "start"  # start → train → stop → evaluate → done
         self.status = "finished"
         self.stop_wanted: str | None = None
@@ -59,7 +59,7 @@ class Server(Role):
         self.checkpoint_every = (
             Interval(config.checkpoint.every_seconds) if config.checkpoint.every_seconds else None
         )
-        self.patience = Interval(STOP_PATIENCE)
+        self.final_state_timeout = Interval(FINAL_STATE_TIMEOUT)
         self.stop_at = self._time_to_stop()
 
     # ---- messages
@@ -75,9 +75,7 @@ class Server(Role):
                 ROLE_NAMES[int(message.header["role"])], message.source, unpack(message.payload), final=final
             )
         elif message.kind is Kind.CLOSED and self.phase == "train":
-            self._carry_out(
-                self.engine.on_closed(int(message.header["group"]), int(message.header["version"]))
-            )
+            self._execute(self.engine.on_closed(int(message.header["group"]), int(message.header["version"])))
         elif message.kind is Kind.INTERRUPT:
             self.ask_to_stop("interrupted")
         message.release()
@@ -98,20 +96,20 @@ class Server(Role):
         if isinstance(commands[0], Accept):
             self.recorder.on_accept(commands[0].age * gradient.count)
         elif not gradient.summed and not self.evaluator.algorithm.on_policy:
-            self.tell(
+            self.send(
                 self.context.topology.groups[gradient.group].learner, Kind.LATE, version=gradient.version
             )
-        self._carry_out(commands)
+        self._execute(commands)
         self.recorder.times.served(time.perf_counter() - began)
 
-    def _carry_out(self, commands: Sequence[Command]) -> None:
+    def _execute(self, commands: Sequence[Command]) -> None:
         """Do what the engine leaves to its caller."""
         for command in commands:
             if isinstance(command, Publish) and self.phase == "train":
                 self._after_round(command)
             elif isinstance(command, Close):
                 for group in command.groups:
-                    self.tell(
+                    self.send(
                         self.context.topology.groups[group].learner, Kind.CLOSE, version=command.version
                     )
 
@@ -154,7 +152,7 @@ class Server(Role):
         topology = self.engine.optimizer.topology
         message = vector_message(
             Kind.PARAMETERS,
-            self.engine.optimizer.point(),
+            self.engine.optimizer.query_point(),
             None if topology is None else topology.mask,
             **fields,
         )
@@ -193,7 +191,7 @@ class Server(Role):
             self._stop_after_loss()
         else:
             for group in set(groups) - rule.lost:
-                self._carry_out(self.engine.on_lost(group))
+                self._execute(self.engine.on_lost(group))
 
     def _stop_after_loss(self) -> None:
         """Stop at once; a run that has not begun first takes over what it resumes from."""
@@ -213,7 +211,7 @@ class Server(Role):
                 "first_episode": episode,
                 "first_rollout": len(self.recorder.lost) * ROLLOUTS_AHEAD,
             }
-            self.tell(rank, Kind.START, state, version=self.engine.version, count=ROLE_NAMES.index("actor"))
+            self.send(rank, Kind.START, state, version=self.engine.version, count=ROLE_NAMES.index("actor"))
 
     # ---- work
 
@@ -270,7 +268,7 @@ class Server(Role):
                 "env_steps": int(self.recorder.totals["env_steps"]),
                 "count": ROLE_NAMES.index(role),
             }
-            self.tell(rank, Kind.START, state, **fields)
+            self.send(rank, Kind.START, state, **fields)
         if not self.context.config.rounds.collective:
             self._publish(Publish(self.engine.version, tuple(range(len(self.links)))))
         if self.stop_wanted is not None:  # before anything was trained
@@ -341,20 +339,20 @@ class Server(Role):
         self.recorder.end()
         self.snapshots.expect_final()
         for group in self.context.topology.groups:
-            self.tell(group.learner, Kind.STOP, version=self.engine.version)
-        self.patience = Interval(STOP_PATIENCE)
+            self.send(group.learner, Kind.STOP, version=self.engine.version)
+        self.final_state_timeout = Interval(FINAL_STATE_TIMEOUT)
 
     def _all_is_said(self) -> bool:
         """Whether the last states are there, or those that are missing are waited for no longer."""
         snapshots = self.snapshots
         return snapshots.all_final() or (
-            self.patience.due() and not snapshots.needs_more_final(self.engine.version)
+            self.final_state_timeout.due() and not snapshots.needs_more_final(self.engine.version)
         )
 
     def _after_stop(self) -> None:
         missing = self.snapshots.missing_final()
         if missing:
-            logger.warning("no last state from %s within %.0f s", ", ".join(missing), STOP_PATIENCE)
+            logger.warning("no last state from %s within %.0f s", ", ".join(missing), FINAL_STATE_TIMEOUT)
         state = self.snapshots.write_final(self.engine.version, self._state())
         self.phase = "evaluate"
         if state is not None and self.context.config.eval.episodes and self.status == "finished":
@@ -376,7 +374,7 @@ class Server(Role):
             range(self.context.topology.size),
             key=lambda rank: self.context.topology.roles_of(rank) != ("actor",),
         ):
-            self.tell(rank, Kind.EXIT, count=code)
+            self.send(rank, Kind.EXIT, count=code)
         self.phase, self.finished = "done", True
 
     def _exit_code(self, error: str | None) -> int:

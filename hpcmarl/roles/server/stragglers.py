@@ -10,11 +10,11 @@ from hpcmarl.comm.topology import Topology
 from hpcmarl.optim.rounds import RoundRule
 
 logger = logging.getLogger(__name__)
-PATIENCE = 30.0  # seconds; said again after twice, four times ... as long
+FIRST_WARNING_SECONDS = 30.0  # seconds; said again after twice, four times ... as long
 SHOWN = 8  # groups named in one line
 
 
-class Waiting:
+class StragglerMonitor:
     """One line when a round of `rule` has waited for long while some groups have done their part."""
 
     def __init__(self, rule: RoundRule, topology: Topology) -> None:
@@ -25,7 +25,7 @@ class Waiting:
     def round_ended(self) -> None:
         """The clock starts anew."""
         self._since = time.monotonic()
-        self._patience = PATIENCE
+        self._patience = FIRST_WARNING_SECONDS
 
     def poll(self) -> None:
         """Look at the clock; cheap, for every step."""

@@ -10,7 +10,7 @@ from hpcmarl.comm import protocol
 from hpcmarl.io.checkpoint import list_checkpoints, load_checkpoint
 from hpcmarl.io.describe import run_files, verify_file
 from hpcmarl.optim.rounds import Engine
-from hpcmarl.roles.learner.optimizer_replica import Replica
+from hpcmarl.roles.learner.optimizer_replica import OptimizerReplica
 from tests.mpi.checks import Ranks, on_ranks
 from tests.support.sparse import SPARSE, assert_same
 from tests.support.worlds import ECHO, SPREAD, final_parameters, final_state, run_world, summary
@@ -46,7 +46,7 @@ def sparse_messages_train_as_whole_ones_do(ranks: Ranks, reduce: str) -> None:
     if ranks.rank == 0:
         with (
             mock.patch.object(protocol, "sparse_bytes", lambda size, count: 4 * size),
-            mock.patch.object(Replica, "summed", None),
+            mock.patch.object(OptimizerReplica, "summed", None),
         ):
             run_world(3, ranks.directory / "virtual", *changes, text=ECHO)
         states = [final_state(ranks.directory / name)["engine"]["optimizer"] for name in ("run", "virtual")]
@@ -68,7 +68,7 @@ def a_deterministic_run_equals_virtual_ranks(ranks: Ranks) -> None:
 def a_replaying_run_equals_virtual_ranks(ranks: Ranks) -> None:
     changes = (
         "deterministic=true",
-        "algo.replay={starts: 6, ratio: 3}",
+        "algo.replay={learning_starts: 6, samples_per_insert: 3}",
         "algo.epsilon_steps=150",
         "algo.target_every=3",
     )
@@ -87,7 +87,7 @@ def a_replaying_run_equals_virtual_ranks(ranks: Ranks) -> None:
 
 @on_ranks(3)
 def actors_wait_for_a_slow_learner(ranks: Ranks) -> None:
-    ranks.train(ECHO, "rounds.backpressure=true", "algo.replay.ratio=64", "stop.updates=300")
+    ranks.train(ECHO, "rounds.backpressure=true", "algo.replay.samples_per_insert=64", "stop.updates=300")
     if ranks.rank == 0:
         held = load_checkpoint(list_checkpoints(ranks.directory / "run" / "replay" / "group-0000")[0])[0]
         counted = held["collected"] - 15  # the sixteenth is the first that allows 64 draws
@@ -138,4 +138,4 @@ def a_trace_replays_to_the_same_bits(ranks: Ranks, rule: tuple[str, ...]) -> Non
         assert twin.version == engine.version > 0
         assert twin.wasted == engine.wasted
         assert twin.optimizer.parameters.tobytes() == engine.optimizer.parameters.tobytes()
-        assert twin.optimizer.point().tobytes() == engine.optimizer.point().tobytes()
+        assert twin.optimizer.query_point().tobytes() == engine.optimizer.query_point().tobytes()

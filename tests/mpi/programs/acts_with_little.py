@@ -14,10 +14,10 @@ from tests.support.worlds import SPREAD
 KEPT = ("env:", "topology:", "logging:")
 BASE = "\n".join(line for line in SPREAD.splitlines() if line.startswith(KEPT))
 MORE = {
-    "iql": ["algo.replay.starts=2"],
-    "vdn": ["algo.replay.starts=2"],
-    "qmix": ["algo.replay.starts=2"],
-} | {name: ["algo.replay.starts=2", "algo.normalise_observations=true"] for name in ("wqmix", "res")}
+    "iql": ["algo.replay.learning_starts=2"],
+    "vdn": ["algo.replay.learning_starts=2"],
+    "qmix": ["algo.replay.learning_starts=2"],
+} | {name: ["algo.replay.learning_starts=2", "algo.normalise_observations=true"] for name in ("wqmix", "res")}
 
 transport = join_world()
 hook = AbortHook(transport)

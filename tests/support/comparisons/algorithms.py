@@ -82,26 +82,26 @@ def _actor_critic(
 
 
 MA_TRACE: list[tuple[EnvironmentSpec, dict[str, Any]]] = [
-    (TEAM, {"critic": "obs"}),
-    (TEAM_AND_PREY, {"critic": "full"}),
-    (TEAM_AND_PREY, {"critic": "obs", "ratios": "agent"}),
-    (TURNS, {"critic": "dec"}),
-    (TEAM, {"critic": "full", "agent_id": True}),
-    (TEAM_AND_PREY, {"critic": "dec", "agent_id": True}),
-    (TEAM, {"critic": "full", "importance_sampling": False}),
-    (TEAM_AND_PREY, {"critic": "full", "teams": (("team", "prey"),)}),
+    (TEAM, {"critic": "joint_observation"}),
+    (TEAM_AND_PREY, {"critic": "state"}),
+    (TEAM_AND_PREY, {"critic": "joint_observation", "ratios": "agent"}),
+    (TURNS, {"critic": "independent"}),
+    (TEAM, {"critic": "state", "agent_id": True}),
+    (TEAM_AND_PREY, {"critic": "independent", "agent_id": True}),
+    (TEAM, {"critic": "state", "importance_sampling": False}),
+    (TEAM_AND_PREY, {"critic": "state", "teams": (("team", "prey"),)}),
 ]
 PPO: list[tuple[EnvironmentSpec, dict[str, Any]]] = [
-    (TEAM, {"critic": "obs", "agent_id": True}),
-    (TEAM_AND_PREY, {"critic": "full"}),
-    (TURNS, {"critic": "dec"}),
-    (TEAM_AND_PREY, {"critic": "dec", "agent_id": True}),
+    (TEAM, {"critic": "joint_observation", "agent_id": True}),
+    (TEAM_AND_PREY, {"critic": "state"}),
+    (TURNS, {"critic": "independent"}),
+    (TEAM_AND_PREY, {"critic": "independent", "agent_id": True}),
 ]
 COMA: list[tuple[EnvironmentSpec, dict[str, Any]]] = [
-    (TEAM, {"critic": "obs"}),
-    (TWO_TEAMS, {"critic": "full"}),
-    (TEAM, {"critic": "full", "agent_id": True}),
-    (TWO_TEAMS, {"critic": "obs"}),
+    (TEAM, {"critic": "joint_observation"}),
+    (TWO_TEAMS, {"critic": "state"}),
+    (TEAM, {"critic": "state", "agent_id": True}),
+    (TWO_TEAMS, {"critic": "joint_observation"}),
 ]
 
 
@@ -200,7 +200,7 @@ def reinforce_enumerated(seed: int) -> Pair:
 def _undiscounted(config: Any, **keys: Any) -> Any:
     """Settings without bias: whole episodes, no discount, whole returns; the critic is random and must not
     matter."""
-    return config(network=NETWORK, discount=1.0, trace_lambda=1.0, entropy_cost=0.0, critic="full", **keys)
+    return config(network=NETWORK, discount=1.0, trace_lambda=1.0, entropy_cost=0.0, critic="state", **keys)
 
 
 @compared("algorithm", "ma_trace", "expected gradient of the actor, on-policy", EXACT, bound=1e-5, cases=20)
@@ -225,7 +225,7 @@ def coma_enumerated(seed: int) -> Pair:
     """One step, so that a linear critic of the other agent's action can hold the true values of all own
     actions."""
     rollout = enumeration.all_trajectories(seed, 1)
-    config = COMAConfig(network=NetworkConfig(hidden=()), discount=1.0, entropy_cost=0.0, critic="full")
+    config = COMAConfig(network=NetworkConfig(hidden=()), discount=1.0, entropy_cost=0.0, critic="state")
     algorithm = _random(enumeration.GAME, config, seed)
     part = rollout.policies["agent"]
     worth = {

@@ -89,7 +89,7 @@ def vtrace_torchrl(seed: int) -> Pair:
         data.value,
         data.last,
         data.reward,
-        data.acts,
+        data.active,
         data.terminated,
         data.truncated,
         data.final,
@@ -184,9 +184,9 @@ def res_softmax(seed: int) -> Pair:
     )
     chances = np.exp(beta * (scores - scores.max()))
     tensors = [torch.tensor(array)[None] for array in (online, target)]
-    allowed, acts = torch.tensor(mask)[None], torch.ones(1, 3, dtype=torch.bool)
+    allowed, active = torch.tensor(mask)[None], torch.ones(1, 3, dtype=torch.bool)
     greedy = greedy_actions(tensors[0], allowed)
-    (first, exists), (second, _) = (near_greedy([each], [allowed], [acts], [greedy]) for each in tensors)
+    (first, exists), (second, _) = (near_greedy([each], [allowed], [active], [greedy]) for each in tensors)
     mixed = [(utilities * torch.tensor(weights)).sum(-1) for utilities in (first, second)]
     return softmax_value(*mixed, exists, beta), [float(chances @ values / chances.sum())]
 

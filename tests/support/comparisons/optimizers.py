@@ -60,7 +60,7 @@ def nigt_loop(seed: int) -> Pair:
     alpha, eta = generator.uniform(1e-3, 0.5), (0.01, 0.1, 0.5, 1.0)[seed % 4]
     optimizer, points, theta = make_optimizer(NigtConfig(step_size=alpha, momentum=eta), start), [], [start]
     for gradient in gradients:
-        points.append(optimizer.point().copy())
+        points.append(optimizer.query_point().copy())
         optimizer.step(gradient)
         theta.append(optimizer.parameters.copy())
     return (np.array(points), np.array(theta)), nigt.course(gradients, start, alpha, eta)
@@ -75,7 +75,7 @@ def nigt_invariant(seed: int) -> Pair:
     optimizer, found = make_optimizer(NigtConfig(step_size=alpha, momentum=eta), start), []
     for gradient in gradients:
         optimizer.step(gradient)
-        found.append(np.linalg.norm(optimizer.point() - optimizer.parameters))
+        found.append(np.linalg.norm(optimizer.query_point() - optimizer.parameters))
     return found, [alpha * (1 - eta) / eta] * STEPS
 
 

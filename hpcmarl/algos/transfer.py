@@ -30,7 +30,7 @@ TOLERANCE = 1e-4  # of an output, next to the largest: sums are taken in another
 
 
 @dataclass(frozen=True)
-class Carried:
+class Transferred:
     """parameters [P] of the new networks. carried, widened, begun: names of what was copied, given new
     inputs, or keeps its initial weights since its inputs could not be told apart. difference: largest change
     of any policy's output, as a share of the largest output."""
@@ -42,7 +42,7 @@ class Carried:
     difference: float
 
 
-def carry_over(old: Model, new: Model, features: Mapping[str, Sequence[int]]) -> Carried:
+def transfer_parameters(old: Model, new: Model, features: Mapping[str, Sequence[int]]) -> Transferred:
     """Both algorithms with their parameters loaded (the new one's are overwritten). features: policy -> for
     each feature of the new, flattened observation the number of the old one, or NEW; policies whose
     observations are as they were may be left out.
@@ -81,7 +81,7 @@ def carry_over(old: Model, new: Model, features: Mapping[str, Sequence[int]]) ->
             f"the outputs change by {difference:.2g} of the largest; were features given in another order "
             "than they are seen?"
         )
-    return Carried(new.parameters.copy(), carried, widened, begun, difference)
+    return Transferred(new.parameters.copy(), carried, widened, begun, difference)
 
 
 def _features(old: Model, new: Model, name: str, features: Mapping[str, Sequence[int]]) -> IntArray:
