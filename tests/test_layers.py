@@ -55,6 +55,7 @@ ALLOWED = {
     },
     "config.rounds": {"config.base"},
     "config.presets": set(),
+    "config.renamed": set(),
     "config.plain": {"config.base"},
     "config.schema": {
         "errors",
@@ -92,6 +93,7 @@ ALLOWED = {
         "config.keys",
         "config.tree",
         "config.presets",
+        "config.renamed",
         "config.preset_layer",
     },
     "config.differences": {"config", "config.file", "config.yaml_text"},

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.mpi, ranks_take_seconds]
 MORE = 100  # updates: enough that the victim dies in the middle
 THREE_LEARNERS = ("topology.groups=3", "topology.actors_per_learner=0", "topology.server=dedicated")
 ENDLESS = 1_000_000
-OTHER_RULES = pytest.mark.long("other rules lose ranks on virtual ranks in tests/runs/test_losses.py")
+OTHER_RULES = pytest.mark.long("other rules lose ranks on virtual ranks in tests/runs/runtime/test_losses.py")
 
 
 @pytest.fixture

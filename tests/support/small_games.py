@@ -1,5 +1,5 @@
-"""Small cooperative games whose optimum is found by enumeration: what tests/runs/test_known_problems.py has
-every algorithm solve.
+"""Small cooperative games whose optimum is found by enumeration; every algorithm has to solve them in
+tests/runs/algos/test_known_problems.py.
 
 Each game's only chance is its start, one of `starts` equally likely ones. Rewards are common: all agents that
 are listed get the same. Importable by env.id, for instance tests.support.small_games:Leaving.

@@ -27,8 +27,20 @@ def imported(tree):
 
 
 def test_every_test_file_is_in_a_known_folder():
-    strangers = [path for path in FILES if path.parent.name not in FOLDERS and path.name != "test_layers.py"]
-    assert not strangers
+    unknown = [
+        path
+        for path in FILES
+        if path.relative_to(TESTS).parts[0] not in FOLDERS and path.name != "test_layers.py"
+    ]
+    assert not unknown
+
+
+def test_unit_and_run_tests_mirror_the_rooms_of_the_package():
+    package = {path.name for path in (TESTS.parent / "hpcmarl").iterdir() if path.is_dir()}
+    for folder in ("unit", "runs"):
+        rooms = {path.relative_to(TESTS).parts[1] for path in FILES if path.is_relative_to(TESTS / folder)}
+        unknown = {room for room in rooms if not room.endswith(".py")} - package
+        assert not unknown, f"tests/{folder} has rooms that hpcmarl/ does not have"
 
 
 @each_file
@@ -64,6 +76,6 @@ FORBIDDEN_IN_UNITS = {
 }
 
 
-@pytest.mark.parametrize("path", sorted((TESTS / "unit").glob("test_*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((TESTS / "unit").rglob("test_*.py")), ids=lambda path: path.name)
 def test_unit_tests_import_neither_runs_nor_launchers(path):
     assert not FORBIDDEN_IN_UNITS & set(imported(ast.parse(path.read_text())))

@@ -21,7 +21,7 @@ from hpcmarl.sim.cluster import Cluster
 from hpcmarl.sim.experiment import simulate as simulate_cases
 from hpcmarl.sim.running import run_one
 
-PAPER = Path(__file__).parents[2] / "configs" / "paper"
+PAPER = Path(__file__).parents[3] / "configs" / "paper"
 SMALL = """
 objective: {name: quadratics, dimension: 2, optima: [1, -1], noise: 0.1}
 sim:

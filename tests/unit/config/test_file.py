@@ -13,7 +13,7 @@ from hpcmarl.config.sweep import cases
 from hpcmarl.errors import ConfigError
 
 BASE = "env: {id: a.b}\nstop: {updates: 3}\n"
-EXAMPLES = sorted(Path(__file__).parents[2].glob("configs/**/*.yaml"))
+EXAMPLES = sorted(Path(__file__).parents[3].glob("configs/**/*.yaml"))
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=12) | st.sampled_from(
     [

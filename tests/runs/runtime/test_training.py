@@ -20,7 +20,7 @@ def test_every_world_size_trains(tmp_path, size, reduce):
     assert not np.array_equal(final_parameters(tmp_path), np.zeros(1))
 
 
-@pytest.mark.long("every combination; tests/runs/test_all_together.py has every pair")
+@pytest.mark.long("every combination; tests/runs/runtime/test_all_together.py has every pair")
 @pytest.mark.parametrize("rule", ["sync", "rennala", "malenia"])
 @pytest.mark.parametrize("optimizer", ["nigt", "adam", "sgd"])
 @pytest.mark.parametrize("reduce", ["server", "mpi"])

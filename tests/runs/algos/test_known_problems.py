@@ -53,7 +53,7 @@ WITH_MEMORY = ("memory",)
 ONE_STEP = ("two policies", "unlike actions", "penalties")  # games of one step: soon learned
 RULES = ("sync", "rennala", "malenia", "afedpg")
 REDUCTIONS = ("server", "mpi")
-# afedpg makes a step of each gradient: there is nothing to sum (tests/unit/test_config_errors.py)
+# afedpg makes a step of each gradient: there is nothing to sum (tests/unit/config/test_errors.py)
 ROUNDS = [(rule, reduce) for rule in RULES for reduce in REDUCTIONS if (rule, reduce) != ("afedpg", "mpi")]
 
 OWN_REWARD = (
@@ -299,7 +299,7 @@ def test_first_finished_episodes_teach_the_short_way(tmp_path):
 
 # ---- docs/correctness.md
 
-PAGE = Path(__file__).parents[2] / "docs" / "correctness.md"
+PAGE = Path(__file__).parents[3] / "docs" / "correctness.md"
 
 
 def table():

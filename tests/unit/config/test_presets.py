@@ -14,7 +14,7 @@ from hpcmarl.config.keys import field_at, keys_at
 from hpcmarl.config.presets import PRESETS, PresetName
 from hpcmarl.errors import ConfigError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BASE = "env: {id: a.b}\nstop: {updates: 3}\n"
 SIMULATION = "sim: {stop: {rounds: 3}}\n"
 NAMES = list(PRESETS)

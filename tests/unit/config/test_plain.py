@@ -10,7 +10,7 @@ from hpcmarl.config.file import dump_config, load_config
 from hpcmarl.config.plain import _subclasses, from_json, to_json
 
 CONFIGS = sorted(
-    path for path in (Path(__file__).parents[2] / "configs").rglob("*.yaml") if "sim:" not in path.read_text()
+    path for path in (Path(__file__).parents[3] / "configs").rglob("*.yaml") if "sim:" not in path.read_text()
 )
 
 

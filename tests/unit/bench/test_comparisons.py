@@ -11,7 +11,7 @@ from hpcmarl.optim import OPTIMIZERS
 from hpcmarl.optim.rounds import RULES
 from tests.support.comparisons import COMPARISONS, Comparison, difference
 
-TEXT = (Path(__file__).parents[2] / "docs/correctness.md").read_text()
+TEXT = (Path(__file__).parents[3] / "docs/correctness.md").read_text()
 PAGE = TEXT.partition("<!-- written by tools/correctness -->")[2].partition("<!-- end -->")[0]
 QUICK = [each for each in COMPARISONS if not each.runs]
 

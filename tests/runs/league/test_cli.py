@@ -22,7 +22,7 @@ from hpcmarl.league.core.summary import summarise
 from hpcmarl.train import train
 from tests.support.leagues import COMMON, NAMED_RPS, PENNIES
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HUNT = NAMED_RPS.replace("matrix:rps", "matrix:stag_hunt").replace(
     "league:", "league:\n  cooperative: true\n  score: return\n  return_range: [0, 4]"
 )

@@ -53,7 +53,7 @@ def test_every_world_size_freezes_every_term_of_every_member(tmp_path, size, gro
 
 @pytest.mark.parametrize(
     "path",
-    sorted((Path(__file__).parents[2] / "configs" / "league").glob("*.yaml")),
+    sorted((Path(__file__).parents[3] / "configs" / "league").glob("*.yaml")),
     ids=lambda path: path.stem,
 )
 def test_shipped_league_configurations_run(tmp_path, path):

@@ -24,7 +24,7 @@ def make(**kwargs: Any) -> gymnasium.Env:
     return gymnasium.make("CartPole-v1", **kwargs)
 
 
-@pytest.mark.parametrize("id", [CARTPOLE, "tests.unit.test_envs_gym:make"])
+@pytest.mark.parametrize("id", [CARTPOLE, "tests.unit.envs.test_gym:make"])
 @pytest.mark.parametrize("limit", [6, 500])
 def test_single_agent_environment_equals_manual_stepping(id: str, limit: int) -> None:
     seeds = Seeds(3, 10)
@@ -185,7 +185,7 @@ class Uneven(gymnasium.Env):
 
 
 def test_agents_may_differ_and_terminate_separately() -> None:
-    environment = make_environment(EnvConfig(id="tests.unit.test_envs_gym:Uneven"), {}, 1, Seeds(0))
+    environment = make_environment(EnvConfig(id="tests.unit.envs.test_gym:Uneven"), {}, 1, Seeds(0))
     frame, outcome = new_frame(environment.spec, 1), new_outcome(environment.spec, 1)
     environment.reset(frame)
     actions = {"agent_0": np.array([[1]]), "agent_1": np.zeros((1, 1, 1), np.float32)}

@@ -16,7 +16,7 @@ from hpcmarl.config.file import load_config
 from hpcmarl.optim.rounds import RULES
 from hpcmarl.roles.base import group_environment
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 
 
 def test_paper_configuration_equals_the_benchmark_one():
