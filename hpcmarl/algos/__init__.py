@@ -50,9 +50,8 @@ def make_model(spec: EnvironmentSpec, config: AlgoConfig, seed: int | None) -> M
 
 def make_algorithm(spec: EnvironmentSpec, config: AlgoConfig, seed: int) -> Algorithm:
     """The same model, which can also learn. Imports torch. Raises as make_model does."""
-    name = getattr(config, "name", None)
-    if name not in ALGORITHMS:
-        raise ConfigError(f"algo.name: {name} is not known; allowed: {', '.join(ALGORITHMS)}")
-    module, own = ALGORITHMS[name]
+    if config.name not in ALGORITHMS:
+        raise ConfigError(f"algo.name: {config.name} is not known; allowed: {', '.join(ALGORITHMS)}")
+    module, own = ALGORITHMS[config.name]
     algorithm: Algorithm = getattr(import_module(module), own)(spec, config, seed)
     return algorithm

@@ -92,11 +92,10 @@ def make_design(spec: EnvironmentSpec, config: AlgoConfig) -> Design:
     Raises ConfigError for an unknown name, or where the environment does not fit the configuration;
     UsageError for unbounded actions.
     """
-    name = getattr(config, "name", None)
-    if name not in DESIGNS:
-        raise ConfigError(f"algo.name: {name} is not known; allowed: {', '.join(DESIGNS)}")
+    if config.name not in DESIGNS:
+        raise ConfigError(f"algo.name: {config.name} is not known; allowed: {', '.join(DESIGNS)}")
     check_common_reward(spec, config)
-    return DESIGNS[name](spec, config)
+    return DESIGNS[config.name](spec, config)
 
 
 # ---- REINFORCE
@@ -242,8 +241,8 @@ def check_coma(spec: EnvironmentSpec, config: COMAConfig) -> None:
     for policy in spec.policies:
         if policy.action.kind != "discrete":
             raise ConfigError(
-                f"algo.name: coma weighs every single discrete action, but policy {policy.name} of {spec.id} "
-                f"has {policy.action.kind} ones; use algo.name: ppo or ma_trace"
+                f"algo.name: coma weighs every single discrete action, but policy {policy.name} of "
+                f"{spec.id} has {policy.action.kind} ones; use algo.name: ppo or ma_trace"
             )
 
 
@@ -282,10 +281,9 @@ def iql_design(spec: EnvironmentSpec, config: QLearningConfig) -> Design:
 def mixed_design(spec: EnvironmentSpec, config: QLearningConfig) -> Design:
     """Describe agents whose values are mixed into the team's (mixed.py)."""
     if spec.turn_based:
-        name = getattr(config, "name", "vdn")
         raise ConfigError(
-            f"algo.name: {name} mixes what all agents do at once, and in {spec.id} they take turns; use iql, "
-            "ma_trace or ppo"
+            f"algo.name: {config.name} mixes what all agents do at once, and in {spec.id} they take turns; "
+            "use iql, ma_trace or ppo"
         )
     seen = mixer_state(spec, config)
     size, agents = mixer_state_size(spec, seen), sum(len(policy.agents) for policy in spec.policies)
@@ -364,12 +362,11 @@ def _agent_shape(policy: PolicySpec, config: QLearningConfig) -> PolicyShape:
 
 def check_q_learning(spec: EnvironmentSpec, config: QLearningConfig) -> None:
     """Raises ConfigError for actions without a table of values."""
-    name = getattr(config, "name", "iql")
     for policy in spec.policies:
         if policy.action.kind != "discrete":
             raise ConfigError(
-                f"algo.name: {name} values single discrete actions, but policy {policy.name} of {spec.id} "
-                f"has {policy.action.kind} ones; use ma_trace, ppo or reinforce"
+                f"algo.name: {config.name} values single discrete actions, but policy {policy.name} of "
+                f"{spec.id} has {policy.action.kind} ones; use ma_trace, ppo or reinforce"
             )
 
 

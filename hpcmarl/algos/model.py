@@ -66,11 +66,8 @@ class Model:
         parts = design.parts or tuple((name, "actor", f"{name}.") for name in self.segments)
         self.parts = tuple(Part(name, kind, self.layout.extent(prefix)) for name, kind, prefix in parts)
         self.unit, self.on_policy = config.trajectory_unit, config.is_on_policy
-        self.unroll: int | None = getattr(config, "unroll", None)
-        self.epochs, self.minibatches = (
-            int(getattr(config, "epochs", 0)),
-            int(getattr(config, "minibatches", 1)),
-        )
+        self.unroll = config.unroll_steps
+        self.minibatch_passes = config.minibatch_passes
         self.needs_state, self.known_critic_inputs = design.needs_state, design.known_critic_inputs
         self.averaging_rate = design.averaging_rate
 

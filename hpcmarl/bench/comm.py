@@ -15,7 +15,7 @@ import numpy as np
 from hpcmarl.algos import make_model
 from hpcmarl.bench.flood import flood
 from hpcmarl.comm import BACKENDS
-from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, write_header
+from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Header, Kind, write_header
 from hpcmarl.comm.transport import Backoff, SendHandle, Transport, receive_from
 from hpcmarl.config import Config
 from hpcmarl.envs import describe
@@ -99,7 +99,7 @@ def _sums(transport: Transport) -> list[dict[str, Any]]:
 def _sizes(config: Config) -> dict[str, int]:
     spec = describe(config.env, config.policies)
     algorithm = make_model(spec, config.algo, config.seed)
-    unroll = int(getattr(config.algo, "unroll", ARENA_STEPS))
+    unroll = config.algo.unroll_steps or ARENA_STEPS
     rollout = RolloutLayout(spec, unroll, config.topology.environments_per_actor).fixed_bytes
     return {
         "header": HEADER_BYTES,
@@ -113,7 +113,7 @@ def _compare(transport: Any, size: int, seconds: float) -> dict[str, float]:
     """Medians over alternated rounds; a round's repeats come from a first guess of the speed, the same on
     both ranks."""
     peer = 1 - transport.rank
-    buffer = write_header(np.zeros(max(size, HEADER_BYTES), np.uint8), Kind.PING)
+    buffer = write_header(np.zeros(max(size, HEADER_BYTES), np.uint8), Header(Kind.PING))
     repeats = int(max(3, min(2000, seconds / (2 * ROUNDS) / (20e-6 + size / 1e9))))
     from hpcmarl.comm.mpi.collectives import bare_ping_pong  # importing it initialises MPI
 

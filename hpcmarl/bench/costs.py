@@ -22,7 +22,7 @@ from hpcmarl.errors import UsageError
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.rounds import RULES, Engine, make_rule
 from hpcmarl.roles.learner.learner import Learner
-from hpcmarl.roles.learner.rollout_queue import GradientBatch
+from hpcmarl.roles.learner.rollout_source import GradientBatch
 from hpcmarl.sim.cluster import Cluster
 from hpcmarl.train import join_world
 from hpcmarl.types import Array, Gradient

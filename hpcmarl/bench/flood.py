@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from hpcmarl.bench.runs import Stage, ends
 from hpcmarl.comm.protocol import Buffer, Kind, vector_message
-from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import Transport
 from hpcmarl.config.file import load_config
 from hpcmarl.roles.learner.learner import Learner
@@ -46,13 +45,14 @@ class FloodingLearner(Learner):
             return False
         self.sending = [handle for handle in self.sending if not handle.done()]
         if self.ready is None or self.ready[0] != self.version:
-            fields = {
-                "source": self.context.rank,
-                "role": ROLE_NAMES.index(self.name),
-                "group": self.group.index,
-            }
             message = vector_message(
-                Kind.GRADIENT, 0.0 * self.algorithm.parameters, None, version=self.version, count=1, **fields
+                Kind.GRADIENT,
+                0.0 * self.algorithm.parameters,
+                source=self.context.rank,
+                role=self.name,
+                group=self.group.index,
+                version=self.version,
+                trajectories=1,
             )
             self.ready = (self.version, message)
         missing = WINDOW - len(self.sending)

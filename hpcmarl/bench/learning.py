@@ -65,11 +65,12 @@ class Learning:
     def _play(self) -> list[Part]:
         """What one batch of trajectories is learned from: all of it at once, or in `minibatches` random
         parts."""
-        parts = self.algorithm.minibatches if self.algorithm.epochs else 1
+        passes = self.algorithm.minibatch_passes
+        parts = 1 if passes is None else passes.minibatches
         played = [
             self.codec.open(message) for message in play(self.context, self.algorithm, parts * self.batch)
         ]
-        if not self.algorithm.epochs:
+        if passes is None:
             return [[(message, None) for message in played]]
         rows = [
             (index, slot)

@@ -17,6 +17,7 @@ import numpy as np
 
 from hpcmarl.comm.transport import Backoff, Transport
 from hpcmarl.config import Config
+from hpcmarl.config.algos import AlgoConfig
 from hpcmarl.envs import Seeds
 from hpcmarl.envs.bare import make_bare, step_bare
 from hpcmarl.runtime.rank import AbortHook, Rank
@@ -122,14 +123,14 @@ def _trained_steps(rank: Rank) -> int:
     )
 
 
-def trained_steps(algo: Any, used: int, taken: int) -> int:
+def trained_steps(algo: AlgoConfig, used: int, taken: int) -> int:
     """Environment steps that were learned from, each counted once, however often its unroll was in a gradient
     (reuse, epochs). used: trajectories in all gradients; taken: environment steps that the learners took in,
     which says it where trajectories are whole episodes."""
-    unroll = getattr(algo, "unroll", None)
-    if unroll is None:
+    if algo.unroll_steps is None:
         return taken
-    return used * int(unroll) // int(getattr(algo, "epochs", getattr(algo, "reuse", 1)))
+    passes = algo.minibatch_passes
+    return used * algo.unroll_steps // (algo.gradients_per_rollout if passes is None else passes.epochs)
 
 
 def _sum_over_ranks(transport: Transport, value: float) -> float:

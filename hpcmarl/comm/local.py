@@ -30,7 +30,7 @@ class LocalWorld:
         self.size = size
         self.queues: list[deque[tuple[int, Buffer, SharedHandle]]] = [deque() for _ in range(size)]
         self.dead: set[int] = set()  # tests add to it
-        self.poll_respawned: list[tuple[int, bytes]] = []  # (rank, payload): tests start them
+        self.requested_respawns: list[tuple[int, bytes]] = []  # (rank, payload): tests start them
         self.sums: dict[tuple[tuple[int, ...], int], dict[int, Array]] = {}
         self.broadcasted: bytes = b""
         self.transports = [LocalTransport(self, rank) for rank in range(size)]
@@ -97,7 +97,7 @@ class LocalTransport(Transport):
     def replace(self, rank: int, payload: bytes) -> None:
         self.world.queues[rank].clear()
         self.world.transports[rank] = LocalTransport(self.world, rank)
-        self.world.poll_respawned.append((rank, payload))
+        self.world.requested_respawns.append((rank, payload))
         self._receive_again(rank)
         self._new.append(rank)
 

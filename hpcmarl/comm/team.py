@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from hpcmarl.comm.protocol import Buffer, header_of
+from hpcmarl.comm.protocol import Buffer, set_team
 from hpcmarl.comm.transport import Message, Reduction, Regrouping, SendHandle, Transport
 from hpcmarl.errors import HpcmarlError, LaunchError
 from hpcmarl.types import Array
@@ -50,7 +50,7 @@ class TeamTransport(Transport):
     def send(self, destination: int, buffer: Buffer) -> SendHandle:
         if destination in self._buried:
             return SendHandle()
-        header_of(buffer)["world"] = self.world
+        set_team(buffer, self.world)
         return self.job.send(self.ranks[destination], buffer)
 
     def shares_memory(self, destination: int) -> bool:

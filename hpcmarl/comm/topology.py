@@ -14,8 +14,6 @@ from itertools import islice
 from hpcmarl.config import TopologyConfig
 from hpcmarl.errors import ConfigError
 
-ROLE_NAMES = ("server", "learner", "actor", "evaluator", "league", "client")
-
 
 @dataclass(frozen=True)
 class Group:

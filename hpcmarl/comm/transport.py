@@ -10,9 +10,8 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, check_header
+from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Header, Kind, check_header
 from hpcmarl.errors import HpcmarlError, LaunchError
 from hpcmarl.types import Array
 
@@ -48,16 +47,22 @@ class SharedHandle(SendHandle):
 
 
 class Message:
-    """A received message. `header` is a protocol.HEADER record; `buffer` holds header and payload and is
-    valid until release()."""
+    """A received message.
+
+    Attributes:
+        header: Its decoded header.
+        kind: The header's kind.
+        buffer: Header and payload, uint8; valid until release().
+        source: Rank that it came from.
+    """
 
     __slots__ = ("_on_release", "buffer", "header", "kind", "source")
 
     def __init__(
-        self, header: Any, buffer: Buffer, source: int, on_release: Callable[[], None] | None = None
+        self, header: Header, buffer: Buffer, source: int, on_release: Callable[[], None] | None = None
     ) -> None:
         self.header = header
-        self.kind = Kind(int(header["kind"]))
+        self.kind = header.kind
         self.buffer = buffer
         self.source = source
         self._on_release = on_release

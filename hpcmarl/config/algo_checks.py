@@ -62,7 +62,7 @@ def common_reward_text(algo: AlgoConfig) -> tuple[str, str]:
         return f"algo.critic: {algo.critic}", "use algo.critic: independent"
     other = ", or algo.name: iql" if isinstance(algo, QLearningConfig) else ""
     return (
-        f"algo.name: {getattr(algo, 'name', '')}",
+        f"algo.name: {algo.name}",
         f"use algo.critic: independent with algo.name: ma_trace or ppo{other}",
     )
 

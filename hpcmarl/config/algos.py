@@ -3,7 +3,7 @@ name in `Algo`."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -24,6 +24,13 @@ InferenceForm = Literal["auto", "dense", "sparse"]
 CommonReward = Literal["all", "policy", "none"]
 
 
+class MinibatchPasses(NamedTuple):
+    """Passes over one batch, and the number of random parts in each pass."""
+
+    epochs: int
+    minibatches: int
+
+
 class NetworkConfig(Section):
     """The shape of a multi-layer perceptron, and the recurrence before its head."""
 
@@ -40,13 +47,44 @@ class AlgoConfig(Section):
     gradient_episodes: ClassVar[int] = 1
     trajectory_unit: ClassVar[Literal["unroll", "episode"]] = "episode"
     is_on_policy: ClassVar[bool] = False  # learns only from what was sampled under the newest parameters
+    name: str = ""
     discount: Annotated[float, Field(gt=0, le=1)] = 0.99
     network: NetworkConfig = section(NetworkConfig)
 
     @property
     def common_reward(self) -> CommonReward:
-        """Whose mean reward each agent learns from."""
+        """Agents whose mean reward each agent learns from."""
         return "none"
+
+    @property
+    def unroll_steps(self) -> int | None:
+        """Steps of one unroll, T; None where trajectories are whole episodes."""
+        return None
+
+    @property
+    def gradients_per_rollout(self) -> int:
+        """Number of gradients that each rollout contributes to, one after the other (algo.reuse)."""
+        return 1
+
+    @property
+    def minibatch_passes(self) -> MinibatchPasses | None:
+        """How a batch is gone through several times; None: each rollout is used as it comes."""
+        return None
+
+    @property
+    def sparse_training(self) -> SparseConfig | None:
+        """Sparse training of the networks; None: dense."""
+        return None
+
+    @property
+    def appends_agent_id(self) -> bool:
+        """Whether each observation is followed by the agent's number in its policy, one-hot."""
+        return False
+
+    @property
+    def target_interval(self) -> int | None:
+        """Versions between copies to the target network; None: no target network."""
+        return None
 
 
 class ReinforceConfig(AlgoConfig):
@@ -133,6 +171,14 @@ class ActorCriticConfig(ValueLearningConfig):
     def common_reward(self) -> CommonReward:
         return "none" if self.critic == "independent" else "policy"
 
+    @property
+    def unroll_steps(self) -> int | None:
+        return self.unroll
+
+    @property
+    def appends_agent_id(self) -> bool:
+        return self.agent_id
+
 
 class ValueCriticConfig(ActorCriticConfig):
     """What the actor-critics share whose critics value what is seen, and not actions."""
@@ -171,6 +217,10 @@ class MATraceConfig(ValueCriticConfig):
         1, description="how many gradients each rollout takes part in (ratios correct its age)"
     )
 
+    @property
+    def gradients_per_rollout(self) -> int:
+        return self.reuse
+
 
 class COMAConfig(ActorCriticConfig):
     """COMA (arXiv 1705.08926): counterfactual advantages from a central critic of joint actions."""
@@ -183,6 +233,10 @@ class COMAConfig(ActorCriticConfig):
     rho_max: PositiveFloat = Field(
         1.0, description="clip of the importance ratio that a decision's gain is weighed with"
     )
+
+    @property
+    def target_interval(self) -> int | None:
+        return self.target_every
 
 
 class PPOConfig(ValueCriticConfig):
@@ -221,6 +275,10 @@ class PPOConfig(ValueCriticConfig):
     normalise_advantages: bool = Field(
         True, description="advantages of mean 0 and deviation 1 in each gradient"
     )
+
+    @property
+    def minibatch_passes(self) -> MinibatchPasses | None:
+        return MinibatchPasses(self.epochs, self.minibatches)
 
 
 class DynamicReplayConfig(Section):
@@ -391,6 +449,18 @@ class QLearningConfig(ValueLearningConfig):
     @property
     def common_reward(self) -> CommonReward:
         return "all"
+
+    @property
+    def sparse_training(self) -> SparseConfig | None:
+        return self.sparse
+
+    @property
+    def appends_agent_id(self) -> bool:
+        return self.agent_id
+
+    @property
+    def target_interval(self) -> int | None:
+        return self.target_every
 
 
 class OperatorConfig(QLearningConfig):

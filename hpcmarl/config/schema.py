@@ -19,7 +19,6 @@ from hpcmarl.config.algos import (
     Algo,
     InferenceForm,
     MATraceConfig,
-    SparseConfig,
 )
 from hpcmarl.config.base import (
     Natural,
@@ -133,7 +132,7 @@ def batch_of(config: Config, slots: Sequence[int]) -> int:
 def inference_form(config: Config, *, repeatable: bool = False) -> InferenceForm:
     """In which form policies multiply by their weights. Where the result must be `repeatable`, or the run is
     deterministic, no time decides."""
-    sparse: SparseConfig | None = getattr(config.algo, "sparse", None)
+    sparse = config.algo.sparse_training
     if sparse is None or (sparse.inference == "auto" and (repeatable or config.deterministic)):
         return "dense"
     return sparse.inference

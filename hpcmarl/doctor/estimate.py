@@ -147,7 +147,7 @@ def memory_of_hosts(
 
 
 def _segment_steps(config: Config) -> int:
-    return int(getattr(config.algo, "unroll", config.env.max_steps or USUAL_SEGMENT))
+    return config.algo.unroll_steps or config.env.max_steps or USUAL_SEGMENT
 
 
 def judge_memory(

@@ -4,7 +4,6 @@ part."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ class Adam(Optimizer):
     """first [P] and second [P] are the running moments of the gradient."""
 
     config: AdamConfig
+    state_keys = ("first", "second")
 
     def __init__(self, config: AdamConfig, parameters: Array, parts: Sequence[Part] = ()) -> None:
         super().__init__(config, parameters, parts)
@@ -52,14 +52,3 @@ class Adam(Optimizer):
         movement = self.step_size() / (1.0 - config.beta1**count) * self.first
         movement /= scratch
         self._advance(movement)
-
-    def _remembered(self) -> tuple[Array, ...]:
-        return self.first, self.second
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "first": self.first.copy(), "second": self.second.copy()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.first = np.array(state["first"], dtype=self.parameters.dtype)
-        self.second = np.array(state["second"], dtype=self.parameters.dtype)

@@ -19,8 +19,8 @@ import numpy as np
 
 from hpcmarl.algos import make_algorithm, make_model
 from hpcmarl.algos.model import Model
-from hpcmarl.comm.protocol import Kind, control
-from hpcmarl.comm.topology import ROLE_NAMES, Group, Topology
+from hpcmarl.comm.protocol import ROLE_NAMES, Kind, control
+from hpcmarl.comm.topology import Group, Topology
 from hpcmarl.comm.transport import Message, SendHandle, Transport
 from hpcmarl.config import Config, EnvConfig, SparseConfig, batch_of, counts_episodes, inference_form
 from hpcmarl.config.file import dump_config
@@ -116,9 +116,8 @@ class Context:
 
     @property
     def sparse(self) -> SparseConfig | None:
-        """How sparse the networks are; None: dense."""
-        sparse: SparseConfig | None = getattr(self.config.algo, "sparse", None)
-        return sparse
+        """Sparse training of the networks; None: dense."""
+        return self.config.algo.sparse_training
 
     def codec(self, algorithm: Model) -> RolloutCodec:
         """The rollout layouts of this run."""
@@ -187,13 +186,14 @@ class Context:
         present batch and the next."""
         config = self.config
         queue = config.rounds.queue * len(group.actors) * (EPISODES_A_MESSAGE if self.whole_episodes else 1)
-        batch = self.batch * int(getattr(config.algo, "minibatches", 0))
+        passes = config.algo.minibatch_passes
+        batch = 0 if passes is None else self.batch * passes.minibatches
         return max(queue, 2 * -(-batch // config.topology.environments_per_actor))
 
     @property
     def arena_steps(self) -> int:
         """Rows of an actor's arena: one unroll, or ARENA_STEPS."""
-        return int(getattr(self.config.algo, "unroll", ARENA_STEPS))
+        return self.config.algo.unroll_steps or ARENA_STEPS
 
     def group_env(self, group: int) -> EnvConfig:
         """The environment of a group: `env` with the group's own keys over it."""
@@ -270,7 +270,7 @@ class Role(ABC):
     def send(self, destination: int, kind: Kind, tree: Any = None, **fields: Any) -> SendHandle:
         """Send a small message: a packed tree, or nothing."""
         payload = b"" if tree is None else pack(tree)
-        header = {"source": self.context.rank, "role": ROLE_NAMES.index(self.name), **fields}
+        header = {"source": self.context.rank, "role": self.name, **fields}
         return self.transport.send(destination, control(kind, payload, **header))
 
 

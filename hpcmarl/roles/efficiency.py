@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmarl.comm.topology import Topology
-from hpcmarl.config import Config, PPOConfig, QLearningConfig
+from hpcmarl.config import Config
 from hpcmarl.envs import Seeds
 from hpcmarl.envs.bare import make_bare, step_bare
 from hpcmarl.roles.base import Context
@@ -180,9 +180,8 @@ def closing_lines(summary: Mapping[str, Any], config: Config) -> list[str]:
 def _less_work(config: Config) -> str:
     """Return the key, in words, that makes learners go through rollouts less often; nothing where that is
     once already."""
-    algo = config.algo
-    if isinstance(algo, QLearningConfig):
-        return ""
-    name = "epochs" if isinstance(algo, PPOConfig) else "reuse"
-    times = int(getattr(algo, name, 1))
+    passes = config.algo.minibatch_passes
+    name, times = (
+        ("reuse", config.algo.gradients_per_rollout) if passes is None else ("epochs", passes.epochs)
+    )
     return f" or lower algo.{name} (now {times})" if times > 1 else ""

@@ -18,7 +18,7 @@ from hpcmarl.comm.topology import Topology
 from hpcmarl.config import Config
 from hpcmarl.envs import describe
 from hpcmarl.errors import ConfigError, FormatError
-from hpcmarl.optim import make_optimizer
+from hpcmarl.optim import OPTIMIZERS, make_optimizer
 from hpcmarl.optim.rounds import Engine, make_rule
 from hpcmarl.roles.timing import SUMS
 
@@ -50,8 +50,7 @@ def check_fits(config: Config, state: dict[str, Any], attributes: dict[str, Any]
             f"{attributes.get('env', 'its environment')}, the configuration "
             f"makes {expected}; use the configuration of that run (config.yaml beside its checkpoints)"
         )
-    keys = {"nigt": "average", "adam": "first", "sgd": "velocity", "rmsprop": "square"}
-    if keys[config.optimizer.name] not in saved:
+    if not set(OPTIMIZERS[config.optimizer.name].state_keys) <= set(saved):
         raise ConfigError(
             f"--resume {source}: the checkpoint was written with another optimizer than optimizer.name: "
             f"{config.optimizer.name}"
@@ -120,9 +119,9 @@ def _check_engine(config: Config, state: dict[str, Any], size: int) -> None:
         optimizer,
     )
     engine.load_state_dict(state)
-    if getattr(config.algo, "sparse", None) is not None and np.shape(
-        state["optimizer"]["topology"]["mask"]
-    ) != (size,):
+    if config.algo.sparse_training is not None and np.shape(state["optimizer"]["topology"]["mask"]) != (
+        size,
+    ):
         raise ValueError("optimizer/topology/mask is of another network")
     for name, value in optimizer.state_dict().items():
         if isinstance(value, np.ndarray) and value.shape != (size,):

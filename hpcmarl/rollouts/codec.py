@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, header_of, write_header
+from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Header, Kind, read_header, write_header
 from hpcmarl.errors import ProtocolError
 from hpcmarl.rollouts.layout import ROLLOUT_HEADER, RolloutArena, RolloutLayout
 from hpcmarl.types import Array, EnvironmentSpec, Episode, FinalFrame, Rollout
@@ -80,7 +80,7 @@ class RolloutCodec:
                 "different environments"
             )
         middle = ends[0] + ends[1]
-        header = header_of(buffer)
+        header = read_header(buffer)
         finals_part, episodes_part = buffer[ends[0] : middle], buffer[middle:]
         return OpenedMessage(
             buffer,
@@ -89,8 +89,8 @@ class RolloutCodec:
             episodes_part,
             actor,
             number,
-            int(header["source"]),
-            int(header["version"]),
+            header.source,
+            header.version,
         )
 
     def read(self, buffer: Buffer, version: int) -> Rollout:
@@ -125,7 +125,8 @@ class RolloutCodec:
         )
 
     def pack(self, rollout: Rollout) -> Buffer:
-        """A new message (ROLLOUT, header filled with version and count) that holds a copy of the rollout."""
+        """Return a new ROLLOUT message that holds a copy of the rollout; its header has version and
+        trajectories."""
         arena = RolloutArena(self.layout(rollout.steps, rollout.count))
         for name, array in arena.arrays.items():
             policy, _, own = name.rpartition("/")
@@ -142,7 +143,7 @@ class RolloutCodec:
             )
         arena.episodes.extend(rollout.episodes)
         buffer, _ = arena.finish(rollout.version, rollout.actor, rollout.number)
-        return write_header(buffer, Kind.ROLLOUT, version=rollout.version, count=rollout.count)
+        return write_header(buffer, Header(Kind.ROLLOUT, version=rollout.version, trajectories=rollout.count))
 
 
 def _together(messages: list[OpenedMessage]) -> Rollout:

@@ -17,7 +17,6 @@ from typing import Any, ClassVar, NoReturn
 
 from hpcmarl.comm import REPAIRABLE
 from hpcmarl.comm.protocol import Kind, control
-from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import Backoff, Message, PeerAborted, PeerFailure, Transport
 from hpcmarl.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_TRY_AGAIN, HpcmarlError
 from hpcmarl.launch.outcome import is_said, report_explained, said_path
@@ -113,7 +112,7 @@ class Rank:
             self.roles[self.present].on_message(message)
             return
         if message.kind is Kind.EXIT:
-            self.exit_code = int(message.header["count"])
+            self.exit_code = message.header.exit_code
         elif message.kind is Kind.LOST:
             self._go_on_without(**unpack(message.payload))
         elif message.kind is Kind.REPLACED:
@@ -260,11 +259,11 @@ class Rank:
 def receiver(message: Message) -> str:
     """The role that a message is for."""
     if message.kind is Kind.START:
-        return ROLE_NAMES[int(message.header["count"])]
+        return message.header.addressee
     if message.kind is Kind.CLOSED:
-        return "server" if ROLE_NAMES[int(message.header["role"])] == "learner" else "learner"
+        return "server" if message.header.role == "learner" else "learner"
     if message.kind in (Kind.CHECKPOINT_REQUEST, Kind.STOP, Kind.CLOSE):
-        return "learner" if ROLE_NAMES[int(message.header["role"])] == "server" else "actor"
+        return "learner" if message.header.role == "server" else "actor"
     return RECEIVERS[message.kind]
 
 

@@ -78,8 +78,8 @@ def run_world(
                 ranks[0].interrupt()
             due = [rank for rank, at in deaths.items() if (at(ranks) if callable(at) else version >= at)]
             world.dead.update(rank for rank in due if deaths.pop(rank) is not None)
-            while world.poll_respawned:
-                place, payload = world.poll_respawned.pop()
+            while world.requested_respawns:
+                place, payload = world.requested_respawns.pop()
                 ranks[place] = Rank(context_of(world.transports[place], unpack(payload)))
             left = [rank for rank in ranks if rank.exit_code is None and rank.context.rank not in world.dead]
             if not left:

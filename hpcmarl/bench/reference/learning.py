@@ -61,7 +61,7 @@ class ReferenceLoop(ABC):
             )
             for name, part in _optimised_apart(module).items()
         ]
-        self.every: int | None = getattr(config.algo, "target_every", None)
+        self.every = config.algo.target_interval
 
     @abstractmethod
     def stack(self, rollouts: Sequence[Rollout]) -> Any:

@@ -28,7 +28,7 @@ from hpcmarl.comm.mpi.group import MpiGroup, MpiRegrouping
 from hpcmarl.comm.mpi.library import library_version, survives_deaths
 from hpcmarl.comm.mpi.messages import BufferPool, Incoming, MpiHandle, Route, begin, complete
 from hpcmarl.comm.mpi.spawn import Spawning
-from hpcmarl.comm.protocol import Buffer, Kind, announced_bytes, check_header, control, header_of
+from hpcmarl.comm.protocol import Buffer, Kind, announced_bytes, check_header, control, kind_of
 from hpcmarl.comm.reductions.mpi_allreduce import is_death
 from hpcmarl.comm.transport import (
     Message,
@@ -108,9 +108,7 @@ class MpiTransport(Transport):
     def _send_over(self, way: Route, buffer: Buffer) -> SendHandle:
         try:
             if buffer.nbytes <= self.chunk_bytes or way.relay:
-                requests = [
-                    way.comm.Issend([buffer, MPI.BYTE], way.peer, way.relay or int(header_of(buffer)["kind"]))
-                ]
+                requests = [way.comm.Issend([buffer, MPI.BYTE], way.peer, way.relay or kind_of(buffer))]
             else:
                 requests = self._send_chunks(way, buffer)
         except MPI.Exception as error:
@@ -125,7 +123,7 @@ class MpiTransport(Transport):
 
     def _send_chunks(self, way: Route, buffer: Buffer) -> list[Any]:
         """Announce the length, then send the pieces; MPI keeps the order between two ranks."""
-        announcement = control(Kind.CHUNKED, count=buffer.nbytes)
+        announcement = control(Kind.CHUNKED, message_bytes=buffer.nbytes)
         requests = [way.comm.Issend([announcement, MPI.BYTE], way.peer, int(Kind.CHUNKED))]
         starts = range(0, buffer.nbytes, self.chunk_bytes)
         pieces = [buffer[start : start + self.chunk_bytes] for start in starts]
@@ -264,7 +262,7 @@ class MpiTransport(Transport):
                 header = check_header(incoming.buffer, incoming.source)
                 source = incoming.source
                 if incoming.destination is not None:
-                    source = int(header["source"])
+                    source = header.source
                     if incoming.destination != self.rank:
                         self._hand_on(incoming.destination, incoming.buffer)
                         return self._deliver()

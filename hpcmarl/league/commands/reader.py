@@ -90,7 +90,7 @@ def describe_networks(league: LeagueRun, snapshot: Snapshot) -> tuple[dict[str, 
             "has_mask": policy.has_mask,
             "stages": networks[policy.name],
             "last_action_one_hot": bool(algorithm.acting_extras(policy.name)["last action"]),
-            "agent_one_hot": bool(getattr(league.config.algo, "agent_id", False)),
+            "agent_one_hot": league.config.algo.appends_agent_id,
             "outputs": meanings[policy.name],
         }
         for policy in algorithm.spec.policies

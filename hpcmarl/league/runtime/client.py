@@ -107,7 +107,7 @@ class Client(Role):
 
     def deliver(self, message: Message) -> None:
         """A message of a team's world has come."""
-        world = int(message.header["world"])
+        world = message.header.team
         if self.team is not None and world == self.team.term.world:
             self.team.transport.deliver(message)
         elif world > self.begun:

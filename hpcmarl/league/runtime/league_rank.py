@@ -29,7 +29,7 @@ class LeagueRank(Rank):
         return [*names, "client"] if learns_or_acts or rank != topology.server else names
 
     def _take(self, message: Message) -> None:
-        if int(message.header["world"]):
+        if message.header.team:
             self.present = "client"
             client = self.roles["client"]
             assert isinstance(client, Client)

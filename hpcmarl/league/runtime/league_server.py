@@ -269,7 +269,7 @@ class League(Role):
         self.records.finish(self.status, None if error is None else str(error))
         code = EXIT_SUCCESS if self.status == "finished" else EXIT_FAILURE if error else EXIT_TRY_AGAIN
         for rank in range(self.context.topology.size):
-            self.send(rank, Kind.EXIT, count=code)
+            self.send(rank, Kind.EXIT, exit_code=code)
         self.phase, self.finished = "done", True
 
     def _keep(self) -> None:

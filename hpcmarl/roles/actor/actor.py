@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.comm.protocol import FLAG_ALLOTTED, FLAG_FINAL, FLAG_WAIT, Kind, vector_of
+from hpcmarl.comm.protocol import Flags, Kind, vector_of
 from hpcmarl.comm.transport import Message
 from hpcmarl.envs import Seeds, make_environment
 from hpcmarl.packing import unpack
@@ -100,7 +100,7 @@ class Actor(Role):
         if message.kind is Kind.WEIGHTS:
             self._on_weights(message)
         elif message.kind is Kind.CLOSE:
-            self._close(int(message.header["version"]))
+            self._close(message.header.version)
         elif message.kind is Kind.START:
             self._start(unpack(message.payload))
         elif message.kind is Kind.CHECKPOINT_REQUEST:
@@ -108,7 +108,7 @@ class Actor(Role):
                 self.context.topology.server,
                 Kind.STATE,
                 self.state_dict(),
-                version=int(message.header["version"]),
+                version=message.header.version,
             )
         elif message.kind is Kind.STOP:
             self.stopping = True
@@ -130,11 +130,11 @@ class Actor(Role):
         return held
 
     def _on_weights(self, message: Message) -> None:
-        flags = int(message.header["flags"])
-        self.told_to_wait = bool(flags & FLAG_WAIT)
-        allotment = int(message.header["count"]) if flags & FLAG_ALLOTTED else UNLIMITED
+        header = message.header
+        self.told_to_wait = bool(header.flags & Flags.WAIT)
+        allotment = header.trajectories if header.flags & Flags.ALLOTTED else UNLIMITED
         vector = vector_of(message.buffer, self.algorithm.size)
-        self._adopt(int(message.header["version"]), vector, int(message.header["env_steps"]), allotment)
+        self._adopt(header.version, vector, header.env_steps, allotment)
 
     def _adopt(self, version: int, vector: FloatArray | None, env_steps: int, allotment: int) -> None:
         """Take new weights at once; on-policy work under older ones is abandoned here and now (late:
@@ -189,7 +189,7 @@ class Actor(Role):
             return False
         self.closed = self.closing
         sent = self.outbox.sent if self.version == self.closing else 0
-        self.send(self.group.learner, Kind.CLOSED, version=self.closing, count=sent)
+        self.send(self.group.learner, Kind.CLOSED, version=self.closing, trajectories=sent)
         return True
 
     def _start(self, state: dict[str, Any]) -> None:
@@ -348,7 +348,7 @@ class Actor(Role):
             Kind.STATE,
             self.state_dict(),
             version=self.version,
-            flags=FLAG_FINAL,
+            flags=Flags.FINAL,
         )
         self.finished = True
         return True

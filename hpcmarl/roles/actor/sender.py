@@ -12,8 +12,7 @@ import math
 
 import numpy as np
 
-from hpcmarl.comm.protocol import FLAG_MORE, Buffer, Kind, write_header
-from hpcmarl.comm.topology import ROLE_NAMES
+from hpcmarl.comm.protocol import Buffer, Flags, Header, Kind, write_header
 from hpcmarl.comm.transport import SendHandle
 from hpcmarl.roles.base import Context
 from hpcmarl.rollouts.layout import RolloutArena, RolloutLayout
@@ -98,7 +97,7 @@ class RolloutSender:
         follows."""
         # one step may end many episodes: whoever asked for room before it may send them all
         if self._under_way() < self.limit or self.context.config.backpressure:
-            self.episodes.append(self._send(buffer, rollout, FLAG_MORE if more else 0))
+            self.episodes.append(self._send(buffer, rollout, Flags.MORE if more else Flags.NONE))
         else:
             self.dropped_steps += rollout.steps
 
@@ -107,19 +106,23 @@ class RolloutSender:
         self.episodes = [handle for handle in self.episodes if not handle.done()]
         return len(self.episodes)
 
-    def _send(self, buffer: Buffer, rollout: Rollout, flags: int = 0) -> SendHandle:
+    def _send(self, buffer: Buffer, rollout: Rollout, flags: Flags = Flags.NONE) -> SendHandle:
         self.sent += rollout.count
         write_header(
             buffer,
-            Kind.ROLLOUT,
-            source=self.context.rank,
-            role=ROLE_NAMES.index("actor"),
-            group=self.group.index,
-            version=rollout.version,
-            count=rollout.count,
-            env_steps=self.env_steps,
-            agent_steps=sum(int(np.count_nonzero(policy.alive[:-1])) for policy in rollout.policies.values()),
-            flags=flags,
+            Header(
+                Kind.ROLLOUT,
+                source=self.context.rank,
+                role="actor",
+                group=self.group.index,
+                version=rollout.version,
+                trajectories=rollout.count,
+                env_steps=self.env_steps,
+                agent_steps=sum(
+                    int(np.count_nonzero(policy.alive[:-1])) for policy in rollout.policies.values()
+                ),
+                flags=flags,
+            ),
         )
         self.env_steps = 0
         return self.context.transport.send(self.group.learner, buffer)

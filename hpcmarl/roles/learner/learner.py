@@ -21,27 +21,19 @@ import torch
 
 from hpcmarl.algos.common_reward import CancellingRewards
 from hpcmarl.algos.q_learning import QLearning
-from hpcmarl.comm.protocol import (
-    FLAG_ALLOTTED,
-    FLAG_FINAL,
-    FLAG_SUMMED,
-    FLAG_WAIT,
-    Buffer,
-    Kind,
-    masked_vector_of,
-    vector_message,
-)
-from hpcmarl.comm.topology import ROLE_NAMES
+from hpcmarl.comm.protocol import Buffer, Flags, Kind, masked_vector_of, vector_message
 from hpcmarl.comm.transport import LatestLink, Message, SendHandle
 from hpcmarl.config import QLearningConfig
 from hpcmarl.optim.sparse import needs_all
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import REPORTS_PER_SECOND, Context, Interval, Role
 from hpcmarl.roles.learner.critic_memory import CriticMemory
+from hpcmarl.roles.learner.minibatches import MinibatchSampler
 from hpcmarl.roles.learner.nonfinite import NonFiniteGradientFilter
 from hpcmarl.roles.learner.optimizer_replica import OptimizerReplica
 from hpcmarl.roles.learner.replay_buffer import ReplayBuffer
-from hpcmarl.roles.learner.rollout_queue import GradientBatch, MinibatchSampler, RolloutQueue
+from hpcmarl.roles.learner.rollout_queue import RolloutQueue
+from hpcmarl.roles.learner.rollout_source import GradientBatch, RolloutSource
 from hpcmarl.roles.learner.round_end import RoundEnd
 from hpcmarl.roles.learner.start_order import StartOrder
 from hpcmarl.roles.statistics import EpisodeLog, Means
@@ -64,7 +56,7 @@ class Learner(Role):
         self.codec = context.codec(self.algorithm)
         self.rule = context.rule()
         self.links = {rank: LatestLink(self.transport, rank) for rank in self.group.actors}
-        self.feed = self._make_feed()
+        self.feed = self._make_rollout_source()
         self.version, self.delivered = -1, 0
         self.holding = False  # the actors wait
         self.mask: BoolArray | None = None  # which of the present parameters are there, where some are not
@@ -89,15 +81,17 @@ class Learner(Role):
         self.snapshot_wanted: int | None = None
         self.progress = 0  # environment steps of the whole run, as the server told
 
-    def _make_feed(self) -> RolloutQueue:
-        """What the algorithm wants."""
+    def _make_rollout_source(self) -> RolloutSource[Any]:
+        """Build the source of rollouts that suits the algorithm."""
         algo, given = self.context.config.algo, (self.context, self.group, self.rule)
         if isinstance(algo, QLearningConfig):
             assert isinstance(self.algorithm, QLearning)
             return ReplayBuffer(*given, self.algorithm, algo.replay)
         if self.context.in_order:
             return StartOrder(*given, self.algorithm)
-        return (MinibatchSampler if self.algorithm.epochs else RolloutQueue)(*given, self.algorithm)
+        if self.algorithm.minibatch_passes is not None:
+            return MinibatchSampler(*given, self.algorithm, self.algorithm.minibatch_passes)
+        return RolloutQueue(*given, self.algorithm)
 
     # ---- messages
 
@@ -108,30 +102,28 @@ class Learner(Role):
         if message.kind is Kind.PARAMETERS:
             self._on_parameters(message)
         elif message.kind is Kind.START:
-            self.progress = int(message.header["env_steps"])
-            self._start(unpack(message.payload), int(message.header["version"]))
+            self.progress = message.header.env_steps
+            self._start(unpack(message.payload), message.header.version)
         elif message.kind is Kind.CHECKPOINT_REQUEST:
-            self.snapshot_wanted = int(message.header["version"])
+            self.snapshot_wanted = message.header.version
             self._snapshot()
         elif message.kind is Kind.CLOSE:
-            self.round_end.begin(int(message.header["version"]))
+            self.round_end.begin(message.header.version)
             self.feed.closing = True
             for rank in self.links:
-                self.send(rank, Kind.CLOSE, version=int(message.header["version"]))
+                self.send(rank, Kind.CLOSE, version=message.header.version)
         elif message.kind is Kind.CLOSED:
-            self.round_end.closed(
-                message.source, int(message.header["version"]), int(message.header["count"])
-            )
+            self.round_end.closed(message.source, message.header.version, message.header.trajectories)
         elif message.kind is Kind.LATE:
-            self.feed.on_late(int(message.header["version"]), self.version)
+            self.feed.on_late(message.header.version, self.version)
         elif message.kind is Kind.STOP:
-            self.stopping, self.last_version = True, int(message.header["version"])
+            self.stopping, self.last_version = True, message.header.version
         message.release()
 
     def _on_rollout(self, message: Message) -> None:
-        rollout = self.codec.read(message.buffer, int(message.header["version"]))
-        self.env_steps += int(message.header["env_steps"])
-        self.agent_steps += int(message.header["agent_steps"])
+        rollout = self.codec.read(message.buffer, message.header.version)
+        self.env_steps += message.header.env_steps
+        self.agent_steps += message.header.agent_steps
         if rollout.version == self.version:
             self.round_end.arrived[message.source] += rollout.count
         if not self.feed.in_order:
@@ -141,7 +133,7 @@ class Learner(Role):
         self.feed.add(message, rollout, self.version)
 
     def _on_parameters(self, message: Message) -> None:
-        version, self.progress = int(message.header["version"]), int(message.header["env_steps"])
+        version, self.progress = message.header.version, message.header.env_steps
         vector, mask = masked_vector_of(message.buffer, self.algorithm.size)
         if self.replica is not None and vector is None:
             self.replica.close_round(version)
@@ -176,12 +168,21 @@ class Learner(Role):
     def _weights(self, allotment: int | None) -> Buffer:
         """The message with the present parameters, whether the actors are to wait, and how many episodes they
         may begin (None: any number)."""
-        self.holding = self.feed.behind(self.version)
-        flags = (FLAG_WAIT if self.holding else 0) | (0 if allotment is None else FLAG_ALLOTTED)
-        fields = {"source": self.context.rank, "role": ROLE_NAMES.index(self.name), "version": self.version}
-        fields |= {"env_steps": self.progress, "count": allotment or 0}
-        mask = self.mask if self.replica is None else self.replica.mask
-        return vector_message(Kind.WEIGHTS, self.algorithm.parameters, mask, flags, **fields)
+        self.holding = self.feed.is_behind(self.version)
+        flags = Flags.WAIT if self.holding else Flags.NONE
+        if allotment is not None:
+            flags |= Flags.ALLOTTED
+        return vector_message(
+            Kind.WEIGHTS,
+            self.algorithm.parameters,
+            self.mask if self.replica is None else self.replica.mask,
+            flags,
+            source=self.context.rank,
+            role=self.name,
+            version=self.version,
+            trajectories=allotment or 0,
+            env_steps=self.progress,
+        )
 
     def _snapshot(self) -> None:
         """Send the state, and have the actors send theirs, as soon as the version that the server asked for
@@ -226,8 +227,8 @@ class Learner(Role):
             return self._stop()
         if self.version >= 0 and self.report.due():  # until its START a learner has only waited
             self._report()
-        if self.feed.news or (self.holding and not self.feed.behind(self.version)):
-            self.feed.news = False
+        if self.feed.allotment_changed or (self.holding and not self.feed.is_behind(self.version)):
+            self.feed.allotment_changed = False
             self._publish()  # the round may need more of this group before it ends
         work = self._take()
         if work is None:
@@ -247,7 +248,7 @@ class Learner(Role):
 
     def _end_round(self) -> bool:
         """Tell the server once that all of this round is delivered."""
-        if self.feed.entries or (version := self.round_end.due()) is None:
+        if self.feed.has_waiting() or (version := self.round_end.due()) is None:
             return False
         self.send(self.context.topology.server, Kind.CLOSED, version=version, group=self.group.index)
         return True
@@ -280,20 +281,20 @@ class Learner(Role):
         self.feed.done(work, version)
         if self.algorithm.ends_batch(statistics):
             self.feed.end_batch()
-        summed = 0
+        summed = Flags.NONE
         if self.replica is not None and current:  # what is older is left for the rule to drop
             self.replica.add(vector, count)
-            summed = FLAG_SUMMED
+            summed = Flags.SUMMED
         message = vector_message(
             Kind.GRADIENT,
             None if self.replica is not None else vector,
             wanted,
             summed,
             source=self.context.rank,
-            role=ROLE_NAMES.index(self.name),
+            role=self.name,
             group=self.group.index,
             version=version,
-            count=count,
+            trajectories=count,
             env_steps=self.env_steps,
             agent_steps=self.agent_steps,
             staleness=staleness,
@@ -376,7 +377,7 @@ class Learner(Role):
             Kind.STATE,
             self.state_dict(),
             version=self.version,
-            flags=FLAG_FINAL,
+            flags=Flags.FINAL,
         )
         self.feed.save(self.last_version, final=True)
         self.finished = True

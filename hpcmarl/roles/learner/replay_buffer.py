@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.algos.q_learning import EpisodeErrors, QLearning
-from hpcmarl.comm.protocol import FLAG_MORE, Buffer, check_header
+from hpcmarl.comm.protocol import Buffer, Flags, check_header
 from hpcmarl.comm.topology import Group
 from hpcmarl.comm.transport import Message
 from hpcmarl.config import ReplayConfig
@@ -36,7 +36,7 @@ from hpcmarl.optim.rounds import RoundRule
 from hpcmarl.roles.base import Context, generator_for
 from hpcmarl.roles.deterministic_quota import actor_quota
 from hpcmarl.roles.learner.priorities import UNKNOWN, Priorities, normalised
-from hpcmarl.roles.learner.rollout_queue import GradientBatch, RolloutQueue
+from hpcmarl.roles.learner.rollout_source import GradientBatch, RolloutSource
 from hpcmarl.rollouts.codec import OpenedMessage
 from hpcmarl.types import EnvironmentSpec, FloatArray, IntArray, Rollout
 
@@ -54,12 +54,10 @@ class PrioritisedWork(GradientBatch):
     errors: EpisodeErrors | None = None
 
 
-class ReplayBuffer(RolloutQueue):
+class ReplayBuffer(RolloutSource[QLearning]):
     """collected: episodes that came in this run; used: how often episodes were learned from; allowed: how
     many more draws ratio permits; unmade: how many more it would permit, had the episodes not left
     meanwhile."""
-
-    algorithm: QLearning
 
     def __init__(
         self, context: Context, group: Group, rule: RoundRule, algorithm: QLearning, config: ReplayConfig
@@ -134,15 +132,19 @@ class ReplayBuffer(RolloutQueue):
         """No episode is too old."""
         self.draws = 0
 
-    def _plenty(self, version: int) -> bool:
+    def _has_plenty(self, version: int) -> bool:
         """Draws for two gradients."""
         started = self.collected >= self.config.learning_starts
-        return started and self.allowed >= 2 * self._wanted(version, 0) > 0
+        return started and self.allowed >= 2 * self._outstanding(version, 0) > 0
 
     # ---- out
 
+    def has_waiting(self) -> bool:
+        """Kept episodes wait for no gradient in particular."""
+        return False
+
     def take(self, version: int, delivered: int) -> GradientBatch | None:
-        wanted = self._wanted(version, delivered)
+        wanted = self._outstanding(version, delivered)
         if self.context.config.deterministic:
             ready = wanted > 0 and (delivered > 0 or self._all_arrived(version))
         else:
@@ -156,7 +158,7 @@ class ReplayBuffer(RolloutQueue):
         each = actor_quota(self.context, self.group.index, version)
         for rank in self.group.actors:
             own = self.arrived.get(rank, [])
-            if len(own) < each or int(check_header(own[-1], rank)["flags"]) & FLAG_MORE:
+            if len(own) < each or check_header(own[-1], rank).flags & Flags.MORE:
                 return False
         for rank in self.group.actors:
             for buffer in self.arrived.pop(rank):
@@ -297,7 +299,7 @@ class ReplayBuffer(RolloutQueue):
         buffers = [whole[end - size : end].copy() for end, size in zip(ends, sizes.tolist(), strict=True)]
         for buffer in buffers:
             check_episode(
-                self.codec.read(buffer, int(check_header(buffer, self.context.rank)["version"])),
+                self.codec.read(buffer, check_header(buffer, self.context.rank).version),
                 self.context.spec,
             )
         counts = (int(state["collected"]), int(state["used"]), float(state["allowed"]))

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.comm.protocol import Kind, control
-from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.errors import StorageError
 from hpcmarl.io.checkpoint import CheckpointWriter
 from hpcmarl.roles.base import Context
@@ -76,7 +75,7 @@ class CheckpointCoordinator:
         word = control(
             Kind.CHECKPOINT_REQUEST,
             source=self.context.rank,
-            role=ROLE_NAMES.index("server"),
+            role="server",
             version=version,
         )
         for group in self.context.topology.groups:

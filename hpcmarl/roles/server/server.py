@@ -14,8 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hpcmarl.comm.protocol import FLAG_FINAL, FLAG_SUMMED, Kind, vector_message, vector_of
-from hpcmarl.comm.topology import ROLE_NAMES
+from hpcmarl.comm.protocol import Flags, Kind, vector_message, vector_of
 from hpcmarl.comm.transport import LatestLink, Message
 from hpcmarl.envs import has_fixed_length
 from hpcmarl.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_TRY_AGAIN
@@ -70,22 +69,25 @@ class Server(Role):
         elif message.kind is Kind.REPORT:
             self.recorder.on_report(message.source, unpack(message.payload))
         elif message.kind is Kind.STATE:
-            final = bool(int(message.header["flags"]) & FLAG_FINAL)
-            self.snapshots.on_state(
-                ROLE_NAMES[int(message.header["role"])], message.source, unpack(message.payload), final=final
-            )
+            final = bool(message.header.flags & Flags.FINAL)
+            self.snapshots.on_state(message.header.role, message.source, unpack(message.payload), final=final)
         elif message.kind is Kind.CLOSED and self.phase == "train":
-            self._execute(self.engine.on_closed(int(message.header["group"]), int(message.header["version"])))
+            self._execute(self.engine.on_closed(message.header.group, message.header.version))
         elif message.kind is Kind.INTERRUPT:
             self.ask_to_stop("interrupted")
         message.release()
 
     def _on_gradient(self, message: Message) -> None:
-        # the whole header at once: field by field it would cost more than the rule and the sum
-        _, _, _, _, version, group, _, count, env_steps, agent_steps, staleness, flags = message.header.item()
-        vector = vector_of(message.buffer, self.engine.optimizer.parameters.size)
+        header = message.header
         gradient = Gradient(
-            group, version, count, vector, env_steps, agent_steps, staleness, summed=bool(flags & FLAG_SUMMED)
+            header.group,
+            header.version,
+            header.trajectories,
+            vector_of(message.buffer, self.engine.optimizer.parameters.size),
+            header.env_steps,
+            header.agent_steps,
+            header.staleness,
+            summed=bool(header.flags & Flags.SUMMED),
         )
         self.recorder.on_gradient(gradient)
         if self.phase != "train":
@@ -138,7 +140,7 @@ class Server(Role):
         replaced by a newer one)."""
         fields: dict[str, Any] = {
             "source": self.context.rank,
-            "role": ROLE_NAMES.index(self.name),
+            "role": self.name,
             "version": publish.version,
         }
         fields["env_steps"] = int(self.recorder.totals["env_steps"])
@@ -211,7 +213,7 @@ class Server(Role):
                 "first_episode": episode,
                 "first_rollout": len(self.recorder.lost) * ROLLOUTS_AHEAD,
             }
-            self.send(rank, Kind.START, state, version=self.engine.version, count=ROLE_NAMES.index("actor"))
+            self.send(rank, Kind.START, state, version=self.engine.version, addressee="actor")
 
     # ---- work
 
@@ -266,7 +268,7 @@ class Server(Role):
             fields = {
                 "version": self.engine.version,
                 "env_steps": int(self.recorder.totals["env_steps"]),
-                "count": ROLE_NAMES.index(role),
+                "addressee": role,
             }
             self.send(rank, Kind.START, state, **fields)
         if not self.context.config.rounds.collective:
@@ -374,7 +376,7 @@ class Server(Role):
             range(self.context.topology.size),
             key=lambda rank: self.context.topology.roles_of(rank) != ("actor",),
         ):
-            self.send(rank, Kind.EXIT, count=code)
+            self.send(rank, Kind.EXIT, exit_code=code)
         self.phase, self.finished = "done", True
 
     def _exit_code(self, error: str | None) -> int:

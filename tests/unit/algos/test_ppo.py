@@ -7,14 +7,17 @@ import pytest
 
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.batch import evaluate, join, select
+from hpcmarl.comm.topology import Group
 from hpcmarl.config import MATraceConfig, NetworkConfig, PPOConfig
+from hpcmarl.config.algos import MinibatchPasses
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError
 from hpcmarl.optim.rounds import make_rule
 from hpcmarl.optim.rounds.base import Accept
-from hpcmarl.roles.learner.rollout_queue import MinibatchSampler
+from hpcmarl.roles.learner.minibatches import MinibatchSampler
 from tests.reference.ppo import literal_gradient
 from tests.support.algorithms import TEAM_AND_PREY, TURNS, outlived_rows, rollouts_of
+from tests.support.contexts import make_context
 from tests.support.rollouts import CONTINUOUS, MULTI_DISCRETE, make_spec, random_rollout
 from tests.support.worlds import SPREAD
 
@@ -108,13 +111,14 @@ class FakeMessage:
 
 
 def feed_of(batch, epochs, minibatches, *changes, rule=None):
-    context = SimpleNamespace(
-        queue_limit=lambda group: 8, config=load_config(SPREAD, ["algo.name=ppo", *changes])
+    context = make_context(SPREAD, "algo.name=ppo", *changes)
+    algorithm = SimpleNamespace(on_policy=False, begin_batch=list)
+    passes = MinibatchPasses(epochs, minibatches)
+    source = MinibatchSampler(
+        context, Group(0, 0, (1, 2)), rule or make_rule("sync", 1, batch), algorithm, passes
     )
-    algorithm = SimpleNamespace(on_policy=False, epochs=epochs, minibatches=minibatches, begin_batch=list)
-    return MinibatchSampler(
-        context, SimpleNamespace(index=0, actors=(1, 2)), rule or make_rule("sync", 1, batch), algorithm
-    )
+    source.limit = 8
+    return source
 
 
 def arrive(feed, version, source, slots=2):
@@ -244,14 +248,14 @@ def test_group_whose_batch_ended_starts_its_next_one():
 def test_in_flight_unrolls_are_used_under_backpressure():
     feed = feed_of(4, 1, 1, "rounds.backpressure=true")
     letters = [arrive(feed, 0, source) for source in (1, 2)]
-    assert feed.behind(0)
+    assert feed.is_behind(0)
     letters.append(arrive(feed, 0, 1))  # on its way when they were told to wait
     used = []
     for version in range(4):
         used.append([rollout.version for rollout in feed.take(version, 0).rollouts])
-        assert not feed.behind(version)
+        assert not feed.is_behind(version)
         letters.append(arrive(feed, version, 1))
-        assert feed.behind(version)
+        assert feed.is_behind(version)
         letters.append(arrive(feed, version, 2))
         feed.on_version(version + 1)
     assert used == [[0, 0], [0, 0], [0, 1], [1, 2]]
