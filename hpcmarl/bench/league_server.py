@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,22 @@ import numpy as np
 
 from hpcmarl.bench.costs import resident_megabytes
 from hpcmarl.comm.local import LocalWorld
+from hpcmarl.comm.payload import Payload
 from hpcmarl.comm.protocol import Kind, control
 from hpcmarl.comm.transport import Transport
 from hpcmarl.config.file import load_config
 from hpcmarl.io.pool import Pool, snapshot_name, write_snapshot
 from hpcmarl.league.runtime.client import report_seconds
 from hpcmarl.league.runtime.league_server import League
-from hpcmarl.packing import pack, unpack
+from hpcmarl.league.runtime.payloads import (
+    AssignmentResult,
+    FreeRank,
+    MatchResult,
+    MatchTask,
+    OpponentMixture,
+    TrainingAssignment,
+    TrainingProgress,
+)
 from hpcmarl.roles.base import Interval
 from hpcmarl.runtime.rank import Rank
 from hpcmarl.train import make_rank, prepare
@@ -57,73 +67,61 @@ class SimulatedTeam:
             term_seconds,
         )
         self.generator = np.random.default_rng([transport.rank, 1])
-        self.term: dict[str, Any] | None = None
-        self.match: dict[str, Any] | None = None
+        self.assignment: TrainingAssignment | None = None
+        self.match: MatchTask | None = None
         self.began = self.match_over = 0.0
         self.seconds = term_seconds * self.generator.random()
-        self.tell_due = Interval(report_seconds(transport.size) * (0.5 + self.generator.random()))
-        self._tell(Kind.FREE, {"group": transport.rank - 1, "plays": True})
+        self.report_due = Interval(report_seconds(transport.size) * (0.5 + self.generator.random()))
+        self._send(Kind.FREE, FreeRank(transport.rank - 1, plays=True))
 
     def step(self) -> None:
         """Answer what has come, tell what is due."""
         now = time.monotonic()
         while (message := self.transport.receive()) is not None:
-            if message.kind is Kind.TERM:
-                self.term, self.began = unpack(message.payload), now
+            if message.kind is Kind.ASSIGNMENT:
+                self.assignment, self.began = TrainingAssignment.unpack(message.payload), now
             elif message.kind is Kind.MATCH:
-                self.match, self.match_over = unpack(message.payload), now + MATCH_SECONDS
-            elif message.kind is Kind.OPPONENTS and self.term is not None:
-                self.term["names"] = unpack(message.payload)["names"]
+                self.match, self.match_over = MatchTask.unpack(message.payload), now + MATCH_SECONDS
+            elif message.kind is Kind.OPPONENTS and self.assignment is not None:
+                names = OpponentMixture.unpack(message.payload).names
+                self.assignment = replace(self.assignment, names=names)
             message.release()
         if self.match is not None and now >= self.match_over:
             won = float(self.generator.random())
-            self._tell(
-                Kind.RESULT,
-                {
-                    **self.match,
-                    "bad": None,
-                    "seconds": MATCH_SECONDS,
-                    "played": [32, 32 * won, 64 * won - 32, 32.0, 32 - 64 * won, 32.0],
-                },
-            )
+            played = [32, 32 * won, 64 * won - 32, 32.0, 32 - 64 * won, 32.0]
+            result = MatchResult(self.match.row, self.match.column, played, None, MATCH_SECONDS)
+            self._send(Kind.RESULT, result)
             self.match = None
-        if self.term is not None and self.tell_due.due():
-            self._report_progress(self.term, min(1.0, (now - self.began) / self.seconds))
+        if self.assignment is not None and self.report_due.due():
+            self._report_progress(self.assignment, min(1.0, (now - self.began) / self.seconds))
 
-    def _report_progress(self, term: dict[str, Any], share: float) -> None:
-        version = int(term["until"]) - round((1.0 - share) * UPDATES_A_TERM)
-        facts = {"member": term["member"], "world": term["world"]}
-        names = term["names"].split()
+    def _report_progress(self, assignment: TrainingAssignment, share: float) -> None:
+        version = assignment.until - round((1.0 - share) * UPDATES_A_TERM)
+        names = assignment.names.split()
         met = self.generator.choice(len(names), min(OPPONENTS_A_TELL, len(names)), replace=False)
         played = {
             names[number]: [GAMES_A_TELL, GAMES_A_TELL * float(self.generator.random())]
             for number in met.tolist()
         }
-        self._tell(
-            Kind.PLAYED, {**facts, "progress": [version, 1000 * version, 500 * version], "played": played}
-        )
+        counts = (version, 1000 * version, 500 * version)
+        self._send(Kind.PLAYED, TrainingProgress(assignment.team, list(counts), played, [], 0.0, 0.0))
         if share >= 1.0:
-            freeze(self.pool, term["snapshot"], self.parameters, version)
-            counted = {
-                "version": version,
-                "env_steps": 1000 * version,
-                "agent_steps": 2000 * version,
-                "episodes": 500 * version,
-            }
-            self._tell(
-                Kind.FROZEN,
-                {
-                    **facts,
-                    "snapshot": term["snapshot"],
-                    **counted,
-                    "seconds": self.seconds,
-                    "group": self.transport.rank - 1,
-                },
+            freeze(self.pool, assignment.snapshot, self.parameters, version)
+            result = AssignmentResult(
+                team=assignment.team,
+                group=self.transport.rank - 1,
+                snapshot=assignment.snapshot,
+                version=version,
+                env_steps=1000 * version,
+                agent_steps=2000 * version,
+                episodes=500 * version,
+                seconds=self.seconds,
             )
-            self.term, self.seconds = None, self.term_seconds
+            self._send(Kind.FROZEN, result)
+            self.assignment, self.seconds = None, self.term_seconds
 
-    def _tell(self, kind: Kind, tree: Any) -> None:
-        self.transport.send(0, control(kind, pack(tree), source=self.transport.rank))
+    def _send(self, kind: Kind, payload: Payload) -> None:
+        self.transport.send(0, control(kind, payload.pack(), source=self.transport.rank))
 
 
 def freeze(pool: Path, name: str, parameters: FloatArray, version: int) -> None:

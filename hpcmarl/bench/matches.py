@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from hpcmarl.errors import UsageError
 from hpcmarl.io.pool import Pool, snapshot_name, write_snapshot
 from hpcmarl.league.runtime.matches import Matches
 from hpcmarl.league.runtime.opponent_env import side_of
+from hpcmarl.league.runtime.payloads import MatchTask
 from hpcmarl.league.runtime.sides import game_of
 
 WINDOW = 1.0  # seconds of each kind in turn
@@ -39,7 +41,7 @@ class Playing:
             algorithm = make_model(side_of(spec, game.sides[side]), config.algo, config.seed + number)
             write_snapshot(pool, snapshot_name("member", number), algorithm.initial_parameters(), {})
         self.matches = Matches(config, spec, game, Pool(pool, 2), config.seed)
-        self.task = {"row": snapshot_name("member", 0), "column": snapshot_name("member", 1), "side": first}
+        self.task = MatchTask(snapshot_name("member", 0), snapshot_name("member", 1), first, seed=0)
         evaluation = config.league.evaluation
         self.slots = min(evaluation.environments, evaluation.episodes)
         self.forget()
@@ -54,12 +56,13 @@ class Playing:
         count, began = 0, time.perf_counter()
         while time.perf_counter() - began < seconds:
             if not self.matches.busy:
-                self.matches.begin({**self.task, "seed": self.finished})
+                self.matches.begin(replace(self.task, seed=self.finished))
             count += self.slots
-            if (outcome := self.matches.step()) is not None:
+            if (result := self.matches.step()) is not None:
                 assert self.matches.match is not None
+                assert result.played is not None
                 self.finished += 1
-                self.games += int(outcome["played"][0])
+                self.games += int(result.played[0])
                 self.counted_steps += sum(episode.length for episode in self.matches.match.episodes)
         took = time.perf_counter() - began
         self.steps, self.seconds = self.steps + count, self.seconds + took

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.comm.transport import Backoff, Transport
-from hpcmarl.config import Config
-from hpcmarl.config.algos import AlgoConfig
+from hpcmarl.config import AlgoConfig, Config
 from hpcmarl.envs import Seeds
 from hpcmarl.envs.bare import make_bare, step_bare
 from hpcmarl.runtime.rank import AbortHook, Rank

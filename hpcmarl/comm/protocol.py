@@ -32,7 +32,7 @@ member; `team` is the number of its training assignment. Between the league's se
 every rank, `team` is 0, and the payloads are packed trees:
 
 FREE, client -> league: a rank is free, its team wants an assignment, or it wants a match.
-TERM, league -> clients of a team: a training assignment.
+ASSIGNMENT, league -> clients of a team: a training assignment.
 OPPONENTS, league -> clients of a team: a new mixture of opponents.
 PLAYED, client -> league: results of the member in training.
 FROZEN, client -> league: an assignment is over; the snapshot, if one was made.
@@ -119,7 +119,7 @@ class Kind(IntEnum):
     CLOSED = 16
     LATE = 17
     FREE = 50
-    TERM = 51
+    ASSIGNMENT = 51
     OPPONENTS = 52
     PLAYED = 53
     FROZEN = 54

@@ -19,6 +19,7 @@ import numpy as np
 
 from hpcmarl.algos import make_algorithm, make_model
 from hpcmarl.algos.model import Model
+from hpcmarl.comm.payload import Payload
 from hpcmarl.comm.protocol import ROLE_NAMES, Kind, control
 from hpcmarl.comm.topology import Group, Topology
 from hpcmarl.comm.transport import Message, SendHandle, Transport
@@ -267,9 +268,25 @@ class Role(ABC):
     def close(self) -> None:  # noqa: B027  most roles hold nothing
         """Give back files and environments; also called after a failure."""
 
-    def send(self, destination: int, kind: Kind, tree: Any = None, **fields: Any) -> SendHandle:
-        """Send a small message: a packed tree, or nothing."""
-        payload = b"" if tree is None else pack(tree)
+    def send(
+        self,
+        destination: int,
+        kind: Kind,
+        content: Payload | dict[str, Any] | None = None,
+        **fields: Any,
+    ) -> SendHandle:
+        """Send a small message.
+
+        Args:
+            destination: Rank of the receiver.
+            kind: Kind of the message.
+            content: Its payload: a dataclass, or a role's state as a tree; None: no payload.
+            fields: Further fields of the header (comm/protocol.py).
+        """
+        if isinstance(content, Payload):
+            payload: bytes | bytearray = content.pack()
+        else:
+            payload = b"" if content is None else pack(content)
         header = {"source": self.context.rank, "role": self.name, **fields}
         return self.transport.send(destination, control(kind, payload, **header))
 

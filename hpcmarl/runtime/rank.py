@@ -22,10 +22,10 @@ from hpcmarl.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_TRY_AGAIN, HpcmarlEr
 from hpcmarl.launch.outcome import is_said, report_explained, said_path
 from hpcmarl.launch.processes import kill_process
 from hpcmarl.launch.signals import StopSignals
-from hpcmarl.packing import pack, unpack
 from hpcmarl.roles import ROLES, load_role
 from hpcmarl.roles.base import Context, Role
 from hpcmarl.runtime.heartbeat import Liveness, RunLost, ServerLost, ServerSilent
+from hpcmarl.runtime.payloads import LostRank, ReplacedRank
 from hpcmarl.runtime.respawn import RespawnManager
 
 logger = logging.getLogger(__name__)
@@ -114,9 +114,9 @@ class Rank:
         if message.kind is Kind.EXIT:
             self.exit_code = message.header.exit_code
         elif message.kind is Kind.LOST:
-            self._go_on_without(**unpack(message.payload))
+            self._go_on_without(LostRank.unpack(message.payload))
         elif message.kind is Kind.REPLACED:
-            self._on_replaced(**unpack(message.payload))
+            self._on_replaced(ReplacedRank.unpack(message.payload))
         message.release()
 
     def _look_around(self) -> None:
@@ -163,19 +163,24 @@ class Rank:
         self.liveness.forget(rank)
         processes = [list(self.processes[rank])] if frozen and rank in self.processes else []
         groups = topology.groups_lost(self.lost - self.replacements.expected(self.lost))
-        note = pack({"rank": rank, "why": why, "groups": groups, "processes": processes})
-        word = control(Kind.LOST, note, source=self.context.rank)
+        note = LostRank(rank, why, groups, processes)
+        message = control(Kind.LOST, note.pack(), source=self.context.rank)
         for other in range(topology.size):
             if other not in self.lost or (frozen and other == rank):  # a frozen one reads it when it wakes
-                self.transport.send(other, word)
+                self.transport.send(other, message)
 
-    def _go_on_without(self, rank: int, why: str, groups: list[int], processes: list[list[int]]) -> None:
-        """Raises PeerFailure where this rank itself is the one that was given up, RunLost where the learners
-        cannot sum without it."""
+    def _go_on_without(self, lost: LostRank) -> None:
+        """Continue without a lost rank.
+
+        Raises:
+            PeerFailure: If it is this rank that was declared lost.
+            RunLost: If the learners cannot sum without it.
+        """
         context, topology = self.context, self.context.topology
+        rank, why = lost.rank, lost.why
         if rank == context.rank:
             raise PeerFailure(f"the others went on without rank {rank}: it {why}")
-        self._end_frozen(rank, processes)
+        self._end_frozen(rank, lost.processes)
         reduce = context.config.rounds.reduce
         if (
             context.config.rounds.collective
@@ -196,23 +201,21 @@ class Rank:
         )
         self.transport.mark_failed(rank)
         for role in self.roles.values():
-            role.on_lost(rank, groups)
+            role.on_lost(rank, lost.groups)
         if self.replacements.is_for(rank) and not self.roles["learner"].stopping:
             self.replacements.begin(rank)
 
     def _report_replaced(self, rank: int, process: tuple[int, int] | None) -> None:
-        tree = {
-            "rank": rank,
-            "process": None if process is None else list(process),
-            "relay": self.context.rank,
-        }
+        replaced = ReplacedRank(rank, None if process is None else list(process), self.context.rank)
         self.transport.send(
-            self.context.topology.server, control(Kind.REPLACED, pack(tree), source=self.context.rank)
+            self.context.topology.server,
+            control(Kind.REPLACED, replaced.pack(), source=self.context.rank),
         )
 
-    def _on_replaced(self, rank: int, process: list[int] | None, relay: int) -> None:
-        """On the server's rank: a new process has the place of `rank` (None: it has died in its turn, or
-        could not be started)."""
+    def _on_replaced(self, replaced: ReplacedRank) -> None:
+        """Admit a new process in a dead actor's place, or declare the actor lost if there is none; on the
+        server's rank."""
+        rank, process = replaced.rank, replaced.process
         if process is None:
             if rank in self.lost:
                 self.replacements.given_up.add(rank)
@@ -225,7 +228,7 @@ class Rank:
             return
         self.lost.discard(rank)
         self.processes[rank] = (process[0], process[1])
-        self.transport.reach_through(rank, relay)
+        self.transport.reach_through(rank, replaced.relay)
         logger.warning(
             "rank %d (actor) on %s is replaced by process %d",
             rank,

@@ -13,8 +13,8 @@ import numpy as np
 from hpcmarl.comm.local import LocalWorld
 from hpcmarl.config.file import load_config
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
-from hpcmarl.packing import unpack
 from hpcmarl.respawned_actor import context_of
+from hpcmarl.runtime.payloads import RespawnedStart
 from hpcmarl.runtime.rank import Rank
 from hpcmarl.train import make_rank, prepare
 
@@ -80,7 +80,7 @@ def run_world(
             world.dead.update(rank for rank in due if deaths.pop(rank) is not None)
             while world.requested_respawns:
                 place, payload = world.requested_respawns.pop()
-                ranks[place] = Rank(context_of(world.transports[place], unpack(payload)))
+                ranks[place] = Rank(context_of(world.transports[place], RespawnedStart.unpack(payload)))
             left = [rank for rank in ranks if rank.exit_code is None and rank.context.rank not in world.dead]
             if not left:
                 break

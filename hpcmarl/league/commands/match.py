@@ -19,6 +19,7 @@ from hpcmarl.errors import ConfigError, UsageError
 from hpcmarl.league.commands.reader import LeagueRun, read_league
 from hpcmarl.league.runtime.matches import Matches
 from hpcmarl.league.runtime.opponents import Player
+from hpcmarl.league.runtime.payloads import MatchTask
 from hpcmarl.maths.ratings import wilson_interval
 from hpcmarl.roles.evaluator import random_actions
 from hpcmarl.types import (
@@ -206,7 +207,7 @@ def meet(
             _check(league, entrant.name, plays)
     matches = Matches(config, league.spec, league.game, league.pool, seed, rules)
     try:
-        matches.begin({"row": row.name, "column": column.name, "side": side, "seed": seed})
+        matches.begin(MatchTask(row.name, column.name, side, seed))
         while matches.step() is None:
             pass
         assert matches.match is not None

@@ -145,8 +145,8 @@ def adopt_snapshots(book: LeagueState, pool: Path, seconds: float) -> None:
             book.quarantine(snapshot.name)
     members = {member.name: member for member in book.members}
     for name in there:
-        owner, term = parse_name(name)
-        if name in book.numbers or owner not in members or term == 0:
+        owner, assignment = parse_name(name)
+        if name in book.numbers or owner not in members or assignment == 0:
             continue
         member = members[owner]
         try:
@@ -157,13 +157,13 @@ def adopt_snapshots(book: LeagueState, pool: Path, seconds: float) -> None:
         except (FormatError, KeyError, TypeError, ValueError) as error:
             logger.warning("%s; it is put aside in %s", error, quarantine(pool, name).parent)
             continue
-        if term != member.terms + 1 or generation != member.generation:
+        if assignment != member.terms + 1 or generation != member.generation:
             logger.warning(
                 "%s is no continuation of %s as the checkpoint has it; it is left alone", name, owner
             )
             continue
         book.on_progress(member, version, env_steps, member.episodes)
-        book.add(member, name, term, seconds)
+        book.add(member, name, assignment, seconds)
         logger.info("%s was frozen after the last checkpoint: it is in the pool", name)
 
 

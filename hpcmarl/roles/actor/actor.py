@@ -26,6 +26,7 @@ from hpcmarl.roles.actor.trajectories import trajectory_writer
 from hpcmarl.roles.base import REPORTS_PER_SECOND, Context, Interval, Role, generator_for
 from hpcmarl.roles.deterministic_quota import actor_quota
 from hpcmarl.roles.efficiency import measure_bare
+from hpcmarl.roles.reports import ActorReport
 from hpcmarl.roles.timing import TrajectoryTimer
 from hpcmarl.rollouts.assembler import EpisodeAssembler
 from hpcmarl.rollouts.layout import RolloutArena
@@ -333,7 +334,7 @@ class Actor(Role):
         counters |= {**self.environment.counts, "dropped_steps": self.outbox.dropped_steps}
         if self.writer is not None:
             counters |= {f"trajectory_{name}": value for name, value in self.writer.statistics.items()}
-        report = {"actor": self.index, "counters": counters, "times": self.timer.sums, "bare": self.bare}
+        report = ActorReport(self.index, counters, self.timer.sums, self.bare)
         self.send(self.context.topology.server, Kind.REPORT, report)
 
     def _stop(self) -> bool:

@@ -36,6 +36,7 @@ from hpcmarl.roles.learner.rollout_queue import RolloutQueue
 from hpcmarl.roles.learner.rollout_source import GradientBatch, RolloutSource
 from hpcmarl.roles.learner.round_end import RoundEnd
 from hpcmarl.roles.learner.start_order import StartOrder
+from hpcmarl.roles.reports import LearnerReport
 from hpcmarl.roles.statistics import EpisodeLog, Means
 from hpcmarl.types import BoolArray, FloatArray
 
@@ -319,24 +320,22 @@ class Learner(Role):
 
     def _report(self) -> None:
         self.means.add(self.feed.statistics())
-        tree = {"group": self.group.index, "statistics": self.means.take(), "episodes": self.episodes.take()}
-        tree |= {
-            "late": self.feed.late,
-            "overflow": self.feed.overflow,
-            "repeated": self.feed.repeated,
-            "bad_gradients": self.guard.refused,
-        }
-        tree |= {
-            "learned_steps": self.learned_steps,
-            "dense_gradient_steps": self.dense_gradient_steps,
-            "warnings": self.cancelling.warnings,
-        }
-        tree |= {
-            "unused_steps": self.feed.unused_steps,
-            "learning_seconds": self.learning_seconds,
-            "waiting_seconds": self.waited,
-        }
-        self.send(self.context.topology.server, Kind.REPORT, tree)
+        report = LearnerReport(
+            group=self.group.index,
+            statistics=self.means.take(),
+            episodes=self.episodes.take(),
+            late=self.feed.late,
+            overflow=self.feed.overflow,
+            repeated=self.feed.repeated,
+            bad_gradients=self.guard.refused,
+            learned_steps=self.learned_steps,
+            dense_gradient_steps=self.dense_gradient_steps,
+            unused_steps=self.feed.unused_steps,
+            learning_seconds=self.learning_seconds,
+            waiting_seconds=self.waited,
+            warnings=self.cancelling.warnings,
+        )
+        self.send(self.context.topology.server, Kind.REPORT, report)
         self.feed.unused_steps, self.learning_seconds, self.waited = 0, 0.0, 0.0
         self.feed.late = self.feed.overflow = self.feed.repeated = self.guard.refused = self.learned_steps = (
             self.dense_gradient_steps

@@ -9,8 +9,7 @@ import numpy as np
 from hpcmarl.algos.base import Algorithm
 from hpcmarl.algos.batch import select
 from hpcmarl.comm.topology import Group
-from hpcmarl.config import PPOConfig
-from hpcmarl.config.algos import MinibatchPasses
+from hpcmarl.config import MinibatchPasses, PPOConfig
 from hpcmarl.optim.rounds import RoundRule, share
 from hpcmarl.roles.base import Context, generator_for
 from hpcmarl.roles.learner.rollout_source import (

@@ -22,6 +22,7 @@ from hpcmarl.optim.rounds import Accept, Close, Command, Engine, Publish
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import Context, Interval, Role
 from hpcmarl.roles.evaluator import Evaluator
+from hpcmarl.roles.reports import ActorReport, LearnerReport
 from hpcmarl.roles.server.checkpointing import CheckpointCoordinator
 from hpcmarl.roles.server.recorder import Recorder
 from hpcmarl.roles.server.stragglers import StragglerMonitor
@@ -67,7 +68,10 @@ class Server(Role):
         if message.kind is Kind.GRADIENT:
             self._on_gradient(message)
         elif message.kind is Kind.REPORT:
-            self.recorder.on_report(message.source, unpack(message.payload))
+            if message.header.role == "actor":
+                self.recorder.on_actor_report(ActorReport.unpack(message.payload))
+            else:
+                self.recorder.on_learner_report(LearnerReport.unpack(message.payload))
         elif message.kind is Kind.STATE:
             final = bool(message.header.flags & Flags.FINAL)
             self.snapshots.on_state(message.header.role, message.source, unpack(message.payload), final=final)

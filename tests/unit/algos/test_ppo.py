@@ -8,8 +8,7 @@ import pytest
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.batch import evaluate, join, select
 from hpcmarl.comm.topology import Group
-from hpcmarl.config import MATraceConfig, NetworkConfig, PPOConfig
-from hpcmarl.config.algos import MinibatchPasses
+from hpcmarl.config import MATraceConfig, MinibatchPasses, NetworkConfig, PPOConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError
 from hpcmarl.optim.rounds import make_rule

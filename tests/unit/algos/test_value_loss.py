@@ -12,8 +12,7 @@ from hpcmarl.algos.batch import join, select
 from hpcmarl.algos.value_loss import clipped_value_losses, value_losses
 from hpcmarl.bench.reference.critics import ReferenceCOMA, ReferenceValueCritic
 from hpcmarl.comm.topology import Group
-from hpcmarl.config import NetworkConfig, PPOConfig
-from hpcmarl.config.algos import MinibatchPasses
+from hpcmarl.config import MinibatchPasses, NetworkConfig, PPOConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.optim.rounds import make_rule
 from hpcmarl.roles.learner.minibatches import MinibatchSampler

@@ -1,6 +1,6 @@
 """Messages, the layout of rollouts in them, links, and the in-process transport."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from hpcmarl.algos.batch import join
 from hpcmarl.comm.local import LocalWorld
+from hpcmarl.comm.payload import Payload
 from hpcmarl.comm.protocol import (
     HEADER_BYTES,
     ROLE_NAMES,
@@ -27,6 +28,7 @@ from hpcmarl.comm.protocol import (
 )
 from hpcmarl.comm.transport import LatestLink
 from hpcmarl.errors import ProtocolError
+from hpcmarl.packing import pack
 from hpcmarl.rollouts.codec import RolloutCodec
 from hpcmarl.rollouts.layout import RolloutArena
 from hpcmarl.types import Episode, PolicySpec
@@ -231,6 +233,26 @@ def test_header_round_trips_and_its_team_can_be_set(header, team):
     assert check_header(buffer, 3) == header
     set_team(buffer, team)
     assert read_header(buffer) == header._replace(team=team)
+
+
+@dataclass(frozen=True)
+class Note(Payload):
+    number: int
+    text: str
+    values: np.ndarray
+    children: dict
+
+
+def test_payload_round_trips_and_refuses_other_fields():
+    note = Note(7, "ä", np.arange(3.0), {"a": [1, None]})
+    read = Note.unpack(note.pack())
+    assert (read.number, read.text, read.children) == (7, "ä", {"a": [1, None]})
+    np.testing.assert_array_equal(read.values, note.values)
+    for tree in ({"number": 7}, vars(note) | {"more": 1}):
+        with pytest.raises(ProtocolError, match=r"a message with a Note does not fit: .* the same version"):
+            Note.unpack(pack(tree))
+    with pytest.raises(ProtocolError):
+        Note.unpack(b"nothing")
 
 
 def test_slow_receiver_gets_first_and_newest_message():

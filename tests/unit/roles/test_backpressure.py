@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from hpcmarl.comm.topology import Group
-from hpcmarl.config.algos import MinibatchPasses
+from hpcmarl.config import MinibatchPasses
 from hpcmarl.optim.rounds import make_rule
 from hpcmarl.roles.learner.minibatches import MinibatchSampler
 from hpcmarl.roles.learner.rollout_queue import RolloutQueue
