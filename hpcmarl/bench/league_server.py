@@ -199,15 +199,15 @@ def _measure(rank: Rank, teams: list[SimulatedTeam], seconds: float) -> dict[str
     league = rank.roles["league"]
     assert isinstance(league, League)
     before, memory = league.records.busy_seconds, resident_megabytes()
-    frozen, matches, began = len(league.book.snapshots), league.book.matches, time.monotonic()
+    frozen, matches, began = len(league.state.snapshots), league.state.matches, time.monotonic()
     turns = list(_turns(rank, teams, seconds))
     elapsed, after = time.monotonic() - began, resident_megabytes()
     return {
         "members": len(teams),
-        "snapshots": len(league.book.snapshots),
+        "snapshots": len(league.state.snapshots),
         "seconds": round(elapsed, 2),
-        "frozen": len(league.book.snapshots) - frozen,
-        "matches": league.book.matches - matches,
+        "frozen": len(league.state.snapshots) - frozen,
+        "matches": league.state.matches - matches,
         "server_share": round(sum(turns) / elapsed, 4),
         "league_share": round((league.records.busy_seconds - before) / elapsed, 4),
         "slowest_ms": round(1e3 * max(turns), 1),

@@ -55,7 +55,7 @@ class Learning:
         transport = LocalWorld(1).transports[0]
         topology = assign_roles(1, [transport.host], TopologyConfig())
         self.context = Context(config, topology, transport, Path(), algorithm.spec)
-        self.algorithm, self.guard = algorithm, NonFiniteGradientFilter(config)
+        self.algorithm, self.gradient_filter = algorithm, NonFiniteGradientFilter(config)
         self.codec = self.context.codec(algorithm)
         self.batch = share(self.context.batch, len(config.topology.group_list))
         self.parts = [part for _ in range(BATCHES) for part in self._play()]
@@ -97,7 +97,7 @@ class Learning:
         rollouts = self.rollouts(number)
         vector, _ = self.algorithm.gradient(rollouts)
         version = self.engine.version
-        self.guard.accepts(vector, (), version)
+        self.gradient_filter.accepts(vector, (), version)
         count = sum(rollout.count for rollout in rollouts)
         self.engine.on_gradient(Gradient(0, version, count, vector))
         self.algorithm.load_parameters(self.engine.optimizer.query_point())

@@ -83,7 +83,7 @@ def show(
         "name": league.config.name,
         "env": league.config.env.id,
     }
-    result: dict[str, Any] = {**facts, **summarise(league.book)}
+    result: dict[str, Any] = {**facts, **summarise(league.state)}
     exact, reason = exploitability(league, result["nash"])
     result["exploitability"] = with_trained(exact, trained_responses(league))
     if reason:
@@ -151,7 +151,7 @@ def export(
         parameters, description = describe_networks(league, chosen)
         result["parameters"] = write_parameters(out, parameters, description)
     if table is not None:
-        summary = summarise(league.book)
+        summary = summarise(league.state)
         names = [each["name"] for each in summary["snapshots"]]
         result["table"] = write_payoff(
             table, names, summary["games"], summary["payoff"], summary["mean_return"]

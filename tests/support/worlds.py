@@ -94,7 +94,7 @@ def run_world(
 
 def _version(rank: Rank) -> int:
     if "league" in rank.roles:
-        return int(rank.roles["league"].book.changes)
+        return int(rank.roles["league"].state.changes)
     return int(rank.roles["server"].engine.version)
 
 

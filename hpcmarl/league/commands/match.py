@@ -220,7 +220,7 @@ def meet(
 def enter(league: LeagueRun, name: str) -> Entrant:
     """A snapshot or member of this league, NAME@RUN of another one, random, or search:DEPTH. Raises as
     `meet`."""
-    known = name in league.book.numbers or name in league.game.members
+    known = name in league.state.numbers or name in league.game.members
     if not known and (name == RANDOM or name.startswith(SEARCH)):
         return Entrant(name, name, None, lambda side, seed: _rule(league, name, side, seed))
     label, of, run = name.partition(OF)

@@ -20,8 +20,12 @@ from hpcmarl.roles.base import Context
 class Assignments:
     """running: by the term's number, who is trained by which group."""
 
-    def __init__(self, context: Context, book: LeagueState) -> None:
-        self.groups, self.book, self.limit = context.topology.groups, book, context.config.stop.updates
+    def __init__(self, context: Context, league_state: LeagueState) -> None:
+        self.groups, self.state, self.limit = (
+            context.topology.groups,
+            league_state,
+            context.config.stop.updates,
+        )
         self.free_groups: list[int] = []
         self.running: dict[int, tuple[Member, int]] = {}
         self.number = 0  # of the newest term: messages of older ones are dropped
@@ -54,7 +58,7 @@ class Assignments:
         """The mixtures of those that train, where they have changed since the last time, for each rank of
         their teams."""
         for number, (member, group) in self.running.items():
-            if not self.book.is_ready(member):
+            if not self.state.is_ready(member):
                 continue  # its answer would be to something that nobody has played yet
             mixture = self._mixture(number, member)
             mixture_bytes = mixture.names.encode() + mixture.shares.tobytes()
@@ -104,7 +108,7 @@ class Assignments:
             until=self._until(member),
             directory=member.directory,
             snapshot=snapshot_name(member.name, member.terms + 1),
-            seed=self.book.seed_of(member),
+            seed=self.state.seed_of(member),
             generation=member.generation,
             start=None if member.config.start is None else snapshot_name(member.name, 0),
             names=mixture.names,
@@ -115,13 +119,13 @@ class Assignments:
     def _until(self, member: Member) -> int:
         """The version at which the term ends: when the member is frozen, or has done all that it is to do
         (stop.updates)."""
-        end = self.book.term_end(member)
+        end = self.state.term_end(member)
         return end if self.limit is None else min(end, self.limit - member.updates_before)
 
     def _mixture(self, number: int, member: Member) -> OpponentMixture:
-        mixture = self.book.mixture(member)
+        mixture = self.state.mixture(member)
         chosen = np.flatnonzero(mixture.weights > 0.0)
-        names = " ".join(self.book.snapshots[number].name for number in mixture.snapshots[chosen].tolist())
+        names = " ".join(self.state.snapshots[number].name for number in mixture.snapshots[chosen].tolist())
         return OpponentMixture(
             team=number,
             names=names,

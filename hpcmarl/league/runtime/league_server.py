@@ -48,12 +48,12 @@ class League(Role):
         config = context.config
         assert config.league is not None
         self.league, self.game = config.league, game_of(config, context.spec)
-        self.book = new_book(config, self.game)
+        self.state = new_book(config, self.game)
         self.pool = context.run_directory / "pool"
-        self.records = LeagueRecords(context, self.book)
+        self.records = LeagueRecords(context, self.state)
         self.writer = CheckpointWriter(context.run_directory / "checkpoints", keep=config.checkpoint.keep)
         self.written = -1
-        self.terms = Assignments(context, self.book)
+        self.terms = Assignments(context, self.state)
         self.free_ranks: list[int] = []
         self.matches: dict[int, MatchTask] = {}  # by rank
         self.phase, self.status = "start", "finished"
@@ -99,21 +99,21 @@ class League(Role):
             return
         member, group = self.terms.running[report.team]
         if report.progress is not None:
-            self.book.on_progress(member, *report.progress)
+            self.state.on_progress(member, *report.progress)
         for name, (games, score) in report.played.items():
-            self.book.on_played(member, name, int(games), score)
+            self.state.on_played(member, name, int(games), score)
         for name in report.bad:
             self._quarantine(name)
-        if self.phase == "train" and self.book.wins(member):
+        if self.phase == "train" and self.state.wins(member):
             self._end_assignment(report.team, group, "finished")
 
     def _on_frozen(self, result: AssignmentResult) -> None:
         member = self.terms.over(result.team, result.group)
         if member is None:
             return
-        self.book.on_progress(member, result.version, result.env_steps, result.episodes)
+        self.state.on_progress(member, result.version, result.env_steps, result.episodes)
         if result.snapshot is not None:
-            snapshot = self.book.add(member, result.snapshot, member.terms + 1, self.records.seconds)
+            snapshot = self.state.add(member, result.snapshot, member.terms + 1, self.records.seconds)
             logger.info(
                 "%s after %d updates, %d environment steps: %s is in the pool",
                 member.name,
@@ -130,18 +130,18 @@ class League(Role):
         self.records.match_seconds += result.seconds
         if result.bad is not None:
             self._quarantine(result.bad)
-        self.book.ended(result.row, result.column, result.played)
+        self.state.ended(result.row, result.column, result.played)
 
     def _quarantine(self, name: str) -> None:
-        if not self.book.snapshots[self.book.numbers[name]].bad:
+        if not self.state.snapshots[self.state.numbers[name]].bad:
             logger.warning("snapshot %s does not verify: nobody meets it any more", name)
-            self.book.quarantine(name)
+            self.state.quarantine(name)
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
         """Its match is played by another, its team's member trained by another; a dead leader's member goes
         on from its checkpoint."""
         if (task := self.matches.pop(rank, None)) is not None:
-            self.book.ended(task.row, task.column, None)
+            self.state.ended(task.row, task.column, None)
         self.heard = True
         self.free_ranks = [free for free in self.free_ranks if free != rank]
         self.records.on_lost(rank)
@@ -189,10 +189,10 @@ class League(Role):
 
     def _start(self) -> None:
         if self.context.resume is not None:
-            self.book.load_state_dict(self.context.resume["league"])
+            self.state.load_state_dict(self.context.resume["league"])
             self.records.load_state_dict(self.context.resume["records"])
-        adopt_snapshots(self.book, self.pool, self.records.seconds)
-        freeze_beginnings(self.context, self.book, self.game, self.pool)
+        adopt_snapshots(self.state, self.pool, self.records.seconds)
+        freeze_beginnings(self.context, self.state, self.game, self.pool)
         self.records.begin()
         self._keep()
         self.phase = "train"
@@ -215,19 +215,19 @@ class League(Role):
         if self.phase == "train" and self.terms.free_groups:
             waiting = [
                 member
-                for member in self.book.members
-                if member.team is None and self.records.wants(member) and self.book.is_ready(member)
+                for member in self.state.members
+                if member.team is None and self.records.wants(member) and self.state.is_ready(member)
             ]
             for rank, assignment in self.terms.give(waiting):
                 self.send(rank, Kind.ASSIGNMENT, assignment)
         if self.phase in ("train", "judge"):
-            while self.free_ranks and (pair := self.book.next_match()) is not None:
+            while self.free_ranks and (pair := self.state.next_match()) is not None:
                 self._give_match(self.free_ranks.pop(0), *pair)
         return True
 
     def _give_match(self, rank: int, row: str, column: str) -> None:
-        side = self.book.snapshots[self.book.numbers[row]].side
-        self.matches[rank] = MatchTask(row, column, side, int(self.book.generator.integers(1 << 31)))
+        side = self.state.snapshots[self.state.numbers[row]].side
+        self.matches[rank] = MatchTask(row, column, side, int(self.state.generator.integers(1 << 31)))
         self.send(rank, Kind.MATCH, self.matches[rank])
 
     # ---- the end
@@ -244,7 +244,7 @@ class League(Role):
             member,
             group,
         ) in self.terms.running.items():  # what has hardly trained is kept for a resumption, but not frozen
-            self._end_assignment(team, group, status if self.book.has_trained(member) else "interrupted")
+            self._end_assignment(team, group, status if self.state.has_trained(member) else "interrupted")
         self.until = time.monotonic() + STOP_TIMEOUT
 
     def _begin_judging(self) -> None:
@@ -265,7 +265,7 @@ class League(Role):
 
     def _finish(self) -> None:
         for task in self.matches.values():
-            self.book.ended(task.row, task.column, None)
+            self.state.ended(task.row, task.column, None)
         self._keep()
         self.writer.close()
         error = self.writer.last_error
@@ -280,11 +280,11 @@ class League(Role):
     def _keep(self) -> None:
         """Write the book, where anything has changed."""
         self.keep_wanted = False
-        if self.book.changes != self.written:
-            began, self.written = time.perf_counter(), self.book.changes
-            state = {"league": self.book.state_dict(), "records": self.records.state_dict()}
+        if self.state.changes != self.written:
+            began, self.written = time.perf_counter(), self.state.changes
+            state = {"league": self.state.state_dict(), "records": self.records.state_dict()}
             self.writer.submit(
-                state, version=self.book.changes, attributes=self.context.attributes("server"), copied=True
+                state, version=self.state.changes, attributes=self.context.attributes("server"), copied=True
             )
             self.keep_due.took(time.perf_counter() - began)
 

@@ -64,7 +64,7 @@ class Actor(Role):
         self.writer = trajectory_writer(context, self.index, with_state=self.algorithm.needs_state)
         self.slot_numbers = np.arange(self.index * self.slots, (self.index + 1) * self.slots, dtype=np.int64)
         layout = self.codec.layout(context.arena_steps, self.slots)
-        self.outbox = RolloutSender(context, layout, self.index)
+        self.sender = RolloutSender(context, layout, self.index)
         self.row = 0  # of the arena: the coming step
         self.memory = self.algorithm.initial_memory(self.slots)
         assembler = (
@@ -93,7 +93,7 @@ class Actor(Role):
     @property
     def arena(self) -> RolloutArena:
         """The arena that is being written."""
-        return self.outbox.arena
+        return self.sender.arena
 
     # ---- messages
 
@@ -121,7 +121,7 @@ class Actor(Role):
     def _held(self) -> bool:
         """Whether to stand still (rounds.backpressure): the learner is behind, or has yet to take in what was
         sent. The time is counted, and how long trajectories take does not include it."""
-        held = self.told_to_wait or (self.backpressure and not self.outbox.has_room(self.row))
+        held = self.told_to_wait or (self.backpressure and not self.sender.has_room(self.row))
         if held or self.held_since is not None:
             now = time.perf_counter()
             if self.held_since is not None:
@@ -154,7 +154,7 @@ class Actor(Role):
         self.algorithm.load_parameters(vector)
         self.algorithm.on_progress(env_steps)
         self.has_weights = True
-        stale, self.version, self.outbox.sent = self.version, version, 0
+        stale, self.version, self.sender.sent = self.version, version, 0
         if stale < 0:
             self.timer.begin()  # it has waited until now
         if self.turns is not None and self.algorithm.on_policy:
@@ -189,7 +189,7 @@ class Actor(Role):
         if self.version == self.closing and not self.turns.done:
             return False
         self.closed = self.closing
-        sent = self.outbox.sent if self.version == self.closing else 0
+        sent = self.sender.sent if self.version == self.closing else 0
         self.send(self.group.learner, Kind.CLOSED, version=self.closing, trajectories=sent)
         return True
 
@@ -264,7 +264,7 @@ class Actor(Role):
         arena.keep(row, outcome)
         self.counters["acting_seconds"] += acted - began
         self.counters["environment_seconds"] += time.perf_counter() - acted
-        self.outbox.env_steps += self.slots if self.turns is None else self.turns.active
+        self.sender.env_steps += self.slots if self.turns is None else self.turns.active
         self.row += 1
         if self.delay.step:
             self.ready_at = time.monotonic() + self.delay.step
@@ -278,9 +278,9 @@ class Actor(Role):
         episodes = self.turns.after_step(self.arena, row, self.version)
         for index, (buffer, rollout) in enumerate(episodes):
             self._record(rollout)
-            self.outbox.post_episode(buffer, rollout, more=index + 1 < len(episodes))
+            self.sender.post_episode(buffer, rollout, more=index + 1 < len(episodes))
         if self.row == self.arena.layout.steps:
-            self.outbox.go_on_from(self.arena)
+            self.sender.go_on_from(self.arena)
             self.row = 0
         if episodes:
             self.timer.finished(
@@ -291,8 +291,8 @@ class Actor(Role):
 
     def _hand_on_unroll(self) -> None:
         full = self.arena
-        self._record(self.outbox.post_arena(self.arena_version))
-        self.outbox.go_on_from(full)
+        self._record(self.sender.post_arena(self.arena_version))
+        self.sender.go_on_from(full)
         self.row = 0
         self.timer.finished(range(self.slots))
         self._begin_trajectory()
@@ -320,7 +320,7 @@ class Actor(Role):
         """In a deterministic run an actor delivers its share of the round and waits for the next version."""
         if not self.context.config.deterministic or self.context.in_order:
             return False
-        return self.outbox.sent >= actor_quota(self.context, self.group.index, self.version)
+        return self.sender.sent >= actor_quota(self.context, self.group.index, self.version)
 
     def _leave_boundary(self) -> bool:
         if self._quota_done():
@@ -331,7 +331,7 @@ class Actor(Role):
 
     def _report(self) -> None:
         counters: dict[str, Any] = {**self.counters, "waiting_seconds": self.waited}
-        counters |= {**self.environment.counts, "dropped_steps": self.outbox.dropped_steps}
+        counters |= {**self.environment.counts, "dropped_steps": self.sender.dropped_steps}
         if self.writer is not None:
             counters |= {f"trajectory_{name}": value for name, value in self.writer.statistics.items()}
         report = ActorReport(self.index, counters, self.timer.sums, self.bare)

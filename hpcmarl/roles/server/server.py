@@ -49,9 +49,9 @@ class Server(Role):
         self.links = [LatestLink(self.transport, group.learner) for group in context.topology.groups]
         # groups whose newest point may not be on its way yet: only these are looked at in every step
         self.behind: set[int] = set()
-        self.waiting = StragglerMonitor(self.engine.rule, context.topology)
+        self.stragglers = StragglerMonitor(self.engine.rule, context.topology)
         self.recorder = Recorder(context, algorithm)
-        self.snapshots = CheckpointCoordinator(context)
+        self.checkpoints = CheckpointCoordinator(context)
         self.phase = "start"  # start → train → stop → evaluate → done
         self.status = "finished"
         self.stop_wanted: str | None = None
@@ -74,7 +74,9 @@ class Server(Role):
                 self.recorder.on_learner_report(LearnerReport.unpack(message.payload))
         elif message.kind is Kind.STATE:
             final = bool(message.header.flags & Flags.FINAL)
-            self.snapshots.on_state(message.header.role, message.source, unpack(message.payload), final=final)
+            self.checkpoints.on_state(
+                message.header.role, message.source, unpack(message.payload), final=final
+            )
         elif message.kind is Kind.CLOSED and self.phase == "train":
             self._execute(self.engine.on_closed(message.header.group, message.header.version))
         elif message.kind is Kind.INTERRUPT:
@@ -123,7 +125,7 @@ class Server(Role):
         """A round is complete: checkpoint, evaluate, stop or go on."""
         config, version = self.context.config, publish.version
         self.recorder.on_round(self.engine)
-        self.waiting.round_ended()
+        self.stragglers.round_ended()
         if (reason := self.recorder.stop_reason(version)) is not None or self.stop_wanted is not None:
             logger.info("stopping at version %d: %s", version, reason or self.stop_wanted)
             self._begin_stop(self.stop_wanted or "finished")
@@ -132,7 +134,7 @@ class Server(Role):
             return
         due = self.checkpoint_every is not None and self.checkpoint_every.due()
         if due or (config.checkpoint.every_updates and version % config.checkpoint.every_updates == 0):
-            self.snapshots.request(version, self._state())
+            self.checkpoints.request(version, self._state())
         due = self.evaluate_every is not None and self.evaluate_every.due()
         if due or (config.eval.every_updates and version % config.eval.every_updates == 0):
             self._evaluate(version)
@@ -169,8 +171,8 @@ class Server(Role):
     def _evaluate(self, version: int) -> None:
         if not self.context.config.rounds.collective:
             self.evaluator.request(self.engine.optimizer.parameters, version, self.recorder.on_evaluation)
-        elif self.snapshots.request(version, self._state()):
-            self.snapshots.when_complete = lambda state: self.evaluator.request(
+        elif self.checkpoints.request(version, self._state()):
+            self.checkpoints.when_complete = lambda state: self.evaluator.request(
                 state["engine"]["optimizer"]["parameters"], version, self.recorder.on_evaluation
             )
 
@@ -181,7 +183,7 @@ class Server(Role):
         led = [group for group in self.context.topology.groups if group.learner == rank]
         orphans = [actor for group in led for actor in group.actors]
         for gone in (rank, *orphans):
-            self.snapshots.forget(gone)
+            self.checkpoints.forget(gone)
         rule, wanted = self.engine.rule, self.context.config.rounds.on_loss
         if self.phase not in ("start", "train"):
             return
@@ -211,7 +213,7 @@ class Server(Role):
         has had."""
         episode = self.recorder.on_replaced(rank)
         if self.phase == "train":
-            self.snapshots.expect_again(rank)
+            self.checkpoints.expect_again(rank)
             state = {
                 "version": self.engine.version,
                 "first_episode": episode,
@@ -224,10 +226,10 @@ class Server(Role):
     def work(self) -> bool:
         if self.behind:
             self.behind = {group for group in self.behind if not self.links[group].flush()}
-        worked = self.snapshots.poll()
+        worked = self.checkpoints.poll()
         self.recorder.tick(self.engine)
         if self.phase == "train":
-            self.waiting.poll()
+            self.stragglers.poll()
         if self.phase == "start":
             self._start()
             return True
@@ -264,7 +266,7 @@ class Server(Role):
     def _start(self) -> None:
         """Give every role its state, then the learners the first parameters."""
         resume = self.context.resume
-        states = self.snapshots.distribute(resume)
+        states = self.checkpoints.distribute(resume)
         if resume is not None:
             self.engine.load_state_dict(resume["engine"])
             self.recorder.load_state_dict(resume["recorder"])
@@ -343,23 +345,23 @@ class Server(Role):
         if status == "interrupted":
             self.evaluator.cancel()  # it may take longer than the signal leaves time for
         self.recorder.end()
-        self.snapshots.expect_final()
+        self.checkpoints.expect_final()
         for group in self.context.topology.groups:
             self.send(group.learner, Kind.STOP, version=self.engine.version)
         self.final_state_timeout = Interval(FINAL_STATE_TIMEOUT)
 
     def _all_is_said(self) -> bool:
         """Whether the last states are there, or those that are missing are waited for no longer."""
-        snapshots = self.snapshots
+        snapshots = self.checkpoints
         return snapshots.all_final() or (
             self.final_state_timeout.due() and not snapshots.needs_more_final(self.engine.version)
         )
 
     def _after_stop(self) -> None:
-        missing = self.snapshots.missing_final()
+        missing = self.checkpoints.missing_final()
         if missing:
             logger.warning("no last state from %s within %.0f s", ", ".join(missing), FINAL_STATE_TIMEOUT)
-        state = self.snapshots.write_final(self.engine.version, self._state())
+        state = self.checkpoints.write_final(self.engine.version, self._state())
         self.phase = "evaluate"
         if state is not None and self.context.config.eval.episodes and self.status == "finished":
             self.evaluator.request(
@@ -367,12 +369,12 @@ class Server(Role):
             )
 
     def _finish(self) -> None:
-        error = self.snapshots.close()
+        error = self.checkpoints.close()
         self.recorder.finish(self.engine, self.status, error)
         code = self._exit_code(error)
-        if error is not None and error != self.snapshots.not_written:  # which has been logged
-            kept = self.snapshots.writer.last_version
-            kept = self.snapshots.resumed_version if kept is None else kept
+        if error is not None and error != self.checkpoints.not_written:  # which has been logged
+            kept = self.checkpoints.writer.last_version
+            kept = self.checkpoints.resumed_version if kept is None else kept
             good = "there is no good one" if kept is None else f"the last good one is of version {kept}"
             logger.error("the last checkpoint is not written, %s: %s", good, error)
         # actors first: the word for a replaced one goes over its learner
@@ -387,7 +389,7 @@ class Server(Role):
         """What the job ends with: "try again" promises a good checkpoint, success that nothing is lost."""
         if self.status == "finished":
             return EXIT_SUCCESS if error is None else EXIT_FAILURE
-        if error is None or (self.snapshots.writer.last_error is None and self.snapshots.resumable):
+        if error is None or (self.checkpoints.writer.last_error is None and self.checkpoints.resumable):
             return EXIT_TRY_AGAIN
         return EXIT_FAILURE
 
@@ -396,4 +398,4 @@ class Server(Role):
 
     def close(self) -> None:
         self.recorder.close()
-        self.snapshots.close()
+        self.checkpoints.close()

@@ -546,8 +546,8 @@ def test_a_checkpoint_of_other_members_is_refused(rps, tmp_path, run):
 
 def test_snapshots_record_their_most_met_opponents(rps):
     league = read_league(str(rps))
-    book, told = league.book, summarise(league.book)
-    main = book.member("main")
+    league_state, told = league.state, summarise(league.state)
+    main = league_state.member("main")
     frozen = [each for each in told["snapshots"] if each["member"] == "main"]
     assert frozen[0]["met_most"] == []
     for each in frozen[1:]:

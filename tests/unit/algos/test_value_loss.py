@@ -114,7 +114,7 @@ def test_a_batch_keeps_the_values_of_its_beginning():
     own."""
     spec = make_spec()
     algorithm = make(spec, value_clip=0.2, epochs=2, minibatches=1)
-    feed = MinibatchSampler(
+    source = MinibatchSampler(
         make_context(SPREAD, "algo.name=ppo"),
         Group(0, 0, (1,)),
         make_rule("sync", 1, 3),
@@ -125,13 +125,13 @@ def test_a_batch_keeps_the_values_of_its_beginning():
     for version in range(4):
         if version % 2 == 0:
             rollouts[version // 2].version = version
-            feed.add(SimpleNamespace(source=1, release=lambda: None), rollouts[version // 2], version)
+            source.add(SimpleNamespace(source=1, release=lambda: None), rollouts[version // 2], version)
             expected = algorithm.begin_batch([rollouts[version // 2]])[0].records["agent"].outputs
-        work = feed.take(version, 0)
+        work = source.take(version, 0)
         said.append(work.rollouts[0].records["agent"].outputs)
         np.testing.assert_array_equal(said[-1], expected)
         algorithm.load_parameters(algorithm.parameters + vector_of(algorithm, version, 0.1))
-        feed.on_version(version + 1)
+        source.on_version(version + 1)
     assert not np.allclose(said[0], said[2])
 
 

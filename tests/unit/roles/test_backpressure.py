@@ -28,12 +28,12 @@ def test_learner_is_behind_at_two_gradients_or_a_full_batch(kind, extra, count):
         context = make_context(SPREAD, "rounds.backpressure=true", *extra, key)
         passes = (MinibatchPasses(epochs=2, minibatches=3),) if kind is MinibatchSampler else ()
         algorithm = SimpleNamespace(on_policy=False)
-        feed = kind(context, Group(0, 0, (1,)), make_rule("sync", 1, 2), algorithm, *passes)
+        source = kind(context, Group(0, 0, (1,)), make_rule("sync", 1, 2), algorithm, *passes)
         for index in range(count):
-            assert not feed.is_behind(3), index
+            assert not source.is_behind(3), index
             rollout = SimpleNamespace(version=3, count=1)
-            feed.add(SimpleNamespace(source=1), rollout, 3)
-        assert feed.is_behind(3) is expected
+            source.add(SimpleNamespace(source=1), rollout, 3)
+        assert source.is_behind(3) is expected
 
 
 def test_trajectory_timer_excludes_paused_time(monkeypatch):
