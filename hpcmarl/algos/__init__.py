@@ -1,6 +1,7 @@
 """Algorithms by name.
 
 A new algorithm needs
+
 - a configuration section in config/algos.py,
 - a function in design.py,
 - a subclass of base.Algorithm in its own file, and

@@ -18,7 +18,7 @@ it holds all observations; with `state` it holds the state and agent k's observa
 policy's agents, and ends are those of the episode.
 
 Every agent has a value in every row of the game (actor_critic.py), even after its death. The action u_k is
-then "nothing", which has its own output, the last. The value of a death is thus the team's later return, with
+then "nothing", which has its own output, the last. A death is thus valued by the team's later return, with
 the same discount as for the living. Beyond the border of an unroll, the critic estimates that return. The
 gain covers the rows in which an agent acts.
 

@@ -8,6 +8,7 @@
     gain_t  = sum_k log pi(a_k|o_k) A_t
 
 The rest of the loss and the critics (algo.critic) are in actor_critic.py. Variants:
+
 - critic joint_observation or state, ratios joint: the equations above.
 - critic joint_observation or state, ratios agent: w and A per agent, with w = 1 for an agent that does not
   act. v_t is the mean of the active agents' targets.

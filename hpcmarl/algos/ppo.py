@@ -1,11 +1,12 @@
 """PPO (arXiv 1707.06347) for many agents: IPPO, and MAPPO (arXiv 2103.01955) with a central critic.
 
-    w_t    = exp( log pi(a_k|o_k) - log mu(a_k|o_k) )      for each agent k; mu sampled the action
+    w_t    = exp( log pi(a_k|o_k) - log mu(a_k|o_k) )      for each agent k; mu: the policy that sampled
     A_t    = sum_{i>=t} (gamma lambda)^{i-t} (r_i + gamma V_{i+1} - V_i)
     v_t    = A_t + V_t                                     target of the critic
     gain_t = sum_k min( w_t A_t, clip(w_t, 1 - epsilon, 1 + epsilon) A_t )
 
 A_t is the generalised advantage estimate (arXiv 1506.02438, eq. 16). Settings in the section algo:
+
 - critic: `independent` gives IPPO. `joint_observation` and `state` give MAPPO, where all agents of a policy
   share the team's A. With critic_input `agent`, each agent has an A from its own values.
 - epochs, minibatches: a batch is gone through `epochs` times, each time in `minibatches` random parts. Each

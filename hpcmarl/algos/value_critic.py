@@ -2,6 +2,7 @@
 
 One recursion yields targets and advantages. Subclasses define the objective of the policy
 (`_surrogate_objective`) and the targets of V (`_trace`). Critics (algo.critic):
+
 - joint_observation, state: one V for each row of the game, from all agents' observations or from the state.
 - the same with algo.critic_input: agent: one V for each agent in every row of the game. Its input also holds
   the agent's own observation (and number, with agent_id), with zeros for a dead agent. Time, rewards and ends
