@@ -96,6 +96,6 @@ class CancellingRewards:
             key, remedy = common_reward_text(self._algo)
             agents = f"all agents of policy {' and '.join(policies)}"
             self.warnings.append(
-                f"{key} learns from the mean reward of {agents}; it was 0 in all of {EPISODES} episodes, "
-                f"their own rewards were not; {remedy}"
+                f"{key} learns from the mean reward of {agents}; it was 0 in all of {EPISODES} episodes "
+                f"although their own rewards were not; {remedy}"
             )

@@ -175,7 +175,7 @@ class Mixed(QLearning):
             return torch.zeros(episodes.steps + 1, episodes.count, 0)
         if self._state == "state":
             if episodes.state is None:
-                raise ValueError("the mixer sees the environment's state, but a rollout carries none")
+                raise ValueError("the mixer needs the environment's state, but a rollout carries none")
             return episodes.state
         sizes = [policy.observation_size for policy in self.spec.policies]
         observations = [

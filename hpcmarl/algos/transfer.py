@@ -87,14 +87,14 @@ def transfer_parameters(old: Model, new: Model, features: Mapping[str, Sequence[
     acting = {name for policy in new.spec.policies for name in new.acting_parameters(policy.name)}
     if lost := sorted(acting.intersection(begun)):
         raise ConfigError(
-            f"{lost[0]}: {list(after[lost[0]].shape)} cannot be made of what the snapshot has; keep "
+            f"{lost[0]}: its shape {list(after[lost[0]].shape)} does not fit the snapshot's parameters; keep "
             "algo.network as it was"
         )
     difference = max(_difference(old, new, policy.name, places[policy.name]) for policy in new.spec.policies)
     if not difference <= TOLERANCE:
         raise ConfigError(
-            f"the outputs change by {difference:.2g} of the largest; were features given in another order "
-            "than they are seen?"
+            f"the outputs change by {difference:.2g} of the largest output; allowed: {TOLERANCE}; check that "
+            "--features has the order of the observation"
         )
     return Transferred(new.parameters.copy(), carried, widened, begun, difference)
 
@@ -115,32 +115,36 @@ def _features(old: Model, new: Model, name: str, features: Mapping[str, Sequence
             "only observations may change"
         )
     extras = old.acting_extras(name), new.acting_extras(name)
-    for what, count in extras[0].items():
-        if count != extras[1][what]:
+    for extra, count in extras[0].items():
+        if count != extras[1][extra]:
             raise ConfigError(
-                f"policy {name} had {count} inputs for the {what} in the snapshot and has {extras[1][what]} "
-                "now; keep algo.agent_id, algo.obs_last_action and the agents as they were"
+                f"policy {name} had {count} inputs for the {extra} in the snapshot and has "
+                f"{extras[1][extra]} now; keep algo.agent_id, algo.obs_last_action and the agents as they were"
             )
     if name not in features and before.observation_size != after.observation_size:
         added = abs(after.observation_size - before.observation_size)
         example = f"--features {name}=0-{before.observation_size - 1},new*{added}"
         raise ConfigError(
-            f"policy {name} sees {after.observation_size} features where the snapshot saw "
-            f"{before.observation_size}; say which are which, for instance {example}"
+            f"policy {name} sees {after.observation_size} features, but {before.observation_size} in the "
+            f"snapshot; assign them, for instance with {example}"
         )
     given = np.asarray(features.get(name, range(after.observation_size)), np.int64)
     if len(given) != after.observation_size:
-        raise ConfigError(f"--features for {name}: {len(given)} given, and it sees {after.observation_size}")
-    kept = given[given != NEW]
-    if len(kept) and (kept.min() < 0 or kept.max() >= before.observation_size):
         raise ConfigError(
-            f"--features for {name}: {int(kept.max())} is none of the old features 0 to "
-            f"{before.observation_size - 1}"
+            f"--features for {name}: {len(given)} features given, but the policy sees "
+            f"{after.observation_size}"
+        )
+    kept = given[given != NEW]
+    unknown = kept[(kept < 0) | (kept >= before.observation_size)]
+    if len(unknown):
+        raise ConfigError(
+            f"--features for {name}: {int(unknown[0])} is not an old feature; allowed: 0 to "
+            f"{before.observation_size - 1}, or new"
         )
     if len(np.unique(kept)) != before.observation_size or len(kept) != before.observation_size:
         raise ConfigError(
-            f"--features for {name}: every old feature must have one place; {before.observation_size} old "
-            f"ones, {len(kept)} places"
+            f"--features for {name}: every old feature must have exactly one place; "
+            f"{before.observation_size} old features have {len(kept)} places"
         )
     return given
 

@@ -87,7 +87,9 @@ class Chooser(ABC):
         Raises:
             TypeError: If actions are not discrete.
         """
-        raise TypeError(f"{type(self).__name__} has no table of single actions")
+        raise TypeError(
+            f"{type(self).__name__} has no probabilities of single actions; allowed: discrete actions"
+        )
 
     def score(self, raw: FloatArray, action: Array, mask: BoolArray | None) -> FloatArray:
         """Return the derivative of the actions' log-probabilities with respect to the raw outputs.
@@ -103,7 +105,7 @@ class Chooser(ABC):
         Raises:
             TypeError: If actions have no differentiable log-probability.
         """
-        raise TypeError(f"{type(self).__name__} has no log-probabilities that change with its raw outputs")
+        raise TypeError(f"{type(self).__name__} has no differentiable log-probabilities")
 
 
 class EpsilonGreedy(Chooser):

@@ -59,7 +59,9 @@ class Head(ABC):
         Raises:
             TypeError: If actions are not discrete.
         """
-        raise TypeError(f"{type(self).__name__} has no table of single actions")
+        raise TypeError(
+            f"{type(self).__name__} has no probabilities of single actions; allowed: discrete actions"
+        )
 
     @abstractmethod
     def maximum_entropy(self, mask: torch.Tensor | None, rows: int) -> torch.Tensor:

@@ -77,7 +77,7 @@ class ParameterLayout:
             for prefix, part in shape.inner(f"{module}."):
                 if part is wanted:
                     return prefix
-        raise KeyError("no such network")
+        raise KeyError("the shape belongs to none of the modules")
 
     def named(self, vector: FloatArray) -> dict[str, FloatArray]:
         """Return views of a vector [P] by full name, in the order of the vector."""
