@@ -109,6 +109,6 @@ def build_modules(design: Design) -> dict[str, nn.Module]:
 
 def _policy_at(modules: Mapping[str, nn.Module], prefix: str) -> Policy:
     module, _, inner = prefix.rstrip(".").partition(".")
-    found = modules[module].get_submodule(inner)
-    assert isinstance(found, Policy)
-    return found
+    policy = modules[module].get_submodule(inner)
+    assert isinstance(policy, Policy)
+    return policy

@@ -196,10 +196,10 @@ def anybody(parts: Sequence[BoolArray]) -> BoolArray:
         An array [..., 1].
     """
     active = [part[..., agent] for part in parts for agent in range(part.shape[-1])]
-    found = active[0].copy()
+    result = active[0].copy()
     for each in active[1:]:
-        found |= each
-    return found[..., None]
+        result |= each
+    return result[..., None]
 
 
 def _select_policy(part: PolicyRollout, slots: Array, finals: Array) -> PolicyRollout:

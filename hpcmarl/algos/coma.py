@@ -69,9 +69,9 @@ class COMA(ActorCritic):
 
     def __init__(self, spec: EnvironmentSpec, config: COMAConfig, seed: int) -> None:
         super().__init__(spec, config, seed)
-        twins = build_modules(self.design)
-        FlatParameters(self.layout, twins, self.target.parameters)
-        self._target_critics = critics_of(twins)
+        target_modules = build_modules(self.design)
+        FlatParameters(self.layout, target_modules, self.target.parameters)
+        self._target_critics = critics_of(target_modules)
 
     def on_version(self, version: int) -> None:
         self.target.on_version(version, self.parameters)
@@ -84,7 +84,7 @@ class COMA(ActorCritic):
             batch.steps,
             shared.evaluations[policy.name],
         )
-        critic, target, nothing = (
+        critic, target, no_action = (
             self._critics[policy.name],
             self._target_critics[policy.name],
             policy.action.sizes[0],
@@ -92,15 +92,17 @@ class COMA(ActorCritic):
         alive, game = part.alive[:steps], self._agent_rows(policy, batch, shared.game)
         rows = Rows(game.active)
         critic_inputs = tensor(self._inputs(policy, batch, shared.central_input[0], rows))
-        done = tensor(rows.pick(np.where(alive, part.action, nothing))).unsqueeze(-1)
+        taken = tensor(rows.pick(np.where(alive, part.action, no_action))).unsqueeze(-1)
         acting = tensor(rows.pick(alive))
         outputs = critic(critic_inputs)
-        chosen = outputs.gather(-1, done).squeeze(-1)
+        chosen = outputs.gather(-1, taken).squeeze(-1)
         with torch.no_grad():
-            later = target.values(target(critic_inputs)).gather(-1, done).squeeze(-1).numpy()
-            worth = critic.values(chosen.detach())
+            later = target.values(target(critic_inputs)).gather(-1, taken).squeeze(-1).numpy()
+            chosen_values = critic.values(chosen.detach())
             action_probs = self._policies[policy.name].head.probabilities(evaluation.raw, evaluation.mask)
-            advantages = worth[acting] - (action_probs * critic.values(outputs[acting, :nothing])).sum(-1)
+            advantages = chosen_values[acting] - (
+                action_probs * critic.values(outputs[acting, :no_action])
+            ).sum(-1)
             ratio = (
                 (evaluation.logp - tensor(evaluation.rows.pick(part.logp))).exp().clamp(max=config.rho_max)
             )
@@ -111,8 +113,8 @@ class COMA(ActorCritic):
             policy.agents
         )
         gain = (evaluation.logp * tensor(self._normalised((ratio * advantages).numpy(), ratio.numpy()))).sum()
-        spread, cost = self._entropy_terms(policy, evaluation)
-        objective = (gain - config.value_cost * error + spread) / steps
+        bonus, cost = self._entropy_terms(policy, evaluation)
+        objective = (gain - config.value_cost * error + bonus) / steps
         objective.backward()  # type: ignore[no-untyped-call]
         self._observe(policy, part, evaluation, (critic_inputs, targets, tensor(counts)))
         acted = max(evaluation.rows.count, 1)
@@ -122,8 +124,8 @@ class COMA(ActorCritic):
             "entropy": float(evaluation.entropy.detach().sum()) / acted,
             "entropy_cost": cost,
             "mean_rho": float(ratio.mean()) if evaluation.rows.count else 1.0,
-            "value": float(worth.mean()) if rows.count else 0.0,
-            "explained_variance": explained_variance(target_values[counts], worth.numpy()[counts]),
+            "value": float(chosen_values.mean()) if rows.count else 0.0,
+            "explained_variance": explained_variance(target_values[counts], chosen_values.numpy()[counts]),
         }
 
     def _agent_columns(self, batch: Batch, part: PolicyBatch, rows: UnitRows, value: FloatArray) -> Columns:
@@ -170,7 +172,7 @@ class COMA(ActorCritic):
         """
         steps, agents = batch.steps, len(policy.agents)
         joint = np.concatenate(
-            [_done(each, batch.policies[each.name], steps) for each in self.spec.policies], -1
+            [_one_hot_actions(each, batch.policies[each.name], steps) for each in self.spec.policies], -1
         )
         first = sum(
             len(each.agents) * each.action.sizes[0]
@@ -187,7 +189,7 @@ class COMA(ActorCritic):
         return np.concatenate([rows.pick(np.ascontiguousarray(array)) for array in parts], -1)
 
 
-def _done(policy: PolicySpec, part: PolicyBatch, steps: int) -> FloatArray:
+def _one_hot_actions(policy: PolicySpec, part: PolicyBatch, steps: int) -> FloatArray:
     """Return the one-hot actions of a policy's agents, zero for agents that do not act: [T, B, N A]."""
     hot = np.eye(policy.action.sizes[0], dtype=np.float32)[part.action] * part.alive[:steps, :, :, None]
     return np.asarray(hot.reshape(*hot.shape[:2], -1), np.float32)

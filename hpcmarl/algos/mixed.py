@@ -143,19 +143,19 @@ class Mixed(QLearning):
             for own, part in zip(utilities, team.episodes.parts, strict=True)
         ]
         mixed: torch.Tensor = networks.others[mixer](
-            torch.cat(picked, -1).unsqueeze(-2), self._seen(networks, places.pick(team.state[:steps]))
+            torch.cat(picked, -1).unsqueeze(-2), self._mixer_inputs(networks, places.pick(team.state[:steps]))
         )
         return places.spread(mixed.squeeze(-1))
 
-    def _seen(self, networks: Networks, state: torch.Tensor) -> torch.Tensor:
+    def _mixer_inputs(self, networks: Networks, state: torch.Tensor) -> torch.Tensor:
         """Return rows [n, S] of the state as the mixers of these networks see them.
 
         They are normalised if the networks have moments.
         """
         if MOMENTS not in networks.others:
             return state
-        seen: torch.Tensor = networks.others[MOMENTS](state)
-        return seen
+        rows: torch.Tensor = networks.others[MOMENTS](state)
+        return rows
 
     def _observe(self, episodes: Episodes) -> None:
         super()._observe(episodes)

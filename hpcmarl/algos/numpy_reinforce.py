@@ -82,14 +82,14 @@ class NumpyReinforce(Model):
             log-probabilities [n].
         """
         active = part.alive[:-1, 0]
-        seen = part.obs[:-1, 0][active]
+        observed = part.obs[:-1, 0][active]
         mask = None if part.action_mask is None else part.action_mask[:-1, 0][active]
-        worth = weight * self._to_go(part)[active]
+        weights = weight * self._to_go(part)[active]
         return (
-            seen.reshape(len(seen), math.prod(seen.shape[1:])),
+            observed.reshape(len(observed), math.prod(observed.shape[1:])),
             part.action[:, 0][active],
             mask,
-            worth.astype(np.float32),
+            weights.astype(np.float32),
         )
 
     def _to_go(self, part: PolicyRollout) -> Array:

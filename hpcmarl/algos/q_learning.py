@@ -118,9 +118,9 @@ class QLearning(Algorithm):
     def __init__(self, spec: EnvironmentSpec, config: QLearningConfig, seed: int) -> None:
         super().__init__(spec, config, seed)
         self._config = config
-        twins = build_modules(self.design)
-        FlatParameters(self.layout, twins, self.target.parameters)
-        self._online, self._target = networks_of(self._modules), networks_of(twins)
+        target_modules = build_modules(self.design)
+        FlatParameters(self.layout, target_modules, self.target.parameters)
+        self._online, self._target = networks_of(self._modules), networks_of(target_modules)
         self._env_steps = 0
         self._limit = ValueLimit(spec, config.discount)
 
@@ -331,7 +331,7 @@ class QLearning(Algorithm):
         reward = columns.reward * np.float32(config.reward_scale)
         self._limit.see(reward, columns.active)
         final = value[1:] if known is None else np.where(known[1:], value[1:], value[:-1])
-        given = (
+        arrays = (
             value[:-1],
             np.zeros_like(value[0]),
             reward,
@@ -341,9 +341,9 @@ class QLearning(Algorithm):
             final,
         )
         if trace_lambda is None and config.n_step > 1:
-            return tensor(n_step_targets(*given, discount=config.discount, n_step=config.n_step))
-        chosen = self._lambda if trace_lambda is None else trace_lambda
-        return tensor(trace_targets(*given, discount=config.discount, trace_lambda=chosen))
+            return tensor(n_step_targets(*arrays, discount=config.discount, n_step=config.n_step))
+        lambda_now = self._lambda if trace_lambda is None else trace_lambda
+        return tensor(trace_targets(*arrays, discount=config.discount, trace_lambda=lambda_now))
 
 
 def _errors_of(fit: Fit) -> EpisodeErrors:

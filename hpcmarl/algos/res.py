@@ -74,7 +74,9 @@ class RES(Mixed):
             active,
             [present.pick(action) for action in greedy],
         )
-        totals: torch.Tensor = networks.others["mixer"](joint, self._seen(networks, present.pick(team.state)))
+        totals: torch.Tensor = networks.others["mixer"](
+            joint, self._mixer_inputs(networks, present.pick(team.state))
+        )
         return totals, exists
 
     def _losses(self, team: Team, total: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

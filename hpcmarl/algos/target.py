@@ -46,14 +46,14 @@ class Target:
         """
         if version <= self._version:
             return
-        anew, self._version = self._version < 0 or self._learns_of_moments(parameters), version
-        if anew or (self._rate is None and version - self._copied >= self._every):
+        copy_now, self._version = self._version < 0 or self._has_first_moments(parameters), version
+        if copy_now or (self._rate is None and version - self._copied >= self._every):
             np.copyto(self.parameters, parameters)
             self._copied = version
         elif self._rate is not None:
             self.parameters[:] += np.float32(self._rate) * (parameters - self.parameters)
 
-    def _learns_of_moments(self, parameters: FloatArray) -> bool:
+    def _has_first_moments(self, parameters: FloatArray) -> bool:
         return bool(parameters[self._averages].any()) and not self.parameters[self._averages].any()
 
     def state_dict(self) -> dict[str, Any]:

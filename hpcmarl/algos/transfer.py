@@ -119,7 +119,8 @@ def _features(old: Model, new: Model, name: str, features: Mapping[str, Sequence
         if count != extras[1][extra]:
             raise ConfigError(
                 f"policy {name} had {count} inputs for the {extra} in the snapshot and has "
-                f"{extras[1][extra]} now; keep algo.agent_id, algo.obs_last_action and the agents as they were"
+                f"{extras[1][extra]} now; keep algo.agent_id, algo.obs_last_action and the agents as they "
+                "were"
             )
     if name not in features and before.observation_size != after.observation_size:
         added = abs(after.observation_size - before.observation_size)
@@ -156,25 +157,25 @@ def _columns(old: Model, new: Model, policy: PolicySpec, features: IntArray) -> 
         For each parameter name, one number per new input: the old input, or NEW. An empty array fits no
         parameter.
     """
-    width, found = old.spec.policy(policy.name).observation_size, {}
+    width, columns = old.spec.policy(policy.name).observation_size, {}
     # the last action and the number of the agent follow the observation
     own = np.concatenate([features, np.arange(width, old.acting_inputs(policy.name))])
     for stage in new.networks()[policy.name]:
         first = stage.get("weight") or stage.get("weight_ih")
         name = str(first or stage["moments"])
-        found[name] = own
+        columns[name] = own
         if (value := stage.get("value_weight")) is not None:
-            found[value] = own
+            columns[value] = own
         if first is not None:
             break
     if new.needs_state and new.known_critic_inputs:  # the critic sees the state alone
-        return found
+        return columns
     acting = set(new.acting_parameters(policy.name))
     for name, array in new.named_parameters().items():
         if name in acting or name.partition(".")[0] != policy.name or not name.endswith(CRITIC_INPUTS):
             continue
         if not new.known_critic_inputs:
-            found[name] = np.zeros(0, np.int64)  # fits no parameter, so initial values stay
+            columns[name] = np.zeros(0, np.int64)  # fits no parameter, so initial values stay
             continue
         # the critic sees the observation (and number) of one agent, or the observations of all agents
         one = _inputs(array) - len(features) in (
@@ -185,8 +186,8 @@ def _columns(old: Model, new: Model, policy: PolicySpec, features: IntArray) -> 
         rest = _inputs(array) - blocks * len(features)
         if rest >= 0 and (blocks == 1 or len(new.spec.policies) == 1):
             shifted = [np.where(features == NEW, NEW, features + block * width) for block in range(blocks)]
-            found[name] = np.concatenate([*shifted, np.arange(blocks * width, blocks * width + rest)])
-    return found
+            columns[name] = np.concatenate([*shifted, np.arange(blocks * width, blocks * width + rest)])
+    return columns
 
 
 def _inputs(array: FloatArray) -> int:

@@ -121,8 +121,8 @@ class ValueCritic(ActorCritic):
         error = (losses * tensor(counted)).sum() / (
             1 if self._central and not self._each else len(policy.agents)
         )
-        spread, cost = self._entropy_terms(policy, evaluation)
-        objective = (gain - config.value_cost * error + spread) / batch.steps
+        bonus, cost = self._entropy_terms(policy, evaluation)
+        objective = (gain - config.value_cost * error + bonus) / batch.steps
         objective.backward()  # type: ignore[no-untyped-call]
         self._observe(policy, part, evaluation, (valued.critic_inputs, targets, tensor(counted > 0)))
         size = batch.steps * batch.slots

@@ -56,14 +56,14 @@ class WQMIX(Mixed):
         greedy = self._greedy(episodes, values if config.double_q else later)
         with torch.no_grad():
             central_later = self._central(self._target, episodes)
-            best = self._of_target(
+            best = self._target_value(
                 team, [taken(value, action) for value, action in zip(central_later, greedy, strict=True)]
             )
             future = best
             if config.operator == "mellowmax":
                 shape = (config.mellowmax_omega, config.mellowmax_alpha)
                 pairs = zip(central_later, episodes.parts, strict=True)
-                future = self._of_target(
+                future = self._target_value(
                     team, [soft_mellowmax(value, part.mask, *shape) for value, part in pairs]
                 )
         targets = self._targets(team.columns, future.unsqueeze(-1))[..., 0]
@@ -80,6 +80,6 @@ class WQMIX(Mixed):
         losses = weights * (total - targets).square() + (central - targets).square()
         return team.fit(losses, total, targets, weight=team.mean(weights))
 
-    def _of_target(self, team: Team, utilities: list[torch.Tensor]) -> torch.Tensor:
+    def _target_value(self, team: Team, utilities: list[torch.Tensor]) -> torch.Tensor:
         """Return the target network's central value [T+1, B] for the agents' utilities."""
         return self._mix(self._target, team, utilities, "central mixer")

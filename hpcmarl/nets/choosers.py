@@ -144,9 +144,9 @@ class EpsilonGreedy(Chooser):
         best = self._best(raw, mask)
         if noise is None:
             return best, np.zeros(len(raw), np.float32) if with_logp else None
-        explores, worth = noise
-        drawn = (worth if mask is None else np.where(mask, worth, -1.0)).argmax(1)
-        action = np.where(explores < self.epsilon, drawn, best)
+        explores, preference = noise
+        random_action = (preference if mask is None else np.where(mask, preference, -1.0)).argmax(1)
+        action = np.where(explores < self.epsilon, random_action, best)
         if not with_logp:
             return action, None
         share = self.epsilon / (raw.shape[1] if mask is None else np.maximum(mask.sum(1), 1))

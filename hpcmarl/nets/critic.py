@@ -73,7 +73,7 @@ class Critic(nn.Module):
         )
         hidden = recur(
             self.cell,
-            self.body(self._seen(inputs.reshape(-1, inputs.shape[-1])[packing.rows])),
+            self.body(self._normalise(inputs.reshape(-1, inputs.shape[-1])[packing.rows])),
             memory.reshape(columns, -1),
             packing,
         )
@@ -92,17 +92,17 @@ class Critic(nn.Module):
         """
         assert self.body is not None
         assert self.cell is not None
-        return self._out(self.head(self.cell(self.body(self._seen(inputs)), memory)))
+        return self._out(self.head(self.cell(self.body(self._normalise(inputs)), memory)))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Evaluate a feed-forward critic."""
-        return self._out(self.layers(self._seen(inputs)))
+        return self._out(self.layers(self._normalise(inputs)))
 
-    def _seen(self, inputs: torch.Tensor) -> torch.Tensor:
+    def _normalise(self, inputs: torch.Tensor) -> torch.Tensor:
         if self._inputs is None:
             return inputs
-        seen: torch.Tensor = self._inputs(inputs)
-        return seen
+        normalised: torch.Tensor = self._inputs(inputs)
+        return normalised
 
     def _out(self, outputs: torch.Tensor) -> torch.Tensor:
         return outputs.squeeze(-1) if self._single else outputs

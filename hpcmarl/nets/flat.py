@@ -45,19 +45,20 @@ class FlatParameters:
         self._gradient = torch.zeros(layout.size, dtype=torch.float32)
         self.gradient: FloatArray = self._gradient.numpy()
         self._views: list[tuple[torch.Tensor, torch.Tensor]] = []
-        found: dict[str, torch.Tensor] = {
+        tensors: dict[str, torch.Tensor] = {
             f"{name}.{own}": part
             for name, module in modules.items()
             for own, part in module.named_parameters()
         }
-        found |= {
+        tensors |= {
             f"{name}.{own}": part for name, module in modules.items() for own, part in module.named_buffers()
         }
-        if [(name, tuple(part.shape)) for name, part in found.items()] != list(layout.shapes.items()):
+        if [(name, tuple(part.shape)) for name, part in tensors.items()] != list(layout.shapes.items()):
             raise ValueError(
-                f"modules have the parameters {sorted(found)}; their description has {sorted(layout.shapes)}"
+                f"modules have the parameters {sorted(tensors)}; their description has "
+                f"{sorted(layout.shapes)}"
             )
-        for name, parameter in found.items():
+        for name, parameter in tensors.items():
             self._bind(parameter, layout.places[name])
 
     def _bind(self, parameter: torch.Tensor, place: slice) -> None:

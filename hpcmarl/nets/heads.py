@@ -107,9 +107,9 @@ class CategoricalHead(Head):
         for component, part in enumerate(self._slices):
             log_probability = functional.log_softmax(raw[..., part], dim=-1)
             taken = log_probability.gather(-1, action[..., component : component + 1]).squeeze(-1)
-            spread = -(log_probability.exp() * log_probability).sum(-1)
+            component_entropy = -(log_probability.exp() * log_probability).sum(-1)
             logp = taken if logp is None else logp + taken
-            entropy = spread if entropy is None else entropy + spread
+            entropy = component_entropy if entropy is None else entropy + component_entropy
         assert logp is not None
         assert entropy is not None
         return logp, entropy
@@ -157,8 +157,8 @@ class TanhGaussianHead(Head):
         gaussian = -0.5 * noise.square() - log_deviation - 0.5 * math.log(2 * math.pi)
         logp = (gaussian - _log_slope(u)).sum(-1) - self._log_scale
         moved = mean + deviation * noise.detach()
-        spread = log_deviation + 0.5 * math.log(2 * math.pi * math.e) + _log_slope(moved)
-        return logp, spread.sum(-1) + self._log_scale
+        dimension_entropy = log_deviation + 0.5 * math.log(2 * math.pi * math.e) + _log_slope(moved)
+        return logp, dimension_entropy.sum(-1) + self._log_scale
 
     def maximum_entropy(self, mask: torch.Tensor | None, rows: int) -> torch.Tensor:
         return torch.full((rows,), self._log_scale + self._dimensions * math.log(2.0))

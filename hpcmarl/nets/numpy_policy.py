@@ -42,7 +42,7 @@ class NumpyPolicy:
         self.inputs = shape.inputs
         self._width, self._actions = shape.width, shape.actions
         self._agents, self._agent_id = shape.agents, shape.agent_id
-        self._normalised = None if shape.moments is None else NumpyMoments(_within("moments", arrays))
+        self._moments = None if shape.moments is None else NumpyMoments(_within("moments", arrays))
         self._body = None if shape.body is None else NumpyDense(shape.body, _within("body", arrays))
         self._recurrence = (
             None if shape.cell is None else NumpyRecurrence(shape.cell, _within("cell", arrays))
@@ -177,7 +177,7 @@ class NumpyPolicy:
         Returns:
             Raw outputs [n, K], and the GRU's memory [n, H] after the rows (None without a GRU).
         """
-        seen = self._seen(obs)
+        seen = self._normalise(obs)
         hidden = seen if self._body is None else self._body(seen)
         if self._recurrence is None:
             return self._heads(hidden, mask), None
@@ -228,8 +228,8 @@ class NumpyPolicy:
             inputs = numbered(np.repeat(inputs[:, None], self._agents, 1))[:, agent]
         return self.chooser.action_probs(self.raw(inputs, mask=mask)[0], mask)
 
-    def _seen(self, obs: FloatArray) -> FloatArray:
-        return obs if self._normalised is None else self._normalised(obs)
+    def _normalise(self, obs: FloatArray) -> FloatArray:
+        return obs if self._moments is None else self._moments(obs)
 
 
 @functools.lru_cache

@@ -76,7 +76,7 @@ class Policy(nn.Module):
         Returns:
             Raw outputs, shape [n, K].
         """
-        seen = self._seen(obs)
+        seen = self._normalise(obs)
         return self._heads(seen if self.body is None else self.body(seen), mask)
 
     def _heads(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -88,11 +88,11 @@ class Policy(nn.Module):
         if self.moments is not None:
             self.moments.add(obs, weight)
 
-    def _seen(self, obs: torch.Tensor) -> torch.Tensor:
+    def _normalise(self, obs: torch.Tensor) -> torch.Tensor:
         if self.moments is None:
             return obs
-        seen: torch.Tensor = self.moments(obs)
-        return seen
+        normalised: torch.Tensor = self.moments(obs)
+        return normalised
 
     def unroll(
         self,
@@ -121,7 +121,7 @@ class Policy(nn.Module):
         packing = Packing(
             alive.view(-1, columns).numpy(), starts.unsqueeze(-1).expand(shape).reshape(-1, columns).numpy()
         )
-        inputs = self.body(self._seen(obs.reshape(-1, obs.shape[-1])[packing.rows]))
+        inputs = self.body(self._normalise(obs.reshape(-1, obs.shape[-1])[packing.rows]))
         first = memory.view(columns, -1)
         hidden = (
             recur(self.cell, inputs, first, packing)

@@ -119,13 +119,13 @@ class DenseShape(Shape):
     last_gain: float | None = None
 
     def own(self) -> Mapping[str, Parameter]:
-        found: dict[str, Parameter] = {}
+        arrays: dict[str, Parameter] = {}
         for index, (inputs, outputs) in enumerate(pairwise(self.sizes)):
             last = index == len(self.sizes) - 2
             gain = self.last_gain if last and self.last_gain is not None else GAINS[self.activation]
-            found[f"layers.{index}.weight"] = Parameter((outputs, inputs), orthogonal(gain))
-            found[f"layers.{index}.bias"] = Parameter((outputs,), zeros)
-        return found
+            arrays[f"layers.{index}.weight"] = Parameter((outputs, inputs), orthogonal(gain))
+            arrays[f"layers.{index}.bias"] = Parameter((outputs,), zeros)
+        return arrays
 
     def stages(self, prefix: str) -> list[dict[str, str | None]]:
         """List the layers as dictionaries of kind, weight, bias and activation.
@@ -334,24 +334,24 @@ class PolicyShape(Shape):
             One dictionary per stage: its kind (normalise, dense, gru or dueling), the names of its
             parameters, and its activation or None.
         """
-        found: list[dict[str, str | None]] = (
+        result: list[dict[str, str | None]] = (
             [] if self.moments is None else [{"kind": "normalise", "moments": f"{prefix}moments.moments"}]
         )
         if self.body is not None:
-            found += self.body.stages(f"{prefix}body.")
+            result += self.body.stages(f"{prefix}body.")
         if self.cell is not None:
-            found.append(
+            result.append(
                 {
                     "kind": "gru",
                     **{name: f"{prefix}cell.{name}" for name in self.cell.own()},
                     "activation": None,
                 }
             )
-        found += self.outputs.stages(f"{prefix}outputs.")
+        result += self.outputs.stages(f"{prefix}outputs.")
         if self.value is not None:
             value = self.value.stages(f"{prefix}value.")[0]
-            found[-1] |= {"kind": "dueling", "value_weight": value["weight"], "value_bias": value["bias"]}
-        return found
+            result[-1] |= {"kind": "dueling", "value_weight": value["weight"], "value_bias": value["bias"]}
+        return result
 
 
 @dataclass(frozen=True)

@@ -56,16 +56,16 @@ class Pattern:
         with warnings.catch_warnings():
             # torch warns that CSR tensors are a beta feature
             warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
-            straight = torch.sparse_csr_tensor(
+            matrix = torch.sparse_csr_tensor(
                 *self._by_rows, values, size=(self.outputs, self.inputs), check_invariants=False
             )
-            turned = torch.sparse_csr_tensor(
+            transpose = torch.sparse_csr_tensor(
                 *self._by_columns,
                 values[self._order],
                 size=(self.inputs, self.outputs),
                 check_invariants=False,
             )
-        return straight, turned
+        return matrix, transpose
 
 
 class SparseMatrix:
