@@ -42,8 +42,10 @@ from hpcmarl.nets.shapes import (
 )
 from hpcmarl.types import EnvironmentSpec, PartKind, PolicySpec
 
-OTHERS = "(team)"  # name of what is trained besides the policies; no policy can have it
-MOMENTS = "moments of the state"  # name of what the mixers' inputs are normalised by
+# Name of the module of all networks besides the policies. No policy can have this name.
+OTHERS = "(team)"
+# Name of the moments that normalise the mixers' inputs.
+MOMENTS = "moments of the state"
 
 
 @dataclass(frozen=True)
@@ -242,8 +244,8 @@ def check_actor_critic(spec: EnvironmentSpec, config: ActorCriticConfig) -> None
             )
         if config.entropy_cost == 0:
             raise ConfigError(
-                "algo.entropy_cost: 0 cannot be learned from; with algo.target_entropy it must be above 0, "
-                "for instance 0.01"
+                "algo.entropy_cost: 0 cannot start a learned cost; with algo.target_entropy it must be above "
+                "0, for instance 0.01"
             )
 
 
@@ -255,13 +257,13 @@ def check_coma(spec: EnvironmentSpec, config: COMAConfig) -> None:
     """
     if spec.turn_based and any(len(policy.agents) > 1 for policy in spec.policies):
         raise ConfigError(
-            f"algo.name: coma judges what all agents of a policy do at once, and in {spec.id} they take "
+            f"algo.name: coma needs simultaneous actions of a policy's agents, but in {spec.id} they take "
             "turns; use algo.name: ppo or ma_trace with algo.critic: independent"
         )
     for policy in spec.policies:
         if policy.action.kind != "discrete":
             raise ConfigError(
-                f"algo.name: coma weighs every single discrete action, but policy {policy.name} of "
+                f"algo.name: coma needs discrete actions, but policy {policy.name} of "
                 f"{spec.id} has {policy.action.kind} ones; use algo.name: ppo or ma_trace"
             )
 
@@ -282,8 +284,7 @@ def teammates(spec: EnvironmentSpec, config: MATraceConfig) -> dict[str, tuple[s
             )
         if unknown := [name for team in given for name in team if name not in names]:
             raise ConfigError(
-                f"algo.teams names the policy {unknown[0]}, which {spec.id} has not; allowed: "
-                f"{', '.join(names)}"
+                f"algo.teams: {spec.id} has no policy {unknown[0]}; allowed: {', '.join(names)}"
             )
     mates: dict[str, tuple[str, ...]] = {name: (name,) for name in names}
     return mates if spec.turn_based else mates | {name: team for team in given for name in team}
@@ -301,7 +302,7 @@ def mixed_design(spec: EnvironmentSpec, config: QLearningConfig) -> Design:
     """Describe agents with a mixer of their values (mixed.py)."""
     if spec.turn_based:
         raise ConfigError(
-            f"algo.name: {config.name} mixes what all agents do at once, and in {spec.id} they take turns; "
+            f"algo.name: {config.name} needs simultaneous actions, but in {spec.id} agents take turns; "
             "use iql, ma_trace or ppo"
         )
     seen = mixer_state(spec, config)
@@ -317,7 +318,7 @@ def mixed_design(spec: EnvironmentSpec, config: QLearningConfig) -> Design:
         others["central mixer"] = UnrestrictedMixerShape(agents, size, config.central_width)
         others |= {f"central {policy.name}": _agent_shape(policy, config) for policy in spec.policies}
     design = _q_learning_design(spec, config, others)
-    # one loss trains everything: clipping and normalising look at the whole gradient
+    # One loss trains everything, so clipping and normalisation apply to the whole gradient.
     return replace(design, parts=(("team", "actor", ""),), needs_state=seen == "state")
 
 
@@ -392,7 +393,7 @@ def check_q_learning(spec: EnvironmentSpec, config: QLearningConfig) -> None:
     for policy in spec.policies:
         if policy.action.kind != "discrete":
             raise ConfigError(
-                f"algo.name: {config.name} values single discrete actions, but policy {policy.name} of "
+                f"algo.name: {config.name} needs discrete actions, but policy {policy.name} of "
                 f"{spec.id} has {policy.action.kind} ones; use ma_trace, ppo or reinforce"
             )
 

@@ -21,7 +21,8 @@ from hpcmarl.nets.parameters import ParameterLayout, aligned_zeros
 from hpcmarl.nets.shapes import PolicyShape
 from hpcmarl.types import BoolArray, Decision, FloatArray, Frame, Part
 
-PASSES_OF_LEARNING = 4  # target network, present network, backward (twice as much)
+# Forward pass of the target network, forward pass of the online network, and a backward pass that costs two.
+PASSES_OF_LEARNING = 4
 
 
 class Model:
@@ -200,7 +201,7 @@ class Model:
         for chooser in self.choosers.values():
             chooser.on_progress(env_steps)
 
-    # ---- what the networks are
+    # ---- description of the networks
 
     def acting_inputs(self, policy: str) -> int:
         """Return the number of inputs of a policy's network, D: its observation, then `acting_extras`."""
@@ -253,7 +254,8 @@ class Model:
         """
         if not self.design.counts_operations:
             return None
-        rows: list[tuple[int, bool]] = []  # of each layer: rows, and whether it acts
+        # for each layer: number of rows, and whether it acts
+        rows: list[tuple[int, bool]] = []
         inner = [
             found for module, shape in self.layout.modules.items() for found in shape.inner(f"{module}.")
         ]
@@ -271,7 +273,7 @@ class Model:
             acting, PASSES_OF_LEARNING * sum(costs), growing_flops(sum(costs), sum(dense), PASSES_OF_LEARNING)
         )
 
-    # ---- what a checkpoint keeps beside the parameters
+    # ---- state for checkpoints beside the parameters
 
     @cached_property
     def target(self) -> Target:
