@@ -133,9 +133,9 @@ def arrive(source, version, rank, slots=2):
 def test_batch_is_split_randomly_and_kept_until_done():
     source = source_of(batch=3, epochs=2, minibatches=2)
     source.on_version(0)
-    letters = [arrive(source, 0, source) for source in (1, 2)]
+    messages = [arrive(source, 0, rank) for rank in (1, 2)]
     assert source.take(0, 0) is None
-    letters.append(arrive(source, 0, 3))
+    messages.append(arrive(source, 0, 3))
     seen = []
     for version in range(4):
         work = source.take(version, 0)
@@ -143,13 +143,13 @@ def test_batch_is_split_randomly_and_kept_until_done():
         assert len(seen[-1]) == work.count == 3
         assert source.take(version, 3) is None
         source.done(work, 0)
-        assert not any(letter.released for letter in letters)
+        assert not any(letter.released for letter in messages)
         source.on_version(version + 1)
     first, second = sorted(seen[0] + seen[1]), sorted(seen[2] + seen[3])
     assert first == second
     assert len(set(first)) == 6
     assert sorted(map(sorted, seen[:2])) != sorted(map(sorted, seen[2:]))
-    assert all(letter.released for letter in letters)
+    assert all(letter.released for letter in messages)
 
 
 def test_next_batch_takes_newest_of_two_iterations():
@@ -173,9 +173,9 @@ def uses_when_a_round_closes_early(seed):
     the round under the second half."""
     rule = make_rule("rennala", 2, 4)
     source = source_of(4, 2, 2, f"seed={seed}", rule=rule)
-    for source in (1, 2):
-        arrive(source, 0, source)
-    uses, begun = dict.fromkeys(((source, slot) for source in (1, 2) for slot in (0, 1)), 0), 0
+    for rank in (1, 2):
+        arrive(source, 0, rank)
+    uses, begun = dict.fromkeys(((rank, slot) for rank in (1, 2) for slot in (0, 1)), 0), 0
     for number in range(4):
         at, work = rule.round, source.take(rule.round, 0)
         begun += work.count
@@ -222,8 +222,8 @@ def test_group_whose_batch_ended_starts_its_next_one():
     rule = make_rule("sync", 2, 4)
     feeds = [source_of(4, 3, 2, "algo.kl_target=0.1", rule=rule) for _ in range(2)]
     for source in feeds:
-        for source in (1, 2):
-            arrive(source, 0, source)
+        for rank in (1, 2):
+            arrive(source, 0, rank)
     rule.on_gradient(0, 0, feeds[0].take(0, 0).count)
     feeds[0].end_batch()
     rule.on_gradient(1, 0, feeds[1].take(0, 0).count)
@@ -234,7 +234,7 @@ def test_group_whose_batch_ended_starts_its_next_one():
     assert feeds[0].take(1, 0) is None
     rule.on_gradient(1, 1, feeds[1].take(1, 0).count)
     assert rule.round == 1
-    fresh = [arrive(feeds[0], 1, source) for source in (1, 2)]
+    fresh = [arrive(feeds[0], 1, rank) for rank in (1, 2)]
     work = feeds[0].take(1, 0)
     assert work.versions == [1, 1]
     rule.on_gradient(0, 1, work.count)
@@ -246,20 +246,20 @@ def test_group_whose_batch_ended_starts_its_next_one():
 
 def test_in_flight_unrolls_are_used_under_backpressure():
     source = source_of(4, 1, 1, "rounds.backpressure=true")
-    letters = [arrive(source, 0, source) for source in (1, 2)]
+    messages = [arrive(source, 0, rank) for rank in (1, 2)]
     assert source.is_behind(0)
-    letters.append(arrive(source, 0, 1))  # on its way when they were told to wait
+    messages.append(arrive(source, 0, 1))  # on its way when they were told to wait
     used = []
     for version in range(4):
         used.append([rollout.version for rollout in source.take(version, 0).rollouts])
         assert not source.is_behind(version)
-        letters.append(arrive(source, version, 1))
+        messages.append(arrive(source, version, 1))
         assert source.is_behind(version)
-        letters.append(arrive(source, version, 2))
+        messages.append(arrive(source, version, 2))
         source.on_version(version + 1)
     assert used == [[0, 0], [0, 0], [0, 1], [1, 2]]
     assert source.late == source.overflow == 0
-    assert sum(letter.released for letter in letters) == 2 * len(used)
+    assert sum(letter.released for letter in messages) == 2 * len(used)
 
 
 def test_ppo_rejects_incompatible_settings():
