@@ -80,8 +80,8 @@ class MetricsWriter:
     ) -> None:
         """Add a row; never wait for the disk.
 
-        A row of the same version as the last row replaces it, but figures that the new row lacks stay. Rows
-        of later versions are dropped.
+        A row replaces an earlier row of its version, whose other figures stay. Rows of later versions are
+        dropped.
 
         Args:
             row: Column -> number; `version` is one of the columns.
