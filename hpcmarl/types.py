@@ -99,7 +99,7 @@ class EnvironmentSpec:
         constant_sum: Whether the sum of the rewards of all agents is known to be the same in every episode,
             as in zero-sum games.
         teams: Groups of policies whose agents are known to share one reward. A policy outside all teams may
-            have rewards of its own.
+            have separate rewards.
     """
 
     id: str
@@ -177,13 +177,13 @@ class Frame:
 class PolicyOutcome:
     """Rewards and endings of the agents of one policy after a step.
 
-    In a turn-based game the reward of an agent is written at the step that earned it, whether or not the
-    agent acted at that step.
+    In a turn-based game the reward of an agent is written at the step that earned it, even if the agent did
+    not act.
 
     Attributes:
         reward: [E, N] float32.
-        terminated: [E, N] bool. An agent that acted in the episode is marked as terminated or truncated at
-            the step where it died, or else at the last step of the episode.
+        terminated: [E, N] bool. An agent that acted in the episode is marked as terminated or truncated when
+            it dies, or else at the last step.
         truncated: [E, N] bool; as `terminated`.
     """
 

@@ -2,7 +2,7 @@
 
 Checkpoints store the states of actors this way: a thousand states take about twenty HDF5 objects. Trees of
 the same form (keys, kinds of values, types and dimensions of arrays) are stacked together; each form has a
-stack of its own. Every leaf becomes a dictionary with one key, which names the way in which the leaf is
+separate stack. Every leaf becomes a dictionary with one key, which names the way in which the leaf is
 stored.
 """
 

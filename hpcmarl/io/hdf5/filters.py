@@ -1,6 +1,6 @@
 """Checks of compressed chunks before they are read.
 
-HDF5 allocates as much memory for the output of a filter as the compressed stream asks for, so a file of one
+HDF5 allocates as much memory for the output of a filter as the compressed stream asks for. So a file of one
 megabyte could take gigabytes. Streams that could do this are measured here first, with little memory. Filters
 that hpcmarl does not write are refused.
 """

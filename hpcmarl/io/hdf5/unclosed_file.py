@@ -1,7 +1,7 @@
 """A view of an HDF5 file whose writer was killed, as if the file had been closed.
 
 The marks of an open writer are cleared in memory only. HDF5's own SWMR reader is not used: it assumes that
-the writer is running, and waits for minutes where metadata are cut off. Through this view such damage is an
+the writer is running, and waits for minutes if metadata are cut off. Through this view such damage is an
 error at once.
 
 A superblock of version 2 or 3 with 8-byte addresses (little-endian) consists of: signature 8 bytes, version

@@ -42,7 +42,7 @@ class Salvaged:
             a good shard with its content exists. unneeded: nothing had to be recovered. failed: it could not
             be recovered.
         note: Explanation in one line.
-        output: The shard that holds its content; None if there is none.
+        output: The shard that holds its content; None if no such shard exists.
         steps: Steps that were recovered.
         segments: Segments that were recovered.
         lost_steps: Steps in the file that were not recovered. Steps that were never written are not counted.
@@ -142,7 +142,7 @@ def salvage_file(partial: Path, *, remove: bool = False) -> Salvaged:
 
 
 def _holder(partial: Path, final: Path) -> Path | None:
-    """Return the finished shard that was made from a temporary one; None if there is none.
+    """Return the finished shard that was made from a temporary one; None if no such shard exists.
 
     It is not always `final`, which may have been written by another process. No segment is in two shards, so
     shards are compared by their segments.

@@ -200,7 +200,7 @@ class ShardReader:
     def step_rows(self) -> int:
         """Return the rows that the datasets under /steps declare.
 
-        There are more of them than `steps` if the writer was killed.
+        This exceeds `steps` if the writer was killed.
         """
         return max(self._lengths("step"))
 

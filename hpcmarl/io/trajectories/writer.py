@@ -39,7 +39,7 @@ RETRY_SECONDS = 30.0  # after an error of the disk
 # After salvage of its open shard, a killed process has lost at most the steps of so many seconds.
 FLUSH_SECONDS = 10.0
 FLUSHES_PER_SHARD = 6  # at least
-# More actors than this write no more files a day, since file systems of clusters limit the number of files.
+# With more actors than this the number of files a day stays the same: file systems of clusters limit it.
 MANY_ACTORS = 128
 GOLDEN = 0.6180339887498949  # fractional parts of its multiples are spread evenly
 _SHARD = re.compile(r"shard-(\d+)\.h5")
@@ -416,7 +416,7 @@ class TrajectoryWriter:
             self._stopped = False
 
     def _salvage_left(self) -> None:
-        """Make shards of those that were left open.
+        """Recover the shards that were left open.
 
         A shard stays as it is if its writer is running or it cannot be recovered.
         """
