@@ -96,12 +96,11 @@ def fsync_path(path: Path) -> None:
 def publish(partial: Path, path: Path, verify: Callable[[Path], object] | None = None) -> None:
     """Give a finished temporary file its final name: fsync, verify, rename, fsync of the directory.
 
-    Any other exception that `verify` raises is passed on. After an exception the final name is unchanged.
-
     Args:
         partial: The finished temporary file.
         path: The final name; an existing file is replaced.
-        verify: Called with the temporary file before the rename.
+        verify: Called with the temporary file before the rename. Its exceptions are passed on; then the final
+            name is unchanged.
 
     Raises:
         OSError: If the disk fails.

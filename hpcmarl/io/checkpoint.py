@@ -233,7 +233,7 @@ def set_aside(
 class Keeper:
     """Deletes old checkpoints of a directory, so that the newest `keep` that verify stay.
 
-    A file that does not verify does not count. It is deleted only if it is older than these checkpoints.
+    A file that does not verify does not count. It is deleted only if it is older than the ones that stay.
 
     Args:
         directory: Directory of the checkpoints.

@@ -69,7 +69,8 @@ def verify_file(path: Path) -> dict[str, Any]:
     """Read a whole file and report whether it is good.
 
     Returns:
-        "path"; "status": good, bad or open (a temporary file); "reason": one line, empty if the file is good.
+        A dictionary of "path", "status" (good, bad, or open for a temporary file) and "reason" (one line,
+        empty if the file is good).
     """
     try:
         if path.name.endswith(PARTIAL):

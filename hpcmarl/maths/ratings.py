@@ -56,7 +56,7 @@ def elo(
 
     The errors are those of r_i - mean(r). They are the square roots of the diagonal of the inverse Fisher
     information (with the prior), after subtracting tau^2 / N. This is the variance of the common level. A
-    player without games has rating 0 and the error tau sqrt(1 - 1/N). Draws make the errors slightly too wide.
+    player without games has rating 0 and the error tau sqrt(1 - 1/N). Draws make errors slightly too wide.
 
         symbol -> variable: r -> natural, n -> count, s -> won, p -> chance, tau -> prior_deviation
 
