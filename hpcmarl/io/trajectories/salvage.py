@@ -38,9 +38,9 @@ class Salvaged:
 
     Attributes:
         path: The file.
-        status: recovered: a new shard was written. empty: it held nothing. live: its writer is running. done:
-            a good shard with its content exists. unneeded: nothing had to be recovered. failed: it could not
-            be recovered.
+        status: "recovered" (a new shard was written), "empty" (the file held nothing), "live" (its writer is
+            running), "done" (a good shard with its content exists), "unneeded" (nothing had to be recovered)
+            or "failed".
         note: Explanation in one line.
         output: The shard that holds its content; None if no such shard exists.
         steps: Steps that were recovered.

@@ -161,7 +161,7 @@ class TrajectoryWriter:
     that a killed writer of this rank left open are recovered first, in the background.
 
     Attributes:
-        error: Text of the StorageError that stopped the writing; None if there was none. Training continues.
+        error: Text of the error that interrupts the writing; None while writing works. Training continues.
         rollouts: Number of the next rollout. Set it before the first rollout if another process has used some
             numbers.
     """
