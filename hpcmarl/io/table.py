@@ -124,9 +124,9 @@ class Table:
         wide span keeps was also kept by narrower ones.
         """
         older = self.versions[: self._rows // 2]
-        wanted = max(1, self._rows // 4)
+        spans = max(1, self._rows // 4)
         span = 1.0
-        while older[-1] - older[0] >= span * wanted:
+        while older[-1] - older[0] >= span * spans:
             span *= 2
         place = np.floor(older / span)
         stay = np.append(place[1:] != place[:-1], True)

@@ -37,9 +37,9 @@ def erdos_renyi(shapes: Sequence[tuple[int, int]], sparsity: float) -> list[floa
     sizes = np.array([outputs * inputs for outputs, inputs in shapes], float)
     scores = np.array([(outputs + inputs) / (outputs * inputs) for outputs, inputs in shapes])
     dense = np.zeros(len(shapes), bool)
-    wanted = (1.0 - sparsity) * sizes.sum()
+    active = (1.0 - sparsity) * sizes.sum()
     while not dense.all():
-        scale = (wanted - sizes[dense].sum()) / (scores * sizes)[~dense].sum()
+        scale = (active - sizes[dense].sum()) / (scores * sizes)[~dense].sum()
         too_dense = ~dense & (scale * scores > 1.0)
         if not too_dense.any():
             return [float(value) for value in np.where(dense, 1.0, np.maximum(scale * scores, 0.0))]

@@ -100,7 +100,7 @@ class _Reader:
     def __init__(self, budget: int) -> None:
         self.budget = budget
 
-    def consume_restart(self, group: h5py.Group, size: int) -> None:
+    def consume(self, group: h5py.Group, size: int) -> None:
         """Subtract a size from the budget.
 
         Raises:
@@ -122,7 +122,7 @@ class _Reader:
         items: dict[str, Any] = {}
         for name in group.attrs:
             items[_decode_name(name)] = value = read_attribute(group, name)
-            self.consume_restart(group, len(value) if isinstance(value, (str, list, dict)) else 1)
+            self.consume(group, len(value) if isinstance(value, (str, list, dict)) else 1)
         for name in group:
             item = group[name]
             items[_decode_name(name)] = (
@@ -142,7 +142,7 @@ class _Reader:
         return items
 
     def array(self, dataset: h5py.Dataset) -> NDArray[Any]:
-        self.consume_restart(dataset.parent, math.prod(dataset.shape) * dataset.dtype.itemsize)
+        self.consume(dataset.parent, math.prod(dataset.shape) * dataset.dtype.itemsize)
         array = np.empty(dataset.shape, dataset.dtype)
         if array.size:
             dataset.read_direct(array)
