@@ -87,8 +87,8 @@ def _unstack_actors(path: str | os.PathLike[str], state: dict[str, Any]) -> None
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise FormatError(
-            f"{os.fspath(path)}: its states of actors are not what hpcmarl writes ({words}); resume from an "
-            "older checkpoint"
+            f"{os.fspath(path)}: the states of its actors are damaged ({words}); resume from an older "
+            "checkpoint"
         ) from error
 
 
@@ -116,14 +116,14 @@ def _check_versions(
         FormatError: If they do not.
     """
     try:
-        taken, version = int(state["engine"]["optimizer"]["updates"]), int(state["engine"]["rule"]["round"])
+        steps, version = int(state["engine"]["optimizer"]["updates"]), int(state["engine"]["rule"]["round"])
     except (KeyError, TypeError, ValueError):
         return  # not the state of a training run, but of a replay or a league
-    said = attributes.get("version", version)
-    if not taken == version == said:
+    declared = attributes.get("version", version)
+    if not steps == version == declared:
         raise FormatError(
-            f"{os.fspath(path)}: says version {said}, but its rounds are at {version} and its optimizer has "
-            f"made {taken} steps; resume from an older checkpoint"
+            f"{os.fspath(path)}: declares version {declared}, but its rounds are at {version} and its "
+            f"optimizer has made {steps} steps; resume from an older checkpoint"
         )
 
 

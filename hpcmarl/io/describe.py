@@ -97,7 +97,7 @@ def verify_file(path: Path) -> dict[str, Any]:
     except (HpcmarlError, OSError, ValueError) as error:
         reason = str(error).removeprefix(f"{path}: ")
         if path.name.startswith("shard-") and "damaged" in reason and "data salvage" not in reason:
-            reason += f"; `hpcmarl data salvage {path}` keeps what is whole"
+            reason += f"; `hpcmarl data salvage {path}` recovers the undamaged segments"
         return {"path": str(path), "status": BAD, "reason": reason}
     return {"path": str(path), "status": GOOD, "reason": ""}
 

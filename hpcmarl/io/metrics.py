@@ -96,7 +96,7 @@ def write_hdf5(path: Path, table: Table, groups: Table) -> None:
 
     def verify(partial: Path) -> None:
         if partial.read_bytes() != image:
-            raise FormatError(f"{path}: reads back with other bytes than were written")
+            raise FormatError(f"{path}: reads back with other bytes than were written; check the file system")
 
     write_atomically(path, write, verify)
 

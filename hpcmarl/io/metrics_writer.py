@@ -131,7 +131,7 @@ class MetricsWriter:
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
             self.error = (
-                f"{self.directory}: the disk has not answered for {CLOSE_SECONDS:g} s; the last "
+                f"{self.directory}: the disk has not responded for {CLOSE_SECONDS:g} s; the last "
                 "rows of the metrics may be missing"
             )
             LOGGER.error("%s", self.error)
@@ -234,7 +234,9 @@ class MetricsWriter:
             self.error = None
             return
         if self.error is None:
-            LOGGER.error("%s; training goes on, the rows are written as soon as it can be done", problems[0])
+            LOGGER.error(
+                "%s; training continues, the rows are written when the disk works again", problems[0]
+            )
         self.error = problems[0]
 
     def _snapshot(self) -> None:
@@ -251,5 +253,5 @@ def _load_groups(path: Path) -> Table:
     try:
         return load_npy(path)
     except (FormatError, StorageError) as error:
-        LOGGER.warning("%s; figures of single groups begin anew", error)
+        LOGGER.warning("%s; figures of single groups start from an empty table", error)
         return Table()

@@ -58,18 +58,18 @@ class PartialResultStore:
         written = self.directory / CONFIG_NAME
         if not resume:
             raise UsageError(
-                f"--out {self.directory}: exists and is not empty; choose another directory, or --resume "
-                "what was ended in it"
+                f"--out {self.directory}: exists and is not empty; choose another directory, or continue "
+                "the experiment in it with --resume"
             )
         if not self.parts.is_dir() or not written.is_file():
             raise UsageError(
                 f"--resume: {self.directory} holds no unfinished simulation; choose another directory, or "
-                "leave --resume out"
+                "omit --resume"
             )
         if written.read_text() != self.config:
             raise UsageError(
-                f"--resume: {written} is another configuration; give the same file and changes, or choose "
-                "another --out"
+                f"--resume: {written} differs from the given configuration; give the same file and "
+                "overrides, or choose another --out"
             )
 
     def get(self, config: str, seed: int) -> tuple[dict[str, Any], dict[str, Array]] | None:
@@ -89,8 +89,8 @@ class PartialResultStore:
         if not path.is_file():
             return None
         with open_checked(path, SIMULATION) as file, reading(path):
-            found = read_tree(file["outcome"])
-            return found["figures"], found["course"]
+            outcome = read_tree(file["outcome"])
+            return outcome["figures"], outcome["course"]
 
     def put(self, config: str, seed: int, figures: Mapping[str, Any], course: Mapping[str, Array]) -> None:
         """Store a simulation if it took WORTH seconds or more.

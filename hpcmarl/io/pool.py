@@ -47,7 +47,7 @@ def parse_name(name: str) -> tuple[str, int]:
     """
     match = _NAME.fullmatch(name)
     if match is None:
-        raise ValueError(f"{name!r} is no snapshot's name (main-000012)")
+        raise ValueError(f"{name!r} is not the name of a snapshot (for instance main-000012)")
     return match[1], int(match[2])
 
 
@@ -104,10 +104,10 @@ def read_snapshot(path: str | os.PathLike[str]) -> tuple[FloatArray, dict[str, A
     Raises:
         FormatError: If the file is damaged or foreign.
     """
-    state, attributes = read_state(path, SNAPSHOT, "it is left out")
+    state, attributes = read_state(path, SNAPSHOT, "the snapshot is not used")
     parameters = state.get("parameters")
     if not isinstance(parameters, np.ndarray) or parameters.ndim != 1 or parameters.dtype != np.float32:
-        raise FormatError(f"{os.fspath(path)}: holds no vector of parameters")
+        raise FormatError(f"{os.fspath(path)}: holds no vector of parameters; the file is damaged")
     return parameters, attributes
 
 
@@ -179,12 +179,12 @@ class Pool:
             parameters, _ = read_snapshot(path)
             if parameters.size != size:
                 raise FormatError(
-                    f"{path}: {parameters.size} parameters where the configuration makes {size}"
+                    f"{path}: holds {parameters.size} parameters, but the configuration needs {size}"
                 )
         except HpcmarlError as error:
             if self.untouched:
                 raise
-            LOGGER.warning("%s; it is put aside in %s", error, quarantine(self.directory, name).parent)
+            LOGGER.warning("%s; it is moved to %s", error, quarantine(self.directory, name).parent)
             raise
         self._kept[name] = parameters
         while len(self._kept) > self.keep:

@@ -276,7 +276,7 @@ class CsvRows:
                 ]
             except ValueError as error:
                 raise FormatError(
-                    f"{self.path}, line {number}: not {count} numbers; mend the line or move the file away"
+                    f"{self.path}, line {number}: not {count} numbers; repair the line or move the file away"
                 ) from error
 
 
@@ -310,13 +310,13 @@ def load_csv(path: Path) -> Table:
         table.add_names([file.names[index] for index in kept])
         if table.names and VERSION not in table.names:
             raise FormatError(
-                f"{path}: has no column {VERSION}, so that a run cannot go on with it; move the file away"
+                f"{path}: has no column {VERSION}, so a run cannot continue it; move the file away"
             )
         place = table.names.index(VERSION) if table.names else 0
         for number, row in enumerate(file.rows(kept), start=2):
             if not abs(row[place]) < LARGEST_VERSION:
                 raise FormatError(
-                    f"{path}, line {number}: {VERSION} is {row[place]}; mend the line or move the file away"
+                    f"{path}, line {number}: {VERSION} is {row[place]}; repair the line or move the file away"
                 )
             table.push(row[place], np.array(row)[:, None])
     return table
@@ -370,8 +370,8 @@ def check_csv(path: Path) -> None:
             break
     else:
         raise FormatError(
-            f"{path}: ends in the middle of a row ({rows} whole rows, then {file.cut} bytes): readers leave "
-            "that row out, and a run that goes on here removes it"
+            f"{path}: ends in the middle of a row ({rows} whole rows, then {file.cut} bytes): readers ignore "
+            "that row, and a resumed run removes it"
         )
 
 
@@ -408,7 +408,7 @@ def load_npy(path: Path) -> Table:
                 raise FormatError(foreign)
             if rows * record.itemsize > size - stream.tell():
                 raise FormatError(
-                    f"{path}: the file is truncated: its head says {rows} rows of {record.itemsize} bytes"
+                    f"{path}: the file is truncated: its header says {rows} rows of {record.itemsize} bytes"
                 )
             table = Table(width)
             table.add_names(names[1:])
@@ -417,7 +417,7 @@ def load_npy(path: Path) -> Table:
                 content = np.frombuffer(stream.read(count * record.itemsize), "<f8").reshape(count, -1)
                 if not (np.abs(content[:, 0]) < LARGEST_VERSION).all():
                     raise FormatError(
-                        f"{path}: row {start} or one after it has no version; the file is damaged"
+                        f"{path}: row {start} or a later one has no version; the file is damaged"
                     )
                 for row in content:
                     table.push(float(row[0]), row[1:].reshape(-1, width))

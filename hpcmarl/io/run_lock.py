@@ -247,7 +247,7 @@ def _wait_or_take_over(lock: RunLock, is_gone: Judge, say: Callable[[str], None]
             if not said:
                 say(
                     f"{lock.path}: {_text(holder)} renewed it {age:.0f} s ago; waiting to see whether that "
-                    "job lives"
+                    "job is still running"
                 )
                 said = True
             time.sleep(min(1.0, RENEWAL_SECONDS / 5))

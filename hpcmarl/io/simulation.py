@@ -75,7 +75,7 @@ def read_simulation(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         ]
         if wrong or not all(_is_outcome(outcome) for outcome in case["outcomes"]):
             raise FormatError(
-                f"{path}: case {index} is not one ({', '.join(wrong) or 'its outcomes'}); the file is "
+                f"{path}: case {index} has invalid fields ({', '.join(wrong) or 'outcomes'}); the file is "
                 "damaged or foreign"
             )
     return cases, attributes

@@ -115,7 +115,7 @@ def _unstacked(stacked: Mapping[str, Any], count: int) -> list[Tree]:
     if kind == "ragged":
         return _ragged(np.asarray(content["values"]), np.asarray(content["shapes"], np.int64), count)
     if kind not in ("array", "text", "bool", "float", "int", "big") or len(content) != count:
-        raise ValueError(f"a stacked value of kind {kind!r} has not {count} parts")
+        raise ValueError(f"a stacked value of kind {kind!r} does not have {count} parts")
     if kind == "array":
         return [np.array(value) for value in content]
     if kind == "big":
@@ -128,7 +128,7 @@ def _unstacked(stacked: Mapping[str, Any], count: int) -> list[Tree]:
 def _ragged(values: Any, shapes: Any, count: int) -> list[Tree]:
     sizes = shapes.prod(axis=1)
     if shapes.shape[0] != count or (shapes < 0).any() or sizes.sum() != values.size:
-        raise ValueError("the shapes of stacked arrays do not fit their values")
+        raise ValueError("the shapes of stacked arrays do not match their values")
     ends = np.cumsum(sizes).tolist()
     return [
         values[end - size : end].reshape(shape).copy()

@@ -113,7 +113,7 @@ def _program(game: Matrix) -> tuple[Matrix, Matrix, float]:
             "the meta-strategy nash needs scipy, which is not installed; pip install 'hpcmarl[league]'"
         ) from error
     rows, columns = game.shape
-    found = optimize.linprog(
+    solution = optimize.linprog(
         np.append(np.zeros(rows), -1.0),
         A_ub=np.column_stack([-game.T, np.ones(columns)]),
         b_ub=np.zeros(columns),
@@ -122,10 +122,10 @@ def _program(game: Matrix) -> tuple[Matrix, Matrix, float]:
         bounds=[(0, None)] * rows + [(None, None)],
         method="highs",
     )
-    if found.status != 0:
-        raise ValueError(f"the equilibrium of a payoff matrix was not found: {found.message}")
-    row, column = np.maximum(found.x[:-1], 0.0), np.maximum(-found.ineqlin.marginals, 0.0)
-    return row / row.sum(), column / column.sum(), float(found.x[-1])
+    if solution.status != 0:
+        raise ValueError(f"the equilibrium of a payoff matrix was not found: {solution.message}")
+    row, column = np.maximum(solution.x[:-1], 0.0), np.maximum(-solution.ineqlin.marginals, 0.0)
+    return row / row.sum(), column / column.sum(), float(solution.x[-1])
 
 
 def replicator(payoff: Matrix, time: float = 1000.0) -> Mixtures:
@@ -216,7 +216,7 @@ def alpha_rank(payoff: Matrix, alpha: float = 100.0, population: int = 50, *, sy
     rows, columns = matrix.shape
     if symmetric:
         if rows != columns:
-            raise ValueError(f"the matrix of a symmetric game is square, not {rows} x {columns}")
+            raise ValueError(f"the matrix of a symmetric game must be square, not {rows} x {columns}")
         # [sigma, tau]: f(tau, sigma) - f(sigma, tau)
         mass = _stationary(_log_fixation(alpha * (matrix.T - matrix), population))
         return mass, mass.copy()
@@ -271,8 +271,9 @@ def _stationary(rates: Matrix) -> Matrix:
 def _checked(payoff: Matrix) -> Matrix:
     matrix: Matrix = np.asarray(payoff, dtype=np.float64)
     if matrix.ndim != 2 or matrix.size == 0 or not np.all(np.isfinite(matrix)):
+        nonfinite = np.count_nonzero(~np.isfinite(matrix))
         raise ValueError(
-            f"a payoff matrix has rows and columns of finite numbers, not shape {matrix.shape} with numbers "
-            "that are not finite"
+            "a payoff matrix must have at least one row and column, and finite entries only; this one has "
+            f"shape {matrix.shape} and {nonfinite} non-finite entries"
         )
     return matrix

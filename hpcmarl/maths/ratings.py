@@ -117,12 +117,14 @@ def _pairs(games: NDArray[Any], score: NDArray[Any]) -> tuple[Array, Array, Arra
     """Return (i, j, games, score of i) of the pairs i < j that have played."""
     if games.ndim != 2 or games.shape[0] != games.shape[1] or games.shape != score.shape:
         raise ValueError(
-            f"games and scores are square tables of one size, not {games.shape} and {score.shape}"
+            f"games and scores must be square tables of equal size, not {games.shape} and {score.shape}"
         )
     first, second = np.nonzero(np.triu(games, 1))
     count, won = games[first, second].astype(np.float64), score[first, second].astype(np.float64)
     if np.any(count < 0) or not np.all((won >= 0) & (won <= count)):
-        raise ValueError("a table has games fewer than 0, or scores below 0 or above the number of games")
+        raise ValueError(
+            "the tables must hold games of 0 or more, and scores between 0 and the number of games"
+        )
     return first, second, count, won
 
 

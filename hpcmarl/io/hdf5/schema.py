@@ -199,7 +199,7 @@ def open_checked(
     except OSError as error:
         raise FormatError(str(storage_error(path, "read", error))) from error
     if size == 0:
-        raise FormatError(f"{path}: the file is empty; its writer was stopped before it began")
+        raise FormatError(f"{path}: the file is empty; its writer was stopped before it wrote anything")
     if signature != b"\x89HDF\r\n\x1a\n":
         raise FormatError(f"{path}: not an HDF5 file")
     with reading(path):

@@ -89,7 +89,7 @@ class UnclosedHDF5File(io.RawIOBase):
         if len(head) < _SIZE or head[8] not in (2, 3) or head[9] != 8:
             self._file.close()
             raise FormatError(
-                f"{path}: its writer was killed before the file had a beginning, or it is not from hpcmarl"
+                f"{path}: its writer was killed before it had laid out the file, or hpcmarl did not write it"
             )
         head[_FLAGS] = 0
         head[_END:36] = os.fstat(self._file.fileno()).st_size.to_bytes(8, "little")

@@ -281,6 +281,6 @@ def _check_rows(dataset: h5py.Dataset) -> None:
         dataset.chunks is not None and dataset.chunks[1:] != tuple(max(size, 1) for size in dataset.shape[1:])
     ):
         raise FormatError(
-            f"{dataset.file.filename}: {dataset.name} has rows {list(dataset.shape[1:])} in parts; the file "
-            "is damaged or crafted"
+            f"{dataset.file.filename}: {dataset.name} has rows {list(dataset.shape[1:])} that are too large "
+            "or split over chunks; the file is damaged or crafted"
         )

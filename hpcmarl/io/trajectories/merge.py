@@ -58,7 +58,7 @@ def _in_common(shards: Sequence[Path]) -> tuple[Layout, dict[str, Any]]:
                 environments = f"{own.get('env')} and {attributes.get('env')}"
                 raise UsageError(
                     f"{shard}: another environment or layout than {shards[0]} ({environments}); merge them "
-                    "apart"
+                    "separately"
                 )
             attributes["rank"] = attributes["rank"] if own.get("rank") == attributes["rank"] else -1
             runs |= dict.fromkeys(runs_of(reader))
@@ -109,8 +109,8 @@ def merge_shards(
             if not merged.segments:
                 where = ", ".join(map(str, paths))
                 raise UsageError(
-                    f"{where}: all {left_out} segments there are superseded by later starts; --superseded "
-                    "takes them"
+                    f"{where}: all {left_out} segments are superseded by later starts; include them with "
+                    "--superseded"
                 )
             merged.close()
         except BaseException:

@@ -223,7 +223,7 @@ def _recover_whole(
         reader.select(reader.whole())
         if not reader.segments:
             return Salvaged(
-                str(shard), "failed", f"{shard}: no segment of it is whole: {why}", lost_steps=begun
+                str(shard), "failed", f"{shard}: no segment is undamaged: {why}", lost_steps=begun
             )
         kept: list[Path] = []
         output = copy_shard(reader, final, None if aside is None else lambda: kept.append(aside()))

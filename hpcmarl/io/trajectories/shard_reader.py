@@ -159,8 +159,7 @@ class ShardReader:
         committed = int(record[()])
         if not 0 <= committed <= min(self._lengths("segment")):
             raise FormatError(
-                f"{self.path}: {committed} segments are committed, but not all of them are there; the file "
-                "is damaged"
+                f"{self.path}: {committed} segments are committed, but the file holds fewer; it is damaged"
             )
         return committed
 
@@ -194,7 +193,7 @@ class ShardReader:
         )
         if wrong or self.steps > rows or (exact and self.steps != rows):
             raise FormatError(
-                f"{self.path}: /{INDEX} and the {rows} rows under /steps do not agree; the file is damaged"
+                f"{self.path}: /{INDEX} and the {rows} rows under /steps do not match; the file is damaged"
             )
 
     def step_rows(self) -> int:
@@ -267,7 +266,7 @@ class ShardReader:
         data, checksum = chunk[:-CHECKSUM_BYTES], chunk[-CHECKSUM_BYTES:]
         committed = len(data) // dataset.chunks[0] * (stop - start)
         if not fletcher32_fits(data[:committed] + bytes(len(data) - committed), checksum):
-            raise OSError(f"{path}/{name}: rows {start} to {stop - 1} do not fit their checksum")
+            raise OSError(f"{path}/{name}: rows {start} to {stop - 1} do not match their checksum")
         self.torn.add(f"{path}/{name}")
         rows = np.frombuffer(data, dataset.dtype).reshape(dataset.chunks)
         return np.concatenate(

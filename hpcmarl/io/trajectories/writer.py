@@ -388,11 +388,11 @@ class TrajectoryWriter:
         )
         if self.error is None:
             then = (
-                f"tried again every {RETRY_SECONDS:g} s"
+                f"writing is tried again every {RETRY_SECONDS:g} s"
                 if self._retry_at is not None
                 else "no more trajectories are written"
             )
-            LOGGER.error("%s; rollouts are dropped, earlier shards are whole; %s", known, then)
+            LOGGER.error("%s; rollouts are dropped, earlier shards are complete; %s", known, then)
         self.error = known
         if self._shard is not None:
             shard, self._shard = self._shard, None
