@@ -147,9 +147,9 @@ def read_hdf5_groups(path: Path) -> GroupHistory | None:
         inner = file.get(GROUPS)
         if not isinstance(inner, h5py.Group) or VERSION not in inner:
             return None
-        found = {item.name.rpartition("/")[2]: item for item in _datasets(path, inner, 1, 2)}
-        version = found.pop(VERSION)
-        shapes = {item.shape for item in found.values()}
+        datasets = {item.name.rpartition("/")[2]: item for item in _datasets(path, inner, 1, 2)}
+        version = datasets.pop(VERSION)
+        shapes = {item.shape for item in datasets.values()}
         if (
             version.ndim != 1
             or len(shapes) > 1
@@ -160,7 +160,7 @@ def read_hdf5_groups(path: Path) -> GroupHistory | None:
             )
         return GroupHistory(
             version[()].astype(np.float64),
-            {name: item[()].astype(np.float64) for name, item in found.items()},
+            {name: item[()].astype(np.float64) for name, item in datasets.items()},
         )
 
 

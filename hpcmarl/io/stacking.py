@@ -48,11 +48,11 @@ def unstack(stacked: Mapping[str, Any]) -> dict[str, Tree]:
     Raises:
         KeyError, TypeError, ValueError or IndexError: If `stacked` does not come from `stack`.
     """
-    found: dict[str, Tree] = {}
+    trees: dict[str, Tree] = {}
     for each in stacked[MARK]:
         names = [str(name) for name in each["names"]]
-        found |= dict(zip(names, _unstacked(each["tree"], len(names)), strict=True))
-    return found
+        trees |= dict(zip(names, _unstacked(each["tree"], len(names)), strict=True))
+    return trees
 
 
 def _form(value: Tree) -> Any:

@@ -109,15 +109,15 @@ def read_starts(run_directory: str | os.PathLike[str]) -> dict[int, Start]:
         StorageError: If a record cannot be read.
     """
     directory = Path(run_directory) / DIRECTORY
-    found = {}
+    starts = {}
     try:
         files = list(directory.iterdir())
     except OSError:
         return {}
     for file in files:
         if (match := _NAME.fullmatch(file.name)) is not None:
-            found[int(match[1])] = read_start(file)
-    return found
+            starts[int(match[1])] = read_start(file)
+    return starts
 
 
 def read_lineage(run_directory: str | os.PathLike[str]) -> Lineage:

@@ -236,23 +236,23 @@ def check_root(file: h5py.File, kind: str | None) -> None:
     Raises:
         FormatError: If they are not those of a file that this version of hpcmarl can read.
     """
-    found = read_attribute(file, "format") if "format" in file.attrs else None
-    if found not in FORMAT_VERSIONS:
+    stored = read_attribute(file, "format") if "format" in file.attrs else None
+    if stored not in FORMAT_VERSIONS:
         raise FormatError(
-            f"{file.filename}: an HDF5 file, but not one of hpcmarl (its attribute format is {found!r})"
+            f"{file.filename}: an HDF5 file, but not one of hpcmarl (its attribute format is {stored!r})"
         )
-    if kind is not None and found != kind:
-        raise FormatError(f"{file.filename}: holds {found}, not {kind}")
+    if kind is not None and stored != kind:
+        raise FormatError(f"{file.filename}: holds {stored}, not {kind}")
     version = read_attribute(file, "format_version") if "format_version" in file.attrs else None
     if type(version) is not int or version < 1:
         raise FormatError(
             f"{file.filename}: its attribute format_version is {version!r}, not a positive integer"
         )
-    if version > FORMAT_VERSIONS[found]:
+    if version > FORMAT_VERSIONS[stored]:
         writer = (
             read_attribute(file, "hpcmarl_version") if "hpcmarl_version" in file.attrs else "a later version"
         )
-        known = FORMAT_VERSIONS[found]
+        known = FORMAT_VERSIONS[stored]
         raise FormatError(
             f"{file.filename}: format version {version} is newer than {known}; read it with hpcmarl "
             f"{writer}, or upgrade"

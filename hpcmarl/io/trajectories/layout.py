@@ -229,10 +229,10 @@ def layout_of_file(file: h5py.File) -> Layout:
             "foreign"
         )
     for name, column in INDEX_COLUMNS.items():
-        found = layout[INDEX].columns[name]
-        if found.dtype != column.dtype or found.sizes:
+        stored = layout[INDEX].columns[name]
+        if stored.dtype != column.dtype or stored.sizes:
             raise FormatError(
-                f"{where}: /{INDEX}/{name} has type {found.dtype}, not {column.dtype}; the file is damaged "
+                f"{where}: /{INDEX}/{name} has type {stored.dtype}, not {column.dtype}; the file is damaged "
                 "or foreign"
             )
     known = {name: layout[INDEX].columns[name] for name in INDEX_COLUMNS}

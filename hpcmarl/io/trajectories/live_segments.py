@@ -137,13 +137,15 @@ def _doubles(shards: Sequence[Path]) -> list[tuple[Path, str]]:
         with contextlib.suppress(FormatError), ShardReader(shard) as reader:
             for key, rollouts in _rollouts(reader).items():
                 spans.setdefault(key, []).append((int(rollouts[0]), int(rollouts[-1]), place))
-    found = []
+    doubles = []
     for key, parts in spans.items():
         parts.sort()
         ends = accumulate((last for _, last, _ in parts), max)
         if any(first <= end for (first, _, _), end in zip(parts[1:], ends, strict=False)):
-            found += _exact_doubles(key, [shards[place] for place in sorted(place for _, _, place in parts)])
-    return found
+            doubles += _exact_doubles(
+                key, [shards[place] for place in sorted(place for _, _, place in parts)]
+            )
+    return doubles
 
 
 def _exact_doubles(key: tuple[str, int, int], shards: Sequence[Path]) -> list[tuple[Path, str]]:
@@ -152,7 +154,7 @@ def _exact_doubles(key: tuple[str, int, int], shards: Sequence[Path]) -> list[tu
     The ranges of two shards may overlap although they have no rollout in common.
     """
     holders: dict[int, Path] = {}
-    found = []
+    doubles = []
     for shard in shards:
         with contextlib.suppress(FormatError), ShardReader(shard) as reader:
             rollouts = _rollouts(reader)[key].tolist()
@@ -161,9 +163,9 @@ def _exact_doubles(key: tuple[str, int, int], shards: Sequence[Path]) -> list[tu
                 other = holders[twice[0]]
                 name = other.name if other.parent == shard.parent else str(other)
                 held = f"rollouts {twice[0]} to {twice[-1]} of rank {key[2]} in start {key[1]}"
-                found.append((shard, f"holds {held}, which {name} holds, too"))
+                doubles.append((shard, f"holds {held}, which {name} holds, too"))
             holders.update((rollout, shard) for rollout in rollouts if rollout not in holders)
-    return found
+    return doubles
 
 
 def _rollouts(reader: ShardReader) -> dict[tuple[str, int, int], IntArray]:
@@ -174,13 +176,13 @@ def _rollouts(reader: ShardReader) -> dict[tuple[str, int, int], IntArray]:
     index, names = reader.index, runs_of(reader)
     known = index["rollout"] >= 0
     place = np.clip(index["run"], 0, len(names) - 1)
-    found = {}
+    numbers = {}
     for key in np.unique(
         np.stack([place[known], index["start_number"][known], index["rank"][known]]), axis=1
     ).T.tolist():
         own = known & (place == key[0]) & (index["start_number"] == key[1]) & (index["rank"] == key[2])
-        found[names[key[0]], key[1], key[2]] = np.unique(index["rollout"][own]).astype(np.int64)
-    return found
+        numbers[names[key[0]], key[1], key[2]] = np.unique(index["rollout"][own]).astype(np.int64)
+    return numbers
 
 
 def describe_superseded(counts: dict[str, dict[str, int]]) -> list[str]:

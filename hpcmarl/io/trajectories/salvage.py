@@ -131,14 +131,14 @@ def salvage_file(partial: Path, *, remove: bool = False) -> Salvaged:
         if not has_beginning(partial):
             return _finish(Salvaged(name, "empty", "its writer died before the first row"), partial, remove)
         try:
-            found = _recover_committed(partial, final)
+            result = _recover_committed(partial, final)
         except FormatError as error:
-            found = _recover_whole(partial, final, str(error))
+            result = _recover_whole(partial, final, str(error))
     except OSError as error:
         return Salvaged(name, "failed", str(storage_error(partial, "read", error)))
     except (FormatError, StorageError) as error:
         return Salvaged(name, "failed", str(error))
-    return found if found.status == "failed" else _finish(found, partial, remove)
+    return result if result.status == "failed" else _finish(result, partial, remove)
 
 
 def _holder(partial: Path, final: Path) -> Path | None:
@@ -150,15 +150,15 @@ def _holder(partial: Path, final: Path) -> Path | None:
     if os.path.samefile(partial, final):
         return final
     try:
-        wanted = _segments_of(partial, partial=True)
+        segments = _segments_of(partial, partial=True)
     except FormatError:
         try:
-            wanted = _segments_of(partial, damaged=True)
+            segments = _segments_of(partial, damaged=True)
         except FormatError:
             return final  # nothing can be recovered from the temporary file
     for shard in [final, *(other for other in list_shards(final.parent) if other != final)]:
         with contextlib.suppress(FormatError):
-            if not wanted or wanted & _segments_of(shard):
+            if not segments or segments & _segments_of(shard):
                 return shard
     return None
 
@@ -256,12 +256,12 @@ def _salvage_finished(shard: Path, *, remove: bool) -> Salvaged:
         return kept[0]
 
     try:
-        found = _recover_whole(shard, shard, why, aside=aside)
+        result = _recover_whole(shard, shard, why, aside=aside)
     except OSError as error:
         return Salvaged(name, "failed", str(storage_error(shard, "read", error)))
     except (FormatError, StorageError) as error:
         return Salvaged(name, "failed", str(error))
-    return _finish(found, kept[0], remove) if kept else found
+    return _finish(result, kept[0], remove) if kept else result
 
 
 def _keep_aside(shard: Path) -> Path:
@@ -352,10 +352,10 @@ def append_shard(shard: ShardFile, reader: ShardReader, runs: Sequence[int] | No
             shard.append_group(group, rows, len(next(iter(rows.values()))))
 
 
-def _finish(found: Salvaged, partial: Path, remove: bool) -> Salvaged:
+def _finish(result: Salvaged, partial: Path, remove: bool) -> Salvaged:
     if remove:
         try:
             partial.unlink(missing_ok=True)
         except OSError as error:
             raise storage_error(partial, "delete", error) from error
-    return Salvaged(**{**asdict(found), "removed": remove})
+    return Salvaged(**{**asdict(result), "removed": remove})

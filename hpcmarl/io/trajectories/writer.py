@@ -148,8 +148,8 @@ def shard_rows(
         rows[f"final/{ENVIRONMENT}"] = {"state": segments.final_state}
     rows[f"steps/{ENVIRONMENT}"] = environment
     count = len(segments.index["start"])
-    whence = {name: np.full(count, origin[name]) for name in ORIGIN}
-    rows[INDEX] = {**segments.index, "start": segments.index["start"] + first_row, **whence}
+    origins = {name: np.full(count, origin[name]) for name in ORIGIN}
+    rows[INDEX] = {**segments.index, "start": segments.index["start"] + first_row, **origins}
     return rows, count
 
 
@@ -381,7 +381,7 @@ class TrajectoryWriter:
         self._retry_at = (
             time.monotonic() + RETRY_SECONDS if isinstance(error, (OSError, HpcmarlError)) else None
         )
-        known = (
+        text = (
             str(error)
             if isinstance(error, HpcmarlError)
             else str(storage_error(self.directory, "write trajectories", error))
@@ -392,8 +392,8 @@ class TrajectoryWriter:
                 if self._retry_at is not None
                 else "no more trajectories are written"
             )
-            LOGGER.error("%s; rollouts are dropped, earlier shards are complete; %s", known, then)
-        self.error = known
+            LOGGER.error("%s; rollouts are dropped, earlier shards are complete; %s", text, then)
+        self.error = text
         if self._shard is not None:
             shard, self._shard = self._shard, None
             self._left.append(shard.partial)
@@ -420,10 +420,10 @@ class TrajectoryWriter:
 
         A shard stays as it is if its writer is running or it cannot be recovered.
         """
-        found = [salvage_file(partial, remove=True) for partial in self._left if partial.exists()]
-        for item in found:
+        results = [salvage_file(partial, remove=True) for partial in self._left if partial.exists()]
+        for item in results:
             LOGGER.info("%s: %s, %d steps %s", item.path, item.status, item.steps, item.note)
-        self._left = [Path(item.path) for item in found if item.status == "failed"]
+        self._left = [Path(item.path) for item in results if item.status == "failed"]
         self._bytes = self._closed_bytes = sum(
             file.stat().st_size for file in self.directory.iterdir() if _SHARD.match(file.name)
         )
