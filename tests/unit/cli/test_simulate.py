@@ -302,7 +302,7 @@ def test_damaged_simulation_file_is_rejected(run, small, tmp_path):
     path = tmp_path / "out" / "simulation.h5"
     with h5py.File(path, "r+") as file:
         del file["cases/2"].attrs["method"]
-    with pytest.raises(FormatError, match="case 2 is not one"):
+    with pytest.raises(FormatError, match="case 2 has invalid fields"):
         read_simulation(path)
     with h5py.File(path, "r+") as file:
         del file["cases"]
