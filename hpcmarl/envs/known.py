@@ -1,7 +1,7 @@
-"""Environments that are known to run, for `hpcmarl list envs`. Data only: nothing here is imported to be
-listed.
+"""Environments that are known to run, for `hpcmarl list envs`.
 
-Any PettingZoo environment works by its import path; this table is no registry, only a place to begin.
+The module holds only data; listing an environment imports nothing. Any other PettingZoo environment works by
+its import path: this table is not a registry.
 """
 
 from __future__ import annotations
@@ -14,10 +14,16 @@ from hpcmarl.config import EnvConfig
 
 @dataclass(frozen=True)
 class KnownEnvironment:
-    """One line of the list. `package` is what pip installs; `modules` are what must be importable.
+    """One line of the list.
 
-    constant_sum: all players' rewards together are the same in every episode. Said of PettingZoo's games
-    alone: `matrix:` and `openspiel:` games tell by themselves.
+    Attributes:
+        id: Value of `env.id`.
+        package: Argument of pip install.
+        modules: Modules that must be importable.
+        kind: parallel or aec.
+        summary: Description in one line.
+        constant_sum: Whether the sum of all players' rewards is the same in every episode. It is set for
+            PettingZoo's games only: `matrix:` and `openspiel:` games state it themselves.
     """
 
     id: str
@@ -29,12 +35,11 @@ class KnownEnvironment:
 
     @property
     def installed(self) -> bool:
-        """Whether every module that it needs can be found (without importing any of them)."""
+        """Whether every required module can be found, without importing any of them."""
         return all(find_spec(module) is not None for module in self.modules)
 
 
-# Environments whose episodes all have the same number of steps for the same keyword arguments, by the
-# beginning of their ids.
+# Prefixes of the ids of environments with a fixed length of episodes for given keyword arguments.
 FIXED_LENGTH = (
     "mpe2.",
     "hpcmarl.envs.games.particles:",

@@ -1,7 +1,4 @@
-"""Numbers from environments that are not finite: finding them, naming them, replacing them.
-
-Called by batch.py after every step and reset. Must not know environments: it reads the arrays.
-"""
+"""Non-finite numbers from environments: finding, describing and replacing them."""
 
 from __future__ import annotations
 
@@ -17,19 +14,27 @@ from hpcmarl.types import Array, EnvironmentSpec, FloatArray, Outcome
 def find_nonfinite(
     spec: EnvironmentSpec, outcome: Outcome | None, views: Views
 ) -> list[tuple[int, str, str]]:
-    """(row, agent, what) of rewards, observations and states that are not finite; cheap where there are none.
-    outcome: None after a reset."""
+    """Find non-finite rewards, observations and states. The call is cheap if all numbers are finite.
+
+    Args:
+        spec: Specification of the environment.
+        outcome: Results of the step; None after a reset.
+        views: Observations before the next step.
+
+    Returns:
+        (row, agent, description) of each non-finite number.
+    """
     total = 0.0
     with np.errstate(all="ignore"):
         for array in _arrays(outcome, views):
             flat = array.reshape(-1)
-            # the quickest of numpy's sums; of squares, so that infinities cannot cancel
+            # The dot product is numpy's fastest sum. It sums squares, so infinities cannot cancel.
             total += float(flat.dot(flat))
     return [] if math.isfinite(total) else list(_each_bad_number(spec, outcome, views))
 
 
 def _arrays(outcome: Outcome | None, views: Views) -> Iterator[FloatArray]:
-    """All arrays of numbers that environments have given."""
+    """Yield all arrays of numbers that come from environments."""
     yield from views.obs
     if views.state is not None:
         yield views.state
@@ -70,7 +75,7 @@ def _each_bad_number(
 
 
 def _bad(array: Array, axes: int) -> list[list[int]]:
-    """The places along the first `axes` axes that hold something that is not finite."""
+    """Return the indices along the first `axes` axes that have a non-finite number."""
     wrong = ~np.isfinite(array)
     found: list[list[int]] = np.argwhere(wrong.reshape(*wrong.shape[:axes], -1).any(-1)).tolist()
     return found
@@ -83,7 +88,12 @@ def _first_bad(array: Array) -> str:
 
 
 def make_finite(row: int, outcome: Outcome) -> None:
-    """Zeros for what is not finite in the rewards and the last observations of a row."""
+    """Replace non-finite numbers by zeros in the rewards and last observations of a row.
+
+    Args:
+        row: The slot.
+        outcome: Changed in place.
+    """
     for policy in outcome.policies.values():
         policy.reward[row] = np.where(np.isfinite(policy.reward[row]), policy.reward[row], 0.0)
     for final in outcome.finals:
