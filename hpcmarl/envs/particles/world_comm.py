@@ -13,8 +13,8 @@ from hpcmarl.types import BoolArray, DoubleArray, IntArray
 class WorldComm(World):
     """Like Tag, with food, forests and a leader.
 
-    Good agents gain by reaching food. An agent observes another one only if both share a forest or neither is
-    in a forest. The leader observes all agents, and the other chasers hear it.
+    Good agents gain by reaching food. An agent observes another one only if both share a forest or neither
+    is in a forest. The leader observes all agents, and all chasers observe its word.
     """
 
     least = MappingProxyType(
