@@ -80,8 +80,7 @@ def batched_module(config: EnvConfig) -> Any:
     if config.batched is False:
         if config.id.partition(":")[0] in BATCHED_ONLY:
             raise ConfigError(
-                f"env.batched is false, but {config.id} has no other environment than the batched one; "
-                "allowed: auto, true"
+                f"env.batched is false, but {config.id} has only a batched form; allowed: auto, true"
             )
         return None
     found = next(
@@ -93,7 +92,7 @@ def batched_module(config: EnvConfig) -> Any:
         # If the package refuses the arguments as well, resolve() raises the more precise error.
         resolve(config)[1].close()
         raise ConfigError(
-            f"env.batched is true, but there is no batched environment of {config.id} with {_given(config)}; "
+            f"env.batched is true, but {config.id} has no batched form with {_given(config)}; "
             "allowed: auto, false"
         )
     return found
@@ -115,11 +114,9 @@ def batching_remark(config: EnvConfig) -> str:
     if not has_batched_form(config.id):
         return ""
     reason = (
-        "env.batched is false"
-        if config.batched is False
-        else f"there is no batched environment with {_given(config)}"
+        "env.batched is false" if config.batched is False else f"it has no batched form with {_given(config)}"
     )
-    return f"{config.id}: the slots of an actor are stepped one after the other, since {reason}"
+    return f"{config.id}: the slots of an actor are stepped one after the other, because {reason}"
 
 
 def has_batched_form(id: str) -> bool:
@@ -224,7 +221,7 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
         spec = probe(config, policies)[1].spec
     if config.common_reward and spec.turn_based:
         raise ConfigError(
-            f"env.common_reward: true is for games whose agents act at once, and {spec.id} is turn-based; "
-            "remove the key"
+            f"env.common_reward is true, but {spec.id} is turn-based; allowed: games with simultaneous "
+            "actions; remove the key"
         )
     return spec

@@ -203,4 +203,4 @@ def image_remark(spec: EnvironmentSpec) -> str:
         f"the observations of {', '.join(policy.name for policy in seen)} look like images ({shape}, "
         f"{seen[0].observation_size:,} numbers)"
     )
-    return f"{what}: networks have no convolutions, they take them flat and unscaled"
+    return f"{what}: networks have no convolutions, and observations reach them flattened and unscaled"

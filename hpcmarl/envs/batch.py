@@ -69,8 +69,7 @@ class SlotBatch(BatchedEnvironment):
         if with_state and layout.spec.state_size is None:
             raise ConfigError(
                 f"env.id {source.id} has no state(); choose algo.critic: joint_observation or independent, "
-                "or an environment that "
-                "has one"
+                "or an environment that has one"
             )
         module, _, name = adapter.partition(":")
         cls: Callable[[Any, Layout, bool], SlotAdapter] = getattr(importlib.import_module(module), name)
@@ -291,11 +290,11 @@ class SlotBatch(BatchedEnvironment):
                 problem = f"environment {self._where(row)}: agent {agent} {what}"
                 if not self._skip_bad_numbers:
                     raise EnvironmentFailure(
-                        f"{problem}; faults.on_nan: skip would end such episodes and go on"
+                        f"{problem}; set faults.on_nan: skip to end such episodes and continue"
                     )
                 if attempt == EMPTY_RESETS:
-                    raise EnvironmentFailure(f"{problem}, after each of {EMPTY_RESETS} resets")
-                logger.warning("%s; the episode is cut off there", problem)
+                    raise EnvironmentFailure(f"{problem}, also after {EMPTY_RESETS} resets")
+                logger.warning("%s; the episode is truncated at this step", problem)
             if not found:
                 return
             for row in {row for row, _, _ in found}:
@@ -438,7 +437,7 @@ class SlotBatch(BatchedEnvironment):
         if not alive:
             raise EnvironmentFailure(
                 f"environment {self._where(row)} ended in the replay of an unfinished episode; exact resume "
-                "needs one that seed and actions determine"
+                "needs an environment that is determined by seed and actions"
             )
         views.episode_start[row] = self.episode_step[row] == 0
 

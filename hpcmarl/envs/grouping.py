@@ -114,7 +114,7 @@ def _configured(agents: Sequence[AgentView], policies: Mapping[str, PolicyConfig
                 if chosen.setdefault(name, policy) != policy:
                     raise ConfigError(
                         f"policies: agent {name} is matched by {chosen[name]} and by {policy}; allowed: one "
-                        "policy an agent; narrow the patterns"
+                        "policy for each agent; narrow the patterns"
                     )
     return chosen
 
@@ -124,7 +124,7 @@ def _check_same(policy: str, members: Sequence[AgentView]) -> None:
         if member.needs != members[0].needs:
             raise ConfigError(
                 f"policies.{policy}.agents: {members[0].describe()} and {member.describe()} differ; agents "
-                "of one policy need equal spaces; give them policies of their own"
+                "of one policy need equal spaces; assign them to separate policies"
             )
 
 

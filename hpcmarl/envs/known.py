@@ -60,7 +60,7 @@ _SPIEL = ("pyspiel",)
 _CLASSIC = ("pettingzoo", "pygame")
 
 KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
-    KnownEnvironment("mpe2.simple_v3", "mpe2", _MPE, "parallel", "one agent walks to a landmark"),
+    KnownEnvironment("mpe2.simple_v3", "mpe2", _MPE, "parallel", "one agent moves to a landmark"),
     KnownEnvironment(
         "mpe2.simple_spread_v3", "mpe2", _MPE, "parallel", "cooperative: three agents cover three landmarks"
     ),
@@ -76,13 +76,13 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
         "mpe2",
         _MPE,
         "parallel",
-        "cooperative: two agents move and tell each other where to",
+        "cooperative: each of two agents knows the goal of the other",
     ),
     KnownEnvironment(
         "mpe2.simple_adversary_v3", "mpe2", _MPE, "parallel", "two agents hide their goal from an adversary"
     ),
     KnownEnvironment(
-        "mpe2.simple_crypto_v3", "mpe2", _MPE, "parallel", "two agents talk, a third listens in"
+        "mpe2.simple_crypto_v3", "mpe2", _MPE, "parallel", "two agents communicate, a third one eavesdrops"
     ),
     KnownEnvironment(
         "mpe2.simple_push_v3", "mpe2", _MPE, "parallel", "an adversary keeps an agent from its goal"
@@ -93,7 +93,7 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
         "mpe2",
         _MPE,
         "parallel",
-        "predators with a leader that talks, prey, forests",
+        "predators with a leader that speaks, prey, forests",
     ),
     KnownEnvironment(
         "hpcmarl.envs.games.particles:parallel_env",
@@ -164,35 +164,51 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
     KnownEnvironment("openspiel:connect_four", "hpcmarl[league]", _SPIEL, "aec", "turn-based, masked moves"),
     KnownEnvironment("openspiel:tic_tac_toe", "hpcmarl[league]", _SPIEL, "aec", "turn-based, masked moves"),
     KnownEnvironment(
-        "openspiel:goofspiel", "hpcmarl[league]", _SPIEL, "parallel", "players bid cards at once"
+        "openspiel:goofspiel", "hpcmarl[league]", _SPIEL, "parallel", "players bid cards simultaneously"
     ),
     KnownEnvironment(
         "openspiel:matrix_rps",
         "hpcmarl[league]",
         _SPIEL,
         "parallel",
-        "rock, paper, scissors, as OpenSpiel has it",
+        "OpenSpiel's rock, paper, scissors",
     ),
     KnownEnvironment("matrix:rps", "hpcmarl", (), "parallel", "rock, paper, scissors; rounds by env.kwargs"),
     KnownEnvironment(
         "matrix:biased_rps", "hpcmarl", (), "parallel", "the same, but paper's win over rock counts twice"
     ),
     KnownEnvironment(
-        "matrix:matching_pennies", "hpcmarl", (), "parallel", "one wants equal coins, the other unequal ones"
+        "matrix:matching_pennies",
+        "hpcmarl",
+        (),
+        "parallel",
+        "player_0 wins with equal coins, player_1 with unequal ones",
     ),
     KnownEnvironment(
-        "matrix:prisoners_dilemma", "hpcmarl", (), "parallel", "defecting pays, whatever the other does"
+        "matrix:prisoners_dilemma",
+        "hpcmarl",
+        (),
+        "parallel",
+        "defecting pays, whatever the other player does",
     ),
     KnownEnvironment(
-        "matrix:stag_hunt", "hpcmarl", (), "parallel", "cooperative: much together, or little for sure"
+        "matrix:stag_hunt",
+        "hpcmarl",
+        (),
+        "parallel",
+        "cooperative: a large reward together, or a small one for sure",
     ),
     KnownEnvironment(
-        "matrix:chicken", "hpcmarl", (), "parallel", "who swerves loses a little, who does not perhaps much"
+        "matrix:chicken", "hpcmarl", (), "parallel", "swerving costs a little, a collision costs much"
     ),
     KnownEnvironment(
-        "matrix:battle_of_the_sexes", "hpcmarl", (), "parallel", "to meet is good, where is in dispute"
+        "matrix:battle_of_the_sexes",
+        "hpcmarl",
+        (),
+        "parallel",
+        "both gain by meeting and prefer different places",
     ),
-    KnownEnvironment("matrix:coordination", "hpcmarl", (), "parallel", "cooperative: choose the same"),
+    KnownEnvironment("matrix:coordination", "hpcmarl", (), "parallel", "cooperative: choose the same action"),
     KnownEnvironment(
         "lbforaging:Foraging-8x8-2p-3f-v3",
         "lbforaging",
@@ -205,7 +221,7 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
         "rware",
         ("rware",),
         "parallel",
-        "robots carry shelves through a warehouse, rewards are rare",
+        "robots carry shelves through a warehouse, with rare rewards",
     ),
     KnownEnvironment(
         "pettingzoo.sisl.multiwalker_v9",
@@ -256,14 +272,14 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
         "git+https://github.com/oxwhirl/smac.git",
         ("smac", "pysc2"),
         "parallel",
-        "battles of StarCraft II itself, which it needs",
+        "battles in StarCraft II, which must be installed",
     ),
     KnownEnvironment(
         "hpcmarl.envs.games.starcraft:smacv2",
         "git+https://github.com/oxwhirl/smacv2.git",
         ("smacv2", "pysc2"),
         "parallel",
-        "the same with random units and places",
+        "the same with random units and positions",
     ),
     KnownEnvironment(
         "smax:3m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: three marines against three"
@@ -300,7 +316,7 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
         "hpcmarl[smax]",
         _SMAX,
         "parallel",
-        "StarCraft-like: 3s5z against one zealot more",
+        "StarCraft-like: 3s5z against the same and one more zealot",
     ),
     KnownEnvironment(
         "smax:3s_vs_5z",
@@ -321,21 +337,21 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
         "hpcmarl[smax]",
         _SMAX,
         "parallel",
-        "StarCraft-like: five random units on each side, random places",
+        "StarCraft-like: five random units on each side, random positions",
     ),
     KnownEnvironment(
         "smax:smacv2_10_units",
         "hpcmarl[smax]",
         _SMAX,
         "parallel",
-        "StarCraft-like: ten random units on each side, random places",
+        "StarCraft-like: ten random units on each side, random positions",
     ),
     KnownEnvironment(
         "smax:smacv2_20_units",
         "hpcmarl[smax]",
         _SMAX,
         "parallel",
-        "StarCraft-like: twenty random units on each side, random places",
+        "StarCraft-like: twenty random units on each side, random positions",
     ),
 )
 CONSTANT_SUM = frozenset(known.id for known in KNOWN_ENVIRONMENTS if known.constant_sum)

@@ -93,7 +93,7 @@ def _import(name: str, id: str) -> Any:
         sys.path.append(here)
     if not all(part.isidentifier() for part in name.split(".")):
         raise ConfigError(
-            f"env.id {id!r} is no import path; allowed: a PettingZoo module (mpe2.simple_spread_v3), "
+            f"env.id {id!r} is not an import path; allowed: a PettingZoo module (mpe2.simple_spread_v3), "
             "package.module:factory, gymnasium:ID, or openspiel:GAME"
         )
     check_importable(id)
@@ -120,8 +120,8 @@ def _not_found(name: str, missing: str, id: str) -> Exception:
     parent, _, last = missing.rpartition(".")
     if not parent:
         return MissingPackageError(
-            f"env.id {id}: there is no package {missing}; {_hint(name, missing)}, or start where "
-            f"{missing}.py lies"
+            f"env.id {id}: the package {missing} is not installed; {_hint(name, missing)}, or start hpcmarl "
+            f"in the directory of {missing}.py"
         )
     package = sys.modules.get(parent)
     modules = [module.name for module in pkgutil.iter_modules(getattr(package, "__path__", []))]
@@ -225,7 +225,7 @@ def _conversion(environment: Any, kind: str, config: EnvConfig) -> Callable[[Any
 
     if kind == "gymnasium":
         if config.kind == "aec":
-            raise ConfigError(f"env.kind aec: {config.id} is no game of turns; use parallel or auto")
+            raise ConfigError(f"env.kind aec: {config.id} is not turn-based; use parallel or auto")
         return GymnasiumAgents
     if config.kind in ("auto", kind):
         return lambda built: built
@@ -233,8 +233,8 @@ def _conversion(environment: Any, kind: str, config: EnvConfig) -> Callable[[Any
         return lambda built: parallel_to_aec(built)
     if not environment.metadata.get("is_parallelizable", False):
         raise ConfigError(
-            f"env.kind parallel: {config.id} is turn-based and says it cannot be played in parallel; use aec "
-            "or auto"
+            f"env.kind parallel: {config.id} is turn-based and its metadata is_parallelizable is not true; "
+            "use aec or auto"
         )
     return lambda built: aec_to_parallel(built)
 

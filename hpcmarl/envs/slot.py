@@ -246,8 +246,8 @@ class SlotAdapter(ABC):
         state = np.array(self.environment.state(), np.float32).ravel()
         if state.size != self.layout.spec.state_size:
             raise EnvironmentFailure(
-                f"the state has {state.size} elements; it had {self.layout.spec.state_size} at first, and "
-                "must keep its size"
+                f"the state has {state.size} elements; allowed: {self.layout.spec.state_size}, its size at "
+                "the first reset"
             )
         return state
 
@@ -261,7 +261,8 @@ def read_observation(place: Place, observation: Any) -> Array:
     array: Array = np.asarray(observation if place.convert is None else place.convert(observation))
     if array.shape != place.shape:
         raise EnvironmentFailure(
-            f"agent {place.agent} observes an array of shape {array.shape}; its space says {place.shape}"
+            f"agent {place.agent} observes an array of shape {array.shape}; its observation space has "
+            f"the shape {place.shape}"
         )
     return array
 

@@ -76,7 +76,7 @@ class TimeLimit:
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     if TimeLimit._inside:
         raise StepTimeout(
-            f"was still at work after {TimeLimit._inside:g} s (env.step_seconds; a reset may take "
+            f"did not finish within {TimeLimit._inside:g} s (env.step_seconds; a reset may take "
             f"{RESET_FACTOR:g} times as long)"
         )
 

@@ -73,18 +73,18 @@ def check_importable(id: str) -> None:
         return
     found = distributions(package)
     if package in sys.stdlib_module_names or package == OWN:
-        reason = f"the package {package} ({origin(id)}) holds none"
+        reason = f"the package {package} ({origin(id)}) contains none"
     elif found and not any(map(_is_local, found)):
         reason = (
             f"the package {package} ({origin(id)}) depends on neither PettingZoo nor Gymnasium, so it "
-            "holds none"
+            "contains none"
         )
     else:
         return
     raise ConfigError(
-        f"env.id {id} is no environment: {reason}; allowed: a PettingZoo module, package.module:factory of a "
-        f"package that depends on one of them, or a module of your own (--trust {id}, or {VARIABLE}={id} for "
-        "jobs, imports it all the same)"
+        f"env.id {id} is not an environment: {reason}; allowed: a PettingZoo module, package.module:factory "
+        "of a package that depends on PettingZoo or Gymnasium, or your own module; to import it despite this "
+        f"check, add --trust {id}, or set {VARIABLE}={id} for jobs"
     )
 
 
@@ -109,8 +109,8 @@ def check_offered(id: str, problem: str) -> None:
         return
     raise ConfigError(
         f"{problem}; no package that depends on PettingZoo or Gymnasium registers it, or offers it as "
-        f"parallel_env, env or raw_env; importing it ({origin(id)}) runs its code: say --trust {id} if you "
-        "know it"
+        f"parallel_env, env or raw_env; importing it ({origin(id)}) runs its code: add --trust {id} if you "
+        "trust it"
     )
 
 

@@ -178,7 +178,7 @@ class TurnSlot(SlotAdapter):
             if observation is not None:
                 self.obs[place.policy][place.column] = read_observation(place, observation)
             elif place is acting:
-                raise EnvironmentFailure(f"agent {agent} has its turn and observes nothing")
+                raise EnvironmentFailure(f"agent {agent} has the turn and no observation")
         views.alive[acting.policy][row, acting.column] = True
         if acting.mask == INFO_MASK:
             write_mask(acting, environment.infos.get(acting.agent, {}).get("action_mask"), row, views)

@@ -70,7 +70,7 @@ class Cycle:
             if agent != inner.agent_selection:
                 raise AssertionError(
                     f"it is the turn of {inner.agent_selection}, not of {agent}: agents must act in order "
-                    "and die at a cycle's end"
+                    "and die only at the end of a cycle"
                 )
             # The result is unused, but an environment may draw random numbers when it is observed.
             inner.last()

@@ -198,4 +198,4 @@ def _observation_of(place: Place, observations: Any) -> Any:
     try:
         return observations[place.agent]
     except KeyError:
-        raise EnvironmentFailure(f"agent {place.agent} lives and is given no observation") from None
+        raise EnvironmentFailure(f"agent {place.agent} is alive and has no observation") from None

@@ -104,7 +104,7 @@ def _refuse(game: Any, kinds: Any, id: str) -> None:
     about = game.get_type()
     wrong = None
     if about.dynamics == kinds.Dynamics.MEAN_FIELD:
-        wrong = "is a mean-field game; allowed: games of turns and of simultaneous moves"
+        wrong = "is a mean-field game; allowed: turn-based games and games with simultaneous moves"
     elif about.chance_mode == kinds.ChanceMode.SAMPLED_STOCHASTIC:
         wrong = (
             "draws its chance moves itself, so that a seed does not determine an episode; allowed: games "

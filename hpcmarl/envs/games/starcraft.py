@@ -66,8 +66,8 @@ def _import(module: str, package: str) -> Any:
     place = Path(os.environ.get("SC2PATH", "~/StarCraftII")).expanduser()
     if not place.is_dir():
         raise MissingPackageError(
-            f"{needs} StarCraft II: there is no directory {place}; install it ({WEBSITE}) and name its "
-            "directory in SC2PATH"
+            f"{needs} StarCraft II: the directory {place} does not exist; install it ({WEBSITE}) and put its "
+            "directory into SC2PATH"
         )
     return found
 
@@ -88,8 +88,8 @@ class Battle(ParallelEnv):  # type: ignore[misc]
         except KeyError as error:
             given = f"env.kwargs map_name: {map_name}, {', '.join(options) or 'nothing else'}"
             raise ConfigError(
-                f"{given}: {error} is missing; allowed: a map that the package lists, and the arguments it "
-                "wants"
+                f"{given}: {error} is missing; allowed: a map that the package lists, and the arguments "
+                "that it requires"
             ) from error
         about = self.game.get_env_info()
         self.possible_agents = [f"unit_{index}" for index in range(about["n_agents"])]

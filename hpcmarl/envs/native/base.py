@@ -324,8 +324,7 @@ def refuse_state(config: EnvConfig, with_state: bool) -> None:
     if with_state:
         raise ConfigError(
             f"env.id {config.id} has no state(); choose algo.critic: joint_observation or independent, or an "
-            "environment that has "
-            "one"
+            "environment that has one"
         )
 
 

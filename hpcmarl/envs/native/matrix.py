@@ -59,7 +59,7 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
     common = bool((game.payoffs[0] == game.payoffs[1]).all())
     if config.common_reward and not common:
         raise ConfigError(
-            f"env.common_reward: true, but the players of {config.id} have payoffs of their own; set it to "
+            f"env.common_reward: true, but the players of {config.id} have different payoffs; set it to "
             "false, or remove it"
         )
     teams = teams_of(groups, common and config.common_reward is not False)

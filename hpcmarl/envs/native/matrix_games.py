@@ -65,14 +65,14 @@ def find_game(config: EnvConfig) -> MatrixGame:
             f"env.id {config.id}: there is no matrix game {name or '(no name)'}; allowed: {LISTED}"
         )
     if config.kind == "aec":
-        raise ConfigError(f"env.kind aec: {config.id} is no game of turns; use parallel or auto")
+        raise ConfigError(f"env.kind aec: {config.id} is not turn-based; use parallel or auto")
     allowed = ("rounds", "payoff", "column_payoff") if name == OWN else ("rounds",)
     for key in config.kwargs:
         if key not in allowed:
             raise ConfigError(f"env.kwargs.{key} does not fit {config.id}; allowed: {', '.join(allowed)}")
     rounds = config.kwargs.get("rounds", 1)
     if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 1:
-        raise ConfigError(f"env.kwargs.rounds: {rounds!r}; allowed: a whole number from 1 on")
+        raise ConfigError(f"env.kwargs.rounds: {rounds!r}; allowed: a whole number of at least 1")
     row, column = (
         GAMES[name] if name != OWN else (config.kwargs.get("payoff"), config.kwargs.get("column_payoff"))
     )

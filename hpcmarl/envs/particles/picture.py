@@ -23,7 +23,7 @@ class Painter:
     def __init__(self, config: EnvConfig) -> None:
         """Build the environment. Raises ConfigError if the package does not have the task."""
         if not config.id.startswith("mpe2."):
-            raise ConfigError(f"env.id {config.id} has no pictures; mpe2's tasks have")
+            raise ConfigError(f"env.id {config.id} has no pictures; allowed: the tasks of mpe2")
         painted = config.model_copy(
             update={"batched": False, "kwargs": {**config.kwargs, "render_mode": "rgb_array"}}
         )

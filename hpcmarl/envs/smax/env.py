@@ -290,8 +290,8 @@ class SmaxBatch(BatchedEnvironment):
                 f"{self.episode_index[row]}, step {self.episode_step[row]})"
             )
             raise EnvironmentFailure(
-                f"environment {where}: agent {agent} {what}; JaxMARL's own numbers are finite, look at "
-                "env.kwargs"
+                f"environment {where}: agent {agent} {what}; JaxMARL's defaults give finite numbers, so "
+                "check env.kwargs"
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -330,8 +330,8 @@ class SmaxBatch(BatchedEnvironment):
             self._states = self._jax.from_arrays(state["games"], self._games.blank)
         except (KeyError, ValueError) as error:
             raise EnvironmentFailure(
-                f"environment {self.spec.id}: the saved games do not fit ({error}); resume with the JaxMARL "
-                "that wrote them"
+                f"environment {self.spec.id}: the saved games do not fit ({error}); resume with the map "
+                "and the version of JaxMARL that wrote them"
             ) from error
         self.episode_step[:] = state["step"]
         self._returns[:] = state["returns"]

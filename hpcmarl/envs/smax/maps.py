@@ -94,12 +94,12 @@ def find_map(config: EnvConfig) -> Any:
             f"{', '.join(f'smax:{known}' for known in names)}"
         )
     if config.kind == "aec":
-        raise ConfigError(f"env.kind aec: {config.id} is no game of turns; use parallel or auto")
+        raise ConfigError(f"env.kind aec: {config.id} is not turn-based; use parallel or auto")
     for key in FROM_MAP:
         if key in config.kwargs:
             raise ConfigError(
-                f"env.kwargs.{key}: {config.kwargs[key]} contradicts env.id {config.id}, which says it "
-                "already; leave it out"
+                f"env.kwargs.{key}: {config.kwargs[key]} contradicts env.id {config.id}, which "
+                "determines it; remove the key"
             )
     if (mode := config.kwargs.get("attack_mode", ATTACK_MODES[0])) not in ATTACK_MODES:
         raise ConfigError(
