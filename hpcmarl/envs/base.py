@@ -199,8 +199,8 @@ def image_remark(spec: EnvironmentSpec) -> str:
     if not seen:
         return ""
     shape = "x".join(map(str, seen[0].observation_shape))
-    what = (
+    description = (
         f"the observations of {', '.join(policy.name for policy in seen)} look like images ({shape}, "
         f"{seen[0].observation_size:,} numbers)"
     )
-    return f"{what}: networks have no convolutions, and observations reach them flattened and unscaled"
+    return f"{description}: networks have no convolutions, and observations reach them flattened and unscaled"

@@ -79,8 +79,8 @@ class SlotBatch(BatchedEnvironment):
         self.rests_next = np.zeros(slots, np.bool_)
         self._config, self._source, self._layout, self._seeds = config, source, layout, seeds
         self._record, self._skip_bad_numbers = record, skip_bad_numbers
-        self._upkeep = EnvSupervisor(config, source, slots, self._where)
-        self.counts = self._upkeep.counts
+        self._supervisor = EnvSupervisor(config, source, slots, self._where)
+        self.counts = self._supervisor.counts
         self._names, self._sizes = layout.names, [len(policy.agents) for policy in layout.spec.policies]
         self._adapters: list[SlotAdapter] = []
         self._returns = np.zeros((slots, len(self._names)))
@@ -95,23 +95,23 @@ class SlotBatch(BatchedEnvironment):
 
     @property
     def retired(self) -> Collection[int]:
-        return self._upkeep.retired
+        return self._supervisor.retired
 
     def reset(self, frame: Frame) -> None:
         self.restart_slots(range(self.slots), frame)
 
     def restart_slots(self, slots: Sequence[int], frame: Frame) -> None:
         views = Views(self._names, frame)
-        self._upkeep.resting.difference_update(slots)
+        self._supervisor.resting.difference_update(slots)
         for row in slots:
-            if row not in self._upkeep.retired:
+            if row not in self._supervisor.retired:
                 self._begin(row, views)
             copy_observations(self._adapters[row], row, views)
-        self._look_for_bad_numbers(None, views)
+        self._handle_nonfinite(None, views)
         self._check_masks(views)
 
     def rest_slots(self, slots: Sequence[int]) -> None:
-        self._upkeep.resting.update(slots)
+        self._supervisor.resting.update(slots)
 
     def step(self, actions: Mapping[str, Array], outcome: Outcome, frame: Frame) -> None:
         views = Views(self._names, frame, outcome)
@@ -119,7 +119,7 @@ class SlotBatch(BatchedEnvironment):
         prepared = [
             prepare(actions[name]) for prepare, name in zip(self._layout.prepare, self._names, strict=True)
         ]
-        idle = self._upkeep.idle
+        idle = self._supervisor.idle
         broken = self._play(prepared, idle)
         ended = self._settle(views, idle, broken)
         for row, problem in collect_rewards(self._adapters, self._layout, outcome, self._returns):
@@ -131,9 +131,9 @@ class SlotBatch(BatchedEnvironment):
         for row, end in ended:
             outcome.episode_end[row] = end
             self._finish(row, end, row in broken, outcome)
-            self._go_on(row, views)
+            self._begin_next_or_rest(row, views)
         collect_observations(self._adapters, views)
-        self._look_for_bad_numbers(outcome, views)
+        self._handle_nonfinite(outcome, views)
         self._check_masks(views)
 
     def _play(self, prepared: list[list[list[Any]]], idle: set[int]) -> set[int]:
@@ -146,7 +146,7 @@ class SlotBatch(BatchedEnvironment):
         Returns:
             Slots whose environment raised.
         """
-        broken, limit = set(), self._upkeep.limit
+        broken, limit = set(), self._supervisor.limit
         limited = limit.seconds is not None
         for row, adapter, actions in zip(
             range(self.slots), self._adapters, zip(*prepared, strict=True), strict=True
@@ -159,7 +159,7 @@ class SlotBatch(BatchedEnvironment):
                 adapter.play(actions)
             except Exception as error:
                 limit.stop()
-                self._upkeep.consume_restart(row, error)
+                self._supervisor.consume_restart(row, error)
                 broken.add(row)
         limit.stop()
         return broken
@@ -184,9 +184,9 @@ class SlotBatch(BatchedEnvironment):
             try:
                 end = adapter.settle(row, views, cut) if row not in broken else adapter.abort(row, views)
             except EnvironmentFailure as error:
-                raise self._upkeep.contract_error(row, error) from error
+                raise self._supervisor.contract_error(row, error) from error
             except Exception as error:
-                self._upkeep.consume_restart(row, error)
+                self._supervisor.consume_restart(row, error)
                 broken.add(row)
                 end = adapter.abort(row, views)
             if end:
@@ -207,10 +207,10 @@ class SlotBatch(BatchedEnvironment):
             try:
                 obs, state = adapter.final()
             except Exception as error:
-                raise self._upkeep.contract_error(row, error) from error
+                raise self._supervisor.contract_error(row, error) from error
             outcome.finals.append(FinalFrame(row, obs, state))
         if crashed:
-            adapter.environment = self._upkeep.rebuild(row, adapter.environment)
+            adapter.environment = self._supervisor.rebuild(row, adapter.environment)
             return
         returns = self._returns[row].tolist()
         outcome.episodes.append(
@@ -228,13 +228,13 @@ class SlotBatch(BatchedEnvironment):
             )
         )
 
-    def _go_on(self, row: int, views: Views) -> None:
+    def _begin_next_or_rest(self, row: int, views: Views) -> None:
         """Begin the slot's next episode, or rest, after an episode ended."""
         if not self.rests_next[row]:
             self._begin(row, views)
             return
-        self._upkeep.resting.add(row)
-        self._forget(row)
+        self._supervisor.resting.add(row)
+        self._clear_records(row)
         self._adapters[row].rest(row, views)
         views.episode_start[row] = True
 
@@ -248,30 +248,32 @@ class SlotBatch(BatchedEnvironment):
                 no agents.
         """
         empty = 0
-        while row not in self._upkeep.retired:
+        while row not in self._supervisor.retired:
             self.episode_index[row] += 1
-            self._forget(row)
+            self._clear_records(row)
             try:
-                with self._upkeep.limit.around():
+                with self._supervisor.limit.around():
                     lives = self._adapters[row].begin(self._seed(row), row, views)
                 if lives:
                     break
                 empty += 1
             except EnvironmentFailure as error:
-                raise self._upkeep.contract_error(row, error) from error
+                raise self._supervisor.contract_error(row, error) from error
             except Exception as error:
-                self._upkeep.consume_restart(row, error)
-                self._adapters[row].environment = self._upkeep.rebuild(row, self._adapters[row].environment)
+                self._supervisor.consume_restart(row, error)
+                self._adapters[row].environment = self._supervisor.rebuild(
+                    row, self._adapters[row].environment
+                )
             if empty == EMPTY_RESETS:
                 raise EnvironmentFailure(
                     f"environment {self._where(row)}: {EMPTY_RESETS} resets left no agents; a reset must "
                     "fill env.agents"
                 )
-        if row in self._upkeep.retired:
+        if row in self._supervisor.retired:
             self._adapters[row].rest(row, views)
         views.episode_start[row] = True
 
-    def _look_for_bad_numbers(self, outcome: Outcome | None, views: Views) -> None:
+    def _handle_nonfinite(self, outcome: Outcome | None, views: Views) -> None:
         """Handle non-finite observations and rewards.
 
         With `skip_bad_numbers` the episode is cut off at this step and the slot continues in a new
@@ -317,14 +319,14 @@ class SlotBatch(BatchedEnvironment):
                 if episode.slot != row or np.isfinite(episode.return_mean)
             ]
             make_finite(row, outcome)
-        adapter.environment = self._upkeep.rebuild(row, adapter.environment)
+        adapter.environment = self._supervisor.rebuild(row, adapter.environment)
         if outcome is None:
             self._begin(row, views)
         else:
-            self._go_on(row, views)
+            self._begin_next_or_rest(row, views)
         copy_observations(adapter, row, views)
 
-    def _forget(self, row: int) -> None:
+    def _clear_records(self, row: int) -> None:
         """Reset the counters and records of the slot's episode."""
         self.episode_step[row] = 0
         self._returns[row] = 0.0
@@ -409,7 +411,7 @@ class SlotBatch(BatchedEnvironment):
             EnvironmentFailure: If the environment raises or the episode ends.
         """
         adapter = self._adapters[row]
-        self._forget(row)
+        self._clear_records(row)
         prepared = [
             prepare(np.asarray(actions[name]))
             for prepare, name in zip(self._layout.prepare, self._names, strict=True)

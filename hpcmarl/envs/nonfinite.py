@@ -30,7 +30,7 @@ def find_nonfinite(
             flat = array.reshape(-1)
             # The dot product is numpy's fastest sum. It sums squares, so infinities cannot cancel.
             total += float(flat.dot(flat))
-    return [] if math.isfinite(total) else list(_each_bad_number(spec, outcome, views))
+    return [] if math.isfinite(total) else list(_each_nonfinite(spec, outcome, views))
 
 
 def _arrays(outcome: Outcome | None, views: Views) -> Iterator[FloatArray]:
@@ -48,40 +48,40 @@ def _arrays(outcome: Outcome | None, views: Views) -> Iterator[FloatArray]:
             yield final.state
 
 
-def _each_bad_number(
+def _each_nonfinite(
     spec: EnvironmentSpec, outcome: Outcome | None, views: Views
 ) -> Iterator[tuple[int, str, str]]:
     for policy, obs in zip(spec.policies, views.obs, strict=True):
-        for row, column in _bad(obs, 2):
-            yield row, policy.agents[column], f"observes {_first_bad(obs[row, column])}"
+        for row, column in _nonfinite_indices(obs, 2):
+            yield row, policy.agents[column], f"observes {_first_nonfinite(obs[row, column])}"
         if outcome is None:
             continue
         reward = outcome.policies[policy.name].reward
-        for row, column in _bad(reward, 2):
+        for row, column in _nonfinite_indices(reward, 2):
             yield row, policy.agents[column], f"is rewarded with {reward[row, column]}"
         for final in outcome.finals:
-            for (column,) in _bad(final.obs[policy.name], 1):
+            for (column,) in _nonfinite_indices(final.obs[policy.name], 1):
                 yield (
                     final.slot,
                     policy.agents[column],
-                    f"observes {_first_bad(final.obs[policy.name][column])} at the episode's end",
+                    f"observes {_first_nonfinite(final.obs[policy.name][column])} at the episode's end",
                 )
     if views.state is not None:
-        for (row,) in _bad(views.state, 1):
-            yield row, "(all)", f"sees the state {_first_bad(views.state[row])}"
+        for (row,) in _nonfinite_indices(views.state, 1):
+            yield row, "(all)", f"sees the state {_first_nonfinite(views.state[row])}"
     for final in () if outcome is None else outcome.finals:
         if final.state is not None and not np.isfinite(final.state).all():
-            yield final.slot, "(all)", f"sees the state {_first_bad(final.state)} at the episode's end"
+            yield final.slot, "(all)", f"sees the state {_first_nonfinite(final.state)} at the episode's end"
 
 
-def _bad(array: Array, axes: int) -> list[list[int]]:
+def _nonfinite_indices(array: Array, axes: int) -> list[list[int]]:
     """Return the indices along the first `axes` axes that have a non-finite number."""
     wrong = ~np.isfinite(array)
     found: list[list[int]] = np.argwhere(wrong.reshape(*wrong.shape[:axes], -1).any(-1)).tolist()
     return found
 
 
-def _first_bad(array: Array) -> str:
+def _first_nonfinite(array: Array) -> str:
     flat = np.ravel(array)
     index = int(np.flatnonzero(~np.isfinite(flat))[0])
     return f"{flat[index]} (component {index} of {flat.size})"

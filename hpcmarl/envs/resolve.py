@@ -62,8 +62,8 @@ def resolve(config: EnvConfig) -> tuple[Source, Any]:
     environment = _construct(factory, config)
     kind = _kind_of(environment, config)
     convert = _conversion(environment, kind, config)
-    wanted = {"gymnasium": "parallel"}.get(kind, kind) if config.kind == "auto" else config.kind
-    source = Source(config.id, wanted, lambda: convert(_construct(factory, config)))
+    target_kind = {"gymnasium": "parallel"}.get(kind, kind) if config.kind == "auto" else config.kind
+    source = Source(config.id, target_kind, lambda: convert(_construct(factory, config)))
     return source, convert(environment)
 
 
@@ -148,12 +148,12 @@ def _factory(module: Any, attribute: str, config: EnvConfig) -> Callable[..., An
                 f"{', '.join(public) or 'none'}"
             )
         return factory  # type: ignore[no-any-return]
-    wanted = {
+    names = {
         "auto": ("parallel_env", "env"),
         "parallel": ("parallel_env", "env"),
         "aec": ("env", "parallel_env"),
     }[config.kind]
-    for name in wanted:
+    for name in names:
         factory = getattr(module, name, None)
         if callable(factory):
             return factory  # type: ignore[no-any-return]

@@ -62,14 +62,14 @@ def registered(name: str, config: EnvConfig) -> Callable[..., Any]:
         raise ConfigError(
             f"env.id {config.id}: Gymnasium has no environment {name or '(no name)'} registered; {meant}"
         )
-    found = spec
+    registration = spec
 
     def make(**kwargs: Any) -> Any:
         try:
             # Gymnasium's checker slows down every step and repeats the checks of batch.py and slot.py.
             return gymnasium.make(name, **{"disable_env_checker": True, **kwargs})
         except gymnasium_error.DependencyNotInstalled as error:
-            place = str(found.entry_point)
+            place = str(registration.entry_point)
             extra = next((extra for module, extra in EXTRAS.items() if place.startswith(module)), None)
             advice = f"pip install {extra}" if extra else " ".join(str(error).split())
             raise MissingPackageError(

@@ -127,12 +127,12 @@ class NativeBatch(BatchedEnvironment):
         """
 
     @abstractmethod
-    def _standing(self) -> dict[str, Array]:
-        """Return the state of the games for `_stand`."""
+    def _save_games(self) -> dict[str, Array]:
+        """Return the state of the games for `_restore_games`."""
 
     @abstractmethod
-    def _stand(self, state: Mapping[str, Any]) -> None:
-        """Restore the games from the state that `_standing` returned."""
+    def _restore_games(self, state: Mapping[str, Any]) -> None:
+        """Restore the games from the state that `_save_games` returned."""
 
     def reset(self, frame: Frame) -> None:
         self.restart_slots(range(self.slots), frame)
@@ -278,7 +278,7 @@ class NativeBatch(BatchedEnvironment):
         state: dict[str, Any] = {"restarts": 0, "episode": self.episode_index.copy()}
         if self._record:
             state |= {
-                "games": self._standing(),
+                "games": self._save_games(),
                 "step": self.episode_step.copy(),
                 "returns": self._returns.copy(),
             }
@@ -296,7 +296,7 @@ class NativeBatch(BatchedEnvironment):
             self.reset(frame)
             return
         self._begin_games(self._everywhere)
-        self._stand(state["games"])
+        self._restore_games(state["games"])
         self.episode_step[:], self._returns[...] = state["step"], state["returns"]
         self._show(self._everywhere, frame)
         frame.episode_start[...] = self.episode_step == 0

@@ -214,8 +214,8 @@ class BoardBatch(NativeBatch):
         allowed: BoolArray = self._open[rows][:, None] | TURNS[~self._moves[rows] & 1][..., None]
         return allowed
 
-    def _standing(self) -> dict[str, Array]:
-        """Return the state of the games for `_stand`.
+    def _save_games(self) -> dict[str, Array]:
+        """Return the state of the games for `_restore_games`.
 
         Returns:
             planes: marks of both players and empty squares in the order of `View.planes`, [E, 3, rows,
@@ -230,7 +230,7 @@ class BoardBatch(NativeBatch):
             "moves": self._moves.copy(),
         }
 
-    def _stand(self, state: Mapping[str, Any]) -> None:
+    def _restore_games(self, state: Mapping[str, Any]) -> None:
         board, planes = self._board, np.asarray(state["planes"], np.bool_)
         first, second, empty = (planes[:, plane] for plane in self._view.planes)
         self._shown[...] = self._view.seen(planes.astype(np.float32))

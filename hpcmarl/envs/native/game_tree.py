@@ -138,7 +138,7 @@ def _walk(id: str, kwargs: str) -> Tree | None:
         return None
 
 
-def _found(config: EnvConfig) -> Tree:
+def _required_tree(config: EnvConfig) -> Tree:
     tree = _tree(config)
     assert tree is not None, "only of games that takes() took"
     return tree
@@ -146,7 +146,7 @@ def _found(config: EnvConfig) -> Tree:
 
 def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> EnvironmentSpec:
     """Return the specification of a game. Raises as `takes` does, and ConfigError if policies do not fit."""
-    return spec_of(_found(config).play, config, policies)
+    return spec_of(_required_tree(config).play, config, policies)
 
 
 def spec_of(play: Any, config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> EnvironmentSpec:
@@ -197,7 +197,7 @@ class TreeBatch(NativeBatch):
     def __init__(
         self, config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool
     ) -> None:
-        self._tree = _found(config)
+        self._tree = _required_tree(config)
         super().__init__(config, spec, self._tree.play.names, slots, seeds, record=record)
         self._position = np.zeros(slots, np.int64)
         self._seed = np.zeros(slots, np.int64)
@@ -247,8 +247,8 @@ class TreeBatch(NativeBatch):
         allowed: BoolArray = self._tree.allowed[self._tree.place[self._position[rows]]]
         return allowed[:, None] | ~self._acting(rows)[..., None]
 
-    def _standing(self) -> dict[str, Array]:
+    def _save_games(self) -> dict[str, Array]:
         return {"position": self._position.copy(), "drawn": self._drawn.copy()}
 
-    def _stand(self, state: Mapping[str, Any]) -> None:
+    def _restore_games(self, state: Mapping[str, Any]) -> None:
         self._position[:], self._drawn[:] = state["position"], state["drawn"]

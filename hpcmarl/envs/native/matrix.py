@@ -132,8 +132,8 @@ class MatrixBatch(NativeBatch):
     def _allowed(self, rows: IntArray) -> None:
         return None
 
-    def _standing(self) -> dict[str, Array]:
+    def _save_games(self) -> dict[str, Array]:
         return {"last": self._last.copy()}
 
-    def _stand(self, state: Mapping[str, Any]) -> None:
+    def _restore_games(self, state: Mapping[str, Any]) -> None:
         self._last[...] = state["last"]

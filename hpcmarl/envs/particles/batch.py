@@ -208,10 +208,10 @@ class ParticleBatch(NativeBatch):
 
     # ---- resuming
 
-    def _standing(self) -> dict[str, Array]:
+    def _save_games(self) -> dict[str, Array]:
         return self._world.standing()
 
-    def _stand(self, state: Mapping[str, Any]) -> None:
+    def _restore_games(self, state: Mapping[str, Any]) -> None:
         self._world.stand(state)
 
 

@@ -156,7 +156,7 @@ class SmaxBatch(BatchedEnvironment):
             ends, acted = np.where(resting, 0, ends), acted & ~resting[:, None]
         over = ends != 0
         self.episode_step += 1
-        self._tell(result, ends, acted, views, outcome)
+        self._write_outcome(result, ends, acted, views, outcome)
         self._show(shown, views, None)
         views.episode_start[...] = over
         if over.any():
@@ -164,7 +164,7 @@ class SmaxBatch(BatchedEnvironment):
         self._rest(outcome, views)
         self._check_numbers(outcome, views)
 
-    def _tell(
+    def _write_outcome(
         self, result: Mapping[str, Array], ends: Array, acted: Array, views: Views, outcome: Outcome
     ) -> None:
         """Write the rewards and flags of the step.
@@ -228,7 +228,7 @@ class SmaxBatch(BatchedEnvironment):
                 )
         each = self._returns[rows]
         by_policy = [each[:, columns].mean(1).tolist() for columns in self._columns]
-        told_of = zip(
+        finished = zip(
             rows.tolist(),
             self.episode_index[rows].tolist(),
             self.episode_step[rows].tolist(),
@@ -238,7 +238,7 @@ class SmaxBatch(BatchedEnvironment):
             result["win"][rows].tolist(),
             strict=True,
         )
-        for row, index, length, mean, returns, terminated, won in told_of:
+        for row, index, length, mean, returns, terminated, won in finished:
             returned = dict(zip(self._names, returns, strict=True))
             outcome.episodes.append(
                 Episode(row, index, length, mean, returned, terminated, {"win": float(won)})
