@@ -184,7 +184,7 @@ def test_resumed_matrix_games_continue_identically(steps: int, rounds: int, reco
     [
         ({"id": "matrix:rpsls"}, "there is no matrix game rpsls; allowed: matrix:rps, .*matrix:own"),
         ({"id": "matrix"}, r"no matrix game \(no name\)"),
-        ({"id": "matrix:rps", "kind": "aec"}, "matrix:rps is no game of turns"),
+        ({"id": "matrix:rps", "kind": "aec"}, "matrix:rps is not turn-based"),
         (
             {"id": "matrix:rps", "kwargs": {"payoff": [[1]]}},
             "env.kwargs.payoff does not fit matrix:rps; allowed: rounds",
