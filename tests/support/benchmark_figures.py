@@ -1,4 +1,4 @@
-"""What the figures of benchmarks on ranks must be: there, and possible."""
+"""Checks that the figures of benchmarks on ranks exist and are plausible."""
 
 import pytest
 
@@ -6,21 +6,24 @@ RULES = ("rennala", "malenia", "sync", "afedpg")
 
 
 def check_stragglers(told, ranks):
-    """Efficiencies of two settings; on a busy machine all may be low, or have too few rounds, but none is
-    above what the groups make."""
+    """Check the efficiencies of both settings.
+
+    On a busy machine all efficiencies may be low, or missing for lack of rounds. None exceeds the rate of the
+    groups.
+    """
     assert told["ranks"] == ranks
     for setting in told["settings"].values():
         assert setting["ideal_gradients_per_second"] == pytest.approx(
             sum(1 / time for time in setting["trajectory_seconds"])
         )
-        # short runs round
+        # short runs end in the middle of a round, so efficiencies may exceed 1 slightly
         assert all(0 < setting[f"{rule}_efficiency"] < 1.2 for rule in RULES if setting[f"{rule}_efficiency"])
     assert told["settings"]["one_rank_10x_slower"]["sync_efficiency_expected"] == pytest.approx(0.2 / 1.1)
     assert told["afedpg_efficiency"] == told["settings"]["one_rank_10x_slower"]["afedpg_efficiency"]
 
 
 def check_comm(told, ranks):
-    """Messages beside bare ones, sums by backend, and the server flooded by all other ranks."""
+    """Check messages compared with plain MPI, sums by backend, and a server flooded by all other ranks."""
     assert {row["backend"] for row in told["sums"]} >= {"mpi", "gloo"}
     assert all(row["bandwidth_ratio"] > 0 for row in told["messages"])
     assert told["gradient_senders"] == ranks - 1
@@ -29,8 +32,10 @@ def check_comm(told, ranks):
 
 
 def check_returns(told, target, limit):
-    """Any return is better than the target: it is reached as soon as there are 100 episodes, on ranks and in
-    the simulator."""
+    """Check the seconds to a return that every run exceeds.
+
+    The target is then reached as soon as 100 episodes have ended, on ranks and in the simulator.
+    """
     for setting in told["settings"].values():
         assert all(
             own >= 0.9 * asked
@@ -44,8 +49,10 @@ def check_returns(told, target, limit):
 
 
 def check_costs(told, ranks, unit):
-    """Shares of processor time and memory of the server and its learners; each group sleeps `unit` seconds
-    for a gradient."""
+    """Check processor time and memory of the server and its learners.
+
+    Each group sleeps `unit` seconds per gradient.
+    """
     assert (told["ranks"], set(told["rules"])) == (ranks, set(RULES))
     for figures in told["rules"].values():
         assert 0 < figures["gradients_per_second"] < 1.2 * (ranks - 1) / unit
