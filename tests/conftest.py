@@ -40,15 +40,8 @@ os.environ.update(dict.fromkeys(VARIABLES, "1"))
 
 LANES = ("quick", "default", "ci", "all")
 QUICK = ("unit", "test_layers.py")
-ORDER = (
-    "slurm",
-    "faults",
-    "mpi",
-    "learning",
-    "process",
-    "runs",
-    "unit",
-)  # tests that mostly wait begin first
+# folders in the order of their start: tests that mostly wait begin first
+ORDER = ("slurm", "faults", "mpi", "learning", "process", "runs", "unit")
 # a longer test of the default lane must give a reason: @pytest.mark.slow("reason")
 SLOW_SECONDS = 10.0
 STARTS_PROCESS = (

@@ -1,7 +1,12 @@
 """Export of trajectories as npz or csv, for tools that do not read HDF5.
 
-The tables are "segments" (the index of the segments of all shards), "env" (the steps of the environment) and
-one per policy (its steps, by the name of the policy). Shards are streamed in slabs, so memory is bounded.
+The exported table is one of:
+
+- "segments": the index of the segments of all shards;
+- "env": the steps of the environment;
+- the name of a policy: its steps.
+
+Shards are streamed in slabs, so memory is bounded.
 """
 
 from __future__ import annotations

@@ -406,7 +406,7 @@ class Cluster:
     # ---- results
 
     def close(self) -> None:
-        """Close what the objective has opened, such as environments."""
+        """Close the resources of the objective, such as environments."""
         if self.objective is not None:
             self.objective.close()
 

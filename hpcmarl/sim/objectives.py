@@ -94,7 +94,7 @@ class Objective(ABC):
         """Return grad J at `point`, [P], without noise; NaN if it is not known."""
 
     def close(self) -> None:  # noqa: B027  analytic objectives have nothing to close
-        """Close what the objective has opened. Repeated calls have no effect."""
+        """Close open resources, such as environments. Repeated calls have no effect."""
 
 
 class Analytic(Objective):

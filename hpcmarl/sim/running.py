@@ -155,8 +155,8 @@ def run_one(
 ) -> Outcome:
     """Run one simulation to its end.
 
-    If a step makes a parameter non-finite, the simulation ends: its figure `ended` then says so, and its late
-    figures are NaN.
+    If a step makes a parameter non-finite, the simulation ends. Its figure `ended` then holds the reason, and
+    its late figures are NaN.
 
     Args:
         config: Simulation with one method and one setting.

@@ -36,9 +36,9 @@ LARGEST_SEED = 1 << 31
 class Sampled(Objective):
     """Expected return of a policy in the environments of the workers.
 
-    `value` is the mean return of the episodes since its last call (NaN: there were none). If the environments
-    of the workers differ, it is the mean over the workers, each with the mean return of its newest episodes
-    (NaN until all have delivered).
+    `value` is the mean return of the episodes since its last call (NaN: there were none). If environments
+    differ, it is the mean over the workers of the mean return of their newest episodes (NaN until all have
+    delivered).
 
     Args:
         config: Section `objective`.

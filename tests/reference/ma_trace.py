@@ -95,9 +95,9 @@ class Literal:
     def counts(self, t: int, agent: int | None) -> bool:
         """Return whether row t is a decision of the agent or, with None, of the team.
 
-        In games with simultaneous actions, a row counts for the team if its episode ends in the unroll or any
-        agent acts in this part of the episode. In turn-based games a row counts if the agent, or any agent of
-        the policy, acts.
+        With simultaneous actions, a row counts for the team in two cases: its episode ends in the unroll, or
+        any agent acts in this part of the episode. In turn-based games a row counts if the agent, or any
+        agent of the policy, acts.
         """
         rollout, slot = self.rollout, self.slot
         if agent is not None or self.algorithm.spec.turn_based:
