@@ -65,8 +65,8 @@ def folder_of(nodeid: str) -> str:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option --lane."""
     about = (
-        "quick: tests/unit; default: all but tests/slurm and tests marked long; ci: tests/slurm, too; "
-        "all: everything"
+        "quick: only tests/unit; default: all except tests/slurm and tests marked long; "
+        "ci: also tests/slurm; all: everything"
     )
     parser.addoption("--lane", choices=LANES, default="default", help=about)
 
@@ -94,7 +94,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             marker = item.get_closest_marker(name)
             if marker is not None and not (marker.args and isinstance(marker.args[0], str)):
                 raise pytest.UsageError(
-                    f"{item.nodeid}: @pytest.mark.{name} needs its reason: @pytest.mark.{name}('why')"
+                    f"{item.nodeid}: @pytest.mark.{name} needs a reason: @pytest.mark.{name}('reason')"
                 )
         (kept if is_chosen(item, lane, config.args) else dropped).append(item)
     if dropped:
@@ -160,7 +160,7 @@ def _importing() -> bool:
 def _refuse_processes(event: str, arguments: Any) -> None:
     if _guarded and event in STARTS_PROCESS and not _importing():
         raise AssertionError(
-            f"{_guarded[0]} starts a process ({event}: {arguments[0]!r}); it belongs into tests/process"
+            f"{_guarded[0]} starts a process ({event}: {arguments[0]!r}); move it to tests/process"
         )
 
 
@@ -207,6 +207,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         key=seconds.__getitem__,
     )
     if unexplained:
-        terminalreporter.section(f"tests over {SLOW_SECONDS:g} s that do not say why (@pytest.mark.slow)")
+        terminalreporter.section(f"tests over {SLOW_SECONDS:g} s without a reason (@pytest.mark.slow)")
         for name in reversed(unexplained):
             terminalreporter.write_line(f"{seconds[name]:6.1f} s  {name}")

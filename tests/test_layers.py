@@ -209,7 +209,7 @@ def test_rooms_depend_on_each_other_in_no_circle():
 def test_imports_follow_the_layer_order(path):
     """Each file imports only from its own room and from the rooms in ALLOWED."""
     room = room_of(path)
-    assert room in ALLOWED, f"{room} is a new room: say in ALLOWED whom it may import"
+    assert room in ALLOWED, f"{room} is a new room: add the rooms that it may import to ALLOWED"
     allowed = ALLOWED[room] | {room}
     rooms = {
         room_of_module(name.split(".")[1:] or [name])
@@ -238,7 +238,7 @@ def test_files_and_functions_obey_length_and_docstring_rules(path):
     source, tree = path.read_text(), parse(path)
     assert ast.get_docstring(tree), f"{path} has no docstring"
     assert len(source.splitlines()) <= 500 or "longer than" in ast.get_docstring(tree), (
-        f"{path} is too long and does not say why"
+        f'{path} is too long, and its docstring gives no reason ("longer than …")'
     )
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -246,7 +246,8 @@ def test_files_and_functions_obey_length_and_docstring_rules(path):
             described = ast.get_docstring(node) is not None and len(node.body) > 1
             lines = node.end_lineno - node.body[described].lineno + 1
             assert lines <= 60 or "longer than" in (ast.get_docstring(node) or ""), (
-                f"{path}:{node.lineno} {node.name} has {lines} lines and does not say why"
+                f"{path}:{node.lineno} {node.name} has {lines} lines, "
+                'and its docstring gives no reason ("longer than …")'
             )
 
 

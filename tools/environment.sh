@@ -13,7 +13,7 @@ find_python() {
             return 0
         fi
     done
-    say "No Python 3.11 or newer (with venv) was found. Load or install one (on a cluster: module load python), or name it: PYTHON=/path/to/python3 $0"
+    say "No Python 3.11 or newer (with venv) was found. Load or install one (on a cluster: module load python), or set PYTHON=/path/to/python3"
     return 2
 }
 
@@ -25,7 +25,7 @@ prepare_environment() {
     if [ ! -x .venv/bin/python ]; then
         python=$(find_python) || return
         say "making .venv with $python"
-        "$python" -m venv .venv || { say "$python -m venv failed; on Debian and Ubuntu its package is python3-venv"; return 1; }
+        "$python" -m venv .venv || { say "$python -m venv failed; on Debian and Ubuntu install the package python3-venv"; return 1; }
     fi
     wanted=$(cat tools/constraints.txt setup.py pyproject.toml | cksum)
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then

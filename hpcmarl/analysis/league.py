@@ -117,7 +117,7 @@ def payoff_picture(result: Result) -> Any:
         _write_numbers(axis, scores)
     _member_axis(axis, result, rows, vertical=True)
     _member_axis(axis, result, columns, vertical=False)
-    axis.set_title(_title(result, "who beats whom, by member and term"), loc="left", fontsize=10, pad=10)
+    axis.set_title(_title(result, "payoffs by member and term"), loc="left", fontsize=10, pad=10)
     bar = figure.colorbar(image, ax=axis, fraction=0.05, pad=0.03, shrink=min(1.0, 2.4 / height + 0.4))
     bar.set_label(
         "mean score of the row" + (" (grey: never played)" if np.isnan(scores).any() else ""), fontsize=8
@@ -288,10 +288,12 @@ def lineage_picture(result: Result) -> Any:
     axis.set_xlabel("minutes since the league began")
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)
-    resets = ", x: began anew" if any(each["generation"] > 1 for each in snapshots) else ""
-    which = "each" if len(drawn) == len(snapshots) else f"each of the newest {len(drawn)}"
+    resets = "; x: reset to initial weights" if any(each["generation"] > 1 for each in snapshots) else ""
+    drawn_part = "" if len(drawn) == len(snapshots) else f" (arrows: newest {len(drawn)})"
     axis.set_title(
-        _title(result, f"snapshots, and whom {which} met most in training{resets}"), loc="left", fontsize=10
+        _title(result, f"snapshots and their most frequent opponents{drawn_part}{resets}"),
+        loc="left",
+        fontsize=10,
     )
     return figure
 

@@ -44,9 +44,9 @@ def check_outputs(parameters: Path | None, table: Path | None) -> None:
         if path.exists():
             raise UsageError(f"{path}: exists; choose another name or delete it first")
         if not path.parent.is_dir():
-            raise UsageError(f"{path}: there is no directory {path.parent}; make it first")
+            raise UsageError(f"{path}: directory {path.parent} does not exist; create it first")
         if paths.count(path) > 1:
-            raise UsageError(f"{path}: named for two files; choose another name for one")
+            raise UsageError(f"{path}: given for two files; choose another name for one of them")
 
 
 def write_parameters(

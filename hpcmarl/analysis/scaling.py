@@ -26,7 +26,7 @@ def check_plot(path: Path) -> None:
     if path.suffix not in FORMATS:
         raise UsageError(f"--plot {path}: allowed: a name that ends with {' or '.join(FORMATS)}")
     if not path.absolute().parent.is_dir():
-        raise UsageError(f"--plot {path}: there is no folder {path.absolute().parent}; make it first")
+        raise UsageError(f"--plot {path}: directory {path.absolute().parent} does not exist; create it first")
     if not plots_possible():
         raise UsageError(f"--plot {path}: {INSTALL}")
 

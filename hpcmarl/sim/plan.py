@@ -35,8 +35,7 @@ ROUNDS, EVENTS = 400, 300_000  # approximate upper limits for the length of a si
 MARGIN = 0.05
 PLAIN_FIRST = ("sync", "rennala", "afedpg")
 REMEDY = (
-    "predict from a run that was recorded by this version and in which every group finishes "
-    "trajectories (rounds.rule: sync, longer)"
+    "record a longer run with this version and rounds.rule: sync, in which every group finishes trajectories"
 )
 
 
@@ -141,8 +140,8 @@ def fit(
     """
     if isinstance(config.algo, QLearningConfig):
         raise UsageError(
-            f"{source}: cannot be predicted from: with algo.name: {config.algo.name} rounds are made of "
-            "replayed episodes, not of new ones"
+            f"{source}: no prediction is possible: with algo.name: {config.algo.name} rounds consist of "
+            "replayed episodes, not of new ones; predict from a run of an algorithm without replay"
         )
     names = (
         "slots",
@@ -164,7 +163,8 @@ def fit(
     known = [value for value in table["exchange_seconds"] if math.isfinite(value)]
     if not known:
         raise UsageError(
-            f"{source}: no timing data to predict from: no group has answered a new point; {REMEDY}"
+            f"{source}: no timing data to predict from: no group has sent a gradient for a new version; "
+            f"{REMEDY}"
         )
     rounds, batch = config.rounds, batch_of(config, [int(slots) for slots in table["slots"]])
     # algorithms with unrolls correct for staleness; those with whole episodes do not
@@ -355,16 +355,16 @@ def best_rule(found: Mapping[str, Mapping[str, float]], *, differ: bool) -> tupl
     """
     if differ:
         fair = [rule for rule in ("sync", "malenia") if rule in found] or list(found)
-        words = "groups have environments of their own, and only sync and malenia weigh them equally"
+        words = "groups have different environments, and only sync and malenia weight them equally"
     else:
         fair = [rule for rule in PLAIN_FIRST if rule in found] or list(found)
-        words = "all groups have the same environment, so that malenia has nothing to balance"
+        words = "all groups have the same environment, so malenia has nothing to balance"
     rates = {rule: found[rule]["trajectories_per_second"] for rule in fair}
     fastest = max(rates.values())
     chosen = next(rule for rule in fair if rates[rule] >= (1.0 - MARGIN) * fastest)
     most = (
-        "the most"
+        "the highest rate"
         if rates[chosen] == fastest
-        else f"within {100 * MARGIN:.0f} % of the most, and the plainer rule"
+        else f"within {100 * MARGIN:.0f} % of the highest rate, with a plainer rule"
     )
-    return chosen, f"{words}; {rates[chosen]:.4g} trajectories a second are {most}"
+    return chosen, f"{words}; {rates[chosen]:.4g} trajectories per second are {most}"

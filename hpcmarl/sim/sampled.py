@@ -318,7 +318,7 @@ def _common_spec(config: PolicyObjectiveConfig, environments: Sequence[EnvConfig
     for spec in specs[1:]:
         if spec.policies != specs[0].policies:
             raise ConfigError(
-                "objective.workers: their environments have different agents or spaces; one policy vector "
-                "needs equal ones"
+                "objective.workers: the environments of the workers have different agents or spaces, but all "
+                "workers share one policy; give all of them the same agents and spaces"
             )
     return specs[0]
