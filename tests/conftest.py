@@ -118,11 +118,11 @@ def group_of(nodeid: str) -> str:
         return folder_of(nodeid)
     if path.endswith("/test_shared_ranks.py"):
         return nodeid.partition("[")[2].partition("-")[0] or nodeid
-    return path if _lasts_for_the_module(path) else nodeid
+    return path if _has_module_fixture(path) else nodeid
 
 
 @functools.cache
-def _lasts_for_the_module(path: str) -> bool:
+def _has_module_fixture(path: str) -> bool:
     return 'scope="module"' in (Path(__file__).parents[1] / path).read_text()
 
 

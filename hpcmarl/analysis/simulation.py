@@ -103,7 +103,7 @@ def condensed(path: Path) -> dict[str, Any]:
         `course`: median and band over the seeds at STORED times.
     """
     cases, attributes = read_simulation(path)
-    found = []
+    condensed_cases = []
     for case in cases:
         kept = {name: case[name] for name in ("setting", "method", "batch", "tuned")}
         kept["trials"] = [trial | {"objective": _short(trial["objective"])} for trial in case["trials"]]
@@ -112,8 +112,12 @@ def condensed(path: Path) -> dict[str, Any]:
         ]
         if "objective" in case["outcomes"][0]["course"]:
             kept["course"] = _stored_course(case)
-        found.append(kept)
-    return {"hpcmarl_version": attributes["hpcmarl_version"], "config": attributes["config"], "cases": found}
+        condensed_cases.append(kept)
+    return {
+        "hpcmarl_version": attributes["hpcmarl_version"],
+        "config": attributes["config"],
+        "cases": condensed_cases,
+    }
 
 
 def _stored_course(case: dict[str, Any]) -> dict[str, list[float]]:

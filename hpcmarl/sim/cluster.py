@@ -92,8 +92,8 @@ class Cluster:
         self._closing = False
         self._cancel = rounds.late == "cancel" or rule.waits or self._all_begun
         # whether workers may stand at points of different versions
-        self._own = rule.any_age or not self._cancel
-        self._versions = [0] * sim.workers if self._own else []
+        self._separate_versions = rule.any_age or not self._cancel
+        self._versions = [0] * sim.workers if self._separate_versions else []
         self._points: list[Array] = [start] * (sim.workers if rule.any_age else 0)
         self._point = start
         # worker of each trajectory that the step of the round will use
@@ -113,7 +113,7 @@ class Cluster:
         lazy = self.compute.fixed if not rule.waits and self._cancel and not sim.failures else None
         self._order = sorted((time, worker) for worker, time in enumerate(lazy)) if lazy is not None else []
         self._waiting = 0  # number of workers of `_order` that are in the queue
-        self._keep(0, 0.0)
+        self._record(0, 0.0)
         self._begin_all(0.0)
 
     def _charge_by_step(self) -> Sampled:
@@ -142,7 +142,13 @@ class Cluster:
         """Process at most this many events, fewer if the simulation ends; `ended` then holds the reason."""
         limit = self.config.sim.stop.time or math.inf
         queue, engine, rule = self._queue, self.engine, self.engine.rule
-        waits, loads, fixed, own, ahead = rule.waits, self._loads, self.compute.fixed, self._own, self._ahead
+        waits, loads, fixed, separate, ahead = (
+            rule.waits,
+            self._loads,
+            self.compute.fixed,
+            self._separate_versions,
+            self._ahead,
+        )
         counts_only, at_once = self.objective is None, self.objective is not None and rule.any_age
         gradient = Gradient(0, 0, 1, None)
         alarm = min(limit, self.failures.next_time)
@@ -160,7 +166,7 @@ class Cluster:
             self.now = now
             self.events += 1
             gradient.group = worker
-            gradient.version = self._versions[worker] if own else rule.round
+            gradient.version = self._versions[worker] if separate else rule.round
             if waits:
                 gradient.count = loads[worker]
             if at_once:
@@ -178,10 +184,10 @@ class Cluster:
             elif waits:
                 heapq.heappop(queue)
                 if rule.lost:
-                    self._share_anew()
+                    self._restart_waiting_workers()
             else:
                 begin = now
-                if own:
+                if separate:
                     # a late worker continues at the newest point, as soon as that is published
                     self._versions[worker] = rule.round
                     begin = max(now, self.published)
@@ -257,7 +263,7 @@ class Cluster:
             self.round_time_min = duration
         self._closing = False
         if self.trace.due(publish.version):
-            self._keep(publish.version, duration)
+            self._record(publish.version, duration)
         stop = self.config.sim.stop
         if (stop.rounds and publish.version >= stop.rounds) or (
             stop.gradients and self.engine.used >= stop.gradients
@@ -303,7 +309,7 @@ class Cluster:
         )
         return work + (exchange[worker] if exchange is not None else self.exchange.draw(worker, begin))
 
-    def _share_anew(self) -> None:
+    def _restart_waiting_workers(self) -> None:
         """Start waiting workers that owe trajectories again because a loss has increased the shares."""
         busy = {worker for _, worker in self._queue} | self.failures.down
         for worker in self.engine.rule.present:
@@ -316,7 +322,7 @@ class Cluster:
         Under rules that give each worker its own point, the worker starts at that point; otherwise at the
         newest one.
         """
-        if self._own and not self.engine.rule.any_age:
+        if self._separate_versions and not self.engine.rule.any_age:
             self._versions[worker] = self.engine.version
         time = self._delivery(worker, begin) if self.engine.rule.waits else self.compute.draw(worker, begin)
         heapq.heappush(self._queue, (begin + time, worker))
@@ -339,7 +345,7 @@ class Cluster:
         else:
             times = self.compute.draw_all(begin)
             self._queue = [(begin + times[worker], worker) for worker in rule.present if worker not in down]
-        if self._own:
+        if self._separate_versions:
             self._versions = [self.engine.version] * self.workers
         heapq.heapify(self._queue)
 
@@ -390,18 +396,18 @@ class Cluster:
 
     def _on_lost(self, worker: int) -> None:
         """Continue without a lost worker or end, as `rounds.on_loss` prescribes for real ranks."""
-        rule, wanted = self.engine.rule, self.config.rounds.on_loss
+        rule, on_loss = self.engine.rule, self.config.rounds.on_loss
         self.failures.down.discard(worker)
         if len(rule.present) == 1:
             self.ended = "the last worker was lost"
-        elif wanted == "stop" or (wanted == "auto" and not rule.pooled):
-            self.ended = f"worker {worker} was lost (rounds.on_loss: {wanted})"
+        elif on_loss == "stop" or (on_loss == "auto" and not rule.pooled):
+            self.ended = f"worker {worker} was lost (rounds.on_loss: {on_loss})"
         else:
             commands: list[Command] = self.engine.on_lost(worker)
             if commands and isinstance(commands[-1], Publish):
                 self._on_round(commands, None)
             elif rule.waits and not rule.any_age:
-                self._share_anew()
+                self._restart_waiting_workers()
 
     # ---- results
 
@@ -410,7 +416,7 @@ class Cluster:
         if self.objective is not None:
             self.objective.close()
 
-    def _keep(self, number: int, duration: float) -> None:
+    def _record(self, number: int, duration: float) -> None:
         """Add one point to the trace.
 
         Args:

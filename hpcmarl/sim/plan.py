@@ -202,8 +202,8 @@ def fit(
 
 def _of_group(figures: Mapping[str, Array], name: str, group: int) -> Array:
     """Return the column of one group; empty if the figure does not exist for it."""
-    found = np.asarray(figures.get(name, np.empty((0, 0))))
-    return found[:, group] if group < found.shape[1] else np.empty(0)
+    column = np.asarray(figures.get(name, np.empty((0, 0))))
+    return column[:, group] if group < column.shape[1] else np.empty(0)
 
 
 def _newest(column: Any) -> float:
@@ -271,10 +271,10 @@ def simulation(measured: Measured, rule: str, seconds: Array) -> tuple[Simulatio
     groups, share = len(seconds), measured.share
     together = min(group.slots for group in measured.groups)
     each = max(1, math.ceil(share / together - 1e-9))
-    wanted = {"sync": groups * math.ceil(share - 1e-9), "afedpg": math.ceil(share - 1e-9)}.get(
+    trajectories = {"sync": groups * math.ceil(share - 1e-9), "afedpg": math.ceil(share - 1e-9)}.get(
         rule, math.ceil(share * groups - 1e-9)
     )
-    batch = {"sync": groups * each, "afedpg": each}.get(rule, max(1, math.ceil(wanted / together)))
+    batch = {"sync": groups * each, "afedpg": each}.get(rule, max(1, math.ceil(trajectories / together)))
     batch = max(batch, groups) if rule == "malenia" else batch
     queue = 0.0 if rule == "afedpg" else measured.server_seconds * (groups - len(measured.groups))
     exchanges = [
@@ -305,7 +305,7 @@ def simulation(measured: Measured, rule: str, seconds: Array) -> tuple[Simulatio
         {"admission": measured.admission} if rule == "rennala" else {}
     )
     config = SimulationConfig.model_validate({"rounds": rounds, "sim": sim})
-    return config, wanted / batch
+    return config, trajectories / batch
 
 
 def predict(
@@ -325,7 +325,7 @@ def predict(
     """
     seconds = seconds_of(measured, groups, slow)
     possible = float(np.sum(1.0 / seconds))
-    found: dict[str, Any] = {}
+    predictions: dict[str, Any] = {}
     for rule in rules:
         config, worth = simulation(measured, rule, seconds)
         figures = run_one(config, 0, kind=Continuing if measured.continues else Cluster).figures
@@ -335,12 +335,12 @@ def predict(
             steps = figures["rounds"] / figures["time"]
             bounded = min(steps, 1.0 / measured.server_seconds) if measured.server_seconds else steps
             rate, round_seconds = rate * bounded / steps, 1.0 / bounded
-        found[rule] = {
+        predictions[rule] = {
             "trajectories_per_second": rate,
             "round_seconds": round_seconds,
             "efficiency": rate / possible,
         }
-    return found
+    return predictions
 
 
 def best_rule(found: Mapping[str, Mapping[str, float]], *, differ: bool) -> tuple[str, str]:
@@ -355,16 +355,16 @@ def best_rule(found: Mapping[str, Mapping[str, float]], *, differ: bool) -> tupl
     """
     if differ:
         fair = [rule for rule in ("sync", "malenia") if rule in found] or list(found)
-        words = "groups have different environments, and only sync and malenia weight them equally"
+        reason = "groups have different environments, and only sync and malenia weight them equally"
     else:
         fair = [rule for rule in PLAIN_FIRST if rule in found] or list(found)
-        words = "all groups have the same environment, so malenia has nothing to balance"
+        reason = "all groups have the same environment, so malenia has nothing to balance"
     rates = {rule: found[rule]["trajectories_per_second"] for rule in fair}
     fastest = max(rates.values())
     chosen = next(rule for rule in fair if rates[rule] >= (1.0 - MARGIN) * fastest)
-    most = (
+    comparison = (
         "the highest rate"
         if rates[chosen] == fastest
         else f"within {100 * MARGIN:.0f} % of the highest rate, with a plainer rule"
     )
-    return chosen, f"{words}; {rates[chosen]:.4g} trajectories per second are {most}"
+    return chosen, f"{reason}; {rates[chosen]:.4g} trajectories per second are {comparison}"

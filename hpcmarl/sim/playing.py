@@ -82,13 +82,13 @@ class Playground:
                 name: decision.memory for name, decision in decisions.items() if decision.memory is not None
             }
             for name, kept in columns.items():
-                kept.see(frame.policies[name], decisions[name])
+                kept.add_frame(frame.policies[name], decisions[name])
             environment.step(
                 {name: decision.action for name, decision in decisions.items()}, outcome, following
             )
             row += 1
             for name, kept in columns.items():
-                kept.learn(outcome.policies[name])
+                kept.add_outcome(outcome.policies[name])
             for final in outcome.finals:
                 finals[final.slot] = final
             for slot in outcome.episode_end.nonzero()[0].tolist():
@@ -101,7 +101,7 @@ class Playground:
                     environment.rest_slots([slot])
             frame, following = following, frame
         for name, kept in columns.items():
-            kept.see(frame.policies[name], None)
+            kept.add_frame(frame.policies[name], None)
         arrays = {name: kept.arrays() for name, kept in columns.items()}
         return [
             _rollout(arrays, begin[slot], *finished[slot], finals.get(slot), begun) for slot in range(count)
@@ -121,9 +121,9 @@ class _Columns:
         self._masks: list[Array] = []
         self._actions: list[Array] = []
         self._logp: list[Array | None] = []
-        self._told: list[tuple[Array, Array, Array]] = []
+        self._outcomes: list[tuple[Array, Array, Array]] = []
 
-    def see(self, frame: PolicyFrame, decision: Decision | None) -> None:
+    def add_frame(self, frame: PolicyFrame, decision: Decision | None) -> None:
         self._obs.append(frame.obs.copy())
         self._alive.append(frame.alive.copy())
         if frame.action_mask is not None:
@@ -132,21 +132,21 @@ class _Columns:
             self._actions.append(decision.action)
             self._logp.append(decision.logp)
 
-    def learn(self, outcome: PolicyOutcome) -> None:
-        self._told.append((outcome.reward.copy(), outcome.terminated.copy(), outcome.truncated.copy()))
+    def add_outcome(self, outcome: PolicyOutcome) -> None:
+        self._outcomes.append((outcome.reward.copy(), outcome.terminated.copy(), outcome.truncated.copy()))
 
     def arrays(self) -> dict[str, Array]:
         """Return the columns, [T, E, ...]; those in FRAME have shape [T + 1, E, ...]."""
         seen = {"obs": np.array(self._obs), "alive": np.array(self._alive)} | (
             {"action_mask": np.array(self._masks)} if self._masks else {}
         )
-        outcomes = (np.array(column) for column in zip(*self._told, strict=True))
-        found = seen | {"action": np.array(self._actions)} | dict(zip(OUTCOME, outcomes, strict=True))
-        said = [
+        outcomes = (np.array(column) for column in zip(*self._outcomes, strict=True))
+        columns = seen | {"action": np.array(self._actions)} | dict(zip(OUTCOME, outcomes, strict=True))
+        logps = [
             np.zeros_like(reward) if logp is None else logp
-            for logp, reward in zip(self._logp, found["reward"], strict=True)
+            for logp, reward in zip(self._logp, columns["reward"], strict=True)
         ]
-        return found | {"logp": np.array(said, np.float32)}
+        return columns | {"logp": np.array(logps, np.float32)}
 
 
 def _rollout(

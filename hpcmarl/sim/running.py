@@ -87,26 +87,26 @@ class Runner:
             progress: Receives the number of tasks done (with fractions) and the name of the current or last
                 task.
         """
-        found: dict[int, Outcome] = {}
+        outcomes: dict[int, Outcome] = {}
         for index, task in enumerate(tasks):
             kept = self.shelf.get(dump_config(task.config), task.seed) if self.shelf is not None else None
             if kept is not None:
-                found[index] = Outcome(task.seed, *kept)
-        left = [index for index in range(len(tasks)) if index not in found]
+                outcomes[index] = Outcome(task.seed, *kept)
+        left = [index for index in range(len(tasks)) if index not in outcomes]
         if self.jobs > 1 and len(left) > 1:
-            self._run_apart(tasks, left, found, progress)
+            self._run_apart(tasks, left, outcomes, progress)
         else:
             for index in left:
                 task = tasks[index]
-                self._done(index, task, self._run_here(task, len(found), progress), found)
+                self._done(index, task, self._run_here(task, len(outcomes), progress), outcomes)
         progress(len(tasks), "")
-        return [found[index] for index in range(len(tasks))]
+        return [outcomes[index] for index in range(len(tasks))]
 
     def _run_here(self, task: Task, done: int, progress: Progress) -> Outcome:
         return run_one(task.config, task.seed, lambda part: progress(done + part, task.words))
 
     def _run_apart(
-        self, tasks: Sequence[Task], left: Sequence[int], found: dict[int, Outcome], progress: Progress
+        self, tasks: Sequence[Task], left: Sequence[int], outcomes: dict[int, Outcome], progress: Progress
     ) -> None:
         # spawn instead of fork: loaded libraries may hold threads and locks
         context = multiprocessing.get_context("spawn")
@@ -118,14 +118,14 @@ class Runner:
             try:
                 for future in as_completed(futures):
                     index = futures[future]
-                    self._done(index, tasks[index], future.result(), found)
-                    progress(len(found), tasks[index].words)
+                    self._done(index, tasks[index], future.result(), outcomes)
+                    progress(len(outcomes), tasks[index].words)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _done(self, index: int, task: Task, outcome: Outcome, found: dict[int, Outcome]) -> None:
-        found[index] = outcome
+    def _done(self, index: int, task: Task, outcome: Outcome, outcomes: dict[int, Outcome]) -> None:
+        outcomes[index] = outcome
         if self.shelf is not None:
             self.shelf.put(dump_config(task.config), task.seed, outcome.figures, outcome.course)
 

@@ -123,8 +123,8 @@ class Sampled(Objective):
         """
         played: list[Rollout | None] = [None] * len(workers)
         for number, stage in enumerate(self._stages):
-            wanted = [index for index, worker in enumerate(workers) if self._stage_of[worker] == number]
-            for ground, part in stage.parts(wanted):
+            indices = [index for index, worker in enumerate(workers) if self._stage_of[worker] == number]
+            for ground, part in stage.parts(indices):
                 rollouts = ground.play(
                     len(part), acting(part, ground.slots), self.algorithm.initial_memory(ground.slots)
                 )

@@ -74,8 +74,8 @@ def expected_gradient(algorithm: Algorithm, rollout: Rollout) -> Array:
     """
     logp = _log_probabilities(algorithm, rollout).detach().numpy()
     rollout.policies["agent"].logp[:] = logp
-    chances = np.exp(logp.sum((0, 2)))
-    assert abs(chances.sum() - 1) < 1e-5
+    probabilities = np.exp(logp.sum((0, 2)))
+    assert abs(probabilities.sum() - 1) < 1e-5
     single = [algorithm.gradient([select(rollout, np.array([slot]))])[0] for slot in range(rollout.count)]
-    total: Array = np.tensordot(chances, np.array(single), 1)
+    total: Array = np.tensordot(probabilities, np.array(single), 1)
     return total

@@ -14,7 +14,7 @@ from hpcmarl.algos.ma_trace import MATrace
 from hpcmarl.types import FloatArray, PolicySpec, Rollout
 
 
-class Literal:
+class LiteralMATrace:
     """Loss of one unroll (slot) of one policy, with loops over rows and agents."""
 
     def __init__(self, algorithm: MATrace, rollout: Rollout, policy: PolicySpec, slot: int) -> None:
@@ -30,14 +30,14 @@ class Literal:
 
     def logp_and_entropy(self, t: int, agent: int) -> tuple[torch.Tensor, torch.Tensor]:
         module, part, slot = self.algorithm._policies[self.policy.name], self.part, self.slot
-        raw = module(torch.from_numpy(self.told(part.obs[t, slot, agent], agent)[None]))
+        raw = module(torch.from_numpy(self.policy_input(part.obs[t, slot, agent], agent)[None]))
         mask = None if part.action_mask is None else torch.from_numpy(part.action_mask[t, slot, agent][None])
         logp, entropy = module.head.evaluate(
             raw, torch.from_numpy(np.asarray(part.action[t, slot, agent])[None]), mask
         )
         return logp[0], entropy[0]
 
-    def told(self, obs: FloatArray, agent: int) -> FloatArray:
+    def policy_input(self, obs: FloatArray, agent: int) -> FloatArray:
         """Return the policy input of an agent: its observation and, with `agent_id`, its one-hot number."""
         number = [float(k == agent) for k in range(self.agents)] if self.config.agent_id else []
         return np.append(obs.reshape(-1), np.array(number, np.float32))
@@ -45,10 +45,10 @@ class Literal:
     def value(self, t: int, agent: int, *, final: bool = False) -> torch.Tensor:
         critic, seen = (
             self.algorithm._critics[self.policy.name],
-            torch.from_numpy(self.seen(t, agent, final=final)),
+            torch.from_numpy(self.critic_input(t, agent, final=final)),
         )
         if critic.memory_size:
-            memory = self.remembered(t + 1 if final else t, agent)
+            memory = self.critic_memory(t + 1 if final else t, agent)
             if not final and self.rollout.episode_start[t, self.slot]:
                 memory = torch.zeros_like(memory)
             value: torch.Tensor = critic.head(critic.cell(critic.body(seen[None]), memory))[0, 0]
@@ -56,7 +56,7 @@ class Literal:
             value = critic(seen)
         return value
 
-    def remembered(self, rows: int, agent: int) -> torch.Tensor:
+    def critic_memory(self, rows: int, agent: int) -> torch.Tensor:
         """Return the memory of a recurrent critic after a number of rows.
 
         torch's own cell is applied row by row, in the rows that count.
@@ -71,16 +71,16 @@ class Literal:
             if self.rollout.episode_start[t, self.slot]:
                 memory = torch.zeros_like(memory)
             if self.counts(t, agent if self.config.critic == "independent" else None):
-                memory = critic.cell(critic.body(torch.from_numpy(self.seen(t, agent))[None]), memory)
+                memory = critic.cell(critic.body(torch.from_numpy(self.critic_input(t, agent))[None]), memory)
         return memory
 
-    def seen(self, t: int, agent: int, *, final: bool = False) -> FloatArray:
+    def critic_input(self, t: int, agent: int, *, final: bool = False) -> FloatArray:
         """Return the input of the critic."""
         rollout, where = self.rollout, self.finals[t] if final else (t, self.slot)
         if self.config.critic == "state":
             seen = rollout.final_state[where] if final else rollout.state[where]  # type: ignore[index]
         elif self.config.critic == "independent":
-            seen = self.told((self.part.final_obs if final else self.part.obs)[where][agent], agent)
+            seen = self.policy_input((self.part.final_obs if final else self.part.obs)[where][agent], agent)
         else:
             parts = [rollout.policies[each.name] for each in self.algorithm.spec.policies]
             seen = np.concatenate(
@@ -88,7 +88,8 @@ class Literal:
             )
         if self.config.critic_input == "agent":
             seen = np.append(
-                seen, self.told((self.part.final_obs if final else self.part.obs)[where][agent], agent)
+                seen,
+                self.policy_input((self.part.final_obs if final else self.part.obs)[where][agent], agent),
             )
         return np.asarray(seen)
 
@@ -132,7 +133,7 @@ class Literal:
             else next((team for team in teams if self.policy.name in team), (self.policy.name,))
         )
         return sum(
-            Literal(self.algorithm, self.rollout, spec.policy(name), self.slot).own_log_ratio(t, None)
+            LiteralMATrace(self.algorithm, self.rollout, spec.policy(name), self.slot).own_log_ratio(t, None)
             for name in mates
         )
 
@@ -271,7 +272,7 @@ def literal_gradient(algorithm: MATrace, rollouts: list[Rollout]) -> FloatArray:
     for rollout in rollouts:
         for policy in algorithm.spec.policies:
             for slot in range(rollout.count):
-                loss = Literal(algorithm, rollout, policy, slot).loss()
+                loss = LiteralMATrace(algorithm, rollout, policy, slot).loss()
                 if loss.requires_grad:
                     (-loss).backward()
     return algorithm._flat.gradient.copy()

@@ -7,13 +7,13 @@ import math
 import torch
 
 from hpcmarl.types import FloatArray
-from tests.reference.ma_trace import Literal
+from tests.reference.ma_trace import LiteralMATrace
 
 # (policy, slot, row, agent) -> (advantage, target)
 Settled = dict[tuple[str, int, int, int | None], tuple[float, float]]
 
 
-class LiteralPPO(Literal):
+class LiteralPPO(LiteralMATrace):
     """Loss of one unroll (slot) of one policy. Advantages are summed forwards, decision by decision."""
 
     settled: Settled | None = None
@@ -84,8 +84,8 @@ class LiteralPPO(Literal):
             self.estimate(t, agent)[1],
         )
 
-        def single(said: torch.Tensor) -> torch.Tensor:
-            error = said - target
+        def single(prediction: torch.Tensor) -> torch.Tensor:
+            error = prediction - target
             if config.value_loss == "huber" and abs(error.item()) > config.huber_delta:
                 return config.huber_delta * (2 * abs(error) - config.huber_delta)
             return error**2

@@ -12,7 +12,7 @@ import torch
 from hpcmarl.types import FloatArray
 
 
-class Literal:
+class LiteralQLearning:
     """Loss of one episode (slot) of a rollout under the current and the target networks of an algorithm."""
 
     def __init__(self, algorithm, rollout, slot: int) -> None:
@@ -297,5 +297,7 @@ def literal_errors(algorithm, rollouts) -> list[list[float]]:
 
 
 def _losses(algorithm, rollouts) -> list[tuple[torch.Tensor, list[float]]]:
-    literals = [Literal(algorithm, rollout, slot) for rollout in rollouts for slot in range(rollout.count)]
+    literals = [
+        LiteralQLearning(algorithm, rollout, slot) for rollout in rollouts for slot in range(rollout.count)
+    ]
     return [literal.iql() if algorithm._config.name == "iql" else literal.team() for literal in literals]

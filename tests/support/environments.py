@@ -487,7 +487,7 @@ class Duel(AECEnv):
         self.agent_selection = self._after(agent)
 
 
-class Alien:
+class NotAnEnvironment:
     """A class that is not an environment."""
 
 

@@ -31,7 +31,7 @@ LIBRARIES = ["openmpi", pytest.param("mpich", marks=needs_mpich)]
 
 # the directory is removed when the tests end
 SCRATCH = tempfile.TemporaryDirectory(prefix="hpcmarl-tests-", ignore_cleanup_errors=True)
-ON_THEIR_WAY_OUT = 5.0  # seconds that killed processes may take to end on a busy machine
+EXIT_SECONDS = 5.0  # seconds that killed processes may take to end on a busy machine
 HOROVOD = find_spec("horovod") is not None
 needs_horovod = pytest.mark.skipif(not HOROVOD, reason="Horovod is not installed: run tools/install_horovod")
 
@@ -106,16 +106,16 @@ def run(
     try:
         os.set_blocking(process.stdout.fileno(), False)
         while process.poll() is None:
-            text += _what_is_there(process)
+            text += _read_available(process)
             first_error = first_error or (time.monotonic() if "failed:" in text else None)
             if killer.poll() is not None:
                 pytest.fail(f"{' '.join(command)} ran past {limit} s:\n{text[-4000:]}")
             meanwhile(process.pid)
             time.sleep(0.02)
-        text += _what_is_there(process)
+        text += _read_available(process)
         ended = time.monotonic()
         first_error = first_error or (ended if "failed:" in text else None)
-        while (orphans := session_members(process.pid)) and time.monotonic() < ended + ON_THEIR_WAY_OUT:
+        while (orphans := session_members(process.pid)) and time.monotonic() < ended + EXIT_SECONDS:
             time.sleep(0.05)
     finally:
         killer.kill()
@@ -128,7 +128,7 @@ def run(
     return Job(process.returncode, text, ended - began, after, orphans)
 
 
-def _what_is_there(process: subprocess.Popen[bytes]) -> str:
+def _read_available(process: subprocess.Popen[bytes]) -> str:
     return (process.stdout.read() or b"").decode(errors="replace")
 
 

@@ -11,7 +11,7 @@ def section(**keys):
     return TypeAdapter(MatchmakingConfig).validate_python(keys)
 
 
-def chances(mixture):
+def probabilities(mixture):
     """Return a mixture as a dictionary: snapshot number (or SELF) -> probability."""
     return {SELF: mixture.self_share} | dict(
         zip(mixture.snapshots.tolist(), mixture.weights.tolist(), strict=True)

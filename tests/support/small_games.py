@@ -390,8 +390,8 @@ def gradient_ascent(payoff: list[list[float]], steps: int = 2000, step_size: flo
         row, column = (np.exp(own - own.max()) / np.exp(own - own.max()).sum() for own in logits)
         gains = matrix @ column, row @ matrix
         logits = [
-            own + step_size * chances * (gain - chances @ gain)
-            for own, chances, gain in zip(logits, (row, column), gains, strict=True)
+            own + step_size * probabilities * (gain - probabilities @ gain)
+            for own, probabilities, gain in zip(logits, (row, column), gains, strict=True)
         ]
     row, column = (np.exp(own - own.max()) / np.exp(own - own.max()).sum() for own in logits)
     return float(row @ matrix @ column)

@@ -41,7 +41,7 @@ def draw_actions(
     return actions
 
 
-def dirty(thing: Any) -> None:
+def fill_with_stale_values(thing: Any) -> None:
     """Fill all arrays with stale values, which every call must overwrite."""
     for policy in thing.policies.values():
         for name, array in vars(policy).items():
@@ -65,7 +65,7 @@ def play(
     generator, rows = np.random.default_rng(seed), []
     frames = [new_frame(environment.spec, environment.slots, with_state) for _ in range(2)]
     outcome = new_outcome(environment.spec, environment.slots)
-    dirty(frames[0])
+    fill_with_stale_values(frames[0])
     environment.reset(frames[0])
     for step in range(steps):
         frame, following = frames[step % 2], frames[(step + 1) % 2]
@@ -76,8 +76,8 @@ def play(
             "state": None if frame.state is None else frame.state.copy(),
         }
         row["frame"] = {name: copies(view) for name, view in frame.policies.items()}
-        dirty(outcome)
-        dirty(following)
+        fill_with_stale_values(outcome)
+        fill_with_stale_values(following)
         environment.step(actions, outcome, following)
         row["outcome"] = {name: copies(view) for name, view in outcome.policies.items()}
         row |= {
@@ -226,11 +226,11 @@ def assert_equals_rows(
     number, episode = 0, 0
     while number < len(rows):
         env.reset(seed=episode_seed(seeds.seed, seeds.first_slot + slot, episode))
-        begin, told, earned = number, dict.fromkeys(agents, 0.0), dict.fromkeys(agents, 0.0)
+        begin, credited, earned = number, dict.fromkeys(agents, 0.0), dict.fromkeys(agents, 0.0)
         flags = {agent: (False, False) for agent in agents}
         for agent in env.agent_iter():
             seen, reward, terminated, truncated, _ = env.last()
-            told[agent] += reward
+            credited[agent] += reward
             if terminated or truncated:
                 flags[agent] = (terminated, truncated)
                 env.step(None)
@@ -256,7 +256,7 @@ def assert_equals_rows(
         assert last["end"][slot] == (2 if any(t for _, t in flags.values()) else 1)
         assert not any(row["end"][slot] for row in rows[begin : number - 1])
         for column, agent in enumerate(agents):
-            assert earned[agent] == pytest.approx(told[agent]), agent
+            assert earned[agent] == pytest.approx(credited[agent]), agent
             got = [
                 [row["outcome"][name][key][slot, column] for key in ("terminated", "truncated")]
                 for row in rows[begin:number]
@@ -264,5 +264,5 @@ def assert_equals_rows(
             assert np.sum(got, axis=0).tolist() == [int(flag) for flag in flags[agent]], agent
         (record,) = [found for found in last["episodes"] if found.slot == slot]
         assert (record.index, record.length) == (episode, number - begin)
-        assert record.return_mean == pytest.approx(sum(told.values()) / len(agents))
+        assert record.return_mean == pytest.approx(sum(credited.values()) / len(agents))
         episode += 1

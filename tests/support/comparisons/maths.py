@@ -189,13 +189,13 @@ def res_softmax(seed: int) -> Pair:
         np.array([sum(weights[k] * own[k, joint[k]] for k in range(3)) for joint in joints])
         for own in (online, target)
     )
-    chances = np.exp(beta * (scores - scores.max()))
+    probabilities = np.exp(beta * (scores - scores.max()))
     tensors = [torch.tensor(array)[None] for array in (online, target)]
     allowed, active = torch.tensor(mask)[None], torch.ones(1, 3, dtype=torch.bool)
     greedy = greedy_actions(tensors[0], allowed)
     (first, exists), (second, _) = (near_greedy([each], [allowed], [active], [greedy]) for each in tensors)
     mixed = [(utilities * torch.tensor(weights)).sum(-1) for utilities in (first, second)]
-    return softmax_value(*mixed, exists, beta), [float(chances @ values / chances.sum())]
+    return softmax_value(*mixed, exists, beta), [float(probabilities @ values / probabilities.sum())]
 
 
 # ---- sparse networks
