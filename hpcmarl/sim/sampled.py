@@ -139,7 +139,7 @@ class Sampled(Objective):
         Returns:
             Steps of each episode.
         """
-        return self._keep(workers, self._play(workers, point, generator))
+        return self._store(workers, self._play(workers, point, generator))
 
     def begin_apart(
         self, workers: Sequence[int], points: Sequence[Array], generator: np.random.Generator
@@ -156,7 +156,7 @@ class Sampled(Objective):
 
                 return act
 
-            self._keep(workers, self._side_by_side(workers, acting))
+            self._store(workers, self._side_by_side(workers, acting))
             return
         for worker, point in zip(workers, points, strict=True):
             self.begin([worker], point, generator)
@@ -165,7 +165,7 @@ class Sampled(Objective):
         self.begin_apart(workers, points, generator)
         return super().apart(workers, points, generator)
 
-    def _keep(self, workers: Sequence[int], rollouts: Sequence[Rollout]) -> list[int]:
+    def _store(self, workers: Sequence[int], rollouts: Sequence[Rollout]) -> list[int]:
         self._begun = self._begun or [deque() for _ in self._returns]
         for worker, rollout in zip(workers, rollouts, strict=True):
             self._begun[worker].append(rollout)

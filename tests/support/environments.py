@@ -94,7 +94,7 @@ class MaskedCrowd(Crowd):
 
     metadata: ClassVar[dict[str, Any]] = {"name": "masked_crowd_v0"}
 
-    def _told(self, infos: dict[str, Any]) -> dict[str, Any]:
+    def _with_masks(self, infos: dict[str, Any]) -> dict[str, Any]:
         return {
             agent: {**info, "action_mask": (np.arange(4) != self.time % 4).astype(np.int8)}
             for agent, info in infos.items()
@@ -102,13 +102,13 @@ class MaskedCrowd(Crowd):
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         observations, infos = super().reset(seed, options)
-        return observations, self._told(infos)
+        return observations, self._with_masks(infos)
 
     def step(self, actions: dict[str, Any]) -> Any:
         if self.time % 4 in actions.values():
             raise ValueError("forbidden")
         *others, infos = super().step(actions)
-        return *others, self._told(infos)
+        return *others, self._with_masks(infos)
 
 
 class Masked(ParallelEnv):
