@@ -1,4 +1,4 @@
-"""Whole runs in this process: virtual ranks, stepped in turn. Exactly the roles that MPI runs."""
+"""Whole runs in this process: virtual ranks, stepped in turn, with the same roles as under MPI."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ stop: {updates: 6}
 logging: {progress: false}
 checkpoint: {every_seconds: null}
 """
-LIMIT = 400_000  # passes over all ranks before a run counts as stuck
+LIMIT = 400_000  # passes over all ranks after which a run counts as stuck
 
 
 def run_world(
@@ -59,11 +59,22 @@ def run_world(
     deaths: Mapping[int, int | Callable[[list[Rank]], bool]] | None = None,
     interrupt: int | None = None,
 ) -> list[Rank]:
-    """Train on `size` virtual ranks until all have left; `order` seeds the order in which they are stepped.
+    """Train on virtual ranks until all have exited.
 
-    interrupt: the version at which a signal comes; of a league: the number of changes in its book. deaths:
-    rank -> the version at which it dies, or whether it dies now, given all ranks; a new process in its place
-    (topology.respawn) is a new Rank in the list returned."""
+    Args:
+        size: Number of ranks.
+        directory: Run directory.
+        overrides: Changes to the configuration.
+        text: Configuration in YAML.
+        resume: Checkpoint or run directory to resume from, or "auto".
+        order: Seed of the order in which ranks are stepped; 0: in rank order.
+        deaths: Rank -> version at which it dies, or a function that returns whether it dies now, given all
+            ranks.
+        interrupt: Version at which a signal arrives; in a league: number of changes of its state.
+
+    Returns:
+        The ranks. A process that replaces a dead one (topology.respawn) is a new Rank.
+    """
     config = load_config(text, overrides)
     world = LocalWorld(size)
     generator = np.random.default_rng(order)
@@ -87,7 +98,8 @@ def run_world(
             for rank in generator.permutation(len(left)) if order else range(len(left)):
                 left[int(rank)].step()
     finally:
-        for rank in ranks:  # a checkpoint that is being written is finished
+        # a checkpoint that is being written is completed
+        for rank in ranks:
             rank.close()
     return ranks
 
@@ -99,17 +111,17 @@ def _version(rank: Rank) -> int:
 
 
 def final_state(directory: Path) -> dict[str, Any]:
-    """The newest checkpoint's state."""
+    """Return the state of the newest checkpoint."""
     path = find_checkpoint(directory)
     assert path is not None
     return load_checkpoint(path)[0]
 
 
 def final_parameters(directory: Path) -> np.ndarray:
-    """The newest checkpoint's parameters [P]."""
+    """Return the parameters of the newest checkpoint, [P]."""
     return np.asarray(final_state(directory)["engine"]["optimizer"]["parameters"])
 
 
 def summary(directory: Path) -> dict[str, Any]:
-    """summary.json"""
+    """Return the contents of summary.json."""
     return dict(json.loads((directory / "summary.json").read_text()))

@@ -485,7 +485,7 @@ def test_league_show_writes_plots(rps, run_json, tmp_path):
         (
             ("export", "RPS", "--member", "main", "--out", "no/a.npz"),
             2,
-            "there is no directory no; make it first",
+            "directory no does not exist; create it first",
         ),
         (
             ("export", "RPS", "--table", "there.csv"),

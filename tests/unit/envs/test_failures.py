@@ -33,9 +33,9 @@ TESTS = "tests.support.environments"
         ({"id": "tests.support.rollouts"}, ConfigError, "neither parallel_env nor env"),
         ({"id": f"{TESTS}:crowd"}, ConfigError, "it has .*Crowd"),
         (
-            {"id": f"{TESTS}:Alien"},
+            {"id": f"{TESTS}:NotAnEnvironment"},
             ConfigError,
-            "makes a tests.support.environments.Alien; allowed: a PettingZoo",
+            "makes a tests.support.environments.NotAnEnvironment; allowed: a PettingZoo",
         ),
         (
             {"id": "gymnasium:make", "kwargs": {"id": "CartPole-v1"}},
