@@ -1,7 +1,6 @@
-"""What the doctor finds out with all ranks together: the MPI library, the launcher, messages between all
-pairs, roles, cores.
+"""Checks of the doctor that need all ranks: MPI library, launcher, messages between all pairs, roles, cores.
 
-Called by this package's face on every rank. The only part of the doctor that loads MPI.
+This is the only module of the doctor that loads MPI.
 """
 
 from __future__ import annotations
@@ -29,11 +28,18 @@ PING_TIMEOUT = 10.0  # seconds
 
 
 def check_library(environ: Mapping[str, str]) -> tuple[list[Finding], str, int]:
-    """The MPI library, its thread level and the world against the launcher; the library's version text ("" if
-    none loads); the size."""
+    """Check the MPI library, its thread level, and the size of the world against the launcher.
+
+    Args:
+        environ: Environment variables of this process.
+
+    Returns:
+        Findings, the version text of the library (empty if none loads), and the number of ranks.
+    """
     try:
         mpi_library: Any = importlib.import_module("hpcmarl.comm.mpi.library")
-    except Exception as error:  # no libmpi: RuntimeError; a broken one: ImportError, OSError
+    except Exception as error:
+        # A missing libmpi raises RuntimeError, a broken one ImportError or OSError.
         return (
             [
                 Finding(
@@ -80,7 +86,7 @@ def _dead_ranks(survived: bool, size: int, library: str) -> Finding:
 
 
 def local_facts(run_directory: Path) -> dict[str, Any]:
-    """What rank 0 wants to know of a rank."""
+    """Return facts about this rank for rank 0: host, cores, memory in bytes, and write problem."""
     has_affinity = hasattr(os, "sched_getaffinity")
     cores = sorted(os.sched_getaffinity(0)) if has_affinity else list(range(os.cpu_count() or 1))
     return {
@@ -92,8 +98,19 @@ def local_facts(run_directory: Path) -> dict[str, Any]:
 
 
 def ping_all(transport: Transport, facts: dict[str, Any], timeout: float = PING_TIMEOUT) -> AllPairs:
-    """Run this rank's part of the exchange to its end; raises PeerFailure on ranks other than 0 when one of
-    them dies."""
+    """Run this rank's part of the exchange to its end. Collective.
+
+    Args:
+        transport: The world.
+        facts: Facts about this rank for rank 0.
+        timeout: Seconds to wait for messages, and again for reports.
+
+    Returns:
+        The finished exchange. On rank 0 its `died` is set if a rank died.
+
+    Raises:
+        PeerFailure: A rank died; raised on ranks other than 0.
+    """
     exchange, backoff = AllPairs(transport, facts, timeout), Backoff()
     try:
         while not exchange.step():
@@ -108,7 +125,7 @@ def ping_all(transport: Transport, facts: dict[str, Any], timeout: float = PING_
 
 
 def judge_messages(exchange: AllPairs) -> Finding:
-    """On rank 0: did every message between every pair arrive."""
+    """Judge, on rank 0, whether a message between every pair of ranks arrived."""
     size = exchange.transport.size
     if size == 1:
         return Finding("OK", "messages", "not tried with one rank", "hpcmarl doctor -n 4")
@@ -132,7 +149,15 @@ def judge_messages(exchange: AllPairs) -> Finding:
 
 
 def judge_facts(reports: Mapping[int, Mapping[str, Any]], threads: int) -> list[Finding]:
-    """Cores of each host against the threads that its ranks will start, and ranks that cannot write."""
+    """Judge the facts of all ranks.
+
+    Args:
+        reports: Rank -> its report, as in `AllPairs.reports`.
+        threads: Threads that each rank will start.
+
+    Returns:
+        Findings about the cores of each host, and about ranks that cannot write to the run directory.
+    """
     facts = {rank: report["facts"] for rank, report in sorted(reports.items())}
     hosts: dict[str, list[int]] = {}
     for rank, fact in facts.items():
@@ -156,7 +181,7 @@ def judge_facts(reports: Mapping[int, Mapping[str, Any]], threads: int) -> list[
 
 
 def _judge_cores(host: str, cores: Mapping[int, Sequence[int]], threads: int) -> list[Finding]:
-    """The cores that the ranks of a host may use, all together and each by itself."""
+    """Compare the threads of a host's ranks with the cores that they may use together and individually."""
     union = len(set().union(*cores.values()))
     each = f"{threads} thread{'s' if threads > 1 else ''}"
     value = f"{host}: {in_words(cores)} with {each} each on {union} core{'s' if union > 1 else ''}"
@@ -183,7 +208,7 @@ def _judge_cores(host: str, cores: Mapping[int, Sequence[int]], threads: int) ->
 
 
 def memory_by_host(reports: Mapping[int, Mapping[str, Any]]) -> dict[str, float]:
-    """Host -> bytes that its ranks may use together; hosts that do not tell are left out."""
+    """Return host -> bytes of memory that its ranks may use together; hosts that report none are left out."""
     found: dict[str, float] = {}
     for report in reports.values():
         host, memory = report["facts"]["host"], report["facts"]["memory"]
@@ -193,7 +218,7 @@ def memory_by_host(reports: Mapping[int, Mapping[str, Any]]) -> dict[str, float]
 
 
 def judge_roles(hosts: Sequence[str], config: Config | None) -> list[Finding]:
-    """The table rank -> roles."""
+    """Return the table of ranks and their roles as findings."""
     try:
         topology = assign_roles(len(hosts), hosts, config.topology if config else TopologyConfig())
     except HpcmarlError as error:
@@ -211,7 +236,7 @@ def judge_roles(hosts: Sequence[str], config: Config | None) -> list[Finding]:
 
 
 def roles_of(hosts: Sequence[str], config: Config) -> Topology | None:
-    """The roles of a run; None where they do not fit, which `judge_roles` says."""
+    """Return the roles of a run; None if they do not fit the ranks, which `judge_roles` reports."""
     try:
         return assign_roles(len(hosts), hosts, config.topology)
     except HpcmarlError:
