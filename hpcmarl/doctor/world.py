@@ -1,6 +1,6 @@
 """Checks of the doctor that need all ranks: MPI library, launcher, messages between all pairs, roles, cores.
 
-This is the only module of the doctor that loads MPI.
+Of the doctor, only this module and `examine` load MPI.
 """
 
 from __future__ import annotations
