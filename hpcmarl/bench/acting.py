@@ -15,7 +15,7 @@ from hpcmarl.config import Config, inference_form
 from hpcmarl.envs import Seeds, describe, make_environment, new_frame, new_outcome
 from hpcmarl.roles.base import generator_for
 
-WINDOW = 1.0  # seconds of each of the two before the other's turn
+WINDOW = 1.0  # seconds of one window; the two alternate
 
 
 class Acting:

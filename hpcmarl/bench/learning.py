@@ -37,7 +37,7 @@ from hpcmarl.rollouts.codec import OpenedMessage
 from hpcmarl.rollouts.layout import RolloutArena
 from hpcmarl.types import Array, Gradient, Rollout
 
-WINDOW = 1.0  # seconds of each of the two before the other's turn
+WINDOW = 1.0  # seconds of one window; the two alternate
 BATCHES = 4  # batches of trajectories that updates use in turn
 BARE: dict[str, Callable[[Config, Any], ReferenceLoop]] = {
     **dict.fromkeys(("iql", "vdn", "qmix", "wqmix", "res"), ReferenceValues),

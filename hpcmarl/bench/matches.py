@@ -23,7 +23,7 @@ from hpcmarl.league.runtime.matches import Matches
 from hpcmarl.league.runtime.opponent_env import side_of
 from hpcmarl.league.runtime.sides import game_of
 
-WINDOW = 1.0  # seconds of each of the two before the other's turn
+WINDOW = 1.0  # seconds of one window; the two alternate
 
 
 class Playing:
