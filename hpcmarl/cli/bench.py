@@ -1,4 +1,4 @@
-"""`hpcmarl bench`: the commands that measure. Part of cli/main.py, and lazy like it."""
+"""Commands of `hpcmarl bench` that measure in this process or in this MPI world."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ bench_app = typer.Typer(
     ),
 )
 
-# What is measured where no configuration is given: small networks, cheap environments, so that the machinery
-# shows.
+# Default configuration. Small networks and a cheap environment let the overhead of hpcmarl show.
 BENCHMARK_CONFIG = (
     "name: bench\nenv: {id: mpe2.simple_spread_v3}\ntrajectories: {enabled: false}\neval: "
     "{episodes: 0}\nstop: {seconds: 3600}\n"
@@ -208,7 +207,10 @@ def comm(
 def _bench_settings(
     name: str, config: str | None, overrides: Sequence[str] | None, ranks: int, seconds: float, as_json: bool
 ) -> Config:
-    """The configuration to measure; outside a world this starts one and does not return."""
+    """Return the configuration to measure.
+
+    If several ranks are needed and no launcher runs, start them here; then this function does not return.
+    """
     from hpcmarl.config.file import load_config
     from hpcmarl.launch.world import under_launcher
 
@@ -224,5 +226,5 @@ def _bench_settings(
 
 
 def _cores() -> int:
-    """Cores that this process may use: a learner and a server beside as many actors."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))

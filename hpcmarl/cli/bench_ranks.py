@@ -1,4 +1,4 @@
-"""`hpcmarl bench`: the commands that start ranks or jobs of their own, beside those of cli/bench.py."""
+"""Commands of `hpcmarl bench` that start ranks or MPI jobs themselves, and the benchmark of a league."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from hpcmarl.cli.bench import bench_app
 from hpcmarl.cli.common import Json, print_result, print_rows, set_threads, start
 
-__all__ = ["bench_app"]  # with the commands of both files
+__all__ = ["bench_app"]  # has the commands of both files
 
 
 @bench_app.command()
@@ -316,7 +316,7 @@ def scale(
 
 
 class Victim(StrEnum):
-    """What `bench faults` kills."""
+    """Targets of `bench faults`."""
 
     job = "job"
     actor = "actor"
@@ -324,7 +324,7 @@ class Victim(StrEnum):
 
 
 class Reduction(StrEnum):
-    """Of rounds.reduce, what `bench faults` kills."""
+    """Values of rounds.reduce that `bench faults` supports."""
 
     server = "server"
     mpi = "mpi"

@@ -1,8 +1,7 @@
-"""`hpcmarl data …`: parses arguments, calls io/ and analysis/export, prints. The logic is there; nothing
-heavy is imported here.
+"""The commands `hpcmarl data …`, which inspect and process HDF5 files.
 
-With --json one object goes to standard output and everything else to standard error. Errors are
-hpcmarl.errors; the caller (cli/main.py) turns them into one line and an exit code.
+The work is done in io/ and analysis/export.py. Errors are hpcmarl.errors; cli/main.py turns them into one
+line and an exit code. With --json one object goes to standard output and everything else to standard error.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ Out = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="the file
 
 
 class Compression(StrEnum):
-    """The settings of trajectories.compression."""
+    """Values of trajectories.compression."""
 
     none = "none"
     lzf = "lzf"
@@ -43,7 +42,7 @@ class Compression(StrEnum):
 
 
 class Form(StrEnum):
-    """What export writes."""
+    """Formats of `hpcmarl data export`."""
 
     npz = "npz"
     csv = "csv"

@@ -1,8 +1,7 @@
-"""`hpcmarl league …`: parses arguments, asks roles/, league/ and analysis/, prints. Nothing heavy is imported
-here.
+"""The commands `hpcmarl league …`.
 
-With --json one object goes to standard output and everything else to standard error. What `show` prints is in
-cli/league_show.py.
+cli/league_play.py has match and tournament, cli/league_show.py prints the result of show. With --json one
+object goes to standard output and everything else to standard error.
 """
 
 from __future__ import annotations
@@ -249,7 +248,7 @@ def exploit(
     --resume auto takes the newest checkpoint of the directory. Exit codes as of hpcmarl train.
     """
     changes = list(overrides or ())
-    load(str(config_of(run)), [])  # sets its threads
+    load(str(config_of(run)), [])  # sets the number of threads
     if ranks is not None and ranks > 1:
         flags = [
             *option("--run-dir", run_dir),
@@ -299,8 +298,12 @@ def _print_exploit(result: dict[str, Any], as_json: bool) -> None:
 
 
 def _check_plots(directory: Path) -> None:
-    """Raises MissingPackageError without matplotlib, UsageError for what is no directory: before the league
-    is read."""
+    """Check that plots can be written, before the league is read.
+
+    Raises:
+        MissingPackageError: matplotlib is missing.
+        UsageError: The path is not a directory.
+    """
     from hpcmarl.analysis.simulation import INSTALL, plots_possible
     from hpcmarl.errors import MissingPackageError
 

@@ -1,5 +1,4 @@
-"""`hpcmarl league match` and `tournament`: parses arguments, asks roles/, prints. Commands of cli/league.py;
-nothing heavy is imported here."""
+"""The commands `hpcmarl league match` and `hpcmarl league tournament`."""
 
 from __future__ import annotations
 
@@ -113,7 +112,7 @@ def tournament(
 
 
 def _print_tournament(result: dict[str, Any]) -> None:
-    """Best first where there are ratings."""
+    """Print the table of players, best rating first, and their scores against each other."""
     entrants = result["entrants"]
     order = sorted(range(len(entrants)), key=lambda number: -(entrants[number]["rating_elo"] or 0.0))
     rows = []

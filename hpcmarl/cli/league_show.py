@@ -1,5 +1,4 @@
-"""What `hpcmarl league show` prints: tables of the plain values that league/core/summary.py makes. Called by
-cli/league.py; computes nothing."""
+"""Print the result of `hpcmarl league show` as tables."""
 
 from __future__ import annotations
 
@@ -9,13 +8,13 @@ import typer
 
 from hpcmarl.cli.common import print_columns, printable
 
-MOST_SHOWN = 12  # snapshots in the printed payoff matrix
-MOST_MET = 5  # opponents of a member
+MOST_SHOWN = 12  # rows and columns of the printed payoff matrix
+MOST_MET = 5  # printed opponents of a member
 Result = dict[str, Any]
 
 
 def print_league(result: Result) -> None:
-    """All parts, each under a line that says what it is."""
+    """Print all parts, each under a heading."""
     sides = "" if len(result["sides"]) == 1 else f", sides {' and '.join(result['sides'])}"
     typer.echo(printable(f"league {result['name']} of {result['env']}{sides}: {result['checkpoint']}"))
     typer.echo(
@@ -66,15 +65,18 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _shown(result: Result) -> list[tuple[list[int], list[int]]]:
-    """The rows and columns of the matrices that are printed: one, across the sides where there are two."""
+    """Return the rows and columns of the printed matrix; with two sides the columns are the other side."""
     sides = result["sides"]
     chosen = [_telling(result, side) for side in sides]
     return [(chosen[0], chosen[-1])]
 
 
 def _telling(result: Result, side: str) -> list[int]:
-    """The snapshots of a side; of many each member's newest one, then those with the highest rating (without
-    ratings, the newest)."""
+    """Return the snapshots of a side that are printed.
+
+    If there are many, these are the newest of each member and then the highest rated (without ratings: the
+    newest).
+    """
     own = [
         number for number, each in enumerate(result["snapshots"]) if each["side"] == side and not each["bad"]
     ]
@@ -143,7 +145,7 @@ def _exploitability(result: Result) -> None:
 
 
 def _trained(rows: list[Result]) -> None:
-    """What hpcmarl league exploit has found out."""
+    """Print the results of `hpcmarl league exploit`."""
     if not rows:
         return
     typer.echo(

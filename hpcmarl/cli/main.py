@@ -1,11 +1,11 @@
-"""The commands. Each is one function that imports what it needs when it runs, so that `--help` loads nothing
-heavy.
+"""The commands of `hpcmarl`, for the console script and `python -m hpcmarl`.
 
-Started by the console script and by `python -m hpcmarl`. Parses arguments, prints, chooses exit codes
-(errors.py); the work is done elsewhere. A new command is one function here, in cli/show.py where it only
-shows, in cli/bench.py where it measures, or in a file of its own (cli/data.py, cli/league.py,
-cli/simulate.py, cli/submit.py). With --json a command prints one JSON object on standard output and all else
-on standard error.
+A command parses arguments, prints, and returns an exit code (errors.py); other packages do the work. It
+imports what it needs when it runs, so that `--help` loads nothing heavy. With --json a command prints one
+JSON object on standard output and everything else on standard error.
+
+A new command is one function: here, in cli/show.py if it only shows values, in cli/bench.py if it measures,
+or in a file of its own (cli/data.py, cli/league.py, cli/simulate.py, cli/submit.py).
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ from hpcmarl.errors import HpcmarlError
 if TYPE_CHECKING:
     from hpcmarl.config import Config
 
-# between two garbage collections: those after every 700, Python's default, took a tenth of the time of
-# importing
+# New objects between two garbage collections. With Python's default of 700, collections took a tenth of the
+# time of imports.
 NEW_OBJECTS = 50_000
 
 app = typer.Typer(
@@ -253,14 +253,17 @@ def league(context: typer.Context) -> None:
 
 
 def main() -> None:
-    """The console script: run a command; one line and an exit code for what is the user's to mend, a
-    traceback for what is ours."""
+    """Run a command as the console script.
+
+    An error that the user can fix is printed as one line and sets the exit code. Other errors show a
+    traceback.
+    """
     gc.set_threshold(NEW_OBJECTS)
     try:
         app(prog_name="hpcmarl")
     except HpcmarlError as error:
         sys.stdout.flush()
-        if not (error.everywhere and _rank_label()):  # rank 0 says what all have found
+        if not (error.everywhere and _rank_label()):  # rank 0 prints an error that all ranks raise
             print(
                 f"{_rank_label()}error: {printable(' '.join(str(error).split()))}",
                 file=sys.stderr,
@@ -270,7 +273,7 @@ def main() -> None:
 
 
 def _rank_label() -> str:
-    """Which rank speaks, where several write to one terminal; nothing for rank 0."""
+    """Return a label of the rank that prints; empty for rank 0."""
     from hpcmarl.launch.world import launcher_world
 
     world = launcher_world(os.environ)

@@ -1,5 +1,4 @@
-"""`hpcmarl simulate --from-run`: what a run's measured times say about another number or mix of groups. Part
-of cli/main.py, lazy like it."""
+"""Predict other numbers or mixes of groups from a run's measured times (`hpcmarl simulate --from-run`)."""
 
 from __future__ import annotations
 
@@ -16,11 +15,22 @@ from hpcmarl.errors import UsageError
 if TYPE_CHECKING:
     from hpcmarl.sim.plan import Measured
 
-LARGEST = 100_000  # groups
+LARGEST = 100_000  # most groups
 
 
 def plan(run: str, groups: int | None, slow: str | None, rules: Sequence[str], as_json: bool) -> None:
-    """Read a run's metrics, predict, print."""
+    """Read a run's metrics, predict the throughput of each rule, and print it.
+
+    Args:
+        run: Run directory.
+        groups: Number of groups; None: as in the run.
+        slow: Share and factor of slower groups, SHARE:FACTORx; None: no further slow groups.
+        rules: Rules to predict; empty: all.
+        as_json: Whether to print one JSON object.
+
+    Raises:
+        UsageError: An option is not allowed, or the run has measured too little.
+    """
     from hpcmarl.optim.rounds import RULES
     from hpcmarl.sim.plan import Slow, best_rule, predict
 
@@ -56,8 +66,11 @@ def plan(run: str, groups: int | None, slow: str | None, rules: Sequence[str], a
 
 
 def measured_run(run: Path) -> Measured:
-    """Return the times that a run has measured. Raises UsageError where it is no run, or has measured too
-    few."""
+    """Return the times that a run has measured.
+
+    Raises:
+        UsageError: The directory is not a run, or the run has measured too little.
+    """
     from hpcmarl.config.file import load_config
     from hpcmarl.io.metrics import read_groups, read_metrics
     from hpcmarl.io.run_directory import RunDirectory
@@ -76,7 +89,7 @@ def measured_run(run: Path) -> Measured:
 
 
 def _told(run: str, measured: Measured, groups: int, slow: str | None) -> dict[str, Any]:
-    """What the prediction is made from; null where the run has too few rows."""
+    """Return the inputs of the prediction; the run's own figures are null if it has too few rows."""
     return {
         "from_run": run,
         "groups": groups,

@@ -1,4 +1,4 @@
-"""The commands that show without training: config and list. Part of cli/main.py, and lazy like it."""
+"""Commands that show values without training: config and list."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def list_evaluations(as_json: Json = False) -> None:
 
 
 def _summaries(union: Any) -> list[tuple[str, str]]:
-    """Name and first line of each model of a choice by name."""
+    """Return the name and the first docstring line of each model of a choice by name."""
     from hpcmarl.config.keys import first_line
 
     models = get_args(get_args(union)[0])

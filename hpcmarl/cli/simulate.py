@@ -1,5 +1,4 @@
-"""`hpcmarl simulate`: runs the cases of a configuration in virtual time, prints a table, keeps results and
-plots. Part of cli/main.py, lazy like it."""
+"""Run the cases of a configuration in virtual time, and keep results and plots (`hpcmarl simulate`)."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from hpcmarl.config.simulation import SimulationConfig
     from hpcmarl.sim.experiment import CaseResult
 
-# figures in the order of the JSON; "objective" and what follows are there with an objective only
+# Figures in the order of the JSON object. Those of LEARNED exist only with an objective.
 FIGURES = (
     "gradients_per_time",
     "round_time_mean",
@@ -131,7 +130,7 @@ def simulate(
 
 
 class _Bar:
-    """A progress bar on standard error; without a terminal there is none."""
+    """Progress bar on standard error; disabled without a terminal."""
 
     def __enter__(self) -> _Bar:
         from rich.console import Console
@@ -157,7 +156,10 @@ class _Bar:
 
 
 def _nested(results: Sequence[CaseResult], value: Callable[[CaseResult], Any]) -> dict[str, Any]:
-    """setting -> method -> value; where a method lists several M: setting -> method -> M -> value."""
+    """Arrange values as setting -> method -> value.
+
+    A method with several batch sizes M has one more level: setting -> method -> M -> value.
+    """
     nested: dict[str, Any] = {}
     for result in results:
         case, methods = result.case, nested.setdefault(result.case.setting, {})
@@ -169,8 +171,7 @@ def _nested(results: Sequence[CaseResult], value: Callable[[CaseResult], Any]) -
 
 
 def _summary(settings: SimulationConfig, results: Sequence[CaseResult], seconds: float) -> dict[str, Any]:
-    """The JSON object: means over seeds, by setting and method; with the time that the simulation itself
-    took."""
+    """Return the JSON object: means over seeds by setting and method, and the time of the simulation."""
     figures = (*FIGURES, *(name for name in LEARNED if name in results[0].outcomes[0].figures))
     events = sum(outcome.figures["events"] for result in results for outcome in result.outcomes)
     busy = sum(outcome.figures["seconds"] for result in results for outcome in result.outcomes)
@@ -194,7 +195,7 @@ def _summary(settings: SimulationConfig, results: Sequence[CaseResult], seconds:
 def _keep(
     directory: Path, settings: SimulationConfig, results: Sequence[CaseResult], summary: dict[str, Any]
 ) -> None:
-    """config.yaml, simulation.h5, summary.json."""
+    """Write config.yaml, simulation.h5 and summary.json."""
     from hpcmarl.config.file import dump_config
     from hpcmarl.io.atomic import storage_error, write_text
     from hpcmarl.io.metrics import write_summary
@@ -226,7 +227,7 @@ def _keep(
 
 
 def _tell(results: Sequence[CaseResult], summary: dict[str, Any], directory: Path, as_json: bool) -> None:
-    """Plots, then the table or the JSON object, then where things lie."""
+    """Draw plots, print the table or the JSON object, and name the directory."""
     from hpcmarl.analysis.simulation import INSTALL, plot_simulation, plots_possible
     from hpcmarl.io.metrics import json_text
     from hpcmarl.io.simulation import FILE_NAME
@@ -248,7 +249,7 @@ def _tell(results: Sequence[CaseResult], summary: dict[str, Any], directory: Pat
 
 
 def _row(result: CaseResult) -> dict[str, Any]:
-    """One line of the table."""
+    """Return one row of the table."""
     shown = {
         "setting": result.case.setting,
         "method": result.case.label,

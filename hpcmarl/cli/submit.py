@@ -1,7 +1,6 @@
-"""`hpcmarl submit`: checks a run before it waits in a queue, renders its batch script, hands it to sbatch.
-Part of cli/main.py, and lazy.
+"""Check a run, render its batch script and submit it with sbatch (`hpcmarl submit`).
 
-The script's text is made in launch/slurm.py, sbatch is asked in launch/sbatch.py.
+launch/slurm.py renders the script and launch/sbatch.py calls sbatch.
 """
 
 from __future__ import annotations
@@ -116,7 +115,11 @@ def _job(
     seeds: int | None,
     run_dir: str | None,
 ) -> Job:
-    """What will be rendered, checked. Raises UsageError."""
+    """Return the job to render, after checks.
+
+    Raises:
+        UsageError: An option or a setting is not allowed.
+    """
     from hpcmarl.launch import sbatch
     from hpcmarl.launch.slurm import Component, Job, directive, render
     from hpcmarl.launch.submissions import Submission
@@ -158,13 +161,14 @@ def _job(
         seeds=(settings.seed, settings.seed + (seeds or 1) - 1),
     )
     job = _placed(job, Submission(directory.absolute(), 1))
-    directive(f"--output={job.output}", f"--run-dir {job.run_dir}")  # refused before it is made
-    render(job)  # so are the options
+    # Refuse a bad path or option before the run directory is created.
+    directive(f"--output={job.output}", f"--run-dir {job.run_dir}")
+    render(job)
     return job
 
 
 def _placed(job: Job, submission: Submission) -> Job:
-    """The job of this submission: its configuration, run directory and output."""
+    """Return the job with the configuration, run directory and output of a submission."""
     directory = str(submission.directory)
     output = f"{directory.replace('%', '%%')}/slurm-{'%A_%a' if job.kind == 'array' else '%j'}.out"
     return replace(job, config=str(submission.path("yaml")), run_dir=directory, output=output)
@@ -197,8 +201,14 @@ def _check_seeds(seeds: int | None, hetjob: str | None, overrides: Sequence[str]
 
 
 def _check_roles(settings: Config, job: Job) -> Topology:
-    """The roles, which must fit the ranks: better said now than after a day in the queue. Raises ConfigError
-    or UsageError."""
+    """Check that the roles fit the ranks, so that the job does not fail after its time in the queue.
+
+    Returns:
+        Roles of the job's ranks.
+
+    Raises:
+        ConfigError, UsageError: They do not fit.
+    """
     from hpcmarl.comm.topology import assign_roles
 
     hosts = [
@@ -230,7 +240,7 @@ def _check_roles(settings: Config, job: Job) -> Topology:
 
 
 def _verification(job: Job) -> Job:
-    """The job that verifies the run's files afterwards."""
+    """Return the job that verifies the run's files afterwards."""
     from hpcmarl.launch.slurm import Component, Job
 
     return Job(
@@ -260,11 +270,11 @@ def _show(job: Job, verify: bool) -> None:
 
 
 def _send(job: Job, settings: Config, default_directory: bool, verify: bool) -> None:
-    """Write what the job will read, and submit.
+    """Write the files that the job will read, and submit it.
 
     Raises:
-        UsageError: If the run directory cannot be written, or belongs to a job that has not ended.
-        HpcmarlError: If sbatch refuses the job, or squeue does not answer.
+        UsageError: The run directory cannot be written, or belongs to a job that has not ended.
+        HpcmarlError: sbatch refuses the job, or squeue does not answer.
     """
     from hpcmarl.config.file import dump_config
     from hpcmarl.launch import sbatch
@@ -275,8 +285,8 @@ def _send(job: Job, settings: Config, default_directory: bool, verify: bool) -> 
     directory = Path(str(job.run_dir))
     try:
         directory = new_directory(directory) if default_directory else directory
-        # The configuration as it is now: what the user changes while the job waits or between its restarts
-        # does not count.
+        # The job uses the configuration as it is now. Later changes of the file do not count, neither in the
+        # queue nor between restarts.
         submission = claim(directory, dump_config(settings))
         job = _placed(job, submission)
         submission.write("sbatch", render(job))
@@ -308,7 +318,11 @@ def _send(job: Job, settings: Config, default_directory: bool, verify: bool) -> 
 
 
 def _changes(settings: Config, directory: Path, earlier: Sequence[Submission]) -> list[str]:
-    """Lines that compare the configuration with that of the run's last submission; none for a new run."""
+    """Compare the configuration with that of the run's last submission.
+
+    Returns:
+        Lines to print; empty for a new run.
+    """
     from hpcmarl.config.differences import differences
 
     former = earlier[-1].path("yaml") if earlier else directory / "config.yaml"
@@ -327,7 +341,7 @@ def _changes(settings: Config, directory: Path, earlier: Sequence[Submission]) -
 
 
 def _advice(settings: Config, job: Job) -> list[str]:
-    """Lines about a launcher that serves better."""
+    """Return lines to print about a launcher that is better for this job."""
     from hpcmarl.launch.mpiexec import mpiexec_of
 
     if job.site.launcher != "srun" or job.kind == "hetjob":
@@ -347,10 +361,11 @@ def _advice(settings: Config, job: Job) -> list[str]:
 
 
 def _report_estimate(settings: Config, topology: Topology, *, site_stages: bool) -> None:
-    """Print on standard error what the job will ask of file systems and memory.
+    """Print on standard error the job's estimated load on file systems and memory.
 
-    Its environment is not made for that, which takes seconds: the doctor does so, and adds bytes of
-    trajectories and of networks."""
+    The environment is not created for it, because that takes seconds. `hpcmarl doctor` creates it, and adds
+    the bytes of trajectories and networks.
+    """
     from hpcmarl.doctor.estimate import estimate
 
     largest = Counter(topology.hosts).most_common(1)[0][0]
