@@ -18,10 +18,14 @@ from hpcmarl.errors import HpcmarlError, UsageError
 if TYPE_CHECKING:
     from hpcmarl.config import Config
 
-OptionalConfig = Annotated[str | None, typer.Argument(metavar="CONFIG", help="YAML file", show_default=False)]
+OptionalConfig = Annotated[
+    str | None, typer.Argument(metavar="CONFIG", help="YAML file with the configuration.", show_default=False)
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="key.sub=value", help="changes to the configuration", show_default=False),
+    typer.Argument(
+        metavar="key.sub=value", help="Changes to the configuration, as YAML values.", show_default=False
+    ),
 ]
 Ranks = Annotated[
     int | None,
@@ -30,15 +34,15 @@ Ranks = Annotated[
         "--ranks",
         min=1,
         metavar="RANKS",
-        help="start that many ranks here with mpiexec; without: this world",
+        help="Number of ranks to start here with mpiexec.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 WITHOUT_FILE = (
     "it can be left out where the changes say all, as in preset=mappo "
     "env.id=mpe2.simple_spread_v3 stop.env_steps=1000000"
 )
-Seconds = Annotated[float, typer.Option("--seconds", min=0.1, help="how long to measure")]
+Seconds = Annotated[float, typer.Option("--seconds", min=0.1, help="Measuring time in seconds.")]
 
 
 def _trust(ids: list[str] | None) -> list[str] | None:
@@ -55,7 +59,7 @@ Trust = Annotated[
     typer.Option(
         "--trust",
         metavar="ID",
-        help="import this environment, wherever it comes from (repeatable)",
+        help="Allow this environment to be imported from any package (repeatable).",
         callback=_trust,
         show_default=False,
     ),

@@ -9,17 +9,29 @@ import typer
 
 from hpcmarl.cli.common import Json, Trust, finite, print_columns, print_json, printable, set_threads
 
-Run = Annotated[str, typer.Argument(metavar="RUN", help="run directory of a league, or a checkpoint in it")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Run directory of a league, or a checkpoint in it.")]
 Episodes = Annotated[
     int | None,
-    typer.Option("--episodes", min=1, help="default: league.evaluation.episodes", show_default=False),
+    typer.Option(
+        "--episodes",
+        min=1,
+        help="Episodes of each match. Default: league.evaluation.episodes.",
+        show_default=False,
+    ),
 ]
 Greedy = Annotated[
     bool | None,
-    typer.Option("--greedy/--sample", help="default: league.evaluation.greedy", show_default=False),
+    typer.Option(
+        "--greedy/--sample",
+        help="Take greedy or sampled actions. Default: league.evaluation.greedy.",
+        show_default=False,
+    ),
 ]
 Seed = Annotated[
-    int | None, typer.Option("--seed", min=0, help="default: eval.seed of the run", show_default=False)
+    int | None,
+    typer.Option(
+        "--seed", min=0, help="Seed of the episodes. Default: eval.seed of the run.", show_default=False
+    ),
 ]
 MOST_SHOWN = 12  # entrants whose scores against each other are printed
 
@@ -31,21 +43,21 @@ def match(
         typer.Argument(
             metavar="A",
             help=(
-                "a snapshot, a member (its newest one), either of another league as NAME@RUN, random, or "
-                "search:DEPTH"
+                "Snapshot, member for its newest snapshot, NAME@RUN for one of another league, random, or "
+                "search:DEPTH."
             ),
         ),
     ],
-    second: Annotated[str, typer.Argument(metavar="B", help="the same")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Opponent of A, named in the same way.")],
     episodes: Episodes = None,
     greedy: Greedy = None,
     seed: Seed = None,
     trusted: Trust = None,
     as_json: Json = False,
 ) -> None:
-    """Play A against B; the score is A's.
+    """Play A against B and print the score of A.
 
-    search:DEPTH looks so many plies ahead, in connect four and tic-tac-toe.
+    search:DEPTH searches that many plies ahead, in connect four and tic-tac-toe.
 
     \b
     hpcmarl league match runs/rps main-000012 main-000003 --episodes 500
@@ -82,7 +94,7 @@ def tournament(
     players: Annotated[
         list[str],
         typer.Argument(
-            metavar="PLAYER...", help="as in match: snapshots, members, NAME@RUN, random, search:DEPTH"
+            metavar="PLAYER...", help="Snapshots, members, NAME@RUN, random or search:DEPTH, as in match."
         ),
     ],
     episodes: Episodes = None,

@@ -36,52 +36,63 @@ def simulate(
     config: OptionalConfig = None,
     overrides: Overrides = None,
     out: Annotated[
-        str | None, typer.Option("--out", metavar="DIR", help="default: runs/NAME-DATE-TIME")
+        str | None,
+        typer.Option("--out", metavar="DIR", help="Directory for the results. Default: runs/NAME-DATE-TIME."),
     ] = None,
     as_json: Json = False,
     jobs: Annotated[
         int,
         typer.Option(
-            "--jobs", min=1, metavar="N", help="simulations that run at once, in processes of their own"
+            "--jobs",
+            min=1,
+            metavar="N",
+            help="Number of simulations that run at the same time, each in its own process.",
         ),
     ] = 1,
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="go on in DIR after an end before its time: what is done is not done again"
+            "--resume", help="Continue an interrupted simulation in DIR; finished parts are not repeated."
         ),
     ] = False,
     from_run: Annotated[
         str | None,
-        typer.Option("--from-run", metavar="RUN", help="predict from the times that a run has measured"),
+        typer.Option("--from-run", metavar="RUN", help="Predict from the times that a run has measured."),
     ] = None,
     groups: Annotated[
         int | None,
-        typer.Option("--groups", metavar="N", help="with --from-run: how many; default: as measured"),
+        typer.Option(
+            "--groups", metavar="N", help="With --from-run: number of groups. Default: as measured."
+        ),
     ] = None,
     slow: Annotated[
         str | None,
-        typer.Option("--slow", metavar="SHARE:FACTORx", help="with --from-run: a share of slower groups"),
+        typer.Option(
+            "--slow",
+            metavar="SHARE:FACTORx",
+            help="With --from-run: share of slower groups, and their factor.",
+        ),
     ] = None,
     rule: Annotated[
         list[str] | None,
-        typer.Option("--rule", metavar="RULE", help="with --from-run: only this; may be repeated"),
+        typer.Option("--rule", metavar="RULE", help="With --from-run: predict only this rule (repeatable)."),
     ] = None,
 ) -> None:
     """Simulate a cluster in virtual time.
 
-    The same round rules and optimizers as in training, with workers whose speeds, communication and failures
-    are given by the configuration (docs/simulation.md).
+    The simulation uses the round rules and optimizers of training. The configuration sets the speeds,
+    communication times and failures of the workers (docs/simulation.md).
 
     \b
     hpcmarl simulate configs/paper/throughput.yaml
     hpcmarl simulate configs/paper/throughput.yaml sim.workers=100 rounds.batch=200 --json --out runs/hundred
     hpcmarl simulate --from-run runs/first --groups 64 --slow 0.1:10x
 
-    Keys given here hold in every case of sim.sweep. Results lie in DIR: simulation.h5, summary.json, plots.
-    --jobs changes how long it takes, no result.
-    With --from-run nothing is written: throughput, round time and efficiency of each rule, and which serves
-    best.
+    Keys on the command line apply to every case of sim.sweep. DIR receives simulation.h5, summary.json and
+    plots. --jobs changes the duration of the simulation, but no result.
+
+    --from-run writes nothing. It prints the throughput, round time and efficiency of each rule, and the best
+    rule.
     """
     from hpcmarl.config.file import dump_config, load_simulation
     from hpcmarl.errors import UsageError

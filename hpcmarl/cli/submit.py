@@ -29,51 +29,76 @@ DIFFERENCES_SHOWN = 10
 Extra = Annotated[
     list[str] | None,
     typer.Option(
-        "--sbatch", metavar="OPTION", help="further sbatch option, --sbatch=--gres=gpu:1 (repeatable)"
+        "--sbatch",
+        metavar="OPTION",
+        help="Further option of sbatch, as in --sbatch=--gres=gpu:1 (repeatable).",
     ),
 ]
 ActorExtra = Annotated[
     list[str] | None,
-    typer.Option("--actor-sbatch", metavar="OPTION", help="the same for the actors' component of --hetjob"),
+    typer.Option(
+        "--actor-sbatch",
+        metavar="OPTION",
+        help="Option of sbatch for the actors' component of --hetjob (repeatable).",
+    ),
 ]
 
 
 def submit(
     config: OptionalConfig = None,
     overrides: Overrides = None,
-    nodes: Annotated[int, typer.Option("--nodes", min=1)] = 1,
-    tasks: Annotated[int, typer.Option("--ntasks-per-node", min=1, help="ranks of each node")] = 8,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Number of nodes.")] = 1,
+    tasks: Annotated[int, typer.Option("--ntasks-per-node", min=1, help="Ranks on each node.")] = 8,
     cores: Annotated[
         int | None,
-        typer.Option("--cpus-per-task", min=1, help="cores, and threads, of each rank", show_default=False),
+        typer.Option("--cpus-per-task", min=1, help="Cores and threads of each rank.", show_default=False),
     ] = None,
     time: Annotated[
-        str, typer.Option("--time", metavar="LIMIT", help="of each start; the run goes on after it")
+        str,
+        typer.Option(
+            "--time", metavar="LIMIT", help="Time limit of each start; the run continues in the next start."
+        ),
     ] = "04:00:00",
     seeds: Annotated[
         int | None,
-        typer.Option("--seeds", min=1, help="an array: so many runs, from the configuration's seed on"),
+        typer.Option(
+            "--seeds",
+            min=1,
+            help="Submit an array of this many runs; seeds count up from the configuration's seed.",
+        ),
     ] = None,
     hetjob: Annotated[
         str | None,
-        typer.Option("--hetjob", metavar="NODESxTASKS", help="put the actors on nodes of their own"),
+        typer.Option(
+            "--hetjob",
+            metavar="NODESxTASKS",
+            help="Put the actors on separate nodes, in a heterogeneous job.",
+        ),
     ] = None,
-    partition: Annotated[str | None, typer.Option("--partition", help="default: slurm.partition")] = None,
-    account: Annotated[str | None, typer.Option("--account", help="default: slurm.account")] = None,
+    partition: Annotated[
+        str | None, typer.Option("--partition", help="Slurm partition. Default: slurm.partition.")
+    ] = None,
+    account: Annotated[
+        str | None, typer.Option("--account", help="Slurm account. Default: slurm.account.")
+    ] = None,
     extra: Extra = None,
     actor_extra: ActorExtra = None,
     run_dir: Annotated[
-        str | None, typer.Option("--run-dir", metavar="DIR", help="default: runs/NAME-DATE-TIME")
+        str | None,
+        typer.Option("--run-dir", metavar="DIR", help="Run directory. Default: runs/NAME-DATE-TIME."),
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--depend-verify", help="afterwards a job that verifies the run's files")
+        bool,
+        typer.Option("--depend-verify", help="Submit a second job that verifies the run's files afterwards."),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the script and submit nothing")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the batch script and submit nothing.")
+    ] = False,
 ) -> None:
     """Train on a Slurm cluster.
 
-    The job stops with a checkpoint before its time limit or at preemption, requeues itself and goes on until
-    it is done.
+    The job stops with a checkpoint before its time limit or at preemption. It then requeues itself, and
+    continues until the run is done.
 
     \b
     hpcmarl submit configs/quickstart.yaml --nodes 2 --ntasks-per-node 8 --time 04:00:00 --seeds 5 --dry-run
@@ -81,9 +106,9 @@ def submit(
     hpcmarl submit preset=qmix env.id=smax:3m stop.env_steps=2000000 --ntasks-per-node 4
     hpcmarl submit configs/cluster/rennala_nigt.yaml --ntasks-per-node 9 --sbatch=--gres=gpu:1 --hetjob 4x16
 
-    The cluster's settings (account, partition, modules, launcher) are the section slurm of the configuration.
-    With --hetjob the first component holds the server and the learners: one rank more than topology.groups.
-    Submitted again with the --run-dir of an earlier run, it goes on with that, once its job has ended.
+    Section slurm of the configuration holds the settings of the cluster: account, partition, modules,
+    launcher. With --hetjob the first component holds the server and the learners, which is one rank more than
+    topology.groups. To continue an earlier run, submit it again with its --run-dir after its job has ended.
     """
     from hpcmarl.config.file import load_config
 
