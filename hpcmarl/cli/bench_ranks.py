@@ -255,7 +255,7 @@ def startup(
     from hpcmarl.launch.world import under_launcher
 
     if under_launcher(os.environ):
-        raise UsageError("bench startup starts an MPI job of its own; run it outside mpirun and srun")
+        raise UsageError("bench startup starts an MPI job itself; run it outside mpirun and srun")
     set_threads(1)
     from hpcmarl.bench.startup import measure
 
@@ -334,7 +334,7 @@ def scale(
         print_result(None if rows is None else {"rows": rows}, as_json)
         return
     if under_launcher(os.environ):
-        raise UsageError("bench scale starts MPI jobs of its own; run it outside mpirun and srun")
+        raise UsageError("bench scale starts MPI jobs itself; run it outside mpirun and srun")
     from hpcmarl.analysis.scaling import check_plot, plot_scaling
     from hpcmarl.cli.plan import measured_run
 
@@ -406,7 +406,7 @@ def faults(
     from hpcmarl.launch.world import under_launcher
 
     if under_launcher(os.environ):
-        raise UsageError("bench faults starts and kills MPI jobs of its own; run it outside mpirun and srun")
+        raise UsageError("bench faults starts and kills MPI jobs itself; run it outside mpirun and srun")
     set_threads(1)
     from hpcmarl.bench.faults.campaign import run
 

@@ -39,7 +39,7 @@ Ranks = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 WITHOUT_FILE = (
-    "it can be left out where the changes say all, as in preset=mappo "
+    "name a YAML file, or set the environment among the overrides, as in preset=mappo "
     "env.id=mpe2.simple_spread_v3 stop.env_steps=1000000"
 )
 Seconds = Annotated[float, typer.Option("--seconds", min=0.1, help="Measuring time in seconds.")]
@@ -284,14 +284,14 @@ def config_of(path: str | None) -> Path:
         UsageError: No such file exists.
     """
     if path is None or path == "auto":
-        raise UsageError(f"CONFIG is missing; {WITHOUT_FILE}, and with --resume RUN or --resume CHECKPOINT")
+        raise UsageError(f"CONFIG is missing; {WITHOUT_FILE}, or use --resume RUN or --resume CHECKPOINT")
     start = Path(path)
     if not start.exists():
         raise UsageError(f"{path}: no such run directory or checkpoint")
     for directory in (start, *start.resolve().parents[:2]):
         if (directory / "config.yaml").is_file():
             return directory / "config.yaml"
-    raise UsageError(f"{path}: no config.yaml there, so this is no run directory and no checkpoint of one")
+    raise UsageError(f"{path}: no config.yaml there; name a run directory, or a checkpoint in one")
 
 
 def trust_options(ids: Sequence[str] | None) -> list[str]:

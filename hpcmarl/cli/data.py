@@ -87,7 +87,7 @@ def inspect(paths: Paths, as_json: Json = False) -> None:
     for number, item in enumerate(found):
         if number:
             typer.echo()
-        print_columns(_flat("", item), ("what", "value"))
+        print_columns(_flat("", item), ("key", "value"))
 
 
 @data_app.command()
@@ -238,7 +238,7 @@ def export_table(
     if form is None:
         if out.suffix not in (".npz", ".csv"):
             raise UsageError(
-                f"--out {out}: the ending says neither npz nor csv; add --format npz or --format csv"
+                f"--out {out}: the ending is neither .npz nor .csv; add --format npz or --format csv"
             )
         form = Form(out.suffix[1:])
     result = export(paths, out, form=form.value, table=table, superseded=with_superseded)

@@ -214,7 +214,7 @@ def carry(
         print_json(result)
         return
     typer.echo(f"{result['snapshot']} to {result['file']}: {result['parameters']} parameters")
-    typer.echo(f"outputs change by {result['difference']:.1e} of the largest")
+    typer.echo(f"outputs change by at most {result['difference']:.1e} of the largest output")
     for what in ("widened", "begun"):
         if result[what]:
             typer.echo(f"{what}: {', '.join(result[what])}")
@@ -244,10 +244,10 @@ def exploit(
 ) -> None:
     """Train an opponent against one frozen policy.
 
-    The opponent's gain is a lower bound of a best response's gain. It trains with RUN's configuration and the
-    given changes. It stops at RUN's limit, unless stop.updates, stop.env_steps or stop.seconds is given.
-    Without -n the command runs in the MPI world around it, or in one process. The result is in exploit.json,
-    and in `hpcmarl league show RUN`.
+    The opponent's gain is a lower bound of a best response's gain. The opponent trains with RUN's
+    configuration and the given changes. It stops at RUN's limit, unless stop.updates, stop.env_steps or
+    stop.seconds is given. Without -n the command runs in the MPI world around it, or in one process. The
+    result is in exploit.json, and in `hpcmarl league show RUN`.
 
     \b
     hpcmarl league exploit runs/connect_four main -n 4 stop.seconds=600
@@ -294,9 +294,12 @@ def _print_exploit(result: dict[str, Any], as_json: bool) -> None:
         f"score of the exploiter: {result['score']:.3f} (95 % from {result['score_low']:.3f} to "
         f"{result['score_high']:.3f})"
     )
-    typer.echo(f"its mean return: {result['return_mean']:.4g} (standard error {result['return_sem']:.2g})")
     typer.echo(
-        f"that of {baseline} against {target}: {result['baseline_return_mean']:.4g} (standard error "
+        f"mean return of the exploiter: {result['return_mean']:.4g} (standard error "
+        f"{result['return_sem']:.2g})"
+    )
+    typer.echo(
+        f"mean return of {baseline} against {target}: {result['baseline_return_mean']:.4g} (standard error "
         f"{result['baseline_return_sem']:.2g})"
     )
     typer.echo(
@@ -319,6 +322,4 @@ def _check_plots(directory: Path) -> None:
     if not plots_possible():
         raise MissingPackageError(f"--plots {directory}: {INSTALL}")
     if directory.exists() and not directory.is_dir():
-        raise UsageError(
-            f"--plots {directory}: not a directory; name one, which is made where it does not exist"
-        )
+        raise UsageError(f"--plots {directory}: not a directory; name an existing directory or a new one")

@@ -144,7 +144,7 @@ def _print_tournament(result: dict[str, Any]) -> None:
     print_columns(rows, ("", "player", "rating", "95 %", "score", "games"), right=(0, 2, 3, 4, 5))
     if len(order) > MOST_SHOWN:
         return
-    typer.echo("\nmean score of the row against the column (- : did not meet)")
+    typer.echo("\nmean score of the row against the column (- : never played)")
     cells = [
         (
             str(place),

@@ -22,7 +22,7 @@ def print_league(result: Result) -> None:
         f"{result['matches']:,} matches"
     )
     if bad := [each["name"] for each in result["snapshots"] if each["bad"]]:
-        typer.echo(f"nobody meets these any more, their files do not verify: {', '.join(bad)}")
+        typer.echo(f"excluded, because their files do not verify: {', '.join(bad)}")
     _members(result)
     for rows, columns in _shown(result):
         _payoff(result, rows, columns)
@@ -37,8 +37,8 @@ def print_league(result: Result) -> None:
 
 def _members(result: Result) -> None:
     typer.echo(
-        "\nmembers, by their newest snapshot (rating in Elo points, 95 %; mean score over all that it met in "
-        "matches)"
+        "\nmembers, by their newest snapshot (rating in Elo points, 95 % interval; mean score over its "
+        "opponents in matches)"
     )
     rows = []
     for member in result["members"]:
@@ -106,7 +106,7 @@ def _payoff(result: Result, rows: list[int], columns: list[int]) -> None:
             else "the newest of each member and of all"
         )
         typer.echo(
-            f"shown are {len(rows)} of {whole[0]} rows and {len(columns)} of {whole[1]} columns, {kept}; "
+            f"showing {len(rows)} of {whole[0]} rows and {len(columns)} of {whole[1]} columns, {kept}; "
             "--json has all"
         )
     names = (
@@ -122,7 +122,7 @@ def _payoff(result: Result, rows: list[int], columns: list[int]) -> None:
 
 
 def _trained_against(result: Result) -> None:
-    typer.echo("\ntrained against (most met first; live score: what the member makes of it of late)")
+    typer.echo("\ntrained against (most games first; live score: the member's recent mean score)")
     rows = []
     frozen = {member["name"] for member in result["members"] if not member["trains"]}
     for name, met in ((name, met) for name, met in result["trained_against"].items() if name not in frozen):
@@ -131,7 +131,9 @@ def _trained_against(result: Result) -> None:
             (name, f"{sum(each['games'] for each in met):,}", str(len(met)), ", ".join(most) or "itself only")
         )
     print_columns(
-        rows, ("member", "games", "snapshots", "games (live score) against those met most"), right=(1, 2)
+        rows,
+        ("member", "games", "snapshots", "games (live score) against the most frequent opponents"),
+        right=(1, 2),
     )
 
 
@@ -149,8 +151,7 @@ def _trained(rows: list[Result]) -> None:
     if not rows:
         return
     typer.echo(
-        "\nexploitability by a trained best response, at least, in returns (what a better response gains may "
-        "be more)"
+        "\nexploitability by a trained response, a lower bound, in returns (a better response may gain more)"
     )
     table = []
     for each in rows:
@@ -168,13 +169,13 @@ def _trained(rows: list[Result]) -> None:
 
 def _exact(found: Result) -> None:
     typer.echo(
-        "\nexploitability, exact: half of what best responses gain, in returns (range of the game "
+        "\nexploitability, exact: half of the best responses' gain, in returns (range of the game "
         f"{found['game_range']:g})"
     )
     named = [(" and ".join(each["snapshots"]), each) for each in found["members"]]
     named += [
         (text, found[key])
-        for key, text in (("uniform", "all of the pool alike"), ("nash", "Nash mixture of the payoffs"))
+        for key, text in (("uniform", "uniform mixture of the pool"), ("nash", "Nash mixture of the payoffs"))
         if found[key]
     ]
     rows = [
@@ -183,6 +184,6 @@ def _exact(found: Result) -> None:
     ]
     print_columns(rows, ("policy", "exploitability", "of the range"), right=(1, 2))
     if found["left_out"]:
-        typer.echo(f"left out, their files do not verify: {', '.join(found['left_out'])}")
+        typer.echo(f"left out, because their files do not verify: {', '.join(found['left_out'])}")
     for name, reason in found["reasons"].items():
         typer.echo(f"no exploitability of {name}: {reason}")

@@ -58,8 +58,8 @@ def plan(run: str, groups: int | None, slow: str | None, rules: Sequence[str], a
     if math.isfinite(measured.rate):
         typer.echo(
             (
-                f"the run itself ({measured.rule}, {len(measured.groups)} groups): {measured.rate:.4g} "
-                "trajectories a second"
+                f"measured in the run ({measured.rule}, {len(measured.groups)} groups): {measured.rate:.4g} "
+                "trajectories per second"
             ),
             err=True,
         )
@@ -79,8 +79,8 @@ def measured_run(run: Path) -> Measured:
     paths = RunDirectory(run)
     if not paths.config.is_file():
         raise UsageError(
-            f"--from-run {run}: not a run directory, it holds no config.yaml; give one that hpcmarl train "
-            "has made"
+            f"--from-run {run}: not a run directory, because it has no config.yaml; name a directory that "
+            "hpcmarl train has written"
         )
     groups = read_groups(run)
     columns, config = read_metrics(run), load_config(paths.config)

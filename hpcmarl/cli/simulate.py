@@ -116,7 +116,7 @@ def simulate(
             "sim.compute_times and rounds.rule=RULE"
         )
     if resume and out is None:
-        raise UsageError("--resume needs --out DIR, the directory of the simulation that is to go on")
+        raise UsageError("--resume needs --out DIR, the directory of the interrupted simulation")
     settings = load_simulation(Path(config), overrides or ())
     directory = Path(out) if out is not None else new_run_dir(settings.name)
     from hpcmarl.io.partial_results import PartialResultStore
@@ -254,7 +254,8 @@ def _tell(results: Sequence[CaseResult], summary: dict[str, Any], directory: Pat
         columns = dict.fromkeys(column for row in rows for column in row)
         print_table([{column: row.get(column, "") for column in columns} for row in rows])
     typer.echo(
-        f"{summary['events']:,} events, {summary['events_per_second']:,.0f} a second; results in {directory}",
+        f"{summary['events']:,} events, {summary['events_per_second']:,.0f} per second; results in "
+        f"{directory}",
         err=True,
     )
 

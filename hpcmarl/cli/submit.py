@@ -164,12 +164,12 @@ def _job(
                 "slurm.launcher=srun"
             )
     elif extras[1]:
-        raise UsageError("--actor-sbatch needs --hetjob: without it there is one component only (--sbatch)")
+        raise UsageError("--actor-sbatch needs --hetjob; for a job with one component use --sbatch")
     if site.environment is None and sys.prefix != sys.base_prefix:
         site = site.model_copy(update={"environment": sys.prefix})
     if site.stage and site.environment is None:
         raise UsageError(
-            "slurm.stage needs slurm.environment: the directory of the virtual environment to unpack on the "
+            "slurm.stage: true needs slurm.environment; set it to the virtual environment to unpack on the "
             "nodes"
         )
     directory = (
@@ -205,7 +205,8 @@ def _actor_component(text: str, options: tuple[str, ...]) -> Component:
     nodes, _, tasks = text.partition("x")
     if not (nodes.isdecimal() and tasks.isdecimal() and int(nodes) and int(tasks)):
         raise UsageError(
-            f"--hetjob {text}: write NODESxTASKS, nodes for actors and ranks on each: --hetjob 4x16"
+            f"--hetjob {text}: write NODESxTASKS, the number of actor nodes and the ranks on each, as in "
+            "--hetjob 4x16"
         )
     return Component(int(nodes), int(tasks), None, options)
 
@@ -215,13 +216,13 @@ def _check_seeds(seeds: int | None, hetjob: str | None, overrides: Sequence[str]
         return
     if hetjob is not None:
         raise UsageError(
-            "--seeds with --hetjob: Slurm has no arrays of heterogeneous jobs; submit one job a seed "
+            "--seeds with --hetjob: Slurm has no arrays of heterogeneous jobs; submit a job for each seed "
             "(seed=0, seed=1, ...)"
         )
     if any(change.partition("=")[0].strip() == "seed" for change in overrides) and seeds > 1:
         raise UsageError(
-            f"--seeds {seeds} with a fixed seed on the command line: leave out one (seeds count up from the "
-            "configuration's seed)"
+            f"--seeds {seeds} with a fixed seed on the command line: leave out one of them (seeds count up "
+            "from the configuration's seed)"
         )
 
 
@@ -258,7 +259,7 @@ def _check_roles(settings: Config, job: Job) -> Topology:
         )
         raise UsageError(
             f"--hetjob: the first component has {first} ranks but the server and {len(topology.groups)} "
-            f"learners take {needed}; set --nodes and --ntasks-per-node to {needed} ranks together, or "
+            f"learners need {needed}; set --nodes and --ntasks-per-node to {needed} ranks together, or "
             "change topology.groups"
         )
     return topology
@@ -337,7 +338,7 @@ def _send(job: Job, settings: Config, default_directory: bool, verify: bool) -> 
     if verify:
         dependency = [f"--dependency=afterok:{number}", "--kill-on-invalid-dep=yes"]
         later = sbatch.submit(program, render(_verification(job)), dependency).partition(";")[0]
-        typer.echo(f"job {later} verifies it afterwards, output {directory}/verify-{later}.out")
+        typer.echo(f"job {later} verifies the run afterwards, output {directory}/verify-{later}.out")
     for line in (*changed, *_advice(settings, job)):
         typer.echo(line)
 
@@ -356,8 +357,8 @@ def _changes(settings: Config, directory: Path, earlier: Sequence[Submission]) -
     try:
         lines = differences(former.read_text(encoding="utf-8"), settings)
     except (ConfigError, OSError, UnicodeDecodeError) as error:
-        return [f"it goes on with the run there, whose configuration cannot be compared: {error}"]
-    heading = f"it goes on with the run there; beside {former.relative_to(directory)} "
+        return [f"the job continues the run there; its configuration cannot be compared: {error}"]
+    heading = f"the job continues the run there; compared with {former.relative_to(directory)} "
     if not lines:
         return [f"{heading}nothing has changed"]
     shown = [f"  {line}" for line in lines[:DIFFERENCES_SHOWN]]
@@ -375,12 +376,14 @@ def _advice(settings: Config, job: Job) -> list[str]:
     if program is None or program.library != "openmpi" or program.version < (5,):
         return []
     respawn = (
-        ", and replaces actors (topology.respawn, which srun cannot)" if settings.topology.respawn else ""
+        ", and replaces dead actors (topology.respawn, which srun cannot)"
+        if settings.topology.respawn
+        else ""
     )
     return [
         (
-            "under srun a dead rank ends the job, which is requeued and starts again; with "
-            f"slurm.launcher=mpirun the run goes on without it{respawn}"
+            "with srun a dead rank ends the job, which is requeued and starts again; with "
+            f"slurm.launcher=mpirun the run continues without that rank{respawn}"
         )
     ]
 
