@@ -169,7 +169,7 @@ def export(
 
 
 @league_app.command()
-def carry(
+def transfer(
     run: Run,
     snapshot: Annotated[
         str, typer.Argument(metavar="SNAPSHOT", help="Snapshot, or member for its newest one.")
