@@ -104,15 +104,15 @@ def check_left_behind() -> list[Finding]:
     if not left:
         return []
     value = (
-        f"{len(left)} in {directory} of launchers that were killed ({min(left)}, ...): a mpiexec that "
-        "gets one of their numbers does not start"
+        f"{len(left)} in {directory} from killed launchers ({min(left)}, ...): a mpiexec with the "
+        "process number of one of them does not start"
     )
     return [
         Finding(
             "WARN",
             "left behind",
             value,
-            f"rm -rf {directory}/ompi.* while no MPI job of yours runs here; hpcmarl's -n is not concerned",
+            f"rm -rf {directory}/ompi.* while no MPI job of yours runs here; hpcmarl's -n is not affected",
         )
     ]
 
@@ -183,7 +183,7 @@ def _describe_environment(spec: EnvironmentSpec) -> Finding:
             "WARN",
             "environment",
             f"{found}; {remark}",
-            "let a wrapper shrink and scale them, and name its factory: env.id=package.module:factory",
+            "shrink and scale images in a wrapper, and name its factory: env.id=package.module:factory",
         )
     return Finding("OK", "environment", found)
 
@@ -201,7 +201,7 @@ def check_storage(run_directory: Path) -> list[Finding]:
                 "BAD",
                 "run directory",
                 f"{place}: {problem}",
-                "choose another --run-dir, or mend its permissions",
+                "choose another --run-dir, or fix its permissions",
             )
         ]
     findings = [Finding("OK", "run directory", f"{place} can be written")]
@@ -213,7 +213,9 @@ def check_storage(run_directory: Path) -> list[Finding]:
         if os.environ.get("HDF5_USE_FILE_LOCKING", "").upper() in ("FALSE", "0"):
             findings.append(
                 Finding(
-                    "OK", "HDF5 locking", "the file system has none; HDF5_USE_FILE_LOCKING switches it off"
+                    "OK",
+                    "HDF5 locking",
+                    "the file system has no locks; HDF5_USE_FILE_LOCKING switches them off",
                 )
             )
         else:

@@ -185,7 +185,10 @@ def judge_memory(
         else:
             findings.append(
                 Finding(
-                    "WARN", "memory", value, "fewer ranks on this host, or more memory: --sbatch=--mem=..."
+                    "WARN",
+                    "memory",
+                    value,
+                    "start fewer ranks on this host, or ask for more memory: --sbatch=--mem=...",
                 )
             )
     return findings
@@ -215,8 +218,8 @@ def _trajectories(config: Config, actors: int, work: Workload | None) -> list[Fi
         return [Finding("OK", "trajectory files", "none (trajectories.enabled: false)")]
     files, age = files_a_day(own, actors), shard_seconds(own, actors)
     value = (
-        f"about {files:,.0f} a day by {actors} actor{'s' if actors != 1 else ''}: one each after "
-        f"{age:,.0f} s or {own.shard_megabytes:g} MB"
+        f"about {files:,.0f} a day from {actors} actor{'s' if actors != 1 else ''}; each begins a new file "
+        f"after {age:,.0f} s or {own.shard_megabytes:g} MB"
     )
     status: Status = "WARN" if files > MANY_FILES else "OK"
     findings = [
@@ -232,9 +235,9 @@ def _trajectories(config: Config, actors: int, work: Workload | None) -> list[Fi
         "1,000 steps/s of all actors"
     )
     if config.stop.env_steps is not None:
-        value += f", {kept * config.stop.env_steps / 1e9:,.1f} GB in all"
+        value += f", {kept * config.stop.env_steps / 1e9:,.1f} GB in total"
     if own.max_gigabytes is not None:
-        value += f"; never more than {own.max_gigabytes * actors:,.0f} GB"
+        value += f"; at most {own.max_gigabytes * actors:,.0f} GB"
     return [*findings, Finding("OK", "trajectory bytes", value)]
 
 

@@ -71,18 +71,20 @@ def check_library(environ: Mapping[str, str]) -> tuple[list[Finding], str, int]:
 
 def _dead_ranks(survived: bool, size: int, library: str) -> Finding:
     if survived:
-        return Finding("OK", "dead ranks", "the others go on when an actor or a learner dies")
+        return Finding("OK", "dead ranks", "the other ranks continue when an actor or a learner dies")
     if size == 1:
-        return Finding("OK", "dead ranks", "not looked at with one rank", "hpcmarl doctor -n 4")
-    end = "one dead rank ends the job; --resume auto goes on from the last checkpoint"
+        return Finding("OK", "dead ranks", "not checked with one rank", "hpcmarl doctor -n 4")
+    end = "one dead rank ends the job; --resume auto continues from the last checkpoint"
     if library_kind(library) == "openmpi":
         return Finding(
             "WARN",
             "dead ranks",
             end,
-            "mpirun --with-ft ulfm (Open MPI 5), or hpcmarl train -n RANKS, which does so",
+            "mpirun --with-ft ulfm (Open MPI 5), or hpcmarl train -n RANKS, which adds it",
         )
-    return Finding("WARN", "dead ranks", end, "Open MPI 5 with --with-ft ulfm can go on without it")
+    return Finding(
+        "WARN", "dead ranks", end, "Open MPI 5 with --with-ft ulfm continues without the dead rank"
+    )
 
 
 def local_facts(run_directory: Path) -> dict[str, Any]:
@@ -128,21 +130,21 @@ def judge_messages(exchange: AllPairs) -> Finding:
     """Judge, on rank 0, whether a message between every pair of ranks arrived."""
     size = exchange.transport.size
     if size == 1:
-        return Finding("OK", "messages", "not tried with one rank", "hpcmarl doctor -n 4")
+        return Finding("OK", "messages", "not checked with one rank", "hpcmarl doctor -n 4")
     if exchange.died:
         waiting = ", ".join(map(str, sorted(exchange.silent))) or "none"
         return Finding(
             "BAD",
             "messages",
-            f"{exchange.died}; rank 0 had not yet heard: {waiting}",
-            "look for that rank's last words on standard error",
+            f"{exchange.died}; rank 0 still waited for messages of: {waiting}",
+            "look for the last lines of that rank on standard error",
         )
     failures = exchange.failures()
     if not failures:
         return Finding("OK", "messages", f"all {size * (size - 1)} pairs of ranks within {PING_TIMEOUT:g} s")
     shown = ", ".join(failures[:20]) + (f" and {len(failures) - 20} more" if len(failures) > 20 else "")
     remedy = (
-        "look at those ranks' hosts and the network between them (firewall, interfaces: "
+        "check the hosts of these ranks and the network between them (firewall, interfaces: "
         "OMPI_MCA_btl_tcp_if_include, FI_PROVIDER)"
     )
     return Finding("BAD", "messages", f"did not arrive within {PING_TIMEOUT:g} s: {shown}", remedy)
@@ -189,8 +191,8 @@ def _judge_cores(host: str, cores: Mapping[int, Sequence[int]], threads: int) ->
         useful = max(1, union // threads) + (SERVER in cores)
         waits = ", of which the server's waits most of the time" if SERVER in cores else ""
         remedy = (
-            f"{useful} rank{'s are' if useful > 1 else ' is'} useful on these cores{waits}; more only "
-            "where environments sleep. Start fewer here"
+            f"{useful} rank{'s are' if useful > 1 else ' is'} useful on these cores{waits}; more are useful "
+            "only if environments sleep. Start fewer here"
         )
         remedy += (
             f"{', or set topology.threads: 1' if threads > 1 else ''}, or let them use more cores "
