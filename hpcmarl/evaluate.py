@@ -57,12 +57,14 @@ def evaluate_checkpoint(
     state, attributes = load_checkpoint(found)
     if "league" in state:
         raise ConfigError(
-            f"{found}: the checkpoint is of a league, whose policies are judged against each other; use "
+            f"{found}: the checkpoint is of a league, whose policies play against each other; use "
             "hpcmarl league match or show"
         )
     text = attributes.get("config")
     if not isinstance(text, str):
-        raise FormatError(f"{found}: its attribute config is no text; the file is damaged or foreign")
+        raise FormatError(
+            f"{found}: its attribute config is not a text; the file is damaged, or not from hpcmarl"
+        )
     # load_config takes a text with a line break as YAML, and a single line as the name of a file.
     config = load_config(text + "\n")
     check_environments_of(found, config)
@@ -71,8 +73,8 @@ def evaluate_checkpoint(
     parameters = np.asarray(state["engine"]["optimizer"]["parameters"], np.float32)
     if parameters.size != algorithm.size:
         raise FormatError(
-            f"{found}: {parameters.size} parameters where the configuration in it makes {algorithm.size}; "
-            "was the environment changed?"
+            f"{found} holds {parameters.size} parameters where its configuration makes {algorithm.size}; "
+            "use the version of the environment that the run was trained with"
         )
     algorithm.set_weight_format(inference_form(config, repeatable=True))
     algorithm.load_parameters(parameters)

@@ -127,8 +127,8 @@ def open_run(config: Config, request: Request, topology: Topology, library: str)
         RunDirectory(source).check(resuming=True)
     if target is None:
         raise ConfigError(
-            f"--resume {source}: the file lies in no run's checkpoints/; say with --run-dir where the run is "
-            "to go on"
+            f"--resume {source}: the file is in no run's checkpoints/; name the directory of the resumed run "
+            "with --run-dir"
         )
     return _opened(config, request, topology, library, target, source)
 
@@ -279,7 +279,7 @@ def _check(
     what = "is of another environment" if found.key != OWN_NAME else "belongs to another run"
     raise ConfigError(
         f"--resume {loaded.path}: the checkpoint {what} ({found}); use its configuration (config.yaml in its "
-        "run directory), another --run-dir, or say --accept-changes"
+        "run directory), another --run-dir, or --accept-changes"
     )
 
 
@@ -327,19 +327,19 @@ def _remarks(config: Config, start: Start, loaded: Loaded | None, changes: list[
     place = f"{job}process {facts['process']} on {facts['host']}, {facts['library']}"
     if loaded is None:
         again = (
-            "no checkpoint to go on from, so it begins at version 0; what earlier starts recorded is "
+            "no checkpoint to resume from, so it begins at version 0; trajectories of earlier starts are "
             "superseded"
         )
         return [f"start {start.number} of {config.name} ({place}): {again}"] if start.number > 1 else []
     lines = [
         (
-            f"start {start.number} of {config.name} ({place}): going on from version {start.version}, "
+            f"start {start.number} of {config.name} ({place}): resuming from version {start.version}, "
             f"{loaded.path}"
         )
     ]
     if missing := loaded.state.get("missing"):
         lines.append(
-            f"{loaded.path} was written without the state of {', '.join(missing)}: those begin with fresh "
+            f"{loaded.path} was written without the state of {', '.join(missing)}: these begin with new "
             "random numbers"
         )
     shown = [change for change in changes if change.key != OWN_NAME or start.parent is not None]
@@ -367,4 +367,4 @@ def _clear_the_way(directory: RunDirectory, loaded: Loaded | None, start: Start)
         write_atomically(own, lambda partial: shutil.copyfile(loaded.path, partial))
     if not moved:
         return []
-    return [f"{len(moved)} checkpoints that are not gone on from are in {moved[0].parent}"]
+    return [f"moved {len(moved)} superseded checkpoints to {moved[0].parent}"]

@@ -326,7 +326,7 @@ def check_environments(config: Config) -> EnvironmentSpec:
             ):
                 raise ConfigError(
                     f"topology.groups.{group}.env changes the observation, action or state spaces of "
-                    f"{spec.id}; groups may differ in rewards and dynamics only, since they train the same "
+                    f"{spec.id}; groups may differ in rewards and dynamics only, because they train the same "
                     "policies"
                 )
     if config.league is not None:
@@ -360,7 +360,7 @@ def start_logging(context: Context) -> None:
     logging.basicConfig(level=level, handlers=handlers, force=True)
     roles = "+".join(context.topology.roles_of(context.rank))
     if context.rank == context.topology.server and (remark := image_remark(context.spec)):
-        logging.getLogger(__name__).warning("%s (hpcmarl doctor says what helps)", remark)
+        logging.getLogger(__name__).warning("%s (hpcmarl doctor names a remedy)", remark)
     if context.rank == context.topology.server and (remark := batching_remark(context.config.env)):
         logging.getLogger(__name__).info("%s", remark)
     for warning in context.warnings:

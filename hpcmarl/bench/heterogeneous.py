@@ -77,8 +77,8 @@ def run(seconds: float, seeds: int, unit: float) -> dict[str, Any] | None:
     transport = join_world()
     if transport.size != GROUPS + 1:
         raise UsageError(
-            f"bench heterogeneous needs {GROUPS + 1} ranks, not {transport.size}: start it without a "
-            "launcher, it starts them itself"
+            f"bench heterogeneous needs {GROUPS + 1} ranks, not {transport.size}: run it outside mpirun and "
+            "srun, because it starts its ranks itself"
         )
     with on_stage(transport) as stage:
         untrained = _play(stage, case("malenia", 0, STEP_SIZES[0], 0.1, (ABSENT,) * GROUPS))

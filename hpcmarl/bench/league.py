@@ -149,7 +149,7 @@ def run(snapshots: int, seconds: float) -> list[dict[str, Any]]:
     ratings = elo(games, score).rating
     rows.append(
         _row(
-            "rating elo, all anew", each, lambda: elo(games, score), lambda: elo(games, score, start=ratings)
+            "rating elo, all games", each, lambda: elo(games, score), lambda: elo(games, score, start=ratings)
         )
     )
     rows.append(

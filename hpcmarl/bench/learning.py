@@ -176,7 +176,7 @@ def check(config: Config, algorithm: Algorithm) -> None:
     if len(policies) > 1 or policies[0].action.kind != "discrete" or algorithm.spec.turn_based:
         raise UsageError(
             "env.id: the bare loops need agents of one policy with single discrete actions, all at once; "
-            f"{config.env.id} has others"
+            f"{config.env.id} does not have such agents"
         )
     actor_critic = chosen.name in ("ma_trace", "ppo", "coma")
     plain: dict[str, Any] = {
@@ -193,7 +193,7 @@ def check(config: Config, algorithm: Algorithm) -> None:
             raise UsageError(f"algo.{key}: {getattr(chosen, key)} is not in the bare loops; use {value}")
     for key, value in (("value_clip", None), ("advantages", "each_pass")):
         if getattr(chosen, key, value) != value:
-            found = f"algo.{key}: {getattr(chosen, key)} needs what is recorded when a batch begins"
+            found = f"algo.{key}: {getattr(chosen, key)} needs values recorded at the start of a batch"
             raise UsageError(f"{found}, which is not timed here; use {'null' if value is None else value}")
     if actor_critic and chosen.critic_network is not None and chosen.critic_network.recurrent:
         raise UsageError(

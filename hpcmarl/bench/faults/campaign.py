@@ -160,7 +160,9 @@ class Campaign:
         topology = assign_roles(ranks, ["here"] * ranks, load_config(self.config, self.extra).topology)
         self.victims = [rank for rank in range(1, ranks) if what in topology.roles_of(rank)]
         if what != "job" and not self.victims:
-            raise HpcmarlError(f"--what {what}: no rank of {ranks} is {what} alone; use more ranks")
+            raise HpcmarlError(
+                f"--what {what}: none of {ranks} ranks can be killed as {what}; use a larger -n"
+            )
         self.tally = Tally()
         self.job: Job | None = None
         self.checkpoint: tuple[Path | None, int] = (None, 0)
@@ -240,7 +242,7 @@ class Campaign:
         self.startup_seconds = time.monotonic() - job.began
         if not self._updated() or (resuming and not self._continues()):
             self.tally.failures.append(
-                f"{self.startup_seconds:.0f} s after the start it had not gone on: {job.closing_lines()}"
+                f"no update {self.startup_seconds:.0f} s after the start: {job.closing_lines()}"
             )
             job.kill()
             return False
@@ -303,7 +305,7 @@ class Campaign:
         victim = int(self.generator.choice(self.victims))
         numbers = [number for number, rank in job.processes().items() if rank == victim]
         if not numbers:
-            raise HpcmarlError(f"rank {victim} is not there to be killed: {job.closing_lines()}")
+            raise HpcmarlError(f"rank {victim} has no process to kill: {job.closing_lines()}")
         before, at = self.progress.version, time.monotonic()
         kill_process(numbers[0])
         self.tally.injected += 1
@@ -346,7 +348,7 @@ class Campaign:
             self.progress.path.exists()
             and (np.diff(read_csv(self.progress.path).get("version", np.empty(0))) <= 0).any()
         ):
-            self.tally.corrupt.append(f"{self.progress.path}: a version has two rows, or the rows fall back")
+            self.tally.corrupt.append(f"{self.progress.path}: a version has two rows, or versions decrease")
         for shard, why in overlaps(self.directory) if self.directory.is_dir() else ():
             self.tally.corrupt.append(f"{shard}: {why}")
 
