@@ -38,8 +38,8 @@ logger = logging.getLogger(__name__)
 SHOWN_DIFFERENCES = 20
 # A run with another value of these keys is another experiment. It may not resume the checkpoint unless
 # --accept-changes is given.
-NOT_MEANT = ("env.id",)
-OWN_NAME = "name"
+EXPERIMENT_KEYS = ("env.id",)
+NAME_KEY = "name"
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,12 @@ def open_run(config: Config, request: Request, topology: Topology, library: str)
         StorageError: The disk fails.
     """
     if request.resume is None:
-        return _opened(config, request, topology, library, _new_directory(config, request.run_dir), None)
+        return _open_locked(config, request, topology, library, _new_directory(config, request.run_dir), None)
     if request.resume == "auto" and request.run_dir is None:
         home = newest_run(config.name)
         if home is None:
-            return _opened(config, request, topology, library, _new_directory(config, None), None)
-        return _opened(config, request, topology, library, home, home)
+            return _open_locked(config, request, topology, library, _new_directory(config, None), None)
+        return _open_locked(config, request, topology, library, home, home)
     source = Path(request.run_dir or "") if request.resume == "auto" else Path(request.resume)
     if request.resume != "auto" and not source.exists():
         raise ConfigError(
@@ -130,10 +130,10 @@ def open_run(config: Config, request: Request, topology: Topology, library: str)
             f"--resume {source}: the file is in no run's checkpoints/; name the directory of the resumed run "
             "with --run-dir"
         )
-    return _opened(config, request, topology, library, target, source)
+    return _open_locked(config, request, topology, library, target, source)
 
 
-def _opened(
+def _open_locked(
     config: Config, request: Request, topology: Topology, library: str, target: Path, source: Path | None
 ) -> OpenedRun:
     """Lock `target` and prepare it for this start.
@@ -167,7 +167,7 @@ def _opened(
             dump_config(config), keep=f"start-{start.number - 1:04d}" if start.number > 1 else None
         )
         if source is not None:
-            remarks += _clear_the_way(directory, loaded, start)
+            remarks += _set_aside_superseded(directory, loaded, start)
         write_start(target, start)
     except BaseException:
         if lock is not None:
@@ -259,7 +259,7 @@ def _check(
 
     Raises:
         ConfigError: The checkpoint does not fit the configuration. Also without --accept-changes if a key of
-            NOT_MEANT differs, or, in the checkpoint's own directory, the name of the run.
+            EXPERIMENT_KEYS differs, or, in the checkpoint's own directory, the name of the run.
     """
     if config.league is not None:
         from hpcmarl.league.runtime.startup import check_league_state
@@ -272,14 +272,14 @@ def _check(
         check_same_actors(config, topology, loaded.state, loaded.path)
     before = loaded.attributes.get("config")
     changes = differences(before, config) if isinstance(before, str) and before else []
-    refused = (*NOT_MEANT, OWN_NAME) if inside else NOT_MEANT
-    found = next((change for change in changes if change.key in refused), None)
-    if found is None or request.accept_changes:
+    refused = (*EXPERIMENT_KEYS, NAME_KEY) if inside else EXPERIMENT_KEYS
+    conflict = next((change for change in changes if change.key in refused), None)
+    if conflict is None or request.accept_changes:
         return changes
-    what = "is of another environment" if found.key != OWN_NAME else "belongs to another run"
+    problem = "is of another environment" if conflict.key != NAME_KEY else "belongs to another run"
     raise ConfigError(
-        f"--resume {loaded.path}: the checkpoint {what} ({found}); use its configuration (config.yaml in its "
-        "run directory), another --run-dir, or --accept-changes"
+        f"--resume {loaded.path}: the checkpoint {problem} ({conflict}); use its configuration (config.yaml "
+        "in its run directory), another --run-dir, or --accept-changes"
     )
 
 
@@ -342,14 +342,14 @@ def _remarks(config: Config, start: Start, loaded: Loaded | None, changes: list[
             f"{loaded.path} was written without the state of {', '.join(missing)}: these begin with new "
             "random numbers"
         )
-    shown = [change for change in changes if change.key != OWN_NAME or start.parent is not None]
+    shown = [change for change in changes if change.key != NAME_KEY or start.parent is not None]
     lines += [f"changed since that checkpoint: {change}" for change in shown[:SHOWN_DIFFERENCES]]
     if len(shown) > SHOWN_DIFFERENCES:
         lines.append(f"changed since that checkpoint: {len(shown) - SHOWN_DIFFERENCES} more keys")
     return lines
 
 
-def _clear_the_way(directory: RunDirectory, loaded: Loaded | None, start: Start) -> list[str]:
+def _set_aside_superseded(directory: RunDirectory, loaded: Loaded | None, start: Start) -> list[str]:
     """Move superseded checkpoints aside, and copy the loaded checkpoint into this run directory.
 
     A checkpoint that is already in this directory stays where it is.

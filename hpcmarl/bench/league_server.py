@@ -42,7 +42,7 @@ UPDATES_A_TERM = 100  # updates of a training assignment, as in LEAGUE
 MATCH_SECONDS = 2.0
 SETTLING_SECONDS = 0.5  # until every team has an assignment
 # Each report names this many opponents, and this many games with each.
-OPPONENTS_A_TELL, GAMES_A_TELL = 8, 4
+OPPONENTS_PER_REPORT, GAMES_PER_REPORT = 8, 4
 
 
 class SimulatedTeam:
@@ -67,8 +67,8 @@ class SimulatedTeam:
         self.match: dict[str, Any] | None = None
         self.began = self.match_over = 0.0
         self.seconds = term_seconds * self.generator.random()
-        self.tell_due = Interval(report_seconds(transport.size) * (0.5 + self.generator.random()))
-        self._tell(Kind.FREE, {"group": transport.rank - 1, "plays": True})
+        self.report_due = Interval(report_seconds(transport.size) * (0.5 + self.generator.random()))
+        self._send(Kind.FREE, {"group": transport.rank - 1, "plays": True})
 
     def step(self) -> None:
         """Answer received messages and send reports that are due."""
@@ -83,7 +83,7 @@ class SimulatedTeam:
             message.release()
         if self.match is not None and now >= self.match_over:
             won = float(self.generator.random())
-            self._tell(
+            self._send(
                 Kind.RESULT,
                 {
                     **self.match,
@@ -93,19 +93,19 @@ class SimulatedTeam:
                 },
             )
             self.match = None
-        if self.term is not None and self.tell_due.due():
+        if self.term is not None and self.report_due.due():
             self._report_progress(self.term, min(1.0, (now - self.began) / self.seconds))
 
     def _report_progress(self, term: dict[str, Any], share: float) -> None:
         version = int(term["until"]) - round((1.0 - share) * UPDATES_A_TERM)
         facts = {"member": term["member"], "world": term["world"]}
         names = term["names"].split()
-        met = self.generator.choice(len(names), min(OPPONENTS_A_TELL, len(names)), replace=False)
+        met = self.generator.choice(len(names), min(OPPONENTS_PER_REPORT, len(names)), replace=False)
         played = {
-            names[number]: [GAMES_A_TELL, GAMES_A_TELL * float(self.generator.random())]
+            names[number]: [GAMES_PER_REPORT, GAMES_PER_REPORT * float(self.generator.random())]
             for number in met.tolist()
         }
-        self._tell(
+        self._send(
             Kind.PLAYED, {**facts, "progress": [version, 1000 * version, 500 * version], "played": played}
         )
         if share >= 1.0:
@@ -116,7 +116,7 @@ class SimulatedTeam:
                 "agent_steps": 2000 * version,
                 "episodes": 500 * version,
             }
-            self._tell(
+            self._send(
                 Kind.FROZEN,
                 {
                     **facts,
@@ -128,7 +128,7 @@ class SimulatedTeam:
             )
             self.term, self.seconds = None, self.term_seconds
 
-    def _tell(self, kind: Kind, tree: Any) -> None:
+    def _send(self, kind: Kind, tree: Any) -> None:
         self.transport.send(0, control(kind, pack(tree), source=self.transport.rank))
 
 

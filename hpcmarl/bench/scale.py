@@ -1,7 +1,7 @@
 """Measure weak scaling on real ranks whose environments sleep, and compare it with the simulator.
 
 Sleeping environments let two cores carry many ranks. `hpcmarl bench scale` starts one MPI job for each size.
-A size of n ranks has n/2 groups and a server on a rank of its own. Each group has a learner and an actor; the
+A size of n ranks has n/2 groups and a server on a separate rank. Each group has a learner and an actor; the
 last learner also acts. A trajectory is one step of a small environment and takes `unit` seconds. A round has
 one trajectory of each group. That is the smallest possible round, so that the overhead of a round shows most.
 

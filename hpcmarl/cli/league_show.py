@@ -24,7 +24,7 @@ def print_league(result: Result) -> None:
     if bad := [each["name"] for each in result["snapshots"] if each["bad"]]:
         typer.echo(f"excluded, because their files do not verify: {', '.join(bad)}")
     _members(result)
-    for rows, columns in _shown(result):
+    for rows, columns in _printed(result):
         _payoff(result, rows, columns)
     _trained_against(result)
     _exploitability(result)
@@ -64,14 +64,14 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _shown(result: Result) -> list[tuple[list[int], list[int]]]:
+def _printed(result: Result) -> list[tuple[list[int], list[int]]]:
     """Return the rows and columns of the printed matrix; with two sides the columns are the other side."""
     sides = result["sides"]
-    chosen = [_telling(result, side) for side in sides]
+    chosen = [_printed_snapshots(result, side) for side in sides]
     return [(chosen[0], chosen[-1])]
 
 
-def _telling(result: Result, side: str) -> list[int]:
+def _printed_snapshots(result: Result, side: str) -> list[int]:
     """Return the snapshots of a side that are printed.
 
     If there are many, these are the newest of each member and then the highest rated (without ratings: the

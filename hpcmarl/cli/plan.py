@@ -41,19 +41,20 @@ def plan(run: str, groups: int | None, slow: str | None, rules: Sequence[str], a
         raise UsageError(f"--groups {groups}: allowed: a number from 1 to {LARGEST}")
     slower = None if slow is None else Slow.parse(slow)
     measured = measured_run(Path(run))
-    wanted = len(measured.groups) if groups is None else groups
-    found = predict(measured, wanted, list(dict.fromkeys(rules)) or list(RULES), slower)
-    best, reason = best_rule(found, differ=measured.differ)
+    group_count = len(measured.groups) if groups is None else groups
+    predictions = predict(measured, group_count, list(dict.fromkeys(rules)) or list(RULES), slower)
+    best, reason = best_rule(predictions, differ=measured.differ)
     if as_json:
         from hpcmarl.io.metrics import json_text
 
         typer.echo(
             json_text(
-                _told(run, measured, wanted, slow) | {"rules": found, "best_rule": best, "reason": reason}
+                _inputs(run, measured, group_count, slow)
+                | {"rules": predictions, "best_rule": best, "reason": reason}
             )
         )
         return
-    print_table([{"rule": rule, **_cells(figures)} for rule, figures in found.items()])
+    print_table([{"rule": rule, **_cells(figures)} for rule, figures in predictions.items()])
     typer.echo(f"best: {best}: {reason}")
     if math.isfinite(measured.rate):
         typer.echo(
@@ -88,7 +89,7 @@ def measured_run(run: Path) -> Measured:
     return fit(columns, config, f"--from-run {run}", figures, versions)
 
 
-def _told(run: str, measured: Measured, groups: int, slow: str | None) -> dict[str, Any]:
+def _inputs(run: str, measured: Measured, groups: int, slow: str | None) -> dict[str, Any]:
     """Return the inputs of the prediction; the run's own figures are null if it has too few rows."""
     return {
         "from_run": run,

@@ -123,21 +123,21 @@ def simulate(
     from hpcmarl.sim.experiment import simulate as run
     from hpcmarl.sim.running import Runner
 
-    shelf = PartialResultStore(directory, dump_config(settings))
-    shelf.check(resume)
+    store = PartialResultStore(directory, dump_config(settings))
+    store.check(resume)
     began = time.perf_counter()
     with _Bar() as bar:
         results = run(
             settings,
             [change.partition("=")[0].strip() for change in overrides or ()],
             bar.show,
-            Runner(jobs, shelf),
+            Runner(jobs, store),
         )
     seconds = time.perf_counter() - began
     summary = _summary(settings, results, seconds)
     _keep(directory, settings, results, summary)
-    shelf.clear()
-    _tell(results, summary, directory, as_json)
+    store.clear()
+    _report(results, summary, directory, as_json)
 
 
 class _Bar:
@@ -237,7 +237,7 @@ def _keep(
     write_summary(directory, summary)
 
 
-def _tell(results: Sequence[CaseResult], summary: dict[str, Any], directory: Path, as_json: bool) -> None:
+def _report(results: Sequence[CaseResult], summary: dict[str, Any], directory: Path, as_json: bool) -> None:
     """Draw plots, print the table or the JSON object, and name the directory."""
     from hpcmarl.analysis.simulation import INSTALL, plot_simulation, plots_possible
     from hpcmarl.io.metrics import json_text

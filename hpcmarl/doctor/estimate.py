@@ -175,12 +175,12 @@ def judge_memory(
     """
     findings = []
     for host, ranks, needed in memory_of_hosts(config, topology, work):
-        there = available.get(host)
-        of = f" of {there / 1e9:.1f} GB" if there is not None else ""
+        limit = available.get(host)
+        of = f" of {limit / 1e9:.1f} GB" if limit is not None else ""
         value = (
             f"{host}: {in_words(ranks)} need{'s' if len(ranks) == 1 else ''} up to {needed / 1e9:.1f} GB{of}"
         )
-        if there is None or needed <= there:
+        if limit is None or needed <= limit:
             findings.append(Finding("OK", "memory", value))
         else:
             findings.append(

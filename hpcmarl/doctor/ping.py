@@ -60,7 +60,7 @@ class AllPairs:
             message.release()
         elapsed = self.clock() - self.started
         if self._report is None and (not self.silent or elapsed > self.timeout):
-            self._tell()
+            self._send_report()
         if elapsed > 2 * self.timeout + 1.0:
             return True
         if self._report is None:
@@ -69,7 +69,7 @@ class AllPairs:
             return len(self.reports) == self.transport.size and all(handle.done() for handle in self._handles)
         return self._report.done() and all(handle.done() for handle in self._handles)
 
-    def _tell(self) -> None:
+    def _send_report(self) -> None:
         report = {"facts": self.facts, "silent": sorted(self.silent)}
         if self.transport.rank == 0:
             self.reports[0], self._report = report, SendHandle()

@@ -176,8 +176,8 @@ class Campaign:
         failed = 0
         with contextlib.suppress(KeyboardInterrupt):  # the kills so far are still verified and reported
             while self.tally.injected < kills:
-                went_on = self._kill_job() if self.what == "job" else self._kill_rank()
-                failed = 0 if went_on else failed + 1
+                updated = self._kill_job() if self.what == "job" else self._kill_rank()
+                failed = 0 if updated else failed + 1
                 # Before the first kill no file is damaged, so another start would fail as well.
                 if failed == (FAILED_STARTS if self.tally.injected else 1):
                     raise HpcmarlError(
@@ -360,11 +360,11 @@ class Campaign:
         """
         for path in run_files(self.directory) if self.directory.is_dir() else ():
             status = path.stat()
-            print_of_file = (status.st_ino, status.st_mtime_ns, status.st_size)
-            if path.name.endswith(PARTIAL) or (self.known.get(path) == print_of_file and not everything):
+            fingerprint = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if path.name.endswith(PARTIAL) or (self.known.get(path) == fingerprint and not everything):
                 continue
             found = verify_file(path)
-            self.known[path] = print_of_file
+            self.known[path] = fingerprint
             if found["status"] == BAD:
                 self.tally.corrupt.append(f"{path}: {found['reason']}")
 
