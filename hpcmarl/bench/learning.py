@@ -210,8 +210,8 @@ def run(config: Config, seconds: float) -> dict[str, Any]:
     """Measure both for about `seconds` each.
 
     Returns:
-        Updates per second, their ratio, processor time of an update, and `gradient_difference`: the largest
-        difference between the two gradients at the initial parameters, relative to the largest entry.
+        Updates per second, their ratio, processor time of an update, and `gradient_difference`. That is the
+        largest difference between the two gradients at the initial parameters, relative to the largest entry.
 
     Raises:
         UsageError: No bare loop implements the configuration.

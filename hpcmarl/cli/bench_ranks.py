@@ -106,8 +106,8 @@ def stragglers(
     1/h, where h is a group's time for a trajectory. In the first figures one group is 10 times slower than
     the others; `settings` also has h = sqrt(1), sqrt(2), ... times the unit.
 
-    With --until-return the result is the training time until the mean return of 100 episodes of a small game
-    reaches a value (untrained: about 4), in both settings. It is null if that takes longer than the limit.
+    With --until-return the result is a training time in both settings. The time ends when the mean return of
+    100 episodes of a small game reaches the value (untrained: about 4). It is null beyond the limit.
     The simulator's prediction from the groups' measured times is added.
 
     \b
@@ -395,9 +395,9 @@ def faults(
 ) -> None:
     """Kill training with SIGKILL at random moments and count the losses.
 
-    The command starts its jobs itself, one after the other on one run directory. It exits with code 1 if a
-    file was corrupt, a row or a rollout was duplicated, the run did not recover from a kill, or the command
-    was interrupted.
+    The command starts its jobs itself, one after the other on one run directory. It exits with code 1 in
+    these cases: a file was corrupt, a row or a rollout was duplicated, the run did not recover, or the
+    command was interrupted.
 
     \b
     hpcmarl bench faults --kills 100 --seed 1 --what job --json

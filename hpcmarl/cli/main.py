@@ -4,8 +4,8 @@ A command parses arguments, prints, and returns an exit code (errors.py); other 
 imports what it needs when it runs, so that `--help` loads nothing heavy. With --json a command prints one
 JSON object on standard output and everything else on standard error.
 
-A new command is one function: here, in cli/show.py if it only shows values, in cli/bench.py if it measures,
-or in a file of its own (cli/data.py, cli/league.py, cli/simulate.py, cli/submit.py).
+A new command is one function in this file or in another one. cli/show.py has the commands that only show
+values, cli/bench.py those that measure. Larger commands have separate files, such as cli/submit.py.
 """
 
 from __future__ import annotations
@@ -115,9 +115,10 @@ def train(
     hpcmarl train preset=mappo env.id=mpe2.simple_spread_v3 stop.env_steps=2000000 -n 4
 
     Overrides are YAML values. Items of a list are addressed by number; topology.groups.0.delay.step=0.1 also
-    turns a number of groups into a list. algo.name=... and optimizer.name=... keep the keys that the old and
-    the new choice share. Other keys of that section get the new choice's defaults. preset=... sets what the
-    authors of an algorithm set, unless the file or an override says otherwise (hpcmarl list presets).
+    turns a number of groups into a list. Switching algo.name or optimizer.name keeps the keys that the old
+    and the new choice share; other keys of that section get the new choice's defaults. An override preset=...
+    sets the values of an algorithm's authors, unless the file or another override sets them (hpcmarl list
+    presets).
 
     --resume auto takes the run in --run-dir, else the newest run of the same name. With --resume RUN or
     --resume CHECKPOINT, CONFIG may be left out. Differences from the checkpoint's configuration are logged.

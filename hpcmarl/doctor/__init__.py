@@ -1,7 +1,9 @@
 """Check software, MPI, storage and the configuration before a run (`hpcmarl doctor`).
 
-findings.py holds the printed lines, checks.py the checks of one process, world.py and ping.py the checks that
-need all ranks, and estimate.py the estimate of a job's load on file systems and memory.
+- findings.py: printed lines.
+- checks.py: checks of one process.
+- world.py and ping.py: checks that need all ranks.
+- estimate.py: a job's load on file systems and memory.
 """
 
 from __future__ import annotations
