@@ -1,2 +1,4 @@
-"""Benchmarks that run inside the MPI world they measure; `hpcmarl bench` starts them. Each returns a dict
-with units in its keys."""
+"""Benchmarks that run inside the MPI world that they measure (`hpcmarl bench`).
+
+Each benchmark returns a dict or a list of dicts with units in the keys.
+"""

@@ -1,9 +1,8 @@
-"""The league's server beside simulated teams, in real time: what share of its time it needs, and whether its
-memory grows. Called by cli/bench.py.
+"""Measure the league's server with simulated teams in real time: its share of processor time and its memory.
 
 The server is the one that trains (league/runtime/league_server.py), with its checkpoints and metrics. Teams
-only answer: they say as often as real ones how far they are and how episodes ended, freeze one and the same
-policy when a term is over, and return each match after a while with a random outcome.
+only answer. They report progress and results as often as real teams. At the end of a training assignment they
+freeze a policy, which is always the same. They return each match after a while with a random result.
 """
 
 from __future__ import annotations
@@ -49,15 +48,22 @@ stop: {seconds: 1000000}
 logging: {progress: false}
 league: {matchmaking: {name: pfsp}, freeze: {least_updates: 100, most_updates: 100}}
 """
-UPDATES_A_TERM = 100  # as above
+UPDATES_A_TERM = 100  # updates of a training assignment, as in LEAGUE
 MATCH_SECONDS = 2.0
-SETTLING_SECONDS = 0.5
-OPPONENTS_A_TELL, GAMES_A_TELL = 8, 4  # how many were met since the last word, and in how many games each
+SETTLING_SECONDS = 0.5  # until every team has an assignment
+# Each report names this many opponents, and this many games with each.
+OPPONENTS_PER_REPORT, GAMES_PER_REPORT = 8, 4
 
 
 class SimulatedTeam:
-    """One rank that answers the server as a team does, whose terms take `term_seconds`, the first one
-    less."""
+    """A rank that answers the server as a team does.
+
+    Args:
+        transport: This rank's place in the world.
+        pool: Directory of the snapshots.
+        parameters: Parameters of every snapshot that it freezes.
+        term_seconds: Seconds of a training assignment; a random part of it for the first one.
+    """
 
     def __init__(self, transport: Transport, pool: Path, parameters: FloatArray, term_seconds: float) -> None:
         self.transport, self.pool, self.parameters, self.term_seconds = (
@@ -75,7 +81,7 @@ class SimulatedTeam:
         self._send(Kind.FREE, FreeRank(transport.rank - 1, plays=True))
 
     def step(self) -> None:
-        """Answer what has come, tell what is due."""
+        """Answer received messages and send reports that are due."""
         now = time.monotonic()
         while (message := self.transport.receive()) is not None:
             if message.kind is Kind.ASSIGNMENT:
@@ -98,9 +104,9 @@ class SimulatedTeam:
     def _report_progress(self, assignment: TrainingAssignment, share: float) -> None:
         version = assignment.until - round((1.0 - share) * UPDATES_A_TERM)
         names = assignment.names.split()
-        met = self.generator.choice(len(names), min(OPPONENTS_A_TELL, len(names)), replace=False)
+        met = self.generator.choice(len(names), min(OPPONENTS_PER_REPORT, len(names)), replace=False)
         played = {
-            names[number]: [GAMES_A_TELL, GAMES_A_TELL * float(self.generator.random())]
+            names[number]: [GAMES_PER_REPORT, GAMES_PER_REPORT * float(self.generator.random())]
             for number in met.tolist()
         }
         counts = (version, 1000 * version, 500 * version)
@@ -125,7 +131,14 @@ class SimulatedTeam:
 
 
 def freeze(pool: Path, name: str, parameters: FloatArray, version: int) -> None:
-    """Write a snapshot as teams do."""
+    """Write a snapshot as teams do.
+
+    Args:
+        pool: Directory of the snapshots.
+        name: Name of the snapshot.
+        parameters: Its parameters, shape [P].
+        version: Its version; the numbers of steps follow from it.
+    """
     facts = {
         "member": name.rpartition("-")[0],
         "version": version,
@@ -138,12 +151,23 @@ def freeze(pool: Path, name: str, parameters: FloatArray, version: int) -> None:
 
 
 def run(members: int, snapshots: int, seconds: float, term_seconds: float) -> dict[str, Any]:
-    """`seconds` of a league that begins with so many snapshots. All shares are of that time.
+    """Run a league with simulated teams.
 
-    server_share: its rank's processor time, looking for messages included; league_share: what runs count as
-    `league_seconds`; slowest_ms: its longest turn; server_mb, server_growth_mb: the process's memory at the
-    end and since the beginning; pool_growth_mb: what reading every snapshot of the pool once adds (null where
-    the system does not tell)."""
+    Args:
+        members: Number of members, and of simulated teams.
+        snapshots: Snapshots in the pool at the start.
+        seconds: Time to measure.
+        term_seconds: Seconds of a simulated training assignment.
+
+    Returns:
+        Figures of the measured time; all shares are of it.
+        server_share: Processor time of the server's rank, polling included.
+        league_share: Processor time that runs count as `league_seconds`.
+        slowest_ms: Processor time of the server's longest step.
+        server_mb, server_growth_mb: Memory of the process at the end, and its growth since the start.
+        pool_growth_mb: Memory that reading every snapshot once adds.
+        Memory is None if the system does not report it.
+    """
     config = load_config(
         LEAGUE, [f"league.members={{m: {{copies: {members}}}}}", f"topology.groups={members}"]
     )
@@ -160,7 +184,7 @@ def run(members: int, snapshots: int, seconds: float, term_seconds: float) -> di
                 SimulatedTeam(transport, pool, parameters, term_seconds) for transport in world.transports[1:]
             ]
             for _ in _turns(rank, teams, SETTLING_SECONDS):
-                pass  # everybody has a term
+                pass  # afterwards every team has an assignment
             return _measure(rank, teams, seconds) | {
                 "pool_growth_mb": _growth_of_reading(pool, config.league.pool_memory, parameters.size)
             }
@@ -169,7 +193,7 @@ def run(members: int, snapshots: int, seconds: float, term_seconds: float) -> di
 
 
 def _fill(pool: Path, members: int, snapshots: int, parameters: FloatArray) -> None:
-    """Snapshots that the server takes in as those that were frozen after its last checkpoint."""
+    """Write snapshots that the server will load as frozen after its last checkpoint."""
     pool.mkdir()
     for number in range(members, snapshots):
         member, term = number % members, number // members
@@ -182,7 +206,7 @@ def _fill(pool: Path, members: int, snapshots: int, parameters: FloatArray) -> N
 
 
 def _turns(rank: Rank, teams: list[SimulatedTeam], seconds: float) -> Iterator[float]:
-    """Everybody in turn for so long: the processor time of each of the server's turns."""
+    """Step all teams and the server for `seconds`; yield the processor time of each of the server's steps."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for team in teams:

@@ -90,7 +90,7 @@ LEAGUE_COMMANDS = {
     "show": ["run"],
     "export": ["run", "--table", "table.csv"],
     "exploit": ["run", "random", "stop.updates=1"],
-    "carry": ["run", "random", "run/config.yaml", "--out", "out.h5"],
+    "transfer": ["run", "random", "run/config.yaml", "--out", "out.h5"],
 }
 
 

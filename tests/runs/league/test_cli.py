@@ -172,14 +172,14 @@ def test_league_show_prints_every_section(rps, run):
         "main-000003",
     ):
         assert part in out
-    assert "shown are" not in out
+    assert "showing" not in out
 
 
 def test_large_pools_print_newest_and_highest_rated_snapshots(rps, run, monkeypatch):
     monkeypatch.setattr("hpcmarl.cli.league_show.MOST_SHOWN", 3)
     _, out, _ = run("league", "show", rps)
     assert (
-        "shown are 3 of 8 rows and 3 of 8 columns, the newest of each member and the highest rated; --json "
+        "showing 3 of 8 rows and 3 of 8 columns, the newest of each member and the highest rated; --json "
         "has all"
     ) in out
     rows = [

@@ -28,7 +28,7 @@ def league(tmp_path_factory):
 
 def invoke(league, *arguments):
     """Exit code, standard output, the error."""
-    result = CliRunner().invoke(league_app, ["carry", str(league / "run"), *map(str, arguments)])
+    result = CliRunner().invoke(league_app, ["transfer", str(league / "run"), *map(str, arguments)])
     return result.exit_code, result.stdout, result.exception
 
 

@@ -198,7 +198,7 @@ def test_exported_csv_equals_the_shards(run, tmp_path):
     ("arguments", "words"),
     [
         (["--out", "x.npz", "--table", "nobody"], r"--table nobody.*walkers"),
-        (["--out", "x.parquet"], "neither npz nor csv"),
+        (["--out", "x.parquet"], "neither .npz nor .csv"),
     ],
 )
 def test_export_rejects_unknown_tables_and_formats(run, tmp_path, arguments, words):
