@@ -1,8 +1,8 @@
-"""The configuration: the models of a run (`schema`, with its parts beside it) and of a simulation, and what
-reads YAML into them.
+"""Configuration models of runs and simulations, and the functions that read them from YAML.
 
-Everything takes the models as arguments, from here; only the command line and the roles read files
-(`file`)."""
+`schema` holds the model of a run and `simulation` the model of a simulation; the other modules hold their
+sections and checks. `file` reads YAML files. Most code receives the models as arguments.
+"""
 
 from hpcmarl.config.algo_checks import common_reward_text
 from hpcmarl.config.algos import (
