@@ -1,4 +1,4 @@
-"""Checks of the section `algo`: choices that exclude each other, one line each."""
+"""Checks of the section `algo` for choices that exclude each other."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from hpcmarl.config.algos import (
 
 
 def algo_contradictions(algo: AlgoConfig) -> list[str]:
-    """Choices of an algorithm that exclude each other, each as one line that names the keys, why, and what to
-    change."""
+    """Return one line for each pair of choices in `algo` that exclude each other: keys, reason and remedy."""
     found = _replay_contradictions(algo) if isinstance(algo, QLearningConfig) else []
     if isinstance(algo, MATraceConfig) and algo.critic == "independent" and algo.ratios == "joint":
         found.append(
@@ -50,13 +49,13 @@ def algo_contradictions(algo: AlgoConfig) -> list[str]:
 
 
 def common_reward_text(algo: AlgoConfig) -> tuple[str, str]:
-    """Name what has agents learn from a common reward, for messages.
+    """Name the setting that makes agents learn from a common reward, for messages.
 
     Args:
         algo: An algorithm whose `common_reward` is not none.
 
     Returns:
-        The key with its value, and how to have each agent learn from its own reward.
+        The key with its value, and the change after which each agent learns from its own reward.
     """
     if isinstance(algo, ActorCriticConfig) and not isinstance(algo, COMAConfig):
         return f"algo.critic: {algo.critic}", "use algo.critic: independent"
@@ -68,7 +67,7 @@ def common_reward_text(algo: AlgoConfig) -> tuple[str, str]:
 
 
 def _team_contradictions(algo: MATraceConfig, teams: tuple[tuple[str, ...], ...]) -> list[str]:
-    """About algo.teams."""
+    """Return one line for each mistake in `algo.teams`."""
     found = []
     alone = (
         "critic: independent"
@@ -92,7 +91,7 @@ def _team_contradictions(algo: MATraceConfig, teams: tuple[tuple[str, ...], ...]
 
 
 def _replay_contradictions(algo: QLearningConfig) -> list[str]:
-    """Report choices of a value-based algorithm that exclude each other."""
+    """Return one line for each pair of choices of a value-based algorithm that exclude each other."""
     found = []
     if algo.sparse is not None and algo.sparse.training == "sparse" and not algo.network.recurrent:
         found.append(

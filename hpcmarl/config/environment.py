@@ -1,4 +1,4 @@
-"""The sections `env` and `policies`: which environment is stepped, and which agents share a policy."""
+"""The sections `env` and `policies`: the environment, and the agents of each policy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hpcmarl.config.base import (
 
 
 class EnvConfig(Section):
-    """The environment that every actor steps."""
+    """Environment that every actor steps."""
 
     id: str = Field(
         description=(
@@ -62,8 +62,14 @@ class EnvConfig(Section):
     )
 
     def changed(self, own: Mapping[str, Any]) -> EnvConfig:
-        """This environment with some keys of its own over it; `kwargs` are merged key by key. Raises
-        pydantic's ValidationError."""
+        """Return this environment with other values for some keys.
+
+        Args:
+            own: New values; its `kwargs` are merged into the present ones key by key.
+
+        Raises:
+            ValidationError: If a key or value is not valid (pydantic).
+        """
         if not own:
             return self
         return EnvConfig.model_validate(
@@ -72,7 +78,7 @@ class EnvConfig(Section):
 
 
 class PolicyConfig(Section):
-    """Which agents share one policy."""
+    """Agents that share one policy."""
 
     agents: tuple[str, ...] = Field(
         min_length=1, description="agent names or patterns (agent_*, adversary_?)"

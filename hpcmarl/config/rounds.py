@@ -1,5 +1,4 @@
-"""The sections `optimizer` and `rounds`: what a step is and when one is made. The simulator has the same
-sections."""
+"""The sections `optimizer` and `rounds`, which runs and simulations share."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from hpcmarl.config.base import Count, Fraction, Natural, PositiveFloat, Positiv
 
 
 class OptimizerConfig(Section):
-    """What all optimizers have."""
+    """Keys of all optimizers."""
 
     step_size: PositiveFloat
     critic_step_size: PositiveFloat | None = Field(None, description="step size of critics; null: step_size")
@@ -23,7 +22,7 @@ class OptimizerConfig(Section):
 
 
 class ClippingConfig(OptimizerConfig):
-    """What the optimizers have that clip gradients."""
+    """Keys of the optimizers that can clip gradients."""
 
     max_gradient_norm: PositiveFloat | None = Field(
         None, description="clip the gradient of each policy to this norm; null: never"
@@ -35,14 +34,14 @@ class ClippingConfig(OptimizerConfig):
 
     @property
     def max_gradient_norm_of_critics(self) -> float | None:
-        """Norm that the gradient of each critic is clipped to; None: unlimited."""
+        """Norm to which the gradient of each critic is clipped; None: no clipping."""
         return (
             self.max_gradient_norm if self.critic_max_gradient_norm is None else self.critic_max_gradient_norm
         )
 
 
 class NigtConfig(OptimizerConfig):
-    """Normalised momentum with implicit gradient transport (papers: NIGT): step size alpha, momentum eta."""
+    """NIGT, normalised momentum with implicit gradient transport: step size alpha, momentum eta."""
 
     name: Literal["nigt"] = "nigt"
     step_size: PositiveFloat = Field(0.03, description="alpha, the length of a step where it is normalised")
@@ -95,7 +94,7 @@ class RmspropConfig(ClippingConfig):
 
 
 class RoundsConfig(Section):
-    """When a round ends and how its sum travels."""
+    """Rule that ends a round, and the way in which its gradients are summed."""
 
     rule: Literal["sync", "rennala", "malenia", "afedpg"] = "sync"
     batch: PositiveInt | None = Field(
@@ -148,13 +147,12 @@ class RoundsConfig(Section):
 
     @property
     def collective(self) -> bool:
-        """Whether the learners sum among themselves, each with a replica of the optimizer, and the server
-        only counts."""
+        """Whether the learners sum gradients by AllReduce; each then steps a replica of the optimizer."""
         return self.reduce != "server"
 
     @property
     def counts_all_begun(self) -> bool:
-        """Whether every episode that has begun when a round has enough still counts in it."""
+        """Whether a round counts every episode that has begun by the time it has enough trajectories."""
         return self.admission == "all_begun"
 
 
@@ -162,7 +160,12 @@ OptimizerSection = Annotated[NigtConfig | AdamConfig | SgdConfig | RmspropConfig
 
 
 def critic_contradictions(optimizer: OptimizerConfig, learner: str) -> list[str]:
-    """Keys of critics where nothing has one; `learner` says what is trained instead. One line each."""
+    """Return one line for each key of critics in the configuration of an algorithm without critics.
+
+    Args:
+        optimizer: Section `optimizer`.
+        learner: Key and name of the algorithm (or objective) without critics, for the message.
+    """
     return [
         (
             f"optimizer.{key}: {value} is for critics, and {learner} has none; use "
@@ -174,8 +177,13 @@ def critic_contradictions(optimizer: OptimizerConfig, learner: str) -> list[str]
 
 
 def round_contradictions(rounds: RoundsConfig, groups: int, word: str) -> list[str]:
-    """What excludes each other in `rounds`, with so many groups (`word`: what they are called where the rule
-    is to run)."""
+    """Return one line for each pair of choices in `rounds` that exclude each other.
+
+    Args:
+        rounds: Section `rounds`.
+        groups: Number of groups, or of workers in a simulation.
+        word: Name for groups in the message: "groups" or "workers".
+    """
     found = []
     if rounds.rule == "malenia" and rounds.batch is not None and rounds.batch < groups:
         found.append(

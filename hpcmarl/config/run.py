@@ -1,5 +1,4 @@
-"""The sections about the course of a run: what is written, judged and told, when it ends. Part of config.py;
-knows no other section."""
+"""The sections for output, evaluation, logging, faults and the end of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from hpcmarl.config.base import Count, Natural, NonNegative, PositiveFloat, Posi
 
 
 class TrajectoriesConfig(Section):
-    """Which steps are kept on disk, and how."""
+    """Trajectory files: the steps that actors write to disk."""
 
     enabled: bool = True
     compression: Literal["none", "lzf", "gzip", "zstd", "blosc_lz4"] = "none"
@@ -29,7 +28,7 @@ class TrajectoriesConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """When the state of the run is written."""
+    """Checkpoints of the run's state."""
 
     every_seconds: PositiveFloat | None = 60.0
     every_updates: PositiveInt | None = None
@@ -40,7 +39,7 @@ class CheckpointConfig(Section):
 
 
 class EvalConfig(Section):
-    """How the policies are judged: without learning, on environments of their own."""
+    """Evaluation of the policies, without learning and on separate environments."""
 
     episodes: Natural = Field(100, description="episodes at the end of the run; 0: none")
     greedy: bool = Field(True, description="take the most probable action (or the mean) instead of sampling")
@@ -53,7 +52,7 @@ class EvalConfig(Section):
 
 
 class StopConfig(Section):
-    """The run ends at the first of these."""
+    """Limits of a run; it ends at the first that it reaches."""
 
     updates: PositiveInt | None = None
     env_steps: PositiveInt | None = None
@@ -69,7 +68,7 @@ class StopConfig(Section):
 
 
 class LoggingConfig(Section):
-    """What is told while the run goes on."""
+    """Log messages, progress display and rows of metrics."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     progress: bool = Field(
@@ -81,7 +80,7 @@ class LoggingConfig(Section):
 
 
 class FaultsConfig(Section):
-    """What is done about numbers that are none; and test-only injections: a rank raises on purpose."""
+    """Response to non-finite values, and failures injected for tests."""
 
     on_nan: Literal["stop", "skip"] = Field(
         "stop",

@@ -1,9 +1,7 @@
-"""The configuration of a run: frozen pydantic models with defaults, units and cross-field checks. `hpcmarl
-config schema` prints it.
+"""The model of a run's configuration and the checks between its sections.
 
-`file.py` reads YAML into it; everything else takes the models as arguments. Knows no environment, network or
-rank: what only the environment can tell (has it a state? do spaces fit?) is checked where the environment is
-known.
+`hpcmarl config schema` prints all keys. Properties of the environment (its state, its spaces) are checked
+later, as soon as the environment is known.
 """
 
 from __future__ import annotations
@@ -50,12 +48,13 @@ from hpcmarl.config.topology import TopologyConfig
 
 
 class Config(Section):
-    """A whole run."""
+    """Configuration of a run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "run"
     preset: PresetName | None = Field(
         None,
-        exclude=True,  # a resolved configuration has its values instead
+        # a resolved configuration holds the preset's values instead
+        exclude=True,
         description=(
             "fill in what an algorithm's authors set, where neither file nor command line say "
             "otherwise (hpcmarl list presets)"
@@ -89,7 +88,10 @@ class Config(Section):
 
     @property
     def backpressure(self) -> bool:
-        """Whether actors wait for a learner that is behind, instead of dropping what they sample."""
+        """Whether actors pause while their learner has enough rollouts.
+
+        `rounds.admission: all_begun` implies it. In deterministic runs actors wait for each version anyway.
+        """
         return (self.rounds.backpressure and not self.deterministic) or self.rounds.counts_all_begun
 
     @model_validator(mode="after")
@@ -105,21 +107,21 @@ class Config(Section):
 
 
 def counts_episodes(config: Config) -> bool:
-    """Whether a trajectory is a whole episode instead of an unroll."""
+    """Return whether a trajectory is a whole episode instead of an unroll."""
     return config.algo.trajectory_unit == "episode"
 
 
 def batch_of(config: Config, slots: Sequence[int]) -> int:
-    """Return the trajectories of a round, M.
+    """Return the number of trajectories in a round, M.
 
     Args:
-        config: The run's.
-        slots: Environment slots of each group.
+        config: Configuration of the run.
+        slots: Number of environment slots of each group.
 
     Returns:
-        As configured, else one gradient's worth of every group (afedpg: of one). That is an episode of every
-        slot for on-policy episodes, so that no slot rests; `gradient_episodes` of replayed ones; one message
-        of an actor for unrolls.
+        `rounds.batch` if it is set. Otherwise the trajectories of one gradient of every group (afedpg: of one
+        group). A gradient has one episode of every slot for on-policy episodes, so that no slot idles. It has
+        `gradient_episodes` replayed episodes, or as many unrolls as an actor sends in one message.
     """
     if config.rounds.batch is not None:
         return config.rounds.batch
@@ -131,8 +133,16 @@ def batch_of(config: Config, slots: Sequence[int]) -> int:
 
 
 def inference_form(config: Config, *, repeatable: bool = False) -> InferenceForm:
-    """In which form policies multiply by their weights. Where the result must be `repeatable`, or the run is
-    deterministic, no time decides."""
+    """Return the form in which actors and evaluators multiply by the weights of sparse policies.
+
+    Args:
+        config: Configuration of the run.
+        repeatable: Whether the results must not depend on time measurements. Then "auto" becomes "dense", as
+            in deterministic runs.
+
+    Returns:
+        "dense" without sparse training, else `algo.sparse.inference`.
+    """
     sparse: SparseConfig | None = getattr(config.algo, "sparse", None)
     if sparse is None or (sparse.inference == "auto" and (repeatable or config.deterministic)):
         return "dense"
@@ -140,7 +150,7 @@ def inference_form(config: Config, *, repeatable: bool = False) -> InferenceForm
 
 
 def contradictions(config: Config) -> list[str]:
-    """Choices that exclude each other, each as one line that names the keys, why, and what to change."""
+    """Return one line for each pair of choices that exclude each other: keys, reason and remedy."""
     found = []
     groups = len(config.topology.group_list)
     if groups == 0:

@@ -1,5 +1,4 @@
-"""The section `slurm` of the configuration. Part of config.py; launch/slurm.py renders it. Knows nothing of
-Slurm itself."""
+"""The section `slurm`: settings of the cluster for batch scripts (rendered by launch/slurm.py)."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from hpcmarl.config.base import Line, Section
 
 
 class SlurmConfig(Section):
-    """The cluster's settings for `hpcmarl submit`; a run itself does not look at them."""
+    """Settings of the cluster for `hpcmarl submit`; the run itself does not use them."""
 
     account: Line | None = None
     partition: Line | None = None

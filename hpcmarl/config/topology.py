@@ -1,4 +1,4 @@
-"""The section `topology`: how many actors and learners there are, and what differs between groups."""
+"""The section `topology`: numbers of actors and learners, and differences between groups."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hpcmarl.config.base import (
 
 
 class DelayConfig(Section):
-    """Injected slowness of a group's actors, for studies of unequal ranks (seconds)."""
+    """Delays, in seconds, added to the actors of a group to study ranks of unequal speed."""
 
     step: NonNegative = Field(0.0, description="added to every environment step of an actor")
     trajectory: NonNegative = Field(
@@ -39,7 +39,7 @@ class GroupConfig(Section):
 
 
 class TopologyConfig(Section):
-    """Which rank does what; `hpcmarl doctor` prints the table."""
+    """Roles of the ranks; `hpcmarl doctor CONFIG` prints the table."""
 
     groups: GroupCount | tuple[GroupConfig, ...] = Field(
         1, description="how many learners, or a list with one entry a learner"
@@ -78,5 +78,5 @@ class TopologyConfig(Section):
 
     @property
     def group_list(self) -> tuple[GroupConfig, ...]:
-        """One entry a group, in order."""
+        """One entry for each group, in order."""
         return (GroupConfig(),) * self.groups if isinstance(self.groups, int) else self.groups
