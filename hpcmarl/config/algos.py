@@ -1,5 +1,7 @@
-"""The sections `algo` and the networks in it: one model an algorithm. A new algorithm is a class here and a
-name in `Algo`."""
+"""The section `algo`: one model for each algorithm, and the models of its networks and replay.
+
+A new algorithm is a class here and a member of the union `Algo`.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,12 @@ from hpcmarl.config.base import (
 )
 
 InferenceForm = Literal["auto", "dense", "sparse"]
-# the mean over all agents, or over those of a policy; none: each agent's own
+# Agents whose mean reward an agent learns from: all agents, those of its policy, or the agent alone (none).
 CommonReward = Literal["all", "policy", "none"]
 
 
 class NetworkConfig(Section):
-    """The shape of a multi-layer perceptron, and the recurrence before its head."""
+    """Shape of a multi-layer perceptron, with an optional GRU before its head."""
 
     hidden: tuple[Width, ...] = Field((64, 64), max_length=64, description="units of each hidden layer")
     activation: Literal["tanh", "relu"] = "tanh"
@@ -34,23 +36,28 @@ class NetworkConfig(Section):
 
 
 class AlgoConfig(Section):
-    """What every algorithm has. `gradient_episodes`: of one gradient by default, where trajectories are whole
-    episodes."""
+    """Keys and properties of all algorithms.
+
+    Attributes:
+        gradient_episodes: Default number of episodes in one gradient, if trajectories are whole episodes.
+        trajectory_unit: What one trajectory is: an unroll or a whole episode.
+        is_on_policy: Whether the algorithm learns only from trajectories sampled with the newest parameters.
+    """
 
     gradient_episodes: ClassVar[int] = 1
     trajectory_unit: ClassVar[Literal["unroll", "episode"]] = "episode"
-    is_on_policy: ClassVar[bool] = False  # learns only from what was sampled under the newest parameters
+    is_on_policy: ClassVar[bool] = False
     discount: Annotated[float, Field(gt=0, le=1)] = 0.99
     network: NetworkConfig = section(NetworkConfig)
 
     @property
     def common_reward(self) -> CommonReward:
-        """Whose mean reward each agent learns from."""
+        """Agents whose mean reward each agent learns from."""
         return "none"
 
 
 class ReinforceConfig(AlgoConfig):
-    """The trajectory gradient of arXiv 2509.24305: discounted rewards to go, no baseline; whole episodes."""
+    """REINFORCE as in arXiv 2509.24305: discounted rewards to go, no baseline; whole episodes."""
 
     is_on_policy: ClassVar[bool] = True
     name: Literal["reinforce"] = "reinforce"
@@ -61,7 +68,7 @@ class ReinforceConfig(AlgoConfig):
 
 
 class ValueLearningConfig(AlgoConfig):
-    """What all that learn values share: the units of what their networks see and are rewarded with."""
+    """Keys of all algorithms that learn values: units of observations and rewards."""
 
     normalise_observations: bool = Field(
         False, description="networks see their inputs in units of their spread so far"
@@ -75,7 +82,7 @@ class ValueLearningConfig(AlgoConfig):
 
 
 class ActorCriticConfig(ValueLearningConfig):
-    """What the actor-critics share."""
+    """Keys of all actor-critic algorithms."""
 
     trajectory_unit: ClassVar[Literal["unroll", "episode"]] = "unroll"
     unroll: Count = Field(25, description="steps of one unroll, T")
@@ -135,7 +142,7 @@ class ActorCriticConfig(ValueLearningConfig):
 
 
 class ValueCriticConfig(ActorCriticConfig):
-    """What the actor-critics share whose critics value what is seen, and not actions."""
+    """Keys of MA-Trace and PPO, whose critics estimate the value of observations or states."""
 
     critic_input: Literal["team", "agent"] = Field(
         "team",
@@ -146,7 +153,7 @@ class ValueCriticConfig(ActorCriticConfig):
 
 
 class MATraceConfig(ValueCriticConfig):
-    """MA-Trace (arXiv 2111.11229): V-trace with ratios over the team."""
+    """MA-Trace (arXiv 2111.11229): V-trace with importance ratios of the team or of each agent."""
 
     name: Literal["ma_trace"] = "ma_trace"
     ratios: Literal["joint", "agent"] | None = Field(
@@ -186,8 +193,7 @@ class COMAConfig(ActorCriticConfig):
 
 
 class PPOConfig(ValueCriticConfig):
-    """PPO (arXiv 1707.06347): IPPO with critic: independent, MAPPO with critic: joint_observation or
-    state."""
+    """PPO (arXiv 1707.06347): IPPO with critic: independent, else MAPPO."""
 
     name: Literal["ppo"] = "ppo"
     trace_lambda: Fraction = Field(0.95, description="lambda of the generalised advantage estimation")
@@ -224,8 +230,10 @@ class PPOConfig(ValueCriticConfig):
 
 
 class DynamicReplayConfig(Section):
-    """RLx2's buffer of dynamic capacity (arXiv 2205.15043): where the policy has moved away from the oldest
-    episodes, a tenth of all leaves."""
+    """Replay of dynamic capacity (RLx2, arXiv 2205.15043).
+
+    If the oldest episodes differ much from the present policy, the oldest tenth of the replay is removed.
+    """
 
     every: Count = Field(
         400, description="new episodes after which the oldest are looked at (RLx2: 10,000 steps)"
@@ -242,8 +250,10 @@ class DynamicReplayConfig(Section):
 
 
 class PriorityConfig(Section):
-    """Prioritised replay (arXiv 1511.05952): episodes whose values are far from their targets are drawn more
-    often and weigh less each time."""
+    """Prioritised replay (arXiv 1511.05952).
+
+    Episodes with large temporal-difference errors are drawn more often. Importance weights correct for that.
+    """
 
     alpha: Fraction = Field(0.6, description="exponent of the priorities: 0 draws all alike (R2D2: 0.9)")
     beta: Fraction = Field(
@@ -266,8 +276,7 @@ class PriorityConfig(Section):
 
 
 class ReplayConfig(Section):
-    """The finished episodes that a learner keeps and learns from again and again; each learner has its
-    own."""
+    """Replay buffer of finished episodes; each learner has one for the episodes of its actors."""
 
     episodes: Count = Field(5000, description="episodes that a learner keeps; the oldest leave")
     megabytes: PositiveFloat = Field(2048.0, description="or so many megabytes, whichever is reached first")
@@ -303,8 +312,7 @@ class ReplayConfig(Section):
 
 
 class SparseConfig(Section):
-    """Training in which most weights are zero all the time: MAST's and RigL's topology, SET's, or a fixed
-    one."""
+    """Sparse training with the topology of MAST, RigL or SET, or a fixed one: most weights stay zero."""
 
     sparsity: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.9, description="share of the weights that are zero; small layers are denser (Erdős–Rényi)"
@@ -333,7 +341,7 @@ class SparseConfig(Section):
 
 
 class AgentNetworkConfig(NetworkConfig):
-    """The same for the agents of value-based algorithms: recurrent unless told otherwise, as in PyMARL."""
+    """Shape of the agents' networks in value-based algorithms: recurrent by default, as in PyMARL."""
 
     hidden: tuple[Width, ...] = Field((64,), max_length=64, description="units of each hidden layer")
     activation: Literal["tanh", "relu"] = "relu"
@@ -347,8 +355,7 @@ class AgentNetworkConfig(NetworkConfig):
 
 
 class QLearningConfig(ValueLearningConfig):
-    """What the value-based algorithms share: recurrent agents, replayed episodes, double Q-learning with a
-    target network."""
+    """Keys of all value-based algorithms: agents, replay, targets and exploration."""
 
     gradient_episodes: ClassVar[int] = 32
     network: AgentNetworkConfig = section(AgentNetworkConfig)
@@ -394,7 +401,7 @@ class QLearningConfig(ValueLearningConfig):
 
 
 class OperatorConfig(QLearningConfig):
-    """How the value of the next step follows from the agents' action values."""
+    """Keys of the operator that turns action values into the value of the next step."""
 
     operator: Literal["max", "mellowmax"] = Field(
         "max", description="mellowmax: MAST's soft mellowmax of each agent's target values"
@@ -406,7 +413,7 @@ class OperatorConfig(QLearningConfig):
 
 
 class IQLConfig(OperatorConfig):
-    """Independent Q-learning: every agent on its own reward."""
+    """Independent Q-learning: every agent learns from its own reward."""
 
     name: Literal["iql"] = "iql"
 
@@ -416,13 +423,13 @@ class IQLConfig(OperatorConfig):
 
 
 class VDNConfig(OperatorConfig):
-    """Value decomposition networks (arXiv 1706.05296)."""
+    """VDN (arXiv 1706.05296): the team's value is the sum of the agents' values."""
 
     name: Literal["vdn"] = "vdn"
 
 
 class MixingConfig(Section):
-    """The monotonic mixing network."""
+    """Keys of the monotonic mixing network."""
 
     mixer_state: Literal["auto", "state", "joint_observation"] = Field(
         "auto",
@@ -443,13 +450,13 @@ class MixingConfig(Section):
 
 
 class QMIXConfig(OperatorConfig, MixingConfig):
-    """QMIX (arXiv 1803.11485)."""
+    """QMIX (arXiv 1803.11485): a monotonic network mixes the agents' values."""
 
     name: Literal["qmix"] = "qmix"
 
 
 class WQMIXConfig(OperatorConfig, MixingConfig):
-    """Weighted QMIX (arXiv 2006.10800)."""
+    """Weighted QMIX (arXiv 2006.10800): CW-QMIX or OW-QMIX."""
 
     name: Literal["wqmix"] = "wqmix"
     weighting: Literal["central", "optimistic"] = Field("optimistic", description="CW-QMIX or OW-QMIX")
@@ -461,8 +468,10 @@ class WQMIXConfig(OperatorConfig, MixingConfig):
 
     @property
     def alpha(self) -> float:
-        """`weight`, or its default. 0.5 is in the authors' command for OW-QMIX in SMAC; their configuration
-        files have 0.1."""
+        """`weight` if it is set, else the default of `weighting`.
+
+        The default 0.5 is from the authors' command for OW-QMIX in SMAC; their configuration files have 0.1.
+        """
         return (
             self.weight if self.weight is not None else {"optimistic": 0.5, "central": 0.75}[self.weighting]
         )

@@ -1,5 +1,7 @@
-"""The sections of a league that its matchmakers, member kinds and evaluation strategies read. docs/league.md
-has the formulas and their sources."""
+"""Sections of matchmakers, member kinds and evaluation strategies of a league.
+
+docs/league.md has their formulas and sources.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ MetaStrategyName = Literal["uniform", "nash", "replicator", "alpha_rank"]
 
 
 class LatestConfig(Section):
-    """Naive self-play."""
+    """Naive self-play: the member itself or the newest snapshot."""
 
     name: Literal["latest"] = "latest"
     self_share: Fraction = Field(
@@ -34,7 +36,7 @@ class LatestConfig(Section):
 
 
 class UniformConfig(Section):
-    """Fictitious self-play: all of the past alike."""
+    """Fictitious self-play: all snapshots with the same probability."""
 
     name: Literal["uniform"] = "uniform"
     self_share: Fraction = Field(
@@ -44,7 +46,7 @@ class UniformConfig(Section):
 
 
 class QualityConfig(Section):
-    """OpenAI Five's quality scores (arXiv 1912.06680)."""
+    """Quality scores of OpenAI Five (arXiv 1912.06680): the member itself, or snapshots by quality."""
 
     name: Literal["quality"] = "quality"
     self_share: Fraction = Field(
@@ -59,7 +61,7 @@ class QualityConfig(Section):
 
 
 class PfspConfig(Section):
-    """AlphaStar's prioritised fictitious self-play."""
+    """Prioritised fictitious self-play (AlphaStar): snapshots weighted by the member's score against them."""
 
     name: Literal["pfsp"] = "pfsp"
     self_share: Fraction = Field(
@@ -78,8 +80,7 @@ class PfspConfig(Section):
 
 
 class PsroConfig(Section):
-    """Policy-space response oracles (arXiv 1711.00832): the opponents' meta-strategy in the game of what was
-    evaluated."""
+    """PSRO (arXiv 1711.00832): snapshots by the meta-strategy of the game between evaluated snapshots."""
 
     name: Literal["psro"] = "psro"
     self_share: Fraction = Field(
@@ -107,7 +108,7 @@ class PsroConfig(Section):
 
 
 class PartnersConfig(Section):
-    """Cooperation: partners from the pool, so that a member learns to play with strangers."""
+    """Cooperative leagues: partners from the pool, so that members learn to play with unknown partners."""
 
     name: Literal["partners"] = "partners"
     self_share: Fraction = Field(
@@ -119,7 +120,7 @@ class PartnersConfig(Section):
 
 
 class FixedConfig(Section):
-    """Always the same members."""
+    """Newest snapshots of given members, always the same."""
 
     name: Literal["fixed"] = "fixed"
     self_share: Fraction = Field(
@@ -140,7 +141,7 @@ MatchmakingConfig = Annotated[
 
 
 class LiveConfig(Section):
-    """The record of a training member against each snapshot."""
+    """Record of a training member's games against each snapshot."""
 
     decay: Annotated[float, Field(gt=0, le=1)] = Field(
         0.99, description="what an older game still counts after one more against the same snapshot"
@@ -151,8 +152,7 @@ class LiveConfig(Section):
 
 
 class FreezeConfig(Section):
-    """When a member of a kind is frozen: at once when it beats all it is measured against, or when time is
-    out."""
+    """Conditions under which a member is frozen: it beats all required opponents, or its term is over."""
 
     winning: Fraction = Field(
         0.7, description="live score against every one of them above which it may be frozen early"
@@ -167,7 +167,7 @@ class FreezeConfig(Section):
 
 
 class MainConfig(Section):
-    """AlphaStar's main agent: self-play, PFSP over all of the pool, and what it has forgotten."""
+    """AlphaStar's main agent: self-play, PFSP over the pool, exploiters and forgotten snapshots."""
 
     name: Literal["main"] = "main"
     freeze: FreezeConfig = section(FreezeConfig)
@@ -188,7 +188,7 @@ class MainConfig(Section):
 
 
 class MainExploiterConfig(Section):
-    """AlphaStar's main exploiter: looks for what beats the mains of today."""
+    """AlphaStar's main exploiter: trains against the present main agents."""
 
     name: Literal["main_exploiter"] = "main_exploiter"
     freeze: FreezeConfig = section(FreezeConfig)
@@ -199,7 +199,7 @@ class MainExploiterConfig(Section):
 
 
 class LeagueExploiterConfig(Section):
-    """AlphaStar's league exploiter: looks for what beats everybody."""
+    """AlphaStar's league exploiter: trains against the whole pool."""
 
     name: Literal["league_exploiter"] = "league_exploiter"
     freeze: FreezeConfig = section(FreezeConfig)
@@ -216,7 +216,7 @@ MemberKindConfig = Annotated[
 
 
 class StrategySection(Section):
-    """What the evaluation strategies share."""
+    """Keys of all evaluation strategies."""
 
     games_per_pair: Count | None = Field(
         None, description="games after which a pair is known well enough; default: never"
@@ -224,20 +224,20 @@ class StrategySection(Section):
 
 
 class RoundRobinConfig(StrategySection):
-    """All pairs, those with the fewest games first."""
+    """All pairs, the pair with the fewest games first."""
 
     name: Literal["round_robin"] = "round_robin"
 
 
 class LatestPairsConfig(StrategySection):
-    """Each snapshot against those that were the newest when it came."""
+    """Each snapshot against those that were the newest when it was frozen."""
 
     name: Literal["latest"] = "latest"
     opponents: Count = Field(10, description="K: against how many older snapshots each one is played")
 
 
 class PanelConfig(StrategySection):
-    """Everybody against the same few."""
+    """Each snapshot against the same few snapshots."""
 
     name: Literal["panel"] = "panel"
     panel: tuple[Natural, ...] = Field(
@@ -249,7 +249,7 @@ class PanelConfig(StrategySection):
 
 
 class AdaptiveConfig(StrategySection):
-    """The pair whose mean score is least certain first."""
+    """All pairs, the pair with the least certain mean score first."""
 
     name: Literal["adaptive"] = "adaptive"
     prior_games: PositiveFloat = Field(
@@ -263,14 +263,13 @@ EvaluationStrategyConfig = Annotated[
 
 
 def self_play_share(maker: MatchmakingConfig | MemberKindConfig) -> tuple[str, float]:
-    """How many episodes a member plays against its own present weights.
+    """Return the largest share of episodes that a member plays against its own present weights.
 
     Args:
-        maker: What chooses its opponents.
+        maker: Matchmaker or kind of the member.
 
     Returns:
-        The key of the section that says so, and the share that it allows, 0 to 1. Kinds without such a key
-        never play themselves.
+        The key of the section that sets the share, and the share, 0 to 1. Kinds without such a key have 0.
     """
     if isinstance(maker, MainConfig):
         return "pfsp_share", 1.0 - maker.pfsp_share
@@ -280,8 +279,13 @@ def self_play_share(maker: MatchmakingConfig | MemberKindConfig) -> tuple[str, f
 def matchmaking_contradictions(
     key: str, config: MatchmakingConfig | MemberKindConfig, *, cooperative: bool
 ) -> list[str]:
-    """What a matchmaker's section (at `key` in the configuration) does not allow, each as one line that says
-    what to change."""
+    """Return one line for each mistake in the section of a matchmaker or kind: keys, reason and remedy.
+
+    Args:
+        key: Dotted key of the section.
+        config: The section.
+        cooperative: Whether the league is cooperative.
+    """
     found = []
     if cooperative and config.name == "psro":
         found.append(

@@ -1,4 +1,4 @@
-"""Checks of the section `league` against the others: choices that exclude each other, one line each."""
+"""Checks of the section `league` against the other sections of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hpcmarl.config.topology import TopologyConfig
 
 
 class LeagueRun(Protocol):
-    """The sections of a run's configuration that a league depends on."""
+    """Sections of a run's configuration that a league depends on."""
 
     @property
     def league(self) -> LeagueConfig | None: ...
@@ -39,7 +39,7 @@ class LeagueRun(Protocol):
 
 
 def league_contradictions(run: LeagueRun) -> list[str]:
-    """What does not go with a league, each as one line that names the keys, why, and what to change."""
+    """Return one line for each choice that a league excludes: keys, reason and remedy."""
     league = run.league
     if league is None and run.topology.evaluators:
         return [
@@ -81,14 +81,14 @@ def league_contradictions(run: LeagueRun) -> list[str]:
     shared = league.own_seats > 1 or (
         len(run.policies) == 1 and any("*" in policy.agents for policy in run.policies.values())
     )
-    # reinforce has no common reward in games of turns, as only the environment tells
+    # REINFORCE has no common reward in turn-based games, which only the environment can report.
     if shared and run.algo.name != "reinforce":
         found += self_play_contradictions(run)
     return found + _without_training(run, league)
 
 
 def _excluded_by_league(run: LeagueRun) -> list[str]:
-    """Report keys of ordinary runs that leagues do not have, one line each."""
+    """Return one line for each key of ordinary runs that leagues do not support."""
     found = []
     if run.rounds.collective:
         found.append(
@@ -119,19 +119,19 @@ def _excluded_by_league(run: LeagueRun) -> list[str]:
 
 
 def self_play_contradictions(run: LeagueRun, *, constant_sum: bool = False) -> list[str]:
-    """What self-play makes senseless where one policy plays all seats: a common reward of opponents.
+    """Check that opponents do not learn from a common reward in self-play.
 
-    A league that is not cooperative says that seats have opposed aims. In an episode of a member against
-    itself the mean reward over all seats is then nobody's aim; where rewards sum to zero it is always 0.
-    Against others the mean is over the member's own seats.
+    In a league that is not cooperative, seats have opposed aims. In an episode of a member against itself the
+    mean reward over all seats is no agent's aim; if rewards sum to zero, it is always 0. In episodes against
+    others the mean is over the member's own seats only.
 
     Args:
-        run: A league in which one policy plays all seats.
-        constant_sum: Whether the environment is known to be constant-sum; then a cooperative league has no
-            aim either.
+        run: League in which one policy plays all seats.
+        constant_sum: Whether the environment is known to be constant-sum. Then a common reward has no meaning
+            in a cooperative league either.
 
     Returns:
-        At most one line, which names the key and the remedy.
+        At most one line: key, reason and remedy.
     """
     league = run.league
     assert league is not None
@@ -151,7 +151,7 @@ def self_play_contradictions(run: LeagueRun, *, constant_sum: bool = False) -> l
 
 
 def _makers_in_use(league: LeagueConfig) -> dict[str, MatchmakingConfig | MemberKindConfig]:
-    """What chooses the opponents of the members that train, by key."""
+    """Return the matchmakers and kinds of the members that train, by the dotted key of their section."""
     if not league.members:
         return {"league.matchmaking": league.matchmaking}
     makers: dict[str, MatchmakingConfig | MemberKindConfig] = {}
@@ -168,7 +168,7 @@ def _makers_in_use(league: LeagueConfig) -> dict[str, MatchmakingConfig | Member
 
 
 def _without_training(run: LeagueRun, league: LeagueConfig) -> list[str]:
-    """About members that do not train, and teams that would have none to train."""
+    """Return one line for each untrained member without `start`, and one for surplus learners."""
     found = [
         (
             f"league.members.{name}.trains: false needs league.members.{name}.start, a snapshot's file: what "

@@ -1,5 +1,7 @@
-"""The section `league`: who is trained, what an episode counts, how members are frozen and judged. What
-matchmakers read: league.py."""
+"""The section `league`: members, scores, freezing and evaluation.
+
+league.py has the sections of matchmakers, member kinds and evaluation strategies.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ Share = Annotated[float, Field(ge=0, le=0.9)]
 
 
 class TermConfig(FreezeConfig):
-    """When a member without a kind is frozen."""
+    """Conditions under which a member without a kind is frozen."""
 
     winning: Fraction = Field(
         1.0, description="live score against all that it meets above which it is frozen early; 1: never"
@@ -34,7 +36,7 @@ class TermConfig(FreezeConfig):
 
 
 class MemberConfig(Section):
-    """One member of the league, or several alike."""
+    """One member of the league, or several with the same settings."""
 
     side: Name | None = Field(
         None, description="what it plays, where a game has two sides: a key of league.sides, or a policy"
@@ -63,7 +65,7 @@ class MemberConfig(Section):
 
 
 class LeagueEvaluationConfig(Section):
-    """Matches between frozen policies."""
+    """Matches between snapshots."""
 
     strategy: EvaluationStrategyConfig = section(AdaptiveConfig)
     share: Share = Field(
@@ -84,7 +86,7 @@ class LeagueEvaluationConfig(Section):
 
 
 class LeagueConfig(Section):
-    """Many policies that are trained apart and judged together."""
+    """League: several policies that train against snapshots of each other and are evaluated together."""
 
     members: dict[Name, MemberConfig] = Field({}, description="by name; default: one for each side")
     sides: dict[Name, tuple[Name, ...]] = Field(
@@ -124,7 +126,7 @@ class LeagueConfig(Section):
 
     @property
     def member_list(self) -> dict[str, MemberConfig]:
-        """Every member by its own name, copies one by one."""
+        """Every member by name, with an entry for each copy."""
         named: dict[str, MemberConfig] = {}
         for name, member in self.members.items():
             names = [name] if member.copies == 1 else [f"{name}-{copy + 1}" for copy in range(member.copies)]

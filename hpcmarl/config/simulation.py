@@ -1,8 +1,7 @@
-"""The configuration of `hpcmarl simulate`: a cluster in virtual time. It shares `name`, `seed`, `optimizer`
-and `rounds` with a run.
+"""The model of a simulation's configuration (`hpcmarl simulate`): a cluster in virtual time.
 
-`file.py` reads YAML into it (a file with a section `sim` is one), `sweep.py` unfolds `sim.sweep`. Knows no
-simulator. All times are in one unit of virtual time, whichever the reader likes.
+A file with a section `sim` is a simulation. Its sections `optimizer` and `rounds` are those of a run.
+`sweep.py` expands `sim.sweep` into cases. All times share one arbitrary unit of virtual time.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ BYTES_OF_A_PARAMETER = 4
 
 
 class TimesConfig(Section):
-    """A time of each worker, and how it varies."""
+    """Mean times of the workers, and their variation."""
 
     law: Law = Field("constant", description=LAWS)
     scale: NonNegative = 1.0
@@ -64,7 +63,7 @@ class TimesConfig(Section):
 
 
 class CommunicationConfig(TimesConfig):
-    """One round trip of each worker: `law` and `scale` give the latency."""
+    """Times of one round trip of each worker; `law` and `scale` give the latency."""
 
     bandwidth: PositiveFloat | None = Field(
         None,
@@ -75,8 +74,7 @@ class CommunicationConfig(TimesConfig):
 
 
 class FailureConfig(Section):
-    """Workers that stop, and lose what they are doing: once at a given time, or again and again at random
-    times."""
+    """Workers that fail and lose unfinished work: once at a given time, or repeatedly at random times."""
 
     workers: tuple[Natural, ...] | None = Field(None, description="numbers from 0; null: every worker")
     at: NonNegative | None = Field(None, description="virtual time of the failure")
@@ -87,7 +85,7 @@ class FailureConfig(Section):
 
 
 class LimitConfig(Section):
-    """A simulation ends at the first of these."""
+    """Limits of a simulation; it ends at the first that it reaches."""
 
     time: PositiveFloat | None = Field(None, description="virtual time")
     gradients: PositiveInt | None = Field(None, description="trajectories whose gradients were used")
@@ -95,8 +93,7 @@ class LimitConfig(Section):
 
 
 class TuneConfig(Section):
-    """Which values are tried for each case before it is judged: those with the best mean objective late in
-    the run are taken."""
+    """Tuning of each case on separate seeds, by the mean objective late in the simulation."""
 
     seeds: tuple[Natural, ...] = Field(min_length=1, description="seeds for tuning only")
     share: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -108,8 +105,10 @@ class TuneConfig(Section):
 
 
 class SweepConfig(Section):
-    """Every method in every setting: names with the keys (section.key: value) that differ. rounds.batch may
-    be a list: a case for each."""
+    """Cases of a simulation: every method in every setting, each a name with the keys that differ.
+
+    `rounds.batch` of a method may be a list, which gives one case for each value.
+    """
 
     settings: dict[str, dict[str, Any]] = Field({}, description="default: one, without a name of its own")
     methods: dict[str, dict[str, Any]] = Field({}, description="default: one, named after rounds.rule")
@@ -118,7 +117,7 @@ class SweepConfig(Section):
 
 
 class SimConfig(Section):
-    """The cluster in virtual time, and which cases are simulated."""
+    """The simulated cluster, the limits and the cases of a simulation."""
 
     workers: Count = 10
     compute_times: PositiveFloat | tuple[PositiveFloat, ...] | Law | TimesConfig = Field(
@@ -153,7 +152,7 @@ class SimConfig(Section):
 
 
 class NoObjective(Section):
-    """No vectors: gradients are only counted, for throughput and round times."""
+    """No objective: gradients are only counted, for throughput and round times."""
 
     name: Literal["none"] = "none"
     dimension: Count = Field(
@@ -179,8 +178,10 @@ class QuadraticsConfig(Section):
 
 
 class NonconvexConfig(Section):
-    """J_i(x) = -sum_k w_k z_k²/(1 + z_k²), z = R(x - optimum_i): R a random rotation, w_k from 1 to
-    1/condition."""
+    """J_i(x) = -sum_k w_k z_k²/(1 + z_k²), z = R(x - optimum_i), with Gaussian noise on each gradient.
+
+    R is a random rotation; the w_k go from 1 to 1/condition.
+    """
 
     name: Literal["nonconvex"] = "nonconvex"
     dimension: Width = Field(20, description="number of parameters, d")
@@ -193,14 +194,13 @@ class NonconvexConfig(Section):
 
 
 class SampledWorkerConfig(Section):
-    """What is different for one worker."""
+    """Differences of one worker from the others."""
 
     env: dict[str, Any] = Field({}, description="keys of `objective.env` that differ; `kwargs` are merged")
 
 
 class PolicyObjectiveConfig(Section):
-    """J_i(theta) = the expected return of a policy in worker i's environment; gradients are those of episodes
-    that are really played."""
+    """J_i(theta) = expected return in worker i's environment; gradients come from really played episodes."""
 
     name: Literal["policy"] = "policy"
     env: EnvConfig
@@ -229,7 +229,7 @@ Objective = Annotated[
 
 
 class SimulationConfig(Section):
-    """Everything that `hpcmarl simulate` is told."""
+    """Configuration of a simulation."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "simulation"
     seed: Natural = 0
@@ -246,12 +246,14 @@ class SimulationConfig(Section):
 
     @property
     def batch(self) -> int:
-        """Trajectories of a round (M): as configured, else one of every worker; with afedpg those of a
-        gradient, one."""
+        """Number of trajectories in a round, M: `rounds.batch`, or by default one of every worker.
+
+        With afedpg it is the number in one gradient, by default one.
+        """
         return self.rounds.batch or (1 if self.rounds.rule == "afedpg" else self.sim.workers)
 
     def times(self, key: Literal["compute_times", "communication_times"]) -> CommunicationConfig:
-        """`sim.compute_times` or `sim.communication_times` in the long form, whichever was written."""
+        """Return `sim.compute_times` or `sim.communication_times` in the long form."""
         given = getattr(self.sim, key)
         if isinstance(given, TimesConfig):
             return CommunicationConfig(**given.model_dump())
@@ -265,7 +267,7 @@ class SimulationConfig(Section):
 
 
 def simulation_contradictions(config: SimulationConfig) -> list[str]:
-    """Choices that exclude each other, each as one line that names the keys, why, and what to change."""
+    """Return one line for each pair of choices that exclude each other: keys, reason and remedy."""
     sim, tune = config.sim, config.sim.sweep.tune
     found = round_contradictions(config.rounds, sim.workers, "workers (sim.workers)")
     found += _critic_contradictions(config)
@@ -323,8 +325,7 @@ def simulation_contradictions(config: SimulationConfig) -> list[str]:
 
 
 def _critic_contradictions(config: SimulationConfig) -> list[str]:
-    """Keys of critics where there is none, and what critics cannot have where episodes are played for the
-    simulator."""
+    """Return one line for each key of critics that the algorithm or the simulator does not support."""
     algo = config.objective.algo if isinstance(config.objective, PolicyObjectiveConfig) else None
     if not isinstance(algo, MATraceConfig):
         return critic_contradictions(
@@ -346,7 +347,7 @@ def _critic_contradictions(config: SimulationConfig) -> list[str]:
 
 
 def _local_contradictions(config: SimulationConfig) -> list[str]:
-    """What excludes local steps."""
+    """Return one line for each choice that `sim.local_step_size` excludes."""
     found = []
     if config.rounds.rule != "sync":
         found.append(

@@ -1,5 +1,4 @@
-"""MAPPO and IPPO as in marlbenchmark/on-policy: the defaults of its config.py, and what its scripts for SMAC
-change."""
+"""MAPPO and IPPO as in marlbenchmark/on-policy: its config.py with the changes of its SMAC scripts."""
 
 from dataclasses import replace
 

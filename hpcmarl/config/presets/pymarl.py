@@ -1,4 +1,4 @@
-"""QMIX, VDN and COMA as in oxwhirl/pymarl: its default.yaml, and what the file of each algorithm changes."""
+"""QMIX, VDN and COMA as in oxwhirl/pymarl: its default.yaml with the changes of each algorithm's file."""
 
 from hpcmarl.config.presets.preset import Gap, Preset, Setting
 
@@ -21,7 +21,7 @@ COMMITS = {
     RUN: "2159aaa4a97f3831eef7f04982a3523f140dc8b6",
 }
 
-# what all three have
+# settings of all three presets
 AGENTS: dict[str, Setting] = {
     "algo.discount": Setting(0.99, f"{DEFAULT}: gamma 0.99"),
     "algo.agent_id": Setting(True, f"{DEFAULT}: obs_agent_id True"),
@@ -45,7 +45,11 @@ LAST_ACTION = Gap(
 
 
 def _replayed(yaml: str) -> dict[str, Setting]:
-    """What QMIX and VDN have, as the file `yaml` of either says."""
+    """Return the settings that QMIX and VDN share.
+
+    Args:
+        yaml: The algorithm's file in the repository, for the sources.
+    """
     return {
         **AGENTS,
         "algo.obs_last_action": Setting(True, f"{DEFAULT}: obs_last_action True"),
@@ -87,8 +91,8 @@ QMIX = Preset(
     repository=REPOSITORY,
     files={
         **COMMITS,
-        # a copy that runs 32 environments side by side; its other values are those of oxwhirl/wqmix,
-        # src/config/algs/qmix_w.yaml at 1d140d8, too
+        # This copy runs 32 environments in parallel. Its other values agree with oxwhirl/wqmix,
+        # src/config/algs/qmix_w.yaml at 1d140d8.
         QMIX_YAML: "76286f588589995b17d5895068dd083522d44b52",
         MIXER: "023de7ed5bc2840257e9a0dac8d33e0f3919fd4a",
     },

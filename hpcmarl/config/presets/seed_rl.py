@@ -1,5 +1,7 @@
-"""MA-Trace as in awarelab/seed_rl, its authors' code: the defaults of the program that their README runs,
-which is MA-Trace (obs)."""
+"""MA-Trace as in awarelab/seed_rl, its authors' code.
+
+The values are the defaults of the program that their README runs: MA-Trace (obs).
+"""
 
 from hpcmarl.config.presets.preset import Gap, Preset, Setting
 
