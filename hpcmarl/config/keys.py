@@ -125,7 +125,8 @@ def nearest(key: str, siblings: list[str], section: str, root: type[BaseModel] =
     close = [prefix + name for name in difflib.get_close_matches(key, siblings, n=2, cutoff=0.6)]
     paths = list(dict.fromkeys(row.key for row in schema_rows(root)))
     same_leaf = [path for path in paths if path.rsplit(".", 1)[-1] == key]
-    exact = [path for path in paths if path == key]  # a dotted key in the file, where sections are nested
+    # a dotted key in the file, which has nested sections instead
+    exact = [path for path in paths if path == key]
     found = exact or close or same_leaf or difflib.get_close_matches(prefix + key, paths, n=1, cutoff=0.85)
     if not found:
         leaves = {path.rsplit(".", 1)[-1]: path for path in reversed(paths)}

@@ -14,7 +14,8 @@ from hpcmarl.errors import ConfigError
 
 COMMAND_LINE = "command line"
 LARGEST_GROUPS = 65_536
-CHOICES = ("algo", "objective", "optimizer")  # sections whose `name` decides which keys they have
+# sections whose `name` decides which keys they have
+CHOICES = ("algo", "objective", "optimizer")
 
 
 @dataclass

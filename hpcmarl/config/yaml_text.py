@@ -17,7 +17,8 @@ import yaml
 
 from hpcmarl.errors import ConfigError
 
-SIZE_LIMIT = 1 << 20  # bytes: a configuration is a page of text, anything larger is the wrong file
+# bytes; a configuration is a page of text, so a larger file is the wrong one
+SIZE_LIMIT = 1 << 20
 Place = tuple[str | int, ...]
 
 _SHORT_FLOAT = re.compile(r"^[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$")
@@ -104,7 +105,8 @@ def read_file(path: Path) -> bytes:
         raise ConfigError(
             f"{path}: a directory; give a YAML file (a run directory has config.yaml)"
         ) from None
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+    # ValueError: the path holds a null byte
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(content) > SIZE_LIMIT:
         raise ConfigError(f"{path}: larger than {SIZE_LIMIT >> 20} MiB; this is no configuration")
@@ -145,7 +147,8 @@ def parse(content: bytes | str, source: str) -> tuple[Any, dict[Place, int]]:
         raise ConfigError(f"{source}: not valid YAML: {_one_line(str(error))}") from None
     except RecursionError:
         raise ConfigError(f"{source}: nested too deeply") from None
-    except (ValueError, OverflowError) as error:  # a number with thousands of digits, a broken !!tag
+    # a number with thousands of digits, or a broken !!tag
+    except (ValueError, OverflowError) as error:
         raise ConfigError(f"{source}: not valid YAML: {_one_line(str(error))}") from None
     finally:
         if loader is not None:

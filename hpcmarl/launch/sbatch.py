@@ -1,7 +1,6 @@
-"""What sbatch and squeue are asked: options checked before anything is written, the script handed over, jobs
-that have not ended.
+"""Calls of sbatch and squeue, and checks of time limits and sbatch options.
 
-Called by cli/submit.py. Knows nothing of what the script does (launch/slurm.py writes it).
+launch/slurm.py renders the batch scripts.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Sequence
 
 from hpcmarl.errors import HpcmarlError, UsageError
 
-# the long options of sbatch that may be added; some need a newer Slurm than 22.05, which says so itself
+# Long options of sbatch that users may add. Some need a Slurm newer than 22.05; older ones refuse them.
 _NAMES = """
     acctg-freq batch bb bbf begin bell clusters cluster-constraint comment constraint container
     contiguous core-spec cores-per-socket cpu-freq cpus-per-gpu deadline delay-boot dependency
@@ -26,7 +25,7 @@ _NAMES = """
     spread-job switches thread-spec threads-per-core time-min tmp tres-bind tres-per-task uid
     use-min-nodes verbose wait-all-nodes wckey"""
 OPTIONS = frozenset(_NAMES.split())
-# what hpcmarl sets itself -> what to use instead
+# options that hpcmarl sets itself -> the alternative for the user
 OWN = {
     "account": "--account or slurm.account",
     "partition": "--partition, slurm.partition or slurm.actor_partition",
@@ -55,14 +54,18 @@ TIME_FORMATS = (
 
 
 def seconds_of(time: str) -> int:
-    """The seconds of a Slurm time limit such as 04:00:00 or 1-12. Raises UsageError for anything else, and
-    for no time at all."""
+    """Return the seconds of a Slurm time limit such as 04:00:00 or 1-12.
+
+    Raises:
+        UsageError: If the text is not a time limit, or if it is 0.
+    """
     match = _TIME.fullmatch(time)
     if match is None:
         raise UsageError(f"--time {time}: not a time limit; allowed: {TIME_FORMATS}")
     days = int(match["days"] or 0)
     numbers = [int(part) for part in (match["clock"] or match["plain"]).split(":")]
-    if match["days"] is None and len(numbers) < 3:  # minutes come first where there are no days and no hours
+    # without days and hours, the first number is minutes
+    if match["days"] is None and len(numbers) < 3:
         numbers = [0, *numbers]
     hours, minutes, seconds = (*numbers, 0, 0)[:3]
     total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
@@ -72,7 +75,15 @@ def seconds_of(time: str) -> int:
 
 
 def check_time(time: str, signal_seconds: int) -> None:
-    """The limit must leave time to train before the signal. Raises UsageError."""
+    """Check that the time limit leaves time to train before the signal.
+
+    Args:
+        time: Time limit as Slurm writes it.
+        signal_seconds: Seconds between the signal and the limit (`slurm.signal_seconds`).
+
+    Raises:
+        UsageError: If the limit is not valid, or not longer than `signal_seconds`.
+    """
     if seconds_of(time) <= signal_seconds:
         raise UsageError(
             f"--time {time} is no longer than slurm.signal_seconds {signal_seconds}: the job would be asked "
@@ -81,8 +92,15 @@ def check_time(time: str, signal_seconds: int) -> None:
 
 
 def check_options(options: Sequence[str], origin: str) -> None:
-    """Names of further sbatch options: known, and not what hpcmarl sets itself. Raises UsageError, naming
-    `origin` and the nearest name."""
+    """Check the names of additional sbatch options.
+
+    Args:
+        options: Options such as "--gres=gpu:1".
+        origin: Key or option of hpcmarl that they come from, for messages.
+
+    Raises:
+        UsageError: If an option is not a long option of sbatch, or if hpcmarl sets it itself.
+    """
     for option in options:
         name = option.removeprefix("--").partition("=")[0]
         if not option.startswith("--") or not name or " " in name:
@@ -101,7 +119,11 @@ def check_options(options: Sequence[str], origin: str) -> None:
 
 
 def find_sbatch() -> str:
-    """Raises HpcmarlError where there is no sbatch."""
+    """Return the path of sbatch.
+
+    Raises:
+        HpcmarlError: If there is no sbatch on PATH.
+    """
     found = shutil.which("sbatch")
     if found is None:
         raise HpcmarlError(
@@ -112,16 +134,16 @@ def find_sbatch() -> str:
 
 
 def live_jobs(jobs: Sequence[str]) -> dict[str, str]:
-    """Ask squeue which jobs wait or run.
+    """Ask squeue which jobs are waiting or running.
 
     Args:
-        jobs: What `submit` returned for them.
+        jobs: Jobs as returned by `submit`.
 
     Returns:
-        Job or task of an array -> its state, of those alone that have not ended.
+        State by job or array task; only those that have not ended.
 
     Raises:
-        HpcmarlError: If squeue does not answer. That does not mean that there is no job.
+        HpcmarlError: If squeue does not answer; the jobs may still exist then.
     """
     clusters: dict[str, list[str]] = {}
     for job in jobs:
@@ -145,7 +167,7 @@ def live_jobs(jobs: Sequence[str]) -> dict[str, str]:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise HpcmarlError(f"{program} does not answer: {error}") from None
-        # of a single job that ended long ago
+        # squeue answers "Invalid job id" for a single job that ended long ago
         if done.returncode != 0 and "Invalid job id" not in done.stderr:
             raise HpcmarlError(
                 f"squeue ended with {done.returncode} and said: {' '.join(done.stderr.split()) or 'nothing'}"
@@ -156,10 +178,18 @@ def live_jobs(jobs: Sequence[str]) -> dict[str, str]:
 
 
 def submit(sbatch: str, script: str, options: Sequence[str] = ()) -> str:
-    """Hand a script to sbatch and return its answer: the job's number, with `;CLUSTER` behind it where there
-    are several.
+    """Submit a batch script.
 
-    Raises HpcmarlError with sbatch's own words where it refuses.
+    Args:
+        sbatch: Path of sbatch.
+        script: Text of the script.
+        options: Additional options of sbatch.
+
+    Returns:
+        The job number, followed by `;CLUSTER` if there are several clusters.
+
+    Raises:
+        HpcmarlError: If sbatch cannot be started or refuses the job; the message quotes sbatch.
     """
     try:
         done = subprocess.run(

@@ -1,9 +1,7 @@
-"""Batch scripts for Slurm: what `hpcmarl submit` submits and what stands in slurm/ are rendered here, from
-one template.
+"""Batch scripts for Slurm, for `hpcmarl submit` and for the folder slurm/, rendered from the same templates.
 
-Called by cli/submit.py. Knows texts only: no MPI, no torch, no cluster (launch/sbatch.py talks to that).
-slurm/*.sbatch are `by_hand(kind)`; the tests compare them. Every value that comes from outside is quoted for
-the place it is put in, the shell or an #SBATCH line, and none may hold a line break.
+slurm/*.sbatch are the texts of `by_hand(kind)`; tests compare them. Every value from outside is quoted for
+the shell or for an #SBATCH line, wherever it is inserted, and must not contain a line break.
 """
 
 from __future__ import annotations
@@ -84,8 +82,14 @@ HETJOB_LAUNCH = """\
 
 @dataclass(frozen=True)
 class Component:
-    """Nodes of one kind: a job has one, a heterogeneous job two. `options` are further sbatch options,
-    "--gres=gpu:1"."""
+    """Nodes of one kind. A job has one component, a heterogeneous job two.
+
+    Attributes:
+        nodes: Number of nodes.
+        tasks_per_node: Ranks on each node.
+        cpus_per_task: Cores of each rank; None: the default of the cluster.
+        options: Additional sbatch options such as "--gres=gpu:1".
+    """
 
     nodes: int = 1
     tasks_per_node: int = 8
@@ -99,8 +103,19 @@ class Component:
 
 @dataclass(frozen=True)
 class Job:
-    """What to render. `config` and `run_dir` are None in the scripts that take them as arguments; `seeds` are
-    first and last."""
+    """Values of a batch script.
+
+    Attributes:
+        kind: One of KINDS.
+        name: Name of the job.
+        time: Time limit as Slurm writes it.
+        components: Nodes; the second component of a heterogeneous job is for actors.
+        site: Settings of the cluster.
+        seeds: First and last seed of an array.
+        config: Path of the configuration; None: an argument of the script.
+        run_dir: Run directory; None: chosen by the script.
+        output: File for the job's output; None: a file in the working directory.
+    """
 
     kind: str
     name: str = "hpcmarl"
@@ -114,16 +129,18 @@ class Job:
 
 
 def by_hand(kind: str) -> str:
-    """The text of slurm/KIND.sbatch: default site settings, configuration and changes from the command
-    line."""
+    """Return the text of slurm/KIND.sbatch: default site settings, configuration from the command line."""
     learners, actors = Component(1, 2, 4), Component(2, 16, 1)
     components = {"hetjob": (learners, actors), "verify": (Component(1, 1),)}.get(kind, (Component(),))
     return render(Job(kind, components=components, time="00:30:00" if kind == "verify" else "04:00:00"))
 
 
 def render(job: Job) -> str:
-    """The script. Raises UsageError for a value with a line break, or one that cannot stand in an #SBATCH
-    line."""
+    """Render the batch script of a job.
+
+    Raises:
+        UsageError: If a value contains a control character, or characters that an #SBATCH line cannot hold.
+    """
     het = job.kind == "hetjob"
     parts = {
         "title": _title(job),
@@ -136,7 +153,7 @@ def render(job: Job) -> str:
     }
     template = "verify.sbatch" if job.kind == "verify" else "job.sbatch"
     text = files("hpcmarl.launch").joinpath("templates", template).read_text(encoding="utf-8")
-    # one pass: a value that looks like a mark stays a value
+    # substitute in one pass, so that a value that looks like a mark stays as it is
     return _MARK.sub(lambda mark: parts[mark[1]], text)
 
 
@@ -152,7 +169,7 @@ def _title(job: Job) -> str:
 
 
 def _directives(job: Job) -> list[str]:
-    """The #SBATCH lines that are the job's own; those of the site stand in its block."""
+    """Return the #SBATCH lines of the job itself; those of the site are in the site block."""
     number = "%A_%a" if job.kind == "array" else "%j"
     lines = [f"--job-name={job.name}", *_size(job.components[0]), f"--time={job.time}"]
     if job.kind == "array":
@@ -192,7 +209,7 @@ def _site(job: Job) -> str:
 
 
 def _site_directives(site: SlurmConfig, partition: str | None, options: Sequence[str]) -> list[str]:
-    """Account, partition and more; what is not set is there as a disabled line (two #), to be filled in."""
+    """Return the #SBATCH lines of the site; unset ones as disabled lines (two #) for the user to fill in."""
     named = [("account", site.account), ("partition", partition)]
     lines = [
         directive(f"--{name}={value}") if value is not None else f"##SBATCH --{name}=..."
@@ -226,7 +243,7 @@ def _run(job: Job) -> str:
 
 
 def launcher(site: SlurmConfig) -> str:
-    """The words that start the ranks, quoted for the shell."""
+    """Return the command that starts the ranks, quoted for the shell."""
     if site.launcher == "mpirun":
         return " ".join(["mpirun", '-n "$SLURM_NTASKS"', *map(word, site.launcher_options)])
     plugin = [f"--mpi={word(site.mpi)}"] if site.mpi is not None else []
@@ -234,7 +251,11 @@ def launcher(site: SlurmConfig) -> str:
 
 
 def one_line(value: str) -> str:
-    """The value itself. Raises UsageError where it holds a line break or another control character."""
+    """Return the value unchanged.
+
+    Raises:
+        UsageError: If it contains a line break or another control character.
+    """
     if not value.isprintable():
         raise UsageError(
             f"{value!r} holds a character that cannot stand in a batch script; use printable characters only"
@@ -243,14 +264,24 @@ def one_line(value: str) -> str:
 
 
 def word(value: str) -> str:
-    """One word for the shell."""
+    """Return the value as one word of the shell.
+
+    Raises:
+        UsageError: If it contains a control character.
+    """
     return shlex.quote(one_line(value))
 
 
 def directive(option: str, origin: str = "") -> str:
-    """An #SBATCH line; `origin` is what the user wrote, for messages.
+    """Return an #SBATCH line. Blanks are quoted.
 
-    sbatch reads quotes and backslashes there in its own way: they are refused. Blanks are quoted.
+    Args:
+        option: Option such as "--gres=gpu:1".
+        origin: The option as the user wrote it, for messages.
+
+    Raises:
+        UsageError: If the option contains a control character, a quote, a backslash or #. sbatch does not
+            read these as a shell does.
     """
     one_line(option)
     if set(option) <= _PLAIN:
