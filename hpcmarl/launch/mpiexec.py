@@ -202,8 +202,8 @@ def run_ranks(
         if sys.stderr.isatty():
             added[TERMINAL] = str(os.get_terminal_size(sys.stderr.fileno()).columns)
         outcome = Path(scratch) / "exit-code"
-        # unbuffered (-u): output of a rank appears even if the rank dies right after it
         noise = NoiseFilter(sys.stderr.fileno())
+        # unbuffered (-u): output of a rank appears even if the rank dies right after it
         ranked = [*command, sys.executable, "-u", "-m", "hpcmarl", *arguments]
         try:
             code = supervise(ranked, {**environ, **added, OUTCOME: str(outcome)}, noise.source)
