@@ -20,18 +20,18 @@ _MARK = re.compile("@([a-z_]+)@")
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_@%+=:,./-[]()*&|!~^")
 TITLES = {
     "train": (
-        "One training run. Before its time limit, or when it is preempted, it stops with a checkpoint, "
-        "requeues itself and goes on."
+        "One training run. Before its time limit, or on preemption, it writes a checkpoint, requeues "
+        "itself and continues."
     ),
     "array": (
-        "A training run for every seed, each in a directory of its own; each stops, requeues itself and "
-        "goes on like train.sbatch."
+        "One training run for each seed, each in its own directory. Each is requeued and continues like "
+        "train.sbatch."
     ),
     "hetjob": (
-        "One training run on two kinds of nodes: the server and the learners on the first (GPUs, say), "
-        "actors on the second."
+        "One training run on two kinds of nodes: server and learners on the first (for instance with "
+        "GPUs), actors on the second."
     ),
-    "verify": "Reads every file of a finished run and says whether it is good; exits 1 if one is bad.",
+    "verify": "Verifies every file of a finished run; exit code 1 if one is damaged.",
 }
 USAGE = {
     "train": "sbatch --nodes=2 --ntasks-per-node=8 --time=04:00:00 slurm/train.sbatch CONFIG [key=value ...]",
@@ -45,21 +45,21 @@ USAGE = {
     "verify": "sbatch --dependency=afterok:JOB --kill-on-invalid-dep=yes slurm/verify.sbatch RUN",
 }
 SITE_COMMENTS = """\
-# modules: for instance (gcc/13 openmpi/5.0).
-# environment: a virtual environment's directory; '': what is active at the sbatch.
+# modules: names for `module load`, for instance (gcc/13 openmpi/5.0).
+# environment: directory of a virtual environment; '': the environment that is active at submission.
 # launcher: (srun --mpi=pmix) for Open MPI, (srun --mpi=pmi2) for MPICH and Intel MPI,
 # or (mpirun -n "$SLURM_NTASKS").
-# stage=yes: unpack the environment on each node's own disk ($SLURM_TMPDIR, $TMPDIR or /tmp) first.
-# requeues: how many requeues in a row may bring no newer checkpoint before the job ends."""
+# stage=yes: first unpack the environment on the local disk of each node ($SLURM_TMPDIR, $TMPDIR or /tmp).
+# requeues: number of consecutive requeues without a newer checkpoint after which the job ends."""
 THREADS = """\
-# A thread for every core of a rank. Since Slurm 22.05 srun does not take the number of cores from sbatch.
+# One thread for each core of a rank. Since Slurm 22.05 srun does not take the number of cores from sbatch.
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
     export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK
     changes=("topology.threads=$SLURM_CPUS_PER_TASK" "${changes[@]}")
 fi"""
 HETJOB_THREADS = """\
-# A thread for every core of a rank; the components differ in that.
-# Since Slurm 22.05 srun does not take the number from sbatch.
+# One thread for each core of a rank; the components may have different numbers of cores.
+# Since Slurm 22.05 srun does not take the number of cores from sbatch.
 learner_threads=${SLURM_CPUS_PER_TASK_HET_GROUP_0:-1} actor_threads=${SLURM_CPUS_PER_TASK_HET_GROUP_1:-1}"""
 EACH_NODE = """\
 each_node() {
@@ -159,13 +159,13 @@ def render(job: Job) -> str:
 
 def _title(job: Job) -> str:
     if job.config is None and job.run_dir is None:
-        more = "" if job.kind == "verify" else "# RUN_DIR=... in front chooses the run directory. "
+        more = "" if job.kind == "verify" else "# RUN_DIR=... before sbatch sets the run directory. "
         return (
-            f"# {TITLES[job.kind]}\n#   {USAGE[job.kind]}\n{more or '# '}`hpcmarl submit` makes the same "
+            f"# {TITLES[job.kind]}\n#   {USAGE[job.kind]}\n{more or '# '}`hpcmarl submit` writes such a "
             "script for you: docs/cluster.md."
         )
-    again = "" if job.kind == "verify" else " Submitted again it goes on with the run."
-    return f"# {TITLES[job.kind]}\n# Made by `hpcmarl submit`.{again}"
+    again = "" if job.kind == "verify" else " Submit it again to continue the run."
+    return f"# {TITLES[job.kind]}\n# Written by `hpcmarl submit`.{again}"
 
 
 def _directives(job: Job) -> list[str]:
@@ -191,7 +191,7 @@ def _site(job: Job) -> str:
     if len(job.components) > 1:
         actors = job.components[1]
         lines += [
-            "# the second component, for actors",
+            "# second component, for actors",
             "#SBATCH hetjob",
             *(directive(line) for line in (*_size(actors), f"--time={job.time}")),
         ]
@@ -231,7 +231,7 @@ def _run(job: Job) -> str:
             f"run_dir={directory}/seed-$SLURM_ARRAY_TASK_ID",
             'changes+=("seed=$SLURM_ARRAY_TASK_ID")',
             (
-                "job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID # the last task's SLURM_JOB_ID means the "
+                "job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID # SLURM_JOB_ID of the last task names the "
                 "whole array"
             ),
         ]

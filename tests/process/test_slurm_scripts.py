@@ -295,7 +295,7 @@ def test_a_cancelled_job_is_not_requeued(job, tmp_path):
 
 def test_a_signal_before_the_start_requeues_without_starting(job, tmp_path):
     text = render(job_of(tmp_path))
-    before, mark, after = text.partition("# A thread for every core")
+    before, mark, after = text.partition("# One thread for each core")
     process = job(
         f'{before}touch "$HERE/preparing"; until [ -e "$HERE/signalled" ]; do sleep 0.02; done\n{mark}{after}'
     )
