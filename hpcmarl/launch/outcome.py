@@ -67,11 +67,11 @@ def judge(
     run = run_directory(path) or str(source() or "")
     good = bool(run) and resumable(Path(run))
     line = (
-        f"all ranks ended without a word (the launcher's exit code: {code}); they may have been killed "
-        "for want of memory"
+        f"all ranks ended without a message (exit code of the launcher: {code}); they may have run out of "
+        "memory"
     )
     if run:
-        line += f"; go on with --resume {run}" if good else f"; {run} has no checkpoint to go on from"
+        line += f"; continue with --resume {run}" if good else f"; {run} has no checkpoint to resume from"
     return EXIT_TRY_AGAIN if good else EXIT_FAILURE, "" if said else line
 
 

@@ -25,23 +25,23 @@ _NAMES = """
     spread-job switches thread-spec threads-per-core time-min tmp tres-bind tres-per-task uid
     use-min-nodes verbose wait-all-nodes wckey"""
 OPTIONS = frozenset(_NAMES.split())
-# options that hpcmarl sets itself -> the alternative for the user
+# options that hpcmarl sets itself -> remedy for the message
 OWN = {
-    "account": "--account or slurm.account",
-    "partition": "--partition, slurm.partition or slurm.actor_partition",
-    "nodes": "--nodes",
-    "ntasks": "--nodes and --ntasks-per-node",
-    "ntasks-per-node": "--ntasks-per-node",
-    "cpus-per-task": "--cpus-per-task",
-    "time": "--time",
-    "array": "--seeds",
-    "signal": "slurm.signal_seconds",
-    "job-name": "name, in the configuration",
-    "output": "--run-dir: the job's output lies there",
-    "chdir": "cd, before hpcmarl submit",
-    "requeue": "nothing: it is always on",
-    "no-requeue": "nothing: a stopped run is requeued, which scancel prevents",
-    "open-mode": "nothing: output is always appended",
+    "account": "use --account or slurm.account",
+    "partition": "use --partition, slurm.partition or slurm.actor_partition",
+    "nodes": "use --nodes of hpcmarl submit",
+    "ntasks": "use --nodes and --ntasks-per-node of hpcmarl submit",
+    "ntasks-per-node": "use --ntasks-per-node of hpcmarl submit",
+    "cpus-per-task": "use --cpus-per-task of hpcmarl submit",
+    "time": "use --time of hpcmarl submit",
+    "array": "use --seeds",
+    "signal": "set slurm.signal_seconds",
+    "job-name": "set name in the configuration",
+    "output": "use --run-dir, the directory of the job's output",
+    "chdir": "change the directory before hpcmarl submit",
+    "requeue": "remove the option, requeue is always on",
+    "no-requeue": "remove the option, and end a job for good with scancel",
+    "open-mode": "remove the option, output is always appended",
 }
 SECONDS_FOR_SQUEUE = 60.0
 _TIME = re.compile(
@@ -70,7 +70,7 @@ def seconds_of(time: str) -> int:
     hours, minutes, seconds = (*numbers, 0, 0)[:3]
     total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
     if total == 0:
-        raise UsageError(f"--time {time}: no time at all; Slurm would take it for no limit")
+        raise UsageError(f"--time {time}: Slurm reads 0 as no limit; set a time longer than 0")
     return total
 
 
@@ -86,8 +86,8 @@ def check_time(time: str, signal_seconds: int) -> None:
     """
     if seconds_of(time) <= signal_seconds:
         raise UsageError(
-            f"--time {time} is no longer than slurm.signal_seconds {signal_seconds}: the job would be asked "
-            "to stop as it starts; raise --time or lower slurm.signal_seconds"
+            f"--time {time} is no longer than slurm.signal_seconds {signal_seconds}: the job would get the "
+            "signal to stop at its start; raise --time or lower slurm.signal_seconds"
         )
 
 
@@ -109,12 +109,12 @@ def check_options(options: Sequence[str], origin: str) -> None:
                 f"{origin.split()[-1]}=--gres=gpu:1"
             )
         if name in OWN:
-            raise UsageError(f"{origin} {option}: hpcmarl sets --{name} itself; use {OWN[name]}")
+            raise UsageError(f"{origin} {option}: hpcmarl sets --{name} itself; {OWN[name]}")
         if name not in OPTIONS:
             near = difflib.get_close_matches(name, [*OPTIONS, *OWN], 1)
             raise UsageError(
                 f"{origin} {option}: sbatch has no option "
-                f"--{name}{f'; did you mean --{near[0]}?' if near else ''}"
+                f"--{name}; {f'did you mean --{near[0]}?' if near else 'see man sbatch'}"
             )
 
 
@@ -127,8 +127,8 @@ def find_sbatch() -> str:
     found = shutil.which("sbatch")
     if found is None:
         raise HpcmarlError(
-            "no sbatch on PATH; submit from a login node of the cluster (--dry-run prints the script and "
-            "needs no Slurm)"
+            "no sbatch on PATH; submit from a login node of the cluster, or print the script with --dry-run, "
+            "which needs no Slurm"
         )
     return found
 
@@ -152,7 +152,7 @@ def live_jobs(jobs: Sequence[str]) -> dict[str, str]:
     live: dict[str, str] = {}
     program = shutil.which("squeue")
     if program is None:
-        raise HpcmarlError("no squeue on PATH")
+        raise HpcmarlError("no squeue on PATH; submit from a login node of the cluster")
     for cluster, numbers in clusters.items():
         command = [program, "--noheader", "--format=%i %T", f"--jobs={','.join(numbers)}"]
         command += [f"--clusters={cluster}"] if cluster else []
@@ -169,9 +169,8 @@ def live_jobs(jobs: Sequence[str]) -> dict[str, str]:
             raise HpcmarlError(f"{program} does not answer: {error}") from None
         # squeue answers "Invalid job id" for a single job that ended long ago
         if done.returncode != 0 and "Invalid job id" not in done.stderr:
-            raise HpcmarlError(
-                f"squeue ended with {done.returncode} and said: {' '.join(done.stderr.split()) or 'nothing'}"
-            )
+            reason = " ".join(done.stderr.split()) or "no message"
+            raise HpcmarlError(f"squeue failed (exit code {done.returncode}): {reason}")
         lines = [line.split() for line in done.stdout.splitlines()]
         live |= {words[0]: words[1] for words in lines if len(words) == 2 and words[0][0].isdecimal()}
     return live
@@ -201,9 +200,9 @@ def submit(sbatch: str, script: str, options: Sequence[str] = ()) -> str:
             check=False,
         )
     except OSError as error:
-        raise HpcmarlError(f"{sbatch} does not run: {error}") from None
+        raise HpcmarlError(f"{sbatch} cannot be started: {error}") from None
     answer = done.stdout.strip()
     if done.returncode != 0 or not answer.partition(";")[0].isdecimal():
-        said = " ".join((done.stderr or done.stdout).split()) or "nothing"
-        raise HpcmarlError(f"sbatch refused the job (exit code {done.returncode}) and said: {said}")
+        reason = " ".join((done.stderr or done.stdout).split()) or "no message"
+        raise HpcmarlError(f"sbatch refused the job (exit code {done.returncode}): {reason}")
     return answer

@@ -258,7 +258,7 @@ def one_line(value: str) -> str:
     """
     if not value.isprintable():
         raise UsageError(
-            f"{value!r} holds a character that cannot stand in a batch script; use printable characters only"
+            f"{value!r}: a batch script must not contain control characters; use printable characters only"
         )
     return value
 
@@ -287,6 +287,8 @@ def directive(option: str, origin: str = "") -> str:
     if set(option) <= _PLAIN:
         return f"#SBATCH {option}"
     if set("\"'\\#") & set(option):
-        raise UsageError(f"{origin or option}: quotes, backslashes and # cannot stand in an option of sbatch")
+        raise UsageError(
+            f"{origin or option}: an #SBATCH line must not contain quotes, backslashes or #; remove them"
+        )
     name, equals, value = option.partition("=")
     return f'#SBATCH {name}{equals}"{value}"'

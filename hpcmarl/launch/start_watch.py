@@ -193,8 +193,8 @@ def watch(local: int, parent: int, expected: int, limit: float, said: str) -> No
             if there := siblings(parent):
                 _say(
                     (
-                        f"error: {missing} on {os.uname().nodename} ended or never came while the ranks were "
-                        "starting; the job ends\n"
+                        f"error: {missing} on {os.uname().nodename} died or did not start while the ranks "
+                        "were starting; the job ends\n"
                     ),
                     said,
                 )

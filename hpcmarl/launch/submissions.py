@@ -89,7 +89,7 @@ def new_directory(path: Path) -> Path:
         with contextlib.suppress(FileExistsError):
             candidate.mkdir()
             return candidate
-    raise UsageError(f"{path} and {path.name}-2 to -999 exist; choose a --run-dir")
+    raise UsageError(f"{path} and {path.name}-2 to -999 exist; choose another directory with --run-dir")
 
 
 def claim(directory: Path, config: str) -> Submission:
@@ -123,7 +123,7 @@ def _in_the_making(submission: Submission) -> UsageError:
     path = submission.path("yaml")
     return UsageError(
         f"--run-dir {submission.directory}: {FOLDER}/{path.name} has no job number yet: another hpcmarl "
-        f"submit is at work or was killed; try again, or remove {path} if `squeue --me` shows no job of it"
+        f"submit is running or was killed; try again, or remove {path} if `squeue --me` does not show its job"
     )
 
 
@@ -140,13 +140,13 @@ def _check_ended(directory: Path, earlier: list[Submission]) -> None:
         live = sbatch.live_jobs([submission.job for submission in earlier])
     except HpcmarlError as error:
         raise HpcmarlError(
-            f"--run-dir {directory}: whether its earlier jobs have ended is not known: {error}; try again"
+            f"--run-dir {directory}: cannot check whether its earlier jobs have ended: {error}; try again"
         ) from None
     if live:
         job, state = next(iter(live.items()))
         others = f" and {len(live) - 1} more" if len(live) > 1 else ""
         number = re.split(r"\D", job, maxsplit=1)[0]
         raise UsageError(
-            f"--run-dir {directory}: job {job} ({state}){others} of an earlier submission has it; wait for "
-            f"its end, scancel {number}, or choose another --run-dir"
+            f"--run-dir {directory}: job {job} ({state}){others} of an earlier submission uses it; wait for "
+            f"its end, cancel it with scancel {number}, or choose another --run-dir"
         )

@@ -121,7 +121,7 @@ def check_world(actual_size: int, environ: Mapping[str, str], library: str = "")
             name = LIBRARIES[library_kind(library)]
             raise LaunchError(
                 f"this is PMIx rank {environ['PMIX_RANK']} but its MPI world has one rank: {name} did not "
-                "join the others"
+                "join the others; use the launcher of that library (hpcmarl train -n RANKS finds it)"
             )
         return
     if actual_size == intended.size:
@@ -147,8 +147,8 @@ def _singleton_hint(launcher: Launcher, kind: str) -> str:
             kind, "pmix (Open MPI) or --mpi=pmi2 (MPICH, Intel MPI)"
         )
         return (
-            f"{library} needs srun --mpi={plugin} (srun --mpi=list shows what is there), or mpirun inside "
-            "sbatch"
+            f"{library} needs srun --mpi={plugin} (srun --mpi=list shows the available types), or mpirun "
+            "inside sbatch"
         )
     if kind in launcher.speaks or kind == "unknown":
         return (
