@@ -30,8 +30,10 @@ class NetworkConfig(Section):
     """Shape of a multi-layer perceptron, with an optional GRU before its head."""
 
     hidden: tuple[Width, ...] = Field((64, 64), max_length=64, description="units of each hidden layer")
-    activation: Literal["tanh", "relu"] = "tanh"
-    recurrent: bool = Field(False, description="put a GRU between the hidden layers and the policy head")
+    activation: Literal["tanh", "relu"] = Field(
+        "tanh", description="activation function of the hidden layers"
+    )
+    recurrent: bool = Field(False, description="put a GRU between the hidden layers and the head")
     memory: Width = Field(64, description="units of the GRU")
 
 
@@ -47,8 +49,10 @@ class AlgoConfig(Section):
     gradient_episodes: ClassVar[int] = 1
     trajectory_unit: ClassVar[Literal["unroll", "episode"]] = "episode"
     is_on_policy: ClassVar[bool] = False
-    discount: Annotated[float, Field(gt=0, le=1)] = 0.99
-    network: NetworkConfig = section(NetworkConfig)
+    discount: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.99, description="discount factor of rewards, gamma"
+    )
+    network: NetworkConfig = section(NetworkConfig, "networks of the policies")
 
     @property
     def common_reward(self) -> CommonReward:
@@ -71,13 +75,15 @@ class ValueLearningConfig(AlgoConfig):
     """Keys of all algorithms that learn values: units of observations and rewards."""
 
     normalise_observations: bool = Field(
-        False, description="networks see their inputs in units of their spread so far"
+        False, description="normalise the inputs of networks by their running mean and deviation"
     )
     normalisation_rate: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.001, description="share of each update in what `so far` means"
+        0.001,
+        description="weight of each update in the running means and deviations of normalised quantities",
     )
     reward_scale: PositiveFloat = Field(
-        1.0, description="rewards are multiplied by this before learning (not in reports)"
+        1.0,
+        description=("factor by which rewards are multiplied before learning; reports have unscaled rewards"),
     )
 
 
@@ -88,52 +94,67 @@ class ActorCriticConfig(ValueLearningConfig):
     unroll: Count = Field(25, description="steps of one unroll, T")
     critic: Literal["joint_observation", "state", "independent"] = Field(
         "joint_observation",
-        description="critic on all observations, on the environment's state, or one per agent",
+        description=(
+            "critic of all observations (joint_observation), of the environment's state (state), or of "
+            "each agent's own observation (independent)"
+        ),
     )
     critic_network: NetworkConfig | None = Field(
         None,
         description=(
-            "default: the shape of `network`, without recurrence; recurrent: true gives the critics "
-            "of ma_trace and ppo a memory"
+            "networks of the critics; null: the shape of network without recurrence; recurrent critics: "
+            "only ma_trace and ppo"
         ),
     )
-    trace_lambda: Fraction = Field(1.0, description="lambda of the trace")
-    value_cost: NonNegative = 0.25
+    trace_lambda: Fraction = Field(1.0, description="lambda of the V-trace targets")
+    value_cost: NonNegative = Field(0.25, description="weight of the critic's loss")
     value_loss: Literal["squared", "huber"] = Field(
         "squared",
         description=(
-            "of the critic's error e, in units of its outputs: e^2, or (huber) beyond huber_delta "
-            "only 2 delta |e| - delta^2"
+            "loss of the critic's error e, in units of its outputs: squared: e^2; huber: beyond "
+            "huber_delta only 2 delta |e| - delta^2"
         ),
     )
     huber_delta: PositiveFloat = Field(
-        10.0, description="where the Huber loss becomes linear (MAPPO's authors: 10)"
+        10.0, description="error beyond which the Huber loss is linear (MAPPO's authors: 10)"
     )
     entropy_cost: NonNegative = Field(
-        0.01, description="the entropy bonus; the initial one where target_entropy is set"
+        0.01,
+        description=(
+            "weight of the entropy bonus; its initial value if entropy_cost_steps or target_entropy is set"
+        ),
     )
     entropy_cost_final: NonNegative = Field(
-        0.0, description="what entropy_cost falls to, where entropy_cost_steps says so"
+        0.0, description="weight of the entropy bonus after entropy_cost_steps"
     )
     entropy_cost_steps: Natural = Field(
-        0, description="environment steps of the run over which entropy_cost falls linearly; 0: it stays"
+        0, description="environment steps of the run over which entropy_cost falls linearly; 0: constant"
     )
     target_entropy: Fraction | None = Field(
         None,
-        description="learn the entropy cost towards this share of the maximum entropy (discrete actions)",
+        description=(
+            "learn entropy_cost so that the entropy approaches this share of its maximum (discrete "
+            "actions only); null: not learned"
+        ),
     )
     entropy_cost_rate: PositiveFloat = Field(
-        0.1, description="scale of the entropy cost's own gradient (Lagrange rule)"
+        0.1, description="scale of the gradient of a learned entropy_cost (Lagrange rule)"
     )
     normalise_advantages: bool = Field(
-        False, description="advantages of mean 0 and deviation 1 in each gradient"
+        False, description="give the advantages of each gradient mean 0 and deviation 1"
     )
     normalise_values: bool = Field(
-        False, description="critics predict values in units of the spread of their targets so far"
+        False,
+        description=(
+            "let critics predict values in units of the running mean and deviation of their targets"
+        ),
     )
     agent_id: bool = Field(
         False,
-        description="append to an observation which agent of its policy sees it (critic: independent, too)",
+        description=(
+            "append the agent's number in its policy, one-hot, to its observation; critics with critic: "
+            "independent see it, too"
+        ),
     )
 
     @property
@@ -146,9 +167,11 @@ class ValueCriticConfig(ActorCriticConfig):
 
     critic_input: Literal["team", "agent"] = Field(
         "team",
-        description="what critics joint_observation and state see: the same for all agents (one value), or "
-        "with the own "
-        "observation of an agent behind it (a value for each; MAPPO's agent-specific global state)",
+        description=(
+            "input of the critics joint_observation and state: the same for all agents, with one value "
+            "(team), or followed by an agent's own observation, with a value for each agent (agent; "
+            "MAPPO's agent-specific global state)"
+        ),
     )
 
 
@@ -159,23 +182,28 @@ class MATraceConfig(ValueCriticConfig):
     ratios: Literal["joint", "agent"] | None = Field(
         None,
         description=(
-            "importance ratios of the team or of each agent; default: joint, with critic: independent: agent"
+            "importance ratios of the team or of each agent; null: joint, with critic: independent agent"
         ),
     )
     teams: Literal["auto"] | tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...] = Field(
         "auto",
         description=(
-            "policies that a joint ratio covers together, one list a team; auto: those with one "
-            "reward (env.common_reward), others alone"
+            "policies that one joint ratio covers, one list for each team; auto: policies with a common "
+            "reward (env.common_reward) are a team, others are alone"
         ),
     )
     rho_max: PositiveFloat = Field(
-        1.0, description="clip of the ratio in the temporal difference and the advantage"
+        1.0, description="largest importance ratio in the temporal difference and the advantage"
     )
-    c_max: PositiveFloat = Field(1.0, description="clip of the ratio in the trace")
-    importance_sampling: bool = Field(True, description="false sets all ratios to 1 (ablation)")
+    c_max: PositiveFloat = Field(1.0, description="largest importance ratio in the trace")
+    importance_sampling: bool = Field(
+        True, description="use importance ratios; false: all ratios are 1 (ablation)"
+    )
     reuse: PositiveInt = Field(
-        1, description="how many gradients each rollout takes part in (ratios correct its age)"
+        1,
+        description=(
+            "number of gradients each rollout contributes to; importance ratios correct for its age"
+        ),
     )
 
 
@@ -185,11 +213,9 @@ class COMAConfig(ActorCriticConfig):
     name: Literal["coma"] = "coma"
     trace_lambda: Fraction = Field(0.8, description="lambda of the critic's TD(lambda) targets")
     target_every: PositiveInt = Field(
-        200, description="versions after which the target network becomes a copy of the present one"
+        200, description="versions between copies of the critic to its target network"
     )
-    rho_max: PositiveFloat = Field(
-        1.0, description="clip of the importance ratio that a decision's gain is weighed with"
-    )
+    rho_max: PositiveFloat = Field(1.0, description="largest importance ratio in the weight of a decision")
 
 
 class PPOConfig(ValueCriticConfig):
@@ -198,34 +224,42 @@ class PPOConfig(ValueCriticConfig):
     name: Literal["ppo"] = "ppo"
     trace_lambda: Fraction = Field(0.95, description="lambda of the generalised advantage estimation")
     clip: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.2, description="epsilon: beyond 1 ± epsilon a ratio gains nothing"
+        0.2, description="epsilon: ratios beyond 1 ± epsilon bring no further gain"
     )
-    epochs: PositiveInt = Field(5, description="how often each batch is gone through")
+    epochs: PositiveInt = Field(5, description="number of passes over each batch")
     minibatches: PositiveInt = Field(
         1,
         description=(
-            "random parts of a batch, each a gradient of rounds.batch trajectories; a batch has as "
-            "many trajectories as all of them"
+            "random parts of a batch in each pass; each is one gradient of rounds.batch trajectories, "
+            "and together they are the batch"
         ),
     )
-    value_cost: NonNegative = 0.5
+    value_cost: NonNegative = Field(0.5, description="weight of the critic's loss")
     advantages: Literal["each_pass", "once"] = Field(
         "each_pass",
-        description="made, with the critic's targets, of the values of each gradient's parameters, or once "
-        "of those at the batch's beginning and normalised over the whole batch (MAPPO's authors: once)",
+        description=(
+            "compute advantages and targets with the parameters of each gradient (each_pass), or once "
+            "with those at the start of the batch, normalised over the whole batch (MAPPO's authors: "
+            "once)"
+        ),
     )
     value_clip: PositiveFloat | None = Field(
         None,
-        description="epsilon, in units of the critic's outputs: the larger loss of the value and of one cut "
-        "off epsilon from that of the batch's beginning (MAPPO's authors: 0.2); null: not cut off",
+        description=(
+            "epsilon, in units of the critic's outputs: the loss is the larger one of the value and of "
+            "the value clipped to within epsilon of that at the start of the batch (MAPPO's authors: "
+            "0.2); null: no clipping"
+        ),
     )
     kl_target: PositiveFloat | None = Field(
         None,
-        description="once a gradient finds a larger approximate KL between the policies that sampled and the "
-        "present ones, its learner leaves out the rest of the batch; null: never (as MAPPO's authors)",
+        description=(
+            "approximate KL divergence from the sampling policies above which a learner skips the rest "
+            "of its batch; null: never (as MAPPO's authors)"
+        ),
     )
     normalise_advantages: bool = Field(
-        True, description="advantages of mean 0 and deviation 1 in each gradient"
+        True, description="give the advantages of each gradient mean 0 and deviation 1"
     )
 
 
@@ -236,17 +270,19 @@ class DynamicReplayConfig(Section):
     """
 
     every: Count = Field(
-        400, description="new episodes after which the oldest are looked at (RLx2: 10,000 steps)"
+        400, description="new episodes between checks of the oldest ones (RLx2: 10,000 steps)"
     )
-    oldest: Count = Field(64, description="how many of the oldest are looked at (RLx2: 2,048 steps)")
+    oldest: Count = Field(64, description="number of oldest episodes that are checked (RLx2: 2,048 steps)")
     distance: Fraction = Field(
         0.5,
         description=(
-            "share of their actions that are no longer the best, above which they leave (RLx2, "
-            "continuous actions: 0.2)"
+            "share of their actions that the present policy would not choose, above which the oldest "
+            "tenth of the replay is removed (RLx2, continuous actions: 0.2)"
         ),
     )
-    least: Count = Field(500, description="episodes that always stay (RLx2: a tenth of the capacity)")
+    least: Count = Field(
+        500, description="number of episodes that always stay (RLx2: a tenth of the capacity)"
+    )
 
 
 class PriorityConfig(Section):
@@ -255,22 +291,23 @@ class PriorityConfig(Section):
     Episodes with large temporal-difference errors are drawn more often. Importance weights correct for that.
     """
 
-    alpha: Fraction = Field(0.6, description="exponent of the priorities: 0 draws all alike (R2D2: 0.9)")
+    alpha: Fraction = Field(
+        0.6, description="exponent of the priorities; 0: all episodes have the same probability (R2D2: 0.9)"
+    )
     beta: Fraction = Field(
         0.4,
         description=(
-            "exponent of the importance weights at the run's beginning: 1 corrects the draws in full "
-            "(R2D2: 0.6)"
+            "exponent of the importance weights at the start of the run; 1: full correction (R2D2: 0.6)"
         ),
     )
     beta_steps: PositiveInt = Field(
-        1_000_000, description="environment steps of the run over which it rises linearly to 1"
+        1_000_000, description="environment steps of the run over which beta rises linearly to 1"
     )
     max_share: Fraction = Field(
         0.9,
         description=(
-            "priority: this share of an episode's largest temporal-difference error, the rest of the "
-            "mean (R2D2)"
+            "weight of an episode's largest temporal-difference error in its priority; the mean error "
+            "has the rest (R2D2)"
         ),
     )
 
@@ -278,35 +315,45 @@ class PriorityConfig(Section):
 class ReplayConfig(Section):
     """Replay buffer of finished episodes; each learner has one for the episodes of its actors."""
 
-    episodes: Count = Field(5000, description="episodes that a learner keeps; the oldest leave")
-    megabytes: PositiveFloat = Field(2048.0, description="or so many megabytes, whichever is reached first")
+    episodes: Count = Field(
+        5000, description="largest number of episodes in the replay of a learner; the oldest leave first"
+    )
+    megabytes: PositiveFloat = Field(
+        2048.0, description="largest size of the replay in megabytes; the oldest episodes leave first"
+    )
     learning_starts: Count = Field(
-        32, description="episodes that a learner waits for before its first gradient"
+        32, description="number of episodes that each learner collects before its first gradient"
     )
     samples_per_insert: PositiveFloat = Field(
         32.0,
         description=(
-            "how often, on average, an episode may be learned from; then the learner waits for new ones"
+            "number of times that an episode is learned from on average; at this limit the learner waits "
+            "for new episodes"
         ),
     )
     recent: Natural = Field(
         0,
         description=(
-            "MAST's second buffer: part of each gradient comes from so many newest episodes; 0: none "
-            "(MAST: 128)"
+            "number of newest episodes from which a part of each gradient is drawn (MAST: 128); 0: none"
         ),
     )
-    recent_share: Fraction = Field(0.375, description="how large that part is (MAST: 12 of 32)")
+    recent_share: Fraction = Field(
+        0.375, description="share of each gradient that is drawn from the recent episodes (MAST: 12 of 32)"
+    )
     dynamic: DynamicReplayConfig | None = Field(
-        None, description="let the oldest episodes leave early, as RLx2 does; null: never"
+        None, description="remove the oldest episodes early, as in RLx2; null: never"
     )
     priority: PriorityConfig | None = Field(
-        None, description="draw by temporal-difference errors instead of all alike; null: all alike"
+        None,
+        description=(
+            "draw episodes by their temporal-difference errors; null: all with the same probability"
+        ),
     )
     save: Literal["stop", "checkpoint", "never"] = Field(
         "stop",
         description=(
-            "when it is written to replay/ in the run directory; deterministic runs: with every checkpoint"
+            "when the replay is written to replay/ in the run directory; deterministic runs: with every "
+            "checkpoint"
         ),
     )
 
@@ -320,23 +367,30 @@ class SparseConfig(Section):
     growth: Literal["gradient", "random", "none"] = Field(
         "gradient",
         description=(
-            "where weights come back: the largest gradient (MAST, RigL, RLx2), anywhere (SET), "
-            "nowhere (static)"
+            "where new weights grow: at the largest gradients (gradient: MAST, RigL, RLx2), at random "
+            "(random: SET), or nowhere (none: fixed topology)"
         ),
     )
-    every: PositiveInt = Field(200, description="updates after which weights leave and come")
+    every: PositiveInt = Field(200, description="updates between changes of the topology")
     initial_share: Fraction = Field(
-        0.5, description="share of a layer's weights that changes at first; it falls like a cosine"
+        0.5,
+        description=(
+            "share of a layer's weights that the first change replaces; it then falls like a cosine"
+        ),
     )
-    last: PositiveInt = Field(20_000, description="updates after which the topology stays")
+    last: PositiveInt = Field(20_000, description="number of updates after which the topology stays fixed")
     inference: InferenceForm = Field(
         "auto",
         description=(
-            "multiply by all weights, by those that are there, or layer by layer by what was measured quicker"
+            "multiply by all weights (dense), by the active weights (sparse), or by the form that was "
+            "measured to be faster for each layer (auto)"
         ),
     )
     training: Literal["dense", "sparse"] = Field(
-        "dense", description="form in which the recurrence learns; sparse is quicker where it is wide"
+        "dense",
+        description=(
+            "form in which learners multiply by the weights of the GRU; sparse is faster for wide GRUs"
+        ),
     )
 
 
@@ -344,12 +398,14 @@ class AgentNetworkConfig(NetworkConfig):
     """Shape of the agents' networks in value-based algorithms: recurrent by default, as in PyMARL."""
 
     hidden: tuple[Width, ...] = Field((64,), max_length=64, description="units of each hidden layer")
-    activation: Literal["tanh", "relu"] = "relu"
+    activation: Literal["tanh", "relu"] = Field(
+        "relu", description="activation function of the hidden layers"
+    )
     recurrent: bool = Field(True, description="put a GRU between the hidden layers and the action values")
     dueling: bool = Field(
         False,
         description=(
-            "action values are a value of what is seen and advantages, of mean 0 over the allowed actions"
+            "compute action values as a state value plus advantages, whose mean over the allowed actions is 0"
         ),
     )
 
@@ -358,41 +414,52 @@ class QLearningConfig(ValueLearningConfig):
     """Keys of all value-based algorithms: agents, replay, targets and exploration."""
 
     gradient_episodes: ClassVar[int] = 32
-    network: AgentNetworkConfig = section(AgentNetworkConfig)
-    agent_id: bool = Field(True, description="append to an observation which agent of its policy sees it")
+    network: AgentNetworkConfig = section(AgentNetworkConfig, "networks of the agents")
+    agent_id: bool = Field(
+        True, description="append the agent's number in its policy, one-hot, to its observation"
+    )
     obs_last_action: bool = Field(
         False,
-        description="append to an observation the agent's last action in the episode, one-hot (PyMARL: true)",
+        description=(
+            "append the agent's last action in the episode, one-hot, to its observation (PyMARL: true)"
+        ),
     )
     double_q: bool = Field(
-        True, description="the present network chooses the next action, the target network values it"
+        True,
+        description=(
+            "choose the next action with the present network and take its value from the target network"
+        ),
     )
     target_every: PositiveInt = Field(
-        200, description="versions after which the target network becomes a copy of the present one"
+        200, description="versions between copies of the network to the target network"
     )
     target_rate: Fraction | None = Field(
-        None, description="instead: it moves by this share of the way at every version"
+        None,
+        description=(
+            "instead of copies: share of the distance by which the target network moves at every "
+            "version; null: copies"
+        ),
     )
     trace_lambda: Fraction = Field(
-        0.0, description="lambda of the TD(lambda) targets; 0: one step (MAST: 0.6 to 0.8)"
+        0.0, description="lambda of the TD(lambda) targets; 0: one-step targets (MAST: 0.6 to 0.8)"
     )
     trace_from: Natural = Field(
-        0, description="environment steps of the run before which lambda is 0 (MAST's hybrid targets: 750000)"
+        0,
+        description=("environment steps of the run before which lambda is 0 (MAST's hybrid targets: 750000)"),
     )
     n_step: Count = Field(
         1,
-        description=(
-            "rewards in a target before the next value; above 1 in place of trace_lambda, which must be 0"
-        ),
+        description=("number of rewards in a target before the next value; above 1 needs trace_lambda: 0"),
     )
-    epsilon_start: Fraction = Field(1.0, description="share of random actions at the run's beginning")
-    epsilon_final: Fraction = 0.05
+    epsilon_start: Fraction = Field(1.0, description="share of random actions at the start of the run")
+    epsilon_final: Fraction = Field(0.05, description="share of random actions after epsilon_steps")
     epsilon_steps: PositiveInt = Field(
-        50_000, description="environment steps of the run over which it falls linearly"
+        50_000,
+        description="environment steps of the run over which the share of random actions falls linearly",
     )
-    replay: ReplayConfig = section(ReplayConfig)
+    replay: ReplayConfig = section(ReplayConfig, "replay of finished episodes")
     sparse: SparseConfig | None = Field(
-        None, description="sparse training of all weight matrices of agents and mixers"
+        None, description="sparse training of all weight matrices of agents and mixers; null: dense"
     )
 
     @property
@@ -404,12 +471,19 @@ class OperatorConfig(QLearningConfig):
     """Keys of the operator that turns action values into the value of the next step."""
 
     operator: Literal["max", "mellowmax"] = Field(
-        "max", description="mellowmax: MAST's soft mellowmax of each agent's target values"
+        "max",
+        description=(
+            "value of the next step: the largest action value (max), or MAST's soft mellowmax of each "
+            "agent's target values"
+        ),
     )
     mellowmax_omega: PositiveFloat = Field(
-        5.0, description="omega of the soft mellowmax: for returns of about 20, larger for smaller ones"
+        5.0,
+        description=("omega of the soft mellowmax; 5 suits returns of about 20, smaller returns need more"),
     )
-    mellowmax_alpha: NonNegative = Field(1.0, description="alpha of the soft mellowmax, in the same way")
+    mellowmax_alpha: NonNegative = Field(
+        1.0, description="alpha of the soft mellowmax; smaller returns need more"
+    )
 
 
 class IQLConfig(OperatorConfig):
@@ -434,17 +508,19 @@ class MixingConfig(Section):
     mixer_state: Literal["auto", "state", "joint_observation"] = Field(
         "auto",
         description=(
-            "what the mixer sees: the environment's state, or all observations joined; auto: the "
-            "state where there is one"
+            "input of the mixer: the environment's state, or all observations; auto: the state if the "
+            "environment has one"
         ),
     )
     mixing_width: Width = Field(32, description="hidden units of the mixing network")
-    hypernetwork_width: Width = Field(64, description="hidden units of the networks that make its weights")
+    hypernetwork_width: Width = Field(
+        64, description="hidden units of the networks that generate the mixer's weights"
+    )
     hypernetwork_activation: Literal["relu", "tanh"] = Field(
         "relu",
         description=(
-            "of these networks; tanh bounds the weights, where states have no bounds: with relu "
-            "values can diverge there"
+            "activation of the networks that generate the mixer's weights; tanh bounds these weights; "
+            "with relu, values can diverge if states are unbounded"
         ),
     )
 
@@ -459,10 +535,15 @@ class WQMIXConfig(OperatorConfig, MixingConfig):
     """Weighted QMIX (arXiv 2006.10800): CW-QMIX or OW-QMIX."""
 
     name: Literal["wqmix"] = "wqmix"
-    weighting: Literal["central", "optimistic"] = Field("optimistic", description="CW-QMIX or OW-QMIX")
+    weighting: Literal["central", "optimistic"] = Field(
+        "optimistic", description="variant: CW-QMIX (central) or OW-QMIX (optimistic)"
+    )
     weight: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None,
-        description="alpha, of the joint actions that count less; default: 0.5, with central weighting 0.75",
+        description=(
+            "alpha, the weight of joint actions that count less; null: 0.5 with optimistic, 0.75 with "
+            "central weighting"
+        ),
     )
     central_width: Width = Field(256, description="hidden units of the unrestricted mixer")
 
@@ -484,11 +565,11 @@ class RESConfig(QLearningConfig, MixingConfig):
     softmax_beta: NonNegative = Field(
         0.05,
         description=(
-            "inverse temperature of the softmax over joint actions: values that differ by 1/beta weigh 1 to e"
+            "inverse temperature of the softmax over joint actions; values that differ by 1/beta weigh 1 to e"
         ),
     )
     regularisation: NonNegative = Field(
-        0.05, description="lambda, the weight of the distance to the discounted return"
+        0.05, description="lambda, weight of the squared distance to the discounted return"
     )
 
 

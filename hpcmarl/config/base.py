@@ -28,10 +28,11 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, defer_build=True)
 
 
-def section(default: type[Section]) -> Any:
+def section(default: type[Section], description: str) -> Any:
     """Declare a section within a section, with its own defaults.
 
     Args:
         default: Class of the section that holds where the configuration leaves it out.
+        description: Meaning of the section, for the reference of keys.
     """
-    return Field(default_factory=default)
+    return Field(default_factory=default, description=description)

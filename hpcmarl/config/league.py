@@ -30,7 +30,8 @@ class LatestConfig(Section):
     self_share: Fraction = Field(
         1.0,
         description=(
-            "share of episodes against the member's own present weights; the others meet the newest snapshot"
+            "share of episodes against the member's own present weights; the others are against the "
+            "newest snapshot"
         ),
     )
 
@@ -41,7 +42,9 @@ class UniformConfig(Section):
     name: Literal["uniform"] = "uniform"
     self_share: Fraction = Field(
         0.0,
-        description="share of episodes against the member's own weights; the others meet any snapshot",
+        description=(
+            "share of episodes against the member's own present weights; the others are against any snapshot"
+        ),
     )
 
 
@@ -52,11 +55,16 @@ class QualityConfig(Section):
     self_share: Fraction = Field(
         0.8,
         description=(
-            "share of episodes against the member's own present weights; the others meet the past by quality"
+            "share of episodes against the member's own present weights; the others are against "
+            "snapshots by quality"
         ),
     )
     rate: PositiveFloat = Field(
-        0.01, description="eta: a snapshot's quality falls by eta / (N p) when it is beaten"
+        0.01,
+        description=(
+            "eta: when a snapshot is beaten, its quality falls by eta / (N p), for N snapshots and its "
+            "probability p"
+        ),
     )
 
 
@@ -67,16 +75,18 @@ class PfspConfig(Section):
     self_share: Fraction = Field(
         0.0,
         description=(
-            "share of episodes against the member's own present weights; the others meet the past by weight"
+            "share of episodes against the member's own present weights; the others are against "
+            "snapshots by weight"
         ),
     )
     weighting: Literal["hard", "var", "linear", "linear_capped"] = Field(
         "hard",
         description=(
-            "weight of a snapshot that is beaten with score x: (1-x)^power, x(1-x), 1-x, min(0.5, 1-x)"
+            "weight of a snapshot that the member beats with score x: hard: (1-x)^power; var: x(1-x); "
+            "linear: 1-x; linear_capped: min(0.5, 1-x)"
         ),
     )
-    power: PositiveFloat = Field(2.0, description="power of `hard`")
+    power: PositiveFloat = Field(2.0, description="exponent of weighting: hard")
 
 
 class PsroConfig(Section):
@@ -86,20 +96,25 @@ class PsroConfig(Section):
     self_share: Fraction = Field(
         0.0,
         description=(
-            "share of episodes against the member's own present weights; the others follow the meta-strategy"
+            "share of episodes against the member's own present weights; the others are against "
+            "snapshots by the meta-strategy"
         ),
     )
     meta_strategy: MetaStrategyName = Field(
-        "nash", description="what is solved for; nash needs scipy (the extra league)"
+        "nash",
+        description=("solution concept of the game between snapshots; nash needs scipy (the extra league)"),
     )
     prior_games: PositiveFloat = Field(
-        1.0, description="drawn games that are added to every pair: a pair never played counts as even"
+        1.0, description="drawn games added to every pair, so that a pair without games counts as even"
     )
     refresh_games: PositiveInt = Field(
-        100, description="evaluated games after which it is solved anew; a new snapshot has it solved at once"
+        100,
+        description=(
+            "evaluated games between solutions of the game; it is also solved after every new snapshot"
+        ),
     )
     replicator_time: PositiveFloat = Field(
-        1000.0, description="how long the replicator dynamics run, in units of 1 / (range of the payoffs)"
+        1000.0, description="duration of the replicator dynamics, in units of 1 / (range of the payoffs)"
     )
     alpha: PositiveFloat = Field(100.0, description="ranking intensity of alpha_rank")
     population: Annotated[int, Field(ge=2, le=1_000_000)] = Field(
@@ -115,7 +130,8 @@ class PartnersConfig(Section):
         0.0, description="share of episodes in which the member's own present weights play all seats"
     )
     pool: Literal["others", "all"] = Field(
-        "others", description="snapshots of the other members, or of all and so of the member's own past too"
+        "others",
+        description="snapshots of the other members (others), or also of the member's own past (all)",
     )
 
 
@@ -126,11 +142,12 @@ class FixedConfig(Section):
     self_share: Fraction = Field(
         0.0,
         description=(
-            "share of episodes against the member's own present weights; the others meet those of `against`"
+            "share of episodes against the member's own present weights; the others are against the "
+            "members in against"
         ),
     )
     against: tuple[str, ...] = Field(
-        (), description="members, of each of whom the newest snapshot is met; default: all other members"
+        (), description="members whose newest snapshots are the opponents; default: all other members"
     )
 
 
@@ -144,10 +161,13 @@ class LiveConfig(Section):
     """Record of a training member's games against each snapshot."""
 
     decay: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.99, description="what an older game still counts after one more against the same snapshot"
+        0.99, description="factor on the weight of older games after each game against the same snapshot"
     )
     prior_games: NonNegative = Field(
-        1.0, description="drawn games added to every record: a snapshot beaten once is met again"
+        1.0,
+        description=(
+            "drawn games added to every record, so that a snapshot that was beaten once is met again"
+        ),
     )
 
 
@@ -155,14 +175,18 @@ class FreezeConfig(Section):
     """Conditions under which a member is frozen: it beats all required opponents, or its term is over."""
 
     winning: Fraction = Field(
-        0.7, description="live score against every one of them above which it may be frozen early"
+        0.7,
+        description=("live score against every required opponent above which the member may be frozen early"),
     )
     least_updates: Natural = Field(
         100,
-        description="updates since the last snapshot before which it never is, not even at the run's end",
+        description=(
+            "updates since the last snapshot before which the member is never frozen, not even at the "
+            "end of the run"
+        ),
     )
     most_updates: PositiveInt = Field(
-        200, description="updates since the last snapshot after which it is in any case"
+        200, description="updates since the last snapshot after which the member is always frozen"
     )
 
 
@@ -170,17 +194,24 @@ class MainConfig(Section):
     """AlphaStar's main agent: self-play, PFSP over the pool, exploiters and forgotten snapshots."""
 
     name: Literal["main"] = "main"
-    freeze: FreezeConfig = section(FreezeConfig)
-    pfsp_share: Fraction = Field(0.5, description="share of PFSP (hard) over the whole pool")
+    freeze: FreezeConfig = section(FreezeConfig, "conditions under which the member is frozen")
+    pfsp_share: Fraction = Field(0.5, description="share of episodes by PFSP (hard) over the whole pool")
     verification_share: Fraction = Field(
-        0.15, description="share against exploiters that win and mains that were forgotten; else self-play"
+        0.15,
+        description=(
+            "share of episodes against exploiters that beat the member and forgotten snapshots of mains; "
+            "the rest is self-play"
+        ),
     )
-    power: PositiveFloat = Field(2.0, description="power of PFSP hard")
+    power: PositiveFloat = Field(2.0, description="exponent of PFSP (hard)")
     too_strong: Fraction = Field(
-        0.3, description="live score up to which another main is too strong: PFSP var over its past instead"
+        0.3,
+        description=(
+            "live score up to which another main is too strong; its past is met instead, by PFSP (var)"
+        ),
     )
     exploited: Fraction = Field(
-        0.3, description="live score below which an exploiter's snapshot has to be met again"
+        0.3, description="live score below which a snapshot of an exploiter must be met again"
     )
     forgotten: Fraction = Field(
         0.7, description="live score below which an old snapshot of a main counts as forgotten"
@@ -191,10 +222,13 @@ class MainExploiterConfig(Section):
     """AlphaStar's main exploiter: trains against the present main agents."""
 
     name: Literal["main_exploiter"] = "main_exploiter"
-    freeze: FreezeConfig = section(FreezeConfig)
-    reset: Fraction = Field(1.0, description="chance that a new snapshot is followed by the initial weights")
+    freeze: FreezeConfig = section(FreezeConfig, "conditions under which the member is frozen")
+    reset: Fraction = Field(
+        1.0, description="probability that the member starts again from initial weights after a snapshot"
+    )
     too_strong: Fraction = Field(
-        0.1, description="live score up to which a main is too strong: PFSP var over its past instead"
+        0.1,
+        description=("live score up to which a main is too strong; its past is met instead, by PFSP (var)"),
     )
 
 
@@ -202,12 +236,14 @@ class LeagueExploiterConfig(Section):
     """AlphaStar's league exploiter: trains against the whole pool."""
 
     name: Literal["league_exploiter"] = "league_exploiter"
-    freeze: FreezeConfig = section(FreezeConfig)
-    reset: Fraction = Field(0.25, description="chance that a new snapshot is followed by the initial weights")
-    weighting: Literal["hard", "var", "linear", "linear_capped"] = Field(
-        "linear_capped", description="of its PFSP over the whole pool"
+    freeze: FreezeConfig = section(FreezeConfig, "conditions under which the member is frozen")
+    reset: Fraction = Field(
+        0.25, description="probability that the member starts again from initial weights after a snapshot"
     )
-    power: PositiveFloat = Field(2.0, description="power of `hard`")
+    weighting: Literal["hard", "var", "linear", "linear_capped"] = Field(
+        "linear_capped", description="weighting of its PFSP over the whole pool, as for matchmaking.weighting"
+    )
+    power: PositiveFloat = Field(2.0, description="exponent of weighting: hard")
 
 
 MemberKindConfig = Annotated[
@@ -219,7 +255,7 @@ class StrategySection(Section):
     """Keys of all evaluation strategies."""
 
     games_per_pair: Count | None = Field(
-        None, description="games after which a pair is known well enough; default: never"
+        None, description="games after which a pair is not played any more; null: no limit"
     )
 
 
@@ -233,7 +269,9 @@ class LatestPairsConfig(StrategySection):
     """Each snapshot against those that were the newest when it was frozen."""
 
     name: Literal["latest"] = "latest"
-    opponents: Count = Field(10, description="K: against how many older snapshots each one is played")
+    opponents: Count = Field(
+        10, description="K, number of older snapshots against which each snapshot is played"
+    )
 
 
 class PanelConfig(StrategySection):
@@ -244,7 +282,7 @@ class PanelConfig(StrategySection):
         (0,),
         min_length=1,
         max_length=1000,
-        description="numbers of the snapshots that everybody is played against",
+        description="numbers of the snapshots against which every snapshot is played",
     )
 
 
@@ -253,7 +291,7 @@ class AdaptiveConfig(StrategySection):
 
     name: Literal["adaptive"] = "adaptive"
     prior_games: PositiveFloat = Field(
-        2.0, description="drawn games that every pair begins with, in the width of its interval"
+        2.0, description="drawn games added to every pair for the width of its interval"
     )
 
 

@@ -50,41 +50,49 @@ from hpcmarl.config.topology import TopologyConfig
 class Config(Section):
     """Configuration of a run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "run"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = Field(
+        "run", description="name of the run, in its default directory and its Slurm job"
+    )
     preset: PresetName | None = Field(
         None,
         # a resolved configuration holds the preset's values instead
         exclude=True,
         description=(
-            "fill in what an algorithm's authors set, where neither file nor command line say "
-            "otherwise (hpcmarl list presets)"
+            "settings of an algorithm's authors, for keys that neither the file nor the command line "
+            "sets (hpcmarl list presets)"
         ),
     )
-    seed: Natural = 0
+    seed: Natural = Field(0, description="seed of all random numbers of the run")
     deterministic: bool = Field(
         False,
         description=(
-            "actors wait for every version, so that a run can be repeated bit for bit (sync, one group)"
+            "make the run repeatable bit for bit: actors wait for every version; needs rounds.rule: sync "
+            "and one group"
         ),
     )
-    env: EnvConfig
+    env: EnvConfig = Field(description="environment that the actors step")
     policies: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], PolicyConfig] = Field(
-        default={}, description="agents by policy; default: agents with the same spaces share one"
+        default={},
+        description=(
+            "policies by name, each with its agents; default: agents with the same spaces share a policy"
+        ),
     )
-    algo: Algo = section(MATraceConfig)
-    optimizer: OptimizerSection = section(AdamConfig)
-    rounds: RoundsConfig = section(RoundsConfig)
-    topology: TopologyConfig = section(TopologyConfig)
-    trajectories: TrajectoriesConfig = section(TrajectoriesConfig)
-    checkpoint: CheckpointConfig = section(CheckpointConfig)
-    eval: EvalConfig = section(EvalConfig)
-    stop: StopConfig = section(StopConfig)
+    algo: Algo = section(MATraceConfig, "learning algorithm")
+    optimizer: OptimizerSection = section(AdamConfig, "optimizer of the summed gradients")
+    rounds: RoundsConfig = section(RoundsConfig, "rule that ends a round, and the sum of its gradients")
+    topology: TopologyConfig = section(TopologyConfig, "numbers and places of learners and actors")
+    trajectories: TrajectoriesConfig = section(TrajectoriesConfig, "trajectory files")
+    checkpoint: CheckpointConfig = section(CheckpointConfig, "checkpoints of the run")
+    eval: EvalConfig = section(EvalConfig, "evaluation episodes")
+    stop: StopConfig = section(StopConfig, "limits of the run; at least one is required")
     league: LeagueConfig | None = Field(
-        None, description="train many policies against frozen ones; default: a single run"
+        None, description="train several policies against snapshots of each other; null: a single run"
     )
-    logging: LoggingConfig = section(LoggingConfig)
-    faults: FaultsConfig = section(FaultsConfig)
-    slurm: SlurmConfig = section(SlurmConfig)
+    logging: LoggingConfig = section(LoggingConfig, "log messages, progress display and metrics")
+    faults: FaultsConfig = section(
+        FaultsConfig, "response to non-finite values, and failures injected for tests"
+    )
+    slurm: SlurmConfig = section(SlurmConfig, "settings of the cluster for hpcmarl submit")
 
     @property
     def backpressure(self) -> bool:

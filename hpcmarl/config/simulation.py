@@ -33,31 +33,35 @@ from hpcmarl.config.base import (
 )
 
 Law = Literal["constant", "sqrt", "linear", "random"]
-LAWS = (
-    "the mean of worker i = 1 … n: constant: scale; sqrt: scale·√i; linear: scale·i; random: lognormal "
-    "around scale, drawn once"
-)
 BYTES_OF_A_PARAMETER = 4
 
 
 class TimesConfig(Section):
     """Mean times of the workers, and their variation."""
 
-    law: Law = Field("constant", description=LAWS)
-    scale: NonNegative = 1.0
-    dimension_exponent: float = Field(
-        0.0, description="the means are multiplied by the number of parameters to this power"
+    law: Law = Field(
+        "constant",
+        description=(
+            "mean of worker i = 1 … n: scale (constant), scale·√i (sqrt), scale·i (linear), or lognormal "
+            "around scale, drawn once (random)"
+        ),
     )
-    spread: NonNegative = Field(0.5, description="law random: standard deviation of the logarithm")
+    scale: NonNegative = Field(1.0, description="scale of the means, in virtual time")
+    dimension_exponent: float = Field(
+        0.0, description="power of the number of parameters by which the means are multiplied"
+    )
+    spread: NonNegative = Field(0.5, description="standard deviation of the logarithm, for law: random")
     values: tuple[NonNegative, ...] | None = Field(
-        None, description="the means themselves, one a worker, instead of law and scale"
+        None, description="means of the workers, one for each, instead of law and scale"
     )
     noise: Literal["none", "lognormal", "exponential"] = Field(
         "none", description="distribution of each single time around its mean"
     )
-    noise_spread: NonNegative = Field(0.5, description="noise lognormal: standard deviation of the logarithm")
+    noise_spread: NonNegative = Field(
+        0.5, description="standard deviation of the logarithm, for noise: lognormal"
+    )
     drift: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="the means swing by this fraction, each worker at a phase of its own"
+        0.0, description="fraction by which the means swing; each worker has its own phase"
     )
     drift_period: PositiveFloat = Field(100.0, description="virtual time of one swing")
 
@@ -68,7 +72,8 @@ class CommunicationConfig(TimesConfig):
     bandwidth: PositiveFloat | None = Field(
         None,
         description=(
-            "bytes a unit of time; adds what the parameters, 4 bytes each, take there and back; null: nothing"
+            "bytes in a unit of virtual time; adds the time of the parameters, 4 bytes each, in both "
+            "directions; null: no such time"
         ),
     )
 
@@ -76,31 +81,45 @@ class CommunicationConfig(TimesConfig):
 class FailureConfig(Section):
     """Workers that fail and lose unfinished work: once at a given time, or repeatedly at random times."""
 
-    workers: tuple[Natural, ...] | None = Field(None, description="numbers from 0; null: every worker")
-    at: NonNegative | None = Field(None, description="virtual time of the failure")
+    workers: tuple[Natural, ...] | None = Field(
+        None, description="numbers of the workers, from 0; null: all workers"
+    )
+    at: NonNegative | None = Field(None, description="virtual time of a single failure")
     every: PositiveFloat | None = Field(
         None, description="mean time between failures of a worker (exponential)"
     )
-    repair: PositiveFloat | None = Field(None, description="how long it is down; null: for good")
+    repair: PositiveFloat | None = Field(
+        None, description="virtual time until the worker continues; null: it never does"
+    )
 
 
 class LimitConfig(Section):
     """Limits of a simulation; it ends at the first that it reaches."""
 
-    time: PositiveFloat | None = Field(None, description="virtual time")
-    gradients: PositiveInt | None = Field(None, description="trajectories whose gradients were used")
-    rounds: PositiveInt | None = None
+    time: PositiveFloat | None = Field(
+        None, description="virtual time after which the simulation ends; null: no limit"
+    )
+    gradients: PositiveInt | None = Field(
+        None,
+        description=(
+            "number of used gradients (one for each trajectory) after which the simulation ends; null: "
+            "no limit"
+        ),
+    )
+    rounds: PositiveInt | None = Field(
+        None, description="number of rounds after which the simulation ends; null: no limit"
+    )
 
 
 class TuneConfig(Section):
     """Tuning of each case on separate seeds, by the mean objective late in the simulation."""
 
-    seeds: tuple[Natural, ...] = Field(min_length=1, description="seeds for tuning only")
+    seeds: tuple[Natural, ...] = Field(min_length=1, description="seeds used for tuning only")
     share: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="the part of sim.stop after which a trial ends"
+        1.0, description="share of sim.stop after which a trial ends"
     )
     grid: dict[str, tuple[Any, ...]] = Field(
-        min_length=1, description="key: values to try; of several keys all combinations"
+        min_length=1, description="values to try for each key; with several keys all combinations"
     )
 
 
@@ -110,54 +129,67 @@ class SweepConfig(Section):
     `rounds.batch` of a method may be a list, which gives one case for each value.
     """
 
-    settings: dict[str, dict[str, Any]] = Field({}, description="default: one, without a name of its own")
-    methods: dict[str, dict[str, Any]] = Field({}, description="default: one, named after rounds.rule")
-    seeds: tuple[Natural, ...] = Field((), description="each case is run once a seed; default: `seed`")
-    tune: TuneConfig | None = None
+    settings: dict[str, dict[str, Any]] = Field(
+        {}, description="keys that differ, for each named setting; default: one setting without changes"
+    )
+    methods: dict[str, dict[str, Any]] = Field(
+        {},
+        description=("keys that differ, for each named method; default: one method, named after rounds.rule"),
+    )
+    seeds: tuple[Natural, ...] = Field((), description="seeds with which each case is run; default: seed")
+    tune: TuneConfig | None = Field(None, description="tuning of each case before it is run; null: none")
 
 
 class SimConfig(Section):
     """The simulated cluster, the limits and the cases of a simulation."""
 
-    workers: Count = 10
+    workers: Count = Field(10, description="number of workers, n; each is one group")
     compute_times: PositiveFloat | tuple[PositiveFloat, ...] | Law | TimesConfig = Field(
-        1.0, description="h, the time of one trajectory: for all, one a worker, or a law"
+        1.0,
+        description=(
+            "h, virtual time of one trajectory: a number for all workers, a list with one for each, or a law"
+        ),
     )
     communication_times: NonNegative | tuple[NonNegative, ...] | Law | CommunicationConfig = Field(
-        0.0, description="kappa, the time of one round trip: for all, one a worker, or a law"
+        0.0,
+        description=(
+            "kappa, virtual time of one round trip: a number for all workers, a list with one for each, "
+            "or a law"
+        ),
     )
     charge: Literal["trajectory", "step"] = Field(
         "trajectory",
         description=(
-            "a trajectory takes h_i whatever its length, or h_i·steps/objective.reference_steps "
-            "(biased towards short ones)"
+            "time of a trajectory: h_i for any length (trajectory), or "
+            "h_i·steps/objective.reference_steps, which is biased towards short ones (step)"
         ),
     )
     local_step_size: PositiveFloat | None = Field(
         None,
         description=(
-            "rule sync: between two rounds each worker moves its own point by so much along the "
-            "gradient of each of its trajectories (FedPG)"
+            "length of the local steps with rounds.rule: sync (FedPG): between rounds each worker moves "
+            "its own point along the gradient of each trajectory; null: none"
         ),
     )
-    failures: tuple[FailureConfig, ...] = ()
-    stop: LimitConfig = section(LimitConfig)
+    failures: tuple[FailureConfig, ...] = Field((), description="failures of workers")
+    stop: LimitConfig = section(LimitConfig, "limits of the simulation; at least one is required")
     thresholds: tuple[float, ...] = Field(
-        (), description="tell when the objective reached each of these (the mean of 5 successive points)"
+        (),
+        description=(
+            "objective values for which the time of reaching them is reported (mean of 5 successive points)"
+        ),
     )
     points: Annotated[int, Field(ge=2, le=100_000)] = Field(
-        200, description="at most so many points are kept, evenly over the rounds"
+        200, description="largest number of points that are kept, evenly over the rounds"
     )
-    sweep: SweepConfig = section(SweepConfig)
+    sweep: SweepConfig = section(SweepConfig, "cases: settings, methods, seeds and tuning")
 
 
 class NoObjective(Section):
     """No objective: gradients are only counted, for throughput and round times."""
 
     name: Literal["none"] = "none"
-    dimension: Count = Field(
-        1, description="number of parameters, d; without an objective for communication times only"
-    )
+    dimension: Count = Field(1, description="number of parameters, d; it affects times only")
 
 
 class QuadraticsConfig(Section):
@@ -168,13 +200,13 @@ class QuadraticsConfig(Section):
     optima: tuple[float, ...] = Field(
         (0.0,),
         min_length=1,
-        description="all coordinates of worker i's optimum; in turn where there are more workers",
+        description=("value of all coordinates of each worker's optimum; repeated in turn for more workers"),
     )
-    curvature: PositiveFloat = 1.0
+    curvature: PositiveFloat = Field(1.0, description="curvature of the quadratics")
     noise: NonNegative = Field(
         0.0, description="standard deviation of a gradient, over all coordinates together"
     )
-    start: float = Field(0.0, description="all coordinates of the first point")
+    start: float = Field(0.0, description="value of all coordinates of the first point")
 
 
 class NonconvexConfig(Section):
@@ -185,8 +217,12 @@ class NonconvexConfig(Section):
 
     name: Literal["nonconvex"] = "nonconvex"
     dimension: Width = Field(20, description="number of parameters, d")
-    condition: Annotated[float, Field(ge=1)] = 100.0
-    heterogeneity: NonNegative = Field(0.0, description="distance of the workers' optima from the common one")
+    condition: Annotated[float, Field(ge=1)] = Field(
+        100.0, description="ratio of the largest weight w_k to the smallest"
+    )
+    heterogeneity: NonNegative = Field(
+        0.0, description="distance of the workers' optima from the common optimum"
+    )
     noise: NonNegative = Field(
         1.0, description="standard deviation of a gradient, over all coordinates together"
     )
@@ -196,24 +232,31 @@ class NonconvexConfig(Section):
 class SampledWorkerConfig(Section):
     """Differences of one worker from the others."""
 
-    env: dict[str, Any] = Field({}, description="keys of `objective.env` that differ; `kwargs` are merged")
+    env: dict[str, Any] = Field(
+        {}, description="keys of objective.env that differ for this worker; kwargs are merged"
+    )
 
 
 class PolicyObjectiveConfig(Section):
     """J_i(theta) = expected return in worker i's environment; gradients come from really played episodes."""
 
     name: Literal["policy"] = "policy"
-    env: EnvConfig
+    env: EnvConfig = Field(description="environment of the workers, as in a run")
     policies: dict[str, PolicyConfig] = Field(
-        {}, description="as of a run; default: agents with the same spaces share one"
+        {}, description="policies by name, as in a run; default: agents with the same spaces share a policy"
     )
-    algo: Annotated[ReinforceConfig | MATraceConfig, Field(discriminator="name")] = section(ReinforceConfig)
+    algo: Annotated[ReinforceConfig | MATraceConfig, Field(discriminator="name")] = section(
+        ReinforceConfig, "algorithm that computes the gradients"
+    )
     reference_steps: Count = Field(
-        100, description="with sim.charge: step, the length of a trajectory that takes h_i"
+        100, description="length of a trajectory that takes h_i, with sim.charge: step"
     )
-    slots: Count = Field(20, description="episodes that are played side by side")
+    slots: Count = Field(20, description="number of episodes that are played in parallel")
     workers: tuple[SampledWorkerConfig, ...] = Field(
-        (), description="one entry a worker, in turn where there are more workers; default: all alike"
+        (),
+        description=(
+            "differences of the workers, one entry for each, repeated in turn for more workers; default: none"
+        ),
     )
 
     @model_validator(mode="after")
@@ -231,12 +274,14 @@ Objective = Annotated[
 class SimulationConfig(Section):
     """Configuration of a simulation."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "simulation"
-    seed: Natural = 0
-    objective: Objective = section(NoObjective)
-    optimizer: OptimizerSection = section(NigtConfig)
-    rounds: RoundsConfig = section(RoundsConfig)
-    sim: SimConfig
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = Field(
+        "simulation", description="name of the simulation, in its default directory"
+    )
+    seed: Natural = Field(0, description="seed of the simulation's random numbers")
+    objective: Objective = section(NoObjective, "objective that the workers maximise")
+    optimizer: OptimizerSection = section(NigtConfig, "optimizer of the summed gradients")
+    rounds: RoundsConfig = section(RoundsConfig, "rule that ends a round")
+    sim: SimConfig = Field(description="simulated cluster, limits and cases")
 
     @model_validator(mode="after")
     def _agree(self) -> SimulationConfig:
