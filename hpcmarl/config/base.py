@@ -15,7 +15,8 @@ GroupCount = Annotated[int, Field(ge=1, le=65_536)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Line = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
+ONE_LINE = r"^[^\x00-\x1f\x7f]+$"
+Line = Annotated[str, Field(min_length=1, pattern=ONE_LINE)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

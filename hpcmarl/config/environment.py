@@ -78,9 +78,10 @@ class EnvConfig(Section):
         """
         if not own:
             return self
-        return EnvConfig.model_validate(
-            self.model_dump() | {**own, "kwargs": self.kwargs | own.get("kwargs", {})}
-        )
+        kwargs = own.get("kwargs", {})
+        # anything but a dictionary is left for the validation to refuse
+        merged = self.kwargs | kwargs if isinstance(kwargs, dict) else kwargs
+        return EnvConfig.model_validate(self.model_dump() | {**own, "kwargs": merged})
 
 
 class PolicyConfig(Section):

@@ -113,20 +113,22 @@ def _read(path_or_text: str | Path | None, root: type[BaseModel] | None) -> Tree
     data, lines = yaml_text.parse(content, source)
     if data is None:
         raise ConfigError(
-            f"{source}: empty; a configuration needs at least env.id and one of stop's keys (examples: "
-            "configs/)"
+            f"{source}: empty; a configuration needs at least env.id and one key of stop (examples: configs/)"
         )
     if not isinstance(data, dict):
-        raise ConfigError(f"{source}: holds {_kind(data)} where sections like env: and stop: are expected")
+        raise ConfigError(
+            f"{source}: holds {_kind(data)}; a configuration needs sections such as env: and stop:"
+        )
     actual = SimulationConfig if "sim" in data else Config
     if root is Config and actual is not root:
         raise ConfigError(
-            f"{source}: has a section sim: it describes a simulation, not a run; use hpcmarl simulate "
+            f"{source}: the section sim describes a simulation, not a run; use hpcmarl simulate "
             f"{short(source)}"
         )
     if root is SimulationConfig and actual is not root:
         raise ConfigError(
-            f"{source}: has no section sim: it is no simulation; for a run use hpcmarl train {short(source)}"
+            f"{source}: no section sim, so it is not a simulation; for a run use hpcmarl train "
+            f"{short(source)}"
         )
     return Tree(data, source, actual, lines=lines)
 
@@ -152,7 +154,7 @@ def _validated(tree: Tree, root: type[Root]) -> Root:
         named = show(tree.data["preset"]).strip("'")
         raise ConfigError(
             f"{tree.origin(('preset',))}: preset: {named} is for runs (hpcmarl train), and this is a "
-            "simulation; remove it"
+            "simulation; remove preset"
         )
     fill_names(tree)
     try:
@@ -160,7 +162,7 @@ def _validated(tree: Tree, root: type[Root]) -> Root:
     except ValidationError as error:
         raise ConfigError(_explain(error, tree)) from None
     except RecursionError:
-        raise ConfigError(f"{tree.source}: nested too deeply") from None
+        raise ConfigError(f"{tree.source}: nested too deeply; remove levels of nesting") from None
 
 
 def dump_config(config: Config | SimulationConfig) -> str:
@@ -251,11 +253,9 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
     if kind == "extra_forbidden":
         return _unknown_key(place, tree)
     if "[key]" in detail["loc"] or kind == "invalid_key":
-        words = (
-            "keys must be text"
-            if kind in ("string_type", "invalid_key")
-            else f"a name {_lower(detail['msg'])}"
-        )
+        is_text = kind not in ("string_type", "invalid_key")
+        type_ = keys.key_type(_schema_place(place[:-1]), tree.data, tree.root) if is_text else None
+        words = f"allowed: {keys.describe(type_)}" if type_ is not None else "keys must be text"
         return f"{origin}: {key}: the key {show(place[-1])} is not allowed; {words}"
     expected = keys.field_at(_schema_place(place), tree.data, tree.root)
     allowed = keys.describe(expected) if expected is not None else _lower(detail["msg"])
@@ -263,15 +263,18 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
         allowed = f"one of {', '.join(keys.choices_at(place[:-1], tree.data, tree.root))}"
         if key == "algo.name" and isinstance(value, str) and value in PRESETS:
             allowed += f"; {value} is a preset: write preset: {value}"
-    if kind == "missing":
+    if kind in ("missing", "union_tag_not_found"):
         return f"{origin}: {key} is missing; allowed: {allowed}{_meaning(place, tree.root)}"
     if value is None and "null" not in allowed:
-        remedy = (
-            f"{key}={{}} for what holds without it"
-            if origin == COMMAND_LINE and "section" in allowed
-            else "or remove the line"
-        )
-        return f"{origin}: {key} is empty; allowed: {allowed}{_meaning(place, tree.root)}; {remedy}"
+        if keys.is_required(_schema_place(place), tree.data, tree.root):
+            remedy = ""
+        elif origin != COMMAND_LINE:
+            remedy = "; or remove the line for the default"
+        elif "section" in allowed:
+            remedy = f"; use {key}={{}} for the defaults"
+        else:
+            remedy = f"; remove {key}= for the default"
+        return f"{origin}: {key} is empty; allowed: {allowed}{_meaning(place, tree.root)}{remedy}"
     renamed = renamed_value(place, value)
     hint = "" if renamed is None else f"; {value} was renamed to {renamed}"
     return f"{origin}: {key} is {show(value)}; allowed: {allowed}{_meaning(place, tree.root)}{hint}"
@@ -292,16 +295,18 @@ def _unknown_key(place: Place, tree: Tree) -> str:
     if "." in key and key in suggestions:
         hint = f"sections are nested in a file: {key.replace('.', ': {')}: ...{'}' * key.count('.')}; "
     if owners:
-        hint = f"it belongs to {choice}.name: {' and '.join(owners)}; "
+        hint = f"it belongs to {choice}.name: {', '.join(owners)}; "
     return f"{said}; {hint}allowed here{name}: {', '.join(siblings)}"
 
 
 def _schema_place(place: Place) -> Place:
     """Return the place in the schema that describes `place`.
 
-    `topology.groups.N.env` has the keys of `env`.
+    `topology.groups.N.env` has the keys of `env`, and `objective.workers.N.env` those of `objective.env`.
     """
-    return ("env", *place[4:]) if place[:2] == ("topology", "groups") and place[3:4] == ("env",) else place
+    if place[3:4] == ("env",) and place[:2] in (("topology", "groups"), ("objective", "workers")):
+        return (*(("objective",) if place[0] == "objective" else ()), "env", *place[4:])
+    return place
 
 
 def _value_at(data: Any, place: Place) -> Any:
@@ -315,7 +320,7 @@ def _meaning(place: Place, root: type[BaseModel]) -> str:
     if len(place) > 1 and place[0] == "policies":
         generic = ("policies", "<name>", *generic[2:])
     row = next((row for row in keys.schema_rows(root) if row.key == ".".join(generic)), None)
-    return f" ({short(row.description, 120)})" if row and row.description and generic[-1] != "name" else ""
+    return f" ({short(row.description, 160)})" if row and row.description and generic[-1] != "name" else ""
 
 
 def _sources(tree: Tree) -> str:

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from hpcmarl.config import Config
+from hpcmarl.config.base import ONE_LINE
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if origin is Literal:
         return f"one of {', '.join(map(str, arguments))}" if len(arguments) > 1 else str(arguments[0])
     if origin is tuple:
-        return f"a list of {_plural(describe(arguments[0]))}{_bounds(metadata, ' items')}"
+        return f"a list of {_plural(describe(arguments[0]))}{_bounds(metadata, 'item')}"
     if origin is dict or annotation is dict:
         return "a section of keys"
     if _is_model(annotation):
@@ -144,6 +145,19 @@ def members_of(section: str, root: type[BaseModel] = Config) -> dict[str, type[B
     return _members(field.annotation) if field is not None and field.discriminator else {}
 
 
+def key_type(path: tuple[str | int, ...], data: Any, root: type[BaseModel] = Config) -> Any:
+    """Return the type of the keys in the dictionary at `path`; None if it is no dictionary."""
+    plain = _plain(field_at(path, data, root))
+    return next((get_args(each)[0] for each in plain if get_origin(each) is dict), None)
+
+
+def is_required(path: tuple[str | int, ...], data: Any, root: type[BaseModel] = Config) -> bool:
+    """Return whether the key at `path` has no default."""
+    model = _model(field_at(path[:-1], data, root), _lookup(data, path[:-1]))
+    field = None if model is None else model.model_fields.get(str(path[-1]))
+    return field is not None and field.is_required()
+
+
 def choices_at(path: tuple[str | int, ...], data: Any, root: type[BaseModel] = Config) -> list[str]:
     """Return the allowed values of `name` in the section at `path`; empty for a section without a choice."""
     return list(_members(field_at(path, data, root)))
@@ -216,12 +230,11 @@ def _bounds(metadata: Iterable[Any], unit: str = "") -> str:
         for attribute, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<=")):
             if getattr(item, attribute, None) is not None:
                 words.append(f" {sign} {getattr(item, attribute)}")
-        if getattr(item, "min_length", None) is not None:
-            words.append(f", at least {item.min_length}{unit or ' characters'}")
-        if getattr(item, "max_length", None) is not None:
-            words.append(f", at most {item.max_length}{unit or ' characters'}")
-        if getattr(item, "pattern", None) is not None:
-            words.append(f" matching {item.pattern}")
+        for attribute, limit in (("min_length", "at least"), ("max_length", "at most")):
+            if (length := getattr(item, attribute, None)) is not None:
+                words.append(f", {limit} {length} {unit or 'character'}{'s' * (length != 1)}")
+        if (pattern := getattr(item, "pattern", None)) is not None:
+            words.append(" on one line" if pattern == ONE_LINE else f" matching {pattern}")
     return " and".join(word for word in words if word).replace(" and,", ",")
 
 

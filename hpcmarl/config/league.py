@@ -327,24 +327,25 @@ def matchmaking_contradictions(
     found = []
     if cooperative and config.name == "psro":
         found.append(
-            f"{key}.name: psro looks for an equilibrium between opponents, and in a cooperative league there "
-            "are none; use partners"
+            f"{key}.name: psro does not work with league.cooperative: true, because it needs opponents; use "
+            f"{key}.name: partners"
         )
     if not cooperative and config.name == "partners":
         found.append(
-            f"{key}.name: partners is for cooperative leagues; use uniform to meet opponents at random"
+            f"{key}.name: partners needs league.cooperative: true; use {key}.name: uniform for random "
+            "opponents"
         )
     if isinstance(config, MainConfig) and config.pfsp_share + config.verification_share > 1:
         found.append(
-            f"{key}.pfsp_share {config.pfsp_share} and {key}.verification_share {config.verification_share} "
-            "are more than 1 together; lower one"
+            f"{key}.pfsp_share: {config.pfsp_share:g} and {key}.verification_share: "
+            f"{config.verification_share:g} have a sum above 1; lower one of them"
         )
     if (
         isinstance(config, MainConfig | MainExploiterConfig | LeagueExploiterConfig)
         and config.freeze.least_updates > config.freeze.most_updates
     ):
         found.append(
-            f"{key}.freeze.least_updates {config.freeze.least_updates} is more than "
-            f"{key}.freeze.most_updates {config.freeze.most_updates}; lower it"
+            f"{key}.freeze.least_updates: {config.freeze.least_updates} is more than "
+            f"{key}.freeze.most_updates: {config.freeze.most_updates}; lower {key}.freeze.least_updates"
         )
     return found

@@ -44,8 +44,8 @@ def league_contradictions(run: LeagueRun) -> list[str]:
     if league is None and run.topology.evaluators:
         return [
             (
-                f"topology.evaluators: {run.topology.evaluators} ranks play a league's matches, and there "
-                "is no section league; set it to 0"
+                f"topology.evaluators: {run.topology.evaluators} needs a section league, whose matches these "
+                "ranks play; set topology.evaluators: 0"
             )
         ]
     if league is None:
@@ -54,14 +54,15 @@ def league_contradictions(run: LeagueRun) -> list[str]:
     if league.score == "return" and (
         league.return_range is None or not league.return_range[0] < league.return_range[1]
     ):
+        shown = "null" if league.return_range is None else list(league.return_range)
         found.append(
-            f"league.return_range is {league.return_range}; league.score: return needs two returns, [worst, "
-            "best]"
+            f"league.return_range is {shown}; league.score: return needs the worst and the best return; set "
+            "league.return_range: [worst, best]"
         )
     if league.cooperative and league.score == "win":
         found.append(
-            "league.cooperative: true has no winner; set league.score: return and league.return_range: "
-            "[worst, best]"
+            "league.cooperative: true does not work with league.score: win, because no side wins; set "
+            "league.score: return and league.return_range: [worst, best]"
         )
     makers: dict[str, MatchmakingConfig | MemberKindConfig] = {"league.matchmaking": league.matchmaking}
     for name, member in league.members.items():
@@ -74,8 +75,8 @@ def league_contradictions(run: LeagueRun) -> list[str]:
             "adaptive",
         ):
             found.append(
-                f"{key}.name: psro answers to all of the payoff, which league.evaluation.strategy.name: "
-                f"{strategy} leaves open; use round_robin or adaptive"
+                f"{key}.name: psro needs evaluated games of all pairs, and league.evaluation.strategy.name: "
+                f"{strategy} leaves pairs out; use round_robin or adaptive"
             )
     found += _excluded_by_league(run)
     shared = league.own_seats > 1 or (
@@ -92,28 +93,29 @@ def _excluded_by_league(run: LeagueRun) -> list[str]:
     found = []
     if run.rounds.collective:
         found.append(
-            f"rounds.reduce: {run.rounds.reduce} does not go with a league, where every learner trains "
-            "its own member; use server"
+            f"rounds.reduce: {run.rounds.reduce} does not work with a league, in which every learner trains "
+            "its own member; use rounds.reduce: server"
         )
     if run.deterministic:
         found.append(
-            "deterministic: true does not go with a league, whose members advance at their own speed; set it "
-            "to false"
+            "deterministic: true does not work with a league, whose members advance at different speeds; set "
+            "deterministic: false"
         )
     if run.topology.respawn:
         found.append(
-            "topology.respawn: true does not go with a league, where ranks without a team play matches; set "
-            "it to false"
+            "topology.respawn: true does not work with a league, in which ranks without a learner play "
+            "matches; set topology.respawn: false"
         )
     if run.stop.return_mean is not None:
         found.append(
-            "stop.return_mean does not go with a league, whose members have returns of their own; use "
-            "stop.env_steps, updates or seconds"
+            f"stop.return_mean: {run.stop.return_mean:g} does not work with a league, whose members have "
+            "different returns; use stop.env_steps, stop.updates or stop.seconds"
         )
-    if not isinstance(run.topology.groups, int) and any(group.env for group in run.topology.groups):
+    changed = [index for index, group in enumerate(run.topology.group_list) if group.env]
+    if changed:
         found.append(
-            "topology.groups with an env of their own do not go with a league, where any group may train any "
-            "member; remove env there"
+            f"topology.groups.{changed[0]}.env does not work with a league, in which any group may train any "
+            "member; remove env from all groups"
         )
     return found
 
@@ -143,9 +145,9 @@ def self_play_contradictions(run: LeagueRun, *, constant_sum: bool = False) -> l
             common, remedy = common_reward_text(run.algo)
             why = "a constant-sum game" if constant_sum else "league.cooperative: false"
             return [
-                f"{common} learns from the mean reward of all seats where a member plays itself "
-                f"({key}.{name}), and of opponents ({why}) that is nobody's aim, 0 where their rewards sum "
-                f"to zero; {remedy}"
+                f"{common} learns from the mean reward of all seats when a member plays itself "
+                f"({key}.{name}); between opponents ({why}) this mean is no agent's aim, and 0 if the "
+                f"rewards sum to zero; {remedy}"
             ]
     return []
 
@@ -171,8 +173,8 @@ def _without_training(run: LeagueRun, league: LeagueConfig) -> list[str]:
     """Return one line for each untrained member without `start`, and one for surplus learners."""
     found = [
         (
-            f"league.members.{name}.trains: false needs league.members.{name}.start, a snapshot's file: what "
-            "does not train would stay random weights"
+            f"league.members.{name}: trains is false but start is not set; set league.members.{name}.start "
+            "to a snapshot file"
         )
         for name, member in league.members.items()
         if not member.trains and member.start is None
@@ -181,12 +183,12 @@ def _without_training(run: LeagueRun, league: LeagueConfig) -> list[str]:
     training = sum(member.trains for member in members)
     if members and not training:
         found.append(
-            "league.members: all of them have trains: false, so there is nothing to train; let one train, or "
-            "use hpcmarl league match"
+            "league.members: trains is false for all members; set trains: true for one of them, or use "
+            "hpcmarl league match for games without training"
         )
     elif members and groups > training:
         found.append(
-            f"topology.groups: {groups} learners for {training} members that train, and only one can train a "
-            "member at a time; lower it, or add league.members"
+            f"topology.groups: {groups} learners for {training} members that train, and a member has only "
+            "one learner at a time; lower topology.groups, or add league.members"
         )
     return found

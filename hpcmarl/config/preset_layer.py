@@ -78,8 +78,8 @@ def fill_preset(tree: Tree, preset: Preset) -> None:
             filled += _set_where_missing(tree.data, place, setting.value) and place[-1] != "name"
     if not filled:
         raise ConfigError(
-            f"{tree.origin(KEY)}: preset: {preset.name} sets nothing here, {tree.source} sets all of its "
-            "keys; remove preset, or the keys that it is to set"
+            f"{tree.origin(KEY)}: preset: {preset.name} has no effect, because {tree.source} sets all of its "
+            "keys; remove preset, or the keys that it should set"
         )
 
 
@@ -111,7 +111,7 @@ def _other_algorithm(tree: Tree, preset: Preset) -> str:
     fitting = [name for name, other in PRESETS.items() if other.choices["algo"] == actual]
     remedy = f", or use preset: {' or '.join(fitting)}" if fitting else ""
     line = (
-        f"{tree.origin(('algo', 'name'))}: algo.name is {shown}, and preset: {preset.name} is for "
+        f"{tree.origin(('algo', 'name'))}: algo.name is {shown}, but preset: {preset.name} is for "
         f"algo.name: {own}; remove one of them{remedy}"
     )
     return " ".join(line.split())

@@ -213,17 +213,17 @@ def round_contradictions(rounds: RoundsConfig, groups: int, word: str) -> list[s
     found = []
     if rounds.rule == "malenia" and rounds.batch is not None and rounds.batch < groups:
         found.append(
-            f"rounds.batch {rounds.batch} is less than the {groups} {word}; malenia needs at least one "
-            "trajectory of every one of them"
+            f"rounds.batch: {rounds.batch} is less than the {groups} {word}; rounds.rule: malenia needs at "
+            "least one trajectory from each; raise rounds.batch"
         )
     if rounds.rule == "afedpg" and rounds.collective:
         found.append(
-            f"rounds.reduce: {rounds.reduce} does not work with rounds.rule: afedpg, where every gradient is "
-            "a step of its own and there is nothing to sum; use rounds.reduce: server"
+            f"rounds.reduce: {rounds.reduce} does not work with rounds.rule: afedpg, in which every gradient "
+            "is a separate step and nothing is summed; use rounds.reduce: server"
         )
     if rounds.admission == "all_begun" and rounds.rule != "rennala":
         found.append(
-            f"rounds.admission: all_begun does not go with rounds.rule: {rounds.rule}, which counts episodes "
-            "in the order in which they began; remove rounds.admission, or set rounds.rule: rennala"
+            f"rounds.admission: all_begun does not work with rounds.rule: {rounds.rule}, which counts "
+            "episodes in the order of their starts; remove rounds.admission, or set rounds.rule: rennala"
         )
     return found

@@ -106,8 +106,8 @@ class Config(Section):
     def _agree(self) -> Config:
         if self.preset is not None:
             raise ValueError(
-                f"preset: {self.preset} is filled in by hpcmarl.config.file.load_config, not by the models "
-                "themselves"
+                f"preset: {self.preset} is filled in by hpcmarl.config.file.load_config, not by Config; use "
+                "load_config"
             )
         for contradiction in contradictions(self):
             raise ValueError(contradiction)
@@ -162,45 +162,46 @@ def contradictions(config: Config) -> list[str]:
     found = []
     groups = len(config.topology.group_list)
     if groups == 0:
-        found.append("topology.groups is an empty list; allowed: at least one group")
+        found.append("topology.groups is []; allowed: a list of at least one group")
     if config.stop == StopConfig(seconds_before_limit=config.stop.seconds_before_limit):
         found.append(
-            "stop is empty, the run would never end; set stop.updates, stop.env_steps, stop.seconds or "
+            "stop is empty, so the run would never end; set stop.updates, stop.env_steps, stop.seconds or "
             "stop.return_mean"
         )
     if config.deterministic and (config.rounds.rule != "sync" or groups > 1):
         found.append(
-            f"deterministic: true needs rounds.rule: sync and one group, not {config.rounds.rule} with "
-            f"{groups}: the order in which ranks report is not repeatable"
+            f"deterministic: true does not work with rounds.rule: {config.rounds.rule} and topology.groups: "
+            f"{groups}, because the order of messages from several groups is not repeatable; set "
+            "rounds.rule: sync and topology.groups: 1"
         )
     if config.deterministic and config.topology.respawn:
         found.append(
-            "topology.respawn: true starts anew what deterministic: true would have to repeat; set one of "
-            "them to false"
+            "topology.respawn: true does not work with deterministic: true, because a new actor does not "
+            "repeat the work of the dead one; set one of the two keys to false"
         )
     if config.deterministic and config.algo.name == "ppo":
         found.append(
-            "deterministic: true does not go with algo.name: ppo, whose actors go on while it goes through a "
-            "batch; use ma_trace"
+            "deterministic: true does not work with algo.name: ppo, whose actors continue during the passes "
+            "over a batch; use algo.name: ma_trace"
         )
     found += round_contradictions(config.rounds, groups, "groups")
     if config.eval.episodes == 0 and (config.eval.every_updates or config.eval.every_seconds):
         found.append(
-            "eval.episodes: 0 leaves nothing to play every so often; raise it, or remove eval.every_updates "
-            "and eval.every_seconds"
+            "eval.episodes: 0 does not work with eval.every_updates and eval.every_seconds, whose "
+            "evaluations need episodes; raise eval.episodes, or remove these keys"
         )
     found += algo_contradictions(config.algo)
     if not isinstance(config.algo, ActorCriticConfig):
         found += critic_contradictions(config.optimizer, f"algo.name: {config.algo.name}")
     if config.league is not None and isinstance(config.algo, MATraceConfig) and config.algo.teams != "auto":
         found.append(
-            "algo.teams does not go with a league, where the policies of a side are a team (league.sides); "
-            "remove it"
+            "algo.teams does not work with a league, in which the policies of a side are a team "
+            "(league.sides); remove algo.teams"
         )
     found += league_contradictions(config)
     if config.rounds.admission == "all_begun" and not (counts_episodes(config) and config.algo.is_on_policy):
         found.append(
-            f"rounds.admission: all_begun does not go with algo.name: {config.algo.name}, which drops no "
+            f"rounds.admission: all_begun does not work with algo.name: {config.algo.name}, which drops no "
             "episode at the end of a round; set rounds.admission: first_finished"
         )
     return found

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails
 
 from hpcmarl.config import (
     EnvConfig,
@@ -261,9 +262,23 @@ class PolicyObjectiveConfig(Section):
 
     @model_validator(mode="after")
     def _environments_fit(self) -> PolicyObjectiveConfig:
-        for worker in self.workers:
-            self.env.changed(worker.env)
+        for index, worker in enumerate(self.workers):
+            try:
+                self.env.changed(worker.env)
+            except ValidationError as error:
+                raise _at(("workers", index, "env"), error) from None
         return self
+
+
+def _at(place: tuple[str | int, ...], error: ValidationError) -> ValidationError:
+    """Return the same errors with locations below `place`."""
+    details = [
+        InitErrorDetails(
+            type=each["type"], loc=(*place, *each["loc"]), input=each["input"], ctx=each.get("ctx", {})
+        )
+        for each in error.errors(include_url=False)
+    ]
+    return ValidationError.from_exception_data(error.title, details)
 
 
 Objective = Annotated[
@@ -318,24 +333,31 @@ def simulation_contradictions(config: SimulationConfig) -> list[str]:
     found += _critic_contradictions(config)
     if sim.stop == LimitConfig():
         found.append(
-            "sim.stop is empty, the simulation would never end; set sim.stop.time, sim.stop.gradients or "
+            "sim.stop is empty, so the simulation would never end; set sim.stop.time, sim.stop.gradients or "
             "sim.stop.rounds"
         )
     for key in ("compute_times", "communication_times"):
         times = config.times(key)
         if times.values is not None and len(times.values) != sim.workers:
             found.append(
-                f"sim.{key} has {len(times.values)} values for {sim.workers} workers (sim.workers); give one "
-                "a worker, or a law"
+                f"sim.{key} has {len(times.values)} values for {sim.workers} workers (sim.workers); use one "
+                "value for each worker, or a law"
             )
     compute = config.times("compute_times")
     if compute.scale == 0 or (compute.values is not None and 0 in compute.values):
-        found.append("sim.compute_times is 0 for a worker; a trajectory takes some time: give a number > 0")
+        found.append("sim.compute_times is 0 for a worker; allowed: times > 0")
     for index, failure in enumerate(sim.failures):
         if (failure.at is None) == (failure.every is None):
-            found.append(f"sim.failures.{index} needs either `at` (once) or `every` (again and again)")
+            found.append(
+                f"sim.failures.{index} has "
+                f"{'neither at nor every' if failure.at is None else 'at and every'}; set at for a single "
+                "failure, or every for repeated ones"
+            )
         if failure.every is not None and failure.repair is None and failure.workers is None:
-            found.append(f"sim.failures.{index} stops every worker for good; set repair, or workers")
+            found.append(
+                f"sim.failures.{index} would stop every worker forever; set sim.failures.{index}.repair or "
+                f"sim.failures.{index}.workers"
+            )
         unknown = [worker for worker in failure.workers or () if worker >= sim.workers]
         if unknown:
             found.append(
@@ -344,27 +366,28 @@ def simulation_contradictions(config: SimulationConfig) -> list[str]:
             )
     if sim.charge == "step" and config.objective.name != "policy":
         found.append(
-            "sim.charge: step needs trajectories that have steps; set objective.name to policy, or "
-            "sim.charge to trajectory"
+            f"sim.charge: step needs trajectories with steps, which objective.name: {config.objective.name} "
+            "does not have; set objective.name: policy, or sim.charge: trajectory"
         )
     if sim.charge == "step" and sim.failures:
-        found.append("sim.charge: step does not go with sim.failures; remove one of them")
+        found.append("sim.charge: step does not work with sim.failures; remove one of the two keys")
     if sim.local_step_size is not None:
-        found += _local_contradictions(config)
+        found += _local_contradictions(config, sim.local_step_size)
     if tune is not None and config.objective.name == "none":
         found.append(
-            "sim.sweep.tune needs an objective to judge by; set objective.name to quadratics, nonconvex or "
-            "policy"
+            "sim.sweep.tune compares values of the objective, and objective.name is none; set "
+            "objective.name: quadratics, nonconvex or policy, or remove sim.sweep.tune"
         )
     if sim.thresholds and config.objective.name == "none":
         found.append(
-            "sim.thresholds need an objective that may reach them; set objective.name, or remove the key"
+            "sim.thresholds are values of the objective, and objective.name is none; set objective.name: "
+            "quadratics, nonconvex or policy, or remove sim.thresholds"
         )
     shared = set(tune.seeds if tune else ()) & set(sim.sweep.seeds or (config.seed,))
     if shared:
         found.append(
-            f"sim.sweep.tune.seeds has {min(shared)}, which is a seed of the results, too; tune on other "
-            "seeds"
+            f"sim.sweep.tune.seeds has {min(shared)}, which is also a seed of the results; use other seeds "
+            "for tuning"
         )
     return found
 
@@ -380,32 +403,34 @@ def _critic_contradictions(config: SimulationConfig) -> list[str]:
     found = []
     if algo.critic == "state":
         found.append(
-            "objective.algo.critic: state needs the environment's state, which the simulator does not keep; "
-            "use joint_observation or independent"
+            "objective.algo.critic: state needs the environment's state, which the simulator does not "
+            "record; use objective.algo.critic: joint_observation or independent"
         )
     if algo.critic_network is not None and algo.critic_network.recurrent:
         found.append(
-            "objective.algo.critic_network.recurrent: true needs what critics remember, which the simulator "
-            "does not keep; remove the key"
+            "objective.algo.critic_network.recurrent: true needs the critics' memory, which the simulator "
+            "does not record; remove the key"
         )
     return found
 
 
-def _local_contradictions(config: SimulationConfig) -> list[str]:
+def _local_contradictions(config: SimulationConfig, step_size: float) -> list[str]:
     """Return one line for each choice that `sim.local_step_size` excludes."""
     found = []
+    key = f"sim.local_step_size: {step_size:g}"
     if config.rounds.rule != "sync":
         found.append(
-            "sim.local_step_size goes with rounds.rule: sync, where workers meet after equal shares, not "
-            f"with {config.rounds.rule}"
+            f"{key} does not work with rounds.rule: {config.rounds.rule}, in which workers do not meet after "
+            "equal shares; set rounds.rule: sync, or remove sim.local_step_size"
         )
     if config.objective.name == "none":
         found.append(
-            "sim.local_step_size needs an objective to move along; set objective.name, or remove the key"
+            f"{key} needs the gradient of an objective, and objective.name is none; set objective.name: "
+            "quadratics, nonconvex or policy, or remove sim.local_step_size"
         )
     if config.sim.charge == "step":
         found.append(
-            "sim.local_step_size does not go with sim.charge: step, which plays a share's trajectories at "
-            "one point; remove one of them"
+            f"{key} does not work with sim.charge: step, which plays all trajectories of a share at one "
+            "point; remove one of the two keys"
         )
     return found

@@ -86,7 +86,8 @@ def parse_override(text: str) -> tuple[Place, Any]:
     key = key.strip()
     if not equals or not key or not all(key.split(".")):
         raise ConfigError(
-            f"{COMMAND_LINE}: {show(text)} is no override; write key.sub=value, for instance stop.seconds=60"
+            f"{COMMAND_LINE}: {show(text)} is not an override; write key.sub=value, for instance "
+            "stop.seconds=60"
         )
     value, _ = yaml_text.parse(value_text, f"{COMMAND_LINE}: {key}={short(value_text)}")
     return place_of(key), value
@@ -131,7 +132,7 @@ def _assign(tree: Tree, place: Place, value: Any) -> None:
                 allowed = (
                     f"an item number from 0 to {len(container) - 1}"
                     if container
-                    else "none, the list is empty"
+                    else "none, because the list is empty"
                 )
                 raise ConfigError(
                     f"{COMMAND_LINE}: {dotted(place)}: {here} has no item {key}; allowed: {allowed}"
@@ -142,7 +143,7 @@ def _assign(tree: Tree, place: Place, value: Any) -> None:
         else:
             here = ".".join(map(str, place[:depth]))
             raise ConfigError(
-                f"{COMMAND_LINE}: {dotted(place)}: {here} is {show(container)}, which has no parts; set "
+                f"{COMMAND_LINE}: {dotted(place)}: {here} is {show(container)}, which has no keys; set "
                 f"{here} itself"
             )
         if last:

@@ -19,6 +19,7 @@ from hpcmarl.errors import ConfigError
 
 # bytes; a configuration is a page of text, so a larger file is the wrong one
 SIZE_LIMIT = 1 << 20
+TOO_LARGE = f"larger than {SIZE_LIMIT >> 20} MiB, so it is not a configuration; use another file"
 Place = tuple[str | int, ...]
 
 _SHORT_FLOAT = re.compile(r"^[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$")
@@ -60,7 +61,7 @@ class _GuardedLoader(yaml.SafeLoader):
             if isinstance(key, Hashable):
                 line = key_node.start_mark.line + 1
                 if key in first:
-                    message = f"the key {key!r} is there twice (first on line {first[key]}), remove one"
+                    message = f"the key {key!r} occurs twice (first on line {first[key]}), remove one of them"
                     raise yaml.constructor.ConstructorError(None, None, message, key_node.start_mark)
                 first[key] = line
         return super().construct_mapping(node, deep)
@@ -99,17 +100,16 @@ def read_file(path: Path) -> bytes:
             content = stream.read(SIZE_LIMIT + 1)
     except FileNotFoundError:
         raise ConfigError(
-            f"{path}: no such file; give the path of a YAML configuration (examples: configs/)"
+            f"{path}: no such file; use the path of a YAML configuration (examples: configs/)"
         ) from None
     except IsADirectoryError:
-        raise ConfigError(
-            f"{path}: a directory; give a YAML file (a run directory has config.yaml)"
-        ) from None
+        raise ConfigError(f"{path}: a directory; use a YAML file (a run directory has config.yaml)") from None
     # ValueError: the path holds a null byte
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read: {reason}; use a readable file") from None
     if len(content) > SIZE_LIMIT:
-        raise ConfigError(f"{path}: larger than {SIZE_LIMIT >> 20} MiB; this is no configuration")
+        raise ConfigError(f"{path}: {TOO_LARGE}")
     return content
 
 
@@ -128,7 +128,7 @@ def parse(content: bytes | str, source: str) -> tuple[Any, dict[Place, int]]:
             several documents, or is nested too deeply.
     """
     if len(content) > SIZE_LIMIT:
-        raise ConfigError(f"{source}: larger than {SIZE_LIMIT >> 20} MiB; this is no configuration")
+        raise ConfigError(f"{source}: {TOO_LARGE}")
     loader = None
     try:
         loader = _GuardedLoader(content)
@@ -146,7 +146,7 @@ def parse(content: bytes | str, source: str) -> tuple[Any, dict[Place, int]]:
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: not valid YAML: {_one_line(str(error))}") from None
     except RecursionError:
-        raise ConfigError(f"{source}: nested too deeply") from None
+        raise ConfigError(f"{source}: nested too deeply; remove levels of nesting") from None
     # a number with thousands of digits, or a broken !!tag
     except (ValueError, OverflowError) as error:
         raise ConfigError(f"{source}: not valid YAML: {_one_line(str(error))}") from None
