@@ -1,62 +1,54 @@
-"""Checks of the section `algo`: choices that exclude each other, one line each."""
+"""Checks of the section `algo` for choices that exclude each other."""
 
 from __future__ import annotations
 
-from hpcmarl.config.algos import (
-    ActorCriticConfig,
-    AlgoConfig,
-    COMAConfig,
-    MATraceConfig,
-    QLearningConfig,
-    ValueCriticConfig,
-)
+from hpcmarl.config.actor_critics import ActorCriticConfig, COMAConfig, MATraceConfig, ValueCriticConfig
+from hpcmarl.config.algo_base import AlgoConfig
+from hpcmarl.config.value_based import QLearningConfig
 
 
 def algo_contradictions(algo: AlgoConfig) -> list[str]:
-    """Choices of an algorithm that exclude each other, each as one line that names the keys, why, and what to
-    change."""
+    """Return one line for each pair of choices in `algo` that exclude each other: keys, reason and remedy."""
     found = _replay_contradictions(algo) if isinstance(algo, QLearningConfig) else []
     if isinstance(algo, MATraceConfig) and algo.critic == "independent" and algo.ratios == "joint":
         found.append(
-            "algo.critic: independent has one value per agent and cannot use algo.ratios: joint; use ratios: "
-            "agent, "
-            "or critic: joint_observation or state"
+            "algo.ratios: joint does not work with algo.critic: independent, which has one value for each "
+            "agent; use algo.ratios: agent, or algo.critic: joint_observation or state"
         )
     if isinstance(algo, MATraceConfig) and algo.teams != "auto":
         found += _team_contradictions(algo, algo.teams)
     if isinstance(algo, COMAConfig) and algo.critic == "independent":
         found.append(
-            "algo.critic: independent does not see the others' actions that COMA's critic judges by; use "
-            "critic: joint_observation "
-            "or state"
+            "algo.critic: independent does not work with algo.name: coma, whose critic needs the actions of "
+            "all agents; use algo.critic: joint_observation or state"
         )
     if isinstance(algo, ActorCriticConfig) and algo.entropy_cost_steps and algo.target_entropy is not None:
         found.append(
-            "algo.entropy_cost_steps: the entropy cost cannot both fall and be learned "
-            "(algo.target_entropy); remove one of the two keys"
+            f"algo.entropy_cost_steps: {algo.entropy_cost_steps} does not work with algo.target_entropy: "
+            f"{algo.target_entropy:g}, because the entropy cost either falls with time or is learned; remove "
+            "one of the two keys"
         )
     if isinstance(algo, ValueCriticConfig) and algo.critic == "independent" and algo.critic_input == "agent":
         found.append(
-            "algo.critic_input: agent adds what an agent sees to a central critic, and algo.critic: "
-            "independent sees "
-            "that alone; use joint_observation or state"
+            "algo.critic_input: agent does not work with algo.critic: independent, which sees only the "
+            "agent's observation anyway; remove the key, or use algo.critic: joint_observation or state"
         )
     if isinstance(algo, COMAConfig) and algo.critic_network is not None and algo.critic_network.recurrent:
         found.append(
-            "algo.critic_network.recurrent: true is for the critics of ma_trace and ppo, COMA's have no "
+            "algo.critic_network.recurrent: true does not work with algo.name: coma, whose critics have no "
             "memory; remove the key"
         )
     return found
 
 
 def common_reward_text(algo: AlgoConfig) -> tuple[str, str]:
-    """Name what has agents learn from a common reward, for messages.
+    """Name the setting that makes agents learn from a common reward, for messages.
 
     Args:
         algo: An algorithm whose `common_reward` is not none.
 
     Returns:
-        The key with its value, and how to have each agent learn from its own reward.
+        The key with its value, and the change after which each agent learns from its own reward.
     """
     if isinstance(algo, ActorCriticConfig) and not isinstance(algo, COMAConfig):
         return f"algo.critic: {algo.critic}", "use algo.critic: independent"
@@ -68,7 +60,7 @@ def common_reward_text(algo: AlgoConfig) -> tuple[str, str]:
 
 
 def _team_contradictions(algo: MATraceConfig, teams: tuple[tuple[str, ...], ...]) -> list[str]:
-    """About algo.teams."""
+    """Return one line for each mistake in `algo.teams`."""
     found = []
     alone = (
         "critic: independent"
@@ -79,12 +71,12 @@ def _team_contradictions(algo: MATraceConfig, teams: tuple[tuple[str, ...], ...]
     )
     if alone or not algo.importance_sampling:
         found.append(
-            f"algo.teams: no ratio covers a team with algo.{alone or 'importance_sampling: false'}; remove "
-            "algo.teams"
+            f"algo.teams does not work with algo.{alone or 'importance_sampling: false'}, because no "
+            "importance ratio covers a team then; remove algo.teams"
         )
     names = [name for team in teams for name in team]
     found += [
-        f"algo.teams: policy {name} is in more than one team; name it once"
+        f"algo.teams: policy {name} is in more than one team; use it once"
         for name in dict.fromkeys(names)
         if names.count(name) > 1
     ]
@@ -92,25 +84,27 @@ def _team_contradictions(algo: MATraceConfig, teams: tuple[tuple[str, ...], ...]
 
 
 def _replay_contradictions(algo: QLearningConfig) -> list[str]:
-    """Report choices of a value-based algorithm that exclude each other."""
+    """Return one line for each pair of choices of a value-based algorithm that exclude each other."""
     found = []
     if algo.sparse is not None and algo.sparse.training == "sparse" and not algo.network.recurrent:
         found.append(
-            "algo.sparse.training: sparse concerns the recurrence, and algo.network.recurrent is false; set "
-            "training: dense"
+            "algo.sparse.training: sparse needs a GRU, and algo.network.recurrent is false; set "
+            "algo.sparse.training: dense"
         )
     if algo.n_step > 1 and algo.trace_lambda > 0:
         found.append(
-            f"algo.n_step: {algo.n_step} looks a fixed number of steps ahead, and algo.trace_lambda "
-            f"{algo.trace_lambda:g} averages over all numbers; set n_step: 1 or trace_lambda: 0"
+            f"algo.n_step: {algo.n_step} does not work with algo.trace_lambda: {algo.trace_lambda:g}, "
+            "because a target has either a fixed number of steps or the mean over all numbers; set "
+            "algo.n_step: 1 or algo.trace_lambda: 0"
         )
     if algo.replay.learning_starts > algo.replay.episodes:
         found.append(
-            f"algo.replay.learning_starts {algo.replay.learning_starts} is more than the "
-            "algo.replay.episodes "
-            f"{algo.replay.episodes} that are kept; lower it"
+            f"algo.replay.learning_starts: {algo.replay.learning_starts} is more than algo.replay.episodes: "
+            f"{algo.replay.episodes}, the number of episodes that are kept; lower algo.replay.learning_starts"
         )
     if algo.replay.dynamic is not None and algo.replay.dynamic.least >= algo.replay.episodes:
-        kept = f"{algo.replay.dynamic.least} of the {algo.replay.episodes} episodes (algo.replay.episodes)"
-        found.append(f"algo.replay.dynamic.least: {kept} always stay, so none would leave early; lower it")
+        found.append(
+            f"algo.replay.dynamic.least: {algo.replay.dynamic.least} is not below algo.replay.episodes: "
+            f"{algo.replay.episodes}, so no episode could leave early; lower algo.replay.dynamic.least"
+        )
     return found

@@ -1,4 +1,4 @@
-"""What differs between the configuration of an earlier start of a run and the present one."""
+"""Differences between the present configuration of a run and that of an earlier start."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hpcmarl.config.yaml_text import inline, parse
 
 
 class Difference(NamedTuple):
-    """A key and both of its values, as YAML; "-" where one configuration does not have the key."""
+    """A key and its two values as YAML; "-" if a configuration does not have the key."""
 
     key: str
     before: str
@@ -24,14 +24,14 @@ def differences(before: str, config: Config) -> list[Difference]:
     """List the keys whose values differ.
 
     Args:
-        before: an earlier configuration, resolved, as YAML text.
-        config: the present one.
+        before: Earlier configuration, resolved, as YAML text.
+        config: Present configuration.
 
     Returns:
-        One entry a key, in the order of the present configuration.
+        One entry for each key, in the order of the present configuration; removed keys come last.
 
     Raises:
-        ConfigError: `before` is no YAML.
+        ConfigError: If `before` is not valid YAML.
     """
     old, new = (
         _flat(parse(before, "the earlier configuration")[0]),
@@ -46,7 +46,7 @@ def differences(before: str, config: Config) -> list[Difference]:
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, str]:
-    """Dotted keys and their values in YAML's short form; lists are values."""
+    """Return values in YAML's short form by dotted key; a list is one value."""
     if not isinstance(tree, dict) or not tree:
         return {prefix: inline(tree)} if prefix else {}
     found: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The sections `env` and `policies`: which environment is stepped, and which agents share a policy."""
+"""The sections `env` and `policies`: the environment, and the agents of each policy."""
 
 from __future__ import annotations
 
@@ -16,64 +16,77 @@ from hpcmarl.config.base import (
 
 
 class EnvConfig(Section):
-    """The environment that every actor steps."""
+    """Environment that every actor steps."""
 
     id: str = Field(
         description=(
-            "import path: a PettingZoo module (mpe2.simple_spread_v3), package.module:factory; "
-            "gymnasium:ID, openspiel:GAME, smax:MAP"
+            "import path of a PettingZoo module (mpe2.simple_spread_v3) or package.module:factory; or "
+            "gymnasium:ID, openspiel:GAME, matrix:GAME or smax:MAP"
         )
     )
     kwargs: dict[str, Any] = Field(default={}, description="keyword arguments of the environment's factory")
     kind: Literal["auto", "parallel", "aec"] = Field(
-        "auto", description="which PettingZoo interface to use; auto: parallel where it exists"
+        "auto", description="PettingZoo interface to use; auto: parallel if the environment has it"
     )
     batched: Literal["auto"] | bool = Field(
         "auto",
         description=(
-            "step all slots' games in a few array operations: where hpcmarl has such an environment "
-            "(auto), always, or never"
+            "step the games of all slots in a few array operations; auto: if hpcmarl has such an "
+            "environment; true: always, else an error; false: never"
         ),
     )
     common_reward: bool | None = Field(
         None,
         description=(
-            "all agents have one reward, also those that have left the episode; default: as the "
-            "environment says of itself, else false"
+            "whether all agents have the same reward, which agents that have left the episode also get; "
+            "null: as the environment declares, else false"
         ),
     )
     max_steps: PositiveInt | None = Field(
-        None, description="truncate episodes after so many steps (on top of the environment's own limit)"
+        None,
+        description=(
+            "steps after which episodes are truncated, in addition to the environment's own limit; null: "
+            "only that limit"
+        ),
     )
-    restarts: Natural = Field(3, description="how often an actor may restart environments that raise or hang")
+    restarts: Natural = Field(
+        3, description="number of times that each actor may restart environments that raise or hang"
+    )
     on_restart_limit: Literal["stop", "quarantine"] = Field(
         "stop",
         description=(
-            "after that: stop the run with the environment's traceback, or give up the slot, until "
-            "none is left"
+            "response after env.restarts restarts: stop the run with the environment's traceback, or "
+            "quarantine the slot until the actor has none left"
         ),
     )
     step_seconds: PositiveFloat | None = Field(
         30.0,
         description=(
-            "an environment that takes longer for a step counts as hung (ten times as long for a "
-            "reset); uses SIGALRM"
+            "seconds after which a step counts as hung, for a reset ten times as many; uses SIGALRM; "
+            "null: no limit"
         ),
     )
 
     def changed(self, own: Mapping[str, Any]) -> EnvConfig:
-        """This environment with some keys of its own over it; `kwargs` are merged key by key. Raises
-        pydantic's ValidationError."""
+        """Return this environment with other values for some keys.
+
+        Args:
+            own: New values; its `kwargs` are merged into the present ones key by key.
+
+        Raises:
+            ValidationError: If a key or value is not valid (pydantic).
+        """
         if not own:
             return self
-        return EnvConfig.model_validate(
-            self.model_dump() | {**own, "kwargs": self.kwargs | own.get("kwargs", {})}
-        )
+        kwargs = own.get("kwargs", {})
+        # anything but a dictionary is left for the validation to refuse
+        merged = self.kwargs | kwargs if isinstance(kwargs, dict) else kwargs
+        return EnvConfig.model_validate(self.model_dump() | {**own, "kwargs": merged})
 
 
 class PolicyConfig(Section):
-    """Which agents share one policy."""
+    """Agents that share one policy."""
 
     agents: tuple[str, ...] = Field(
-        min_length=1, description="agent names or patterns (agent_*, adversary_?)"
+        min_length=1, description="names or patterns of the agents (agent_*, adversary_?)"
     )

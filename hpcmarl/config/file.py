@@ -1,8 +1,6 @@
-"""From a YAML file and command-line overrides to a Config, and back. Every mistake is one line that names the
-place and the remedy.
+"""Load a configuration from a YAML file and command-line overrides, and write it back.
 
-Called by the commands in cli/main.py and by whoever reads the config.yaml of a run. Needs PyYAML and pydantic
-only: knows no environment, no rank and no network.
+Every mistake raises a ConfigError of one line that names the place and the remedy.
 """
 
 from __future__ import annotations
@@ -36,35 +34,58 @@ Root = TypeVar("Root", bound=BaseModel)
 
 
 def load_config(path_or_text: str | Path | None, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of a run in a YAML file, changed by `key.sub=value` overrides (values are YAML; list
-    items by number).
+    r"""Load the configuration of a run.
 
-    A Path, or text of one line, is a file; text with a line break is YAML itself (an empty section line
-    "{}\n" is the least); with None the overrides are all there is. `preset` fills in what neither says
-    (preset_layer.py). An override that switches algo.name or optimizer.name keeps the keys of that section
-    which the new choice has too; its others fall back to the new choice's defaults. An override under
-    topology.groups turns a number of groups into a list.
+    An override that switches `algo.name` or `optimizer.name` keeps the keys that the new choice has, too. All
+    other keys of the section get the new choice's defaults. An override below `topology.groups` turns a
+    number of groups into a list.
 
-    Raises ConfigError, one line: file and line (or "command line"), dotted key, value, what is allowed, the
-    nearest valid key.
+    Args:
+        path_or_text: A Path, or text without a line break, names a YAML file. Text with a line break is YAML
+            itself ("{}\n" is the shortest). None: the overrides hold the whole configuration.
+        overrides: Changes `key.sub=value`. Values are YAML; list items are addressed by number.
+
+    Returns:
+        The configuration. A `preset` supplies the keys that neither the file nor the overrides set
+        (preset_layer.py).
+
+    Raises:
+        ConfigError: With one line: file and line (or "command line"), dotted key, value, allowed values and
+            the nearest valid key.
     """
     return _run_config(_read(path_or_text, Config), overrides)
 
 
 def load_simulation(path_or_text: str | Path, overrides: Sequence[str] = ()) -> SimulationConfig:
-    """The same for a simulation: a file with a section `sim`."""
+    """Load the configuration of a simulation: a file with a section `sim`.
+
+    Args:
+        path_or_text: As for `load_config`.
+        overrides: As for `load_config`.
+
+    Raises:
+        ConfigError: As for `load_config`, or if the file has no section `sim`.
+    """
     return _simulation_config(_read(path_or_text, SimulationConfig), overrides)
 
 
 def load_either(path_or_text: str | Path | None, overrides: Sequence[str] = ()) -> Config | SimulationConfig:
-    """A simulation where the file has a section `sim`, else a run."""
+    """Load a simulation if the file has a section `sim`, else a run; arguments as for `load_config`."""
     tree = _read(path_or_text, None)
     return _run_config(tree, overrides) if tree.root is Config else _simulation_config(tree, overrides)
 
 
 def vary(config: SimulationConfig, changes: Mapping[str, Any], source: str) -> SimulationConfig:
-    """The configuration with other values for some dotted keys. Raises ConfigError, one line that begins with
-    `source`."""
+    """Return a copy of a simulation's configuration with other values for some keys.
+
+    Args:
+        config: Stays unchanged.
+        changes: New values by dotted key.
+        source: Origin of the changes; messages begin with it.
+
+    Raises:
+        ConfigError: If the changed configuration is not valid.
+    """
     tree = Tree(
         _listed(config.model_dump(mode="python", exclude_unset=True)), source, SimulationConfig, source
     )
@@ -73,8 +94,15 @@ def vary(config: SimulationConfig, changes: Mapping[str, Any], source: str) -> S
 
 
 def _read(path_or_text: str | Path | None, root: type[BaseModel] | None) -> Tree:
-    """The tree of a file, with lines; without `root` the file decides. Raises ConfigError for a file of the
-    other kind."""
+    """Return the tree of a file, with line numbers.
+
+    Args:
+        path_or_text: As for `load_config`.
+        root: Expected model. None: the file decides, by its section `sim`.
+
+    Raises:
+        ConfigError: If the file cannot be read, is not valid YAML or describes the other kind of model.
+    """
     if path_or_text is None:
         return Tree({}, COMMAND_LINE)
     if isinstance(path_or_text, Path) or "\n" not in path_or_text:
@@ -85,20 +113,22 @@ def _read(path_or_text: str | Path | None, root: type[BaseModel] | None) -> Tree
     data, lines = yaml_text.parse(content, source)
     if data is None:
         raise ConfigError(
-            f"{source}: empty; a configuration needs at least env.id and one of stop's keys (examples: "
-            "configs/)"
+            f"{source}: empty; a configuration needs at least env.id and one key of stop (examples: configs/)"
         )
     if not isinstance(data, dict):
-        raise ConfigError(f"{source}: holds {_kind(data)} where sections like env: and stop: are expected")
+        raise ConfigError(
+            f"{source}: holds {_kind(data)}; a configuration needs sections such as env: and stop:"
+        )
     actual = SimulationConfig if "sim" in data else Config
     if root is Config and actual is not root:
         raise ConfigError(
-            f"{source}: has a section sim: it describes a simulation, not a run; use hpcmarl simulate "
+            f"{source}: the section sim describes a simulation, not a run; use hpcmarl simulate "
             f"{short(source)}"
         )
     if root is SimulationConfig and actual is not root:
         raise ConfigError(
-            f"{source}: has no section sim: it is no simulation; for a run use hpcmarl train {short(source)}"
+            f"{source}: no section sim, so it is not a simulation; for a run use hpcmarl train "
+            f"{short(source)}"
         )
     return Tree(data, source, actual, lines=lines)
 
@@ -124,7 +154,7 @@ def _validated(tree: Tree, root: type[Root]) -> Root:
         named = show(tree.data["preset"]).strip("'")
         raise ConfigError(
             f"{tree.origin(('preset',))}: preset: {named} is for runs (hpcmarl train), and this is a "
-            "simulation; remove it"
+            "simulation; remove preset"
         )
     fill_names(tree)
     try:
@@ -132,17 +162,23 @@ def _validated(tree: Tree, root: type[Root]) -> Root:
     except ValidationError as error:
         raise ConfigError(_explain(error, tree)) from None
     except RecursionError:
-        raise ConfigError(f"{tree.source}: nested too deeply") from None
+        raise ConfigError(f"{tree.source}: nested too deeply; remove levels of nesting") from None
 
 
 def dump_config(config: Config | SimulationConfig) -> str:
-    """YAML text of all values, defaults included, in the order of the schema. load_config gives an equal
-    Config back."""
+    """Return a configuration as YAML text: all values with their defaults, in the order of the schema.
+
+    Loading the text gives an equal configuration.
+    """
     return yaml_text.write(_listed(config.model_dump(mode="python")))
 
 
 def _check_group_environments(config: Config, tree: Tree) -> None:
-    """What differs in a group's environment is checked against the schema of `env`. Raises ConfigError."""
+    """Check the keys of each `topology.groups.N.env` against the schema of `env`.
+
+    Raises:
+        ConfigError: If a group's environment is not valid.
+    """
     for index, group in enumerate(config.topology.group_list):
         try:
             EnvConfig.model_validate({**config.env.model_dump(), **group.env})
@@ -151,7 +187,7 @@ def _check_group_environments(config: Config, tree: Tree) -> None:
 
 
 def _listed(value: Any) -> Any:
-    """Tuples as lists, which is all that YAML knows."""
+    """Return the value with lists instead of tuples, for YAML."""
     if isinstance(value, dict):
         return {key: _listed(item) for key, item in value.items()}
     return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
@@ -161,12 +197,18 @@ def _listed(value: Any) -> Any:
 
 
 def _explain(error: ValidationError, tree: Tree, section: Place = ()) -> str:
-    """All of pydantic's findings in a section as one line: the first in full, the others by key."""
+    """Return the errors of pydantic as one line: the first in full, the others as a list of keys.
+
+    Args:
+        error: Errors of one section.
+        tree: Values that were validated.
+        section: Place of the validated section in the tree.
+    """
     found: dict[Place, dict[str, Any]] = {}
     for detail in error.errors(include_url=False):
         found.setdefault(section + _place(detail, _value_at(tree.data, section)), dict(detail))
-    # The alternatives of a type each complain: what is wrong inside the one that was meant says more than the
-    # whole.
+    # Every alternative of a union reports an error. An error inside one alternative is more helpful than the
+    # error at the union itself, so it replaces the latter.
     places = [
         place
         for place in found
@@ -181,8 +223,10 @@ def _explain(error: ValidationError, tree: Tree, section: Place = ()) -> str:
 
 
 def _place(detail: Any, data: Any) -> Place:
-    """pydantic's location without the names of alternatives ("ma_trace", "tuple[GroupConfig, ...]") that are
-    no keys of the file."""
+    """Return the place in the file that pydantic's location stands for.
+
+    Pydantic's location also holds names of union members ("ma_trace", "tuple[GroupConfig, ...]").
+    """
     place: Place = ()
     location = detail["loc"]
     for position, key in enumerate(location):
@@ -209,11 +253,9 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
     if kind == "extra_forbidden":
         return _unknown_key(place, tree)
     if "[key]" in detail["loc"] or kind == "invalid_key":
-        words = (
-            "keys must be text"
-            if kind in ("string_type", "invalid_key")
-            else f"a name {_lower(detail['msg'])}"
-        )
+        is_text = kind not in ("string_type", "invalid_key")
+        type_ = keys.key_type(_schema_place(place[:-1]), tree.data, tree.root) if is_text else None
+        words = f"allowed: {keys.describe(type_)}" if type_ is not None else "keys must be text"
         return f"{origin}: {key}: the key {show(place[-1])} is not allowed; {words}"
     expected = keys.field_at(_schema_place(place), tree.data, tree.root)
     allowed = keys.describe(expected) if expected is not None else _lower(detail["msg"])
@@ -221,15 +263,18 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
         allowed = f"one of {', '.join(keys.choices_at(place[:-1], tree.data, tree.root))}"
         if key == "algo.name" and isinstance(value, str) and value in PRESETS:
             allowed += f"; {value} is a preset: write preset: {value}"
-    if kind == "missing":
+    if kind in ("missing", "union_tag_not_found"):
         return f"{origin}: {key} is missing; allowed: {allowed}{_meaning(place, tree.root)}"
     if value is None and "null" not in allowed:
-        remedy = (
-            f"{key}={{}} for what holds without it"
-            if origin == COMMAND_LINE and "section" in allowed
-            else "or remove the line"
-        )
-        return f"{origin}: {key} is empty; allowed: {allowed}{_meaning(place, tree.root)}; {remedy}"
+        if keys.is_required(_schema_place(place), tree.data, tree.root):
+            remedy = ""
+        elif origin != COMMAND_LINE:
+            remedy = "; or remove the line for the default"
+        elif "section" in allowed:
+            remedy = f"; use {key}={{}} for the defaults"
+        else:
+            remedy = f"; remove {key}= for the default"
+        return f"{origin}: {key} is empty; allowed: {allowed}{_meaning(place, tree.root)}{remedy}"
     renamed = renamed_value(place, value)
     hint = "" if renamed is None else f"; {value} was renamed to {renamed}"
     return f"{origin}: {key} is {show(value)}; allowed: {allowed}{_meaning(place, tree.root)}{hint}"
@@ -250,14 +295,18 @@ def _unknown_key(place: Place, tree: Tree) -> str:
     if "." in key and key in suggestions:
         hint = f"sections are nested in a file: {key.replace('.', ': {')}: ...{'}' * key.count('.')}; "
     if owners:
-        hint = f"it belongs to {choice}.name: {' and '.join(owners)}; "
+        hint = f"it belongs to {choice}.name: {', '.join(owners)}; "
     return f"{said}; {hint}allowed here{name}: {', '.join(siblings)}"
 
 
 def _schema_place(place: Place) -> Place:
-    """Where the schema says what may stand at a place: what differs in a group's environment has the keys of
-    `env`."""
-    return ("env", *place[4:]) if place[:2] == ("topology", "groups") and place[3:4] == ("env",) else place
+    """Return the place in the schema that describes `place`.
+
+    `topology.groups.N.env` has the keys of `env`, and `objective.workers.N.env` those of `objective.env`.
+    """
+    if place[3:4] == ("env",) and place[:2] in (("topology", "groups"), ("objective", "workers")):
+        return (*(("objective",) if place[0] == "objective" else ()), "env", *place[4:])
+    return place
 
 
 def _value_at(data: Any, place: Place) -> Any:
@@ -271,11 +320,11 @@ def _meaning(place: Place, root: type[BaseModel]) -> str:
     if len(place) > 1 and place[0] == "policies":
         generic = ("policies", "<name>", *generic[2:])
     row = next((row for row in keys.schema_rows(root) if row.key == ".".join(generic)), None)
-    return f" ({short(row.description, 120)})" if row and row.description and generic[-1] != "name" else ""
+    return f" ({short(row.description, 160)})" if row and row.description and generic[-1] != "name" else ""
 
 
 def _sources(tree: Tree) -> str:
-    """A contradiction may sit between the file, its preset and an override: name all that there are."""
+    """Name the file, its preset and the overrides: a contradiction may involve any of them."""
     changed = ", ".join(sorted(dotted(place) for place in tree.overridden if place != ("preset",)))
     layers = [f"preset: {tree.preset}"] if tree.preset else []
     if changed and tree.changed_by == COMMAND_LINE != tree.source:

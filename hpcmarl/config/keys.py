@@ -1,7 +1,7 @@
-"""What keys a configuration may have: walked from the models of config.py, for error messages and for the
-printed schema.
+"""Keys of a configuration, their allowed values and meanings, derived from the models.
 
-Called by file.py and cli/main.py. Knows pydantic's field descriptions; reads no file and checks no value.
+Error messages and `hpcmarl config schema` use them. In all functions, `root` is the model of the whole file:
+of a run or of a simulation.
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from hpcmarl.config import Config
+from hpcmarl.config.base import ONE_LINE
 
 
 @dataclass(frozen=True)
 class KeyRow:
-    """One line of the schema: dotted key, what is allowed, the default ("required" where there is none), what
-    it means.
+    """One row of the printed schema.
 
-    `only` names the members of a choice (algo.name, optimizer.name) that have the key; empty where all have
-    it.
+    Attributes:
+        key: Dotted key.
+        allowed: Allowed values, in words.
+        default: Default value, or "required".
+        description: Meaning of the key.
+        only: Members of a choice (algo.name, optimizer.name) that have the key; empty if all have it.
     """
 
     key: str
@@ -36,16 +40,22 @@ class KeyRow:
 
 
 def schema_rows(root: type[BaseModel] = Config) -> list[KeyRow]:
-    """Every key of the configuration in the order of the file, items of lists and dictionaries as `0` and
-    `<name>`.
+    """List every key of the configuration in the order of the models.
 
-    `root`, here and below: the model of the whole file, of a run or of a simulation."""
+    Keys write items of lists as `0` and items of dictionaries as `<name>`.
+    """
     return list(_rows(root, ""))
 
 
 def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
-    """What a type allows, in words: "a whole number >= 1", "one of sync, rennala, malenia", "a list of ... or
-    empty"."""
+    """Return the values that a type allows, in words.
+
+    Examples: "a whole number >= 1", "one of sync, rennala, malenia", "a list of numbers or null".
+
+    Args:
+        annotation: A type or an Annotated type.
+        metadata: Bounds on the values, in addition to those in `annotation`.
+    """
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return describe(arguments[0], [*arguments[1:], *metadata])
@@ -57,7 +67,7 @@ def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if origin is Literal:
         return f"one of {', '.join(map(str, arguments))}" if len(arguments) > 1 else str(arguments[0])
     if origin is tuple:
-        return f"a list of {_plural(describe(arguments[0]))}{_bounds(metadata, ' items')}"
+        return f"a list of {_plural(describe(arguments[0]))}{_bounds(metadata, 'item')}"
     if origin is dict or annotation is dict:
         return "a section of keys"
     if _is_model(annotation):
@@ -67,8 +77,16 @@ def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
 
 
 def field_at(path: tuple[str | int, ...], data: Any, root: type[BaseModel] = Config) -> Any:
-    """The type expected at a place of a configuration whose values are `data`, as one Annotated type or bare;
-    None where anything goes."""
+    """Return the type of the values at a place.
+
+    Args:
+        path: Keys and item numbers from the root on.
+        data: Values of the configuration; their `name` keys decide between models.
+        root: Model of the whole file.
+
+    Returns:
+        The type, Annotated if it has bounds; None if every value is allowed.
+    """
     expected: Any = root
     value = data
     for key in path:
@@ -83,23 +101,33 @@ def field_at(path: tuple[str | int, ...], data: Any, root: type[BaseModel] = Con
 
 
 def keys_at(path: tuple[str | int, ...], data: Any, root: type[BaseModel] = Config) -> list[str]:
-    """The keys that may stand in the section at `path`, given the algorithm and optimizer that `data`
-    chooses."""
+    """Return the keys that the section at `path` may have, for the choices (`name`) in `data`."""
     model = _model(field_at(path, data, root), _lookup(data, path))
     return list(model.model_fields) if model is not None else []
 
 
 def nearest(key: str, siblings: list[str], section: str, root: type[BaseModel] = Config) -> list[str]:
-    """Dotted keys that someone who wrote an unknown key may have meant, best first, at most three.
+    """Suggest valid keys for an unknown key.
 
-    A dotted path itself, then the neighbours in the same section by spelling, then keys of that very name
-    elsewhere, then by the spelling of whole paths and of last parts.
+    The first rule that finds a key decides: the key is a whole dotted path; a key of the same section has
+    nearly the same spelling; another section has a key of that name; a whole path has nearly the same
+    spelling; the last part of a path has nearly the same spelling.
+
+    Args:
+        key: Unknown key, without its section.
+        siblings: Valid keys of the section.
+        section: Dotted path of the section; empty at the top level.
+        root: Model of the whole file.
+
+    Returns:
+        At most three dotted keys, the best first.
     """
     prefix = f"{section}." if section else ""
     close = [prefix + name for name in difflib.get_close_matches(key, siblings, n=2, cutoff=0.6)]
     paths = list(dict.fromkeys(row.key for row in schema_rows(root)))
     same_leaf = [path for path in paths if path.rsplit(".", 1)[-1] == key]
-    exact = [path for path in paths if path == key]  # a dotted key in the file, where sections are nested
+    # a dotted key in the file, which has nested sections instead
+    exact = [path for path in paths if path == key]
     found = exact or close or same_leaf or difflib.get_close_matches(prefix + key, paths, n=1, cutoff=0.85)
     if not found:
         leaves = {path.rsplit(".", 1)[-1]: path for path in reversed(paths)}
@@ -108,19 +136,35 @@ def nearest(key: str, siblings: list[str], section: str, root: type[BaseModel] =
 
 
 def members_of(section: str, root: type[BaseModel] = Config) -> dict[str, type[BaseModel]]:
-    """The choices of a section with a `name`: algo -> {"reinforce": ..., "ma_trace": ...}; empty for other
-    sections."""
+    """Return the models that the `name` of a top-level section chooses from.
+
+    Returns:
+        Models by name, for `algo` {"reinforce": ..., "ma_trace": ...}; empty for a section without a choice.
+    """
     field = root.model_fields.get(section)
     return _members(field.annotation) if field is not None and field.discriminator else {}
 
 
+def key_type(path: tuple[str | int, ...], data: Any, root: type[BaseModel] = Config) -> Any:
+    """Return the type of the keys in the dictionary at `path`; None if it is no dictionary."""
+    plain = _plain(field_at(path, data, root))
+    return next((get_args(each)[0] for each in plain if get_origin(each) is dict), None)
+
+
+def is_required(path: tuple[str | int, ...], data: Any, root: type[BaseModel] = Config) -> bool:
+    """Return whether the key at `path` has no default."""
+    model = _model(field_at(path[:-1], data, root), _lookup(data, path[:-1]))
+    field = None if model is None else model.model_fields.get(str(path[-1]))
+    return field is not None and field.is_required()
+
+
 def choices_at(path: tuple[str | int, ...], data: Any, root: type[BaseModel] = Config) -> list[str]:
-    """The names among which the `name` of the section at `path` chooses; empty for other sections."""
+    """Return the allowed values of `name` in the section at `path`; empty for a section without a choice."""
     return list(_members(field_at(path, data, root)))
 
 
 def _members(annotation: Any) -> dict[str, type[BaseModel]]:
-    """The models of a union that a `name` tells apart, by that name."""
+    """Return the models of a union by their `name`; empty unless there are several."""
     models = [member for member in _plain(annotation) if _is_model(member) and "name" in member.model_fields]
     return {str(model.model_fields["name"].default): model for model in models} if len(models) > 1 else {}
 
@@ -130,7 +174,7 @@ def _is_model(annotation: Any) -> bool:
 
 
 def _plain(annotation: Any) -> list[Any]:
-    """The alternatives of a type, without Annotated and without None."""
+    """Return the alternatives of a type, without Annotated and None."""
     if get_origin(annotation) is Annotated:
         return _plain(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
@@ -141,7 +185,7 @@ def _plain(annotation: Any) -> list[Any]:
 
 
 def _model(annotation: Any, value: Any) -> type[BaseModel] | None:
-    """The model among a type's alternatives; of several the one that the value's `name` chooses."""
+    """Return the model among a type's alternatives; `value["name"]` chooses one of several."""
     models: list[type[BaseModel]] = [plain for plain in _plain(annotation) if _is_model(plain)]
     if len(models) > 1 and isinstance(value, dict):
         models = [
@@ -186,12 +230,11 @@ def _bounds(metadata: Iterable[Any], unit: str = "") -> str:
         for attribute, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<=")):
             if getattr(item, attribute, None) is not None:
                 words.append(f" {sign} {getattr(item, attribute)}")
-        if getattr(item, "min_length", None) is not None:
-            words.append(f", at least {item.min_length}{unit or ' characters'}")
-        if getattr(item, "max_length", None) is not None:
-            words.append(f", at most {item.max_length}{unit or ' characters'}")
-        if getattr(item, "pattern", None) is not None:
-            words.append(f" matching {item.pattern}")
+        for attribute, limit in (("min_length", "at least"), ("max_length", "at most")):
+            if (length := getattr(item, attribute, None)) is not None:
+                words.append(f", {limit} {length} {unit or 'character'}{'s' * (length != 1)}")
+        if (pattern := getattr(item, "pattern", None)) is not None:
+            words.append(" on one line" if pattern == ONE_LINE else f" matching {pattern}")
     return " and".join(word for word in words if word).replace(" and,", ",")
 
 
@@ -232,8 +275,7 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[KeyRow]:
 
 
 def _choice_rows(key: str, field: FieldInfo) -> Iterator[KeyRow]:
-    """Rows of a section whose `name` chooses its keys: the name, then each key once, with the members that
-    have it."""
+    """Yield the row of `name`, then a row for each key of its members, with the members that have the key."""
     members = _members(field.annotation)
     default = getattr(field.get_default(call_default_factory=True), "name", "required")
     meanings = "; ".join(f"{name}: {first_line(member)}" for name, member in members.items())
@@ -279,4 +321,5 @@ def _default(field: FieldInfo) -> str:
 
 
 def first_line(model: type[Any]) -> str:
+    """Return the first line of a class's docstring, without its full stop."""
     return (model.__doc__ or "").strip().splitlines()[0].rstrip(".")

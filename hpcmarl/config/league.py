@@ -1,5 +1,7 @@
-"""The sections of a league that its matchmakers, member kinds and evaluation strategies read. docs/league.md
-has the formulas and their sources."""
+"""Sections of matchmakers, member kinds and evaluation strategies of a league.
+
+docs/league.md has their formulas and sources.
+"""
 
 from __future__ import annotations
 
@@ -22,83 +24,97 @@ MetaStrategyName = Literal["uniform", "nash", "replicator", "alpha_rank"]
 
 
 class LatestConfig(Section):
-    """Naive self-play."""
+    """Naive self-play: the member itself or the newest snapshot."""
 
     name: Literal["latest"] = "latest"
     self_share: Fraction = Field(
         1.0,
         description=(
-            "share of episodes against the member's own present weights; the others meet the newest snapshot"
+            "share of episodes against the member's own present weights; the others are against the "
+            "newest snapshot"
         ),
     )
 
 
 class UniformConfig(Section):
-    """Fictitious self-play: all of the past alike."""
+    """Fictitious self-play: all snapshots with the same probability."""
 
     name: Literal["uniform"] = "uniform"
     self_share: Fraction = Field(
         0.0,
-        description="share of episodes against the member's own weights; the others meet any snapshot",
+        description=(
+            "share of episodes against the member's own present weights; the others are against any snapshot"
+        ),
     )
 
 
 class QualityConfig(Section):
-    """OpenAI Five's quality scores (arXiv 1912.06680)."""
+    """Quality scores of OpenAI Five (arXiv 1912.06680): the member itself, or snapshots by quality."""
 
     name: Literal["quality"] = "quality"
     self_share: Fraction = Field(
         0.8,
         description=(
-            "share of episodes against the member's own present weights; the others meet the past by quality"
+            "share of episodes against the member's own present weights; the others are against "
+            "snapshots by quality"
         ),
     )
     rate: PositiveFloat = Field(
-        0.01, description="eta: a snapshot's quality falls by eta / (N p) when it is beaten"
+        0.01,
+        description=(
+            "eta: when a snapshot is beaten, its quality falls by eta / (N p), for N snapshots and its "
+            "probability p"
+        ),
     )
 
 
 class PfspConfig(Section):
-    """AlphaStar's prioritised fictitious self-play."""
+    """Prioritised fictitious self-play (AlphaStar): snapshots weighted by the member's score against them."""
 
     name: Literal["pfsp"] = "pfsp"
     self_share: Fraction = Field(
         0.0,
         description=(
-            "share of episodes against the member's own present weights; the others meet the past by weight"
+            "share of episodes against the member's own present weights; the others are against "
+            "snapshots by weight"
         ),
     )
     weighting: Literal["hard", "var", "linear", "linear_capped"] = Field(
         "hard",
         description=(
-            "weight of a snapshot that is beaten with score x: (1-x)^power, x(1-x), 1-x, min(0.5, 1-x)"
+            "weight of a snapshot that the member beats with score x: hard: (1-x)^power; var: x(1-x); "
+            "linear: 1-x; linear_capped: min(0.5, 1-x)"
         ),
     )
-    power: PositiveFloat = Field(2.0, description="power of `hard`")
+    power: PositiveFloat = Field(2.0, description="exponent of weighting: hard")
 
 
 class PsroConfig(Section):
-    """Policy-space response oracles (arXiv 1711.00832): the opponents' meta-strategy in the game of what was
-    evaluated."""
+    """PSRO (arXiv 1711.00832): snapshots by the meta-strategy of the game between evaluated snapshots."""
 
     name: Literal["psro"] = "psro"
     self_share: Fraction = Field(
         0.0,
         description=(
-            "share of episodes against the member's own present weights; the others follow the meta-strategy"
+            "share of episodes against the member's own present weights; the others are against "
+            "snapshots by the meta-strategy"
         ),
     )
     meta_strategy: MetaStrategyName = Field(
-        "nash", description="what is solved for; nash needs scipy (the extra league)"
+        "nash",
+        description=("solution concept of the game between snapshots; nash needs scipy (the extra league)"),
     )
     prior_games: PositiveFloat = Field(
-        1.0, description="drawn games that are added to every pair: a pair never played counts as even"
+        1.0, description="drawn games added to every pair, so that a pair without games counts as even"
     )
     refresh_games: PositiveInt = Field(
-        100, description="evaluated games after which it is solved anew; a new snapshot has it solved at once"
+        100,
+        description=(
+            "evaluated games between solutions of the game; it is also solved after every new snapshot"
+        ),
     )
     replicator_time: PositiveFloat = Field(
-        1000.0, description="how long the replicator dynamics run, in units of 1 / (range of the payoffs)"
+        1000.0, description="duration of the replicator dynamics, in units of 1 / (range of the payoffs)"
     )
     alpha: PositiveFloat = Field(100.0, description="ranking intensity of alpha_rank")
     population: Annotated[int, Field(ge=2, le=1_000_000)] = Field(
@@ -107,29 +123,31 @@ class PsroConfig(Section):
 
 
 class PartnersConfig(Section):
-    """Cooperation: partners from the pool, so that a member learns to play with strangers."""
+    """Cooperative leagues: partners from the pool, so that members learn to play with unknown partners."""
 
     name: Literal["partners"] = "partners"
     self_share: Fraction = Field(
         0.0, description="share of episodes in which the member's own present weights play all seats"
     )
     pool: Literal["others", "all"] = Field(
-        "others", description="snapshots of the other members, or of all and so of the member's own past too"
+        "others",
+        description="snapshots of the other members (others), or also of the member's own past (all)",
     )
 
 
 class FixedConfig(Section):
-    """Always the same members."""
+    """Newest snapshots of given members, always the same."""
 
     name: Literal["fixed"] = "fixed"
     self_share: Fraction = Field(
         0.0,
         description=(
-            "share of episodes against the member's own present weights; the others meet those of `against`"
+            "share of episodes against the member's own present weights; the others are against the "
+            "members in against"
         ),
     )
     against: tuple[str, ...] = Field(
-        (), description="members, of each of whom the newest snapshot is met; default: all other members"
+        (), description="members whose newest snapshots are the opponents; default: all other members"
     )
 
 
@@ -140,47 +158,60 @@ MatchmakingConfig = Annotated[
 
 
 class LiveConfig(Section):
-    """The record of a training member against each snapshot."""
+    """Record of a training member's games against each snapshot."""
 
     decay: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.99, description="what an older game still counts after one more against the same snapshot"
+        0.99, description="factor on the weight of older games after each game against the same snapshot"
     )
     prior_games: NonNegative = Field(
-        1.0, description="drawn games added to every record: a snapshot beaten once is met again"
+        1.0,
+        description=(
+            "drawn games added to every record, so that a snapshot that was beaten once is met again"
+        ),
     )
 
 
 class FreezeConfig(Section):
-    """When a member of a kind is frozen: at once when it beats all it is measured against, or when time is
-    out."""
+    """Conditions under which a member is frozen: it beats all required opponents, or its term is over."""
 
     winning: Fraction = Field(
-        0.7, description="live score against every one of them above which it may be frozen early"
+        0.7,
+        description=("live score against every required opponent above which the member may be frozen early"),
     )
     least_updates: Natural = Field(
         100,
-        description="updates since the last snapshot before which it never is, not even at the run's end",
+        description=(
+            "updates since the last snapshot before which the member is never frozen, not even at the "
+            "end of the run"
+        ),
     )
     most_updates: PositiveInt = Field(
-        200, description="updates since the last snapshot after which it is in any case"
+        200, description="updates since the last snapshot after which the member is always frozen"
     )
 
 
 class MainConfig(Section):
-    """AlphaStar's main agent: self-play, PFSP over all of the pool, and what it has forgotten."""
+    """AlphaStar's main agent: self-play, PFSP over the pool, exploiters and forgotten snapshots."""
 
     name: Literal["main"] = "main"
-    freeze: FreezeConfig = section(FreezeConfig)
-    pfsp_share: Fraction = Field(0.5, description="share of PFSP (hard) over the whole pool")
+    freeze: FreezeConfig = section(FreezeConfig, "conditions under which the member is frozen")
+    pfsp_share: Fraction = Field(0.5, description="share of episodes by PFSP (hard) over the whole pool")
     verification_share: Fraction = Field(
-        0.15, description="share against exploiters that win and mains that were forgotten; else self-play"
+        0.15,
+        description=(
+            "share of episodes against exploiters that beat the member and forgotten snapshots of mains; "
+            "the rest is self-play"
+        ),
     )
-    power: PositiveFloat = Field(2.0, description="power of PFSP hard")
+    power: PositiveFloat = Field(2.0, description="exponent of PFSP (hard)")
     too_strong: Fraction = Field(
-        0.3, description="live score up to which another main is too strong: PFSP var over its past instead"
+        0.3,
+        description=(
+            "live score up to which another main is too strong; its past is met instead, by PFSP (var)"
+        ),
     )
     exploited: Fraction = Field(
-        0.3, description="live score below which an exploiter's snapshot has to be met again"
+        0.3, description="live score below which a snapshot of an exploiter must be met again"
     )
     forgotten: Fraction = Field(
         0.7, description="live score below which an old snapshot of a main counts as forgotten"
@@ -188,26 +219,31 @@ class MainConfig(Section):
 
 
 class MainExploiterConfig(Section):
-    """AlphaStar's main exploiter: looks for what beats the mains of today."""
+    """AlphaStar's main exploiter: trains against the present main agents."""
 
     name: Literal["main_exploiter"] = "main_exploiter"
-    freeze: FreezeConfig = section(FreezeConfig)
-    reset: Fraction = Field(1.0, description="chance that a new snapshot is followed by the initial weights")
+    freeze: FreezeConfig = section(FreezeConfig, "conditions under which the member is frozen")
+    reset: Fraction = Field(
+        1.0, description="probability that the member starts again from initial weights after a snapshot"
+    )
     too_strong: Fraction = Field(
-        0.1, description="live score up to which a main is too strong: PFSP var over its past instead"
+        0.1,
+        description=("live score up to which a main is too strong; its past is met instead, by PFSP (var)"),
     )
 
 
 class LeagueExploiterConfig(Section):
-    """AlphaStar's league exploiter: looks for what beats everybody."""
+    """AlphaStar's league exploiter: trains against the whole pool."""
 
     name: Literal["league_exploiter"] = "league_exploiter"
-    freeze: FreezeConfig = section(FreezeConfig)
-    reset: Fraction = Field(0.25, description="chance that a new snapshot is followed by the initial weights")
-    weighting: Literal["hard", "var", "linear", "linear_capped"] = Field(
-        "linear_capped", description="of its PFSP over the whole pool"
+    freeze: FreezeConfig = section(FreezeConfig, "conditions under which the member is frozen")
+    reset: Fraction = Field(
+        0.25, description="probability that the member starts again from initial weights after a snapshot"
     )
-    power: PositiveFloat = Field(2.0, description="power of `hard`")
+    weighting: Literal["hard", "var", "linear", "linear_capped"] = Field(
+        "linear_capped", description="weighting of its PFSP over the whole pool, as for matchmaking.weighting"
+    )
+    power: PositiveFloat = Field(2.0, description="exponent of weighting: hard")
 
 
 MemberKindConfig = Annotated[
@@ -216,44 +252,46 @@ MemberKindConfig = Annotated[
 
 
 class StrategySection(Section):
-    """What the evaluation strategies share."""
+    """Keys of all evaluation strategies."""
 
     games_per_pair: Count | None = Field(
-        None, description="games after which a pair is known well enough; default: never"
+        None, description="games after which a pair is not played any more; null: no limit"
     )
 
 
 class RoundRobinConfig(StrategySection):
-    """All pairs, those with the fewest games first."""
+    """All pairs, the pair with the fewest games first."""
 
     name: Literal["round_robin"] = "round_robin"
 
 
 class LatestPairsConfig(StrategySection):
-    """Each snapshot against those that were the newest when it came."""
+    """Each snapshot against those that were the newest when it was frozen."""
 
     name: Literal["latest"] = "latest"
-    opponents: Count = Field(10, description="K: against how many older snapshots each one is played")
+    opponents: Count = Field(
+        10, description="K, number of older snapshots against which each snapshot is played"
+    )
 
 
 class PanelConfig(StrategySection):
-    """Everybody against the same few."""
+    """Each snapshot against the same few snapshots."""
 
     name: Literal["panel"] = "panel"
     panel: tuple[Natural, ...] = Field(
         (0,),
         min_length=1,
         max_length=1000,
-        description="numbers of the snapshots that everybody is played against",
+        description="numbers of the snapshots against which every snapshot is played",
     )
 
 
 class AdaptiveConfig(StrategySection):
-    """The pair whose mean score is least certain first."""
+    """All pairs, the pair with the least certain mean score first."""
 
     name: Literal["adaptive"] = "adaptive"
     prior_games: PositiveFloat = Field(
-        2.0, description="drawn games that every pair begins with, in the width of its interval"
+        2.0, description="drawn games added to every pair for the width of its interval"
     )
 
 
@@ -263,14 +301,13 @@ EvaluationStrategyConfig = Annotated[
 
 
 def self_play_share(maker: MatchmakingConfig | MemberKindConfig) -> tuple[str, float]:
-    """How many episodes a member plays against its own present weights.
+    """Return the largest share of episodes that a member plays against its own present weights.
 
     Args:
-        maker: What chooses its opponents.
+        maker: Matchmaker or kind of the member.
 
     Returns:
-        The key of the section that says so, and the share that it allows, 0 to 1. Kinds without such a key
-        never play themselves.
+        The key of the section that sets the share, and the share, 0 to 1. Kinds without such a key have 0.
     """
     if isinstance(maker, MainConfig):
         return "pfsp_share", 1.0 - maker.pfsp_share
@@ -280,29 +317,35 @@ def self_play_share(maker: MatchmakingConfig | MemberKindConfig) -> tuple[str, f
 def matchmaking_contradictions(
     key: str, config: MatchmakingConfig | MemberKindConfig, *, cooperative: bool
 ) -> list[str]:
-    """What a matchmaker's section (at `key` in the configuration) does not allow, each as one line that says
-    what to change."""
+    """Return one line for each mistake in the section of a matchmaker or kind: keys, reason and remedy.
+
+    Args:
+        key: Dotted key of the section.
+        config: The section.
+        cooperative: Whether the league is cooperative.
+    """
     found = []
     if cooperative and config.name == "psro":
         found.append(
-            f"{key}.name: psro looks for an equilibrium between opponents, and in a cooperative league there "
-            "are none; use partners"
+            f"{key}.name: psro does not work with league.cooperative: true, because it needs opponents; use "
+            f"{key}.name: partners"
         )
     if not cooperative and config.name == "partners":
         found.append(
-            f"{key}.name: partners is for cooperative leagues; use uniform to meet opponents at random"
+            f"{key}.name: partners needs league.cooperative: true; use {key}.name: uniform for random "
+            "opponents"
         )
     if isinstance(config, MainConfig) and config.pfsp_share + config.verification_share > 1:
         found.append(
-            f"{key}.pfsp_share {config.pfsp_share} and {key}.verification_share {config.verification_share} "
-            "are more than 1 together; lower one"
+            f"{key}.pfsp_share: {config.pfsp_share:g} and {key}.verification_share: "
+            f"{config.verification_share:g} have a sum above 1; lower one of them"
         )
     if (
         isinstance(config, MainConfig | MainExploiterConfig | LeagueExploiterConfig)
         and config.freeze.least_updates > config.freeze.most_updates
     ):
         found.append(
-            f"{key}.freeze.least_updates {config.freeze.least_updates} is more than "
-            f"{key}.freeze.most_updates {config.freeze.most_updates}; lower it"
+            f"{key}.freeze.least_updates: {config.freeze.least_updates} is more than "
+            f"{key}.freeze.most_updates: {config.freeze.most_updates}; lower {key}.freeze.least_updates"
         )
     return found

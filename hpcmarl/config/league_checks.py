@@ -1,4 +1,4 @@
-"""Checks of the section `league` against the others: choices that exclude each other, one line each."""
+"""Checks of the section `league` against the other sections of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hpcmarl.config.topology import TopologyConfig
 
 
 class LeagueRun(Protocol):
-    """The sections of a run's configuration that a league depends on."""
+    """Sections of a run's configuration that a league depends on."""
 
     @property
     def league(self) -> LeagueConfig | None: ...
@@ -39,13 +39,13 @@ class LeagueRun(Protocol):
 
 
 def league_contradictions(run: LeagueRun) -> list[str]:
-    """What does not go with a league, each as one line that names the keys, why, and what to change."""
+    """Return one line for each choice that a league excludes: keys, reason and remedy."""
     league = run.league
     if league is None and run.topology.evaluators:
         return [
             (
-                f"topology.evaluators: {run.topology.evaluators} ranks play a league's matches, and there "
-                "is no section league; set it to 0"
+                f"topology.evaluators: {run.topology.evaluators} needs a section league, whose matches these "
+                "ranks play; set topology.evaluators: 0"
             )
         ]
     if league is None:
@@ -54,14 +54,15 @@ def league_contradictions(run: LeagueRun) -> list[str]:
     if league.score == "return" and (
         league.return_range is None or not league.return_range[0] < league.return_range[1]
     ):
+        shown = "null" if league.return_range is None else list(league.return_range)
         found.append(
-            f"league.return_range is {league.return_range}; league.score: return needs two returns, [worst, "
-            "best]"
+            f"league.return_range is {shown}; league.score: return needs the worst and the best return; set "
+            "league.return_range: [worst, best]"
         )
     if league.cooperative and league.score == "win":
         found.append(
-            "league.cooperative: true has no winner; set league.score: return and league.return_range: "
-            "[worst, best]"
+            "league.cooperative: true does not work with league.score: win, because no side wins; set "
+            "league.score: return and league.return_range: [worst, best]"
         )
     makers: dict[str, MatchmakingConfig | MemberKindConfig] = {"league.matchmaking": league.matchmaking}
     for name, member in league.members.items():
@@ -74,64 +75,65 @@ def league_contradictions(run: LeagueRun) -> list[str]:
             "adaptive",
         ):
             found.append(
-                f"{key}.name: psro answers to all of the payoff, which league.evaluation.strategy.name: "
-                f"{strategy} leaves open; use round_robin or adaptive"
+                f"{key}.name: psro needs evaluated games of all pairs, and league.evaluation.strategy.name: "
+                f"{strategy} leaves pairs out; use round_robin or adaptive"
             )
     found += _excluded_by_league(run)
     shared = league.own_seats > 1 or (
         len(run.policies) == 1 and any("*" in policy.agents for policy in run.policies.values())
     )
-    # reinforce has no common reward in games of turns, as only the environment tells
+    # REINFORCE has no common reward in turn-based games, which only the environment can report.
     if shared and run.algo.name != "reinforce":
         found += self_play_contradictions(run)
     return found + _without_training(run, league)
 
 
 def _excluded_by_league(run: LeagueRun) -> list[str]:
-    """Report keys of ordinary runs that leagues do not have, one line each."""
+    """Return one line for each key of ordinary runs that leagues do not support."""
     found = []
     if run.rounds.collective:
         found.append(
-            f"rounds.reduce: {run.rounds.reduce} does not go with a league, where every learner trains "
-            "its own member; use server"
+            f"rounds.reduce: {run.rounds.reduce} does not work with a league, in which every learner trains "
+            "its own member; use rounds.reduce: server"
         )
     if run.deterministic:
         found.append(
-            "deterministic: true does not go with a league, whose members advance at their own speed; set it "
-            "to false"
+            "deterministic: true does not work with a league, whose members advance at different speeds; set "
+            "deterministic: false"
         )
     if run.topology.respawn:
         found.append(
-            "topology.respawn: true does not go with a league, where ranks without a team play matches; set "
-            "it to false"
+            "topology.respawn: true does not work with a league, in which ranks without a learner play "
+            "matches; set topology.respawn: false"
         )
     if run.stop.return_mean is not None:
         found.append(
-            "stop.return_mean does not go with a league, whose members have returns of their own; use "
-            "stop.env_steps, updates or seconds"
+            f"stop.return_mean: {run.stop.return_mean:g} does not work with a league, whose members have "
+            "different returns; use stop.env_steps, stop.updates or stop.seconds"
         )
-    if not isinstance(run.topology.groups, int) and any(group.env for group in run.topology.groups):
+    changed = [index for index, group in enumerate(run.topology.group_list) if group.env]
+    if changed:
         found.append(
-            "topology.groups with an env of their own do not go with a league, where any group may train any "
-            "member; remove env there"
+            f"topology.groups.{changed[0]}.env does not work with a league, in which any group may train any "
+            "member; remove env from all groups"
         )
     return found
 
 
 def self_play_contradictions(run: LeagueRun, *, constant_sum: bool = False) -> list[str]:
-    """What self-play makes senseless where one policy plays all seats: a common reward of opponents.
+    """Check that opponents do not learn from a common reward in self-play.
 
-    A league that is not cooperative says that seats have opposed aims. In an episode of a member against
-    itself the mean reward over all seats is then nobody's aim; where rewards sum to zero it is always 0.
-    Against others the mean is over the member's own seats.
+    In a league that is not cooperative, seats have opposed aims. In an episode of a member against itself the
+    mean reward over all seats is no agent's aim; if rewards sum to zero, it is always 0. In episodes against
+    others the mean is over the member's own seats only.
 
     Args:
-        run: A league in which one policy plays all seats.
-        constant_sum: Whether the environment is known to be constant-sum; then a cooperative league has no
-            aim either.
+        run: League in which one policy plays all seats.
+        constant_sum: Whether the environment is known to be constant-sum. Then a common reward has no meaning
+            in a cooperative league either.
 
     Returns:
-        At most one line, which names the key and the remedy.
+        At most one line: key, reason and remedy.
     """
     league = run.league
     assert league is not None
@@ -143,15 +145,15 @@ def self_play_contradictions(run: LeagueRun, *, constant_sum: bool = False) -> l
             common, remedy = common_reward_text(run.algo)
             why = "a constant-sum game" if constant_sum else "league.cooperative: false"
             return [
-                f"{common} learns from the mean reward of all seats where a member plays itself "
-                f"({key}.{name}), and of opponents ({why}) that is nobody's aim, 0 where their rewards sum "
-                f"to zero; {remedy}"
+                f"{common} learns from the mean reward of all seats when a member plays itself "
+                f"({key}.{name}); between opponents ({why}) this mean is no agent's aim, and 0 if the "
+                f"rewards sum to zero; {remedy}"
             ]
     return []
 
 
 def _makers_in_use(league: LeagueConfig) -> dict[str, MatchmakingConfig | MemberKindConfig]:
-    """What chooses the opponents of the members that train, by key."""
+    """Return the matchmakers and kinds of the members that train, by the dotted key of their section."""
     if not league.members:
         return {"league.matchmaking": league.matchmaking}
     makers: dict[str, MatchmakingConfig | MemberKindConfig] = {}
@@ -168,11 +170,11 @@ def _makers_in_use(league: LeagueConfig) -> dict[str, MatchmakingConfig | Member
 
 
 def _without_training(run: LeagueRun, league: LeagueConfig) -> list[str]:
-    """About members that do not train, and teams that would have none to train."""
+    """Return one line for each untrained member without `start`, and one for surplus learners."""
     found = [
         (
-            f"league.members.{name}.trains: false needs league.members.{name}.start, a snapshot's file: what "
-            "does not train would stay random weights"
+            f"league.members.{name}: trains is false but start is not set; set league.members.{name}.start "
+            "to a snapshot file"
         )
         for name, member in league.members.items()
         if not member.trains and member.start is None
@@ -181,12 +183,12 @@ def _without_training(run: LeagueRun, league: LeagueConfig) -> list[str]:
     training = sum(member.trains for member in members)
     if members and not training:
         found.append(
-            "league.members: all of them have trains: false, so there is nothing to train; let one train, or "
-            "use hpcmarl league match"
+            "league.members: trains is false for all members; set trains: true for one of them, or use "
+            "hpcmarl league match for games without training"
         )
     elif members and groups > training:
         found.append(
-            f"topology.groups: {groups} learners for {training} members that train, and only one can train a "
-            "member at a time; lower it, or add league.members"
+            f"topology.groups: {groups} learners for {training} members that train, and a member has only "
+            "one learner at a time; lower topology.groups, or add league.members"
         )
     return found

@@ -1,8 +1,7 @@
-"""A checked configuration as JSON and back, without checking it again: what rank 0 tells the others
-(runtime/entry.py).
+"""Conversion of a checked configuration to JSON and back, without a second check.
 
-Sections travel with the names of their classes, since which of several an `algo` or an `optimizer` is follows
-from its content alone.
+Rank 0 sends the configuration to the other ranks in this form (runtime/entry.py). Each section carries the
+name of its class, because an `algo` or `optimizer` section alone does not say which class it has.
 """
 
 from __future__ import annotations
@@ -17,12 +16,16 @@ SECTION, SET, TUPLE, DICTIONARY = "section", "set", "tuple", "dictionary"
 
 
 def to_json(section: Section) -> str:
-    """Return a section with all that is in it."""
+    """Return a section and everything in it as JSON text."""
     return json.dumps(_plain(section))
 
 
 def from_json(text: str) -> Any:
-    """Return an equal section. What it is made of was checked where it comes from."""
+    """Return the section that `to_json` wrote.
+
+    Args:
+        text: Trusted output of `to_json`. The values are not validated again.
+    """
     classes = {cls.__name__: cls for cls in _subclasses(Section)}
     return _restored(json.loads(text), classes)
 

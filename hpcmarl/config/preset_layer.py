@@ -1,8 +1,8 @@
-"""The lowest layer of a configuration: what its preset sets, and neither the file nor the command line does.
+"""Values of a preset for the keys that neither the file nor the command line sets.
 
-Called by file.py, around the changes of the command line. The order of the layers: schema defaults, preset,
-file, command line. After loading no preset is left: its values stand in the resolved configuration, which
-means the same to a later version with another preset of that name.
+The layers, from weakest to strongest: schema defaults, preset, file, command line. A resolved configuration
+holds the values of the preset instead of its name. So it keeps its meaning when a later version of hpcmarl
+changes the preset.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ KEY: Place = ("preset",)
 
 
 def choose_preset(tree: Tree, changes: Sequence[tuple[Place, Any]]) -> Preset | None:
-    """Find the preset of a configuration, and name the sections that it chooses: changes of `algo.name` or
-    `optimizer.name` switch from these.
+    """Find the preset of a configuration, and set the section names that it chooses.
+
+    Overrides of `algo.name` or `optimizer.name` are applied later and switch from these names.
 
     Args:
-        tree: Values of the file. Sections without a name get the preset's.
-        changes: Places and values from the command line, still to be made.
+        tree: Values of the file. Sections without a name get the name that the preset chooses.
+        changes: Places and values from the command line, not applied yet.
 
     Returns:
-        The preset, or None.
+        The preset, or None if the configuration names none.
 
     Raises:
         ConfigError: If there is no preset of that name.
@@ -51,12 +52,17 @@ def choose_preset(tree: Tree, changes: Sequence[tuple[Place, Any]]) -> Preset | 
 
 
 def fill_preset(tree: Tree, preset: Preset) -> None:
-    """Set what nothing else has set; the key `preset` leaves the tree.
+    """Set the preset's values for keys that are not set yet, and remove the key `preset` from the tree.
 
-    A section whose name was chosen otherwise takes nothing: a step size of RMSprop is none for Adam.
+    A section for which the user chose another name gets no values: a step size for RMSprop does not suit
+    Adam.
+
+    Args:
+        tree: Values of the file and the command line; changed in place.
+        preset: Preset found by `choose_preset`.
 
     Raises:
-        ConfigError: If `algo.name` is another algorithm than the preset's, or if every value is set already.
+        ConfigError: If `algo.name` is another algorithm than the preset's, or if every key is set already.
     """
     tree.data.pop("preset", None)
     tree.preset = preset.name
@@ -72,14 +78,16 @@ def fill_preset(tree: Tree, preset: Preset) -> None:
             filled += _set_where_missing(tree.data, place, setting.value) and place[-1] != "name"
     if not filled:
         raise ConfigError(
-            f"{tree.origin(KEY)}: preset: {preset.name} sets nothing here, {tree.source} sets all of its "
-            "keys; remove preset, or the keys that it is to set"
+            f"{tree.origin(KEY)}: preset: {preset.name} has no effect, because {tree.source} sets all of its "
+            "keys; remove preset, or the keys that it should set"
         )
 
 
 def _set_where_missing(data: dict[str, Any], place: Place, value: Any) -> bool:
-    """Set a value unless there is one, and return whether it was set. A section on the way that is no section
-    is left for the schema to refuse."""
+    """Set a value unless the key has one, and return whether it was set.
+
+    If the path leads through a value that is not a section, nothing is set; the schema reports the mistake.
+    """
     section: Any = data
     for key in place[:-1]:
         section = section.setdefault(key, {})
@@ -92,7 +100,7 @@ def _set_where_missing(data: dict[str, Any], place: Place, value: Any) -> bool:
 
 
 def _name_of(tree: Tree, section: str, choice: str) -> Any:
-    """What the section's name is; the preset's choice where the section has none."""
+    """Return the `name` of a section, or the preset's choice if the section has none."""
     values = tree.data.get(section)
     return values.get("name", choice) if isinstance(values, dict) else choice
 
@@ -103,7 +111,7 @@ def _other_algorithm(tree: Tree, preset: Preset) -> str:
     fitting = [name for name, other in PRESETS.items() if other.choices["algo"] == actual]
     remedy = f", or use preset: {' or '.join(fitting)}" if fitting else ""
     line = (
-        f"{tree.origin(('algo', 'name'))}: algo.name is {shown}, and preset: {preset.name} is for "
+        f"{tree.origin(('algo', 'name'))}: algo.name is {shown}, but preset: {preset.name} is for "
         f"algo.name: {own}; remove one of them{remedy}"
     )
     return " ".join(line.split())

@@ -23,20 +23,20 @@ RENAMED_VALUES = {
 
 
 def renamed_key(path: Sequence[object]) -> str | None:
-    """Return the present name of a key, or None.
+    """Return the present name of a key that was renamed, or None.
 
     Args:
-        path: The sections from the root on, then the unknown key.
+        path: Sections from the root on, then the unknown key.
     """
     section, key = ([""] + [str(part) for part in path])[-2:]
     return RENAMED_KEYS.get((section, key))
 
 
 def renamed_value(path: Sequence[object], value: object) -> str | None:
-    """Return the present name of a value, or None.
+    """Return the present name of a value that was renamed, or None.
 
     Args:
-        path: The sections from the root on, then the key.
-        value: The value that the key may not have.
+        path: Sections from the root on, then the key.
+        value: Value that the key does not allow.
     """
     return RENAMED_VALUES.get(str(path[-1]), {}).get(value) if path and isinstance(value, str) else None

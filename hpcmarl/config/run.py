@@ -1,5 +1,4 @@
-"""The sections about the course of a run: what is written, judged and told, when it ends. Part of config.py;
-knows no other section."""
+"""The sections for output, evaluation, logging, faults and the end of a run."""
 
 from __future__ import annotations
 
@@ -11,87 +10,127 @@ from hpcmarl.config.base import Count, Natural, NonNegative, PositiveFloat, Posi
 
 
 class TrajectoriesConfig(Section):
-    """Which steps are kept on disk, and how."""
+    """Trajectory files: the steps that actors write to disk."""
 
-    enabled: bool = True
-    compression: Literal["none", "lzf", "gzip", "zstd", "blosc_lz4"] = "none"
-    shard_megabytes: PositiveFloat = Field(256.0, description="a shard closes after so many megabytes")
-    shard_seconds: PositiveFloat = Field(
-        600.0, description="or after so many seconds, more with very many actors; rows reach the disk before"
+    enabled: bool = Field(True, description="write the actors' steps to trajectory files")
+    compression: Literal["none", "lzf", "gzip", "zstd", "blosc_lz4"] = Field(
+        "none", description="compression of trajectory files"
     )
-    every: PositiveInt = Field(1, description="keep one rollout in so many")
+    shard_megabytes: PositiveFloat = Field(256.0, description="size in megabytes at which a shard is closed")
+    shard_seconds: PositiveFloat = Field(
+        600.0,
+        description=(
+            "age in seconds at which a shard is closed, longer with very many actors; rows reach the "
+            "disk earlier"
+        ),
+    )
+    every: PositiveInt = Field(1, description="write one of this many rollouts")
     max_gigabytes: PositiveFloat | None = Field(
-        None, description="an actor stops writing after so many gigabytes"
+        None, description="gigabytes after which an actor stops writing; null: no limit"
     )
     on_error: Literal["warn", "stop"] = Field(
-        "warn", description="when the disk fails: go on without and try again, or end the run"
+        "warn",
+        description=(
+            "if the disk fails: continue without trajectories and try again (warn), or end the run (stop)"
+        ),
     )
 
 
 class CheckpointConfig(Section):
-    """When the state of the run is written."""
+    """Checkpoints of the run's state."""
 
-    every_seconds: PositiveFloat | None = 60.0
-    every_updates: PositiveInt | None = None
-    keep: PositiveInt = Field(3, description="newest checkpoints kept")
+    every_seconds: PositiveFloat | None = Field(
+        60.0, description="seconds between checkpoints; null: none by time"
+    )
+    every_updates: PositiveInt | None = Field(
+        None, description="updates between checkpoints; null: none by updates"
+    )
+    keep: PositiveInt = Field(3, description="number of newest checkpoints that are kept")
     on_error: Literal["warn", "stop"] = Field(
-        "warn", description="when the disk fails: go on and try again with the next one, or end the run"
+        "warn",
+        description=(
+            "if the disk fails: continue and try again with the next checkpoint (warn), or end the run (stop)"
+        ),
     )
 
 
 class EvalConfig(Section):
-    """How the policies are judged: without learning, on environments of their own."""
+    """Evaluation of the policies, without learning and on separate environments."""
 
-    episodes: Natural = Field(100, description="episodes at the end of the run; 0: none")
+    episodes: Natural = Field(
+        100,
+        description=(
+            "number of episodes of each evaluation, at the end of the run and during it; 0: no evaluation"
+        ),
+    )
     greedy: bool = Field(True, description="take the most probable action (or the mean) instead of sampling")
-    environments: Count = Field(8, description="environment slots stepped together")
-    every_updates: PositiveInt | None = Field(None, description="also during the run, after so many updates")
+    environments: Count = Field(8, description="environment slots that are stepped together")
+    every_updates: PositiveInt | None = Field(
+        None, description="updates between evaluations during the run; null: none by updates"
+    )
     every_seconds: PositiveFloat | None = Field(
-        None, description="also during the run, after so many seconds"
+        None, description="seconds between evaluations during the run; null: none by time"
     )
     seed: Natural = Field(1_000_003, description="seed of the evaluation episodes")
 
 
 class StopConfig(Section):
-    """The run ends at the first of these."""
+    """Limits of a run; it ends at the first that it reaches."""
 
-    updates: PositiveInt | None = None
-    env_steps: PositiveInt | None = None
-    seconds: PositiveFloat | None = Field(None, description="of training; over all resumptions")
-    return_mean: float | None = Field(None, description="mean training return of the newest 100 episodes")
+    updates: PositiveInt | None = Field(
+        None, description="number of updates after which the run ends; null: no limit"
+    )
+    env_steps: PositiveInt | None = Field(
+        None, description="number of environment steps after which the run ends; null: no limit"
+    )
+    seconds: PositiveFloat | None = Field(
+        None, description="seconds of training after which the run ends, over all its starts; null: no limit"
+    )
+    return_mean: float | None = Field(
+        None,
+        description=("mean training return of the newest 100 episodes at which the run ends; null: no limit"),
+    )
     seconds_before_limit: NonNegative | None = Field(
         60.0,
         description=(
-            "stop so long before the end of the Slurm job, with a checkpoint and exit code 75, if no "
-            "signal has come"
+            "seconds before the end of the Slurm job at which the run stops with a checkpoint and exit "
+            "code 75, unless a signal came earlier; null: never"
         ),
     )
 
 
 class LoggingConfig(Section):
-    """What is told while the run goes on."""
+    """Log messages, progress display and rows of metrics."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="lowest level of log messages"
+    )
     progress: bool = Field(
         True,
-        description="the live display of the server rank (a plain line now and then where there is no "
-        "terminal), and a second of bare stepping at the start to compare with",
+        description=(
+            "show a live display on the server's rank (without a terminal a line from time to time), and "
+            "measure bare environment steps for a second at the start"
+        ),
     )
-    every_seconds: PositiveFloat = Field(1.0, description="a row of metrics at most so often")
+    every_seconds: PositiveFloat = Field(1.0, description="shortest time between rows of metrics, in seconds")
 
 
 class FaultsConfig(Section):
-    """What is done about numbers that are none; and test-only injections: a rank raises on purpose."""
+    """Response to non-finite values, and failures injected for tests."""
 
     on_nan: Literal["stop", "skip"] = Field(
         "stop",
         description=(
-            "observations, rewards or gradients that are not finite: stop and name them, or leave "
-            "them out and count them"
+            "response to non-finite observations, rewards or gradients: stop and name them, or skip and "
+            "count them"
         ),
     )
-    raise_in: Literal["server", "learner", "actor", "evaluator"] | None = None
-    rank: Natural | None = Field(None, description="only on this rank")
+    raise_in: Literal["server", "learner", "actor", "evaluator"] | None = Field(
+        None, description="role that raises an error on purpose, for tests; null: none"
+    )
+    rank: Natural | None = Field(
+        None, description="rank on which the role of raise_in raises; null: every rank"
+    )
     after: Natural = Field(
-        0, description="how often the role is stepped before it raises (waiting counts too)"
+        0, description="number of steps of that role before it raises; idle steps count, too"
     )

@@ -1,9 +1,7 @@
-"""The configuration of a run: frozen pydantic models with defaults, units and cross-field checks. `hpcmarl
-config schema` prints it.
+"""The model of a run's configuration and the checks between its sections.
 
-`file.py` reads YAML into it; everything else takes the models as arguments. Knows no environment, network or
-rank: what only the environment can tell (has it a state? do spaces fit?) is checked where the environment is
-known.
+`hpcmarl config schema` prints all keys. Properties of the environment (its state, its spaces) are checked
+later, as soon as the environment is known.
 """
 
 from __future__ import annotations
@@ -13,13 +11,9 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from hpcmarl.config.actor_critics import ActorCriticConfig, MATraceConfig
 from hpcmarl.config.algo_checks import algo_contradictions
-from hpcmarl.config.algos import (
-    ActorCriticConfig,
-    Algo,
-    InferenceForm,
-    MATraceConfig,
-)
+from hpcmarl.config.algos import Algo
 from hpcmarl.config.base import (
     Natural,
     Section,
@@ -28,6 +22,7 @@ from hpcmarl.config.base import (
 from hpcmarl.config.environment import EnvConfig, PolicyConfig
 from hpcmarl.config.league_checks import league_contradictions
 from hpcmarl.config.members import LeagueConfig
+from hpcmarl.config.networks import InferenceForm
 from hpcmarl.config.presets import PresetName
 from hpcmarl.config.rounds import (
     AdamConfig,
@@ -49,54 +44,66 @@ from hpcmarl.config.topology import TopologyConfig
 
 
 class Config(Section):
-    """A whole run."""
+    """Configuration of a run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = "run"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = Field(
+        "run", description="name of the run, in its default directory and its Slurm job"
+    )
     preset: PresetName | None = Field(
         None,
-        exclude=True,  # a resolved configuration has its values instead
+        # a resolved configuration holds the preset's values instead
+        exclude=True,
         description=(
-            "fill in what an algorithm's authors set, where neither file nor command line say "
-            "otherwise (hpcmarl list presets)"
+            "settings of an algorithm's authors, for keys that neither the file nor the command line "
+            "sets (hpcmarl list presets)"
         ),
     )
-    seed: Natural = 0
+    seed: Natural = Field(0, description="seed of all random numbers of the run")
     deterministic: bool = Field(
         False,
         description=(
-            "actors wait for every version, so that a run can be repeated bit for bit (sync, one group)"
+            "make the run repeatable bit for bit: actors wait for every version; needs rounds.rule: sync "
+            "and one group"
         ),
     )
-    env: EnvConfig
+    env: EnvConfig = Field(description="environment that the actors step")
     policies: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], PolicyConfig] = Field(
-        default={}, description="agents by policy; default: agents with the same spaces share one"
+        default={},
+        description=(
+            "policies by name, each with its agents; default: agents with the same spaces share a policy"
+        ),
     )
-    algo: Algo = section(MATraceConfig)
-    optimizer: OptimizerSection = section(AdamConfig)
-    rounds: RoundsConfig = section(RoundsConfig)
-    topology: TopologyConfig = section(TopologyConfig)
-    trajectories: TrajectoriesConfig = section(TrajectoriesConfig)
-    checkpoint: CheckpointConfig = section(CheckpointConfig)
-    eval: EvalConfig = section(EvalConfig)
-    stop: StopConfig = section(StopConfig)
+    algo: Algo = section(MATraceConfig, "learning algorithm")
+    optimizer: OptimizerSection = section(AdamConfig, "optimizer of the summed gradients")
+    rounds: RoundsConfig = section(RoundsConfig, "rule that ends a round, and the sum of its gradients")
+    topology: TopologyConfig = section(TopologyConfig, "numbers and places of learners and actors")
+    trajectories: TrajectoriesConfig = section(TrajectoriesConfig, "trajectory files")
+    checkpoint: CheckpointConfig = section(CheckpointConfig, "checkpoints of the run")
+    eval: EvalConfig = section(EvalConfig, "evaluation episodes")
+    stop: StopConfig = section(StopConfig, "limits of the run; at least one is required")
     league: LeagueConfig | None = Field(
-        None, description="train many policies against frozen ones; default: a single run"
+        None, description="train several policies against snapshots of each other; null: a single run"
     )
-    logging: LoggingConfig = section(LoggingConfig)
-    faults: FaultsConfig = section(FaultsConfig)
-    slurm: SlurmConfig = section(SlurmConfig)
+    logging: LoggingConfig = section(LoggingConfig, "log messages, progress display and metrics")
+    faults: FaultsConfig = section(
+        FaultsConfig, "response to non-finite values, and failures injected for tests"
+    )
+    slurm: SlurmConfig = section(SlurmConfig, "settings of the cluster for hpcmarl submit")
 
     @property
     def backpressure(self) -> bool:
-        """Whether actors wait for a learner that is behind, instead of dropping what they sample."""
+        """Whether actors pause while their learner has enough rollouts.
+
+        `rounds.admission: all_begun` implies it. In deterministic runs actors wait for each version anyway.
+        """
         return (self.rounds.backpressure and not self.deterministic) or self.rounds.counts_all_begun
 
     @model_validator(mode="after")
     def _agree(self) -> Config:
         if self.preset is not None:
             raise ValueError(
-                f"preset: {self.preset} is filled in by hpcmarl.config.file.load_config, not by the models "
-                "themselves"
+                f"preset: {self.preset} is filled in by hpcmarl.config.file.load_config, not by Config; use "
+                "load_config"
             )
         for contradiction in contradictions(self):
             raise ValueError(contradiction)
@@ -104,21 +111,21 @@ class Config(Section):
 
 
 def counts_episodes(config: Config) -> bool:
-    """Whether a trajectory is a whole episode instead of an unroll."""
+    """Return whether a trajectory is a whole episode instead of an unroll."""
     return config.algo.trajectory_unit == "episode"
 
 
 def batch_of(config: Config, slots: Sequence[int]) -> int:
-    """Return the trajectories of a round, M.
+    """Return the number of trajectories in a round, M.
 
     Args:
-        config: The run's.
-        slots: Environment slots of each group.
+        config: Configuration of the run.
+        slots: Number of environment slots of each group.
 
     Returns:
-        As configured, else one gradient's worth of every group (afedpg: of one). That is an episode of every
-        slot for on-policy episodes, so that no slot rests; `gradient_episodes` of replayed ones; one message
-        of an actor for unrolls.
+        `rounds.batch` if it is set. Otherwise the trajectories of one gradient of every group (afedpg: of one
+        group). A gradient has one episode of every slot for on-policy episodes, so that no slot idles. It has
+        `gradient_episodes` replayed episodes, or as many unrolls as an actor sends in one message.
     """
     if config.rounds.batch is not None:
         return config.rounds.batch
@@ -130,8 +137,16 @@ def batch_of(config: Config, slots: Sequence[int]) -> int:
 
 
 def inference_form(config: Config, *, repeatable: bool = False) -> InferenceForm:
-    """In which form policies multiply by their weights. Where the result must be `repeatable`, or the run is
-    deterministic, no time decides."""
+    """Return the form in which actors and evaluators multiply by the weights of sparse policies.
+
+    Args:
+        config: Configuration of the run.
+        repeatable: Whether the results must not depend on time measurements. Then "auto" becomes "dense", as
+            in deterministic runs.
+
+    Returns:
+        "dense" without sparse training, else `algo.sparse.inference`.
+    """
     sparse = config.algo.sparse_training
     if sparse is None or (sparse.inference == "auto" and (repeatable or config.deterministic)):
         return "dense"
@@ -139,49 +154,50 @@ def inference_form(config: Config, *, repeatable: bool = False) -> InferenceForm
 
 
 def contradictions(config: Config) -> list[str]:
-    """Choices that exclude each other, each as one line that names the keys, why, and what to change."""
+    """Return one line for each pair of choices that exclude each other: keys, reason and remedy."""
     found = []
     groups = len(config.topology.group_list)
     if groups == 0:
-        found.append("topology.groups is an empty list; allowed: at least one group")
+        found.append("topology.groups is []; allowed: a list of at least one group")
     if config.stop == StopConfig(seconds_before_limit=config.stop.seconds_before_limit):
         found.append(
-            "stop is empty, the run would never end; set stop.updates, stop.env_steps, stop.seconds or "
+            "stop is empty, so the run would never end; set stop.updates, stop.env_steps, stop.seconds or "
             "stop.return_mean"
         )
     if config.deterministic and (config.rounds.rule != "sync" or groups > 1):
         found.append(
-            f"deterministic: true needs rounds.rule: sync and one group, not {config.rounds.rule} with "
-            f"{groups}: the order in which ranks report is not repeatable"
+            f"deterministic: true does not work with rounds.rule: {config.rounds.rule} and topology.groups: "
+            f"{groups}, because the order of messages from several groups is not repeatable; set "
+            "rounds.rule: sync and topology.groups: 1"
         )
     if config.deterministic and config.topology.respawn:
         found.append(
-            "topology.respawn: true starts anew what deterministic: true would have to repeat; set one of "
-            "them to false"
+            "topology.respawn: true does not work with deterministic: true, because a new actor does not "
+            "repeat the work of the dead one; set one of the two keys to false"
         )
     if config.deterministic and config.algo.name == "ppo":
         found.append(
-            "deterministic: true does not go with algo.name: ppo, whose actors go on while it goes through a "
-            "batch; use ma_trace"
+            "deterministic: true does not work with algo.name: ppo, whose actors continue during the passes "
+            "over a batch; use algo.name: ma_trace"
         )
     found += round_contradictions(config.rounds, groups, "groups")
     if config.eval.episodes == 0 and (config.eval.every_updates or config.eval.every_seconds):
         found.append(
-            "eval.episodes: 0 leaves nothing to play every so often; raise it, or remove eval.every_updates "
-            "and eval.every_seconds"
+            "eval.episodes: 0 does not work with eval.every_updates and eval.every_seconds, whose "
+            "evaluations need episodes; raise eval.episodes, or remove these keys"
         )
     found += algo_contradictions(config.algo)
     if not isinstance(config.algo, ActorCriticConfig):
         found += critic_contradictions(config.optimizer, f"algo.name: {config.algo.name}")
     if config.league is not None and isinstance(config.algo, MATraceConfig) and config.algo.teams != "auto":
         found.append(
-            "algo.teams does not go with a league, where the policies of a side are a team (league.sides); "
-            "remove it"
+            "algo.teams does not work with a league, in which the policies of a side are a team "
+            "(league.sides); remove algo.teams"
         )
     found += league_contradictions(config)
     if config.rounds.admission == "all_begun" and not (counts_episodes(config) and config.algo.is_on_policy):
         found.append(
-            f"rounds.admission: all_begun does not go with algo.name: {config.algo.name}, which drops no "
+            f"rounds.admission: all_begun does not work with algo.name: {config.algo.name}, which drops no "
             "episode at the end of a round; set rounds.admission: first_finished"
         )
     return found

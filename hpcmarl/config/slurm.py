@@ -1,5 +1,4 @@
-"""The section `slurm` of the configuration. Part of config.py; launch/slurm.py renders it. Knows nothing of
-Slurm itself."""
+"""The section `slurm`: settings of the cluster for batch scripts (rendered by launch/slurm.py)."""
 
 from __future__ import annotations
 
@@ -11,39 +10,49 @@ from hpcmarl.config.base import Line, Section
 
 
 class SlurmConfig(Section):
-    """The cluster's settings for `hpcmarl submit`; a run itself does not look at them."""
+    """Settings of the cluster for `hpcmarl submit`; the run itself does not use them."""
 
-    account: Line | None = None
-    partition: Line | None = None
-    actor_partition: Line | None = Field(None, description="of the actors in a heterogeneous job (--hetjob)")
-    modules: tuple[Line, ...] = Field((), description="names for `module load`")
-    environment: Line | None = Field(
-        None, description="virtual environment; default: the one that runs hpcmarl submit"
+    account: Line | None = Field(
+        None, description="account that jobs are charged to; null: the cluster's default"
     )
-    launcher: Literal["srun", "mpirun"] = Field("srun", description="what starts the ranks inside the job")
+    partition: Line | None = Field(None, description="partition of jobs; null: the cluster's default")
+    actor_partition: Line | None = Field(
+        None,
+        description=(
+            "partition of the actors in a heterogeneous job (--hetjob); null: the cluster's default"
+        ),
+    )
+    modules: tuple[Line, ...] = Field((), description="names for module load")
+    environment: Line | None = Field(
+        None, description="directory of a virtual environment; null: the one that runs hpcmarl submit"
+    )
+    launcher: Literal["srun", "mpirun"] = Field(
+        "srun", description="program that starts the ranks inside the job"
+    )
     mpi: Line | None = Field(
         "pmix",
         description=(
-            "srun --mpi=...: pmix for Open MPI, pmi2 for MPICH and Intel MPI; null: the cluster's default"
+            "type for srun --mpi: pmix for Open MPI, pmi2 for MPICH and Intel MPI; null: the cluster's "
+            "default"
         ),
     )
     launcher_options: tuple[Line, ...] = Field(
         (),
         description=(
-            "further words for srun or mpirun; without any, Open MPI's mpirun gets --bind-to none "
-            "and, from 5 on, fault tolerance"
+            "additional options of srun or mpirun; without any, Open MPI's mpirun gets --bind-to none "
+            "and, from version 5 on, fault tolerance"
         ),
     )
     options: tuple[Line, ...] = Field(
-        (), description="further options of sbatch, [--gres=gpu:1, --exclusive]"
+        (), description="additional options of sbatch, [--gres=gpu:1, --exclusive]"
     )
     actor_options: tuple[Line, ...] = Field(
-        (), description="the same for the actors' nodes of a heterogeneous job"
+        (), description="additional options of sbatch for the actors' nodes of a heterogeneous job"
     )
     signal_seconds: Annotated[int, Field(ge=1, le=65535)] = Field(
-        120, description="the signal to stop comes so long before the time limit"
+        120, description="seconds before the time limit at which the job gets the signal to stop"
     )
     requeues: Annotated[int, Field(ge=0)] = Field(
-        3, description="requeues in a row that may bring no newer checkpoint; then the job ends"
+        3, description="number of consecutive requeues without a newer checkpoint after which the job ends"
     )
-    stage: bool = Field(False, description="unpack the environment on each node's own disk first")
+    stage: bool = Field(False, description="first unpack the environment on the local disk of each node")

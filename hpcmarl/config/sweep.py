@@ -1,5 +1,4 @@
-"""The cases of a simulation: `sim.sweep` unfolded into one configuration each. Called by the simulator; runs
-nothing."""
+"""Cases of a simulation: `sim.sweep` expanded into one configuration for each case."""
 
 from __future__ import annotations
 
@@ -16,8 +15,14 @@ BATCH = "rounds.batch"
 
 @dataclass(frozen=True)
 class Case:
-    """One method in one setting. `batch`: the M that tells it from the other cases of a method that lists
-    several, else None."""
+    """One method in one setting.
+
+    Attributes:
+        setting: Name of the setting.
+        method: Name of the method.
+        batch: `rounds.batch` of this case if the method lists several, else None.
+        config: Configuration of this case.
+    """
 
     setting: str
     method: str
@@ -26,14 +31,20 @@ class Case:
 
     @property
     def label(self) -> str:
-        """Method and, where there are several, its M."""
+        """Name of the method, followed by its M if the method lists several."""
         return self.method if self.batch is None else f"{self.method} M={self.batch}"
 
 
 def cases(config: SimulationConfig, fixed: Collection[str] = ()) -> list[Case]:
-    """Every method in every setting, in the order of the file. `fixed` are keys that were given on the
-    command line: they hold in every case, whatever the sweep says. Raises ConfigError, one line that names
-    the case and the key."""
+    """List every method in every setting, in the order of the file.
+
+    Args:
+        config: Configuration of the simulation.
+        fixed: Keys set on the command line; they hold in every case and override the sweep.
+
+    Raises:
+        ConfigError: If a case is not valid; the message names the case and the key.
+    """
     sweep = config.sim.sweep
     found = []
     for setting, changes in (sweep.settings or {"default": {}}).items():
@@ -53,15 +64,25 @@ def _batches(config: SimulationConfig, listed: Any, fixed: Collection[str]) -> l
 
 
 def _is_fixed(key: str, fixed: Collection[str]) -> bool:
-    """Whether the key itself, a part of it or a section around it was given."""
+    """Return whether `fixed` holds the key itself, a key below it or a section around it."""
     return any(key == other or key.startswith(other + ".") or other.startswith(key + ".") for other in fixed)
 
 
 def candidates(
     config: SimulationConfig, fixed: Collection[str] = ()
 ) -> Iterator[tuple[dict[str, Any], SimulationConfig]]:
-    """Every combination of the values of `sim.sweep.tune.grid`, with its configuration, but for keys that are
-    `fixed`; none where nothing is left to be tuned."""
+    """Yield every combination of the values in `sim.sweep.tune.grid`, with its configuration.
+
+    Args:
+        config: Configuration of one case.
+        fixed: Keys set on the command line; they are not tuned.
+
+    Yields:
+        Values by key, and the configuration with these values. Nothing if no key is left to tune.
+
+    Raises:
+        ConfigError: If a combination is not valid.
+    """
     tune = config.sim.sweep.tune
     grid = (
         {key: values for key, values in tune.grid.items() if not _is_fixed(key, fixed)}
@@ -76,7 +97,7 @@ def candidates(
 
 
 def shortened(config: SimulationConfig) -> SimulationConfig:
-    """The configuration of a trial of tuning: what `sim.stop` says, times `sim.sweep.tune.share`."""
+    """Return the configuration of a tuning trial: limits of `sim.stop`, times `sim.sweep.tune.share`."""
     tune, stop = config.sim.sweep.tune, config.sim.stop
     if tune is None or tune.share == 1.0:
         return config

@@ -1,8 +1,4 @@
-"""The values of a configuration before they are checked, where each was written, and the changes made to them
-(overrides).
-
-Called by file.py. Knows which sections have choices and which numbers become lists; validates nothing.
-"""
+"""Values of a configuration before validation: where each was written, and how overrides change them."""
 
 from __future__ import annotations
 
@@ -18,24 +14,39 @@ from hpcmarl.errors import ConfigError
 
 COMMAND_LINE = "command line"
 LARGEST_GROUPS = 65_536
-CHOICES = ("algo", "objective", "optimizer")  # sections whose `name` decides which keys they have
+# sections whose `name` decides which keys they have
+CHOICES = ("algo", "objective", "optimizer")
 
 
 @dataclass
 class Tree:
-    """The values gathered so far, and where each came from."""
+    """Unvalidated values of a configuration, and the origin of each.
+
+    Attributes:
+        data: Values by key, nested.
+        source: File that the values come from, for messages.
+        root: Model of the whole file: of a run or of a simulation.
+        changed_by: Origin of the overrides, for messages.
+        lines: Line of each key in the file, counted from 1.
+        overridden: Places that an override has set.
+        preset: Name of the preset whose values were filled in; empty without one.
+    """
 
     data: dict[str, Any]
     source: str
     root: type[BaseModel] = Config
-    changed_by: str = COMMAND_LINE  # where the overrides come from
+    changed_by: str = COMMAND_LINE
     lines: dict[Place, int] = field(default_factory=dict)
     overridden: set[Place] = field(default_factory=set)
-    preset: str = ""  # name of the preset whose values were filled in
+    preset: str = ""
 
     def origin(self, place: Place) -> str:
-        """Where the value at `place` was written: "command line", or the file with the line of the key or of
-        its section."""
+        """Return the origin of the value at `place`, for messages.
+
+        Returns:
+            "command line", or the file with the line of the key. If that line is not known, it is the line of
+            the section around the key.
+        """
         if any(place[: len(key)] == key or key[: len(place)] == place for key in self.overridden if place):
             return self.changed_by
         known = next(
@@ -45,8 +56,17 @@ class Tree:
 
 
 def apply_changes(tree: Tree, changes: Sequence[tuple[Place, Any]]) -> None:
-    # Switches first: what the new choice does not have is dropped from the file's keys, never from the other
-    # overrides.
+    """Apply overrides to a tree.
+
+    Args:
+        tree: Changed in place.
+        changes: Places and their new values.
+
+    Raises:
+        ConfigError: If a place leads into a value that has no keys, or names a list item that does not exist.
+    """
+    # A switch (algo.name, optimizer.name) drops the keys that the new choice does not have. Switches come
+    # first, so that they drop keys of the file only and never an override.
     for place, value in sorted(changes, key=lambda item: not _is_switch(item[0])):
         if _is_switch(place):
             _switch(tree, str(place[0]), value)
@@ -54,17 +74,27 @@ def apply_changes(tree: Tree, changes: Sequence[tuple[Place, Any]]) -> None:
 
 
 def parse_override(text: str) -> tuple[Place, Any]:
+    """Parse `key.sub=value`.
+
+    Returns:
+        The place, and the value read as YAML.
+
+    Raises:
+        ConfigError: If the text has no key or no `=`, or if the value is not valid YAML.
+    """
     key, equals, value_text = text.partition("=")
     key = key.strip()
     if not equals or not key or not all(key.split(".")):
         raise ConfigError(
-            f"{COMMAND_LINE}: {show(text)} is no override; write key.sub=value, for instance stop.seconds=60"
+            f"{COMMAND_LINE}: {show(text)} is not an override; write key.sub=value, for instance "
+            "stop.seconds=60"
         )
     value, _ = yaml_text.parse(value_text, f"{COMMAND_LINE}: {key}={short(value_text)}")
     return place_of(key), value
 
 
 def place_of(key: str) -> Place:
+    """Return the parts of a dotted key; decimal numbers become item numbers."""
     return tuple(int(part) if part.isdecimal() and part.isascii() else part for part in key.split("."))
 
 
@@ -73,8 +103,10 @@ def _is_switch(place: Place) -> bool:
 
 
 def _switch(tree: Tree, section: str, name: Any) -> None:
-    """Drop from a section the keys that its former choice has and the new one has not. Unknown keys stay, to
-    be reported."""
+    """Drop the keys of a section that its former choice has and the new one does not have.
+
+    Keys that neither choice has stay, so that validation reports them.
+    """
     members = keys.members_of(section, tree.root)
     values = tree.data.get(section)
     if name not in members or not isinstance(values, dict):
@@ -86,8 +118,11 @@ def _switch(tree: Tree, section: str, name: Any) -> None:
 
 
 def _assign(tree: Tree, place: Place, value: Any) -> None:
-    """Write one override into the tree, making sections on the way. Raises ConfigError where the way is
-    blocked."""
+    """Write one override into the tree, and create the sections that its path needs.
+
+    Raises:
+        ConfigError: If the path leads through a value without keys or names a list item that does not exist.
+    """
     container: Any = tree.data
     for depth, key in enumerate(place):
         last = depth == len(place) - 1
@@ -97,19 +132,18 @@ def _assign(tree: Tree, place: Place, value: Any) -> None:
                 allowed = (
                     f"an item number from 0 to {len(container) - 1}"
                     if container
-                    else "none, the list is empty"
+                    else "none, because the list is empty"
                 )
                 raise ConfigError(
                     f"{COMMAND_LINE}: {dotted(place)}: {here} has no item {key}; allowed: {allowed}"
                 )
         elif isinstance(container, dict):
-            # Keys that are numbers, as in env.kwargs, keep the kind they have in the file; elsewhere keys are
-            # text.
+            # A number stays a number if the file has that key (in env.kwargs, say). Other keys are text.
             key = key if key in container else str(key)
         else:
             here = ".".join(map(str, place[:depth]))
             raise ConfigError(
-                f"{COMMAND_LINE}: {dotted(place)}: {here} is {show(container)}, which has no parts; set "
+                f"{COMMAND_LINE}: {dotted(place)}: {here} is {show(container)}, which has no keys; set "
                 f"{here} itself"
             )
         if last:
@@ -124,16 +158,17 @@ def _assign(tree: Tree, place: Place, value: Any) -> None:
 
 
 def _is_group_count(value: Any) -> bool:
-    """Whether the groups are given as a number that may become a list: one that is too large is left for the
-    schema to refuse."""
+    """Return whether `topology.groups` is a number of groups that can become a list.
+
+    A number that is too large stays, so that the schema refuses it.
+    """
     return value is None or (
         isinstance(value, int) and not isinstance(value, bool) and value <= LARGEST_GROUPS
     )
 
 
 def fill_names(tree: Tree) -> None:
-    """A section that leaves out `name` means the default choice, as a configuration without the section
-    does."""
+    """Set the default `name` in every section that has choices and leaves its name out."""
     for section in CHOICES:
         if isinstance(tree.data.get(section), dict) and section in tree.root.model_fields:
             tree.data[section] = {"name": _default_name(section, tree.root), **tree.data[section]}
@@ -144,15 +179,18 @@ def _default_name(section: str, root: type[BaseModel]) -> str:
 
 
 def dotted(place: Place) -> str:
+    """Return the dotted key of a place, at most 120 characters."""
     return short(".".join(str(key) for key in place), 120)
 
 
 def show(value: Any) -> str:
+    """Return a value as messages show it: null, true, false, or Python's repr, at most 60 characters."""
     if isinstance(value, bool | None):
         return {None: "null", True: "true", False: "false"}[value]
     return short(repr(value))
 
 
 def short(text: str, limit: int = 60) -> str:
+    """Return the text on one line, cut to `limit` characters."""
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 3] + "..."

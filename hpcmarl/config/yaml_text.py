@@ -1,10 +1,9 @@
-"""Reading and writing YAML with guards: size, duplicate keys, aliases, nesting. Every fault is one line with
-its place.
+"""YAML reader and writer with guards against large files, duplicate keys, aliases and deep nesting.
 
-Called by file.py alone. Knows YAML and positions in a file; knows no configuration key.
+Every error is one line with the place in the file.
 
-Two differences from plain PyYAML, on both the reading and the writing side so that values survive a round
-trip: `1e-3` is a number (YAML 1.2), and dates stay text.
+Reader and writer differ from plain PyYAML in two ways, the same in both so that values survive a round trip:
+`1e-3` is a number (as in YAML 1.2), and dates stay text.
 """
 
 from __future__ import annotations
@@ -18,7 +17,9 @@ import yaml
 
 from hpcmarl.errors import ConfigError
 
-SIZE_LIMIT = 1 << 20  # bytes: a configuration is a page of text, anything larger is the wrong file
+# bytes; a configuration is a page of text, so a larger file is the wrong one
+SIZE_LIMIT = 1 << 20
+TOO_LARGE = f"larger than {SIZE_LIMIT >> 20} MiB, so it is not a configuration; use another file"
 Place = tuple[str | int, ...]
 
 _SHORT_FLOAT = re.compile(r"^[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$")
@@ -26,8 +27,11 @@ _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
 
 class _GuardedLoader(yaml.SafeLoader):
-    """PyYAML's safe loader that refuses aliases (expansion bombs), duplicate keys (the first one would be
-    lost silently) and {a:1} (which is a key without a value)."""
+    """PyYAML's safe loader that also refuses aliases, duplicate keys and `{a:1}`.
+
+    Aliases can expand to gigabytes. Of duplicate keys PyYAML silently drops the first. `{a:1}` is a key
+    `a:1` without a value, because YAML needs a space after the colon.
+    """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -57,14 +61,14 @@ class _GuardedLoader(yaml.SafeLoader):
             if isinstance(key, Hashable):
                 line = key_node.start_mark.line + 1
                 if key in first:
-                    message = f"the key {key!r} is there twice (first on line {first[key]}), remove one"
+                    message = f"the key {key!r} occurs twice (first on line {first[key]}), remove one of them"
                     raise yaml.constructor.ConstructorError(None, None, message, key_node.start_mark)
                 first[key] = line
         return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):
-    """The safe dumper with the same idea of what a plain word means as the loader."""
+    """PyYAML's safe dumper that quotes what `_GuardedLoader` would not read as text."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -76,8 +80,7 @@ for _class in (_GuardedLoader, _Dumper):
         for first, resolvers in _class.yaml_implicit_resolvers.items()
     }
     _class.add_implicit_resolver("tag:yaml.org,2002:float", _SHORT_FLOAT, list("-+0123456789"))
-# A list inside a mapping reads better on one line ([64, 64]) than as a column of dashes; mappings stay in
-# blocks.
+# Write a list on one line ([64, 64]) unless it holds mappings, which stay in blocks.
 _Dumper.add_representer(
     list,
     lambda dumper, data: dumper.represent_sequence(
@@ -87,33 +90,45 @@ _Dumper.add_representer(
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a configuration file. Raises ConfigError: missing, a directory, unreadable, over 1 MiB."""
+    """Return the bytes of a configuration file.
+
+    Raises:
+        ConfigError: If the file does not exist, is a directory, cannot be read or is larger than 1 MiB.
+    """
     try:
         with path.open("rb") as stream:
             content = stream.read(SIZE_LIMIT + 1)
     except FileNotFoundError:
         raise ConfigError(
-            f"{path}: no such file; give the path of a YAML configuration (examples: configs/)"
+            f"{path}: no such file; use the path of a YAML configuration (examples: configs/)"
         ) from None
     except IsADirectoryError:
-        raise ConfigError(
-            f"{path}: a directory; give a YAML file (a run directory has config.yaml)"
-        ) from None
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise ConfigError(f"{path}: a directory; use a YAML file (a run directory has config.yaml)") from None
+    # ValueError: the path holds a null byte
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read: {reason}; use a readable file") from None
     if len(content) > SIZE_LIMIT:
-        raise ConfigError(f"{path}: larger than {SIZE_LIMIT >> 20} MiB; this is no configuration")
+        raise ConfigError(f"{path}: {TOO_LARGE}")
     return content
 
 
 def parse(content: bytes | str, source: str) -> tuple[Any, dict[Place, int]]:
-    """The value that a YAML text stands for, and the line (from 1) of each key by its place.
+    """Parse a YAML text.
 
-    Raises ConfigError with line and column: not YAML, duplicate keys, aliases, tags, several documents,
-    nested too deeply.
+    Args:
+        content: The text.
+        source: Name of the file or other origin, for messages.
+
+    Returns:
+        The value (None if the text is empty), and the line of each key, counted from 1.
+
+    Raises:
+        ConfigError: With line and column, if the text is not valid YAML, has duplicate keys, aliases, tags or
+            several documents, or is nested too deeply.
     """
     if len(content) > SIZE_LIMIT:
-        raise ConfigError(f"{source}: larger than {SIZE_LIMIT >> 20} MiB; this is no configuration")
+        raise ConfigError(f"{source}: {TOO_LARGE}")
     loader = None
     try:
         loader = _GuardedLoader(content)
@@ -131,8 +146,9 @@ def parse(content: bytes | str, source: str) -> tuple[Any, dict[Place, int]]:
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: not valid YAML: {_one_line(str(error))}") from None
     except RecursionError:
-        raise ConfigError(f"{source}: nested too deeply") from None
-    except (ValueError, OverflowError) as error:  # a number with thousands of digits, a broken !!tag
+        raise ConfigError(f"{source}: nested too deeply; remove levels of nesting") from None
+    # a number with thousands of digits, or a broken !!tag
+    except (ValueError, OverflowError) as error:
         raise ConfigError(f"{source}: not valid YAML: {_one_line(str(error))}") from None
     finally:
         if loader is not None:
@@ -141,14 +157,14 @@ def parse(content: bytes | str, source: str) -> tuple[Any, dict[Place, int]]:
 
 
 def write(value: Any) -> str:
-    """YAML text of plain values in their own order: dicts, lists, text, numbers, booleans, None."""
+    """Return dicts, lists, text, numbers, booleans and None as YAML text; keys keep their order."""
     return yaml.dump(
         value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=False
     )
 
 
 def inline(value: Any) -> str:
-    """One value as it stands on one line of a file: null, true, [64, 64], 1.0e-05."""
+    """Return one value as YAML on one line: null, true, [64, 64], 1.0e-05."""
     return (
         yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
     )

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpcmarl.comm.topology import Topology
-from hpcmarl.config import Config
-from hpcmarl.config.algos import QLearningConfig
+from hpcmarl.config import Config, QLearningConfig
 from hpcmarl.doctor.findings import Finding, Status
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.io.trajectories.layout import layout_of_spec

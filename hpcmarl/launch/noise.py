@@ -1,4 +1,4 @@
-"""What launchers say for nothing: kept from the user's terminal after a good end, shown after any other."""
+"""Filter for harmless messages of launchers: hidden if the run ends well, shown otherwise."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ import re
 import threading
 from pathlib import Path
 
-# Open MPI's launcher when many ranks leave at the same moment: connections that it still writes to are closed
-# already
+# Messages of Open MPI's launcher when many ranks end at the same moment and it writes to closed connections.
 NOISE = re.compile(
     rb"\[warn\] Epoll (MOD|ADD|DEL)|pmix_ptl_base: send_msg|ptl/base/.*(Broken pipe|Connection reset)"
 )
-UNDECIDED = b"["  # a line that begins so may be noise: it waits for its end
+# An incomplete line that starts with this may be noise; it is held back until it is complete.
+UNDECIDED = b"["
 MOST_LINES = 1000
 
 
 class NoiseFilter:
-    """Copies what comes through a pipe to a descriptor, but for lines of noise, which it keeps.
+    """Copy the output of a launcher to a file descriptor, except for lines of noise, which are kept.
+
+    Args:
+        target: File descriptor to copy to.
 
     Attributes:
-        source: the pipe's writing end, for the launcher; closed by `finish`.
+        source: Writing end of the pipe, for the launcher; `finish` closes it.
     """
 
     def __init__(self, target: int) -> None:
@@ -32,8 +35,14 @@ class NoiseFilter:
         self._thread.start()
 
     def finish(self, seconds: float = 5.0) -> list[bytes]:
-        """Wait until all is copied; returns the kept lines. A process that the launcher left behind may hold
-        the pipe: not for ever."""
+        """Wait until all output is copied.
+
+        Args:
+            seconds: Maximum time to wait. A process that the launcher left behind may hold the pipe open.
+
+        Returns:
+            The lines of noise, at most MOST_LINES.
+        """
         with contextlib.suppress(OSError):
             os.close(self.source)
         self._thread.join(seconds)
@@ -63,7 +72,12 @@ class NoiseFilter:
 
 
 def put_away(lines: list[bytes], run: str) -> None:
-    """Append kept lines to logs/launcher.log of a run directory; without one they are dropped."""
+    """Append lines to logs/launcher.log of a run directory.
+
+    Args:
+        lines: Lines that NoiseFilter has kept.
+        run: Run directory; empty: drop the lines.
+    """
     if lines and run:
         with contextlib.suppress(OSError), (Path(run) / "logs" / "launcher.log").open("ab") as stream:
             stream.writelines(lines)

@@ -1,8 +1,9 @@
-"""How a run tells the program that started its ranks what became of it.
+"""Outcome files: a run reports its exit code to the program that started its ranks.
 
-A launcher's exit code does not say: with fault tolerance it is 0 where every rank was killed, and 137 where
-one rank was replaced and the run was finished. The variable HPCMARL_OUTCOME names a file that the first rank
-writes; files beside it say more.
+The exit code of a launcher is not reliable. With fault tolerance it is 0 if every rank was killed, and 137 if
+one rank was replaced and the run completed. The variable HPCMARL_OUTCOME names a file into which the first
+rank writes the exit code. Files beside it hold the run directory (.run), and mark that the reason for the end
+was printed (.said).
 """
 
 from __future__ import annotations
@@ -14,48 +15,49 @@ from pathlib import Path
 from hpcmarl.errors import EXIT_FAILURE, EXIT_TRY_AGAIN, EXIT_USAGE
 
 OUTCOME = "HPCMARL_OUTCOME"
-_SPOKEN = (EXIT_FAILURE, EXIT_USAGE, EXIT_TRY_AGAIN)  # a rank that ends the job with these has said why
+# A rank that ends the job with one of these codes has printed the reason.
+_SPOKEN = (EXIT_FAILURE, EXIT_USAGE, EXIT_TRY_AGAIN)
 
 
 def report_outcome(code: int, environ: Mapping[str, str]) -> None:
-    """Write down that the run has ended with this exit code."""
+    """Write the exit code of the run to the outcome file; do nothing without HPCMARL_OUTCOME."""
     _write(environ, "", str(code))
 
 
 def report_run_directory(path: Path, environ: Mapping[str, str]) -> None:
-    """Write down where the run is, for what is said should every rank be killed."""
+    """Write the path of the run directory, for the message if every rank is killed."""
     _write(environ, ".run", str(path.absolute()))
 
 
 def said_path(environ: Mapping[str, str]) -> str:
-    """Return the file that stands for "why the job ends has been said"; empty where nobody asks."""
+    """Return the file that marks a printed reason; empty without HPCMARL_OUTCOME."""
     return f"{environ[OUTCOME]}.said" if environ.get(OUTCOME) else ""
 
 
 def report_explained(environ: Mapping[str, str]) -> None:
-    """Note that the reason for the end of the job has been said."""
+    """Mark that the reason for the end of the job was printed."""
     _write(environ, ".said", "")
 
 
 def is_said(environ: Mapping[str, str]) -> bool:
-    """Return whether a rank of this host, or the watch over the start, has said why the job ends."""
+    """Return whether a rank of this host, or its start watch, has printed why the job ends."""
     return bool(path := said_path(environ)) and Path(path).exists()
 
 
 def judge(
     code: int, path: Path, resumable: Callable[[Path], bool], source: Callable[[], Path | None]
 ) -> tuple[int, str]:
-    """Decide what a finished job's exit code is.
+    """Determine the exit code of a job that has ended.
 
     Args:
-        code: the launcher's.
-        path: the file that HPCMARL_OUTCOME named.
-        resumable: whether a run directory, or a checkpoint, holds one that verifies.
-        source: what the job was to go on from; None: nothing. Asked where the ranks ended before they had
-            opened a run directory.
+        code: Exit code of the launcher.
+        path: File that HPCMARL_OUTCOME named.
+        resumable: Whether a run directory holds a checkpoint that verifies, or a checkpoint file verifies.
+        source: Returns the run directory or checkpoint that the job resumes, or None. It is called if the
+            ranks ended before they opened a run directory.
 
     Returns:
-        The exit code, and one line for the user, or nothing where it is clear why the job has ended.
+        The exit code, and one line for the user; the line is empty if the reason was already printed.
     """
     if (noted := _read(path)).isdecimal():
         return int(noted), ""
@@ -65,22 +67,23 @@ def judge(
     run = run_directory(path) or str(source() or "")
     good = bool(run) and resumable(Path(run))
     line = (
-        f"all ranks ended without a word (the launcher's exit code: {code}); they may have been killed "
-        "for want of memory"
+        f"all ranks ended without a message (exit code of the launcher: {code}); they may have run out of "
+        "memory"
     )
     if run:
-        line += f"; go on with --resume {run}" if good else f"; {run} has no checkpoint to go on from"
+        line += f"; continue with --resume {run}" if good else f"; {run} has no checkpoint to resume from"
     return EXIT_TRY_AGAIN if good else EXIT_FAILURE, "" if said else line
 
 
 def run_directory(path: Path) -> str:
-    """Return the run's directory as it was written beside the outcome; empty where it was not."""
+    """Return the run directory that was written beside an outcome file; empty if none was written."""
     return _read(path.with_name(path.name + ".run"))
 
 
 def _write(environ: Mapping[str, str], ending: str, text: str) -> None:
     if path := environ.get(OUTCOME):
-        with contextlib.suppress(OSError):  # the first rank may be on another machine than the launcher
+        # the first rank may run on another machine than the launcher
+        with contextlib.suppress(OSError):
             Path(path + ending).write_text(text)
 
 

@@ -1,4 +1,4 @@
-"""Who this process is, for the lock of a run directory, and whether such an owner has ended."""
+"""Identity of the process that owns the lock of a run directory, and a check whether that owner has ended."""
 
 from __future__ import annotations
 
@@ -14,11 +14,18 @@ BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def this_owner(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Describe this process.
+    """Return the identity of this process for a lock.
+
+    Args:
+        environ: Environment variables of this process.
 
     Returns:
-        host, process (its number), started (clock ticks since boot), machine (boot and process namespace:
-        process numbers mean something only there), job and restart (of Slurm; empty and 0 elsewhere).
+        host: Name of the host.
+        process: Process number.
+        started: Start time in clock ticks since boot.
+        machine: Boot and process namespace; process numbers are valid only within them.
+        job: Slurm job; empty outside Slurm.
+        restart: Number of requeues of the Slurm job; 0 outside Slurm.
     """
     restart = environ.get("SLURM_RESTART_COUNT", "0")
     return {
@@ -32,18 +39,22 @@ def this_owner(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def job_name(environ: Mapping[str, str]) -> str:
-    """Return the Slurm job of these variables, with the array's task; empty outside Slurm."""
+    """Return the Slurm job, for array jobs JOB_TASK; empty outside Slurm."""
     array, task = environ.get("SLURM_ARRAY_JOB_ID", ""), environ.get("SLURM_ARRAY_TASK_ID", "")
     return f"{array}_{task}" if array and task else environ.get("SLURM_JOB_ID", "")
 
 
 def is_gone(owner: Mapping[str, Any], environ: Mapping[str, str]) -> bool | None:
-    """Judge whether the owner of a lock has ended.
+    """Return whether the owner of a lock has ended.
+
+    Args:
+        owner: Identity of the owner, from `this_owner`.
+        environ: Environment variables of this process.
 
     Returns:
-        True: it has, False: it lives, None: nothing here proves either. The same process counts as ended: it
-        goes on from itself. An earlier start of the same Slurm job has ended, since Slurm requeues a job only
-        then.
+        True if it has ended, False if it is alive, None if this process cannot tell. This process itself
+        counts as ended, so that it can take over its own lock. An earlier start of the same Slurm job counts
+        as ended, because Slurm requeues a job only after its end.
     """
     here = this_owner(environ)
     process, started = owner.get("process"), owner.get("started")
@@ -66,7 +77,7 @@ def is_gone(owner: Mapping[str, Any], environ: Mapping[str, str]) -> bool | None
 
 
 def _machine() -> str:
-    """The boot of this kernel and the process namespace; empty where the system does not tell."""
+    """Return the boot id and the process namespace of this machine; empty if they are unknown."""
     try:
         return f"{BOOT.read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:

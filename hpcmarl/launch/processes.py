@@ -1,5 +1,4 @@
-"""Telling one process from a later one that was given the same number, and ending it. Called by roles/; knows
-no MPI."""
+"""Start times of processes, which distinguish a process from a later one with the same number."""
 
 from __future__ import annotations
 
@@ -9,8 +8,14 @@ from pathlib import Path
 
 
 def started_at(pid: int) -> int:
-    """When a process of this machine was started, in clock ticks since boot; 0 where it is gone or the system
-    does not tell."""
+    """Return the start time of a process on this machine.
+
+    Args:
+        pid: Process number.
+
+    Returns:
+        Clock ticks since boot; 0 if the process has ended or the system has no /proc.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
@@ -19,8 +24,15 @@ def started_at(pid: int) -> int:
 
 
 def kill_process(pid: int, start: int) -> bool:
-    """SIGKILL to the process `pid` if it is still the one that was started at `start`; whether it was
-    sent."""
+    """Send SIGKILL to a process unless its number now belongs to another process.
+
+    Args:
+        pid: Process number.
+        start: Start time of the process, from `started_at`.
+
+    Returns:
+        Whether the signal was sent.
+    """
     if start == 0 or started_at(pid) != start:
         return False
     try:

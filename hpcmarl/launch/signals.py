@@ -1,5 +1,7 @@
-"""Signals that ask a run to stop: they only set a flag, which the rank's loop looks at. A second SIGINT stops
-at once."""
+"""Signals that request the end of a run.
+
+They only set a flag, which the loop of the rank polls. A second SIGINT stops the process at once.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +18,30 @@ def _ignore() -> None:
 
 
 class StopSignals:
-    """`install()` in the main thread; `pending` once a signal has come, `name` says which."""
+    """Handlers of the signals that request the end of a run.
+
+    Attributes:
+        pending: Whether a signal has arrived.
+        name: Name of that signal; empty before.
+    """
 
     def __init__(self) -> None:
         self.pending = False
         self.name = ""
 
     def install(self) -> StopSignals:
-        """Take over SIGINT, SIGTERM and SIGUSR1 of this process."""
+        """Handle SIGINT, SIGTERM and SIGUSR1 from now on; call it in the main thread."""
         for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)
         return self
 
     def ignore_at_exit(self) -> None:
-        """A run that has ended takes no more requests: Python puts the default handlers back before
-        MPI_Finalize is called, and there the signal that asks for a checkpoint would kill the rank and fail
-        the job. Not ignored before: programs started until then would be deaf, too."""
+        """Ignore SIGTERM and SIGUSR1 from the exit of the interpreter on.
+
+        Python restores the default handlers before MPI_Finalize is called. Then a signal that requests a
+        checkpoint would kill the rank, and the job would fail although the run has ended. The signals are not
+        ignored earlier, because programs started until then would inherit that.
+        """
         atexit.register(_ignore)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:

@@ -1,9 +1,7 @@
-"""Batch scripts for Slurm: what `hpcmarl submit` submits and what stands in slurm/ are rendered here, from
-one template.
+"""Batch scripts for Slurm, for `hpcmarl submit` and for the folder slurm/, rendered from the same templates.
 
-Called by cli/submit.py. Knows texts only: no MPI, no torch, no cluster (launch/sbatch.py talks to that).
-slurm/*.sbatch are `by_hand(kind)`; the tests compare them. Every value that comes from outside is quoted for
-the place it is put in, the shell or an #SBATCH line, and none may hold a line break.
+slurm/*.sbatch are the texts of `by_hand(kind)`; tests compare them. Every value from outside is quoted for
+the shell or for an #SBATCH line, wherever it is inserted, and must not contain a line break.
 """
 
 from __future__ import annotations
@@ -22,18 +20,18 @@ _MARK = re.compile("@([a-z_]+)@")
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_@%+=:,./-[]()*&|!~^")
 TITLES = {
     "train": (
-        "One training run. Before its time limit, or when it is preempted, it stops with a checkpoint, "
-        "requeues itself and goes on."
+        "One training run. Before its time limit, or on preemption, it writes a checkpoint, requeues "
+        "itself and continues."
     ),
     "array": (
-        "A training run for every seed, each in a directory of its own; each stops, requeues itself and "
-        "goes on like train.sbatch."
+        "One training run for each seed, each in its own directory. Each is requeued and continues like "
+        "train.sbatch."
     ),
     "hetjob": (
-        "One training run on two kinds of nodes: the server and the learners on the first (GPUs, say), "
-        "actors on the second."
+        "One training run on two kinds of nodes: server and learners on the first (for instance with "
+        "GPUs), actors on the second."
     ),
-    "verify": "Reads every file of a finished run and says whether it is good; exits 1 if one is bad.",
+    "verify": "Verifies every file of a finished run; exit code 1 if one is damaged.",
 }
 USAGE = {
     "train": "sbatch --nodes=2 --ntasks-per-node=8 --time=04:00:00 slurm/train.sbatch CONFIG [key=value ...]",
@@ -47,21 +45,21 @@ USAGE = {
     "verify": "sbatch --dependency=afterok:JOB --kill-on-invalid-dep=yes slurm/verify.sbatch RUN",
 }
 SITE_COMMENTS = """\
-# modules: for instance (gcc/13 openmpi/5.0).
-# environment: a virtual environment's directory; '': what is active at the sbatch.
+# modules: names for `module load`, for instance (gcc/13 openmpi/5.0).
+# environment: directory of a virtual environment; '': the environment that is active at submission.
 # launcher: (srun --mpi=pmix) for Open MPI, (srun --mpi=pmi2) for MPICH and Intel MPI,
 # or (mpirun -n "$SLURM_NTASKS").
-# stage=yes: unpack the environment on each node's own disk ($SLURM_TMPDIR, $TMPDIR or /tmp) first.
-# requeues: how many requeues in a row may bring no newer checkpoint before the job ends."""
+# stage=yes: first unpack the environment on the local disk of each node ($SLURM_TMPDIR, $TMPDIR or /tmp).
+# requeues: number of consecutive requeues without a newer checkpoint after which the job ends."""
 THREADS = """\
-# A thread for every core of a rank. Since Slurm 22.05 srun does not take the number of cores from sbatch.
+# One thread for each core of a rank. Since Slurm 22.05 srun does not take the number of cores from sbatch.
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
     export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK
     changes=("topology.threads=$SLURM_CPUS_PER_TASK" "${changes[@]}")
 fi"""
 HETJOB_THREADS = """\
-# A thread for every core of a rank; the components differ in that.
-# Since Slurm 22.05 srun does not take the number from sbatch.
+# One thread for each core of a rank; the components may have different numbers of cores.
+# Since Slurm 22.05 srun does not take the number of cores from sbatch.
 learner_threads=${SLURM_CPUS_PER_TASK_HET_GROUP_0:-1} actor_threads=${SLURM_CPUS_PER_TASK_HET_GROUP_1:-1}"""
 EACH_NODE = """\
 each_node() {
@@ -84,8 +82,14 @@ HETJOB_LAUNCH = """\
 
 @dataclass(frozen=True)
 class Component:
-    """Nodes of one kind: a job has one, a heterogeneous job two. `options` are further sbatch options,
-    "--gres=gpu:1"."""
+    """Nodes of one kind. A job has one component, a heterogeneous job two.
+
+    Attributes:
+        nodes: Number of nodes.
+        tasks_per_node: Ranks on each node.
+        cpus_per_task: Cores of each rank; None: the default of the cluster.
+        options: Additional sbatch options such as "--gres=gpu:1".
+    """
 
     nodes: int = 1
     tasks_per_node: int = 8
@@ -99,8 +103,19 @@ class Component:
 
 @dataclass(frozen=True)
 class Job:
-    """What to render. `config` and `run_dir` are None in the scripts that take them as arguments; `seeds` are
-    first and last."""
+    """Values of a batch script.
+
+    Attributes:
+        kind: One of KINDS.
+        name: Name of the job.
+        time: Time limit as Slurm writes it.
+        components: Nodes; the second component of a heterogeneous job is for actors.
+        site: Settings of the cluster.
+        seeds: First and last seed of an array.
+        config: Path of the configuration; None: an argument of the script.
+        run_dir: Run directory; None: chosen by the script.
+        output: File for the job's output; None: a file in the working directory.
+    """
 
     kind: str
     name: str = "hpcmarl"
@@ -114,16 +129,18 @@ class Job:
 
 
 def by_hand(kind: str) -> str:
-    """The text of slurm/KIND.sbatch: default site settings, configuration and changes from the command
-    line."""
+    """Return the text of slurm/KIND.sbatch: default site settings, configuration from the command line."""
     learners, actors = Component(1, 2, 4), Component(2, 16, 1)
     components = {"hetjob": (learners, actors), "verify": (Component(1, 1),)}.get(kind, (Component(),))
     return render(Job(kind, components=components, time="00:30:00" if kind == "verify" else "04:00:00"))
 
 
 def render(job: Job) -> str:
-    """The script. Raises UsageError for a value with a line break, or one that cannot stand in an #SBATCH
-    line."""
+    """Render the batch script of a job.
+
+    Raises:
+        UsageError: If a value contains a control character, or characters that an #SBATCH line cannot hold.
+    """
     het = job.kind == "hetjob"
     parts = {
         "title": _title(job),
@@ -136,23 +153,23 @@ def render(job: Job) -> str:
     }
     template = "verify.sbatch" if job.kind == "verify" else "job.sbatch"
     text = files("hpcmarl.launch").joinpath("templates", template).read_text(encoding="utf-8")
-    # one pass: a value that looks like a mark stays a value
+    # substitute in one pass, so that a value that looks like a mark stays as it is
     return _MARK.sub(lambda mark: parts[mark[1]], text)
 
 
 def _title(job: Job) -> str:
     if job.config is None and job.run_dir is None:
-        more = "" if job.kind == "verify" else "# RUN_DIR=... in front chooses the run directory. "
+        more = "" if job.kind == "verify" else "# RUN_DIR=... before sbatch sets the run directory. "
         return (
-            f"# {TITLES[job.kind]}\n#   {USAGE[job.kind]}\n{more or '# '}`hpcmarl submit` makes the same "
+            f"# {TITLES[job.kind]}\n#   {USAGE[job.kind]}\n{more or '# '}`hpcmarl submit` writes such a "
             "script for you: docs/cluster.md."
         )
-    again = "" if job.kind == "verify" else " Submitted again it goes on with the run."
-    return f"# {TITLES[job.kind]}\n# Made by `hpcmarl submit`.{again}"
+    again = "" if job.kind == "verify" else " Submit it again to continue the run."
+    return f"# {TITLES[job.kind]}\n# Written by `hpcmarl submit`.{again}"
 
 
 def _directives(job: Job) -> list[str]:
-    """The #SBATCH lines that are the job's own; those of the site stand in its block."""
+    """Return the #SBATCH lines of the job itself; those of the site are in the site block."""
     number = "%A_%a" if job.kind == "array" else "%j"
     lines = [f"--job-name={job.name}", *_size(job.components[0]), f"--time={job.time}"]
     if job.kind == "array":
@@ -174,7 +191,7 @@ def _site(job: Job) -> str:
     if len(job.components) > 1:
         actors = job.components[1]
         lines += [
-            "# the second component, for actors",
+            "# second component, for actors",
             "#SBATCH hetjob",
             *(directive(line) for line in (*_size(actors), f"--time={job.time}")),
         ]
@@ -192,7 +209,7 @@ def _site(job: Job) -> str:
 
 
 def _site_directives(site: SlurmConfig, partition: str | None, options: Sequence[str]) -> list[str]:
-    """Account, partition and more; what is not set is there as a disabled line (two #), to be filled in."""
+    """Return the #SBATCH lines of the site; unset ones as disabled lines (two #) for the user to fill in."""
     named = [("account", site.account), ("partition", partition)]
     lines = [
         directive(f"--{name}={value}") if value is not None else f"##SBATCH --{name}=..."
@@ -214,7 +231,7 @@ def _run(job: Job) -> str:
             f"run_dir={directory}/seed-$SLURM_ARRAY_TASK_ID",
             'changes+=("seed=$SLURM_ARRAY_TASK_ID")',
             (
-                "job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID # the last task's SLURM_JOB_ID means the "
+                "job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID # SLURM_JOB_ID of the last task names the "
                 "whole array"
             ),
         ]
@@ -226,7 +243,7 @@ def _run(job: Job) -> str:
 
 
 def launcher(site: SlurmConfig) -> str:
-    """The words that start the ranks, quoted for the shell."""
+    """Return the command that starts the ranks, quoted for the shell."""
     if site.launcher == "mpirun":
         return " ".join(["mpirun", '-n "$SLURM_NTASKS"', *map(word, site.launcher_options)])
     plugin = [f"--mpi={word(site.mpi)}"] if site.mpi is not None else []
@@ -234,28 +251,44 @@ def launcher(site: SlurmConfig) -> str:
 
 
 def one_line(value: str) -> str:
-    """The value itself. Raises UsageError where it holds a line break or another control character."""
+    """Return the value unchanged.
+
+    Raises:
+        UsageError: If it contains a line break or another control character.
+    """
     if not value.isprintable():
         raise UsageError(
-            f"{value!r} holds a character that cannot stand in a batch script; use printable characters only"
+            f"{value!r}: a batch script must not contain control characters; use printable characters only"
         )
     return value
 
 
 def word(value: str) -> str:
-    """One word for the shell."""
+    """Return the value as one word of the shell.
+
+    Raises:
+        UsageError: If it contains a control character.
+    """
     return shlex.quote(one_line(value))
 
 
 def directive(option: str, origin: str = "") -> str:
-    """An #SBATCH line; `origin` is what the user wrote, for messages.
+    """Return an #SBATCH line. Blanks are quoted.
 
-    sbatch reads quotes and backslashes there in its own way: they are refused. Blanks are quoted.
+    Args:
+        option: Option such as "--gres=gpu:1".
+        origin: The option as the user wrote it, for messages.
+
+    Raises:
+        UsageError: If the option contains a control character, a quote, a backslash or #. sbatch does not
+            read these as a shell does.
     """
     one_line(option)
     if set(option) <= _PLAIN:
         return f"#SBATCH {option}"
     if set("\"'\\#") & set(option):
-        raise UsageError(f"{origin or option}: quotes, backslashes and # cannot stand in an option of sbatch")
+        raise UsageError(
+            f"{origin or option}: an #SBATCH line must not contain quotes, backslashes or #; remove them"
+        )
     name, equals, value = option.partition("=")
     return f'#SBATCH {name}{equals}"{value}"'

@@ -1,10 +1,10 @@
-"""Watches the ranks of one host while they start, from outside: a rank that waits in MPI_Init can neither
-look nor speak.
+"""Start watch: a separate process that watches the ranks of one host while they start.
 
-The first two ranks of each host start this file as a program of their own (`watch_start`), which imports the
-standard library alone. If a rank of this host ends before all have joined the world, or they take too long,
-it says so in one line and ends the ranks. The second watch acts only where the first rank is gone. Should
-both ranks die, an alarm ends the others.
+A rank that waits in MPI_Init cannot check the other ranks or print a message. So the first two ranks of each
+host start this file as a program (`watch_start`); it imports only the standard library. If a rank of this
+host ends before all have joined the world, or if the start takes too long, the watch prints one line and ends
+the ranks. The second watch acts only if the first rank has ended. If both ranks die, an alarm ends the other
+ranks.
 """
 
 from __future__ import annotations
@@ -19,27 +19,35 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-LOOK_SECONDS = (
-    0.4  # MPI itself ends the others some three seconds after a death in MPI_Init, without a word about it
-)
-SETTLING_SECONDS = 10.0  # by then the launcher has started all ranks of a host
-TERM_SECONDS = 3.0  # for a launcher to end its ranks
-ALARM_MARGIN = 30.0  # seconds after that, an alarm ends a rank over which nobody watches
-LIMIT_SECONDS = 300.0  # in MPI_Init with every rank of this host alive: one on another host is missing
+# Interval between checks. MPI itself ends the other ranks about three seconds after a death in MPI_Init,
+# without a message; the watch must be quicker.
+LOOK_SECONDS = 0.4
+# time in which a launcher starts all ranks of a host
+SETTLING_SECONDS = 10.0
+# time for a launcher to end its ranks
+TERM_SECONDS = 3.0
+# time after LIMIT_SECONDS at which an alarm ends a rank without a watch
+ALARM_MARGIN = 30.0
+# Maximum time in MPI_Init while all ranks of this host are alive; then a rank of another host is missing.
+LIMIT_SECONDS = 300.0
 JOINED = b"joined"
 LOCAL_RANK = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
 LOCAL_SIZE = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
 RANK = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 SIZE = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
-# the launcher lets its ranks meet; without, each finds itself alone in its world, as under srun --mpi=none,
-# and waits for nobody
+# Variables of launchers that connect their ranks. Without them each rank is alone in its world, as under
+# srun --mpi=none, and waits for no other rank.
 MEETING = ("PMI_", "PMIX_", "OMPI_COMM_WORLD_")
-# programs that end all their ranks, also those on other hosts, when they get SIGTERM
+# programs that end all their ranks on SIGTERM, including those on other hosts
 LAUNCHERS = ("mpirun", "mpiexec", "mpiexec.hydra", "prterun", "prte", "prted", "orted", "hydra_pmi_proxy")
 
 
 class StartWatch:
-    """The watch over a starting rank; `joined` ends it."""
+    """Handle of the watch over a starting rank.
+
+    Args:
+        process: Watch process that this rank has started; None: only an alarm.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes] | None) -> None:
         self._process = process
@@ -47,7 +55,7 @@ class StartWatch:
         signal.alarm(int(LIMIT_SECONDS + ALARM_MARGIN))
 
     def joined(self) -> None:
-        """This rank has joined the world: the watch is over."""
+        """End the watch, because this rank has joined the world."""
         signal.alarm(0)
         if self._process is not None:
             with contextlib.suppress(OSError):
@@ -55,11 +63,11 @@ class StartWatch:
 
 
 def watch_start(environ: Mapping[str, str], said: str) -> StartWatch:
-    """Start the watch over this rank, and on the first two of a host the one over the others.
+    """Start the alarm of this rank, and on the first two ranks of a host the watch over all its ranks.
 
     Args:
-        environ: variables of this rank.
-        said: a file that is made when the watch has said why the job ends; empty: none.
+        environ: Environment variables of this rank.
+        said: File that the watch creates after it has printed why the job ends; empty: none.
     """
     local = _number(environ, LOCAL_RANK)
     if local is None or local > 1 or not any(name.startswith(MEETING) for name in environ):
@@ -80,7 +88,14 @@ def watch_start(environ: Mapping[str, str], said: str) -> StartWatch:
 
 
 def siblings(parent: int) -> dict[int, dict[str, str]]:
-    """Return the living processes that `parent` started, which are ranks, with their variables."""
+    """Return the environment variables of the ranks that a process has started, by process number.
+
+    Args:
+        parent: Process number of the launcher or its daemon.
+
+    Returns:
+        Only ranks that are alive.
+    """
     found = {}
     for process in _children(parent):
         with contextlib.suppress(OSError):
@@ -105,13 +120,16 @@ def missing_rank(
     expected: int,
     seconds: float,
 ) -> str | None:
-    """Say in words which rank of this host is gone.
+    """Describe the rank of this host that has ended or never started.
 
     Args:
-        known: ranks seen so far, by process.
-        there: ranks that are alive.
-        expected: how many the launcher starts on this host; 0: it does not say.
-        seconds: since the watch began.
+        known: Variables of the ranks seen so far, by process number.
+        there: Variables of the ranks that are alive, by process number.
+        expected: Number of ranks that the launcher starts on this host; 0: unknown.
+        seconds: Time since the watch began.
+
+    Returns:
+        Words for a message; None if no rank is missing.
     """
     gone = sorted(
         (_number(variables, RANK) or 0, process)
@@ -124,7 +142,7 @@ def missing_rank(
         absent = sorted(
             set(range(expected)) - {_number(variables, LOCAL_RANK) or 0 for variables in there.values()}
         )
-        # all ranks are on this host
+        # if all ranks are on this host, the number on the host is the rank
         alone = any(_number(variables, SIZE) == expected for variables in there.values())
         return (
             f"rank {absent[0]}"
@@ -137,8 +155,18 @@ def missing_rank(
 
 
 def watch(local: int, parent: int, expected: int, limit: float, said: str) -> None:
-    """Look at the ranks until the one with the number `local` on this host has joined the world; end them all
-    when one is missing."""
+    """Watch the ranks of this host until the starter has joined the world; end all ranks if one is missing.
+
+    The starter writes JOINED to the standard input of this process. If the input ends without it, the starter
+    has ended.
+
+    Args:
+        local: Number on this host of the rank that started the watch: 0 or 1.
+        parent: Process that started the ranks of this host.
+        expected: Number of ranks on this host; 0: unknown.
+        limit: Seconds until a rank of another host counts as missing.
+        said: File to create after the message; empty: none.
+    """
     known: dict[int, dict[str, str]] = {}
     starter = f"rank {_number(os.environ, RANK)}"
     began, starter_ended = time.monotonic(), False
@@ -157,15 +185,16 @@ def watch(local: int, parent: int, expected: int, limit: float, said: str) -> No
         if missing is None and seconds > limit:
             missing = "a rank of another host (all of this one are alive)"
         if local > 0 and any(_number(variables, LOCAL_RANK) == 0 for variables in there.values()):
-            continue  # the first rank's watch says so
+            # the watch of the first rank acts
+            continue
         if missing is not None:
-            # one of a failing job is not the cause: the launcher is ending the others, too
+            # If the launcher is ending all ranks of a failed job, no rank is left after this pause.
             time.sleep(LOOK_SECONDS)
             if there := siblings(parent):
                 _say(
                     (
-                        f"error: {missing} on {os.uname().nodename} ended or never came while the ranks were "
-                        "starting; the job ends\n"
+                        f"error: {missing} on {os.uname().nodename} died or did not start while the ranks "
+                        "were starting; the job ends\n"
                     ),
                     said,
                 )
@@ -174,7 +203,12 @@ def watch(local: int, parent: int, expected: int, limit: float, said: str) -> No
 
 
 def end_ranks(parent: int, ranks: list[int]) -> None:
-    """End the ranks, through their launcher where it is one that takes those on other hosts along."""
+    """End the ranks, by way of their launcher if it also ends those on other hosts.
+
+    Args:
+        parent: Process that started the ranks of this host.
+        ranks: Process numbers; those that the launcher does not end get SIGKILL.
+    """
     with contextlib.suppress(OSError):
         if Path(f"/proc/{parent}/comm").read_text().strip() in LAUNCHERS:
             os.kill(parent, signal.SIGTERM)

@@ -1,7 +1,7 @@
-"""Threads of the numerical libraries, set through the environment before they load. Called by cli/main.py;
-knows no library.
+"""Number of threads of the numerical libraries, set by environment variables before the libraries load.
 
-Ranks share the cores of a machine: left alone, every rank would start one thread a core and they would fight.
+Ranks share the cores of a machine. By default every rank would start one thread per core, and the ranks would
+slow each other down.
 """
 
 from __future__ import annotations
@@ -18,8 +18,15 @@ VARIABLES = (
 
 
 def set_thread_environment(threads: int, environ: MutableMapping[str, str]) -> dict[str, str]:
-    """Ask for `threads` threads a rank in `environ`; what the user has set stays. Returns the variables that
-    were set."""
+    """Set the number of threads of each rank; variables that the user has set stay.
+
+    Args:
+        threads: Number of threads.
+        environ: Environment variables, changed in place.
+
+    Returns:
+        The variables that were set.
+    """
     chosen = {name: str(threads) for name in VARIABLES if not environ.get(name)}
     environ.update(chosen)
     return chosen

@@ -1,8 +1,7 @@
-"""When the Slurm job around this process ends. Called by train.py before MPI is initialised, since it may
-start a program.
+"""End time of the Slurm job that contains this process.
 
-The variable SLURM_JOB_END_TIME stands in the environment of jobs from Slurm 22.05 on; older ones are asked by
-scontrol. A limit that is changed while the job runs is not noticed.
+From Slurm 22.05 on, jobs have the variable SLURM_JOB_END_TIME. In older versions `job_end` runs scontrol, so
+call it before MPI is initialised. Later changes of the limit are not noticed.
 """
 
 from __future__ import annotations
@@ -19,8 +18,14 @@ SECONDS_FOR_SCONTROL = 10.0
 
 
 def job_end(environ: Mapping[str, str]) -> float | None:
-    """The end of the job in seconds since 1970; None outside a Slurm job, without a limit, and on ranks other
-    than 0."""
+    """Return the end of the Slurm job in seconds since 1970.
+
+    Args:
+        environ: Environment variables of this process.
+
+    Returns:
+        None outside a Slurm job, without a limit, and on ranks other than 0.
+    """
     job, end_time = environ.get("SLURM_JOB_ID", ""), environ.get("SLURM_JOB_END_TIME", "")
     world = launcher_world(environ)
     if not job.isdecimal() or (world is not None and world.rank > 0):
@@ -42,8 +47,14 @@ def job_end(environ: Mapping[str, str]) -> float | None:
 
 
 def end_of(text: str) -> float | None:
-    """EndTime in the words of `scontrol show job`, in the machine's own time zone; None where it says Unknown
-    or has passed."""
+    """Return the EndTime in the output of `scontrol show job`, in seconds since 1970.
+
+    Args:
+        text: Output; its times are in the time zone of the machine.
+
+    Returns:
+        None if the time is unknown or has passed.
+    """
     found = re.search(r"\bEndTime=(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)", text)
     end = datetime.fromisoformat(found.group(1)).timestamp() if found else None
     return end if end is not None and end > time.time() else None

@@ -1,11 +1,9 @@
-"""What the launcher's environment variables say about the MPI world, and whether the world that MPI found
-agrees.
+"""The MPI world that the launcher intended, from its environment variables, and a check against MPI's world.
 
-Called by the start of every rank (roles) and by the doctor. Knows variables and texts only: MPI itself is
-asked elsewhere, so that this can be tested without it and run before it loads.
+The check catches a silent failure: an MPI library that does not understand the launcher creates N worlds of
+one rank, and N copies of the run write into one directory.
 
-The trap it is for: an MPI library that does not understand the launcher gives N worlds of size 1 without a
-word, and N copies of the run write into one directory.
+This module does not load MPI, so it can run before MPI does.
 """
 
 from __future__ import annotations
@@ -25,8 +23,15 @@ LIBRARIES = {
 
 @dataclass(frozen=True)
 class Launcher:
-    """A launcher and the variables it gives each process. `marker`, if any, must be there too; `speaks` lists
-    the libraries it can join."""
+    """A launcher and the variables that it sets for each process.
+
+    Attributes:
+        name: Name for messages.
+        size: Variable with the number of ranks.
+        rank: Variable with the rank.
+        marker: Another variable that must be set; empty: none.
+        speaks: MPI libraries whose ranks it can connect, as keys of LIBRARIES.
+    """
 
     name: str
     size: str
@@ -37,16 +42,16 @@ class Launcher:
 
 @dataclass(frozen=True)
 class LauncherWorld:
-    """What the launcher intended: `size` processes, of which this is `rank`."""
+    """World that the launcher intended: `size` processes, of which this one is `rank`."""
 
     launcher: Launcher
     size: int
     rank: int
 
 
-# The first row that fits counts. mpirun inside a Slurm job starts its helpers with srun, so that its ranks
-# see a step's variables too: mpirun's own come first. A batch script has SLURM_NTASKS but is no step, so that
-# a process started there by hand is alone.
+# The first matching row counts. mpirun inside a Slurm job starts its daemons with srun, so its ranks also see
+# the variables of a step; mpirun's variables come first. A batch script has SLURM_NTASKS but is no step, so a
+# process started there by hand is alone.
 LAUNCHERS = (
     Launcher("mpirun of Open MPI", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "", ("openmpi",)),
     Launcher("mpiexec of MPICH or Intel MPI", "PMI_SIZE", "PMI_RANK", "MPI_LOCALNRANKS", ("mpich", "intel")),
@@ -56,7 +61,7 @@ LAUNCHERS = (
 
 
 def launcher_world(environ: Mapping[str, str]) -> LauncherWorld | None:
-    """What the variables of this process say; None for a process that was started by hand."""
+    """Return the world that the launcher intended; None if no launcher of LAUNCHERS started this process."""
     for launcher in LAUNCHERS:
         size, rank = _number(environ, launcher.size), _number(environ, launcher.rank)
         if size and rank is not None and (not launcher.marker or launcher.marker in environ):
@@ -64,10 +69,10 @@ def launcher_world(environ: Mapping[str, str]) -> LauncherWorld | None:
     return None
 
 
-# variables that some launcher gives its processes; what is set by hand to tune MPI (OMPI_MCA_…, I_MPI_…) is
-# not among them
-# how wide the user's terminal is: ranks that a launcher started have none of their own
+# Variable with the width of the user's terminal, because ranks under a launcher have no terminal.
 TERMINAL = "HPCMARL_TERMINAL"
+# Prefixes of variables that launchers set for their processes. Variables that users set to tune MPI
+# (OMPI_MCA_…, I_MPI_…) are not among them.
 LAUNCHER_PREFIXES = (
     "OMPI_COMM_WORLD_",
     "PMI_",
@@ -82,12 +87,12 @@ LAUNCHER_PREFIXES = (
 
 
 def under_launcher(environ: Mapping[str, str]) -> bool:
-    """Whether some MPI or Slurm launcher has started this process, also one that LAUNCHERS does not list."""
+    """Return whether an MPI or Slurm launcher has started this process, including ones not in LAUNCHERS."""
     return any(name.startswith(LAUNCHER_PREFIXES) for name in environ)
 
 
 def library_kind(version_text: str) -> str:
-    """One of the keys of LIBRARIES, from MPI's library version or from `mpiexec --version`."""
+    """Return the key of LIBRARIES for the version text of an MPI library or of mpiexec."""
     text = version_text.lower()
     if "open mpi" in text or "openrte" in text or "open-mpi" in text or "prrte" in text:
         return "openmpi"
@@ -97,11 +102,18 @@ def library_kind(version_text: str) -> str:
 
 
 def check_world(actual_size: int, environ: Mapping[str, str], library: str = "") -> None:
-    """Compare the size of MPI's world with what the launcher intended.
+    """Compare the size of MPI's world with the size that the launcher intended.
 
-    `library` is MPI's version text, for the hint. Raises LaunchError, one line with the remedy, when they
-    differ. A process that no launcher started is always in order, and so is one that Slurm started as a part
-    of a heterogeneous job.
+    A process that no launcher started passes, unless its PMIx rank shows that it belongs to a larger world. A
+    component of a heterogeneous Slurm job may be part of a larger world.
+
+    Args:
+        actual_size: Number of ranks in MPI's world.
+        environ: Environment variables of this process.
+        library: Version text of the MPI library, for the remedy.
+
+    Raises:
+        LaunchError: If the sizes differ; one line with the remedy.
     """
     intended = launcher_world(environ)
     if intended is None:
@@ -109,13 +121,14 @@ def check_world(actual_size: int, environ: Mapping[str, str], library: str = "")
             name = LIBRARIES[library_kind(library)]
             raise LaunchError(
                 f"this is PMIx rank {environ['PMIX_RANK']} but its MPI world has one rank: {name} did not "
-                "join the others"
+                "join the others; use the launcher of that library (hpcmarl train -n RANKS finds it)"
             )
         return
     if actual_size == intended.size:
         return
     if "SLURM_HET_SIZE" in environ and actual_size > intended.size:
-        return  # each component counts its own tasks only
+        # the variables of each component count only its own tasks
+        return
     name, size, kind = intended.launcher.name, intended.size, library_kind(library)
     if actual_size == 1:
         raise LaunchError(
@@ -134,8 +147,8 @@ def _singleton_hint(launcher: Launcher, kind: str) -> str:
             kind, "pmix (Open MPI) or --mpi=pmi2 (MPICH, Intel MPI)"
         )
         return (
-            f"{library} needs srun --mpi={plugin} (srun --mpi=list shows what is there), or mpirun inside "
-            "sbatch"
+            f"{library} needs srun --mpi={plugin} (srun --mpi=list shows the available types), or mpirun "
+            "inside sbatch"
         )
     if kind in launcher.speaks or kind == "unknown":
         return (

@@ -60,7 +60,7 @@ def test_job_whose_ranks_are_all_killed_can_be_resumed(tmp_path: Path) -> None:
     assert code == 75, text
     lines = [line for line in text.splitlines() if line.startswith("error:")]
     assert len(lines) == 1, text
-    assert "all ranks ended without a word" in lines[0]
+    assert "all ranks ended without a message" in lines[0]
     assert f"--resume {tmp_path / 'run'}" in lines[0]
     assert final_state(tmp_path / "run")["engine"]["optimizer"]["updates"] >= 20
 

@@ -45,10 +45,7 @@ def test_rejected_submission_quotes_sbatch_and_leaves_nothing(run, login_node, s
     slurm.write_text("#!/bin/sh\necho 'sbatch: error: Invalid qos specification' >&2\nexit 1\n")
     code, _, err = run("submit", "tiny.yaml", "--run-dir", "runs/x")
     assert code == 1
-    assert (
-        "error: sbatch refused the job (exit code 1) and said: sbatch: error: Invalid qos specification\n"
-        in err
-    )
+    assert "error: sbatch refused the job (exit code 1): sbatch: error: Invalid qos specification\n" in err
     assert not (login_node / "runs" / "x").exists()
 
 
@@ -97,15 +94,15 @@ def test_directory_of_a_waiting_job_is_refused(run, login_node, slurm):
     code, out, err = run(*submit, "optimizer.step_size=0.5")
     assert (code, out) == (2, "")
     assert err == (
-        f"error: --run-dir {login_node}/runs/x: job 41 (PENDING) of an earlier submission has it; wait for "
-        "its end, scancel 41, or choose another --run-dir\n"
+        f"error: --run-dir {login_node}/runs/x: job 41 (PENDING) of an earlier submission uses it; wait for "
+        "its end, cancel it with scancel 41, or choose another --run-dir\n"
     )
     assert kept(login_node) == before
     assert (slurm.parent / "asked").read_text() == "--noheader --format=%i %T --jobs=41 --clusters=cluster\n"
     (slurm.parent / "queue").write_text("41_[3-4] PENDING\n41_2 RUNNING\n")
     assert (
-        "job 41_[3-4] (PENDING) and 1 more of an earlier submission has it; wait for its end, scancel 41,"
-        in run(*submit)[2]
+        "job 41_[3-4] (PENDING) and 1 more of an earlier submission uses it; wait for its end, cancel it "
+        "with scancel 41," in run(*submit)[2]
     )
 
 
@@ -116,7 +113,7 @@ def test_directory_is_refused_while_squeue_does_not_answer(run, login_node, slur
     code, _, err = run("submit", "tiny.yaml", "--run-dir=runs/x")
     assert code == 1
     assert (
-        "whether its earlier jobs have ended is not known: squeue ended with 1 and said: slurm_load_jobs "
+        "cannot check whether its earlier jobs have ended: squeue failed (exit code 1): slurm_load_jobs "
         "error: Unable to contact"
     ) in err
     assert kept(login_node) == before
@@ -164,7 +161,7 @@ def test_two_claims_of_a_directory_get_one_number(login_node, slurm, monkeypatch
     directory = login_node / "runs" / "x"
     monkeypatch.setattr(submissions, "list_submissions", lambda _: [])  # both have looked before either wrote
     assert submissions.claim(directory, "first").number == 1
-    with pytest.raises(UsageError, match="another hpcmarl submit is at work"):
+    with pytest.raises(UsageError, match="another hpcmarl submit is running"):
         submissions.claim(directory, "second")
     assert (directory / "submissions" / "0001.yaml").read_text() == "first"
 

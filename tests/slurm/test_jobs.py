@@ -155,7 +155,7 @@ def test_cancelled_job_checkpoints_and_is_not_requeued(cluster):
         "optimizer.step_size=0.5",
     )
     assert again.returncode == 2
-    assert f"job {run.job} (RUNNING) of an earlier submission has it" in again.stderr
+    assert f"job {run.job} (RUNNING) of an earlier submission uses it" in again.stderr
     cluster.ask("scancel", run.job)
     cluster.wait(run.job, "CANCELLED", limit=40, on_failure=lambda: run.output)
     cluster.until(

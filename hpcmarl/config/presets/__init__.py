@@ -1,9 +1,11 @@
-"""Presets: what the code of published algorithms sets, as values of our keys. `preset: NAME` fills them in
-(config/preset_layer.py).
+"""Presets: settings from the code of published algorithms, as values of hpcmarl's keys.
 
-A new value is one line in the `settings` of a preset; where it closes one of the `gaps`, that line leaves. A
-new preset is a Preset in the file of its authors' repository, a line in PRESETS and a name in PresetName.
-`hpcmarl list presets --markdown` prints the tables of docs/presets.md.
+`preset: NAME` fills them in (config/preset_layer.py). `hpcmarl list presets --markdown` prints the tables of
+docs/presets.md.
+
+To add a value, add a line to the `settings` of a preset. If the value closes one of its `gaps`, remove that
+gap. To add a preset, write a Preset in the module of its authors' repository, and add it to PRESETS and
+PresetName.
 """
 
 from typing import Literal

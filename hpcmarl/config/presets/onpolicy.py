@@ -1,5 +1,4 @@
-"""MAPPO and IPPO as in marlbenchmark/on-policy: the defaults of its config.py, and what its scripts for SMAC
-change."""
+"""MAPPO and IPPO as in marlbenchmark/on-policy: its config.py with the changes of its SMAC scripts."""
 
 from dataclasses import replace
 
@@ -19,7 +18,7 @@ STARCRAFT = "onpolicy/envs/starcraft2/StarCraft2_Env.py"
 
 MAPPO = Preset(
     name="mappo",
-    summary="recurrent actors, a critic on the state, 15 passes over 8 x 400 steps",
+    summary="recurrent actors, a critic of the state, 15 passes over 8 unrolls of 400 steps",
     paper="arXiv 2103.01955",
     repository="marlbenchmark/on-policy",
     files={
@@ -40,7 +39,7 @@ MAPPO = Preset(
         "algo.critic": Setting("state", f"{CONFIG}: use_centralized_V True, use_obs_instead_of_state False"),
         "algo.unroll": Setting(400, f"{SCRIPT}: episode_length 400"),
         "algo.epochs": Setting(
-            15, f"{CONFIG}: ppo_epoch 15", "their scripts have 15 for 3m, 5 for 3s5z and MMM2"
+            15, f"{CONFIG}: ppo_epoch 15", "their scripts use 15 for 3m, and 5 for 3s5z and MMM2"
         ),
         "algo.minibatches": Setting(1, f"{CONFIG}: num_mini_batch 1"),
         "algo.clip": Setting(0.2, f"{CONFIG}: clip_param 0.2"),
@@ -60,7 +59,7 @@ MAPPO = Preset(
         "algo.value_loss": Setting(
             "huber",
             f"{LOSSES}: huber_loss",
-            "theirs has no gradient where a value is more than delta too high",
+            "their loss has no gradient where a value is more than delta too high",
         ),
         "algo.huber_delta": Setting(10.0, f"{CONFIG}: huber_delta 10"),
         "algo.value_clip": Setting(0.2, f"{TRAINER}: cal_value_loss, clip_param 0.2"),
@@ -73,7 +72,7 @@ MAPPO = Preset(
         "algo.normalise_observations": Setting(
             True,
             f"{CONFIG}: use_feature_normalization True",
-            "LayerNorm of each input there, running mean and spread of each feature here",
+            "LayerNorm of each input there, running mean and deviation of each feature here",
         ),
         "algo.normalisation_rate": Setting(
             1e-5, f"{VALUE_NORM}: beta 0.99999", "1 - beta, for each gradient"
@@ -97,12 +96,12 @@ MAPPO = Preset(
         "optimizer.decay_updates": Setting(0, f"{CONFIG}: use_linear_lr_decay False"),
         "optimizer.max_gradient_norm": Setting(10.0, f"{CONFIG}: max_grad_norm 10"),
         "optimizer.critic_max_gradient_norm": Setting(
-            10.0, f"{TRAINER}: the critic is clipped to max_grad_norm apart"
+            10.0, f"{TRAINER}: the critic is clipped separately to max_grad_norm"
         ),
         "rounds.batch": Setting(
             8, f"{SCRIPT}: n_rollout_threads 8, num_mini_batch 1", "unrolls of a gradient"
         ),
-        "rounds.backpressure": Setting(True, f"{BUFFER}: every step of the buffer is learned from"),
+        "rounds.backpressure": Setting(True, f"{BUFFER}: every step of the buffer is used for learning"),
         "topology.environments_per_actor": Setting(8, f"{SCRIPT}: n_rollout_threads 8"),
     },
     gaps=(
@@ -113,13 +112,13 @@ MAPPO = Preset(
         ),
         Gap("LayerNorm after each hidden layer", "none", f"{LAYERS}: fc1, fc_h"),
         Gap(
-            "an episode that is cut off ends without value (use_proper_time_limits False)",
-            "its last value counts",
+            "a truncated episode ends with value 0 (use_proper_time_limits False)",
+            "its return is bootstrapped from the value of its last observation",
             f"{CONFIG}: use_proper_time_limits",
         ),
         Gap(
             "the actor's loss is the mean over agents, and its gradient is clipped to 10",
-            "the sum over a policy's agents, so that the same clip is tighter by their number",
+            "the sum over a policy's agents, so the same clip is tighter by the number of agents",
             f"{TRAINER}: ppo_update",
         ),
     ),
@@ -128,12 +127,14 @@ MAPPO = Preset(
 IPPO = replace(
     MAPPO,
     name="ippo",
-    summary="MAPPO with a critic of each agent's own observation",
+    summary="as MAPPO, with a critic of each agent's own observation",
     settings={
         **MAPPO.settings,
         "algo.critic": Setting("independent", f"{PROGRAM}: ippo sets use_centralized_V False"),
         "algo.critic_input": Setting(
-            "team", f"{PROGRAM}: use_centralized_V False", "an agent's own observation, whatever the key says"
+            "team",
+            f"{PROGRAM}: use_centralized_V False",
+            "an independent critic always sees the agent's own observation",
         ),
     },
 )

@@ -1,4 +1,4 @@
-"""What a preset is made of."""
+"""Data classes of a preset."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Setting:
     """A value of a preset.
 
     Attributes:
-        value: Value of our key.
-        source: "FILE: what it says there", FILE being a key of Preset.files.
-        note: How their value became ours, where the two differ.
+        value: Value of hpcmarl's key.
+        source: "FILE: the setting there"; FILE is a key of Preset.files.
+        note: How the authors' value was translated, if the two values differ.
     """
 
     value: Any
@@ -24,14 +24,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class Gap:
-    """Something in the authors' code that no key of ours expresses yet.
+    """A behaviour of the authors' code that no key of hpcmarl expresses yet.
 
     Attributes:
-        theirs: What their code does.
-        ours: What happens here instead.
-        source: As of a Setting.
-        change: What would set it, "key=value", and is refused today; a test says when it no longer is. Empty:
-            nothing comes near.
+        theirs: Behaviour of the authors' code.
+        ours: Behaviour of hpcmarl.
+        source: As in Setting.
+        change: "key=value" that would close the gap but is not accepted yet; a test fails once it is. Empty:
+            there is no such key.
     """
 
     theirs: str
@@ -42,16 +42,16 @@ class Gap:
 
 @dataclass(frozen=True)
 class Preset:
-    """The settings of an algorithm as its authors' code has them.
+    """Settings of an algorithm in the code of its authors.
 
     Attributes:
         name: Value of the key `preset`.
         summary: One line for lists.
-        paper: Where the algorithm was published.
+        paper: Publication of the algorithm.
         repository: GitHub repository of the code, owner/name.
-        files: Files of the repository that sources name, with the commit at which each was read.
-        settings: Values by dotted key.
-        gaps: What cannot be set.
+        files: Files that the sources name, each with the commit at which it was read.
+        settings: Settings by dotted key.
+        gaps: Behaviours that hpcmarl cannot express.
     """
 
     name: str
@@ -64,22 +64,22 @@ class Preset:
 
     @property
     def values(self) -> dict[str, Any]:
-        """Values by dotted key, without where they are from."""
+        """Values by dotted key, without their sources."""
         return {key: setting.value for key, setting in self.settings.items()}
 
     @property
     def sources(self) -> dict[str, str]:
-        """By dotted key: the file, the commit at which it was read, and what it says there."""
+        """Source of each value by dotted key: "FILE@COMMIT: the setting there"."""
         return {key: self.cite(setting.source) for key, setting in self.settings.items()}
 
     def cite(self, source: str) -> str:
-        """A source with its commit: "FILE@COMMIT: what it says there"."""
+        """Return a source with its commit: "FILE@COMMIT: the setting there"."""
         path, _, words = source.partition(": ")
         return f"{path}@{self.files[path][:7]}: {words}"
 
     @property
     def choices(self) -> dict[str, str]:
-        """What the preset chooses by name: {"algo": ..., "optimizer": ...}."""
+        """Names of the sections that the preset chooses: {"algo": ..., "optimizer": ...}."""
         named = {
             key.removesuffix(".name"): setting.value
             for key, setting in self.settings.items()

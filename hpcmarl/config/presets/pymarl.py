@@ -1,4 +1,4 @@
-"""QMIX, VDN and COMA as in oxwhirl/pymarl: its default.yaml, and what the file of each algorithm changes."""
+"""QMIX, VDN and COMA as in oxwhirl/pymarl: its default.yaml with the changes of each algorithm's file."""
 
 from hpcmarl.config.presets.preset import Gap, Preset, Setting
 
@@ -21,11 +21,11 @@ COMMITS = {
     RUN: "2159aaa4a97f3831eef7f04982a3523f140dc8b6",
 }
 
-# what all three have
+# settings of all three presets
 AGENTS: dict[str, Setting] = {
     "algo.discount": Setting(0.99, f"{DEFAULT}: gamma 0.99"),
     "algo.agent_id": Setting(True, f"{DEFAULT}: obs_agent_id True"),
-    "algo.normalise_observations": Setting(False, f"{CONTROLLER}: observations go in as they are"),
+    "algo.normalise_observations": Setting(False, f"{CONTROLLER}: observations are not normalised"),
     "algo.network.hidden": Setting([64], f"{DEFAULT}: rnn_hidden_dim 64", "one layer before the GRU"),
     "algo.network.activation": Setting("relu", f"{DEFAULT}: agent rnn"),
     "algo.network.recurrent": Setting(True, f"{DEFAULT}: agent rnn"),
@@ -38,14 +38,18 @@ AGENTS: dict[str, Setting] = {
 }
 LAST_ACTION = Gap(
     "the last action is an input of the agents (obs_last_action)",
-    "it is not",
+    "the last action is no input",
     f"{DEFAULT}: obs_last_action True",
     "algo.obs_last_action=true",
 )
 
 
 def _replayed(yaml: str) -> dict[str, Setting]:
-    """What QMIX and VDN have, as the file `yaml` of either says."""
+    """Return the settings that QMIX and VDN share.
+
+    Args:
+        yaml: The algorithm's file in the repository, for the sources.
+    """
     return {
         **AGENTS,
         "algo.obs_last_action": Setting(True, f"{DEFAULT}: obs_last_action True"),
@@ -54,7 +58,9 @@ def _replayed(yaml: str) -> dict[str, Setting]:
         "algo.operator": Setting("max", f"{Q_LEARNER}: the value of the best action"),
         "algo.trace_lambda": Setting(0.0, f"{Q_LEARNER}: one-step targets"),
         "algo.target_every": Setting(
-            200, f"{yaml}: target_update_interval 200", "episodes there, versions here: one of each an update"
+            200,
+            f"{yaml}: target_update_interval 200",
+            "counted in episodes there and in versions here; one episode for each update",
         ),
         "algo.target_rate": Setting(None, f"{Q_LEARNER}: copies, no moving average"),
         "algo.epsilon_start": Setting(1.0, f"{yaml}: epsilon_start 1.0"),
@@ -63,18 +69,18 @@ def _replayed(yaml: str) -> dict[str, Setting]:
         "algo.replay.episodes": Setting(5000, f"{yaml}: buffer_size 5000"),
         "algo.replay.learning_starts": Setting(32, f"{RUN}: can_sample(batch_size)"),
         "algo.replay.samples_per_insert": Setting(
-            32.0, f"{RUN}: a batch of 32 after every episode", "batch_size over batch_size_run"
+            32.0, f"{RUN}: a batch of 32 after every episode", "batch_size / batch_size_run"
         ),
-        "algo.replay.recent": Setting(0, f"{RUN}: one buffer, drawn from uniformly"),
+        "algo.replay.recent": Setting(0, f"{RUN}: one buffer with uniform draws"),
         "rounds.batch": Setting(32, f"{DEFAULT}: batch_size 32", "episodes of a gradient"),
-        "rounds.backpressure": Setting(True, f"{RUN}: sampling and learning take turns"),
+        "rounds.backpressure": Setting(True, f"{RUN}: sampling and learning alternate"),
         "topology.environments_per_actor": Setting(1, f"{DEFAULT}: batch_size_run 1"),
     }
 
 
 REPLAYED_GAPS = (
     Gap(
-        "dead agents' values of doing nothing enter the team's value",
+        "values of dead agents' no-op actions are part of the team's value",
         "they count as 0",
         f"{Q_LEARNER}: the mixer gets all agents",
     ),
@@ -87,8 +93,8 @@ QMIX = Preset(
     repository=REPOSITORY,
     files={
         **COMMITS,
-        # a copy that runs 32 environments side by side; its other values are those of oxwhirl/wqmix,
-        # src/config/algs/qmix_w.yaml at 1d140d8, too
+        # This copy runs 32 environments in parallel. Its other values agree with oxwhirl/wqmix,
+        # src/config/algs/qmix_w.yaml at 1d140d8.
         QMIX_YAML: "76286f588589995b17d5895068dd083522d44b52",
         MIXER: "023de7ed5bc2840257e9a0dac8d33e0f3919fd4a",
     },
@@ -98,7 +104,7 @@ QMIX = Preset(
         "topology.environments_per_actor": Setting(
             1,
             f"{DEFAULT}: batch_size_run 1",
-            "as in vdn.yaml and in oxwhirl/wqmix, qmix_w.yaml; the copy of qmix.yaml read here runs 32",
+            "as in vdn.yaml and in oxwhirl/wqmix, qmix_w.yaml; the copy of qmix.yaml that was read runs 32",
         ),
         "algo.mixing_width": Setting(32, f"{QMIX_YAML}: mixing_embed_dim 32"),
         "algo.hypernetwork_width": Setting(64, f"{QMIX_YAML}: hypernet_layers 2, hypernet_embed 64"),
@@ -119,7 +125,7 @@ VDN = Preset(
 
 COMA = Preset(
     name="coma",
-    summary="recurrent agents, a critic of the state and all actions, 8 unrolls a gradient",
+    summary="recurrent agents, a critic of the state and all actions, 8 unrolls for each gradient",
     paper="arXiv 1705.08926, 1902.04043",
     repository=REPOSITORY,
     files={
@@ -139,42 +145,44 @@ COMA = Preset(
         "algo.unroll": Setting(
             60,
             f"{RUN}: whole episodes",
-            "the limit of SMAC's 3m, since actor-critics learn from unrolls here",
+            "step limit of SMAC's 3m, because actor-critics learn from unrolls here",
         ),
         "algo.trace_lambda": Setting(0.8, f"{COMA_YAML}: td_lambda 0.8"),
         "algo.target_every": Setting(
-            200, f"{COMA_YAML}: target_update_interval 200", "steps of the critic there, versions here"
+            200,
+            f"{COMA_YAML}: target_update_interval 200",
+            "counted in steps of the critic there and in versions here",
         ),
         "algo.value_cost": Setting(1.0, f"{COMA_LEARNER}: the mean of the squared errors"),
         "algo.entropy_cost": Setting(0.0, f"{COMA_LEARNER}: coma_loss has no entropy"),
-        "algo.normalise_advantages": Setting(False, f"{COMA_LEARNER}: advantages as they are"),
-        "algo.normalise_values": Setting(False, f"{COMA_LEARNER}: targets as they are"),
+        "algo.normalise_advantages": Setting(False, f"{COMA_LEARNER}: advantages are not normalised"),
+        "algo.normalise_values": Setting(False, f"{COMA_LEARNER}: targets are not normalised"),
         "optimizer.critic_step_size": Setting(5e-4, f"{COMA_YAML}: critic_lr 0.0005"),
         "optimizer.critic_max_gradient_norm": Setting(
-            10.0, f"{COMA_LEARNER}: the critic is clipped to grad_norm_clip apart"
+            10.0, f"{COMA_LEARNER}: the critic is clipped separately to grad_norm_clip"
         ),
         "rounds.batch": Setting(8, f"{COMA_YAML}: batch_size 8", "unrolls of a gradient"),
-        "rounds.backpressure": Setting(True, f"{RUN}: sampling and learning take turns"),
+        "rounds.backpressure": Setting(True, f"{RUN}: sampling and learning alternate"),
         "topology.environments_per_actor": Setting(8, f"{COMA_YAML}: batch_size_run 8"),
     },
     gaps=(
         Gap(
             (
-                "a share of 0.5 of the actions' probabilities is uniform, falling to 0.01 over 100,000 steps "
+                "actions are uniformly random with probability 0.5, falling to 0.01 over 100,000 steps "
                 "(epsilon_start, epsilon_finish)"
             ),
-            "policies are sampled as they are, and nothing else explores",
+            "actions are sampled from the policy, without other exploration",
             f"{CONTROLLER}: epsilon floor",
         ),
         LAST_ACTION,
         Gap(
-            "the critic sees the last actions of all agents, too",
-            "it does not",
+            "the critic also sees the last actions of all agents",
+            "it does not see them",
             f"{COMA_CRITIC}: last actions",
         ),
         Gap(
-            "a step of the critic for every time step of a batch, from the last one back",
-            "one a gradient",
+            "one step of the critic for every time step of a batch, in reverse order",
+            "one step of the critic for each gradient",
             f"{COMA_LEARNER}: _train_critic",
         ),
         Gap(
@@ -183,13 +191,13 @@ COMA = Preset(
             f"{RUN}: buffer.sample",
         ),
         Gap(
-            "forbidden actions are left out after the softmax (mask_before_softmax False)",
-            "before it",
+            "forbidden actions are masked after the softmax (mask_before_softmax False)",
+            "they are masked before the softmax",
             f"{COMA_YAML}: mask_before_softmax False",
         ),
         Gap(
             "the actor's loss is the mean over agents, and its gradient is clipped to 10",
-            "the sum over a policy's agents, so that the same clip is tighter by their number",
+            "the sum over a policy's agents, so the same clip is tighter by the number of agents",
             f"{COMA_LEARNER}: coma_loss",
         ),
     ),

@@ -1,5 +1,7 @@
-"""MA-Trace as in awarelab/seed_rl, its authors' code: the defaults of the program that their README runs,
-which is MA-Trace (obs)."""
+"""MA-Trace as in awarelab/seed_rl, its authors' code.
+
+The values are the defaults of the program that their README runs: MA-Trace (obs).
+"""
 
 from hpcmarl.config.presets.preset import Gap, Preset, Setting
 
@@ -13,7 +15,7 @@ FLAGS = "common/common_flags.py"
 
 MA_TRACE = Preset(
     name="ma_trace",
-    summary="MA-Trace (obs): a critic on all observations, 32 unrolls of 100 steps a gradient",
+    summary="MA-Trace (obs): a critic of all observations, 32 unrolls of 100 steps for each gradient",
     paper="arXiv 2111.11229",
     repository="awarelab/seed_rl",
     files=dict.fromkeys(
@@ -27,21 +29,21 @@ MA_TRACE = Preset(
         "algo.rho_max": Setting(1.0, f"{VTRACE}: clip_rho_threshold 1, clip_pg_rho_threshold 1"),
         "algo.c_max": Setting(1.0, f"{VTRACE}: cs, at most 1"),
         "algo.importance_sampling": Setting(True, f"{VTRACE}: is_weights_scale 1"),
-        "algo.reuse": Setting(1, f"{LEARNER}: unroll_queue, each unroll is dequeued once"),
+        "algo.reuse": Setting(1, f"{LEARNER}: unroll_queue dequeues each unroll once"),
         "algo.unroll": Setting(100, f"{LEARNER}: unroll_length 100"),
         "algo.discount": Setting(0.99, f"{LEARNER}: discounting 0.99"),
         "algo.trace_lambda": Setting(1.0, f"{LEARNER}: lambda_ 1"),
         "algo.value_cost": Setting(
             0.25, f"{LEARNER}: baseline_cost 0.5", "their squared error has the factor 1/2"
         ),
-        "algo.entropy_cost": Setting(1.0, f"{LEARNER}: entropy_cost 1", "the first one; it is learned"),
+        "algo.entropy_cost": Setting(1.0, f"{LEARNER}: entropy_cost 1", "initial value; it is learned"),
         "algo.target_entropy": Setting(
             1e-6,
             f"{LEARNER}: target_entropy 0.00001",
-            "theirs in nats of the joint policy, ours a share of the largest, taken as 10 nats",
+            "in nats of the joint policy there; a share of the maximum here, which is taken as 10 nats",
         ),
-        "algo.normalise_advantages": Setting(False, f"{LEARNER}: pg_advantages as they are"),
-        "algo.normalise_values": Setting(False, f"{LEARNER}: v_error as it is"),
+        "algo.normalise_advantages": Setting(False, f"{LEARNER}: pg_advantages are not normalised"),
+        "algo.normalise_values": Setting(False, f"{LEARNER}: v_error is not normalised"),
         "algo.normalise_observations": Setting(False, f"{WRAPPERS}: SCWrapper, normalization None"),
         "algo.agent_id": Setting(False, f"{WRAPPERS}: SCWrapper, np.eye is commented out"),
         "algo.network.hidden": Setting([64, 64], f"{NETWORKS}: SimpleNetwork, layer0 and layer1"),
@@ -66,16 +68,18 @@ MA_TRACE = Preset(
     gaps=(
         Gap(
             "the entropy cost is learned ten times as fast (entropy_cost_adjustment_speed 10)",
-            "with the step size of the weights: e times less in no fewer than 1000 updates",
+            "it is learned with the step size of the weights, so a factor of e takes at least 1000 updates",
             f"{LEARNER}: entropy_cost_param",
         ),
         Gap(
-            "first weights by Keras (Glorot, LeCun), logits not below -50",
-            "orthogonal ones, logits without a floor",
+            "initial weights by Keras (Glorot, LeCun), logits of at least -50",
+            "orthogonal initial weights, logits without a lower bound",
             f"{NETWORKS}: _head",
         ),
         Gap(
-            "an episode that is cut off ends without value", "its last value counts", f"{LEARNER}: discounts"
+            "a truncated episode ends with value 0",
+            "its return is bootstrapped from the value of its last observation",
+            f"{LEARNER}: discounts",
         ),
     ),
 )

@@ -374,8 +374,8 @@ def test_unreadable_sole_fixed_opponent_raises(tmp_path, start):
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ("{a: {}, b: {trains: false}}", r"league.members.b.trains: false needs league.members.b.start"),
-        ("{a: {trains: false, start: a.h5}}", r"all of them have trains: false"),
+        ("{a: {}, b: {trains: false}}", r"league.members.b: trains is false but start is not set"),
+        ("{a: {trains: false, start: a.h5}}", r"trains is false for all members"),
         ("{a: {}, b: {trains: false, start: b.h5}}", r"topology.groups: 2 learners for 1 members that train"),
         (
             "{a: {}, b: {matchmaking: {name: fixed, against: [c]}}}",
@@ -399,11 +399,11 @@ def test_non_training_members_require_a_start_and_opponents(tmp_path, members, m
     [
         (["league.members={a: {side: x}}"], r"league.members.a.side is x; allowed: player"),
         (["league.own_seats=2"], r"league.own_seats: 2 of 2 agents"),
-        (["deterministic=true"], r"deterministic: true does not go with a league"),
-        (["rounds.reduce=mpi"], r"rounds.reduce: mpi does not go with a league"),
-        (["league.score=return"], r"league.return_range is None"),
-        (["league.cooperative=true"], r"league.cooperative: true has no winner"),
-        (["stop.return_mean=1"], r"stop.return_mean does not go with a league"),
+        (["deterministic=true"], r"deterministic: true does not work with a league"),
+        (["rounds.reduce=mpi"], r"rounds.reduce: mpi does not work with a league"),
+        (["league.score=return"], r"league.return_range is null"),
+        (["league.cooperative=true"], r"league.cooperative: true does not work with league.score: win"),
+        (["stop.return_mean=1"], r"stop.return_mean: 1 does not work with a league"),
         (["env.id=gymnasium:CartPole-v1"], r"has one agent"),
     ],
 )

@@ -103,6 +103,6 @@ def test_changed_observations_begin_such_critics_anew(critic):
 
 def test_agents_own_observation_needs_a_central_critic():
     with pytest.raises(
-        ConfigError, match=r"algo\.critic_input: agent adds what an agent sees to a central critic"
+        ConfigError, match=r"algo\.critic_input: agent does not work with algo\.critic: independent"
     ):
         load_config(SPREAD, ["algo={name: ppo, critic: independent, critic_input: agent}"])

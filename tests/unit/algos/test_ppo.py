@@ -263,7 +263,7 @@ def test_in_flight_unrolls_are_used_under_backpressure():
 
 
 def test_ppo_rejects_incompatible_settings():
-    with pytest.raises(ConfigError, match=r"deterministic: true does not go with algo\.name: ppo"):
+    with pytest.raises(ConfigError, match=r"deterministic: true does not work with algo\.name: ppo"):
         load_config(SPREAD, ["algo.name=ppo", "deterministic=true"])
     with pytest.raises(ConfigError, match=r"algo\.clip"):
         load_config(SPREAD, ["algo.name=ppo", "algo.clip=1.5"])

@@ -427,14 +427,14 @@ def test_agent_networks_are_recurrent_by_default():
 
 def test_value_based_configs_reject_incompatible_settings():
     with pytest.raises(
-        ConfigError, match=r"algo\.replay\.learning_starts 40 is more than the algo\.replay\.episodes 30"
+        ConfigError, match=r"algo\.replay\.learning_starts: 40 is more than algo\.replay\.episodes: 30"
     ):
         load_config(SPREAD, ["algo.name=vdn", "algo.replay={learning_starts: 40, episodes: 30}"])
     with pytest.raises(
         ConfigError,
         match=(
-            r"algo\.n_step: 3 looks a fixed number of steps ahead, and algo\.trace_lambda 0\.6 .* set "
-            r"n_step: 1 or"
+            r"algo\.n_step: 3 does not work with algo\.trace_lambda: 0\.6, .* set algo\.n_step: 1 or "
+            r"algo\.trace_lambda: 0"
         ),
     ):
         load_config(SPREAD, ["algo.name=vdn", "algo.n_step=3", "algo.trace_lambda=0.6"])
@@ -443,8 +443,8 @@ def test_value_based_configs_reject_incompatible_settings():
     with pytest.raises(
         ConfigError,
         match=(
-            r"algo\.replay\.dynamic\.least: 500 of the 400 episodes .* always stay, so none would leave "
-            r"early"
+            r"algo\.replay\.dynamic\.least: 500 is not below algo\.replay\.episodes: 400, so no episode "
+            r"could leave early"
         ),
     ):
         load_config(SPREAD, ["algo.name=vdn", "algo.replay={episodes: 400, dynamic: {}}"])

@@ -203,17 +203,17 @@ def test_a_leagues_side_is_a_team_without_its_opponents() -> None:
         (("algo.teams=[[a], [b, a]]",), "algo.teams: policy a is in more than one team"),
         (
             ("algo.teams=[[a, b]]", "algo.critic=independent"),
-            "algo.teams: no ratio covers a team with algo.critic: independent",
+            "algo.teams does not work with algo.critic: independent",
         ),
         (
             ("algo.teams=[[a, b]]", "algo.ratios=agent"),
-            "algo.teams: no ratio covers a team with algo.ratios: agent",
+            "algo.teams does not work with algo.ratios: agent",
         ),
         (
             ("algo.teams=[[a, b]]", "algo.importance_sampling=false"),
-            "algo.teams: no ratio covers a team with algo.importance_sampling: false",
+            "algo.teams does not work with algo.importance_sampling: false",
         ),
-        (("algo.teams=[[a, b]]", "league={}"), "algo.teams does not go with a league"),
+        (("algo.teams=[[a, b]]", "league={}"), "algo.teams does not work with a league"),
         (("algo.teams=[[]]",), "algo.teams"),
         (("algo.teams=all",), "algo.teams"),
     ],

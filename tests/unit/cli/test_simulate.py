@@ -166,7 +166,7 @@ def test_diverging_simulation_is_reported_and_not_chosen():
         (["rounds={rule: afedpg, reduce: mpi}"], "rounds.reduce: mpi"),
         (
             ["sim.sweep.methods={m: {rounds.rule: malenia, rounds.batch: 2}}"],
-            "rounds.batch 2 is less than the 3 workers",
+            "rounds.batch: 2 is less than the 3 workers",
         ),
         (["optimizer.momentum=1.5"], "optimizer.momentum"),
         (["sim.communication_times=-2"], "sim.communication_times is -2"),

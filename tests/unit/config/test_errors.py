@@ -117,7 +117,7 @@ CASES = {
     "empty section in an override": (
         BASE,
         ("policies=null",),
-        ["policies is empty", "policies={} for what holds without it"],
+        ["policies is empty", "use policies={} for the defaults"],
     ),
     "text for a section": (BASE + "eval: 3\n", (), ["eval is 3", "a section with the keys episodes"]),
     "missing": ("stop: {updates: 1}\n", (), ["env is missing", "id, kwargs"]),
@@ -154,20 +154,20 @@ CASES = {
     "contradiction through an override": (
         BASE,
         ("rounds.rule=malenia", "rounds.batch=1", "topology.groups=3"),
-        ["rounds.batch 1 is less", "from the command line"],
+        ["rounds.batch: 1 is less", "from the command line"],
     ),
     "policy name": (BASE + "policies: {'a b': {agents: [x]}}\n", (), ["the key 'a b' is not allowed"]),
     "key that is a number": (BASE + "1: 2\n", (), ["the key 1 is not allowed", "keys must be text"]),
     "long value": (BASE + "seed: " + "x" * 500 + "\n", (), ["seed is 'xxx", "..."]),
-    "no override": (BASE, ("foo",), ["command line: 'foo' is no override", "key.sub=value"]),
-    "no key": (BASE, ("=3",), ["is no override"]),
-    "empty part of a key": (BASE, ("a..b=3",), ["is no override"]),
+    "no override": (BASE, ("foo",), ["command line: 'foo' is not an override", "key.sub=value"]),
+    "no key": (BASE, ("=3",), ["is not an override"]),
+    "empty part of a key": (BASE, ("a..b=3",), ["is not an override"]),
     "override that is no YAML": (
         BASE,
         ("rounds.batch=[1",),
         ["command line: rounds.batch=[1", "not valid YAML"],
     ),
-    "override into a value": (BASE + "seed: 3\n", ("seed.x=1",), ["seed.x", "seed is 3, which has no parts"]),
+    "override into a value": (BASE + "seed: 3\n", ("seed.x=1",), ["seed.x", "seed is 3, which has no keys"]),
     "item that is not there": (
         BASE,
         ("topology.groups.4.actors=1",),
@@ -181,7 +181,7 @@ CASES = {
     "duplicate key": (
         "seed: 1\n" + BASE + "seed: 2\n",
         (),
-        ["line 4, column 1", "'seed' is there twice (first on line 1)"],
+        ["line 4, column 1", "'seed' occurs twice (first on line 1)"],
     ),
     "duplicate key deep": (BASE + "eval:\n  greedy: yes\n  greedy: no\n", (), ["line 5, column 3", "twice"]),
     "no space after a colon": (

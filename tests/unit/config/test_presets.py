@@ -213,7 +213,7 @@ ERRORS = {
         (),
         [
             (
-                "line 4: algo.name is coma, and preset: mappo is for algo.name: ppo; remove one of them, or "
+                "line 4: algo.name is coma, but preset: mappo is for algo.name: ppo; remove one of them, or "
                 "use preset: coma"
             )
         ],
@@ -221,7 +221,7 @@ ERRORS = {
     "another algorithm on the command line": (
         BASE + "preset: mappo\n",
         ("algo.name=reinforce",),
-        ["command line: algo.name is reinforce, and preset: mappo is for algo.name: ppo; remove one of them"],
+        ["command line: algo.name is reinforce, but preset: mappo is for algo.name: ppo; remove one of them"],
     ),
     "a preset over a file of another algorithm": (
         BASE + "algo: {name: ma_trace}\n",
@@ -232,12 +232,12 @@ ERRORS = {
     "a list as algorithm with a preset": (
         BASE + "preset: vdn\nalgo: {name: [vdn]}\n",
         (),
-        ["line 4: algo.name is ['vdn'], and preset: vdn is for"],
+        ["line 4: algo.name is ['vdn'], but preset: vdn is for"],
     ),
     "null as algorithm with a preset": (
         BASE + "preset: vdn\nalgo: {name: null}\n",
         (),
-        ["line 4: algo.name is null, and preset: vdn is for"],
+        ["line 4: algo.name is null, but preset: vdn is for"],
     ),
     "an empty section": (BASE + "preset: vdn\noptimizer:\n", (), ["line 4: optimizer is empty"]),
     "text as a section": (BASE + "preset: vdn\nrounds: sync\n", (), ["line 4: rounds is 'sync'"]),
@@ -254,7 +254,7 @@ ERRORS = {
     "contradiction": (
         BASE + "preset: mappo\ndeterministic: true\n",
         (),
-        ["configuration text with preset: mappo: deterministic: true does not go with algo.name: ppo"],
+        ["configuration text with preset: mappo: deterministic: true does not work with algo.name: ppo"],
     ),
     "contradiction with both": (
         BASE + "preset: mappo\n",
@@ -262,7 +262,7 @@ ERRORS = {
         [
             (
                 "configuration text with preset: mappo and deterministic from the command line: "
-                "deterministic: true does not go"
+                "deterministic: true does not work"
             )
         ],
     ),
@@ -295,7 +295,7 @@ def test_a_preset_over_a_resolved_file_is_refused():
     resolved = dump_config(load_config(BASE + "preset: mappo\n"))
     line = message(resolved, "preset=ippo")
     assert line.startswith(
-        "command line: preset: ippo sets nothing here, configuration text sets all of its keys; remove "
+        "command line: preset: ippo has no effect, because configuration text sets all of its keys; remove "
         "preset, or the keys"
     )
 
@@ -305,7 +305,7 @@ def test_a_preset_over_a_resolved_file_is_refused():
     ("text", "overrides"), [(SIMULATION + "preset: mappo\n", ()), (SIMULATION, ("preset=mappo",))]
 )
 def test_simulations_refuse_presets(text, overrides, load):
-    assert "preset: mappo is for runs (hpcmarl train), and this is a simulation; remove it" in message(
+    assert "preset: mappo is for runs (hpcmarl train), and this is a simulation; remove preset" in message(
         text, *overrides, load=load
     )
 
@@ -421,7 +421,7 @@ class TestCommands:
             2,
             (
                 "error: command line: preset: mappo is for runs (hpcmarl train), and this is a simulation; "
-                "remove it\n"
+                "remove preset\n"
             ),
         )
 

@@ -20,7 +20,7 @@ from hpcmarl.launch.sbatch import seconds_of
         (["tiny.yaml", "--account", "a\nb"], "slurm.account is"),
         (["tiny.yaml", "--time=1:2:3:4"], "--time 1:2:3:4: not a time limit; allowed: MINUTES"),
         (["tiny.yaml", "--time=four"], "--time four: not a time limit"),
-        (["tiny.yaml", "--time=0"], "no time at all"),
+        (["tiny.yaml", "--time=0"], "Slurm reads 0 as no limit"),
         (["tiny.yaml", "--time=2"], "no longer than slurm.signal_seconds 120"),
         (["tiny.yaml", "--seeds=2", "seed=5"], "with a fixed seed"),
         (["tiny.yaml", "--seeds=2", "--hetjob=1x2"], "no arrays of heterogeneous jobs"),

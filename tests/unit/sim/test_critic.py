@@ -78,7 +78,7 @@ def test_a_seed_repeats_a_simulation_with_a_critic(rule):
         (
             CRITIC,
             "objective.algo.critic_network={hidden: [8], recurrent: true}",
-            "critic_network.recurrent: true needs what critics remember",
+            "critic_network.recurrent: true needs the critics' memory",
         ),
         (
             CARTPOLE,

@@ -246,10 +246,10 @@ def test_workers_may_have_environments_of_their_own():
     [
         (
             ["sim.charge=step", "sim.failures=[{at: 1, workers: [0]}]"],
-            "sim.charge: step does not go with sim.failures",
+            "sim.charge: step does not work with sim.failures",
         ),
         (["sim.charge=step", "objective={name: quadratics}"], "sim.charge: step needs trajectories"),
-        (["sim.thresholds=[3]", "objective={name: none}"], "sim.thresholds need an objective"),
+        (["sim.thresholds=[3]", "objective={name: none}"], "sim.thresholds are values of the objective"),
         (
             ["sim.sweep.tune={seeds: [9], share: 0, grid: {optimizer.step_size: [1]}}"],
             "sim.sweep.tune.share is 0",
