@@ -22,7 +22,7 @@ def find_nonfinite(
         views: Observations before the next step.
 
     Returns:
-        (row, agent, description) of each non-finite number.
+        (row, agent, description) of each reward, observation and state with a non-finite number.
     """
     total = 0.0
     with np.errstate(all="ignore"):

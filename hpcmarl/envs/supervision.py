@@ -1,4 +1,9 @@
-"""Restarts environments that raise, hang or return non-finite values; stops or quarantines past the limit."""
+"""Replaces broken environments: time limits, a restart budget, and the quarantine of slots.
+
+An environment that raises or hangs consumes a restart. Past the budget the run stops, or the slot is
+quarantined (`env.on_restart_limit`). An environment with non-finite values is replaced without consuming a
+restart.
+"""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ class World(ABC):
         """
 
     def over(self) -> BoolArray | None:
-        """Return which games are over before the last step, [E].
+        """Return which games end before their time limit, [E].
 
         Returns:
             The flags; None if no game of the task ends early.
