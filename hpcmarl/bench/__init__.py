@@ -1,4 +1,5 @@
-"""Benchmarks that run inside the MPI world that they measure (`hpcmarl bench`).
+"""Benchmarks of `hpcmarl bench`.
 
-Each benchmark returns a dict or a list of dicts with units in the keys.
+Each benchmark returns a dict or a list of dicts with units in the keys. Most benchmarks of several ranks run
+inside the MPI world that they measure.
 """
