@@ -84,7 +84,7 @@ class EnvSupervisor:
         self.limit = TimeLimit(config.step_seconds)
         self.retired: set[int] = set()
         self.resting: set[int] = set()
-        self.counts: Counter[str] = Counter(restarts=0, hangs=0, find_nonfinite=0, quarantined=0)
+        self.counts: Counter[str] = Counter(restarts=0, hangs=0, bad_numbers=0, quarantined=0)
 
     @property
     def idle(self) -> set[int]:

@@ -51,7 +51,7 @@ class NativeBatch(BatchedEnvironment):
         record: bool,
     ) -> None:
         self.spec, self.slots = spec, slots
-        self.counts = Counter(restarts=0, hangs=0, find_nonfinite=0, quarantined=0)
+        self.counts = Counter(restarts=0, hangs=0, bad_numbers=0, quarantined=0)
         self.episode_index = np.full(slots, -1, np.int64)
         self.episode_step = np.zeros(slots, np.int64)
         self._players, self._seeds, self._record, self._limit = players, seeds, record, config.max_steps
