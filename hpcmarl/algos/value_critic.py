@@ -252,7 +252,7 @@ def recall(
         critic: A recurrent critic.
         batch: For where episodes begin and were truncated.
         inputs: [T+1, B, U, D].
-        acts: Rows with a value, [T, B, U].
+        active: Rows with a value, [T, B, U].
         before: The memory before row 0, [B, U, H]; None: zeros.
 
     Returns:

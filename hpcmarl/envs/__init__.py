@@ -143,7 +143,9 @@ def make_environment(
         skip_bad_numbers: End episodes with observations or rewards that are not finite instead of raising.
 
     Raises:
-        MissingPackageError, ConfigError, EnvironmentFailure.
+        MissingPackageError: If a package is missing.
+        ConfigError: If the configuration does not fit the environment.
+        EnvironmentFailure: If the environment cannot be made.
     """
     if (module := batched_module(config)) is not None:
         batch: BatchedEnvironment = module.make(

@@ -28,6 +28,12 @@ POLICY_GRADIENTS = ("reinforce", *ACTOR_CRITICS)
 MIXED = ("vdn", "qmix", "wqmix", "res")
 VALUE_BASED = ("iql", *MIXED)
 DISCOUNTED_VALUES = (*ACTOR_CRITICS, *VALUE_BASED)
+GROUPS_OF_ALGORITHMS: dict[str, tuple[str, ...]] = {
+    "policy gradients": POLICY_GRADIENTS,
+    "actor-critics": ACTOR_CRITICS,
+    "value-based": VALUE_BASED,
+    "actor-critics, value-based": DISCOUNTED_VALUES,
+}
 
 
 class Metric(NamedTuple):

@@ -45,8 +45,9 @@ class ShardReader:
     """An opened trajectory file. Use it in a `with` statement.
 
     Attributes:
-        steps, segments: its numbers of rows, after `select` of those that are selected. index: the columns of
-        /segments, those of layout.ORIGIN also where the file has them in its root attributes only.
+        steps: number of steps; after `select` of the selected segments.
+        segments: number of segments; after `select` of the selected ones.
+        index: the columns of /segments. Those of layout.ORIGIN are there even if only root attributes hold them.
         torn: datasets whose last chunk was being written again; its committed rows fit the checksum of the
             write before.
     """
