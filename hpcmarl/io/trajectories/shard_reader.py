@@ -47,7 +47,7 @@ class ShardReader:
     Attributes:
         steps: number of steps; after `select` of the selected segments.
         segments: number of segments; after `select` of the selected ones.
-        index: the columns of /segments. Those of layout.ORIGIN are there even if only root attributes hold them.
+        index: the columns of /segments, with those of layout.ORIGIN even if only root attributes hold them.
         torn: datasets whose last chunk was being written again; its committed rows fit the checksum of the
             write before.
     """
