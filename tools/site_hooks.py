@@ -31,12 +31,17 @@ EXAMPLES = "examples"
 
 
 def on_config(config: Any) -> Any:
-    """Add the pages of docs/examples to the section "Extend"."""
+    """Add the pages of docs/examples to the sections of the navigation."""
     pages = Path(config.docs_dir, EXAMPLES).rglob("*.md")
     examples = sorted(path.relative_to(config.docs_dir).as_posix() for path in pages)
-    if examples:
-        section = next(entry["Extend"] for entry in config.nav if "Extend" in entry)
-        section.insert(1, {"Examples": examples})
+    own = [page for page in examples if "environment" in page]
+    others = [page for page in examples if page not in own]
+    for title, added in (
+        ("Train your own environment", own),
+        ("Extend", [{"Examples": others}] if others else []),
+    ):
+        section = next(entry[title] for entry in config.nav if title in entry)
+        section[1:1] = added
     return config
 
 
