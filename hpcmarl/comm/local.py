@@ -1,5 +1,6 @@
 """Ranks inside one process: a world of one rank, several virtual ranks in tests and in replays. No copies, no
-threads."""
+threads.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ class LocalWorld:
 
 class LocalSum(Reduction):
     """Complete when every member has contributed; summed in rank order, so the result does not depend on who
-    came first."""
+    came first.
+    """
 
     def __init__(self, parts: dict[int, Array], members: tuple[int, ...]) -> None:
         self.parts = parts

@@ -238,7 +238,8 @@ def vector_message(
     """A new message with a float32 vector [P] (copied) as payload, or without one.
 
     mask [P]: what of the vector is there. The rest need not arrive, and does not where the message is shorter
-    for it."""
+    for it.
+    """
     if (
         vector is not None
         and mask is not None
@@ -265,7 +266,8 @@ def sparse_bytes(size: int, count: int) -> int:
 
 def vector_of(buffer: Buffer, size: int) -> NDArray[np.float32] | None:
     """The float32 vector [size] in a message, a view where all of it is there; None where it carries none.
-    Raises as `masked_vector_of`."""
+    Raises as `masked_vector_of`.
+    """
     return masked_vector_of(buffer, size)[0]
 
 
@@ -303,5 +305,6 @@ def _sparse_vector_of(buffer: Buffer, size: int) -> tuple[NDArray[np.float32], N
 @lru_cache(maxsize=2)
 def _places(bits: bytes, size: int) -> NDArray[np.int64]:
     """The indices of the bits that are set. Masks change every few hundred updates, and to find these costs
-    more than all the rest."""
+    more than all the rest.
+    """
     return np.flatnonzero(np.unpackbits(np.frombuffer(bits, np.uint8), count=size).view(np.bool_))

@@ -21,7 +21,8 @@ BEGINNING = "a team begins with the word of the league's server"  # so nothing i
 
 class TeamTransport(Transport):
     """`ranks`: those of the job, in the order of their numbers in the team; `world`: the number of the term,
-    from 1."""
+    from 1.
+    """
 
     def __init__(self, job: Transport, ranks: Sequence[int], world: int) -> None:
         self.job, self.ranks, self.world = job, tuple(ranks), world

@@ -30,6 +30,7 @@ from hpcmarl.io.hdf5.schema import (
     root_attributes,
     write_attributes,
 )
+from hpcmarl.io.metric_reference import unit_of
 from hpcmarl.io.row_files import VERSION, load_npy, read_csv
 from hpcmarl.io.table import Table
 
@@ -110,18 +111,9 @@ def _dimension(place: h5py.Group, name: str, length: int) -> h5py.Dataset:
 
 def _figure(place: h5py.Group, name: str, column: str, values: Array, *scales: h5py.Dataset) -> None:
     dataset = place.create_dataset(name, data=values)
-    write_attributes(dataset, {"column": column, "units": _unit(column)})
+    write_attributes(dataset, {"column": column, "units": unit_of(column)})
     for dimension, scale in zip(dataset.dims, scales, strict=True):
         dimension.attach_scale(scale)
-
-
-def _unit(name: str) -> str:
-    """Return the unit that the ending of a column name implies."""
-    if name.endswith("_per_second"):
-        return "1/s"
-    if name == "seconds" or name.endswith("_seconds"):
-        return "s"
-    return "reward" if "return" in name else "1"
 
 
 def read_hdf5(path: Path) -> dict[str, Array]:

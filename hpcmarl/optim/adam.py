@@ -1,5 +1,6 @@
 """Adam (arXiv 1412.6980) as ascent on the aggregated gradient, with warm-up, linear decay and clipping by
-part."""
+part.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class Adam(Optimizer):
 
     def step_size(self) -> float:
         """Of the coming update: rises over warmup_updates, then falls over decay_updates to final_fraction of
-        itself; that of critics likewise."""
+        itself; that of critics likewise.
+        """
         config = self.config
         size: float = config.step_size
         if self.updates < config.warmup_updates:

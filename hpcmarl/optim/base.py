@@ -17,7 +17,8 @@ from hpcmarl.types import Array, Part
 @dataclass(frozen=True)
 class Averages:
     """The vector's end, from `first` on, is no parameter: a step moves it by `rate` of the way to what the
-    direction holds there."""
+    direction holds there.
+    """
 
     first: int
     rate: float
@@ -57,7 +58,8 @@ class Optimizer(ABC):
 
     def query_point(self) -> Array:
         """Where the next gradient is to be taken, [P]: the parameters themselves unless the method looks
-        ahead."""
+        ahead.
+        """
         return self.parameters
 
     def seen(self, direction: Array) -> Array:
@@ -70,7 +72,8 @@ class Optimizer(ABC):
 
     def step(self, direction: Array) -> None:
         """Move along the aggregated ascent direction [P]; raises ValueError when the shapes differ,
-        FloatingPointError when a parameter is not finite afterwards."""
+        FloatingPointError when a parameter is not finite afterwards.
+        """
         if direction.shape != self.parameters.shape:
             raise ValueError(
                 f"a direction of shape {direction.shape} for parameters of shape {self.parameters.shape}"
@@ -135,7 +138,8 @@ class Optimizer(ABC):
 
     def _advance(self, movement: Array) -> None:
         """Move by `movement` [P], with the critics' own step size, into a new vector: who holds the former
-        one keeps it. `movement` is used up."""
+        one keeps it. `movement` is used up.
+        """
         self.parameters = np.add(self.parameters, self._critics_scaled(movement), out=movement)
 
     def _critics_scaled(self, movement: Array) -> Array:
@@ -161,7 +165,8 @@ class Optimizer(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state of the same method and size; raises ValueError when the sizes differ,
-        KeyError when one of `state_keys` is missing."""
+        KeyError when one of `state_keys` is missing.
+        """
         if state["parameters"].shape != self.parameters.shape:
             raise ValueError(
                 f"the state holds {state['parameters'].size} parameters, this network has "

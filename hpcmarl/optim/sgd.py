@@ -1,5 +1,6 @@
 """Gradient ascent with heavy-ball momentum: velocity = momentum · velocity + gradient; parameters +=
-step_size · velocity."""
+step_size · velocity.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """What a role is, and what every role is given. A role never blocks: messages come in, `step()` does one bit
-of work."""
+of work.
+"""
 
 from __future__ import annotations
 
@@ -85,12 +86,14 @@ class Context:
 
     def algorithm(self) -> Algorithm:
         """A new algorithm of this run, which learns; every learner builds it from the same seed. Imports
-        torch."""
+        torch.
+        """
         return make_algorithm(self.spec, self.config.algo, self.config.seed)
 
     def model(self, *, drawn: bool) -> Model:
         """The networks of this run, without torch. drawn: with initial parameters; else zeros, for who is
-        sent parameters before it acts."""
+        sent parameters before it acts.
+        """
         return make_model(self.spec, self.config.algo, self.config.seed if drawn else None)
 
     def acting_model(self, *, drawn: bool) -> Model:
@@ -167,7 +170,8 @@ class Context:
     def in_order(self) -> bool:
         """Whether a round counts on-policy episodes in the order in which they began.
 
-        The first to finish are the short ones, so that a gradient of those would be of another objective."""
+        The first to finish are the short ones, so that a gradient of those would be of another objective.
+        """
         return self.whole_episodes and self.config.algo.is_on_policy and self.rule().in_order
 
     @property
@@ -184,7 +188,8 @@ class Context:
     def queue_limit(self, group: Group) -> int:
         """Rollout messages that a learner keeps: rounds.queue for each actor (single episodes are smaller, so
         there are more of them), and for an algorithm that goes through batches again and again (PPO) the
-        present batch and the next."""
+        present batch and the next.
+        """
         config = self.config
         queue = config.rounds.queue * len(group.actors) * (EPISODES_A_MESSAGE if self.whole_episodes else 1)
         passes = config.algo.minibatch_passes
@@ -239,7 +244,8 @@ class Role(ABC):
     @abstractmethod
     def on_message(self, message: Message) -> None:
         """Take a message that is addressed to this role; release it when its buffer is not needed any
-        more."""
+        more.
+        """
 
     @abstractmethod
     def work(self) -> bool:
@@ -247,11 +253,13 @@ class Role(ABC):
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:  # noqa: B027  most ranks are nothing to most roles
         """A rank is lost and with it, perhaps, whole groups; messages to it vanish from now on, none comes
-        from it."""
+        from it.
+        """
 
     def on_replaced(self, rank: int) -> None:  # noqa: B027
         """A new process has the place of a lost actor. Called on the server's rank and on that of its
-        learner."""
+        learner.
+        """
 
     def step(self) -> bool:
         """`work`, after an injected fault where the configuration asks for one (tests)."""
@@ -293,7 +301,8 @@ class Role(ABC):
 
 def generator_for(seed: int, role: str, index: int, *more: int) -> np.random.Generator:
     """The random numbers of one role of one run: independent for different roles, indices and further
-    numbers."""
+    numbers.
+    """
     return np.random.default_rng(np.random.SeedSequence([seed, ROLE_NAMES.index(role), index, *more]))
 
 
@@ -315,7 +324,8 @@ class Interval:
 
 class Paced(Interval):
     """An interval that also keeps what is done in it, which may grow with ranks and snapshots, to a small
-    share of the time."""
+    share of the time.
+    """
 
     SHARE: ClassVar[float] = 0.002
 
@@ -325,6 +335,7 @@ class Paced(Interval):
 
     def took(self, seconds: float) -> None:
         """It was done, and took so long. Taking long once (a library loaded, a busy core) changes nothing,
-        doing so twice does."""
+        doing so twice does.
+        """
         self.seconds = max(self.least, min(seconds, self._before) / self.SHARE)
         self._before = seconds

@@ -69,7 +69,8 @@ def check_fits(config: Config, state: dict[str, Any], attributes: dict[str, Any]
 
 def check_same_actors(config: Config, topology: Topology, state: dict[str, Any], source: Path) -> None:
     """Refuse to resume a deterministic run from a checkpoint that cannot be gone on from bit for bit. Raises
-    ConfigError."""
+    ConfigError.
+    """
     if not config.deterministic:
         return
     remedy = "resume an older checkpoint, or set deterministic: false"
@@ -94,7 +95,8 @@ def check_same_actors(config: Config, topology: Topology, state: dict[str, Any],
 
 def check_state(config: Config, state: dict[str, Any], size: int, source: Path) -> None:
     """`size`: parameters of this run's network. Raises FormatError, one line that names the file and the
-    part."""
+    part.
+    """
     checks: dict[str, Callable[[Any], None]] = {
         "engine": lambda own: _check_engine(config, own, size),
         "recorder": _check_recorder,

@@ -50,7 +50,8 @@ RECEIVERS = {
 
 class Rank:
     """The roles of one rank. `step` does one pass over messages and roles; `exit_code` is set when the server
-    has said EXIT."""
+    has said EXIT.
+    """
 
     kinds_of_roles: ClassVar[Mapping[str, str]] = ROLES
 
@@ -93,7 +94,8 @@ class Rank:
 
     def rest(self, backoff: Backoff) -> None:
         """Sleep after a step with nothing to do, until a role has work at the latest; all roles have waited
-        so long."""
+        so long.
+        """
         began = time.perf_counter()
         backoff.wait(self.wake_at)
         slept = time.perf_counter() - began
@@ -121,7 +123,8 @@ class Rank:
 
     def _look_around(self) -> None:
         """Who has died or fallen silent? The server's rank tells everyone, itself too, so that all take it in
-        the same order."""
+        the same order.
+        """
         server = self.context.topology.server
         for rank, process in self.replacements.poll():
             if process is not None:
@@ -214,7 +217,8 @@ class Rank:
 
     def _on_replaced(self, replaced: ReplacedRank) -> None:
         """Admit a new process in a dead actor's place, or declare the actor lost if there is none; on the
-        server's rank."""
+        server's rank.
+        """
         rank, process = replaced.rank, replaced.process
         if process is None:
             if rank in self.lost:
@@ -301,7 +305,8 @@ class AbortHook:
     def fail(self, error: BaseException | None, thread: str = "") -> None:
         """Tell what happened and abort the world; does not return under MPI. A rank that ends because of
         another one is silent, with two exceptions: one rank reports the server's end, or a death before the
-        roles were built, and each reports a server that is silent."""
+        roles were built, and each reports a server that is silent.
+        """
         if isinstance(error, PeerFailure):
             if self.rank is not None:
                 logger.error("%s", error)
@@ -331,7 +336,8 @@ class AbortHook:
 
     def _report_death_at_start(self) -> None:
         """Name the ranks that died before the roles were built. The lowest living rank does so; should it be
-        busy, the next ones in turn."""
+        busy, the next ones in turn.
+        """
         dead: set[int] = set()
         began = time.monotonic()
         while (waited := time.monotonic() - began) < STARTING_TURNS * TURN_SECONDS:
@@ -355,7 +361,8 @@ class AbortHook:
     def _is_first_left(self) -> bool:
         """Return whether this rank is to report the server's end: no lower rank lives. Others may have died
         at the same moment, so look for a while; on one host, where a file says whether somebody has reported
-        it, as long as a lower rank seems to live and does not."""
+        it, as long as a lower rank seems to live and does not.
+        """
         dead = set() if self.rank is None else set(self.rank.dead)
         noted = (
             bool(said_path(os.environ))

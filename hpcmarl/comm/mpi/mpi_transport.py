@@ -53,7 +53,8 @@ SWEEP = 64  # messages under way before finished ones are looked for behind an u
 
 class MpiTransport(Transport):
     """A duplicate of `world`, by default COMM_WORLD, with errors returned as exceptions. `chunk_bytes` is
-    smaller in tests."""
+    smaller in tests.
+    """
 
     def __init__(self, chunk_bytes: int = CHUNK_BYTES, world: Any = None) -> None:
         world = MPI.COMM_WORLD if world is None else world
@@ -145,7 +146,8 @@ class MpiTransport(Transport):
 
     def _forget_sent(self) -> None:
         """Let go of the buffers that have arrived; one message to a rank that is slow or frozen does not keep
-        the later ones."""
+        the later ones.
+        """
         while self._outgoing and self._outgoing[0].done():
             self._outgoing.popleft()
         if len(self._outgoing) > self._sweep_at:
@@ -154,7 +156,8 @@ class MpiTransport(Transport):
 
     def _match(self, comm: Any, rank: int | None) -> bool:
         """Match one arriving MPI message, if there is one, and start receiving it. `rank`: whose it is; None:
-        the MPI source's."""
+        the MPI source's.
+        """
         try:
             matched = comm.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, self._status)
         except MPI.Exception as error:
@@ -254,7 +257,8 @@ class MpiTransport(Transport):
 
     def _deliver(self) -> Message | None:
         """The first complete message none of whose source's earlier ones is still under way; what is for
-        others is handed on."""
+        others is handed on.
+        """
         behind: set[int] = set()
         for index, incoming in enumerate(self._incoming):
             if incoming.source not in behind and incoming.complete():
@@ -272,7 +276,8 @@ class MpiTransport(Transport):
 
     def gather_hosts(self) -> list[str]:
         """The host name of every rank. Collective, for the start of a run; from then on ranks of one host
-        wake each other."""
+        wake each other.
+        """
         if self._doorbell is None:
             self._doorbell = Doorbell(self.broadcast(new_token() if self.rank == 0 else None), self.rank)
         own = bytes([self._doorbell.exists]) + self.host.encode()[:HOST_BYTES].ljust(HOST_BYTES, b"\0")
@@ -384,7 +389,8 @@ class MpiTransport(Transport):
 
 def _duplicate(world: Any) -> Any:
     """Return a duplicate of a communicator; itself where a rank has died already, which the first collective
-    of the run then reports."""
+    of the run then reports.
+    """
     try:
         return world.Dup()
     except MPI.Exception as error:

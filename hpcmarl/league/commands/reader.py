@@ -46,7 +46,8 @@ class LeagueRun:
 
     def snapshot(self, name: str, others: tuple[str, ...] = ()) -> Snapshot:
         """A snapshot by its name, or a member's newest one whose file verifies by the member's. Raises
-        UsageError for other names; `others` are names that would have done, too."""
+        UsageError for other names; `others` are names that would have done, too.
+        """
         league_state = self.state
         if name in league_state.numbers:
             return league_state.snapshots[league_state.numbers[name]]
@@ -75,7 +76,8 @@ class LeagueRun:
 
 def describe_networks(league: LeagueRun, snapshot: Snapshot) -> tuple[dict[str, FloatArray], dict[str, Any]]:
     """A snapshot's parameters by name, and what makes policies of them, as plain values (docs/league.md).
-    Raises FormatError."""
+    Raises FormatError.
+    """
     algorithm = league.algorithm(snapshot.side)
     algorithm.load_parameters(league.pool.parameters(snapshot.name, algorithm.size))
     networks, meanings = algorithm.networks(), algorithm.meanings()
@@ -111,7 +113,8 @@ def read_league(path: str) -> LeagueRun:
     has it.
 
     Raises ConfigError where there is no such path or it holds no league, FormatError where no checkpoint
-    verifies."""
+    verifies.
+    """
     if not Path(path).exists():
         raise ConfigError(
             f"{path}: no such file or directory; allowed: a league's run directory or a checkpoint file in it"

@@ -128,7 +128,8 @@ def _member(
 
 def mean_against_all(league_state: LeagueState) -> list[float | None]:
     """Each snapshot's mean score over those that it has met in matches (itself left out), each of them
-    weighing the same."""
+    weighing the same.
+    """
     games, score = league_state.payoff.games().copy(), league_state.payoff.mean_score()
     np.fill_diagonal(games, 0)
     met = games > 0
@@ -158,7 +159,8 @@ def _ratings(league_state: LeagueState, means: list[float | None]) -> list[Resul
 
 def sides_met(league_state: LeagueState) -> tuple[Array, Array]:
     """The good snapshots of the first side, and of the side that it meets (the same ones where there is one
-    side). Rows and columns."""
+    side). Rows and columns.
+    """
     return league_state.side_numbers(league_state.sides[0]), league_state.side_numbers(league_state.sides[-1])
 
 
@@ -218,7 +220,8 @@ def _openskill(league_state: LeagueState) -> list[Result]:
 
 def _met(league_state: LeagueState, member: Member) -> list[Result]:
     """Whom it trained against, most games first; live_score: what it scores against them of late, with the
-    league's prior."""
+    league's prior.
+    """
     numbers = np.array(sorted(member.against, key=lambda number: (-member.against[number], number)), np.int64)
     scores = member.live.mean_score(numbers).tolist()
     return [
@@ -233,7 +236,8 @@ def _met(league_state: LeagueState, member: Member) -> list[Result]:
 
 def rating_rows(games: Array, score: Array) -> list[Result]:
     """Elo points with intervals of 95 % of players [N] by their games and summed scores [N, N]; None where
-    one has played nobody."""
+    one has played nobody.
+    """
     fitted = elo(games, score)
     rows = []
     for rating, error, count in zip(

@@ -43,7 +43,8 @@ class Assignments:
 
     def give(self, waiting: Sequence[Member]) -> Iterator[tuple[int, TrainingAssignment]]:
         """Terms for free groups: those who wait and are furthest behind come first. What each rank is to be
-        told."""
+        told.
+        """
         behind = sorted(waiting, key=lambda member: (member.updates, member.index))
         while behind and self.free_groups:
             member, group = behind.pop(0), self.free_groups.pop(0)
@@ -56,7 +57,8 @@ class Assignments:
 
     def news(self) -> Iterator[tuple[int, OpponentMixture]]:
         """The mixtures of those that train, where they have changed since the last time, for each rank of
-        their teams."""
+        their teams.
+        """
         for number, (member, group) in self.running.items():
             if not self.state.is_ready(member):
                 continue  # its answer would be to something that nobody has played yet
@@ -69,7 +71,8 @@ class Assignments:
 
     def over(self, number: int, group: int) -> Member | None:
         """A group has ended this term and is free again; the member, or None where another one trains it by
-        now."""
+        now.
+        """
         if number not in self.running:
             return None
         member, _ = self.running.pop(number)
@@ -81,7 +84,8 @@ class Assignments:
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
         """A rank is lost and with it, perhaps, groups; a dead leader's member goes on from its checkpoint in
-        another team."""
+        another team.
+        """
         self._lost.add(rank)
         self._dead_groups.update(groups)
         self.free_groups = [group for group in self.free_groups if group not in self._dead_groups]
@@ -118,7 +122,8 @@ class Assignments:
 
     def _until(self, member: Member) -> int:
         """The version at which the term ends: when the member is frozen, or has done all that it is to do
-        (stop.updates)."""
+        (stop.updates).
+        """
         end = self.state.term_end(member)
         return end if self.limit is None else min(end, self.limit - member.updates_before)
 

@@ -1,5 +1,6 @@
 """A rank of a league: the league's server on rank 0, a client wherever somebody learns, acts or plays
-matches. Built by train.py."""
+matches. Built by train.py.
+"""
 
 from __future__ import annotations
 

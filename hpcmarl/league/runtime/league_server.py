@@ -139,7 +139,8 @@ class League(Role):
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
         """Its match is played by another, its team's member trained by another; a dead leader's member goes
-        on from its checkpoint."""
+        on from its checkpoint.
+        """
         if (task := self.matches.pop(rank, None)) is not None:
             self.state.ended(task.row, task.column, None)
         self.heard = True
@@ -203,7 +204,8 @@ class League(Role):
 
     def _hand_out(self) -> bool:
         """News of opponents to teams; where anything has happened, terms to free groups and matches to free
-        ranks."""
+        ranks.
+        """
         if self.phase == "train" and self.opponents_due.due():
             began = time.perf_counter()
             for rank, opponents in self.terms.news():

@@ -30,7 +30,8 @@ class Matches:
     snapshots, side: of the row, seed}.
 
     rules: players by name that are no snapshots; a match may name them too. Episodes of the last match are in
-    `match`."""
+    `match`.
+    """
 
     def __init__(
         self,
@@ -108,7 +109,8 @@ class Matches:
 
     def _player(self, name: str, side: str, place: int) -> Player:
         """A rule, or a snapshot's policy. Raises FormatError where its file does not verify, and notes its
-        name."""
+        name.
+        """
         if name in self.rules:
             return self.rules[name]
         algorithm = self._algorithm(side, place)

@@ -26,7 +26,8 @@ FIRST_LINE, LONGEST_PAUSE = 5.0, 60.0  # seconds between lines
 class LeagueRecords:
     """`seconds` is training time over all resumptions; busy_seconds: the processor time of the league's
     server itself; match_seconds: what all ranks together have spent in matches; actor_seconds: what actors
-    have spent, while their teams trained, in matches and in training."""
+    have spent, while their teams trained, in matches and in training.
+    """
 
     def __init__(self, context: Context, league_state: LeagueState) -> None:
         self.context, self.state = context, league_state

@@ -35,7 +35,8 @@ logger = logging.getLogger(__name__)
 
 def check_league(config: Config, spec: EnvironmentSpec) -> None:
     """Each side must have a member, the algorithm suit each side, and those whom a member always meets be
-    there. Raises ConfigError."""
+    there. Raises ConfigError.
+    """
     game = game_of(config, spec)
     _check_met(config, game)
     if len(game.sides) == 1 and not spec.turn_based:
@@ -93,7 +94,8 @@ def new_book(config: Config, game: GameSides) -> LeagueState:
 
 def read_league_state(config: Config, game: GameSides, state: dict[str, Any], source: Path) -> LeagueState:
     """The book as a checkpoint's state has it. Raises FormatError where the state is not that of this
-    league."""
+    league.
+    """
     league_state = new_book(config, game)
     try:
         league_state.load_state_dict(state["league"])
@@ -110,7 +112,8 @@ def check_league_state(
     config: Config, spec: EnvironmentSpec, state: dict[str, Any], source: Path, run_dir: str | None
 ) -> None:
     """Whether this league can go on from the state of a checkpoint, asked before anything is written. Raises
-    ConfigError or FormatError."""
+    ConfigError or FormatError.
+    """
     if "league" not in state:
         raise ConfigError(
             f"--resume {source}: the checkpoint is of a single run, the configuration has a league; remove "

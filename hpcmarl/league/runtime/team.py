@@ -152,7 +152,8 @@ class Team:
 
     def _record_start(self) -> None:
         """On the leader: record that this term goes on from the member's checkpoint, so that what is played
-        again is superseded."""
+        again is superseded.
+        """
         resume, number = self.inner.resume or {}, self.inner.start_number
         facts = {"member": self.assignment.member, "ranks": list(self.assignment.ranks)}
         start = Start(number, facts=facts, run=self.context.run_id)
@@ -181,7 +182,8 @@ class Team:
     @contextlib.contextmanager
     def _in_charge(self) -> Iterator[None]:
         """Where the member is another team's by now, leave alone: this rank was frozen and given up, and the
-        others are well."""
+        others are well.
+        """
         try:
             yield
         except StorageError as error:
@@ -199,12 +201,14 @@ class Team:
 
     def stop(self, status: str) -> None:
         """On the leader: end the term at its next version. finished: and freeze it; interrupted: to be gone
-        on with later."""
+        on with later.
+        """
         self.server.ask_to_stop(status)
 
     def freeze(self) -> AssignmentResult:
         """On the leader, when the term is done: write the snapshot. What there is to tell the league's server
-        about the term."""
+        about the term.
+        """
         server, assignment = self.server, self.assignment
         totals = server.recorder.totals
         result = AssignmentResult(

@@ -120,7 +120,8 @@ class Actor(Role):
 
     def _held(self) -> bool:
         """Whether to stand still (rounds.backpressure): the learner is behind, or has yet to take in what was
-        sent. The time is counted, and how long trajectories take does not include it."""
+        sent. The time is counted, and how long trajectories take does not include it.
+        """
         held = self.told_to_wait or (self.backpressure and not self.sender.has_room(self.row))
         if held or self.held_since is not None:
             now = time.perf_counter()
@@ -139,7 +140,8 @@ class Actor(Role):
 
     def _adopt(self, version: int, vector: FloatArray | None, env_steps: int, allotment: int) -> None:
         """Take new weights at once; on-policy work under older ones is abandoned here and now (late:
-        cancel)."""
+        cancel).
+        """
         if vector is None or version < self.version:
             return
         if not self.started:  # START comes from the server, weights from the learner: either may be first
@@ -176,7 +178,8 @@ class Actor(Role):
 
     def _close(self, version: int) -> None:
         """The round has all that it needs: begin no further episode of this version, and tell the learner
-        when none is under way."""
+        when none is under way.
+        """
         self.closing, self.told_to_wait = version, False
         if self.turns is not None and self.version == version:
             self.turns.close(self.arena.frames[self.row])

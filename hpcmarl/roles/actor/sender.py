@@ -45,7 +45,8 @@ class RolloutSender:
         """How many messages may be under way.
 
         A learner in the same memory holds on to what it queues, so there its queue is the limit (it drops the
-        oldest itself)."""
+        oldest itself).
+        """
         if self.context.config.deterministic or self.context.in_order:
             return math.inf  # may drop nothing; how many there can be is agreed
         shared = self.context.transport.shares_memory(self.group.learner)
@@ -54,14 +55,16 @@ class RolloutSender:
 
     def has_room(self, row: int) -> bool:
         """Whether what a step at `row` may complete can be sent now. Asked with rounds.backpressure; else
-        what cannot be sent is dropped."""
+        what cannot be sent is dropped.
+        """
         if self.context.whole_episodes:
             return self._under_way() < self.limit
         return row + 1 < self.arena.layout.steps or self._free() is not None
 
     def post_arena(self, version: int) -> Rollout:
         """Send the full arena, if another one is free to go on in, else write over it; the rollout stays
-        readable till the next step."""
+        readable till the next step.
+        """
         arena = self.arena
         buffer, rollout = arena.finish(version, self.index)
         free = self._free()
@@ -94,7 +97,8 @@ class RolloutSender:
 
     def post_episode(self, buffer: Buffer, rollout: Rollout, *, more: bool) -> None:
         """Send one whole episode, in a buffer of its own. more: another one, which ended in the same step,
-        follows."""
+        follows.
+        """
         # one step may end many episodes: whoever asked for room before it may send them all
         if self._under_way() < self.limit or self.context.config.backpressure:
             self.episodes.append(self._send(buffer, rollout, Flags.MORE if more else Flags.NONE))

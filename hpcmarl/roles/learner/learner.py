@@ -168,7 +168,8 @@ class Learner(Role):
 
     def _weights(self, allotment: int | None) -> Buffer:
         """The message with the present parameters, whether the actors are to wait, and how many episodes they
-        may begin (None: any number)."""
+        may begin (None: any number).
+        """
         self.holding = self.rollouts.is_behind(self.version)
         flags = Flags.WAIT if self.holding else Flags.NONE
         if allotment is not None:
@@ -187,7 +188,8 @@ class Learner(Role):
 
     def _snapshot(self) -> None:
         """Send the state, and have the actors send theirs, as soon as the version that the server asked for
-        is reached."""
+        is reached.
+        """
         wanted = self.snapshot_wanted
         # where any age goes, versions reach one group at a time
         if wanted is None or (self.version < wanted and not self.rule.any_age):
@@ -239,7 +241,8 @@ class Learner(Role):
 
     def _take(self) -> GradientBatch | None:
         """The work for the next gradient, or none if the group has to wait (for rollouts, for a new version,
-        for the line)."""
+        for the line).
+        """
         if self.version < 0 or (self.replica is not None and self.replica.busy):
             return None
         self.sending = [handle for handle in self.sending if not handle.done()]
@@ -310,7 +313,8 @@ class Learner(Role):
         are there, [P]; None: all.
 
         All before the topology grows where gradients are large. Where gradients of any age make a step, the
-        topology may change before that."""
+        topology may change before that.
+        """
         if self.replica is not None:
             return self.replica.summed
         sparse = self.context.sparse
@@ -357,7 +361,8 @@ class Learner(Role):
 
     def state_dict(self) -> dict[str, Any]:
         """The algorithm's own state, the replica's optimizer, and rollouts that are still to be re-used
-        (deterministic runs)."""
+        (deterministic runs).
+        """
         state: dict[str, Any] = {"algorithm": self.algorithm.state_dict(), "version": self.version}
         if self.replica is not None:
             state["optimizer"] = self.replica.optimizer.state_dict()
@@ -367,7 +372,8 @@ class Learner(Role):
 
     def _stop(self) -> bool:
         """Tell the actors, then the last report and state; under AllReduce only when the last round is
-        closed."""
+        closed.
+        """
         if self.finished or (self.replica is not None and self.version < self.last_version):
             return False
         for rank in self.group.actors:

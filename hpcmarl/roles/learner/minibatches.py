@@ -127,7 +127,8 @@ class MinibatchSampler(QueuedSource):
 
     def statistics(self) -> dict[str, float]:
         """Return the share of gradients that were left out since the last report, where batches may end
-        early."""
+        early.
+        """
         made, left_out, self.made, self.left_out = self.made, self.left_out, 0, 0
         algo = self.context.config.algo
         if not isinstance(algo, PPOConfig) or algo.kl_target is None or not made + left_out:

@@ -74,7 +74,8 @@ class RolloutQueue(QueuedSource):
 
     def _take_in_order(self, version: int, delivered: int, quota: int) -> GradientBatch | None:
         """Take every actor's share of the version, in the order of the actors; re-used rollouts come
-        first."""
+        first.
+        """
         if delivered:
             return None
         each = -(-quota // len(self.group.actors))
@@ -104,7 +105,8 @@ class RolloutQueue(QueuedSource):
 
     def _may_be_late(self) -> bool:
         """Return whether a round may end without a gradient that was made for it, and off-policy rollouts can
-        make another."""
+        make another.
+        """
         config = self.context.config
         return (
             not (self.algorithm.on_policy or config.deterministic or config.rounds.collective)
@@ -113,7 +115,8 @@ class RolloutQueue(QueuedSource):
 
     def _forget_sent(self, kept: int) -> None:
         """Release the rollouts of all but the newest `kept` gradients, and of more if the queue needs
-        room."""
+        room.
+        """
         while self._sent and (
             len(self._sent) > kept
             or len(self.entries) + sum(len(entries) for _, entries in self._sent) > self.limit

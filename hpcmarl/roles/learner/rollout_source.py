@@ -176,7 +176,8 @@ class RolloutSource(ABC, Generic[AlgorithmT]):
 
     def _outstanding(self, version: int, delivered: int) -> int:
         """Return the trajectories of the next gradient: the rest of the group's quota, or an equal share of
-        the round. None are drawn or sampled for a round that is about to end."""
+        the round. None are drawn or sampled for a round that is about to end.
+        """
         if self.closing:
             return 0
         quota = self._quota(version)

@@ -1,5 +1,6 @@
 """Let a learner count on-policy episodes in the order in which they began, and tell its actors how many to
-begin."""
+begin.
+"""
 
 from __future__ import annotations
 

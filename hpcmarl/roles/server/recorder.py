@@ -48,7 +48,8 @@ EPISODES_AHEAD = 100_000  # more than an actor can have played before anybody he
 
 def keep_summary(context: Context, summary: dict[str, Any]) -> None:
     """Write summary.json. Where the disk fails: raises StorageError, or says so, as checkpoint.on_error
-    wants."""
+    wants.
+    """
     try:
         write_summary(context.run_directory, summary)
     except StorageError as problem:
@@ -61,7 +62,8 @@ class Recorder:
     """Counts over the whole run, resumptions included; `seconds` is training time, without start-up and final
     evaluation.
 
-    `watch`: called at the end of every round, by benchmarks."""
+    `watch`: called at the end of every round, by benchmarks.
+    """
 
     def __init__(self, context: Context, algorithm: Model) -> None:
         self.context, self.algorithm = context, algorithm
@@ -164,7 +166,8 @@ class Recorder:
 
     def on_accept(self, age: int) -> None:
         """A gradient was taken; `age`: versions that the newest parameters were ahead of it, times its
-        trajectories."""
+        trajectories.
+        """
         self.totals["staleness"] += age
 
     def on_actor_report(self, report: ActorReport) -> None:
@@ -195,7 +198,8 @@ class Recorder:
 
     def _settled(self) -> bool:
         """Whether the newest episodes are enough, and no longer the short ones of those that began
-        together."""
+        together.
+        """
         return len(self.recent) == RECENT_EPISODES and self.heard.complete(self._over_actors("quarantined"))
 
     def on_lost(self, rank: int) -> None:
@@ -209,7 +213,8 @@ class Recorder:
 
     def _slots_of(self, rank: int) -> range:
         """The slots that end with a rank: its own, if it is an actor, and those of its actors if it is a
-        learner."""
+        learner.
+        """
         topology, slots = self.context.topology, self.config.topology.environments_per_actor
         actors = [
             actor for group in topology.groups for actor in group.actors if rank in (actor, group.learner)

@@ -143,7 +143,8 @@ class Server(Role):
 
     def _publish(self, publish: Publish) -> None:
         """Offer the new point to the groups; under AllReduce only the word that the round is closed (never
-        replaced by a newer one)."""
+        replaced by a newer one).
+        """
         fields: dict[str, Any] = {
             "source": self.context.rank,
             "role": self.name,
@@ -178,7 +179,8 @@ class Server(Role):
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
         """Nobody waits for the lost any more; the run goes on with the others, or stops if it was asked to or
-        nobody is left."""
+        nobody is left.
+        """
         self.recorder.on_lost(rank)
         led = [group for group in self.context.topology.groups if group.learner == rank]
         orphans = [actor for group in led for actor in group.actors]
@@ -210,7 +212,8 @@ class Server(Role):
 
     def on_replaced(self, rank: int) -> None:
         """A new process acts in the place of a dead actor: it begins afresh, with random numbers that nobody
-        has had."""
+        has had.
+        """
         episode = self.recorder.on_replaced(rank)
         if self.phase == "train":
             self.checkpoints.expect_again(rank)
@@ -306,7 +309,8 @@ class Server(Role):
 
     def _time_to_stop(self) -> float | None:
         """Some time before the Slurm job ends; in a short job a quarter of it, or a requeued job would never
-        get anywhere."""
+        get anywhere.
+        """
         end, margin = self.context.job_end, self.context.config.stop.seconds_before_limit
         return (
             None if end is None or margin is None else end - min(margin, 0.25 * max(0.0, end - time.time()))
@@ -314,7 +318,8 @@ class Server(Role):
 
     def ask_to_stop(self, status: str) -> None:
         """Somebody wants the run to end: "interrupted", to be resumed, or "finished". Harmless when it is
-        ending anyway."""
+        ending anyway.
+        """
         if self.phase == "start":
             self.stop_wanted = self.stop_wanted or status  # what the run resumes from is taken over first
         elif self.phase == "train":
