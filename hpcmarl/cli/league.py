@@ -207,9 +207,9 @@ def transfer(
     set_threads(1)
     from hpcmarl.cli.common import load
     from hpcmarl.league.commands.reader import read_league
-    from hpcmarl.league.commands.transfer import carry as transfer_parameters
+    from hpcmarl.league.commands.transfer import transfer_snapshot
 
-    result = transfer_parameters(read_league(run), snapshot, load(config, []), features or [], out)
+    result = transfer_snapshot(read_league(run), snapshot, load(config, []), features or [], out)
     if as_json:
         print_json(result)
         return

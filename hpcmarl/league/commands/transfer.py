@@ -22,7 +22,9 @@ from hpcmarl.league.runtime.sides import game_of
 NEW_WORD = "new"
 
 
-def carry(league: LeagueRun, name: str, config: Config, features: Sequence[str], out: Path) -> dict[str, Any]:
+def transfer_snapshot(
+    league: LeagueRun, name: str, config: Config, features: Sequence[str], out: Path
+) -> dict[str, Any]:
     """Carry snapshot or member `name` over to the league that `config` describes, and write it to `out`,
     which must not exist.
 
@@ -34,7 +36,7 @@ def carry(league: LeagueRun, name: str, config: Config, features: Sequence[str],
         raise UsageError(f"--out {out}: exists; name another file")
     if config.league is None:
         raise UsageError(
-            "carry needs the configuration of a league to carry the snapshot to; add the section league"
+            "transfer needs the configuration of a league that the snapshot is to fit; add the section league"
         )
     snapshot = league.snapshot(name)
     spec = describe(config.env, config.policies)
@@ -60,7 +62,7 @@ def carry(league: LeagueRun, name: str, config: Config, features: Sequence[str],
         **facts,
         "config": dump_config(config),
         "env": spec.id,
-        "role": "carry",
+        "role": "transfer",
         "seeds": [config.seed],
     }
     write_snapshot_file(

@@ -19,7 +19,7 @@ FEATURES = "player=0,new*6"
 
 @pytest.fixture(scope="module")
 def league(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("carry")
+    directory = tmp_path_factory.mktemp("transfer")
     run_world(1, directory / "run", "league.members={a: {}}", text=RPS)
     (directory / "rounds.yaml").write_text(ROUNDS)
     (directory / "single.yaml").write_text(ROUNDS.partition("league:")[0])
@@ -78,7 +78,7 @@ def test_mismatched_start_is_rejected_before_writing(league, tmp_path):
     ("arguments", "message"),
     [
         (("a", "rounds.yaml"), "policy player sees 7 features, but 1 in the snapshot; assign them"),
-        (("a", "single.yaml"), "carry needs the configuration of a league"),
+        (("a", "single.yaml"), "transfer needs the configuration of a league"),
         (("b", "rounds.yaml"), "b: .* has no such snapshot or member"),
         (("a", "rounds.yaml", "--features", "player"), "allowed: POLICY=LIST"),
     ],
