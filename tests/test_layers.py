@@ -81,7 +81,7 @@ ALLOWED = {
         "config.topology",
     },
     "config.yaml_text": {"errors"},
-    "config.keys": {"errors", "config"},
+    "config.keys": {"errors", "config", "config.base"},
     "config.simulation": {"config.base", "config"},
     "config.tree": {"errors", "config", "config.yaml_text", "config.keys"},
     "config.preset_layer": {"errors", "config.presets", "config.tree", "config.yaml_text"},

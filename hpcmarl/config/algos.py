@@ -1,6 +1,7 @@
 """The section `algo`: one model for each algorithm, and the models of its networks and replay.
 
-A new algorithm is a class here and a member of the union `Algo`.
+A new algorithm is a class here and a member of the union `Algo`. The module is longer than 500 lines, because
+every key states its meaning.
 """
 
 from __future__ import annotations

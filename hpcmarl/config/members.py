@@ -5,7 +5,7 @@ league.py has the sections of matchmakers, member kinds and evaluation strategie
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -19,9 +19,6 @@ from hpcmarl.config.league import (
     MemberKindConfig,
     PfspConfig,
 )
-
-if TYPE_CHECKING:
-    pass
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=60)]
 Share = Annotated[float, Field(ge=0, le=0.9)]

@@ -346,24 +346,7 @@ def simulation_contradictions(config: SimulationConfig) -> list[str]:
     compute = config.times("compute_times")
     if compute.scale == 0 or (compute.values is not None and 0 in compute.values):
         found.append("sim.compute_times is 0 for a worker; allowed: times > 0")
-    for index, failure in enumerate(sim.failures):
-        if (failure.at is None) == (failure.every is None):
-            found.append(
-                f"sim.failures.{index} has "
-                f"{'neither at nor every' if failure.at is None else 'at and every'}; set at for a single "
-                "failure, or every for repeated ones"
-            )
-        if failure.every is not None and failure.repair is None and failure.workers is None:
-            found.append(
-                f"sim.failures.{index} would stop every worker forever; set sim.failures.{index}.repair or "
-                f"sim.failures.{index}.workers"
-            )
-        unknown = [worker for worker in failure.workers or () if worker >= sim.workers]
-        if unknown:
-            found.append(
-                f"sim.failures.{index}.workers names {unknown[0]}; allowed: numbers from 0 to "
-                f"{sim.workers - 1} (sim.workers)"
-            )
+    found += _failure_contradictions(sim)
     if sim.charge == "step" and config.objective.name != "policy":
         found.append(
             f"sim.charge: step needs trajectories with steps, which objective.name: {config.objective.name} "
@@ -389,6 +372,30 @@ def simulation_contradictions(config: SimulationConfig) -> list[str]:
             f"sim.sweep.tune.seeds has {min(shared)}, which is also a seed of the results; use other seeds "
             "for tuning"
         )
+    return found
+
+
+def _failure_contradictions(sim: SimConfig) -> list[str]:
+    """Return one line for each mistake in `sim.failures`."""
+    found = []
+    for index, failure in enumerate(sim.failures):
+        if (failure.at is None) == (failure.every is None):
+            found.append(
+                f"sim.failures.{index} has "
+                f"{'neither at nor every' if failure.at is None else 'at and every'}; set at for a single "
+                "failure, or every for repeated ones"
+            )
+        if failure.every is not None and failure.repair is None and failure.workers is None:
+            found.append(
+                f"sim.failures.{index} would stop every worker forever; set sim.failures.{index}.repair or "
+                f"sim.failures.{index}.workers"
+            )
+        unknown = [worker for worker in failure.workers or () if worker >= sim.workers]
+        if unknown:
+            found.append(
+                f"sim.failures.{index}.workers names {unknown[0]}; allowed: numbers from 0 to "
+                f"{sim.workers - 1} (sim.workers)"
+            )
     return found
 
 
