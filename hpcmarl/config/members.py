@@ -29,9 +29,7 @@ class TermConfig(FreezeConfig):
 
     winning: Fraction = Field(
         1.0,
-        description=(
-            "live score against all opponents that it meets above which a member is frozen early; 1: never"
-        ),
+        description=("live score against every opponent above which the member is frozen early; 1: never"),
     )
 
 
@@ -64,7 +62,8 @@ class MemberConfig(Section):
     trains: bool = Field(
         True,
         description=(
-            "whether the member trains; false: it keeps the weights of start and serves as an opponent only"
+            "whether the member trains; false: it keeps the weights of start, is an opponent of others "
+            "and is evaluated"
         ),
     )
 
